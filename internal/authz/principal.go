@@ -1,0 +1,123 @@
+package authz
+
+import (
+	"strings"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// Principal is a caller's identity as its verified client certificate states
+// it: a SPIFFE ID ("spiffe://example.org/connect/worker-1") or a DNS name with
+// the prefix "dns:" ("dns:worker-1.example.org"), in canonical form. The zero
+// Principal is nobody and is granted nothing.
+type Principal string
+
+const (
+	spiffePrefix = "spiffe://"
+	dnsPrefix    = "dns:"
+	// dnsWildcard begins a pattern for one more label, as in a TLS certificate
+	// (RFC 9525 section 6.3).
+	dnsWildcard = dnsPrefix + "*."
+)
+
+// SPIFFEPrincipal returns the Principal of a SPIFFE ID.
+func SPIFFEPrincipal(id spiffeid.ID) Principal { return Principal(id.String()) }
+
+// DNSPrincipal returns the Principal of a DNS name, and false if name is not one
+// that can stand for a single host, such as a wildcard.
+func DNSPrincipal(name string) (Principal, bool) {
+	name = strings.ToLower(name)
+	if !isDNSName(name) {
+		return "", false
+	}
+	return Principal(dnsPrefix + name), true
+}
+
+// ancestors calls yield with every directory that a SPIFFE ID lies in, the
+// nearest first, and what follows it: for spiffe://td/a/b these are
+// ("spiffe://td/a/", "b") and ("spiffe://td/", "a/b"). It stops when yield
+// returns false.
+func (p Principal) ancestors(yield func(dir, rest string) bool) {
+	id := string(p)
+	if !strings.HasPrefix(id, spiffePrefix) {
+		return
+	}
+	for end := len(id); ; {
+		end = strings.LastIndexByte(id[:end], '/')
+		if end < len(spiffePrefix) { // the slashes of the scheme
+			return
+		}
+		if !yield(id[:end+1], id[end+1:]) {
+			return
+		}
+	}
+}
+
+// dnsParent returns the domain that a dns: principal's first label stands in.
+func dnsParent(id string) (domain string, ok bool) {
+	if !strings.HasPrefix(id, dnsPrefix) {
+		return "", false
+	}
+	_, domain, _ = strings.Cut(id, ".")
+	return domain, true
+}
+
+// checkPrincipalPattern says what is wrong with a pattern, or nothing.
+func checkPrincipalPattern(pattern string) (text string) {
+	switch {
+	case strings.HasPrefix(pattern, dnsWildcard):
+		if !isDNSName(pattern[len(dnsWildcard):]) {
+			return "expected dns:*.DOMAIN in lower case"
+		}
+		return ""
+	case strings.HasPrefix(pattern, dnsPrefix):
+		if !isDNSName(pattern[len(dnsPrefix):]) {
+			return `expected dns:HOST in lower case, or dns:*.DOMAIN for the hosts directly below a domain`
+		}
+		return ""
+	case strings.HasPrefix(pattern, spiffePrefix):
+		return checkSPIFFEPattern(pattern)
+	default:
+		return `expected a SPIFFE ID ("spiffe://...") or "dns:HOST"`
+	}
+}
+
+func checkSPIFFEPattern(pattern string) (text string) {
+	id := pattern
+	switch {
+	case strings.HasSuffix(pattern, "/**"):
+		id = strings.TrimSuffix(pattern, "/**")
+	case strings.HasSuffix(pattern, "/*"):
+		id = strings.TrimSuffix(pattern, "/*")
+	case strings.HasSuffix(pattern, "*"):
+		id = strings.TrimSuffix(pattern, "*")
+		if !strings.Contains(id[len(spiffePrefix):], "/") {
+			return "a pattern may not leave the trust domain open"
+		}
+	}
+	if strings.Contains(id, "*") {
+		return `"*" may only stand at the end, for the rest of one path segment, and "/**" at the end, for everything below`
+	}
+	if _, err := spiffeid.FromString(id); err != nil {
+		return "not a SPIFFE ID: " + err.Error()
+	}
+	return ""
+}
+
+// isDNSName holds RFC 1123's rule for host names, in lower case.
+func isDNSName(s string) bool {
+	if len(s) == 0 || len(s) > 253 {
+		return false
+	}
+	for label := range strings.SplitSeq(s, ".") {
+		if len(label) == 0 || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
+			return false
+		}
+		for i := range len(label) {
+			if c := label[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' {
+				return false
+			}
+		}
+	}
+	return true
+}

@@ -1,0 +1,34 @@
+// Package provider is the way to the secret stores: what one store has to do
+// (Provider), how one is made from an integration (Opener), and the set of open
+// ones (Set). Each store has a folder of its own below it, the only places that
+// import a cloud SDK.
+//
+// It knows integrations and secrets. It knows no callers, policies or caches:
+// whoever calls Fetch has already been allowed to.
+package provider
+
+import (
+	"context"
+
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// Provider reads secrets from the stores of one integration.
+//
+// Implementations are safe for concurrent use, honour ctx, contact no host but
+// those the integration lists, and return errors that are *secret.Error: the
+// SDK's own error is translated where it arises and is kept as the cause only
+// if it cannot hold a value.
+type Provider interface {
+	// Fetch reads the current version of the secret that ref names, or the
+	// version it pins. ref.Key is not looked at. A secret that is disabled,
+	// expired or not yet valid is an error, whatever the store says.
+	Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, error)
+	// Close releases connections. No Fetch may be under way or follow.
+	Close() error
+}
+
+// Opener makes the Provider of an integration. It reads credential files but
+// contacts nobody.
+type Opener func(ctx context.Context, in *registry.Integration) (Provider, error)

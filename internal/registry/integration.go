@@ -1,0 +1,84 @@
+// Package registry owns the provider integrations: what each one is, where it
+// is stored, and how a change of it takes effect.
+//
+// It knows how integrations are written down and validated. It does not know
+// callers, caches, gRPC or any store's SDK: the settings it hands out are plain
+// data, and credentials appear in them only as paths to files.
+package registry
+
+import (
+	"errors"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// ErrNotFound says that there is no usable integration of that id.
+var ErrNotFound = errors.New("registry: no such integration")
+
+// Integration is one customer's cloud identity, the stores it may read and who
+// may use it. It is immutable: a change makes a new one with a new Revision.
+type Integration struct {
+	// ID matches [A-Za-z0-9._-]{1,64}.
+	ID string
+	// Revision changes whenever anything in the integration changes, the content
+	// of its credential files included.
+	Revision    string
+	DisplayName string
+	Kind        secret.Kind
+	// Azure is set when Kind is AZURE_KEY_VAULT.
+	Azure *Azure
+	// CacheTTL is how long a value of this integration may be answered from the
+	// cache; zero means the broker's default.
+	CacheTTL time.Duration
+	// Policy decides who may read what through this integration.
+	Policy *authz.Policy
+}
+
+// Azure is how an integration reaches its Key Vaults.
+type Azure struct {
+	TenantID   string
+	ClientID   string
+	Credential AzureCredential
+	// Vaults are the only vaults that are ever contacted, canonical
+	// (secret.ParseAzureVault), all of one cloud.
+	Vaults []string
+	// CAFile is a PEM file of roots added to the system's, for the vaults and
+	// for the login authority; empty for none.
+	CAFile string
+	// AuthorityHost is the login authority's base URL, https; never empty.
+	AuthorityHost string
+	// DisableInstanceDiscovery keeps the credential from asking Microsoft's
+	// public endpoint whether AuthorityHost is genuine; needed for authorities
+	// that it does not know.
+	DisableInstanceDiscovery bool
+	// Dial maps a host name in lower case to the "host:port" to connect to
+	// instead. Name and certificate checks stay those of the host name.
+	Dial map[string]string
+}
+
+// AzureCredentialType is a way to prove an identity to Microsoft Entra ID.
+type AzureCredentialType string
+
+// The credential types of azidentity that a server can use.
+const (
+	AzureClientSecret      AzureCredentialType = "client_secret"
+	AzureClientCertificate AzureCredentialType = "client_certificate"
+	AzureWorkloadIdentity  AzureCredentialType = "workload_identity"
+	AzureManagedIdentity   AzureCredentialType = "managed_identity"
+	AzureDefault           AzureCredentialType = "default"
+)
+
+// AzureCredential names the files an Azure credential is made of. Only the
+// fields of its Type are set.
+type AzureCredential struct {
+	Type AzureCredentialType
+	// ClientSecretFile holds the client secret; surrounding white space is cut.
+	ClientSecretFile string
+	// CertificateFile is a PEM file with the certificate and its RSA key.
+	CertificateFile string
+	// TokenFile holds the federated token. It is read again when a new access
+	// token is needed.
+	TokenFile string
+}

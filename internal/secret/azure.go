@@ -1,0 +1,159 @@
+package secret
+
+import (
+	"net"
+	"strings"
+)
+
+// AzureCloud is one of Azure's clouds: where its vaults live and which login
+// authority issues their tokens. The two belong together: a token of one cloud
+// is worth nothing in another.
+type AzureCloud struct {
+	Name string
+	// VaultSuffix is what follows a vault's name in its host, with the dot.
+	VaultSuffix string
+	// AuthorityHost is the base URL of the cloud's login authority.
+	AuthorityHost string
+}
+
+// azureClouds lists the clouds whose vaults are recognised. Source: Key Vault,
+// "About keys, secrets and certificates", DNS suffixes for base URL.
+var azureClouds = []AzureCloud{
+	{"AzurePublic", ".vault.azure.net", "https://login.microsoftonline.com/"},
+	{"AzureChina", ".vault.azure.cn", "https://login.chinacloudapi.cn/"},
+	{"AzureGovernment", ".vault.usgovcloudapi.net", "https://login.microsoftonline.us/"},
+}
+
+// AzureCloudOf returns the cloud of a canonical vault URL.
+func AzureCloudOf(vault string) (AzureCloud, bool) {
+	for _, c := range azureClouds {
+		if strings.HasSuffix(vault, c.VaultSuffix) {
+			return c, true
+		}
+	}
+	return AzureCloud{}, false
+}
+
+// ParseAzureVault returns the canonical form of a vault's URL,
+// "https://NAME.SUFFIX": lower case, without ":443" and trailing slash. The
+// error is an *Error with ReasonInvalidReference that does not quote s.
+func ParseAzureVault(s string) (string, error) {
+	if err := checkText(s); err != nil {
+		return "", err
+	}
+	const scheme = "https://"
+	if len(s) < len(scheme) || !strings.EqualFold(s[:len(scheme)], scheme) {
+		if len(s) >= 7 && strings.EqualFold(s[:7], "http://") {
+			return "", badRef("the store is an http:// URL; vaults are reached by https:// only")
+		}
+		return "", badRef("the store does not begin with https://")
+	}
+	host := s[len(scheme):]
+	host = strings.TrimSuffix(host, "/")
+	if strings.ContainsRune(host, '@') {
+		return "", badRef("the vault's URL has a user name or password in it")
+	}
+	if i := strings.IndexAny(host, "/?#%\\"); i >= 0 {
+		return "", badRef("the vault's URL goes on after the host (character %d): it has no path, query, fragment or encoding", len(scheme)+i+1)
+	}
+	host = lower(strings.TrimSuffix(host, ":443"))
+	if strings.HasPrefix(host, "[") || net.ParseIP(host) != nil {
+		return "", badRef("the vault is given as an IP address; use its name")
+	}
+	if strings.ContainsRune(host, ':') {
+		return "", badRef("the vault's URL has a port; a vault is reached on 443, an integration's dial setting says where else to connect")
+	}
+	cloud, ok := AzureCloudOf(host)
+	if !ok {
+		if strings.Contains(host, ".managedhsm.") {
+			return "", badRef("a managed HSM holds keys and no secrets; use a vault")
+		}
+		return "", badRef("the host is not a vault of a known cloud (NAME.vault.azure.net, NAME.vault.azure.cn, NAME.vault.usgovcloudapi.net)")
+	}
+	if !isAzureVaultName(strings.TrimSuffix(host, cloud.VaultSuffix)) {
+		return "", badRef("the vault's name before %s must be 3 to 24 letters, digits and single hyphens, beginning with a letter and not ending with a hyphen", cloud.VaultSuffix)
+	}
+	return scheme + host, nil
+}
+
+func parseAzure(store, name, version, key string) (Ref, error) {
+	vault, err := ParseAzureVault(store)
+	if err != nil {
+		return Ref{}, err
+	}
+	if !isAzureSecretName(name) {
+		return Ref{}, badRef("the secret's name must be 1 to 127 letters, digits and hyphens")
+	}
+	if version != "" && !isAzureVersion(version) {
+		return Ref{}, badRef("the version after \"#\" must be 32 hexadecimal digits")
+	}
+	return Ref{Kind: KindAzureKeyVault, Store: vault, Name: lower(name), Version: lower(version), Key: key}, nil
+}
+
+// isAzureVaultName holds Azure's rule for vault names: 3-24 characters of
+// [0-9a-zA-Z-], a letter first, no hyphen last, no two hyphens in a row.
+func isAzureVaultName(s string) bool {
+	return len(s) >= 3 && len(s) <= 24 && isAlpha(s[0]) && s[len(s)-1] != '-' &&
+		!strings.Contains(s, "--") && isAzureText(s)
+}
+
+// isAzureSecretName holds Key Vault's rule for secret names. The SDK does not
+// check it: a name such as ".." would reach other operations.
+func isAzureSecretName(s string) bool {
+	return len(s) >= 1 && len(s) <= 127 && isAzureText(s)
+}
+
+func isAzureText(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; !isAlpha(c) && !isDigit(c) && c != '-' {
+			return false
+		}
+	}
+	return true
+}
+
+func isAzureVersion(s string) bool {
+	if len(s) != 32 {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i] | 0x20; !isDigit(s[i]) && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
+
+func isAlpha(c byte) bool { return 'a' <= c|0x20 && c|0x20 <= 'z' }
+
+func isDigit(c byte) bool { return '0' <= c && c <= '9' }
+
+// lower folds ASCII case only. Azure's names are ASCII; folding Unicode would
+// let the Kelvin sign pass for a k.
+func lower(s string) string {
+	for i := range len(s) {
+		if 'A' <= s[i] && s[i] <= 'Z' {
+			b := []byte(s)
+			for ; i < len(b); i++ {
+				if 'A' <= b[i] && b[i] <= 'Z' {
+					b[i] |= 0x20
+				}
+			}
+			return string(b)
+		}
+	}
+	return s
+}
+
+// FoldName returns s as stores of this kind compare secret names: Key Vault
+// compares them without case.
+func (k Kind) FoldName(s string) string { return lower(s) }
+
+// ValidNamePart reports whether s can be part of a secret's name in stores of
+// this kind, so that a pattern which could never match is refused when it is
+// written.
+func (k Kind) ValidNamePart(s string) bool { return len(s) <= 127 && isAzureText(s) }
+
+// ParseStore returns the canonical form of a store's address of this kind; see
+// ParseAzureVault.
+func (k Kind) ParseStore(s string) (string, error) { return ParseAzureVault(s) }

@@ -1,0 +1,115 @@
+package secret
+
+import (
+	"strings"
+	"unicode/utf8"
+)
+
+// Kind names a sort of secret store, spelt as in Confluent's secret.manager
+// property and in an integration's file.
+type Kind string
+
+// KindAzureKeyVault is Azure Key Vault, in the public and the sovereign clouds.
+const KindAzureKeyVault Kind = "AZURE_KEY_VAULT"
+
+// MaxRefLen is the longest reference that is looked at, in bytes. The longest
+// meaningful ones are a few hundred bytes; JSON keys may be longer than names.
+const MaxRefLen = 2048
+
+// refExample is the correct example that every rejection ends with.
+const refExample = "https://my-vault.vault.azure.net::db-secret::password"
+
+// Ref is a parsed reference, in the canonical form that policy and cache
+// compare: two references that the store takes for the same secret are equal.
+// A Ref is only ever made by ParseRef.
+type Ref struct {
+	// Kind is the sort of store, as recognised from Store.
+	Kind Kind
+	// Store is the canonical store, for Key Vault "https://NAME.SUFFIX" in lower
+	// case, without port or trailing slash.
+	Store string
+	// Name is the secret's canonical name; Key Vault compares names without
+	// case, so it is in lower case.
+	Name string
+	// Version is the store's version identifier, empty for the current one.
+	Version string
+	// Key is the literal name of a top-level member of the secret's JSON
+	// document. It is compared byte by byte. Empty means the whole secret.
+	Key string
+}
+
+// ParseRef parses
+//
+//	<store>::<secret name>[#<version>][::<json key>]
+//
+// It splits on "::" into at most three parts, so the key keeps any further
+// "::". The error is an *Error with ReasonInvalidReference whose text never
+// quotes s: what stands there by mistake may well be the password itself.
+func ParseRef(s string) (Ref, error) {
+	if len(s) > MaxRefLen {
+		return Ref{}, badRef("it is %d bytes long, the most is %d", len(s), MaxRefLen)
+	}
+	if err := checkText(s); err != nil {
+		return Ref{}, err
+	}
+	store, rest, ok := strings.Cut(s, "::")
+	if !ok {
+		return Ref{}, badRef(`it has no "::" between the store and the secret's name`)
+	}
+	name, key, hasKey := strings.Cut(rest, "::")
+	if hasKey && key == "" {
+		return Ref{}, badRef(`the JSON key after the second "::" is empty; leave out the "::" to take the whole secret`)
+	}
+	name, version, hasVersion := strings.Cut(name, "#")
+	if hasVersion && version == "" {
+		return Ref{}, badRef(`the version after "#" is empty; leave out the "#" to take the current version`)
+	}
+	if name == "" {
+		return Ref{}, badRef(`the secret's name after the first "::" is empty`)
+	}
+	return parseAzure(store, name, version, key)
+}
+
+// String returns the canonical reference. ParseRef of it gives the same Ref.
+func (r Ref) String() string {
+	var b strings.Builder
+	b.Grow(len(r.Store) + len(r.Name) + len(r.Version) + len(r.Key) + 5)
+	b.WriteString(r.Store)
+	b.WriteString("::")
+	b.WriteString(r.Name)
+	if r.Version != "" {
+		b.WriteByte('#')
+		b.WriteString(r.Version)
+	}
+	if r.Key != "" {
+		b.WriteString("::")
+		b.WriteString(r.Key)
+	}
+	return b.String()
+}
+
+// checkText refuses what no reference may contain anywhere.
+func checkText(s string) error {
+	for i := 0; i < len(s); {
+		c := s[i]
+		if c < utf8.RuneSelf {
+			if c < 0x20 || c == 0x7f {
+				return badRef("there is a control character at byte %d", i+1)
+			}
+			i++
+			continue
+		}
+		r, size := utf8.DecodeRuneInString(s[i:])
+		if r == utf8.RuneError && size == 1 {
+			return badRef("byte %d is not valid UTF-8", i+1)
+		}
+		i += size
+	}
+	return nil
+}
+
+func badRef(format string, args ...any) *Error {
+	e := Errorf(ReasonInvalidReference, format, args...)
+	e.Message = "not a reference: " + e.Message + "; expected <store>::<secret>[#<version>][::<json key>], for example " + refExample
+	return e
+}
