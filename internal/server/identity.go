@@ -1,0 +1,103 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"net"
+
+	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
+	"google.golang.org/grpc/credentials"
+
+	"github.com/secretbroker/secretbroker/internal/authz"
+)
+
+// peerIdentity is the AuthInfo of a connection: who the verified client
+// certificate says the peer is. It is worked out once, in the handshake.
+type peerIdentity struct {
+	credentials.TLSInfo
+	principal authz.Principal
+	serial    string // hexadecimal
+	// problem says why principal is empty.
+	problem string
+}
+
+// identifyingCredentials are mTLS credentials that leave a peerIdentity behind.
+type identifyingCredentials struct {
+	credentials.TransportCredentials
+}
+
+// newCredentials makes the listener's transport credentials. cfg must require
+// and verify client certificates; gRPC itself enforces ALPN.
+func newCredentials(cfg *tls.Config) credentials.TransportCredentials {
+	return identifyingCredentials{credentials.NewTLS(cfg)}
+}
+
+func (c identifyingCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	conn, info, err := c.TransportCredentials.ServerHandshake(raw)
+	if err != nil {
+		return nil, nil, err
+	}
+	tlsInfo, ok := info.(credentials.TLSInfo)
+	if !ok {
+		_ = conn.Close()
+		return nil, nil, errNotTLS
+	}
+	return conn, identify(tlsInfo), nil
+}
+
+func (c identifyingCredentials) Clone() credentials.TransportCredentials {
+	return identifyingCredentials{c.TransportCredentials.Clone()}
+}
+
+// ClientHandshake is not used: these credentials are a server's.
+func (c identifyingCredentials) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return nil, nil, errNotTLS
+}
+
+// identify reads the caller's identity from the verified chain, never from the
+// certificates that the peer merely presented.
+func identify(info credentials.TLSInfo) peerIdentity {
+	p := peerIdentity{TLSInfo: info}
+	chains := info.State.VerifiedChains
+	if len(chains) == 0 || len(chains[0]) == 0 {
+		p.problem = "the connection has no verified client certificate"
+		return p
+	}
+	leaf := chains[0][0]
+	p.serial = leaf.SerialNumber.Text(16)
+	p.principal, p.problem = principalOf(leaf)
+	return p
+}
+
+// principalOf returns the SPIFFE ID of the certificate, or else its DNS name.
+// A certificate that could mean two callers means none: which of them the
+// operator had granted something would be a guess.
+func principalOf(leaf *x509.Certificate) (who authz.Principal, problem string) {
+	for _, uri := range leaf.URIs {
+		if uri.Scheme != "spiffe" {
+			continue
+		}
+		// X509-SVID section 2: exactly one URI SAN, a valid SPIFFE ID with a path.
+		id, err := x509svid.IDFromCert(leaf)
+		if err != nil {
+			return "", "the client certificate's SPIFFE ID is not usable: " + err.Error()
+		}
+		if id.Path() == "" {
+			return "", "the client certificate's SPIFFE ID names a trust domain and no workload"
+		}
+		return authz.SPIFFEPrincipal(id), ""
+	}
+	switch len(leaf.DNSNames) {
+	case 0:
+		return "", "the client certificate has neither a SPIFFE ID (URI SAN) nor a DNS name (DNS SAN)"
+	case 1:
+		who, ok := authz.DNSPrincipal(leaf.DNSNames[0])
+		if !ok {
+			return "", "the client certificate's DNS name does not name one host"
+		}
+		return who, ""
+	default:
+		return "", "the client certificate has several DNS names, so that it is unclear which caller it stands for; issue one with a SPIFFE ID or a single DNS name"
+	}
+}

@@ -1,0 +1,173 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"runtime/debug"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"github.com/secretbroker/secretbroker/internal/resolve"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+var errNotTLS = errors.New("server: the connection is not a TLS server connection")
+
+// rule says who may call a method at all. What a caller may then read is the
+// policy's business.
+type rule uint8
+
+const (
+	// refused is the zero rule: a method that nobody wrote a rule for is closed.
+	refused rule = iota
+	// anyPeer admits every peer whose certificate the client CA has signed.
+	anyPeer
+	// identified admits peers that are some Principal.
+	identified
+)
+
+// rules has a row for every method that the broker serves. New adds a method by
+// adding a row; the authorization matrix test fails until it does.
+var rules = map[string]rule{
+	"/secretbroker.v1.ResolverService/Resolve":                  identified,
+	"/grpc.health.v1.Health/Check":                              anyPeer,
+	"/grpc.health.v1.Health/List":                               anyPeer,
+	"/grpc.health.v1.Health/Watch":                              anyPeer,
+	"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": anyPeer,
+}
+
+const (
+	// maxCallTime bounds calls whose client set no deadline, or a longer one.
+	maxCallTime = 30 * time.Second
+	// replyTime is kept of a caller's deadline, so that what went wrong beneath
+	// still reaches it.
+	replyTime = 20 * time.Millisecond
+)
+
+// call is what the interceptors know of a call; the handlers read it.
+type call struct {
+	requestID string
+	who       resolve.Caller
+}
+
+type callKey struct{}
+
+func callOf(ctx context.Context) call {
+	c, _ := ctx.Value(callKey{}).(call)
+	return c
+}
+
+// interceptor is the one chain around every unary call: request id, metrics,
+// panics, admission, deadline.
+type interceptor struct {
+	log     *slog.Logger
+	metrics *callMetrics
+	rules   map[string]rule
+}
+
+func (ic *interceptor) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
+	start := time.Now()
+	c := call{requestID: newRequestID()}
+	defer func() {
+		if p := recover(); p != nil {
+			resp, err = nil, ic.panicked(ctx, info.FullMethod, c, p)
+		}
+		ic.metrics.observe(info.FullMethod, status.Code(err), time.Since(start))
+	}()
+	c.who, err = ic.admit(ctx, info.FullMethod)
+	if err != nil {
+		ic.log.WarnContext(ctx, "call refused", "method", info.FullMethod, "request_id", c.requestID,
+			"peer", c.who.PeerAddress, "error", err)
+		return nil, statusOf(err, c.requestID).Err()
+	}
+	ctx, cancel := withReplyTime(context.WithValue(ctx, callKey{}, c))
+	defer cancel()
+	return handler(ctx, req)
+}
+
+// stream is the same for the few streaming methods (reflection, health): they
+// live as long as their connection and need no deadline.
+func (ic *interceptor) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+	start := time.Now()
+	c := call{requestID: newRequestID()}
+	defer func() {
+		if p := recover(); p != nil {
+			err = ic.panicked(ss.Context(), info.FullMethod, c, p)
+		}
+		ic.metrics.observe(info.FullMethod, status.Code(err), time.Since(start))
+	}()
+	c.who, err = ic.admit(ss.Context(), info.FullMethod)
+	if err != nil {
+		return statusOf(err, c.requestID).Err()
+	}
+	return handler(srv, ss)
+}
+
+// admit says who calls, and whether anyone like that may call the method.
+func (ic *interceptor) admit(ctx context.Context, method string) (resolve.Caller, error) {
+	var who resolve.Caller
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return who, secret.Errorf(secret.ReasonUnauthenticated, "the connection has no peer")
+	}
+	who.PeerAddress = p.Addr.String()
+	id, ok := p.AuthInfo.(peerIdentity)
+	if !ok {
+		return who, secret.Errorf(secret.ReasonUnauthenticated, "the connection is not mutual TLS")
+	}
+	who.Principal, who.CertificateSerial = id.principal, id.serial
+	switch ic.rules[method] {
+	case anyPeer:
+		return who, nil
+	case identified:
+		if id.principal == "" {
+			return who, secret.Errorf(secret.ReasonUnauthenticated, "%s", id.problem)
+		}
+		return who, nil
+	default:
+		return who, secret.Errorf(secret.ReasonAccessDenied, "nobody may call this method")
+	}
+}
+
+// panicked makes the answer to a call whose handler panicked. The panic's value
+// is not logged: it might hold a secret.
+func (ic *interceptor) panicked(ctx context.Context, method string, c call, p any) error {
+	ic.log.ErrorContext(ctx, "panic in a call", "method", method, "request_id", c.requestID,
+		"panic_type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
+	return statusOf(errors.New("panic"), c.requestID).Err()
+}
+
+// withReplyTime bounds ctx and ends it a little before the caller stops
+// listening.
+func withReplyTime(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return context.WithTimeout(ctx, maxCallTime)
+	}
+	return context.WithDeadline(ctx, earlier(deadline.Add(-replyTime), time.Now().Add(maxCallTime)))
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// newRequestID returns 128 random bits in hexadecimal, the form of a W3C trace
+// id. It names a call and authorizes nothing.
+func newRequestID() string {
+	return fmt.Sprintf("%016x%016x", rand.Uint64(), rand.Uint64())
+}
+
+// unknownMethod answers calls of methods that are not registered.
+func unknownMethod(any, grpc.ServerStream) error {
+	return status.Error(codes.Unimplemented, "no such method; the broker serves secretbroker.v1.ResolverService")
+}

@@ -1,0 +1,38 @@
+package server
+
+import (
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/codes"
+)
+
+// callMetrics counts and times calls. Its labels are closed sets: methods with a
+// rule, and gRPC's codes.
+type callMetrics struct {
+	total   *prometheus.CounterVec
+	seconds *prometheus.HistogramVec
+}
+
+func newCallMetrics(reg prometheus.Registerer) *callMetrics {
+	m := &callMetrics{
+		total: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "secretbroker_grpc_calls_total",
+			Help: "Calls answered, by method and gRPC code.",
+		}, []string{"method", "code"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "secretbroker_grpc_call_duration_seconds",
+			Help:    "Time from a call's arrival at the handler to its answer.",
+			Buckets: []float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+		}, []string{"method"}),
+	}
+	reg.MustRegister(m.total, m.seconds)
+	return m
+}
+
+func (m *callMetrics) observe(fullMethod string, code codes.Code, took time.Duration) {
+	method := strings.TrimPrefix(fullMethod, "/")
+	m.total.WithLabelValues(method, code.String()).Inc()
+	m.seconds.WithLabelValues(method).Observe(took.Seconds())
+}

@@ -1,0 +1,147 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/protoadapt"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/secretbroker/secretbroker/internal/resolve"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// errorDomain is the ErrorInfo.domain of every error of the broker.
+const errorDomain = "secretbroker"
+
+// statusRow is what the wire says of a reason.
+type statusRow struct {
+	reason secret.Reason
+	code   codes.Code
+	// retry is the RetryInfo delay if the error brings none; zero means that
+	// trying again does not help and no RetryInfo is sent.
+	retry time.Duration
+}
+
+// statusTable is the one table of errors. When a call fails for several configs
+// the reason that stands first here gives the call's status: what a person has
+// to mend comes before what only needs patience, so that a call is retryable
+// only if all of it is.
+var statusTable = []statusRow{
+	{secret.ReasonInternal, codes.Internal, 0},
+	{secret.ReasonUnauthenticated, codes.Unauthenticated, 0},
+	{secret.ReasonInvalidRequest, codes.InvalidArgument, 0},
+	{secret.ReasonConfigMismatch, codes.InvalidArgument, 0},
+	{secret.ReasonInvalidReference, codes.InvalidArgument, 0},
+	{secret.ReasonAccessDenied, codes.PermissionDenied, 0},
+	{secret.ReasonStoreNotAllowed, codes.PermissionDenied, 0},
+	{secret.ReasonStoreNotFound, codes.FailedPrecondition, 0},
+	{secret.ReasonStoreAuthenticationFailed, codes.FailedPrecondition, 0},
+	{secret.ReasonStoreAccessDenied, codes.FailedPrecondition, 0},
+	{secret.ReasonSecretDisabled, codes.FailedPrecondition, 0},
+	{secret.ReasonSecretExpired, codes.FailedPrecondition, 0},
+	{secret.ReasonSecretNotYetValid, codes.FailedPrecondition, 0},
+	{secret.ReasonSecretNotJSON, codes.FailedPrecondition, 0},
+	{secret.ReasonSecretNotFound, codes.NotFound, 0},
+	{secret.ReasonJSONKeyNotFound, codes.NotFound, 0},
+	{secret.ReasonOverloaded, codes.ResourceExhausted, time.Second},
+	{secret.ReasonStoreThrottled, codes.ResourceExhausted, time.Second},
+	{secret.ReasonStoreUnavailable, codes.Unavailable, time.Second},
+	{secret.ReasonAuditUnavailable, codes.Unavailable, 5 * time.Second},
+}
+
+// rowOf returns a reason's row and its rank in the table. A reason without a
+// row is a fault of the broker.
+func rowOf(r secret.Reason) (row statusRow, rank int) {
+	for i, row := range statusTable {
+		if row.reason == r {
+			return row, i
+		}
+	}
+	return statusTable[0], 0
+}
+
+// retryAfter is how long a caller should wait before trying again, zero if that
+// does not help.
+func retryAfter(e *secret.Error) time.Duration {
+	row, _ := rowOf(e.Reason)
+	if row.retry == 0 {
+		return 0
+	}
+	return max(row.retry, e.RetryAfter)
+}
+
+// statusOf makes the gRPC status of a failed call.
+func statusOf(err error, requestID string) *status.Status {
+	var failure *resolve.Failure
+	if errors.As(err, &failure) && len(failure.Configs) > 0 {
+		return failureStatus(failure, requestID)
+	}
+	e := secret.AsError(err)
+	return newStatus(e.Reason, e.Message, requestID, retryAfter(e), nil)
+}
+
+// failureStatus makes the status of a call that failed for some of its configs,
+// listing every one.
+func failureStatus(f *resolve.Failure, requestID string) *status.Status {
+	var (
+		text  strings.Builder
+		worst = f.Configs[0].Err
+		delay time.Duration
+		bad   = &errdetails.BadRequest{}
+	)
+	_, worstRank := rowOf(worst.Reason)
+	for i, c := range f.Configs {
+		if _, rank := rowOf(c.Err.Reason); rank < worstRank {
+			worst, worstRank = c.Err, rank
+		}
+		delay = max(delay, retryAfter(c.Err))
+		if i > 0 {
+			text.WriteString("; ")
+		}
+		fmt.Fprintf(&text, "%s: %s: %s", c.Config, c.Err.Reason, c.Err.Message)
+		bad.FieldViolations = append(bad.FieldViolations, &errdetails.BadRequest_FieldViolation{
+			Field:       fmt.Sprintf("configs[%q]", c.Config),
+			Description: c.Err.Message,
+			Reason:      string(c.Err.Reason),
+		})
+	}
+	if row, _ := rowOf(worst.Reason); row.retry == 0 {
+		delay = 0
+	}
+	return newStatus(worst.Reason, text.String(), requestID, delay, bad)
+}
+
+func newStatus(reason secret.Reason, message, requestID string, delay time.Duration, bad *errdetails.BadRequest) *status.Status {
+	row, _ := rowOf(reason)
+	details := []protoadapt.MessageV1{
+		&errdetails.ErrorInfo{Reason: string(row.reason), Domain: errorDomain},
+		&errdetails.RequestInfo{RequestId: requestID},
+	}
+	if bad != nil {
+		details = append(details, bad)
+	}
+	if delay > 0 {
+		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(delay)})
+	}
+	st := status.New(row.code, message)
+	if detailed, err := st.WithDetails(details...); err == nil {
+		return detailed
+	}
+	return st
+}
+
+// failuresOf returns the failed configs of err, or err itself as the failure of
+// no config in particular.
+func failuresOf(err error) []resolve.ConfigError {
+	var failure *resolve.Failure
+	if errors.As(err, &failure) {
+		return failure.Configs
+	}
+	return []resolve.ConfigError{{Err: secret.AsError(err)}}
+}
