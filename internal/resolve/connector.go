@@ -65,6 +65,7 @@ func managedConfigs(configs map[string]string) (refs map[string]string, faults [
 		name = strings.TrimSpace(name)
 		ref, present := configs[name]
 		switch {
+		case name == "" && listed[name]: // said already
 		case name == "":
 			faults = append(faults, ConfigError{Config: propManaged, Err: mismatch(
 				"the list is empty or has an empty element; expected config names separated by commas, for example database.password,database.user")})

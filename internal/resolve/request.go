@@ -115,9 +115,9 @@ func (f *Failure) Error() string {
 	return b.String()
 }
 
-// Config is one resolved config of a Result.
-type Config struct {
-	Name      string
+// Resolved is one config that has a value.
+type Resolved struct {
+	Config    string
 	Value     secret.Value
 	Version   string
 	FetchedAt time.Time
@@ -129,6 +129,6 @@ type Config struct {
 // Result is what a call is answered: the resolved configs, and, when partial
 // answers were allowed, why the others are missing. Both are sorted by name.
 type Result struct {
-	Configs []Config
+	Configs []Resolved
 	Errors  []ConfigError
 }

@@ -180,7 +180,7 @@ func (r *Resolver) fetchOne(ctx context.Context, in *registry.Integration, maxAg
 	if ttl == 0 {
 		ttl = r.cfg.CacheTTL
 	}
-	got, err := r.cfg.Cache.Get(ctx, cache.Request{
+	req := cache.Request{
 		Key: cache.Key{
 			Integration: in.ID,
 			Revision:    in.Revision,
@@ -188,9 +188,12 @@ func (r *Resolver) fetchOne(ctx context.Context, in *registry.Integration, maxAg
 			Name:        ref.Name,
 			Version:     ref.Version,
 		},
-		TTL:    ttl,
-		MaxAge: maxAge,
-	}, func(ctx context.Context) (*secret.Secret, error) {
+		TTL: ttl,
+	}
+	if maxAge != nil {
+		req.MaxAge, req.HasMaxAge = *maxAge, true
+	}
+	got, err := r.cfg.Cache.Get(ctx, req, func(ctx context.Context) (*secret.Secret, error) {
 		return r.cfg.Stores.Fetch(ctx, in, ref)
 	})
 	for _, it := range group {
@@ -219,8 +222,8 @@ func (r *Resolver) finish(who Caller, req Request, items []item) (*Result, error
 			continue
 		}
 		r.cfg.Observe("")
-		res.Configs = append(res.Configs, Config{
-			Name:      it.name,
+		res.Configs = append(res.Configs, Resolved{
+			Config:    it.name,
 			Value:     it.value,
 			Version:   it.got.Secret.Version,
 			FetchedAt: it.got.Secret.FetchedAt,

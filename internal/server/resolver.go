@@ -67,7 +67,7 @@ func responseOf(res *resolve.Result, requestID string) *secretbrokerv1.ResolveRe
 	}
 	for i := range res.Configs {
 		c := &res.Configs[i]
-		out.Configs[c.Name] = &secretbrokerv1.ResolvedConfig{
+		out.Configs[c.Config] = &secretbrokerv1.ResolvedConfig{
 			Value:      c.Value.Reveal(),
 			Version:    c.Version,
 			FetchTime:  timestamppb.New(c.FetchedAt),

@@ -1,0 +1,186 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode"
+
+	"github.com/spf13/cobra"
+
+	"github.com/secretbroker/secretbroker/client"
+)
+
+// mask stands for every value, whatever its length.
+const mask = "********"
+
+// printer prints what a broker answered, for people or for machines.
+type printer struct {
+	output string
+	reveal bool
+}
+
+func (p *printer) register(cmd *cobra.Command) {
+	cmd.Flags().StringVarP(&p.output, "output", "o", "table", "output format: table, json")
+	cmd.Flags().BoolVar(&p.reveal, "reveal", false, "print the values in clear")
+	completeWords(cmd, "output", "table", "json")
+	cmd.PreRunE = func(*cobra.Command, []string) error {
+		if p.output != "table" && p.output != "json" {
+			return &exitError{exitUsage, fmt.Errorf("--output: expected table or json, not %q", p.output)}
+		}
+		return nil
+	}
+}
+
+// The JSON output: names are a promise.
+type (
+	jsonValue struct {
+		Value      *string   `json:"value,omitempty"` // with --reveal only
+		Version    string    `json:"version"`
+		FetchTime  time.Time `json:"fetch_time"`
+		ExpireTime time.Time `json:"expire_time"`
+		Stale      bool      `json:"stale"`
+	}
+	jsonError struct {
+		Config     string `json:"config,omitempty"`
+		Reason     string `json:"reason"`
+		Message    string `json:"message"`
+		RetryAfter string `json:"retry_after,omitempty"`
+	}
+	jsonResponse struct {
+		Configs   map[string]jsonValue `json:"configs,omitempty"`
+		Errors    []jsonError          `json:"errors,omitempty"`
+		RequestID string               `json:"request_id,omitempty"`
+	}
+)
+
+// printResponse prints an answer. A partial one exits with the code of what
+// failed.
+func (p *printer) printResponse(cmd *cobra.Command, res *client.Response) error {
+	failed := configErrors(res.Errors)
+	if p.output == "json" {
+		out := jsonResponse{RequestID: res.RequestID, Errors: jsonErrors(failed), Configs: make(map[string]jsonValue)}
+		for name, v := range res.Values {
+			jv := jsonValue{Version: v.Version, FetchTime: v.FetchTime, ExpireTime: v.ExpireTime, Stale: v.Stale}
+			if p.reveal {
+				text := v.Reveal()
+				jv.Value = &text
+			}
+			out.Configs[name] = jv
+		}
+		if err := printJSON(cmd.OutOrStdout(), out); err != nil {
+			return &exitError{exitFailure, err}
+		}
+	} else {
+		if err := p.printTable(cmd.OutOrStdout(), res, time.Now()); err != nil {
+			return &exitError{exitFailure, err}
+		}
+		printConfigErrors(cmd.ErrOrStderr(), failed)
+	}
+	if len(failed) > 0 {
+		return &exitError{code: exitCodeOfReason(failed[0].Reason)}
+	}
+	return nil
+}
+
+func (p *printer) printTable(w io.Writer, res *client.Response, now time.Time) error {
+	if len(res.Values) == 0 {
+		return nil
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(t, "CONFIG\tVALUE\tVERSION\tREAD\tEXPIRES")
+	for _, name := range slices.Sorted(maps.Keys(res.Values)) {
+		v := res.Values[name]
+		value := mask
+		if p.reveal {
+			value = printable(v.Reveal())
+		}
+		expires := "in " + v.ExpireTime.Sub(now).Round(time.Second).String()
+		if v.Stale {
+			expires = "stale"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s ago\t%s\n", name, value, v.Version, now.Sub(v.FetchTime).Round(time.Second), expires)
+	}
+	return t.Flush()
+}
+
+// printError prints why a call failed and returns the exit code for it.
+func (p *printer) printError(cmd *cobra.Command, err error) error {
+	code := exitCodeOf(err)
+	var e *client.Error
+	if !errors.As(err, &e) {
+		return &exitError{code, err}
+	}
+	if p.output == "json" {
+		out := jsonResponse{RequestID: e.RequestID, Errors: jsonErrors(e.Configs)}
+		if len(out.Errors) == 0 {
+			out.Errors = []jsonError{{Reason: e.Reason, Message: e.Message}}
+		}
+		if err := printJSON(cmd.OutOrStdout(), out); err != nil {
+			return &exitError{exitFailure, err}
+		}
+		return &exitError{code: code}
+	}
+	w := cmd.ErrOrStderr()
+	if len(e.Configs) > 0 {
+		fmt.Fprintf(w, "Error: %s\n", e.Reason)
+		printConfigErrors(w, e.Configs)
+	} else {
+		fmt.Fprintf(w, "Error: %s\n", strings.TrimPrefix(e.Reason+": "+e.Message, ": "))
+	}
+	if e.RequestID != "" {
+		fmt.Fprintf(w, "request id %s\n", e.RequestID)
+	}
+	return &exitError{code: code}
+}
+
+func printConfigErrors(w io.Writer, errs []client.ConfigError) {
+	for _, e := range errs {
+		fmt.Fprintf(w, "  %s: %s: %s\n", e.Config, e.Reason, e.Message)
+	}
+}
+
+func printJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+// configErrors returns a partial answer's errors by name.
+func configErrors(m map[string]client.ConfigError) []client.ConfigError {
+	var errs []client.ConfigError
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		errs = append(errs, m[name])
+	}
+	return errs
+}
+
+func jsonErrors(errs []client.ConfigError) []jsonError {
+	var out []jsonError
+	for _, e := range errs {
+		je := jsonError{Config: e.Config, Reason: e.Reason, Message: e.Message}
+		if e.RetryAfter > 0 {
+			je.RetryAfter = e.RetryAfter.String()
+		}
+		out = append(out, je)
+	}
+	return out
+}
+
+// printable keeps a value from doing something to the terminal.
+func printable(s string) string {
+	for _, r := range s {
+		if !unicode.IsPrint(r) {
+			return strconv.Quote(s)
+		}
+	}
+	return s
+}

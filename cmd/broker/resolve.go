@@ -1,0 +1,192 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+
+	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/connectorfile"
+)
+
+// connection is how the client commands reach a broker. Each flag has an
+// environment variable beside it.
+type connection struct {
+	addr, ca, cert, key, serverName string
+	timeout                         time.Duration
+}
+
+func (c *connection) register(cmd *cobra.Command) {
+	env := func(p *string, flag, variable, fallback, usage string) {
+		if v := os.Getenv(variable); v != "" {
+			fallback = v
+		}
+		cmd.Flags().StringVar(p, flag, fallback, usage+" ($"+variable+")")
+	}
+	env(&c.addr, "addr", "SECRETBROKER_ADDR", "127.0.0.1:8443", "the broker's host:port")
+	env(&c.ca, "ca", "SECRETBROKER_CA", "", "PEM file with the CA of the broker's certificate")
+	env(&c.cert, "cert", "SECRETBROKER_CERT", "", "PEM file with the client certificate")
+	env(&c.key, "key", "SECRETBROKER_KEY", "", "PEM file with the client certificate's key")
+	env(&c.serverName, "server-name", "SECRETBROKER_SERVER_NAME", "", "name in the broker's certificate, if not the host of --addr")
+	cmd.Flags().DurationVar(&c.timeout, "timeout", 10*time.Second, "how long to wait for the answer, retries included")
+	for _, flag := range []string{"ca", "cert", "key"} {
+		_ = cmd.MarkFlagFilename(flag, "pem", "crt", "key") // the flag exists
+	}
+}
+
+func (c *connection) dial() (*client.Client, error) {
+	cl, err := client.New(client.Config{
+		Addr:       c.addr,
+		CAFile:     c.ca,
+		CertFile:   c.cert,
+		KeyFile:    c.key,
+		ServerName: c.serverName,
+		Timeout:    c.timeout,
+	})
+	if err != nil {
+		return nil, &exitError{exitUsage, err}
+	}
+	return cl, nil
+}
+
+func newResolveCommand() *cobra.Command {
+	var (
+		conn         connection
+		out          printer
+		integration  string
+		file         string
+		connector    string
+		maxAge       time.Duration
+		allowPartial bool
+	)
+	cmd := &cobra.Command{
+		Use:   "resolve [NAME=REFERENCE ...]",
+		Short: "Resolve references through a broker",
+		Long: `Resolve references through a broker and print what they stand for, values
+masked unless --reveal is given.
+
+References are given as NAME=REFERENCE, or in a connector's configuration with
+--file. Of a configuration with secret.manager properties only those and the
+configs that they list are sent to the broker.
+
+Exit codes: 0 resolved; 1 other failure; 2 the command line is wrong; 3 denied;
+4 a reference or the request is malformed; 5 no such secret, version or key;
+6 the secret or the integration is not in a usable state; 7 no broker answers
+at the address, or not one that is trusted; 8 try again later.`,
+		Example: `  broker resolve --integration cspi-sqlserver \
+      password=https://my-vault.vault.azure.net::sqlserver-db-secret::password
+  broker resolve --file connector.json --output json`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := configsToResolve(args, file)
+			if err != nil {
+				return &exitError{exitUsage, err}
+			}
+			if integration == "" {
+				integration = c.IntegrationID()
+			}
+			if integration == "" {
+				return &exitError{exitUsage, errors.New("--integration is missing, and the configuration does not name one")}
+			}
+			if connector == "" {
+				connector = c.Name
+			}
+			req := client.Request{
+				IntegrationID: integration,
+				Configs:       c.Minimal(),
+				AllowPartial:  allowPartial,
+				Connector:     connector,
+			}
+			if cmd.Flags().Changed("max-age") {
+				req.MaxAge = &maxAge
+			}
+			cl, err := conn.dial()
+			if err != nil {
+				return err
+			}
+			defer cl.Close()
+			res, err := cl.Resolve(cmd.Context(), req)
+			if err != nil {
+				return out.printError(cmd, err)
+			}
+			return out.printResponse(cmd, res)
+		},
+	}
+	conn.register(cmd)
+	out.register(cmd)
+	cmd.Flags().StringVar(&integration, "integration", "", "the provider integration to resolve through (default: the one that --file names)")
+	cmd.Flags().StringVar(&file, "file", "", "a connector's configuration (JSON)")
+	cmd.Flags().StringVar(&connector, "connector", "", "the connector's name, for the audit log (default: the one in --file)")
+	cmd.Flags().DurationVar(&maxAge, "max-age", 0, "take no value read longer ago than this; 0s reads now (default: what the broker's cache holds)")
+	cmd.Flags().BoolVar(&allowPartial, "allow-partial", false, "answer the configs that can be answered when others fail")
+	_ = cmd.MarkFlagFilename("file", "json") // the flag exists
+	return cmd
+}
+
+// configsToResolve reads the references from the command line or from a file.
+func configsToResolve(args []string, file string) (connectorfile.Connector, error) {
+	var c connectorfile.Connector
+	switch {
+	case file != "" && len(args) > 0:
+		return c, errors.New("give references as arguments or with --file, not both")
+	case file != "":
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return c, err
+		}
+		if c, err = connectorfile.Parse(data); err != nil {
+			return c, fmt.Errorf("%s: %w", file, err)
+		}
+		return c, nil
+	case len(args) == 0:
+		return c, errors.New("nothing to resolve; give NAME=REFERENCE, or --file with a connector's configuration")
+	}
+	c.Configs = make(map[string]string, len(args))
+	for i, arg := range args {
+		name, ref, ok := strings.Cut(arg, "=")
+		if !ok || name == "" {
+			return c, fmt.Errorf("argument %d: expected NAME=REFERENCE", i+1)
+		}
+		if _, ok := c.Configs[name]; ok {
+			return c, fmt.Errorf("argument %d: %s is given twice", i+1, name)
+		}
+		c.Configs[name] = ref
+	}
+	return c, nil
+}
+
+// exitCodeOf tells scripts apart what went wrong.
+func exitCodeOf(err error) int {
+	var e *client.Error
+	if !errors.As(err, &e) {
+		return exitFailure
+	}
+	if e.Reason == "" && (e.Code == codes.Unavailable || e.Code == codes.DeadlineExceeded) {
+		return exitUnreachable // nobody answered who gives reasons
+	}
+	return exitCodeOfReason(e.Reason)
+}
+
+func exitCodeOfReason(reason string) int {
+	switch reason {
+	case client.ReasonUnauthenticated, client.ReasonAccessDenied, client.ReasonStoreNotAllowed, client.ReasonCertificateRefused:
+		return exitDenied
+	case client.ReasonInvalidReference, client.ReasonConfigMismatch, client.ReasonInvalidRequest:
+		return exitBadReference
+	case client.ReasonSecretNotFound, client.ReasonJSONKeyNotFound:
+		return exitNotFound
+	case client.ReasonSecretDisabled, client.ReasonSecretExpired, client.ReasonSecretNotYetValid, client.ReasonSecretNotJSON,
+		client.ReasonStoreAccessDenied, client.ReasonStoreAuthenticationFailed, client.ReasonStoreNotFound:
+		return exitPrecondition
+	case client.ReasonBrokerUnreachable, client.ReasonBrokerNotTrusted:
+		return exitUnreachable
+	case client.ReasonStoreThrottled, client.ReasonOverloaded, client.ReasonStoreUnavailable, client.ReasonAuditUnavailable:
+		return exitTryLater
+	default:
+		return exitFailure
+	}
+}

@@ -1,0 +1,295 @@
+// Package azurekv reads secrets from Azure Key Vault.
+//
+// It owns everything that is particular to Azure: credentials and their tokens,
+// the way to the vaults and to the login authority, the meaning of their
+// answers. It keeps no value: caching, throttling and the decision who may read
+// belong to its callers. Nothing here is process-wide, with one exception that
+// is the SDK's: managed identities share one token cache per process.
+//
+// Requests leave for the integration's vaults and for its login authority and
+// for nowhere else; see newVaultClient and newLoginClient.
+package azurekv
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azsecrets"
+
+	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// Config is what every integration's provider shares. The zero Config is ready
+// to use.
+type Config struct {
+	// Logger is told when a credential is renewed or cannot be. Nil discards.
+	Logger *slog.Logger
+	// Now is the clock that activation and expiry dates are compared with. Nil
+	// means time.Now.
+	Now func() time.Time
+	// TokenTimeout bounds the acquisition of one access token, all its requests
+	// and retries together. Zero means 10 s.
+	TokenTimeout time.Duration
+	// TryTimeout bounds one HTTP exchange, from connecting to the last byte of
+	// the answer. Zero means 4 s.
+	TryTimeout time.Duration
+	// MaxRetries is how often a request is repeated at once after a broken
+	// connection or a 408, 500, 502, 503 or 504. Timeouts and throttling are
+	// never repeated. Zero means 2, a negative number none.
+	MaxRetries int
+	// Proxy picks the proxy of a request, as http.Transport.Proxy. Nil means
+	// http.ProxyFromEnvironment. It is not asked about hosts that the
+	// integration dials elsewhere, nor about managed identity endpoints.
+	Proxy func(*http.Request) (*url.URL, error)
+}
+
+func (c Config) withDefaults() Config {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.TokenTimeout == 0 {
+		c.TokenTimeout = 10 * time.Second
+	}
+	if c.TryTimeout == 0 {
+		c.TryTimeout = 4 * time.Second
+	}
+	if c.MaxRetries == 0 {
+		c.MaxRetries = 2
+	}
+	if c.Proxy == nil {
+		c.Proxy = http.ProxyFromEnvironment
+	}
+	return c
+}
+
+const (
+	// renewPause is the least time between two renewals of a credential because
+	// a vault refused its token. A vault that refuses every token must not make
+	// the broker ask for a new one with each read.
+	renewPause = 5 * time.Second
+	// closeTimeout bounds how long Close waits for what it has cancelled.
+	closeTimeout = 5 * time.Second
+)
+
+// Opener returns the provider.Opener of Azure Key Vault. Opening reads the
+// integration's files and contacts nobody. Its errors are *secret.Error with
+// ReasonStoreAuthenticationFailed and name the setting or file to fix, never a
+// file's content.
+func Opener(cfg Config) provider.Opener {
+	cfg = cfg.withDefaults()
+	return func(_ context.Context, in *registry.Integration) (provider.Provider, error) {
+		return open(cfg, in)
+	}
+}
+
+// store reads the vaults of one integration.
+type store struct {
+	cfg   Config
+	log   *slog.Logger
+	azure *registry.Azure
+	// hosts are the vaults that may be read: canonical URL to host.
+	hosts map[string]string
+
+	vaultHTTP *http.Client
+	loginHTTP *http.Client
+	// newCredential makes a fresh credential from what was read at opening.
+	newCredential func() (azcore.TokenCredential, error)
+	tasks         *tasks
+
+	mu      sync.Mutex
+	current *session
+	renewed time.Time // when current replaced one whose token was refused
+}
+
+// session is a credential and the clients that hold its tokens. The three
+// caches of a token (in the client, in MSAL, in tokenSource) cannot be emptied:
+// they are dropped together, by replacing the session.
+type session struct {
+	tokens  *tokenSource
+	clients map[string]*azsecrets.Client // canonical vault URL to client
+}
+
+func open(cfg Config, in *registry.Integration) (*store, error) {
+	if err := checkSettings(in); err != nil {
+		return nil, err
+	}
+	s := &store{
+		cfg:   cfg,
+		log:   cfg.Logger.With("integration", in.ID),
+		azure: in.Azure,
+		hosts: make(map[string]string, len(in.Azure.Vaults)),
+		tasks: newTasks(),
+	}
+	for _, v := range in.Azure.Vaults {
+		u, err := url.Parse(v)
+		if err != nil || u.Scheme != "https" || u.Host == "" {
+			return nil, setupFault("azure.vaults has an entry that is not the https:// URL of a vault")
+		}
+		s.hosts[v] = u.Host
+	}
+	roots, err := loadRoots(in.Azure.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	s.vaultHTTP = newVaultClient(cfg, in.Azure, roots, s.hosts)
+	s.loginHTTP = newLoginClient(cfg, in.Azure, roots)
+	if s.newCredential, err = credentialMaker(in.Azure, s.clientOptions(s.loginHTTP)); err != nil {
+		return nil, err
+	}
+	if s.current, err = s.newSession(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// clientOptions are the SDK's options for everything that sends through client.
+// SDK logging is left alone: it would be process-wide.
+func (s *store) clientOptions(client *http.Client) azcore.ClientOptions {
+	return azcore.ClientOptions{
+		Cloud:     cloud.Configuration{ActiveDirectoryAuthorityHost: s.azure.AuthorityHost},
+		Telemetry: policy.TelemetryOptions{ApplicationID: "secretbroker"},
+		Transport: client,
+		Retry: policy.RetryOptions{
+			MaxRetries:    int32(max(s.cfg.MaxRetries, -1)), //nolint:gosec // a handful
+			RetryDelay:    100 * time.Millisecond,
+			MaxRetryDelay: time.Second,
+			ShouldRetry:   worthRetrying,
+			// TryTimeout would also cut short the wait for a token, which is
+			// bounded apart; the transport bounds the exchanges.
+		},
+	}
+}
+
+func (s *store) newSession() (*session, error) {
+	cred, err := s.newCredential()
+	if err != nil {
+		return nil, err
+	}
+	ses := &session{
+		tokens:  newTokenSource(s.cfg, s.log, s.azure, cred, s.tasks),
+		clients: make(map[string]*azsecrets.Client, len(s.hosts)),
+	}
+	for vault := range s.hosts {
+		opts := &azsecrets.ClientOptions{ClientOptions: s.clientOptions(s.vaultHTTP)}
+		if ses.clients[vault], err = azsecrets.NewClient(vault, ses.tokens, opts); err != nil {
+			return nil, setupFault("azure.vaults: no client can be made for a vault").WithCause(err)
+		}
+	}
+	return ses, nil
+}
+
+// Fetch implements provider.Provider.
+//
+// A vault may refuse a token that the SDK takes for valid and would send until
+// it expires, for example after the identity's sessions were revoked. The first
+// Fetch to see that drops the credential, and each that saw it tries once more
+// with a new one.
+func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, error) {
+	// A Ref made by hand must not reach the SDK, which escapes no "..".
+	if canonical, err := secret.ParseRef(ref.String()); err != nil || canonical != ref {
+		return nil, secret.Errorf(secret.ReasonInvalidReference, "the reference is not in canonical form; use one that was parsed")
+	}
+	host, ok := s.hosts[ref.Store]
+	if !ok {
+		return nil, secret.Errorf(secret.ReasonStoreNotAllowed, "the vault is not one of the integration's; add it to azure.vaults")
+	}
+	ses := s.session()
+	a, err := s.read(ctx, ses, ref)
+	if refusedToken(err) {
+		if fresh := s.renew(ses, host); fresh != nil {
+			a, err = s.read(ctx, fresh, ref)
+		}
+	}
+	if err != nil {
+		return nil, explainRead(ctx, host, err)
+	}
+	return a.check(host, ref, s.cfg.Now())
+}
+
+func (s *store) session() *session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.current
+}
+
+// renew returns the session to use after a vault refused old's token: a new one,
+// or the one that another Fetch has made meanwhile. It returns nil if a new one
+// would not help.
+func (s *store) renew(old *session, host string) *session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.current != old {
+		return s.current
+	}
+	if s.azure.Credential.Type == registry.AzureManagedIdentity {
+		return nil // its token cache is the process's: a new credential gets the same token
+	}
+	now := s.cfg.Now()
+	if now.Sub(s.renewed) < renewPause {
+		return nil
+	}
+	fresh, err := s.newSession()
+	if err != nil {
+		s.log.Error("a vault refused the access token and the credential cannot be renewed", "vault", host, "error", err)
+		return nil
+	}
+	s.log.Warn("a vault refused the access token: credential renewed", "vault", host)
+	s.current, s.renewed = fresh, now
+	return fresh
+}
+
+// read asks the vault. It runs in a goroutine of its own because the SDK waits
+// for a token that another caller acquires without looking at ctx; read itself
+// returns as soon as ctx ends.
+func (s *store) read(ctx context.Context, ses *session, ref secret.Ref) (*answer, error) {
+	type result struct {
+		answer *answer
+		err    error
+	}
+	done := make(chan result, 1)
+	ctx = ses.tokens.mark(ctx)
+	started := s.tasks.start(func(closing context.Context) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(closing, cancel)()
+		a := &answer{began: s.cfg.Now()}
+		err := contain(func() (err error) {
+			a.GetSecretResponse, err = ses.clients[ref.Store].GetSecret(ctx, ref.Name, ref.Version, nil)
+			return err
+		})
+		done <- result{a, err}
+	})
+	if !started {
+		return nil, errClosed
+	}
+	select {
+	case r := <-done:
+		return r.answer, r.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// Close implements provider.Provider. It waits at most a few seconds for token
+// requests that nobody waits for any more; the error says that some remained.
+func (s *store) Close() error {
+	err := s.tasks.stop(closeTimeout)
+	s.vaultHTTP.CloseIdleConnections()
+	s.loginHTTP.CloseIdleConnections()
+	return err
+}
+
+var errClosed = errors.New("azurekv: the provider is closed")

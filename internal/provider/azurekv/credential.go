@@ -1,0 +1,206 @@
+package azurekv
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"errors"
+	"io"
+	"io/fs"
+	"net/url"
+	"os"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
+
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// maxFile is the most that is read of a credential or CA file, in bytes.
+const maxFile = 1 << 20
+
+// setupFault is an integration that cannot be opened as it stands.
+func setupFault(format string, args ...any) *secret.Error {
+	return secret.Errorf(secret.ReasonStoreAuthenticationFailed, format, args...)
+}
+
+// checkSettings refuses what would only fail with the first read.
+func checkSettings(in *registry.Integration) error {
+	if in.Kind != secret.KindAzureKeyVault || in.Azure == nil {
+		return setupFault("the integration has no azure settings")
+	}
+	a := in.Azure
+	if len(a.Vaults) == 0 {
+		return setupFault("azure.vaults is empty; list the vaults that the integration may read")
+	}
+	if u, err := url.Parse(a.AuthorityHost); err != nil || u.Scheme != "https" || u.Host == "" {
+		return setupFault("azure.authority_host is not an https:// URL")
+	}
+	switch a.Credential.Type {
+	case registry.AzureClientSecret, registry.AzureClientCertificate, registry.AzureWorkloadIdentity:
+		// Left empty, the SDK would take them from the process's environment.
+		if a.TenantID == "" {
+			return setupFault("azure.tenant_id is missing")
+		}
+		if a.ClientID == "" {
+			return setupFault("azure.client_id is missing")
+		}
+	}
+	return nil
+}
+
+// credentialMaker reads what the integration's credential is made of and
+// returns a func that makes a fresh instance, without the tokens that an
+// earlier one holds.
+func credentialMaker(a *registry.Azure, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
+	switch a.Credential.Type {
+	case registry.AzureClientSecret:
+		return clientSecret(a, opts)
+	case registry.AzureClientCertificate:
+		return clientCertificate(a, opts)
+	case registry.AzureWorkloadIdentity:
+		return workloadIdentity(a, opts)
+	case registry.AzureManagedIdentity:
+		return func() (azcore.TokenCredential, error) {
+			o := &azidentity.ManagedIdentityCredentialOptions{ClientOptions: opts}
+			if a.ClientID != "" {
+				o.ID = azidentity.ClientID(a.ClientID)
+			}
+			cred, err := azidentity.NewManagedIdentityCredential(o)
+			return made(cred, err, "this environment's managed identity cannot be used; Service Fabric is not supported, and Cloud Shell takes no azure.client_id")
+		}, nil
+	case registry.AzureDefault:
+		return func() (azcore.TokenCredential, error) {
+			cred, err := azidentity.NewDefaultAzureCredential(&azidentity.DefaultAzureCredentialOptions{
+				ClientOptions:            opts,
+				DisableInstanceDiscovery: a.DisableInstanceDiscovery,
+				TenantID:                 a.TenantID,
+			})
+			return made(cred, err, "the default credential cannot be used; check the AZURE_* environment variables of the broker")
+		}, nil
+	default:
+		return nil, setupFault("azure.credential.type is not one of client_secret, client_certificate, workload_identity, managed_identity, default")
+	}
+}
+
+func clientSecret(a *registry.Azure, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
+	const setting = "azure.credential.client_secret_file"
+	b, err := readFile(setting, a.Credential.ClientSecretFile)
+	if err != nil {
+		return nil, err
+	}
+	text := string(b)
+	return func() (azcore.TokenCredential, error) {
+		cred, err := azidentity.NewClientSecretCredential(a.TenantID, a.ClientID, text, &azidentity.ClientSecretCredentialOptions{
+			ClientOptions: opts, DisableInstanceDiscovery: a.DisableInstanceDiscovery,
+		})
+		return made(cred, err, "no credential can be made of azure.tenant_id, azure.client_id and "+setting)
+	}, nil
+}
+
+func clientCertificate(a *registry.Azure, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
+	const setting = "azure.credential.certificate_file"
+	b, err := readFile(setting, a.Credential.CertificateFile)
+	if err != nil {
+		return nil, err
+	}
+	certs, key, err := azidentity.ParseCertificates(b, nil)
+	if err != nil { // the cause is about the file's content
+		return nil, setupFault("%s: %s does not hold a certificate and its unencrypted RSA key in PEM form", setting, a.Credential.CertificateFile)
+	}
+	return func() (azcore.TokenCredential, error) {
+		cred, err := azidentity.NewClientCertificateCredential(a.TenantID, a.ClientID, certs, key, &azidentity.ClientCertificateCredentialOptions{
+			ClientOptions: opts, DisableInstanceDiscovery: a.DisableInstanceDiscovery,
+		})
+		return made(cred, err, setting+": no credential can be made of it; the key must be an RSA key that belongs to the certificate, and azure.tenant_id a tenant's id")
+	}, nil
+}
+
+// workloadIdentity exchanges the token in a file, typically a Kubernetes service
+// account's. The SDK's own WorkloadIdentityCredential keeps what it read for ten
+// minutes, bad tokens included; this one reads the file for every exchange.
+func workloadIdentity(a *registry.Azure, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
+	const setting = "azure.credential.token_file"
+	if _, err := readFile(setting, a.Credential.TokenFile); err != nil {
+		return nil, err
+	}
+	assertion := func(context.Context) (string, error) {
+		b, err := readFile(setting, a.Credential.TokenFile)
+		if err != nil {
+			// The SDK keeps the chain of this kind of error only.
+			return "", errors.Join(azidentity.NewCredentialUnavailableError("federated token"), err)
+		}
+		return string(b), nil
+	}
+	return func() (azcore.TokenCredential, error) {
+		cred, err := azidentity.NewClientAssertionCredential(a.TenantID, a.ClientID, assertion, &azidentity.ClientAssertionCredentialOptions{
+			ClientOptions: opts, DisableInstanceDiscovery: a.DisableInstanceDiscovery,
+		})
+		return made(cred, err, "no credential can be made of azure.tenant_id and azure.client_id")
+	}, nil
+}
+
+func made(cred azcore.TokenCredential, err error, fault string) (azcore.TokenCredential, error) {
+	if err != nil {
+		return nil, setupFault("%s", fault).WithCause(err)
+	}
+	return cred, nil
+}
+
+// readFile returns the content of the file that a setting names, without
+// surrounding white space and without the byte order mark that editors on
+// Windows write. Errors name setting and file.
+func readFile(setting, path string) ([]byte, error) {
+	if path == "" {
+		return nil, setupFault("%s is missing", setting)
+	}
+	f, err := os.Open(path) //nolint:gosec // the operator's own setting
+	if err != nil {
+		return nil, unreadable(setting, path, err)
+	}
+	defer f.Close() //nolint:errcheck // only read
+	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, unreadable(setting, path, err)
+	}
+	if len(b) > maxFile {
+		return nil, setupFault("%s: %s is larger than %d bytes", setting, path, maxFile)
+	}
+	b = bytes.TrimSpace(bytes.TrimPrefix(b, []byte("\xef\xbb\xbf")))
+	if len(b) == 0 {
+		return nil, setupFault("%s: %s is empty", setting, path)
+	}
+	return b, nil
+}
+
+func unreadable(setting, path string, err error) error {
+	what := "cannot be read"
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		what = "does not exist"
+	case errors.Is(err, fs.ErrPermission):
+		what = "may not be read by the broker's user"
+	}
+	return setupFault("%s: %s %s", setting, path, what).WithCause(err)
+}
+
+// loadRoots returns the system's roots and those in path; nil, which stands for
+// the system's, if path is empty.
+func loadRoots(path string) (*x509.CertPool, error) {
+	if path == "" {
+		return nil, nil
+	}
+	b, err := readFile("azure.ca_file", path)
+	if err != nil {
+		return nil, err
+	}
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		return nil, setupFault("azure.ca_file: the system's roots, to which it is added, cannot be loaded").WithCause(err)
+	}
+	if !roots.AppendCertsFromPEM(b) {
+		return nil, setupFault("azure.ca_file: %s holds no certificate in PEM form", path)
+	}
+	return roots, nil
+}

@@ -1,0 +1,298 @@
+package azurekv
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
+
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// The SDK's errors quote whole answers: an error page may repeat the request's
+// token, an answer of 200 that cannot be decoded holds the secret. So no SDK
+// error becomes a cause; causes are made here, of status, codes and ids.
+
+const (
+	defaultRetryAfter = time.Second
+	maxRetryAfter     = time.Minute
+)
+
+// worthRetrying is the SDK's retry condition, for vaults and login authority:
+// what a second try moments later may well cure. Timeouts have already taken
+// their time, and throttling is the caller's to wait for.
+func worthRetrying(resp *http.Response, err error) bool {
+	if err != nil {
+		return outageOf(err).transient
+	}
+	switch resp.StatusCode {
+	case http.StatusRequestTimeout, http.StatusInternalServerError, http.StatusBadGateway,
+		http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	default:
+		return false
+	}
+}
+
+// refusedToken reports whether the vault's last word was 401.
+func refusedToken(err error) bool {
+	var re *azcore.ResponseError
+	return errors.As(err, &re) && re.StatusCode == http.StatusUnauthorized
+}
+
+// explainRead makes the error of a read of the vault at host.
+func explainRead(ctx context.Context, host string, err error) *secret.Error {
+	var known *secret.Error
+	if errors.As(err, &known) { // from the tokenSource
+		return known
+	}
+	var re *azcore.ResponseError
+	if errors.As(err, &re) {
+		return explainAnswer(host, re)
+	}
+	if errors.Is(err, errClosed) {
+		return secret.Errorf(secret.ReasonStoreUnavailable, "the integration has been closed or replaced; try again").WithCause(errClosed)
+	}
+	if cut := ctx.Err(); cut != nil {
+		return secret.Errorf(secret.ReasonStoreUnavailable, "reading from vault %s took longer than the request could wait", host).WithCause(cut)
+	}
+	o := outageOf(err)
+	switch {
+	case o.text == "":
+		return somethingElse(host, "no answer of Key Vault").WithCause(o.cause)
+	case o.missingHost == host:
+		return secret.Errorf(secret.ReasonStoreNotFound, "there is no vault %s: its name does not exist in the DNS; check the vault's name", host).WithCause(o.cause)
+	default:
+		return secret.Errorf(secret.ReasonStoreUnavailable, "vault %s %s", host, o.text).WithCause(o.cause)
+	}
+}
+
+// explainAnswer makes the error of an answer other than 200.
+func explainAnswer(host string, re *azcore.ResponseError) *secret.Error {
+	a := parseErrorAnswer(re)
+	e := &secret.Error{Cause: a}
+	switch {
+	case a.status == http.StatusNotFound:
+		e.Reason = secret.ReasonSecretNotFound
+		e.Message = fmt.Sprintf("vault %s has no secret of that name, or not that version of it; fix the reference", host)
+	case a.status == http.StatusForbidden:
+		return explainForbidden(host, a)
+	case a.status == http.StatusUnauthorized:
+		e.Reason = secret.ReasonStoreAuthenticationFailed
+		e.Message = fmt.Sprintf("vault %s refuses the access token of the integration's identity; check that azure.tenant_id is the vault's tenant and that clocks are right", host)
+	case a.status == http.StatusTooManyRequests:
+		e.Reason, e.RetryAfter = secret.ReasonStoreThrottled, a.retryAfter
+		e.Message = fmt.Sprintf("vault %s throttles the broker; wait", host)
+		if e.RetryAfter == 0 {
+			e.RetryAfter = defaultRetryAfter
+		}
+	case a.status >= 500 || a.status == http.StatusRequestTimeout:
+		e.Reason, e.RetryAfter = secret.ReasonStoreUnavailable, a.retryAfter
+		e.Message = fmt.Sprintf("vault %s is failing (HTTP %d); wait", host, a.status)
+	case a.status >= 300 && a.status < 400:
+		e.Reason = secret.ReasonStoreUnavailable
+		e.Message = fmt.Sprintf("vault %s answered with a redirect, which is never followed; something stands between the broker and the vault", host)
+	default:
+		return somethingElse(host, fmt.Sprintf("HTTP %d", a.status)).WithCause(a)
+	}
+	return e
+}
+
+func explainForbidden(host string, a *errorAnswer) *secret.Error {
+	e := &secret.Error{Reason: secret.ReasonStoreAccessDenied, Cause: a}
+	switch strings.ToLower(a.inner) {
+	case "secretdisabled":
+		return disabled(host).WithCause(a)
+	case "forbiddenbyrbac":
+		e.Message = fmt.Sprintf(`the integration's identity may not read secrets of vault %s; assign it the role "Key Vault Secrets User" on the vault`, host)
+	case "accessdenied", "forbiddenbypolicy":
+		e.Message = fmt.Sprintf(`the access policy of vault %s gives the integration's identity no secret permission "Get"; add it`, host)
+	case "forbiddenbyfirewall":
+		e.Message = fmt.Sprintf("the firewall of vault %s does not let the broker in; allow the broker's network", host)
+	case "forbiddenbyconnection":
+		e.Message = fmt.Sprintf("vault %s takes no connections from public networks; let the broker reach it through a private endpoint", host)
+	default:
+		e.Message = fmt.Sprintf(`vault %s denies the integration's identity access; check its role ("Key Vault Secrets User") or access policy, and the vault's firewall`, host)
+	}
+	return e
+}
+
+func disabled(host string) *secret.Error {
+	return secret.Errorf(secret.ReasonSecretDisabled, "the secret in vault %s is disabled; enable this version, or set a new one", host)
+}
+
+func somethingElse(host, what string) *secret.Error {
+	return secret.Errorf(secret.ReasonStoreUnavailable,
+		"what answers as vault %s answered with something else than the secret (%s); look at what stands between the broker and the vault", host, what)
+}
+
+// errorAnswer is what an error answer may tell the log: no text that the other
+// side is free to choose.
+type errorAnswer struct {
+	status       int
+	code, inner  string
+	requestID    string
+	appID, objID string // of the identity that was denied
+	retryAfter   time.Duration
+}
+
+func (a *errorAnswer) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "HTTP %d", a.status)
+	for _, f := range []struct{ name, text string }{
+		{"code", a.code}, {"inner code", a.inner}, {"request id", a.requestID}, {"appid", a.appID}, {"oid", a.objID},
+	} {
+		if f.text != "" {
+			fmt.Fprintf(&b, ", %s %s", f.name, f.text)
+		}
+	}
+	return b.String()
+}
+
+var (
+	callerAppID = regexp.MustCompile(`(?i)\bappid=([0-9a-f-]{36})\b`)
+	callerObjID = regexp.MustCompile(`(?i)\boid=([0-9a-f-]{36})\b`)
+)
+
+func parseErrorAnswer(re *azcore.ResponseError) *errorAnswer {
+	a := &errorAnswer{status: re.StatusCode, code: plain(re.ErrorCode)}
+	if re.RawResponse == nil {
+		return a
+	}
+	a.requestID = plain(re.RawResponse.Header.Get("x-ms-request-id"))
+	a.retryAfter = retryAfter(re.RawResponse.Header)
+	body, err := runtime.Payload(re.RawResponse)
+	if err != nil || re.StatusCode < 300 {
+		return a
+	}
+	var doc struct { // encoding/json matches names without case: innererror and innerError are both seen
+		Error struct {
+			Message    string
+			InnerError struct{ Code string }
+		}
+	}
+	if json.Unmarshal(body, &doc) != nil {
+		return a
+	}
+	a.inner = plain(doc.Error.InnerError.Code)
+	if m := callerAppID.FindStringSubmatch(doc.Error.Message); m != nil {
+		a.appID = m[1]
+	}
+	if m := callerObjID.FindStringSubmatch(doc.Error.Message); m != nil {
+		a.objID = m[1]
+	}
+	return a
+}
+
+// plain returns s if it can be a code or an identifier, and nothing otherwise.
+func plain(s string) string {
+	if len(s) > 64 {
+		return ""
+	}
+	for i := range len(s) {
+		c := s[i]
+		if (c|0x20 < 'a' || c|0x20 > 'z') && (c < '0' || c > '9') && c != '-' {
+			return ""
+		}
+	}
+	return s
+}
+
+// retryAfter reads the headers by which Azure says how long to wait, at most
+// maxRetryAfter; zero if it does not.
+func retryAfter(h http.Header) time.Duration {
+	wait := time.Duration(0)
+	for _, f := range []struct {
+		name string
+		unit time.Duration
+	}{{"retry-after-ms", time.Millisecond}, {"x-ms-retry-after-ms", time.Millisecond}, {"Retry-After", time.Second}} {
+		v := h.Get(f.name)
+		if n, err := strconv.ParseUint(v, 10, 32); err == nil && n > 0 {
+			wait = time.Duration(n) * f.unit
+			break
+		}
+		if at, err := http.ParseTime(v); err == nil && f.unit == time.Second {
+			wait = max(0, time.Until(at))
+		}
+	}
+	return min(wait, maxRetryAfter)
+}
+
+// outage is a failure below HTTP.
+type outage struct {
+	// text goes on after the name of what failed; empty if it is not known.
+	text string
+	// cause is for the log. It quotes nothing that the other side sent.
+	cause       error
+	missingHost string // the name that the DNS does not have
+	transient   bool
+}
+
+func outageOf(err error) outage {
+	var (
+		egress *egressError
+		answer answerError
+		dns    *net.DNSError
+		verify *tls.CertificateVerificationError
+		record tls.RecordHeaderError
+		alert  tls.AlertError
+		op     *net.OpError
+	)
+	const untrusted = "presents a certificate that cannot be verified; set azure.ca_file if a private CA or an inspecting proxy issued it"
+	const noTLS = "does not complete the TLS handshake; check what listens there"
+	switch {
+	case errors.As(err, &egress):
+		return outage{text: "led to a host that the integration does not list, so nothing was sent", cause: egress}
+	case errors.As(err, &answer):
+		return outage{text: "answered with something else than the secret; look at what stands in between", cause: answer}
+	case errors.As(err, &dns) && dns.IsNotFound:
+		return outage{text: "cannot be reached: a name on the way does not exist in the DNS", cause: dns, missingHost: strings.TrimSuffix(dns.Name, ".")}
+	case errors.As(err, &dns):
+		return outage{text: "cannot be reached: the DNS does not answer", cause: dns, transient: !dns.IsTimeout}
+	case errors.As(err, &verify):
+		return outage{text: untrusted, cause: verify}
+	case errors.As(err, &record):
+		return outage{text: noTLS, cause: errors.New("tls: " + record.Msg)}
+	case errors.As(err, &alert):
+		return outage{text: noTLS, cause: alert}
+	case errors.Is(err, errTimedOut), isTimeout(err):
+		return outage{text: "did not answer in time", cause: errTimedOut}
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return outage{text: "refuses the connection", cause: syscall.ECONNREFUSED, transient: true}
+	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
+		return outage{text: "cannot be reached: there is no route to it", cause: syscall.EHOSTUNREACH, transient: true}
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return outage{text: "broke the connection off", cause: io.ErrUnexpectedEOF, transient: true}
+	case errors.As(err, &op):
+		return outage{text: "cannot be reached", cause: fmt.Errorf("%s failed on the network", plain(op.Op)), transient: true}
+	default:
+		return outage{cause: fmt.Errorf("an error of type %T, not shown because it may quote the answer", innermost(err)), transient: errors.As(err, new(net.Error))}
+	}
+}
+
+func isTimeout(err error) bool {
+	var ne net.Error
+	return errors.As(err, &ne) && ne.Timeout()
+}
+
+func innermost(err error) error {
+	for {
+		inner := errors.Unwrap(err)
+		if inner == nil {
+			return err
+		}
+		err = inner
+	}
+}

@@ -1,0 +1,109 @@
+package resolve_test
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"testing"
+
+	"github.com/secretbroker/secretbroker/internal/resolve"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// TestConnectorConfiguration holds the meaning of the secret.manager properties
+// as Confluent documents them.
+func TestConnectorConfiguration(t *testing.T) {
+	whole := map[string]string{
+		"connector.class":                        "SqlServerCdcSourceV2",
+		"database.password":                      vault + "::db-secret::password",
+		"database.user":                          vault + "::db-secret::user",
+		"looks.like.a.reference":                 vault + "::forbidden",
+		"kafka.api.secret":                       "canary-unlisted",
+		"secret.manager.enabled":                 "true",
+		"secret.manager":                         "AZURE_KEY_VAULT",
+		"secret.manager.managed.configs":         "database.password, database.user",
+		"secret.manager.provider.integration.id": "cspi",
+	}
+	with := func(changes ...string) map[string]string {
+		m := maps.Clone(whole)
+		for i := 0; i < len(changes); i += 2 {
+			if changes[i+1] == "-" {
+				delete(m, changes[i])
+			} else {
+				m[changes[i]] = changes[i+1]
+			}
+		}
+		return m
+	}
+	tests := []struct {
+		name    string
+		configs map[string]string
+		want    string // names of the resolved configs
+		faults  string // "name reason" of each failing one
+	}{
+		{"as documented", with(), "database.password database.user", ""},
+		{"without its own integration id", with("secret.manager.provider.integration.id", "-"), "database.password database.user", ""},
+		{"switched off", with("secret.manager.enabled", "false"), "", ""},
+		{"upper case", with("secret.manager.enabled", "TRUE"), "database.password database.user", ""},
+		{"neither on nor off", with("secret.manager.enabled", "yes"), "", "secret.manager.enabled CONFIG_MISMATCH"},
+		{"not said whether on", with("secret.manager.enabled", "-"), "", "secret.manager.enabled CONFIG_MISMATCH"},
+		{"another store", with("secret.manager", "CONJUR"), "", "secret.manager CONFIG_MISMATCH"},
+		{"no store", with("secret.manager", "-"), "", "secret.manager CONFIG_MISMATCH"},
+		{"no list", with("secret.manager.managed.configs", "-"), "", "secret.manager.managed.configs CONFIG_MISMATCH"},
+		{"empty list", with("secret.manager.managed.configs", " "), "", "secret.manager.managed.configs CONFIG_MISMATCH"},
+		{"empty element", with("secret.manager.managed.configs", "database.user,,"), "", "secret.manager.managed.configs CONFIG_MISMATCH"},
+		{"absent config", with("secret.manager.managed.configs", "database.user,database.pasword"), "", "database.pasword CONFIG_MISMATCH"},
+		{"empty config", with("database.user", " "), "", "database.user CONFIG_MISMATCH"},
+		{"listed twice", with("secret.manager.managed.configs", "database.user,database.user"), "", "database.user CONFIG_MISMATCH"},
+		{"its own property", with("secret.manager.managed.configs", "secret.manager"), "", "secret.manager CONFIG_MISMATCH"},
+		{"misspelt property", with("secret.manager.managed.config", "x"), "", "secret.manager.managed.config CONFIG_MISMATCH"},
+		{"another integration", with("secret.manager.provider.integration.id", "cspi-2"), "", "secret.manager.provider.integration.id CONFIG_MISMATCH"},
+		{"a value that is no reference", with("database.password", "canary-pasted"), "", "database.password INVALID_REFERENCE"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBench(t)
+			res, err := b.call(worker, resolve.Request{Configs: tt.configs})
+			var names, faults []string
+			if res != nil {
+				for _, c := range res.Configs {
+					names = append(names, c.Config)
+				}
+			}
+			var failure *resolve.Failure
+			if errors.As(err, &failure) {
+				for _, c := range failure.Configs {
+					faults = append(faults, fmt.Sprint(c.Config, " ", c.Err.Reason))
+				}
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.Join(names, " "); got != tt.want {
+				t.Errorf("resolved %q, want %q", got, tt.want)
+			}
+			if got := strings.Join(faults, ", "); got != tt.faults {
+				t.Errorf("faults %q, want %q", got, tt.faults)
+			}
+			if text := fmt.Sprint(err, b.audit.String()); strings.Contains(text, "canary") {
+				t.Errorf("a config's value is told: %s", text)
+			}
+		})
+	}
+}
+
+// TestConnectorContradictionIsNeverPartial: with contradicting properties it is
+// unclear which configs are references, so none is taken for one.
+func TestConnectorContradictionIsNeverPartial(t *testing.T) {
+	b := newBench(t)
+	res, err := b.call(worker, resolve.Request{AllowPartial: true, Configs: map[string]string{
+		"p":                              vault + "::plain",
+		"secret.manager.enabled":         "true",
+		"secret.manager":                 string(secret.KindAzureKeyVault),
+		"secret.manager.managed.configs": "p",
+		"secret.manager.what":            "x",
+	}})
+	if res != nil || err == nil {
+		t.Fatalf("got %v, %v", res, err)
+	}
+}

@@ -1,0 +1,201 @@
+package server
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/secretbroker/secretbroker/internal/resolve"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// details takes an error's details apart.
+type details struct {
+	info    *errdetails.ErrorInfo
+	request *errdetails.RequestInfo
+	retry   *errdetails.RetryInfo
+	bad     *errdetails.BadRequest
+}
+
+func detailsOf(t *testing.T, st *status.Status) details {
+	t.Helper()
+	var d details
+	for _, any := range st.Details() {
+		switch v := any.(type) {
+		case *errdetails.ErrorInfo:
+			d.info = v
+		case *errdetails.RequestInfo:
+			d.request = v
+		case *errdetails.RetryInfo:
+			d.retry = v
+		case *errdetails.BadRequest:
+			d.bad = v
+		default:
+			t.Errorf("unexpected detail %T", v)
+		}
+	}
+	if d.info == nil || d.info.Domain != "secretbroker" || d.request.GetRequestId() != "r1" {
+		t.Fatalf("details %+v", d)
+	}
+	return d
+}
+
+func TestStatusOfEveryReason(t *testing.T) {
+	want := map[secret.Reason]codes.Code{
+		secret.ReasonInternal:                  codes.Internal,
+		secret.ReasonUnauthenticated:           codes.Unauthenticated,
+		secret.ReasonInvalidRequest:            codes.InvalidArgument,
+		secret.ReasonConfigMismatch:            codes.InvalidArgument,
+		secret.ReasonInvalidReference:          codes.InvalidArgument,
+		secret.ReasonAccessDenied:              codes.PermissionDenied,
+		secret.ReasonStoreNotAllowed:           codes.PermissionDenied,
+		secret.ReasonStoreNotFound:             codes.FailedPrecondition,
+		secret.ReasonStoreAuthenticationFailed: codes.FailedPrecondition,
+		secret.ReasonStoreAccessDenied:         codes.FailedPrecondition,
+		secret.ReasonSecretDisabled:            codes.FailedPrecondition,
+		secret.ReasonSecretExpired:             codes.FailedPrecondition,
+		secret.ReasonSecretNotYetValid:         codes.FailedPrecondition,
+		secret.ReasonSecretNotJSON:             codes.FailedPrecondition,
+		secret.ReasonSecretNotFound:            codes.NotFound,
+		secret.ReasonJSONKeyNotFound:           codes.NotFound,
+		secret.ReasonOverloaded:                codes.ResourceExhausted,
+		secret.ReasonStoreThrottled:            codes.ResourceExhausted,
+		secret.ReasonStoreUnavailable:          codes.Unavailable,
+		secret.ReasonAuditUnavailable:          codes.Unavailable,
+	}
+	if len(want) != len(statusTable) {
+		t.Errorf("the table has %d rows, the test knows %d", len(statusTable), len(want))
+	}
+	for _, row := range statusTable {
+		t.Run(string(row.reason), func(t *testing.T) {
+			st := statusOf(fmt.Errorf("wrapped: %w", secret.Errorf(row.reason, "what to do").WithCause(errors.New("hidden cause"))), "r1")
+			if st.Code() != want[row.reason] || st.Message() != "what to do" {
+				t.Errorf("status %v %q", st.Code(), st.Message())
+			}
+			d := detailsOf(t, st)
+			if d.info.Reason != string(row.reason) {
+				t.Errorf("reason %q", d.info.Reason)
+			}
+			retryable := st.Code() == codes.Unavailable || st.Code() == codes.ResourceExhausted
+			if got := d.retry != nil; got != retryable {
+				t.Errorf("RetryInfo present: %v, want %v", got, retryable)
+			}
+		})
+	}
+}
+
+func TestStatusOfUnknownErrors(t *testing.T) {
+	for _, err := range []error{
+		errors.New("canary: something unforeseen"),
+		secret.Errorf("NOT_IN_THE_TABLE", "odd"),
+	} {
+		st := statusOf(err, "r1")
+		if st.Code() != codes.Internal || strings.Contains(st.Message(), "canary") || detailsOf(t, st).info.Reason != "INTERNAL" {
+			t.Errorf("%v became %v", err, st)
+		}
+	}
+}
+
+func TestStatusListsEveryFailingConfig(t *testing.T) {
+	throttled := secret.Errorf(secret.ReasonStoreThrottled, "wait a little")
+	throttled.RetryAfter = 7 * time.Second
+	tests := []struct {
+		name   string
+		errs   []resolve.ConfigError
+		code   codes.Code
+		reason secret.Reason
+		retry  time.Duration
+	}{
+		{"one throttled", []resolve.ConfigError{{Config: "a", Err: throttled}}, codes.ResourceExhausted, secret.ReasonStoreThrottled, 7 * time.Second},
+		{
+			"what must be mended comes first",
+			[]resolve.ConfigError{
+				{Config: "a", Err: throttled},
+				{Config: "b", Err: secret.Errorf(secret.ReasonSecretNotFound, "fix the name")},
+				{Config: `c"d`, Err: secret.Errorf(secret.ReasonInvalidReference, "fix the reference")},
+			},
+			codes.InvalidArgument, secret.ReasonInvalidReference, 0,
+		},
+		{
+			"the longest wait counts",
+			[]resolve.ConfigError{
+				{Config: "a", Err: secret.Errorf(secret.ReasonStoreUnavailable, "down")},
+				{Config: "b", Err: throttled},
+			},
+			codes.ResourceExhausted, secret.ReasonStoreThrottled, 7 * time.Second,
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			st := statusOf(&resolve.Failure{Configs: tt.errs}, "r1")
+			d := detailsOf(t, st)
+			if st.Code() != tt.code || d.info.Reason != string(tt.reason) {
+				t.Errorf("got %v %s", st.Code(), d.info.Reason)
+			}
+			if got := d.retry.GetRetryDelay().AsDuration(); got != tt.retry {
+				t.Errorf("retry after %v, want %v", got, tt.retry)
+			}
+			if len(d.bad.GetFieldViolations()) != len(tt.errs) {
+				t.Fatalf("%d violations", len(d.bad.GetFieldViolations()))
+			}
+			for i, v := range d.bad.GetFieldViolations() {
+				e := tt.errs[i]
+				if v.Field != fmt.Sprintf("configs[%q]", e.Config) || v.Reason != string(e.Err.Reason) || v.Description != e.Err.Message {
+					t.Errorf("violation %v", v)
+				}
+				if !strings.Contains(st.Message(), e.Err.Message) {
+					t.Errorf("message %q lacks %q", st.Message(), e.Err.Message)
+				}
+			}
+		})
+	}
+}
+
+// TestErrorsPage keeps docs/errors.md true: the same reasons, statuses and
+// retries in the same order.
+func TestErrorsPage(t *testing.T) {
+	f, err := os.Open("../../docs/errors.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var rows [][]string
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if line := lines.Text(); strings.HasPrefix(line, "| `") {
+			cells := strings.Split(strings.Trim(line, "|"), "|")
+			for i := range cells {
+				cells[i] = strings.Trim(cells[i], " `")
+			}
+			rows = append(rows, cells)
+		}
+	}
+	if len(rows) != len(statusTable) {
+		t.Fatalf("the page has %d reasons, the table %d", len(rows), len(statusTable))
+	}
+	for i, row := range statusTable {
+		code := strings.ToUpper(camelToSnake(row.code.String()))
+		again := map[bool]string{true: "yes", false: "no"}[row.retry > 0]
+		if got := rows[i][:3]; got[0] != string(row.reason) || got[1] != code || got[2] != again {
+			t.Errorf("row %d of the page says %v, the table %v %v %v", i+1, got, row.reason, code, again)
+		}
+	}
+}
+
+func camelToSnake(s string) string {
+	var b strings.Builder
+	for i, r := range s {
+		if i > 0 && 'A' <= r && r <= 'Z' {
+			b.WriteByte('_')
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
+}
