@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"golang.org/x/sync/errgroup"
@@ -19,20 +20,18 @@ func newGroup(ctx context.Context) *group {
 	return &group{ctx: ctx, eg: eg}
 }
 
-// run starts a part. Its error is named after it.
+// run starts a part. Its error is named after it, unless it says itself how the
+// command is to exit.
 func (g *group) run(name string, part func(context.Context) error) {
 	g.eg.Go(func() error {
-		if err := part(g.ctx); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+		err := part(g.ctx)
+		var coded *exitError
+		if err == nil || errors.As(err, &coded) {
+			return err
 		}
-		return nil
+		return &exitError{exitFailure, fmt.Errorf("%s: %w", name, err)}
 	})
 }
 
 // wait returns the first part's error when all have ended.
-func (g *group) wait() error {
-	if err := g.eg.Wait(); err != nil {
-		return &exitError{exitFailure, err}
-	}
-	return nil
-}
+func (g *group) wait() error { return g.eg.Wait() }

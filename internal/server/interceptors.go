@@ -41,6 +41,8 @@ var rules = map[string]rule{
 	"/grpc.health.v1.Health/List":                               anyPeer,
 	"/grpc.health.v1.Health/Watch":                              anyPeer,
 	"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": anyPeer,
+	// ghz and older tools still ask for v1alpha.
+	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": anyPeer,
 }
 
 const (
@@ -85,7 +87,7 @@ func (ic *interceptor) unary(ctx context.Context, req any, info *grpc.UnaryServe
 	if err != nil {
 		ic.log.WarnContext(ctx, "call refused", "method", info.FullMethod, "request_id", c.requestID,
 			"peer", c.who.PeerAddress, "error", err)
-		return nil, statusOf(err, c.requestID).Err()
+		return nil, refusal(err, c.requestID)
 	}
 	ctx, cancel := withReplyTime(context.WithValue(ctx, callKey{}, c))
 	defer cancel()
@@ -105,7 +107,7 @@ func (ic *interceptor) stream(srv any, ss grpc.ServerStream, info *grpc.StreamSe
 	}()
 	c.who, err = ic.admit(ss.Context(), info.FullMethod)
 	if err != nil {
-		return statusOf(err, c.requestID).Err()
+		return refusal(err, c.requestID)
 	}
 	return handler(srv, ss)
 }
@@ -132,8 +134,19 @@ func (ic *interceptor) admit(ctx context.Context, method string) (resolve.Caller
 		}
 		return who, nil
 	default:
-		return who, secret.Errorf(secret.ReasonAccessDenied, "nobody may call this method")
+		return who, errNoSuchMethod
 	}
+}
+
+// errNoSuchMethod is the answer to methods without a rule, served or not. Tools
+// rely on the code to try another version of reflection.
+var errNoSuchMethod = status.Error(codes.Unimplemented, "no such method; the broker serves secretbroker.v1.ResolverService")
+
+func refusal(err error, requestID string) error {
+	if errors.Is(err, errNoSuchMethod) {
+		return err
+	}
+	return statusOf(err, requestID).Err()
 }
 
 // panicked makes the answer to a call whose handler panicked. The panic's value
@@ -165,9 +178,4 @@ func earlier(a, b time.Time) time.Time {
 // id. It names a call and authorizes nothing.
 func newRequestID() string {
 	return fmt.Sprintf("%016x%016x", rand.Uint64(), rand.Uint64())
-}
-
-// unknownMethod answers calls of methods that are not registered.
-func unknownMethod(any, grpc.ServerStream) error {
-	return status.Error(codes.Unimplemented, "no such method; the broker serves secretbroker.v1.ResolverService")
 }

@@ -68,7 +68,7 @@ func New(cfg Config) (*Server, error) {
 		grpc.Creds(newCredentials(cfg.TLS)),
 		grpc.UnaryInterceptor(ic.unary),
 		grpc.StreamInterceptor(ic.stream),
-		grpc.UnknownServiceHandler(unknownMethod),
+		grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error { return errNoSuchMethod }),
 		grpc.MaxRecvMsgSize(maxMessageSize),
 		grpc.MaxHeaderListSize(maxHeaderListSize),
 		grpc.MaxConcurrentStreams(maxConcurrentStreams),
@@ -86,7 +86,7 @@ func New(cfg Config) (*Server, error) {
 	secretbrokerv1.RegisterResolverServiceServer(g, &resolverService{resolver: cfg.Resolver, log: cfg.Logger})
 	healthpb.RegisterHealthServer(g, s.health)
 	s.health.SetServingStatus(secretbrokerv1.ResolverService_ServiceDesc.ServiceName, healthpb.HealthCheckResponse_SERVING)
-	reflection.RegisterV1(g)
+	reflection.Register(g) // v1, and v1alpha beside it
 	for service, info := range g.GetServiceInfo() {
 		for _, m := range info.Methods {
 			if full := "/" + service + "/" + m.Name; ic.rules[full] == refused {

@@ -1,0 +1,197 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"text/template"
+
+	"github.com/spf13/cobra"
+
+	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/examples"
+	"github.com/secretbroker/secretbroker/internal/config"
+	"github.com/secretbroker/secretbroker/internal/connectorfile"
+	"github.com/secretbroker/secretbroker/internal/devmode"
+)
+
+// devFlags are the flags of "broker dev".
+type devFlags struct {
+	dir, listen, adminListen, vaultListen string
+	once                                  bool
+	logs                                  logFlags
+}
+
+func newDevCommand() *cobra.Command {
+	var flags devFlags
+	cmd := &cobra.Command{
+		Use:   "dev",
+		Short: "Run a broker with an embedded Key Vault, for trying out and development",
+		Long: `Run the ordinary broker on a sample configuration: an embedded Key Vault with
+sample secrets, throwaway certificates, and an integration that one of two sample
+workers may use. Everything lies in --dir as ordinary files; edit the integration
+or the secrets while it runs.
+
+With --once it resolves the sample connector configuration through a real call,
+prints what came back, values masked, and ends. It then runs in a temporary
+directory on free ports unless flags say otherwise.
+
+The embedded Key Vault is for development: never put a real secret into it.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runDev(cmd, flags) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&flags.dir, "dir", devmode.DefaultDir, "directory for the configuration, certificates and secrets")
+	f.StringVar(&flags.listen, "listen", devmode.DefaultListen, "address of the broker, gRPC")
+	f.StringVar(&flags.adminListen, "admin-listen", devmode.DefaultAdminListen, "address of the admin endpoint, HTTP")
+	f.StringVar(&flags.vaultListen, "vault-listen", "", "loopback address of the embedded Key Vault (default "+devmode.DefaultVaultListen+", or where the integration's file dials)")
+	f.BoolVar(&flags.once, "once", false, "resolve the sample connector once, print it and exit")
+	_ = cmd.MarkFlagDirname("dir") // the flag exists
+	flags.logs.register(cmd)
+	return cmd
+}
+
+func runDev(cmd *cobra.Command, flags devFlags) (err error) {
+	if flags.once {
+		cleanUp, err := forOnce(cmd, &flags)
+		if err != nil {
+			return &exitError{exitFailure, err}
+		}
+		defer cleanUp()
+	}
+	log, err := flags.logs.logger(cmd.ErrOrStderr())
+	if err != nil {
+		return err
+	}
+	env, err := devmode.Start(cmd.Context(), devmode.Options{
+		Dir:         flags.dir,
+		Listen:      flags.listen,
+		AdminListen: flags.adminListen,
+		VaultListen: flags.vaultListen,
+		Logger:      log,
+	})
+	if err != nil {
+		return &exitError{exitFailure, err}
+	}
+	defer closing(&err, env.Close)
+	cfg, err := config.Load(env.ConfigFile)
+	if err != nil {
+		return &exitError{exitUsage, err}
+	}
+
+	// From here on it is "broker serve"; what dev adds happens beside it, once
+	// the broker answers.
+	parts := newGroup(cmd.Context())
+	ready := make(chan listening, 1)
+	ctx, stop := context.WithCancel(parts.ctx)
+	defer stop()
+	parts.run("broker", func(context.Context) error {
+		return serve(ctx, cfg, log, func(l listening) { ready <- l })
+	})
+	parts.run("dev", func(ctx context.Context) error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case l := <-ready:
+			if !flags.once {
+				return printWelcome(cmd.OutOrStdout(), env, l)
+			}
+			defer stop()
+			return resolveSample(cmd, env, l)
+		}
+	})
+	return parts.wait()
+}
+
+// forOnce makes a single run independent of any other broker on the machine,
+// where the flags leave that open.
+func forOnce(cmd *cobra.Command, flags *devFlags) (cleanUp func(), err error) {
+	free := func(flag string, address *string) {
+		if !cmd.Flags().Changed(flag) {
+			*address = "127.0.0.1:0"
+		}
+	}
+	free("listen", &flags.listen)
+	free("admin-listen", &flags.adminListen)
+	free("vault-listen", &flags.vaultListen)
+	if !cmd.Flags().Changed("log-level") {
+		flags.logs.level = "warn"
+	}
+	if cmd.Flags().Changed("dir") {
+		return func() {}, nil
+	}
+	dir, err := os.MkdirTemp("", "secretbroker-")
+	if err != nil {
+		return nil, err
+	}
+	flags.dir = dir
+	return func() { _ = os.RemoveAll(dir) }, nil // the system cleans up as well
+}
+
+// resolveSample does what a connector runtime would do with the sample
+// connector's configuration.
+func resolveSample(cmd *cobra.Command, env *devmode.Environment, l listening) error {
+	data, err := examples.Files.ReadFile("sqlserver-cdc.json")
+	if err != nil {
+		return err
+	}
+	connector, err := connectorfile.Parse(data)
+	if err != nil {
+		return err
+	}
+	conn := connection{addr: l.addr.String(), ca: env.CAFile, cert: env.Worker.CertFile, key: env.Worker.KeyFile}
+	cl, err := conn.dial()
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	out := printer{output: "table"}
+	res, err := cl.Resolve(cmd.Context(), client.Request{
+		IntegrationID: connector.IntegrationID(),
+		Configs:       connector.Minimal(),
+		Connector:     connector.Name,
+	})
+	if err != nil {
+		return out.printError(cmd, err)
+	}
+	return out.printResponse(cmd, res)
+}
+
+var welcome = template.Must(template.New("welcome").Parse(`ready
+
+  broker          {{.Addr}} (gRPC, mutual TLS)
+  admin           http://{{.AdminAddr}}/readyz  /metrics
+  configuration   {{.Env.ConfigFile}}
+  integration     {{.Env.IntegrationFile}}  (edit it: grants take effect at once)
+  secrets         {{.Env.SecretsFile}}  (edit it: the next read sees the change)
+  audit           {{.Env.Dir}}/audit.jsonl
+  certificates    {{.Env.Worker.CertFile}} is granted, {{.Env.OtherWorker.CertFile}} is not
+
+Resolve the sample connector:
+  broker resolve --addr {{.Addr}} --ca {{.Env.CAFile}} --cert {{.Env.Worker.CertFile}} --key {{.Env.Worker.KeyFile}} --file examples/sqlserver-cdc.json
+  (without a built broker: go run ./cmd/broker resolve ...)
+
+With grpcurl:
+  grpcurl -cacert {{.Env.CAFile}} -cert {{.Env.Worker.CertFile}} -key {{.Env.Worker.KeyFile}} -d '{"integration_id":"{{.Env.IntegrationID}}","configs":{"database.password":"{{.Vault}}::sqlserver-db-secret::password"}}' {{.Addr}} secretbroker.v1.ResolverService/Resolve
+
+As a worker without a grant (denied):
+  grpcurl -cacert {{.Env.CAFile}} -cert {{.Env.OtherWorker.CertFile}} -key {{.Env.OtherWorker.KeyFile}} -d '{"integration_id":"{{.Env.IntegrationID}}","configs":{"database.password":"{{.Vault}}::sqlserver-db-secret::password"}}' {{.Addr}} secretbroker.v1.ResolverService/Resolve
+
+Under load, with ghz:
+  ghz --cacert {{.Env.CAFile}} --cert {{.Env.Worker.CertFile}} --key {{.Env.Worker.KeyFile}} --call secretbroker.v1.ResolverService.Resolve -d '{"integration_id":"{{.Env.IntegrationID}}","configs":{"database.password":"{{.Vault}}::sqlserver-db-secret::password"}}' -c 50 -n 20000 {{.Addr}}
+
+Stop with Ctrl-C.
+`))
+
+func printWelcome(w io.Writer, env *devmode.Environment, l listening) error {
+	if err := welcome.Execute(w, map[string]any{
+		"Env":       env,
+		"Addr":      l.addr.String(),
+		"AdminAddr": l.adminAddr.String(),
+		"Vault":     devmode.VaultURL,
+	}); err != nil {
+		return fmt.Errorf("print where everything is: %w", err)
+	}
+	return nil
+}

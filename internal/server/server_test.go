@@ -1,0 +1,501 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
+	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/resolve"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const granted = authz.Principal("spiffe://example.org/connect/worker-1")
+
+// fakeResolver answers the granted principal and records who asked.
+type fakeResolver struct {
+	mu   sync.Mutex
+	who  resolve.Caller
+	req  resolve.Request
+	ctx  context.Context
+	next func(ctx context.Context) (*resolve.Result, error)
+}
+
+func (f *fakeResolver) Resolve(ctx context.Context, who resolve.Caller, req resolve.Request) (*resolve.Result, error) {
+	f.mu.Lock()
+	f.who, f.req, f.ctx = who, req, ctx
+	next := f.next
+	f.mu.Unlock()
+	if next != nil {
+		return next(ctx)
+	}
+	if who.Principal != granted {
+		return nil, &resolve.Failure{Configs: []resolve.ConfigError{{Config: "p", Err: secret.Errorf(secret.ReasonAccessDenied, "no grant")}}}
+	}
+	now := time.Now()
+	return &resolve.Result{
+		Configs: []resolve.Resolved{{Config: "p", Value: secret.NewValue([]byte("the-value")), Version: "v1", FetchedAt: now, ExpiresAt: now.Add(time.Minute), Stale: true}},
+		Errors:  []resolve.ConfigError{{Config: "q", Err: secret.Errorf(secret.ReasonStoreThrottled, "wait").WithCause(errors.New("cause for the log"))}},
+	}, nil
+}
+
+// testServer is a listening Server.
+type testServer struct {
+	*Server
+	ca       *testCA
+	addr     string
+	resolver *fakeResolver
+	log      *safeBuffer
+	metrics  *prometheus.Registry
+}
+
+// safeBuffer is a log that the server writes while the test reads.
+type safeBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *safeBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *safeBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+func startServer(t *testing.T) *testServer {
+	t.Helper()
+	ts := &testServer{ca: newTestCA(t), resolver: &fakeResolver{}, log: &safeBuffer{}, metrics: prometheus.NewRegistry()}
+	certFile, keyFile, caFile := ts.ca.files(ts.ca.server())
+	tlsConfig, err := LoadTLS(certFile, keyFile, caFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ts.Server, err = New(Config{Resolver: ts.resolver, TLS: tlsConfig, Logger: slog.New(slog.NewTextHandler(ts.log, nil)), Metrics: ts.metrics})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ts.addr = l.Addr().String()
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		if err := ts.Serve(l); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		ts.Shutdown(ctx)
+		serving.Wait()
+	})
+	return ts
+}
+
+// dial connects with a certificate, or with none.
+func (ts *testServer) dial(t *testing.T, cert *tls.Certificate) *grpc.ClientConn {
+	t.Helper()
+	cfg := &tls.Config{RootCAs: ts.ca.pool(), MinVersion: tls.VersionTLS12}
+	if cert != nil {
+		cfg.Certificates = []tls.Certificate{*cert}
+	}
+	return ts.dialWith(t, credentials.NewTLS(cfg))
+}
+
+func (ts *testServer) dialWith(t *testing.T, creds credentials.TransportCredentials) *grpc.ClientConn {
+	t.Helper()
+	conn, err := grpc.NewClient("passthrough:///"+ts.addr, grpc.WithTransportCredentials(creds))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+func ask(t *testing.T, conn *grpc.ClientConn, req *secretbrokerv1.ResolveRequest) (*secretbrokerv1.ResolveResponse, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	return secretbrokerv1.NewResolverServiceClient(conn).Resolve(ctx, req)
+}
+
+// TestAuthorizationMatrix calls every method that the server serves as every
+// kind of caller. A method or a kind without an expectation fails it.
+func TestAuthorizationMatrix(t *testing.T) {
+	ts := startServer(t)
+	stranger := newTestCA(t)
+	callers := map[string]*tls.Certificate{
+		"without a certificate":         nil,
+		"of another CA":                 stranger.withURIs(string(granted)),
+		"with an expired certificate":   ts.ca.issue(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }),
+		"with a server certificate":     ts.ca.server(),
+		"without an identity":           ts.ca.issue(func(*x509.Certificate) {}),
+		"with two SPIFFE IDs":           ts.ca.withURIs(string(granted), "spiffe://example.org/connect/worker-2"),
+		"with several DNS names":        ts.ca.withDNS("a.example.org", "b.example.org"),
+		"without a grant":               ts.ca.withURIs("spiffe://example.org/elsewhere"),
+		"known by DNS, without a grant": ts.ca.withDNS("worker.example.org"),
+		"granted":                       ts.ca.withURIs(string(granted)),
+	}
+	// What the wire says to each kind of caller. "refused" callers do not get
+	// through the handshake.
+	const refusedCode = codes.Unavailable
+	refusedCallers := map[string]bool{
+		"without a certificate": true, "of another CA": true, "with an expired certificate": true, "with a server certificate": true,
+	}
+	unidentified := map[string]bool{"without an identity": true, "with two SPIFFE IDs": true, "with several DNS names": true}
+	anybody := func(string) codes.Code { return codes.OK }
+	// Reflection's own answer to an empty question: it was reached.
+	reflected := func(string) codes.Code { return codes.InvalidArgument }
+	want := map[string]func(caller string) codes.Code{
+		"/secretbroker.v1.ResolverService/Resolve": func(caller string) codes.Code {
+			switch {
+			case unidentified[caller]:
+				return codes.Unauthenticated
+			case caller == "granted":
+				return codes.OK
+			default:
+				return codes.PermissionDenied
+			}
+		},
+		"/grpc.health.v1.Health/Check":                                   anybody,
+		"/grpc.health.v1.Health/List":                                    anybody,
+		"/grpc.health.v1.Health/Watch":                                   anybody,
+		"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      reflected,
+		"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": reflected,
+		"/secretbroker.v1.ResolverService/NoSuchMethod":                  func(string) codes.Code { return codes.Unimplemented },
+		"/secretbroker.v1.NoSuchService/Resolve":                         func(string) codes.Code { return codes.Unimplemented },
+	}
+	methods := map[string]bool{"/secretbroker.v1.ResolverService/NoSuchMethod": false, "/secretbroker.v1.NoSuchService/Resolve": false}
+	for service, info := range ts.grpc.GetServiceInfo() {
+		for _, m := range info.Methods {
+			methods["/"+service+"/"+m.Name] = m.IsServerStream
+		}
+	}
+	for method := range want {
+		if _, ok := methods[method]; !ok {
+			t.Errorf("%s is expected and not served", method)
+		}
+	}
+	for caller, cert := range callers {
+		conn := ts.dial(t, cert)
+		for method, streaming := range methods {
+			t.Run(strings.TrimPrefix(method, "/")+" "+caller, func(t *testing.T) {
+				expect, ok := want[method]
+				if !ok {
+					t.Fatal("a method that nobody wrote an expectation for")
+				}
+				code := expect(caller)
+				if refusedCallers[caller] {
+					code = refusedCode
+				}
+				if got := status.Code(callAny(t, conn, method, streaming)); got != code {
+					t.Errorf("got %v, want %v", got, code)
+				}
+			})
+		}
+	}
+}
+
+// callAny calls a method with an empty message and takes one answer.
+func callAny(t *testing.T, conn *grpc.ClientConn, method string, streaming bool) error {
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if !streaming {
+		return conn.Invoke(ctx, method, &secretbrokerv1.ResolveRequest{}, &secretbrokerv1.ResolveResponse{})
+	}
+	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, method)
+	if err != nil {
+		return err
+	}
+	if err := stream.SendMsg(&healthpb.HealthCheckRequest{}); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if err := stream.CloseSend(); err != nil {
+		return err
+	}
+	err = stream.RecvMsg(&healthpb.HealthCheckResponse{})
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+func TestTLSPolicy(t *testing.T) {
+	ts := startServer(t)
+	cert := *ts.ca.withURIs(string(granted))
+	tests := map[string]struct {
+		creds credentials.TransportCredentials
+		ok    bool
+	}{
+		"TLS 1.3":   {credentials.NewTLS(&tls.Config{RootCAs: ts.ca.pool(), Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13}), true},
+		"TLS 1.2":   {credentials.NewTLS(&tls.Config{RootCAs: ts.ca.pool(), Certificates: []tls.Certificate{cert}, MaxVersion: tls.VersionTLS12}), false},
+		"plaintext": {insecure.NewCredentials(), false},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			_, err := ask(t, ts.dialWith(t, tt.creds), &secretbrokerv1.ResolveRequest{})
+			if (err == nil) != tt.ok {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+	t.Run("no ALPN", func(t *testing.T) {
+		conn, err := tls.Dial("tcp", ts.addr, &tls.Config{RootCAs: ts.ca.pool(), Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13})
+		if err != nil {
+			return // refused in the handshake, as it should be
+		}
+		defer conn.Close()
+		if _, err := conn.Read(make([]byte, 1)); err == nil {
+			t.Error("a client without ALPN was let in")
+		}
+	})
+}
+
+func TestNewRefusesWeakTLS(t *testing.T) {
+	ca := newTestCA(t)
+	good := func() *tls.Config {
+		return &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{*ca.server()}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: ca.pool()}
+	}
+	for name, weaken := range map[string]func(*tls.Config) *tls.Config{
+		"none":                       func(*tls.Config) *tls.Config { return nil },
+		"no client CA":               func(c *tls.Config) *tls.Config { c.ClientCAs = nil; return c },
+		"client certificates asked":  func(c *tls.Config) *tls.Config { c.ClientAuth = tls.RequestClientCert; return c },
+		"client certificates if any": func(c *tls.Config) *tls.Config { c.ClientAuth = tls.VerifyClientCertIfGiven; return c },
+		"TLS 1.2":                    func(c *tls.Config) *tls.Config { c.MinVersion = tls.VersionTLS12; return c },
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := New(Config{Resolver: &fakeResolver{}, TLS: weaken(good()), Logger: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()}); err == nil {
+				t.Error("accepted")
+			}
+		})
+	}
+}
+
+func TestResolveOverTheWire(t *testing.T) {
+	ts := startServer(t)
+	conn := ts.dial(t, ts.ca.withURIs(string(granted)))
+	res, err := ask(t, conn, &secretbrokerv1.ResolveRequest{
+		IntegrationId: "cspi", Configs: map[string]string{"p": "ref"}, MaxAge: durationpb.New(0), AllowPartial: true, Connector: "c1",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := res.GetConfigs()["p"]
+	if got.GetValue() != "the-value" || got.GetVersion() != "v1" || !got.GetStale() || !got.GetExpireTime().AsTime().After(got.GetFetchTime().AsTime()) {
+		t.Errorf("got %v", got)
+	}
+	if e := res.GetErrors()["q"]; e.GetReason() != "STORE_THROTTLED" || e.GetRetryDelay().AsDuration() != time.Second {
+		t.Errorf("got %v", e)
+	}
+	ts.resolver.mu.Lock()
+	who, req := ts.resolver.who, ts.resolver.req
+	_, hasDeadline := ts.resolver.ctx.Deadline()
+	ts.resolver.mu.Unlock()
+	if who.Principal != granted || who.CertificateSerial != "abc" || who.PeerAddress == "" {
+		t.Errorf("caller %+v", who)
+	}
+	if req.ID != res.GetRequestId() || len(req.ID) != 32 || req.IntegrationID != "cspi" || req.MaxAge == nil || *req.MaxAge != 0 || !req.AllowPartial || req.Connector != "c1" || !hasDeadline {
+		t.Errorf("request %+v", req)
+	}
+	if log := ts.log.String(); !strings.Contains(log, "cause for the log") || !strings.Contains(log, req.ID) || strings.Contains(log, "the-value") {
+		t.Errorf("log: %s", log)
+	}
+}
+
+func TestInvalidMaxAge(t *testing.T) {
+	ts := startServer(t)
+	_, err := ask(t, ts.dial(t, ts.ca.withURIs(string(granted))), &secretbrokerv1.ResolveRequest{MaxAge: &durationpb.Duration{Seconds: 1 << 60}})
+	if status.Code(err) != codes.InvalidArgument {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestPanicIsInternalAndSilent(t *testing.T) {
+	ts := startServer(t)
+	ts.resolver.next = func(context.Context) (*resolve.Result, error) { panic("canary") }
+	conn := ts.dial(t, ts.ca.withURIs(string(granted)))
+	for range 2 { // the server lives on
+		_, err := ask(t, conn, &secretbrokerv1.ResolveRequest{})
+		if status.Code(err) != codes.Internal || strings.Contains(err.Error(), "canary") {
+			t.Errorf("got %v", err)
+		}
+	}
+	if log := ts.log.String(); !strings.Contains(log, "panic") || strings.Contains(log, "canary") {
+		t.Errorf("log: %s", log)
+	}
+}
+
+// TestReplyBeforeTheDeadline: a caller hears why there is no value, instead of
+// nothing but its own deadline.
+func TestReplyBeforeTheDeadline(t *testing.T) {
+	ts := startServer(t)
+	ts.resolver.next = func(ctx context.Context) (*resolve.Result, error) {
+		<-ctx.Done()
+		return nil, secret.Errorf(secret.ReasonStoreUnavailable, "the store is slow").WithCause(ctx.Err())
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	_, err := secretbrokerv1.NewResolverServiceClient(ts.dial(t, ts.ca.withURIs(string(granted)))).Resolve(ctx, &secretbrokerv1.ResolveRequest{})
+	if status.Code(err) != codes.Unavailable {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestMessageSizeLimit(t *testing.T) {
+	ts := startServer(t)
+	_, err := ask(t, ts.dial(t, ts.ca.withURIs(string(granted))), &secretbrokerv1.ResolveRequest{Connector: strings.Repeat("x", maxMessageSize+1)})
+	if status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestShutdown: calls under way finish, and health says where to go meanwhile.
+func TestShutdown(t *testing.T) {
+	ts := startServer(t)
+	begun, finish := make(chan struct{}), make(chan struct{})
+	ts.resolver.next = func(context.Context) (*resolve.Result, error) {
+		close(begun)
+		<-finish
+		return &resolve.Result{}, nil
+	}
+	conn := ts.dial(t, ts.ca.withURIs(string(granted)))
+	watch, err := healthpb.NewHealthClient(conn).Watch(t.Context(), &healthpb.HealthCheckRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res, err := watch.Recv(); err != nil || res.GetStatus() != healthpb.HealthCheckResponse_SERVING {
+		t.Fatalf("health %v, %v", res, err)
+	}
+	answered := make(chan error, 1)
+	go func() {
+		_, err := ask(t, conn, &secretbrokerv1.ResolveRequest{})
+		answered <- err
+	}()
+	<-begun
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	down := make(chan struct{})
+	go func() { ts.Shutdown(ctx); close(down) }()
+	if res, err := watch.Recv(); err != nil || res.GetStatus() != healthpb.HealthCheckResponse_NOT_SERVING {
+		t.Errorf("health %v, %v", res, err)
+	}
+	close(finish)
+	if err := <-answered; err != nil {
+		t.Errorf("a call under way was lost: %v", err)
+	}
+	cancel() // the health watch would otherwise hold it up
+	<-down
+}
+
+func TestLoadTLS(t *testing.T) {
+	ca := newTestCA(t)
+	cert, key, caFile := ca.files(ca.server())
+	_, otherKey, _ := ca.files(ca.server())
+	expiredCert, expiredKey, _ := ca.files(ca.issue(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }))
+	for name, files := range map[string][3]string{
+		"no certificate":           {"", key, caFile},
+		"no key":                   {cert, "", caFile},
+		"no client CA":             {cert, key, ""},
+		"a key of another":         {cert, otherKey, caFile},
+		"a client CA that is none": {cert, key, key},
+		"expired":                  {expiredCert, expiredKey, caFile},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if cfg, err := LoadTLS(files[0], files[1], files[2]); err == nil || cfg != nil {
+				t.Errorf("got %v, %v", cfg, err)
+			} else if strings.Contains(err.Error(), "PRIVATE") {
+				t.Errorf("the error holds key material: %v", err)
+			}
+		})
+	}
+}
+
+func TestPrincipalOf(t *testing.T) {
+	ca := newTestCA(t)
+	tests := map[string]struct {
+		cert *tls.Certificate
+		want authz.Principal
+	}{
+		"a SPIFFE ID":                    {ca.withURIs("spiffe://example.org/connect/a"), "spiffe://example.org/connect/a"},
+		"a SPIFFE ID beside another URI": {ca.withURIs("https://example.org", "spiffe://example.org/a"), ""},
+		"another URI":                    {ca.withURIs("https://example.org"), ""},
+		"a trust domain":                 {ca.withURIs("spiffe://example.org"), ""},
+		"a SPIFFE ID with a query":       {ca.withURIs("spiffe://example.org/a?b"), ""},
+		"a SPIFFE ID with a port":        {ca.withURIs("spiffe://example.org:1/a"), ""},
+		"one DNS name":                   {ca.withDNS("Worker.Example.org"), "dns:worker.example.org"},
+		"a wildcard":                     {ca.withDNS("*.example.org"), ""},
+		"a broken SPIFFE ID and a DNS name": {ca.issue(func(c *x509.Certificate) {
+			c.URIs = ca.withURIs("spiffe://example.org").Leaf.URIs
+			c.DNSNames = []string{"a.example.org"}
+		}), ""},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			got, problem := principalOf(tt.cert.Leaf)
+			if got != tt.want || (got == "") == (problem == "") {
+				t.Errorf("got %q, %q", got, problem)
+			}
+		})
+	}
+}
+
+func TestAdmin(t *testing.T) {
+	readiness := &Readiness{Problems: func() []Problem { return []Problem{{Component: "integrations", Text: "one is broken"}} }}
+	reg := prometheus.NewRegistry()
+	newCallMetrics(reg).observe("/a/b", codes.OK, time.Second)
+	admin := NewAdmin(readiness, reg)
+	get := func(path string) (int, string) {
+		w := httptest.NewRecorder()
+		admin.Handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+		return w.Code, w.Body.String()
+	}
+	if code, body := get("/healthz"); code != 200 || body != "ok\n" {
+		t.Errorf("healthz %d %q", code, body)
+	}
+	if code, body := get("/readyz"); code != 503 || !strings.Contains(body, "not ready") {
+		t.Errorf("readyz %d %q", code, body)
+	}
+	readiness.Set(true)
+	if code, body := get("/readyz"); code != 200 || !strings.Contains(body, "one is broken") {
+		t.Errorf("readyz %d %q", code, body)
+	}
+	if code, body := get("/metrics"); code != 200 || !strings.Contains(body, `secretbroker_grpc_calls_total{code="OK",method="a/b"} 1`) {
+		t.Errorf("metrics %d %q", code, body)
+	}
+	for _, path := range []string{"/", "/debug/pprof/", "/debug/vars"} {
+		if code, _ := get(path); code != 404 {
+			t.Errorf("%s is served: %d", path, code)
+		}
+	}
+}
