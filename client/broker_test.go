@@ -1,0 +1,281 @@
+package client_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"log/slog"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	"github.com/secretbroker/secretbroker/client"
+	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// must is for the making of certificates, which fails only if the test is wrong.
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// ca is a certificate authority of one test.
+type ca struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+func newCA(name string) *ca {
+	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	tmpl := &x509.Certificate{
+		SerialNumber:          big.NewInt(1),
+		Subject:               pkix.Name{CommonName: name},
+		NotBefore:             time.Now().Add(-time.Hour),
+		NotAfter:              time.Now().Add(time.Hour),
+		IsCA:                  true,
+		BasicConstraintsValid: true,
+		KeyUsage:              x509.KeyUsageCertSign,
+	}
+	der := must(x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key))
+	return &ca{cert: must(x509.ParseCertificate(der)), key: key}
+}
+
+func (c *ca) pem() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.cert.Raw})
+}
+
+func (c *ca) pool() *x509.CertPool {
+	p := x509.NewCertPool()
+	p.AddCert(c.cert)
+	return p
+}
+
+// issue makes a certificate for name, and for 127.0.0.1 if name is empty.
+func (c *ca) issue(name string, notAfter time.Time) (certPEM, keyPEM []byte) {
+	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	tmpl := &x509.Certificate{
+		SerialNumber: must(rand.Int(rand.Reader, big.NewInt(1<<62))),
+		NotBefore:    time.Now().Add(-2 * time.Hour),
+		NotAfter:     notAfter,
+		KeyUsage:     x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	if name == "" {
+		tmpl.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)}
+	} else {
+		tmpl.DNSNames = []string{name}
+	}
+	der := must(x509.CreateCertificate(rand.Reader, tmpl, c.cert, key.Public(), c.key))
+	keyDER := must(x509.MarshalPKCS8PrivateKey(key))
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
+}
+
+func inAnHour() time.Time { return time.Now().Add(time.Hour) }
+
+// broker is a ResolverService behind real mutual TLS. What it answers and which
+// certificates it has can be changed while it runs.
+type broker struct {
+	secretbrokerv1.UnimplementedResolverServiceServer
+
+	addr   string
+	server *grpc.Server
+	done   chan struct{}
+	tls    atomic.Pointer[tls.Config]
+	answer atomic.Pointer[answerFunc]
+	calls  atomic.Int32
+
+	mu    sync.Mutex
+	conns []net.Conn // every connection there ever was
+}
+
+type answerFunc func(context.Context, *secretbrokerv1.ResolveRequest) (*secretbrokerv1.ResolveResponse, error)
+
+// startBroker starts a broker for 127.0.0.1 with a certificate of authority,
+// which it also expects of its clients. The caller stops it.
+func startBroker(authority *ca, answer answerFunc) *broker {
+	lis := must(net.Listen("tcp", "127.0.0.1:0"))
+	b := &broker{addr: lis.Addr().String(), done: make(chan struct{})}
+	b.setTLS(authority, authority, "", inAnHour())
+	b.setAnswer(answer)
+	b.server = grpc.NewServer(
+		grpc.Creds(credentials.NewTLS(&tls.Config{
+			MinVersion:         tls.VersionTLS12,
+			GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return b.tls.Load(), nil },
+		})),
+		grpc.MaxSendMsgSize(64<<20),
+	)
+	secretbrokerv1.RegisterResolverServiceServer(b.server, b)
+	go func() {
+		defer close(b.done)
+		_ = b.server.Serve(&listener{Listener: lis, b: b})
+	}()
+	return b
+}
+
+func (b *broker) stop() {
+	b.server.Stop()
+	<-b.done
+}
+
+// setTLS has new connections use a certificate of own for name (see issue) and
+// expect the client's to be of clients.
+func (b *broker) setTLS(own, clients *ca, name string, notAfter time.Time) {
+	certPEM, keyPEM := own.issue(name, notAfter)
+	b.tls.Store(&tls.Config{
+		MinVersion:   tls.VersionTLS12,
+		Certificates: []tls.Certificate{must(tls.X509KeyPair(certPEM, keyPEM))},
+		ClientAuth:   tls.RequireAndVerifyClientCert,
+		ClientCAs:    clients.pool(),
+	})
+}
+
+func (b *broker) setAnswer(f answerFunc) { b.answer.Store(&f) }
+
+func (b *broker) Resolve(ctx context.Context, in *secretbrokerv1.ResolveRequest) (*secretbrokerv1.ResolveResponse, error) {
+	b.calls.Add(1)
+	return (*b.answer.Load())(ctx, in)
+}
+
+// connections returns how many there have been.
+func (b *broker) connections() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.conns)
+}
+
+// drop closes all connections.
+func (b *broker) drop() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, c := range b.conns {
+		_ = c.Close()
+	}
+}
+
+type listener struct {
+	net.Listener
+	b *broker
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err == nil {
+		l.b.mu.Lock()
+		l.b.conns = append(l.b.conns, c)
+		l.b.mu.Unlock()
+	}
+	return c, err
+}
+
+// setup is a broker, a CA and a client's files that go together.
+type setup struct {
+	*broker
+	ca  *ca
+	cfg client.Config
+	log *lockedBuffer // what the client logs
+}
+
+func newSetup(t *testing.T, answer answerFunc) *setup {
+	t.Helper()
+	authority := newCA("test CA")
+	b := startBroker(authority, answer)
+	t.Cleanup(b.stop)
+	s := &setup{broker: b, ca: authority, log: &lockedBuffer{}}
+	s.cfg = writeConfig(t.TempDir(), b.addr, authority, "worker-1.test")
+	s.cfg.Logger = slog.New(slog.NewTextHandler(s.log, nil))
+	return s
+}
+
+// writeConfig writes a client's files to dir.
+func writeConfig(dir, addr string, authority *ca, name string) client.Config {
+	cfg := client.Config{
+		Addr:     addr,
+		CAFile:   filepath.Join(dir, "ca.pem"),
+		CertFile: filepath.Join(dir, "tls.pem"),
+		KeyFile:  filepath.Join(dir, "tls-key.pem"),
+	}
+	certPEM, keyPEM := authority.issue(name, inAnHour())
+	write(cfg.CAFile, authority.pem())
+	write(cfg.CertFile, certPEM)
+	write(cfg.KeyFile, keyPEM)
+	return cfg
+}
+
+func write(path string, b []byte) {
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		panic(err)
+	}
+}
+
+// client makes a client that does not wait between attempts, and the list of
+// the waits it was to make.
+func (s *setup) client(t *testing.T) (*client.Client, *[]time.Duration) {
+	t.Helper()
+	c := s.waitingClient(t)
+	waits := &[]time.Duration{}
+	c.SetWait(func(ctx context.Context, d time.Duration) error {
+		*waits = append(*waits, d)
+		return ctx.Err()
+	})
+	return c, waits
+}
+
+// waitingClient makes a client that does wait.
+func (s *setup) waitingClient(t *testing.T) *client.Client {
+	t.Helper()
+	c, err := client.New(s.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// echo answers every config with its own reference.
+func echo(_ context.Context, in *secretbrokerv1.ResolveRequest) (*secretbrokerv1.ResolveResponse, error) {
+	out := &secretbrokerv1.ResolveResponse{RequestId: "req-1", Configs: map[string]*secretbrokerv1.ResolvedConfig{}}
+	for name, ref := range in.GetConfigs() {
+		out.Configs[name] = &secretbrokerv1.ResolvedConfig{Value: ref, Version: "v1"}
+	}
+	return out, nil
+}
+
+var request = client.Request{IntegrationID: "prod", Configs: map[string]string{"database.password": "a reference"}}
+
+// lockedBuffer is a bytes.Buffer for one writer and a reader at the same time.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}

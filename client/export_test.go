@@ -1,0 +1,12 @@
+package client
+
+import (
+	"context"
+	"time"
+)
+
+// SetWait replaces the waits between attempts.
+func (c *Client) SetWait(wait func(context.Context, time.Duration) error) { c.wait = wait }
+
+// Sleep is the wait that New sets.
+var Sleep = sleep

@@ -1,0 +1,89 @@
+package client_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/gob"
+	"encoding/json"
+	"encoding/xml"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/secretbroker/secretbroker/client"
+	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
+)
+
+// However a Value, or anything that holds one, is printed, the secret is not in
+// the output; only Reveal gives it away.
+func TestValueIsUnprintable(t *testing.T) {
+	t.Parallel()
+	const text = "hunter2-tops3cret"
+	s := newSetup(t, func(context.Context, *secretbrokerv1.ResolveRequest) (*secretbrokerv1.ResolveResponse, error) {
+		return &secretbrokerv1.ResolveResponse{Configs: map[string]*secretbrokerv1.ResolvedConfig{"a": {Value: text}}}, nil
+	})
+	c, _ := s.client(t)
+	res, err := c.Resolve(t.Context(), request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := res.Values["a"]
+	if v.Reveal() != text {
+		t.Fatal("Reveal does not give the secret")
+	}
+
+	holders := map[string]any{
+		"value": v, "pointer": &v, "response": *res, "response pointer": res, "map": res.Values,
+		"exported field":   struct{ V client.Value }{v},
+		"unexported field": struct{ v client.Value }{v},
+		"slice":            []any{v},
+	}
+	leaks := func(how, out string) {
+		t.Helper()
+		// %x and %d print bytes in other forms.
+		decimal := strings.Trim(fmt.Sprintf("%d", []byte(text)), "[]")
+		for _, form := range []string{text, fmt.Sprintf("%x", text), fmt.Sprintf("%X", text), decimal} {
+			if strings.Contains(out, form) {
+				t.Errorf("%s shows the secret", how)
+			}
+		}
+	}
+	for name, h := range holders {
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%o", "%t"} {
+			leaks(name+" with "+verb, fmt.Sprintf(verb, h))
+		}
+		b, err := json.Marshal(h)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		leaks(name+" as JSON", string(b))
+		for kind, handler := range map[string]func(*bytes.Buffer) slog.Handler{
+			"text": func(b *bytes.Buffer) slog.Handler { return slog.NewTextHandler(b, nil) },
+			"JSON": func(b *bytes.Buffer) slog.Handler { return slog.NewJSONHandler(b, nil) },
+		} {
+			var buf bytes.Buffer
+			slog.New(handler(&buf)).Info("x", "v", h)
+			leaks(name+" in slog "+kind, buf.String())
+		}
+	}
+	var buf bytes.Buffer
+	_ = xml.NewEncoder(&buf).Encode(v)
+	_ = gob.NewEncoder(&buf).Encode(v)
+	leaks("XML and gob", buf.String())
+
+	// Not merely absent: recognisably left out.
+	for how, out := range map[string]string{
+		"%v": fmt.Sprintf("%v", v), "%+v": fmt.Sprintf("%+v", v), "%#v": fmt.Sprintf("%#v", v), "%s": v.String(),
+	} {
+		if out != "[REDACTED]" {
+			t.Errorf("%s prints %q", how, out)
+		}
+	}
+	if b, _ := json.Marshal(v); string(b) != `"[REDACTED]"` {
+		t.Errorf("JSON is %s", b)
+	}
+	if (client.Value{}).Reveal() != "" || (client.Value{}).String() != "[REDACTED]" {
+		t.Error("the zero Value is not empty")
+	}
+}
