@@ -89,6 +89,7 @@ Begin with:  broker dev`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.AddCommand(newServeCommand(), newDevCommand(), newResolveCommand(), newValidateCommand())
 	return root

@@ -1,0 +1,158 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/config"
+	"github.com/secretbroker/secretbroker/internal/devmode"
+)
+
+// broker is a whole broker under test: the ordinary wiring over real TLS, on
+// development mode's configuration and embedded Key Vault.
+type broker struct {
+	*devmode.Environment
+	addr, admin string
+	log         *syncBuffer
+	stop        func() error
+}
+
+// syncBuffer is a log that is written while a test reads it.
+type syncBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// startBroker starts a broker in dir. change, if not nil, may edit the files
+// before it starts.
+func startBroker(ctx context.Context, dir string, change func(*devmode.Environment) error) (*broker, error) {
+	b := &broker{log: &syncBuffer{}}
+	log := slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	env, err := devmode.Start(ctx, devmode.Options{
+		Dir: dir, Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", VaultListen: "127.0.0.1:0", Logger: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	b.Environment = env
+	if change != nil {
+		if err := change(env); err != nil {
+			return nil, errors.Join(err, env.Close())
+		}
+	}
+	cfg, err := config.Load(env.ConfigFile)
+	if err != nil {
+		return nil, errors.Join(err, env.Close())
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	ready, ended := make(chan listening, 1), make(chan error, 1)
+	go func() { ended <- serve(ctx, cfg, log, func(l listening) { ready <- l }) }()
+	b.stop = sync.OnceValue(func() error {
+		cancel()
+		return errors.Join(<-ended, env.Close())
+	})
+	select {
+	case l := <-ready:
+		b.addr, b.admin = l.addr.String(), l.adminAddr.String()
+		return b, nil
+	case err := <-ended:
+		cancel()
+		return nil, errors.Join(err, env.Close())
+	}
+}
+
+// newBroker starts a broker for one test.
+func newBroker(t *testing.T, change func(*devmode.Environment) error) *broker {
+	t.Helper()
+	b, err := startBroker(context.Background(), t.TempDir(), change)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := b.stop(); err != nil {
+			t.Errorf("stop: %v", err)
+		}
+	})
+	return b
+}
+
+// as returns a client with that identity that tries everything once.
+func (b *broker) as(t *testing.T, who devmode.Identity) *client.Client {
+	t.Helper()
+	c, err := client.New(client.Config{Addr: b.addr, CAFile: b.CAFile, CertFile: who.CertFile, KeyFile: who.KeyFile, MaxAttempts: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// edit replaces text in a file the way an editor does: write beside, rename.
+func edit(file, old, replacement string) error {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	if !strings.Contains(string(data), old) {
+		return errors.New(file + " does not contain " + old)
+	}
+	return replace(file, strings.Replace(string(data), old, replacement, 1))
+}
+
+func replace(file, content string) error {
+	temp := filepath.Join(filepath.Dir(file), ".new-"+filepath.Base(file))
+	if err := os.WriteFile(temp, []byte(content), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(temp, file)
+}
+
+// auditText returns the audit log's text.
+func (b *broker) auditText(t *testing.T) string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(b.Dir, "audit.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+// get reads a page of the admin endpoint.
+func (b *broker) get(t *testing.T, path string) string {
+	t.Helper()
+	conn, err := net.Dial("tcp", b.admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "GET "+path+" HTTP/1.0\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(body)
+}

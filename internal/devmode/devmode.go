@@ -1,0 +1,230 @@
+package devmode
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/devmode/keyvault"
+)
+
+// What the samples are called.
+const (
+	IntegrationID = "cspi-sqlserver"
+	VaultURL      = "https://" + sampleVaultHost
+
+	sampleVaultHost = "your-key-vault-name.vault.azure.net"
+	tenantID        = "8d3f6a52-1c0b-4a7e-9f25-6b1e0c9d4a10"
+	clientID        = "c2a97b14-5e6d-4f38-8b0a-73d5e1f2a649"
+)
+
+// Where things are when Options says nothing else.
+const (
+	DefaultDir         = ".secretbroker"
+	DefaultListen      = "127.0.0.1:8443"
+	DefaultAdminListen = "127.0.0.1:8081"
+	DefaultVaultListen = "127.0.0.1:8444"
+)
+
+// closeTimeout bounds how long Close waits for requests under way.
+const closeTimeout = time.Second
+
+// Options says what Start makes. The zero Options is useful.
+type Options struct {
+	// Dir is the folder for all files; DefaultDir if empty. It is created for
+	// its owner alone (0700); the rights of an existing one are left alone.
+	Dir string
+	// Listen and AdminListen are the broker's own addresses, written to
+	// broker.yaml; DefaultListen and DefaultAdminListen if empty.
+	Listen, AdminListen string
+	// VaultListen is the loopback address of the embedded Key Vault. Empty or
+	// with port 0, it is the one that an existing integration file dials; else
+	// DefaultVaultListen, or a free port.
+	VaultListen string
+	// Logger hears of the embedded Key Vault. Nil is silent.
+	Logger *slog.Logger
+	// Now is the clock for the certificates and the Key Vault's tokens. Nil is
+	// time.Now.
+	Now func() time.Time
+}
+
+// Identity is a client certificate of the throwaway CA, as files.
+type Identity struct {
+	CertFile, KeyFile string
+	// ID is the SPIFFE ID in the certificate.
+	ID string
+}
+
+// Environment is what Start made. Its fields are paths, made of Options.Dir, and
+// addresses; they are not to be changed.
+type Environment struct {
+	Dir string
+	// ConfigFile is broker.yaml. It is written anew by every Start.
+	ConfigFile string
+	// IntegrationID is that of IntegrationFile, a file that is written once and
+	// then the user's.
+	IntegrationID, IntegrationFile string
+	// SecretsFile holds the embedded Key Vault's content. It is written once and
+	// then the user's, to be edited at any time.
+	SecretsFile string
+	// ClientSecretFile is the broker's credential for the embedded Key Vault,
+	// another one after every Start.
+	ClientSecretFile string
+	// CAFile has the root of the broker's and its clients' certificates,
+	// KeyVaultCAFile that of the embedded Key Vault.
+	CAFile, KeyVaultCAFile string
+	// ServerCertFile and ServerKeyFile are the broker's own, for localhost and
+	// the loopback addresses.
+	ServerCertFile, ServerKeyFile string
+	// Worker may read the samples, OtherWorker and Auditor are granted nothing.
+	Worker, OtherWorker, Auditor Identity
+	// Listen and AdminListen stand in ConfigFile. VaultListen is where the
+	// embedded Key Vault really listens.
+	Listen, AdminListen, VaultListen string
+	// KeyVault is the embedded Key Vault, for its counter of reads.
+	KeyVault *keyvault.Server
+
+	http   *http.Server
+	cancel context.CancelFunc
+	served chan struct{} // closed when the serving goroutine has ended
+}
+
+// Start writes the folder and serves the embedded Key Vault until Close. ctx
+// bounds Start alone.
+//
+// A failing Start leaves nothing running. The address is taken before anything
+// is written, so that a second Start on the folder of a running one fails
+// without replacing its certificates.
+func Start(ctx context.Context, opts Options) (*Environment, error) {
+	if err := ctx.Err(); err != nil { // listening on an IP address does not look
+		return nil, fmt.Errorf("devmode: %w", err)
+	}
+	opts = opts.withDefaults()
+	env := newEnvironment(opts)
+	ln, err := env.listen(ctx, opts.VaultListen)
+	if err != nil {
+		return nil, fmt.Errorf("devmode: %w", err)
+	}
+	env.VaultListen = ln.Addr().String()
+	if err := env.prepare(opts, ln); err != nil {
+		return nil, fmt.Errorf("devmode: %w", errors.Join(err, ln.Close()))
+	}
+	return env, nil
+}
+
+// prepare writes the files and starts to serve. It fails only before the latter.
+func (env *Environment) prepare(opts Options, ln net.Listener) error {
+	if err := os.MkdirAll(filepath.Dir(env.IntegrationFile), 0o700); err != nil {
+		return err
+	}
+	vaultCert, err := env.writeCertificates(opts.Now())
+	if err != nil {
+		return err
+	}
+	clientSecret := rand.Text() + rand.Text()
+	if err := env.writeSettings(clientSecret); err != nil {
+		return err
+	}
+	env.KeyVault, err = keyvault.New(keyvault.Config{
+		SecretsFile:  env.SecretsFile,
+		Logger:       opts.Logger,
+		Now:          opts.Now,
+		TenantID:     tenantID,
+		ClientID:     clientID,
+		ClientSecret: clientSecret,
+	})
+	if err != nil {
+		return err
+	}
+	env.serve(ln, vaultCert, opts.Logger)
+	return nil
+}
+
+func (env *Environment) serve(ln net.Listener, cert tls.Certificate, log *slog.Logger) {
+	base, cancel := context.WithCancel(context.Background())
+	env.cancel = cancel
+	env.served = make(chan struct{})
+	env.http = &http.Server{
+		Handler:           env.KeyVault,
+		TLSConfig:         &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12},
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		BaseContext:       func(net.Listener) context.Context { return base },
+	}
+	go func() {
+		defer close(env.served)
+		if err := env.http.ServeTLS(ln, "", ""); !errors.Is(err, http.ErrServerClosed) {
+			log.Error("the embedded Key Vault stopped; start again", "error", err)
+		}
+	}()
+}
+
+// Close stops the embedded Key Vault and waits for its end. The files stay. It
+// may be called more than once.
+func (env *Environment) Close() error {
+	env.cancel() // simulated delays end now
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	err := env.http.Shutdown(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = env.http.Close() // a client that keeps its connection is no fault
+	}
+	<-env.served
+	if err != nil {
+		return fmt.Errorf("devmode: stop the embedded Key Vault: %w", err)
+	}
+	return nil
+}
+
+func (o Options) withDefaults() Options {
+	orElse := func(s *string, value string) {
+		if *s == "" {
+			*s = value
+		}
+	}
+	orElse(&o.Dir, DefaultDir)
+	orElse(&o.Listen, DefaultListen)
+	orElse(&o.AdminListen, DefaultAdminListen)
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return o
+}
+
+func newEnvironment(opts Options) *Environment {
+	in := func(name ...string) string { return filepath.Join(append([]string{opts.Dir}, name...)...) }
+	identity := func(name, id string) Identity {
+		return Identity{CertFile: in(name + ".pem"), KeyFile: in(name + "-key.pem"), ID: id}
+	}
+	return &Environment{
+		Dir:              opts.Dir,
+		ConfigFile:       in("broker.yaml"),
+		IntegrationID:    IntegrationID,
+		IntegrationFile:  in("integrations", IntegrationID+".yaml"),
+		SecretsFile:      in("secrets.yaml"),
+		ClientSecretFile: in("client-secret.txt"),
+		CAFile:           in("ca.pem"),
+		KeyVaultCAFile:   in("keyvault-ca.pem"),
+		ServerCertFile:   in("server.pem"),
+		ServerKeyFile:    in("server-key.pem"),
+		Worker:           identity("worker", "spiffe://example.org/connect/worker-1"),
+		OtherWorker:      identity("other-worker", "spiffe://example.org/other/worker-2"),
+		Auditor:          identity("auditor", "spiffe://example.org/ops/auditor"),
+		Listen:           opts.Listen,
+		AdminListen:      opts.AdminListen,
+	}
+}

@@ -1,0 +1,79 @@
+package devmode
+
+import (
+	"bytes"
+	"embed"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/template"
+
+	"go.yaml.in/yaml/v3"
+)
+
+//go:embed templates
+var templateFiles embed.FS
+
+// templates are the settings files; "scalar" writes a text as YAML, in quotes
+// where it needs them.
+var templates = template.Must(template.New("").
+	Option("missingkey=error").
+	Funcs(template.FuncMap{"scalar": func(s string) (string, error) {
+		b, err := yaml.Marshal(s)
+		return strings.TrimSpace(string(b)), err
+	}}).
+	ParseFS(templateFiles, "templates/*.yaml"))
+
+// writeSettings writes what the broker reads, but keeps what the user may have
+// edited: the secrets and the integration.
+func (env *Environment) writeSettings(clientSecret string) error {
+	data := map[string]any{"Env": env, "TenantID": tenantID, "ClientID": clientID, "VaultHost": sampleVaultHost}
+	if err := writeTemplate(env.SecretsFile, "secrets.yaml", data, writeIfAbsent); err != nil {
+		return err
+	}
+	if err := writeTemplate(env.IntegrationFile, "integration.yaml", data, writeIfAbsent); err != nil {
+		return err
+	}
+	if err := writeTemplate(env.ConfigFile, "broker.yaml", data, writeFile); err != nil {
+		return err
+	}
+	return writeFile(env.ClientSecretFile, []byte(clientSecret+"\n"))
+}
+
+func writeTemplate(file, name string, data any, write func(string, []byte) error) error {
+	var b bytes.Buffer
+	if err := templates.ExecuteTemplate(&b, name, data); err != nil {
+		return err
+	}
+	return write(file, b.Bytes())
+}
+
+func writeIfAbsent(file string, data []byte) error {
+	if _, err := os.Lstat(file); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return writeFile(file, data)
+}
+
+// writeFile writes the file for its owner alone (0600). Whoever reads it
+// meanwhile sees the old content or the new, never a part.
+func writeFile(file string, data []byte) (err error) {
+	temp, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+".*") // makes it 0600
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(temp.Name()))
+		}
+	}()
+	if _, err := temp.Write(data); err != nil {
+		return errors.Join(err, temp.Close())
+	}
+	if err := temp.Close(); err != nil {
+		return err
+	}
+	return os.Rename(temp.Name(), file)
+}

@@ -1,0 +1,122 @@
+package keyvault
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// vaultSuffix is what follows a vault's name in its host, and resource is what
+// a token for a vault is issued for: those of Azure's public cloud.
+const (
+	vaultSuffix = ".vault.azure.net"
+	resource    = "https://vault.azure.net"
+)
+
+// Config is what a Server is made of.
+type Config struct {
+	// SecretsFile is the YAML file with the vaults and their secrets:
+	//
+	//	vaults:
+	//	  my-vault:
+	//	    fault: throttled     # or forbidden, unavailable; none by default
+	//	    retry_after: 2s      # sent with throttled and unavailable; not sent by default
+	//	    delay: 30ms          # before every answer; none by default
+	//	    secrets:
+	//	      db-secret:
+	//	        value: '{"user":"dbadmin","password":"..."}'
+	//	        content_type: application/json
+	//	        enabled: true                     # the default
+	//	        not_before: 2027-01-01T00:00:00Z  # told to clients, not enforced
+	//	        expires: 2028-01-01T00:00:00Z     # told to clients, not enforced
+	//	        deleted: false                    # true: soft-deleted
+	//	        previous: []                      # older versions, newest first, each
+	//	                                          # with the fields value to expires
+	//
+	// It is looked at on every request and read again when it has changed. While
+	// it cannot be read or has a fault, the last good state is served.
+	SecretsFile string
+	// Logger hears of changes and faults of the file, never of what stands in
+	// it. Nil is silent.
+	Logger *slog.Logger
+	// Now is the clock for the validity of tokens. Nil is time.Now.
+	Now func() time.Time
+	// TenantID and ClientID name the one tenant and the one application that the
+	// login authority knows. Both are required.
+	TenantID, ClientID string
+	// ClientSecret is the application's secret. Empty means that it has none:
+	// then only client assertions are accepted.
+	ClientSecret string
+}
+
+// Server is the fake: a vault for each NAME.vault.azure.net in a request's Host,
+// the login authority for every other. It is safe for concurrent use, starts no
+// goroutine and needs no closing.
+type Server struct {
+	cfg    Config
+	tokens *tokens
+	state  *stateFile
+	reads  atomic.Int64
+}
+
+var _ http.Handler = (*Server)(nil)
+
+// New reads the secrets file and returns a Server that serves it. A fault in the
+// file is an error that gives its place and quotes no value.
+func New(cfg Config) (*Server, error) {
+	if cfg.TenantID == "" || cfg.ClientID == "" {
+		return nil, errors.New("keyvault: TenantID and ClientID are required")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	state, err := openStateFile(cfg.SecretsFile, cfg.Logger)
+	if err != nil {
+		return nil, fmt.Errorf("keyvault: %w", err)
+	}
+	return &Server{cfg: cfg, tokens: newTokens(cfg.Now), state: state}, nil
+}
+
+// Reads is the number of requests for a secret that carried a valid token,
+// whatever came of them: what the real store would count towards its limits.
+func (s *Server) Reads() int64 { return s.reads.Load() }
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	host := r.Host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	if name, ok := strings.CutSuffix(strings.ToLower(host), vaultSuffix); ok {
+		s.serveVault(w, r, name)
+		return
+	}
+	s.serveLogin(w, r)
+}
+
+func writeJSON(w http.ResponseWriter, status int, body any) {
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-cache")
+	w.WriteHeader(status)
+	// What fails here is the connection, and nobody is left to be told.
+	_ = json.NewEncoder(w).Encode(body)
+}
+
+// newUUID returns a random UUID, version 4 (RFC 9562).
+func newUUID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	b[6] = b[6]&0x0f | 0x40
+	b[8] = b[8]&0x3f | 0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
