@@ -1,0 +1,309 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/devmode"
+)
+
+const vault = devmode.VaultURL
+
+// request asks for references through the sample integration.
+func request(kv ...string) client.Request {
+	req := client.Request{IntegrationID: devmode.IntegrationID, Configs: make(map[string]string)}
+	for i := 0; i < len(kv); i += 2 {
+		req.Configs[kv[i]] = kv[i+1]
+	}
+	return req
+}
+
+// vaultFault puts the sample vault into a state.
+func vaultFault(fault string) func(*devmode.Environment) error {
+	return func(env *devmode.Environment) error {
+		return edit(env.SecretsFile, "  your-key-vault-name:\n", "  your-key-vault-name:\n    fault: "+fault+"\n")
+	}
+}
+
+// TestEveryReason meets each reason the way a user would, through the whole
+// broker and the real Azure SDK. UNAUTHENTICATED and INTERNAL are met in
+// internal/server, STORE_NOT_FOUND, for which there is no name to be looked up
+// here, in internal/provider/azurekv.
+func TestEveryReason(t *testing.T) {
+	const secretRef = vault + "::sqlserver-db-secret"
+	zero := time.Duration(0)
+	tests := []struct {
+		reason string
+		code   codes.Code
+		change func(*devmode.Environment) error
+		first  *client.Request // answered beforehand
+		req    client.Request
+		short  bool // the caller has little time
+	}{
+		{reason: "INVALID_REQUEST", code: codes.InvalidArgument, req: client.Request{IntegrationID: "a:b"}},
+		{reason: "INVALID_REFERENCE", code: codes.InvalidArgument, req: request("p", "http://my-vault.vault.azure.net::s")},
+		{reason: "CONFIG_MISMATCH", code: codes.InvalidArgument, req: request("secret.manager.enabled", "true")},
+		{reason: "ACCESS_DENIED", code: codes.PermissionDenied, req: request("p", vault+"::oracle-password")},
+		{reason: "STORE_NOT_ALLOWED", code: codes.PermissionDenied, req: request("p", "https://another-key-vault.vault.azure.net::sqlserver-db-secret")},
+		{reason: "SECRET_NOT_FOUND", code: codes.NotFound, req: request("p", vault+"::sqlserver-nope")},
+		{reason: "SECRET_NOT_FOUND", code: codes.NotFound, req: request("p", vault+"::sqlserver-deleted")},
+		{reason: "JSON_KEY_NOT_FOUND", code: codes.NotFound, req: request("p", secretRef+"::PASSWORD")},
+		{reason: "SECRET_NOT_JSON", code: codes.FailedPrecondition, req: request("p", vault+"::postgres-password::key")},
+		{reason: "SECRET_DISABLED", code: codes.FailedPrecondition, req: request("p", vault+"::sqlserver-disabled")},
+		{reason: "SECRET_EXPIRED", code: codes.FailedPrecondition, req: request("p", vault+"::sqlserver-expired")},
+		{reason: "SECRET_NOT_YET_VALID", code: codes.FailedPrecondition, req: request("p", vault+"::sqlserver-not-yet-valid")},
+		{reason: "STORE_ACCESS_DENIED", code: codes.FailedPrecondition, change: vaultFault("forbidden"), req: request("p", secretRef)},
+		{
+			reason: "STORE_AUTHENTICATION_FAILED", code: codes.FailedPrecondition, req: request("p", secretRef),
+			change: func(env *devmode.Environment) error { return replace(env.ClientSecretFile, "not the secret") },
+		},
+		{reason: "STORE_THROTTLED", code: codes.ResourceExhausted, change: vaultFault("throttled"), req: request("p", secretRef)},
+		{reason: "STORE_UNAVAILABLE", code: codes.Unavailable, change: vaultFault("unavailable"), req: request("p", secretRef)},
+		{
+			reason: "STORE_UNAVAILABLE", code: codes.Unavailable, req: request("p", secretRef),
+			change: func(env *devmode.Environment) error { return replace(env.KeyVaultCAFile, readFile(env.CAFile)) },
+		},
+		{
+			reason: "OVERLOADED", code: codes.ResourceExhausted, short: true,
+			first: func() *client.Request { r := request("p", secretRef); return &r }(),
+			req:   func() client.Request { r := request("p", secretRef); r.MaxAge = &zero; return r }(),
+		},
+		{
+			reason: "AUDIT_UNAVAILABLE", code: codes.Unavailable, req: request("p", secretRef),
+			change: func(env *devmode.Environment) error {
+				return edit(env.ConfigFile, "file: audit.jsonl", "file: /dev/full")
+			},
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.reason, func(t *testing.T) {
+			t.Parallel()
+			b := newBroker(t, tt.change)
+			c := b.as(t, b.Worker)
+			if tt.first != nil {
+				if _, err := c.Resolve(t.Context(), *tt.first); err != nil {
+					t.Fatal(err)
+				}
+			}
+			ctx := t.Context()
+			if tt.short {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, 300*time.Millisecond)
+				defer cancel()
+			}
+			res, err := c.Resolve(ctx, tt.req)
+			var e *client.Error
+			if !errors.As(err, &e) {
+				t.Fatalf("got %v, %v", res, err)
+			}
+			if e.Reason != tt.reason || e.Code != tt.code || e.RequestID == "" {
+				t.Errorf("got %s, %v, request %q: %v", e.Reason, e.Code, e.RequestID, err)
+			}
+			if tt.reason != "AUDIT_UNAVAILABLE" && !strings.Contains(b.auditText(t), e.RequestID) {
+				t.Errorf("the audit does not have request %s", e.RequestID)
+			}
+			retryable := e.Code == codes.Unavailable || e.Code == codes.ResourceExhausted
+			if (e.RetryAfter > 0) != retryable {
+				t.Errorf("retry after %v", e.RetryAfter)
+			}
+		})
+	}
+}
+
+func readFile(path string) string {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		panic(err)
+	}
+	return string(data)
+}
+
+// TestNoValueIsTold plants values everywhere a secret can stand and looks for
+// them in everything the broker says: log at its most talkative, audit, metrics,
+// readiness, errors.
+func TestNoValueIsTold(t *testing.T) {
+	const canary = "canary-4d1f"
+	b := newBroker(t, func(env *devmode.Environment) error {
+		return replace(env.SecretsFile, `
+vaults:
+  your-key-vault-name:
+    secrets:
+      sqlserver-plain: {value: `+canary+`-plain}
+      sqlserver-json: {value: '{"password":"`+canary+`-field","null":null,"twice":1}'}
+      sqlserver-twice: {value: '{"a":"`+canary+`","a":"`+canary+`"}'}
+      sqlserver-torn: {value: '{"a":"`+canary+`'}
+      sqlserver-list: {value: '["`+canary+`"]'}
+      sqlserver-disabled: {value: `+canary+`, enabled: false}
+      sqlserver-expired: {value: `+canary+`, expires: 2020-01-01T00:00:00Z}
+      sqlserver-binary: {value: "`+canary+`\u0000\u001b[2J"}
+      oracle-password: {value: `+canary+`-denied}
+`)
+	})
+	var told strings.Builder
+	ask := func(who devmode.Identity, req client.Request) {
+		c := b.as(t, who)
+		for _, partial := range []bool{false, true} {
+			req.AllowPartial = partial
+			res, err := c.Resolve(t.Context(), req)
+			fmt.Fprintf(&told, "%v %+v %#v %v %+v %#v\n", res, res, res, err, err, err)
+			var e *client.Error
+			if errors.As(err, &e) {
+				fmt.Fprintf(&told, "%+v\n", *e)
+			}
+		}
+	}
+	refs := make(map[string]string)
+	for i, ref := range []string{
+		"plain", "plain::key", "json", "json::password", "json::null", "json::absent", "twice", "twice::a", "torn::a", "list::a",
+		"disabled", "expired", "binary", "binary::a", "absent", "plain#00000000000000000000000000000000",
+	} {
+		refs[fmt.Sprint("c", i)] = vault + "::sqlserver-" + ref
+	}
+	for name, ref := range maps.Clone(refs) {
+		ask(b.Worker, request(name, ref))
+	}
+	ask(b.OtherWorker, client.Request{IntegrationID: devmode.IntegrationID, Configs: refs})
+	refs["denied"] = vault + "::oracle-password"
+	refs["pasted"] = canary + "-pasted"
+	refs["pasted-url"] = "https://user:" + canary + "@my-vault.vault.azure.net::secret::" + canary
+	refs["pasted-name"] = vault + "::" + canary + " with spaces"
+	refs["pasted-version"] = vault + "::sqlserver-plain#" + canary
+	refs["pasted-host"] = "https://" + canary + ".example.org::secret"
+	ask(b.Worker, client.Request{IntegrationID: devmode.IntegrationID, Configs: refs})
+	ask(b.Worker, client.Request{IntegrationID: canary + "/", Configs: refs})
+	ask(b.Worker, client.Request{IntegrationID: devmode.IntegrationID, Connector: strings.Repeat(canary, 100), Configs: refs})
+	ask(b.Worker, request(
+		"secret.manager.enabled", canary, "secret.manager", canary, "secret.manager.managed.configs", "p", "p", canary,
+		"secret.manager.provider.integration.id", canary, "unlisted", canary))
+	ask(b.Worker, request(
+		"secret.manager.enabled", "true", "secret.manager", "AZURE_KEY_VAULT", "secret.manager.managed.configs", "p", "p", canary,
+		"unlisted", canary))
+	for _, fault := range []string{"forbidden", "throttled", "unavailable"} {
+		if err := edit(b.SecretsFile, "  your-key-vault-name:\n", "  your-key-vault-name:\n    fault: "+fault+"\n"); err != nil {
+			t.Fatal(err)
+		}
+		ask(b.Worker, request("p", vault+"::sqlserver-"+fault))
+		if err := edit(b.SecretsFile, "    fault: "+fault+"\n", ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	clientSecret := strings.TrimSpace(readFile(b.ClientSecretFile))
+	if err := edit(b.SecretsFile, "value: ", "valeu: "); err != nil { // a broken file, with the values beside the fault
+		t.Fatal(err)
+	}
+	ask(b.Worker, request("p", vault+"::sqlserver-late"))
+
+	for where, text := range map[string]string{
+		"errors and answers": told.String(),
+		"log":                b.log.String(),
+		"audit":              b.auditText(t),
+		"metrics":            b.get(t, "/metrics"),
+		"readyz":             b.get(t, "/readyz"),
+	} {
+		if i := strings.Index(text, canary); i >= 0 {
+			t.Errorf("a value stands in the %s: ...%s...", where, text[max(0, i-200):min(len(text), i+100)])
+		}
+		if strings.Contains(text, clientSecret) || strings.Contains(text, "PRIVATE KEY") {
+			t.Errorf("a credential stands in the %s", where)
+		}
+	}
+	if !strings.Contains(b.log.String(), "could not be resolved") || strings.Count(b.auditText(t), "\n") < len(refs) {
+		t.Error("the test did not make the broker talk")
+	}
+}
+
+// TestGrantsTakeEffect: a grant that is taken away, and one that is given, count
+// without a restart, also for values in the cache.
+func TestGrantsTakeEffect(t *testing.T) {
+	b := newBroker(t, nil)
+	worker, other := b.as(t, b.Worker), b.as(t, b.OtherWorker)
+	req := request("p", vault+"::postgres-password")
+	if _, err := worker.Resolve(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+	if err := edit(b.IntegrationFile, "spiffe://example.org/connect/*", "spiffe://example.org/other/*"); err != nil {
+		t.Fatal(err)
+	}
+	b.eventually(t, "the other worker is granted", func() bool {
+		_, err := other.Resolve(t.Context(), req)
+		return err == nil
+	})
+	_, err := worker.Resolve(t.Context(), req)
+	var e *client.Error
+	if !errors.As(err, &e) || e.Reason != client.ReasonAccessDenied {
+		t.Errorf("after its grant was taken away the worker gets %v", err)
+	}
+}
+
+// TestBrokenReloadKeepsTheLastGood, says so in readiness, and a mended file
+// takes effect.
+func TestBrokenReloadKeepsTheLastGood(t *testing.T) {
+	b := newBroker(t, nil)
+	c := b.as(t, b.Worker)
+	good := readFile(b.IntegrationFile)
+	if err := replace(b.IntegrationFile, strings.Replace(good, "grants:", "grant:", 1)); err != nil {
+		t.Fatal(err)
+	}
+	b.eventually(t, "readiness names the broken file", func() bool {
+		return strings.Contains(b.get(t, "/readyz"), filepath.Base(b.IntegrationFile))
+	})
+	if page := b.get(t, "/readyz"); !strings.Contains(page, "200 OK") {
+		t.Errorf("one broken file made the broker unready: %s", page)
+	}
+	if _, err := c.Resolve(t.Context(), request("p", vault+"::postgres-password")); err != nil {
+		t.Errorf("the last good integration is not in force: %v", err)
+	}
+	if err := replace(b.IntegrationFile, good); err != nil {
+		t.Fatal(err)
+	}
+	b.eventually(t, "readiness is clean", func() bool {
+		return !strings.Contains(b.get(t, "/readyz"), "problems")
+	})
+}
+
+// TestRotatedClientSecret: the broker takes up a renewed credential by itself.
+func TestRotatedClientSecret(t *testing.T) {
+	var good string
+	b := newBroker(t, func(env *devmode.Environment) error {
+		good = readFile(env.ClientSecretFile)
+		return replace(env.ClientSecretFile, "expired one")
+	})
+	c := b.as(t, b.Worker)
+	req := request("p", vault+"::postgres-password")
+	var e *client.Error
+	if _, err := c.Resolve(t.Context(), req); !errors.As(err, &e) || e.Reason != client.ReasonStoreAuthenticationFailed {
+		t.Fatalf("got %v", err)
+	}
+	if err := replace(b.ClientSecretFile, good); err != nil {
+		t.Fatal(err)
+	}
+	b.eventually(t, "the renewed secret is used", func() bool {
+		_, err := c.Resolve(t.Context(), req)
+		return err == nil
+	})
+}
+
+// eventually waits for what another goroutine brings about.
+func (b *broker) eventually(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(20 * time.Second)
+	for !done() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("never: %s\n%s", what, b.log.String())
+		}
+	}
+}
