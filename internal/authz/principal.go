@@ -2,6 +2,7 @@ package authz
 
 import (
 	"strings"
+	"unicode/utf8"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
@@ -26,6 +27,9 @@ func SPIFFEPrincipal(id spiffeid.ID) Principal { return Principal(id.String()) }
 // DNSPrincipal returns the Principal of a DNS name, and false if name is not one
 // that can stand for a single host, such as a wildcard.
 func DNSPrincipal(name string) (Principal, bool) {
+	if !isASCII(name) { // strings.ToLower would let the Kelvin sign pass for a k
+		return "", false
+	}
 	name = strings.ToLower(name)
 	if !isDNSName(name) {
 		return "", false
@@ -84,6 +88,10 @@ func checkPrincipalPattern(pattern string) (text string) {
 
 func checkSPIFFEPattern(pattern string) (text string) {
 	id := pattern
+	trustDomain, _, _ := strings.Cut(pattern[len(spiffePrefix):], "/")
+	if strings.Contains(trustDomain, "*") {
+		return "a pattern may not leave the trust domain open"
+	}
 	switch {
 	case strings.HasSuffix(pattern, "/**"):
 		id = strings.TrimSuffix(pattern, "/**")
@@ -91,9 +99,6 @@ func checkSPIFFEPattern(pattern string) (text string) {
 		id = strings.TrimSuffix(pattern, "/*")
 	case strings.HasSuffix(pattern, "*"):
 		id = strings.TrimSuffix(pattern, "*")
-		if !strings.Contains(id[len(spiffePrefix):], "/") {
-			return "a pattern may not leave the trust domain open"
-		}
 	}
 	if strings.Contains(id, "*") {
 		return `"*" may only stand at the end, for the rest of one path segment, and "/**" at the end, for everything below`
@@ -104,7 +109,17 @@ func checkSPIFFEPattern(pattern string) (text string) {
 	return ""
 }
 
-// isDNSName holds RFC 1123's rule for host names, in lower case.
+func isASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
+}
+
+// isDNSName holds RFC 1123's rule for host names, in lower case, and takes the
+// underscore that some internal names have.
 func isDNSName(s string) bool {
 	if len(s) == 0 || len(s) > 253 {
 		return false

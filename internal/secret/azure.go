@@ -1,6 +1,7 @@
 package secret
 
 import (
+	"fmt"
 	"net"
 	"strings"
 )
@@ -38,48 +39,58 @@ func AzureCloudOf(vault string) (AzureCloud, bool) {
 // "https://NAME.SUFFIX": lower case, without ":443" and trailing slash. The
 // error is an *Error with ReasonInvalidReference that does not quote s.
 func ParseAzureVault(s string) (string, error) {
-	if err := checkText(s); err != nil {
-		return "", err
+	vault, fault := azureVault(s)
+	if fault != "" {
+		return "", Errorf(ReasonInvalidReference, "not a vault: %s; expected https://NAME.vault.azure.net", fault)
+	}
+	return vault, nil
+}
+
+// azureVault does the work of ParseAzureVault; fault says what is wrong with s,
+// without quoting it.
+func azureVault(s string) (vault, fault string) {
+	if fault := checkText(s); fault != "" {
+		return "", fault
 	}
 	const scheme = "https://"
 	if len(s) < len(scheme) || !strings.EqualFold(s[:len(scheme)], scheme) {
 		if len(s) >= 7 && strings.EqualFold(s[:7], "http://") {
-			return "", badRef("the store is an http:// URL; vaults are reached by https:// only")
+			return "", "the store is an http:// URL; vaults are reached by https:// only"
 		}
-		return "", badRef("the store does not begin with https://")
+		return "", "the store does not begin with https://"
 	}
 	host := s[len(scheme):]
 	host = strings.TrimSuffix(host, "/")
 	if strings.ContainsRune(host, '@') {
-		return "", badRef("the vault's URL has a user name or password in it")
+		return "", "the vault's URL has a user name or password in it"
 	}
 	if i := strings.IndexAny(host, "/?#%\\"); i >= 0 {
-		return "", badRef("the vault's URL goes on after the host (character %d): it has no path, query, fragment or encoding", len(scheme)+i+1)
+		return "", fmt.Sprintf("the vault's URL goes on after the host (byte %d): it has no path, query, fragment or encoding", len(scheme)+i+1)
 	}
 	host = lower(strings.TrimSuffix(host, ":443"))
 	if strings.HasPrefix(host, "[") || net.ParseIP(host) != nil {
-		return "", badRef("the vault is given as an IP address; use its name")
+		return "", "the vault is given as an IP address; use its name"
 	}
 	if strings.ContainsRune(host, ':') {
-		return "", badRef("the vault's URL has a port; a vault is reached on 443, an integration's dial setting says where else to connect")
+		return "", "the vault's URL has a port; a vault is reached on 443, an integration's dial setting says where else to connect"
 	}
 	cloud, ok := AzureCloudOf(host)
 	if !ok {
 		if strings.Contains(host, ".managedhsm.") {
-			return "", badRef("a managed HSM holds keys and no secrets; use a vault")
+			return "", "a managed HSM holds keys and no secrets; use a vault"
 		}
-		return "", badRef("the host is not a vault of a known cloud (NAME.vault.azure.net, NAME.vault.azure.cn, NAME.vault.usgovcloudapi.net)")
+		return "", "the host is not a vault of a known cloud (NAME.vault.azure.net, NAME.vault.azure.cn, NAME.vault.usgovcloudapi.net)"
 	}
 	if !isAzureVaultName(strings.TrimSuffix(host, cloud.VaultSuffix)) {
-		return "", badRef("the vault's name before %s must be 3 to 24 letters, digits and single hyphens, beginning with a letter and not ending with a hyphen", cloud.VaultSuffix)
+		return "", "the vault's name before " + cloud.VaultSuffix + " must be 3 to 24 letters, digits and single hyphens, beginning with a letter and not ending with a hyphen"
 	}
-	return scheme + host, nil
+	return scheme + host, ""
 }
 
 func parseAzure(store, name, version, key string) (Ref, error) {
-	vault, err := ParseAzureVault(store)
-	if err != nil {
-		return Ref{}, err
+	vault, fault := azureVault(store)
+	if fault != "" {
+		return Ref{}, badRef(fault)
 	}
 	if !isAzureSecretName(name) {
 		return Ref{}, badRef("the secret's name must be 1 to 127 letters, digits and hyphens")

@@ -1,7 +1,9 @@
 package secret
 
 import (
+	"fmt"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -47,10 +49,10 @@ type Ref struct {
 // quotes s: what stands there by mistake may well be the password itself.
 func ParseRef(s string) (Ref, error) {
 	if len(s) > MaxRefLen {
-		return Ref{}, badRef("it is %d bytes long, the most is %d", len(s), MaxRefLen)
+		return Ref{}, badRef(fmt.Sprintf("it is %d bytes long, the most is %d", len(s), MaxRefLen))
 	}
-	if err := checkText(s); err != nil {
-		return Ref{}, err
+	if fault := checkText(s); fault != "" {
+		return Ref{}, badRef(fault)
 	}
 	store, rest, ok := strings.Cut(s, "::")
 	if !ok {
@@ -88,28 +90,22 @@ func (r Ref) String() string {
 	return b.String()
 }
 
-// checkText refuses what no reference may contain anywhere.
-func checkText(s string) error {
-	for i := 0; i < len(s); {
-		c := s[i]
-		if c < utf8.RuneSelf {
-			if c < 0x20 || c == 0x7f {
-				return badRef("there is a control character at byte %d", i+1)
-			}
-			i++
-			continue
+// checkText refuses what no reference may contain anywhere; fault says what and
+// where, or nothing. Control characters include those of U+0080 to U+009F,
+// which move a terminal's cursor as well as the ASCII ones do.
+func checkText(s string) (fault string) {
+	for i, r := range s {
+		if unicode.IsControl(r) {
+			return fmt.Sprintf("there is a control character at byte %d", i+1)
 		}
-		r, size := utf8.DecodeRuneInString(s[i:])
-		if r == utf8.RuneError && size == 1 {
-			return badRef("byte %d is not valid UTF-8", i+1)
+		if r == utf8.RuneError && !strings.HasPrefix(s[i:], "\uFFFD") {
+			return fmt.Sprintf("byte %d is not valid UTF-8", i+1)
 		}
-		i += size
 	}
-	return nil
+	return ""
 }
 
-func badRef(format string, args ...any) *Error {
-	e := Errorf(ReasonInvalidReference, format, args...)
-	e.Message = "not a reference: " + e.Message + "; expected <store>::<secret>[#<version>][::<json key>], for example " + refExample
-	return e
+// badRef is the one form of every rejection. fault never quotes the input.
+func badRef(fault string) *Error {
+	return Errorf(ReasonInvalidReference, "not a reference: %s; expected <store>::<secret>[#<version>][::<json key>], for example %s", fault, refExample)
 }

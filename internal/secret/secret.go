@@ -12,7 +12,7 @@ import (
 )
 
 // Secret is one version of a secret as a store answered it. It is immutable and
-// shared by every caller that is answered from the same read.
+// shared by every caller that is answered from the same read. Only New makes one.
 type Secret struct {
 	// Version is the store's identifier of this version.
 	Version string
@@ -140,5 +140,9 @@ func fieldValue(raw json.RawMessage) (Value, error) {
 func mangled(decoded string, raw []byte) bool {
 	const replacement = "\uFFFD"
 	n := strings.Count(decoded, replacement)
-	return n > 0 && n != bytes.Count(raw, []byte(replacement))+bytes.Count(bytes.ToLower(raw), []byte(`\ufffd`))
+	if n == 0 {
+		return false
+	}
+	raw = bytes.ReplaceAll(raw, []byte(`\\`), nil) // in `\\ufffd` the backslash is the text, not an escape
+	return n != bytes.Count(raw, []byte(replacement))+bytes.Count(bytes.ToLower(raw), []byte(`\ufffd`))
 }

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -156,6 +157,32 @@ func TestStatusListsEveryFailingConfig(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestStatusStaysSmall: many failing configs with long texts still make an error
+// that clients with small header limits take, and every config is listed.
+func TestStatusStaysSmall(t *testing.T) {
+	f := &resolve.Failure{}
+	for i := range resolve.MaxReferences {
+		f.Configs = append(f.Configs, resolve.ConfigError{
+			Config: fmt.Sprintf("some.connector.config.%02d", i),
+			Err:    secret.Errorf(secret.ReasonSecretNotFound, "text %d %s", i, strings.Repeat("x", 300)),
+		})
+	}
+	st := statusOf(f, "r1")
+	if n := proto.Size(st.Proto()); n > 8<<10 {
+		t.Errorf("the status takes %d bytes", n)
+	}
+	if n := len(detailsOf(t, st).bad.GetFieldViolations()); n != len(f.Configs) {
+		t.Errorf("%d of %d configs are listed", n, len(f.Configs))
+	}
+	same := &resolve.Failure{}
+	for _, c := range f.Configs {
+		same.Configs = append(same.Configs, resolve.ConfigError{Config: c.Config, Err: f.Configs[0].Err})
+	}
+	if text := statusOf(same, "r1").Message(); strings.Count(text, "text 0") != 1 || !strings.Contains(text, "config.63") {
+		t.Errorf("configs with the same trouble are not told together: %s", text)
 	}
 }
 

@@ -155,11 +155,11 @@ func readFile(setting, path string) ([]byte, error) {
 	if path == "" {
 		return nil, setupFault("%s is missing", setting)
 	}
-	f, err := os.Open(path) //nolint:gosec // the operator's own setting
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, unreadable(setting, path, err)
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
 		return nil, unreadable(setting, path, err)

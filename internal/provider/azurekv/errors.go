@@ -247,7 +247,6 @@ func outageOf(err error) outage {
 		dns    *net.DNSError
 		verify *tls.CertificateVerificationError
 		record tls.RecordHeaderError
-		alert  tls.AlertError
 		op     *net.OpError
 	)
 	const untrusted = "presents a certificate that cannot be verified; set azure.ca_file if a private CA or an inspecting proxy issued it"
@@ -265,8 +264,8 @@ func outageOf(err error) outage {
 		return outage{text: untrusted, cause: verify}
 	case errors.As(err, &record):
 		return outage{text: noTLS, cause: errors.New("tls: " + record.Msg)}
-	case errors.As(err, &alert):
-		return outage{text: noTLS, cause: alert}
+	case errors.As(err, &op) && (op.Op == "remote error" || op.Op == "local error"): // an alert of crypto/tls
+		return outage{text: noTLS, cause: op}
 	case errors.Is(err, errTimedOut), isTimeout(err):
 		return outage{text: "did not answer in time", cause: errTimedOut}
 	case errors.Is(err, syscall.ECONNREFUSED):

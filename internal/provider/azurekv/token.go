@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -17,6 +18,8 @@ import (
 // tokenMargin is how long a token must still be valid to be handed out while
 // its successor is being acquired.
 const tokenMargin = time.Minute
+
+var uuid = regexp.MustCompile(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
 
 // tokenSource stands between the vault clients and a credential, because the
 // SDK's credentials hold a lock during their requests and use the context of
@@ -82,12 +85,14 @@ func (t *tokenSource) GetToken(ctx context.Context, opts policy.TokenRequestOpti
 	if err := ctx.Err(); err != nil {
 		return azcore.AccessToken{}, err
 	}
-	if t.hasTenant() && opts.TenantID != "" {
-		// The vault says which tenant it is in. The SDK compares letter by letter.
-		if !strings.EqualFold(opts.TenantID, t.azure.TenantID) {
-			return azcore.AccessToken{}, wrongTenant(opts.TenantID)
+	if t.hasTenant() {
+		// The vault says which tenant it is in, by its id. Tokens are asked for in
+		// the integration's tenant alone, which may be given by a domain name.
+		asked, own := opts.TenantID, t.azure.TenantID
+		if !strings.EqualFold(asked, own) && uuid.MatchString(asked) && uuid.MatchString(own) {
+			return azcore.AccessToken{}, wrongTenant(asked)
 		}
-		opts.TenantID = t.azure.TenantID
+		opts.TenantID = own
 	}
 	a, err := t.join(ctx, opts)
 	if err != nil {

@@ -228,7 +228,7 @@ func (g *guard) CloseIdleConnections() { g.next.CloseIdleConnections() }
 
 // readAll replaces resp's body by what it holds.
 func readAll(resp *http.Response) error {
-	defer resp.Body.Close() //nolint:errcheck // only read
+	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
 	if err != nil {
 		return err

@@ -1,0 +1,360 @@
+package authz
+
+import (
+	"testing"
+
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+const (
+	prod  = "https://prod.vault.azure.net"
+	stage = "https://stage.vault.azure.net"
+	other = "https://other.vault.azure.net" // not one of the integration's
+)
+
+// A question is put to a policy, with the answer that is right.
+type question struct {
+	who, ref string
+	want     Decision
+}
+
+// allow says that grant i gives ref to who.
+func allow(i int, who, ref string) question { return question{who, ref, Decision{Allowed, i}} }
+
+// outside says that grant i would give it, were the store one of the
+// integration's.
+func outside(i int, who, ref string) question {
+	return question{who, ref, Decision{StoreNotAllowed, i}}
+}
+
+func deny(who, ref string) question { return question{who, ref, Decision{}} }
+
+func mustPolicy(t testing.TB, stores []string, grants ...Grant) *Policy {
+	t.Helper()
+	p, err := NewPolicy(secret.KindAzureKeyVault, stores, grants)
+	if err != nil {
+		t.Fatalf("NewPolicy: %v", err)
+	}
+	return p
+}
+
+func mustRef(t testing.TB, s string) secret.Ref {
+	t.Helper()
+	ref, err := secret.ParseRef(s)
+	if err != nil {
+		t.Fatalf("ParseRef(%q): %v", s, err)
+	}
+	return ref
+}
+
+func ask(t *testing.T, p *Policy, questions ...question) {
+	t.Helper()
+	for _, q := range questions {
+		got := p.Decide(Principal(q.who), mustRef(t, q.ref))
+		if got.Effect == Denied && q.want.Effect == Denied {
+			continue // the grant means nothing
+		}
+		if got != q.want {
+			t.Errorf("Decide(%s, %s) = %v by grant %d, want %v by grant %d",
+				q.who, q.ref, got.Effect, got.Grant, q.want.Effect, q.want.Grant)
+		}
+	}
+}
+
+func TestDecideByPrincipal(t *testing.T) {
+	const db = prod + "::db"
+	for _, tt := range []struct {
+		name, principal string
+		questions       []question
+	}{
+		{"a whole SPIFFE ID", "spiffe://example.org/connect/worker-1", []question{
+			allow(0, "spiffe://example.org/connect/worker-1", db),
+			deny("spiffe://example.org/connect/worker-10", db),
+			deny("spiffe://example.org/connect/worker-", db),
+			deny("spiffe://example.org/connect/worker-1/task", db),
+			deny("spiffe://example.org/connect", db),
+			deny("spiffe://example.org/Connect/worker-1", db),
+			deny("spiffe://example.com/connect/worker-1", db),
+			deny("dns:example.org", db),
+		}},
+		{"a trust domain itself", "spiffe://example.org", []question{
+			allow(0, "spiffe://example.org", db),
+			deny("spiffe://example.org/connect", db),
+			deny("spiffe://example.org.evil.example", db),
+		}},
+		{"the rest of one segment", "spiffe://example.org/connect/worker-*", []question{
+			allow(0, "spiffe://example.org/connect/worker-1", db),
+			allow(0, "spiffe://example.org/connect/worker-", db),
+			deny("spiffe://example.org/connect/worker", db),
+			deny("spiffe://example.org/connect/xworker-1", db),
+			deny("spiffe://example.org/connect/worker-1/task", db),
+			deny("spiffe://example.org/worker-1", db),
+			deny("spiffe://example.org/x/connect/worker-1", db),
+		}},
+		{"one whole segment", "spiffe://example.org/connect/*", []question{
+			allow(0, "spiffe://example.org/connect/worker-1", db),
+			deny("spiffe://example.org/connect", db),
+			deny("spiffe://example.org/connect/worker-1/task", db),
+			deny("spiffe://example.org/connect2/worker-1", db),
+		}},
+		{"one segment of a trust domain", "spiffe://example.org/*", []question{
+			allow(0, "spiffe://example.org/connect", db),
+			deny("spiffe://example.org", db),
+			deny("spiffe://example.org/connect/worker-1", db),
+			deny("spiffe://example.org.evil.example/connect", db),
+		}},
+		{"everything below", "spiffe://example.org/connect/**", []question{
+			allow(0, "spiffe://example.org/connect/a", db),
+			allow(0, "spiffe://example.org/connect/a/b/c/d", db),
+			deny("spiffe://example.org/connect", db),
+			deny("spiffe://example.org/connected/a", db),
+			deny("spiffe://example.org/x/connect/a", db),
+		}},
+		{"a whole trust domain", "spiffe://example.org/**", []question{
+			allow(0, "spiffe://example.org/a", db),
+			allow(0, "spiffe://example.org/a/b", db),
+			deny("spiffe://example.org", db),
+			deny("spiffe://example.com/a", db),
+			deny("spiffe://example.org.evil.example/a", db),
+			deny("dns:example.org", db),
+		}},
+		{"a DNS name", "dns:worker-1.example.org", []question{
+			allow(0, "dns:worker-1.example.org", db),
+			deny("dns:worker-1.example.org.evil.example", db),
+			deny("dns:x.worker-1.example.org", db),
+			deny("dns:example.org", db),
+			deny("spiffe://worker-1.example.org", db),
+		}},
+		{"one more label", "dns:*.example.org", []question{
+			allow(0, "dns:worker-1.example.org", db),
+			deny("dns:example.org", db),
+			deny("dns:a.b.example.org", db),
+			deny("dns:worker-1.example.org.evil.example", db),
+			deny("dns:evilexample.org", db),
+			deny("spiffe://worker-1.example.org", db),
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := mustPolicy(t, []string{prod}, Grant{Principals: []string{tt.principal}})
+			ask(t, p, append(tt.questions, deny("", db))...)
+		})
+	}
+}
+
+func TestDecideBySecret(t *testing.T) {
+	const who = "spiffe://example.org/worker"
+	grant := func(names ...string) Grant { return Grant{Principals: []string{who}, Secrets: names} }
+	for _, tt := range []struct {
+		name      string
+		grant     Grant
+		questions []question
+	}{
+		{"no narrowing", grant(), []question{
+			allow(0, who, prod+"::anything"),
+			allow(0, who, prod+"::anything#0123456789abcdef0123456789abcdef::key"),
+		}},
+		{"a name", grant("db"), []question{
+			allow(0, who, prod+"::db"),
+			allow(0, who, prod+"::DB::any.key"),
+			allow(0, who, prod+"::db#0123456789abcdef0123456789abcdef"),
+			deny(who, prod+"::db2"),
+			deny(who, prod+"::d"),
+		}},
+		{"a name in another case", grant("DB-Secret"), []question{
+			allow(0, who, prod+"::db-secret"),
+			allow(0, who, prod+"::Db-Secret"),
+		}},
+		{"the beginning of a name", grant("db-*"), []question{
+			allow(0, who, prod+"::db-1"),
+			allow(0, who, prod+"::DB-"),
+			deny(who, prod+"::db"),
+			deny(who, prod+"::xdb-1"),
+		}},
+		{"any name", grant("*"), []question{allow(0, who, prod+"::x")}},
+		{"several names", grant("a", "b*"), []question{
+			allow(0, who, prod+"::a"),
+			allow(0, who, prod+"::bb"),
+			deny(who, prod+"::ab"),
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) { ask(t, mustPolicy(t, []string{prod}, tt.grant), tt.questions...) })
+	}
+}
+
+func TestDecideByKey(t *testing.T) {
+	const who = "spiffe://example.org/worker"
+	grant := func(keys ...string) Grant { return Grant{Principals: []string{who}, Keys: keys} }
+	for _, tt := range []struct {
+		name      string
+		grant     Grant
+		questions []question
+	}{
+		{"a key", grant("password"), []question{
+			allow(0, who, prod+"::db::password"),
+			deny(who, prod+"::db"), // never the whole secret
+			deny(who, prod+"::db::Password"),
+			deny(who, prod+"::db::password2"),
+			deny(who, prod+"::db::password::x"),
+		}},
+		{"the beginning of a key", grant("db.*"), []question{
+			allow(0, who, prod+"::db::db.password"),
+			allow(0, who, prod+"::db::db."),
+			deny(who, prod+"::db::DB.password"),
+			deny(who, prod+"::db::db"),
+			deny(who, prod+"::db"),
+		}},
+		{"any key is still no whole secret", grant("*"), []question{
+			allow(0, who, prod+"::db::x"),
+			deny(who, prod+"::db"),
+		}},
+		{"keys are not folded beyond ASCII either", grant("k", "i", "straße"), []question{
+			allow(0, who, prod+"::db::straße"),
+			deny(who, prod+"::db::STRASSE"),
+			deny(who, prod+"::db::\u212a"), // Kelvin sign
+			deny(who, prod+"::db::\u0131"), // dotless i
+			deny(who, prod+"::db::\u0130"),
+		}},
+		{"a beginning inside a character", grant("\u00e9*"), []question{
+			allow(0, who, prod+"::db::\u00e9t\u00e9"),
+			deny(who, prod+"::db::\u00e8"), // shares the first byte
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) { ask(t, mustPolicy(t, []string{prod}, tt.grant), tt.questions...) })
+	}
+}
+
+func TestDecideByStore(t *testing.T) {
+	const who = "spiffe://example.org/worker"
+	t.Run("every store of the integration", func(t *testing.T) {
+		ask(t, mustPolicy(t, []string{prod, stage}, Grant{Principals: []string{who}}),
+			allow(0, who, prod+"::db"),
+			allow(0, who, stage+"::db"),
+			allow(0, who, "https://PROD.vault.azure.net:443/::db"),
+			outside(0, who, other+"::db"),
+			deny("spiffe://example.org/stranger", other+"::db"), // to whom it looks like any denial
+		)
+	})
+	t.Run("one store", func(t *testing.T) {
+		grant := Grant{Principals: []string{who}, Stores: []string{"https://Prod.vault.azure.net/"}}
+		ask(t, mustPolicy(t, []string{prod, stage}, grant),
+			allow(0, who, prod+"::db"),
+			deny(who, stage+"::db"),
+			deny(who, other+"::db"), // the grant would not give it there
+		)
+	})
+	t.Run("outside only for what is granted", func(t *testing.T) {
+		grant := Grant{Principals: []string{who}, Secrets: []string{"db"}, Keys: []string{"password"}}
+		ask(t, mustPolicy(t, []string{prod}, grant),
+			outside(0, who, other+"::db::password"),
+			deny(who, other+"::db::user"),
+			deny(who, other+"::db"),
+			deny(who, other+"::app::password"),
+		)
+	})
+	t.Run("no stores", func(t *testing.T) {
+		ask(t, mustPolicy(t, nil, Grant{Principals: []string{who}}), outside(0, who, prod+"::db"))
+	})
+}
+
+// One grant has to allow all of it: narrowings of different grants do not add up.
+func TestDecideByOneGrant(t *testing.T) {
+	p := mustPolicy(t, []string{prod, stage},
+		Grant{Principals: []string{"spiffe://example.org/connect/**"}, Secrets: []string{"db"}, Keys: []string{"user"}, Stores: []string{prod}},
+		Grant{Principals: []string{"spiffe://example.org/connect/worker-*"}, Secrets: []string{"db"}, Keys: []string{"password"}, Stores: []string{stage}},
+		Grant{Principals: []string{"spiffe://example.org/connect/worker-1", "dns:worker-1.example.org"}, Secrets: []string{"app-*"}},
+		Grant{Principals: []string{"dns:*.example.org"}, Secrets: []string{"app-x", "shared"}, Stores: []string{stage}},
+	)
+	const worker = "spiffe://example.org/connect/worker-1"
+	ask(t, p,
+		allow(0, worker, prod+"::db::user"),
+		allow(1, worker, stage+"::db::password"),
+		allow(2, worker, stage+"::app-x"),
+		deny(worker, prod+"::db::password"),
+		deny(worker, stage+"::db::user"),
+		deny(worker, prod+"::db"),
+		deny(worker, prod+"::shared"),
+		outside(2, worker, other+"::app-x"),
+		deny(worker, other+"::db::user"),
+
+		allow(0, "spiffe://example.org/connect/eu/worker-1", prod+"::db::user"),
+		deny("spiffe://example.org/connect/eu/worker-1", stage+"::db::password"),
+
+		allow(2, "dns:worker-1.example.org", prod+"::app-x"),
+		allow(3, "dns:worker-1.example.org", stage+"::shared"),
+		allow(3, "dns:worker-2.example.org", stage+"::app-x"),
+		deny("dns:worker-2.example.org", prod+"::app-x"),
+		deny("dns:worker-2.example.org", other+"::app-x"),
+	)
+}
+
+// A grant that allows wins over one that only would in another store, whichever
+// is looked at first.
+func TestDecideAllowedBeatsOutside(t *testing.T) {
+	const who = "spiffe://example.org/a/b"
+	for _, grants := range [][]Grant{
+		{{Principals: []string{who}}, {Principals: []string{"spiffe://example.org/**"}}},
+		{{Principals: []string{"spiffe://example.org/**"}}, {Principals: []string{who}, Stores: []string{prod}}},
+	} {
+		p := mustPolicy(t, []string{prod}, grants...)
+		if d := p.Decide(who, mustRef(t, prod+"::db")); d.Effect != Allowed {
+			t.Errorf("Decide = %v, want allowed", d.Effect)
+		}
+		if d := p.Decide(who, mustRef(t, other+"::db")); d.Effect != StoreNotAllowed {
+			t.Errorf("Decide for a store outside = %v, want store_not_allowed", d.Effect)
+		}
+	}
+}
+
+// The audit log names the grant that allowed a read: it is the most specific
+// one, by principal and then by secret name, so that it does not depend on chance.
+func TestDecideNamesTheMostSpecificGrant(t *testing.T) {
+	const who = "spiffe://example.org/a/b"
+	p := mustPolicy(t, []string{prod},
+		Grant{Principals: []string{"spiffe://example.org/**"}},
+		Grant{Principals: []string{"spiffe://example.org/a/**"}, Secrets: []string{"db*", "app*"}},
+		Grant{Principals: []string{"spiffe://example.org/a/*"}, Secrets: []string{"db*", "web*"}},
+		Grant{Principals: []string{who}, Secrets: []string{"d*"}},
+		Grant{Principals: []string{who}, Secrets: []string{"db-*"}},
+		Grant{Principals: []string{who}, Secrets: []string{"db-1"}},
+		Grant{Principals: []string{who}, Secrets: []string{"db-1"}}, // says nothing new
+	)
+	ask(t, p,
+		allow(5, who, prod+"::db-1"),
+		allow(4, who, prod+"::db-2"),
+		allow(3, who, prod+"::db"),
+		allow(2, who, prod+"::web"),
+		allow(1, who, prod+"::app"),
+		allow(0, who, prod+"::x"),
+		outside(5, who, other+"::db-1"),
+		outside(0, who, other+"::x"),
+	)
+}
+
+func TestDecideClosedByDefault(t *testing.T) {
+	const who = "spiffe://example.org/worker"
+	open := mustPolicy(t, []string{prod}, Grant{Principals: []string{"spiffe://example.org/**"}})
+	for name, d := range map[string]Decision{
+		"nil policy":         (*Policy)(nil).Decide(who, mustRef(t, prod+"::db")),
+		"zero policy":        new(Policy).Decide(who, mustRef(t, prod+"::db")),
+		"no grants":          mustPolicy(t, []string{prod}).Decide(who, mustRef(t, prod+"::db")),
+		"zero principal":     open.Decide("", mustRef(t, prod+"::db")),
+		"bare principal":     open.Decide("worker", mustRef(t, prod+"::db")),
+		"principal of no ID": open.Decide("spiffe://", mustRef(t, prod+"::db")),
+		"another scheme":     open.Decide("https://example.org/worker", mustRef(t, prod+"::db")),
+	} {
+		if d != (Decision{}) {
+			t.Errorf("%s: %v by grant %d, want denied", name, d.Effect, d.Grant)
+		}
+	}
+	if d := open.Decide(who, secret.Ref{}); d.Effect == Allowed {
+		t.Errorf("zero reference: %v", d.Effect)
+	}
+}
+
+func TestEffectString(t *testing.T) {
+	for effect, want := range map[Effect]string{Denied: "denied", StoreNotAllowed: "store_not_allowed", Allowed: "allowed", 99: "denied"} {
+		if got := effect.String(); got != want {
+			t.Errorf("Effect(%d) = %q, want %q", effect, got, want)
+		}
+	}
+}

@@ -1,0 +1,82 @@
+package cache
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+var benchKey = Key{
+	Integration: "payments-prod",
+	Revision:    "9f2c4a7be0d13365",
+	Store:       "https://payments-prod.vault.azure.net",
+	Name:        "sqlserver-db-secret",
+}
+
+func benchCache(b *testing.B) (*Cache, Request, Loader) {
+	c, err := New(Config{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(c.Close)
+	load := func(context.Context) (*secret.Secret, error) {
+		return secret.New("v1", time.Now(), time.Time{}, []byte("a value of some length")), nil
+	}
+	return c, Request{Key: benchKey, TTL: time.Hour}, load
+}
+
+func BenchmarkHit(b *testing.B) {
+	c, req, load := benchCache(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := c.Get(context.Background(), req, load); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkHitParallel(b *testing.B) {
+	c, req, load := benchCache(b)
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if _, err := c.Get(context.Background(), req, load); err != nil {
+				b.Error(err)
+			}
+		}
+	})
+}
+
+func BenchmarkMiss(b *testing.B) {
+	c, req, load := benchCache(b)
+	req.TTL = 0 // nothing is kept
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := c.Get(context.Background(), req, load); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkMissKept includes what it takes to put the value into ristretto and
+// to see it there.
+func BenchmarkMissKept(b *testing.B) {
+	c, req, load := benchCache(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := c.Get(context.Background(), req, load); err != nil {
+			b.Fatal(err)
+		}
+		c.store.Del(c.hash(&req.Key))
+	}
+}
+
+func BenchmarkHash(b *testing.B) {
+	c, req, _ := benchCache(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		_ = c.hash(&req.Key)
+	}
+}

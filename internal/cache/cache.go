@@ -1,0 +1,241 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"hash/maphash"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/dgraph-io/ristretto/v2"
+
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// Request is what one call wants and how old it may be.
+type Request struct {
+	Key Key
+	// TTL is how long a value may be answered after its read began. It also
+	// bounds the reads under way that the call may join. Zero keeps nothing.
+	TTL time.Duration
+	// MaxAge, if HasMaxAge, is the most that the read of the answer may have
+	// begun before this call. Zero reads now.
+	MaxAge    time.Duration
+	HasMaxAge bool
+	// MaxStale is how long past TTL a value may stand in for a store that cannot
+	// be reached or that throttles, though never past the secret's own expiry nor
+	// past MaxAge. Zero turns that off.
+	MaxStale time.Duration
+}
+
+// Source says where an answer came from.
+type Source uint8
+
+// The sources.
+const (
+	// Hit: from memory.
+	Hit Source = iota
+	// Miss: from a load that this call started.
+	Miss
+	// Shared: from a load that another call had started.
+	Shared
+	// Stale: from memory, past its expiry, because of an outage.
+	Stale
+)
+
+func (s Source) String() string {
+	switch s {
+	case Hit:
+		return "hit"
+	case Miss:
+		return "miss"
+	case Shared:
+		return "shared"
+	default:
+		return "stale"
+	}
+}
+
+// Result is an answer.
+type Result struct {
+	// Secret is shared with other callers and immutable.
+	Secret *secret.Secret
+	// Expires is until when this read answers from memory: the end of TTL after
+	// the read, or of the secret's own validity if that is sooner. It has passed
+	// if Source is Stale.
+	Expires time.Time
+	Source  Source
+}
+
+// Loader reads the secret of one Key from its store. Its context is the cache's
+// own: it carries nothing of any caller and ends with Config.LoadTimeout or
+// Close, which a Loader must honour. It may be called after the Get that it was
+// handed to has returned, so it must not use that call's context either.
+//
+// Errors should be *secret.Error and hold no value. The secret's FetchedAt must
+// not lie before the Loader was called.
+type Loader func(ctx context.Context) (*secret.Secret, error)
+
+// Config is what a Cache needs to know. The zero value is useful.
+type Config struct {
+	// MaxBytes bounds the memory that entries take, as estimated; zero means 64
+	// MiB. Leave room beyond the working set: a full cache may refuse new entries.
+	// An entry of more than an eighth of it is never kept.
+	MaxBytes int64
+	// LoadTimeout bounds one load; zero means 10 seconds.
+	LoadTimeout time.Duration
+	// MinReadInterval is the least time between the starts of two loads of one
+	// key where a MaxAge asks for the second; zero means 1 second.
+	MinReadInterval time.Duration
+	// NegativeTTL is how long a definite failure is remembered; zero means 5
+	// seconds.
+	NegativeTTL time.Duration
+	// RefreshAhead is the last part of an entry's life, as a fraction of it, in
+	// which a hit starts a load in the background; zero means 0.2, negative turns
+	// that off.
+	RefreshAhead float64
+	// Logger is told of loads that panic; nil discards.
+	Logger *slog.Logger
+}
+
+func (c Config) withDefaults() (Config, error) {
+	if c.MaxBytes < 0 || c.LoadTimeout < 0 || c.MinReadInterval < 0 || c.NegativeTTL < 0 || c.RefreshAhead > 1 {
+		return c, errors.New("cache: MaxBytes, LoadTimeout, MinReadInterval and NegativeTTL must not be negative, and RefreshAhead not above 1")
+	}
+	setDefault(&c.MaxBytes, 64<<20)
+	setDefault(&c.LoadTimeout, 10*time.Second)
+	setDefault(&c.MinReadInterval, time.Second)
+	setDefault(&c.NegativeTTL, 5*time.Second)
+	setDefault(&c.RefreshAhead, 0.2)
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c, nil
+}
+
+func setDefault[T int64 | float64 | time.Duration](v *T, d T) {
+	if *v == 0 {
+		*v = d
+	}
+}
+
+// Cache answers requests for secrets from memory or from one shared load. It is
+// safe for concurrent use and must be closed.
+type Cache struct {
+	cfg   Config
+	seed  maphash.Seed
+	store *ristretto.Cache[uint64, *entry]
+	count counters
+
+	// using is held for reading around every lookup on behalf of a caller and
+	// guards closed: ristretto's Get must not run into its Close. Loads need no
+	// such care, because Close waits for them.
+	using  sync.RWMutex
+	closed bool
+
+	base   context.Context // of all loads; done when the cache closes
+	cancel context.CancelFunc
+	loads  sync.WaitGroup
+
+	mu      sync.Mutex      // guards what follows; using may be taken under it
+	flights map[Key]*flight // the loads under way
+	recent  recentLoads
+}
+
+// New makes a Cache.
+func New(cfg Config) (*Cache, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	c := &Cache{cfg: cfg, seed: maphash.MakeSeed(), flights: make(map[Key]*flight)}
+	if c.store, err = ristretto.NewCache(c.storeConfig()); err != nil {
+		return nil, err
+	}
+	c.base, c.cancel = context.WithCancel(context.Background())
+	return c, nil
+}
+
+func (c *Cache) storeConfig() *ristretto.Config[uint64, *entry] {
+	return &ristretto.Config[uint64, *entry]{
+		// Ten counters per entry, as ristretto advises, at 1 KiB per entry.
+		NumCounters:        max(10*c.cfg.MaxBytes/1024, 1000),
+		MaxCost:            c.cfg.MaxBytes,
+		BufferItems:        64,
+		IgnoreInternalCost: true, // cost includes it
+		KeyToHash:          func(h uint64) (uint64, uint64) { return h, 0 },
+		OnEvict: func(item *ristretto.Item[*entry]) {
+			// What expires or is cleared comes here too; only a victim has a cost
+			// and no expiration.
+			if item.Cost > 0 && item.Expiration.IsZero() {
+				c.count.evictions.Add(1)
+			}
+		},
+		OnExit: func(e *entry) {
+			if e != nil { // deleting what is not there comes here too
+				c.count.entries.Add(-1)
+			}
+		},
+	}
+}
+
+// Close cancels the loads under way, waits for them and forgets every value.
+// Calls that are waiting, and later ones, fail with ReasonStoreUnavailable.
+func (c *Cache) Close() {
+	c.mu.Lock()
+	c.using.Lock()
+	wasClosed := c.closed
+	c.closed = true
+	c.using.Unlock()
+	c.mu.Unlock()
+	if wasClosed {
+		return
+	}
+	c.cancel()
+	c.loads.Wait()
+	c.store.Close()
+}
+
+// Get answers req from memory or by load, of which at most one runs for each
+// Key at any time. The error is a *secret.Error.
+//
+// When ctx ends first, the load that the call waited for goes on: the error has
+// ReasonStoreUnavailable and wraps the context's. A call that has to wait for
+// its turn under MinReadInterval and cannot has ReasonOverloaded, with the time
+// to wait; a deadline too near for the wait fails at once.
+func (c *Cache) Get(ctx context.Context, req Request, load Loader) (Result, error) {
+	now := time.Now()
+	req.TTL, req.MaxAge = max(req.TTL, 0), max(req.MaxAge, 0)
+	h := c.hash(&req.Key)
+	e := c.lookup(h, &req.Key)
+	if e == nil || !e.fresh(&req, now, now) {
+		return c.wait(ctx, req, load, h, now)
+	}
+	c.count.hits.Add(1)
+	if e.claimRefresh(now) {
+		c.refresh(e, req, load, h, now)
+	}
+	return e.result(&req, Hit), nil
+}
+
+func (c *Cache) hash(k *Key) uint64 { return maphash.Comparable(c.seed, *k) }
+
+// lookup returns the entry of key, however old, or nil.
+func (c *Cache) lookup(h uint64, key *Key) *entry {
+	c.using.RLock()
+	defer c.using.RUnlock()
+	if c.closed {
+		return nil
+	}
+	return c.peek(h, key)
+}
+
+// peek is lookup for those whom Close waits for.
+func (c *Cache) peek(h uint64, key *Key) *entry {
+	e, ok := c.store.Get(h)
+	if !ok || e.key != *key { // another key of the same hash
+		return nil
+	}
+	return e
+}

@@ -1,0 +1,129 @@
+package cache
+
+import (
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// withMonotonic moves t's monotonic reading alone, which no clock of a test can
+// do: time.Time is {wall uint64; ext int64; loc}, and ext is the monotonic
+// reading where there is one.
+func withMonotonic(t *testing.T, at time.Time, move time.Duration) time.Time {
+	t.Helper()
+	moved := at
+	(*struct {
+		wall uint64
+		ext  int64
+	})(unsafe.Pointer(&moved)).ext += int64(move)
+	if moved.Sub(at) != move || !moved.Round(0).Equal(at.Round(0)) {
+		t.Fatal("time.Time is not what it was")
+	}
+	return moved
+}
+
+func TestElapsedTakesTheLaterClock(t *testing.T) {
+	from := time.Now()
+	both := from.Add(10 * time.Second)
+	for name, tt := range map[string]struct {
+		to   time.Time
+		want time.Duration
+	}{
+		"clocks agree":      {both, 10 * time.Second},
+		"suspended for 1 h": {withMonotonic(t, both.Add(time.Hour), -time.Hour), 10*time.Second + time.Hour},
+		"set back by 1 h":   {withMonotonic(t, both.Add(-time.Hour), time.Hour), 10 * time.Second},
+		"set ahead by 1 h":  {withMonotonic(t, both.Add(time.Hour), -time.Hour), 10*time.Second + time.Hour},
+		"no monotonic":      {both.Round(0), 10 * time.Second},
+	} {
+		if got := elapsed(from, tt.to); got != tt.want {
+			t.Errorf("%s: elapsed %v, want %v", name, got, tt.want)
+		}
+	}
+}
+
+// A jump of the wall clock or a suspended machine never keeps a value longer.
+func TestClockJumps(t *testing.T) {
+	const hour = time.Hour
+	for name, jump := range map[string]struct{ wall, monotonic time.Duration }{
+		"suspended":                    {wall: 2 * time.Minute},
+		"set back after the TTL":       {wall: -hour, monotonic: 2 * time.Minute},
+		"set back to before the read":  {wall: -10 * hour, monotonic: time.Minute},
+		"set ahead":                    {wall: hour},
+		"monotonic only, wall the TTL": {wall: time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, s := newCache(t, Config{}), newFakeStore()
+			expect(t, c, s, want("a"), 1, Miss)
+			expect(t, c, s, want("a"), 1, Hit)
+			s.rotate()
+			// That the clocks have jumped is the same as that the read was made as
+			// much earlier by each of them. A bubble has no monotonic clock.
+			k := key("a")
+			e := c.peek(c.hash(&k), &k)
+			e.asOf = withMonotonic(t, e.asOf.Add(-jump.wall), jump.wall-jump.monotonic)
+			expect(t, c, s, want("a"), 2, Miss)
+		})
+	}
+}
+
+func TestNewEntryAsOf(t *testing.T) {
+	started := time.Now()
+	now := started.Add(3 * time.Second)
+	for name, tt := range map[string]struct {
+		fetched time.Time
+		want    time.Duration // after started
+	}{
+		"at the start":         {started, 0},
+		"later":                {started.Add(time.Second), time.Second},
+		"without monotonic":    {started.Add(time.Second).Round(0), time.Second},
+		"from before":          {started.Add(-time.Minute), -time.Minute},
+		"from the future":      {started.Add(time.Hour), 0},
+		"from no time at all":  {time.Time{}, time.Time{}.Sub(started)},
+		"of another time zone": {started.Add(time.Second).UTC(), time.Second},
+	} {
+		e := newEntry(Key{}, secret.New("", tt.fetched, time.Time{}, nil), time.Minute, 0.2, started, now)
+		if got := e.asOf.Sub(started); got != tt.want {
+			t.Errorf("%s: as of %v after the start, want %v", name, got, tt.want)
+		}
+		if e.asOf == e.asOf.Round(0) && tt.want > -time.Hour {
+			t.Errorf("%s: as of has no monotonic reading", name)
+		}
+	}
+}
+
+func TestRecentLoadsAreBounded(t *testing.T) {
+	var r recentLoads
+	now := time.Now()
+	put := func(name int, until time.Duration) {
+		r.put(&lastLoad{key: Key{Name: string(rune(name))}, until: now.Add(until)}, now)
+	}
+	for i := range maxRecent + 100 {
+		put(i, time.Second)
+		put(i, time.Second) // again is not another one
+		if len(r.byKey) > maxRecent || len(r.byKey) != r.order.Len() {
+			t.Fatalf("%d loads are remembered, %d in order", len(r.byKey), r.order.Len())
+		}
+	}
+	if r.get(Key{Name: string(rune(99))}, now) != nil {
+		t.Error("the oldest is not forgotten")
+	}
+	for _, i := range []int{100, maxRecent + 99} {
+		if r.get(Key{Name: string(rune(i))}, now) == nil {
+			t.Errorf("load %d is forgotten", i)
+		}
+	}
+	now = now.Add(time.Second)
+	if r.get(Key{Name: string(rune(100))}, now) != nil {
+		t.Error("what is over is still known")
+	}
+	put(1, time.Second)
+	if len(r.byKey) != 1 || r.order.Len() != 1 {
+		t.Errorf("%d loads are remembered, want one", len(r.byKey))
+	}
+	put(1, 0)
+	if len(r.byKey) != 0 {
+		t.Error("what is over from the start is remembered")
+	}
+}

@@ -1,0 +1,168 @@
+package cache
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// Every reason: for how long it is remembered, whether a cached value outlives
+// it, and whether one that has expired may stand in.
+func TestFailures(t *testing.T) {
+	const definite, throttle = 5 * time.Second, 7 * time.Second
+	tests := []struct {
+		err            *secret.Error
+		remembered     time.Duration
+		survives, lent bool
+	}{
+		{secret.Errorf(secret.ReasonSecretNotFound, ""), definite, false, false},
+		{secret.Errorf(secret.ReasonSecretDisabled, ""), definite, false, false},
+		{secret.Errorf(secret.ReasonSecretExpired, ""), definite, false, false},
+		{secret.Errorf(secret.ReasonSecretNotYetValid, ""), definite, false, false},
+		{secret.Errorf(secret.ReasonStoreAccessDenied, ""), definite, false, false},
+		{secret.Errorf(secret.ReasonStoreAuthenticationFailed, ""), definite, false, false},
+		{secret.Errorf(secret.ReasonStoreNotFound, ""), definite, false, false},
+		{secret.Errorf(secret.ReasonStoreNotAllowed, ""), definite, false, false},
+		{secret.Errorf("A_REASON_OF_TOMORROW", ""), definite, false, false},
+		{secret.Errorf(secret.ReasonStoreUnavailable, ""), outageTTL, true, true},
+		{secret.Errorf(secret.ReasonStoreThrottled, ""), outageTTL, true, true},
+		{&secret.Error{Reason: secret.ReasonStoreThrottled, RetryAfter: throttle}, throttle, true, true},
+		{&secret.Error{Reason: secret.ReasonStoreThrottled, RetryAfter: time.Hour}, 2 * definite, true, true},
+		{secret.Errorf(secret.ReasonOverloaded, ""), outageTTL, true, false},
+		{secret.Errorf(secret.ReasonInternal, ""), outageTTL, true, false},
+	}
+	for _, tt := range tests {
+		t.Run(fmt.Sprintf("%s/%v", tt.err.Reason, tt.err.RetryAfter), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c, s := newCache(t, Config{RefreshAhead: -1}), newFakeStore()
+				s.failWith(fmt.Errorf("wrapped: %w", tt.err))
+				expectError(t, c, s, want("new"), tt.err.Reason)
+				time.Sleep(tt.remembered - 1)
+				expectError(t, c, s, want("new"), tt.err.Reason)
+				expectLoads(t, s, 1)
+				time.Sleep(1)
+				expectError(t, c, s, want("new"), tt.err.Reason)
+				expectLoads(t, s, 2)
+
+				s.failWith(nil)
+				req := want("known").orStale(time.Hour)
+				expect(t, c, s, req, 1, Miss)
+				time.Sleep(time.Second)
+				s.failWith(tt.err)
+				expectError(t, c, s, req.noOlderThan(0), tt.err.Reason)
+				if tt.survives {
+					expect(t, c, s, req, 1, Hit)
+				} else {
+					expectError(t, c, s, req, tt.err.Reason)
+				}
+				time.Sleep(time.Minute)
+				if tt.lent {
+					expect(t, c, s, req, 1, Stale)
+					expect(t, c, s, req, 1, Stale) // of the remembered failure, too
+				} else {
+					expectError(t, c, s, req, tt.err.Reason)
+				}
+			})
+		})
+	}
+}
+
+// A remembered failure is an answer as old as its read, no newer.
+func TestMaxAgePassesByOlderFailures(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := newCache(t, Config{}), newFakeStore()
+		s.failWith(secret.Errorf(secret.ReasonSecretNotFound, ""))
+		expectError(t, c, s, want("a"), secret.ReasonSecretNotFound)
+		s.failWith(nil) // the operator has created it
+		time.Sleep(600 * time.Millisecond)
+		expectError(t, c, s, want("a"), secret.ReasonSecretNotFound)
+		expectError(t, c, s, want("a").noOlderThan(time.Second), secret.ReasonSecretNotFound)
+		expectLoads(t, s, 1)
+
+		began := time.Now()
+		expect(t, c, s, want("a").noOlderThan(0), 1, Miss)
+		if d := time.Since(began); d != 400*time.Millisecond {
+			t.Errorf("the read began after %v, want it paced", d)
+		}
+		expect(t, c, s, want("a"), 1, Hit) // the failure is forgotten
+	})
+}
+
+func TestStale(t *testing.T) {
+	down := secret.Errorf(secret.ReasonStoreUnavailable, "down")
+	synctest.Test(t, func(t *testing.T) {
+		c, s := newCache(t, Config{RefreshAhead: -1}), newFakeStore()
+		req := want("a").orStale(30 * time.Second)
+		expires := expect(t, c, s, req, 1, Miss).Expires
+		time.Sleep(time.Minute)
+
+		s.failWith(down)
+		if res := expect(t, c, s, req, 1, Stale); !res.Expires.Equal(expires) {
+			t.Errorf("a stale answer expires %v, want %v as before", res.Expires, expires)
+		}
+		expectError(t, c, s, want("a"), secret.ReasonStoreUnavailable) // not asked for
+		expect(t, c, s, req.noOlderThan(time.Minute), 1, Stale)
+		expectError(t, c, s, req.noOlderThan(time.Minute-1), secret.ReasonStoreUnavailable)
+		shorter := req
+		shorter.TTL = 30 * time.Second // has been stale for as long as may be
+		expectError(t, c, s, shorter, secret.ReasonStoreUnavailable)
+
+		time.Sleep(30*time.Second - 2*time.Second)
+		expect(t, c, s, req, 1, Stale)
+		time.Sleep(2 * time.Second)
+		expectError(t, c, s, req, secret.ReasonStoreUnavailable)
+
+		s.failWith(nil)
+		time.Sleep(outageTTL)
+		expect(t, c, s, req, 1, Miss)
+	})
+}
+
+// A store that recovers is noticed at the first load after the outage's memory.
+func TestStaleEndsWithTheOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := newCache(t, Config{}), newFakeStore()
+		req := want("a").orStale(time.Hour)
+		expect(t, c, s, req, 1, Miss)
+		time.Sleep(time.Minute)
+		s.failWith(secret.Errorf(secret.ReasonStoreThrottled, "slow down"))
+		expect(t, c, s, req, 1, Stale)
+		s.failWith(nil)
+		s.rotate()
+		expect(t, c, s, req, 1, Stale)
+		time.Sleep(outageTTL)
+		expect(t, c, s, req, 2, Miss)
+	})
+}
+
+// A store that hangs is an outage as well, for the load's time and the call's.
+func TestStaleWhenTheStoreHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := newCache(t, Config{RefreshAhead: -1}), newFakeStore()
+		req := want("a").orStale(time.Hour)
+		expect(t, c, s, req, 1, Miss)
+		time.Sleep(time.Minute)
+		s.delay = time.Hour
+
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		if res, err := c.get(ctx, s, req); err != nil || res.Source != Stale {
+			t.Errorf("at the call's deadline: %v, %v", res.Source, err)
+		}
+		began := time.Now()
+		expect(t, c, s, req, 1, Stale)
+		if d := time.Since(began); d != 8*time.Second {
+			t.Errorf("answered after %v, want the load's timeout", d)
+		}
+
+		time.Sleep(outageTTL)
+		ctx, cancel = context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, cancel)
+		res, err := c.get(ctx, s, req)
+		checkError(t, res, err, secret.ReasonStoreUnavailable)
+	})
+}

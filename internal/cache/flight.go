@@ -1,0 +1,294 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// flight is one load under way and those who wait for it. It ends when done is
+// closed; what stands below it may be read from then on.
+type flight struct {
+	key      Key
+	hash     uint64
+	ttl      time.Duration
+	maxStale time.Duration
+	load     Loader
+	started  time.Time
+
+	done   chan struct{}
+	secret *secret.Secret // what was read; entry may be a newer one
+	entry  *entry         // nil after a failure
+	err    *secret.Error  // nil after a success
+}
+
+// step is what a waiting call does next: take an entry, an error or a flight's
+// outcome, or else sit out a flight or a pause and look again.
+type step struct {
+	entry   *entry
+	err     *secret.Error
+	flight  *flight
+	outcome bool   // of flight is for this call
+	source  Source // of the outcome
+	pause   time.Duration
+}
+
+// wait answers a request that memory did not.
+func (c *Cache) wait(ctx context.Context, req Request, load Loader, h uint64, arrival time.Time) (Result, error) {
+	for {
+		if err := ctx.Err(); err != nil {
+			return c.leave(&req, h, arrival, err)
+		}
+		s := c.next(&req, load, h, arrival)
+		switch {
+		case s.entry != nil:
+			c.count.hits.Add(1)
+			return s.entry.result(&req, Hit), nil
+		case s.err != nil:
+			return c.fail(&req, h, arrival, s.err)
+		case s.flight == nil:
+			if err := c.pause(ctx, s.pause); err != nil {
+				return Result{}, err
+			}
+			continue
+		}
+		select {
+		case <-s.flight.done:
+		case <-ctx.Done():
+			return c.leave(&req, h, arrival, ctx.Err())
+		}
+		if s.outcome {
+			return c.settle(&req, s.flight, arrival, s.source)
+		}
+	}
+}
+
+// next decides under the lock what a call does, and starts its load if need be.
+func (c *Cache) next(req *Request, load Loader, h uint64, arrival time.Time) step {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return step{err: errClosed}
+	}
+	now := time.Now()
+	// A load may have ended since the last look. One that ends later is still in
+	// flights: it leaves only once its entry can be seen.
+	if e := c.lookup(h, &req.Key); e != nil && e.fresh(req, arrival, now) {
+		return step{entry: e}
+	}
+	if f := c.flights[req.Key]; f != nil {
+		if !f.joinable(req, arrival) {
+			return step{flight: f}
+		}
+		c.count.shared.Add(1)
+		return step{flight: f, outcome: true, source: Shared}
+	}
+	if last := c.recent.get(req.Key, now); last != nil {
+		knows := !req.HasMaxAge || elapsed(last.started, arrival) <= req.MaxAge
+		if last.err != nil && now.Before(last.errUntil) && knows {
+			c.count.negative.Add(1)
+			return step{err: last.err}
+		}
+		if pause := c.pauseAfter(last, now); req.HasMaxAge && pause > 0 {
+			c.count.paced.Add(1)
+			return step{pause: pause}
+		}
+	}
+	c.count.misses.Add(1)
+	return step{flight: c.start(req, load, h, now), outcome: true, source: Miss}
+}
+
+// joinable reports whether the outcome will be new enough for a request that
+// arrived at arrival.
+func (f *flight) joinable(req *Request, arrival time.Time) bool {
+	within := req.TTL
+	if req.HasMaxAge {
+		within = min(within, req.MaxAge)
+	}
+	return elapsed(f.started, arrival) <= within
+}
+
+// pauseAfter is how long the next load has to wait after the last one.
+func (c *Cache) pauseAfter(last *lastLoad, now time.Time) time.Duration {
+	return last.started.Add(c.cfg.MinReadInterval).Sub(now)
+}
+
+// refresh starts a load in the background, for an entry whose claim it has.
+func (c *Cache) refresh(e *entry, req Request, load Loader, h uint64, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || c.flights[req.Key] != nil { // that flight will see to the entry
+		return
+	}
+	if last := c.recent.get(req.Key, now); last != nil {
+		if wait := max(c.pauseAfter(last, now), last.errUntil.Sub(now)); wait > 0 {
+			e.postponeRefresh(now, wait)
+			return
+		}
+	}
+	c.count.refreshes.Add(1)
+	c.start(&req, load, h, now)
+}
+
+// start begins a load; c.mu is held, the cache is open and no load of the key is
+// under way.
+func (c *Cache) start(req *Request, load Loader, h uint64, now time.Time) *flight {
+	f := &flight{
+		key: req.Key.clone(), hash: h, ttl: req.TTL, maxStale: req.MaxStale,
+		load: load, started: now, done: make(chan struct{}),
+	}
+	c.count.loads.Add(1)
+	c.flights[f.key] = f
+	c.loads.Go(func() {
+		defer c.land(f) // whatever the loader does
+		f.secret, f.err = c.read(f)
+	})
+	return f
+}
+
+// land ends a flight. Whoever looks after that sees the new entry or none, and
+// never an older one.
+func (c *Cache) land(f *flight) {
+	if f.secret == nil && f.err == nil {
+		f.err = secret.AsError(errors.New("cache: the load ended with neither a secret nor an error"))
+	}
+	now := time.Now()
+	last := &lastLoad{key: f.key, started: f.started, err: f.err, until: f.started.Add(c.cfg.MinReadInterval)}
+	if f.err == nil {
+		f.entry = c.keep(f, f.secret, now)
+	} else {
+		c.count.failures.Add(1)
+		remember := c.rememberFor(f.err)
+		last.errUntil = now.Add(remember)
+		if last.until.Before(last.errUntil) {
+			last.until = last.errUntil
+		}
+		if classes[f.err.Reason] == definite {
+			c.drop(f.hash)
+		} else if e := c.peek(f.hash, &f.key); e != nil {
+			e.postponeRefresh(now, remember)
+		}
+	}
+	c.mu.Lock()
+	delete(c.flights, f.key)
+	c.recent.put(last, now)
+	c.mu.Unlock()
+	close(f.done)
+}
+
+// read calls the loader under the cache's own deadline. A panic fails this load
+// alone; what it carries is not logged, because it may hold a value.
+func (c *Cache) read(f *flight) (s *secret.Secret, err *secret.Error) {
+	ctx, cancel := context.WithTimeout(c.base, c.cfg.LoadTimeout)
+	defer cancel()
+	defer func() {
+		if p := recover(); p != nil {
+			cause := fmt.Errorf("cache: the load panicked with a %T", p)
+			c.cfg.Logger.LogAttrs(c.base, slog.LevelError, cause.Error(),
+				slog.String("integration", f.key.Integration), slog.String("store", f.key.Store),
+				slog.String("stack", string(debug.Stack())))
+			s, err = nil, secret.AsError(cause)
+		}
+	}()
+	s, loadErr := f.load(ctx)
+	if loadErr != nil {
+		return nil, c.loadError(ctx, loadErr)
+	}
+	if s != nil && !s.ExpiresAt.IsZero() && !time.Now().Before(s.ExpiresAt) {
+		return nil, secret.Errorf(secret.ReasonSecretExpired, "the secret has expired; set a new version or move its expiry")
+	}
+	return s, nil
+}
+
+// keep puts what was read in the place of what is cached, unless that is newer,
+// and returns the newer of the two.
+func (c *Cache) keep(f *flight, s *secret.Secret, now time.Time) *entry {
+	e := newEntry(f.key, s, f.ttl, c.cfg.RefreshAhead, f.started, now)
+	if old := c.peek(f.hash, &f.key); old != nil && old.asOf.After(e.asOf) {
+		old.postponeRefresh(now, outageTTL)
+		return old
+	}
+	// Never updated in place: ristretto makes no room for an entry that grows.
+	// Gone is gone at once, so from here on nobody sees the older one.
+	c.store.Del(f.hash)
+	keep, cost := e.keepFor(f.maxStale, now), e.cost()
+	if keep <= 0 { // to ristretto, zero would be for ever
+		return e
+	}
+	if cost > c.cfg.MaxBytes/8 {
+		c.count.rejected.Add(1)
+		return e
+	}
+	c.count.entries.Add(1)
+	if !c.store.SetWithTTL(f.hash, e, cost, keep) {
+		c.count.entries.Add(-1) // ristretto calls OnExit for all but these
+		c.count.dropped.Add(1)
+		return e
+	}
+	c.store.Wait()
+	if visible, ok := c.store.Get(f.hash); !ok || visible != e {
+		c.count.rejected.Add(1)
+		c.drop(f.hash) // whatever is there instead
+	}
+	return e
+}
+
+// drop removes an entry and what ristretto may still have queued for it.
+func (c *Cache) drop(h uint64) {
+	c.store.Del(h)
+	c.store.Wait()
+}
+
+// settle answers a request by the outcome of a flight.
+func (c *Cache) settle(req *Request, f *flight, arrival time.Time, source Source) (Result, error) {
+	if f.err != nil {
+		return c.fail(req, f.hash, arrival, f.err)
+	}
+	e := f.entry
+	if e.asOf.Before(f.started) && !e.fresh(req, arrival, time.Now()) {
+		return Result{}, errOldRead
+	}
+	return e.result(req, source), nil
+}
+
+// leave answers a request whose context ended before its load did.
+func (c *Cache) leave(req *Request, h uint64, arrival time.Time, cause error) (Result, error) {
+	if errors.Is(cause, context.Canceled) { // nobody is listening any more
+		return Result{}, gaveUp(cause)
+	}
+	return c.fail(req, h, arrival, gaveUp(cause))
+}
+
+// fail answers a request without a load's value: by a stale one if there is an
+// outage and the request allows it, else by err.
+func (c *Cache) fail(req *Request, h uint64, arrival time.Time, err *secret.Error) (Result, error) {
+	if req.MaxStale > 0 && classes[err.Reason] == outage {
+		if e := c.lookup(h, &req.Key); e != nil && e.stale(req, arrival, time.Now()) {
+			c.count.stale.Add(1)
+			return e.result(req, Stale), nil
+		}
+	}
+	return Result{}, err
+}
+
+// pause waits until a call may look again: after d, or when the cache closes.
+func (c *Cache) pause(ctx context.Context, d time.Duration) error {
+	if end, ok := ctx.Deadline(); ok && time.Until(end) < d {
+		return paced(d, context.DeadlineExceeded)
+	}
+	begin := time.Now()
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-c.base.Done():
+	case <-ctx.Done():
+		return paced(max(d-time.Since(begin), 0), ctx.Err())
+	}
+	return nil
+}

@@ -1,0 +1,201 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+func TestMaxAge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := newCache(t, Config{}), newFakeStore()
+		expect(t, c, s, want("a"), 1, Miss)
+		s.rotate()
+		time.Sleep(10 * time.Second)
+		expect(t, c, s, want("a").noOlderThan(10*time.Second), 1, Hit)
+		expect(t, c, s, want("a").noOlderThan(10*time.Second-1), 2, Miss)
+		expect(t, c, s, want("a"), 2, Hit)
+		expect(t, c, s, want("a").noOlderThan(time.Hour), 2, Hit)
+		time.Sleep(time.Minute)
+		s.rotate()
+		expect(t, c, s, want("a").noOlderThan(time.Hour), 3, Miss) // never more than the TTL
+	})
+}
+
+func TestMaxAgeZeroAtOneInstantIsOneLoad(t *testing.T) {
+	for name, cached := range map[string]bool{"empty": false, "filled": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c, s := newCache(t, Config{}), newFakeStore()
+				version, loads := 1, 1
+				if cached {
+					expect(t, c, s, want("a"), 1, Miss)
+					s.rotate()
+					version, loads = 2, 2
+					time.Sleep(2 * time.Second)
+				}
+				s.delay = time.Second
+				var wrong atomic.Int64
+				var wg sync.WaitGroup
+				for range 1000 {
+					wg.Go(func() {
+						res, err := c.get(t.Context(), s, want("a").noOlderThan(0))
+						if err != nil || res.Secret.Version != string(rune('0'+version)) {
+							wrong.Add(1)
+						}
+					})
+				}
+				wg.Wait()
+				expectLoads(t, s, loads)
+				if n := wrong.Load(); n > 0 {
+					t.Errorf("%d wrong answers", n)
+				}
+			})
+		})
+	}
+}
+
+// A call that came after a load had begun may not have its outcome, because the
+// secret may have changed between the two; nor may it start a second one beside.
+func TestMaxAgeTakesTheNextLoad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := newCache(t, Config{}), newFakeStore()
+		s.delay = 4 * time.Second // reads the version after 2
+		var wg sync.WaitGroup
+		wg.Go(func() { expect(t, c, s, want("a"), 1, Miss) })
+		time.Sleep(3 * time.Second)
+		s.rotate()
+		began := time.Now()
+		for range 10 {
+			wg.Go(func() {
+				res, err := c.get(t.Context(), s, want("a").noOlderThan(time.Second))
+				if err != nil || res.Secret.Version != "2" {
+					t.Errorf("version %v, %v; want 2", res.Secret, err)
+				}
+			})
+		}
+		wg.Go(func() { expect(t, c, s, want("a").noOlderThan(3*time.Second), 1, Shared) })
+		wg.Wait()
+		if d := time.Since(began); d != 5*time.Second {
+			t.Errorf("took %v, want what is left of the first load and the second", d)
+		}
+		if s.overlapped() {
+			t.Error("two loads at a time")
+		}
+		expectLoads(t, s, 2)
+	})
+}
+
+func TestForcedReadsArePaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := newCache(t, Config{}), newFakeStore()
+		expect(t, c, s, want("a").noOlderThan(0), 1, Miss) // the first is not
+		s.rotate()
+		time.Sleep(100 * time.Millisecond)
+
+		began := time.Now()
+		var loads atomic.Int64
+		var wg sync.WaitGroup
+		for range 1000 {
+			wg.Go(func() {
+				res, err := c.get(t.Context(), s, want("a").noOlderThan(0))
+				if err != nil || res.Secret.Version != "2" {
+					t.Errorf("version %v, %v; want 2", res.Secret, err)
+				}
+				if res.Source == Miss {
+					loads.Add(1)
+				}
+			})
+		}
+		wg.Go(func() { // cannot wait that long, and is told at once
+			ctx, cancel := context.WithTimeout(t.Context(), 899*time.Millisecond)
+			defer cancel()
+			res, err := c.get(ctx, s, want("a").noOlderThan(0))
+			e := checkError(t, res, err, secret.ReasonOverloaded)
+			if e.RetryAfter != 900*time.Millisecond || !errors.Is(e, context.DeadlineExceeded) || !time.Now().Equal(began) {
+				t.Errorf("after %v: retry after %v, %v", time.Since(began), e.RetryAfter, e)
+			}
+		})
+		wg.Go(func() { // goes away while it waits
+			ctx, cancel := context.WithCancel(t.Context())
+			time.AfterFunc(500*time.Millisecond, cancel)
+			res, err := c.get(ctx, s, want("a").noOlderThan(0))
+			e := checkError(t, res, err, secret.ReasonOverloaded)
+			if e.RetryAfter != 400*time.Millisecond || !errors.Is(e, context.Canceled) {
+				t.Errorf("retry after %v, %v", e.RetryAfter, e)
+			}
+		})
+		expect(t, c, s, want("a"), 1, Hit) // those who ask for nothing special do not wait
+		wg.Wait()
+		if d := time.Since(began); d != 900*time.Millisecond {
+			t.Errorf("waited %v", d)
+		}
+		expectLoads(t, s, 2)
+		if loads.Load() != 1 {
+			t.Errorf("%d calls say that they loaded", loads.Load())
+		}
+		if n := c.Stats().Paced; n != 1002 {
+			t.Errorf("%d calls were paced", n)
+		}
+	})
+}
+
+// However many ask, the loads that MaxAge forces begin an interval apart; also
+// when the entry is gone, as it may be under pressure.
+func TestForcedReadsKeepTheirInterval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := newCache(t, Config{MinReadInterval: 3 * time.Second}), newFakeStore()
+		s.delay = 100 * time.Millisecond
+		var wg sync.WaitGroup
+		for i := range 200 {
+			wg.Go(func() {
+				time.Sleep(time.Duration(i) * 97 * time.Millisecond)
+				if i%10 == 0 {
+					k := key("a")
+					c.drop(c.hash(&k))
+				}
+				if _, err := c.get(t.Context(), s, want("a").noOlderThan(0)); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		for i := 1; i < len(s.starts); i++ {
+			if d := s.starts[i].Sub(s.starts[i-1]); d < 3*time.Second {
+				t.Errorf("a load %v after another", d)
+			}
+		}
+		if n := len(s.starts); n < 6 {
+			t.Errorf("only %d loads in 20 seconds", n)
+		}
+	})
+}
+
+// A read that the loader had already made is not passed off as a new one, and
+// never takes the place of a newer one.
+func TestOldReads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := newCache(t, Config{}), newFakeStore()
+		old := secret.New("0", time.Now(), time.Time{}, nil)
+		time.Sleep(10 * time.Second)
+		expect(t, c, s, want("a"), 1, Miss)
+		time.Sleep(10 * time.Second)
+		again := func(context.Context) (*secret.Secret, error) { return old, nil }
+
+		res, err := c.Get(t.Context(), want("a").noOlderThan(0), again)
+		checkError(t, res, err, secret.ReasonInternal)
+		expect(t, c, s, want("a"), 1, Hit)
+
+		if res, err := c.Get(t.Context(), want("b"), again); err != nil || time.Until(res.Expires) != 40*time.Second {
+			t.Errorf("an old read of another secret: %v, expires %v", err, res.Expires)
+		}
+		res, err = c.Get(t.Context(), want("c").noOlderThan(19*time.Second), again)
+		checkError(t, res, err, secret.ReasonInternal)
+	})
+}

@@ -1,0 +1,204 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// model is what the answers to one key are held against: when the secret was
+// rotated, and the newest version that any finished call has returned.
+type model struct {
+	mu      sync.Mutex
+	rotated []time.Time // rotated[v] is when version v+1 came
+	newest  int
+}
+
+func (m *model) rotate(s *fakeStore) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s.rotate()
+	m.rotated = append(m.rotated, time.Now())
+}
+
+// versionBefore is the version that every read begun at or after t must see.
+func (m *model) versionBefore(t time.Time) int {
+	v := 0
+	for v < len(m.rotated) && m.rotated[v].Before(t) {
+		v++
+	}
+	return v
+}
+
+// check runs one call and holds it against the model: no answer older than its
+// TTL, none older than its MaxAge, none older than one that another call had
+// returned before this one began.
+func (m *model) check(t *testing.T, req Request, get func() (Result, error)) {
+	m.mu.Lock()
+	floor := m.newest
+	m.mu.Unlock()
+	arrival := time.Now()
+	res, err := get()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err != nil {
+		var e *secret.Error
+		if !errors.As(err, &e) || (e.Reason != secret.ReasonStoreUnavailable && e.Reason != secret.ReasonOverloaded) {
+			t.Errorf("Get: %v", err)
+		}
+		return
+	}
+	version, _ := strconv.Atoi(res.Secret.Version)
+	age := arrival.Sub(res.Secret.FetchedAt)
+	limit := req.TTL
+	if res.Source == Stale {
+		limit += req.MaxStale
+	}
+	switch {
+	case age >= limit && res.Source == Hit, age > limit:
+		t.Errorf("%v answer %v after its read, the limit is %v", res.Source, age, limit)
+	case req.HasMaxAge && age > req.MaxAge:
+		t.Errorf("%v answer %v after its read for a MaxAge of %v", res.Source, age, req.MaxAge)
+	case version < m.versionBefore(res.Secret.FetchedAt):
+		t.Errorf("%v answer of version %d that was not current at its read", res.Source, version)
+	case req.HasMaxAge && version < m.versionBefore(arrival.Add(-req.MaxAge)):
+		t.Errorf("%v answer of version %d for a MaxAge of %v, want %d", res.Source, version, req.MaxAge, m.versionBefore(arrival.Add(-req.MaxAge)))
+	case version < floor:
+		t.Errorf("%v answer of version %d after version %d had been returned", res.Source, version, floor)
+	}
+	m.newest = max(m.newest, version)
+}
+
+// A rotated secret, read by many with all sorts of demands, while its store
+// fails now and then and its entry is dropped or evicted by others.
+func TestModel(t *testing.T) {
+	for seed := range uint64(40) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { runModel(t, rand.New(rand.NewPCG(seed, 0))) })
+		})
+	}
+}
+
+// upTo returns a duration of more than zero and at most d.
+func upTo(rnd *rand.Rand, d time.Duration) time.Duration {
+	return time.Duration(rnd.Int64N(int64(d))) + 1
+}
+
+func runModel(t *testing.T, rnd *rand.Rand) {
+	const length = 60 * time.Second
+	c, s := newCache(t, Config{MaxBytes: 32 << 10, MinReadInterval: time.Duration(rnd.IntN(2000)) * time.Millisecond}), newFakeStore()
+	s.version = 0
+	var m model
+	ctx, cancel := context.WithTimeout(t.Context(), length)
+	defer cancel()
+	var wg sync.WaitGroup
+	every := func(most time.Duration, f func(rnd *rand.Rand)) {
+		rnd := rand.New(rand.NewPCG(rnd.Uint64(), 0))
+		wg.Go(func() {
+			for sleep(ctx, upTo(rnd, most)) == nil {
+				f(rnd)
+			}
+		})
+	}
+	every(3*time.Second, func(*rand.Rand) { m.rotate(s) })
+	every(5*time.Second, func(rnd *rand.Rand) {
+		s.set(func(s *fakeStore) {
+			s.delay = upTo(rnd, 3*time.Second)
+			s.fail = nil
+			if rnd.IntN(4) == 0 {
+				s.fail = secret.Errorf(secret.ReasonStoreUnavailable, "down")
+			}
+		})
+	})
+	k := key("a")
+	every(4*time.Second, func(*rand.Rand) { c.drop(c.hash(&k)) })
+	other := newFakeStore()
+	other.size = 1000
+	every(100*time.Millisecond, func(rnd *rand.Rand) {
+		if _, err := c.get(ctx, other, want(fmt.Sprint("other", rnd.IntN(100)))); err != nil && ctx.Err() == nil {
+			t.Error(err)
+		}
+	})
+	ages := []time.Duration{0, 0, 0, 100 * time.Millisecond, time.Second, 5 * time.Second, time.Minute}
+	for range 40 {
+		every(2*time.Second, func(rnd *rand.Rand) {
+			req := Request{Key: k, TTL: 10 * time.Second}
+			if rnd.IntN(2) == 0 {
+				req = req.noOlderThan(ages[rnd.IntN(len(ages))])
+			}
+			if rnd.IntN(3) == 0 {
+				req.TTL = 4 * time.Second
+			}
+			if rnd.IntN(2) == 0 {
+				req = req.orStale(5 * time.Second)
+			}
+			ctx := ctx
+			if rnd.IntN(4) == 0 {
+				short, cancel := context.WithTimeout(ctx, upTo(rnd, 4*time.Second))
+				defer cancel()
+				ctx = short
+			}
+			m.check(t, req, func() (Result, error) { return c.get(ctx, s, req) })
+		})
+	}
+	wg.Wait()
+	if s.overlapped() {
+		t.Error("two loads of one key at a time")
+	}
+	st := c.Stats()
+	if st.Hits == 0 || st.Shared == 0 || st.LoadFailures == 0 || m.newest == 0 {
+		t.Errorf("the run was too tame: %+v", st)
+	}
+}
+
+// The same promise on real threads and clocks: a call that reads now sees every
+// rotation that was complete before it began, and no call goes back behind an
+// answer that had been returned before it began.
+func TestReadNowIsLinearizable(t *testing.T) {
+	c := newCache(t, Config{MinReadInterval: 1, MaxBytes: 16 << 10})
+	var version, newest atomic.Int64
+	load := func(context.Context) (*secret.Secret, error) {
+		began := time.Now()
+		return secret.New(strconv.FormatInt(version.Load(), 10), began, time.Time{}, nil), nil
+	}
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			rnd := rand.New(rand.NewPCG(uint64(i), 0))
+			for n := range 2000 {
+				req := want("a")
+				floor := newest.Load()
+				switch rnd.IntN(5) {
+				case 0, 1:
+					req = req.noOlderThan(0)
+					floor = max(floor, version.Load())
+				case 2:
+					version.Add(1)
+				case 3: // others push it out
+					_, _ = c.Get(t.Context(), want(fmt.Sprint(n%50)), load)
+				}
+				res, err := c.Get(t.Context(), req, load)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				got, _ := strconv.ParseInt(res.Secret.Version, 10, 64)
+				if got < floor {
+					t.Errorf("%v answer of version %d, want at least %d", res.Source, got, floor)
+				}
+				for old := newest.Load(); old < got && !newest.CompareAndSwap(old, got); old = newest.Load() {
+				}
+			}
+		})
+	}
+	wg.Wait()
+}

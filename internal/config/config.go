@@ -1,0 +1,122 @@
+// Package config owns broker.yaml: what may stand in it, its defaults, and what
+// makes it acceptable.
+//
+// It is imported by the command only, which hands every part of the broker its
+// own settings; it knows none of those parts. Names of settings are a promise:
+// they are never renamed. No secret stands in the file, only paths to files.
+package config
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/strictyaml"
+)
+
+// Config is a validated broker.yaml. Paths are absolute.
+type Config struct {
+	// Listen is the gRPC address, host:port: mutual TLS, TLS 1.3.
+	Listen string `yaml:"listen"`
+	// AdminListen is the address of plain HTTP for /healthz, /readyz and
+	// /metrics, host:port.
+	AdminListen string `yaml:"admin_listen"`
+	TLS         TLS    `yaml:"tls"`
+	// Integrations is the directory of the integrations' files. Required.
+	Integrations string `yaml:"integrations"`
+	Cache        Cache  `yaml:"cache"`
+	Audit        Audit  `yaml:"audit"`
+}
+
+// TLS is the server's identity and whom it believes. All of it is required:
+// there is no broker without mutual TLS.
+type TLS struct {
+	// CertFile is a PEM file with the server's certificate chain, the leaf first.
+	CertFile string `yaml:"cert_file"`
+	// KeyFile is a PEM file with the leaf's private key.
+	KeyFile string `yaml:"key_file"`
+	// ClientCAFile is a PEM file with the authorities that issue the runtimes'
+	// client certificates.
+	ClientCAFile string `yaml:"client_ca_file"`
+}
+
+// Cache bounds how long and how much the broker remembers.
+type Cache struct {
+	// TTL is how long a value is answered from memory where its integration does
+	// not say otherwise; 1 s to 24 h.
+	TTL strictyaml.Duration `yaml:"ttl"`
+	// MaxBytes bounds all values in memory together; at least 1 MiB.
+	MaxBytes strictyaml.Bytes `yaml:"max_bytes"`
+}
+
+// Audit says where the record of every decision goes.
+type Audit struct {
+	// File is the file that records are appended to, or AuditStdout. Required.
+	File string `yaml:"file"`
+}
+
+// AuditStdout as Audit.File writes audit records to standard output.
+const AuditStdout = "stdout"
+
+// The bounds of settings.
+const (
+	MinTTL      = time.Second
+	MaxTTL      = 24 * time.Hour
+	MinMaxBytes = 1 << 20
+)
+
+// defaults is what holds for settings that broker.yaml leaves out.
+func defaults() *Config {
+	return &Config{
+		Listen:      "127.0.0.1:8443",
+		AdminListen: "127.0.0.1:8081",
+		Cache:       Cache{TTL: strictyaml.Duration(5 * time.Minute), MaxBytes: 64 << 20},
+	}
+}
+
+// Load reads and validates the file at path. Relative paths in it are taken
+// from the directory that it lies in. If it is not acceptable the error is
+// strictyaml.Faults with every fault; the files it names are not looked at.
+func Load(path string) (*Config, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("config: %w", err)
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	data, err := io.ReadAll(io.LimitReader(f, strictyaml.MaxSize+1))
+	if err != nil {
+		return nil, fmt.Errorf("config: %w", err)
+	}
+	return Parse(path, data)
+}
+
+// Parse is Load for data that has been read already; path is where it is said
+// to come from.
+func Parse(path string, data []byte) (*Config, error) {
+	c := defaults()
+	doc := strictyaml.Decode(path, data, c)
+	c.validate(doc)
+	if err := doc.Faults().Err(); err != nil {
+		return nil, err
+	}
+	dir, err := filepath.Abs(filepath.Dir(path))
+	if err != nil {
+		return nil, fmt.Errorf("config: %w", err)
+	}
+	c.resolvePaths(dir)
+	return c, nil
+}
+
+func (c *Config) resolvePaths(dir string) {
+	paths := []*string{&c.TLS.CertFile, &c.TLS.KeyFile, &c.TLS.ClientCAFile, &c.Integrations}
+	if c.Audit.File != AuditStdout {
+		paths = append(paths, &c.Audit.File)
+	}
+	for _, p := range paths {
+		if !filepath.IsAbs(*p) {
+			*p = filepath.Join(dir, *p)
+		}
+	}
+}

@@ -1,0 +1,177 @@
+package config
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/secretbroker/secretbroker/internal/strictyaml"
+)
+
+func TestLoad(t *testing.T) {
+	dir, err := filepath.Abs("testdata")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		file string
+		want Config
+	}{
+		{"full.yaml", Config{
+			Listen:      "0.0.0.0:8443",
+			AdminListen: "[::1]:9090",
+			TLS: TLS{
+				CertFile:     filepath.Join(dir, "tls/server.crt"),
+				KeyFile:      "/etc/secretbroker/tls/server.key",
+				ClientCAFile: filepath.Join(filepath.Dir(dir), "ca.crt"),
+			},
+			Integrations: filepath.Join(dir, "integrations"),
+			Cache:        Cache{TTL: strictyaml.Duration(90 * time.Second), MaxBytes: 1 << 20},
+			Audit:        Audit{File: "/var/log/secretbroker/audit.jsonl"},
+		}},
+		{"minimal.yaml", Config{
+			Listen:      "127.0.0.1:8443",
+			AdminListen: "127.0.0.1:8081",
+			TLS: TLS{
+				CertFile:     filepath.Join(dir, "server.crt"),
+				KeyFile:      filepath.Join(dir, "server.key"),
+				ClientCAFile: filepath.Join(dir, "ca.crt"),
+			},
+			Integrations: filepath.Join(dir, "integrations"),
+			Cache:        Cache{TTL: strictyaml.Duration(5 * time.Minute), MaxBytes: 64 << 20},
+			Audit:        Audit{File: AuditStdout},
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.file, func(t *testing.T) {
+			got, err := Load(filepath.Join("testdata", tt.file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(&tt.want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestLoadNoFile(t *testing.T) {
+	if _, err := Load(filepath.Join(t.TempDir(), "broker.yaml")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("err = %v, want fs.ErrNotExist", err)
+	}
+	large := filepath.Join(t.TempDir(), "broker.yaml")
+	if err := os.WriteFile(large, make([]byte, strictyaml.MaxSize+1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(large); err == nil || !strings.Contains(err.Error(), "larger than") {
+		t.Errorf("err = %v, want one of the size", err)
+	}
+}
+
+// tail has all that is required, on lines that tests do not count.
+const tail = `
+tls: {cert_file: a, key_file: b, client_ca_file: c}
+integrations: d
+audit: {file: e}
+`
+
+func TestFaults(t *testing.T) {
+	const (
+		badAddress = `expected an address to listen on, host:port, such as "127.0.0.1:8443" or ":8443"`
+		noCert     = "tls.cert_file: missing; it is required: the PEM file with the server's certificate chain"
+		noKey      = "tls.key_file: missing; it is required: the PEM file with the server's private key"
+		noCA       = "tls.client_ca_file: missing; it is required: the PEM file with the authorities of the client certificates"
+		noDir      = "integrations: missing; it is required: the directory of the integrations' files"
+		noAudit    = `audit.file: missing; it is required: the file that audit records are appended to, or "stdout"`
+	)
+	tests := []struct{ name, data, want string }{
+		{"empty", "", "b.yaml:1: the file is empty"},
+		{"not YAML", "listen: [\n", "b.yaml:2: not YAML, here or soon after: did not find expected node content"},
+		{"all missing", "\nlisten: :1\n", "b.yaml:2: " + noCert + "\nb.yaml:2: " + noKey + "\nb.yaml:2: " + noCA + "\nb.yaml:2: " + noDir + "\nb.yaml:2: " + noAudit},
+		{"no certificate", "integrations: d\naudit: {file: e}\ntls:\n  key_file: b\n  client_ca_file: c\n", "b.yaml:3: " + noCert},
+		{"no key", "integrations: d\naudit: {file: e}\ntls:\n  cert_file: b\n  client_ca_file: c\n", "b.yaml:3: " + noKey},
+		{"no client CA", "integrations: d\naudit: {file: e}\ntls:\n  cert_file: b\n  key_file: c\n", "b.yaml:3: " + noCA},
+		{"empty sections", "integrations: d\naudit:\ntls:\n", "b.yaml:2: " + noAudit + "\nb.yaml:3: " + noCert + "\nb.yaml:3: " + noKey + "\nb.yaml:3: " + noCA},
+		{"empty value", "integrations: d\naudit: {file: e}\ntls:\n  cert_file: a\n  key_file: b\n  client_ca_file: \"\"\n", "b.yaml:6: tls.client_ca_file: there is no value; write one or take the setting out"},
+		{"TLS is text", "integrations: d\naudit: {file: e}\ntls: off\n", "b.yaml:3: tls: expected a section of settings (name: value), found a single value"},
+
+		{"listen without port", "listen: 127.0.0.1" + tail, "b.yaml:1: listen: " + badAddress},
+		{"listen with name of a port", "listen: localhost:https" + tail, "b.yaml:1: listen: " + badAddress},
+		{"listen with large port", "listen: localhost:65536" + tail, "b.yaml:1: listen: " + badAddress},
+		{"listen is a URL", "listen: https://localhost:1" + tail, "b.yaml:1: listen: " + badAddress},
+		{"admin_listen", "admin_listen: \"8081\"" + tail, "b.yaml:1: admin_listen: " + badAddress},
+		{"same address", "listen: :1\nadmin_listen: :1" + tail, "b.yaml:2: admin_listen: the same address as listen; give it a port of its own"},
+
+		{"ttl too short", "cache:\n  ttl: 999ms" + tail, "b.yaml:2: cache.ttl: expected 1s to 24h"},
+		{"ttl zero", "cache:\n  ttl: 0s" + tail, "b.yaml:2: cache.ttl: expected 1s to 24h"},
+		{"ttl negative", "cache:\n  ttl: -5m" + tail, "b.yaml:2: cache.ttl: expected 1s to 24h"},
+		{"ttl too long", "cache:\n  ttl: 24h1s" + tail, "b.yaml:2: cache.ttl: expected 1s to 24h"},
+		{"ttl without unit", "cache:\n  ttl: 300" + tail, `b.yaml:2: cache.ttl: expected a duration with its unit, such as "30s" or "5m"`},
+		{"max_bytes too small", "cache:\n  max_bytes: 1023KiB" + tail, "b.yaml:2: cache.max_bytes: expected at least 1MiB"},
+		{"max_bytes zero", "cache:\n  max_bytes: 0" + tail, "b.yaml:2: cache.max_bytes: expected at least 1MiB"},
+		{"max_bytes text", "cache:\n  max_bytes: all" + tail, `b.yaml:2: cache.max_bytes: expected an amount of bytes, such as "64MiB"`},
+
+		{"unknown", "listne: :1" + tail, `b.yaml:1: unknown setting "listne"; did you mean "listen"?`},
+		{"unknown in section", "cache:\n  size: 1" + tail, `b.yaml:2: cache: unknown setting "size"; known here: ttl, max_bytes`},
+		{"duplicate", "listen: :1\nlisten: :2" + tail, `b.yaml:2: "listen" is set twice, first on line 1`},
+
+		{"all at once", "listen: x\ncache: {ttl: 1}\ntls: {cert_file: a, kye_file: b}\nintegrations: d\n",
+			"b.yaml:1: listen: " + badAddress + "\nb.yaml:1: " + noAudit + "\n" +
+				`b.yaml:2: cache.ttl: expected a duration with its unit, such as "30s" or "5m"` + "\n" +
+				`b.yaml:3: tls: unknown setting "kye_file"; did you mean "key_file"?` + "\n" +
+				"b.yaml:3: " + noKey + "\nb.yaml:3: " + noCA},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c, err := Parse("b.yaml", []byte(tt.data))
+			if err == nil {
+				t.Fatalf("accepted: %+v", c)
+			}
+			var faults strictyaml.Faults
+			if !errors.As(err, &faults) {
+				t.Fatalf("err is a %T, want strictyaml.Faults", err)
+			}
+			if diff := cmp.Diff(tt.want, err.Error()); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+// Two listeners on port 0 get two ports.
+func TestAnyFreePort(t *testing.T) {
+	if _, err := Parse("b.yaml", []byte("listen: 127.0.0.1:0\nadmin_listen: 127.0.0.1:0"+tail)); err != nil {
+		t.Error(err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, name := range []string{"full.yaml", "minimal.yaml"} {
+		data, err := os.ReadFile(filepath.Join("testdata", name))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	f.Add([]byte("listen: 1" + tail))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := Parse("b.yaml", data)
+		if err != nil {
+			return
+		}
+		for _, path := range []string{c.TLS.CertFile, c.TLS.KeyFile, c.TLS.ClientCAFile, c.Integrations} {
+			if !filepath.IsAbs(path) {
+				t.Errorf("accepted with the path %q", path)
+			}
+		}
+		if ttl := time.Duration(c.Cache.TTL); ttl < MinTTL || ttl > MaxTTL || c.Cache.MaxBytes < MinMaxBytes || c.Audit.File == "" {
+			t.Errorf("accepted: %+v", c)
+		}
+	})
+}

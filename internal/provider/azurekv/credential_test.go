@@ -1,0 +1,319 @@
+package azurekv
+
+import (
+	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+func TestOpenFaults(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "missing")
+	blank := writeFile(t, "blank", []byte(" \r\n\t"))
+	noPEM := writeFile(t, "no-pem", []byte(canary))
+	badPEM := writeFile(t, "bad-pem", []byte("-----BEGIN CERTIFICATE-----\n"+"Q0FOQVJZ\n"+"-----END CERTIFICATE-----\n"))
+	ecPEM := writeFile(t, "ec-pem", selfSigned(t, ecKey(t), time.Hour))
+	huge := writeFile(t, "huge", make([]byte, maxFile+1))
+	type azure = registry.Azure
+	for name, tc := range map[string]struct {
+		change func(*registry.Integration)
+		says   []string
+	}{
+		"no azure section":      {func(in *registry.Integration) { in.Azure = nil }, []string{"azure"}},
+		"other kind":            {func(in *registry.Integration) { in.Kind = "OTHER" }, []string{"azure"}},
+		"no vaults":             {setAzure(func(a *azure) { a.Vaults = nil }), []string{"azure.vaults"}},
+		"vault not https":       {setAzure(func(a *azure) { a.Vaults = []string{"http://" + vaultHost} }), []string{"azure.vaults"}},
+		"no tenant":             {setAzure(func(a *azure) { a.TenantID = "" }), []string{"azure.tenant_id"}},
+		"odd tenant":            {setAzure(func(a *azure) { a.TenantID = "a/b" }), []string{"azure.tenant_id"}},
+		"no client":             {setAzure(func(a *azure) { a.ClientID = "" }), []string{"azure.client_id"}},
+		"no authority":          {setAzure(func(a *azure) { a.AuthorityHost = "" }), []string{"azure.authority_host"}},
+		"authority http":        {setAzure(func(a *azure) { a.AuthorityHost = "http://" + loginHost }), []string{"azure.authority_host"}},
+		"no type":               {setAzure(func(a *azure) { a.Credential.Type = "" }), []string{"azure.credential.type"}},
+		"secret not set":        {setAzure(func(a *azure) { a.Credential.ClientSecretFile = "" }), []string{"azure.credential.client_secret_file", "missing"}},
+		"secret missing":        {setAzure(func(a *azure) { a.Credential.ClientSecretFile = missing }), []string{"client_secret_file", missing, "does not exist"}},
+		"secret blank":          {setAzure(func(a *azure) { a.Credential.ClientSecretFile = blank }), []string{"client_secret_file", blank, "empty"}},
+		"secret huge":           {setAzure(func(a *azure) { a.Credential.ClientSecretFile = huge }), []string{"client_secret_file", huge, "larger"}},
+		"secret a directory":    {setAzure(func(a *azure) { a.Credential.ClientSecretFile = t.TempDir() }), []string{"client_secret_file", "cannot be read"}},
+		"certificate missing":   {certificate(missing), []string{"certificate_file", missing, "does not exist"}},
+		"certificate no PEM":    {certificate(noPEM), []string{"certificate_file", noPEM, "RSA"}},
+		"certificate bad PEM":   {certificate(badPEM), []string{"certificate_file", badPEM, "RSA"}},
+		"certificate EC":        {certificate(ecPEM), []string{"certificate_file", "RSA"}},
+		"token file missing":    {setAzure(func(a *azure) { a.Credential = workload(missing) }), []string{"token_file", missing, "does not exist"}},
+		"token file blank":      {setAzure(func(a *azure) { a.Credential = workload(blank) }), []string{"token_file", blank, "empty"}},
+		"CA file missing":       {setAzure(func(a *azure) { a.CAFile = missing }), []string{"azure.ca_file", missing}},
+		"CA file without certs": {setAzure(func(a *azure) { a.CAFile = noPEM }), []string{"azure.ca_file", noPEM}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFake(t)
+			in := f.integration()
+			tc.change(in)
+			_, err := Opener(f.config())(t.Context(), in)
+			e := f.checkError(err, secret.ReasonStoreAuthenticationFailed)
+			for _, s := range tc.says {
+				if !strings.Contains(e.Message, s) {
+					t.Errorf("message %q does not say %q", e.Message, s)
+				}
+			}
+		})
+	}
+}
+
+func setAzure(change func(*registry.Azure)) func(*registry.Integration) {
+	return func(in *registry.Integration) { change(in.Azure) }
+}
+
+func certificate(file string) func(*registry.Integration) {
+	return setAzure(func(a *registry.Azure) {
+		a.Credential = registry.AzureCredential{Type: registry.AzureClientCertificate, CertificateFile: file}
+	})
+}
+
+func workload(file string) registry.AzureCredential {
+	return registry.AzureCredential{Type: registry.AzureWorkloadIdentity, TokenFile: file}
+}
+
+func TestClientSecret(t *testing.T) {
+	for name, content := range map[string]string{"plain": testSecret, "padded": " " + testSecret + "\r\n", "with a mark": "\ufeff" + testSecret} {
+		t.Run(name, func(t *testing.T) {
+			f := newFake(t)
+			in := f.integration()
+			in.Azure.Credential.ClientSecretFile = writeFile(t, "secret", []byte(content))
+			f.fetch(f.open(f.config(), in), ref(t, vaultURL+"::db"))
+			form := f.forms[0]
+			if form.Get("client_secret") != testSecret || form.Get("client_id") != clientID || !strings.Contains(form.Get("scope"), "https://vault.azure.net/.default") {
+				t.Errorf("token request %v", form)
+			}
+		})
+	}
+}
+
+func TestClientCertificate(t *testing.T) {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	must(t, err)
+	f := newFake(t)
+	in := f.integration()
+	certificate(writeFile(t, "cert.pem", selfSigned(t, key, time.Hour)))(in)
+	f.fetch(f.open(f.config(), in), ref(t, vaultURL+"::db"))
+	if form := f.forms[0]; strings.Count(form.Get("client_assertion"), ".") != 2 || form.Get("client_secret") != "" {
+		t.Errorf("token request %v", form)
+	}
+}
+
+func TestWorkloadIdentityReadsItsFileEachTime(t *testing.T) {
+	file := writeFile(t, "token", []byte("federated-1\n"))
+	f := newFake(t)
+	in := f.integration()
+	in.Azure.Credential = workload(file)
+	s := f.open(f.config(), in)
+	// A wrong token does not stick.
+	f.token = func(w http.ResponseWriter, r *http.Request) {
+		if r.PostForm.Get("client_assertion") == "federated-1" {
+			writeJSON(w, http.StatusUnauthorized, `{"error":"invalid_client","error_description":"AADSTS700024: `+canary+`"}`)
+			return
+		}
+		f.issue(w)
+	}
+	e := f.fails(s, t.Context(), ref(t, vaultURL+"::db"), secret.ReasonStoreAuthenticationFailed)
+	if !strings.Contains(e.Message, "azure.credential.token_file") {
+		t.Errorf("message %q", e.Message)
+	}
+	must(t, os.Remove(file))
+	e = f.fails(s, t.Context(), ref(t, vaultURL+"::db"), secret.ReasonStoreAuthenticationFailed)
+	if !strings.Contains(e.Message, file) || !strings.Contains(e.Message, "does not exist") {
+		t.Errorf("message %q", e.Message)
+	}
+	must(t, os.WriteFile(file, []byte("federated-2\n"), 0o600))
+	f.fetch(s, ref(t, vaultURL+"::db"))
+	if got := f.forms[len(f.forms)-1].Get("client_assertion"); got != "federated-2" {
+		t.Errorf("assertion %q", got)
+	}
+}
+
+func TestManagedIdentity(t *testing.T) {
+	clearAzureEnv(t)
+	// The SDK's cache of these tokens is the process's: each case has an id of its own.
+	for i, tc := range []struct {
+		name   string
+		status int
+		want   secret.Reason
+	}{
+		{"granted", http.StatusOK, ""},
+		{"not assigned", http.StatusBadRequest, secret.ReasonStoreAuthenticationFailed},
+		{"failing", http.StatusInternalServerError, secret.ReasonStoreUnavailable},
+		{"absent", 0, secret.ReasonStoreUnavailable},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			f := newFake(t)
+			id := fmt.Sprintf("00000000-0000-0000-0000-00000000000%d", i)
+			imds := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if tc.status != http.StatusOK || r.Header.Get("Metadata") != "true" || r.URL.Query().Get("client_id") != id {
+					writeJSON(w, tc.status, `{"error":"invalid_request","error_description":"`+canary+`"}`)
+					return
+				}
+				writeJSON(w, http.StatusOK, `{"token_type":"Bearer","expires_in":"3600","resource":"https://vault.azure.net","access_token":"access-token-0"}`)
+			}))
+			defer imds.Close()
+			f.dial[imdsHost] = imds.Listener.Addr().String()
+			if tc.status == 0 {
+				f.dial[imdsHost] = closedPort(t)
+			}
+			in := f.integration()
+			in.Azure.TenantID, in.Azure.ClientID = "", id
+			in.Azure.Credential = registry.AzureCredential{Type: registry.AzureManagedIdentity}
+			s := f.open(f.config(), in)
+			if tc.want == "" {
+				f.fetch(s, ref(t, vaultURL+"::db"))
+			} else {
+				f.fails(s, t.Context(), ref(t, vaultURL+"::db"), tc.want)
+			}
+			if len(f.forms) != 0 {
+				t.Error("a managed identity asked the login authority")
+			}
+		})
+	}
+}
+
+func TestManagedIdentityWithoutClientID(t *testing.T) {
+	clearAzureEnv(t)
+	f := newFake(t)
+	in := f.integration()
+	in.Azure.TenantID, in.Azure.ClientID = "", ""
+	in.Azure.Credential = registry.AzureCredential{Type: registry.AzureManagedIdentity}
+	f.open(f.config(), in)
+}
+
+func TestServiceFabricIsRefused(t *testing.T) {
+	clearAzureEnv(t)
+	t.Setenv("IDENTITY_ENDPOINT", "https://localhost:2377/x")
+	t.Setenv("IDENTITY_HEADER", "h")
+	t.Setenv("IDENTITY_SERVER_THUMBPRINT", strings.Repeat("ab", 20))
+	f := newFake(t)
+	in := f.integration()
+	in.Azure.Credential = registry.AzureCredential{Type: registry.AzureManagedIdentity}
+	_, err := Opener(f.config())(t.Context(), in)
+	f.checkError(err, secret.ReasonStoreAuthenticationFailed)
+}
+
+func TestDefaultCredential(t *testing.T) {
+	clearAzureEnv(t)
+	f := newFake(t)
+	in := f.integration()
+	in.Azure.TenantID, in.Azure.ClientID = "", ""
+	in.Azure.Credential = registry.AzureCredential{Type: registry.AzureDefault}
+
+	t.Setenv("AZURE_TOKEN_CREDENTIALS", "WorkloadIdentityCredential") // which is not set up
+	e := f.fails(f.open(f.config(), in), t.Context(), ref(t, vaultURL+"::db"), secret.ReasonStoreAuthenticationFailed)
+	if !strings.Contains(e.Message, "azure.credential.type") {
+		t.Errorf("message %q", e.Message)
+	}
+
+	t.Setenv("AZURE_TOKEN_CREDENTIALS", "EnvironmentCredential")
+	t.Setenv("AZURE_TENANT_ID", tenantID)
+	t.Setenv("AZURE_CLIENT_ID", clientID)
+	t.Setenv("AZURE_CLIENT_SECRET", testSecret)
+	f.fetch(f.open(f.config(), in), ref(t, vaultURL+"::db"))
+
+	t.Setenv("AZURE_TOKEN_CREDENTIALS", "nonsense")
+	_, err := Opener(f.config())(t.Context(), in)
+	f.checkError(err, secret.ReasonStoreAuthenticationFailed)
+}
+
+// TestLoginAnswers plants the canary where an answer has room for it.
+func TestLoginAnswers(t *testing.T) {
+	refusal := func(code string) string {
+		return fmt.Sprintf(`{"error":"invalid_client","error_description":"%s: %s %s"}`, code, canary, testSecret)
+	}
+	for name, tc := range map[string]struct {
+		status int
+		header string
+		body   string
+		want   secret.Reason
+		says   string
+		retry  time.Duration
+	}{
+		"wrong secret":       {401, "", refusal("AADSTS7000215"), secret.ReasonStoreAuthenticationFailed, "AADSTS7000215: the client secret is wrong", 0},
+		"expired secret":     {401, "", refusal("AADSTS7000222"), secret.ReasonStoreAuthenticationFailed, "AADSTS7000222: the client secret has expired", 0},
+		"unknown client":     {400, "", refusal("AADSTS700016"), secret.ReasonStoreAuthenticationFailed, "AADSTS700016", 0},
+		"unknown tenant":     {400, "", refusal("AADSTS90002"), secret.ReasonStoreAuthenticationFailed, "azure.tenant_id", 0},
+		"code without text":  {400, "", refusal("AADSTS123456"), secret.ReasonStoreAuthenticationFailed, "refuses the integration's credential: AADSTS123456", 0},
+		"no code":            {401, "", `"` + canary + `"`, secret.ReasonStoreAuthenticationFailed, "HTTP 401", 0},
+		"wrong place":        {404, "", "<p>" + canary, secret.ReasonStoreAuthenticationFailed, "HTTP 404", 0},
+		"throttled":          {429, "Retry-After: 3", refusal("AADSTS50196"), secret.ReasonStoreUnavailable, "HTTP 429", 3 * time.Second},
+		"failing":            {503, "", canary, secret.ReasonStoreUnavailable, "HTTP 503", 0},
+		"redirect":           {307, "Location: https://" + strangers, canary, secret.ReasonStoreUnavailable, "redirect", 0},
+		"garbage":            {200, "", canary, secret.ReasonStoreUnavailable, "something else", 0},
+		"token in odd shape": {200, "", `{"token_type":"Bearer","expires_in":{},"access_token":"access-token-9"}`, secret.ReasonStoreUnavailable, "something else", 0},
+		"no token":           {200, "", `{"token_type":"Bearer","expires_in":3600}`, secret.ReasonStoreUnavailable, "something else", 0},
+		"huge":               {200, "", strings.Repeat(canary, maxBody/len(canary)+1), secret.ReasonStoreUnavailable, "something else than an access token", 0},
+		"truncated":          {200, "Content-Length: 9999", canary, secret.ReasonStoreUnavailable, "broke", 0},
+	} {
+		for _, step := range []string{"token", "discovery"} {
+			t.Run(name+"/"+step, func(t *testing.T) {
+				t.Parallel()
+				f := newFake(t)
+				bad := func(w http.ResponseWriter, _ *http.Request) {
+					if k, v, ok := strings.Cut(tc.header, ": "); ok {
+						w.Header().Set(k, v)
+					}
+					w.WriteHeader(tc.status)
+					_, _ = w.Write([]byte(tc.body))
+				}
+				if f.token = bad; step == "discovery" {
+					f.serve(loginHost, f.cert, bad)
+				}
+				s := f.open(f.config(), f.integration())
+				e := f.fails(s, t.Context(), ref(t, vaultURL+"::db"), tc.want)
+				if !strings.Contains(e.Message, tc.says) {
+					t.Errorf("message %q does not say %q", e.Message, tc.says)
+				}
+				if e.RetryAfter != tc.retry {
+					t.Errorf("retry after %v, want %v", e.RetryAfter, tc.retry)
+				}
+				if len(f.elsewhere) != 0 {
+					t.Error("the redirect was followed")
+				}
+			})
+		}
+	}
+}
+
+// clearAzureEnv removes what would turn the SDK's credentials elsewhere.
+func clearAzureEnv(t *testing.T) {
+	for _, name := range []string{
+		"IDENTITY_ENDPOINT", "IDENTITY_HEADER", "IDENTITY_SERVER_THUMBPRINT", "IMDS_ENDPOINT", "MSI_ENDPOINT", "MSI_SECRET",
+		"AZURE_TOKEN_CREDENTIALS", "AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_FEDERATED_TOKEN_FILE",
+	} {
+		t.Setenv(name, "") // restores it afterwards
+		must(t, os.Unsetenv(name))
+	}
+}
+
+// selfSigned is a certificate and its key in PEM form.
+func selfSigned(t *testing.T, key crypto.Signer, valid time.Duration) []byte {
+	t.Helper()
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "broker"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(valid),
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	must(t, err)
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+	must(t, err)
+	return append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})...)
+}

@@ -1,0 +1,145 @@
+package azurekv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+func TestRefusedTokenIsRenewedOnce(t *testing.T) {
+	f := newFake(t)
+	s := f.open(f.config(), f.integration())
+	db := ref(t, vaultURL+"::db")
+	f.fetch(s, db)
+	f.refuse()
+	f.fetch(s, db)
+	// The refused read, its repetition by the SDK with the same token, the good one.
+	if issued, reads := f.counts(); issued != 2 || reads != 4 {
+		t.Errorf("%d tokens, %d reads; want 2 and 4", issued, reads)
+	}
+	f.fetch(s, db)
+	f.fetch(s, ref(t, otherURL+"::db"))
+	if issued, reads := f.counts(); issued != 2 || reads != 6 {
+		t.Errorf("afterwards %d tokens, %d reads; want 2 and 6", issued, reads)
+	}
+}
+
+func TestConcurrentRefusalsRenewOnce(t *testing.T) {
+	f := newFake(t)
+	s := f.open(f.config(), f.integration())
+	f.fetch(s, ref(t, vaultURL+"::db"))
+	f.fetch(s, ref(t, otherURL+"::db"))
+	f.refuse()
+	var wg sync.WaitGroup
+	for i := range 50 {
+		r := ref(t, fmt.Sprintf("%s::db-%d", []string{vaultURL, otherURL}[i%2], i))
+		wg.Go(func() {
+			if _, err := s.Fetch(t.Context(), r); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if issued, _ := f.counts(); issued != 2 {
+		t.Errorf("%d tokens, want the first and one renewal", issued)
+	}
+}
+
+func TestVaultThatRefusesEveryToken(t *testing.T) {
+	f := newFake(t)
+	now := time.Now()
+	cfg := f.config()
+	cfg.Now = func() time.Time { return now }
+	f.vault = func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("WWW-Authenticate", f.challenge)
+		writeJSON(w, http.StatusUnauthorized, `{"error":{"code":"Unauthorized","message":"`+canary+`"}}`)
+	}
+	s := f.open(cfg, f.integration())
+	db := ref(t, vaultURL+"::db")
+	for i, want := range []int{2, 2, 2} {
+		f.fails(s, t.Context(), db, secret.ReasonStoreAuthenticationFailed)
+		if issued, _ := f.counts(); issued != want {
+			t.Errorf("read %d: %d tokens, want %d", i, issued, want)
+		}
+	}
+	now = now.Add(renewPause)
+	f.fails(s, t.Context(), db, secret.ReasonStoreAuthenticationFailed)
+	if issued, _ := f.counts(); issued != 3 {
+		t.Errorf("after the pause: %d tokens, want 3", issued)
+	}
+}
+
+// TestSlowLoginHoldsNobody: the login authority hangs; callers leave when they
+// want to, also those of another vault, and the acquisition goes on for the rest.
+func TestSlowLoginHoldsNobody(t *testing.T) {
+	f := newFake(t)
+	arrived, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	f.token = func(w http.ResponseWriter, _ *http.Request) {
+		once.Do(func() { close(arrived) })
+		<-release
+		f.issue(w)
+	}
+	s := f.open(f.config(), f.integration())
+	patient := make(chan error, 1)
+	go func() {
+		_, err := s.Fetch(t.Context(), ref(t, vaultURL+"::patient"))
+		patient <- err
+	}()
+	<-arrived
+	for _, vault := range []string{vaultURL, otherURL} {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		e := f.fails(s, ctx, ref(t, vault+"::impatient"), secret.ReasonStoreUnavailable)
+		if !errors.Is(e, context.DeadlineExceeded) {
+			t.Errorf("%v is not the caller's deadline", e)
+		}
+		cancel()
+	}
+	close(release)
+	if err := <-patient; err != nil {
+		t.Error(err)
+	}
+	f.fetch(s, ref(t, otherURL+"::db"))
+	if issued, _ := f.counts(); issued != 1 {
+		t.Errorf("%d tokens, want 1", issued)
+	}
+}
+
+func TestCloseEndsWhatNobodyWaitsFor(t *testing.T) {
+	f := newFake(t)
+	arrived, release := make(chan struct{}, 1), make(chan struct{})
+	f.token = func(http.ResponseWriter, *http.Request) {
+		arrived <- struct{}{}
+		<-release
+	}
+	defer close(release)
+	p, err := Opener(f.config())(t.Context(), f.integration())
+	must(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-arrived
+		cancel()
+	}()
+	if _, err := p.Fetch(ctx, ref(t, vaultURL+"::db")); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	must(t, p.Close())
+	if _, err := p.Fetch(t.Context(), ref(t, vaultURL+"::db")); secret.AsError(err).Reason != secret.ReasonStoreUnavailable {
+		t.Errorf("after Close: %v", err)
+	}
+}
+
+func TestManagedIdentityIsNotRenewed(t *testing.T) {
+	s := &store{cfg: Config{}.withDefaults(), azure: &registry.Azure{Credential: registry.AzureCredential{Type: registry.AzureManagedIdentity}}}
+	s.current = &session{}
+	if s.renew(s.current, vaultHost) != nil {
+		t.Error("a new credential would get the same token")
+	}
+}

@@ -1,0 +1,256 @@
+package registry
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	tenantID = "11111111-2222-3333-4444-555555555555"
+	clientID = "66666666-7777-8888-9999-aaaaaaaaaaaa"
+)
+
+// managed returns the smallest file of an integration.
+func managed(id, vault string) string {
+	return fmt.Sprintf("id: %s\nkind: AZURE_KEY_VAULT\nazure:\n  credential: {type: managed_identity}\n  vaults: [https://%s.vault.azure.net]\n", id, vault)
+}
+
+// withSecret returns the file of an integration with a client secret.
+func withSecret(id, secretFile string) string {
+	return fmt.Sprintf("id: %s\nkind: AZURE_KEY_VAULT\nazure:\n  tenant_id: %s\n  client_id: %s\n  credential: {type: client_secret, client_secret_file: %s}\n  vaults: [https://abc.vault.azure.net]\n",
+		id, tenantID, clientID, secretFile)
+}
+
+// world is a directory, the Files of it, and what they logged and reported.
+type world struct {
+	*testing.T
+	dir   string
+	files *Files
+	log   *logBuffer
+	// clock is an hour ahead, so that files are settled as soon as written.
+	clock time.Time
+	// removed and changed are what OnChange was told last.
+	removed, changed []string
+}
+
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+// take returns what was logged since the last call.
+func (l *logBuffer) take() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer l.b.Reset()
+	return l.b.String()
+}
+
+func newWorld(t *testing.T, files map[string]string) *world {
+	t.Helper()
+	w := &world{T: t, dir: t.TempDir(), log: &logBuffer{}, clock: time.Now().Add(time.Hour)}
+	for name, content := range files {
+		w.write(name, content)
+	}
+	w.open()
+	return w
+}
+
+func (w *world) open() {
+	w.Helper()
+	var err error
+	w.files, err = Open(FilesConfig{
+		Dir:    w.dir,
+		Logger: slog.New(slog.NewTextHandler(w.log, nil)),
+		OnChange: func(removed, changed []*Integration) {
+			w.removed, w.changed = ids(removed), ids(changed)
+		},
+		Now: func() time.Time { return w.clock },
+	})
+	if err != nil {
+		w.Fatal(err)
+	}
+}
+
+func (w *world) path(name string) string { return filepath.Join(w.dir, name) }
+
+func (w *world) write(name, content string) {
+	w.Helper()
+	if err := os.WriteFile(w.path(name), []byte(content), 0o600); err != nil {
+		w.Fatal(err)
+	}
+}
+
+func (w *world) remove(name string) {
+	w.Helper()
+	if err := os.Remove(w.path(name)); err != nil {
+		w.Fatal(err)
+	}
+}
+
+func (w *world) reload() {
+	w.removed, w.changed = nil, nil
+	w.files.Reload()
+}
+
+func ids(list []*Integration) []string {
+	var s []string
+	for _, in := range list {
+		s = append(s, in.ID)
+	}
+	return s
+}
+
+// serves fails the test unless exactly these integrations are served.
+func (w *world) serves(want ...string) {
+	w.Helper()
+	if diff := cmp.Diff(want, ids(w.files.List())); diff != "" {
+		w.Errorf("List: %s", diff)
+	}
+	for _, id := range want {
+		if in, err := w.files.Get(id); err != nil || in.ID != id {
+			w.Errorf("Get(%q) = %v, %v", id, in, err)
+		}
+	}
+}
+
+// told fails the test unless the last reload reported this.
+func (w *world) told(removed, changed []string) {
+	w.Helper()
+	if diff := cmp.Diff([][]string{removed, changed}, [][]string{w.removed, w.changed}); diff != "" {
+		w.Errorf("OnChange: %s", diff)
+	}
+}
+
+// faulty fails the test unless these files are at fault; want is "FILE" or, if
+// one goes on being served, "FILE serves ID".
+func (w *world) faulty(want ...string) {
+	w.Helper()
+	var got []string
+	for _, ff := range w.files.Faults() {
+		s := filepath.Base(ff.File)
+		if ff.Serving != "" {
+			s += " serves " + ff.Serving
+		}
+		if len(ff.Faults) == 0 {
+			w.Errorf("%s is at fault without a fault", ff.File)
+		}
+		got = append(got, s)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		w.Errorf("Faults: %s", diff)
+	}
+}
+
+func (w *world) get(id string) *Integration {
+	w.Helper()
+	in, err := w.files.Get(id)
+	if err != nil {
+		w.Fatalf("Get(%q): %v", id, err)
+	}
+	return in
+}
+
+func TestOpen(t *testing.T) {
+	w := newWorld(t, map[string]string{
+		"b.yaml":       managed("b", "bbb"),
+		"a.yml":        managed("a", "aaa"),
+		"broken.yaml":  "id: broken\nkind: [\n",
+		".hidden.yaml": managed("hidden", "hhh"),
+		"notes.txt":    managed("notes", "nnn"),
+		"c.yaml.bak":   managed("backup", "ccc"),
+	})
+	if err := os.Mkdir(w.path("dir.yaml"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	w.reload()
+	w.serves("a", "b")
+	w.faulty("broken.yaml")
+	if _, err := w.files.Get("broken"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("err = %v, want ErrNotFound", err)
+	}
+	if out := w.log.take(); strings.Count(out, "level=ERROR") != 1 || !strings.Contains(out, "broken.yaml:3: not YAML") {
+		t.Errorf("the fault was not logged once: %s", out)
+	} else if !strings.Contains(out, "no grants") {
+		t.Errorf("nothing was said of integrations without grants: %s", out)
+	}
+}
+
+func TestOpenFails(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, dir := range map[string]string{"none": "", "absent": file + "x", "a file": file} {
+		if f, err := Open(FilesConfig{Dir: dir}); err == nil {
+			t.Errorf("%s: opened: %v", name, f)
+		}
+		if _, faults := Validate(dir); len(faults) != 1 {
+			t.Errorf("%s: Validate says %v", name, faults)
+		}
+	}
+}
+
+func TestValidate(t *testing.T) {
+	dir := t.TempDir()
+	for name, content := range map[string]string{
+		"a.yaml": managed("a", "aaa"),
+		"b.yaml": managed("b", "b"),
+		"c.yaml": managed("b", "bbb") + "grant: []\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list, faults := Validate(dir)
+	if diff := cmp.Diff([]string{"a"}, ids(list)); diff != "" {
+		t.Error(diff)
+	}
+	var got []string
+	for _, f := range faults {
+		got = append(got, fmt.Sprintf("%s:%d %s", filepath.Base(f.File), f.Line, f.Path))
+	}
+	if diff := cmp.Diff([]string{"b.yaml:5 azure.vaults[0]", "b.yaml:1 id", "c.yaml:6 ", "c.yaml:1 id"}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// testCA returns the PEM certificate of a new authority.
+func testCA(t testing.TB) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), IsCA: true, BasicConstraintsValid: true, NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+}

@@ -1,0 +1,161 @@
+package registry
+
+import (
+	"errors"
+	"path/filepath"
+	"regexp"
+	"time"
+	"unicode"
+
+	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/secret"
+	"github.com/secretbroker/secretbroker/internal/strictyaml"
+)
+
+// integrationFile is one integration as it is written down. The names are a
+// promise: they are never renamed.
+type integrationFile struct {
+	ID          string        `yaml:"id"`
+	DisplayName string        `yaml:"display_name"`
+	Kind        string        `yaml:"kind"`
+	Azure       *azureSection `yaml:"azure"`
+	Cache       struct {
+		TTL strictyaml.Duration `yaml:"ttl"`
+	} `yaml:"cache"`
+	Grants []grantSection `yaml:"grants"`
+}
+
+type grantSection struct {
+	Principals []string `yaml:"principals"`
+	Vaults     []string `yaml:"vaults"`
+	Secrets    []string `yaml:"secrets"`
+	Keys       []string `yaml:"keys"`
+}
+
+// The bounds of cache.ttl.
+const (
+	minCacheTTL = time.Second
+	maxCacheTTL = 24 * time.Hour
+)
+
+// maxDisplayName is in bytes.
+const maxDisplayName = 256
+
+var validID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
+// parsed is what came of one file's content.
+type parsed struct {
+	// claims is the id that the content asks for, "" if it cannot be told, and
+	// line where it does.
+	claims string
+	line   int
+	// ungranted: there are no grants, so nobody may use the integration.
+	ungranted bool
+	// in is the integration, without a Revision; nil if there are faults.
+	in     *Integration
+	faults strictyaml.Faults
+	// refs are the files that the content names, in the order of the settings.
+	refs []reference
+}
+
+// parser validates the content of one file.
+type parser struct {
+	dir   string // relative paths begin here
+	doc   *strictyaml.Document
+	check func(reference) (fault string)
+	refs  []reference
+}
+
+// parseIntegration parses and validates data, the content of the file at path.
+// check says what is wrong with a file that the content names.
+func parseIntegration(path string, data []byte, check func(reference) (fault string)) parsed {
+	var f integrationFile
+	p := &parser{dir: filepath.Dir(path), doc: strictyaml.Decode(path, data, &f), check: check}
+	in := &Integration{ID: f.ID, DisplayName: f.DisplayName, CacheTTL: time.Duration(f.Cache.TTL)}
+	out := parsed{line: p.doc.Line("id"), ungranted: len(f.Grants) == 0}
+	switch {
+	case !p.doc.Has("id"):
+		p.doc.Fault("id", "missing; it is required: the name that connectors' configurations use")
+	case !validID.MatchString(f.ID):
+		p.doc.Fault("id", "expected 1 to 64 letters, digits, dots, underscores and hyphens")
+	default:
+		out.claims = f.ID
+	}
+	if len(f.DisplayName) > maxDisplayName || containsControl(f.DisplayName) {
+		p.doc.Fault("display_name", "expected one line of at most %d bytes", maxDisplayName)
+	}
+	if p.doc.Has("cache.ttl") && (in.CacheTTL < minCacheTTL || in.CacheTTL > maxCacheTTL) {
+		p.doc.Fault("cache.ttl", "expected 1s to 24h")
+	}
+	switch secret.Kind(f.Kind) {
+	case secret.KindAzureKeyVault:
+		in.Kind = secret.KindAzureKeyVault
+		in.Azure = p.azure(f.Azure)
+		in.Policy = p.policy(in.Kind, in.Azure.Vaults, f.Grants)
+	case "":
+		p.doc.Fault("kind", "missing; it is required: %s", secret.KindAzureKeyVault)
+	default:
+		p.doc.Fault("kind", "expected %s", secret.KindAzureKeyVault)
+	}
+	out.refs = p.refs
+	if out.faults = p.doc.Faults(); len(out.faults) == 0 {
+		out.in = in
+	}
+	return out
+}
+
+func containsControl(s string) bool {
+	for _, r := range s {
+		if unicode.IsControl(r) {
+			return true
+		}
+	}
+	return false
+}
+
+// policy compiles the grants. Where that is not possible it returns nil, which
+// denies everything.
+func (p *parser) policy(kind secret.Kind, vaults []string, sections []grantSection) *authz.Policy {
+	grants := make([]authz.Grant, len(sections))
+	for i, g := range sections {
+		grants[i] = authz.Grant{Principals: g.Principals, Stores: g.Vaults, Secrets: g.Secrets, Keys: g.Keys}
+	}
+	policy, err := authz.NewPolicy(kind, vaults, grants)
+	if err == nil {
+		return policy
+	}
+	faults := []error{err}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		faults = joined.Unwrap()
+	}
+	for _, err := range faults {
+		var g *authz.GrantError
+		if !errors.As(err, &g) {
+			p.doc.Fault("grants", "%v", err)
+			continue
+		}
+		path := strictyaml.Index("grants", g.Grant) + "." + g.Field
+		if g.Index >= 0 {
+			path = strictyaml.Index(path, g.Index)
+		}
+		p.doc.Fault(path, "%s", g.Text)
+	}
+	return nil
+}
+
+// file notes that the setting at path names a file, and returns its absolute
+// path. Faults leave the name out: a credential may stand there by mistake.
+func (p *parser) file(path, name string, use fileUse) string {
+	if name == "" {
+		return ""
+	}
+	if !filepath.IsAbs(name) {
+		name = filepath.Join(p.dir, name)
+	}
+	ref := reference{path: name, use: use}
+	p.refs = append(p.refs, ref)
+	if fault := p.check(ref); fault != "" {
+		p.doc.Fault(path, "%s", fault)
+	}
+	return name
+}

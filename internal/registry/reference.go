@@ -1,0 +1,160 @@
+package registry
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/secretbroker/secretbroker/internal/strictyaml"
+)
+
+// fileUse is what a file that an integration names is for.
+type fileUse uint8
+
+const (
+	// useCredential: it must exist and hold something; that is hashed and wiped.
+	useCredential fileUse = iota
+	// useCA: PEM certificates and nothing else.
+	useCA
+)
+
+// reference is one file that an integration names.
+type reference struct {
+	path string // absolute
+	use  fileUse
+}
+
+type digest [sha256.Size]byte
+
+// content is what is known of a referenced file: never what it holds.
+type content struct {
+	stat  fs.FileInfo // taken before reading; nil if there was none
+	sum   digest
+	fault string
+}
+
+// inspector looks at every file at most once, so that a thousand integrations
+// with one CA file cost one read of it. It lives as long as one reload.
+type inspector struct {
+	stats    map[string]fs.FileInfo
+	contents map[reference]content
+	// Where files are read to, allocated when first needed and used again: a
+	// credential leaves no copies behind.
+	page, credential []byte
+}
+
+func newInspector() *inspector {
+	return &inspector{stats: make(map[string]fs.FileInfo), contents: make(map[reference]content)}
+}
+
+// stat returns nil for what cannot be looked at.
+func (i *inspector) stat(path string) fs.FileInfo {
+	info, ok := i.stats[path]
+	if !ok {
+		info, _ = os.Stat(path)
+		i.stats[path] = info
+	}
+	return info
+}
+
+// read returns what there is to know of ref.
+func (i *inspector) read(ref reference) content {
+	c, ok := i.contents[ref]
+	if !ok {
+		c = content{stat: i.stat(ref.path)}
+		var data []byte
+		if data, c.fault = readFile(ref.path, &i.credential); c.fault == "" {
+			c.sum = sha256.Sum256(data)
+			c.fault = checkContent(ref.use, data)
+			clear(data)
+		}
+		i.contents[ref] = c
+	}
+	return c
+}
+
+// readPage reads an integration's file. The bytes are good until the next call.
+func (i *inspector) readPage(path string) (data []byte, fault string) {
+	return readFile(path, &i.page)
+}
+
+// readFile reads a regular file of bounded size into buf. fault says what is
+// wrong with it, without its name.
+func readFile(path string, buf *[]byte) (data []byte, fault string) {
+	// Asked before opening: to open a pipe waits for its other end.
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, faultOf(err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, "not a regular file"
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, faultOf(err)
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	if *buf == nil {
+		*buf = make([]byte, strictyaml.MaxSize+1)
+	}
+	n, err := io.ReadFull(f, *buf)
+	switch {
+	case err == nil:
+		clear(*buf)
+		return nil, "the file is larger than 1 MiB"
+	case !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF):
+		clear(*buf)
+		return nil, faultOf(err)
+	}
+	return (*buf)[:n], ""
+}
+
+// faultOf leaves out the path, which the text of an *fs.PathError begins with.
+func faultOf(err error) string {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "there is no such file; a relative path begins at the directory of the file that it stands in"
+	case errors.Is(err, fs.ErrPermission):
+		return "the broker may not read the file; give its user the right to"
+	}
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		err = p.Err
+	}
+	return "the file cannot be read: " + err.Error()
+}
+
+func checkContent(use fileUse, data []byte) (fault string) {
+	if len(bytes.TrimSpace(data)) == 0 {
+		return "the file is empty"
+	}
+	if use != useCA {
+		return ""
+	}
+	found := false
+	for {
+		block, rest := pem.Decode(data)
+		if block == nil {
+			break
+		}
+		if block.Type != "CERTIFICATE" {
+			return "the file holds something other than certificates; put nothing but the authorities' certificates there"
+		}
+		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
+			return "the file holds a certificate that cannot be parsed"
+		}
+		found, data = true, rest
+	}
+	switch {
+	case bytes.Contains(data, []byte("-----BEGIN")):
+		return "the file holds a PEM block that is cut off or damaged"
+	case !found:
+		return "the file holds no PEM certificate"
+	}
+	return ""
+}

@@ -1,0 +1,12 @@
+// Package strictyaml decodes one YAML document into a struct and reports every
+// fault at once, each with its file and line, in words for the person who wrote
+// the file.
+//
+// It owns what "strict" means for every file that the broker reads: no unknown
+// or repeated setting, no value of the wrong type, no second document, and no
+// alias or tag, so that what a setting says stands where the setting stands. It
+// does not know what any setting means.
+//
+// Faults name settings and never quote their values: what stands in a file by
+// mistake may well be a password.
+package strictyaml

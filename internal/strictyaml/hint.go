@@ -1,0 +1,76 @@
+package strictyaml
+
+import (
+	"fmt"
+	"strings"
+)
+
+// unknownText says that name is none of the known settings, and which of them
+// was probably meant.
+func unknownText(name string, known []string) string {
+	if name == "<<" {
+		return `merging ("<<") is not allowed; write the settings out`
+	}
+	if hint := nearest(name, known); hint != "" {
+		return fmt.Sprintf("unknown setting %s; did you mean %q?", quote(name), hint)
+	}
+	return fmt.Sprintf("unknown setting %s; known here: %s", quote(name), strings.Join(known, ", "))
+}
+
+// quote quotes a name of the author's, shortened to what names are long.
+func quote(name string) string {
+	const most = 64
+	if len(name) > most {
+		name = strings.ToValidUTF8(name[:most], "") + "..."
+	}
+	return fmt.Sprintf("%q", name)
+}
+
+// nearest returns the known name that name is probably a slip of: another
+// spelling of its words, its beginning, or a few characters away.
+func nearest(name string, known []string) string {
+	const most = 64
+	if len(name) > most {
+		return ""
+	}
+	slips := 1
+	if len(name) > 3 {
+		slips = max(2, len(name)/3)
+	}
+	best, bestDistance := "", slips+1
+	for _, k := range known {
+		if strings.HasPrefix(k, strings.ToLower(name)+"_") {
+			return k
+		}
+		if d := distance(plain(name), plain(k)); d < bestDistance {
+			best, bestDistance = k, d
+		}
+	}
+	return best
+}
+
+// plain takes away what differs between maxBytes, max-bytes and max_bytes.
+func plain(s string) string {
+	return strings.NewReplacer("_", "", "-", "").Replace(strings.ToLower(s))
+}
+
+// distance is the Levenshtein distance in bytes.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,173 @@
+package strictyaml
+
+import (
+	"encoding"
+	"fmt"
+	"reflect"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// decode puts the value of n, which stands at path, into v. How deep it goes is
+// bounded by the type of v.
+func (d *Document) decode(n *yaml.Node, path string, v reflect.Value) {
+	switch {
+	case n.Kind == yaml.AliasNode:
+		d.spoil(path, "aliases are not allowed; write the value out")
+		return
+	case n.Style&yaml.TaggedStyle != 0:
+		d.spoil(path, `tags ("!...") are not allowed; write the plain value`)
+		return
+	}
+	if v.CanAddr() {
+		if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
+			if text, ok := d.scalar(n, path); ok {
+				if err := u.UnmarshalText([]byte(text)); err != nil {
+					d.spoil(path, "%v", err)
+				}
+			}
+			return
+		}
+	}
+	switch v.Kind() {
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		d.decode(n, path, v.Elem())
+	case reflect.Struct:
+		d.section(n, path, v)
+	case reflect.Slice:
+		d.list(n, path, v)
+	case reflect.Map:
+		d.table(n, path, v)
+	case reflect.String:
+		if text, ok := d.scalar(n, path); ok {
+			v.SetString(text)
+		}
+	case reflect.Bool:
+		if text, ok := d.scalar(n, path); ok {
+			if n.ShortTag() != "!!bool" {
+				d.spoil(path, "expected true or false, without quotes")
+				return
+			}
+			v.SetBool(strings.EqualFold(text, "true"))
+		}
+	case reflect.Int:
+		if text, ok := d.scalar(n, path); ok {
+			i, err := strconv.Atoi(text)
+			if err != nil {
+				d.spoil(path, "expected a whole number")
+				return
+			}
+			v.SetInt(int64(i))
+		}
+	default:
+		panic("strictyaml: fields of type " + v.Type().String() + " are not supported")
+	}
+}
+
+// section decodes a mapping into a struct.
+func (d *Document) section(n *yaml.Node, path string, v reflect.Value) {
+	fields := make(map[string]reflect.Value, v.NumField())
+	names := make([]string, 0, v.NumField())
+	for i := range v.NumField() {
+		if name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("yaml"), ","); name != "" && name != "-" {
+			fields[name] = v.Field(i)
+			names = append(names, name)
+		}
+	}
+	d.entries(n, path, "a section of settings (name: value)", func(key, value *yaml.Node) {
+		field, known := fields[key.Value]
+		if !known {
+			d.add(key.Line, path, unknownText(key.Value, names))
+			return
+		}
+		p := join(path, key.Value)
+		d.lines[p] = key.Line
+		d.decode(value, p, field)
+	})
+}
+
+// table decodes a mapping whose names are the author's own.
+func (d *Document) table(n *yaml.Node, path string, v reflect.Value) {
+	m := reflect.MakeMap(v.Type())
+	v.Set(m)
+	d.entries(n, path, "a table (name: value)", func(key, value *yaml.Node) {
+		p := Key(path, key.Value)
+		d.lines[p] = key.Line
+		element := reflect.New(v.Type().Elem()).Elem()
+		d.decode(value, p, element)
+		m.SetMapIndex(reflect.ValueOf(key.Value), element)
+	})
+}
+
+// entries calls do for every entry of a mapping, the first of each name.
+func (d *Document) entries(n *yaml.Node, path, want string, do func(key, value *yaml.Node)) {
+	if isNull(n) {
+		return
+	}
+	if n.Kind != yaml.MappingNode {
+		d.spoil(path, "expected %s, found %s", want, sortOf(n))
+		return
+	}
+	seen := make(map[string]int, len(n.Content)/2)
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key := n.Content[i]
+		if key.Kind != yaml.ScalarNode || key.Style&yaml.TaggedStyle != 0 {
+			d.add(key.Line, path, `expected a name before the ":"`)
+			continue
+		}
+		if first, ok := seen[key.Value]; ok {
+			d.add(key.Line, path, fmt.Sprintf("%s is set twice, first on line %d", quote(key.Value), first))
+			continue
+		}
+		seen[key.Value] = key.Line
+		do(key, n.Content[i+1])
+	}
+}
+
+func (d *Document) list(n *yaml.Node, path string, v reflect.Value) {
+	// Never nil: a list that is there and empty is not one that is left out.
+	v.Set(reflect.MakeSlice(v.Type(), 0, len(n.Content)))
+	if isNull(n) {
+		return
+	}
+	if n.Kind != yaml.SequenceNode {
+		d.spoil(path, "expected a list, found %s", sortOf(n))
+		return
+	}
+	v.SetLen(len(n.Content))
+	for i, element := range n.Content {
+		p := Index(path, i)
+		d.lines[p] = element.Line
+		d.decode(element, p, v.Index(i))
+	}
+}
+
+// scalar returns the text of a single value as it is written, so that 010 and
+// 1e3 stay what they look like.
+func (d *Document) scalar(n *yaml.Node, path string) (text string, ok bool) {
+	switch {
+	case n.Kind != yaml.ScalarNode:
+		d.spoil(path, "expected a single value, found %s", sortOf(n))
+	case isNull(n) || n.Value == "":
+		d.spoil(path, "there is no value; write one or take the setting out")
+	default:
+		return n.Value, true
+	}
+	return "", false
+}
+
+func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" }
+
+func sortOf(n *yaml.Node) string {
+	switch n.Kind {
+	case yaml.MappingNode:
+		return "a section"
+	case yaml.SequenceNode:
+		return "a list"
+	default:
+		return "a single value"
+	}
+}
