@@ -23,7 +23,7 @@ type Integration struct {
 	// ID matches [A-Za-z0-9._-]{1,64}.
 	ID string
 	// Revision changes whenever anything in the integration changes, the content
-	// of its credential files included.
+	// of its credential and CA files included, that of a federated token excluded.
 	Revision    string
 	DisplayName string
 	Kind        secret.Kind

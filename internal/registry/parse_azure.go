@@ -110,6 +110,8 @@ func (p *parser) azureCredential(s *azureSection) AzureCredential {
 		switch {
 		case file.name == rule.file && !p.doc.Has(path):
 			p.doc.Fault(path, "missing; the credential type %s requires it", c.Type)
+		case file.name == rule.file && c.Type == AzureWorkloadIdentity:
+			*file.to = p.file(path, file.from, useToken)
 		case file.name == rule.file:
 			*file.to = p.file(path, file.from, useCredential)
 		case p.doc.Has(path):

@@ -93,7 +93,8 @@ func (f *Files) load(path string, old *file, look *inspector) *file {
 	return next
 }
 
-// revision is a hash over the content of the file and of all that it names.
+// revision is a hash over the content of the file and of all that it names, but
+// for federated tokens.
 // Hashing fixed-length hashes keeps apart what stands in which file.
 func (f *file) revision() string {
 	h := sha256.New()

@@ -345,3 +345,32 @@ func TestConfigMap(t *testing.T) {
 	w.told(nil, []string{"a"})
 	w.faulty()
 }
+
+// TestRenewedToken: a federated token that Kubernetes renews every hour is no
+// change of the integration; one that is gone is a fault.
+func TestRenewedToken(t *testing.T) {
+	w := newWorld(t, nil)
+	token := filepath.Join(t.TempDir(), "token")
+	put := func(content string) {
+		t.Helper()
+		if err := os.WriteFile(token, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("first")
+	w.write("a.yaml", strings.Replace(withSecret("a", token), "type: client_secret, client_secret_file:", "type: workload_identity, token_file:", 1))
+	w.open()
+	w.serves("a")
+	before := w.get("a")
+	put("second")
+	w.reload()
+	w.told(nil, nil)
+	if w.get("a") != before {
+		t.Error("a renewed token made another integration")
+	}
+	if err := os.Remove(token); err != nil {
+		t.Fatal(err)
+	}
+	w.reload()
+	w.faulty("a.yaml serves a")
+}

@@ -1,0 +1,199 @@
+package audit
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+func read(t *testing.T, path string) []string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for s := bufio.NewScanner(strings.NewReader(string(data))); s.Scan(); {
+		lines = append(lines, s.Text())
+	}
+	return lines
+}
+
+func TestWriteAppendsLines(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	grant := 0
+	e := Event{
+		Time: time.Date(2027, 1, 2, 3, 4, 5, 6, time.UTC), RequestID: "r1", Method: "Resolve", Principal: "spiffe://example.org/w",
+		PeerAddress: "192.0.2.1:5", CertificateSerial: "ab", Integration: "i", Connector: "c<\n>", Config: "password",
+		Reference: "https://my-vault.vault.azure.net::s", Outcome: Served, Grant: &grant, Version: "v", Source: "hit",
+	}
+	const want = `{"time":"2027-01-02T03:04:05.000000006Z","request_id":"r1","method":"Resolve","principal":"spiffe://example.org/w",` +
+		`"peer_address":"192.0.2.1:5","certificate_serial":"ab","integration":"i","connector":"c<\n>","config":"password",` +
+		`"reference":"https://my-vault.vault.azure.net::s","outcome":"served","grant":0,"version":"v","source":"hit"}`
+	for range 2 { // the file is appended to
+		l, err := Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Write([]Event{e, {Outcome: Rejected, Reason: "X"}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Write([]Event{e}); err == nil {
+			t.Error("a closed log took an event")
+		}
+	}
+	lines := read(t, path)
+	if len(lines) != 4 || lines[0] != want || lines[2] != want {
+		t.Errorf("got %q", lines)
+	}
+	if info, _ := os.Stat(path); info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v", info.Mode())
+	}
+}
+
+// TestConcurrentWrites: the lines of one Write stand together and whole.
+func TestConcurrentWrites(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	l, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var writers sync.WaitGroup
+	for i := range 8 {
+		writers.Go(func() {
+			for range 50 {
+				id := string(rune('a' + i))
+				if err := l.Write([]Event{{RequestID: id, Config: "1"}, {RequestID: id, Config: "2"}}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for range 20 { // log rotation meanwhile
+		if err := l.Reopen(); err != nil {
+			t.Error(err)
+		}
+	}
+	writers.Wait()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	lines := read(t, path)
+	if len(lines) != 800 {
+		t.Fatalf("%d lines", len(lines))
+	}
+	for i := 0; i < len(lines); i += 2 {
+		var a, b Event
+		if err := errors.Join(json.Unmarshal([]byte(lines[i]), &a), json.Unmarshal([]byte(lines[i+1]), &b)); err != nil {
+			t.Fatal(err)
+		}
+		if a.RequestID != b.RequestID || a.Config != "1" || b.Config != "2" {
+			t.Fatalf("lines %d and %d: %s %s", i, i+1, lines[i], lines[i+1])
+		}
+	}
+}
+
+func TestReopenAfterRotation(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	l, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	write := func(id string) {
+		t.Helper()
+		if err := l.Write([]Event{{RequestID: id}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("before")
+	if err := os.Rename(path, path+".1"); err != nil {
+		t.Fatal(err)
+	}
+	write("moved")
+	if err := l.Reopen(); err != nil {
+		t.Fatal(err)
+	}
+	write("after")
+	if old, now := read(t, path+".1"), read(t, path); len(old) != 2 || len(now) != 1 || !strings.Contains(now[0], "after") {
+		t.Errorf("old %q, new %q", old, now)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Reopen(); err == nil {
+		t.Error("a directory was opened")
+	}
+	write("still") // the old file stays in use
+}
+
+// tornWriter takes a few bytes and then fails, as a full disk does.
+type tornWriter struct {
+	strings.Builder
+	room int
+}
+
+func (w *tornWriter) Write(p []byte) (int, error) {
+	n := min(w.room, len(p))
+	w.room -= n
+	w.Builder.Write(p[:n])
+	if n < len(p) {
+		return n, errors.New("no space left on device")
+	}
+	return n, nil
+}
+
+// TestTornLine: what a full disk cut off does not spoil the next record.
+func TestTornLine(t *testing.T) {
+	w := &tornWriter{room: 10}
+	l := New(w)
+	if err := l.Write([]Event{{RequestID: "lost"}}); err == nil {
+		t.Fatal("a write to a full disk succeeded")
+	}
+	w.room = 1 << 20
+	for _, id := range []string{"one", "two"} {
+		if err := l.Write([]Event{{RequestID: id}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lines := strings.Split(strings.TrimSpace(w.String()), "\n")
+	if len(lines) != 3 || !json.Valid([]byte(lines[1])) || !json.Valid([]byte(lines[2])) {
+		t.Errorf("got %q", lines)
+	}
+}
+
+func TestTornLineOfAnEarlierRun(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	if err := os.WriteFile(path, []byte(`{"time":"20`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := l.Write([]Event{{RequestID: "one"}}); err != nil {
+		t.Fatal(err)
+	}
+	if lines := read(t, path); len(lines) != 2 || !json.Valid([]byte(lines[1])) {
+		t.Errorf("got %q", lines)
+	}
+}
+
+func TestOpenFails(t *testing.T) {
+	if _, err := Open(filepath.Join(t.TempDir(), "no", "such", "directory")); err == nil {
+		t.Error("opened")
+	}
+}
