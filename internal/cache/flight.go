@@ -189,8 +189,8 @@ func (c *Cache) read(f *flight) (s *secret.Secret, err *secret.Error) {
 	defer func() {
 		if p := recover(); p != nil {
 			cause := fmt.Errorf("cache: the load panicked with a %T", p)
-			c.cfg.Logger.LogAttrs(c.base, slog.LevelError, cause.Error(),
-				slog.String("integration", f.key.Integration), slog.String("store", f.key.Store),
+			c.cfg.Logger.LogAttrs(c.base, slog.LevelError, "a read of a store panicked",
+				slog.String("panic_type", fmt.Sprintf("%T", p)), slog.String("integration", f.key.Integration), slog.String("store", f.key.Store),
 				slog.String("stack", string(debug.Stack())))
 			s, err = nil, secret.AsError(cause)
 		}

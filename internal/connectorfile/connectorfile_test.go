@@ -3,10 +3,9 @@ package connectorfile
 import (
 	"encoding/json"
 	"maps"
+	"os"
 	"strings"
 	"testing"
-
-	"github.com/secretbroker/secretbroker/examples"
 )
 
 func TestParse(t *testing.T) {
@@ -48,7 +47,7 @@ func TestParse(t *testing.T) {
 }
 
 func TestMinimal(t *testing.T) {
-	data, err := examples.Files.ReadFile("sqlserver-cdc.json")
+	data, err := os.ReadFile("../../examples/sqlserver-cdc.json")
 	if err != nil {
 		t.Fatal(err)
 	}

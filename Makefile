@@ -1,0 +1,74 @@
+# Everything a change has to pass runs from here; .ci/run runs the same targets.
+# Tools are built from the versions that tools/*/go.mod pin. To use a binary that
+# is already there: make lint GOLANGCI_LINT=/path/to/golangci-lint
+
+GO            ?= go
+BUF           ?= $(GO) tool -modfile=tools/buf/go.mod buf
+GOLANGCI_LINT ?= $(GO) tool -modfile=tools/lint/go.mod golangci-lint
+GOVULNCHECK   ?= $(GO) tool -modfile=tools/vuln/go.mod govulncheck
+
+# How long each fuzz target runs.
+FUZZTIME ?= 10s
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
+
+# The race detector needs cgo, which go turns off where there is no C compiler.
+RACE := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
+
+.DEFAULT_GOAL := help
+.PHONY: help build test cover fuzz lint fmt-check generate generate-check proto-lint proto-breaking vuln ci
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build bin/broker
+	$(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/broker ./cmd/broker
+
+test: ## run all tests, with the race detector where there is a C compiler
+	@$(if $(RACE),,echo "no C compiler: testing without the race detector")
+	$(GO) test $(RACE) ./...
+
+cover: ## run all tests and show what they do not reach
+	$(GO) test -coverpkg=./client/...,./cmd/...,./internal/... -coverprofile=coverage.out ./...
+	$(GO) tool cover -func=coverage.out | tail -1
+	@echo "line by line: $(GO) tool cover -html=coverage.out"
+
+fuzz: ## run every fuzz target for FUZZTIME (10s)
+	@set -e; grep -r --include='*_test.go' -o '^func Fuzz[A-Za-z0-9_]*' client cmd internal | sort | \
+	while IFS=: read -r file func; do \
+		echo "$${func#func } in $$(dirname $$file)"; \
+		$(GO) test -run='^$$' -fuzz="^$${func#func }\$$" -fuzztime=$(FUZZTIME) -fuzzminimizetime=1s ./$$(dirname $$file) </dev/null; \
+	done
+
+lint: ## run the linters of .golangci.yml
+	$(GOLANGCI_LINT) run ./...
+
+fmt-check: ## fail if a file is not as gofmt writes it
+	@files=$$(gofmt -l .) && \
+	if [ -n "$$files" ]; then echo "run gofmt -w on:"; echo "$$files"; exit 1; fi
+
+generate: ## generate gen/ from proto/
+	$(BUF) generate
+
+generate-check: ## fail if gen/ is not what proto/ generates
+	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && \
+	$(BUF) generate -o "$$tmp" && \
+	if ! diff -ru gen "$$tmp/gen"; then echo "gen/ differs from proto/: run make generate"; exit 1; fi
+
+proto-lint: ## lint proto/ and check its layout
+	$(BUF) lint
+	$(BUF) format --diff --exit-code
+
+proto-breaking: ## fail if proto/ breaks clients of the newest release
+	@tag=$$(git tag --list 'v*' --sort=-v:refname | grep -E '^v[0-9]+\.[0-9]+\.[0-9]+$$' | head -n 1); \
+	if [ -z "$$tag" ]; then echo "proto-breaking: skipped, there is no release tag (vX.Y.Z) to compare with"; exit 0; fi; \
+	tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && \
+	echo "comparing with $$tag" && \
+	git archive "$$tag" proto buf.yaml | tar -x -C "$$tmp" && \
+	$(BUF) breaking --against "$$tmp"
+
+vuln: ## look up known vulnerabilities in what the broker uses
+	@scripts/vuln.sh $(GOVULNCHECK)
+
+ci: ## run what CI runs
+	.ci/run
