@@ -203,13 +203,23 @@ type Request struct {
 //
 // The error is an *Error. It also matches ctx's error when that ended the call.
 func (c *Client) Resolve(ctx context.Context, req Request) (*Response, error) {
+	out, err := call(ctx, c, c.rpc.Resolve, req.message())
+	if err != nil {
+		return nil, err
+	}
+	return newResponse(out), nil
+}
+
+// call does one call of the Client's from beginning to end: rpc is tried as
+// Config.Timeout, Config.MaxAttempts and what the broker asks for allow. in is
+// not changed. The error is an *Error.
+func call[In, Out any](ctx context.Context, c *Client, rpc func(context.Context, *In, ...grpc.CallOption) (*Out, error), in *In) (*Out, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	in := req.message()
 	for attempt := 1; ; attempt++ {
-		out, err := c.rpc.Resolve(ctx, in)
+		out, err := rpc(ctx, in)
 		if err == nil {
-			return newResponse(out), nil
+			return out, nil
 		}
 		e := newError(c.addr, err)
 		if e.ended() {

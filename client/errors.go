@@ -31,7 +31,7 @@ const (
 	ReasonAccessDenied = string(secret.ReasonAccessDenied)
 	// ReasonStoreNotAllowed: the integration does not list the store.
 	ReasonStoreNotAllowed = string(secret.ReasonStoreNotAllowed)
-	// ReasonSecretNotFound and the next five: the secret is not there, or not fit
+	// ReasonSecretNotFound and the next six: the secret is not there, or not fit
 	// to be used.
 	ReasonSecretNotFound    = string(secret.ReasonSecretNotFound)
 	ReasonJSONKeyNotFound   = string(secret.ReasonJSONKeyNotFound)
@@ -39,6 +39,7 @@ const (
 	ReasonSecretExpired     = string(secret.ReasonSecretExpired)
 	ReasonSecretNotYetValid = string(secret.ReasonSecretNotYetValid)
 	ReasonSecretNotJSON     = string(secret.ReasonSecretNotJSON)
+	ReasonSecretNotBase64   = string(secret.ReasonSecretNotBase64)
 	// ReasonStoreAccessDenied and the next two: the integration cannot read its
 	// store.
 	ReasonStoreAccessDenied         = string(secret.ReasonStoreAccessDenied)

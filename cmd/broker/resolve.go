@@ -179,7 +179,7 @@ func exitCodeOfReason(reason string) int {
 		return exitBadReference
 	case client.ReasonSecretNotFound, client.ReasonJSONKeyNotFound:
 		return exitNotFound
-	case client.ReasonSecretDisabled, client.ReasonSecretExpired, client.ReasonSecretNotYetValid, client.ReasonSecretNotJSON,
+	case client.ReasonSecretDisabled, client.ReasonSecretExpired, client.ReasonSecretNotYetValid, client.ReasonSecretNotJSON, client.ReasonSecretNotBase64,
 		client.ReasonStoreAccessDenied, client.ReasonStoreAuthenticationFailed, client.ReasonStoreNotFound:
 		return exitPrecondition
 	case client.ReasonBrokerUnreachable, client.ReasonBrokerNotTrusted:

@@ -45,6 +45,8 @@ func TestScripts(t *testing.T) {
 				"SECRETBROKER_KEY":  b.Worker.KeyFile,
 				"OTHER_CERT":        b.OtherWorker.CertFile,
 				"OTHER_KEY":         b.OtherWorker.KeyFile,
+				"AUDITOR_CERT":      b.Auditor.CertFile,
+				"AUDITOR_KEY":       b.Auditor.KeyFile,
 				"SECRETS_FILE":      b.SecretsFile,
 				"EXAMPLES":          filepath.Join(repo, "examples"),
 				"VAULT":             "https://your-key-vault-name.vault.azure.net",

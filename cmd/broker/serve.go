@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secretbroker/secretbroker/internal/audit"
+	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/cache"
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/provider"
@@ -119,9 +120,32 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, onReady fu
 		Cache:        values,
 		Audit:        auditLog,
 		CacheTTL:     time.Duration(cfg.Cache.TTL),
-		Observe:      m.configResolved,
+		Limits: resolve.Limits{
+			MaxConfigs:        cfg.Limits.MaxConfigs,
+			MaxReferences:     cfg.Limits.MaxReferences,
+			MaxSecrets:        cfg.Limits.MaxSecrets,
+			MaxReferenceBytes: cfg.Limits.MaxReferenceBytes,
+			MaxKeyBytes:       cfg.Limits.MaxKeyBytes,
+			MaxDocumentBytes:  int(cfg.Limits.MaxDocumentBytes),
+		},
+		Observe: m.configResolved,
 	})
-	grpcServer, err := server.New(server.Config{Resolver: resolver, TLS: tlsConfig, Logger: log, Metrics: metrics})
+	auditors, err := authz.NewPrincipals(cfg.Roles.Auditor)
+	if err != nil {
+		return &exitError{exitUsage, fmt.Errorf("roles.auditor: %w", err)}
+	}
+	grpcServer, err := server.New(server.Config{
+		Resolver:  resolver,
+		IsAuditor: auditors.Contains,
+		TLS:       tlsConfig,
+		Logger:    log,
+		Metrics:   metrics,
+		Limits: server.Limits{
+			MaxRequestBytes:            int(cfg.Limits.MaxRequestBytes),
+			MaxStreamsPerConnection:    cfg.Limits.MaxStreamsPerConnection,
+			MaxConnectionsPerPrincipal: cfg.Limits.MaxConnectionsPerPrincipal,
+		},
+	})
 	if err != nil {
 		return &exitError{exitFailure, err}
 	}

@@ -29,6 +29,10 @@ const (
 	// Withheld: the value could have been served, but the call failed for
 	// another config of it.
 	Withheld Outcome = "withheld"
+	// Checked: the value was looked at for a report and did not leave.
+	Checked Outcome = "checked"
+	// Answered: an auditor's question about grants was answered.
+	Answered Outcome = "answered"
 	// Denied: the caller may not read the secret.
 	Denied Outcome = "denied"
 	// Failed: the caller may read the secret, but there is no value.

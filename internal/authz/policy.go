@@ -3,6 +3,8 @@ package authz
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -84,6 +86,10 @@ type Policy struct {
 	inDomain map[string]*rules            // DNS domain -> the hosts directly below
 	inDir    map[string]*patterns[*rules] // SPIFFE directory -> patterns of what stands directly in it
 	below    map[string]*rules            // SPIFFE directory -> whatever lies below
+
+	// grants is what the maps were made of, in canonical form. Decide does not
+	// look at it; explanations do.
+	grants []Grant
 }
 
 // rules is what the principals of one pattern may read, by secret name.
@@ -106,6 +112,7 @@ func NewPolicy(kind secret.Kind, stores []string, grants []Grant) (*Policy, erro
 		inDomain: make(map[string]*rules),
 		inDir:    make(map[string]*patterns[*rules]),
 		below:    make(map[string]*rules),
+		grants:   make([]Grant, 0, len(grants)),
 	}
 	for _, s := range stores {
 		p.stores[s] = true
@@ -198,6 +205,12 @@ func (c *compiler) add(g Grant) {
 	}
 	n := narrowing{grant: c.grant, stores: c.stores(g.Stores), keys: c.keys(g.Keys)}
 	names := c.names(g.Secrets)
+	c.policy.grants = append(c.policy.grants, Grant{
+		Principals: slices.Clone(g.Principals),
+		Stores:     slices.Sorted(maps.Keys(n.stores)), // nil of nil
+		Secrets:    names,
+		Keys:       slices.Clone(g.Keys),
+	})
 	for i, pattern := range g.Principals {
 		r, text := c.rulesOf(pattern)
 		if text != "" {
@@ -273,7 +286,7 @@ func (c *compiler) keys(list []string) *patterns[struct{}] {
 // rulesOf finds or makes the place where grants to this principal pattern are
 // kept; text says what is wrong with the pattern.
 func (c *compiler) rulesOf(pattern string) (r *rules, text string) {
-	if text := checkPrincipalPattern(pattern); text != "" {
+	if text := CheckPrincipalPattern(pattern); text != "" {
 		return nil, text
 	}
 	p := c.policy

@@ -1,6 +1,8 @@
 package authz
 
 import (
+	"errors"
+	"fmt"
 	"strings"
 	"unicode/utf8"
 
@@ -37,6 +39,30 @@ func DNSPrincipal(name string) (Principal, bool) {
 	return Principal(dnsPrefix + name), true
 }
 
+// ParsePrincipal returns the one principal that a person means by s: a SPIFFE ID
+// or "dns:HOST", whose case does not matter. The error says what was expected;
+// it does not quote s.
+func ParsePrincipal(s string) (Principal, error) {
+	host, isDNS := strings.CutPrefix(s, dnsPrefix)
+	switch {
+	case strings.Contains(s, "*"):
+		return "", errors.New(`a pattern stands for many principals; give one of them, without "*"`)
+	case isDNS:
+		if p, ok := DNSPrincipal(host); ok {
+			return p, nil
+		}
+		return "", errors.New(`expected the name of one host after "dns:", such as dns:worker-1.example.org`)
+	case strings.HasPrefix(s, spiffePrefix):
+		id, err := spiffeid.FromString(s)
+		if err != nil {
+			return "", fmt.Errorf("not a SPIFFE ID: %w", err)
+		}
+		return SPIFFEPrincipal(id), nil
+	default:
+		return "", errors.New(`expected a SPIFFE ID, such as spiffe://example.org/connect/worker-1, or "dns:" and a host's name`)
+	}
+}
+
 // ancestors calls yield with every directory that a SPIFFE ID lies in, the
 // nearest first, and what follows it: for spiffe://td/a/b these are
 // ("spiffe://td/a/", "b") and ("spiffe://td/", "a/b"). It stops when yield
@@ -66,8 +92,8 @@ func dnsParent(id string) (domain string, ok bool) {
 	return domain, true
 }
 
-// checkPrincipalPattern says what is wrong with a pattern, or nothing.
-func checkPrincipalPattern(pattern string) (text string) {
+// CheckPrincipalPattern says what is wrong with a pattern, or nothing.
+func CheckPrincipalPattern(pattern string) (text string) {
 	switch {
 	case strings.HasPrefix(pattern, dnsWildcard):
 		if !isDNSName(pattern[len(dnsWildcard):]) {

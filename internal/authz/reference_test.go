@@ -70,7 +70,7 @@ func isPrincipal(pattern, who string) bool {
 	}
 }
 
-// compare puts one question to both implementations.
+// compare puts one question to both implementations, and has it explained.
 func compare(t *testing.T, p *Policy, stores []string, grants []Grant, who Principal, ref secret.Ref) Effect {
 	t.Helper()
 	got, want := p.Decide(who, ref), decideSlowly(stores, grants, who, ref)
@@ -80,6 +80,8 @@ func compare(t *testing.T, p *Policy, stores []string, grants []Grant, who Princ
 	if !slices.Contains(want, got) {
 		t.Fatalf("Decide(%s, %s) = %v by grant %d, want one of %v\nstores %q\ngrants %+v", who, ref, got.Effect, got.Grant, want, stores, grants)
 	}
+	checkExplanation(t, p, stores, grants, who, ref)
+	checkReaders(t, p, stores, grants, who, ref)
 	return got.Effect
 }
 
@@ -92,41 +94,54 @@ func few(r *rand.Rand, n int, pool []string) []string {
 	return list
 }
 
-func TestDecideAgreesWithReference(t *testing.T) {
-	var (
-		stores     = []string{prod, stage}
-		names      = []string{"a", "ab", "abc", "b", "b-a", "A", "aB"}
-		keys       = []string{"a", "A", "ab", "a.b", "é", "b"}
-		namePool   = append([]string{"*", "a*", "ab*", "AB*", "b-*", "-*"}, names...)
-		keyPool    = append([]string{"*", "a*", "A*", "a.*", "é*"}, keys...)
-		principals = []string{
-			"spiffe://td", "spiffe://td/a", "spiffe://td/ab", "spiffe://td/a/a", "spiffe://td/a/ab", "spiffe://td/a/b/a", "spiffe://tdx/a/a",
-			"dns:td", "dns:a.td", "dns:ab.td", "dns:a.a.td", "dns:a.tdx",
+// What generated questions and grants are drawn from: small, so that they meet.
+var (
+	namePool      = []string{"a", "ab", "abc", "b", "b-a", "A", "aB"}
+	keyPool       = []string{"a", "A", "ab", "a.b", "é", "b"}
+	principalPool = []string{
+		"spiffe://td", "spiffe://td/a", "spiffe://td/ab", "spiffe://td/a/a", "spiffe://td/a/ab", "spiffe://td/a/b/a", "spiffe://tdx/a/a",
+		"dns:td", "dns:a.td", "dns:ab.td", "dns:a.a.td", "dns:a.tdx",
+	}
+	namePatterns      = append([]string{"*", "a*", "ab*", "AB*", "b-*", "-*"}, namePool...)
+	keyPatterns       = append([]string{"*", "a*", "A*", "a.*", "é*"}, keyPool...)
+	principalPatterns = append([]string{
+		"spiffe://td/*", "spiffe://td/**", "spiffe://td/a*", "spiffe://td/a/*", "spiffe://td/a/**", "spiffe://td/a/a*", "spiffe://td/a/b/**",
+		"spiffe://tdx/**", "dns:*.td", "dns:*.a.td", "dns:*.tdx",
+	}, principalPool...)
+)
+
+// someGrants makes up to n grants in the given stores.
+func someGrants(r *rand.Rand, n int, stores []string) []Grant {
+	grants := make([]Grant, r.IntN(n+1))
+	for i := range grants {
+		grants[i] = Grant{
+			Principals: append(few(r, 2, principalPatterns), principalPatterns[r.IntN(len(principalPatterns))]),
+			Stores:     few(r, 2, stores), Secrets: few(r, 3, namePatterns), Keys: few(r, 2, keyPatterns),
 		}
-		patternPool = append([]string{
-			"spiffe://td/*", "spiffe://td/**", "spiffe://td/a*", "spiffe://td/a/*", "spiffe://td/a/**", "spiffe://td/a/a*", "spiffe://td/a/b/**",
-			"spiffe://tdx/**", "dns:*.td", "dns:*.a.td", "dns:*.tdx",
-		}, principals...)
-	)
+	}
+	return grants
+}
+
+// someQuestion makes a question that policies of prod and stage may be asked.
+func someQuestion(t *testing.T, r *rand.Rand) (Principal, secret.Ref) {
+	t.Helper()
+	text := append(few(r, 1, []string{prod, stage}), other)[0] + "::" + namePool[r.IntN(len(namePool))]
+	if key := few(r, 1, keyPool); key != nil {
+		text += "::" + key[0]
+	}
+	return Principal(principalPool[r.IntN(len(principalPool))]), mustRef(t, text)
+}
+
+func TestDecideAgreesWithReference(t *testing.T) {
+	stores := []string{prod, stage}
 	seen := make(map[Effect]int)
 	for seed := range uint64(1500) {
 		r := rand.New(rand.NewPCG(seed, 0))
-		grants := make([]Grant, r.IntN(7))
-		for i := range grants {
-			grants[i] = Grant{
-				Principals: append(few(r, 2, patternPool), patternPool[r.IntN(len(patternPool))]),
-				Stores:     few(r, 2, stores), Secrets: few(r, 3, namePool), Keys: few(r, 2, keyPool),
-			}
-		}
+		grants := someGrants(r, 6, stores)
 		p := mustPolicy(t, stores, grants...)
 		for range 100 {
-			ref := few(r, 1, []string{prod, stage})
-			text := append(ref, other)[0] + "::" + names[r.IntN(len(names))]
-			if key := few(r, 1, keys); key != nil {
-				text += "::" + key[0]
-			}
-			who := Principal(principals[r.IntN(len(principals))])
-			seen[compare(t, p, stores, grants, who, mustRef(t, text))]++
+			who, ref := someQuestion(t, r)
+			seen[compare(t, p, stores, grants, who, ref)]++
 		}
 	}
 	for _, effect := range []Effect{Denied, StoreNotAllowed, Allowed} {

@@ -89,7 +89,8 @@ type Config struct {
 	// key where a MaxAge asks for the second; zero means 1 second.
 	MinReadInterval time.Duration
 	// NegativeTTL is how long a definite failure is remembered; zero means 5
-	// seconds.
+	// seconds. Throttling is remembered for as long as the store asks, but no
+	// longer than twice this; other outages and faults for 1 second.
 	NegativeTTL time.Duration
 	// RefreshAhead is the last part of an entry's life, as a fraction of it, in
 	// which a hit starts a load in the background; zero means 0.2, negative turns
@@ -200,10 +201,11 @@ func (c *Cache) Close() {
 // Get answers req from memory or by load, of which at most one runs for each
 // Key at any time. The error is a *secret.Error.
 //
-// When ctx ends first, the load that the call waited for goes on: the error has
-// ReasonStoreUnavailable and wraps the context's. A call that has to wait for
-// its turn under MinReadInterval and cannot has ReasonOverloaded, with the time
-// to wait; a deadline too near for the wait fails at once.
+// When ctx ends first, the load that the call waited for goes on; the error has
+// ReasonStoreUnavailable and wraps the context's. A deadline counts as an outage
+// and may be answered by a stale value instead. A call that has to wait for its
+// turn under MinReadInterval and cannot gets ReasonOverloaded, with the time to
+// wait; it is told at once if its deadline is too near for the wait.
 func (c *Cache) Get(ctx context.Context, req Request, load Loader) (Result, error) {
 	now := time.Now()
 	req.TTL, req.MaxAge = max(req.TTL, 0), max(req.MaxAge, 0)

@@ -126,8 +126,8 @@ func (c *Cache) refresh(e *entry, req Request, load Loader, h uint64, now time.T
 		return
 	}
 	if last := c.recent.get(req.Key, now); last != nil {
-		if wait := max(c.pauseAfter(last, now), last.errUntil.Sub(now)); wait > 0 {
-			e.postponeRefresh(now, wait)
+		if pause := c.pauseAfter(last, now); pause > 0 {
+			e.postponeRefresh(now, pause)
 			return
 		}
 	}

@@ -14,6 +14,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/dgraph-io/ristretto/v2"
+
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -211,10 +213,12 @@ func TestClose(t *testing.T) {
 // Readers that run on while the cache closes get an answer or an error. This is
 // about data races, so it needs threads rather than a bubble.
 func TestCloseUnderReaders(t *testing.T) {
-	for range 30 {
+	for range 10 {
 		c, s := newCache(t, Config{MinReadInterval: 1}), newFakeStore()
+		// Every hit reaches for what Close takes away.
+		swapStore(t, c, func(cfg *ristretto.Config[uint64, *entry]) { cfg.BufferItems = 1 })
 		var wg sync.WaitGroup
-		started := make(chan struct{}, 8)
+		started, closed := make(chan struct{}, 8), make(chan struct{})
 		for i := range 8 {
 			wg.Go(func() {
 				for n := 0; ; n++ {
@@ -222,19 +226,23 @@ func TestCloseUnderReaders(t *testing.T) {
 					if n%3 == i%3 {
 						req = req.noOlderThan(0)
 					}
-					res, err := c.get(t.Context(), s, req)
-					if err != nil {
+					if res, err := c.get(t.Context(), s, req); err != nil {
 						checkError(t, res, err, secret.ReasonStoreUnavailable)
-						return
 					}
 					if n == 200 {
 						started <- struct{}{}
+					}
+					select {
+					case <-closed:
+						return
+					default:
 					}
 				}
 			})
 		}
 		<-started
 		c.Close()
+		close(closed)
 		wg.Wait()
 	}
 }

@@ -92,6 +92,31 @@ func TestMaxAgeTakesTheNextLoad(t *testing.T) {
 	})
 }
 
+func TestJoinable(t *testing.T) {
+	arrival := time.Now()
+	for name, tt := range map[string]struct {
+		started time.Duration // after the arrival
+		req     Request
+		want    bool
+	}{
+		"began before, within the TTL":     {-time.Minute, want("a"), true},
+		"began before, beyond the TTL":     {-time.Minute - 1, want("a"), false},
+		"began before, within MaxAge":      {-time.Second, want("a").noOlderThan(time.Second), true},
+		"began before, beyond MaxAge":      {-time.Second - 1, want("a").noOlderThan(time.Second), false},
+		"MaxAge beyond the TTL":            {-time.Minute - 1, want("a").noOlderThan(time.Hour), false},
+		"read now, began just before":      {-1, want("a").noOlderThan(0), false},
+		"read now, began at that time":     {0, want("a").noOlderThan(0), true},
+		"read now, began while it waited":  {time.Second, want("a").noOlderThan(0), true},
+		"nothing is kept, began before":    {-1, Request{}, false},
+		"nothing is kept, began afterward": {1, Request{}, true},
+	} {
+		f := &flight{started: arrival.Add(tt.started)}
+		if got := f.joinable(&tt.req, arrival); got != tt.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
 func TestForcedReadsArePaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, s := newCache(t, Config{}), newFakeStore()
@@ -173,6 +198,21 @@ func TestForcedReadsKeepTheirInterval(t *testing.T) {
 		}
 		if n := len(s.starts); n < 6 {
 			t.Errorf("only %d loads in 20 seconds", n)
+		}
+	})
+}
+
+// A call that looks again late takes what was read while it waited.
+func TestMaxAgeCountsFromTheArrival(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := newCache(t, Config{}), newFakeStore()
+		arrival := time.Now()
+		time.Sleep(time.Second)
+		expect(t, c, s, want("a"), 1, Miss)
+		time.Sleep(time.Second)
+		req := want("a").noOlderThan(0)
+		if step := c.next(&req, s.loader(req.Key), c.hash(&req.Key), arrival); step.entry == nil {
+			t.Errorf("next() = %+v, want the entry", step)
 		}
 	})
 }

@@ -60,7 +60,7 @@ func TestRistrettoDropsSets(t *testing.T) {
 	expect(t, c, s, want("a"), 1, Miss)
 	s.rotate()
 
-	// What is too large is rejected, by a callback that does not return.
+	// What exceeds the bound is rejected, by a callback that does not return.
 	stuck, block := make(chan struct{}), make(chan struct{})
 	release := sync.OnceFunc(func() { close(block) })
 	t.Cleanup(release) // before Close
@@ -165,20 +165,25 @@ func TestRistrettoUpdatesDoNotEvict(t *testing.T) {
 	})
 }
 
-// What is too large is rejected without a word, and the old entry stays.
+// What is too large is rejected without a word, and the old entry stays. What is
+// nearly so pushes out all others.
 func TestRistrettoRejectsWhatIsTooLarge(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{MaxBytes: 64 << 10}), newFakeStore()
-		expect(t, c, s, want("a"), 1, Miss)
-		s.rotate()
-		s.size = 40 << 10
-		time.Sleep(2 * time.Second)
-		expect(t, c, s, want("a").noOlderThan(0), 2, Miss)
-		expect(t, c, s, want("a"), 2, Miss)
-		if st := c.Stats(); st.RejectedSets != 2 || st.Entries != 0 {
-			t.Errorf("Stats() = %+v", st)
-		}
-	})
+	for _, size := range []int{6 << 10, 40 << 10} {
+		synctest.Test(t, func(t *testing.T) {
+			c, s := newCache(t, Config{MaxBytes: 64 << 10}), newFakeStore()
+			expect(t, c, s, want("other"), 1, Miss)
+			expect(t, c, s, want("a"), 1, Miss)
+			s.rotate()
+			s.size = size
+			time.Sleep(2 * time.Second)
+			expect(t, c, s, want("a").noOlderThan(0), 2, Miss)
+			expect(t, c, s, want("a"), 2, Miss)
+			expect(t, c, s, want("other"), 1, Hit)
+			if st := c.Stats(); st.RejectedSets != 2 || st.Entries != 1 {
+				t.Errorf("%d bytes: Stats() = %+v", size, st)
+			}
+		})
+	}
 }
 
 // Expired entries are hidden at once but stay in the heap until a sweep, and a

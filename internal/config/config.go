@@ -28,6 +28,40 @@ type Config struct {
 	Integrations string `yaml:"integrations"`
 	Cache        Cache  `yaml:"cache"`
 	Audit        Audit  `yaml:"audit"`
+	Roles        Roles  `yaml:"roles"`
+	Limits       Limits `yaml:"limits"`
+}
+
+// Roles names the principals that may ask about others.
+type Roles struct {
+	// Auditor are patterns of principals, as in a grant, that may have decisions
+	// explained. It gives them no secret.
+	Auditor []string `yaml:"auditor"`
+}
+
+// Limits bound what one caller can make the broker do.
+type Limits struct {
+	// MaxRequestBytes is the largest request, 64 KiB to 16 MiB.
+	MaxRequestBytes strictyaml.Bytes `yaml:"max_request_bytes"`
+	// MaxConfigs is how many entries a request's configs may have, 1 to 100,000.
+	MaxConfigs int `yaml:"max_configs"`
+	// MaxReferences is how many of them may be references, 1 to 10,000.
+	MaxReferences int `yaml:"max_references"`
+	// MaxSecrets is how many different secrets they may name, 1 to 1,000.
+	MaxSecrets int `yaml:"max_secrets"`
+	// MaxReferenceBytes is the longest reference, 64 to 8,192.
+	MaxReferenceBytes int `yaml:"max_reference_bytes"`
+	// MaxKeyBytes is the longest JSON key in a reference, 1 to 8,192.
+	MaxKeyBytes int `yaml:"max_key_bytes"`
+	// MaxDocumentBytes is the largest secret in which a JSON key is looked for, 1
+	// KiB to 1 MiB.
+	MaxDocumentBytes strictyaml.Bytes `yaml:"max_document_bytes"`
+	// MaxStreamsPerConnection is how many calls one connection may have under
+	// way, 1 to 10,000.
+	MaxStreamsPerConnection int `yaml:"max_streams_per_connection"`
+	// MaxConnectionsPerPrincipal is how many connections one principal may have
+	// open, 1 to 100,000.
+	MaxConnectionsPerPrincipal int `yaml:"max_connections_per_principal"`
 }
 
 // TLS is the server's identity and whom it believes. All of it is required:
@@ -73,6 +107,17 @@ func defaults() *Config {
 		Listen:      "127.0.0.1:8443",
 		AdminListen: "127.0.0.1:8081",
 		Cache:       Cache{TTL: strictyaml.Duration(5 * time.Minute), MaxBytes: 64 << 20},
+		Limits: Limits{
+			MaxRequestBytes:            1 << 20,
+			MaxConfigs:                 1000,
+			MaxReferences:              128,
+			MaxSecrets:                 64,
+			MaxReferenceBytes:          2048,
+			MaxKeyBytes:                512,
+			MaxDocumentBytes:           256 << 10,
+			MaxStreamsPerConnection:    256,
+			MaxConnectionsPerPrincipal: 256,
+		},
 	}
 }
 

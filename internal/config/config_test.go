@@ -34,6 +34,8 @@ func TestLoad(t *testing.T) {
 			Integrations: filepath.Join(dir, "integrations"),
 			Cache:        Cache{TTL: strictyaml.Duration(90 * time.Second), MaxBytes: 1 << 20},
 			Audit:        Audit{File: "/var/log/secretbroker/audit.jsonl"},
+			Roles:        Roles{Auditor: []string{"spiffe://example.org/ops/*", "dns:audit.example.org"}},
+			Limits:       Limits{2 << 20, 10, 9, 8, 1024, 100, 64 << 10, 7, 6},
 		}},
 		{"minimal.yaml", Config{
 			Listen:      "127.0.0.1:8443",
@@ -46,6 +48,7 @@ func TestLoad(t *testing.T) {
 			Integrations: filepath.Join(dir, "integrations"),
 			Cache:        Cache{TTL: strictyaml.Duration(5 * time.Minute), MaxBytes: 64 << 20},
 			Audit:        Audit{File: AuditStdout},
+			Limits:       Limits{1 << 20, 1000, 128, 64, 2048, 512, 256 << 10, 256, 256},
 		}},
 	}
 	for _, tt := range tests {
@@ -116,6 +119,11 @@ func TestFaults(t *testing.T) {
 		{"max_bytes too small", "cache:\n  max_bytes: 1023KiB" + tail, "b.yaml:2: cache.max_bytes: expected at least 1MiB"},
 		{"max_bytes zero", "cache:\n  max_bytes: 0" + tail, "b.yaml:2: cache.max_bytes: expected at least 1MiB"},
 		{"max_bytes text", "cache:\n  max_bytes: all" + tail, `b.yaml:2: cache.max_bytes: expected an amount of bytes, such as "64MiB"`},
+
+		{"auditor that is no principal", "roles:\n  auditor:\n    - spiffe://example.org/a\n    - anybody" + tail, `b.yaml:4: roles.auditor[1]: expected a SPIFFE ID ("spiffe://...") or "dns:HOST"`},
+		{"a request too large", "limits:\n  max_request_bytes: 1GiB" + tail, "b.yaml:2: limits.max_request_bytes: expected 65536 to 16777216"},
+		{"no secrets", "limits:\n  max_secrets: 0" + tail, "b.yaml:2: limits.max_secrets: expected 1 to 1000"},
+		{"a negative limit", "limits: {max_configs: -1}" + tail, "b.yaml:1: limits.max_configs: expected 1 to 100000"},
 
 		{"unknown", "listne: :1" + tail, `b.yaml:1: unknown setting "listne"; did you mean "listen"?`},
 		{"unknown in section", "cache:\n  size: 1" + tail, `b.yaml:2: cache: unknown setting "size"; known here: ttl, max_bytes`},

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
@@ -25,6 +26,33 @@ func (c *Config) validate(doc *strictyaml.Document) {
 	}
 	if c.Cache.MaxBytes < MinMaxBytes {
 		doc.Fault("cache.max_bytes", "expected at least 1MiB")
+	}
+	for i, pattern := range c.Roles.Auditor {
+		if fault := authz.CheckPrincipalPattern(pattern); fault != "" {
+			doc.Fault(strictyaml.Index("roles.auditor", i), "%s", fault)
+		}
+	}
+	c.Limits.validate(doc)
+}
+
+func (l *Limits) validate(doc *strictyaml.Document) {
+	for _, b := range []struct {
+		name            string
+		is, least, most int64
+	}{
+		{"max_request_bytes", int64(l.MaxRequestBytes), 64 << 10, 16 << 20},
+		{"max_configs", int64(l.MaxConfigs), 1, 100_000},
+		{"max_references", int64(l.MaxReferences), 1, 10_000},
+		{"max_secrets", int64(l.MaxSecrets), 1, 1000},
+		{"max_reference_bytes", int64(l.MaxReferenceBytes), 64, 8192},
+		{"max_key_bytes", int64(l.MaxKeyBytes), 1, 8192},
+		{"max_document_bytes", int64(l.MaxDocumentBytes), 1 << 10, 1 << 20},
+		{"max_streams_per_connection", int64(l.MaxStreamsPerConnection), 1, 10_000},
+		{"max_connections_per_principal", int64(l.MaxConnectionsPerPrincipal), 1, 100_000},
+	} {
+		if b.is < b.least || b.is > b.most {
+			doc.Fault("limits."+b.name, "expected %d to %d", b.least, b.most)
+		}
 	}
 }
 

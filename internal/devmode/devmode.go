@@ -84,7 +84,8 @@ type Environment struct {
 	// ServerCertFile and ServerKeyFile are the broker's own, for localhost and
 	// the loopback addresses.
 	ServerCertFile, ServerKeyFile string
-	// Worker may read the samples, OtherWorker and Auditor are granted nothing.
+	// Worker may read the samples, OtherWorker is granted nothing, and Auditor may
+	// have decisions explained.
 	Worker, OtherWorker, Auditor Identity
 	// Listen and AdminListen stand in ConfigFile. VaultListen is where the
 	// embedded Key Vault really listens.

@@ -230,6 +230,7 @@ func TestSettings(t *testing.T) {
 		"integrations": "integrations/",
 		"cache":        m{"ttl": "5m", "max_bytes": "64MiB"},
 		"audit":        m{"file": "audit.jsonl"},
+		"roles":        m{"auditor": []any{"spiffe://example.org/ops/*"}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("broker.yaml (-want +got):\n%s", diff)

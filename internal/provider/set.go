@@ -100,7 +100,10 @@ func (s *Set) acquire(ctx context.Context, in *registry.Integration) (sl *slot, 
 	}
 	p, err := open(ctx, in) // reads a few small files; contacts nobody
 	if err != nil {
-		return nil, nil, err
+		// What stands in the way names the broker's files, which is the operator's
+		// business and not the caller's.
+		return nil, nil, secret.Errorf(secret.AsError(err).Reason,
+			"the integration's credential or settings cannot be used; the broker's log says why, by the request id").WithCause(err)
 	}
 	sl = &slot{revision: in.Revision, provider: p, users: 1}
 	s.slots[in.ID] = sl

@@ -32,6 +32,9 @@ type Integration struct {
 	// CacheTTL is how long a value of this integration may be answered from the
 	// cache; zero means the broker's default.
 	CacheTTL time.Duration
+	// CacheMaxStale is how long past its time-to-live a value may be answered
+	// while its store cannot be reached or throttles; zero means not at all.
+	CacheMaxStale time.Duration
 	// Policy decides who may read what through this integration.
 	Policy *authz.Policy
 }

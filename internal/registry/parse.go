@@ -20,7 +20,8 @@ type integrationFile struct {
 	Kind        string        `yaml:"kind"`
 	Azure       *azureSection `yaml:"azure"`
 	Cache       struct {
-		TTL strictyaml.Duration `yaml:"ttl"`
+		TTL      strictyaml.Duration `yaml:"ttl"`
+		MaxStale strictyaml.Duration `yaml:"max_stale"`
 	} `yaml:"cache"`
 	Grants []grantSection `yaml:"grants"`
 }
@@ -32,7 +33,7 @@ type grantSection struct {
 	Keys       []string `yaml:"keys"`
 }
 
-// The bounds of cache.ttl.
+// The bounds of cache.ttl; the upper one holds for cache.max_stale too.
 const (
 	minCacheTTL = time.Second
 	maxCacheTTL = 24 * time.Hour
@@ -71,7 +72,7 @@ type parser struct {
 func parseIntegration(path string, data []byte, check func(reference) (fault string)) parsed {
 	var f integrationFile
 	p := &parser{dir: filepath.Dir(path), doc: strictyaml.Decode(path, data, &f), check: check}
-	in := &Integration{ID: f.ID, DisplayName: f.DisplayName, CacheTTL: time.Duration(f.Cache.TTL)}
+	in := &Integration{ID: f.ID, DisplayName: f.DisplayName, CacheTTL: time.Duration(f.Cache.TTL), CacheMaxStale: time.Duration(f.Cache.MaxStale)}
 	out := parsed{line: p.doc.Line("id"), ungranted: len(f.Grants) == 0}
 	switch {
 	case !p.doc.Has("id"):
@@ -86,6 +87,9 @@ func parseIntegration(path string, data []byte, check func(reference) (fault str
 	}
 	if p.doc.Has("cache.ttl") && (in.CacheTTL < minCacheTTL || in.CacheTTL > maxCacheTTL) {
 		p.doc.Fault("cache.ttl", "expected 1s to 24h")
+	}
+	if in.CacheMaxStale < 0 || in.CacheMaxStale > maxCacheTTL {
+		p.doc.Fault("cache.max_stale", "expected 0s to 24h")
 	}
 	switch secret.Kind(f.Kind) {
 	case secret.KindAzureKeyVault:

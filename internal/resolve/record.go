@@ -9,6 +9,12 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
+// The calls' names in the audit.
+const (
+	methodResolve = "Resolve"
+	methodCheck   = "Check"
+)
+
 // record writes the events, or says that nothing may leave.
 func (r *Resolver) record(events []audit.Event) error {
 	if err := r.cfg.Audit.Write(events); err != nil {
@@ -19,30 +25,42 @@ func (r *Resolver) record(events []audit.Event) error {
 	return nil
 }
 
+// recordDecisions writes what came of every item; outcome is that of the items
+// that have a value.
+func (r *Resolver) recordDecisions(method string, who Caller, req *Request, items []item, outcome audit.Outcome) error {
+	if len(items) == 0 {
+		return nil
+	}
+	events := make([]audit.Event, len(items))
+	for i := range items {
+		events[i] = decisionEvent(newEvent(method, who, req), &items[i], outcome)
+	}
+	return r.record(events)
+}
+
 // reject records a malformed request and returns its error.
-func (r *Resolver) reject(who Caller, req Request, faults []ConfigError, err error) error {
-	var failure *Failure
-	if errors.As(err, &failure) {
-		faults = failure.Configs
+func (r *Resolver) reject(method string, who Caller, req *Request, err error) error {
+	safe := *req
+	if !validID(safe.IntegrationID) {
+		safe.IntegrationID = "" // whatever stands there, it is not one
 	}
-	if !validID(req.IntegrationID) {
-		req.IntegrationID = "" // whatever stands there, it is not one
-	}
-	if len(req.Connector) > MaxNameLen {
-		req.Connector = ""
+	if len(safe.Connector) > MaxNameLen {
+		safe.Connector = ""
 	}
 	var events []audit.Event
-	for _, f := range faults {
-		e := newEvent(who, &req)
-		e.Config, e.Outcome, e.Reason = f.Config, audit.Rejected, f.Err.Reason
+	rejected := func(config string, reason secret.Reason) {
+		e := newEvent(method, who, &safe)
+		e.Config, e.Outcome, e.Reason = config, audit.Rejected, reason
 		events = append(events, e)
-		r.cfg.Observe(f.Err.Reason)
+		r.cfg.Observe(reason)
 	}
-	if len(events) == 0 {
-		e := newEvent(who, &req)
-		e.Outcome, e.Reason = audit.Rejected, secret.AsError(err).Reason
-		events = append(events, e)
-		r.cfg.Observe(e.Reason)
+	var failure *Failure
+	if errors.As(err, &failure) {
+		for _, f := range failure.Configs {
+			rejected(f.Config, f.Err.Reason)
+		}
+	} else {
+		rejected("", secret.AsError(err).Reason)
 	}
 	if err := r.record(events); err != nil {
 		return err
@@ -50,7 +68,7 @@ func (r *Resolver) reject(who Caller, req Request, faults []ConfigError, err err
 	return err
 }
 
-func newEvent(who Caller, req *Request) audit.Event {
+func newEvent(method string, who Caller, req *Request) audit.Event {
 	return audit.Event{
 		Time:              time.Now().UTC(),
 		RequestID:         req.ID,
@@ -63,9 +81,8 @@ func newEvent(who Caller, req *Request) audit.Event {
 	}
 }
 
-// decisionEvent is the record of what came of one item.
-func decisionEvent(who Caller, req *Request, it *item, withhold bool) audit.Event {
-	e := newEvent(who, req)
+// decisionEvent completes the record of what came of one item.
+func decisionEvent(e audit.Event, it *item, outcome audit.Outcome) audit.Event {
 	e.Config = it.name
 	if it.ref.Name == "" { // not a reference
 		e.Outcome, e.Reason = audit.Rejected, it.err.Reason
@@ -82,13 +99,9 @@ func decisionEvent(who Caller, req *Request, it *item, withhold bool) audit.Even
 		e.Version = it.got.Secret.Version
 		e.Source = it.got.Source.String()
 	}
-	switch {
-	case it.err != nil:
+	e.Outcome = outcome
+	if it.err != nil {
 		e.Outcome, e.Reason = audit.Failed, it.err.Reason
-	case withhold:
-		e.Outcome = audit.Withheld
-	default:
-		e.Outcome = audit.Served
 	}
 	return e
 }

@@ -10,19 +10,64 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Bounds of one request. They keep one caller from making the broker work
-// without measure and are far above what a connector needs.
-const (
-	// MaxConfigs is how many entries configs may have; whole connector
+// MaxNameLen is the longest config name and connector name, in bytes.
+const MaxNameLen = 256
+
+// maxIntegrationIDLen is the longest integration id, in bytes.
+const maxIntegrationIDLen = 64
+
+// Limits bound one request, so that one caller cannot make the broker work
+// without measure. The zero value of each stands for its default.
+type Limits struct {
+	// MaxConfigs is how many entries configs may have: 1000. Whole connector
 	// configurations have up to a few hundred.
-	MaxConfigs = 1000
-	// MaxReferences is how many of them may be references.
-	MaxReferences = 64
-	// MaxNameLen is the longest config name and connector name, in bytes.
-	MaxNameLen = 256
-	// maxIntegrationIDLen is the longest integration id, in bytes.
-	maxIntegrationIDLen = 64
-)
+	MaxConfigs int
+	// MaxReferences is how many of them may be references: 128.
+	MaxReferences int
+	// MaxSecrets is how many different secrets they may name: 64. All of them may
+	// have to be read at the same time.
+	MaxSecrets int
+	// MaxReferenceBytes is the longest reference: 2048, at most secret.MaxRefLen.
+	MaxReferenceBytes int
+	// MaxKeyBytes is the longest JSON key in a reference: 512.
+	MaxKeyBytes int
+	// MaxDocumentBytes is the largest secret in which a JSON key is looked for:
+	// 256 KiB. Stores allow between 25 KiB and 1 MiB.
+	MaxDocumentBytes int
+}
+
+func (l Limits) withDefaults() Limits {
+	for _, d := range []struct {
+		limit    *int
+		fallback int
+	}{
+		{&l.MaxConfigs, 1000},
+		{&l.MaxReferences, 128},
+		{&l.MaxSecrets, 64},
+		{&l.MaxReferenceBytes, 2048},
+		{&l.MaxKeyBytes, 512},
+		{&l.MaxDocumentBytes, 256 << 10},
+	} {
+		if *d.limit == 0 {
+			*d.limit = d.fallback
+		}
+	}
+	return l
+}
+
+// parseRef is secret.ParseRef within the limits.
+func (l *Limits) parseRef(text string) (secret.Ref, error) {
+	if len(text) > l.MaxReferenceBytes {
+		return secret.Ref{}, secret.Errorf(secret.ReasonInvalidReference,
+			"the reference is %d bytes long, the most is %d", len(text), l.MaxReferenceBytes)
+	}
+	ref, err := secret.ParseRef(text)
+	if err == nil && len(ref.Key) > l.MaxKeyBytes {
+		return secret.Ref{}, secret.Errorf(secret.ReasonInvalidReference,
+			"the reference's JSON key is %d bytes long, the most is %d", len(ref.Key), l.MaxKeyBytes)
+	}
+	return ref, err
+}
 
 // Caller is who asks: the verified identity that decisions are made on, and
 // what tells its instances apart in the audit.
@@ -47,14 +92,14 @@ type Request struct {
 	Connector    string
 }
 
-func (r *Request) validate() error {
+func (r *Request) validate(limits *Limits) error {
 	switch {
 	case !validID(r.IntegrationID):
 		return invalid("integration_id must be 1 to %d characters of [A-Za-z0-9._-]", maxIntegrationIDLen)
 	case len(r.Configs) == 0:
 		return invalid("configs is empty; give at least one config name with its reference")
-	case len(r.Configs) > MaxConfigs:
-		return invalid("configs has %d entries, the most is %d", len(r.Configs), MaxConfigs)
+	case len(r.Configs) > limits.MaxConfigs:
+		return invalid("configs has %d entries, the most is %d", len(r.Configs), limits.MaxConfigs)
 	case len(r.Connector) > MaxNameLen:
 		return invalid("connector is %d bytes long, the most is %d", len(r.Connector), MaxNameLen)
 	case r.MaxAge != nil && *r.MaxAge < 0:
@@ -117,8 +162,11 @@ func (f *Failure) Error() string {
 
 // Resolved is one config that has a value.
 type Resolved struct {
-	Config    string
-	Value     secret.Value
+	Config string
+	Value  secret.Value
+	// Decoded says that the reference asked for decoding, so that Value may be
+	// any bytes.
+	Decoded   bool
 	Version   string
 	FetchedAt time.Time
 	// ExpiresAt is until when the broker answers from this copy.

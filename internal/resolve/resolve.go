@@ -20,9 +20,6 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// method is the call's name in the audit.
-const method = "Resolve"
-
 // Integrations finds an integration; registry.ErrNotFound says that there is
 // none.
 type Integrations interface {
@@ -40,7 +37,8 @@ type AuditLog interface {
 	Write(events []audit.Event) error
 }
 
-// Config is what a Resolver is made of. All fields are required but the last.
+// Config is what a Resolver is made of. Integrations, Stores, Cache, Audit and
+// CacheTTL are required.
 type Config struct {
 	Integrations Integrations
 	Stores       Stores
@@ -49,6 +47,8 @@ type Config struct {
 	// CacheTTL is how long values of an integration without a time-to-live of
 	// its own are answered from the cache.
 	CacheTTL time.Duration
+	// Limits bound one request; zero ones take their defaults.
+	Limits Limits
 	// Observe, if not nil, is told of every config's reason, empty for success.
 	Observe func(reason secret.Reason)
 }
@@ -63,6 +63,7 @@ func New(cfg Config) *Resolver {
 	if cfg.Observe == nil {
 		cfg.Observe = func(secret.Reason) {}
 	}
+	cfg.Limits = cfg.Limits.withDefaults()
 	return &Resolver{cfg: cfg}
 }
 
@@ -79,32 +80,46 @@ type item struct {
 // Resolve answers a call of who. The error is a *secret.Error for the call as a
 // whole, or a *Failure that lists every config which stood in its way.
 func (r *Resolver) Resolve(ctx context.Context, who Caller, req Request) (*Result, error) {
-	if err := req.validate(); err != nil {
-		return nil, r.reject(who, req, nil, err)
+	items, err := r.look(ctx, methodResolve, who, &req)
+	if err != nil {
+		return nil, err
+	}
+	return r.handOut(who, &req, items)
+}
+
+// look finds out about every reference of a request what there is to know: who
+// may have it, and its value. Nothing has been recorded yet and no value may
+// leave.
+func (r *Resolver) look(ctx context.Context, method string, who Caller, req *Request) ([]item, error) {
+	if err := req.validate(&r.cfg.Limits); err != nil {
+		return nil, r.reject(method, who, req, err)
 	}
 	refs, faults, err := references(req.IntegrationID, req.Configs)
 	if err != nil {
-		return nil, r.reject(who, req, faults, err)
+		return nil, r.reject(method, who, req, err)
 	}
-	if n := len(refs) + len(faults); n > MaxReferences {
-		return nil, r.reject(who, req, nil, invalid("the request has %d references, the most is %d; split it", n, MaxReferences))
+	if n, most := len(refs)+len(faults), r.cfg.Limits.MaxReferences; n > most {
+		return nil, r.reject(method, who, req, invalid("the request has %d references, the most is %d; split it", n, most))
 	}
-	items := parse(refs, faults)
+	items := r.parse(refs, faults)
+	if n, most := distinct(items), r.cfg.Limits.MaxSecrets; n > most {
+		return nil, r.reject(method, who, req, invalid("the request names %d different secrets, the most is %d; split it", n, most))
+	}
 	in, err := r.decide(who.Principal, req.IntegrationID, items)
 	if err != nil {
 		return nil, err
 	}
 	r.fetch(ctx, in, req.MaxAge, items)
-	return r.finish(who, req, items)
+	return items, nil
 }
 
 // parse makes the call's items, sorted by name: a parsed reference or what is
 // wrong with it.
-func parse(refs map[string]string, faults []ConfigError) []item {
+func (r *Resolver) parse(refs map[string]string, faults []ConfigError) []item {
 	items := make([]item, 0, len(refs)+len(faults))
 	for name, text := range refs {
 		it := item{name: name}
-		ref, err := secret.ParseRef(text)
+		ref, err := r.cfg.Limits.parseRef(text)
 		if err != nil {
 			it.err = secret.AsError(err)
 		}
@@ -116,6 +131,17 @@ func parse(refs map[string]string, faults []ConfigError) []item {
 	}
 	sort.Slice(items, func(i, j int) bool { return items[i].name < items[j].name })
 	return items
+}
+
+// distinct counts the secrets that the items name.
+func distinct(items []item) int {
+	secrets := make(map[secret.Ref]struct{}, len(items))
+	for i := range items {
+		if items[i].err == nil {
+			secrets[items[i].ref.Secret()] = struct{}{}
+		}
+	}
+	return len(secrets)
 }
 
 var errDenied = secret.Errorf(secret.ReasonAccessDenied,
@@ -159,8 +185,7 @@ func (r *Resolver) fetch(ctx context.Context, in *registry.Integration, maxAge *
 	bySecret := make(map[secret.Ref][]*item)
 	for i := range items {
 		if it := &items[i]; it.err == nil {
-			ref := it.ref
-			ref.Key = ""
+			ref := it.ref.Secret()
 			bySecret[ref] = append(bySecret[ref], it)
 		}
 	}
@@ -188,7 +213,8 @@ func (r *Resolver) fetchOne(ctx context.Context, in *registry.Integration, maxAg
 			Name:        ref.Name,
 			Version:     ref.Version,
 		},
-		TTL: ttl,
+		TTL:      ttl,
+		MaxStale: in.CacheMaxStale,
 	}
 	if maxAge != nil {
 		req.MaxAge, req.HasMaxAge = *maxAge, true
@@ -202,17 +228,28 @@ func (r *Resolver) fetchOne(ctx context.Context, in *registry.Integration, maxAg
 			continue
 		}
 		it.got = got
-		value, err := got.Secret.Select(it.ref.Key)
-		if err != nil {
+		if it.value, err = r.value(got.Secret, it.ref); err != nil {
 			it.err = secret.AsError(err)
-			continue
+			err = nil // the next item may ask for something else of the secret
 		}
-		it.value = value
 	}
 }
 
-// finish records every decision and, if that succeeded, hands out the values.
-func (r *Resolver) finish(who Caller, req Request, items []item) (*Result, error) {
+// value selects and decodes what ref asks for.
+func (r *Resolver) value(s *secret.Secret, ref secret.Ref) (secret.Value, error) {
+	if n, most := s.Size(), r.cfg.Limits.MaxDocumentBytes; ref.Key != "" && n > most {
+		return secret.Value{}, secret.Errorf(secret.ReasonSecretNotJSON,
+			"the secret has %d bytes, and the broker looks for a JSON key in at most %d; store a smaller document, or raise limits.max_document_bytes", n, most)
+	}
+	v, err := s.Select(ref.Key)
+	if err != nil {
+		return secret.Value{}, err
+	}
+	return ref.Decoding.Apply(v)
+}
+
+// handOut records every decision and, if that succeeded, hands out the values.
+func (r *Resolver) handOut(who Caller, req *Request, items []item) (*Result, error) {
 	res := &Result{}
 	for i := range items {
 		it := &items[i]
@@ -225,23 +262,21 @@ func (r *Resolver) finish(who Caller, req Request, items []item) (*Result, error
 		res.Configs = append(res.Configs, Resolved{
 			Config:    it.name,
 			Value:     it.value,
+			Decoded:   it.ref.Decoding != "",
 			Version:   it.got.Secret.Version,
 			FetchedAt: it.got.Secret.FetchedAt,
 			ExpiresAt: it.got.Expires,
 			Stale:     it.got.Source == cache.Stale,
 		})
 	}
-	withhold := len(res.Errors) > 0 && !req.AllowPartial
-	events := make([]audit.Event, len(items))
-	for i := range items {
-		events[i] = decisionEvent(who, &req, &items[i], withhold)
+	outcome := audit.Served
+	if len(res.Errors) > 0 && !req.AllowPartial {
+		outcome = audit.Withheld
 	}
-	if len(events) > 0 {
-		if err := r.record(events); err != nil {
-			return nil, err
-		}
+	if err := r.recordDecisions(methodResolve, who, req, items, outcome); err != nil {
+		return nil, err
 	}
-	if withhold {
+	if outcome == audit.Withheld {
 		return nil, &Failure{Configs: res.Errors}
 	}
 	return res, nil

@@ -38,11 +38,14 @@ type fakeStore struct {
 	mu      sync.Mutex
 	secrets map[string]string // name -> document
 	errs    map[string]error
+	delay   time.Duration
 	reads   atomic.Int64
 }
 
 func (s *fakeStore) Fetch(_ context.Context, _ *registry.Integration, ref secret.Ref) (*secret.Secret, error) {
 	s.reads.Add(1)
+	began := time.Now()
+	<-time.After(s.delay)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.errs[ref.Name]; err != nil {
@@ -52,7 +55,7 @@ func (s *fakeStore) Fetch(_ context.Context, _ *registry.Integration, ref secret
 	if !ok {
 		return nil, secret.Errorf(secret.ReasonSecretNotFound, "no such secret")
 	}
-	return secret.New(version, time.Now(), time.Time{}, []byte(doc)), nil
+	return secret.New(version, began, time.Time{}, []byte(doc)), nil
 }
 
 type integrations map[string]*registry.Integration
@@ -68,8 +71,23 @@ func (m integrations) Get(id string) (*registry.Integration, error) {
 type bench struct {
 	*resolve.Resolver
 	store  *fakeStore
-	audit  *bytes.Buffer
+	audit  *safeBuffer
 	broken *brokenAudit
+	// integration is the one of integrations.
+	integration  *registry.Integration
+	integrations integrations
+}
+
+// safeBuffer is the audit log of concurrent calls.
+type safeBuffer struct {
+	mu sync.Mutex
+	bytes.Buffer
+}
+
+func (b *safeBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Buffer.Write(p)
 }
 
 // brokenAudit fails once told to.
@@ -86,6 +104,11 @@ func (a *brokenAudit) Write(events []audit.Event) error {
 }
 
 func newBench(t *testing.T) *bench {
+	t.Helper()
+	return newBenchWith(t, resolve.Limits{})
+}
+
+func newBenchWith(t *testing.T, limits resolve.Limits) *bench {
 	t.Helper()
 	policy, err := authz.NewPolicy(secret.KindAzureKeyVault, []string{vault}, []authz.Grant{
 		{Principals: []string{"spiffe://example.org/connect/*"}, Secrets: []string{"db-*", "plain"}},
@@ -110,17 +133,18 @@ func newBench(t *testing.T) *bench {
 				"db-broken":    errors.New("something unforeseen: canary-cause"),
 			},
 		},
-		audit: &bytes.Buffer{},
+		audit: &safeBuffer{},
 	}
 	b.broken = &brokenAudit{AuditLog: audit.New(b.audit)}
+	b.integration = &registry.Integration{ID: "cspi", Revision: "1", Kind: secret.KindAzureKeyVault, Policy: policy}
+	b.integrations = integrations{"cspi": b.integration}
 	b.Resolver = resolve.New(resolve.Config{
-		Integrations: integrations{"cspi": {
-			ID: "cspi", Revision: "1", Kind: secret.KindAzureKeyVault, Policy: policy,
-		}},
-		Stores:   b.store,
-		Cache:    values,
-		Audit:    b.broken,
-		CacheTTL: time.Minute,
+		Integrations: b.integrations,
+		Limits:       limits,
+		Stores:       b.store,
+		Cache:        values,
+		Audit:        b.broken,
+		CacheTTL:     time.Minute,
 	})
 	return b
 }
@@ -248,13 +272,13 @@ func TestResolve(t *testing.T) {
 		},
 		{
 			name:    "too many references",
-			req:     resolve.Request{Configs: many(resolve.MaxReferences + 1)},
+			req:     resolve.Request{Configs: many(129)},
 			reasons: map[string]secret.Reason{"": secret.ReasonInvalidRequest},
 			audit:   " rejected INVALID_REQUEST ",
 		},
 		{
 			name:    "too many entries",
-			req:     resolve.Request{Configs: many(resolve.MaxConfigs + 1)},
+			req:     resolve.Request{Configs: many(1001)},
 			reasons: map[string]secret.Reason{"": secret.ReasonInvalidRequest},
 			audit:   " rejected INVALID_REQUEST ",
 		},

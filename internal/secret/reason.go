@@ -41,6 +41,9 @@ const (
 	// ReasonSecretNotJSON: the reference has a key but the secret is no JSON
 	// object that can be read unambiguously.
 	ReasonSecretNotJSON Reason = "SECRET_NOT_JSON"
+	// ReasonSecretNotBase64: the reference asks for decoding but what it selects is
+	// not base64.
+	ReasonSecretNotBase64 Reason = "SECRET_NOT_BASE64"
 	// ReasonStoreAccessDenied: give the integration's identity the role to read.
 	ReasonStoreAccessDenied Reason = "STORE_ACCESS_DENIED"
 	// ReasonStoreAuthenticationFailed: renew or fix the integration's credential.

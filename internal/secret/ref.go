@@ -14,9 +14,9 @@ type Kind string
 // KindAzureKeyVault is Azure Key Vault, in the public and the sovereign clouds.
 const KindAzureKeyVault Kind = "AZURE_KEY_VAULT"
 
-// MaxRefLen is the longest reference that is looked at, in bytes. The longest
+// MaxRefLen is the longest reference that can be parsed, in bytes. The longest
 // meaningful ones are a few hundred bytes; JSON keys may be longer than names.
-const MaxRefLen = 2048
+const MaxRefLen = 8192
 
 // refExample is the correct example that every rejection ends with.
 const refExample = "https://my-vault.vault.azure.net::db-secret::password"
@@ -35,6 +35,8 @@ type Ref struct {
 	Name string
 	// Version is the store's version identifier, empty for the current one.
 	Version string
+	// Decoding is applied to what the reference selects.
+	Decoding Decoding
 	// Key is the literal name of a top-level member of the secret's JSON
 	// document. It is compared byte by byte. Empty means the whole secret.
 	Key string
@@ -42,7 +44,7 @@ type Ref struct {
 
 // ParseRef parses
 //
-//	<store>::<secret name>[#<version>][::<json key>]
+//	<store>::<secret name>[#<version>][?decode=base64][::<json key>]
 //
 // It splits on "::" into at most three parts, so the key keeps any further
 // "::". The error is an *Error with ReasonInvalidReference whose text never
@@ -62,6 +64,11 @@ func ParseRef(s string) (Ref, error) {
 	if hasKey && key == "" {
 		return Ref{}, badRef(`the JSON key after the second "::" is empty; leave out the "::" to take the whole secret`)
 	}
+	name, option, hasOption := strings.Cut(name, "?")
+	decoding, ok := parseDecoding(option)
+	if hasOption && (!ok || option == "") {
+		return Ref{}, badRef(`after "?" in the second part only decode=base64 may stand`)
+	}
 	name, version, hasVersion := strings.Cut(name, "#")
 	if hasVersion && version == "" {
 		return Ref{}, badRef(`the version after "#" is empty; leave out the "#" to take the current version`)
@@ -69,19 +76,35 @@ func ParseRef(s string) (Ref, error) {
 	if name == "" {
 		return Ref{}, badRef(`the secret's name after the first "::" is empty`)
 	}
-	return parseAzure(store, name, version, key)
+	ref, err := parseAzure(store, name, version, key)
+	if err != nil {
+		return Ref{}, err
+	}
+	ref.Decoding = decoding
+	return ref, nil
+}
+
+// Secret returns r without what only concerns the caller, key and decoding: what
+// has to be read from the store.
+func (r Ref) Secret() Ref {
+	r.Key, r.Decoding = "", ""
+	return r
 }
 
 // String returns the canonical reference. ParseRef of it gives the same Ref.
 func (r Ref) String() string {
 	var b strings.Builder
-	b.Grow(len(r.Store) + len(r.Name) + len(r.Version) + len(r.Key) + 5)
+	b.Grow(len(r.Store) + len(r.Name) + len(r.Version) + len(r.Key) + 20)
 	b.WriteString(r.Store)
 	b.WriteString("::")
 	b.WriteString(r.Name)
 	if r.Version != "" {
 		b.WriteByte('#')
 		b.WriteString(r.Version)
+	}
+	if r.Decoding != "" {
+		b.WriteString("?decode=")
+		b.WriteString(string(r.Decoding))
 	}
 	if r.Key != "" {
 		b.WriteString("::")
@@ -107,5 +130,5 @@ func checkText(s string) (fault string) {
 
 // badRef is the one form of every rejection. fault never quotes the input.
 func badRef(fault string) *Error {
-	return Errorf(ReasonInvalidReference, "not a reference: %s; expected <store>::<secret>[#<version>][::<json key>], for example %s", fault, refExample)
+	return Errorf(ReasonInvalidReference, "not a reference: %s; expected <store>::<secret>[#<version>][?decode=base64][::<json key>], for example %s", fault, refExample)
 }

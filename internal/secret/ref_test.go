@@ -15,6 +15,11 @@ func azureRef(store, name, version, key string) Ref {
 	return Ref{Kind: KindAzureKeyVault, Store: store, Name: name, Version: version, Key: key}
 }
 
+func decoded(r Ref) Ref {
+	r.Decoding = DecodeBase64
+	return r
+}
+
 var acceptedRefs = []struct {
 	name, in string
 	want     Ref
@@ -35,6 +40,11 @@ var acceptedRefs = []struct {
 	{"longest names", "https://a" + strings.Repeat("9", 23) + ".vault.azure.net::" + strings.Repeat("n", 127),
 		azureRef("https://a"+strings.Repeat("9", 23)+".vault.azure.net", strings.Repeat("n", 127), "", "")},
 	{"name of hyphens", "https://abc.vault.azure.net::-a-", azureRef("https://abc.vault.azure.net", "-a-", "", "")},
+	{"decoding", "https://abc.vault.azure.net::db?decode=base64", decoded(azureRef("https://abc.vault.azure.net", "db", "", ""))},
+	{"decoding of a member", "https://abc.vault.azure.net::db?decode=base64::k", decoded(azureRef("https://abc.vault.azure.net", "db", "", "k"))},
+	{"decoding of a version's member", "https://abc.vault.azure.net::DB#" + hex32 + "?decode=base64::k",
+		decoded(azureRef("https://abc.vault.azure.net", "db", hex32, "k"))},
+	{"key that looks like a decoding", "https://abc.vault.azure.net::db::k?decode=base64", azureRef("https://abc.vault.azure.net", "db", "", "k?decode=base64")},
 	{"key keeps its case", "https://abc.vault.azure.net::db::PassWord", azureRef("https://abc.vault.azure.net", "db", "", "PassWord")},
 	{"key with dots", "https://abc.vault.azure.net::db::a.b.c", azureRef("https://abc.vault.azure.net", "db", "", "a.b.c")},
 	{"key with ::", "https://abc.vault.azure.net::db::a::b", azureRef("https://abc.vault.azure.net", "db", "", "a::b")},
@@ -46,6 +56,7 @@ var acceptedRefs = []struct {
 	{"key beyond ASCII", "https://abc.vault.azure.net::db::пароль", azureRef("https://abc.vault.azure.net", "db", "", "пароль")},
 	{"key with a genuine U+FFFD", "https://abc.vault.azure.net::db::\uFFFD", azureRef("https://abc.vault.azure.net", "db", "", "\uFFFD")},
 	{"key with a slash and an at sign", "https://abc.vault.azure.net::db::a/b@c", azureRef("https://abc.vault.azure.net", "db", "", "a/b@c")},
+	{"version decoded", "https://abc.vault.azure.net::DB#" + hex32 + "?decode=base64", decoded(azureRef("https://abc.vault.azure.net", "db", hex32, ""))},
 	{"longest reference", "https://abc.vault.azure.net::db::" + strings.Repeat("k", MaxRefLen-33),
 		azureRef("https://abc.vault.azure.net", "db", "", strings.Repeat("k", MaxRefLen-33))},
 }
@@ -167,6 +178,15 @@ var rejectedRefs = []struct{ name, in, fault string }{
 	{"long version", "https://abc.vault.azure.net::db#" + hex32 + "0", badVersion},
 	{"version beyond hexadecimal", "https://abc.vault.azure.net::db#g" + hex32[1:], badVersion},
 	{"version of control digits", "https://abc.vault.azure.net::db#@" + hex32[1:], badVersion},
+	{"nothing after ?", "https://abc.vault.azure.net::db?", badOption},
+	{"nothing after ? before a key", "https://abc.vault.azure.net::db?::k", badOption},
+	{"unknown decoding", "https://abc.vault.azure.net::db?decode=hex", badOption},
+	{"decoding in capitals", "https://abc.vault.azure.net::db?decode=Base64", badOption},
+	{"unknown option", "https://abc.vault.azure.net::db?api-version=7.4", badOption},
+	{"decoding twice", "https://abc.vault.azure.net::db?decode=base64?decode=base64", badOption},
+	{"two options", "https://abc.vault.azure.net::db?decode=base64&x=1", badOption},
+	{"version after a decoding", "https://abc.vault.azure.net::db?decode=base64#" + hex32, badOption},
+	{"decoding of nothing", "https://abc.vault.azure.net::?decode=base64", `the secret's name after the first "::" is empty`},
 	{"two versions", "https://abc.vault.azure.net::db#" + hex32 + "#" + hex32, badVersion},
 	{"IPv6 cut at its ::", "https://[::1]::db", "the vault is given as an IP address; use its name"},
 	{"password with ::", "https://user:pa::ss@abc.vault.azure.net::db",
@@ -178,6 +198,7 @@ var rejectedRefs = []struct{ name, in, fault string }{
 }
 
 const (
+	badOption  = `after "?" in the second part only decode=base64 may stand`
 	badName    = "the secret's name must be 1 to 127 letters, digits and hyphens"
 	badVersion = `the version after "#" must be 32 hexadecimal digits`
 )
@@ -197,7 +218,7 @@ func rejection(t *testing.T, err error) string {
 }
 
 func refRejection(fault string) string {
-	return "not a reference: " + fault + "; expected <store>::<secret>[#<version>][::<json key>], for example " + refExample
+	return "not a reference: " + fault + "; expected <store>::<secret>[#<version>][?decode=base64][::<json key>], for example " + refExample
 }
 
 func vaultRejection(fault string) string {
@@ -222,6 +243,17 @@ func TestParseRefRejects(t *testing.T) {
 			check(t, tt.in+"::db", tt.fault)
 			check(t, tt.in+"::db#"+hex32+"::key", tt.fault)
 		})
+	}
+}
+
+// The cache and the store know nothing of what the caller makes of a secret.
+func TestRefSecret(t *testing.T) {
+	r, err := ParseRef("https://abc.vault.azure.net::db#" + hex32 + "?decode=base64::key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(azureRef("https://abc.vault.azure.net", "db", hex32, ""), r.Secret()); diff != "" {
+		t.Errorf("Secret() (-want +got):\n%s", diff)
 	}
 }
 
@@ -253,8 +285,8 @@ func knownRejections() map[string]bool {
 // not come back in the rejection, wherever in the text it stands.
 func TestRejectionsQuoteNothing(t *testing.T) {
 	canaries := []string{
-		"qXzJ7wQkVb", "qXz::J7wQkVb", "qXz@J7wQkVb", "qXzJ7#wQkVb", "qXzJ7/wQkVb", "qXz:J7wQkVb", "qXzJ7%wQkVb",
-		"qXz J7wQkVb", "qXzJ7wQkVb\n", "\xffqXzJ7wQkVb", "qXzJ7wQ\u009bkVb", strings.Repeat("qXzJ7wQkVb", 205),
+		"qXzJ7wQkVb", "qXz::J7wQkVb", "qXz@J7wQkVb", "qXzJ7#wQkVb", "qXzJ7/wQkVb", "qXz:J7wQkVb", "qXz?J7wQkVb", "qXzJ7%wQkVb",
+		"qXz J7wQkVb", "qXzJ7wQkVb\n", "\xffqXzJ7wQkVb", "qXzJ7wQ\u009bkVb",
 	}
 	var bases []string
 	for _, tt := range acceptedRefs {
@@ -293,6 +325,8 @@ func TestRejectionsQuoteNothing(t *testing.T) {
 			}
 		}
 	}
+	_, err := ParseRef(strings.Repeat("qXzJ7wQkVb", MaxRefLen))
+	check("a long password", err)
 	if planted < 10_000 {
 		t.Errorf("only %d rejections were looked at", planted)
 	}

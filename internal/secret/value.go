@@ -1,6 +1,10 @@
 package secret
 
-import "log/slog"
+import (
+	"bytes"
+	"log/slog"
+	"unicode/utf8"
+)
 
 // redacted stands wherever a Value is printed.
 const redacted = "[REDACTED]"
@@ -24,6 +28,17 @@ func NewValue(b []byte) Value {
 // the value is about to leave the process towards the authorized caller.
 func (v Value) Reveal() string {
 	return string(v.bytes())
+}
+
+// RevealBytes is Reveal for values that need not be text. The caller owns the
+// copy.
+func (v Value) RevealBytes() []byte {
+	return bytes.Clone(v.bytes())
+}
+
+// IsText reports whether the value is valid UTF-8.
+func (v Value) IsText() bool {
+	return utf8.Valid(v.bytes())
 }
 
 // Len returns the length of the secret in bytes.

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 )
 
 const planted = "pl4nted-Secret"
@@ -166,9 +167,15 @@ func TestValueSaysThatItIsHidden(t *testing.T) {
 func TestValueReveal(t *testing.T) {
 	for _, text := range []string{"", "x", planted, "\x00\xff", strings.Repeat("long ", 10_000)} {
 		v := NewValue([]byte(text))
-		if v.Reveal() != text || v.Len() != len(text) {
-			t.Errorf("Reveal, Len of %d bytes = %d bytes, %d", len(text), len(v.Reveal()), v.Len())
+		if v.Reveal() != text || string(v.RevealBytes()) != text || v.Len() != len(text) || v.IsText() != utf8.ValidString(text) {
+			t.Errorf("Reveal, RevealBytes, Len, IsText of %d bytes = %d bytes, %d bytes, %d, %v",
+				len(text), len(v.Reveal()), len(v.RevealBytes()), v.Len(), v.IsText())
 		}
+	}
+	v := NewValue([]byte("mine"))
+	clear(v.RevealBytes())
+	if v.Reveal() != "mine" {
+		t.Errorf("clearing the copy changed the value to %q", v.Reveal())
 	}
 	var zero Value
 	if zero.Reveal() != "" || zero.Len() != 0 || zero.String() != redacted {

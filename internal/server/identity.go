@@ -20,17 +20,22 @@ type peerIdentity struct {
 	serial    string // hexadecimal
 	// problem says why principal is empty.
 	problem string
+	// excess says that the caller has more connections open than it may: calls on
+	// this one are refused.
+	excess bool
 }
 
-// identifyingCredentials are mTLS credentials that leave a peerIdentity behind.
+// identifyingCredentials are mTLS credentials that leave a peerIdentity behind
+// and count each caller's connections.
 type identifyingCredentials struct {
 	credentials.TransportCredentials
+	open *connectionCount
 }
 
 // newCredentials makes the listener's transport credentials. cfg must require
 // and verify client certificates; gRPC itself enforces ALPN.
-func newCredentials(cfg *tls.Config) credentials.TransportCredentials {
-	return identifyingCredentials{credentials.NewTLS(cfg)}
+func newCredentials(cfg *tls.Config, maxConnections int) credentials.TransportCredentials {
+	return identifyingCredentials{credentials.NewTLS(cfg), newConnectionCount(maxConnections)}
 }
 
 func (c identifyingCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
@@ -43,11 +48,18 @@ func (c identifyingCredentials) ServerHandshake(raw net.Conn) (net.Conn, credent
 		_ = conn.Close()
 		return nil, nil, errNotTLS
 	}
-	return conn, identify(tlsInfo), nil
+	id := identify(tlsInfo)
+	counted, excess, err := c.open.add(id.principal, conn)
+	if err != nil {
+		_ = conn.Close()
+		return nil, nil, err
+	}
+	id.excess = excess
+	return counted, id, nil
 }
 
 func (c identifyingCredentials) Clone() credentials.TransportCredentials {
-	return identifyingCredentials{c.TransportCredentials.Clone()}
+	return identifyingCredentials{c.TransportCredentials.Clone(), c.open}
 }
 
 // ClientHandshake is not used: these credentials are a server's.

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -31,12 +32,16 @@ const (
 	anyPeer
 	// identified admits peers that are some Principal.
 	identified
+	// auditor admits the principals that the configuration names as auditors.
+	auditor
 )
 
 // rules has a row for every method that the broker serves. New adds a method by
 // adding a row; the authorization matrix test fails until it does.
 var rules = map[string]rule{
 	"/secretbroker.v1.ResolverService/Resolve":                  identified,
+	"/secretbroker.v1.ResolverService/Check":                    identified,
+	"/secretbroker.v1.PolicyService/Explain":                    auditor,
 	"/grpc.health.v1.Health/Check":                              anyPeer,
 	"/grpc.health.v1.Health/List":                               anyPeer,
 	"/grpc.health.v1.Health/Watch":                              anyPeer,
@@ -72,6 +77,8 @@ type interceptor struct {
 	log     *slog.Logger
 	metrics *callMetrics
 	rules   map[string]rule
+	// isAuditor says whether a principal is one of the auditors.
+	isAuditor func(authz.Principal) bool
 }
 
 func (ic *interceptor) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
@@ -125,16 +132,20 @@ func (ic *interceptor) admit(ctx context.Context, method string) (resolve.Caller
 		return who, secret.Errorf(secret.ReasonUnauthenticated, "the connection is not mutual TLS")
 	}
 	who.Principal, who.CertificateSerial = id.principal, id.serial
-	switch ic.rules[method] {
-	case anyPeer:
-		return who, nil
-	case identified:
-		if id.principal == "" {
-			return who, secret.Errorf(secret.ReasonUnauthenticated, "%s", id.problem)
-		}
-		return who, nil
-	default:
+	required := ic.rules[method]
+	switch {
+	case required == refused:
 		return who, errNoSuchMethod
+	case id.excess:
+		return who, secret.Errorf(secret.ReasonOverloaded, "this caller has too many connections open; use fewer, every one carries many calls")
+	case required == anyPeer:
+		return who, nil
+	case id.principal == "":
+		return who, secret.Errorf(secret.ReasonUnauthenticated, "%s", id.problem)
+	case required == auditor && !ic.isAuditor(id.principal):
+		return who, secret.Errorf(secret.ReasonAccessDenied, "only auditors may ask this; the broker's operator names them under roles.auditor")
+	default: // identified, or an auditor
+		return who, nil
 	}
 }
 

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -15,6 +16,7 @@ import (
 // Resolver is the use case behind ResolverService; resolve.Resolver is one.
 type Resolver interface {
 	Resolve(ctx context.Context, who resolve.Caller, req resolve.Request) (*resolve.Result, error)
+	Check(ctx context.Context, who resolve.Caller, req resolve.Request) ([]resolve.Report, error)
 }
 
 // resolverService translates between the wire and the use case and does nothing
@@ -31,6 +33,7 @@ func (s *resolverService) Resolve(ctx context.Context, req *secretbrokerv1.Resol
 	if err != nil {
 		return nil, statusOf(err, c.requestID).Err()
 	}
+	in.AllowPartial = req.GetAllowPartial()
 	res, err := s.resolver.Resolve(ctx, c.who, in)
 	if err != nil {
 		s.logFailure(ctx, c, in.IntegrationID, err)
@@ -42,12 +45,46 @@ func (s *resolverService) Resolve(ctx context.Context, req *secretbrokerv1.Resol
 	return responseOf(res, c.requestID), nil
 }
 
-func requestOf(req *secretbrokerv1.ResolveRequest, requestID string) (resolve.Request, error) {
+func (s *resolverService) Check(ctx context.Context, req *secretbrokerv1.CheckRequest) (*secretbrokerv1.CheckResponse, error) {
+	c := callOf(ctx)
+	in, err := requestOf(req, c.requestID)
+	if err != nil {
+		return nil, statusOf(err, c.requestID).Err()
+	}
+	reports, err := s.resolver.Check(ctx, c.who, in)
+	if err != nil {
+		s.logFailure(ctx, c, in.IntegrationID, err)
+		return nil, statusOf(err, c.requestID).Err()
+	}
+	out := &secretbrokerv1.CheckResponse{
+		Configs:   make(map[string]*secretbrokerv1.ConfigReport, len(reports)),
+		Ok:        true,
+		RequestId: c.requestID,
+	}
+	now := time.Now()
+	for i := range reports {
+		out.Configs[reports[i].Config] = reportOf(&reports[i], now)
+		if e := reports[i].Err; e != nil {
+			out.Ok = false
+			s.logFailure(ctx, c, in.IntegrationID, &resolve.Failure{Configs: []resolve.ConfigError{{Config: reports[i].Config, Err: e}}})
+		}
+	}
+	return out, nil
+}
+
+// askedFor is what ResolveRequest and CheckRequest have in common.
+type askedFor interface {
+	GetIntegrationId() string
+	GetConfigs() map[string]string
+	GetMaxAge() *durationpb.Duration
+	GetConnector() string
+}
+
+func requestOf(req askedFor, requestID string) (resolve.Request, error) {
 	in := resolve.Request{
 		ID:            requestID,
 		IntegrationID: req.GetIntegrationId(),
 		Configs:       req.GetConfigs(),
-		AllowPartial:  req.GetAllowPartial(),
 		Connector:     req.GetConnector(),
 	}
 	if req.GetMaxAge() != nil {
@@ -67,25 +104,75 @@ func responseOf(res *resolve.Result, requestID string) *secretbrokerv1.ResolveRe
 	}
 	for i := range res.Configs {
 		c := &res.Configs[i]
-		out.Configs[c.Config] = &secretbrokerv1.ResolvedConfig{
-			Value:      c.Value.Reveal(),
+		rc := &secretbrokerv1.ResolvedConfig{
 			Version:    c.Version,
 			FetchTime:  timestamppb.New(c.FetchedAt),
 			ExpireTime: timestamppb.New(c.ExpiresAt),
 			Stale:      c.Stale,
 		}
+		if c.Decoded {
+			rc.ValueBytes = c.Value.RevealBytes()
+		}
+		if !c.Decoded || c.Value.IsText() {
+			rc.Value = c.Value.Reveal()
+		}
+		out.Configs[c.Config] = rc
 	}
 	if len(res.Errors) > 0 {
 		out.Errors = make(map[string]*secretbrokerv1.ConfigError, len(res.Errors))
 	}
 	for _, e := range res.Errors {
-		ce := &secretbrokerv1.ConfigError{Reason: string(e.Err.Reason), Message: e.Err.Message}
-		if delay := retryAfter(e.Err); delay > 0 {
-			ce.RetryDelay = durationpb.New(delay)
-		}
-		out.Errors[e.Config] = ce
+		out.Errors[e.Config] = configErrorOf(e.Err)
 	}
 	return out
+}
+
+func configErrorOf(e *secret.Error) *secretbrokerv1.ConfigError {
+	ce := &secretbrokerv1.ConfigError{Reason: string(e.Reason), Message: e.Message}
+	if delay := retryAfter(e); delay > 0 {
+		ce.RetryDelay = durationpb.New(delay)
+	}
+	return ce
+}
+
+func reportOf(r *resolve.Report, now time.Time) *secretbrokerv1.ConfigReport {
+	out := &secretbrokerv1.ConfigReport{
+		Store:        r.Ref.Store,
+		Secret:       r.Ref.Name,
+		Version:      r.Version,
+		JsonKey:      r.Ref.Key,
+		JsonKeyFound: r.HasKey,
+		LengthClass:  lengthClassOf(r.Length),
+	}
+	if !r.FetchedAt.IsZero() {
+		out.FetchTime = timestamppb.New(r.FetchedAt)
+	}
+	if !r.ExpiresAt.IsZero() {
+		out.SecretExpireTime = timestamppb.New(r.ExpiresAt)
+		out.TimeLeft = durationpb.New(r.ExpiresAt.Sub(now))
+	}
+	if r.Err != nil {
+		out.Error = configErrorOf(r.Err)
+	}
+	return out
+}
+
+// lengthClassOf tells a length so roughly that it gives nothing away.
+func lengthClassOf(n int) secretbrokerv1.LengthClass {
+	switch {
+	case n < 0:
+		return secretbrokerv1.LengthClass_LENGTH_CLASS_UNSPECIFIED
+	case n == 0:
+		return secretbrokerv1.LengthClass_LENGTH_CLASS_EMPTY
+	case n < 8:
+		return secretbrokerv1.LengthClass_LENGTH_CLASS_TINY
+	case n < 64:
+		return secretbrokerv1.LengthClass_LENGTH_CLASS_SHORT
+	case n < 1024:
+		return secretbrokerv1.LengthClass_LENGTH_CLASS_MEDIUM
+	default:
+		return secretbrokerv1.LengthClass_LENGTH_CLASS_LONG
+	}
 }
 
 // logFailure tells the operator's log of failures with a cause that the caller

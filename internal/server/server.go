@@ -7,6 +7,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -25,15 +26,14 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
+	"github.com/secretbroker/secretbroker/internal/authz"
 )
 
 // Limits of the public listener. gRPC's own defaults are mostly "unlimited".
 const (
-	maxMessageSize       = 1 << 20  // a whole connector configuration is some 10 KiB
-	maxHeaderListSize    = 16 << 10 // bytes
-	maxConcurrentStreams = 256      // per connection
-	handshakeTimeout     = 10 * time.Second
-	maxConnectionIdle    = 30 * time.Minute
+	maxHeaderListSize = 16 << 10 // bytes
+	handshakeTimeout  = 10 * time.Second
+	maxConnectionIdle = 30 * time.Minute
 	// maxConnectionAge makes clients come back now and then, so that they spread
 	// over replicas and show a current certificate.
 	maxConnectionAge      = 30 * time.Minute
@@ -43,12 +43,39 @@ const (
 	serverPingTimeout     = 20 * time.Second
 )
 
-// Config is what a Server is made of. All fields are required.
+// Config is what a Server is made of. All fields are required but Limits.
 type Config struct {
-	Resolver Resolver
-	TLS      *tls.Config // as made by LoadTLS
-	Logger   *slog.Logger
-	Metrics  prometheus.Registerer
+	Resolver  Resolver
+	Explainer Explainer
+	// IsAuditor says whether a principal is one of the auditors.
+	IsAuditor func(authz.Principal) bool
+	TLS       *tls.Config // as made by LoadTLS
+	Logger    *slog.Logger
+	Metrics   prometheus.Registerer
+	// Limits bound the callers; zero ones take their defaults.
+	Limits Limits
+}
+
+// Limits bound what callers may send and keep open. The zero value of each
+// stands for its default.
+type Limits struct {
+	// MaxRequestBytes is the largest request: 1 MiB. A whole connector
+	// configuration has some 10 KiB.
+	MaxRequestBytes int
+	// MaxStreamsPerConnection is how many calls of one connection may be under
+	// way: 256. Further ones wait at the client.
+	MaxStreamsPerConnection int
+	// MaxConnectionsPerPrincipal is how many connections of one principal serve
+	// calls: 256.
+	MaxConnectionsPerPrincipal int
+}
+
+func (l Limits) withDefaults() Limits {
+	return Limits{
+		MaxRequestBytes:            cmp.Or(l.MaxRequestBytes, 1<<20),
+		MaxStreamsPerConnection:    cmp.Or(l.MaxStreamsPerConnection, 256),
+		MaxConnectionsPerPrincipal: cmp.Or(l.MaxConnectionsPerPrincipal, 256),
+	}
 }
 
 // Server is the gRPC listener.
@@ -63,15 +90,16 @@ func New(cfg Config) (*Server, error) {
 	if cfg.TLS == nil || cfg.TLS.ClientAuth != tls.RequireAndVerifyClientCert || cfg.TLS.ClientCAs == nil || cfg.TLS.MinVersion < tls.VersionTLS13 {
 		return nil, errors.New("server: the TLS configuration does not require TLS 1.3 and a verified client certificate")
 	}
-	ic := &interceptor{log: cfg.Logger, metrics: newCallMetrics(cfg.Metrics), rules: rules}
+	limits := cfg.Limits.withDefaults()
+	ic := &interceptor{log: cfg.Logger, metrics: newCallMetrics(cfg.Metrics), rules: rules, isAuditor: cfg.IsAuditor}
 	g := grpc.NewServer(
-		grpc.Creds(newCredentials(cfg.TLS)),
+		grpc.Creds(newCredentials(cfg.TLS, limits.MaxConnectionsPerPrincipal)),
 		grpc.UnaryInterceptor(ic.unary),
 		grpc.StreamInterceptor(ic.stream),
 		grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error { return errNoSuchMethod }),
-		grpc.MaxRecvMsgSize(maxMessageSize),
+		grpc.MaxRecvMsgSize(limits.MaxRequestBytes),
 		grpc.MaxHeaderListSize(maxHeaderListSize),
-		grpc.MaxConcurrentStreams(maxConcurrentStreams),
+		grpc.MaxConcurrentStreams(uint32(limits.MaxStreamsPerConnection)),
 		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minClientPing, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
@@ -84,8 +112,11 @@ func New(cfg Config) (*Server, error) {
 	)
 	s := &Server{grpc: g, health: health.NewServer()}
 	secretbrokerv1.RegisterResolverServiceServer(g, &resolverService{resolver: cfg.Resolver, log: cfg.Logger})
+	secretbrokerv1.RegisterPolicyServiceServer(g, &policyService{explainer: cfg.Explainer, log: cfg.Logger})
 	healthpb.RegisterHealthServer(g, s.health)
-	s.health.SetServingStatus(secretbrokerv1.ResolverService_ServiceDesc.ServiceName, healthpb.HealthCheckResponse_SERVING)
+	for _, service := range []string{secretbrokerv1.ResolverService_ServiceDesc.ServiceName, secretbrokerv1.PolicyService_ServiceDesc.ServiceName} {
+		s.health.SetServingStatus(service, healthpb.HealthCheckResponse_SERVING)
+	}
 	reflection.Register(g) // v1, and v1alpha beside it
 	for service, info := range g.GetServiceInfo() {
 		for _, m := range info.Methods {

@@ -21,7 +21,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/emptypb"
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 	"github.com/secretbroker/secretbroker/internal/authz"
@@ -31,7 +31,10 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const granted = authz.Principal("spiffe://example.org/connect/worker-1")
+const (
+	granted   = authz.Principal("spiffe://example.org/connect/worker-1")
+	auditorID = authz.Principal("spiffe://example.org/ops/auditor")
+)
 
 // fakeResolver answers the granted principal and records who asked.
 type fakeResolver struct {
@@ -57,6 +60,25 @@ func (f *fakeResolver) Resolve(ctx context.Context, who resolve.Caller, req reso
 	return &resolve.Result{
 		Configs: []resolve.Resolved{{Config: "p", Value: secret.NewValue([]byte("the-value")), Version: "v1", FetchedAt: now, ExpiresAt: now.Add(time.Minute), Stale: true}},
 		Errors:  []resolve.ConfigError{{Config: "q", Err: secret.Errorf(secret.ReasonStoreThrottled, "wait").WithCause(errors.New("cause for the log"))}},
+	}, nil
+}
+
+func (f *fakeResolver) Check(ctx context.Context, who resolve.Caller, req resolve.Request) ([]resolve.Report, error) {
+	res, err := f.Resolve(ctx, who, req)
+	var failure *resolve.Failure
+	if errors.As(err, &failure) {
+		return []resolve.Report{{Config: "p", Length: -1, Err: failure.Configs[0].Err}}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	c := res.Configs[0]
+	return []resolve.Report{
+		{
+			Config: "p", Ref: secret.Ref{Kind: secret.KindAzureKeyVault, Store: "https://abc.vault.azure.net", Name: "n", Key: "k"},
+			Version: c.Version, FetchedAt: c.FetchedAt, ExpiresAt: c.FetchedAt.Add(time.Hour), HasKey: true, Length: c.Value.Len(),
+		},
+		{Config: "q", Length: -1, Err: res.Errors[0].Err},
 	}, nil
 }
 
@@ -96,7 +118,14 @@ func startServer(t *testing.T) *testServer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ts.Server, err = New(Config{Resolver: ts.resolver, TLS: tlsConfig, Logger: slog.New(slog.NewTextHandler(ts.log, nil)), Metrics: ts.metrics})
+	ts.Server, err = New(Config{
+		Resolver:  ts.resolver,
+		IsAuditor: func(p authz.Principal) bool { return p == auditorID },
+		TLS:       tlsConfig,
+		Logger:    slog.New(slog.NewTextHandler(ts.log, nil)),
+		Metrics:   ts.metrics,
+		Limits:    Limits{MaxConnectionsPerPrincipal: 4},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,6 +191,7 @@ func TestAuthorizationMatrix(t *testing.T) {
 		"with several DNS names":        ts.ca.withDNS("a.example.org", "b.example.org"),
 		"without a grant":               ts.ca.withURIs("spiffe://example.org/elsewhere"),
 		"known by DNS, without a grant": ts.ca.withDNS("worker.example.org"),
+		"an auditor":                    ts.ca.withURIs(string(auditorID)),
 		"granted":                       ts.ca.withURIs(string(granted)),
 	}
 	// What the wire says to each kind of caller. "refused" callers do not get
@@ -174,12 +204,30 @@ func TestAuthorizationMatrix(t *testing.T) {
 	anybody := func(string) codes.Code { return codes.OK }
 	// Reflection's own answer to an empty question: it was reached.
 	reflected := func(string) codes.Code { return codes.InvalidArgument }
+	resolving := func(caller string) codes.Code {
+		switch {
+		case unidentified[caller]:
+			return codes.Unauthenticated
+		case caller == "granted":
+			return codes.OK
+		default:
+			return codes.PermissionDenied
+		}
+	}
 	want := map[string]func(caller string) codes.Code{
-		"/secretbroker.v1.ResolverService/Resolve": func(caller string) codes.Code {
+		"/secretbroker.v1.ResolverService/Resolve": resolving,
+		// A dry run tells a caller without a grant that it has none.
+		"/secretbroker.v1.ResolverService/Check": func(caller string) codes.Code {
+			if unidentified[caller] {
+				return codes.Unauthenticated
+			}
+			return codes.OK
+		},
+		"/secretbroker.v1.PolicyService/Explain": func(caller string) codes.Code {
 			switch {
 			case unidentified[caller]:
 				return codes.Unauthenticated
-			case caller == "granted":
+			case caller == "an auditor":
 				return codes.OK
 			default:
 				return codes.PermissionDenied
@@ -229,7 +277,7 @@ func callAny(t *testing.T, conn *grpc.ClientConn, method string, streaming bool)
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	if !streaming {
-		return conn.Invoke(ctx, method, &secretbrokerv1.ResolveRequest{}, &secretbrokerv1.ResolveResponse{})
+		return conn.Invoke(ctx, method, &emptypb.Empty{}, &emptypb.Empty{})
 	}
 	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, method)
 	if err != nil {
@@ -246,45 +294,6 @@ func callAny(t *testing.T, conn *grpc.ClientConn, method string, streaming bool)
 		return nil
 	}
 	return err
-}
-
-func TestResolveOverTheWire(t *testing.T) {
-	ts := startServer(t)
-	conn := ts.dial(t, ts.ca.withURIs(string(granted)))
-	res, err := ask(t, conn, &secretbrokerv1.ResolveRequest{
-		IntegrationId: "cspi", Configs: map[string]string{"p": "ref"}, MaxAge: durationpb.New(0), AllowPartial: true, Connector: "c1",
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := res.GetConfigs()["p"]
-	if got.GetValue() != "the-value" || got.GetVersion() != "v1" || !got.GetStale() || !got.GetExpireTime().AsTime().After(got.GetFetchTime().AsTime()) {
-		t.Errorf("got %v", got)
-	}
-	if e := res.GetErrors()["q"]; e.GetReason() != "STORE_THROTTLED" || e.GetRetryDelay().AsDuration() != time.Second {
-		t.Errorf("got %v", e)
-	}
-	ts.resolver.mu.Lock()
-	who, req := ts.resolver.who, ts.resolver.req
-	_, hasDeadline := ts.resolver.ctx.Deadline()
-	ts.resolver.mu.Unlock()
-	if who.Principal != granted || who.CertificateSerial != "abc" || who.PeerAddress == "" {
-		t.Errorf("caller %+v", who)
-	}
-	if req.ID != res.GetRequestId() || len(req.ID) != 32 || req.IntegrationID != "cspi" || req.MaxAge == nil || *req.MaxAge != 0 || !req.AllowPartial || req.Connector != "c1" || !hasDeadline {
-		t.Errorf("request %+v", req)
-	}
-	if log := ts.log.String(); !strings.Contains(log, "cause for the log") || !strings.Contains(log, req.ID) || strings.Contains(log, "the-value") {
-		t.Errorf("log: %s", log)
-	}
-}
-
-func TestInvalidMaxAge(t *testing.T) {
-	ts := startServer(t)
-	_, err := ask(t, ts.dial(t, ts.ca.withURIs(string(granted))), &secretbrokerv1.ResolveRequest{MaxAge: &durationpb.Duration{Seconds: 1 << 60}})
-	if status.Code(err) != codes.InvalidArgument {
-		t.Errorf("got %v", err)
-	}
 }
 
 func TestPanicIsInternalAndSilent(t *testing.T) {
@@ -320,7 +329,7 @@ func TestReplyBeforeTheDeadline(t *testing.T) {
 
 func TestMessageSizeLimit(t *testing.T) {
 	ts := startServer(t)
-	_, err := ask(t, ts.dial(t, ts.ca.withURIs(string(granted))), &secretbrokerv1.ResolveRequest{Connector: strings.Repeat("x", maxMessageSize+1)})
+	_, err := ask(t, ts.dial(t, ts.ca.withURIs(string(granted))), &secretbrokerv1.ResolveRequest{Connector: strings.Repeat("x", 1<<20+1)})
 	if status.Code(err) != codes.ResourceExhausted {
 		t.Errorf("got %v", err)
 	}

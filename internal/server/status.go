@@ -47,6 +47,7 @@ var statusTable = []statusRow{
 	{secret.ReasonSecretExpired, codes.FailedPrecondition, 0},
 	{secret.ReasonSecretNotYetValid, codes.FailedPrecondition, 0},
 	{secret.ReasonSecretNotJSON, codes.FailedPrecondition, 0},
+	{secret.ReasonSecretNotBase64, codes.FailedPrecondition, 0},
 	{secret.ReasonSecretNotFound, codes.NotFound, 0},
 	{secret.ReasonJSONKeyNotFound, codes.NotFound, 0},
 	{secret.ReasonOverloaded, codes.ResourceExhausted, time.Second},

@@ -65,6 +65,7 @@ func TestStatusOfEveryReason(t *testing.T) {
 		secret.ReasonSecretExpired:             codes.FailedPrecondition,
 		secret.ReasonSecretNotYetValid:         codes.FailedPrecondition,
 		secret.ReasonSecretNotJSON:             codes.FailedPrecondition,
+		secret.ReasonSecretNotBase64:           codes.FailedPrecondition,
 		secret.ReasonSecretNotFound:            codes.NotFound,
 		secret.ReasonJSONKeyNotFound:           codes.NotFound,
 		secret.ReasonOverloaded:                codes.ResourceExhausted,
@@ -164,7 +165,7 @@ func TestStatusListsEveryFailingConfig(t *testing.T) {
 // that clients with small header limits take, and every config is listed.
 func TestStatusStaysSmall(t *testing.T) {
 	f := &resolve.Failure{}
-	for i := range resolve.MaxReferences {
+	for i := range 64 {
 		f.Configs = append(f.Configs, resolve.ConfigError{
 			Config: fmt.Sprintf("some.connector.config.%02d", i),
 			Err:    secret.Errorf(secret.ReasonSecretNotFound, "text %d %s", i, strings.Repeat("x", 300)),

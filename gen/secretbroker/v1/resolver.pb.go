@@ -23,6 +23,71 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// LengthClass is a coarse length of a value, in bytes.
+type LengthClass int32
+
+const (
+	// There is no value.
+	LengthClass_LENGTH_CLASS_UNSPECIFIED LengthClass = 0
+	// The value is empty, which is hardly what anybody wants.
+	LengthClass_LENGTH_CLASS_EMPTY LengthClass = 1
+	// 1 to 7 bytes.
+	LengthClass_LENGTH_CLASS_TINY LengthClass = 2
+	// 8 to 63 bytes: passwords, tokens.
+	LengthClass_LENGTH_CLASS_SHORT LengthClass = 3
+	// 64 to 1,023 bytes.
+	LengthClass_LENGTH_CLASS_MEDIUM LengthClass = 4
+	// 1,024 bytes and more: certificates, key stores, documents.
+	LengthClass_LENGTH_CLASS_LONG LengthClass = 5
+)
+
+// Enum value maps for LengthClass.
+var (
+	LengthClass_name = map[int32]string{
+		0: "LENGTH_CLASS_UNSPECIFIED",
+		1: "LENGTH_CLASS_EMPTY",
+		2: "LENGTH_CLASS_TINY",
+		3: "LENGTH_CLASS_SHORT",
+		4: "LENGTH_CLASS_MEDIUM",
+		5: "LENGTH_CLASS_LONG",
+	}
+	LengthClass_value = map[string]int32{
+		"LENGTH_CLASS_UNSPECIFIED": 0,
+		"LENGTH_CLASS_EMPTY":       1,
+		"LENGTH_CLASS_TINY":        2,
+		"LENGTH_CLASS_SHORT":       3,
+		"LENGTH_CLASS_MEDIUM":      4,
+		"LENGTH_CLASS_LONG":        5,
+	}
+)
+
+func (x LengthClass) Enum() *LengthClass {
+	p := new(LengthClass)
+	*p = x
+	return p
+}
+
+func (x LengthClass) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (LengthClass) Descriptor() protoreflect.EnumDescriptor {
+	return file_secretbroker_v1_resolver_proto_enumTypes[0].Descriptor()
+}
+
+func (LengthClass) Type() protoreflect.EnumType {
+	return &file_secretbroker_v1_resolver_proto_enumTypes[0]
+}
+
+func (x LengthClass) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use LengthClass.Descriptor instead.
+func (LengthClass) EnumDescriptor() ([]byte, []int) {
+	return file_secretbroker_v1_resolver_proto_rawDescGZIP(), []int{0}
+}
+
 type ResolveRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The provider integration whose cloud identity reads the secrets,
@@ -181,7 +246,8 @@ func (x *ResolveResponse) GetRequestId() string {
 type ResolvedConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The secret, or the member of its JSON document that the reference's key
-	// names.
+	// names. Empty if the reference asks for decoding and the bytes are not text;
+	// see value_bytes.
 	Value string `protobuf:"bytes,1,opt,name=value,proto3" json:"value,omitempty"`
 	// The store's identifier of the version that was read.
 	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
@@ -192,7 +258,10 @@ type ResolvedConfig struct {
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	// The value is past expire_time and is answered only because the store
 	// cannot be reached and the integration allows that.
-	Stale         bool `protobuf:"varint,5,opt,name=stale,proto3" json:"stale,omitempty"`
+	Stale bool `protobuf:"varint,5,opt,name=stale,proto3" json:"stale,omitempty"`
+	// The decoded bytes, of a reference that asks for decoding (?decode=base64),
+	// and of no other.
+	ValueBytes    []byte `protobuf:"bytes,6,opt,name=value_bytes,json=valueBytes,proto3" json:"value_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -262,6 +331,13 @@ func (x *ResolvedConfig) GetStale() bool {
 	return false
 }
 
+func (x *ResolvedConfig) GetValueBytes() []byte {
+	if x != nil {
+		return x.ValueBytes
+	}
+	return nil
+}
+
 // ConfigError says why one config has no value.
 type ConfigError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -326,6 +402,273 @@ func (x *ConfigError) GetRetryDelay() *durationpb.Duration {
 	return nil
 }
 
+type CheckRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in ResolveRequest.
+	IntegrationId string `protobuf:"bytes,1,opt,name=integration_id,json=integrationId,proto3" json:"integration_id,omitempty"`
+	// As in ResolveRequest: references by config name, or a connector's whole
+	// configuration.
+	Configs map[string]string `protobuf:"bytes,2,rep,name=configs,proto3" json:"configs,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// As in ResolveRequest.
+	MaxAge *durationpb.Duration `protobuf:"bytes,3,opt,name=max_age,json=maxAge,proto3,oneof" json:"max_age,omitempty"`
+	// As in ResolveRequest.
+	Connector     string `protobuf:"bytes,4,opt,name=connector,proto3" json:"connector,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckRequest) Reset() {
+	*x = CheckRequest{}
+	mi := &file_secretbroker_v1_resolver_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckRequest) ProtoMessage() {}
+
+func (x *CheckRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_secretbroker_v1_resolver_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
+func (*CheckRequest) Descriptor() ([]byte, []int) {
+	return file_secretbroker_v1_resolver_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *CheckRequest) GetIntegrationId() string {
+	if x != nil {
+		return x.IntegrationId
+	}
+	return ""
+}
+
+func (x *CheckRequest) GetConfigs() map[string]string {
+	if x != nil {
+		return x.Configs
+	}
+	return nil
+}
+
+func (x *CheckRequest) GetMaxAge() *durationpb.Duration {
+	if x != nil {
+		return x.MaxAge
+	}
+	return nil
+}
+
+func (x *CheckRequest) GetConnector() string {
+	if x != nil {
+		return x.Connector
+	}
+	return ""
+}
+
+type CheckResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Config name to what is known of it: every reference, and every config at
+	// fault.
+	Configs map[string]*ConfigReport `protobuf:"bytes,1,rep,name=configs,proto3" json:"configs,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Every config can be resolved.
+	Ok bool `protobuf:"varint,2,opt,name=ok,proto3" json:"ok,omitempty"`
+	// Identifies this call in the broker's audit and logs.
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckResponse) Reset() {
+	*x = CheckResponse{}
+	mi := &file_secretbroker_v1_resolver_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckResponse) ProtoMessage() {}
+
+func (x *CheckResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_secretbroker_v1_resolver_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
+func (*CheckResponse) Descriptor() ([]byte, []int) {
+	return file_secretbroker_v1_resolver_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *CheckResponse) GetConfigs() map[string]*ConfigReport {
+	if x != nil {
+		return x.Configs
+	}
+	return nil
+}
+
+func (x *CheckResponse) GetOk() bool {
+	if x != nil {
+		return x.Ok
+	}
+	return false
+}
+
+func (x *CheckResponse) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+// ConfigReport is what Check found out about one config. What could not be
+// found out, because of the error, is left empty.
+type ConfigReport struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The store, canonical, for example "https://my-vault.vault.azure.net".
+	Store string `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`
+	// The secret's canonical name.
+	Secret string `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
+	// The version that was read.
+	Version string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	// The JSON key that the reference names, empty for the whole secret.
+	JsonKey string `protobuf:"bytes,4,opt,name=json_key,json=jsonKey,proto3" json:"json_key,omitempty"`
+	// The JSON key is there; false also when the reference names none.
+	JsonKeyFound bool `protobuf:"varint,5,opt,name=json_key_found,json=jsonKeyFound,proto3" json:"json_key_found,omitempty"`
+	// When the broker read the secret from the store.
+	FetchTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=fetch_time,json=fetchTime,proto3" json:"fetch_time,omitempty"`
+	// When the secret's own validity ends, unset if it has no end. Not the end of
+	// the cache's time-to-live.
+	SecretExpireTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=secret_expire_time,json=secretExpireTime,proto3" json:"secret_expire_time,omitempty"`
+	// How long the secret is valid from now on, by the broker's clock; unset if
+	// its validity has no end.
+	TimeLeft *durationpb.Duration `protobuf:"bytes,8,opt,name=time_left,json=timeLeft,proto3" json:"time_left,omitempty"`
+	// How long the value is, roughly: enough to see that something is there.
+	LengthClass LengthClass `protobuf:"varint,9,opt,name=length_class,json=lengthClass,proto3,enum=secretbroker.v1.LengthClass" json:"length_class,omitempty"`
+	// Why the config cannot be resolved; unset if it can.
+	Error         *ConfigError `protobuf:"bytes,10,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigReport) Reset() {
+	*x = ConfigReport{}
+	mi := &file_secretbroker_v1_resolver_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigReport) ProtoMessage() {}
+
+func (x *ConfigReport) ProtoReflect() protoreflect.Message {
+	mi := &file_secretbroker_v1_resolver_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigReport.ProtoReflect.Descriptor instead.
+func (*ConfigReport) Descriptor() ([]byte, []int) {
+	return file_secretbroker_v1_resolver_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ConfigReport) GetStore() string {
+	if x != nil {
+		return x.Store
+	}
+	return ""
+}
+
+func (x *ConfigReport) GetSecret() string {
+	if x != nil {
+		return x.Secret
+	}
+	return ""
+}
+
+func (x *ConfigReport) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *ConfigReport) GetJsonKey() string {
+	if x != nil {
+		return x.JsonKey
+	}
+	return ""
+}
+
+func (x *ConfigReport) GetJsonKeyFound() bool {
+	if x != nil {
+		return x.JsonKeyFound
+	}
+	return false
+}
+
+func (x *ConfigReport) GetFetchTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FetchTime
+	}
+	return nil
+}
+
+func (x *ConfigReport) GetSecretExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SecretExpireTime
+	}
+	return nil
+}
+
+func (x *ConfigReport) GetTimeLeft() *durationpb.Duration {
+	if x != nil {
+		return x.TimeLeft
+	}
+	return nil
+}
+
+func (x *ConfigReport) GetLengthClass() LengthClass {
+	if x != nil {
+		return x.LengthClass
+	}
+	return LengthClass_LENGTH_CLASS_UNSPECIFIED
+}
+
+func (x *ConfigReport) GetError() *ConfigError {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
 var File_secretbroker_v1_resolver_proto protoreflect.FileDescriptor
 
 const file_secretbroker_v1_resolver_proto_rawDesc = "" +
@@ -352,7 +695,7 @@ const file_secretbroker_v1_resolver_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\v2\x1f.secretbroker.v1.ResolvedConfigR\x05value:\x028\x01\x1aW\n" +
 	"\vErrorsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x122\n" +
-	"\x05value\x18\x02 \x01(\v2\x1c.secretbroker.v1.ConfigErrorR\x05value:\x028\x01\"\xce\x01\n" +
+	"\x05value\x18\x02 \x01(\v2\x1c.secretbroker.v1.ConfigErrorR\x05value:\x028\x01\"\xef\x01\n" +
 	"\x0eResolvedConfig\x12\x14\n" +
 	"\x05value\x18\x01 \x01(\tR\x05value\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x129\n" +
@@ -360,14 +703,55 @@ const file_secretbroker_v1_resolver_proto_rawDesc = "" +
 	"fetch_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tfetchTime\x12;\n" +
 	"\vexpire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12\x14\n" +
-	"\x05stale\x18\x05 \x01(\bR\x05stale\"{\n" +
+	"\x05stale\x18\x05 \x01(\bR\x05stale\x12\x1f\n" +
+	"\vvalue_bytes\x18\x06 \x01(\fR\n" +
+	"valueBytes\"{\n" +
 	"\vConfigError\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12:\n" +
 	"\vretry_delay\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\n" +
-	"retryDelay2_\n" +
+	"retryDelay\"\x9a\x02\n" +
+	"\fCheckRequest\x12%\n" +
+	"\x0eintegration_id\x18\x01 \x01(\tR\rintegrationId\x12D\n" +
+	"\aconfigs\x18\x02 \x03(\v2*.secretbroker.v1.CheckRequest.ConfigsEntryR\aconfigs\x127\n" +
+	"\amax_age\x18\x03 \x01(\v2\x19.google.protobuf.DurationH\x00R\x06maxAge\x88\x01\x01\x12\x1c\n" +
+	"\tconnector\x18\x04 \x01(\tR\tconnector\x1a:\n" +
+	"\fConfigsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\n" +
+	"\n" +
+	"\b_max_age\"\xe0\x01\n" +
+	"\rCheckResponse\x12E\n" +
+	"\aconfigs\x18\x01 \x03(\v2+.secretbroker.v1.CheckResponse.ConfigsEntryR\aconfigs\x12\x0e\n" +
+	"\x02ok\x18\x02 \x01(\bR\x02ok\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\x1aY\n" +
+	"\fConfigsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x123\n" +
+	"\x05value\x18\x02 \x01(\v2\x1d.secretbroker.v1.ConfigReportR\x05value:\x028\x01\"\xc9\x03\n" +
+	"\fConfigReport\x12\x14\n" +
+	"\x05store\x18\x01 \x01(\tR\x05store\x12\x16\n" +
+	"\x06secret\x18\x02 \x01(\tR\x06secret\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\x12\x19\n" +
+	"\bjson_key\x18\x04 \x01(\tR\ajsonKey\x12$\n" +
+	"\x0ejson_key_found\x18\x05 \x01(\bR\fjsonKeyFound\x129\n" +
+	"\n" +
+	"fetch_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tfetchTime\x12H\n" +
+	"\x12secret_expire_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x10secretExpireTime\x126\n" +
+	"\ttime_left\x18\b \x01(\v2\x19.google.protobuf.DurationR\btimeLeft\x12?\n" +
+	"\flength_class\x18\t \x01(\x0e2\x1c.secretbroker.v1.LengthClassR\vlengthClass\x122\n" +
+	"\x05error\x18\n" +
+	" \x01(\v2\x1c.secretbroker.v1.ConfigErrorR\x05error*\xa2\x01\n" +
+	"\vLengthClass\x12\x1c\n" +
+	"\x18LENGTH_CLASS_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12LENGTH_CLASS_EMPTY\x10\x01\x12\x15\n" +
+	"\x11LENGTH_CLASS_TINY\x10\x02\x12\x16\n" +
+	"\x12LENGTH_CLASS_SHORT\x10\x03\x12\x17\n" +
+	"\x13LENGTH_CLASS_MEDIUM\x10\x04\x12\x15\n" +
+	"\x11LENGTH_CLASS_LONG\x10\x052\xa7\x01\n" +
 	"\x0fResolverService\x12L\n" +
-	"\aResolve\x12\x1f.secretbroker.v1.ResolveRequest\x1a .secretbroker.v1.ResolveResponseBIZGgithub.com/secretbroker/secretbroker/gen/secretbroker/v1;secretbrokerv1b\x06proto3"
+	"\aResolve\x12\x1f.secretbroker.v1.ResolveRequest\x1a .secretbroker.v1.ResolveResponse\x12F\n" +
+	"\x05Check\x12\x1d.secretbroker.v1.CheckRequest\x1a\x1e.secretbroker.v1.CheckResponseBIZGgithub.com/secretbroker/secretbroker/gen/secretbroker/v1;secretbrokerv1b\x06proto3"
 
 var (
 	file_secretbroker_v1_resolver_proto_rawDescOnce sync.Once
@@ -381,35 +765,53 @@ func file_secretbroker_v1_resolver_proto_rawDescGZIP() []byte {
 	return file_secretbroker_v1_resolver_proto_rawDescData
 }
 
-var file_secretbroker_v1_resolver_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_secretbroker_v1_resolver_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_secretbroker_v1_resolver_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_secretbroker_v1_resolver_proto_goTypes = []any{
-	(*ResolveRequest)(nil),        // 0: secretbroker.v1.ResolveRequest
-	(*ResolveResponse)(nil),       // 1: secretbroker.v1.ResolveResponse
-	(*ResolvedConfig)(nil),        // 2: secretbroker.v1.ResolvedConfig
-	(*ConfigError)(nil),           // 3: secretbroker.v1.ConfigError
-	nil,                           // 4: secretbroker.v1.ResolveRequest.ConfigsEntry
-	nil,                           // 5: secretbroker.v1.ResolveResponse.ConfigsEntry
-	nil,                           // 6: secretbroker.v1.ResolveResponse.ErrorsEntry
-	(*durationpb.Duration)(nil),   // 7: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	(LengthClass)(0),              // 0: secretbroker.v1.LengthClass
+	(*ResolveRequest)(nil),        // 1: secretbroker.v1.ResolveRequest
+	(*ResolveResponse)(nil),       // 2: secretbroker.v1.ResolveResponse
+	(*ResolvedConfig)(nil),        // 3: secretbroker.v1.ResolvedConfig
+	(*ConfigError)(nil),           // 4: secretbroker.v1.ConfigError
+	(*CheckRequest)(nil),          // 5: secretbroker.v1.CheckRequest
+	(*CheckResponse)(nil),         // 6: secretbroker.v1.CheckResponse
+	(*ConfigReport)(nil),          // 7: secretbroker.v1.ConfigReport
+	nil,                           // 8: secretbroker.v1.ResolveRequest.ConfigsEntry
+	nil,                           // 9: secretbroker.v1.ResolveResponse.ConfigsEntry
+	nil,                           // 10: secretbroker.v1.ResolveResponse.ErrorsEntry
+	nil,                           // 11: secretbroker.v1.CheckRequest.ConfigsEntry
+	nil,                           // 12: secretbroker.v1.CheckResponse.ConfigsEntry
+	(*durationpb.Duration)(nil),   // 13: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
 }
 var file_secretbroker_v1_resolver_proto_depIdxs = []int32{
-	4,  // 0: secretbroker.v1.ResolveRequest.configs:type_name -> secretbroker.v1.ResolveRequest.ConfigsEntry
-	7,  // 1: secretbroker.v1.ResolveRequest.max_age:type_name -> google.protobuf.Duration
-	5,  // 2: secretbroker.v1.ResolveResponse.configs:type_name -> secretbroker.v1.ResolveResponse.ConfigsEntry
-	6,  // 3: secretbroker.v1.ResolveResponse.errors:type_name -> secretbroker.v1.ResolveResponse.ErrorsEntry
-	8,  // 4: secretbroker.v1.ResolvedConfig.fetch_time:type_name -> google.protobuf.Timestamp
-	8,  // 5: secretbroker.v1.ResolvedConfig.expire_time:type_name -> google.protobuf.Timestamp
-	7,  // 6: secretbroker.v1.ConfigError.retry_delay:type_name -> google.protobuf.Duration
-	2,  // 7: secretbroker.v1.ResolveResponse.ConfigsEntry.value:type_name -> secretbroker.v1.ResolvedConfig
-	3,  // 8: secretbroker.v1.ResolveResponse.ErrorsEntry.value:type_name -> secretbroker.v1.ConfigError
-	0,  // 9: secretbroker.v1.ResolverService.Resolve:input_type -> secretbroker.v1.ResolveRequest
-	1,  // 10: secretbroker.v1.ResolverService.Resolve:output_type -> secretbroker.v1.ResolveResponse
-	10, // [10:11] is the sub-list for method output_type
-	9,  // [9:10] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	8,  // 0: secretbroker.v1.ResolveRequest.configs:type_name -> secretbroker.v1.ResolveRequest.ConfigsEntry
+	13, // 1: secretbroker.v1.ResolveRequest.max_age:type_name -> google.protobuf.Duration
+	9,  // 2: secretbroker.v1.ResolveResponse.configs:type_name -> secretbroker.v1.ResolveResponse.ConfigsEntry
+	10, // 3: secretbroker.v1.ResolveResponse.errors:type_name -> secretbroker.v1.ResolveResponse.ErrorsEntry
+	14, // 4: secretbroker.v1.ResolvedConfig.fetch_time:type_name -> google.protobuf.Timestamp
+	14, // 5: secretbroker.v1.ResolvedConfig.expire_time:type_name -> google.protobuf.Timestamp
+	13, // 6: secretbroker.v1.ConfigError.retry_delay:type_name -> google.protobuf.Duration
+	11, // 7: secretbroker.v1.CheckRequest.configs:type_name -> secretbroker.v1.CheckRequest.ConfigsEntry
+	13, // 8: secretbroker.v1.CheckRequest.max_age:type_name -> google.protobuf.Duration
+	12, // 9: secretbroker.v1.CheckResponse.configs:type_name -> secretbroker.v1.CheckResponse.ConfigsEntry
+	14, // 10: secretbroker.v1.ConfigReport.fetch_time:type_name -> google.protobuf.Timestamp
+	14, // 11: secretbroker.v1.ConfigReport.secret_expire_time:type_name -> google.protobuf.Timestamp
+	13, // 12: secretbroker.v1.ConfigReport.time_left:type_name -> google.protobuf.Duration
+	0,  // 13: secretbroker.v1.ConfigReport.length_class:type_name -> secretbroker.v1.LengthClass
+	4,  // 14: secretbroker.v1.ConfigReport.error:type_name -> secretbroker.v1.ConfigError
+	3,  // 15: secretbroker.v1.ResolveResponse.ConfigsEntry.value:type_name -> secretbroker.v1.ResolvedConfig
+	4,  // 16: secretbroker.v1.ResolveResponse.ErrorsEntry.value:type_name -> secretbroker.v1.ConfigError
+	7,  // 17: secretbroker.v1.CheckResponse.ConfigsEntry.value:type_name -> secretbroker.v1.ConfigReport
+	1,  // 18: secretbroker.v1.ResolverService.Resolve:input_type -> secretbroker.v1.ResolveRequest
+	5,  // 19: secretbroker.v1.ResolverService.Check:input_type -> secretbroker.v1.CheckRequest
+	2,  // 20: secretbroker.v1.ResolverService.Resolve:output_type -> secretbroker.v1.ResolveResponse
+	6,  // 21: secretbroker.v1.ResolverService.Check:output_type -> secretbroker.v1.CheckResponse
+	20, // [20:22] is the sub-list for method output_type
+	18, // [18:20] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_secretbroker_v1_resolver_proto_init() }
@@ -418,18 +820,20 @@ func file_secretbroker_v1_resolver_proto_init() {
 		return
 	}
 	file_secretbroker_v1_resolver_proto_msgTypes[0].OneofWrappers = []any{}
+	file_secretbroker_v1_resolver_proto_msgTypes[4].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_secretbroker_v1_resolver_proto_rawDesc), len(file_secretbroker_v1_resolver_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   7,
+			NumEnums:      1,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_secretbroker_v1_resolver_proto_goTypes,
 		DependencyIndexes: file_secretbroker_v1_resolver_proto_depIdxs,
+		EnumInfos:         file_secretbroker_v1_resolver_proto_enumTypes,
 		MessageInfos:      file_secretbroker_v1_resolver_proto_msgTypes,
 	}.Build()
 	File_secretbroker_v1_resolver_proto = out.File

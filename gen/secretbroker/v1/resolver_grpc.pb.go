@@ -20,6 +20,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	ResolverService_Resolve_FullMethodName = "/secretbroker.v1.ResolverService/Resolve"
+	ResolverService_Check_FullMethodName   = "/secretbroker.v1.ResolverService/Check"
 )
 
 // ResolverServiceClient is the client API for ResolverService service.
@@ -39,6 +40,11 @@ type ResolverServiceClient interface {
 	// config is answered, or, unless allow_partial is set, the call fails and
 	// names every config that stood in its way.
 	Resolve(ctx context.Context, in *ResolveRequest, opts ...grpc.CallOption) (*ResolveResponse, error)
+	// Check is the dry run of Resolve: it parses, authorizes and resolves the same
+	// configs and reports what it found about each, but never a value nor anything
+	// computed from one but its length class. It succeeds also when configs fail;
+	// what is wrong with them stands in their reports.
+	Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (*CheckResponse, error)
 }
 
 type resolverServiceClient struct {
@@ -53,6 +59,16 @@ func (c *resolverServiceClient) Resolve(ctx context.Context, in *ResolveRequest,
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ResolveResponse)
 	err := c.cc.Invoke(ctx, ResolverService_Resolve_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *resolverServiceClient) Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (*CheckResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CheckResponse)
+	err := c.cc.Invoke(ctx, ResolverService_Check_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -76,6 +92,11 @@ type ResolverServiceServer interface {
 	// config is answered, or, unless allow_partial is set, the call fails and
 	// names every config that stood in its way.
 	Resolve(context.Context, *ResolveRequest) (*ResolveResponse, error)
+	// Check is the dry run of Resolve: it parses, authorizes and resolves the same
+	// configs and reports what it found about each, but never a value nor anything
+	// computed from one but its length class. It succeeds also when configs fail;
+	// what is wrong with them stands in their reports.
+	Check(context.Context, *CheckRequest) (*CheckResponse, error)
 	mustEmbedUnimplementedResolverServiceServer()
 }
 
@@ -88,6 +109,9 @@ type UnimplementedResolverServiceServer struct{}
 
 func (UnimplementedResolverServiceServer) Resolve(context.Context, *ResolveRequest) (*ResolveResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Resolve not implemented")
+}
+func (UnimplementedResolverServiceServer) Check(context.Context, *CheckRequest) (*CheckResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Check not implemented")
 }
 func (UnimplementedResolverServiceServer) mustEmbedUnimplementedResolverServiceServer() {}
 func (UnimplementedResolverServiceServer) testEmbeddedByValue()                         {}
@@ -128,6 +152,24 @@ func _ResolverService_Resolve_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ResolverService_Check_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CheckRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ResolverServiceServer).Check(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ResolverService_Check_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ResolverServiceServer).Check(ctx, req.(*CheckRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ResolverService_ServiceDesc is the grpc.ServiceDesc for ResolverService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -138,6 +180,10 @@ var ResolverService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Resolve",
 			Handler:    _ResolverService_Resolve_Handler,
+		},
+		{
+			MethodName: "Check",
+			Handler:    _ResolverService_Check_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -174,6 +174,9 @@ func TestMissingVaultIsNotFound(t *testing.T) {
 	if worthRetrying(nil, err) {
 		t.Error("a name that does not exist is looked up again")
 	}
+	if !worthRetrying(nil, &net.DNSError{Name: vaultHost, IsTemporary: true}) || worthRetrying(nil, &net.DNSError{Name: vaultHost, IsTimeout: true}) {
+		t.Error("a DNS failure is retried unless it has taken its time")
+	}
 }
 
 func TestSlowVault(t *testing.T) {

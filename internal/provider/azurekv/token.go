@@ -28,8 +28,8 @@ var uuid = regexp.MustCompile(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{1
 // wait no longer than their own context. A caller never waits for the renewal
 // of a token that is still good.
 //
-// It is safe for concurrent use. Its errors are *secret.Error, or the caller's
-// context error.
+// It is safe for concurrent use. Its errors are *secret.Error, the caller's
+// context error, or errClosed.
 type tokenSource struct {
 	cred    azcore.TokenCredential
 	azure   *registry.Azure

@@ -1,0 +1,30 @@
+package authz
+
+import (
+	"fmt"
+	"slices"
+)
+
+// Principals is a set of principals, given by patterns as in a grant. It is
+// immutable and safe for concurrent use. A nil or empty set has nobody in it.
+type Principals struct {
+	patterns []string
+}
+
+// NewPrincipals makes the set of those who match one of the patterns.
+func NewPrincipals(patterns []string) (*Principals, error) {
+	for i, pattern := range patterns {
+		if fault := CheckPrincipalPattern(pattern); fault != "" {
+			return nil, fmt.Errorf("entry %d: %s", i+1, fault)
+		}
+	}
+	return &Principals{patterns: patterns}, nil
+}
+
+// Contains reports whether who is in the set. It compares with each pattern in
+// turn: these sets are small.
+func (s *Principals) Contains(who Principal) bool {
+	return s != nil && who != "" && slices.ContainsFunc(s.patterns, func(pattern string) bool {
+		return matchesPrincipal(pattern, who)
+	})
+}

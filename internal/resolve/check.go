@@ -1,0 +1,57 @@
+package resolve
+
+import (
+	"context"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/audit"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// Report is what Check found out about one config. It holds no value.
+type Report struct {
+	Config string
+	// Ref is what the config refers to; zero if it is not a reference.
+	Ref secret.Ref
+	// Version and FetchedAt are of the secret that was read; zero if none was.
+	Version   string
+	FetchedAt time.Time
+	// ExpiresAt is the end of the secret's own validity, zero if it has none.
+	ExpiresAt time.Time
+	// HasKey says that the reference names a JSON key and that it is there.
+	HasKey bool
+	// Length is the value's, in bytes; -1 if there is no value.
+	Length int
+	// Err is why the config cannot be resolved, nil if it can.
+	Err *secret.Error
+}
+
+// Check does all that Resolve does, but for handing out values: it reports on
+// every config, sorted by name. The error is a *secret.Error for the call as a
+// whole.
+func (r *Resolver) Check(ctx context.Context, who Caller, req Request) ([]Report, error) {
+	items, err := r.look(ctx, methodCheck, who, &req)
+	if err != nil {
+		return nil, err
+	}
+	reports := make([]Report, len(items))
+	for i := range items {
+		it := &items[i]
+		rep := Report{Config: it.name, Ref: it.ref, Length: -1, Err: it.err}
+		if s := it.got.Secret; s != nil {
+			rep.Version, rep.FetchedAt, rep.ExpiresAt = s.Version, s.FetchedAt, s.ExpiresAt
+			rep.HasKey = it.ref.Key != "" && (it.err == nil || it.err.Reason == secret.ReasonSecretNotBase64)
+		}
+		if it.err == nil {
+			rep.Length = it.value.Len()
+			r.cfg.Observe("")
+		} else {
+			r.cfg.Observe(it.err.Reason)
+		}
+		reports[i] = rep
+	}
+	if err := r.recordDecisions(methodCheck, who, &req, items, audit.Checked); err != nil {
+		return nil, err
+	}
+	return reports, nil
+}

@@ -1,0 +1,196 @@
+package resolve_test
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/resolve"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// get resolves the plain secret and returns its text, or the reason.
+func (b *bench) get(maxAge *time.Duration) (text string, res resolve.Resolved, reason secret.Reason) {
+	r, err := b.call(worker, resolve.Request{AllowPartial: true, MaxAge: maxAge, Configs: map[string]string{"p": vault + "::plain"}})
+	switch {
+	case err != nil:
+		return "", res, secret.AsError(err).Reason
+	case len(r.Errors) > 0:
+		return "", res, r.Errors[0].Err.Reason
+	default:
+		return r.Configs[0].Value.Reveal(), r.Configs[0], ""
+	}
+}
+
+func (b *bench) rotate(value string) {
+	b.store.mu.Lock()
+	defer b.store.mu.Unlock()
+	b.store.secrets["plain"] = value
+}
+
+func (b *bench) fail(reason secret.Reason) {
+	b.store.mu.Lock()
+	defer b.store.mu.Unlock()
+	delete(b.store.errs, "plain")
+	if reason != "" {
+		b.store.errs["plain"] = secret.Errorf(reason, "as the test says")
+	}
+}
+
+// TestFreshness follows one secret through rotations and outages, with a
+// time-to-live of a minute.
+func TestFreshness(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		now := time.Duration(0)
+		expect := func(maxAge *time.Duration, want string, reason secret.Reason) resolve.Resolved {
+			t.Helper()
+			text, res, why := b.get(maxAge)
+			if text != want || why != reason {
+				t.Errorf("at %v: %q %s, want %q %s", now, text, why, want, reason)
+			}
+			return res
+		}
+		pass := func(d time.Duration) { now += d; time.Sleep(d) } //nolint:forbidigo // the bubble's clock
+
+		first := expect(nil, "canary-plain", "")
+		if got := first.ExpiresAt.Sub(first.FetchedAt); got != time.Minute {
+			t.Errorf("the value expires %v after its read", got)
+		}
+		b.rotate("second")
+		pass(10 * time.Second)
+		expect(nil, "canary-plain", "")                 // from the cache
+		expect(ptr(15*time.Second), "canary-plain", "") // new enough
+		expect(ptr(5*time.Second), "second", "")        // too old for this caller
+		expect(nil, "second", "")                       // and so for everybody
+
+		b.rotate("third")
+		pass(time.Minute)
+		expect(nil, "third", "") // the time-to-live is over
+
+		// A definite answer ends the cached value at the next read, and is itself
+		// remembered for seconds only.
+		b.fail(secret.ReasonSecretDisabled)
+		pass(2 * time.Second)
+		expect(ptr(time.Duration(0)), "", secret.ReasonSecretDisabled)
+		before := b.store.reads.Load()
+		for range 100 {
+			expect(nil, "", secret.ReasonSecretDisabled)
+		}
+		if n := b.store.reads.Load(); n != before {
+			t.Errorf("a crash loop caused %d reads", n-before)
+		}
+		b.fail("")
+		pass(6 * time.Second)
+		expect(nil, "third", "")
+
+		// An outage is not bridged unless the integration says so.
+		b.fail(secret.ReasonStoreUnavailable)
+		pass(2 * time.Minute)
+		expect(nil, "", secret.ReasonStoreUnavailable)
+	})
+}
+
+// TestStaleIfError: with a bound set, an outage and throttling are bridged,
+// labelled, up to the bound; nothing else is.
+func TestStaleIfError(t *testing.T) {
+	for reason, bridged := range map[secret.Reason]bool{
+		secret.ReasonStoreUnavailable: true, secret.ReasonStoreThrottled: true,
+		secret.ReasonSecretNotFound: false, secret.ReasonSecretDisabled: false, secret.ReasonStoreAccessDenied: false, secret.ReasonStoreAuthenticationFailed: false,
+	} {
+		t.Run(string(reason), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t)
+				b.integration.CacheMaxStale = 10 * time.Minute
+				if text, res, _ := b.get(nil); text != "canary-plain" || res.Stale {
+					t.Fatal(text)
+				}
+				b.fail(reason)
+				time.Sleep(2 * time.Minute) //nolint:forbidigo // the bubble's clock
+				text, res, why := b.get(nil)
+				if bridged && (text != "canary-plain" || !res.Stale || !res.ExpiresAt.Before(time.Now())) {
+					t.Errorf("%q %s, stale %v, expires %v", text, why, res.Stale, res.ExpiresAt)
+				}
+				if !bridged && why != reason {
+					t.Errorf("%q %s", text, why)
+				}
+				if _, _, why := b.get(ptr(time.Minute)); why != reason {
+					t.Errorf("a caller that takes nothing older got %s", why)
+				}
+				time.Sleep(10 * time.Minute) //nolint:forbidigo // the bubble's clock
+				if _, _, why := b.get(nil); why != reason {
+					t.Errorf("beyond the bound: %s", why)
+				}
+			})
+		})
+	}
+}
+
+// TestThousandForcedReads: max_age zero cannot be used to burn a vault's quota.
+func TestThousandForcedReads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.store.delay = 30 * time.Millisecond
+		var callers sync.WaitGroup
+		for range 1000 {
+			callers.Go(func() {
+				if text, _, why := b.get(ptr(time.Duration(0))); text != "canary-plain" {
+					t.Errorf("%q %s", text, why)
+				}
+			})
+		}
+		callers.Wait()
+		if n := b.store.reads.Load(); n != 1 {
+			t.Errorf("1000 callers at one time caused %d reads, want 1", n)
+		}
+	})
+}
+
+// TestCancelledCallerLeavesTheReadAlone: whoever waits with it still gets the
+// value.
+func TestCancelledCallerLeavesTheReadAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.store.delay = time.Second
+		req := resolve.Request{ID: "r", IntegrationID: "cspi", Configs: map[string]string{"p": vault + "::plain"}}
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		var first error
+		var callers sync.WaitGroup
+		callers.Go(func() { _, first = b.Resolve(ctx, resolve.Caller{Principal: worker}, req) })
+		synctest.Wait()
+		callers.Go(func() {
+			if text, _, why := b.get(nil); text != "canary-plain" {
+				t.Errorf("%q %s", text, why)
+			}
+		})
+		callers.Wait()
+		if first == nil || b.store.reads.Load() != 1 {
+			t.Errorf("the first caller got %v, %d reads", first, b.store.reads.Load())
+		}
+	})
+}
+
+var _ resolve.Integrations = integrations{}
+
+// TestChangedIntegrationMisses: what was read with an old identity is not
+// answered for a new one.
+func TestChangedIntegrationMisses(t *testing.T) {
+	b := newBench(t)
+	if text, _, _ := b.get(nil); text != "canary-plain" {
+		t.Fatal(text)
+	}
+	b.rotate("other tenant's")
+	changed := *b.integration
+	changed.Revision = "2"
+	b.integrations["cspi"] = &changed
+	if text, _, _ := b.get(nil); text != "other tenant's" {
+		t.Errorf("got %q", text)
+	}
+	if _, err := b.integrations.Get("nope"); err != registry.ErrNotFound { //nolint:errorlint // the fake's own
+		t.Error(err)
+	}
+}
