@@ -102,7 +102,9 @@ type broker struct {
 	done   chan struct{}
 	tls    atomic.Pointer[tls.Config]
 	answer atomic.Pointer[answerFunc]
+	check  atomic.Pointer[checkFunc] // what Check answers, unimplemented if nil
 	calls  atomic.Int32
+	policy policyService
 
 	mu    sync.Mutex
 	conns []net.Conn // every connection there ever was
@@ -125,6 +127,7 @@ func startBroker(authority *ca, answer answerFunc) *broker {
 		grpc.MaxSendMsgSize(64<<20),
 	)
 	secretbrokerv1.RegisterResolverServiceServer(b.server, b)
+	secretbrokerv1.RegisterPolicyServiceServer(b.server, &b.policy)
 	go func() {
 		defer close(b.done)
 		_ = b.server.Serve(&listener{Listener: lis, b: b})

@@ -84,11 +84,11 @@ type Config struct {
 	// that is not the host of Addr.
 	ServerName string
 
-	// Timeout bounds one Resolve from beginning to end, its retries and the
+	// Timeout bounds one call from beginning to end, its retries and the
 	// waits between them included; an earlier deadline of the context counts.
 	// Zero means 10 seconds.
 	Timeout time.Duration
-	// MaxAttempts is how often one Resolve is tried at most. Zero means 4, one
+	// MaxAttempts is how often one call is tried at most. Zero means 4, one
 	// means that nothing is tried again.
 	MaxAttempts int
 
@@ -168,7 +168,7 @@ func New(cfg Config) (*Client, error) {
 	}, nil
 }
 
-// Close ends the connection and every Resolve that is under way. The Client
+// Close ends the connection and every call that is under way. The Client
 // cannot be used afterwards.
 func (c *Client) Close() error { return c.conn.Close() }
 

@@ -350,8 +350,8 @@ func TestNewRefuses(t *testing.T) {
 		{"all files missing", func(c *client.Config) { c.CAFile, c.CertFile = "/none/ca", "/none/cert" }, []string{"/none/ca", "/none/cert"}},
 		{"key file missing", func(c *client.Config) { c.KeyFile = "/none/key" }, []string{"/none/key"}},
 		{"another's key", func(c *client.Config) { c.KeyFile = file("other-key", otherKey) }, []string{"other-key", "does not match"}},
-		{"certificate cut off", func(c *client.Config) { c.CertFile = file("cut-cert", append(otherCert, otherCert[:90]...)) }, []string{"cut-cert", "not complete"}},
-		{"CA cut off", func(c *client.Config) { c.CAFile = file("cut-ca", append(authority.pem(), authority.pem()[:90]...)) }, []string{"cut-ca", "not complete"}},
+		{"certificate cut off", func(c *client.Config) { c.CertFile = file("cut-cert", append(otherCert, otherCert[:90]...)) }, []string{"cut-cert", "cut off"}},
+		{"CA cut off", func(c *client.Config) { c.CAFile = file("cut-ca", append(authority.pem(), authority.pem()[:90]...)) }, []string{"cut-ca", "cut off"}},
 		{"CA empty", func(c *client.Config) { c.CAFile = file("empty-ca", nil) }, []string{"empty-ca", "no PEM certificate"}},
 		{"CA damaged", func(c *client.Config) {
 			c.CAFile = file("bad-ca", []byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"))

@@ -66,7 +66,7 @@ const (
 	ReasonCertificateRefused = "CERTIFICATE_REFUSED"
 )
 
-// Error is why a Resolve failed. It never holds a secret's value.
+// Error is why a call failed. It never holds a secret's value.
 type Error struct {
 	// Code is the gRPC status.
 	Code codes.Code

@@ -1,15 +1,15 @@
 package client
 
 import (
-	"bytes"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"sync"
+
+	"github.com/secretbroker/secretbroker/internal/certfile"
 )
 
 // files holds what was last read from the CA, certificate and key files. It is
@@ -77,29 +77,9 @@ func readRoots(path string) (*x509.CertPool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("CA file: %w", err)
 	}
-	roots := x509.NewCertPool()
-	n := 0
-	for {
-		block, rest := pem.Decode(b)
-		if block == nil {
-			break
-		}
-		b = rest
-		if block.Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("CA file %s: it holds something else than certificates", path)
-		}
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("CA file %s: certificate %d: %w", path, n+1, err)
-		}
-		roots.AddCert(cert)
-		n++
-	}
-	switch {
-	case cutOff(b):
-		return nil, fmt.Errorf("CA file %s: a certificate in it is not complete", path)
-	case n == 0:
-		return nil, fmt.Errorf("CA file %s: no PEM certificate in it", path)
+	roots, err := certfile.Pool(b)
+	if err != nil {
+		return nil, fmt.Errorf("CA file %s: %w", path, err)
 	}
 	return roots, nil
 }
@@ -114,16 +94,8 @@ func readKeyPair(certFile, keyFile string) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("key file: %w", err)
 	}
-	for b := certPEM; ; {
-		block, rest := pem.Decode(b)
-		if block != nil {
-			b = rest
-			continue
-		}
-		if cutOff(b) {
-			return nil, fmt.Errorf("certificate file %s: a certificate in it is not complete", certFile)
-		}
-		break
+	if !certfile.Complete(certPEM) {
+		return nil, fmt.Errorf("certificate file %s: a certificate in it is cut off or damaged", certFile)
 	}
 	cert, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {
@@ -131,6 +103,3 @@ func readKeyPair(certFile, keyFile string) (*tls.Certificate, error) {
 	}
 	return &cert, nil
 }
-
-// cutOff reports whether what is left after the last PEM block begins another.
-func cutOff(rest []byte) bool { return bytes.Contains(rest, []byte("-----BEGIN")) }

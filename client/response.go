@@ -22,9 +22,9 @@ type Response struct {
 	RequestID string
 }
 
-// Value is one secret, and how fresh it is. Its text comes out of Reveal only:
-// printed, logged or marshalled, a Value is "[REDACTED]". It is safe for
-// concurrent use; the zero Value is empty.
+// Value is one secret, and how fresh it is. What it holds comes out of Reveal and
+// Bytes only: printed, logged or marshalled, a Value is "[REDACTED]". It is safe
+// for concurrent use; the zero Value is empty.
 type Value struct {
 	// Version is the store's identifier of the version that was read.
 	Version string
@@ -37,12 +37,24 @@ type Value struct {
 	// the store cannot be reached.
 	Stale bool
 
-	text secret.Value
+	text    secret.Value
+	decoded secret.Value
 }
 
-// Reveal returns the secret. Call it where the secret is used, and keep the
-// Value rather than the string until then.
+// Reveal returns the secret as text. Call it where the secret is used, and keep
+// the Value rather than the string until then. It is empty for a reference with
+// ?decode=base64 whose bytes are not text; see Bytes.
 func (v Value) Reveal() string { return v.text.Reveal() }
+
+// Bytes returns a copy of the decoded bytes of a reference with ?decode=base64,
+// whether they are text or not, and nil for any other reference. As for Reveal,
+// call it where they are used.
+func (v Value) Bytes() []byte {
+	if v.decoded.Len() == 0 {
+		return nil
+	}
+	return v.decoded.RevealBytes()
+}
 
 // String implements fmt.Stringer and never shows the secret.
 func (v Value) String() string { return v.text.String() }
@@ -83,17 +95,22 @@ func newResponse(m *secretbrokerv1.ResolveResponse) *Response {
 			ExpireTime: timeOf(c.GetExpireTime()),
 			Stale:      c.GetStale(),
 			text:       secret.NewValue([]byte(c.GetValue())),
+			decoded:    secret.NewValue(c.GetValueBytes()),
 		}
 	}
 	for name, e := range m.GetErrors() {
-		r.Errors[name] = ConfigError{
-			Config:     name,
-			Reason:     e.GetReason(),
-			Message:    e.GetMessage(),
-			RetryAfter: positive(e.GetRetryDelay()),
-		}
+		r.Errors[name] = newConfigError(name, e)
 	}
 	return r
+}
+
+func newConfigError(config string, e *secretbrokerv1.ConfigError) ConfigError {
+	return ConfigError{
+		Config:     config,
+		Reason:     e.GetReason(),
+		Message:    e.GetMessage(),
+		RetryAfter: positive(e.GetRetryDelay()),
+	}
 }
 
 // timeOf gives the zero time for an unset timestamp, not 1970.

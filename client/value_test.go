@@ -16,12 +16,12 @@ import (
 )
 
 // However a Value, or anything that holds one, is printed, the secret is not in
-// the output; only Reveal gives it away.
+// the output; only Reveal and Bytes give it away.
 func TestValueIsUnprintable(t *testing.T) {
 	t.Parallel()
 	const text = "hunter2-tops3cret"
 	s := newSetup(t, func(context.Context, *secretbrokerv1.ResolveRequest) (*secretbrokerv1.ResolveResponse, error) {
-		return &secretbrokerv1.ResolveResponse{Configs: map[string]*secretbrokerv1.ResolvedConfig{"a": {Value: text}}}, nil
+		return &secretbrokerv1.ResolveResponse{Configs: map[string]*secretbrokerv1.ResolvedConfig{"a": {Value: text, ValueBytes: []byte(text)}}}, nil
 	})
 	c, _ := s.client(t)
 	res, err := c.Resolve(t.Context(), request)
@@ -31,6 +31,9 @@ func TestValueIsUnprintable(t *testing.T) {
 	v := res.Values["a"]
 	if v.Reveal() != text {
 		t.Fatal("Reveal does not give the secret")
+	}
+	if string(v.Bytes()) != text {
+		t.Fatal("Bytes does not give the secret")
 	}
 
 	holders := map[string]any{
@@ -83,7 +86,36 @@ func TestValueIsUnprintable(t *testing.T) {
 	if b, _ := json.Marshal(v); string(b) != `"[REDACTED]"` {
 		t.Errorf("JSON is %s", b)
 	}
-	if (client.Value{}).Reveal() != "" || (client.Value{}).String() != "[REDACTED]" {
+	if (client.Value{}).Reveal() != "" || (client.Value{}).Bytes() != nil || (client.Value{}).String() != "[REDACTED]" {
 		t.Error("the zero Value is not empty")
+	}
+}
+
+// Bytes that are not text come out as they are, each time in a copy of the
+// caller's own.
+func TestValueBytes(t *testing.T) {
+	t.Parallel()
+	const keystore = "\xfe\xed\xfe\xed\x00\x00"
+	s := newSetup(t, func(context.Context, *secretbrokerv1.ResolveRequest) (*secretbrokerv1.ResolveResponse, error) {
+		return &secretbrokerv1.ResolveResponse{Configs: map[string]*secretbrokerv1.ResolvedConfig{
+			"keystore": {ValueBytes: []byte(keystore)},
+			"password": {Value: "hunter2"},
+		}}, nil
+	})
+	c, _ := s.client(t)
+	res, err := c.Resolve(t.Context(), request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := res.Values["keystore"]
+	if v.Reveal() != "" || string(v.Bytes()) != keystore {
+		t.Errorf("got %q and %x", v.Reveal(), v.Bytes())
+	}
+	clear(v.Bytes())
+	if string(v.Bytes()) != keystore {
+		t.Error("the caller's copy is the Value's own")
+	}
+	if b := res.Values["password"].Bytes(); b != nil {
+		t.Errorf("a value that was not decoded has the bytes %x", b)
 	}
 }

@@ -1,15 +1,18 @@
 // Package examples holds sample connector configurations that refer to secrets.
-// They are files for people to read and post, embedded so that tests and the
-// command line can use the very same ones. It imports nothing.
+// They are files for people to read and post, and for "broker check" to be tried
+// on beside "broker dev": they ask for the integration and the vault of the
+// broker's development mode.
+//
+// There is one for every form that a reference and a file may have, and in
+// faults/ one for everything that can be wrong with them, named after it.
+// cmd/broker's tests say what comes of each. This package imports nothing.
 package examples
 
 import "embed"
 
-// Files are the samples:
+// Files is what the broker itself needs of the samples: sqlserver-cdc.json, a SQL
+// Server CDC source connector whose user and password are two members of one
+// JSON secret.
 //
-//   - sqlserver-cdc.json: a SQL Server CDC source connector whose user and
-//     password are two members of one JSON secret. It asks for the integration
-//     and the vault of the broker's development mode.
-//
-//go:embed *.json
+//go:embed sqlserver-cdc.json
 var Files embed.FS

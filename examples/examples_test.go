@@ -2,13 +2,16 @@ package examples_test
 
 import (
 	"encoding/json"
-	"io/fs"
+	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/secretbroker/secretbroker/examples"
+	"github.com/secretbroker/secretbroker/internal/connectorfile"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -18,26 +21,61 @@ type connector struct {
 	Config map[string]string `json:"config"`
 }
 
-func TestManagedConfigsAreReferences(t *testing.T) {
-	names, err := fs.Glob(examples.Files, "*.json")
-	if err != nil || len(names) == 0 {
+// What is no fault can be read, and what it says to be references are such.
+func TestReferences(t *testing.T) {
+	names, err := filepath.Glob("*.[jp]*")
+	if err != nil || len(names) < 2 {
 		t.Fatalf("samples %v, error %v", names, err)
 	}
+	clouds := make(map[string]bool)
+	forms := make(map[string]bool)
 	for _, name := range names {
 		t.Run(name, func(t *testing.T) {
-			c := read(t, name)
-			if c.Config["secret.manager.enabled"] != "true" {
-				t.Error("the secret manager is not enabled")
+			data, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
 			}
-			if got := c.Config["secret.manager"]; got != string(secret.KindAzureKeyVault) {
-				t.Errorf("secret.manager = %q", got)
+			c, err := connectorfile.Parse(name, data)
+			if err != nil {
+				t.Fatal(err)
 			}
-			for config := range strings.SplitSeq(c.Config["secret.manager.managed.configs"], ",") {
-				if _, err := secret.ParseRef(c.Config[config]); err != nil {
+			if c.Configs["secret.manager.enabled"] == "false" {
+				return
+			}
+			refs := 0
+			for config, text := range c.Minimal() {
+				if strings.HasPrefix(config, "secret.manager") {
+					continue
+				}
+				refs++
+				ref, err := secret.ParseRef(text)
+				if err != nil {
 					t.Errorf("%s: %v", config, err)
 				}
+				cloud, _ := secret.AzureCloudOf(ref.Store)
+				clouds[cloud.Name] = true
+				forms[fmt.Sprintf("version %t, decoding %t, key %t", ref.Version != "", ref.Decoding != "", ref.Key != "")] = true
+			}
+			if refs == 0 {
+				t.Error("there is no reference in it")
 			}
 		})
+	}
+	for _, cloud := range []string{"AzurePublic", "AzureChina", "AzureGovernment"} {
+		if !clouds[cloud] {
+			t.Errorf("no sample for a vault of %s", cloud)
+		}
+	}
+	for _, form := range []string{
+		"version false, decoding false, key false",
+		"version false, decoding false, key true",
+		"version true, decoding false, key false",
+		"version false, decoding true, key false",
+		"version false, decoding true, key true",
+	} {
+		if !forms[form] {
+			t.Errorf("no sample for a reference with %s", form)
+		}
 	}
 }
 

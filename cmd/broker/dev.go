@@ -132,11 +132,12 @@ func forOnce(cmd *cobra.Command, flags *devFlags) (cleanUp func(), err error) {
 // resolveSample does what a connector runtime would do with the sample
 // connector's configuration.
 func resolveSample(cmd *cobra.Command, env *devmode.Environment, l listening) error {
-	data, err := examples.Files.ReadFile("sqlserver-cdc.json")
+	const sample = "sqlserver-cdc.json"
+	data, err := examples.Files.ReadFile(sample)
 	if err != nil {
 		return err
 	}
-	connector, err := connectorfile.Parse(data)
+	connector, err := connectorfile.Parse(sample, data)
 	if err != nil {
 		return err
 	}

@@ -91,7 +91,7 @@ Begin with:  broker dev`,
 		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.AddCommand(newServeCommand(), newDevCommand(), newResolveCommand(), newValidateCommand())
+	root.AddCommand(newServeCommand(), newDevCommand(), newResolveCommand(), newCheckCommand(), newExplainCommand(), newValidateCommand())
 	return root
 }
 

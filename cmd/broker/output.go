@@ -28,12 +28,19 @@ type printer struct {
 }
 
 func (p *printer) register(cmd *cobra.Command) {
-	cmd.Flags().StringVarP(&p.output, "output", "o", "table", "output format: table, json")
+	registerOutput(cmd, &p.output, "table", "json")
 	cmd.Flags().BoolVar(&p.reveal, "reveal", false, "print the values in clear")
-	completeWords(cmd, "output", "table", "json")
+}
+
+// registerOutput gives a command the flag that chooses its output's format. The
+// first one is the default.
+func registerOutput(cmd *cobra.Command, output *string, formats ...string) {
+	cmd.Flags().StringVarP(output, "output", "o", formats[0], "output format: "+strings.Join(formats, ", "))
+	completeWords(cmd, "output", formats...)
 	cmd.PreRunE = func(*cobra.Command, []string) error {
-		if p.output != "table" && p.output != "json" {
-			return &exitError{exitUsage, fmt.Errorf("--output: expected table or json, not %q", p.output)}
+		if !slices.Contains(formats, *output) {
+			last := len(formats) - 1
+			return &exitError{exitUsage, fmt.Errorf("--output: expected %s or %s, not %q", strings.Join(formats[:last], ", "), formats[last], *output)}
 		}
 		return nil
 	}
@@ -42,11 +49,12 @@ func (p *printer) register(cmd *cobra.Command) {
 // The JSON output: names are a promise.
 type (
 	jsonValue struct {
-		Value      *string   `json:"value,omitempty"` // with --reveal only
-		Version    string    `json:"version"`
-		FetchTime  time.Time `json:"fetch_time"`
-		ExpireTime time.Time `json:"expire_time"`
-		Stale      bool      `json:"stale"`
+		Value       *string   `json:"value,omitempty"`        // with --reveal only, and only if it is text
+		ValueBase64 []byte    `json:"value_base64,omitempty"` // with --reveal only, what ?decode=base64 decoded
+		Version     string    `json:"version"`
+		FetchTime   time.Time `json:"fetch_time"`
+		ExpireTime  time.Time `json:"expire_time"`
+		Stale       bool      `json:"stale"`
 	}
 	jsonError struct {
 		Config     string `json:"config,omitempty"`
@@ -70,8 +78,10 @@ func (p *printer) printResponse(cmd *cobra.Command, res *client.Response) error 
 		for name, v := range res.Values {
 			jv := jsonValue{Version: v.Version, FetchTime: v.FetchTime, ExpireTime: v.ExpireTime, Stale: v.Stale}
 			if p.reveal {
-				text := v.Reveal()
-				jv.Value = &text
+				jv.ValueBase64 = v.Bytes()
+				if text, ok := textOf(v); ok {
+					jv.Value = &text
+				}
 			}
 			out.Configs[name] = jv
 		}
@@ -100,7 +110,7 @@ func (p *printer) printTable(w io.Writer, res *client.Response, now time.Time) e
 		v := res.Values[name]
 		value := mask
 		if p.reveal {
-			value = printable(v.Reveal())
+			value = revealed(v)
 		}
 		expires := "in " + v.ExpireTime.Sub(now).Round(time.Second).String()
 		if v.Stale {
@@ -109,6 +119,21 @@ func (p *printer) printTable(w io.Writer, res *client.Response, now time.Time) e
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s ago\t%s\n", name, value, v.Version, now.Sub(v.FetchTime).Round(time.Second), expires)
 	}
 	return t.Flush()
+}
+
+// textOf returns a value that is text.
+func textOf(v client.Value) (text string, ok bool) {
+	text = v.Reveal()
+	return text, text != "" || v.Bytes() == nil
+}
+
+// revealed is a value as a terminal can show it.
+func revealed(v client.Value) string {
+	text, ok := textOf(v)
+	if !ok {
+		return fmt.Sprintf("<%d bytes>", len(v.Bytes()))
+	}
+	return printable(text)
 }
 
 // printError prints why a call failed and returns the exit code for it.
@@ -166,11 +191,15 @@ func configErrors(m map[string]client.ConfigError) []client.ConfigError {
 func jsonErrors(errs []client.ConfigError) []jsonError {
 	var out []jsonError
 	for _, e := range errs {
-		je := jsonError{Config: e.Config, Reason: e.Reason, Message: e.Message}
-		if e.RetryAfter > 0 {
-			je.RetryAfter = e.RetryAfter.String()
-		}
-		out = append(out, je)
+		out = append(out, newJSONError(e))
+	}
+	return out
+}
+
+func newJSONError(e client.ConfigError) jsonError {
+	out := jsonError{Config: e.Config, Reason: e.Reason, Message: e.Message}
+	if e.RetryAfter > 0 {
+		out.RetryAfter = e.RetryAfter.String()
 	}
 	return out
 }

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 	"time"
@@ -54,14 +56,43 @@ func (c *connection) dial() (*client.Client, error) {
 	return cl, nil
 }
 
+// question are the flags that say what the client commands ask for.
+type question struct {
+	integration, connector string
+	maxAge                 time.Duration
+	maxAgeGiven            func() bool
+}
+
+func (q *question) register(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&q.integration, "integration", "", "the provider integration to resolve through (default: the one that --file names)")
+	cmd.Flags().StringVar(&q.connector, "connector", "", "the connector's name, for the audit log (default: the one in --file)")
+	cmd.Flags().DurationVar(&q.maxAge, "max-age", 0, "take no value read longer ago than this; 0s reads now (default: what the broker's cache holds)")
+	q.maxAgeGiven = func() bool { return cmd.Flags().Changed("max-age") }
+}
+
+// request makes the request for a configuration, which says itself what the
+// flags leave open. Only what the broker has to see of it is in the request.
+func (q *question) request(c connectorfile.Connector) (client.Request, error) {
+	req := client.Request{
+		IntegrationID: cmp.Or(q.integration, c.IntegrationID()),
+		Configs:       c.Minimal(),
+		Connector:     cmp.Or(q.connector, c.Name),
+	}
+	if req.IntegrationID == "" {
+		return req, errors.New("--integration is missing, and the configuration does not name one")
+	}
+	if q.maxAgeGiven() {
+		req.MaxAge = &q.maxAge
+	}
+	return req, nil
+}
+
 func newResolveCommand() *cobra.Command {
 	var (
 		conn         connection
+		what         question
 		out          printer
-		integration  string
 		file         string
-		connector    string
-		maxAge       time.Duration
 		allowPartial bool
 	)
 	cmd := &cobra.Command{
@@ -71,8 +102,9 @@ func newResolveCommand() *cobra.Command {
 masked unless --reveal is given.
 
 References are given as NAME=REFERENCE, or in a connector's configuration with
---file. Of a configuration with secret.manager properties only those and the
-configs that they list are sent to the broker.
+--file, which is JSON or a .properties file. Of a configuration with
+secret.manager properties only those and the configs that they list are sent to
+the broker.
 
 Exit codes: 0 resolved; 1 other failure; 2 the command line is wrong; 3 denied;
 4 a reference or the request is malformed; 5 no such secret, version or key;
@@ -86,24 +118,11 @@ at the address, or not one that is trusted; 8 try again later.`,
 			if err != nil {
 				return &exitError{exitUsage, err}
 			}
-			if integration == "" {
-				integration = c.IntegrationID()
+			req, err := what.request(c)
+			if err != nil {
+				return &exitError{exitUsage, err}
 			}
-			if integration == "" {
-				return &exitError{exitUsage, errors.New("--integration is missing, and the configuration does not name one")}
-			}
-			if connector == "" {
-				connector = c.Name
-			}
-			req := client.Request{
-				IntegrationID: integration,
-				Configs:       c.Minimal(),
-				AllowPartial:  allowPartial,
-				Connector:     connector,
-			}
-			if cmd.Flags().Changed("max-age") {
-				req.MaxAge = &maxAge
-			}
+			req.AllowPartial = allowPartial
 			cl, err := conn.dial()
 			if err != nil {
 				return err
@@ -117,35 +136,51 @@ at the address, or not one that is trusted; 8 try again later.`,
 		},
 	}
 	conn.register(cmd)
+	what.register(cmd)
 	out.register(cmd)
-	cmd.Flags().StringVar(&integration, "integration", "", "the provider integration to resolve through (default: the one that --file names)")
-	cmd.Flags().StringVar(&file, "file", "", "a connector's configuration (JSON)")
-	cmd.Flags().StringVar(&connector, "connector", "", "the connector's name, for the audit log (default: the one in --file)")
-	cmd.Flags().DurationVar(&maxAge, "max-age", 0, "take no value read longer ago than this; 0s reads now (default: what the broker's cache holds)")
+	cmd.Flags().StringVar(&file, "file", "", "a connector's configuration: JSON, or a .properties file")
 	cmd.Flags().BoolVar(&allowPartial, "allow-partial", false, "answer the configs that can be answered when others fail")
-	_ = cmd.MarkFlagFilename("file", "json") // the flag exists
+	_ = cmd.MarkFlagFilename("file", "json", "properties") // the flag exists
 	return cmd
 }
 
 // configsToResolve reads the references from the command line or from a file.
 func configsToResolve(args []string, file string) (connectorfile.Connector, error) {
-	var c connectorfile.Connector
 	switch {
 	case file != "" && len(args) > 0:
-		return c, errors.New("give references as arguments or with --file, not both")
+		return connectorfile.Connector{}, errArgsAndFile
 	case file != "":
-		data, err := os.ReadFile(file)
+		c, err := readConnector(file)
 		if err != nil {
-			return c, err
-		}
-		if c, err = connectorfile.Parse(data); err != nil {
 			return c, fmt.Errorf("%s: %w", file, err)
 		}
 		return c, nil
-	case len(args) == 0:
+	default:
+		return configsOfArgs(args)
+	}
+}
+
+var errArgsAndFile = errors.New("give references as arguments or with --file, not both")
+
+// readConnector reads a connector's configuration. The error does not name the
+// file and may be a *connectorfile.Error.
+func readConnector(file string) (connectorfile.Connector, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		if pe, ok := errors.AsType[*fs.PathError](err); ok {
+			err = pe.Err
+		}
+		return connectorfile.Connector{}, err
+	}
+	return connectorfile.Parse(file, data)
+}
+
+// configsOfArgs reads NAME=REFERENCE arguments.
+func configsOfArgs(args []string) (connectorfile.Connector, error) {
+	c := connectorfile.Connector{Configs: make(map[string]string, len(args))}
+	if len(args) == 0 {
 		return c, errors.New("nothing to resolve; give NAME=REFERENCE, or --file with a connector's configuration")
 	}
-	c.Configs = make(map[string]string, len(args))
 	for i, arg := range args {
 		name, ref, ok := strings.Cut(arg, "=")
 		if !ok || name == "" {

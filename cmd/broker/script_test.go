@@ -2,11 +2,15 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -50,14 +54,17 @@ func TestScripts(t *testing.T) {
 				"SECRETS_FILE":      b.SecretsFile,
 				"EXAMPLES":          filepath.Join(repo, "examples"),
 				"VAULT":             "https://your-key-vault-name.vault.azure.net",
+				// A command under the race detector need not linger for a second.
+				"GORACE": "atexit_sleep_ms=0",
 			} {
 				env.Setenv(name, value)
 			}
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits": exits,
-			"edit":  editFile,
+			"exits":   exits,
+			"edit":    editFile,
+			"example": example,
 		},
 	})
 }
@@ -87,4 +94,79 @@ func editFile(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: edit FILE OLD NEW")
 	}
 	ts.Check(edit(ts.MkAbs(args[0]), args[1], args[2]))
+}
+
+// example runs check and resolve on a sample and expects what comes of it: "ok",
+// the reason or warning of every config that has one, or INVALID_FILE. "example
+// FILE EXPECTED [FLAG ...]".
+func example(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: example FILE EXPECTED [FLAG ...]")
+	}
+	file, want := filepath.Join(ts.Getenv("EXAMPLES"), args[0]), args[1]
+	code := exitCodeOfReason(want)
+	switch want {
+	case "ok", warnEmptyValue:
+		code = exitOK
+	case faultInvalidFile:
+		code = exitUsage
+	}
+	flags := append(args[2:], "--file", file)
+	run := func(command ...string) (stdout, all string) {
+		exits(ts, false, slices.Concat([]string{strconv.Itoa(code), "broker"}, command, flags))
+		stdout = ts.ReadFile("stdout")
+		all = stdout + ts.ReadFile("stderr")
+		for _, value := range []string{"Passw0rd", "battery", "dbadmin", "Tr0ub"} {
+			if strings.Contains(all, value) {
+				ts.Fatalf("broker %s shows a value", command[0])
+			}
+		}
+		return stdout, all
+	}
+	stdout, _ := run("check", "--output", "json")
+	var got jsonCheck
+	ts.Check(json.Unmarshal([]byte(stdout), &got))
+	if got.OK != (code == exitOK) || len(got.Files) != 1 || got.Files[0].File != file {
+		ts.Fatalf("check does not report on the file")
+	}
+	found := map[string]bool{}
+	if e := got.Files[0].Error; e != nil {
+		found[e.Reason] = e.Line > 0
+	}
+	for _, c := range got.Files[0].Configs {
+		if c.Error != nil {
+			found[c.Error.Reason] = c.Line > 0
+		}
+		for _, w := range c.Warnings {
+			found[w.Warning] = c.Line > 0
+		}
+	}
+	if want == "ok" && len(found) > 0 || want != "ok" && (len(found) != 1 || !found[want]) {
+		ts.Fatalf("check found %v (true: with its line), want %s", found, want)
+	}
+	if _, all := run("resolve"); code != exitOK && want != faultInvalidFile && !strings.Contains(all, want) {
+		ts.Fatalf("resolve does not say %s", want)
+	}
+}
+
+// Every file in examples/ has its place in testdata/examples.txt.
+func TestNoExampleIsLeftOut(t *testing.T) {
+	script, err := os.ReadFile("testdata/examples.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	err = fs.WalkDir(os.DirFS("../../examples"), ".", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || filepath.Ext(path) == ".go" {
+			return err
+		}
+		n++
+		if !strings.Contains(string(script), "\nexample "+path+" ") {
+			t.Errorf("testdata/examples.txt does not say what comes of examples/%s", path)
+		}
+		return nil
+	})
+	if err != nil || n == 0 {
+		t.Errorf("%d examples, %v", n, err)
+	}
 }

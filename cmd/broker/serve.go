@@ -88,9 +88,12 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, onReady fu
 	}
 	defer closing(&err, auditLog.Close)
 
-	stores := provider.NewSet(map[secret.Kind]provider.Opener{
-		secret.KindAzureKeyVault: azurekv.Opener(azurekv.Config{Logger: log}),
-	}, m.storeRead)
+	stores := provider.NewSet(provider.SetConfig{
+		Openers: map[secret.Kind]provider.Opener{
+			secret.KindAzureKeyVault: azurekv.Opener(azurekv.Config{Logger: log}),
+		},
+		Observe: m.storeRead,
+	})
 	defer closing(&err, stores.Close)
 
 	values, err := cache.New(cache.Config{MaxBytes: int64(cfg.Cache.MaxBytes), Logger: log})
@@ -103,9 +106,12 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, onReady fu
 	integrations, err := registry.Open(registry.FilesConfig{
 		Dir:    cfg.Integrations,
 		Logger: log,
-		OnChange: func(removed, _ []*registry.Integration) {
+		OnChange: func(removed, changed []*registry.Integration) {
 			for _, in := range removed {
 				stores.Remove(in.ID)
+			}
+			for _, in := range changed {
+				stores.Supersede(in.ID, in.Revision)
 			}
 		},
 	})
@@ -136,6 +142,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, onReady fu
 	}
 	grpcServer, err := server.New(server.Config{
 		Resolver:  resolver,
+		Explainer: resolver,
 		IsAuditor: auditors.Contains,
 		TLS:       tlsConfig,
 		Logger:    log,
@@ -149,7 +156,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, onReady fu
 	if err != nil {
 		return &exitError{exitFailure, err}
 	}
-	readiness := &server.Readiness{Problems: func() []server.Problem { return problems(integrations) }}
+	readiness := &server.Readiness{Problems: func() []server.Problem { return problems(integrations, auditLog) }}
 	admin := server.NewAdmin(readiness, metrics)
 
 	listener, err := net.Listen("tcp", cfg.Listen)
@@ -211,10 +218,13 @@ func onHangup(ctx context.Context, log *slog.Logger, integrations *registry.File
 }
 
 // problems lists what /readyz should tell an operator.
-func problems(integrations *registry.Files) []server.Problem {
+func problems(integrations *registry.Files, auditLog *audit.Log) []server.Problem {
 	var ps []server.Problem
 	for _, f := range integrations.Faults() {
 		ps = append(ps, server.Problem{Component: "integrations", Text: f.Faults.Error()})
+	}
+	if text := auditLog.Problem(); text != "" {
+		ps = append(ps, server.Problem{Component: "audit", Text: text})
 	}
 	return ps
 }

@@ -139,7 +139,7 @@ func TestDecideAgreesWithReference(t *testing.T) {
 		r := rand.New(rand.NewPCG(seed, 0))
 		grants := someGrants(r, 6, stores)
 		p := mustPolicy(t, stores, grants...)
-		for range 100 {
+		for range 40 {
 			who, ref := someQuestion(t, r)
 			seen[compare(t, p, stores, grants, who, ref)]++
 		}

@@ -82,7 +82,7 @@ func (m *model) check(t *testing.T, req Request, get func() (Result, error)) {
 // fails now and then and its entry is dropped or evicted by others.
 func TestModel(t *testing.T) {
 	var all Stats
-	for seed := range uint64(3000) {
+	for seed := range uint64(24) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				st := runModel(t, rand.New(rand.NewPCG(seed, 0)))
@@ -96,10 +96,9 @@ func TestModel(t *testing.T) {
 			})
 		})
 	}
-	t.Logf("%+v", all)
 	if all.Hits == 0 || all.Shared == 0 || all.StaleAnswers == 0 || all.NegativeHits == 0 || all.Paced == 0 ||
 		all.Refreshes == 0 || all.Evictions == 0 {
-		t.Logf("tame? %+v", all); t.Errorf("the runs were too tame: %+v", all)
+		t.Errorf("the runs were too tame: %+v", all)
 	}
 }
 

@@ -1,6 +1,7 @@
 // Package connectorfile reads connector configurations as people keep them: the
 // JSON of Kafka Connect's and Confluent's REST calls and CLI, with the
-// properties flat or under "config".
+// properties flat or under "config", and the .properties files of Kafka
+// Connect's standalone mode.
 //
 // It knows file formats only. What a configuration means is decided by the
 // broker.
@@ -8,10 +9,8 @@ package connectorfile
 
 import (
 	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
+	"path/filepath"
 	"strings"
 )
 
@@ -24,35 +23,50 @@ type Connector struct {
 	Name string
 	// Configs are the connector's properties.
 	Configs map[string]string
+	// Lines says on which line of the file each of them stands, counted from 1.
+	Lines map[string]int
 }
 
-// Parse reads a connector's configuration. Numbers and booleans become text as
-// they are written. Errors name the property and never quote a value.
-func Parse(data []byte) (Connector, error) {
+// Error is what is wrong with a file. It may name a property and never quotes a
+// value.
+type Error struct {
+	// Line is where the fault stands, counted from 1; zero if it has no place.
+	Line int
+	Text string
+}
+
+func (e *Error) Error() string {
+	if e.Line == 0 {
+		return e.Text
+	}
+	return fmt.Sprintf("line %d: %s", e.Line, e.Text)
+}
+
+func faultf(line int, format string, args ...any) *Error {
+	return &Error{Line: line, Text: fmt.Sprintf(format, args...)}
+}
+
+// Parse reads a connector's configuration. The file's name decides how:
+// .properties and .json are what they say, anything else is JSON if it begins
+// like it. The error is an *Error.
+func Parse(name string, data []byte) (Connector, error) {
 	if len(data) > maxSize {
-		return Connector{}, fmt.Errorf("the file has %d bytes, the most is %d", len(data), maxSize)
+		return Connector{}, faultf(0, "the file has %d bytes, the most is %d", len(data), maxSize)
 	}
-	top, err := object(data)
-	if err != nil {
-		return Connector{}, err
-	}
-	var c Connector
-	properties := top
-	if nested, ok := top["config"]; ok {
-		if properties, err = object(nested); err != nil {
-			return Connector{}, fmt.Errorf(`under "config": %w`, err)
+	likeJSON := bytes.HasPrefix(bytes.TrimLeft(data, " \t\r\n"), []byte("{"))
+	switch strings.ToLower(filepath.Ext(name)) {
+	case ".json":
+		return parseJSON(data)
+	case ".properties":
+		if likeJSON { // each line would pass for a property, and be sent as one
+			return Connector{}, faultf(1, "this is JSON; give the file a name that ends with .json")
 		}
+		return parseProperties(data)
 	}
-	if c.Configs, err = texts(properties); err != nil {
-		return Connector{}, err
+	if likeJSON {
+		return parseJSON(data)
 	}
-	c.Name = c.Configs["name"]
-	if raw, ok := top["name"]; ok {
-		if c.Name, err = text(raw); err != nil {
-			return Connector{}, fmt.Errorf(`"name": %w`, err)
-		}
-	}
-	return c, nil
+	return parseProperties(data)
 }
 
 // Minimal returns the properties that the broker needs to see: if the
@@ -83,67 +97,14 @@ func (c Connector) IntegrationID() string {
 	return c.Configs["secret.manager.provider.integration.id"]
 }
 
-// object decodes a JSON object whose keys are all different.
-func object(data []byte) (map[string]json.RawMessage, error) {
-	dec := json.NewDecoder(bytes.NewReader(data))
-	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
-		return nil, errors.New("expected a JSON object")
-	}
-	members := make(map[string]json.RawMessage)
-	for dec.More() {
-		t, err := dec.Token()
-		if err != nil {
-			return nil, syntaxError(data, dec.InputOffset())
+// Line returns the line that somebody who has to mend a config looks at first:
+// its own or, if the file does not have it, that of the secret.manager property
+// that asks for it. It is zero if the file has none of them.
+func (c Connector) Line(config string) int {
+	for _, name := range []string{config, "secret.manager.managed.configs", "secret.manager.enabled", "secret.manager"} {
+		if line, ok := c.Lines[name]; ok {
+			return line
 		}
-		key, _ := t.(string)
-		if _, ok := members[key]; ok {
-			return nil, fmt.Errorf("the property %q stands twice", key)
-		}
-		var value json.RawMessage
-		if err := dec.Decode(&value); err != nil {
-			return nil, syntaxError(data, dec.InputOffset())
-		}
-		members[key] = value
 	}
-	if _, err := dec.Token(); err != nil {
-		return nil, syntaxError(data, dec.InputOffset())
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("there is more after the JSON object")
-	}
-	return members, nil
-}
-
-// syntaxError says where the JSON breaks. encoding/json's own text is not used:
-// it may quote what stands there.
-func syntaxError(data []byte, offset int64) error {
-	line := 1 + bytes.Count(data[:min(int(offset), len(data))], []byte("\n"))
-	return fmt.Errorf("not valid JSON, at or after line %d (a comma too many or missing?)", line)
-}
-
-func texts(members map[string]json.RawMessage) (map[string]string, error) {
-	m := make(map[string]string, len(members))
-	for key, raw := range members {
-		s, err := text(raw)
-		if err != nil {
-			return nil, fmt.Errorf("the property %q: %w", key, err)
-		}
-		m[key] = s
-	}
-	return m, nil
-}
-
-func text(raw json.RawMessage) (string, error) {
-	switch {
-	case raw[0] == '"':
-		var s string
-		if err := json.Unmarshal(raw, &s); err != nil {
-			return "", errors.New("not a valid JSON string")
-		}
-		return s, nil
-	case raw[0] == '{' || raw[0] == '[' || raw[0] == 'n':
-		return "", errors.New("expected text, a number or a boolean")
-	default:
-		return string(raw), nil
-	}
+	return 0
 }

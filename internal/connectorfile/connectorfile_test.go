@@ -1,7 +1,9 @@
 package connectorfile
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"maps"
 	"os"
 	"strings"
@@ -13,36 +15,97 @@ func TestParse(t *testing.T) {
 		name, text string
 		connector  string
 		want       map[string]string
+		lines      map[string]int
 		fault      string
+		line       int
 	}{
 		{name: "flat", text: `{"name":"c","a":"x","n":1,"b":true}`, connector: "c", want: map[string]string{"name": "c", "a": "x", "n": "1", "b": "true"}},
-		{name: "nested", text: `{"name":"outer","config":{"name":"inner","a":"x","big":12345678901234567890}}`, connector: "outer", want: map[string]string{"name": "inner", "a": "x", "big": "12345678901234567890"}},
+		{
+			name: "nested", text: "\n{\"name\":\"outer\",\n\"config\":\n  {\"name\":\"inner\",\r\n\"a\":\n\"x\",\"big\":\n12345678901234567890}}\n", connector: "outer",
+			want:  map[string]string{"name": "inner", "a": "x", "big": "12345678901234567890"},
+			lines: map[string]int{"name": 4, "a": 5, "big": 6},
+		},
 		{name: "nested without a name", text: `{"config":{"name":"inner"}}`, connector: "inner", want: map[string]string{"name": "inner"}},
+		{name: "lines", text: "{\n\"a\":\"x\\ny\",\n\n \"b\" : 1, \"c\":2}", want: map[string]string{"a": "x\ny", "b": "1", "c": "2"}, lines: map[string]int{"a": 2, "b": 4, "c": 4}},
 		{name: "empty object", text: `{}`, want: map[string]string{}},
-		{name: "empty", text: ``, fault: "expected a JSON object"},
-		{name: "list", text: `[]`, fault: "expected a JSON object"},
-		{name: "trailing comma", text: "{\n\"a\":\"canary\",\n}", fault: "line"},
-		{name: "twice", text: `{"a":"canary","a":"y"}`, fault: `"a" stands twice`},
-		{name: "trailing garbage", text: `{"a":"canary"} x`, fault: "more after"},
-		{name: "object as value", text: `{"a":{"b":"canary"}}`, fault: `"a": expected text`},
-		{name: "null as value", text: `{"a":null}`, fault: `"a": expected text`},
-		{name: "config that is no object", text: `{"config":"canary"}`, fault: `under "config"`},
-		{name: "cut off", text: `{"a":"canary`, fault: "not valid JSON"},
+		{name: "empty", text: ``, fault: "expected a JSON object", line: 1},
+		{name: "list", text: `[]`, fault: "expected a JSON object", line: 1},
+		{name: "trailing comma", text: "{\n\"a\":\"canary\",\n}", fault: "here or just before", line: 3},
+		{name: "trailing comma after config", text: "{\"config\":{\n\"a\":\"canary\"\n},\n}", fault: "here or just before", line: 4},
+		{name: "trailing comma in config", text: "{\n\"name\":\"x\",\n\"config\":{\n\"a\":\"canary\",\n}\n}", fault: "here or just before", line: 5},
+		{name: "twice", text: "{\"a\":\"canary\",\n\"a\":\"y\"}", fault: `"a" stands twice, first on line 1`, line: 2},
+		{name: "twice in config", text: "{\n\"config\":\n{\"a\":\"canary\",\n\"a\":\"y\"}}", fault: `"a" stands twice, first on line 3`, line: 4},
+		{name: "trailing garbage", text: "{\"a\":\"canary\"}\n\n x", fault: "more after", line: 3},
+		{name: "object as value", text: "{\n\"a\":{\"b\":\"canary\"}}", fault: `"a": expected text`, line: 2},
+		{name: "null as value", text: `{"a":null}`, fault: `"a": expected text`, line: 1},
+		{name: "object as name", text: `{"name":["canary"],"config":{}}`, fault: `"name": expected text`, line: 1},
+		{name: "config that is no object", text: "{\n\"config\":\"canary\"}", fault: `under "config"`, line: 2},
+		{name: "cut off", text: "{\n\"a\":\"canary", fault: "not valid JSON", line: 2},
+		{name: "not UTF-8", text: "{\"a\":\"canary\xff\"}", fault: "not valid UTF-8"},
 		{name: "too large", text: `{"a":"` + strings.Repeat("x", maxSize) + `"}`, fault: "the most is"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			c, err := Parse([]byte(tt.text))
+			c, err := Parse("connector.json", []byte(tt.text))
 			if tt.fault != "" {
-				if err == nil || !strings.Contains(err.Error(), tt.fault) || strings.Contains(err.Error(), "canary") {
-					t.Errorf("got %v, want %q", err, tt.fault)
+				e, ok := errors.AsType[*Error](err)
+				if !ok || !strings.Contains(e.Text, tt.fault) || strings.Contains(err.Error(), "canary") || e.Line != tt.line {
+					t.Errorf("got %v, want %q on line %d", err, tt.fault, tt.line)
 				}
 				return
 			}
 			if err != nil || c.Name != tt.connector || !maps.Equal(c.Configs, tt.want) {
 				t.Errorf("got %+v, %v", c, err)
 			}
+			if tt.lines != nil && !maps.Equal(c.Lines, tt.lines) {
+				t.Errorf("lines are %v, want %v", c.Lines, tt.lines)
+			}
 		})
+	}
+}
+
+// The name says how a file is read; where it does not, the text does.
+func TestParseByName(t *testing.T) {
+	const object, lines = ` {"a":"1"}`, `a=1`
+	tests := []struct {
+		file, text string
+		ok         bool
+	}{
+		{"c.json", object, true},
+		{"c.JSON", object, true},
+		{"c.json", lines, false},
+		{"c.properties", lines, true},
+		{"dir.json/c.Properties", lines, true},
+		{"c.properties", object, false},
+		{"c", object, true},
+		{"c.conf", lines, true},
+		{"-", object, true},
+		{"", lines, true},
+	}
+	for _, tt := range tests {
+		c, err := Parse(tt.file, []byte(tt.text))
+		if (err == nil) != tt.ok || tt.ok && c.Configs["a"] != "1" {
+			t.Errorf("%s with %s: got %+v, %v", tt.file, tt.text, c, err)
+		}
+	}
+}
+
+func TestLine(t *testing.T) {
+	tests := []struct {
+		text, config string
+		want         int
+	}{
+		{"a=1\nsecret.manager.managed.configs=a,b\n", "a", 1},
+		{"a=1\nsecret.manager.managed.configs=a,b\n", "b", 2},
+		{"secret.manager=X\nsecret.manager.enabled=true\n", "secret.manager.managed.configs", 2},
+		{"a=1\nsecret.manager=X\n", "secret.manager.enabled", 2},
+		{"a=1\n", "b", 0},
+	}
+	for _, tt := range tests {
+		c, err := Parse("c.properties", []byte(tt.text))
+		if err != nil || c.Line(tt.config) != tt.want {
+			t.Errorf("%q: %s is on line %d, want %d; %v", tt.text, tt.config, c.Line(tt.config), tt.want, err)
+		}
 	}
 }
 
@@ -51,7 +114,7 @@ func TestMinimal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := Parse(data)
+	c, err := Parse("sqlserver-cdc.json", data)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,14 +143,19 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(`{"name":"c","config":{"a":"x","n":1.5e3}}`))
 	f.Add([]byte(`{"a":"\ud800"}`))
 	f.Add([]byte("{\"a\":1,}"))
+	f.Add([]byte("{\n\"config\":{\"a\":1}}\n}"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c, err := Parse(data)
+		c, err := Parse("x.json", data)
 		if err != nil {
+			if e, ok := errors.AsType[*Error](err); !ok || e.Line > 1+bytes.Count(data, []byte("\n")) {
+				t.Errorf("the error is %v", err)
+			}
 			return
 		}
 		if !json.Valid(data) {
 			t.Error("accepted what is not JSON")
 		}
+		checkLines(t, c, data)
 		for name := range c.Minimal() {
 			if _, ok := c.Configs[name]; !ok {
 				t.Errorf("sends %q, which is not in the configuration", name)

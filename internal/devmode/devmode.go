@@ -22,6 +22,7 @@ const (
 	VaultURL      = "https://" + sampleVaultHost
 
 	sampleVaultHost = "your-key-vault-name.vault.azure.net"
+	noRoleVaultHost = "no-role-key-vault.vault.azure.net"
 	tenantID        = "8d3f6a52-1c0b-4a7e-9f25-6b1e0c9d4a10"
 	clientID        = "c2a97b14-5e6d-4f38-8b0a-73d5e1f2a649"
 )

@@ -183,11 +183,17 @@ func TestSamples(t *testing.T) {
 	}{
 		{vault: devmode.VaultURL, name: "postgres-password", value: "correct-horse-battery-staple"},
 		{vault: devmode.VaultURL, name: "postgres-tls", value: `{"ssl.key.password":"keyPassw0rdExamp1e","ssl":{"key":{"password":"not this one"}}}`},
+		{vault: devmode.VaultURL, name: "sqlserver-keystore-base64", value: "/u3+7QAAAAIAAAAA5UO5ZCmT2U3gGDqJGFd76BpI5Ec="},
+		{vault: devmode.VaultURL, name: "sqlserver-tls", value: `{"keystore":"/u3+7QAAAAIAAAAA5UO5ZCmT2U3gGDqJGFd76BpI5Ec=","keystore.password":"keystorePassw0rdExamp1e"}`},
+		{vault: devmode.VaultURL, name: "sqlserver-password-base64", value: "YmFzZTY0UGFzc3cwcmRFeGFtcDFl"},
+		{vault: devmode.VaultURL, name: "sqlserver-until-2099", value: "untilPassw0rdExamp1e"},
+		{vault: devmode.VaultURL, name: "sqlserver-empty", value: ""},
 		{vault: devmode.VaultURL, name: "sqlserver-disabled", status: 403},
 		{vault: devmode.VaultURL, name: "sqlserver-expired", value: "expiredPassw0rdExamp1e", expired: true},
 		{vault: devmode.VaultURL, name: "sqlserver-not-yet-valid", value: "futurePassw0rdExamp1e", notYet: true},
 		{vault: devmode.VaultURL, name: "sqlserver-deleted", status: 404},
 		{vault: devmode.VaultURL, name: "oracle-password", value: "oraclePassw0rdExamp1e"},
+		{vault: "https://no-role-key-vault.vault.azure.net", name: "sqlserver-db-secret", status: 403},
 		{vault: "https://another-key-vault.vault.azure.net", name: "sqlserver-db-secret", value: `{"user":"elsewhere","password":"otherPassw0rdExamp1e"}`},
 	}
 	for _, tt := range tests {
@@ -241,11 +247,14 @@ func TestSettings(t *testing.T) {
 	wantIn.ID, wantIn.DisplayName, wantIn.Kind = "cspi-sqlserver", "SQL Server CDC", "AZURE_KEY_VAULT"
 	wantIn.Azure.TenantID, wantIn.Azure.ClientID = gotIn.Azure.TenantID, gotIn.Azure.ClientID
 	wantIn.Azure.Credential.Type, wantIn.Azure.Credential.ClientSecretFile = "client_secret", "../client-secret.txt"
-	wantIn.Azure.Vaults = []string{devmode.VaultURL}
+	wantIn.Azure.Vaults = []string{devmode.VaultURL, "https://no-role-key-vault.vault.azure.net"}
 	wantIn.Azure.CAFile = "../keyvault-ca.pem"
 	wantIn.Azure.AuthorityHost = "https://" + env.VaultListen
 	wantIn.Azure.DisableInstanceDiscovery = true
-	wantIn.Azure.Dial = map[string]string{"your-key-vault-name.vault.azure.net": env.VaultListen}
+	wantIn.Azure.Dial = map[string]string{
+		"your-key-vault-name.vault.azure.net": env.VaultListen,
+		"no-role-key-vault.vault.azure.net":   env.VaultListen,
+	}
 	wantIn.Cache.TTL = 5 * time.Minute
 	wantIn.Grants = []struct{ Principals, Secrets []string }{{[]string{"spiffe://example.org/connect/*"}, []string{"sqlserver-*", "postgres-*"}}}
 	if diff := cmp.Diff(wantIn, gotIn); diff != "" {

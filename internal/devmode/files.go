@@ -29,7 +29,9 @@ var templates = template.Must(template.New("").
 // writeSettings writes what the broker reads, but keeps what the user may have
 // edited: the secrets and the integration.
 func (env *Environment) writeSettings(clientSecret string) error {
-	data := map[string]any{"Env": env, "TenantID": tenantID, "ClientID": clientID, "VaultHost": sampleVaultHost}
+	data := map[string]any{
+		"Env": env, "TenantID": tenantID, "ClientID": clientID, "VaultHost": sampleVaultHost, "NoRoleVaultHost": noRoleVaultHost,
+	}
 	if err := writeTemplate(env.SecretsFile, "secrets.yaml", data, writeIfAbsent); err != nil {
 		return err
 	}

@@ -6,137 +6,259 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Set holds one open Provider for each integration that has been read from. It
-// is safe for concurrent use.
+// SetConfig is what a Set needs to know. Only Openers is required.
+type SetConfig struct {
+	// Openers are the kinds of integrations that are supported.
+	Openers map[secret.Kind]Opener
+	// Observe, if not nil, is told of every read of a store: what came of it (nil
+	// or a *secret.Error) and how long it took. A Fetch that ends before it
+	// reaches the store is none.
+	Observe func(kind secret.Kind, err error, took time.Duration)
+	// MaxConcurrentReads bounds the Fetches of one integration that run at a time;
+	// zero means 64.
+	MaxConcurrentReads int
+	// MaxWaitingReads bounds those that wait for their turn beyond that, first
+	// come, first served; zero means 1000. Further ones fail at once.
+	MaxWaitingReads int
+	// Now is the clock that throttling is timed by; nil means time.Now.
+	Now func() time.Time
+}
+
+// Set holds one open Provider for each integration that has been read from, and
+// sees to it that no integration's reads are in the way of another's. It is safe
+// for concurrent use.
 type Set struct {
-	openers map[secret.Kind]Opener
-	observe func(kind secret.Kind, err error, took time.Duration)
+	cfg SetConfig
 
-	mu     sync.Mutex
-	closed bool
-	slots  map[string]*slot // integration id -> its open provider
+	opening context.Context // of all openings; done when the set closes
+	cancel  context.CancelFunc
+	opened  sync.WaitGroup // the openings under way
+
+	mu      sync.Mutex
+	closed  bool
+	members map[string]*member // by integration id
+	removed removals
 }
 
-// slot is one open Provider and how many Fetches use it. Its fields but the
-// first two are guarded by Set.mu.
-type slot struct {
-	revision string
-	provider Provider
-	users    int
-	retired  bool
-}
+// closeTimeout bounds how long Close waits for openings under way: a file on a
+// server that has gone cannot be given up.
+const closeTimeout = 5 * time.Second
 
-// NewSet makes a Set of these openers. observe, if not nil, is told of every
-// read of a store: what came of it (nil or a *secret.Error) and how long it
-// took.
-func NewSet(openers map[secret.Kind]Opener, observe func(kind secret.Kind, err error, took time.Duration)) *Set {
-	if observe == nil {
-		observe = func(secret.Kind, error, time.Duration) {}
+// NewSet makes an empty Set. It must be closed.
+func NewSet(cfg SetConfig) *Set {
+	if cfg.Observe == nil {
+		cfg.Observe = func(secret.Kind, error, time.Duration) {}
 	}
-	return &Set{openers: openers, observe: observe, slots: make(map[string]*slot)}
+	if cfg.MaxConcurrentReads <= 0 {
+		cfg.MaxConcurrentReads = 64
+	}
+	if cfg.MaxWaitingReads <= 0 {
+		cfg.MaxWaitingReads = 1000
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	s := &Set{cfg: cfg, members: make(map[string]*member)}
+	s.opening, s.cancel = context.WithCancel(context.Background())
+	return s
 }
 
-// Fetch reads ref through the integration's Provider, opening it if need be. A
-// new revision of the integration replaces the Provider of the old one, which
-// is closed when its last Fetch has ended.
+// Fetch reads ref through the Provider of this revision of the integration,
+// opening it if need be. The error is a *secret.Error or the Provider's.
+//
+// A revision that is not the integration's current one, because it has been
+// superseded or the integration removed while the call was on its way, is still
+// read; what was opened for it is closed with its last Fetch.
+//
+// A store that has throttled is left alone until the time it asked for is over:
+// Fetches fail with ReasonStoreThrottled and what remains of it. More Fetches
+// than MaxConcurrentReads and MaxWaitingReads allow fail with ReasonOverloaded.
 func (s *Set) Fetch(ctx context.Context, in *registry.Integration, ref secret.Ref) (*secret.Secret, error) {
-	sl, idle, err := s.acquire(ctx, in)
-	closeIdle(idle)
+	m, err := s.enter(in)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { closeIdle(s.release(sl)) }()
+	defer s.leave(in.ID, m)
+	if err := s.throttled(m, ref.Store); err != nil {
+		return nil, err
+	}
+	if err := m.places.Acquire(ctx, 1); err != nil {
+		return nil, secret.Errorf(secret.ReasonStoreUnavailable,
+			"too many reads through this integration are under way and the call's turn has not come in time; try again").WithCause(err)
+	}
+	defer m.places.Release(1)
+	sl, err := s.acquire(m, in)
+	if err != nil {
+		return nil, err
+	}
+	defer s.release(in.ID, m, sl)
+	p, err := sl.wait(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// The store may have throttled another Fetch while this one waited.
+	if err := s.throttled(m, ref.Store); err != nil {
+		return nil, err
+	}
 	start := time.Now()
-	sec, err := sl.provider.Fetch(ctx, ref)
-	s.observe(in.Kind, err, time.Since(start))
+	sec, err := p.Fetch(ctx, ref)
+	s.cfg.Observe(in.Kind, err, time.Since(start))
+	s.heed(m, ref.Store, err)
 	return sec, err
 }
 
-// Remove closes the Provider of an integration that no longer exists.
+// Supersede makes revision the current one of an integration that is new or has
+// changed, and closes the Providers of others once they are idle. Until it is
+// first called for an id, the revision that is first fetched through is taken to
+// be current.
+func (s *Set) Supersede(id, revision string) {
+	s.mu.Lock()
+	var idle []Provider
+	if !s.closed {
+		s.removed.forget(id)
+		m := s.member(id, revision)
+		m.current, m.gone = revision, false
+		idle = s.retire(id, m)
+	}
+	s.mu.Unlock()
+	closeAll(idle)
+}
+
+// Remove says that the integration no longer exists, and closes its Providers
+// once they are idle.
 func (s *Set) Remove(id string) {
 	s.mu.Lock()
-	sl := s.slots[id]
-	delete(s.slots, id)
-	idle := retire(sl)
+	var idle []Provider
+	if !s.closed {
+		s.removed.add(id)
+		if m := s.members[id]; m != nil {
+			m.gone = true
+			idle = s.retire(id, m)
+		}
+	}
 	s.mu.Unlock()
-	closeIdle(idle)
+	closeAll(idle)
 }
 
 // Close closes every Provider. The caller has seen to it that no Fetch is under
-// way.
+// way. Openings that nobody waits for any more may be; the error says if one has
+// not ended within a few seconds.
 func (s *Set) Close() error {
 	s.mu.Lock()
 	s.closed = true
-	slots := s.slots
-	s.slots = nil
+	var idle []Provider
+	for id, m := range s.members {
+		idle = append(idle, s.retire(id, m)...)
+	}
 	s.mu.Unlock()
+	s.cancel()
 	var errs []error
-	for _, sl := range slots {
-		errs = append(errs, sl.provider.Close())
+	for _, p := range idle {
+		errs = append(errs, p.Close())
+	}
+	ended := make(chan struct{})
+	go func() { // ends with the last opening
+		s.opened.Wait()
+		close(ended)
+	}()
+	timeout := time.NewTimer(closeTimeout)
+	defer timeout.Stop()
+	select {
+	case <-ended:
+	case <-timeout.C:
+		errs = append(errs, errors.New("provider: a credential file is still being opened"))
 	}
 	return errors.Join(errs...)
 }
 
-// acquire returns the slot of the integration's revision, with one user more,
-// and the Provider that has thereby become superseded and idle, if any.
-func (s *Set) acquire(ctx context.Context, in *registry.Integration) (sl *slot, idle Provider, err error) {
+// enter counts one Fetch of an integration, unless there are too many.
+func (s *Set) enter(in *registry.Integration) (*member, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return nil, nil, secret.Errorf(secret.ReasonStoreUnavailable, "the broker is shutting down; try another replica")
+		return nil, errClosed
 	}
-	old := s.slots[in.ID]
-	if old != nil && old.revision == in.Revision {
-		old.users++
-		return old, nil, nil
+	m := s.member(in.ID, in.Revision)
+	if m.fetches >= s.cfg.MaxConcurrentReads+s.cfg.MaxWaitingReads {
+		e := secret.Errorf(secret.ReasonOverloaded, "too many reads through this integration are under way; try again later")
+		e.RetryAfter = time.Second
+		return nil, e
 	}
-	open, ok := s.openers[in.Kind]
-	if !ok {
-		return nil, nil, secret.Errorf(secret.ReasonInternal, "this broker has no support for integrations of kind %s", in.Kind)
-	}
-	p, err := open(ctx, in) // reads a few small files; contacts nobody
-	if err != nil {
-		// What stands in the way names the broker's files, which is the operator's
-		// business and not the caller's.
-		return nil, nil, secret.Errorf(secret.AsError(err).Reason,
-			"the integration's credential or settings cannot be used; the broker's log says why, by the request id").WithCause(err)
-	}
-	sl = &slot{revision: in.Revision, provider: p, users: 1}
-	s.slots[in.ID] = sl
-	return sl, retire(old), nil
+	m.fetches++
+	return m, nil
 }
 
-// release gives a slot back and returns its Provider if it is to be closed now.
-func (s *Set) release(sl *slot) (idle Provider) {
+// leave is the end of what enter began.
+func (s *Set) leave(id string, m *member) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	sl.users--
-	if sl.retired && sl.users == 0 {
-		return sl.provider
-	}
-	return nil
+	m.fetches--
+	s.drop(id, m)
 }
 
-// retire marks sl as superseded and returns its Provider if nobody uses it;
-// otherwise the last user's release does.
-func retire(sl *slot) (idle Provider) {
-	if sl == nil {
+// throttled returns the error of a Fetch of a store that has throttled and whose
+// time is not over, nil of others.
+func (s *Set) throttled(m *member, store string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	wait := m.throttledUntil[store].Sub(s.cfg.Now())
+	if wait <= 0 {
 		return nil
 	}
-	sl.retired = true
-	if sl.users > 0 {
-		return nil
-	}
-	return sl.provider
+	e := secret.Errorf(secret.ReasonStoreThrottled, "the store limits how often it is read and has asked for a pause; wait")
+	e.RetryAfter = wait
+	return e
 }
 
-// closeIdle closes p outside of any lock: it may wait for connections.
-func closeIdle(p Provider) {
-	if p != nil {
-		_ = p.Close() // nobody is left to be told
+// heed notes for how long a store that has throttled wants to be left alone.
+// What it once asked for is never shortened.
+func (s *Set) heed(m *member, store string, err error) {
+	var e *secret.Error
+	if !errors.As(err, &e) || e.Reason != secret.ReasonStoreThrottled || e.RetryAfter <= 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.cfg.Now()
+	for other, until := range m.throttledUntil { // those that an integration once listed
+		if !now.Before(until) {
+			delete(m.throttledUntil, other)
+		}
+	}
+	if until := now.Add(e.RetryAfter); until.After(m.throttledUntil[store]) {
+		m.throttledUntil[store] = until
 	}
 }
+
+// member returns what is known of an integration, which Fetches of that
+// revision have made known if nothing was. s.mu is held.
+func (s *Set) member(id, revision string) *member {
+	m := s.members[id]
+	if m == nil {
+		m = &member{
+			places:         semaphore.NewWeighted(int64(s.cfg.MaxConcurrentReads)),
+			current:        revision,
+			gone:           s.removed.has(id),
+			slots:          make(map[string]*slot),
+			throttledUntil: make(map[string]time.Time),
+		}
+		s.members[id] = m
+	}
+	return m
+}
+
+// drop forgets a removed integration that nothing is under way of. s.mu is held.
+func (s *Set) drop(id string, m *member) {
+	// A failed opening may be the last to let go, after another member was made.
+	if s.members[id] == m && m.gone && m.fetches == 0 && len(m.slots) == 0 {
+		delete(s.members, id)
+	}
+}
+
+var errClosed = secret.Errorf(secret.ReasonStoreUnavailable, "the broker is shutting down; try another replica")

@@ -69,7 +69,7 @@ func newSet(t *testing.T, prepare func(*fakeProvider)) (*provider.Set, func(revi
 		opened[in.Revision] = p
 		return p, nil
 	}
-	return provider.NewSet(map[secret.Kind]provider.Opener{secret.KindAzureKeyVault: open}, nil), func(revision string) *fakeProvider {
+	return provider.NewSet(provider.SetConfig{Openers: map[secret.Kind]provider.Opener{secret.KindAzureKeyVault: open}}), func(revision string) *fakeProvider {
 		mu.Lock()
 		defer mu.Unlock()
 		return opened[revision]
@@ -84,6 +84,7 @@ func TestSetReplacesSupersededProviders(t *testing.T) {
 		}
 	}
 	first := opened("1")
+	set.Supersede("i", "2")
 	if _, err := set.Fetch(t.Context(), in("2"), secret.Ref{}); err != nil {
 		t.Fatal(err)
 	}
@@ -126,6 +127,7 @@ func TestSetWaitsForUsers(t *testing.T) {
 		})
 		<-entered
 	}
+	set.Supersede("i", "2")
 	if _, err := set.Fetch(t.Context(), in("2"), secret.Ref{}); err != nil {
 		t.Fatal(err)
 	}
@@ -149,6 +151,12 @@ func TestSetUnderRevisionChanges(t *testing.T) {
 		users.Go(func() {
 			for n := range 200 {
 				revision := string(rune('a' + (n+i)%3))
+				switch n % 7 {
+				case 0:
+					set.Supersede("i", revision)
+				case 3:
+					set.Remove("i")
+				}
 				if s, err := set.Fetch(context.Background(), in(revision), secret.Ref{}); err != nil || s.Version != revision {
 					t.Errorf("got %v, %v", s, err)
 				}
@@ -164,13 +172,16 @@ func TestSetUnderRevisionChanges(t *testing.T) {
 func TestSetObserves(t *testing.T) {
 	var reasons []secret.Reason
 	want := secret.Errorf(secret.ReasonSecretNotFound, "no")
-	set := provider.NewSet(map[secret.Kind]provider.Opener{
-		secret.KindAzureKeyVault: func(context.Context, *registry.Integration) (provider.Provider, error) { return failing{want}, nil },
-	}, func(kind secret.Kind, err error, took time.Duration) {
-		if kind != secret.KindAzureKeyVault || took < 0 {
-			t.Errorf("observed %v, %v", kind, took)
-		}
-		reasons = append(reasons, secret.AsError(err).Reason)
+	set := provider.NewSet(provider.SetConfig{
+		Openers: map[secret.Kind]provider.Opener{
+			secret.KindAzureKeyVault: func(context.Context, *registry.Integration) (provider.Provider, error) { return failing{want}, nil },
+		},
+		Observe: func(kind secret.Kind, err error, took time.Duration) {
+			if kind != secret.KindAzureKeyVault || took < 0 {
+				t.Errorf("observed %v, %v", kind, took)
+			}
+			reasons = append(reasons, secret.AsError(err).Reason)
+		},
 	})
 	if _, err := set.Fetch(t.Context(), in("1"), secret.Ref{}); !errors.Is(err, want) {
 		t.Errorf("got %v", err)

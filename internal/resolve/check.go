@@ -44,13 +44,10 @@ func (r *Resolver) Check(ctx context.Context, who Caller, req Request) ([]Report
 		}
 		if it.err == nil {
 			rep.Length = it.value.Len()
-			r.cfg.Observe("")
-		} else {
-			r.cfg.Observe(it.err.Reason)
 		}
 		reports[i] = rep
 	}
-	if err := r.recordDecisions(methodCheck, who, &req, items, audit.Checked); err != nil {
+	if err := r.recordDecisions(ctx, methodCheck, who, &req, items, audit.Checked); err != nil {
 		return nil, err
 	}
 	return reports, nil

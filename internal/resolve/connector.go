@@ -19,12 +19,17 @@ const (
 // references returns the configs that hold references, by name, and the faults
 // of single configs. Without secret.manager properties every entry is one; with
 // them only the listed names are, and the others are not even looked at. A
-// contradiction between the properties fails the whole configuration.
-func references(integrationID string, configs map[string]string) (refs map[string]string, faults []ConfigError, err error) {
+// contradiction between the properties fails the whole configuration. There are
+// at most about as many faults as most, the number of references that a request
+// may have.
+func references(integrationID string, configs map[string]string, most int) (refs map[string]string, faults []ConfigError, err error) {
 	properties := false
 	for name := range configs {
 		if isProperty(name) {
 			properties = true
+			if len(faults) == most {
+				break // whoever wrote so many wrong ones has enough to mend
+			}
 			if fault := checkProperty(name, configs[name], integrationID); fault != "" {
 				faults = append(faults, ConfigError{Config: name, Err: mismatch("%s", fault)})
 			}
@@ -53,6 +58,10 @@ func references(integrationID string, configs map[string]string) (refs map[strin
 	if len(faults) > 0 {
 		return nil, nil, newFailure(faults)
 	}
+	if n := 1 + strings.Count(configs[propManaged], ","); n > most {
+		return nil, nil, newFailure([]ConfigError{{Config: propManaged, Err: mismatch(
+			"the list has %d elements, the most is %d", n, most)}})
+	}
 	refs, faults = managedConfigs(configs)
 	return refs, faults, nil
 }
@@ -69,6 +78,9 @@ func managedConfigs(configs map[string]string) (refs map[string]string, faults [
 		case name == "":
 			faults = append(faults, ConfigError{Config: propManaged, Err: mismatch(
 				"the list is empty or has an empty element; expected config names separated by commas, for example database.password,database.user")})
+		case len(name) > MaxNameLen:
+			faults = append(faults, ConfigError{Config: propManaged, Err: mismatch(
+				"the list has an element of %d bytes, the longest config name is %d", len(name), MaxNameLen)})
 		case listed[name]:
 			faults = append(faults, ConfigError{Config: name, Err: mismatch(
 				"%s lists this config twice", propManaged)})

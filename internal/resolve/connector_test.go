@@ -107,3 +107,31 @@ func TestConnectorContradictionIsNeverPartial(t *testing.T) {
 		t.Fatalf("got %v, %v", res, err)
 	}
 }
+
+// TestHugeListsCostLittle: what a caller without a grant writes into the list
+// must not become a fault for each element.
+func TestHugeListsCostLittle(t *testing.T) {
+	b := newBench(t)
+	properties := func(managed string) map[string]string {
+		return map[string]string{
+			"secret.manager.enabled": "true", "secret.manager": "AZURE_KEY_VAULT", "secret.manager.managed.configs": managed,
+		}
+	}
+	wrong := make(map[string]string)
+	for i := range 900 {
+		wrong[fmt.Sprint("secret.manager.x", i)] = "x"
+	}
+	for name, configs := range map[string]map[string]string{
+		"elements":   properties(strings.Repeat("a,", 500_000)),
+		"an element": properties(strings.Repeat("a", 500_000)),
+		"properties": wrong,
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := b.call(nobody, resolve.Request{Configs: configs})
+			if n := len(fmt.Sprint(err)) + len(b.audit.String()); err == nil || n > 200_000 {
+				t.Errorf("error and audit take %d bytes", n)
+			}
+			b.audit.Reset()
+		})
+	}
+}

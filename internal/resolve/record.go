@@ -1,6 +1,7 @@
 package resolve
 
 import (
+	"context"
 	"errors"
 	"time"
 
@@ -13,11 +14,19 @@ import (
 const (
 	methodResolve = "Resolve"
 	methodCheck   = "Check"
+	methodExplain = "Explain"
 )
 
-// record writes the events, or says that nothing may leave.
-func (r *Resolver) record(events []audit.Event) error {
-	if err := r.cfg.Audit.Write(events); err != nil {
+// recordTime is how long a call waits for its record at most.
+const recordTime = 2 * time.Second
+
+// record writes the events, or says that nothing may leave. A caller that has
+// gone away cannot prevent its record: the call's end does not count here, only
+// recordTime does.
+func (r *Resolver) record(ctx context.Context, events []audit.Event) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTime)
+	defer cancel()
+	if err := r.cfg.Audit.Write(ctx, events); err != nil {
 		r.cfg.Observe(secret.ReasonAuditUnavailable)
 		return secret.Errorf(secret.ReasonAuditUnavailable,
 			"the broker cannot write its audit log and therefore answers nothing; look at the broker's disk and log").WithCause(err)
@@ -27,7 +36,7 @@ func (r *Resolver) record(events []audit.Event) error {
 
 // recordDecisions writes what came of every item; outcome is that of the items
 // that have a value.
-func (r *Resolver) recordDecisions(method string, who Caller, req *Request, items []item, outcome audit.Outcome) error {
+func (r *Resolver) recordDecisions(ctx context.Context, method string, who Caller, req *Request, items []item, outcome audit.Outcome) error {
 	if len(items) == 0 {
 		return nil
 	}
@@ -35,13 +44,23 @@ func (r *Resolver) recordDecisions(method string, who Caller, req *Request, item
 	for i := range items {
 		events[i] = decisionEvent(newEvent(method, who, req), &items[i], outcome)
 	}
-	return r.record(events)
+	if err := r.record(ctx, events); err != nil {
+		return err
+	}
+	for i := range items {
+		if err := items[i].err; err != nil {
+			r.cfg.Observe(err.Reason)
+		} else {
+			r.cfg.Observe("")
+		}
+	}
+	return nil
 }
 
 // reject records a malformed request and returns its error.
-func (r *Resolver) reject(method string, who Caller, req *Request, err error) error {
+func (r *Resolver) reject(ctx context.Context, method string, who Caller, req *Request, err error) error {
 	safe := *req
-	if !validID(safe.IntegrationID) {
+	if !ValidID(safe.IntegrationID) {
 		safe.IntegrationID = "" // whatever stands there, it is not one
 	}
 	if len(safe.Connector) > MaxNameLen {
@@ -62,7 +81,7 @@ func (r *Resolver) reject(method string, who Caller, req *Request, err error) er
 	} else {
 		rejected("", secret.AsError(err).Reason)
 	}
-	if err := r.record(events); err != nil {
+	if err := r.record(ctx, events); err != nil {
 		return err
 	}
 	return err

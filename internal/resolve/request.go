@@ -94,7 +94,7 @@ type Request struct {
 
 func (r *Request) validate(limits *Limits) error {
 	switch {
-	case !validID(r.IntegrationID):
+	case !ValidID(r.IntegrationID):
 		return invalid("integration_id must be 1 to %d characters of [A-Za-z0-9._-]", maxIntegrationIDLen)
 	case len(r.Configs) == 0:
 		return invalid("configs is empty; give at least one config name with its reference")
@@ -103,7 +103,7 @@ func (r *Request) validate(limits *Limits) error {
 	case len(r.Connector) > MaxNameLen:
 		return invalid("connector is %d bytes long, the most is %d", len(r.Connector), MaxNameLen)
 	case r.MaxAge != nil && *r.MaxAge < 0:
-		return invalid("max_age is negative; 0s reads now")
+		return invalid("max_age is negative or no valid duration; 0s reads now")
 	}
 	for name := range r.Configs {
 		if name == "" || len(name) > MaxNameLen {
@@ -113,9 +113,9 @@ func (r *Request) validate(limits *Limits) error {
 	return nil
 }
 
-// validID holds the rule for integration ids. ':' and '}' are out because Kafka
+// ValidID holds the rule for integration ids. ':' and '}' are out because Kafka
 // Connect's ${provider:path:key} ends there.
-func validID(id string) bool {
+func ValidID(id string) bool {
 	if id == "" || len(id) > maxIntegrationIDLen {
 		return false
 	}

@@ -9,6 +9,7 @@ package resolve
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sort"
 	"sync"
 	"time"
@@ -20,10 +21,11 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Integrations finds an integration; registry.ErrNotFound says that there is
-// none.
+// Integrations finds an integration, registry.ErrNotFound says that there is
+// none, and lists those in force.
 type Integrations interface {
 	Get(id string) (*registry.Integration, error)
+	List() []*registry.Integration
 }
 
 // Stores reads a secret through an integration; provider.Set is one.
@@ -32,9 +34,9 @@ type Stores interface {
 }
 
 // AuditLog records decisions; audit.Log is one. All events of a Write are
-// recorded, or the Write fails.
+// recorded, or the Write fails. It waits no longer than until ctx ends.
 type AuditLog interface {
-	Write(events []audit.Event) error
+	Write(ctx context.Context, events []audit.Event) error
 }
 
 // Config is what a Resolver is made of. Integrations, Stores, Cache, Audit and
@@ -84,7 +86,7 @@ func (r *Resolver) Resolve(ctx context.Context, who Caller, req Request) (*Resul
 	if err != nil {
 		return nil, err
 	}
-	return r.handOut(who, &req, items)
+	return r.handOut(ctx, who, &req, items)
 }
 
 // look finds out about every reference of a request what there is to know: who
@@ -92,18 +94,18 @@ func (r *Resolver) Resolve(ctx context.Context, who Caller, req Request) (*Resul
 // leave.
 func (r *Resolver) look(ctx context.Context, method string, who Caller, req *Request) ([]item, error) {
 	if err := req.validate(&r.cfg.Limits); err != nil {
-		return nil, r.reject(method, who, req, err)
+		return nil, r.reject(ctx, method, who, req, err)
 	}
-	refs, faults, err := references(req.IntegrationID, req.Configs)
+	refs, faults, err := references(req.IntegrationID, req.Configs, r.cfg.Limits.MaxReferences)
 	if err != nil {
-		return nil, r.reject(method, who, req, err)
+		return nil, r.reject(ctx, method, who, req, err)
 	}
 	if n, most := len(refs)+len(faults), r.cfg.Limits.MaxReferences; n > most {
-		return nil, r.reject(method, who, req, invalid("the request has %d references, the most is %d; split it", n, most))
+		return nil, r.reject(ctx, method, who, req, invalid("the request has %d references, the most is %d; split it", n, most))
 	}
 	items := r.parse(refs, faults)
 	if n, most := distinct(items), r.cfg.Limits.MaxSecrets; n > most {
-		return nil, r.reject(method, who, req, invalid("the request names %d different secrets, the most is %d; split it", n, most))
+		return nil, r.reject(ctx, method, who, req, invalid("the request names %d different secrets, the most is %d; split it", n, most))
 	}
 	in, err := r.decide(who.Principal, req.IntegrationID, items)
 	if err != nil {
@@ -195,7 +197,16 @@ func (r *Resolver) fetch(ctx context.Context, in *registry.Integration, maxAge *
 			r.fetchOne(ctx, in, maxAge, ref, group)
 			return
 		}
-		running.Go(func() { r.fetchOne(ctx, in, maxAge, ref, group) })
+		running.Go(func() {
+			defer func() {
+				if p := recover(); p != nil { // the call's own recovery does not reach here
+					for _, it := range group {
+						it.err = secret.AsError(fmt.Errorf("resolve: panic of type %T", p))
+					}
+				}
+			}()
+			r.fetchOne(ctx, in, maxAge, ref, group)
+		})
 	}
 	running.Wait()
 }
@@ -249,16 +260,14 @@ func (r *Resolver) value(s *secret.Secret, ref secret.Ref) (secret.Value, error)
 }
 
 // handOut records every decision and, if that succeeded, hands out the values.
-func (r *Resolver) handOut(who Caller, req *Request, items []item) (*Result, error) {
+func (r *Resolver) handOut(ctx context.Context, who Caller, req *Request, items []item) (*Result, error) {
 	res := &Result{}
 	for i := range items {
 		it := &items[i]
 		if it.err != nil {
 			res.Errors = append(res.Errors, ConfigError{Config: it.name, Err: it.err})
-			r.cfg.Observe(it.err.Reason)
 			continue
 		}
-		r.cfg.Observe("")
 		res.Configs = append(res.Configs, Resolved{
 			Config:    it.name,
 			Value:     it.value,
@@ -273,7 +282,7 @@ func (r *Resolver) handOut(who Caller, req *Request, items []item) (*Result, err
 	if len(res.Errors) > 0 && !req.AllowPartial {
 		outcome = audit.Withheld
 	}
-	if err := r.recordDecisions(methodResolve, who, req, items, outcome); err != nil {
+	if err := r.recordDecisions(ctx, methodResolve, who, req, items, outcome); err != nil {
 		return nil, err
 	}
 	if outcome == audit.Withheld {

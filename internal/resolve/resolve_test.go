@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -68,6 +70,8 @@ func (m integrations) Get(id string) (*registry.Integration, error) {
 	return in, nil
 }
 
+func (m integrations) List() []*registry.Integration { return slices.Collect(maps.Values(m)) }
+
 type bench struct {
 	*resolve.Resolver
 	store  *fakeStore
@@ -96,11 +100,11 @@ type brokenAudit struct {
 	err error
 }
 
-func (a *brokenAudit) Write(events []audit.Event) error {
+func (a *brokenAudit) Write(ctx context.Context, events []audit.Event) error {
 	if a.err != nil {
 		return a.err
 	}
-	return a.AuditLog.Write(events)
+	return a.AuditLog.Write(ctx, events)
 }
 
 func newBench(t *testing.T) *bench {
@@ -135,7 +139,9 @@ func newBenchWith(t *testing.T, limits resolve.Limits) *bench {
 		},
 		audit: &safeBuffer{},
 	}
-	b.broken = &brokenAudit{AuditLog: audit.New(b.audit)}
+	log := audit.New(b.audit)
+	t.Cleanup(func() { _ = log.Close() }) // safeBuffer cannot fail
+	b.broken = &brokenAudit{AuditLog: log}
 	b.integration = &registry.Integration{ID: "cspi", Revision: "1", Kind: secret.KindAzureKeyVault, Policy: policy}
 	b.integrations = integrations{"cspi": b.integration}
 	b.Resolver = resolve.New(resolve.Config{
@@ -401,7 +407,7 @@ func TestBrokenRegistryDenies(t *testing.T) {
 	}
 }
 
-type failingIntegrations struct{}
+type failingIntegrations struct{ integrations }
 
 func (failingIntegrations) Get(string) (*registry.Integration, error) {
 	return nil, errors.New("the database is away")

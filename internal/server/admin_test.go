@@ -14,7 +14,7 @@ import (
 func TestAdmin(t *testing.T) {
 	readiness := &Readiness{Problems: func() []Problem { return []Problem{{Component: "integrations", Text: "one is broken"}} }}
 	reg := prometheus.NewRegistry()
-	newCallMetrics(reg).observe("/a/b", codes.OK, time.Second)
+	newCallMetrics(reg).observe("/secretbroker.v1.ResolverService/Resolve", codes.OK, time.Second)
 	admin := NewAdmin(readiness, reg)
 	get := func(path string) (int, string) {
 		w := httptest.NewRecorder()
@@ -31,7 +31,7 @@ func TestAdmin(t *testing.T) {
 	if code, body := get("/readyz"); code != 200 || !strings.Contains(body, "one is broken") {
 		t.Errorf("readyz %d %q", code, body)
 	}
-	if code, body := get("/metrics"); code != 200 || !strings.Contains(body, `secretbroker_grpc_calls_total{code="OK",method="a/b"} 1`) {
+	if code, body := get("/metrics"); code != 200 || !strings.Contains(body, `secretbroker_grpc_calls_total{code="OK",method="secretbroker.v1.ResolverService/Resolve"} 1`) {
 		t.Errorf("metrics %d %q", code, body)
 	}
 	for _, path := range []string{"/", "/debug/pprof/", "/debug/vars"} {

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"net"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	"google.golang.org/grpc/credentials"
@@ -18,6 +19,7 @@ type peerIdentity struct {
 	credentials.TLSInfo
 	principal authz.Principal
 	serial    string // hexadecimal
+	notAfter  time.Time
 	// problem says why principal is empty.
 	problem string
 	// excess says that the caller has more connections open than it may: calls on
@@ -30,17 +32,20 @@ type peerIdentity struct {
 type identifyingCredentials struct {
 	credentials.TransportCredentials
 	open *connectionCount
+	// refused is told of every handshake that failed.
+	refused func(peer net.Addr, err error)
 }
 
 // newCredentials makes the listener's transport credentials. cfg must require
 // and verify client certificates; gRPC itself enforces ALPN.
-func newCredentials(cfg *tls.Config, maxConnections int) credentials.TransportCredentials {
-	return identifyingCredentials{credentials.NewTLS(cfg), newConnectionCount(maxConnections)}
+func newCredentials(cfg *tls.Config, maxConnections int, refused func(net.Addr, error)) credentials.TransportCredentials {
+	return identifyingCredentials{credentials.NewTLS(cfg), newConnectionCount(maxConnections), refused}
 }
 
 func (c identifyingCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	conn, info, err := c.TransportCredentials.ServerHandshake(raw)
 	if err != nil {
+		c.refused(raw.RemoteAddr(), err)
 		return nil, nil, err
 	}
 	tlsInfo, ok := info.(credentials.TLSInfo)
@@ -51,6 +56,7 @@ func (c identifyingCredentials) ServerHandshake(raw net.Conn) (net.Conn, credent
 	id := identify(tlsInfo)
 	counted, excess, err := c.open.add(id.principal, conn)
 	if err != nil {
+		c.refused(raw.RemoteAddr(), err)
 		_ = conn.Close()
 		return nil, nil, err
 	}
@@ -59,7 +65,7 @@ func (c identifyingCredentials) ServerHandshake(raw net.Conn) (net.Conn, credent
 }
 
 func (c identifyingCredentials) Clone() credentials.TransportCredentials {
-	return identifyingCredentials{c.TransportCredentials.Clone(), c.open}
+	return identifyingCredentials{c.TransportCredentials.Clone(), c.open, c.refused}
 }
 
 // ClientHandshake is not used: these credentials are a server's.
@@ -78,6 +84,7 @@ func identify(info credentials.TLSInfo) peerIdentity {
 	}
 	leaf := chains[0][0]
 	p.serial = leaf.SerialNumber.Text(16)
+	p.notAfter = leaf.NotAfter
 	p.principal, p.problem = principalOf(leaf)
 	return p
 }
@@ -86,6 +93,10 @@ func identify(info credentials.TLSInfo) peerIdentity {
 // A certificate that could mean two callers means none: which of them the
 // operator had granted something would be a guess.
 func principalOf(leaf *x509.Certificate) (who authz.Principal, problem string) {
+	// X509-SVID section 4: a leaf must not be able to sign others.
+	if leaf.IsCA || leaf.KeyUsage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0 {
+		return "", "the client certificate is an authority's own; issue one that can sign nothing"
+	}
 	for _, uri := range leaf.URIs {
 		if uri.Scheme != "spiffe" {
 			continue

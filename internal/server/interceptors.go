@@ -77,6 +77,8 @@ type interceptor struct {
 	log     *slog.Logger
 	metrics *callMetrics
 	rules   map[string]rule
+	// closing ends at shutdown, when the health service has told its watchers.
+	closing context.Context
 	// isAuditor says whether a principal is one of the auditors.
 	isAuditor func(authz.Principal) bool
 }
@@ -84,13 +86,13 @@ type interceptor struct {
 func (ic *interceptor) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
 	start := time.Now()
 	c := call{requestID: newRequestID()}
+	defer func() { ic.metrics.observe(info.FullMethod, status.Code(err), time.Since(start)) }()
 	defer func() {
 		if p := recover(); p != nil {
 			resp, err = nil, ic.panicked(ctx, info.FullMethod, c, p)
 		}
-		ic.metrics.observe(info.FullMethod, status.Code(err), time.Since(start))
 	}()
-	c.who, err = ic.admit(ctx, info.FullMethod)
+	c.who, err = ic.admit(ctx, info.FullMethod, start)
 	if err != nil {
 		ic.log.WarnContext(ctx, "call refused", "method", info.FullMethod, "request_id", c.requestID,
 			"peer", c.who.PeerAddress, "error", err)
@@ -101,26 +103,38 @@ func (ic *interceptor) unary(ctx context.Context, req any, info *grpc.UnaryServe
 	return handler(ctx, req)
 }
 
-// stream is the same for the few streaming methods (reflection, health): they
-// live as long as their connection and need no deadline.
+// stream is the same for the few streaming methods (reflection, health). They
+// need no deadline: they end with their connection, or at shutdown.
 func (ic *interceptor) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 	start := time.Now()
 	c := call{requestID: newRequestID()}
+	defer func() { ic.metrics.observe(info.FullMethod, status.Code(err), time.Since(start)) }()
 	defer func() {
 		if p := recover(); p != nil {
 			err = ic.panicked(ss.Context(), info.FullMethod, c, p)
 		}
-		ic.metrics.observe(info.FullMethod, status.Code(err), time.Since(start))
 	}()
-	c.who, err = ic.admit(ss.Context(), info.FullMethod)
+	c.who, err = ic.admit(ss.Context(), info.FullMethod, start)
 	if err != nil {
 		return refusal(err, c.requestID)
 	}
-	return handler(srv, ss)
+	ctx, cancel := context.WithCancel(ss.Context())
+	defer cancel()
+	defer context.AfterFunc(ic.closing, cancel)()
+	return handler(srv, &endingStream{ServerStream: ss, ctx: ctx})
 }
 
+// endingStream is a stream that ends at shutdown; a client that watches the
+// broker's health would otherwise hold that up.
+type endingStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s *endingStream) Context() context.Context { return s.ctx }
+
 // admit says who calls, and whether anyone like that may call the method.
-func (ic *interceptor) admit(ctx context.Context, method string) (resolve.Caller, error) {
+func (ic *interceptor) admit(ctx context.Context, method string, now time.Time) (resolve.Caller, error) {
 	var who resolve.Caller
 	p, ok := peer.FromContext(ctx)
 	if !ok {
@@ -138,6 +152,8 @@ func (ic *interceptor) admit(ctx context.Context, method string) (resolve.Caller
 		return who, errNoSuchMethod
 	case id.excess:
 		return who, secret.Errorf(secret.ReasonOverloaded, "this caller has too many connections open; use fewer, every one carries many calls")
+	case now.After(id.notAfter):
+		return who, secret.Errorf(secret.ReasonUnauthenticated, "the client certificate has expired since the connection was made; renew it and connect anew")
 	case required == anyPeer:
 		return who, nil
 	case id.principal == "":

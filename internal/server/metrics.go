@@ -8,11 +8,12 @@ import (
 	"google.golang.org/grpc/codes"
 )
 
-// callMetrics counts and times calls. Its labels are closed sets: methods with a
-// rule, and gRPC's codes.
+// callMetrics counts and times calls. Its labels are closed sets, methods with a
+// rule and gRPC's codes: nothing that a caller writes becomes a label.
 type callMetrics struct {
-	total   *prometheus.CounterVec
-	seconds *prometheus.HistogramVec
+	total      *prometheus.CounterVec
+	seconds    *prometheus.HistogramVec
+	handshakes prometheus.Counter
 }
 
 func newCallMetrics(reg prometheus.Registerer) *callMetrics {
@@ -27,12 +28,19 @@ func newCallMetrics(reg prometheus.Registerer) *callMetrics {
 			Buckets: []float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}, []string{"method"}),
 	}
-	reg.MustRegister(m.total, m.seconds)
+	m.handshakes = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "secretbroker_tls_handshake_failures_total",
+		Help: "Connections that ended before the peer had shown an acceptable client certificate.",
+	})
+	reg.MustRegister(m.total, m.seconds, m.handshakes)
 	return m
 }
 
 func (m *callMetrics) observe(fullMethod string, code codes.Code, took time.Duration) {
-	method := strings.TrimPrefix(fullMethod, "/")
+	method := "unknown"
+	if rules[fullMethod] != refused {
+		method = strings.TrimPrefix(fullMethod, "/")
+	}
 	m.total.WithLabelValues(method, code.String()).Inc()
 	m.seconds.WithLabelValues(method).Observe(took.Seconds())
 }

@@ -1,17 +1,65 @@
 package server
 
 import (
+	"context"
 	"log/slog"
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
+	"github.com/secretbroker/secretbroker/internal/explain"
+	"github.com/secretbroker/secretbroker/internal/resolve"
+	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Explainer answers auditors' questions.
-type Explainer any
+// Explainer is the use case behind PolicyService; resolve.Resolver is one.
+type Explainer interface {
+	Explain(ctx context.Context, who resolve.Caller, requestID string, q explain.Question) (explain.Answer, error)
+}
 
-// policyService translates between the wire and the explanations.
+// policyService translates between the wire and the use case.
 type policyService struct {
 	secretbrokerv1.UnimplementedPolicyServiceServer
 	explainer Explainer
 	log       *slog.Logger
+}
+
+func (s *policyService) Explain(ctx context.Context, req *secretbrokerv1.ExplainRequest) (*secretbrokerv1.ExplainResponse, error) {
+	c := callOf(ctx)
+	answer, err := s.explainer.Explain(ctx, c.who, c.requestID, explain.Question{
+		Reference:     req.GetReference(),
+		IntegrationID: req.GetIntegrationId(),
+		Principal:     req.GetPrincipal(),
+	})
+	if err != nil {
+		if e := secret.AsError(err); e.Cause != nil {
+			s.log.ErrorContext(ctx, "a question could not be answered", "request_id", c.requestID, "reason", string(e.Reason), "cause", e.Cause)
+		}
+		return nil, statusOf(err, c.requestID).Err()
+	}
+	out := &secretbrokerv1.ExplainResponse{Reference: answer.Reference, RequestId: c.requestID}
+	for _, a := range answer.Readers {
+		out.Readers = append(out.Readers, &secretbrokerv1.Access{IntegrationId: a.IntegrationID, Grant: int32(a.Grant), Principal: a.Principal}) //nolint:gosec // an index
+	}
+	for _, j := range answer.Judgements {
+		out.Judgements = append(out.Judgements, judgementOf(j))
+	}
+	return out, nil
+}
+
+func judgementOf(j explain.Judgement) *secretbrokerv1.Judgement {
+	out := &secretbrokerv1.Judgement{
+		IntegrationId: j.IntegrationID,
+		Allowed:       j.Allowed,
+		Grant:         int32(j.Grant), //nolint:gosec // an index
+		Explanation:   j.Explanation,
+	}
+	for i, m := range j.Grants {
+		out.Grants = append(out.Grants, &secretbrokerv1.GrantJudgement{
+			Grant:            int32(i), //nolint:gosec // an index
+			PrincipalMatches: m.Principal != "",
+			StoreMatches:     m.Store,
+			SecretMatches:    m.Secret,
+			KeyMatches:       m.Key,
+		})
+	}
+	return out
 }

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -29,10 +30,7 @@ type resolverService struct {
 
 func (s *resolverService) Resolve(ctx context.Context, req *secretbrokerv1.ResolveRequest) (*secretbrokerv1.ResolveResponse, error) {
 	c := callOf(ctx)
-	in, err := requestOf(req, c.requestID)
-	if err != nil {
-		return nil, statusOf(err, c.requestID).Err()
-	}
+	in := requestOf(req, c.requestID)
 	in.AllowPartial = req.GetAllowPartial()
 	res, err := s.resolver.Resolve(ctx, c.who, in)
 	if err != nil {
@@ -47,10 +45,7 @@ func (s *resolverService) Resolve(ctx context.Context, req *secretbrokerv1.Resol
 
 func (s *resolverService) Check(ctx context.Context, req *secretbrokerv1.CheckRequest) (*secretbrokerv1.CheckResponse, error) {
 	c := callOf(ctx)
-	in, err := requestOf(req, c.requestID)
-	if err != nil {
-		return nil, statusOf(err, c.requestID).Err()
-	}
+	in := requestOf(req, c.requestID)
 	reports, err := s.resolver.Check(ctx, c.who, in)
 	if err != nil {
 		s.logFailure(ctx, c, in.IntegrationID, err)
@@ -62,13 +57,15 @@ func (s *resolverService) Check(ctx context.Context, req *secretbrokerv1.CheckRe
 		RequestId: c.requestID,
 	}
 	now := time.Now()
+	var failed resolve.Failure
 	for i := range reports {
 		out.Configs[reports[i].Config] = reportOf(&reports[i], now)
 		if e := reports[i].Err; e != nil {
 			out.Ok = false
-			s.logFailure(ctx, c, in.IntegrationID, &resolve.Failure{Configs: []resolve.ConfigError{{Config: reports[i].Config, Err: e}}})
+			failed.Configs = append(failed.Configs, resolve.ConfigError{Config: reports[i].Config, Err: e})
 		}
 	}
+	s.logFailure(ctx, c, in.IntegrationID, &failed)
 	return out, nil
 }
 
@@ -80,7 +77,7 @@ type askedFor interface {
 	GetConnector() string
 }
 
-func requestOf(req askedFor, requestID string) (resolve.Request, error) {
+func requestOf(req askedFor, requestID string) resolve.Request {
 	in := resolve.Request{
 		ID:            requestID,
 		IntegrationID: req.GetIntegrationId(),
@@ -88,13 +85,13 @@ func requestOf(req askedFor, requestID string) (resolve.Request, error) {
 		Connector:     req.GetConnector(),
 	}
 	if req.GetMaxAge() != nil {
-		if err := req.GetMaxAge().CheckValid(); err != nil {
-			return in, secret.Errorf(secret.ReasonInvalidRequest, "max_age is not a valid duration")
-		}
 		maxAge := req.GetMaxAge().AsDuration()
+		if !req.GetMaxAge().IsValid() {
+			maxAge = -1 // which the use case refuses, and records
+		}
 		in.MaxAge = &maxAge
 	}
-	return in, nil
+	return in
 }
 
 func responseOf(res *resolve.Result, requestID string) *secretbrokerv1.ResolveResponse {
@@ -176,25 +173,39 @@ func lengthClassOf(n int) secretbrokerv1.LengthClass {
 }
 
 // logFailure tells the operator's log of failures with a cause that the caller
-// is not told. Plain refusals stand in the audit and nowhere else.
+// is not told, once for each kind of failure in a call. Plain refusals stand in
+// the audit and nowhere else.
 func (s *resolverService) logFailure(ctx context.Context, c call, integration string, err error) {
-	logOne := func(config string, e *secret.Error) {
+	type kind struct {
+		reason  secret.Reason
+		message string
+	}
+	if !resolve.ValidID(integration) {
+		integration = "" // whatever the caller wrote there
+	}
+	configs := make(map[kind][]string)
+	failures := failuresOf(err)
+	for _, f := range failures {
+		k := kind{f.Err.Reason, f.Err.Message}
+		configs[k] = append(configs[k], f.Config)
+	}
+	for _, f := range failures {
+		k := kind{f.Err.Reason, f.Err.Message}
+		names := configs[k]
+		delete(configs, k)
 		level := slog.LevelWarn
-		if e.Reason == secret.ReasonInternal || e.Reason == secret.ReasonAuditUnavailable {
+		if k.reason == secret.ReasonInternal || k.reason == secret.ReasonAuditUnavailable {
 			level = slog.LevelError
 		}
-		if e.Cause == nil && level < slog.LevelError {
-			return
+		if names == nil || f.Err.Cause == nil && level < slog.LevelError {
+			continue
 		}
-		s.log.LogAttrs(ctx, level, "a config could not be resolved",
+		s.log.LogAttrs(ctx, level, "configs could not be resolved",
 			slog.String("request_id", c.requestID),
 			slog.String("integration", integration),
-			slog.String("config", config),
-			slog.String("reason", string(e.Reason)),
-			slog.String("message", e.Message),
-			slog.Any("cause", e.Cause))
-	}
-	for _, f := range failuresOf(err) {
-		logOne(f.Config, f.Err)
+			slog.String("configs", strings.Join(names, ",")),
+			slog.String("reason", string(k.reason)),
+			slog.String("message", k.message),
+			slog.Any("cause", f.Err.Cause))
 	}
 }

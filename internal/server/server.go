@@ -10,7 +10,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -27,6 +26,7 @@ import (
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/certfile"
 )
 
 // Limits of the public listener. gRPC's own defaults are mostly "unlimited".
@@ -41,6 +41,8 @@ const (
 	minClientPing         = 10 * time.Second
 	serverPing            = time.Minute
 	serverPingTimeout     = 20 * time.Second
+	// watcherTime is how long streams last into a shutdown.
+	watcherTime = 100 * time.Millisecond
 )
 
 // Config is what a Server is made of. All fields are required but Limits.
@@ -82,6 +84,9 @@ func (l Limits) withDefaults() Limits {
 type Server struct {
 	grpc   *grpc.Server
 	health *health.Server
+	// endStreams ends the streaming calls.
+	endStreams context.CancelFunc
+	handshakes prometheus.Counter // that failed
 }
 
 // New makes a Server with every service registered. It refuses a TLS
@@ -91,9 +96,11 @@ func New(cfg Config) (*Server, error) {
 		return nil, errors.New("server: the TLS configuration does not require TLS 1.3 and a verified client certificate")
 	}
 	limits := cfg.Limits.withDefaults()
-	ic := &interceptor{log: cfg.Logger, metrics: newCallMetrics(cfg.Metrics), rules: rules, isAuditor: cfg.IsAuditor}
+	closing, endStreams := context.WithCancel(context.Background())
+	ic := &interceptor{log: cfg.Logger, metrics: newCallMetrics(cfg.Metrics), rules: rules, closing: closing, isAuditor: cfg.IsAuditor}
+	handshakes := &handshakeLog{log: cfg.Logger, total: ic.metrics.handshakes}
 	g := grpc.NewServer(
-		grpc.Creds(newCredentials(cfg.TLS, limits.MaxConnectionsPerPrincipal)),
+		grpc.Creds(newCredentials(cfg.TLS, limits.MaxConnectionsPerPrincipal, handshakes.refused)),
 		grpc.UnaryInterceptor(ic.unary),
 		grpc.StreamInterceptor(ic.stream),
 		grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error { return errNoSuchMethod }),
@@ -110,7 +117,7 @@ func New(cfg Config) (*Server, error) {
 			Timeout:               serverPingTimeout,
 		}),
 	)
-	s := &Server{grpc: g, health: health.NewServer()}
+	s := &Server{grpc: g, health: health.NewServer(), endStreams: endStreams, handshakes: ic.metrics.handshakes}
 	secretbrokerv1.RegisterResolverServiceServer(g, &resolverService{resolver: cfg.Resolver, log: cfg.Logger})
 	secretbrokerv1.RegisterPolicyServiceServer(g, &policyService{explainer: cfg.Explainer, log: cfg.Logger})
 	healthpb.RegisterHealthServer(g, s.health)
@@ -121,6 +128,7 @@ func New(cfg Config) (*Server, error) {
 	for service, info := range g.GetServiceInfo() {
 		for _, m := range info.Methods {
 			if full := "/" + service + "/" + m.Name; ic.rules[full] == refused {
+				endStreams()
 				return nil, fmt.Errorf("server: no rule says who may call %s", full)
 			}
 		}
@@ -142,6 +150,17 @@ func (s *Server) Shutdown(ctx context.Context) {
 		s.grpc.GracefulStop()
 		close(done)
 	}()
+	// Watchers of the health service have been told by now, or will not listen.
+	told := time.NewTimer(watcherTime)
+	defer told.Stop()
+	select {
+	case <-done:
+		s.endStreams()
+		return
+	case <-told.C:
+	case <-ctx.Done():
+	}
+	s.endStreams()
 	select {
 	case <-done:
 	case <-ctx.Done():
@@ -157,16 +176,19 @@ func LoadTLS(certFile, keyFile, clientCAFile string) (*tls.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load the server certificate %s with key %s: %w", certFile, keyFile, err)
 	}
-	if leaf := cert.Leaf; time.Now().After(leaf.NotAfter) {
+	switch leaf, now := cert.Leaf, time.Now(); {
+	case now.After(leaf.NotAfter):
 		return nil, fmt.Errorf("the server certificate %s expired on %s; renew it", certFile, leaf.NotAfter.UTC().Format(time.RFC3339))
+	case now.Before(leaf.NotBefore):
+		return nil, fmt.Errorf("the server certificate %s is not valid before %s; check the clock", certFile, leaf.NotBefore.UTC().Format(time.RFC3339))
 	}
 	pem, err := os.ReadFile(clientCAFile)
 	if err != nil {
 		return nil, fmt.Errorf("read the client CA file: %w", err)
 	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("the client CA file %s holds no PEM certificate", clientCAFile)
+	pool, err := certfile.Pool(pem)
+	if err != nil {
+		return nil, fmt.Errorf("the client CA file %s: %w", clientCAFile, err)
 	}
 	return &tls.Config{
 		MinVersion:   tls.VersionTLS13,

@@ -25,6 +25,7 @@ import (
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/explain"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -82,6 +83,16 @@ func (f *fakeResolver) Check(ctx context.Context, who resolve.Caller, req resolv
 	}, nil
 }
 
+func (f *fakeResolver) Explain(_ context.Context, _ resolve.Caller, _ string, q explain.Question) (explain.Answer, error) {
+	return explain.Answer{
+		Reference: q.Reference,
+		Readers:   []explain.Access{{IntegrationID: "cspi", Grant: 2, Principal: "spiffe://example.org/*"}},
+		Judgements: []explain.Judgement{{
+			IntegrationID: "cspi", Allowed: true, Grant: 2, Explanation: "because", Grants: []authz.Match{{Principal: "x", Store: true, Secret: true, Key: true}, {}},
+		}},
+	}, nil
+}
+
 // testServer is a listening Server.
 type testServer struct {
 	*Server
@@ -120,6 +131,7 @@ func startServer(t *testing.T) *testServer {
 	}
 	ts.Server, err = New(Config{
 		Resolver:  ts.resolver,
+		Explainer: ts.resolver,
 		IsAuditor: func(p authz.Principal) bool { return p == auditorID },
 		TLS:       tlsConfig,
 		Logger:    slog.New(slog.NewTextHandler(ts.log, nil)),
@@ -358,7 +370,7 @@ func TestShutdown(t *testing.T) {
 		answered <- err
 	}()
 	<-begun
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // which the watcher must not use up
 	defer cancel()
 	down := make(chan struct{})
 	go func() { ts.Shutdown(ctx); close(down) }()
@@ -369,6 +381,5 @@ func TestShutdown(t *testing.T) {
 	if err := <-answered; err != nil {
 		t.Errorf("a call under way was lost: %v", err)
 	}
-	cancel() // the health watch would otherwise hold it up
 	<-down
 }

@@ -2,8 +2,6 @@ package server
 
 import (
 	"errors"
-	"fmt"
-	"strings"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -87,73 +85,6 @@ func statusOf(err error, requestID string) *status.Status {
 	return newStatus(e.Reason, e.Message, requestID, retryAfter(e), nil)
 }
 
-// An error travels in the call's trailers, and some clients take only 8 KiB of
-// them (grpc-java and grpc-core by default). These budgets, in bytes, keep texts
-// within that; what they cut off are texts, never the list of configs.
-const (
-	messageBudget     = 2 << 10
-	descriptionBudget = 2 << 10
-)
-
-// failureStatus makes the status of a call that failed for some of its configs,
-// listing every one.
-func failureStatus(f *resolve.Failure, requestID string) *status.Status {
-	worst := f.Configs[0].Err
-	_, worstRank := rowOf(worst.Reason)
-	var delay time.Duration
-	bad := &errdetails.BadRequest{}
-	budget := descriptionBudget
-	for _, c := range f.Configs {
-		if _, rank := rowOf(c.Err.Reason); rank < worstRank {
-			worst, worstRank = c.Err, rank
-		}
-		delay = max(delay, retryAfter(c.Err))
-		violation := &errdetails.BadRequest_FieldViolation{
-			Field:  fmt.Sprintf("configs[%q]", c.Config),
-			Reason: string(c.Err.Reason),
-		}
-		if budget -= len(c.Err.Message); budget >= 0 {
-			violation.Description = c.Err.Message
-		}
-		bad.FieldViolations = append(bad.FieldViolations, violation)
-	}
-	if row, _ := rowOf(worst.Reason); row.retry == 0 {
-		delay = 0
-	}
-	return newStatus(worst.Reason, failureText(f), requestID, delay, bad)
-}
-
-// failureText says what is wrong with which configs, on one line, those with
-// the same trouble together.
-func failureText(f *resolve.Failure) string {
-	type trouble struct {
-		reason  secret.Reason
-		message string
-	}
-	names := make(map[trouble][]string)
-	var order []trouble
-	for _, c := range f.Configs {
-		t := trouble{c.Err.Reason, c.Err.Message}
-		if names[t] == nil {
-			order = append(order, t)
-		}
-		names[t] = append(names[t], c.Config)
-	}
-	var text strings.Builder
-	for i, t := range order {
-		part := fmt.Sprintf("%s: %s: %s", strings.Join(names[t], ", "), t.reason, t.message)
-		if text.Len()+len(part) > messageBudget {
-			fmt.Fprintf(&text, "; and more, see the error's details")
-			break
-		}
-		if i > 0 {
-			text.WriteString("; ")
-		}
-		text.WriteString(part)
-	}
-	return strings.TrimPrefix(text.String(), "; ")
-}
-
 func newStatus(reason secret.Reason, message, requestID string, delay time.Duration, bad *errdetails.BadRequest) *status.Status {
 	row, _ := rowOf(reason)
 	details := []protoadapt.MessageV1{
@@ -171,14 +102,4 @@ func newStatus(reason secret.Reason, message, requestID string, delay time.Durat
 		return detailed
 	}
 	return st
-}
-
-// failuresOf returns the failed configs of err, or err itself as the failure of
-// no config in particular.
-func failuresOf(err error) []resolve.ConfigError {
-	var failure *resolve.Failure
-	if errors.As(err, &failure) {
-		return failure.Configs
-	}
-	return []resolve.ConfigError{{Err: secret.AsError(err)}}
 }

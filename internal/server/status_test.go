@@ -2,6 +2,7 @@ package server
 
 import (
 	"bufio"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"os"
@@ -161,29 +162,47 @@ func TestStatusListsEveryFailingConfig(t *testing.T) {
 	}
 }
 
-// TestStatusStaysSmall: many failing configs with long texts still make an error
-// that clients with small header limits take, and every config is listed.
+// TestStatusStaysSmall: however many configs fail, with whatever names and
+// texts, the error fits the 8 KiB of trailers that some clients take, says the
+// worst reason with its text, and lists the configs or says how many more.
 func TestStatusStaysSmall(t *testing.T) {
-	f := &resolve.Failure{}
-	for i := range 64 {
-		f.Configs = append(f.Configs, resolve.ConfigError{
-			Config: fmt.Sprintf("some.connector.config.%02d", i),
-			Err:    secret.Errorf(secret.ReasonSecretNotFound, "text %d %s", i, strings.Repeat("x", 300)),
-		})
-	}
-	st := statusOf(f, "r1")
-	if n := proto.Size(st.Proto()); n > 8<<10 {
-		t.Errorf("the status takes %d bytes", n)
-	}
-	if n := len(detailsOf(t, st).bad.GetFieldViolations()); n != len(f.Configs) {
-		t.Errorf("%d of %d configs are listed", n, len(f.Configs))
-	}
-	same := &resolve.Failure{}
-	for _, c := range f.Configs {
-		same.Configs = append(same.Configs, resolve.ConfigError{Config: c.Config, Err: f.Configs[0].Err})
-	}
-	if text := statusOf(same, "r1").Message(); strings.Count(text, "text 0") != 1 || !strings.Contains(text, "config.63") {
-		t.Errorf("configs with the same trouble are not told together: %s", text)
+	long := strings.Repeat("é%", 85)
+	for name, config := range map[string]func(i int) resolve.ConfigError{
+		"different texts": func(i int) resolve.ConfigError {
+			return resolve.ConfigError{Config: fmt.Sprintf("some.connector.config.%02d", i), Err: secret.Errorf(secret.ReasonSecretNotFound, "text %d %s", i, strings.Repeat("x", 300))}
+		},
+		"one text": func(i int) resolve.ConfigError {
+			return resolve.ConfigError{Config: fmt.Sprintf("some.connector.config.%02d", i), Err: secret.Errorf(secret.ReasonAccessDenied, "text %s", strings.Repeat("x", 300))}
+		},
+		"long names": func(i int) resolve.ConfigError {
+			return resolve.ConfigError{Config: fmt.Sprintf("%s%03d", long, i), Err: secret.Errorf(secret.ReasonAccessDenied, "text %s", strings.Repeat("x", 300))}
+		},
+	} {
+		for _, n := range []int{1, 5, 40, 1000} {
+			t.Run(fmt.Sprint(name, " ", n), func(t *testing.T) {
+				f := &resolve.Failure{}
+				for i := range n {
+					f.Configs = append(f.Configs, config(i))
+				}
+				f.Configs = append(f.Configs, resolve.ConfigError{Config: "z", Err: secret.Errorf(secret.ReasonInvalidReference, "the worst text")})
+				st := statusOf(f, "r1")
+				const otherTrailers = 300
+				if size := encodedLen(st.Message()) + base64.StdEncoding.EncodedLen(proto.Size(st.Proto())) + otherTrailers; size > 8<<10 {
+					t.Errorf("the trailers take %d bytes", size)
+				}
+				if !strings.Contains(st.Message(), "z: INVALID_REFERENCE: the worst text") {
+					t.Errorf("the message does not say the worst: %s", st.Message())
+				}
+				violations := detailsOf(t, st).bad.GetFieldViolations()
+				last := violations[len(violations)-1]
+				if len(violations) < n+1 && last.GetDescription() != fmt.Sprintf("%d more configs failed; ask with allow_partial to see them all", n+1-(len(violations)-1)) {
+					t.Errorf("%d of %d listed, and last: %v", len(violations), n+1, last)
+				}
+				if n <= 5 && violations[0].GetDescription() == "" {
+					t.Error("a text is missing although there is room")
+				}
+			})
+		}
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -71,6 +73,11 @@ func TestLoadTLS(t *testing.T) {
 	ca := newTestCA(t)
 	cert, key, caFile := ca.files(ca.server())
 	_, otherKey, _ := ca.files(ca.server())
+	halfCA := filepath.Join(t.TempDir(), "ca.pem")
+	if pem, err := os.ReadFile(caFile); err != nil || os.WriteFile(halfCA, append(pem, pem[:len(pem)/2]...), 0o600) != nil {
+		t.Fatal(err)
+	}
+	earlyCert, earlyKey, _ := ca.files(ca.issue(func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }))
 	expiredCert, expiredKey, _ := ca.files(ca.issue(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }))
 	for name, files := range map[string][3]string{
 		"no certificate":           {"", key, caFile},
@@ -78,6 +85,8 @@ func TestLoadTLS(t *testing.T) {
 		"no client CA":             {cert, key, ""},
 		"a key of another":         {cert, otherKey, caFile},
 		"a client CA that is none": {cert, key, key},
+		"half a client CA":         {cert, key, halfCA},
+		"not yet valid":            {earlyCert, earlyKey, caFile},
 		"expired":                  {expiredCert, expiredKey, caFile},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -104,6 +113,12 @@ func TestPrincipalOf(t *testing.T) {
 		"a SPIFFE ID with a port":        {ca.withURIs("spiffe://example.org:1/a"), ""},
 		"one DNS name":                   {ca.withDNS("Worker.Example.org"), "dns:worker.example.org"},
 		"a wildcard":                     {ca.withDNS("*.example.org"), ""},
+		"an authority": {ca.issue(func(c *x509.Certificate) {
+			c.URIs, c.IsCA, c.BasicConstraintsValid = ca.withURIs("spiffe://example.org/a").Leaf.URIs, true, true
+		}), ""},
+		"one that may sign": {ca.issue(func(c *x509.Certificate) {
+			c.DNSNames, c.KeyUsage = []string{"a.example.org"}, x509.KeyUsageDigitalSignature|x509.KeyUsageCertSign
+		}), ""},
 		"a broken SPIFFE ID and a DNS name": {ca.issue(func(c *x509.Certificate) {
 			c.URIs = ca.withURIs("spiffe://example.org").Leaf.URIs
 			c.DNSNames = []string{"a.example.org"}

@@ -1,14 +1,24 @@
 package server
 
 import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/emptypb"
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 	"github.com/secretbroker/secretbroker/internal/resolve"
@@ -134,10 +144,116 @@ func TestConnectionsPerPrincipal(t *testing.T) {
 	}
 }
 
+// TestInvalidMaxAge: the use case refuses it, so that the refusal is recorded.
 func TestInvalidMaxAge(t *testing.T) {
+	for _, d := range []*durationpb.Duration{{Seconds: 1 << 60}, {Seconds: -1}, {Nanos: -1, Seconds: 1}} {
+		if in := requestOf(&secretbrokerv1.ResolveRequest{MaxAge: d}, "r"); in.MaxAge == nil || *in.MaxAge >= 0 {
+			t.Errorf("%v became %v", d, in.MaxAge)
+		}
+	}
+}
+
+// TestErrorsReachSmallClients: grpc-java and grpc-core take 8 KiB of headers.
+func TestErrorsReachSmallClients(t *testing.T) {
 	ts := startServer(t)
-	_, err := ask(t, ts.dial(t, ts.ca.withURIs(string(granted))), &secretbrokerv1.ResolveRequest{MaxAge: &durationpb.Duration{Seconds: 1 << 60}})
-	if status.Code(err) != codes.InvalidArgument {
-		t.Errorf("got %v", err)
+	ts.resolver.next = func(context.Context) (*resolve.Result, error) {
+		f := &resolve.Failure{}
+		for i := range 128 {
+			f.Configs = append(f.Configs, resolve.ConfigError{
+				Config: fmt.Sprintf("%03d%s", i, strings.Repeat("x", 253)),
+				Err:    secret.Errorf(secret.ReasonAccessDenied, "%s", strings.Repeat("advice ", 30)),
+			})
+		}
+		return nil, f
+	}
+	cert := ts.ca.withURIs(string(granted))
+	conn, err := grpc.NewClient("passthrough:///"+ts.addr, grpc.WithMaxHeaderListSize(8<<10),
+		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: ts.ca.pool(), Certificates: []tls.Certificate{*cert}})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := ask(t, conn, &secretbrokerv1.ResolveRequest{}); status.Code(err) != codes.PermissionDenied || len(status.Convert(err).Details()) != 3 {
+		t.Errorf("got %v with %d details", err, len(status.Convert(err).Details()))
+	}
+}
+
+// TestUnknownMethods: their names, which a caller chooses, neither end the
+// process nor become metrics.
+func TestUnknownMethods(t *testing.T) {
+	ts := startServer(t)
+	conn := ts.dial(t, ts.ca.issue(func(*x509.Certificate) {}))
+	for _, method := range []string{"/x\xff/y", "/a/b", "/c/d", "/secretbroker.v1.ResolverService/resolve", "/"} {
+		if err := conn.Invoke(t.Context(), method, &emptypb.Empty{}, &emptypb.Empty{}); err == nil {
+			t.Errorf("%q was answered", method)
+		}
+	}
+	if _, err := ask(t, ts.dial(t, ts.ca.withURIs(string(granted))), &secretbrokerv1.ResolveRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	families, err := ts.metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				if l.GetName() == "method" && l.GetValue() != "unknown" && rules["/"+l.GetValue()] == refused {
+					t.Errorf("%s has the label %q", f.GetName(), l.GetValue())
+				}
+			}
+		}
+	}
+}
+
+// TestFailedHandshakesAreTold to the operator, without filling the log.
+func TestFailedHandshakesAreTold(t *testing.T) {
+	ts := startServer(t)
+	stranger := newTestCA(t).withURIs(string(granted))
+	for range 5 {
+		if _, err := ask(t, ts.dial(t, stranger), &secretbrokerv1.ResolveRequest{}); err == nil {
+			t.Fatal("let in")
+		}
+	}
+	if log := ts.log.String(); strings.Count(log, "could not connect") != 1 || !strings.Contains(log, "127.0.0.1") {
+		t.Errorf("log: %s", log)
+	}
+	if got := testutil.ToFloat64(ts.handshakes); got < 5 {
+		t.Errorf("%v handshakes are counted", got)
+	}
+}
+
+// TestCertificateExpiresDuringAConnection: it ends the caller's identity.
+func TestCertificateExpiresDuringAConnection(t *testing.T) {
+	ic := &interceptor{rules: rules}
+	now := time.Now()
+	id := peerIdentity{principal: granted, notAfter: now}
+	ctx := peer.NewContext(t.Context(), &peer.Peer{Addr: &net.TCPAddr{}, AuthInfo: id})
+	const method = "/secretbroker.v1.ResolverService/Resolve"
+	if _, err := ic.admit(ctx, method, now); err != nil {
+		t.Errorf("at its last moment: %v", err)
+	}
+	if _, err := ic.admit(ctx, method, now.Add(time.Second)); secret.AsError(err).Reason != secret.ReasonUnauthenticated {
+		t.Errorf("afterwards: %v", err)
+	}
+}
+
+func TestExplainOverTheWire(t *testing.T) {
+	ts := startServer(t)
+	res, err := secretbrokerv1.NewPolicyServiceClient(ts.dial(t, ts.ca.withURIs(string(auditorID)))).
+		Explain(t.Context(), &secretbrokerv1.ExplainRequest{Reference: "ref", Principal: "p", IntegrationId: "cspi"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &secretbrokerv1.ExplainResponse{
+		Reference: "ref", RequestId: res.GetRequestId(),
+		Readers: []*secretbrokerv1.Access{{IntegrationId: "cspi", Grant: 2, Principal: "spiffe://example.org/*"}},
+		Judgements: []*secretbrokerv1.Judgement{{
+			IntegrationId: "cspi", Allowed: true, Grant: 2, Explanation: "because",
+			Grants: []*secretbrokerv1.GrantJudgement{{Grant: 0, PrincipalMatches: true, StoreMatches: true, SecretMatches: true, KeyMatches: true}, {Grant: 1}},
+		}},
+	}
+	if !proto.Equal(res, want) || res.GetRequestId() == "" {
+		t.Errorf("got %v", res)
 	}
 }

@@ -155,6 +155,14 @@ func readFile(setting, path string) ([]byte, error) {
 	if path == "" {
 		return nil, setupFault("%s is missing", setting)
 	}
+	// Asked before opening: to open a pipe waits for its other end.
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, unreadable(setting, path, err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, setupFault("%s: %s is not a regular file", setting, path)
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, unreadable(setting, path, err)

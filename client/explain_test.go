@@ -1,0 +1,127 @@
+package client_test
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/secretbroker/secretbroker/client"
+	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
+)
+
+type explainFunc func(context.Context, *secretbrokerv1.ExplainRequest) (*secretbrokerv1.ExplainResponse, error)
+
+// policyService is a broker's PolicyService; unimplemented until it has an
+// answer.
+type policyService struct {
+	secretbrokerv1.UnimplementedPolicyServiceServer
+	answer atomic.Pointer[explainFunc]
+}
+
+func (s *policyService) Explain(ctx context.Context, in *secretbrokerv1.ExplainRequest) (*secretbrokerv1.ExplainResponse, error) {
+	if answer := s.answer.Load(); answer != nil {
+		return (*answer)(ctx, in)
+	}
+	return s.UnimplementedPolicyServiceServer.Explain(ctx, in)
+}
+
+func (s *setup) setExplain(f explainFunc) { s.policy.answer.Store(&f) }
+
+func TestExplain(t *testing.T) {
+	t.Parallel()
+	s := newSetup(t, echo)
+	var got *secretbrokerv1.ExplainRequest
+	s.setExplain(func(_ context.Context, in *secretbrokerv1.ExplainRequest) (*secretbrokerv1.ExplainResponse, error) {
+		got = in
+		return &secretbrokerv1.ExplainResponse{
+			Reference: "canonical",
+			Readers:   []*secretbrokerv1.Access{{IntegrationId: "a", Grant: 2, Principal: "dns:*.td"}, {IntegrationId: "b"}},
+			Judgements: []*secretbrokerv1.Judgement{
+				{IntegrationId: "a", Allowed: true, Grant: 2, Explanation: "because", Grants: []*secretbrokerv1.GrantJudgement{
+					{Grant: 0, PrincipalMatches: true}, {Grant: 1, StoreMatches: true, SecretMatches: true}, {Grant: 2, KeyMatches: true},
+				}},
+				{IntegrationId: "b", Grant: -1},
+			},
+			RequestId: "req-1",
+		}, nil
+	})
+	c, _ := s.client(t)
+	e, err := c.Explain(t.Context(), client.ExplainRequest{Reference: "a reference", IntegrationID: "a", Principal: "dns:a.td"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := (&secretbrokerv1.ExplainRequest{Reference: "a reference", IntegrationId: "a", Principal: "dns:a.td"}); !proto.Equal(got, want) {
+		t.Errorf("the broker got %v, want %v", got, want)
+	}
+	if diff := cmp.Diff(&client.Explanation{
+		Reference: "canonical",
+		Readers:   []client.Access{{IntegrationID: "a", Grant: 2, Principal: "dns:*.td"}, {IntegrationID: "b"}},
+		Judgements: []client.Judgement{
+			{IntegrationID: "a", Allowed: true, Grant: 2, Explanation: "because", Grants: []client.GrantJudgement{
+				{Grant: 0, PrincipalMatches: true}, {Grant: 1, StoreMatches: true, SecretMatches: true}, {Grant: 2, KeyMatches: true},
+			}},
+			{IntegrationID: "b", Grant: -1},
+		},
+		RequestID: "req-1",
+	}, e); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestExplainTriesAgain(t *testing.T) {
+	t.Parallel()
+	s := newSetup(t, echo)
+	overloaded := must(status.New(codes.ResourceExhausted, "wait").WithDetails(reason("OVERLOADED"), retryIn(time.Second))).Err()
+	calls := 0
+	s.setExplain(func(context.Context, *secretbrokerv1.ExplainRequest) (*secretbrokerv1.ExplainResponse, error) {
+		if calls++; calls < 3 {
+			return nil, overloaded
+		}
+		return &secretbrokerv1.ExplainResponse{Reference: "r"}, nil
+	})
+	c, waits := s.client(t)
+	e, err := c.Explain(t.Context(), client.ExplainRequest{Reference: "r"})
+	if err != nil || e.Reference != "r" {
+		t.Fatalf("%+v, %v", e, err)
+	}
+	if len(*waits) != 2 || (*waits)[0] < time.Second {
+		t.Errorf("waited %v, want twice a second and more", *waits)
+	}
+}
+
+func TestExplainErrors(t *testing.T) {
+	t.Parallel()
+	s := newSetup(t, echo)
+	c, waits := s.client(t)
+	explain := func(answer explainFunc) *client.Error {
+		t.Helper()
+		if answer != nil {
+			s.setExplain(answer)
+		}
+		out, err := c.Explain(t.Context(), client.ExplainRequest{Reference: "r"})
+		var e *client.Error
+		if !errors.As(err, &e) {
+			t.Fatalf("err = %v, answer %+v", err, out)
+		}
+		return e
+	}
+	if e := explain(nil); e.Code != codes.Unimplemented { // a broker that is older than the service
+		t.Errorf("err = %v", e)
+	}
+	denied := must(status.New(codes.PermissionDenied, "not an auditor").WithDetails(reason("ACCESS_DENIED"))).Err()
+	if e := explain(func(context.Context, *secretbrokerv1.ExplainRequest) (*secretbrokerv1.ExplainResponse, error) {
+		return nil, denied
+	}); e.Reason != client.ReasonAccessDenied || e.Message != "not an auditor" {
+		t.Errorf("err = %v", e)
+	}
+	if len(*waits) != 0 {
+		t.Errorf("waited %v for what does not pass", *waits)
+	}
+}

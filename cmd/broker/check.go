@@ -1,0 +1,261 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/connectorfile"
+)
+
+// What a check finds beside the broker's reasons. The names are a promise.
+const (
+	// Warnings: the config can be resolved, but look at it.
+	warnExpiresSoon = "EXPIRES_SOON"
+	warnEmptyValue  = "EMPTY_VALUE"
+
+	// Faults of a whole file, or of the call for it.
+	faultInvalidFile = "INVALID_FILE"
+	faultCallFailed  = "CALL_FAILED" // and nobody gave a reason
+	faultNotChecked  = "NOT_CHECKED" // because an earlier call failed in a way that this one would, too
+)
+
+// check is the check command.
+type check struct {
+	conn       connection
+	what       question
+	files      []string
+	output     string
+	warnExpiry time.Duration
+	strict     bool
+}
+
+func newCheckCommand() *cobra.Command {
+	var c check
+	cmd := &cobra.Command{
+		Use:   "check [NAME=REFERENCE ...]",
+		Short: "Check through a broker that references can be resolved",
+		Long: `Check through a broker that references can be resolved, as the client
+certificate's owner and without any value leaving the broker: made for the
+pipeline that deploys connectors. Every failing config is listed with its reason
+and what to do. docs/check.md describes the output.
+
+References are given as NAME=REFERENCE, or in connectors' configurations with
+--file, which are JSON or .properties files and may be several.
+
+Exit codes: 0 all can be resolved; 2 the command line or a file is wrong; else
+the code of the first config that cannot be resolved, as of "broker resolve".
+With --strict, 6 if there are warnings.`,
+		Example: `  broker check --file connector.json
+  broker check --file orders.json --file payments.properties --output github
+  broker check --integration cspi-sqlserver \
+      password=https://my-vault.vault.azure.net::sqlserver-db-secret::password`,
+		RunE: c.run,
+	}
+	c.conn.register(cmd)
+	c.what.register(cmd)
+	registerOutput(cmd, &c.output, "table", "json", "github")
+	cmd.Flags().StringArrayVar(&c.files, "file", nil, "a connector's configuration: JSON, or a .properties file; may be given several times")
+	cmd.Flags().DurationVar(&c.warnExpiry, "warn-expiry", 7*24*time.Hour, "warn of secrets that expire within this time")
+	cmd.Flags().BoolVar(&c.strict, "strict", false, "fail on warnings too: secrets that expire soon, empty values")
+	_ = cmd.MarkFlagFilename("file", "json", "properties") // the flag exists
+	return cmd
+}
+
+func (c *check) run(cmd *cobra.Command, args []string) error {
+	if err := c.validate(args); err != nil {
+		return &exitError{exitUsage, err}
+	}
+	cl, err := c.conn.dial()
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	var checked []checkedFile
+	if len(c.files) == 0 {
+		configs, err := configsOfArgs(args)
+		if err != nil {
+			return &exitError{exitUsage, err}
+		}
+		f := c.ask(cmd.Context(), cl, "", configs)
+		if f.fault != nil && f.fault.reason == faultInvalidFile { // there is none
+			return &exitError{exitUsage, errors.New(f.fault.message)}
+		}
+		checked = append(checked, f)
+	} else {
+		checked = c.checkFiles(cmd.Context(), cl)
+	}
+	if err := c.print(cmd, checked); err != nil {
+		return &exitError{exitFailure, err}
+	}
+	if code := exitCodeOfCheck(checked, c.strict); code != exitOK {
+		return &exitError{code: code}
+	}
+	return nil
+}
+
+func (c *check) validate(args []string) error {
+	switch {
+	case len(c.files) > 0 && len(args) > 0:
+		return errArgsAndFile
+	case len(c.files) > 1 && c.what.connector != "":
+		return errors.New("--connector names one connector; leave it out where several files name their own")
+	case c.warnExpiry < 0:
+		return errors.New("--warn-expiry is negative; 0s warns of no secret's end")
+	}
+	return nil
+}
+
+// checkedFile is what came of one file, or of the references on the command
+// line.
+type checkedFile struct {
+	file        string // empty for the command line
+	connector   string
+	integration string
+	requestID   string
+	configs     []checkedConfig // sorted by name
+	fault       *checkFault     // why there are no configs
+}
+
+type checkedConfig struct {
+	client.Report
+	line     int // zero if unknown
+	warnings []checkWarning
+}
+
+// checkFault is what kept a whole file from being checked.
+type checkFault struct {
+	line       int // zero if it has no place
+	reason     string
+	message    string
+	retryAfter time.Duration
+	code       int
+}
+
+type checkWarning struct{ code, message string }
+
+// checkFiles checks every file with a call of its own, so that one which is
+// wrong hides no other.
+func (c *check) checkFiles(ctx context.Context, cl *client.Client) []checkedFile {
+	checked := make([]checkedFile, 0, len(c.files))
+	hopeless := false
+	for _, file := range c.files {
+		if hopeless {
+			checked = append(checked, checkedFile{file: file, fault: &checkFault{
+				reason: faultNotChecked, message: "not checked, because the call for an earlier file failed", code: exitFailure,
+			}})
+			continue
+		}
+		configs, err := readConnector(file)
+		if err != nil {
+			checked = append(checked, checkedFile{file: file, fault: newFileFault(err)})
+			continue
+		}
+		f := c.ask(ctx, cl, file, configs)
+		// Where the request was at fault the next one need not be. Any other
+		// failure, such as no broker, would only cost its time again.
+		hopeless = f.fault != nil && f.fault.code != exitBadReference && f.fault.code != exitUsage
+		checked = append(checked, f)
+	}
+	return checked
+}
+
+// ask has the broker check one configuration.
+func (c *check) ask(ctx context.Context, cl *client.Client, file string, configs connectorfile.Connector) checkedFile {
+	f := checkedFile{file: file}
+	req, err := c.what.request(configs)
+	f.connector, f.integration = req.Connector, req.IntegrationID
+	if err != nil {
+		f.fault = newFileFault(err)
+		return f
+	}
+	res, err := cl.Check(ctx, client.CheckRequest{
+		IntegrationID: req.IntegrationID,
+		Configs:       req.Configs,
+		MaxAge:        req.MaxAge,
+		Connector:     req.Connector,
+	})
+	if err != nil {
+		f.fail(err, configs)
+		return f
+	}
+	f.requestID = res.RequestID
+	for _, r := range res.Reports {
+		f.configs = append(f.configs, checkedConfig{Report: r, line: configs.Line(r.Config), warnings: c.warningsOf(r)})
+	}
+	return f
+}
+
+// fail notes why a call failed: because of some configs, or as a whole.
+func (f *checkedFile) fail(err error, configs connectorfile.Connector) {
+	var e *client.Error
+	if !errors.As(err, &e) {
+		f.fault = &checkFault{reason: faultCallFailed, message: err.Error(), code: exitFailure}
+		return
+	}
+	f.requestID = e.RequestID
+	for _, ce := range e.Configs {
+		f.configs = append(f.configs, checkedConfig{Report: client.Report{Config: ce.Config, Err: &ce}, line: configs.Line(ce.Config)})
+	}
+	if len(e.Configs) == 0 {
+		f.fault = &checkFault{reason: cmp.Or(e.Reason, faultCallFailed), message: e.Message, retryAfter: e.RetryAfter, code: exitCodeOf(err)}
+	}
+}
+
+func newFileFault(err error) *checkFault {
+	f := &checkFault{reason: faultInvalidFile, message: err.Error(), code: exitUsage}
+	if e, ok := errors.AsType[*connectorfile.Error](err); ok {
+		f.line, f.message = e.Line, e.Text
+	}
+	return f
+}
+
+// warningsOf looks for what is not wrong yet.
+func (c *check) warningsOf(r client.Report) []checkWarning {
+	if r.Err != nil {
+		return nil
+	}
+	var w []checkWarning
+	if r.HasTimeLeft && r.TimeLeft <= c.warnExpiry && c.warnExpiry > 0 {
+		w = append(w, checkWarning{warnExpiresSoon, fmt.Sprintf("the secret expires in %s, at %s; set a new version before, or move its expiry date",
+			roughly(r.TimeLeft), r.SecretExpireTime.Format(time.RFC3339))})
+	}
+	if r.Length == client.LengthEmpty {
+		w = append(w, checkWarning{warnEmptyValue, "the value is empty, which hardly anybody wants; set the secret, or check the reference's key"})
+	}
+	return w
+}
+
+// roughly rounds a time for people.
+func roughly(d time.Duration) string {
+	const day = 24 * time.Hour
+	if d >= 2*day {
+		return fmt.Sprintf("%d days", d/day)
+	}
+	return d.Round(time.Second).String()
+}
+
+// exitCodeOfCheck is decided by the first config, or file, that failed.
+func exitCodeOfCheck(checked []checkedFile, strict bool) int {
+	warned := false
+	for _, f := range checked {
+		if f.fault != nil {
+			return f.fault.code
+		}
+		for _, c := range f.configs {
+			if c.Err != nil {
+				return exitCodeOfReason(c.Err.Reason)
+			}
+			warned = warned || len(c.warnings) > 0
+		}
+	}
+	if strict && warned {
+		return exitPrecondition
+	}
+	return exitOK
+}

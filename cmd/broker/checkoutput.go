@@ -1,0 +1,209 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/secretbroker/secretbroker/client"
+)
+
+func (c *check) print(cmd *cobra.Command, checked []checkedFile) error {
+	switch c.output {
+	case "json":
+		return printJSON(cmd.OutOrStdout(), newJSONCheck(checked))
+	case "github":
+		return printAnnotations(cmd.OutOrStdout(), checked, c.strict)
+	default:
+		return printCheckTables(cmd.OutOrStdout(), cmd.ErrOrStderr(), checked)
+	}
+}
+
+// printCheckTables prints a table for each file, followed by what is wrong or
+// to be looked at. What kept a file from being checked goes to errs.
+func printCheckTables(w, errs io.Writer, checked []checkedFile) error {
+	tables := 0
+	for _, f := range checked {
+		if f.fault != nil {
+			fmt.Fprintf(errs, "Error: %s\n", f.fault.text(f.file))
+			if f.requestID != "" {
+				fmt.Fprintf(errs, "request id %s\n", f.requestID)
+			}
+			continue
+		}
+		if tables++; tables > 1 {
+			fmt.Fprintln(w)
+		}
+		if len(checked) > 1 {
+			fmt.Fprintf(w, "%s\n", printable(f.file))
+		}
+		if err := f.printTable(w); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *checkedFile) printTable(w io.Writer) error {
+	if len(f.configs) == 0 {
+		_, err := fmt.Fprintln(w, "no config is a reference")
+		return err
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(t, "CONFIG\tSTATUS\tSTORE\tSECRET\tVERSION\tKEY\tEXPIRES\tLENGTH")
+	for _, c := range f.configs {
+		status := "ok"
+		if c.Err != nil {
+			status = c.Err.Reason
+		}
+		for i, cell := range []string{c.Config, status, c.Store, c.Secret, c.Version, c.JSONKey, expiryOf(c.Report), string(c.Length)} {
+			if i > 0 {
+				fmt.Fprint(t, "\t")
+			}
+			fmt.Fprint(t, printable(cmp.Or(cell, "-")))
+		}
+		fmt.Fprintln(t)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	failed := false
+	for _, c := range f.configs {
+		at := ""
+		if f.file != "" {
+			at = place(f.file, c.line) + ": "
+		}
+		if c.Err != nil {
+			failed = true
+			fmt.Fprintf(w, "  %s%s: %s: %s\n", at, printable(c.Config), c.Err.Reason, printable(c.Err.Message))
+		}
+		for _, warning := range c.warnings {
+			fmt.Fprintf(w, "  %s%s: warning: %s: %s\n", at, printable(c.Config), warning.code, warning.message)
+		}
+	}
+	if failed && f.requestID != "" {
+		fmt.Fprintf(w, "request id %s\n", f.requestID)
+	}
+	return nil
+}
+
+func expiryOf(r client.Report) string {
+	switch {
+	case r.HasTimeLeft:
+		return "in " + roughly(r.TimeLeft)
+	case r.Version != "":
+		return "never"
+	default:
+		return ""
+	}
+}
+
+// place is where to look, as compilers and editors write it.
+func place(file string, line int) string {
+	if line == 0 {
+		return printable(file)
+	}
+	return fmt.Sprintf("%s:%d", printable(file), line)
+}
+
+func (f *checkFault) text(file string) string {
+	text := f.reason + ": " + f.message
+	if file == "" {
+		return text
+	}
+	return place(file, f.line) + ": " + text
+}
+
+// The JSON output: names are a promise; see docs/check.md.
+type (
+	jsonCheck struct {
+		OK    bool              `json:"ok"`
+		Files []jsonCheckedFile `json:"files"`
+	}
+	jsonCheckedFile struct {
+		File        string                       `json:"file,omitempty"`
+		Connector   string                       `json:"connector,omitempty"`
+		Integration string                       `json:"integration,omitempty"`
+		OK          bool                         `json:"ok"`
+		Configs     map[string]jsonCheckedConfig `json:"configs,omitempty"`
+		Error       *jsonCheckError              `json:"error,omitempty"`
+		RequestID   string                       `json:"request_id,omitempty"`
+	}
+	jsonCheckedConfig struct {
+		OK               bool               `json:"ok"`
+		Line             int                `json:"line,omitempty"`
+		Error            *jsonError         `json:"error,omitempty"`
+		Warnings         []jsonCheckWarning `json:"warnings,omitempty"`
+		Store            string             `json:"store,omitempty"`
+		Secret           string             `json:"secret,omitempty"`
+		Version          string             `json:"version,omitempty"`
+		JSONKey          string             `json:"json_key,omitempty"`
+		JSONKeyFound     bool               `json:"json_key_found"`
+		FetchTime        time.Time          `json:"fetch_time,omitzero"`
+		SecretExpireTime time.Time          `json:"secret_expire_time,omitzero"`
+		TimeLeftSeconds  *int64             `json:"time_left_seconds,omitempty"`
+		Length           client.LengthClass `json:"length,omitempty"`
+	}
+	jsonCheckError struct {
+		jsonError
+		Line int `json:"line,omitempty"`
+	}
+	jsonCheckWarning struct {
+		Warning string `json:"warning"`
+		Message string `json:"message"`
+	}
+)
+
+func newJSONCheck(checked []checkedFile) jsonCheck {
+	out := jsonCheck{OK: true}
+	for _, f := range checked {
+		jf := jsonCheckedFile{File: f.file, Connector: f.connector, Integration: f.integration, OK: f.fault == nil, RequestID: f.requestID}
+		if f.fault != nil {
+			jf.Error = &jsonCheckError{
+				jsonError: newJSONError(client.ConfigError{Reason: f.fault.reason, Message: f.fault.message, RetryAfter: f.fault.retryAfter}),
+				Line:      f.fault.line,
+			}
+		}
+		if len(f.configs) > 0 {
+			jf.Configs = make(map[string]jsonCheckedConfig, len(f.configs))
+		}
+		for _, c := range f.configs {
+			jf.Configs[c.Config] = newJSONCheckedConfig(c)
+			jf.OK = jf.OK && c.Err == nil
+		}
+		out.Files = append(out.Files, jf)
+		out.OK = out.OK && jf.OK
+	}
+	return out
+}
+
+func newJSONCheckedConfig(c checkedConfig) jsonCheckedConfig {
+	out := jsonCheckedConfig{
+		OK:               c.Err == nil,
+		Line:             c.line,
+		Store:            c.Store,
+		Secret:           c.Secret,
+		Version:          c.Version,
+		JSONKey:          c.JSONKey,
+		JSONKeyFound:     c.JSONKeyFound,
+		FetchTime:        c.FetchTime,
+		SecretExpireTime: c.SecretExpireTime,
+		Length:           c.Length,
+	}
+	if c.HasTimeLeft {
+		out.TimeLeftSeconds = new(int64(c.TimeLeft / time.Second))
+	}
+	if c.Err != nil {
+		e := newJSONError(*c.Err)
+		e.Config = "" // it is the key of the map
+		out.Error = &e
+	}
+	for _, w := range c.warnings {
+		out.Warnings = append(out.Warnings, jsonCheckWarning{Warning: w.code, Message: w.message})
+	}
+	return out
+}

@@ -1,0 +1,182 @@
+package main
+
+import (
+	"errors"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/config"
+	"github.com/secretbroker/secretbroker/internal/explain"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+const explainHelp = `Say who may read the secret that a reference stands for, and, with --principal,
+why that caller may or may not. No secret is read.
+
+A running broker is asked, which answers those whom its configuration names as
+auditors. With --config no broker is needed: the integrations that broker.yaml
+points to are read instead. The TLS files that it names need not be there, the
+credential files that the integrations name must.
+
+With --diff two versions of the integrations are compared, each given as a
+broker.yaml or as a directory of integrations: lines with + are permissions that
+only NEW gives, lines with - those that only OLD gave, lines with ~ settings that
+differ. A grant that is only written differently is no change.
+
+Exit codes: 0 answered, also if the answer is no; 2 the command line, broker.yaml
+or an integration's file is wrong; 3 the broker does not take the caller for an
+auditor; 4 the reference, the principal or the integration's id is wrong; 7 no
+broker answers at the address, or not one that is trusted; 8 try again later;
+1 other failure. With --diff: 0 compared; 1 there are changes, if --exit-code is
+given; 2 something is wrong.`
+
+func newExplainCommand() *cobra.Command {
+	var (
+		conn           connection
+		q              client.ExplainRequest
+		configFile     string
+		output         string
+		diff, exitCode bool
+	)
+	cmd := &cobra.Command{
+		Use:   "explain [flags] REFERENCE\n  broker explain --diff [flags] OLD NEW",
+		Short: "Say who may read a secret and why, or what a policy change gives and takes",
+		Long:  explainHelp,
+		Example: `  broker explain https://my-vault.vault.azure.net::db-secret::password
+  broker explain --config broker.yaml --principal spiffe://example.org/connect/worker-1 \
+      https://my-vault.vault.azure.net::db-secret
+  broker explain --diff --exit-code deployed/integrations integrations`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if diff {
+				return cobra.ExactArgs(2)(cmd, args)
+			}
+			return cobra.ExactArgs(1)(cmd, args)
+		},
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			if diff {
+				return nil, cobra.ShellCompDirectiveDefault
+			}
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if diff {
+				return explainDiff(cmd, output, exitCode, args[0], args[1])
+			}
+			if exitCode {
+				return &exitError{exitUsage, errors.New("--exit-code goes with --diff only")}
+			}
+			q.Reference = args[0]
+			if configFile != "" {
+				return explainOffline(cmd, output, configFile, q)
+			}
+			return explainOnline(cmd, output, &conn, q)
+		},
+	}
+	conn.register(cmd)
+	registerOutput(cmd, &output, "table", "json")
+	cmd.Flags().StringVar(&configFile, "config", "", "read the integrations of this broker.yaml instead of asking a broker")
+	cmd.Flags().StringVar(&q.IntegrationID, "integration", "", "look at this integration only (default: all)")
+	cmd.Flags().StringVar(&q.Principal, "principal", "", "the caller to judge: a SPIFFE ID, or dns: and a host's name")
+	cmd.Flags().BoolVar(&diff, "diff", false, "compare two versions of the integrations")
+	cmd.Flags().BoolVar(&exitCode, "exit-code", false, "with --diff: exit with 1 if there are changes")
+	for _, flag := range []string{"config", "integration", "principal", "addr"} {
+		cmd.MarkFlagsMutuallyExclusive("diff", flag)
+	}
+	cmd.MarkFlagsMutuallyExclusive("config", "addr")
+	_ = cmd.MarkFlagFilename("config", "yaml", "yml") // the flag exists
+	completeWords(cmd, "integration")
+	completeWords(cmd, "principal")
+	return cmd
+}
+
+func explainOnline(cmd *cobra.Command, output string, conn *connection, q client.ExplainRequest) error {
+	cl, err := conn.dial()
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	e, err := cl.Explain(cmd.Context(), q)
+	if err != nil {
+		out := printer{output: output}
+		return out.printError(cmd, err)
+	}
+	return printExplanation(cmd, output, e)
+}
+
+// explainOffline answers as a broker with these files would.
+func explainOffline(cmd *cobra.Command, output, configFile string, q client.ExplainRequest) error {
+	integrations, err := readIntegrations(configFile)
+	if err != nil {
+		return err
+	}
+	a, err := explain.Explain(integrations, explain.Question{
+		Reference: q.Reference, IntegrationID: q.IntegrationID, Principal: q.Principal,
+	})
+	if err != nil {
+		e := secret.AsError(err)
+		out := printer{output: output}
+		return out.printError(cmd, &client.Error{Reason: string(e.Reason), Message: e.Message})
+	}
+	return printExplanation(cmd, output, explanationOf(a))
+}
+
+// explanationOf is what the client makes of the same answer over the wire.
+func explanationOf(a explain.Answer) *client.Explanation {
+	e := &client.Explanation{Reference: a.Reference}
+	for _, r := range a.Readers {
+		e.Readers = append(e.Readers, client.Access(r))
+	}
+	for _, j := range a.Judgements {
+		judgement := client.Judgement{
+			IntegrationID: j.IntegrationID, Allowed: j.Allowed, Grant: j.Grant, Explanation: j.Explanation,
+		}
+		for i, m := range j.Grants {
+			judgement.Grants = append(judgement.Grants, client.GrantJudgement{
+				Grant: i, PrincipalMatches: m.Principal != "", StoreMatches: m.Store, SecretMatches: m.Secret, KeyMatches: m.Key,
+			})
+		}
+		e.Judgements = append(e.Judgements, judgement)
+	}
+	return e
+}
+
+func explainDiff(cmd *cobra.Command, output string, exitCode bool, old, now string) error {
+	before, err := readIntegrations(old)
+	after, err2 := readIntegrations(now)
+	switch {
+	case err != nil || err2 != nil:
+		return &exitError{exitUsage, errors.Join(err, err2)}
+	case len(before)+len(after) == 0: // two wrong directories have no differences
+		return &exitError{exitUsage, errors.New("there is no integration on either side; give two broker.yaml files or directories of integrations")}
+	}
+	changes := explain.Diff(before, after)
+	if err := printChanges(cmd.OutOrStdout(), output, changes); err != nil {
+		return &exitError{exitFailure, err}
+	}
+	if exitCode && len(changes) > 0 {
+		return &exitError{code: exitFailure}
+	}
+	return nil
+}
+
+// readIntegrations reads the integrations that a broker.yaml points to, or those
+// of a directory. It takes nothing of what is partly wrong: an answer from half
+// the grants would be a wrong one.
+func readIntegrations(path string) ([]*registry.Integration, error) {
+	dir := path
+	if info, err := os.Stat(path); err != nil || !info.IsDir() {
+		cfg, err := config.Load(path)
+		if err != nil {
+			return nil, &exitError{exitUsage, err}
+		}
+		dir = cfg.Integrations
+	}
+	integrations, faults := registry.Validate(dir)
+	if len(faults) > 0 {
+		return nil, &exitError{exitUsage, faults}
+	}
+	return integrations, nil
+}

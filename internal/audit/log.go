@@ -1,0 +1,291 @@
+package audit
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+)
+
+const (
+	// maxQueued is how many bytes wait for the write under way at most: some ten
+	// thousands of records, far more than a healthy disk leaves waiting.
+	maxQueued = 16 << 20
+	// maxKept is the largest buffer that is used again after a burst.
+	maxKept = 1 << 20
+	// patience is how long Reopen and Close wait for the writer, and how long a
+	// write may take before Problem names it.
+	patience = 2 * time.Second
+)
+
+var (
+	errClosed = errors.New("the audit log is closed")
+	errFull   = errors.New("the audit log's queue is full: its file or pipe takes records too slowly or not at all")
+	errStuck  = errors.New("the audit log is stuck: a write to its file or pipe does not return")
+)
+
+// Log writes events as JSON lines. It is safe for concurrent use; the lines of
+// one Write stand together, and Writes stand in the order of their queueing.
+//
+// One goroutine owns the file: it writes all that is queued with one write, so
+// that concurrent Writes share it. Nothing else ever waits for the file but for
+// a bounded time. Whoever makes a Log closes it.
+type Log struct {
+	path     string
+	maxBytes int           // see maxQueued
+	patience time.Duration // see patience
+
+	// ended is closed when the writer has ended, gone when Close gave it up.
+	ended, gone chan struct{}
+	giveUp      func() // closes gone
+
+	// These are the writer's alone.
+	w io.Writer
+	// torn says that the last write ended within a line.
+	torn bool
+	// closeErr is read once ended is closed.
+	closeErr error
+
+	mu      sync.Mutex
+	work    *sync.Cond // told when there is something for the writer to do
+	queued  *batch
+	reopens []chan error
+	closed  bool
+	// full says that a Write was refused since the writer last took the queue.
+	full bool
+	// busySince is when the writer began what it does; zero when it waits.
+	busySince time.Time
+	// failed is the last write's error.
+	failed error
+	// file is the open file, nil if there is none at path.
+	file os.FileInfo
+}
+
+// batch is what one write takes. Its first byte is a newline, which is written
+// only if the line before is torn.
+type batch struct {
+	buf   []byte
+	waits []wait
+}
+
+// wait is one Write in a batch: its bytes end at buf[end].
+type wait struct {
+	end  int
+	done chan error
+}
+
+func newBatch() *batch { return &batch{buf: []byte{'\n'}} }
+
+// New returns a Log that writes to w and closes w, if it can be, at the end.
+func New(w io.Writer) *Log {
+	l := newLog("", w)
+	go l.run()
+	return l
+}
+
+func newLog(path string, w io.Writer) *Log {
+	l := &Log{
+		path: path, maxBytes: maxQueued, patience: patience, w: w,
+		ended: make(chan struct{}), gone: make(chan struct{}), queued: newBatch(),
+	}
+	l.giveUp = sync.OnceFunc(func() { close(l.gone) })
+	l.work = sync.NewCond(&l.mu)
+	return l
+}
+
+// Write records the events: when it returns nil, the operating system has them
+// (they are not forced to the disk). It waits for that until ctx ends, and
+// fails at once if the queue is full: a file that is so far behind does not
+// catch up within a call, and waiting would only pile up calls.
+//
+// On error none of the events may be taken as recorded, although what was
+// queued when ctx ended is still written if it can be.
+func (l *Log) Write(ctx context.Context, events []Event) error {
+	if len(events) == 0 {
+		return nil
+	}
+	if err := context.Cause(ctx); err != nil {
+		return fmt.Errorf("write the audit log: %w", err)
+	}
+	var lines bytes.Buffer
+	enc := json.NewEncoder(&lines)
+	enc.SetEscapeHTML(false)
+	for i := range events {
+		if err := enc.Encode(&events[i]); err != nil {
+			return fmt.Errorf("encode an audit event: %w", err)
+		}
+	}
+	done, err := l.enqueue(lines.Bytes())
+	if err != nil {
+		return err
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		err = fmt.Errorf("wait for the audit log to be written: %w", context.Cause(ctx))
+	case <-l.gone:
+		err = errStuck
+	}
+	select {
+	case err := <-done: // both came at once: what is written is written
+		return err
+	default:
+		return err
+	}
+}
+
+// enqueue copies the lines of one Write into the queue; the channel tells what
+// came of them.
+func (l *Log) enqueue(lines []byte) (<-chan error, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil, errClosed
+	}
+	b := l.queued
+	// Even the longest Write fits into an empty queue.
+	if len(b.waits) > 0 && len(b.buf)+len(lines) > l.maxBytes {
+		l.full = true
+		return nil, errFull
+	}
+	done := make(chan error, 1) // the writer never waits for who has gone
+	b.buf = append(b.buf, lines...)
+	b.waits = append(b.waits, wait{len(b.buf), done})
+	l.work.Signal()
+	return done, nil
+}
+
+// Reopen opens the file anew, after it was moved away by log rotation. If it
+// cannot be opened, the old file stays in use. Reopen waits for a write under
+// way for two seconds; if that has not returned by then, Reopen fails, and the
+// file is opened anew once it has.
+func (l *Log) Reopen() error {
+	if l.path == "" || l.path == Stdout {
+		return nil
+	}
+	done := make(chan error, 1)
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return errClosed
+	}
+	l.reopens = append(l.reopens, done)
+	l.work.Signal()
+	l.mu.Unlock()
+
+	timer := time.NewTimer(l.patience)
+	defer timer.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-timer.C:
+		return fmt.Errorf("open the audit log anew: %w", errStuck)
+	}
+}
+
+// Close takes no more events, writes what is queued, and closes the file. If
+// that takes more than two seconds it fails and so do the Writes still waiting:
+// they may have no record. Every later Write fails.
+func (l *Log) Close() error {
+	l.mu.Lock()
+	l.closed = true
+	l.work.Signal()
+	l.mu.Unlock()
+
+	timer := time.NewTimer(l.patience)
+	defer timer.Stop()
+	select {
+	case <-l.ended:
+		return l.closeErr
+	case <-timer.C:
+		l.giveUp()
+		return fmt.Errorf("close the audit log: %w", errStuck)
+	}
+}
+
+// run is the writer. It ends after Close, or, if it is stuck then, once what it
+// is stuck in returns.
+func (l *Log) run() {
+	defer close(l.ended)
+	b := newBatch()
+	for {
+		var reopens []chan error
+		b, reopens = l.next(b)
+		if b == nil {
+			break
+		}
+		if len(reopens) > 0 {
+			err := l.open()
+			for _, done := range reopens {
+				done <- err
+			}
+		}
+		if len(b.waits) > 0 {
+			l.commit(b)
+		}
+	}
+	if c, ok := l.w.(io.Closer); ok && l.path != Stdout {
+		l.closeErr = c.Close()
+	}
+}
+
+// next waits for work and takes all there is, leaving used, emptied, as the new
+// queue. It returns no batch when the log is closed and everything is done.
+func (l *Log) next(used *batch) (*batch, []chan error) {
+	if cap(used.buf) > maxKept {
+		used = newBatch()
+	}
+	clear(used.waits)
+	used.buf, used.waits = used.buf[:1], used.waits[:0]
+
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.busySince = time.Time{}
+	for len(l.queued.waits) == 0 && len(l.reopens) == 0 {
+		if l.closed {
+			return nil, nil
+		}
+		l.work.Wait()
+	}
+	b, reopens := l.queued, l.reopens
+	l.queued, l.reopens, l.full = used, nil, false
+	l.busySince = time.Now()
+	return b, reopens
+}
+
+// commit writes the batch and tells each of its Writes what came of it: those
+// that stand in what was written before an error are recorded.
+func (l *Log) commit(b *batch) {
+	start := 1
+	if l.torn {
+		start = 0
+	}
+	n, err := l.w.Write(b.buf[start:])
+	// To force records to the disk, one fsync for the whole batch belongs here.
+	end := start + n
+	if n > 0 {
+		l.torn = b.buf[end-1] != '\n'
+	}
+	if err == nil && end < len(b.buf) {
+		err = io.ErrShortWrite
+	}
+	if err != nil {
+		err = fmt.Errorf("write the audit log: %w", err)
+	}
+	l.mu.Lock()
+	l.failed = err
+	l.mu.Unlock()
+	for _, w := range b.waits {
+		if w.end <= end {
+			w.done <- nil
+		} else {
+			w.done <- err
+		}
+	}
+}

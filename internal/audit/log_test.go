@@ -1,0 +1,399 @@
+package audit
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// gate is a sink whose writes wait until the test lets them through, in a
+// bubble of synctest.
+type gate struct {
+	strings.Builder
+	writes int
+	let    chan allowance
+}
+
+// allowance is how much of a write is taken, and its error.
+type allowance struct {
+	bytes int
+	err   error
+}
+
+const everything = 1 << 30
+
+func newGate() *gate { return &gate{let: make(chan allowance)} }
+
+func (g *gate) Write(p []byte) (int, error) {
+	a := <-g.let
+	g.writes++
+	n, _ := g.Builder.Write(p[:min(a.bytes, len(p))])
+	return n, a.err
+}
+
+// lines returns the request ids of the lines, and the lines that are torn.
+func (g *gate) lines() (ids, torn []string) {
+	for _, line := range strings.Split(strings.TrimSuffix(g.String(), "\n"), "\n") {
+		var e Event
+		if json.Unmarshal([]byte(line), &e) != nil {
+			torn = append(torn, line)
+			continue
+		}
+		ids = append(ids, e.RequestID)
+	}
+	return ids, torn
+}
+
+// write starts a Write and waits until it stands in the queue.
+func write(ctx context.Context, l *Log, id string) <-chan error {
+	done := make(chan error, 1)
+	go func() { done <- l.Write(ctx, []Event{{RequestID: id}}) }()
+	synctest.Wait()
+	return done
+}
+
+// TestGroupCommit: what is queued during a write shares the next one, in order.
+func TestGroupCommit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate()
+		l := New(g)
+		want := "abcdefghijklmnopqrstuvwxyz"
+		var writes []<-chan error
+		for _, id := range want {
+			writes = append(writes, write(t.Context(), l, string(id)))
+		}
+		g.let <- allowance{everything, nil}
+		synctest.Wait()
+		if err := <-writes[0]; err != nil || len(writes[1]) != 0 {
+			t.Errorf("the first write: %v, the second has ended: %v", err, len(writes[1]) != 0)
+		}
+		g.let <- allowance{everything, nil}
+		for _, done := range writes[1:] {
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+		ids, torn := g.lines()
+		if got := strings.Join(ids, ""); g.writes != 2 || got != want || torn != nil {
+			t.Errorf("%d writes, %s, torn %q", g.writes, got, torn)
+		}
+	})
+}
+
+// TestPartOfABatch: a write that fails midway fails the Writes whose lines are
+// not whole, and them alone.
+func TestPartOfABatch(t *testing.T) {
+	line := len(`{"time":"0001-01-01T00:00:00Z","request_id":"b","method":"","principal":"","outcome":""}` + "\n")
+	broken := errors.New("no space left on device")
+	tests := []struct {
+		name     string
+		write    allowance
+		recorded string // of b, c and d
+		torn     int
+	}{
+		{"nothing", allowance{0, broken}, "", 0},
+		{"half a line", allowance{line / 2, broken}, "", 1},
+		{"all but a newline", allowance{line - 1, broken}, "", 0}, // the line is whole, and yet not recorded
+		{"a line", allowance{line, broken}, "b", 0},
+		{"a line and a half", allowance{line + line/2, broken}, "b", 1},
+		{"two lines", allowance{2 * line, broken}, "bc", 0},
+		{"two lines, no error", allowance{2 * line, nil}, "bc", 0},
+		{"everything and an error", allowance{everything, broken}, "bcd", 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := newGate()
+				l := New(g)
+				first := write(t.Context(), l, "a")
+				batch := map[string]<-chan error{}
+				for _, id := range []string{"b", "c", "d"} {
+					batch[id] = write(t.Context(), l, id)
+				}
+				g.let <- allowance{everything, nil}
+				g.let <- tt.write
+				if err := <-first; err != nil {
+					t.Error(err)
+				}
+				for id, done := range batch {
+					err := <-done
+					if (err == nil) != strings.Contains(tt.recorded, id) {
+						t.Errorf("%s: %v", id, err)
+					}
+					if err != nil && !errors.Is(err, broken) && !errors.Is(err, io.ErrShortWrite) {
+						t.Errorf("%s: %v", id, err)
+					}
+				}
+				if l.Problem() == "" {
+					t.Error("no problem")
+				}
+				last := write(t.Context(), l, "e")
+				g.let <- allowance{everything, nil}
+				if err := <-last; err != nil {
+					t.Error(err)
+				}
+				if p := l.Problem(); p != "" {
+					t.Error(p)
+				}
+				if err := l.Close(); err != nil {
+					t.Error(err)
+				}
+				ids, torn := g.lines()
+				if got := strings.Join(ids, ""); !strings.HasPrefix(got, "a"+tt.recorded) || !strings.HasSuffix(got, "e") || len(torn) != tt.torn {
+					t.Errorf("got %s, torn %q", got, torn)
+				}
+			})
+		})
+	}
+}
+
+func TestContextEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate()
+		l := New(g)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		under, queued := write(ctx, l, "under way"), write(ctx, l, "queued")
+		for _, done := range []<-chan error{under, queued} {
+			if err := <-done; !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("got %v", err)
+			}
+		}
+		if err := l.Write(ctx, []Event{{RequestID: "too late"}}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+		// Who has gone still gets a record once the sink moves again.
+		g.let <- allowance{everything, nil}
+		g.let <- allowance{everything, nil}
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+		if ids, _ := g.lines(); strings.Join(ids, ",") != "under way,queued" {
+			t.Errorf("got %q", ids)
+		}
+	})
+}
+
+func TestFullQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate()
+		l := newLog("", g)
+		l.maxBytes = 250
+		go l.run()
+		long := strings.Repeat("x", 1000)
+		done := []<-chan error{write(t.Context(), l, long)} // longer than the queue, which is empty
+		for _, id := range []string{"b", "c"} {
+			done = append(done, write(t.Context(), l, id))
+		}
+		if p := l.Problem(); p != "" {
+			t.Error(p)
+		}
+		if err := l.Write(t.Context(), []Event{{RequestID: "d"}}); !errors.Is(err, errFull) {
+			t.Errorf("got %v", err)
+		}
+		if p := l.Problem(); !strings.Contains(p, "queue is full") {
+			t.Errorf("problem %q", p)
+		}
+		g.let <- allowance{everything, nil}
+		g.let <- allowance{everything, nil}
+		for _, done := range done {
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+		if p := l.Problem(); p != "" {
+			t.Error(p)
+		}
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+		if ids, _ := g.lines(); len(ids) != 3 {
+			t.Errorf("got %q", ids)
+		}
+	})
+}
+
+// givesUp expects f to end after patience, since the sink takes nothing.
+func givesUp(t *testing.T, f func() error) {
+	t.Helper()
+	start := time.Now()
+	if err := f(); !errors.Is(err, errStuck) {
+		t.Errorf("got %v", err)
+	}
+	if took := time.Since(start); took != patience {
+		t.Errorf("took %v", took)
+	}
+}
+
+func TestReopenWhenStuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate()
+		path := filepath.Join(t.TempDir(), "audit.jsonl")
+		l := newLog(path, g)
+		go l.run()
+		under, queued := write(t.Context(), l, "a"), write(t.Context(), l, "b")
+		givesUp(t, l.Reopen)
+		if p := l.Problem(); !strings.Contains(p, "does not return, for 2s now") {
+			t.Errorf("problem %q", p)
+		}
+		g.let <- allowance{everything, nil}
+		if err := errors.Join(<-under, <-queued, l.Close()); err != nil {
+			t.Error(err)
+		}
+		// The late Reopen was made up for, before what was queued was written.
+		if lines := read(t, path); len(lines) != 1 || !strings.Contains(lines[0], `"b"`) {
+			t.Errorf("new file: %q", lines)
+		}
+	})
+}
+
+func TestCloseWhenStuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate()
+		l := New(g)
+		under, queued := write(t.Context(), l, "a"), write(t.Context(), l, "b")
+		givesUp(t, l.Close)
+		for _, done := range []<-chan error{under, queued} {
+			if err := <-done; !errors.Is(err, errStuck) {
+				t.Errorf("a waiting Write: %v", err)
+			}
+		}
+		if err := l.Write(t.Context(), []Event{{}}); !errors.Is(err, errClosed) {
+			t.Errorf("a later Write: %v", err)
+		}
+		givesUp(t, l.Close)
+		g.let <- allowance{everything, nil}
+		g.let <- allowance{everything, nil} // what was queued is written after all
+		if err := l.Close(); err != nil {
+			t.Errorf("Close after all: %v", err)
+		}
+		if ids, _ := g.lines(); strings.Join(ids, "") != "ab" {
+			t.Errorf("got %q", ids)
+		}
+	})
+}
+
+// TestStuckStdout: a collector that no longer reads our standard output.
+func TestStuckStdout(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	l := newLog(Stdout, w)
+	l.patience = 10 * time.Millisecond
+	go l.run()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- l.Write(ctx, []Event{{Connector: strings.Repeat("x", 1<<20)}}) }()
+	if _, err := r.Read(make([]byte, 1)); err != nil { // the write is under way
+		t.Fatal(err)
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("Write: %v", err)
+	}
+	if err := l.Reopen(); err != nil {
+		t.Errorf("Reopen: %v", err)
+	}
+	if err := l.Close(); !errors.Is(err, errStuck) {
+		t.Errorf("Close: %v", err)
+	}
+	if p := l.Problem(); !strings.Contains(p, errStuck.Error()) {
+		t.Errorf("problem %q", p)
+	}
+	if _, err := io.CopyN(io.Discard, r, 1<<20); err != nil { // the collector is back
+		t.Fatal(err)
+	}
+	<-l.ended
+	if _, err := w.WriteString("standard output is not ours to close"); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestCloseUnderLoad: what was confirmed is there, and nothing comes after.
+func TestCloseUnderLoad(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	l, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var (
+		writers sync.WaitGroup
+		counts  [8]int
+		started = make(chan struct{}, len(counts))
+	)
+	for i := range counts {
+		writers.Go(func() {
+			for {
+				err := l.Write(t.Context(), []Event{{RequestID: "r"}})
+				if errors.Is(err, errClosed) {
+					return
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if counts[i]++; counts[i] == 1 {
+					started <- struct{}{}
+				}
+			}
+		})
+	}
+	for range counts {
+		<-started
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	lines := read(t, path)
+	writers.Wait()
+	total := 0
+	for _, n := range counts {
+		total += n
+	}
+	if len(lines) != total {
+		t.Errorf("%d lines, %d confirmed", len(lines), total)
+	}
+	if err := l.Reopen(); !errors.Is(err, errClosed) {
+		t.Errorf("Reopen: %v", err)
+	}
+	if p := l.Problem(); p != errClosed.Error() {
+		t.Errorf("problem %q", p)
+	}
+}
+
+func BenchmarkWrite(b *testing.B) {
+	l, err := Open(filepath.Join(b.TempDir(), "audit.jsonl"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	events := []Event{{
+		Time: time.Now(), RequestID: "r1", Method: "Resolve", Principal: "spiffe://example.org/w", Integration: "i", Connector: "c",
+		Config: "password", Reference: "https://my-vault.vault.azure.net::s", Outcome: Served, Version: "v", Source: "hit",
+	}}
+	b.ReportAllocs()
+	b.SetParallelism(16) // calls, not processors
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if err := l.Write(b.Context(), events); err != nil {
+				b.Error(err)
+			}
+		}
+	})
+	if err := l.Close(); err != nil {
+		b.Fatal(err)
+	}
+}

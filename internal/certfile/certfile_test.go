@@ -1,0 +1,69 @@
+package certfile
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
+	"strings"
+	"testing"
+	"time"
+)
+
+func certificate(t testing.TB) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+}
+
+func TestParse(t *testing.T) {
+	a, b := certificate(t), certificate(t)
+	damaged := strings.Replace(b, "\n", "\n!", 2)
+	tests := []struct {
+		name, data string
+		want       int
+	}{
+		{"one", a, 1},
+		{"two", a + b, 2},
+		{"two with notes", "# the first\n" + a + "\n# the second\n" + b + "\n", 2},
+		{"none", "", 0},
+		{"text", "hunter2", 0},
+		{"cut off at the end", a + b[:len(b)/2], 0},
+		{"cut off alone", a[:len(a)/2], 0},
+		{"damaged in between", a + damaged + b, 0},
+		{"not a certificate", a + string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("x")})), 0},
+		{"a key", a + string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("x")})), 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			certs, err := Parse([]byte(tt.data))
+			if len(certs) != tt.want || (err == nil) != (tt.want > 0) {
+				t.Errorf("%d certificates, %v", len(certs), err)
+			}
+			pool, err := Pool([]byte(tt.data))
+			if (pool != nil) != (tt.want > 0) || (err == nil) != (tt.want > 0) {
+				t.Errorf("pool %v, %v", pool, err)
+			}
+		})
+	}
+}
+
+func TestComplete(t *testing.T) {
+	a := certificate(t)
+	key := string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("x")}))
+	for data, want := range map[string]bool{"": true, a: true, a + key: true, a[:len(a)-30]: false, a + key[:20]: false, a[:50] + "\n" + a: false} {
+		if got := Complete([]byte(data)); got != want {
+			t.Errorf("%q: %v, want %v", data, got, want)
+		}
+	}
+}

@@ -1,0 +1,216 @@
+package connectorfile
+
+import (
+	"bytes"
+	"strconv"
+	"strings"
+	"unicode/utf16"
+)
+
+// blank are the characters that separate a key from its value and begin a line
+// without being part of it.
+const blank = " \t\f"
+
+// parseProperties reads a .properties file as java.util.Properties does, which
+// is what Kafka Connect's standalone mode reads it with, and refuses what hides
+// a mistake there: a property that stands twice, one without a name, a last line
+// that announces another, and text outside ASCII. Java reads that as ISO-8859-1
+// while editors write UTF-8, so a guess would be wrong for somebody; \uXXXX is
+// the same to all.
+//
+// Kafka's placeholders, ${provider:path:key}, are text like any other.
+//
+// This is not left to a library: github.com/magiconair/properties v1.18 takes
+// the last of two equal properties without a word, knows no lines, quotes values
+// in its errors, ends a continued line at a CR LF, and replaces surrogate pairs
+// and other bytes than UTF-8 by U+FFFD.
+func parseProperties(data []byte) (Connector, error) {
+	if bytes.HasPrefix(data, []byte("\xef\xbb\xbf")) {
+		return Connector{}, faultf(1, "the file begins with a byte order mark, which Kafka Connect takes for a part of the first property's name; save it as UTF-8 without one")
+	}
+	c := Connector{Configs: make(map[string]string), Lines: make(map[string]int)}
+	r := lineReader{rest: string(data)}
+	for {
+		line, at, err := r.logical()
+		if err != nil {
+			return Connector{}, err
+		}
+		if at == 0 {
+			break
+		}
+		rawKey, rawValue := splitProperty(line)
+		key, ok := unescape(rawKey)
+		value, valueOK := unescape(rawValue)
+		if !ok || !valueOK {
+			return Connector{}, faultf(at, `a \u without four hexadecimal digits, or half of a surrogate pair`)
+		}
+		if key == "" {
+			return Connector{}, faultf(at, "a property without a name")
+		}
+		if first, ok := c.Lines[key]; ok {
+			return Connector{}, faultf(at, "the property %q stands twice, first on line %d", key, first)
+		}
+		c.Configs[key], c.Lines[key] = value, at
+	}
+	c.Name = c.Configs["name"]
+	return c, nil
+}
+
+// lineReader walks through the lines of a properties file.
+type lineReader struct {
+	rest string
+	line int // of what was read last, counted from 1
+}
+
+// natural returns the next line as it stands in the file, which ends with LF,
+// CR, CR LF or the file.
+func (r *lineReader) natural() (line string, ok bool) {
+	if r.rest == "" {
+		return "", false
+	}
+	r.line++
+	end := strings.IndexAny(r.rest, "\r\n")
+	if end < 0 {
+		line, r.rest = r.rest, ""
+		return line, true
+	}
+	line, r.rest = r.rest[:end], r.rest[end:]
+	if rest, ok := strings.CutPrefix(r.rest, "\r\n"); ok {
+		r.rest = rest
+	} else {
+		r.rest = r.rest[1:]
+	}
+	return line, true
+}
+
+// logical returns the next property, joined from its natural lines, and the line
+// on which it begins; that is zero at the end of the file. Empty lines and
+// comments are left out.
+func (r *lineReader) logical() (line string, at int, err error) {
+	var joined strings.Builder
+	continued := false
+	for {
+		natural, ok := r.natural()
+		if !ok && continued {
+			return "", 0, faultf(r.line, "the last line ends with a backslash and so announces another one; the file may be cut off")
+		}
+		if !ok {
+			return "", 0, nil
+		}
+		natural = strings.TrimLeft(natural, blank)
+		if joined.Len() == 0 {
+			if natural == "" || natural[0] == '#' || natural[0] == '!' {
+				continue
+			}
+			at = r.line
+		}
+		if !isASCII(natural) {
+			return "", 0, faultf(r.line, `a character outside ASCII, which Kafka Connect reads as ISO-8859-1 and most editors write as UTF-8; write it as \uXXXX`)
+		}
+		// An even number of backslashes stands for half as many.
+		text := strings.TrimRight(natural, `\`)
+		continued = (len(natural)-len(text))%2 == 1
+		if !continued {
+			joined.WriteString(natural)
+			return joined.String(), at, nil
+		}
+		joined.WriteString(natural[:len(natural)-1])
+	}
+}
+
+func isASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] >= 0x80 {
+			return false
+		}
+	}
+	return true
+}
+
+// splitProperty separates at the first blank, "=" or ":" that has no backslash
+// before it; blanks around the separator belong to neither side.
+func splitProperty(line string) (key, value string) {
+	end := 0
+	for end < len(line) && !strings.ContainsRune(blank+"=:", rune(line[end])) {
+		if line[end] == '\\' {
+			end++
+		}
+		end++
+	}
+	end = min(end, len(line))
+	value = strings.TrimLeft(line[end:], blank)
+	if value != "" && (value[0] == '=' || value[0] == ':') {
+		value = strings.TrimLeft(value[1:], blank)
+	}
+	return line[:end], value
+}
+
+// unescape replaces \t, \n, \f, \r and \uXXXX, and drops the backslash before
+// anything else. It reports false where \u is not followed by what it announces.
+func unescape(s string) (text string, ok bool) {
+	before, rest, found := strings.Cut(s, `\`)
+	if !found {
+		return s, true
+	}
+	var b strings.Builder
+	for ; found; before, rest, found = strings.Cut(rest, `\`) {
+		b.WriteString(before)
+		if rest == "" { // not in a line of lineReader, whose last backslash has company
+			return "", false
+		}
+		c := rest[0]
+		rest = rest[1:]
+		switch c {
+		case 't':
+			b.WriteByte('\t')
+		case 'n':
+			b.WriteByte('\n')
+		case 'f':
+			b.WriteByte('\f')
+		case 'r':
+			b.WriteByte('\r')
+		case 'u':
+			r, n := unicodeEscape(rest)
+			if n == 0 {
+				return "", false
+			}
+			b.WriteRune(r)
+			rest = rest[n:]
+		default:
+			b.WriteByte(c)
+		}
+	}
+	b.WriteString(before)
+	return b.String(), true
+}
+
+// unicodeEscape reads what follows a \u and returns how much of s that is: four
+// hexadecimal digits, or a surrogate pair. Zero means that it is neither.
+func unicodeEscape(s string) (r rune, n int) {
+	high, ok := hex4(s)
+	if !ok {
+		return 0, 0
+	}
+	if !utf16.IsSurrogate(high) {
+		return high, 4
+	}
+	if !strings.HasPrefix(s[4:], `\u`) {
+		return 0, 0
+	}
+	low, ok := hex4(s[6:])
+	if !ok {
+		return 0, 0
+	}
+	if r = utf16.DecodeRune(high, low); r == '\uFFFD' {
+		return 0, 0
+	}
+	return r, 10
+}
+
+func hex4(s string) (rune, bool) {
+	if len(s) < 4 {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(s[:4], 16, 16)
+	return rune(n), err == nil
+}

@@ -1,0 +1,139 @@
+// Package explain answers questions about policies: who may read a secret and
+// why, and what a change of the integrations gives and takes.
+//
+// It is pure: what it says is worked out from integrations that the caller
+// hands in, by asking the very policies that decide requests. It reads no
+// secret and knows no gRPC, files or stores.
+package explain
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// Question is what an auditor asks. Nothing in it is trusted.
+type Question struct {
+	// Reference is the reference in question, as in a connector's configuration.
+	// Required. Its version and decoding do not matter.
+	Reference string
+	// IntegrationID leaves out all other integrations; empty asks about all.
+	IntegrationID string
+	// Principal is the caller in question; empty asks only who may.
+	Principal string
+}
+
+// Answer is who may read a reference.
+type Answer struct {
+	// Reference is the canonical reference that was looked at.
+	Reference string
+	// Readers are all who may, by integration and grant.
+	Readers []Access
+	// Judgements has one for every integration, by id, if a principal was asked
+	// about.
+	Judgements []Judgement
+}
+
+// Access is one grant that gives the secret to a pattern of principals.
+type Access struct {
+	IntegrationID string
+	// Grant is the index of the grant in the integration.
+	Grant int
+	// Principal is the pattern as it stands in the grant.
+	Principal string
+}
+
+// Judgement is what one integration says to one principal.
+type Judgement struct {
+	IntegrationID string
+	Allowed       bool
+	// Grant is the index of the grant that allows it, -1 if none does.
+	Grant int
+	// Explanation says in words what allows it, or what stands in the way.
+	Explanation string
+	// Grants has one Match for every grant, by its index.
+	Grants []authz.Match
+}
+
+// Explain answers q by the given integrations, whose order does not matter. The
+// error is a *secret.Error: ReasonInvalidReference for the reference,
+// ReasonInvalidRequest for anything else in q. It names the integrations that
+// there are, which only those may know who may ask at all.
+func Explain(integrations []*registry.Integration, q Question) (Answer, error) {
+	ref, err := secret.ParseRef(q.Reference)
+	if err != nil {
+		return Answer{}, err
+	}
+	var who authz.Principal
+	if q.Principal != "" {
+		if who, err = authz.ParsePrincipal(q.Principal); err != nil {
+			return Answer{}, secret.Errorf(secret.ReasonInvalidRequest, "the principal: %v", err)
+		}
+	}
+	integrations = byID(integrations)
+	if q.IntegrationID != "" {
+		i := slices.IndexFunc(integrations, func(in *registry.Integration) bool { return in.ID == q.IntegrationID })
+		if i < 0 {
+			return Answer{}, unknownIntegration(integrations)
+		}
+		integrations = integrations[i : i+1]
+	}
+	a := Answer{Reference: ref.String()}
+	for _, in := range integrations {
+		for _, r := range in.Policy.Readers(ref) {
+			a.Readers = append(a.Readers, Access{IntegrationID: in.ID, Grant: r.Grant, Principal: r.Principal})
+		}
+		if q.Principal != "" {
+			a.Judgements = append(a.Judgements, judge(in, who, ref))
+		}
+	}
+	return a, nil
+}
+
+func judge(in *registry.Integration, who authz.Principal, ref secret.Ref) Judgement {
+	e := in.Policy.Explain(who, ref)
+	j := Judgement{IntegrationID: in.ID, Grant: -1, Explanation: inWords(in.Policy.Grants(), e, ref), Grants: e.Grants}
+	if e.Decision.Effect == authz.Allowed {
+		j.Allowed, j.Grant = true, e.Decision.Grant
+	}
+	return j
+}
+
+func byID(integrations []*registry.Integration) []*registry.Integration {
+	return slices.SortedFunc(slices.Values(integrations), func(a, b *registry.Integration) int { return strings.Compare(a.ID, b.ID) })
+}
+
+// maxListed bounds the lists in texts: ids, grants, patterns.
+const maxListed = 5
+
+func unknownIntegration(integrations []*registry.Integration) error {
+	if len(integrations) == 0 {
+		return secret.Errorf(secret.ReasonInvalidRequest, "there is no integration of that id, nor any other")
+	}
+	ids := make([]string, len(integrations))
+	for i, in := range integrations {
+		ids[i] = in.ID
+	}
+	return secret.Errorf(secret.ReasonInvalidRequest, "there is no integration of that id; there are %s", listed(ids))
+}
+
+// listed writes texts of an operator's configuration in a row. One that could be
+// misread, or do something to a terminal, is quoted.
+func listed(texts []string) string {
+	var b strings.Builder
+	for i, s := range texts {
+		if i == maxListed {
+			fmt.Fprintf(&b, " and %d more", len(texts)-maxListed)
+			break
+		}
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(quoted(s))
+	}
+	return b.String()
+}

@@ -1,0 +1,206 @@
+package explain
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+const (
+	prod  = "https://prod.vault.azure.net"
+	stage = "https://stage.vault.azure.net"
+	other = "https://other.vault.azure.net" // not one of any integration's
+
+	worker = "spiffe://example.org/connect/worker-1"
+)
+
+func integration(t testing.TB, id string, vaults []string, grants ...authz.Grant) *registry.Integration {
+	t.Helper()
+	policy, err := authz.NewPolicy(secret.KindAzureKeyVault, vaults, grants)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &registry.Integration{ID: id, Kind: secret.KindAzureKeyVault, Azure: &registry.Azure{Vaults: vaults}, Policy: policy}
+}
+
+func to(principals ...string) authz.Grant { return authz.Grant{Principals: principals} }
+
+func match(principal string, store, name, key bool) authz.Match {
+	return authz.Match{Principal: principal, Store: store, Secret: name, Key: key}
+}
+
+func sample(t testing.TB) []*registry.Integration {
+	return []*registry.Integration{
+		integration(t, "sqlserver", []string{prod, stage},
+			authz.Grant{Principals: []string{"spiffe://example.org/connect/*"}, Secrets: []string{"sqlserver-*"}},
+			authz.Grant{Principals: []string{"spiffe://example.org/ops", "dns:ops.example.org"}}),
+		integration(t, "orders", []string{prod},
+			authz.Grant{Principals: []string{"dns:*.orders.example.org"}, Keys: []string{"password"}}),
+	}
+}
+
+func TestExplain(t *testing.T) {
+	db := prod + "::sqlserver-db"
+	for _, tt := range []struct {
+		name string
+		q    Question
+		want Answer
+	}{
+		{"who may", Question{Reference: "https://PROD.vault.azure.net/::SQLServer-DB#" + strings.Repeat("A", 32)}, Answer{
+			Reference: db + "#" + strings.Repeat("a", 32),
+			Readers: []Access{
+				{"sqlserver", 0, "spiffe://example.org/connect/*"},
+				{"sqlserver", 1, "spiffe://example.org/ops"},
+				{"sqlserver", 1, "dns:ops.example.org"},
+			},
+		}},
+		{"in one integration", Question{Reference: db + "::password", IntegrationID: "orders"}, Answer{
+			Reference: db + "::password",
+			Readers:   []Access{{"orders", 0, "dns:*.orders.example.org"}},
+		}},
+		{"nobody", Question{Reference: other + "::x"}, Answer{Reference: other + "::x"}},
+		{"may this one", Question{Reference: db + "::password", Principal: worker}, Answer{
+			Reference: db + "::password",
+			Readers: []Access{
+				{"orders", 0, "dns:*.orders.example.org"},
+				{"sqlserver", 0, "spiffe://example.org/connect/*"},
+				{"sqlserver", 1, "spiffe://example.org/ops"},
+				{"sqlserver", 1, "dns:ops.example.org"},
+			},
+			Judgements: []Judgement{
+				{"orders", false, -1, "no grant names this principal", []authz.Match{match("", true, true, true)}},
+				{"sqlserver", true, 0, "grant 0 gives it to spiffe://example.org/connect/*", []authz.Match{
+					match("spiffe://example.org/connect/*", true, true, true), match("", true, true, true),
+				}},
+			},
+		}},
+		{"a name in capitals", Question{Reference: stage + "::x", IntegrationID: "sqlserver", Principal: "dns:OPS.example.org"}, Answer{
+			Reference: stage + "::x",
+			Readers:   []Access{{"sqlserver", 1, "spiffe://example.org/ops"}, {"sqlserver", 1, "dns:ops.example.org"}},
+			Judgements: []Judgement{{"sqlserver", true, 1, "grant 1 gives it to dns:ops.example.org", []authz.Match{
+				match("", true, false, true), match("dns:ops.example.org", true, true, true),
+			}}},
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := Explain(sample(t), tt.q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestExplainErrors(t *testing.T) {
+	many := sample(t)
+	for _, id := range []string{"a", "b", "c", "d", "e"} {
+		many = append(many, integration(t, id, []string{prod}))
+	}
+	for _, tt := range []struct {
+		name         string
+		integrations []*registry.Integration
+		q            Question
+		reason       secret.Reason
+		text         string
+	}{
+		{"no reference", nil, Question{}, secret.ReasonInvalidReference, "not a reference"},
+		{"a password by mistake", nil, Question{Reference: "hunter2"}, secret.ReasonInvalidReference, "not a reference"},
+		{"no principal", nil, Question{Reference: prod + "::x", Principal: "worker-1"}, secret.ReasonInvalidRequest, "the principal: expected a SPIFFE ID"},
+		{"a pattern", nil, Question{Reference: prod + "::x", Principal: "spiffe://example.org/*"}, secret.ReasonInvalidRequest, "a pattern stands for many principals"},
+		{"no integration", nil, Question{Reference: prod + "::x", IntegrationID: "sql"}, secret.ReasonInvalidRequest, "there is no integration of that id, nor any other"},
+		{"no such integration", sample(t), Question{Reference: prod + "::x", IntegrationID: "sql"}, secret.ReasonInvalidRequest, "there are orders, sqlserver"},
+		{"one of many", many, Question{Reference: prod + "::x", IntegrationID: "sql"}, secret.ReasonInvalidRequest, "there are a, b, c, d, e and 2 more"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			a, err := Explain(tt.integrations, tt.q)
+			var e *secret.Error
+			if !errors.As(err, &e) {
+				t.Fatalf("err = %v, answer %+v", err, a)
+			}
+			if e.Reason != tt.reason || !strings.Contains(e.Message, tt.text) {
+				t.Errorf("%s: %s, want %s: %s", e.Reason, e.Message, tt.reason, tt.text)
+			}
+			if strings.Contains(err.Error(), "hunter2") {
+				t.Error("the text quotes what stood in the reference's place")
+			}
+		})
+	}
+}
+
+// An integration's nil Policy denies; it must not take the others with it.
+func TestExplainNilPolicy(t *testing.T) {
+	a, err := Explain([]*registry.Integration{{ID: "x"}}, Question{Reference: prod + "::x", Principal: worker})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Judgement{{IntegrationID: "x", Grant: -1, Explanation: "the integration has no grants, so nobody may use it; the vault is not one of the integration's"}}
+	if diff := cmp.Diff(want, a.Judgements); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestExplanations(t *testing.T) {
+	narrowed := func(g authz.Grant) authz.Grant {
+		g.Principals = []string{"spiffe://example.org/connect/*"}
+		return g
+	}
+	stranger := to("spiffe://example.org/stranger")
+	bySecret := narrowed(authz.Grant{Secrets: []string{"sqlserver-*", "oracle"}})
+	byKey := narrowed(authz.Grant{Keys: []string{"password", "user*"}})
+	byVault := narrowed(authz.Grant{Stores: []string{stage}})
+	byAll := narrowed(authz.Grant{Stores: []string{stage}, Secrets: []string{"a"}, Keys: []string{"k"}})
+	for _, tt := range []struct {
+		name, ref string
+		grants    []authz.Grant
+		want      string
+	}{
+		{"no grants", prod + "::db", nil, "the integration has no grants, so nobody may use it"},
+		{"not named", prod + "::db", []authz.Grant{stranger}, "no grant names this principal"},
+		{"not named, vault neither", other + "::db", []authz.Grant{stranger}, "no grant names this principal; the vault is not one of the integration's"},
+		{"other secrets", prod + "::db", []authz.Grant{bySecret}, "grant 0 names it but gives only secrets sqlserver-*, oracle"},
+		{"other vaults", prod + "::db", []authz.Grant{stranger, byVault}, "grant 1 names it but gives only vaults " + stage},
+		{"other keys", prod + "::db::Password", []authz.Grant{byKey}, "grant 0 names it but gives only JSON keys password, user*"},
+		{"the whole secret", prod + "::db", []authz.Grant{byKey}, "grant 0 gives single JSON keys only (password, user*), the reference asks for the whole secret"},
+		{"the vault", other + "::db", []authz.Grant{stranger, narrowed(authz.Grant{})}, "grant 1 would, but the vault is not one of the integration's"},
+		{"the vault and more", other + "::db", []authz.Grant{bySecret}, "grant 0 names it but gives only secrets sqlserver-*, oracle; the vault is not one of the integration's"},
+		{"everything", prod + "::db::key", []authz.Grant{byAll}, "grant 0 names it but gives only vaults " + stage + " and secrets a and JSON keys k"},
+		{"everything, and the whole", prod + "::db", []authz.Grant{byAll},
+			"grant 0 names it but gives only vaults " + stage + " and secrets a, and of those single JSON keys only, while the reference asks for the whole secret"},
+		{"the closest first", prod + "::db", []authz.Grant{byAll, bySecret, byKey},
+			"grant 1 names it but gives only secrets sqlserver-*, oracle; " +
+				"grant 2 gives single JSON keys only (password, user*), the reference asks for the whole secret; " +
+				"grant 0 names it but gives only vaults " + stage + " and secrets a, and of those single JSON keys only, while the reference asks for the whole secret"},
+		{"many grants", prod + "::db", []authz.Grant{byVault, byVault, byVault, byVault, byVault, byVault, byVault},
+			strings.Repeat("grant N names it but gives only vaults "+stage+"; ", 5) + "2 more grants name it but do not give it either"},
+		{"many patterns", prod + "::db", []authz.Grant{narrowed(authz.Grant{Secrets: []string{"a", "b", "c", "d", "e", "f"}})},
+			"grant 0 names it but gives only secrets a, b, c, d, e and 1 more"},
+		{"odd keys", prod + "::db::k", []authz.Grant{narrowed(authz.Grant{Keys: []string{"a, b", "\x1b[2J", "é"}})},
+			`grant 0 names it but gives only JSON keys "a, b", "\x1b[2J", é`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			a, err := Explain([]*registry.Integration{integration(t, "x", []string{prod, stage}, tt.grants...)}, Question{Reference: tt.ref, Principal: worker})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, n := range "01234" {
+				tt.want = strings.Replace(tt.want, "grant N", "grant "+string(n), 1)
+			}
+			got := a.Judgements[0]
+			if diff := cmp.Diff(tt.want, got.Explanation); diff != "" {
+				t.Error(diff)
+			}
+			if got.Allowed || got.Grant != -1 || len(got.Grants) != len(tt.grants) {
+				t.Errorf("allowed %v by grant %d of %d", got.Allowed, got.Grant, len(got.Grants))
+			}
+		})
+	}
+}

@@ -1,0 +1,97 @@
+package explain
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+
+	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+const notListed = "the vault is not one of the integration's"
+
+// inWords says for an operator what e says of ref: what allows it, or what would
+// have to change.
+func inWords(grants []authz.Grant, e authz.Explanation, ref secret.Ref) string {
+	if e.Decision.Effect == authz.Allowed {
+		i := e.Decision.Grant
+		return fmt.Sprintf("grant %d gives it to %s", i, e.Grants[i].Principal)
+	}
+	var naming []int // the grants that name the principal
+	for i, m := range e.Grants {
+		if m.Principal != "" {
+			naming = append(naming, i)
+		}
+	}
+	// The grants that come closest are the ones to look at.
+	slices.SortStableFunc(naming, func(a, b int) int { return cmp.Compare(lacks(e.Grants[a]), lacks(e.Grants[b])) })
+
+	var parts []string
+	switch {
+	case len(grants) == 0:
+		parts = append(parts, "the integration has no grants, so nobody may use it")
+	case len(naming) == 0:
+		parts = append(parts, "no grant names this principal")
+	}
+	for n, i := range naming {
+		if n == maxListed {
+			parts = append(parts, fmt.Sprintf("%d more grants name it but do not give it either", len(naming)-maxListed))
+			break
+		}
+		parts = append(parts, grantInWords(i, grants[i], e.Grants[i], ref))
+	}
+	if !e.StoreListed && e.Decision.Effect == authz.Denied {
+		parts = append(parts, notListed)
+	}
+	return strings.Join(parts, "; ")
+}
+
+// lacks counts what of a grant does not fit.
+func lacks(m authz.Match) int {
+	n := 0
+	for _, fits := range []bool{m.Store, m.Secret, m.Key} {
+		if !fits {
+			n++
+		}
+	}
+	return n
+}
+
+// grantInWords says why a grant that names the principal does not give ref.
+func grantInWords(i int, g authz.Grant, m authz.Match, ref secret.Ref) string {
+	var only []string
+	if !m.Store {
+		only = append(only, "vaults "+listed(g.Stores))
+	}
+	if !m.Secret {
+		only = append(only, "secrets "+listed(g.Secrets))
+	}
+	if !m.Key && ref.Key != "" {
+		only = append(only, "JSON keys "+listed(g.Keys))
+	}
+	wholeSecret := !m.Key && ref.Key == ""
+	switch {
+	case len(only) > 0 && wholeSecret:
+		return fmt.Sprintf("grant %d names it but gives only %s, and of those single JSON keys only, while the reference asks for the whole secret", i, strings.Join(only, " and "))
+	case len(only) > 0:
+		return fmt.Sprintf("grant %d names it but gives only %s", i, strings.Join(only, " and "))
+	case wholeSecret:
+		return fmt.Sprintf("grant %d gives single JSON keys only (%s), the reference asks for the whole secret", i, listed(g.Keys))
+	default:
+		return fmt.Sprintf("grant %d would, but %s", i, notListed)
+	}
+}
+
+// quoted returns s, in quotes if it could be misread.
+func quoted(s string) string {
+	if s == "" || strings.ContainsFunc(s, func(r rune) bool {
+		return !unicode.IsPrint(r) || unicode.IsSpace(r) || strings.ContainsRune(`,;()"`, r)
+	}) {
+		return strconv.Quote(s)
+	}
+	return s
+}

@@ -1,0 +1,25 @@
+//go:build unix
+
+package azurekv
+
+import (
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// To open a pipe would wait for its other end for ever.
+func TestReadFileRefusesPipes(t *testing.T) {
+	dir := t.TempDir()
+	pipe := filepath.Join(dir, "pipe")
+	must(t, syscall.Mkfifo(pipe, 0o600))
+	for _, path := range []string{pipe, dir} {
+		_, err := readFile("azure.ca_file", path)
+		if e := secret.AsError(err); err == nil || !strings.Contains(e.Message, "azure.ca_file") || !strings.Contains(e.Message, "not a regular file") {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+}

@@ -1,0 +1,46 @@
+package provider
+
+import (
+	"fmt"
+	"testing"
+)
+
+// Removed integrations are remembered for thousands of removals, and not for
+// ever.
+func TestRemovalsAreBounded(t *testing.T) {
+	var r removals
+	if r.has("a") {
+		t.Error("knows what was never removed")
+	}
+	for n := range 10 * maxRemovals {
+		r.add(fmt.Sprint(n))
+		if old := max(0, n-maxRemovals/2+1); !r.has(fmt.Sprint(old)) {
+			t.Fatalf("%d is forgotten after %d more", old, n-old)
+		}
+		if kept := len(r.recent) + len(r.older); kept > maxRemovals {
+			t.Fatalf("%d are remembered", kept)
+		}
+	}
+	for _, id := range []int{10*maxRemovals - 1, 10*maxRemovals - maxRemovals/2} {
+		r.forget(fmt.Sprint(id))
+		if r.has(fmt.Sprint(id)) {
+			t.Errorf("%d is back and still taken for removed", id)
+		}
+	}
+}
+
+// An integration that is gone leaves nothing behind once nobody reads it.
+func TestMembersAreDropped(t *testing.T) {
+	s := NewSet(SetConfig{})
+	for n := range 100 {
+		id := fmt.Sprint(n)
+		s.Supersede(id, "1")
+		s.Remove(id)
+	}
+	if len(s.members) != 0 {
+		t.Errorf("%d members are left", len(s.members))
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,29 @@
+package resolve
+
+import (
+	"context"
+
+	"github.com/secretbroker/secretbroker/internal/audit"
+	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/explain"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// Explain answers an auditor's question about the integrations in force. Whether
+// who may ask at all has been decided before. The error is a *secret.Error.
+func (r *Resolver) Explain(ctx context.Context, who Caller, requestID string, q explain.Question) (explain.Answer, error) {
+	answer, err := explain.Explain(r.cfg.Integrations.List(), q)
+	e := newEvent(methodExplain, who, &Request{ID: requestID})
+	if ValidID(q.IntegrationID) {
+		e.Integration = q.IntegrationID
+	}
+	if err != nil {
+		e.Outcome, e.Reason = audit.Rejected, secret.AsError(err).Reason
+	} else {
+		e.Outcome, e.Reference, e.Subject = audit.Answered, answer.Reference, authz.Principal(q.Principal)
+	}
+	if err := r.record(ctx, []audit.Event{e}); err != nil {
+		return explain.Answer{}, err
+	}
+	return answer, err
+}

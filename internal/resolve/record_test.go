@@ -1,0 +1,58 @@
+package resolve_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/audit"
+	"github.com/secretbroker/secretbroker/internal/resolve"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// TestGoneCallerIsRecorded: hanging up does not keep a decision out of the audit.
+func TestGoneCallerIsRecorded(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for name, req := range map[string]resolve.Request{
+		"denied":   {ID: "r", IntegrationID: "none", Configs: map[string]string{"p": vault + "::plain"}},
+		"failed":   {ID: "r", IntegrationID: "cspi", Configs: map[string]string{"p": vault + "::plain"}},
+		"rejected": {ID: "r"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			if _, err := b.Resolve(ctx, resolve.Caller{Principal: worker}, req); err == nil {
+				t.Error("no error")
+			}
+			if events := b.events(t); len(events) != 1 || string(events[0].Outcome) != name {
+				t.Errorf("got %+v", events)
+			}
+		})
+	}
+}
+
+// stuckAudit never takes anything.
+type stuckAudit struct{}
+
+func (stuckAudit) Write(ctx context.Context, _ []audit.Event) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// TestStuckAudit: a log that takes nothing fails the call after two seconds.
+func TestStuckAudit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.broken.AuditLog = stuckAudit{}
+		start := time.Now()
+		res, err := b.call(worker, resolve.Request{AllowPartial: true, Configs: map[string]string{"p": vault + "::plain"}})
+		if res != nil || secret.AsError(err).Reason != secret.ReasonAuditUnavailable || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v, %v", res, err)
+		}
+		if took := time.Since(start); took != 2*time.Second {
+			t.Errorf("took %v", took)
+		}
+	})
+}
