@@ -201,9 +201,11 @@ func (c *Cache) Close() {
 // Get answers req from memory or by load, of which at most one runs for each
 // Key at any time. The error is a *secret.Error.
 //
-// When ctx ends first, the load that the call waited for goes on; the error has
-// ReasonStoreUnavailable and wraps the context's. A deadline counts as an outage
-// and may be answered by a stale value instead. A call that has to wait for its
+// When ctx ends first, the load that the call waited for goes on, even if the
+// deadline had passed before the call; the error has ReasonStoreUnavailable and
+// wraps the context's. A deadline, but no cancellation, may be answered by a
+// stale value instead if the last load of the Key that ended, within MaxStale,
+// ended in an outage. A call that has to wait for its
 // turn under MinReadInterval and cannot gets ReasonOverloaded, with the time to
 // wait; it is told at once if its deadline is too near for the wait.
 func (c *Cache) Get(ctx context.Context, req Request, load Loader) (Result, error) {

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"testing/synctest"
@@ -139,30 +140,152 @@ func TestStaleEndsWithTheOutage(t *testing.T) {
 	})
 }
 
-// A store that hangs is an outage as well, for the load's time and the call's.
+// A store that hangs is an outage once a load has found out, from then on for
+// calls that cannot wait for the next one to find out as well.
 func TestStaleWhenTheStoreHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, s := newCache(t, Config{RefreshAhead: -1}), newFakeStore()
 		req := want("a").orStale(time.Hour)
 		expect(t, c, s, req, 1, Miss)
 		time.Sleep(time.Minute)
-		s.delay = time.Hour
-
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-		defer cancel()
-		if res, err := c.get(ctx, s, req); err != nil || res.Source != Stale {
-			t.Errorf("at the call's deadline: %v, %v", res.Source, err)
+		s.set(func(s *fakeStore) { s.delay = time.Hour })
+		hurried := func() (Result, error) {
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			return c.get(ctx, s, req)
 		}
+
+		res, err := hurried()
+		checkError(t, res, err, secret.ReasonStoreUnavailable)
 		began := time.Now()
 		expect(t, c, s, req, 1, Stale)
 		if d := time.Since(began); d != 8*time.Second {
 			t.Errorf("answered after %v, want the load's timeout", d)
 		}
+		for range 20 {
+			if res, err := hurried(); err != nil || res.Source != Stale {
+				t.Errorf("at the call's deadline: %v, %v", res.Source, err)
+			}
+			time.Sleep(outageTTL)
+		}
 
-		time.Sleep(outageTTL)
-		ctx, cancel = context.WithCancel(t.Context())
+		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, cancel)
-		res, err := c.get(ctx, s, req)
+		res, err = c.get(ctx, s, req)
 		checkError(t, res, err, secret.ReasonStoreUnavailable)
+		s.set(func(s *fakeStore) { s.delay = 0 })
+		time.Sleep(20 * time.Second)
+		expect(t, c, s, req, 1, Miss)
+	})
+}
+
+// A caller's own haste is no outage: while the store is healthy it gets no stale
+// value, and what it has asked for is read.
+func TestHasteIsNoOutage(t *testing.T) {
+	for name, timeout := range map[string]time.Duration{"expired": -time.Second, "tiny": 1} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c, s := newCache(t, Config{RefreshAhead: -1}), newFakeStore()
+				req := want("a").orStale(time.Hour)
+				expect(t, c, s, req, 1, Miss)
+				time.Sleep(time.Minute)
+				s.set(func(s *fakeStore) { s.delay = time.Second })
+				s.rotate()
+				hurried := func() (Result, error) {
+					ctx, cancel := context.WithTimeout(t.Context(), timeout)
+					defer cancel()
+					return c.get(ctx, s, req)
+				}
+				for range 3 { // starts the load, joins it
+					res, err := hurried()
+					if e := checkError(t, res, err, secret.ReasonStoreUnavailable); !errors.Is(e, context.DeadlineExceeded) {
+						t.Errorf("not a deadline: %v", e)
+					}
+				}
+				time.Sleep(2 * time.Second)
+				expectLoads(t, s, 2)
+				if res, err := hurried(); err != nil || res.Source != Hit || res.Secret.Version != "2" {
+					t.Errorf("after the load: %v, %v", res.Source, err)
+				}
+
+				// What counts is how the last load ended.
+				time.Sleep(time.Minute)
+				s.failWith(secret.Errorf(secret.ReasonStoreUnavailable, "down"))
+				expect(t, c, s, req, 2, Stale)
+				time.Sleep(2 * outageTTL)
+				if res, err := hurried(); err != nil || res.Source != Stale {
+					t.Errorf("after an outage: %v, %v", res.Source, err)
+				}
+				time.Sleep(2*time.Second + outageTTL)
+				s.failWith(nil)
+				if res, err := hurried(); err != nil || res.Source != Stale {
+					t.Errorf("while nobody knows that it is over: %v, %v", res.Source, err)
+				}
+				time.Sleep(2 * time.Second)
+				short := req
+				short.TTL = 1 // the entry is past its time at once
+				ctx, cancel := context.WithTimeout(t.Context(), timeout)
+				defer cancel()
+				res, err := c.get(ctx, s, short)
+				checkError(t, res, err, secret.ReasonStoreUnavailable)
+			})
+		})
+	}
+}
+
+// A cancelled call gets nothing, whatever there is and however it would come by
+// it.
+func TestCancelledCallGetsNothingStale(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := newCache(t, Config{RefreshAhead: -1}), newFakeStore()
+		req := want("a").orStale(time.Hour)
+		expect(t, c, s, req, 1, Miss)
+		time.Sleep(time.Minute)
+		s.failWith(secret.Errorf(secret.ReasonStoreUnavailable, "down"))
+		expect(t, c, s, req, 1, Stale)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		for name, answer := range map[string]func() (Result, error){
+			"at once":             func() (Result, error) { return c.get(ctx, s, req) },
+			"in the loop":         func() (Result, error) { return c.leave(ctx, &req, c.hash(&req.Key), time.Now()) },
+			"with the load's end": func() (Result, error) { return c.fail(ctx, &req, c.hash(&req.Key), time.Now(), errClosed) },
+		} {
+			res, err := answer()
+			if e := checkError(t, res, err, secret.ReasonStoreUnavailable); !errors.Is(e, context.Canceled) {
+				t.Errorf("%s: not a cancellation: %v", name, e)
+			}
+		}
+		expectLoads(t, s, 2)
+	})
+}
+
+// A remembered failure says how long there is still to wait.
+func TestRememberedFailureCountsDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := newCache(t, Config{}), newFakeStore()
+		retryAfter := func(asks time.Duration, name string, passed, want time.Duration) {
+			t.Helper()
+			s.failWith(&secret.Error{Reason: secret.ReasonStoreThrottled, RetryAfter: asks})
+			if e := expectError(t, c, s, Request{Key: key(name), TTL: time.Minute}, secret.ReasonStoreThrottled); e.RetryAfter != asks {
+				t.Errorf("at first: to be tried again after %v, want %v", e.RetryAfter, asks)
+			}
+			time.Sleep(passed)
+			for range 2 { // the remembered error stays as it is
+				if e := expectError(t, c, s, Request{Key: key(name), TTL: time.Minute}, secret.ReasonStoreThrottled); e.RetryAfter != want {
+					t.Errorf("to be tried again after %v, want %v", e.RetryAfter, want)
+				}
+			}
+		}
+		retryAfter(7*time.Second, "a", 3*time.Second, 4*time.Second)
+		retryAfter(30*time.Second, "b", 9*time.Second, 21*time.Second)
+		retryAfter(0, "c", 500*time.Millisecond, 0) // the reason's default
+		expectLoads(t, s, 3)
+		// What is remembered for longer than was asked for is of no use sooner.
+		s.failWith(&secret.Error{Reason: secret.ReasonStoreUnavailable, RetryAfter: 100 * time.Millisecond})
+		expectError(t, c, s, want("d"), secret.ReasonStoreUnavailable)
+		time.Sleep(300 * time.Millisecond)
+		if e := expectError(t, c, s, want("d"), secret.ReasonStoreUnavailable); e.RetryAfter != 700*time.Millisecond {
+			t.Errorf("to be tried again after %v", e.RetryAfter)
+		}
 	})
 }

@@ -41,8 +41,11 @@ type step struct {
 // wait answers a request that memory did not.
 func (c *Cache) wait(ctx context.Context, req Request, load Loader, h uint64, arrival time.Time) (Result, error) {
 	for {
-		if err := ctx.Err(); err != nil {
-			return c.leave(&req, h, arrival, err)
+		// Only a cancelled call is over before it has begun: nobody is listening. A
+		// deadline, however near, is looked at only once the load is under way, or
+		// callers in a hurry would never get a value, however often they tried.
+		if err := ctx.Err(); errors.Is(err, context.Canceled) {
+			return Result{}, gaveUp(err)
 		}
 		s := c.next(&req, load, h, arrival)
 		switch {
@@ -50,7 +53,7 @@ func (c *Cache) wait(ctx context.Context, req Request, load Loader, h uint64, ar
 			c.count.hits.Add(1)
 			return s.entry.result(&req, Hit), nil
 		case s.err != nil:
-			return c.fail(&req, h, arrival, s.err)
+			return c.fail(ctx, &req, h, arrival, s.err)
 		case s.flight == nil:
 			if err := c.pause(ctx, s.pause); err != nil {
 				return Result{}, err
@@ -60,10 +63,10 @@ func (c *Cache) wait(ctx context.Context, req Request, load Loader, h uint64, ar
 		select {
 		case <-s.flight.done:
 		case <-ctx.Done():
-			return c.leave(&req, h, arrival, ctx.Err())
+			return c.leave(ctx, &req, h, arrival)
 		}
 		if s.outcome {
-			return c.settle(&req, s.flight, arrival, s.source)
+			return c.settle(ctx, &req, s.flight, arrival, s.source)
 		}
 	}
 }
@@ -92,7 +95,7 @@ func (c *Cache) next(req *Request, load Loader, h uint64, arrival time.Time) ste
 		knows := !req.HasMaxAge || elapsed(last.started, arrival) <= req.MaxAge
 		if last.err != nil && now.Before(last.errUntil) && knows {
 			c.count.negative.Add(1)
-			return step{err: last.err}
+			return step{err: last.failure(now)}
 		}
 		if pause := c.pauseAfter(last, now); req.HasMaxAge && pause > 0 {
 			c.count.paced.Add(1)
@@ -164,9 +167,11 @@ func (c *Cache) land(f *flight) {
 	} else {
 		c.count.failures.Add(1)
 		remember := c.rememberFor(f.err)
-		last.errUntil = now.Add(remember)
-		if last.until.Before(last.errUntil) {
-			last.until = last.errUntil
+		last.failed, last.errUntil = now, now.Add(remember)
+		last.remember(last.errUntil)
+		if classes[f.err.Reason] == outage {
+			// The next load may take longer to fail than its callers can wait.
+			last.remember(now.Add(f.maxStale))
 		}
 		if classes[f.err.Reason] == definite {
 			c.drop(f.hash)
@@ -245,9 +250,9 @@ func (c *Cache) drop(h uint64) {
 }
 
 // settle answers a request by the outcome of a flight.
-func (c *Cache) settle(req *Request, f *flight, arrival time.Time, source Source) (Result, error) {
+func (c *Cache) settle(ctx context.Context, req *Request, f *flight, arrival time.Time, source Source) (Result, error) {
 	if f.err != nil {
-		return c.fail(req, f.hash, arrival, f.err)
+		return c.fail(ctx, req, f.hash, arrival, f.err)
 	}
 	e := f.entry
 	if e.asOf.Before(f.started) && !e.fresh(req, arrival, time.Now()) {
@@ -256,17 +261,33 @@ func (c *Cache) settle(req *Request, f *flight, arrival time.Time, source Source
 	return e.result(req, source), nil
 }
 
-// leave answers a request whose context ended before its load did.
-func (c *Cache) leave(req *Request, h uint64, arrival time.Time, cause error) (Result, error) {
-	if errors.Is(cause, context.Canceled) { // nobody is listening any more
-		return Result{}, gaveUp(cause)
+// leave answers a request whose context ended before its load did. That the
+// caller was in a hurry says nothing of the store: only how the last load ended
+// does.
+func (c *Cache) leave(ctx context.Context, req *Request, h uint64, arrival time.Time) (Result, error) {
+	err := gaveUp(ctx.Err())
+	if !c.lastWasOutage(req.Key) {
+		return Result{}, err
 	}
-	return c.fail(req, h, arrival, gaveUp(cause))
+	return c.fail(ctx, req, h, arrival, err)
+}
+
+// lastWasOutage reports whether the last load of key that ended, as far as is
+// remembered, could not ask the store.
+func (c *Cache) lastWasOutage(key Key) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	last := c.recent.get(key, time.Now())
+	return last != nil && last.err != nil && classes[last.err.Reason] == outage
 }
 
 // fail answers a request without a load's value: by a stale one if there is an
-// outage and the request allows it, else by err.
-func (c *Cache) fail(req *Request, h uint64, arrival time.Time, err *secret.Error) (Result, error) {
+// outage and the request allows it, else by err. A call that is cancelled gets
+// no value.
+func (c *Cache) fail(ctx context.Context, req *Request, h uint64, arrival time.Time, err *secret.Error) (Result, error) {
+	if cause := ctx.Err(); errors.Is(cause, context.Canceled) {
+		return Result{}, gaveUp(cause)
+	}
 	if req.MaxStale > 0 && classes[err.Reason] == outage {
 		if e := c.lookup(h, &req.Key); e != nil && e.stale(req, arrival, time.Now()) {
 			c.count.stale.Add(1)

@@ -17,8 +17,27 @@ type lastLoad struct {
 	key      Key
 	started  time.Time
 	err      *secret.Error // nil after a success
+	failed   time.Time     // when err came
 	errUntil time.Time
 	until    time.Time // of no use from then on
+}
+
+// remember makes l be of use until t at least.
+func (l *lastLoad) remember(t time.Time) {
+	if l.until.Before(t) {
+		l.until = t
+	}
+}
+
+// failure is what a call is told before errUntil: the load's error with what is
+// left of its RetryAfter, though never less than what this memory lasts.
+func (l *lastLoad) failure(now time.Time) *secret.Error {
+	if l.err.RetryAfter == 0 {
+		return l.err
+	}
+	e := *l.err
+	e.RetryAfter = max(e.RetryAfter-now.Sub(l.failed), l.errUntil.Sub(now))
+	return &e
 }
 
 // recentLoads remembers the latest load of a bounded number of keys exactly,

@@ -2,6 +2,7 @@ package resolve
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/audit"
@@ -31,6 +32,14 @@ type Report struct {
 // whole.
 func (r *Resolver) Check(ctx context.Context, who Caller, req Request) ([]Report, error) {
 	items, err := r.look(ctx, methodCheck, who, &req)
+	var contradiction *Failure
+	if errors.As(err, &contradiction) { // which configs are references is unclear; it has been recorded
+		reports := make([]Report, len(contradiction.Configs))
+		for i, c := range contradiction.Configs {
+			reports[i] = Report{Config: c.Config, Length: -1, Err: c.Err}
+		}
+		return reports, nil
+	}
 	if err != nil {
 		return nil, err
 	}

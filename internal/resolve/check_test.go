@@ -63,6 +63,20 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// TestCheckReportsContradictions: a dry run succeeds and tells what is wrong.
+func TestCheckReportsContradictions(t *testing.T) {
+	b := newBench(t)
+	reports, err := b.Check(t.Context(), resolve.Caller{Principal: worker}, resolve.Request{ID: "r", IntegrationID: "cspi", Configs: map[string]string{
+		"secret.manager.enabled": "perhaps", "secret.manager": "AZURE_KEY_VAULT", "secret.manager.nope": "x",
+	}})
+	if err != nil || len(reports) != 2 || reports[0].Config != "secret.manager.enabled" || reports[1].Err.Reason != secret.ReasonConfigMismatch || reports[1].Length != -1 {
+		t.Errorf("got %+v, %v", reports, err)
+	}
+	if events := b.events(t); len(events) != 2 || events[0].Outcome != "rejected" || events[0].Method != "Check" {
+		t.Errorf("events %+v", events)
+	}
+}
+
 func TestCheckIsAuditedOrFails(t *testing.T) {
 	b := newBench(t)
 	b.broken.err = fmt.Errorf("disk full")

@@ -54,7 +54,7 @@ func TestFreshness(t *testing.T) {
 			}
 			return res
 		}
-		pass := func(d time.Duration) { now += d; time.Sleep(d) } //nolint:forbidigo // the bubble's clock
+		pass := func(d time.Duration) { now += d; time.Sleep(d) }
 
 		first := expect(nil, "canary-plain", "")
 		if got := first.ExpiresAt.Sub(first.FetchedAt); got != time.Minute {
@@ -109,7 +109,7 @@ func TestStaleIfError(t *testing.T) {
 					t.Fatal(text)
 				}
 				b.fail(reason)
-				time.Sleep(2 * time.Minute) //nolint:forbidigo // the bubble's clock
+				time.Sleep(2 * time.Minute)
 				text, res, why := b.get(nil)
 				if bridged && (text != "canary-plain" || !res.Stale || !res.ExpiresAt.Before(time.Now())) {
 					t.Errorf("%q %s, stale %v, expires %v", text, why, res.Stale, res.ExpiresAt)
@@ -120,7 +120,7 @@ func TestStaleIfError(t *testing.T) {
 				if _, _, why := b.get(ptr(time.Minute)); why != reason {
 					t.Errorf("a caller that takes nothing older got %s", why)
 				}
-				time.Sleep(10 * time.Minute) //nolint:forbidigo // the bubble's clock
+				time.Sleep(10 * time.Minute)
 				if _, _, why := b.get(nil); why != reason {
 					t.Errorf("beyond the bound: %s", why)
 				}

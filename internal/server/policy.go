@@ -54,7 +54,7 @@ func judgementOf(j explain.Judgement) *secretbrokerv1.Judgement {
 	}
 	for i, m := range j.Grants {
 		out.Grants = append(out.Grants, &secretbrokerv1.GrantJudgement{
-			Grant:            int32(i), //nolint:gosec // an index
+			Grant:            int32(i),
 			PrincipalMatches: m.Principal != "",
 			StoreMatches:     m.Store,
 			SecretMatches:    m.Secret,

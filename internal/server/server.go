@@ -106,7 +106,7 @@ func New(cfg Config) (*Server, error) {
 		grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error { return errNoSuchMethod }),
 		grpc.MaxRecvMsgSize(limits.MaxRequestBytes),
 		grpc.MaxHeaderListSize(maxHeaderListSize),
-		grpc.MaxConcurrentStreams(uint32(limits.MaxStreamsPerConnection)),
+		grpc.MaxConcurrentStreams(uint32(limits.MaxStreamsPerConnection)), //nolint:gosec // the configuration allows 10,000 at most
 		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minClientPing, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{

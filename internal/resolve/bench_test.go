@@ -1,0 +1,177 @@
+package resolve_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/secretbroker/secretbroker/internal/audit"
+	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/cache"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/resolve"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	vault   = "https://my-vault.vault.azure.net"
+	other   = "https://other-vault.vault.azure.net"
+	version = "0123456789abcdef0123456789abcdef"
+	worker  = authz.Principal("spiffe://example.org/connect/worker-1")
+	nobody  = authz.Principal("spiffe://example.org/elsewhere/worker-1")
+)
+
+// fakeStore answers from a map and counts reads.
+type fakeStore struct {
+	mu      sync.Mutex
+	secrets map[string]string // name -> document
+	errs    map[string]error
+	delay   time.Duration
+	reads   atomic.Int64
+}
+
+func (s *fakeStore) Fetch(_ context.Context, _ *registry.Integration, ref secret.Ref) (*secret.Secret, error) {
+	s.reads.Add(1)
+	began := time.Now()
+	<-time.After(s.delay)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.errs[ref.Name]; err != nil {
+		return nil, err
+	}
+	doc, ok := s.secrets[ref.Name]
+	if !ok {
+		return nil, secret.Errorf(secret.ReasonSecretNotFound, "no such secret")
+	}
+	return secret.New(version, began, time.Time{}, []byte(doc)), nil
+}
+
+type integrations map[string]*registry.Integration
+
+func (m integrations) Get(id string) (*registry.Integration, error) {
+	in, ok := m[id]
+	if !ok {
+		return nil, registry.ErrNotFound
+	}
+	return in, nil
+}
+
+func (m integrations) List() []*registry.Integration { return slices.Collect(maps.Values(m)) }
+
+type bench struct {
+	*resolve.Resolver
+	store  *fakeStore
+	audit  *safeBuffer
+	broken *brokenAudit
+	// integration is the one of integrations.
+	integration  *registry.Integration
+	integrations integrations
+}
+
+// safeBuffer is the audit log of concurrent calls.
+type safeBuffer struct {
+	mu sync.Mutex
+	bytes.Buffer
+}
+
+func (b *safeBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Buffer.Write(p)
+}
+
+// brokenAudit fails once told to.
+type brokenAudit struct {
+	resolve.AuditLog
+	err error
+}
+
+func (a *brokenAudit) Write(ctx context.Context, events []audit.Event) error {
+	if a.err != nil {
+		return a.err
+	}
+	return a.AuditLog.Write(ctx, events)
+}
+
+func newBench(t *testing.T) *bench {
+	t.Helper()
+	return newBenchWith(t, resolve.Limits{})
+}
+
+func newBenchWith(t *testing.T, limits resolve.Limits) *bench {
+	t.Helper()
+	policy, err := authz.NewPolicy(secret.KindAzureKeyVault, []string{vault}, []authz.Grant{
+		{Principals: []string{"spiffe://example.org/connect/*"}, Secrets: []string{"db-*", "plain"}},
+		{Principals: []string{"spiffe://example.org/narrow"}, Secrets: []string{"db-secret"}, Keys: []string{"user"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	values, err := cache.New(cache.Config{MaxBytes: 1 << 20, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(values.Close)
+	b := &bench{
+		store: &fakeStore{
+			secrets: map[string]string{
+				"db-secret": `{"user":"dbadmin","password":"canary-password","port":1433}`,
+				"plain":     "canary-plain",
+			},
+			errs: map[string]error{
+				"db-throttled": secret.Errorf(secret.ReasonStoreThrottled, "wait"),
+				"db-broken":    errors.New("something unforeseen: canary-cause"),
+			},
+		},
+		audit: &safeBuffer{},
+	}
+	log := audit.New(b.audit)
+	t.Cleanup(func() { _ = log.Close() }) // safeBuffer cannot fail
+	b.broken = &brokenAudit{AuditLog: log}
+	b.integration = &registry.Integration{ID: "cspi", Revision: "1", Kind: secret.KindAzureKeyVault, Policy: policy}
+	b.integrations = integrations{"cspi": b.integration}
+	b.Resolver = resolve.New(resolve.Config{
+		Integrations: b.integrations,
+		Limits:       limits,
+		Stores:       b.store,
+		Cache:        values,
+		Audit:        b.broken,
+		CacheTTL:     time.Minute,
+	})
+	return b
+}
+
+func (b *bench) call(who authz.Principal, req resolve.Request) (*resolve.Result, error) {
+	req.ID = "request-1"
+	if req.IntegrationID == "" {
+		req.IntegrationID = "cspi"
+	}
+	return b.Resolve(context.Background(), resolve.Caller{Principal: who, PeerAddress: "192.0.2.1:1", CertificateSerial: "ab"}, req)
+}
+
+// events returns the audit's lines since the last call of it.
+func (b *bench) events(t *testing.T) []audit.Event {
+	t.Helper()
+	var events []audit.Event
+	dec := json.NewDecoder(b.audit)
+	for dec.More() {
+		var e audit.Event
+		if err := dec.Decode(&e); err != nil {
+			t.Fatal(err)
+		}
+		events = append(events, e)
+	}
+	return events
+}
