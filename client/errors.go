@@ -160,13 +160,7 @@ func newError(addr string, err error) *Error {
 		case *errdetails.RetryInfo:
 			e.RetryAfter = positive(d.GetRetryDelay())
 		case *errdetails.BadRequest:
-			for _, v := range d.GetFieldViolations() {
-				e.Configs = append(e.Configs, ConfigError{
-					Config:  configName(v.GetField()),
-					Reason:  v.GetReason(),
-					Message: v.GetDescription(),
-				})
-			}
+			e.Configs = append(e.Configs, configErrorsOf(d)...)
 		}
 	}
 	if e.Reason != "" {
@@ -189,6 +183,24 @@ func endedWaiting(err error, last *Error) *Error {
 	e.Message = fmt.Sprintf("%v while waiting to try again: %s", err, last.Message)
 	e.cause = err
 	return &e
+}
+
+// configErrorsOf takes the failing configs out of a BadRequest. To stay small the
+// broker may say a text only once; configs without one have the text of an
+// earlier one that failed for the same reason.
+func configErrorsOf(d *errdetails.BadRequest) []ConfigError {
+	configs := make([]ConfigError, 0, len(d.GetFieldViolations()))
+	texts := make(map[string]string)
+	for _, v := range d.GetFieldViolations() {
+		c := ConfigError{Config: configName(v.GetField()), Reason: v.GetReason(), Message: v.GetDescription()}
+		if c.Message == "" {
+			c.Message = texts[c.Reason]
+		} else if texts[c.Reason] == "" {
+			texts[c.Reason] = c.Message
+		}
+		configs = append(configs, c)
+	}
+	return configs
 }
 
 // configName takes the name out of the field of a BadRequest's violation,

@@ -269,3 +269,20 @@ func FuzzNewError(f *testing.F) {
 		}
 	})
 }
+
+// TestTextsSaidOnce: the broker may leave out a text that it has said before.
+func TestTextsSaidOnce(t *testing.T) {
+	got := configErrorsOf(&errdetails.BadRequest{FieldViolations: []*errdetails.BadRequest_FieldViolation{
+		{Field: `configs["a"]`, Reason: "X", Description: "about x"},
+		{Field: `configs["b"]`, Reason: "X"},
+		{Field: `configs["c"]`, Reason: "Y"},
+		{Field: "configs", Description: "7 more configs failed"},
+	}})
+	want := []ConfigError{
+		{Config: "a", Reason: "X", Message: "about x"}, {Config: "b", Reason: "X", Message: "about x"}, {Config: "c", Reason: "Y"},
+		{Config: "configs", Message: "7 more configs failed"},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -49,7 +49,7 @@ References are given as NAME=REFERENCE, or in connectors' configurations with
 --file, which are JSON or .properties files and may be several.
 
 Exit codes: 0 all can be resolved; 2 the command line or a file is wrong; else
-the code of the first config that cannot be resolved, as of "broker resolve".
+the code of the worst failure, as of "broker resolve".
 With --strict, 6 if there are warnings.`,
 		Example: `  broker check --file connector.json
   broker check --file orders.json --file payments.properties --output github
@@ -240,19 +240,24 @@ func roughly(d time.Duration) string {
 	return d.Round(time.Second).String()
 }
 
-// exitCodeOfCheck is decided by the first config, or file, that failed.
+// exitCodeOfCheck is decided by the first file at fault, or else by the worst of
+// the failing configs.
 func exitCodeOfCheck(checked []checkedFile, strict bool) int {
 	warned := false
+	var failed []client.ConfigError
 	for _, f := range checked {
 		if f.fault != nil {
 			return f.fault.code
 		}
 		for _, c := range f.configs {
 			if c.Err != nil {
-				return exitCodeOfReason(c.Err.Reason)
+				failed = append(failed, *c.Err)
 			}
 			warned = warned || len(c.warnings) > 0
 		}
+	}
+	if len(failed) > 0 {
+		return worstExitCode(failed)
 	}
 	if strict && warned {
 		return exitPrecondition

@@ -87,7 +87,7 @@ func runDev(cmd *cobra.Command, flags devFlags) (err error) {
 	ctx, stop := context.WithCancel(parts.ctx)
 	defer stop()
 	parts.run("broker", func(context.Context) error {
-		return serve(ctx, cfg, log, func(l listening) { ready <- l })
+		return serve(ctx, cfg, log, nil, func(l listening) { ready <- l })
 	})
 	parts.run("dev", func(ctx context.Context) error {
 		select {

@@ -24,6 +24,7 @@ type broker struct {
 	*devmode.Environment
 	addr, admin string
 	log         *syncBuffer
+	hangups     chan os.Signal
 	stop        func() error
 }
 
@@ -48,7 +49,7 @@ func (b *syncBuffer) String() string {
 // startBroker starts a broker in dir. change, if not nil, may edit the files
 // before it starts.
 func startBroker(ctx context.Context, dir string, change func(*devmode.Environment) error) (*broker, error) {
-	b := &broker{log: &syncBuffer{}}
+	b := &broker{log: &syncBuffer{}, hangups: make(chan os.Signal, 1)}
 	log := slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	env, err := devmode.Start(ctx, devmode.Options{
 		Dir: dir, Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", VaultListen: "127.0.0.1:0", Logger: log,
@@ -68,7 +69,7 @@ func startBroker(ctx context.Context, dir string, change func(*devmode.Environme
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	ready, ended := make(chan listening, 1), make(chan error, 1)
-	go func() { ended <- serve(ctx, cfg, log, func(l listening) { ready <- l }) }()
+	go func() { ended <- serve(ctx, cfg, log, b.hangups, func(l listening) { ready <- l }) }()
 	b.stop = sync.OnceValue(func() error {
 		cancel()
 		return errors.Join(<-ended, env.Close())

@@ -66,6 +66,8 @@ type (
 		Configs   map[string]jsonValue `json:"configs,omitempty"`
 		Errors    []jsonError          `json:"errors,omitempty"`
 		RequestID string               `json:"request_id,omitempty"`
+		// RetryAfter is set when the whole call should be tried again.
+		RetryAfter string `json:"retry_after,omitempty"`
 	}
 )
 
@@ -95,7 +97,7 @@ func (p *printer) printResponse(cmd *cobra.Command, res *client.Response) error 
 		printConfigErrors(cmd.ErrOrStderr(), failed)
 	}
 	if len(failed) > 0 {
-		return &exitError{code: exitCodeOfReason(failed[0].Reason)}
+		return &exitError{code: worstExitCode(failed)}
 	}
 	return nil
 }
@@ -148,6 +150,9 @@ func (p *printer) printError(cmd *cobra.Command, err error) error {
 		if len(out.Errors) == 0 {
 			out.Errors = []jsonError{{Reason: e.Reason, Message: e.Message}}
 		}
+		if e.RetryAfter > 0 {
+			out.RetryAfter = e.RetryAfter.String()
+		}
 		if err := printJSON(cmd.OutOrStdout(), out); err != nil {
 			return &exitError{exitFailure, err}
 		}
@@ -168,7 +173,7 @@ func (p *printer) printError(cmd *cobra.Command, err error) error {
 
 func printConfigErrors(w io.Writer, errs []client.ConfigError) {
 	for _, e := range errs {
-		fmt.Fprintf(w, "  %s: %s: %s\n", e.Config, e.Reason, e.Message)
+		fmt.Fprintf(w, "  %s\n", strings.Join(slices.DeleteFunc([]string{e.Config, e.Reason, e.Message}, func(s string) bool { return s == "" }), ": "))
 	}
 }
 

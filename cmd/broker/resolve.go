@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -204,6 +205,19 @@ func exitCodeOf(err error) int {
 		return exitUnreachable // nobody answered who gives reasons
 	}
 	return exitCodeOfReason(e.Reason)
+}
+
+// worstExitCode is the exit code of several failures: what has to be mended comes
+// before what only needs patience, as in the broker's own table of errors.
+func worstExitCode(errs []client.ConfigError) int {
+	order := []int{exitFailure, exitBadReference, exitDenied, exitPrecondition, exitNotFound, exitTryLater}
+	worst := len(order) - 1
+	for _, e := range errs {
+		if i := slices.Index(order, exitCodeOfReason(e.Reason)); i >= 0 {
+			worst = min(worst, i)
+		}
+	}
+	return order[worst]
 }
 
 func exitCodeOfReason(reason string) int {

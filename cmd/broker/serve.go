@@ -54,7 +54,13 @@ and opens the audit log anew, for log rotation.`,
 			if err != nil {
 				return &exitError{exitUsage, err}
 			}
-			return serve(cmd.Context(), cfg, log, nil)
+			// From here on a SIGHUP must not end the process, nor a closed pipe of
+			// the audit log: writing to it fails instead, and so do the calls.
+			hangups := make(chan os.Signal, 1)
+			signal.Notify(hangups, syscall.SIGHUP)
+			defer signal.Stop(hangups)
+			signal.Ignore(syscall.SIGPIPE)
+			return serve(cmd.Context(), cfg, log, hangups, nil)
 		},
 	}
 	cmd.Flags().StringVar(&configFile, "config", "", "the broker's configuration file (required)")
@@ -70,9 +76,10 @@ type listening struct {
 }
 
 // serve is the whole wiring: it builds every part from the configuration, runs
-// them until ctx ends, and takes them down in reverse order. onReady, if not
-// nil, is called once the broker answers.
-func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, onReady func(listening)) (err error) {
+// them until ctx ends, and takes them down in reverse order. Each of hangups,
+// which may be nil, reads files anew. onReady, if not nil, is called once the
+// broker answers.
+func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, hangups <-chan os.Signal, onReady func(listening)) (err error) {
 	// Whatever is security refuses to start when it is half there.
 	tlsConfig, err := server.LoadTLS(cfg.TLS.CertFile, cfg.TLS.KeyFile, cfg.TLS.ClientCAFile)
 	if err != nil {
@@ -179,7 +186,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, onReady fu
 		return nil
 	})
 	parts.run("integrations", integrations.Run)
-	parts.run("signals", func(ctx context.Context) error { return onHangup(ctx, log, integrations, auditLog) })
+	parts.run("signals", func(ctx context.Context) error { return onHangup(ctx, log, hangups, integrations, auditLog) })
 
 	readiness.Set(true)
 	log.Info("ready", "listen", listener.Addr().String(), "admin_listen", adminListener.Addr().String(),
@@ -199,11 +206,8 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, onReady fu
 }
 
 // onHangup reads the integrations again and opens the audit log anew at each
-// SIGHUP.
-func onHangup(ctx context.Context, log *slog.Logger, integrations *registry.Files, auditLog *audit.Log) error {
-	hangups := make(chan os.Signal, 1)
-	signal.Notify(hangups, syscall.SIGHUP)
-	defer signal.Stop(hangups)
+// hangup.
+func onHangup(ctx context.Context, log *slog.Logger, hangups <-chan os.Signal, integrations *registry.Files, auditLog *audit.Log) error {
 	for {
 		select {
 		case <-ctx.Done():

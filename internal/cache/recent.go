@@ -8,7 +8,8 @@ import (
 )
 
 // maxRecent bounds the loads that are remembered. Beyond it the oldest is
-// forgotten, which costs a read of the store and nothing else.
+// forgotten, which costs a read of the store, or a call in a hurry its stale
+// value, and nothing else.
 const maxRecent = 10_000
 
 // lastLoad is the latest finished load of a key: when it began and, if it

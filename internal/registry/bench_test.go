@@ -48,7 +48,13 @@ func BenchmarkOpen10k(b *testing.B) {
 	}
 }
 
-func BenchmarkReload10k(b *testing.B) {
+func BenchmarkReload10k(b *testing.B) { benchmarkUpdate(b, (*Files).Reload) }
+
+func BenchmarkPoll10k(b *testing.B) {
+	benchmarkUpdate(b, func(f *Files) { f.update(true) })
+}
+
+func benchmarkUpdate(b *testing.B, update func(*Files)) {
 	for _, one := range []bool{false, true} {
 		name := "none changed"
 		if one {
@@ -64,7 +70,7 @@ func BenchmarkReload10k(b *testing.B) {
 						b.Fatal(err)
 					}
 				}
-				f.Reload()
+				update(f)
 			}
 		})
 	}

@@ -118,6 +118,12 @@ func (w *world) reload() {
 	w.files.Reload()
 }
 
+// poll looks for changes as Run's poll does.
+func (w *world) poll() {
+	w.removed, w.changed = nil, nil
+	w.files.update(true)
+}
+
 func ids(list []*Integration) []string {
 	var s []string
 	for _, in := range list {

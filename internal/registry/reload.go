@@ -25,7 +25,7 @@ type file struct {
 	parsed
 	// contents belong to parsed.refs.
 	contents []content
-	// settled: equal stats mean equal content from now on.
+	// settled: to a poll, equal stats mean equal content from now on.
 	settled bool
 	// serving is what is served from this file, nil if nothing is.
 	serving *Integration
@@ -35,9 +35,9 @@ type file struct {
 // the next one: the coarsest clock of a file system in use is 2 s.
 const settleTime = 2 * time.Second
 
-// scan returns the files of the directory, those that have not changed as they
-// are in f.files.
-func (f *Files) scan() (map[string]*file, error) {
+// scan returns the files of the directory. With trust, those that look as they
+// did are as they are in f.files; without, every file is read.
+func (f *Files) scan(trust bool) (map[string]*file, error) {
 	entries, err := os.ReadDir(f.dir)
 	if err != nil {
 		return nil, err
@@ -57,15 +57,16 @@ func (f *Files) scan() (map[string]*file, error) {
 				continue
 			}
 		}
-		files[path] = f.load(path, f.files[path], look)
+		files[path] = f.load(path, f.files[path], look, trust)
 	}
 	return files, nil
 }
 
-// load reads the file at path unless old, which may be nil, still holds.
-func (f *Files) load(path string, old *file, look *inspector) *file {
+// load reads the file at path unless trust says that old, which may be nil, still
+// holds if it looks the same.
+func (f *Files) load(path string, old *file, look *inspector, trust bool) *file {
 	stat := look.stat(path)
-	if old != nil && old.settled && old.sameStats(stat, look) {
+	if trust && old != nil && old.settled && old.sameStats(stat, look) {
 		return old
 	}
 	next := &file{path: path, stat: stat}
@@ -108,12 +109,15 @@ func (f *file) revision() string {
 // isSettled leaves out files at fault, because what mends them need not show in
 // their stats (an owner, a directory's mode).
 func (f *file) isSettled(before time.Time) bool {
-	if len(f.faults) > 0 || f.stat == nil || !f.stat.ModTime().Before(before) {
+	if len(f.faults) > 0 || !unchangedSince(f.stat, before) {
 		return false
 	}
-	return !slices.ContainsFunc(f.contents, func(c content) bool {
-		return c.stat == nil || !c.stat.ModTime().Before(before)
-	})
+	return !slices.ContainsFunc(f.contents, func(c content) bool { return !unchangedSince(c.stat, before) })
+}
+
+// unchangedSince reports whether a file's time stamps are all from before then.
+func unchangedSince(stat fs.FileInfo, then time.Time) bool {
+	return stat != nil && stat.ModTime().Before(then) && changeTime(stat).Before(then)
 }
 
 func (f *file) sameStats(stat fs.FileInfo, look *inspector) bool {
@@ -141,7 +145,8 @@ func sameStat(a, b fs.FileInfo) bool {
 	if a == nil || b == nil {
 		return false
 	}
-	return a.Size() == b.Size() && a.Mode() == b.Mode() && a.ModTime().Equal(b.ModTime()) && os.SameFile(a, b)
+	return a.Size() == b.Size() && a.Mode() == b.Mode() && a.ModTime().Equal(b.ModTime()) &&
+		changeTime(a).Equal(changeTime(b)) && os.SameFile(a, b)
 }
 
 // settle decides which file serves which id, given what was served last, and

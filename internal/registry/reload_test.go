@@ -14,7 +14,7 @@ func TestReloadChange(t *testing.T) {
 	stateOfB := w.files.files[w.path("b.yaml")]
 
 	w.write("a.yaml", managed("a", "changed"))
-	w.reload()
+	w.poll()
 	w.told(nil, []string{"a"})
 	if next := w.get("a"); next.Revision == a.Revision || next.Azure.Vaults[0] != "https://changed.vault.azure.net" {
 		t.Errorf("the change did not take effect: %+v", next)
@@ -73,7 +73,7 @@ func TestReloadWithinOneTick(t *testing.T) {
 		if err := os.Chtimes(w.path("a.yaml"), stamp, stamp); err != nil {
 			t.Fatal(err)
 		}
-		w.reload()
+		w.poll()
 	}
 	replace(managed("a", "bbb"))
 	replace(managed("a", "ccc"))
@@ -161,8 +161,9 @@ func TestDirectoryGone(t *testing.T) {
 		w.told(nil, nil)
 		w.faulty(filepath.Base(w.dir), "b.yaml")
 	}
-	if out := w.log.take(); strings.Count(out, "level=ERROR") != 1 {
-		t.Errorf("not logged exactly once: %s", out)
+	if out := w.log.take(); strings.Count(out, "level=ERROR") != 1 || !strings.Contains(out, "directory cannot be read") ||
+		!strings.Contains(out, "still_serving=1") || strings.Contains(out, "not acceptable") {
+		t.Errorf("not logged exactly once and truly: %s", out)
 	}
 	if err := os.Rename(moved, w.dir); err != nil {
 		t.Fatal(err)
@@ -170,6 +171,9 @@ func TestDirectoryGone(t *testing.T) {
 	w.reload()
 	w.serves("a")
 	w.faulty("b.yaml")
+	if out := w.log.take(); strings.Count(out, "level=") != 1 || !strings.Contains(out, "directory can be read again") {
+		t.Errorf("the end of the fault: %s", out)
+	}
 }
 
 func TestDuplicateAtStart(t *testing.T) {

@@ -14,9 +14,9 @@ import (
 const debounce = 100 * time.Millisecond
 
 // Run makes changes take effect until ctx ends, and then returns nil. Changes
-// in the directory are noticed at once where the system can notify; a poll
-// finds those it does not tell of, and changes of the files that integrations
-// name. Run is called once at most.
+// in the directory are noticed at once where the system can notify, and make it
+// read everything as Reload does; a poll finds those it does not tell of, and
+// changes of the files that integrations name. Run is called once at most.
 func (f *Files) Run(ctx context.Context) error {
 	w := &watch{files: f}
 	defer w.close()
@@ -45,7 +45,7 @@ func (f *Files) Run(ctx context.Context) error {
 			f.Reload()
 		case <-poll.C:
 			w.follow()
-			f.Reload()
+			f.update(true)
 		}
 	}
 }
