@@ -70,3 +70,20 @@ func tick(t *testing.T, paths ...string) {
 		}
 	}
 }
+
+// Reload goes by no time stamp at all.
+func TestReloadTrustsNoStats(t *testing.T) {
+	w := newWorld(t, map[string]string{"a.yaml": managed("a", "aaa"), "b.yaml": withSecret("b", "password"), "password": "hunter2"})
+	w.overwrite("a.yaml", managed("a", "bbb"))
+	w.overwrite("password", "hunter3")
+	for _, f := range w.files.files { // as if nothing showed
+		f.stat, _ = os.Stat(f.path)
+		for i, r := range f.refs {
+			f.contents[i].stat, _ = os.Stat(r.path)
+		}
+	}
+	w.poll()
+	w.told(nil, nil)
+	w.reload()
+	w.told(nil, []string{"a", "b"})
+}
