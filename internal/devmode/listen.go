@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -72,10 +73,23 @@ func (env *Environment) loopbackDials() (map[string]string, error) {
 		} `yaml:"azure"`
 	}
 	if err := yaml.Unmarshal(data, &file); err != nil {
-		return nil, fmt.Errorf("%s: %w; correct the file, or delete it to have it written anew", env.IntegrationFile, err)
+		return nil, fmt.Errorf("%s is not YAML, or its azure.dial no table of addresses; correct the file, or delete it to have it written anew", placeOf(env.IntegrationFile, err))
 	}
 	maps.DeleteFunc(file.Azure.Dial, func(_, address string) bool { return !isLoopback(address) })
 	return file.Azure.Dial, nil
+}
+
+// yamlLine is where the parser's message names the first line at fault. What
+// follows there may quote a value.
+var yamlLine = regexp.MustCompile(`^yaml: (?:unmarshal errors:\s+)?line (\d+): `)
+
+// placeOf returns the file, and the line near which the parser failed if it says
+// so.
+func placeOf(file string, err error) string {
+	if m := yamlLine.FindStringSubmatch(err.Error()); m != nil {
+		return file + ", near line " + m[1] + ","
+	}
+	return file
 }
 
 func isLoopback(address string) bool {

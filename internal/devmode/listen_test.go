@@ -42,6 +42,10 @@ func TestAddressOfAnExistingIntegration(t *testing.T) {
 		{"port left open, address taken", "azure: {dial: {your-key-vault-name.vault.azure.net: '" + taken.Addr().String() + "', a.vault.azure.net: '127.0.0.1:1'}}", "127.0.0.1:0",
 			[]string{"taken", taken.Addr().String()}},
 		{"no YAML", "azure: [", "127.0.0.1:0", []string{file, "correct the file"}},
+		{"no YAML further down", "id: a\nazure:\n  dial: \"hunter2\n", "127.0.0.1:0", []string{file + ", near line 3,", "correct the file"}},
+		{"a value in place of the table", "id: a\nazure:\n  dial: hunter2\n", "127.0.0.1:0", []string{file + ", near line 3,", "azure.dial", "correct the file"}},
+		{"a list in an address", "azure:\n  dial:\n    a: [hunter2]\n", "127.0.0.1:0", []string{file + ", near line 3,", "correct the file"}},
+		{"an alias of nothing", "azure:\n  client_secret: *hunter2\n", "127.0.0.1:0", []string{file, "correct the file"}},
 		{"not loopback", "", "0.0.0.0:0", []string{"loopback", `"0.0.0.0:0"`}},
 		{"no port", "", "127.0.0.1", []string{"loopback", `"127.0.0.1"`}},
 		{"dials a real vault", "azure: {dial: {your-key-vault-name.vault.azure.net: '192.0.2.1:443'}}", "127.0.0.1:0", nil},
@@ -74,6 +78,11 @@ func TestAddressOfAnExistingIntegration(t *testing.T) {
 			for _, want := range tt.want {
 				if !strings.Contains(err.Error(), want) {
 					t.Errorf("error %q does not contain %q", err, want)
+				}
+			}
+			for _, leak := range []string{"hunter2", "map[", "!!", "string"} {
+				if strings.Contains(err.Error(), leak) {
+					t.Errorf("error %q shows %q", err, leak)
 				}
 			}
 			if _, err := os.Stat(filepath.Join(dir, "ca.pem")); err == nil {

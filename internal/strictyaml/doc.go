@@ -8,5 +8,6 @@
 // does not know what any setting means.
 //
 // Faults name settings and never quote their values: what stands in a file by
-// mistake may well be a password.
+// mistake may well be a password. Of the YAML parser's messages only those are
+// passed on that are known to be constants.
 package strictyaml

@@ -48,7 +48,7 @@ func Decode(file string, data []byte, into any) *Document {
 		d.spoil("", "the file is empty")
 		return d
 	case err != nil:
-		d.syntax(err)
+		d.syntax(data, err)
 		return d
 	}
 	d.lines[""] = first.Content[0].Line
@@ -56,7 +56,7 @@ func Decode(file string, data []byte, into any) *Document {
 	switch err := dec.Decode(&second); {
 	case errors.Is(err, io.EOF):
 	case err != nil:
-		d.syntax(err)
+		d.syntax(data, err)
 	default:
 		d.add(second.Line, "", `a second document begins here ("---"); a file holds one`)
 	}
@@ -130,26 +130,4 @@ func (d *Document) add(line int, path, text string) {
 func (d *Document) spoil(path, format string, args ...any) {
 	d.Fault(path, format, args...)
 	d.broken[path] = true
-}
-
-// The message of the YAML parser is its only interface. Its scanner counts lines
-// from 1 and its grammar, whose messages yamlGrammar tells apart, from 0.
-var (
-	yamlError   = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
-	yamlGrammar = regexp.MustCompile(`^did not find expected (key|'-' indicator|node content|',' or|<)`)
-)
-
-func (d *Document) syntax(err error) {
-	line, text := 1, err.Error()
-	if m := yamlError.FindStringSubmatch(text); m != nil {
-		text = m[2]
-		if n, err := strconv.Atoi(m[1]); err == nil {
-			line = n
-			if yamlGrammar.MatchString(text) {
-				line++
-			}
-		}
-	}
-	d.add(line, "", "not YAML, here or soon after: "+text)
-	d.broken[""] = true
 }

@@ -5,16 +5,16 @@ import (
 	"strings"
 )
 
-// unknownText says that name is none of the known settings, and which of them
-// was probably meant.
-func unknownText(name string, known []string) string {
+// unknownText says what is the matter with name, which is none of the known
+// settings, and which of them was probably meant.
+func unknownText(what, name string, known []string) string {
 	if name == "<<" {
 		return `merging ("<<") is not allowed; write the settings out`
 	}
 	if hint := nearest(name, known); hint != "" {
-		return fmt.Sprintf("unknown setting %s; did you mean %q?", quote(name), hint)
+		return fmt.Sprintf("%s; did you mean %q?", what, hint)
 	}
-	return fmt.Sprintf("unknown setting %s; known here: %s", quote(name), strings.Join(known, ", "))
+	return fmt.Sprintf("%s; known here: %s", what, strings.Join(known, ", "))
 }
 
 // quote quotes a name of the author's, shortened to what names are long.

@@ -80,7 +80,12 @@ func (d *Document) section(n *yaml.Node, path string, v reflect.Value) {
 	d.entries(n, path, "a section of settings (name: value)", func(key, value *yaml.Node) {
 		field, known := fields[key.Value]
 		if !known {
-			d.add(key.Line, path, unknownText(key.Value, names))
+			if isNull(value) {
+				// It may be no name at all: {password: a,b} is a "b" without a value.
+				d.add(key.Line, path, unknownText("unknown setting without a value", key.Value, names))
+				return
+			}
+			d.add(key.Line, path, unknownText("unknown setting "+quote(key.Value), key.Value, names))
 			return
 		}
 		p := join(path, key.Value)
@@ -94,6 +99,10 @@ func (d *Document) table(n *yaml.Node, path string, v reflect.Value) {
 	m := reflect.MakeMap(v.Type())
 	v.Set(m)
 	d.entries(n, path, "a table (name: value)", func(key, value *yaml.Node) {
+		if isNull(value) { // and perhaps no name either, so it is not to be quoted
+			d.add(key.Line, path, "an entry has no value; write one or take the entry out")
+			return
+		}
 		p := Key(path, key.Value)
 		d.lines[p] = key.Line
 		element := reflect.New(v.Type().Elem()).Elem()
@@ -119,7 +128,11 @@ func (d *Document) entries(n *yaml.Node, path, want string, do func(key, value *
 			continue
 		}
 		if first, ok := seen[key.Value]; ok {
-			d.add(key.Line, path, fmt.Sprintf("%s is set twice, first on line %d", quote(key.Value), first))
+			what := quote(key.Value)
+			if isNull(n.Content[i+1]) {
+				what = "a name without a value"
+			}
+			d.add(key.Line, path, fmt.Sprintf("%s is set twice, first on line %d", what, first))
 			continue
 		}
 		seen[key.Value] = key.Line

@@ -47,7 +47,7 @@ func TestOpenFaults(t *testing.T) {
 		"secret missing":        {setAzure(func(a *azure) { a.Credential.ClientSecretFile = missing }), []string{"client_secret_file", missing, "does not exist"}},
 		"secret blank":          {setAzure(func(a *azure) { a.Credential.ClientSecretFile = blank }), []string{"client_secret_file", blank, "empty"}},
 		"secret huge":           {setAzure(func(a *azure) { a.Credential.ClientSecretFile = huge }), []string{"client_secret_file", huge, "larger"}},
-		"secret a directory":    {setAzure(func(a *azure) { a.Credential.ClientSecretFile = t.TempDir() }), []string{"client_secret_file", "cannot be read"}},
+		"secret a directory":    {setAzure(func(a *azure) { a.Credential.ClientSecretFile = t.TempDir() }), []string{"client_secret_file", "is not a regular file"}},
 		"certificate missing":   {certificate(missing), []string{"certificate_file", missing, "does not exist"}},
 		"certificate no PEM":    {certificate(noPEM), []string{"certificate_file", noPEM, "RSA"}},
 		"certificate bad PEM":   {certificate(badPEM), []string{"certificate_file", badPEM, "RSA"}},
