@@ -18,8 +18,9 @@ why that caller may or may not. No secret is read.
 
 A running broker is asked, which answers those whom its configuration names as
 auditors. With --config no broker is needed: the integrations that broker.yaml
-points to are read instead. The TLS files that it names need not be there, the
-credential files that the integrations name must.
+points to are read instead. Neither the TLS files that it names nor the
+credential files that the integrations name need be there, so that a checkout of
+the configuration is enough.
 
 With --diff two versions of the integrations are compared, each given as a
 broker.yaml or as a directory of integrations: lines with + are permissions that
@@ -174,7 +175,7 @@ func readIntegrations(path string) ([]*registry.Integration, error) {
 		}
 		dir = cfg.Integrations
 	}
-	integrations, faults := registry.Validate(dir)
+	integrations, faults := registry.ReadPolicies(dir)
 	if len(faults) > 0 {
 		return nil, &exitError{exitUsage, faults}
 	}

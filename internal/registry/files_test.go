@@ -260,3 +260,17 @@ func testCA(t testing.TB) string {
 	}
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }
+
+// TestReadPolicies: questions about grants need no credentials.
+func TestReadPolicies(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(withSecret("a", "nowhere.txt")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if in, faults := Validate(dir); len(in) != 0 || len(faults) != 1 {
+		t.Errorf("Validate: %v, %v", in, faults)
+	}
+	if in, faults := ReadPolicies(dir); len(in) != 1 || len(faults) != 0 {
+		t.Errorf("ReadPolicies: %v, %v", in, faults)
+	}
+}

@@ -261,10 +261,10 @@ func TestReferenceFaults(t *testing.T) {
 		{reference{"ca", useCA}, ""},
 		{reference{"absent", useCA}, missing},
 		{reference{"blank", useCA}, "the file is empty"},
-		{reference{"none", useCA}, "the file holds no PEM certificate"},
-		{reference{"cut", useCA}, "the file holds a PEM block that is cut off or damaged"},
-		{reference{"damaged", useCA}, "the file holds a certificate that cannot be parsed"},
-		{reference{"key", useCA}, "the file holds something other than certificates; put nothing but the authorities' certificates there"},
+		{reference{"none", useCA}, "of this file only PEM certificates can be used: there is no PEM certificate in it"},
+		{reference{"cut", useCA}, "of this file only PEM certificates can be used: a certificate in it is cut off or damaged"},
+		{reference{"damaged", useCA}, "of this file only PEM certificates can be used: certificate 1 in it cannot be parsed"},
+		{reference{"key", useCA}, "of this file only PEM certificates can be used: it holds something else than certificates"},
 	}
 	look := newInspector()
 	for _, tt := range tests {
@@ -285,7 +285,7 @@ func TestReferenceFaults(t *testing.T) {
 	data := strings.Replace(secretType, "client_secret_file: f", "client_secret_file: hunter2", 1) + "  ca_file: none\n"
 	got := parseIntegration(filepath.Join(dir, "f"), []byte(data), func(r reference) string { return look.read(r).fault })
 	want := filepath.Join(dir, "f") + ":4: azure.credential.client_secret_file: " + missing + "\n" +
-		filepath.Join(dir, "f") + ":8: azure.ca_file: the file holds no PEM certificate"
+		filepath.Join(dir, "f") + ":8: azure.ca_file: of this file only PEM certificates can be used: there is no PEM certificate in it"
 	if diff := cmp.Diff(want, got.faults.Error()); diff != "" {
 		t.Error(diff)
 	}

@@ -3,13 +3,12 @@ package registry
 import (
 	"bytes"
 	"crypto/sha256"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"io"
 	"io/fs"
 	"os"
 
+	"github.com/secretbroker/secretbroker/internal/certfile"
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
@@ -50,6 +49,8 @@ type inspector struct {
 	// Where files are read to, allocated when first needed and used again: a
 	// credential leaves no copies behind.
 	page, credential []byte
+	// blind takes every referenced file for a good one, unread.
+	blind bool
 }
 
 func newInspector() *inspector {
@@ -68,6 +69,9 @@ func (i *inspector) stat(path string) fs.FileInfo {
 
 // read returns what there is to know of ref.
 func (i *inspector) read(ref reference) content {
+	if i.blind {
+		return content{}
+	}
 	c, ok := i.contents[ref]
 	if !ok {
 		c = content{stat: i.stat(ref.path)}
@@ -142,25 +146,8 @@ func checkContent(use fileUse, data []byte) (fault string) {
 	if use != useCA {
 		return ""
 	}
-	found := false
-	for {
-		block, rest := pem.Decode(data)
-		if block == nil {
-			break
-		}
-		if block.Type != "CERTIFICATE" {
-			return "the file holds something other than certificates; put nothing but the authorities' certificates there"
-		}
-		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
-			return "the file holds a certificate that cannot be parsed"
-		}
-		found, data = true, rest
-	}
-	switch {
-	case bytes.Contains(data, []byte("-----BEGIN")):
-		return "the file holds a PEM block that is cut off or damaged"
-	case !found:
-		return "the file holds no PEM certificate"
+	if _, err := certfile.Parse(data); err != nil {
+		return "of this file only PEM certificates can be used: " + err.Error()
 	}
 	return ""
 }

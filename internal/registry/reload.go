@@ -43,6 +43,7 @@ func (f *Files) scan(trust bool) (map[string]*file, error) {
 		return nil, err
 	}
 	look := newInspector()
+	look.blind = f.blind
 	files := make(map[string]*file, len(entries))
 	for _, e := range entries {
 		ext := filepath.Ext(e.Name())
