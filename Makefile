@@ -10,13 +10,16 @@ GOVULNCHECK   ?= $(GO) tool -modfile=tools/vuln/go.mod govulncheck
 # How long each fuzz target runs.
 FUZZTIME ?= 10s
 
+# How long things are broken under load.
+RELIABILITY_TIME ?= 3m
+
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 
 # The race detector needs cgo, which go turns off where there is no C compiler.
 RACE := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test cover fuzz lint fmt-check generate generate-check proto-lint proto-breaking vuln ci
+.PHONY: help build test cover fuzz lint fmt-check generate generate-check proto-lint proto-breaking reliability vuln ci
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +69,9 @@ proto-breaking: ## fail if proto/ breaks clients of the newest release
 	echo "comparing with $$tag" && \
 	git archive "$$tag" proto buf.yaml | tar -x -C "$$tmp" && \
 	$(BUF) breaking --against "$$tmp"
+
+reliability: ## break things under load for RELIABILITY_TIME (3m) and count what came of it
+	cd reliability && $(GO) vet . && $(GO) run . -for $(RELIABILITY_TIME)
 
 vuln: ## look up known vulnerabilities in what the broker uses
 	@scripts/vuln.sh $(GOVULNCHECK)

@@ -61,6 +61,13 @@ if bash "$bin/pasted.sh" | grep -q '\[\(Unavailable\|Internal\|PermissionDenied\
   fail "ghz met errors"
 fi
 
+expect 'ok ' broker check --addr "$addr" --ca "$dir/ca.pem" --cert "$dir/worker.pem" --key "$dir/worker-key.pem" --file examples/sqlserver-cdc.json
+expect 'no grant names this principal' broker explain --config "$dir/broker.yaml" \
+  --principal spiffe://example.org/other/worker-2 $vault::oracle-password
+expect '"allowed": true' as auditor -d '{"reference":"'$vault'::postgres-password","principal":"spiffe://example.org/connect/worker-1"}' \
+  "$addr" secretbroker.v1.PolicyService/Explain
+expect 'PermissionDenied' as worker -d '{"reference":"'$vault'::postgres-password"}' "$addr" secretbroker.v1.PolicyService/Explain
+
 expect '"outcome":"served"' cat "$dir/audit.jsonl"
 if grep -E 'Passw0rd|rotated|battery' "$dir/audit.jsonl"; then fail "a value stands in the audit log"; fi
 kill -TERM "$broker"
