@@ -79,6 +79,9 @@ func runDev(cmd *cobra.Command, flags devFlags) (err error) {
 	if err != nil {
 		return &exitError{exitUsage, err}
 	}
+	if err := harden(cfg, log); err != nil {
+		return err
+	}
 
 	// From here on it is "broker serve"; what dev adds happens beside it, once
 	// the broker answers.
@@ -87,7 +90,7 @@ func runDev(cmd *cobra.Command, flags devFlags) (err error) {
 	ctx, stop := context.WithCancel(parts.ctx)
 	defer stop()
 	parts.run("broker", func(context.Context) error {
-		return serve(ctx, cfg, log, nil, func(l listening) { ready <- l })
+		return serve(ctx, cfg, log, process{onReady: func(l listening) { ready <- l }})
 	})
 	parts.run("dev", func(ctx context.Context) error {
 		select {

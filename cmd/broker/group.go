@@ -11,13 +11,15 @@ import (
 // group runs the parts of a broker together: all of them end when the context
 // does or when one of them fails.
 type group struct {
-	ctx context.Context
-	eg  *errgroup.Group
+	ctx  context.Context
+	stop context.CancelFunc // ends all parts
+	eg   *errgroup.Group
 }
 
 func newGroup(ctx context.Context) *group {
+	ctx, stop := context.WithCancel(ctx)
 	eg, ctx := errgroup.WithContext(ctx)
-	return &group{ctx: ctx, eg: eg}
+	return &group{ctx: ctx, stop: stop, eg: eg}
 }
 
 // run starts a part. Its error is named after it, unless it says itself how the
@@ -34,4 +36,7 @@ func (g *group) run(name string, part func(context.Context) error) {
 }
 
 // wait returns the first part's error when all have ended.
-func (g *group) wait() error { return g.eg.Wait() }
+func (g *group) wait() error {
+	defer g.stop()
+	return g.eg.Wait()
+}

@@ -69,7 +69,13 @@ func startBroker(ctx context.Context, dir string, change func(*devmode.Environme
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	ready, ended := make(chan listening, 1), make(chan error, 1)
-	go func() { ended <- serve(ctx, cfg, log, b.hangups, func(l listening) { ready <- l }) }()
+	go func() {
+		ended <- serve(ctx, cfg, log, process{
+			hangups: b.hangups,
+			reload:  func() (*config.Config, error) { return config.Load(env.ConfigFile) },
+			onReady: func(l listening) { ready <- l },
+		})
+	}()
 	b.stop = sync.OnceValue(func() error {
 		cancel()
 		return errors.Join(<-ended, env.Close())

@@ -43,6 +43,9 @@ func main() {
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	// The first signal asks; from then on signals do what they do by default, so
+	// that a second one ends the process at once.
+	defer context.AfterFunc(ctx, stop)()
 	cmd := newRootCommand()
 	err := cmd.ExecuteContext(ctx)
 	if err == nil {
@@ -53,7 +56,7 @@ func run() int {
 		coded = &exitError{code: exitUsage, err: err} // cobra's own errors
 	}
 	if coded.err != nil {
-		fmt.Fprintln(cmd.ErrOrStderr(), "Error:", coded.err)
+		fmt.Fprintln(cmd.ErrOrStderr(), "Error:", printableLines(coded.err.Error()))
 	}
 	return coded.code
 }
@@ -91,7 +94,7 @@ Begin with:  broker dev`,
 		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.AddCommand(newServeCommand(), newDevCommand(), newResolveCommand(), newCheckCommand(), newExplainCommand(), newValidateCommand())
+	root.AddCommand(newServeCommand(), newDevCommand(), newResolveCommand(), newCheckCommand(), newExplainCommand(), newAuditCommand(), newValidateCommand())
 	return root
 }
 

@@ -1,11 +1,15 @@
 package main
 
 import (
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/cache"
+	"github.com/secretbroker/secretbroker/internal/config"
+	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -78,6 +82,48 @@ func (m *metrics) watchIntegrations(files *registry.Files) {
 	}
 	gauge("serving", "", func() int { return len(files.List()) })
 	gauge("faulty", "", func() int { return len(files.Faults()) })
+}
+
+// watchAudit reads the audit log's counters at each scrape. The label of a copy
+// is its place in audit.copies.
+func (m *metrics) watchAudit(l *audit.Log, copies []config.AuditCopy) {
+	counter := func(name, help string, labels prometheus.Labels, read func(audit.Stats) uint64) {
+		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "secretbroker_audit_" + name, Help: help, ConstLabels: labels},
+			func() float64 { return float64(read(l.Stats())) }))
+	}
+	gauge := func(name, help string, labels prometheus.Labels, read func() float64) {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "secretbroker_audit_" + name, Help: help, ConstLabels: labels}, read))
+	}
+	counter("records_total", "Audit records written.", nil, func(s audit.Stats) uint64 { return s.Records })
+	counter("batches_total", "Writes of the audit log; records_total / batches_total is how many records shared one.", nil, func(s audit.Stats) uint64 { return s.Batches })
+	counter("failures_total", "Calls that failed because their records could not be written.", nil, func(s audit.Stats) uint64 { return s.Failures })
+	gauge("queue_bytes", "Bytes that wait for the audit log's file or pipe.", nil, func() float64 { return float64(l.Stats().QueueBytes) })
+	gauge("sequence", "Number of the audit log's last record.", nil, func() float64 { return float64(l.Head().Seq) })
+	for i := range copies {
+		labels := prometheus.Labels{"copy": strconv.Itoa(i)}
+		counter("copy_sent_total", "Audit records handed to a copy's connection.", labels, func(s audit.Stats) uint64 { return s.Copies[i].Sent })
+		counter("copy_dropped_total", "Audit records that a copy did not get; the file has them.", labels, func(s audit.Stats) uint64 { return s.Copies[i].Dropped })
+		gauge("copy_queue_bytes", "Bytes that wait for a copy's connection.", labels, func() float64 { return float64(l.Stats().Copies[i].QueueBytes) })
+	}
+}
+
+// watchStores reads the figures of the stores, by kind, at each scrape.
+func (m *metrics) watchStores(stores *provider.Set) {
+	kind := secret.KindAzureKeyVault
+	labels := prometheus.Labels{"kind": string(kind)}
+	counter := func(name, help string, read func(provider.Stats) uint64) {
+		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "secretbroker_store_" + name, Help: help, ConstLabels: labels},
+			func() float64 { return float64(read(stores.Stats(kind))) }))
+	}
+	gauge := func(name, help string, read func(provider.Stats) int64) {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "secretbroker_store_" + name, Help: help, ConstLabels: labels},
+			func() float64 { return float64(read(stores.Stats(kind))) }))
+	}
+	counter("throttled_total", "Reads that a store refused because there were too many.", func(s provider.Stats) uint64 { return s.Throttled })
+	counter("breaker_opens_total", "How often a store that did not answer was begun to be left alone.", func(s provider.Stats) uint64 { return s.Trips })
+	gauge("breakers_open", "Stores that are left alone at present because they do not answer; see the log for which.", func(s provider.Stats) int64 { return s.Unanswering })
+	gauge("reads_waiting", "Reads that wait for their turn at a store.", func(s provider.Stats) int64 { return s.Waiting })
+	gauge("reads_running", "Reads of stores under way.", func(s provider.Stats) int64 { return s.Reading })
 }
 
 // watchCache reads the cache's counters at each scrape.

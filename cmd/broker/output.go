@@ -118,7 +118,7 @@ func (p *printer) printTable(w io.Writer, res *client.Response, now time.Time) e
 		if v.Stale {
 			expires = "stale"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s ago\t%s\n", name, value, v.Version, now.Sub(v.FetchTime).Round(time.Second), expires)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s ago\t%s\n", printable(name), value, v.Version, now.Sub(v.FetchTime).Round(time.Second), expires)
 	}
 	return t.Flush()
 }
@@ -173,7 +173,7 @@ func (p *printer) printError(cmd *cobra.Command, err error) error {
 
 func printConfigErrors(w io.Writer, errs []client.ConfigError) {
 	for _, e := range errs {
-		fmt.Fprintf(w, "  %s\n", strings.Join(slices.DeleteFunc([]string{e.Config, e.Reason, e.Message}, func(s string) bool { return s == "" }), ": "))
+		fmt.Fprintf(w, "  %s\n", strings.Join(slices.DeleteFunc([]string{printable(e.Config), e.Reason, printable(e.Message)}, func(s string) bool { return s == "" }), ": "))
 	}
 }
 
@@ -209,12 +209,26 @@ func newJSONError(e client.ConfigError) jsonError {
 	return out
 }
 
-// printable keeps a value from doing something to the terminal.
+// printable keeps a text that others wrote from doing something to the terminal,
+// or to a CI runner, which takes a line that begins with "::" for a command.
 func printable(s string) string {
+	if strings.HasPrefix(s, "::") {
+		return strconv.Quote(s)
+	}
 	for _, r := range s {
 		if !unicode.IsPrint(r) {
 			return strconv.Quote(s)
 		}
 	}
 	return s
+}
+
+// printableLines is printable for texts of several lines, such as the faults of a
+// file.
+func printableLines(text string) string {
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		lines[i] = printable(line)
+	}
+	return strings.Join(lines, "\n")
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"slices"
@@ -166,7 +167,7 @@ var errArgsAndFile = errors.New("give references as arguments or with --file, no
 // readConnector reads a connector's configuration. The error does not name the
 // file and may be a *connectorfile.Error.
 func readConnector(file string) (connectorfile.Connector, error) {
-	data, err := os.ReadFile(file)
+	data, err := readRegular(file)
 	if err != nil {
 		if pe, ok := errors.AsType[*fs.PathError](err); ok {
 			err = pe.Err
@@ -174,6 +175,24 @@ func readConnector(file string) (connectorfile.Connector, error) {
 		return connectorfile.Connector{}, err
 	}
 	return connectorfile.Parse(file, data)
+}
+
+// readRegular reads at most a little more than a connector's file may have. What
+// a pull request names must not be a pipe that never ends.
+func readRegular(file string) ([]byte, error) {
+	info, err := os.Stat(file) // before opening, which waits for the other end of a pipe
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errors.New("not a regular file")
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, connectorfile.MaxSize+1))
 }
 
 // configsOfArgs reads NAME=REFERENCE arguments.

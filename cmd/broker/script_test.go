@@ -18,7 +18,11 @@ import (
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"broker": func() { os.Exit(run()) },
+		"broker":          func() { os.Exit(run()) },
+		"watched-broker":  watchedBroker,
+		"bare-broker":     bareBroker,
+		"crashing-broker": crashingBroker,
+		"peeking":         peeking,
 	})
 }
 

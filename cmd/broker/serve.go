@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	stdlog "log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -17,19 +19,17 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secretbroker/secretbroker/internal/audit"
-	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/cache"
 	"github.com/secretbroker/secretbroker/internal/config"
+	"github.com/secretbroker/secretbroker/internal/hardening"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/azurekv"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
 	"github.com/secretbroker/secretbroker/internal/server"
+	"github.com/secretbroker/secretbroker/internal/trust"
 )
-
-// drainTime is how long calls under way may take to finish at shutdown.
-const drainTime = 15 * time.Second
 
 func newServeCommand() *cobra.Command {
 	var (
@@ -41,8 +41,14 @@ func newServeCommand() *cobra.Command {
 		Short: "Run the broker",
 		Long: `Run the broker until it is told to stop (SIGINT, SIGTERM).
 
+Told to stop, it first says so on /readyz and in its health service, goes on
+answering for shutdown.drain_delay, and then lets the calls under way finish for
+shutdown.timeout. A second signal ends it at once.
+
 Integrations are read again when their files change. SIGHUP reads them at once
-and opens the audit log anew, for log rotation.`,
+and opens the audit log anew, for log rotation. It also reads broker.yaml again:
+roles, shutdown and the limits on calls take effect, the log and /readyz say what
+else has changed and waits for a restart.`,
 		Example: "  broker serve --config /etc/secretbroker/broker.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -54,13 +60,20 @@ and opens the audit log anew, for log rotation.`,
 			if err != nil {
 				return &exitError{exitUsage, err}
 			}
+			if err := harden(cfg, log); err != nil {
+				return err
+			}
 			// From here on a SIGHUP must not end the process, nor a closed pipe of
 			// the audit log: writing to it fails instead, and so do the calls.
 			hangups := make(chan os.Signal, 1)
 			signal.Notify(hangups, syscall.SIGHUP)
 			defer signal.Stop(hangups)
 			signal.Ignore(syscall.SIGPIPE)
-			return serve(cmd.Context(), cfg, log, hangups, nil)
+			ignoreFileSizeSignal()
+			return serve(cmd.Context(), cfg, log, process{
+				hangups: hangups,
+				reload:  func() (*config.Config, error) { return config.Load(configFile) },
+			})
 		},
 	}
 	cmd.Flags().StringVar(&configFile, "config", "", "the broker's configuration file (required)")
@@ -70,38 +83,64 @@ and opens the audit log anew, for log rotation.`,
 	return cmd
 }
 
+// harden keeps the process's memory to the process. It comes before anything
+// secret is read.
+func harden(cfg *config.Config, log *slog.Logger) error {
+	if err := hardening.Apply(hardening.Config{LockMemory: cfg.Memory.Lock, Logger: log}); err != nil {
+		return &exitError{exitFailure, err}
+	}
+	return nil
+}
+
 // listening is where a broker that has become ready answers.
 type listening struct {
 	addr, adminAddr net.Addr
 }
 
+// process is what the process around a broker does for it. The zero process does
+// nothing.
+type process struct {
+	// hangups asks, each time, to read anew what can be.
+	hangups <-chan os.Signal
+	// reload reads broker.yaml again. It goes with hangups.
+	reload func() (*config.Config, error)
+	// onReady, if not nil, is called once the broker answers.
+	onReady func(listening)
+}
+
 // serve is the whole wiring: it builds every part from the configuration, runs
-// them until ctx ends, and takes them down in reverse order. Each of hangups,
-// which may be nil, reads files anew. onReady, if not nil, is called once the
-// broker answers.
-func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, hangups <-chan os.Signal, onReady func(listening)) (err error) {
+// them until ctx ends, and takes them down in reverse order.
+func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc process) (err error) {
 	// Whatever is security refuses to start when it is half there.
-	tlsConfig, err := server.LoadTLS(cfg.TLS.CertFile, cfg.TLS.KeyFile, cfg.TLS.ClientCAFile)
+	identity, identityRules, err := openTrust(ctx, cfg, log)
 	if err != nil {
-		return &exitError{exitUsage, err}
+		return err
 	}
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m := newMetrics(metrics)
+	m.watchTrust(identity)
 
-	auditLog, err := audit.Open(cfg.Audit.File)
+	auditLog, err := openAudit(cfg.Audit, log)
 	if err != nil {
-		return &exitError{exitFailure, err}
+		return err
 	}
-	defer closing(&err, auditLog.Close)
+	defer closing(&err, func() error { return closeAudit(auditLog, log) })
+	m.watchAudit(auditLog, cfg.Audit.Copies)
+
+	// net/http tells the standard logger what a store has sent beyond its answer,
+	// which may be a part of a secret. Nothing else of the broker writes there.
+	stdlog.SetOutput(io.Discard) //nolint:forbidigo // not to log
 
 	stores := provider.NewSet(provider.SetConfig{
 		Openers: map[secret.Kind]provider.Opener{
 			secret.KindAzureKeyVault: azurekv.Opener(azurekv.Config{Logger: log}),
 		},
 		Observe: m.storeRead,
+		Logger:  log,
 	})
 	defer closing(&err, stores.Close)
+	m.watchStores(stores)
 
 	values, err := cache.New(cache.Config{MaxBytes: int64(cfg.Cache.MaxBytes), Logger: log})
 	if err != nil {
@@ -143,27 +182,31 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, hangups <-
 		},
 		Observe: m.configResolved,
 	})
-	auditors, err := authz.NewPrincipals(cfg.Roles.Auditor)
+	settings, err := newSettings(cfg, proc.reload, log)
 	if err != nil {
-		return &exitError{exitUsage, fmt.Errorf("roles.auditor: %w", err)}
+		return &exitError{exitUsage, err}
 	}
 	grpcServer, err := server.New(server.Config{
 		Resolver:  resolver,
 		Explainer: resolver,
-		IsAuditor: auditors.Contains,
-		TLS:       tlsConfig,
+		IsAuditor: settings.isAuditor,
+		Trust:     identity,
+		Identity:  identityRules,
 		Logger:    log,
 		Metrics:   metrics,
 		Limits: server.Limits{
 			MaxRequestBytes:            int(cfg.Limits.MaxRequestBytes),
 			MaxStreamsPerConnection:    cfg.Limits.MaxStreamsPerConnection,
 			MaxConnectionsPerPrincipal: cfg.Limits.MaxConnectionsPerPrincipal,
+			MaxHandshakes:              cfg.Limits.MaxHandshakes,
+			Calls:                      callLimits(cfg),
 		},
 	})
 	if err != nil {
 		return &exitError{exitFailure, err}
 	}
-	readiness := &server.Readiness{Problems: func() []server.Problem { return problems(integrations, auditLog) }}
+	settings.limitCalls = grpcServer.SetCallLimits
+	readiness := &server.Readiness{Problems: func() []server.Problem { return problems(identity, integrations, auditLog, settings) }}
 	admin := server.NewAdmin(readiness, metrics)
 
 	listener, err := net.Listen("tcp", cfg.Listen)
@@ -176,8 +219,10 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, hangups <-
 		return &exitError{exitFailure, fmt.Errorf("listen for the admin endpoint: %w", err)}
 	}
 
-	// Each part runs until ctx ends; the first one that fails ends it for all.
-	parts := newGroup(ctx)
+	// All parts run until the last call is answered; the first one that fails ends
+	// it for all.
+	parts := newGroup(context.WithoutCancel(ctx))
+	manager := serviceManager{log}
 	parts.run("gRPC server", func(context.Context) error { return grpcServer.Serve(listener) })
 	parts.run("admin server", func(context.Context) error {
 		if err := admin.Serve(adminListener); !errors.Is(err, http.ErrServerClosed) {
@@ -185,50 +230,99 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, hangups <-
 		}
 		return nil
 	})
+	parts.run("tls", identity.Run)
 	parts.run("integrations", integrations.Run)
-	parts.run("signals", func(ctx context.Context) error { return onHangup(ctx, log, hangups, integrations, auditLog) })
+	parts.run("signals", func(ctx context.Context) error {
+		return onHangup(ctx, log, proc.hangups, manager, []reload{
+			{"tls", func() error { identity.Reload(); return nil }},              // which reports by itself
+			{"integrations", func() error { integrations.Reload(); return nil }}, // as well
+			{"audit log", auditLog.Reopen},
+			{"configuration", settings.reload},
+		})
+	})
+	parts.run("audit heads", func(ctx context.Context) error { return logHeads(ctx, log, auditLog) })
+	// What /readyz asks goes through the locks of all parts.
+	parts.run("watchdog", func(ctx context.Context) error { return manager.watchdog(ctx, func() { readiness.Problems() }) })
 
 	readiness.Set(true)
+	manager.ready()
 	log.Info("ready", "listen", listener.Addr().String(), "admin_listen", adminListener.Addr().String(),
 		"integrations", len(integrations.List()))
-	if onReady != nil {
-		onReady(listening{listener.Addr(), adminListener.Addr()})
+	if proc.onReady != nil {
+		proc.onReady(listening{listener.Addr(), adminListener.Addr()})
 	}
 
-	<-parts.ctx.Done()
+	select {
+	case <-ctx.Done():
+	case <-parts.ctx.Done():
+	}
+	// Whoever chooses brokers by their readiness learns it first, and has time to
+	// send new calls elsewhere before this one takes no more.
 	readiness.Set(false)
-	log.Info("shutting down")
-	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+	grpcServer.Drain()
+	manager.stopping()
+	ending := settings.current().Shutdown
+	log.Info("shutting down", "drain_delay", ending.DrainDelay.String(), "timeout", ending.Timeout.String())
+	wait(parts.ctx, time.Duration(ending.DrainDelay))
+	log.Info("taking no more calls")
+	finish, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Duration(ending.Timeout))
 	defer cancel()
-	grpcServer.Shutdown(drain)
-	_ = admin.Shutdown(drain) // whoever scrapes us now can do without
+	grpcServer.Shutdown(finish)
+	parts.stop()
+	_ = admin.Shutdown(finish) // whoever scrapes us now can do without
 	return parts.wait()
 }
 
-// onHangup reads the integrations again and opens the audit log anew at each
-// hangup.
-func onHangup(ctx context.Context, log *slog.Logger, hangups <-chan os.Signal, integrations *registry.Files, auditLog *audit.Log) error {
+// wait waits for d or until ctx ends.
+func wait(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
+
+// reload is something that a hangup reads anew. What fails leaves in force what
+// was before.
+type reload struct {
+	what string
+	do   func() error
+}
+
+// onHangup does all reloads at each hangup.
+func onHangup(ctx context.Context, log *slog.Logger, hangups <-chan os.Signal, manager serviceManager, reloads []reload) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-hangups:
-			integrations.Reload()
-			if err := auditLog.Reopen(); err != nil {
-				log.Error("the audit log could not be opened anew; the old file stays in use", "error", err)
+			manager.reloading()
+			for _, r := range reloads {
+				if err := r.do(); err != nil {
+					log.Error("reload failed; what was in force stays so", "what", r.what, "error", err)
+				}
 			}
+			log.Info("reloaded")
+			manager.ready()
 		}
 	}
 }
 
 // problems lists what /readyz should tell an operator.
-func problems(integrations *registry.Files, auditLog *audit.Log) []server.Problem {
+func problems(identity *trust.Store, integrations *registry.Files, auditLog *audit.Log, settings *settings) []server.Problem {
 	var ps []server.Problem
+	for _, text := range identity.Problems() {
+		ps = append(ps, server.Problem{Component: "tls", Text: text})
+	}
 	for _, f := range integrations.Faults() {
 		ps = append(ps, server.Problem{Component: "integrations", Text: f.Faults.Error()})
 	}
 	if text := auditLog.Problem(); text != "" {
 		ps = append(ps, server.Problem{Component: "audit", Text: text})
+	}
+	if text := settings.trouble(); text != "" {
+		ps = append(ps, server.Problem{Component: "configuration", Text: text})
 	}
 	return ps
 }

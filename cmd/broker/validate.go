@@ -8,7 +8,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/registry"
-	"github.com/secretbroker/secretbroker/internal/server"
+	"github.com/secretbroker/secretbroker/internal/trust"
 )
 
 func newValidateCommand() *cobra.Command {
@@ -16,8 +16,9 @@ func newValidateCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "validate --config broker.yaml",
 		Short: "Check a configuration and its integrations without running them",
-		Long: `Check broker.yaml, the TLS files it names and every integration, and report all
-faults at once with their lines. Nothing is contacted and nothing is started.
+		Long: `Check broker.yaml, the certificates and CRLs it names and every integration, and
+report all faults at once with their lines. Nothing is contacted and nothing is
+started.
 
 Exit codes: 0 everything is in order; 2 there are faults.`,
 		Example: "  broker validate --config /etc/secretbroker/broker.yaml",
@@ -28,7 +29,12 @@ Exit codes: 0 everything is in order; 2 there are faults.`,
 				return &exitError{exitUsage, err}
 			}
 			var faults []error
-			if _, err := server.LoadTLS(cfg.TLS.CertFile, cfg.TLS.KeyFile, cfg.TLS.ClientCAFile); err != nil {
+			if cfg.SPIFFE.Socket == "" {
+				if err := trust.CheckFiles(tlsFiles(cfg.TLS, nil)); err != nil {
+					faults = append(faults, err)
+				}
+			}
+			if _, err := auditConfig(cfg.Audit, nil); err != nil {
 				faults = append(faults, err)
 			}
 			integrations, bad := registry.Validate(cfg.Integrations)

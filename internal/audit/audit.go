@@ -2,8 +2,9 @@
 //
 // A record is written before any value leaves: if it cannot be written, the
 // value does not leave either. A file or pipe that takes nothing more makes calls
-// fail, never hang. The package never receives a secret's value, and
-// knows neither gRPC nor stores.
+// fail, never hang. Records are chained, so that a change of what was written
+// can be found; the package also reads logs, to verify and to query them. It
+// never receives a secret's value, and knows neither gRPC nor stores.
 package audit
 
 import (
@@ -36,7 +37,8 @@ const (
 )
 
 // Event is the record of one decision: one config of one call. The JSON names
-// are a promise to whoever parses the log.
+// are a promise to whoever parses the log. In a log two more follow, seq and
+// chain; see chain.go.
 type Event struct {
 	Time      time.Time       `json:"time"`
 	RequestID string          `json:"request_id"`
@@ -61,6 +63,9 @@ type Event struct {
 	Grant *int `json:"grant,omitempty"`
 	// Version is the store's version identifier of what was read.
 	Version string `json:"version,omitempty"`
-	// Source says where the value came from: hit, miss, shared or stale.
+	// Source says where the value came from: hit, miss, shared or stale. It tells
+	// what was asked of the store: a miss is a read that this config began, shared
+	// one that another had begun, a hit none, and stale one that failed, now or
+	// within the last seconds.
 	Source string `json:"source,omitempty"`
 }

@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -13,43 +15,117 @@ import (
 // Stdout is the file name that stands for standard output.
 const Stdout = "stdout"
 
-// Open opens the log for appending, creating it readable to its owner only. A
-// path may be a symbolic link; it leads to a regular file or a character device.
-func Open(path string) (*Log, error) {
-	if path == Stdout {
-		l := newLog(path, os.Stdout)
-		go l.run()
-		return l, nil
-	}
-	l := newLog(path, nil)
-	if err := l.open(); err != nil {
+// Config says where records go. Only Path is required.
+type Config struct {
+	// Path is the file to append to, or Stdout. It may be a symbolic link; it
+	// leads to a regular file or a character device.
+	Path string
+	// Sync forces the records of every group commit to the disk (fsync) before
+	// its Writes return. It has no effect on what is not a regular file.
+	Sync bool
+	// Key, if not nil, makes the chain one that cannot be computed without it.
+	Key *Key
+	// Copies are sent every record as well.
+	Copies []Copy
+	// Logger is told of what no caller can be told; nil is silence.
+	Logger *slog.Logger
+}
+
+// Open opens the log for appending, creating its file readable to its owner
+// only, and goes on with the chain that stands in it. The error says so if
+// another process writes the file.
+func Open(cfg Config) (*Log, error) {
+	l := newLog(cfg.Path, nil)
+	l.sync, l.mark, l.linker = cfg.Sync, markOpened, newLinker(cfg.Key)
+	if cfg.Path == Stdout {
+		l.w = os.Stdout
+	} else if err := l.openFirst(); err != nil {
 		return nil, err
+	}
+	if cfg.Logger != nil {
+		l.logger = cfg.Logger
+	}
+	for _, c := range cfg.Copies {
+		l.copies = append(l.copies, newCopier(c, l.logger))
 	}
 	go l.run()
 	return l, nil
 }
 
-// open makes the file at path the one that is written. On error the old one
-// stays. Only the writer calls it, or Open, before there is one.
-func (l *Log) open() error {
+// openFirst opens the file at path and takes up the chain in it.
+func (l *Log) openFirst() error {
 	f, info, err := openFile(l.path)
+	if err == nil && info.Mode().IsRegular() {
+		l.head, l.loose, l.midline, err = readTail(f, info.Size())
+		if err != nil {
+			_ = f.Close() // nothing was written to it
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("open the audit log: %w", err)
 	}
+	l.use(f, info)
+	return l.syncDir()
+}
+
+// reopen makes the file now at path the one that is written; if that is another
+// one, a marker in it names the head of the old one. On error the old file
+// stays. Only the writer calls it.
+func (l *Log) reopen() error {
+	f, info, err := openFileUnless(l.path, l.file)
+	if err != nil {
+		return fmt.Errorf("open the audit log: %w", err)
+	}
+	if f == nil {
+		return nil
+	}
 	old := l.w
-	l.w, l.torn = f, info.Mode().IsRegular() && endsWithinLine(l.path)
-	l.mu.Lock()
-	l.file = info
-	l.mu.Unlock()
+	l.midline = info.Mode().IsRegular() && endsWithinLine(f, info.Size())
+	l.loose.endLine()
+	if l.mark == "" || l.mark == markTorn {
+		l.mark = markRotated
+	}
+	l.use(f, info)
 	if c, ok := old.(io.Closer); ok {
 		if err := c.Close(); err != nil {
 			return fmt.Errorf("close the audit log's old file: %w", err)
 		}
 	}
-	return nil
+	return l.syncDir()
 }
 
-// openFile opens path without ever waiting for somebody at the other end.
+func (l *Log) use(f *os.File, info os.FileInfo) {
+	l.w, l.regular = f, info.Mode().IsRegular()
+	l.mu.Lock()
+	l.file = info
+	l.mu.Unlock()
+}
+
+// syncDir makes a new file's name as durable as its records. A file system that
+// cannot do so for a directory is no reason to refuse it.
+func (l *Log) syncDir() error {
+	if !l.sync || !l.regular {
+		return nil
+	}
+	dir, err := os.Open(filepath.Dir(l.path))
+	if err != nil {
+		return nil //nolint:nilerr // a directory that may be searched but not read
+	}
+	_ = dir.Sync()
+	return dir.Close()
+}
+
+// openFileUnless opens and locks the file at path, unless it is the one that is
+// open already, which our own lock would refuse.
+func openFileUnless(path string, open os.FileInfo) (*os.File, os.FileInfo, error) {
+	if info, err := os.Stat(path); err == nil && open != nil && os.SameFile(info, open) {
+		return nil, nil, nil
+	}
+	return openFile(path)
+}
+
+// openFile opens path without ever waiting for somebody at the other end, and
+// locks it if it is a regular file.
 func openFile(path string) (*os.File, os.FileInfo, error) {
 	// Asked before, since opening may do something to a device or to whoever
 	// reads a FIFO, and after, since it may have become another file meanwhile.
@@ -59,13 +135,18 @@ func openFile(path string) (*os.File, os.FileInfo, error) {
 		}
 	}
 	// O_NONBLOCK matters for the opening alone: a FIFO without a reader fails.
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|syscall.O_NONBLOCK, 0o600)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE|syscall.O_NONBLOCK, 0o600)
 	if err != nil {
 		return nil, nil, err
 	}
 	info, err := f.Stat()
 	if err == nil {
 		err = checkKind(path, info.Mode())
+	}
+	if err == nil && info.Mode().IsRegular() {
+		if err = lock(f); err != nil {
+			err = fmt.Errorf("%s: %w", path, err)
+		}
 	}
 	if err != nil {
 		_ = f.Close() // nothing was written to it
@@ -82,21 +163,12 @@ func checkKind(path string, mode fs.FileMode) error {
 	return fmt.Errorf("%s is neither a regular file nor a character device; for a pipe use %q", path, Stdout)
 }
 
-// endsWithinLine reports whether a crash or a full disk left the file without a
-// final newline, so that the next record does not run into a torn one.
-func endsWithinLine(path string) bool {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	end, err := f.Seek(-1, io.SeekEnd)
-	if err != nil || end < 0 {
-		return false
-	}
+// endsWithinLine reports whether a file that is not empty lacks its last
+// newline.
+func endsWithinLine(f *os.File, size int64) bool {
 	last := make([]byte, 1)
-	_, err = f.Read(last)
-	return err == nil && last[0] != '\n'
+	_, err := f.ReadAt(last, size-1)
+	return size > 0 && err == nil && last[0] != '\n'
 }
 
 // Problem says what is wrong with the log just now, in words for an operator;
@@ -125,6 +197,11 @@ func (l *Log) Problem() string {
 			all = append(all, fmt.Sprintf("the file being written is no longer at its path: %v; send SIGHUP to open it anew", err))
 		case !os.SameFile(now, file):
 			all = append(all, fmt.Sprintf("the file being written is no longer the one at %s; send SIGHUP to open it anew", l.path))
+		}
+	}
+	for _, c := range l.copies {
+		if text := c.problem(); text != "" {
+			all = append(all, text)
 		}
 	}
 	return strings.Join(all, "; ")

@@ -38,7 +38,7 @@ func TestFileProblems(t *testing.T) {
 			dir := t.TempDir()
 			path := filepath.Join(dir, "link.jsonl")
 			must(os.Symlink("audit.jsonl", path)) // a link is as good as the file
-			l, err := Open(path)
+			l, err := Open(Config{Path: path})
 			must(err)
 			defer l.Close()
 			must(tt.do(filepath.Join(dir, "audit.jsonl")))
@@ -59,7 +59,7 @@ func TestFailedWriteIsAProblem(t *testing.T) {
 	if _, err := os.Stat(full); err != nil {
 		t.Skip(err)
 	}
-	l, err := Open(full)
+	l, err := Open(Config{Path: full})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +75,7 @@ func TestFailedWriteIsAProblem(t *testing.T) {
 // TestPipesAreRefused: whoever reads a FIFO could hang or lose the log.
 func TestPipesAreRefused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
-	l, err := Open(path)
+	l, err := Open(Config{Path: path})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +88,7 @@ func TestPipesAreRefused(t *testing.T) {
 	}
 	refused := func(when string) {
 		t.Helper()
-		if _, err := Open(path); err == nil || !strings.Contains(err.Error(), "neither a regular file") {
+		if _, err := Open(Config{Path: path}); err == nil || !strings.Contains(err.Error(), "neither a regular file") {
 			t.Errorf("Open %s: %v", when, err)
 		}
 		if err := l.Reopen(); err == nil {

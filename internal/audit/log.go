@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -26,30 +28,44 @@ const (
 var (
 	errClosed = errors.New("the audit log is closed")
 	errFull   = errors.New("the audit log's queue is full: its file or pipe takes records too slowly or not at all")
+	errLocked = errors.New("another process writes this audit log; give every broker a file of its own")
 	errStuck  = errors.New("the audit log is stuck: a write to its file or pipe does not return")
 )
 
-// Log writes events as JSON lines. It is safe for concurrent use; the lines of
-// one Write stand together, and Writes stand in the order of their queueing.
+// Log writes events as JSON lines and chains them; see chain.go. It is safe for
+// concurrent use; the lines of one Write stand together, and Writes stand in the
+// order of their queueing.
 //
 // One goroutine owns the file: it writes all that is queued with one write, so
 // that concurrent Writes share it. Nothing else ever waits for the file but for
 // a bounded time. Whoever makes a Log closes it.
 type Log struct {
 	path     string
+	sync     bool
 	maxBytes int           // see maxQueued
 	patience time.Duration // see patience
+	logger   *slog.Logger
+	copies   []*copier
 
 	// ended is closed when the writer has ended, gone when Close gave it up.
 	ended, gone chan struct{}
 	giveUp      func() // closes gone
 
 	// These are the writer's alone.
-	w io.Writer
-	// torn says that the last write ended within a line.
-	torn bool
+	w       io.Writer
+	regular bool // w is a regular file
+	linker  *linker
+	out     []byte // what is written next
+	// mark says that a marker has to come first, and why.
+	mark string
+	// loose are the bytes since the last record that are none.
+	loose loose
+	// midline says that w does not end with a newline.
+	midline bool
 	// closeErr is read once ended is closed.
 	closeErr error
+
+	failures atomic.Uint64 // Writes that failed
 
 	mu      sync.Mutex
 	work    *sync.Cond // told when there is something for the writer to do
@@ -64,24 +80,28 @@ type Log struct {
 	failed error
 	// file is the open file, nil if there is none at path.
 	file os.FileInfo
+	// head is the last record written. Only the writer changes it.
+	head             Head
+	records, batches uint64
 }
 
-// batch is what one write takes. Its first byte is a newline, which is written
-// only if the line before is torn.
+// batch is what one write takes: lines that are not chained yet.
 type batch struct {
 	buf   []byte
 	waits []wait
 }
 
-// wait is one Write in a batch: its bytes end at buf[end].
+// wait is one Write in a batch: its lines end at buf[end], and once they are
+// chained at out[outEnd].
 type wait struct {
-	end  int
-	done chan error
+	end, outEnd int
+	done        chan error
 }
 
-func newBatch() *batch { return &batch{buf: []byte{'\n'}} }
+func newBatch() *batch { return &batch{} }
 
-// New returns a Log that writes to w and closes w, if it can be, at the end.
+// New returns a Log that writes a chain of its own to w, without a marker at its
+// beginning, and closes w, if it can be, at the end.
 func New(w io.Writer) *Log {
 	l := newLog("", w)
 	go l.run()
@@ -90,7 +110,7 @@ func New(w io.Writer) *Log {
 
 func newLog(path string, w io.Writer) *Log {
 	l := &Log{
-		path: path, maxBytes: maxQueued, patience: patience, w: w,
+		path: path, maxBytes: maxQueued, patience: patience, w: w, linker: newLinker(nil), logger: slog.New(slog.DiscardHandler),
 		ended: make(chan struct{}), gone: make(chan struct{}), queued: newBatch(),
 	}
 	l.giveUp = sync.OnceFunc(func() { close(l.gone) })
@@ -98,14 +118,22 @@ func newLog(path string, w io.Writer) *Log {
 	return l
 }
 
-// Write records the events: when it returns nil, the operating system has them
-// (they are not forced to the disk). It waits for that until ctx ends, and
+// Write records the events: when it returns nil, the operating system has them,
+// and with Config.Sync the disk. It waits for that until ctx ends, and
 // fails at once if the queue is full: a file that is so far behind does not
 // catch up within a call, and waiting would only pile up calls.
 //
 // On error none of the events may be taken as recorded, although what was
 // queued when ctx ended is still written if it can be.
 func (l *Log) Write(ctx context.Context, events []Event) error {
+	err := l.write(ctx, events)
+	if err != nil {
+		l.failures.Add(1)
+	}
+	return err
+}
+
+func (l *Log) write(ctx context.Context, events []Event) error {
 	if len(events) == 0 {
 		return nil
 	}
@@ -156,7 +184,7 @@ func (l *Log) enqueue(lines []byte) (<-chan error, error) {
 	}
 	done := make(chan error, 1) // the writer never waits for who has gone
 	b.buf = append(b.buf, lines...)
-	b.waits = append(b.waits, wait{len(b.buf), done})
+	b.waits = append(b.waits, wait{end: len(b.buf), done: done})
 	l.work.Signal()
 	return done, nil
 }
@@ -198,6 +226,7 @@ func (l *Log) Close() error {
 	l.work.Signal()
 	l.mu.Unlock()
 
+	defer l.closeCopies()
 	timer := time.NewTimer(l.patience)
 	defer timer.Stop()
 	select {
@@ -207,6 +236,17 @@ func (l *Log) Close() error {
 		l.giveUp()
 		return fmt.Errorf("close the audit log: %w", errStuck)
 	}
+}
+
+// closeCopies gives what is queued for the copies as long again.
+func (l *Log) closeCopies() {
+	var closing sync.WaitGroup
+	for _, c := range l.copies {
+		if !c.Required {
+			closing.Go(func() { c.close(l.patience) })
+		}
+	}
+	closing.Wait()
 }
 
 // run is the writer. It ends after Close, or, if it is stuck then, once what it
@@ -221,7 +261,7 @@ func (l *Log) run() {
 			break
 		}
 		if len(reopens) > 0 {
-			err := l.open()
+			err := l.reopen()
 			for _, done := range reopens {
 				done <- err
 			}
@@ -233,6 +273,11 @@ func (l *Log) run() {
 	if c, ok := l.w.(io.Closer); ok && l.path != Stdout {
 		l.closeErr = c.Close()
 	}
+	for _, c := range l.copies {
+		if c.Required {
+			c.sender.close()
+		}
+	}
 }
 
 // next waits for work and takes all there is, leaving used, emptied, as the new
@@ -242,7 +287,7 @@ func (l *Log) next(used *batch) (*batch, []chan error) {
 		used = newBatch()
 	}
 	clear(used.waits)
-	used.buf, used.waits = used.buf[:1], used.waits[:0]
+	used.buf, used.waits = used.buf[:0], used.waits[:0]
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -257,35 +302,4 @@ func (l *Log) next(used *batch) (*batch, []chan error) {
 	l.queued, l.reopens, l.full = used, nil, false
 	l.busySince = time.Now()
 	return b, reopens
-}
-
-// commit writes the batch and tells each of its Writes what came of it: those
-// that stand in what was written before an error are recorded.
-func (l *Log) commit(b *batch) {
-	start := 1
-	if l.torn {
-		start = 0
-	}
-	n, err := l.w.Write(b.buf[start:])
-	// To force records to the disk, one fsync for the whole batch belongs here.
-	end := start + n
-	if n > 0 {
-		l.torn = b.buf[end-1] != '\n'
-	}
-	if err == nil && end < len(b.buf) {
-		err = io.ErrShortWrite
-	}
-	if err != nil {
-		err = fmt.Errorf("write the audit log: %w", err)
-	}
-	l.mu.Lock()
-	l.failed = err
-	l.mu.Unlock()
-	for _, w := range b.waits {
-		if w.end <= end {
-			w.done <- nil
-		} else {
-			w.done <- err
-		}
-	}
 }

@@ -31,9 +31,11 @@ func BenchmarkHit(b *testing.B) {
 	c, req, load := benchCache(b)
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := c.Get(context.Background(), req, load); err != nil {
+		res, err := c.Get(context.Background(), req, load)
+		if err != nil {
 			b.Fatal(err)
 		}
+		res.Secret.Release()
 	}
 }
 
@@ -42,9 +44,11 @@ func BenchmarkHitParallel(b *testing.B) {
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			if _, err := c.Get(context.Background(), req, load); err != nil {
+			res, err := c.Get(context.Background(), req, load)
+			if err != nil {
 				b.Error(err)
 			}
+			res.Secret.Release()
 		}
 	})
 }
@@ -54,9 +58,11 @@ func BenchmarkMiss(b *testing.B) {
 	req.TTL = 0 // nothing is kept
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := c.Get(context.Background(), req, load); err != nil {
+		res, err := c.Get(context.Background(), req, load)
+		if err != nil {
 			b.Fatal(err)
 		}
+		res.Secret.Release()
 	}
 }
 
@@ -66,9 +72,11 @@ func BenchmarkMissKept(b *testing.B) {
 	c, req, load := benchCache(b)
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := c.Get(context.Background(), req, load); err != nil {
+		res, err := c.Get(context.Background(), req, load)
+		if err != nil {
 			b.Fatal(err)
 		}
+		res.Secret.Release()
 		c.store.Del(c.hash(&req.Key))
 	}
 }

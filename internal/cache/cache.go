@@ -59,7 +59,9 @@ func (s Source) String() string {
 
 // Result is an answer.
 type Result struct {
-	// Secret is shared with other callers and immutable.
+	// Secret is shared with other callers and immutable. The caller has a
+	// reference to it and must Release it: it is wiped when the cache has given
+	// it up and every caller has.
 	Secret *secret.Secret
 	// Expires is until when this read answers from memory: the end of TTL after
 	// the read, or of the secret's own validity if that is sooner. It has passed
@@ -74,7 +76,8 @@ type Result struct {
 // handed to has returned, so it must not use that call's context either.
 //
 // Errors should be *secret.Error and hold no value. The secret's FetchedAt must
-// not lie before the Loader was called.
+// not lie before the Loader was called, and the cache takes over its first
+// reference.
 type Loader func(ctx context.Context) (*secret.Secret, error)
 
 // Config is what a Cache needs to know. The zero value is useful.
@@ -176,13 +179,15 @@ func (c *Cache) storeConfig() *ristretto.Config[uint64, *entry] {
 		OnExit: func(e *entry) {
 			if e != nil { // deleting what is not there comes here too
 				c.count.entries.Add(-1)
+				e.leave()
 			}
 		},
 	}
 }
 
-// Close cancels the loads under way, waits for them and forgets every value.
-// Calls that are waiting, and later ones, fail with ReasonStoreUnavailable.
+// Close cancels the loads under way, waits for them and wipes every value that no
+// caller still has a reference to. Calls that are waiting, and later ones, fail
+// with ReasonStoreUnavailable.
 func (c *Cache) Close() {
 	c.mu.Lock()
 	c.using.Lock()
@@ -199,7 +204,8 @@ func (c *Cache) Close() {
 }
 
 // Get answers req from memory or by load, of which at most one runs for each
-// Key at any time. The error is a *secret.Error.
+// Key at any time. The error is a *secret.Error. Without one the caller must
+// Release the Result's Secret.
 //
 // When ctx ends first, the load that the call waited for goes on, even if the
 // deadline had passed before the call; the error has ReasonStoreUnavailable and
@@ -213,7 +219,7 @@ func (c *Cache) Get(ctx context.Context, req Request, load Loader) (Result, erro
 	req.TTL, req.MaxAge = max(req.TTL, 0), max(req.MaxAge, 0)
 	h := c.hash(&req.Key)
 	e := c.lookup(h, &req.Key)
-	if e == nil || !e.fresh(&req, now, now) {
+	if e == nil || !e.fresh(&req, now, now) || !e.secret.Retain() { // it may have left meanwhile
 		return c.wait(ctx, req, load, h, now)
 	}
 	c.count.hits.Add(1)

@@ -40,9 +40,12 @@ const entryOverhead = 512
 // one is under way, or refreshing ahead is off.
 const neverRefresh = math.MaxInt64
 
-// entry is one successful read. All but refreshAt is immutable.
+// entry is one successful read. What it says of itself is immutable but for
+// refreshAt.
 type entry struct {
-	key    Key
+	key Key
+	// secret is the flight's reference at first. An entry in ristretto has one of
+	// its own, from stay to leave.
 	secret *secret.Secret
 	// asOf is when the read began, by the cache's clocks.
 	asOf time.Time
@@ -53,6 +56,10 @@ type entry struct {
 	// refreshAt the same with what is under way or has failed counted in.
 	refreshDue int64
 	refreshAt  atomic.Int64
+	// staying is set from stay to leave, which end calls when the entry is of no
+	// more use.
+	staying atomic.Bool
+	end     atomic.Pointer[time.Timer]
 }
 
 // newEntry makes the entry of a load that began at started and ended at now.
@@ -114,6 +121,27 @@ func (e *entry) keepFor(maxStale time.Duration, now time.Time) time.Duration {
 	return min(e.ttl+maxStale, e.validFor) - elapsed(e.asOf, now)
 }
 
+// stay gives the entry a reference to its secret for as long as it is in
+// ristretto, and for keep at most. That end is the entry's own: ristretto hides
+// what has expired at once, but lets go of it only in sweeps, which come seconds
+// later and, when the wall clock has jumped ahead, not at all.
+func (e *entry) stay(keep time.Duration) {
+	e.secret.Retain() // the flight has a reference
+	e.staying.Store(true)
+	e.end.Store(time.AfterFunc(keep, e.leave))
+}
+
+// leave gives up that reference, once. Readers keep theirs.
+func (e *entry) leave() {
+	if !e.staying.Swap(false) {
+		return
+	}
+	if end := e.end.Load(); end != nil {
+		end.Stop()
+	}
+	e.secret.Release()
+}
+
 // claimRefresh reports whether the caller, and nobody else, is to start a
 // refresh.
 func (e *entry) claimRefresh(now time.Time) bool {
@@ -134,6 +162,7 @@ func (e *entry) cost() int64 {
 	return int64(entryOverhead + names + 2*e.secret.Size())
 }
 
+// result makes an answer of a secret that has been retained for it.
 func (e *entry) result(req *Request, source Source) Result {
 	return Result{Secret: e.secret, Expires: e.asOf.Add(e.lifeFor(req)), Source: source}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -13,6 +14,10 @@ import (
 
 // flight is one load under way and those who wait for it. It ends when done is
 // closed; what stands below it may be read from then on.
+//
+// The load and every call that is to get its outcome hold the flight. The last of
+// them to part gives up the flight's reference to what was read, so that a value
+// which is not kept is wiped when its last reader is done.
 type flight struct {
 	key      Key
 	hash     uint64
@@ -21,14 +26,17 @@ type flight struct {
 	load     Loader
 	started  time.Time
 
+	holders atomic.Int64 // joined under Cache.mu while the load holds it
+
 	done   chan struct{}
 	secret *secret.Secret // what was read; entry may be a newer one
-	entry  *entry         // nil after a failure
+	entry  *entry         // nil after a failure; the flight has a reference to its secret
 	err    *secret.Error  // nil after a success
 }
 
-// step is what a waiting call does next: take an entry, an error or a flight's
-// outcome, or else sit out a flight or a pause and look again.
+// step is what a waiting call does next: take an entry, whose secret has been
+// retained for it, or an error, or the outcome of a flight, which it holds; or else
+// sit out a flight or a pause and look again.
 type step struct {
 	entry   *entry
 	err     *secret.Error
@@ -60,14 +68,32 @@ func (c *Cache) wait(ctx context.Context, req Request, load Loader, h uint64, ar
 			}
 			continue
 		}
+		if s.outcome {
+			return c.share(ctx, &req, s.flight, arrival, s.source)
+		}
 		select {
 		case <-s.flight.done:
 		case <-ctx.Done():
 			return c.leave(ctx, &req, h, arrival)
 		}
-		if s.outcome {
-			return c.settle(ctx, &req, s.flight, arrival, s.source)
-		}
+	}
+}
+
+// share waits for a flight that the call holds, and answers by its outcome.
+func (c *Cache) share(ctx context.Context, req *Request, f *flight, arrival time.Time, source Source) (Result, error) {
+	defer f.part()
+	select {
+	case <-f.done:
+		return c.settle(ctx, req, f, arrival, source)
+	case <-ctx.Done():
+		return c.leave(ctx, req, f.hash, arrival)
+	}
+}
+
+// part gives up a hold on the flight.
+func (f *flight) part() {
+	if f.holders.Add(-1) == 0 && f.entry != nil {
+		f.entry.secret.Release()
 	}
 }
 
@@ -81,7 +107,7 @@ func (c *Cache) next(req *Request, load Loader, h uint64, arrival time.Time) ste
 	now := time.Now()
 	// A load may have ended since the last look. One that ends later is still in
 	// flights: it leaves only once its entry can be seen.
-	if e := c.lookup(h, &req.Key); e != nil && e.fresh(req, arrival, now) {
+	if e := c.lookup(h, &req.Key); e != nil && e.fresh(req, arrival, now) && e.secret.Retain() {
 		return step{entry: e}
 	}
 	if f := c.flights[req.Key]; f != nil {
@@ -89,6 +115,7 @@ func (c *Cache) next(req *Request, load Loader, h uint64, arrival time.Time) ste
 			return step{flight: f}
 		}
 		c.count.shared.Add(1)
+		f.holders.Add(1)
 		return step{flight: f, outcome: true, source: Shared}
 	}
 	if last := c.recent.get(req.Key, now); last != nil {
@@ -103,7 +130,7 @@ func (c *Cache) next(req *Request, load Loader, h uint64, arrival time.Time) ste
 		}
 	}
 	c.count.misses.Add(1)
-	return step{flight: c.start(req, load, h, now), outcome: true, source: Miss}
+	return step{flight: c.start(req, load, h, now, 1), outcome: true, source: Miss}
 }
 
 // joinable reports whether the outcome will be new enough for a request that
@@ -135,19 +162,21 @@ func (c *Cache) refresh(e *entry, req Request, load Loader, h uint64, now time.T
 		}
 	}
 	c.count.refreshes.Add(1)
-	c.start(&req, load, h, now)
+	c.start(&req, load, h, now, 0)
 }
 
-// start begins a load; c.mu is held, the cache is open and no load of the key is
-// under way.
-func (c *Cache) start(req *Request, load Loader, h uint64, now time.Time) *flight {
+// start begins a load that so many calls hold; c.mu is held, the cache is open and
+// no load of the key is under way.
+func (c *Cache) start(req *Request, load Loader, h uint64, now time.Time, calls int64) *flight {
 	f := &flight{
 		key: req.Key.clone(), hash: h, ttl: req.TTL, maxStale: req.MaxStale,
 		load: load, started: now, done: make(chan struct{}),
 	}
+	f.holders.Store(1 + calls)
 	c.count.loads.Add(1)
 	c.flights[f.key] = f
 	c.loads.Go(func() {
+		defer f.part()
 		defer c.land(f) // whatever the loader does
 		f.secret, f.err = c.read(f)
 	})
@@ -202,19 +231,23 @@ func (c *Cache) read(f *flight) (s *secret.Secret, err *secret.Error) {
 	}()
 	s, loadErr := f.load(ctx)
 	if loadErr != nil {
+		s.Release()
 		return nil, c.loadError(ctx, loadErr)
 	}
 	if s != nil && !s.ExpiresAt.IsZero() && !time.Now().Before(s.ExpiresAt) {
+		s.Release()
 		return nil, secret.Errorf(secret.ReasonSecretExpired, "the secret has expired; set a new version or move its expiry")
 	}
 	return s, nil
 }
 
 // keep puts what was read in the place of what is cached, unless that is newer,
-// and returns the newer of the two.
+// and returns the newer of the two. It takes over the load's reference to what was
+// read, and gives the flight one to what it returns.
 func (c *Cache) keep(f *flight, s *secret.Secret, now time.Time) *entry {
 	e := newEntry(f.key, s, f.ttl, c.cfg.RefreshAhead, f.started, now)
-	if old := c.peek(f.hash, &f.key); old != nil && old.asOf.After(e.asOf) {
+	if old := c.peek(f.hash, &f.key); old != nil && old.asOf.After(e.asOf) && old.secret.Retain() {
+		s.Release()
 		old.postponeRefresh(now, outageTTL)
 		return old
 	}
@@ -229,8 +262,10 @@ func (c *Cache) keep(f *flight, s *secret.Secret, now time.Time) *entry {
 		c.count.rejected.Add(1)
 		return e
 	}
+	e.stay(keep)
 	c.count.entries.Add(1)
 	if !c.store.SetWithTTL(f.hash, e, cost, keep) {
+		e.leave()
 		c.count.entries.Add(-1) // ristretto calls OnExit for all but these
 		c.count.dropped.Add(1)
 		return e
@@ -258,6 +293,7 @@ func (c *Cache) settle(ctx context.Context, req *Request, f *flight, arrival tim
 	if e.asOf.Before(f.started) && !e.fresh(req, arrival, time.Now()) {
 		return Result{}, errOldRead
 	}
+	e.secret.Retain() // the flight has a reference
 	return e.result(req, source), nil
 }
 
@@ -289,7 +325,7 @@ func (c *Cache) fail(ctx context.Context, req *Request, h uint64, arrival time.T
 		return Result{}, gaveUp(cause)
 	}
 	if req.MaxStale > 0 && classes[err.Reason] == outage {
-		if e := c.lookup(h, &req.Key); e != nil && e.stale(req, arrival, time.Now()) {
+		if e := c.lookup(h, &req.Key); e != nil && e.stale(req, arrival, time.Now()) && e.secret.Retain() {
 			c.count.stale.Add(1)
 			return e.result(req, Stale), nil
 		}

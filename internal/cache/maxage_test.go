@@ -222,11 +222,11 @@ func TestMaxAgeCountsFromTheArrival(t *testing.T) {
 func TestOldReads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, s := newCache(t, Config{}), newFakeStore()
-		old := secret.New("0", time.Now(), time.Time{}, nil)
+		began := time.Now()
 		time.Sleep(10 * time.Second)
 		expect(t, c, s, want("a"), 1, Miss)
 		time.Sleep(10 * time.Second)
-		again := func(context.Context) (*secret.Secret, error) { return old, nil }
+		again := func(context.Context) (*secret.Secret, error) { return secret.New("0", began, time.Time{}, nil), nil }
 
 		res, err := c.Get(t.Context(), want("a").noOlderThan(0), again)
 		checkError(t, res, err, secret.ReasonInternal)

@@ -1,6 +1,6 @@
-// Package certfile reads files of certificates, strictly: a file that is still
-// being written, or that an editor has damaged, is an error and not a shorter
-// list of authorities.
+// Package certfile reads files of certificates and revocation lists, strictly: a
+// file that is still being written, or that an editor has damaged, is an error
+// and not a shorter list of authorities.
 //
 // It knows PEM and X.509 and nothing of who trusts whom. Its errors quote
 // nothing of a file.
@@ -56,6 +56,39 @@ func Complete(data []byte) bool {
 		}
 		data = rest
 	}
+}
+
+// RevocationLists returns the CRLs of a file: one in DER, or one or more in PEM
+// and nothing else. Their signatures are not looked at.
+func RevocationLists(data []byte) ([]*x509.RevocationList, error) {
+	blocks := bytes.Count(data, begin)
+	if blocks == 0 {
+		crl, err := x509.ParseRevocationList(data)
+		if err != nil || len(crl.Raw) != len(data) {
+			return nil, errors.New("it is no CRL, neither PEM nor DER")
+		}
+		return []*x509.RevocationList{crl}, nil
+	}
+	crls := make([]*x509.RevocationList, 0, blocks)
+	for {
+		block, rest := pem.Decode(data)
+		if block == nil {
+			break
+		}
+		if block.Type != "X509 CRL" {
+			return nil, errors.New("it holds something else than CRLs")
+		}
+		crl, err := x509.ParseRevocationList(block.Bytes)
+		if err != nil || len(crl.Raw) != len(block.Bytes) {
+			return nil, fmt.Errorf("CRL %d in it cannot be parsed", len(crls)+1)
+		}
+		crls = append(crls, crl)
+		data = rest
+	}
+	if len(crls) != blocks { // pem.Decode skips what it cannot read
+		return nil, errors.New("a CRL in it is cut off or damaged")
+	}
+	return crls, nil
 }
 
 // Pool returns the certificates of a file as a set of roots.

@@ -67,3 +67,40 @@ func TestComplete(t *testing.T) {
 		}
 	}
 }
+
+func TestRevocationLists(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca := &x509.Certificate{KeyUsage: x509.KeyUsageCRLSign, SubjectKeyId: []byte{1}}
+	der, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour)}, ca, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := string(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der}))
+	for _, tt := range []struct {
+		name, data string
+		want       int
+	}{
+		{"DER", string(der), 1},
+		{"DER and more", string(der) + "x", 0},
+		{"half of DER", string(der[:len(der)/2]), 0},
+		{"one", a, 1},
+		{"two with notes", "# the first\n" + a + "\n# the second\n" + a, 2},
+		{"none", "", 0},
+		{"text", "hunter2", 0},
+		{"cut off at the end", a + a[:len(a)/2], 0},
+		{"damaged in between", a + strings.Replace(a, "\n", "\n!", 2) + a, 0},
+		{"not a CRL", string(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: []byte("x")})), 0},
+		{"a certificate beside", a + certificate(t), 0},
+	} {
+		crls, err := RevocationLists([]byte(tt.data))
+		if len(crls) != tt.want || (err == nil) != (tt.want > 0) {
+			t.Errorf("%s: %d CRLs, %v", tt.name, len(crls), err)
+		}
+		if err != nil && strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: the error quotes the file: %v", tt.name, err)
+		}
+	}
+}

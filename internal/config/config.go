@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
@@ -23,13 +24,17 @@ type Config struct {
 	// AdminListen is the address of plain HTTP for /healthz, /readyz and
 	// /metrics, host:port.
 	AdminListen string `yaml:"admin_listen"`
-	TLS         TLS    `yaml:"tls"`
+	// TLS and SPIFFE are two ways to the same; exactly one of them is given.
+	TLS    TLS    `yaml:"tls"`
+	SPIFFE SPIFFE `yaml:"spiffe"`
 	// Integrations is the directory of the integrations' files. Required.
-	Integrations string `yaml:"integrations"`
-	Cache        Cache  `yaml:"cache"`
-	Audit        Audit  `yaml:"audit"`
-	Roles        Roles  `yaml:"roles"`
-	Limits       Limits `yaml:"limits"`
+	Integrations string   `yaml:"integrations"`
+	Cache        Cache    `yaml:"cache"`
+	Audit        Audit    `yaml:"audit"`
+	Roles        Roles    `yaml:"roles"`
+	Limits       Limits   `yaml:"limits"`
+	Shutdown     Shutdown `yaml:"shutdown"`
+	Memory       Memory   `yaml:"memory"`
 }
 
 // Roles names the principals that may ask about others.
@@ -62,10 +67,37 @@ type Limits struct {
 	// MaxConnectionsPerPrincipal is how many connections one principal may have
 	// open, 1 to 100,000.
 	MaxConnectionsPerPrincipal int `yaml:"max_connections_per_principal"`
+	// MaxCallsPerSecondPerPrincipal is how many calls of one principal are let in
+	// per second, 1 to 1,000,000.
+	MaxCallsPerSecondPerPrincipal int `yaml:"max_calls_per_second_per_principal"`
+	// MaxConcurrentCallsPerPrincipal is how many calls of one principal may be
+	// under way, 1 to 1,000,000.
+	MaxConcurrentCallsPerPrincipal int `yaml:"max_concurrent_calls_per_principal"`
+	// MaxConcurrentCalls is how many calls may be under way, 1 to 10,000,000.
+	MaxConcurrentCalls int `yaml:"max_concurrent_calls"`
+	// MaxHandshakes is how many TLS handshakes may be under way, 16 to 100,000.
+	MaxHandshakes int `yaml:"max_handshakes"`
 }
 
-// TLS is the server's identity and whom it believes. All of it is required:
-// there is no broker without mutual TLS.
+// Shutdown says how the broker ends. Together the two should be less than what
+// the service manager allows before it kills.
+type Shutdown struct {
+	// DrainDelay is how long the broker goes on as ever, but not ready, after it
+	// was told to end; 0 s to 5 min.
+	DrainDelay strictyaml.Duration `yaml:"drain_delay"`
+	// Timeout is how long calls under way may then take to finish; 1 s to 5 min.
+	Timeout strictyaml.Duration `yaml:"timeout"`
+}
+
+// Memory says what is asked of the operating system for the process's memory
+// beyond what is asked always.
+type Memory struct {
+	// Lock keeps all of it out of swap, or the broker does not start.
+	Lock bool `yaml:"lock"`
+}
+
+// TLS is the server's identity and whom it believes, as files. The first three
+// are required unless there is SPIFFE: there is no broker without mutual TLS.
 type TLS struct {
 	// CertFile is a PEM file with the server's certificate chain, the leaf first.
 	CertFile string `yaml:"cert_file"`
@@ -74,6 +106,21 @@ type TLS struct {
 	// ClientCAFile is a PEM file with the authorities that issue the runtimes'
 	// client certificates.
 	ClientCAFile string `yaml:"client_ca_file"`
+	// CRLFiles hold CRLs of those authorities, PEM or DER. If there is any, every
+	// authority needs a current CRL.
+	CRLFiles []string `yaml:"crl_files"`
+	// TrustDomain, if set, is the only one whose SPIFFE IDs are callers.
+	TrustDomain string `yaml:"trust_domain"`
+}
+
+// SPIFFE is the server's identity and whom it believes, from the SPIFFE Workload
+// API. Both settings go together.
+type SPIFFE struct {
+	// Socket is the Workload API's address, unix:///PATH.
+	Socket string `yaml:"socket"`
+	// TrustDomain is the server's own, and the only one whose workloads are
+	// callers.
+	TrustDomain string `yaml:"trust_domain"`
 }
 
 // Cache bounds how long and how much the broker remembers.
@@ -89,7 +136,38 @@ type Cache struct {
 type Audit struct {
 	// File is the file that records are appended to, or AuditStdout. Required.
 	File string `yaml:"file"`
+	// Sync is AuditSyncBatch or AuditSyncNone.
+	Sync string `yaml:"sync"`
+	// KeyFile is a file with the key of the records' chain; empty for none.
+	KeyFile string `yaml:"key_file"`
+	// Copies are sent every record as well.
+	Copies []AuditCopy `yaml:"copies"`
 }
+
+// AuditCopy is a collector that audit records are copied to.
+type AuditCopy struct {
+	// Syslog is its URL, as audit.ParseSyslog takes it.
+	Syslog string `yaml:"syslog"`
+	// CAFile is a PEM file with the authorities of a tls:// collector; empty for
+	// the system's.
+	CAFile string `yaml:"ca_file"`
+	// CertFile and KeyFile are PEM files with what the broker shows to a tls://
+	// collector; both or neither.
+	CertFile string `yaml:"cert_file"`
+	KeyFile  string `yaml:"key_file"`
+	// Required makes calls fail whose records the collector's connection does
+	// not take.
+	Required bool `yaml:"required"`
+}
+
+// The values of Audit.Sync.
+const (
+	// AuditSyncBatch forces records to the disk before their values leave.
+	AuditSyncBatch = "batch"
+	// AuditSyncNone leaves them to the operating system, which writes them to the
+	// disk within some seconds.
+	AuditSyncNone = "none"
+)
 
 // AuditStdout as Audit.File writes audit records to standard output.
 const AuditStdout = "stdout"
@@ -99,6 +177,7 @@ const (
 	MinTTL      = time.Second
 	MaxTTL      = 24 * time.Hour
 	MinMaxBytes = 1 << 20
+	MaxShutdown = 5 * time.Minute
 )
 
 // defaults is what holds for settings that broker.yaml leaves out.
@@ -107,6 +186,7 @@ func defaults() *Config {
 		Listen:      "127.0.0.1:8443",
 		AdminListen: "127.0.0.1:8081",
 		Cache:       Cache{TTL: strictyaml.Duration(5 * time.Minute), MaxBytes: 64 << 20},
+		Audit:       Audit{Sync: AuditSyncBatch},
 		Limits: Limits{
 			MaxRequestBytes:            1 << 20,
 			MaxConfigs:                 1000,
@@ -117,7 +197,14 @@ func defaults() *Config {
 			MaxDocumentBytes:           256 << 10,
 			MaxStreamsPerConnection:    256,
 			MaxConnectionsPerPrincipal: 256,
+
+			MaxCallsPerSecondPerPrincipal:  5000,
+			MaxConcurrentCallsPerPrincipal: 128 * runtime.GOMAXPROCS(0),
+			MaxConcurrentCalls:             1024 * runtime.GOMAXPROCS(0),
+
+			MaxHandshakes: 1000,
 		},
+		Shutdown: Shutdown{DrainDelay: strictyaml.Duration(5 * time.Second), Timeout: strictyaml.Duration(15 * time.Second)},
 	}
 }
 
@@ -155,9 +242,21 @@ func Parse(path string, data []byte) (*Config, error) {
 }
 
 func (c *Config) resolvePaths(dir string) {
-	paths := []*string{&c.TLS.CertFile, &c.TLS.KeyFile, &c.TLS.ClientCAFile, &c.Integrations}
+	paths := []*string{&c.Integrations}
 	if c.Audit.File != AuditStdout {
 		paths = append(paths, &c.Audit.File)
+	}
+	optional := []*string{&c.Audit.KeyFile, &c.TLS.CertFile, &c.TLS.KeyFile, &c.TLS.ClientCAFile}
+	for i := range c.TLS.CRLFiles {
+		optional = append(optional, &c.TLS.CRLFiles[i])
+	}
+	for i := range c.Audit.Copies {
+		optional = append(optional, &c.Audit.Copies[i].CAFile, &c.Audit.Copies[i].CertFile, &c.Audit.Copies[i].KeyFile)
+	}
+	for _, p := range optional {
+		if *p != "" {
+			paths = append(paths, p)
+		}
 	}
 	for _, p := range paths {
 		if !filepath.IsAbs(*p) {

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -30,12 +31,19 @@ func TestLoad(t *testing.T) {
 				CertFile:     filepath.Join(dir, "tls/server.crt"),
 				KeyFile:      "/etc/secretbroker/tls/server.key",
 				ClientCAFile: filepath.Join(filepath.Dir(dir), "ca.crt"),
+				CRLFiles:     []string{filepath.Join(dir, "ca.crl"), "/etc/secretbroker/tls/other.crl"},
+				TrustDomain:  "example.org",
 			},
 			Integrations: filepath.Join(dir, "integrations"),
 			Cache:        Cache{TTL: strictyaml.Duration(90 * time.Second), MaxBytes: 1 << 20},
-			Audit:        Audit{File: "/var/log/secretbroker/audit.jsonl"},
-			Roles:        Roles{Auditor: []string{"spiffe://example.org/ops/*", "dns:audit.example.org"}},
-			Limits:       Limits{2 << 20, 10, 9, 8, 1024, 100, 64 << 10, 7, 6},
+			Audit: Audit{File: "/var/log/secretbroker/audit.jsonl", Sync: AuditSyncNone, KeyFile: filepath.Join(dir, "audit.key"), Copies: []AuditCopy{
+				{Syslog: "unix:///dev/log", Required: true},
+				{Syslog: "tls://logs.example.org:6514", CAFile: "/etc/secretbroker/logs-ca.pem", CertFile: filepath.Join(dir, "tls/logs.crt"), KeyFile: filepath.Join(dir, "tls/logs.key")},
+			}},
+			Roles:    Roles{Auditor: []string{"spiffe://example.org/ops/*", "dns:audit.example.org"}},
+			Limits:   Limits{2 << 20, 10, 9, 8, 1024, 100, 64 << 10, 7, 6, 5, 4, 3, 16},
+			Shutdown: Shutdown{DrainDelay: 0, Timeout: strictyaml.Duration(time.Minute)},
+			Memory:   Memory{Lock: true},
 		}},
 		{"minimal.yaml", Config{
 			Listen:      "127.0.0.1:8443",
@@ -47,8 +55,9 @@ func TestLoad(t *testing.T) {
 			},
 			Integrations: filepath.Join(dir, "integrations"),
 			Cache:        Cache{TTL: strictyaml.Duration(5 * time.Minute), MaxBytes: 64 << 20},
-			Audit:        Audit{File: AuditStdout},
-			Limits:       Limits{1 << 20, 1000, 128, 64, 2048, 512, 256 << 10, 256, 256},
+			Audit:        Audit{File: AuditStdout, Sync: AuditSyncBatch},
+			Limits:       Limits{1 << 20, 1000, 128, 64, 2048, 512, 256 << 10, 256, 256, 5000, 128 * runtime.GOMAXPROCS(0), 1024 * runtime.GOMAXPROCS(0), 1000},
+			Shutdown:     Shutdown{DrainDelay: strictyaml.Duration(5 * time.Second), Timeout: strictyaml.Duration(15 * time.Second)},
 		}},
 	}
 	for _, tt := range tests {
@@ -83,6 +92,11 @@ tls: {cert_file: a, key_file: b, client_ca_file: c}
 integrations: d
 audit: {file: e}
 `
+
+// auditTail is tail with another setting for the audit, all on line 1.
+func auditTail(setting string) string {
+	return "audit: {file: e, " + setting + "}" + strings.Replace(tail, "audit: {file: e}\n", "", 1)
+}
 
 func TestFaults(t *testing.T) {
 	const (
@@ -123,7 +137,19 @@ func TestFaults(t *testing.T) {
 		{"auditor that is no principal", "roles:\n  auditor:\n    - spiffe://example.org/a\n    - anybody" + tail, `b.yaml:4: roles.auditor[1]: expected a SPIFFE ID ("spiffe://...") or "dns:HOST"`},
 		{"a request too large", "limits:\n  max_request_bytes: 1GiB" + tail, "b.yaml:2: limits.max_request_bytes: expected 65536 to 16777216"},
 		{"no secrets", "limits:\n  max_secrets: 0" + tail, "b.yaml:2: limits.max_secrets: expected 1 to 1000"},
+		{"no calls", "limits:\n  max_calls_per_second_per_principal: 0" + tail, "b.yaml:2: limits.max_calls_per_second_per_principal: expected 1 to 1000000"},
+		{"no calls at a time", "limits:\n  max_concurrent_calls: 0" + tail, "b.yaml:2: limits.max_concurrent_calls: expected 1 to 10000000"},
+		{"no calls at a time for one", "limits:\n  max_concurrent_calls_per_principal: 1000001" + tail, "b.yaml:2: limits.max_concurrent_calls_per_principal: expected 1 to 1000000"},
+		{"a long drain", "shutdown:\n  drain_delay: 1h" + tail, "b.yaml:2: shutdown.drain_delay: expected 0s to 5m"},
+		{"no time to finish", "shutdown: {timeout: 0s}" + tail, "b.yaml:1: shutdown.timeout: expected 1s to 5m"},
 		{"a negative limit", "limits: {max_configs: -1}" + tail, "b.yaml:1: limits.max_configs: expected 1 to 100000"},
+
+		{"sync", auditTail("sync: always"), "b.yaml:1: audit.sync: expected batch or none"},
+		{"a copy without address", auditTail("copies: [{required: true}]"), "b.yaml:1: audit.copies[0].syslog: missing; it is required: the URL of a collector, such as tls://HOST:6514"},
+		{"a copy to a website", auditTail("copies: [{syslog: 'https://h:1'}]"), "b.yaml:1: audit.copies[0].syslog: expected unix:///dev/log, udp://HOST:PORT, tcp://HOST:PORT or tls://HOST:PORT"},
+		{"a copy with authorities and no TLS", auditTail("copies: [{syslog: 'tcp://h:1', ca_file: x}]"), "b.yaml:1: audit.copies[0]: ca_file, cert_file and key_file go with tls:// only"},
+		{"half an identity", auditTail("copies: [{syslog: 'tls://h:1', cert_file: x}]"), "b.yaml:1: audit.copies[0]: cert_file and key_file go together"},
+		{"required datagrams", auditTail("copies: [{syslog: 'udp://h:1', required: true}]"), "b.yaml:1: audit.copies[0].required: over udp nobody learns what is lost; use tcp, tls or unix"},
 
 		{"unknown", "listne: :1" + tail, `b.yaml:1: unknown setting "listne"; did you mean "listen"?`},
 		{"unknown in section", "cache:\n  size: 1" + tail, `b.yaml:2: cache: unknown setting "size"; known here: ttl, max_bytes`},
@@ -160,7 +186,7 @@ func TestAnyFreePort(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, name := range []string{"full.yaml", "minimal.yaml"} {
+	for _, name := range []string{"full.yaml", "minimal.yaml", "spiffe.yaml"} {
 		data, err := os.ReadFile(filepath.Join("testdata", name))
 		if err != nil {
 			f.Fatal(err)
@@ -173,8 +199,8 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		for _, path := range []string{c.TLS.CertFile, c.TLS.KeyFile, c.TLS.ClientCAFile, c.Integrations} {
-			if !filepath.IsAbs(path) {
+		for i, path := range []string{c.Integrations, c.TLS.CertFile, c.TLS.KeyFile, c.TLS.ClientCAFile} {
+			if spiffe := i > 0 && c.SPIFFE.Socket != "" && c.SPIFFE.TrustDomain != ""; filepath.IsAbs(path) == spiffe {
 				t.Errorf("accepted with the path %q", path)
 			}
 		}

@@ -6,6 +6,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
@@ -16,9 +19,7 @@ func (c *Config) validate(doc *strictyaml.Document) {
 	if c.Listen == c.AdminListen && !strings.HasSuffix(c.Listen, ":0") {
 		doc.Fault("admin_listen", "the same address as listen; give it a port of its own")
 	}
-	required(doc, "tls.cert_file", "the PEM file with the server's certificate chain")
-	required(doc, "tls.key_file", "the PEM file with the server's private key")
-	required(doc, "tls.client_ca_file", "the PEM file with the authorities of the client certificates")
+	c.validateIdentity(doc)
 	required(doc, "integrations", "the directory of the integrations' files")
 	required(doc, "audit.file", `the file that audit records are appended to, or "stdout"`)
 	if ttl := time.Duration(c.Cache.TTL); ttl < MinTTL || ttl > MaxTTL {
@@ -32,7 +33,73 @@ func (c *Config) validate(doc *strictyaml.Document) {
 			doc.Fault(strictyaml.Index("roles.auditor", i), "%s", fault)
 		}
 	}
+	c.Audit.validate(doc)
 	c.Limits.validate(doc)
+	if d := time.Duration(c.Shutdown.DrainDelay); d < 0 || d > MaxShutdown {
+		doc.Fault("shutdown.drain_delay", "expected 0s to 5m")
+	}
+	if d := time.Duration(c.Shutdown.Timeout); d < time.Second || d > MaxShutdown {
+		doc.Fault("shutdown.timeout", "expected 1s to 5m")
+	}
+}
+
+// validateIdentity sees to it that the server's identity and whom it believes
+// come from one place, and completely.
+func (c *Config) validateIdentity(doc *strictyaml.Document) {
+	if !doc.Has("spiffe") {
+		required(doc, "tls.cert_file", "the PEM file with the server's certificate chain")
+		required(doc, "tls.key_file", "the PEM file with the server's private key")
+		required(doc, "tls.client_ca_file", "the PEM file with the authorities of the client certificates")
+		for i, name := range c.TLS.CRLFiles {
+			if name == "" {
+				doc.Fault(strictyaml.Index("tls.crl_files", i), "expected the name of a file")
+			}
+		}
+		if doc.Has("tls.trust_domain") {
+			trustDomain(doc, "tls.trust_domain", c.TLS.TrustDomain)
+		}
+		return
+	}
+	if doc.Has("tls") {
+		doc.Fault("tls", "the certificate comes from files (tls) or from the Workload API (spiffe); take one of the two sections out")
+	}
+	required(doc, "spiffe.socket", "the address of the SPIFFE Workload API, such as unix:///run/spire/agent.sock")
+	required(doc, "spiffe.trust_domain", "the broker's trust domain, such as example.org")
+	if path, ok := strings.CutPrefix(c.SPIFFE.Socket, "unix://"); doc.Has("spiffe.socket") && (!ok || !strings.HasPrefix(path, "/") || strings.ContainsAny(path, "?#%")) {
+		doc.Fault("spiffe.socket", "expected the address of a Unix socket, such as unix:///run/spire/agent.sock")
+	}
+	if doc.Has("spiffe.trust_domain") {
+		trustDomain(doc, "spiffe.trust_domain", c.SPIFFE.TrustDomain)
+	}
+}
+
+func trustDomain(doc *strictyaml.Document, path, name string) {
+	if td, err := spiffeid.TrustDomainFromString(name); err != nil || td.Name() != name {
+		doc.Fault(path, "expected the name of a SPIFFE trust domain, such as example.org")
+	}
+}
+
+func (a *Audit) validate(doc *strictyaml.Document) {
+	if a.Sync != AuditSyncBatch && a.Sync != AuditSyncNone {
+		doc.Fault("audit.sync", "expected batch or none")
+	}
+	for i, c := range a.Copies {
+		path := strictyaml.Index("audit.copies", i)
+		to, err := audit.ParseSyslog(c.Syslog)
+		switch {
+		case !doc.Has(path + ".syslog"):
+			doc.Fault(path+".syslog", "missing; it is required: the URL of a collector, such as tls://HOST:6514")
+		case err != nil:
+			doc.Fault(path+".syslog", "%v", err)
+		case to.TLS == nil && (c.CAFile != "" || c.CertFile != "" || c.KeyFile != ""):
+			doc.Fault(path, "ca_file, cert_file and key_file go with tls:// only")
+		case c.Required && to.Network == "udp":
+			doc.Fault(path+".required", "over udp nobody learns what is lost; use tcp, tls or unix")
+		}
+		if (c.CertFile == "") != (c.KeyFile == "") {
+			doc.Fault(path, "cert_file and key_file go together")
+		}
+	}
 }
 
 func (l *Limits) validate(doc *strictyaml.Document) {
@@ -49,6 +116,10 @@ func (l *Limits) validate(doc *strictyaml.Document) {
 		{"max_document_bytes", int64(l.MaxDocumentBytes), 1 << 10, 1 << 20},
 		{"max_streams_per_connection", int64(l.MaxStreamsPerConnection), 1, 10_000},
 		{"max_connections_per_principal", int64(l.MaxConnectionsPerPrincipal), 1, 100_000},
+		{"max_calls_per_second_per_principal", int64(l.MaxCallsPerSecondPerPrincipal), 1, 1_000_000},
+		{"max_concurrent_calls_per_principal", int64(l.MaxConcurrentCallsPerPrincipal), 1, 1_000_000},
+		{"max_concurrent_calls", int64(l.MaxConcurrentCalls), 1, 10_000_000},
+		{"max_handshakes", int64(l.MaxHandshakes), 16, 100_000},
 	} {
 		if b.is < b.least || b.is > b.most {
 			doc.Fault("limits."+b.name, "expected %d to %d", b.least, b.most)

@@ -14,8 +14,8 @@ import (
 	"strings"
 )
 
-// maxSize bounds a file, in bytes: far above any connector's configuration.
-const maxSize = 1 << 20
+// MaxSize bounds a file, in bytes: far above any connector's configuration.
+const MaxSize = 1 << 20
 
 // Connector is what a file says.
 type Connector struct {
@@ -50,8 +50,8 @@ func faultf(line int, format string, args ...any) *Error {
 // .properties and .json are what they say, anything else is JSON if it begins
 // like it. The error is an *Error.
 func Parse(name string, data []byte) (Connector, error) {
-	if len(data) > maxSize {
-		return Connector{}, faultf(0, "the file has %d bytes, the most is %d", len(data), maxSize)
+	if len(data) > MaxSize {
+		return Connector{}, faultf(0, "the file has %d bytes, the most is %d", len(data), MaxSize)
 	}
 	likeJSON := bytes.HasPrefix(bytes.TrimLeft(data, " \t\r\n"), []byte("{"))
 	switch strings.ToLower(filepath.Ext(name)) {
@@ -75,7 +75,9 @@ func Parse(name string, data []byte) (Connector, error) {
 func (c Connector) Minimal() map[string]string {
 	needed := make(map[string]string)
 	for name, value := range c.Configs {
-		if strings.HasPrefix(name, "secret.manager") {
+		// Exactly what the broker takes for one of these properties: a name that
+		// merely begins alike must not keep the others at home.
+		if name == "secret.manager" || strings.HasPrefix(name, "secret.manager.") {
 			needed[name] = value
 		}
 	}

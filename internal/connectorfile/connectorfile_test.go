@@ -42,7 +42,7 @@ func TestParse(t *testing.T) {
 		{name: "config that is no object", text: "{\n\"config\":\"canary\"}", fault: `under "config"`, line: 2},
 		{name: "cut off", text: "{\n\"a\":\"canary", fault: "not valid JSON", line: 2},
 		{name: "not UTF-8", text: "{\"a\":\"canary\xff\"}", fault: "not valid UTF-8"},
-		{name: "too large", text: `{"a":"` + strings.Repeat("x", maxSize) + `"}`, fault: "the most is"},
+		{name: "too large", text: `{"a":"` + strings.Repeat("x", MaxSize) + `"}`, fault: "the most is"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -162,4 +162,14 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestMinimalSendsLookalikesWhole: a name that only begins like the properties
+// does not make a configuration one that has them; the broker sees no properties
+// there either, and every entry is a reference.
+func TestMinimalSendsLookalikesWhole(t *testing.T) {
+	c := Connector{Configs: map[string]string{"secret.managers.note": "x", "secret.manager-old": "y", "database.password": "z"}}
+	if got := c.Minimal(); !maps.Equal(got, c.Configs) {
+		t.Errorf("sends %v", got)
+	}
 }

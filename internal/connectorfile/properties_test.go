@@ -77,7 +77,7 @@ func TestPropertiesRefused(t *testing.T) {
 		{"UTF-8 on a continued line", "a=canary,\\\n  \u00fc", "outside ASCII", 2},
 		{"byte order mark", "\ufeffa=canary", "byte order mark", 1},
 		{"JSON", " \n{\"a\":\"canary\"}", "JSON", 1},
-		{"too large", strings.Repeat("x", maxSize+1), "the most is", 0},
+		{"too large", strings.Repeat("x", MaxSize+1), "the most is", 0},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -237,6 +237,8 @@ func TestSettings(t *testing.T) {
 		"cache":        m{"ttl": "5m", "max_bytes": "64MiB"},
 		"audit":        m{"file": "audit.jsonl"},
 		"roles":        m{"auditor": []any{"spiffe://example.org/ops/*"}},
+		"limits":       m{"max_calls_per_second_per_principal": 1000000},
+		"shutdown":     m{"drain_delay": "0s"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("broker.yaml (-want +got):\n%s", diff)

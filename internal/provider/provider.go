@@ -9,6 +9,7 @@ package provider
 
 import (
 	"context"
+	"errors"
 
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -28,6 +29,11 @@ type Provider interface {
 	// Close releases connections. No Fetch may be under way or follow.
 	Close() error
 }
+
+// ErrAnswered says, in the chain of an error with ReasonStoreUnavailable, that
+// the store or what stands in its place did answer, if uselessly. That may be
+// one secret's fault and is no sign that the store is dead.
+var ErrAnswered = errors.New("provider: the store has answered")
 
 // Opener makes the Provider of an integration. It reads credential files but
 // contacts nobody.

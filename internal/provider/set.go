@@ -3,10 +3,9 @@ package provider
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"sync"
 	"time"
-
-	"golang.org/x/sync/semaphore"
 
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -20,19 +19,21 @@ type SetConfig struct {
 	// or a *secret.Error) and how long it took. A Fetch that ends before it
 	// reaches the store is none.
 	Observe func(kind secret.Kind, err error, took time.Duration)
-	// MaxConcurrentReads bounds the Fetches of one integration that run at a time;
-	// zero means 64.
+	// MaxConcurrentReads bounds the reads of one store through one integration
+	// that run at a time, unless the integration has a bound of its own; zero
+	// means 64.
 	MaxConcurrentReads int
 	// MaxWaitingReads bounds those that wait for their turn beyond that, first
-	// come, first served; zero means 1000. Further ones fail at once.
+	// come, first served; zero means 4000. Further ones fail at once.
 	MaxWaitingReads int
-	// Now is the clock that throttling is timed by; nil means time.Now.
-	Now func() time.Time
+	// Logger is told when a store is taken for dead and when it answers again.
+	// Nil discards.
+	Logger *slog.Logger
 }
 
 // Set holds one open Provider for each integration that has been read from, and
-// sees to it that no integration's reads are in the way of another's. It is safe
-// for concurrent use.
+// sees to it that no store's reads are in the way of another's. It is safe for
+// concurrent use.
 type Set struct {
 	cfg SetConfig
 
@@ -43,6 +44,7 @@ type Set struct {
 	mu      sync.Mutex
 	closed  bool
 	members map[string]*member // by integration id
+	counts  map[secret.Kind]*counters
 	removed removals
 }
 
@@ -59,12 +61,12 @@ func NewSet(cfg SetConfig) *Set {
 		cfg.MaxConcurrentReads = 64
 	}
 	if cfg.MaxWaitingReads <= 0 {
-		cfg.MaxWaitingReads = 1000
+		cfg.MaxWaitingReads = 4000
 	}
-	if cfg.Now == nil {
-		cfg.Now = time.Now
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Set{cfg: cfg, members: make(map[string]*member)}
+	s := &Set{cfg: cfg, members: make(map[string]*member), counts: make(map[secret.Kind]*counters)}
 	s.opening, s.cancel = context.WithCancel(context.Background())
 	return s
 }
@@ -76,23 +78,17 @@ func NewSet(cfg SetConfig) *Set {
 // superseded or the integration removed while the call was on its way, is still
 // read; what was opened for it is closed with its last Fetch.
 //
-// A store that has throttled is left alone until the time it asked for is over:
-// Fetches fail with ReasonStoreThrottled and what remains of it. More Fetches
-// than MaxConcurrentReads and MaxWaitingReads allow fail with ReasonOverloaded.
+// Fetches of one store wait for their turn, as long as ctx allows; see gate. One
+// whose turn would come too late for ctx's deadline fails at once, with
+// ReasonStoreThrottled if it is the store that asks for patience and
+// ReasonOverloaded if it is the broker, and with RetryAfter. So does, with
+// ReasonStoreUnavailable, a Fetch of a store that does not answer.
 func (s *Set) Fetch(ctx context.Context, in *registry.Integration, ref secret.Ref) (*secret.Secret, error) {
-	m, err := s.enter(in)
+	m, g, err := s.enter(in, ref.Store)
 	if err != nil {
 		return nil, err
 	}
-	defer s.leave(in.ID, m)
-	if err := s.throttled(m, ref.Store); err != nil {
-		return nil, err
-	}
-	if err := m.places.Acquire(ctx, 1); err != nil {
-		return nil, secret.Errorf(secret.ReasonStoreUnavailable,
-			"too many reads through this integration are under way and the call's turn has not come in time; try again").WithCause(err)
-	}
-	defer m.places.Release(1)
+	defer s.leave(in.ID, m, g)
 	sl, err := s.acquire(m, in)
 	if err != nil {
 		return nil, err
@@ -102,15 +98,17 @@ func (s *Set) Fetch(ctx context.Context, in *registry.Integration, ref secret.Re
 	if err != nil {
 		return nil, err
 	}
-	// The store may have throttled another Fetch while this one waited.
-	if err := s.throttled(m, ref.Store); err != nil {
+	var sec *secret.Secret
+	err = g.do(ctx, func() (err error) {
+		start := time.Now()
+		sec, err = p.Fetch(ctx, ref)
+		s.cfg.Observe(in.Kind, err, time.Since(start))
+		return err
+	})
+	if err != nil {
 		return nil, err
 	}
-	start := time.Now()
-	sec, err := p.Fetch(ctx, ref)
-	s.cfg.Observe(in.Kind, err, time.Since(start))
-	s.heed(m, ref.Store, err)
-	return sec, err
+	return sec, nil
 }
 
 // Supersede makes revision the current one of an integration that is new or has
@@ -124,6 +122,7 @@ func (s *Set) Supersede(id, revision string) {
 		s.removed.forget(id)
 		m := s.member(id, revision)
 		m.current, m.gone = revision, false
+		m.forgetStores(time.Now())
 		idle = s.retire(id, m)
 	}
 	s.mu.Unlock()
@@ -177,63 +176,38 @@ func (s *Set) Close() error {
 	return errors.Join(errs...)
 }
 
-// enter counts one Fetch of an integration, unless there are too many.
-func (s *Set) enter(in *registry.Integration) (*member, error) {
+// enter counts one Fetch of an integration's store, unless there are too many.
+func (s *Set) enter(in *registry.Integration, store string) (*member, *gate, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return nil, errClosed
+		return nil, nil, errClosed
 	}
 	m := s.member(in.ID, in.Revision)
-	if m.fetches >= s.cfg.MaxConcurrentReads+s.cfg.MaxWaitingReads {
-		e := secret.Errorf(secret.ReasonOverloaded, "too many reads through this integration are under way; try again later")
+	m.kind = in.Kind
+	g := m.gates[store]
+	if g == nil {
+		g = newGate(s.cfg.Logger.With("integration", in.ID, "store", store), s.counters(in.Kind), time.Now())
+		m.gates[store] = g
+	}
+	g.configure(in.Limits, s.cfg.MaxConcurrentReads)
+	if g.fetches >= g.max+s.cfg.MaxWaitingReads {
+		e := secret.Errorf(secret.ReasonOverloaded, "too many reads of this store are under way; try again later")
 		e.RetryAfter = time.Second
-		return nil, e
+		return nil, nil, e
 	}
 	m.fetches++
-	return m, nil
+	g.fetches++
+	return m, g, nil
 }
 
 // leave is the end of what enter began.
-func (s *Set) leave(id string, m *member) {
+func (s *Set) leave(id string, m *member, g *gate) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m.fetches--
+	g.fetches--
 	s.drop(id, m)
-}
-
-// throttled returns the error of a Fetch of a store that has throttled and whose
-// time is not over, nil of others.
-func (s *Set) throttled(m *member, store string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	wait := m.throttledUntil[store].Sub(s.cfg.Now())
-	if wait <= 0 {
-		return nil
-	}
-	e := secret.Errorf(secret.ReasonStoreThrottled, "the store limits how often it is read and has asked for a pause; wait")
-	e.RetryAfter = wait
-	return e
-}
-
-// heed notes for how long a store that has throttled wants to be left alone.
-// What it once asked for is never shortened.
-func (s *Set) heed(m *member, store string, err error) {
-	var e *secret.Error
-	if !errors.As(err, &e) || e.Reason != secret.ReasonStoreThrottled || e.RetryAfter <= 0 {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := s.cfg.Now()
-	for other, until := range m.throttledUntil { // those that an integration once listed
-		if !now.Before(until) {
-			delete(m.throttledUntil, other)
-		}
-	}
-	if until := now.Add(e.RetryAfter); until.After(m.throttledUntil[store]) {
-		m.throttledUntil[store] = until
-	}
 }
 
 // member returns what is known of an integration, which Fetches of that
@@ -242,11 +216,10 @@ func (s *Set) member(id, revision string) *member {
 	m := s.members[id]
 	if m == nil {
 		m = &member{
-			places:         semaphore.NewWeighted(int64(s.cfg.MaxConcurrentReads)),
-			current:        revision,
-			gone:           s.removed.has(id),
-			slots:          make(map[string]*slot),
-			throttledUntil: make(map[string]time.Time),
+			current: revision,
+			gone:    s.removed.has(id),
+			slots:   make(map[string]*slot),
+			gates:   make(map[string]*gate),
 		}
 		s.members[id] = m
 	}

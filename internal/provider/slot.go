@@ -5,24 +5,32 @@ import (
 	"fmt"
 	"time"
 
-	"golang.org/x/sync/semaphore"
-
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// member is what a Set knows of one integration. Its fields but the first are
-// guarded by Set.mu.
+// member is what a Set knows of one integration. It is guarded by Set.mu.
 type member struct {
-	places  *semaphore.Weighted // one for each Fetch that may run
-	fetches int                 // that run or wait
+	kind    secret.Kind
+	fetches int // that run or wait
 	// current is the revision whose Provider stays open while nobody uses it,
 	// unless the integration is gone.
 	current string
 	gone    bool
 	slots   map[string]*slot // by revision; more than one only while the others are in use
-	// throttledUntil is when each store that has throttled may be read again.
-	throttledUntil map[string]time.Time
+	// gates are the ways to its stores. They outlive revisions: what a store can
+	// bear does not change with the integration.
+	gates map[string]*gate
+}
+
+// forgetStores drops the gates of stores that nothing is to be remembered of:
+// the integration may no longer list them.
+func (m *member) forgetStores(now time.Time) {
+	for store, g := range m.gates {
+		if g.fetches == 0 && g.idle(now) {
+			delete(m.gates, store)
+		}
+	}
 }
 
 // slot is the Provider of one revision.
@@ -39,6 +47,11 @@ type slot struct {
 
 // wait returns the slot's Provider once it is open.
 func (sl *slot) wait(ctx context.Context) (Provider, error) {
+	select {
+	case <-sl.ready:
+		return sl.provider, sl.err
+	default: // it is not the files' fault if ctx has ended too
+	}
 	select {
 	case <-sl.ready:
 		return sl.provider, sl.err

@@ -35,8 +35,21 @@ type Integration struct {
 	// CacheMaxStale is how long past its time-to-live a value may be answered
 	// while its store cannot be reached or throttles; zero means not at all.
 	CacheMaxStale time.Duration
+	Limits        Limits
 	// Policy decides who may read what through this integration.
 	Policy *authz.Policy
+}
+
+// Limits are how hard each store of an integration may be used. Zero values mean
+// the broker's defaults.
+type Limits struct {
+	// MaxConcurrentReads is how many reads of one store run at a time.
+	MaxConcurrentReads int
+	// ReadsPerSecond is the most reads of one store that begin in a second; zero
+	// for as many as the store takes.
+	ReadsPerSecond int
+	// Timeout bounds one exchange with a store or its login authority.
+	Timeout time.Duration
 }
 
 // Azure is how an integration reaches its Key Vaults.
@@ -59,6 +72,9 @@ type Azure struct {
 	// Dial maps a host name in lower case to the "host:port" to connect to
 	// instead. Name and certificate checks stay those of the host name.
 	Dial map[string]string
+	// PrivateEndpoint says that the names of the vaults and of the login authority
+	// may lead to private addresses. Without it they are refused.
+	PrivateEndpoint bool
 }
 
 // AzureCredentialType is a way to prove an identity to Microsoft Entra ID.

@@ -23,7 +23,14 @@ type integrationFile struct {
 		TTL      strictyaml.Duration `yaml:"ttl"`
 		MaxStale strictyaml.Duration `yaml:"max_stale"`
 	} `yaml:"cache"`
+	Limits limitsSection  `yaml:"limits"`
 	Grants []grantSection `yaml:"grants"`
+}
+
+type limitsSection struct {
+	MaxConcurrentReads int                 `yaml:"max_concurrent_reads"`
+	ReadsPerSecond     int                 `yaml:"reads_per_second"`
+	Timeout            strictyaml.Duration `yaml:"timeout"`
 }
 
 type grantSection struct {
@@ -91,6 +98,7 @@ func parseIntegration(path string, data []byte, check func(reference) (fault str
 	if in.CacheMaxStale < 0 || in.CacheMaxStale > maxCacheTTL {
 		p.doc.Fault("cache.max_stale", "expected 0s to 24h")
 	}
+	in.Limits = p.limits(f.Limits)
 	switch secret.Kind(f.Kind) {
 	case secret.KindAzureKeyVault:
 		in.Kind = secret.KindAzureKeyVault
@@ -106,6 +114,21 @@ func parseIntegration(path string, data []byte, check func(reference) (fault str
 		out.in = in
 	}
 	return out
+}
+
+// limits validates the section. What it leaves out is the broker's to decide.
+func (p *parser) limits(s limitsSection) Limits {
+	l := Limits{MaxConcurrentReads: s.MaxConcurrentReads, ReadsPerSecond: s.ReadsPerSecond, Timeout: time.Duration(s.Timeout)}
+	if p.doc.Has("limits.max_concurrent_reads") && (l.MaxConcurrentReads < 1 || l.MaxConcurrentReads > 1024) {
+		p.doc.Fault("limits.max_concurrent_reads", "expected 1 to 1024")
+	}
+	if l.ReadsPerSecond < 0 || l.ReadsPerSecond > 100_000 {
+		p.doc.Fault("limits.reads_per_second", "expected 1 to 100000, or 0 for as many as the store takes")
+	}
+	if p.doc.Has("limits.timeout") && (l.Timeout < time.Second || l.Timeout > 10*time.Second) {
+		p.doc.Fault("limits.timeout", "expected 1s to 10s")
+	}
+	return l
 }
 
 func containsControl(s string) bool {

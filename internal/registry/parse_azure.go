@@ -22,6 +22,7 @@ type azureSection struct {
 	AuthorityHost            string            `yaml:"authority_host"`
 	DisableInstanceDiscovery bool              `yaml:"disable_instance_discovery"`
 	Dial                     map[string]string `yaml:"dial"`
+	PrivateEndpoint          bool              `yaml:"private_endpoint"`
 }
 
 type azureCredential struct {
@@ -65,6 +66,7 @@ func (p *parser) azure(s *azureSection) *Azure {
 		TenantID:                 s.TenantID,
 		ClientID:                 s.ClientID,
 		DisableInstanceDiscovery: s.DisableInstanceDiscovery,
+		PrivateEndpoint:          s.PrivateEndpoint,
 	}
 	a.Credential = p.azureCredential(s)
 	if s.TenantID != "" && !uuid.MatchString(s.TenantID) && !domain.MatchString(s.TenantID) {

@@ -41,6 +41,7 @@ func TestParseFull(t *testing.T) {
 		DisplayName: "SQL Server CDC",
 		Kind:        secret.KindAzureKeyVault,
 		CacheTTL:    90 * time.Second,
+		Limits:      Limits{MaxConcurrentReads: 16, ReadsPerSecond: 100, Timeout: 2500 * time.Millisecond},
 		Azure: &Azure{
 			TenantID:                 "11111111-2222-3333-4444-555555555555",
 			ClientID:                 "66666666-7777-8888-9999-AAAAAAAAAAAA",
@@ -53,6 +54,7 @@ func TestParseFull(t *testing.T) {
 				"your-key-vault-name.vault.azure.net": "127.0.0.1:8444",
 				"login.example.org":                   "[::1]:8445",
 			},
+			PrivateEndpoint: true,
 		},
 	}
 	if diff := cmp.Diff(want, got.in, cmpopts.IgnoreFields(Integration{}, "Policy")); diff != "" {
@@ -193,6 +195,16 @@ func TestParseFaults(t *testing.T) {
 		{"ttl too long", full + "cache:\n  ttl: 25h\n", "7: cache.ttl: expected 1s to 24h"},
 		{"ttl without unit", full + "cache:\n  ttl: 5\n", `7: cache.ttl: expected a duration with its unit, such as "30s" or "5m"`},
 
+		{"private endpoint", full + "  private_endpoint: maybe\n", "6: azure.private_endpoint: expected true or false, without quotes"},
+		{"limits too low", full + "limits: {max_concurrent_reads: 0, reads_per_second: -1, timeout: 999ms}\n",
+			"6: limits.max_concurrent_reads: expected 1 to 1024\n" +
+				"6: limits.reads_per_second: expected 1 to 100000, or 0 for as many as the store takes\n" +
+				"6: limits.timeout: expected 1s to 10s"},
+		{"limits too high", full + "limits: {max_concurrent_reads: 1025, reads_per_second: 100001, timeout: 11s}\n",
+			"6: limits.max_concurrent_reads: expected 1 to 1024\n" +
+				"6: limits.reads_per_second: expected 1 to 100000, or 0 for as many as the store takes\n" +
+				"6: limits.timeout: expected 1s to 10s"},
+
 		{"grant without principals", full + "grants:\n  - secrets: [a]\n", "7: grants[0].principals: a grant needs at least one principal"},
 		{"grant to an open trust domain", full + "grants:\n  - principals:\n      - dns:a.example.org\n      - spiffe://example*\n", "9: grants[0].principals[1]: a pattern may not leave the trust domain open"},
 		{"grant of another vault", full + "grants:\n  - principals: [dns:a.example.org]\n    vaults:\n      - https://xyz.vault.azure.net\n",
@@ -215,7 +227,7 @@ func TestParseFaults(t *testing.T) {
 				"6: azure.vaults[0]: not a vault: the store does not begin with https://; expected https://NAME.vault.azure.net\n" +
 				`7: cache.ttl: expected a duration with its unit, such as "30s" or "5m"` + "\n" +
 				`9: grants[0].principals[0]: expected a SPIFFE ID ("spiffe://...") or "dns:HOST"` + "\n" +
-				`10: unknown setting "more"; known here: id, display_name, kind, azure, cache, grants`},
+				`10: unknown setting "more"; known here: id, display_name, kind, azure, cache, limits, grants`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

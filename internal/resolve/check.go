@@ -43,6 +43,7 @@ func (r *Resolver) Check(ctx context.Context, who Caller, req Request) ([]Report
 	if err != nil {
 		return nil, err
 	}
+	defer wipe(items)
 	reports := make([]Report, len(items))
 	for i := range items {
 		it := &items[i]

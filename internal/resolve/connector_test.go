@@ -135,3 +135,15 @@ func TestHugeListsCostLittle(t *testing.T) {
 		})
 	}
 }
+
+// TestLookalikesAreNoProperties: internal/connectorfile decides in the same way
+// what it sends.
+func TestLookalikesAreNoProperties(t *testing.T) {
+	b := newBench(t)
+	res, err := b.call(worker, resolve.Request{AllowPartial: true, Configs: map[string]string{
+		"secret.managers.note": vault + "::plain", "secret.manager-old": vault + "::plain", "p": vault + "::other",
+	}})
+	if err != nil || len(res.Configs) != 2 || len(res.Errors) != 1 {
+		t.Errorf("got %+v, %v", res, err)
+	}
+}

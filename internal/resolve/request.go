@@ -180,3 +180,11 @@ type Result struct {
 	Configs []Resolved
 	Errors  []ConfigError
 }
+
+// Wipe overwrites the values, which are nobody else's, when the call has been
+// answered.
+func (r *Result) Wipe() {
+	for i := range r.Configs {
+		r.Configs[i].Value.Wipe()
+	}
+}

@@ -74,19 +74,32 @@ type item struct {
 	name     string
 	ref      secret.Ref // zero if it could not be parsed
 	decision authz.Decision
-	value    secret.Value
-	got      cache.Result
+	value    secret.Value // a copy, which the call wipes or its Result does
+	got      cache.Result // its Secret tells of itself, but may have been wiped
 	err      *secret.Error
 }
 
 // Resolve answers a call of who. The error is a *secret.Error for the call as a
-// whole, or a *Failure that lists every config which stood in its way.
-func (r *Resolver) Resolve(ctx context.Context, who Caller, req Request) (*Result, error) {
+// whole, or a *Failure that lists every config which stood in its way. The caller
+// wipes the Result when it has answered.
+func (r *Resolver) Resolve(ctx context.Context, who Caller, req Request) (res *Result, err error) {
 	items, err := r.look(ctx, methodResolve, who, &req)
 	if err != nil {
 		return nil, err
 	}
+	defer func() {
+		if res == nil {
+			wipe(items)
+		}
+	}()
 	return r.handOut(ctx, who, &req, items)
+}
+
+// wipe overwrites the values that nobody will be told.
+func wipe(items []item) {
+	for i := range items {
+		items[i].value.Wipe()
+	}
 }
 
 // look finds out about every reference of a request what there is to know: who
@@ -233,6 +246,9 @@ func (r *Resolver) fetchOne(ctx context.Context, in *registry.Integration, maxAg
 	got, err := r.cfg.Cache.Get(ctx, req, func(ctx context.Context) (*secret.Secret, error) {
 		return r.cfg.Stores.Fetch(ctx, in, ref)
 	})
+	if err == nil {
+		defer got.Secret.Release() // the items get copies of what they select
+	}
 	for _, it := range group {
 		if err != nil {
 			it.err = secret.AsError(err)

@@ -32,14 +32,32 @@ func parseDecoding(option string) (Decoding, bool) {
 	}
 }
 
-// Apply returns the decoded value. The error has ReasonSecretNotBase64 and
-// quotes nothing.
+// Apply returns the decoded value. It takes over v, and wipes it unless it is what
+// it returns. The error has ReasonSecretNotBase64 and quotes nothing.
 func (d Decoding) Apply(v Value) (Value, error) {
 	if d == "" {
 		return v, nil
 	}
-	text := make([]byte, 0, v.Len())
-	for _, c := range v.bytes() {
+	defer v.Wipe()
+	text := v.base64Text()
+	defer clear(text[:cap(text)])
+	text = bytes.TrimRight(text, "=")
+	out := make([]byte, base64.RawStdEncoding.DecodedLen(len(text)))
+	n, err := base64.RawStdEncoding.Strict().Decode(out, text)
+	if err != nil {
+		clear(out) // it got as far as the fault
+		return Value{}, Errorf(ReasonSecretNotBase64, "the reference asks for decoding, but what it selects is not base64; store it encoded, or leave out ?decode=base64")
+	}
+	return NewValue(out[:n]), nil
+}
+
+// base64Text returns a copy without white space, in the standard alphabet. The
+// caller wipes it.
+func (v Value) base64Text() []byte {
+	b := v.open()
+	defer v.close()
+	text := make([]byte, 0, len(b))
+	for _, c := range b {
 		switch c {
 		case ' ', '\t', '\r', '\n':
 			continue
@@ -50,12 +68,5 @@ func (d Decoding) Apply(v Value) (Value, error) {
 		}
 		text = append(text, c)
 	}
-	text = bytes.TrimRight(text, "=")
-	out := make([]byte, base64.RawStdEncoding.DecodedLen(len(text)))
-	n, err := base64.RawStdEncoding.Strict().Decode(out, text)
-	clear(text)
-	if err != nil {
-		return Value{}, Errorf(ReasonSecretNotBase64, "the reference asks for decoding, but what it selects is not base64; store it encoded, or leave out ?decode=base64")
-	}
-	return NewValue(out[:n]), nil
+	return text
 }

@@ -2,17 +2,20 @@ package secret
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
-	"io"
-	"strings"
-	"sync"
 	"time"
 	"unicode/utf8"
 )
 
-// Secret is one version of a secret as a store answered it. It is immutable and
-// shared by every caller that is answered from the same read. Only New makes one.
+// Secret is one version of a secret as a store answered it. It is shared by every
+// caller that is answered from the same read, and does not change. Only New makes
+// one.
+//
+// Whoever keeps or reads a Secret has a reference to it, from New or Retain, and
+// gives it up with Release. With the last reference the value is overwritten with
+// zeros; what is said about it (Version, FetchedAt, ExpiresAt, Size) stays. Select
+// hands out copies, so that no reader can see a value being wiped, and none that
+// comes later gets zeros for a value: it gets an error.
 type Secret struct {
 	// Version is the store's identifier of this version.
 	Version string
@@ -22,127 +25,62 @@ type Secret struct {
 	// ExpiresAt is the end of the secret's own validity, zero if it has none.
 	ExpiresAt time.Time
 
-	value  Value
-	fields func() (map[string]Value, error)
+	size int
+	// payload is behind a func for the same reason as the bytes of a Value.
+	payload func() *payload
 }
 
-// New makes a Secret of the document b, which it takes ownership of.
+// New makes a Secret of the document b, which it takes ownership of: the caller
+// must not use it afterwards. The caller has the first reference.
 func New(version string, fetchedAt, expiresAt time.Time, b []byte) *Secret {
-	v := NewValue(b)
+	p := &payload{b: b}
+	p.refs.Store(1)
 	return &Secret{
 		Version:   version,
 		FetchedAt: fetchedAt,
 		ExpiresAt: expiresAt,
-		value:     v,
-		// Parsed once, by the first reference that has a key.
-		fields: sync.OnceValues(func() (map[string]Value, error) { return parseFields(v.bytes()) }),
+		size:      len(b),
+		payload:   func() *payload { return p },
+	}
+}
+
+// Retain adds a reference. It is false, and adds none, if the value has been
+// wiped.
+func (s *Secret) Retain() bool { return s.payload().retain() }
+
+// Release gives up a reference and, if it is the last one, wipes the value. It
+// panics if there is none left. A nil Secret has none to give up.
+func (s *Secret) Release() {
+	if s != nil {
+		s.payload().release()
 	}
 }
 
 // Size is the secret's payload in bytes.
-func (s *Secret) Size() int { return s.value.Len() }
+func (s *Secret) Size() int { return s.size }
+
+// errGone is a fault of the broker: somebody reads without having a reference.
+var errGone = AsError(errors.New("secret: the value has been wiped"))
 
 // Select returns what a reference with this key stands for: the whole secret
 // for an empty key, else the top-level member of that literal name. Strings are
 // returned as they are, numbers and booleans as JSON text, objects and arrays
 // as compact JSON. The errors have ReasonSecretNotJSON or
-// ReasonJSONKeyNotFound and quote nothing of the document.
+// ReasonJSONKeyNotFound, or ReasonInternal if the value has been wiped, and
+// quote nothing of the document.
+//
+// The Value is a copy that the caller owns and wipes.
 func (s *Secret) Select(key string) (Value, error) {
-	if key == "" {
-		if !utf8.Valid(s.value.bytes()) {
-			return Value{}, Errorf(ReasonSecretNotJSON, "the secret is not valid UTF-8 text")
-		}
-		return s.value, nil
+	p := s.payload()
+	if !p.retain() { // whatever references the caller has or lacks, nobody wipes meanwhile
+		return Value{}, errGone
 	}
-	fields, err := s.fields()
-	if err != nil {
-		return Value{}, err
+	defer p.release()
+	if key != "" {
+		return p.member(key)
 	}
-	v, ok := fields[key]
-	if !ok {
-		return Value{}, Errorf(ReasonJSONKeyNotFound,
-			"the secret's JSON document has no usable top-level member of that name; keys are compared exactly, case and dots included, and null does not count")
+	if !utf8.Valid(p.b) {
+		return Value{}, Errorf(ReasonSecretNotJSON, "the secret is not valid UTF-8 text")
 	}
-	return v, nil
-}
-
-var errNotObject = Errorf(ReasonSecretNotJSON,
-	"the reference has a JSON key, but the secret is not a JSON object; store an object or leave out the key")
-
-// parseFields reads a document's top-level members. A key that stands twice
-// makes the whole document ambiguous and therefore unusable.
-func parseFields(doc []byte) (map[string]Value, error) {
-	doc = bytes.TrimPrefix(doc, []byte("\xef\xbb\xbf")) // editors on Windows write it; RFC 8259 section 8.1 lets us ignore it
-	if !utf8.Valid(doc) {
-		return nil, Errorf(ReasonSecretNotJSON, "the secret's JSON document is not valid UTF-8")
-	}
-	dec := json.NewDecoder(bytes.NewReader(doc))
-	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
-		return nil, errNotObject
-	}
-	fields := make(map[string]Value)
-	seen := make(map[string]bool)
-	for dec.More() {
-		keyAt := dec.InputOffset()
-		t, err := dec.Token()
-		key, ok := t.(string)
-		if err != nil || !ok || mangled(key, doc[keyAt:dec.InputOffset()]) {
-			return nil, errNotObject
-		}
-		if seen[key] {
-			return nil, Errorf(ReasonSecretNotJSON, "a top-level key stands twice in the secret's JSON document, so that its value is ambiguous")
-		}
-		seen[key] = true
-		var raw json.RawMessage
-		if err := dec.Decode(&raw); err != nil {
-			return nil, errNotObject
-		}
-		if string(raw) == "null" {
-			continue // there is no text for null; Select reports the key as missing
-		}
-		v, err := fieldValue(raw)
-		if err != nil {
-			return nil, err
-		}
-		fields[key] = v
-	}
-	if _, err := dec.Token(); err != nil { // the closing brace
-		return nil, errNotObject
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, errNotObject
-	}
-	return fields, nil
-}
-
-func fieldValue(raw json.RawMessage) (Value, error) {
-	switch raw[0] {
-	case '"':
-		var text string
-		if err := json.Unmarshal(raw, &text); err != nil || mangled(text, raw) {
-			return Value{}, errNotObject
-		}
-		return NewValue([]byte(text)), nil
-	case '{', '[':
-		var b bytes.Buffer
-		if err := json.Compact(&b, raw); err != nil {
-			return Value{}, errNotObject
-		}
-		return NewValue(b.Bytes()), nil
-	default: // a number, true or false
-		return NewValue(raw), nil
-	}
-}
-
-// mangled reports whether decoding replaced something by U+FFFD, as
-// encoding/json does with half a surrogate pair: a password must come out as it
-// went in or not at all.
-func mangled(decoded string, raw []byte) bool {
-	const replacement = "\uFFFD"
-	n := strings.Count(decoded, replacement)
-	if n == 0 {
-		return false
-	}
-	raw = bytes.ReplaceAll(raw, []byte(`\\`), nil) // in `\\ufffd` the backslash is the text, not an escape
-	return n != bytes.Count(raw, []byte(replacement))+bytes.Count(bytes.ToLower(raw), []byte(`\ufffd`))
+	return NewValue(bytes.Clone(p.b)), nil
 }

@@ -3,6 +3,7 @@ package secret
 import (
 	"bytes"
 	"log/slog"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -14,43 +15,90 @@ const redacted = "[REDACTED]"
 // sits in an unexported field of another struct, because the bytes are kept
 // behind a func, where reflection does not reach.
 //
-// A Value is immutable and safe for concurrent use. The zero Value is empty.
+// A Value has one owner, who calls Wipe when nobody needs it any more. Copies of
+// a Value share the bytes and the wiping. Until then it does not change; it is
+// safe for concurrent use. The zero Value is empty.
 type Value struct {
-	reveal func() []byte
+	contents func() *contents
+}
+
+// contents are the bytes of a Value and of all its copies.
+type contents struct {
+	mu    sync.RWMutex
+	b     []byte
+	wiped bool
 }
 
 // NewValue takes ownership of b: the caller must not use it afterwards.
 func NewValue(b []byte) Value {
-	return Value{reveal: func() []byte { return b }}
+	c := &contents{b: b}
+	return Value{contents: func() *contents { return c }}
+}
+
+// Wipe overwrites the bytes with zeros and is done when it returns. It waits for
+// those who are just copying them out. Whoever asks for the bytes later panics:
+// a password that silently became empty would be worse. Wiping again does
+// nothing.
+func (v Value) Wipe() {
+	if v.contents == nil {
+		return
+	}
+	c := v.contents()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clear(c.b[:cap(c.b)])
+	c.b, c.wiped = nil, true
 }
 
 // Reveal returns a copy of the secret as text. Call it at the last moment, when
-// the value is about to leave the process towards the authorized caller.
+// the value is about to leave the process towards the authorized caller: the
+// copy is a string, which cannot be wiped.
 func (v Value) Reveal() string {
-	return string(v.bytes())
+	b := v.open()
+	defer v.close()
+	return string(b)
 }
 
 // RevealBytes is Reveal for values that need not be text. The caller owns the
 // copy.
 func (v Value) RevealBytes() []byte {
-	return bytes.Clone(v.bytes())
+	b := v.open()
+	defer v.close()
+	return bytes.Clone(b)
 }
 
 // IsText reports whether the value is valid UTF-8.
 func (v Value) IsText() bool {
-	return utf8.Valid(v.bytes())
+	b := v.open()
+	defer v.close()
+	return utf8.Valid(b)
 }
 
 // Len returns the length of the secret in bytes.
 func (v Value) Len() int {
-	return len(v.bytes())
+	b := v.open()
+	defer v.close()
+	return len(b)
 }
 
-func (v Value) bytes() []byte {
-	if v.reveal == nil {
+// open returns the bytes, which nobody wipes before close.
+func (v Value) open() []byte {
+	if v.contents == nil {
 		return nil
 	}
-	return v.reveal()
+	c := v.contents()
+	c.mu.RLock()
+	if c.wiped {
+		c.mu.RUnlock()
+		panic("secret: a value was used after it had been wiped")
+	}
+	return c.b
+}
+
+func (v Value) close() {
+	if v.contents != nil {
+		v.contents().mu.RUnlock()
+	}
 }
 
 // String implements fmt.Stringer and never shows the value.

@@ -78,7 +78,7 @@ func holders() map[string]any {
 		"selected":         field,
 		"error":            fmt.Errorf("resolve: %v", v),
 		"error with cause": Errorf(ReasonInternal, "%v %q", v, v).WithCause(fmt.Errorf("%+v %#v", v, unexported{v})),
-		"joined errors":    errors.Join(fmt.Errorf("%s", v), fmt.Errorf("%x", s.value)),
+		"joined errors":    errors.Join(fmt.Errorf("%s", v), fmt.Errorf("%+v", *j)),
 	}
 }
 

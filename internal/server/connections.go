@@ -1,64 +1,122 @@
 package server
 
 import (
+	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/trust"
 )
 
-// connectionCount bounds how many connections each principal has open. Up to
-// the limit they serve; as many again are let in so that the caller can be told
-// why its calls are refused; beyond that the handshake fails. Peers without an
-// identity count as one principal.
-type connectionCount struct {
+// connections knows every open connection. It bounds how many each principal
+// has: up to the limit they serve; as many again are let in so that the caller
+// can be told why its calls are refused; beyond that the handshake fails. Peers
+// without an identity count as one principal. And it cuts off those whose
+// certificate is no longer good.
+type connections struct {
 	limit int
+	log   *slog.Logger
+	cut   func()
 
 	mu   sync.Mutex
-	open map[authz.Principal]int
+	of   map[authz.Principal]int
+	open map[*connection]struct{}
 }
 
-func newConnectionCount(limit int) *connectionCount {
-	return &connectionCount{limit: limit, open: make(map[authz.Principal]int)}
+func newConnections(limit int, log *slog.Logger, cut func()) *connections {
+	return &connections{limit: limit, log: log, cut: cut, of: make(map[authz.Principal]int), open: make(map[*connection]struct{})}
 }
 
 var errTooManyConnections = errors.New("server: the caller has too many connections open")
 
-// add counts a connection until it is closed.
-func (c *connectionCount) add(who authz.Principal, conn net.Conn) (counted net.Conn, excess bool, err error) {
+// connection is one of a known peer; it tells when it is closed.
+type connection struct {
+	net.Conn          // TLS
+	raw      net.Conn // beneath it
+	who      authz.Principal
+	serial   string
+	peer     *trust.Peer // for recheck alone
+	removed  func()
+	isCut    bool // for recheck alone
+}
+
+// add keeps a connection until it is closed.
+func (c *connections) add(conn *connection) (excess bool, err error) {
+	conn.removed = sync.OnceFunc(func() { c.remove(conn) })
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n := c.open[who]
+	n := c.of[conn.who]
 	if n >= 2*c.limit {
-		return nil, false, errTooManyConnections
+		return false, errTooManyConnections
 	}
-	c.open[who] = n + 1
-	return &countedConn{Conn: conn, done: sync.OnceFunc(func() { c.remove(who) })}, n >= c.limit, nil
+	c.of[conn.who] = n + 1
+	c.open[conn] = struct{}{}
+	return n >= c.limit, nil
 }
 
-func (c *connectionCount) remove(who authz.Principal) {
+func (c *connections) remove(conn *connection) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.open[who]--; c.open[who] <= 0 {
-		delete(c.open, who)
+	if c.of[conn.who]--; c.of[conn.who] <= 0 {
+		delete(c.of, conn.who)
+	}
+	delete(c.open, conn)
+}
+
+// watch judges every open connection anew, as its handshake did, whenever
+// something else comes into force and at every interval, until ctx ends.
+func (c *connections) watch(ctx context.Context, in *trust.Store, interval time.Duration) {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		changed := in.Changed() // before, so that no change is missed
+		c.recheck()
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		case <-tick.C:
+		}
 	}
 }
 
-// countedConn tells when it is closed.
-type countedConn struct {
-	net.Conn
-	done func()
+// recheck cuts off whoever would not be let in just now. It is called by one
+// goroutine.
+func (c *connections) recheck() {
+	c.mu.Lock()
+	open := make([]*connection, 0, len(c.open))
+	for conn := range c.open {
+		open = append(open, conn)
+	}
+	c.mu.Unlock()
+	for _, conn := range open {
+		if conn.isCut {
+			continue
+		}
+		if err := conn.peer.Check(); err != nil {
+			c.log.Warn("a connection was cut: its client certificate is no longer good", "peer", conn.RemoteAddr().String(),
+				"principal", string(conn.who), "serial", conn.serial, "error", err)
+			conn.isCut = true
+			c.cut()
+			// Beneath TLS, which would wait for the peer to take its goodbye. gRPC
+			// notices, ends the calls and closes the connection.
+			_ = conn.raw.Close()
+		}
+	}
 }
 
-func (c *countedConn) Close() error {
-	c.done()
+func (c *connection) Close() error {
+	c.removed()
 	return c.Conn.Close()
 }
 
 // SyscallConn lets gRPC set the socket's options, as it could without counting.
-func (c *countedConn) SyscallConn() (syscall.RawConn, error) {
+func (c *connection) SyscallConn() (syscall.RawConn, error) {
 	if s, ok := c.Conn.(syscall.Conn); ok {
 		return s.SyscallConn()
 	}

@@ -2,15 +2,16 @@ package server
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"net"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	"google.golang.org/grpc/credentials"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/trust"
 )
 
 // peerIdentity is the AuthInfo of a connection: who the verified client
@@ -27,45 +28,64 @@ type peerIdentity struct {
 	excess bool
 }
 
+// IdentityRules say which certificates name a caller. The zero value takes any
+// SPIFFE ID, or a DNS name where there is none.
+type IdentityRules struct {
+	// TrustDomain, if set, is the only one whose SPIFFE IDs are callers.
+	TrustDomain spiffeid.TrustDomain
+	// SPIFFEOnly takes DNS names for no caller.
+	SPIFFEOnly bool
+}
+
 // identifyingCredentials are mTLS credentials that leave a peerIdentity behind
-// and count each caller's connections.
+// and keep account of connections, from their first byte on.
 type identifyingCredentials struct {
 	credentials.TransportCredentials
-	open *connectionCount
+	trust       *trust.Store
+	rules       IdentityRules
+	handshakes  *handshakes
+	connections *connections
 	// refused is told of every handshake that failed.
 	refused func(peer net.Addr, err error)
 }
 
-// newCredentials makes the listener's transport credentials. cfg must require
-// and verify client certificates; gRPC itself enforces ALPN.
-func newCredentials(cfg *tls.Config, maxConnections int, refused func(net.Addr, error)) credentials.TransportCredentials {
-	return identifyingCredentials{credentials.NewTLS(cfg), newConnectionCount(maxConnections), refused}
+func (c identifyingCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	greeting := c.handshakes.begin(raw)
+	conn, info, err := c.TransportCredentials.ServerHandshake(greeting)
+	if c.handshakes.end(greeting) {
+		if err == nil {
+			_ = conn.Close()
+		}
+		err = errDisplaced
+	}
+	if err != nil {
+		c.refused(raw.RemoteAddr(), err)
+		return nil, nil, err
+	}
+	known, id, err := c.know(raw, conn, info)
+	if err != nil {
+		c.refused(raw.RemoteAddr(), err)
+		_ = conn.Close()
+		return nil, nil, err
+	}
+	return known, id, nil
 }
 
-func (c identifyingCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	conn, info, err := c.TransportCredentials.ServerHandshake(raw)
+// know takes a connection whose handshake has succeeded.
+func (c identifyingCredentials) know(raw, conn net.Conn, info credentials.AuthInfo) (*connection, peerIdentity, error) {
+	tlsInfo, err := checkConnection(info)
 	if err != nil {
-		c.refused(raw.RemoteAddr(), err)
-		return nil, nil, err
+		return nil, peerIdentity{}, err
 	}
-	tlsInfo, ok := info.(credentials.TLSInfo)
-	if !ok {
-		_ = conn.Close()
-		return nil, nil, errNotTLS
-	}
-	id := identify(tlsInfo)
-	counted, excess, err := c.open.add(id.principal, conn)
-	if err != nil {
-		c.refused(raw.RemoteAddr(), err)
-		_ = conn.Close()
-		return nil, nil, err
-	}
-	id.excess = excess
-	return counted, id, nil
+	id := identify(tlsInfo, c.rules)
+	known := &connection{Conn: conn, raw: raw, who: id.principal, serial: id.serial, peer: c.trust.Peer(tlsInfo.State.PeerCertificates)}
+	id.excess, err = c.connections.add(known)
+	return known, id, err
 }
 
 func (c identifyingCredentials) Clone() credentials.TransportCredentials {
-	return identifyingCredentials{c.TransportCredentials.Clone(), c.open, c.refused}
+	c.TransportCredentials = c.TransportCredentials.Clone()
+	return c
 }
 
 // ClientHandshake is not used: these credentials are a server's.
@@ -75,7 +95,7 @@ func (c identifyingCredentials) ClientHandshake(context.Context, string, net.Con
 
 // identify reads the caller's identity from the verified chain, never from the
 // certificates that the peer merely presented.
-func identify(info credentials.TLSInfo) peerIdentity {
+func identify(info credentials.TLSInfo, rules IdentityRules) peerIdentity {
 	p := peerIdentity{TLSInfo: info}
 	chains := info.State.VerifiedChains
 	if len(chains) == 0 || len(chains[0]) == 0 {
@@ -85,14 +105,14 @@ func identify(info credentials.TLSInfo) peerIdentity {
 	leaf := chains[0][0]
 	p.serial = leaf.SerialNumber.Text(16)
 	p.notAfter = leaf.NotAfter
-	p.principal, p.problem = principalOf(leaf)
+	p.principal, p.problem = principalOf(leaf, rules)
 	return p
 }
 
 // principalOf returns the SPIFFE ID of the certificate, or else its DNS name.
 // A certificate that could mean two callers means none: which of them the
 // operator had granted something would be a guess.
-func principalOf(leaf *x509.Certificate) (who authz.Principal, problem string) {
+func principalOf(leaf *x509.Certificate, rules IdentityRules) (who authz.Principal, problem string) {
 	// X509-SVID section 4: a leaf must not be able to sign others.
 	if leaf.IsCA || leaf.KeyUsage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0 {
 		return "", "the client certificate is an authority's own; issue one that can sign nothing"
@@ -109,7 +129,13 @@ func principalOf(leaf *x509.Certificate) (who authz.Principal, problem string) {
 		if id.Path() == "" {
 			return "", "the client certificate's SPIFFE ID names a trust domain and no workload"
 		}
+		if !rules.TrustDomain.IsZero() && !id.MemberOf(rules.TrustDomain) {
+			return "", "the client certificate's SPIFFE ID is of another trust domain than the broker's"
+		}
 		return authz.SPIFFEPrincipal(id), ""
+	}
+	if rules.SPIFFEOnly {
+		return "", "the client certificate has no SPIFFE ID"
 	}
 	switch len(leaf.DNSNames) {
 	case 0:

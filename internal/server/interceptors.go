@@ -7,19 +7,20 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"github.com/secretbroker/secretbroker/internal/admission"
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
-
-var errNotTLS = errors.New("server: the connection is not a TLS server connection")
 
 // rule says who may call a method at all. What a caller may then read is the
 // policy's business.
@@ -56,6 +57,9 @@ const (
 	// replyTime is kept of a caller's deadline, so that what went wrong beneath
 	// still reaches it.
 	replyTime = 20 * time.Millisecond
+	// So many lines about refused calls are logged per second, and so many at once.
+	refusalsPerSecond = 10
+	refusalBurst      = 100
 )
 
 // call is what the interceptors know of a call; the handlers read it.
@@ -81,6 +85,10 @@ type interceptor struct {
 	closing context.Context
 	// isAuditor says whether a principal is one of the auditors.
 	isAuditor func(authz.Principal) bool
+	// calls and streams let calls in. Streams, which last, are counted apart, so
+	// that those who watch the broker's health take no call's place.
+	calls, streams *admission.Gate
+	refusals       *refusalLog
 }
 
 func (ic *interceptor) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
@@ -92,12 +100,11 @@ func (ic *interceptor) unary(ctx context.Context, req any, info *grpc.UnaryServe
 			resp, err = nil, ic.panicked(ctx, info.FullMethod, c, p)
 		}
 	}()
-	c.who, err = ic.admit(ctx, info.FullMethod, start)
+	c.who, err = ic.admit(ctx, ic.calls, info.FullMethod, start)
 	if err != nil {
-		ic.log.WarnContext(ctx, "call refused", "method", info.FullMethod, "request_id", c.requestID,
-			"peer", c.who.PeerAddress, "error", err)
-		return nil, refusal(err, c.requestID)
+		return nil, ic.refuse(ctx, info.FullMethod, c, err)
 	}
+	defer ic.calls.Leave(string(c.who.Principal))
 	ctx, cancel := withReplyTime(context.WithValue(ctx, callKey{}, c))
 	defer cancel()
 	return handler(ctx, req)
@@ -114,10 +121,11 @@ func (ic *interceptor) stream(srv any, ss grpc.ServerStream, info *grpc.StreamSe
 			err = ic.panicked(ss.Context(), info.FullMethod, c, p)
 		}
 	}()
-	c.who, err = ic.admit(ss.Context(), info.FullMethod, start)
+	c.who, err = ic.admit(ss.Context(), ic.streams, info.FullMethod, start)
 	if err != nil {
-		return refusal(err, c.requestID)
+		return ic.refuse(ss.Context(), info.FullMethod, c, err)
 	}
+	defer ic.streams.Leave(string(c.who.Principal))
 	ctx, cancel := context.WithCancel(ss.Context())
 	defer cancel()
 	defer context.AfterFunc(ic.closing, cancel)()
@@ -133,8 +141,10 @@ type endingStream struct {
 
 func (s *endingStream) Context() context.Context { return s.ctx }
 
-// admit says who calls, and whether anyone like that may call the method.
-func (ic *interceptor) admit(ctx context.Context, method string, now time.Time) (resolve.Caller, error) {
+// admit says who calls, and whether the call is let in: within the limits, before
+// anything else is done for it, and a method that anyone like that may call. A
+// call that is let in has to leave the gate.
+func (ic *interceptor) admit(ctx context.Context, gate *admission.Gate, method string, now time.Time) (resolve.Caller, error) {
 	var who resolve.Caller
 	p, ok := peer.FromContext(ctx)
 	if !ok {
@@ -146,22 +156,39 @@ func (ic *interceptor) admit(ctx context.Context, method string, now time.Time) 
 		return who, secret.Errorf(secret.ReasonUnauthenticated, "the connection is not mutual TLS")
 	}
 	who.Principal, who.CertificateSerial = id.principal, id.serial
+	// Peers without an identity count as one caller.
+	if over := gate.Enter(string(id.principal), now); over != nil {
+		ic.metrics.overLimit[over.Limit].Inc()
+		if a, ok := p.Addr.(pushbackAddr); ok {
+			a.conn.refused(now)
+		}
+		return who, overLimit(over)
+	}
+	if err := ic.mayCall(id, method, now); err != nil {
+		gate.Leave(string(id.principal))
+		return who, err
+	}
+	return who, nil
+}
+
+// mayCall returns nil if anyone like id may call the method.
+func (ic *interceptor) mayCall(id peerIdentity, method string, now time.Time) error {
 	required := ic.rules[method]
 	switch {
 	case required == refused:
-		return who, errNoSuchMethod
+		return errNoSuchMethod
 	case id.excess:
-		return who, secret.Errorf(secret.ReasonOverloaded, "this caller has too many connections open; use fewer, every one carries many calls")
+		return secret.Errorf(secret.ReasonOverloaded, "this caller has too many connections open; use fewer, every one carries many calls")
 	case now.After(id.notAfter):
-		return who, secret.Errorf(secret.ReasonUnauthenticated, "the client certificate has expired since the connection was made; renew it and connect anew")
+		return secret.Errorf(secret.ReasonUnauthenticated, "the client certificate has expired since the connection was made; renew it and connect anew")
 	case required == anyPeer:
-		return who, nil
+		return nil
 	case id.principal == "":
-		return who, secret.Errorf(secret.ReasonUnauthenticated, "%s", id.problem)
+		return secret.Errorf(secret.ReasonUnauthenticated, "%s", id.problem)
 	case required == auditor && !ic.isAuditor(id.principal):
-		return who, secret.Errorf(secret.ReasonAccessDenied, "only auditors may ask this; the broker's operator names them under roles.auditor")
+		return secret.Errorf(secret.ReasonAccessDenied, "only auditors may ask this; the broker's operator names them under roles.auditor")
 	default: // identified, or an auditor
-		return who, nil
+		return nil
 	}
 }
 
@@ -169,11 +196,45 @@ func (ic *interceptor) admit(ctx context.Context, method string, now time.Time) 
 // rely on the code to try another version of reflection.
 var errNoSuchMethod = status.Error(codes.Unimplemented, "no such method; the broker serves secretbroker.v1.ResolverService")
 
-func refusal(err error, requestID string) error {
+// overLimit is what a caller is told of a limit.
+func overLimit(over *admission.Refusal) error {
+	text := "the broker has too many calls under way; wait, or ask another broker"
+	switch over.Limit {
+	case admission.PerSecond:
+		text = "this caller makes more calls per second than one caller may; wait, and look for a runtime that asks in a loop"
+	case admission.PerCaller:
+		text = "this caller has too many calls under way; wait until some are answered"
+	}
+	return &secret.Error{Reason: secret.ReasonOverloaded, Message: text, RetryAfter: over.RetryAfter}
+}
+
+// refuse makes the answer to a call that is not let in.
+func (ic *interceptor) refuse(ctx context.Context, method string, c call, err error) error {
+	ic.refusals.write(ctx, ic.log, method, c, err)
 	if errors.Is(err, errNoSuchMethod) {
 		return err
 	}
-	return statusOf(err, requestID).Err()
+	return statusOf(err, c.requestID).Err()
+}
+
+// refusalLog tells the operator of refused calls, all of them unless there are
+// so many that they would fill the log; secretbroker_grpc_calls_total counts all.
+type refusalLog struct {
+	pace       *rate.Limiter
+	suppressed atomic.Int64
+}
+
+func newRefusalLog() *refusalLog {
+	return &refusalLog{pace: rate.NewLimiter(refusalsPerSecond, refusalBurst)}
+}
+
+func (r *refusalLog) write(ctx context.Context, log *slog.Logger, method string, c call, err error) {
+	if !r.pace.Allow() {
+		r.suppressed.Add(1)
+		return
+	}
+	log.WarnContext(ctx, "call refused", "method", method, "request_id", c.requestID, "principal", string(c.who.Principal),
+		"peer", c.who.PeerAddress, "error", err, "more_since_last", r.suppressed.Swap(0))
 }
 
 // panicked makes the answer to a call whose handler panicked. The panic's value

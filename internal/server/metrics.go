@@ -6,6 +6,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/codes"
+
+	"github.com/secretbroker/secretbroker/internal/admission"
 )
 
 // callMetrics counts and times calls. Its labels are closed sets, methods with a
@@ -14,6 +16,8 @@ type callMetrics struct {
 	total      *prometheus.CounterVec
 	seconds    *prometheus.HistogramVec
 	handshakes prometheus.Counter
+	// overLimit counts the calls that each limit kept out.
+	overLimit map[admission.Limit]prometheus.Counter
 }
 
 func newCallMetrics(reg prometheus.Registerer) *callMetrics {
@@ -32,7 +36,15 @@ func newCallMetrics(reg prometheus.Registerer) *callMetrics {
 		Name: "secretbroker_tls_handshake_failures_total",
 		Help: "Connections that ended before the peer had shown an acceptable client certificate.",
 	})
-	reg.MustRegister(m.total, m.seconds, m.handshakes)
+	overLimit := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "secretbroker_calls_over_limit_total",
+		Help: "Calls refused with OVERLOADED before anything was done for them, by the limit they were over.",
+	}, []string{"limit"})
+	m.overLimit = make(map[admission.Limit]prometheus.Counter, len(admission.All))
+	for _, l := range admission.All {
+		m.overLimit[l] = overLimit.WithLabelValues(string(l))
+	}
+	reg.MustRegister(m.total, m.seconds, m.handshakes, overLimit)
 	return m
 }
 

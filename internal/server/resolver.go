@@ -37,6 +37,7 @@ func (s *resolverService) Resolve(ctx context.Context, req *secretbrokerv1.Resol
 		s.logFailure(ctx, c, in.IntegrationID, err)
 		return nil, statusOf(err, c.requestID).Err()
 	}
+	defer res.Wipe()
 	if len(res.Errors) > 0 {
 		s.logFailure(ctx, c, in.IntegrationID, &resolve.Failure{Configs: res.Errors})
 	}

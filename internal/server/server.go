@@ -9,24 +9,25 @@ package server
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
+	"github.com/secretbroker/secretbroker/internal/admission"
 	"github.com/secretbroker/secretbroker/internal/authz"
-	"github.com/secretbroker/secretbroker/internal/certfile"
+	"github.com/secretbroker/secretbroker/internal/trust"
 )
 
 // Limits of the public listener. gRPC's own defaults are mostly "unlimited".
@@ -35,25 +36,35 @@ const (
 	handshakeTimeout  = 10 * time.Second
 	maxConnectionIdle = 30 * time.Minute
 	// maxConnectionAge makes clients come back now and then, so that they spread
-	// over replicas and show a current certificate.
-	maxConnectionAge      = 30 * time.Minute
+	// over replicas and show a current certificate: one that is renewed at half of
+	// its life, as SPIRE's are, of an hour by default, is never cut off for its age.
+	maxConnectionAge      = 10 * time.Minute
 	maxConnectionAgeGrace = time.Minute
 	minClientPing         = 10 * time.Second
 	serverPing            = time.Minute
 	serverPingTimeout     = 20 * time.Second
+	// recheckInterval is how often the peers of open connections are judged anew,
+	// at least.
+	recheckInterval = 5 * time.Second
 	// watcherTime is how long streams last into a shutdown.
 	watcherTime = 100 * time.Millisecond
 )
 
-// Config is what a Server is made of. All fields are required but Limits.
+// Config is what a Server is made of. All fields are required but Identity and
+// Limits.
 type Config struct {
 	Resolver  Resolver
 	Explainer Explainer
 	// IsAuditor says whether a principal is one of the auditors.
 	IsAuditor func(authz.Principal) bool
-	TLS       *tls.Config // as made by LoadTLS
-	Logger    *slog.Logger
-	Metrics   prometheus.Registerer
+	// Trust is the server's certificate and the trust in clients. The Server does
+	// not run it.
+	Trust *trust.Store
+	// Identity says which client certificates name a caller; the zero value will
+	// do.
+	Identity IdentityRules
+	Logger   *slog.Logger
+	Metrics  prometheus.Registerer
 	// Limits bound the callers; zero ones take their defaults.
 	Limits Limits
 }
@@ -70,6 +81,11 @@ type Limits struct {
 	// MaxConnectionsPerPrincipal is how many connections of one principal serve
 	// calls: 256.
 	MaxConnectionsPerPrincipal int
+	// MaxHandshakes is how many handshakes may be under way: 1,000. One more ends
+	// the oldest.
+	MaxHandshakes int
+	// Calls bounds the calls per second and at the same time.
+	Calls admission.Limits
 }
 
 func (l Limits) withDefaults() Limits {
@@ -77,6 +93,8 @@ func (l Limits) withDefaults() Limits {
 		MaxRequestBytes:            cmp.Or(l.MaxRequestBytes, 1<<20),
 		MaxStreamsPerConnection:    cmp.Or(l.MaxStreamsPerConnection, 256),
 		MaxConnectionsPerPrincipal: cmp.Or(l.MaxConnectionsPerPrincipal, 256),
+		MaxHandshakes:              cmp.Or(l.MaxHandshakes, 1000),
+		Calls:                      l.Calls,
 	}
 }
 
@@ -87,20 +105,40 @@ type Server struct {
 	// endStreams ends the streaming calls.
 	endStreams context.CancelFunc
 	handshakes prometheus.Counter // that failed
+	gates      []*admission.Gate
+
+	trust       *trust.Store
+	connections *connections
+	greetings   *handshakes
+	recheck     time.Duration // recheckInterval, but in tests
 }
 
-// New makes a Server with every service registered. It refuses a TLS
-// configuration that would let anyone in without a verified certificate.
+// New makes a Server with every service registered.
 func New(cfg Config) (*Server, error) {
-	if cfg.TLS == nil || cfg.TLS.ClientAuth != tls.RequireAndVerifyClientCert || cfg.TLS.ClientCAs == nil || cfg.TLS.MinVersion < tls.VersionTLS13 {
-		return nil, errors.New("server: the TLS configuration does not require TLS 1.3 and a verified client certificate")
+	if cfg.Trust == nil {
+		return nil, errors.New("server: there is no certificate and no trust in clients")
 	}
 	limits := cfg.Limits.withDefaults()
 	closing, endStreams := context.WithCancel(context.Background())
-	ic := &interceptor{log: cfg.Logger, metrics: newCallMetrics(cfg.Metrics), rules: rules, closing: closing, isAuditor: cfg.IsAuditor}
-	handshakes := &handshakeLog{log: cfg.Logger, total: ic.metrics.handshakes}
+	ic := &interceptor{
+		log: cfg.Logger, metrics: newCallMetrics(cfg.Metrics), rules: rules, closing: closing, isAuditor: cfg.IsAuditor,
+		calls: admission.New(limits.Calls), streams: admission.New(limits.Calls),
+		refusals: newRefusalLog(),
+	}
+	greetings := &handshakes{limit: limits.MaxHandshakes}
+	ended := newConnectionMetrics(cfg.Metrics, greetings.count)
+	greetings.displaced = ended.displaced
+	refusals := &handshakeLog{log: cfg.Logger, count: ic.metrics.handshakes.Inc}
+	known := newConnections(limits.MaxConnectionsPerPrincipal, cfg.Logger, ended.cut.Inc)
 	g := grpc.NewServer(
-		grpc.Creds(newCredentials(cfg.TLS, limits.MaxConnectionsPerPrincipal, handshakes.refused)),
+		grpc.Creds(identifyingCredentials{
+			TransportCredentials: credentials.NewTLS(cfg.Trust.TLSConfig()),
+			trust:                cfg.Trust,
+			rules:                cfg.Identity,
+			handshakes:           greetings,
+			connections:          known,
+			refused:              refusals.refused,
+		}),
 		grpc.UnaryInterceptor(ic.unary),
 		grpc.StreamInterceptor(ic.stream),
 		grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error { return errNoSuchMethod }),
@@ -117,7 +155,7 @@ func New(cfg Config) (*Server, error) {
 			Timeout:               serverPingTimeout,
 		}),
 	)
-	s := &Server{grpc: g, health: health.NewServer(), endStreams: endStreams, handshakes: ic.metrics.handshakes}
+	s := &Server{grpc: g, health: health.NewServer(), endStreams: endStreams, handshakes: ic.metrics.handshakes, gates: []*admission.Gate{ic.calls, ic.streams}, trust: cfg.Trust, connections: known, greetings: greetings, recheck: recheckInterval}
 	secretbrokerv1.RegisterResolverServiceServer(g, &resolverService{resolver: cfg.Resolver, log: cfg.Logger})
 	secretbrokerv1.RegisterPolicyServiceServer(g, &policyService{explainer: cfg.Explainer, log: cfg.Logger})
 	healthpb.RegisterHealthServer(g, s.health)
@@ -138,13 +176,30 @@ func New(cfg Config) (*Server, error) {
 
 // Serve answers calls on l until Shutdown. It owns l.
 func (s *Server) Serve(l net.Listener) error {
-	return s.grpc.Serve(l)
+	ctx, cancel := context.WithCancel(context.Background())
+	var watching sync.WaitGroup
+	watching.Go(func() { s.connections.watch(ctx, s.trust, s.recheck) })
+	defer watching.Wait()
+	defer cancel()
+	return s.grpc.Serve(pushbackListener{l})
 }
+
+// SetCallLimits puts other limits in force for the calls to come.
+func (s *Server) SetCallLimits(l admission.Limits) {
+	for _, g := range s.gates {
+		g.SetLimits(l, time.Now())
+	}
+}
+
+// Drain tells who asks for the broker's health to go elsewhere. Calls are
+// answered as ever, until Shutdown.
+func (s *Server) Drain() { s.health.Shutdown() }
 
 // Shutdown tells clients to go elsewhere, lets the calls under way finish until
 // ctx ends, and then cuts off what is left.
 func (s *Server) Shutdown(ctx context.Context) {
 	s.health.Shutdown()
+	s.greetings.close()
 	done := make(chan struct{})
 	go func() {
 		s.grpc.GracefulStop()
@@ -167,33 +222,4 @@ func (s *Server) Shutdown(ctx context.Context) {
 		s.grpc.Stop()
 		<-done
 	}
-}
-
-// LoadTLS reads the listener's certificate, key and client CAs. All three are
-// required: there is no mode without client certificates.
-func LoadTLS(certFile, keyFile, clientCAFile string) (*tls.Config, error) {
-	cert, err := tls.LoadX509KeyPair(certFile, keyFile)
-	if err != nil {
-		return nil, fmt.Errorf("load the server certificate %s with key %s: %w", certFile, keyFile, err)
-	}
-	switch leaf, now := cert.Leaf, time.Now(); {
-	case now.After(leaf.NotAfter):
-		return nil, fmt.Errorf("the server certificate %s expired on %s; renew it", certFile, leaf.NotAfter.UTC().Format(time.RFC3339))
-	case now.Before(leaf.NotBefore):
-		return nil, fmt.Errorf("the server certificate %s is not valid before %s; check the clock", certFile, leaf.NotBefore.UTC().Format(time.RFC3339))
-	}
-	pem, err := os.ReadFile(clientCAFile)
-	if err != nil {
-		return nil, fmt.Errorf("read the client CA file: %w", err)
-	}
-	pool, err := certfile.Pool(pem)
-	if err != nil {
-		return nil, fmt.Errorf("the client CA file %s: %w", clientCAFile, err)
-	}
-	return &tls.Config{
-		MinVersion:   tls.VersionTLS13,
-		Certificates: []tls.Certificate{cert},
-		ClientAuth:   tls.RequireAndVerifyClientCert,
-		ClientCAs:    pool,
-	}, nil
 }

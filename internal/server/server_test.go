@@ -28,6 +28,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/explain"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
+	"github.com/secretbroker/secretbroker/internal/trust"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -125,7 +126,7 @@ func startServer(t *testing.T) *testServer {
 	t.Helper()
 	ts := &testServer{ca: newTestCA(t), resolver: &fakeResolver{}, log: &safeBuffer{}, metrics: prometheus.NewRegistry()}
 	certFile, keyFile, caFile := ts.ca.files(ts.ca.server())
-	tlsConfig, err := LoadTLS(certFile, keyFile, caFile)
+	identity, err := trust.OpenFiles(trust.FilesConfig{CertFile: certFile, KeyFile: keyFile, ClientCAFile: caFile})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +134,7 @@ func startServer(t *testing.T) *testServer {
 		Resolver:  ts.resolver,
 		Explainer: ts.resolver,
 		IsAuditor: func(p authz.Principal) bool { return p == auditorID },
-		TLS:       tlsConfig,
+		Trust:     identity,
 		Logger:    slog.New(slog.NewTextHandler(ts.log, nil)),
 		Metrics:   ts.metrics,
 		Limits:    Limits{MaxConnectionsPerPrincipal: 4},

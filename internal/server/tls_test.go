@@ -3,14 +3,9 @@ package server
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"log/slog"
-	"os"
-	"path/filepath"
-	"strings"
 	"testing"
-	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 
@@ -49,53 +44,39 @@ func TestTLSPolicy(t *testing.T) {
 	})
 }
 
-func TestNewRefusesWeakTLS(t *testing.T) {
+// TestCheckConnection: no mistake in the configuration, and no environment
+// variable of gRPC's, lets a weak connection in.
+func TestCheckConnection(t *testing.T) {
 	ca := newTestCA(t)
-	good := func() *tls.Config {
-		return &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{*ca.server()}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: ca.pool()}
+	leaf := ca.withURIs(string(granted)).Leaf
+	good := func() tls.ConnectionState {
+		return tls.ConnectionState{
+			Version: tls.VersionTLS13, NegotiatedProtocol: "h2",
+			PeerCertificates: []*x509.Certificate{leaf}, VerifiedChains: [][]*x509.Certificate{{leaf, ca.cert}},
+		}
 	}
-	for name, weaken := range map[string]func(*tls.Config) *tls.Config{
-		"none":                       func(*tls.Config) *tls.Config { return nil },
-		"no client CA":               func(c *tls.Config) *tls.Config { c.ClientCAs = nil; return c },
-		"client certificates asked":  func(c *tls.Config) *tls.Config { c.ClientAuth = tls.RequestClientCert; return c },
-		"client certificates if any": func(c *tls.Config) *tls.Config { c.ClientAuth = tls.VerifyClientCertIfGiven; return c },
-		"TLS 1.2":                    func(c *tls.Config) *tls.Config { c.MinVersion = tls.VersionTLS12; return c },
+	if _, err := checkConnection(credentials.TLSInfo{State: good()}); err != nil {
+		t.Error(err)
+	}
+	for name, weaken := range map[string]func(*tls.ConnectionState){
+		"no certificate":   func(s *tls.ConnectionState) { s.PeerCertificates = nil },
+		"nothing verified": func(s *tls.ConnectionState) { s.VerifiedChains = nil },
+		"an empty chain":   func(s *tls.ConnectionState) { s.VerifiedChains = [][]*x509.Certificate{nil} },
+		"TLS 1.2":          func(s *tls.ConnectionState) { s.Version = tls.VersionTLS12 },
+		"no ALPN":          func(s *tls.ConnectionState) { s.NegotiatedProtocol = "" },
+		"another protocol": func(s *tls.ConnectionState) { s.NegotiatedProtocol = "http/1.1" },
 	} {
-		t.Run(name, func(t *testing.T) {
-			if _, err := New(Config{Resolver: &fakeResolver{}, TLS: weaken(good()), Logger: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()}); err == nil {
-				t.Error("accepted")
-			}
-		})
+		state := good()
+		weaken(&state)
+		if _, err := checkConnection(credentials.TLSInfo{State: state}); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
 	}
-}
-
-func TestLoadTLS(t *testing.T) {
-	ca := newTestCA(t)
-	cert, key, caFile := ca.files(ca.server())
-	_, otherKey, _ := ca.files(ca.server())
-	halfCA := filepath.Join(t.TempDir(), "ca.pem")
-	if pem, err := os.ReadFile(caFile); err != nil || os.WriteFile(halfCA, append(pem, pem[:len(pem)/2]...), 0o600) != nil {
-		t.Fatal(err)
+	if _, err := checkConnection(nil); err == nil {
+		t.Error("no TLS: accepted")
 	}
-	earlyCert, earlyKey, _ := ca.files(ca.issue(func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }))
-	expiredCert, expiredKey, _ := ca.files(ca.issue(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }))
-	for name, files := range map[string][3]string{
-		"no certificate":           {"", key, caFile},
-		"no key":                   {cert, "", caFile},
-		"no client CA":             {cert, key, ""},
-		"a key of another":         {cert, otherKey, caFile},
-		"a client CA that is none": {cert, key, key},
-		"half a client CA":         {cert, key, halfCA},
-		"not yet valid":            {earlyCert, earlyKey, caFile},
-		"expired":                  {expiredCert, expiredKey, caFile},
-	} {
-		t.Run(name, func(t *testing.T) {
-			if cfg, err := LoadTLS(files[0], files[1], files[2]); err == nil || cfg != nil {
-				t.Errorf("got %v, %v", cfg, err)
-			} else if strings.Contains(err.Error(), "PRIVATE") {
-				t.Errorf("the error holds key material: %v", err)
-			}
-		})
+	if _, err := New(Config{}); err == nil {
+		t.Error("a server without a certificate is made")
 	}
 }
 
@@ -126,10 +107,39 @@ func TestPrincipalOf(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			got, problem := principalOf(tt.cert.Leaf)
+			got, problem := principalOf(tt.cert.Leaf, IdentityRules{})
 			if got != tt.want || (got == "") == (problem == "") {
 				t.Errorf("got %q, %q", got, problem)
 			}
 		})
+	}
+}
+
+// TestIdentityRules: a pinned trust domain takes identities away, and never
+// gives one.
+func TestIdentityRules(t *testing.T) {
+	ca := newTestCA(t)
+	pinned := IdentityRules{TrustDomain: spiffeid.RequireTrustDomainFromString("example.org")}
+	only := IdentityRules{TrustDomain: pinned.TrustDomain, SPIFFEOnly: true}
+	for name, tt := range map[string]struct {
+		cert  *tls.Certificate
+		rules IdentityRules
+		want  authz.Principal
+	}{
+		"of the domain":              {ca.withURIs("spiffe://example.org/a"), pinned, "spiffe://example.org/a"},
+		"of another":                 {ca.withURIs("spiffe://example.com/a"), pinned, ""},
+		"of a domain beneath":        {ca.withURIs("spiffe://a.example.org/a"), pinned, ""},
+		"of a domain that begins so": {ca.withURIs("spiffe://example.org.example.com/a"), pinned, ""},
+		"of a domain in a path":      {ca.withURIs("spiffe://example.com/example.org"), pinned, ""},
+		"a DNS name beside the pin":  {ca.withDNS("a.example.org"), pinned, "dns:a.example.org"},
+		"of the domain, SPIFFE only": {ca.withURIs("spiffe://example.org/a"), only, "spiffe://example.org/a"},
+		"a DNS name, SPIFFE only":    {ca.withDNS("a.example.org"), only, ""},
+		"of another domain, with DNS": {ca.issue(func(c *x509.Certificate) {
+			c.URIs, c.DNSNames = ca.withURIs("spiffe://example.com/a").Leaf.URIs, []string{"a.example.org"}
+		}), pinned, ""},
+	} {
+		if got, problem := principalOf(tt.cert.Leaf, tt.rules); got != tt.want || (got == "") == (problem == "") {
+			t.Errorf("%s: got %q, %q", name, got, problem)
+		}
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
+	"github.com/secretbroker/secretbroker/internal/admission"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -230,10 +231,11 @@ func TestCertificateExpiresDuringAConnection(t *testing.T) {
 	id := peerIdentity{principal: granted, notAfter: now}
 	ctx := peer.NewContext(t.Context(), &peer.Peer{Addr: &net.TCPAddr{}, AuthInfo: id})
 	const method = "/secretbroker.v1.ResolverService/Resolve"
-	if _, err := ic.admit(ctx, method, now); err != nil {
+	gate := admission.New(admission.Limits{})
+	if _, err := ic.admit(ctx, gate, method, now); err != nil {
 		t.Errorf("at its last moment: %v", err)
 	}
-	if _, err := ic.admit(ctx, method, now.Add(time.Second)); secret.AsError(err).Reason != secret.ReasonUnauthenticated {
+	if _, err := ic.admit(ctx, gate, method, now.Add(time.Second)); secret.AsError(err).Reason != secret.ReasonUnauthenticated {
 		t.Errorf("afterwards: %v", err)
 	}
 }

@@ -7,13 +7,15 @@
 // is the SDK's: managed identities share one token cache per process.
 //
 // Requests leave for the integration's vaults and for its login authority and
-// for nowhere else; see newVaultClient and newLoginClient.
+// for nowhere else, see newVaultClient and newLoginClient, and their names must
+// not lead to where vaults do not live, see dialer.
 package azurekv
 
 import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"sync"
@@ -51,6 +53,12 @@ type Config struct {
 	// http.ProxyFromEnvironment. It is not asked about hosts that the
 	// integration dials elsewhere, nor about managed identity endpoints.
 	Proxy func(*http.Request) (*url.URL, error)
+	// Resolver looks up the names of vaults and login authorities. Nil means the
+	// system's.
+	Resolver *net.Resolver
+	// connecting, if set, is told of each address that may be connected to, right
+	// before; its error stops that.
+	connecting func(address string) error
 }
 
 func (c Config) withDefaults() Config {
@@ -125,6 +133,9 @@ type session struct {
 func open(cfg Config, in *registry.Integration) (*store, error) {
 	if err := checkSettings(in); err != nil {
 		return nil, err
+	}
+	if in.Limits.Timeout > 0 {
+		cfg.TryTimeout = in.Limits.Timeout
 	}
 	s := &store{
 		cfg:   cfg,
@@ -206,6 +217,16 @@ func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, erro
 	if !ok {
 		return nil, secret.Errorf(secret.ReasonStoreNotAllowed, "the vault is not one of the integration's; add it to azure.vaults")
 	}
+	seen := &trace{}
+	sec, err := s.fetch(withTrace(ctx, seen), host, ref)
+	var e *secret.Error
+	if errors.As(err, &e) && e.Reason == secret.ReasonStoreUnavailable && seen.answered() {
+		return nil, e.WithCause(answered(e.Cause))
+	}
+	return sec, err
+}
+
+func (s *store) fetch(ctx context.Context, host string, ref secret.Ref) (*secret.Secret, error) {
 	ses := s.session()
 	a, err := s.read(ctx, ses, ref)
 	if refusedToken(err) {

@@ -18,6 +18,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 
+	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -51,6 +52,21 @@ func refusedToken(err error) bool {
 	var re *azcore.ResponseError
 	return errors.As(err, &re) && re.StatusCode == http.StatusUnauthorized
 }
+
+// answered makes cause that of an error which says nothing about whether the
+// vault is there: it has answered.
+func answered(cause error) error {
+	if cause == nil {
+		return provider.ErrAnswered
+	}
+	return &answerCause{cause}
+}
+
+type answerCause struct{ cause error }
+
+func (a *answerCause) Error() string        { return a.cause.Error() }
+func (a *answerCause) Unwrap() error        { return a.cause }
+func (a *answerCause) Is(target error) bool { return target == provider.ErrAnswered }
 
 // explainRead makes the error of a read of the vault at host.
 func explainRead(ctx context.Context, host string, err error) *secret.Error {
@@ -243,6 +259,7 @@ type outage struct {
 func outageOf(err error) outage {
 	var (
 		egress *egressError
+		misled *addressError
 		answer answerError
 		dns    *net.DNSError
 		verify *tls.CertificateVerificationError
@@ -254,6 +271,8 @@ func outageOf(err error) outage {
 	switch {
 	case errors.As(err, &egress):
 		return outage{text: "led to a host that the integration does not list, so nothing was sent", cause: egress}
+	case errors.As(err, &misled):
+		return outage{text: "has a name that leads to an address where no public vault is, so nothing was sent; if that is a private endpoint, set azure.private_endpoint or azure.dial", cause: misled}
 	case errors.As(err, &answer):
 		return outage{text: "answered with something else than the secret; look at what stands in between", cause: answer}
 	case errors.As(err, &dns) && dns.IsNotFound:
@@ -262,6 +281,8 @@ func outageOf(err error) outage {
 		return outage{text: "cannot be reached: the DNS does not answer", cause: dns, transient: !dns.IsTimeout}
 	case errors.As(err, &verify):
 		return outage{text: untrusted, cause: verify}
+	case errors.Is(err, http.ErrSchemeMismatch):
+		return outage{text: noTLS, cause: http.ErrSchemeMismatch}
 	case errors.As(err, &record):
 		return outage{text: noTLS, cause: errors.New("tls: " + record.Msg)}
 	case errors.As(err, &op) && (op.Op == "remote error" || op.Op == "local error"): // an alert of crypto/tls
@@ -272,7 +293,8 @@ func outageOf(err error) outage {
 		return outage{text: "refuses the connection", cause: syscall.ECONNREFUSED, transient: true}
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
 		return outage{text: "cannot be reached: there is no route to it", cause: syscall.EHOSTUNREACH, transient: true}
-	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
+		errors.As(err, new(streamError)):
 		return outage{text: "broke the connection off", cause: io.ErrUnexpectedEOF, transient: true}
 	case errors.As(err, &op):
 		return outage{text: "cannot be reached", cause: fmt.Errorf("%s failed on the network", plain(op.Op)), transient: true}
@@ -280,6 +302,16 @@ func outageOf(err error) outage {
 		return outage{cause: fmt.Errorf("an error of type %T, not shown because it may quote the answer", innermost(err)), transient: errors.As(err, new(net.Error))}
 	}
 }
+
+// streamError is what net/http lets its error of a reset HTTP/2 stream be taken
+// for: a struct with the same fields.
+type streamError struct {
+	StreamID uint32
+	Code     uint32
+	Cause    error
+}
+
+func (streamError) Error() string { return "azurekv: the stream was reset" }
 
 func isTimeout(err error) bool {
 	var ne net.Error

@@ -280,7 +280,7 @@ func TestTenantSpelling(t *testing.T) {
 }
 
 // rawTCP listens and sends text to whoever connects, then hangs up.
-func rawTCP(t *testing.T, text string) string {
+func rawTCP(t testing.TB, text string) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
@@ -302,7 +302,7 @@ func oldTLS(f *fake) string {
 	return sendRaw(f.t, l, "")
 }
 
-func sendRaw(t *testing.T, l net.Listener, text string) string {
+func sendRaw(t testing.TB, l net.Listener, text string) string {
 	t.Helper()
 	done := make(chan struct{})
 	go func() {

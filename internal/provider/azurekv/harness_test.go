@@ -51,13 +51,14 @@ const (
 // fake is a vault, a login authority and a stranger, all behind TLS certificates
 // of a CA that only integrations with its CAFile trust.
 type fake struct {
-	t      *testing.T
+	t      testing.TB
 	caFile string
 	cert   tls.Certificate
-	// foreign is of the same CA, for a name that nobody asks for.
-	foreign tls.Certificate
-	dial    map[string]string
-	logs    lockedBuffer
+	// foreign is of the same CA, for a name that nobody asks for, expired no
+	// longer valid.
+	foreign, expired tls.Certificate
+	dial             map[string]string
+	logs             lockedBuffer
 
 	mu        sync.Mutex
 	issued    int             // tokens issued
@@ -76,7 +77,7 @@ type fake struct {
 	discovery string
 }
 
-func newFake(t *testing.T) *fake {
+func newFake(t testing.TB) *fake {
 	t.Helper()
 	f := &fake{
 		t: t, refused: map[string]bool{}, dial: map[string]string{},
@@ -115,18 +116,20 @@ func (f *fake) makeCertificates() {
 	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey)
 	must(f.t, err)
 	f.caFile = writeFile(f.t, "ca.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER}))
-	leaf := func(names ...string) tls.Certificate {
+	leaf := func(notAfter time.Time, names ...string) tls.Certificate {
 		key := ecKey(f.t)
 		template := &x509.Certificate{
 			SerialNumber: big.NewInt(2), DNSNames: names,
-			NotBefore: ca.NotBefore, NotAfter: ca.NotAfter,
+			NotBefore: ca.NotBefore, NotAfter: notAfter,
 			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		}
 		der, err := x509.CreateCertificate(rand.Reader, template, ca, key.Public(), caKey)
 		must(f.t, err)
 		return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 	}
-	f.cert, f.foreign = leaf("*.vault.azure.net", loginHost, "login.microsoftonline.com"), leaf("elsewhere.example.test")
+	f.cert = leaf(ca.NotAfter, "*.vault.azure.net", loginHost, "login.microsoftonline.com")
+	f.foreign = leaf(ca.NotAfter, "elsewhere.example.test")
+	f.expired = leaf(time.Now().Add(-time.Minute), "*.vault.azure.net")
 }
 
 func (f *fake) serveVault(w http.ResponseWriter, r *http.Request) {
@@ -283,7 +286,7 @@ func (f *fake) checkError(err error, want secret.Reason) *secret.Error {
 	return e
 }
 
-func checkClean(t *testing.T, where, text string) {
+func checkClean(t testing.TB, where, text string) {
 	t.Helper()
 	for _, word := range []string{canary, testSecret, "access-token-", "Bearer"} {
 		if strings.Contains(text, word) {
@@ -292,14 +295,14 @@ func checkClean(t *testing.T, where, text string) {
 	}
 }
 
-func ref(t *testing.T, s string) secret.Ref {
+func ref(t testing.TB, s string) secret.Ref {
 	t.Helper()
 	r, err := secret.ParseRef(s)
 	must(t, err)
 	return r
 }
 
-func reveal(t *testing.T, s *secret.Secret) string {
+func reveal(t testing.TB, s *secret.Secret) string {
 	t.Helper()
 	v, err := s.Select("")
 	must(t, err)
@@ -315,14 +318,14 @@ func writeJSON(w http.ResponseWriter, status int, body string) {
 	_, _ = io.WriteString(w, body)
 }
 
-func writeFile(t *testing.T, name string, b []byte) string {
+func writeFile(t testing.TB, name string, b []byte) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
 	must(t, os.WriteFile(path, b, 0o600))
 	return path
 }
 
-func ecKey(t *testing.T) *ecdsa.PrivateKey {
+func ecKey(t testing.TB) *ecdsa.PrivateKey {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(t, err)
@@ -330,7 +333,7 @@ func ecKey(t *testing.T) *ecdsa.PrivateKey {
 }
 
 // closedPort is an address where nobody listens.
-func closedPort(t *testing.T) string {
+func closedPort(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
@@ -338,7 +341,7 @@ func closedPort(t *testing.T) string {
 	return l.Addr().String()
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -2,13 +2,14 @@ package azurekv
 
 import (
 	"bytes"
+	"compress/flate"
+	"compress/gzip"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -144,24 +145,20 @@ func origin(u *url.URL) string {
 }
 
 // newClient makes a client that sends to the allowed origins only, to the local
-// ones never through a proxy. It follows no redirect: the 3xx is the answer.
+// ones never through a proxy, and connects as dialer allows. It follows no
+// redirect: the 3xx is the answer.
 func newClient(cfg Config, a *registry.Azure, roots *x509.CertPool, allowed, local map[string]bool) *http.Client {
-	dialer := &net.Dialer{Timeout: cfg.TryTimeout, KeepAlive: 30 * time.Second}
+	d := newDialer(cfg, a, allowed, local)
 	t := &http.Transport{
 		Proxy: func(r *http.Request) (*url.URL, error) {
 			if _, elsewhere := a.Dial[strings.ToLower(r.URL.Hostname())]; elsewhere || local[origin(r.URL)] {
 				return nil, nil
 			}
-			return cfg.Proxy(r)
+			proxy, err := cfg.Proxy(r)
+			d.trust(proxy)
+			return proxy, err
 		},
-		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			if host, _, err := net.SplitHostPort(addr); err == nil {
-				if target, ok := a.Dial[strings.ToLower(host)]; ok {
-					addr = target
-				}
-			}
-			return dialer.DialContext(ctx, network, addr)
-		},
+		DialContext: d.dial,
 		TLSClientConfig: &tls.Config{
 			MinVersion: tls.VersionTLS12,
 			RootCAs:    roots,
@@ -230,6 +227,9 @@ func (g *guard) CloseIdleConnections() { g.next.CloseIdleConnections() }
 func readAll(resp *http.Response) error {
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
+	if errors.Is(err, gzip.ErrHeader) || errors.Is(err, gzip.ErrChecksum) || errors.As(err, new(flate.CorruptInputError)) {
+		return errNotGzip
+	}
 	if err != nil {
 		return err
 	}
@@ -265,6 +265,7 @@ func (answerError) NonRetriable() {}
 const (
 	errTooLarge = answerError("azurekv: the answer is larger than 1 MiB")
 	errNotText  = answerError("azurekv: the answer is not UTF-8")
+	errNotGzip  = answerError("azurekv: the answer is not compressed as it says")
 )
 
 // errTimedOut is an exchange that took longer than TryTimeout.
@@ -316,6 +317,18 @@ func (t *trace) record(resp *http.Response, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.last = x
+}
+
+// answered reports whether the last exchange brought an answer that is not the
+// sign of an outage: neither a failure of the server nor the challenge with which
+// each client's first read begins.
+func (t *trace) answered() bool {
+	x := t.get()
+	if errors.As(x.err, new(answerError)) {
+		return true
+	}
+	return x.made && x.err == nil && x.status < http.StatusInternalServerError &&
+		x.status != http.StatusRequestTimeout && x.status != http.StatusUnauthorized
 }
 
 func (t *trace) get() exchange {

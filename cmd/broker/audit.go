@@ -1,0 +1,342 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/secretbroker/secretbroker/internal/audit"
+	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+func newAuditCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "audit",
+		Short: "Verify and query audit logs",
+		Long: `Verify and query audit logs. Both read the files and ask no broker. Files are
+given in the order in which they were written, the oldest first; those that are
+compressed with gzip are read as they are, and - is standard input.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(newAuditVerifyCommand(), newAuditQueryCommand())
+	return cmd
+}
+
+const auditVerifyHelp = `Check that no record was changed, removed, inserted or moved since it was
+written, and that each file goes on where the one before it ends. Every fault is
+one line with its file and line.
+
+Without a key and without an expected head this finds accidents and clumsy
+changes only: who may write the file can compute the whole chain anew. With
+--key-file that takes the key (audit.key_file). --expect-head compares with a
+head that was kept elsewhere, as the broker's log shows one every minute ("audit
+head"): what was recorded up to it can then not have been changed by anybody,
+and nothing up to it be cut off.
+
+A file that is being written may end within a line, which is reported as torn.
+
+Exit codes: 0 no fault; 1 there are faults, or a file cannot be read; 2 the
+command line is wrong.`
+
+func newAuditVerifyCommand() *cobra.Command {
+	var (
+		keyFiles, heads []string
+		output          string
+	)
+	cmd := &cobra.Command{
+		Use:     "verify [flags] FILE...",
+		Short:   "Find what was changed in audit logs since they were written",
+		Long:    auditVerifyHelp,
+		Example: "  broker audit verify --key-file audit.key audit.jsonl.2.gz audit.jsonl.1 audit.jsonl",
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, files []string) error {
+			cfg, err := verifyConfig(keyFiles, heads)
+			if err != nil {
+				return &exitError{exitUsage, err}
+			}
+			report, err := audit.Verify(cmd.Context(), cfg, files)
+			if err != nil {
+				return &exitError{exitFailure, err}
+			}
+			if err := printReport(cmd.OutOrStdout(), output, report); err != nil {
+				return &exitError{exitFailure, err}
+			}
+			if report.Faults() > 0 {
+				return &exitError{code: exitFailure}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringArrayVar(&keyFiles, "key-file", nil, "file with the key that the logs were written with; give the flag again for others")
+	cmd.Flags().StringArrayVar(&heads, "expect-head", nil, "SEQ:CHAIN of a record that the logs must lead through; give the flag again for others")
+	_ = cmd.MarkFlagFilename("key-file") // the flag exists
+	completeWords(cmd, "expect-head")
+	registerOutput(cmd, &output, "table", "json")
+	return cmd
+}
+
+func verifyConfig(keyFiles, heads []string) (audit.VerifyConfig, error) {
+	var cfg audit.VerifyConfig
+	for _, file := range keyFiles {
+		key, err := audit.ReadKey(file)
+		if err != nil {
+			return cfg, fmt.Errorf("--key-file: %w", err)
+		}
+		cfg.Keys = append(cfg.Keys, key)
+	}
+	for _, s := range heads {
+		head, err := audit.ParseHead(s)
+		if err != nil {
+			return cfg, fmt.Errorf("--expect-head: %w", err)
+		}
+		cfg.Heads = append(cfg.Heads, head)
+	}
+	return cfg, nil
+}
+
+// jsonReport is the JSON output: names are a promise.
+type jsonReport struct {
+	OK      bool   `json:"ok"`
+	Faults  int    `json:"faults"`
+	Records int    `json:"records"`
+	First   uint64 `json:"first_seq,omitempty"`
+	// Head is the last record, as --expect-head takes it.
+	Head     string           `json:"head,omitempty"`
+	Findings []*audit.Finding `json:"findings"`
+}
+
+func printReport(w io.Writer, output string, r *audit.Report) error {
+	faults := r.Faults()
+	if output == "json" {
+		out := jsonReport{OK: faults == 0, Faults: faults, Records: r.Records, First: r.First.Seq, Findings: r.Findings}
+		if out.Findings == nil {
+			out.Findings = []*audit.Finding{}
+		}
+		if r.Last.Seq > 0 {
+			out.Head = r.Last.String()
+		}
+		return printJSON(w, out)
+	}
+	var b strings.Builder
+	for _, f := range r.Findings {
+		fmt.Fprintln(&b, printable(f.String()))
+	}
+	if r.More > 0 {
+		fmt.Fprintf(&b, "and %d more faults\n", r.More)
+	}
+	verdict := "in order"
+	if faults > 0 {
+		verdict = fmt.Sprintf("%d fault(s)", faults)
+	}
+	fmt.Fprintf(&b, "%s: %d record(s)", verdict, r.Records)
+	if r.Last.Seq > 0 {
+		fmt.Fprintf(&b, ", %d to %d, head %s", r.First.Seq, r.Last.Seq, r.Last)
+	}
+	fmt.Fprintln(&b)
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+const auditQueryHelp = `Find events in audit logs: who read a secret, what a runtime saw.
+
+--secret takes a reference, or its beginning STORE::NAME, in any spelling. With a
+JSON key it finds the reads of that key and those of the whole secret, which
+contain it; with a version only the reads of that one. --principal takes patterns
+as a grant does. A time is RFC 3339, a date (UTC), or how long ago: 24h.
+
+--distinct adds up what was found: one line for each principal, secret and
+outcome. A runtime has seen what is "served" to it; "checked" was looked at and
+did not leave.
+
+The jsonl output is the lines as they stand in the log. The chain is not checked:
+run "broker audit verify" first.
+
+Exit codes: 0 answered, also if nothing was found; 1 a file cannot be read; 2 the
+command line is wrong.`
+
+// auditQuestion is what the flags of "broker audit query" say.
+type auditQuestion struct {
+	filter                    audit.Filter
+	reference, from, to       string
+	principals, outcomeFilter []string
+	distinct                  bool
+	output                    string
+}
+
+func newAuditQueryCommand() *cobra.Command {
+	var q auditQuestion
+	cmd := &cobra.Command{
+		Use:   "query [flags] FILE...",
+		Short: "Find who read a secret, or what a runtime saw",
+		Long:  auditQueryHelp,
+		Example: `  broker audit query --secret https://my-vault.vault.azure.net::db-secret --outcome served \
+      --from 2027-01-10T00:00:00Z --to 2027-01-11T00:00:00Z audit.jsonl.1 audit.jsonl
+  broker audit query --principal spiffe://example.org/connect/worker-1 --distinct --from 72h audit.jsonl`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, files []string) error {
+			if err := q.parse(time.Now()); err != nil {
+				return &exitError{exitUsage, err}
+			}
+			unreadable, err := q.answer(cmd, files)
+			if err != nil {
+				return &exitError{exitFailure, err}
+			}
+			if unreadable > 0 {
+				fmt.Fprintf(cmd.ErrOrStderr(), "%d line(s) are no records and were left out; \"broker audit verify\" says which\n", unreadable)
+			}
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&q.reference, "secret", "", "events about this secret: a reference")
+	f.StringArrayVar(&q.principals, "principal", nil, "events of this caller, or of those who match a pattern; give the flag again for others")
+	f.StringVar(&q.filter.Integration, "integration", "", "events of this integration")
+	f.StringVar(&q.filter.Connector, "connector", "", "events of this connector, as the callers named it")
+	f.StringVar(&q.filter.RequestID, "request-id", "", "events of this request")
+	f.StringSliceVar(&q.outcomeFilter, "outcome", nil, "events with one of these outcomes: served, withheld, checked, answered, denied, failed, rejected")
+	f.StringVar(&q.from, "from", "", "events at this time or later")
+	f.StringVar(&q.to, "to", "", "events before this time")
+	f.BoolVar(&q.distinct, "distinct", false, "add up: one line for each principal, secret and outcome")
+	completeWords(cmd, "outcome", "served", "withheld", "checked", "answered", "denied", "failed", "rejected")
+	for _, flag := range []string{"secret", "principal", "integration", "connector", "request-id", "from", "to"} {
+		completeWords(cmd, flag)
+	}
+	registerOutput(cmd, &q.output, "table", "jsonl")
+	return cmd
+}
+
+// parse turns the flags into the filter.
+func (q *auditQuestion) parse(now time.Time) (err error) {
+	if q.reference != "" {
+		if q.filter.Secret, err = secret.ParseRef(q.reference); err != nil {
+			return fmt.Errorf("--secret: %w", err)
+		}
+	}
+	if len(q.principals) > 0 {
+		if q.filter.Principals, err = authz.NewPrincipals(q.principals); err != nil {
+			return fmt.Errorf("--principal: %w", err)
+		}
+	}
+	for _, s := range q.outcomeFilter {
+		outcome, err := audit.ParseOutcome(s)
+		if err != nil {
+			return fmt.Errorf("--outcome: %w", err)
+		}
+		q.filter.Outcomes = append(q.filter.Outcomes, outcome)
+	}
+	if q.filter.From, err = parseTime(q.from, now); err != nil {
+		return fmt.Errorf("--from: %w", err)
+	}
+	if q.filter.To, err = parseTime(q.to, now); err != nil {
+		return fmt.Errorf("--to: %w", err)
+	}
+	if !q.filter.To.IsZero() && !q.filter.From.Before(q.filter.To) {
+		return errors.New("--from is not before --to: nothing can be found")
+	}
+	return nil
+}
+
+// parseTime returns the zero time for nothing.
+func parseTime(s string, now time.Time) (time.Time, error) {
+	if s == "" {
+		return time.Time{}, nil
+	}
+	for _, layout := range []string{time.RFC3339, time.DateOnly} {
+		if t, err := time.Parse(layout, s); err == nil {
+			return t, nil
+		}
+	}
+	d, err := time.ParseDuration(strings.TrimSuffix(s, " ago"))
+	if err != nil || d < 0 {
+		return time.Time{}, errors.New("expected a time such as 2027-01-10T08:00:00Z or 2027-01-10, or how long ago, such as 90m or 24h")
+	}
+	return now.Add(-d), nil
+}
+
+// answer prints what is found and returns how many lines could not be read.
+func (q *auditQuestion) answer(cmd *cobra.Command, files []string) (unreadable int, err error) {
+	out := cmd.OutOrStdout()
+	if q.distinct {
+		all, unreadable, err := audit.Distinct(cmd.Context(), &q.filter, files)
+		if err != nil {
+			return 0, err
+		}
+		return unreadable, printAccesses(out, q.output, all)
+	}
+	if q.output == "jsonl" {
+		return audit.Query(cmd.Context(), &q.filter, files, func(r *audit.Record) error {
+			_, err := out.Write(append(r.Line, '\n'))
+			return err
+		})
+	}
+	table := eventTable{w: tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)}
+	unreadable, err = audit.Query(cmd.Context(), &q.filter, files, table.add)
+	return unreadable, errors.Join(err, table.w.Flush())
+}
+
+// eventTable prints events. Its columns are aligned anew every so many rows, so
+// that it needs no memory for all of them.
+type eventTable struct {
+	w    *tabwriter.Writer
+	rows int
+}
+
+func (t *eventTable) add(r *audit.Record) error {
+	if t.rows == 0 {
+		fmt.Fprintln(t.w, "TIME\tOUTCOME\tREASON\tPRINCIPAL\tINTEGRATION\tCONNECTOR\tREFERENCE\tVERSION\tREQUEST")
+	}
+	for i, cell := range []string{
+		r.Time.UTC().Format(time.RFC3339), string(r.Outcome), string(r.Reason), string(r.Principal), r.Integration, r.Connector,
+		r.Reference, r.Version, r.RequestID,
+	} {
+		if i > 0 {
+			fmt.Fprint(t.w, "\t")
+		}
+		fmt.Fprint(t.w, orDash(cell))
+	}
+	fmt.Fprintln(t.w)
+	if t.rows++; t.rows%1000 == 0 {
+		return t.w.Flush()
+	}
+	return nil
+}
+
+// orDash is a cell of a table: what stands in a log may be anything.
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return printable(s)
+}
+
+func printAccesses(w io.Writer, output string, all []audit.Access) error {
+	if output == "jsonl" {
+		enc := json.NewEncoder(w)
+		enc.SetEscapeHTML(false)
+		for i := range all {
+			if err := enc.Encode(&all[i]); err != nil { //nolint:gosec // G117: it is the name of a secret
+				return err
+			}
+		}
+		return nil
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(t, "PRINCIPAL\tINTEGRATION\tSECRET\tOUTCOME\tCOUNT\tFIRST\tLAST")
+	for i := range all {
+		a := &all[i]
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", orDash(string(a.Principal)), orDash(a.Integration), orDash(a.Secret), orDash(string(a.Outcome)),
+			a.Count, a.First.UTC().Format(time.RFC3339), a.Last.UTC().Format(time.RFC3339))
+	}
+	return t.Flush()
+}

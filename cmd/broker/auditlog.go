@@ -1,0 +1,108 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/audit"
+	"github.com/secretbroker/secretbroker/internal/certfile"
+	"github.com/secretbroker/secretbroker/internal/config"
+)
+
+// headInterval is how often the head of the audit log's chain goes to the log,
+// if there are new records: what is changed in the file later is found as far
+// as the last head that was kept elsewhere.
+const headInterval = time.Minute
+
+// openAudit opens the audit log and its copies as configured.
+func openAudit(cfg config.Audit, log *slog.Logger) (*audit.Log, error) {
+	c, err := auditConfig(cfg, log)
+	if err != nil {
+		return nil, &exitError{exitUsage, err}
+	}
+	l, err := audit.Open(c)
+	if err != nil {
+		return nil, &exitError{exitFailure, err}
+	}
+	return l, nil
+}
+
+// auditConfig reads the files that the settings name.
+func auditConfig(cfg config.Audit, log *slog.Logger) (audit.Config, error) {
+	c := audit.Config{Path: cfg.File, Sync: cfg.Sync == config.AuditSyncBatch, Logger: log}
+	if cfg.KeyFile != "" {
+		key, err := audit.ReadKey(cfg.KeyFile)
+		if err != nil {
+			return audit.Config{}, fmt.Errorf("audit.key_file: %w", err)
+		}
+		c.Key = key
+	}
+	for i, to := range cfg.Copies {
+		syslog, err := auditCopy(to)
+		if err != nil {
+			return audit.Config{}, fmt.Errorf("audit.copies[%d]: %w", i, err)
+		}
+		c.Copies = append(c.Copies, audit.Copy{Syslog: syslog, Required: to.Required})
+	}
+	return c, nil
+}
+
+// auditCopy reads the TLS files of a copy.
+func auditCopy(cfg config.AuditCopy) (audit.Syslog, error) {
+	s, err := audit.ParseSyslog(cfg.Syslog)
+	if err != nil {
+		return audit.Syslog{}, err
+	}
+	if cfg.CAFile != "" {
+		data, err := os.ReadFile(cfg.CAFile)
+		if err != nil {
+			return audit.Syslog{}, fmt.Errorf("ca_file: %w", err)
+		}
+		if s.TLS.RootCAs, err = certfile.Pool(data); err != nil {
+			return audit.Syslog{}, fmt.Errorf("ca_file: %s: %w", cfg.CAFile, err)
+		}
+	}
+	if cfg.CertFile != "" {
+		cert, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)
+		if err != nil {
+			return audit.Syslog{}, fmt.Errorf("cert_file: %w", err)
+		}
+		s.TLS.Certificates = []tls.Certificate{cert}
+	}
+	return s, nil
+}
+
+// logHeads keeps the head of the audit log's chain in the log.
+func logHeads(ctx context.Context, log *slog.Logger, l *audit.Log) error {
+	ticker := time.NewTicker(headInterval)
+	defer ticker.Stop()
+	var last audit.Head
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+			last = logHead(log, l, last)
+		}
+	}
+}
+
+// logHead logs the head if it is not last.
+func logHead(log *slog.Logger, l *audit.Log, last audit.Head) audit.Head {
+	head := l.Head()
+	if head != last && head.Seq > 0 {
+		log.Info("audit head", "head", head.String())
+	}
+	return head
+}
+
+// closeAudit writes what is queued, and logs the last head.
+func closeAudit(l *audit.Log, log *slog.Logger) error {
+	err := l.Close()
+	logHead(log, l, audit.Head{})
+	return err
+}

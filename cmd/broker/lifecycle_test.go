@@ -1,0 +1,434 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/devmode"
+)
+
+// served is "broker serve" in a process of its own. The Key Vault is the test's.
+type served struct {
+	*devmode.Environment
+	cmd         *exec.Cmd
+	log         syncBuffer
+	addr, admin string
+	exited      chan struct{}
+	err         error // of Wait, once exited is closed
+}
+
+func newEnvironment(t *testing.T) *devmode.Environment {
+	t.Helper()
+	env, err := devmode.Start(t.Context(), devmode.Options{
+		Dir: t.TempDir(), Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", VaultListen: "127.0.0.1:0", Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { env.Close() })
+	return env
+}
+
+// startServed starts a broker and waits until it is ready.
+func startServed(t *testing.T, env *devmode.Environment, configFile string, environ ...string) *served {
+	t.Helper()
+	s := &served{Environment: env, exited: make(chan struct{})}
+	s.cmd = exec.Command("broker", "serve", "--log-format", "json", "--config", configFile) // see TestMain
+	s.cmd.Env = append(append(os.Environ(), "GORACE=atexit_sleep_ms=0"), environ...)
+	stderr, err := s.cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ready := make(chan struct{})
+	go func() {
+		defer close(s.exited)
+		for lines := bufio.NewScanner(stderr); lines.Scan(); {
+			fmt.Fprintln(&s.log, lines.Text())
+			var line struct {
+				Msg, Listen string
+				Admin       string `json:"admin_listen"`
+			}
+			if json.Unmarshal(lines.Bytes(), &line) == nil && line.Msg == "ready" {
+				s.addr, s.admin = line.Listen, line.Admin
+				close(ready)
+			}
+		}
+		s.err = s.cmd.Wait()
+	}()
+	t.Cleanup(func() {
+		_ = s.cmd.Process.Kill()
+		<-s.exited
+	})
+	select {
+	case <-ready:
+	case <-s.exited:
+		t.Fatalf("the broker did not start: %v\n%s", s.err, s.log.String())
+	}
+	return s
+}
+
+func (s *served) signal(t *testing.T, sig os.Signal) {
+	t.Helper()
+	if err := s.cmd.Process.Signal(sig); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// client returns one that tries so often.
+func (s *served) client(t *testing.T, attempts int) *client.Client {
+	t.Helper()
+	c, err := client.New(client.Config{
+		Addr: s.addr, CAFile: s.CAFile, CertFile: s.Worker.CertFile, KeyFile: s.Worker.KeyFile,
+		MaxAttempts: attempts, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// readyz returns what /readyz says, nothing if it cannot be reached.
+func (s *served) readyz() (code int, body string) {
+	res, err := http.Get("http://" + s.admin + "/readyz")
+	if err != nil {
+		return 0, ""
+	}
+	defer res.Body.Close()
+	data, _ := io.ReadAll(res.Body)
+	return res.StatusCode, string(data)
+}
+
+func (s *served) eventually(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(30 * time.Second)
+	for !done() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			code, body := s.readyz()
+			t.Fatalf("never: %s\n%d %s\n%s", what, code, body, s.log.String())
+		}
+	}
+}
+
+var sample = request("p", vault+"::sqlserver-db-secret::password")
+
+// set replaces the line of a setting in broker.yaml.
+func set(t *testing.T, configFile, name, value string) {
+	t.Helper()
+	lines := strings.Split(readFile(configFile), "\n")
+	lines = slices.DeleteFunc(lines, func(l string) bool { return strings.HasPrefix(l, name+":") })
+	if err := replace(configFile, strings.Join(append(lines, name+": "+value), "\n")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestReadinessFallsFirst: a broker that was told to end says so and answers on,
+// old connections and new ones. A second signal does not wait.
+func TestReadinessFallsFirst(t *testing.T) {
+	env := newEnvironment(t)
+	set(t, env.ConfigFile, "shutdown", "{drain_delay: 5m}")
+	b := startServed(t, env, env.ConfigFile)
+	old := b.client(t, 1)
+	if _, err := old.Resolve(t.Context(), sample); err != nil {
+		t.Fatal(err)
+	}
+	b.signal(t, syscall.SIGTERM)
+	b.eventually(t, "/readyz says that it goes", func() bool { code, _ := b.readyz(); return code == http.StatusServiceUnavailable })
+	for name, c := range map[string]*client.Client{"old": old, "new": b.client(t, 1)} {
+		if _, err := c.Resolve(t.Context(), sample); err != nil {
+			t.Errorf("a call on the %s connection: %v", name, err)
+		}
+	}
+	b.signal(t, syscall.SIGTERM)
+	<-b.exited
+	if status, ok := b.cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !status.Signaled() || status.Signal() != syscall.SIGTERM {
+		t.Errorf("ended with %v", b.err)
+	}
+}
+
+// TestCallsUnderWayFinish although the broker takes no more.
+func TestCallsUnderWayFinish(t *testing.T) {
+	env := newEnvironment(t)
+	if err := edit(env.SecretsFile, "  your-key-vault-name:\n", "  your-key-vault-name:\n    delay: 1s\n"); err != nil {
+		t.Fatal(err)
+	}
+	b := startServed(t, env, env.ConfigFile)
+	c := b.client(t, 1)
+	answered := make(chan error, 1)
+	go func() {
+		_, err := c.Resolve(t.Context(), sample)
+		answered <- err
+	}()
+	b.eventually(t, "the vault is asked", func() bool { return env.KeyVault.Reads() > 0 })
+	b.signal(t, syscall.SIGTERM)
+	b.eventually(t, "no new connection is taken", func() bool {
+		conn, err := net.Dial("tcp", b.addr)
+		if err == nil {
+			conn.Close()
+		}
+		return err != nil
+	})
+	if err := <-answered; err != nil {
+		t.Errorf("the call under way was lost: %v\n%s", err, b.log.String())
+	}
+	if <-b.exited; b.err != nil {
+		t.Errorf("ended with %v\n%s", b.err, b.log.String())
+	}
+}
+
+// TestCallsThatDoNotFinishAreCut after shutdown.timeout.
+func TestCallsThatDoNotFinishAreCut(t *testing.T) {
+	env := newEnvironment(t)
+	set(t, env.ConfigFile, "shutdown", "{drain_delay: 0s, timeout: 1s}")
+	if err := edit(env.SecretsFile, "  your-key-vault-name:\n", "  your-key-vault-name:\n    delay: 1h\n"); err != nil {
+		t.Fatal(err)
+	}
+	b := startServed(t, env, env.ConfigFile)
+	c := b.client(t, 1)
+	answered := make(chan error, 1)
+	go func() {
+		_, err := c.Resolve(t.Context(), sample)
+		answered <- err
+	}()
+	b.eventually(t, "the vault is asked", func() bool { return env.KeyVault.Reads() > 0 })
+	b.signal(t, syscall.SIGTERM)
+	if <-b.exited; b.err != nil {
+		t.Errorf("ended with %v\n%s", b.err, b.log.String())
+	}
+	if err := <-answered; err == nil {
+		t.Error("a call that the vault did not answer is answered")
+	}
+}
+
+// TestRollingRestart restarts two brokers in turn under load. Each caller asks
+// one, and the other where that fails: no call fails.
+func TestRollingRestart(t *testing.T) {
+	env := newEnvironment(t)
+	var brokers [2]*served
+	var clients [2]*client.Client
+	configs := [2]string{filepath.Join(env.Dir, "broker-a.yaml"), filepath.Join(env.Dir, "broker-b.yaml")}
+	for i, file := range configs {
+		if err := os.WriteFile(file, []byte(readFile(env.ConfigFile)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		set(t, file, "audit", fmt.Sprintf("{file: audit-%d.jsonl}", i))
+		set(t, file, "shutdown", "{drain_delay: 100ms}")
+		brokers[i] = startServed(t, env, file)
+		set(t, file, "listen", brokers[i].addr) // the next one is found at the same address
+		clients[i] = brokers[i].client(t, 1)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var answered, failed atomic.Int64
+	var callers sync.WaitGroup
+	for n := range 8 {
+		callers.Go(func() {
+			for first := n % 2; ctx.Err() == nil; {
+				_, err := clients[first].Resolve(t.Context(), sample)
+				if err != nil {
+					first = 1 - first
+					_, err = clients[first].Resolve(t.Context(), sample)
+				}
+				if err != nil {
+					failed.Add(1)
+					t.Errorf("both brokers failed a call: %v", err)
+					return
+				}
+				answered.Add(1)
+			}
+		})
+	}
+	more := func(n int64) { // callers get on
+		t.Helper()
+		goal := answered.Load() + n
+		brokers[0].eventually(t, "calls are answered", func() bool { return answered.Load() >= goal || failed.Load() > 0 })
+	}
+	for range 2 {
+		for i, file := range configs {
+			more(100)
+			brokers[i].signal(t, syscall.SIGTERM)
+			if <-brokers[i].exited; brokers[i].err != nil {
+				t.Errorf("ended with %v\n%s", brokers[i].err, brokers[i].log.String())
+			}
+			brokers[i] = startServed(t, env, file)
+			// Until its connection is back a client fails at once, with backoff.
+			brokers[i].eventually(t, "the client is back", func() bool { _, err := clients[i].Resolve(t.Context(), sample); return err == nil })
+		}
+	}
+	more(100)
+	stop()
+	callers.Wait()
+}
+
+// TestOneBrokenIntegration at the start: the others serve, and readiness names it.
+func TestOneBrokenIntegration(t *testing.T) {
+	env := newEnvironment(t)
+	if err := os.WriteFile(filepath.Join(filepath.Dir(env.IntegrationFile), "broken.yaml"), []byte("id: broken\nkind: NO_SUCH_STORE\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b := startServed(t, env, env.ConfigFile)
+	if _, err := b.client(t, 1).Resolve(t.Context(), sample); err != nil {
+		t.Error(err)
+	}
+	code, body := b.readyz()
+	if code != http.StatusOK || !strings.Contains(body, "broken.yaml") {
+		t.Errorf("readiness: %d %s", code, body)
+	}
+	broken := sample
+	broken.IntegrationID = "broken"
+	_, err := b.client(t, 1).Resolve(t.Context(), broken)
+	var e *client.Error
+	if !errors.As(err, &e) || e.Reason != client.ReasonAccessDenied {
+		t.Errorf("the broken one: %v", err)
+	}
+}
+
+// TestReloadOfSettings: some settings take effect, others wait for a restart and
+// are named, and a faulty file changes nothing.
+func TestReloadOfSettings(t *testing.T) {
+	env := newEnvironment(t)
+	b := startServed(t, env, env.ConfigFile)
+	reloads := 0
+	hangup := func() {
+		t.Helper()
+		b.signal(t, syscall.SIGHUP)
+		reloads++
+		b.eventually(t, "reloaded", func() bool { return strings.Count(b.log.String(), `"msg":"reloaded"`) == reloads })
+	}
+	problem := func() string {
+		code, body := b.readyz()
+		if code != http.StatusOK {
+			t.Errorf("readiness is %d", code)
+		}
+		return body
+	}
+	c := b.client(t, 1)
+	overloaded := func() bool {
+		for range 10 {
+			_, err := c.Resolve(t.Context(), sample)
+			var e *client.Error
+			if errors.As(err, &e) && e.Reason == client.ReasonOverloaded {
+				return true
+			} else if err != nil {
+				t.Fatal(err)
+			}
+		}
+		return false
+	}
+	hangup()
+	if body := problem(); strings.Contains(body, "configuration") || overloaded() {
+		t.Errorf("nothing has changed: %s", body)
+	}
+	set(t, env.ConfigFile, "limits", "{max_calls_per_second_per_principal: 1}")
+	set(t, env.ConfigFile, "cache", "{ttl: 7m}")
+	hangup()
+	if body := problem(); !strings.Contains(body, "cache.ttl") || strings.Contains(body, "limits") || strings.Contains(body, "max_bytes") {
+		t.Errorf("what waits for a restart: %s", body)
+	}
+	if !overloaded() {
+		t.Error("the limit is not in force")
+	}
+	set(t, env.ConfigFile, "limits", "{max_calls_per_second_per_principal: 100000, max_configs: none}")
+	hangup()
+	if body := problem(); !strings.Contains(body, "faulty") || !strings.Contains(body, "limits.max_configs") {
+		t.Errorf("a faulty file: %s", body)
+	}
+	if !overloaded() {
+		t.Error("a faulty file has changed a limit")
+	}
+	set(t, env.ConfigFile, "limits", "{max_calls_per_second_per_principal: 1000000}")
+	set(t, env.ConfigFile, "cache", "{ttl: 5m, max_bytes: 64MiB}")
+	hangup()
+	if body := problem(); strings.Contains(body, "configuration") || overloaded() {
+		t.Errorf("all is as it was: %s", body)
+	}
+}
+
+// TestServiceManager: what systemd hears of a broker's life.
+func TestServiceManager(t *testing.T) {
+	env := newEnvironment(t)
+	// A socket's path must be short.
+	dir, err := os.MkdirTemp("", "notify")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	socket := filepath.Join(dir, "s")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	hear := func() string {
+		t.Helper()
+		buf := make([]byte, 1024)
+		if err := conn.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		n, err := conn.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(buf[:n])
+	}
+	watchdogs := 0
+	// next is what is heard next beside the watchdog.
+	next := func() string {
+		t.Helper()
+		for {
+			said := hear()
+			if said != "WATCHDOG=1" {
+				return said
+			}
+			watchdogs++
+		}
+	}
+	b := startServed(t, env, env.ConfigFile, "NOTIFY_SOCKET="+socket, "WATCHDOG_USEC=100000")
+	if said := next(); said != "READY=1" {
+		t.Errorf("at the start: %q", said)
+	}
+	for range 3 {
+		if said := hear(); said != "WATCHDOG=1" {
+			t.Errorf("while it runs: %q", said)
+		}
+	}
+	b.signal(t, syscall.SIGHUP)
+	if said := next(); !strings.HasPrefix(said, "RELOADING=1\nMONOTONIC_USEC=") {
+		t.Errorf("at a reload: %q", said)
+	}
+	if said := next(); said != "READY=1" {
+		t.Errorf("after a reload: %q", said)
+	}
+	b.signal(t, syscall.SIGTERM)
+	if said := next(); said != "STOPPING=1" {
+		t.Errorf("at the end: %q", said)
+	}
+	if <-b.exited; b.err != nil {
+		t.Errorf("ended with %v\n%s", b.err, b.log.String())
+	}
+}

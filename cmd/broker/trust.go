@@ -1,0 +1,88 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/secretbroker/secretbroker/internal/config"
+	"github.com/secretbroker/secretbroker/internal/server"
+	"github.com/secretbroker/secretbroker/internal/trust"
+)
+
+// openTrust opens the broker's certificate and the trust in clients, from the
+// files of tls or from the Workload API of spiffe. config.Load has seen to it
+// that there is exactly one of the two.
+func openTrust(ctx context.Context, cfg *config.Config, log *slog.Logger) (*trust.Store, server.IdentityRules, error) {
+	if cfg.SPIFFE.Socket == "" {
+		rules, err := fileRules(cfg.TLS)
+		if err != nil {
+			return nil, rules, &exitError{exitUsage, err}
+		}
+		store, err := trust.OpenFiles(tlsFiles(cfg.TLS, log))
+		if err != nil {
+			return nil, rules, &exitError{exitUsage, err}
+		}
+		return store, rules, nil
+	}
+	domain, err := spiffeid.TrustDomainFromString(cfg.SPIFFE.TrustDomain)
+	rules := server.IdentityRules{TrustDomain: domain, SPIFFEOnly: true}
+	if err != nil {
+		return nil, rules, &exitError{exitUsage, err}
+	}
+	log.Info("waiting for an identity", "socket", cfg.SPIFFE.Socket, "trust_domain", domain.Name())
+	store, err := trust.OpenWorkloadAPI(ctx, trust.WorkloadAPIConfig{
+		Socket:      cfg.SPIFFE.Socket,
+		TrustDomain: domain,
+		Options:     trust.Options{Logger: log},
+	})
+	if err != nil {
+		return nil, rules, &exitError{exitFailure, err}
+	}
+	return store, rules, nil
+}
+
+func fileRules(t config.TLS) (server.IdentityRules, error) {
+	if t.TrustDomain == "" {
+		return server.IdentityRules{}, nil
+	}
+	domain, err := spiffeid.TrustDomainFromString(t.TrustDomain)
+	return server.IdentityRules{TrustDomain: domain}, err
+}
+
+func tlsFiles(t config.TLS, log *slog.Logger) trust.FilesConfig {
+	return trust.FilesConfig{
+		CertFile:     t.CertFile,
+		KeyFile:      t.KeyFile,
+		ClientCAFile: t.ClientCAFile,
+		CRLFiles:     t.CRLFiles,
+		Options:      trust.Options{Logger: log},
+	}
+}
+
+// watchTrust reads when what is in force expires, and what could not be read, at
+// each scrape.
+func (m *metrics) watchTrust(store *trust.Store) {
+	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "secretbroker_tls_reload_failures_total",
+		Help: "Attempts to renew certificate, client authorities or CRLs that failed; what was in force before stays in force.",
+	}, func() float64 { return float64(store.Stats().ReloadFailures) }))
+	expiry := func(which string, read func(trust.Stats) time.Time) {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name:        "secretbroker_tls_certificate_expiry_seconds",
+			Help:        "Unix time at which the server certificate expires, the first client authority does, and the first CRL has to be replaced (0: there is none).",
+			ConstLabels: prometheus.Labels{"which": which},
+		}, func() float64 {
+			if at := read(store.Stats()); !at.IsZero() {
+				return float64(at.Unix())
+			}
+			return 0
+		}))
+	}
+	expiry("server", func(s trust.Stats) time.Time { return s.Server })
+	expiry("client_ca", func(s trust.Stats) time.Time { return s.ClientCA })
+	expiry("crl", func(s trust.Stats) time.Time { return s.CRL })
+}

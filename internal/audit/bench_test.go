@@ -1,0 +1,95 @@
+package audit
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+)
+
+var benchEvents = []Event{{
+	Time: time.Now(), RequestID: "r1", Method: "Resolve", Principal: "spiffe://example.org/w", Integration: "i", Connector: "c",
+	Config: "password", Reference: "https://my-vault.vault.azure.net::s", Outcome: Served, Version: "v", Source: "hit",
+}}
+
+// BenchmarkWrite is the cost of a record with so many calls at a time, and how
+// long the median call and the slowest hundredth wait for it.
+func BenchmarkWrite(b *testing.B) {
+	key := testKey(b, "k")
+	for _, c := range []struct {
+		name string
+		cfg  Config
+	}{{"none", Config{}}, {"none-keyed", Config{Key: key}}, {"batch", Config{Sync: true}}} {
+		for _, calls := range []int{1, 16, 64, 256} {
+			b.Run(fmt.Sprintf("sync=%s/calls=%d", c.name, calls), func(b *testing.B) {
+				cfg := c.cfg
+				cfg.Path = filepath.Join(b.TempDir(), "audit.jsonl")
+				l := open(b, cfg)
+				var (
+					wg    sync.WaitGroup
+					mu    sync.Mutex
+					waits []time.Duration
+				)
+				b.ReportAllocs()
+				b.ResetTimer()
+				for i := range calls {
+					wg.Go(func() {
+						mine := make([]time.Duration, 0, b.N/calls+1)
+						for range b.N/calls + min(1, max(0, b.N%calls-i)) {
+							start := time.Now()
+							if err := l.Write(context.Background(), benchEvents); err != nil {
+								b.Error(err)
+								return
+							}
+							mine = append(mine, time.Since(start))
+						}
+						mu.Lock()
+						waits = append(waits, mine...)
+						mu.Unlock()
+					})
+				}
+				wg.Wait()
+				b.StopTimer()
+				slices.Sort(waits)
+				b.ReportMetric(float64(waits[len(waits)/2].Microseconds()), "µs-p50")
+				b.ReportMetric(float64(waits[len(waits)*99/100].Microseconds()), "µs-p99")
+				s := l.Stats()
+				b.ReportMetric(float64(s.Records)/float64(s.Batches), "records/write")
+				closeLog(b, l)
+			})
+		}
+	}
+}
+
+// BenchmarkVerify is the time for a log's line.
+func BenchmarkVerify(b *testing.B) {
+	path := filepath.Join(b.TempDir(), "audit.jsonl")
+	l := open(b, Config{Path: path})
+	if err := l.Write(b.Context(), slices.Repeat(benchEvents, b.N)); err != nil {
+		b.Fatal(err)
+	}
+	closeLog(b, l)
+	b.ReportAllocs()
+	b.ResetTimer()
+	if r := verify(b, VerifyConfig{}, path); r.Faults() != 0 || r.Records != b.N+1 {
+		b.Errorf("%d records, found %q", r.Records, r.Findings)
+	}
+}
+
+// BenchmarkQuery is the time for a log's line.
+func BenchmarkQuery(b *testing.B) {
+	path := filepath.Join(b.TempDir(), "audit.jsonl")
+	l := open(b, Config{Path: path})
+	if err := l.Write(b.Context(), slices.Repeat(benchEvents, b.N)); err != nil {
+		b.Fatal(err)
+	}
+	closeLog(b, l)
+	b.ReportAllocs()
+	b.ResetTimer()
+	if _, err := Query(b.Context(), &Filter{Integration: "other"}, []string{path}, func(*Record) error { return nil }); err != nil {
+		b.Error(err)
+	}
+}

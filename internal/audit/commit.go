@@ -1,0 +1,129 @@
+package audit
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+)
+
+// commit chains the batch, writes it, and tells each of its Writes what came of
+// it: those that stand in what was written before an error are recorded.
+func (l *Log) commit(b *batch) {
+	recorded, err := l.commitTo(b)
+	if err != nil {
+		err = fmt.Errorf("write the audit log: %w", err)
+	}
+	l.mu.Lock()
+	l.failed = err
+	l.batches++
+	l.mu.Unlock()
+	for _, w := range b.waits {
+		if w.outEnd <= recorded {
+			w.done <- nil
+		} else {
+			w.done <- err
+		}
+	}
+}
+
+// commitTo returns how many bytes of l.out count as recorded, and all of them
+// if there is no error.
+func (l *Log) commitTo(b *batch) (recorded int, err error) {
+	if f, ok := l.w.(*os.File); ok && l.regular && removed(f) {
+		// What is written to it would be gone with it.
+		l.logger.Error("the audit log's file was removed; going on in a new one", "path", l.path)
+		if err := l.reopen(); err != nil {
+			return -1, err
+		}
+	}
+	l.chain(b)
+	n, err := l.w.Write(l.out)
+	if err == nil && n < len(l.out) {
+		err = io.ErrShortWrite
+	}
+	l.took(l.out[:n])
+	if f, ok := l.w.(interface{ Sync() error }); ok && n > 0 && l.sync && l.regular {
+		if e := f.Sync(); e != nil {
+			// The kernel may have given up the pages: nothing of this is on disk
+			// for sure, even if the next fsync succeeds.
+			return -1, fmt.Errorf("force it to the disk: %w", e)
+		}
+	}
+	whole := l.out[:bytes.LastIndexByte(l.out[:n], '\n')+1]
+	for _, c := range l.copies {
+		if e := c.take(whole); e != nil && err == nil {
+			n, err = -1, e
+		}
+	}
+	return n, err
+}
+
+// chain makes l.out what is to be written: the batch's lines, chained, after
+// what has to come before them.
+func (l *Log) chain(b *batch) {
+	if cap(l.out) > 2*maxKept {
+		l.out = nil
+	}
+	out, head := l.out[:0], l.head
+	if l.midline {
+		out = append(out, '\n')
+		l.loose.endLine()
+	}
+	if l.mark != "" {
+		m := newMarker(l.mark, l.linker, head, &l.loose)
+		out = l.linker.seal(out, m.encode(), &head)
+	}
+	start := 0
+	for i := range b.waits {
+		w := &b.waits[i]
+		for start < w.end {
+			end := start + bytes.IndexByte(b.buf[start:], '\n')
+			out = l.linker.seal(out, b.buf[start:end], &head)
+			start = end + 1
+		}
+		w.outEnd = len(out)
+	}
+	l.out = out
+}
+
+// took keeps track of what stands in the file: p is what of l.out was written.
+func (l *Log) took(p []byte) {
+	if len(p) == 0 {
+		return
+	}
+	if l.midline {
+		l.midline, p = false, p[1:]
+	}
+	end := bytes.LastIndexByte(p, '\n') + 1
+	if end > 0 {
+		start := bytes.LastIndexByte(p[:end-1], '\n') + 1
+		l.tookRecord(p[start : end-1])
+	}
+	rest := p[end:]
+	if len(rest) == 0 {
+		return
+	}
+	l.midline = true
+	if !l.tookRecord(rest) { // all of it but its newline
+		l.loose.add(rest)
+		if l.mark == "" {
+			l.mark = markTorn
+		}
+	}
+}
+
+// tookRecord makes line the head if it is a whole record.
+func (l *Log) tookRecord(line []byte) bool {
+	_, head, ok := unseal(line)
+	if !ok {
+		return false
+	}
+	l.loose.reset()
+	l.mark = ""
+	l.mu.Lock()
+	l.records += head.Seq - l.head.Seq
+	l.head = head
+	l.mu.Unlock()
+	return true
+}

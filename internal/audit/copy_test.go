@@ -1,0 +1,339 @@
+package audit
+
+import (
+	"bufio"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestParseSyslog(t *testing.T) {
+	for _, s := range []string{"unix:///dev/log", "udp://logs.example.org:514", "tcp://[2001:db8::1]:601", "tls://logs.example.org:6514"} {
+		to, err := ParseSyslog(s)
+		if err != nil || to.String() != s {
+			t.Errorf("%s: %v, %v", s, to, err)
+		}
+	}
+	if to, err := ParseSyslog("tls://logs.example.org:6514"); err != nil || to.TLS.ServerName != "logs.example.org" || to.TLS.InsecureSkipVerify {
+		t.Errorf("tls: %+v, %v", to.TLS, err)
+	}
+	for _, s := range []string{
+		"", "/dev/log", "unix://dev/log", "unix:///", "udp://logs.example.org", "tcp://:514", "tcp://h:0", "tcp://h:70000", "http://h:1",
+		"tls://user@h:1", "tls://h:1/path", "tls://h:1?x=y", "tcp:h:1", "tcp://h:1#x",
+	} {
+		if to, err := ParseSyslog(s); err == nil {
+			t.Errorf("%s: %v", s, to)
+		}
+	}
+}
+
+// frame is what RFC 5424 and this package say a message looks like.
+var frame = regexp.MustCompile(`^<110>1 \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z \S+ secretbroker \d+ audit - (\{.*"chain":"[0-9a-f]{64}"\})$`)
+
+// records checks messages and returns the records in them.
+func records(t *testing.T, messages []string) string {
+	t.Helper()
+	var all strings.Builder
+	for _, m := range messages {
+		match := frame.FindStringSubmatch(m)
+		if match == nil {
+			t.Fatalf("message %q", m)
+		}
+		all.WriteString(match[1] + "\n")
+	}
+	return all.String()
+}
+
+// readFrames reads n messages with their lengths in front.
+func readFrames(t *testing.T, conn io.Reader, n int) (messages []string) {
+	t.Helper()
+	r := bufio.NewReader(conn)
+	for range n {
+		length, err := r.ReadString(' ')
+		if err != nil {
+			t.Fatal(err)
+		}
+		size, err := strconv.Atoi(strings.TrimSuffix(length, " "))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := make([]byte, size)
+		if _, err := io.ReadFull(r, m); err != nil {
+			t.Fatal(err)
+		}
+		messages = append(messages, string(m))
+	}
+	return messages
+}
+
+func listen(t *testing.T, config *tls.Config) net.Listener {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if config != nil {
+		ln = tls.NewListener(ln, config)
+	}
+	t.Cleanup(func() { ln.Close() })
+	return ln
+}
+
+func accept(t *testing.T, ln net.Listener) net.Conn {
+	t.Helper()
+	conn, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+func serverCertificate(t *testing.T) (*tls.Config, *x509.CertPool) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(cert)
+	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}, pool
+}
+
+// TestCopyOverStreams: the copy has the very lines of the file, over TCP and TLS.
+func TestCopyOverStreams(t *testing.T) {
+	config, pool := serverCertificate(t)
+	for _, scheme := range []string{"tcp", "tls"} {
+		for _, required := range []bool{false, true} {
+			t.Run(scheme+" "+strconv.FormatBool(required), func(t *testing.T) {
+				var ln net.Listener
+				if scheme == "tls" {
+					ln = listen(t, config)
+				} else {
+					ln = listen(t, nil)
+				}
+				to, err := ParseSyslog(scheme + "://" + ln.Addr().String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if to.TLS != nil {
+					to.TLS.RootCAs = pool
+				}
+				messages := make(chan []string, 1)
+				go func() {
+					conn, err := ln.Accept()
+					if err != nil {
+						t.Error(err)
+						messages <- nil
+						return
+					}
+					defer conn.Close()
+					messages <- readFrames(t, conn, 4)
+				}()
+				path := filepath.Join(t.TempDir(), "audit.jsonl")
+				l := open(t, Config{Path: path, Copies: []Copy{{to, required}}})
+				writeIDs(t, l, "a", "b", "c")
+				got := <-messages
+				closeLog(t, l)
+				file, err := os.ReadFile(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if records(t, got) != string(file) {
+					t.Errorf("got %q", got)
+				}
+				if s := l.Stats().Copies[0]; s.Sent != 4 || s.Dropped != 0 {
+					t.Errorf("%+v", s)
+				}
+			})
+		}
+	}
+}
+
+// TestCopyOverDatagrams: one record each, to a local socket and over UDP.
+func TestCopyOverDatagrams(t *testing.T) {
+	t.Chdir(t.TempDir()) // a socket's path has about 100 bytes
+	for _, network := range []string{"unixgram", "udp"} {
+		t.Run(network, func(t *testing.T) {
+			address := "log"
+			if network == "udp" {
+				address = "127.0.0.1:0"
+			}
+			conn, err := net.ListenPacket(network, address)
+			if err != nil {
+				t.Skip(err)
+			}
+			defer conn.Close()
+			l := open(t, Config{Path: filepath.Join(t.TempDir(), "f"), Copies: []Copy{{Syslog: Syslog{Network: network, Address: conn.LocalAddr().String()}}}})
+			writeIDs(t, l, "a", "b")
+			var messages []string
+			buf := make([]byte, 64<<10)
+			for range 3 {
+				n, _, err := conn.ReadFrom(buf)
+				if err != nil {
+					t.Fatal(err)
+				}
+				messages = append(messages, string(buf[:n]))
+			}
+			// What fits in no datagram is given up, and holds nothing up.
+			if err := l.Write(t.Context(), []Event{{Connector: strings.Repeat("x", 300_000)}}); err != nil {
+				t.Error(err)
+			}
+			writeIDs(t, l, "c")
+			n, _, err := conn.ReadFrom(buf)
+			if err != nil {
+				t.Fatal(err)
+			}
+			messages = append(messages, string(buf[:n]))
+			closeLog(t, l)
+			if text := records(t, messages); strings.Count(text, "request_id") != 3 {
+				t.Errorf("got %s", text)
+			}
+			if s := l.Stats().Copies[0]; s.Sent != 4 || s.Dropped != 1 {
+				t.Errorf("%+v", s)
+			}
+		})
+	}
+}
+
+// TestRequiredCopy: without its collector nothing is recorded for good; with it
+// back everything goes on.
+func TestRequiredCopy(t *testing.T) {
+	ln := listen(t, nil)
+	address := ln.Addr().String()
+	path := filepath.Join(t.TempDir(), "f")
+	l := open(t, Config{Path: path, Copies: []Copy{{Syslog{Network: "tcp", Address: address}, true}}})
+	writeIDs(t, l, "a")
+	first := accept(t, ln)
+	readFrames(t, first, 2)
+	ln.Close()
+	first.Close()
+	// The connection's end may take a record with it before it is known.
+	var err error
+	for range 1000 {
+		if err = l.Write(t.Context(), []Event{{RequestID: "b", Outcome: Served}}); err != nil {
+			break
+		}
+	}
+	if err == nil || !strings.Contains(err.Error(), "tcp://"+address) {
+		t.Fatalf("without a collector: %v", err)
+	}
+	if p := l.Problem(); !strings.Contains(p, address) {
+		t.Errorf("problem %q", p)
+	}
+	again, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Skip(err) // somebody else has taken the port
+	}
+	defer again.Close()
+	writeIDs(t, l, "c")
+	conn := accept(t, again)
+	if got := readFrames(t, conn, 1); !strings.Contains(got[0], `"c"`) {
+		t.Errorf("got %q", got)
+	}
+	if p := l.Problem(); p != "" {
+		t.Error(p)
+	}
+	closeLog(t, l)
+	if r := verify(t, VerifyConfig{}, path); r.Faults() != 0 {
+		t.Errorf("found %q", r.Findings)
+	}
+}
+
+// TestCopyQueue: an absent collector holds nobody up. What a bounded queue does
+// not take is counted.
+func TestCopyQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log syncBuilder
+		c := newCopier(Copy{Syslog: Syslog{Network: "unixgram", Address: "/nonexistent/socket"}}, slog.New(slog.NewTextHandler(&log, nil)))
+		line := append(make([]byte, 1<<20), '\n')
+		for range 20 {
+			if err := c.take(line); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		s := c.stats()
+		if s.Sent != 0 || s.QueueBytes > maxCopyQueue || s.Dropped != 20-1-maxCopyQueue>>20 {
+			t.Errorf("%+v", s)
+		}
+		if p := c.problem(); !strings.Contains(p, "unix:///nonexistent/socket") {
+			t.Errorf("problem %q", p)
+		}
+		time.Sleep(10 * time.Minute) // it goes on trying, and says so once
+		start := time.Now()
+		c.close(time.Second)
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("took %v", took)
+		}
+		c.close(time.Second)
+		if s := c.stats(); s.Dropped != 20 || s.QueueBytes != 0 {
+			t.Errorf("%+v", s)
+		}
+		if n := strings.Count(log.String(), "cannot be sent"); n != 1 {
+			t.Errorf("said %d times", n)
+		}
+		if err := c.take(line); err != nil || c.stats().Dropped != 21 {
+			t.Error("a closed copy took a record")
+		}
+	})
+}
+
+type syncBuilder struct{ strings.Builder }
+
+// TestCopyReconnects: a collector that restarts loses at most what was on its way.
+func TestCopyReconnects(t *testing.T) {
+	ln := listen(t, nil)
+	l := open(t, Config{Path: filepath.Join(t.TempDir(), "f"), Copies: []Copy{{Syslog: Syslog{Network: "tcp", Address: ln.Addr().String()}}}})
+	writeIDs(t, l, "a")
+	first := accept(t, ln)
+	readFrames(t, first, 2)
+	first.Close()
+	second := make(chan net.Conn, 1)
+	go func() {
+		conn, err := ln.Accept()
+		if err != nil {
+			t.Error(err)
+		}
+		second <- conn
+	}()
+	var conn net.Conn
+	for conn == nil {
+		writeIDs(t, l, "b")
+		select {
+		case conn = <-second:
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	if conn == nil {
+		t.Fatal("no connection")
+	}
+	defer conn.Close()
+	if got := readFrames(t, conn, 1); !strings.Contains(got[0], `"b"`) {
+		t.Errorf("got %q", got)
+	}
+	closeLog(t, l)
+}

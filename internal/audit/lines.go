@@ -1,0 +1,97 @@
+package audit
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+)
+
+// Stdin is the file name that stands for standard input when logs are read.
+const Stdin = "-"
+
+// maxLine is the longest line that can be a record, well above what the broker's
+// limits allow.
+const maxLine = 1 << 20
+
+// rawLine is a line of a log. Its bytes are valid until the next line is read.
+type rawLine struct {
+	file string
+	n    int // from 1
+	text []byte
+	// ended says that a newline follows, long that text is a part of a line that
+	// is too long to be a record.
+	ended, long bool
+}
+
+// readLines calls f for each line of the files, in order. A file may be
+// compressed with gzip; its name does not matter. It holds one line in memory.
+func readLines(ctx context.Context, paths []string, f func(rawLine) error) error {
+	for _, path := range paths {
+		if err := readFile(ctx, path, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func readFile(ctx context.Context, path string, f func(rawLine) error) error {
+	file := os.Stdin
+	if path != Stdin {
+		opened, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer opened.Close()
+		file = opened
+	}
+	return scanLines(ctx, path, file, f)
+}
+
+// scanLines is readLines for one open file.
+func scanLines(ctx context.Context, path string, file io.Reader, f func(rawLine) error) error {
+	r := bufio.NewReaderSize(file, 64<<10)
+	if magic, err := r.Peek(2); err == nil && bytes.Equal(magic, []byte{0x1f, 0x8b}) {
+		gz, err := gzip.NewReader(r)
+		if err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		r = bufio.NewReaderSize(gz, 64<<10)
+	}
+	line := rawLine{file: path}
+	var buf []byte
+	for {
+		part, err := r.ReadSlice('\n')
+		if err != nil && !errors.Is(err, bufio.ErrBufferFull) && !errors.Is(err, io.EOF) {
+			return fmt.Errorf("%s:%d: %w", path, line.n+1, err)
+		}
+		buf = append(buf, part...)
+		full := errors.Is(err, bufio.ErrBufferFull)
+		if full && len(buf) <= maxLine {
+			continue
+		}
+		if len(buf) == 0 { // the end
+			return nil
+		}
+		if !line.long {
+			line.n++
+		}
+		line.long = line.long || full
+		line.ended = err == nil
+		line.text = bytes.TrimSuffix(buf, []byte{'\n'})
+		if err := f(line); err != nil {
+			return err
+		}
+		if line.n%1024 == 0 && ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		buf, line.long = buf[:0], full
+		if err != nil && !full { // the last line had no newline
+			return nil
+		}
+	}
+}

@@ -1,0 +1,171 @@
+package audit
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// Filter says which events are asked for. What is zero does not narrow.
+type Filter struct {
+	// Secret is a reference. Its version and JSON key narrow if they are given;
+	// an event without a JSON key matches every key, since the whole secret was
+	// read.
+	Secret secret.Ref
+	// Principals are those of the callers.
+	Principals *authz.Principals
+	// These are compared as they stand.
+	Integration, Connector, RequestID string
+	// Outcomes are the outcomes of which there is one.
+	Outcomes []Outcome
+	// From and To bound the time: From is inside, To is not.
+	From, To time.Time
+}
+
+// Match reports whether the event is asked for.
+func (f *Filter) Match(e *Event) bool {
+	switch {
+	case f.Integration != "" && e.Integration != f.Integration,
+		f.Connector != "" && e.Connector != f.Connector,
+		f.RequestID != "" && e.RequestID != f.RequestID,
+		len(f.Outcomes) > 0 && !slices.Contains(f.Outcomes, e.Outcome),
+		!f.From.IsZero() && e.Time.Before(f.From),
+		!f.To.IsZero() && !e.Time.Before(f.To),
+		f.Principals != nil && !f.Principals.Contains(e.Principal):
+		return false
+	}
+	return f.Secret.Name == "" || f.matchSecret(e)
+}
+
+func (f *Filter) matchSecret(e *Event) bool {
+	ref, err := secret.ParseRef(e.Reference)
+	if err != nil {
+		return false
+	}
+	want := f.Secret
+	return ref.Store == want.Store && ref.Name == want.Name &&
+		(want.Version == "" || ref.Version == want.Version || strings.EqualFold(e.Version, want.Version)) &&
+		(want.Key == "" || ref.Key == "" || ref.Key == want.Key)
+}
+
+// Record is an event as it stands in a log.
+type Record struct {
+	Event
+	// Line is the whole line without its newline, valid until the next record.
+	Line []byte
+	// File and N are where it stands.
+	File string
+	N    int
+}
+
+// Query calls f for every event of the files that filter matches, in their order.
+// Markers are left out. It returns how many lines could not be read as records.
+// It does not check the chain; see Verify. Memory does not grow with the files.
+func Query(ctx context.Context, filter *Filter, files []string, f func(*Record) error) (unreadable int, err error) {
+	err = readLines(ctx, files, func(l rawLine) error {
+		if _, isMarker := parseMarker(l.text); isMarker {
+			return nil
+		}
+		r := Record{Line: l.text, File: l.file, N: l.n}
+		if l.long || json.Unmarshal(l.text, &r.Event) != nil || r.Outcome == "" {
+			if !l.long || l.ended {
+				unreadable++
+			}
+			return nil
+		}
+		if !filter.Match(&r.Event) {
+			return nil
+		}
+		return f(&r)
+	})
+	return unreadable, err
+}
+
+// Access is how often a principal's asking for a secret had an outcome. The JSON
+// names are a promise.
+type Access struct {
+	Principal   authz.Principal `json:"principal"`
+	Integration string          `json:"integration"`
+	// Secret is the reference without version, decoding and JSON key; empty for
+	// events of none.
+	Secret  string    `json:"secret,omitempty"`
+	Outcome Outcome   `json:"outcome"`
+	Count   int       `json:"count"`
+	First   time.Time `json:"first"`
+	Last    time.Time `json:"last"`
+}
+
+// maxAccesses is how many accesses Distinct keeps in memory.
+const maxAccesses = 1_000_000
+
+// Distinct is Query for who saw what: it adds up the events, in the order of
+// principal, integration, secret and outcome. Memory grows with the answer.
+func Distinct(ctx context.Context, filter *Filter, files []string) (all []Access, unreadable int, err error) {
+	type key struct {
+		principal   authz.Principal
+		integration string
+		secret      string
+		outcome     Outcome
+	}
+	found := make(map[key]*Access)
+	unreadable, err = Query(ctx, filter, files, func(r *Record) error {
+		k := key{r.Principal, r.Integration, "", r.Outcome}
+		if ref, err := secret.ParseRef(r.Reference); err == nil {
+			ref = ref.Secret()
+			ref.Version = ""
+			k.secret = ref.String()
+		}
+		a := found[k]
+		if a == nil {
+			if len(found) == maxAccesses {
+				return fmt.Errorf("more than %d different answers; narrow the question", maxAccesses)
+			}
+			a = &Access{Principal: k.principal, Integration: k.integration, Secret: k.secret, Outcome: k.outcome, First: r.Time, Last: r.Time}
+			found[k] = a
+		}
+		a.Count++
+		if r.Time.Before(a.First) {
+			a.First = r.Time
+		}
+		if r.Time.After(a.Last) {
+			a.Last = r.Time
+		}
+		return nil
+	})
+	for _, a := range found {
+		all = append(all, *a)
+	}
+	slices.SortFunc(all, func(a, b Access) int {
+		for _, c := range []int{
+			strings.Compare(string(a.Principal), string(b.Principal)), strings.Compare(a.Integration, b.Integration),
+			strings.Compare(a.Secret, b.Secret), strings.Compare(string(a.Outcome), string(b.Outcome)),
+		} {
+			if c != 0 {
+				return c
+			}
+		}
+		return 0
+	})
+	return all, unreadable, err
+}
+
+// ParseOutcome returns the outcome of that name.
+func ParseOutcome(s string) (Outcome, error) {
+	if o := Outcome(s); slices.Contains(outcomes, o) {
+		return o, nil
+	}
+	names := make([]string, len(outcomes))
+	for i, o := range outcomes {
+		names[i] = string(o)
+	}
+	return "", errors.New("expected one of " + strings.Join(names, ", "))
+}
+
+var outcomes = []Outcome{Served, Withheld, Checked, Answered, Denied, Failed, Rejected}

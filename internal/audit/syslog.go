@@ -1,0 +1,160 @@
+package audit
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Syslog says where a collector listens and how it is spoken to: RFC 5424
+// messages with facility 13, "log audit", whose text is the record's line. They
+// go as one datagram each (RFC 5426), or over a stream with their length in
+// front (RFC 6587 section 3.4.1, RFC 5425).
+//
+// The standard library's log/syslog speaks the older format and is frozen; the
+// header is a line, so that no other library is worth its place here.
+type Syslog struct {
+	// Network is unixgram, udp or tcp; Address a path or host:port.
+	Network, Address string
+	// TLS, if not nil, is spoken over tcp.
+	TLS *tls.Config
+}
+
+// String returns the URL that ParseSyslog takes.
+func (s Syslog) String() string {
+	switch {
+	case s.Network == "unixgram":
+		return "unix://" + s.Address
+	case s.TLS != nil:
+		return "tls://" + s.Address
+	default:
+		return s.Network + "://" + s.Address
+	}
+}
+
+// ParseSyslog parses unix:///PATH, udp://HOST:PORT, tcp://HOST:PORT and
+// tls://HOST:PORT. For the last one TLS is set to what verifies HOST with the
+// system's authorities, TLS 1.2 or later.
+func ParseSyslog(s string) (Syslog, error) {
+	bad := errors.New("expected unix:///dev/log, udp://HOST:PORT, tcp://HOST:PORT or tls://HOST:PORT")
+	u, err := url.Parse(s)
+	if err != nil || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Opaque != "" {
+		return Syslog{}, bad
+	}
+	if u.Scheme == "unix" {
+		if u.Host != "" || len(u.Path) < 2 {
+			return Syslog{}, bad
+		}
+		return Syslog{Network: "unixgram", Address: u.Path}, nil
+	}
+	port, err := strconv.ParseUint(u.Port(), 10, 16)
+	if err != nil || port == 0 || u.Hostname() == "" || strings.Trim(u.Path, "/") != "" {
+		return Syslog{}, bad
+	}
+	switch u.Scheme {
+	case "udp", "tcp":
+		return Syslog{Network: u.Scheme, Address: u.Host}, nil
+	case "tls":
+		return Syslog{Network: "tcp", Address: u.Host, TLS: &tls.Config{ServerName: u.Hostname(), MinVersion: tls.VersionTLS12}}, nil
+	default:
+		return Syslog{}, bad
+	}
+}
+
+// header holds what is the same in every message; RFC 5424 section 6.2.
+type header struct{ before, after string }
+
+func newHeader() header {
+	const facility, severity = 13, 6 // log audit, informational
+	host, err := os.Hostname()
+	if err != nil || host == "" || len(host) > 255 || strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		host = "-"
+	}
+	return header{
+		before: "<" + strconv.Itoa(facility*8+severity) + ">1 ",
+		after:  " " + host + " secretbroker " + strconv.Itoa(os.Getpid()) + " audit - ",
+	}
+}
+
+// message returns the message whose text is line.
+func (h header) message(now time.Time, line []byte) []byte {
+	m := make([]byte, 0, len(h.before)+32+len(h.after)+len(line))
+	m = append(m, h.before...)
+	m = now.UTC().AppendFormat(m, "2006-01-02T15:04:05.000000Z07:00")
+	m = append(m, h.after...)
+	return append(m, line...)
+}
+
+// sender keeps a connection to a collector. It is not safe for concurrent use.
+type sender struct {
+	syslog Syslog
+	header header
+	conn   net.Conn
+	reader sync.WaitGroup
+}
+
+// send hands one record to the connection, which is made if there is none. It
+// does not outlast ctx or sendTime. After an error there is no connection.
+func (s *sender) send(ctx context.Context, line []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, sendTime)
+	defer cancel()
+	if s.conn == nil {
+		if err := s.dial(ctx); err != nil {
+			return err
+		}
+	}
+	m := s.header.message(time.Now(), line)
+	if s.syslog.Network == "tcp" {
+		m = append(strconv.AppendInt(make([]byte, 0, len(m)+8), int64(len(m)), 10), append([]byte{' '}, m...)...)
+	}
+	conn := s.conn
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetWriteDeadline(time.Unix(1, 0)) })
+	_, err := conn.Write(m)
+	if !stop() && err == nil { // the deadline may stand now
+		s.close()
+		return nil
+	}
+	if err != nil {
+		s.close()
+	}
+	return err
+}
+
+func (s *sender) dial(ctx context.Context) error {
+	var err error
+	if s.syslog.TLS != nil {
+		s.conn, err = (&tls.Dialer{Config: s.syslog.TLS}).DialContext(ctx, s.syslog.Network, s.syslog.Address)
+	} else {
+		s.conn, err = (&net.Dialer{}).DialContext(ctx, s.syslog.Network, s.syslog.Address)
+	}
+	if err != nil {
+		s.conn = nil
+		return err
+	}
+	if s.syslog.Network == "tcp" {
+		// A collector says nothing; that it has gone shows in reading only. The
+		// next write then fails instead of being lost.
+		conn := s.conn
+		s.reader.Go(func() {
+			_, _ = io.Copy(io.Discard, conn)
+			_ = conn.Close()
+		})
+	}
+	return nil
+}
+
+func (s *sender) close() {
+	if s.conn != nil {
+		_ = s.conn.Close() // what it did not take was reported by its Write
+		s.conn = nil
+	}
+	s.reader.Wait()
+}

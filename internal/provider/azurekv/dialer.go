@@ -1,0 +1,138 @@
+package azurekv
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"net/url"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/registry"
+)
+
+// reach says which addresses a host's name may lead to.
+type reach uint8
+
+const (
+	// reachPublic: those of the public Internet.
+	reachPublic reach = iota
+	// reachPrivate: private networks too.
+	reachPrivate
+	// reachAny: whatever the operator has written down.
+	reachAny
+)
+
+// dialer connects for a client, to addresses within the reach of the host only.
+// Whoever controls a vault's name in the DNS must not make the broker connect to
+// the inside of its network, the machine itself or the cloud's metadata service.
+// The check is of the very address that is connected to, after every lookup, so
+// that no second answer of the DNS can differ from the one that was checked.
+//
+// A proxy is the operator's choice and not checked; it does its own lookups, so
+// behind one the check is the proxy's to make. It is safe for concurrent use.
+type dialer struct {
+	azure *registry.Azure
+	// targets is the reach of each "host:port" that requests are for.
+	targets map[string]reach
+	net     net.Dialer
+	cfg     Config
+
+	mu      sync.Mutex
+	proxies map[string]bool // "host:port"
+}
+
+// newDialer makes a dialer for requests to the allowed origins. Of these, local
+// are managed identity endpoints, which are on the machine itself.
+func newDialer(cfg Config, a *registry.Azure, allowed, local map[string]bool) *dialer {
+	d := &dialer{
+		azure:   a,
+		targets: make(map[string]reach),
+		net:     net.Dialer{Timeout: cfg.TryTimeout, KeepAlive: 30 * time.Second, Resolver: cfg.Resolver},
+		cfg:     cfg,
+		proxies: make(map[string]bool),
+	}
+	for o := range allowed {
+		u, err := url.Parse(o)
+		if err != nil {
+			continue
+		}
+		switch {
+		// An address in azure.authority_host is as exact as one in azure.dial.
+		case local[o], exact(u.Hostname()):
+			d.targets[hostPort(u)] = reachAny
+		case a.PrivateEndpoint:
+			d.targets[hostPort(u)] = reachPrivate
+		default:
+			d.targets[hostPort(u)] = reachPublic
+		}
+	}
+	return d
+}
+
+// trust notes a proxy that the operator's settings name.
+func (d *dialer) trust(proxy *url.URL) {
+	if proxy == nil {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.proxies[hostPort(proxy)] = true
+}
+
+// dial implements http.Transport.DialContext.
+func (d *dialer) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	addr, within := d.route(addr)
+	nd := d.net
+	nd.ControlContext = func(_ context.Context, _, address string, _ syscall.RawConn) error {
+		if err := within.check(address); err != nil {
+			return err
+		}
+		if d.cfg.connecting != nil {
+			return d.cfg.connecting(address)
+		}
+		return nil
+	}
+	return nd.DialContext(ctx, network, addr)
+}
+
+// route returns where to connect for addr, and the reach of it.
+func (d *dialer) route(addr string) (string, reach) {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return addr, reachPublic
+	}
+	if target, ok := d.azure.Dial[strings.ToLower(host)]; ok {
+		if h, _, err := net.SplitHostPort(target); err == nil && exact(h) {
+			return target, reachAny
+		}
+		return target, reachPrivate
+	}
+	addr = strings.ToLower(addr)
+	if within, ok := d.targets[addr]; ok {
+		return addr, within
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.proxies[addr] {
+		return addr, reachAny
+	}
+	return addr, reachPublic
+}
+
+// exact reports whether host names one address, without the help of the DNS.
+func exact(host string) bool {
+	_, err := netip.ParseAddr(host)
+	return err == nil || strings.EqualFold(host, "localhost")
+}
+
+// hostPort is where http.Transport connects to for u.
+func hostPort(u *url.URL) string {
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443", "socks5": "1080", "socks5h": "1080"}[u.Scheme]
+	}
+	return net.JoinHostPort(strings.ToLower(u.Hostname()), port)
+}

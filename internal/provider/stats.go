@@ -1,0 +1,60 @@
+package provider
+
+import (
+	"sync/atomic"
+
+	"github.com/sony/gobreaker/v2"
+
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// Stats are figures of all integrations of one kind.
+type Stats struct {
+	// Reading and Waiting are how many Fetches read a store, or wait for their
+	// turn to.
+	Reading, Waiting int64
+	// Unanswering are the stores that are left alone because they do not answer.
+	Unanswering int64
+	// Trips counts how often a store has begun to be one of those, Throttled the
+	// reads that a store refused because there were too many.
+	Trips, Throttled uint64
+}
+
+// counters are the Stats that outlive a store.
+type counters struct{ opened, throttled atomic.Uint64 }
+
+// Stats returns the figures of a kind.
+func (s *Set) Stats(kind secret.Kind) Stats {
+	s.mu.Lock()
+	count := s.counters(kind)
+	var gates []*gate
+	for _, m := range s.members {
+		if m.kind == kind {
+			for _, g := range m.gates {
+				gates = append(gates, g)
+			}
+		}
+	}
+	s.mu.Unlock()
+	st := Stats{Trips: count.opened.Load(), Throttled: count.throttled.Load()}
+	for _, g := range gates {
+		g.mu.Lock()
+		st.Reading += int64(g.running)
+		st.Waiting += int64(len(g.queue))
+		if g.breaker.State() != gobreaker.StateClosed {
+			st.Unanswering++
+		}
+		g.mu.Unlock()
+	}
+	return st
+}
+
+// counters returns those of a kind. s.mu is held.
+func (s *Set) counters(kind secret.Kind) *counters {
+	c := s.counts[kind]
+	if c == nil {
+		c = &counters{}
+		s.counts[kind] = c
+	}
+	return c
+}

@@ -1,0 +1,359 @@
+package resolve_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/audit"
+	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/resolve"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// facts are an integration with its grants as they were written: the oracle's
+// own reading of them, by regular expressions. Nil facts are no integration.
+type facts struct {
+	in     *registry.Integration
+	vaults []string
+	grants []naiveGrant
+}
+
+type naiveGrant struct {
+	principals, secrets, keys []*regexp.Regexp // secrets, keys: nil leaves it open
+	stores                    []string
+}
+
+// effect is what the policy's documentation says, word by word.
+func (f *facts) effect(who authz.Principal, a ask) authz.Effect {
+	if f == nil {
+		return authz.Denied
+	}
+	found := authz.Denied
+	for i := range f.grants {
+		if !f.grants[i].gives(who, a) {
+			continue
+		}
+		if slices.Contains(f.vaults, a.store) {
+			return authz.Allowed
+		}
+		found = authz.StoreNotAllowed
+	}
+	return found
+}
+
+func (g *naiveGrant) gives(who authz.Principal, a ask) bool {
+	matches := func(list []*regexp.Regexp, s string) bool {
+		return slices.ContainsFunc(list, func(re *regexp.Regexp) bool { return re.MatchString(s) })
+	}
+	return matches(g.principals, string(who)) &&
+		(g.stores == nil || slices.Contains(g.stores, a.store)) &&
+		(g.secrets == nil || matches(g.secrets, a.name)) &&
+		(g.keys == nil || a.key != "" && matches(g.keys, a.key))
+}
+
+// naive reads patterns; open is what a "*" at the end stands for.
+func naive(patterns []string, open string) []*regexp.Regexp {
+	var list []*regexp.Regexp
+	for _, p := range patterns {
+		var re string
+		switch {
+		case strings.HasPrefix(p, "dns:*."):
+			re = `dns:[^.]+\.` + regexp.QuoteMeta(p[len("dns:*."):])
+		case strings.HasSuffix(p, "/**"):
+			re = regexp.QuoteMeta(p[:len(p)-2]) + ".+"
+		case strings.HasSuffix(p, "*"):
+			re = regexp.QuoteMeta(p[:len(p)-1]) + open
+		default:
+			re = regexp.QuoteMeta(p)
+		}
+		list = append(list, regexp.MustCompile("^(?:"+re+")$"))
+	}
+	return list
+}
+
+// randomFacts makes an integration with a few grants.
+func randomFacts(rng *rand.Rand, id, revision string) (*facts, error) {
+	f := &facts{vaults: slices.Compact(slices.Sorted(slices.Values(some(rng, isoStores, 3))))}
+	grants := make([]authz.Grant, rng.IntN(6))
+	for i := range grants {
+		g := &grants[i]
+		g.Principals = some(rng, isoPrincipalPatterns, 3)
+		n := naiveGrant{principals: naive(g.Principals, "[^/]*")}
+		if rng.IntN(3) == 0 {
+			g.Stores = some(rng, f.vaults, 1)
+			n.stores = g.Stores
+		}
+		if rng.IntN(3) > 0 {
+			g.Secrets = some(rng, isoNamePatterns, 2)
+			n.secrets = naive(strings.Split(strings.ToLower(strings.Join(g.Secrets, " ")), " "), ".*")
+		}
+		if rng.IntN(2) == 0 {
+			g.Keys = some(rng, isoKeyPatterns, 2)
+			n.keys = naive(g.Keys, ".*")
+		}
+		f.grants = append(f.grants, n)
+	}
+	policy, err := authz.NewPolicy(secret.KindAzureKeyVault, f.vaults, grants)
+	f.in = &registry.Integration{
+		ID: id, Revision: revision, Kind: secret.KindAzureKeyVault, Policy: policy,
+		CacheTTL: time.Duration(1+rng.IntN(3)) * time.Second, CacheMaxStale: time.Duration(rng.IntN(2)) * 5 * time.Second,
+	}
+	return f, err
+}
+
+// history is a registry that remembers what was in force when.
+type history struct {
+	resolve.Integrations // for List
+	mu                   sync.Mutex
+	changes              int
+	eras                 map[string][]era
+	byIn                 map[*registry.Integration]*facts
+	// behind, if not nil, is called when somebody has just read an integration:
+	// what was read may have changed by the time it is used.
+	behind func(id string)
+}
+
+// era is how an integration stood from one count of changes to another.
+type era struct {
+	from, until int // until is excluded; 0: in force
+	*facts
+}
+
+func (h *history) put(id string, f *facts) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.changes++
+	eras := h.eras[id]
+	if len(eras) > 0 {
+		eras[len(eras)-1].until = h.changes
+	}
+	h.eras[id] = append(eras, era{from: h.changes, facts: f})
+	if f != nil {
+		h.byIn[f.in] = f
+	}
+}
+
+// revert puts an integration back to what it once was, with the revision that it
+// had then.
+func (h *history) revert(rng *rand.Rand, id string) {
+	h.mu.Lock()
+	eras := slices.DeleteFunc(slices.Clone(h.eras[id]), func(e era) bool { return e.facts == nil })
+	h.mu.Unlock()
+	if len(eras) > 0 {
+		h.put(id, pick(rng, eras).facts)
+	}
+}
+
+func (h *history) Get(id string) (*registry.Integration, error) {
+	if h.behind != nil {
+		defer h.behind(id)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if eras := h.eras[id]; len(eras) > 0 && eras[len(eras)-1].facts != nil {
+		return eras[len(eras)-1].in, nil
+	}
+	return nil, registry.ErrNotFound
+}
+
+func (h *history) now() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.changes
+}
+
+// since returns every way in which an integration has stood since a count of
+// changes, the latest first.
+func (h *history) since(id string, changes int) []*facts {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var all []*facts
+	for _, e := range slices.Backward(h.eras[id]) {
+		if e.until == 0 || e.until > changes {
+			all = append(all, e.facts)
+		}
+	}
+	if len(all) == 0 {
+		all = []*facts{nil} // an id that never was
+	}
+	return all
+}
+
+func (h *history) factsOf(in *registry.Integration) *facts {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.byIn[in]
+}
+
+// world is a resolver with everything around it, and the oracle.
+type world struct {
+	*resolve.Resolver
+	t        *testing.T
+	registry *history
+	stores   *tellingStores
+	audit    *memoryAudit
+	denied   *secret.Error // what every denied caller is told
+	faults   atomic.Int32
+	served   atomic.Int32 // values that were handed out
+	refused  atomic.Int32
+}
+
+func (w *world) errorf(format string, args ...any) {
+	w.t.Helper()
+	if w.faults.Add(1) <= 10 { // one leak tends to be many
+		w.t.Errorf(format, args...)
+	}
+}
+
+// memoryAudit keeps the events of calls until they are looked at.
+type memoryAudit struct {
+	broken atomic.Bool
+	mu     sync.Mutex
+	events map[string]map[string]audit.Event // request id -> config
+}
+
+func (a *memoryAudit) Write(_ context.Context, events []audit.Event) error {
+	if a.broken.Load() {
+		return errors.New("disk full")
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, e := range events {
+		if a.events[e.RequestID] == nil {
+			a.events[e.RequestID] = make(map[string]audit.Event)
+		}
+		a.events[e.RequestID][e.Config] = e
+	}
+	return nil
+}
+
+func (a *memoryAudit) take(requestID string) map[string]audit.Event {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	defer delete(a.events, requestID)
+	return a.events[requestID]
+}
+
+// tellingStores plant values, and know on whose behalf they may be read.
+type tellingStores struct {
+	w     *world
+	reads atomic.Int64
+
+	mu         sync.Mutex
+	generation map[ask]int
+	fault      map[string]string // by store
+	// asked is who has asked for what up to now, by id and by ask without the key.
+	asked map[string]map[ask]map[asker]bool
+}
+
+type asker struct {
+	who authz.Principal
+	key string
+}
+
+// whole is what has to be read for a.
+func (a ask) whole() ask { return ask{store: a.store, name: a.name, generation: a.generation} }
+
+func (s *tellingStores) expect(who authz.Principal, id string, asks map[string]ask) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.asked[id] == nil {
+		s.asked[id] = make(map[ask]map[asker]bool)
+	}
+	for _, a := range asks {
+		if s.asked[id][a.whole()] == nil {
+			s.asked[id][a.whole()] = make(map[asker]bool)
+		}
+		s.asked[id][a.whole()][asker{who, a.key}] = true
+	}
+}
+
+// wanted reports whether somebody who may has asked for a.
+func (s *tellingStores) wanted(f *facts, a ask) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for by := range s.asked[f.in.ID][a] {
+		keyed := a
+		keyed.key = by.key
+		if f.effect(by.who, keyed) == authz.Allowed {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *tellingStores) rotate(store, name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.generation[ask{store: store, name: name}]++
+}
+
+func (s *tellingStores) fail(store, fault string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fault[store] = fault
+}
+
+func (s *tellingStores) state(a ask) (generation int, fault string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.generation[ask{store: a.store, name: a.name}], s.fault[a.store]
+}
+
+func (s *tellingStores) Fetch(ctx context.Context, in *registry.Integration, ref secret.Ref) (*secret.Secret, error) {
+	s.reads.Add(1)
+	a, began := ask{store: ref.Store, name: ref.Name, generation: -1}, time.Now()
+	if ref.Version != "" {
+		n, err := strconv.ParseInt(ref.Version, 16, 32)
+		if err != nil {
+			s.w.errorf("a store was asked for version %q", ref.Version)
+		}
+		a.generation = int(n)
+	}
+	if f := s.w.registry.factsOf(in); f == nil || !s.wanted(f, a) {
+		s.w.errorf("%s revision %s was read for nobody who may have it: %+v", in.ID, in.Revision, a)
+	}
+	generation, fault := s.state(a)
+	switch fault {
+	case "":
+	case "slow":
+		select {
+		case <-time.After(2 * time.Second):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		generation, _ = s.state(a)
+	case "panic":
+		panic(isoCanary)
+	case "unforeseen":
+		return nil, errors.New("something unforeseen: " + isoCanary)
+	default:
+		return nil, secret.Errorf(secret.Reason(fault), "%s", complaint(in, a)).WithCause(errors.New(isoCanary))
+	}
+	if a.name == isoAbsent || a.generation > generation {
+		return nil, secret.Errorf(secret.ReasonSecretNotFound, "%s", complaint(in, a))
+	}
+	if a.generation >= 0 {
+		generation = a.generation
+	}
+	doc, err := json.Marshal(isoDocument(in, a.store, a.name, generation))
+	return secret.New(isoVersion(generation), began, time.Time{}, doc), err
+}
+
+// complaint is an error's text that says what was read, so that a failure of one
+// secret cannot be told for another's.
+func complaint(in *registry.Integration, a ask) string {
+	return fmt.Sprintf("the store complains of %s %s %s %s %d", in.ID, in.Revision, a.store, a.name, a.generation)
+}

@@ -1,0 +1,199 @@
+package resolve_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/cache"
+	"github.com/secretbroker/secretbroker/internal/procmem"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/resolve"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// plantingStore makes secrets of a value that the process has in no other place.
+type plantingStore struct {
+	plain, encoded []byte // masked
+}
+
+// newPlantingStore makes up a value and forgets it.
+func newPlantingStore() *plantingStore {
+	value := make([]byte, 48)
+	for i := range value {
+		value[i] = 'A' + byte(rand.IntN(26))
+	}
+	encoded := make([]byte, base64.StdEncoding.EncodedLen(len(value)))
+	base64.StdEncoding.Encode(encoded, value)
+	s := &plantingStore{plain: procmem.Mask(value), encoded: procmem.Mask(encoded)}
+	clear(value)
+	clear(encoded)
+	return s
+}
+
+func (s *plantingStore) Fetch(_ context.Context, _ *registry.Integration, ref secret.Ref) (*secret.Secret, error) {
+	fill := func(before string, masked []byte, after string) []byte {
+		b := make([]byte, 0, len(before)+len(masked)+len(after))
+		b = append(b, before...)
+		for _, c := range masked {
+			b = append(b, ^c)
+		}
+		return append(b, after...)
+	}
+	var b []byte
+	switch ref.Name {
+	case "db-plain":
+		b = fill("", s.plain, "")
+	case "db-json":
+		b = fill(`{"other":"x","o":{"in": 1}, "k":"`, s.plain, `\u0041"}`)
+	case "db-base64":
+		b = fill("", s.encoded, "")
+	case "db-broken64":
+		b = fill("", s.encoded, "!")
+	case "db-twice":
+		b = fill(`{"k":1,"k":"`, s.plain, `"}`)
+	default:
+		return nil, secret.Errorf(secret.ReasonSecretNotFound, "no such secret")
+	}
+	return secret.New(version, time.Now(), time.Time{}, b), nil
+}
+
+// copies counts how often the value stands in memory, encoded or not.
+func (s *plantingStore) copies(t *testing.T) int {
+	t.Helper()
+	n, err := procmem.Count(os.Getpid(), s.plain, s.encoded)
+	if errors.Is(err, procmem.ErrUnsupported) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n[0] + n[1]
+}
+
+// Once a call has been answered, its values are nowhere in the memory of the
+// process, not even as garbage, unless they are cached. However it ended.
+func TestNothingIsLeftOfACall(t *testing.T) {
+	configs := func(kv ...string) resolve.Request {
+		req := resolve.Request{Configs: make(map[string]string)}
+		for i := 0; i < len(kv); i += 2 {
+			req.Configs[kv[i]] = vault + "::" + kv[i+1]
+		}
+		return req
+	}
+	everything := configs("a", "db-plain", "b", "db-json::k", "c", "db-json", "d", "db-json::o", "e", "db-base64?decode=base64", "f", "db-base64")
+	broken := configs("a", "db-plain", "b", "db-json::k", "c", "db-json::absent", "d", "db-broken64?decode=base64", "e", "db-twice::k",
+		"f", "db-plain::k", "g", "db-missing")
+	partial := broken
+	partial.AllowPartial = true
+	for name, tt := range map[string]struct {
+		req      resolve.Request
+		check    bool
+		audit    error
+		answered int // copies in the answer, counted once each
+	}{
+		"answered":            {req: everything, answered: 5},
+		"partly answered":     {req: partial, answered: 2},
+		"withheld":            {req: broken},
+		"not recorded":        {req: everything, audit: errors.New("disk full")},
+		"checked":             {req: everything, check: true},
+		"checked, not all ok": {req: broken, check: true},
+		"check not recorded":  {req: everything, check: true, audit: errors.New("disk full")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b, store := newBench(t), newPlantingStore()
+			values, err := cache.New(cache.Config{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer values.Close()
+			r := resolve.New(resolve.Config{
+				Integrations: b.integrations, Stores: store, Cache: values, Audit: b.broken,
+				CacheTTL: 1, // nothing is kept
+			})
+			b.broken.err = tt.audit
+			req := tt.req
+			req.ID, req.IntegrationID = "request-1", "cspi"
+			who := resolve.Caller{Principal: worker}
+			if tt.check {
+				_, _ = r.Check(t.Context(), who, req)
+			} else if res, err := r.Resolve(t.Context(), who, req); err == nil {
+				values.Close() // which waits for the loads to be over
+				if n := store.copies(t); n != tt.answered {
+					t.Errorf("%d copies in the answer, want %d", n, tt.answered)
+				}
+				res.Wipe()
+				for i := range res.Configs {
+					if !wiped(res.Configs[i].Value) {
+						t.Errorf("%s is not wiped", res.Configs[i].Config)
+					}
+				}
+			} else if tt.answered > 0 {
+				t.Fatal(err)
+			}
+			values.Close()
+			if n := store.copies(t); n != 0 {
+				t.Errorf("%d copies are left", n)
+			}
+		})
+	}
+}
+
+func wiped(v secret.Value) (gone bool) {
+	defer func() { gone = recover() != nil }()
+	v.Len()
+	return false
+}
+
+// What is cached is there once, however often it was answered.
+func TestOnlyTheCacheKeepsAValue(t *testing.T) {
+	b, store := newBench(t), newPlantingStore()
+	values, err := cache.New(cache.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer values.Close()
+	r := resolve.New(resolve.Config{Integrations: b.integrations, Stores: store, Cache: values, Audit: b.broken, CacheTTL: time.Hour})
+	for range 20 {
+		res, err := r.Resolve(t.Context(), resolve.Caller{Principal: worker}, resolve.Request{
+			ID: "request-1", IntegrationID: "cspi", Configs: map[string]string{"a": vault + "::db-json::k", "b": vault + "::db-json"},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Wipe()
+	}
+	if n := store.copies(t); n != 1 {
+		t.Errorf("%d copies, want the cache's", n)
+	}
+	values.Close()
+	if n := store.copies(t); n != 0 {
+		t.Errorf("%d copies after the cache was closed", n)
+	}
+}
+
+// The bytes of an answer are the caller's own: wiping one answer leaves another whole.
+func TestAnswersAreWipedAlone(t *testing.T) {
+	b := newBench(t)
+	ask := func() *resolve.Result {
+		res, err := b.call(worker, resolve.Request{Configs: map[string]string{"p": vault + "::db-secret::password", "w": vault + "::db-secret"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res
+	}
+	first, second := ask(), ask()
+	want := first.Configs[1].Value.RevealBytes()
+	first.Wipe()
+	if got := second.Configs[1].Value.RevealBytes(); !bytes.Equal(got, want) {
+		t.Errorf("the second answer is %q, want %q", got, want)
+	}
+	if got := ask().Configs[0].Value.Reveal(); got != "canary-password" {
+		t.Errorf("a later answer is %q", got)
+	}
+}

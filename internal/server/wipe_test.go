@@ -1,0 +1,32 @@
+package server
+
+import (
+	"context"
+	"testing"
+
+	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
+	"github.com/secretbroker/secretbroker/internal/resolve"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// An answer's values are wiped as soon as they stand in the message.
+func TestAnswersAreWiped(t *testing.T) {
+	ts := startServer(t)
+	value, decoded := []byte("the-value"), []byte{0xff, 'b'}
+	ts.resolver.next = func(context.Context) (*resolve.Result, error) {
+		return &resolve.Result{Configs: []resolve.Resolved{
+			{Config: "p", Value: secret.NewValue(value)},
+			{Config: "q", Value: secret.NewValue(decoded), Decoded: true},
+		}}, nil
+	}
+	res, err := ask(t, ts.dial(t, ts.ca.withURIs(string(granted))), &secretbrokerv1.ResolveRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := res.GetConfigs(); got["p"].GetValue() != "the-value" || string(got["q"].GetValueBytes()) != "\xffb" {
+		t.Errorf("the answer is not whole: %v", res)
+	}
+	if string(value) != "\x00\x00\x00\x00\x00\x00\x00\x00\x00" || string(decoded) != "\x00\x00" {
+		t.Errorf("what is left: %q, %q", value, decoded)
+	}
+}

@@ -1,0 +1,248 @@
+package trust
+
+import (
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/certfile"
+)
+
+// The most that is read of a file, in bytes.
+const (
+	maxPEM = 1 << 20
+	maxCRL = 64 << 20
+)
+
+// FilesConfig names the files. All but CRLFiles are required.
+type FilesConfig struct {
+	// CertFile is a PEM file with the broker's certificate chain, the leaf first.
+	CertFile string
+	// KeyFile is a PEM file with the leaf's private key.
+	KeyFile string
+	// ClientCAFile is a PEM file with the authorities of client certificates.
+	ClientCAFile string
+	// CRLFiles hold CRLs of those authorities, PEM or DER. If there is any, a
+	// client whose authority has no current CRL is refused.
+	CRLFiles []string
+	Options
+}
+
+type digest [sha256.Size]byte
+
+// files is what stands in the files, as far as it is good: the certificate with
+// its key, the authorities, and each file of CRLs on its own.
+type files struct {
+	cfg         FilesConfig
+	pair        *tls.Certificate
+	authorities []*x509.Certificate
+	crls        map[string][]*crl
+	// good is the digest of what was last taken from a place.
+	good map[string]digest
+}
+
+// OpenFiles reads the files. All must be good, but for the age of CRLs: clients
+// whose authority has no current one are refused until there is. It starts
+// nothing; Run does.
+func OpenFiles(cfg FilesConfig) (*Store, error) {
+	cfg.Options = cfg.withDefaults()
+	f := &files{cfg: cfg, crls: make(map[string][]*crl), good: make(map[string]digest)}
+	first, faults := f.read(cfg.Now())
+	if len(faults) > 0 {
+		var errs []error
+		for _, place := range slices.Sorted(maps.Keys(faults)) {
+			errs = append(errs, faults[place])
+		}
+		return nil, errors.Join(errs...)
+	}
+	s := newStore(cfg.Options, first)
+	s.read = f.read
+	return s, nil
+}
+
+// CheckFiles says all that is wrong with the files, without starting anything:
+// what OpenFiles refuses, and authorities without a current CRL.
+func CheckFiles(cfg FilesConfig) error {
+	s, err := OpenFiles(cfg)
+	if err != nil {
+		return err
+	}
+	in := s.current.Load()
+	var errs []error
+	for _, text := range in.crls.gaps(in.authorities, s.opts.Now()) {
+		errs = append(errs, errors.New(text))
+	}
+	return errors.Join(errs...)
+}
+
+// read takes over what is new and good, and returns nil if nothing is.
+func (f *files) read(now time.Time) (*snapshot, map[string]error) {
+	faults := make(map[string]error)
+	changed := false
+	take := func(place string, readIt func() (bool, error)) {
+		taken, err := readIt()
+		if err != nil {
+			faults[place] = err
+		}
+		changed = changed || taken
+	}
+	take(f.cfg.CertFile, func() (bool, error) { return f.readPair(now) })
+	before := f.good[f.cfg.ClientCAFile]
+	take(f.cfg.ClientCAFile, f.readAuthorities)
+	if f.good[f.cfg.ClientCAFile] != before {
+		for _, name := range f.cfg.CRLFiles {
+			delete(f.good, name) // whose they are has to be found out again
+		}
+	}
+	if f.authorities != nil {
+		for _, name := range f.cfg.CRLFiles {
+			take(name, func() (bool, error) { return f.readCRLs(name, now) })
+		}
+	}
+	if !changed || f.pair == nil || f.authorities == nil {
+		return nil, faults
+	}
+	var crls revocation
+	if len(f.cfg.CRLFiles) > 0 {
+		crls = make(revocation)
+	}
+	for _, name := range f.cfg.CRLFiles {
+		for _, l := range f.crls[name] {
+			crls.add(l)
+		}
+	}
+	return newSnapshot(f.pair, f.authorities, crls, time.Time{}), faults
+}
+
+// isNew reports whether what was read is not what is in force already, and
+// returns a func to say that it now is.
+func (f *files) isNew(place string, data ...[]byte) (bool, func()) {
+	h := sha256.New()
+	for _, d := range data {
+		fmt.Fprintf(h, "%d\n", len(d))
+		h.Write(d)
+	}
+	sum := digest(h.Sum(nil))
+	return f.good[place] != sum, func() { f.good[place] = sum }
+}
+
+func (f *files) readPair(now time.Time) (bool, error) {
+	certPEM, err := readFile(f.cfg.CertFile, maxPEM)
+	if err != nil {
+		return false, fmt.Errorf("read the server certificate: %w", err)
+	}
+	keyPEM, err := readFile(f.cfg.KeyFile, maxPEM)
+	if err != nil {
+		return false, fmt.Errorf("read the server certificate's key: %w", err)
+	}
+	defer clear(keyPEM)
+	isNew, taken := f.isNew(f.cfg.CertFile, certPEM, keyPEM)
+	if !isNew {
+		return false, nil
+	}
+	pair, err := parsePair(certPEM, keyPEM, now)
+	if err != nil {
+		return false, fmt.Errorf("the server certificate %s with key %s: %w", f.cfg.CertFile, f.cfg.KeyFile, err)
+	}
+	taken()
+	f.pair = pair
+	return true, nil
+}
+
+// parsePair returns errors of its own: not one byte of a key is to end up in
+// one.
+func parsePair(certPEM, keyPEM []byte, now time.Time) (*tls.Certificate, error) {
+	switch {
+	case !certfile.Complete(certPEM):
+		return nil, errors.New("a certificate is cut off or damaged")
+	case !certfile.Complete(keyPEM):
+		return nil, errors.New("the key is cut off or damaged")
+	}
+	pair, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil {
+		return nil, errors.New("the files are not a PEM certificate and the key that belongs to it")
+	}
+	if err := checkValidity(pair.Leaf, now); err != nil {
+		return nil, err
+	}
+	return &pair, nil
+}
+
+func checkValidity(leaf *x509.Certificate, now time.Time) error {
+	switch {
+	case now.After(leaf.NotAfter):
+		return fmt.Errorf("it expired on %s; renew it", stamp(leaf.NotAfter))
+	case now.Before(leaf.NotBefore):
+		return fmt.Errorf("it is not valid before %s; check the clock", stamp(leaf.NotBefore))
+	}
+	return nil
+}
+
+func (f *files) readAuthorities() (bool, error) {
+	data, err := readFile(f.cfg.ClientCAFile, maxPEM)
+	if err != nil {
+		return false, fmt.Errorf("read the client CA file: %w", err)
+	}
+	isNew, taken := f.isNew(f.cfg.ClientCAFile, data)
+	if !isNew {
+		return false, nil
+	}
+	authorities, err := certfile.Parse(data)
+	if err != nil {
+		return false, fmt.Errorf("the client CA file %s: %w", f.cfg.ClientCAFile, err)
+	}
+	taken()
+	f.authorities = authorities
+	return true, nil
+}
+
+func (f *files) readCRLs(name string, now time.Time) (bool, error) {
+	data, err := readFile(name, maxCRL)
+	if err != nil {
+		return false, fmt.Errorf("read the CRL file: %w", err)
+	}
+	isNew, taken := f.isNew(name, data)
+	if !isNew {
+		return false, nil
+	}
+	lists, err := parseCRLs(data, f.authorities, now)
+	// At first a list that is too old is better than none: it is right about
+	// those that it lists, and everyone else is refused.
+	if err != nil && (f.crls[name] != nil || !errors.Is(err, errStale)) {
+		return false, fmt.Errorf("the CRL file %s: %w", name, err)
+	}
+	taken()
+	f.crls[name] = lists
+	return true, nil
+}
+
+// readFile reads regular files alone: anything else might never end.
+func readFile(name string, most int64) ([]byte, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", name)
+	}
+	file, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, most+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(data)) > most {
+		return nil, fmt.Errorf("%s is larger than %d bytes", name, most)
+	}
+	return data, nil
+}

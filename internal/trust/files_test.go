@@ -1,0 +1,265 @@
+package trust
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/trust/trusttest"
+)
+
+// TestFaultyFiles: whatever is wrong with a file, the broker neither starts on it
+// nor lets go of what it has, says so once, and takes the next good one.
+func TestFaultyFiles(t *testing.T) {
+	other := trusttest.NewCA(t, "another")
+	tests := map[string]struct {
+		spoil func(w *world)
+		place func(f trusttest.Files) string // that the problem names
+	}{
+		"half a certificate": {func(w *world) { w.spoil(w.files.Cert, half) }, cert},
+		"half a key":         {func(w *world) { w.spoil(w.files.Key, half) }, cert},
+		"key of another": {func(w *world) {
+			trusttest.Put(w.t, w.files.Key, trusttest.KeyPEM(w.t, w.ca.Server()))
+		}, cert},
+		"certificate of another":   {func(w *world) { trusttest.Put(w.t, w.files.Cert, trusttest.CertPEM(w.ca.Server())) }, cert},
+		"key in the wrong place":   {func(w *world) { w.spoil(w.files.Cert, func([]byte) []byte { return read(w.t, w.files.Key) }) }, cert},
+		"garbage as a key":         {func(w *world) { w.spoil(w.files.Key, garbage) }, cert},
+		"garbage in the key":       {func(w *world) { w.spoil(w.files.Key, scrambled) }, cert},
+		"an empty key":             {func(w *world) { w.spoil(w.files.Key, empty) }, cert},
+		"no key":                   {func(w *world) { _ = os.Remove(w.files.Key) }, func(f trusttest.Files) string { return f.Key }},
+		"no certificate":           {func(w *world) { _ = os.Remove(w.files.Cert) }, cert},
+		"a directory":              {func(w *world) { _ = os.Remove(w.files.Cert); _ = os.Mkdir(w.files.Cert, 0o700) }, cert},
+		"an expired certificate":   {func(w *world) { w.putServer(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Second) }) }, cert},
+		"a certificate to come":    {func(w *world) { w.putServer(func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }) }, cert},
+		"half the authorities":     {func(w *world) { w.spoil(w.files.ClientCA, half) }, clientCA},
+		"a damaged authority":      {func(w *world) { w.spoil(w.files.ClientCA, scrambled) }, clientCA},
+		"no authorities":           {func(w *world) { w.spoil(w.files.ClientCA, empty) }, clientCA},
+		"key as an authority":      {func(w *world) { w.spoil(w.files.ClientCA, func([]byte) []byte { return read(w.t, w.files.Key) }) }, clientCA},
+		"authorities missing":      {func(w *world) { _ = os.Remove(w.files.ClientCA) }, clientCA},
+		"too much":                 {func(w *world) { w.spoil(w.files.ClientCA, func([]byte) []byte { return make([]byte, maxPEM+1) }) }, clientCA},
+		"half a CRL":               {func(w *world) { w.spoil(w.files.CRL, half) }, crlFile},
+		"half a PEM CRL":           {func(w *world) { trusttest.Put(w.t, w.files.CRL, half(trusttest.PEM("X509 CRL", w.ca.CRL(nil)))) }, crlFile},
+		"certificates as CRL":      {func(w *world) { w.spoil(w.files.CRL, func([]byte) []byte { return read(w.t, w.files.Cert) }) }, crlFile},
+		"garbage as CRL":           {func(w *world) { w.spoil(w.files.CRL, garbage) }, crlFile},
+		"CRL missing":              {func(w *world) { _ = os.Remove(w.files.CRL) }, crlFile},
+		"CRL of nobody we know":    {func(w *world) { trusttest.Put(w.t, w.files.CRL, other.CRL(nil)) }, crlFile},
+		"CRL of a namesake":        {func(w *world) { trusttest.Put(w.t, w.files.CRL, trusttest.NewCA(w.t, "clients").CRL(nil)) }, crlFile},
+		"CRL with a broken seal":   {func(w *world) { w.spoil(w.files.CRL, func(b []byte) []byte { b[len(b)-1] ^= 1; return b }) }, crlFile},
+		"CRL to come":              {func(w *world) { w.putCRL(func(l *x509.RevocationList) { l.ThisUpdate = time.Now().Add(time.Minute) }) }, crlFile},
+		"CRL that only adds":       {func(w *world) { w.putCRL(critical(deltaIndicator)) }, crlFile},
+		"CRL of a part":            {func(w *world) { w.putCRL(critical(distribution)) }, crlFile},
+		"CRL of something unknown": {func(w *world) { w.putCRL(critical([]int{1, 2, 3})) }, crlFile},
+		"CRL of others' certificates": {func(w *world) {
+			w.putCRL(func(l *x509.RevocationList) {
+				l.RevokedCertificateEntries = []x509.RevocationListEntry{{SerialNumber: l.Number, RevocationTime: time.Now(), ExtraExtensions: extension([]int{2, 5, 29, 29})}}
+			})
+		}, crlFile},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, true)
+			good := map[string][]byte{}
+			for _, f := range []string{w.files.Cert, w.files.Key, w.files.ClientCA, w.files.CRL} {
+				good[f] = read(t, f)
+			}
+			keys := [][]byte{good[w.files.Key]}
+			worker, before := w.ca.Client("spiffe://example.org/a"), w.shown()
+			tt.spoil(w)
+			if data, err := os.ReadFile(w.files.Key); err == nil {
+				keys = append(keys, data)
+			}
+			s, err := OpenFiles(w.config())
+			if err == nil {
+				t.Errorf("a broker starts on it: %v", s.Problems())
+			} else {
+				noKeyIn(t, err.Error(), keys)
+			}
+			changed := w.Changed()
+			for range 3 {
+				w.Reload()
+			}
+			select {
+			case <-changed:
+				t.Error("something else is in force")
+			default:
+			}
+			if !w.shown().Equal(before) || w.admits(worker) != nil {
+				t.Error("what was good is not in force any more")
+			}
+			problems := strings.Join(w.Problems(), "\n")
+			if !strings.Contains(problems, tt.place(w.files)) || !strings.Contains(problems, "stays in force") {
+				t.Errorf("problems: %s", problems)
+			}
+			if n := w.Stats().ReloadFailures; n != 3 {
+				t.Errorf("%d failures are counted, want 3", n)
+			}
+			if n := strings.Count(w.log.String(), "level=ERROR"); n != 1 {
+				t.Errorf("%d errors in the log, want 1:\n%s", n, w.log)
+			}
+			noKeyIn(t, w.log.String()+problems, keys)
+
+			_ = os.Remove(w.files.Cert) // it might be a directory
+			for f, data := range good {
+				trusttest.Put(t, f, data)
+			}
+			renewed := w.putServer(func(*x509.Certificate) {})
+			w.Reload()
+			if !w.shown().Equal(renewed.Leaf) {
+				t.Error("the good files that followed are not in force")
+			}
+			if p := w.Problems(); len(p) != 0 || !strings.Contains(w.log.String(), "is over") {
+				t.Errorf("problems %q, log\n%s", p, w.log)
+			}
+		})
+	}
+}
+
+// TestKubernetesSwap: a mounted Secret changes by one symbolic link.
+func TestKubernetesSwap(t *testing.T) {
+	ca := trusttest.NewCA(t, "clients")
+	dir := t.TempDir()
+	for _, version := range []string{"..1", "..2"} {
+		if err := os.Mkdir(filepath.Join(dir, version), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		ca.Write(filepath.Join(dir, version))
+	}
+	point := func(version string) {
+		if err := os.Symlink(version, filepath.Join(dir, "..data_tmp")); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(filepath.Join(dir, "..data_tmp"), filepath.Join(dir, "..data")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	point("..1")
+	for _, name := range []string{"server.pem", "server-key.pem", "ca.pem"} {
+		if err := os.Symlink(filepath.Join("..data", name), filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := OpenFiles(FilesConfig{CertFile: filepath.Join(dir, "server.pem"), KeyFile: filepath.Join(dir, "server-key.pem"), ClientCAFile: filepath.Join(dir, "ca.pem")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := s.current.Load().own.Leaf
+	point("..2")
+	_ = os.RemoveAll(filepath.Join(dir, "..1"))
+	s.Reload()
+	if s.current.Load().own.Leaf.Equal(before) || len(s.Problems()) > 0 {
+		t.Errorf("the old certificate is in force: %q", s.Problems())
+	}
+}
+
+// TestEachOnItsOwn: a broken certificate does not keep an authority from being
+// taken out.
+func TestEachOnItsOwn(t *testing.T) {
+	w := newWorld(t, false)
+	worker := w.ca.Client("spiffe://example.org/a")
+	w.spoil(w.files.Cert, half)
+	trusttest.Put(t, w.files.ClientCA, trusttest.PEM("CERTIFICATE", trusttest.NewCA(t, "next").Cert.Raw))
+	w.Reload()
+	if err := w.admits(worker); err == nil {
+		t.Error("a client of the authority that was taken out is let in")
+	}
+}
+
+func TestPoll(t *testing.T) {
+	w := newWorld(t, false)
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		cfg := w.config()
+		cfg.CRLFiles, cfg.Options = nil, Options{Poll: 5 * time.Second, Now: func() time.Time { return w.ca.Cert.NotBefore.Add(24 * time.Hour) }}
+		s, err := OpenFiles(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error)
+		go func() { ended <- s.Run(ctx) }()
+		synctest.Wait()
+		renewed := w.putServer(func(c *x509.Certificate) { // not by this clock
+			c.NotBefore, c.NotAfter = w.ca.Cert.NotBefore, w.ca.Cert.NotAfter
+		})
+		begin := time.Now()
+		<-s.Changed()
+		if took := time.Since(begin); took > 5*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		if !s.current.Load().own.Leaf.Equal(renewed.Leaf) {
+			t.Error("something else is in force")
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestNoResumption: a session ticket would be an identity that outlives its
+// certificate's revocation.
+func TestNoResumption(t *testing.T) {
+	w := newWorld(t, false)
+	withTickets := w.TLSConfig()
+	strict := withTickets.GetConfigForClient
+	withTickets.SessionTicketsDisabled = false
+	withTickets.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		cfg, err := strict(hello)
+		cfg.SessionTicketsDisabled = false
+		return cfg, err
+	}
+	for name, server := range map[string]*tls.Config{"ours": w.TLSConfig(), "with tickets": withTickets} {
+		client := &tls.Config{Certificates: []tls.Certificate{*w.ca.Client("spiffe://example.org/a")}, ClientSessionCache: tls.NewLRUClientSessionCache(1), ServerName: "broker"}
+		for i := range 2 {
+			_, resumed, err := connect(t, server, client)
+			if want := i == 1 && name == "with tickets"; resumed != want || err != nil {
+				t.Errorf("%s, connection %d: resumed %v, want %v; %v", name, i, resumed, want, err)
+			}
+		}
+	}
+}
+
+// TestExpiry: what expires while it is in force is a problem beforehand and
+// afterwards, and nobody connects to a server whose certificate has expired.
+func TestExpiry(t *testing.T) {
+	w := newWorld(t, true)
+	worker := w.ca.Client("spiffe://example.org/a")
+	at := func(d time.Duration) []string {
+		w.ahead.Store(int64(d))
+		w.Reload()
+		return w.Problems()
+	}
+	for _, step := range []struct {
+		ahead time.Duration
+		want  []string // that the problems say
+		in    bool
+	}{
+		{0, nil, true},
+		{56 * time.Minute, []string{`own certificate expires`, `CRL of "CN=clients" has to be replaced`}, true},
+		{61 * time.Minute, []string{`own certificate expired`, `CRL of the client authority "CN=clients" should have been replaced`}, false},
+		{22 * time.Hour, []string{`own certificate expired`, `client authority "CN=clients" expires`}, false},
+		{25 * time.Hour, []string{`own certificate expired`, `client authority "CN=clients" expired`}, false},
+	} {
+		problems := strings.Join(at(step.ahead), "\n")
+		for _, want := range step.want {
+			if !strings.Contains(problems, want) || !strings.Contains(strings.ReplaceAll(w.log.String(), `\"`, `"`), want) {
+				t.Errorf("after %v: no %q in the problems or in the log: %s", step.ahead, want, problems)
+			}
+		}
+		if step.want == nil && problems != "" {
+			t.Errorf("after %v: %s", step.ahead, problems)
+		}
+		if err := w.admits(worker); (err == nil) != step.in {
+			t.Errorf("after %v: %v", step.ahead, err)
+		}
+	}
+	st := w.Stats()
+	if st.Server.IsZero() || st.ClientCA.IsZero() || st.CRL.IsZero() {
+		t.Errorf("no expiry in %+v", st)
+	}
+}

@@ -1,0 +1,140 @@
+package trust
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// snapshot is what is in force at one time. It is not changed after newSnapshot.
+type snapshot struct {
+	own         *tls.Certificate // with Leaf
+	authorities []*x509.Certificate
+	roots       *x509.CertPool
+	// crls is nil if revocation is not looked at.
+	crls revocation
+	// trustUntil is when the trust in clients ends if nothing newer comes: a source
+	// that falls silent must not be believed for ever. Zero is no end.
+	trustUntil time.Time
+	// superseded is closed when another snapshot is in force.
+	superseded chan struct{}
+}
+
+func newSnapshot(own *tls.Certificate, authorities []*x509.Certificate, crls revocation, trustUntil time.Time) *snapshot {
+	roots := x509.NewCertPool()
+	for _, ca := range authorities {
+		roots.AddCert(ca)
+	}
+	return &snapshot{own: own, authorities: authorities, roots: roots, crls: crls, trustUntil: trustUntil, superseded: make(chan struct{})}
+}
+
+// config is what one handshake uses.
+func (s *snapshot) config(now func() time.Time) *tls.Config {
+	return &tls.Config{
+		MinVersion:             tls.VersionTLS13,
+		Certificates:           []tls.Certificate{*s.own},
+		ClientAuth:             tls.RequireAndVerifyClientCert,
+		ClientCAs:              s.roots,
+		SessionTicketsDisabled: true,
+		Time:                   now,
+		VerifyConnection: func(state tls.ConnectionState) error {
+			_, err := s.judge(state.VerifiedChains, now())
+			return err
+		},
+	}
+}
+
+// verify builds a peer's chains as crypto/tls does and judges them.
+func (s *snapshot) verify(certs []*x509.Certificate, now time.Time) (until time.Time, err error) {
+	if len(certs) == 0 {
+		return time.Time{}, errNoCertificate
+	}
+	intermediates := x509.NewCertPool()
+	for _, cert := range certs[1:] {
+		intermediates.AddCert(cert)
+	}
+	chains, err := certs[0].Verify(x509.VerifyOptions{
+		Roots:         s.roots,
+		Intermediates: intermediates,
+		CurrentTime:   now,
+		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+	if err != nil {
+		return time.Time{}, err
+	}
+	return s.judge(chains, now)
+}
+
+// judge says whether a client with these verified chains is let in, and until
+// when that holds if nothing else comes into force. A revoked certificate in any
+// chain is a refusal; else one good chain is enough.
+func (s *snapshot) judge(chains [][]*x509.Certificate, now time.Time) (until time.Time, err error) {
+	if !s.trustUntil.IsZero() && now.After(s.trustUntil) {
+		return time.Time{}, fmt.Errorf("the client authorities have not been confirmed since %s", stamp(s.trustUntil))
+	}
+	err = errNoCertificate
+	for _, chain := range chains {
+		end, fault := s.judgeChain(chain, now)
+		switch {
+		case errors.As(fault, new(revokedError)):
+			return time.Time{}, fault
+		case fault != nil:
+			err = fault
+		case end.After(until):
+			until = end
+		}
+	}
+	if until.IsZero() {
+		return time.Time{}, err
+	}
+	return until, nil
+}
+
+// judgeChain returns when the first of what the chain rests on expires.
+func (s *snapshot) judgeChain(chain []*x509.Certificate, now time.Time) (end time.Time, err error) {
+	end = s.trustUntil
+	for i, cert := range chain {
+		end = earliest(end, cert.NotAfter)
+		if s.crls == nil || i == len(chain)-1 { // the last one is trusted for itself
+			continue
+		}
+		current, err := s.crls.check(cert, chain[i+1], now)
+		if err != nil {
+			return time.Time{}, err
+		}
+		end = earliest(end, current)
+	}
+	return end, nil
+}
+
+// problems says what has expired, is about to, or is missing.
+func (s *snapshot) problems(now time.Time) []string {
+	var texts []string
+	add := func(format string, args ...any) { texts = append(texts, fmt.Sprintf(format, args...)) }
+	switch leaf := s.own.Leaf; {
+	case now.After(leaf.NotAfter):
+		add("the broker's own certificate expired on %s: nobody can connect; renew it", stamp(leaf.NotAfter))
+	case expiresSoon(leaf.NotBefore, leaf.NotAfter, now):
+		add("the broker's own certificate expires on %s; renew it", stamp(leaf.NotAfter))
+	}
+	if s.trustUntil.IsZero() { // else whoever answers for the authorities renews them
+		for _, ca := range s.authorities {
+			switch {
+			case now.After(ca.NotAfter):
+				add("the client authority %q expired on %s: its clients are refused; replace it or take it out", ca.Subject, stamp(ca.NotAfter))
+			case expiresSoon(ca.NotBefore, ca.NotAfter, now):
+				add("the client authority %q expires on %s; replace it", ca.Subject, stamp(ca.NotAfter))
+			}
+		}
+	}
+	texts = append(texts, s.crls.gaps(s.authorities, now)...)
+	return append(texts, s.crls.ageing(now)...)
+}
+
+// expiresSoon reports whether less than a tenth of a life is left, or less than
+// seven days of a long one.
+func expiresSoon(from, to, now time.Time) bool {
+	return to.Sub(now) < min(7*24*time.Hour, to.Sub(from)/10)
+}
