@@ -19,7 +19,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 RACE := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test cover fuzz lint fmt-check generate generate-check proto-lint proto-breaking reliability vuln ci
+.PHONY: help build test cover overload fuzz lint fmt-check generate generate-check proto-lint proto-breaking reliability vuln ci
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ cover: ## run all tests and show what they do not reach
 	$(GO) test -coverpkg=./client/...,./cmd/...,./internal/... -coverprofile=coverage.out ./...
 	$(GO) tool cover -func=coverage.out | tail -1
 	@echo "line by line: $(GO) tool cover -html=coverage.out"
+
+overload: ## measure a broker with up to ten times the calls that it can answer
+	$(GO) run ./bench/overload
 
 fuzz: ## run every fuzz target for FUZZTIME (10s)
 	@set -e; grep -r --include='*_test.go' -o '^func Fuzz[A-Za-z0-9_]*' client cmd internal | sort | \

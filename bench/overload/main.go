@@ -18,6 +18,7 @@ import (
 	"os/signal"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -52,7 +53,7 @@ func main() {
 	flag.Float64Var(&o.capacity, "capacity", 0, "take this many calls a second for the capacity instead of measuring it")
 	flag.BoolVar(&o.noisy, "noisy", false, "let all the load but 100 calls a second come from one caller, and report on the others alone")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, "overload:", err)

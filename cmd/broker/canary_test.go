@@ -22,7 +22,10 @@ import (
 type planted struct{ canary, document, received string }
 
 func plant() planted {
-	canary := "canary-" + rand.Text() + rand.Text()
+	canary := "canary-"
+	for range 20 { // longer than what registers hold, which are saved on stacks
+		canary += rand.Text()
+	}
 	return planted{canary, `{"user":"sa","password":"` + canary + `"}`, canary + `\"}"`}
 }
 

@@ -1,19 +1,13 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -22,130 +16,7 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/client"
-	"github.com/secretbroker/secretbroker/internal/devmode"
 )
-
-// served is "broker serve" in a process of its own. The Key Vault is the test's.
-type served struct {
-	*devmode.Environment
-	cmd         *exec.Cmd
-	log         syncBuffer
-	addr, admin string
-	exited      chan struct{}
-	err         error // of Wait, once exited is closed
-}
-
-func newEnvironment(t *testing.T) *devmode.Environment {
-	t.Helper()
-	env, err := devmode.Start(t.Context(), devmode.Options{
-		Dir: t.TempDir(), Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", VaultListen: "127.0.0.1:0", Logger: slog.New(slog.DiscardHandler),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { env.Close() })
-	return env
-}
-
-// startServed starts a broker and waits until it is ready.
-func startServed(t *testing.T, env *devmode.Environment, configFile string, environ ...string) *served {
-	t.Helper()
-	s := &served{Environment: env, exited: make(chan struct{})}
-	s.cmd = exec.Command("broker", "serve", "--log-format", "json", "--config", configFile) // see TestMain
-	s.cmd.Env = append(append(os.Environ(), "GORACE=atexit_sleep_ms=0"), environ...)
-	stderr, err := s.cmd.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ready := make(chan struct{})
-	go func() {
-		defer close(s.exited)
-		for lines := bufio.NewScanner(stderr); lines.Scan(); {
-			fmt.Fprintln(&s.log, lines.Text())
-			var line struct {
-				Msg, Listen string
-				Admin       string `json:"admin_listen"`
-			}
-			if json.Unmarshal(lines.Bytes(), &line) == nil && line.Msg == "ready" {
-				s.addr, s.admin = line.Listen, line.Admin
-				close(ready)
-			}
-		}
-		s.err = s.cmd.Wait()
-	}()
-	t.Cleanup(func() {
-		_ = s.cmd.Process.Kill()
-		<-s.exited
-	})
-	select {
-	case <-ready:
-	case <-s.exited:
-		t.Fatalf("the broker did not start: %v\n%s", s.err, s.log.String())
-	}
-	return s
-}
-
-func (s *served) signal(t *testing.T, sig os.Signal) {
-	t.Helper()
-	if err := s.cmd.Process.Signal(sig); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// client returns one that tries so often.
-func (s *served) client(t *testing.T, attempts int) *client.Client {
-	t.Helper()
-	c, err := client.New(client.Config{
-		Addr: s.addr, CAFile: s.CAFile, CertFile: s.Worker.CertFile, KeyFile: s.Worker.KeyFile,
-		MaxAttempts: attempts, Logger: slog.New(slog.DiscardHandler),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	return c
-}
-
-// readyz returns what /readyz says, nothing if it cannot be reached.
-func (s *served) readyz() (code int, body string) {
-	res, err := http.Get("http://" + s.admin + "/readyz")
-	if err != nil {
-		return 0, ""
-	}
-	defer res.Body.Close()
-	data, _ := io.ReadAll(res.Body)
-	return res.StatusCode, string(data)
-}
-
-func (s *served) eventually(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(30 * time.Second)
-	for !done() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			code, body := s.readyz()
-			t.Fatalf("never: %s\n%d %s\n%s", what, code, body, s.log.String())
-		}
-	}
-}
-
-var sample = request("p", vault+"::sqlserver-db-secret::password")
-
-// set replaces the line of a setting in broker.yaml.
-func set(t *testing.T, configFile, name, value string) {
-	t.Helper()
-	lines := strings.Split(readFile(configFile), "\n")
-	lines = slices.DeleteFunc(lines, func(l string) bool { return strings.HasPrefix(l, name+":") })
-	if err := replace(configFile, strings.Join(append(lines, name+": "+value), "\n")); err != nil {
-		t.Fatal(err)
-	}
-}
 
 // TestReadinessFallsFirst: a broker that was told to end says so and answers on,
 // old connections and new ones. A second signal does not wait.
@@ -372,13 +243,7 @@ func TestReloadOfSettings(t *testing.T) {
 // TestServiceManager: what systemd hears of a broker's life.
 func TestServiceManager(t *testing.T) {
 	env := newEnvironment(t)
-	// A socket's path must be short.
-	dir, err := os.MkdirTemp("", "notify")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	socket := filepath.Join(dir, "s")
+	socket := filepath.Join(t.TempDir(), "s")
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)

@@ -82,7 +82,6 @@ func (s *Set) acquire(m *member, in *registry.Integration) (*slot, error) {
 	// In a goroutine of its own, and of no caller's context: files may lie where
 	// reading them takes for ever, and others wait for the same.
 	s.opened.Go(func() {
-		defer s.release(in.ID, m, sl)
 		p, err := openSafely(s.opening, open, in)
 		s.mu.Lock()
 		sl.provider, sl.err = p, err
@@ -90,6 +89,8 @@ func (s *Set) acquire(m *member, in *registry.Integration) (*slot, error) {
 			delete(m.slots, sl.revision) // the next Fetch tries anew
 		}
 		s.mu.Unlock()
+		// First, so that a Close after the last Fetch finds the Provider idle.
+		s.release(in.ID, m, sl)
 		close(sl.ready)
 	})
 	return sl, nil

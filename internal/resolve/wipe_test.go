@@ -22,9 +22,11 @@ type plantingStore struct {
 	plain, encoded []byte // masked
 }
 
-// newPlantingStore makes up a value and forgets it.
+// newPlantingStore makes up a value and forgets it. It is longer than what the
+// registers hold of it at a time: those are saved on stacks when Go or the kernel
+// interrupts a copy, where they stay for a while.
 func newPlantingStore() *plantingStore {
-	value := make([]byte, 48)
+	value := make([]byte, 600)
 	for i := range value {
 		value[i] = 'A' + byte(rand.IntN(26))
 	}

@@ -15,7 +15,7 @@ import (
 // quarter, but leaves the call's timer behind until the caller's own deadline.
 const (
 	// pausePerRefusal is how long a connection is not read from after a refusal.
-	pausePerRefusal = 5 * time.Millisecond
+	pausePerRefusal = time.Millisecond
 	// maxPause bounds what refusals in a row add up to: what else the connection
 	// carries, pings above all, must not wait for long.
 	maxPause = 100 * time.Millisecond

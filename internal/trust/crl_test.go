@@ -127,7 +127,8 @@ func TestRevokedIntermediate(t *testing.T) {
 func TestOldListAtStart(t *testing.T) {
 	w := newWorld(t, true)
 	worker := w.ca.Client("spiffe://example.org/a")
-	w.putCRL(func(l *x509.RevocationList) { l.NextUpdate = time.Now().Add(-time.Second) })
+	gone := w.ca.Client("spiffe://example.org/b")
+	w.putCRL(func(l *x509.RevocationList) { l.NextUpdate = time.Now().Add(-time.Second) }, gone.Leaf)
 	if err := CheckFiles(w.config()); err == nil || !strings.Contains(err.Error(), "should have been replaced") {
 		t.Errorf("CheckFiles: %v", err)
 	}
@@ -137,6 +138,9 @@ func TestOldListAtStart(t *testing.T) {
 	}
 	if err := w.admits(worker); err == nil {
 		t.Error("let in")
+	}
+	if err := w.admits(gone); err == nil || !strings.Contains(err.Error(), "revoked by") {
+		t.Errorf("whom the old list names gets %v", err)
 	}
 	if len(w.Problems()) != 1 {
 		t.Errorf("problems: %q", w.Problems())

@@ -64,6 +64,7 @@ func OpenWorkloadAPI(ctx context.Context, cfg WorkloadAPIConfig) (*Store, error)
 // error then.
 func (w *workloadAPI) first(ctx context.Context) (*snapshot, error) {
 	last := context.DeadlineExceeded
+	end, _ := ctx.Deadline() // which gRPC may notice before ctx does
 	for {
 		got, err := workloadapi.FetchX509Context(ctx, w.options()...)
 		var first *snapshot
@@ -73,7 +74,7 @@ func (w *workloadAPI) first(ctx context.Context) (*snapshot, error) {
 		if err == nil {
 			return first, nil
 		}
-		if ctx.Err() == nil { // else it says nothing but that
+		if ctx.Err() == nil && time.Now().Before(end) { // else it says nothing but that
 			last = err
 		}
 		select {

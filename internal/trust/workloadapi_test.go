@@ -35,6 +35,7 @@ func newAgentWorld(t *testing.T) *agentWorld {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
+	changed := w.Changed()
 	go func() { ended <- w.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
@@ -42,6 +43,7 @@ func newAgentWorld(t *testing.T) *agentWorld {
 			t.Error(err)
 		}
 	})
+	w.wait(changed) // the watch begins with what is known already
 	return w
 }
 
@@ -206,7 +208,7 @@ func TestSilentAgent(t *testing.T) {
 func TestOpenWorkloadAPI(t *testing.T) {
 	agent := trusttest.NewWorkloadAPI(t)
 	ca := trusttest.NewCA(t, "example.org")
-	cfg := WorkloadAPIConfig{Socket: agent.Socket, TrustDomain: spiffeid.RequireTrustDomainFromString("example.org"), StartTimeout: 100 * time.Millisecond, Retry: 10 * time.Millisecond}
+	cfg := WorkloadAPIConfig{Socket: agent.Socket, TrustDomain: spiffeid.RequireTrustDomainFromString("example.org"), StartTimeout: time.Second, Retry: 10 * time.Millisecond}
 	open := func(what string) {
 		t.Helper()
 		if s, err := OpenWorkloadAPI(t.Context(), cfg); err == nil || s != nil || !strings.Contains(err.Error(), what) {
