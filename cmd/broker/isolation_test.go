@@ -203,6 +203,12 @@ func (w *isoWorld) judge(t *testing.T, who, id string, a isoAsk, reason string) 
 // answer and of one that does not: every answer is the same to the letter, and
 // no vault is asked.
 func (w *isoWorld) quiet(t *testing.T, rng *mathrand.Rand) {
+	// Reads go on without the callers that began them.
+	w.eventually(t, "no read is under way", func() bool {
+		page := w.get(t, "/metrics")
+		return strings.Contains(page, `secretbroker_store_reads_running{kind="AZURE_KEY_VAULT"} 0`) &&
+			strings.Contains(page, `secretbroker_store_reads_waiting{kind="AZURE_KEY_VAULT"} 0`)
+	})
 	reads, n := w.KeyVault.Reads(), 0
 	ignore := []cmp.Option{cmpopts.IgnoreFields(client.Error{}, "RequestID"), cmpopts.IgnoreUnexported(client.Error{})}
 	for _, who := range isoCallers {
