@@ -38,7 +38,7 @@ func ownedByNobody(c *child) error {
 		return nil
 	}
 	for dir := c.Dir; dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
-		if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // of a test
+		if err := os.Chmod(dir, 0o755); err != nil {
 			return err
 		}
 	}

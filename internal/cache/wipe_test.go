@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -321,85 +319,4 @@ func TestWipedWhenNobodyWantsIt(t *testing.T) {
 			s.expectWiped(t)
 		})
 	})
-}
-
-// Evicted, rejected, replaced, expired and dropped all at once, with readers who
-// take their time: every answer is whole, and in the end nothing is left of any
-// read.
-func TestWipingUnderPressure(t *testing.T) {
-	c, s := newCache(t, Config{MaxBytes: 32 << 10, MinReadInterval: 1}), &watchedStore{size: 1000}
-	var readers sync.WaitGroup
-	for i := range 8 {
-		readers.Go(func() {
-			rnd := rand.New(rand.NewPCG(uint64(i), 0))
-			for range 1500 {
-				name := fmt.Sprint("key", rnd.IntN(60))
-				req := want(name)
-				switch rnd.IntN(8) {
-				case 0:
-					req = req.noOlderThan(0)
-				case 1:
-					req.TTL = time.Duration(rnd.IntN(int(time.Millisecond)))
-				case 2:
-					c.drop(c.hash(&req.Key))
-				}
-				res, err := c.Get(t.Context(), req, s.loader(req.Key))
-				if err != nil {
-					t.Errorf("Get: %v", err)
-					return
-				}
-				v, err := res.Secret.Select("")
-				if err != nil || v.Reveal() != text(name, 1000) {
-					t.Errorf("an answer is not whole (%v)", err)
-				}
-				v.Wipe()
-				res.Secret.Release()
-			}
-		})
-	}
-	readers.Wait()
-	if st := c.Stats(); st.Evictions == 0 || st.RejectedSets == 0 {
-		t.Errorf("too tame: %+v", st)
-	}
-	c.Close()
-	deadline := time.Now().Add(10 * time.Second)
-	for i, sec := range s.secrets {
-		for sec.Retain() { // an entry's timer may be at it
-			sec.Release()
-			if time.Now().After(deadline) {
-				t.Fatalf("read %d of %d is left", i, len(s.secrets))
-			}
-			runtime.Gosched()
-		}
-	}
-}
-
-// What has left does not stay in memory for the sake of its timer.
-func TestTheTimerEndsWithTheEntry(t *testing.T) {
-	bubble(t, Config{}, func(t *testing.T, c *Cache, s *watchedStore) {
-		s.ask(t, c, want("a"))
-		k := key("a")
-		e := c.peek(c.hash(&k), &k)
-		c.drop(c.hash(&k))
-		if e.end.Load().Stop() {
-			t.Error("the timer of a dropped entry was still running")
-		}
-	})
-}
-
-// A hit costs no memory.
-func TestHitDoesNotAllocate(t *testing.T) {
-	c, s := newCache(t, Config{}), &watchedStore{size: 100}
-	req, load := want("a"), s.loader(key("a"))
-	s.ask(t, c, req)
-	get := func() {
-		res, err := c.Get(t.Context(), req, load)
-		if err != nil {
-			t.Fatal(err)
-		}
-		res.Secret.Release()
-	}
-	if n := testing.AllocsPerRun(1000, get); n != 0 { // AllocsPerRun rounds down: ristretto's own buffers do not count
-		t.Errorf("%v allocations", n)
-	}
 }

@@ -151,6 +151,8 @@ func TestFaults(t *testing.T) {
 		{"half an identity", auditTail("copies: [{syslog: 'tls://h:1', cert_file: x}]"), "b.yaml:1: audit.copies[0]: cert_file and key_file go together"},
 		{"required datagrams", auditTail("copies: [{syslog: 'udp://h:1', required: true}]"), "b.yaml:1: audit.copies[0].required: over udp nobody learns what is lost; use tcp, tls or unix"},
 
+		{"a lock that is neither", "memory: {lock: maybe}" + tail, "b.yaml:1: memory.lock: expected true or false, without quotes"},
+
 		{"unknown", "listne: :1" + tail, `b.yaml:1: unknown setting "listne"; did you mean "listen"?`},
 		{"unknown in section", "cache:\n  size: 1" + tail, `b.yaml:2: cache: unknown setting "size"; known here: ttl, max_bytes`},
 		{"duplicate", "listen: :1\nlisten: :2" + tail, `b.yaml:2: "listen" is set twice, first on line 1`},

@@ -69,8 +69,8 @@ func countIn(mem *os.File, from, to uint64, scratch []byte, needles [][]byte, co
 		case err != nil && n == 0:
 			return fmt.Errorf("procmem: %w", err)
 		}
-		next := n // what begins from there on is counted in the next round
-		if uint64(n) < to-from {
+		next := n                // what begins from there on is counted in the next round
+		if uint64(n) < to-from { //nolint:gosec // a length
 			next = max(n-longest+1, 1)
 		}
 		for i, masked := range needles {

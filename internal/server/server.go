@@ -181,7 +181,10 @@ func (s *Server) Serve(l net.Listener) error {
 	watching.Go(func() { s.connections.watch(ctx, s.trust, s.recheck) })
 	defer watching.Wait()
 	defer cancel()
-	return s.grpc.Serve(pushbackListener{l})
+	if err := s.grpc.Serve(pushbackListener{l}); !errors.Is(err, grpc.ErrServerStopped) {
+		return err
+	}
+	return nil // shut down before it had begun
 }
 
 // SetCallLimits puts other limits in force for the calls to come.
