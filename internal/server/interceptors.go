@@ -159,9 +159,6 @@ func (ic *interceptor) admit(ctx context.Context, gate *admission.Gate, method s
 	// Peers without an identity count as one caller.
 	if over := gate.Enter(string(id.principal), now); over != nil {
 		ic.metrics.overLimit[over.Limit].Inc()
-		if a, ok := p.Addr.(pushbackAddr); ok {
-			a.conn.refused(now)
-		}
 		return who, overLimit(over)
 	}
 	if err := ic.mayCall(id, method, now); err != nil {

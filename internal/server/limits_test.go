@@ -2,16 +2,13 @@ package server
 
 import (
 	"context"
-	"net"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
@@ -184,114 +181,5 @@ func TestRefusalsDoNotFillTheLog(t *testing.T) {
 	}
 	if got := ts.overLimit(t, admission.PerSecond); got < n/2 {
 		t.Errorf("%v refusals are counted", got)
-	}
-}
-
-// TestPushback: a connection whose calls are refused is read from more slowly,
-// up to a bound.
-func TestPushback(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		near, far := net.Pipe()
-		conn := &pushbackConn{Conn: near, closed: make(chan struct{})}
-		go func() {
-			for {
-				if _, err := far.Write([]byte("x")); err != nil {
-					return
-				}
-			}
-		}()
-		read := func() time.Duration {
-			begin := time.Now()
-			if _, err := conn.Read(make([]byte, 1)); err != nil {
-				t.Fatal(err)
-			}
-			return time.Since(begin)
-		}
-		expect := func(what string, want time.Duration) {
-			t.Helper()
-			if got := read(); got != want {
-				t.Errorf("%s: read after %v, want %v", what, got, want)
-			}
-		}
-		expect("before any refusal", 0)
-		conn.refused(time.Now())
-		conn.refused(time.Now())
-		expect("after two", 2*pausePerRefusal)
-		expect("afterwards", 0)
-		for range 1000 {
-			conn.refused(time.Now())
-		}
-		expect("after many", maxPause)
-
-		conn.refused(time.Now())
-		begin := time.Now()
-		_ = conn.Close()
-		if _, err := conn.Read(make([]byte, 1)); err == nil || time.Since(begin) > 0 {
-			t.Errorf("closed: %v after %v", err, time.Since(begin))
-		}
-		_ = conn.Close()
-		_ = far.Close()
-	})
-}
-
-// TestRefusalsPushBack: the interceptor finds the connection that a call came on.
-func TestRefusalsPushBack(t *testing.T) {
-	ts := startServer(t)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	spy := &spyListener{Listener: pushbackListener{l}, conns: make(chan net.Conn, 1)}
-	go func() { _ = ts.grpc.Serve(spy) }() // until the server's shutdown
-	ts.addr = l.Addr().String()
-	conn := ts.dial(t, ts.ca.withURIs(string(granted)))
-	if _, err := ask(t, conn, &secretbrokerv1.ResolveRequest{}); err != nil {
-		t.Fatal(err)
-	}
-	accepted, _ := (<-spy.conns).(*pushbackConn)
-	until := func() time.Time {
-		accepted.mu.Lock()
-		defer accepted.mu.Unlock()
-		return accepted.until
-	}
-	if at := until(); !at.IsZero() {
-		t.Errorf("pushed back until %v for an admitted call", at)
-	}
-	ts.SetCallLimits(admission.Limits{PerSecond: 1})
-	for err == nil {
-		_, err = ask(t, conn, &secretbrokerv1.ResolveRequest{})
-	}
-	expectOverloaded(t, err)
-	if until().IsZero() {
-		t.Error("the connection was not pushed back")
-	}
-}
-
-type spyListener struct {
-	net.Listener
-	conns chan net.Conn
-}
-
-func (l *spyListener) Accept() (net.Conn, error) {
-	conn, err := l.Listener.Accept()
-	if err == nil {
-		l.conns <- conn
-	}
-	return conn, err
-}
-
-// TestPeerAddress: what is logged and recorded of a peer is its plain address.
-func TestPeerAddress(t *testing.T) {
-	ts := startServer(t)
-	var remote *peer.Peer
-	ts.resolver.next = func(ctx context.Context) (*resolve.Result, error) {
-		remote, _ = peer.FromContext(ctx)
-		return &resolve.Result{}, nil
-	}
-	if _, err := ask(t, ts.dial(t, ts.ca.withURIs(string(granted))), &secretbrokerv1.ResolveRequest{}); err != nil {
-		t.Fatal(err)
-	}
-	if who := ts.resolver.who.PeerAddress; who != remote.Addr.String() || !strings.HasPrefix(who, "127.0.0.1:") || remote.Addr.Network() != "tcp" {
-		t.Errorf("the peer's address is %q", who)
 	}
 }

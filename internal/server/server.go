@@ -181,7 +181,7 @@ func (s *Server) Serve(l net.Listener) error {
 	watching.Go(func() { s.connections.watch(ctx, s.trust, s.recheck) })
 	defer watching.Wait()
 	defer cancel()
-	if err := s.grpc.Serve(pushbackListener{l}); !errors.Is(err, grpc.ErrServerStopped) {
+	if err := s.grpc.Serve(l); !errors.Is(err, grpc.ErrServerStopped) {
 		return err
 	}
 	return nil // shut down before it had begun
