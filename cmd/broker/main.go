@@ -36,7 +36,10 @@ const (
 var version = ""
 
 func main() {
-	os.Exit(run())
+	stop := startProfile()
+	code := run()
+	stop()
+	os.Exit(code)
 }
 
 // run is main with an exit code, so that tests can run the command in process.

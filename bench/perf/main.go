@@ -1,0 +1,57 @@
+// Command perf measures what a Resolve costs, beside a gRPC server that does
+// nothing: broker and floor servers run as processes of their own on the same
+// CPUs, the load comes from another process on other CPUs, and the runs of all
+// servers alternate, so that what the machine does meanwhile hits all alike.
+//
+//	go run ./bench/perf run                      # the table, and results.json
+//	go run ./bench/perf compare OLD.json NEW.json
+//
+// The floor is a default grpc-go server with the broker's TLS that answers every
+// Resolve with the same two values. The tuned floor has the broker's settings and
+// codec as well. What the tables say of a server is its ratio to the floor in the
+// same round; absolute figures mean little on another machine.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+const usage = `usage:
+  perf run [flags]                 measure and print tables
+  perf compare OLD.json NEW.json   compare two saved runs
+  perf floor [flags]               a floor server, as run starts it
+  perf load [flags]                the load, as run starts it
+
+perf COMMAND -h lists the flags.
+`
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	command, args := "", []string(nil)
+	if len(os.Args) > 1 {
+		command, args = os.Args[1], os.Args[2:]
+	}
+	var err error
+	switch command {
+	case "run":
+		err = run(ctx, args)
+	case "compare":
+		err = compare(args)
+	case "floor":
+		err = floor(ctx, args)
+	case "load":
+		err = load(ctx, args)
+	default:
+		fmt.Fprint(os.Stderr, usage)
+		os.Exit(2)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "perf:", err)
+		os.Exit(1)
+	}
+}

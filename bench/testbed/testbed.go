@@ -1,0 +1,151 @@
+// Package testbed is what the measurements share: a real broker process with an
+// embedded Key Vault on loopback, an authority for callers' certificates, and a
+// look at what a process uses.
+//
+// It measures nothing itself and is no part of the product.
+package testbed
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+
+	"github.com/secretbroker/secretbroker/internal/devmode"
+)
+
+// Process is a server that runs until Stop.
+type Process struct {
+	// Addr and AdminAddr are where it answers.
+	Addr, AdminAddr string
+	cmd             *exec.Cmd
+}
+
+// Start runs a command, held to the CPUs of pin if that is not empty, and waits
+// until it logs a JSON line with the message "ready" and its addresses.
+func Start(pin string, env []string, command ...string) (*Process, error) {
+	if pin != "" {
+		command = append([]string{"taskset", "-c", pin}, command...)
+	}
+	p := &Process{cmd: exec.Command(command[0], command[1:]...)} //nolint:gosec,noctx // our own programs, ended by Stop
+	p.cmd.Env = append(os.Environ(), env...)
+	stderr, err := p.cmd.StderrPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := p.cmd.Start(); err != nil {
+		return nil, err
+	}
+	lines := bufio.NewScanner(stderr)
+	for lines.Scan() {
+		var line struct {
+			Msg, Listen string
+			AdminListen string `json:"admin_listen"`
+		}
+		if json.Unmarshal(lines.Bytes(), &line) == nil && line.Msg == "ready" {
+			p.Addr, p.AdminAddr = line.Listen, line.AdminListen
+			go func() { _, _ = io.Copy(io.Discard, stderr) }() // until the process ends
+			return p, nil
+		}
+		fmt.Fprintln(os.Stderr, command[0]+":", lines.Text())
+	}
+	return nil, errors.Join(errors.New("the process did not become ready"), p.cmd.Wait())
+}
+
+// Pid is the process's number.
+func (p *Process) Pid() int { return p.cmd.Process.Pid }
+
+// Stop ends the process and says if it did not end well.
+func (p *Process) Stop() error {
+	_ = p.cmd.Process.Signal(syscall.SIGTERM) // Wait tells if it has gone
+	if err := p.cmd.Wait(); err != nil {
+		return fmt.Errorf("a process did not end well: %w", err)
+	}
+	return nil
+}
+
+// Build builds a command of this module into dir and returns the binary.
+func Build(ctx context.Context, dir, pkg string, flags ...string) (string, error) {
+	out := filepath.Join(dir, filepath.Base(pkg))
+	args := append(append([]string{"build"}, flags...), "-o", out, "github.com/secretbroker/secretbroker/"+pkg)
+	build := exec.CommandContext(ctx, "go", args...) //nolint:gosec // to a directory of ours
+	build.Stderr = os.Stderr
+	if err := build.Run(); err != nil {
+		return "", fmt.Errorf("build %s: %w", pkg, err)
+	}
+	return out, nil
+}
+
+// World is a directory with what a broker needs, and the embedded Key Vault that
+// runs in this process.
+type World struct {
+	Env *devmode.Environment
+	// Clients issues the certificates of callers; Config trusts it.
+	Clients *Authority
+	dir     string
+}
+
+// NewWorld makes a World in a temporary directory.
+func NewWorld(ctx context.Context) (w *World, err error) {
+	w = &World{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, w.Close())
+		}
+	}()
+	if w.dir, err = os.MkdirTemp("", "secretbroker-bench-"); err != nil {
+		return nil, err
+	}
+	w.Env, err = devmode.Start(ctx, devmode.Options{
+		Dir: filepath.Join(w.dir, "dev"), Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", VaultListen: "127.0.0.1:0",
+	})
+	if err != nil {
+		return nil, err
+	}
+	if w.Clients, err = NewAuthority(); err != nil {
+		return nil, err
+	}
+	block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: w.Clients.cert.Raw})
+	return w, os.WriteFile(w.ClientCAFile(), block, 0o600)
+}
+
+// Dir is a directory for whatever goes with the World.
+func (w *World) Dir() string { return w.dir }
+
+// The files of the servers' TLS. Clients check servers by Env.CAFile.
+func (w *World) ServerCertFile() string { return filepath.Join(w.Env.Dir, "server.pem") }
+func (w *World) ServerKeyFile() string  { return filepath.Join(w.Env.Dir, "server-key.pem") }
+func (w *World) ClientCAFile() string   { return filepath.Join(w.Env.Dir, "clients-ca.pem") }
+
+// Config writes a broker.yaml with so much added to it and returns its path.
+func (w *World) Config(name, more string) (string, error) {
+	path := filepath.Join(w.Env.Dir, name)
+	return path, os.WriteFile(path, fmt.Appendf(nil, `
+listen: 127.0.0.1:0
+admin_listen: 127.0.0.1:0
+tls: {cert_file: server.pem, key_file: server-key.pem, client_ca_file: clients-ca.pem}
+integrations: integrations/
+audit: {file: audit.jsonl}
+shutdown: {drain_delay: 0s}
+%s
+`, more), 0o600)
+}
+
+// Close stops the Key Vault and removes the directory.
+func (w *World) Close() error {
+	var err error
+	if w.Env != nil {
+		err = w.Env.Close()
+	}
+	if w.dir != "" {
+		err = errors.Join(err, os.RemoveAll(w.dir))
+	}
+	return err
+}
