@@ -39,21 +39,22 @@ func AzureCloudOf(vault string) (AzureCloud, bool) {
 // "https://NAME.SUFFIX": lower case, without ":443" and trailing slash. The
 // error is an *Error with ReasonInvalidReference that does not quote s.
 func ParseAzureVault(s string) (string, error) {
-	vault, fault := azureVault(s)
+	fault := checkText(s)
+	vault := ""
+	if fault == "" {
+		vault, fault = azureVault(s)
+	}
 	if fault != "" {
 		return "", Errorf(ReasonInvalidReference, "not a vault: %s; expected https://NAME.vault.azure.net", fault)
 	}
 	return vault, nil
 }
 
-// azureVault does the work of ParseAzureVault; fault says what is wrong with s,
-// without quoting it.
+// azureVault does the work of ParseAzureVault for s that has passed checkText;
+// fault says what is wrong with s, without quoting it.
 func azureVault(s string) (vault, fault string) {
-	if fault := checkText(s); fault != "" {
-		return "", fault
-	}
 	const scheme = "https://"
-	if len(s) < len(scheme) || !strings.EqualFold(s[:len(scheme)], scheme) {
+	if !strings.HasPrefix(s, scheme) && (len(s) < len(scheme) || !strings.EqualFold(s[:len(scheme)], scheme)) {
 		if len(s) >= 7 && strings.EqualFold(s[:7], "http://") {
 			return "", "the store is an http:// URL; vaults are reached by https:// only"
 		}
@@ -68,14 +69,14 @@ func azureVault(s string) (vault, fault string) {
 		return "", fmt.Sprintf("the vault's URL goes on after the host (byte %d): it has no path, query, fragment or encoding", len(scheme)+i+1)
 	}
 	host = lower(strings.TrimSuffix(host, ":443"))
-	if strings.HasPrefix(host, "[") || net.ParseIP(host) != nil {
-		return "", "the vault is given as an IP address; use its name"
-	}
-	if strings.ContainsRune(host, ':') {
-		return "", "the vault's URL has a port; a vault is reached on 443, an integration's dial setting says where else to connect"
-	}
 	cloud, ok := AzureCloudOf(host)
-	if !ok {
+	if !ok || strings.HasPrefix(host, "[") || strings.Contains(host, ":") {
+		if strings.HasPrefix(host, "[") || net.ParseIP(host) != nil {
+			return "", "the vault is given as an IP address; use its name"
+		}
+		if strings.Contains(host, ":") {
+			return "", "the vault's URL has a port; a vault is reached on 443, an integration's dial setting says where else to connect"
+		}
 		if strings.Contains(host, ".managedhsm.") {
 			return "", "a managed HSM holds keys and no secrets; use a vault"
 		}
@@ -83,6 +84,9 @@ func azureVault(s string) (vault, fault string) {
 	}
 	if !isAzureVaultName(strings.TrimSuffix(host, cloud.VaultSuffix)) {
 		return "", "the vault's name before " + cloud.VaultSuffix + " must be 3 to 24 letters, digits and single hyphens, beginning with a letter and not ending with a hyphen"
+	}
+	if strings.HasPrefix(s, scheme) && s[len(scheme):] == host {
+		return s, "" // is canonical already, as most are
 	}
 	return scheme + host, ""
 }

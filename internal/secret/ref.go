@@ -117,6 +117,13 @@ func (r Ref) String() string {
 // where, or nothing. Control characters include those of U+0080 to U+009F,
 // which move a terminal's cursor as well as the ASCII ones do.
 func checkText(s string) (fault string) {
+	plain := 0
+	for plain < len(s) && ' ' <= s[plain] && s[plain] <= '~' {
+		plain++
+	}
+	if plain == len(s) { // as nearly all are
+		return ""
+	}
 	for i, r := range s {
 		if unicode.IsControl(r) {
 			return fmt.Sprintf("there is a control character at byte %d", i+1)

@@ -1,0 +1,139 @@
+package wirecodec
+
+import (
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
+)
+
+// The tags of the fields that are written, all but stale of wire type 2. Source:
+// proto/secretbroker/v1/resolver.proto.
+const (
+	tagConfigs    = 1<<3 | 2
+	tagRequestID  = 3<<3 | 2
+	tagKey        = 1<<3 | 2
+	tagConfig     = 2<<3 | 2
+	tagValue      = 1<<3 | 2
+	tagVersion    = 2<<3 | 2
+	tagFetchTime  = 3<<3 | 2
+	tagExpireTime = 4<<3 | 2
+	tagStale      = 5 << 3
+	tagValueBytes = 6<<3 | 2
+	tagSeconds    = 1 << 3
+	tagNanos      = 2 << 3
+)
+
+// sizeOfResponse is the length of the encoded message. It is false if the message
+// is not plain.
+func sizeOfResponse(m *secretbrokerv1.ResolveResponse) (size int, plain bool) {
+	if len(m.GetErrors()) > 0 || len(m.ProtoReflect().GetUnknown()) > 0 || !utf8.ValidString(m.GetRequestId()) {
+		return 0, false
+	}
+	size = sizeOfText(m.GetRequestId())
+	for name, config := range m.GetConfigs() {
+		if config == nil || !utf8.ValidString(name) || !isPlain(config) {
+			return 0, false
+		}
+		size += 1 + protowire.SizeBytes(sizeOfEntry(name, sizeOfConfig(config)))
+	}
+	return size, true
+}
+
+func isPlain(c *secretbrokerv1.ResolvedConfig) bool {
+	return utf8.ValidString(c.GetValue()) && utf8.ValidString(c.GetVersion()) && len(c.ProtoReflect().GetUnknown()) == 0 &&
+		(c.GetFetchTime() == nil || len(c.GetFetchTime().ProtoReflect().GetUnknown()) == 0) &&
+		(c.GetExpireTime() == nil || len(c.GetExpireTime().ProtoReflect().GetUnknown()) == 0)
+}
+
+// sizeOfEntry is the length of a map's entry, whose key and value are always
+// written.
+func sizeOfEntry(name string, config int) int {
+	return 1 + protowire.SizeBytes(len(name)) + 1 + protowire.SizeBytes(config)
+}
+
+func sizeOfConfig(c *secretbrokerv1.ResolvedConfig) int {
+	size := sizeOfText(c.GetValue()) + sizeOfText(c.GetVersion())
+	if t := c.GetFetchTime(); t != nil {
+		size += 1 + protowire.SizeBytes(sizeOfTime(t))
+	}
+	if t := c.GetExpireTime(); t != nil {
+		size += 1 + protowire.SizeBytes(sizeOfTime(t))
+	}
+	if c.GetStale() {
+		size += 2
+	}
+	if n := len(c.GetValueBytes()); n > 0 {
+		size += 1 + protowire.SizeBytes(n)
+	}
+	return size
+}
+
+func sizeOfText(s string) int {
+	if s == "" {
+		return 0
+	}
+	return 1 + protowire.SizeBytes(len(s))
+}
+
+func sizeOfTime(t *timestamppb.Timestamp) (size int) {
+	if s := t.GetSeconds(); s != 0 {
+		size += 1 + protowire.SizeVarint(uint64(s)) //nolint:gosec // as the wire format has it
+	}
+	if n := t.GetNanos(); n != 0 {
+		size += 1 + protowire.SizeVarint(uint64(n)) //nolint:gosec // as above
+	}
+	return size
+}
+
+// appendResponse appends the encoded message, which is plain.
+func appendResponse(b []byte, m *secretbrokerv1.ResolveResponse) []byte {
+	for name, c := range m.GetConfigs() {
+		config := sizeOfConfig(c)
+		b = appendLength(b, tagConfigs, sizeOfEntry(name, config))
+		b = append(appendLength(b, tagKey, len(name)), name...)
+		b = appendConfig(appendLength(b, tagConfig, config), c)
+	}
+	return appendText(b, tagRequestID, m.GetRequestId())
+}
+
+func appendConfig(b []byte, c *secretbrokerv1.ResolvedConfig) []byte {
+	b = appendText(b, tagValue, c.GetValue())
+	b = appendText(b, tagVersion, c.GetVersion())
+	b = appendTime(b, tagFetchTime, c.GetFetchTime())
+	b = appendTime(b, tagExpireTime, c.GetExpireTime())
+	if c.GetStale() {
+		b = append(b, tagStale, 1)
+	}
+	if v := c.GetValueBytes(); len(v) > 0 {
+		b = append(appendLength(b, tagValueBytes, len(v)), v...)
+	}
+	return b
+}
+
+func appendLength(b []byte, tag byte, n int) []byte {
+	return protowire.AppendVarint(append(b, tag), uint64(n)) //nolint:gosec // a length
+}
+
+func appendText(b []byte, tag byte, s string) []byte {
+	if s == "" {
+		return b
+	}
+	return append(appendLength(b, tag, len(s)), s...)
+}
+
+func appendTime(b []byte, tag byte, t *timestamppb.Timestamp) []byte {
+	if t == nil {
+		return b
+	}
+	b = appendLength(b, tag, sizeOfTime(t))
+	if s := t.GetSeconds(); s != 0 {
+		b = protowire.AppendVarint(append(b, tagSeconds), uint64(s)) //nolint:gosec // as the wire format has it
+	}
+	if n := t.GetNanos(); n != 0 {
+		b = protowire.AppendVarint(append(b, tagNanos), uint64(n)) //nolint:gosec // as above
+	}
+	return b
+}
