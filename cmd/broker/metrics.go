@@ -19,6 +19,7 @@ import (
 type metrics struct {
 	registry     *prometheus.Registry
 	configs      *prometheus.CounterVec
+	configsOK    prometheus.Counter // of configs; looking it up each time would take longer than counting
 	storeReads   *prometheus.CounterVec
 	storeSeconds *prometheus.HistogramVec
 }
@@ -40,6 +41,7 @@ func newMetrics(reg *prometheus.Registry) *metrics {
 			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}, []string{"kind"}),
 	}
+	m.configsOK = m.configs.WithLabelValues(reasonLabel(""))
 	reg.MustRegister(m.configs, m.storeReads, m.storeSeconds)
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "secretbroker_build_info",
@@ -52,6 +54,10 @@ func newMetrics(reg *prometheus.Registry) *metrics {
 }
 
 func (m *metrics) configResolved(r secret.Reason) {
+	if r == "" {
+		m.configsOK.Inc()
+		return
+	}
 	m.configs.WithLabelValues(reasonLabel(r)).Inc()
 }
 

@@ -1,9 +1,7 @@
 package audit
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -20,8 +18,8 @@ const (
 	maxQueued = 16 << 20
 	// maxKept is the largest buffer that is used again after a burst.
 	maxKept = 1 << 20
-	// patience is how long Reopen and Close wait for the writer, and how long a
-	// write may take before Problem names it.
+	// patience is how long Reopen, Close and a Write wait for the writer, and how
+	// long a write may take before Problem names it.
 	patience = 2 * time.Second
 )
 
@@ -30,6 +28,7 @@ var (
 	errFull   = errors.New("the audit log's queue is full: its file or pipe takes records too slowly or not at all")
 	errLocked = errors.New("another process writes this audit log; give every broker a file of its own")
 	errStuck  = errors.New("the audit log is stuck: a write to its file or pipe does not return")
+	errSlow   = errors.New("the audit log was not written in time: its file or pipe takes records too slowly or not at all")
 )
 
 // Log writes events as JSON lines and chains them; see chain.go. It is safe for
@@ -44,6 +43,7 @@ type Log struct {
 	sync     bool
 	maxBytes int           // see maxQueued
 	patience time.Duration // see patience
+	maxWait  time.Duration // of a Write; patience but in tests
 	logger   *slog.Logger
 	copies   []*copier
 
@@ -66,6 +66,7 @@ type Log struct {
 	closeErr error
 
 	failures atomic.Uint64 // Writes that failed
+	pendings sync.Pool     // of *pending
 
 	mu      sync.Mutex
 	work    *sync.Cond // told when there is something for the writer to do
@@ -110,17 +111,18 @@ func New(w io.Writer) *Log {
 
 func newLog(path string, w io.Writer) *Log {
 	l := &Log{
-		path: path, maxBytes: maxQueued, patience: patience, w: w, linker: newLinker(nil), logger: slog.New(slog.DiscardHandler),
+		path: path, maxBytes: maxQueued, patience: patience, maxWait: patience, w: w, linker: newLinker(nil), logger: slog.New(slog.DiscardHandler),
 		ended: make(chan struct{}), gone: make(chan struct{}), queued: newBatch(),
 	}
 	l.giveUp = sync.OnceFunc(func() { close(l.gone) })
 	l.work = sync.NewCond(&l.mu)
+	l.pendings.New = newPending
 	return l
 }
 
 // Write records the events: when it returns nil, the operating system has them,
-// and with Config.Sync the disk. It waits for that until ctx ends, and
-// fails at once if the queue is full: a file that is so far behind does not
+// and with Config.Sync the disk. It waits for that until ctx ends, two seconds at
+// most, and fails at once if the queue is full: a file that is so far behind does not
 // catch up within a call, and waiting would only pile up calls.
 //
 // On error none of the events may be taken as recorded, although what was
@@ -140,21 +142,27 @@ func (l *Log) write(ctx context.Context, events []Event) error {
 	if err := context.Cause(ctx); err != nil {
 		return fmt.Errorf("write the audit log: %w", err)
 	}
-	var lines bytes.Buffer
-	enc := json.NewEncoder(&lines)
-	enc.SetEscapeHTML(false)
+	p := l.pendings.Get().(*pending)
+	p.lines = p.lines[:0]
+	var err error
 	for i := range events {
-		if err := enc.Encode(&events[i]); err != nil {
+		if p.lines, err = appendEvent(p.lines, &events[i]); err != nil {
 			return fmt.Errorf("encode an audit event: %w", err)
 		}
+		p.lines = append(p.lines, '\n')
 	}
-	done, err := l.enqueue(lines.Bytes())
-	if err != nil {
+	if err = l.enqueue(p); err != nil {
 		return err
 	}
+	p.limit.Reset(l.maxWait)
+	done := p.done
 	select {
-	case err := <-done:
+	case err = <-done:
+		p.limit.Stop()
+		l.pendings.Put(p) // the writer is done with it
 		return err
+	case <-p.limit.C:
+		err = errSlow
 	case <-ctx.Done():
 		err = fmt.Errorf("wait for the audit log to be written: %w", context.Cause(ctx))
 	case <-l.gone:
@@ -168,25 +176,40 @@ func (l *Log) write(ctx context.Context, events []Event) error {
 	}
 }
 
-// enqueue copies the lines of one Write into the queue; the channel tells what
+// pending is a Write under way. There is one for every answer, so it is used again
+// once its channel has told what came of it; a Write that did not wait for that
+// leaves it to the writer.
+type pending struct {
+	lines []byte
+	done  chan error // one is sent, and there is room for it: the writer never waits
+	limit *time.Timer
+}
+
+func newPending() any {
+	p := &pending{done: make(chan error, 1), limit: time.NewTimer(time.Hour)}
+	p.limit.Stop()
+	return p
+}
+
+// enqueue copies the lines of one Write into the queue; its channel tells what
 // came of them.
-func (l *Log) enqueue(lines []byte) (<-chan error, error) {
+func (l *Log) enqueue(p *pending) error {
+	lines := p.lines
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		return nil, errClosed
+		return errClosed
 	}
 	b := l.queued
 	// Even the longest Write fits into an empty queue.
 	if len(b.waits) > 0 && len(b.buf)+len(lines) > l.maxBytes {
 		l.full = true
-		return nil, errFull
+		return errFull
 	}
-	done := make(chan error, 1) // the writer never waits for who has gone
 	b.buf = append(b.buf, lines...)
-	b.waits = append(b.waits, wait{end: len(b.buf), done: done})
+	b.waits = append(b.waits, wait{end: len(b.buf), done: p.done})
 	l.work.Signal()
-	return done, nil
+	return nil
 }
 
 // Reopen opens the file anew, after it was moved away by log rotation. If it

@@ -263,7 +263,9 @@ func TestReopenWhenStuck(t *testing.T) {
 func TestCloseWhenStuck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGate()
-		l := New(g)
+		l := newLog("", g)
+		l.maxWait = time.Hour // but for that, the Writes would give up at the same time
+		go l.run()
 		under, queued := write(t.Context(), l, "a"), write(t.Context(), l, "b")
 		givesUp(t, l.Close)
 		for _, done := range []<-chan error{under, queued} {

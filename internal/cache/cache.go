@@ -229,6 +229,20 @@ func (c *Cache) Get(ctx context.Context, req Request, load Loader) (Result, erro
 	return e.result(&req, Hit), nil
 }
 
+// Hit answers req if that takes nothing but a look into memory, and is false
+// otherwise, also when it is time for a read ahead of expiry: then Get is due. With
+// an answer the caller must Release the Result's Secret.
+func (c *Cache) Hit(req *Request) (Result, bool) {
+	now := time.Now()
+	req.TTL, req.MaxAge = max(req.TTL, 0), max(req.MaxAge, 0)
+	e := c.lookup(c.hash(&req.Key), &req.Key)
+	if e == nil || e.refreshIsDue(now) || !e.fresh(req, now, now) || !e.secret.Retain() {
+		return Result{}, false
+	}
+	c.count.hits.Add(1)
+	return e.result(req, Hit), true
+}
+
 func (c *Cache) hash(k *Key) uint64 { return maphash.Comparable(c.seed, *k) }
 
 // lookup returns the entry of key, however old, or nil.

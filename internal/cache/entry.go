@@ -142,6 +142,12 @@ func (e *entry) leave() {
 	e.secret.Release()
 }
 
+// refreshIsDue reports whether a hit would start a refresh.
+func (e *entry) refreshIsDue(now time.Time) bool {
+	at := e.refreshAt.Load()
+	return at != neverRefresh && int64(elapsed(e.asOf, now)) >= at
+}
+
 // claimRefresh reports whether the caller, and nobody else, is to start a
 // refresh.
 func (e *entry) claimRefresh(now time.Time) bool {

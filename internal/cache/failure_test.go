@@ -170,7 +170,7 @@ func TestStaleWhenTheStoreHangs(t *testing.T) {
 		}
 
 		ctx, cancel := context.WithCancel(t.Context())
-		time.AfterFunc(time.Second, cancel)
+		time.AfterFunc(700*time.Millisecond, cancel) // when no load ends
 		res, err = c.get(ctx, s, req)
 		checkError(t, res, err, secret.ReasonStoreUnavailable)
 		s.set(func(s *fakeStore) { s.delay = 0 })

@@ -17,16 +17,11 @@ const (
 	methodExplain = "Explain"
 )
 
-// recordTime is how long a call waits for its record at most.
-const recordTime = 2 * time.Second
-
 // record writes the events, or says that nothing may leave. A caller that has
 // gone away cannot prevent its record: the call's end does not count here, only
-// recordTime does.
+// the log's own patience.
 func (r *Resolver) record(ctx context.Context, events []audit.Event) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTime)
-	defer cancel()
-	if err := r.cfg.Audit.Write(ctx, events); err != nil {
+	if err := r.cfg.Audit.Write(context.WithoutCancel(ctx), events); err != nil {
 		r.cfg.Observe(secret.ReasonAuditUnavailable)
 		return secret.Errorf(secret.ReasonAuditUnavailable,
 			"the broker cannot write its audit log and therefore answers nothing; look at the broker's disk and log").WithCause(err)
@@ -41,8 +36,10 @@ func (r *Resolver) recordDecisions(ctx context.Context, method string, who Calle
 		return nil
 	}
 	events := make([]audit.Event, len(items))
+	all := newEvent(method, who, req)
 	for i := range items {
-		events[i] = decisionEvent(newEvent(method, who, req), &items[i], outcome)
+		events[i] = all
+		decisionEvent(&events[i], &items[i], outcome)
 	}
 	if err := r.record(ctx, events); err != nil {
 		return err
@@ -100,20 +97,20 @@ func newEvent(method string, who Caller, req *Request) audit.Event {
 	}
 }
 
-// decisionEvent completes the record of what came of one item.
-func decisionEvent(e audit.Event, it *item, outcome audit.Outcome) audit.Event {
+// decisionEvent completes the record of what came of one item, which must not
+// change before the record is written.
+func decisionEvent(e *audit.Event, it *item, outcome audit.Outcome) {
 	e.Config = it.name
 	if it.ref.Name == "" { // not a reference
 		e.Outcome, e.Reason = audit.Rejected, it.err.Reason
-		return e
+		return
 	}
 	e.Reference = it.ref.String()
 	if it.decision.Effect != authz.Allowed {
 		e.Outcome, e.Reason = audit.Denied, it.err.Reason
-		return e
+		return
 	}
-	grant := it.decision.Grant
-	e.Grant = &grant
+	e.Grant = &it.decision.Grant
 	if it.got.Secret != nil {
 		e.Version = it.got.Secret.Version
 		e.Source = it.got.Source.String()
@@ -122,5 +119,4 @@ func decisionEvent(e audit.Event, it *item, outcome audit.Outcome) audit.Event {
 	if it.err != nil {
 		e.Outcome, e.Reason = audit.Failed, it.err.Reason
 	}
-	return e
 }

@@ -10,7 +10,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sort"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -34,7 +35,8 @@ type Stores interface {
 }
 
 // AuditLog records decisions; audit.Log is one. All events of a Write are
-// recorded, or the Write fails. It waits no longer than until ctx ends.
+// recorded, or the Write fails. It waits for a bounded time and not beyond the
+// end of ctx.
 type AuditLog interface {
 	Write(ctx context.Context, events []audit.Event) error
 }
@@ -77,6 +79,9 @@ type item struct {
 	value    secret.Value // a copy, which the call wipes or its Result does
 	got      cache.Result // its Secret tells of itself, but may have been wiped
 	err      *secret.Error
+	// next is the index of the call's next item of the same secret, 0 if it is the
+	// last one.
+	next int
 }
 
 // Resolve answers a call of who. The error is a *secret.Error for the call as a
@@ -117,14 +122,16 @@ func (r *Resolver) look(ctx context.Context, method string, who Caller, req *Req
 		return nil, r.reject(ctx, method, who, req, invalid("the request has %d references, the most is %d; split it", n, most))
 	}
 	items := r.parse(refs, faults)
-	if n, most := distinct(items), r.cfg.Limits.MaxSecrets; n > most {
+	var few [8]int
+	firsts := link(items, few[:0])
+	if n, most := len(firsts), r.cfg.Limits.MaxSecrets; n > most {
 		return nil, r.reject(ctx, method, who, req, invalid("the request names %d different secrets, the most is %d; split it", n, most))
 	}
 	in, err := r.decide(who.Principal, req.IntegrationID, items)
 	if err != nil {
 		return nil, err
 	}
-	r.fetch(ctx, in, req.MaxAge, items)
+	r.fetch(ctx, in, req.MaxAge, items, firsts)
 	return items, nil
 }
 
@@ -144,19 +151,27 @@ func (r *Resolver) parse(refs map[string]string, faults []ConfigError) []item {
 	for _, f := range faults {
 		items = append(items, item{name: f.Config, err: f.Err})
 	}
-	sort.Slice(items, func(i, j int) bool { return items[i].name < items[j].name })
+	slices.SortFunc(items, func(a, b item) int { return strings.Compare(a.name, b.name) })
 	return items
 }
 
-// distinct counts the secrets that the items name.
-func distinct(items []item) int {
-	secrets := make(map[secret.Ref]struct{}, len(items))
+// link chains the items of each secret by their next and appends the index of the
+// first item of each to firsts.
+func link(items []item, firsts []int) []int {
+	last := make(map[secret.Ref]int, len(items))
 	for i := range items {
-		if items[i].err == nil {
-			secrets[items[i].ref.Secret()] = struct{}{}
+		if items[i].err != nil {
+			continue
 		}
+		ref := items[i].ref.Secret()
+		if before, ok := last[ref]; ok {
+			items[before].next = i
+		} else {
+			firsts = append(firsts, i)
+		}
+		last[ref] = i
 	}
-	return len(secrets)
+	return firsts
 }
 
 var errDenied = secret.Errorf(secret.ReasonAccessDenied,
@@ -194,37 +209,44 @@ func (r *Resolver) decide(who authz.Principal, integration string, items []item)
 	return in, nil
 }
 
-// fetch reads the secrets of the allowed items, each distinct one once and all
-// of them at the same time, and selects the items' values.
-func (r *Resolver) fetch(ctx context.Context, in *registry.Integration, maxAge *time.Duration, items []item) {
-	bySecret := make(map[secret.Ref][]*item)
-	for i := range items {
-		if it := &items[i]; it.err == nil {
-			ref := it.ref.Secret()
-			bySecret[ref] = append(bySecret[ref], it)
+// fetch finds the secrets of the allowed items, each distinct one once, and selects
+// the items' values. What is in memory is taken from there; what is not is read, all
+// of it at the same time.
+func (r *Resolver) fetch(ctx context.Context, in *registry.Integration, maxAge *time.Duration, items []item, firsts []int) {
+	absent := firsts[:0] // overwrites what has been looked at
+	for _, i := range firsts {
+		for items[i].err != nil && items[i].next != 0 { // not allowed
+			i = items[i].next
+		}
+		if items[i].err != nil {
+			continue
+		}
+		req := r.cacheRequest(in, maxAge, items[i].ref)
+		if got, ok := r.cfg.Cache.Hit(&req); ok {
+			r.take(items, i, got, nil)
+		} else {
+			absent = append(absent, i)
 		}
 	}
+	if len(absent) == 1 {
+		r.read(ctx, in, maxAge, items, absent[0])
+		return
+	}
 	var running sync.WaitGroup
-	for ref, group := range bySecret {
-		if len(bySecret) == 1 {
-			r.fetchOne(ctx, in, maxAge, ref, group)
-			return
-		}
+	for _, i := range absent {
 		running.Go(func() {
 			defer func() {
 				if p := recover(); p != nil { // the call's own recovery does not reach here
-					for _, it := range group {
-						it.err = secret.AsError(fmt.Errorf("resolve: panic of type %T", p))
-					}
+					r.take(items, i, cache.Result{}, fmt.Errorf("resolve: panic of type %T", p))
 				}
 			}()
-			r.fetchOne(ctx, in, maxAge, ref, group)
+			r.read(ctx, in, maxAge, items, i)
 		})
 	}
 	running.Wait()
 }
 
-func (r *Resolver) fetchOne(ctx context.Context, in *registry.Integration, maxAge *time.Duration, ref secret.Ref, group []*item) {
+func (r *Resolver) cacheRequest(in *registry.Integration, maxAge *time.Duration, ref secret.Ref) cache.Request {
 	ttl := in.CacheTTL
 	if ttl == 0 {
 		ttl = r.cfg.CacheTTL
@@ -243,21 +265,39 @@ func (r *Resolver) fetchOne(ctx context.Context, in *registry.Integration, maxAg
 	if maxAge != nil {
 		req.MaxAge, req.HasMaxAge = *maxAge, true
 	}
-	got, err := r.cfg.Cache.Get(ctx, req, func(ctx context.Context) (*secret.Secret, error) {
+	return req
+}
+
+// read gets the secret of the i-th item from its store, or from whoever is reading
+// it already.
+func (r *Resolver) read(ctx context.Context, in *registry.Integration, maxAge *time.Duration, items []item, i int) {
+	ref := items[i].ref.Secret()
+	got, err := r.cfg.Cache.Get(ctx, r.cacheRequest(in, maxAge, ref), func(ctx context.Context) (*secret.Secret, error) {
 		return r.cfg.Stores.Fetch(ctx, in, ref)
 	})
-	if err == nil {
-		defer got.Secret.Release() // the items get copies of what they select
-	}
-	for _, it := range group {
-		if err != nil {
+	r.take(items, i, got, err)
+}
+
+// take gives the i-th item and the allowed ones after it that name the same secret
+// what they select of it, or the error. It releases the secret.
+func (r *Resolver) take(items []item, i int, got cache.Result, err error) {
+	defer got.Secret.Release() // the items get copies; nil has nothing to release
+	for {
+		it := &items[i]
+		switch {
+		case it.err != nil: // not allowed
+		case err != nil:
 			it.err = secret.AsError(err)
-			continue
+		default:
+			it.got = got
+			value, err := r.value(got.Secret, it.ref)
+			if err != nil {
+				it.err = secret.AsError(err)
+			}
+			it.value = value
 		}
-		it.got = got
-		if it.value, err = r.value(got.Secret, it.ref); err != nil {
-			it.err = secret.AsError(err)
-			err = nil // the next item may ask for something else of the secret
+		if i = it.next; i == 0 {
+			return
 		}
 	}
 }
@@ -277,7 +317,7 @@ func (r *Resolver) value(s *secret.Secret, ref secret.Ref) (secret.Value, error)
 
 // handOut records every decision and, if that succeeded, hands out the values.
 func (r *Resolver) handOut(ctx context.Context, who Caller, req *Request, items []item) (*Result, error) {
-	res := &Result{}
+	res := &Result{Configs: make([]Resolved, 0, len(items))}
 	for i := range items {
 		it := &items[i]
 		if it.err != nil {

@@ -14,7 +14,7 @@ import (
 func TestAdmin(t *testing.T) {
 	readiness := &Readiness{Problems: func() []Problem { return []Problem{{Component: "integrations", Text: "one is broken"}} }}
 	reg := prometheus.NewRegistry()
-	newCallMetrics(reg).observe("/secretbroker.v1.ResolverService/Resolve", codes.OK, time.Second)
+	newCallMetrics(reg).of("/secretbroker.v1.ResolverService/Resolve").observe(codes.OK, time.Second)
 	admin := NewAdmin(readiness, reg)
 	get := func(path string) (int, string) {
 		w := httptest.NewRecorder()

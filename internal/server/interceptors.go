@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
@@ -51,32 +50,14 @@ var rules = map[string]rule{
 	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": anyPeer,
 }
 
+// So many lines about refused calls are logged per second, and so many at once.
 const (
-	// maxCallTime bounds calls whose client set no deadline, or a longer one.
-	maxCallTime = 30 * time.Second
-	// replyTime is kept of a caller's deadline, so that what went wrong beneath
-	// still reaches it.
-	replyTime = 20 * time.Millisecond
-	// So many lines about refused calls are logged per second, and so many at once.
 	refusalsPerSecond = 10
 	refusalBurst      = 100
 )
 
-// call is what the interceptors know of a call; the handlers read it.
-type call struct {
-	requestID string
-	who       resolve.Caller
-}
-
-type callKey struct{}
-
-func callOf(ctx context.Context) call {
-	c, _ := ctx.Value(callKey{}).(call)
-	return c
-}
-
-// interceptor is the one chain around every unary call: request id, metrics,
-// panics, admission, deadline.
+// interceptor is the one chain around every call: request id, metrics, panics,
+// admission, deadline.
 type interceptor struct {
 	log     *slog.Logger
 	metrics *callMetrics
@@ -91,31 +72,55 @@ type interceptor struct {
 	refusals       *refusalLog
 }
 
-func (ic *interceptor) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
+// guard returns a service whose unary methods pass the chain before their requests
+// are even decoded, so that refusing a call costs little. A method without a rule
+// is an error.
+func (ic *interceptor) guard(desc grpc.ServiceDesc) (*grpc.ServiceDesc, error) {
+	methods := make([]grpc.MethodDesc, len(desc.Methods))
+	for i, m := range desc.Methods {
+		g := &guarded{ic: ic, name: "/" + desc.ServiceName + "/" + m.MethodName, next: m.Handler}
+		if ic.rules[g.name] == refused {
+			return nil, fmt.Errorf("server: no rule says who may call %s", g.name)
+		}
+		g.metrics = ic.metrics.of(g.name)
+		methods[i] = grpc.MethodDesc{MethodName: m.MethodName, Handler: g.handle}
+	}
+	desc.Methods = methods
+	return &desc, nil
+}
+
+// guarded is one unary method behind the chain.
+type guarded struct {
+	ic      *interceptor
+	name    string // "/SERVICE/METHOD"
+	metrics *methodMetrics
+	next    grpc.MethodHandler // decodes the request and calls the service
+}
+
+func (g *guarded) handle(srv any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (resp any, err error) { //nolint:revive // gRPC wants ctx second
 	start := time.Now()
-	c := call{requestID: newRequestID()}
-	defer func() { ic.metrics.observe(info.FullMethod, status.Code(err), time.Since(start)) }()
+	cc := newCallContext(ctx, call{requestID: newRequestID()}, start)
+	defer cc.end()
 	defer func() {
 		if p := recover(); p != nil {
-			resp, err = nil, ic.panicked(ctx, info.FullMethod, c, p)
+			resp, err = nil, g.ic.panicked(ctx, g.name, &cc.call, p)
 		}
+		g.metrics.observe(status.Code(err), time.Since(start))
 	}()
-	c.who, err = ic.admit(ctx, ic.calls, info.FullMethod, start)
+	cc.call.who, err = g.ic.admit(ctx, g.ic.calls, g.name, start)
 	if err != nil {
-		return nil, ic.refuse(ctx, info.FullMethod, c, err)
+		return nil, g.ic.refuse(ctx, g.name, &cc.call, err)
 	}
-	defer ic.calls.Leave(string(c.who.Principal))
-	ctx, cancel := withReplyTime(context.WithValue(ctx, callKey{}, c))
-	defer cancel()
-	return handler(ctx, req)
+	defer g.ic.calls.Leave(string(cc.call.who.Principal))
+	return g.next(srv, cc, decode, nil)
 }
 
 // stream is the same for the few streaming methods (reflection, health). They
 // need no deadline: they end with their connection, or at shutdown.
 func (ic *interceptor) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 	start := time.Now()
-	c := call{requestID: newRequestID()}
-	defer func() { ic.metrics.observe(info.FullMethod, status.Code(err), time.Since(start)) }()
+	c := &call{requestID: newRequestID()}
+	defer func() { ic.metrics.of(info.FullMethod).observe(status.Code(err), time.Since(start)) }()
 	defer func() {
 		if p := recover(); p != nil {
 			err = ic.panicked(ss.Context(), info.FullMethod, c, p)
@@ -206,7 +211,7 @@ func overLimit(over *admission.Refusal) error {
 }
 
 // refuse makes the answer to a call that is not let in.
-func (ic *interceptor) refuse(ctx context.Context, method string, c call, err error) error {
+func (ic *interceptor) refuse(ctx context.Context, method string, c *call, err error) error {
 	ic.refusals.write(ctx, ic.log, method, c, err)
 	if errors.Is(err, errNoSuchMethod) {
 		return err
@@ -225,7 +230,7 @@ func newRefusalLog() *refusalLog {
 	return &refusalLog{pace: rate.NewLimiter(refusalsPerSecond, refusalBurst)}
 }
 
-func (r *refusalLog) write(ctx context.Context, log *slog.Logger, method string, c call, err error) {
+func (r *refusalLog) write(ctx context.Context, log *slog.Logger, method string, c *call, err error) {
 	if !r.pace.Allow() {
 		r.suppressed.Add(1)
 		return
@@ -236,31 +241,8 @@ func (r *refusalLog) write(ctx context.Context, log *slog.Logger, method string,
 
 // panicked makes the answer to a call whose handler panicked. The panic's value
 // is not logged: it might hold a secret.
-func (ic *interceptor) panicked(ctx context.Context, method string, c call, p any) error {
+func (ic *interceptor) panicked(ctx context.Context, method string, c *call, p any) error {
 	ic.log.ErrorContext(ctx, "panic in a call", "method", method, "request_id", c.requestID,
 		"panic_type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
 	return statusOf(errors.New("panic"), c.requestID).Err()
-}
-
-// withReplyTime bounds ctx and ends it a little before the caller stops
-// listening.
-func withReplyTime(ctx context.Context) (context.Context, context.CancelFunc) {
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		return context.WithTimeout(ctx, maxCallTime)
-	}
-	return context.WithDeadline(ctx, earlier(deadline.Add(-replyTime), time.Now().Add(maxCallTime)))
-}
-
-func earlier(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return a
-	}
-	return b
-}
-
-// newRequestID returns 128 random bits in hexadecimal, the form of a W3C trace
-// id. It names a call and authorizes nothing.
-func newRequestID() string {
-	return fmt.Sprintf("%016x%016x", rand.Uint64(), rand.Uint64())
 }

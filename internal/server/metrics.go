@@ -2,6 +2,7 @@ package server
 
 import (
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -18,6 +19,8 @@ type callMetrics struct {
 	handshakes prometheus.Counter
 	// overLimit counts the calls that each limit kept out.
 	overLimit map[admission.Limit]prometheus.Counter
+
+	methods sync.Map // of *methodMetrics, by label
 }
 
 func newCallMetrics(reg prometheus.Registerer) *callMetrics {
@@ -48,11 +51,34 @@ func newCallMetrics(reg prometheus.Registerer) *callMetrics {
 	return m
 }
 
-func (m *callMetrics) observe(fullMethod string, code codes.Code, took time.Duration) {
+// of returns the metrics of a method; those without a rule share one. They are
+// kept at hand because looking a label up takes longer than counting.
+func (m *callMetrics) of(fullMethod string) *methodMetrics {
 	method := "unknown"
 	if rules[fullMethod] != refused {
 		method = strings.TrimPrefix(fullMethod, "/")
 	}
-	m.total.WithLabelValues(method, code.String()).Inc()
-	m.seconds.WithLabelValues(method).Observe(took.Seconds())
+	if of, ok := m.methods.Load(method); ok {
+		return of.(*methodMetrics)
+	}
+	of := &methodMetrics{seconds: m.seconds.WithLabelValues(method), other: m.total.MustCurryWith(prometheus.Labels{"method": method})}
+	of.ok = of.other.WithLabelValues(codes.OK.String())
+	kept, _ := m.methods.LoadOrStore(method, of)
+	return kept.(*methodMetrics)
+}
+
+// methodMetrics count and time the calls of one method.
+type methodMetrics struct {
+	seconds prometheus.Observer
+	ok      prometheus.Counter
+	other   *prometheus.CounterVec // by code
+}
+
+func (m *methodMetrics) observe(code codes.Code, took time.Duration) {
+	if code == codes.OK {
+		m.ok.Inc()
+	} else {
+		m.other.WithLabelValues(code.String()).Inc()
+	}
+	m.seconds.Observe(took.Seconds())
 }

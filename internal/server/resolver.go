@@ -100,14 +100,17 @@ func responseOf(res *resolve.Result, requestID string) *secretbrokerv1.ResolveRe
 		RequestId: requestID,
 		Configs:   make(map[string]*secretbrokerv1.ResolvedConfig, len(res.Configs)),
 	}
+	// One allocation for all of them.
+	configs := make([]struct {
+		config        secretbrokerv1.ResolvedConfig
+		fetch, expire timestamppb.Timestamp
+	}, len(res.Configs))
 	for i := range res.Configs {
-		c := &res.Configs[i]
-		rc := &secretbrokerv1.ResolvedConfig{
-			Version:    c.Version,
-			FetchTime:  timestamppb.New(c.FetchedAt),
-			ExpireTime: timestamppb.New(c.ExpiresAt),
-			Stale:      c.Stale,
-		}
+		c, rc := &res.Configs[i], &configs[i].config
+		rc.Version, rc.Stale = c.Version, c.Stale
+		rc.FetchTime, rc.ExpireTime = &configs[i].fetch, &configs[i].expire
+		setTime(rc.FetchTime, c.FetchedAt)
+		setTime(rc.ExpireTime, c.ExpiresAt)
 		if c.Decoded {
 			rc.ValueBytes = c.Value.RevealBytes()
 		}
@@ -123,6 +126,11 @@ func responseOf(res *resolve.Result, requestID string) *secretbrokerv1.ResolveRe
 		out.Errors[e.Config] = configErrorOf(e.Err)
 	}
 	return out
+}
+
+// setTime is timestamppb.New in place.
+func setTime(to *timestamppb.Timestamp, t time.Time) {
+	to.Seconds, to.Nanos = t.Unix(), int32(t.Nanosecond()) //nolint:gosec // below 1e9
 }
 
 func configErrorOf(e *secret.Error) *secretbrokerv1.ConfigError {
@@ -176,7 +184,7 @@ func lengthClassOf(n int) secretbrokerv1.LengthClass {
 // logFailure tells the operator's log of failures with a cause that the caller
 // is not told, once for each kind of failure in a call. Plain refusals stand in
 // the audit and nowhere else.
-func (s *resolverService) logFailure(ctx context.Context, c call, integration string, err error) {
+func (s *resolverService) logFailure(ctx context.Context, c *call, integration string, err error) {
 	type kind struct {
 		reason  secret.Reason
 		message string

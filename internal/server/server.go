@@ -28,6 +28,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/admission"
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/trust"
+	"github.com/secretbroker/secretbroker/internal/wirecodec"
 )
 
 // Limits of the public listener. gRPC's own defaults are mostly "unlimited".
@@ -46,6 +47,11 @@ const (
 	// recheckInterval is how often the peers of open connections are judged anew,
 	// at least.
 	recheckInterval = 5 * time.Second
+	// streamWorkers is how many goroutines gRPC keeps for calls. A new one for each
+	// call would have to grow its stack each time, which takes a fifth of the CPU
+	// of a call; calls beyond the workers, which may all wait for the audit or a
+	// store, do get one.
+	streamWorkers = 256
 	// watcherTime is how long streams last into a shutdown.
 	watcherTime = 100 * time.Millisecond
 )
@@ -139,10 +145,11 @@ func New(cfg Config) (*Server, error) {
 			connections:          known,
 			refused:              refusals.refused,
 		}),
-		grpc.UnaryInterceptor(ic.unary),
-		grpc.StreamInterceptor(ic.stream),
+		grpc.StreamInterceptor(ic.stream), // unary methods are guarded below
 		grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error { return errNoSuchMethod }),
 		grpc.MaxRecvMsgSize(limits.MaxRequestBytes),
+		grpc.NumStreamWorkers(streamWorkers),
+		grpc.ForceServerCodecV2(wirecodec.New()),
 		grpc.MaxHeaderListSize(maxHeaderListSize),
 		grpc.MaxConcurrentStreams(uint32(limits.MaxStreamsPerConnection)), //nolint:gosec // the configuration allows 10,000 at most
 		grpc.ConnectionTimeout(handshakeTimeout),
@@ -156,9 +163,21 @@ func New(cfg Config) (*Server, error) {
 		}),
 	)
 	s := &Server{grpc: g, health: health.NewServer(), endStreams: endStreams, handshakes: ic.metrics.handshakes, gates: []*admission.Gate{ic.calls, ic.streams}, trust: cfg.Trust, connections: known, greetings: greetings, recheck: recheckInterval}
-	secretbrokerv1.RegisterResolverServiceServer(g, &resolverService{resolver: cfg.Resolver, log: cfg.Logger})
-	secretbrokerv1.RegisterPolicyServiceServer(g, &policyService{explainer: cfg.Explainer, log: cfg.Logger})
-	healthpb.RegisterHealthServer(g, s.health)
+	for _, service := range []struct {
+		desc grpc.ServiceDesc
+		impl any
+	}{
+		{secretbrokerv1.ResolverService_ServiceDesc, &resolverService{resolver: cfg.Resolver, log: cfg.Logger}},
+		{secretbrokerv1.PolicyService_ServiceDesc, &policyService{explainer: cfg.Explainer, log: cfg.Logger}},
+		{healthpb.Health_ServiceDesc, s.health},
+	} {
+		desc, err := ic.guard(service.desc)
+		if err != nil {
+			endStreams()
+			return nil, err
+		}
+		g.RegisterService(desc, service.impl)
+	}
 	for _, service := range []string{secretbrokerv1.ResolverService_ServiceDesc.ServiceName, secretbrokerv1.PolicyService_ServiceDesc.ServiceName} {
 		s.health.SetServingStatus(service, healthpb.HealthCheckResponse_SERVING)
 	}

@@ -133,4 +133,3 @@ func takeBytes(b, to *string) bool {
 }
 
 func takeText(b, to *string) bool { return takeBytes(b, to) && utf8.ValidString(*to) }
-

@@ -1,0 +1,107 @@
+package server
+
+import (
+	"context"
+	"encoding/hex"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/resolve"
+)
+
+const (
+	// maxCallTime bounds calls whose client set no deadline, or a longer one.
+	maxCallTime = 30 * time.Second
+	// replyTime is kept of a caller's deadline, so that what went wrong beneath
+	// still reaches it.
+	replyTime = 20 * time.Millisecond
+)
+
+// call is what the interceptors know of a call; the handlers read it.
+type call struct {
+	requestID string
+	who       resolve.Caller
+}
+
+type callKey struct{}
+
+func callOf(ctx context.Context) *call {
+	c, _ := ctx.Value(callKey{}).(*call)
+	return c
+}
+
+// callContext is the context of one call. It ends a little before the caller
+// stops listening.
+//
+// Its timer is not set before somebody waits for it: a call that is answered from
+// memory never does, and a timer costs more than the answer's lookup.
+type callContext struct {
+	context.Context // of the stream
+	call            call
+	deadline        time.Time
+
+	mu     sync.Mutex
+	timed  context.Context // nil before somebody waits
+	cancel context.CancelFunc
+}
+
+// newCallContext makes the context of a call that began at now. Whoever makes one
+// ends it.
+func newCallContext(ctx context.Context, c call, now time.Time) *callContext {
+	deadline := now.Add(maxCallTime)
+	if d, ok := ctx.Deadline(); ok && d.Add(-replyTime).Before(deadline) {
+		deadline = d.Add(-replyTime)
+	}
+	return &callContext{Context: ctx, call: c, deadline: deadline}
+}
+
+// wait returns the context with its timer set.
+func (c *callContext) wait() context.Context {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.timed == nil {
+		c.timed, c.cancel = context.WithDeadline(c.Context, c.deadline)
+	}
+	return c.timed
+}
+
+// end releases the timer, if it was set.
+func (c *callContext) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cancel != nil {
+		c.cancel()
+	}
+}
+
+func (c *callContext) Deadline() (time.Time, bool) { return c.deadline, true }
+
+func (c *callContext) Done() <-chan struct{} { return c.wait().Done() }
+
+func (c *callContext) Err() error { return c.wait().Err() }
+
+func (c *callContext) Value(key any) any {
+	if key == (callKey{}) {
+		return &c.call
+	}
+	c.mu.Lock()
+	ctx := c.timed // by which package context finds out that it need not watch us
+	c.mu.Unlock()
+	if ctx == nil {
+		ctx = c.Context
+	}
+	return ctx.Value(key)
+}
+
+// newRequestID returns 128 random bits in hexadecimal, the form of a W3C trace
+// id. It names a call and authorizes nothing.
+func newRequestID() string {
+	var id [16]byte
+	for i, half := 0, [2]uint64{rand.Uint64(), rand.Uint64()}; i < len(id); i++ {
+		id[i] = byte(half[i/8] >> (8 * (i % 8)))
+	}
+	var text [2 * len(id)]byte
+	hex.Encode(text[:], id[:])
+	return string(text[:])
+}
