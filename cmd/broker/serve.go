@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -63,6 +64,7 @@ else has changed and waits for a restart.`,
 			if err := harden(cfg, log); err != nil {
 				return err
 			}
+			collectLessOften()
 			// From here on a SIGHUP must not end the process, nor a closed pipe of
 			// the audit log: writing to it fails instead, and so do the calls.
 			hangups := make(chan os.Signal, 1)
@@ -90,6 +92,18 @@ func harden(cfg *config.Config, log *slog.Logger) error {
 		return &exitError{exitFailure, err}
 	}
 	return nil
+}
+
+// gcPercent lets the heap grow to five times of what is in use before garbage is
+// collected, which halves the time that takes. What is in use are a few MiB beside
+// the cache; GOMEMLIMIT bounds the whole where that matters.
+const gcPercent = 400
+
+// collectLessOften leaves it to the operator who has set GOGC.
+func collectLessOften() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 }
 
 // listening is where a broker that has become ready answers.

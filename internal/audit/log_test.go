@@ -243,6 +243,7 @@ func TestReopenWhenStuck(t *testing.T) {
 		g := newGate()
 		path := filepath.Join(t.TempDir(), "audit.jsonl")
 		l := newLog(path, g)
+		l.maxWait = time.Hour // but for that, the Writes would give up at the same time
 		go l.run()
 		under, queued := write(t.Context(), l, "a"), write(t.Context(), l, "b")
 		givesUp(t, l.Reopen)
