@@ -1,8 +1,15 @@
 package main
 
 import (
+	"runtime/debug"
+
 	"google.golang.org/grpc"
+
+	"github.com/secretbroker/secretbroker/internal/wirecodec"
 )
 
 // tuning is what the broker's own server sets.
-func tuning() []grpc.ServerOption { return []grpc.ServerOption{grpc.NumStreamWorkers(64)} }
+func tuning() []grpc.ServerOption {
+	debug.SetGCPercent(400)
+	return []grpc.ServerOption{grpc.NumStreamWorkers(256), grpc.ForceServerCodecV2(wirecodec.New())}
+}

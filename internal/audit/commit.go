@@ -17,8 +17,16 @@ func (l *Log) commit(b *batch) {
 	l.mu.Lock()
 	l.failed = err
 	l.batches++
+	abandoned := l.current != b
+	l.current = nil
 	l.mu.Unlock()
+	if abandoned { // its Writes have been told, and their waits are theirs no more
+		return
+	}
 	for _, w := range b.waits {
+		if w.done == nil { // told while it was queued
+			continue
+		}
 		if w.outEnd <= recorded {
 			w.done <- nil
 		} else {

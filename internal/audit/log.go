@@ -25,8 +25,8 @@ const (
 	// sooner than gather after it: forcing records to the disk costs about the same
 	// for one Write as for a hundred, and under such a load more come at once. A
 	// Write that comes alone never waits for others.
-	crowd  = 8
-	gather = time.Millisecond
+	crowd  = 16
+	gather = 2 * time.Millisecond
 )
 
 var (
@@ -53,9 +53,11 @@ type Log struct {
 	logger   *slog.Logger
 	copies   []*copier
 
-	// ended is closed when the writer has ended, gone when Close gave it up.
-	ended, gone chan struct{}
-	giveUp      func() // closes gone
+	// ended is closed when the writer has ended.
+	ended chan struct{}
+	// alarm fails the Writes that wait when the writer is stuck. It is set while
+	// the writer works.
+	alarm *time.Timer
 
 	// These are the writer's alone.
 	w       io.Writer
@@ -77,9 +79,11 @@ type Log struct {
 	failures atomic.Uint64 // Writes that failed
 	pendings sync.Pool     // of *pending
 
-	mu      sync.Mutex
-	work    *sync.Cond // told when there is something for the writer to do
-	queued  *batch
+	mu     sync.Mutex
+	work   *sync.Cond // told when there is something for the writer to do
+	queued *batch
+	// current is what the writer writes; nil once its Writes have been told.
+	current *batch
 	reopens []chan error
 	closed  bool
 	// full says that a Write was refused since the writer last took the queue.
@@ -102,7 +106,7 @@ type batch struct {
 }
 
 // wait is one Write in a batch: its lines end at buf[end], and once they are
-// chained at out[outEnd].
+// chained at out[outEnd]. done is nil once it has been told.
 type wait struct {
 	end, outEnd int
 	done        chan error
@@ -121,10 +125,11 @@ func New(w io.Writer) *Log {
 func newLog(path string, w io.Writer) *Log {
 	l := &Log{
 		path: path, maxBytes: maxQueued, patience: patience, maxWait: patience, w: w, linker: newLinker(nil), logger: slog.New(slog.DiscardHandler),
-		ended: make(chan struct{}), gone: make(chan struct{}), queued: newBatch(),
+		ended: make(chan struct{}), queued: newBatch(),
 	}
-	l.giveUp = sync.OnceFunc(func() { close(l.gone) })
 	l.work = sync.NewCond(&l.mu)
+	l.alarm = time.AfterFunc(time.Hour, l.overdue)
+	l.alarm.Stop()
 	l.pendings.New = newPending
 	return l
 }
@@ -163,26 +168,52 @@ func (l *Log) write(ctx context.Context, events []Event) error {
 	if err = l.enqueue(p); err != nil {
 		return err
 	}
-	p.limit.Reset(l.maxWait)
-	done := p.done
-	select {
-	case err = <-done:
-		p.limit.Stop()
-		l.pendings.Put(p) // the writer is done with it
+	if ctx.Done() == nil {
+		err = <-p.done // which takes half of what a select does
+		l.pendings.Put(p)
 		return err
-	case <-p.limit.C:
-		err = errSlow
-	case <-ctx.Done():
-		err = fmt.Errorf("wait for the audit log to be written: %w", context.Cause(ctx))
-	case <-l.gone:
-		err = errStuck
 	}
 	select {
-	case err := <-done: // both came at once: what is written is written
+	case err = <-p.done:
+		l.pendings.Put(p)
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-p.done: // both came at once: what is written is written
 		return err
 	default:
-		return err
+		return fmt.Errorf("wait for the audit log to be written: %w", context.Cause(ctx))
 	}
+}
+
+// overdue is called when the writer has been at one thing for maxWait, and again
+// for those that come while it is stuck.
+func (l *Log) overdue() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.busySince.IsZero() || time.Since(l.busySince) < l.maxWait {
+		return // it was just done
+	}
+	l.abandon(errSlow)
+	l.alarm.Reset(l.maxWait)
+}
+
+// abandon tells every Write that waits that there may be no record of it. What it
+// queued is still written if it can be. Callers hold l.mu.
+func (l *Log) abandon(err error) {
+	for _, b := range []*batch{l.current, l.queued} {
+		if b == nil {
+			continue
+		}
+		for i := range b.waits {
+			if w := &b.waits[i]; w.done != nil {
+				w.done <- err
+				w.done = nil
+			}
+		}
+	}
+	l.current = nil
 }
 
 // pending is a Write under way. There is one for every answer, so it is used again
@@ -191,14 +222,9 @@ func (l *Log) write(ctx context.Context, events []Event) error {
 type pending struct {
 	lines []byte
 	done  chan error // one is sent, and there is room for it: the writer never waits
-	limit *time.Timer
 }
 
-func newPending() any {
-	p := &pending{done: make(chan error, 1), limit: time.NewTimer(time.Hour)}
-	p.limit.Stop()
-	return p
-}
+func newPending() any { return &pending{done: make(chan error, 1)} }
 
 // enqueue copies the lines of one Write into the queue; its channel tells what
 // came of them.
@@ -265,7 +291,9 @@ func (l *Log) Close() error {
 	case <-l.ended:
 		return l.closeErr
 	case <-timer.C:
-		l.giveUp()
+		l.mu.Lock()
+		l.abandon(errStuck)
+		l.mu.Unlock()
 		return fmt.Errorf("close the audit log: %w", errStuck)
 	}
 }
@@ -324,6 +352,7 @@ func (l *Log) next(used *batch) (*batch, []chan error) {
 	if wait := gather - time.Since(l.began); l.crowded && l.sync && wait > 0 {
 		time.Sleep(wait)
 	}
+	l.alarm.Stop()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.busySince = time.Time{}
@@ -337,5 +366,7 @@ func (l *Log) next(used *batch) (*batch, []chan error) {
 	l.crowded, l.began = len(b.waits) >= crowd, time.Now()
 	l.queued, l.reopens, l.full = used, nil, false
 	l.busySince = l.began
+	l.current = b
+	l.alarm.Reset(l.maxWait)
 	return b, reopens
 }
