@@ -3,6 +3,7 @@ package resolve
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/audit"
@@ -35,7 +36,13 @@ func (r *Resolver) recordDecisions(ctx context.Context, method string, who Calle
 	if len(items) == 0 {
 		return nil
 	}
-	events := make([]audit.Event, len(items))
+	events := slices.Grow((*eventPool.Get().(*[]audit.Event))[:0], len(items))[:len(items)]
+	defer func() {
+		clear(events)
+		if cap(events) <= maxKept {
+			eventPool.Put(&events)
+		}
+	}()
 	all := newEvent(method, who, req)
 	for i := range items {
 		events[i] = all
@@ -97,20 +104,36 @@ func newEvent(method string, who Caller, req *Request) audit.Event {
 	}
 }
 
-// decisionEvent completes the record of what came of one item, which must not
-// change before the record is written.
+// numbers holds what number returns for the first grants, so that most records
+// need no memory for it.
+var numbers = func() (ns [64]int) {
+	for i := range ns {
+		ns[i] = i
+	}
+	return ns
+}()
+
+// number returns a pointer to n, which nobody may write to.
+func number(n int) *int {
+	if 0 <= n && n < len(numbers) {
+		return &numbers[n]
+	}
+	return &n
+}
+
+// decisionEvent completes the record of what came of one item.
 func decisionEvent(e *audit.Event, it *item, outcome audit.Outcome) {
 	e.Config = it.name
 	if it.ref.Name == "" { // not a reference
 		e.Outcome, e.Reason = audit.Rejected, it.err.Reason
 		return
 	}
-	e.Reference = it.ref.String()
+	e.Reference = it.text
 	if it.decision.Effect != authz.Allowed {
 		e.Outcome, e.Reason = audit.Denied, it.err.Reason
 		return
 	}
-	e.Grant = &it.decision.Grant
+	e.Grant = number(it.decision.Grant)
 	if it.got.Secret != nil {
 		e.Version = it.got.Secret.Version
 		e.Source = it.got.Source.String()

@@ -35,7 +35,7 @@ type Stores interface {
 }
 
 // AuditLog records decisions; audit.Log is one. All events of a Write are
-// recorded, or the Write fails. It waits for a bounded time and not beyond the
+// recorded, or the Write fails; it keeps none of them. It waits for a bounded time and not beyond the
 // end of ctx.
 type AuditLog interface {
 	Write(ctx context.Context, events []audit.Event) error
@@ -75,6 +75,7 @@ func New(cfg Config) *Resolver {
 type item struct {
 	name     string
 	ref      secret.Ref // zero if it could not be parsed
+	text     string     // of ref, canonical
 	decision authz.Decision
 	value    secret.Value // a copy, which the call wipes or its Result does
 	got      cache.Result // its Secret tells of itself, but may have been wiped
@@ -82,6 +83,25 @@ type item struct {
 	// next is the index of the call's next item of the same secret, 0 if it is the
 	// last one.
 	next int
+}
+
+// itemPool and eventPool keep what every call needs and none keeps: together they
+// are a third of the memory that a call would allocate.
+var (
+	itemPool  = sync.Pool{New: func() any { return new([]item) }}
+	eventPool = sync.Pool{New: func() any { return new([]audit.Event) }}
+)
+
+// maxKept is the most items or events that are kept for other calls.
+const maxKept = 64
+
+// recycle keeps the memory of items, and nothing of what stood there, for other
+// calls.
+func recycle(items []item) {
+	clear(items)
+	if cap(items) <= maxKept {
+		itemPool.Put(&items)
+	}
 }
 
 // Resolve answers a call of who. The error is a *secret.Error for the call as a
@@ -92,6 +112,7 @@ func (r *Resolver) Resolve(ctx context.Context, who Caller, req Request) (res *R
 	if err != nil {
 		return nil, err
 	}
+	defer recycle(items)
 	defer func() {
 		if res == nil {
 			wipe(items)
@@ -138,15 +159,17 @@ func (r *Resolver) look(ctx context.Context, method string, who Caller, req *Req
 // parse makes the call's items, sorted by name: a parsed reference or what is
 // wrong with it.
 func (r *Resolver) parse(refs map[string]string, faults []ConfigError) []item {
-	items := make([]item, 0, len(refs)+len(faults))
+	items := *itemPool.Get().(*[]item)
+	items = slices.Grow(items[:0], len(refs)+len(faults))
 	for name, text := range refs {
-		it := item{name: name}
-		ref, err := r.cfg.Limits.parseRef(text)
-		if err != nil {
+		items = append(items, item{name: name})
+		it := &items[len(items)-1]
+		var err error
+		if it.ref, err = r.cfg.Limits.parseRef(text); err != nil {
 			it.err = secret.AsError(err)
+		} else if it.text = text; !it.ref.IsString(text) {
+			it.text = it.ref.String()
 		}
-		it.ref = ref
-		items = append(items, it)
 	}
 	for _, f := range faults {
 		items = append(items, item{name: f.Config, err: f.Err})
@@ -158,6 +181,25 @@ func (r *Resolver) parse(refs map[string]string, faults []ConfigError) []item {
 // link chains the items of each secret by their next and appends the index of the
 // first item of each to firsts.
 func link(items []item, firsts []int) []int {
+	if len(items) <= cap(firsts) { // few: looking at all of them takes less than a map does
+	next:
+		for i := range items {
+			if items[i].err != nil {
+				continue
+			}
+			for _, first := range firsts {
+				if sameSecret(&items[first].ref, &items[i].ref) {
+					for items[first].next != 0 {
+						first = items[first].next
+					}
+					items[first].next = i
+					continue next
+				}
+			}
+			firsts = append(firsts, i)
+		}
+		return firsts
+	}
 	last := make(map[secret.Ref]int, len(items))
 	for i := range items {
 		if items[i].err != nil {
@@ -207,6 +249,10 @@ func (r *Resolver) decide(who authz.Principal, integration string, items []item)
 		}
 	}
 	return in, nil
+}
+
+func sameSecret(a, b *secret.Ref) bool {
+	return a.Name == b.Name && a.Store == b.Store && a.Version == b.Version && a.Kind == b.Kind
 }
 
 // fetch finds the secrets of the allowed items, each distinct one once, and selects

@@ -31,6 +31,9 @@ func FuzzParseRef(f *testing.F) {
 			return
 		}
 		checkCanonical(t, r)
+		if r.IsString(in) != (r.String() == in) || !r.IsString(r.String()) || r.IsString(r.String()+"x") || r.IsString("") {
+			t.Errorf("IsString of %+v and %q is wrong", r, in)
+		}
 		if !utf8.ValidString(r.Key) || r.Kind != KindAzureKeyVault || r.Name != lower(r.Name) || r.Version != lower(r.Version) {
 			t.Errorf("ParseRef(%q) = %+v is not canonical", in, r)
 		}

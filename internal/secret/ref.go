@@ -113,6 +113,26 @@ func (r Ref) String() string {
 	return b.String()
 }
 
+// IsString reports whether r.String() is s, without making a string.
+func (r Ref) IsString(s string) bool {
+	ok := cut(&s, r.Store) && cut(&s, "::") && cut(&s, r.Name)
+	if r.Version != "" {
+		ok = ok && cut(&s, "#") && cut(&s, r.Version)
+	}
+	if r.Decoding != "" {
+		ok = ok && cut(&s, "?decode=") && cut(&s, string(r.Decoding))
+	}
+	if r.Key != "" {
+		ok = ok && cut(&s, "::") && cut(&s, r.Key)
+	}
+	return ok && s == ""
+}
+
+func cut(s *string, prefix string) (ok bool) {
+	*s, ok = strings.CutPrefix(*s, prefix)
+	return ok
+}
+
 // checkText refuses what no reference may contain anywhere; fault says what and
 // where, or nothing. Control characters include those of U+0080 to U+009F,
 // which move a terminal's cursor as well as the ASCII ones do.

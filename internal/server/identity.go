@@ -20,6 +20,7 @@ type peerIdentity struct {
 	credentials.TLSInfo
 	principal authz.Principal
 	serial    string // hexadecimal
+	address   string // where the peer connects from
 	notAfter  time.Time
 	// problem says why principal is empty.
 	problem string
@@ -78,6 +79,7 @@ func (c identifyingCredentials) know(raw, conn net.Conn, info credentials.AuthIn
 		return nil, peerIdentity{}, err
 	}
 	id := identify(tlsInfo, c.rules)
+	id.address = raw.RemoteAddr().String()
 	known := &connection{Conn: conn, raw: raw, who: id.principal, serial: id.serial, peer: c.trust.Peer(tlsInfo.State.PeerCertificates)}
 	id.excess, err = c.connections.add(known)
 	return known, id, err

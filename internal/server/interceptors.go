@@ -155,12 +155,11 @@ func (ic *interceptor) admit(ctx context.Context, gate *admission.Gate, method s
 	if !ok {
 		return who, secret.Errorf(secret.ReasonUnauthenticated, "the connection has no peer")
 	}
-	who.PeerAddress = p.Addr.String()
 	id, ok := p.AuthInfo.(peerIdentity)
 	if !ok {
 		return who, secret.Errorf(secret.ReasonUnauthenticated, "the connection is not mutual TLS")
 	}
-	who.Principal, who.CertificateSerial = id.principal, id.serial
+	who.Principal, who.CertificateSerial, who.PeerAddress = id.principal, id.serial, id.address
 	// Peers without an identity count as one caller.
 	if over := gate.Enter(string(id.principal), now); over != nil {
 		ic.metrics.overLimit[over.Limit].Inc()
