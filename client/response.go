@@ -97,7 +97,7 @@ func newResponse(m *secretbrokerv1.ResolveResponse) *Response {
 			ExpireTime: timeOf(c.GetExpireTime()),
 			Stale:      c.GetStale(),
 			text:       secret.NewValue([]byte(c.GetValue())),
-			decoded:    secret.NewValue(c.GetValueBytes()),
+			decoded:    secret.NewValue(c.GetDecodedValue()),
 
 			SecretExpireTime: timeOf(c.GetSecretExpireTime()),
 		}

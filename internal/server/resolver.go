@@ -113,7 +113,7 @@ func responseOf(res *resolve.Result, requestID string, now time.Time) *secretbro
 			rc.TimeLeft = durationpb.New(c.SecretExpiresAt.Sub(now))
 		}
 		if c.Decoded {
-			rc.ValueBytes = c.Value.RevealBytes()
+			rc.DecodedValue = c.Value.RevealBytes()
 		}
 		if !c.Decoded || c.Value.IsText() {
 			rc.Value = c.Value.Reveal()

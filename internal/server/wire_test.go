@@ -102,8 +102,8 @@ func TestDecodedBytes(t *testing.T) {
 		if got := res[name]; got.SecretExpireTime != nil || got.TimeLeft != nil {
 			t.Errorf("%s: a secret without an end is told to have one", name)
 		}
-		if got := res[name]; got.GetValue() != want[0] || string(got.GetValueBytes()) != want[1] {
-			t.Errorf("%s: %q, %q", name, got.GetValue(), got.GetValueBytes())
+		if got := res[name]; got.GetValue() != want[0] || string(got.GetDecodedValue()) != want[1] {
+			t.Errorf("%s: %q, %q", name, got.GetValue(), got.GetDecodedValue())
 		}
 	}
 }

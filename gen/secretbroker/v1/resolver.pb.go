@@ -247,7 +247,7 @@ type ResolvedConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The secret, or the member of its JSON document that the reference's key
 	// names. Empty if the reference asks for decoding and the bytes are not text;
-	// see value_bytes.
+	// see decoded_value.
 	Value string `protobuf:"bytes,1,opt,name=value,proto3" json:"value,omitempty"`
 	// The store's identifier of the version that was read.
 	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
@@ -260,8 +260,8 @@ type ResolvedConfig struct {
 	// cannot be reached and the integration allows that.
 	Stale bool `protobuf:"varint,5,opt,name=stale,proto3" json:"stale,omitempty"`
 	// The decoded bytes, of a reference that asks for decoding (?decode=base64),
-	// and of no other.
-	ValueBytes []byte `protobuf:"bytes,6,opt,name=value_bytes,json=valueBytes,proto3" json:"value_bytes,omitempty"`
+	// and of no other. (Not "value_bytes": in Java that is an accessor of "value".)
+	DecodedValue []byte `protobuf:"bytes,6,opt,name=decoded_value,json=decodedValue,proto3" json:"decoded_value,omitempty"`
 	// When the secret's own validity ends, unset if it has no end. Not the end of
 	// the cache's time-to-live.
 	SecretExpireTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=secret_expire_time,json=secretExpireTime,proto3" json:"secret_expire_time,omitempty"`
@@ -337,9 +337,9 @@ func (x *ResolvedConfig) GetStale() bool {
 	return false
 }
 
-func (x *ResolvedConfig) GetValueBytes() []byte {
+func (x *ResolvedConfig) GetDecodedValue() []byte {
 	if x != nil {
-		return x.ValueBytes
+		return x.DecodedValue
 	}
 	return nil
 }
@@ -715,7 +715,7 @@ const file_secretbroker_v1_resolver_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\v2\x1f.secretbroker.v1.ResolvedConfigR\x05value:\x028\x01\x1aW\n" +
 	"\vErrorsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x122\n" +
-	"\x05value\x18\x02 \x01(\v2\x1c.secretbroker.v1.ConfigErrorR\x05value:\x028\x01\"\xf1\x02\n" +
+	"\x05value\x18\x02 \x01(\v2\x1c.secretbroker.v1.ConfigErrorR\x05value:\x028\x01\"\xf5\x02\n" +
 	"\x0eResolvedConfig\x12\x14\n" +
 	"\x05value\x18\x01 \x01(\tR\x05value\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x129\n" +
@@ -723,9 +723,8 @@ const file_secretbroker_v1_resolver_proto_rawDesc = "" +
 	"fetch_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tfetchTime\x12;\n" +
 	"\vexpire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12\x14\n" +
-	"\x05stale\x18\x05 \x01(\bR\x05stale\x12\x1f\n" +
-	"\vvalue_bytes\x18\x06 \x01(\fR\n" +
-	"valueBytes\x12H\n" +
+	"\x05stale\x18\x05 \x01(\bR\x05stale\x12#\n" +
+	"\rdecoded_value\x18\x06 \x01(\fR\fdecodedValue\x12H\n" +
 	"\x12secret_expire_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x10secretExpireTime\x126\n" +
 	"\ttime_left\x18\b \x01(\v2\x19.google.protobuf.DurationR\btimeLeft\"{\n" +
 	"\vConfigError\x12\x16\n" +
