@@ -54,6 +54,7 @@ final class BrokerConnection implements AutoCloseable {
   private static final Map<Settings, BrokerConnection> OPEN = new HashMap<>();
 
   static {
+    TransportLog.quiet();
     NameResolverRegistry.getDefaultRegistry().register(new BrokerAddresses.Provider());
   }
 
