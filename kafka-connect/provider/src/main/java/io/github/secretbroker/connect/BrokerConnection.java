@@ -119,10 +119,15 @@ final class BrokerConnection implements AutoCloseable {
    * @throws BrokerException if any of them has no value
    */
   Answer resolve(String integration, List<String> references) throws BrokerException {
+    return resolve(integration, references, settings.maxAge());
+  }
+
+  /** As the other, but takes nothing that was read from the store longer ago than maxAge, if given. */
+  Answer resolve(String integration, List<String> references, java.time.Duration maxAge) throws BrokerException {
     long began = System.nanoTime();
     long patience = unreachable ? Math.min(IMPATIENT_MS, settings.deadline().toMillis()) : settings.deadline().toMillis();
     long end = began + TimeUnit.MILLISECONDS.toNanos(patience);
-    ResolveRequest request = request(integration, references);
+    ResolveRequest request = request(integration, references, maxAge);
     for (int attempt = 1; ; attempt++) {
       try {
         Answer answer = once(request, references.size(), end);
@@ -141,13 +146,13 @@ final class BrokerConnection implements AutoCloseable {
     }
   }
 
-  private ResolveRequest request(String integration, List<String> references) {
+  private static ResolveRequest request(String integration, List<String> references, java.time.Duration maxAge) {
     ResolveRequest.Builder request = ResolveRequest.newBuilder().setIntegrationId(integration).setAllowPartial(true);
     for (int i = 0; i < references.size(); i++) {
       request.putConfigs("k" + i, references.get(i));
     }
-    if (settings.maxAge() != null) {
-      long ms = settings.maxAge().toMillis();
+    if (maxAge != null) {
+      long ms = maxAge.toMillis();
       request.setMaxAge(Duration.newBuilder().setSeconds(ms / 1000).setNanos((int) (ms % 1000) * 1_000_000));
     }
     return request.build();

@@ -31,7 +31,8 @@ record Settings(
   static final String DEADLINE_MS = "deadline.ms";
   static final String MAX_AGE_MS = "max.age.ms";
 
-  private static final List<String> NAMES =
+  /** All of them. */
+  static final List<String> NAMES =
       List.of(
           ADDRESSES, CA_FILE, CERT_FILE, KEY_FILE, KEYSTORE_FILE, KEYSTORE_PASSWORD_FILE,
           TRUSTSTORE_FILE, TRUSTSTORE_PASSWORD_FILE, SERVER_NAME, DEADLINE_MS, MAX_AGE_MS);
