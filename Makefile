@@ -7,6 +7,9 @@ BUF           ?= $(GO) tool -modfile=tools/buf/go.mod buf
 GOLANGCI_LINT ?= $(GO) tool -modfile=tools/lint/go.mod golangci-lint
 GOVULNCHECK   ?= $(GO) tool -modfile=tools/vuln/go.mod govulncheck
 
+# Nothing but what went wrong. make test-connect KAFKA=3.9 tests that worker's version.
+MVN ?= mvn --quiet --batch-mode --no-transfer-progress
+
 # How much of each fuzz target runs: a number of inputs (50000x) rather than a time,
 # at whose end Go before 1.27 may fail a target for nothing (go.dev/issue/75804).
 FUZZTIME ?= 100000x
@@ -20,7 +23,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 RACE := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test cover overload fuzz lint fmt-check generate generate-check proto-lint proto-breaking reliability vuln ci
+.PHONY: help build test test-connect connect-jar cover overload fuzz lint fmt-check generate generate-check proto-lint proto-breaking reliability vuln ci
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +34,13 @@ build: ## build bin/broker
 test: ## run all tests, with the race detector where there is a C compiler
 	@$(if $(RACE),,echo "no C compiler: testing without the race detector")
 	$(GO) test $(RACE) ./...
+
+connect-jar: ## build the jar for Kafka Connect's plugin.path
+	$(MVN) -f kafka-connect/pom.xml -pl provider package
+	@ls kafka-connect/provider/target/secretbroker-kafka-connect-*.jar
+
+test-connect: build ## test the config provider on a real Kafka Connect worker (Java 17, Maven, PostgreSQL)
+	$(MVN) -f kafka-connect/pom.xml $(if $(KAFKA),-Pkafka-$(KAFKA)) verify
 
 cover: ## run all tests and show what they do not reach
 	$(GO) test -coverpkg=./client/...,./cmd/...,./internal/... -coverprofile=coverage.out ./...

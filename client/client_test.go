@@ -55,7 +55,7 @@ func TestResolve(t *testing.T) {
 		certName, tlsVersion = state.VerifiedChains[0][0].DNSNames[0], state.Version
 		return &secretbrokerv1.ResolveResponse{
 			Configs: map[string]*secretbrokerv1.ResolvedConfig{
-				"a": {Value: "hunter2", Version: "v7", FetchTime: timestamppb.New(fetched), ExpireTime: timestamppb.New(expires), Stale: true},
+				"a": {Value: "hunter2", Version: "v7", FetchTime: timestamppb.New(fetched), ExpireTime: timestamppb.New(expires), Stale: true, SecretExpireTime: timestamppb.New(expires.Add(time.Hour))},
 				"b": {},
 			},
 			Errors: map[string]*secretbrokerv1.ConfigError{
@@ -106,10 +106,10 @@ func TestResolve(t *testing.T) {
 	if len(res.Values) != 2 || res.RequestID != "req-9" {
 		t.Errorf("got %d values, request id %q", len(res.Values), res.RequestID)
 	}
-	if a.Reveal() != "hunter2" || a.Version != "v7" || !a.FetchTime.Equal(fetched) || !a.ExpireTime.Equal(expires) || !a.Stale {
+	if a.Reveal() != "hunter2" || a.Version != "v7" || !a.FetchTime.Equal(fetched) || !a.ExpireTime.Equal(expires) || !a.SecretExpireTime.Equal(expires.Add(time.Hour)) || !a.Stale {
 		t.Errorf("a: version %q, fetched %v, expires %v, stale %v, right value %v", a.Version, a.FetchTime, a.ExpireTime, a.Stale, a.Reveal() == "hunter2")
 	}
-	if b.Reveal() != "" || !b.FetchTime.IsZero() || !b.ExpireTime.IsZero() || b.Stale {
+	if b.Reveal() != "" || !b.FetchTime.IsZero() || !b.ExpireTime.IsZero() || !b.SecretExpireTime.IsZero() || b.Stale {
 		t.Errorf("b: fetched %v, expires %v: unset times must be zero", b.FetchTime, b.ExpireTime)
 	}
 	if diff := cmp.Diff(map[string]client.ConfigError{

@@ -33,6 +33,8 @@ type Value struct {
 	// ExpireTime is until when the broker answers from this copy; asking sooner
 	// gives the same value. Zero if the broker did not say.
 	ExpireTime time.Time
+	// SecretExpireTime is when the secret's own validity ends. Zero if it has no end.
+	SecretExpireTime time.Time
 	// Stale says that the value is past ExpireTime and was answered only because
 	// the store cannot be reached.
 	Stale bool
@@ -95,7 +97,9 @@ func newResponse(m *secretbrokerv1.ResolveResponse) *Response {
 			ExpireTime: timeOf(c.GetExpireTime()),
 			Stale:      c.GetStale(),
 			text:       secret.NewValue([]byte(c.GetValue())),
-			decoded:    secret.NewValue(c.GetValueBytes()),
+			decoded:    secret.NewValue(c.GetDecodedValue()),
+
+			SecretExpireTime: timeOf(c.GetSecretExpireTime()),
 		}
 	}
 	for name, e := range m.GetErrors() {

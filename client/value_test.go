@@ -21,7 +21,7 @@ func TestValueIsUnprintable(t *testing.T) {
 	t.Parallel()
 	const text = "hunter2-tops3cret"
 	s := newSetup(t, func(context.Context, *secretbrokerv1.ResolveRequest) (*secretbrokerv1.ResolveResponse, error) {
-		return &secretbrokerv1.ResolveResponse{Configs: map[string]*secretbrokerv1.ResolvedConfig{"a": {Value: text, ValueBytes: []byte(text)}}}, nil
+		return &secretbrokerv1.ResolveResponse{Configs: map[string]*secretbrokerv1.ResolvedConfig{"a": {Value: text, DecodedValue: []byte(text)}}}, nil
 	})
 	c, _ := s.client(t)
 	res, err := c.Resolve(t.Context(), request)
@@ -98,7 +98,7 @@ func TestValueBytes(t *testing.T) {
 	const keystore = "\xfe\xed\xfe\xed\x00\x00"
 	s := newSetup(t, func(context.Context, *secretbrokerv1.ResolveRequest) (*secretbrokerv1.ResolveResponse, error) {
 		return &secretbrokerv1.ResolveResponse{Configs: map[string]*secretbrokerv1.ResolvedConfig{
-			"keystore": {ValueBytes: []byte(keystore)},
+			"keystore": {DecodedValue: []byte(keystore)},
 			"password": {Value: "hunter2"},
 		}}, nil
 	})

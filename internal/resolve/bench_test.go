@@ -39,6 +39,7 @@ type fakeStore struct {
 	secrets map[string]string // name -> document
 	errs    map[string]error
 	delay   time.Duration
+	expires time.Time // of every secret
 	reads   atomic.Int64
 }
 
@@ -55,7 +56,7 @@ func (s *fakeStore) Fetch(_ context.Context, _ *registry.Integration, ref secret
 	if !ok {
 		return nil, secret.Errorf(secret.ReasonSecretNotFound, "no such secret")
 	}
-	return secret.New(version, began, time.Time{}, []byte(doc)), nil
+	return secret.New(version, began, s.expires, []byte(doc)), nil
 }
 
 type integrations map[string]*registry.Integration

@@ -40,6 +40,21 @@ func (b *bench) fail(reason secret.Reason) {
 	}
 }
 
+// TestSecretsOwnExpiry: it is told apart from the end of the cached copy.
+func TestSecretsOwnExpiry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		if _, res, _ := b.get(nil); !res.SecretExpiresAt.IsZero() {
+			t.Errorf("a secret without an end ends %v", res.SecretExpiresAt)
+		}
+		b.store.expires = time.Now().Add(time.Hour)
+		time.Sleep(time.Minute) // the copy is over
+		if _, res, _ := b.get(nil); !res.SecretExpiresAt.Equal(b.store.expires) || !res.ExpiresAt.Before(b.store.expires) {
+			t.Errorf("the secret ends %v, its copy %v, want %v and sooner", res.SecretExpiresAt, res.ExpiresAt, b.store.expires)
+		}
+	})
+}
+
 // TestFreshness follows one secret through rotations and outages, with a
 // time-to-live of a minute.
 func TestFreshness(t *testing.T) {

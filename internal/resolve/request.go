@@ -171,7 +171,9 @@ type Resolved struct {
 	FetchedAt time.Time
 	// ExpiresAt is until when the broker answers from this copy.
 	ExpiresAt time.Time
-	Stale     bool
+	// SecretExpiresAt is the end of the secret's own validity, zero if it has none.
+	SecretExpiresAt time.Time
+	Stale           bool
 }
 
 // Result is what a call is answered: the resolved configs, and, when partial

@@ -378,6 +378,8 @@ func (r *Resolver) handOut(ctx context.Context, who Caller, req *Request, items 
 			FetchedAt: it.got.Secret.FetchedAt,
 			ExpiresAt: it.got.Expires,
 			Stale:     it.got.Source == cache.Stale,
+
+			SecretExpiresAt: it.got.Secret.ExpiresAt,
 		})
 	}
 	outcome := audit.Served

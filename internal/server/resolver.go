@@ -41,7 +41,7 @@ func (s *resolverService) Resolve(ctx context.Context, req *secretbrokerv1.Resol
 	if len(res.Errors) > 0 {
 		s.logFailure(ctx, c, in.IntegrationID, &resolve.Failure{Configs: res.Errors})
 	}
-	return responseOf(res, c.requestID), nil
+	return responseOf(res, c.requestID, time.Now()), nil
 }
 
 func (s *resolverService) Check(ctx context.Context, req *secretbrokerv1.CheckRequest) (*secretbrokerv1.CheckResponse, error) {
@@ -95,7 +95,7 @@ func requestOf(req askedFor, requestID string) resolve.Request {
 	return in
 }
 
-func responseOf(res *resolve.Result, requestID string) *secretbrokerv1.ResolveResponse {
+func responseOf(res *resolve.Result, requestID string, now time.Time) *secretbrokerv1.ResolveResponse {
 	out := &secretbrokerv1.ResolveResponse{
 		RequestId: requestID,
 		Configs:   make(map[string]*secretbrokerv1.ResolvedConfig, len(res.Configs)),
@@ -111,8 +111,12 @@ func responseOf(res *resolve.Result, requestID string) *secretbrokerv1.ResolveRe
 		rc.FetchTime, rc.ExpireTime = &configs[i].fetch, &configs[i].expire
 		setTime(rc.FetchTime, c.FetchedAt)
 		setTime(rc.ExpireTime, c.ExpiresAt)
+		if !c.SecretExpiresAt.IsZero() {
+			rc.SecretExpireTime = timestamppb.New(c.SecretExpiresAt)
+			rc.TimeLeft = durationpb.New(c.SecretExpiresAt.Sub(now))
+		}
 		if c.Decoded {
-			rc.ValueBytes = c.Value.RevealBytes()
+			rc.DecodedValue = c.Value.RevealBytes()
 		}
 		if !c.Decoded || c.Value.IsText() {
 			rc.Value = c.Value.Reveal()

@@ -60,7 +60,7 @@ func (f *fakeResolver) Resolve(ctx context.Context, who resolve.Caller, req reso
 	}
 	now := time.Now()
 	return &resolve.Result{
-		Configs: []resolve.Resolved{{Config: "p", Value: secret.NewValue([]byte("the-value")), Version: "v1", FetchedAt: now, ExpiresAt: now.Add(time.Minute), Stale: true}},
+		Configs: []resolve.Resolved{{Config: "p", Value: secret.NewValue([]byte("the-value")), Version: "v1", FetchedAt: now, ExpiresAt: now.Add(time.Minute), SecretExpiresAt: now.Add(time.Hour), Stale: true}},
 		Errors:  []resolve.ConfigError{{Config: "q", Err: secret.Errorf(secret.ReasonStoreThrottled, "wait").WithCause(errors.New("cause for the log"))}},
 	}, nil
 }

@@ -23,7 +23,7 @@ func TestAnswersAreWiped(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := res.GetConfigs(); got["p"].GetValue() != "the-value" || string(got["q"].GetValueBytes()) != "\xffb" {
+	if got := res.GetConfigs(); got["p"].GetValue() != "the-value" || string(got["q"].GetDecodedValue()) != "\xffb" {
 		t.Errorf("the answer is not whole: %v", res)
 	}
 	if string(value) != "\x00\x00\x00\x00\x00\x00\x00\x00\x00" || string(decoded) != "\x00\x00" {

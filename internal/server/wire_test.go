@@ -39,6 +39,9 @@ func TestResolveOverTheWire(t *testing.T) {
 	if got.GetValue() != "the-value" || got.GetVersion() != "v1" || !got.GetStale() || !got.GetExpireTime().AsTime().After(got.GetFetchTime().AsTime()) {
 		t.Errorf("got %v", got)
 	}
+	if left := got.GetTimeLeft().AsDuration(); left <= 0 || left > time.Hour || !got.GetSecretExpireTime().AsTime().After(got.GetExpireTime().AsTime()) {
+		t.Errorf("left %v, of the secret's own validity: %v", left, got.GetSecretExpireTime().AsTime())
+	}
 	if e := res.GetErrors()["q"]; e.GetReason() != "STORE_THROTTLED" || e.GetRetryDelay().AsDuration() != time.Second {
 		t.Errorf("got %v", e)
 	}
@@ -94,10 +97,13 @@ func TestDecodedBytes(t *testing.T) {
 		{Config: "text", Decoded: true, Value: secret.NewValue([]byte("abc"))},
 		{Config: "bytes", Decoded: true, Value: secret.NewValue([]byte{0xff, 0})},
 		{Config: "plain", Value: secret.NewValue([]byte("abc"))},
-	}}, "r").GetConfigs()
+	}}, "r", time.Now()).GetConfigs()
 	for name, want := range map[string][2]string{"text": {"abc", "abc"}, "bytes": {"", "\xff\x00"}, "plain": {"abc", ""}} {
-		if got := res[name]; got.GetValue() != want[0] || string(got.GetValueBytes()) != want[1] {
-			t.Errorf("%s: %q, %q", name, got.GetValue(), got.GetValueBytes())
+		if got := res[name]; got.SecretExpireTime != nil || got.TimeLeft != nil {
+			t.Errorf("%s: a secret without an end is told to have one", name)
+		}
+		if got := res[name]; got.GetValue() != want[0] || string(got.GetDecodedValue()) != want[1] {
+			t.Errorf("%s: %q, %q", name, got.GetValue(), got.GetDecodedValue())
 		}
 	}
 }

@@ -21,7 +21,7 @@ const (
 	tagFetchTime  = 3<<3 | 2
 	tagExpireTime = 4<<3 | 2
 	tagStale      = 5 << 3
-	tagValueBytes = 6<<3 | 2
+	tagDecoded    = 6<<3 | 2
 	tagSeconds    = 1 << 3
 	tagNanos      = 2 << 3
 )
@@ -43,7 +43,7 @@ func sizeOfResponse(m *secretbrokerv1.ResolveResponse) (size int, plain bool) {
 }
 
 func isPlain(c *secretbrokerv1.ResolvedConfig) bool {
-	return utf8.ValidString(c.GetValue()) && utf8.ValidString(c.GetVersion()) && len(c.ProtoReflect().GetUnknown()) == 0 &&
+	return c.GetSecretExpireTime() == nil && c.GetTimeLeft() == nil && utf8.ValidString(c.GetValue()) && utf8.ValidString(c.GetVersion()) && len(c.ProtoReflect().GetUnknown()) == 0 &&
 		(c.GetFetchTime() == nil || len(c.GetFetchTime().ProtoReflect().GetUnknown()) == 0) &&
 		(c.GetExpireTime() == nil || len(c.GetExpireTime().ProtoReflect().GetUnknown()) == 0)
 }
@@ -65,7 +65,7 @@ func sizeOfConfig(c *secretbrokerv1.ResolvedConfig) int {
 	if c.GetStale() {
 		size += 2
 	}
-	if n := len(c.GetValueBytes()); n > 0 {
+	if n := len(c.GetDecodedValue()); n > 0 {
 		size += 1 + protowire.SizeBytes(n)
 	}
 	return size
@@ -107,8 +107,8 @@ func appendConfig(b []byte, c *secretbrokerv1.ResolvedConfig) []byte {
 	if c.GetStale() {
 		b = append(b, tagStale, 1)
 	}
-	if v := c.GetValueBytes(); len(v) > 0 {
-		b = append(appendLength(b, tagValueBytes, len(v)), v...)
+	if v := c.GetDecodedValue(); len(v) > 0 {
+		b = append(appendLength(b, tagDecoded, len(v)), v...)
 	}
 	return b
 }

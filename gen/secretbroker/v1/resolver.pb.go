@@ -247,7 +247,7 @@ type ResolvedConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The secret, or the member of its JSON document that the reference's key
 	// names. Empty if the reference asks for decoding and the bytes are not text;
-	// see value_bytes.
+	// see decoded_value.
 	Value string `protobuf:"bytes,1,opt,name=value,proto3" json:"value,omitempty"`
 	// The store's identifier of the version that was read.
 	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
@@ -260,8 +260,14 @@ type ResolvedConfig struct {
 	// cannot be reached and the integration allows that.
 	Stale bool `protobuf:"varint,5,opt,name=stale,proto3" json:"stale,omitempty"`
 	// The decoded bytes, of a reference that asks for decoding (?decode=base64),
-	// and of no other.
-	ValueBytes    []byte `protobuf:"bytes,6,opt,name=value_bytes,json=valueBytes,proto3" json:"value_bytes,omitempty"`
+	// and of no other. (Not "value_bytes": in Java that is an accessor of "value".)
+	DecodedValue []byte `protobuf:"bytes,6,opt,name=decoded_value,json=decodedValue,proto3" json:"decoded_value,omitempty"`
+	// When the secret's own validity ends, unset if it has no end. Not the end of
+	// the cache's time-to-live.
+	SecretExpireTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=secret_expire_time,json=secretExpireTime,proto3" json:"secret_expire_time,omitempty"`
+	// How long the secret is valid from now on, by the broker's clock; unset if
+	// its validity has no end.
+	TimeLeft      *durationpb.Duration `protobuf:"bytes,8,opt,name=time_left,json=timeLeft,proto3" json:"time_left,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -331,9 +337,23 @@ func (x *ResolvedConfig) GetStale() bool {
 	return false
 }
 
-func (x *ResolvedConfig) GetValueBytes() []byte {
+func (x *ResolvedConfig) GetDecodedValue() []byte {
 	if x != nil {
-		return x.ValueBytes
+		return x.DecodedValue
+	}
+	return nil
+}
+
+func (x *ResolvedConfig) GetSecretExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SecretExpireTime
+	}
+	return nil
+}
+
+func (x *ResolvedConfig) GetTimeLeft() *durationpb.Duration {
+	if x != nil {
+		return x.TimeLeft
 	}
 	return nil
 }
@@ -695,7 +715,7 @@ const file_secretbroker_v1_resolver_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\v2\x1f.secretbroker.v1.ResolvedConfigR\x05value:\x028\x01\x1aW\n" +
 	"\vErrorsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x122\n" +
-	"\x05value\x18\x02 \x01(\v2\x1c.secretbroker.v1.ConfigErrorR\x05value:\x028\x01\"\xef\x01\n" +
+	"\x05value\x18\x02 \x01(\v2\x1c.secretbroker.v1.ConfigErrorR\x05value:\x028\x01\"\xf5\x02\n" +
 	"\x0eResolvedConfig\x12\x14\n" +
 	"\x05value\x18\x01 \x01(\tR\x05value\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x129\n" +
@@ -703,9 +723,10 @@ const file_secretbroker_v1_resolver_proto_rawDesc = "" +
 	"fetch_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tfetchTime\x12;\n" +
 	"\vexpire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12\x14\n" +
-	"\x05stale\x18\x05 \x01(\bR\x05stale\x12\x1f\n" +
-	"\vvalue_bytes\x18\x06 \x01(\fR\n" +
-	"valueBytes\"{\n" +
+	"\x05stale\x18\x05 \x01(\bR\x05stale\x12#\n" +
+	"\rdecoded_value\x18\x06 \x01(\fR\fdecodedValue\x12H\n" +
+	"\x12secret_expire_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x10secretExpireTime\x126\n" +
+	"\ttime_left\x18\b \x01(\v2\x19.google.protobuf.DurationR\btimeLeft\"{\n" +
 	"\vConfigError\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12:\n" +
@@ -791,27 +812,29 @@ var file_secretbroker_v1_resolver_proto_depIdxs = []int32{
 	10, // 3: secretbroker.v1.ResolveResponse.errors:type_name -> secretbroker.v1.ResolveResponse.ErrorsEntry
 	14, // 4: secretbroker.v1.ResolvedConfig.fetch_time:type_name -> google.protobuf.Timestamp
 	14, // 5: secretbroker.v1.ResolvedConfig.expire_time:type_name -> google.protobuf.Timestamp
-	13, // 6: secretbroker.v1.ConfigError.retry_delay:type_name -> google.protobuf.Duration
-	11, // 7: secretbroker.v1.CheckRequest.configs:type_name -> secretbroker.v1.CheckRequest.ConfigsEntry
-	13, // 8: secretbroker.v1.CheckRequest.max_age:type_name -> google.protobuf.Duration
-	12, // 9: secretbroker.v1.CheckResponse.configs:type_name -> secretbroker.v1.CheckResponse.ConfigsEntry
-	14, // 10: secretbroker.v1.ConfigReport.fetch_time:type_name -> google.protobuf.Timestamp
-	14, // 11: secretbroker.v1.ConfigReport.secret_expire_time:type_name -> google.protobuf.Timestamp
-	13, // 12: secretbroker.v1.ConfigReport.time_left:type_name -> google.protobuf.Duration
-	0,  // 13: secretbroker.v1.ConfigReport.length_class:type_name -> secretbroker.v1.LengthClass
-	4,  // 14: secretbroker.v1.ConfigReport.error:type_name -> secretbroker.v1.ConfigError
-	3,  // 15: secretbroker.v1.ResolveResponse.ConfigsEntry.value:type_name -> secretbroker.v1.ResolvedConfig
-	4,  // 16: secretbroker.v1.ResolveResponse.ErrorsEntry.value:type_name -> secretbroker.v1.ConfigError
-	7,  // 17: secretbroker.v1.CheckResponse.ConfigsEntry.value:type_name -> secretbroker.v1.ConfigReport
-	1,  // 18: secretbroker.v1.ResolverService.Resolve:input_type -> secretbroker.v1.ResolveRequest
-	5,  // 19: secretbroker.v1.ResolverService.Check:input_type -> secretbroker.v1.CheckRequest
-	2,  // 20: secretbroker.v1.ResolverService.Resolve:output_type -> secretbroker.v1.ResolveResponse
-	6,  // 21: secretbroker.v1.ResolverService.Check:output_type -> secretbroker.v1.CheckResponse
-	20, // [20:22] is the sub-list for method output_type
-	18, // [18:20] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	14, // 6: secretbroker.v1.ResolvedConfig.secret_expire_time:type_name -> google.protobuf.Timestamp
+	13, // 7: secretbroker.v1.ResolvedConfig.time_left:type_name -> google.protobuf.Duration
+	13, // 8: secretbroker.v1.ConfigError.retry_delay:type_name -> google.protobuf.Duration
+	11, // 9: secretbroker.v1.CheckRequest.configs:type_name -> secretbroker.v1.CheckRequest.ConfigsEntry
+	13, // 10: secretbroker.v1.CheckRequest.max_age:type_name -> google.protobuf.Duration
+	12, // 11: secretbroker.v1.CheckResponse.configs:type_name -> secretbroker.v1.CheckResponse.ConfigsEntry
+	14, // 12: secretbroker.v1.ConfigReport.fetch_time:type_name -> google.protobuf.Timestamp
+	14, // 13: secretbroker.v1.ConfigReport.secret_expire_time:type_name -> google.protobuf.Timestamp
+	13, // 14: secretbroker.v1.ConfigReport.time_left:type_name -> google.protobuf.Duration
+	0,  // 15: secretbroker.v1.ConfigReport.length_class:type_name -> secretbroker.v1.LengthClass
+	4,  // 16: secretbroker.v1.ConfigReport.error:type_name -> secretbroker.v1.ConfigError
+	3,  // 17: secretbroker.v1.ResolveResponse.ConfigsEntry.value:type_name -> secretbroker.v1.ResolvedConfig
+	4,  // 18: secretbroker.v1.ResolveResponse.ErrorsEntry.value:type_name -> secretbroker.v1.ConfigError
+	7,  // 19: secretbroker.v1.CheckResponse.ConfigsEntry.value:type_name -> secretbroker.v1.ConfigReport
+	1,  // 20: secretbroker.v1.ResolverService.Resolve:input_type -> secretbroker.v1.ResolveRequest
+	5,  // 21: secretbroker.v1.ResolverService.Check:input_type -> secretbroker.v1.CheckRequest
+	2,  // 22: secretbroker.v1.ResolverService.Resolve:output_type -> secretbroker.v1.ResolveResponse
+	6,  // 23: secretbroker.v1.ResolverService.Check:output_type -> secretbroker.v1.CheckResponse
+	22, // [22:24] is the sub-list for method output_type
+	20, // [20:22] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_secretbroker_v1_resolver_proto_init() }

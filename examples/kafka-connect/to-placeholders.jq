@@ -1,0 +1,20 @@
+# Turns a connector's configuration with secret.manager.* properties into one with
+# placeholders for the config provider "broker":
+#
+#     jq -f to-placeholders.jq connector.json
+#
+# It takes both forms, {"name": ..., "config": {...}} and the bare configuration.
+def placeholders:
+  (.["secret.manager.provider.integration.id"] // error("secret.manager.provider.integration.id is missing")) as $id
+  | [(.["secret.manager.managed.configs"] // "") | split(",")[] | gsub("^\\s+|\\s+$"; "") | select(. != "")] as $managed
+  | reduce $managed[] as $name (.;
+      if has($name) then .[$name] = "${broker:\($id):\(.[$name])}"
+      else error("\($name) is listed in secret.manager.managed.configs and not there") end)
+  | with_entries(select(.key == "secret.manager" or (.key | startswith("secret.manager.")) | not));
+
+def converted:
+  if .["secret.manager.enabled"] == "true" then placeholders
+  elif has("secret.manager.enabled") then with_entries(select(.key == "secret.manager" or (.key | startswith("secret.manager.")) | not))
+  else . end;
+
+if (.config | type) == "object" then .config |= converted else converted end

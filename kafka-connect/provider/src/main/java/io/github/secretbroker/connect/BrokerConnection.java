@@ -1,0 +1,283 @@
+package io.github.secretbroker.connect;
+
+import com.google.protobuf.Duration;
+import io.github.secretbroker.connect.TlsFiles.UnusableException;
+import io.grpc.CallOptions;
+import io.grpc.ConnectivityState;
+import io.grpc.ManagedChannel;
+import io.grpc.MethodDescriptor;
+import io.grpc.NameResolverRegistry;
+import io.grpc.StatusRuntimeException;
+import io.grpc.netty.NettyChannelBuilder;
+import io.grpc.protobuf.lite.ProtoLiteUtils;
+import io.grpc.stub.ClientCalls;
+import io.netty.channel.ChannelOption;
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.ThreadLocalRandom;
+import java.util.concurrent.TimeUnit;
+import org.apache.kafka.common.config.ConfigException;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+import secretbroker.v1.Resolver.ConfigError;
+import secretbroker.v1.Resolver.ResolveRequest;
+import secretbroker.v1.Resolver.ResolveResponse;
+import secretbroker.v1.Resolver.ResolvedConfig;
+
+/**
+ * The one channel of a worker to its brokers. Providers with equal settings share it; the last one
+ * that gives it back ends it. It connects when it is first needed. Safe for concurrent use.
+ */
+final class BrokerConnection implements AutoCloseable {
+  private static final Logger LOG = LoggerFactory.getLogger(BrokerConnection.class);
+
+  private static final MethodDescriptor<ResolveRequest, ResolveResponse> RESOLVE =
+      MethodDescriptor.<ResolveRequest, ResolveResponse>newBuilder()
+          .setType(MethodDescriptor.MethodType.UNARY)
+          .setFullMethodName("secretbroker.v1.ResolverService/Resolve")
+          .setRequestMarshaller(ProtoLiteUtils.marshaller(ResolveRequest.getDefaultInstance()))
+          .setResponseMarshaller(ProtoLiteUtils.marshaller(ResolveResponse.getDefaultInstance()))
+          .build();
+
+  /** Leaves room for hundreds of secrets of the largest size that a store allows. */
+  private static final int MAX_RESPONSE_BYTES = 16 << 20;
+  private static final int MAX_TRAILER_BYTES = 64 << 10;
+  /** How long a caller waits for brokers that the one before it found unreachable. */
+  private static final long IMPATIENT_MS = 1_000;
+  private static final long MIN_BACKOFF_MS = 100;
+  private static final long MAX_BACKOFF_MS = 1_000;
+
+  private static final int CONNECT_TIMEOUT_MS = 2_000;
+
+  private static final Map<Settings, BrokerConnection> OPEN = new HashMap<>();
+
+  static {
+    TransportLog.quiet();
+    NameResolverRegistry.getDefaultRegistry().register(new BrokerAddresses.Provider());
+  }
+
+  private final Settings settings;
+  private final ReloadingSslContext tls;
+  private final Statistics statistics;
+  private int users; // within OPEN
+  private ManagedChannel channel; // within this
+  private volatile boolean unreachable;
+
+  private BrokerConnection(Settings settings) throws UnusableException {
+    this.settings = settings;
+    this.tls = new ReloadingSslContext(settings.tls());
+    this.statistics = Statistics.register(settings.brokers());
+  }
+
+  /**
+   * The connection for these settings, shared with all who have equal ones.
+   *
+   * @throws ConfigException if the TLS files cannot be used
+   */
+  static BrokerConnection acquire(Settings settings) {
+    synchronized (OPEN) {
+      BrokerConnection open = OPEN.get(settings);
+      if (open == null) {
+        try {
+          open = new BrokerConnection(settings);
+        } catch (UnusableException e) {
+          throw new ConfigException("secretbroker: " + e.getMessage());
+        }
+        OPEN.put(settings, open);
+        LOG.info("Secrets are resolved by the broker at {}, {}", settings.brokers(), open.tls.describe());
+      }
+      open.users++;
+      return open;
+    }
+  }
+
+  @Override
+  public void close() {
+    synchronized (OPEN) {
+      if (--users > 0) {
+        return;
+      }
+      OPEN.remove(settings);
+    }
+    statistics.unregister();
+    synchronized (this) {
+      if (channel != null) {
+        channel.shutdownNow();
+      }
+    }
+  }
+
+  Statistics statistics() {
+    return statistics;
+  }
+
+  /**
+   * Asks for all references at once. It tries again, within the deadline, what may pass by itself.
+   *
+   * @throws BrokerException if any of them has no value
+   */
+  Answer resolve(String integration, List<String> references) throws BrokerException {
+    return resolve(integration, references, settings.maxAge());
+  }
+
+  /** As the other, but takes nothing that was read from the store longer ago than maxAge, if given. */
+  Answer resolve(String integration, List<String> references, java.time.Duration maxAge) throws BrokerException {
+    long began = System.nanoTime();
+    long patience = unreachable ? Math.min(IMPATIENT_MS, settings.deadline().toMillis()) : settings.deadline().toMillis();
+    long end = began + TimeUnit.MILLISECONDS.toNanos(patience);
+    ResolveRequest request = request(integration, references, maxAge);
+    for (int attempt = 1; ; attempt++) {
+      try {
+        Answer answer = once(request, references.size(), end);
+        unreachable = false;
+        statistics.answered(references.size(), System.nanoTime() - began);
+        return answer;
+      } catch (BrokerException e) {
+        long wait = waitBefore(e, attempt, end);
+        if (wait < 0 || !sleep(wait)) {
+          unreachable = e.unreachable();
+          statistics.failed(System.nanoTime() - began);
+          throw e;
+        }
+        statistics.retried();
+      }
+    }
+  }
+
+  private static ResolveRequest request(String integration, List<String> references, java.time.Duration maxAge) {
+    ResolveRequest.Builder request = ResolveRequest.newBuilder().setIntegrationId(integration).setAllowPartial(true);
+    for (int i = 0; i < references.size(); i++) {
+      request.putConfigs("k" + i, references.get(i));
+    }
+    if (maxAge != null) {
+      long ms = maxAge.toMillis();
+      request.setMaxAge(Duration.newBuilder().setSeconds(ms / 1000).setNanos((int) (ms % 1000) * 1_000_000));
+    }
+    return request.build();
+  }
+
+  private Answer once(ResolveRequest request, int count, long end) throws BrokerException {
+    ManagedChannel open = channel();
+    if (open.getState(false) == ConnectivityState.TRANSIENT_FAILURE) {
+      open.resetConnectBackoff(); // which may be at two minutes by now
+    }
+    CallOptions options =
+        CallOptions.DEFAULT.withDeadlineAfter(Math.max(1, end - System.nanoTime()), TimeUnit.NANOSECONDS);
+    ResolveResponse response;
+    try {
+      response = ClientCalls.blockingUnaryCall(open, RESOLVE, options, request);
+    } catch (StatusRuntimeException e) {
+      throw BrokerException.of(e, settings.brokers(), tls.describe());
+    }
+    LOG.debug("Integration {}: {} of {} references resolved, request {}",
+        request.getIntegrationId(), response.getConfigsCount(), count, response.getRequestId());
+    return answer(request.getIntegrationId(), count, response);
+  }
+
+  /** Every reference has a usable value, or this throws. */
+  private static Answer answer(String integration, int count, ResolveResponse response) throws BrokerException {
+    List<BrokerException.Fault> faults = new ArrayList<>();
+    List<String> values = new ArrayList<>(count);
+    Long timeLeft = null;
+    int stale = 0;
+    for (int i = 0; i < count; i++) {
+      String name = "k" + i;
+      ResolvedConfig config = response.getConfigsMap().get(name);
+      ConfigError error = response.getErrorsMap().get(name);
+      String unusable = unusable(config);
+      if (error != null) {
+        long retry = error.hasRetryDelay() ? BrokerException.millis(error.getRetryDelay()) : -1;
+        faults.add(new BrokerException.Fault(i, error.getReason(), error.getMessage(), retry));
+      } else if (unusable != null) {
+        faults.add(new BrokerException.Fault(i, BrokerException.UNUSABLE_VALUE, unusable, -1));
+      } else {
+        values.add(config.getValue());
+        stale += config.getStale() ? 1 : 0;
+        timeLeft = sooner(timeLeft, config);
+      }
+    }
+    if (!faults.isEmpty()) {
+      throw new BrokerException(faults, response.getRequestId());
+    }
+    if (stale > 0) {
+      LOG.warn("Integration {}: the store cannot be reached, {} of {} values are older than usual, request {}",
+          integration, stale, count, response.getRequestId());
+    }
+    return new Answer(List.copyOf(values), timeLeft);
+  }
+
+  /** Why a connector must not be given what the broker answered, null if it may. */
+  private static String unusable(ResolvedConfig config) {
+    if (config == null) {
+      return "the broker answered nothing for it; it may be of another version than this provider";
+    }
+    if (!config.getValue().isEmpty()) {
+      return null;
+    }
+    return config.getDecodedValue().isEmpty()
+        ? "the value is empty; set one in the secret store"
+        : "the decoded value is not text, which a connector's configuration must be; leave out ?decode=base64";
+  }
+
+  /** The shorter of two times, of which the second is only known if the secret has an end. */
+  private static Long sooner(Long timeLeft, ResolvedConfig config) {
+    if (!config.hasTimeLeft()) {
+      return timeLeft;
+    }
+    Duration left = config.getTimeLeft();
+    long ms = left.getSeconds() >= Long.MAX_VALUE / 2000 ? Long.MAX_VALUE / 2 : left.getSeconds() * 1000 + left.getNanos() / 1_000_000;
+    if (ms < 1) { // it ended on the way here; a restart now would get the same
+      return timeLeft;
+    }
+    return timeLeft == null ? ms : Math.min(timeLeft, ms);
+  }
+
+  /** How long to wait before the next attempt, -1 if there is to be none. */
+  private static long waitBefore(BrokerException e, int attempt, long end) {
+    long least = e.retryAfterMs();
+    if (least < 0) {
+      return -1;
+    }
+    long step = Math.min(MIN_BACKOFF_MS << Math.min(attempt - 1, 8), MAX_BACKOFF_MS);
+    // What failed together does not come back together.
+    long wait = least + step / 2 + ThreadLocalRandom.current().nextLong(step / 2 + 1);
+    return TimeUnit.MILLISECONDS.toNanos(wait) < end - System.nanoTime() ? wait : -1;
+  }
+
+  private static boolean sleep(long ms) {
+    try {
+      Thread.sleep(ms);
+      return true;
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+      return false;
+    }
+  }
+
+  private synchronized ManagedChannel channel() {
+    if (channel == null) {
+      channel =
+          NettyChannelBuilder.forTarget(BrokerAddresses.TARGET)
+              .setNameResolverArg(BrokerAddresses.SETTINGS, settings)
+              .sslContext(tls)
+              .defaultLoadBalancingPolicy("round_robin")
+              // Whoever answers DNS has no say in how the broker is called, and this
+              // class alone tries again.
+              .disableServiceConfigLookUp()
+              .disableRetry()
+              .userAgent("secretbroker-kafka-connect/" + Statistics.version())
+              .maxInboundMessageSize(MAX_RESPONSE_BYTES)
+              .maxInboundMetadataSize(MAX_TRAILER_BYTES)
+              .withOption(ChannelOption.CONNECT_TIMEOUT_MILLIS, CONNECT_TIMEOUT_MS)
+              // Below the idle limit of the load balancers on the way, well above what
+              // the broker takes for abuse.
+              .keepAliveTime(1, TimeUnit.MINUTES)
+              .keepAliveTimeout(10, TimeUnit.SECONDS)
+              .keepAliveWithoutCalls(true)
+              .build();
+    }
+    return channel;
+  }
+}

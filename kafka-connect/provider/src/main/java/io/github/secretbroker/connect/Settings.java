@@ -1,0 +1,199 @@
+package io.github.secretbroker.connect;
+
+import java.nio.file.Path;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.TreeSet;
+import org.apache.kafka.common.config.ConfigException;
+
+/**
+ * What a worker says under {@code config.providers.<name>.param.}: where the brokers are and which
+ * files the mutual TLS is made of. Immutable; two equal ones may share a connection.
+ *
+ * @param serverName the name that the brokers' certificates are for, null for each one's own host
+ * @param deadline bounds one answer, its repetitions included
+ * @param maxAge what the broker read longer ago is read anew; null for what its cache holds
+ */
+record Settings(
+    List<Address> addresses, TlsFiles tls, String serverName, Duration deadline, Duration maxAge) {
+
+  static final String ADDRESSES = "addresses";
+  static final String CA_FILE = "tls.ca.file";
+  static final String CERT_FILE = "tls.cert.file";
+  static final String KEY_FILE = "tls.key.file";
+  static final String KEYSTORE_FILE = "tls.keystore.file";
+  static final String KEYSTORE_PASSWORD_FILE = "tls.keystore.password.file";
+  static final String TRUSTSTORE_FILE = "tls.truststore.file";
+  static final String TRUSTSTORE_PASSWORD_FILE = "tls.truststore.password.file";
+  static final String SERVER_NAME = "tls.server.name";
+  static final String DEADLINE_MS = "deadline.ms";
+  static final String MAX_AGE_MS = "max.age.ms";
+
+  /** All of them. */
+  static final List<String> NAMES =
+      List.of(
+          ADDRESSES, CA_FILE, CERT_FILE, KEY_FILE, KEYSTORE_FILE, KEYSTORE_PASSWORD_FILE,
+          TRUSTSTORE_FILE, TRUSTSTORE_PASSWORD_FILE, SERVER_NAME, DEADLINE_MS, MAX_AGE_MS);
+
+  /**
+   * The thread that moves connectors between workers waits for answers too, so an answer takes
+   * seconds of one digit, whatever a person writes.
+   */
+  private static final long DEFAULT_DEADLINE_MS = 5_000;
+  private static final long MIN_DEADLINE_MS = 500;
+  private static final long MAX_DEADLINE_MS = 9_000;
+
+  /** The host and port of one broker, or of several behind one name. */
+  record Address(String host, int port) {
+    @Override
+    public String toString() {
+      return (host.indexOf(':') >= 0 ? "[" + host + "]" : host) + ":" + port;
+    }
+  }
+
+  /** @throws ConfigException with everything that is wrong */
+  static Settings parse(Map<String, ?> configs) {
+    Reader in = new Reader(configs);
+    in.refuseUnknown();
+    List<Address> addresses = in.addresses();
+    TlsFiles tls = in.tls();
+    String serverName = in.text(SERVER_NAME);
+    Long deadline = in.number(DEADLINE_MS, MIN_DEADLINE_MS, MAX_DEADLINE_MS);
+    Long maxAge = in.number(MAX_AGE_MS, 0, 24 * 3_600_000L);
+    if (!in.faults.isEmpty()) {
+      throw new ConfigException(
+          "secretbroker: the provider's settings (config.providers.<name>.param.*) are at fault: "
+              + String.join("; ", in.faults));
+    }
+    return new Settings(
+        addresses,
+        tls,
+        serverName,
+        Duration.ofMillis(deadline == null ? DEFAULT_DEADLINE_MS : deadline),
+        maxAge == null ? null : Duration.ofMillis(maxAge));
+  }
+
+  /** The addresses, as errors and logs show them. */
+  String brokers() {
+    StringBuilder text = new StringBuilder();
+    for (Address a : addresses) {
+      text.append(text.isEmpty() ? "" : ", ").append(a);
+    }
+    return text.toString();
+  }
+
+  /** Reads settings one by one and gathers what is wrong with them. */
+  private static final class Reader {
+    private final Map<String, ?> configs;
+    private final List<String> faults = new ArrayList<>();
+
+    Reader(Map<String, ?> configs) {
+      this.configs = configs;
+    }
+
+    void refuseUnknown() {
+      for (String name : new TreeSet<>(configs.keySet())) {
+        if (!NAMES.contains(name)) {
+          faults.add(name + " is no setting; there are " + String.join(", ", NAMES));
+        }
+      }
+    }
+
+    String text(String name) {
+      Object value = configs.get(name);
+      String text = value == null ? "" : value.toString().strip();
+      return text.isEmpty() ? null : text;
+    }
+
+    Path file(String name) {
+      String text = text(name);
+      return text == null ? null : Path.of(text);
+    }
+
+    Long number(String name, long min, long max) {
+      String text = text(name);
+      if (text == null) {
+        return null;
+      }
+      try {
+        long n = Long.parseLong(text);
+        if (n >= min && n <= max) {
+          return n;
+        }
+      } catch (NumberFormatException e) {
+        // reported below
+      }
+      faults.add(name + " must be a number from " + min + " to " + max + ", of milliseconds");
+      return null;
+    }
+
+    List<Address> addresses() {
+      List<Address> found = new ArrayList<>();
+      String text = text(ADDRESSES);
+      if (text == null) {
+        faults.add(ADDRESSES + " is missing: the brokers, as host:port, separated by commas");
+        return found;
+      }
+      for (String part : text.split(",", -1)) {
+        Address address = address(part.strip());
+        if (address == null) {
+          faults.add(ADDRESSES + " has an entry that is not host:port: \"" + part.strip() + "\"");
+        } else if (found.contains(address)) {
+          faults.add(ADDRESSES + " has " + address + " twice");
+        } else {
+          found.add(address);
+        }
+      }
+      return List.copyOf(found);
+    }
+
+    private static Address address(String text) {
+      int colon = text.lastIndexOf(':');
+      if (colon <= 0) {
+        return null;
+      }
+      String host = text.substring(0, colon);
+      if (host.startsWith("[") && host.endsWith("]")) {
+        host = host.substring(1, host.length() - 1);
+      } else if (host.indexOf(':') >= 0 || !host.matches("[A-Za-z0-9._-]+")) {
+        return null;
+      }
+      try {
+        int port = Integer.parseInt(text.substring(colon + 1));
+        return host.isEmpty() || port < 1 || port > 65535 ? null : new Address(host, port);
+      } catch (NumberFormatException e) {
+        return null;
+      }
+    }
+
+    TlsFiles tls() {
+      TlsFiles files =
+          new TlsFiles(
+              file(CA_FILE), file(TRUSTSTORE_FILE), file(TRUSTSTORE_PASSWORD_FILE),
+              file(CERT_FILE), file(KEY_FILE), file(KEYSTORE_FILE), file(KEYSTORE_PASSWORD_FILE));
+      either(files.ca(), files.truststore(), CA_FILE, TRUSTSTORE_FILE, "whom to trust as the broker");
+      together(TRUSTSTORE_FILE, TRUSTSTORE_PASSWORD_FILE);
+      if (files.cert() != null || files.key() != null) {
+        together(CERT_FILE, KEY_FILE);
+      }
+      together(KEYSTORE_FILE, KEYSTORE_PASSWORD_FILE);
+      Path pem = files.cert() != null ? files.cert() : files.key();
+      either(pem, files.keystore(), CERT_FILE + " with " + KEY_FILE, KEYSTORE_FILE, "this worker's certificate");
+      return files;
+    }
+
+    private void either(Path a, Path b, String nameA, String nameB, String what) {
+      if ((a == null) == (b == null)) {
+        faults.add("give one of " + nameA + " and " + nameB + ": " + what);
+      }
+    }
+
+    private void together(String a, String b) {
+      if ((text(a) == null) != (text(b) == null)) {
+        faults.add(a + " and " + b + " belong together");
+      }
+    }
+  }
+}

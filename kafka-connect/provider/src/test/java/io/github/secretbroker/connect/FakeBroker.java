@@ -1,0 +1,141 @@
+package io.github.secretbroker.connect;
+
+import io.grpc.Context;
+import io.grpc.Contexts;
+import io.grpc.Grpc;
+import io.grpc.Metadata;
+import io.grpc.MethodDescriptor;
+import io.grpc.Server;
+import io.grpc.ServerCall;
+import io.grpc.ServerCallHandler;
+import io.grpc.ServerInterceptor;
+import io.grpc.ServerServiceDefinition;
+import io.grpc.StatusRuntimeException;
+import io.grpc.netty.GrpcSslContexts;
+import io.grpc.netty.NettyServerBuilder;
+import io.grpc.protobuf.lite.ProtoLiteUtils;
+import io.grpc.stub.ServerCalls;
+import io.netty.handler.ssl.ClientAuth;
+import io.netty.handler.ssl.SslContextBuilder;
+import io.netty.handler.ssl.SslProvider;
+import java.io.IOException;
+import java.net.InetSocketAddress;
+import java.security.cert.X509Certificate;
+import java.util.List;
+import java.util.concurrent.CopyOnWriteArrayList;
+import java.util.concurrent.TimeUnit;
+import java.util.function.Function;
+import javax.net.ssl.SSLSession;
+import secretbroker.v1.Resolver.ResolveRequest;
+import secretbroker.v1.Resolver.ResolveResponse;
+
+/**
+ * Stands in for the broker where a test needs answers that a real one gives only with effort: gRPC
+ * over mutual TLS 1.3, with whatever the test says as the answer. The tests on real workers have the
+ * real one.
+ */
+final class FakeBroker implements AutoCloseable {
+  private static final Context.Key<String> CALLER = Context.key("caller");
+
+  /** What was asked, in order. */
+  final List<ResolveRequest> requests = new CopyOnWriteArrayList<>();
+  /** Who asked, by the URI in the client certificate. */
+  final List<String> callers = new CopyOnWriteArrayList<>();
+  /** Connections by the addresses of their other ends. */
+  final List<String> peers = new CopyOnWriteArrayList<>();
+
+  volatile Function<ResolveRequest, ResolveResponse> answer;
+
+  private final Server server;
+
+  FakeBroker(TestAuthority authority, TestAuthority.Issued identity, int port) {
+    answer = FakeBroker::echo;
+    try {
+      SslContextBuilder tls =
+          SslContextBuilder.forServer(identity.key(), identity.certificate())
+              .trustManager(authority.certificate)
+              .clientAuth(ClientAuth.REQUIRE)
+              .protocols("TLSv1.3");
+      server =
+          NettyServerBuilder.forAddress(new InetSocketAddress("127.0.0.1", port))
+              .sslContext(GrpcSslContexts.configure(tls, SslProvider.JDK).build())
+              .permitKeepAliveWithoutCalls(true)
+              .intercept(new Identify())
+              .addService(service())
+              .build()
+              .start();
+    } catch (IOException e) {
+      throw new IllegalStateException(e);
+    }
+  }
+
+  int port() {
+    return server.getPort();
+  }
+
+  /** Answers each reference with "value of" it. */
+  static ResolveResponse echo(ResolveRequest request) {
+    ResolveResponse.Builder response = ResolveResponse.newBuilder().setRequestId("request-1");
+    request.getConfigsMap().forEach((name, reference) ->
+        response.putConfigs(name, secretbroker.v1.Resolver.ResolvedConfig.newBuilder()
+            .setValue("value of " + reference).setVersion("v1").build()));
+    return response.build();
+  }
+
+  private ServerServiceDefinition service() {
+    MethodDescriptor<ResolveRequest, ResolveResponse> method =
+        MethodDescriptor.<ResolveRequest, ResolveResponse>newBuilder()
+            .setType(MethodDescriptor.MethodType.UNARY)
+            .setFullMethodName("secretbroker.v1.ResolverService/Resolve")
+            .setRequestMarshaller(ProtoLiteUtils.marshaller(ResolveRequest.getDefaultInstance()))
+            .setResponseMarshaller(ProtoLiteUtils.marshaller(ResolveResponse.getDefaultInstance()))
+            .build();
+    return ServerServiceDefinition.builder("secretbroker.v1.ResolverService")
+        .addMethod(method, ServerCalls.asyncUnaryCall((request, observer) -> {
+          requests.add(request);
+          callers.add(CALLER.get());
+          try {
+            observer.onNext(answer.apply(request));
+            observer.onCompleted();
+          } catch (StatusRuntimeException e) {
+            observer.onError(e);
+          }
+        }))
+        .build();
+  }
+
+  @Override
+  public void close() {
+    server.shutdownNow();
+    try {
+      if (!server.awaitTermination(10, TimeUnit.SECONDS)) {
+        throw new IllegalStateException("the server does not end");
+      }
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+    }
+  }
+
+  private final class Identify implements ServerInterceptor {
+    @Override
+    public <Q, S> ServerCall.Listener<Q> interceptCall(
+        ServerCall<Q, S> call, Metadata headers, ServerCallHandler<Q, S> next) {
+      String peer = String.valueOf(call.getAttributes().get(Grpc.TRANSPORT_ATTR_REMOTE_ADDR));
+      if (!peers.contains(peer)) {
+        peers.add(peer);
+      }
+      return Contexts.interceptCall(
+          Context.current().withValue(CALLER, uri(call.getAttributes().get(Grpc.TRANSPORT_ATTR_SSL_SESSION))),
+          call, headers, next);
+    }
+  }
+
+  private static String uri(SSLSession session) {
+    try {
+      X509Certificate leaf = (X509Certificate) session.getPeerCertificates()[0];
+      return String.valueOf(leaf.getSubjectAlternativeNames().iterator().next().get(1));
+    } catch (Exception e) {
+      throw new IllegalStateException(e);
+    }
+  }
+}

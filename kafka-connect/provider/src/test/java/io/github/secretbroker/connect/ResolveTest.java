@@ -1,0 +1,169 @@
+package io.github.secretbroker.connect;
+
+import static io.github.secretbroker.connect.Bench.REFERENCE;
+import static io.github.secretbroker.connect.Bench.failure;
+import static io.github.secretbroker.connect.Bench.get;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertNull;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import com.google.protobuf.ByteString;
+import com.google.protobuf.Duration;
+import java.nio.file.Path;
+import java.util.Map;
+import java.util.Set;
+import org.apache.kafka.common.config.ConfigData;
+import org.apache.kafka.common.config.ConfigException;
+import org.apache.kafka.common.config.ConfigTransformer;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import secretbroker.v1.Resolver.ConfigError;
+import secretbroker.v1.Resolver.ResolveResponse;
+import secretbroker.v1.Resolver.ResolvedConfig;
+
+/** What a connector is given for what it asks, and what never. */
+class ResolveTest {
+  @TempDir Path dir;
+  private Bench bench;
+  private SecretBrokerConfigProvider provider;
+
+  @BeforeEach
+  void start() {
+    bench = new Bench(dir);
+    provider = bench.provider();
+  }
+
+  @AfterEach
+  void stop() {
+    bench.close();
+  }
+
+  private void answer(ResolvedConfig.Builder... configs) {
+    bench.broker.answer = request -> {
+      ResolveResponse.Builder response = ResolveResponse.newBuilder().setRequestId("request-7");
+      for (int i = 0; i < configs.length; i++) {
+        response.putConfigs("k" + i, configs[i].build());
+      }
+      return response.build();
+    };
+  }
+
+  private static ResolvedConfig.Builder value(String text) {
+    return ResolvedConfig.newBuilder().setValue(text);
+  }
+
+  @Test
+  void kafkaSplitsThePlaceholderAsMeant() {
+    ConfigTransformer transformer = new ConfigTransformer(Map.of("broker", provider));
+    Map<String, String> resolved = transformer.transform(Map.of(
+        "password", "${broker:cspi:" + REFERENCE + "}",
+        "url", "jdbc:x?user=${broker:cspi:https://my-vault.vault.azure.net::db-secret::user}&p=1",
+        "other", "plain")).data();
+    assertEquals("value of " + REFERENCE, resolved.get("password"));
+    assertEquals("jdbc:x?user=value of https://my-vault.vault.azure.net::db-secret::user&p=1", resolved.get("url"));
+    assertEquals("plain", resolved.get("other"));
+    assertEquals(1, bench.broker.requests.size(), "one call for all references of an integration");
+    assertEquals("cspi", bench.broker.requests.get(0).getIntegrationId());
+    assertTrue(bench.broker.requests.get(0).getAllowPartial());
+    assertFalse(bench.broker.requests.get(0).hasMaxAge());
+    assertEquals(Bench.WORKER, bench.broker.callers.get(0));
+  }
+
+  @Test
+  void everyReasonIsTold() {
+    bench.broker.answer = request -> {
+      ResolveResponse.Builder response = ResolveResponse.newBuilder().setRequestId("request-9")
+          .putConfigs("k0", value("canary").build());
+      response.putErrors("k1", ConfigError.newBuilder().setReason("SECRET_NOT_FOUND").setMessage("fix the name").build());
+      response.putErrors("k2", ConfigError.newBuilder().setReason("INVALID_REFERENCE").setMessage("no '::'").build());
+      response.putErrors("k3", ConfigError.newBuilder().setReason("INVALID_REFERENCE").setMessage("bad name").build());
+      response.putErrors("k4", ConfigError.newBuilder().setReason("INVALID_REFERENCE").setMessage("bad store").build());
+      return response.build();
+    };
+    String text = failure(provider, REFERENCE, "https://v.vault.azure.net::gone", "pasted-canary",
+        "https://v.vault.azure.net::bad_canary", "https://u:canary@v.vault.azure.net::n");
+    assertEquals("secretbroker: 4 of 5 references through integration cspi cannot be resolved (request request-9)\n"
+        + "  SECRET_NOT_FOUND for https://v.vault.azure.net::gone: fix the name\n"
+        + "  INVALID_REFERENCE for a reference that is not shown, for it may be a value: no '::'\n"
+        + "  INVALID_REFERENCE for https://v.vault.azure.net::...: bad name\n"
+        + "  INVALID_REFERENCE for a reference that is not shown, for it may be a value: bad store", text);
+  }
+
+  @Test
+  void emptyMissingAndBinaryValuesAreRefused() {
+    answer(value(""), value("canary"));
+    assertTrue(failure(provider, REFERENCE, "https://v.vault.azure.net::b")
+        .contains("1 of 2 references through integration cspi cannot be resolved (request request-7): UNUSABLE_VALUE for "
+            + REFERENCE + ": the value is empty"));
+    answer(value("").setDecodedValue(ByteString.copyFromUtf8("canary")));
+    assertTrue(failure(provider, REFERENCE).contains("leave out ?decode=base64"));
+    answer();
+    assertTrue(failure(provider, REFERENCE).contains("answered nothing"));
+  }
+
+  @Test
+  void aTimeToLiveIsTheShortestTimeLeftAndNothingElse() {
+    answer(value("a"));
+    assertNull(get(provider, REFERENCE).ttl(), "no secret has an end");
+    answer(value("a"), value("b").setTimeLeft(seconds(3600)), value("c").setTimeLeft(Duration.newBuilder().setSeconds(90).setNanos(5_000_000)));
+    assertEquals(90_005L, get(provider, REFERENCE, "https://v.vault.azure.net::b", "https://v.vault.azure.net::c").ttl());
+    answer(value("a").setTimeLeft(seconds(0)));
+    assertNull(get(provider, REFERENCE).ttl(), "never zero");
+    answer(value("a").setTimeLeft(seconds(-5)));
+    assertNull(get(provider, REFERENCE).ttl(), "never negative");
+    answer(value("a").setTimeLeft(seconds(315_576_000_000L))); // the longest of the wire
+    assertEquals(315_576_000_000_000L, get(provider, REFERENCE).ttl());
+  }
+
+  private static Duration seconds(long n) {
+    return Duration.newBuilder().setSeconds(n).build();
+  }
+
+  @Test
+  void whatIsNoIntegrationIsExplained() {
+    for (Map.Entry<String, String> e : Map.of(
+        "", "names no integration", "https", "where the integration belongs", "arn", "where the integration belongs",
+        "hunter2 canary", "no integration id").entrySet()) {
+      String text = assertThrows(ConfigException.class, () -> provider.get(e.getKey(), Set.of("//v::n"))).getMessage();
+      assertTrue(text.contains(e.getValue()), text);
+      assertTrue(text.contains("${broker:<integration id>:<reference>}"), text);
+      assertFalse(text.contains("canary"), text);
+    }
+    assertThrows(ConfigException.class, () -> provider.get(null, Set.of("x")));
+    assertThrows(ConfigException.class, () -> provider.get("cspi"));
+    assertEquals(0, bench.broker.requests.size());
+  }
+
+  @Test
+  void nothingIsAskedForNothing() {
+    ConfigData data = provider.get("cspi", Set.of());
+    assertEquals(Map.of(), data.data());
+    assertNull(data.ttl());
+    assertEquals(0, bench.broker.requests.size());
+  }
+
+  @Test
+  void maxAgeIsPassedOn() {
+    Map<String, String> settings = bench.settings();
+    settings.put("max.age.ms", "1500");
+    get(bench.provider(settings), REFERENCE);
+    assertEquals(Duration.newBuilder().setSeconds(1).setNanos(500_000_000).build(),
+        bench.broker.requests.get(0).getMaxAge());
+  }
+
+  @Test
+  void subscriptionsAreNotSupported() {
+    assertThrows(UnsupportedOperationException.class, () -> provider.subscribe("p", Set.of("k"), (p, d) -> { }));
+    assertThrows(UnsupportedOperationException.class, () -> provider.unsubscribe("p", Set.of("k"), (p, d) -> { }));
+    assertThrows(UnsupportedOperationException.class, provider::unsubscribeAll);
+  }
+
+  @Test
+  void theAnswerIsNotPrinted() {
+    assertFalse(new Answer(java.util.List.of("canary"), null).toString().contains("canary"));
+  }
+}

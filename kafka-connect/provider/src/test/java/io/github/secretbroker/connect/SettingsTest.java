@@ -1,0 +1,60 @@
+package io.github.secretbroker.connect;
+
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertNull;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import java.time.Duration;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import org.apache.kafka.common.config.ConfigException;
+import org.junit.jupiter.api.Test;
+
+class SettingsTest {
+  private static Map<String, String> good() {
+    Map<String, String> settings = new HashMap<>();
+    settings.put("addresses", "broker-1.example.org:8443, [2001:db8::1]:8443");
+    settings.put("tls.ca.file", "/ca.pem");
+    settings.put("tls.cert.file", "/tls.crt");
+    settings.put("tls.key.file", "/tls.key");
+    return settings;
+  }
+
+  @Test
+  void defaults() {
+    Settings s = Settings.parse(good());
+    assertEquals(List.of(new Settings.Address("broker-1.example.org", 8443), new Settings.Address("2001:db8::1", 8443)), s.addresses());
+    assertEquals("broker-1.example.org:8443, [2001:db8::1]:8443", s.brokers());
+    assertEquals(Duration.ofSeconds(5), s.deadline());
+    assertNull(s.maxAge());
+    assertNull(s.serverName());
+    assertEquals(s, Settings.parse(good()), "equal settings share a connection");
+  }
+
+  @Test
+  void allFaultsAtOnce() {
+    Map<String, String> settings = new HashMap<>(Map.of(
+        "adresses", "x:1", "tls.cert.file", "/tls.crt", "tls.keystore.file", "/k.p12",
+        "deadline.ms", "10000", "max.age.ms", "1s"));
+    String text = assertThrows(ConfigException.class, () -> Settings.parse(settings)).getMessage();
+    for (String want : List.of(
+        "adresses is no setting; there are addresses, ", "addresses is missing", "give one of tls.ca.file and tls.truststore.file",
+        "tls.cert.file and tls.key.file belong together", "tls.keystore.file and tls.keystore.password.file belong together",
+        "give one of tls.cert.file with tls.key.file and tls.keystore.file",
+        "deadline.ms must be a number from 500 to 9000", "max.age.ms must be a number from 0 to 86400000")) {
+      assertTrue(text.contains(want), want + " is not in: " + text);
+    }
+  }
+
+  @Test
+  void faultyAddresses() {
+    for (String address : List.of("broker", "broker:", ":8443", "broker:0", "broker:65536", "broker:x", "https://broker:8443",
+        "2001:db8::1:8443", "[]:1", "a:1,,b:1", "a:1,a:1", "a b:1")) {
+      Map<String, String> settings = good();
+      settings.put("addresses", address);
+      assertThrows(ConfigException.class, () -> Settings.parse(settings), address);
+    }
+  }
+}

@@ -1,0 +1,191 @@
+package io.github.secretbroker.connect;
+
+import static io.github.secretbroker.connect.Bench.REFERENCE;
+import static io.github.secretbroker.connect.Bench.failure;
+import static io.github.secretbroker.connect.Bench.get;
+import static io.github.secretbroker.connect.TestAuthority.pem;
+import static io.github.secretbroker.connect.TestAuthority.write;
+import static io.github.secretbroker.connect.TestAuthority.writePem;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.time.Duration;
+import java.util.LinkedHashMap;
+import java.util.Map;
+import org.apache.kafka.common.config.ConfigException;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+
+/** Certificates and keys: which are taken, when they change, and what is said of those that are not. */
+class TlsTest {
+  private static final String RENEWED = "spiffe://example.org/connect/renewed";
+
+  @TempDir Path dir;
+  private Bench bench;
+
+  @BeforeEach
+  void start() {
+    bench = new Bench(dir);
+  }
+
+  @AfterEach
+  void stop() {
+    bench.close();
+  }
+
+  private Map<String, String> pkcs12() {
+    bench.authority.writeKeystore(bench.file("worker.p12"), bench.file("worker.pw"), bench.authority.client(Bench.WORKER));
+    bench.authority.writeTruststore(bench.file("trust.p12"), bench.file("trust.pw"));
+    Map<String, String> settings = bench.settings();
+    settings.keySet().removeIf(name -> name.startsWith("tls."));
+    settings.put("tls.keystore.file", bench.file("worker.p12").toString());
+    settings.put("tls.keystore.password.file", bench.file("worker.pw").toString());
+    settings.put("tls.truststore.file", bench.file("trust.p12").toString());
+    settings.put("tls.truststore.password.file", bench.file("trust.pw").toString());
+    return settings;
+  }
+
+  /** Loses the connection, so that the next call makes a new one. */
+  private void restartBroker() {
+    int port = bench.broker.port();
+    bench.broker.close();
+    bench.broker = new FakeBroker(bench.authority, bench.server, port);
+  }
+
+  @Test
+  void pkcs12IsAsGoodAsPem() {
+    get(bench.provider(pkcs12()), REFERENCE);
+    assertEquals(Bench.WORKER, bench.broker.callers.get(0));
+  }
+
+  @Test
+  void rsaAndEd25519Keys() {
+    for (String algorithm : new String[] {"RSA", "Ed25519"}) {
+      TestAuthority.Issued issued =
+          bench.authority.client("spiffe://example.org/" + algorithm, algorithm, algorithm.equals("RSA") ? 2048 : 255, Duration.ofHours(1));
+      writePem(bench.file(algorithm + ".crt"), bench.file(algorithm + ".key"), issued);
+      Map<String, String> settings = bench.settings();
+      settings.put("tls.cert.file", bench.file(algorithm + ".crt").toString());
+      settings.put("tls.key.file", bench.file(algorithm + ".key").toString());
+      get(bench.provider(settings), REFERENCE);
+      assertEquals("spiffe://example.org/" + algorithm, bench.broker.callers.get(bench.broker.callers.size() - 1));
+    }
+  }
+
+  @Test
+  void renewedFilesAreUsedForTheNextConnection() {
+    Map<String, String> pkcs12 = pkcs12();
+    for (Map<String, String> settings : java.util.List.of(bench.settings(), pkcs12)) {
+      SecretBrokerConfigProvider provider = bench.provider(settings);
+      get(provider, REFERENCE);
+      TestAuthority.Issued renewed = bench.authority.client(RENEWED);
+      writePem(bench.file("tls.crt"), bench.file("tls.key"), renewed);
+      bench.authority.writeKeystore(bench.file("worker.p12"), bench.file("worker.pw"), renewed);
+      restartBroker();
+      get(provider, REFERENCE);
+      // A resumed session would still be the old caller's.
+      assertEquals(RENEWED, bench.broker.callers.get(0));
+    }
+  }
+
+  @Test
+  void halfARenewalChangesNothing() {
+    SecretBrokerConfigProvider provider = bench.provider();
+    TestAuthority.Issued renewed = bench.authority.client(RENEWED);
+    writePem(bench.file("tls.crt"), renewed.certificate()); // and the key still is the old one
+    get(provider, REFERENCE);
+    assertEquals(Bench.WORKER, bench.broker.callers.get(0));
+    int port = bench.broker.port();
+    bench.broker.close();
+    String text = failure(provider, REFERENCE);
+    assertTrue(text.contains("cannot reach the broker"), text);
+    writePem(bench.file("tls.crt"), bench.file("tls.key"), renewed);
+    bench.broker = new FakeBroker(bench.authority, bench.server, port);
+    get(provider, REFERENCE);
+    assertEquals(RENEWED, bench.broker.callers.get(0));
+  }
+
+  @Test
+  void aBrokerOfAnotherAuthorityIsNotTrusted() {
+    writePem(bench.file("ca.pem"), new TestAuthority("other").certificate);
+    String text = failure(bench.provider(), REFERENCE);
+    assertTrue(text.contains("BROKER_NOT_TRUSTED: the certificate of the broker at localhost:"), text);
+    assertTrue(text.contains(bench.file("ca.pem").toString()), text);
+    assertEquals(0, bench.broker.requests.size());
+  }
+
+  @Test
+  void theCertificateMustBeForTheNameThatWasAskedFor() {
+    Map<String, String> settings = bench.settings();
+    settings.put("addresses", "127.0.0.1:" + bench.broker.port());
+    String text = failure(bench.provider(settings), REFERENCE);
+    assertTrue(text.contains("BROKER_NOT_TRUSTED"), text);
+    settings.put("tls.server.name", "localhost");
+    get(bench.provider(settings), REFERENCE);
+    settings.put("tls.server.name", "broker.example.org");
+    assertTrue(failure(bench.provider(settings), REFERENCE).contains("BROKER_NOT_TRUSTED"));
+  }
+
+  @Test
+  void aRefusedCertificateIsNamed() {
+    writePem(bench.file("tls.crt"), bench.file("tls.key"), new TestAuthority("other").client(Bench.WORKER));
+    String text = failure(bench.provider(), REFERENCE);
+    assertTrue(text.contains("CERTIFICATE_REFUSED: the broker at localhost:"), text);
+    assertTrue(text.contains(bench.file("tls.crt").toString()), text);
+  }
+
+  @Test
+  void whatCannotBeUsedIsSaidAtTheStart() throws Exception {
+    TestAuthority.Issued good = bench.authority.client(Bench.WORKER);
+    TestAuthority.Issued old = bench.authority.client(Bench.WORKER, "EC", 256, Duration.ofMinutes(-1));
+    String key = pem("PRIVATE KEY", good.key().getEncoded());
+    Map<String, Runnable> faults = new LinkedHashMap<>();
+    faults.put("tls.crt does not exist", () -> bench.file("tls.crt").toFile().delete());
+    faults.put("tls.crt has no PEM block BEGIN CERTIFICATE", () -> write(bench.file("tls.crt"), key));
+    faults.put("tls.crt has a PEM block that is no certificate", () -> write(bench.file("tls.crt"), pem("CERTIFICATE", new byte[] {1})));
+    faults.put("tls.crt and its private key do not belong together", () -> writePem(bench.file("tls.crt"), bench.authority.client("spiffe://x/y").certificate()));
+    faults.put("tls.crt has a certificate that is valid only from", () -> writePem(bench.file("tls.crt"), bench.file("tls.key"), old));
+    faults.put("tls.key has no PEM block BEGIN PRIVATE KEY", () -> write(bench.file("tls.key"), "canary"));
+    faults.put("tls.key has a private key that Java cannot read", () -> write(bench.file("tls.key"), pem("PRIVATE KEY", new byte[] {1})));
+    faults.put("tls.key is encrypted", () -> write(bench.file("tls.key"), pem("ENCRYPTED PRIVATE KEY", new byte[] {1})));
+    faults.put("convert it with openssl pkcs8", () -> write(bench.file("tls.key"), pem("EC PRIVATE KEY", new byte[] {1})));
+    faults.put("ca.pem has no PEM block", () -> write(bench.file("ca.pem"), ""));
+    faults.put("ca.pem is larger than 1 MiB", () -> write(bench.file("ca.pem"), "x".repeat((1 << 20) + 1)));
+    for (Map.Entry<String, Runnable> fault : faults.entrySet()) {
+      writePem(bench.file("ca.pem"), bench.authority.certificate);
+      writePem(bench.file("tls.crt"), bench.file("tls.key"), good);
+      fault.getValue().run();
+      expectRefused(bench.settings(), fault.getKey());
+    }
+  }
+
+  @Test
+  void storesThatCannotBeUsedAreSaidAtTheStart() throws Exception {
+    Map<String, String> settings = pkcs12();
+    write(bench.file("worker.pw"), "canary");
+    expectRefused(settings, "worker.p12 is no PKCS12 store, or ");
+    settings = pkcs12();
+    settings.put("tls.truststore.file", bench.file("worker.p12").toString());
+    settings.put("tls.truststore.password.file", bench.file("worker.pw").toString());
+    expectRefused(settings, "worker.p12 has no trusted certificates");
+    settings = pkcs12();
+    settings.put("tls.keystore.file", bench.file("trust.p12").toString());
+    settings.put("tls.keystore.password.file", bench.file("trust.pw").toString());
+    expectRefused(settings, "trust.p12 has 0 private keys");
+    settings = pkcs12();
+    Files.delete(bench.file("trust.pw"));
+    expectRefused(settings, "trust.pw does not exist");
+  }
+
+  private static void expectRefused(Map<String, String> settings, String want) {
+    String text = assertThrows(ConfigException.class, () -> new SecretBrokerConfigProvider().configure(settings)).getMessage();
+    assertTrue(text.contains(want), want + " is not in: " + text);
+    assertFalse(text.contains("canary"), text);
+  }
+}

@@ -1,0 +1,172 @@
+package io.github.secretbroker.connect.worker;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import java.io.IOException;
+import java.net.URI;
+import java.net.http.HttpClient;
+import java.net.http.HttpRequest;
+import java.net.http.HttpResponse;
+import java.nio.file.Path;
+import java.time.Duration;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.CopyOnWriteArrayList;
+
+/** A distributed Connect worker with the provider on its plugin.path, and its REST API. */
+final class Worker implements AutoCloseable {
+  private static final ObjectMapper JSON = new ObjectMapper();
+
+  /** Everything that the REST API answered, of all workers. */
+  static final List<String> ANSWERS = new CopyOnWriteArrayList<>();
+
+  private final HttpClient http = HttpClient.newBuilder().connectTimeout(Duration.ofSeconds(5)).build();
+  private final Path dir;
+  private final int port = Child.freePort();
+  private final Path config;
+  private Child process;
+
+  /** What the REST API said. */
+  record Answer(int status, JsonNode body, String text) {}
+
+  /** @param params of the provider, without their prefix */
+  Worker(Path dir, KafkaServer kafka, Map<String, String> params) {
+    this.dir = dir;
+    this.config = dir.resolve("worker.properties");
+    Map<String, String> settings = new LinkedHashMap<>();
+    settings.put("bootstrap.servers", kafka.bootstrap());
+    settings.put("group.id", "workers");
+    settings.put("config.storage.topic", "connect-configs");
+    settings.put("offset.storage.topic", "connect-offsets");
+    settings.put("status.storage.topic", "connect-status");
+    settings.put("offset.storage.partitions", "1");
+    settings.put("status.storage.partitions", "1");
+    for (String topic : List.of("config", "offset", "status")) {
+      settings.put(topic + ".storage.replication.factor", "1");
+    }
+    settings.put("key.converter", "org.apache.kafka.connect.storage.StringConverter");
+    settings.put("value.converter", "org.apache.kafka.connect.storage.StringConverter");
+    settings.put("offset.flush.interval.ms", "1000");
+    settings.put("scheduled.rebalance.max.delay.ms", "0");
+    settings.put("listeners", "http://127.0.0.1:" + port);
+    settings.put("plugin.path", System.getProperty("kafka.plugins"));
+    settings.put("plugin.discovery", "hybrid_warn");
+    settings.put("config.providers", "broker");
+    settings.put("config.providers.broker.class", "io.github.secretbroker.connect.SecretBrokerConfigProvider");
+    params.forEach((name, value) -> settings.put("config.providers.broker.param." + name, value));
+    StringBuilder text = new StringBuilder();
+    settings.forEach((name, value) -> text.append(name).append('=').append(value).append('\n'));
+    Child.write(config, text.toString());
+  }
+
+  void start() {
+    process = launch();
+    process.awaitReady("the worker", Duration.ofSeconds(90), () -> {
+      try {
+        return get("/connectors").status() == 200;
+      } catch (IllegalStateException e) {
+        return false;
+      }
+    });
+  }
+
+  /** Starts the process and does not wait for anything. */
+  Child launch() {
+    return Child.start(dir.resolve("worker.log"), dir,
+        KafkaServer.java("org.apache.kafka.connect.cli.ConnectDistributed", 512, config.toString()));
+  }
+
+  void stop() {
+    process.close();
+  }
+
+  String log() {
+    return Child.read(dir.resolve("worker.log"));
+  }
+
+  Answer get(String path) {
+    return send(path, HttpRequest.newBuilder().GET());
+  }
+
+  Answer post(String path) {
+    return send(path, HttpRequest.newBuilder().POST(HttpRequest.BodyPublishers.noBody()));
+  }
+
+  Answer put(String path, Map<String, String> body) {
+    try {
+      return send(path, HttpRequest.newBuilder().header("Content-Type", "application/json")
+          .PUT(HttpRequest.BodyPublishers.ofString(JSON.writeValueAsString(body))));
+    } catch (IOException e) {
+      throw new IllegalStateException(e);
+    }
+  }
+
+  private Answer send(String path, HttpRequest.Builder request) {
+    try {
+      HttpResponse<String> response = http.send(
+          request.uri(URI.create("http://127.0.0.1:" + port + path)).timeout(Duration.ofSeconds(60)).build(),
+          HttpResponse.BodyHandlers.ofString());
+      ANSWERS.add(path + " " + response.statusCode() + " " + response.body());
+      return new Answer(response.statusCode(), response.body().isEmpty() ? null : JSON.readTree(response.body()), response.body());
+    } catch (IOException e) {
+      throw new IllegalStateException(path + ": " + e, e);
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+      throw new IllegalStateException(e);
+    }
+  }
+
+  /** Creates a connector or changes it; while workers are rebalancing it tries again. */
+  Answer create(String name, Map<String, String> config) {
+    Answer[] last = new Answer[1];
+    Child.await("connector " + name + " is created", Duration.ofSeconds(60), () -> {
+      last[0] = put("/connectors/" + name + "/config", config);
+      return last[0].status() != 409;
+    });
+    return last[0];
+  }
+
+  void restart(String name) {
+    Child.await("connector " + name + " is restarted", Duration.ofSeconds(60), () ->
+        post("/connectors/" + name + "/restart?includeTasks=true&onlyFailed=false").status() / 100 == 2);
+  }
+
+  void delete(String name) {
+    Child.await("connector " + name + " is deleted", Duration.ofSeconds(60), () ->
+        send("/connectors/" + name, HttpRequest.newBuilder().DELETE()).status() != 409);
+  }
+
+  /** Waits for a state of the connector and, if it runs, of its one task. */
+  void awaitState(String name, String state) {
+    Child.await("connector " + name + " is " + state, Duration.ofSeconds(60), () -> {
+      JsonNode status = status(name);
+      if (status == null || !status.path("connector").path("state").asText().equals(state)) {
+        return false;
+      }
+      return !state.equals("RUNNING") || status.path("tasks").path(0).path("state").asText().equals(state);
+    });
+  }
+
+  /** Waits until the connector's one task is in that state, and returns its trace. */
+  String awaitTask(String name, String state) {
+    Child.await("the task of " + name + " is " + state, Duration.ofSeconds(60), () -> {
+      JsonNode status = status(name);
+      return status != null && status.path("tasks").path(0).path("state").asText().equals(state);
+    });
+    return status(name).path("tasks").path(0).path("trace").asText();
+  }
+
+  /** The connector's status, null if there is none. */
+  JsonNode status(String name) {
+    Answer answer = get("/connectors/" + name + "/status");
+    return answer.status() == 200 ? answer.body() : null;
+  }
+
+  @Override
+  public void close() {
+    if (process != null) {
+      process.close();
+    }
+  }
+}
