@@ -116,7 +116,7 @@ func (r *Resolver) look(ctx context.Context, method string, who Caller, req *Req
 	if n, most := len(refs)+len(faults), r.cfg.Limits.MaxReferences; n > most {
 		return nil, r.reject(ctx, method, who, req, invalid("the request has %d references, the most is %d; split it", n, most))
 	}
-	items := r.parse(refs, faults)
+	items := r.parse(refs, faults, secret.Kind(req.Configs[propKind]))
 	if n, most := distinct(items), r.cfg.Limits.MaxSecrets; n > most {
 		return nil, r.reject(ctx, method, who, req, invalid("the request names %d different secrets, the most is %d; split it", n, most))
 	}
@@ -129,14 +129,16 @@ func (r *Resolver) look(ctx context.Context, method string, who Caller, req *Req
 }
 
 // parse makes the call's items, sorted by name: a parsed reference or what is
-// wrong with it.
-func (r *Resolver) parse(refs map[string]string, faults []ConfigError) []item {
+// wrong with it. A connector's configuration says of which kind all of them are.
+func (r *Resolver) parse(refs map[string]string, faults []ConfigError, kind secret.Kind) []item {
 	items := make([]item, 0, len(refs)+len(faults))
 	for name, text := range refs {
 		it := item{name: name}
 		ref, err := r.cfg.Limits.parseRef(text)
 		if err != nil {
 			it.err = secret.AsError(err)
+		} else if kind != "" && ref.Kind != kind {
+			it.err = mismatch("the reference is one of %s, but the configuration's %s property says %s", ref.Kind, propKind, kind)
 		}
 		it.ref = ref
 		items = append(items, it)
@@ -163,7 +165,7 @@ var errDenied = secret.Errorf(secret.ReasonAccessDenied,
 	"this caller has no grant for this secret through this integration, or there is no such integration; ask the broker's operator, who finds the decision in the audit log by the request id")
 
 var errStoreNotAllowed = secret.Errorf(secret.ReasonStoreNotAllowed,
-	"the store is not one of the integration's; add it to the integration's vaults, or fix the reference")
+	"the store is not one of the integration's; add it to the integration's file, or fix the reference")
 
 // decide asks the policy about every reference, on every call, before anything
 // else about the integration, the cache or the store can be observed. An
@@ -234,7 +236,7 @@ func (r *Resolver) fetchOne(ctx context.Context, in *registry.Integration, maxAg
 			Integration: in.ID,
 			Revision:    in.Revision,
 			Store:       ref.Store,
-			Name:        ref.Name,
+			Name:        ref.FullName(),
 			Version:     ref.Version,
 		},
 		TTL:      ttl,
