@@ -147,7 +147,11 @@ func (p *parser) kind(f *integrationFile, in *Integration) {
 			stores = s.parse()
 		}
 	}
-	in.Policy = p.policy(in.Kind, stores, f.Grants)
+	grants := f.Grants
+	if in.AWS != nil {
+		grants = in.AWS.widen(grants)
+	}
+	in.Policy = p.policy(in.Kind, stores, grants)
 }
 
 func kindList() string {
