@@ -80,7 +80,15 @@ type AWSCredential struct {
 	TokenFile, RoleARN string
 }
 
-// region returns the region of a canonical store.
+// Place returns the region and the account whose secrets one of Stores has.
+func (a *AWS) Place(store string) (region, account string) {
+	if account = awsAccount(store); account == "" {
+		account = a.AccountID
+	}
+	return awsRegion(store), account
+}
+
+// awsRegion returns the region of a canonical store.
 func awsRegion(store string) string {
 	if rest, ok := strings.CutPrefix(store, "arn:"); ok {
 		return strings.Split(rest, ":")[2]
