@@ -24,7 +24,9 @@ import (
 type Provider interface {
 	// Fetch reads the current version of the secret that ref names, or the
 	// version it pins. ref.Key is not looked at. A secret that is disabled,
-	// expired or not yet valid is an error, whatever the store says.
+	// expired or not yet valid is an error, whatever the store says. What a store
+	// keeps as binary, and what is not UTF-8, becomes its text in standard base64,
+	// so that ?decode=base64 gives the bytes.
 	Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, error)
 	// Close releases connections. No Fetch may be under way or follow.
 	Close() error

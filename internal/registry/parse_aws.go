@@ -61,7 +61,7 @@ const awsCredentialTypes = "static, profile, web_identity or default"
 // STS AssumeRole.
 var (
 	awsRoleARN    = regexp.MustCompile(`^arn:(aws(?:-[a-z-]{1,16})?):iam::([0-9]{12}):role/[\w+=,.@/-]{1,576}$`)
-	awsExternalID = regexp.MustCompile(`^[\w+=,.@:/-]{2,1224}$`)
+	awsExternalID = regexp.MustCompile(`^[\w+=,.@:/-]{2,1000}[\w+=,.@:/-]{0,224}$`)
 	awsSource     = regexp.MustCompile(`^[\w+=,.@-]{2,64}$`)
 	awsTag        = regexp.MustCompile(`^[\p{L}\p{N} _.:/=+@-]*$`)
 	awsProfile    = regexp.MustCompile(`^[\w+=,.@:/-]{1,128}$`)
