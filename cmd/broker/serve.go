@@ -24,6 +24,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/hardening"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/azurekv"
+	"github.com/secretbroker/secretbroker/internal/provider/gcpsm"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -134,7 +135,8 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 
 	stores := provider.NewSet(provider.SetConfig{
 		Openers: map[secret.Kind]provider.Opener{
-			secret.KindAzureKeyVault: azurekv.Opener(azurekv.Config{Logger: log}),
+			secret.KindAzureKeyVault:    azurekv.Opener(azurekv.Config{Logger: log}),
+			secret.KindGCPSecretManager: gcpsm.Opener(gcpsm.Config{Logger: log}),
 		},
 		Observe: m.storeRead,
 		Logger:  log,
