@@ -237,8 +237,8 @@ func parseAWSARN(arn, version string) (ref Ref, fault string) {
 }
 
 func parseAWSName(store, name, version string) (ref Ref, fault string) {
-	if len(name) > awsNameMax || !isAWSText(name) {
-		return Ref{}, "the secret's name must be 1 to 512 letters, digits and characters of /_+=.@-!"
+	if !isAWSName(name) {
+		return Ref{}, `the secret's name must be 1 to 512 letters, digits and characters of /_+=.@-! without "//" and without "." and ".." between slashes`
 	}
 	if version != "" && !IsAWSVersionID(version) && !isAWSStage(version) {
 		return Ref{}, `the version after "#" must be a version's ID (32 to 64 letters, digits and hyphens) or a staging label such as AWSPREVIOUS`
@@ -263,7 +263,21 @@ func IsAWSVersionID(s string) bool {
 	return len(s) >= 32 && len(s) <= 64 && isAzureText(s)
 }
 
-func isAWSNamePart(s string) bool { return len(s) <= awsNameMax && isAWSText(s) }
+// isAWSName is a little stricter than AWS, which would take names that mean
+// another one wherever paths are cleaned.
+func isAWSName(s string) bool {
+	if s == "" || len(s) > awsNameMax || !isAWSText(s) || strings.Contains(s, "//") {
+		return false
+	}
+	for segment := range strings.SplitSeq(s, "/") {
+		if segment == "." || segment == ".." {
+			return false
+		}
+	}
+	return true
+}
+
+func isAWSNamePart(s string) bool { return len(s) <= awsNameMax && isAWSText(s) && !strings.Contains(s, "//") }
 
 func isAWSStage(s string) bool { return len(s) >= 1 && len(s) <= 256 && isAWSText(s) }
 

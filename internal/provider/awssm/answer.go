@@ -1,6 +1,7 @@
 package awssm
 
 import (
+	"encoding/base64"
 	"slices"
 	"strings"
 	"time"
@@ -44,7 +45,12 @@ func (a *answer) check(at *place, ref secret.Ref, now time.Time) (*secret.Secret
 	if a.value.SecretString != nil {
 		return secret.New(version, a.began, expires, []byte(*a.value.SecretString)), nil
 	}
-	return secret.New(version, a.began, expires, a.value.SecretBinary), nil
+	// Values are text: decode=base64 in a reference gives the bytes back. What was
+	// put as binary comes encoded whatever it is, for what looks like text today may
+	// not after the next rotation.
+	text := base64.StdEncoding.AppendEncode(nil, a.value.SecretBinary)
+	clear(a.value.SecretBinary)
+	return secret.New(version, a.began, expires, text), nil
 }
 
 // identifies returns an error unless ARN and name are those of the secret that ref

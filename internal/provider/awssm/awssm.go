@@ -29,6 +29,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
+	"github.com/secretbroker/secretbroker/internal/provider/task"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -95,7 +96,7 @@ type store struct {
 	// places are the stores that may be read, by their canonical form.
 	places   map[string]*place
 	sessions *sessions
-	tasks    *tasks
+	tasks    *task.Group
 	clients  []*http.Client
 }
 
@@ -122,7 +123,7 @@ func open(ctx context.Context, cfg Config, in *registry.Integration) (*store, er
 		log:    cfg.Logger.With("integration", in.ID),
 		aws:    in.AWS,
 		places: make(map[string]*place, len(in.AWS.Stores)),
-		tasks:  newTasks(),
+		tasks:  task.NewGroup(),
 	}
 	roots, err := egress.LoadRoots("aws.ca_file", in.AWS.CAFile)
 	if err != nil {
@@ -231,7 +232,7 @@ func (s *store) read(ctx context.Context, at *place, keys *acquisition, ref secr
 		id = at.arn + ref.FullName()
 	}
 	var a answer
-	err := contain(func() (err error) {
+	err := task.Contain(func() (err error) {
 		if s.aws.RotationDates && ref.Version == "" {
 			// Before the value is read: if it is rotated in between, the date is too
 			// early, which costs a read, and not too late.
@@ -260,7 +261,7 @@ func (s *store) read(ctx context.Context, at *place, keys *acquisition, ref secr
 // Close implements provider.Provider. It waits at most a few seconds for requests
 // that nobody waits for any more; the error says that some remained.
 func (s *store) Close() error {
-	err := s.tasks.stop(closeTimeout)
+	err := s.tasks.Stop(closeTimeout)
 	for _, c := range s.clients {
 		c.CloseIdleConnections()
 	}

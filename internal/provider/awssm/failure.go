@@ -37,8 +37,8 @@ func (f *failure) Error() string {
 // none.
 func failureOf(err error) *failure {
 	var answer *smithyhttp.ResponseError
-	if !errors.As(err, &answer) || answer.Response == nil || answer.Response.Response == nil {
-		return nil
+	if !errors.As(err, &answer) || answer.Response == nil || answer.Response.Response == nil || answer.HTTPStatusCode() == 0 {
+		return nil // the SDK makes one up for requests that got no answer
 	}
 	f := &failure{status: answer.HTTPStatusCode()}
 	h := answer.Response.Header

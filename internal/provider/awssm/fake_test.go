@@ -56,6 +56,7 @@ type fake struct {
 	caFile string
 	cert   tls.Certificate
 	dial   map[string]string
+	server map[string]*httptest.Server // by host
 	logs   lockedBuffer
 
 	mu      sync.Mutex
@@ -81,7 +82,7 @@ type owner struct {
 
 func newFake(t testing.TB) *fake {
 	t.Helper()
-	f := &fake{t: t, dial: map[string]string{}, secrets: map[string][]*fakeSecret{}, life: time.Hour, keys: map[string]owner{
+	f := &fake{t: t, dial: map[string]string{}, server: map[string]*httptest.Server{}, secrets: map[string][]*fakeSecret{}, life: time.Hour, keys: map[string]owner{
 		baseKey: {keys: aws.Credentials{AccessKeyID: baseKey, SecretAccessKey: baseSecret}},
 	}}
 	f.makeCertificate(smHost, otherHost, stsHost, "secretsmanager-fips."+region+".amazonaws.com")
@@ -90,7 +91,7 @@ func newFake(t testing.TB) *fake {
 		otherHost: func(w http.ResponseWriter, r *http.Request) { f.serveSecrets(w, r, "us-east-1") },
 		stsHost:   f.serveSTS,
 	} {
-		f.dial[host] = f.serve(h)
+		f.serve(host, h)
 	}
 	t.Cleanup(func() {
 		f.mu.Lock()
@@ -102,14 +103,14 @@ func newFake(t testing.TB) *fake {
 	return f
 }
 
-func (f *fake) serve(h http.HandlerFunc) (addr string) {
+func (f *fake) serve(host string, h http.HandlerFunc) {
 	srv := httptest.NewUnstartedServer(h)
 	srv.EnableHTTP2 = true
 	srv.TLS = &tls.Config{Certificates: []tls.Certificate{f.cert}, MinVersion: tls.VersionTLS12}
 	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	srv.StartTLS()
 	f.t.Cleanup(srv.Close)
-	return srv.Listener.Addr().String()
+	f.server[host], f.dial[host] = srv, srv.Listener.Addr().String()
 }
 
 func (f *fake) makeCertificate(names ...string) {

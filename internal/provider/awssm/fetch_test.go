@@ -1,7 +1,9 @@
 package awssm
 
 import (
+	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"strings"
@@ -116,8 +118,13 @@ func TestBinary(t *testing.T) {
 	sec.versions[0].text, sec.versions[0].binary = nil, blob
 	s := f.open(f.config(), f.integration())
 	got := f.fetch(s, storeURL+"::blob")
-	if got.Size() != len(blob) {
-		t.Errorf("%d bytes", got.Size())
+	if reveal(t, got) != base64.StdEncoding.EncodeToString(blob) {
+		t.Errorf("%d bytes, which are not those that were put", got.Size())
+	}
+	v, err := secret.DecodeBase64.Apply(secret.NewValue([]byte(reveal(t, got))))
+	must(t, err)
+	if !bytes.Equal(v.RevealBytes(), blob) {
+		t.Error("decoded, it is something else")
 	}
 	f.put(region, "big", strings.Repeat("\x01", 65536)) // six bytes each in JSON
 	if got := f.fetch(s, storeURL+"::big"); got.Size() != 65536 {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+
+	"github.com/secretbroker/secretbroker/internal/provider/task"
 )
 
 const (
@@ -42,7 +44,7 @@ type sessions struct {
 	timeout time.Duration
 	now     func() time.Time
 	log     *slog.Logger
-	tasks   *tasks
+	tasks   *task.Group
 
 	mu      sync.Mutex
 	running *acquisition
@@ -114,7 +116,7 @@ func (s *sessions) left() time.Duration {
 // start begins an acquisition. s.mu is held.
 func (s *sessions) start() (*acquisition, error) {
 	a := &acquisition{done: make(chan struct{})}
-	if !s.tasks.start(func(closing context.Context) { s.acquire(closing, a) }) {
+	if !s.tasks.Start(func(closing context.Context) { s.acquire(closing, a) }) {
 		return nil, errClosed
 	}
 	s.running, s.tried = a, s.now()
@@ -124,7 +126,7 @@ func (s *sessions) start() (*acquisition, error) {
 func (s *sessions) acquire(closing context.Context, a *acquisition) {
 	ctx, cancel := context.WithTimeout(closing, s.timeout)
 	defer cancel()
-	err := contain(func() (err error) {
+	err := task.Contain(func() (err error) {
 		a.keys, err = s.source(ctx)
 		return err
 	})
