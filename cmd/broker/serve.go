@@ -25,6 +25,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/azurekv"
 	"github.com/secretbroker/secretbroker/internal/provider/gcpsm"
+	"github.com/secretbroker/secretbroker/internal/provider/localfile"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -137,6 +138,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		Openers: map[secret.Kind]provider.Opener{
 			secret.KindAzureKeyVault:    azurekv.Opener(azurekv.Config{Logger: log}),
 			secret.KindGCPSecretManager: gcpsm.Opener(gcpsm.Config{Logger: log}),
+			secret.KindLocalFile:        localfile.Opener(localfile.Config{}),
 		},
 		Observe: m.storeRead,
 		Logger:  log,

@@ -9,7 +9,9 @@ package provider
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
+	"unicode/utf8"
 
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -40,3 +42,24 @@ var ErrAnswered = errors.New("provider: the store has answered")
 // Opener makes the Provider of an integration. It reads credential files but
 // contacts nobody.
 type Opener func(ctx context.Context, in *registry.Integration) (Provider, error)
+
+// CheckRef refuses a Ref of another kind and one that secret.ParseRef has not
+// made: whoever sends a name to a store relies on its form. The error has
+// ReasonInvalidReference.
+func CheckRef(ref secret.Ref, kind secret.Kind) error {
+	if canonical, err := secret.ParseRef(ref.String()); err != nil || canonical != ref || ref.Kind != kind {
+		return secret.Errorf(secret.ReasonInvalidReference, "the reference is not in canonical form; use one that was parsed")
+	}
+	return nil
+}
+
+// Text returns what a Secret holds of a store's bytes: themselves if they are
+// UTF-8, else their text in standard base64, with b overwritten. It takes over b.
+func Text(b []byte) []byte {
+	if utf8.Valid(b) {
+		return b
+	}
+	text := base64.StdEncoding.AppendEncode(nil, b)
+	clear(b)
+	return text
+}
