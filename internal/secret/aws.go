@@ -277,7 +277,9 @@ func isAWSName(s string) bool {
 	return true
 }
 
-func isAWSNamePart(s string) bool { return len(s) <= awsNameMax && isAWSText(s) && !strings.Contains(s, "//") }
+func isAWSNamePart(s string) bool {
+	return len(s) <= awsNameMax && isAWSText(s) && !strings.Contains(s, "//")
+}
 
 func isAWSStage(s string) bool { return len(s) >= 1 && len(s) <= 256 && isAWSText(s) }
 

@@ -51,10 +51,18 @@ func looksAzure(host string) bool {
 // looksAWS reports whether a host is an endpoint of AWS Secrets Manager, or was
 // most likely meant to be one.
 func looksAWS(host string) bool {
-	if !strings.HasSuffix(host, ".amazonaws.com") && !strings.HasSuffix(host, ".amazonaws.com.cn") && !strings.HasSuffix(host, ".api.aws") {
+	if !strings.HasPrefix(host, awsService) && !strings.Contains(host, "."+awsService) {
 		return false
 	}
-	return strings.HasPrefix(host, "secretsmanager") || strings.Contains(host, ".secretsmanager")
+	if strings.Contains(host, ".amazonaws.") || strings.Contains(host, ".api.aws") || strings.Contains(host, ".api.amazonwebservices.") {
+		return true
+	}
+	for _, r := range awsRegions {
+		if strings.HasSuffix(host, r.partition.Suffix) {
+			return true
+		}
+	}
+	return false
 }
 
 // looksGCP reports whether a host is an endpoint of Google Cloud.
