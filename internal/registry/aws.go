@@ -123,7 +123,8 @@ func (a *AWS) widen(grants []grantSection) []grantSection {
 		for _, list := range []*[]string{&grants[i].Vaults, &grants[i].Stores} {
 			var also []string
 			for _, s := range *list {
-				if store, err := secret.KindAWSSecretsManager.ParseStore(s); err == nil {
+				store, err := secret.KindAWSSecretsManager.ParseStore(s)
+				if err == nil && slices.Contains(a.Stores, store) {
 					also = append(also, a.alike(store)...)
 				}
 			}
