@@ -55,6 +55,9 @@ type Config struct {
 	Proxy func(*http.Request) (*url.URL, error)
 	// Resolver looks up the names of Google's endpoints. Nil means the system's.
 	Resolver *net.Resolver
+	// connecting, if set, is told of each address that may be connected to, right
+	// before; its error stops that.
+	connecting func(address string) error
 }
 
 func (c Config) withDefaults() Config {
@@ -132,7 +135,7 @@ func open(cfg Config, in *registry.Integration) (*store, error) {
 		}
 		return egress.NewClient(egress.Config{
 			Origins: origins, Local: local, Dial: g.Dial, PrivateEndpoint: g.PrivateEndpoint, Roots: roots,
-			Timeout: cfg.TryTimeout, Proxy: cfg.Proxy, Resolver: cfg.Resolver,
+			Timeout: cfg.TryTimeout, Proxy: cfg.Proxy, Resolver: cfg.Resolver, Connecting: cfg.connecting,
 		})
 	}
 	var local []string

@@ -343,3 +343,6 @@ func (l *lockedBuffer) String() string {
 	defer l.mu.Unlock()
 	return l.b.String()
 }
+
+// printed is all that reflection finds in v.
+func printed(v any) string { return fmt.Sprintf("%v %+v %#v", v, v, v) }
