@@ -28,7 +28,7 @@ func gcpProject(s string) (fault string) {
 	case !isGCPProject(project):
 		return "the project must be a project ID (6 to 30 lower-case letters, digits and hyphens, beginning with a letter and not ending with a hyphen) or a project number"
 	case regional && !isGCPLocation(location):
-		return "the location must be a region such as europe-west3"
+		return "the location must be a region such as europe-west3, or a multi-region such as eu"
 	}
 	return ""
 }
@@ -86,8 +86,9 @@ func isGCPProject(s string) bool {
 	return isGCPLabel(s)
 }
 
+// isGCPLocation takes regions and multi-regions. What is global has no location.
 func isGCPLocation(s string) bool {
-	return len(s) >= 3 && len(s) <= 40 && isGCPLabel(s) && strings.ContainsRune(s, '-')
+	return len(s) >= 2 && len(s) <= 40 && isGCPLabel(s) && s != "global"
 }
 
 // isGCPLabel: lower-case letters, digits and hyphens, a letter first, no hyphen

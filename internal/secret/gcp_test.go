@@ -26,6 +26,7 @@ var acceptedGCP = []struct {
 	{"resource name of latest", "projects/my-project/secrets/db/versions/latest", gcpRef("projects/my-project", "db", "", "")},
 	{"project number", "projects/123456789012/secrets/db", gcpRef("projects/123456789012", "db", "", "")},
 	{"regional", "projects/my-project/locations/europe-west3/secrets/db#1::k", gcpRef("projects/my-project/locations/europe-west3", "db", "1", "k")},
+	{"multi-region", "projects/my-project/locations/eu/secrets/db", gcpRef("projects/my-project/locations/eu", "db", "", "")},
 	{"names keep their case", "projects/my-project/secrets/DB_Secret-1", gcpRef("projects/my-project", "DB_Secret-1", "", "")},
 	{"decoding", "projects/my-project/secrets/db#2?decode=base64::k", decoded(gcpRef("projects/my-project", "db", "2", "k"))},
 	{"key with everything", "projects/my-project/secrets/db::a::b/secrets/c#1?d", gcpRef("projects/my-project", "db", "", "a::b/secrets/c#1?d")},
@@ -35,7 +36,7 @@ var acceptedGCP = []struct {
 
 const (
 	gcpProjectFault  = "the project must be a project ID (6 to 30 lower-case letters, digits and hyphens, beginning with a letter and not ending with a hyphen) or a project number"
-	gcpLocationFault = "the location must be a region such as europe-west3"
+	gcpLocationFault = "the location must be a region such as europe-west3, or a multi-region such as eu"
 	gcpNameFault     = "the secret's name must be 1 to 255 letters, digits, hyphens and underscores"
 	gcpVersionFault  = "the version must be a number, or an alias of 1 to 63 letters, digits, hyphens and underscores that begins with a letter"
 	gcpNoSecretFault = "after the project stands no /secrets/ and the secret's name"
