@@ -139,7 +139,7 @@ func (s *store) defaultKeys(ctx context.Context, roots *x509.CertPool) (keySourc
 			config.WithAppID(userAgent),
 		)
 		if err != nil || cfg.Credentials == nil {
-			return cfg, setupFault("the default credential cannot be used; check the AWS_* environment variables of the broker, among which AWS_CA_BUNDLE has to give way to aws.ca_file, and its AWS configuration files")
+			return cfg, setupFault("the default credential cannot be used; check the AWS_* environment variables of the broker, where AWS_CA_BUNDLE has to give way to aws.ca_file, and its AWS configuration files")
 		}
 		return cfg, nil
 	}

@@ -35,9 +35,9 @@ func explainSession(ctx context.Context, timeout time.Duration, err error) *secr
 	if errors.As(err, &known) {
 		return known
 	}
-	a := &acquisitionError{what: "the integration's credential", err: err}
-	if !errors.As(err, &a) && failureOf(err) == nil {
-		return secret.Errorf(secret.ReasonStoreAuthenticationFailed, "the integration's credential gives no keys; look at aws.credential").WithCause(egress.OutageOf(err, advice).Cause)
+	var a *acquisitionError
+	if !errors.As(err, &a) {
+		a = &acquisitionError{what: "the integration's credential", err: err}
 	}
 	if a.answer != "" {
 		return secret.Errorf(secret.ReasonStoreUnavailable, "what answers as STS gave no session of the role (%s); look at what stands between the broker and AWS", a.answer).WithCause(answered(nil))
