@@ -99,6 +99,9 @@ func empty(s *suite) {
 
 func unicode(s *suite) {
 	value := "pässwörd \u65e5\u672c \U0001f511 \"quoted\" \\ \t tab\nline " + canary
+	if s.Document != nil {
+		value = s.Document(value)
+	}
 	s.Put(s.T, "text", []byte(value))
 	s.gives(s.open(), s.ref("text"), value)
 }
