@@ -30,6 +30,7 @@ type Server struct {
 	tokens tokens
 	now    func() time.Time
 	reads  atomic.Int64
+	file   *file // nil if the state is in memory alone
 }
 
 var _ http.Handler = (*Server)(nil)
@@ -74,6 +75,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		host = h
 	}
 	host = strings.ToLower(host)
+	if s.file != nil {
+		s.file.look(s)
+	}
 	state := s.state.Load()
 	location, regional := strings.CutPrefix(host, "secretmanager.")
 	location, rep := strings.CutSuffix(location, ".rep.googleapis.com")
