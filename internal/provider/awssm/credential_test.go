@@ -134,12 +134,16 @@ func TestOpenFails(t *testing.T) {
 			a.Credential = profile("[q]\naws_access_key_id = a\naws_secret_access_key = " + baseSecret + "\n")
 		}, "no usable section p"},
 		{"half a profile", func(a *registry.AWS) { a.Credential = profile("[p]\naws_secret_access_key = " + baseSecret + "\n") }, "no usable section p"},
-		{"profile of a process", func(a *registry.AWS) { a.Credential = profile("[p]\ncredential_process = /bin/echo " + baseSecret + "\n") }, "may only hold keys"},
+		{"profile of a process", func(a *registry.AWS) {
+			a.Credential = profile("[p]\ncredential_process = /bin/echo " + baseSecret + "\n")
+		}, "may only hold keys"},
 		{"profile of a role", func(a *registry.AWS) {
 			a.Credential = profile("[p]\nrole_arn = arn:aws:iam::1:role/x\nsource_profile = q\n[q]\naws_access_key_id = a\naws_secret_access_key = b\n")
 		}, "may only hold keys"},
 		{"profile that is none", func(a *registry.AWS) { a.Credential = profile(baseSecret) }, "aws.credential.credentials_file"},
-		{"no token", func(a *registry.AWS) { a.Credential = registry.AWSCredential{Type: registry.AWSWebIdentity, RoleARN: roleARN} }, "aws.credential.token_file is missing"},
+		{"no token", func(a *registry.AWS) {
+			a.Credential = registry.AWSCredential{Type: registry.AWSWebIdentity, RoleARN: roleARN}
+		}, "aws.credential.token_file is missing"},
 		{"unknown type", func(a *registry.AWS) { a.Credential = registry.AWSCredential{Type: "magic"} }, "aws.credential.type"},
 		{"bad CA", func(a *registry.AWS) { a.CAFile = writeFile(t, "ca", "not PEM") }, "aws.ca_file"},
 		{"no endpoint", func(a *registry.AWS) { a.Endpoints = nil }, "aws.stores"},

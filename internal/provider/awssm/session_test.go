@@ -85,7 +85,9 @@ func TestSessionFails(t *testing.T) {
 	}{
 		{"wrong external ID", func(f *fake) {}, secret.ReasonStoreAuthenticationFailed, "aws.role.external_id"},
 		{"wrong key", func(f *fake) { delete(f.keys, baseKey) }, secret.ReasonStoreAuthenticationFailed, "renew aws.credential"},
-		{"wrong signature", func(f *fake) { f.keys[baseKey] = owner{keys: aws.Credentials{AccessKeyID: baseKey, SecretAccessKey: "x"}} }, secret.ReasonStoreAuthenticationFailed, "clock"},
+		{"wrong signature", func(f *fake) {
+			f.keys[baseKey] = owner{keys: aws.Credentials{AccessKeyID: baseKey, SecretAccessKey: "x"}}
+		}, secret.ReasonStoreAuthenticationFailed, "clock"},
 		{"duration", refusal("ValidationError", 400), secret.ReasonStoreAuthenticationFailed, "aws.role.duration"},
 		{"region", refusal("RegionDisabledException", 403), secret.ReasonStoreAuthenticationFailed, "aws.sts_region"},
 		{"throttled", refusal("Throttling", 400), secret.ReasonStoreThrottled, "STS"},
