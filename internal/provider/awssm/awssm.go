@@ -192,6 +192,10 @@ const userAgent = "secretbroker"
 
 // Fetch implements provider.Provider.
 //
+// A read that broke off, as with a connection that AWS has just closed, or that
+// AWS failed is repeated once, at once. Timeouts have already taken their time,
+// and throttling is the caller's to wait for.
+//
 // AWS may refuse keys before their end, for example after the role's sessions
 // were revoked. The first Fetch to see that drops them, and each that saw it
 // tries once more with new ones.
@@ -209,6 +213,9 @@ func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, erro
 		return nil, explainGet(ctx, err)
 	}
 	sec, err := s.read(ctx, at, keys, ref)
+	if worthRepeating(ctx, err) {
+		sec, err = s.read(ctx, at, keys, ref)
+	}
 	if refusedKeys(err) && s.sessions.renew(keys) {
 		s.log.Warn("AWS refused the session's keys: asking for new ones", "region", at.region)
 		if keys, err = s.sessions.get(ctx); err != nil {

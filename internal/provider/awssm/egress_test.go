@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -134,6 +135,43 @@ func TestRedirect(t *testing.T) {
 			return false
 		}
 		f.fails(f.open(f.config(), f.integration()), t.Context(), storeURL+"::db", secret.ReasonStoreUnavailable)
+	}
+}
+
+// What breaks off or fails is tried once more, and throttling is not.
+func TestRepeated(t *testing.T) {
+	for name, tt := range map[string]struct {
+		trouble func(w http.ResponseWriter)
+		want    secret.Reason // after both tries have failed
+		tries   int
+	}{
+		"broken off": {func(http.ResponseWriter) { panic(http.ErrAbortHandler) }, secret.ReasonStoreUnavailable, 2},
+		"failing":    {func(w http.ResponseWriter) { writeFault(w, 500, "InternalServiceError", "") }, secret.ReasonStoreUnavailable, 2},
+		"throttling": {func(w http.ResponseWriter) { writeFault(w, 400, "ThrottlingException", "") }, secret.ReasonStoreThrottled, 1},
+		"denying":    {func(w http.ResponseWriter) { writeFault(w, 400, "AccessDeniedException", "") }, secret.ReasonStoreAccessDenied, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFake(t)
+			f.put(region, "db", canary)
+			var left atomic.Int32
+			f.answer = func(w http.ResponseWriter, _ *http.Request, operation string, _ []byte) bool {
+				if operation != "GetSecretValue" || left.Add(-1) < 0 {
+					return false
+				}
+				tt.trouble(w)
+				return true
+			}
+			s := f.open(f.config(), f.integration())
+			left.Store(10)
+			f.fails(s, t.Context(), storeURL+"::db", tt.want)
+			if n := f.count("GetSecretValue"); n != tt.tries {
+				t.Errorf("asked %d times", n)
+			}
+			if tt.tries > 1 {
+				left.Store(1)
+				f.fetch(s, storeURL+"::db")
+			}
+		})
 	}
 }
 

@@ -159,7 +159,18 @@ func refusedKeys(err error) bool {
 	return f != nil && (f.class() == classKeys || f.class() == classSignature)
 }
 
-// redirected and the like are told from an outage by their status alone.
+// worthRepeating reports whether a second try at once may well do.
+func worthRepeating(ctx context.Context, err error) bool {
+	if err == nil || ctx.Err() != nil || errors.As(err, new(*secret.Error)) {
+		return false
+	}
+	if f := failureOf(err); f != nil {
+		return f.class() == classFailing && f.retryAfter == 0
+	}
+	return egress.OutageOf(err, advice).Transient
+}
+
+// isFailing reports whether a status says that AWS itself has failed.
 func isFailing(status int) bool {
 	return status >= http.StatusInternalServerError || status == http.StatusRequestTimeout
 }
