@@ -91,7 +91,7 @@ func parseError(status int, header http.Header, body []byte) *apiError {
 			}
 		}
 	}
-	if m := versionState.FindStringSubmatch(api.Message); m != nil && e.code == "FAILED_PRECONDITION" {
+	if m := versionState.FindStringSubmatch(api.Message); m != nil {
 		e.state = m[1]
 	}
 	return e

@@ -102,3 +102,55 @@ func TestRefusedForGood(t *testing.T) {
 		t.Errorf("%d requests, want 6: one for each read and one with the new token", n)
 	}
 }
+
+// What a second try may cure is tried again at once, and nothing else is.
+func TestRetries(t *testing.T) {
+	for name, tt := range map[string]struct {
+		hook     func(http.ResponseWriter)
+		failures int
+		retries  int // as configured
+		asked    int
+		cured    bool
+	}{
+		"503 once":               {func(w http.ResponseWriter) { w.WriteHeader(503) }, 1, 2, 2, true},
+		"502 twice":              {func(w http.ResponseWriter) { w.WriteHeader(502) }, 2, 2, 3, true},
+		"500 for good":           {func(w http.ResponseWriter) { w.WriteHeader(500) }, 99, 2, 3, false},
+		"none wanted":            {func(w http.ResponseWriter) { w.WriteHeader(503) }, 1, -1, 1, false},
+		"501":                    {func(w http.ResponseWriter) { w.WriteHeader(501) }, 1, 2, 1, false},
+		"429":                    {func(w http.ResponseWriter) { w.WriteHeader(429) }, 1, 2, 1, false},
+		"403":                    {func(w http.ResponseWriter) { w.WriteHeader(403) }, 1, 2, 1, false},
+		"an answer that is none": {func(w http.ResponseWriter) { _, _ = io.WriteString(w, "x") }, 1, 2, 1, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFake(t)
+			cfg := f.config()
+			cfg.MaxRetries = tt.retries
+			s := f.open(cfg, f.integration())
+			asked := 0
+			f.intercept(apiHost, func(w http.ResponseWriter, r *http.Request) {
+				if asked++; asked <= tt.failures {
+					tt.hook(w)
+					return
+				}
+				f.server.ServeHTTP(w, r)
+			})
+			if tt.cured {
+				f.gives(s, project+"/secrets/db", canary)
+			} else if _, err := s.Fetch(t.Context(), ref(t, project+"/secrets/db")); err == nil {
+				t.Error("no error")
+			}
+			if asked != tt.asked {
+				t.Errorf("asked %d times, want %d", asked, tt.asked)
+			}
+		})
+	}
+}
+
+func TestTimeoutOfTheIntegration(t *testing.T) {
+	f := newFake(t)
+	in := f.integration()
+	in.Limits.Timeout = 2 * time.Second
+	if s := f.open(f.config(), in); s.cfg.TryTimeout != 2*time.Second {
+		t.Errorf("an exchange may take %v", s.cfg.TryTimeout)
+	}
+}
