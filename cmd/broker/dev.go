@@ -28,16 +28,16 @@ func newDevCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "dev",
 		Short: "Run a broker with an embedded Key Vault, for trying out and development",
-		Long: `Run the ordinary broker on a sample configuration: an embedded Key Vault with
-sample secrets, throwaway certificates, and an integration that one of two sample
-workers may use. Everything lies in --dir as ordinary files; edit the integration
-or the secrets while it runs.
+		Long: `Run the ordinary broker on a sample configuration: an embedded Key Vault and an
+embedded Secret Manager of Google Cloud with sample secrets, throwaway certificates,
+and integrations that one of two sample workers may use. Everything lies in --dir as
+ordinary files; edit the integrations or the secrets while it runs.
 
 With --once it resolves the sample connector configuration through a real call,
 prints what came back, values masked, and ends. It then runs in a temporary
 directory on free ports unless flags say otherwise.
 
-The embedded Key Vault is for development: never put a real secret into it.`,
+The embedded stores are for development: never put a real secret into them.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runDev(cmd, flags) },
 	}
@@ -69,6 +69,7 @@ func runDev(cmd *cobra.Command, flags devFlags) (err error) {
 		Listen:      flags.listen,
 		AdminListen: flags.adminListen,
 		VaultListen: flags.vaultListen,
+		GoogleCloud: true,
 		Logger:      log,
 	})
 	if err != nil {
@@ -169,6 +170,7 @@ var welcome = template.Must(template.New("welcome").Parse(`ready
   configuration   {{.Env.ConfigFile}}
   integration     {{.Env.IntegrationFile}}  (edit it: grants take effect at once)
   secrets         {{.Env.SecretsFile}}  (edit it: the next read sees the change)
+  Google Cloud    {{.Env.Google.IntegrationFile}}, its secrets in {{.Env.Google.SecretsFile}}
   audit           {{.Env.Dir}}/audit.jsonl
   certificates    {{.Env.Worker.CertFile}} is granted, {{.Env.OtherWorker.CertFile}} is not
 

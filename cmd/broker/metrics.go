@@ -115,7 +115,12 @@ func (m *metrics) watchAudit(l *audit.Log, copies []config.AuditCopy) {
 
 // watchStores reads the figures of the stores, by kind, at each scrape.
 func (m *metrics) watchStores(stores *provider.Set) {
-	kind := secret.KindAzureKeyVault
+	for _, kind := range secret.Kinds() {
+		m.watchKind(stores, kind)
+	}
+}
+
+func (m *metrics) watchKind(stores *provider.Set, kind secret.Kind) {
 	labels := prometheus.Labels{"kind": string(kind)}
 	counter := func(name, help string, read func(provider.Stats) uint64) {
 		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "secretbroker_store_" + name, Help: help, ConstLabels: labels},

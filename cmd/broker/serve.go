@@ -24,7 +24,11 @@ import (
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/hardening"
 	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/provider/awssm"
 	"github.com/secretbroker/secretbroker/internal/provider/azurekv"
+	"github.com/secretbroker/secretbroker/internal/provider/gcpsm"
+	"github.com/secretbroker/secretbroker/internal/provider/localfile"
+	"github.com/secretbroker/secretbroker/internal/provider/vaultkv"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -148,7 +152,11 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 
 	stores := provider.NewSet(provider.SetConfig{
 		Openers: map[secret.Kind]provider.Opener{
-			secret.KindAzureKeyVault: azurekv.Opener(azurekv.Config{Logger: log}),
+			secret.KindAzureKeyVault:     azurekv.Opener(azurekv.Config{Logger: log}),
+			secret.KindAWSSecretsManager: awssm.Opener(awssm.Config{Logger: log}),
+			secret.KindGCPSecretManager:  gcpsm.Opener(gcpsm.Config{Logger: log}),
+			secret.KindHashiCorpVault:    vaultkv.Opener(vaultkv.Config{Logger: log}),
+			secret.KindLocalFile:         localfile.Opener(localfile.Config{}),
 		},
 		Observe: m.storeRead,
 		Logger:  log,

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf16"
+	"unicode/utf8"
 )
 
 // blank are the characters that separate a key from its value and begin a line
@@ -29,37 +30,60 @@ func parseProperties(data []byte) (Connector, error) {
 		return Connector{}, faultf(1, "the file begins with a byte order mark, which Kafka Connect takes for a part of the first property's name; save it as UTF-8 without one")
 	}
 	c := Connector{Configs: make(map[string]string), Lines: make(map[string]int)}
-	r := lineReader{rest: string(data)}
+	if err := c.readProperties(&lineReader{rest: string(data)}); err != nil {
+		return Connector{}, err
+	}
+	c.Name = c.Configs["name"]
+	return c, nil
+}
+
+// ParseSecrets reads a .properties file as Kafka's FileConfigProvider does, for
+// which it is UTF-8, with the same strictness as Parse beyond that. The error is
+// an *Error.
+func ParseSecrets(data []byte) (map[string]string, error) {
+	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
+	if !utf8.Valid(data) {
+		return nil, faultf(0, "the file is not UTF-8")
+	}
+	c := Connector{Configs: make(map[string]string), Lines: make(map[string]int)}
+	if err := c.readProperties(&lineReader{rest: string(data), anyText: true}); err != nil {
+		return nil, err
+	}
+	return c.Configs, nil
+}
+
+// readProperties adds the properties that r has.
+func (c *Connector) readProperties(r *lineReader) error {
 	for {
 		line, at, err := r.logical()
 		if err != nil {
-			return Connector{}, err
+			return err
 		}
 		if at == 0 {
-			break
+			return nil
 		}
 		rawKey, rawValue := splitProperty(line)
 		key, ok := unescape(rawKey)
 		value, valueOK := unescape(rawValue)
 		if !ok || !valueOK {
-			return Connector{}, faultf(at, `a \u without four hexadecimal digits, or half of a surrogate pair`)
+			return faultf(at, `a \u without four hexadecimal digits, or half of a surrogate pair`)
 		}
 		if key == "" {
-			return Connector{}, faultf(at, "a property without a name")
+			return faultf(at, "a property without a name")
 		}
 		if first, ok := c.Lines[key]; ok {
-			return Connector{}, faultf(at, "the property %q stands twice, first on line %d", key, first)
+			return faultf(at, "the property %q stands twice, first on line %d", key, first)
 		}
 		c.Configs[key], c.Lines[key] = value, at
 	}
-	c.Name = c.Configs["name"]
-	return c, nil
 }
 
 // lineReader walks through the lines of a properties file.
 type lineReader struct {
 	rest string
 	line int // of what was read last, counted from 1
+	// anyText allows characters outside ASCII.
+	anyText bool
 }
 
 // natural returns the next line as it stands in the file, which ends with LF,
@@ -104,7 +128,7 @@ func (r *lineReader) logical() (line string, at int, err error) {
 			}
 			at = r.line
 		}
-		if !isASCII(natural) {
+		if !r.anyText && !isASCII(natural) {
 			return "", 0, faultf(r.line, `a character outside ASCII, which Kafka Connect reads as ISO-8859-1 and most editors write as UTF-8; write it as \uXXXX`)
 		}
 		// An even number of backslashes stands for half as many.

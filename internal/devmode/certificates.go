@@ -12,6 +12,8 @@ import (
 	"net"
 	"net/url"
 	"time"
+
+	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
 const (
@@ -118,7 +120,8 @@ func (env *Environment) writeCertificates(now time.Time) (tls.Certificate, error
 	if err != nil {
 		return tls.Certificate{}, err
 	}
-	der, key, err := vaultCA.issue(serverTemplate("embedded Key Vault", "localhost", "*.vault.azure.net"))
+	der, key, err := vaultCA.issue(serverTemplate("embedded Key Vault", "localhost", "*.vault.azure.net",
+		"*.googleapis.com", secret.GCPEndpoint(googleRegion)))
 	if err != nil {
 		return tls.Certificate{}, err
 	}

@@ -50,7 +50,10 @@ type Options struct {
 	// with port 0, it is the one that an existing integration file dials; else
 	// DefaultVaultListen, or a free port.
 	VaultListen string
-	// Logger hears of the embedded Key Vault. Nil is silent.
+	// GoogleCloud adds an embedded Secret Manager of Google Cloud, at the Key Vault's
+	// address, with an integration and sample secrets of its own.
+	GoogleCloud bool
+	// Logger hears of the embedded stores. Nil is silent.
 	Logger *slog.Logger
 	// Now is the clock for the certificates and the Key Vault's tokens. Nil is
 	// time.Now.
@@ -85,6 +88,8 @@ type Environment struct {
 	// ServerCertFile and ServerKeyFile are the broker's own, for localhost and
 	// the loopback addresses.
 	ServerCertFile, ServerKeyFile string
+	// Google is set with Options.GoogleCloud.
+	Google *Google
 	// Worker may read the samples, OtherWorker is granted nothing, and Auditor may
 	// have decisions explained.
 	Worker, OtherWorker, Auditor Identity
@@ -146,16 +151,22 @@ func (env *Environment) prepare(opts Options, ln net.Listener) error {
 	if err != nil {
 		return err
 	}
-	env.serve(ln, vaultCert, opts.Logger)
+	handler := http.Handler(env.KeyVault)
+	if opts.GoogleCloud {
+		if handler, err = env.addGoogle(opts); err != nil {
+			return err
+		}
+	}
+	env.serve(ln, vaultCert, opts.Logger, handler)
 	return nil
 }
 
-func (env *Environment) serve(ln net.Listener, cert tls.Certificate, log *slog.Logger) {
+func (env *Environment) serve(ln net.Listener, cert tls.Certificate, log *slog.Logger, handler http.Handler) {
 	base, cancel := context.WithCancel(context.Background())
 	env.cancel = cancel
 	env.served = make(chan struct{})
 	env.http = &http.Server{
-		Handler:           env.KeyVault,
+		Handler:           handler,
 		TLSConfig:         &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12},
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       30 * time.Second,

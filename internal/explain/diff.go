@@ -123,47 +123,54 @@ func notes(old, now *registry.Integration) []Note {
 		}
 	}
 	compare("kind", string(old.Kind), string(now.Kind))
-	was, is := azureOf(old), azureOf(now)
-	compare("azure.tenant_id", was.TenantID, is.TenantID)
-	compare("azure.client_id", was.ClientID, is.ClientID)
-	compare("azure.credential.type", string(was.Credential.Type), string(is.Credential.Type))
-	for _, vault := range slices.Sorted(maps.Keys(setOf(was.Vaults, is.Vaults))) {
-		compare("azure.vaults", oneOf(was.Vaults, vault), oneOf(is.Vaults, vault))
-	}
-	compare("azure.authority_host", was.AuthorityHost, is.AuthorityHost)
-	compare("azure.disable_instance_discovery", ifSet(was.DisableInstanceDiscovery, "true"), ifSet(is.DisableInstanceDiscovery, "true"))
-	compare("azure.ca_file", ifSet(was.CAFile != "", "a file"), ifSet(is.CAFile != "", "a file"))
-	for _, host := range slices.Sorted(maps.Keys(setOf(slices.Collect(maps.Keys(was.Dial)), slices.Collect(maps.Keys(is.Dial))))) {
-		compare("azure.dial["+host+"]", was.Dial[host], is.Dial[host])
+	was, is := old.Settings(), now.Settings()
+	for _, s := range union(was, is) {
+		compare(s.Name, valueOf(was, s), valueOf(is, s))
 	}
 	compare("cache.ttl", lifetime(old.CacheTTL), lifetime(now.CacheTTL))
 	compare("cache.max_stale", lifetime(old.CacheMaxStale), lifetime(now.CacheMaxStale))
 	return differ
 }
 
-func azureOf(in *registry.Integration) registry.Azure {
-	if in.Azure == nil {
-		return registry.Azure{}
-	}
-	return *in.Azure
-}
-
-func setOf(lists ...[]string) map[string]bool {
-	set := make(map[string]bool)
+// union returns what stands in either list, each thing to compare once: in the
+// order of the sections, the elements of a list or table sorted.
+func union(lists ...[]registry.Setting) []registry.Setting {
+	base := func(s registry.Setting) string { name, _, _ := strings.Cut(s.Name, "["); return name }
+	var all []registry.Setting
+	rank := make(map[string]int)
+	seen := make(map[registry.Setting]bool)
 	for _, s := range slices.Concat(lists...) {
-		set[s] = true
+		if !s.Element {
+			s.Value = "" // the old and the new one are one difference
+		}
+		if _, ok := rank[base(s)]; !ok {
+			rank[base(s)] = len(rank)
+		}
+		if !seen[s] {
+			seen[s] = true
+			all = append(all, s)
+		}
 	}
-	return set
+	slices.SortStableFunc(all, func(a, b registry.Setting) int {
+		return cmp.Or(rank[base(a)]-rank[base(b)], strings.Compare(a.Name, b.Name), strings.Compare(a.Value, b.Value))
+	})
+	return all
 }
 
-// oneOf returns s if it is in the list, else "".
-func oneOf(list []string, s string) string { return ifSet(slices.Contains(list, s), s) }
-
-func ifSet(set bool, text string) string {
-	if set {
-		return text
+// valueOf returns the value that the settings have where s stands: of an element
+// of a list its own if it is there.
+func valueOf(settings []registry.Setting, s registry.Setting) string {
+	for _, other := range settings {
+		if other.Name == s.Name && (!s.Element || other.Value == s.Value) {
+			return other.Value
+		}
 	}
 	return ""
 }
 
-func lifetime(d time.Duration) string { return ifSet(d != 0, d.String()) }
+func lifetime(d time.Duration) string {
+	if d == 0 {
+		return ""
+	}
+	return d.String()
+}

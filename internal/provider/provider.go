@@ -9,7 +9,9 @@ package provider
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
+	"unicode/utf8"
 
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -24,7 +26,9 @@ import (
 type Provider interface {
 	// Fetch reads the current version of the secret that ref names, or the
 	// version it pins. ref.Key is not looked at. A secret that is disabled,
-	// expired or not yet valid is an error, whatever the store says.
+	// expired or not yet valid is an error, whatever the store says. What a store
+	// keeps as binary, and what is not UTF-8, becomes its text in standard base64,
+	// so that ?decode=base64 gives the bytes.
 	Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, error)
 	// Close releases connections. No Fetch may be under way or follow.
 	Close() error
@@ -38,3 +42,24 @@ var ErrAnswered = errors.New("provider: the store has answered")
 // Opener makes the Provider of an integration. It reads credential files but
 // contacts nobody.
 type Opener func(ctx context.Context, in *registry.Integration) (Provider, error)
+
+// CheckRef refuses a Ref of another kind and one that secret.ParseRef has not
+// made: whoever sends a name to a store relies on its form. The error has
+// ReasonInvalidReference.
+func CheckRef(ref secret.Ref, kind secret.Kind) error {
+	if canonical, err := secret.ParseRef(ref.String()); err != nil || canonical != ref || ref.Kind != kind {
+		return secret.Errorf(secret.ReasonInvalidReference, "the reference is not in canonical form; use one that was parsed")
+	}
+	return nil
+}
+
+// Text returns what a Secret holds of a store's bytes: themselves if they are
+// UTF-8, else their text in standard base64, with b overwritten. It takes over b.
+func Text(b []byte) []byte {
+	if utf8.Valid(b) {
+		return b
+	}
+	text := base64.StdEncoding.AppendEncode(nil, b)
+	clear(b)
+	return text
+}

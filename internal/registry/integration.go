@@ -27,8 +27,12 @@ type Integration struct {
 	Revision    string
 	DisplayName string
 	Kind        secret.Kind
-	// Azure is set when Kind is AZURE_KEY_VAULT.
+	// Of these the one that belongs to Kind is set.
 	Azure *Azure
+	AWS   *AWS
+	GCP   *GCP
+	Vault *Vault
+	Local *LocalFile
 	// CacheTTL is how long a value of this integration may be answered from the
 	// cache; zero means the broker's default.
 	CacheTTL time.Duration

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"time"
 	"unicode"
 
@@ -19,6 +20,10 @@ type integrationFile struct {
 	DisplayName string        `yaml:"display_name"`
 	Kind        string        `yaml:"kind"`
 	Azure       *azureSection `yaml:"azure"`
+	AWS         *awsSection   `yaml:"aws"`
+	GCP         *gcpSection   `yaml:"gcp"`
+	Vault       *vaultSection `yaml:"vault"`
+	Local       *localSection `yaml:"local"`
 	Cache       struct {
 		TTL      strictyaml.Duration `yaml:"ttl"`
 		MaxStale strictyaml.Duration `yaml:"max_stale"`
@@ -36,6 +41,7 @@ type limitsSection struct {
 type grantSection struct {
 	Principals []string `yaml:"principals"`
 	Vaults     []string `yaml:"vaults"`
+	Stores     []string `yaml:"stores"` // another name of vaults
 	Secrets    []string `yaml:"secrets"`
 	Keys       []string `yaml:"keys"`
 }
@@ -99,21 +105,62 @@ func parseIntegration(path string, data []byte, check func(reference) (fault str
 		p.doc.Fault("cache.max_stale", "expected 0s to 24h")
 	}
 	in.Limits = p.limits(f.Limits)
-	switch secret.Kind(f.Kind) {
-	case secret.KindAzureKeyVault:
-		in.Kind = secret.KindAzureKeyVault
-		in.Azure = p.azure(f.Azure)
-		in.Policy = p.policy(in.Kind, in.Azure.Vaults, f.Grants)
-	case "":
-		p.doc.Fault("kind", "missing; it is required: %s", secret.KindAzureKeyVault)
-	default:
-		p.doc.Fault("kind", "expected %s", secret.KindAzureKeyVault)
-	}
+	p.kind(&f, in)
 	out.refs = p.refs
 	if out.faults = p.doc.Faults(); len(out.faults) == 0 {
 		out.in = in
 	}
 	return out
+}
+
+// kind validates the section that belongs to the integration's kind, refuses
+// those of others, and compiles the grants for the section's stores.
+func (p *parser) kind(f *integrationFile, in *Integration) {
+	in.Kind = secret.Kind(f.Kind)
+	if !in.Kind.Known() {
+		fault := "expected " + kindList()
+		if f.Kind == "" {
+			fault = "missing; it is required: " + kindList()
+		}
+		p.doc.Fault("kind", "%s", fault)
+		return
+	}
+	var stores []string
+	for _, s := range []struct {
+		name  string
+		kind  secret.Kind
+		there bool
+		parse func() []string
+	}{
+		{"azure", secret.KindAzureKeyVault, f.Azure != nil, func() []string { in.Azure = p.azure(f.Azure); return in.Azure.Vaults }},
+		{"aws", secret.KindAWSSecretsManager, f.AWS != nil, func() []string { in.AWS = p.aws(f.AWS); return in.AWS.Stores }},
+		{"gcp", secret.KindGCPSecretManager, f.GCP != nil, func() []string { in.GCP = p.gcp(f.GCP); return in.GCP.Stores }},
+		{"vault", secret.KindHashiCorpVault, f.Vault != nil, func() []string { in.Vault = p.vault(f.Vault); return in.Vault.Stores() }},
+		{"local", secret.KindLocalFile, f.Local != nil, func() []string { in.Local = p.local(f.Local); return in.Local.Stores() }},
+	} {
+		switch {
+		case s.kind != in.Kind && p.doc.Has(s.name):
+			p.doc.Fault(s.name, "does not belong to the kind %s; take it out or change the kind", in.Kind)
+		case s.kind == in.Kind && !s.there:
+			p.doc.Fault(s.name, "missing; the kind %s requires it", in.Kind)
+		case s.kind == in.Kind:
+			stores = s.parse()
+		}
+	}
+	grants := f.Grants
+	if in.AWS != nil {
+		grants = in.AWS.widen(grants)
+	}
+	in.Policy = p.policy(in.Kind, stores, grants)
+}
+
+func kindList() string {
+	kinds := secret.Kinds()
+	text := make([]string, len(kinds))
+	for i, k := range kinds {
+		text[i] = string(k)
+	}
+	return strings.Join(text[:len(text)-1], ", ") + " or " + text[len(text)-1]
 }
 
 // limits validates the section. What it leaves out is the broker's to decide.
@@ -142,12 +189,18 @@ func containsControl(s string) bool {
 
 // policy compiles the grants. Where that is not possible it returns nil, which
 // denies everything.
-func (p *parser) policy(kind secret.Kind, vaults []string, sections []grantSection) *authz.Policy {
+func (p *parser) policy(kind secret.Kind, stores []string, sections []grantSection) *authz.Policy {
 	grants := make([]authz.Grant, len(sections))
 	for i, g := range sections {
 		grants[i] = authz.Grant{Principals: g.Principals, Stores: g.Vaults, Secrets: g.Secrets, Keys: g.Keys}
+		if at := strictyaml.Index("grants", i); p.doc.Has(at + ".stores") {
+			grants[i].Stores = g.Stores
+			if p.doc.Has(at + ".vaults") {
+				p.doc.Fault(at+".stores", "another name for vaults, which is there too; leave out one of the two")
+			}
+		}
 	}
-	policy, err := authz.NewPolicy(kind, vaults, grants)
+	policy, err := authz.NewPolicy(kind, stores, grants)
 	if err == nil {
 		return policy
 	}
@@ -162,6 +215,9 @@ func (p *parser) policy(kind secret.Kind, vaults []string, sections []grantSecti
 			continue
 		}
 		path := strictyaml.Index("grants", g.Grant) + "." + g.Field
+		if at := strictyaml.Index("grants", g.Grant) + ".stores"; g.Field == "vaults" && p.doc.Has(at) {
+			path = at
+		}
 		if g.Index >= 0 {
 			path = strictyaml.Index(path, g.Index)
 		}

@@ -58,10 +58,6 @@ var (
 
 // azure validates the section; what it returns is usable if there is no fault.
 func (p *parser) azure(s *azureSection) *Azure {
-	if s == nil {
-		p.doc.Fault("azure", "missing; the kind %s requires it", secret.KindAzureKeyVault)
-		return &Azure{}
-	}
 	a := &Azure{
 		TenantID:                 s.TenantID,
 		ClientID:                 s.ClientID,

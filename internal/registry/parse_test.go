@@ -132,6 +132,7 @@ func TestParseFaults(t *testing.T) {
 		badTenant    = "azure.tenant_id: expected a tenant's UUID or a domain name of it"
 		badAuthority = "azure.authority_host: expected https://HOST/ with nothing after it, such as https://login.microsoftonline.com/"
 		badDial      = "azure.dial[abc.vault.azure.net]: expected where to connect to, host:port, such as 127.0.0.1:8444"
+		kinds        = "AZURE_KEY_VAULT, AWS_SECRETS_MANAGER, GCP_SECRET_MANAGER, HASHICORP_VAULT or LOCAL_FILE"
 		types        = "client_secret, client_certificate, workload_identity, managed_identity or default"
 		noVault      = "azure.vaults: at least one vault is required, such as https://NAME.vault.azure.net"
 	)
@@ -148,8 +149,8 @@ func TestParseFaults(t *testing.T) {
 		{"bad id", strings.Replace(full, "x", "a/b", 1), "1: id: expected 1 to 64 letters, digits, dots, underscores and hyphens"},
 		{"long id", strings.Replace(full, "x", strings.Repeat("x", 65), 1), "1: id: expected 1 to 64 letters, digits, dots, underscores and hyphens"},
 		{"display name", full + `display_name: "a\nb"` + "\n", "6: display_name: expected one line of at most 256 bytes"},
-		{"no kind", strings.Replace(full, "kind: AZURE_KEY_VAULT\n", "", 1), "1: kind: missing; it is required: AZURE_KEY_VAULT"},
-		{"other kind", strings.Replace(full, "AZURE_KEY_VAULT", "azure_key_vault", 1), "2: kind: expected AZURE_KEY_VAULT"},
+		{"no kind", strings.Replace(full, "kind: AZURE_KEY_VAULT\n", "", 1), "1: kind: missing; it is required: " + kinds},
+		{"other kind", strings.Replace(full, "AZURE_KEY_VAULT", "azure_key_vault", 1), "2: kind: expected " + kinds},
 		{"no azure", "id: x\nkind: AZURE_KEY_VAULT\n", "1: azure: missing; the kind AZURE_KEY_VAULT requires it"},
 		{"azure empty", "id: x\nkind: AZURE_KEY_VAULT\nazure:\n", "3: azure.credential.type: missing; it is required: " + types + "\n3: " + noVault},
 
@@ -227,7 +228,7 @@ func TestParseFaults(t *testing.T) {
 				"6: azure.vaults[0]: not a vault: the store does not begin with https://; expected https://NAME.vault.azure.net\n" +
 				`7: cache.ttl: expected a duration with its unit, such as "30s" or "5m"` + "\n" +
 				`9: grants[0].principals[0]: expected a SPIFFE ID ("spiffe://...") or "dns:HOST"` + "\n" +
-				`10: unknown setting "more"; known here: id, display_name, kind, azure, cache, limits, grants`},
+				`10: unknown setting "more"; known here: id, display_name, kind, azure, aws, gcp, vault, local, cache, limits, grants`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

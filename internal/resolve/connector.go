@@ -117,8 +117,8 @@ func checkProperty(name, value, integrationID string) (fault string) {
 			return "expected true or false"
 		}
 	case propKind:
-		if secret.Kind(value) != secret.KindAzureKeyVault {
-			return "not a secret manager that this broker knows; expected " + string(secret.KindAzureKeyVault)
+		if !secret.Kind(value).Known() {
+			return "not a secret manager that this broker knows; expected one of " + knownKinds()
 		}
 	case propIntegration:
 		if value != integrationID {
@@ -129,6 +129,15 @@ func checkProperty(name, value, integrationID string) (fault string) {
 		return "no such property; known are " + strings.Join([]string{propEnabled, propKind, propManaged, propIntegration}, ", ")
 	}
 	return ""
+}
+
+func knownKinds() string {
+	kinds := secret.Kinds()
+	names := make([]string, len(kinds))
+	for i, k := range kinds {
+		names[i] = string(k)
+	}
+	return strings.Join(names, ", ")
 }
 
 func mismatch(format string, args ...any) *secret.Error {

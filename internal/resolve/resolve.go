@@ -142,7 +142,7 @@ func (r *Resolver) look(ctx context.Context, method string, who Caller, req *Req
 	if n, most := len(refs)+len(faults), r.cfg.Limits.MaxReferences; n > most {
 		return nil, r.reject(ctx, method, who, req, invalid("the request has %d references, the most is %d; split it", n, most))
 	}
-	items := r.parse(refs, faults)
+	items := r.parse(refs, faults, secret.Kind(req.Configs[propKind]))
 	var few [8]int
 	firsts := link(items, few[:0])
 	if n, most := len(firsts), r.cfg.Limits.MaxSecrets; n > most {
@@ -157,8 +157,8 @@ func (r *Resolver) look(ctx context.Context, method string, who Caller, req *Req
 }
 
 // parse makes the call's items, sorted by name: a parsed reference or what is
-// wrong with it.
-func (r *Resolver) parse(refs map[string]string, faults []ConfigError) []item {
+// wrong with it. A connector's configuration says of which kind all of them are.
+func (r *Resolver) parse(refs map[string]string, faults []ConfigError, kind secret.Kind) []item {
 	items := *itemPool.Get().(*[]item)
 	items = slices.Grow(items[:0], len(refs)+len(faults))
 	for name, text := range refs {
@@ -167,6 +167,9 @@ func (r *Resolver) parse(refs map[string]string, faults []ConfigError) []item {
 		var err error
 		if it.ref, err = r.cfg.Limits.parseRef(text); err != nil {
 			it.err = secret.AsError(err)
+		} else if kind != "" && it.ref.Kind != kind {
+			it.err = mismatch("the reference is one of %s, but the configuration's %s property says %s", it.ref.Kind, propKind, kind)
+			it.ref = secret.Ref{}
 		} else if it.text = text; !it.ref.IsString(text) {
 			it.text = it.ref.String()
 		}
@@ -220,7 +223,7 @@ var errDenied = secret.Errorf(secret.ReasonAccessDenied,
 	"this caller has no grant for this secret through this integration, or there is no such integration; ask the broker's operator, who finds the decision in the audit log by the request id")
 
 var errStoreNotAllowed = secret.Errorf(secret.ReasonStoreNotAllowed,
-	"the store is not one of the integration's; add it to the integration's vaults, or fix the reference")
+	"the store is not one of the integration's; add it to the integration's file, or fix the reference")
 
 // decide asks the policy about every reference, on every call, before anything
 // else about the integration, the cache or the store can be observed. An
@@ -252,7 +255,7 @@ func (r *Resolver) decide(who authz.Principal, integration string, items []item)
 }
 
 func sameSecret(a, b *secret.Ref) bool {
-	return a.Name == b.Name && a.Store == b.Store && a.Version == b.Version && a.Kind == b.Kind
+	return a.Name == b.Name && a.Suffix == b.Suffix && a.Store == b.Store && a.Version == b.Version && a.Kind == b.Kind
 }
 
 // fetch finds the secrets of the allowed items, each distinct one once, and selects
@@ -302,7 +305,7 @@ func (r *Resolver) cacheRequest(in *registry.Integration, maxAge *time.Duration,
 			Integration: in.ID,
 			Revision:    in.Revision,
 			Store:       ref.Store,
-			Name:        ref.Name,
+			Name:        ref.FullName(),
 			Version:     ref.Version,
 		},
 		TTL:      ttl,

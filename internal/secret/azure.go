@@ -53,9 +53,9 @@ func ParseAzureVault(s string) (string, error) {
 // azureVault does the work of ParseAzureVault for s that has passed checkText;
 // fault says what is wrong with s, without quoting it.
 func azureVault(s string) (vault, fault string) {
-	const scheme = "https://"
+	const scheme = httpsScheme
 	if !strings.HasPrefix(s, scheme) && (len(s) < len(scheme) || !strings.EqualFold(s[:len(scheme)], scheme)) {
-		if len(s) >= 7 && strings.EqualFold(s[:7], "http://") {
+		if isHTTP(s) {
 			return "", "the store is an http:// URL; vaults are reached by https:// only"
 		}
 		return "", "the store does not begin with https://"
@@ -91,18 +91,18 @@ func azureVault(s string) (vault, fault string) {
 	return scheme + host, ""
 }
 
-func parseAzure(store, name, version, key string) (Ref, error) {
+func parseAzure(store, name, version string) (ref Ref, fault string) {
 	vault, fault := azureVault(store)
 	if fault != "" {
-		return Ref{}, badRef(fault)
+		return Ref{}, fault
 	}
 	if !isAzureSecretName(name) {
-		return Ref{}, badRef("the secret's name must be 1 to 127 letters, digits and hyphens")
+		return Ref{}, "the secret's name must be 1 to 127 letters, digits and hyphens"
 	}
 	if version != "" && !isAzureVersion(version) {
-		return Ref{}, badRef("the version after \"#\" must be 32 hexadecimal digits")
+		return Ref{}, "the version after \"#\" must be 32 hexadecimal digits"
 	}
-	return Ref{Kind: KindAzureKeyVault, Store: vault, Name: lower(name), Version: lower(version), Key: key}, nil
+	return Ref{Kind: KindAzureKeyVault, Store: vault, Name: lower(name), Version: lower(version)}, ""
 }
 
 // isAzureVaultName holds Azure's rule for vault names: 3-24 characters of
@@ -117,6 +117,8 @@ func isAzureVaultName(s string) bool {
 func isAzureSecretName(s string) bool {
 	return len(s) >= 1 && len(s) <= 127 && isAzureText(s)
 }
+
+func isAzureNamePart(s string) bool { return len(s) <= 127 && isAzureText(s) }
 
 func isAzureText(s string) bool {
 	for i := range len(s) {
@@ -159,16 +161,3 @@ func lower(s string) string {
 	}
 	return s
 }
-
-// FoldName returns s as stores of this kind compare secret names: Key Vault
-// compares them without case.
-func (k Kind) FoldName(s string) string { return lower(s) }
-
-// ValidNamePart reports whether s can be part of a secret's name in stores of
-// this kind, so that a pattern which could never match is refused when it is
-// written.
-func (k Kind) ValidNamePart(s string) bool { return len(s) <= 127 && isAzureText(s) }
-
-// ParseStore returns the canonical form of a store's address of this kind; see
-// ParseAzureVault.
-func (k Kind) ParseStore(s string) (string, error) { return ParseAzureVault(s) }

@@ -7,13 +7,6 @@ import (
 	"unicode/utf8"
 )
 
-// Kind names a sort of secret store, spelt as in Confluent's secret.manager
-// property and in an integration's file.
-type Kind string
-
-// KindAzureKeyVault is Azure Key Vault, in the public and the sovereign clouds.
-const KindAzureKeyVault Kind = "AZURE_KEY_VAULT"
-
 // MaxRefLen is the longest reference that can be parsed, in bytes. The longest
 // meaningful ones are a few hundred bytes; JSON keys may be longer than names.
 const MaxRefLen = 8192
@@ -22,17 +15,28 @@ const MaxRefLen = 8192
 const refExample = "https://my-vault.vault.azure.net::db-secret::password"
 
 // Ref is a parsed reference, in the canonical form that policy and cache
-// compare: two references that the store takes for the same secret are equal.
-// A Ref is only ever made by ParseRef.
+// compare: two references that are equal are the same secret to the store. A Ref
+// is only ever made by ParseRef.
 type Ref struct {
-	// Kind is the sort of store, as recognised from Store.
+	// Kind is the sort of store, as recognised from the reference's beginning.
 	Kind Kind
-	// Store is the canonical store, for Key Vault "https://NAME.SUFFIX" in lower
-	// case, without port or trailing slash.
+	// Store is the canonical store:
+	//
+	//	AZURE_KEY_VAULT      https://NAME.SUFFIX
+	//	AWS_SECRETS_MANAGER  arn:PARTITION:secretsmanager:REGION:ACCOUNT, or the
+	//	                     endpoint, https://secretsmanager.REGION.amazonaws.com
+	//	GCP_SECRET_MANAGER   projects/P, or projects/P/locations/L
+	//	HASHICORP_VAULT      https://HOST[:PORT]
+	//	LOCAL_FILE           file:///DIRECTORY, or env
 	Store string
-	// Name is the secret's canonical name; Key Vault compares names without
-	// case, so it is in lower case.
+	// Name is the secret's name as the store compares it: Key Vault without case,
+	// so it is in lower case, all others byte by byte. Of an ARN it is without
+	// Suffix; of a Vault it is MOUNT/PATH; of a directory the path below it.
 	Name string
+	// Suffix are the six characters that AWS puts behind a secret's name in its
+	// ARN, empty for every other form. They tell a secret from one of the same
+	// name that was there before. Policies do not look at them.
+	Suffix string
 	// Version is the store's version identifier, empty for the current one.
 	Version string
 	// Decoding is applied to what the reference selects.
@@ -46,42 +50,108 @@ type Ref struct {
 //
 //	<store>::<secret name>[#<version>][?decode=base64][::<json key>]
 //
-// It splits on "::" into at most three parts, so the key keeps any further
-// "::". The error is an *Error with ReasonInvalidReference whose text never
-// quotes s: what stands there by mistake may well be the password itself.
+// and, for stores that write themselves and the secret as one name,
+//
+//	arn:...[#<version>][?decode=base64][::<json key>]
+//	projects/...[#<version>][?decode=base64][::<json key>]
+//
+// It splits on "::" into at most three parts, or two, so the key keeps any
+// further "::". The error is an *Error with ReasonInvalidReference whose text
+// never quotes s: what stands there by mistake may well be the password itself.
 func ParseRef(s string) (Ref, error) {
 	if len(s) > MaxRefLen {
-		return Ref{}, badRef(fmt.Sprintf("it is %d bytes long, the most is %d", len(s), MaxRefLen))
+		return Ref{}, badRef("", fmt.Sprintf("it is %d bytes long, the most is %d", len(s), MaxRefLen))
 	}
 	if fault := checkText(s); fault != "" {
-		return Ref{}, badRef(fault)
+		return Ref{}, badRef("", fault)
 	}
-	store, rest, ok := strings.Cut(s, "::")
-	if !ok {
-		return Ref{}, badRef(`it has no "::" between the store and the secret's name`)
+	store, rest, whole := "", s, true
+	kind := wholeKindOf(s)
+	if kind == "" {
+		whole = false
+		var ok bool
+		if store, rest, ok = strings.Cut(s, "::"); !ok {
+			return Ref{}, badRef("", `it has no "::" between the store and the secret's name`)
+		}
+		var fault string
+		if kind, fault = kindOf(store); fault != "" {
+			return Ref{}, badRef("", fault)
+		}
 	}
-	name, key, hasKey := strings.Cut(rest, "::")
+	name, version, decoding, key, fault := splitName(rest, whole)
+	if fault != "" {
+		return Ref{}, badRef(kind, fault)
+	}
+	if whole {
+		store, name = name, ""
+	}
+	ref, fault := kind.spelling().parse(store, name, version)
+	if fault != "" {
+		return Ref{}, badRef(kind, fault)
+	}
+	ref.Decoding, ref.Key = decoding, key
+	return ref, nil
+}
+
+// splitName takes apart what follows the store; of a whole name, everything.
+func splitName(s string, whole bool) (name, version string, decoding Decoding, key, fault string) {
+	ordinal := [...]string{"first", "second"}
+	before, part := ordinal[1], ordinal[1]
+	if whole {
+		before, part = ordinal[0], ordinal[0]
+	}
+	name, key, hasKey := strings.Cut(s, "::")
 	if hasKey && key == "" {
-		return Ref{}, badRef(`the JSON key after the second "::" is empty; leave out the "::" to take the whole secret`)
+		return "", "", "", "", `the JSON key after the ` + before + ` "::" is empty; leave out the "::" to take the whole secret`
 	}
 	name, option, hasOption := strings.Cut(name, "?")
 	decoding, ok := parseDecoding(option)
 	if hasOption && (!ok || option == "") {
-		return Ref{}, badRef(`after "?" in the second part only decode=base64 may stand`)
+		return "", "", "", "", `after "?" in the ` + part + ` part only decode=base64 may stand`
 	}
 	name, version, hasVersion := strings.Cut(name, "#")
 	if hasVersion && version == "" {
-		return Ref{}, badRef(`the version after "#" is empty; leave out the "#" to take the current version`)
+		return "", "", "", "", `the version after "#" is empty; leave out the "#" to take the current version`
 	}
 	if name == "" {
-		return Ref{}, badRef(`the secret's name after the first "::" is empty`)
+		return "", "", "", "", `the secret's name after the first "::" is empty`
 	}
-	ref, err := parseAzure(store, name, version, key)
-	if err != nil {
-		return Ref{}, err
+	return name, version, decoding, key, ""
+}
+
+// wholeKindOf returns the kind of a reference that has store and secret in one
+// part, "" if s is none.
+func wholeKindOf(s string) Kind {
+	switch {
+	case strings.HasPrefix(s, "arn:"):
+		return KindAWSSecretsManager
+	case strings.HasPrefix(s, "projects/"):
+		return KindGCPSecretManager
+	default:
+		return ""
 	}
-	ref.Decoding = decoding
-	return ref, nil
+}
+
+// kindOf returns the kind of a store by the shape of its address.
+func kindOf(store string) (k Kind, fault string) {
+	if isHTTP(store) {
+		return "", "the store is an http:// URL; stores are reached by https:// only"
+	}
+	host, isURL := httpsHost(store)
+	switch {
+	case strings.HasPrefix(store, fileScheme), store == LocalEnvironment:
+		return KindLocalFile, ""
+	case !isURL:
+		return "", "it begins with none of https://, arn:, projects/, file:/// and env::"
+	case looksAzure(host):
+		return KindAzureKeyVault, ""
+	case looksAWS(host):
+		return KindAWSSecretsManager, ""
+	case looksGCP(host):
+		return "", "secrets of Google Cloud are written projects/<project>/secrets/<secret>, without a host"
+	default:
+		return KindHashiCorpVault, ""
+	}
 }
 
 // Secret returns r without what only concerns the caller, key and decoding: what
@@ -94,10 +164,10 @@ func (r Ref) Secret() Ref {
 // String returns the canonical reference. ParseRef of it gives the same Ref.
 func (r Ref) String() string {
 	var b strings.Builder
-	b.Grow(len(r.Store) + len(r.Name) + len(r.Version) + len(r.Key) + 20)
+	b.Grow(len(r.Store) + len(r.Name) + len(r.Suffix) + len(r.Version) + len(r.Key) + 32)
 	b.WriteString(r.Store)
-	b.WriteString("::")
-	b.WriteString(r.Name)
+	b.WriteString(r.separator())
+	b.WriteString(r.FullName())
 	if r.Version != "" {
 		b.WriteByte('#')
 		b.WriteString(r.Version)
@@ -115,7 +185,10 @@ func (r Ref) String() string {
 
 // IsString reports whether r.String() is s, without making a string.
 func (r Ref) IsString(s string) bool {
-	ok := cut(&s, r.Store) && cut(&s, "::") && cut(&s, r.Name)
+	ok := cut(&s, r.Store) && cut(&s, r.separator()) && cut(&s, r.Name)
+	if r.Suffix != "" {
+		ok = ok && cut(&s, "-") && cut(&s, r.Suffix)
+	}
 	if r.Version != "" {
 		ok = ok && cut(&s, "#") && cut(&s, r.Version)
 	}
@@ -131,6 +204,27 @@ func (r Ref) IsString(s string) bool {
 func cut(s *string, prefix string) (ok bool) {
 	*s, ok = strings.CutPrefix(*s, prefix)
 	return ok
+}
+
+// separator is what stands between store and name.
+func (r Ref) separator() string {
+	switch {
+	case r.Suffix != "":
+		return ":secret:"
+	case r.Kind == KindGCPSecretManager:
+		return "/secrets/"
+	default:
+		return "::"
+	}
+}
+
+// FullName is Name and Suffix as they stand in an ARN: what tells apart the
+// secrets of one store. Without a Suffix it is Name.
+func (r Ref) FullName() string {
+	if r.Suffix == "" {
+		return r.Name
+	}
+	return r.Name + "-" + r.Suffix
 }
 
 // checkText refuses what no reference may contain anywhere; fault says what and
@@ -155,7 +249,9 @@ func checkText(s string) (fault string) {
 	return ""
 }
 
-// badRef is the one form of every rejection. fault never quotes the input.
-func badRef(fault string) *Error {
-	return Errorf(ReasonInvalidReference, "not a reference: %s; expected <store>::<secret>[#<version>][?decode=base64][::<json key>], for example %s", fault, refExample)
+// badRef is the one form of every rejection. fault never quotes the input; kind
+// is what the reference seems to be of, "" if nobody can tell.
+func badRef(kind Kind, fault string) *Error {
+	sp := kind.spelling()
+	return Errorf(ReasonInvalidReference, "not a reference: %s; expected %s, for example %s", fault, sp.form, sp.example)
 }

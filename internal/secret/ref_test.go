@@ -94,7 +94,7 @@ func checkCanonical(t *testing.T, r Ref) {
 
 // The faults a vault can have, alone and as the store of a reference.
 var rejectedVaults = []struct{ name, in, fault string }{
-	{"empty", "", "the store does not begin with https://"},
+	{"nothing", "", "the store does not begin with https://"},
 	{"no scheme", "abc.vault.azure.net", "the store does not begin with https://"},
 	{"scheme cut short", "https:/", "the store does not begin with https://"},
 	{"another scheme", "ldaps://abc.vault.azure.net", "the store does not begin with https://"},
@@ -217,6 +217,46 @@ func rejection(t *testing.T, err error) string {
 	return variable.ReplaceAllString(e.Message, "${1}N")
 }
 
+// asReferences is what ParseRef says of the faulty stores that do not look like
+// vaults of Azure, by their name in rejectedVaults.
+var asReferences = map[string]string{
+	"nothing":               unknownScheme,
+	"no scheme":             unknownScheme,
+	"scheme cut short":      unknownScheme,
+	"another scheme":        unknownScheme,
+	"long s in the scheme":  unknownScheme,
+	"leading space":         unknownScheme,
+	"http":                  refRejection(plainHTTP),
+	"HTTP":                  refRejection(plainHTTP),
+	"host after an at sign": vaultServerRejection("the server's URL has a user name or password in it"),
+	"fragment":              vaultServerRejection(goesOn),
+	"backslash":             vaultServerRejection(goesOn),
+	"percent encoding":      vaultServerRejection(goesOn),
+	"path of another host":  vaultServerRejection(goesOn),
+	"IPv4":                  vaultServerRejection(serverIP + ", an integration's dial setting says where to connect"),
+	"IPv4 with port 443":    vaultServerRejection(serverIP + ", an integration's dial setting says where to connect"),
+	"IPv6":                  vaultServerRejection(serverIP),
+	"IPv6 cut at its ::":    vaultServerRejection(serverIP),
+	"no host":               vaultServerRejection("the server's host is no host name"),
+	"another host":          vaultServerRejection(noVaultPath),
+	"number for a host":     vaultServerRejection(noVaultPath),
+	"full-width dots":       vaultServerRejection("the server's host is no host name"),
+	"password with ::":      vaultServerRejection("the port must be a number of 1 to 65535"),
+}
+
+var unknownScheme = refRejection("it begins with none of https://, arn:, projects/, file:/// and env::")
+
+const (
+	plainHTTP   = "the store is an http:// URL; stores are reached by https:// only"
+	goesOn      = "the server's URL goes on after the host and port: it has no path, query, fragment or encoding"
+	serverIP    = "the server is given as an IP address; use its name"
+	noVaultPath = "the host is no vault of Azure, and a secret in a Vault server is <mount>/<path>"
+)
+
+func vaultServerRejection(fault string) string {
+	return "not a reference: " + fault + "; expected " + KindHashiCorpVault.spelling().form + ", for example " + vaultExample
+}
+
 func refRejection(fault string) string {
 	return "not a reference: " + fault + "; expected <store>::<secret>[#<version>][?decode=base64][::<json key>], for example " + refExample
 }
@@ -226,22 +266,26 @@ func vaultRejection(fault string) string {
 }
 
 func TestParseRefRejects(t *testing.T) {
-	check := func(t *testing.T, in, fault string) {
+	check := func(t *testing.T, name, in, fault string) {
+		want, ok := asReferences[name]
+		if !ok || !strings.Contains(in, "::") {
+			want = refRejection(fault)
+		}
 		got, err := ParseRef(in)
 		if got != (Ref{}) {
 			t.Errorf("ParseRef(%q) = %+v with an error", in, got)
 		}
-		if diff := cmp.Diff(refRejection(fault), rejection(t, err)); diff != "" {
+		if diff := cmp.Diff(want, rejection(t, err)); diff != "" {
 			t.Errorf("ParseRef(%q) (-want +got):\n%s", in, diff)
 		}
 	}
 	for _, tt := range rejectedRefs {
-		t.Run(tt.name, func(t *testing.T) { check(t, tt.in, tt.fault) })
+		t.Run(tt.name, func(t *testing.T) { check(t, tt.name, tt.in, tt.fault) })
 	}
 	for _, tt := range rejectedVaults {
 		t.Run("store/"+tt.name, func(t *testing.T) {
-			check(t, tt.in+"::db", tt.fault)
-			check(t, tt.in+"::db#"+hex32+"::key", tt.fault)
+			check(t, tt.name, tt.in+"::db", tt.fault)
+			check(t, tt.name, tt.in+"::db#"+hex32+"::key", tt.fault)
 		})
 	}
 }
@@ -273,6 +317,9 @@ func knownRejections() map[string]bool {
 	}
 	for _, tt := range rejectedRefs {
 		known[refRejection(tt.fault)] = true
+	}
+	for _, text := range asReferences {
+		known[text] = true
 	}
 	for _, c := range azureClouds {
 		known[refRejection(vaultName(c.VaultSuffix))] = true

@@ -44,6 +44,16 @@ func New(version string, fetchedAt, expiresAt time.Time, b []byte) *Secret {
 	}
 }
 
+// Again returns the same value as of a later moment, for a store that has
+// confirmed it without sending it anew. It shares the payload and comes with a
+// reference of its own; it is nil if the value has been wiped.
+func (s *Secret) Again(fetchedAt, expiresAt time.Time) *Secret {
+	if !s.Retain() {
+		return nil
+	}
+	return &Secret{Version: s.Version, FetchedAt: fetchedAt, ExpiresAt: expiresAt, size: s.size, payload: s.payload}
+}
+
 // Retain adds a reference. It is false, and adds none, if the value has been
 // wiped.
 func (s *Secret) Retain() bool { return s.payload().retain() }

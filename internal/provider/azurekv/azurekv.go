@@ -27,6 +27,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azsecrets"
 
 	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/provider/task"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -115,7 +116,7 @@ type store struct {
 	loginHTTP *http.Client
 	// newCredential makes a fresh credential from what was read at opening.
 	newCredential func() (azcore.TokenCredential, error)
-	tasks         *tasks
+	tasks         *task.Group
 
 	mu      sync.Mutex
 	current *session
@@ -142,7 +143,7 @@ func open(cfg Config, in *registry.Integration) (*store, error) {
 		log:   cfg.Logger.With("integration", in.ID),
 		azure: in.Azure,
 		hosts: make(map[string]string, len(in.Azure.Vaults)),
-		tasks: newTasks(),
+		tasks: task.NewGroup(),
 	}
 	for _, v := range in.Azure.Vaults {
 		u, err := url.Parse(v)
@@ -282,12 +283,12 @@ func (s *store) read(ctx context.Context, ses *session, ref secret.Ref) (*answer
 	}
 	done := make(chan result, 1)
 	ctx = ses.tokens.mark(ctx)
-	started := s.tasks.start(func(closing context.Context) {
+	started := s.tasks.Start(func(closing context.Context) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		defer context.AfterFunc(closing, cancel)()
 		a := &answer{began: s.cfg.Now()}
-		err := contain(func() (err error) {
+		err := task.Contain(func() (err error) {
 			a.GetSecretResponse, err = ses.clients[ref.Store].GetSecret(ctx, ref.Name, ref.Version, nil)
 			return err
 		})
@@ -307,7 +308,7 @@ func (s *store) read(ctx context.Context, ses *session, ref secret.Ref) (*answer
 // Close implements provider.Provider. It waits at most a few seconds for token
 // requests that nobody waits for any more; the error says that some remained.
 func (s *store) Close() error {
-	err := s.tasks.stop(closeTimeout)
+	err := s.tasks.Stop(closeTimeout)
 	s.vaultHTTP.CloseIdleConnections()
 	s.loginHTTP.CloseIdleConnections()
 	return err

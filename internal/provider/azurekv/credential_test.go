@@ -27,7 +27,7 @@ func TestOpenFaults(t *testing.T) {
 	noPEM := writeFile(t, "no-pem", []byte(canary))
 	badPEM := writeFile(t, "bad-pem", []byte("-----BEGIN CERTIFICATE-----\n"+"Q0FOQVJZ\n"+"-----END CERTIFICATE-----\n"))
 	ecPEM := writeFile(t, "ec-pem", selfSigned(t, ecKey(t), time.Hour))
-	huge := writeFile(t, "huge", make([]byte, maxFile+1))
+	huge := writeFile(t, "huge", make([]byte, 1<<20+1))
 	type azure = registry.Azure
 	for name, tc := range map[string]struct {
 		change func(*registry.Integration)

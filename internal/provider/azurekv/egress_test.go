@@ -4,13 +4,11 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -120,63 +118,6 @@ func TestRebinding(t *testing.T) {
 	if len(arrived) != 0 || len(f.forms) != 0 {
 		t.Error("something arrived inside")
 	}
-}
-
-// What the operator has written down as an address is taken at its word, what is
-// only a name is not.
-func TestRoutes(t *testing.T) {
-	a := &registry.Azure{
-		Vaults: []string{vaultURL, otherURL, "https://named.vault.azure.net", "https://local.vault.azure.net"},
-		Dial: map[string]string{
-			otherHost: "169.254.1.1:443", "named.vault.azure.net": "vault.corp.example:8443", "local.vault.azure.net": "localhost:8443",
-		},
-		AuthorityHost: "https://127.0.0.1:8444/", DisableInstanceDiscovery: true,
-		Credential: registry.AzureCredential{Type: registry.AzureClientSecret},
-	}
-	route := func(d *dialer, addr, wantAddr string, want reach) {
-		t.Helper()
-		if got, within := d.route(addr); got != wantAddr || within != want {
-			t.Errorf("%s: to %s with reach %d, want %s with %d", addr, got, within, wantAddr, want)
-		}
-	}
-	origins := func(list ...string) map[string]bool {
-		m := make(map[string]bool)
-		for _, o := range list {
-			m[o] = true
-		}
-		return m
-	}
-	d := newDialer(Config{}.withDefaults(), a, origins(vaultURL, otherURL, "https://127.0.0.1:8444"), nil)
-	route(d, "My-Vault.vault.azure.net:443", vaultHost+":443", reachPublic)
-	route(d, otherHost+":443", "169.254.1.1:443", reachAny)
-	route(d, "named.vault.azure.net:443", "vault.corp.example:8443", reachPrivate)
-	route(d, "local.vault.azure.net:443", "localhost:8443", reachAny)
-	route(d, "127.0.0.1:8444", "127.0.0.1:8444", reachAny)
-	route(d, "127.0.0.1:8445", "127.0.0.1:8445", reachPublic)
-	route(d, "proxy.corp.example:3128", "proxy.corp.example:3128", reachPublic) // not yet
-
-	for _, proxy := range []string{"http://Proxy.corp.example:3128", "https://proxy.corp.example", "http://10.1.2.3", "socks5://10.1.2.3", vaultURL} {
-		u, err := url.Parse(proxy)
-		must(t, err)
-		d.trust(u)
-	}
-	route(d, "proxy.corp.example:3128", "proxy.corp.example:3128", reachAny)
-	route(d, "proxy.corp.example:443", "proxy.corp.example:443", reachAny)
-	route(d, "10.1.2.3:80", "10.1.2.3:80", reachAny)
-	route(d, "10.1.2.3:1080", "10.1.2.3:1080", reachAny)
-	route(d, "10.1.2.3:8080", "10.1.2.3:8080", reachPublic)
-	route(d, vaultHost+":443", vaultHost+":443", reachPublic) // no proxy makes a vault's name safe
-
-	a.PrivateEndpoint = true
-	d = newDialer(Config{}.withDefaults(), a, origins(vaultURL), nil)
-	route(d, vaultHost+":443", vaultHost+":443", reachPrivate)
-	route(d, "proxy.corp.example:3128", "proxy.corp.example:3128", reachPublic)
-
-	local := origins(imdsOrigin, "http://localhost:41741", "http://agent.example:1")
-	d = newDialer(Config{}.withDefaults(), a, local, local)
-	route(d, "169.254.169.254:80", "169.254.169.254:80", reachAny)
-	route(d, "localhost:41741", "localhost:41741", reachAny)
-	route(d, "agent.example:1", "agent.example:1", reachAny)
 }
 
 // TestTokenStaysWithTheVault: whatever a hostile vault answers to an authorized

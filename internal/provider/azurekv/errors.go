@@ -2,29 +2,29 @@ package azurekv
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"regexp"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 
 	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/provider/egress"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
 // The SDK's errors quote whole answers: an error page may repeat the request's
 // token, an answer of 200 that cannot be decoded holds the secret. So no SDK
 // error becomes a cause; causes are made here, of status, codes and ids.
+
+// advice names the settings that cure outages of vaults and login authorities.
+var advice = egress.Advice{CAFile: "azure.ca_file", PrivateEndpoint: "azure.private_endpoint or azure.dial", Store: "vault"}
 
 const (
 	defaultRetryAfter = time.Second
@@ -36,7 +36,7 @@ const (
 // their time, and throttling is the caller's to wait for.
 func worthRetrying(resp *http.Response, err error) bool {
 	if err != nil {
-		return outageOf(err).transient
+		return egress.OutageOf(err, advice).Transient
 	}
 	switch resp.StatusCode {
 	case http.StatusRequestTimeout, http.StatusInternalServerError, http.StatusBadGateway,
@@ -84,14 +84,14 @@ func explainRead(ctx context.Context, host string, err error) *secret.Error {
 	if cut := ctx.Err(); cut != nil {
 		return secret.Errorf(secret.ReasonStoreUnavailable, "reading from vault %s took longer than the request could wait", host).WithCause(cut)
 	}
-	o := outageOf(err)
+	o := egress.OutageOf(err, advice)
 	switch {
-	case o.text == "":
-		return somethingElse(host, "no answer of Key Vault").WithCause(o.cause)
-	case o.missingHost == host:
-		return secret.Errorf(secret.ReasonStoreNotFound, "there is no vault %s: its name does not exist in the DNS; check the vault's name", host).WithCause(o.cause)
+	case o.Text == "":
+		return somethingElse(host, "no answer of Key Vault").WithCause(o.Cause)
+	case o.MissingHost == host:
+		return secret.Errorf(secret.ReasonStoreNotFound, "there is no vault %s: its name does not exist in the DNS; check the vault's name", host).WithCause(o.Cause)
 	default:
-		return secret.Errorf(secret.ReasonStoreUnavailable, "vault %s %s", host, o.text).WithCause(o.cause)
+		return secret.Errorf(secret.ReasonStoreUnavailable, "vault %s %s", host, o.Text).WithCause(o.Cause)
 	}
 }
 
@@ -244,86 +244,4 @@ func retryAfter(h http.Header) time.Duration {
 		}
 	}
 	return min(wait, maxRetryAfter)
-}
-
-// outage is a failure below HTTP.
-type outage struct {
-	// text goes on after the name of what failed; empty if it is not known.
-	text string
-	// cause is for the log. It quotes nothing that the other side sent.
-	cause       error
-	missingHost string // the name that the DNS does not have
-	transient   bool
-}
-
-func outageOf(err error) outage {
-	var (
-		egress *egressError
-		misled *addressError
-		answer answerError
-		dns    *net.DNSError
-		verify *tls.CertificateVerificationError
-		record tls.RecordHeaderError
-		op     *net.OpError
-	)
-	const untrusted = "presents a certificate that cannot be verified; set azure.ca_file if a private CA or an inspecting proxy issued it"
-	const noTLS = "does not complete the TLS handshake; check what listens there"
-	switch {
-	case errors.As(err, &egress):
-		return outage{text: "led to a host that the integration does not list, so nothing was sent", cause: egress}
-	case errors.As(err, &misled):
-		return outage{text: "has a name that leads to an address where no public vault is, so nothing was sent; if that is a private endpoint, set azure.private_endpoint or azure.dial", cause: misled}
-	case errors.As(err, &answer):
-		return outage{text: "answered with something else than the secret; look at what stands in between", cause: answer}
-	case errors.As(err, &dns) && dns.IsNotFound:
-		return outage{text: "cannot be reached: a name on the way does not exist in the DNS", cause: dns, missingHost: strings.TrimSuffix(dns.Name, ".")}
-	case errors.As(err, &dns):
-		return outage{text: "cannot be reached: the DNS does not answer", cause: dns, transient: !dns.IsTimeout}
-	case errors.As(err, &verify):
-		return outage{text: untrusted, cause: verify}
-	case errors.Is(err, http.ErrSchemeMismatch):
-		return outage{text: noTLS, cause: http.ErrSchemeMismatch}
-	case errors.As(err, &record):
-		return outage{text: noTLS, cause: errors.New("tls: " + record.Msg)}
-	case errors.As(err, &op) && (op.Op == "remote error" || op.Op == "local error"): // an alert of crypto/tls
-		return outage{text: noTLS, cause: op}
-	case errors.Is(err, errTimedOut), isTimeout(err):
-		return outage{text: "did not answer in time", cause: errTimedOut}
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return outage{text: "refuses the connection", cause: syscall.ECONNREFUSED, transient: true}
-	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
-		return outage{text: "cannot be reached: there is no route to it", cause: syscall.EHOSTUNREACH, transient: true}
-	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
-		errors.As(err, new(streamError)):
-		return outage{text: "broke the connection off", cause: io.ErrUnexpectedEOF, transient: true}
-	case errors.As(err, &op):
-		return outage{text: "cannot be reached", cause: fmt.Errorf("%s failed on the network", plain(op.Op)), transient: true}
-	default:
-		return outage{cause: fmt.Errorf("an error of type %T, not shown because it may quote the answer", innermost(err)), transient: errors.As(err, new(net.Error))}
-	}
-}
-
-// streamError is what net/http lets its error of a reset HTTP/2 stream be taken
-// for: a struct with the same fields.
-type streamError struct {
-	StreamID uint32
-	Code     uint32
-	Cause    error
-}
-
-func (streamError) Error() string { return "azurekv: the stream was reset" }
-
-func isTimeout(err error) bool {
-	var ne net.Error
-	return errors.As(err, &ne) && ne.Timeout()
-}
-
-func innermost(err error) error {
-	for {
-		inner := errors.Unwrap(err)
-		if inner == nil {
-			return err
-		}
-		err = inner
-	}
 }

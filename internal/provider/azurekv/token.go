@@ -12,6 +12,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 
+	"github.com/secretbroker/secretbroker/internal/provider/task"
 	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
@@ -36,7 +37,7 @@ type tokenSource struct {
 	timeout time.Duration
 	now     func() time.Time
 	log     *slog.Logger
-	tasks   *tasks
+	tasks   *task.Group
 
 	mu       sync.Mutex
 	running  map[tokenKey]*acquisition
@@ -61,9 +62,9 @@ type acquisition struct {
 	ordinal uint64 // its number among the failures
 }
 
-func newTokenSource(cfg Config, log *slog.Logger, a *registry.Azure, cred azcore.TokenCredential, tasks *tasks) *tokenSource {
+func newTokenSource(cfg Config, log *slog.Logger, a *registry.Azure, cred azcore.TokenCredential, group *task.Group) *tokenSource {
 	return &tokenSource{
-		cred: cred, azure: a, timeout: cfg.TokenTimeout, now: cfg.Now, log: log, tasks: tasks,
+		cred: cred, azure: a, timeout: cfg.TokenTimeout, now: cfg.Now, log: log, tasks: group,
 		running: make(map[tokenKey]*acquisition),
 	}
 }
@@ -129,7 +130,7 @@ func (t *tokenSource) join(ctx context.Context, opts policy.TokenRequestOptions)
 			return t.failed, nil
 		}
 		a = &acquisition{key: key, done: make(chan struct{})}
-		if !t.tasks.start(func(closing context.Context) { t.acquire(closing, a, opts) }) {
+		if !t.tasks.Start(func(closing context.Context) { t.acquire(closing, a, opts) }) {
 			return nil, errClosed
 		}
 		t.running[key] = a
@@ -144,7 +145,7 @@ func (t *tokenSource) acquire(closing context.Context, a *acquisition, opts poli
 	ctx, cancel := context.WithTimeout(closing, t.timeout)
 	defer cancel()
 	seen := &trace{}
-	err := contain(func() (err error) {
+	err := task.Contain(func() (err error) {
 		a.token, err = t.cred.GetToken(withTrace(ctx, seen), opts)
 		return err
 	})

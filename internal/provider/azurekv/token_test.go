@@ -13,6 +13,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 
+	"github.com/secretbroker/secretbroker/internal/provider/task"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -39,8 +40,8 @@ func (c *credentialFunc) called() int {
 	return c.calls
 }
 
-func newTestSource(cred azcore.TokenCredential) (*tokenSource, *tasks) {
-	tasks := newTasks()
+func newTestSource(cred azcore.TokenCredential) (*tokenSource, *task.Group) {
+	tasks := task.NewGroup()
 	a := &registry.Azure{TenantID: tenantID, Credential: registry.AzureCredential{Type: registry.AzureClientSecret}}
 	return newTokenSource(Config{}.withDefaults(), slog.New(slog.DiscardHandler), a, cred, tasks), tasks
 }
@@ -86,7 +87,7 @@ func TestTokenIsSharedAndDetached(t *testing.T) {
 		if cred.called() != 1 {
 			t.Errorf("%d acquisitions, want 1", cred.called())
 		}
-		must(t, tasks.stop(time.Second))
+		must(t, tasks.Stop(time.Second))
 	})
 }
 
@@ -102,7 +103,7 @@ func TestTokensForDifferentPurposesAreApart(t *testing.T) {
 			t.Errorf("%v: %v, %v; want %s", opts, token.Token, err, want)
 		}
 	}
-	must(t, tasks.stop(time.Second))
+	must(t, tasks.Stop(time.Second))
 }
 
 func TestTokenAcquisitionIsBounded(t *testing.T) {
@@ -118,7 +119,7 @@ func TestTokenAcquisitionIsBounded(t *testing.T) {
 			t.Errorf("%v after %v", err, time.Since(began))
 		}
 		checkClean(t, "the error", err.Error())
-		must(t, tasks.stop(time.Second))
+		must(t, tasks.Stop(time.Second))
 	})
 }
 
@@ -137,7 +138,7 @@ func TestFailureAnswersAllWhoWaited(t *testing.T) {
 		if _, err := src.GetToken(src.mark(t.Context()), vaultScope); err == nil || cred.called() != 2 {
 			t.Errorf("a later read: %v after %d acquisitions, want its own", err, cred.called())
 		}
-		must(t, tasks.stop(time.Second))
+		must(t, tasks.Stop(time.Second))
 	})
 }
 
@@ -174,7 +175,7 @@ func TestRenewalKeepsNobodyWaiting(t *testing.T) {
 		synctest.Wait()
 		get("token-3")
 		synctest.Wait() // for the renewal that the last call began
-		must(t, tasks.stop(time.Second))
+		must(t, tasks.Stop(time.Second))
 	})
 }
 
@@ -191,7 +192,7 @@ func TestCredentialThatFailsByItself(t *testing.T) {
 				t.Fatalf("%v, want %s", err, secret.ReasonStoreAuthenticationFailed)
 			}
 			checkClean(t, "the error", err.Error())
-			must(t, tasks.stop(time.Second))
+			must(t, tasks.Stop(time.Second))
 		})
 	}
 }
@@ -214,7 +215,7 @@ func TestStopCancelsAndWaits(t *testing.T) {
 		if err := <-cancelled; !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
-		must(t, tasks.stop(time.Second))
+		must(t, tasks.Stop(time.Second))
 		if _, err := src.GetToken(t.Context(), vaultScope); !errors.Is(err, errClosed) {
 			t.Errorf("after stop: %v", err)
 		}
@@ -223,10 +224,10 @@ func TestStopCancelsAndWaits(t *testing.T) {
 
 func TestStopIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		tasks := newTasks()
+		tasks := task.NewGroup()
 		release := make(chan struct{})
-		tasks.start(func(context.Context) { <-release })
-		if err := tasks.stop(time.Second); err == nil {
+		tasks.Start(func(context.Context) { <-release })
+		if err := tasks.Stop(time.Second); err == nil {
 			t.Error("stop claims that a task has ended which has not")
 		}
 		close(release)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
+	"github.com/secretbroker/secretbroker/internal/provider/egress"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -70,16 +71,16 @@ func explainToken(ctx context.Context, a *registry.Azure, timeout time.Duration,
 }
 
 func loginOutage(a *registry.Azure, who string, err error) *secret.Error {
-	o := outageOf(err)
+	o := egress.OutageOf(err, advice)
 	switch {
 	case a.Credential.Type == registry.AzureManagedIdentity:
-		o.text = "cannot be reached; managed identities exist only on Azure and Azure Arc, and only where one is assigned"
-	case o.text == "":
-		o.text = "cannot be reached"
-	case errors.As(err, new(answerError)):
-		o.text = "answered with something else than an access token; look at what stands in between"
+		o.Text = "cannot be reached; managed identities exist only on Azure and Azure Arc, and only where one is assigned"
+	case o.Text == "":
+		o.Text = "cannot be reached"
+	case errors.As(err, new(egress.AnswerError)):
+		o.Text = "answered with something else than an access token; look at what stands in between"
 	}
-	return secret.Errorf(secret.ReasonStoreUnavailable, "%s %s", who, o.text).WithCause(o.cause)
+	return secret.Errorf(secret.ReasonStoreUnavailable, "%s %s", who, o.Text).WithCause(o.Cause)
 }
 
 func loginAnswer(a *registry.Azure, who string, x exchange) *secret.Error {

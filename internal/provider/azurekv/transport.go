@@ -2,13 +2,9 @@ package azurekv
 
 import (
 	"bytes"
-	"compress/flate"
-	"compress/gzip"
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -17,18 +13,14 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
+	"github.com/secretbroker/secretbroker/internal/provider/egress"
 	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
-const (
-	// maxBody is the most that is read of an answer, in bytes, after
-	// decompression. The largest secret is 25 KB (Key Vault service limits).
-	maxBody = 1 << 20
-	// maxHeader is the most that is read of an answer's header, in bytes.
-	maxHeader = 64 << 10
-)
+// maxBody is the most that is read of an answer, in bytes, after decompression.
+// The largest secret is 25 KB (Key Vault service limits).
+const maxBody = 1 << 20
 
 // Where managed identities get their tokens if the environment names no other
 // place: the instance metadata service of a virtual machine, and the agent of
@@ -135,141 +127,49 @@ func identityOrigins() []string {
 	}
 }
 
-// origin is scheme and host, with the port if it is not the scheme's own.
-func origin(u *url.URL) string {
-	host := strings.ToLower(u.Host)
-	if u.Scheme == "https" {
-		host = strings.TrimSuffix(host, ":443")
-	}
-	return u.Scheme + "://" + host
-}
-
 // newClient makes a client that sends to the allowed origins only, to the local
-// ones never through a proxy, and connects as dialer allows. It follows no
-// redirect: the 3xx is the answer.
+// ones never through a proxy, and records each exchange in its context's trace.
 func newClient(cfg Config, a *registry.Azure, roots *x509.CertPool, allowed, local map[string]bool) *http.Client {
-	d := newDialer(cfg, a, allowed, local)
-	t := &http.Transport{
-		Proxy: func(r *http.Request) (*url.URL, error) {
-			if _, elsewhere := a.Dial[strings.ToLower(r.URL.Hostname())]; elsewhere || local[origin(r.URL)] {
-				return nil, nil
-			}
-			proxy, err := cfg.Proxy(r)
-			d.trust(proxy)
-			return proxy, err
-		},
-		DialContext: d.dial,
-		TLSClientConfig: &tls.Config{
-			MinVersion: tls.VersionTLS12,
-			RootCAs:    roots,
-			// As in the SDK's own transport, for Azure's older front ends.
-			Renegotiation: tls.RenegotiateOnceAsClient,
-		},
-		TLSHandshakeTimeout:    cfg.TryTimeout,
-		ResponseHeaderTimeout:  cfg.TryTimeout,
-		MaxResponseHeaderBytes: maxHeader,
-		MaxIdleConns:           256,
-		MaxIdleConnsPerHost:    64, // as many reads of one vault run side by side
-		IdleConnTimeout:        90 * time.Second,
-		ForceAttemptHTTP2:      true,
-		// A connection that died silently must not swallow the requests after it.
-		HTTP2: &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: 5 * time.Second},
+	out := egress.Config{
+		Dial:            a.Dial,
+		PrivateEndpoint: a.PrivateEndpoint,
+		Roots:           roots,
+		Timeout:         cfg.TryTimeout,
+		MaxBody:         maxBody,
+		Renegotiate:     true, // as in the SDK's own transport, for Azure's older front ends
+		Proxy:           cfg.Proxy,
+		Resolver:        cfg.Resolver,
+		Connecting:      cfg.connecting,
 	}
-	return &http.Client{
-		Transport:     &guard{next: t, allowed: allowed, timeout: cfg.TryTimeout},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	for o := range allowed {
+		if local[o] {
+			out.Local = append(out.Local, o)
+		} else {
+			out.Origins = append(out.Origins, o)
+		}
 	}
+	c := egress.NewClient(out)
+	c.Transport = &recorder{c.Transport.(*egress.Transport)} //nolint:forcetypeassert // NewClient promises it
+	return c
 }
 
-// guard is an http.RoundTripper that refuses requests to other than the allowed
-// origins and bounds one exchange in time and size: the answer is read before
-// RoundTrip returns.
-type guard struct {
-	next    *http.Transport
-	allowed map[string]bool // origins
-	timeout time.Duration
-}
+// recorder tells the trace in each request's context of what came of it.
+type recorder struct{ next *egress.Transport }
 
-func (g *guard) RoundTrip(r *http.Request) (*http.Response, error) {
+func (g *recorder) RoundTrip(r *http.Request) (*http.Response, error) {
 	seen, _ := r.Context().Value(traceKey{}).(*trace)
-	resp, err := g.send(r)
+	resp, err := g.next.RoundTrip(r)
 	seen.record(resp, err)
 	return resp, err
 }
 
-func (g *guard) send(r *http.Request) (*http.Response, error) {
-	if to := origin(r.URL); !g.allowed[to] || (r.Host != "" && r.Host != r.URL.Host) {
-		if r.Body != nil {
-			_ = r.Body.Close()
-		}
-		return nil, &egressError{to}
-	}
-	ctx, cancel := context.WithTimeoutCause(r.Context(), g.timeout, errTimedOut)
-	defer cancel()
-	resp, err := g.next.RoundTrip(r.WithContext(ctx))
-	if err == nil {
-		err = readAll(resp)
-	}
-	if err != nil {
-		if r.Context().Err() == nil && errors.Is(context.Cause(ctx), errTimedOut) {
-			err = errTimedOut
-		}
-		return nil, err
-	}
-	resp.Request = r
-	return resp, nil
-}
-
 // CloseIdleConnections is found by http.Client.CloseIdleConnections.
-func (g *guard) CloseIdleConnections() { g.next.CloseIdleConnections() }
+func (g *recorder) CloseIdleConnections() { g.next.CloseIdleConnections() }
 
-// readAll replaces resp's body by what it holds.
-func readAll(resp *http.Response) error {
-	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
-	if errors.Is(err, gzip.ErrHeader) || errors.Is(err, gzip.ErrChecksum) || errors.As(err, new(flate.CorruptInputError)) {
-		return errNotGzip
-	}
-	if err != nil {
-		return err
-	}
-	if len(b) > maxBody {
-		return errTooLarge
-	}
-	// Decoding would replace what is not UTF-8 and so change the secret.
-	if resp.StatusCode == http.StatusOK && !utf8.Valid(b) {
-		return errNotText
-	}
-	resp.Body = io.NopCloser(bytes.NewReader(b))
-	return nil
-}
-
-// egressError is a request that was stopped before it left.
-type egressError struct{ origin string }
-
-func (e *egressError) Error() string {
-	return fmt.Sprintf("azurekv: a request to %s was stopped: the integration does not list it", e.origin)
-}
-
-// NonRetriable tells the SDK not to try again.
-func (*egressError) NonRetriable() {}
-
-// answerError is an answer that cannot be used.
-type answerError string
-
-func (e answerError) Error() string { return string(e) }
-
-// NonRetriable tells the SDK not to try again.
-func (answerError) NonRetriable() {}
-
-const (
-	errTooLarge = answerError("azurekv: the answer is larger than 1 MiB")
-	errNotText  = answerError("azurekv: the answer is not UTF-8")
-	errNotGzip  = answerError("azurekv: the answer is not compressed as it says")
-)
+func origin(u *url.URL) string { return egress.Origin(u) }
 
 // errTimedOut is an exchange that took longer than TryTimeout.
-var errTimedOut = errors.New("azurekv: no complete answer in time")
+var errTimedOut = egress.ErrTimedOut
 
 // trace is what the last exchange of a token acquisition came to. The SDK puts
 // some of it into its errors' texts, answers included, and loses the rest.
@@ -324,7 +224,7 @@ func (t *trace) record(resp *http.Response, err error) {
 // each client's first read begins.
 func (t *trace) answered() bool {
 	x := t.get()
-	if errors.As(x.err, new(answerError)) {
+	if errors.As(x.err, new(egress.AnswerError)) {
 		return true
 	}
 	return x.made && x.err == nil && x.status < http.StatusInternalServerError &&

@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/secretbroker/secretbroker/internal/provider/egress"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -31,7 +32,7 @@ func TestVaultClientSendsToVaultsOnly(t *testing.T) {
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, to, strings.NewReader("body"))
 		must(t, err)
 		r.Header.Set("Authorization", "Bearer access-token-0")
-		var stopped *egressError
+		var stopped *egress.OriginError
 		if _, err := s.vaultHTTP.Do(r); !errors.As(err, &stopped) {
 			t.Errorf("%s: %v", to, err)
 		}
@@ -39,7 +40,7 @@ func TestVaultClientSendsToVaultsOnly(t *testing.T) {
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, vaultURL+"/secrets/db", nil)
 	must(t, err)
 	r.Host = strangers
-	var stopped *egressError
+	var stopped *egress.OriginError
 	if _, err := s.vaultHTTP.Do(r); !errors.As(err, &stopped) {
 		t.Errorf("another Host header: %v", err)
 	}
@@ -90,7 +91,7 @@ func TestLoginOrigins(t *testing.T) {
 				AuthorityHost: tc.authority, DisableInstanceDiscovery: tc.offline, Credential: registry.AzureCredential{Type: tc.kind},
 			}
 			c := newLoginClient(Config{}.withDefaults(), a, nil)
-			got := slices.Sorted(maps.Keys(c.Transport.(*guard).allowed))
+			got := c.Transport.(*recorder).next.Origins()
 			slices.Sort(tc.want)
 			if d := cmp.Diff(tc.want, got); d != "" {
 				t.Error(d)
@@ -143,7 +144,7 @@ func TestTransportBounds(t *testing.T) {
 		t.Errorf("%s, want %s", got, want)
 	}
 	for _, c := range []*http.Client{s.vaultHTTP, s.loginHTTP} {
-		tr := c.Transport.(*guard).next
+		tr := c.Transport.(*recorder).next.Base()
 		if tr.TLSClientConfig.MinVersion < tls.VersionTLS12 || tr.TLSClientConfig.InsecureSkipVerify || tr.TLSClientConfig.ServerName != "" {
 			t.Errorf("TLS: %+v", tr.TLSClientConfig)
 		}
@@ -183,7 +184,7 @@ func TestProxy(t *testing.T) {
 	login := newLoginClient(cfg, &registry.Azure{Credential: registry.AzureCredential{Type: registry.AzureManagedIdentity}}, nil)
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, imdsOrigin+"/metadata/identity/oauth2/token", nil)
 	must(t, err)
-	if u, err := login.Transport.(*guard).next.Proxy(r); u != nil || err != nil {
+	if u, err := login.Transport.(*recorder).next.Base().Proxy(r); u != nil || err != nil {
 		t.Errorf("the metadata service is asked through %v, %v", u, err)
 	}
 	s.vaultHTTP.CloseIdleConnections()

@@ -1,4 +1,4 @@
-package azurekv
+package egress
 
 import (
 	"context"
@@ -9,8 +9,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
 // reach says which addresses a host's name may lead to.
@@ -25,55 +23,59 @@ const (
 	reachAny
 )
 
-// dialer connects for a client, to addresses within the reach of the host only.
-// Whoever controls a vault's name in the DNS must not make the broker connect to
+// Dialer connects for a client, to addresses within the reach of the host only.
+// Whoever controls a store's name in the DNS must not make the broker connect to
 // the inside of its network, the machine itself or the cloud's metadata service.
 // The check is of the very address that is connected to, after every lookup, so
 // that no second answer of the DNS can differ from the one that was checked.
 //
 // A proxy is the operator's choice and not checked; it does its own lookups, so
 // behind one the check is the proxy's to make. It is safe for concurrent use.
-type dialer struct {
-	azure *registry.Azure
+type Dialer struct {
+	cfg Config
 	// targets is the reach of each "host:port" that requests are for.
 	targets map[string]reach
 	net     net.Dialer
-	cfg     Config
 
 	mu      sync.Mutex
 	proxies map[string]bool // "host:port"
 }
 
-// newDialer makes a dialer for requests to the allowed origins. Of these, local
-// are managed identity endpoints, which are on the machine itself.
-func newDialer(cfg Config, a *registry.Azure, allowed, local map[string]bool) *dialer {
-	d := &dialer{
-		azure:   a,
-		targets: make(map[string]reach),
-		net:     net.Dialer{Timeout: cfg.TryTimeout, KeepAlive: 30 * time.Second, Resolver: cfg.Resolver},
+// NewDialer makes the dialer of cfg, for protocols other than HTTP: NewClient has
+// one of its own. Hosts that are not among cfg's origins are connected to if they
+// are public; to refuse them is the caller's business.
+func NewDialer(cfg Config) *Dialer {
+	cfg = cfg.withDefaults()
+	d := &Dialer{
 		cfg:     cfg,
+		targets: make(map[string]reach),
+		net:     net.Dialer{Timeout: cfg.Timeout, KeepAlive: 30 * time.Second, Resolver: cfg.Resolver},
 		proxies: make(map[string]bool),
 	}
-	for o := range allowed {
-		u, err := url.Parse(o)
-		if err != nil {
-			continue
-		}
-		switch {
-		// An address in azure.authority_host is as exact as one in azure.dial.
-		case local[o], exact(u.Hostname()):
-			d.targets[hostPort(u)] = reachAny
-		case a.PrivateEndpoint:
-			d.targets[hostPort(u)] = reachPrivate
-		default:
-			d.targets[hostPort(u)] = reachPublic
+	add := func(origins []string, local bool) {
+		for _, o := range origins {
+			u, err := url.Parse(o)
+			if err != nil {
+				continue
+			}
+			within := reachPublic
+			switch {
+			// An address in a setting is as exact as one in a dial table.
+			case local, exact(u.Hostname()):
+				within = reachAny
+			case cfg.PrivateEndpoint:
+				within = reachPrivate
+			}
+			d.targets[hostPort(u)] = within
 		}
 	}
+	add(cfg.Origins, false)
+	add(cfg.Local, true)
 	return d
 }
 
 // trust notes a proxy that the operator's settings name.
-func (d *dialer) trust(proxy *url.URL) {
+func (d *Dialer) trust(proxy *url.URL) {
 	if proxy == nil {
 		return
 	}
@@ -82,16 +84,16 @@ func (d *dialer) trust(proxy *url.URL) {
 	d.proxies[hostPort(proxy)] = true
 }
 
-// dial implements http.Transport.DialContext.
-func (d *dialer) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+// Dial implements http.Transport.DialContext.
+func (d *Dialer) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	addr, within := d.route(addr)
 	nd := d.net
 	nd.ControlContext = func(_ context.Context, _, address string, _ syscall.RawConn) error {
 		if err := within.check(address); err != nil {
 			return err
 		}
-		if d.cfg.connecting != nil {
-			return d.cfg.connecting(address)
+		if d.cfg.Connecting != nil {
+			return d.cfg.Connecting(address)
 		}
 		return nil
 	}
@@ -99,12 +101,12 @@ func (d *dialer) dial(ctx context.Context, network, addr string) (net.Conn, erro
 }
 
 // route returns where to connect for addr, and the reach of it.
-func (d *dialer) route(addr string) (string, reach) {
+func (d *Dialer) route(addr string) (string, reach) {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
 		return addr, reachPublic
 	}
-	if target, ok := d.azure.Dial[strings.ToLower(host)]; ok {
+	if target, ok := d.cfg.Dial[strings.ToLower(host)]; ok {
 		if h, _, err := net.SplitHostPort(target); err == nil && exact(h) {
 			return target, reachAny
 		}

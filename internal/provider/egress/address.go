@@ -1,4 +1,4 @@
-package azurekv
+package egress
 
 import (
 	"fmt"
@@ -15,7 +15,7 @@ var (
 		"100.64.0.0/10", // carrier-grade NAT, used inside of clouds
 		"fc00::/7",      // unique local
 	)
-	// neverDialled are wrong for a vault whatever the operator says, unless that
+	// neverDialled are wrong for a store whatever the operator says, unless that
 	// is the address itself.
 	neverDialled = prefixes(
 		// Of the machine and its link, among them the metadata services of most
@@ -70,7 +70,7 @@ func (r reach) check(address string) error {
 	}
 	ap, err := netip.ParseAddrPort(address)
 	if err != nil || !r.allows(ap.Addr()) {
-		return &addressError{address}
+		return &AddressError{address}
 	}
 	return nil
 }
@@ -95,12 +95,12 @@ func (r reach) allows(a netip.Addr) bool {
 	return publicIPv6.Contains(a)
 }
 
-// addressError is a connection that was not made because of where it led.
-type addressError struct{ address string }
+// AddressError is a connection that was not made because of where it led.
+type AddressError struct{ address string }
 
-func (e *addressError) Error() string {
-	return fmt.Sprintf("azurekv: a connection to %s was not made: that is not a public address", e.address)
+func (e *AddressError) Error() string {
+	return fmt.Sprintf("egress: a connection to %s was not made: that is not a public address", e.address)
 }
 
-// NonRetriable tells the SDK not to try again.
-func (*addressError) NonRetriable() {}
+// NonRetriable tells Azure's SDK not to try again.
+func (*AddressError) NonRetriable() {}

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"encoding/base64"
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/devmode"
+)
+
+// TestGoogleCloud resolves through a broker of its own process that reads the
+// embedded Secret Manager: federation, impersonation, global and regional secrets.
+func TestGoogleCloud(t *testing.T) {
+	env, err := devmode.Start(t.Context(), devmode.Options{
+		Dir: t.TempDir(), Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", VaultListen: "127.0.0.1:0",
+		GoogleCloud: true, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { env.Close() })
+	s := startServed(t, env, env.ConfigFile)
+	c := s.client(t, 1)
+	const secrets = devmode.GoogleProject + "/secrets/"
+	resolve := func(configs map[string]string, maxAge time.Duration) *client.Response {
+		t.Helper()
+		res, err := c.Resolve(t.Context(), client.Request{IntegrationID: devmode.GoogleIntegrationID, Configs: configs, MaxAge: &maxAge, AllowPartial: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res
+	}
+	res := resolve(map[string]string{
+		"newest":   secrets + "sqlserver-db-secret::password",
+		"alias":    secrets + "sqlserver-db-secret#stable::password",
+		"pinned":   secrets + "sqlserver-db-secret/versions/2::user",
+		"regional": devmode.GoogleProject + "/locations/europe-west3/secrets/sqlserver-regional",
+		"keystore": secrets + "sqlserver-keystore?decode=base64",
+		"disabled": secrets + "sqlserver-disabled",
+		"empty":    secrets + "sqlserver-empty",
+		"missing":  secrets + "sqlserver-none",
+		"no role":  "projects/no-role-project/secrets/sqlserver-db-secret",
+		"foreign":  "projects/another-project/secrets/sqlserver-db-secret",
+		"by case":  secrets + "SQLSERVER-db-secret",
+		"denied":   secrets + "oracle-password",
+	}, time.Minute)
+	for config, want := range map[string]struct{ value, version string }{
+		"newest": {"$trongPassw0rdExamp1e", "2"}, "alias": {"Tr0ub4dor&3", "1"}, "pinned": {"dbadmin", "2"}, "regional": {"regionalPassw0rdExamp1e", "1"},
+	} {
+		if got := res.Values[config]; got.Reveal() != want.value || got.Version != want.version {
+			t.Errorf("%s: version %q, %v", config, got.Version, res.Errors[config])
+		}
+	}
+	if got := base64.StdEncoding.EncodeToString(res.Values["keystore"].Bytes()); got != "/u3+7QAAAAIAAAAA5UO5ZCmT2U3gGDqJGFd76BpI5Ec=" {
+		t.Errorf("keystore: %d bytes, %v", len(got), res.Errors["keystore"])
+	}
+	for config, want := range map[string]string{
+		"disabled": "SECRET_DISABLED", "empty": "SECRET_NOT_FOUND", "missing": "SECRET_NOT_FOUND", "no role": "STORE_ACCESS_DENIED",
+		"foreign": "STORE_NOT_ALLOWED", "by case": "ACCESS_DENIED", "denied": "ACCESS_DENIED",
+	} {
+		if got := res.Errors[config]; got.Reason != want {
+			t.Errorf("%s: %s, want %s: %s", config, got.Reason, want, got.Message)
+		}
+	}
+
+	// A rotation and an outage, by the file that the embedded store is edited with.
+	if err := edit(env.Google.SecretsFile, "correct-horse-battery-staple", "rotatedPassw0rdExamp1e"); err != nil {
+		t.Fatal(err)
+	}
+	postgres := map[string]string{"p": secrets + "postgres-password"}
+	if got := resolve(postgres, 0).Values["p"]; got.Reveal() != "rotatedPassw0rdExamp1e" {
+		t.Error("the rotated value is not read")
+	}
+	if err := edit(env.Google.SecretsFile, "  my-project:\n", "  my-project:\n    fault: throttled\n    retry_after: 2s\n"); err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.Resolve(t.Context(), client.Request{IntegrationID: devmode.GoogleIntegrationID, Configs: postgres, MaxAge: new(time.Duration)})
+	var e *client.Error
+	if !errors.As(err, &e) || e.Reason != "STORE_THROTTLED" || e.RetryAfter <= 0 {
+		t.Errorf("throttled: %v", err)
+	}
+
+	audit := readFile(filepath.Join(env.Dir, "audit.jsonl"))
+	for _, text := range []string{audit, s.log.String()} {
+		if strings.Contains(text, "Passw0rdExamp1e") || strings.Contains(text, "ya29.") {
+			t.Error("a value or a token is told")
+		}
+	}
+	if !strings.Contains(audit, secrets+"sqlserver-db-secret#stable") {
+		t.Error("the audit does not have the canonical reference")
+	}
+}

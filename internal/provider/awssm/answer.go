@@ -1,0 +1,102 @@
+package awssm
+
+import (
+	"encoding/base64"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
+
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// answer is what a store sent, with the time at which it was asked.
+type answer struct {
+	value    *secretsmanager.GetSecretValueOutput
+	rotation *secretsmanager.DescribeSecretOutput // nil if it was not asked for
+	began    time.Time
+}
+
+// check makes a Secret of the answer to ref, unless it is the answer to something
+// else. The policy has decided on ref's store and name, so it is these that the
+// answer's ARN and name must be; AWS itself also takes a part of an ARN for one.
+func (a *answer) check(at *place, ref secret.Ref, now time.Time) (*secret.Secret, error) {
+	if a.value == nil {
+		return nil, somethingElse(at, "the answer is empty")
+	}
+	if err := identifies(at, ref, a.value.ARN, a.value.Name); err != nil {
+		return nil, err
+	}
+	version, ok := a.version(ref)
+	if !ok {
+		return nil, somethingElse(at, "the answer is not of the version that was asked for")
+	}
+	if (a.value.SecretString == nil) == (a.value.SecretBinary == nil) {
+		return nil, somethingElse(at, "the answer is not one value")
+	}
+	var expires time.Time
+	if a.rotation != nil {
+		if err := identifies(at, ref, a.rotation.ARN, a.rotation.Name); err != nil {
+			return nil, err
+		}
+		expires = nextRotation(a.rotation, now)
+	}
+	if a.value.SecretString != nil {
+		return secret.New(version, a.began, expires, []byte(*a.value.SecretString)), nil
+	}
+	// Values are text: decode=base64 in a reference gives the bytes back. What was
+	// put as binary comes encoded whatever it is, for what looks like text today may
+	// not after the next rotation.
+	text := base64.StdEncoding.AppendEncode(nil, a.value.SecretBinary)
+	clear(a.value.SecretBinary)
+	return secret.New(version, a.began, expires, text), nil
+}
+
+// identifies returns an error unless ARN and name are those of the secret that ref
+// names: at's prefix, the name, a hyphen and six characters, and these too if ref
+// has them.
+func identifies(at *place, ref secret.Ref, arn, name *string) error {
+	if arn == nil || name == nil {
+		return somethingElse(at, "the answer does not say whose it is")
+	}
+	full, ok := strings.CutPrefix(*arn, at.arn)
+	suffix, isName := strings.CutPrefix(full, ref.Name+"-")
+	switch {
+	case ok && isName && *name == ref.Name && isSuffix(suffix) && (ref.Suffix == "" || suffix == ref.Suffix):
+		return nil
+	case ok && ref.Suffix != "" && *name == ref.FullName() && strings.HasPrefix(full, *name+"-"):
+		return secret.Errorf(secret.ReasonSecretNotFound,
+			"no secret in %s has this ARN, but one whose name ends like it: the ARN lacks the hyphen and six characters that AWS put behind the name; copy it whole", at.region)
+	default:
+		return somethingElse(at, "the answer is not about the secret that was asked for")
+	}
+}
+
+func isSuffix(s string) bool { return len(s) == 6 && s == plain(s) && !strings.Contains(s, "-") }
+
+// version returns the version's ID, and whether it is what ref asks for.
+func (a *answer) version(ref secret.Ref) (id string, ok bool) {
+	if a.value.VersionId == nil || *a.value.VersionId == "" || plain(*a.value.VersionId) == "" {
+		return "", false
+	}
+	id = *a.value.VersionId
+	switch {
+	case ref.Version == "":
+		return id, slices.Contains(a.value.VersionStages, secret.AWSCurrent)
+	case secret.IsAWSVersionID(ref.Version):
+		return id, id == ref.Version
+	default:
+		return id, slices.Contains(a.value.VersionStages, ref.Version)
+	}
+}
+
+// nextRotation is when the value is replaced at the latest, zero if that is not
+// known. AWS keeps a date that has passed after a rotation failed: the old value
+// is the good one then, so it is not looked at.
+func nextRotation(d *secretsmanager.DescribeSecretOutput, now time.Time) time.Time {
+	if d.RotationEnabled == nil || !*d.RotationEnabled || d.NextRotationDate == nil || !now.Before(*d.NextRotationDate) {
+		return time.Time{}
+	}
+	return *d.NextRotationDate
+}

@@ -1,0 +1,278 @@
+// Package awssm reads secrets from AWS Secrets Manager.
+//
+// It owns everything that is particular to AWS: credentials, the roles that they
+// assume and the sessions that come of it, the way to the endpoints, the meaning
+// of their answers. It keeps no value: caching, throttling and the decision who
+// may read belong to its callers. Nothing here is process-wide, and nothing but
+// the credential type default looks at the process's environment.
+//
+// Requests leave for the endpoints of the integration's regions and for STS, and
+// for nowhere else; see origins for what the credential type default adds.
+package awssm
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
+	"github.com/aws/smithy-go/logging"
+
+	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/provider/egress"
+	"github.com/secretbroker/secretbroker/internal/provider/task"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// Config is what every integration's provider shares. The zero Config is ready
+// to use.
+type Config struct {
+	// Logger is told when keys are renewed or cannot be had. Nil discards.
+	Logger *slog.Logger
+	// Now is the clock that the ends of sessions and rotation dates are compared
+	// with; requests are signed with the system's. Nil means time.Now.
+	Now func() time.Time
+	// SessionTimeout bounds the acquisition of keys, all its requests together.
+	// Zero means 10 s.
+	SessionTimeout time.Duration
+	// TryTimeout bounds one HTTP exchange, from connecting to the last byte of
+	// the answer. Zero means 4 s.
+	TryTimeout time.Duration
+	// Proxy picks the proxy of a request, as http.Transport.Proxy. Nil means
+	// http.ProxyFromEnvironment. It is not asked about hosts that the integration
+	// dials elsewhere, nor about metadata services.
+	Proxy func(*http.Request) (*url.URL, error)
+	// Resolver looks up the names of endpoints. Nil means the system's.
+	Resolver *net.Resolver
+	// connecting is egress.Config.Connecting.
+	connecting func(address string) error
+}
+
+func (c Config) withDefaults() Config {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.SessionTimeout == 0 {
+		c.SessionTimeout = 10 * time.Second
+	}
+	if c.TryTimeout == 0 {
+		c.TryTimeout = 4 * time.Second
+	}
+	return c
+}
+
+// closeTimeout bounds how long Close waits for what it has cancelled.
+const closeTimeout = 5 * time.Second
+
+// Opener returns the provider.Opener of AWS Secrets Manager. Opening reads the
+// integration's files and contacts nobody. Its errors are *secret.Error with
+// ReasonStoreAuthenticationFailed and name the setting or file to fix, never a
+// file's content.
+func Opener(cfg Config) provider.Opener {
+	cfg = cfg.withDefaults()
+	return func(ctx context.Context, in *registry.Integration) (provider.Provider, error) {
+		return open(ctx, cfg, in)
+	}
+}
+
+// store reads the stores of one integration.
+type store struct {
+	cfg Config
+	log *slog.Logger
+	aws *registry.AWS
+	// places are the stores that may be read, by their canonical form.
+	places   map[string]*place
+	sessions *sessions
+	tasks    *task.Group
+	clients  []*http.Client
+}
+
+// place is where the secrets of one store are.
+type place struct {
+	// arn is how the ARNs of the store's secrets begin, up to the name.
+	arn string
+	// region is how people are told of it.
+	region string
+	// host is that of the endpoint.
+	host   string
+	client *secretsmanager.Client
+}
+
+func open(ctx context.Context, cfg Config, in *registry.Integration) (*store, error) {
+	if in.Kind != secret.KindAWSSecretsManager || in.AWS == nil || len(in.AWS.Stores) == 0 {
+		return nil, setupFault("the integration has no aws settings")
+	}
+	if in.Limits.Timeout > 0 {
+		cfg.TryTimeout = in.Limits.Timeout
+	}
+	s := &store{
+		cfg:    cfg,
+		log:    cfg.Logger.With("integration", in.ID),
+		aws:    in.AWS,
+		places: make(map[string]*place, len(in.AWS.Stores)),
+		tasks:  task.NewGroup(),
+	}
+	roots, err := egress.LoadRoots("aws.ca_file", in.AWS.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	client := s.newClient(roots, slices.Collect(maps.Values(in.AWS.Endpoints)), nil)
+	endpoints := make(map[string]*secretsmanager.Client, len(in.AWS.Endpoints))
+	for region, endpoint := range in.AWS.Endpoints {
+		endpoints[region] = secretsmanager.New(secretsManagerOptions(region, endpoint, client))
+	}
+	for _, st := range in.AWS.Stores {
+		region, account := in.AWS.Place(st)
+		if endpoints[region] == nil {
+			return nil, setupFault("aws.stores has an entry that has no endpoint")
+		}
+		s.places[st] = &place{
+			arn:    secret.AWSAccountStore(region, account) + ":secret:",
+			region: region,
+			host:   strings.TrimPrefix(in.AWS.Endpoints[region], "https://"),
+			client: endpoints[region],
+		}
+	}
+	source, err := s.keySource(ctx, in.ID, roots)
+	if err != nil {
+		return nil, err
+	}
+	s.sessions = &sessions{source: source, timeout: cfg.SessionTimeout, now: cfg.Now, log: s.log, tasks: s.tasks}
+	return s, nil
+}
+
+// newClient makes a client for https on the origins, and on the local ones
+// whatever they are.
+func (s *store) newClient(roots *x509.CertPool, origins, local []string) *http.Client {
+	c := egress.NewClient(egress.Config{
+		Origins:         origins,
+		Local:           local,
+		Dial:            s.aws.Dial,
+		PrivateEndpoint: s.aws.PrivateEndpoint,
+		Roots:           roots,
+		Timeout:         s.cfg.TryTimeout,
+		Proxy:           s.cfg.Proxy,
+		Resolver:        s.cfg.Resolver,
+		Connecting:      s.cfg.connecting,
+	})
+	s.clients = append(s.clients, c)
+	return c
+}
+
+// secretsManagerOptions are made by hand, so that nothing comes from the
+// process's environment. The SDK neither repeats requests (its callers have a
+// pace of their own), nor logs, nor signs with another clock than the system's.
+func secretsManagerOptions(region, endpoint string, client *http.Client) secretsmanager.Options {
+	return secretsmanager.Options{
+		Region:                     region,
+		BaseEndpoint:               &endpoint,
+		HTTPClient:                 client,
+		Retryer:                    aws.NopRetryer{},
+		Logger:                     logging.Nop{},
+		AppID:                      userAgent,
+		DisableClockSkewCorrection: true,
+	}
+}
+
+// userAgent is what AWS logs of the broker, beside the SDK's version.
+const userAgent = "secretbroker"
+
+// Fetch implements provider.Provider.
+//
+// A read that broke off, as with a connection that AWS has just closed, or that
+// AWS failed is repeated once, at once. Timeouts have already taken their time,
+// and throttling is the caller's to wait for.
+//
+// AWS may refuse keys before their end, for example after the role's sessions
+// were revoked. The first Fetch to see that drops them, and each that saw it
+// tries once more with new ones.
+func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, error) {
+	// A Ref made by hand must not reach the SDK.
+	if canonical, err := secret.ParseRef(ref.String()); err != nil || canonical != ref {
+		return nil, secret.Errorf(secret.ReasonInvalidReference, "the reference is not in canonical form; use one that was parsed")
+	}
+	at, ok := s.places[ref.Store]
+	if !ok {
+		return nil, secret.Errorf(secret.ReasonStoreNotAllowed, "the store is not one of the integration's; add it to aws.stores")
+	}
+	keys, err := s.sessions.get(ctx)
+	if err != nil {
+		return nil, explainGet(ctx, err)
+	}
+	sec, err := s.read(ctx, at, keys, ref)
+	if worthRepeating(ctx, err) {
+		sec, err = s.read(ctx, at, keys, ref)
+	}
+	if refusedKeys(err) && s.sessions.renew(keys) {
+		s.log.Warn("AWS refused the session's keys: asking for new ones", "region", at.region)
+		if keys, err = s.sessions.get(ctx); err != nil {
+			return nil, explainGet(ctx, err)
+		}
+		sec, err = s.read(ctx, at, keys, ref)
+	}
+	if err != nil {
+		return nil, explainRead(ctx, at, ref, err)
+	}
+	return sec, nil
+}
+
+// read asks the store. Its errors are the SDK's, or *secret.Error.
+func (s *store) read(ctx context.Context, at *place, keys *acquisition, ref secret.Ref) (*secret.Secret, error) {
+	sign := func(o *secretsmanager.Options) {
+		o.Credentials = aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) { return keys.keys, nil })
+	}
+	id := ref.Name
+	if ref.Suffix != "" {
+		id = at.arn + ref.FullName()
+	}
+	var a answer
+	err := task.Contain(func() (err error) {
+		if s.aws.RotationDates && ref.Version == "" {
+			// Before the value is read: if it is rotated in between, the date is too
+			// early, which costs a read, and not too late.
+			if a.rotation, err = at.client.DescribeSecret(ctx, &secretsmanager.DescribeSecretInput{SecretId: &id}, sign); err != nil {
+				return &describeError{err}
+			}
+		}
+		a.began = s.cfg.Now()
+		in := &secretsmanager.GetSecretValueInput{SecretId: &id}
+		switch {
+		case ref.Version == "":
+		case secret.IsAWSVersionID(ref.Version):
+			in.VersionId = &ref.Version
+		default:
+			in.VersionStage = &ref.Version
+		}
+		a.value, err = at.client.GetSecretValue(ctx, in, sign)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return a.check(at, ref, s.cfg.Now())
+}
+
+// Close implements provider.Provider. It waits at most a few seconds for requests
+// that nobody waits for any more; the error says that some remained.
+func (s *store) Close() error {
+	err := s.tasks.Stop(closeTimeout)
+	for _, c := range s.clients {
+		c.CloseIdleConnections()
+	}
+	return err
+}
+
+var errClosed = errors.New("awssm: the provider is closed")

@@ -1,0 +1,161 @@
+package awssm
+
+import (
+	"context"
+	"crypto/x509"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/smithy-go/logging"
+
+	"github.com/secretbroker/secretbroker/internal/provider/egress"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// setupFault is an integration that cannot be opened as it stands.
+func setupFault(format string, args ...any) *secret.Error {
+	return secret.Errorf(secret.ReasonStoreAuthenticationFailed, format, args...)
+}
+
+// profileLife is how long keys of a credentials file are used before it is read
+// again. Whoever renews them does so well before their end.
+const profileLife = 10 * time.Minute
+
+// keySource returns where the integration's keys come from: its credential, and
+// the role that this assumes. It reads what the credential is made of.
+func (s *store) keySource(ctx context.Context, integration string, roots *x509.CertPool) (keySource, error) {
+	sts := s.newSTS(integration, roots)
+	base, err := s.credential(ctx, sts, roots)
+	if err != nil || s.aws.Role == nil {
+		return base, err
+	}
+	role := s.aws.Role
+	return func(ctx context.Context) (aws.Credentials, error) {
+		keys, err := base(ctx)
+		if err != nil {
+			return aws.Credentials{}, err
+		}
+		return sts.assume(ctx, keys, role)
+	}, nil
+}
+
+func (s *store) credential(ctx context.Context, sts *tokenService, roots *x509.CertPool) (keySource, error) {
+	c := s.aws.Credential
+	switch c.Type {
+	case registry.AWSStatic:
+		return staticKeys(c)
+	case registry.AWSProfile:
+		return s.profileKeys(ctx, c)
+	case registry.AWSWebIdentity:
+		const setting = "aws.credential.token_file"
+		if _, err := egress.ReadFile(setting, c.TokenFile); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (aws.Credentials, error) {
+			token, err := egress.ReadFile(setting, c.TokenFile)
+			if err != nil {
+				return aws.Credentials{}, err
+			}
+			return sts.assumeWithToken(ctx, string(token), c.RoleARN)
+		}, nil
+	case registry.AWSDefault:
+		return s.defaultKeys(ctx, roots)
+	default:
+		return nil, setupFault("aws.credential.type is not one of static, profile, web_identity, default")
+	}
+}
+
+// staticKeys reads the files once: a changed one makes another integration.
+func staticKeys(c registry.AWSCredential) (keySource, error) {
+	keys := aws.Credentials{Source: "secretbroker"}
+	for _, f := range []struct {
+		setting, path string
+		to            *string
+	}{
+		{"aws.credential.access_key_id_file", c.AccessKeyIDFile, &keys.AccessKeyID},
+		{"aws.credential.secret_access_key_file", c.SecretAccessKeyFile, &keys.SecretAccessKey},
+		{"aws.credential.session_token_file", c.SessionTokenFile, &keys.SessionToken},
+	} {
+		if f.path == "" && f.to == &keys.SessionToken {
+			continue
+		}
+		b, err := egress.ReadFile(f.setting, f.path)
+		if err != nil {
+			return nil, err
+		}
+		if *f.to = string(b); strings.ContainsFunc(*f.to, func(r rune) bool { return r <= ' ' || r > '~' }) {
+			return nil, setupFault("%s: %s holds more than one word of plain text", f.setting, f.path)
+		}
+	}
+	return func(context.Context) (aws.Credentials, error) { return keys, nil }, nil
+}
+
+// profileKeys takes keys from a section of a credentials file. What else such a
+// section may ask for (roles, processes to run, other sources) is refused: it
+// would be authority that the integration's file does not show.
+func (s *store) profileKeys(ctx context.Context, c registry.AWSCredential) (keySource, error) {
+	const setting = "aws.credential.credentials_file"
+	read := func(ctx context.Context) (aws.Credentials, error) {
+		if _, err := egress.ReadFile(setting, c.CredentialsFile); err != nil { // which the SDK would take for empty
+			return aws.Credentials{}, err
+		}
+		p, err := config.LoadSharedConfigProfile(ctx, c.Profile, func(o *config.LoadSharedConfigOptions) {
+			o.CredentialsFiles, o.ConfigFiles = []string{c.CredentialsFile}, []string{}
+			o.Logger = logging.Nop{}
+		})
+		if err != nil { // the cause may quote the file
+			return aws.Credentials{}, setupFault("%s: %s has no usable section %s; it must hold aws_access_key_id and aws_secret_access_key", setting, c.CredentialsFile, c.Profile)
+		}
+		if p.RoleARN != "" || p.SourceProfileName != "" || p.CredentialSource != "" || p.CredentialProcess != "" ||
+			p.WebIdentityTokenFile != "" || p.SSOStartURL != "" || p.SSOSessionName != "" || p.LoginSession != "" || !p.Credentials.HasKeys() {
+			return aws.Credentials{}, setupFault("%s: the section %s of %s may only hold keys (aws_access_key_id, aws_secret_access_key, aws_session_token); set aws.role for a role, and the type default for any other source", setting, c.Profile, c.CredentialsFile)
+		}
+		keys := p.Credentials
+		keys.Source, keys.CanExpire, keys.Expires = "secretbroker", true, s.cfg.Now().Add(profileLife)
+		return keys, nil
+	}
+	if _, err := read(ctx); err != nil {
+		return nil, err
+	}
+	return read, nil
+}
+
+// defaultKeys takes the SDK's default chain: the process's environment, the
+// user's files, the container's or machine's metadata service.
+func (s *store) defaultKeys(ctx context.Context, roots *x509.CertPool) (keySource, error) {
+	origins, local := defaultOrigins(ctx, s.aws)
+	client := s.newClient(roots, origins, local)
+	load := func(ctx context.Context) (aws.Config, error) {
+		cfg, err := config.LoadDefaultConfig(ctx,
+			config.WithRegion(s.aws.STSRegion),
+			config.WithHTTPClient(client),
+			config.WithLogger(logging.Nop{}),
+			config.WithClientLogMode(0),
+			config.WithDefaultsMode(aws.DefaultsModeLegacy), // auto would ask the metadata service
+			config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }),
+			config.WithAppID(userAgent),
+		)
+		if err != nil || cfg.Credentials == nil {
+			return cfg, setupFault("the default credential cannot be used; check the AWS_* environment variables of the broker, where AWS_CA_BUNDLE has to give way to aws.ca_file, and its AWS configuration files")
+		}
+		return cfg, nil
+	}
+	if _, err := load(ctx); err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) (aws.Credentials, error) {
+		// Anew each time: the SDK's provider would keep keys that AWS has refused.
+		cfg, err := load(ctx)
+		if err != nil {
+			return aws.Credentials{}, err
+		}
+		keys, err := cfg.Credentials.Retrieve(ctx)
+		if err != nil {
+			return aws.Credentials{}, &acquisitionError{what: "the default credential", err: err}
+		}
+		return keys, nil
+	}, nil
+}

@@ -1,0 +1,199 @@
+package awssm
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// poison is an environment as of another identity, none of which may reach an
+// integration that does not choose the default credential.
+func poison(t *testing.T) {
+	file := writeFile(t, "config", "[default]\naws_access_key_id = AKIAPOISON\naws_secret_access_key = x\nregion = us-west-2\nendpoint_url = https://poison.example.test\n")
+	for name, value := range map[string]string{
+		"AWS_ACCESS_KEY_ID": "AKIAPOISON", "AWS_SECRET_ACCESS_KEY": "x", "AWS_SESSION_TOKEN": "x", "AWS_REGION": "us-west-2",
+		"AWS_DEFAULT_REGION": "us-west-2", "AWS_PROFILE": "default", "AWS_CONFIG_FILE": file, "AWS_SHARED_CREDENTIALS_FILE": file,
+		"AWS_ROLE_ARN": "arn:aws:iam::999999999999:role/poison", "AWS_WEB_IDENTITY_TOKEN_FILE": file, "AWS_ROLE_SESSION_NAME": "poison",
+		"AWS_ENDPOINT_URL": "https://poison.example.test", "AWS_ENDPOINT_URL_STS": "https://poison.example.test",
+		"AWS_ENDPOINT_URL_SECRETS_MANAGER": "https://poison.example.test", "AWS_CA_BUNDLE": file, "AWS_USE_FIPS_ENDPOINT": "true",
+		"AWS_USE_DUALSTACK_ENDPOINT": "true", "AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://127.0.0.1:1/", "AWS_EC2_METADATA_SERVICE_ENDPOINT": "http://127.0.0.1:1/",
+		"AWS_DEFAULTS_MODE": "auto", "AWS_RETRY_MODE": "adaptive", "AWS_MAX_ATTEMPTS": "9", "AWS_NEW_RETRIES_2026": "true",
+	} {
+		t.Setenv(name, value)
+	}
+}
+
+// Every type of credential but default works as if there were no environment.
+func TestCredentials(t *testing.T) {
+	for _, tt := range []struct {
+		name       string
+		credential func(f *fake) registry.AWSCredential
+		direct     bool // without aws.role
+		sessions   string
+	}{
+		{"static", func(f *fake) registry.AWSCredential { return f.integration().AWS.Credential }, false, "AssumeRole"},
+		{"static session", func(f *fake) registry.AWSCredential {
+			f.keys["ASIABASE"] = owner{keys: aws.Credentials{AccessKeyID: "ASIABASE", SecretAccessKey: baseSecret, SessionToken: "session-token-0"}}
+			return registry.AWSCredential{
+				Type: registry.AWSStatic, AccessKeyIDFile: writeFile(f.t, "id", "ASIABASE"),
+				SecretAccessKeyFile: writeFile(f.t, "key", baseSecret), SessionTokenFile: writeFile(f.t, "token", "session-token-0\n"),
+			}
+		}, false, "AssumeRole"},
+		{"static without a role", func(f *fake) registry.AWSCredential {
+			f.keys[baseKey] = owner{f.keys[baseKey].keys, "itself"}
+			return f.integration().AWS.Credential
+		}, true, ""},
+		{"profile", func(f *fake) registry.AWSCredential {
+			return registry.AWSCredential{Type: registry.AWSProfile, Profile: "orders", CredentialsFile: writeFile(f.t, "creds",
+				"[default]\naws_access_key_id = AKIAPOISON\naws_secret_access_key = x\n\n[orders]\naws_access_key_id = "+baseKey+"\naws_secret_access_key = "+baseSecret+"\n")}
+		}, false, "AssumeRole"},
+		{"web identity", func(f *fake) registry.AWSCredential { return webIdentity(f) }, true, "AssumeRoleWithWebIdentity"},
+		{"web identity and a role", func(f *fake) registry.AWSCredential { return webIdentity(f) }, false, "AssumeRoleWithWebIdentity AssumeRole"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			poison(t)
+			f := newFake(t)
+			f.put(region, "db", canary)
+			in := f.integration()
+			in.AWS.Credential = tt.credential(f)
+			if tt.direct {
+				in.AWS.Role = nil
+			}
+			f.fetch(f.open(f.config(), in), storeURL+"::db")
+			var asked []string
+			for _, a := range f.asked {
+				asked = append(asked, a.action)
+				if got := a.form.Get("RoleSessionName"); got != "secretbroker-it" {
+					t.Errorf("%s for the session %q", a.action, got)
+				}
+			}
+			if got := strings.Join(asked, " "); got != tt.sessions {
+				t.Errorf("STS was asked for %q, want %q", got, tt.sessions)
+			}
+		})
+	}
+}
+
+func webIdentity(f *fake) registry.AWSCredential {
+	return registry.AWSCredential{Type: registry.AWSWebIdentity, TokenFile: writeFile(f.t, "token", oidcToken+"\n"), RoleARN: "arn:aws:iam::" + account + ":role/broker"}
+}
+
+// Tokens and credentials files are read again for each session.
+func TestCredentialIsReadAgain(t *testing.T) {
+	f := newFake(t)
+	f.put(region, "db", canary)
+	in := f.integration()
+	in.AWS.Credential = webIdentity(f)
+	must(t, os.WriteFile(in.AWS.Credential.TokenFile, []byte("an.expired.token"), 0o600))
+	s := f.open(f.config(), in)
+	if e := f.fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreAuthenticationFailed); !strings.Contains(e.Message, "aws.credential.token_file") {
+		t.Errorf("says %q", e.Message)
+	}
+	must(t, os.WriteFile(in.AWS.Credential.TokenFile, []byte(oidcToken), 0o600))
+	f.fetch(s, storeURL+"::db")
+	must(t, os.Remove(in.AWS.Credential.TokenFile))
+	f.fetch(s, storeURL+"::db") // the session is good
+	f.revoke()
+	f.fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreAuthenticationFailed)
+
+	file := writeFile(t, "creds", "[p]\naws_access_key_id = AKIAOLD\naws_secret_access_key = x\n")
+	in.AWS.Credential = registry.AWSCredential{Type: registry.AWSProfile, Profile: "p", CredentialsFile: file}
+	s = f.open(f.config(), in)
+	f.fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreAuthenticationFailed)
+	must(t, os.WriteFile(file, []byte("[p]\naws_access_key_id = "+baseKey+"\naws_secret_access_key = "+baseSecret+"\n"), 0o600))
+	f.fetch(s, storeURL+"::db")
+}
+
+func TestOpenFails(t *testing.T) {
+	f := newFake(t)
+	profile := func(text string) registry.AWSCredential {
+		return registry.AWSCredential{Type: registry.AWSProfile, Profile: "p", CredentialsFile: writeFile(t, "creds", text)}
+	}
+	good := f.integration().AWS.Credential
+	for _, tt := range []struct {
+		name   string
+		change func(*registry.AWS)
+		says   string
+	}{
+		{"no such file", func(a *registry.AWS) { a.Credential.SecretAccessKeyFile = "/nowhere/at/all" }, "does not exist"},
+		{"empty file", func(a *registry.AWS) { a.Credential.AccessKeyIDFile = writeFile(t, "id", " \n") }, "is empty"},
+		{"two words", func(a *registry.AWS) {
+			a.Credential = good
+			a.Credential.SecretAccessKeyFile = writeFile(t, "key", "aws_secret_access_key = "+baseSecret)
+		}, "more than one word"},
+		{"no such profile", func(a *registry.AWS) {
+			a.Credential = profile("[q]\naws_access_key_id = a\naws_secret_access_key = " + baseSecret + "\n")
+		}, "no usable section p"},
+		{"half a profile", func(a *registry.AWS) { a.Credential = profile("[p]\naws_secret_access_key = " + baseSecret + "\n") }, "no usable section p"},
+		{"profile of a process", func(a *registry.AWS) {
+			a.Credential = profile("[p]\ncredential_process = /bin/echo " + baseSecret + "\n")
+		}, "may only hold keys"},
+		{"profile of a role", func(a *registry.AWS) {
+			a.Credential = profile("[p]\nrole_arn = arn:aws:iam::1:role/x\nsource_profile = q\n[q]\naws_access_key_id = a\naws_secret_access_key = b\n")
+		}, "may only hold keys"},
+		{"profile that is none", func(a *registry.AWS) { a.Credential = profile(baseSecret) }, "aws.credential.credentials_file"},
+		{"no token", func(a *registry.AWS) {
+			a.Credential = registry.AWSCredential{Type: registry.AWSWebIdentity, RoleARN: roleARN}
+		}, "aws.credential.token_file is missing"},
+		{"unknown type", func(a *registry.AWS) { a.Credential = registry.AWSCredential{Type: "magic"} }, "aws.credential.type"},
+		{"bad CA", func(a *registry.AWS) { a.CAFile = writeFile(t, "ca", "not PEM") }, "aws.ca_file"},
+		{"no endpoint", func(a *registry.AWS) { a.Endpoints = nil }, "aws.stores"},
+		{"no stores", func(a *registry.AWS) { a.Stores = nil }, "no aws settings"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			in := f.integration()
+			tt.change(in.AWS)
+			_, err := Opener(f.config())(t.Context(), in)
+			if err == nil {
+				t.Fatal("opened")
+			}
+			if e := f.checkError(err, secret.ReasonStoreAuthenticationFailed); !strings.Contains(e.Message, tt.says) {
+				t.Errorf("%q does not say %q", e.Message, tt.says)
+			}
+		})
+	}
+	if _, err := Opener(Config{})(t.Context(), &registry.Integration{Kind: secret.KindAWSSecretsManager}); err == nil {
+		t.Error("an integration without settings was opened")
+	}
+}
+
+// The default credential looks where the SDK looks: here, the environment and a
+// container's metadata service.
+func TestDefaultCredential(t *testing.T) {
+	f := newFake(t)
+	f.put(region, "db", canary)
+	none := writeFile(t, "config", "")
+	t.Setenv("AWS_CA_BUNDLE", "")
+	for name, value := range map[string]string{"AWS_CONFIG_FILE": none, "AWS_SHARED_CREDENTIALS_FILE": none, "AWS_ACCESS_KEY_ID": baseKey, "AWS_SECRET_ACCESS_KEY": baseSecret} {
+		t.Setenv(name, value)
+	}
+	in := f.integration()
+	in.AWS.Credential = registry.AWSCredential{Type: registry.AWSDefault}
+	f.fetch(f.open(f.config(), in), storeURL+"::db")
+
+	agent := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintf(w, `{"AccessKeyId":%q,"SecretAccessKey":%q,"Token":"","Expiration":%q}`, baseKey, baseSecret, time.Now().Add(time.Hour).UTC().Format(time.RFC3339))
+	}))
+	defer agent.Close()
+	t.Setenv("AWS_ACCESS_KEY_ID", "")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "")
+	t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", agent.URL+"/creds")
+	f.fetch(f.open(f.config(), in), storeURL+"::db")
+
+	agent.Close()
+	f.fails(f.open(f.config(), in), t.Context(), storeURL+"::db", secret.ReasonStoreUnavailable)
+
+	t.Setenv("AWS_CA_BUNDLE", f.caFile)
+	if _, err := Opener(f.config())(t.Context(), in); err == nil || !strings.Contains(err.Error(), "AWS_CA_BUNDLE") {
+		t.Errorf("with a CA bundle in the environment: %v", err)
+	}
+}

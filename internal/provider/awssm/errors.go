@@ -1,0 +1,176 @@
+package awssm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/provider/egress"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// The SDK's errors quote what the other side sent: an error page may repeat the
+// request, an answer of 200 that cannot be decoded holds the secret. So no SDK
+// error becomes a cause; causes are made here, of status, codes and ids.
+
+var advice = egress.Advice{CAFile: "aws.ca_file", PrivateEndpoint: "aws.private_endpoint or aws.dial", Store: "endpoint of AWS"}
+
+const (
+	defaultRetryAfter = time.Second
+	maxRetryAfter     = time.Minute
+)
+
+// describeError is a failure of DescribeSecret.
+type describeError struct{ err error }
+
+func (e *describeError) Error() string { return "awssm: describing the secret failed" }
+func (e *describeError) Unwrap() error { return e.err }
+
+// explainGet makes the error of a read that got no keys.
+func explainGet(ctx context.Context, err error) *secret.Error {
+	var known *secret.Error
+	switch {
+	case errors.As(err, &known):
+		return known
+	case errors.Is(err, errClosed):
+		return secret.Errorf(secret.ReasonStoreUnavailable, "the integration has been closed or replaced; try again").WithCause(errClosed)
+	default:
+		return secret.Errorf(secret.ReasonStoreUnavailable, "the integration's credential was not had before the request's time was over; try again").WithCause(context.Cause(ctx))
+	}
+}
+
+// explainRead makes the error of a read at a place.
+func explainRead(ctx context.Context, at *place, ref secret.Ref, err error) *secret.Error {
+	var known *secret.Error
+	if errors.As(err, &known) { // from the answer's check
+		return known
+	}
+	if f := failureOf(err); f != nil {
+		return explainAnswer(at, ref, f, errors.As(err, new(*describeError)))
+	}
+	if cut := ctx.Err(); cut != nil {
+		return secret.Errorf(secret.ReasonStoreUnavailable, "reading from %s took longer than the request could wait", at).WithCause(cut)
+	}
+	o := egress.OutageOf(err, advice)
+	switch {
+	case o.Text == "":
+		return somethingElse(at, "no answer of AWS").WithCause(answered(o.Cause))
+	case o.MissingHost != "" && o.MissingHost == at.host:
+		return secret.Errorf(secret.ReasonStoreNotFound, "there is no %s: its name does not exist in the DNS; check the region, and aws.fips and aws.endpoints", at).WithCause(o.Cause)
+	case errors.As(err, new(egress.AnswerError)):
+		return secret.Errorf(secret.ReasonStoreUnavailable, "%s %s", at, o.Text).WithCause(answered(o.Cause))
+	default:
+		return secret.Errorf(secret.ReasonStoreUnavailable, "%s %s", at, o.Text).WithCause(o.Cause)
+	}
+}
+
+// String is how people are told of the place.
+func (p *place) String() string { return "Secrets Manager in " + p.region + " (" + p.host + ")" }
+
+// explainAnswer makes the error of an answer other than 200. describing: it is one
+// to DescribeSecret.
+func explainAnswer(at *place, ref secret.Ref, f *failure, describing bool) *secret.Error {
+	e := &secret.Error{Cause: f}
+	say := func(r secret.Reason, format string, args ...any) *secret.Error {
+		e.Reason, e.Message = r, fmt.Sprintf(format, args...)
+		return e
+	}
+	switch f.class() {
+	case classThrottled:
+		e.RetryAfter = f.retryAfter
+		if e.RetryAfter == 0 {
+			e.RetryAfter = defaultRetryAfter
+		}
+		return say(secret.ReasonStoreThrottled, "%s throttles the broker; wait", at)
+	case classNotFound:
+		return say(secret.ReasonSecretNotFound, "%s has no secret of that name, or not that version of it%s; fix the reference", at, whose(ref))
+	case classState:
+		return say(secret.ReasonSecretDisabled, "the secret in %s cannot be read as it is, mostly because it is scheduled for deletion; restore it, or set up another one", at)
+	case classKey:
+		return say(secret.ReasonSecretDisabled, "the secret in %s cannot be decrypted: its KMS key is disabled, scheduled for deletion or out of reach; fix the key", at)
+	case classInvalid:
+		return say(secret.ReasonInvalidReference, "%s takes the reference's name or version for none; fix the reference", at)
+	case classDenied:
+		return say(secret.ReasonStoreAccessDenied, "%s", denied(at, f, describing))
+	case classKeys:
+		return say(secret.ReasonStoreAuthenticationFailed, "%s does not know the keys of the integration's identity, or they have expired; renew the credential, and check that the region is enabled for the account", at)
+	case classSignature:
+		return say(secret.ReasonStoreAuthenticationFailed, "%s refuses the request's signature; check the broker's clock, and that the secret access key belongs to the access key ID", at)
+	case classFailing:
+		e.RetryAfter = f.retryAfter
+		return say(secret.ReasonStoreUnavailable, "%s is failing (HTTP %d); wait", at, f.status)
+	default:
+		e.Cause = answered(f)
+		if f.status >= 300 && f.status < 400 {
+			return say(secret.ReasonStoreUnavailable, "%s answered with a redirect, which is never followed; something stands between the broker and AWS", at)
+		}
+		return somethingElse(at, fmt.Sprintf("HTTP %d", f.status)).WithCause(answered(f))
+	}
+}
+
+// whose reminds of where a name is looked up.
+func whose(ref secret.Ref) string {
+	if ref.Suffix != "" {
+		return ", or one that was made anew and has another ARN"
+	}
+	return ", in the account of the integration"
+}
+
+func denied(at *place, f *failure, describing bool) string {
+	switch {
+	case f.aboutKMS:
+		return fmt.Sprintf("the integration's identity may not use the KMS key of the secret in %s; allow it kms:Decrypt on the key", at)
+	case describing:
+		return fmt.Sprintf("the integration's identity may not describe the secret in %s; allow it secretsmanager:DescribeSecret, or turn aws.rotation_dates off", at)
+	default:
+		return fmt.Sprintf("the integration's identity may not read the secret in %s; allow it secretsmanager:GetSecretValue on the secret's ARN, and look at the policies of the secret, of the VPC endpoint and of the organization", at)
+	}
+}
+
+func somethingElse(at *place, what string) *secret.Error {
+	return secret.Errorf(secret.ReasonStoreUnavailable,
+		"what answers as %s answered with something else than the secret (%s); look at what stands between the broker and AWS", at, what).WithCause(provider.ErrAnswered)
+}
+
+// answered makes cause that of an error which says nothing about whether the store
+// is there: it has answered.
+func answered(cause error) error {
+	if cause == nil {
+		return provider.ErrAnswered
+	}
+	return &answerCause{cause}
+}
+
+type answerCause struct{ cause error }
+
+func (a *answerCause) Error() string        { return a.cause.Error() }
+func (a *answerCause) Unwrap() error        { return a.cause }
+func (a *answerCause) Is(target error) bool { return target == provider.ErrAnswered }
+
+// refusedKeys reports whether err says that other keys may help.
+func refusedKeys(err error) bool {
+	if err == nil {
+		return false
+	}
+	f := failureOf(err)
+	return f != nil && (f.class() == classKeys || f.class() == classSignature)
+}
+
+// worthRepeating reports whether a second try at once may well do.
+func worthRepeating(ctx context.Context, err error) bool {
+	if err == nil || ctx.Err() != nil || errors.As(err, new(*secret.Error)) {
+		return false
+	}
+	if f := failureOf(err); f != nil {
+		return f.class() == classFailing && f.retryAfter == 0
+	}
+	return egress.OutageOf(err, advice).Transient
+}
+
+// isFailing reports whether a status says that AWS itself has failed.
+func isFailing(status int) bool {
+	return status >= http.StatusInternalServerError || status == http.StatusRequestTimeout
+}

@@ -1,0 +1,264 @@
+package awssm
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
+
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// motoVersion is what is installed, from PyPI.
+const motoVersion = "5.2.5"
+
+// moto is a server that others wrote: IAM, STS and Secrets Manager, which checks
+// signatures, policies of users and roles, and whether a role's trust policy asks
+// for the external ID.
+type moto struct {
+	t      *testing.T
+	addr   string
+	caFile string
+	http   *http.Client
+	sm     *secretsmanager.Client
+}
+
+// startMoto installs moto if need be, into the user's cache, and starts it. It
+// runs where TEST_PEERS is set: make test-peers.
+func startMoto(t *testing.T) *moto {
+	t.Helper()
+	if os.Getenv("TEST_PEERS") == "" {
+		t.Skip("needs moto, which make test-peers installs")
+	}
+	f := &fake{t: t}
+	f.makeCertificate(smHost, stsHost, "iam.amazonaws.com")
+	key, err := x509.MarshalPKCS8PrivateKey(f.cert.PrivateKey)
+	must(t, err)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	m := &moto{t: t, addr: l.Addr().String(), caFile: f.caFile}
+	must(t, l.Close())
+	_, port, _ := net.SplitHostPort(m.addr)
+	cmd := exec.CommandContext(t.Context(), installMoto(t), "-H", "127.0.0.1", "-p", port,
+		"-c", writeFile(t, "cert.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: f.cert.Certificate[0]}))),
+		"-k", writeFile(t, "key.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}))))
+	output := &lockedBuffer{}
+	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = output, output, 5*time.Second
+	must(t, cmd.Start())
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Log(output.String())
+		}
+	})
+	m.connect(f)
+	return m
+}
+
+// installMoto returns the path of moto_server.
+func installMoto(t *testing.T) string {
+	t.Helper()
+	cache, err := os.UserCacheDir()
+	must(t, err)
+	dir := filepath.Join(cache, "secretbroker-peers", "moto-"+motoVersion)
+	server := filepath.Join(dir, "bin", "moto_server")
+	if _, err := os.Stat(filepath.Join(dir, "complete")); err == nil {
+		return server
+	}
+	for _, args := range [][]string{
+		{"python3", "-m", "venv", "--clear", dir},
+		{filepath.Join(dir, "bin", "pip"), "install", "--quiet", "--disable-pip-version-check", "moto[server]==" + motoVersion},
+	} {
+		if out, err := exec.CommandContext(t.Context(), args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+	must(t, os.WriteFile(filepath.Join(dir, "complete"), nil, 0o600))
+	return server
+}
+
+// connect waits until the server answers.
+func (m *moto) connect(f *fake) {
+	m.t.Helper()
+	roots := x509.NewCertPool()
+	leaf, err := x509.ParseCertificate(f.cert.Certificate[0])
+	must(m.t, err)
+	ca, err := os.ReadFile(f.caFile)
+	must(m.t, err)
+	roots.AppendCertsFromPEM(ca)
+	roots.AddCert(leaf)
+	m.http = &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, m.addr)
+		},
+		TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+	}}
+	m.t.Cleanup(m.http.CloseIdleConnections)
+	every := time.NewTicker(100 * time.Millisecond)
+	defer every.Stop()
+	for deadline := time.Now().Add(time.Minute); ; <-every.C {
+		if _, err := m.post("https://"+smHost+"/moto-api/reset", ""); err == nil {
+			break
+		} else if time.Now().After(deadline) {
+			m.t.Fatalf("moto does not answer: %v", err)
+		}
+	}
+	o := secretsManagerOptions(region, storeURL, m.http)
+	o.Credentials = aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+		return aws.Credentials{AccessKeyID: "AKIASETUP", SecretAccessKey: "setup"}, nil
+	})
+	m.sm = secretsmanager.New(o)
+}
+
+func (m *moto) post(to, body string) (string, error) {
+	r, err := http.NewRequestWithContext(m.t.Context(), http.MethodPost, to, strings.NewReader(body))
+	must(m.t, err)
+	if strings.HasPrefix(body, "Action=") {
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		// By which moto knows the service; it checks no signature yet.
+		r.Header.Set("Authorization", "AWS4-HMAC-SHA256 Credential=AKIASETUP/20260101/us-east-1/iam/aws4_request, SignedHeaders=host, Signature=0")
+	}
+	resp, err := m.http.Do(r)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", resp.Status, b)
+	}
+	return string(b), err
+}
+
+// iam asks IAM for an action.
+func (m *moto) iam(action string, parameters ...string) string {
+	m.t.Helper()
+	form := url.Values{"Action": {action}, "Version": {"2010-05-08"}}
+	for i := 0; i < len(parameters); i += 2 {
+		form.Set(parameters[i], parameters[i+1])
+	}
+	out, err := m.post("https://iam.amazonaws.com/", form.Encode())
+	if err != nil {
+		m.t.Fatalf("%s: %v", action, err)
+	}
+	return out
+}
+
+func policy(statement map[string]any) string {
+	statement["Effect"] = "Allow"
+	b, _ := json.Marshal(map[string]any{"Version": "2012-10-17", "Statement": []any{statement}})
+	return string(b)
+}
+
+// users makes a user that may assume two roles, of which "reader" may read
+// secrets, and returns the user's keys. From then on moto checks every request.
+func (m *moto) users() (id, key string) {
+	m.t.Helper()
+	m.iam("CreateUser", "UserName", "broker")
+	m.iam("PutUserPolicy", "UserName", "broker", "PolicyName", "p", "PolicyDocument", policy(map[string]any{"Action": "sts:AssumeRole", "Resource": "*"}))
+	for _, role := range []string{"reader", "bystander"} {
+		m.iam("CreateRole", "RoleName", role, "AssumeRolePolicyDocument", policy(map[string]any{
+			"Action": "sts:AssumeRole", "Principal": map[string]string{"AWS": "arn:aws:iam::" + account + ":user/broker"},
+			"Condition": map[string]any{"StringEquals": map[string]string{"sts:ExternalId": externalID}},
+		}))
+	}
+	m.iam("PutRolePolicy", "RoleName", "reader", "PolicyName", "p", "PolicyDocument", policy(map[string]any{"Action": "secretsmanager:GetSecretValue", "Resource": "*"}))
+	out := m.iam("CreateAccessKey", "UserName", "broker")
+	between := func(tag string) string {
+		_, rest, _ := strings.Cut(out, "<"+tag+">")
+		text, _, _ := strings.Cut(rest, "</")
+		return text
+	}
+	_, err := m.post("https://"+smHost+"/moto-api/reset-auth", "0")
+	must(m.t, err)
+	return between("AccessKeyId"), between("SecretAccessKey")
+}
+
+func (m *moto) create(in *secretsmanager.CreateSecretInput) (arn string) {
+	m.t.Helper()
+	out, err := m.sm.CreateSecret(m.t.Context(), in)
+	must(m.t, err)
+	return *out.ARN
+}
+
+func TestMoto(t *testing.T) {
+	m := startMoto(t)
+	arn := m.create(&secretsmanager.CreateSecretInput{Name: aws.String("prod/db"), SecretString: aws.String("old " + canary)})
+	_, err := m.sm.PutSecretValue(t.Context(), &secretsmanager.PutSecretValueInput{SecretId: &arn, SecretString: aws.String(canary)})
+	must(t, err)
+	m.create(&secretsmanager.CreateSecretInput{Name: aws.String("blob"), SecretBinary: []byte("\xfe\xed" + canary)})
+	m.create(&secretsmanager.CreateSecretInput{Name: aws.String("empty")})
+	m.create(&secretsmanager.CreateSecretInput{Name: aws.String("my-secret"), SecretString: aws.String(canary)})
+	gone := m.create(&secretsmanager.CreateSecretInput{Name: aws.String("gone"), SecretString: aws.String(canary)})
+	_, err = m.sm.DeleteSecret(t.Context(), &secretsmanager.DeleteSecretInput{SecretId: &gone})
+	must(t, err)
+	id, key := m.users()
+
+	f := &fake{t: t, caFile: m.caFile, dial: map[string]string{smHost: m.addr, stsHost: m.addr}}
+	integration := func(change func(*registry.AWS)) *store {
+		in := f.integration()
+		a := in.AWS
+		a.Stores, a.Endpoints = []string{storeURL, storeARN}, map[string]string{region: storeURL}
+		a.Role.ARN = "arn:aws:iam::" + account + ":role/reader"
+		a.Credential.AccessKeyIDFile, a.Credential.SecretAccessKeyFile = writeFile(t, "id", id), writeFile(t, "key", key)
+		if change != nil {
+			change(a)
+		}
+		return f.open(f.config(), in)
+	}
+	s := integration(nil)
+	current := f.fetch(s, storeURL+"::prod/db")
+	previous := f.fetch(s, storeURL+"::prod/db#AWSPREVIOUS")
+	if reveal(t, current) != canary || reveal(t, previous) != "old "+canary || current.Version == previous.Version {
+		t.Errorf("versions %s and %s", current.Version, previous.Version)
+	}
+	for reference, version := range map[string]string{
+		arn: current.Version, arn + "#AWSPREVIOUS": previous.Version, arn + "#" + previous.Version: previous.Version,
+	} {
+		if got := f.fetch(s, reference); got.Version != version {
+			t.Errorf("%s: version %s, want %s", reference, got.Version, version)
+		}
+	}
+	if got := f.fetch(s, storeURL+"::blob"); got.Size() != 56 { // base64 of 40 bytes
+		t.Errorf("%d bytes", got.Size())
+	}
+	for reference, want := range map[string]secret.Reason{
+		storeURL + "::missing":                            secret.ReasonSecretNotFound,
+		storeURL + "::empty":                              secret.ReasonSecretNotFound,
+		storeURL + "::prod/db#BLUE":                       secret.ReasonSecretNotFound,
+		storeURL + "::prod/db#" + strings.Repeat("1", 32): secret.ReasonSecretNotFound,
+		storeARN + ":secret:my-secret":                    secret.ReasonSecretNotFound,
+		storeURL + "::gone":                               secret.ReasonSecretDisabled,
+	} {
+		f.fails(s, t.Context(), reference, want)
+	}
+	for name, change := range map[string]func(*registry.AWS){
+		"another external ID": func(a *registry.AWS) { a.Role.ExternalID = "of-another" },
+		"another key":         func(a *registry.AWS) { a.Credential.SecretAccessKeyFile = writeFile(t, "key", "of-another") },
+		"a key that is none":  func(a *registry.AWS) { a.Credential.AccessKeyIDFile = writeFile(t, "id", "AKIANOBODY") },
+	} {
+		t.Log(name)
+		f.fails(integration(change), t.Context(), storeURL+"::prod/db", secret.ReasonStoreAuthenticationFailed)
+	}
+	// moto says no in STS's language where AWS would do it in that of Secrets
+	// Manager, so that the reason is another one than AWS's.
+	bystander := integration(func(a *registry.AWS) { a.Role.ARN = "arn:aws:iam::" + account + ":role/bystander" })
+	f.fails(bystander, t.Context(), storeURL+"::prod/db", secret.ReasonStoreUnavailable)
+}

@@ -1,0 +1,96 @@
+package awssm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/provider/egress"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// acquisitionError is a failure to get keys. It keeps the SDK's error for
+// explainSession alone.
+type acquisitionError struct {
+	// what is to be had.
+	what string
+	// assuming and withToken tell how.
+	assuming, withToken bool
+	// answer says what is wrong with an answer that looked good.
+	answer string
+	err    error
+}
+
+func (e *acquisitionError) Error() string { return "awssm: no keys by " + e.what }
+func (e *acquisitionError) Unwrap() error { return e.err }
+
+func clockFault(what string) *secret.Error {
+	return secret.Errorf(secret.ReasonStoreAuthenticationFailed, "%s, or the broker's clock is wrong; check both", what)
+}
+
+// explainSession makes the error of an acquisition.
+func explainSession(ctx context.Context, timeout time.Duration, err error) *secret.Error {
+	var known *secret.Error
+	if errors.As(err, &known) {
+		return known
+	}
+	var a *acquisitionError
+	if !errors.As(err, &a) {
+		a = &acquisitionError{what: "the integration's credential", err: err}
+	}
+	if a.answer != "" {
+		return secret.Errorf(secret.ReasonStoreUnavailable, "what answers as STS gave no session of the role (%s); look at what stands between the broker and AWS", a.answer).WithCause(answered(nil))
+	}
+	if f := failureOf(a.err); f != nil {
+		return explainRefusal(a, f)
+	}
+	if ctx.Err() != nil {
+		return secret.Errorf(secret.ReasonStoreUnavailable, "%s was not had within %s; look at the way to STS", a.what, timeout).WithCause(egress.ErrTimedOut)
+	}
+	o := egress.OutageOf(a.err, advice)
+	switch {
+	case o.Text == "" && (a.assuming || a.withToken):
+		return secret.Errorf(secret.ReasonStoreUnavailable, "what answers as STS answered with something else than a session of %s; look at what stands between the broker and AWS", a.what).WithCause(answered(o.Cause))
+	case o.Text == "":
+		return secret.Errorf(secret.ReasonStoreAuthenticationFailed, "%s gives no keys; look at where it is to take them from", a.what).WithCause(o.Cause)
+	case a.assuming || a.withToken:
+		return secret.Errorf(secret.ReasonStoreUnavailable, "STS, which is asked for %s, %s", a.what, o.Text).WithCause(o.Cause)
+	default:
+		return secret.Errorf(secret.ReasonStoreUnavailable, "where %s is taken from %s", a.what, o.Text).WithCause(o.Cause)
+	}
+}
+
+// explainRefusal makes the error of an answer other than 200, of STS or of where
+// the default credential is taken from.
+func explainRefusal(a *acquisitionError, f *failure) *secret.Error {
+	e := &secret.Error{Reason: secret.ReasonStoreAuthenticationFailed, Cause: f}
+	c := f.class()
+	switch {
+	case c == classThrottled:
+		e.Reason, e.RetryAfter = secret.ReasonStoreThrottled, max(f.retryAfter, defaultRetryAfter)
+		e.Message = fmt.Sprintf("STS, which is asked for %s, throttles the broker; wait", a.what)
+	case c == classFailing:
+		e.Reason, e.RetryAfter = secret.ReasonStoreUnavailable, f.retryAfter
+		e.Message = fmt.Sprintf("where %s is to be had is failing (HTTP %d); wait", a.what, f.status)
+	case c == classRegion:
+		e.Message = "STS is not activated in the region for the account; set aws.sts_region to another one, or activate it"
+	case c == classSignature:
+		e.Message = fmt.Sprintf("STS, which is asked for %s, refuses the request's signature; check the broker's clock, and that the secret access key belongs to the access key ID", a.what)
+	case a.withToken && (c == classToken || c == classDenied || c == classKeys || c == classInvalid):
+		e.Message = "STS gives no session of aws.credential.role_arn for the token in aws.credential.token_file; the role's trust policy must name the token's issuer, audience and subject, and the token must not have expired"
+	case c == classKeys:
+		e.Message = fmt.Sprintf("STS, which is asked for %s, does not know the credential's keys, or they have expired; renew aws.credential", a.what)
+	case a.assuming && c == classDenied:
+		e.Message = "STS does not let the integration's credential assume aws.role.arn; the role's trust policy must name the credential's identity and aws.role.external_id, allow sts:TagSession and sts:SetSourceIdentity where aws.role has tags or a source identity, and the identity itself must be allowed sts:AssumeRole"
+	case a.assuming && c == classInvalid:
+		e.Message = "STS refuses the parameters of aws.role; aws.role.duration must not be longer than the role allows, and not longer than 1h if a role assumes it"
+	default:
+		e.Message = fmt.Sprintf("%s is refused (HTTP %d); look at aws.credential and aws.role", a.what, f.status)
+		if f.status < 400 {
+			e.Reason, e.Cause = secret.ReasonStoreUnavailable, answered(f)
+			e.Message = fmt.Sprintf("what answers for %s answered with something else (HTTP %d); look at what stands between the broker and AWS", a.what, f.status)
+		}
+	}
+	return e
+}

@@ -1,0 +1,120 @@
+package awssm
+
+import (
+	"context"
+	"crypto/x509"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
+	"github.com/aws/aws-sdk-go-v2/service/sts/types"
+	"github.com/aws/smithy-go/logging"
+
+	"github.com/secretbroker/secretbroker/internal/registry"
+)
+
+// tokenService gets sessions of roles from STS.
+type tokenService struct {
+	client *sts.Client
+	// session names the sessions: it is what CloudTrail shows of them.
+	session string
+}
+
+func (s *store) newSTS(integration string, roots *x509.CertPool) *tokenService {
+	return &tokenService{
+		session: sessionName(integration),
+		client: sts.New(sts.Options{
+			Region:                     s.aws.STSRegion,
+			BaseEndpoint:               &s.aws.STSEndpoint,
+			HTTPClient:                 s.newClient(roots, []string{s.aws.STSEndpoint}, nil),
+			Retryer:                    aws.NopRetryer{},
+			Logger:                     logging.Nop{},
+			AppID:                      userAgent,
+			DisableClockSkewCorrection: true,
+		}),
+	}
+}
+
+// maxSessionName is the length of the longest RoleSessionName.
+const maxSessionName = 64
+
+// sessionName names the integration, whose ID is of characters that STS takes
+// too. With the broker's name before it, it is of at least two.
+func sessionName(integration string) string {
+	if name := userAgent + "-" + integration; len(name) <= maxSessionName {
+		return name
+	}
+	return integration
+}
+
+// assume gets a session of role for the owner of keys.
+func (t *tokenService) assume(ctx context.Context, keys aws.Credentials, role *registry.AWSRole) (aws.Credentials, error) {
+	in := &sts.AssumeRoleInput{
+		RoleArn:         &role.ARN,
+		RoleSessionName: &t.session,
+		ExternalId:      &role.ExternalID,
+		DurationSeconds: aws.Int32(int32(role.Duration / time.Second)), //nolint:gosec // at most 12 hours
+	}
+	if role.SourceIdentity != "" {
+		in.SourceIdentity = &role.SourceIdentity
+	}
+	for _, key := range slices.Sorted(maps.Keys(role.Tags)) {
+		in.Tags = append(in.Tags, types.Tag{Key: &key, Value: aws.String(role.Tags[key])})
+	}
+	out, err := t.client.AssumeRole(ctx, in, func(o *sts.Options) {
+		o.Credentials = aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) { return keys, nil })
+	})
+	if err != nil {
+		return aws.Credentials{}, &acquisitionError{what: "the role aws.role.arn", assuming: true, err: err}
+	}
+	return t.keys(out.Credentials, out.AssumedRoleUser, role.ARN)
+}
+
+// assumeWithToken gets a session of the role for the owner of an OpenID Connect
+// token. That is what authenticates the request, which is not signed.
+func (t *tokenService) assumeWithToken(ctx context.Context, token, arn string) (aws.Credentials, error) {
+	out, err := t.client.AssumeRoleWithWebIdentity(ctx, &sts.AssumeRoleWithWebIdentityInput{
+		RoleArn:          &arn,
+		RoleSessionName:  &t.session,
+		WebIdentityToken: &token,
+	})
+	if err != nil {
+		return aws.Credentials{}, &acquisitionError{what: "the role aws.credential.role_arn", withToken: true, err: err}
+	}
+	return t.keys(out.Credentials, out.AssumedRoleUser, arn)
+}
+
+// keys checks STS's answer: the session must be one of the role, and end.
+func (t *tokenService) keys(c *types.Credentials, user *types.AssumedRoleUser, role string) (aws.Credentials, error) {
+	wrong := func(what string) (aws.Credentials, error) {
+		return aws.Credentials{}, &acquisitionError{what: "STS", answer: what}
+	}
+	if c == nil || c.AccessKeyId == nil || c.SecretAccessKey == nil || c.SessionToken == nil || c.Expiration == nil ||
+		*c.AccessKeyId == "" || *c.SecretAccessKey == "" || *c.SessionToken == "" {
+		return wrong("no complete keys in the answer")
+	}
+	if user == nil || user.Arn == nil || *user.Arn != t.sessionARN(role) {
+		return wrong("the answer is a session of another role")
+	}
+	return aws.Credentials{
+		AccessKeyID:     *c.AccessKeyId,
+		SecretAccessKey: *c.SecretAccessKey,
+		SessionToken:    *c.SessionToken,
+		Source:          userAgent,
+		CanExpire:       true,
+		Expires:         *c.Expiration,
+	}, nil
+}
+
+// sessionARN is the ARN of a session of the role: without the role's path.
+func (t *tokenService) sessionARN(role string) string {
+	parts := strings.SplitN(role, ":", 6) // arn, partition, iam, "", account, role/PATH/NAME
+	if len(parts) != 6 {
+		return ""
+	}
+	name := parts[5][strings.LastIndexByte(parts[5], '/')+1:]
+	return "arn:" + parts[1] + ":sts::" + parts[4] + ":assumed-role/" + name + "/" + t.session
+}

@@ -1,0 +1,171 @@
+package egress
+
+import (
+	"bytes"
+	"compress/flate"
+	"compress/gzip"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// NewClient makes a client that sends to cfg's origins only, to the local ones
+// never through a proxy, and connects as Dialer allows. It follows no redirect:
+// the 3xx is the answer. Its Transport is a *Transport.
+func NewClient(cfg Config) *http.Client {
+	cfg = cfg.withDefaults()
+	d := NewDialer(cfg)
+	g := &Transport{allowed: make(map[string]bool), timeout: cfg.Timeout, maxBody: cfg.MaxBody}
+	local := make(map[string]bool)
+	for _, o := range cfg.Origins {
+		g.allowed[o] = true
+	}
+	for _, o := range cfg.Local {
+		g.allowed[o], local[o] = true, true
+	}
+	g.next = &http.Transport{
+		Proxy: func(r *http.Request) (*url.URL, error) {
+			if _, elsewhere := cfg.Dial[strings.ToLower(r.URL.Hostname())]; elsewhere || local[origin(r.URL)] {
+				return nil, nil
+			}
+			proxy, err := cfg.Proxy(r)
+			d.trust(proxy)
+			return proxy, err
+		},
+		DialContext: d.Dial,
+		TLSClientConfig: &tls.Config{
+			MinVersion: tls.VersionTLS12,
+			RootCAs:    cfg.Roots,
+		},
+		TLSHandshakeTimeout:    cfg.Timeout,
+		ResponseHeaderTimeout:  cfg.Timeout,
+		MaxResponseHeaderBytes: maxHeader,
+		MaxIdleConns:           256,
+		MaxIdleConnsPerHost:    64, // as many reads of one store run side by side
+		IdleConnTimeout:        90 * time.Second,
+		ForceAttemptHTTP2:      true,
+		// A connection that died silently must not swallow the requests after it.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: 5 * time.Second},
+	}
+	if cfg.Renegotiate {
+		g.next.TLSClientConfig.Renegotiation = tls.RenegotiateOnceAsClient
+	}
+	if cfg.Certificate != nil {
+		g.next.TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return cfg.Certificate, nil
+		}
+	}
+	return &http.Client{
+		Transport:     g,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// Transport is an http.RoundTripper that refuses requests to other than the
+// allowed origins and bounds one exchange in time and size: the answer is read
+// before RoundTrip returns. An answer of 200 must be UTF-8.
+type Transport struct {
+	next    *http.Transport
+	allowed map[string]bool // origins
+	timeout time.Duration
+	maxBody int64
+}
+
+// Origins returns where it sends to, sorted.
+func (g *Transport) Origins() []string { return slices.Sorted(maps.Keys(g.allowed)) }
+
+// Base returns what the requests go through. It is for tests.
+func (g *Transport) Base() *http.Transport { return g.next }
+
+// RoundTrip implements http.RoundTripper.
+func (g *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	if to := origin(r.URL); !g.allowed[to] || (r.Host != "" && r.Host != r.URL.Host) {
+		if r.Body != nil {
+			_ = r.Body.Close()
+		}
+		return nil, &OriginError{to}
+	}
+	ctx, cancel := context.WithTimeoutCause(r.Context(), g.timeout, ErrTimedOut)
+	defer cancel()
+	resp, err := g.next.RoundTrip(r.WithContext(ctx))
+	if err == nil {
+		err = g.readAll(resp)
+	}
+	if err != nil {
+		if r.Context().Err() == nil && errors.Is(context.Cause(ctx), ErrTimedOut) {
+			err = ErrTimedOut
+		}
+		return nil, err
+	}
+	resp.Request = r
+	return resp, nil
+}
+
+// CloseIdleConnections is found by http.Client.CloseIdleConnections.
+func (g *Transport) CloseIdleConnections() { g.next.CloseIdleConnections() }
+
+// readAll replaces resp's body by what it holds.
+func (g *Transport) readAll(resp *http.Response) error {
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, g.maxBody+1))
+	if errors.Is(err, gzip.ErrHeader) || errors.Is(err, gzip.ErrChecksum) || errors.As(err, new(flate.CorruptInputError)) {
+		return errNotGzip
+	}
+	if err != nil {
+		return err
+	}
+	if int64(len(b)) > g.maxBody {
+		return errTooLarge
+	}
+	// Decoding would replace what is not UTF-8 and so change the secret.
+	if resp.StatusCode == http.StatusOK && !utf8.Valid(b) {
+		return errNotText
+	}
+	resp.Body = io.NopCloser(bytes.NewReader(b))
+	return nil
+}
+
+// origin is scheme and host, with the port if it is not the scheme's own.
+func origin(u *url.URL) string {
+	host := strings.ToLower(u.Host)
+	if u.Scheme == "https" {
+		host = strings.TrimSuffix(host, ":443")
+	}
+	return u.Scheme + "://" + host
+}
+
+// OriginError is a request that was stopped before it left.
+type OriginError struct{ origin string }
+
+func (e *OriginError) Error() string {
+	return fmt.Sprintf("egress: a request to %s was stopped: the integration does not list it", e.origin)
+}
+
+// NonRetriable tells Azure's SDK not to try again.
+func (*OriginError) NonRetriable() {}
+
+// AnswerError is an answer that cannot be used.
+type AnswerError string
+
+func (e AnswerError) Error() string { return string(e) }
+
+// NonRetriable tells Azure's SDK not to try again.
+func (AnswerError) NonRetriable() {}
+
+const (
+	errTooLarge = AnswerError("egress: the answer is too large")
+	errNotText  = AnswerError("egress: the answer is not UTF-8")
+	errNotGzip  = AnswerError("egress: the answer is not compressed as it says")
+)
+
+// ErrTimedOut is an exchange that took longer than Config.Timeout.
+var ErrTimedOut = errors.New("egress: no complete answer in time")

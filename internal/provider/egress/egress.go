@@ -1,0 +1,80 @@
+// Package egress is the only way out to secret stores and login authorities: an
+// *http.Client or a Dialer that sends where the integration says and nowhere
+// else.
+//
+// It owns the rules that hold for every store: requests leave for listed origins
+// only, redirects are answers and not followed, no proxy but the operator's,
+// names must not lead to where stores do not live, every exchange is bounded in
+// time and size, and errors quote nothing that the other side sent. It knows no
+// SDK and no store.
+package egress
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+)
+
+// Config says where the requests of one client may go, and how.
+type Config struct {
+	// Origins, "https://HOST[:PORT]" in lower case and without ":443", are the
+	// only ones that requests are sent to, but for Local.
+	Origins []string
+	// Local are origins on the machine itself or its link, such as metadata
+	// services: any address will do, and no proxy is asked.
+	Local []string
+	// Dial maps a host in lower case to the "host:port" to connect to instead. An
+	// address is taken at its word, a name may lead to a private address. Name and
+	// certificate checks stay those of the host, and no proxy is used.
+	Dial map[string]string
+	// PrivateEndpoint says that names may lead to private addresses.
+	PrivateEndpoint bool
+	// Roots are the authorities whose certificates are good; nil for the system's.
+	Roots *x509.CertPool
+	// Certificate, if not nil, is what the client shows of itself.
+	Certificate *tls.Certificate
+	// Timeout bounds one exchange, from connecting to the last byte of the answer.
+	// Zero means 4 s.
+	Timeout time.Duration
+	// MaxBody is the most that is read of an answer, in bytes, after
+	// decompression; zero means 1 MiB.
+	MaxBody int64
+	// Renegotiate allows one TLS renegotiation, for front ends that still want it.
+	Renegotiate bool
+	// Proxy picks the proxy of a request, as http.Transport.Proxy. Nil means
+	// http.ProxyFromEnvironment.
+	Proxy func(*http.Request) (*url.URL, error)
+	// Resolver looks names up; nil means the system's.
+	Resolver *net.Resolver
+	// Connecting, if not nil, is told of each address that may be connected to,
+	// right before; its error stops that. It is for tests.
+	Connecting func(address string) error
+}
+
+const (
+	defaultTimeout = 4 * time.Second
+	// DefaultMaxBody is the most that is read of an answer unless told otherwise.
+	// The largest secret of any store is 64 KiB, and base64 and JSON around it.
+	DefaultMaxBody = 1 << 20
+	// maxHeader is the most that is read of an answer's header, in bytes.
+	maxHeader = 64 << 10
+)
+
+func (c Config) withDefaults() Config {
+	if c.Timeout == 0 {
+		c.Timeout = defaultTimeout
+	}
+	if c.MaxBody == 0 {
+		c.MaxBody = DefaultMaxBody
+	}
+	if c.Proxy == nil {
+		c.Proxy = http.ProxyFromEnvironment
+	}
+	return c
+}
+
+// Origin is scheme and host of u, with the port if it is not https's own.
+func Origin(u *url.URL) string { return origin(u) }

@@ -1,0 +1,85 @@
+package egress
+
+import (
+	"bytes"
+	"crypto/x509"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// maxFile is the most that is read of a file that a setting names, in bytes.
+const maxFile = 1 << 20
+
+// setupFault is a setting or a file that has to be fixed.
+func setupFault(format string, args ...any) *secret.Error {
+	return secret.Errorf(secret.ReasonStoreAuthenticationFailed, format, args...)
+}
+
+// ReadFile returns the content of the file that a setting names, without
+// surrounding white space and without the byte order mark that editors on
+// Windows write. Errors name setting and file.
+func ReadFile(setting, path string) ([]byte, error) {
+	if path == "" {
+		return nil, setupFault("%s is missing", setting)
+	}
+	// Asked before opening: to open a pipe waits for its other end.
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, unreadable(setting, path, err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, setupFault("%s: %s is not a regular file", setting, path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, unreadable(setting, path, err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, unreadable(setting, path, err)
+	}
+	if len(b) > maxFile {
+		return nil, setupFault("%s: %s is larger than %d bytes", setting, path, maxFile)
+	}
+	b = bytes.TrimSpace(bytes.TrimPrefix(b, []byte("\xef\xbb\xbf")))
+	if len(b) == 0 {
+		return nil, setupFault("%s: %s is empty", setting, path)
+	}
+	return b, nil
+}
+
+func unreadable(setting, path string, err error) error {
+	what := "cannot be read"
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		what = "does not exist"
+	case errors.Is(err, fs.ErrPermission):
+		what = "may not be read by the broker's user"
+	}
+	return setupFault("%s: %s %s", setting, path, what).WithCause(err)
+}
+
+// LoadRoots returns the system's roots and those in path; nil, which stands for
+// the system's, if path is empty.
+func LoadRoots(setting, path string) (*x509.CertPool, error) {
+	if path == "" {
+		return nil, nil
+	}
+	b, err := ReadFile(setting, path)
+	if err != nil {
+		return nil, err
+	}
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		return nil, setupFault("%s: the system's roots, to which it is added, cannot be loaded", setting).WithCause(err)
+	}
+	if !roots.AppendCertsFromPEM(b) {
+		return nil, setupFault("%s: %s holds no certificate in PEM form", setting, path)
+	}
+	return roots, nil
+}

@@ -1,0 +1,115 @@
+package egress
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+)
+
+// Outage is a failure below HTTP.
+type Outage struct {
+	// Text goes on after the name of what failed; empty if it is not known.
+	Text string
+	// Cause is for the log. It quotes nothing that the other side sent.
+	Cause error
+	// MissingHost is the name that the DNS does not have, if that is why.
+	MissingHost string
+	// Transient: a second try moments later may well help.
+	Transient bool
+}
+
+// Advice names the settings of an integration that cure some outages.
+type Advice struct {
+	// CAFile is the setting that adds roots, such as "azure.ca_file".
+	CAFile string
+	// PrivateEndpoint are the settings that let names lead to private addresses.
+	PrivateEndpoint string
+	// Store is what a public address would have, such as "vault".
+	Store string
+}
+
+// OutageOf makes of an error of a client of NewClient what people can be told.
+func OutageOf(err error, advice Advice) Outage {
+	var (
+		egress *OriginError
+		misled *AddressError
+		answer AnswerError
+		dns    *net.DNSError
+		verify *tls.CertificateVerificationError
+		record tls.RecordHeaderError
+		op     *net.OpError
+	)
+	untrusted := "presents a certificate that cannot be verified; set " + advice.CAFile + " if a private CA or an inspecting proxy issued it"
+	const noTLS = "does not complete the TLS handshake; check what listens there"
+	switch {
+	case errors.As(err, &egress):
+		return Outage{Text: "led to a host that the integration does not list, so nothing was sent", Cause: egress}
+	case errors.As(err, &misled):
+		return Outage{Text: "has a name that leads to an address where no public " + advice.Store + " is, so nothing was sent; if that is a private endpoint, set " + advice.PrivateEndpoint, Cause: misled}
+	case errors.As(err, &answer):
+		return Outage{Text: "answered with something else than the secret; look at what stands in between", Cause: answer}
+	case errors.As(err, &dns) && dns.IsNotFound:
+		return Outage{Text: "cannot be reached: a name on the way does not exist in the DNS", Cause: dns, MissingHost: strings.TrimSuffix(dns.Name, ".")}
+	case errors.As(err, &dns):
+		return Outage{Text: "cannot be reached: the DNS does not answer", Cause: dns, Transient: !dns.IsTimeout}
+	case errors.As(err, &verify):
+		return Outage{Text: untrusted, Cause: verify}
+	case errors.Is(err, http.ErrSchemeMismatch):
+		return Outage{Text: noTLS, Cause: http.ErrSchemeMismatch}
+	case errors.As(err, &record):
+		return Outage{Text: noTLS, Cause: errors.New("tls: " + record.Msg)}
+	case errors.As(err, &op) && (op.Op == "remote error" || op.Op == "local error"): // an alert of crypto/tls
+		return Outage{Text: noTLS, Cause: op}
+	case errors.Is(err, ErrTimedOut), isTimeout(err):
+		return Outage{Text: "did not answer in time", Cause: ErrTimedOut}
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return Outage{Text: "refuses the connection", Cause: syscall.ECONNREFUSED, Transient: true}
+	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
+		return Outage{Text: "cannot be reached: there is no route to it", Cause: syscall.EHOSTUNREACH, Transient: true}
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
+		errors.As(err, new(streamError)):
+		return Outage{Text: "broke the connection off", Cause: io.ErrUnexpectedEOF, Transient: true}
+	case errors.As(err, &op):
+		return Outage{Text: "cannot be reached", Cause: fmt.Errorf("%s failed on the network", word(op.Op)), Transient: true}
+	default:
+		return Outage{Cause: fmt.Errorf("an error of type %T, not shown because it may quote the answer", innermost(err)), Transient: errors.As(err, new(net.Error))}
+	}
+}
+
+// streamError is what net/http lets its error of a reset HTTP/2 stream be taken
+// for: a struct with the same fields.
+type streamError struct {
+	StreamID uint32
+	Code     uint32
+	Cause    error
+}
+
+func (streamError) Error() string { return "egress: the stream was reset" }
+
+func isTimeout(err error) bool {
+	var ne net.Error
+	return errors.As(err, &ne) && ne.Timeout()
+}
+
+// word returns s if it is one of letters, and nothing otherwise.
+func word(s string) string {
+	if len(s) > 64 || strings.ContainsFunc(s, func(r rune) bool { return (r|0x20 < 'a' || r|0x20 > 'z') && r != '-' }) {
+		return ""
+	}
+	return s
+}
+
+func innermost(err error) error {
+	for {
+		inner := errors.Unwrap(err)
+		if inner == nil {
+			return err
+		}
+		err = inner
+	}
+}

@@ -1,0 +1,125 @@
+package gcpsm
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	defaultRetryAfter = time.Second
+	maxRetryAfter     = time.Minute
+)
+
+// apiError is what an error answer may tell the log: no text that the other side
+// is free to choose.
+type apiError struct {
+	status int
+	// code is the canonical code of the answer, such as "PERMISSION_DENIED", or an
+	// OAuth error, such as "invalid_grant".
+	code string
+	// reason is that of the answer's ErrorInfo, such as "SERVICE_DISABLED".
+	reason string
+	// state is the state that the version is said to be in, such as "DISABLED".
+	state      string
+	retryAfter time.Duration
+}
+
+func (e *apiError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "HTTP %d", e.status)
+	for _, f := range []struct{ name, text string }{{"code", e.code}, {"reason", e.reason}, {"state", e.state}} {
+		if f.text != "" {
+			fmt.Fprintf(&b, ", %s %s", f.name, f.text)
+		}
+	}
+	return b.String()
+}
+
+// versionState finds what Secret Manager says about a version that cannot be
+// accessed: "Secret Version [projects/N/secrets/S/versions/V] is in DISABLED
+// state." There is no field for it.
+var versionState = regexp.MustCompile(`\bis in ([A-Z_]{1,32}) state\b`)
+
+// parseError reads an error answer, of an API (AIP-193) or of OAuth (RFC 6749,
+// section 5.2).
+func parseError(status int, header http.Header, body []byte) *apiError {
+	e := &apiError{status: status, retryAfter: retryAfterHeader(header)}
+	var doc struct {
+		Error json.RawMessage `json:"error"`
+	}
+	if json.Unmarshal(body, &doc) != nil {
+		return e
+	}
+	var oauth string
+	if json.Unmarshal(doc.Error, &oauth) == nil {
+		e.code = plain(oauth)
+		return e
+	}
+	var api struct {
+		Status  string `json:"status"`
+		Message string `json:"message"`
+		Details []struct {
+			Type       string `json:"@type"`
+			Reason     string `json:"reason"`
+			RetryDelay string `json:"retryDelay"`
+			Violations []struct {
+				Type string `json:"type"`
+			} `json:"violations"`
+		} `json:"details"`
+	}
+	if json.Unmarshal(doc.Error, &api) != nil {
+		return e
+	}
+	e.code = plain(api.Status)
+	for _, d := range api.Details {
+		_, kind, _ := strings.Cut(d.Type, "/google.rpc.")
+		switch kind {
+		case "ErrorInfo":
+			e.reason = plain(d.Reason)
+		case "RetryInfo":
+			if wait, err := time.ParseDuration(d.RetryDelay); err == nil && wait > 0 {
+				e.retryAfter = min(wait, maxRetryAfter)
+			}
+		case "PreconditionFailure": // older answers of VPC Service Controls have this alone
+			if len(d.Violations) > 0 && e.reason == "" {
+				e.reason = plain(d.Violations[0].Type)
+			}
+		}
+	}
+	if m := versionState.FindStringSubmatch(api.Message); m != nil {
+		e.state = m[1]
+	}
+	return e
+}
+
+// retryAfterHeader is how long the header says to wait, at most maxRetryAfter;
+// zero if it does not.
+func retryAfterHeader(h http.Header) time.Duration {
+	v := h.Get("Retry-After")
+	if n, err := strconv.ParseUint(v, 10, 32); err == nil {
+		return min(time.Duration(n)*time.Second, maxRetryAfter)
+	}
+	if at, err := http.ParseTime(v); err == nil {
+		return min(max(0, time.Until(at)), maxRetryAfter)
+	}
+	return 0
+}
+
+// plain returns s if it can be a code, and nothing otherwise.
+func plain(s string) string {
+	if len(s) > 64 {
+		return ""
+	}
+	for i := range len(s) {
+		c := s[i]
+		if (c|0x20 < 'a' || c|0x20 > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' {
+			return ""
+		}
+	}
+	return s
+}

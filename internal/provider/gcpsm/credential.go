@@ -1,0 +1,279 @@
+package gcpsm
+
+import (
+	"context"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"time"
+
+	"golang.org/x/oauth2"
+	"golang.org/x/oauth2/google/externalaccount"
+	"golang.org/x/oauth2/jwt"
+
+	"github.com/secretbroker/secretbroker/internal/provider/egress"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// scope is the one OAuth scope that Secret Manager takes. What the identity may
+// do is up to its roles.
+const scope = "https://www.googleapis.com/auth/cloud-platform"
+
+const (
+	oauthURL = "https://" + registry.GCPOAuthHost + "/token"
+	stsURL   = "https://" + registry.GCPSTSHost + "/v1/token"
+)
+
+// token is an access token. It is a credential: never print it.
+type token struct {
+	text    func() string // out of reach of reflection, and so of %v
+	expires time.Time
+}
+
+func newToken(text string, expires time.Time) token {
+	return token{text: func() string { return text }, expires: expires}
+}
+
+// identity is who the broker is to Google: how it gets access tokens, and which
+// project has to pay for their use.
+type identity struct {
+	// steps are taken one after the other; each gets the token of the one before
+	// it and makes one request.
+	steps []step
+	// quotaProject is sent with every read; empty for the secret's own project.
+	quotaProject string
+}
+
+// step gets a token from one endpoint.
+type step struct {
+	// who names the endpoint, setting what to check if it refuses; for people.
+	who, setting string
+	// get asks for a token with client, with ctx alone.
+	get func(ctx context.Context, client *caller, before token) (token, error)
+}
+
+// newIdentity reads what the integration's credential is made of. Its errors are
+// *secret.Error that name the setting or file to fix, never a file's content.
+func newIdentity(g *registry.GCP) (*identity, error) {
+	var id *identity
+	var err error
+	switch g.Credential.Type {
+	case registry.GCPMetadataServer:
+		id = fromMetadataServer()
+	case registry.GCPWorkloadIdentityFederation:
+		id, err = fromFile("gcp.credential.config_file", g.Credential.ConfigFile, "external_account")
+	case registry.GCPServiceAccountKey:
+		id, err = fromFile("gcp.credential.key_file", g.Credential.KeyFile, "service_account")
+	case registry.GCPApplicationDefault:
+		id, err = fromDefault()
+	default:
+		return nil, setupFault("gcp.credential.type is not one of metadata_server, workload_identity_federation, service_account_key, application_default")
+	}
+	if err != nil {
+		return nil, err
+	}
+	if account := g.ImpersonateServiceAccount; account != "" {
+		if !serviceAccount.MatchString(account) {
+			return nil, setupFault("gcp.impersonate_service_account is not a service account's e-mail address")
+		}
+		id.steps = append(id.steps, impersonation(account, "gcp.impersonate_service_account"))
+		id.quotaProject = ""
+	}
+	return id, nil
+}
+
+// defaultVariable and its file are where Google's own tools look for credentials.
+const defaultVariable = "GOOGLE_APPLICATION_CREDENTIALS"
+
+// fromDefault looks where Google's tools do: the file that the environment names,
+// gcloud's own file, the metadata server.
+func fromDefault() (*identity, error) {
+	types := []string{"service_account", "external_account", "authorized_user"}
+	if path := os.Getenv(defaultVariable); path != "" {
+		return fromFile(defaultVariable, path, types...)
+	}
+	if home, err := os.UserHomeDir(); err == nil {
+		path := filepath.Join(home, ".config", "gcloud", "application_default_credentials.json")
+		if _, err := os.Stat(path); err == nil {
+			return fromFile("gcloud's application default credentials", path, types...)
+		}
+	}
+	return fromMetadataServer(), nil
+}
+
+// credentialFile is what is looked at in the files of all types. Whatever names a
+// place to send something to has to name Google's, or is refused: the file may be
+// somebody else's work.
+type credentialFile struct {
+	Type           string `json:"type"`
+	UniverseDomain string `json:"universe_domain"`
+	QuotaProjectID string `json:"quota_project_id"`
+
+	// Of service_account.
+	ClientEmail  string `json:"client_email"`
+	PrivateKey   string `json:"private_key"`
+	PrivateKeyID string `json:"private_key_id"`
+	TokenURI     string `json:"token_uri"`
+
+	// Of authorized_user.
+	ClientID     string `json:"client_id"`
+	ClientSecret string `json:"client_secret"`
+	RefreshToken string `json:"refresh_token"`
+
+	externalAccount
+}
+
+// fromFile makes the identity of a credential file of one of types.
+func fromFile(setting, path string, types ...string) (*identity, error) {
+	data, err := egress.ReadFile(setting, path)
+	if err != nil {
+		return nil, err
+	}
+	var f credentialFile
+	if json.Unmarshal(data, &f) != nil { // its error quotes the content
+		return nil, setupFault("%s: %s is not a credential file of Google in JSON form", setting, path)
+	}
+	if !slices.Contains(types, f.Type) {
+		return nil, setupFault(`%s: %s is not a credential of the right type: expected "type": %q`, setting, path, types)
+	}
+	if f.UniverseDomain != "" && f.UniverseDomain != "googleapis.com" {
+		return nil, setupFault("%s: %s is for another universe domain than googleapis.com, which is not supported", setting, path)
+	}
+	var id *identity
+	var fault string
+	switch f.Type {
+	case "service_account":
+		id, fault = f.serviceAccountKey(setting)
+	case "external_account":
+		id, fault = f.federation(setting)
+	default:
+		id, fault = f.user(setting)
+	}
+	if fault != "" {
+		return nil, setupFault("%s: %s: %s", setting, path, fault)
+	}
+	return id, nil
+}
+
+// tokenURIs are what Google has written into key files over the years.
+var tokenURIs = []string{"", oauthURL, "https://accounts.google.com/o/oauth2/token", "https://www.googleapis.com/oauth2/v4/token"}
+
+func (f *credentialFile) serviceAccountKey(setting string) (_ *identity, fault string) {
+	switch {
+	case !serviceAccount.MatchString(f.ClientEmail):
+		return nil, "client_email is not a service account's e-mail address"
+	case !slices.Contains(tokenURIs, f.TokenURI):
+		return nil, "token_uri is not Google's; take the file as the console or gcloud wrote it"
+	case !isRSAKey(f.PrivateKey):
+		return nil, "private_key is not an RSA key in PEM form"
+	}
+	conf := &jwt.Config{
+		Email: f.ClientEmail, PrivateKey: []byte(f.PrivateKey), PrivateKeyID: f.PrivateKeyID,
+		Scopes: []string{scope}, TokenURL: oauthURL,
+	}
+	return &identity{steps: []step{{
+		who: oauthEndpoint, setting: setting,
+		get: func(ctx context.Context, client *caller, _ token) (token, error) {
+			return result(conf.TokenSource(client.oauth(ctx)).Token())
+		},
+	}}}, ""
+}
+
+func (f *credentialFile) user(setting string) (_ *identity, fault string) {
+	if f.ClientID == "" || f.ClientSecret == "" || f.RefreshToken == "" {
+		return nil, "client_id, client_secret or refresh_token is missing"
+	}
+	if f.QuotaProjectID != "" && !projectID.MatchString(f.QuotaProjectID) {
+		return nil, "quota_project_id is not a project's ID"
+	}
+	conf := &oauth2.Config{
+		ClientID: f.ClientID, ClientSecret: f.ClientSecret, Scopes: []string{scope},
+		Endpoint: oauth2.Endpoint{TokenURL: oauthURL, AuthStyle: oauth2.AuthStyleInParams},
+	}
+	refresh := f.RefreshToken
+	return &identity{quotaProject: f.QuotaProjectID, steps: []step{{
+		who: oauthEndpoint, setting: setting,
+		get: func(ctx context.Context, client *caller, _ token) (token, error) {
+			return result(conf.TokenSource(client.oauth(ctx), &oauth2.Token{RefreshToken: refresh}).Token())
+		},
+	}}}, ""
+}
+
+func (f *credentialFile) federation(setting string) (_ *identity, fault string) {
+	account, fault := f.check()
+	if fault != "" {
+		return nil, fault
+	}
+	source := subjectToken{setting: setting + ", credential_source.file", path: f.CredentialSource.File, field: f.CredentialSource.field()}
+	if _, err := source.read(); err != nil {
+		return nil, secret.AsError(err).Message
+	}
+	conf := externalaccount.Config{
+		Audience: f.Audience, SubjectTokenType: f.SubjectTokenType, TokenURL: stsURL,
+		SubjectTokenSupplier: source, Scopes: []string{scope},
+	}
+	id := &identity{steps: []step{{
+		who: stsEndpoint, setting: setting,
+		get: func(ctx context.Context, client *caller, _ token) (token, error) {
+			ts, err := externalaccount.NewTokenSource(client.oauth(ctx), conf)
+			if err != nil {
+				return token{}, err
+			}
+			return result(ts.Token())
+		},
+	}}}
+	if account != "" {
+		id.steps = append(id.steps, impersonation(account, setting))
+	}
+	return id, ""
+}
+
+// result makes a token of what the library returns, which makes tokens without
+// an expiry of some answers.
+func result(t *oauth2.Token, err error) (token, error) {
+	switch {
+	case err != nil:
+		return token{}, err
+	case t.AccessToken == "" || t.Expiry.IsZero():
+		return token{}, errNoToken
+	}
+	return newToken(t.AccessToken, t.Expiry), nil
+}
+
+// errNoToken is an answer of 200 that holds no access token.
+var errNoToken = errors.New("gcpsm: the answer holds no access token with an expiry")
+
+var (
+	// serviceAccount is as in the registry: nothing but what is safe in a path.
+	serviceAccount = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?@([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.){1,4}gserviceaccount\.com$`)
+	projectID      = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{3,28}[a-z0-9]$`)
+)
+
+// impersonationURL is where tokens of a service account are made for whoever has
+// the role to. The path is safe: account matches serviceAccount.
+func impersonationURL(account string) string {
+	u := url.URL{Scheme: "https", Host: registry.GCPIAMCredentialsHost, Path: "/v1/projects/-/serviceAccounts/" + account + ":generateAccessToken"}
+	return u.String()
+}
+
+// isRSAKey reports whether text is a private key that the library can sign with.
+func isRSAKey(text string) bool {
+	block, _ := pem.Decode([]byte(text))
+	if block == nil {
+		return false
+	}
+	if key, err := x509.ParsePKCS8PrivateKey(block.Bytes); err == nil {
+		_, ok := key.(*rsa.PrivateKey)
+		return ok
+	}
+	_, err := x509.ParsePKCS1PrivateKey(block.Bytes)
+	return err == nil
+}

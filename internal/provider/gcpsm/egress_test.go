@@ -1,0 +1,175 @@
+package gcpsm
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/secretbroker/secretbroker/internal/provider/egress"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// Where each client sends to, and so where a token can go at the most.
+func TestOrigins(t *testing.T) {
+	t.Setenv(metadataVariable, "")
+	origins := func(c *http.Client) []string { return c.Transport.(*egress.Transport).Origins() }
+	const oauth, sts, iam, metadata = "https://oauth2.googleapis.com", "https://sts.googleapis.com", "https://iamcredentials.googleapis.com", "http://169.254.169.254"
+	for name, tt := range map[string]struct {
+		credential  registry.GCPCredentialType
+		impersonate string
+		stores      []string
+		api, login  []string
+	}{
+		"key":                   {registry.GCPServiceAccountKey, "", []string{project}, []string{"https://" + apiHost}, []string{oauth}},
+		"key, impersonating":    {registry.GCPServiceAccountKey, reader, []string{project}, []string{"https://" + apiHost}, []string{iam, oauth}},
+		"federation":            {registry.GCPWorkloadIdentityFederation, "", []string{regional}, []string{"https://" + regionalHost}, []string{iam, sts}},
+		"machine":               {registry.GCPMetadataServer, "", []string{project, regional}, []string{"https://" + regionalHost, "https://" + apiHost}, []string{metadata}},
+		"machine, impersonates": {registry.GCPMetadataServer, reader, []string{project}, []string{"https://" + apiHost}, []string{metadata, iam}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFake(t)
+			in := f.integration()
+			in.GCP.Stores, in.GCP.ImpersonateServiceAccount = tt.stores, tt.impersonate
+			in.GCP.Credential = registry.GCPCredential{Type: tt.credential, KeyFile: f.keyFile(base), ConfigFile: f.federation(nil)}
+			s := f.open(f.config(), in)
+			if diff := cmp.Diff(tt.api, origins(s.api)); diff != "" {
+				t.Errorf("Secret Manager (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(tt.login, origins(s.login)); diff != "" {
+				t.Errorf("tokens (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// Google's names may not lead to private addresses, unless the integration says
+// so, and to the machine's own or its link's in no case.
+func TestPrivateAddresses(t *testing.T) {
+	for _, tt := range []struct {
+		address string
+		private bool
+		allowed bool
+	}{
+		{"20.50.1.1", false, true}, {"10.0.0.4", false, false}, {"10.0.0.4", true, true},
+		{"127.0.0.1", true, false}, {"169.254.169.254", true, false},
+	} {
+		f := newFake(t)
+		in := f.integration()
+		in.GCP.Dial, in.GCP.PrivateEndpoint = nil, tt.private
+		var reached []string
+		cfg := f.config()
+		cfg.Resolver = &net.Resolver{PreferGo: true, Dial: answering(netip.MustParseAddr(tt.address))}
+		cfg.Proxy = func(*http.Request) (*url.URL, error) { return nil, nil }
+		cfg.connecting = func(address string) error {
+			reached = append(reached, address)
+			return errors.New("stopped by the test")
+		}
+		e := f.fails(f.open(cfg, in), t.Context(), project+"/secrets/db", secret.ReasonStoreUnavailable)
+		if (len(reached) > 0) != tt.allowed {
+			t.Errorf("%s, private %v: connected to %v", tt.address, tt.private, reached)
+		}
+		if strings.Contains(e.Message, "gcp.private_endpoint") == tt.allowed {
+			t.Errorf("%s, private %v: message %q", tt.address, tt.private, e.Message)
+		}
+	}
+}
+
+// answering connects to a DNS server that answers every question about IPv4 with
+// addr, and each other with nothing.
+func answering(addr netip.Addr) func(context.Context, string, string) (net.Conn, error) {
+	return func(context.Context, string, string) (net.Conn, error) {
+		client, server := net.Pipe()
+		go func() { // ends when the resolver hangs up
+			defer server.Close()
+			for {
+				var length uint16
+				if binary.Read(server, binary.BigEndian, &length) != nil {
+					return
+				}
+				q := make([]byte, length)
+				if _, err := io.ReadFull(server, q); err != nil {
+					return
+				}
+				end := 12 + bytes.IndexByte(q[12:], 0) + 5 // of the name, the type and the class
+				a := append([]byte{q[0], q[1], 0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0}, q[12:end]...)
+				if binary.BigEndian.Uint16(q[end-4:]) == 1 {
+					a[7] = 1
+					a = append(append(a, 0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4), addr.AsSlice()...)
+				}
+				if _, err := server.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(a))), a...)); err != nil {
+					return
+				}
+			}
+		}()
+		return client, nil
+	}
+}
+
+func TestForeignCertificate(t *testing.T) {
+	f := newFake(t)
+	in := f.integration()
+	in.GCP.CAFile = ""
+	s := f.open(f.config(), in)
+	e := f.fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreUnavailable)
+	if !strings.Contains(e.Message, "gcp.ca_file") {
+		t.Errorf("message %q", e.Message)
+	}
+	if n := f.requests(registry.GCPOAuthHost); n != 0 {
+		t.Errorf("%d requests", n)
+	}
+}
+
+// A proxy sees the hosts and not what is said: everything is TLS. It is not asked
+// about the metadata server.
+func TestProxy(t *testing.T) {
+	f := newFake(t)
+	f.metadata(t)
+	in := f.integration()
+	in.GCP.Credential = registry.GCPCredential{Type: registry.GCPMetadataServer}
+	in.GCP.Dial = nil
+	var asked []string
+	cfg := f.config()
+	cfg.Proxy = func(r *http.Request) (*url.URL, error) {
+		asked = append(asked, r.URL.Host)
+		return &url.URL{Scheme: "http", Host: closedPort(t)}, nil
+	}
+	s := f.open(cfg, in)
+	f.fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreUnavailable)
+	if diff := cmp.Diff([]string{registry.GCPIAMCredentialsHost}, asked); diff != "" {
+		t.Errorf("hosts through the proxy (-want +got):\n%s", diff)
+	}
+}
+
+func TestLeastTLS(t *testing.T) {
+	f := newFake(t)
+	s := f.open(f.config(), f.integration())
+	for _, c := range []*http.Client{s.api, s.login} {
+		if v := c.Transport.(*egress.Transport).Base().TLSClientConfig.MinVersion; v < tls.VersionTLS12 {
+			t.Errorf("TLS %x is taken", v)
+		}
+	}
+}
+
+// A token does not print.
+func TestTokenDoesNotPrint(t *testing.T) {
+	f := newFake(t)
+	s := f.open(f.config(), f.integration())
+	f.gives(s, project+"/secrets/db", canary)
+	for _, text := range []string{printed(s.tokens.id), printed(s.tokens.good.token)} {
+		if strings.Contains(text, "ya29.") {
+			t.Error("the access token prints")
+		}
+	}
+}

@@ -1,0 +1,190 @@
+package gcpsm
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/provider/egress"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// advice names the settings that cure some outages.
+var advice = egress.Advice{CAFile: "gcp.ca_file", PrivateEndpoint: "gcp.private_endpoint or gcp.dial", Store: "endpoint of Google"}
+
+// setupFault is an integration that cannot be opened as it stands.
+func setupFault(format string, args ...any) *secret.Error {
+	return secret.Errorf(secret.ReasonStoreAuthenticationFailed, format, args...)
+}
+
+// errClosed: the integration has been closed or replaced while a call was on its way.
+var errClosed = errors.New("gcpsm: the provider is closed")
+
+func closed() *secret.Error {
+	return secret.Errorf(secret.ReasonStoreUnavailable, "the integration has been closed or replaced; try again").WithCause(errClosed)
+}
+
+// explainRead makes the error of a read of store at host.
+func explainRead(ctx context.Context, host string, ref secret.Ref, err error) *secret.Error {
+	var known *secret.Error
+	if errors.As(err, &known) { // from the tokenSource
+		return known
+	}
+	var answer *apiError
+	if errors.As(err, &answer) {
+		return explainAnswer(host, ref, answer)
+	}
+	if errors.Is(err, errClosed) {
+		return closed()
+	}
+	if cut := ctx.Err(); cut != nil {
+		return secret.Errorf(secret.ReasonStoreUnavailable, "reading from %s took longer than the request could wait", host).WithCause(cut)
+	}
+	o := egress.OutageOf(err, advice)
+	if o.Text == "" {
+		return somethingElse(host, "no answer of Secret Manager").WithCause(o.Cause)
+	}
+	return secret.Errorf(secret.ReasonStoreUnavailable, "%s %s", host, o.Text).WithCause(o.Cause)
+}
+
+// explainAnswer makes the error of an answer other than 200.
+func explainAnswer(host string, ref secret.Ref, a *apiError) *secret.Error {
+	e := &secret.Error{Reason: secret.ReasonStoreUnavailable, RetryAfter: a.retryAfter, Cause: a}
+	switch {
+	case a.status == http.StatusTooManyRequests, a.code == "RESOURCE_EXHAUSTED", a.reason == "RATE_LIMIT_EXCEEDED":
+		e.Reason = secret.ReasonStoreThrottled
+		e.Message = "Secret Manager throttles the broker: " + ref.Store + " is out of its quota of access requests per minute; wait"
+		if e.RetryAfter == 0 {
+			e.RetryAfter = defaultRetryAfter
+		}
+	case a.status >= 500, a.status == http.StatusRequestTimeout:
+		e.Message = host + " is failing; wait"
+	case a.status == http.StatusUnauthorized:
+		e.Reason = secret.ReasonStoreAuthenticationFailed
+		e.Message = host + " refuses the access token of the integration's identity; check that the service account is not disabled or deleted, and that the broker's clock is right"
+	case a.status == http.StatusForbidden:
+		return explainForbidden(ref, a)
+	case a.status == http.StatusNotFound:
+		e.Reason = secret.ReasonSecretNotFound
+		e.Message = ref.Store + " has no secret of that name, or not that version or alias of it, or the secret has no version yet; fix the reference"
+	case a.code == "FAILED_PRECONDITION":
+		return explainState(ref, a)
+	case a.code == "INVALID_ARGUMENT":
+		e.Reason = secret.ReasonInvalidReference
+		e.Message = "Secret Manager does not take the reference's project, name or version for one; fix the reference"
+	case a.status >= 300 && a.status < 400:
+		e.Message = host + " answered with a redirect, which is never followed; something stands between the broker and Secret Manager"
+	default:
+		return somethingElse(host, "not an answer of Secret Manager").WithCause(a)
+	}
+	return e
+}
+
+func explainForbidden(ref secret.Ref, a *apiError) *secret.Error {
+	e := &secret.Error{Reason: secret.ReasonStoreAccessDenied, Cause: a}
+	switch a.reason {
+	case "SERVICE_DISABLED":
+		e.Reason = secret.ReasonStoreNotFound
+		e.Message = "the Secret Manager API is not enabled in " + ref.Store + `; enable it with "gcloud services enable secretmanager.googleapis.com", or fix the project`
+	case "CONSUMER_INVALID", "USER_PROJECT_DENIED", "RESOURCE_PROJECT_INVALID":
+		e.Reason = secret.ReasonStoreNotFound
+		e.Message = "there is no project " + ref.Store + ", or the integration's identity may not use it; check the project"
+	case "BILLING_DISABLED", "CONSUMER_SUSPENDED":
+		e.Message = ref.Store + " is suspended or has no billing account; that has to be cured in Google Cloud"
+	case "SECURITY_POLICY_VIOLATED", "VPC_SERVICE_CONTROLS":
+		e.Message = "a perimeter of VPC Service Controls does not let the broker into " + ref.Store + "; add an ingress rule for the integration's identity, or the broker's network"
+	case "ACCESS_TOKEN_SCOPE_INSUFFICIENT":
+		e.Message = "the access scopes of the machine that the broker runs on do not include cloud-platform; widen them, or set gcp.impersonate_service_account"
+	default:
+		e.Message = `the integration's identity may not read this secret of ` + ref.Store + `, or there is none of that name: Secret Manager does not tell which; give the identity the role "Secret Manager Secret Accessor" on the secret, or fix the reference`
+	}
+	return e
+}
+
+// explainState makes the error of a version that is there and cannot be accessed.
+// "latest" is the newest version whatever state it is in: there is no falling back
+// to the one before.
+func explainState(ref secret.Ref, a *apiError) *secret.Error {
+	e := &secret.Error{Reason: secret.ReasonSecretDisabled, Cause: a}
+	which := "the version of the secret"
+	if ref.Version == "" {
+		which = "the newest version of the secret, which is the one that is read,"
+	}
+	switch a.state {
+	case "DISABLED":
+		e.Message = which + " is disabled; enable it, or add a version"
+	case "DESTROYED":
+		e.Message = which + " is destroyed for good; add a version"
+	default:
+		e.Message = which + " cannot be accessed as it or its encryption key stands; look at both in Google Cloud"
+	}
+	return e
+}
+
+func somethingElse(host, what string) *secret.Error {
+	return secret.Errorf(secret.ReasonStoreUnavailable,
+		"what answers as %s answered with something else than the secret (%s); look at what stands between the broker and Secret Manager", host, what)
+}
+
+// explainToken makes the error of a step under ctx, of what its exchange came to:
+// the library's error may quote the answer and is only looked at where it was
+// made here.
+func explainToken(ctx context.Context, s step, timeout time.Duration, x exchange, err error) *secret.Error {
+	var known *secret.Error
+	if errors.As(err, &known) { // a file of the credential
+		return known
+	}
+	switch cut := context.Cause(ctx); {
+	case errors.Is(cut, context.DeadlineExceeded):
+		return secret.Errorf(secret.ReasonStoreUnavailable, "%s gave no access token within %v", s.who, timeout).WithCause(cut)
+	case cut != nil:
+		return closed()
+	case !x.made:
+		return secret.Errorf(secret.ReasonStoreAuthenticationFailed, "no access token can be asked for with the integration's credential; check %s", s.setting)
+	case x.err != nil:
+		o := egress.OutageOf(x.err, advice)
+		switch {
+		case s.who == metadataEndpoint:
+			o.Text = "cannot be reached; there is one only on Google Cloud: elsewhere, use another gcp.credential.type"
+		case o.Text == "":
+			o.Text = "cannot be reached"
+		case errors.As(x.err, new(egress.AnswerError)):
+			o.Text = "answered with something else than an access token; look at what stands in between"
+		}
+		return secret.Errorf(secret.ReasonStoreUnavailable, "%s %s", s.who, o.Text).WithCause(o.Cause)
+	case x.failed != nil:
+		return tokenAnswer(s, x.failed)
+	default:
+		return secret.Errorf(secret.ReasonStoreUnavailable, "%s answered with something else than an access token; look at what stands in between", s.who).WithCause(errNoToken)
+	}
+}
+
+// tokenAnswer makes the error of an answer other than 200 of a step.
+func tokenAnswer(s step, a *apiError) *secret.Error {
+	e := &secret.Error{Reason: secret.ReasonStoreAuthenticationFailed, Cause: a}
+	switch {
+	case a.status == http.StatusTooManyRequests, a.status == http.StatusRequestTimeout, a.status >= 500:
+		e.Reason, e.RetryAfter = secret.ReasonStoreUnavailable, a.retryAfter
+		e.Message = s.who + " is failing or throttles the broker; wait"
+	case a.status >= 300 && a.status < 400:
+		e.Reason = secret.ReasonStoreUnavailable
+		e.Message = s.who + " answered with a redirect, which is never followed; look at what stands in between"
+	case s.who == metadataEndpoint:
+		e.Message = "the metadata server gives the broker no access token; attach a service account to the machine or the Kubernetes service account"
+	case s.who == iamEndpoint && a.reason == "SERVICE_DISABLED":
+		e.Message = `the IAM Service Account Credentials API is not enabled in the project of the broker's own identity; enable it with "gcloud services enable iamcredentials.googleapis.com"`
+	case s.who == iamEndpoint && a.status == http.StatusForbidden, s.who == iamEndpoint && a.status == http.StatusNotFound:
+		e.Message = `the broker's own identity may not impersonate the service account, or there is none of that name; give it the role "Service Account Token Creator" on the service account, or fix ` + s.setting
+	case s.who == iamEndpoint && a.status == http.StatusUnauthorized:
+		e.Message = s.who + " refuses the access token of the broker's own identity; check that its service account is not disabled or deleted"
+	case s.who == stsEndpoint:
+		e.Message = s.who + " refuses the token of the other identity provider; check the pool's and the provider's issuer, audience and attribute condition, and that the token has not expired"
+	default:
+		e.Message = s.who + " refuses the integration's credential; check that the key or user still exists and is enabled, and that the broker's clock is right: " + s.setting
+	}
+	if a.code != "" {
+		e.Message += " (" + a.code + ")"
+	}
+	return e
+}

@@ -1,0 +1,167 @@
+package gcpsm
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/oauth2"
+
+	"github.com/secretbroker/secretbroker/internal/registry"
+)
+
+// What the endpoints that issue tokens are called in messages.
+const (
+	oauthEndpoint    = "Google's token endpoint (" + registry.GCPOAuthHost + ")"
+	stsEndpoint      = "Google's Security Token Service (" + registry.GCPSTSHost + ")"
+	iamEndpoint      = "IAM Service Account Credentials (" + registry.GCPIAMCredentialsHost + ")"
+	metadataEndpoint = "the metadata server"
+)
+
+// metadataHost is where machines and pods of Google Cloud find their metadata
+// server, unless the environment names another place, as Google's own clients
+// have it: a link of the machine itself, which speaks plain HTTP.
+const (
+	metadataHost     = "169.254.169.254"
+	metadataVariable = "GCE_METADATA_HOST"
+	metadataPath     = "/computeMetadata/v1/instance/service-accounts/default/token"
+)
+
+// metadataOrigin is scheme and host of the metadata server.
+func metadataOrigin() string {
+	if host := os.Getenv(metadataVariable); host != "" {
+		return "http://" + strings.ToLower(host)
+	}
+	return "http://" + metadataHost
+}
+
+// tokenLifetime is what is asked for of an impersonated account's token: what
+// Google gives without an organization policy that allows more.
+const tokenLifetime = "3600s"
+
+func fromMetadataServer() *identity {
+	url := metadataOrigin() + metadataPath
+	return &identity{steps: []step{{
+		who: metadataEndpoint, setting: "gcp.credential.type",
+		get: func(ctx context.Context, client *caller, _ token) (token, error) {
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+			if err != nil {
+				return token{}, err
+			}
+			req.Header.Set("Metadata-Flavor", "Google") // refused without: nobody else sends it by mistake
+			var answer struct {
+				AccessToken string `json:"access_token"`
+				ExpiresIn   int64  `json:"expires_in"` // seconds
+			}
+			began := time.Now()
+			if err := client.do(req, &answer); err != nil {
+				return token{}, err
+			}
+			if answer.AccessToken == "" || answer.ExpiresIn <= 0 {
+				return token{}, errNoToken
+			}
+			return newToken(answer.AccessToken, began.Add(time.Duration(answer.ExpiresIn)*time.Second)), nil
+		},
+	}}}
+}
+
+// impersonation exchanges the token before it for one of account. Source: IAM
+// Service Account Credentials API, projects.serviceAccounts.generateAccessToken.
+func impersonation(account, setting string) step {
+	url := impersonationURL(account)
+	return step{
+		who: iamEndpoint, setting: setting,
+		get: func(ctx context.Context, client *caller, before token) (token, error) {
+			body := `{"scope":["` + scope + `"],"lifetime":"` + tokenLifetime + `"}`
+			req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(body))
+			if err != nil {
+				return token{}, err
+			}
+			req.Header.Set("Content-Type", "application/json")
+			req.Header.Set("Authorization", "Bearer "+before.text())
+			var answer struct {
+				AccessToken string    `json:"accessToken"`
+				ExpireTime  time.Time `json:"expireTime"`
+			}
+			if err := client.do(req, &answer); err != nil {
+				return token{}, err
+			}
+			if answer.AccessToken == "" || answer.ExpireTime.IsZero() {
+				return token{}, errNoToken
+			}
+			return newToken(answer.AccessToken, answer.ExpireTime), nil
+		},
+	}
+}
+
+// exchange is what came of one request for a token. The library puts whole
+// answers into its errors; this keeps what of them can be told.
+type exchange struct {
+	made   bool
+	status int
+	failed *apiError // of an answer other than 200
+	err    error     // below HTTP
+}
+
+// caller makes the one request of a step, whichever way the library asks for it,
+// and notes what came of it. It is for one goroutine.
+type caller struct {
+	ctx  context.Context
+	next http.RoundTripper
+	last exchange
+}
+
+// oauth returns a context that makes the library send through c.
+func (c *caller) oauth(ctx context.Context) context.Context {
+	return context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: c, CheckRedirect: noRedirect})
+}
+
+func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+
+// RoundTrip implements http.RoundTripper. The library does not pass its context
+// to every request, so the step's is put in.
+func (c *caller) RoundTrip(r *http.Request) (*http.Response, error) {
+	c.last = exchange{made: true}
+	resp, err := c.next.RoundTrip(r.WithContext(c.ctx))
+	if err != nil {
+		c.last.err = err
+		return nil, err
+	}
+	c.last.status = resp.StatusCode
+	if resp.StatusCode != http.StatusOK {
+		body, err := io.ReadAll(resp.Body) // bounded by egress
+		_ = resp.Body.Close()
+		if err != nil {
+			c.last.err = err
+			return nil, err
+		}
+		resp.Body = io.NopCloser(bytes.NewReader(body))
+		c.last.failed = parseError(resp.StatusCode, resp.Header, body)
+	}
+	return resp, nil
+}
+
+// do makes a request and decodes the answer of 200.
+func (c *caller) do(req *http.Request, answer any) error {
+	resp, err := c.RoundTrip(req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }() // it was only read
+	if resp.StatusCode != http.StatusOK {
+		return c.last.failed
+	}
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	if json.Unmarshal(body, answer) != nil { // its error quotes the answer
+		return errNoToken
+	}
+	return nil
+}

@@ -1,0 +1,214 @@
+// Package gcpsm reads secrets from Google Cloud's Secret Manager.
+//
+// It owns everything that is particular to Google: credentials and their tokens,
+// the REST API's one method that is used, the meaning of its answers. It keeps no
+// value: caching, throttling and the decision who may read belong to its callers.
+//
+// Requests leave through package egress, for the endpoints of Secret Manager that
+// have the integration's projects, and for those that issue its tokens, by two
+// clients: no access token of the integration can reach a host of the other kind.
+// Credential files name hosts, too; one that names another than Google's is
+// refused.
+//
+// It speaks REST by itself because the official client brings more than a hundred
+// modules for the sake of one GET, and neither lets its requests be confined nor
+// its errors be kept from quoting answers. Tokens are the business of
+// golang.org/x/oauth2.
+package gcpsm
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/provider/egress"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// Config is what every integration's provider shares. The zero Config is ready
+// to use.
+type Config struct {
+	// Logger is told when a token is renewed or cannot be had. Nil discards.
+	Logger *slog.Logger
+	// Now is the clock that the expiry of tokens is compared with. Nil means
+	// time.Now.
+	Now func() time.Time
+	// TokenTimeout bounds the acquisition of one access token, all its requests
+	// together. Zero means 10 s.
+	TokenTimeout time.Duration
+	// TryTimeout bounds one HTTP exchange, from connecting to the last byte of
+	// the answer. Zero means 4 s.
+	TryTimeout time.Duration
+	// MaxRetries is how often a read is repeated at once after a broken
+	// connection or a 500, 502, 503 or 504. Timeouts and throttling are never
+	// repeated. Zero means 2, a negative number none.
+	MaxRetries int
+	// Proxy picks the proxy of a request, as http.Transport.Proxy. Nil means
+	// http.ProxyFromEnvironment. It is not asked about hosts that the
+	// integration dials elsewhere, nor about the metadata server.
+	Proxy func(*http.Request) (*url.URL, error)
+	// Resolver looks up the names of Google's endpoints. Nil means the system's.
+	Resolver *net.Resolver
+	// connecting, if set, is told of each address that may be connected to, right
+	// before; its error stops that.
+	connecting func(address string) error
+}
+
+func (c Config) withDefaults() Config {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.TokenTimeout == 0 {
+		c.TokenTimeout = 10 * time.Second
+	}
+	if c.TryTimeout == 0 {
+		c.TryTimeout = 4 * time.Second
+	}
+	if c.MaxRetries == 0 {
+		c.MaxRetries = 2
+	}
+	return c
+}
+
+// Opener returns the provider.Opener of Secret Manager. Opening reads the
+// integration's files and contacts nobody. Its errors are *secret.Error with
+// ReasonStoreAuthenticationFailed and name the setting or file to fix, never a
+// file's content.
+func Opener(cfg Config) provider.Opener {
+	cfg = cfg.withDefaults()
+	return func(_ context.Context, in *registry.Integration) (provider.Provider, error) {
+		return open(cfg, in)
+	}
+}
+
+// store reads the projects of one integration.
+type store struct {
+	cfg     Config
+	hosts   map[string]string // canonical store to the host that has its secrets
+	api     *http.Client      // to Secret Manager
+	login   *http.Client      // to what issues tokens
+	tokens  *tokenSource
+	quota   string // the project that pays, empty for the secret's own
+	numbers numbers
+}
+
+func open(cfg Config, in *registry.Integration) (*store, error) {
+	g := in.GCP
+	if in.Kind != secret.KindGCPSecretManager || g == nil {
+		return nil, setupFault("the integration has no gcp settings")
+	}
+	if len(g.Stores) == 0 {
+		return nil, setupFault("gcp.projects is empty; list the projects whose secrets the integration may read")
+	}
+	if in.Limits.Timeout > 0 {
+		cfg.TryTimeout = in.Limits.Timeout
+	}
+	s := &store{cfg: cfg, hosts: make(map[string]string, len(g.Stores))}
+	for _, project := range g.Stores {
+		// The host is made of the location: what is no store must not make one.
+		if canonical, err := secret.KindGCPSecretManager.ParseStore(project); err != nil || canonical != project {
+			return nil, setupFault("gcp.projects has an entry that is not projects/PROJECT or projects/PROJECT/locations/LOCATION")
+		}
+		s.hosts[project] = secret.GCPEndpoint(project)
+	}
+	roots, err := egress.LoadRoots("gcp.ca_file", g.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	id, err := newIdentity(g)
+	if err != nil {
+		return nil, err
+	}
+	client := func(hosts, local []string) *http.Client {
+		origins := make([]string, len(hosts))
+		for i, h := range hosts {
+			origins[i] = "https://" + h
+		}
+		return egress.NewClient(egress.Config{
+			Origins: origins, Local: local, Dial: g.Dial, PrivateEndpoint: g.PrivateEndpoint, Roots: roots,
+			Timeout: cfg.TryTimeout, Proxy: cfg.Proxy, Resolver: cfg.Resolver, Connecting: cfg.connecting,
+		})
+	}
+	var local []string
+	switch g.Credential.Type {
+	case registry.GCPMetadataServer, registry.GCPApplicationDefault:
+		local = []string{metadataOrigin()}
+	}
+	s.api, s.login = client(g.Endpoints(), nil), client(g.TokenHosts(), local)
+	s.quota = id.quotaProject
+	s.tokens = newTokenSource(cfg, cfg.Logger.With("integration", in.ID), id, s.login.Transport)
+	return s, nil
+}
+
+// Fetch implements provider.Provider.
+//
+// Secret Manager may refuse a token that has not expired, for example after the
+// service account was disabled or its key deleted. The first Fetch to see that
+// drops the token, and each that saw it tries once more with another.
+func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, error) {
+	// A Ref made by hand must not become a path.
+	if canonical, err := secret.ParseRef(ref.String()); err != nil || canonical != ref {
+		return nil, secret.Errorf(secret.ReasonInvalidReference, "the reference is not in canonical form; use one that was parsed")
+	}
+	host, ok := s.hosts[ref.Store]
+	if !ok {
+		return nil, secret.Errorf(secret.ReasonStoreNotAllowed, "the project is not one of the integration's; add it to gcp.projects, spelt like in the reference")
+	}
+	sec, answered, err := s.fetch(ctx, host, ref)
+	if err == nil {
+		return sec, nil
+	}
+	e := explainRead(ctx, host, ref, err)
+	if e.Reason == secret.ReasonStoreUnavailable && answered {
+		e = e.WithCause(answeredCause(e.Cause))
+	}
+	return nil, e
+}
+
+// fetch reads ref; answered says whether the last request brought an answer that
+// is not the sign of an outage.
+func (s *store) fetch(ctx context.Context, host string, ref secret.Ref) (_ *secret.Secret, answered bool, err error) {
+	for again := false; ; again = true {
+		a, err := s.tokens.get(ctx)
+		if err != nil {
+			return nil, false, err
+		}
+		sec, answered, err := s.read(ctx, host, ref, a.token)
+		var refused *apiError
+		if again || !errors.As(err, &refused) || refused.status != http.StatusUnauthorized || !s.tokens.refused(a) {
+			return sec, answered, err
+		}
+	}
+}
+
+// Close implements provider.Provider.
+func (s *store) Close() error {
+	s.tokens.stop()
+	s.api.CloseIdleConnections()
+	s.login.CloseIdleConnections()
+	return nil
+}
+
+// answeredCause makes cause that of an error which says nothing about whether
+// Secret Manager is there: it has answered.
+func answeredCause(cause error) error {
+	if cause == nil {
+		return provider.ErrAnswered
+	}
+	return &answerCause{cause}
+}
+
+type answerCause struct{ cause error }
+
+func (a *answerCause) Error() string        { return a.cause.Error() }
+func (a *answerCause) Unwrap() error        { return a.cause }
+func (a *answerCause) Is(target error) bool { return target == provider.ErrAnswered }

@@ -1,0 +1,160 @@
+package gcpsm
+
+import (
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/devmode/secretmanager"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// What the token endpoints refuse, with what to do about it.
+func TestLoginRefused(t *testing.T) {
+	tests := map[string]struct {
+		prepare func(t *testing.T, f *fake, in *registry.Integration)
+		says    string
+	}{
+		"key deleted": {func(_ *testing.T, f *fake, _ *registry.Integration) {
+			f.change(func(s *secretmanager.State, _ *secretmanager.Project) { s.ServiceAccounts[base].PublicKeyPEM = "" })
+		}, "gcp.credential.key_file (invalid_grant)"},
+		"account disabled": {func(_ *testing.T, f *fake, _ *registry.Integration) {
+			f.change(func(s *secretmanager.State, _ *secretmanager.Project) { s.ServiceAccounts[base].Disabled = true })
+		}, "(invalid_grant)"},
+		"may not impersonate": {func(_ *testing.T, f *fake, _ *registry.Integration) {
+			f.change(func(s *secretmanager.State, _ *secretmanager.Project) { s.ServiceAccounts[reader].TokenCreators = nil })
+		}, "Service Account Token Creator"},
+		"impersonation API not enabled": {func(_ *testing.T, f *fake, _ *registry.Integration) {
+			f.intercept(registry.GCPIAMCredentialsHost, func(w http.ResponseWriter, _ *http.Request) {
+				w.WriteHeader(http.StatusForbidden)
+				_, _ = io.WriteString(w, apiBody(403, "PERMISSION_DENIED", "not enabled", errorInfo("SERVICE_DISABLED")))
+			})
+		}, "gcloud services enable iamcredentials"},
+		"base token refused": {func(_ *testing.T, f *fake, _ *registry.Integration) {
+			f.intercept(registry.GCPIAMCredentialsHost, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) })
+		}, "broker's own identity"},
+		"subject token": {func(t *testing.T, f *fake, in *registry.Integration) {
+			in.GCP.Credential = registry.GCPCredential{Type: registry.GCPWorkloadIdentityFederation, ConfigFile: f.federation(func(_, source map[string]any) {
+				source["file"] = writeFile(t, "token", []byte("another "+subject))
+			})}
+		}, "attribute condition"},
+		"no service account on the machine": {func(t *testing.T, f *fake, in *registry.Integration) {
+			f.change(func(s *secretmanager.State, _ *secretmanager.Project) { s.Machine = "" })
+			f.metadata(t)
+			in.GCP.Credential = registry.GCPCredential{Type: registry.GCPMetadataServer}
+		}, "attach a service account"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			f := newFake(t)
+			in := f.integration()
+			tt.prepare(t, f, in)
+			s := f.open(f.config(), in)
+			e := f.fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreAuthenticationFailed)
+			if !strings.Contains(e.Message, tt.says) {
+				t.Errorf("message %q does not say %q", e.Message, tt.says)
+			}
+			if n := f.requests(apiHost); n != 0 {
+				t.Errorf("%d requests to Secret Manager without a token", n)
+			}
+		})
+	}
+}
+
+// Trouble with an endpoint is no fault of the credential.
+func TestLoginTrouble(t *testing.T) {
+	say := func(status int, body string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			w.Header().Set("Location", "https://stranger.googleapis.com/")
+			w.WriteHeader(status)
+			_, _ = io.WriteString(w, body)
+		}
+	}
+	for name, hook := range map[string]http.HandlerFunc{
+		"failing":          say(500, canary),
+		"throttling":       say(429, `{"error": "rate_limit_exceeded"}`),
+		"redirecting":      say(307, ""),
+		"garbling":         say(200, "<html>"+canary+"</html>"),
+		"no token":         say(200, `{"token_type": "Bearer", "expires_in": 3600, "x": "`+canary+`"}`),
+		"no expiry":        say(200, `{"access_token": "ya29.x", "accessToken": "ya29.x"}`),
+		"expiry of text":   say(200, `{"access_token": "ya29.x", "accessToken": "ya29.x", "expires_in": "`+canary+`", "expireTime": "`+canary+`"}`),
+		"too large":        say(200, `{"access_token": "`+strings.Repeat("x", 2<<20)+`"}`),
+		"connection ended": func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+	} {
+		for _, host := range []string{registry.GCPOAuthHost, registry.GCPIAMCredentialsHost, registry.GCPSTSHost} {
+			t.Run(name+" "+host, func(t *testing.T) {
+				f := newFake(t)
+				in := f.integration()
+				if host == registry.GCPSTSHost {
+					in.GCP.Credential = registry.GCPCredential{Type: registry.GCPWorkloadIdentityFederation, ConfigFile: f.federation(nil)}
+				}
+				s := f.open(f.config(), in)
+				f.intercept(host, hook)
+				e := f.fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreUnavailable)
+				if !strings.Contains(e.Message, host) {
+					t.Errorf("message %q does not name %s", e.Message, host)
+				}
+				f.intercept("", nil)
+				f.gives(s, project+"/secrets/db", canary)
+			})
+		}
+	}
+}
+
+func TestNoMetadataServer(t *testing.T) {
+	f := newFake(t)
+	t.Setenv(metadataVariable, closedPort(t))
+	in := f.integration()
+	in.GCP.Credential = registry.GCPCredential{Type: registry.GCPMetadataServer}
+	s := f.open(f.config(), in)
+	e := f.fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreUnavailable)
+	if !strings.Contains(e.Message, "only on Google Cloud") {
+		t.Errorf("message %q", e.Message)
+	}
+}
+
+// The token of the other provider is read for every exchange: it lives for minutes.
+func TestSubjectTokenIsReadAgain(t *testing.T) {
+	f := newFake(t)
+	path := writeFile(t, "rotating", []byte("expired"))
+	in := f.integration()
+	in.GCP.Credential = registry.GCPCredential{Type: registry.GCPWorkloadIdentityFederation, ConfigFile: f.federation(func(_, source map[string]any) {
+		source["file"] = path
+	})}
+	s := f.open(f.config(), in)
+	f.fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreAuthenticationFailed)
+	must(t, os.Remove(path))
+	e := f.fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreAuthenticationFailed)
+	if !strings.Contains(e.Message, "does not exist") {
+		t.Errorf("message %q", e.Message)
+	}
+	must(t, os.WriteFile(path, []byte(subject), 0o600))
+	f.gives(s, project+"/secrets/db", canary)
+}
+
+// The library does not pass its context to every request: none outlives the time
+// for a token for all that.
+func TestSilentLogin(t *testing.T) {
+	for _, host := range []string{registry.GCPOAuthHost, registry.GCPSTSHost, registry.GCPIAMCredentialsHost} {
+		t.Run(host, func(t *testing.T) {
+			f := newFake(t)
+			f.intercept(host, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+			in := f.integration()
+			if host == registry.GCPSTSHost {
+				in.GCP.Credential = registry.GCPCredential{Type: registry.GCPWorkloadIdentityFederation, ConfigFile: f.federation(nil)}
+			}
+			cfg := f.config()
+			cfg.TokenTimeout = 500 * time.Millisecond
+			s := f.open(cfg, in)
+			e := f.fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreUnavailable)
+			if !strings.Contains(e.Message, "within 500ms") || !strings.Contains(e.Message, host) {
+				t.Errorf("message %q", e.Message)
+			}
+		})
+	}
+}

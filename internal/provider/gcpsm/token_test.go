@@ -1,0 +1,214 @@
+package gcpsm
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// issuer is an identity of one step that does as told.
+type issuer struct {
+	calls    atomic.Int64
+	lifetime time.Duration
+	// work is what takes time or fails; nil is neither.
+	work func(ctx context.Context) error
+}
+
+func (i *issuer) source(t *testing.T) *tokenSource {
+	t.Helper()
+	id := &identity{steps: []step{{who: oauthEndpoint, setting: "x", get: func(ctx context.Context, c *caller, _ token) (token, error) {
+		i.calls.Add(1)
+		if i.work != nil {
+			if err := i.work(ctx); err != nil {
+				c.last = exchange{made: true, err: err}
+				return token{}, err
+			}
+		}
+		return newToken("ya29.x", time.Now().Add(i.lifetime)), nil
+	}}}}
+	cfg := Config{Logger: slog.New(slog.DiscardHandler)}.withDefaults()
+	s := newTokenSource(cfg, cfg.Logger, id, http.DefaultTransport)
+	t.Cleanup(s.stop)
+	return s
+}
+
+func (i *issuer) want(t *testing.T, calls int64) {
+	t.Helper()
+	synctest.Wait()
+	if n := i.calls.Load(); n != calls {
+		t.Errorf("%d acquisitions, want %d", n, calls)
+	}
+}
+
+func get(t *testing.T, s *tokenSource) *acquisition {
+	t.Helper()
+	a, err := s.get(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func TestTokenIsShared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := &issuer{lifetime: time.Hour, work: func(context.Context) error { time.Sleep(time.Second); return nil }}
+		s := i.source(t)
+		var wg sync.WaitGroup
+		for range 100 {
+			wg.Go(func() { _, _ = s.get(t.Context()) })
+		}
+		wg.Wait()
+		get(t, s)
+		i.want(t, 1)
+	})
+}
+
+// Nobody waits for the successor of a token that is still good, and while it
+// cannot be had it is not asked for all the time.
+func TestTokenIsRenewedInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := &issuer{lifetime: time.Hour}
+		s := i.source(t)
+		first := get(t, s)
+		time.Sleep(time.Hour - refreshMargin - time.Second)
+		if get(t, s) != first {
+			t.Error("renewed too soon")
+		}
+		i.want(t, 1)
+
+		i.work = func(context.Context) error { return errors.New("down") }
+		time.Sleep(2 * time.Second)
+		for range 5 {
+			if get(t, s) != first {
+				t.Error("the good token is not used")
+			}
+			synctest.Wait()
+		}
+		i.want(t, 2) // one attempt, in spite of five reads
+		time.Sleep(refreshPause)
+		get(t, s)
+		i.want(t, 3)
+
+		i.work = nil
+		time.Sleep(refreshPause)
+		if get(t, s) != first {
+			t.Error("somebody waited for a token while there was a good one")
+		}
+		i.want(t, 4)
+		if get(t, s) == first {
+			t.Error("the new token is not used")
+		}
+		i.want(t, 4)
+	})
+}
+
+func TestTokenExpires(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := &issuer{lifetime: time.Hour}
+		s := i.source(t)
+		first := get(t, s)
+		time.Sleep(time.Hour - tokenMargin)
+		if get(t, s) == first {
+			t.Error("a token about to expire was handed out")
+		}
+		i.want(t, 2)
+	})
+}
+
+// Whoever gives up waiting does not take the acquisition along.
+func TestTokenWaitersAreIndependent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := &issuer{lifetime: time.Hour, work: func(context.Context) error { time.Sleep(3 * time.Second); return nil }}
+		s := i.source(t)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := s.get(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+		get(t, s)
+		i.want(t, 1)
+		done, cancel2 := context.WithCancel(t.Context())
+		cancel2()
+		if _, err := s.get(done); !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+func TestTokenTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := &issuer{work: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }}
+		s := i.source(t)
+		began := time.Now()
+		_, err := s.get(t.Context())
+		if e := secret.AsError(err); e.Reason != secret.ReasonStoreUnavailable || time.Since(began) != 10*time.Second {
+			t.Errorf("after %v: %v", time.Since(began), err)
+		}
+	})
+}
+
+func TestTokenAlreadyExpired(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := &issuer{lifetime: tokenMargin}
+		if _, err := i.source(t).get(t.Context()); secret.AsError(err).Reason != secret.ReasonStoreAuthenticationFailed {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// stop ends what is under way, and there is nothing to be had after it.
+func TestTokenStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := &issuer{work: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }}
+		s := i.source(t)
+		errs := make(chan error)
+		go func() { _, err := s.get(t.Context()); errs <- err }()
+		synctest.Wait()
+		s.stop()
+		if err := <-errs; !errors.Is(err, errClosed) {
+			t.Errorf("got %v", err)
+		}
+		if _, err := s.get(t.Context()); !errors.Is(err, errClosed) {
+			t.Errorf("after the end: %v", err)
+		}
+		i.want(t, 1)
+	})
+}
+
+func TestTokenRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := &issuer{lifetime: time.Hour}
+		s := i.source(t)
+		first := get(t, s)
+		if !s.refused(first) {
+			t.Error("no other token is got")
+		}
+		second := get(t, s)
+		if second == first {
+			t.Fatal("the refused token is still used")
+		}
+		if !s.refused(first) { // said late, by another read
+			t.Error("the second token is not offered")
+		}
+		if s.refused(second) {
+			t.Error("dropped again at once")
+		}
+		if get(t, s) != second {
+			t.Error("not the second token")
+		}
+		time.Sleep(renewPause)
+		if !s.refused(second) {
+			t.Error("not dropped after the pause")
+		}
+		get(t, s)
+		i.want(t, 3)
+	})
+}

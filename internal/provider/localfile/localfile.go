@@ -1,0 +1,243 @@
+// Package localfile reads secrets from files and environment variables of the
+// broker's own machine: for development, for machines without a way to any store,
+// and for those whose orchestrator mounts secrets as files.
+//
+// It owns the way from a reference to a file, which never leaves the directories
+// that the integration lists, by ".." as little as by symbolic links. It keeps
+// nothing: every Fetch reads.
+package localfile
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/connectorfile"
+	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/provider/task"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// MaxSize is the largest file that is read, in bytes.
+const MaxSize = 256 << 10
+
+// propertiesSuffix ends the names of files that are read as properties.
+const propertiesSuffix = ".properties"
+
+// closeTimeout bounds how long Close waits for reads of file servers that have
+// gone.
+const closeTimeout = 5 * time.Second
+
+// Config is what every integration's provider shares. The zero Config is ready
+// to use.
+type Config struct {
+	// LookupEnv reads an environment variable. Nil means os.LookupEnv.
+	LookupEnv func(name string) (value string, ok bool)
+}
+
+// Opener returns the provider.Opener of local files. Opening looks at nothing.
+func Opener(cfg Config) provider.Opener {
+	if cfg.LookupEnv == nil {
+		cfg.LookupEnv = os.LookupEnv
+	}
+	return func(_ context.Context, in *registry.Integration) (provider.Provider, error) {
+		if in.Kind != secret.KindLocalFile || in.Local == nil {
+			return nil, secret.Errorf(secret.ReasonStoreAuthenticationFailed, "the integration has no local settings")
+		}
+		return &store{cfg: cfg, local: in.Local, stores: in.Local.Stores(), reads: task.NewGroup()}, nil
+	}
+}
+
+// store reads the files of one integration.
+type store struct {
+	cfg    Config
+	local  *registry.LocalFile
+	stores []string
+	reads  *task.Group
+}
+
+var _ provider.Provider = (*store)(nil)
+
+// Fetch implements provider.Provider. The version is the time at which the file
+// was last changed. A file whose name ends with ".properties" becomes a JSON
+// object of its properties.
+func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, error) {
+	if err := provider.CheckRef(ref, secret.KindLocalFile); err != nil {
+		return nil, err
+	}
+	if !slices.Contains(s.stores, ref.Store) {
+		return nil, secret.Errorf(secret.ReasonStoreNotAllowed, "the store is not one of the integration's; add it to local.directories or local.environment")
+	}
+	if ref.Store == secret.LocalEnvironment {
+		return s.variable(ref.Name)
+	}
+	type result struct {
+		secret *secret.Secret
+		err    error
+	}
+	// A file on a server that has gone blocks without end.
+	done := make(chan result, 1)
+	if !s.reads.Start(func(context.Context) {
+		got, err := readSecret(strings.TrimPrefix(ref.Store, "file://"), ref.Name)
+		done <- result{got, err}
+	}) {
+		return nil, secret.Errorf(secret.ReasonStoreUnavailable, "the integration has been closed or replaced; try again")
+	}
+	select {
+	case r := <-done:
+		return r.secret, r.err
+	case <-ctx.Done():
+		return nil, secret.Errorf(secret.ReasonStoreUnavailable, "reading the file took longer than the request could wait; look at the file system it is on").WithCause(ctx.Err())
+	}
+}
+
+// Close implements provider.Provider.
+func (s *store) Close() error { return s.reads.Stop(closeTimeout) }
+
+// variable reads an environment variable. What a process was started with does
+// not change, so there is one version.
+func (s *store) variable(name string) (*secret.Secret, error) {
+	if !slices.Contains(s.local.Environment, name) {
+		return nil, secret.Errorf(secret.ReasonStoreNotAllowed, "the environment variable is not one of the integration's; add it to local.environment")
+	}
+	value, ok := s.cfg.LookupEnv(name)
+	if !ok {
+		return nil, secret.Errorf(secret.ReasonSecretNotFound, "the broker's process has no environment variable of that name; set it where the broker is started")
+	}
+	return secret.New("environment", time.Now(), time.Time{}, provider.Text([]byte(value))), nil
+}
+
+func readSecret(dir, name string) (*secret.Secret, error) {
+	began := time.Now()
+	if real, err := filepath.EvalSymlinks(dir); err == nil && isKernel(real) {
+		return nil, secret.Errorf(secret.ReasonStoreAccessDenied, "the directory leads to /proc, /sys or /dev, which are never read; fix local.directories")
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, explainDirectory(dir, err)
+	}
+	defer func() { _ = root.Close() }() // it was only read
+	content, changed, err := read(root, name)
+	if err != nil {
+		return nil, explainFile(dir, err)
+	}
+	if strings.HasSuffix(name, propertiesSuffix) {
+		if content, err = properties(content); err != nil {
+			return nil, err
+		}
+	}
+	return secret.New(changed.UTC().Format(time.RFC3339Nano), began, time.Time{}, provider.Text(content)), nil
+}
+
+func isKernel(dir string) bool {
+	return slices.ContainsFunc([]string{"/proc", "/sys", "/dev"}, func(k string) bool {
+		return dir == k || strings.HasPrefix(dir, k+"/")
+	})
+}
+
+var (
+	errNoFile   = errors.New("localfile: not a regular file")
+	errTooLarge = errors.New("localfile: the file is too large")
+	errChanging = errors.New("localfile: the file changes while it is read")
+)
+
+// read returns a file's content and when it was last changed.
+func read(root *os.Root, name string) (content []byte, changed time.Time, err error) {
+	// Asked before opening: to open a pipe or a device may have an effect.
+	if info, err := root.Stat(name); err != nil || !info.Mode().IsRegular() {
+		return nil, time.Time{}, errors.Join(err, errIf(err == nil, errNoFile))
+	}
+	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	before, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, time.Time{}, err
+	case !before.Mode().IsRegular():
+		return nil, time.Time{}, errNoFile
+	case before.Size() > MaxSize:
+		return nil, time.Time{}, errTooLarge
+	}
+	content = make([]byte, before.Size())
+	if _, err := io.ReadFull(f, content); err != nil {
+		clear(content)
+		return nil, time.Time{}, errChanging
+	}
+	after, err := f.Stat()
+	if err != nil || after.Size() != before.Size() || !after.ModTime().Equal(before.ModTime()) {
+		clear(content)
+		return nil, time.Time{}, errChanging
+	}
+	return content, before.ModTime(), nil
+}
+
+func errIf(is bool, err error) error {
+	if is {
+		return err
+	}
+	return nil
+}
+
+// properties makes a JSON object of a .properties file, which it overwrites.
+func properties(content []byte) ([]byte, error) {
+	defer clear(content)
+	all, err := connectorfile.ParseSecrets(content)
+	if err != nil {
+		var fault *connectorfile.Error
+		at := ""
+		if errors.As(err, &fault) && fault.Line > 0 {
+			at = fmt.Sprintf(" (line %d)", fault.Line)
+		}
+		// What is wrong may quote a name, and what is no properties file has values
+		// where names are expected.
+		return nil, secret.Errorf(secret.ReasonSecretNotJSON,
+			"the file's name ends with .properties, but it cannot be read as such%s: each property once, key=value, in UTF-8; fix it or give it another name", at)
+	}
+	return json.Marshal(all)
+}
+
+func explainDirectory(dir string, err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
+		return secret.Errorf(secret.ReasonStoreNotFound, "there is no directory %s on the broker's machine; create it, or fix local.directories", dir).WithCause(err)
+	case errors.Is(err, fs.ErrPermission):
+		return secret.Errorf(secret.ReasonStoreAccessDenied, "the broker's user may not look into %s; give it the right to", dir).WithCause(err)
+	default:
+		return secret.Errorf(secret.ReasonStoreUnavailable, "the directory %s cannot be opened; look at its file system", dir).WithCause(err)
+	}
+}
+
+// explainFile makes the error of a file below dir. The file's name is left to the
+// audit record.
+func explainFile(dir string, err error) error {
+	var errno syscall.Errno
+	switch {
+	case errors.Is(err, errNoFile):
+		return secret.Errorf(secret.ReasonSecretNotFound, "what has that name in %s is no regular file; name one", dir)
+	case errors.Is(err, errTooLarge):
+		return secret.Errorf(secret.ReasonStoreUnavailable, "the file in %s is larger than %d bytes, the most that is read", dir, MaxSize).WithCause(provider.ErrAnswered)
+	case errors.Is(err, errChanging):
+		return secret.Errorf(secret.ReasonStoreUnavailable, "the file in %s was changed while it was read; replace files by renaming new ones over them", dir).WithCause(provider.ErrAnswered)
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ENAMETOOLONG):
+		return secret.Errorf(secret.ReasonSecretNotFound, "%s has no file of that name; fix the reference or create it", dir)
+	case errors.Is(err, fs.ErrPermission):
+		return secret.Errorf(secret.ReasonStoreAccessDenied, "the broker's user may not read the file in %s; give it the right to", dir)
+	case errors.As(err, &errno) && errno != syscall.ELOOP:
+		return secret.Errorf(secret.ReasonStoreUnavailable, "the file in %s cannot be read; look at its file system", dir).WithCause(errno)
+	default: // os.Root's own refusal
+		return secret.Errorf(secret.ReasonStoreAccessDenied, "a symbolic link leads out of %s, where nothing is read; put the file itself there", dir)
+	}
+}

@@ -1,0 +1,218 @@
+package localfile
+
+import (
+	"encoding/base64"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/provider/providertest"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+func TestConformance(t *testing.T) { providertest.Run(t, conformance()) }
+
+func BenchmarkFetch(b *testing.B) { providertest.Bench(b, conformance()) }
+
+func conformance() providertest.Harness {
+	const noServer, noLogin, noState = "there is no server that could", "there is no login", "files have no such state"
+	return providertest.Harness{
+		Start:   startWorld,
+		Biggest: MaxSize,
+		Exceptions: map[string]string{
+			"versions": "files have no older versions", "missing version": "files have no older versions",
+			"disabled": noState, "expired": noState, "not yet valid": noState,
+			"throttled": noServer, "silent": noServer, "unreachable": noServer, "failing": noServer, "redirecting": noServer,
+			"garbling": noServer, "confusing": noServer, "cancelled": noServer, "recovers": noServer,
+			"credential refused": noLogin, "credential revoked": noLogin,
+		},
+	}
+}
+
+func startWorld(t testing.TB) *providertest.World {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	return &providertest.World{
+		Integration: integration(dir),
+		Opener:      Opener(Config{}),
+		Ref:         func(name string) string { return "file://" + dir + "::" + name },
+		Foreign:     "file:///etc::passwd",
+		Put: func(t testing.TB, name string, value []byte) string {
+			write(t, at(name), string(value))
+			info, err := os.Stat(at(name))
+			must(t, err)
+			return info.ModTime().UTC().Format(time.RFC3339Nano)
+		},
+		Become: func(t testing.TB, name string, state providertest.State) {
+			must(t, os.Remove(at(name)))
+			if state == providertest.Forbidden {
+				outside := filepath.Join(t.TempDir(), "outside")
+				write(t, outside, "outside")
+				must(t, os.Symlink(outside, at(name)))
+			}
+		},
+		Reads: func() int { return 0 },
+	}
+}
+
+func integration(dirs ...string) *registry.Integration {
+	return &registry.Integration{
+		ID: "it", Revision: "1", Kind: secret.KindLocalFile,
+		Local: &registry.LocalFile{Directories: dirs, Environment: []string{"DB_PASSWORD", "UNSET", "KEY"}},
+	}
+}
+
+func open(t testing.TB, cfg Config, in *registry.Integration) provider.Provider {
+	t.Helper()
+	p, err := Opener(cfg)(t.Context(), in)
+	must(t, err)
+	t.Cleanup(func() { must(t, p.Close()) })
+	return p
+}
+
+// fetch returns the value, or the reason for which there is none.
+func fetch(t testing.TB, p provider.Provider, reference string) string {
+	t.Helper()
+	ref, err := secret.ParseRef(reference)
+	must(t, err)
+	got, err := p.Fetch(t.Context(), ref)
+	if err != nil {
+		if strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("the error quotes the file: %v", err)
+		}
+		return string(secret.AsError(err).Reason)
+	}
+	v, err := got.Select(ref.Key)
+	if err != nil {
+		return string(secret.AsError(err).Reason)
+	}
+	return v.Reveal()
+}
+
+func TestProperties(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "db.properties"), "# the database\nuser = ops\npassword: hunter2\\\n   and more\npäss=wörd \\u00e9\na.b=<&>\n")
+	write(t, filepath.Join(dir, "twice.properties"), "a=hunter2\na=hunter2\n")
+	write(t, filepath.Join(dir, "latin.properties"), "a=\xe9hunter2\n")
+	write(t, filepath.Join(dir, "db.txt"), "user = ops\n")
+	p := open(t, Config{}, integration(dir))
+	for ref, want := range map[string]string{
+		"db.properties::user":     "ops",
+		"db.properties::password": "hunter2and more",
+		"db.properties::päss":     "wörd é",
+		"db.properties::a.b":      "<&>",
+		"db.properties::none":     string(secret.ReasonJSONKeyNotFound),
+		"twice.properties::a":     string(secret.ReasonSecretNotJSON),
+		"latin.properties::a":     string(secret.ReasonSecretNotJSON),
+		"db.txt":                  "user = ops\n",
+		"db.txt::user":            string(secret.ReasonSecretNotJSON),
+	} {
+		if got := fetch(t, p, "file://"+dir+"::"+ref); got != want {
+			t.Errorf("%s: %q, want %q", ref, got, want)
+		}
+	}
+}
+
+// TestNothingLeavesTheDirectory: neither links nor names nor special files lead to
+// what is not a file in it.
+func TestNothingLeavesTheDirectory(t *testing.T) {
+	outside, dir := t.TempDir(), t.TempDir()
+	write(t, filepath.Join(outside, "key"), "hunter2")
+	must(t, os.Mkdir(filepath.Join(dir, "sub"), 0o700))
+	write(t, filepath.Join(dir, "sub", "inside"), "good")
+	for link, to := range map[string]string{
+		"absolute": filepath.Join(outside, "key"), "relative": "../" + filepath.Base(outside) + "/key",
+		"directory": outside, "proc": "/proc/self", "loop": "loop",
+		"in-place": "sub/inside", "sub/back": "../sub/inside", // as in Kubernetes' volumes
+	} {
+		must(t, os.Symlink(to, filepath.Join(dir, link)))
+	}
+	must(t, syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o600))
+	write(t, filepath.Join(dir, "big"), strings.Repeat("x", MaxSize+1))
+	p := open(t, Config{}, integration(dir, filepath.Join(dir, "gone"), filepath.Join(dir, "proc")))
+	denied := string(secret.ReasonStoreAccessDenied)
+	missing := string(secret.ReasonSecretNotFound)
+	for ref, want := range map[string]string{
+		"::absolute": denied, "::relative": denied, "::directory/key": denied, "::proc/environ": denied, "::loop": denied,
+		"::in-place": "good", "::sub/back": "good", "::sub/inside": "good",
+		"::sub": missing, "::pipe": missing, "::sub/inside/x": missing, "::" + strings.Repeat("n", 300): missing,
+		"::big":           string(secret.ReasonStoreUnavailable),
+		"/gone::x":        string(secret.ReasonStoreNotFound),
+		"/proc::environ":  denied,
+		"/sub::inside":    string(secret.ReasonStoreNotAllowed), // not listed by itself
+		"/../etc::passwd": "",
+	} {
+		reference := "file://" + dir + ref
+		if _, err := secret.ParseRef(reference); err != nil {
+			if want != "" {
+				t.Errorf("%s: %v", ref, err)
+			}
+			continue
+		}
+		if got := fetch(t, p, reference); got != want {
+			t.Errorf("%s: %q, want %q", ref, got, want)
+		}
+	}
+}
+
+func TestEnvironment(t *testing.T) {
+	key := "\xff\xfe\x00key"
+	p := open(t, Config{LookupEnv: func(name string) (string, bool) {
+		value, ok := map[string]string{"DB_PASSWORD": "hunter2", "KEY": key, "HOME": "/root"}[name]
+		return value, ok
+	}}, integration())
+	for ref, want := range map[string]string{
+		"env::DB_PASSWORD": "hunter2",
+		"env::KEY":         base64.StdEncoding.EncodeToString([]byte(key)),
+		"env::UNSET":       string(secret.ReasonSecretNotFound),
+		"env::HOME":        string(secret.ReasonStoreNotAllowed),
+	} {
+		if got := fetch(t, p, ref); got != want {
+			t.Errorf("%s: %q, want %q", ref, got, want)
+		}
+	}
+}
+
+// TestReplacedFile: a file replaced as Kubernetes does it is served at the next
+// read, with another version.
+func TestReplacedFile(t *testing.T) {
+	dir := t.TempDir()
+	for i, value := range []string{"old", "new"} {
+		version := filepath.Join(dir, "..2026_"+value)
+		must(t, os.Mkdir(version, 0o700))
+		write(t, filepath.Join(version, "password"), value)
+		at := time.Date(2026, 11, 21, 0, i, 0, 0, time.UTC)
+		must(t, os.Chtimes(filepath.Join(version, "password"), at, at))
+	}
+	must(t, os.Symlink("..2026_old", filepath.Join(dir, "..data")))
+	must(t, os.Symlink("..data/password", filepath.Join(dir, "password")))
+	p := open(t, Config{}, integration(dir))
+	ref, err := secret.ParseRef("file://" + dir + "::password")
+	must(t, err)
+	first, err := p.Fetch(t.Context(), ref)
+	must(t, err)
+	must(t, os.Symlink("..2026_new", filepath.Join(dir, "..next")))
+	must(t, os.Rename(filepath.Join(dir, "..next"), filepath.Join(dir, "..data")))
+	second, err := p.Fetch(t.Context(), ref)
+	must(t, err)
+	if first.Version != "2026-11-21T00:00:00Z" || second.Version != "2026-11-21T00:01:00Z" {
+		t.Errorf("versions %q and %q", first.Version, second.Version)
+	}
+}
+
+func write(t testing.TB, path, content string) {
+	t.Helper()
+	must(t, os.WriteFile(path, []byte(content), 0o600))
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

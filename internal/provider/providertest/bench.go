@@ -1,0 +1,45 @@
+package providertest
+
+import (
+	"testing"
+
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// Bench reads one secret again and again: what a read that no cache answers costs
+// this process, the stand-in for the store included, and how many requests it
+// takes.
+func Bench(b *testing.B, h Harness) {
+	w := h.Start(b)
+	text := canary
+	if w.Document != nil {
+		text = w.Document(text)
+	}
+	w.Put(b, "db", []byte(text))
+	p, err := w.Opener(b.Context(), w.Integration)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() {
+		if err := p.Close(); err != nil {
+			b.Error(err)
+		}
+	}()
+	ref, err := secret.ParseRef(w.Ref("db"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	if _, err := p.Fetch(b.Context(), ref); err != nil { // with the first login
+		b.Fatal(err)
+	}
+	before := w.Reads()
+	b.ReportAllocs()
+	for b.Loop() {
+		got, err := p.Fetch(b.Context(), ref)
+		if err != nil {
+			b.Fatal(err)
+		}
+		got.Release()
+	}
+	b.ReportMetric(float64(w.Reads()-before)/float64(b.N), "reads/op")
+}

@@ -1,0 +1,140 @@
+package vaultkv
+
+import (
+	"bytes"
+	"encoding/json"
+	"strconv"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// unversioned is what stands for the version of a secret that has none.
+const unversioned = "unversioned"
+
+// kv2Data is what the version 2 of the KV engine answers.
+type kv2Data struct {
+	Data     json.RawMessage `json:"data"`
+	Metadata struct {
+		Version      int64  `json:"version"`
+		DeletionTime string `json:"deletion_time"`
+		Destroyed    bool   `json:"destroyed"`
+	} `json:"metadata"`
+}
+
+// kv2 makes a secret of the answer of a KV version 2 engine that was asked for a
+// version, "" for the current one. The answer names no secret; that of another
+// version is refused.
+func (a *answer) kv2(host, version string, now time.Time) (*secret.Secret, error) {
+	var d kv2Data
+	if err := json.Unmarshal(a.Data, &d); err != nil || d.Metadata.Version < 1 || a.wrapped() {
+		return nil, somethingElse(host, "no answer of a KV version 2 engine; check the mount's engine in vault.mounts")
+	}
+	defer clear(d.Data)
+	if err := d.fault(host, now); err != nil {
+		return nil, err
+	}
+	got := strconv.FormatInt(d.Metadata.Version, 10)
+	if !isObject(d.Data) || version != "" && version != got {
+		return nil, somethingElse(host, "the answer is not about the secret that was asked for")
+	}
+	expires, _ := time.Parse(time.RFC3339Nano, d.Metadata.DeletionTime) // zero if there is none
+	return secret.New(got, a.began, expires, bytes.Clone(d.Data)), nil
+}
+
+// fault says why a version cannot be used. One whose deletion lies ahead can.
+func (d *kv2Data) fault(host string, now time.Time) error {
+	deleted, err := time.Parse(time.RFC3339Nano, d.Metadata.DeletionTime)
+	switch {
+	case d.Metadata.Destroyed:
+		return secret.Errorf(secret.ReasonSecretDisabled, "the secret's version in Vault %s has been destroyed; write a new one", host)
+	case d.Metadata.DeletionTime != "" && (err != nil || !now.Before(deleted)):
+		return secret.Errorf(secret.ReasonSecretDisabled, "the secret's version in Vault %s has been deleted; undelete it, or write a new one", host)
+	default:
+		return nil
+	}
+}
+
+// kv1 makes a secret of the answer of a KV version 1 engine. Its lease is a hint,
+// worth something only if the secret's own ttl field has set it.
+func (a *answer) kv1(host string) (*secret.Secret, error) {
+	if !isObject(a.Data) || a.LeaseID != "" || a.wrapped() {
+		return nil, somethingElse(host, "no answer of a KV version 1 engine; check the mount's engine in vault.mounts")
+	}
+	var d kv2Data
+	if json.Unmarshal(a.Data, &d) == nil && d.Metadata.Version > 0 {
+		clear(d.Data)
+		return nil, somethingElse(host, "an answer of a KV version 2 engine; set the mount's engine to kv2 and leave out data/ in the path")
+	}
+	var hint struct {
+		TTL   json.RawMessage `json:"ttl"`
+		Lease json.RawMessage `json:"lease"`
+	}
+	expires := time.Time{}
+	if json.Unmarshal(a.Data, &hint) == nil && (hint.TTL != nil || hint.Lease != nil) && a.LeaseDuration > 0 {
+		expires = a.began.Add(seconds(a.LeaseDuration))
+	}
+	return secret.New(unversioned, a.began, expires, bytes.Clone(a.Data)), nil
+}
+
+// dynamic makes a secret of a credential that an engine has made, which ends with
+// its lease or with the token that it was asked for with.
+func (a *answer) dynamic(host string, ses *session) (*secret.Secret, error) {
+	if !isObject(a.Data) || a.wrapped() {
+		return nil, somethingElse(host, "no answer of a secrets engine")
+	}
+	version := plain(a.RequestID)
+	if version == "" {
+		version = unversioned
+	}
+	return secret.New(version, a.began, a.ends(ses), bytes.Clone(a.Data)), nil
+}
+
+// ends says until when a credential can be relied on: a little less than its
+// lease, or than the token lives. Static roles have no lease, but the time until
+// their next rotation.
+func (a *answer) ends(ses *session) time.Time {
+	d := seconds(a.LeaseDuration)
+	if a.LeaseID == "" {
+		d = 0
+		var static struct {
+			TTL int64 `json:"ttl"`
+		}
+		if json.Unmarshal(a.Data, &static) == nil && static.TTL > 0 {
+			d = seconds(static.TTL)
+		}
+	}
+	end := time.Time{}
+	if d > 0 {
+		end = a.began.Add(d - margin(d))
+	}
+	if t := ses.ends(); a.LeaseID != "" && !t.IsZero() && (end.IsZero() || t.Before(end)) {
+		end = t
+	}
+	return end
+}
+
+// margin is how long before its end a lease or token is no longer relied on.
+func margin(d time.Duration) time.Duration { return min(d/10, time.Minute) }
+
+// wrapped: the answer is a token for the answer, which nobody asked for.
+func (a *answer) wrapped() bool { return isObject(a.WrapInfo) }
+
+// seconds bounds what a server may claim.
+func seconds(n int64) time.Duration {
+	return time.Duration(min(max(n, 0), 100*365*24*3600)) * time.Second
+}
+
+// plain returns s if it can be an identifier, and nothing otherwise.
+func plain(s string) string {
+	if len(s) > 64 {
+		return ""
+	}
+	for i := range len(s) {
+		c := s[i]
+		if (c|0x20 < 'a' || c|0x20 > 'z') && (c < '0' || c > '9') && c != '-' {
+			return ""
+		}
+	}
+	return s
+}

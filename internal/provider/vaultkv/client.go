@@ -1,0 +1,175 @@
+package vaultkv
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/provider/egress"
+)
+
+// client speaks the protocol. It is safe for concurrent use. Its errors are
+// *statusError or of the transport, and quote nothing of an answer.
+type client struct {
+	http      *http.Client
+	address   string // "https://HOST:PORT"
+	namespace string
+}
+
+// maxRetryAfter is the longest that callers are told to wait.
+const maxRetryAfter = time.Minute
+
+// answer is what the server says to a request that it grants.
+type answer struct {
+	RequestID     string          `json:"request_id"`
+	LeaseID       string          `json:"lease_id"`
+	LeaseDuration int64           `json:"lease_duration"` // seconds
+	Renewable     bool            `json:"renewable"`
+	Data          json.RawMessage `json:"data"`
+	WrapInfo      json.RawMessage `json:"wrap_info"`
+	Auth          *grant          `json:"auth"`
+
+	began time.Time // when it was asked for
+}
+
+// grant is what logging in and renewing give.
+type grant struct {
+	ClientToken   string `json:"client_token"`
+	LeaseDuration int64  `json:"lease_duration"` // seconds; 0 for no end
+	Renewable     bool   `json:"renewable"`
+}
+
+// wipe overwrites what it can of the values.
+func (a *answer) wipe() { clear(a.Data[:cap(a.Data)]) }
+
+// statusError is an answer that is none: an HTTP status, and what the log may be
+// told of it.
+type statusError struct {
+	status     int
+	retryAfter time.Duration
+	// gone is set of a KV version 2 secret whose version was deleted: a 404 with
+	// its metadata.
+	gone *answer
+	// misplaced: the server warns that the path is not one of its KV version.
+	misplaced bool
+}
+
+func (e *statusError) Error() string { return fmt.Sprintf("HTTP %d", e.status) }
+
+// errNoProtocol is an answer of 200 that is not the protocol's.
+var errNoProtocol = egress.AnswerError("vaultkv: the answer is not one of Vault's")
+
+// read gets a path, and once more if a second try may help.
+func (c *client) read(ctx context.Context, token, path, query string) (*answer, error) {
+	a, err := c.do(ctx, http.MethodGet, token, path, query, nil)
+	if !worthRepeating(err) {
+		return a, err
+	}
+	pause := time.NewTimer(retryPause)
+	defer pause.Stop()
+	select {
+	case <-pause.C:
+		return c.do(ctx, http.MethodGet, token, path, query, nil)
+	case <-ctx.Done():
+		return nil, err
+	}
+}
+
+func worthRepeating(err error) bool {
+	var status *statusError
+	switch {
+	case err == nil:
+		return false
+	case errors.As(err, &status):
+		return status.status == http.StatusInternalServerError || status.status == http.StatusBadGateway || status.status == http.StatusGatewayTimeout
+	default:
+		return egress.OutageOf(err, egress.Advice{}).Transient
+	}
+}
+
+// do sends one request, with body as JSON unless it is nil.
+func (c *client) do(ctx context.Context, method, token, path, query string, body any) (*answer, error) {
+	var content io.Reader
+	if body != nil {
+		b, err := json.Marshal(body)
+		if err != nil {
+			return nil, err
+		}
+		defer clear(b)
+		content = bytes.NewReader(b)
+	}
+	// The paths consist of characters that need no encoding, see secret.IsVaultPath.
+	to := c.address + "/v1/" + path
+	if query != "" {
+		to += "?" + query
+	}
+	r, err := http.NewRequestWithContext(ctx, method, to, content)
+	if err != nil {
+		return nil, errors.New("vaultkv: no request can be made of the path")
+	}
+	r.Header.Set("X-Vault-Request", "true") // asked for by proxies and agents
+	if token != "" {
+		r.Header.Set("X-Vault-Token", token)
+	}
+	if c.namespace != "" {
+		r.Header.Set("X-Vault-Namespace", c.namespace)
+	}
+	if body != nil {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	began := time.Now()
+	resp, err := c.http.Do(r)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body) // which the transport has bounded
+	if err != nil {
+		return nil, err
+	}
+	defer clear(b)
+	return parse(resp, b, began)
+}
+
+func parse(resp *http.Response, b []byte, began time.Time) (*answer, error) {
+	a := &answer{began: began}
+	fault := json.Unmarshal(b, a)
+	if resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusNoContent {
+		if resp.StatusCode == http.StatusOK && fault != nil {
+			return nil, errNoProtocol
+		}
+		return a, nil
+	}
+	e := &statusError{status: resp.StatusCode, retryAfter: retryAfter(resp.Header)}
+	if resp.StatusCode == http.StatusNotFound && fault == nil {
+		if isObject(a.Data) {
+			e.gone = a
+		}
+		var also struct{ Warnings []string }
+		if json.Unmarshal(b, &also) == nil {
+			e.misplaced = strings.Contains(strings.Join(also.Warnings, " "), "versioned K/V")
+		}
+	}
+	return nil, e
+}
+
+// retryAfter reads how long a throttling server asks to be left alone.
+func retryAfter(h http.Header) time.Duration {
+	v := h.Get("Retry-After")
+	if n, err := strconv.ParseUint(v, 10, 32); err == nil {
+		return min(time.Duration(n)*time.Second, maxRetryAfter)
+	}
+	if at, err := http.ParseTime(v); err == nil {
+		return min(max(0, time.Until(at)), maxRetryAfter)
+	}
+	return 0
+}
+
+func isObject(raw json.RawMessage) bool { return len(raw) > 0 && raw[0] == '{' }

@@ -1,0 +1,137 @@
+package vaultkv
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/provider/egress"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// The server's error texts may repeat what was sent. So nothing of an error answer
+// goes further than its status.
+
+var advice = egress.Advice{CAFile: "vault.ca_file", PrivateEndpoint: "vault.private_endpoint or vault.dial", Store: "Vault"}
+
+const defaultRetryAfter = time.Second
+
+// isDenied reports whether the server's word was 403.
+func isDenied(err error) bool {
+	var e *statusError
+	return errors.As(err, &e) && e.status == http.StatusForbidden
+}
+
+// explainRead makes the error of a read.
+func explainRead(ctx context.Context, host string, err error) *secret.Error {
+	var known *secret.Error
+	if errors.As(err, &known) {
+		return known
+	}
+	var e *statusError
+	if !errors.As(err, &e) {
+		return explainOutage(ctx, host, "Vault", err)
+	}
+	switch e.status {
+	case http.StatusNotFound, http.StatusMethodNotAllowed:
+		return explainMissing(host, e)
+	case http.StatusForbidden:
+		return secret.Errorf(secret.ReasonStoreAccessDenied,
+			"Vault %s denies the integration's identity the secret, or has no such mount; give its policy the capability \"read\" on the path, for KV version 2 with data/ after the mount", host).WithCause(e)
+	default:
+		return explainStatus(host, "Vault", e)
+	}
+}
+
+func explainMissing(host string, e *statusError) *secret.Error {
+	if e.gone != nil {
+		var d kv2Data
+		if json.Unmarshal(e.gone.Data, &d) == nil && d.Metadata.Version > 0 {
+			if err := d.fault(host, time.Now()); err != nil {
+				return secret.AsError(err).WithCause(e)
+			}
+		}
+	}
+	if e.misplaced {
+		return secret.Errorf(secret.ReasonSecretNotFound, "the mount in Vault %s is of KV version 2; set its engine to kv2 in vault.mounts", host).WithCause(e)
+	}
+	return secret.Errorf(secret.ReasonSecretNotFound,
+		"Vault %s has no secret of that path, or not that version of it; fix the reference, which has no data/ after the mount", host).WithCause(e)
+}
+
+// explainLogin makes the error of a login.
+func explainLogin(ctx context.Context, host string, auth registry.VaultAuth, err error) *secret.Error {
+	var known *secret.Error
+	if errors.As(err, &known) {
+		return known
+	}
+	who := "the login to Vault"
+	var e *statusError
+	if !errors.As(err, &e) {
+		return explainOutage(ctx, host, who, err)
+	}
+	switch e.status {
+	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound:
+		return setupFault("Vault %s refuses the integration's credential (HTTP %d); check vault.auth: type %s, mount, role and files, and that the credential has not expired", host, e.status, auth.Type).WithCause(e)
+	default:
+		return explainStatus(host, who, e)
+	}
+}
+
+// explainStatus makes the error of a status that means the same everywhere.
+func explainStatus(host, who string, err *statusError) *secret.Error {
+	e := &secret.Error{Reason: secret.ReasonStoreUnavailable, Cause: err, RetryAfter: err.retryAfter}
+	switch {
+	case err.status == http.StatusTooManyRequests:
+		e.Reason, e.Message = secret.ReasonStoreThrottled, fmt.Sprintf("%s %s is throttled by a rate limit of the server; wait", who, host)
+		if e.RetryAfter == 0 {
+			e.RetryAfter = defaultRetryAfter
+		}
+	case err.status == http.StatusServiceUnavailable:
+		e.Message = fmt.Sprintf("%s %s is sealed, or not ready; unseal it", who, host)
+	case err.status >= 500:
+		e.Message = fmt.Sprintf("%s %s is failing (HTTP %d); look at its log", who, host, err.status)
+	case err.status >= 300 && err.status < 400:
+		e.Message = fmt.Sprintf("%s %s answered with a redirect, which is never followed; let vault.address be a name that leads to the active node", who, host)
+		e.Cause = answered(err)
+	default:
+		return somethingElse(host, fmt.Sprintf("HTTP %d", err.status))
+	}
+	return e
+}
+
+// explainOutage makes the error of a request that got no answer that can be used.
+func explainOutage(ctx context.Context, host, who string, err error) *secret.Error {
+	if cut := ctx.Err(); cut != nil {
+		return secret.Errorf(secret.ReasonStoreUnavailable, "%s %s took longer than the request could wait", who, host).WithCause(cut)
+	}
+	o := egress.OutageOf(err, advice)
+	switch {
+	case errors.As(err, new(egress.AnswerError)):
+		return somethingElse(host, "no answer of Vault")
+	case o.MissingHost != "":
+		return secret.Errorf(secret.ReasonStoreNotFound, "there is no server %s: its name does not exist in the DNS; check vault.address", host).WithCause(o.Cause)
+	case o.Text == "":
+		o.Text = "cannot be reached"
+	}
+	return secret.Errorf(secret.ReasonStoreUnavailable, "%s %s %s", who, host, o.Text).WithCause(o.Cause)
+}
+
+func somethingElse(host, what string) *secret.Error {
+	return secret.Errorf(secret.ReasonStoreUnavailable,
+		"what answers as Vault %s answered with something else than the secret (%s); look at what stands between the broker and the server", host, what).WithCause(provider.ErrAnswered)
+}
+
+// answered makes cause that of an error which says nothing about whether the
+// server is there: it has answered.
+func answered(cause error) error { return errors.Join(cause, provider.ErrAnswered) }
+
+// jsonObject decodes an object.
+func jsonObject(raw json.RawMessage, to any) bool {
+	return isObject(raw) && json.Unmarshal(raw, to) == nil
+}

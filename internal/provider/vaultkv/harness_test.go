@@ -1,0 +1,224 @@
+package vaultkv
+
+import (
+	"bytes"
+	"encoding/json"
+	"encoding/pem"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/provider/providertest"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+const (
+	address  = "https://example.com:8200" // which the certificate of net/http/httptest is for
+	roleID   = "role-of-the-test"
+	secretID = "secret-id-of-the-test"
+)
+
+// front stands before a server, the fake or a real one: it counts, and makes
+// trouble.
+type front struct {
+	next   http.Handler
+	server *httptest.Server
+	caFile string
+	logs   lockedBuffer
+
+	mu      sync.Mutex
+	trouble providertest.Trouble
+	reads   int
+	// paths are the requests that arrived, as "METHOD path".
+	paths []string
+	// namespaces are the namespaces that were asked for.
+	namespaces map[string]bool
+}
+
+func newFront(t testing.TB, next http.Handler) *front {
+	t.Helper()
+	f := &front{next: next, namespaces: make(map[string]bool)}
+	f.server = httptest.NewUnstartedServer(f)
+	f.server.EnableHTTP2 = true
+	f.server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	f.server.StartTLS()
+	t.Cleanup(f.server.Close)
+	f.caFile = writeFile(t, "ca.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: f.server.Certificate().Raw})))
+	return f
+}
+
+func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	isRead := r.Method == http.MethodGet && !strings.HasPrefix(r.URL.Path, "/v1/auth/") && !strings.HasPrefix(r.URL.Path, "/v1/sys/")
+	f.mu.Lock()
+	if isRead {
+		f.reads++
+	}
+	f.paths = append(f.paths, r.Method+" "+strings.TrimPrefix(r.URL.Path, "/v1/"))
+	f.namespaces[r.Header.Get("X-Vault-Namespace")] = true
+	trouble := f.trouble
+	f.mu.Unlock()
+	if !isRead {
+		trouble = ""
+	}
+	switch trouble {
+	case providertest.Throttling:
+		w.Header().Set("Retry-After", "2")
+		answerJSON(w, http.StatusTooManyRequests, `{"errors":["request path \"x\": rate limit quota exceeded"]}`)
+	case providertest.Silent:
+		<-r.Context().Done()
+	case providertest.Failing:
+		answerJSON(w, http.StatusInternalServerError, `{"errors":["internal error"]}`)
+	case providertest.Redirecting:
+		http.Redirect(w, r, "https://active.example.com:8200"+r.URL.Path, http.StatusTemporaryRedirect)
+	case providertest.Garbling:
+		_, _ = io.WriteString(w, "<html>Vault</html>")
+	default:
+		f.next.ServeHTTP(w, r)
+	}
+}
+
+func (f *front) suffer(_ testing.TB, trouble providertest.Trouble) {
+	f.mu.Lock()
+	f.trouble = trouble
+	f.mu.Unlock()
+	if trouble == providertest.Unreachable {
+		_ = f.server.Listener.Close()
+		f.server.CloseClientConnections()
+	}
+}
+
+func (f *front) count() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.reads
+}
+
+// requests counts those that begin so.
+func (f *front) requests(prefix string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := 0
+	for _, p := range f.paths {
+		if strings.HasPrefix(p, prefix) {
+			n++
+		}
+	}
+	return n
+}
+
+// integration reads through the front, logged in by approle.
+func (f *front) integration(t testing.TB, role, id string) *registry.Integration {
+	return &registry.Integration{
+		ID: "it", Revision: "1", Kind: secret.KindHashiCorpVault,
+		Vault: &registry.Vault{
+			Address: address, CAFile: f.caFile, Dial: f.server.Listener.Addr().String(),
+			Mounts: []registry.VaultMount{
+				{Path: "secret", Engine: registry.VaultKV2}, {Path: "legacy", Engine: registry.VaultKV1},
+				{Path: "team/deep/kv", Engine: registry.VaultKV2}, {Path: "database", Engine: registry.VaultDynamic},
+			},
+			Auth: registry.VaultAuth{Type: registry.VaultAppRole, Mount: "approle", RoleID: role, SecretIDFile: writeFile(t, "secret-id", id+"\n")},
+		},
+	}
+}
+
+func (f *front) config() Config {
+	return Config{Logger: slog.New(slog.NewTextHandler(&f.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+}
+
+func (f *front) open(t testing.TB, cfg Config, in *registry.Integration) *store {
+	t.Helper()
+	p, err := Opener(cfg)(t.Context(), in)
+	must(t, err)
+	t.Cleanup(func() { must(t, p.Close()) })
+	return p.(*store)
+}
+
+func fetch(t testing.TB, p provider.Provider, name string) *secret.Secret {
+	t.Helper()
+	got, err := p.Fetch(t.Context(), ref(t, name))
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return got
+}
+
+func fails(t testing.TB, p provider.Provider, name string, want secret.Reason) *secret.Error {
+	t.Helper()
+	_, err := p.Fetch(t.Context(), ref(t, name))
+	e := secret.AsError(err)
+	if err == nil || e.Reason != want {
+		t.Fatalf("%s: %v, want %s", name, err, want)
+	}
+	return e
+}
+
+func ref(t testing.TB, name string) secret.Ref {
+	t.Helper()
+	r, err := secret.ParseRef(address + "::" + name)
+	must(t, err)
+	return r
+}
+
+func text(t testing.TB, s *secret.Secret, key string) string {
+	t.Helper()
+	v, err := s.Select(key)
+	must(t, err)
+	return v.Reveal()
+}
+
+// document is a KV secret with one field.
+func document(text string) string {
+	b, err := json.Marshal(map[string]string{"value": text})
+	if err != nil {
+		panic(err)
+	}
+	return string(b)
+}
+
+func answerJSON(w http.ResponseWriter, status int, body string) {
+	if !json.Valid([]byte(body)) {
+		panic("not JSON: " + body)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, body)
+}
+
+func writeFile(t testing.TB, name, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	must(t, os.WriteFile(path, []byte(content), 0o600))
+	return path
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}

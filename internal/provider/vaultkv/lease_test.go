@@ -1,0 +1,97 @@
+package vaultkv
+
+import (
+	"fmt"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// engine is a fake's secrets engine at database/.
+type engine struct {
+	made, renewed int
+	duration      int // of leases, in seconds
+	refuse        bool
+}
+
+func newEngine(v *fake) *engine {
+	e := &engine{duration: 100}
+	v.made = func(w http.ResponseWriter, _ *http.Request) {
+		e.made++
+		answerJSON(w, 200, fmt.Sprintf(`{"request_id":"made-%d","lease_id":"database/creds/app/%d","lease_duration":%d,"renewable":true,"data":{"password":"p%d"}}`, e.made, e.made, e.duration, e.made))
+	}
+	v.renewed = func(w http.ResponseWriter, _ *http.Request) {
+		if e.refuse {
+			answerJSON(w, 400, `{"errors":["lease not found or lease is not renewable"]}`)
+			return
+		}
+		e.renewed++
+		answerJSON(w, 200, fmt.Sprintf(`{"lease_id":"database/creds/app/%d","lease_duration":%d,"renewable":true,"data":null}`, e.made, e.duration))
+	}
+	return e
+}
+
+// TestLeases follows one credential through its life.
+func TestLeases(t *testing.T) {
+	v := newFake()
+	e := newEngine(v)
+	f := newFront(t, v)
+	now := time.Now()
+	cfg := f.config()
+	cfg.Now = func() time.Time { return now }
+	s := f.open(t, cfg, f.integration(t, roleID, secretID))
+	step := func(what, password string, made, renewed int) *secret.Secret {
+		t.Helper()
+		got := fetch(t, s, "database/creds/app")
+		if p := text(t, got, "password"); p != password || e.made != made || e.renewed != renewed {
+			t.Errorf("%s: %s, %d made, %d renewed; want %s, %d, %d", what, p, e.made, e.renewed, password, made, renewed)
+		}
+		return got
+	}
+	first := step("new", "p1", 1, 0)
+	if left := first.ExpiresAt.Sub(first.FetchedAt); left != 90*time.Second {
+		t.Errorf("good for %v, the lease is of 100s", left)
+	}
+	second := step("renewed", "p1", 1, 1)
+	if second.Version != first.Version || !second.FetchedAt.After(first.FetchedAt) {
+		t.Errorf("versions %q, %q", first.Version, second.Version)
+	}
+	first.Release()
+	second.Release()
+	step("renewed again, though both were given up", "p1", 1, 2).Release()
+	e.duration = 30 // the lease nears its greatest age
+	step("hardly renewed", "p2", 2, 3).Release()
+	e.duration = 100
+	e.refuse = true
+	step("not renewed", "p3", 3, 3).Release()
+	e.refuse = false
+	now = now.Add(2 * time.Minute)
+	step("too late", "p4", 4, 3).Release()
+}
+
+// TestLeaseEndsWithItsToken: Vault revokes the leases of a token that ends.
+func TestLeaseEndsWithItsToken(t *testing.T) {
+	v := newFake()
+	v.tokenTTL = 50
+	newEngine(v)
+	f := newFront(t, v)
+	got := fetch(t, f.open(t, f.config(), f.integration(t, roleID, secretID)), "database/creds/app")
+	if left := time.Until(got.ExpiresAt); left > 45*time.Second || left < 40*time.Second {
+		t.Errorf("good for %v, the token for 50s", left)
+	}
+}
+
+// TestStaticRoles have no lease; the engine says when it rotates the password.
+func TestStaticRoles(t *testing.T) {
+	v := newFake()
+	v.made = func(w http.ResponseWriter, _ *http.Request) {
+		answerJSON(w, 200, `{"request_id":"r","lease_id":"","lease_duration":0,"renewable":false,"data":{"username":"u","password":"p","ttl":100}}`)
+	}
+	f := newFront(t, v)
+	got := fetch(t, f.open(t, f.config(), f.integration(t, roleID, secretID)), "database/static-creds/app")
+	if left := got.ExpiresAt.Sub(got.FetchedAt); left != 90*time.Second || text(t, got, "password") != "p" {
+		t.Errorf("good for %v", left)
+	}
+}

@@ -1,0 +1,222 @@
+// Package vaultkv reads secrets from HashiCorp Vault and OpenBao: KV secrets of
+// both versions, and the credentials that other engines make on request.
+//
+// It owns everything that is particular to them: logging in and keeping the token,
+// the paths of requests, leases, and the meaning of answers. It keeps no value but
+// that of a credential whose lease can be renewed, for as long as the lease runs.
+//
+// The protocol is spoken here and not by the vendors' client libraries, which take
+// the server's address, tokens, headers, namespaces and TLS settings from the
+// process's environment, for every client that is made. Nothing here reads the
+// environment but for the operator's proxy.
+package vaultkv
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/provider/egress"
+	"github.com/secretbroker/secretbroker/internal/provider/task"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// Config is what every integration's provider shares. The zero Config is ready
+// to use.
+type Config struct {
+	// Logger is told when the integration has logged in or cannot. Nil discards.
+	Logger *slog.Logger
+	// Now is the clock that leases and tokens are measured with. Nil means
+	// time.Now.
+	Now func() time.Time
+	// TryTimeout bounds one HTTP exchange. Zero means 4 s.
+	TryTimeout time.Duration
+	// Proxy picks the proxy of a request, as http.Transport.Proxy. Nil means
+	// http.ProxyFromEnvironment.
+	Proxy func(*http.Request) (*url.URL, error)
+	// Resolver looks the server's name up; nil means the system's.
+	Resolver *net.Resolver
+	// connecting is told of each address that may be connected to.
+	connecting func(address string) error
+}
+
+const (
+	// loginTimeout bounds logging in or renewing the token, all requests together.
+	loginTimeout = 10 * time.Second
+	// closeTimeout bounds how long Close waits for what it has cancelled.
+	closeTimeout = 5 * time.Second
+	// retryPause stands before the one repetition of a request.
+	retryPause = 100 * time.Millisecond
+)
+
+// Opener returns the provider.Opener of Vault. Opening reads the integration's
+// files and contacts nobody. Its errors name the setting or file to fix.
+func Opener(cfg Config) provider.Opener {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return func(_ context.Context, in *registry.Integration) (provider.Provider, error) {
+		return open(cfg, in)
+	}
+}
+
+// store reads one server with one identity.
+type store struct {
+	vault  *registry.Vault
+	host   string // for messages
+	now    func() time.Time
+	client *client
+	logins *logins
+	leases *leases
+	tasks  *task.Group
+}
+
+var _ provider.Provider = (*store)(nil)
+
+func setupFault(format string, args ...any) *secret.Error {
+	return secret.Errorf(secret.ReasonStoreAuthenticationFailed, format, args...)
+}
+
+func open(cfg Config, in *registry.Integration) (*store, error) {
+	v := in.Vault
+	if in.Kind != secret.KindHashiCorpVault || v == nil {
+		return nil, setupFault("the integration has no vault settings")
+	}
+	u, err := url.Parse(v.Address)
+	if err != nil || u.Scheme != "https" || u.Host == "" {
+		return nil, setupFault("vault.address is not the https:// URL of a server")
+	}
+	out := egress.Config{
+		Origins:         []string{egress.Origin(u)},
+		PrivateEndpoint: v.PrivateEndpoint,
+		Timeout:         cfg.TryTimeout,
+		Proxy:           cfg.Proxy,
+		Resolver:        cfg.Resolver,
+		Connecting:      cfg.connecting,
+	}
+	if in.Limits.Timeout > 0 {
+		out.Timeout = in.Limits.Timeout
+	}
+	if v.Dial != "" {
+		out.Dial = map[string]string{strings.ToLower(u.Hostname()): v.Dial}
+	}
+	if out.Roots, err = egress.LoadRoots("vault.ca_file", v.CAFile); err != nil {
+		return nil, err
+	}
+	if v.Auth.Type == registry.VaultCert {
+		if out.Certificate, err = clientCertificate(v.Auth.CertificateFile); err != nil {
+			return nil, err
+		}
+	}
+	s := &store{
+		vault:  v,
+		host:   u.Host,
+		now:    cfg.Now,
+		client: &client{http: egress.NewClient(out), address: v.Address, namespace: v.Namespace},
+		leases: newLeases(),
+		tasks:  task.NewGroup(),
+	}
+	s.logins = &logins{
+		client: s.client, auth: v.Auth, host: u.Host, now: cfg.Now,
+		log: cfg.Logger.With("integration", in.ID), tasks: s.tasks,
+	}
+	return s, nil
+}
+
+func clientCertificate(path string) (*tls.Certificate, error) {
+	const setting = "vault.auth.certificate_file"
+	pem, err := egress.ReadFile(setting, path)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(pem)
+	cert, err := tls.X509KeyPair(pem, pem)
+	if err != nil { // whose text might quote the file
+		return nil, setupFault("%s: %s does not hold a certificate and the key that belongs to it, in PEM form", setting, path)
+	}
+	return &cert, nil
+}
+
+// Fetch implements provider.Provider. A KV secret is the JSON object of its
+// fields; so is what any other engine answers. Reading from another engine makes
+// a new credential, unless the last one's lease can still be renewed.
+func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, error) {
+	if err := provider.CheckRef(ref, secret.KindHashiCorpVault); err != nil {
+		return nil, err
+	}
+	if ref.Store != s.vault.Address {
+		return nil, secret.Errorf(secret.ReasonStoreNotAllowed, "the server is not the integration's; see vault.address")
+	}
+	mount, path, ok := s.mountOf(ref.Name)
+	switch {
+	case !ok:
+		return nil, secret.Errorf(secret.ReasonStoreNotAllowed, "the secret lies in none of the integration's mounts; add its mount to vault.mounts")
+	case ref.Version != "" && mount.Engine != registry.VaultKV2:
+		return nil, secret.Errorf(secret.ReasonInvalidReference, "secrets of this mount have no versions, only those of engine kv2 do; leave out the \"#\"")
+	}
+	switch mount.Engine {
+	case registry.VaultKV2:
+		query := ""
+		if ref.Version != "" {
+			query = "version=" + ref.Version
+		}
+		return s.read(ctx, mount.Path+"/data/"+path, query, func(a *answer, _ *session) (*secret.Secret, error) {
+			return a.kv2(s.host, ref.Version, s.now())
+		})
+	case registry.VaultKV1:
+		return s.read(ctx, ref.Name, "", func(a *answer, _ *session) (*secret.Secret, error) { return a.kv1(s.host) })
+	default:
+		return s.credential(ctx, ref.Name)
+	}
+}
+
+// mountOf splits a secret's name into one of the integration's mounts and what
+// lies below.
+func (s *store) mountOf(name string) (mount registry.VaultMount, path string, ok bool) {
+	for _, m := range s.vault.Mounts {
+		if path, ok := strings.CutPrefix(name, m.Path+"/"); ok {
+			return m, path, true
+		}
+	}
+	return registry.VaultMount{}, "", false
+}
+
+// read reads a path and makes a secret of the answer. A token that is refused is
+// replaced once.
+func (s *store) read(ctx context.Context, path, query string, make func(*answer, *session) (*secret.Secret, error)) (*secret.Secret, error) {
+	ses, err := s.logins.session(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	a, err := s.client.read(ctx, ses.token, path, query)
+	if isDenied(err) && s.logins.refuses(ctx, ses) {
+		if ses, err = s.logins.session(ctx, ses); err != nil {
+			return nil, err
+		}
+		a, err = s.client.read(ctx, ses.token, path, query)
+	}
+	if err != nil {
+		return nil, explainRead(ctx, s.host, err)
+	}
+	defer a.wipe()
+	return make(a, ses)
+}
+
+// Close implements provider.Provider. Leases are not revoked: those who were
+// given the credentials may go on using them until they end.
+func (s *store) Close() error {
+	err := s.tasks.Stop(closeTimeout)
+	s.leases.release()
+	s.client.http.CloseIdleConnections()
+	return err
+}
