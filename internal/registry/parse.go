@@ -24,8 +24,10 @@ type integrationFile struct {
 		TTL      strictyaml.Duration `yaml:"ttl"`
 		MaxStale strictyaml.Duration `yaml:"max_stale"`
 	} `yaml:"cache"`
-	Limits limitsSection  `yaml:"limits"`
-	Grants []grantSection `yaml:"grants"`
+	Limits    limitsSection  `yaml:"limits"`
+	Placement Placement      `yaml:"placement"`
+	Grants    []grantSection `yaml:"grants"`
+	Roles     rolesSection   `yaml:"roles"`
 }
 
 type limitsSection struct {
@@ -110,6 +112,8 @@ func (p *parser) parse(name string, data []byte) parsed {
 		p.doc.Fault("cache.max_stale", "expected 0s to 24h")
 	}
 	in.Limits = p.limits(f.Limits)
+	in.Placement = p.placement(secret.Kind(f.Kind), f.Placement)
+	in.Roles = p.roles(f.Roles)
 	switch secret.Kind(f.Kind) {
 	case secret.KindAzureKeyVault:
 		in.Kind = secret.KindAzureKeyVault

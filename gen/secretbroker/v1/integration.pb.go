@@ -93,9 +93,8 @@ type Integration struct {
 	Kind string `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
 	// The settings of the kind: the section of an integration's file that is named
 	// after the kind ("azure:" and so on), with the same names and the same rules;
-	// docs/configuration.md lists them. Settings that name a file for a credential
-	// (client_secret_file and so on) are left out: the content is given in
-	// credentials instead.
+	// docs/configuration.md lists them. In place of settings that name a file with a
+	// credential, its content is given in credentials.
 	Settings *structpb.Struct `protobuf:"bytes,4,opt,name=settings,proto3" json:"settings,omitempty"`
 	// How long values are kept; unset for the broker's defaults.
 	Cache *IntegrationCache `protobuf:"bytes,5,opt,name=cache,proto3" json:"cache,omitempty"`
@@ -107,9 +106,10 @@ type Integration struct {
 	Grants []*Grant `protobuf:"bytes,8,rep,name=grants,proto3" json:"grants,omitempty"`
 	// Who may manage this integration, beside those who may manage all.
 	Roles []*RoleBinding `protobuf:"bytes,9,rep,name=roles,proto3" json:"roles,omitempty"`
-	// Input only: the content of credentials, by the name of the setting that would
-	// name a file for it, for example "azure.credential.client_secret_file". What
-	// is not given stays as it is. It is never returned.
+	// Input only: the content of credentials, each by the name of the setting that
+	// would otherwise name its file, without "_file", for example
+	// "azure.credential.client_secret". What is not given stays as it is, and what
+	// the settings have no use for any more is forgotten. It is never returned.
 	Credentials map[string][]byte `protobuf:"bytes,10,rep,name=credentials,proto3" json:"credentials,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Output only: the names of the credentials that the broker keeps.
 	CredentialNames []string `protobuf:"bytes,11,rep,name=credential_names,json=credentialNames,proto3" json:"credential_names,omitempty"`
@@ -1010,10 +1010,10 @@ type UpdateIntegrationRequest struct {
 	// The integration as it should be, with its id. If it has an etag, the change
 	// is made only if that is still the current one.
 	Integration *Integration `protobuf:"bytes,1,opt,name=integration,proto3" json:"integration,omitempty"`
-	// What of it to change: display_name, settings, settings.NAME, cache, cache.ttl,
-	// cache.max_stale, limits, limits.NAME, placement, placement.NAME, grants,
-	// roles, credentials, credentials.NAME, or "*" for everything but credentials
-	// that are not given. Empty for all fields that are set.
+	// What of it to change: display_name, settings or settings.NAME, cache or
+	// cache.NAME, limits or limits.NAME, placement or placement.NAME, grants, roles,
+	// or "*" for all of these. Empty for those that are set. Credentials that are
+	// given are always taken.
 	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	// Check everything and change nothing.
 	ValidateOnly bool `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
@@ -1834,14 +1834,14 @@ type Usage struct {
 	Principal string                 `protobuf:"bytes,1,opt,name=principal,proto3" json:"principal,omitempty"`
 	// What the caller said that it resolved for; it proves nothing.
 	Connector string `protobuf:"bytes,2,opt,name=connector,proto3" json:"connector,omitempty"`
-	// The secret, without version and JSON key.
-	Reference    string                 `protobuf:"bytes,3,opt,name=reference,proto3" json:"reference,omitempty"`
-	FirstUseTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=first_use_time,json=firstUseTime,proto3" json:"first_use_time,omitempty"`
-	LastUseTime  *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=last_use_time,json=lastUseTime,proto3" json:"last_use_time,omitempty"`
+	// The secret: its store and name, and the JSON key, empty for a whole secret.
+	Store   string `protobuf:"bytes,3,opt,name=store,proto3" json:"store,omitempty"`
+	Secret  string `protobuf:"bytes,4,opt,name=secret,proto3" json:"secret,omitempty"`
+	JsonKey string `protobuf:"bytes,5,opt,name=json_key,json=jsonKey,proto3" json:"json_key,omitempty"`
 	// The version that was read last.
-	Version string `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
-	// How often it was read.
-	Count         int64 `protobuf:"varint,7,opt,name=count,proto3" json:"count,omitempty"`
+	Version       string                 `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
+	FirstUseTime  *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=first_use_time,json=firstUseTime,proto3" json:"first_use_time,omitempty"`
+	LastUseTime   *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=last_use_time,json=lastUseTime,proto3" json:"last_use_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1890,9 +1890,30 @@ func (x *Usage) GetConnector() string {
 	return ""
 }
 
-func (x *Usage) GetReference() string {
+func (x *Usage) GetStore() string {
 	if x != nil {
-		return x.Reference
+		return x.Store
+	}
+	return ""
+}
+
+func (x *Usage) GetSecret() string {
+	if x != nil {
+		return x.Secret
+	}
+	return ""
+}
+
+func (x *Usage) GetJsonKey() string {
+	if x != nil {
+		return x.JsonKey
+	}
+	return ""
+}
+
+func (x *Usage) GetVersion() string {
+	if x != nil {
+		return x.Version
 	}
 	return ""
 }
@@ -1909,20 +1930,6 @@ func (x *Usage) GetLastUseTime() *timestamppb.Timestamp {
 		return x.LastUseTime
 	}
 	return nil
-}
-
-func (x *Usage) GetVersion() string {
-	if x != nil {
-		return x.Version
-	}
-	return ""
-}
-
-func (x *Usage) GetCount() int64 {
-	if x != nil {
-		return x.Count
-	}
-	return 0
 }
 
 var File_secretbroker_v1_integration_proto protoreflect.FileDescriptor
@@ -2066,15 +2073,16 @@ const file_secretbroker_v1_integration_proto_rawDesc = "" +
 	"\runused_grants\x18\x02 \x03(\x05R\funusedGrants\x12&\n" +
 	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x04 \x01(\tR\trequestId\"\x93\x02\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\"\xa8\x02\n" +
 	"\x05Usage\x12\x1c\n" +
 	"\tprincipal\x18\x01 \x01(\tR\tprincipal\x12\x1c\n" +
-	"\tconnector\x18\x02 \x01(\tR\tconnector\x12\x1c\n" +
-	"\treference\x18\x03 \x01(\tR\treference\x12@\n" +
-	"\x0efirst_use_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\ffirstUseTime\x12>\n" +
-	"\rlast_use_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\vlastUseTime\x12\x18\n" +
-	"\aversion\x18\x06 \x01(\tR\aversion\x12\x14\n" +
-	"\x05count\x18\a \x01(\x03R\x05count*Z\n" +
+	"\tconnector\x18\x02 \x01(\tR\tconnector\x12\x14\n" +
+	"\x05store\x18\x03 \x01(\tR\x05store\x12\x16\n" +
+	"\x06secret\x18\x04 \x01(\tR\x06secret\x12\x19\n" +
+	"\bjson_key\x18\x05 \x01(\tR\ajsonKey\x12\x18\n" +
+	"\aversion\x18\x06 \x01(\tR\aversion\x12@\n" +
+	"\x0efirst_use_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\ffirstUseTime\x12>\n" +
+	"\rlast_use_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\vlastUseTime*Z\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13ROLE_RESOURCE_OWNER\x10\x01\x12\x11\n" +
