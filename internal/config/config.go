@@ -35,13 +35,9 @@ type Config struct {
 	Limits       Limits   `yaml:"limits"`
 	Shutdown     Shutdown `yaml:"shutdown"`
 	Memory       Memory   `yaml:"memory"`
-}
-
-// Roles names the principals that may ask about others.
-type Roles struct {
-	// Auditor are patterns of principals, as in a grant, that may have decisions
-	// explained. It gives them no secret.
-	Auditor []string `yaml:"auditor"`
+	// Management is how integrations are managed, Placement where they may be.
+	Management Management `yaml:"management"`
+	Placement  Placement  `yaml:"placement"`
 }
 
 // Limits bound what one caller can make the broker do.
@@ -187,6 +183,7 @@ func defaults() *Config {
 		AdminListen: "127.0.0.1:8081",
 		Cache:       Cache{TTL: strictyaml.Duration(5 * time.Minute), MaxBytes: 64 << 20},
 		Audit:       Audit{Sync: AuditSyncBatch},
+		Management:  Management{UsageWindow: strictyaml.Duration(24 * time.Hour)},
 		Limits: Limits{
 			MaxRequestBytes:            1 << 20,
 			MaxConfigs:                 1000,

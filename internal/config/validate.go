@@ -9,7 +9,6 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/secretbroker/secretbroker/internal/audit"
-	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
@@ -28,11 +27,9 @@ func (c *Config) validate(doc *strictyaml.Document) {
 	if c.Cache.MaxBytes < MinMaxBytes {
 		doc.Fault("cache.max_bytes", "expected at least 1MiB")
 	}
-	for i, pattern := range c.Roles.Auditor {
-		if fault := authz.CheckPrincipalPattern(pattern); fault != "" {
-			doc.Fault(strictyaml.Index("roles.auditor", i), "%s", fault)
-		}
-	}
+	c.Roles.validate(doc)
+	c.Management.validate(doc)
+	c.Placement.validate(doc)
 	c.Audit.validate(doc)
 	c.Limits.validate(doc)
 	if d := time.Duration(c.Shutdown.DrainDelay); d < 0 || d > MaxShutdown {

@@ -13,6 +13,7 @@ import (
 // who may ask at all has been decided before. The error is a *secret.Error.
 func (r *Resolver) Explain(ctx context.Context, who Caller, requestID string, q explain.Question) (explain.Answer, error) {
 	answer, err := explain.Explain(r.cfg.Integrations.List(), q)
+	r.placed(&answer, authz.Principal(q.Principal))
 	e := newEvent(methodExplain, who, &Request{ID: requestID})
 	if ValidID(q.IntegrationID) {
 		e.Integration = q.IntegrationID
@@ -26,4 +27,19 @@ func (r *Resolver) Explain(ctx context.Context, who Caller, requestID string, q 
 		return explain.Answer{}, err
 	}
 	return answer, err
+}
+
+// placed corrects the judgements of who for integrations in a place that it may
+// not use.
+func (r *Resolver) placed(answer *explain.Answer, who authz.Principal) {
+	for i := range answer.Judgements {
+		j := &answer.Judgements[i]
+		in, err := r.cfg.Integrations.Get(j.IntegrationID)
+		if err != nil || !j.Allowed {
+			continue
+		}
+		if why := r.cfg.Admit(who, in); why != "" {
+			j.Allowed, j.Grant, j.Explanation = false, -1, "a grant allows it, but "+why
+		}
+	}
 }

@@ -51,6 +51,10 @@ type Config struct {
 	CacheTTL time.Duration
 	// Limits bound one request; zero ones take their defaults.
 	Limits Limits
+	// Admit, if not nil, says why a caller may not use an integration, whatever its
+	// grants, "" if it may: placement.Rules.Admit is one. It is told only to callers
+	// that have a grant.
+	Admit func(who authz.Principal, in *registry.Integration) (why string)
 	// Observe, if not nil, is told of every config's reason, empty for success.
 	Observe func(reason secret.Reason)
 }
@@ -64,6 +68,9 @@ type Resolver struct {
 func New(cfg Config) *Resolver {
 	if cfg.Observe == nil {
 		cfg.Observe = func(secret.Reason) {}
+	}
+	if cfg.Admit == nil {
+		cfg.Admit = func(authz.Principal, *registry.Integration) string { return "" }
 	}
 	cfg.Limits = cfg.Limits.withDefaults()
 	return &Resolver{cfg: cfg}
@@ -170,12 +177,22 @@ var errStoreNotAllowed = secret.Errorf(secret.ReasonStoreNotAllowed,
 // integration that does not exist has no policy, and no policy denies.
 func (r *Resolver) decide(who authz.Principal, integration string, items []item) (*registry.Integration, error) {
 	in, err := r.cfg.Integrations.Get(integration)
+	if errors.Is(err, registry.ErrUnavailable) {
+		return nil, secret.Errorf(secret.ReasonRegistryUnavailable,
+			"the broker has not reached its database of integrations for too long to decide who may have what; wait, and look at the database").WithCause(err)
+	}
 	if err != nil && !errors.Is(err, registry.ErrNotFound) {
 		return nil, err
 	}
-	var policy *authz.Policy
+	var (
+		policy    *authz.Policy
+		elsewhere *secret.Error
+	)
 	if in != nil {
 		policy = in.Policy
+		if why := r.cfg.Admit(who, in); why != "" {
+			elsewhere = secret.Errorf(secret.ReasonPlacementDenied, "%s", why)
+		}
 	}
 	for i := range items {
 		it := &items[i]
@@ -185,6 +202,9 @@ func (r *Resolver) decide(who authz.Principal, integration string, items []item)
 		it.decision = policy.Decide(who, it.ref)
 		switch it.decision.Effect {
 		case authz.Allowed:
+			if elsewhere != nil {
+				it.err, it.decision = elsewhere, authz.Decision{}
+			}
 		case authz.StoreNotAllowed:
 			it.err = errStoreNotAllowed
 		default:
