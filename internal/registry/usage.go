@@ -36,3 +36,14 @@ type UsageStore interface {
 	// are not in it.
 	LastUsed(ctx context.Context) (map[string]time.Time, error)
 }
+
+// MergeUsage returns two entries of the same caller and secret as one.
+func MergeUsage(a, b Usage) Usage {
+	if b.LastAt.Before(a.LastAt) {
+		a, b = b, a
+	}
+	if a.FirstAt.Before(b.FirstAt) {
+		b.FirstAt = a.FirstAt
+	}
+	return b
+}
