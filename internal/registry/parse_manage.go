@@ -121,3 +121,13 @@ func (p *parser) roles(s rolesSection) *authz.Roles {
 func (s rolesSection) bindings() map[authz.Role][]string {
 	return map[authz.Role][]string{authz.ResourceOwner: s.ResourceOwner, authz.Assigner: s.Assigner, authz.Auditor: s.Auditor}
 }
+
+// ValidID reports whether id can be an integration's.
+func ValidID(id string) bool { return validID.MatchString(id) }
+
+// CloudOf returns the cloud that stores of a kind are in, "" if the kind does not
+// say.
+func CloudOf(kind secret.Kind) string {
+	k, _ := sectionOf(kind)
+	return k.cloud
+}
