@@ -19,8 +19,8 @@ const (
 // given returns credentials to give, by name and value.
 func given(pairs ...string) map[string]secret.Value {
 	m := make(map[string]secret.Value)
-	for i := 0; i < len(pairs); i += 2 {
-		m[pairs[i]] = secret.NewValue([]byte(pairs[i+1]))
+	for pair := range slices.Chunk(pairs, 2) {
+		m[pair[0]] = secret.NewValue([]byte(pair[len(pair)-1]))
 	}
 	return m
 }

@@ -7,6 +7,7 @@ package pgtest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -31,14 +32,14 @@ type Server struct {
 	credential *syscall.Credential // nil: that of the test
 
 	process *os.Process // nil while it does not run
-	ended   chan error
+	ended   chan struct{}
 }
 
 // New makes a cluster and starts its server, which ends with the test.
 func New(t testing.TB) *Server {
 	t.Helper()
 	bin := programs(t)
-	dir, err := os.MkdirTemp("", "pgtest") // short: a socket's path has at most 107 bytes
+	dir, err := os.MkdirTemp("", "pgtest") //nolint:usetesting // a socket's path has at most 107 bytes
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +102,7 @@ func freePort(t testing.TB) int {
 func (s *Server) Start() {
 	s.t.Helper()
 	// After a loss the old server's processes have first to notice it.
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; <-time.After(50 * time.Millisecond) {
 		err := s.tryStart()
 		if err == nil {
 			return
@@ -127,16 +128,19 @@ func (s *Server) tryStart() error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // that it was killed
+		close(ended)
+	}()
 	for {
 		if _, err := s.tryRun("pg_isready", "--quiet", "--host", s.sockets, "--port", strconv.Itoa(s.port)); err == nil {
 			s.process, s.ended = cmd.Process, ended
 			return nil
 		}
 		select {
-		case err := <-ended:
-			return fmt.Errorf("it ended: %w", err)
+		case <-ended:
+			return errors.New("it ended")
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
@@ -203,7 +207,7 @@ func (s *Server) tryRun(program string, args ...string) (string, error) {
 }
 
 func (s *Server) command(ctx context.Context, program string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, program), args...)
+	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, program), args...) //nolint:gosec // the server's own programs
 	cmd.Dir = s.sockets
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	if s.credential != nil {
