@@ -27,8 +27,10 @@ type Config struct {
 	// TLS and SPIFFE are two ways to the same; exactly one of them is given.
 	TLS    TLS    `yaml:"tls"`
 	SPIFFE SPIFFE `yaml:"spiffe"`
-	// Integrations is the directory of the integrations' files. Required.
+	// Integrations is the directory of the integrations' files, Registry the
+	// database that they are in; exactly one of them is given.
 	Integrations string   `yaml:"integrations"`
+	Registry     Registry `yaml:"registry"`
 	Cache        Cache    `yaml:"cache"`
 	Audit        Audit    `yaml:"audit"`
 	Roles        Roles    `yaml:"roles"`
@@ -183,6 +185,7 @@ func defaults() *Config {
 		AdminListen: "127.0.0.1:8081",
 		Cache:       Cache{TTL: strictyaml.Duration(5 * time.Minute), MaxBytes: 64 << 20},
 		Audit:       Audit{Sync: AuditSyncBatch},
+		Registry:    defaultRegistry(),
 		Management:  Management{UsageWindow: strictyaml.Duration(24 * time.Hour)},
 		Limits: Limits{
 			MaxRequestBytes:            1 << 20,
@@ -239,11 +242,11 @@ func Parse(path string, data []byte) (*Config, error) {
 }
 
 func (c *Config) resolvePaths(dir string) {
-	paths := []*string{&c.Integrations}
+	var paths []*string
 	if c.Audit.File != AuditStdout {
 		paths = append(paths, &c.Audit.File)
 	}
-	optional := []*string{&c.Audit.KeyFile, &c.TLS.CertFile, &c.TLS.KeyFile, &c.TLS.ClientCAFile}
+	optional := append(c.Registry.paths(), &c.Integrations, &c.Audit.KeyFile, &c.TLS.CertFile, &c.TLS.KeyFile, &c.TLS.ClientCAFile)
 	for i := range c.TLS.CRLFiles {
 		optional = append(optional, &c.TLS.CRLFiles[i])
 	}

@@ -35,6 +35,7 @@ func TestLoad(t *testing.T) {
 				TrustDomain:  "example.org",
 			},
 			Integrations: filepath.Join(dir, "integrations"),
+			Registry:     defaultRegistry(),
 			Cache:        Cache{TTL: strictyaml.Duration(90 * time.Second), MaxBytes: 1 << 20},
 			Audit: Audit{File: "/var/log/secretbroker/audit.jsonl", Sync: AuditSyncNone, KeyFile: filepath.Join(dir, "audit.key"), Copies: []AuditCopy{
 				{Syslog: "unix:///dev/log", Required: true},
@@ -62,6 +63,7 @@ func TestLoad(t *testing.T) {
 				ClientCAFile: filepath.Join(dir, "ca.crt"),
 			},
 			Integrations: filepath.Join(dir, "integrations"),
+			Registry:     defaultRegistry(),
 			Cache:        Cache{TTL: strictyaml.Duration(5 * time.Minute), MaxBytes: 64 << 20},
 			Audit:        Audit{File: AuditStdout, Sync: AuditSyncBatch},
 			Management:   Management{UsageWindow: strictyaml.Duration(24 * time.Hour)},
@@ -197,7 +199,7 @@ func TestAnyFreePort(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, name := range []string{"full.yaml", "minimal.yaml", "spiffe.yaml"} {
+	for _, name := range []string{"full.yaml", "minimal.yaml", "spiffe.yaml", "registry.yaml"} {
 		data, err := os.ReadFile(filepath.Join("testdata", name))
 		if err != nil {
 			f.Fatal(err)
@@ -210,8 +212,17 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		for i, path := range []string{c.Integrations, c.TLS.CertFile, c.TLS.KeyFile, c.TLS.ClientCAFile} {
-			if spiffe := i > 0 && c.SPIFFE.Socket != "" && c.SPIFFE.TrustDomain != ""; filepath.IsAbs(path) == spiffe {
+		from := 0
+		for _, path := range []string{c.Integrations, c.Registry.SQLite.File, c.Registry.Postgres.URL} {
+			if path != "" {
+				from++
+			}
+		}
+		if from != 1 {
+			t.Errorf("accepted with %d places of integrations", from)
+		}
+		for _, path := range []string{c.TLS.CertFile, c.TLS.KeyFile, c.TLS.ClientCAFile} {
+			if spiffe := c.SPIFFE.Socket != "" && c.SPIFFE.TrustDomain != ""; filepath.IsAbs(path) == spiffe {
 				t.Errorf("accepted with the path %q", path)
 			}
 		}

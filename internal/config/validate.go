@@ -19,7 +19,7 @@ func (c *Config) validate(doc *strictyaml.Document) {
 		doc.Fault("admin_listen", "the same address as listen; give it a port of its own")
 	}
 	c.validateIdentity(doc)
-	required(doc, "integrations", "the directory of the integrations' files")
+	c.validateIntegrations(doc)
 	required(doc, "audit.file", `the file that audit records are appended to, or "stdout"`)
 	if ttl := time.Duration(c.Cache.TTL); ttl < MinTTL || ttl > MaxTTL {
 		doc.Fault("cache.ttl", "expected 1s to 24h")
