@@ -9,6 +9,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/cache"
 	"github.com/secretbroker/secretbroker/internal/config"
+	"github.com/secretbroker/secretbroker/internal/manage"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -149,4 +150,18 @@ func (m *metrics) watchCache(c *cache.Cache) {
 	counter("evictions_total", "Values given up for want of room; if this grows, raise cache.max_bytes.", func(s cache.Stats) uint64 { return s.Evictions })
 	gauge("entries", "Values in memory.", func(s cache.Stats) int64 { return s.Entries })
 	gauge("bytes", "Estimated memory that cached values take.", func(s cache.Stats) int64 { return s.Bytes })
+}
+
+// watchValidation tells how many integrations worked when they were last
+// validated.
+func (m *metrics) watchValidation(w *manage.Watcher) {
+	gauge := func(result string, read func() int) {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name:        "secretbroker_integrations_validated",
+			Help:        "Integrations by what came of their last validation (management.validate_every); /readyz says what fails.",
+			ConstLabels: prometheus.Labels{"result": result},
+		}, func() float64 { return float64(read()) }))
+	}
+	gauge("ok", func() int { ok, _ := w.Counts(); return ok })
+	gauge("failed", func() int { _, failed := w.Counts(); return failed })
 }

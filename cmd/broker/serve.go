@@ -7,10 +7,12 @@ import (
 	"io"
 	stdlog "log"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
@@ -22,6 +24,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/cache"
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/hardening"
+	"github.com/secretbroker/secretbroker/internal/manage"
+	"github.com/secretbroker/secretbroker/internal/placement"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/azurekv"
 	"github.com/secretbroker/secretbroker/internal/registry"
@@ -166,7 +170,12 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	}
 	m.watchIntegrations(integrations)
 
+	places, err := placement.New(cfg.Placement.Rules())
+	if err != nil {
+		return &exitError{exitUsage, fmt.Errorf("placement: %w", err)}
+	}
 	resolver := resolve.New(resolve.Config{
+		Admit:        places.Admit,
 		Integrations: integrations,
 		Stores:       stores,
 		Cache:        values,
@@ -186,9 +195,21 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	if err != nil {
 		return &exitError{exitUsage, err}
 	}
+	management := manage.New(manage.Config{
+		Store:       integrations,
+		Audit:       auditLog,
+		Roles:       settings.roles.Load,
+		Placement:   places,
+		Validate:    stores.Validate,
+		UsageWindow: time.Duration(cfg.Management.UsageWindow),
+		Logger:      log,
+	})
+	working := manage.NewWatcher(management, manage.WatchConfig{AtStart: cfg.Management.ValidateAtStart, Every: time.Duration(cfg.Management.ValidateEvery)})
+	m.watchValidation(working)
 	grpcServer, err := server.New(server.Config{
 		Resolver:  resolver,
 		Explainer: resolver,
+		Manager:   management,
 		IsAuditor: settings.isAuditor,
 		Trust:     identity,
 		Identity:  identityRules,
@@ -206,7 +227,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		return &exitError{exitFailure, err}
 	}
 	settings.limitCalls = grpcServer.SetCallLimits
-	readiness := &server.Readiness{Problems: func() []server.Problem { return problems(identity, integrations, auditLog, settings) }}
+	readiness := &server.Readiness{Problems: func() []server.Problem { return problems(identity, integrations, auditLog, settings, working) }}
 	admin := server.NewAdmin(readiness, metrics)
 
 	listener, err := net.Listen("tcp", cfg.Listen)
@@ -231,6 +252,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		return nil
 	})
 	parts.run("tls", identity.Run)
+	parts.run("validation", working.Run)
 	parts.run("integrations", integrations.Run)
 	parts.run("signals", func(ctx context.Context) error {
 		return onHangup(ctx, log, proc.hangups, manager, []reload{
@@ -310,13 +332,17 @@ func onHangup(ctx context.Context, log *slog.Logger, hangups <-chan os.Signal, m
 }
 
 // problems lists what /readyz should tell an operator.
-func problems(identity *trust.Store, integrations *registry.Files, auditLog *audit.Log, settings *settings) []server.Problem {
+func problems(identity *trust.Store, integrations *registry.Files, auditLog *audit.Log, settings *settings, working *manage.Watcher) []server.Problem {
 	var ps []server.Problem
 	for _, text := range identity.Problems() {
 		ps = append(ps, server.Problem{Component: "tls", Text: text})
 	}
 	for _, f := range integrations.Faults() {
 		ps = append(ps, server.Problem{Component: "integrations", Text: f.Faults.Error()})
+	}
+	failures := working.Failures()
+	for _, id := range slices.Sorted(maps.Keys(failures)) {
+		ps = append(ps, server.Problem{Component: "validation", Text: id + ": " + failures[id]})
 	}
 	if text := auditLog.Problem(); text != "" {
 		ps = append(ps, server.Problem{Component: "audit", Text: text})

@@ -2,7 +2,6 @@ package authz
 
 import (
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"testing"
 )
@@ -101,7 +100,7 @@ func TestNobodyGetsMoreThanGiven(t *testing.T) {
 					owners++
 				}
 				if a.May(p, ToCreate) || a.May(p, ToUseMachine) {
-					t.Fatal(fmt.Sprintf("seed %d: %s may do what takes a role for all integrations", seed, p))
+					t.Fatalf("seed %d: %s may do what takes a role for all integrations", seed, p)
 				}
 			}
 			if owners == 0 {

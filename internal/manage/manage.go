@@ -77,11 +77,11 @@ type Caller struct {
 	CertificateSerial string
 }
 
-// Form, Grant and Record are the registry's.
-type (
-	Form  = registry.Form
-	Grant = registry.FormGrant
-)
+// Form is an integration as it is written down.
+type Form = registry.Form
+
+// Grant is one entry of its grants.
+type Grant = registry.FormGrant
 
 // Integration is one integration as those may see it who have a role on it.
 type Integration struct {
@@ -120,12 +120,22 @@ type InvalidError struct {
 	Faults []Fault
 }
 
+// Error lists the faults on one line, or the first of many.
 func (e *InvalidError) Error() string {
-	texts := make([]string, len(e.Faults))
+	const most = 600 // bytes
+	var b strings.Builder
 	for i, f := range e.Faults {
-		texts[i] = strings.TrimPrefix(f.Setting+": "+f.Text, ": ")
+		text := strings.TrimPrefix(f.Setting+": "+f.Text, ": ")
+		if i > 0 && b.Len()+len(text) > most {
+			fmt.Fprintf(&b, "; and %d more", len(e.Faults)-i)
+			break
+		}
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		b.WriteString(text)
 	}
-	return strings.Join(texts, "; ")
+	return b.String()
 }
 
 // Unwrap makes it a *secret.Error.

@@ -69,6 +69,11 @@ func (op *operation) record(ctx context.Context, outcome audit.Outcome, reason s
 	return nil
 }
 
+// Reject records a call whose message nobody can make sense of, and returns err.
+func (s *Service) Reject(ctx context.Context, who Caller, method, id string, err error) error {
+	return s.begin(who, method, id).answer(ctx, err)
+}
+
 // answer records that a question was answered, or what came of it otherwise, and
 // returns the call's error.
 func (op *operation) answer(ctx context.Context, err error) error {

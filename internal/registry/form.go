@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -264,3 +265,12 @@ func treeValue(path string, v any, depth int) (any, error) {
 		return nil, fmt.Errorf("%s: there is no value; write one or take the setting out", path)
 	}
 }
+
+// SetTTL sets the time-to-live; zero leaves it out.
+func (c *FormCache) SetTTL(d time.Duration) { c.TTL = strictyaml.Duration(d) }
+
+// SetMaxStale sets max_stale; zero leaves it out.
+func (c *FormCache) SetMaxStale(d time.Duration) { c.MaxStale = strictyaml.Duration(d) }
+
+// SetTimeout sets the timeout; zero leaves it out.
+func (l *FormLimits) SetTimeout(d time.Duration) { l.Timeout = strictyaml.Duration(d) }

@@ -27,6 +27,7 @@ import (
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 	"github.com/secretbroker/secretbroker/internal/admission"
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/manage"
 	"github.com/secretbroker/secretbroker/internal/trust"
 )
 
@@ -55,6 +56,7 @@ const (
 type Config struct {
 	Resolver  Resolver
 	Explainer Explainer
+	Manager   *manage.Service
 	// IsAuditor says whether a principal is one of the auditors.
 	IsAuditor func(authz.Principal) bool
 	// Trust is the server's certificate and the trust in clients. The Server does
@@ -158,8 +160,9 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{grpc: g, health: health.NewServer(), endStreams: endStreams, handshakes: ic.metrics.handshakes, gates: []*admission.Gate{ic.calls, ic.streams}, trust: cfg.Trust, connections: known, greetings: greetings, recheck: recheckInterval}
 	secretbrokerv1.RegisterResolverServiceServer(g, &resolverService{resolver: cfg.Resolver, log: cfg.Logger})
 	secretbrokerv1.RegisterPolicyServiceServer(g, &policyService{explainer: cfg.Explainer, log: cfg.Logger})
+	secretbrokerv1.RegisterIntegrationServiceServer(g, &integrationService{manager: cfg.Manager, log: cfg.Logger})
 	healthpb.RegisterHealthServer(g, s.health)
-	for _, service := range []string{secretbrokerv1.ResolverService_ServiceDesc.ServiceName, secretbrokerv1.PolicyService_ServiceDesc.ServiceName} {
+	for _, service := range []string{secretbrokerv1.ResolverService_ServiceDesc.ServiceName, secretbrokerv1.PolicyService_ServiceDesc.ServiceName, secretbrokerv1.IntegrationService_ServiceDesc.ServiceName} {
 		s.health.SetServingStatus(service, healthpb.HealthCheckResponse_SERVING)
 	}
 	reflection.Register(g) // v1, and v1alpha beside it
