@@ -12,6 +12,9 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
+// Step is one thing that was tried to find out whether an integration works.
+type Step = provider.Step
+
 // validateTime bounds one validation, all its steps together.
 const validateTime = 20 * time.Second
 

@@ -11,11 +11,26 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
+// Manager is the use case behind IntegrationService; manage.Service is one.
+type Manager interface {
+	Create(ctx context.Context, who manage.Caller, form manage.Form, credentials map[string]secret.Value, o manage.WriteOptions) (manage.Integration, error)
+	Get(ctx context.Context, who manage.Caller, id string) (manage.Integration, error)
+	List(ctx context.Context, who manage.Caller, o manage.ListOptions) (all []manage.Integration, next string, err error)
+	Update(ctx context.Context, who manage.Caller, wanted manage.Form, mask []string, credentials map[string]secret.Value, o manage.WriteOptions) (in manage.Integration, changed []string, err error)
+	Delete(ctx context.Context, who manage.Caller, id string, o manage.WriteOptions) error
+	Validate(ctx context.Context, who manage.Caller, id string) ([]manage.Step, error)
+	Grant(ctx context.Context, who manage.Caller, id string, g manage.Grant, o manage.WriteOptions) (manage.Integration, error)
+	Revoke(ctx context.Context, who manage.Caller, id string, g manage.Grant, o manage.WriteOptions) (manage.Integration, error)
+	Usage(ctx context.Context, who manage.Caller, id string, size int, token string) (manage.UsagePage, error)
+	// Reject records a call whose message nobody can make sense of, and returns err.
+	Reject(ctx context.Context, who manage.Caller, method, id string, err error) error
+}
+
 // integrationService translates between the wire and the use case. Who may do
 // what is the use case's to decide.
 type integrationService struct {
 	secretbrokerv1.UnimplementedIntegrationServiceServer
-	manager *manage.Service
+	manager Manager
 	log     *slog.Logger
 }
 

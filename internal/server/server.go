@@ -27,7 +27,6 @@ import (
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 	"github.com/secretbroker/secretbroker/internal/admission"
 	"github.com/secretbroker/secretbroker/internal/authz"
-	"github.com/secretbroker/secretbroker/internal/manage"
 	"github.com/secretbroker/secretbroker/internal/trust"
 )
 
@@ -56,7 +55,7 @@ const (
 type Config struct {
 	Resolver  Resolver
 	Explainer Explainer
-	Manager   *manage.Service
+	Manager   Manager
 	// IsAuditor says whether a principal is one of the auditors.
 	IsAuditor func(authz.Principal) bool
 	// Trust is the server's certificate and the trust in clients. The Server does
