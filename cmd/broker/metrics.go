@@ -13,6 +13,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
+	"github.com/secretbroker/secretbroker/internal/usage"
 )
 
 // metrics are the figures of the parts that know no metrics library. No label
@@ -73,7 +74,7 @@ func reasonLabel(r secret.Reason) string {
 }
 
 // watchIntegrations counts usable and broken integrations at each scrape.
-func (m *metrics) watchIntegrations(files *registry.Files) {
+func (m *metrics) watchIntegrations(store registry.Store) {
 	gauge := func(state, help string, count func() int) {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name:        "secretbroker_integrations",
@@ -81,8 +82,36 @@ func (m *metrics) watchIntegrations(files *registry.Files) {
 			ConstLabels: prometheus.Labels{"state": state},
 		}, func() float64 { return float64(count()) }))
 	}
-	gauge("serving", "", func() int { return len(files.List()) })
-	gauge("faulty", "", func() int { return len(files.Faults()) })
+	gauge("serving", "", func() int { return len(store.List()) })
+	gauge("faulty", "", func() int { return len(store.Faults()) })
+	m.watchRegistry(store)
+}
+
+// watchRegistry tells how old what is decided by may be.
+func (m *metrics) watchRegistry(store registry.Store) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "secretbroker_registry_up",
+		Help: "1 while the database of integrations can be reached, and always if they are files.",
+	}, func() float64 {
+		if store.Status().Problem != "" {
+			return 0
+		}
+		return 1
+	}), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "secretbroker_registry_age_seconds",
+		Help: "Seconds since the integrations in force were last seen to be those that are kept.",
+	}, func() float64 { return max(0, time.Since(store.Status().SeenAt).Seconds()) }))
+}
+
+// watchUsage tells how much of who uses what is in memory, and what is lost.
+func (m *metrics) watchUsage(r *usage.Recorder) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "secretbroker_usage_entries",
+		Help: "Different uses of integrations that are noted in memory.",
+	}, func() float64 { return float64(r.Entries()) }), prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "secretbroker_usage_dropped_total",
+		Help: "Uses of integrations that were not noted because there were too many different ones.",
+	}, func() float64 { return float64(r.Dropped()) }))
 }
 
 // watchAudit reads the audit log's counters at each scrape. The label of a copy

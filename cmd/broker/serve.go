@@ -33,6 +33,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 	"github.com/secretbroker/secretbroker/internal/server"
 	"github.com/secretbroker/secretbroker/internal/trust"
+	"github.com/secretbroker/secretbroker/internal/usage"
 )
 
 func newServeCommand() *cobra.Command {
@@ -153,22 +154,21 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	defer values.Close()
 	m.watchCache(values)
 
-	integrations, err := registry.Open(registry.FilesConfig{
-		Dir:    cfg.Integrations,
-		Logger: log,
-		OnChange: func(removed, changed []*registry.Integration) {
-			for _, in := range removed {
-				stores.Remove(in.ID)
-			}
-			for _, in := range changed {
-				stores.Supersede(in.ID, in.Revision)
-			}
-		},
+	integrations, err := openIntegrations(ctx, cfg, log, func(removed, changed []*registry.Integration) {
+		for _, in := range removed {
+			stores.Remove(in.ID)
+		}
+		for _, in := range changed {
+			stores.Supersede(in.ID, in.Revision)
+		}
 	})
 	if err != nil {
-		return &exitError{exitUsage, err}
+		return err
 	}
+	defer closing(&err, integrations.close)
 	m.watchIntegrations(integrations)
+	uses := usage.New(usage.Config{Store: integrations.usage, Logger: log})
+	m.watchUsage(uses)
 
 	places, err := placement.New(cfg.Placement.Rules())
 	if err != nil {
@@ -190,6 +190,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 			MaxDocumentBytes:  int(cfg.Limits.MaxDocumentBytes),
 		},
 		Observe: m.configResolved,
+		Used:    uses.Used,
 	})
 	settings, err := newSettings(cfg, proc.reload, log)
 	if err != nil {
@@ -197,6 +198,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	}
 	management := manage.New(manage.Config{
 		Store:       integrations,
+		Usage:       integrations.usage,
 		Audit:       auditLog,
 		Roles:       settings.roles.Load,
 		Placement:   places,
@@ -227,7 +229,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		return &exitError{exitFailure, err}
 	}
 	settings.limitCalls = grpcServer.SetCallLimits
-	readiness := &server.Readiness{Problems: func() []server.Problem { return problems(identity, integrations, auditLog, settings, working) }}
+	readiness := &server.Readiness{Refuses: integrations.refuses, Problems: func() []server.Problem { return problems(identity, integrations, auditLog, settings, working) }}
 	admin := server.NewAdmin(readiness, metrics)
 
 	listener, err := net.Listen("tcp", cfg.Listen)
@@ -254,10 +256,11 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	parts.run("tls", identity.Run)
 	parts.run("validation", working.Run)
 	parts.run("integrations", integrations.Run)
+	parts.run("usage", uses.Run)
 	parts.run("signals", func(ctx context.Context) error {
 		return onHangup(ctx, log, proc.hangups, manager, []reload{
-			{"tls", func() error { identity.Reload(); return nil }},              // which reports by itself
-			{"integrations", func() error { integrations.Reload(); return nil }}, // as well
+			{"tls", func() error { identity.Reload(); return nil }}, // which reports by itself
+			{"integrations", integrations.reload},
 			{"audit log", auditLog.Reopen},
 			{"configuration", settings.reload},
 		})
@@ -332,14 +335,12 @@ func onHangup(ctx context.Context, log *slog.Logger, hangups <-chan os.Signal, m
 }
 
 // problems lists what /readyz should tell an operator.
-func problems(identity *trust.Store, integrations *registry.Files, auditLog *audit.Log, settings *settings, working *manage.Watcher) []server.Problem {
+func problems(identity *trust.Store, integrations *integrationStore, auditLog *audit.Log, settings *settings, working *manage.Watcher) []server.Problem {
 	var ps []server.Problem
 	for _, text := range identity.Problems() {
 		ps = append(ps, server.Problem{Component: "tls", Text: text})
 	}
-	for _, f := range integrations.Faults() {
-		ps = append(ps, server.Problem{Component: "integrations", Text: f.Faults.Error()})
-	}
+	ps = append(ps, integrations.problems()...)
 	failures := working.Failures()
 	for _, id := range slices.Sorted(maps.Keys(failures)) {
 		ps = append(ps, server.Problem{Component: "validation", Text: id + ": " + failures[id]})

@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 )
 
@@ -107,6 +109,10 @@ func OpenPostgres(ctx context.Context, p Postgres, c Config) (*Store, error) {
 	db := stdlib.OpenDB(*conf, stdlib.OptionBeforeConnect(withPassword))
 	db.SetMaxOpenConns(maxOpen)
 	db.SetMaxIdleConns(maxIdle)
+	if err := awaitServer(ctx, db); err != nil {
+		_ = db.Close() // nothing was written
+		return nil, fmt.Errorf("registry: the postgres database cannot be reached: %w", err)
+	}
 	s, err := open(ctx, c, db, &postgresDialect)
 	if err != nil {
 		_ = db.Close() // nothing was written
@@ -120,6 +126,26 @@ func OpenPostgres(ctx context.Context, p Postgres, c Config) (*Store, error) {
 		return listen(ctx, conf, wake)
 	}
 	return s, nil
+}
+
+// awaitServer waits for a server that cannot be reached, or is just starting,
+// until ctx ends. What only a person can mend it returns at once.
+func awaitServer(ctx context.Context, db *sql.DB) error {
+	for {
+		err := db.PingContext(ctx)
+		var unreachable *pgconn.ConnectError
+		var refused *pgconn.PgError
+		if err == nil || !errors.As(err, &unreachable) || errors.As(err, &refused) && refused.Code != "57P03" {
+			return err
+		}
+		wait := time.NewTimer(500 * time.Millisecond)
+		select {
+		case <-ctx.Done():
+			wait.Stop()
+			return err
+		case <-wait.C:
+		}
+	}
 }
 
 func readPassword(file string) (string, error) {
