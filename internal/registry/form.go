@@ -274,3 +274,6 @@ func (c *FormCache) SetMaxStale(d time.Duration) { c.MaxStale = strictyaml.Durat
 
 // SetTimeout sets the timeout; zero leaves it out.
 func (l *FormLimits) SetTimeout(d time.Duration) { l.Timeout = strictyaml.Duration(d) }
+
+// EncodeYAML writes plain maps, lists and single values as YAML.
+func EncodeYAML(v map[string]any) ([]byte, error) { return strictyaml.Encode(v) }
