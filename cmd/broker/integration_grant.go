@@ -21,10 +21,10 @@ func (g *grantFlags) register(cmd *cobra.Command) {
 	f.StringArrayVar(&g.grant.Principals, "principal", nil, "who: a SPIFFE ID, dns: and a host's name, or a pattern; give the flag again for others (required)")
 	f.StringArrayVar(&g.grant.Vaults, "vault", nil, "only of this vault of the integration's; give the flag again for others")
 	f.StringArrayVar(&g.grant.Secrets, "secret", nil, "only secrets of this name, or beginning followed by *; give the flag again for others")
-	f.StringArrayVar(&g.grant.Keys, "key", nil, "only this JSON key, or beginning followed by *, and no whole secret; give the flag again for others")
+	f.StringArrayVar(&g.grant.Keys, "json-key", nil, "only this JSON key, or beginning followed by *, and no whole secret; give the flag again for others")
 	f.StringVar(&g.etag, "etag", "", "change only if this is still the integration's")
 	_ = cmd.MarkFlagRequired("principal") // the flag exists
-	for _, flag := range []string{"principal", "vault", "secret", "key", "etag"} {
+	for _, flag := range []string{"principal", "vault", "secret", "json-key", "etag"} {
 		completeWords(cmd, flag)
 	}
 }
@@ -35,7 +35,7 @@ func newIntegrationGrantCommand() *cobra.Command {
 		Use:   "grant ID --principal PATTERN",
 		Short: "Let somebody use an integration",
 		Long: `Add a grant to an integration. What is not narrowed with --vault, --secret or
---key stays open. It takes the role ASSIGNER or RESOURCE_OWNER.`,
+--json-key stays open. It takes the role ASSIGNER or RESOURCE_OWNER.`,
 		Example:           "  broker integration grant cspi-sqlserver --principal 'spiffe://example.org/connect/*' --secret 'sqlserver-*'",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: g.completeOneID,
