@@ -48,6 +48,7 @@ func TestClientCertificates(t *testing.T) {
 		"spiffe://example.org/connect/worker-1": env.Worker,
 		"spiffe://example.org/other/worker-2":   env.OtherWorker,
 		"spiffe://example.org/ops/auditor":      env.Auditor,
+		"spiffe://example.org/admin/owner":      env.Owner,
 	} {
 		if who.ID != want {
 			t.Errorf("ID = %q, want %q", who.ID, want)

@@ -259,7 +259,9 @@ func (s *Service) present(rec *registry.Record, lastUsed time.Time) Integration 
 	}
 	in.Form.ID = rec.ID // also of a document that cannot be read
 	if rec.Integration != nil {
-		in.Revision = rec.Integration.Revision
+		if live, err := s.cfg.Store.Get(rec.ID); err == nil {
+			in.Revision = live.Revision
+		}
 		in.Facts = factsOf(rec.Integration)
 		if len(rec.Document) == 0 { // the file has just been changed, and is served as it was
 			in.Form.Kind, in.Form.DisplayName = rec.Integration.Kind, rec.Integration.DisplayName

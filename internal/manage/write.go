@@ -320,8 +320,8 @@ func (s *Service) unused(ctx context.Context, id string) error {
 	if len(by) > named {
 		by, more = by[:named], fmt.Sprintf(" and %d more", len(by)-named)
 	}
-	return secret.Errorf(secret.ReasonIntegrationInUse, "the integration was used within the last %v, last at %s, by %s%s; take its users away first, or force the deletion",
-		s.cfg.UsageWindow, usage[0].LastAt.UTC().Format(time.RFC3339), strings.Join(by, ", "), more)
+	return secret.Errorf(secret.ReasonIntegrationInUse, "the integration was used within the last %s, last at %s, by %s%s; take its users away first, or force the deletion",
+		strings.TrimSuffix(strings.TrimSuffix(s.cfg.UsageWindow.String(), "0s"), "0m"), usage[0].LastAt.UTC().Format(time.RFC3339), strings.Join(by, ", "), more)
 }
 
 func wipe(credentials map[string]secret.Value) {
