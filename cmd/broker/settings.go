@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -45,10 +46,10 @@ func newSettings(cfg *config.Config, load func() (*config.Config, error), log *s
 
 func rolesOf(cfg *config.Config) (*authz.Roles, error) {
 	roles, err := authz.NewRoles(cfg.Roles.Bindings())
-	if err != nil {
-		return nil, fmt.Errorf("roles: %w", err)
+	if fault, ok := errors.AsType[*authz.RoleError](err); ok {
+		return nil, fmt.Errorf("roles.%s: entry %d: %s", strings.ToLower(string(fault.Role)), fault.Index+1, fault.Text)
 	}
-	return roles, nil
+	return roles, err
 }
 
 func callLimits(cfg *config.Config) admission.Limits {

@@ -116,8 +116,8 @@ func TestCAKeysAreNotKept(t *testing.T) {
 			}
 		}
 	}
-	if keys != 4 {
-		t.Errorf("%d keys on disk, want those of the server and three clients", keys)
+	if keys != 5 {
+		t.Errorf("%d keys on disk, want those of the server and four clients", keys)
 	}
 }
 
