@@ -71,6 +71,11 @@ type Config struct {
 	// Addr is the broker's address, "host:port". Every address that the host
 	// resolves to is tried. HTTPS_PROXY and NO_PROXY apply.
 	Addr string
+	// Addrs are the addresses of further replicas, for a broker that has no one
+	// name for all of them. Addr may then be left out.
+	Addrs []string
+	// Balance is how calls are spread over the replicas.
+	Balance Balance
 
 	// CAFile is a PEM file with the certificates that may have signed the
 	// broker's. The system's roots are not trusted.
@@ -98,10 +103,11 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Client talks to one broker over one connection, which it makes when it is
-// first needed and makes again when it is lost. It is safe for concurrent use.
+// Client talks to one broker over one connection to each replica that it uses,
+// which it makes when it is first needed and makes again when it is lost. It is safe for concurrent use.
 type Client struct {
 	addr        string
+	balance     Balance
 	timeout     time.Duration
 	maxAttempts int
 	conn        *grpc.ClientConn
@@ -132,8 +138,11 @@ func New(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("secretbroker: client configuration: %w", err)
 	}
-	conn, err := grpc.NewClient("dns:///"+cfg.Addr,
-		grpc.WithTransportCredentials(&transportCreds{addr: cfg.Addr, files: files}),
+	addr := strings.Join(cfg.addrs(), ", ")
+	target, options := cfg.target()
+	options = append(options, cfg.balanceOptions()...)
+	conn, err := grpc.NewClient(target, append(options,
+		grpc.WithTransportCredentials(&transportCreds{addr: addr, files: files}),
 		// Also the name that the handshake verifies; empty means the host of Addr.
 		grpc.WithAuthority(cfg.ServerName),
 		grpc.WithUserAgent("secretbroker-go/"+version()),
@@ -154,12 +163,13 @@ func New(cfg Config) (*Client, error) {
 			Backoff:           backoff.Config{BaseDelay: minBackoff, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * maxBackoff},
 			MinConnectTimeout: 5 * time.Second,
 		}),
-	)
+	)...)
 	if err != nil {
 		return nil, fmt.Errorf("secretbroker: client configuration: Addr: %w", err)
 	}
 	return &Client{
-		addr:        cfg.Addr,
+		addr:        addr,
+		balance:     cfg.Balance,
 		timeout:     cfg.Timeout,
 		maxAttempts: cfg.MaxAttempts,
 		conn:        conn,
@@ -216,6 +226,7 @@ func (c *Client) Resolve(ctx context.Context, req Request) (*Response, error) {
 func call[In, Out any](ctx context.Context, c *Client, rpc func(context.Context, *In, ...grpc.CallOption) (*Out, error), in *In) (*Out, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
+	ctx = c.balanced(ctx, in)
 	for attempt := 1; ; attempt++ {
 		out, err := rpc(ctx, in)
 		if err == nil {
@@ -275,10 +286,16 @@ func sleep(ctx context.Context, d time.Duration) error {
 // file.
 func (cfg Config) validate() error {
 	var errs []error
-	if cfg.Addr == "" {
+	if len(cfg.addrs()) == 0 {
 		errs = append(errs, errors.New(`the broker's address Addr is not set; give it as "host:port"`))
-	} else if host, port, err := net.SplitHostPort(cfg.Addr); err != nil || host == "" || port == "" {
-		errs = append(errs, fmt.Errorf(`the broker's address Addr is %q; give it as "host:port"`, cfg.Addr))
+	}
+	for _, addr := range cfg.addrs() {
+		if host, port, err := net.SplitHostPort(addr); err != nil || host == "" || port == "" {
+			errs = append(errs, fmt.Errorf(`the broker's address Addr is %q; give it as "host:port"`, addr))
+		}
+	}
+	if _, ok := serviceConfigs[cfg.Balance]; !ok {
+		errs = append(errs, fmt.Errorf(`the Balance is %q; give "", "round_robin" or "integration"`, cfg.Balance))
 	}
 	var missing []string
 	for _, f := range []struct{ name, path string }{

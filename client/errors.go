@@ -31,6 +31,18 @@ const (
 	ReasonAccessDenied = string(secret.ReasonAccessDenied)
 	// ReasonStoreNotAllowed: the integration does not list the store.
 	ReasonStoreNotAllowed = string(secret.ReasonStoreNotAllowed)
+	// ReasonPlacementDenied: the organisation's placement rules forbid it.
+	ReasonPlacementDenied = string(secret.ReasonPlacementDenied)
+	// ReasonInvalidIntegration and the next seven are of calls that manage
+	// integrations; docs/errors.md says what to do about each.
+	ReasonInvalidIntegration  = string(secret.ReasonInvalidIntegration)
+	ReasonIntegrationNotFound = string(secret.ReasonIntegrationNotFound)
+	ReasonIntegrationExists   = string(secret.ReasonIntegrationExists)
+	ReasonIntegrationChanged  = string(secret.ReasonIntegrationChanged)
+	ReasonIntegrationInUse    = string(secret.ReasonIntegrationInUse)
+	ReasonIntegrationReadOnly = string(secret.ReasonIntegrationReadOnly)
+	ReasonOwnerLockout        = string(secret.ReasonOwnerLockout)
+	ReasonQuotaExceeded       = string(secret.ReasonQuotaExceeded)
 	// ReasonSecretNotFound and the next six: the secret is not there, or not fit
 	// to be used.
 	ReasonSecretNotFound    = string(secret.ReasonSecretNotFound)
@@ -45,12 +57,14 @@ const (
 	ReasonStoreAccessDenied         = string(secret.ReasonStoreAccessDenied)
 	ReasonStoreAuthenticationFailed = string(secret.ReasonStoreAuthenticationFailed)
 	ReasonStoreNotFound             = string(secret.ReasonStoreNotFound)
-	// ReasonStoreThrottled and the next three pass by themselves; Resolve has
+	// ReasonStoreThrottled and the next four pass by themselves; Resolve has
 	// tried again already.
 	ReasonStoreThrottled   = string(secret.ReasonStoreThrottled)
 	ReasonOverloaded       = string(secret.ReasonOverloaded)
 	ReasonStoreUnavailable = string(secret.ReasonStoreUnavailable)
-	ReasonAuditUnavailable = string(secret.ReasonAuditUnavailable)
+	// ReasonRegistryUnavailable: the broker cannot reach its database of integrations.
+	ReasonRegistryUnavailable = string(secret.ReasonRegistryUnavailable)
+	ReasonAuditUnavailable    = string(secret.ReasonAuditUnavailable)
 	// ReasonInternal: a fault of the broker; its operator finds it by request id.
 	ReasonInternal = string(secret.ReasonInternal)
 )

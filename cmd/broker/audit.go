@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -201,11 +202,11 @@ func newAuditQueryCommand() *cobra.Command {
 	f.StringVar(&q.filter.Integration, "integration", "", "events of this integration")
 	f.StringVar(&q.filter.Connector, "connector", "", "events of this connector, as the callers named it")
 	f.StringVar(&q.filter.RequestID, "request-id", "", "events of this request")
-	f.StringSliceVar(&q.outcomeFilter, "outcome", nil, "events with one of these outcomes: served, withheld, checked, answered, denied, failed, rejected")
+	f.StringSliceVar(&q.outcomeFilter, "outcome", nil, "events with one of these outcomes: served, withheld, checked, answered, attempted, changed, denied, failed, rejected")
 	f.StringVar(&q.from, "from", "", "events at this time or later")
 	f.StringVar(&q.to, "to", "", "events before this time")
 	f.BoolVar(&q.distinct, "distinct", false, "add up: one line for each principal, secret and outcome")
-	completeWords(cmd, "outcome", "served", "withheld", "checked", "answered", "denied", "failed", "rejected")
+	completeWords(cmd, "outcome", "served", "withheld", "checked", "answered", "attempted", "changed", "denied", "failed", "rejected")
 	for _, flag := range []string{"secret", "principal", "integration", "connector", "request-id", "from", "to"} {
 		completeWords(cmd, flag)
 	}
@@ -295,7 +296,7 @@ func (t *eventTable) add(r *audit.Record) error {
 	}
 	for i, cell := range []string{
 		r.Time.UTC().Format(time.RFC3339), string(r.Outcome), string(r.Reason), string(r.Principal), r.Integration, r.Connector,
-		r.Reference, r.Version, r.RequestID,
+		subjectOf(r), r.Version, r.RequestID,
 	} {
 		if i > 0 {
 			fmt.Fprint(t.w, "\t")
@@ -307,6 +308,22 @@ func (t *eventTable) add(r *audit.Record) error {
 		return t.w.Flush()
 	}
 	return nil
+}
+
+// subjectOf is what an event is about: a reference, or what is done to an
+// integration.
+func subjectOf(r *audit.Record) string {
+	if r.Reference != "" || !strings.Contains(r.Method, "Integration") && r.Note == "" && r.Change == nil {
+		return r.Reference
+	}
+	var parts []string
+	if r.Change != nil {
+		parts = append(parts, slices.Concat(r.Change.Fields, r.Change.Credentials)...)
+	}
+	if r.Note != "" {
+		parts = append(parts, r.Note)
+	}
+	return strings.TrimSpace(r.Method + " " + strings.Join(parts, ", "))
 }
 
 // orDash is a cell of a table: what stands in a log may be anything.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -173,7 +174,9 @@ func readIntegrations(path string) ([]*registry.Integration, error) {
 		if err != nil {
 			return nil, &exitError{exitUsage, err}
 		}
-		dir = cfg.Integrations
+		if dir = cfg.Integrations; dir == "" {
+			return nil, &exitError{exitUsage, fmt.Errorf("%s: its integrations are in a database; ask a broker that has it open, or explain what broker integration export writes", path)}
+		}
 	}
 	integrations, faults := registry.ReadPolicies(dir)
 	if len(faults) > 0 {

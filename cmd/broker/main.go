@@ -97,7 +97,7 @@ Begin with:  broker dev`,
 		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.AddCommand(newServeCommand(), newDevCommand(), newResolveCommand(), newCheckCommand(), newExplainCommand(), newAuditCommand(), newValidateCommand())
+	root.AddCommand(newServeCommand(), newDevCommand(), newResolveCommand(), newCheckCommand(), newExplainCommand(), newIntegrationCommand(), newAuditCommand(), newKeyCommand(), newValidateCommand())
 	return root
 }
 

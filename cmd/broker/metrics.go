@@ -9,9 +9,11 @@ import (
 	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/cache"
 	"github.com/secretbroker/secretbroker/internal/config"
+	"github.com/secretbroker/secretbroker/internal/manage"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
+	"github.com/secretbroker/secretbroker/internal/usage"
 )
 
 // metrics are the figures of the parts that know no metrics library. No label
@@ -78,7 +80,7 @@ func reasonLabel(r secret.Reason) string {
 }
 
 // watchIntegrations counts usable and broken integrations at each scrape.
-func (m *metrics) watchIntegrations(files *registry.Files) {
+func (m *metrics) watchIntegrations(store registry.Store) {
 	gauge := func(state, help string, count func() int) {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name:        "secretbroker_integrations",
@@ -86,8 +88,36 @@ func (m *metrics) watchIntegrations(files *registry.Files) {
 			ConstLabels: prometheus.Labels{"state": state},
 		}, func() float64 { return float64(count()) }))
 	}
-	gauge("serving", "", func() int { return len(files.List()) })
-	gauge("faulty", "", func() int { return len(files.Faults()) })
+	gauge("serving", "", func() int { return len(store.List()) })
+	gauge("faulty", "", func() int { return len(store.Faults()) })
+	m.watchRegistry(store)
+}
+
+// watchRegistry tells how old what is decided by may be.
+func (m *metrics) watchRegistry(store registry.Store) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "secretbroker_registry_up",
+		Help: "1 while the database of integrations can be reached, and always if they are files.",
+	}, func() float64 {
+		if store.Status().Problem != "" {
+			return 0
+		}
+		return 1
+	}), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "secretbroker_registry_age_seconds",
+		Help: "Seconds since the integrations in force were last seen to be those that are kept.",
+	}, func() float64 { return max(0, time.Since(store.Status().SeenAt).Seconds()) }))
+}
+
+// watchUsage tells how much of who uses what is in memory, and what is lost.
+func (m *metrics) watchUsage(r *usage.Recorder) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "secretbroker_usage_entries",
+		Help: "Different uses of integrations that are noted in memory.",
+	}, func() float64 { return float64(r.Entries()) }), prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "secretbroker_usage_dropped_total",
+		Help: "Uses of integrations that were not noted because there were too many different ones.",
+	}, func() float64 { return float64(r.Dropped()) }))
 }
 
 // watchAudit reads the audit log's counters at each scrape. The label of a copy
@@ -160,4 +190,18 @@ func (m *metrics) watchCache(c *cache.Cache) {
 	counter("evictions_total", "Values given up for want of room; if this grows, raise cache.max_bytes.", func(s cache.Stats) uint64 { return s.Evictions })
 	gauge("entries", "Values in memory.", func(s cache.Stats) int64 { return s.Entries })
 	gauge("bytes", "Estimated memory that cached values take.", func(s cache.Stats) int64 { return s.Bytes })
+}
+
+// watchValidation tells how many integrations worked when they were last
+// validated.
+func (m *metrics) watchValidation(w *manage.Watcher) {
+	gauge := func(result string, read func() int) {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name:        "secretbroker_integrations_validated",
+			Help:        "Integrations by what came of their last validation (management.validate_every); /readyz says what fails.",
+			ConstLabels: prometheus.Labels{"result": result},
+		}, func() float64 { return float64(read()) }))
+	}
+	gauge("ok", func() int { ok, _ := w.Counts(); return ok })
+	gauge("failed", func() int { _, failed := w.Counts(); return failed })
 }

@@ -241,18 +241,21 @@ func worstExitCode(errs []client.ConfigError) int {
 
 func exitCodeOfReason(reason string) int {
 	switch reason {
-	case client.ReasonUnauthenticated, client.ReasonAccessDenied, client.ReasonStoreNotAllowed, client.ReasonCertificateRefused:
+	case client.ReasonUnauthenticated, client.ReasonAccessDenied, client.ReasonStoreNotAllowed, client.ReasonCertificateRefused,
+		client.ReasonPlacementDenied:
 		return exitDenied
-	case client.ReasonInvalidReference, client.ReasonConfigMismatch, client.ReasonInvalidRequest:
+	case client.ReasonInvalidReference, client.ReasonConfigMismatch, client.ReasonInvalidRequest, client.ReasonInvalidIntegration:
 		return exitBadReference
-	case client.ReasonSecretNotFound, client.ReasonJSONKeyNotFound:
+	case client.ReasonSecretNotFound, client.ReasonJSONKeyNotFound, client.ReasonIntegrationNotFound:
 		return exitNotFound
 	case client.ReasonSecretDisabled, client.ReasonSecretExpired, client.ReasonSecretNotYetValid, client.ReasonSecretNotJSON, client.ReasonSecretNotBase64,
-		client.ReasonStoreAccessDenied, client.ReasonStoreAuthenticationFailed, client.ReasonStoreNotFound:
+		client.ReasonStoreAccessDenied, client.ReasonStoreAuthenticationFailed, client.ReasonStoreNotFound,
+		client.ReasonIntegrationExists, client.ReasonIntegrationChanged, client.ReasonIntegrationInUse, client.ReasonIntegrationReadOnly,
+		client.ReasonOwnerLockout, client.ReasonQuotaExceeded:
 		return exitPrecondition
 	case client.ReasonBrokerUnreachable, client.ReasonBrokerNotTrusted:
 		return exitUnreachable
-	case client.ReasonStoreThrottled, client.ReasonOverloaded, client.ReasonStoreUnavailable, client.ReasonAuditUnavailable:
+	case client.ReasonStoreThrottled, client.ReasonOverloaded, client.ReasonStoreUnavailable, client.ReasonAuditUnavailable, client.ReasonRegistryUnavailable:
 		return exitTryLater
 	default:
 		return exitFailure

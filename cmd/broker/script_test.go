@@ -12,8 +12,12 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/secretbroker/secretbroker/internal/devmode"
+	"github.com/secretbroker/secretbroker/internal/registry/seal"
 )
 
 func TestMain(m *testing.M) {
@@ -37,7 +41,11 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata",
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
-			b, err := startBroker(context.Background(), filepath.Join(env.WorkDir, "dev"), nil)
+			var change func(*devmode.Environment) error
+			if strings.HasPrefix(filepath.Base(env.WorkDir), "script-integration") {
+				change = inDatabase
+			}
+			b, err := startBroker(context.Background(), filepath.Join(env.WorkDir, "dev"), change)
 			if err != nil {
 				return err
 			}
@@ -55,6 +63,8 @@ func TestScripts(t *testing.T) {
 				"OTHER_KEY":         b.OtherWorker.KeyFile,
 				"AUDITOR_CERT":      b.Auditor.CertFile,
 				"AUDITOR_KEY":       b.Auditor.KeyFile,
+				"OWNER_CERT":        b.Owner.CertFile,
+				"OWNER_KEY":         b.Owner.KeyFile,
 				"SECRETS_FILE":      b.SecretsFile,
 				"EXAMPLES":          filepath.Join(repo, "examples"),
 				"VAULT":             "https://your-key-vault-name.vault.azure.net",
@@ -69,8 +79,32 @@ func TestScripts(t *testing.T) {
 			"exits":   exits,
 			"edit":    editFile,
 			"example": example,
+			"waitfor": waitFor,
+			"hides":   hides,
 		},
 	})
+}
+
+// inDatabase has the broker keep its integrations in a database, which is empty at
+// first, and leaves the sample in the directory "managed".
+func inDatabase(env *devmode.Environment) error {
+	if err := edit(env.ConfigFile, "integrations: integrations/", "registry: {sqlite: {file: registry.db}, key_file: registry.key, files: [keyvault-ca.pem], max_integrations: 3}"); err != nil {
+		return err
+	}
+	if err := seal.Create(filepath.Join(env.Dir, "registry.key")); err != nil {
+		return err
+	}
+	sample, err := os.ReadFile(env.IntegrationFile)
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(env.Dir, "managed")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	// In a database there is no directory that a path could be relative to.
+	text := strings.Replace(string(sample), "../keyvault-ca.pem", env.KeyVaultCAFile, 1)
+	return os.WriteFile(filepath.Join(dir, filepath.Base(env.IntegrationFile)), []byte(text), 0o600)
 }
 
 // exits runs a command and expects its exit code: "exits 3 broker resolve ...".
@@ -92,12 +126,47 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// editFile replaces text in a file: "edit FILE OLD NEW".
+// editFile replaces text in a file: "edit FILE OLD NEW", "\n" in NEW being a new
+// line.
 func editFile(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 3 {
 		ts.Fatalf("usage: edit FILE OLD NEW")
 	}
-	ts.Check(edit(ts.MkAbs(args[0]), args[1], args[2]))
+	ts.Check(edit(ts.MkAbs(args[0]), args[1], strings.ReplaceAll(args[2], `\n`, "\n")))
+}
+
+// waitFor runs a command until its output contains a text: "waitfor TEXT broker
+// ...".
+func waitFor(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: waitfor TEXT COMMAND [ARG ...]")
+	}
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(30 * time.Second)
+	for {
+		ts.Check(ts.Exec(args[1], args[2:]...))
+		if strings.Contains(ts.ReadFile("stdout"), args[0]) {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			ts.Fatalf("%q never appears in\n%s", args[0], ts.ReadFile("stdout"))
+		}
+	}
+}
+
+// hides fails if what stands in one file can be found in another: "hides SECRET
+// FILE".
+func hides(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: hides SECRET FILE")
+	}
+	text := strings.TrimSpace(ts.ReadFile(args[0]))
+	if text == "" || strings.Contains(ts.ReadFile(args[1]), text) {
+		ts.Fatalf("%s shows what stands in %s", args[1], args[0])
+	}
 }
 
 // example runs check and resolve on a sample and expects what comes of it: "ok",

@@ -7,11 +7,13 @@ import (
 	"io"
 	stdlog "log"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"syscall"
 	"time"
 
@@ -23,6 +25,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/cache"
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/hardening"
+	"github.com/secretbroker/secretbroker/internal/manage"
+	"github.com/secretbroker/secretbroker/internal/placement"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/awssm"
 	"github.com/secretbroker/secretbroker/internal/provider/azurekv"
@@ -34,6 +38,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 	"github.com/secretbroker/secretbroker/internal/server"
 	"github.com/secretbroker/secretbroker/internal/trust"
+	"github.com/secretbroker/secretbroker/internal/usage"
 )
 
 func newServeCommand() *cobra.Command {
@@ -171,24 +176,28 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	defer values.Close()
 	m.watchCache(values)
 
-	integrations, err := registry.Open(registry.FilesConfig{
-		Dir:    cfg.Integrations,
-		Logger: log,
-		OnChange: func(removed, changed []*registry.Integration) {
-			for _, in := range removed {
-				stores.Remove(in.ID)
-			}
-			for _, in := range changed {
-				stores.Supersede(in.ID, in.Revision)
-			}
-		},
+	integrations, err := openIntegrations(ctx, cfg, log, func(removed, changed []*registry.Integration) {
+		for _, in := range removed {
+			stores.Remove(in.ID)
+		}
+		for _, in := range changed {
+			stores.Supersede(in.ID, in.Revision)
+		}
 	})
 	if err != nil {
-		return &exitError{exitUsage, err}
+		return err
 	}
+	defer closing(&err, integrations.close)
 	m.watchIntegrations(integrations)
+	uses := usage.New(usage.Config{Store: integrations.usage, Logger: log})
+	m.watchUsage(uses)
 
+	places, err := placement.New(cfg.Placement.Rules())
+	if err != nil {
+		return &exitError{exitUsage, fmt.Errorf("placement: %w", err)}
+	}
 	resolver := resolve.New(resolve.Config{
+		Admit:        places.Admit,
 		Integrations: integrations,
 		Stores:       stores,
 		Cache:        values,
@@ -203,14 +212,28 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 			MaxDocumentBytes:  int(cfg.Limits.MaxDocumentBytes),
 		},
 		Observe: m.configResolved,
+		Used:    uses.Used,
 	})
 	settings, err := newSettings(cfg, proc.reload, log)
 	if err != nil {
 		return &exitError{exitUsage, err}
 	}
+	management := manage.New(manage.Config{
+		Store:       integrations,
+		Usage:       integrations.usage,
+		Audit:       auditLog,
+		Roles:       settings.roles.Load,
+		Placement:   places,
+		Validate:    stores.Validate,
+		UsageWindow: time.Duration(cfg.Management.UsageWindow),
+		Logger:      log,
+	})
+	working := manage.NewWatcher(management, manage.WatchConfig{AtStart: cfg.Management.ValidateAtStart, Every: time.Duration(cfg.Management.ValidateEvery)})
+	m.watchValidation(working)
 	grpcServer, err := server.New(server.Config{
 		Resolver:  resolver,
 		Explainer: resolver,
+		Manager:   management,
 		IsAuditor: settings.isAuditor,
 		Trust:     identity,
 		Identity:  identityRules,
@@ -228,7 +251,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		return &exitError{exitFailure, err}
 	}
 	settings.limitCalls = grpcServer.SetCallLimits
-	readiness := &server.Readiness{Problems: func() []server.Problem { return problems(identity, integrations, auditLog, settings) }}
+	readiness := &server.Readiness{Refuses: integrations.refuses, Problems: func() []server.Problem { return problems(identity, integrations, auditLog, settings, working) }}
 	admin := server.NewAdmin(readiness, metrics)
 
 	listener, err := net.Listen("tcp", cfg.Listen)
@@ -253,11 +276,13 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		return nil
 	})
 	parts.run("tls", identity.Run)
+	parts.run("validation", working.Run)
 	parts.run("integrations", integrations.Run)
+	parts.run("usage", uses.Run)
 	parts.run("signals", func(ctx context.Context) error {
 		return onHangup(ctx, log, proc.hangups, manager, []reload{
-			{"tls", func() error { identity.Reload(); return nil }},              // which reports by itself
-			{"integrations", func() error { integrations.Reload(); return nil }}, // as well
+			{"tls", func() error { identity.Reload(); return nil }}, // which reports by itself
+			{"integrations", integrations.reload},
 			{"audit log", auditLog.Reopen},
 			{"configuration", settings.reload},
 		})
@@ -332,13 +357,15 @@ func onHangup(ctx context.Context, log *slog.Logger, hangups <-chan os.Signal, m
 }
 
 // problems lists what /readyz should tell an operator.
-func problems(identity *trust.Store, integrations *registry.Files, auditLog *audit.Log, settings *settings) []server.Problem {
+func problems(identity *trust.Store, integrations *integrationStore, auditLog *audit.Log, settings *settings, working *manage.Watcher) []server.Problem {
 	var ps []server.Problem
 	for _, text := range identity.Problems() {
 		ps = append(ps, server.Problem{Component: "tls", Text: text})
 	}
-	for _, f := range integrations.Faults() {
-		ps = append(ps, server.Problem{Component: "integrations", Text: f.Faults.Error()})
+	ps = append(ps, integrations.problems()...)
+	failures := working.Failures()
+	for _, id := range slices.Sorted(maps.Keys(failures)) {
+		ps = append(ps, server.Problem{Component: "validation", Text: id + ": " + failures[id]})
 	}
 	if text := auditLog.Problem(); text != "" {
 		ps = append(ps, server.Problem{Component: "audit", Text: text})

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -22,7 +23,8 @@ type settings struct {
 	// limitCalls puts limits in force.
 	limitCalls func(admission.Limits)
 
-	auditors atomic.Pointer[authz.Principals]
+	// roles are those for all integrations.
+	roles atomic.Pointer[authz.Roles]
 
 	mu      sync.Mutex
 	inForce *config.Config
@@ -34,20 +36,20 @@ type settings struct {
 // newSettings takes the configuration that the broker starts with.
 func newSettings(cfg *config.Config, load func() (*config.Config, error), log *slog.Logger) (*settings, error) {
 	s := &settings{log: log, load: load, inForce: cfg}
-	auditors, err := auditorsOf(cfg)
+	roles, err := rolesOf(cfg)
 	if err != nil {
 		return nil, err
 	}
-	s.auditors.Store(auditors)
+	s.roles.Store(roles)
 	return s, nil
 }
 
-func auditorsOf(cfg *config.Config) (*authz.Principals, error) {
-	auditors, err := authz.NewPrincipals(cfg.Roles.Auditor)
-	if err != nil {
-		return nil, fmt.Errorf("roles.auditor: %w", err)
+func rolesOf(cfg *config.Config) (*authz.Roles, error) {
+	roles, err := authz.NewRoles(cfg.Roles.Bindings())
+	if fault, ok := errors.AsType[*authz.RoleError](err); ok {
+		return nil, fmt.Errorf("roles.%s: entry %d: %s", strings.ToLower(string(fault.Role)), fault.Index+1, fault.Text)
 	}
-	return auditors, nil
+	return roles, err
 }
 
 func callLimits(cfg *config.Config) admission.Limits {
@@ -70,8 +72,11 @@ func withReloadable(old, next *config.Config) *config.Config {
 	return &c
 }
 
-// isAuditor says whether who is an auditor just now.
-func (s *settings) isAuditor(who authz.Principal) bool { return s.auditors.Load().Contains(who) }
+// isAuditor says whether who may have decisions about all integrations explained
+// just now.
+func (s *settings) isAuditor(who authz.Principal) bool {
+	return authz.Authority{Organisation: s.roles.Load()}.May(who, authz.ToExplain)
+}
 
 // current is the configuration in force.
 func (s *settings) current() *config.Config {
@@ -91,9 +96,9 @@ func (s *settings) trouble() string {
 // file is faulty.
 func (s *settings) reload() error {
 	next, err := s.load()
-	var auditors *authz.Principals
+	var roles *authz.Roles
 	if err == nil {
-		auditors, err = auditorsOf(next)
+		roles, err = rolesOf(next)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -106,7 +111,7 @@ func (s *settings) reload() error {
 		s.log.Info("settings changed", "settings", changed)
 	}
 	s.inForce, s.problem = merged, ""
-	s.auditors.Store(auditors)
+	s.roles.Store(roles)
 	s.limitCalls(callLimits(merged))
 	if waiting := merged.Differences(next); len(waiting) > 0 {
 		slices.Sort(waiting)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/registry/seal"
 	"github.com/secretbroker/secretbroker/internal/trust"
 )
 
@@ -37,14 +38,23 @@ Exit codes: 0 everything is in order; 2 there are faults.`,
 			if _, err := auditConfig(cfg.Audit, nil); err != nil {
 				faults = append(faults, err)
 			}
-			integrations, bad := registry.Validate(cfg.Integrations)
-			if len(bad) > 0 {
-				faults = append(faults, bad)
+			if cfg.Registry.KeyFile != "" {
+				if _, err := seal.Open(cfg.Registry.KeyFile); err != nil {
+					faults = append(faults, err)
+				}
+			}
+			integrations := "its integrations in a database, which was not looked at"
+			if cfg.Integrations != "" {
+				good, bad := registry.Validate(cfg.Integrations)
+				if len(bad) > 0 {
+					faults = append(faults, bad)
+				}
+				integrations = fmt.Sprintf("with %d integration(s)", len(good))
 			}
 			if len(faults) > 0 {
 				return &exitError{exitUsage, errors.Join(faults...)}
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s: in order, with %d integration(s)\n", configFile, len(integrations))
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: in order, %s\n", configFile, integrations)
 			return nil
 		},
 	}

@@ -8,6 +8,7 @@
 package audit
 
 import (
+	"encoding/json"
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
@@ -28,9 +29,16 @@ const (
 	Checked Outcome = "checked"
 	// Answered: an auditor's question about grants was answered.
 	Answered Outcome = "answered"
-	// Denied: the caller may not read the secret.
+	// Attempted: an integration is about to be changed. It is recorded before
+	// anything is; another record of the same request, changed or failed, says what
+	// came of it.
+	Attempted Outcome = "attempted"
+	// Changed: an integration was created, changed or deleted.
+	Changed Outcome = "changed"
+	// Denied: the caller may not read the secret, or not do that to the integration.
 	Denied Outcome = "denied"
-	// Failed: the caller may read the secret, but there is no value.
+	// Failed: the caller may read the secret, but there is no value; or it may
+	// change the integration, but nothing was changed.
 	Failed Outcome = "failed"
 	// Rejected: the request was malformed; nothing was decided.
 	Rejected Outcome = "rejected"
@@ -68,4 +76,26 @@ type Event struct {
 	// one that another had begun, a hit none, and stale one that failed, now or
 	// within the last seconds.
 	Source string `json:"source,omitempty"`
+	// Change is what an Attempted record is about.
+	Change *Change `json:"change,omitempty"`
+	// Note is what else there is to say of a call that is about no secret.
+	Note string `json:"note,omitempty"`
 }
+
+// Change is what is done to an integration.
+type Change struct {
+	// Before and After are the integration's document as JSON, without credentials;
+	// empty before it was created and after it was deleted.
+	Before json.RawMessage `json:"before,omitempty"`
+	After  json.RawMessage `json:"after,omitempty"`
+	// Fields are the settings that differ, such as "azure.vaults".
+	Fields []string `json:"fields,omitempty"`
+	// Credentials are the names of those that are replaced.
+	Credentials []string `json:"credentials,omitempty"`
+	// Forced: the caller asked for it against a warning.
+	Forced bool `json:"forced,omitempty"`
+}
+
+// MaxChange is how many bytes Before and After may have together, so that the
+// record of a change is never too long for a line.
+const MaxChange = maxLine / 2

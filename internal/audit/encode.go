@@ -43,6 +43,10 @@ func appendEvent(b []byte, e *Event) ([]byte, error) {
 	}
 	optional(`,"version":`, e.Version)
 	optional(`,"source":`, e.Source)
+	if e.Change != nil && err == nil {
+		b, err = appendJSON(append(b, `,"change":`...), e.Change)
+	}
+	optional(`,"note":`, e.Note)
 	return append(b, '}'), err
 }
 
@@ -50,7 +54,7 @@ func appendEvent(b []byte, e *Event) ([]byte, error) {
 func appendText(b []byte, s string) ([]byte, error) {
 	for i := range len(s) {
 		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
-			return appendEscaped(b, s)
+			return appendJSON(b, s)
 		}
 	}
 	b = append(b, '"')
@@ -58,12 +62,12 @@ func appendText(b []byte, s string) ([]byte, error) {
 	return append(b, '"'), nil
 }
 
-// appendEscaped is appendText for what does not stand there as it is.
-func appendEscaped(b []byte, s string) ([]byte, error) {
+// appendJSON appends v as encoding/json writes it.
+func appendJSON(b []byte, v any) ([]byte, error) {
 	var text bytes.Buffer
 	enc := json.NewEncoder(&text)
 	enc.SetEscapeHTML(false)
-	if err := enc.Encode(s); err != nil {
+	if err := enc.Encode(v); err != nil {
 		return b, err
 	}
 	return append(b, bytes.TrimSuffix(text.Bytes(), []byte{'\n'})...), nil

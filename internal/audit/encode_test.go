@@ -38,6 +38,8 @@ func TestEncoding(t *testing.T) {
 			case f.Type() == reflect.TypeFor[*int]():
 				n := r.IntN(2000) - 1000
 				f.Set(reflect.ValueOf(&n))
+			case f.Type() == reflect.TypeFor[*Change]():
+				f.Set(reflect.ValueOf(&Change{After: json.RawMessage(`{"a":"<b>"}`), Fields: texts[:r.IntN(5)], Forced: r.IntN(2) == 0}))
 			case f.Type() == reflect.TypeFor[time.Time]():
 				f.Set(reflect.ValueOf(time.Unix(r.Int64N(4e9), r.Int64N(1e9)/1e6*1e6).UTC()))
 			default:

@@ -168,4 +168,4 @@ func ParseOutcome(s string) (Outcome, error) {
 	return "", errors.New("expected one of " + strings.Join(names, ", "))
 }
 
-var outcomes = []Outcome{Served, Withheld, Checked, Answered, Denied, Failed, Rejected}
+var outcomes = []Outcome{Served, Withheld, Checked, Answered, Attempted, Changed, Denied, Failed, Rejected}

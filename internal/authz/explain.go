@@ -1,6 +1,7 @@
 package authz
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -48,6 +49,14 @@ func (p *Policy) Grants() []Grant {
 		return nil
 	}
 	return slices.Clip(p.grants)
+}
+
+// Stores returns the integration's stores, canonical and sorted.
+func (p *Policy) Stores() []string {
+	if p == nil {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(p.stores))
 }
 
 // Readers returns everybody whom some grant gives ref, in the order of the

@@ -27,21 +27,19 @@ type Config struct {
 	// TLS and SPIFFE are two ways to the same; exactly one of them is given.
 	TLS    TLS    `yaml:"tls"`
 	SPIFFE SPIFFE `yaml:"spiffe"`
-	// Integrations is the directory of the integrations' files. Required.
+	// Integrations is the directory of the integrations' files, Registry the
+	// database that they are in; exactly one of them is given.
 	Integrations string   `yaml:"integrations"`
+	Registry     Registry `yaml:"registry"`
 	Cache        Cache    `yaml:"cache"`
 	Audit        Audit    `yaml:"audit"`
 	Roles        Roles    `yaml:"roles"`
 	Limits       Limits   `yaml:"limits"`
 	Shutdown     Shutdown `yaml:"shutdown"`
 	Memory       Memory   `yaml:"memory"`
-}
-
-// Roles names the principals that may ask about others.
-type Roles struct {
-	// Auditor are patterns of principals, as in a grant, that may have decisions
-	// explained. It gives them no secret.
-	Auditor []string `yaml:"auditor"`
+	// Management is how integrations are managed, Placement where they may be.
+	Management Management `yaml:"management"`
+	Placement  Placement  `yaml:"placement"`
 }
 
 // Limits bound what one caller can make the broker do.
@@ -187,6 +185,8 @@ func defaults() *Config {
 		AdminListen: "127.0.0.1:8081",
 		Cache:       Cache{TTL: strictyaml.Duration(5 * time.Minute), MaxBytes: 64 << 20},
 		Audit:       Audit{Sync: AuditSyncBatch},
+		Registry:    defaultRegistry(),
+		Management:  Management{UsageWindow: strictyaml.Duration(24 * time.Hour)},
 		Limits: Limits{
 			MaxRequestBytes:            1 << 20,
 			MaxConfigs:                 1000,
@@ -242,11 +242,11 @@ func Parse(path string, data []byte) (*Config, error) {
 }
 
 func (c *Config) resolvePaths(dir string) {
-	paths := []*string{&c.Integrations}
+	var paths []*string
 	if c.Audit.File != AuditStdout {
 		paths = append(paths, &c.Audit.File)
 	}
-	optional := []*string{&c.Audit.KeyFile, &c.TLS.CertFile, &c.TLS.KeyFile, &c.TLS.ClientCAFile}
+	optional := append(c.Registry.paths(), &c.Integrations, &c.Audit.KeyFile, &c.TLS.CertFile, &c.TLS.KeyFile, &c.TLS.ClientCAFile)
 	for i := range c.TLS.CRLFiles {
 		optional = append(optional, &c.TLS.CRLFiles[i])
 	}

@@ -35,15 +35,24 @@ func TestLoad(t *testing.T) {
 				TrustDomain:  "example.org",
 			},
 			Integrations: filepath.Join(dir, "integrations"),
+			Registry:     defaultRegistry(),
 			Cache:        Cache{TTL: strictyaml.Duration(90 * time.Second), MaxBytes: 1 << 20},
 			Audit: Audit{File: "/var/log/secretbroker/audit.jsonl", Sync: AuditSyncNone, KeyFile: filepath.Join(dir, "audit.key"), Copies: []AuditCopy{
 				{Syslog: "unix:///dev/log", Required: true},
 				{Syslog: "tls://logs.example.org:6514", CAFile: "/etc/secretbroker/logs-ca.pem", CertFile: filepath.Join(dir, "tls/logs.crt"), KeyFile: filepath.Join(dir, "tls/logs.key")},
 			}},
-			Roles:    Roles{Auditor: []string{"spiffe://example.org/ops/*", "dns:audit.example.org"}},
+			Roles:    Roles{ResourceOwner: []string{"spiffe://example.org/ops/owner"}, Assigner: []string{"spiffe://example.org/ops/assigner"}, Auditor: []string{"spiffe://example.org/ops/*", "dns:audit.example.org"}},
 			Limits:   Limits{2 << 20, 10, 9, 8, 1024, 100, 64 << 10, 7, 6, 5, 4, 3, 16},
 			Shutdown: Shutdown{DrainDelay: 0, Timeout: strictyaml.Duration(time.Minute)},
 			Memory:   Memory{Lock: true},
+			Management: Management{
+				UsageWindow: strictyaml.Duration(48 * time.Hour), ValidateAtStart: true, ValidateEvery: strictyaml.Duration(time.Hour),
+			},
+			Placement: Placement{
+				Kinds: []string{"AZURE_KEY_VAULT"}, Clouds: []string{"azure"}, Regions: []string{"westeurope"},
+				Same: "region", CallerPath: "/connect/{cloud}/{region}",
+				Callers: []PlacedCallers{{Principals: []string{"dns:*.example.org"}, Cloud: "azure", Region: "westeurope"}},
+			},
 		}},
 		{"minimal.yaml", Config{
 			Listen:      "127.0.0.1:8443",
@@ -54,8 +63,10 @@ func TestLoad(t *testing.T) {
 				ClientCAFile: filepath.Join(dir, "ca.crt"),
 			},
 			Integrations: filepath.Join(dir, "integrations"),
+			Registry:     defaultRegistry(),
 			Cache:        Cache{TTL: strictyaml.Duration(5 * time.Minute), MaxBytes: 64 << 20},
 			Audit:        Audit{File: AuditStdout, Sync: AuditSyncBatch},
+			Management:   Management{UsageWindow: strictyaml.Duration(24 * time.Hour)},
 			Limits:       Limits{1 << 20, 1000, 128, 64, 2048, 512, 256 << 10, 256, 256, 5000, 128 * runtime.GOMAXPROCS(0), 1024 * runtime.GOMAXPROCS(0), 1000},
 			Shutdown:     Shutdown{DrainDelay: strictyaml.Duration(5 * time.Second), Timeout: strictyaml.Duration(15 * time.Second)},
 		}},
@@ -188,7 +199,7 @@ func TestAnyFreePort(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, name := range []string{"full.yaml", "minimal.yaml", "spiffe.yaml"} {
+	for _, name := range []string{"full.yaml", "minimal.yaml", "spiffe.yaml", "registry.yaml"} {
 		data, err := os.ReadFile(filepath.Join("testdata", name))
 		if err != nil {
 			f.Fatal(err)
@@ -201,8 +212,17 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		for i, path := range []string{c.Integrations, c.TLS.CertFile, c.TLS.KeyFile, c.TLS.ClientCAFile} {
-			if spiffe := i > 0 && c.SPIFFE.Socket != "" && c.SPIFFE.TrustDomain != ""; filepath.IsAbs(path) == spiffe {
+		from := 0
+		for _, path := range []string{c.Integrations, c.Registry.SQLite.File, c.Registry.Postgres.URL} {
+			if path != "" {
+				from++
+			}
+		}
+		if from != 1 {
+			t.Errorf("accepted with %d places of integrations", from)
+		}
+		for _, path := range []string{c.TLS.CertFile, c.TLS.KeyFile, c.TLS.ClientCAFile} {
+			if spiffe := c.SPIFFE.Socket != "" && c.SPIFFE.TrustDomain != ""; filepath.IsAbs(path) == spiffe {
 				t.Errorf("accepted with the path %q", path)
 			}
 		}

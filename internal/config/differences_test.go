@@ -39,7 +39,11 @@ func TestDifferences(t *testing.T) {
 			case reflect.Bool:
 				f.SetBool(!f.Bool())
 			case reflect.Slice:
-				f.SetZero()
+				if f.Len() == 0 {
+					f.Set(reflect.MakeSlice(f.Type(), 1, 1))
+				} else {
+					f.SetZero()
+				}
 			default:
 				t.Fatalf("%s is a %v", name, f.Kind())
 			}

@@ -9,7 +9,6 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/secretbroker/secretbroker/internal/audit"
-	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
@@ -20,7 +19,7 @@ func (c *Config) validate(doc *strictyaml.Document) {
 		doc.Fault("admin_listen", "the same address as listen; give it a port of its own")
 	}
 	c.validateIdentity(doc)
-	required(doc, "integrations", "the directory of the integrations' files")
+	c.validateIntegrations(doc)
 	required(doc, "audit.file", `the file that audit records are appended to, or "stdout"`)
 	if ttl := time.Duration(c.Cache.TTL); ttl < MinTTL || ttl > MaxTTL {
 		doc.Fault("cache.ttl", "expected 1s to 24h")
@@ -28,11 +27,9 @@ func (c *Config) validate(doc *strictyaml.Document) {
 	if c.Cache.MaxBytes < MinMaxBytes {
 		doc.Fault("cache.max_bytes", "expected at least 1MiB")
 	}
-	for i, pattern := range c.Roles.Auditor {
-		if fault := authz.CheckPrincipalPattern(pattern); fault != "" {
-			doc.Fault(strictyaml.Index("roles.auditor", i), "%s", fault)
-		}
-	}
+	c.Roles.validate(doc)
+	c.Management.validate(doc)
+	c.Placement.validate(doc)
 	c.Audit.validate(doc)
 	c.Limits.validate(doc)
 	if d := time.Duration(c.Shutdown.DrainDelay); d < 0 || d > MaxShutdown {

@@ -106,7 +106,7 @@ func (env *Environment) writeCertificates(now time.Time) (tls.Certificate, error
 	if err := ca.writePair(env.ServerCertFile, env.ServerKeyFile, serverTemplate("secretbroker", "localhost")); err != nil {
 		return tls.Certificate{}, err
 	}
-	for _, who := range []Identity{env.Worker, env.OtherWorker, env.Auditor} {
+	for _, who := range []Identity{env.Worker, env.OtherWorker, env.Auditor, env.Owner} {
 		template, err := clientTemplate(who.ID)
 		if err != nil {
 			return tls.Certificate{}, err

@@ -48,6 +48,7 @@ func TestClientCertificates(t *testing.T) {
 		"spiffe://example.org/connect/worker-1": env.Worker,
 		"spiffe://example.org/other/worker-2":   env.OtherWorker,
 		"spiffe://example.org/ops/auditor":      env.Auditor,
+		"spiffe://example.org/admin/owner":      env.Owner,
 	} {
 		if who.ID != want {
 			t.Errorf("ID = %q, want %q", who.ID, want)
@@ -115,8 +116,8 @@ func TestCAKeysAreNotKept(t *testing.T) {
 			}
 		}
 	}
-	if keys != 4 {
-		t.Errorf("%d keys on disk, want those of the server and three clients", keys)
+	if keys != 5 {
+		t.Errorf("%d keys on disk, want those of the server and four clients", keys)
 	}
 }
 

@@ -90,9 +90,9 @@ type Environment struct {
 	ServerCertFile, ServerKeyFile string
 	// Google is set with Options.GoogleCloud.
 	Google *Google
-	// Worker may read the samples, OtherWorker is granted nothing, and Auditor may
-	// have decisions explained.
-	Worker, OtherWorker, Auditor Identity
+	// Worker may read the samples, OtherWorker is granted nothing, Auditor may look
+	// at integrations and have decisions explained, and Owner owns all integrations.
+	Worker, OtherWorker, Auditor, Owner Identity
 	// Listen and AdminListen stand in ConfigFile. VaultListen is where the
 	// embedded Key Vault really listens.
 	Listen, AdminListen, VaultListen string
@@ -237,6 +237,7 @@ func newEnvironment(opts Options) *Environment {
 		Worker:           identity("worker", "spiffe://example.org/connect/worker-1"),
 		OtherWorker:      identity("other-worker", "spiffe://example.org/other/worker-2"),
 		Auditor:          identity("auditor", "spiffe://example.org/ops/auditor"),
+		Owner:            identity("owner", "spiffe://example.org/admin/owner"),
 		Listen:           opts.Listen,
 		AdminListen:      opts.AdminListen,
 	}

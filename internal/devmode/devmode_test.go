@@ -236,7 +236,7 @@ func TestSettings(t *testing.T) {
 		"integrations": "integrations/",
 		"cache":        m{"ttl": "5m", "max_bytes": "64MiB"},
 		"audit":        m{"file": "audit.jsonl"},
-		"roles":        m{"auditor": []any{"spiffe://example.org/ops/*"}},
+		"roles":        m{"resource_owner": []any{"spiffe://example.org/admin/owner"}, "auditor": []any{"spiffe://example.org/ops/*"}},
 		"limits":       m{"max_calls_per_second_per_principal": 1000000},
 		"shutdown":     m{"drain_delay": "0s"},
 	}
@@ -289,6 +289,7 @@ func TestFilesAreTheOwnersAlone(t *testing.T) {
 	want := []string{
 		"auditor-key.pem", "auditor.pem", "broker.yaml", "ca.pem", "client-secret.txt",
 		"integrations/cspi-sqlserver.yaml", "keyvault-ca.pem", "other-worker-key.pem", "other-worker.pem",
+		"owner-key.pem", "owner.pem",
 		"secrets.yaml", "server-key.pem", "server.pem", "worker-key.pem", "worker.pem",
 	}
 	if diff := cmp.Diff(want, files); diff != "" {

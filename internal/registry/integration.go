@@ -3,7 +3,8 @@
 //
 // It knows how integrations are written down and validated. It does not know
 // callers, caches, gRPC or any store's SDK: the settings it hands out are plain
-// data, and credentials appear in them only as paths to files.
+// data, and credentials appear in them only as paths to files, or as funcs that
+// open what is kept sealed.
 package registry
 
 import (
@@ -40,8 +41,16 @@ type Integration struct {
 	// while its store cannot be reached or throttles; zero means not at all.
 	CacheMaxStale time.Duration
 	Limits        Limits
+	// Placement is where its stores are, as far as that is known.
+	Placement Placement
 	// Policy decides who may read what through this integration.
 	Policy *authz.Policy
+	// Roles say who may manage it, beside those who may manage all.
+	Roles *authz.Roles
+	// Credentials are kept sealed in place of a file: for a setting X_file that is
+	// empty, the credential is the one named X ("azure.credential.client_secret").
+	// Nil for an integration that stands in a file.
+	Credentials map[string]Credential
 }
 
 // Limits are how hard each store of an integration may be used. Zero values mean

@@ -28,8 +28,10 @@ type integrationFile struct {
 		TTL      strictyaml.Duration `yaml:"ttl"`
 		MaxStale strictyaml.Duration `yaml:"max_stale"`
 	} `yaml:"cache"`
-	Limits limitsSection  `yaml:"limits"`
-	Grants []grantSection `yaml:"grants"`
+	Limits    limitsSection  `yaml:"limits"`
+	Placement Placement      `yaml:"placement"`
+	Grants    []grantSection `yaml:"grants"`
+	Roles     rolesSection   `yaml:"roles"`
 }
 
 type limitsSection struct {
@@ -78,13 +80,23 @@ type parser struct {
 	doc   *strictyaml.Document
 	check func(reference) (fault string)
 	refs  []reference
+	// stored are the credentials that are kept apart from the content, and used
+	// those of them that it has use for. A file keeps none.
+	stored map[string]Credential
+	used   map[string]bool
 }
 
 // parseIntegration parses and validates data, the content of the file at path.
 // check says what is wrong with a file that the content names.
 func parseIntegration(path string, data []byte, check func(reference) (fault string)) parsed {
+	p := &parser{dir: filepath.Dir(path), check: check}
+	return p.parse(path, data)
+}
+
+// parse is for one document; faults call it name.
+func (p *parser) parse(name string, data []byte) parsed {
 	var f integrationFile
-	p := &parser{dir: filepath.Dir(path), doc: strictyaml.Decode(path, data, &f), check: check}
+	p.doc = strictyaml.Decode(name, data, &f)
 	in := &Integration{ID: f.ID, DisplayName: f.DisplayName, CacheTTL: time.Duration(f.Cache.TTL), CacheMaxStale: time.Duration(f.Cache.MaxStale)}
 	out := parsed{line: p.doc.Line("id"), ungranted: len(f.Grants) == 0}
 	switch {
@@ -105,6 +117,8 @@ func parseIntegration(path string, data []byte, check func(reference) (fault str
 		p.doc.Fault("cache.max_stale", "expected 0s to 24h")
 	}
 	in.Limits = p.limits(f.Limits)
+	in.Placement = p.placement(secret.Kind(f.Kind), f.Placement)
+	in.Roles = p.roles(f.Roles)
 	p.kind(&f, in)
 	out.refs = p.refs
 	if out.faults = p.doc.Faults(); len(out.faults) == 0 {
@@ -226,6 +240,17 @@ func (p *parser) policy(kind secret.Kind, stores []string, sections []grantSecti
 	return nil
 }
 
+// isStored reports whether the credential whose file the setting at path would
+// name is kept apart, and notes that it is used. A file that is named comes first.
+func (p *parser) isStored(path string) bool {
+	name, ok := strings.CutSuffix(path, "_file")
+	if !ok || p.stored[name] == nil || p.doc.Has(path) {
+		return false
+	}
+	p.used[name] = true
+	return true
+}
+
 // file notes that the setting at path names a file, and returns its absolute
 // path. Faults leave the name out: a credential may stand there by mistake.
 func (p *parser) file(path, name string, use fileUse) string {
@@ -233,6 +258,10 @@ func (p *parser) file(path, name string, use fileUse) string {
 		return ""
 	}
 	if !filepath.IsAbs(name) {
+		if p.dir == "" {
+			p.doc.Fault(path, "expected an absolute path: this document lies in no directory")
+			return name
+		}
 		name = filepath.Join(p.dir, name)
 	}
 	ref := reference{path: name, use: use}

@@ -72,6 +72,7 @@ func TestParseFullAWS(t *testing.T) {
 			Dial:            map[string]string{"sts-fips.eu-west-1.amazonaws.com": "10.0.0.4:443"},
 			PrivateEndpoint: true, RotationDates: true,
 		},
+		Placement: Placement{Cloud: "aws"},
 	}
 	if diff := cmp.Diff(want, got.in, cmpopts.IgnoreFields(Integration{}, "Policy")); diff != "" {
 		t.Error(diff)

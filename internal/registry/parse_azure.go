@@ -106,6 +106,7 @@ func (p *parser) azureCredential(s *azureSection) AzureCredential {
 	} {
 		path := section + "." + file.name
 		switch {
+		case file.name == rule.file && file.name != "token_file" && p.isStored(path):
 		case file.name == rule.file && !p.doc.Has(path):
 			p.doc.Fault(path, "missing; the credential type %s requires it", c.Type)
 		case file.name == rule.file && c.Type == AzureWorkloadIdentity:

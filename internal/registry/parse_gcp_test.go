@@ -52,6 +52,7 @@ func TestParseGCP(t *testing.T) {
 				"iamcredentials.googleapis.com":                 "[fd00::5]:443",
 			},
 		},
+		Placement: Placement{Cloud: "gcp"},
 	}
 	if diff := cmp.Diff(want, got.in, cmpopts.IgnoreFields(Integration{}, "Policy")); diff != "" {
 		t.Error(diff)

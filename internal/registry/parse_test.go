@@ -42,6 +42,8 @@ func TestParseFull(t *testing.T) {
 		Kind:        secret.KindAzureKeyVault,
 		CacheTTL:    90 * time.Second,
 		Limits:      Limits{MaxConcurrentReads: 16, ReadsPerSecond: 100, Timeout: 2500 * time.Millisecond},
+		Placement:   Placement{Cloud: "azure", Region: "westeurope"},
+
 		Azure: &Azure{
 			TenantID:                 "11111111-2222-3333-4444-555555555555",
 			ClientID:                 "66666666-7777-8888-9999-AAAAAAAAAAAA",
@@ -57,8 +59,11 @@ func TestParseFull(t *testing.T) {
 			PrivateEndpoint: true,
 		},
 	}
-	if diff := cmp.Diff(want, got.in, cmpopts.IgnoreFields(Integration{}, "Policy")); diff != "" {
+	if diff := cmp.Diff(want, got.in, cmpopts.IgnoreFields(Integration{}, "Policy", "Roles")); diff != "" {
 		t.Error(diff)
+	}
+	if r := got.in.Roles; !r.Has(authz.ResourceOwner, "spiffe://example.org/teams/cdc") || !r.Has(authz.Assigner, "spiffe://example.org/ops/a") || r.Has(authz.Auditor, "spiffe://example.org/ops/a") {
+		t.Errorf("roles: %+v", r)
 	}
 	refs := []reference{{"/etc/integrations/credentials/client-secret", useCredential}, {"/etc/integrations/ca.pem", useCA}}
 	if diff := cmp.Diff(refs, got.refs, cmp.AllowUnexported(reference{})); diff != "" {
@@ -228,7 +233,7 @@ func TestParseFaults(t *testing.T) {
 				"6: azure.vaults[0]: not a vault: the store does not begin with https://; expected https://NAME.vault.azure.net\n" +
 				`7: cache.ttl: expected a duration with its unit, such as "30s" or "5m"` + "\n" +
 				`9: grants[0].principals[0]: expected a SPIFFE ID ("spiffe://...") or "dns:HOST"` + "\n" +
-				`10: unknown setting "more"; known here: id, display_name, kind, azure, aws, gcp, vault, local, cache, limits, grants`},
+				`10: unknown setting "more"; known here: id, display_name, kind, azure, aws, gcp, vault, local, cache, limits, placement, grants, roles`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -72,6 +72,7 @@ func (m integrations) Get(id string) (*registry.Integration, error) {
 func (m integrations) List() []*registry.Integration { return slices.Collect(maps.Values(m)) }
 
 type bench struct {
+	admit func(authz.Principal, *registry.Integration) string // nil admits everybody
 	*resolve.Resolver
 	store  *fakeStore
 	audit  *safeBuffer
@@ -150,6 +151,12 @@ func newBenchWith(t *testing.T, limits resolve.Limits) *bench {
 		Cache:        values,
 		Audit:        b.broken,
 		CacheTTL:     time.Minute,
+		Admit: func(who authz.Principal, in *registry.Integration) string {
+			if b.admit == nil {
+				return ""
+			}
+			return b.admit(who, in)
+		},
 	})
 	return b
 }

@@ -12,7 +12,13 @@ import (
 // Explain answers an auditor's question about the integrations in force. Whether
 // who may ask at all has been decided before. The error is a *secret.Error.
 func (r *Resolver) Explain(ctx context.Context, who Caller, requestID string, q explain.Question) (explain.Answer, error) {
-	answer, err := explain.Explain(r.cfg.Integrations.List(), q)
+	var answer explain.Answer
+	// Nothing is explained by what is too old to decide by.
+	_, err := r.cfg.Integrations.Get("")
+	if err = unavailable(err); err == nil {
+		answer, err = explain.Explain(r.cfg.Integrations.List(), q)
+	}
+	r.placed(&answer, authz.Principal(q.Principal))
 	e := newEvent(methodExplain, who, &Request{ID: requestID})
 	if ValidID(q.IntegrationID) {
 		e.Integration = q.IntegrationID
@@ -26,4 +32,19 @@ func (r *Resolver) Explain(ctx context.Context, who Caller, requestID string, q 
 		return explain.Answer{}, err
 	}
 	return answer, err
+}
+
+// placed corrects the judgements of who for integrations in a place that it may
+// not use.
+func (r *Resolver) placed(answer *explain.Answer, who authz.Principal) {
+	for i := range answer.Judgements {
+		j := &answer.Judgements[i]
+		in, err := r.cfg.Integrations.Get(j.IntegrationID)
+		if err != nil || !j.Allowed {
+			continue
+		}
+		if why := r.cfg.Admit(who, in); why != "" {
+			j.Allowed, j.Grant, j.Explanation = false, -1, "a grant allows it, but "+why
+		}
+	}
 }

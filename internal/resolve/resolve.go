@@ -53,8 +53,14 @@ type Config struct {
 	CacheTTL time.Duration
 	// Limits bound one request; zero ones take their defaults.
 	Limits Limits
+	// Admit, if not nil, says why a caller may not use an integration, whatever its
+	// grants, "" if it may: placement.Rules.Admit is one. It is told only to callers
+	// that have a grant.
+	Admit func(who authz.Principal, in *registry.Integration) (why string)
 	// Observe, if not nil, is told of every config's reason, empty for success.
 	Observe func(reason secret.Reason)
+	// Used, if not nil, is told of every value that is handed out. It must not wait.
+	Used func(who authz.Principal, connector, integration string, ref secret.Ref, version string)
 }
 
 // Resolver answers calls. It is safe for concurrent use.
@@ -66,6 +72,9 @@ type Resolver struct {
 func New(cfg Config) *Resolver {
 	if cfg.Observe == nil {
 		cfg.Observe = func(secret.Reason) {}
+	}
+	if cfg.Admit == nil {
+		cfg.Admit = func(authz.Principal, *registry.Integration) string { return "" }
 	}
 	cfg.Limits = cfg.Limits.withDefaults()
 	return &Resolver{cfg: cfg}
@@ -150,7 +159,7 @@ func (r *Resolver) look(ctx context.Context, method string, who Caller, req *Req
 	}
 	in, err := r.decide(who.Principal, req.IntegrationID, items)
 	if err != nil {
-		return nil, err
+		return nil, r.reject(ctx, method, who, req, err)
 	}
 	r.fetch(ctx, in, req.MaxAge, items, firsts)
 	return items, nil
@@ -225,17 +234,37 @@ var errDenied = secret.Errorf(secret.ReasonAccessDenied,
 var errStoreNotAllowed = secret.Errorf(secret.ReasonStoreNotAllowed,
 	"the store is not one of the integration's; add it to the integration's file, or fix the reference")
 
+// unavailable returns what to tell of the registry's error: nothing of an
+// integration that does not exist.
+func unavailable(err error) error {
+	switch {
+	case err == nil || errors.Is(err, registry.ErrNotFound):
+		return nil
+	case errors.Is(err, registry.ErrUnavailable):
+		return secret.Errorf(secret.ReasonRegistryUnavailable,
+			"the broker has not reached its database of integrations for too long to decide who may have what; wait, and look at the database").WithCause(err)
+	default:
+		return err
+	}
+}
+
 // decide asks the policy about every reference, on every call, before anything
 // else about the integration, the cache or the store can be observed. An
 // integration that does not exist has no policy, and no policy denies.
 func (r *Resolver) decide(who authz.Principal, integration string, items []item) (*registry.Integration, error) {
 	in, err := r.cfg.Integrations.Get(integration)
-	if err != nil && !errors.Is(err, registry.ErrNotFound) {
+	if err := unavailable(err); err != nil {
 		return nil, err
 	}
-	var policy *authz.Policy
+	var (
+		policy    *authz.Policy
+		elsewhere *secret.Error
+	)
 	if in != nil {
 		policy = in.Policy
+		if why := r.cfg.Admit(who, in); why != "" {
+			elsewhere = secret.Errorf(secret.ReasonPlacementDenied, "%s", why)
+		}
 	}
 	for i := range items {
 		it := &items[i]
@@ -245,6 +274,9 @@ func (r *Resolver) decide(who authz.Principal, integration string, items []item)
 		it.decision = policy.Decide(who, it.ref)
 		switch it.decision.Effect {
 		case authz.Allowed:
+			if elsewhere != nil {
+				it.err, it.decision = elsewhere, authz.Decision{}
+			}
 		case authz.StoreNotAllowed:
 			it.err = errStoreNotAllowed
 		default:
@@ -394,6 +426,13 @@ func (r *Resolver) handOut(ctx context.Context, who Caller, req *Request, items 
 	}
 	if outcome == audit.Withheld {
 		return nil, &Failure{Configs: res.Errors}
+	}
+	if r.cfg.Used != nil {
+		for i := range items {
+			if it := &items[i]; it.err == nil {
+				r.cfg.Used(who.Principal, req.Connector, req.IntegrationID, it.ref, it.got.Secret.Version)
+			}
+		}
 	}
 	return res, nil
 }

@@ -28,6 +28,29 @@ const (
 	ReasonAccessDenied Reason = "ACCESS_DENIED"
 	// ReasonStoreNotAllowed: add the store to the integration.
 	ReasonStoreNotAllowed Reason = "STORE_NOT_ALLOWED"
+	// ReasonPlacementDenied: the organisation's placement rules do not allow it; use
+	// an integration, or a runtime, in another place.
+	ReasonPlacementDenied Reason = "PLACEMENT_DENIED"
+	// ReasonInvalidIntegration: fix the integration's settings.
+	ReasonInvalidIntegration Reason = "INVALID_INTEGRATION"
+	// ReasonIntegrationNotFound: fix the integration's id. Said only to those who
+	// have a role for all integrations.
+	ReasonIntegrationNotFound Reason = "INTEGRATION_NOT_FOUND"
+	// ReasonIntegrationExists: choose another id, or update what is there.
+	ReasonIntegrationExists Reason = "INTEGRATION_EXISTS"
+	// ReasonIntegrationChanged: read the integration again and decide anew.
+	ReasonIntegrationChanged Reason = "INTEGRATION_CHANGED"
+	// ReasonIntegrationInUse: wait until nobody uses it, or force the deletion.
+	ReasonIntegrationInUse Reason = "INTEGRATION_IN_USE"
+	// ReasonIntegrationReadOnly: change the file that the integration stands in.
+	ReasonIntegrationReadOnly Reason = "INTEGRATION_READ_ONLY"
+	// ReasonOwnerLockout: the change would take the caller's own ownership away;
+	// leave the caller an owner, or force it.
+	ReasonOwnerLockout Reason = "OWNER_LOCKOUT"
+	// ReasonQuotaExceeded: delete an integration, or raise the quota.
+	ReasonQuotaExceeded Reason = "QUOTA_EXCEEDED"
+	// ReasonRegistryUnavailable: wait; look at the integrations' database.
+	ReasonRegistryUnavailable Reason = "REGISTRY_UNAVAILABLE"
 	// ReasonSecretNotFound: fix the secret's name or version.
 	ReasonSecretNotFound Reason = "SECRET_NOT_FOUND"
 	// ReasonJSONKeyNotFound: fix the key or the document.

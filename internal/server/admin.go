@@ -23,6 +23,10 @@ type Readiness struct {
 	// Problems, if not nil, lists what is wrong just now. It never makes the
 	// broker unready: one tenant's fault must not stop the others.
 	Problems func() []Problem
+	// Refuses, if not nil, says whether every call is refused just now, by a
+	// dependency of this broker alone. That makes it unready: another one may do
+	// better.
+	Refuses func() bool
 }
 
 // Set says whether the broker takes calls.
@@ -37,7 +41,7 @@ func (r *Readiness) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 		body.Problems = r.Problems()
 	}
 	code := http.StatusOK
-	if !r.ready.Load() {
+	if !r.ready.Load() || r.Refuses != nil && r.Refuses() {
 		body.Status, code = "not ready", http.StatusServiceUnavailable
 	}
 	w.Header().Set("Content-Type", "application/json")

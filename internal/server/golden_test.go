@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"flag"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -34,7 +35,8 @@ func wireSamples() map[string]proto.Message {
 		{Config: "database.user", Err: secret.Errorf(secret.ReasonStoreThrottled, "wait")},
 	}}, "0123456789abcdef0123456789abcdef")
 	throttled := statusOf(secret.Errorf(secret.ReasonStoreThrottled, "wait"), "0123456789abcdef0123456789abcdef")
-	return map[string]proto.Message{
+	samples := integrationSamples()
+	maps.Copy(samples, map[string]proto.Message{
 		"resolve_request": &secretbrokerv1.ResolveRequest{
 			IntegrationId: "cspi-sqlserver", MaxAge: durationpb.New(0), AllowPartial: true, Connector: "SqlServerCdcSource1",
 			Configs: map[string]string{"database.password": "https://my-vault.vault.azure.net::sqlserver-db-secret::password"},
@@ -72,7 +74,8 @@ func wireSamples() map[string]proto.Message {
 		},
 		"status_of_failing_configs": failed.Proto(),
 		"status_of_a_failing_call":  throttled.Proto(),
-	}
+	})
+	return samples
 }
 
 // TestWireIsStable compares the wire, binary and JSON, with what it was: clients

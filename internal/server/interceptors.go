@@ -39,9 +39,20 @@ const (
 // rules has a row for every method that the broker serves. New adds a method by
 // adding a row; the authorization matrix test fails until it does.
 var rules = map[string]rule{
-	"/secretbroker.v1.ResolverService/Resolve":                  identified,
-	"/secretbroker.v1.ResolverService/Check":                    identified,
-	"/secretbroker.v1.PolicyService/Explain":                    auditor,
+	"/secretbroker.v1.ResolverService/Resolve": identified,
+	"/secretbroker.v1.ResolverService/Check":   identified,
+	"/secretbroker.v1.PolicyService/Explain":   auditor,
+	// What a principal may do with which integration takes a role on that very
+	// integration, which the use case decides.
+	"/secretbroker.v1.IntegrationService/CreateIntegration":     identified,
+	"/secretbroker.v1.IntegrationService/GetIntegration":        identified,
+	"/secretbroker.v1.IntegrationService/ListIntegrations":      identified,
+	"/secretbroker.v1.IntegrationService/UpdateIntegration":     identified,
+	"/secretbroker.v1.IntegrationService/DeleteIntegration":     identified,
+	"/secretbroker.v1.IntegrationService/ValidateIntegration":   identified,
+	"/secretbroker.v1.IntegrationService/GrantUse":              identified,
+	"/secretbroker.v1.IntegrationService/RevokeUse":             identified,
+	"/secretbroker.v1.IntegrationService/ListUsage":             identified,
 	"/grpc.health.v1.Health/Check":                              anyPeer,
 	"/grpc.health.v1.Health/List":                               anyPeer,
 	"/grpc.health.v1.Health/Watch":                              anyPeer,

@@ -61,6 +61,7 @@ const (
 type Config struct {
 	Resolver  Resolver
 	Explainer Explainer
+	Manager   Manager
 	// IsAuditor says whether a principal is one of the auditors.
 	IsAuditor func(authz.Principal) bool
 	// Trust is the server's certificate and the trust in clients. The Server does
@@ -169,6 +170,7 @@ func New(cfg Config) (*Server, error) {
 	}{
 		{secretbrokerv1.ResolverService_ServiceDesc, &resolverService{resolver: cfg.Resolver, log: cfg.Logger}},
 		{secretbrokerv1.PolicyService_ServiceDesc, &policyService{explainer: cfg.Explainer, log: cfg.Logger}},
+		{secretbrokerv1.IntegrationService_ServiceDesc, &integrationService{manager: cfg.Manager, log: cfg.Logger}},
 		{healthpb.Health_ServiceDesc, s.health},
 	} {
 		desc, err := ic.guard(service.desc)
@@ -178,7 +180,7 @@ func New(cfg Config) (*Server, error) {
 		}
 		g.RegisterService(desc, service.impl)
 	}
-	for _, service := range []string{secretbrokerv1.ResolverService_ServiceDesc.ServiceName, secretbrokerv1.PolicyService_ServiceDesc.ServiceName} {
+	for _, service := range []string{secretbrokerv1.ResolverService_ServiceDesc.ServiceName, secretbrokerv1.PolicyService_ServiceDesc.ServiceName, secretbrokerv1.IntegrationService_ServiceDesc.ServiceName} {
 		s.health.SetServingStatus(service, healthpb.HealthCheckResponse_SERVING)
 	}
 	reflection.Register(g) // v1, and v1alpha beside it

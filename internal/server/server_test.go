@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -36,6 +37,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const (
 	granted   = authz.Principal("spiffe://example.org/connect/worker-1")
 	auditorID = authz.Principal("spiffe://example.org/ops/auditor")
+	ownerID   = authz.Principal("spiffe://example.org/ops/owner")
 )
 
 // fakeResolver answers the granted principal and records who asked.
@@ -100,6 +102,7 @@ type testServer struct {
 	ca       *testCA
 	addr     string
 	resolver *fakeResolver
+	manager  *fakeManager
 	log      *safeBuffer
 	metrics  *prometheus.Registry
 }
@@ -124,7 +127,7 @@ func (b *safeBuffer) String() string {
 
 func startServer(t *testing.T) *testServer {
 	t.Helper()
-	ts := &testServer{ca: newTestCA(t), resolver: &fakeResolver{}, log: &safeBuffer{}, metrics: prometheus.NewRegistry()}
+	ts := &testServer{ca: newTestCA(t), resolver: &fakeResolver{}, manager: &fakeManager{}, log: &safeBuffer{}, metrics: prometheus.NewRegistry()}
 	certFile, keyFile, caFile := ts.ca.files(ts.ca.server())
 	identity, err := trust.OpenFiles(trust.FilesConfig{CertFile: certFile, KeyFile: keyFile, ClientCAFile: caFile})
 	if err != nil {
@@ -133,6 +136,7 @@ func startServer(t *testing.T) *testServer {
 	ts.Server, err = New(Config{
 		Resolver:  ts.resolver,
 		Explainer: ts.resolver,
+		Manager:   ts.manager,
 		IsAuditor: func(p authz.Principal) bool { return p == auditorID },
 		Trust:     identity,
 		Logger:    slog.New(slog.NewTextHandler(ts.log, nil)),
@@ -205,6 +209,7 @@ func TestAuthorizationMatrix(t *testing.T) {
 		"without a grant":               ts.ca.withURIs("spiffe://example.org/elsewhere"),
 		"known by DNS, without a grant": ts.ca.withDNS("worker.example.org"),
 		"an auditor":                    ts.ca.withURIs(string(auditorID)),
+		"an owner":                      ts.ca.withURIs(string(ownerID)),
 		"granted":                       ts.ca.withURIs(string(granted)),
 	}
 	// What the wire says to each kind of caller. "refused" callers do not get
@@ -227,6 +232,19 @@ func TestAuthorizationMatrix(t *testing.T) {
 			return codes.PermissionDenied
 		}
 	}
+	// Who has a role is decided beneath; everybody else with an identity gets there.
+	managing := func(may ...string) func(string) codes.Code {
+		return func(caller string) codes.Code {
+			switch {
+			case unidentified[caller]:
+				return codes.Unauthenticated
+			case slices.Contains(may, caller):
+				return codes.OK
+			default:
+				return codes.PermissionDenied
+			}
+		}
+	}
 	want := map[string]func(caller string) codes.Code{
 		"/secretbroker.v1.ResolverService/Resolve": resolving,
 		// A dry run tells a caller without a grant that it has none.
@@ -246,6 +264,15 @@ func TestAuthorizationMatrix(t *testing.T) {
 				return codes.PermissionDenied
 			}
 		},
+		"/secretbroker.v1.IntegrationService/CreateIntegration":          managing("an owner"),
+		"/secretbroker.v1.IntegrationService/GetIntegration":             managing("an owner", "an auditor"),
+		"/secretbroker.v1.IntegrationService/ListIntegrations":           managing("an owner", "an auditor", "granted", "without a grant", "known by DNS, without a grant"),
+		"/secretbroker.v1.IntegrationService/UpdateIntegration":          managing("an owner"),
+		"/secretbroker.v1.IntegrationService/DeleteIntegration":          managing("an owner"),
+		"/secretbroker.v1.IntegrationService/ValidateIntegration":        managing("an owner"),
+		"/secretbroker.v1.IntegrationService/GrantUse":                   managing("an owner"),
+		"/secretbroker.v1.IntegrationService/RevokeUse":                  managing("an owner"),
+		"/secretbroker.v1.IntegrationService/ListUsage":                  managing("an owner", "an auditor"),
 		"/grpc.health.v1.Health/Check":                                   anybody,
 		"/grpc.health.v1.Health/List":                                    anybody,
 		"/grpc.health.v1.Health/Watch":                                   anybody,

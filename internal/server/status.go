@@ -2,6 +2,7 @@ package server
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -10,6 +11,7 @@ import (
 	"google.golang.org/protobuf/protoadapt"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/secretbroker/secretbroker/internal/manage"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -36,8 +38,17 @@ var statusTable = []statusRow{
 	{secret.ReasonInvalidRequest, codes.InvalidArgument, 0},
 	{secret.ReasonConfigMismatch, codes.InvalidArgument, 0},
 	{secret.ReasonInvalidReference, codes.InvalidArgument, 0},
+	{secret.ReasonInvalidIntegration, codes.InvalidArgument, 0},
 	{secret.ReasonAccessDenied, codes.PermissionDenied, 0},
+	{secret.ReasonPlacementDenied, codes.PermissionDenied, 0},
 	{secret.ReasonStoreNotAllowed, codes.PermissionDenied, 0},
+	{secret.ReasonIntegrationNotFound, codes.NotFound, 0},
+	{secret.ReasonIntegrationExists, codes.AlreadyExists, 0},
+	{secret.ReasonIntegrationChanged, codes.Aborted, 0},
+	{secret.ReasonIntegrationInUse, codes.FailedPrecondition, 0},
+	{secret.ReasonIntegrationReadOnly, codes.FailedPrecondition, 0},
+	{secret.ReasonOwnerLockout, codes.FailedPrecondition, 0},
+	{secret.ReasonQuotaExceeded, codes.FailedPrecondition, 0},
 	{secret.ReasonStoreNotFound, codes.FailedPrecondition, 0},
 	{secret.ReasonStoreAuthenticationFailed, codes.FailedPrecondition, 0},
 	{secret.ReasonStoreAccessDenied, codes.FailedPrecondition, 0},
@@ -51,6 +62,7 @@ var statusTable = []statusRow{
 	{secret.ReasonOverloaded, codes.ResourceExhausted, time.Second},
 	{secret.ReasonStoreThrottled, codes.ResourceExhausted, time.Second},
 	{secret.ReasonStoreUnavailable, codes.Unavailable, time.Second},
+	{secret.ReasonRegistryUnavailable, codes.Unavailable, time.Second},
 	{secret.ReasonAuditUnavailable, codes.Unavailable, 5 * time.Second},
 }
 
@@ -82,7 +94,7 @@ func statusOf(err error, requestID string) *status.Status {
 		return failureStatus(failure, requestID)
 	}
 	e := secret.AsError(err)
-	return newStatus(e.Reason, e.Message, requestID, retryAfter(e), nil)
+	return newStatus(e.Reason, e.Message, requestID, retryAfter(e), faultsOf(err))
 }
 
 func newStatus(reason secret.Reason, message, requestID string, delay time.Duration, bad *errdetails.BadRequest) *status.Status {
@@ -102,4 +114,26 @@ func newStatus(reason secret.Reason, message, requestID string, delay time.Durat
 		return detailed
 	}
 	return st
+}
+
+// faultsOf lists the fields of an integration that are at fault, as many as there
+// is room for; nil for other errors.
+func faultsOf(err error) *errdetails.BadRequest {
+	invalid, ok := manage.IsInvalid(err)
+	if !ok {
+		return nil
+	}
+	reason := string(secret.AsError(err).Reason)
+	bad := &errdetails.BadRequest{}
+	budget := violationBudget
+	for i, f := range invalid.Faults {
+		if budget -= len(f.Field) + len(f.Text) + len(reason) + violationOverhead; budget < 0 {
+			bad.FieldViolations = append(bad.FieldViolations, &errdetails.BadRequest_FieldViolation{
+				Field: "integration", Description: fmt.Sprintf("%d more faults are not listed", len(invalid.Faults)-i),
+			})
+			break
+		}
+		bad.FieldViolations = append(bad.FieldViolations, &errdetails.BadRequest_FieldViolation{Field: f.Field, Description: f.Text, Reason: reason})
+	}
+	return bad
 }

@@ -31,7 +31,7 @@ type Document struct {
 // everything that is wrong.
 //
 // Settings are the fields with a yaml tag. They may be of the types string,
-// bool, int, struct, pointer to struct, slice of these, map[string]string, and
+// bool, int, struct, pointer to struct, slice of these, map[string]string, Tree, and
 // whatever implements encoding.TextUnmarshaler. A setting without a value is a
 // fault; a list or section without one is there and empty.
 func Decode(file string, data []byte, into any) *Document {

@@ -31,6 +31,10 @@ func (d *Document) decode(n *yaml.Node, path string, v reflect.Value) {
 			return
 		}
 	}
+	if v.Type() == treeType {
+		v.Set(reflect.ValueOf(d.tree(n, path, 0)))
+		return
+	}
 	switch v.Kind() {
 	case reflect.Pointer:
 		v.Set(reflect.New(v.Type().Elem()))

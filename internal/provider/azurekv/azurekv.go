@@ -158,7 +158,7 @@ func open(cfg Config, in *registry.Integration) (*store, error) {
 	}
 	s.vaultHTTP = newVaultClient(cfg, in.Azure, roots, s.hosts)
 	s.loginHTTP = newLoginClient(cfg, in.Azure, roots)
-	if s.newCredential, err = credentialMaker(in.Azure, s.clientOptions(s.loginHTTP)); err != nil {
+	if s.newCredential, err = credentialMaker(in, s.clientOptions(s.loginHTTP)); err != nil {
 		return nil, err
 	}
 	if s.current, err = s.newSession(); err != nil {

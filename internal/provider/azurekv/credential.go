@@ -1,10 +1,13 @@
 package azurekv
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
 	"net/url"
+	"strings"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
@@ -47,12 +50,13 @@ func checkSettings(in *registry.Integration) error {
 // credentialMaker reads what the integration's credential is made of and
 // returns a func that makes a fresh instance, without the tokens that an
 // earlier one holds.
-func credentialMaker(a *registry.Azure, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
+func credentialMaker(in *registry.Integration, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
+	a := in.Azure
 	switch a.Credential.Type {
 	case registry.AzureClientSecret:
-		return clientSecret(a, opts)
+		return clientSecret(in, opts)
 	case registry.AzureClientCertificate:
-		return clientCertificate(a, opts)
+		return clientCertificate(in, opts)
 	case registry.AzureWorkloadIdentity:
 		return workloadIdentity(a, opts)
 	case registry.AzureManagedIdentity:
@@ -78,13 +82,15 @@ func credentialMaker(a *registry.Azure, opts azcore.ClientOptions) (func() (azco
 	}
 }
 
-func clientSecret(a *registry.Azure, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
+func clientSecret(in *registry.Integration, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
 	const setting = "azure.credential.client_secret_file"
-	b, err := readFile(setting, a.Credential.ClientSecretFile)
+	a := in.Azure
+	b, err := readCredential(in, setting, a.Credential.ClientSecretFile)
 	if err != nil {
 		return nil, err
 	}
 	text := string(b)
+	clear(b)
 	return func() (azcore.TokenCredential, error) {
 		cred, err := azidentity.NewClientSecretCredential(a.TenantID, a.ClientID, text, &azidentity.ClientSecretCredentialOptions{
 			ClientOptions: opts, DisableInstanceDiscovery: a.DisableInstanceDiscovery,
@@ -93,15 +99,16 @@ func clientSecret(a *registry.Azure, opts azcore.ClientOptions) (func() (azcore.
 	}, nil
 }
 
-func clientCertificate(a *registry.Azure, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
+func clientCertificate(in *registry.Integration, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
 	const setting = "azure.credential.certificate_file"
-	b, err := readFile(setting, a.Credential.CertificateFile)
+	a := in.Azure
+	b, err := readCredential(in, setting, a.Credential.CertificateFile)
 	if err != nil {
 		return nil, err
 	}
 	certs, key, err := azidentity.ParseCertificates(b, nil)
-	if err != nil { // the cause is about the file's content
-		return nil, setupFault("%s: %s does not hold a certificate and its unencrypted RSA key in PEM form", setting, a.Credential.CertificateFile)
+	if err != nil { // the cause is about the content
+		return nil, setupFault("%s: %s does not hold a certificate and its unencrypted RSA key in PEM form", setting, cmp.Or(a.Credential.CertificateFile, "what is stored with the integration"))
 	}
 	return func() (azcore.TokenCredential, error) {
 		cred, err := azidentity.NewClientCertificateCredential(a.TenantID, a.ClientID, certs, key, &azidentity.ClientCertificateCredentialOptions{
@@ -143,6 +150,29 @@ func made(cred azcore.TokenCredential, err error, fault string) (azcore.TokenCre
 }
 
 func readFile(setting, path string) ([]byte, error) { return egress.ReadFile(setting, path) }
+
+// readCredential returns what the registry keeps in place of the file that a
+// setting would name or, if it keeps nothing, the file's content.
+func readCredential(in *registry.Integration, setting, path string) ([]byte, error) {
+	open := in.Credentials[strings.TrimSuffix(setting, "_file")]
+	if path != "" || open == nil {
+		return readFile(setting, path)
+	}
+	b, err := open()
+	if err != nil {
+		return nil, setupFault("%s: the credential stored with the integration cannot be opened; give it to the integration anew, or the broker the key that it was sealed with", strings.TrimSuffix(setting, "_file")).WithCause(err)
+	}
+	if b = trim(b); len(b) == 0 {
+		return nil, setupFault("%s: the credential stored with the integration is empty", strings.TrimSuffix(setting, "_file"))
+	}
+	return b, nil
+}
+
+// trim cuts surrounding white space and the byte order mark that editors on
+// Windows write.
+func trim(b []byte) []byte {
+	return bytes.TrimSpace(bytes.TrimPrefix(b, []byte("\xef\xbb\xbf")))
+}
 
 // loadRoots returns the system's roots and those in path; nil, which stands for
 // the system's, if path is empty.

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/secretbroker/secretbroker/client"
+)
+
+const exportHelp = `Write integrations as files, one each, as apply and "integrations:" in broker.yaml
+take them. Credentials that the broker keeps are not in them: apply leaves them as
+they are, and for "integrations:" each needs a file and the setting that names it,
+which a comment at the top of the file says.
+
+Without --dir one integration is written to standard output. A file that is there
+and differs is replaced only with --force.`
+
+func newIntegrationExportCommand() *cobra.Command {
+	var (
+		conn  connection
+		dir   string
+		force bool
+	)
+	m := managing{output: "table"}
+	cmd := &cobra.Command{
+		Use:     "export [ID ...]",
+		Short:   "Write integrations as files",
+		Long:    exportHelp,
+		Example: "  broker integration export --dir integrations/\n  broker integration export cspi-sqlserver > cspi-sqlserver.yaml",
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
+			m.conn = conn
+			return m.completeIDs(cmd, args, toComplete)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if dir == "" && len(args) != 1 {
+				return &exitError{exitUsage, errors.New("give --dir for several integrations, or one id")}
+			}
+			m.conn = conn
+			return m.do(cmd, func(ctx context.Context, cl *client.Client) error {
+				all, err := exported(ctx, cl, args)
+				if err != nil {
+					return err
+				}
+				if dir == "" {
+					data, err := exportOf(all[0])
+					if err == nil {
+						_, err = cmd.OutOrStdout().Write(data)
+					}
+					return printed(err)
+				}
+				return export(cmd, dir, all, force)
+			})
+		},
+	}
+	conn.register(cmd)
+	cmd.Flags().StringVar(&dir, "dir", "", "the directory to write to; it is made if it is not there")
+	cmd.Flags().BoolVar(&force, "force", false, "replace files that differ")
+	_ = cmd.MarkFlagDirname("dir") // the flag exists
+	return cmd
+}
+
+// exported reads the integrations with these ids, or all.
+func exported(ctx context.Context, cl *client.Client, ids []string) ([]*client.Integration, error) {
+	if len(ids) == 0 {
+		return cl.ListIntegrations(ctx, "")
+	}
+	var all []*client.Integration
+	for _, id := range ids {
+		in, err := cl.GetIntegration(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, in)
+	}
+	return all, nil
+}
+
+func exportOf(in *client.Integration) ([]byte, error) {
+	form, err := formOf(in)
+	if err != nil {
+		return nil, err
+	}
+	document, err := form.Document()
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	for _, name := range in.CredentialNames {
+		fmt.Fprintf(&b, "# The broker keeps %s. Where it does not, %s_file names the file.\n", name, name)
+	}
+	b.Write(document)
+	return b.Bytes(), nil
+}
+
+func export(cmd *cobra.Command, dir string, all []*client.Integration, force bool) error {
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return &exitError{exitFailure, err}
+	}
+	var kept []error
+	for _, in := range all {
+		if strings.HasPrefix(in.ID, ".") {
+			kept = append(kept, fmt.Errorf("%s: files that begin with a dot are not read; it was not written", in.ID))
+			continue
+		}
+		data, err := exportOf(in)
+		if err != nil {
+			return &exitError{exitFailure, err}
+		}
+		path := filepath.Join(dir, in.ID+".yaml")
+		old, err := os.ReadFile(path)
+		switch {
+		case err == nil && bytes.Equal(old, data):
+			continue
+		case err == nil && !force:
+			kept = append(kept, fmt.Errorf("%s: it differs; --force replaces it", path))
+			continue
+		case err != nil && !errors.Is(err, fs.ErrNotExist):
+			return &exitError{exitFailure, err}
+		}
+		if err := replaceFile(path, data); err != nil {
+			return &exitError{exitFailure, err}
+		}
+		fmt.Fprintln(cmd.OutOrStdout(), path)
+	}
+	if err := errors.Join(kept...); err != nil {
+		return &exitError{exitFailure, err}
+	}
+	return nil
+}
+
+// replaceFile writes a file under another name first, so that no half of it is
+// ever there.
+func replaceFile(path string, data []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".export-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name()) // it is no use
+	}
+	return err
+}

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"github.com/secretbroker/secretbroker/client"
+)
+
+// grantFlags say what is granted, or no more.
+type grantFlags struct {
+	writing
+	etag  string
+	grant client.Grant
+}
+
+func (g *grantFlags) register(cmd *cobra.Command) {
+	g.writing.register(cmd)
+	f := cmd.Flags()
+	f.StringArrayVar(&g.grant.Principals, "principal", nil, "who: a SPIFFE ID, dns: and a host's name, or a pattern; give the flag again for others (required)")
+	f.StringArrayVar(&g.grant.Vaults, "vault", nil, "only of this vault of the integration's; give the flag again for others")
+	f.StringArrayVar(&g.grant.Secrets, "secret", nil, "only secrets of this name, or beginning followed by *; give the flag again for others")
+	f.StringArrayVar(&g.grant.Keys, "json-key", nil, "only this JSON key, or beginning followed by *, and no whole secret; give the flag again for others")
+	f.StringVar(&g.etag, "etag", "", "change only if this is still the integration's")
+	_ = cmd.MarkFlagRequired("principal") // the flag exists
+	for _, flag := range []string{"principal", "vault", "secret", "json-key", "etag"} {
+		completeWords(cmd, flag)
+	}
+}
+
+func newIntegrationGrantCommand() *cobra.Command {
+	var g grantFlags
+	cmd := &cobra.Command{
+		Use:   "grant ID --principal PATTERN",
+		Short: "Let somebody use an integration",
+		Long: `Add a grant to an integration. What is not narrowed with --vault, --secret or
+--json-key stays open. It takes the role ASSIGNER or RESOURCE_OWNER.`,
+		Example:           "  broker integration grant cspi-sqlserver --principal 'spiffe://example.org/connect/*' --secret 'sqlserver-*'",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: g.completeOneID,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return g.do(cmd, func(ctx context.Context, cl *client.Client) error {
+				in, err := cl.GrantUse(ctx, args[0], g.grant, client.WriteOptions{ETag: g.etag, ValidateOnly: g.dryRun})
+				if err != nil {
+					return err
+				}
+				return g.done(cmd, "granted", in)
+			})
+		},
+	}
+	g.register(cmd)
+	return cmd
+}
+
+func newIntegrationRevokeCommand() *cobra.Command {
+	var g grantFlags
+	cmd := &cobra.Command{
+		Use:   "revoke ID --principal PATTERN",
+		Short: "Take a grant away",
+		Long: `Take a grant away: the one that names exactly these principals, vaults, secrets
+and keys, in whatever order. It takes the role ASSIGNER or RESOURCE_OWNER.`,
+		Example:           "  broker integration revoke cspi-sqlserver --principal 'spiffe://example.org/connect/*' --secret 'sqlserver-*'",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: g.completeOneID,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return g.do(cmd, func(ctx context.Context, cl *client.Client) error {
+				in, err := cl.RevokeUse(ctx, args[0], g.grant, client.WriteOptions{ETag: g.etag, ValidateOnly: g.dryRun})
+				if err != nil {
+					return err
+				}
+				return g.done(cmd, "revoked", in)
+			})
+		},
+	}
+	g.register(cmd)
+	return cmd
+}

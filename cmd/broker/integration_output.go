@@ -1,0 +1,315 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/registry"
+)
+
+// The JSON and YAML output: names are a promise. An integration is what stands in
+// its file and, beside it, what the broker knows.
+type (
+	jsonIntegration struct {
+		Integration     map[string]any `json:"integration"`
+		ETag            string         `json:"etag,omitempty"`
+		Revision        string         `json:"revision,omitempty"`
+		CredentialNames []string       `json:"credential_names,omitempty"`
+		CreateTime      *time.Time     `json:"create_time,omitempty"`
+		Creator         string         `json:"creator,omitempty"`
+		UpdateTime      *time.Time     `json:"update_time,omitempty"`
+		Updater         string         `json:"updater,omitempty"`
+		ReadOnly        bool           `json:"read_only,omitempty"`
+		Facts           []jsonFact     `json:"facts,omitempty"`
+		LastUseTime     *time.Time     `json:"last_use_time,omitempty"`
+		Problem         string         `json:"problem,omitempty"`
+		Resources       []jsonUsage    `json:"resources,omitempty"`
+		UnusedGrants    []int          `json:"unused_grants,omitempty"`
+	}
+	jsonFact struct {
+		Name  string `json:"name"`
+		Value string `json:"value"`
+	}
+	jsonUsage struct {
+		Principal    string     `json:"principal"`
+		Connector    string     `json:"connector,omitempty"`
+		Store        string     `json:"store"`
+		Secret       string     `json:"secret"`
+		JSONKey      string     `json:"json_key,omitempty"`
+		Version      string     `json:"version,omitempty"`
+		FirstUseTime *time.Time `json:"first_use_time,omitempty"`
+		LastUseTime  *time.Time `json:"last_use_time,omitempty"`
+	}
+	jsonStep struct {
+		Name    string `json:"name"`
+		OK      bool   `json:"ok"`
+		Skipped bool   `json:"skipped,omitempty"`
+		Reason  string `json:"reason,omitempty"`
+		Message string `json:"message,omitempty"`
+	}
+	jsonValidation struct {
+		ID    string     `json:"id"`
+		OK    bool       `json:"ok"`
+		Steps []jsonStep `json:"steps"`
+	}
+)
+
+// validation is what came of one integration.
+type validation struct {
+	id    string
+	steps []client.ValidationStep
+}
+
+func printStructured(w io.Writer, output string, v any) error {
+	if output == "json" {
+		return printJSON(w, v)
+	}
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	var plain map[string]any
+	if err := json.Unmarshal(data, &plain); err != nil {
+		return err
+	}
+	text, err := registry.EncodeYAML(plain)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(text)
+	return err
+}
+
+func structuredIntegration(in *client.Integration, usage *client.UsageReport) (jsonIntegration, error) {
+	form, err := formOf(in)
+	if err != nil {
+		return jsonIntegration{}, err
+	}
+	if usage == nil {
+		usage = &client.UsageReport{}
+	}
+	out := jsonIntegration{
+		Integration: form.Tree(), ETag: in.ETag, Revision: in.Revision, CredentialNames: in.CredentialNames,
+		CreateTime: timeOrNil(in.Created.At), Creator: in.Created.By, UpdateTime: timeOrNil(in.Updated.At), Updater: in.Updated.By,
+		ReadOnly: in.ReadOnly, LastUseTime: timeOrNil(in.LastUsed), Problem: in.Problem, UnusedGrants: usage.UnusedGrants,
+	}
+	for _, f := range in.Facts {
+		out.Facts = append(out.Facts, jsonFact(f))
+	}
+	for _, u := range usage.Usage {
+		out.Resources = append(out.Resources, jsonUsage{
+			u.Principal, u.Connector, u.Store, u.Secret, u.JSONKey, u.Version, timeOrNil(u.FirstUsed), timeOrNil(u.LastUsed),
+		})
+	}
+	return out, nil
+}
+
+func timeOrNil(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}
+
+func printIntegrations(w io.Writer, output string, all []*client.Integration, now time.Time) error {
+	if output != "table" {
+		list := make([]jsonIntegration, len(all))
+		for i, in := range all {
+			var err error
+			if list[i], err = structuredIntegration(in, nil); err != nil {
+				return err
+			}
+		}
+		return printStructured(w, output, map[string]any{"integrations": list})
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(t, "ID\tNAME\tKIND\tREGION\tGRANTS\tLAST USED\tSTATE")
+	for _, in := range all {
+		used := "never"
+		if !in.LastUsed.IsZero() {
+			used = now.Sub(in.LastUsed).Round(time.Second).String() + " ago"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", in.ID, orDash(in.DisplayName), in.Kind, orDash(in.Placement.Region), len(in.Grants), used, stateOf(in))
+	}
+	return t.Flush()
+}
+
+func stateOf(in *client.Integration) string {
+	switch {
+	case in.Problem != "":
+		return "faulty"
+	case in.ReadOnly:
+		return "read-only"
+	default:
+		return "ok"
+	}
+}
+
+func printIntegration(w io.Writer, output string, in *client.Integration, usage *client.UsageReport) error {
+	if output != "table" {
+		v, err := structuredIntegration(in, usage)
+		if err != nil {
+			return err
+		}
+		return printStructured(w, output, v)
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	row := func(name, value string) {
+		if value != "" {
+			fmt.Fprintf(t, "%s\t%s\n", name, printable(value))
+		}
+	}
+	row("ID", in.ID)
+	row("Name", in.DisplayName)
+	row("Provider", in.Kind)
+	for _, f := range in.Facts {
+		row(printable(f.Name), f.Value)
+	}
+	row("Cache", strings.Join(notEmpty(durationText("for ", in.CacheTTL), durationText("stale for ", in.CacheMaxStale)), ", "))
+	row("Limits", limitsText(in.Limits))
+	for _, name := range in.CredentialNames {
+		row("Credential kept", name)
+	}
+	row("Created", changeText(in.Created))
+	row("Updated", changeText(in.Updated))
+	row("Last used", momentText(in.LastUsed))
+	row("Revision", in.Revision)
+	row("ETag", in.ETag)
+	row("State", stateOf(in))
+	row("Problem", in.Problem)
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	return printParts(w, in, usage)
+}
+
+// printParts prints the lists of an integration.
+func printParts(w io.Writer, in *client.Integration, usage *client.UsageReport) error {
+	used := make([]string, len(in.Grants))
+	for i := range used {
+		switch {
+		case usage == nil:
+			used[i] = "-"
+		case slices.Contains(usage.UnusedGrants, i):
+			used[i] = "no"
+		default:
+			used[i] = "yes"
+		}
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	if len(in.Grants) > 0 {
+		fmt.Fprintln(t, "\nGRANT\tPRINCIPALS\tVAULTS\tSECRETS\tKEYS\tUSED")
+	}
+	for i, g := range in.Grants {
+		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\n", i, cell(g.Principals), cell(g.Vaults), cell(g.Secrets), cell(g.Keys), used[i])
+	}
+	if len(in.Roles) > 0 {
+		fmt.Fprintln(t, "\nROLE\tPRINCIPALS")
+	}
+	for _, role := range []client.Role{client.RoleResourceOwner, client.RoleAssigner, client.RoleAuditor} {
+		if patterns := in.Roles[role]; len(patterns) > 0 {
+			fmt.Fprintf(t, "%s\t%s\n", role, cell(patterns))
+		}
+	}
+	if usage == nil {
+		usage = &client.UsageReport{}
+	}
+	if len(usage.Usage) > 0 {
+		fmt.Fprintln(t, "\nRESOURCE\tCONNECTOR\tSECRET\tVERSION\tFIRST USED\tLAST USED")
+	}
+	for _, u := range usage.Usage {
+		secretName := u.Store + "::" + u.Secret
+		if u.JSONKey != "" {
+			secretName += "::" + u.JSONKey
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", orDash(u.Principal), orDash(u.Connector), orDash(secretName), orDash(u.Version), momentText(u.FirstUsed), momentText(u.LastUsed))
+	}
+	return t.Flush()
+}
+
+func notEmpty(texts ...string) []string {
+	var left []string
+	for _, s := range texts {
+		if s != "" {
+			left = append(left, s)
+		}
+	}
+	return left
+}
+
+func durationText(before string, d time.Duration) string {
+	if d == 0 {
+		return ""
+	}
+	return before + d.String()
+}
+
+func limitsText(l client.IntegrationLimits) string {
+	number := func(n int, what string) string {
+		if n == 0 {
+			return ""
+		}
+		return strconv.Itoa(n) + what
+	}
+	return strings.Join(notEmpty(number(l.MaxConcurrentReads, " reads at a time"), number(l.ReadsPerSecond, " reads a second"), durationText("timeout ", l.Timeout)), ", ")
+}
+
+func changeText(c client.Change) string {
+	text := momentText(c.At)
+	if c.By != "" {
+		text += " by " + c.By
+	}
+	return text
+}
+
+func momentText(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+// cell is a list in a table.
+func cell(list []string) string {
+	if len(list) == 0 {
+		return "any"
+	}
+	return printable(strings.Join(list, ", "))
+}
+
+func printValidations(w io.Writer, output string, all []validation) error {
+	if output != "table" {
+		out := make([]jsonValidation, len(all))
+		for i, v := range all {
+			out[i] = jsonValidation{ID: v.id, OK: true}
+			for _, s := range v.steps {
+				out[i].OK = out[i].OK && s.OK
+				out[i].Steps = append(out[i].Steps, jsonStep{s.Name, s.OK, s.Skipped, s.Reason, s.Message})
+			}
+		}
+		return printStructured(w, output, map[string]any{"validations": out})
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(t, "INTEGRATION\tSTEP\tRESULT\tFOUND")
+	for _, v := range all {
+		for _, s := range v.steps {
+			result := "ok"
+			switch {
+			case s.Skipped:
+				result = "skipped"
+			case !s.OK:
+				result = s.Reason
+			}
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", v.id, orDash(s.Name), result, orDash(s.Message))
+		}
+	}
+	return t.Flush()
+}

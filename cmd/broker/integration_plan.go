@@ -1,0 +1,203 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// The JSON and YAML output of apply: names are a promise.
+type (
+	jsonPlan struct {
+		Changes   []jsonPlanned `json:"changes"`
+		Create    int           `json:"create"`
+		Update    int           `json:"update"`
+		Delete    int           `json:"delete"`
+		Unchanged int           `json:"unchanged"`
+		// Applied: the changes without an error have been made.
+		Applied bool `json:"applied"`
+	}
+	jsonPlanned struct {
+		ID          string            `json:"id"`
+		Action      string            `json:"action"`
+		Fields      []jsonFieldChange `json:"fields,omitempty"`
+		Credentials []string          `json:"credentials,omitempty"`
+		Errors      []jsonError       `json:"errors,omitempty"`
+	}
+	jsonFieldChange struct {
+		Setting string `json:"setting"`
+		Before  any    `json:"before,omitempty"`
+		After   any    `json:"after,omitempty"`
+	}
+)
+
+func pastOf(action string) string {
+	return map[string]string{actionCreate: "created", actionUpdate: "updated", actionDelete: "deleted"}[action]
+}
+
+// printPlan prints what is to be done, as a diff.
+func printPlan(w io.Writer, plan []planned) {
+	counts := make(map[string]int)
+	for i := range plan {
+		p := &plan[i]
+		counts[p.action]++
+		sign, ok := map[string]string{actionCreate: "+", actionUpdate: "~", actionDelete: "-"}[p.action]
+		if !ok {
+			continue
+		}
+		fmt.Fprintf(w, "%s %s %s\n", sign, p.action, p.id)
+		for _, c := range p.changes {
+			switch {
+			case p.action == actionCreate && c.Setting == "id":
+			case c.Before == nil:
+				fmt.Fprintf(w, "    + %s: %s\n", printable(c.Setting), compact(c.After))
+			case c.After == nil:
+				fmt.Fprintf(w, "    - %s: %s\n", printable(c.Setting), compact(c.Before))
+			default:
+				fmt.Fprintf(w, "    ~ %s: %s -> %s\n", printable(c.Setting), compact(c.Before), compact(c.After))
+			}
+		}
+		for _, name := range p.credentials {
+			fmt.Fprintf(w, "    ~ %s: the credential is sent\n", printable(name))
+		}
+	}
+	fmt.Fprintf(w, "Plan: %d to create, %d to update, %d to delete, %d unchanged\n", counts[actionCreate], counts[actionUpdate], counts[actionDelete], counts[actionNone])
+}
+
+// compact is a value on one line.
+func compact(v any) string {
+	if s, ok := v.(string); ok {
+		return printable(s)
+	}
+	var b strings.Builder
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return "?" // plain values can be written
+	}
+	return printable(strings.TrimSuffix(b.String(), "\n"))
+}
+
+// finishPlan prints what came of the plan, and returns its exit code. rest says
+// what became of the parts that did not fail.
+func finishPlan(cmd *cobra.Command, output string, plan []planned, results []error, o applyOptions, rest string) error {
+	failed := failedOf(results)
+	applied := !o.dryRun && (failed == nil || rest != "nothing was changed")
+	if output != "table" {
+		if err := printed(printStructured(cmd.OutOrStdout(), output, structuredPlan(plan, results, applied))); err != nil {
+			return err
+		}
+	} else if failed != nil {
+		printPlanFaults(cmd.ErrOrStderr(), plan, results)
+		fmt.Fprintf(cmd.ErrOrStderr(), "Error: some changes were refused; %s\n", rest)
+	}
+	if failed != nil {
+		return &exitError{code: worstOf(results)}
+	}
+	if o.exitCode {
+		for i := range plan {
+			if plan[i].action != actionNone {
+				return &exitError{code: exitFailure}
+			}
+		}
+	}
+	return nil
+}
+
+// printPlanFaults says what is wrong with which file, and where.
+func printPlanFaults(w io.Writer, plan []planned, results []error) {
+	for i, err := range results {
+		for _, fault := range faultsOf(&plan[i], err) {
+			fmt.Fprintln(w, printable(fault.Config+": "+strings.Join(notEmpty(fault.Reason, fault.Message), ": ")))
+		}
+	}
+}
+
+// faultsOf takes an error apart. The Config of each part is where it stands: a
+// line of a file, or an id.
+func faultsOf(p *planned, err error) []client.ConfigError {
+	var e *client.Error
+	switch {
+	case err == nil:
+		return nil
+	case !errors.As(err, &e):
+		return []client.ConfigError{{Config: p.id, Message: err.Error()}}
+	case len(e.Configs) == 0:
+		return []client.ConfigError{{Config: p.id, Reason: e.Reason, Message: e.Message}}
+	}
+	faults := make([]client.ConfigError, len(e.Configs))
+	for i, c := range e.Configs {
+		setting := settingOf(p, c.Config)
+		faults[i] = client.ConfigError{Config: p.id + ": " + setting, Reason: c.Reason, Message: c.Message}
+		if p.document != nil {
+			faults[i].Config = fmt.Sprintf("%s:%d: %s", p.document.path, p.document.Line(setting), setting)
+		}
+	}
+	return faults
+}
+
+// settingOf is the setting of a file that a field of the API stands for.
+func settingOf(p *planned, field string) string {
+	setting := strings.TrimPrefix(strings.TrimPrefix(field, "integration"), ".")
+	var kind secret.Kind
+	if p.document != nil {
+		kind = p.document.Kind
+	}
+	if rest, ok := strings.CutPrefix(setting, "settings"); ok {
+		return registry.SectionOf(kind) + rest
+	}
+	return setting
+}
+
+func worstOf(results []error) int {
+	var errs []client.ConfigError
+	for _, err := range results {
+		var e *client.Error
+		var coded *exitError
+		switch {
+		case err == nil:
+		case errors.As(err, &coded):
+			return coded.code
+		case errors.As(err, &e):
+			if code := exitCodeOf(err); code == exitUnreachable || code == exitFailure {
+				return code
+			}
+			errs = append(errs, client.ConfigError{Reason: e.Reason})
+		default:
+			return exitFailure
+		}
+	}
+	return worstExitCode(errs)
+}
+
+func structuredPlan(plan []planned, results []error, applied bool) jsonPlan {
+	out := jsonPlan{Changes: []jsonPlanned{}, Applied: applied}
+	for i := range plan {
+		p := &plan[i]
+		switch p.action {
+		case actionCreate:
+			out.Create++
+		case actionUpdate:
+			out.Update++
+		case actionDelete:
+			out.Delete++
+		default:
+			out.Unchanged++
+			continue
+		}
+		change := jsonPlanned{ID: p.id, Action: p.action, Credentials: p.credentials, Errors: jsonErrors(faultsOf(p, results[i]))}
+		for _, c := range p.changes {
+			change.Fields = append(change.Fields, jsonFieldChange(c))
+		}
+		out.Changes = append(out.Changes, change)
+	}
+	return out
+}

@@ -1,0 +1,331 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/registry"
+)
+
+// credentialHelp is said by all commands that send credentials.
+const credentialHelp = `
+A credential that the file names (client_secret_file and the like) is read here
+and sent with the integration; --credential NAME=FILE sends one that it does not
+name, NAME being the setting without "_file". The broker keeps credentials sealed
+and never gives them out.`
+
+// writing are the flags of commands that change something.
+type writing struct {
+	managing
+	file        string
+	credentials []string
+	dryRun      bool
+}
+
+func (w *writing) register(cmd *cobra.Command) {
+	w.managing.register(cmd)
+	cmd.Flags().BoolVar(&w.dryRun, "dry-run", false, "have the broker check everything and change nothing")
+}
+
+func (w *writing) registerFile(cmd *cobra.Command, usage string) {
+	cmd.Flags().StringVarP(&w.file, "file", "f", "", usage)
+	cmd.Flags().StringArrayVar(&w.credentials, "credential", nil, "NAME=FILE of a credential to send, - for standard input; give the flag again for others")
+	_ = cmd.MarkFlagFilename("file", "yaml", "yml") // the flag exists
+}
+
+// read makes the integration of the flags, nil without --file.
+func (w *writing) read() (*client.Integration, error) {
+	given, err := readCredentials(w.credentials)
+	if err != nil {
+		return nil, &exitError{exitUsage, err}
+	}
+	if w.file == "" {
+		return &client.Integration{Credentials: given}, nil
+	}
+	d, err := readDocument(w.file)
+	if err != nil {
+		return nil, &exitError{exitUsage, err}
+	}
+	in, err := d.integration(slices.Sorted(maps.Keys(d.credentials)))
+	if err != nil {
+		return nil, &exitError{exitUsage, err}
+	}
+	for name, content := range given {
+		if in.Credentials == nil {
+			in.Credentials = make(map[string][]byte)
+		}
+		in.Credentials[name] = content
+	}
+	return in, nil
+}
+
+// done says what was done, or shows the integration.
+func (w *writing) done(cmd *cobra.Command, what string, in *client.Integration) error {
+	if w.output != "table" {
+		return printed(printIntegration(cmd.OutOrStdout(), w.output, in, nil))
+	}
+	if w.dryRun {
+		what = "would be " + what
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", in.ID, what)
+	return nil
+}
+
+func newIntegrationCreateCommand() *cobra.Command {
+	var w writing
+	cmd := &cobra.Command{
+		Use:   "create -f FILE",
+		Short: "Create an integration",
+		Long:  "Create an integration from a file, as docs/configuration.md describes it.\n" + credentialHelp,
+		Example: `  broker integration create -f cspi-sqlserver.yaml
+  broker integration create -f cspi-sqlserver.yaml --credential azure.credential.client_secret=secret.txt`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			in, err := w.read()
+			if err != nil {
+				return err
+			}
+			return w.do(cmd, func(ctx context.Context, cl *client.Client) error {
+				created, err := cl.CreateIntegration(ctx, in, client.WriteOptions{ValidateOnly: w.dryRun})
+				if err != nil {
+					return err
+				}
+				return w.done(cmd, "created", created)
+			})
+		},
+	}
+	w.register(cmd)
+	w.registerFile(cmd, "the integration's file (required)")
+	_ = cmd.MarkFlagRequired("file") // the flag exists
+	return cmd
+}
+
+const updateHelp = `Change an integration: all of it to what a file says (--file), or single settings
+(--set, --unset, --name). A setting is written as in the file, with dots: cache.ttl,
+azure.tenant_id; a list with commas between its entries.
+
+With --etag the change is made only if the integration is still the one that was
+read. Giving up one's own role RESOURCE_OWNER takes --force.
+`
+
+func newIntegrationUpdateCommand() *cobra.Command {
+	var (
+		w          writing
+		name, etag string
+		set, unset []string
+		force      bool
+	)
+	cmd := &cobra.Command{
+		Use:   "update ID",
+		Short: "Change an integration",
+		Long:  updateHelp + credentialHelp,
+		Example: `  broker integration update cspi-sqlserver --set cache.ttl=10m
+  broker integration update cspi-sqlserver --credential azure.credential.client_secret=new-secret.txt
+  broker integration update cspi-sqlserver -f cspi-sqlserver.yaml`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: w.completeOneID,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			in, err := w.read()
+			if err != nil {
+				return err
+			}
+			edits := edits{name: name, set: set, unset: unset, named: cmd.Flags().Changed("name")}
+			switch {
+			case w.file != "" && !edits.empty():
+				return &exitError{exitUsage, errors.New("--file says what all of it is to be; leave out --name, --set and --unset")}
+			case w.file != "" && in.ID != args[0]:
+				return &exitError{exitUsage, fmt.Errorf("%s: its id is %q, not %q", w.file, in.ID, args[0])}
+			case w.file == "" && edits.empty() && len(in.Credentials) == 0:
+				return &exitError{exitUsage, errors.New("nothing to change; give --file, --name, --set, --unset or --credential")}
+			}
+			return w.do(cmd, func(ctx context.Context, cl *client.Client) error {
+				mask := []string{"*"}
+				if w.file == "" {
+					now, err := cl.GetIntegration(ctx, args[0])
+					if err != nil {
+						return err
+					}
+					if now, err = edits.apply(now); err != nil {
+						return &exitError{exitUsage, err}
+					}
+					now.Credentials, in = in.Credentials, now
+				}
+				if etag != "" {
+					in.ETag = etag
+				}
+				in, changed, err := cl.UpdateIntegration(ctx, in, mask, client.WriteOptions{ValidateOnly: w.dryRun, Force: force})
+				if err != nil {
+					return err
+				}
+				what := "updated: " + strings.Join(changed, ", ")
+				if len(changed) == 0 {
+					what = "as it was"
+				}
+				return w.done(cmd, what, in)
+			})
+		},
+	}
+	w.register(cmd)
+	w.registerFile(cmd, "a file that says what the integration is to be")
+	cmd.Flags().StringVar(&name, "name", "", "another name for people (display_name)")
+	cmd.Flags().StringArrayVar(&set, "set", nil, "SETTING=VALUE; give the flag again for others")
+	cmd.Flags().StringArrayVar(&unset, "unset", nil, "a setting to take out; give the flag again for others")
+	cmd.Flags().StringVar(&etag, "etag", "", "change only if this is still the integration's")
+	cmd.Flags().BoolVar(&force, "force", false, "let the change take the role RESOURCE_OWNER away from you")
+	return cmd
+}
+
+// edits are changes of single settings.
+type edits struct {
+	name       string
+	named      bool
+	set, unset []string
+}
+
+func (e *edits) empty() bool { return !e.named && len(e.set)+len(e.unset) == 0 }
+
+// apply returns the integration as it is to be. It goes by way of the document, so
+// that settings are read as those of a file are.
+func (e *edits) apply(in *client.Integration) (*client.Integration, error) {
+	form, err := formOf(in)
+	if err != nil {
+		return nil, err
+	}
+	if e.named {
+		form.DisplayName = e.name
+	}
+	tree := form.Tree()
+	for _, s := range e.set {
+		setting, value, ok := strings.Cut(s, "=")
+		if !ok || setting == "" || value == "" {
+			return nil, errors.New("--set: expected SETTING=VALUE, such as cache.ttl=10m")
+		}
+		if err := put(tree, strings.Split(setting, "."), valueOf(setting, value, tree)); err != nil {
+			return nil, fmt.Errorf("--set %s: %w", setting, err)
+		}
+	}
+	for _, setting := range e.unset {
+		if err := put(tree, strings.Split(setting, "."), nil); err != nil {
+			return nil, fmt.Errorf("--unset %s: %w", setting, err)
+		}
+	}
+	data, err := registry.EncodeYAML(tree)
+	if err != nil {
+		return nil, err
+	}
+	edited := registry.ParseForm(in.ID, data)
+	if err := edited.Faults.Err(); err != nil {
+		return nil, err
+	}
+	if edited.ID != in.ID || string(edited.Kind) != in.Kind {
+		return nil, errors.New("id and kind never change; create another integration")
+	}
+	out := integrationOf(&edited.Form)
+	out.ETag = in.ETag
+	return out, nil
+}
+
+// valueOf reads a value of the command line: a list where a list stands, or where
+// there is a comma.
+func valueOf(setting, value string, tree map[string]any) any {
+	_, isList := at(tree, strings.Split(setting, ".")).([]any)
+	if !isList && !strings.Contains(value, ",") {
+		switch value {
+		case "true":
+			return true
+		case "false":
+			return false
+		}
+		return value
+	}
+	var list []any
+	for entry := range strings.SplitSeq(value, ",") {
+		list = append(list, strings.TrimSpace(entry))
+	}
+	return list
+}
+
+func at(tree map[string]any, path []string) any {
+	v := tree[path[0]]
+	if inner, ok := v.(map[string]any); ok && len(path) > 1 {
+		return at(inner, path[1:])
+	}
+	return v
+}
+
+// put sets a value, or takes it out if it is nil, with sections that become empty.
+func put(tree map[string]any, path []string, value any) error {
+	name := path[0]
+	if name == "" || name == "grants" {
+		return errors.New("expected a setting with its section, such as cache.ttl; grants are changed with grant and revoke")
+	}
+	if len(path) == 1 {
+		if value == nil {
+			delete(tree, name)
+		} else {
+			tree[name] = value
+		}
+		return nil
+	}
+	section, ok := tree[name].(map[string]any)
+	if !ok {
+		if tree[name] != nil {
+			return fmt.Errorf("%s has no parts", name)
+		}
+		section = make(map[string]any)
+	}
+	if err := put(section, path[1:], value); err != nil {
+		return err
+	}
+	tree[name] = section
+	if len(section) == 0 {
+		delete(tree, name)
+	}
+	return nil
+}
+
+func newIntegrationDeleteCommand() *cobra.Command {
+	var (
+		m             managing
+		etag          string
+		force, dryRun bool
+	)
+	cmd := &cobra.Command{
+		Use:   "delete ID",
+		Short: "Delete an integration that nobody uses",
+		Long: `Delete an integration with its grants and credentials. One that was used within
+the usage window (management.usage_window in broker.yaml) is left alone, and the
+error says by whom it was used; --force deletes it all the same.`,
+		Example:           "  broker integration delete cspi-sqlserver",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: m.completeOneID,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return m.do(cmd, func(ctx context.Context, cl *client.Client) error {
+				if err := cl.DeleteIntegration(ctx, args[0], client.WriteOptions{ETag: etag, Force: force, ValidateOnly: dryRun}); err != nil {
+					return err
+				}
+				what := "deleted"
+				if dryRun {
+					what = "would be deleted"
+				}
+				if m.output != "table" {
+					return printed(printStructured(cmd.OutOrStdout(), m.output, map[string]any{"id": args[0], "deleted": !dryRun}))
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", args[0], what)
+				return nil
+			})
+		},
+	}
+	m.register(cmd)
+	cmd.Flags().StringVar(&etag, "etag", "", "delete only if this is still the integration's")
+	cmd.Flags().BoolVar(&force, "force", false, "delete it although it is in use")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "have the broker check everything and change nothing")
+	return cmd
+}

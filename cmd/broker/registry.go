@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/config"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/registry/seal"
+	"github.com/secretbroker/secretbroker/internal/registry/sqlstore"
+	"github.com/secretbroker/secretbroker/internal/server"
+	"github.com/secretbroker/secretbroker/internal/usage"
+)
+
+// databaseTime is how long a broker that starts waits for its database.
+const databaseTime = 30 * time.Second
+
+// integrationStore is where the integrations are, and who used them.
+type integrationStore struct {
+	registry.Store
+	usage registry.UsageStore
+	keys  *seal.Keys // nil if no credentials are kept
+	close func() error
+}
+
+// openIntegrations opens the directory or the database of the configuration.
+func openIntegrations(ctx context.Context, cfg *config.Config, log *slog.Logger, onChange func(removed, changed []*registry.Integration)) (*integrationStore, error) {
+	if cfg.Integrations != "" {
+		files, err := registry.Open(registry.FilesConfig{Dir: cfg.Integrations, Logger: log, OnChange: onChange})
+		if err != nil {
+			return nil, &exitError{exitUsage, err}
+		}
+		return &integrationStore{Store: files, usage: usage.NewMemory(0), close: func() error { return nil }}, nil
+	}
+	r := cfg.Registry
+	c := sqlstore.Config{
+		Files:           r.Files,
+		MaxIntegrations: r.MaxIntegrations,
+		MaxOutage:       time.Duration(r.MaxOutage),
+		UsageRetention:  time.Duration(r.UsageRetention),
+		Logger:          log,
+		OnChange:        onChange,
+	}
+	s := &integrationStore{}
+	if r.KeyFile != "" {
+		keys, err := seal.Open(r.KeyFile)
+		if err != nil {
+			return nil, &exitError{exitUsage, err}
+		}
+		s.keys, c.Sealer = keys, keys
+	}
+	ctx, cancel := context.WithTimeout(ctx, databaseTime)
+	defer cancel()
+	var db *sqlstore.Store
+	var err error
+	if r.SQLite.File != "" {
+		db, err = sqlstore.OpenSQLite(ctx, r.SQLite.File, c)
+	} else {
+		db, err = sqlstore.OpenPostgres(ctx, sqlstore.Postgres{URL: r.Postgres.URL, PasswordFile: r.Postgres.PasswordFile}, c)
+	}
+	if err != nil {
+		return nil, &exitError{exitFailure, err}
+	}
+	s.Store, s.usage, s.close = db, db, db.Close
+	return s, nil
+}
+
+// reload reads the keys and then the integrations again, whose credentials are
+// sealed anew if another key does that now.
+func (s *integrationStore) reload() error {
+	if s.keys != nil {
+		if err := s.keys.Reload(); err != nil {
+			return err
+		}
+	}
+	s.Reload() // which reports by itself
+	return nil
+}
+
+// refuses says whether calls are refused because the database has been away for
+// too long.
+func (s *integrationStore) refuses() bool {
+	at := s.Status().RefusesAt
+	return !at.IsZero() && time.Now().After(at)
+}
+
+// problems is what /readyz tells of the integrations.
+func (s *integrationStore) problems() []server.Problem {
+	var ps []server.Problem
+	if st := s.Status(); st.Problem != "" {
+		text := st.Problem
+		if !st.RefusesAt.IsZero() {
+			text += fmt.Sprintf("; calls are refused from %s on", st.RefusesAt.UTC().Format(time.RFC3339))
+		}
+		ps = append(ps, server.Problem{Component: "registry", Text: text})
+	}
+	for _, f := range s.Faults() {
+		ps = append(ps, server.Problem{Component: "integrations", Text: f.Faults.Error()})
+	}
+	return ps
+}

@@ -1,0 +1,47 @@
+package audit
+
+import (
+	"context"
+	"encoding/json"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// Records of changes stand in the same chain and are found like all others, the
+// largest that is allowed too.
+func TestChangesAreRecords(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	l := open(t, Config{Path: path})
+	largest := json.RawMessage(`{"a":"` + strings.Repeat(`<`, MaxChange-len(`{"a":""}`)) + `"}`)
+	changes := []*Change{
+		{After: json.RawMessage(`{"id":"x","grants":[]}`), Fields: []string{"grants"}, Credentials: []string{"azure.credential.client_secret"}},
+		{Before: largest, Fields: []string{"a"}, Forced: true},
+	}
+	for _, c := range changes {
+		for _, e := range []Event{{Outcome: Attempted, Change: c}, {Outcome: Changed}} {
+			e.Time, e.Method, e.Integration, e.Principal, e.RequestID = day, "UpdateIntegration", "x", "dns:admin", "r"
+			if err := l.Write(t.Context(), []Event{e}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	closeLog(t, l)
+	report, err := Verify(t.Context(), VerifyConfig{}, []string{path})
+	if err != nil || report.Faults() > 0 || report.Records < 4 {
+		t.Errorf("%+v, %v", report, err)
+	}
+	var got []*Change
+	unreadable, err := Query(context.Background(), &Filter{Integration: "x", Outcomes: []Outcome{Attempted}}, []string{path}, func(r *Record) error {
+		got = append(got, r.Change)
+		return nil
+	})
+	if err != nil || unreadable > 0 {
+		t.Errorf("%d unreadable, %v", unreadable, err)
+	}
+	if diff := cmp.Diff(changes, got); diff != "" {
+		t.Error(diff)
+	}
+}

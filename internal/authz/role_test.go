@@ -1,0 +1,133 @@
+package authz
+
+import (
+	"errors"
+	"math/rand/v2"
+	"testing"
+)
+
+func roles(t *testing.T, bindings map[Role][]string) *Roles {
+	t.Helper()
+	r, err := NewRoles(bindings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// TestMay is the whole table: every action by everybody.
+func TestMay(t *testing.T) {
+	const (
+		orgOwner, orgAssigner, orgAuditor = "dns:org-owner", "dns:org-assigner", "dns:org-auditor"
+		owner, assigner, auditor          = "dns:owner", "dns:assigner", "dns:auditor"
+		stranger                          = "dns:stranger"
+	)
+	a := Authority{
+		Organisation: roles(t, map[Role][]string{ResourceOwner: {orgOwner}, Assigner: {orgAssigner}, Auditor: {orgAuditor}}),
+		Integration:  roles(t, map[Role][]string{ResourceOwner: {owner}, Assigner: {assigner}, Auditor: {auditor}}),
+	}
+	may := map[Action][]Principal{
+		ToRead:       {orgOwner, orgAssigner, orgAuditor, owner, assigner, auditor},
+		ToExplain:    {orgOwner, orgAuditor, owner, auditor},
+		ToValidate:   {orgOwner, orgAssigner, owner, assigner},
+		ToAssign:     {orgOwner, orgAssigner, owner, assigner},
+		ToChange:     {orgOwner, owner},
+		ToDelete:     {orgOwner, owner},
+		ToGiveRoles:  {orgOwner, owner},
+		ToCreate:     {orgOwner},
+		ToUseMachine: {orgOwner},
+	}
+	for _, act := range append(allActions[:], 0, ToUseMachine+1) {
+		if _, ok := may[act]; !ok && act != 0 && act <= ToUseMachine {
+			t.Errorf("action %d has no expectation", act)
+		}
+		for _, who := range []Principal{orgOwner, orgAssigner, orgAuditor, owner, assigner, auditor, stranger, ""} {
+			want := false
+			for _, p := range may[act] {
+				want = want || p == who
+			}
+			if got := a.May(who, act); got != want {
+				t.Errorf("%q, action %d: %v, want %v", who, act, got, want)
+			}
+			if (Authority{}).May(who, act) {
+				t.Errorf("%q may do %d where nobody has a role", who, act)
+			}
+		}
+	}
+}
+
+func TestNewRolesFaults(t *testing.T) {
+	var e *RoleError
+	if _, err := NewRoles(map[Role][]string{Assigner: {"dns:a", "*"}}); !errors.As(err, &e) || e.Role != Assigner || e.Index != 1 {
+		t.Errorf("got %v", err)
+	}
+	if _, err := NewRoles(map[Role][]string{"ADMIN": {"dns:a"}}); !errors.As(err, &e) || e.Role != "ADMIN" {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestNobodyGetsMoreThanGiven: whatever roles are changed to, by whoever may
+// change them and is not locked out by it, there is an owner left, nobody but an
+// owner has ever changed them, and roles for one integration give nothing beyond
+// it.
+func TestNobodyGetsMoreThanGiven(t *testing.T) {
+	everybody := []Principal{"spiffe://td/a/1", "spiffe://td/a/2", "spiffe://td/b/1", "dns:h1.x.org", "dns:h2.x.org"}
+	patterns := []string{"spiffe://td/a/1", "spiffe://td/a/*", "spiffe://td/b/**", "spiffe://td/**", "dns:*.x.org", "dns:h1.x.org"}
+	for seed := range uint64(200) {
+		rnd := rand.New(rand.NewPCG(seed, 1))
+		random := func() *Roles {
+			b := map[Role][]string{}
+			for _, role := range AllRoles {
+				for range rnd.IntN(3) {
+					b[role] = append(b[role], patterns[rnd.IntN(len(patterns))])
+				}
+			}
+			return roles(t, b)
+		}
+		a := Authority{Organisation: &Roles{}, Integration: roles(t, map[Role][]string{ResourceOwner: {string(everybody[0])}})}
+		for step := range 50 {
+			who, next := everybody[rnd.IntN(len(everybody))], random()
+			if !a.May(who, ToGiveRoles) || a.Locks(who, next) {
+				continue
+			}
+			if !a.Integration.Has(ResourceOwner, who) {
+				t.Fatalf("seed %d: %s gave roles without being an owner", seed, who)
+			}
+			a.Integration = next
+			owners := 0
+			for _, p := range everybody {
+				if a.May(p, ToGiveRoles) {
+					owners++
+				}
+				if a.May(p, ToCreate) || a.May(p, ToUseMachine) {
+					t.Fatalf("seed %d: %s may do what takes a role for all integrations", seed, p)
+				}
+			}
+			if owners == 0 {
+				t.Fatalf("seed %d, step %d: nobody owns it any more", seed, step)
+			}
+		}
+	}
+}
+
+func TestLocks(t *testing.T) {
+	const a, b = Principal("dns:a"), Principal("dns:b")
+	owned := func(by ...string) *Roles { return roles(t, map[Role][]string{ResourceOwner: by}) }
+	org := owned("dns:org")
+	for _, tt := range []struct {
+		who  Principal
+		next *Roles
+		want bool
+	}{
+		{a, owned("dns:a", "dns:b"), false},
+		{a, owned("dns:b"), true},
+		{a, owned(), true},
+		{a, nil, true},
+		{"dns:org", owned(), false}, // who remains an owner of all
+		{b, owned(), false},         // who has nothing to lose
+	} {
+		if got := (Authority{org, owned("dns:a")}).Locks(tt.who, tt.next); got != tt.want {
+			t.Errorf("%s to %v: %v", tt.who, tt.next.Patterns(ResourceOwner), got)
+		}
+	}
+}

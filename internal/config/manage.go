@@ -1,0 +1,162 @@
+package config
+
+import (
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/placement"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+	"github.com/secretbroker/secretbroker/internal/strictyaml"
+)
+
+// Roles names the principals that manage all integrations, by patterns as in a
+// grant. No role gives a secret.
+type Roles struct {
+	// ResourceOwner may do everything with integrations.
+	ResourceOwner []string `yaml:"resource_owner"`
+	// Assigner may look at integrations and grant and revoke their use.
+	Assigner []string `yaml:"assigner"`
+	// Auditor may look at integrations and have decisions explained.
+	Auditor []string `yaml:"auditor"`
+}
+
+// Bindings returns the patterns by role.
+func (r Roles) Bindings() map[authz.Role][]string {
+	return map[authz.Role][]string{authz.ResourceOwner: r.ResourceOwner, authz.Assigner: r.Assigner, authz.Auditor: r.Auditor}
+}
+
+// Management says how integrations are managed.
+type Management struct {
+	// UsageWindow is how long ago an integration may have been used to count as
+	// unused; 1 min to 90 days.
+	UsageWindow strictyaml.Duration `yaml:"usage_window"`
+	// ValidateAtStart contacts the stores of all integrations once the broker runs.
+	ValidateAtStart bool `yaml:"validate_at_start"`
+	// ValidateEvery does so again and again; 0 for never, 1 min to 7 days.
+	ValidateEvery strictyaml.Duration `yaml:"validate_every"`
+}
+
+// Placement is which integrations there may be, where, and for whom. The zero
+// Placement allows everything.
+type Placement struct {
+	// Kinds, Clouds and Regions are what integrations may have; empty for any.
+	Kinds   []string `yaml:"kinds"`
+	Clouds  []string `yaml:"clouds"`
+	Regions []string `yaml:"regions"`
+	// Same is what a caller and the integration that it uses must have in common:
+	// "cloud" or "region"; empty for nothing.
+	Same string `yaml:"same"`
+	// CallerPath is how the SPIFFE paths of callers name their place.
+	CallerPath string `yaml:"caller_path"`
+	// Callers say where callers are, before CallerPath does.
+	Callers []PlacedCallers `yaml:"callers"`
+}
+
+// PlacedCallers are callers in one place.
+type PlacedCallers struct {
+	Principals []string `yaml:"principals"`
+	Cloud      string   `yaml:"cloud"`
+	Region     string   `yaml:"region"`
+}
+
+// Rules returns the section in the form of the package that decides.
+func (p Placement) Rules() placement.Config {
+	c := placement.Config{Clouds: p.Clouds, Regions: p.Regions, Same: placement.Same(p.Same), Path: p.CallerPath}
+	for _, k := range p.Kinds {
+		c.Kinds = append(c.Kinds, secret.Kind(k))
+	}
+	for _, at := range p.Callers {
+		c.Callers = append(c.Callers, placement.Callers{Principals: at.Principals, Place: registry.Placement{Cloud: at.Cloud, Region: at.Region}})
+	}
+	return c
+}
+
+// The bounds of settings.
+const (
+	maxUsageWindow   = 90 * 24 * time.Hour
+	maxValidateEvery = 7 * 24 * time.Hour
+)
+
+func (m *Management) validate(doc *strictyaml.Document) {
+	if d := time.Duration(m.UsageWindow); d < time.Minute || d > maxUsageWindow {
+		doc.Fault("management.usage_window", "expected 1m to 2160h")
+	}
+	if d := time.Duration(m.ValidateEvery); d != 0 && (d < time.Minute || d > maxValidateEvery) {
+		doc.Fault("management.validate_every", "expected 1m to 168h, or 0s for never")
+	}
+}
+
+func (r *Roles) validate(doc *strictyaml.Document) {
+	for path, patterns := range map[string][]string{
+		"roles.resource_owner": r.ResourceOwner, "roles.assigner": r.Assigner, "roles.auditor": r.Auditor,
+	} {
+		principals(doc, path, patterns)
+	}
+}
+
+func principals(doc *strictyaml.Document, path string, patterns []string) {
+	for i, pattern := range patterns {
+		if fault := authz.CheckPrincipalPattern(pattern); fault != "" {
+			doc.Fault(strictyaml.Index(path, i), "%s", fault)
+		}
+	}
+}
+
+func (p *Placement) validate(doc *strictyaml.Document) {
+	for i, kind := range p.Kinds {
+		if registry.SectionOf(secret.Kind(kind)) == "" {
+			doc.Fault(strictyaml.Index("placement.kinds", i), "there is no such kind")
+		}
+	}
+	places := map[string][]string{"placement.clouds": p.Clouds, "placement.regions": p.Regions}
+	for path, names := range places {
+		if names != nil && len(names) == 0 {
+			doc.Fault(path, "an empty list would allow nothing; take the setting out to allow any")
+		}
+		for i, name := range names {
+			placeName(doc, strictyaml.Index(path, i), name)
+		}
+	}
+	if p.Kinds != nil && len(p.Kinds) == 0 {
+		doc.Fault("placement.kinds", "an empty list would allow nothing; take the setting out to allow any")
+	}
+	switch placement.Same(p.Same) {
+	case placement.SameNothing:
+		if p.CallerPath != "" || len(p.Callers) > 0 {
+			doc.Fault("placement.same", "missing; without it nobody asks where callers are: cloud or region")
+		}
+	case placement.SameCloud, placement.SameRegion:
+		if p.CallerPath == "" && len(p.Callers) == 0 {
+			doc.Fault("placement.same", "nothing says where callers are, so that none could use anything; add caller_path or callers")
+		}
+	default:
+		doc.Fault("placement.same", "expected cloud or region")
+	}
+	if doc.Has("placement.caller_path") {
+		if fault := placement.CheckPath(p.CallerPath); fault != "" {
+			doc.Fault("placement.caller_path", "%s", fault)
+		}
+	}
+	for i, c := range p.Callers {
+		path := strictyaml.Index("placement.callers", i)
+		if len(c.Principals) == 0 {
+			doc.Fault(path+".principals", "missing; it is required: who is in that place")
+		}
+		principals(doc, path+".principals", c.Principals)
+		if !doc.Has(path + ".cloud") {
+			doc.Fault(path+".cloud", "missing; it is required")
+		} else {
+			placeName(doc, path+".cloud", c.Cloud)
+		}
+		if c.Region != "" {
+			placeName(doc, path+".region", c.Region)
+		}
+	}
+}
+
+func placeName(doc *strictyaml.Document, path, name string) {
+	if !registry.IsPlaceName(name) {
+		doc.Fault(path, "expected lower-case letters, digits and hyphens, such as westeurope")
+	}
+}

@@ -1,0 +1,146 @@
+package manage
+
+import (
+	"fmt"
+	"strings"
+)
+
+// filter is a parsed ListOptions.Filter: all of its terms have to hold.
+type filter []term
+
+type term struct {
+	field string // id, kind or display_name; or a word
+	value string // of a field; may end with "*"
+	not   bool
+}
+
+// maxFilter is the longest filter, in bytes.
+const maxFilter = 1024
+
+// parseFilter reads terms that are joined by AND: FIELD = VALUE, FIELD != VALUE, a
+// word, or NOT and a word.
+func parseFilter(s string) (filter, error) {
+	if len(s) > maxFilter {
+		return nil, fmt.Errorf("longer than %d bytes", maxFilter)
+	}
+	tokens, err := tokensOf(s)
+	if err != nil || len(tokens) == 0 {
+		return nil, err
+	}
+	var f filter
+	for i := 0; ; {
+		t, n, err := parseTerm(tokens[i:])
+		if err != nil {
+			return nil, err
+		}
+		f = append(f, t)
+		if i += n; i == len(tokens) {
+			return f, nil
+		}
+		if tokens[i].quoted || tokens[i].text != "AND" || i+1 == len(tokens) {
+			return nil, fmt.Errorf(`expected AND and another term after the first %d`, len(f))
+		}
+		i++
+	}
+}
+
+func parseTerm(tokens []token) (t term, n int, err error) {
+	at := func(i int) token {
+		if i < len(tokens) {
+			return tokens[i]
+		}
+		return token{}
+	}
+	first := at(0)
+	if first.text == "NOT" && !first.quoted {
+		t.not, n = true, 1
+		first = at(1)
+	}
+	switch first.text {
+	case "unused", "read_only", "faulty":
+		t.field = first.text
+		return t, n + 1, nil
+	case "id", "kind", "display_name":
+		op, value := at(n+1), at(n+2)
+		if op.quoted || op.text != "=" && op.text != "!=" || value == (token{}) {
+			return t, 0, fmt.Errorf("%s: expected = or != and a value", first.text)
+		}
+		t.field, t.value = first.text, value.text
+		t.not = t.not != (op.text == "!=")
+		return t, n + 3, nil
+	default:
+		return t, 0, fmt.Errorf("expected id, kind or display_name with = or != and a value, or unused, read_only or faulty")
+	}
+}
+
+type token struct {
+	text   string
+	quoted bool
+}
+
+func tokensOf(s string) ([]token, error) {
+	var tokens []token
+	for {
+		s = strings.TrimLeft(s, " \t")
+		switch {
+		case s == "":
+			return tokens, nil
+		case s[0] == '"':
+			end := strings.IndexByte(s[1:], '"')
+			if end < 0 {
+				return nil, fmt.Errorf("a quote is not closed")
+			}
+			tokens = append(tokens, token{s[1 : end+1], true})
+			s = s[end+2:]
+		case s[0] == '=':
+			tokens = append(tokens, token{text: "="})
+			s = s[1:]
+		case strings.HasPrefix(s, "!="):
+			tokens = append(tokens, token{text: "!="})
+			s = s[2:]
+		default:
+			end := strings.IndexAny(s, " \t=!\"")
+			if end < 0 {
+				end = len(s)
+			}
+			if end == 0 {
+				return nil, fmt.Errorf("a %q stands where no such thing can", s[:1])
+			}
+			tokens = append(tokens, token{text: s[:end]})
+			s = s[end:]
+		}
+	}
+}
+
+// match reports whether every term holds. unused says whether nobody has used the
+// integration within the window.
+func (f filter) match(in *Integration, unused bool) bool {
+	for _, t := range f {
+		var holds bool
+		switch t.field {
+		case "id":
+			holds = matchText(t.value, in.Form.ID)
+		case "kind":
+			holds = matchText(t.value, string(in.Form.Kind))
+		case "display_name":
+			holds = matchText(t.value, in.Form.DisplayName)
+		case "unused":
+			holds = unused
+		case "read_only":
+			holds = in.ReadOnly
+		case "faulty":
+			holds = in.Problem != ""
+		}
+		if holds == t.not {
+			return false
+		}
+	}
+	return true
+}
+
+func matchText(pattern, s string) bool {
+	if prefix, ok := strings.CutSuffix(pattern, "*"); ok {
+		return strings.HasPrefix(s, prefix)
+	}
+	return s == pattern
+}

@@ -1,0 +1,317 @@
+// Package manage owns the use case of managing integrations: who may do what with
+// one, what a change has to comply with, and the record of it.
+//
+// It ties the registry, roles, placement rules, usage and the audit together, and
+// knows no gRPC and no database. A credential passes through it on its way in and
+// never comes back.
+package manage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/audit"
+	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/placement"
+	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// AuditLog records what is done; audit.Log is one.
+type AuditLog interface {
+	Write(ctx context.Context, events []audit.Event) error
+}
+
+// Config is what a Service is made of. Store, Audit and Roles are required.
+type Config struct {
+	Store registry.Store
+	// Usage tells who has used what; nil if nobody keeps that.
+	Usage registry.UsageStore
+	Audit AuditLog
+	// Roles returns the roles for all integrations, as they are just now.
+	Roles func() *authz.Roles
+	// Placement are the organisation's rules; nil for none.
+	Placement *placement.Rules
+	// Validate contacts an integration's stores; provider.Set.Validate does. Nil if
+	// nobody can.
+	Validate func(ctx context.Context, in *registry.Integration) []provider.Step
+	// UsageWindow is how long ago an integration may have been used to count as
+	// unused; zero means 24 hours.
+	UsageWindow time.Duration
+	// Logger is told of what nobody else is; nil discards.
+	Logger *slog.Logger
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+}
+
+// Service manages integrations. It is safe for concurrent use.
+type Service struct {
+	cfg Config
+}
+
+// New makes a Service.
+func New(cfg Config) *Service {
+	if cfg.UsageWindow == 0 {
+		cfg.UsageWindow = 24 * time.Hour
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Service{cfg: cfg}
+}
+
+// Caller is who asks, as the server found out, and the call.
+type Caller struct {
+	RequestID         string
+	Principal         authz.Principal
+	PeerAddress       string
+	CertificateSerial string
+}
+
+// Form is an integration as it is written down.
+type Form = registry.Form
+
+// Grant is one entry of its grants.
+type Grant = registry.FormGrant
+
+// Integration is one integration as those may see it who have a role on it.
+type Integration struct {
+	Form Form
+	// CredentialNames are those that the broker keeps.
+	CredentialNames []string
+	Revision, ETag  string
+	// CreatedAt and UpdatedAt, and who did it; zero where that is not known.
+	CreatedAt, UpdatedAt time.Time
+	CreatedBy, UpdatedBy authz.Principal
+	// ReadOnly: it is a file.
+	ReadOnly bool
+	// Facts are what a person needs to know of the kind in question.
+	Facts []Fact
+	// LastUsedAt is zero if it never was.
+	LastUsedAt time.Time
+	// Problem says what keeps it from being used as it stands here, "" if nothing.
+	Problem string
+}
+
+// Fact is one line about an integration.
+type Fact struct{ Name, Value string }
+
+// Fault is what is wrong with a setting of an integration.
+type Fault struct {
+	// Setting is its name in the integration's document, such as "azure.vaults[0]".
+	Setting string
+	// Field is its name in the API, such as "integration.settings.vaults[0]".
+	Field string
+	Text  string
+}
+
+// InvalidError says that an integration is not acceptable. It quotes no value.
+type InvalidError struct {
+	// Faults is never empty.
+	Faults []Fault
+}
+
+// Error lists the faults on one line, or the first of many.
+func (e *InvalidError) Error() string {
+	const most = 600 // bytes
+	var b strings.Builder
+	for i, f := range e.Faults {
+		text := strings.TrimPrefix(f.Setting+": "+f.Text, ": ")
+		if i > 0 && b.Len()+len(text) > most {
+			fmt.Fprintf(&b, "; and %d more", len(e.Faults)-i)
+			break
+		}
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		b.WriteString(text)
+	}
+	return b.String()
+}
+
+// Unwrap makes it a *secret.Error.
+func (e *InvalidError) Unwrap() error {
+	return secret.Errorf(secret.ReasonInvalidIntegration, "%s", e.Error())
+}
+
+// newInvalid makes the error of faults in an integration of that kind.
+func newInvalid(kind secret.Kind, faults ...Fault) *InvalidError {
+	for i := range faults {
+		if faults[i].Field == "" {
+			faults[i].Field = fieldOf(kind, faults[i].Setting)
+		}
+	}
+	return &InvalidError{Faults: faults}
+}
+
+// fieldOf is the API's name of a setting: that of the kind's section is settings.
+func fieldOf(kind secret.Kind, setting string) string {
+	section := registry.SectionOf(kind)
+	rest, ok := strings.CutPrefix(setting, section)
+	switch {
+	case setting == "":
+		return "integration"
+	case ok && section != "" && (rest == "" || strings.HasPrefix(rest, ".") || strings.HasPrefix(rest, "[")):
+		return "integration.settings" + rest
+	default:
+		return "integration." + setting
+	}
+}
+
+// errorOf translates the registry's errors. kind is that of the integration in
+// question.
+func errorOf(kind secret.Kind, err error) error {
+	var invalid *registry.InvalidError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &invalid):
+		var faults []Fault
+		for _, f := range invalid.Faults {
+			faults = append(faults, Fault{Setting: f.Path, Text: f.Text})
+		}
+		return newInvalid(kind, faults...)
+	case errors.Is(err, registry.ErrReadOnly):
+		return secret.Errorf(secret.ReasonIntegrationReadOnly, "the integrations are files of the broker; change them where they come from")
+	case errors.Is(err, registry.ErrExists):
+		return secret.Errorf(secret.ReasonIntegrationExists, "there is an integration of that id already; choose another id, or update it")
+	case errors.Is(err, registry.ErrConflict):
+		return secret.Errorf(secret.ReasonIntegrationChanged, "the integration has been changed since it was read; read it again and decide anew")
+	case errors.Is(err, registry.ErrQuota):
+		return secret.Errorf(secret.ReasonQuotaExceeded, "there are as many integrations as are allowed; delete one that nobody uses, or have the quota raised (registry.max_integrations)")
+	case errors.Is(err, registry.ErrNotFound):
+		return secret.Errorf(secret.ReasonIntegrationNotFound, "there is no integration of that id")
+	case errors.Is(err, registry.ErrUnavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return secret.Errorf(secret.ReasonRegistryUnavailable, "the broker's database of integrations gave no answer; wait, and look at the database").WithCause(err)
+	default:
+		return err
+	}
+}
+
+// authority is who may do what with the integration of rec.
+func (s *Service) authority(rec *registry.Record) authz.Authority {
+	a := authz.Authority{Organisation: s.cfg.Roles()}
+	if rec != nil && rec.Integration != nil {
+		a.Integration = rec.Integration.Roles
+	}
+	return a
+}
+
+// needs is what a refusal says of who may do something.
+var needs = map[authz.Action]string{
+	authz.ToRead:       "a role on it",
+	authz.ToValidate:   "the role RESOURCE_OWNER or ASSIGNER on it",
+	authz.ToAssign:     "the role RESOURCE_OWNER or ASSIGNER on it",
+	authz.ToChange:     "the role RESOURCE_OWNER on it",
+	authz.ToDelete:     "the role RESOURCE_OWNER on it",
+	authz.ToGiveRoles:  "the role RESOURCE_OWNER on it",
+	authz.ToCreate:     "the role RESOURCE_OWNER for all integrations (roles.resource_owner in broker.yaml)",
+	authz.ToUseMachine: "the role RESOURCE_OWNER for all integrations (roles.resource_owner in broker.yaml)",
+}
+
+// errNoRole is all that somebody learns who has no role: it is the same whether or
+// not there is such an integration.
+var errNoRole = secret.Errorf(secret.ReasonAccessDenied,
+	"this caller has no role on this integration, or there is no such integration; ask the broker's operator or the integration's owner")
+
+// load returns an integration with which who may do act.
+func (s *Service) load(ctx context.Context, who authz.Principal, id string, act authz.Action) (*registry.Record, error) {
+	organisation := authz.Authority{Organisation: s.cfg.Roles()}
+	if !registry.ValidID(id) {
+		if organisation.May(who, authz.ToRead) {
+			return nil, secret.Errorf(secret.ReasonInvalidRequest, "integration_id: expected 1 to 64 letters, digits, dots, underscores and hyphens")
+		}
+		return nil, errNoRole
+	}
+	rec, err := s.cfg.Store.Record(ctx, id)
+	switch {
+	case errors.Is(err, registry.ErrNotFound) && !organisation.May(who, authz.ToRead):
+		return nil, errNoRole
+	case err != nil:
+		return nil, errorOf("", err)
+	}
+	a := s.authority(&rec)
+	switch {
+	case !a.May(who, authz.ToRead):
+		return nil, errNoRole
+	case !a.May(who, act):
+		return nil, secret.Errorf(secret.ReasonAccessDenied, "that takes %s", needs[act])
+	}
+	return &rec, nil
+}
+
+// present makes what is shown of a record.
+func (s *Service) present(rec *registry.Record, lastUsed time.Time) Integration {
+	form := registry.ParseForm(rec.ID, rec.Document)
+	in := Integration{
+		Form: form.Form, CredentialNames: rec.Credentials, ETag: rec.ETag,
+		CreatedAt: rec.CreatedAt, UpdatedAt: rec.UpdatedAt, CreatedBy: rec.CreatedBy, UpdatedBy: rec.UpdatedBy,
+		ReadOnly: rec.File != "", LastUsedAt: lastUsed,
+	}
+	in.Form.ID = rec.ID // also of a document that cannot be read
+	if rec.Integration != nil {
+		if live, err := s.cfg.Store.Get(rec.ID); err == nil {
+			in.Revision = live.Revision
+		}
+		in.Facts = factsOf(rec.Integration)
+		if len(rec.Document) == 0 { // the file has just been changed, and is served as it was
+			in.Form.Kind, in.Form.DisplayName = rec.Integration.Kind, rec.Integration.DisplayName
+		}
+		if faults := s.cfg.Placement.Check(rec.Integration.Kind, rec.Integration.Placement); len(faults) > 0 {
+			in.Problem = fmt.Sprintf("%s: %s", faults[0].Setting, faults[0].Text)
+		}
+	}
+	if len(rec.Faults) > 0 {
+		texts := make([]string, len(rec.Faults))
+		for i, f := range rec.Faults {
+			texts[i] = strings.TrimPrefix(f.Path+": "+f.Text, ": ")
+		}
+		in.Problem = strings.Join(texts, "; ")
+	}
+	return in
+}
+
+// lastUsed returns when each integration was used last; nothing if that cannot be
+// found out, which is no reason not to show the integrations.
+func (s *Service) lastUsed(ctx context.Context) map[string]time.Time {
+	if s.cfg.Usage == nil {
+		return nil
+	}
+	at, err := s.cfg.Usage.LastUsed(ctx)
+	if err != nil {
+		s.cfg.Logger.WarnContext(ctx, "it cannot be found out when integrations were used last", "error", err)
+		return nil
+	}
+	return at
+}
+
+func factsOf(in *registry.Integration) []Fact {
+	var facts []Fact
+	add := func(name, value string) {
+		if value != "" {
+			facts = append(facts, Fact{name, value})
+		}
+	}
+	add("Cloud", in.Placement.Cloud)
+	add("Region", in.Placement.Region)
+	if a := in.Azure; a != nil {
+		add("Tenant ID", a.TenantID)
+		add("Client ID", a.ClientID)
+		add("Credential", string(a.Credential.Type))
+		add("Login authority", a.AuthorityHost)
+		for _, vault := range slices.Sorted(slices.Values(a.Vaults)) {
+			add("Vault", vault)
+		}
+		add("Role to assign", "Key Vault Secrets User, to this identity, on each vault")
+	}
+	return facts
+}

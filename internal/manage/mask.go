@@ -1,0 +1,117 @@
+package manage
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// sections are the parts of a form that a mask may name, each with what takes it
+// from another form. "settings" and its parts are handled apart.
+var sections = map[string]func(to, from *Form){
+	"display_name":                func(to, from *Form) { to.DisplayName = from.DisplayName },
+	"cache":                       func(to, from *Form) { to.Cache = from.Cache },
+	"cache.ttl":                   func(to, from *Form) { to.Cache.TTL = from.Cache.TTL },
+	"cache.max_stale":             func(to, from *Form) { to.Cache.MaxStale = from.Cache.MaxStale },
+	"limits":                      func(to, from *Form) { to.Limits = from.Limits },
+	"limits.max_concurrent_reads": func(to, from *Form) { to.Limits.MaxConcurrentReads = from.Limits.MaxConcurrentReads },
+	"limits.reads_per_second":     func(to, from *Form) { to.Limits.ReadsPerSecond = from.Limits.ReadsPerSecond },
+	"limits.timeout":              func(to, from *Form) { to.Limits.Timeout = from.Limits.Timeout },
+	"placement":                   func(to, from *Form) { to.Placement = from.Placement },
+	"placement.cloud":             func(to, from *Form) { to.Placement.Cloud = from.Placement.Cloud },
+	"placement.region":            func(to, from *Form) { to.Placement.Region = from.Placement.Region },
+	"grants":                      func(to, from *Form) { to.Grants = from.Grants },
+	"roles":                       func(to, from *Form) { to.Roles = from.Roles },
+}
+
+// whole are the parts that together are everything.
+var whole = []string{"display_name", "settings", "cache", "limits", "placement", "grants", "roles"}
+
+// applyMask returns before with those parts of wanted that the mask names; an
+// empty one means those that are set.
+func applyMask(before, wanted *Form, mask []string) (*Form, error) {
+	if len(mask) == 0 {
+		mask = setParts(wanted)
+	}
+	if len(mask) == 1 && mask[0] == "*" {
+		mask = whole
+	}
+	after := *before
+	settings := before.Settings()
+	if settings == nil {
+		settings = make(map[string]any)
+	}
+	for _, path := range mask {
+		name, inSettings := strings.CutPrefix(path, "settings.")
+		switch {
+		case path == "settings":
+			settings = wanted.Settings()
+		case inSettings:
+			if err := copyPath(settings, wanted.Settings(), strings.Split(name, ".")); err != nil {
+				return nil, secret.Errorf(secret.ReasonInvalidRequest, "update_mask: %q: %v", path, err)
+			}
+		case sections[path] != nil:
+			sections[path](&after, wanted)
+		case path == "id" || path == "kind":
+			return nil, secret.Errorf(secret.ReasonInvalidRequest, "update_mask: %s never changes; create another integration", path)
+		default:
+			return nil, secret.Errorf(secret.ReasonInvalidRequest, "update_mask: %q: there is nothing of that name to change; known are %s, * and parts of settings",
+				path, strings.Join(slices.Sorted(maps.Keys(sections)), ", "))
+		}
+	}
+	if err := after.SetSettings(settings); err != nil {
+		return nil, newInvalid(after.Kind, Fault{Text: err.Error()})
+	}
+	return &after, nil
+}
+
+// setParts lists the parts of a form that are not zero.
+func setParts(f *Form) []string {
+	var parts []string
+	for part, set := range map[string]bool{
+		"display_name": f.DisplayName != "",
+		"settings":     len(f.Settings()) > 0,
+		"cache":        f.Cache != registry.FormCache{},
+		"limits":       f.Limits != registry.FormLimits{},
+		"placement":    f.Placement != registry.Placement{},
+		"grants":       len(f.Grants) > 0,
+		"roles":        len(f.Roles.ResourceOwner)+len(f.Roles.Assigner)+len(f.Roles.Auditor) > 0,
+	} {
+		if set {
+			parts = append(parts, part)
+		}
+	}
+	return parts
+}
+
+// copyPath puts what stands in from at the path into to, or takes it out of to if
+// nothing does.
+func copyPath(to, from map[string]any, path []string) error {
+	name := path[0]
+	if name == "" {
+		return fmt.Errorf("expected names with dots between them")
+	}
+	value, there := from[name]
+	if len(path) == 1 {
+		if there {
+			to[name] = value
+		} else {
+			delete(to, name)
+		}
+		return nil
+	}
+	inner, _ := value.(map[string]any)
+	if there && inner == nil {
+		return fmt.Errorf("%s has no parts", name)
+	}
+	next, ok := to[name].(map[string]any)
+	if !ok {
+		next = make(map[string]any)
+		to[name] = next
+	}
+	return copyPath(next, inner, path[1:])
+}

@@ -1,0 +1,147 @@
+package manage
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/audit"
+	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// The calls' names in the audit.
+const (
+	methodCreate   = "CreateIntegration"
+	methodGet      = "GetIntegration"
+	methodList     = "ListIntegrations"
+	methodUpdate   = "UpdateIntegration"
+	methodDelete   = "DeleteIntegration"
+	methodValidate = "ValidateIntegration"
+	methodGrant    = "GrantUse"
+	methodRevoke   = "RevokeUse"
+	methodUsage    = "ListUsage"
+)
+
+// recordTime is how long a call waits for its record at most.
+const recordTime = 2 * time.Second
+
+// operation is one call and its records.
+type operation struct {
+	s      *Service
+	who    Caller
+	method string
+	id     string // "" if it is none
+	// note is what the last record says beyond its outcome.
+	note string
+}
+
+func (s *Service) begin(who Caller, method, id string) *operation {
+	if !registry.ValidID(id) {
+		id = "" // whatever stands there
+	}
+	return &operation{s: s, who: who, method: method, id: id}
+}
+
+func (op *operation) record(ctx context.Context, outcome audit.Outcome, reason secret.Reason, change *audit.Change) error {
+	// A caller that has gone away cannot prevent its record.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTime)
+	defer cancel()
+	err := op.s.cfg.Audit.Write(ctx, []audit.Event{{
+		Time:              op.s.cfg.Now().UTC(),
+		RequestID:         op.who.RequestID,
+		Method:            op.method,
+		Principal:         op.who.Principal,
+		PeerAddress:       op.who.PeerAddress,
+		CertificateSerial: op.who.CertificateSerial,
+		Integration:       op.id,
+		Outcome:           outcome,
+		Reason:            reason,
+		Change:            change,
+		Note:              op.note,
+	}})
+	if err != nil {
+		return secret.Errorf(secret.ReasonAuditUnavailable,
+			"the broker cannot write its audit log and therefore neither answers nor changes anything; look at the broker's disk and log").WithCause(err)
+	}
+	return nil
+}
+
+// Reject records a call whose message nobody can make sense of, and returns err.
+func (s *Service) Reject(ctx context.Context, who Caller, method, id string, err error) error {
+	return s.begin(who, method, id).answer(ctx, err)
+}
+
+// answer records that a question was answered, or what came of it otherwise, and
+// returns the call's error.
+func (op *operation) answer(ctx context.Context, err error) error {
+	outcome, reason := audit.Answered, secret.Reason("")
+	if err != nil {
+		outcome, reason = outcomeOf(err)
+	}
+	if unrecorded := op.record(ctx, outcome, reason, nil); unrecorded != nil {
+		return unrecorded
+	}
+	return err
+}
+
+func outcomeOf(err error) (audit.Outcome, secret.Reason) {
+	reason := secret.AsError(err).Reason
+	switch reason {
+	case secret.ReasonAccessDenied, secret.ReasonPlacementDenied:
+		return audit.Denied, reason
+	case secret.ReasonInvalidRequest, secret.ReasonInvalidIntegration:
+		return audit.Rejected, reason
+	default:
+		return audit.Failed, reason
+	}
+}
+
+// change makes a change between two records: what is about to be done, which has
+// to be accepted, and what came of it.
+func (op *operation) change(ctx context.Context, c *audit.Change, do func() error) error {
+	if len(c.Before)+len(c.After) > audit.MaxChange {
+		return op.answer(ctx, secret.Errorf(secret.ReasonInvalidRequest, "the integration is too large for its change to be recorded; make several of it"))
+	}
+	if err := op.record(ctx, audit.Attempted, "", c); err != nil {
+		return err
+	}
+	err := do()
+	outcome, reason := audit.Changed, secret.Reason("")
+	if err != nil {
+		outcome, reason = outcomeOf(err)
+	}
+	if unrecorded := op.record(ctx, outcome, reason, nil); unrecorded != nil {
+		op.s.cfg.Logger.ErrorContext(ctx, "what came of a change could not be recorded; the audit log has the attempt",
+			"request_id", op.who.RequestID, "method", op.method, "integration", op.id, "outcome", string(outcome), "error", unrecorded)
+		if err == nil {
+			return secret.Errorf(secret.ReasonAuditUnavailable,
+				"the change was recorded beforehand and has been made, but the broker cannot write its audit log any more; look at the broker's disk and log").WithCause(unrecorded)
+		}
+	}
+	return err
+}
+
+// documentOf is a form as it stands in the audit; nil for none.
+func documentOf(f *Form) json.RawMessage {
+	if f == nil {
+		return nil
+	}
+	data, err := json.Marshal(f.Tree())
+	if err != nil {
+		return nil // a tree holds nothing that cannot be written
+	}
+	return data
+}
+
+// rolesOf compiles the roles of a form.
+func rolesOf(f *Form) (*authz.Roles, *Fault) {
+	roles, err := authz.NewRoles(f.Roles.Bindings())
+	var fault *authz.RoleError
+	if errors.As(err, &fault) {
+		return nil, &Fault{Setting: "roles", Text: fault.Error()}
+	}
+	return roles, nil
+}

@@ -1,0 +1,173 @@
+package manage
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// Step is one thing that was tried to find out whether an integration works.
+type Step = provider.Step
+
+// validateTime bounds one validation, all its steps together.
+const validateTime = 20 * time.Second
+
+// Validate contacts the stores of an integration and returns what was tried.
+func (s *Service) Validate(ctx context.Context, who Caller, id string) ([]provider.Step, error) {
+	op := s.begin(who, methodValidate, id)
+	rec, err := s.load(ctx, who.Principal, id, authz.ToValidate)
+	if err == nil && rec.Integration == nil {
+		var faults []Fault
+		for _, f := range rec.Faults {
+			faults = append(faults, Fault{Setting: f.Path, Text: f.Text})
+		}
+		err = newInvalid("", faults...)
+	}
+	if err == nil && s.cfg.Validate == nil {
+		err = secret.Errorf(secret.ReasonInternal, "this broker contacts no stores")
+	}
+	if err != nil {
+		return nil, op.answer(ctx, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, validateTime)
+	defer cancel()
+	steps := s.validate(ctx, rec.Integration)
+	if failed := failing(steps); failed != "" {
+		op.note = "failed: " + failed
+	}
+	if err := op.answer(ctx, nil); err != nil {
+		return nil, err
+	}
+	return steps, nil
+}
+
+// validate puts the organisation's rules before what the stores say.
+func (s *Service) validate(ctx context.Context, in *registry.Integration) []provider.Step {
+	var steps []provider.Step
+	if s.cfg.Placement != nil {
+		step := provider.Step{Name: "placement", Found: "complies with the organisation's rules"}
+		if faults := s.cfg.Placement.Check(in.Kind, in.Placement); len(faults) > 0 {
+			step = provider.Step{Name: "placement", Err: secret.Errorf(secret.ReasonPlacementDenied, "%s: %s", faults[0].Setting, faults[0].Text)}
+		}
+		steps = append(steps, step)
+	}
+	return append(steps, s.cfg.Validate(ctx, in)...)
+}
+
+// failing names the steps that failed, "" if none did.
+func failing(steps []provider.Step) string {
+	var names []string
+	for _, step := range steps {
+		if step.Err != nil {
+			names = append(names, step.Name)
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
+// WatchConfig says when Watcher validates.
+type WatchConfig struct {
+	AtStart bool
+	// Every is the time from one round to the next; 0 for no further ones.
+	Every time.Duration
+}
+
+// Watcher validates all integrations again and again and remembers what came of
+// it. It is safe for concurrent use.
+type Watcher struct {
+	s   *Service
+	cfg WatchConfig
+
+	mu       sync.Mutex
+	failures map[string]string // by integration: what is wrong
+	ok       int
+}
+
+// NewWatcher makes a Watcher.
+func NewWatcher(s *Service, cfg WatchConfig) *Watcher { return &Watcher{s: s, cfg: cfg} }
+
+// Run validates until ctx ends.
+func (w *Watcher) Run(ctx context.Context) error {
+	if w.cfg.AtStart {
+		w.round(ctx)
+	}
+	if w.cfg.Every == 0 {
+		return nil
+	}
+	tick := time.NewTicker(w.cfg.Every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			w.round(ctx)
+		}
+	}
+}
+
+// round validates every integration, one after the other: it is in nobody's way.
+func (w *Watcher) round(ctx context.Context) {
+	failures, ok := make(map[string]string), 0
+	for _, in := range w.s.cfg.Store.List() {
+		one, cancel := context.WithTimeout(ctx, validateTime)
+		steps := w.s.validate(one, in)
+		cancel()
+		if ctx.Err() != nil {
+			return
+		}
+		if failed := failing(steps); failed == "" {
+			ok++
+		} else {
+			failures[in.ID] = describeFailure(steps)
+		}
+	}
+	w.mu.Lock()
+	before := w.failures
+	w.failures, w.ok = failures, ok
+	w.mu.Unlock()
+	for id, text := range failures {
+		if before[id] != text {
+			w.s.cfg.Logger.Warn("integration does not work", "integration", id, "problem", text)
+		}
+	}
+	for id := range before {
+		if _, still := failures[id]; !still {
+			w.s.cfg.Logger.Info("integration works again", "integration", id)
+		}
+	}
+}
+
+func describeFailure(steps []provider.Step) string {
+	for _, step := range steps {
+		if step.Err != nil {
+			e := secret.AsError(step.Err)
+			return step.Name + ": " + string(e.Reason) + ": " + e.Message
+		}
+	}
+	return ""
+}
+
+// Failures returns what is wrong, by integration, as the last round found it.
+func (w *Watcher) Failures() map[string]string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	failures := make(map[string]string, len(w.failures))
+	for id, text := range w.failures {
+		failures[id] = text
+	}
+	return failures
+}
+
+// Counts returns how many integrations worked and failed in the last round.
+func (w *Watcher) Counts() (ok, failed int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ok, len(w.failures)
+}

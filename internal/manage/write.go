@@ -1,0 +1,338 @@
+package manage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/audit"
+	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// WriteOptions are what calls that change something have in common.
+type WriteOptions struct {
+	// ETag, if set, is that of what the caller decided by.
+	ETag string
+	// ValidateOnly checks everything and changes nothing.
+	ValidateOnly bool
+	// Force does what would otherwise be refused as an accident.
+	Force bool
+}
+
+// maxAttempts is how often a change that names no etag is tried when others change
+// the same integration meanwhile.
+const maxAttempts = 4
+
+// Create makes a new integration. It wipes the credentials. The error is, or
+// wraps, a *secret.Error, as all errors of a Service.
+func (s *Service) Create(ctx context.Context, who Caller, form Form, credentials map[string]secret.Value, o WriteOptions) (Integration, error) {
+	defer wipe(credentials)
+	op := s.begin(who, methodCreate, form.ID)
+	if !s.authority(nil).May(who.Principal, authz.ToCreate) {
+		return Integration{}, op.answer(ctx, secret.Errorf(secret.ReasonAccessDenied, "creating integrations takes %s", needs[authz.ToCreate]))
+	}
+	if err := s.comply(who.Principal, s.authority(nil), nil, &form, o); err != nil {
+		return Integration{}, op.answer(ctx, err)
+	}
+	change, err := changeOf(who.Principal, &form, credentials, o)
+	if err != nil {
+		return Integration{}, op.answer(ctx, err)
+	}
+	rec, err := op.commit(ctx, s.cfg.Store.Create, nil, &form, change, o)
+	if err != nil {
+		return Integration{}, err
+	}
+	return s.present(&rec, time.Time{}), nil
+}
+
+// Update changes the parts of an integration that mask names. It wipes the
+// credentials. changed lists the settings that differ.
+func (s *Service) Update(ctx context.Context, who Caller, wanted Form, mask []string, credentials map[string]secret.Value, o WriteOptions) (in Integration, changed []string, err error) {
+	defer wipe(credentials)
+	return s.edit(ctx, who, methodUpdate, authz.ToChange, wanted.ID, credentials, o, func(before *Form) (*Form, error) {
+		if wanted.Kind == "" {
+			wanted.Kind = before.Kind
+		}
+		if wanted.Kind != before.Kind {
+			return nil, newInvalid(before.Kind, Fault{Setting: "kind", Text: "the kind of an integration never changes; create another"})
+		}
+		return applyMask(before, &wanted, mask)
+	})
+}
+
+// Grant adds a grant. One that is there already is not added again.
+func (s *Service) Grant(ctx context.Context, who Caller, id string, g Grant, o WriteOptions) (Integration, error) {
+	in, _, err := s.edit(ctx, who, methodGrant, authz.ToAssign, id, nil, o, func(before *Form) (*Form, error) {
+		after := *before
+		if !slices.ContainsFunc(before.Grants, g.Equal) {
+			after.Grants = append(slices.Clone(before.Grants), g)
+		}
+		return &after, nil
+	})
+	return in, err
+}
+
+// Revoke takes a grant away, all that say the same.
+func (s *Service) Revoke(ctx context.Context, who Caller, id string, g Grant, o WriteOptions) (Integration, error) {
+	in, _, err := s.edit(ctx, who, methodRevoke, authz.ToAssign, id, nil, o, func(before *Form) (*Form, error) {
+		after := *before
+		after.Grants = slices.DeleteFunc(slices.Clone(before.Grants), g.Equal)
+		if len(after.Grants) == len(before.Grants) {
+			return nil, secret.Errorf(secret.ReasonInvalidRequest, "the integration has no such grant; give the grant as it stands there, with all its lists")
+		}
+		return &after, nil
+	})
+	return in, err
+}
+
+// edit changes an integration as edited says. Where the caller names no etag it
+// is tried again if somebody else was quicker.
+func (s *Service) edit(ctx context.Context, who Caller, method string, act authz.Action, id string, credentials map[string]secret.Value, o WriteOptions, edited func(before *Form) (*Form, error)) (in Integration, changed []string, err error) {
+	op := s.begin(who, method, id)
+	for attempt := 1; ; attempt++ {
+		in, changed, err = op.editOnce(ctx, act, id, credentials, o, edited)
+		if o.ETag == "" && attempt < maxAttempts && err != nil && secret.AsError(err).Reason == secret.ReasonIntegrationChanged {
+			continue
+		}
+		return in, changed, err
+	}
+}
+
+func (op *operation) editOnce(ctx context.Context, act authz.Action, id string, credentials map[string]secret.Value, o WriteOptions, edited func(before *Form) (*Form, error)) (Integration, []string, error) {
+	s := op.s
+	fail := func(err error) (Integration, []string, error) { return Integration{}, nil, op.answer(ctx, err) }
+	rec, err := s.load(ctx, op.who.Principal, id, act)
+	if err != nil {
+		return fail(err)
+	}
+	if rec.File != "" {
+		return fail(errorOf("", registry.ErrReadOnly))
+	}
+	if o.ETag != "" && o.ETag != rec.ETag {
+		return fail(errorOf("", registry.ErrConflict))
+	}
+	before := registry.ParseForm(id, rec.Document).Form
+	after, err := edited(&before)
+	if err != nil {
+		return fail(err)
+	}
+	if err := s.comply(op.who.Principal, s.authority(rec), &before, after, o); err != nil {
+		return fail(err)
+	}
+	changed := settingsOf(Diff(&before, after))
+	if len(changed) == 0 && len(credentials) == 0 {
+		op.note = "nothing to change"
+		return s.present(rec, time.Time{}), nil, op.answer(ctx, nil)
+	}
+	o.ETag = rec.ETag
+	c, err := changeOf(op.who.Principal, after, credentials, o)
+	if err != nil {
+		return fail(err)
+	}
+	next, err := op.commit(ctx, s.cfg.Store.Update, &before, after, c, o)
+	if err != nil {
+		return Integration{}, nil, err
+	}
+	for _, name := range slices.Sorted(maps.Keys(credentials)) {
+		changed = append(changed, "credentials."+name)
+	}
+	return s.present(&next, time.Time{}), changed, nil
+}
+
+func changeOf(by authz.Principal, form *Form, credentials map[string]secret.Value, o WriteOptions) (registry.Change, error) {
+	document, err := form.Document()
+	if err != nil {
+		return registry.Change{}, err
+	}
+	return registry.Change{Document: document, Credentials: credentials, ETag: o.ETag, By: by, ValidateOnly: o.ValidateOnly}, nil
+}
+
+// commit has the store check the change and then, unless that was all, make it,
+// with the records of it. after is what the change is to.
+func (op *operation) commit(ctx context.Context, do func(context.Context, registry.Change) (registry.Record, error), before, after *Form, c registry.Change, o WriteOptions) (registry.Record, error) {
+	check := c
+	check.ValidateOnly = true
+	rec, err := do(ctx, check)
+	if err != nil {
+		return rec, op.answer(ctx, errorOf(after.Kind, err))
+	}
+	if o.ValidateOnly {
+		op.note = "validated only"
+		return rec, op.answer(ctx, nil)
+	}
+	err = op.change(ctx, &audit.Change{
+		Before:      documentOf(before),
+		After:       documentOf(after),
+		Fields:      settingsOf(Diff(before, after)),
+		Credentials: slices.Sorted(maps.Keys(c.Credentials)),
+		Forced:      o.Force,
+	}, func() error {
+		rec, err = do(ctx, c)
+		return errorOf(after.Kind, err)
+	})
+	return rec, err
+}
+
+// comply holds a change against what is not the registry's to know: what the
+// caller may decide, the organisation's rules, and that there remains an owner.
+// before is nil for a new integration.
+func (s *Service) comply(who authz.Principal, a authz.Authority, before, after *Form, o WriteOptions) error {
+	for i, g := range after.Grants {
+		if len(g.Principals) == 0 {
+			return newInvalid(after.Kind, Fault{Setting: fmt.Sprintf("grants[%d].principals", i), Text: "missing; it is required: who may use the integration"})
+		}
+	}
+	if !a.May(who, authz.ToUseMachine) {
+		if setting := extraordinary(before, after); setting != "" {
+			return secret.Errorf(secret.ReasonAccessDenied,
+				"the setting %s can make use of what belongs to the broker's own machine; changing it takes %s", setting, needs[authz.ToUseMachine])
+		}
+	}
+	roles, fault := rolesOf(after)
+	if fault != nil {
+		return newInvalid(after.Kind, *fault)
+	}
+	if before != nil && a.Locks(who, roles) && !o.Force {
+		return secret.Errorf(secret.ReasonOwnerLockout,
+			"the change would take the role RESOURCE_OWNER away from who makes it; leave the caller an owner, or have another owner do it, or force it")
+	}
+	at := after.Placement
+	if at.Cloud == "" {
+		at.Cloud = registry.CloudOf(after.Kind)
+	}
+	var faults []Fault
+	for _, f := range s.cfg.Placement.Check(after.Kind, at) {
+		if before == nil || before.Placement != after.Placement || before.Kind != after.Kind {
+			faults = append(faults, Fault{Setting: f.Setting, Text: f.Text})
+		}
+	}
+	if len(faults) > 0 {
+		return &placementError{newInvalid(after.Kind, faults...)}
+	}
+	return nil
+}
+
+// placementError is an InvalidError with a reason of its own.
+type placementError struct{ *InvalidError }
+
+// Unwrap makes it a *secret.Error, and the InvalidError that it is.
+func (e *placementError) Unwrap() []error {
+	return []error{secret.Errorf(secret.ReasonPlacementDenied, "%s", e.InvalidError.Error()), e.InvalidError}
+}
+
+// extraordinary returns a setting that is not for the owner of one integration to
+// decide, "" if there is none. Where the integration has such a setting, none of
+// its kind's settings is: which vaults are read with the machine's identity is
+// decided by whoever lends that.
+func extraordinary(before, after *Form) string {
+	section := registry.SectionOf(after.Kind) + "."
+	touched := false
+	for _, c := range Diff(before, after) {
+		if !registry.IsOrdinary(after.Kind, spelled(c)) {
+			return c.Setting
+		}
+		touched = touched || strings.HasPrefix(c.Setting, section)
+	}
+	if !touched {
+		return ""
+	}
+	for _, c := range append(Diff(nil, after), Diff(nil, before)...) {
+		if !registry.IsOrdinary(after.Kind, spelled(c)) {
+			return c.Setting
+		}
+	}
+	return ""
+}
+
+// spelled writes a change as registry.IsOrdinary takes it: with what the setting
+// will be, or what it was where it goes, if that is one word.
+func spelled(c FieldChange) string {
+	for _, v := range []any{c.After, c.Before} {
+		if text, ok := v.(string); ok && text != "" && !strings.ContainsAny(text, "=. ") {
+			return c.Setting + "=" + text
+		}
+		if v != nil {
+			return c.Setting
+		}
+	}
+	return c.Setting
+}
+
+// Delete removes an integration, unless it was used of late.
+func (s *Service) Delete(ctx context.Context, who Caller, id string, o WriteOptions) error {
+	op := s.begin(who, methodDelete, id)
+	rec, err := s.load(ctx, who.Principal, id, authz.ToDelete)
+	switch {
+	case err != nil:
+		return op.answer(ctx, err)
+	case rec.File != "":
+		return op.answer(ctx, errorOf("", registry.ErrReadOnly))
+	case o.ETag != "" && o.ETag != rec.ETag:
+		return op.answer(ctx, errorOf("", registry.ErrConflict))
+	}
+	if !o.Force {
+		if err := s.unused(ctx, id); err != nil {
+			return op.answer(ctx, err)
+		}
+	}
+	if o.ValidateOnly {
+		op.note = "validated only"
+		return op.answer(ctx, nil)
+	}
+	before := registry.ParseForm(id, rec.Document).Form
+	return op.change(ctx, &audit.Change{Before: documentOf(&before), Fields: settingsOf(Diff(&before, nil)), Credentials: rec.Credentials, Forced: o.Force}, func() error {
+		return errorOf(before.Kind, s.cfg.Store.Delete(ctx, id, rec.ETag))
+	})
+}
+
+// unused fails if the integration was used within the window, or if that cannot
+// be found out.
+func (s *Service) unused(ctx context.Context, id string) error {
+	if s.cfg.Usage == nil {
+		return nil
+	}
+	const named = 3
+	since := s.cfg.Now().Add(-s.cfg.UsageWindow)
+	usage, err := s.cfg.Usage.Usage(ctx, id, since, 0)
+	if err != nil {
+		return secret.Errorf(secret.ReasonRegistryUnavailable, "it cannot be found out whether the integration is in use; wait, or force the deletion").WithCause(err)
+	}
+	if len(usage) == 0 {
+		return nil
+	}
+	var by []string
+	for _, u := range usage {
+		user := string(u.Principal)
+		if u.Connector != "" {
+			user += fmt.Sprintf(" (%q)", u.Connector)
+		}
+		if !slices.Contains(by, user) {
+			by = append(by, user)
+		}
+	}
+	more := ""
+	if len(by) > named {
+		by, more = by[:named], fmt.Sprintf(" and %d more", len(by)-named)
+	}
+	return secret.Errorf(secret.ReasonIntegrationInUse, "the integration was used within the last %s, last at %s, by %s%s; take its users away first, or force the deletion",
+		strings.TrimSuffix(strings.TrimSuffix(s.cfg.UsageWindow.String(), "0s"), "0m"), usage[0].LastAt.UTC().Format(time.RFC3339), strings.Join(by, ", "), more)
+}
+
+func wipe(credentials map[string]secret.Value) {
+	for _, v := range credentials {
+		v.Wipe()
+	}
+}
+
+// IsInvalid returns the faults of an integration that is not acceptable.
+func IsInvalid(err error) (*InvalidError, bool) {
+	var invalid *InvalidError
+	ok := errors.As(err, &invalid)
+	return invalid, ok
+}

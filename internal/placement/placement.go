@@ -1,0 +1,208 @@
+// Package placement owns an organisation's rules about places: which kinds of
+// stores there may be, in which clouds and regions, and whether a caller must be
+// in the same place as the integration that it uses.
+//
+// It is pure: no I/O, no clock, no gRPC. A rule that is switched on is closed: a
+// place that nobody has stated does not comply with it.
+package placement
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// Same says what a caller and the integration that it uses must have in common.
+type Same string
+
+// The values of Same.
+const (
+	SameNothing Same = ""
+	SameCloud   Same = "cloud"
+	// SameRegion is of the same cloud, too.
+	SameRegion Same = "region"
+)
+
+// Config is what an organisation has switched on. The zero Config allows
+// everything.
+type Config struct {
+	// Kinds, Clouds and Regions are what integrations may have; empty for any.
+	Kinds   []secret.Kind
+	Clouds  []string
+	Regions []string
+	// Same is asked of callers.
+	Same Same
+	// Callers say where callers are. The first that a caller matches counts.
+	Callers []Callers
+	// Path says where a caller is whom none of Callers matches: a SPIFFE ID's path
+	// begins like it, "{cloud}" and "{region}" standing for the segments that name
+	// them and "*" for any segment. Empty for none.
+	Path string
+}
+
+// Callers are callers in one place.
+type Callers struct {
+	Principals []string
+	Place      registry.Placement
+}
+
+// Rules decide about places. They are immutable and safe for concurrent use. Nil
+// Rules allow everything.
+type Rules struct {
+	cfg     Config
+	callers []*authz.Principals
+	path    []string
+}
+
+// New compiles rules. The error names what is wrong.
+func New(cfg Config) (*Rules, error) {
+	r := &Rules{cfg: cfg}
+	for i, c := range cfg.Callers {
+		who, err := authz.NewPrincipals(c.Principals)
+		if err != nil {
+			return nil, fmt.Errorf("callers[%d].principals: %w", i, err)
+		}
+		r.callers = append(r.callers, who)
+	}
+	if cfg.Path != "" {
+		if fault := CheckPath(cfg.Path); fault != "" {
+			return nil, fmt.Errorf("caller_path: %s", fault)
+		}
+		r.path = strings.Split(strings.Trim(cfg.Path, "/"), "/")
+	}
+	return r, nil
+}
+
+// CheckPath says what is wrong with a Config.Path, or nothing.
+func CheckPath(path string) (text string) {
+	const want = `expected how SPIFFE paths begin, such as /connect/{cloud}/{region}`
+	if !strings.HasPrefix(path, "/") {
+		return want
+	}
+	seen := make(map[string]bool)
+	for segment := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
+		switch {
+		case segment == "{cloud}" || segment == "{region}":
+			if seen[segment] {
+				return segment + " stands there twice"
+			}
+			seen[segment] = true
+		case segment == "" || segment != "*" && strings.ContainsAny(segment, "{}*"):
+			return want
+		}
+	}
+	if len(seen) == 0 {
+		return "there is neither {cloud} nor {region} in it; " + want
+	}
+	return ""
+}
+
+// Fault is why an integration does not comply.
+type Fault struct {
+	// Setting is the integration's setting in question.
+	Setting, Text string
+}
+
+// Check returns what is wrong with an integration of that kind in that place.
+func (r *Rules) Check(kind secret.Kind, at registry.Placement) []Fault {
+	if r == nil {
+		return nil
+	}
+	var faults []Fault
+	if len(r.cfg.Kinds) > 0 && !slices.Contains(r.cfg.Kinds, kind) {
+		faults = append(faults, Fault{"kind", fmt.Sprintf("the organisation allows the kinds %s", kinds(r.cfg.Kinds))})
+	}
+	limited := func(setting, is string, allowed []string) {
+		switch {
+		case len(allowed) == 0 || slices.Contains(allowed, is):
+		case is == "":
+			faults = append(faults, Fault{setting, "missing; the organisation's rules ask for it: " + strings.Join(allowed, ", ")})
+		default:
+			faults = append(faults, Fault{setting, "the organisation allows " + strings.Join(allowed, ", ")})
+		}
+	}
+	limited("placement.cloud", at.Cloud, r.cfg.Clouds)
+	limited("placement.region", at.Region, r.cfg.Regions)
+	return faults
+}
+
+func kinds(list []secret.Kind) string {
+	names := make([]string, len(list))
+	for i, k := range list {
+		names[i] = string(k)
+	}
+	return strings.Join(names, ", ")
+}
+
+// CallerPlace returns where who is, as far as the rules tell.
+func (r *Rules) CallerPlace(who authz.Principal) registry.Placement {
+	if r == nil {
+		return registry.Placement{}
+	}
+	for i, c := range r.callers {
+		if c.Contains(who) {
+			return r.cfg.Callers[i].Place
+		}
+	}
+	return r.placeInPath(string(who))
+}
+
+func (r *Rules) placeInPath(id string) (at registry.Placement) {
+	rest, ok := strings.CutPrefix(id, "spiffe://")
+	if !ok || len(r.path) == 0 {
+		return at
+	}
+	segments := strings.Split(rest, "/")[1:] // without the trust domain
+	if len(segments) < len(r.path) {
+		return at
+	}
+	for i, want := range r.path {
+		switch {
+		case want == "{cloud}":
+			at.Cloud = segments[i]
+		case want == "{region}":
+			at.Region = segments[i]
+		case want != "*" && want != segments[i]:
+			return registry.Placement{}
+		}
+	}
+	return at
+}
+
+// Admit says why who may not use the integration where the two are, "" if it
+// may. It looks at the integration's own compliance too: rules that are switched
+// on later hold for what is there already.
+func (r *Rules) Admit(who authz.Principal, in *registry.Integration) (why string) {
+	if r == nil {
+		return ""
+	}
+	if faults := r.Check(in.Kind, in.Placement); len(faults) > 0 {
+		return fmt.Sprintf("the integration does not comply with the organisation's placement rules (%s): %s", faults[0].Setting, faults[0].Text)
+	}
+	if r.cfg.Same == SameNothing {
+		return ""
+	}
+	caller, store := r.CallerPlace(who), in.Placement
+	if caller.Cloud == "" || caller.Cloud != store.Cloud {
+		return differ("cloud", caller.Cloud, store.Cloud)
+	}
+	if r.cfg.Same == SameRegion && (caller.Region == "" || caller.Region != store.Region) {
+		return differ("region", caller.Region, store.Region)
+	}
+	return ""
+}
+
+func differ(what, caller, store string) string {
+	name := func(s string) string {
+		if s == "" {
+			return "an unknown one"
+		}
+		return fmt.Sprintf("%q", s)
+	}
+	return fmt.Sprintf("callers and the integrations that they use must be in the same %s: this caller is in %s, the integration in %s",
+		what, name(caller), name(store))
+}

@@ -1,0 +1,90 @@
+package registry
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sort"
+)
+
+var _ Store = (*Files)(nil)
+
+// Status implements Store. Files that cannot be read are Faults; what was served
+// last goes on being served without end, because nobody but the operator could
+// have changed it.
+func (f *Files) Status() Status {
+	return Status{Backend: "files", SeenAt: f.now()}
+}
+
+// Create implements Store by ErrReadOnly.
+func (f *Files) Create(context.Context, Change) (Record, error) { return Record{}, ErrReadOnly }
+
+// Update implements Store by ErrReadOnly.
+func (f *Files) Update(context.Context, Change) (Record, error) { return Record{}, ErrReadOnly }
+
+// Delete implements Store by ErrReadOnly.
+func (f *Files) Delete(context.Context, string, string) error { return ErrReadOnly }
+
+// Record implements Store. It returns what is served: a file that is at fault
+// has a record only while its last good content is served, which then comes
+// without its document.
+func (f *Files) Record(_ context.Context, id string) (Record, error) {
+	s := f.current.Load()
+	in := s.byID[id]
+	if in == nil {
+		return Record{}, ErrNotFound
+	}
+	return f.record(s, in)
+}
+
+// Records implements Store, see Record.
+func (f *Files) Records(ctx context.Context, page Page) ([]Record, error) {
+	s := f.current.Load()
+	records := []Record{}
+	begin := sort.Search(len(s.sorted), func(i int) bool { return s.sorted[i].ID > page.After })
+	for _, in := range s.sorted[begin:] {
+		if page.Limit > 0 && len(records) == page.Limit {
+			break
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		r, err := f.record(s, in)
+		if err != nil {
+			return nil, err
+		}
+		records = append(records, r)
+	}
+	return records, nil
+}
+
+// record reads the file again: what stands in it is not kept in memory.
+func (f *Files) record(s *snapshot, in *Integration) (Record, error) {
+	from := s.source[in.ID]
+	r := Record{ID: in.ID, ETag: in.Revision, File: from.path, Integration: in}
+	if i := slices.IndexFunc(s.faults, func(ff FileFault) bool { return ff.File == from.path }); i >= 0 {
+		r.Faults = s.faults[i].Faults
+	}
+	if from.stat != nil {
+		r.UpdatedAt = from.stat.ModTime().UTC()
+	}
+	var page []byte
+	data, fault := readFile(from.path, &page)
+	switch {
+	case fault != "" && errors.Is(statError(from.path), os.ErrNotExist):
+		return r, nil // removed just now, and served until that is noticed
+	case fault != "":
+		return Record{}, fmt.Errorf("registry: %s: %s", from.path, fault)
+	case len(r.Faults) == 0 && sha256.Sum256(data) == from.sum:
+		r.Document = data
+	}
+	return r, nil
+}
+
+func statError(path string) error {
+	_, err := os.Stat(path)
+	return err
+}

@@ -1,0 +1,168 @@
+// Package registrytest is the contract of registry.Store as tests. Every store
+// runs it.
+package registrytest
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/secretbroker/secretbroker/internal/registry"
+)
+
+// Backend is one place where integrations are kept, empty at first.
+type Backend struct {
+	// Open opens another Store, as a replica would, that closes with the test.
+	Open func(t *testing.T, s Settings) registry.Store
+	// Write writes an integration past the Store, where that is the only way: to a
+	// file. Nil for stores that can be written to. An empty document removes.
+	Write func(t *testing.T, id, document string)
+}
+
+// Settings are what a test wants of a Store.
+type Settings struct {
+	// MaxIntegrations; 0 for enough.
+	MaxIntegrations int
+	OnChange        func(removed, changed []*registry.Integration)
+}
+
+// Run runs all tests, each with a Backend of its own.
+func Run(t *testing.T, newBackend func(t *testing.T) *Backend) {
+	each := func(tests map[string]func(*testing.T, *Backend)) {
+		for name, test := range tests {
+			t.Run(name, func(t *testing.T) { test(t, newBackend(t)) })
+		}
+	}
+	each(map[string]func(*testing.T, *Backend){
+		"Empty":    testEmpty,
+		"Read":     testRead,
+		"Paging":   testPaging,
+		"Run":      testRun,
+		"OnChange": testOnChange,
+	})
+	if newBackend(t).Write != nil {
+		each(map[string]func(*testing.T, *Backend){"ReadOnly": testReadOnly})
+		return
+	}
+	each(map[string]func(*testing.T, *Backend){
+		"Create":               testCreate,
+		"Update":               testUpdate,
+		"Delete":               testDelete,
+		"ETag":                 testETag,
+		"Quota":                testQuota,
+		"Invalid":              testInvalid,
+		"ValidateOnly":         testValidateOnly,
+		"Cancelled":            testCancelled,
+		"Replicas":             testReplicas,
+		"TwoWriters":           testTwoWriters,
+		"Credentials":          testCredentials,
+		"CredentialsFollow":    testCredentialsFollow,
+		"CredentialFaults":     testCredentialFaults,
+		"CredentialsAreHidden": testCredentialsAreHidden,
+		"Usage":                testUsage,
+		"UsageGoesAlong":       testUsageGoesAlong,
+		"UsageFromReplicas":    testUsageFromReplicas,
+	})
+}
+
+const worker = "spiffe://example.org/connect/worker-1"
+
+// document is a small integration with one grant.
+func document(id, vault string) string {
+	return fmt.Sprintf("id: %s # kept as it is\nkind: AZURE_KEY_VAULT\nazure:\n  credential: {type: managed_identity}\n  vaults: [https://%s.vault.azure.net]\ngrants:\n  - principals: [%s]\n",
+		id, vault, worker)
+}
+
+// secretDocument is an integration that needs a client secret.
+func secretDocument(id string) string {
+	const tenant, client = "11111111-2222-3333-4444-555555555555", "66666666-7777-8888-9999-aaaaaaaaaaaa"
+	return fmt.Sprintf("id: %s\nkind: AZURE_KEY_VAULT\nazure:\n  tenant_id: %s\n  client_id: %s\n  credential: {type: client_secret}\n  vaults: [https://abc.vault.azure.net]\n",
+		id, tenant, client)
+}
+
+// put makes an integration be there, and open Stores know it.
+func (b *Backend) put(t *testing.T, s registry.Store, id, doc string) {
+	t.Helper()
+	if b.Write != nil {
+		b.Write(t, id, doc)
+		s.Reload()
+		return
+	}
+	ctx := t.Context()
+	c := registry.Change{Document: []byte(doc), By: "dns:admin.example.org"}
+	_, err := s.Record(ctx, id)
+	switch {
+	case doc == "":
+		err = s.Delete(ctx, id, "")
+	case err == nil:
+		_, err = s.Update(ctx, c)
+	default:
+		_, err = s.Create(ctx, c)
+	}
+	if err != nil {
+		t.Fatalf("put %s: %v", id, err)
+	}
+}
+
+func mustCreate(t *testing.T, s registry.Store, c registry.Change) registry.Record {
+	t.Helper()
+	r, err := s.Create(t.Context(), c)
+	if err != nil {
+		t.Fatalf("Create: %v", err)
+	}
+	return r
+}
+
+func mustUpdate(t *testing.T, s registry.Store, c registry.Change) registry.Record {
+	t.Helper()
+	r, err := s.Update(t.Context(), c)
+	if err != nil {
+		t.Fatalf("Update: %v", err)
+	}
+	return r
+}
+
+func mustGet(t *testing.T, s registry.Store, id string) *registry.Integration {
+	t.Helper()
+	in, err := s.Get(id)
+	if err != nil {
+		t.Fatalf("Get(%s): %v", id, err)
+	}
+	return in
+}
+
+func ids(ins []*registry.Integration) string {
+	var all []string
+	for _, in := range ins {
+		all = append(all, in.ID)
+	}
+	return strings.Join(all, " ")
+}
+
+func recordIDs(t *testing.T, s registry.Store, page registry.Page) string {
+	t.Helper()
+	records, err := s.Records(t.Context(), page)
+	if err != nil {
+		t.Fatalf("Records(%+v): %v", page, err)
+	}
+	var all []string
+	for _, r := range records {
+		all = append(all, r.ID)
+	}
+	return strings.Join(all, " ")
+}
+
+// run runs a Store until the test ends.
+func run(t *testing.T, s registry.Store) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+}

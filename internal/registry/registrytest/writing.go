@@ -1,0 +1,294 @@
+package registrytest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/secretbroker/secretbroker/internal/registry"
+)
+
+const admin, other = "dns:admin.example.org", "dns:other.example.org"
+
+func testCreate(t *testing.T, b *Backend) {
+	s := b.Open(t, Settings{})
+	before := time.Now().Add(-time.Millisecond)
+	doc := document("a", "abc")
+	r := mustCreate(t, s, registry.Change{Document: []byte(doc), By: admin})
+	if r.ID != "a" || string(r.Document) != doc || r.ETag == "" || r.CreatedBy != admin || r.UpdatedBy != admin ||
+		r.CreatedAt.Before(before) || !r.UpdatedAt.Equal(r.CreatedAt) || r.Integration == nil {
+		t.Errorf("Create: %+v", r)
+	}
+	read, err := s.Record(t.Context(), "a")
+	if diff := cmp.Diff(r, read, cmpopts.IgnoreFields(registry.Record{}, "Integration"), cmpopts.EquateEmpty()); err != nil || diff != "" {
+		t.Errorf("Record after Create: %v\n%s", err, diff)
+	}
+	if _, err := s.Create(t.Context(), registry.Change{Document: []byte(document("a", "xyz"))}); !errors.Is(err, registry.ErrExists) {
+		t.Errorf("Create again: %v", err)
+	}
+	if got := mustGet(t, s, "a").Azure.Vaults[0]; got != "https://abc.vault.azure.net" {
+		t.Errorf("after a Create that failed: %s", got)
+	}
+	// JSON is YAML.
+	json := `{"id": "j", "kind": "AZURE_KEY_VAULT", "azure": {"credential": {"type": "default"}, "vaults": ["https://abc.vault.azure.net"]}}`
+	if r := mustCreate(t, s, registry.Change{Document: []byte(json)}); string(r.Document) != json {
+		t.Errorf("Create of JSON: %s", r.Document)
+	}
+	mustGet(t, s, "j")
+}
+
+func testUpdate(t *testing.T, b *Backend) {
+	s := b.Open(t, Settings{})
+	if _, err := s.Update(t.Context(), registry.Change{Document: []byte(document("a", "abc"))}); !errors.Is(err, registry.ErrNotFound) {
+		t.Errorf("Update of nothing: %v", err)
+	}
+	r := mustCreate(t, s, registry.Change{Document: []byte(document("a", "abc")), By: admin})
+	u := mustUpdate(t, s, registry.Change{Document: []byte(document("a", "xyz")), By: other, ETag: r.ETag})
+	if u.CreatedBy != admin || !u.CreatedAt.Equal(r.CreatedAt) || u.UpdatedBy != other || u.UpdatedAt.Before(r.UpdatedAt) || u.ETag == r.ETag {
+		t.Errorf("Update: %+v of %+v", u, r)
+	}
+	if got := mustGet(t, s, "a").Azure.Vaults[0]; got != "https://xyz.vault.azure.net" {
+		t.Errorf("after Update: %s", got)
+	}
+	if _, err := s.Update(t.Context(), registry.Change{Document: []byte(document("a", "old")), ETag: r.ETag}); !errors.Is(err, registry.ErrConflict) {
+		t.Errorf("Update with the etag of before: %v", err)
+	}
+	mustUpdate(t, s, registry.Change{Document: []byte(document("a", "any"))})
+	if got := mustGet(t, s, "a").Azure.Vaults[0]; got != "https://any.vault.azure.net" {
+		t.Errorf("after an Update of whatever is there: %s", got)
+	}
+}
+
+func testDelete(t *testing.T, b *Backend) {
+	s := b.Open(t, Settings{})
+	if err := s.Delete(t.Context(), "a", ""); !errors.Is(err, registry.ErrNotFound) {
+		t.Errorf("Delete of nothing: %v", err)
+	}
+	r := mustCreate(t, s, registry.Change{Document: []byte(document("a", "abc"))})
+	u := mustUpdate(t, s, registry.Change{Document: []byte(document("a", "xyz"))})
+	if err := s.Delete(t.Context(), "a", r.ETag); !errors.Is(err, registry.ErrConflict) {
+		t.Errorf("Delete with the etag of before: %v", err)
+	}
+	mustGet(t, s, "a")
+	if err := s.Delete(t.Context(), "a", u.ETag); err != nil {
+		t.Errorf("Delete: %v", err)
+	}
+	if _, err := s.Get("a"); !errors.Is(err, registry.ErrNotFound) {
+		t.Errorf("Get after Delete: %v", err)
+	}
+	if _, err := s.Record(t.Context(), "a"); !errors.Is(err, registry.ErrNotFound) {
+		t.Errorf("Record after Delete: %v", err)
+	}
+}
+
+// An etag and a revision are never those of another state, however the state
+// came about.
+func testETag(t *testing.T, b *Backend) {
+	s := b.Open(t, Settings{})
+	etags, revisions := map[string]bool{}, map[string]bool{}
+	for i := range 8 {
+		var r registry.Record
+		c := registry.Change{Document: []byte(document("a", "abc"))} // the same each time
+		if i%2 == 0 {
+			r = mustCreate(t, s, c)
+		} else {
+			r = mustUpdate(t, s, c)
+		}
+		etags[r.ETag], revisions[mustGet(t, s, "a").Revision] = true, true
+		if i%2 == 1 {
+			if err := s.Delete(t.Context(), "a", r.ETag); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if len(etags) != 8 || len(revisions) != 8 {
+		t.Errorf("8 writes have %d etags and %d revisions", len(etags), len(revisions))
+	}
+}
+
+func testQuota(t *testing.T, b *Backend) {
+	s := b.Open(t, Settings{MaxIntegrations: 2})
+	mustCreate(t, s, registry.Change{Document: []byte(document("a", "abc"))})
+	mustCreate(t, s, registry.Change{Document: []byte(document("b", "abc"))})
+	third := registry.Change{Document: []byte(document("c", "abc"))}
+	if _, err := s.Create(t.Context(), third); !errors.Is(err, registry.ErrQuota) {
+		t.Errorf("Create of one too many: %v", err)
+	}
+	mustUpdate(t, s, registry.Change{Document: []byte(document("a", "xyz"))})
+	if err := s.Delete(t.Context(), "b", ""); err != nil {
+		t.Fatal(err)
+	}
+	mustCreate(t, s, third)
+}
+
+func testInvalid(t *testing.T, b *Backend) {
+	s := b.Open(t, Settings{})
+	mustCreate(t, s, registry.Change{Document: []byte(document("a", "abc"))})
+	const planted = "pl4nted-Secret"
+	for name, doc := range map[string]string{
+		"empty":           "",
+		"no id":           strings.Replace(document("a", "abc"), "id: a", "display_name: a", 1),
+		"unknown setting": document("a", "abc") + "unknown: " + planted,
+		"bad grant":       strings.Replace(document("a", "abc"), worker, "'"+planted+"'", 1),
+		"no credential":   secretDocument("a"),
+		"any file": strings.Replace(secretDocument("a"), "{type: client_secret}",
+			"{type: client_secret, client_secret_file: /etc/hostname}", 1),
+		"relative file": strings.Replace(secretDocument("a"), "{type: client_secret}",
+			"{type: client_secret, client_secret_file: x}", 1),
+		"not text":     document("a", "abc") + "\xff",
+		"a zero":       document("a", "abc") + "\x00",
+		"two of them":  document("a", "abc") + "---\n" + document("b", "abc"),
+		"a huge thing": document("a", "abc") + "# " + strings.Repeat("x", 1<<20),
+	} {
+		for method, call := range map[string]func(context.Context, registry.Change) (registry.Record, error){"Create": s.Create, "Update": s.Update} {
+			_, err := call(t.Context(), registry.Change{Document: []byte(doc)})
+			var invalid *registry.InvalidError
+			if !errors.As(err, &invalid) || len(invalid.Faults) == 0 {
+				if method == "Create" && errors.Is(err, registry.ErrExists) {
+					continue // said first
+				}
+				t.Errorf("%s, %s: %v", method, name, err)
+			} else if strings.Contains(err.Error(), planted) {
+				t.Errorf("%s, %s: the fault quotes: %v", method, name, err)
+			}
+		}
+	}
+	if got := mustGet(t, s, "a").Azure.Vaults[0]; got != "https://abc.vault.azure.net" || ids(s.List()) != "a" {
+		t.Errorf("something was written: %s, %s", got, ids(s.List()))
+	}
+}
+
+func testValidateOnly(t *testing.T, b *Backend) {
+	s := b.Open(t, Settings{MaxIntegrations: 1})
+	c := registry.Change{Document: []byte(document("a", "abc")), ValidateOnly: true}
+	r := mustCreate(t, s, c)
+	if r.ID != "a" || r.ETag != "" || !r.CreatedAt.IsZero() || r.Integration == nil || ids(s.List()) != "" || recordIDs(t, s, registry.Page{}) != "" {
+		t.Errorf("Create: %+v; List: %s", r, ids(s.List()))
+	}
+	if _, err := s.Update(t.Context(), c); !errors.Is(err, registry.ErrNotFound) {
+		t.Errorf("Update: %v", err)
+	}
+	kept := mustCreate(t, s, registry.Change{Document: []byte(document("a", "abc"))})
+	if _, err := s.Create(t.Context(), c); !errors.Is(err, registry.ErrExists) {
+		t.Errorf("Create again: %v", err)
+	}
+	if _, err := s.Create(t.Context(), registry.Change{Document: []byte(document("b", "abc")), ValidateOnly: true}); !errors.Is(err, registry.ErrQuota) {
+		t.Errorf("Create of one too many: %v", err)
+	}
+	mustUpdate(t, s, registry.Change{Document: []byte(document("a", "xyz")), ETag: kept.ETag, ValidateOnly: true})
+	if _, err := s.Update(t.Context(), registry.Change{Document: []byte(document("a", "xyz")), ETag: "x", ValidateOnly: true}); !errors.Is(err, registry.ErrConflict) {
+		t.Errorf("Update with another etag: %v", err)
+	}
+	if now, err := s.Record(t.Context(), "a"); err != nil || now.ETag != kept.ETag || string(now.Document) != document("a", "abc") {
+		t.Errorf("something was written: %+v, %v", now, err)
+	}
+}
+
+// A caller that goes away is no outage, and writes nothing.
+func testCancelled(t *testing.T, b *Backend) {
+	s := b.Open(t, Settings{})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.Create(ctx, registry.Change{Document: []byte(document("a", "abc"))}); !errors.Is(err, context.Canceled) {
+		t.Errorf("Create: %v", err)
+	}
+	if _, err := s.Records(ctx, registry.Page{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("Records: %v", err)
+	}
+	if got := s.Status().Problem; got != "" {
+		t.Errorf("Status: %s", got)
+	}
+	mustCreate(t, s, registry.Change{Document: []byte(document("a", "abc"))})
+}
+
+func testReplicas(t *testing.T, b *Backend) {
+	first, second := b.Open(t, Settings{}), b.Open(t, Settings{})
+	run(t, second)
+	mustCreate(t, first, registry.Change{Document: []byte(document("a", "abc"))})
+	eventually(t, "a new integration", func() bool { _, err := second.Get("a"); return err == nil })
+	if x, y := mustGet(t, first, "a").Revision, mustGet(t, second, "a").Revision; x != y {
+		t.Errorf("replicas give one state the revisions %s and %s", x, y)
+	}
+	revoked := strings.Replace(document("a", "abc"), worker, "spiffe://example.org/somebody/else", 1)
+	mustUpdate(t, first, registry.Change{Document: []byte(revoked)})
+	revision := mustGet(t, first, "a").Revision
+	eventually(t, "a change", func() bool { return mustGet(t, second, "a").Revision == revision })
+	if err := first.Delete(t.Context(), "a", ""); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a removal", func() bool { _, err := second.Get("a"); return errors.Is(err, registry.ErrNotFound) })
+}
+
+// Of writers that replace the same state one comes through, on whichever
+// replica; none is lost.
+func testTwoWriters(t *testing.T, b *Backend) {
+	stores := []registry.Store{b.Open(t, Settings{}), b.Open(t, Settings{})}
+	r := mustCreate(t, stores[0], registry.Change{Document: []byte(document("a", "vault0"))})
+	for round := range 5 {
+		var writers sync.WaitGroup
+		var mu sync.Mutex
+		var won []registry.Record
+		for i := range 8 {
+			writers.Go(func() {
+				doc := document("a", fmt.Sprintf("vault%d-%d", round, i))
+				next, err := stores[i%2].Update(t.Context(), registry.Change{Document: []byte(doc), ETag: r.ETag})
+				mu.Lock()
+				defer mu.Unlock()
+				if err == nil {
+					won = append(won, next)
+				} else if !errors.Is(err, registry.ErrConflict) {
+					t.Errorf("Update: %v", err)
+				}
+			})
+		}
+		writers.Wait()
+		if len(won) != 1 {
+			t.Fatalf("%d writers replaced one state", len(won))
+		}
+		if now, err := stores[round%2].Record(t.Context(), "a"); err != nil || string(now.Document) != string(won[0].Document) || now.ETag != won[0].ETag {
+			t.Errorf("kept is not what the winner wrote: %+v, %v", now, err)
+		}
+		r = won[0]
+	}
+	// The same for an id that is taken, and for the quota.
+	var writers sync.WaitGroup
+	errs := make([]error, 8)
+	for i := range errs {
+		writers.Go(func() {
+			_, errs[i] = stores[i%2].Create(t.Context(), registry.Change{Document: []byte(document("new", "abc"))})
+		})
+	}
+	writers.Wait()
+	made := 0
+	for _, err := range errs {
+		if err == nil {
+			made++
+		} else if !errors.Is(err, registry.ErrExists) {
+			t.Errorf("Create: %v", err)
+		}
+	}
+	if made != 1 {
+		t.Errorf("%d writers created one integration", made)
+	}
+}
+
+// eventually waits for what another replica has to notice. That it takes no more
+// than a second is measured elsewhere: a busy machine is no fault.
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	deadline := time.After(20 * time.Second)
+	for !is() {
+		select {
+		case <-deadline:
+			t.Fatalf("%s does not reach the other replica", what)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}

@@ -1,0 +1,200 @@
+package seal
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/tink-crypto/tink-go/v2/aead"
+	"github.com/tink-crypto/tink-go/v2/insecurecleartextkeyset"
+	"github.com/tink-crypto/tink-go/v2/keyset"
+	tinkpb "github.com/tink-crypto/tink-go/v2/proto/tink_go_proto"
+)
+
+// maxKeyFile is the most that is read of a key file, in bytes.
+const maxKeyFile = 64 << 10
+
+// Create writes a key file with one new key, readable by its owner alone. A file
+// that is there already is never overwritten: what its keys have sealed could
+// not be opened any more.
+func Create(path string) error {
+	handle, err := keyset.NewHandle(aead.AES256GCMKeyTemplate())
+	if err != nil {
+		return errors.New("seal: no key could be made")
+	}
+	b, err := encode(handle)
+	if err != nil {
+		return err
+	}
+	defer clear(b)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return fmt.Errorf("seal: %w", err)
+	}
+	return finish(f, b)
+}
+
+// Add adds a new key to a key file that opens, and does not seal yet: every
+// replica has to have it before the first one seals with it.
+func Add(path string) error {
+	return change(path, func(m *keyset.Manager, _ *keyset.Handle) error {
+		_, err := m.Add(aead.AES256GCMKeyTemplate())
+		return err
+	})
+}
+
+// Use makes the newest key of a key file the one that seals.
+func Use(path string) error {
+	return change(path, func(m *keyset.Manager, h *keyset.Handle) error {
+		infos := h.KeysetInfo().GetKeyInfo()
+		return m.SetPrimary(infos[len(infos)-1].GetKeyId())
+	})
+}
+
+// Drop removes the keys of a key file that do not seal. What is still sealed with
+// them, backups included, cannot be opened any more.
+func Drop(path string) error {
+	return change(path, func(m *keyset.Manager, h *keyset.Handle) error {
+		info := h.KeysetInfo()
+		for _, key := range info.GetKeyInfo() {
+			if key.GetKeyId() == info.GetPrimaryKeyId() {
+				continue
+			}
+			if err := m.Delete(key.GetKeyId()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Key is what may be told of a key.
+type Key struct {
+	ID uint32
+	// Seals: it is the one that seals; the others open only.
+	Seals bool
+}
+
+// List returns the keys of a key file, the oldest first.
+func List(path string) ([]Key, error) {
+	handle, err := read(path)
+	if err != nil {
+		return nil, err
+	}
+	info := handle.KeysetInfo()
+	var keys []Key
+	for _, k := range info.GetKeyInfo() {
+		keys = append(keys, Key{ID: k.GetKeyId(), Seals: k.GetKeyId() == info.GetPrimaryKeyId()})
+	}
+	return keys, nil
+}
+
+// change replaces a key file in one step.
+func change(path string, edit func(*keyset.Manager, *keyset.Handle) error) error {
+	handle, err := read(path)
+	if err != nil {
+		return err
+	}
+	m := keyset.NewManagerFromHandle(handle)
+	if err := edit(m, handle); err != nil {
+		return fmt.Errorf("seal: %s: the keys could not be changed", path)
+	}
+	if handle, err = m.Handle(); err != nil {
+		return fmt.Errorf("seal: %s: the keys could not be changed", path)
+	}
+	b, err := encode(handle)
+	if err != nil {
+		return err
+	}
+	defer clear(b)
+	f, err := os.CreateTemp(filepath.Dir(path), ".key-*") // with mode 0600
+	if err != nil {
+		return fmt.Errorf("seal: %w", err)
+	}
+	if err := finish(f, b); err != nil {
+		_ = os.Remove(f.Name())
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		_ = os.Remove(f.Name())
+		return fmt.Errorf("seal: %w", err)
+	}
+	return nil
+}
+
+func encode(handle *keyset.Handle) ([]byte, error) {
+	var b bytes.Buffer
+	if err := insecurecleartextkeyset.Write(handle, keyset.NewJSONWriter(&b)); err != nil {
+		return nil, errors.New("seal: the keys could not be written down")
+	}
+	return append(b.Bytes(), '\n'), nil
+}
+
+func finish(f *os.File, b []byte) error {
+	_, err := f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	if err != nil {
+		return fmt.Errorf("seal: %w", err)
+	}
+	return nil
+}
+
+// read reads a key file. No error of a parser is passed on: it may quote.
+func read(path string) (*keyset.Handle, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("seal: there is no key file %s; make one with: broker key create %s", path, path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("seal: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("seal: %w", err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("seal: %s is not a regular file", path)
+	}
+	if fault := tooOpen(info); fault != "" {
+		return nil, fmt.Errorf("seal: %s %s", path, fault)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("seal: %w", err)
+	}
+	defer clear(b)
+	if len(b) > maxKeyFile {
+		return nil, fmt.Errorf("seal: %s is larger than %d bytes", path, maxKeyFile)
+	}
+	handle, err := insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(b)))
+	if err != nil {
+		return nil, fmt.Errorf("seal: %s is not a key file as broker key create makes it", path)
+	}
+	return handle, nil
+}
+
+// primaryPrefix is what Tink puts in front of what the primary key has sealed:
+// a version and the key's id (developers.google.com/tink/wire-format).
+func primaryPrefix(handle *keyset.Handle) (string, error) {
+	info := handle.KeysetInfo()
+	for _, k := range info.GetKeyInfo() {
+		if k.GetKeyId() != info.GetPrimaryKeyId() {
+			continue
+		}
+		if k.GetOutputPrefixType() != tinkpb.OutputPrefixType_TINK {
+			return "", errors.New("the key does not mark what it seals")
+		}
+		return string(binary.BigEndian.AppendUint32([]byte{1}, k.GetKeyId())), nil
+	}
+	return "", errors.New("no key of the file seals")
+}

@@ -1,0 +1,98 @@
+// Package seal owns how credentials are kept at rest: sealed with a key that is
+// not where they are.
+//
+// It knows keys and bytes. It does not know integrations, nor where sealed bytes
+// are kept.
+package seal
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/tink-crypto/tink-go/v2/aead"
+	"github.com/tink-crypto/tink-go/v2/tink"
+)
+
+// ErrCannotOpen says that sealed bytes are not what a key at hand has sealed for
+// this place: another key is needed, or they were changed or moved.
+var ErrCannotOpen = errors.New("seal: no key at hand opens this credential for this integration; give the broker the key that it was sealed with, or give the integration its credential anew")
+
+// Sealer seals and opens. It is safe for concurrent use.
+type Sealer interface {
+	// Seal returns plaintext sealed for a place: only Open for the same place
+	// returns it. The place itself is not secret. plaintext stays the caller's.
+	Seal(plaintext []byte, place string) ([]byte, error)
+	// Open returns a copy of what was sealed for the place, or ErrCannotOpen. The
+	// caller owns and clears it.
+	Open(sealed []byte, place string) ([]byte, error)
+	// Current reports whether Seal would use the same key that these bytes were
+	// sealed with.
+	Current(sealed []byte) bool
+}
+
+// Keys seals with the first key of a key file and opens with any of them. What
+// is sealed begins with the id of its key, so that keys can be exchanged while
+// old ones still open.
+type Keys struct {
+	path string
+	ring atomic.Pointer[ring]
+}
+
+type ring struct {
+	aead   tink.AEAD
+	prefix string // what is sealed with the primary key begins with it
+}
+
+var _ Sealer = (*Keys)(nil)
+
+// Open reads a key file.
+func Open(path string) (*Keys, error) {
+	k := &Keys{path: path}
+	if err := k.Reload(); err != nil {
+		return nil, err
+	}
+	return k, nil
+}
+
+// Reload reads the key file again. If that fails the keys stay as they are.
+func (k *Keys) Reload() error {
+	handle, err := read(k.path)
+	if err != nil {
+		return err
+	}
+	primitive, err := aead.New(handle)
+	if err != nil {
+		return fmt.Errorf("seal: %s: the keys are not of the kind that seals credentials", k.path)
+	}
+	prefix, err := primaryPrefix(handle)
+	if err != nil {
+		return fmt.Errorf("seal: %s: %w", k.path, err)
+	}
+	k.ring.Store(&ring{aead: primitive, prefix: prefix})
+	return nil
+}
+
+// Seal implements Sealer.
+func (k *Keys) Seal(plaintext []byte, place string) ([]byte, error) {
+	sealed, err := k.ring.Load().aead.Encrypt(plaintext, []byte(place))
+	if err != nil {
+		return nil, errors.New("seal: the credential could not be sealed")
+	}
+	return sealed, nil
+}
+
+// Open implements Sealer.
+func (k *Keys) Open(sealed []byte, place string) ([]byte, error) {
+	b, err := k.ring.Load().aead.Decrypt(sealed, []byte(place))
+	if err != nil {
+		return nil, ErrCannotOpen
+	}
+	return b, nil
+}
+
+// Current implements Sealer.
+func (k *Keys) Current(sealed []byte) bool {
+	p := k.ring.Load().prefix
+	return len(sealed) > len(p) && string(sealed[:len(p)]) == p
+}

@@ -1,0 +1,26 @@
+package sqlstore
+
+import (
+	"sync"
+	"time"
+)
+
+// clock is the real one, which a test may put forward.
+type clock struct {
+	mu    sync.Mutex
+	ahead time.Duration
+}
+
+func newClock() *clock { return &clock{} }
+
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return time.Now().Add(c.ahead)
+}
+
+func (c *clock) add(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ahead += d
+}

@@ -1,0 +1,137 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// dialect is where the two databases differ.
+type dialect struct {
+	name string
+	// numbered: placeholders are $1, $2 and not ?.
+	numbered bool
+	// lockSchema, if not "", is run first in a transaction that changes tables.
+	lockSchema string
+	// notify, if not "", is run in every transaction that changes integrations.
+	notify string
+	// write are the options of transactions that change something.
+	write *sql.TxOptions
+	// read are the options of transactions that must see one point in time.
+	read *sql.TxOptions
+	// again reports whether a transaction that failed so can be tried again as it is.
+	again func(error) bool
+}
+
+// channel is where replicas tell each other that integrations have changed.
+const channel = "secretbroker_registry"
+
+var sqliteDialect = dialect{
+	name: "sqlite",
+	// Begun with BEGIN IMMEDIATE, see sqliteDSN: one writer at a time.
+	write: &sql.TxOptions{},
+	read:  &sql.TxOptions{ReadOnly: true},
+	again: func(err error) bool {
+		var e *sqlite.Error
+		return errors.As(err, &e) && e.Code()&0xff == sqlite3.SQLITE_BUSY
+	},
+}
+
+var postgresDialect = dialect{
+	name:       "postgres",
+	numbered:   true,
+	lockSchema: "SELECT pg_advisory_xact_lock(7310588243927142770)",
+	notify:     "SELECT pg_notify('" + channel + "', '')",
+	// Writers wait for each other at the row of registry_state, and see what the
+	// others have committed once they have it.
+	write: &sql.TxOptions{Isolation: sql.LevelReadCommitted},
+	read:  &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true},
+	again: func(err error) bool {
+		var e *pgconn.PgError
+		if !errors.As(err, &e) {
+			return false
+		}
+		switch e.Code {
+		case "40001", "40P01", // serialization failure, deadlock
+			"23503", // usage of an integration that is being deleted
+			"23505": // usage that another replica writes for the first time, too
+			return true
+		}
+		return false
+	},
+}
+
+// sql rewrites the placeholders of a statement, which holds no other "?".
+func (d *dialect) sql(query string) string {
+	if !d.numbered {
+		return query
+	}
+	var b strings.Builder
+	for n := 1; ; n++ {
+		before, after, found := strings.Cut(query, "?")
+		b.WriteString(before)
+		if !found {
+			return b.String()
+		}
+		b.WriteString("$" + strconv.Itoa(n))
+		query = after
+	}
+}
+
+// tries is how often a transaction is tried that others get in the way of.
+const tries = 8
+
+// tx is a transaction in a dialect.
+type tx struct {
+	*sql.Tx
+	d *dialect
+}
+
+func (t tx) exec(ctx context.Context, query string, args ...any) error {
+	_, err := t.ExecContext(ctx, t.d.sql(query), args...)
+	return err
+}
+
+func (t tx) query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	return t.QueryContext(ctx, t.d.sql(query), args...)
+}
+
+func (t tx) row(ctx context.Context, query string, args ...any) *sql.Row {
+	return t.QueryRowContext(ctx, t.d.sql(query), args...)
+}
+
+// errRollback ends a transaction that has found out what it wanted to know.
+var errRollback = errors.New("sqlstore: nothing is to be written")
+
+// inTx runs do in a transaction, again if others got in its way. do therefore
+// begins anew each time. It commits if do returns nil.
+func inTx(ctx context.Context, db *sql.DB, d *dialect, opts *sql.TxOptions, do func(tx) error) error {
+	var err error
+	for range tries {
+		if err = once(ctx, db, d, opts, do); err == nil || !d.again(err) || ctx.Err() != nil {
+			break
+		}
+	}
+	return err
+}
+
+func once(ctx context.Context, db *sql.DB, d *dialect, opts *sql.TxOptions, do func(tx) error) error {
+	t, err := db.BeginTx(ctx, opts)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = t.Rollback() }() // does nothing after a commit
+	if err := do(tx{t, d}); err != nil {
+		if errors.Is(err, errRollback) {
+			return nil
+		}
+		return err
+	}
+	return t.Commit()
+}

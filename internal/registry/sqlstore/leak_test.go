@@ -1,0 +1,203 @@
+package sqlstore
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/registry/seal"
+	"github.com/secretbroker/secretbroker/internal/registry/sqlstore/pgtest"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+const (
+	planted    = "pl4nted-Secret"
+	credential = "azure.credential.client_secret"
+)
+
+func secrets(v string) map[string]secret.Value {
+	return map[string]secret.Value{credential: secret.NewValue([]byte(v))}
+}
+
+// checkHidden fails if data shows the planted credential in any usual form.
+func checkHidden(t *testing.T, where string, data []byte) {
+	t.Helper()
+	lower := bytes.ToLower(data)
+	std := base64.StdEncoding.EncodeToString([]byte(planted))
+	for _, form := range []string{planted, hex.EncodeToString([]byte(planted)), std[:len(std)-4]} {
+		if bytes.Contains(lower, []byte(strings.ToLower(form))) {
+			t.Errorf("%s shows the credential", where)
+		}
+	}
+}
+
+// plant writes the credential in every way that a Store can: first, replaced,
+// kept, sealed anew, replaced by another, deleted.
+func plant(t *testing.T, s *Store, keyFile string, keys *seal.Keys) {
+	t.Helper()
+	ok := must2(t)
+	ok(s.Create(t.Context(), registry.Change{Document: secretDocument("a"), Credentials: secrets(planted)}))
+	ok(s.Create(t.Context(), registry.Change{Document: secretDocument("gone"), Credentials: secrets(planted)}))
+	ok(s.Update(t.Context(), registry.Change{Document: secretDocument("a"), Credentials: secrets(planted + "-2")}))
+	ok(s.Update(t.Context(), registry.Change{Document: secretDocument("a")}))
+	if err := s.Delete(t.Context(), "gone", ""); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []func(string) error{seal.Add, seal.Use} {
+		if err := step(keyFile); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := keys.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.Reseal(t.Context()); n != 1 || err != nil {
+		t.Errorf("Reseal: %d, %v", n, err)
+	}
+	_, err := s.Create(t.Context(), registry.Change{Document: secretDocument("a"), Credentials: secrets(planted)})
+	checkHidden(t, "an error", []byte(err.Error()))
+	_, err = s.Create(t.Context(), registry.Change{Document: document("b", "abc", "dns:a.example.org"), Credentials: secrets(planted)})
+	checkHidden(t, "an error", []byte(err.Error()))
+}
+
+func checkFilesHide(t *testing.T, dir string) {
+	t.Helper()
+	files := 0
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		files++
+		checkHidden(t, path, data)
+		return err
+	})
+	if err != nil || files == 0 {
+		t.Errorf("looked into %d files: %v", files, err)
+	}
+}
+
+func keyFile(t *testing.T) (string, *seal.Keys) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "key")
+	if err := seal.Create(path); err != nil {
+		t.Fatal(err)
+	}
+	keys, err := seal.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path, keys
+}
+
+func TestSQLiteFilesHideCredentials(t *testing.T) {
+	dir := t.TempDir()
+	path, keys := keyFile(t)
+	var log bytes.Buffer
+	s := openSQLite(t, filepath.Join(dir, "r.db"), Config{Sealer: keys, Logger: slog.New(slog.NewJSONHandler(&log, nil))})
+	plant(t, s, path, keys)
+	for _, suffix := range []string{"", "-wal", "-shm"} {
+		info, err := os.Stat(filepath.Join(dir, "r.db"+suffix))
+		if err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("r.db%s: %v, %v", suffix, info.Mode(), err)
+		}
+	}
+	checkFilesHide(t, dir)
+	checkHidden(t, "the log", log.Bytes())
+	if log.Len() == 0 {
+		t.Error("nothing was logged")
+	}
+}
+
+func TestPostgresHidesCredentials(t *testing.T) {
+	server := pgtest.New(t)
+	server.Query("postgres", "ALTER DATABASE postgres SET log_statement = 'all'")
+	path, keys := keyFile(t)
+	s := openPostgres(t, server.URL("postgres"), Config{Sealer: keys})
+	plant(t, s, path, keys)
+	dump := server.Dump("postgres")
+	if !strings.Contains(dump, "COPY public.credentials") || !strings.Contains(dump, credential) {
+		t.Fatalf("not a dump of the tables:\n%s", dump)
+	}
+	checkHidden(t, "the dump", []byte(dump))
+	server.Query("postgres", "CHECKPOINT")
+	checkFilesHide(t, filepath.Dir(server.Data())) // tables, write-ahead log and the server's own log
+}
+
+// Who can write in the database cannot make one integration use another's
+// credential, nor bring back an old name's.
+func TestMovedCredentialsDoNotOpen(t *testing.T) {
+	keys := newKeys(t)
+	s := openSQLite(t, filepath.Join(t.TempDir(), "r.db"), Config{Sealer: keys})
+	ok := must2(t)
+	ok(s.Create(t.Context(), registry.Change{Document: secretDocument("rich"), Credentials: secrets(planted)}))
+	ok(s.Create(t.Context(), registry.Change{Document: secretDocument("poor"), Credentials: secrets("other")}))
+	for _, sql := range []string{
+		`UPDATE credentials SET sealed = (SELECT sealed FROM credentials WHERE integration_id = 'rich') WHERE integration_id = 'poor'`,
+		`UPDATE integrations SET etag = 'x' WHERE id = 'poor'`,
+		`UPDATE registry_state SET stamp = 'x'`,
+	} {
+		if _, err := s.db.ExecContext(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Reload()
+	in, err := s.Get("poor")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := in.Credentials[credential](); !errors.Is(err, seal.ErrCannotOpen) {
+		t.Errorf("it opens to %d bytes, %v", len(b), err)
+	}
+}
+
+func TestSQLiteFileIsRefused(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "r.db")
+	if err := os.WriteFile(file, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenSQLite(t.Context(), file, Config{}); err == nil || !strings.Contains(err.Error(), "chmod 600") {
+		t.Errorf("a file that everybody reads: %v", err)
+	}
+	if _, err := OpenSQLite(t.Context(), t.TempDir(), Config{}); err == nil {
+		t.Error("a directory was opened")
+	}
+	other := filepath.Join(t.TempDir(), "other")
+	if err := os.WriteFile(other, bytes.Repeat([]byte("no database"), 1000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenSQLite(t.Context(), other, Config{}); err == nil {
+		t.Error("another file was opened")
+	}
+}
+
+func TestWithoutAKey(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "r.db")
+	with := openSQLite(t, file, Config{Sealer: newKeys(t)})
+	must2(t)(with.Create(t.Context(), registry.Change{Document: secretDocument("a"), Credentials: secrets(planted)}))
+	for name, s := range map[string]*Store{"none": openSQLite(t, file, Config{}), "another": openSQLite(t, file, Config{Sealer: newKeys(t)})} {
+		in, err := s.Get("a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := in.Credentials[credential](); !errors.Is(err, seal.ErrCannotOpen) {
+			t.Errorf("%s key: %v", name, err)
+		}
+		if n, err := s.Reseal(t.Context()); n != 0 || err != nil {
+			t.Errorf("%s key: Reseal: %d, %v", name, n, err)
+		}
+	}
+	none := openSQLite(t, file, Config{})
+	_, err := none.Update(t.Context(), registry.Change{Document: secretDocument("a"), Credentials: secrets(planted)})
+	if err == nil || !strings.Contains(err.Error(), "registry.key_file") {
+		t.Errorf("Update without a key: %v", err)
+	}
+}

@@ -1,0 +1,171 @@
+package sqlstore
+
+import (
+	"crypto/rand"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/registry/sqlstore/pgtest"
+)
+
+// backends runs a test on an empty database of each kind.
+func backends(t *testing.T, test func(t *testing.T, open func(Config) (*Store, error))) {
+	t.Run("sqlite", func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "r.db")
+		test(t, func(c Config) (*Store, error) { return closing(t)(OpenSQLite(t.Context(), file, c)) })
+	})
+	t.Run("postgres", func(t *testing.T) {
+		url := pgtest.New(t).URL("postgres")
+		test(t, func(c Config) (*Store, error) { return closing(t)(OpenPostgres(t.Context(), Postgres{URL: url}, c)) })
+	})
+}
+
+func closing(t *testing.T) func(*Store, error) (*Store, error) {
+	return func(s *Store, err error) (*Store, error) {
+		if err == nil {
+			t.Cleanup(func() { _ = s.Close() })
+		}
+		return s, err
+	}
+}
+
+func version(t *testing.T, s *Store) (v int) {
+	t.Helper()
+	if err := s.db.QueryRowContext(t.Context(), `SELECT max(version) FROM schema_migrations`).Scan(&v); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// checkWorks reads and writes integrations through one Store and sees it through
+// the other.
+func checkWorks(t *testing.T, s, other *Store) {
+	t.Helper()
+	id := "works-" + rand.Text()
+	r, err := s.Create(t.Context(), registry.Change{Document: document(id, "abc", "dns:a.example.org"), By: "dns:admin.example.org"})
+	must(t, r, err)
+	must2(t)(s.Update(t.Context(), registry.Change{Document: document(id, "xyz", "dns:a.example.org"), ETag: r.ETag}))
+	other.Reload()
+	if in, err := other.Get(id); err != nil || in.Azure.Vaults[0] != "https://xyz.vault.azure.net" {
+		t.Errorf("%s on the other side: %v", id, err)
+	}
+	if _, err := other.Record(t.Context(), id); err != nil {
+		t.Errorf("Record: %v", err)
+	}
+}
+
+// During a rolling upgrade programs of one version and of the next work on one
+// database, and after a rollback the older one does alone.
+func TestReleasesSideBySide(t *testing.T) {
+	backends(t, func(t *testing.T, open func(Config) (*Store, error)) {
+		old, err := open(Config{program: latest() - 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v := version(t, old); v != latest()-1 {
+			t.Fatalf("the older program makes version %d", v)
+		}
+		checkWorks(t, old, old)
+		now, err := open(Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v := version(t, now); v != latest() {
+			t.Fatalf("the newer program makes version %d", v)
+		}
+		checkWorks(t, old, now)
+		checkWorks(t, now, old)
+		use := registry.Usage{Integration: now.List()[0].ID, Principal: "dns:a.example.org", FirstAt: time.Unix(1, 0), LastAt: time.Unix(2, 0)}
+		if err := now.MergeUsage(t.Context(), []registry.Usage{use}); err != nil {
+			t.Fatal(err)
+		}
+		// The older program deletes what it does not know of along with the rest.
+		if err := old.Delete(t.Context(), use.Integration, ""); err != nil {
+			t.Errorf("Delete by the older program: %v", err)
+		}
+		again, err := open(Config{program: latest() - 1})
+		if err != nil {
+			t.Fatalf("after a rollback: %v", err)
+		}
+		if v := version(t, again); v != latest() {
+			t.Errorf("the rollback changed the schema to %d", v)
+		}
+		checkWorks(t, again, now)
+	})
+}
+
+// What the next release will do to the schema by the rules of migration: columns
+// with defaults, tables, indexes. This release works on through it and after it.
+func TestNextReleasesSchema(t *testing.T) {
+	backends(t, func(t *testing.T, open func(Config) (*Store, error)) {
+		s, err := open(Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkWorks(t, s, s)
+		for _, sql := range []string{
+			`ALTER TABLE integrations ADD COLUMN labels TEXT NOT NULL DEFAULT ''`,
+			`ALTER TABLE registry_state ADD COLUMN extra INTEGER NOT NULL DEFAULT 0`,
+			`ALTER TABLE credentials ADD COLUMN extra TEXT`,
+			`ALTER TABLE integration_usage ADD COLUMN calls INTEGER NOT NULL DEFAULT 0`,
+			`CREATE TABLE labels (integration_id TEXT NOT NULL REFERENCES integrations (id) ON DELETE CASCADE)`,
+			`CREATE INDEX integrations_updated ON integrations (updated_at)`,
+			fmt.Sprintf(`INSERT INTO schema_migrations (version, oldest) VALUES (%d, %d)`, latest()+1, latest()),
+		} {
+			if _, err := s.db.ExecContext(t.Context(), sql); err != nil {
+				t.Fatalf("%s: %v", sql, err)
+			}
+		}
+		checkWorks(t, s, s) // with what it had prepared before
+		again, err := open(Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkWorks(t, again, s)
+		use := registry.Usage{Integration: again.List()[0].ID, Principal: "dns:a.example.org", FirstAt: time.Unix(1, 0), LastAt: time.Unix(2, 0)}
+		if err := again.MergeUsage(t.Context(), []registry.Usage{use}); err != nil {
+			t.Error(err)
+		}
+		if v := version(t, again); v != latest()+1 {
+			t.Errorf("the newer schema became %d", v)
+		}
+		// The release after the next may need something that this one does not do.
+		if _, err := s.db.ExecContext(t.Context(), fmt.Sprintf(`INSERT INTO schema_migrations (version, oldest) VALUES (%d, %d)`, latest()+2, latest()+1)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := open(Config{}); err == nil || !strings.Contains(err.Error(), "too old") {
+			t.Errorf("a schema that is too new: %v", err)
+		}
+	})
+}
+
+func TestCheckPostgresURL(t *testing.T) {
+	for url, want := range map[string]string{
+		"postgres://broker@db.example.org/secretbroker":                                          "",
+		"postgresql://broker@db.example.org:5433/x?application_name=y":                           "",
+		"postgres://broker@a.example.org,b.example.org/x?target_session_attrs=read-write":        "",
+		"postgres:///x?host=/run/postgresql&user=broker":                                         "",
+		"postgres://broker@127.0.0.1/x?sslmode=disable":                                          "",
+		"postgres://broker@[::1]/x?sslmode=disable":                                              "",
+		"postgres://broker@db.example.org/x?sslmode=disable":                                     "verify-full",
+		"postgres://broker@db.example.org/x?sslmode=prefer":                                      "verify-full",
+		"postgres://broker@db.example.org/x?sslmode=require":                                     "verify-full",
+		"postgres://broker@127.0.0.1,db.example.org/x?sslmode=disable":                           "verify-full",
+		"postgres://broker:" + planted + "@db.example.org/x":                                     "password_file",
+		"postgres://broker@db.example.org/x?password=" + planted:                                 "password_file",
+		"postgres://broker@db.example.org/x?sslmode=" + planted:                                  "expected",
+		"host=db.example.org password=" + planted:                                                "expected",
+		"mysql://db.example.org/" + planted:                                                      "expected",
+		"":                                                                                       "expected",
+		"postgres://broker@db.example.org/x?sslmode=verify-full&sslrootcert=/no/such/" + planted: "expected",
+	} {
+		got := CheckPostgresURL(url)
+		if got == "" != (want == "") || !strings.Contains(got, want) || strings.Contains(got, planted) {
+			t.Errorf("%q: %q, want %q", url, got, want)
+		}
+	}
+}

@@ -1,0 +1,345 @@
+package sqlstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/registry/registrytest"
+	"github.com/secretbroker/secretbroker/internal/registry/sqlstore/pgtest"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// openPostgres opens a Store that closes with the test.
+func openPostgres(t *testing.T, url string, c Config) *Store {
+	t.Helper()
+	s, err := OpenPostgres(t.Context(), Postgres{URL: url}, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// running runs a Store until the test ends.
+func running(t *testing.T, s *Store) *Store {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	return s
+}
+
+// document is an integration that one principal may use.
+func document(id, vault, principal string) []byte {
+	return fmt.Appendf(nil, "id: %s\nkind: AZURE_KEY_VAULT\nazure:\n  credential: {type: managed_identity}\n  vaults: [https://%s.vault.azure.net]\ngrants:\n  - principals: ['%s']\n",
+		id, vault, principal)
+}
+
+func secretDocument(id string) []byte {
+	return fmt.Appendf(nil, "id: %s\nkind: AZURE_KEY_VAULT\nazure:\n  tenant_id: 11111111-2222-3333-4444-555555555555\n  client_id: 66666666-7777-8888-9999-aaaaaaaaaaaa\n  credential: {type: client_secret}\n  vaults: [https://abc.vault.azure.net]\n", id)
+}
+
+func must(t *testing.T, _ registry.Record, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// await waits for something that takes a moment.
+func await(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.After(30 * time.Second); !is(); {
+		select {
+		case <-deadline:
+			t.Fatalf("waited in vain: %s", what)
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
+
+func TestPostgresConformance(t *testing.T) {
+	server := pgtest.New(t)
+	databases := 0
+	registrytest.Run(t, func(t *testing.T) *registrytest.Backend {
+		databases++
+		name, keys := fmt.Sprintf("conformance%d", databases), newKeys(t)
+		server.CreateDatabase(name)
+		return &registrytest.Backend{Open: func(t *testing.T, s registrytest.Settings) registry.Store {
+			return openPostgres(t, server.URL(name), Config{Sealer: keys, MaxIntegrations: s.MaxIntegrations, OnChange: s.OnChange})
+		}}
+	})
+}
+
+// Replicas that start together on an empty database do not get in each other's way.
+func TestPostgresManyOpenAtOnce(t *testing.T) {
+	server := pgtest.New(t)
+	var opening sync.WaitGroup
+	for range 8 {
+		opening.Go(func() {
+			s, err := OpenPostgres(t.Context(), Postgres{URL: server.URL("postgres")}, Config{})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			_ = s.Close()
+		})
+	}
+	opening.Wait()
+}
+
+// decide is what a replica says of one principal's call.
+func allowed(s *Store, id string, who string) (bool, error) {
+	in, err := s.Get(id)
+	if err != nil {
+		return false, err
+	}
+	ref, err := secret.ParseRef("https://abc.vault.azure.net::db")
+	if err != nil {
+		return false, err
+	}
+	return in.Policy.Decide(principal(who), ref).Effect.String() == "allowed", nil
+}
+
+// relay passes connections on to the server, until it is told to cut or to hold
+// them: what happens between a replica and its database.
+type relay struct {
+	net.Listener
+	to    string
+	mute  atomic.Bool // nothing that the server says comes through
+	mu    sync.Mutex
+	conns []net.Conn
+	wg    sync.WaitGroup
+}
+
+func newRelay(t *testing.T, to string) *relay {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &relay{Listener: l, to: to}
+	r.wg.Go(r.serve)
+	t.Cleanup(func() {
+		_ = l.Close()
+		r.cut()
+		r.wg.Wait()
+	})
+	return r
+}
+
+func (r *relay) serve() {
+	for {
+		c, err := r.Accept()
+		if err != nil {
+			return
+		}
+		s, err := net.Dial("tcp", r.to)
+		if err != nil {
+			_ = c.Close()
+			continue
+		}
+		r.mu.Lock()
+		r.conns = append(r.conns, c, s)
+		r.mu.Unlock()
+		r.wg.Go(func() { r.copy(s, c, false); _ = s.Close() })
+		r.wg.Go(func() { r.copy(c, s, true); _ = c.Close() })
+	}
+}
+
+func (r *relay) copy(to io.Writer, from io.Reader, muted bool) {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(buf)
+		if n > 0 && !(muted && r.mute.Load()) {
+			if _, err := to.Write(buf[:n]); err != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// cut breaks all connections.
+func (r *relay) cut() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range r.conns {
+		_ = c.Close()
+	}
+	r.conns = nil
+}
+
+func (r *relay) url() string {
+	return fmt.Sprintf("postgres://postgres@%s/postgres?sslmode=disable", r.Addr())
+}
+
+// A revoked grant is gone on the other replicas soon, however the news comes
+// through.
+func TestPostgresRevocation(t *testing.T) {
+	const worker = "spiffe://example.org/connect/worker-1"
+	server := pgtest.New(t)
+	writer := openPostgres(t, server.URL("postgres"), Config{})
+	r, err := writer.Create(t.Context(), registry.Change{Document: document("a", "abc", worker)})
+	must(t, r, err)
+	way := newRelay(t, server.Addr())
+	notified := running(t, openPostgres(t, server.URL("postgres"), Config{PollInterval: time.Hour}))
+	polling := openPostgres(t, server.URL("postgres"), Config{})
+	polling.listen = nil // every notice is lost
+	running(t, polling)
+	dropped := running(t, openPostgres(t, way.url(), Config{}))
+	replicas := map[string]*Store{"by notice alone": notified, "by the poll alone": polling, "with its connections cut": dropped}
+	grant := func(who string, want bool) {
+		t.Helper()
+		began := time.Now()
+		must2(t)(writer.Update(t.Context(), registry.Change{Document: document("a", "abc", who)}))
+		way.cut()
+		var waiting sync.WaitGroup
+		for name, s := range replicas {
+			waiting.Go(func() {
+				for is := !want; is != want && time.Since(began) < 30*time.Second; time.Sleep(time.Millisecond) {
+					is, _ = allowed(s, "a", worker)
+				}
+				took := time.Since(began).Round(time.Millisecond)
+				if took > 30*time.Second {
+					t.Errorf("%s: waited in vain", name)
+				}
+				t.Logf("%s: %v", name, took)
+			})
+		}
+		waiting.Wait()
+	}
+	// The listener is there once one notice has come through.
+	await(t, "the first notice", func() bool {
+		must2(t)(writer.Update(t.Context(), registry.Change{Document: document("a", "abc", worker)}))
+		w, _ := writer.Get("a")
+		n, _ := notified.Get("a")
+		return w.Revision == n.Revision
+	})
+	for range 3 {
+		grant("spiffe://example.org/somebody/else", false)
+		grant(worker, true)
+	}
+}
+
+func must2(t *testing.T) func(registry.Record, error) {
+	return func(_ registry.Record, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// While the database is away a replica serves what it saw last, says so, and
+// refuses in the end; when it is back, so is the replica.
+func TestPostgresOutage(t *testing.T) {
+	const worker = "spiffe://example.org/connect/worker-1"
+	server := pgtest.New(t)
+	clock := newClock()
+	s := running(t, openPostgres(t, server.URL("postgres"), Config{MaxOutage: time.Minute, PollInterval: 20 * time.Millisecond, Now: clock.now}))
+	must2(t)(s.Create(t.Context(), registry.Change{Document: document("a", "abc", worker)}))
+	for round := range 2 {
+		server.Kill()
+		await(t, "the outage is noticed", func() bool { return s.Status().Problem != "" })
+		st := s.Status()
+		if is, err := allowed(s, "a", worker); !is || err != nil {
+			t.Errorf("round %d: just after the loss: %v, %v", round, is, err)
+		}
+		if left := st.RefusesAt.Sub(st.SeenAt); left != time.Minute {
+			t.Errorf("round %d: refuses after %v", round, left)
+		}
+		if _, err := s.Update(t.Context(), registry.Change{Document: document("a", "abc", worker)}); !errors.Is(err, registry.ErrUnavailable) {
+			t.Errorf("round %d: Update: %v", round, err)
+		}
+		if _, err := s.Records(t.Context(), registry.Page{}); !errors.Is(err, registry.ErrUnavailable) {
+			t.Errorf("round %d: Records: %v", round, err)
+		}
+		clock.add(2 * time.Minute)
+		if _, err := s.Get("a"); !errors.Is(err, registry.ErrUnavailable) {
+			t.Errorf("round %d: after max_outage: %v", round, err)
+		}
+		if _, err := s.Get("none"); !errors.Is(err, registry.ErrUnavailable) {
+			t.Errorf("round %d: what is not there looks different: %v", round, err)
+		}
+		server.Start()
+		await(t, "the database is back", func() bool { return s.Status().Problem == "" })
+		if is, err := allowed(s, "a", worker); !is || err != nil {
+			t.Errorf("round %d: after the outage: %v, %v", round, is, err)
+		}
+		must2(t)(s.Update(t.Context(), registry.Change{Document: document("a", "abc", worker)}))
+	}
+}
+
+// A server that is there and says nothing is an outage too.
+func TestPostgresSilence(t *testing.T) {
+	server := pgtest.New(t)
+	way := newRelay(t, server.Addr())
+	s := running(t, openPostgres(t, way.url(), Config{PollInterval: 20 * time.Millisecond}))
+	must2(t)(s.Create(t.Context(), registry.Change{Document: document("a", "abc", "dns:a.example.org")}))
+	way.mute.Store(true)
+	await(t, "the silence is noticed", func() bool { return s.Status().Problem != "" })
+	if _, err := s.Get("a"); err != nil {
+		t.Errorf("Get: %v", err)
+	}
+	way.mute.Store(false)
+	way.cut()
+	await(t, "the database is back", func() bool { return s.Status().Problem == "" })
+}
+
+// Whatever isolation the database's owner has made the default, writers come
+// through.
+func TestPostgresSerializable(t *testing.T) {
+	server := pgtest.New(t)
+	server.Query("postgres", "ALTER DATABASE postgres SET default_transaction_isolation = 'serializable'")
+	stores := []*Store{openPostgres(t, server.URL("postgres"), Config{}), openPostgres(t, server.URL("postgres"), Config{})}
+	for _, d := range []*dialect{&postgresDialect, {name: "postgres", numbered: true, write: nil, read: postgresDialect.read, again: postgresDialect.again}} {
+		for _, s := range stores {
+			s.d = d // nil options: the database's default holds
+		}
+		var writers sync.WaitGroup
+		for i := range 16 {
+			writers.Go(func() {
+				id := fmt.Sprintf("%d-%p", i, d)
+				for {
+					_, err := stores[i%2].Create(t.Context(), registry.Change{Document: document(id, "abc", "dns:a.example.org")})
+					if err == nil || errors.Is(err, registry.ErrExists) {
+						return
+					}
+					if !strings.Contains(err.Error(), "40001") { // given up after some tries
+						t.Error(err)
+						return
+					}
+				}
+			})
+		}
+		writers.Wait()
+	}
+	for _, s := range stores {
+		s.Reload()
+		if n := len(s.List()); n != 32 {
+			t.Errorf("%d integrations, want 32", n)
+		}
+	}
+}

@@ -1,0 +1,80 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+
+	"modernc.org/sqlite"
+)
+
+// Connections to a database: a broker reads and writes integrations rarely.
+const (
+	maxOpen = 8
+	maxIdle = 2
+)
+
+// OpenSQLite opens the database in a file, and makes it if there is none. Only
+// one broker may have it open: another one would not learn of changes at once.
+func OpenSQLite(ctx context.Context, file string, c Config) (*Store, error) {
+	file, err := filepath.Abs(file)
+	if err != nil {
+		return nil, fmt.Errorf("registry: %w", err)
+	}
+	if err := makeFile(file); err != nil {
+		return nil, fmt.Errorf("registry: %w", err)
+	}
+	connector, err := sqlite.NewConnector(sqliteDSN(file))
+	if err != nil {
+		return nil, fmt.Errorf("registry: %w", err)
+	}
+	db := sql.OpenDB(connector)
+	db.SetMaxOpenConns(maxOpen)
+	db.SetMaxIdleConns(maxIdle)
+	s, err := open(ctx, c, db, &sqliteDialect)
+	if err != nil {
+		_ = db.Close() // nothing was written
+		return nil, err
+	}
+	return s, nil
+}
+
+// sqliteDSN are the settings of every connection: writing and reading at the
+// same time, on the disk when it is told to be, and a wait for other writers.
+func sqliteDSN(file string) string {
+	q := url.Values{
+		"_txlock":    {"immediate"},
+		"_defensive": {"1"},
+		"_dqs":       {"0"},
+		"_pragma":    {"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)", "trusted_schema(0)", "secure_delete(1)"},
+	}
+	u := url.URL{Scheme: "file", Opaque: (&url.URL{Path: file}).EscapedPath(), RawQuery: q.Encode()}
+	return u.String()
+}
+
+// makeFile sees to it that the file is its owner's alone; SQLite gives the files
+// that it puts beside it the same mode.
+func makeFile(file string) error {
+	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err == nil {
+		return f.Close()
+	}
+	if !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	info, err := os.Stat(file)
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is not a regular file", file)
+	}
+	if info.Mode().Perm()&0o007 != 0 {
+		return fmt.Errorf("%s may be read or written by everybody; run chmod 600 on it", file)
+	}
+	return nil
+}

@@ -1,0 +1,173 @@
+package sqlstore
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/registry"
+)
+
+const (
+	// usageChunk is how many entries one statement writes.
+	usageChunk = 100
+	// maxUsage is how many entries are kept of one integration: callers choose the
+	// names of their connectors. The latest stay.
+	maxUsage = 10_000
+	// maxUsageText bounds what is kept of a connector's name or a reference, in
+	// bytes.
+	maxUsageText = 2048
+)
+
+// usageID tells entries apart. Lengths keep apart what stands in which column.
+func usageID(u *registry.Usage) string {
+	h := sha256.New()
+	for _, s := range []string{u.Integration, string(u.Principal), u.Connector, u.Store, u.Secret, u.Key} {
+		h.Write([]byte(strconv.Itoa(len(s)) + ":" + s))
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// text makes s what both databases take for text.
+func text(s string) string {
+	if len(s) > maxUsageText {
+		s = s[:maxUsageText]
+	}
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+}
+
+// MergeUsage implements registry.UsageStore.
+func (s *Store) MergeUsage(ctx context.Context, batch []registry.Usage) error {
+	merged := make(map[string]registry.Usage, len(batch))
+	for _, u := range batch {
+		u.Connector, u.Store, u.Secret, u.Key, u.Version = text(u.Connector), text(u.Store), text(u.Secret), text(u.Key), text(u.Version)
+		id := usageID(&u)
+		if old, ok := merged[id]; ok {
+			u = registry.MergeUsage(old, u)
+		}
+		merged[id] = u
+	}
+	// In one order, so that replicas do not wait for each other in a circle.
+	ids := make([]string, 0, len(merged))
+	integrations := make(map[string]bool)
+	for id, u := range merged {
+		ids = append(ids, id)
+		integrations[u.Integration] = true
+	}
+	slices.SortFunc(ids, func(a, b string) int {
+		return cmp.Or(cmp.Compare(merged[a].Integration, merged[b].Integration), cmp.Compare(a, b))
+	})
+	for chunk := range slices.Chunk(ids, usageChunk) {
+		if err := inTx(ctx, s.db, s.d, s.d.write, func(t tx) error { return upsertUsage(ctx, t, chunk, merged) }); err != nil {
+			return unavailable(err)
+		}
+	}
+	for id := range integrations {
+		if err := s.capUsage(ctx, id); err != nil {
+			return unavailable(err)
+		}
+	}
+	return nil
+}
+
+// upsertUsage merges entries into the table. The first entry's casts tell
+// PostgreSQL the types of all; the names column1 and so on are those that both
+// databases give.
+func upsertUsage(ctx context.Context, t tx, ids []string, merged map[string]registry.Usage) error {
+	var values strings.Builder
+	args := make([]any, 0, 10*len(ids))
+	for i, id := range ids {
+		if i > 0 {
+			values.WriteString(", ")
+		}
+		values.WriteString("(" + strings.Repeat("CAST(? AS TEXT), ", 8) + "CAST(? AS BIGINT), CAST(? AS BIGINT))")
+		u := merged[id]
+		args = append(args, id, u.Integration, string(u.Principal), u.Connector, u.Store, u.Secret, u.Key, u.Version,
+			u.FirstAt.UnixMicro(), u.LastAt.UnixMicro())
+	}
+	return t.exec(ctx, `
+		INSERT INTO integration_usage (id, integration_id, principal, connector, store, secret, json_key, version, first_at, last_at)
+		SELECT column1, column2, column3, column4, column5, column6, column7, column8, column9, column10
+		FROM (VALUES `+values.String()+`) AS v
+		WHERE EXISTS (SELECT 1 FROM integrations WHERE integrations.id = column2)
+		ON CONFLICT (id) DO UPDATE SET
+			version  = CASE WHEN excluded.last_at >= integration_usage.last_at THEN excluded.version ELSE integration_usage.version END,
+			first_at = CASE WHEN excluded.first_at < integration_usage.first_at THEN excluded.first_at ELSE integration_usage.first_at END,
+			last_at  = CASE WHEN excluded.last_at > integration_usage.last_at THEN excluded.last_at ELSE integration_usage.last_at END`, args...)
+}
+
+// capUsage deletes what is too much of an integration, the oldest first.
+func (s *Store) capUsage(ctx context.Context, integration string) error {
+	_, err := s.db.ExecContext(ctx, s.d.sql(`
+		DELETE FROM integration_usage WHERE integration_id = ? AND last_at < (
+			SELECT last_at FROM integration_usage WHERE integration_id = ? ORDER BY last_at DESC LIMIT 1 OFFSET ?)`),
+		integration, integration, maxUsage)
+	return err
+}
+
+// prune deletes usage that is older than it is kept.
+func (s *Store) prune(ctx context.Context) {
+	before := s.cfg.Now().Add(-s.cfg.UsageRetention).UnixMicro()
+	if _, err := s.db.ExecContext(ctx, s.d.sql(`DELETE FROM integration_usage WHERE last_at < ?`), before); err != nil && ctx.Err() == nil {
+		s.cfg.Logger.Warn("usage that is too old is not deleted", "error", err)
+	}
+}
+
+// usageRow is a row of integration_usage.
+type usageRow struct {
+	registry.Usage
+	principal     string
+	first, latest int64
+}
+
+// Usage implements registry.UsageStore.
+func (s *Store) Usage(ctx context.Context, integration string, since time.Time, limit int) ([]registry.Usage, error) {
+	if limit <= 0 {
+		limit = math.MaxInt32
+	}
+	from := int64(math.MinInt64)
+	if !since.IsZero() {
+		from = since.UnixMicro()
+	}
+	rows, err := s.db.QueryContext(ctx, s.d.sql(`
+		SELECT integration_id, principal, connector, store, secret, json_key, version, first_at, last_at
+		FROM integration_usage WHERE integration_id = ? AND last_at >= ? ORDER BY last_at DESC, id LIMIT ?`), integration, from, limit)
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	all, err := collect(rows, func(r *usageRow) []any {
+		return []any{&r.Integration, &r.principal, &r.Connector, &r.Store, &r.Secret, &r.Key, &r.Version, &r.first, &r.latest}
+	})
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	usage := make([]registry.Usage, len(all))
+	for i, r := range all {
+		usage[i] = r.Usage
+		usage[i].Principal, usage[i].FirstAt, usage[i].LastAt = principal(r.principal), instant(r.first), instant(r.latest)
+	}
+	return usage, nil
+}
+
+// LastUsed implements registry.UsageStore.
+func (s *Store) LastUsed(ctx context.Context) (map[string]time.Time, error) {
+	rows, err := s.db.QueryContext(ctx, `SELECT integration_id, max(last_at) FROM integration_usage GROUP BY integration_id`)
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	all, err := collect(rows, func(r *usageRow) []any { return []any{&r.Integration, &r.latest} })
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	last := make(map[string]time.Time, len(all))
+	for _, r := range all {
+		last[r.Integration] = instant(r.latest)
+	}
+	return last, nil
+}

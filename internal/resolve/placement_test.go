@@ -1,0 +1,59 @@
+package resolve_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/explain"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/resolve"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// A caller in the wrong place gets nothing, cached or not, and learns why only if
+// it has a grant.
+func TestPlacement(t *testing.T) {
+	b := newBench(t)
+	ask := resolve.Request{Configs: map[string]string{"p": vault + "::db-secret::password"}}
+	if _, err := b.call(worker, ask); err != nil {
+		t.Fatal(err)
+	}
+	b.events(t)
+	reads := b.store.reads.Load()
+	b.admit = func(_ authz.Principal, in *registry.Integration) string { return "wrong place for " + in.ID }
+	for who, want := range map[authz.Principal]secret.Reason{worker: secret.ReasonPlacementDenied, nobody: secret.ReasonAccessDenied} {
+		_, err := b.call(who, ask)
+		if err == nil || !strings.Contains(err.Error(), string(want)) || who == nobody && strings.Contains(err.Error(), "place") {
+			t.Errorf("%s: %v", who, err)
+		}
+		for _, e := range b.events(t) {
+			if e.Outcome != "denied" || e.Reason != want || e.Grant != nil {
+				t.Errorf("%s: recorded as %+v", who, e)
+			}
+		}
+	}
+	if n := b.store.reads.Load(); n != reads {
+		t.Errorf("%d reads", n-reads)
+	}
+	a, err := b.Explain(t.Context(), resolve.Caller{Principal: "dns:auditor"}, "r", explain.Question{Reference: vault + "::db-secret", Principal: string(worker)})
+	if err != nil || len(a.Judgements) != 1 || a.Judgements[0].Allowed || a.Judgements[0].Grant != -1 || !strings.Contains(a.Judgements[0].Explanation, "wrong place") {
+		t.Errorf("%+v, %v", a, err)
+	}
+}
+
+// lost is a registry whose database cannot be reached.
+type lost struct{ integrations }
+
+func (lost) Get(string) (*registry.Integration, error) { return nil, registry.ErrUnavailable }
+
+func TestNothingIsDecidedWithoutARegistry(t *testing.T) {
+	b := newBench(t)
+	r := resolve.New(resolve.Config{Integrations: lost{}, Audit: b.broken})
+	_, err := r.Resolve(t.Context(), resolve.Caller{Principal: worker}, resolve.Request{
+		ID: "r", IntegrationID: "cspi", Configs: map[string]string{"p": vault + "::db-secret"},
+	})
+	if got := secret.AsError(err).Reason; got != secret.ReasonRegistryUnavailable {
+		t.Errorf("got %v", err)
+	}
+}

@@ -1,0 +1,191 @@
+package server
+
+import (
+	"context"
+	"log/slog"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
+	"github.com/secretbroker/secretbroker/internal/manage"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// Manager is the use case behind IntegrationService; manage.Service is one.
+type Manager interface {
+	Create(ctx context.Context, who manage.Caller, form manage.Form, credentials map[string]secret.Value, o manage.WriteOptions) (manage.Integration, error)
+	Get(ctx context.Context, who manage.Caller, id string) (manage.Integration, error)
+	List(ctx context.Context, who manage.Caller, o manage.ListOptions) (all []manage.Integration, next string, err error)
+	Update(ctx context.Context, who manage.Caller, wanted manage.Form, mask []string, credentials map[string]secret.Value, o manage.WriteOptions) (in manage.Integration, changed []string, err error)
+	Delete(ctx context.Context, who manage.Caller, id string, o manage.WriteOptions) error
+	Validate(ctx context.Context, who manage.Caller, id string) ([]manage.Step, error)
+	Grant(ctx context.Context, who manage.Caller, id string, g manage.Grant, o manage.WriteOptions) (manage.Integration, error)
+	Revoke(ctx context.Context, who manage.Caller, id string, g manage.Grant, o manage.WriteOptions) (manage.Integration, error)
+	Usage(ctx context.Context, who manage.Caller, id string, size int, token string) (manage.UsagePage, error)
+	// Reject records a call whose message nobody can make sense of, and returns err.
+	Reject(ctx context.Context, who manage.Caller, method, id string, err error) error
+}
+
+// integrationService translates between the wire and the use case. Who may do
+// what is the use case's to decide.
+type integrationService struct {
+	secretbrokerv1.UnimplementedIntegrationServiceServer
+	manager Manager
+	log     *slog.Logger
+}
+
+// failed makes the status of a call that failed, and tells the log of causes that
+// the caller is not told.
+func (s *integrationService) failed(ctx context.Context, c *call, err error) error {
+	if e := secret.AsError(err); e.Cause != nil {
+		s.log.ErrorContext(ctx, "an integration could not be managed", "request_id", c.requestID, "reason", string(e.Reason), "cause", e.Cause)
+	}
+	return statusOf(err, c.requestID).Err()
+}
+
+func managerOf(c *call) manage.Caller {
+	return manage.Caller{RequestID: c.requestID, Principal: c.who.Principal, PeerAddress: c.who.PeerAddress, CertificateSerial: c.who.CertificateSerial}
+}
+
+func (s *integrationService) CreateIntegration(ctx context.Context, req *secretbrokerv1.CreateIntegrationRequest) (*secretbrokerv1.CreateIntegrationResponse, error) {
+	c := callOf(ctx)
+	form, err := formOf(req.GetIntegration())
+	if err != nil {
+		return nil, s.failed(ctx, c, s.manager.Reject(ctx, managerOf(c), "CreateIntegration", form.ID, err))
+	}
+	in, err := s.manager.Create(ctx, managerOf(c), form, credentialsOf(req.GetIntegration()), manage.WriteOptions{ValidateOnly: req.GetValidateOnly()})
+	if err != nil {
+		return nil, s.failed(ctx, c, err)
+	}
+	return &secretbrokerv1.CreateIntegrationResponse{Integration: messageOf(&in), RequestId: c.requestID}, nil
+}
+
+func (s *integrationService) GetIntegration(ctx context.Context, req *secretbrokerv1.GetIntegrationRequest) (*secretbrokerv1.GetIntegrationResponse, error) {
+	c := callOf(ctx)
+	in, err := s.manager.Get(ctx, managerOf(c), req.GetIntegrationId())
+	if err != nil {
+		return nil, s.failed(ctx, c, err)
+	}
+	return &secretbrokerv1.GetIntegrationResponse{Integration: messageOf(&in), RequestId: c.requestID}, nil
+}
+
+func (s *integrationService) ListIntegrations(ctx context.Context, req *secretbrokerv1.ListIntegrationsRequest) (*secretbrokerv1.ListIntegrationsResponse, error) {
+	c := callOf(ctx)
+	all, next, err := s.manager.List(ctx, managerOf(c), manage.ListOptions{
+		PageSize: int(req.GetPageSize()), PageToken: req.GetPageToken(), Filter: req.GetFilter(),
+	})
+	if err != nil {
+		return nil, s.failed(ctx, c, err)
+	}
+	out := &secretbrokerv1.ListIntegrationsResponse{NextPageToken: next, RequestId: c.requestID}
+	for i := range all {
+		out.Integrations = append(out.Integrations, messageOf(&all[i]))
+	}
+	return out, nil
+}
+
+func (s *integrationService) UpdateIntegration(ctx context.Context, req *secretbrokerv1.UpdateIntegrationRequest) (*secretbrokerv1.UpdateIntegrationResponse, error) {
+	c := callOf(ctx)
+	form, err := formOf(req.GetIntegration())
+	if err != nil {
+		return nil, s.failed(ctx, c, s.manager.Reject(ctx, managerOf(c), "UpdateIntegration", form.ID, err))
+	}
+	in, changed, err := s.manager.Update(ctx, managerOf(c), form, req.GetUpdateMask().GetPaths(), credentialsOf(req.GetIntegration()), manage.WriteOptions{
+		ETag: req.GetIntegration().GetEtag(), ValidateOnly: req.GetValidateOnly(), Force: req.GetForce(),
+	})
+	if err != nil {
+		return nil, s.failed(ctx, c, err)
+	}
+	return &secretbrokerv1.UpdateIntegrationResponse{Integration: messageOf(&in), ChangedFields: changed, RequestId: c.requestID}, nil
+}
+
+func (s *integrationService) DeleteIntegration(ctx context.Context, req *secretbrokerv1.DeleteIntegrationRequest) (*secretbrokerv1.DeleteIntegrationResponse, error) {
+	c := callOf(ctx)
+	err := s.manager.Delete(ctx, managerOf(c), req.GetIntegrationId(), manage.WriteOptions{
+		ETag: req.GetEtag(), ValidateOnly: req.GetValidateOnly(), Force: req.GetForce(),
+	})
+	if err != nil {
+		return nil, s.failed(ctx, c, err)
+	}
+	return &secretbrokerv1.DeleteIntegrationResponse{RequestId: c.requestID}, nil
+}
+
+func (s *integrationService) ValidateIntegration(ctx context.Context, req *secretbrokerv1.ValidateIntegrationRequest) (*secretbrokerv1.ValidateIntegrationResponse, error) {
+	c := callOf(ctx)
+	steps, err := s.manager.Validate(ctx, managerOf(c), req.GetIntegrationId())
+	if err != nil {
+		return nil, s.failed(ctx, c, err)
+	}
+	out := &secretbrokerv1.ValidateIntegrationResponse{Ok: true, RequestId: c.requestID}
+	for _, step := range steps {
+		m := &secretbrokerv1.ValidationStep{Name: step.Name, Ok: step.Err == nil && !step.Skipped, Message: step.Found, Skipped: step.Skipped}
+		if step.Err != nil {
+			e := secret.AsError(step.Err)
+			m.Reason, m.Message = string(e.Reason), e.Message
+		}
+		out.Ok = out.Ok && m.GetOk()
+		out.Steps = append(out.Steps, m)
+	}
+	return out, nil
+}
+
+func (s *integrationService) GrantUse(ctx context.Context, req *secretbrokerv1.GrantUseRequest) (*secretbrokerv1.GrantUseResponse, error) {
+	c := callOf(ctx)
+	in, err := s.manager.Grant(ctx, managerOf(c), req.GetIntegrationId(), grantOf(req.GetGrant()), manage.WriteOptions{
+		ETag: req.GetEtag(), ValidateOnly: req.GetValidateOnly(),
+	})
+	if err != nil {
+		return nil, s.failed(ctx, c, err)
+	}
+	return &secretbrokerv1.GrantUseResponse{Integration: messageOf(&in), RequestId: c.requestID}, nil
+}
+
+func (s *integrationService) RevokeUse(ctx context.Context, req *secretbrokerv1.RevokeUseRequest) (*secretbrokerv1.RevokeUseResponse, error) {
+	c := callOf(ctx)
+	in, err := s.manager.Revoke(ctx, managerOf(c), req.GetIntegrationId(), grantOf(req.GetGrant()), manage.WriteOptions{
+		ETag: req.GetEtag(), ValidateOnly: req.GetValidateOnly(),
+	})
+	if err != nil {
+		return nil, s.failed(ctx, c, err)
+	}
+	return &secretbrokerv1.RevokeUseResponse{Integration: messageOf(&in), RequestId: c.requestID}, nil
+}
+
+func (s *integrationService) ListUsage(ctx context.Context, req *secretbrokerv1.ListUsageRequest) (*secretbrokerv1.ListUsageResponse, error) {
+	c := callOf(ctx)
+	page, err := s.manager.Usage(ctx, managerOf(c), req.GetIntegrationId(), int(req.GetPageSize()), req.GetPageToken())
+	if err != nil {
+		return nil, s.failed(ctx, c, err)
+	}
+	out := &secretbrokerv1.ListUsageResponse{NextPageToken: page.Next, RequestId: c.requestID}
+	for _, i := range page.UnusedGrants {
+		out.UnusedGrants = append(out.UnusedGrants, int32(i)) //nolint:gosec // an index
+	}
+	for _, u := range page.Usage {
+		out.Usage = append(out.Usage, &secretbrokerv1.Usage{
+			Principal: string(u.Principal), Connector: u.Connector, Store: u.Store, Secret: u.Secret, JsonKey: u.Key, Version: u.Version,
+			FirstUseTime: timeOf(u.FirstAt), LastUseTime: timeOf(u.LastAt),
+		})
+	}
+	return out, nil
+}
+
+// credentialsOf takes the credentials of a message; the use case wipes them.
+func credentialsOf(m *secretbrokerv1.Integration) map[string]secret.Value {
+	if len(m.GetCredentials()) == 0 {
+		return nil
+	}
+	out := make(map[string]secret.Value, len(m.GetCredentials()))
+	for name, content := range m.GetCredentials() {
+		out[name] = secret.NewValue(content)
+	}
+	m.Credentials = nil
+	return out
+}
+
+func durationOf(d int64) *durationpb.Duration {
+	if d == 0 {
+		return nil
+	}
+	return &durationpb.Duration{Seconds: d / 1e9, Nanos: int32(d % 1e9)} //nolint:gosec // below 1e9
+}

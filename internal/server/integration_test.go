@@ -1,0 +1,190 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/testing/protocmp"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
+	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/manage"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// fakeManager lets ownerID do everything and auditorID look, and remembers what
+// it was asked last.
+type fakeManager struct {
+	mu          sync.Mutex
+	form        manage.Form
+	mask        []string
+	credentials map[string]string
+	options     manage.WriteOptions
+	rejected    string
+	err         error
+}
+
+func (f *fakeManager) may(who manage.Caller, principals ...authz.Principal) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err != nil {
+		return f.err
+	}
+	for _, p := range principals {
+		if who.Principal == p {
+			return nil
+		}
+	}
+	return secret.Errorf(secret.ReasonAccessDenied, "no role")
+}
+
+func (f *fakeManager) keep(form manage.Form, mask []string, credentials map[string]secret.Value, o manage.WriteOptions) manage.Integration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.form, f.mask, f.options = form, mask, o
+	f.credentials = map[string]string{}
+	for name, v := range credentials {
+		f.credentials[name] = v.Reveal()
+		v.Wipe()
+	}
+	return manage.Integration{Form: form, ETag: "e2", CredentialNames: []string{"azure.credential.client_secret"}, CreatedAt: time.Unix(1, 0), CreatedBy: ownerID,
+		Facts: []manage.Fact{{Name: "Cloud", Value: "azure"}}}
+}
+
+func (f *fakeManager) Create(_ context.Context, who manage.Caller, form manage.Form, c map[string]secret.Value, o manage.WriteOptions) (manage.Integration, error) {
+	return f.keep(form, nil, c, o), f.may(who, ownerID)
+}
+
+func (f *fakeManager) Get(_ context.Context, who manage.Caller, id string) (manage.Integration, error) {
+	return manage.Integration{Form: manage.Form{ID: id}}, f.may(who, ownerID, auditorID)
+}
+
+func (f *fakeManager) List(context.Context, manage.Caller, manage.ListOptions) ([]manage.Integration, string, error) {
+	return []manage.Integration{{Form: manage.Form{ID: "cspi"}}}, "next", nil
+}
+
+func (f *fakeManager) Update(_ context.Context, who manage.Caller, form manage.Form, mask []string, c map[string]secret.Value, o manage.WriteOptions) (manage.Integration, []string, error) {
+	return f.keep(form, mask, c, o), []string{"cache.ttl"}, f.may(who, ownerID)
+}
+
+func (f *fakeManager) Delete(_ context.Context, who manage.Caller, _ string, o manage.WriteOptions) error {
+	f.keep(manage.Form{}, nil, nil, o)
+	return f.may(who, ownerID)
+}
+
+func (f *fakeManager) Validate(_ context.Context, who manage.Caller, _ string) ([]manage.Step, error) {
+	return []manage.Step{{Name: "token", Found: "obtained"}, {Name: "read", Err: secret.Errorf(secret.ReasonStoreAccessDenied, "assign the role")}, {Name: "later", Skipped: true}}, f.may(who, ownerID)
+}
+
+func (f *fakeManager) Grant(_ context.Context, who manage.Caller, id string, g manage.Grant, o manage.WriteOptions) (manage.Integration, error) {
+	return f.keep(manage.Form{ID: id, Grants: []manage.Grant{g}}, nil, nil, o), f.may(who, ownerID)
+}
+
+func (f *fakeManager) Revoke(_ context.Context, who manage.Caller, id string, g manage.Grant, o manage.WriteOptions) (manage.Integration, error) {
+	return f.Grant(context.Background(), who, id, g, o)
+}
+
+func (f *fakeManager) Usage(_ context.Context, who manage.Caller, _ string, _ int, _ string) (manage.UsagePage, error) {
+	return manage.UsagePage{UnusedGrants: []int{1}, Next: "next"}, f.may(who, ownerID, auditorID)
+}
+
+func (f *fakeManager) Reject(_ context.Context, _ manage.Caller, method, id string, err error) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.rejected = method + " " + id
+	return err
+}
+
+// TestIntegrationRoundTrip: what a caller sets arrives, comes back the same, and
+// credentials do not come back.
+func TestIntegrationRoundTrip(t *testing.T) {
+	ts := startServer(t)
+	cl := secretbrokerv1.NewIntegrationServiceClient(ts.dial(t, ts.ca.withURIs(string(ownerID))))
+	settings, err := structpb.NewStruct(map[string]any{"vaults": []any{"https://v.vault.azure.net"}, "credential": map[string]any{"type": "client_secret"}, "n": 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent := &secretbrokerv1.Integration{
+		Id: "cspi", DisplayName: "d", Kind: "AZURE_KEY_VAULT", Settings: settings,
+		Cache:     &secretbrokerv1.IntegrationCache{Ttl: durationpb.New(90 * time.Second), MaxStale: durationpb.New(time.Hour)},
+		Limits:    &secretbrokerv1.IntegrationLimits{MaxConcurrentReads: 3, ReadsPerSecond: 4, Timeout: durationpb.New(2500 * time.Millisecond)},
+		Placement: &secretbrokerv1.Placement{Cloud: "azure", Region: "westeurope"},
+		Grants:    []*secretbrokerv1.Grant{{Principals: []string{"dns:a"}, Vaults: []string{"v"}, Secrets: []string{"s"}, Keys: []string{"k"}}},
+		Roles: []*secretbrokerv1.RoleBinding{
+			{Role: secretbrokerv1.Role_ROLE_RESOURCE_OWNER, Principals: []string{"dns:o"}},
+			{Role: secretbrokerv1.Role_ROLE_ASSIGNER, Principals: []string{"dns:as"}},
+			{Role: secretbrokerv1.Role_ROLE_AUDITOR, Principals: []string{"dns:au"}},
+		},
+		Credentials: map[string][]byte{"azure.credential.client_secret": []byte("canary")}, Etag: "e1",
+	}
+	res, err := cl.UpdateIntegration(t.Context(), &secretbrokerv1.UpdateIntegrationRequest{
+		Integration: sent, UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"cache", "settings"}}, ValidateOnly: true, Force: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := res.GetIntegration()
+	if got.GetEtag() != "e2" || len(got.GetCredentials()) != 0 || strings.Contains(fmt.Sprint(res), "canary") || got.GetCreateTime() == nil || got.GetUpdateTime() != nil || len(got.GetFacts()) != 1 || res.GetRequestId() == "" {
+		t.Errorf("%v", res)
+	}
+	diff := cmp.Diff(sent, got, protocmp.Transform(),
+		protocmp.IgnoreFields(&secretbrokerv1.Integration{}, "credentials", "etag", "create_time", "creator", "credential_names", "facts"))
+	if diff != "" {
+		t.Error(diff)
+	}
+	if f := ts.manager; f.credentials["azure.credential.client_secret"] != "canary" || f.options != (manage.WriteOptions{ETag: "e1", ValidateOnly: true, Force: true}) || !cmp.Equal(f.mask, []string{"cache", "settings"}) {
+		t.Errorf("%+v", f)
+	}
+}
+
+func TestIntegrationFaults(t *testing.T) {
+	ts := startServer(t)
+	cl := secretbrokerv1.NewIntegrationServiceClient(ts.dial(t, ts.ca.withURIs(string(ownerID))))
+	var faults []manage.Fault
+	for i := range 200 {
+		faults = append(faults, manage.Fault{Setting: fmt.Sprint("azure.vaults[", i, "]"), Field: fmt.Sprint("integration.settings.vaults[", i, "]"), Text: strings.Repeat("x", 50)})
+	}
+	ts.manager.err = &manage.InvalidError{Faults: faults}
+	_, err := cl.CreateIntegration(t.Context(), &secretbrokerv1.CreateIntegrationRequest{Integration: &secretbrokerv1.Integration{Id: "cspi"}})
+	st := status.Convert(err)
+	if st.Code() != codes.InvalidArgument || len(st.Message()) > messageBudget {
+		t.Fatalf("%v, %d bytes", st.Code(), len(st.Message()))
+	}
+	bad := faultsOf(ts.manager.err)
+	if n := len(bad.GetFieldViolations()); n < 10 || n > 100 || bad.GetFieldViolations()[0].GetField() != "integration.settings.vaults[0]" || !strings.HasSuffix(bad.GetFieldViolations()[n-1].GetDescription(), "more faults are not listed") {
+		t.Errorf("%d violations", n)
+	}
+
+	ts.manager.err = errors.New("canary: something unforeseen")
+	if _, err := cl.GetIntegration(t.Context(), &secretbrokerv1.GetIntegrationRequest{}); status.Code(err) != codes.Internal || strings.Contains(err.Error(), "canary") {
+		t.Errorf("got %v", err)
+	}
+	ts.manager.err = nil
+	for name, in := range map[string]*secretbrokerv1.Integration{
+		"no kind":    {Id: "x", Settings: &structpb.Struct{Fields: map[string]*structpb.Value{"a": structpb.NewBoolValue(true)}}},
+		"a fraction": {Id: "x", Kind: "AZURE_KEY_VAULT", Settings: &structpb.Struct{Fields: map[string]*structpb.Value{"a": structpb.NewNumberValue(.5)}}},
+		"no role":    {Id: "x", Roles: []*secretbrokerv1.RoleBinding{{Principals: []string{"dns:a"}}}},
+		"a duration": {Id: "x", Cache: &secretbrokerv1.IntegrationCache{Ttl: &durationpb.Duration{Seconds: 1, Nanos: -1}}},
+	} {
+		ts.manager.rejected = ""
+		_, err := cl.CreateIntegration(t.Context(), &secretbrokerv1.CreateIntegrationRequest{Integration: in})
+		if status.Code(err) != codes.InvalidArgument || ts.manager.rejected != "CreateIntegration x" {
+			t.Errorf("%s: %v, recorded %q", name, err, ts.manager.rejected)
+		}
+	}
+	res, err := cl.ValidateIntegration(t.Context(), &secretbrokerv1.ValidateIntegrationRequest{IntegrationId: "cspi"})
+	if err != nil || res.GetOk() || len(res.GetSteps()) != 3 || !res.GetSteps()[0].GetOk() || res.GetSteps()[1].GetReason() != "STORE_ACCESS_DENIED" || res.GetSteps()[2].GetOk() {
+		t.Errorf("%v, %v", res, err)
+	}
+}

@@ -1,0 +1,119 @@
+package server
+
+import (
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
+	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/manage"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// formOf translates what a caller may set of an integration.
+func formOf(m *secretbrokerv1.Integration) (manage.Form, error) {
+	f := manage.Form{ID: m.GetId(), DisplayName: m.GetDisplayName(), Kind: secret.Kind(m.GetKind())}
+	if settings := m.GetSettings().AsMap(); len(settings) > 0 {
+		if f.Kind == "" {
+			return f, secret.Errorf(secret.ReasonInvalidRequest, "integration.kind: required where there are settings, which are the kind's")
+		}
+		if err := f.SetSettings(settings); err != nil {
+			return f, secret.Errorf(secret.ReasonInvalidIntegration, "integration.settings: %v", err)
+		}
+	}
+	for _, d := range []struct {
+		name string
+		from *durationpb.Duration
+		set  func(time.Duration)
+	}{
+		{"cache.ttl", m.GetCache().GetTtl(), func(d time.Duration) { f.Cache.SetTTL(d) }},
+		{"cache.max_stale", m.GetCache().GetMaxStale(), func(d time.Duration) { f.Cache.SetMaxStale(d) }},
+		{"limits.timeout", m.GetLimits().GetTimeout(), func(d time.Duration) { f.Limits.SetTimeout(d) }},
+	} {
+		if d.from != nil && !d.from.IsValid() {
+			return f, secret.Errorf(secret.ReasonInvalidRequest, "integration.%s: not a duration", d.name)
+		}
+		d.set(d.from.AsDuration())
+	}
+	f.Limits.MaxConcurrentReads = int(m.GetLimits().GetMaxConcurrentReads())
+	f.Limits.ReadsPerSecond = int(m.GetLimits().GetReadsPerSecond())
+	f.Placement.Cloud, f.Placement.Region = m.GetPlacement().GetCloud(), m.GetPlacement().GetRegion()
+	for _, g := range m.GetGrants() {
+		f.Grants = append(f.Grants, grantOf(g))
+	}
+	for _, binding := range m.GetRoles() {
+		switch binding.GetRole() {
+		case secretbrokerv1.Role_ROLE_RESOURCE_OWNER:
+			f.Roles.ResourceOwner = append(f.Roles.ResourceOwner, binding.GetPrincipals()...)
+		case secretbrokerv1.Role_ROLE_ASSIGNER:
+			f.Roles.Assigner = append(f.Roles.Assigner, binding.GetPrincipals()...)
+		case secretbrokerv1.Role_ROLE_AUDITOR:
+			f.Roles.Auditor = append(f.Roles.Auditor, binding.GetPrincipals()...)
+		default:
+			return f, secret.Errorf(secret.ReasonInvalidRequest, "integration.roles: a binding has no role that this broker knows")
+		}
+	}
+	return f, nil
+}
+
+func grantOf(m *secretbrokerv1.Grant) manage.Grant {
+	return manage.Grant{Principals: m.GetPrincipals(), Vaults: m.GetVaults(), Secrets: m.GetSecrets(), Keys: m.GetKeys()}
+}
+
+// messageOf is an integration on the wire. It has no credentials to show.
+func messageOf(in *manage.Integration) *secretbrokerv1.Integration {
+	f := &in.Form
+	m := &secretbrokerv1.Integration{
+		Id: f.ID, DisplayName: f.DisplayName, Kind: string(f.Kind),
+		CredentialNames: in.CredentialNames, Revision: in.Revision, Etag: in.ETag,
+		CreateTime: timeOf(in.CreatedAt), UpdateTime: timeOf(in.UpdatedAt), Creator: string(in.CreatedBy), Updater: string(in.UpdatedBy),
+		ReadOnly: in.ReadOnly, LastUseTime: timeOf(in.LastUsedAt), Problem: in.Problem,
+	}
+	if settings := f.Settings(); len(settings) > 0 {
+		m.Settings, _ = structpb.NewStruct(settings) // plain values can be one
+	}
+	if ttl, stale := int64(f.Cache.TTL), int64(f.Cache.MaxStale); ttl|stale != 0 {
+		m.Cache = &secretbrokerv1.IntegrationCache{Ttl: durationOf(ttl), MaxStale: durationOf(stale)}
+	}
+	if l := f.Limits; l.MaxConcurrentReads != 0 || l.ReadsPerSecond != 0 || l.Timeout != 0 {
+		m.Limits = &secretbrokerv1.IntegrationLimits{
+			MaxConcurrentReads: int32(l.MaxConcurrentReads), //nolint:gosec // the registry allows 1,024
+			ReadsPerSecond:     int32(l.ReadsPerSecond),     //nolint:gosec // the registry allows 100,000
+			Timeout:            durationOf(int64(l.Timeout)),
+		}
+	}
+	if p := f.Placement; p.Cloud != "" || p.Region != "" {
+		m.Placement = &secretbrokerv1.Placement{Cloud: p.Cloud, Region: p.Region}
+	}
+	for _, g := range f.Grants {
+		m.Grants = append(m.Grants, &secretbrokerv1.Grant{Principals: g.Principals, Vaults: g.Vaults, Secrets: g.Secrets, Keys: g.Keys})
+	}
+	bindings := f.Roles.Bindings()
+	for _, r := range []struct {
+		role authz.Role
+		wire secretbrokerv1.Role
+	}{
+		{authz.ResourceOwner, secretbrokerv1.Role_ROLE_RESOURCE_OWNER},
+		{authz.Assigner, secretbrokerv1.Role_ROLE_ASSIGNER},
+		{authz.Auditor, secretbrokerv1.Role_ROLE_AUDITOR},
+	} {
+		if patterns := bindings[r.role]; len(patterns) > 0 {
+			m.Roles = append(m.Roles, &secretbrokerv1.RoleBinding{Role: r.wire, Principals: patterns})
+		}
+	}
+	for _, fact := range in.Facts {
+		m.Facts = append(m.Facts, &secretbrokerv1.Fact{Name: fact.Name, Value: fact.Value})
+	}
+	return m
+}
+
+// timeOf is nil for the zero time.
+func timeOf(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}

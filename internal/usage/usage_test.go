@@ -1,0 +1,173 @@
+package usage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+
+	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const worker = authz.Principal("spiffe://example.org/connect/worker-1")
+
+var ref = secret.Ref{Store: "https://abc.vault.azure.net", Name: "db", Key: "password"}
+
+func used(version string, first, last time.Time) registry.Usage {
+	return registry.Usage{Integration: "a", Principal: worker, Connector: "sink", Store: ref.Store, Secret: ref.Name, Key: ref.Key,
+		Version: version, FirstAt: first.UTC(), LastAt: last.UTC()}
+}
+
+// failing is a Memory that can be out of order.
+type failing struct {
+	mu sync.Mutex
+	*Memory
+	err     error
+	batches []int
+}
+
+// set makes it fail, or begin anew.
+func (f *failing) set(m *Memory, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.Memory, f.err = m, err
+}
+
+func (f *failing) MergeUsage(ctx context.Context, batch []registry.Usage) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.batches = append(f.batches, len(batch))
+	if f.err != nil {
+		return f.err
+	}
+	return f.Memory.MergeUsage(ctx, batch)
+}
+
+func check(t *testing.T, s registry.UsageStore, want ...registry.Usage) {
+	t.Helper()
+	got, err := s.Usage(t.Context(), "a", time.Time{}, 0)
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+}
+
+func TestRecorder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &failing{Memory: NewMemory(0)}
+		r := New(Config{Store: store, Interval: 5 * time.Second})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- r.Run(ctx) }()
+		begin := time.Now()
+		r.Used(worker, "sink", "a", ref, "v1")
+		time.Sleep(time.Second)
+		r.Used(worker, "sink", "a", ref, "v2")
+		check(t, store)
+		time.Sleep(5 * time.Second)
+		check(t, store, used("v2", begin, begin.Add(time.Second)))
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if diff := cmp.Diff([]int{1}, store.batches); diff != "" {
+			t.Errorf("nothing new is written down: %s", diff)
+		}
+		// While the store is out of order nothing is lost, and the first time stays.
+		store.set(store.Memory, errors.New("out of order"))
+		failed := time.Now()
+		r.Used(worker, "sink", "a", ref, "v3")
+		time.Sleep(20 * time.Second)
+		r.Used(worker, "sink", "a", ref, "v3")
+		last := time.Now()
+		store.set(NewMemory(0), nil) // to see what is written alone
+		time.Sleep(5 * time.Second)
+		check(t, store, used("v3", failed, last))
+		// What has not been used for long is forgotten here, but not there.
+		if r.Entries() != 1 {
+			t.Errorf("%d entries", r.Entries())
+		}
+		time.Sleep((idle + 2) * 5 * time.Second)
+		if r.Entries() != 0 {
+			t.Errorf("%d entries after a long time", r.Entries())
+		}
+		check(t, store, used("v3", failed, last))
+		// The end writes down what there is.
+		r.Used(worker, "sink", "a", ref, "v4")
+		last = time.Now()
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		check(t, store, used("v4", failed, last))
+	})
+}
+
+func TestRecorderIsBounded(t *testing.T) {
+	store := NewMemory(20)
+	r := New(Config{Store: store, MaxEntries: 100})
+	for i := range 1000 {
+		r.Used(worker, fmt.Sprint("c", i), "a", ref, "v1")
+		r.Used(worker, "c0", "a", ref, "v1")
+	}
+	if r.Entries() != 100 || r.Dropped() != 900 {
+		t.Errorf("%d entries, %d dropped", r.Entries(), r.Dropped())
+	}
+	r.Flush(t.Context())
+	got, err := store.Usage(t.Context(), "a", time.Time{}, 0)
+	if err != nil || len(got) > 20 || len(got) < 10 || got[0].Connector != "c0" {
+		t.Errorf("%d of them kept, %v", len(got), err)
+	}
+	if some, _ := store.Usage(t.Context(), "a", time.Time{}, 3); len(some) != 3 {
+		t.Errorf("%d of at most 3", len(some))
+	}
+}
+
+func TestRecorderIsConcurrent(t *testing.T) {
+	store := NewMemory(0)
+	r := New(Config{Store: store})
+	var callers sync.WaitGroup
+	for n := range 8 {
+		callers.Go(func() {
+			for i := range 500 {
+				r.Used(worker, fmt.Sprint(i%50), "a", ref, fmt.Sprint(n))
+				if i%100 == 0 {
+					r.Flush(t.Context())
+				}
+			}
+		})
+	}
+	callers.Wait()
+	r.Flush(t.Context())
+	if got, err := store.Usage(t.Context(), "a", time.Time{}, 0); err != nil || len(got) != 50 {
+		t.Errorf("%d entries, %v", len(got), err)
+	}
+	if last, err := store.LastUsed(t.Context()); err != nil || len(last) != 1 || last["a"].IsZero() {
+		t.Errorf("%v, %v", last, err)
+	}
+}
+
+func TestUsedDoesNotAllocate(t *testing.T) {
+	r := New(Config{Store: NewMemory(0)})
+	r.Used(worker, "sink", "a", ref, "v1")
+	if n := testing.AllocsPerRun(1000, func() { r.Used(worker, "sink", "a", ref, "v1") }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func BenchmarkUsed(b *testing.B) {
+	r := New(Config{Store: NewMemory(0)})
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			r.Used(worker, "sink", "a", ref, "v1")
+		}
+	})
+}
