@@ -78,12 +78,12 @@ func load(ctx context.Context, args []string) error {
 	}
 	wait(ctx, *warm)
 	measure(all, true)
-	fmt.Println("begin")
+	fmt.Fprintln(os.Stdout, "begin")
 	begin := time.Now()
 	wait(ctx, *duration)
 	measure(all, false)
 	took := time.Since(begin)
-	fmt.Println("end")
+	fmt.Fprintln(os.Stdout, "end")
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}

@@ -31,10 +31,15 @@ perf COMMAND -h lists the flags.
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	command, args := "", []string(nil)
-	if len(os.Args) > 1 {
-		command, args = os.Args[1], os.Args[2:]
+	code := mainWithCode(ctx, os.Args[1:])
+	stop()
+	os.Exit(code) //nolint:forbidigo // this is main
+}
+
+func mainWithCode(ctx context.Context, args []string) int {
+	command := ""
+	if len(args) > 0 {
+		command, args = args[0], args[1:]
 	}
 	var err error
 	switch command {
@@ -48,10 +53,11 @@ func main() {
 		err = load(ctx, args)
 	default:
 		fmt.Fprint(os.Stderr, usage)
-		os.Exit(2)
+		return 2
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "perf:", err)
-		os.Exit(1)
+		return 1
 	}
+	return 0
 }

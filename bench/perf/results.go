@@ -186,7 +186,7 @@ func compare(args []string) error {
 			return fmt.Errorf("%s: %w", flags.Arg(i), err)
 		}
 	}
-	fmt.Printf("old: %s %v\nnew: %s %v\n\n", runs[0].Time.Format(time.RFC3339), runs[0].Machine, runs[1].Time.Format(time.RFC3339), runs[1].Machine)
+	fmt.Fprintf(os.Stdout, "old: %s %v\nnew: %s %v\n\n", runs[0].Time.Format(time.RFC3339), runs[0].Machine, runs[1].Time.Format(time.RFC3339), runs[1].Machine)
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "LOAD\tSERVER\tFIGURE\tOLD RATIO\tNEW RATIO\tCHANGE\t")
 	for i, g := range runs[1].Groups {

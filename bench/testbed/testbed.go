@@ -119,10 +119,14 @@ func NewWorld(ctx context.Context) (w *World, err error) {
 // Dir is a directory for whatever goes with the World.
 func (w *World) Dir() string { return w.dir }
 
-// The files of the servers' TLS. Clients check servers by Env.CAFile.
+// ServerCertFile is the certificate of servers; clients check it by Env.CAFile.
 func (w *World) ServerCertFile() string { return filepath.Join(w.Env.Dir, "server.pem") }
-func (w *World) ServerKeyFile() string  { return filepath.Join(w.Env.Dir, "server-key.pem") }
-func (w *World) ClientCAFile() string   { return filepath.Join(w.Env.Dir, "clients-ca.pem") }
+
+// ServerKeyFile goes with ServerCertFile.
+func (w *World) ServerKeyFile() string { return filepath.Join(w.Env.Dir, "server-key.pem") }
+
+// ClientCAFile is what servers check clients by.
+func (w *World) ClientCAFile() string { return filepath.Join(w.Env.Dir, "clients-ca.pem") }
 
 // Config writes a broker.yaml with so much added to it and returns its path.
 func (w *World) Config(name, more string) (string, error) {

@@ -350,7 +350,7 @@ func (l *Log) next(used *batch) (*batch, []chan error) {
 	used.buf, used.waits = used.buf[:0], used.waits[:0]
 
 	if wait := gather - time.Since(l.began); l.crowded && l.sync && wait > 0 {
-		time.Sleep(wait)
+		time.Sleep(wait) //nolint:forbidigo // there is nothing else to wait for, and it is short
 	}
 	l.alarm.Stop()
 	l.mu.Lock()

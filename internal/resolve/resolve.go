@@ -9,7 +9,6 @@ package resolve
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -288,112 +287,6 @@ func (r *Resolver) decide(who authz.Principal, integration string, items []item)
 
 func sameSecret(a, b *secret.Ref) bool {
 	return a.Name == b.Name && a.Suffix == b.Suffix && a.Store == b.Store && a.Version == b.Version && a.Kind == b.Kind
-}
-
-// fetch finds the secrets of the allowed items, each distinct one once, and selects
-// the items' values. What is in memory is taken from there; what is not is read, all
-// of it at the same time.
-func (r *Resolver) fetch(ctx context.Context, in *registry.Integration, maxAge *time.Duration, items []item, firsts []int) {
-	absent := firsts[:0] // overwrites what has been looked at
-	for _, i := range firsts {
-		for items[i].err != nil && items[i].next != 0 { // not allowed
-			i = items[i].next
-		}
-		if items[i].err != nil {
-			continue
-		}
-		req := r.cacheRequest(in, maxAge, items[i].ref)
-		if got, ok := r.cfg.Cache.Hit(&req); ok {
-			r.take(items, i, got, nil)
-		} else {
-			absent = append(absent, i)
-		}
-	}
-	if len(absent) == 1 {
-		r.read(ctx, in, maxAge, items, absent[0])
-		return
-	}
-	var running sync.WaitGroup
-	for _, i := range absent {
-		running.Go(func() {
-			defer func() {
-				if p := recover(); p != nil { // the call's own recovery does not reach here
-					r.take(items, i, cache.Result{}, fmt.Errorf("resolve: panic of type %T", p))
-				}
-			}()
-			r.read(ctx, in, maxAge, items, i)
-		})
-	}
-	running.Wait()
-}
-
-func (r *Resolver) cacheRequest(in *registry.Integration, maxAge *time.Duration, ref secret.Ref) cache.Request {
-	ttl := in.CacheTTL
-	if ttl == 0 {
-		ttl = r.cfg.CacheTTL
-	}
-	req := cache.Request{
-		Key: cache.Key{
-			Integration: in.ID,
-			Revision:    in.Revision,
-			Store:       ref.Store,
-			Name:        ref.FullName(),
-			Version:     ref.Version,
-		},
-		TTL:      ttl,
-		MaxStale: in.CacheMaxStale,
-	}
-	if maxAge != nil {
-		req.MaxAge, req.HasMaxAge = *maxAge, true
-	}
-	return req
-}
-
-// read gets the secret of the i-th item from its store, or from whoever is reading
-// it already.
-func (r *Resolver) read(ctx context.Context, in *registry.Integration, maxAge *time.Duration, items []item, i int) {
-	ref := items[i].ref.Secret()
-	got, err := r.cfg.Cache.Get(ctx, r.cacheRequest(in, maxAge, ref), func(ctx context.Context) (*secret.Secret, error) {
-		return r.cfg.Stores.Fetch(ctx, in, ref)
-	})
-	r.take(items, i, got, err)
-}
-
-// take gives the i-th item and the allowed ones after it that name the same secret
-// what they select of it, or the error. It releases the secret.
-func (r *Resolver) take(items []item, i int, got cache.Result, err error) {
-	defer got.Secret.Release() // the items get copies; nil has nothing to release
-	for {
-		it := &items[i]
-		switch {
-		case it.err != nil: // not allowed
-		case err != nil:
-			it.err = secret.AsError(err)
-		default:
-			it.got = got
-			value, err := r.value(got.Secret, it.ref)
-			if err != nil {
-				it.err = secret.AsError(err)
-			}
-			it.value = value
-		}
-		if i = it.next; i == 0 {
-			return
-		}
-	}
-}
-
-// value selects and decodes what ref asks for.
-func (r *Resolver) value(s *secret.Secret, ref secret.Ref) (secret.Value, error) {
-	if n, most := s.Size(), r.cfg.Limits.MaxDocumentBytes; ref.Key != "" && n > most {
-		return secret.Value{}, secret.Errorf(secret.ReasonSecretNotJSON,
-			"the secret has %d bytes, and the broker looks for a JSON key in at most %d; store a smaller document, or raise limits.max_document_bytes", n, most)
-	}
-	v, err := s.Select(ref.Key)
-	if err != nil {
-		return secret.Value{}, err
-	}
-	return ref.Decoding.Apply(v)
 }
 
 // handOut records every decision and, if that succeeded, hands out the values.
