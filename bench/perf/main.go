@@ -23,6 +23,7 @@ import (
 const usage = `usage:
   perf run [flags]                 measure and print tables
   perf compare OLD.json NEW.json   compare two saved runs
+  perf facts [flags]               measure cold calls, a herd, connections, a start
   perf floor [flags]               a floor server, as run starts it
   perf load [flags]                the load, as run starts it
 
@@ -45,6 +46,8 @@ func mainWithCode(ctx context.Context, args []string) int {
 	switch command {
 	case "run":
 		err = run(ctx, args)
+	case "facts":
+		err = facts(ctx, args)
 	case "compare":
 		err = compare(args)
 	case "floor":

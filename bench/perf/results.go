@@ -18,6 +18,7 @@ import (
 // The figures of a sample. Times are in microseconds.
 const (
 	throughput  = "calls/s"
+	refusals    = "refused %"
 	cpuPerCall  = "CPU µs/call"
 	p50         = "p50 µs"
 	p99         = "p99 µs"
@@ -26,7 +27,7 @@ const (
 	rss         = "RSS MiB"
 )
 
-var figures = []string{throughput, cpuPerCall, p50, p99, p999, allocations, rss}
+var figures = []string{throughput, refusals, cpuPerCall, p50, p99, p999, allocations, rss}
 
 // sample is one measurement of one server.
 type sample map[string]float64

@@ -93,6 +93,10 @@ func run(ctx context.Context, args []string) (err error) {
 	return os.WriteFile(o.out, append(data, '\n'), 0o600)
 }
 
+// resourceExhausted is the gRPC code of calls that a broker refuses because it has
+// too much to do.
+const resourceExhausted = "8"
+
 // server is one of those that are compared.
 type server struct {
 	name    string
@@ -258,12 +262,15 @@ func (b *bed) measure(ctx context.Context, s server, shape string, rate *float64
 	if err := cmd.Wait(); err != nil {
 		return nil, fmt.Errorf("the load: %w", err)
 	}
+	refused := report.Failed[resourceExhausted]
+	delete(report.Failed, resourceExhausted)
 	if len(report.Failed) > 0 || report.Calls == 0 {
 		return nil, fmt.Errorf("%d calls answered, failed %v", report.Calls, report.Failed)
 	}
 	calls := float64(report.Calls)
 	return sample{
 		throughput:  calls / report.Seconds,
+		refusals:    100 * float64(refused) / (calls + float64(refused)),
 		cpuPerCall:  float64((after.CPU - before.CPU).Microseconds()) / calls,
 		p50:         report.P50,
 		p99:         report.P99,

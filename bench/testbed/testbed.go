@@ -54,7 +54,9 @@ func Start(pin string, env []string, command ...string) (*Process, error) {
 			go func() { _, _ = io.Copy(io.Discard, stderr) }() // until the process ends
 			return p, nil
 		}
-		fmt.Fprintln(os.Stderr, command[0]+":", lines.Text())
+		if line.Msg != "integration loaded" {
+			fmt.Fprintln(os.Stderr, command[0]+":", lines.Text())
+		}
 	}
 	return nil, errors.Join(errors.New("the process did not become ready"), p.cmd.Wait())
 }

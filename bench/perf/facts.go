@@ -1,0 +1,312 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	"github.com/secretbroker/secretbroker/bench/testbed"
+	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
+	"github.com/secretbroker/secretbroker/internal/devmode"
+)
+
+// facts measures what does not compare with a floor: how reads of a store are
+// saved and spread, what connections and integrations cost.
+func facts(ctx context.Context, args []string) (err error) {
+	flags := flag.NewFlagSet("perf facts", flag.ExitOnError)
+	only := flags.String("only", "cold,herd,connections,start", "what to measure")
+	_ = flags.Parse(args) // ends the process
+	for name := range strings.SplitSeq(*only, ",") {
+		measure, ok := map[string]func(context.Context) error{"cold": cold, "herd": herd, "connections": connections, "start": start}[name]
+		if !ok {
+			return fmt.Errorf("-only: no such measurement: %q", name)
+		}
+		if err := measure(ctx); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// stage is a broker in a world of its own and connections to it.
+type stage struct {
+	world  *testbed.World
+	broker *testbed.Process
+	conns  []*grpc.ClientConn
+}
+
+// newStage starts a broker whose embedded Key Vault has n secrets s0, s1, ... and
+// takes 30 ms for each read. limits are the integration's.
+func newStage(ctx context.Context, secrets, conns int, limits string) (_ *stage, err error) {
+	s := &stage{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	if s.world, err = testbed.NewWorld(ctx); err != nil {
+		return nil, err
+	}
+	dir := s.world.Env.Dir
+	vault := strings.TrimSuffix(strings.TrimPrefix(devmode.VaultURL, "https://"), ".vault.azure.net")
+	var content strings.Builder
+	fmt.Fprintf(&content, "vaults:\n  %s:\n    delay: 30ms\n    secrets:\n", vault)
+	for i := range secrets {
+		fmt.Fprintf(&content, "      s%d: {value: 'correct-horse-battery-staple-%d'}\n", i, i)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "secrets.yaml"), []byte(content.String()), 0o600); err != nil {
+		return nil, err
+	}
+	file := filepath.Join(dir, "integrations", s.world.Env.IntegrationID+".yaml")
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	integration, _, _ := strings.Cut(string(data), "grants:")
+	integration += "grants:\n  - principals: [spiffe://example.org/connect/*]\n" + limits
+	if err := os.WriteFile(file, []byte(integration), 0o600); err != nil {
+		return nil, err
+	}
+	binary, err := testbed.Build(ctx, s.world.Dir(), "cmd/broker", "-trimpath")
+	if err != nil {
+		return nil, err
+	}
+	config, err := s.world.Config("facts.yaml", "limits: {max_calls_per_second_per_principal: 1000000, max_concurrent_calls_per_principal: 100000, max_concurrent_calls: 100000}")
+	if err != nil {
+		return nil, err
+	}
+	if s.broker, err = testbed.Start("", nil, binary, "serve", "--config", config, "--log-format", "json"); err != nil {
+		return nil, err
+	}
+	return s, s.connect(conns)
+}
+
+func (s *stage) connect(n int) error {
+	for i := range n {
+		cert, err := s.world.Clients.Issue(fmt.Sprintf("/connect/facts-%d", i))
+		if err != nil {
+			return err
+		}
+		config, err := testbed.ClientTLS(s.world.Env.CAFile, cert)
+		if err != nil {
+			return err
+		}
+		conn, err := grpc.NewClient("passthrough:///"+s.broker.Addr, grpc.WithTransportCredentials(credentials.NewTLS(config)))
+		if err != nil {
+			return err
+		}
+		s.conns = append(s.conns, conn)
+	}
+	return nil
+}
+
+func (s *stage) resolve(ctx context.Context, conn, first, n int) error {
+	req := &secretbrokerv1.ResolveRequest{IntegrationId: s.world.Env.IntegrationID, Configs: make(map[string]string)}
+	for i := range n {
+		req.Configs[fmt.Sprint("c", i)] = fmt.Sprintf("%s::s%d", devmode.VaultURL, first+i)
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	_, err := secretbrokerv1.NewResolverServiceClient(s.conns[conn%len(s.conns)]).Resolve(ctx, req)
+	return err
+}
+
+// metric sums a metric of the broker.
+func (s *stage) metric(ctx context.Context, name string) (sum float64) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.broker.AdminAddr+"/metrics", nil)
+	if err != nil {
+		return 0
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0
+	}
+	defer resp.Body.Close()
+	data, _ := io.ReadAll(resp.Body) // nothing read shows in the table
+	for line := range strings.Lines(string(data)) {
+		if strings.HasPrefix(line, name) {
+			v, _ := strconv.ParseFloat(strings.TrimSpace(line[strings.LastIndexByte(line, ' '):]), 64)
+			sum += v
+		}
+	}
+	return sum
+}
+
+func (s *stage) close() error {
+	for _, c := range s.conns {
+		_ = c.Close() // they are no longer needed
+	}
+	var err error
+	if s.broker != nil {
+		err = s.broker.Stop()
+	}
+	if s.world != nil {
+		err = errors.Join(err, s.world.Close())
+	}
+	return err
+}
+
+// cold reads one secret and many at once that nobody has read before.
+func cold(ctx context.Context) (err error) {
+	s, err := newStage(ctx, 3000, 1, "limits: {max_concurrent_reads: 128}\n")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	if err := s.resolve(ctx, 0, 0, 64); err != nil { // connects, and gets a token
+		return err
+	}
+	fmt.Fprintf(os.Stdout, "\ncold calls, a store that takes 30 ms; medians of 15\n\n| secrets in the call | time |\n|---|---|\n")
+	next := 64
+	for _, n := range []int{1, 2, 8, 64} {
+		var took []time.Duration
+		for range 15 {
+			begin := time.Now()
+			if err := s.resolve(ctx, 0, next, n); err != nil {
+				return err
+			}
+			took = append(took, time.Since(begin))
+			next += n
+		}
+		slices.Sort(took)
+		fmt.Fprintf(os.Stdout, "| %d | %v |\n", n, took[len(took)/2].Round(100*time.Microsecond))
+	}
+	return nil
+}
+
+// herd lets 10,000 connectors with 2,000 distinct secrets begin at one moment,
+// against a store that takes 400 reads a second.
+func herd(ctx context.Context) (err error) {
+	const connectors, secrets, conns = 10_000, 2_000, 250
+	s, err := newStage(ctx, secrets+1, conns, "limits: {reads_per_second: 400, max_concurrent_reads: 64}\n")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	for i := range conns { // all are connected, and the store has given a token
+		if err := s.resolve(ctx, i, secrets, 1); err != nil {
+			return err
+		}
+	}
+	before := s.metric(ctx, "secretbroker_store_reads_total")
+	var callers sync.WaitGroup
+	failed := make(chan error, connectors)
+	begin := time.Now()
+	for i := range connectors {
+		callers.Go(func() {
+			if err := s.resolve(ctx, i, i%secrets, 1); err != nil {
+				failed <- err
+			}
+		})
+	}
+	callers.Wait()
+	took := time.Since(begin)
+	var first error
+	if len(failed) > 0 {
+		first = <-failed
+	}
+	use := testbed.UsageOf(s.broker.Pid())
+	fmt.Fprintf(os.Stdout, "\nherd: %d connectors on %d connections, %d distinct secrets, 400 reads/s of 30 ms (%d s at best)\n\nall answered after %.2f s (%.2f x), %d failed (%v), %.0f reads, peak memory %d MiB\n",
+		connectors, conns, secrets, secrets/400, took.Seconds(), took.Seconds()/(secrets/400.0), len(failed), first, s.metric(ctx, "secretbroker_store_reads_total")-before, use.PeakRSS>>20)
+	return nil
+}
+
+// connections compares the memory of idle connections with the floor's.
+func connections(ctx context.Context) (err error) {
+	const n = 1000
+	s, err := newStage(ctx, 1, 0, "")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	w := s.world
+	floorServer, err := testbed.Start("", nil, self, "floor", "-cert", w.ServerCertFile(), "-key", w.ServerKeyFile(), "-client-ca", w.ClientCAFile())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, floorServer.Stop()) }()
+	perConnection := make(map[string]float64)
+	for name, p := range map[string]*testbed.Process{"floor": floorServer, "broker": s.broker} {
+		at := &stage{world: w, broker: p}
+		if err := at.connect(1); err != nil {
+			return err
+		}
+		_ = at.resolve(ctx, 0, 0, 1) // the floor knows no secrets
+		before := at.metric(ctx, "go_memstats_heap_inuse_bytes") + at.metric(ctx, "go_memstats_stack_inuse_bytes")
+		if err := at.connect(n); err != nil {
+			return err
+		}
+		for i := range n {
+			_ = at.resolve(ctx, i+1, 0, 1) // which makes the connection
+		}
+		after := at.metric(ctx, "go_memstats_heap_inuse_bytes") + at.metric(ctx, "go_memstats_stack_inuse_bytes")
+		perConnection[name] = (after - before) / n / 1024
+		for _, c := range at.conns {
+			_ = c.Close() // they are no longer needed
+		}
+	}
+	fmt.Fprintf(os.Stdout, "\nidle connections, heap and stacks in use: floor %.0f KiB, broker %.0f KiB each (%.2f x; garbage not yet collected counts too)\n",
+		perConnection["floor"], perConnection["broker"], perConnection["broker"]/perConnection["floor"])
+	return nil
+}
+
+// start measures a start with 10,000 integrations.
+func start(ctx context.Context) (err error) {
+	w, err := testbed.NewWorld(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, w.Close()) }()
+	dir := filepath.Join(w.Env.Dir, "integrations")
+	data, err := os.ReadFile(filepath.Join(dir, w.Env.IntegrationID+".yaml"))
+	if err != nil {
+		return err
+	}
+	for i := range 10_000 {
+		name := fmt.Sprintf("i%05d", i)
+		content := strings.Replace(string(data), "id: "+w.Env.IntegrationID, "id: "+name, 1)
+		if err := os.WriteFile(filepath.Join(dir, name+".yaml"), []byte(content), 0o600); err != nil {
+			return err
+		}
+	}
+	binary, err := testbed.Build(ctx, w.Dir(), "cmd/broker", "-trimpath")
+	if err != nil {
+		return err
+	}
+	config, err := w.Config("start.yaml", "")
+	if err != nil {
+		return err
+	}
+	var took []time.Duration
+	for range 5 {
+		begin := time.Now()
+		p, err := testbed.Start("", nil, binary, "serve", "--config", config, "--log-format", "json", "--log-level", "info")
+		if err != nil {
+			return err
+		}
+		took = append(took, time.Since(begin))
+		if err := p.Stop(); err != nil {
+			return err
+		}
+	}
+	slices.Sort(took)
+	fmt.Fprintf(os.Stdout, "\nstart with 10,000 integrations until ready: %v (median of 5, %v to %v)\n", took[2].Round(time.Millisecond), took[0].Round(time.Millisecond), took[4].Round(time.Millisecond))
+	return nil
+}
