@@ -41,6 +41,7 @@ connect-jar: ## build the jar for Kafka Connect's plugin.path
 
 test-connect: build ## test the config provider on a real Kafka Connect worker (Java 17, Maven, PostgreSQL)
 	$(MVN) -f kafka-connect/pom.xml $(if $(KAFKA),-Pkafka-$(KAFKA)) verify
+	@grep -h '^Tests run' kafka-connect/*/target/*-reports/*.txt
 
 cover: ## run all tests and show what they do not reach
 	$(GO) test -coverpkg=./client/...,./cmd/...,./internal/... -coverprofile=coverage.out ./...

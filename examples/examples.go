@@ -3,7 +3,10 @@
 // on beside "broker dev": they ask for the integration and the vault of the
 // broker's development mode.
 //
-// There is one for every form that a reference and a file may have, and in
+// Beside them, in folders of their own, are programs that call a broker: in Go, in
+// Python, and a Kafka Connect worker.
+//
+// There is one sample for every form that a reference and a file may have, and in
 // faults/ one for everything that can be wrong with them, named after it.
 // cmd/broker's tests say what comes of each. This package imports nothing.
 package examples

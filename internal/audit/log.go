@@ -25,8 +25,8 @@ const (
 	// sooner than gather after it: forcing records to the disk costs about the same
 	// for one Write as for a hundred, and under such a load more come at once. A
 	// Write that comes alone never waits for others.
-	crowd  = 16
-	gather = 2 * time.Millisecond
+	crowd  = 32
+	gather = time.Millisecond
 )
 
 var (

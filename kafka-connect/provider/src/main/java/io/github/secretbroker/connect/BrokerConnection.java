@@ -109,10 +109,6 @@ final class BrokerConnection implements AutoCloseable {
     }
   }
 
-  Statistics statistics() {
-    return statistics;
-  }
-
   /**
    * Asks for all references at once. It tries again, within the deadline, what may pass by itself.
    *

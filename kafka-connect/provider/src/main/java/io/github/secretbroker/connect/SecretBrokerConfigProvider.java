@@ -10,8 +10,6 @@ import org.apache.kafka.common.config.ConfigChangeCallback;
 import org.apache.kafka.common.config.ConfigData;
 import org.apache.kafka.common.config.ConfigException;
 import org.apache.kafka.common.config.provider.ConfigProvider;
-import org.apache.kafka.common.metrics.Monitorable;
-import org.apache.kafka.common.metrics.PluginMetrics;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
@@ -27,7 +25,7 @@ import org.slf4j.LoggerFactory;
  * <p>Safe for concurrent use. {@link #configure} reads files and does not contact the broker, so that
  * a worker starts while its broker is down.
  */
-public final class SecretBrokerConfigProvider implements ConfigProvider, Monitorable {
+public final class SecretBrokerConfigProvider implements ConfigProvider {
   private static final Logger LOG = LoggerFactory.getLogger(SecretBrokerConfigProvider.class);
 
   /** What the broker takes as the id of an integration (resolver.proto). */
@@ -123,15 +121,6 @@ public final class SecretBrokerConfigProvider implements ConfigProvider, Monitor
   @Override
   public void unsubscribeAll() {
     throw new UnsupportedOperationException("secretbroker: changes of secrets are not announced");
-  }
-
-  /** Called by workers from Kafka 4.1 on (KIP-877), after {@link #configure}. */
-  @Override
-  public void withPluginMetrics(PluginMetrics metrics) {
-    BrokerConnection broker = connection;
-    if (broker != null) {
-      KafkaMetrics.register(metrics, broker.statistics());
-    }
   }
 
   /** Gives the connection back. The last one that uses it ends it. */

@@ -3,13 +3,10 @@ package io.github.secretbroker.connect;
 import java.io.IOException;
 import java.io.InputStream;
 import java.lang.management.ManagementFactory;
-import java.util.LinkedHashMap;
-import java.util.Map;
 import java.util.Properties;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicLong;
 import java.util.concurrent.atomic.LongAdder;
-import java.util.function.Supplier;
 import javax.management.InstanceAlreadyExistsException;
 import javax.management.JMException;
 import javax.management.ObjectName;
@@ -17,8 +14,11 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * Counts what a connection does, for JMX and for the worker's own metrics. It is told no reference,
- * no name of a secret and no value. Safe for concurrent use.
+ * Counts what a connection does, for JMX. It is told no reference, no name of a secret and no value.
+ * Safe for concurrent use.
+ *
+ * <p>Workers do not yet offer their own metrics to config providers (KIP-877 gives them to other plugins
+ * only, as of Kafka 4.3).
  */
 final class Statistics implements StatisticsMXBean {
   private static final Logger LOG = LoggerFactory.getLogger(Statistics.class);
@@ -121,19 +121,6 @@ final class Statistics implements StatisticsMXBean {
   public long getSecondsSinceLastSuccess() {
     long last = lastSuccess;
     return last == 0 ? -1 : TimeUnit.NANOSECONDS.toSeconds(System.nanoTime() - last);
-  }
-
-  /** The same by the names that Kafka's own metrics would have. */
-  Map<String, Supplier<Number>> gauges() {
-    Map<String, Supplier<Number>> gauges = new LinkedHashMap<>();
-    gauges.put("resolve-total", this::getResolveTotal);
-    gauges.put("resolve-failed-total", this::getResolveFailedTotal);
-    gauges.put("references-total", this::getReferencesTotal);
-    gauges.put("retry-total", this::getRetryTotal);
-    gauges.put("resolve-time-avg-ms", this::getResolveTimeAvgMs);
-    gauges.put("resolve-time-max-ms", this::getResolveTimeMaxMs);
-    gauges.put("seconds-since-last-success", this::getSecondsSinceLastSuccess);
-    return gauges;
   }
 
   /** This jar's version, as the build wrote it. */

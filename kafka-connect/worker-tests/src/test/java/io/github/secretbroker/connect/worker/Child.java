@@ -120,8 +120,8 @@ final class Child implements AutoCloseable {
     return text.substring(Math.max(0, text.length() - 4000));
   }
 
-  boolean alive() {
-    return process.isAlive();
+  long pid() {
+    return process.pid();
   }
 
   @Override

@@ -291,14 +291,39 @@ class ConnectWorkerIT {
   }
 
   @Test
+  @Order(10)
+  void metricsAreInJmx() {
+    Map<String, Object> own = worker.beans("secretbroker.connect:type=config-provider,*");
+    assertTrue(own.entrySet().stream().anyMatch(e -> e.getKey().endsWith(" ResolveTotal") && (long) e.getValue() > 0), own.toString());
+  }
+
+  /** What Connect answers to who may ask it for a validation: not the passwords, but all else. */
+  @Test
+  @Order(11)
+  void validationShowsValuesThatAreNoPasswords() {
+    Worker.Answer answer = worker.put("/connector-plugins/org.apache.kafka.connect.file.FileStreamSourceConnector/config/validate",
+        withName("checked", fileSource(Broker.placeholder("connect-file"), "people")));
+    assertEquals(200, answer.status(), answer.text());
+    boolean shown = answer.text().contains(world.source("people.txt").toString());
+    System.out.println("Kafka " + VERSION + ": validation answers with " + (shown ? "the value" : "the placeholder"));
+    Worker.Answer sink = worker.put("/connector-plugins/io.debezium.connector.jdbc.JdbcSinkConnector/config/validate", withName("checked",
+        jdbcSink("people", Broker.placeholder("connect-db::user"), Broker.placeholder("connect-db::password"))));
+    assertEquals(200, sink.status(), sink.text());
+    assertFalse(leaks(sink.text()), "a password");
+  }
+
+  private static Map<String, String> withName(String name, Map<String, String> config) {
+    config.put("name", name);
+    return config;
+  }
+
+  @Test
   @Order(99)
   void noPasswordIsAnywhere() {
     for (String path : List.of("/connectors?expand=info&expand=status", "/connectors/sink", "/connectors/sink/config",
         "/connectors/sink/tasks", "/connectors/sink/status", "/connectors/sink/tasks/0/status")) {
       worker.get(path);
     }
-    worker.put("/connector-plugins/io.debezium.connector.jdbc.JdbcSinkConnector/config/validate",
-        jdbcSink("people", Broker.placeholder("connect-db::user"), Broker.placeholder("connect-db::password")));
     for (String answer : Worker.ANSWERS) {
       assertFalse(leaks(answer), answer);
     }

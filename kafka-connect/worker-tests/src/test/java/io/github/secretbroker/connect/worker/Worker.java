@@ -2,6 +2,8 @@ package io.github.secretbroker.connect.worker;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
+import com.sun.tools.attach.AttachNotSupportedException;
+import com.sun.tools.attach.VirtualMachine;
 import java.io.IOException;
 import java.net.URI;
 import java.net.http.HttpClient;
@@ -13,6 +15,13 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.CopyOnWriteArrayList;
+import javax.management.JMException;
+import javax.management.MBeanAttributeInfo;
+import javax.management.MBeanServerConnection;
+import javax.management.ObjectName;
+import javax.management.remote.JMXConnector;
+import javax.management.remote.JMXConnectorFactory;
+import javax.management.remote.JMXServiceURL;
 
 /** A distributed Connect worker with the provider on its plugin.path, and its REST API. */
 final class Worker implements AutoCloseable {
@@ -75,6 +84,27 @@ final class Worker implements AutoCloseable {
   Child launch() {
     return Child.start(dir.resolve("worker.log"), dir,
         KafkaServer.java("org.apache.kafka.connect.cli.ConnectDistributed", 512, config.toString()));
+  }
+
+  /** What JMX has by these names: attributes of all beans that match the pattern. */
+  Map<String, Object> beans(String pattern) {
+    Map<String, Object> found = new LinkedHashMap<>();
+    try {
+      VirtualMachine vm = VirtualMachine.attach(String.valueOf(process.pid()));
+      try (JMXConnector jmx = JMXConnectorFactory.connect(new JMXServiceURL(vm.startLocalManagementAgent()))) {
+        MBeanServerConnection server = jmx.getMBeanServerConnection();
+        for (ObjectName name : server.queryNames(new ObjectName(pattern), null)) {
+          for (MBeanAttributeInfo attribute : server.getMBeanInfo(name).getAttributes()) {
+            found.put(name + " " + attribute.getName(), server.getAttribute(name, attribute.getName()));
+          }
+        }
+      } finally {
+        vm.detach();
+      }
+    } catch (IOException | JMException | AttachNotSupportedException e) {
+      throw new IllegalStateException(e);
+    }
+    return found;
   }
 
   void stop() {

@@ -1,0 +1,77 @@
+// Command go-client shows how a program in Go gets its secrets from a broker: it
+// resolves the references that are its arguments and says what came of each. It
+// never prints a value.
+//
+//	broker dev                       # in one terminal
+//	go run ./examples/go-client \
+//		-addr 127.0.0.1:8443 -dir .secretbroker -integration cspi-sqlserver \
+//		password=https://your-key-vault-name.vault.azure.net::sqlserver-db-secret::password
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/secretbroker/secretbroker/client"
+)
+
+func main() {
+	if err := run(context.Background(), os.Args[1:], os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// run resolves what args ask for and tells w about it.
+func run(ctx context.Context, args []string, w io.Writer) error {
+	flags := flag.NewFlagSet("go-client", flag.ContinueOnError)
+	addr := flags.String("addr", "127.0.0.1:8443", "the broker")
+	dir := flags.String("dir", ".secretbroker", "where ca.pem, worker.pem and worker-key.pem are")
+	integration := flags.String("integration", "cspi-sqlserver", "the provider integration")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	configs := make(map[string]string)
+	for _, arg := range flags.Args() {
+		name, reference, found := strings.Cut(arg, "=")
+		if !found {
+			return errors.New("give each reference as name=reference")
+		}
+		configs[name] = reference
+	}
+
+	// One client for the whole program. Its files are read again when they change.
+	c, err := client.New(client.Config{
+		Addr:     *addr,
+		CAFile:   filepath.Join(*dir, "ca.pem"),
+		CertFile: filepath.Join(*dir, "worker.pem"),
+		KeyFile:  filepath.Join(*dir, "worker-key.pem"),
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }() // the program ends
+
+	res, err := c.Resolve(ctx, client.Request{IntegrationID: *integration, Configs: configs, AllowPartial: true})
+	var refused *client.Error
+	if errors.As(err, &refused) && refused.Reason == client.ReasonBrokerUnreachable {
+		return fmt.Errorf("is the broker running? %w", err)
+	}
+	if err != nil {
+		return err
+	}
+	for name, value := range res.Values {
+		// value.Reveal() is the secret; printed, value is [REDACTED].
+		_, _ = fmt.Fprintf(w, "%s: %v, version %s, the broker's copy is good until %v\n", name, value, value.Version, value.ExpireTime)
+	}
+	for name, e := range res.Errors {
+		_, _ = fmt.Fprintf(w, "%s: %s: %s (request %s)\n", name, e.Reason, e.Message, res.RequestID)
+	}
+	return nil
+}
