@@ -29,8 +29,8 @@ func newDevCommand() *cobra.Command {
 		Use:   "dev",
 		Short: "Run a broker with an embedded Key Vault, for trying out and development",
 		Long: `Run the ordinary broker on a sample configuration: an embedded Key Vault and an
-embedded Secret Manager of Google Cloud with sample secrets, throwaway certificates,
-and integrations that one of two sample workers may use. Everything lies in --dir as
+embedded Secret Manager of Google Cloud with sample secrets, a file with a local one,
+throwaway certificates, and integrations that one of two sample workers may use. Everything lies in --dir as
 ordinary files; edit the integrations or the secrets while it runs.
 
 With --once it resolves the sample connector configuration through a real call,
@@ -70,6 +70,7 @@ func runDev(cmd *cobra.Command, flags devFlags) (err error) {
 		AdminListen: flags.adminListen,
 		VaultListen: flags.vaultListen,
 		GoogleCloud: true,
+		LocalFiles:  true,
 		Logger:      log,
 	})
 	if err != nil {
@@ -171,7 +172,8 @@ var welcome = template.Must(template.New("welcome").Parse(`ready
   integration     {{.Env.IntegrationFile}}  (edit it: grants take effect at once)
   secrets         {{.Env.SecretsFile}}  (edit it: the next read sees the change)
   Google Cloud    {{.Env.Google.IntegrationFile}}, its secrets in {{.Env.Google.SecretsFile}}
-  audit           {{.Env.Dir}}/audit.jsonl
+{{with .Env.Local}}  local files     {{.IntegrationFile}}, reads {{.File}} as {{.Reference}}
+{{end}}  audit           {{.Env.Dir}}/audit.jsonl
   certificates    {{.Env.Worker.CertFile}} is granted, {{.Env.OtherWorker.CertFile}} is not
 
 Resolve the sample connector:
