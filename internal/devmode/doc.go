@@ -1,7 +1,8 @@
 // Package devmode makes everything that a broker needs to run on one machine
 // without a cloud: an embedded Key Vault with a login authority, if wanted an
-// embedded Secret Manager of Google Cloud, throwaway certificates for both sides,
-// sample secrets, and an ordinary configuration that points to them.
+// embedded Secrets Manager of AWS and Secret Manager of Google Cloud, throwaway
+// certificates for both sides, sample secrets, and an ordinary configuration that
+// points to them.
 //
 // It owns the files in its folder and the embedded stores. It knows the
 // layout of broker.yaml and of an integration as text only: the broker is then
