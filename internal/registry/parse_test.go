@@ -313,6 +313,8 @@ func FuzzParseIntegration(f *testing.F) {
 	f.Add([]byte(full))
 	f.Add([]byte(vaultFull))
 	f.Add([]byte(localFull))
+	f.Add([]byte(fullAWS))
+	f.Add([]byte(soundAWS))
 	f.Add([]byte(secretType + "grants:\n  - principals: [dns:*.example.org, spiffe://example.org/**]\n    keys: [a]\n"))
 	stranger := authz.Principal("spiffe://stranger.invalid/nobody")
 	f.Fuzz(func(t *testing.T, data []byte) {
