@@ -52,7 +52,7 @@ func startBroker(ctx context.Context, dir string, change func(*devmode.Environme
 	b := &broker{log: &syncBuffer{}, hangups: make(chan os.Signal, 1)}
 	log := slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	env, err := devmode.Start(ctx, devmode.Options{
-		Dir: dir, Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", VaultListen: "127.0.0.1:0", LocalFiles: true, Logger: log,
+		Dir: dir, Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", VaultListen: "127.0.0.1:0", Logger: log,
 	})
 	if err != nil {
 		return nil, err

@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/secretbroker/secretbroker/internal/devmode"
 )
 
 func TestMain(m *testing.M) {
@@ -37,7 +39,7 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata",
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
-			b, err := startBroker(context.Background(), filepath.Join(env.WorkDir, "dev"), nil)
+			b, err := startBroker(context.Background(), filepath.Join(env.WorkDir, "dev"), addLocalFiles)
 			if err != nil {
 				return err
 			}
@@ -71,6 +73,24 @@ func TestScripts(t *testing.T) {
 			"example": example,
 		},
 	})
+}
+
+// addLocalFiles gives a broker an integration with files of its own machine.
+func addLocalFiles(env *devmode.Environment) error {
+	dir := filepath.Join(env.Dir, "local")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "kafka.properties"), []byte("user=connect\npassword=localPassw0rdExamp1e\n"), 0o600); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(env.Dir, "integrations", "cspi-local.yaml"), []byte(`id: cspi-local
+kind: LOCAL_FILE
+local: {directories: [../local]}
+grants:
+  - principals: [spiffe://example.org/connect/*]
+    secrets: [kafka.properties]
+`), 0o600)
 }
 
 // exits runs a command and expects its exit code: "exits 3 broker resolve ...".
