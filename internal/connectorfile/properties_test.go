@@ -2,7 +2,6 @@ package connectorfile
 
 import (
 	"errors"
-	"maps"
 	"fmt"
 	"maps"
 	"strings"
