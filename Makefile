@@ -23,7 +23,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 RACE := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-connect connect-jar cover overload fuzz lint fmt-check generate generate-check proto-lint proto-breaking reliability vuln ci
+.PHONY: help build test test-connect test-peers connect-jar cover overload fuzz lint fmt-check generate generate-check proto-lint proto-breaking reliability vuln ci
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,10 @@ connect-jar: ## build the jar for Kafka Connect's plugin.path
 test-connect: build ## test the config provider on a real Kafka Connect worker (Java 17, Maven, PostgreSQL)
 	$(MVN) -f kafka-connect/pom.xml $(if $(KAFKA),-Pkafka-$(KAFKA)) verify
 	@grep -h '^Tests run' kafka-connect/*/target/*-reports/*.txt
+
+test-peers: ## test against stores that others wrote, which it installs (docs/testing.md)
+	TEST_PEERS=1 $(GO) test $(RACE) -count=1 -run 'Peer|Moto' ./internal/provider/...
+	cd tools/peers/gcp && $(GO) test -mod=mod -count=1 ./...
 
 cover: ## run all tests and show what they do not reach
 	$(GO) test -coverpkg=./client/...,./cmd/...,./internal/... -coverprofile=coverage.out ./...

@@ -28,10 +28,11 @@ func newDevCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "dev",
 		Short: "Run a broker with an embedded Key Vault, for trying out and development",
-		Long: `Run the ordinary broker on a sample configuration: an embedded Key Vault and an
-embedded Secret Manager of Google Cloud with sample secrets, throwaway certificates,
-and integrations that one of two sample workers may use. Everything lies in --dir as
-ordinary files; edit the integrations or the secrets while it runs.
+		Long: `Run the ordinary broker on a sample configuration: embedded Azure Key
+Vault, AWS Secrets Manager and Google Cloud Secret Manager with sample secrets, a file
+with a local one, throwaway certificates, and integrations that one of two sample workers
+may use. Everything lies in --dir as ordinary files; edit the integrations or the secrets
+while it runs.
 
 With --once it resolves the sample connector configuration through a real call,
 prints what came back, values masked, and ends. It then runs in a temporary
@@ -70,6 +71,8 @@ func runDev(cmd *cobra.Command, flags devFlags) (err error) {
 		AdminListen: flags.adminListen,
 		VaultListen: flags.vaultListen,
 		GoogleCloud: true,
+		AWS:         true,
+		LocalFiles:  true,
 		Logger:      log,
 	})
 	if err != nil {
@@ -170,8 +173,10 @@ var welcome = template.Must(template.New("welcome").Parse(`ready
   configuration   {{.Env.ConfigFile}}
   integration     {{.Env.IntegrationFile}}  (edit it: grants take effect at once)
   secrets         {{.Env.SecretsFile}}  (edit it: the next read sees the change)
+  AWS             {{.Env.AWS.IntegrationFile}}, its secrets in {{.Env.AWS.SecretsFile}}
   Google Cloud    {{.Env.Google.IntegrationFile}}, its secrets in {{.Env.Google.SecretsFile}}
-  audit           {{.Env.Dir}}/audit.jsonl
+{{with .Env.Local}}  local files     {{.IntegrationFile}}, reads {{.File}} as {{.Reference}}
+{{end}}  audit           {{.Env.Dir}}/audit.jsonl
   certificates    {{.Env.Worker.CertFile}} is granted, {{.Env.OtherWorker.CertFile}} is not
 
 Resolve the sample connector:

@@ -68,6 +68,17 @@ func TestGoogleCloud(t *testing.T) {
 		}
 	}
 
+	// A whole connector's configuration, as in the secret manager integration of
+	// Confluent Cloud.
+	whole, err := c.Resolve(t.Context(), client.Request{Configs: map[string]string{
+		"connector.class": "x", "connection.password": secrets + "sqlserver-db-secret::password",
+		"secret.manager.enabled": "true", "secret.manager": "GCP_SECRET_MANAGER", "secret.manager.managed.configs": "connection.password",
+		"secret.manager.provider.integration.id": devmode.GoogleIntegrationID,
+	}, IntegrationID: devmode.GoogleIntegrationID})
+	if err != nil || len(whole.Values) != 1 {
+		t.Errorf("a whole configuration: %v, %v", whole, err)
+	}
+
 	// A rotation and an outage, by the file that the embedded store is edited with.
 	if err := edit(env.Google.SecretsFile, "correct-horse-battery-staple", "rotatedPassw0rdExamp1e"); err != nil {
 		t.Fatal(err)

@@ -41,7 +41,7 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata",
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
-			var change func(*devmode.Environment) error
+			change := addLocalFiles
 			if strings.HasPrefix(filepath.Base(env.WorkDir), "script-integration") {
 				change = inDatabase
 			}
@@ -105,6 +105,24 @@ func inDatabase(env *devmode.Environment) error {
 	// In a database there is no directory that a path could be relative to.
 	text := strings.Replace(string(sample), "../keyvault-ca.pem", env.KeyVaultCAFile, 1)
 	return os.WriteFile(filepath.Join(dir, filepath.Base(env.IntegrationFile)), []byte(text), 0o600)
+}
+
+// addLocalFiles gives a broker an integration with files of its own machine.
+func addLocalFiles(env *devmode.Environment) error {
+	dir := filepath.Join(env.Dir, "local")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "kafka.properties"), []byte("user=connect\npassword=localPassw0rdExamp1e\n"), 0o600); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(env.Dir, "integrations", "cspi-local.yaml"), []byte(`id: cspi-local
+kind: LOCAL_FILE
+local: {directories: [../local]}
+grants:
+  - principals: [spiffe://example.org/connect/*]
+    secrets: [kafka.properties]
+`), 0o600)
 }
 
 // exits runs a command and expects its exit code: "exits 3 broker resolve ...".

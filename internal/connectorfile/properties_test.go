@@ -163,3 +163,26 @@ func checkLines(t *testing.T, c Connector, data []byte) {
 		}
 	}
 }
+
+// FuzzParseSecrets: on ASCII both readers of properties agree, and beyond it the
+// values are valid text.
+func FuzzParseSecrets(f *testing.F) {
+	f.Add([]byte("a=1\\\n 2\n#\nb:\\u0041\r\n"))
+	f.Add([]byte("pä=ö\n"))
+	f.Add([]byte("\xef\xbb\xbfa=\xff"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		got, err := ParseSecrets(data)
+		for name, value := range got {
+			if !utf8.ValidString(name) || !utf8.ValidString(value) {
+				t.Errorf("%q has text that is not valid: %q", name, value)
+			}
+		}
+		if !isASCII(string(data)) {
+			return
+		}
+		want, wantErr := parseProperties(data)
+		if (err == nil) != (wantErr == nil) || !maps.Equal(got, want.Configs) {
+			t.Errorf("%q, %v; want %q, %v", got, err, want.Configs, wantErr)
+		}
+	})
+}

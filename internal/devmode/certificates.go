@@ -121,7 +121,7 @@ func (env *Environment) writeCertificates(now time.Time) (tls.Certificate, error
 		return tls.Certificate{}, err
 	}
 	der, key, err := vaultCA.issue(serverTemplate("embedded Key Vault", "localhost", "*.vault.azure.net",
-		"*.googleapis.com", secret.GCPEndpoint(googleRegion)))
+		"*.googleapis.com", secret.GCPEndpoint(googleRegion), "*."+awsRegion+".amazonaws.com"))
 	if err != nil {
 		return tls.Certificate{}, err
 	}

@@ -53,6 +53,10 @@ type Options struct {
 	// GoogleCloud adds an embedded Secret Manager of Google Cloud, at the Key Vault's
 	// address, with an integration and sample secrets of its own.
 	GoogleCloud bool
+	// AWS adds an embedded Secrets Manager of AWS in the same way.
+	AWS bool
+	// LocalFiles adds an integration with files of the machine, and a sample.
+	LocalFiles bool
 	// Logger hears of the embedded stores. Nil is silent.
 	Logger *slog.Logger
 	// Now is the clock for the certificates and the Key Vault's tokens. Nil is
@@ -88,8 +92,11 @@ type Environment struct {
 	// ServerCertFile and ServerKeyFile are the broker's own, for localhost and
 	// the loopback addresses.
 	ServerCertFile, ServerKeyFile string
-	// Google is set with Options.GoogleCloud.
+	// Google is set with Options.GoogleCloud, AWS with Options.AWS.
 	Google *Google
+	AWS    *AWS
+	// Local is set with Options.LocalFiles, where references can name the folder.
+	Local *Local
 	// Worker may read the samples, OtherWorker is granted nothing, Auditor may look
 	// at integrations and have decisions explained, and Owner owns all integrations.
 	Worker, OtherWorker, Auditor, Owner Identity
@@ -151,9 +158,19 @@ func (env *Environment) prepare(opts Options, ln net.Listener) error {
 	if err != nil {
 		return err
 	}
+	if opts.LocalFiles {
+		if err := env.addLocal(opts); err != nil {
+			return err
+		}
+	}
 	handler := http.Handler(env.KeyVault)
 	if opts.GoogleCloud {
 		if handler, err = env.addGoogle(opts); err != nil {
+			return err
+		}
+	}
+	if opts.AWS {
+		if handler, err = env.addAWS(opts, handler); err != nil {
 			return err
 		}
 	}

@@ -316,6 +316,10 @@ func FuzzParseIntegration(f *testing.F) {
 	}
 	f.Add(data)
 	f.Add([]byte(full))
+	f.Add([]byte(vaultFull))
+	f.Add([]byte(localFull))
+	f.Add([]byte(fullAWS))
+	f.Add([]byte(soundAWS))
 	f.Add([]byte(secretType + "grants:\n  - principals: [dns:*.example.org, spiffe://example.org/**]\n    keys: [a]\n"))
 	stranger := authz.Principal("spiffe://stranger.invalid/nobody")
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -326,14 +330,17 @@ func FuzzParseIntegration(f *testing.F) {
 		if got.in == nil || strings.Contains(string(data), "stranger") {
 			return
 		}
-		if !validID.MatchString(got.in.ID) || got.claims != got.in.ID || len(got.in.Azure.Vaults) == 0 || !strings.HasPrefix(got.in.Azure.AuthorityHost, "https://") {
-			t.Errorf("accepted: %+v %+v", got.in, got.in.Azure)
+		if !validID.MatchString(got.in.ID) || got.claims != got.in.ID || len(stores(got.in)) == 0 {
+			t.Errorf("accepted: %+v", got.in)
 		}
-		for _, vault := range got.in.Azure.Vaults {
-			r, err := secret.ParseRef(vault + "::name")
-			if err != nil || r.Store != vault {
-				t.Fatalf("the vault %q is not canonical: %v", vault, err)
+		if a := got.in.Azure; a != nil && !strings.HasPrefix(a.AuthorityHost, "https://") {
+			t.Errorf("accepted: %+v", a)
+		}
+		for _, store := range stores(got.in) {
+			if canonical, err := got.in.Kind.ParseStore(store); err != nil || canonical != store {
+				t.Fatalf("the store %q is not canonical: %v", store, err)
 			}
+			r := secret.Ref{Kind: got.in.Kind, Store: store, Name: "name"}
 			for _, who := range []authz.Principal{stranger, ""} {
 				if d := got.in.Policy.Decide(who, r); d.Effect != authz.Denied {
 					t.Errorf("Decide(%q, %v) = %+v", who, r, d)
@@ -341,4 +348,20 @@ func FuzzParseIntegration(f *testing.F) {
 			}
 		}
 	})
+}
+
+// stores returns those of an integration of whatever kind.
+func stores(in *Integration) []string {
+	switch in.Kind {
+	case secret.KindAzureKeyVault:
+		return in.Azure.Vaults
+	case secret.KindAWSSecretsManager:
+		return in.AWS.Stores
+	case secret.KindGCPSecretManager:
+		return in.GCP.Stores
+	case secret.KindHashiCorpVault:
+		return in.Vault.Stores()
+	default:
+		return in.Local.Stores()
+	}
 }

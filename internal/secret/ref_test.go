@@ -244,6 +244,8 @@ var asReferences = map[string]string{
 	"password with ::":      vaultServerRejection("the port must be a number of 1 to 65535"),
 }
 
+var googleHost = refRejection("secrets of Google Cloud are written projects/<project>/secrets/<secret>, without a host")
+
 var unknownScheme = refRejection("it begins with none of https://, arn:, projects/, file:/// and env::")
 
 const (
@@ -321,6 +323,7 @@ func knownRejections() map[string]bool {
 	for _, text := range asReferences {
 		known[text] = true
 	}
+	known[googleHost] = true
 	for _, c := range azureClouds {
 		known[refRejection(vaultName(c.VaultSuffix))] = true
 		known[vaultRejection(vaultName(c.VaultSuffix))] = true

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -132,6 +133,17 @@ func TestErrors(t *testing.T) {
 		})
 	}
 	f.t = t
+}
+
+// An endpoint whose name does not exist is a region that does not.
+func TestNoSuchRegion(t *testing.T) {
+	for host, want := range map[string]secret.Reason{smHost: secret.ReasonStoreNotFound, "proxy.example.test": secret.ReasonStoreUnavailable} {
+		err := &net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host", Name: host + ".", IsNotFound: true}}
+		e := explainRead(t.Context(), &place{region: region, host: smHost}, ref(t, storeURL+"::db"), err)
+		if e.Reason != want {
+			t.Errorf("%s: %v, want %s", host, e, want)
+		}
+	}
 }
 
 func TestRetryAfter(t *testing.T) {

@@ -192,6 +192,33 @@ func TestDefaultCredential(t *testing.T) {
 	agent.Close()
 	f.fails(f.open(f.config(), in), t.Context(), storeURL+"::db", secret.ReasonStoreUnavailable)
 
+	t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", "")
+	machine := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Aws-Ec2-Metadata-Token-Ttl-Seconds", "21600")
+		const keys = "/latest/meta-data/iam/security-credentials/"
+		switch {
+		case r.Method == http.MethodPut:
+			fmt.Fprint(w, "metadata-token")
+		case r.Header.Get("X-Aws-Ec2-Metadata-Token") != "metadata-token":
+			w.WriteHeader(http.StatusUnauthorized)
+		case r.URL.Path == keys:
+			fmt.Fprint(w, "broker")
+		case r.URL.Path == keys+"broker":
+			fmt.Fprintf(w, `{"Code":"Success","Type":"AWS-HMAC","AccessKeyId":%q,"SecretAccessKey":%q,"Token":"","Expiration":%q}`, baseKey, baseSecret, time.Now().Add(time.Hour).UTC().Format(time.RFC3339))
+		}
+	}))
+	defer machine.Close()
+	t.Setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", machine.URL)
+	f.fetch(f.open(f.config(), in), storeURL+"::db")
+
+	t.Setenv("AWS_WEB_IDENTITY_TOKEN_FILE", writeFile(t, "token", oidcToken))
+	t.Setenv("AWS_ROLE_ARN", "arn:aws:iam::"+account+":role/broker")
+	f.asked = nil
+	f.fetch(f.open(f.config(), in), storeURL+"::db")
+	if len(f.asked) != 2 || f.asked[0].action != "AssumeRoleWithWebIdentity" {
+		t.Errorf("with a web identity, STS was asked for %v", f.asked)
+	}
+
 	t.Setenv("AWS_CA_BUNDLE", f.caFile)
 	if _, err := Opener(f.config())(t.Context(), in); err == nil || !strings.Contains(err.Error(), "AWS_CA_BUNDLE") {
 		t.Errorf("with a CA bundle in the environment: %v", err)

@@ -36,7 +36,8 @@ type moto struct {
 	addr   string
 	caFile string
 	http   *http.Client
-	sm     *secretsmanager.Client
+	sm     *secretsmanager.Client // the administrator's
+	broker aws.Credentials
 }
 
 // startMoto installs moto if need be, into the user's cache, and starts it. It
@@ -69,6 +70,7 @@ func startMoto(t *testing.T) *moto {
 		}
 	})
 	m.connect(f)
+	m.users()
 	return m
 }
 
@@ -120,11 +122,6 @@ func (m *moto) connect(f *fake) {
 			m.t.Fatalf("moto does not answer: %v", err)
 		}
 	}
-	o := secretsManagerOptions(region, storeURL, m.http)
-	o.Credentials = aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
-		return aws.Credentials{AccessKeyID: "AKIASETUP", SecretAccessKey: "setup"}, nil
-	})
-	m.sm = secretsmanager.New(o)
 }
 
 func (m *moto) post(to, body string) (string, error) {
@@ -167,12 +164,23 @@ func policy(statement map[string]any) string {
 	return string(b)
 }
 
-// users makes a user that may assume two roles, of which "reader" may read
-// secrets, and returns the user's keys. From then on moto checks every request.
-func (m *moto) users() (id, key string) {
+// users makes an administrator, a user "broker" that may assume two roles, and
+// these, of which "reader" may read secrets. From then on moto checks every request.
+func (m *moto) users() {
 	m.t.Helper()
-	m.iam("CreateUser", "UserName", "broker")
-	m.iam("PutUserPolicy", "UserName", "broker", "PolicyName", "p", "PolicyDocument", policy(map[string]any{"Action": "sts:AssumeRole", "Resource": "*"}))
+	keys := func(user, allowed string) aws.Credentials {
+		m.iam("CreateUser", "UserName", user)
+		m.iam("PutUserPolicy", "UserName", user, "PolicyName", "p", "PolicyDocument", policy(map[string]any{"Action": allowed, "Resource": "*"}))
+		out := m.iam("CreateAccessKey", "UserName", user)
+		between := func(tag string) string {
+			_, rest, _ := strings.Cut(out, "<"+tag+">")
+			text, _, _ := strings.Cut(rest, "</")
+			return text
+		}
+		return aws.Credentials{AccessKeyID: between("AccessKeyId"), SecretAccessKey: between("SecretAccessKey")}
+	}
+	admin := keys("admin", "*")
+	m.broker = keys("broker", "sts:AssumeRole")
 	for _, role := range []string{"reader", "bystander"} {
 		m.iam("CreateRole", "RoleName", role, "AssumeRolePolicyDocument", policy(map[string]any{
 			"Action": "sts:AssumeRole", "Principal": map[string]string{"AWS": "arn:aws:iam::" + account + ":user/broker"},
@@ -180,15 +188,21 @@ func (m *moto) users() (id, key string) {
 		}))
 	}
 	m.iam("PutRolePolicy", "RoleName", "reader", "PolicyName", "p", "PolicyDocument", policy(map[string]any{"Action": "secretsmanager:GetSecretValue", "Resource": "*"}))
-	out := m.iam("CreateAccessKey", "UserName", "broker")
-	between := func(tag string) string {
-		_, rest, _ := strings.Cut(out, "<"+tag+">")
-		text, _, _ := strings.Cut(rest, "</")
-		return text
-	}
+	o := secretsManagerOptions(region, storeURL, m.http)
+	o.Credentials = aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) { return admin, nil })
+	m.sm = secretsmanager.New(o)
 	_, err := m.post("https://"+smHost+"/moto-api/reset-auth", "0")
 	must(m.t, err)
-	return between("AccessKeyId"), between("SecretAccessKey")
+}
+
+// integration is one that reads as the role "reader", by way of f's dial table.
+func (m *moto) integration(f *fake) *registry.Integration {
+	in := f.integration()
+	a := in.AWS
+	a.Stores, a.Endpoints = []string{storeURL, storeARN}, map[string]string{region: storeURL}
+	a.Role.ARN = "arn:aws:iam::" + account + ":role/reader"
+	a.Credential.AccessKeyIDFile, a.Credential.SecretAccessKeyFile = writeFile(f.t, "id", m.broker.AccessKeyID), writeFile(f.t, "key", m.broker.SecretAccessKey)
+	return in
 }
 
 func (m *moto) create(in *secretsmanager.CreateSecretInput) (arn string) {
@@ -209,17 +223,12 @@ func TestMoto(t *testing.T) {
 	gone := m.create(&secretsmanager.CreateSecretInput{Name: aws.String("gone"), SecretString: aws.String(canary)})
 	_, err = m.sm.DeleteSecret(t.Context(), &secretsmanager.DeleteSecretInput{SecretId: &gone})
 	must(t, err)
-	id, key := m.users()
 
 	f := &fake{t: t, caFile: m.caFile, dial: map[string]string{smHost: m.addr, stsHost: m.addr}}
 	integration := func(change func(*registry.AWS)) *store {
-		in := f.integration()
-		a := in.AWS
-		a.Stores, a.Endpoints = []string{storeURL, storeARN}, map[string]string{region: storeURL}
-		a.Role.ARN = "arn:aws:iam::" + account + ":role/reader"
-		a.Credential.AccessKeyIDFile, a.Credential.SecretAccessKeyFile = writeFile(t, "id", id), writeFile(t, "key", key)
+		in := m.integration(f)
 		if change != nil {
-			change(a)
+			change(in.AWS)
 		}
 		return f.open(f.config(), in)
 	}

@@ -81,6 +81,8 @@ func explainAnswer(host string, ref secret.Ref, a *apiError) *secret.Error {
 	return e
 }
 
+const machineScopes = "the access scopes of the machine that the broker runs on do not include cloud-platform; widen them"
+
 func explainForbidden(ref secret.Ref, a *apiError) *secret.Error {
 	e := &secret.Error{Reason: secret.ReasonStoreAccessDenied, Cause: a}
 	switch a.reason {
@@ -95,7 +97,7 @@ func explainForbidden(ref secret.Ref, a *apiError) *secret.Error {
 	case "SECURITY_POLICY_VIOLATED", "VPC_SERVICE_CONTROLS":
 		e.Message = "a perimeter of VPC Service Controls does not let the broker into " + ref.Store + "; add an ingress rule for the integration's identity, or the broker's network"
 	case "ACCESS_TOKEN_SCOPE_INSUFFICIENT":
-		e.Message = "the access scopes of the machine that the broker runs on do not include cloud-platform; widen them, or set gcp.impersonate_service_account"
+		e.Message = machineScopes
 	default:
 		e.Message = `the integration's identity may not read this secret of ` + ref.Store + `, or there is none of that name: Secret Manager does not tell which; give the identity the role "Secret Manager Secret Accessor" on the secret, or fix the reference`
 	}
@@ -172,6 +174,8 @@ func tokenAnswer(s step, a *apiError) *secret.Error {
 		e.Message = s.who + " answered with a redirect, which is never followed; look at what stands in between"
 	case s.who == metadataEndpoint:
 		e.Message = "the metadata server gives the broker no access token; attach a service account to the machine or the Kubernetes service account"
+	case a.reason == "ACCESS_TOKEN_SCOPE_INSUFFICIENT":
+		e.Message = machineScopes
 	case s.who == iamEndpoint && a.reason == "SERVICE_DISABLED":
 		e.Message = `the IAM Service Account Credentials API is not enabled in the project of the broker's own identity; enable it with "gcloud services enable iamcredentials.googleapis.com"`
 	case s.who == iamEndpoint && a.status == http.StatusForbidden, s.who == iamEndpoint && a.status == http.StatusNotFound:

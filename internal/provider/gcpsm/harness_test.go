@@ -193,8 +193,12 @@ func (f *fake) keyFile(account string) string {
 	})
 }
 
+// config has the patience that tests need on a machine with much else to do.
 func (f *fake) config() Config {
-	return Config{Logger: slog.New(slog.NewTextHandler(&f.logs, &slog.HandlerOptions{Level: slog.LevelDebug})), MaxRetries: 2}
+	return Config{
+		Logger:     slog.New(slog.NewTextHandler(&f.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		TryTimeout: time.Minute, TokenTimeout: time.Minute,
+	}
 }
 
 func (f *fake) open(cfg Config, in *registry.Integration) *store {

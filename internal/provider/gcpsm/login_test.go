@@ -34,6 +34,12 @@ func TestLoginRefused(t *testing.T) {
 				_, _ = io.WriteString(w, apiBody(403, "PERMISSION_DENIED", "not enabled", errorInfo("SERVICE_DISABLED")))
 			})
 		}, "gcloud services enable iamcredentials"},
+		"access scopes of the machine": {func(_ *testing.T, f *fake, _ *registry.Integration) {
+			f.intercept(registry.GCPIAMCredentialsHost, func(w http.ResponseWriter, _ *http.Request) {
+				w.WriteHeader(http.StatusForbidden)
+				_, _ = io.WriteString(w, apiBody(403, "PERMISSION_DENIED", "insufficient authentication scopes", errorInfo("ACCESS_TOKEN_SCOPE_INSUFFICIENT")))
+			})
+		}, "access scopes"},
 		"base token refused": {func(_ *testing.T, f *fake, _ *registry.Integration) {
 			f.intercept(registry.GCPIAMCredentialsHost, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) })
 		}, "broker's own identity"},
@@ -142,6 +148,7 @@ func TestSubjectTokenIsReadAgain(t *testing.T) {
 func TestSilentLogin(t *testing.T) {
 	for _, host := range []string{registry.GCPOAuthHost, registry.GCPSTSHost, registry.GCPIAMCredentialsHost} {
 		t.Run(host, func(t *testing.T) {
+			t.Parallel()
 			f := newFake(t)
 			f.intercept(host, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 			in := f.integration()
@@ -149,10 +156,10 @@ func TestSilentLogin(t *testing.T) {
 				in.GCP.Credential = registry.GCPCredential{Type: registry.GCPWorkloadIdentityFederation, ConfigFile: f.federation(nil)}
 			}
 			cfg := f.config()
-			cfg.TokenTimeout = 500 * time.Millisecond
+			cfg.TokenTimeout = 3 * time.Second
 			s := f.open(cfg, in)
 			e := f.fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreUnavailable)
-			if !strings.Contains(e.Message, "within 500ms") || !strings.Contains(e.Message, host) {
+			if !strings.Contains(e.Message, "within 3s") || !strings.Contains(e.Message, host) {
 				t.Errorf("message %q", e.Message)
 			}
 		})

@@ -32,7 +32,7 @@ func Bench(b *testing.B, h Harness) {
 	if _, err := p.Fetch(b.Context(), ref); err != nil { // with the first login
 		b.Fatal(err)
 	}
-	before := w.Reads()
+	before, spent := w.Reads(), processorTime()
 	b.ReportAllocs()
 	for b.Loop() {
 		got, err := p.Fetch(b.Context(), ref)
@@ -41,5 +41,6 @@ func Bench(b *testing.B, h Harness) {
 		}
 		got.Release()
 	}
+	b.ReportMetric(float64(processorTime()-spent)/float64(b.N), "cpu-ns/op")
 	b.ReportMetric(float64(w.Reads()-before)/float64(b.N), "reads/op")
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/provider"
@@ -114,12 +115,18 @@ func explainOutage(ctx context.Context, host, who string, err error) *secret.Err
 	switch {
 	case errors.As(err, new(egress.AnswerError)):
 		return somethingElse(host, "no answer of Vault")
-	case o.MissingHost != "":
+	case o.MissingHost != "" && o.MissingHost == hostname(host): // and not a proxy's
 		return secret.Errorf(secret.ReasonStoreNotFound, "there is no server %s: its name does not exist in the DNS; check vault.address", host).WithCause(o.Cause)
 	case o.Text == "":
 		o.Text = "cannot be reached"
 	}
 	return secret.Errorf(secret.ReasonStoreUnavailable, "%s %s %s", who, host, o.Text).WithCause(o.Cause)
+}
+
+// hostname is host without its port.
+func hostname(host string) string {
+	name, _, _ := strings.Cut(host, ":")
+	return name
 }
 
 func somethingElse(host, what string) *secret.Error {

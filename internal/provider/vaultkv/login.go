@@ -25,6 +25,9 @@ type session struct {
 	began     time.Time
 	ttl       time.Duration // 0 for no end
 	renewable bool
+	// unproven: the token is from a file, and the server does not even let it look
+	// itself up.
+	unproven bool
 }
 
 // ends says until when the token can be relied on; zero for no end.
@@ -201,6 +204,7 @@ func (l *logins) ownToken(ctx context.Context, began time.Time) (*session, error
 	}
 	a, err := l.client.do(ctx, http.MethodGet, s.token, "auth/token/lookup-self", "", nil)
 	if isDenied(err) { // by policy, or because it is none: the first read will tell
+		s.unproven = true
 		return s, nil
 	}
 	if err != nil {

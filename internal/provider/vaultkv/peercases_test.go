@@ -117,6 +117,7 @@ func TestPeerLogins(t *testing.T) {
 		"cert, role":     {registry.VaultAuth{Type: registry.VaultCert, Mount: "cert", Role: "broker", CertificateFile: writeFile(t, "cert", string(p.certPEM))}, true},
 		"cert, no role":  {registry.VaultAuth{Type: registry.VaultCert, Mount: "cert", Role: "none", CertificateFile: writeFile(t, "cert", string(p.certPEM))}, false},
 		"token":          {registry.VaultAuth{Type: registry.VaultToken, TokenFile: writeFile(t, "token", token+"\n")}, true},
+		"token, none":    {registry.VaultAuth{Type: registry.VaultToken, TokenFile: writeFile(t, "token", "hvs.none")}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			in := p.direct()

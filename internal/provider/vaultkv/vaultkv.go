@@ -205,6 +205,9 @@ func (s *store) read(ctx context.Context, path, query string, make func(*answer,
 		}
 		a, err = s.client.read(ctx, ses.token, path, query)
 	}
+	if isDenied(err) && ses.unproven {
+		return nil, setupFault("Vault %s takes the token in vault.auth.token_file neither for the secret nor for looking itself up: it has ended or is none; put a good one there", s.host)
+	}
 	if err != nil {
 		return nil, explainRead(ctx, s.host, err)
 	}

@@ -1,0 +1,109 @@
+package secretsmanager
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"regexp"
+	"time"
+)
+
+// Region is Secrets Manager in one region.
+type Region struct {
+	// Fault makes every read fail: "throttled" or "unavailable"; empty for none.
+	Fault string `yaml:"fault"`
+	// Delay passes before every answer.
+	Delay time.Duration `yaml:"delay"`
+	// Secrets are by name.
+	Secrets map[string]*Secret `yaml:"secrets"`
+}
+
+// Secret is one secret.
+type Secret struct {
+	// Suffix are the six letters and digits behind the name in the ARN.
+	Suffix string `yaml:"suffix"`
+	// Versions are from the oldest to the newest: the last one is AWSCURRENT, the
+	// one before it AWSPREVIOUS. Without any, the secret has no value.
+	Versions []Version `yaml:"versions"`
+	// Deleted: it is scheduled for deletion.
+	Deleted bool `yaml:"deleted"`
+	// Denied: the role has no permission to read it.
+	Denied bool `yaml:"denied"`
+	// NextRotation is when it is rotated at the latest; zero if it is not.
+	NextRotation time.Time `yaml:"next_rotation"`
+}
+
+// Version is one value of a secret.
+type Version struct {
+	Value string `yaml:"value"`
+	// Base64: Value is base64 of what was put as binary.
+	Base64 bool `yaml:"base64"`
+}
+
+var (
+	secretName = regexp.MustCompile(`^[A-Za-z0-9/_+=.@!-]{1,512}$`)
+	arnSuffix  = regexp.MustCompile(`^[A-Za-z0-9]{6}$`)
+)
+
+const maxValue = 65536
+
+// check says what is wrong with the regions, without quoting a value.
+func check(regions map[string]*Region) error {
+	for name, r := range regions {
+		if r == nil {
+			return fmt.Errorf("region %s is empty", name)
+		}
+		if r.Fault != "" && r.Fault != "throttled" && r.Fault != "unavailable" {
+			return fmt.Errorf("region %s: the fault is none of throttled and unavailable", name)
+		}
+		for id, s := range r.Secrets {
+			if err := s.check(id); err != nil {
+				return fmt.Errorf("region %s: secret %s: %w", name, id, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (s *Secret) check(name string) error {
+	switch {
+	case s == nil:
+		return errors.New("is empty")
+	case !secretName.MatchString(name):
+		return errors.New("the name has other than letters, digits and /_+=.@!-")
+	case !arnSuffix.MatchString(s.Suffix):
+		return errors.New("the suffix must be six letters and digits")
+	}
+	for i, v := range s.Versions {
+		value := []byte(v.Value)
+		if v.Base64 {
+			var err error
+			if value, err = base64.StdEncoding.DecodeString(v.Value); err != nil {
+				return fmt.Errorf("the value of version %d is not base64", i+1)
+			}
+		}
+		if len(value) == 0 || len(value) > maxValue {
+			return fmt.Errorf("the value of version %d must have 1 to %d bytes", i+1, maxValue)
+		}
+	}
+	return nil
+}
+
+// versionID is a UUID for the version with that index.
+func versionID(name string, index int) string {
+	h := sha256.Sum256(fmt.Appendf(nil, "%s#%d", name, index))
+	return fmt.Sprintf("%x-%x-4%x-a%x-%x", h[0:4], h[4:6], h[6:8], h[8:10], h[10:16])[:36]
+}
+
+// stages are the staging labels of the version with that index.
+func (s *Secret) stages(index int) []string {
+	switch index {
+	case len(s.Versions) - 1:
+		return []string{"AWSCURRENT"}
+	case len(s.Versions) - 2:
+		return []string{"AWSPREVIOUS"}
+	default:
+		return nil
+	}
+}
