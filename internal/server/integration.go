@@ -187,5 +187,5 @@ func durationOf(d int64) *durationpb.Duration {
 	if d == 0 {
 		return nil
 	}
-	return &durationpb.Duration{Seconds: d / 1e9, Nanos: int32(d % 1e9)} //nolint:gosec // below 1e9
+	return &durationpb.Duration{Seconds: d / 1e9, Nanos: int32(d % 1e9)}
 }
