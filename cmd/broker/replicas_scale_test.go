@@ -42,7 +42,7 @@ func restart(ctx context.Context, cl *client.Client, integration, first, secrets
 // Reads of the store against replicas, for docs/scaling.md: what a client's way of
 // choosing a replica costs the store.
 func TestReadsAgainstReplicas(t *testing.T) {
-	const integrations, secrets, calls = 12, 5, 600
+	const integrations, secrets, calls = 12, 5, 240
 	for _, replicas := range []int{1, 3, 5} {
 		if replicas == 5 && os.Getenv("SECRETBROKER_SCALING") == "" {
 			continue
