@@ -52,7 +52,8 @@ type Config struct {
 
 // Service manages integrations. It is safe for concurrent use.
 type Service struct {
-	cfg Config
+	cfg        Config
+	validating chan struct{} // has an element for each validation under way
 }
 
 // New makes a Service.
@@ -66,7 +67,7 @@ func New(cfg Config) *Service {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Service{cfg: cfg}
+	return &Service{cfg: cfg, validating: make(chan struct{}, maxValidating)}
 }
 
 // Caller is who asks, as the server found out, and the call.

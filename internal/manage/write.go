@@ -172,7 +172,7 @@ func (op *operation) commit(ctx context.Context, do func(context.Context, regist
 		Fields:      settingsOf(Diff(before, after)),
 		Credentials: slices.Sorted(maps.Keys(c.Credentials)),
 		Forced:      o.Force,
-	}, func() error {
+	}, func(ctx context.Context) error {
 		rec, err = do(ctx, c)
 		return errorOf(after.Kind, err)
 	})
@@ -286,7 +286,7 @@ func (s *Service) Delete(ctx context.Context, who Caller, id string, o WriteOpti
 		return op.answer(ctx, nil)
 	}
 	before := registry.ParseForm(id, rec.Document).Form
-	return op.change(ctx, &audit.Change{Before: documentOf(&before), Fields: settingsOf(Diff(&before, nil)), Credentials: rec.Credentials, Forced: o.Force}, func() error {
+	return op.change(ctx, &audit.Change{Before: documentOf(&before), Fields: settingsOf(Diff(&before, nil)), Credentials: rec.Credentials, Forced: o.Force}, func(ctx context.Context) error {
 		return errorOf(before.Kind, s.cfg.Store.Delete(ctx, id, rec.ETag))
 	})
 }

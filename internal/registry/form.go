@@ -172,7 +172,8 @@ func (f *Form) Tree() map[string]any {
 func (f *Form) CredentialFiles(dir string) map[string]string {
 	files := make(map[string]string)
 	if tree := f.sections()[f.Kind]; tree != nil {
-		takeCredentialFiles(SectionOf(f.Kind), *tree, func(name, path string) {
+		kind, _ := sectionOf(f.Kind)
+		takeCredentialFiles(kind.section, *tree, kind.credentials, func(name, path string) {
 			if !filepath.IsAbs(path) {
 				path = filepath.Join(dir, path)
 			}
@@ -182,15 +183,14 @@ func (f *Form) CredentialFiles(dir string) map[string]string {
 	return files
 }
 
-func takeCredentialFiles(path string, t strictyaml.Tree, found func(name, file string)) {
+func takeCredentialFiles(path string, t strictyaml.Tree, names []string, found func(name, file string)) {
 	for _, key := range slices.Sorted(maps.Keys(t)) {
 		switch v := t[key].(type) {
 		case strictyaml.Tree:
-			takeCredentialFiles(path+"."+key, v, found)
+			takeCredentialFiles(path+"."+key, v, names, found)
 		case string:
-			// A token is renewed where it lies, and authorities are no secret.
-			if name, ok := strings.CutSuffix(key, "_file"); ok && name != "ca" && !strings.HasSuffix(name, "token") {
-				found(path+"."+name, v)
+			if name, ok := strings.CutSuffix(path+"."+key, "_file"); ok && slices.Contains(names, name) {
+				found(name, v)
 				delete(t, key)
 			}
 		}
