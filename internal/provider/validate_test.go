@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -37,11 +36,11 @@ func (*validating) Validate(context.Context) []provider.Step {
 
 func TestValidate(t *testing.T) {
 	const one, two = "https://one.vault.azure.net", "https://two.vault.azure.net"
-	policy, err := authz.NewPolicy(secret.KindAzureKeyVault, []string{two, one}, nil)
-	if err != nil {
+	parsed := registry.ParseDocument([]byte("{id: i, kind: AZURE_KEY_VAULT, azure: {credential: {type: managed_identity}, vaults: ["+two+", "+one+"]}}"), registry.DocumentConfig{})
+	if err := parsed.Faults.Err(); err != nil {
 		t.Fatal(err)
 	}
-	in := &registry.Integration{ID: "i", Revision: "1", Kind: secret.KindAzureKeyVault, Policy: policy}
+	in := parsed.Integration
 	plain := &answering{errs: map[string]error{two: secret.Errorf(secret.ReasonStoreAccessDenied, "assign the role")}}
 	odd := &answering{errs: map[string]error{one: errors.New("something unforeseen")}}
 	knowing := &validating{}
