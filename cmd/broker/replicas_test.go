@@ -46,7 +46,8 @@ type replica struct {
 	log                 *os.File
 }
 
-func newCluster(t *testing.T, replicas int) *cluster {
+// more are further lines of the section registry.
+func newCluster(t *testing.T, replicas int, more ...string) *cluster {
 	t.Helper()
 	env, err := devmode.Start(t.Context(), devmode.Options{
 		Dir: t.TempDir(), Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", VaultListen: "127.0.0.1:0", Logger: slog.New(slog.DiscardHandler),
@@ -79,7 +80,7 @@ func newCluster(t *testing.T, replicas int) *cluster {
 		"../keyvault-ca.pem", env.KeyVaultCAFile,
 	).Replace(string(text))
 	for i := range replicas {
-		c.replicas = append(c.replicas, c.newReplica(i))
+		c.replicas = append(c.replicas, c.newReplica(i, more))
 	}
 	for _, r := range c.replicas {
 		c.start(r)
@@ -92,7 +93,7 @@ func newCluster(t *testing.T, replicas int) *cluster {
 	return c
 }
 
-func (c *cluster) newReplica(i int) *replica {
+func (c *cluster) newReplica(i int, more []string) *replica {
 	c.t.Helper()
 	r := &replica{config: filepath.Join(c.Dir, fmt.Sprintf("broker-%d.yaml", i)), addr: freeAddr(c.t), admin: freeAddr(c.t)}
 	text, err := os.ReadFile(c.ConfigFile)
@@ -101,7 +102,7 @@ func (c *cluster) newReplica(i int) *replica {
 	}
 	config := strings.NewReplacer(
 		`listen: "127.0.0.1:0"`, "listen: "+r.addr, `listen: 127.0.0.1:0`, "listen: "+r.addr,
-		"integrations: integrations/", fmt.Sprintf("registry: {postgres: {url: '%s'}, key_file: registry.key, files: [.]}", c.postgres.URL("postgres")),
+		"integrations: integrations/", fmt.Sprintf("registry: {%s}", strings.Join(append(more, "postgres: {url: '"+c.postgres.URL("postgres")+"'}", "key_file: registry.key", "files: [.]"), ", ")),
 		"audit.jsonl", fmt.Sprintf("audit-%d.jsonl", i), "drain_delay: 0s", "drain_delay: 300ms",
 	).Replace(string(text))
 	config = strings.Replace(config, "admin_listen: "+r.addr, "admin_listen: "+r.admin, 1)
@@ -146,6 +147,12 @@ func (c *cluster) start(r *replica) {
 	c.await("a replica is ready", func() bool { return r.readyz() == http.StatusOK })
 }
 
+// text is what the replica has logged.
+func (r *replica) text() string {
+	b, _ := os.ReadFile(r.log.Name())
+	return string(b)
+}
+
 func (r *replica) readyz() int {
 	res, err := http.Get("http://" + r.admin + "/readyz")
 	if err != nil {
@@ -170,8 +177,7 @@ func (c *cluster) await(what string, is func() bool) {
 		select {
 		case <-deadline:
 			for _, r := range c.replicas {
-				text, _ := os.ReadFile(r.log.Name())
-				c.t.Logf("%s:\n%s", r.config, text)
+				c.t.Logf("%s:\n%s", r.config, r.text())
 			}
 			c.t.Fatalf("waited in vain: %s", what)
 		case <-time.After(5 * time.Millisecond):
