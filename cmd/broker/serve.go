@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secretbroker/secretbroker/internal/audit"
+	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/cache"
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/hardening"
@@ -212,11 +213,14 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		Resolver:  resolver,
 		Explainer: resolver,
 		Manager:   management,
-		IsAuditor: settings.isAuditor,
-		Trust:     identity,
-		Identity:  identityRules,
-		Logger:    log,
-		Metrics:   metrics,
+		MayExplain: func(who authz.Principal, id string) bool {
+			in, _ := integrations.Get(id) // one that is not there has no roles
+			return settings.mayExplain(who, in)
+		},
+		Trust:    identity,
+		Identity: identityRules,
+		Logger:   log,
+		Metrics:  metrics,
 		Limits: server.Limits{
 			MaxRequestBytes:            int(cfg.Limits.MaxRequestBytes),
 			MaxStreamsPerConnection:    cfg.Limits.MaxStreamsPerConnection,

@@ -33,7 +33,8 @@ const (
 	anyPeer
 	// identified admits peers that are some Principal.
 	identified
-	// auditor admits the principals that the configuration names as auditors.
+	// auditor admits the principals that may have decisions explained, about all
+	// integrations or about the one that the request names.
 	auditor
 )
 
@@ -94,8 +95,8 @@ type interceptor struct {
 	rules   map[string]rule
 	// closing ends at shutdown, when the health service has told its watchers.
 	closing context.Context
-	// isAuditor says whether a principal is one of the auditors.
-	isAuditor func(authz.Principal) bool
+	// mayExplain is Config's.
+	mayExplain func(who authz.Principal, integration string) bool
 	// calls and streams let calls in. Streams, which last, are counted apart, so
 	// that those who watch the broker's health take no call's place.
 	calls, streams *admission.Gate
@@ -111,7 +112,7 @@ func (ic *interceptor) unary(ctx context.Context, req any, info *grpc.UnaryServe
 			resp, err = nil, ic.panicked(ctx, info.FullMethod, c, p)
 		}
 	}()
-	c.who, err = ic.admit(ctx, ic.calls, info.FullMethod, start)
+	c.who, err = ic.admit(ctx, ic.calls, info.FullMethod, req, start)
 	if err != nil {
 		return nil, ic.refuse(ctx, info.FullMethod, c, err)
 	}
@@ -132,7 +133,7 @@ func (ic *interceptor) stream(srv any, ss grpc.ServerStream, info *grpc.StreamSe
 			err = ic.panicked(ss.Context(), info.FullMethod, c, p)
 		}
 	}()
-	c.who, err = ic.admit(ss.Context(), ic.streams, info.FullMethod, start)
+	c.who, err = ic.admit(ss.Context(), ic.streams, info.FullMethod, nil, start)
 	if err != nil {
 		return ic.refuse(ss.Context(), info.FullMethod, c, err)
 	}
@@ -155,7 +156,7 @@ func (s *endingStream) Context() context.Context { return s.ctx }
 // admit says who calls, and whether the call is let in: within the limits, before
 // anything else is done for it, and a method that anyone like that may call. A
 // call that is let in has to leave the gate.
-func (ic *interceptor) admit(ctx context.Context, gate *admission.Gate, method string, now time.Time) (resolve.Caller, error) {
+func (ic *interceptor) admit(ctx context.Context, gate *admission.Gate, method string, req any, now time.Time) (resolve.Caller, error) {
 	var who resolve.Caller
 	p, ok := peer.FromContext(ctx)
 	if !ok {
@@ -172,15 +173,16 @@ func (ic *interceptor) admit(ctx context.Context, gate *admission.Gate, method s
 		ic.metrics.overLimit[over.Limit].Inc()
 		return who, overLimit(over)
 	}
-	if err := ic.mayCall(id, method, now); err != nil {
+	if err := ic.mayCall(id, method, req, now); err != nil {
 		gate.Leave(string(id.principal))
 		return who, err
 	}
 	return who, nil
 }
 
-// mayCall returns nil if anyone like id may call the method.
-func (ic *interceptor) mayCall(id peerIdentity, method string, now time.Time) error {
+// mayCall returns nil if anyone like id may call the method. req is the message, nil
+// for streams.
+func (ic *interceptor) mayCall(id peerIdentity, method string, req any, now time.Time) error {
 	required := ic.rules[method]
 	switch {
 	case required == refused:
@@ -193,11 +195,20 @@ func (ic *interceptor) mayCall(id peerIdentity, method string, now time.Time) er
 		return nil
 	case id.principal == "":
 		return secret.Errorf(secret.ReasonUnauthenticated, "%s", id.problem)
-	case required == auditor && !ic.isAuditor(id.principal):
-		return secret.Errorf(secret.ReasonAccessDenied, "only auditors may ask this; the broker's operator names them under roles.auditor")
+	case required == auditor && !ic.mayExplain(id.principal, integrationOf(req)):
+		return secret.Errorf(secret.ReasonAccessDenied,
+			"only auditors may ask this; the broker's operator names them under roles.auditor, and an integration's owner those who may ask about it alone")
 	default: // identified, or an auditor
 		return nil
 	}
+}
+
+// integrationOf is the integration that a request names, "" if it names none.
+func integrationOf(req any) string {
+	if named, ok := req.(interface{ GetIntegrationId() string }); ok {
+		return named.GetIntegrationId()
+	}
+	return ""
 }
 
 // errNoSuchMethod is the answer to methods without a rule, served or not. Tools

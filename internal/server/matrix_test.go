@@ -16,6 +16,8 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
+
+	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 )
 
 // TestAuthorizationMatrix calls every method that the server serves as every
@@ -159,4 +161,15 @@ func callAny(t *testing.T, conn *grpc.ClientConn, method string, streaming bool)
 		return nil
 	}
 	return err
+}
+
+// TestExplainOfOneIntegration: a role on one integration answers for that one.
+func TestExplainOfOneIntegration(t *testing.T) {
+	ts := startServer(t)
+	cl := secretbrokerv1.NewPolicyServiceClient(ts.dial(t, ts.ca.withURIs(string(ownerID))))
+	for integration, want := range map[string]codes.Code{"theirs": codes.OK, "another": codes.PermissionDenied, "": codes.PermissionDenied} {
+		if _, err := cl.Explain(t.Context(), &secretbrokerv1.ExplainRequest{IntegrationId: integration}); status.Code(err) != want {
+			t.Errorf("%q: %v", integration, err)
+		}
+	}
 }

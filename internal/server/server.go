@@ -56,8 +56,9 @@ type Config struct {
 	Resolver  Resolver
 	Explainer Explainer
 	Manager   Manager
-	// IsAuditor says whether a principal is one of the auditors.
-	IsAuditor func(authz.Principal) bool
+	// MayExplain says whether a principal may have decisions about an integration
+	// explained, about all for "".
+	MayExplain func(who authz.Principal, integration string) bool
 	// Trust is the server's certificate and the trust in clients. The Server does
 	// not run it.
 	Trust *trust.Store
@@ -122,7 +123,7 @@ func New(cfg Config) (*Server, error) {
 	limits := cfg.Limits.withDefaults()
 	closing, endStreams := context.WithCancel(context.Background())
 	ic := &interceptor{
-		log: cfg.Logger, metrics: newCallMetrics(cfg.Metrics), rules: rules, closing: closing, isAuditor: cfg.IsAuditor,
+		log: cfg.Logger, metrics: newCallMetrics(cfg.Metrics), rules: rules, closing: closing, mayExplain: cfg.MayExplain,
 		calls: admission.New(limits.Calls), streams: admission.New(limits.Calls),
 		refusals: newRefusalLog(),
 	}

@@ -133,11 +133,13 @@ func startServer(t *testing.T) *testServer {
 		Resolver:  ts.resolver,
 		Explainer: ts.resolver,
 		Manager:   ts.manager,
-		IsAuditor: func(p authz.Principal) bool { return p == auditorID },
-		Trust:     identity,
-		Logger:    slog.New(slog.NewTextHandler(ts.log, nil)),
-		Metrics:   ts.metrics,
-		Limits:    Limits{MaxConnectionsPerPrincipal: 4},
+		MayExplain: func(who authz.Principal, integration string) bool {
+			return who == auditorID || who == ownerID && integration == "theirs"
+		},
+		Trust:   identity,
+		Logger:  slog.New(slog.NewTextHandler(ts.log, nil)),
+		Metrics: ts.metrics,
+		Limits:  Limits{MaxConnectionsPerPrincipal: 4},
 	})
 	if err != nil {
 		t.Fatal(err)
