@@ -233,7 +233,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		return &exitError{exitFailure, err}
 	}
 	settings.limitCalls = grpcServer.SetCallLimits
-	readiness := &server.Readiness{Refuses: integrations.refuses, Problems: func() []server.Problem { return problems(identity, integrations, auditLog, settings, working) }}
+	readiness := &server.Readiness{Refuses: integrations.refuses, Problems: func() []server.Problem { return problems(identity, integrations, places, auditLog, settings, working) }}
 	admin := server.NewAdmin(readiness, metrics)
 
 	listener, err := net.Listen("tcp", cfg.Listen)
@@ -339,12 +339,15 @@ func onHangup(ctx context.Context, log *slog.Logger, hangups <-chan os.Signal, m
 }
 
 // problems lists what /readyz should tell an operator.
-func problems(identity *trust.Store, integrations *integrationStore, auditLog *audit.Log, settings *settings, working *manage.Watcher) []server.Problem {
+func problems(identity *trust.Store, integrations *integrationStore, places *placement.Rules, auditLog *audit.Log, settings *settings, working *manage.Watcher) []server.Problem {
 	var ps []server.Problem
 	for _, text := range identity.Problems() {
 		ps = append(ps, server.Problem{Component: "tls", Text: text})
 	}
 	ps = append(ps, integrations.problems()...)
+	for _, text := range misplaced(places, integrations.List()) {
+		ps = append(ps, server.Problem{Component: "placement", Text: text})
+	}
 	failures := working.Failures()
 	for _, id := range slices.Sorted(maps.Keys(failures)) {
 		ps = append(ps, server.Problem{Component: "validation", Text: id + ": " + failures[id]})
