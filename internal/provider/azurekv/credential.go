@@ -157,7 +157,7 @@ func made(cred azcore.TokenCredential, err error, fault string) (azcore.TokenCre
 // readCredential returns what the registry keeps in place of the file that a
 // setting would name or, if it keeps nothing, the file's content.
 func readCredential(in *registry.Integration, setting, path string) ([]byte, error) {
-	open := in.Credentials[strings.TrimSuffix(setting, "_file")]
+	open := in.Stored(setting)
 	if path != "" || open == nil {
 		return readFile(setting, path)
 	}
