@@ -200,6 +200,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	management := manage.New(manage.Config{
 		Store:       integrations,
 		Usage:       integrations.usage,
+		NoteUsage:   uses.Flush,
 		Audit:       auditLog,
 		Roles:       settings.roles.Load,
 		Placement:   places,

@@ -33,7 +33,10 @@ type Config struct {
 	Store registry.Store
 	// Usage tells who has used what; nil if nobody keeps that.
 	Usage registry.UsageStore
-	Audit AuditLog
+	// NoteUsage, if not nil, writes down what this broker has noted of usage so far,
+	// so that what has just been used does not pass for unused.
+	NoteUsage func(ctx context.Context)
+	Audit     AuditLog
 	// Roles returns the roles for all integrations, as they are just now.
 	Roles func() *authz.Roles
 	// Placement are the organisation's rules; nil for none.
@@ -66,6 +69,9 @@ func New(cfg Config) *Service {
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.NoteUsage == nil {
+		cfg.NoteUsage = func(context.Context) {}
 	}
 	return &Service{cfg: cfg, validating: make(chan struct{}, maxValidating)}
 }

@@ -298,6 +298,7 @@ func (s *Service) unused(ctx context.Context, id string) error {
 		return nil
 	}
 	const named = 3
+	s.cfg.NoteUsage(ctx)
 	since := s.cfg.Now().Add(-s.cfg.UsageWindow)
 	usage, err := s.cfg.Usage.Usage(ctx, id, since, 0)
 	if err != nil {
