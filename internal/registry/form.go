@@ -50,8 +50,10 @@ type FormLimits struct {
 type FormGrant struct {
 	Principals []string `yaml:"principals"`
 	Vaults     []string `yaml:"vaults,omitempty"`
-	Secrets    []string `yaml:"secrets,omitempty"`
-	Keys       []string `yaml:"keys,omitempty"`
+	// Stores is Vaults for kinds whose stores are called something else.
+	Stores  []string `yaml:"stores,omitempty"`
+	Secrets []string `yaml:"secrets,omitempty"`
+	Keys    []string `yaml:"keys,omitempty"`
 }
 
 // Equal reports whether two grants say the same, in whatever order.
@@ -59,7 +61,7 @@ func (g FormGrant) Equal(other FormGrant) bool {
 	same := func(a, b []string) bool {
 		return slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
 	}
-	return same(g.Principals, other.Principals) && same(g.Vaults, other.Vaults) && same(g.Secrets, other.Secrets) && same(g.Keys, other.Keys)
+	return same(g.Principals, other.Principals) && same(g.Vaults, other.Vaults) && same(g.Stores, other.Stores) && same(g.Secrets, other.Secrets) && same(g.Keys, other.Keys)
 }
 
 // FormRoles is the section roles.
@@ -96,7 +98,7 @@ func ParseForm(name string, data []byte) FormFile {
 	}
 	for i, g := range f.Grants {
 		// Left out it would leave open what an empty list wants closed.
-		for name, list := range map[string][]string{"vaults": g.Vaults, "secrets": g.Secrets, "keys": g.Keys} {
+		for name, list := range map[string][]string{"vaults": g.Vaults, "stores": g.Stores, "secrets": g.Secrets, "keys": g.Keys} {
 			if list != nil && len(list) == 0 {
 				f.doc.Fault(strictyaml.Index("grants", i)+"."+name, "an empty list would allow nothing; list what is allowed, or take the setting out to leave it open")
 			}
