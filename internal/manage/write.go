@@ -160,7 +160,7 @@ func (op *operation) commit(ctx context.Context, do func(context.Context, regist
 	check.ValidateOnly = true
 	rec, err := do(ctx, check)
 	if err != nil {
-		return rec, op.answer(ctx, errorOf(after.Kind, err))
+		return rec, op.answer(ctx, credentialFields(errorOf(after.Kind, err), c.Credentials))
 	}
 	if o.ValidateOnly {
 		op.note = "validated only"
@@ -177,6 +177,19 @@ func (op *operation) commit(ctx context.Context, do func(context.Context, regist
 		return errorOf(after.Kind, err)
 	})
 	return rec, err
+}
+
+// credentialFields names the fields of faults in credentials, which the registry
+// names by their settings.
+func credentialFields(err error, credentials map[string]secret.Value) error {
+	if invalid, ok := IsInvalid(err); ok {
+		for i, f := range invalid.Faults {
+			if _, given := credentials[f.Setting]; given {
+				invalid.Faults[i].Field = fmt.Sprintf("integration.credentials[%q]", f.Setting)
+			}
+		}
+	}
+	return err
 }
 
 // comply holds a change against what is not the registry's to know: what the
