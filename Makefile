@@ -23,7 +23,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 RACE := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-connect test-peers connect-jar cover overload fuzz lint fmt-check generate generate-check proto-lint proto-breaking reliability vuln ci
+.PHONY: help build test test-connect test-peers test-postgres scaling bench bench-compare bench-facts bench-ghz pgo connect-jar cover overload fuzz lint fmt-check generate generate-check proto-lint proto-breaking reliability vuln ci
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,10 +47,31 @@ test-peers: ## test against stores that others wrote, which it installs (docs/te
 	TEST_PEERS=1 $(GO) test $(RACE) -count=1 -run 'Peer|Moto' ./internal/provider/...
 	cd tools/peers/gcp && $(GO) test -mod=mod -count=1 ./...
 
+test-postgres: ## run the tests of the registry, those on a real PostgreSQL server included
+	SECRETBROKER_TEST_POSTGRES=required $(GO) test $(RACE) ./internal/registry/... ./internal/usage/...
+
+scaling: ## measure replicas: reads of the store, and ten thousand connectors that start at once
+	SECRETBROKER_TEST_POSTGRES=required SECRETBROKER_SCALING=1 $(GO) test ./cmd/broker -count=1 -v -run 'TestReadsAgainstReplicas|TestHerdOfConnectors'
+
 cover: ## run all tests and show what they do not reach
 	$(GO) test -coverpkg=./client/...,./cmd/...,./internal/... -coverprofile=coverage.out ./...
 	$(GO) tool cover -func=coverage.out | tail -1
 	@echo "line by line: $(GO) tool cover -html=coverage.out"
+
+bench: ## measure a Resolve beside a server that does nothing (docs/performance.md)
+	$(GO) run ./bench/perf run
+
+bench-compare: ## compare two saved runs: make bench-compare OLD=old.json NEW=new.json
+	$(GO) run ./bench/perf compare $(OLD) $(NEW)
+
+bench-facts: ## measure cold calls, ten thousand connectors at once, connections, a start
+	$(GO) run ./bench/perf facts
+
+bench-ghz: ## measure with ghz what its users see, latency above all
+	bench/ghz.sh
+
+pgo: ## write default.pgo anew from a profile under load (docs/performance.md says why none is committed)
+	$(GO) run ./bench/perf run -profile cmd/broker/default.pgo -rounds 1 -rates "" -shapes 4x64 -duration 20s -out ""
 
 overload: ## measure a broker with up to ten times the calls that it can answer
 	$(GO) run ./bench/overload

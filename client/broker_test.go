@@ -105,6 +105,7 @@ type broker struct {
 	check  atomic.Pointer[checkFunc] // what Check answers, unimplemented if nil
 	calls  atomic.Int32
 	policy policyService
+	manage integrationService
 
 	mu    sync.Mutex
 	conns []net.Conn // every connection there ever was
@@ -128,6 +129,7 @@ func startBroker(authority *ca, answer answerFunc) *broker {
 	)
 	secretbrokerv1.RegisterResolverServiceServer(b.server, b)
 	secretbrokerv1.RegisterPolicyServiceServer(b.server, &b.policy)
+	secretbrokerv1.RegisterIntegrationServiceServer(b.server, &b.manage)
 	go func() {
 		defer close(b.done)
 		_ = b.server.Serve(&listener{Listener: lis, b: b})

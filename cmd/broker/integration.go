@@ -192,7 +192,7 @@ func integrationOf(f *registry.Form) *client.Integration {
 		Roles:     make(map[client.Role][]string),
 	}
 	for _, g := range f.Grants {
-		in.Grants = append(in.Grants, client.Grant{Principals: g.Principals, Vaults: g.Vaults, Secrets: g.Secrets, Keys: g.Keys})
+		in.Grants = append(in.Grants, client.Grant{Principals: g.Principals, Vaults: g.Vaults, Stores: g.Stores, Secrets: g.Secrets, Keys: g.Keys})
 	}
 	for role, patterns := range f.Roles.Bindings() {
 		in.Roles[client.Role(role)] = patterns
@@ -236,7 +236,7 @@ func formOf(in *client.Integration) (*registry.Form, error) {
 	f.Limits.SetTimeout(in.Limits.Timeout)
 	f.Placement = registry.Placement{Cloud: in.Placement.Cloud, Region: in.Placement.Region}
 	for _, g := range in.Grants {
-		f.Grants = append(f.Grants, registry.FormGrant{Principals: g.Principals, Vaults: g.Vaults, Secrets: g.Secrets, Keys: g.Keys})
+		f.Grants = append(f.Grants, registry.FormGrant{Principals: g.Principals, Vaults: g.Vaults, Stores: g.Stores, Secrets: g.Secrets, Keys: g.Keys})
 	}
 	f.Roles = registry.FormRoles{
 		ResourceOwner: in.Roles[client.Role(authz.ResourceOwner)], Assigner: in.Roles[client.Role(authz.Assigner)], Auditor: in.Roles[client.Role(authz.Auditor)],

@@ -20,11 +20,12 @@ func (g *grantFlags) register(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringArrayVar(&g.grant.Principals, "principal", nil, "who: a SPIFFE ID, dns: and a host's name, or a pattern; give the flag again for others (required)")
 	f.StringArrayVar(&g.grant.Vaults, "vault", nil, "only of this vault of the integration's; give the flag again for others")
+	f.StringArrayVar(&g.grant.Stores, "store", nil, "only of this store of the integration's, which for Key Vault is --vault; give the flag again for others")
 	f.StringArrayVar(&g.grant.Secrets, "secret", nil, "only secrets of this name, or beginning followed by *; give the flag again for others")
 	f.StringArrayVar(&g.grant.Keys, "json-key", nil, "only this JSON key, or beginning followed by *, and no whole secret; give the flag again for others")
 	f.StringVar(&g.etag, "etag", "", "change only if this is still the integration's")
 	_ = cmd.MarkFlagRequired("principal") // the flag exists
-	for _, flag := range []string{"principal", "vault", "secret", "json-key", "etag"} {
+	for _, flag := range []string{"principal", "vault", "store", "secret", "json-key", "etag"} {
 		completeWords(cmd, flag)
 	}
 }

@@ -206,10 +206,10 @@ func printParts(w io.Writer, in *client.Integration, usage *client.UsageReport) 
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	if len(in.Grants) > 0 {
-		fmt.Fprintln(t, "\nGRANT\tPRINCIPALS\tVAULTS\tSECRETS\tKEYS\tUSED")
+		fmt.Fprintln(t, "\nGRANT\tPRINCIPALS\tSTORES\tSECRETS\tKEYS\tUSED")
 	}
 	for i, g := range in.Grants {
-		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\n", i, cell(g.Principals), cell(g.Vaults), cell(g.Secrets), cell(g.Keys), used[i])
+		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\n", i, cell(g.Principals), cell(slices.Concat(g.Vaults, g.Stores)), cell(g.Secrets), cell(g.Keys), used[i])
 	}
 	if len(in.Roles) > 0 {
 		fmt.Fprintln(t, "\nROLE\tPRINCIPALS")

@@ -42,8 +42,12 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
 			change := addLocalFiles
-			if strings.HasPrefix(filepath.Base(env.WorkDir), "script-integration") {
-				change = inDatabase
+			if name := filepath.Base(env.WorkDir); strings.HasPrefix(name, "script-integration") {
+				more := ""
+				if name == "script-integration-placement" {
+					more = placementRules
+				}
+				change = func(env *devmode.Environment) error { return inDatabase(env, more) }
 			}
 			b, err := startBroker(context.Background(), filepath.Join(env.WorkDir, "dev"), change)
 			if err != nil {
@@ -85,10 +89,24 @@ func TestScripts(t *testing.T) {
 	})
 }
 
+// placementRules let one of the sample workers use what is in westeurope.
+const placementRules = `
+management: {validate_every: 1m}
+placement:
+  clouds: [azure]
+  regions: [westeurope, eastus]
+  same: region
+  caller_path: /connect/{region}
+  callers:
+    - {principals: [spiffe://example.org/connect/*], cloud: azure, region: westeurope}
+    - {principals: [spiffe://example.org/other/*], cloud: azure, region: eastus}
+`
+
 // inDatabase has the broker keep its integrations in a database, which is empty at
-// first, and leaves the sample in the directory "managed".
-func inDatabase(env *devmode.Environment) error {
-	if err := edit(env.ConfigFile, "integrations: integrations/", "registry: {sqlite: {file: registry.db}, key_file: registry.key, files: [keyvault-ca.pem], max_integrations: 3}"); err != nil {
+// first, and leaves the sample in the directory "managed". more is appended to the
+// configuration.
+func inDatabase(env *devmode.Environment, more string) error {
+	if err := edit(env.ConfigFile, "integrations: integrations/", "registry: {sqlite: {file: registry.db}, key_file: registry.key, files: [keyvault-ca.pem], max_integrations: 3}"+more); err != nil {
 		return err
 	}
 	if err := seal.Create(filepath.Join(env.Dir, "registry.key")); err != nil {

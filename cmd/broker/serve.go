@@ -22,6 +22,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secretbroker/secretbroker/internal/audit"
+	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/cache"
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/hardening"
@@ -221,6 +222,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	management := manage.New(manage.Config{
 		Store:       integrations,
 		Usage:       integrations.usage,
+		NoteUsage:   uses.Flush,
 		Audit:       auditLog,
 		Roles:       settings.roles.Load,
 		Placement:   places,
@@ -234,11 +236,14 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		Resolver:  resolver,
 		Explainer: resolver,
 		Manager:   management,
-		IsAuditor: settings.isAuditor,
-		Trust:     identity,
-		Identity:  identityRules,
-		Logger:    log,
-		Metrics:   metrics,
+		MayExplain: func(who authz.Principal, id string) bool {
+			in, _ := integrations.Get(id) // one that is not there has no roles
+			return settings.mayExplain(who, in)
+		},
+		Trust:    identity,
+		Identity: identityRules,
+		Logger:   log,
+		Metrics:  metrics,
 		Limits: server.Limits{
 			MaxRequestBytes:            int(cfg.Limits.MaxRequestBytes),
 			MaxStreamsPerConnection:    cfg.Limits.MaxStreamsPerConnection,
@@ -251,7 +256,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		return &exitError{exitFailure, err}
 	}
 	settings.limitCalls = grpcServer.SetCallLimits
-	readiness := &server.Readiness{Refuses: integrations.refuses, Problems: func() []server.Problem { return problems(identity, integrations, auditLog, settings, working) }}
+	readiness := &server.Readiness{Refuses: integrations.refuses, Problems: func() []server.Problem { return problems(identity, integrations, places, auditLog, settings, working) }}
 	admin := server.NewAdmin(readiness, metrics)
 
 	listener, err := net.Listen("tcp", cfg.Listen)
@@ -357,12 +362,15 @@ func onHangup(ctx context.Context, log *slog.Logger, hangups <-chan os.Signal, m
 }
 
 // problems lists what /readyz should tell an operator.
-func problems(identity *trust.Store, integrations *integrationStore, auditLog *audit.Log, settings *settings, working *manage.Watcher) []server.Problem {
+func problems(identity *trust.Store, integrations *integrationStore, places *placement.Rules, auditLog *audit.Log, settings *settings, working *manage.Watcher) []server.Problem {
 	var ps []server.Problem
 	for _, text := range identity.Problems() {
 		ps = append(ps, server.Problem{Component: "tls", Text: text})
 	}
 	ps = append(ps, integrations.problems()...)
+	for _, text := range misplaced(places, integrations.List()) {
+		ps = append(ps, server.Problem{Component: "placement", Text: text})
+	}
 	failures := working.Failures()
 	for _, id := range slices.Sorted(maps.Keys(failures)) {
 		ps = append(ps, server.Problem{Component: "validation", Text: id + ": " + failures[id]})

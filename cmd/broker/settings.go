@@ -12,6 +12,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/admission"
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/config"
+	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
 // settings is the broker.yaml in force. A reload puts a few settings in force,
@@ -72,10 +73,14 @@ func withReloadable(old, next *config.Config) *config.Config {
 	return &c
 }
 
-// isAuditor says whether who may have decisions about all integrations explained
-// just now.
-func (s *settings) isAuditor(who authz.Principal) bool {
-	return authz.Authority{Organisation: s.roles.Load()}.May(who, authz.ToExplain)
+// mayExplain says whether who may have decisions about an integration explained
+// just now, about all integrations for nil.
+func (s *settings) mayExplain(who authz.Principal, in *registry.Integration) bool {
+	a := authz.Authority{Organisation: s.roles.Load()}
+	if in != nil {
+		a.Integration = in.Roles
+	}
+	return a.May(who, authz.ToExplain)
 }
 
 // current is the configuration in force.

@@ -27,8 +27,8 @@ func TestSettings(t *testing.T) {
 	expect := func(auditor authz.Principal, drain time.Duration, limitsSet int, problem string) {
 		t.Helper()
 		for _, who := range []authz.Principal{first, second} {
-			if s.isAuditor(who) != (who == auditor) {
-				t.Errorf("%s: auditor %v", who, s.isAuditor(who))
+			if s.mayExplain(who, nil) != (who == auditor) {
+				t.Errorf("%s: auditor %v", who, s.mayExplain(who, nil))
 			}
 		}
 		if got := time.Duration(s.current().Shutdown.DrainDelay); got != drain {

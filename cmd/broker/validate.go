@@ -49,6 +49,7 @@ Exit codes: 0 everything is in order; 2 there are faults.`,
 				if len(bad) > 0 {
 					faults = append(faults, bad)
 				}
+				faults = append(faults, placementFaults(cfg, good)...)
 				integrations = fmt.Sprintf("with %d integration(s)", len(good))
 			}
 			if len(faults) > 0 {

@@ -33,7 +33,10 @@ type Config struct {
 	Store registry.Store
 	// Usage tells who has used what; nil if nobody keeps that.
 	Usage registry.UsageStore
-	Audit AuditLog
+	// NoteUsage, if not nil, writes down what this broker has noted of usage so far,
+	// so that what has just been used does not pass for unused.
+	NoteUsage func(ctx context.Context)
+	Audit     AuditLog
 	// Roles returns the roles for all integrations, as they are just now.
 	Roles func() *authz.Roles
 	// Placement are the organisation's rules; nil for none.
@@ -52,7 +55,8 @@ type Config struct {
 
 // Service manages integrations. It is safe for concurrent use.
 type Service struct {
-	cfg Config
+	cfg        Config
+	validating chan struct{} // has an element for each validation under way
 }
 
 // New makes a Service.
@@ -66,7 +70,10 @@ func New(cfg Config) *Service {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Service{cfg: cfg}
+	if cfg.NoteUsage == nil {
+		cfg.NoteUsage = func(context.Context) {}
+	}
+	return &Service{cfg: cfg, validating: make(chan struct{}, maxValidating)}
 }
 
 // Caller is who asks, as the server found out, and the call.

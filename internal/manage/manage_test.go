@@ -292,6 +292,27 @@ func TestFaultsNameFields(t *testing.T) {
 	}
 }
 
+func TestCredentialFaultsNameFields(t *testing.T) {
+	b := newBench(t, placement.Config{})
+	given := credentials()
+	given["azure.credential.certificate"] = secret.NewValue([]byte("canary-certificate"))
+	_, err := b.Create(t.Context(), as(orgOwner), sample(t, "cspi"), given, manage.WriteOptions{})
+	invalid, ok := manage.IsInvalid(err)
+	if !ok || len(invalid.Faults) != 1 || invalid.Faults[0].Field != `integration.credentials["azure.credential.certificate"]` || strings.Contains(err.Error(), "canary") {
+		t.Errorf("got %v", err)
+	}
+	for name, v := range given {
+		func() {
+			defer func() {
+				if recover() == nil { // which a wiped value does when it is used
+					t.Errorf("%s was not wiped", name)
+				}
+			}()
+			_ = v.Len()
+		}()
+	}
+}
+
 func TestValidateOnlyChangesNothing(t *testing.T) {
 	b := newBench(t, placement.Config{})
 	in, err := b.Create(t.Context(), as(orgOwner), sample(t, "cspi"), credentials(), manage.WriteOptions{ValidateOnly: true})

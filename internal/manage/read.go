@@ -175,6 +175,7 @@ func (s *Service) usage(ctx context.Context, rec *registry.Record, size int, tok
 	if s.cfg.Usage == nil {
 		return UsagePage{}, nil
 	}
+	s.cfg.NoteUsage(ctx)
 	usage, err := s.cfg.Usage.Usage(ctx, rec.ID, time.Time{}, 0)
 	if err != nil {
 		return UsagePage{}, errorOf("", err)

@@ -99,16 +99,22 @@ func outcomeOf(err error) (audit.Outcome, secret.Reason) {
 	}
 }
 
+// changeTime bounds a change once it has been recorded.
+const changeTime = 10 * time.Second
+
 // change makes a change between two records: what is about to be done, which has
-// to be accepted, and what came of it.
-func (op *operation) change(ctx context.Context, c *audit.Change, do func() error) error {
+// to be accepted, and what came of it. From the first record on it does not end
+// with the caller's patience: the second one should be true.
+func (op *operation) change(ctx context.Context, c *audit.Change, do func(ctx context.Context) error) error {
 	if len(c.Before)+len(c.After) > audit.MaxChange {
 		return op.answer(ctx, secret.Errorf(secret.ReasonInvalidRequest, "the integration is too large for its change to be recorded; make several of it"))
 	}
 	if err := op.record(ctx, audit.Attempted, "", c); err != nil {
 		return err
 	}
-	err := do()
+	doing, cancel := context.WithTimeout(context.WithoutCancel(ctx), changeTime)
+	defer cancel()
+	err := do(doing)
 	outcome, reason := audit.Changed, secret.Reason("")
 	if err != nil {
 		outcome, reason = outcomeOf(err)

@@ -15,6 +15,10 @@ import (
 // Step is one thing that was tried to find out whether an integration works.
 type Step = provider.Step
 
+// maxValidating is how many validations are under way at a time: each opens an
+// integration anew, and asks its stores without waiting for its turn.
+const maxValidating = 4
+
 // validateTime bounds one validation, all its steps together.
 const validateTime = 20 * time.Second
 
@@ -34,6 +38,12 @@ func (s *Service) Validate(ctx context.Context, who Caller, id string) ([]provid
 	}
 	if err != nil {
 		return nil, op.answer(ctx, err)
+	}
+	select {
+	case s.validating <- struct{}{}:
+		defer func() { <-s.validating }()
+	default:
+		return nil, op.answer(ctx, secret.Errorf(secret.ReasonOverloaded, "the broker validates other integrations; wait until it is done"))
 	}
 	ctx, cancel := context.WithTimeout(ctx, validateTime)
 	defer cancel()

@@ -160,7 +160,7 @@ func (op *operation) commit(ctx context.Context, do func(context.Context, regist
 	check.ValidateOnly = true
 	rec, err := do(ctx, check)
 	if err != nil {
-		return rec, op.answer(ctx, errorOf(after.Kind, err))
+		return rec, op.answer(ctx, credentialFields(errorOf(after.Kind, err), c.Credentials))
 	}
 	if o.ValidateOnly {
 		op.note = "validated only"
@@ -172,11 +172,24 @@ func (op *operation) commit(ctx context.Context, do func(context.Context, regist
 		Fields:      settingsOf(Diff(before, after)),
 		Credentials: slices.Sorted(maps.Keys(c.Credentials)),
 		Forced:      o.Force,
-	}, func() error {
+	}, func(ctx context.Context) error {
 		rec, err = do(ctx, c)
 		return errorOf(after.Kind, err)
 	})
 	return rec, err
+}
+
+// credentialFields names the fields of faults in credentials, which the registry
+// names by their settings.
+func credentialFields(err error, credentials map[string]secret.Value) error {
+	if invalid, ok := IsInvalid(err); ok {
+		for i, f := range invalid.Faults {
+			if _, given := credentials[f.Setting]; given {
+				invalid.Faults[i].Field = fmt.Sprintf("integration.credentials[%q]", f.Setting)
+			}
+		}
+	}
+	return err
 }
 
 // comply holds a change against what is not the registry's to know: what the
@@ -286,7 +299,7 @@ func (s *Service) Delete(ctx context.Context, who Caller, id string, o WriteOpti
 		return op.answer(ctx, nil)
 	}
 	before := registry.ParseForm(id, rec.Document).Form
-	return op.change(ctx, &audit.Change{Before: documentOf(&before), Fields: settingsOf(Diff(&before, nil)), Credentials: rec.Credentials, Forced: o.Force}, func() error {
+	return op.change(ctx, &audit.Change{Before: documentOf(&before), Fields: settingsOf(Diff(&before, nil)), Credentials: rec.Credentials, Forced: o.Force}, func(ctx context.Context) error {
 		return errorOf(before.Kind, s.cfg.Store.Delete(ctx, id, rec.ETag))
 	})
 }
@@ -298,6 +311,7 @@ func (s *Service) unused(ctx context.Context, id string) error {
 		return nil
 	}
 	const named = 3
+	s.cfg.NoteUsage(ctx)
 	since := s.cfg.Now().Add(-s.cfg.UsageWindow)
 	usage, err := s.cfg.Usage.Usage(ctx, id, since, 0)
 	if err != nil {

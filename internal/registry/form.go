@@ -50,8 +50,10 @@ type FormLimits struct {
 type FormGrant struct {
 	Principals []string `yaml:"principals"`
 	Vaults     []string `yaml:"vaults,omitempty"`
-	Secrets    []string `yaml:"secrets,omitempty"`
-	Keys       []string `yaml:"keys,omitempty"`
+	// Stores is Vaults for kinds whose stores are called something else.
+	Stores  []string `yaml:"stores,omitempty"`
+	Secrets []string `yaml:"secrets,omitempty"`
+	Keys    []string `yaml:"keys,omitempty"`
 }
 
 // Equal reports whether two grants say the same, in whatever order.
@@ -59,7 +61,7 @@ func (g FormGrant) Equal(other FormGrant) bool {
 	same := func(a, b []string) bool {
 		return slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
 	}
-	return same(g.Principals, other.Principals) && same(g.Vaults, other.Vaults) && same(g.Secrets, other.Secrets) && same(g.Keys, other.Keys)
+	return same(g.Principals, other.Principals) && same(g.Vaults, other.Vaults) && same(g.Stores, other.Stores) && same(g.Secrets, other.Secrets) && same(g.Keys, other.Keys)
 }
 
 // FormRoles is the section roles.
@@ -96,7 +98,7 @@ func ParseForm(name string, data []byte) FormFile {
 	}
 	for i, g := range f.Grants {
 		// Left out it would leave open what an empty list wants closed.
-		for name, list := range map[string][]string{"vaults": g.Vaults, "secrets": g.Secrets, "keys": g.Keys} {
+		for name, list := range map[string][]string{"vaults": g.Vaults, "stores": g.Stores, "secrets": g.Secrets, "keys": g.Keys} {
 			if list != nil && len(list) == 0 {
 				f.doc.Fault(strictyaml.Index("grants", i)+"."+name, "an empty list would allow nothing; list what is allowed, or take the setting out to leave it open")
 			}
@@ -172,7 +174,8 @@ func (f *Form) Tree() map[string]any {
 func (f *Form) CredentialFiles(dir string) map[string]string {
 	files := make(map[string]string)
 	if tree := f.sections()[f.Kind]; tree != nil {
-		takeCredentialFiles(SectionOf(f.Kind), *tree, func(name, path string) {
+		kind, _ := sectionOf(f.Kind)
+		takeCredentialFiles(kind.section, *tree, kind.credentials, func(name, path string) {
 			if !filepath.IsAbs(path) {
 				path = filepath.Join(dir, path)
 			}
@@ -182,15 +185,14 @@ func (f *Form) CredentialFiles(dir string) map[string]string {
 	return files
 }
 
-func takeCredentialFiles(path string, t strictyaml.Tree, found func(name, file string)) {
+func takeCredentialFiles(path string, t strictyaml.Tree, names []string, found func(name, file string)) {
 	for _, key := range slices.Sorted(maps.Keys(t)) {
 		switch v := t[key].(type) {
 		case strictyaml.Tree:
-			takeCredentialFiles(path+"."+key, v, found)
+			takeCredentialFiles(path+"."+key, v, names, found)
 		case string:
-			// A token is renewed where it lies, and authorities are no secret.
-			if name, ok := strings.CutSuffix(key, "_file"); ok && name != "ca" && !strings.HasSuffix(name, "token") {
-				found(path+"."+name, v)
+			if name, ok := strings.CutSuffix(path+"."+key, "_file"); ok && slices.Contains(names, name) {
+				found(name, v)
 				delete(t, key)
 			}
 		}

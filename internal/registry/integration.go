@@ -9,6 +9,7 @@ package registry
 
 import (
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
@@ -51,6 +52,13 @@ type Integration struct {
 	// empty, the credential is the one named X ("azure.credential.client_secret").
 	// Nil for an integration that stands in a file.
 	Credentials map[string]Credential
+}
+
+// Stored returns the credential that is kept in place of the file which the
+// setting, such as "azure.credential.client_secret_file", would name; nil if none
+// is.
+func (in *Integration) Stored(setting string) Credential {
+	return in.Credentials[strings.TrimSuffix(setting, "_file")]
 }
 
 // Limits are how hard each store of an integration may be used. Zero values mean

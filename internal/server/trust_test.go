@@ -51,7 +51,7 @@ func startTrusted(t *testing.T, limits Limits, rules IdentityRules) *trustedServ
 		t.Fatal(err)
 	}
 	s.Server, err = New(Config{
-		Resolver: s.resolver, Explainer: s.resolver, IsAuditor: func(authz.Principal) bool { return false },
+		Resolver: s.resolver, Explainer: s.resolver, MayExplain: func(authz.Principal, string) bool { return false },
 		Trust: s.trust, Identity: rules, Logger: log, Metrics: s.metrics, Limits: limits,
 	})
 	if err != nil {

@@ -55,6 +55,7 @@ func TestFaultsShowNoValue(t *testing.T) {
 		"ttl: " + at, "max_bytes: " + at, "section: {cert_file: " + at + "}", "section: {cert_file: a," + at + "}",
 		"section:\n  key_file: " + at + "\n  cert_file: c", "section:\n  " + at + "\n  cert_file: c", "table: {x: " + at + "}",
 		"table: {x: a," + at + "}", "items: [{tags: [" + at + "]}]", "name: |\n  " + at, "name: |\n" + at, "name: a\n" + at,
+		"tree: {x: a," + at + "}", "tree: {x: [" + at + ", null]}", "tree:\n  a:\n    " + at + ":\n  b: 1", "tree: {" + at + ": *x}",
 		"name: >-\n  a\n " + at, "name: a\n---\nname: " + at, "%" + at + "\n---\nname: a", "name: a # " + at, "unknown: " + at,
 		"name: a\nname: " + at, "table: {x: a, x: " + at + "}", "optional: {inner: " + at + "}", "? " + at, "name: &x a\nlist: [*x, " + at + "]",
 	}

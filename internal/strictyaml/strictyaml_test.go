@@ -26,6 +26,7 @@ type sample struct {
 	Items []struct {
 		Tags []string `yaml:"tags"`
 	} `yaml:"items"`
+	Tree    Tree `yaml:"tree"`
 	derived string
 }
 
@@ -105,7 +106,7 @@ func TestDecodeFaults(t *testing.T) {
 		{"unknown, other case", "maxBytes: 1\n", `f.yaml:1: unknown setting "maxBytes"; did you mean "max_bytes"?`},
 		{"unknown, beginning", "name: a\nsection:\n  cert: hunter2\n", `f.yaml:3: section: unknown setting "cert"; did you mean "cert_file"?`},
 		{"unknown, far", "section:\n  password: hunter2\n", `f.yaml:2: section: unknown setting "password"; known here: cert_file, key_file`},
-		{"unknown, long", strings.Repeat("x", 200) + ": 1\n", `f.yaml:1: unknown setting "` + strings.Repeat("x", 64) + `..."; known here: name, enabled, count, ttl, max_bytes, list, table, section, optional, items`},
+		{"unknown, long", strings.Repeat("x", 200) + ": 1\n", `f.yaml:1: unknown setting "` + strings.Repeat("x", 64) + `..."; known here: name, enabled, count, ttl, max_bytes, list, table, section, optional, items, tree`},
 		{"unknown in list", "items:\n  - tags: []\n    tag: a\n", `f.yaml:3: items[0]: unknown setting "tag"; did you mean "tags"?`},
 		{"unknown without value, close", "nmae:\n", `f.yaml:1: unknown setting without a value; did you mean "name"?`},
 		{"unknown without value, far", "section: {cert_file: a,hunter2}\n", `f.yaml:1: section: unknown setting without a value; known here: cert_file, key_file`},

@@ -154,7 +154,7 @@ func readFile(setting, path string) ([]byte, error) { return egress.ReadFile(set
 // readCredential returns what the registry keeps in place of the file that a
 // setting would name or, if it keeps nothing, the file's content.
 func readCredential(in *registry.Integration, setting, path string) ([]byte, error) {
-	open := in.Credentials[strings.TrimSuffix(setting, "_file")]
+	open := in.Stored(setting)
 	if path != "" || open == nil {
 		return readFile(setting, path)
 	}

@@ -19,7 +19,9 @@ type dialect struct {
 	numbered bool
 	// lockSchema, if not "", is run first in a transaction that changes tables.
 	lockSchema string
-	// notify, if not "", is run in every transaction that changes integrations.
+	// notify, if not "", is run in every transaction that changes integrations: it
+	// tells the other replicas, and bounds how long one that hangs in the middle
+	// keeps them from writing.
 	notify string
 	// write are the options of transactions that change something.
 	write *sql.TxOptions
@@ -47,7 +49,7 @@ var postgresDialect = dialect{
 	name:       "postgres",
 	numbered:   true,
 	lockSchema: "SELECT pg_advisory_xact_lock(7310588243927142770)",
-	notify:     "SELECT pg_notify('" + channel + "', '')",
+	notify:     "SELECT pg_notify('" + channel + "', ''), set_config('idle_in_transaction_session_timeout', '10s', true)",
 	// Writers wait for each other at the row of registry_state, and see what the
 	// others have committed once they have it.
 	write: &sql.TxOptions{Isolation: sql.LevelReadCommitted},

@@ -18,8 +18,9 @@ const (
 	maxIdle = 2
 )
 
-// OpenSQLite opens the database in a file, and makes it if there is none. Only
-// one broker may have it open: another one would not learn of changes at once.
+// OpenSQLite opens the database in a file, on a local disk, and makes it if there
+// is none. It is meant for one broker; what other processes change it notices by
+// its poll.
 func OpenSQLite(ctx context.Context, file string, c Config) (*Store, error) {
 	file, err := filepath.Abs(file)
 	if err != nil {

@@ -1,3 +1,5 @@
+//go:build unix
+
 // Package pgtest runs a real PostgreSQL server for tests: a cluster of its own
 // in a temporary directory, which the test may kill and start again.
 //

@@ -1,0 +1,177 @@
+package client_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"google.golang.org/grpc/metadata"
+
+	"github.com/secretbroker/secretbroker/client"
+	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
+)
+
+// replicas are brokers that note who has answered what.
+type replicas struct {
+	brokers []*broker
+	cfg     client.Config
+
+	mu sync.Mutex
+	// by is which replicas have answered an integration's calls.
+	by map[string]map[int]int
+	// headers are those that calls came with.
+	headers map[string]bool
+}
+
+func newReplicas(t *testing.T, n int, balance client.Balance) *replicas {
+	t.Helper()
+	authority := newCA("test CA")
+	r := &replicas{by: make(map[string]map[int]int), headers: make(map[string]bool)}
+	r.cfg = writeConfig(t.TempDir(), "", authority, "worker-1.test")
+	r.cfg.Balance = balance
+	for i := range n {
+		b := startBroker(authority, func(ctx context.Context, in *secretbrokerv1.ResolveRequest) (*secretbrokerv1.ResolveResponse, error) {
+			md, _ := metadata.FromIncomingContext(ctx)
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			if r.by[in.GetIntegrationId()] == nil {
+				r.by[in.GetIntegrationId()] = make(map[int]int)
+			}
+			r.by[in.GetIntegrationId()][i]++
+			r.headers[strings.Join(md.Get("x-secretbroker-integration"), ",")] = true
+			return echo(ctx, in)
+		})
+		t.Cleanup(b.stop)
+		r.brokers = append(r.brokers, b)
+		r.cfg.Addrs = append(r.cfg.Addrs, b.addr)
+	}
+	return r
+}
+
+// ask makes calls for integrations, each several times.
+func (r *replicas) ask(t *testing.T, c *client.Client, integrations, times int) {
+	t.Helper()
+	for n := range integrations * times {
+		req := client.Request{IntegrationID: fmt.Sprint("i", n%integrations), Configs: map[string]string{"a": "b"}}
+		if _, err := c.Resolve(t.Context(), req); err != nil {
+			t.Fatalf("call %d: %v", n, err)
+		}
+	}
+}
+
+// answered is how many calls each replica has answered, and how many integrations
+// more than one.
+func (r *replicas) answered() (calls []int, shared int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	calls = make([]int, len(r.brokers))
+	for _, by := range r.by {
+		if len(by) > 1 {
+			shared++
+		}
+		for i, n := range by {
+			calls[i] += n
+		}
+	}
+	clear(r.by)
+	return calls, shared
+}
+
+func (r *replicas) client(t *testing.T) *client.Client {
+	t.Helper()
+	c, err := client.New(r.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// settle makes calls until all replicas have a connection.
+func (r *replicas) settle(t *testing.T, c *client.Client) {
+	t.Helper()
+	for n := 0; ; n++ {
+		connected := 0
+		for _, b := range r.brokers {
+			connected += min(1, b.connections())
+		}
+		if connected == len(r.brokers) {
+			break
+		}
+		req := client.Request{IntegrationID: fmt.Sprint("other", n), Configs: map[string]string{"a": "b"}}
+		if _, err := c.Resolve(t.Context(), req); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.answered()
+}
+
+func TestBalanceIntegration(t *testing.T) {
+	t.Parallel()
+	r := newReplicas(t, 3, client.BalanceIntegration)
+	c := r.client(t)
+	r.settle(t, c)
+	r.ask(t, c, 60, 3)
+	calls, shared := r.answered()
+	if shared != 0 {
+		t.Errorf("%d integrations were answered by more than one replica", shared)
+	}
+	for i, n := range calls {
+		if n == 0 {
+			t.Errorf("replica %d has answered nothing: %v", i, calls)
+		}
+	}
+	if r.headers[""] || !r.headers["i1"] {
+		t.Errorf("headers: %v", r.headers)
+	}
+	r.brokers[0].stop()
+	r.ask(t, c, 60, 2)
+	if calls, _ := r.answered(); calls[0] != 0 || calls[1] == 0 || calls[2] == 0 {
+		t.Errorf("after the end of replica 0: %v", calls)
+	}
+}
+
+func TestBalanceRoundRobin(t *testing.T) {
+	t.Parallel()
+	r := newReplicas(t, 3, client.BalanceRoundRobin)
+	c := r.client(t)
+	r.settle(t, c)
+	r.ask(t, c, 1, 90)
+	calls, _ := r.answered()
+	for i, n := range calls {
+		if n < 15 { // a connection may have come up a little later
+			t.Errorf("replica %d has answered %d of 90 calls: %v", i, n, calls)
+		}
+	}
+	if !r.headers[""] || len(r.headers) != 1 {
+		t.Errorf("headers without need: %v", r.headers)
+	}
+}
+
+func TestBalanceNone(t *testing.T) {
+	t.Parallel()
+	r := newReplicas(t, 2, client.BalanceNone)
+	c := r.client(t)
+	r.ask(t, c, 10, 2)
+	calls, _ := r.answered()
+	if calls[0] != 20 && calls[1] != 20 {
+		t.Errorf("one replica was to answer all: %v", calls)
+	}
+	r.brokers[0].stop()
+	r.ask(t, c, 10, 2)
+}
+
+func TestBalanceConfig(t *testing.T) {
+	t.Parallel()
+	cfg := writeConfig(t.TempDir(), "127.0.0.1:1", newCA("x"), "worker-1.test")
+	cfg.Balance = "random"
+	if _, err := client.New(cfg); err == nil || !strings.Contains(err.Error(), `"random"`) {
+		t.Errorf("an unknown Balance: %v", err)
+	}
+	cfg.Balance, cfg.Addrs = client.BalanceRoundRobin, []string{"broker-2"}
+	if _, err := client.New(cfg); err == nil || !strings.Contains(err.Error(), `"broker-2"`) {
+		t.Errorf("a replica without a port: %v", err)
+	}
+}

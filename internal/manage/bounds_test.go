@@ -1,0 +1,83 @@
+package manage_test
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/secretbroker/secretbroker/internal/audit"
+	"github.com/secretbroker/secretbroker/internal/manage"
+	"github.com/secretbroker/secretbroker/internal/placement"
+	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// Once it is recorded, a change is made whether or not its caller waits for it.
+func TestChangeOutlivesItsCaller(t *testing.T) {
+	b := newBench(t, placement.Config{})
+	b.create(t, "cspi")
+	ctx, leave := context.WithCancel(t.Context())
+	b.audit.broken = func(e audit.Event) bool {
+		if e.Outcome == audit.Attempted {
+			leave()
+		}
+		return false
+	}
+	if _, _, err := b.Update(ctx, as(owner), manage.Form{ID: "cspi", DisplayName: "x"}, nil, nil, manage.WriteOptions{}); err != nil {
+		t.Errorf("got %v", err)
+	}
+	lines, _ := b.audit.take(t)
+	if got := strings.Join(lines, ", "); got != "UpdateIntegration attempted, UpdateIntegration changed" || b.get(t, "cspi").Form.DisplayName != "x" {
+		t.Errorf("recorded %s", got)
+	}
+}
+
+// A change whose record would be too long for a line is refused.
+func TestChangeThatCannotBeRecorded(t *testing.T) {
+	b := newBench(t, placement.Config{})
+	b.create(t, "cspi")
+	var grants []manage.Grant
+	for range 9 {
+		grants = append(grants, manage.Grant{Principals: []string{"dns:a"}, Keys: []string{strings.Repeat("k", audit.MaxChange/8)}})
+	}
+	_, _, err := b.Update(t.Context(), as(owner), manage.Form{ID: "cspi", Grants: grants}, []string{"grants"}, nil, manage.WriteOptions{})
+	if err == nil || reasonOf(err) != secret.ReasonInvalidRequest && reasonOf(err) != secret.ReasonInvalidIntegration {
+		t.Errorf("got %v", err)
+	}
+	_, events := b.audit.take(t)
+	for _, e := range events {
+		if data, err := json.Marshal(e); err != nil || len(data) > audit.MaxChange || e.Outcome == audit.Attempted {
+			t.Errorf("%d bytes, %s, %v", len(data), e.Outcome, err)
+		}
+	}
+}
+
+// Validations ask stores out of turn, so only a few run at a time.
+func TestFewValidationsAtATime(t *testing.T) {
+	b := newBench(t, placement.Config{})
+	b.create(t, "cspi")
+	begun, finish := make(chan struct{}), make(chan struct{})
+	b.cfg.Validate = func(context.Context, *registry.Integration) []provider.Step {
+		begun <- struct{}{}
+		<-finish
+		return nil
+	}
+	s := manage.New(b.cfg)
+	var running sync.WaitGroup
+	for range 4 {
+		running.Go(func() {
+			if _, err := s.Validate(t.Context(), as(owner), "cspi"); err != nil {
+				t.Error(err)
+			}
+		})
+		<-begun
+	}
+	if _, err := s.Validate(t.Context(), as(owner), "cspi"); reasonOf(err) != secret.ReasonOverloaded {
+		t.Errorf("got %v", err)
+	}
+	close(finish)
+	running.Wait()
+}

@@ -1,0 +1,50 @@
+package azurekv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+
+	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+var _ provider.Validator = (*store)(nil)
+
+// Validate implements provider.Validator: a token, and then each vault, by asking
+// for a secret that nobody has. Key Vault looks at the role before it looks for the
+// secret, so that "not found" shows that the identity may read.
+func (s *store) Validate(ctx context.Context) []provider.Step {
+	step := provider.Step{Name: "token", Found: "the login authority gave an access token"}
+	if err := s.askForToken(ctx); err != nil {
+		step = provider.Step{Name: "token", Err: err}
+	}
+	steps := []provider.Step{step}
+	if step.Err != nil {
+		for _, vault := range s.azure.Vaults {
+			steps = append(steps, provider.Step{Name: "read " + vault, Skipped: true})
+		}
+		return steps
+	}
+	return append(steps, provider.Probe(ctx, s, secret.KindAzureKeyVault, s.azure.Vaults)...)
+}
+
+func (s *store) askForToken(ctx context.Context) error {
+	ses := s.session()
+	// https://NAME.vault.azure.net is of the resource https://vault.azure.net, and
+	// so in all clouds.
+	_, resource, _ := strings.Cut(s.azure.Vaults[0], ".")
+	_, err := ses.tokens.GetToken(ses.tokens.mark(ctx), policy.TokenRequestOptions{
+		Scopes: []string{fmt.Sprintf("https://%s/.default", resource)}, TenantID: s.azure.TenantID, EnableCAE: true,
+	})
+	var known *secret.Error
+	switch {
+	case err == nil, errors.As(err, &known):
+		return err
+	default:
+		return secret.Errorf(secret.ReasonStoreUnavailable, "the login authority gave no answer in the time that there was; look at the way there").WithCause(err)
+	}
+}

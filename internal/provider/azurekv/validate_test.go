@@ -1,0 +1,59 @@
+package azurekv
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// TestValidate: each step says what it found, and nothing is read.
+func TestValidate(t *testing.T) {
+	notFound := func(w http.ResponseWriter, r *http.Request) {
+		if r.Host == otherHost {
+			writeJSON(w, http.StatusForbidden, `{"error":{"code":"Forbidden","message":"x","innererror":{"code":"ForbiddenByRbac"}}}`)
+			return
+		}
+		writeJSON(w, http.StatusNotFound, `{"error":{"code":"SecretNotFound","message":"x"}}`)
+	}
+	badClient := func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusUnauthorized, `{"error":"invalid_client","error_description":"AADSTS7000215: Invalid client secret"}`)
+	}
+	for _, tt := range []struct {
+		name  string
+		token http.HandlerFunc
+		want  string // "step reason|ok|skipped" of each
+		reads int
+	}{
+		{"a vault without the role", nil, "token ok, read " + vaultURL + " ok, read " + otherURL + " STORE_ACCESS_DENIED", 2},
+		{"a wrong client secret", badClient, "token STORE_AUTHENTICATION_FAILED, read " + vaultURL + " skipped, read " + otherURL + " skipped", 0},
+	} {
+		f := newFake(t)
+		f.vault = notFound
+		if tt.token != nil {
+			f.token = tt.token
+		}
+		s := f.open(f.config(), f.integration())
+		var got []string
+		for _, step := range s.Validate(t.Context()) {
+			result := "ok"
+			switch {
+			case step.Skipped:
+				result = "skipped"
+			case step.Err != nil:
+				e := secret.AsError(step.Err)
+				result = string(e.Reason)
+				checkClean(t, "a step", e.Error())
+			}
+			got = append(got, fmt.Sprint(step.Name, " ", result))
+		}
+		if text := strings.Join(got, ", "); text != tt.want {
+			t.Errorf("%s:\n got %s\nwant %s", tt.name, text, tt.want)
+		}
+		if _, reads := f.counts(); reads != tt.reads {
+			t.Errorf("%s: %d reads, want %d", tt.name, reads, tt.reads)
+		}
+	}
+}
