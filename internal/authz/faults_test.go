@@ -18,7 +18,7 @@ const (
 	openDomain    = `a pattern may not leave the trust domain open`
 	wantName      = `expected a secret's name, or its beginning and one "*" at the end`
 	wantKey       = `expected a JSON key, or its beginning and one "*" at the end`
-	foreignVault  = `not one of the integration's vaults; add it there first`
+	foreignVault  = `not one of the integration's stores; add it there first`
 )
 
 func TestPrincipalPatternFaults(t *testing.T) {
@@ -95,7 +95,7 @@ func TestNarrowingFaults(t *testing.T) {
 		{"no principals", Grant{}, []GrantError{{1, "principals", -1, "a grant needs at least one principal"}}},
 		{"empty principals", Grant{Principals: []string{}}, []GrantError{{1, "principals", -1, "a grant needs at least one principal"}}},
 		{"empty stores", Grant{Principals: someone, Stores: []string{}},
-			[]GrantError{{1, "vaults", -1, "the list is empty; leave it out to allow every vault of the integration"}}},
+			[]GrantError{{1, "vaults", -1, "the list is empty; leave it out to allow every store of the integration"}}},
 		{"empty secrets", Grant{Principals: someone, Secrets: []string{}},
 			[]GrantError{{1, "secrets", -1, "the list is empty; leave it out to allow every secret"}}},
 		{"empty keys", Grant{Principals: someone, Keys: []string{}},

@@ -228,7 +228,7 @@ func (c *compiler) stores(list []string) map[string]bool {
 		return nil
 	}
 	if len(list) == 0 {
-		c.fault("vaults", -1, "the list is empty; leave it out to allow every vault of the integration")
+		c.fault("vaults", -1, "the list is empty; leave it out to allow every store of the integration")
 	}
 	stores := make(map[string]bool, len(list))
 	for i, s := range list {
@@ -238,7 +238,7 @@ func (c *compiler) stores(list []string) map[string]bool {
 			continue
 		}
 		if !c.policy.stores[canonical] {
-			c.fault("vaults", i, "not one of the integration's vaults; add it there first")
+			c.fault("vaults", i, "not one of the integration's stores; add it there first")
 			continue
 		}
 		stores[canonical] = true

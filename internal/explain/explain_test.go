@@ -142,7 +142,7 @@ func TestExplainNilPolicy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []Judgement{{IntegrationID: "x", Grant: -1, Explanation: "the integration has no grants, so nobody may use it; the vault is not one of the integration's"}}
+	want := []Judgement{{IntegrationID: "x", Grant: -1, Explanation: "the integration has no grants, so nobody may use it; the store is not one of the integration's"}}
 	if diff := cmp.Diff(want, a.Judgements); diff != "" {
 		t.Error(diff)
 	}
@@ -165,22 +165,22 @@ func TestExplanations(t *testing.T) {
 	}{
 		{"no grants", prod + "::db", nil, "the integration has no grants, so nobody may use it"},
 		{"not named", prod + "::db", []authz.Grant{stranger}, "no grant names this principal"},
-		{"not named, vault neither", other + "::db", []authz.Grant{stranger}, "no grant names this principal; the vault is not one of the integration's"},
+		{"not named, vault neither", other + "::db", []authz.Grant{stranger}, "no grant names this principal; the store is not one of the integration's"},
 		{"other secrets", prod + "::db", []authz.Grant{bySecret}, "grant 0 names it but gives only secrets sqlserver-*, oracle"},
-		{"other vaults", prod + "::db", []authz.Grant{stranger, byVault}, "grant 1 names it but gives only vaults " + stage},
+		{"other vaults", prod + "::db", []authz.Grant{stranger, byVault}, "grant 1 names it but gives only stores " + stage},
 		{"other keys", prod + "::db::Password", []authz.Grant{byKey}, "grant 0 names it but gives only JSON keys password, user*"},
 		{"the whole secret", prod + "::db", []authz.Grant{byKey}, "grant 0 gives single JSON keys only (password, user*), the reference asks for the whole secret"},
-		{"the vault", other + "::db", []authz.Grant{stranger, narrowed(authz.Grant{})}, "grant 1 would, but the vault is not one of the integration's"},
-		{"the vault and more", other + "::db", []authz.Grant{bySecret}, "grant 0 names it but gives only secrets sqlserver-*, oracle; the vault is not one of the integration's"},
-		{"everything", prod + "::db::key", []authz.Grant{byAll}, "grant 0 names it but gives only vaults " + stage + " and secrets a and JSON keys k"},
+		{"the vault", other + "::db", []authz.Grant{stranger, narrowed(authz.Grant{})}, "grant 1 would, but the store is not one of the integration's"},
+		{"the vault and more", other + "::db", []authz.Grant{bySecret}, "grant 0 names it but gives only secrets sqlserver-*, oracle; the store is not one of the integration's"},
+		{"everything", prod + "::db::key", []authz.Grant{byAll}, "grant 0 names it but gives only stores " + stage + " and secrets a and JSON keys k"},
 		{"everything, and the whole", prod + "::db", []authz.Grant{byAll},
-			"grant 0 names it but gives only vaults " + stage + " and secrets a, and of those single JSON keys only, while the reference asks for the whole secret"},
+			"grant 0 names it but gives only stores " + stage + " and secrets a, and of those single JSON keys only, while the reference asks for the whole secret"},
 		{"the closest first", prod + "::db", []authz.Grant{byAll, bySecret, byKey},
 			"grant 1 names it but gives only secrets sqlserver-*, oracle; " +
 				"grant 2 gives single JSON keys only (password, user*), the reference asks for the whole secret; " +
-				"grant 0 names it but gives only vaults " + stage + " and secrets a, and of those single JSON keys only, while the reference asks for the whole secret"},
+				"grant 0 names it but gives only stores " + stage + " and secrets a, and of those single JSON keys only, while the reference asks for the whole secret"},
 		{"many grants", prod + "::db", []authz.Grant{byVault, byVault, byVault, byVault, byVault, byVault, byVault},
-			strings.Repeat("grant N names it but gives only vaults "+stage+"; ", 5) + "2 more grants name it but do not give it either"},
+			strings.Repeat("grant N names it but gives only stores "+stage+"; ", 5) + "2 more grants name it but do not give it either"},
 		{"many patterns", prod + "::db", []authz.Grant{narrowed(authz.Grant{Secrets: []string{"a", "b", "c", "d", "e", "f"}})},
 			"grant 0 names it but gives only secrets a, b, c, d, e and 1 more"},
 		{"odd keys", prod + "::db::k", []authz.Grant{narrowed(authz.Grant{Keys: []string{"a, b", "\x1b[2J", "é"}})},

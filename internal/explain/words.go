@@ -12,7 +12,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-const notListed = "the vault is not one of the integration's"
+const notListed = "the store is not one of the integration's"
 
 // inWords says for an operator what e says of ref: what allows it, or what would
 // have to change.
@@ -65,7 +65,7 @@ func lacks(m authz.Match) int {
 func grantInWords(i int, g authz.Grant, m authz.Match, ref secret.Ref) string {
 	var only []string
 	if !m.Store {
-		only = append(only, "vaults "+listed(g.Stores))
+		only = append(only, "stores "+listed(g.Stores))
 	}
 	if !m.Secret {
 		only = append(only, "secrets "+listed(g.Secrets))

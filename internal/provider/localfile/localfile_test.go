@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -132,7 +131,7 @@ func TestNothingLeavesTheDirectory(t *testing.T) {
 	} {
 		must(t, os.Symlink(to, filepath.Join(dir, link)))
 	}
-	must(t, syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o600))
+	must(t, makePipe(filepath.Join(dir, "pipe")))
 	write(t, filepath.Join(dir, "big"), strings.Repeat("x", MaxSize+1))
 	p := open(t, Config{}, integration(dir, filepath.Join(dir, "gone"), filepath.Join(dir, "proc")))
 	denied := string(secret.ReasonStoreAccessDenied)
