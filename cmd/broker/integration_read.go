@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -139,6 +140,11 @@ func validateIntegrations(ctx context.Context, cmd *cobra.Command, cl *client.Cl
 	failed := false
 	for i, id := range ids {
 		steps, err := cl.ValidateIntegration(ctx, id)
+		var refused *client.Error
+		if errors.As(err, &refused) && len(ids) > 1 && refused.Reason != "" && refused.RequestID != "" {
+			// One that this caller may only look at does not hide the others.
+			steps, err = []client.ValidationStep{{Name: "validate", Reason: refused.Reason, Message: refused.Message}}, nil
+		}
 		if err != nil {
 			return err
 		}

@@ -60,7 +60,7 @@ func (s *Service) Validate(ctx context.Context, who Caller, id string) ([]provid
 // validate puts the organisation's rules before what the stores say.
 func (s *Service) validate(ctx context.Context, in *registry.Integration) []provider.Step {
 	var steps []provider.Step
-	if s.cfg.Placement != nil {
+	if s.cfg.Placement.Restrict() {
 		step := provider.Step{Name: "placement", Found: "complies with the organisation's rules"}
 		if faults := s.cfg.Placement.Check(in.Kind, in.Placement); len(faults) > 0 {
 			step = provider.Step{Name: "placement", Err: secret.Errorf(secret.ReasonPlacementDenied, "%s: %s", faults[0].Setting, faults[0].Text)}

@@ -79,6 +79,9 @@ func New(cfg Config) (*Rules, error) {
 	return r, nil
 }
 
+// Restrict reports whether anything is switched on.
+func (r *Rules) Restrict() bool { return r != nil && !r.open }
+
 // CheckPath says what is wrong with a Config.Path, or nothing.
 func CheckPath(path string) (text string) {
 	const want = `expected how SPIFFE paths begin, such as /connect/{cloud}/{region}`

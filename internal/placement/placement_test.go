@@ -87,8 +87,11 @@ func TestAdmit(t *testing.T) {
 	if why := rules(t, Config{Regions: []string{"eastus"}}).Admit(byPath, in); !strings.Contains(why, "placement.region") {
 		t.Errorf("an integration that complies no more is used: %q", why)
 	}
-	if (*Rules)(nil).Admit(unknown, nowhere) != "" {
+	if (*Rules)(nil).Admit(unknown, nowhere) != "" || rules(t, Config{}).Admit(unknown, nowhere) != "" {
 		t.Error("no rules allow everything")
+	}
+	if (*Rules)(nil).Restrict() || rules(t, Config{}).Restrict() || !rules(t, Config{Same: SameCloud}).Restrict() || !rules(t, Config{Kinds: []secret.Kind{"X"}}).Restrict() {
+		t.Error("Restrict is wrong")
 	}
 }
 

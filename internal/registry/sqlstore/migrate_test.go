@@ -146,6 +146,7 @@ func TestNextReleasesSchema(t *testing.T) {
 }
 
 func TestCheckPostgresURL(t *testing.T) {
+	t.Setenv("PGPASSWORD", "of the environment")
 	for url, want := range map[string]string{
 		"postgres://broker@db.example.org/secretbroker":                                          "",
 		"postgresql://broker@db.example.org:5433/x?application_name=y":                           "",

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -32,18 +33,28 @@ const connectTime = 5 * time.Second
 // password does not belong in it, and what leaves the host has to be encrypted
 // and for the right server. It quotes nothing.
 func CheckPostgresURL(uri string) string {
-	c, fault := parsePostgres(uri)
-	switch {
-	case fault != "":
-		return fault
-	case c.Password != "":
+	if holdsPassword(uri) {
 		return "the URL holds a password; put that in a file and name it in password_file"
 	}
-	return ""
+	_, fault := parsePostgres(uri)
+	return fault
+}
+
+// holdsPassword looks at the URL itself: what it is parsed to has the password of
+// the process's environment as well.
+func holdsPassword(uri string) bool {
+	_, rest, _ := strings.Cut(uri, "://")
+	rest, query, _ := strings.Cut(rest, "?")
+	authority, _, _ := strings.Cut(rest, "/")
+	if at := strings.LastIndex(authority, "@"); at >= 0 && strings.Contains(authority[:at], ":") {
+		return true
+	}
+	values, err := url.ParseQuery(query)
+	return err == nil && values.Has("password")
 }
 
 func parsePostgres(uri string) (*pgx.ConnConfig, string) {
-	const expected = "expected the URL of a PostgreSQL database, such as postgres://broker@db.example.org/secretbroker?sslrootcert=/etc/secretbroker/db-ca.pem"
+	const expected = "expected the URL of a PostgreSQL database, such as postgres://broker@db.example.org/secretbroker?sslrootcert=/etc/secretbroker/db-ca.pem; the files that it names have to be there"
 	if !strings.HasPrefix(uri, "postgres://") && !strings.HasPrefix(uri, "postgresql://") {
 		return nil, expected
 	}
