@@ -77,7 +77,7 @@ func newStage(ctx context.Context, secrets, conns int, limits string) (_ *stage,
 	}
 	integration, _, _ := strings.Cut(string(data), "grants:")
 	integration += "grants:\n  - principals: [spiffe://example.org/connect/*]\n" + limits
-	if err := os.WriteFile(file, []byte(integration), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(integration), 0o600); err != nil { //nolint:gosec // in a directory of ours
 		return nil, err
 	}
 	binary, err := testbed.Build(ctx, s.world.Dir(), "cmd/broker", "-trimpath")
@@ -282,7 +282,7 @@ func start(ctx context.Context) (err error) {
 	for i := range 10_000 {
 		name := fmt.Sprintf("i%05d", i)
 		content := strings.Replace(string(data), "id: "+w.Env.IntegrationID, "id: "+name, 1)
-		if err := os.WriteFile(filepath.Join(dir, name+".yaml"), []byte(content), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, name+".yaml"), []byte(content), 0o600); err != nil { //nolint:gosec // in a directory of ours
 			return err
 		}
 	}

@@ -84,6 +84,23 @@ type interceptor struct {
 	refusals       *refusalLog
 }
 
+// checkRules returns an error if there is a method that has no rule, or one that
+// cannot be held.
+func (ic *interceptor) checkRules(services map[string]grpc.ServiceInfo) error {
+	for service, info := range services {
+		for _, m := range info.Methods {
+			full := "/" + service + "/" + m.Name
+			if ic.rules[full] == refused {
+				return fmt.Errorf("server: no rule says who may call %s", full)
+			}
+			if m.IsServerStream && ic.rules[full] == auditor { // nothing looks into its requests
+				return fmt.Errorf("server: the streaming method %s cannot be for auditors", full)
+			}
+		}
+	}
+	return nil
+}
+
 // guard returns a service whose unary methods pass the chain before their requests
 // are even decoded, so that refusing a call costs little. A method without a rule
 // is an error.

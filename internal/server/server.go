@@ -10,7 +10,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"sync"
@@ -185,18 +184,9 @@ func New(cfg Config) (*Server, error) {
 		s.health.SetServingStatus(service, healthpb.HealthCheckResponse_SERVING)
 	}
 	reflection.Register(g) // v1, and v1alpha beside it
-	for service, info := range g.GetServiceInfo() {
-		for _, m := range info.Methods {
-			full := "/" + service + "/" + m.Name
-			if m.IsServerStream && ic.rules[full] == auditor { // nothing looks into its requests
-				endStreams()
-				return nil, fmt.Errorf("server: the streaming method %s cannot be for auditors", full)
-			}
-			if ic.rules[full] == refused {
-				endStreams()
-				return nil, fmt.Errorf("server: no rule says who may call %s", full)
-			}
-		}
+	if err := ic.checkRules(g.GetServiceInfo()); err != nil {
+		endStreams()
+		return nil, err
 	}
 	return s, nil
 }
