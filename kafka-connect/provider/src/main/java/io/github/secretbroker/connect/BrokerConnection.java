@@ -45,9 +45,10 @@ final class BrokerConnection implements AutoCloseable {
   private static final int MAX_RESPONSE_BYTES = 16 << 20;
   private static final int MAX_TRAILER_BYTES = 64 << 10;
   /** How long a caller waits for brokers that the one before it found unreachable. */
-  private static final long IMPATIENT_MS = 1_000;
+  private static final long IMPATIENT_MS = 2_000;
   private static final long MIN_BACKOFF_MS = 100;
-  private static final long MAX_BACKOFF_MS = 1_000;
+  /** Short, since most of them cost nothing: a channel without a connection refuses by itself. */
+  private static final long MAX_BACKOFF_MS = 250;
 
   private static final int CONNECT_TIMEOUT_MS = 2_000;
 
