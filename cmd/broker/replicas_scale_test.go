@@ -85,6 +85,8 @@ func TestReadsAgainstReplicas(t *testing.T) {
 			most := int64(integrations * secrets)
 			if balance == client.BalanceRoundRobin {
 				most *= int64(replicas)
+			} else if replicas > 1 {
+				most += most / 2 // on a busy machine a connection may be late, and its calls go elsewhere
 			}
 			if reads < integrations*secrets || reads > most {
 				t.Errorf("%d replicas, %s: %d reads, want at most %d", replicas, balance, reads, most)

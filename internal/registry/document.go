@@ -22,7 +22,16 @@ type DocumentConfig struct {
 	// and what lies in these directories, absolutely. Whoever may write a document
 	// could otherwise have any file of the broker's host sent to a server of his.
 	Files []string
+	// Look, if not nil, is that of all documents which are parsed in one go.
+	Look *Look
 }
+
+// Look is one look at the files that documents name: each is read at most once. It
+// is for one goroutine, and for a moment: what it has seen it does not see again.
+type Look struct{ files *inspector }
+
+// NewLook makes a Look.
+func NewLook() *Look { return &Look{newInspector()} }
 
 // Parsed is what came of a document.
 type Parsed struct {
@@ -43,7 +52,10 @@ func ParseDocument(data []byte, c DocumentConfig) Parsed {
 	if c.Name == "" {
 		c.Name = "integration"
 	}
-	look := newInspector()
+	if c.Look == nil {
+		c.Look = NewLook()
+	}
+	look := c.Look.files
 	p := &parser{stored: c.Credentials, used: make(map[string]bool)}
 	p.check = func(r reference) string {
 		if !allowedFile(r.path, c.Files) {

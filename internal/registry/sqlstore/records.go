@@ -67,10 +67,10 @@ func (s *Store) records(ctx context.Context, read func(tx) ([]*row, error)) ([]r
 	if err != nil {
 		return nil, unavailable(err)
 	}
-	records := make([]registry.Record, len(rows))
+	records, look := make([]registry.Record, len(rows)), registry.NewLook()
 	for i, r := range rows {
 		k := credentials[r.id]
-		parsed := registry.ParseDocument([]byte(r.spec), registry.DocumentConfig{Name: r.id, Credentials: k.credentials, Files: s.cfg.Files})
+		parsed := registry.ParseDocument([]byte(r.spec), registry.DocumentConfig{Name: r.id, Credentials: k.credentials, Files: s.cfg.Files, Look: look})
 		records[i] = r.record(parsed, k.names)
 	}
 	return records, nil

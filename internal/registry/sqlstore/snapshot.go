@@ -35,8 +35,8 @@ type kept struct {
 // parse says what the document means now. What old served goes on being served
 // only while it is the same document: a change that cannot be understood here,
 // such as one of a newer release, may have taken a grant away.
-func (s *Store) parse(k, old *kept) *kept {
-	k.parsed = registry.ParseDocument(k.spec, registry.DocumentConfig{Name: k.id, Credentials: k.credentials, Files: s.cfg.Files})
+func (s *Store) parse(k, old *kept, look *registry.Look) *kept {
+	k.parsed = registry.ParseDocument(k.spec, registry.DocumentConfig{Name: k.id, Credentials: k.credentials, Files: s.cfg.Files, Look: look})
 	in := k.parsed.Integration
 	switch {
 	case in == nil && old != nil && old.etag == k.etag:
@@ -142,9 +142,10 @@ func (s *Store) load(ctx context.Context, last *snapshot) (*snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
+	look := registry.NewLook()
 	for id, k := range next.byID {
 		if k != last.byID[id] {
-			next.byID[id] = s.parse(k, last.byID[id])
+			next.byID[id] = s.parse(k, last.byID[id], look)
 		}
 	}
 	next.arrange()
@@ -287,13 +288,13 @@ func (s *Store) checkFiles() {
 	defer s.refreshing.Unlock()
 	last := s.current.Load()
 	next := &snapshot{stamp: last.stamp, byID: maps.Clone(last.byID)}
-	differs := false
+	differs, look := false, registry.NewLook()
 	for id, old := range last.byID {
 		if old.parsed.FilesSum == "" && len(old.parsed.Faults) == 0 {
 			continue
 		}
 		k := *old
-		now := s.parse(&k, old)
+		now := s.parse(&k, old, look)
 		if now.serving != old.serving || now.parsed.Faults.Error() != old.parsed.Faults.Error() {
 			next.byID[id], differs = now, true
 		}

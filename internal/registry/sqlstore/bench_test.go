@@ -1,0 +1,51 @@
+//go:build unix
+
+package sqlstore
+
+import (
+	"fmt"
+	"path/filepath"
+	"testing"
+
+	"github.com/secretbroker/secretbroker/internal/registry"
+)
+
+// BenchmarkOpen reads a thousand integrations at a start.
+func BenchmarkOpen(b *testing.B) {
+	file := filepath.Join(b.TempDir(), "r.db")
+	s, err := OpenSQLite(b.Context(), file, Config{MaxIntegrations: 1000})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	for i := range 1000 {
+		if _, err := s.Create(b.Context(), registry.Change{Document: document(fmt.Sprint("i", i), "abc", "dns:a.example.org")}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for b.Loop() {
+		again, err := OpenSQLite(b.Context(), file, Config{})
+		if err != nil || len(again.List()) != 1000 {
+			b.Fatal(err)
+		}
+		_ = again.Close()
+	}
+}
+
+// BenchmarkGet is what every call asks.
+func BenchmarkGet(b *testing.B) {
+	s, err := OpenSQLite(b.Context(), filepath.Join(b.TempDir(), "r.db"), Config{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := s.Create(b.Context(), registry.Change{Document: document("a", "abc", "dns:a.example.org")}); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := s.Get("a"); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
