@@ -62,7 +62,7 @@ bench: ## measure a Resolve beside a server that does nothing (docs/performance.
 	$(GO) run ./bench/perf run
 
 bench-compare: ## compare two saved runs: make bench-compare OLD=old.json NEW=new.json
-	$(GO) run ./bench/perf compare $(OLD) $(NEW)
+	$(GO) run ./bench/perf compare $(or $(OLD),bench/results/baseline.json) $(or $(NEW),bench/results/latest.json)
 
 bench-facts: ## measure cold calls, ten thousand connectors at once, connections, a start
 	$(GO) run ./bench/perf facts

@@ -19,7 +19,7 @@ done
 files=$(dirname "$(find "$dir" -name worker.pem | head -n 1)")
 profile() {
 	printf '\n=== %s\n' "$1"
-	go tool -modfile=tools/ghz/go.mod ghz --insecure=false --cacert "$files/ca.pem" --cert "$files/worker.pem" --key "$files/worker-key.pem" \
+	go tool -modfile=tools/ghz/go.mod ghz --cacert "$files/ca.pem" --cert "$files/worker.pem" --key "$files/worker-key.pem" \
 		--call secretbroker.v1.ResolverService.Resolve \
 		-d '{"integration_id": "cspi-sqlserver", "configs": {"connection.user": "https://your-key-vault-name.vault.azure.net::sqlserver-db-secret::user", "connection.password": "https://your-key-vault-name.vault.azure.net::sqlserver-db-secret::password"}}' \
 		"${@:2}" 127.0.0.1:18443
