@@ -6,9 +6,12 @@ import (
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/protoadapt"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/secretbroker/secretbroker/internal/manage"
@@ -98,22 +101,38 @@ func statusOf(err error, requestID string) *status.Status {
 }
 
 func newStatus(reason secret.Reason, message, requestID string, delay time.Duration, bad *errdetails.BadRequest) *status.Status {
-	row, _ := rowOf(reason)
-	details := []protoadapt.MessageV1{
-		&errdetails.ErrorInfo{Reason: string(row.reason), Domain: errorDomain},
-		&errdetails.RequestInfo{RequestId: requestID},
+	row, rank := rowOf(reason)
+	st := &spb.Status{Code: int32(row.code), Message: message, Details: append(make([]*anypb.Any, 0, 4), errorInfos[rank], requestInfo(requestID))} //nolint:gosec // a gRPC code
+	more := func(m proto.Message) {
+		if packed, err := anypb.New(m); err == nil { // else the caller gets what there is
+			st.Details = append(st.Details, packed)
+		}
 	}
 	if bad != nil {
-		details = append(details, bad)
+		more(bad)
 	}
 	if delay > 0 {
-		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(delay)})
+		more(&errdetails.RetryInfo{RetryDelay: durationpb.New(delay)})
 	}
-	st := status.New(row.code, message)
-	if detailed, err := st.WithDetails(details...); err == nil {
-		return detailed
+	return status.FromProto(st) // of which it makes a copy
+}
+
+// errorInfos are the rows' ErrorInfo, made beforehand: when there is too much to do,
+// refusing a call must cost little.
+var errorInfos = func() []*anypb.Any {
+	infos := make([]*anypb.Any, len(statusTable))
+	for i, row := range statusTable {
+		infos[i], _ = anypb.New(&errdetails.ErrorInfo{Reason: string(row.reason), Domain: errorDomain}) // two plain texts
 	}
-	return st
+	return infos
+}()
+
+// requestInfo is the detail RequestInfo{RequestId: id}, whose field has number 1.
+func requestInfo(id string) *anypb.Any {
+	return &anypb.Any{
+		TypeUrl: "type.googleapis.com/google.rpc.RequestInfo",
+		Value:   protowire.AppendString(protowire.AppendTag(nil, 1, protowire.BytesType), id),
+	}
 }
 
 // faultsOf lists the fields of an integration that are at fault, as many as there
