@@ -256,7 +256,7 @@ func extraordinary(before, after *Form) string {
 		return ""
 	}
 	for _, c := range append(Diff(nil, after), Diff(nil, before)...) {
-		if !registry.IsOrdinary(after.Kind, spelled(c)) {
+		if setting := spelled(c); !registry.IsOrdinary(after.Kind, setting) && !registry.IsFixed(after.Kind, setting) {
 			return c.Setting
 		}
 	}

@@ -146,7 +146,7 @@ func open(ctx context.Context, cfg Config, in *registry.Integration) (*store, er
 			client: endpoints[region],
 		}
 	}
-	source, err := s.keySource(ctx, in.ID, roots)
+	source, err := s.keySource(ctx, in, roots)
 	if err != nil {
 		return nil, err
 	}

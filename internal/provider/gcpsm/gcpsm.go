@@ -124,7 +124,7 @@ func open(cfg Config, in *registry.Integration) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
-	id, err := newIdentity(g)
+	id, err := newIdentity(in)
 	if err != nil {
 		return nil, err
 	}
