@@ -73,6 +73,7 @@ func Opener(cfg Config) provider.Opener {
 // store reads one server with one identity.
 type store struct {
 	vault  *registry.Vault
+	in     *registry.Integration
 	host   string // for messages
 	now    func() time.Time
 	client *client
@@ -120,6 +121,7 @@ func open(cfg Config, in *registry.Integration) (*store, error) {
 	}
 	s := &store{
 		vault:  v,
+		in:     in,
 		host:   u.Host,
 		now:    cfg.Now,
 		client: &client{http: egress.NewClient(out), address: v.Address, namespace: v.Namespace},
