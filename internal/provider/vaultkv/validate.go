@@ -39,8 +39,12 @@ func (s *store) Validate(ctx context.Context) []provider.Step {
 }
 
 func (s *store) validateMount(ctx context.Context, ses *session, m registry.VaultMount) provider.Step {
-	name := s.nameBelow(m)
+	name, granted := s.nameBelow(m)
 	step := provider.Step{Name: "read " + m.Path}
+	if m.Engine == registry.VaultDynamic && !granted {
+		step.Found = "no grant names anything below the mount: there is nothing to ask about"
+		return step
+	}
 	may, known := s.mayRead(ctx, ses, m, name)
 	switch {
 	case known && may:
@@ -64,22 +68,22 @@ func (s *store) validateMount(ctx context.Context, ses *session, m registry.Vaul
 }
 
 // nameBelow returns a name in the mount that the grants give; one that nobody has
-// where they give many.
-func (s *store) nameBelow(m registry.VaultMount) string {
+// where they give many. granted is false if they do not speak of the mount.
+func (s *store) nameBelow(m registry.VaultMount) (name string, granted bool) {
 	exact := ""
 	for _, rule := range s.in.Policy.Rules() {
 		switch {
 		case !strings.HasPrefix(rule.Secret, m.Path+"/"):
 		case strings.HasSuffix(rule.Secret, "*"):
-			return provider.NobodysBelow(rule.Secret)
+			return provider.NobodysBelow(rule.Secret), true
 		case exact == "":
 			exact = rule.Secret
 		}
 	}
 	if exact != "" {
-		return exact
+		return exact, true
 	}
-	return provider.NobodysBelow(m.Path + "/*")
+	return provider.NobodysBelow(m.Path + "/*"), false
 }
 
 // mayRead asks what the token may do with a secret. known is false if the server

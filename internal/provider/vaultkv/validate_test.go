@@ -62,7 +62,7 @@ func TestValidate(t *testing.T) {
 				}
 			}))
 			in := f.integration(t, roleID, tt.id)
-			providertest.Grant(t, in, `vault: {address: "`+address+`", mounts: [{path: secret, engine: kv2}], auth: {type: token}}`, []string{"secret/team/*", "legacy/one"})
+			providertest.Grant(t, in, `vault: {address: "`+address+`", mounts: [{path: secret, engine: kv2}], auth: {type: token}}`, []string{"secret/team/*", "legacy/one", "database/creds/connect"})
 			if got := providertest.Steps(f.open(t, f.config(), in).Validate(t.Context())); got != tt.want {
 				t.Errorf("\n got %s\nwant %s", got, tt.want)
 			}
@@ -70,6 +70,25 @@ func TestValidate(t *testing.T) {
 				t.Errorf("%d reads, want %d", reads, tt.reads)
 			}
 		})
+	}
+}
+
+// TestPeerValidate: what a real server says of its capabilities.
+func TestPeerValidate(t *testing.T) {
+	p := startPeer(t)
+	role := p.prepare("1h")
+	f := p.newFront(t)
+	validate := func() string {
+		in := f.integration(t, role, p.secretID())
+		providertest.Grant(t, in, `vault: {address: "`+address+`", mounts: [{path: secret, engine: kv2}], auth: {type: token}}`, []string{"secret/*", "legacy/one", "database/creds/connect"})
+		return providertest.Steps(f.open(t, f.config(), in).Validate(t.Context()))
+	}
+	if got, want := validate(), "login ok, read secret ok, read legacy ok, read team/deep/kv ok, read database ok"; got != want {
+		t.Errorf("\n got %s\nwant %s", got, want)
+	}
+	p.permit(`path "legacy/*" { capabilities = ["deny"] }`)
+	if got, want := validate(), "login ok, read secret ok, read legacy STORE_ACCESS_DENIED, read team/deep/kv ok, read database ok"; got != want {
+		t.Errorf("\n got %s\nwant %s", got, want)
 	}
 }
 
