@@ -3,6 +3,9 @@ package awssm
 import (
 	"testing"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
+
 	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -53,5 +56,20 @@ func TestValidate(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestMotoValidate: an independent server, which checks permissions, says of a
+// version that there is not what Validate relies on.
+func TestMotoValidate(t *testing.T) {
+	m := startMoto(t)
+	m.create(&secretsmanager.CreateSecretInput{Name: aws.String("prod/db"), SecretString: aws.String(canary)})
+	f := &fake{t: t, caFile: m.caFile, dial: map[string]string{smHost: m.addr, stsHost: m.addr}}
+	for _, secrets := range [][]string{{"prod/db"}, {"prod/*"}} {
+		in := m.integration(f)
+		providertest.Grant(t, in, `aws: {account_id: "`+account+`", credential: {type: default}, stores: `+providertest.List(in.AWS.Stores)+`}`, secrets)
+		if got, want := providertest.Steps(f.open(f.config(), in).Validate(t.Context())), "session ok, read "+storeURL+" ok"; got != want {
+			t.Errorf("%s: %s", secrets, got)
+		}
 	}
 }
