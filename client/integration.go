@@ -86,7 +86,8 @@ type Change struct {
 	By string
 }
 
-// Fact is one line about an integration.
+// Fact is one line about an integration, or a document of several lines that
+// stands at its cloud, to paste there.
 type Fact struct{ Name, Value string }
 
 // WriteOptions are what changes of integrations have in common.

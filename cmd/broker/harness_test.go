@@ -49,11 +49,15 @@ func (b *syncBuffer) String() string {
 // startBroker starts a broker in dir. change, if not nil, may edit the files
 // before it starts.
 func startBroker(ctx context.Context, dir string, change func(*devmode.Environment) error) (*broker, error) {
+	return startBrokerWith(ctx, devmode.Options{Dir: dir}, change)
+}
+
+// startBrokerWith is startBroker with stores of other clouds beside the Key Vault.
+func startBrokerWith(ctx context.Context, opts devmode.Options, change func(*devmode.Environment) error) (*broker, error) {
 	b := &broker{log: &syncBuffer{}, hangups: make(chan os.Signal, 1)}
 	log := slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	env, err := devmode.Start(ctx, devmode.Options{
-		Dir: dir, Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", VaultListen: "127.0.0.1:0", Logger: log,
-	})
+	opts.Listen, opts.AdminListen, opts.VaultListen, opts.Logger = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", log
+	env, err := devmode.Start(ctx, opts)
 	if err != nil {
 		return nil, err
 	}

@@ -175,6 +175,9 @@ func makePlan(documents []*document, there []*client.Integration, o applyOptions
 		if err != nil {
 			return nil, err
 		}
+		if err := manage.KeepGenerated(form, &d.Form); err != nil {
+			return nil, err
+		}
 		p.action, p.changes = actionUpdate, manage.Diff(form, &d.Form)
 		if !o.replaceCredentials {
 			p.credentials = slices.DeleteFunc(p.credentials, func(name string) bool { return slices.Contains(p.now.CredentialNames, name) })

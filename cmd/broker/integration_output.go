@@ -171,7 +171,9 @@ func printIntegration(w io.Writer, output string, in *client.Integration, usage 
 	row("Name", in.DisplayName)
 	row("Provider", in.Kind)
 	for _, f := range in.Facts {
-		row(printable(f.Name), f.Value)
+		if !isDocument(f) {
+			row(printable(f.Name), f.Value)
+		}
 	}
 	row("Cache", strings.Join(notEmpty(durationText("for ", in.CacheTTL), durationText("stale for ", in.CacheMaxStale)), ", "))
 	row("Limits", limitsText(in.Limits))
@@ -188,7 +190,19 @@ func printIntegration(w io.Writer, output string, in *client.Integration, usage 
 	if err := t.Flush(); err != nil {
 		return err
 	}
+	printDocuments(w, in)
 	return printParts(w, in, usage)
+}
+
+// isDocument: it has several lines, to paste somewhere.
+func isDocument(f client.Fact) bool { return strings.Contains(f.Value, "\n") }
+
+func printDocuments(w io.Writer, in *client.Integration) {
+	for _, f := range in.Facts {
+		if isDocument(f) {
+			fmt.Fprintf(w, "\n%s:\n%s\n", printable(f.Name), printableLines(f.Value))
+		}
+	}
 }
 
 // printParts prints the lists of an integration.

@@ -83,7 +83,7 @@ func newIntegrationCreateCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create -f FILE",
 		Short: "Create an integration",
-		Long:  "Create an integration from a file, as docs/configuration.md describes it.\n" + credentialHelp,
+		Long:  "Create an integration from a file, as docs/configuration.md describes it,\nand print what has to stand at its cloud, if that is more than a name. A role of\nAWS without an external_id is given one.\n" + credentialHelp,
 		Example: `  broker integration create -f cspi-sqlserver.yaml
   broker integration create -f cspi-sqlserver.yaml --credential azure.credential.client_secret=secret.txt`,
 		Args: cobra.NoArgs,
@@ -97,7 +97,11 @@ func newIntegrationCreateCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return w.done(cmd, "created", created)
+				if err := w.done(cmd, "created", created); err != nil || w.output != "table" || w.dryRun {
+					return err
+				}
+				printDocuments(cmd.OutOrStdout(), created)
+				return nil
 			})
 		},
 	}

@@ -42,14 +42,16 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
 			change := addLocalFiles
-			if name := filepath.Base(env.WorkDir); strings.HasPrefix(name, "script-integration") {
+			name := filepath.Base(env.WorkDir)
+			if strings.HasPrefix(name, "script-integration") {
 				more := ""
 				if name == "script-integration-placement" {
 					more = placementRules
 				}
 				change = func(env *devmode.Environment) error { return inDatabase(env, more) }
 			}
-			b, err := startBroker(context.Background(), filepath.Join(env.WorkDir, "dev"), change)
+			kinds := name == "script-integration-kinds"
+			b, err := startBrokerWith(context.Background(), devmode.Options{Dir: filepath.Join(env.WorkDir, "dev"), AWS: kinds, GoogleCloud: kinds}, change)
 			if err != nil {
 				return err
 			}
@@ -106,7 +108,7 @@ placement:
 // first, and leaves the sample in the directory "managed". more is appended to the
 // configuration.
 func inDatabase(env *devmode.Environment, more string) error {
-	if err := edit(env.ConfigFile, "integrations: integrations/", "registry: {sqlite: {file: registry.db}, key_file: registry.key, files: [keyvault-ca.pem], max_integrations: 3}"+more); err != nil {
+	if err := edit(env.ConfigFile, "integrations: integrations/", "registry: {sqlite: {file: registry.db}, key_file: registry.key, files: [keyvault-ca.pem, google-federation.json, local], max_integrations: 3}"+more); err != nil {
 		return err
 	}
 	if err := seal.Create(filepath.Join(env.Dir, "registry.key")); err != nil {

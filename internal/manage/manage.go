@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"strings"
 	"time"
 
@@ -109,7 +108,8 @@ type Integration struct {
 	Problem string
 }
 
-// Fact is one line about an integration.
+// Fact is one line about an integration, or a document of several lines that
+// stands at its cloud, to paste there.
 type Fact struct{ Name, Value string }
 
 // Fault is what is wrong with a setting of an integration.
@@ -299,26 +299,4 @@ func (s *Service) lastUsed(ctx context.Context) map[string]time.Time {
 		return nil
 	}
 	return at
-}
-
-func factsOf(in *registry.Integration) []Fact {
-	var facts []Fact
-	add := func(name, value string) {
-		if value != "" {
-			facts = append(facts, Fact{name, value})
-		}
-	}
-	add("Cloud", in.Placement.Cloud)
-	add("Region", in.Placement.Region)
-	if a := in.Azure; a != nil {
-		add("Tenant ID", a.TenantID)
-		add("Client ID", a.ClientID)
-		add("Credential", string(a.Credential.Type))
-		add("Login authority", a.AuthorityHost)
-		for _, vault := range slices.Sorted(slices.Values(a.Vaults)) {
-			add("Vault", vault)
-		}
-		add("Role to assign", "Key Vault Secrets User, to this identity, on each vault")
-	}
-	return facts
 }

@@ -29,7 +29,8 @@ type WriteOptions struct {
 // the same integration meanwhile.
 const maxAttempts = 4
 
-// Create makes a new integration. It wipes the credentials. The error is, or
+// Create makes a new integration. A role of AWS that has no external ID is given
+// one. It wipes the credentials. The error is, or
 // wraps, a *secret.Error, as all errors of a Service.
 func (s *Service) Create(ctx context.Context, who Caller, form Form, credentials map[string]secret.Value, o WriteOptions) (Integration, error) {
 	defer wipe(credentials)
@@ -40,6 +41,9 @@ func (s *Service) Create(ctx context.Context, who Caller, form Form, credentials
 	if err := s.comply(who.Principal, s.authority(nil), nil, &form, o); err != nil {
 		return Integration{}, op.answer(ctx, err)
 	}
+	if err := generate(&form); err != nil {
+		return Integration{}, op.answer(ctx, newInvalid(form.Kind, Fault{Text: err.Error()}))
+	}
 	change, err := changeOf(who.Principal, &form, credentials, o)
 	if err != nil {
 		return Integration{}, op.answer(ctx, err)
@@ -48,7 +52,7 @@ func (s *Service) Create(ctx context.Context, who Caller, form Form, credentials
 	if err != nil {
 		return Integration{}, err
 	}
-	return s.present(&rec, time.Time{}), nil
+	return withPolicies(s.present(&rec, time.Time{}), rec.Integration), nil
 }
 
 // Update changes the parts of an integration that mask names. It wipes the
@@ -122,13 +126,19 @@ func (op *operation) editOnce(ctx context.Context, act authz.Action, id string, 
 	if err != nil {
 		return fail(err)
 	}
+	if err := KeepGenerated(&before, after); err != nil {
+		return fail(newInvalid(after.Kind, Fault{Text: err.Error()}))
+	}
 	if err := s.comply(op.who.Principal, s.authority(rec), &before, after, o); err != nil {
 		return fail(err)
+	}
+	if err := generate(after); err != nil {
+		return fail(newInvalid(after.Kind, Fault{Text: err.Error()}))
 	}
 	changed := settingsOf(Diff(&before, after))
 	if len(changed) == 0 && len(credentials) == 0 {
 		op.note = "nothing to change"
-		return s.present(rec, time.Time{}), nil, op.answer(ctx, nil)
+		return withPolicies(s.present(rec, time.Time{}), rec.Integration), nil, op.answer(ctx, nil)
 	}
 	o.ETag = rec.ETag
 	c, err := changeOf(op.who.Principal, after, credentials, o)
@@ -142,7 +152,7 @@ func (op *operation) editOnce(ctx context.Context, act authz.Action, id string, 
 	for _, name := range slices.Sorted(maps.Keys(credentials)) {
 		changed = append(changed, "credentials."+name)
 	}
-	return s.present(&next, time.Time{}), changed, nil
+	return withPolicies(s.present(&next, time.Time{}), next.Integration), changed, nil
 }
 
 func changeOf(by authz.Principal, form *Form, credentials map[string]secret.Value, o WriteOptions) (registry.Change, error) {
@@ -256,7 +266,7 @@ func extraordinary(before, after *Form) string {
 		return ""
 	}
 	for _, c := range append(Diff(nil, after), Diff(nil, before)...) {
-		if !registry.IsOrdinary(after.Kind, spelled(c)) {
+		if setting := spelled(c); !registry.IsOrdinary(after.Kind, setting) && !registry.IsFixed(after.Kind, setting) {
 			return c.Setting
 		}
 	}

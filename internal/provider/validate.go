@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -58,21 +59,63 @@ func (s *Set) Validate(ctx context.Context, in *registry.Integration) []Step {
 func Probe(ctx context.Context, p Provider, kind secret.Kind, stores []string) []Step {
 	steps := make([]Step, 0, len(stores))
 	for _, store := range stores {
-		step := Step{Name: "read " + store}
-		sec, err := p.Fetch(ctx, secret.Ref{Kind: kind, Store: store, Name: nobodys()})
-		if err == nil {
-			sec.Release()
-		}
-		var e *secret.Error
+		steps = append(steps, ProbeOne(ctx, p, secret.Ref{Kind: kind, Store: store, Name: nobodys()}))
+	}
+	return steps
+}
+
+// ProbeOne is Probe for one store, by a reference that leads to nothing.
+func ProbeOne(ctx context.Context, p Provider, nothing secret.Ref) Step {
+	step := Step{Name: "read " + nothing.Store}
+	sec, err := p.Fetch(ctx, nothing)
+	if err == nil {
+		sec.Release()
+	}
+	var e *secret.Error
+	switch {
+	case err == nil, errors.As(err, &e) && e.Reason == secret.ReasonSecretNotFound:
+		step.Found = "the identity may read secrets"
+	case ctx.Err() != nil:
+		step.Err = secret.Errorf(secret.ReasonStoreUnavailable, "no answer in the time that there was").WithCause(err)
+	default:
+		step.Err = secret.AsError(err)
+	}
+	return step
+}
+
+// NothingOf returns a reference into a store that leads to nothing, and that an
+// identity may read if it may read what the grants give there and no more: a name
+// that nobody has, below a prefix that is granted, or else a version that there is
+// not, of a name that is granted.
+func NothingOf(in *registry.Integration, store, version string) secret.Ref {
+	ref := secret.Ref{Kind: in.Kind, Store: store, Name: nobodys()}
+	exact := ""
+	for _, rule := range in.Policy.Rules() {
 		switch {
-		case err == nil, errors.As(err, &e) && e.Reason == secret.ReasonSecretNotFound:
-			step.Found = "the identity may read secrets"
-		case ctx.Err() != nil:
-			step.Err = secret.Errorf(secret.ReasonStoreUnavailable, "no answer in the time that there was").WithCause(err)
-		default:
-			step.Err = secret.AsError(err)
+		case rule.Store != store:
+		case strings.HasSuffix(rule.Secret, "*"):
+			ref.Name = NobodysBelow(rule.Secret)
+			return ref
+		case exact == "":
+			exact = rule.Secret
 		}
-		steps = append(steps, step)
+	}
+	if exact != "" {
+		ref.Name, ref.Version = exact, version
+	}
+	return ref
+}
+
+// NobodysBelow returns a name that begins as a pattern does and that nobody has.
+func NobodysBelow(pattern string) string {
+	return strings.TrimSuffix(pattern, "*") + nobodys()
+}
+
+// Skipped are the steps that read stores, none of which was tried.
+func Skipped(stores []string) []Step {
+	steps := make([]Step, len(stores))
+	for i, store := range stores {
+		steps[i] = Step{Name: "read " + store, Skipped: true}
 	}
 	return steps
 }

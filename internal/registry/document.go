@@ -20,7 +20,9 @@ type DocumentConfig struct {
 	Credentials map[string]Credential
 	// Files are directories and files, absolute: the document may name these files
 	// and what lies in these directories, absolutely. Whoever may write a document
-	// could otherwise have any file of the broker's host sent to a server of his.
+	// could otherwise have any file of the broker's host sent to a server of his. For
+	// directories of LOCAL_FILE it is the same; its environment variables, among
+	// which the broker's own are, no document may name.
 	Files []string
 	// Look, if not nil, is that of all documents which are parsed in one go.
 	Look *Look
@@ -63,6 +65,7 @@ func ParseDocument(data []byte, c DocumentConfig) Parsed {
 		}
 		return look.read(r).fault
 	}
+	p.mayRead = func(dir string) bool { return allowedFile(dir, c.Files) }
 	out := p.parse(c.Name, data)
 	parsed := Parsed{ID: out.claims, Integration: out.in, Faults: out.faults, Used: slices.Sorted(maps.Keys(p.used))}
 	if len(out.refs) > 0 && out.in != nil {

@@ -84,6 +84,9 @@ type parser struct {
 	// those of them that it has use for. A file keeps none.
 	stored map[string]Credential
 	used   map[string]bool
+	// mayRead, if not nil, says which directories of this machine the content may
+	// have read, and that it may name none of its environment variables.
+	mayRead func(dir string) bool
 }
 
 // parseIntegration parses and validates data, the content of the file at path.

@@ -149,6 +149,7 @@ func (p *parser) awsCredential(s awsCredential) AWSCredential {
 		case !belongs && p.doc.Has(path):
 			p.doc.Fault(path, "does not belong to the credential type %s; take it out or change the type", c.Type)
 		case !belongs:
+		case setting.use == useCredential && p.isStored(path):
 		case required && !p.doc.Has(path):
 			p.doc.Fault(path, "missing; the credential type %s requires it", c.Type)
 		case setting.pattern == nil:

@@ -83,6 +83,7 @@ func (p *parser) gcpCredential(s *gcpSection) GCPCredential {
 	} {
 		path := section + "." + file.name
 		switch {
+		case file.name == "key_file" && file.name == own && p.isStored(path):
 		case file.name == own && !p.doc.Has(path):
 			p.doc.Fault(path, "missing; the credential type %s requires it", c.Type)
 		case file.name == own:

@@ -53,7 +53,7 @@ func (p *parser) local(s *localSection) *LocalFile {
 	}
 	for i, dir := range s.Directories {
 		at := strictyaml.Index("local.directories", i)
-		if dir != "" && !filepath.IsAbs(dir) {
+		if dir != "" && !filepath.IsAbs(dir) && p.dir != "" {
 			dir = filepath.Join(p.dir, dir)
 		}
 		store, err := secret.ParseLocalStore(LocalStore(dir))
@@ -68,6 +68,10 @@ func (p *parser) local(s *localSection) *LocalFile {
 			continue
 		}
 		dir = strings.TrimPrefix(store, "file://")
+		if p.mayRead != nil && !p.mayRead(dir) {
+			p.doc.Fault(at, "this directory may not be named here; registry.files in broker.yaml lists those that may be")
+			continue
+		}
 		if slices.Contains(l.Directories, dir) {
 			p.doc.Fault(at, "the same directory stands there twice")
 			continue
@@ -77,6 +81,8 @@ func (p *parser) local(s *localSection) *LocalFile {
 	for i, name := range s.Environment {
 		at := strictyaml.Index("local.environment", i)
 		switch {
+		case p.mayRead != nil:
+			p.doc.Fault(at, "environment variables are read for integrations in files only; put the value into a file")
 		case !secret.IsEnvName(name):
 			p.doc.Fault(at, "expected an environment variable's name: letters, digits and underscores, not a digit first")
 		case slices.Contains(l.Environment, name):

@@ -37,8 +37,14 @@ type kindSection struct {
 	// (addresses to connect to, files, the machine's identity) are not for the
 	// owner of one integration to decide.
 	ordinary []string
-	// credentials are the names of those that a Store can keep in place of a file.
-	// Tokens that are renewed where they lie are not among them.
+	// fixed are settings that are not ordinary, but that say nothing of the broker's
+	// machine either: where the credential is sent, and what keeps the owner of one
+	// integration from the identity of another. Whoever creates the integration
+	// decides them, and its owner all that is ordinary beside them.
+	fixed []string
+	// credentials are the names of those that are taken from the file which a form
+	// names, for a Store to keep them. Tokens, which are renewed where they lie, are
+	// not among them; a Store keeps one that is given by name.
 	credentials []string
 }
 
@@ -53,28 +59,33 @@ var kindSections = []kindSection{
 		credentials: []string{"azure.credential.client_secret", "azure.credential.certificate"},
 	},
 	{
-		kind: "AWS_SECRETS_MANAGER", section: "aws", cloud: "aws",
+		kind: secret.KindAWSSecretsManager, section: "aws", cloud: "aws",
 		ordinary: []string{
-			"aws.stores", "aws.account_id", "aws.role", "aws.fips", "aws.sts_region", "aws.rotation_dates", "aws.credential.type=static",
+			"aws.stores", "aws.account_id", "aws.role.arn", "aws.role.duration", "aws.role.source_identity", "aws.role.tags",
+			"aws.fips", "aws.sts_region", "aws.rotation_dates", "aws.credential.type=static",
 		},
-		credentials: []string{
-			"aws.credential.access_key_id", "aws.credential.secret_access_key", "aws.credential.session_token", "aws.credential.credentials",
-		},
+		// An owner who chose it could take the one by which another integration's role
+		// knows the broker.
+		fixed:       []string{"aws.role.external_id"},
+		credentials: []string{"aws.credential.access_key_id", "aws.credential.secret_access_key", "aws.credential.session_token"},
 	},
 	{
-		kind: "GCP_SECRET_MANAGER", section: "gcp", cloud: "gcp",
+		kind: secret.KindGCPSecretManager, section: "gcp", cloud: "gcp",
 		ordinary:    []string{"gcp.projects", "gcp.impersonate_service_account", "gcp.credential.type=service_account_key"},
 		credentials: []string{"gcp.credential.key"},
 	},
 	{
-		kind: "HASHICORP_VAULT", section: "vault",
+		kind: secret.KindHashiCorpVault, section: "vault",
 		ordinary: []string{
-			"vault.address", "vault.namespace", "vault.mounts", "vault.auth.mount", "vault.auth.role", "vault.auth.role_id",
-			"vault.auth.type=approle", "vault.auth.type=cert",
+			"vault.namespace", "vault.mounts", "vault.auth.mount", "vault.auth.role", "vault.auth.role_id",
+			"vault.auth.type=approle", "vault.auth.type=cert", "vault.auth.type=jwt", "vault.auth.type=token",
 		},
+		// The credential goes there, and with it to whoever names a server of his own.
+		fixed:       []string{"vault.address"},
 		credentials: []string{"vault.auth.secret_id", "vault.auth.certificate"},
 	},
-	{kind: "LOCAL_FILE", section: "local"},
+	// Its files and variables are the broker machine's, all of them.
+	{kind: secret.KindLocalFile, section: "local"},
 }
 
 func sectionOf(kind secret.Kind) (kindSection, bool) {
@@ -98,11 +109,27 @@ func SectionOf(kind secret.Kind) string {
 // belongs to the broker's own machine.
 func IsOrdinary(kind secret.Kind, setting string) bool {
 	k, _ := sectionOf(kind)
+	for _, other := range kindSections {
+		if setting == other.section && k.section != "" {
+			return false // a whole section, whatever it says
+		}
+	}
 	if !strings.HasPrefix(setting, k.section+".") || k.section == "" {
 		return true // common to all kinds
 	}
-	for _, o := range k.ordinary {
-		if setting == o || strings.HasPrefix(setting, o+"=") || strings.HasPrefix(setting, o+".") || strings.HasPrefix(setting, o+"[") {
+	return k.lists(k.ordinary, setting)
+}
+
+// IsFixed reports whether a setting, which IsOrdinary does not list, leaves the
+// others of the integration to its owner all the same. Changing it does not.
+func IsFixed(kind secret.Kind, setting string) bool {
+	k, _ := sectionOf(kind)
+	return k.lists(k.fixed, setting)
+}
+
+func (kindSection) lists(beginnings []string, setting string) bool {
+	for _, b := range beginnings {
+		if setting == b || strings.HasPrefix(setting, b+"=") || strings.HasPrefix(setting, b+".") || strings.HasPrefix(setting, b+"[") {
 			return true
 		}
 	}

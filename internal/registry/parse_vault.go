@@ -218,6 +218,8 @@ func (p *parser) vaultAuth(s vaultAuth) VaultAuth {
 	for _, name := range []string{"mount", "role", "role_id", "secret_id_file", "token_file", "certificate_file"} {
 		path := section + "." + name
 		switch {
+		// What Kubernetes writes to a file it renews there.
+		case slices.Contains(required, name) && a.Type != VaultKubernetes && p.isStored(path):
 		case slices.Contains(required, name) && !p.doc.Has(path):
 			p.doc.Fault(path, "missing; logging in by %s requires it", a.Type)
 		case !slices.Contains(required, name) && !slices.Contains(optional, name) && p.doc.Has(path):

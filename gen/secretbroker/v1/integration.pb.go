@@ -629,7 +629,8 @@ func (x *RoleBinding) GetPrincipals() []string {
 	return nil
 }
 
-// Fact is one line about an integration.
+// Fact is one line about an integration, or a document of several lines that
+// stands at its cloud, to paste there.
 type Fact struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`

@@ -93,6 +93,7 @@ type store struct {
 	cfg Config
 	log *slog.Logger
 	aws *registry.AWS
+	in  *registry.Integration
 	// places are the stores that may be read, by their canonical form.
 	places   map[string]*place
 	sessions *sessions
@@ -122,6 +123,7 @@ func open(ctx context.Context, cfg Config, in *registry.Integration) (*store, er
 		cfg:    cfg,
 		log:    cfg.Logger.With("integration", in.ID),
 		aws:    in.AWS,
+		in:     in,
 		places: make(map[string]*place, len(in.AWS.Stores)),
 		tasks:  task.NewGroup(),
 	}
@@ -146,7 +148,7 @@ func open(ctx context.Context, cfg Config, in *registry.Integration) (*store, er
 			client: endpoints[region],
 		}
 	}
-	source, err := s.keySource(ctx, in.ID, roots)
+	source, err := s.keySource(ctx, in, roots)
 	if err != nil {
 		return nil, err
 	}

@@ -26,9 +26,9 @@ const profileLife = 10 * time.Minute
 
 // keySource returns where the integration's keys come from: its credential, and
 // the role that this assumes. It reads what the credential is made of.
-func (s *store) keySource(ctx context.Context, integration string, roots *x509.CertPool) (keySource, error) {
-	sts := s.newSTS(integration, roots)
-	base, err := s.credential(ctx, sts, roots)
+func (s *store) keySource(ctx context.Context, in *registry.Integration, roots *x509.CertPool) (keySource, error) {
+	sts := s.newSTS(in.ID, roots)
+	base, err := s.credential(ctx, in, sts, roots)
 	if err != nil || s.aws.Role == nil {
 		return base, err
 	}
@@ -42,11 +42,11 @@ func (s *store) keySource(ctx context.Context, integration string, roots *x509.C
 	}, nil
 }
 
-func (s *store) credential(ctx context.Context, sts *tokenService, roots *x509.CertPool) (keySource, error) {
+func (s *store) credential(ctx context.Context, in *registry.Integration, sts *tokenService, roots *x509.CertPool) (keySource, error) {
 	c := s.aws.Credential
 	switch c.Type {
 	case registry.AWSStatic:
-		return staticKeys(c)
+		return staticKeys(in)
 	case registry.AWSProfile:
 		return s.profileKeys(ctx, c)
 	case registry.AWSWebIdentity:
@@ -69,7 +69,8 @@ func (s *store) credential(ctx context.Context, sts *tokenService, roots *x509.C
 }
 
 // staticKeys reads the files once: a changed one makes another integration.
-func staticKeys(c registry.AWSCredential) (keySource, error) {
+func staticKeys(in *registry.Integration) (keySource, error) {
+	c := in.AWS.Credential
 	keys := aws.Credentials{Source: "secretbroker"}
 	for _, f := range []struct {
 		setting, path string
@@ -79,15 +80,17 @@ func staticKeys(c registry.AWSCredential) (keySource, error) {
 		{"aws.credential.secret_access_key_file", c.SecretAccessKeyFile, &keys.SecretAccessKey},
 		{"aws.credential.session_token_file", c.SessionTokenFile, &keys.SessionToken},
 	} {
-		if f.path == "" && f.to == &keys.SessionToken {
+		if f.path == "" && in.Stored(f.setting) == nil && f.to == &keys.SessionToken {
 			continue
 		}
-		b, err := egress.ReadFile(f.setting, f.path)
+		b, err := egress.ReadCredential(in, f.setting, f.path)
 		if err != nil {
 			return nil, err
 		}
-		if *f.to = string(b); strings.ContainsFunc(*f.to, func(r rune) bool { return r <= ' ' || r > '~' }) {
-			return nil, setupFault("%s: %s holds more than one word of plain text", f.setting, f.path)
+		*f.to = string(b)
+		clear(b)
+		if strings.ContainsFunc(*f.to, func(r rune) bool { return r <= ' ' || r > '~' }) {
+			return nil, setupFault("%s: %s holds more than one word of plain text", f.setting, egress.CredentialPlace(f.path))
 		}
 	}
 	return func(context.Context) (aws.Credentials, error) { return keys, nil }, nil

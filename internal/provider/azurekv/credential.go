@@ -1,13 +1,10 @@
 package azurekv
 
 import (
-	"bytes"
-	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
 	"net/url"
-	"strings"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
@@ -85,7 +82,7 @@ func credentialMaker(in *registry.Integration, opts azcore.ClientOptions) (func(
 func clientSecret(in *registry.Integration, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
 	const setting = "azure.credential.client_secret_file"
 	a := in.Azure
-	b, err := readCredential(in, setting, a.Credential.ClientSecretFile)
+	b, err := egress.ReadCredential(in, setting, a.Credential.ClientSecretFile)
 	if err != nil {
 		return nil, err
 	}
@@ -102,13 +99,13 @@ func clientSecret(in *registry.Integration, opts azcore.ClientOptions) (func() (
 func clientCertificate(in *registry.Integration, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
 	const setting = "azure.credential.certificate_file"
 	a := in.Azure
-	b, err := readCredential(in, setting, a.Credential.CertificateFile)
+	b, err := egress.ReadCredential(in, setting, a.Credential.CertificateFile)
 	if err != nil {
 		return nil, err
 	}
 	certs, key, err := azidentity.ParseCertificates(b, nil)
 	if err != nil { // the cause is about the content
-		return nil, setupFault("%s: %s does not hold a certificate and its unencrypted RSA key in PEM form", setting, cmp.Or(a.Credential.CertificateFile, "what is stored with the integration"))
+		return nil, setupFault("%s: %s does not hold a certificate and its unencrypted RSA key in PEM form", setting, egress.CredentialPlace(a.Credential.CertificateFile))
 	}
 	return func() (azcore.TokenCredential, error) {
 		cred, err := azidentity.NewClientCertificateCredential(a.TenantID, a.ClientID, certs, key, &azidentity.ClientCertificateCredentialOptions{
@@ -150,29 +147,6 @@ func made(cred azcore.TokenCredential, err error, fault string) (azcore.TokenCre
 }
 
 func readFile(setting, path string) ([]byte, error) { return egress.ReadFile(setting, path) }
-
-// readCredential returns what the registry keeps in place of the file that a
-// setting would name or, if it keeps nothing, the file's content.
-func readCredential(in *registry.Integration, setting, path string) ([]byte, error) {
-	open := in.Stored(setting)
-	if path != "" || open == nil {
-		return readFile(setting, path)
-	}
-	b, err := open()
-	if err != nil {
-		return nil, setupFault("%s: the credential stored with the integration cannot be opened; give it to the integration anew, or the broker the key that it was sealed with", strings.TrimSuffix(setting, "_file")).WithCause(err)
-	}
-	if b = trim(b); len(b) == 0 {
-		return nil, setupFault("%s: the credential stored with the integration is empty", strings.TrimSuffix(setting, "_file"))
-	}
-	return b, nil
-}
-
-// trim cuts surrounding white space and the byte order mark that editors on
-// Windows write.
-func trim(b []byte) []byte {
-	return bytes.TrimSpace(bytes.TrimPrefix(b, []byte("\xef\xbb\xbf")))
-}
 
 // loadRoots returns the system's roots and those in path; nil, which stands for
 // the system's, if path is empty.

@@ -2,12 +2,15 @@ package egress
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/x509"
 	"errors"
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 
+	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -46,11 +49,41 @@ func ReadFile(setting, path string) ([]byte, error) {
 	if len(b) > maxFile {
 		return nil, setupFault("%s: %s is larger than %d bytes", setting, path, maxFile)
 	}
-	b = bytes.TrimSpace(bytes.TrimPrefix(b, []byte("\xef\xbb\xbf")))
-	if len(b) == 0 {
+	if b = trim(b); len(b) == 0 {
 		return nil, setupFault("%s: %s is empty", setting, path)
 	}
 	return b, nil
+}
+
+// trim cuts surrounding white space and the byte order mark that editors on
+// Windows write.
+func trim(b []byte) []byte {
+	return bytes.TrimSpace(bytes.TrimPrefix(b, []byte("\xef\xbb\xbf")))
+}
+
+// ReadCredential returns what the registry keeps sealed with the integration in
+// place of the file that a setting would name or, if the setting names a file or
+// nothing is kept, what ReadFile does. The caller owns the bytes.
+func ReadCredential(in *registry.Integration, setting, path string) ([]byte, error) {
+	open := in.Stored(setting)
+	if path != "" || open == nil {
+		return ReadFile(setting, path)
+	}
+	name := strings.TrimSuffix(setting, "_file")
+	b, err := open()
+	if err != nil {
+		return nil, setupFault("%s: the credential stored with the integration cannot be opened; give it to the integration anew, or the broker the key that it was sealed with", name).WithCause(err)
+	}
+	if b = trim(b); len(b) == 0 {
+		return nil, setupFault("%s: the credential stored with the integration is empty; give it to the integration anew", name)
+	}
+	return b, nil
+}
+
+// CredentialPlace is how people are told of where ReadCredential takes a
+// credential from.
+func CredentialPlace(path string) string {
+	return cmp.Or(path, "what is stored with the integration")
 }
 
 func unreadable(setting, path string, err error) error {

@@ -62,7 +62,8 @@ type step struct {
 
 // newIdentity reads what the integration's credential is made of. Its errors are
 // *secret.Error that name the setting or file to fix, never a file's content.
-func newIdentity(g *registry.GCP) (*identity, error) {
+func newIdentity(in *registry.Integration) (*identity, error) {
+	g := in.GCP
 	var id *identity
 	var err error
 	switch g.Credential.Type {
@@ -71,7 +72,7 @@ func newIdentity(g *registry.GCP) (*identity, error) {
 	case registry.GCPWorkloadIdentityFederation:
 		id, err = fromFile("gcp.credential.config_file", g.Credential.ConfigFile, "external_account")
 	case registry.GCPServiceAccountKey:
-		id, err = fromFile("gcp.credential.key_file", g.Credential.KeyFile, "service_account")
+		id, err = fromKey(in)
 	case registry.GCPApplicationDefault:
 		id, err = fromDefault()
 	default:
@@ -131,12 +132,31 @@ type credentialFile struct {
 	externalAccount
 }
 
+// fromKey makes the identity of a service account's key. A key may come with the
+// integration, from whoever owns that; it names nothing of the broker's machine,
+// as a configuration of federation does, which comes from files only.
+func fromKey(in *registry.Integration) (*identity, error) {
+	const setting = "gcp.credential.key_file"
+	path := in.GCP.Credential.KeyFile
+	data, err := egress.ReadCredential(in, setting, path)
+	if err != nil {
+		return nil, err
+	}
+	return fromJSON(setting, egress.CredentialPlace(path), data, "service_account")
+}
+
 // fromFile makes the identity of a credential file of one of types.
 func fromFile(setting, path string, types ...string) (*identity, error) {
 	data, err := egress.ReadFile(setting, path)
 	if err != nil {
 		return nil, err
 	}
+	return fromJSON(setting, path, data, types...)
+}
+
+// fromJSON takes over data, which stands at path.
+func fromJSON(setting, path string, data []byte, types ...string) (*identity, error) {
+	defer clear(data)
 	var f credentialFile
 	if json.Unmarshal(data, &f) != nil { // its error quotes the content
 		return nil, setupFault("%s: %s is not a credential file of Google in JSON form", setting, path)

@@ -93,6 +93,7 @@ func Opener(cfg Config) provider.Opener {
 // store reads the projects of one integration.
 type store struct {
 	cfg     Config
+	in      *registry.Integration
 	hosts   map[string]string // canonical store to the host that has its secrets
 	api     *http.Client      // to Secret Manager
 	login   *http.Client      // to what issues tokens
@@ -112,7 +113,7 @@ func open(cfg Config, in *registry.Integration) (*store, error) {
 	if in.Limits.Timeout > 0 {
 		cfg.TryTimeout = in.Limits.Timeout
 	}
-	s := &store{cfg: cfg, hosts: make(map[string]string, len(g.Stores))}
+	s := &store{cfg: cfg, in: in, hosts: make(map[string]string, len(g.Stores))}
 	for _, project := range g.Stores {
 		// The host is made of the location: what is no store must not make one.
 		if canonical, err := secret.KindGCPSecretManager.ParseStore(project); err != nil || canonical != project {
@@ -124,7 +125,7 @@ func open(cfg Config, in *registry.Integration) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
-	id, err := newIdentity(g)
+	id, err := newIdentity(in)
 	if err != nil {
 		return nil, err
 	}

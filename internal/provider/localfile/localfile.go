@@ -112,15 +112,23 @@ func (s *store) variable(name string) (*secret.Secret, error) {
 	}
 	value, ok := s.cfg.LookupEnv(name)
 	if !ok {
-		return nil, secret.Errorf(secret.ReasonSecretNotFound, "the broker's process has no environment variable of that name; set it where the broker is started")
+		return nil, errNoVariable()
 	}
 	return secret.New("environment", time.Now(), time.Time{}, provider.Text([]byte(value))), nil
+}
+
+func errNoVariable() *secret.Error {
+	return secret.Errorf(secret.ReasonSecretNotFound, "the broker's process has no environment variable of that name; set it where the broker is started")
+}
+
+func errKernel() *secret.Error {
+	return secret.Errorf(secret.ReasonStoreAccessDenied, "the directory leads to /proc, /sys or /dev, which are never read; fix local.directories")
 }
 
 func readSecret(dir, name string) (*secret.Secret, error) {
 	began := time.Now()
 	if real, err := filepath.EvalSymlinks(dir); err == nil && isKernel(real) {
-		return nil, secret.Errorf(secret.ReasonStoreAccessDenied, "the directory leads to /proc, /sys or /dev, which are never read; fix local.directories")
+		return nil, errKernel()
 	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {

@@ -49,6 +49,7 @@ func (s *session) aging(now time.Time) bool { return s.ttl > 0 && now.Sub(s.bega
 // concurrent use.
 type logins struct {
 	client *client
+	in     *registry.Integration // whose credentials are read for each login
 	auth   registry.VaultAuth
 	host   string
 	now    func() time.Time
@@ -168,10 +169,10 @@ func (l *logins) login(ctx context.Context) (*session, error) {
 	return &session{token: a.Auth.ClientToken, began: began, ttl: seconds(a.Auth.LeaseDuration), renewable: a.Auth.Renewable}, nil
 }
 
-// proof is the body of a login: what the integration's files hold at this moment.
+// proof is the body of a login: what the integration's credentials are at this moment.
 func (l *logins) proof() (map[string]string, error) {
 	read := func(setting, path string) (string, error) {
-		b, err := egress.ReadFile("vault.auth."+setting, path)
+		b, err := egress.ReadCredential(l.in, "vault.auth."+setting, path)
 		defer clear(b)
 		return string(b), err
 	}
@@ -193,14 +194,14 @@ func (l *logins) proof() (map[string]string, error) {
 // ownToken takes the token from its file and asks the server how long it lives. A
 // token that may not ask for that is taken to have no end.
 func (l *logins) ownToken(ctx context.Context, began time.Time) (*session, error) {
-	b, err := egress.ReadFile("vault.auth.token_file", l.auth.TokenFile)
+	b, err := egress.ReadCredential(l.in, "vault.auth.token_file", l.auth.TokenFile)
 	if err != nil {
 		return nil, err
 	}
 	defer clear(b)
 	s := &session{token: string(b), began: began}
 	if !isToken(s.token) {
-		return nil, setupFault("vault.auth.token_file: %s does not hold a token and nothing else", l.auth.TokenFile)
+		return nil, setupFault("vault.auth.token_file: %s does not hold a token and nothing else", egress.CredentialPlace(l.auth.TokenFile))
 	}
 	a, err := l.client.do(ctx, http.MethodGet, s.token, "auth/token/lookup-self", "", nil)
 	if isDenied(err) { // by policy, or because it is none: the first read will tell

@@ -73,6 +73,7 @@ func Opener(cfg Config) provider.Opener {
 // store reads one server with one identity.
 type store struct {
 	vault  *registry.Vault
+	in     *registry.Integration
 	host   string // for messages
 	now    func() time.Time
 	client *client
@@ -114,12 +115,13 @@ func open(cfg Config, in *registry.Integration) (*store, error) {
 		return nil, err
 	}
 	if v.Auth.Type == registry.VaultCert {
-		if out.Certificate, err = clientCertificate(v.Auth.CertificateFile); err != nil {
+		if out.Certificate, err = clientCertificate(in); err != nil {
 			return nil, err
 		}
 	}
 	s := &store{
 		vault:  v,
+		in:     in,
 		host:   u.Host,
 		now:    cfg.Now,
 		client: &client{http: egress.NewClient(out), address: v.Address, namespace: v.Namespace},
@@ -127,22 +129,23 @@ func open(cfg Config, in *registry.Integration) (*store, error) {
 		tasks:  task.NewGroup(),
 	}
 	s.logins = &logins{
-		client: s.client, auth: v.Auth, host: u.Host, now: cfg.Now,
+		client: s.client, in: in, auth: v.Auth, host: u.Host, now: cfg.Now,
 		log: cfg.Logger.With("integration", in.ID), tasks: s.tasks,
 	}
 	return s, nil
 }
 
-func clientCertificate(path string) (*tls.Certificate, error) {
+func clientCertificate(in *registry.Integration) (*tls.Certificate, error) {
 	const setting = "vault.auth.certificate_file"
-	pem, err := egress.ReadFile(setting, path)
+	path := in.Vault.Auth.CertificateFile
+	pem, err := egress.ReadCredential(in, setting, path)
 	if err != nil {
 		return nil, err
 	}
 	defer clear(pem)
 	cert, err := tls.X509KeyPair(pem, pem)
 	if err != nil { // whose text might quote the file
-		return nil, setupFault("%s: %s does not hold a certificate and the key that belongs to it, in PEM form", setting, path)
+		return nil, setupFault("%s: %s does not hold a certificate and the key that belongs to it, in PEM form", setting, egress.CredentialPlace(path))
 	}
 	return &cert, nil
 }

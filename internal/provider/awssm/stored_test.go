@@ -1,0 +1,47 @@
+package awssm
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// TestStoredKeys: keys that the registry keeps with the integration.
+func TestStoredKeys(t *testing.T) {
+	keep := func(text string) registry.Credential { return func() ([]byte, error) { return []byte(text), nil } }
+	f := newFake(t)
+	f.put(region, "db", canary)
+	in := f.integration()
+	in.AWS.Credential = registry.AWSCredential{Type: registry.AWSStatic}
+	in.Credentials = map[string]registry.Credential{
+		"aws.credential.access_key_id": keep(baseKey + "\n"), "aws.credential.secret_access_key": keep(baseSecret),
+	}
+	f.fetch(f.open(f.config(), in), storeURL+"::db")
+
+	for says, change := range map[string]func(){
+		"aws.credential.secret_access_key: the credential stored": func() {
+			in.Credentials["aws.credential.secret_access_key"] = func() ([]byte, error) { return nil, errors.New("another key") }
+		},
+		"what is stored with the integration holds more than one word": func() {
+			in.Credentials["aws.credential.secret_access_key"] = keep("two words " + baseSecret)
+		},
+		"aws.credential.access_key_id_file is missing": func() { delete(in.Credentials, "aws.credential.access_key_id") },
+	} {
+		before := map[string]registry.Credential{}
+		for k, v := range in.Credentials {
+			before[k] = v
+		}
+		change()
+		_, err := Opener(f.config())(t.Context(), in)
+		if err == nil {
+			t.Fatalf("opened; want %q", says)
+		}
+		if e := f.checkError(err, secret.ReasonStoreAuthenticationFailed); !strings.Contains(e.Message, says) {
+			t.Errorf("%q does not say %q", e.Message, says)
+		}
+		in.Credentials = before
+	}
+}

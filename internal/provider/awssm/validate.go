@@ -1,0 +1,49 @@
+package awssm
+
+import (
+	"context"
+	"strings"
+
+	"github.com/secretbroker/secretbroker/internal/provider"
+)
+
+var _ provider.Validator = (*store)(nil)
+
+// noVersion is the ID of a version that no secret has.
+const noVersion = "00000000-0000-4000-8000-000000000000"
+
+// Validate implements provider.Validator: keys, by the role if there is one, and
+// then each region, by asking for a value that nobody has. AWS looks at the
+// permissions before it looks for the secret, so that "not found" shows that the
+// identity may read.
+//
+// Of another account's secrets AWS says that they are denied where they are not
+// there, so that there is nothing to ask for.
+func (s *store) Validate(ctx context.Context) []provider.Step {
+	var own, others []string
+	for _, st := range s.aws.Stores {
+		_, account := s.aws.Place(st)
+		switch {
+		case account != s.aws.AccountID:
+			others = append(others, st)
+		case !strings.HasPrefix(st, "arn:"): // which is the same by another name
+			own = append(own, st)
+		}
+	}
+	step := provider.Step{Name: "session", Found: "the credential gives keys"}
+	if s.aws.Role != nil {
+		step.Found = "STS gave a session of the role"
+	}
+	if _, err := s.sessions.get(ctx); err != nil {
+		step = provider.Step{Name: step.Name, Err: explainGet(ctx, err)}
+		return append([]provider.Step{step}, provider.Skipped(append(own, others...))...)
+	}
+	steps := []provider.Step{step}
+	for _, st := range own {
+		steps = append(steps, provider.ProbeOne(ctx, s, provider.NothingOf(s.in, st, noVersion)))
+	}
+	for _, st := range others {
+		steps = append(steps, provider.Step{Name: "read " + st, Found: "another account's: only the read of a secret can tell"})
+	}
+	return steps
+}

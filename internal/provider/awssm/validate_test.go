@@ -1,0 +1,75 @@
+package awssm
+
+import (
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
+
+	"github.com/secretbroker/secretbroker/internal/provider/providertest"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// TestValidate: each step says what it found, and no value is read.
+func TestValidate(t *testing.T) {
+	const otherURL, foreign = "https://" + otherHost, "arn:aws:secretsmanager:eu-west-1:" + otherOne
+	for _, tt := range []struct {
+		name   string
+		change func(*registry.AWS)
+		grants []string
+		want   string
+		asked  string // how the names that are asked for begin
+	}{
+		{"all well", func(*registry.AWS) {}, []string{"prod/*"}, "session ok, read " + storeURL + " ok, read " + otherURL + " ok", "prod/secretbroker-validate-"},
+		{"no grants", func(*registry.AWS) {}, nil, "session ok, read " + storeURL + " ok, read " + otherURL + " ok", "secretbroker-validate-"},
+		{"one secret", func(*registry.AWS) {}, []string{"db"}, "session ok, read " + storeURL + " ok, read " + otherURL + " ok", "db#" + noVersion},
+		{"another account", func(a *registry.AWS) { a.Stores = append(a.Stores[:2:2], foreign) }, nil, "session ok, read " + storeURL + " ok, read " + foreign + " ok", ""},
+		{"no permission", func(a *registry.AWS) { a.Role = nil }, nil,
+			"session ok, read " + storeURL + " STORE_ACCESS_DENIED, read " + otherURL + " STORE_ACCESS_DENIED", ""},
+		{"another external ID", func(a *registry.AWS) { a.Role.ExternalID = "another" }, nil,
+			"session STORE_AUTHENTICATION_FAILED, read " + storeURL + " skipped, read " + otherURL + " skipped", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f := newFake(t)
+			f.put(region, "db", canary)
+			f.put("us-east-1", "db", canary)
+			in := f.integration()
+			tt.change(in.AWS)
+			providertest.Grant(t, in, `aws: {account_id: "`+account+`", credential: {type: default}, stores: `+providertest.List(in.AWS.Stores)+`}`, tt.grants)
+			steps := f.open(f.config(), in).Validate(t.Context())
+			if got := providertest.Steps(steps); got != tt.want {
+				t.Errorf("\n got %s\nwant %s", got, tt.want)
+			}
+			for _, step := range steps {
+				if step.Err != nil {
+					f.checkError(step.Err, secret.AsError(step.Err).Reason)
+				}
+			}
+			for _, read := range f.reads {
+				asked := read.SecretId
+				if read.VersionId != "" {
+					asked += "#" + read.VersionId
+				}
+				if len(asked) < len(tt.asked) || asked[:len(tt.asked)] != tt.asked || asked == "db" {
+					t.Errorf("asked for %s", asked)
+				}
+			}
+		})
+	}
+}
+
+// TestMotoValidate: an independent server, which checks permissions, says of a
+// version that there is not what Validate relies on.
+func TestMotoValidate(t *testing.T) {
+	m := startMoto(t)
+	m.create(&secretsmanager.CreateSecretInput{Name: aws.String("prod/db"), SecretString: aws.String(canary)})
+	f := &fake{t: t, caFile: m.caFile, dial: map[string]string{smHost: m.addr, stsHost: m.addr}}
+	for _, secrets := range [][]string{{"prod/db"}, {"prod/*"}} {
+		in := m.integration(f)
+		providertest.Grant(t, in, `aws: {account_id: "`+account+`", credential: {type: default}, stores: `+providertest.List(in.AWS.Stores)+`}`, secrets)
+		if got, want := providertest.Steps(f.open(f.config(), in).Validate(t.Context())), "session ok, read "+storeURL+" ok"; got != want {
+			t.Errorf("%s: %s", secrets, got)
+		}
+	}
+}

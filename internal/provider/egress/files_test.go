@@ -1,0 +1,52 @@
+package egress
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+func TestReadCredential(t *testing.T) {
+	const setting, name = "vault.auth.secret_id_file", "vault.auth.secret_id"
+	file := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(file, []byte("of the file\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	broken := errors.New("sealed with another key")
+	kept := func(text string, err error) map[string]registry.Credential {
+		return map[string]registry.Credential{name: func() ([]byte, error) { return []byte(text), err }}
+	}
+	for _, tt := range []struct {
+		name, path string
+		kept       map[string]registry.Credential
+		want       string
+		fault      string
+	}{
+		{"kept", "", kept("\ufeff kept \n", nil), "kept", ""},
+		{"a file comes first", file, kept("kept", nil), "of the file", ""},
+		{"only a file", file, nil, "of the file", ""},
+		{"neither", "", nil, "", setting + " is missing"},
+		{"another is kept", "", map[string]registry.Credential{"vault.auth.token": nil}, "", setting + " is missing"},
+		{"cannot be opened", "", kept("", broken), "", name + ": the credential stored with the integration cannot be opened"},
+		{"empty", "", kept(" \n", nil), "", name + ": the credential stored with the integration is empty"},
+	} {
+		b, err := ReadCredential(&registry.Integration{Credentials: tt.kept}, setting, tt.path)
+		if string(b) != tt.want || (err == nil) != (tt.fault == "") {
+			t.Errorf("%s: %d bytes, %v", tt.name, len(b), err)
+		}
+		if err == nil {
+			continue
+		}
+		if e := secret.AsError(err); e.Reason != secret.ReasonStoreAuthenticationFailed || !strings.HasPrefix(e.Message, tt.fault) {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+		if tt.name == "cannot be opened" && !errors.Is(err, broken) {
+			t.Errorf("the cause is lost: %v", err)
+		}
+	}
+}

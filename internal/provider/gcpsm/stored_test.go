@@ -1,0 +1,43 @@
+package gcpsm
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// TestStoredKey: a key that the registry keeps with the integration. Whoever gives
+// one cannot have it name a file of the broker's machine.
+func TestStoredKey(t *testing.T) {
+	f := newFake(t)
+	keep := func(file string) func() ([]byte, error) {
+		b, err := os.ReadFile(file)
+		must(t, err)
+		return func() ([]byte, error) { return append([]byte(nil), b...), nil }
+	}
+	in := f.integration()
+	in.GCP.Credential = registry.GCPCredential{Type: registry.GCPServiceAccountKey}
+	with := func(c registry.Credential) *registry.Integration {
+		in.Credentials = map[string]registry.Credential{"gcp.credential.key": c}
+		return in
+	}
+	f.gives(f.open(f.config(), with(keep(f.keyFile(base)))), project+"/secrets/db", canary)
+
+	for says, c := range map[string]registry.Credential{
+		"gcp.credential.key: the credential stored with the integration cannot be opened": func() ([]byte, error) { return nil, errors.New("another key") },
+		"what is stored with the integration is not a credential of the right type":       keep(f.federation(nil)),
+		"what is stored with the integration is not a credential file of Google":          func() ([]byte, error) { return []byte("no JSON " + canary), nil },
+	} {
+		_, err := Opener(f.config())(t.Context(), with(c))
+		if err == nil {
+			t.Fatalf("opened; want %q", says)
+		}
+		if e := f.checkError(err, secret.ReasonStoreAuthenticationFailed); !strings.Contains(e.Message, says) {
+			t.Errorf("%q does not say %q", e.Message, says)
+		}
+	}
+}

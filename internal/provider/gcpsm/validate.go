@@ -1,0 +1,40 @@
+package gcpsm
+
+import (
+	"context"
+
+	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+var _ provider.Validator = (*store)(nil)
+
+// noVersion is the number of a version that no secret has.
+const noVersion = "999999999"
+
+// Validate implements provider.Validator: a token, and then each project, by
+// asking for a value that nobody has. Secret Manager looks at the role before it
+// looks for the secret, so that "not found" shows that the identity may read.
+//
+// Where the role is given secret by secret, names that are not there are denied:
+// then the grants have to name a secret for this to find anything out.
+func (s *store) Validate(ctx context.Context) []provider.Step {
+	step := provider.Step{Name: "token", Found: "the identity was given an access token"}
+	if _, err := s.tokens.get(ctx); err != nil {
+		step = provider.Step{Name: step.Name, Err: explainLogin(ctx, err)}
+		return append([]provider.Step{step}, provider.Skipped(s.in.GCP.Stores)...)
+	}
+	steps := []provider.Step{step}
+	for _, st := range s.in.GCP.Stores {
+		steps = append(steps, provider.ProbeOne(ctx, s, provider.NothingOf(s.in, st, noVersion)))
+	}
+	return steps
+}
+
+// explainLogin makes the error of a token that was not had.
+func explainLogin(ctx context.Context, err error) *secret.Error {
+	if ctx.Err() != nil {
+		return secret.Errorf(secret.ReasonStoreUnavailable, "no access token was had in the time that there was; look at the way to Google").WithCause(err)
+	}
+	return explainRead(ctx, "", secret.Ref{}, err)
+}

@@ -1,0 +1,63 @@
+package gcpsm
+
+import (
+	"net/http"
+	"testing"
+
+	"github.com/secretbroker/secretbroker/internal/devmode/secretmanager"
+	"github.com/secretbroker/secretbroker/internal/provider/providertest"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// TestValidate: each step says what it found, and no value is read.
+func TestValidate(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		change  func(*registry.GCP)
+		readers func(p *secretmanager.Project)
+		secrets []string
+		want    string
+	}{
+		{"all well", func(*registry.GCP) {}, nil, []string{"db-*"}, "token ok, read " + project + " ok, read " + regional + " ok"},
+		{"one secret", func(*registry.GCP) {}, nil, []string{"db"}, "token ok, read " + project + " ok, read " + regional + " ok"},
+		{"no role", func(g *registry.GCP) { g.ImpersonateServiceAccount = "" }, nil, nil,
+			"token ok, read " + project + " STORE_ACCESS_DENIED, read " + regional + " STORE_ACCESS_DENIED"},
+		{"may not impersonate", func(g *registry.GCP) { g.ImpersonateServiceAccount = "nobody@my-project.iam.gserviceaccount.com" }, nil, nil,
+			"token STORE_AUTHENTICATION_FAILED, read " + project + " skipped, read " + regional + " skipped"},
+		{"the role on one secret", func(g *registry.GCP) { g.Stores = g.Stores[:1] }, func(p *secretmanager.Project) {
+			p.Readers, p.Secrets["db"].Readers = nil, []string{reader}
+		}, []string{"db"}, "token ok, read " + project + " ok"},
+		{"the role on a secret that is not named", func(g *registry.GCP) { g.Stores = g.Stores[:1] }, func(p *secretmanager.Project) {
+			p.Readers, p.Secrets["db"].Readers = nil, []string{reader}
+		}, []string{"db*"}, "token ok, read " + project + " STORE_ACCESS_DENIED"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f := newFake(t)
+			if tt.readers != nil {
+				f.change(func(_ *secretmanager.State, p *secretmanager.Project) { tt.readers(p) })
+			}
+			in := f.integration()
+			tt.change(in.GCP)
+			providertest.Grant(t, in, `gcp: {credential: {type: metadata_server}, projects: `+providertest.List(in.GCP.Stores)+`}`, tt.secrets)
+			steps := f.open(f.config(), in).Validate(t.Context())
+			if got := providertest.Steps(steps); got != tt.want {
+				t.Errorf("\n got %s\nwant %s", got, tt.want)
+			}
+			for _, step := range steps {
+				if step.Err != nil {
+					f.checkError(step.Err, secret.AsError(step.Err).Reason)
+				}
+			}
+		})
+	}
+}
+
+// What answers something else than a token is told as such.
+func TestValidateOutage(t *testing.T) {
+	f := newFake(t)
+	f.intercept("oauth2.googleapis.com", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
+	if got := providertest.Steps(f.open(f.config(), f.integration()).Validate(t.Context())); got != "token STORE_UNAVAILABLE, read "+project+" skipped, read "+regional+" skipped" {
+		t.Error(got)
+	}
+}

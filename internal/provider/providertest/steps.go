@@ -1,0 +1,46 @@
+package providertest
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// Steps writes the steps of a validation as "NAME ok|skipped|REASON, ...".
+func Steps(steps []provider.Step) string {
+	texts := make([]string, len(steps))
+	for i, s := range steps {
+		switch {
+		case s.Skipped:
+			texts[i] = s.Name + " skipped"
+		case s.Err != nil:
+			texts[i] = s.Name + " " + string(secret.AsError(s.Err).Reason)
+		default:
+			texts[i] = s.Name + " ok"
+		}
+	}
+	return strings.Join(texts, ", ")
+}
+
+// Grant has the grants of an integration give somebody the secrets, in all stores,
+// or nobody anything. section is one of its kind, with these stores.
+func Grant(t testing.TB, in *registry.Integration, section string, secrets []string) {
+	t.Helper()
+	document := "id: x\nkind: " + string(in.Kind) + "\n" + section + "\n"
+	if secrets != nil {
+		document += "grants: [{principals: [dns:a.example.org], secrets: " + List(secrets) + "}]\n"
+	}
+	parsed := registry.ParseDocument([]byte(document), registry.DocumentConfig{Credentials: map[string]registry.Credential{
+		"vault.auth.token": func() ([]byte, error) { return nil, nil },
+	}})
+	if parsed.Integration == nil {
+		t.Fatal(parsed.Faults.Err())
+	}
+	in.Policy = parsed.Integration.Policy
+}
+
+// List writes a list as documents have it.
+func List(texts []string) string { return `["` + strings.Join(texts, `", "`) + `"]` }

@@ -1,0 +1,61 @@
+package vaultkv
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// TestStoredCredentials: what the registry keeps with the integration is what the
+// login proves.
+func TestStoredCredentials(t *testing.T) {
+	keep := func(text string) registry.Credential { return func() ([]byte, error) { return []byte(text), nil } }
+	lost := func() ([]byte, error) { return nil, errors.New("another key") }
+	for _, tt := range []struct {
+		name string
+		auth registry.VaultAuth
+		text string
+		sent string // "PATH FIELD" of the proof
+	}{
+		{"vault.auth.secret_id", registry.VaultAuth{Type: registry.VaultAppRole, Mount: "approle", RoleID: roleID}, secretID, "auth/approle/login secret_id"},
+		{"vault.auth.token", registry.VaultAuth{Type: registry.VaultJWT, Mount: "ci", Role: "r"}, "a.b.c", "auth/ci/login jwt"},
+		{"vault.auth.token", registry.VaultAuth{Type: registry.VaultToken}, "hvs.own", ""},
+	} {
+		v := newFake()
+		v.put("secret/db", `{"password":"x"}`)
+		v.tokens["hvs.own"] = true
+		f := newFront(t, v)
+		in := f.integration(t, roleID, secretID)
+		in.Vault.Auth = tt.auth
+		in.Credentials = map[string]registry.Credential{tt.name: keep(" " + tt.text + "\n")}
+		fetch(t, f.open(t, f.config(), in), "secret/db")
+		if path, field, _ := strings.Cut(tt.sent, " "); tt.sent != "" && v.proofs[path][field] != tt.text {
+			t.Errorf("%s: %s was not sent as %s", tt.auth.Type, tt.name, tt.sent)
+		}
+		in.Credentials[tt.name] = lost
+		if e := fails(t, f.open(t, f.config(), in), "secret/db", secret.ReasonStoreAuthenticationFailed); !strings.Contains(e.Message, tt.name+": the credential stored with the integration cannot be opened") {
+			t.Errorf("%s: %v", tt.auth.Type, e)
+		}
+	}
+}
+
+func TestStoredCertificate(t *testing.T) {
+	f := newFront(t, newFake())
+	in := f.integration(t, roleID, secretID)
+	in.Vault.Auth = registry.VaultAuth{Type: registry.VaultCert, Mount: "cert"}
+	ca, err := os.ReadFile(f.caFile)
+	must(t, err)
+	for says, c := range map[string]registry.Credential{
+		"vault.auth.certificate: the credential stored with the integration cannot be opened": func() ([]byte, error) { return nil, errors.New("another key") },
+		"what is stored with the integration does not hold a certificate and the key":         func() ([]byte, error) { return append([]byte(nil), ca...), nil },
+	} {
+		in.Credentials = map[string]registry.Credential{"vault.auth.certificate": c}
+		if _, err := Opener(f.config())(t.Context(), in); err == nil || !strings.Contains(secret.AsError(err).Message, says) {
+			t.Errorf("%v, want %q", err, says)
+		}
+	}
+}

@@ -1,0 +1,107 @@
+package vaultkv
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+var _ provider.Validator = (*store)(nil)
+
+// Validate implements provider.Validator: a login, and then for each mount what the
+// token may do there, which the server says without anything being read. Where it
+// does not, a KV mount is asked for a secret that nobody has; reading from another
+// engine would make a credential.
+func (s *store) Validate(ctx context.Context) []provider.Step {
+	step := provider.Step{Name: "login", Found: "the server gave or took a token"}
+	ses, err := s.logins.session(ctx, nil)
+	if err == nil && ses.unproven {
+		step.Found = "the token cannot be looked up: reads tell whether it is good"
+	}
+	if err != nil {
+		steps := []provider.Step{{Name: "login", Err: secret.AsError(err)}}
+		for _, m := range s.vault.Mounts {
+			steps = append(steps, provider.Step{Name: "read " + m.Path, Skipped: true})
+		}
+		return steps
+	}
+	steps := []provider.Step{step}
+	for _, m := range s.vault.Mounts {
+		steps = append(steps, s.validateMount(ctx, ses, m))
+	}
+	return steps
+}
+
+func (s *store) validateMount(ctx context.Context, ses *session, m registry.VaultMount) provider.Step {
+	name, granted := s.nameBelow(m)
+	step := provider.Step{Name: "read " + m.Path}
+	if m.Engine == registry.VaultDynamic && !granted {
+		step.Found = "no grant names anything below the mount: there is nothing to ask about"
+		return step
+	}
+	may, known := s.mayRead(ctx, ses, m, name)
+	switch {
+	case known && may:
+		step.Found = "the token's policies give the capability \"read\""
+	case known:
+		path := m.Path
+		if m.Engine == registry.VaultKV2 {
+			path += "/data"
+		}
+		step.Err = secret.Errorf(secret.ReasonStoreAccessDenied,
+			"no policy of the token gives it the capability \"read\" below %s in Vault %s; add one to its role", path, s.host)
+	case m.Engine == registry.VaultDynamic:
+		step.Found = "the token may not ask for its capabilities: only the read of a credential, which makes one, can tell"
+	default:
+		step.Err = provider.ProbeOne(ctx, s, secret.Ref{Kind: secret.KindHashiCorpVault, Store: s.vault.Address, Name: provider.NobodysBelow(m.Path + "/*")}).Err
+		if step.Err == nil {
+			step.Found = "the identity may read secrets"
+		}
+	}
+	return step
+}
+
+// nameBelow returns a name in the mount that the grants give; one that nobody has
+// where they give many. granted is false if they do not speak of the mount.
+func (s *store) nameBelow(m registry.VaultMount) (name string, granted bool) {
+	exact := ""
+	for _, rule := range s.in.Policy.Rules() {
+		switch {
+		case !strings.HasPrefix(rule.Secret, m.Path+"/"):
+		case strings.HasSuffix(rule.Secret, "*"):
+			return provider.NobodysBelow(rule.Secret), true
+		case exact == "":
+			exact = rule.Secret
+		}
+	}
+	if exact != "" {
+		return exact, true
+	}
+	return provider.NobodysBelow(m.Path + "/*"), false
+}
+
+// mayRead asks what the token may do with a secret. known is false if the server
+// does not say. Source: the API's "POST /sys/capabilities-self", which the policy
+// named default allows.
+func (s *store) mayRead(ctx context.Context, ses *session, m registry.VaultMount, name string) (may, known bool) {
+	path := name
+	if m.Engine == registry.VaultKV2 {
+		path = m.Path + "/data/" + strings.TrimPrefix(name, m.Path+"/")
+	}
+	a, err := s.client.do(ctx, http.MethodPost, ses.token, "sys/capabilities-self", "", map[string][]string{"paths": {path}})
+	if err != nil {
+		return false, false
+	}
+	var byPath map[string]json.RawMessage
+	var capabilities []string
+	if !jsonObject(a.Data, &byPath) || json.Unmarshal(byPath[path], &capabilities) != nil {
+		return false, false
+	}
+	return slices.Contains(capabilities, "read") || slices.Contains(capabilities, "root"), true
+}

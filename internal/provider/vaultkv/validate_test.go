@@ -1,0 +1,113 @@
+package vaultkv
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/secretbroker/secretbroker/internal/provider/providertest"
+)
+
+// TestValidate: each step says what it found, nothing is read where the server
+// tells, and no credential is made.
+func TestValidate(t *testing.T) {
+	const mounts = "secret, legacy, team/deep/kv, database"
+	all := func(result string) string {
+		var steps []string
+		for m := range strings.SplitSeq(mounts, ", ") {
+			steps = append(steps, "read "+m+" "+result)
+		}
+		return strings.Join(steps, ", ")
+	}
+	for _, tt := range []struct {
+		name      string
+		id        string
+		policies  map[string][]string // by path's beginning; nil for a server that does not say
+		forbidden bool
+		want      string
+		reads     int
+	}{
+		{"a wrong secret ID", "wrong", nil, false, "login STORE_AUTHENTICATION_FAILED, " + all("skipped"), 0},
+		{"all may be read", secretID, map[string][]string{"": {"create", "read"}}, false, "login ok, " + all("ok"), 0},
+		{"root", secretID, map[string][]string{"": {"root"}}, false, "login ok, " + all("ok"), 0},
+		{"one mount is denied", secretID, map[string][]string{
+			"secret/data/team/": {"read"}, "legacy/": {"read"}, "team/deep/kv/data/": {"deny"}, "database/": {"read"},
+		}, false, "login ok, read secret ok, read legacy ok, read team/deep/kv STORE_ACCESS_DENIED, read database ok", 0},
+		{"capabilities are not told", secretID, nil, false, "login ok, " + all("ok"), 3},
+		{"nothing is told or given", secretID, nil, true,
+			"login ok, read secret STORE_ACCESS_DENIED, read legacy STORE_ACCESS_DENIED, read team/deep/kv STORE_ACCESS_DENIED, read database ok", 3},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			v := newFake()
+			reads := 0
+			f := newFront(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				path := strings.TrimPrefix(r.URL.Path, "/v1/")
+				switch {
+				case path == "sys/capabilities-self" && tt.policies != nil:
+					answerCapabilities(t, w, r, tt.policies)
+				case path == "sys/capabilities-self", tt.forbidden && r.Method == http.MethodGet && !strings.HasPrefix(path, "auth/"):
+					if r.Method == http.MethodGet {
+						reads++
+					}
+					answerJSON(w, http.StatusForbidden, `{"errors":["permission denied"]}`)
+				default:
+					if strings.HasPrefix(path, "database/") {
+						t.Error("a credential was made")
+					}
+					if r.Method == http.MethodGet && !strings.HasPrefix(path, "auth/") {
+						reads++
+					}
+					v.ServeHTTP(w, r)
+				}
+			}))
+			in := f.integration(t, roleID, tt.id)
+			providertest.Grant(t, in, `vault: {address: "`+address+`", mounts: [{path: secret, engine: kv2}], auth: {type: token}}`, []string{"secret/team/*", "legacy/one", "database/creds/connect"})
+			if got := providertest.Steps(f.open(t, f.config(), in).Validate(t.Context())); got != tt.want {
+				t.Errorf("\n got %s\nwant %s", got, tt.want)
+			}
+			if reads != tt.reads {
+				t.Errorf("%d reads, want %d", reads, tt.reads)
+			}
+		})
+	}
+}
+
+// TestPeerValidate: what a real server says of its capabilities.
+func TestPeerValidate(t *testing.T) {
+	p := startPeer(t)
+	role := p.prepare("1h")
+	f := p.newFront(t)
+	validate := func() string {
+		in := f.integration(t, role, p.secretID())
+		providertest.Grant(t, in, `vault: {address: "`+address+`", mounts: [{path: secret, engine: kv2}], auth: {type: token}}`, []string{"secret/*", "legacy/one", "database/creds/connect"})
+		return providertest.Steps(f.open(t, f.config(), in).Validate(t.Context()))
+	}
+	if got, want := validate(), "login ok, read secret ok, read legacy ok, read team/deep/kv ok, read database ok"; got != want {
+		t.Errorf("\n got %s\nwant %s", got, want)
+	}
+	p.permit(`path "legacy/*" { capabilities = ["deny"] }`)
+	if got, want := validate(), "login ok, read secret ok, read legacy STORE_ACCESS_DENIED, read team/deep/kv ok, read database ok"; got != want {
+		t.Errorf("\n got %s\nwant %s", got, want)
+	}
+}
+
+// answerCapabilities is as the API's documentation has it.
+func answerCapabilities(t *testing.T, w http.ResponseWriter, r *http.Request, policies map[string][]string) {
+	var in struct{ Paths []string }
+	if err := json.NewDecoder(r.Body).Decode(&in); err != nil || len(in.Paths) != 1 {
+		t.Errorf("asked for %v, %v", in.Paths, err)
+		return
+	}
+	given := []string{"deny"}
+	for beginning, capabilities := range policies {
+		if strings.HasPrefix(in.Paths[0], beginning) {
+			given = capabilities
+		}
+	}
+	b, err := json.Marshal(map[string]any{"request_id": "r", "data": map[string]any{in.Paths[0]: given, "capabilities": given}})
+	if err != nil {
+		t.Error(err)
+	}
+	answerJSON(w, http.StatusOK, string(b))
+}
