@@ -8,8 +8,10 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
@@ -42,25 +44,53 @@ func (f *Files) scan(trust bool) (map[string]*file, error) {
 	if err != nil {
 		return nil, err
 	}
-	look := newInspector()
-	look.blind = f.blind
-	files := make(map[string]*file, len(entries))
+	var paths []string
 	for _, e := range entries {
 		ext := filepath.Ext(e.Name())
-		if e.IsDir() || strings.HasPrefix(e.Name(), ".") || ext != ".yaml" && ext != ".yml" {
-			continue
+		if !e.IsDir() && !strings.HasPrefix(e.Name(), ".") && (ext == ".yaml" || ext == ".yml") {
+			paths = append(paths, filepath.Join(f.dir, e.Name()))
 		}
-		path := filepath.Join(f.dir, e.Name())
-		if look.stat(path) == nil {
-			// Only what is gone may be forgotten: a link that leads nowhere, or a
-			// file that cannot be looked at, is a fault.
-			if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-				continue
+	}
+	// A start and a reload that reads everything are quicker on all CPUs; a poll
+	// leaves them to the calls.
+	workers := 1
+	if !trust {
+		workers = min(runtime.GOMAXPROCS(0), len(paths)/filesPerWorker+1)
+	}
+	loaded := make([]*file, len(paths))
+	var loading sync.WaitGroup
+	for w := range workers {
+		loading.Go(func() {
+			look := newInspector()
+			look.blind = f.blind
+			for i := w; i < len(paths); i += workers {
+				loaded[i] = f.loadIfThere(paths[i], look, trust)
 			}
+		})
+	}
+	loading.Wait()
+	files := make(map[string]*file, len(paths))
+	for i, file := range loaded {
+		if file != nil {
+			files[paths[i]] = file
 		}
-		files[path] = f.load(path, f.files[path], look, trust)
 	}
 	return files, nil
+}
+
+// filesPerWorker is how many files are worth a goroutine.
+const filesPerWorker = 100
+
+// loadIfThere is load, or nil for a file that is gone. It changes nothing of f.
+func (f *Files) loadIfThere(path string, look *inspector, trust bool) *file {
+	if look.stat(path) == nil {
+		// Only what is gone may be forgotten: a link that leads nowhere, or a
+		// file that cannot be looked at, is a fault.
+		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+	}
+	return f.load(path, f.files[path], look, trust)
 }
 
 // load reads the file at path unless trust says that old, which may be nil, still
