@@ -1,17 +1,11 @@
 package secretmanager
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"os"
-	"regexp"
-	"sync"
 	"time"
 
-	"go.yaml.in/yaml/v3"
+	"github.com/secretbroker/secretbroker/internal/devmode/secretsfile"
 )
 
 // FileConfig is what a Server with a file is made of.
@@ -39,75 +33,19 @@ func Open(cfg FileConfig) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &file{cfg: cfg}
-	if err := f.refresh(s); err != nil {
+	f := &secretsfile.File[document]{Path: cfg.Path, Store: "Secret Manager", Logger: cfg.Logger, Use: func(doc *document) error {
+		state := cfg.Base
+		state.Projects = doc.Projects
+		return s.Replace(&state)
+	}}
+	if err := f.Open(); err != nil {
 		return nil, fmt.Errorf("secretmanager: %w", err)
 	}
 	s.file = f
 	return s, nil
 }
 
-// file is the file and what was read of it last. It is safe for concurrent use.
-type file struct {
-	cfg FileConfig
-
-	mu    sync.Mutex
-	data  []byte
-	fault string // what was reported last, empty while all is well
-}
-
-// look makes the file's content the Server's, if it has changed and is good.
-func (f *file) look(s *Server) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	err := f.refresh(s)
-	switch {
-	case err == nil:
-		f.fault = ""
-	case err.Error() != f.fault:
-		f.fault = err.Error()
-		f.cfg.Logger.Error("the embedded Secret Manager keeps serving the last good secrets; correct the file", "error", err)
-	}
-}
-
-// refresh reads the file. f.mu is held, or nobody else has f.
-func (f *file) refresh(s *Server) error {
-	data, err := os.ReadFile(f.cfg.Path)
-	if err != nil {
-		return fmt.Errorf("secrets file: %w", err)
-	}
-	if f.data != nil && bytes.Equal(data, f.data) {
-		return nil
-	}
-	var doc struct {
-		Projects map[string]*Project `yaml:"projects"`
-	}
-	dec := yaml.NewDecoder(bytes.NewReader(data))
-	dec.KnownFields(true)
-	if err := dec.Decode(&doc); err != nil {
-		return fmt.Errorf("secrets file %s: %w", f.cfg.Path, withoutValues(err))
-	}
-	state := f.cfg.Base
-	state.Projects = doc.Projects
-	if err := s.Replace(&state); err != nil {
-		return fmt.Errorf("secrets file %s: %w", f.cfg.Path, err)
-	}
-	if f.data != nil {
-		f.cfg.Logger.Info("the embedded Secret Manager read its secrets again", "file", f.cfg.Path)
-	}
-	f.data = data
-	return nil
-}
-
-var lineNumber = regexp.MustCompile(`line \d+`)
-
-// withoutValues keeps of a decoder's error what cannot be a piece of a value.
-func withoutValues(err error) error {
-	if errors.Is(err, io.EOF) {
-		return errors.New("the file is empty")
-	}
-	if line := lineNumber.FindString(err.Error()); line != "" {
-		return errors.New(line + " is not YAML, or has a setting or a value that does not belong there")
-	}
-	return errors.New("it is not YAML of the right form")
+// document is what the file holds.
+type document struct {
+	Projects map[string]*Project `yaml:"projects"`
 }

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/secretbroker/secretbroker/internal/devmode/secretsfile"
 )
 
 // The hosts that the fake answers for.
@@ -30,7 +32,7 @@ type Server struct {
 	tokens tokens
 	now    func() time.Time
 	reads  atomic.Int64
-	file   *file // nil if the state is in memory alone
+	file   *secretsfile.File[document] // nil if the state is in memory alone
 }
 
 var _ http.Handler = (*Server)(nil)
@@ -76,7 +78,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	host = strings.ToLower(host)
 	if s.file != nil {
-		s.file.look(s)
+		s.file.Look()
 	}
 	state := s.state.Load()
 	location, regional := strings.CutPrefix(host, "secretmanager.")

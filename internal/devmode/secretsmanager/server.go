@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/secretbroker/secretbroker/internal/devmode/secretsfile"
 )
 
 // Identity is who may read: an access key that may assume a role.
@@ -28,7 +30,7 @@ func (id Identity) account() string { return strings.Split(id.RoleARN+":::::", "
 type Server struct {
 	cfg     Config
 	now     func() time.Time
-	file    file
+	file    *secretsfile.File[document]
 	regions atomic.Pointer[map[string]*Region]
 	reads   atomic.Int64
 
@@ -68,7 +70,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) serveSecrets(w http.ResponseWriter, r *http.Request, name string, body []byte) {
-	s.file.look(s)
+	s.file.Look()
 	if code := s.authenticate(r, name, body); code != "" {
 		fault(w, http.StatusBadRequest, code, "The security token or the signature included in the request is invalid.")
 		return

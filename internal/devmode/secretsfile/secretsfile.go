@@ -1,0 +1,96 @@
+// Package secretsfile follows the YAML file of an embedded store: what stands in it
+// is served, and while it has a fault, what stood there last.
+//
+// It knows neither stores nor what their files hold.
+package secretsfile
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"regexp"
+	"sync"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// File is a file whose document is a T, and what was read of it last. Its exported
+// fields are set before it is used. It is safe for concurrent use.
+type File[T any] struct {
+	Path string
+	// Store is what the log calls the embedded store.
+	Store string
+	// Logger hears of changes and faults, never of what stands in the file.
+	Logger *slog.Logger
+	// Use makes a document what is served, or says what is wrong with it without
+	// quoting a value.
+	Use func(doc *T) error
+
+	mu    sync.Mutex
+	data  []byte
+	fault string // what was reported last, empty while all is well
+}
+
+// Open reads the file for the first time, which has to succeed. The error gives the
+// place of a fault and quotes no value.
+func (f *File[T]) Open() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.refresh()
+}
+
+// Look makes the file's content what is served, if it has changed and is good. A
+// fault is logged once.
+func (f *File[T]) Look() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	err := f.refresh()
+	switch {
+	case err == nil:
+		f.fault = ""
+	case err.Error() != f.fault:
+		f.fault = err.Error()
+		f.Logger.Error("the embedded "+f.Store+" keeps serving the last good secrets; correct the file", "error", err) //nolint:sloglint // one of two names
+	}
+}
+
+// refresh reads the file. f.mu is held.
+func (f *File[T]) refresh() error {
+	data, err := os.ReadFile(f.Path)
+	if err != nil {
+		return fmt.Errorf("secrets file: %w", err)
+	}
+	if f.data != nil && bytes.Equal(data, f.data) {
+		return nil
+	}
+	var doc T
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	dec.KnownFields(true)
+	if err := dec.Decode(&doc); err != nil {
+		return fmt.Errorf("secrets file %s: %w", f.Path, withoutValues(err))
+	}
+	if err := f.Use(&doc); err != nil {
+		return fmt.Errorf("secrets file %s: %w", f.Path, err)
+	}
+	if f.data != nil {
+		f.Logger.Info("the embedded "+f.Store+" read its secrets again", "file", f.Path) //nolint:sloglint // as above
+	}
+	f.data = data
+	return nil
+}
+
+var lineNumber = regexp.MustCompile(`line \d+`)
+
+// withoutValues keeps of a decoder's error what cannot be a piece of a value.
+func withoutValues(err error) error {
+	if errors.Is(err, io.EOF) {
+		return errors.New("the file is empty")
+	}
+	if line := lineNumber.FindString(err.Error()); line != "" {
+		return errors.New(line + " is not YAML, or has a setting or a value that does not belong there")
+	}
+	return errors.New("it is not YAML of the right form")
+}
