@@ -2,8 +2,8 @@
 // and at the same time, and of all callers at the same time.
 //
 // It says yes or no, at once and before anything else has been done for the
-// call: nobody waits in it. When the CPUs cannot follow it lets in fewer. It knows neither gRPC nor what a call is about; a
-// caller is a text to it.
+// call: nobody waits in it. When the CPUs cannot follow it lets in fewer. It
+// knows neither gRPC nor what a call is about; a caller is a text to it.
 package admission
 
 import (

@@ -135,9 +135,10 @@ func newLog(path string, w io.Writer) *Log {
 }
 
 // Write records the events: when it returns nil, the operating system has them,
-// and with Config.Sync the disk. It waits for that until ctx ends, two seconds at
-// most, and fails at once if the queue is full: a file that is so far behind does not
-// catch up within a call, and waiting would only pile up calls.
+// and with Config.Sync the disk. It waits for that until ctx ends, and no longer
+// than the writer may be at one thing: two seconds for the write under way and two
+// for its own. It fails at once if the queue is full: a file that is so far behind
+// does not catch up within a call, and waiting would only pile up calls.
 //
 // On error none of the events may be taken as recorded, although what was
 // queued when ctx ended is still written if it can be.

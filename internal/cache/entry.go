@@ -143,8 +143,10 @@ func (e *entry) leave() {
 }
 
 // refreshIsDue reports whether a hit would start a refresh.
-func (e *entry) refreshIsDue(now time.Time) bool {
-	at := e.refreshAt.Load()
+func (e *entry) refreshIsDue(now time.Time) bool { return e.reached(e.refreshAt.Load(), now) }
+
+// reached reports whether the entry is as old as a refreshAt.
+func (e *entry) reached(at int64, now time.Time) bool {
 	return at != neverRefresh && int64(elapsed(e.asOf, now)) >= at
 }
 
@@ -152,7 +154,7 @@ func (e *entry) refreshIsDue(now time.Time) bool {
 // refresh.
 func (e *entry) claimRefresh(now time.Time) bool {
 	at := e.refreshAt.Load()
-	return at != neverRefresh && int64(elapsed(e.asOf, now)) >= at && e.refreshAt.CompareAndSwap(at, neverRefresh)
+	return e.reached(at, now) && e.refreshAt.CompareAndSwap(at, neverRefresh)
 }
 
 // postponeRefresh gives up a claim: the next hit after wait may try again.

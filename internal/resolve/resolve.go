@@ -34,8 +34,8 @@ type Stores interface {
 }
 
 // AuditLog records decisions; audit.Log is one. All events of a Write are
-// recorded, or the Write fails; it keeps none of them. It waits for a bounded time and not beyond the
-// end of ctx.
+// recorded, or the Write fails; it keeps none of them. It waits for a bounded
+// time and not beyond the end of ctx.
 type AuditLog interface {
 	Write(ctx context.Context, events []audit.Event) error
 }
@@ -199,7 +199,7 @@ func link(items []item, firsts []int) []int {
 				continue
 			}
 			for _, first := range firsts {
-				if sameSecret(&items[first].ref, &items[i].ref) {
+				if items[first].ref.Secret() == items[i].ref.Secret() {
 					for items[first].next != 0 {
 						first = items[first].next
 					}
@@ -283,10 +283,6 @@ func (r *Resolver) decide(who authz.Principal, integration string, items []item)
 		}
 	}
 	return in, nil
-}
-
-func sameSecret(a, b *secret.Ref) bool {
-	return a.Name == b.Name && a.Suffix == b.Suffix && a.Store == b.Store && a.Version == b.Version && a.Kind == b.Kind
 }
 
 // handOut records every decision and, if that succeeded, hands out the values.

@@ -102,26 +102,23 @@ func (ic *interceptor) checkRules(services map[string]grpc.ServiceInfo) error {
 }
 
 // guard returns a service whose unary methods pass the chain before their requests
-// are even decoded, so that refusing a call costs little. A method without a rule
-// is an error.
-func (ic *interceptor) guard(desc grpc.ServiceDesc) (*grpc.ServiceDesc, error) {
+// are even decoded, so that refusing a call costs little.
+func (ic *interceptor) guard(desc grpc.ServiceDesc) *grpc.ServiceDesc {
 	methods := make([]grpc.MethodDesc, len(desc.Methods))
 	for i, m := range desc.Methods {
-		g := &guarded{ic: ic, name: "/" + desc.ServiceName + "/" + m.MethodName, next: m.Handler}
-		if ic.rules[g.name] == refused {
-			return nil, fmt.Errorf("server: no rule says who may call %s", g.name)
-		}
-		g.metrics = ic.metrics.of(g.name)
+		name := "/" + desc.ServiceName + "/" + m.MethodName
+		g := &guarded{ic: ic, name: name, rule: ic.rules[name], metrics: ic.metrics.of(name), next: m.Handler}
 		methods[i] = grpc.MethodDesc{MethodName: m.MethodName, Handler: g.handle}
 	}
 	desc.Methods = methods
-	return &desc, nil
+	return &desc
 }
 
 // guarded is one unary method behind the chain.
 type guarded struct {
 	ic      *interceptor
 	name    string // "/SERVICE/METHOD"
+	rule    rule
 	metrics *methodMetrics
 	next    grpc.MethodHandler // decodes the request and calls the service
 }
@@ -136,12 +133,12 @@ func (g *guarded) handle(srv any, ctx context.Context, decode func(any) error, _
 		}
 		g.metrics.observe(status.Code(err), time.Since(start))
 	}()
-	cc.call.who, err = g.ic.admit(ctx, g.ic.calls, g.name, start)
+	cc.call.who, err = g.ic.admit(ctx, g.ic.calls, g.rule, start)
 	if err != nil {
 		return nil, g.ic.refuse(ctx, g.name, &cc.call, err)
 	}
 	defer g.ic.calls.Leave(string(cc.call.who.Principal))
-	if g.ic.rules[g.name] == auditor {
+	if g.rule == auditor {
 		decode = g.forAuditors(ctx, &cc.call, decode)
 	}
 	return g.next(srv, cc, decode, nil)
@@ -173,7 +170,7 @@ func (ic *interceptor) stream(srv any, ss grpc.ServerStream, info *grpc.StreamSe
 			err = ic.panicked(ss.Context(), info.FullMethod, c, p)
 		}
 	}()
-	c.who, err = ic.admit(ss.Context(), ic.streams, info.FullMethod, start)
+	c.who, err = ic.admit(ss.Context(), ic.streams, ic.rules[info.FullMethod], start)
 	if err != nil {
 		return ic.refuse(ss.Context(), info.FullMethod, c, err)
 	}
@@ -196,7 +193,7 @@ func (s *endingStream) Context() context.Context { return s.ctx }
 // admit says who calls, and whether the call is let in: within the limits, before
 // anything else is done for it, and a method that anyone like that may call. A
 // call that is let in has to leave the gate.
-func (ic *interceptor) admit(ctx context.Context, gate *admission.Gate, method string, now time.Time) (resolve.Caller, error) {
+func (ic *interceptor) admit(ctx context.Context, gate *admission.Gate, required rule, now time.Time) (resolve.Caller, error) {
 	var who resolve.Caller
 	p, ok := peer.FromContext(ctx)
 	if !ok {
@@ -212,17 +209,16 @@ func (ic *interceptor) admit(ctx context.Context, gate *admission.Gate, method s
 		ic.metrics.overLimit[over.Limit].Inc()
 		return who, overLimit(over)
 	}
-	if err := ic.mayCall(id, method, now); err != nil {
+	if err := ic.mayCall(id, required, now); err != nil {
 		gate.Leave(string(id.principal))
 		return who, err
 	}
 	return who, nil
 }
 
-// mayCall returns nil if anyone like id may call the method, as far as that can be
+// mayCall returns nil if anyone like id may call a method of that rule, as far as that can be
 // told without the request.
-func (ic *interceptor) mayCall(id peerIdentity, method string, now time.Time) error {
-	required := ic.rules[method]
+func (ic *interceptor) mayCall(id peerIdentity, required rule, now time.Time) error {
 	switch {
 	case required == refused:
 		return errNoSuchMethod

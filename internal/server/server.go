@@ -173,12 +173,7 @@ func New(cfg Config) (*Server, error) {
 		{secretbrokerv1.IntegrationService_ServiceDesc, &integrationService{manager: cfg.Manager, log: cfg.Logger}},
 		{healthpb.Health_ServiceDesc, s.health},
 	} {
-		desc, err := ic.guard(service.desc)
-		if err != nil {
-			endStreams()
-			return nil, err
-		}
-		g.RegisterService(desc, service.impl)
+		g.RegisterService(ic.guard(service.desc), service.impl)
 	}
 	for _, service := range []string{secretbrokerv1.ResolverService_ServiceDesc.ServiceName, secretbrokerv1.PolicyService_ServiceDesc.ServiceName, secretbrokerv1.IntegrationService_ServiceDesc.ServiceName} {
 		s.health.SetServingStatus(service, healthpb.HealthCheckResponse_SERVING)

@@ -227,10 +227,10 @@ func TestCertificateExpiresDuringAConnection(t *testing.T) {
 	ctx := peer.NewContext(t.Context(), &peer.Peer{Addr: &net.TCPAddr{}, AuthInfo: id})
 	const method = "/secretbroker.v1.ResolverService/Resolve"
 	gate := admission.New(admission.Limits{})
-	if _, err := ic.admit(ctx, gate, method, now); err != nil {
+	if _, err := ic.admit(ctx, gate, ic.rules[method], now); err != nil {
 		t.Errorf("at its last moment: %v", err)
 	}
-	if _, err := ic.admit(ctx, gate, method, now.Add(time.Second)); secret.AsError(err).Reason != secret.ReasonUnauthenticated {
+	if _, err := ic.admit(ctx, gate, ic.rules[method], now.Add(time.Second)); secret.AsError(err).Reason != secret.ReasonUnauthenticated {
 		t.Errorf("afterwards: %v", err)
 	}
 }
