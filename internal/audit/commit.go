@@ -7,31 +7,24 @@ import (
 	"os"
 )
 
-// commit chains the batch, writes it, and tells each of its Writes what came of
-// it: those that stand in what was written before an error are recorded.
+// commit chains the batch, writes it, and tells its Writes what came of it: those
+// that stand in what was written before an error are recorded.
 func (l *Log) commit(b *batch) {
-	recorded, err := l.commitTo(b)
+	end, err := l.commitTo(b)
 	if err != nil {
 		err = fmt.Errorf("write the audit log: %w", err)
 	}
+	recorded := 0
+	for recorded < len(b.marks) && b.marks[recorded].outEnd <= end {
+		recorded++
+	}
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.failed = err
 	l.batches++
-	abandoned := l.current != b
-	l.current = nil
-	l.mu.Unlock()
-	if abandoned { // its Writes have been told, and their waits are theirs no more
-		return
-	}
-	for _, w := range b.waits {
-		if w.done == nil { // told while it was queued
-			continue
-		}
-		if w.outEnd <= recorded {
-			w.done <- nil
-		} else {
-			w.done <- err
-		}
+	if l.current == b { // otherwise its Writes were told that it takes too long
+		l.current = nil
+		l.tell(b, recorded, err)
 	}
 }
 
@@ -83,15 +76,18 @@ func (l *Log) chain(b *batch) {
 		out = l.linker.seal(out, m.encode(), &head)
 	}
 	start := 0
-	for i := range b.waits {
-		w := &b.waits[i]
-		for start < w.end {
-			end := start + bytes.IndexByte(b.buf[start:], '\n')
-			out = l.linker.seal(out, b.buf[start:end], &head)
-			start = end + 1
+	chainTo := func(end int) {
+		for start < end {
+			length := bytes.IndexByte(b.lines[start:], '\n')
+			out = l.linker.seal(out, b.lines[start:start+length], &head)
+			start += length + 1
 		}
-		w.outEnd = len(out)
 	}
+	for i := range b.marks {
+		chainTo(b.marks[i].end)
+		b.marks[i].outEnd = len(out)
+	}
+	chainTo(len(b.lines)) // of Writes that were told before it came to this
 	l.out = out
 }
 

@@ -7,6 +7,18 @@ import (
 	"time"
 )
 
+// appendEvents appends a line for every event.
+func appendEvents(b []byte, events []Event) ([]byte, error) {
+	var err error
+	for i := range events {
+		if b, err = appendEvent(b, &events[i]); err != nil {
+			return b, err
+		}
+		b = append(b, '\n')
+	}
+	return b, nil
+}
+
 // appendEvent appends the event as a JSON object, exactly as encoding/json would
 // with the tags of Event. It is written by hand because every answer waits for
 // it: reflection takes five times as long.

@@ -72,18 +72,18 @@ type Log struct {
 	midline bool
 	// closeErr is read once ended is closed.
 	closeErr error
-	// crowded says that the last write was for a crowd, and began is when it began.
-	crowded bool
-	began   time.Time
 
 	failures atomic.Uint64 // Writes that failed
-	pendings sync.Pool     // of *pending
+	lines    sync.Pool     // of *[]byte, what a Write encodes
 
 	mu     sync.Mutex
 	work   *sync.Cond // told when there is something for the writer to do
 	queued *batch
 	// current is what the writer writes; nil once its Writes have been told.
 	current *batch
+	// crowded says that the last batch was of a crowd, and began when it was taken.
+	crowded bool
+	began   time.Time
 	reopens []chan error
 	closed  bool
 	// full says that a Write was refused since the writer last took the queue.
@@ -99,21 +99,6 @@ type Log struct {
 	records, batches uint64
 }
 
-// batch is what one write takes: lines that are not chained yet.
-type batch struct {
-	buf   []byte
-	waits []wait
-}
-
-// wait is one Write in a batch: its lines end at buf[end], and once they are
-// chained at out[outEnd]. done is nil once it has been told.
-type wait struct {
-	end, outEnd int
-	done        chan error
-}
-
-func newBatch() *batch { return &batch{} }
-
 // New returns a Log that writes a chain of its own to w, without a marker at its
 // beginning, and closes w, if it can be, at the end.
 func New(w io.Writer) *Log {
@@ -125,12 +110,12 @@ func New(w io.Writer) *Log {
 func newLog(path string, w io.Writer) *Log {
 	l := &Log{
 		path: path, maxBytes: maxQueued, patience: patience, maxWait: patience, w: w, linker: newLinker(nil), logger: slog.New(slog.DiscardHandler),
-		ended: make(chan struct{}), queued: newBatch(),
+		ended: make(chan struct{}), queued: newBatch(nil),
 	}
 	l.work = sync.NewCond(&l.mu)
 	l.alarm = time.AfterFunc(time.Hour, l.overdue)
 	l.alarm.Stop()
-	l.pendings.New = newPending
+	l.lines.New = func() any { return new([]byte) }
 	return l
 }
 
@@ -151,41 +136,30 @@ func (l *Log) Write(ctx context.Context, events []Event) error {
 }
 
 func (l *Log) write(ctx context.Context, events []Event) error {
-	if len(events) == 0 {
-		return nil
-	}
-	if err := context.Cause(ctx); err != nil {
-		return fmt.Errorf("write the audit log: %w", err)
-	}
-	p := l.pendings.Get().(*pending)
-	p.lines = p.lines[:0]
-	var err error
-	for i := range events {
-		if p.lines, err = appendEvent(p.lines, &events[i]); err != nil {
-			return fmt.Errorf("encode an audit event: %w", err)
-		}
-		p.lines = append(p.lines, '\n')
-	}
-	if err = l.enqueue(p); err != nil {
+	r, err := l.enqueue(ctx, events)
+	if err != nil {
 		return err
 	}
-	if ctx.Done() == nil {
-		err = <-p.done // which takes half of what a select does
-		l.pendings.Put(p)
-		return err
+	return r.wait(ctx)
+}
+
+// Begin is a Write that need not wait itself. Under a load at which parking every
+// call until the disk has its records costs more than all else that calls do, it
+// returns once the events are queued: nothing that they tell of may then leave the
+// broker before the Receipt's Wait has returned nil. Otherwise, and always when the
+// last write failed, it waits, so that callers are told what is wrong.
+func (l *Log) Begin(ctx context.Context, events []Event) (Receipt, error) {
+	r, err := l.enqueue(ctx, events)
+	if err == nil && r.later {
+		return Receipt{r.batch}, nil
 	}
-	select {
-	case err = <-p.done:
-		l.pendings.Put(p)
-		return err
-	case <-ctx.Done():
+	if err == nil {
+		err = r.wait(ctx)
 	}
-	select {
-	case err := <-p.done: // both came at once: what is written is written
-		return err
-	default:
-		return fmt.Errorf("wait for the audit log to be written: %w", context.Cause(ctx))
+	if err != nil {
+		l.failures.Add(1)
 	}
+	return Receipt{}, err
 }
 
 // overdue is called when the writer has been at one thing for maxWait, and again
@@ -198,54 +172,6 @@ func (l *Log) overdue() {
 	}
 	l.abandon(errSlow)
 	l.alarm.Reset(l.maxWait)
-}
-
-// abandon tells every Write that waits that there may be no record of it. What it
-// queued is still written if it can be. Callers hold l.mu.
-func (l *Log) abandon(err error) {
-	for _, b := range []*batch{l.current, l.queued} {
-		if b == nil {
-			continue
-		}
-		for i := range b.waits {
-			if w := &b.waits[i]; w.done != nil {
-				w.done <- err
-				w.done = nil
-			}
-		}
-	}
-	l.current = nil
-}
-
-// pending is a Write under way. There is one for every answer, so it is used again
-// once its channel has told what came of it; a Write that did not wait for that
-// leaves it to the writer.
-type pending struct {
-	lines []byte
-	done  chan error // one is sent, and there is room for it: the writer never waits
-}
-
-func newPending() any { return &pending{done: make(chan error, 1)} }
-
-// enqueue copies the lines of one Write into the queue; its channel tells what
-// came of them.
-func (l *Log) enqueue(p *pending) error {
-	lines := p.lines
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed {
-		return errClosed
-	}
-	b := l.queued
-	// Even the longest Write fits into an empty queue.
-	if len(b.waits) > 0 && len(b.buf)+len(lines) > l.maxBytes {
-		l.full = true
-		return errFull
-	}
-	b.buf = append(b.buf, lines...)
-	b.waits = append(b.waits, wait{end: len(b.buf), done: p.done})
-	l.work.Signal()
-	return nil
 }
 
 // Reopen opens the file anew, after it was moved away by log rotation. If it
@@ -314,7 +240,7 @@ func (l *Log) closeCopies() {
 // is stuck in returns.
 func (l *Log) run() {
 	defer close(l.ended)
-	b := newBatch()
+	b := newBatch(nil)
 	for {
 		var reopens []chan error
 		b, reopens = l.next(b)
@@ -327,7 +253,7 @@ func (l *Log) run() {
 				done <- err
 			}
 		}
-		if len(b.waits) > 0 {
+		if len(b.lines) > 0 {
 			l.commit(b)
 		}
 	}
@@ -339,35 +265,4 @@ func (l *Log) run() {
 			c.sender.close()
 		}
 	}
-}
-
-// next waits for work and takes all there is, leaving used, emptied, as the new
-// queue. It returns no batch when the log is closed and everything is done.
-func (l *Log) next(used *batch) (*batch, []chan error) {
-	if cap(used.buf) > maxKept {
-		used = newBatch()
-	}
-	clear(used.waits)
-	used.buf, used.waits = used.buf[:0], used.waits[:0]
-
-	if wait := gather - time.Since(l.began); l.crowded && l.sync && wait > 0 {
-		time.Sleep(wait) //nolint:forbidigo // there is nothing else to wait for, and it is short
-	}
-	l.alarm.Stop()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.busySince = time.Time{}
-	for len(l.queued.waits) == 0 && len(l.reopens) == 0 {
-		if l.closed {
-			return nil, nil
-		}
-		l.work.Wait()
-	}
-	b, reopens := l.queued, l.reopens
-	l.crowded, l.began = len(b.waits) >= crowd, time.Now()
-	l.queued, l.reopens, l.full = used, nil, false
-	l.busySince = l.began
-	l.current = b
-	l.alarm.Reset(l.maxWait)
-	return b, reopens
 }

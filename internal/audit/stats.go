@@ -25,7 +25,7 @@ type CopyStats struct {
 // Stats returns the figures of now. It waits for nothing.
 func (l *Log) Stats() Stats {
 	l.mu.Lock()
-	s := Stats{Records: l.records, Batches: l.batches, Failures: l.failures.Load(), QueueBytes: len(l.queued.buf)}
+	s := Stats{Records: l.records, Batches: l.batches, Failures: l.failures.Load(), QueueBytes: len(l.queued.lines)}
 	l.mu.Unlock()
 	for _, c := range l.copies {
 		s.Copies = append(s.Copies, c.stats())

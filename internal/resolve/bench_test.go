@@ -100,11 +100,11 @@ type brokenAudit struct {
 	err error
 }
 
-func (a *brokenAudit) Write(ctx context.Context, events []audit.Event) error {
+func (a *brokenAudit) Begin(ctx context.Context, events []audit.Event) (audit.Receipt, error) {
 	if a.err != nil {
-		return a.err
+		return audit.Receipt{}, a.err
 	}
-	return a.AuditLog.Write(ctx, events)
+	return a.AuditLog.Begin(ctx, events)
 }
 
 func newBench(t *testing.T) *bench {

@@ -224,9 +224,9 @@ type memoryAudit struct {
 	events map[string]map[string]audit.Event // request id -> config
 }
 
-func (a *memoryAudit) Write(_ context.Context, events []audit.Event) error {
+func (a *memoryAudit) Begin(_ context.Context, events []audit.Event) (receipt audit.Receipt, err error) {
 	if a.broken.Load() {
-		return errors.New("disk full")
+		return receipt, errors.New("disk full")
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -236,7 +236,7 @@ func (a *memoryAudit) Write(_ context.Context, events []audit.Event) error {
 		}
 		a.events[e.RequestID][e.Config] = e
 	}
-	return nil
+	return receipt, nil
 }
 
 func (a *memoryAudit) take(requestID string) map[string]audit.Event {

@@ -18,11 +18,20 @@ const (
 	methodExplain = "Explain"
 )
 
-// record writes the events, or says that nothing may leave. A caller that has
-// gone away cannot prevent its record: the call's end does not count here, only
+// record writes the events, or says that nothing may leave; what may leave is held
+// back by the caller's outlet, if it has one, while the log writes. A caller that
+// has gone away cannot prevent its record: the call's end does not count here, only
 // the log's own patience.
-func (r *Resolver) record(ctx context.Context, events []audit.Event) error {
-	if err := r.cfg.Audit.Write(context.WithoutCancel(ctx), events); err != nil {
+func (r *Resolver) record(ctx context.Context, who Caller, events []audit.Event) error {
+	receipt, err := r.cfg.Audit.Begin(context.WithoutCancel(ctx), events)
+	if err == nil && receipt != (audit.Receipt{}) {
+		if who.Outlet != nil {
+			who.Outlet.Hold(receipt)
+		} else {
+			err = receipt.Wait()
+		}
+	}
+	if err != nil {
 		r.cfg.Observe(secret.ReasonAuditUnavailable)
 		return secret.Errorf(secret.ReasonAuditUnavailable,
 			"the broker cannot write its audit log and therefore answers nothing; look at the broker's disk and log").WithCause(err)
@@ -48,7 +57,7 @@ func (r *Resolver) recordDecisions(ctx context.Context, method string, who Calle
 		events[i] = all
 		decisionEvent(&events[i], &items[i], outcome)
 	}
-	if err := r.record(ctx, events); err != nil {
+	if err := r.record(ctx, who, events); err != nil {
 		return err
 	}
 	for i := range items {
@@ -85,7 +94,7 @@ func (r *Resolver) reject(ctx context.Context, method string, who Caller, req *R
 	} else {
 		rejected("", secret.AsError(err).Reason)
 	}
-	if err := r.record(ctx, events); err != nil {
+	if err := r.record(ctx, who, events); err != nil {
 		return err
 	}
 	return err

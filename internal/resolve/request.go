@@ -75,6 +75,18 @@ type Caller struct {
 	Principal         authz.Principal
 	PeerAddress       string
 	CertificateSerial string
+	// Outlet, if not nil, is what every answer to the caller goes out by.
+	Outlet Outlet
+}
+
+// Outlet keeps answers back. Once Hold has returned, nothing that is answered after
+// it leaves the broker before Wait of what was held has returned nil; if that
+// fails, nothing leaves any more. It is safe for concurrent use.
+//
+// It spares a busy broker from parking every call until its record is on the disk:
+// the outlet waits once for all that it lets out together.
+type Outlet interface {
+	Hold(until interface{ Wait() error })
 }
 
 // Request is one call, as the caller sent it: nothing in it is trusted.

@@ -33,11 +33,11 @@ type Stores interface {
 	Fetch(ctx context.Context, in *registry.Integration, ref secret.Ref) (*secret.Secret, error)
 }
 
-// AuditLog records decisions; audit.Log is one. All events of a Write are
-// recorded, or the Write fails; it keeps none of them. It waits for a bounded
-// time and not beyond the end of ctx.
+// AuditLog records decisions; audit.Log is one. All events of a Begin are recorded
+// once its Receipt says so, or Begin or the Receipt fails; it keeps none of them.
+// It waits for a bounded time and not beyond the end of ctx.
 type AuditLog interface {
-	Write(ctx context.Context, events []audit.Event) error
+	Begin(ctx context.Context, events []audit.Event) (audit.Receipt, error)
 }
 
 // Config is what a Resolver is made of. Integrations, Stores, Cache, Audit and

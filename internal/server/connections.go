@@ -19,17 +19,17 @@ import (
 // without an identity count as one principal. And it cuts off those whose
 // certificate is no longer good.
 type connections struct {
-	limit int
-	log   *slog.Logger
-	cut   func()
+	limit   int
+	log     *slog.Logger
+	metrics *connectionMetrics
 
 	mu   sync.Mutex
 	of   map[authz.Principal]int
 	open map[*connection]struct{}
 }
 
-func newConnections(limit int, log *slog.Logger, cut func()) *connections {
-	return &connections{limit: limit, log: log, cut: cut, of: make(map[authz.Principal]int), open: make(map[*connection]struct{})}
+func newConnections(limit int, log *slog.Logger, metrics *connectionMetrics) *connections {
+	return &connections{limit: limit, log: log, metrics: metrics, of: make(map[authz.Principal]int), open: make(map[*connection]struct{})}
 }
 
 var errTooManyConnections = errors.New("server: the caller has too many connections open")
@@ -43,11 +43,19 @@ type connection struct {
 	peer     *trust.Peer // for recheck alone
 	removed  func()
 	isCut    bool // for recheck alone
+	outlet
+	// unrecorded is called when what was answered could not be recorded.
+	unrecorded func(err error)
 }
 
 // add keeps a connection until it is closed.
 func (c *connections) add(conn *connection) (excess bool, err error) {
 	conn.removed = sync.OnceFunc(func() { c.remove(conn) })
+	conn.unrecorded = func(err error) {
+		c.metrics.unrecorded.Inc()
+		c.log.Error("a connection was closed, and its answers withheld: the audit log cannot be written", "peer", conn.RemoteAddr().String(),
+			"principal", string(conn.who), "error", err)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n := c.of[conn.who]
@@ -102,7 +110,7 @@ func (c *connections) recheck() {
 			c.log.Warn("a connection was cut: its client certificate is no longer good", "peer", conn.RemoteAddr().String(),
 				"principal", string(conn.who), "serial", conn.serial, "error", err)
 			conn.isCut = true
-			c.cut()
+			c.metrics.cut.Inc()
 			// Beneath TLS, which would wait for the peer to take its goodbye. gRPC
 			// notices, ends the calls and closes the connection.
 			_ = conn.raw.Close()

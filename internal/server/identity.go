@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/trust"
 )
 
@@ -27,6 +28,8 @@ type peerIdentity struct {
 	// excess says that the caller has more connections open than it may: calls on
 	// this one are refused.
 	excess bool
+	// outlet is the connection.
+	outlet resolve.Outlet
 }
 
 // IdentityRules say which certificates name a caller. The zero value takes any
@@ -81,6 +84,7 @@ func (c identifyingCredentials) know(raw, conn net.Conn, info credentials.AuthIn
 	id := identify(tlsInfo, c.rules)
 	id.address = raw.RemoteAddr().String()
 	known := &connection{Conn: conn, raw: raw, who: id.principal, serial: id.serial, peer: c.trust.Peer(tlsInfo.State.PeerCertificates)}
+	id.outlet = known
 	id.excess, err = c.connections.add(known)
 	return known, id, err
 }

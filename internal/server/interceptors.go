@@ -203,7 +203,7 @@ func (ic *interceptor) admit(ctx context.Context, gate *admission.Gate, required
 	if !ok {
 		return who, secret.Errorf(secret.ReasonUnauthenticated, "the connection is not mutual TLS")
 	}
-	who.Principal, who.CertificateSerial, who.PeerAddress = id.principal, id.serial, id.address
+	who = resolve.Caller{Principal: id.principal, CertificateSerial: id.serial, PeerAddress: id.address, Outlet: id.outlet}
 	// Peers without an identity count as one caller.
 	if over := gate.Enter(string(id.principal), now); over != nil {
 		ic.metrics.overLimit[over.Limit].Inc()

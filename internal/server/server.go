@@ -136,7 +136,7 @@ func New(cfg Config) (*Server, error) {
 	ended := newConnectionMetrics(cfg.Metrics, greetings.count)
 	greetings.displaced = ended.displaced
 	refusals := &handshakeLog{log: cfg.Logger, count: ic.metrics.handshakes.Inc}
-	known := newConnections(limits.MaxConnectionsPerPrincipal, cfg.Logger, ended.cut.Inc)
+	known := newConnections(limits.MaxConnectionsPerPrincipal, cfg.Logger, ended)
 	g := grpc.NewServer(
 		grpc.Creds(identifyingCredentials{
 			TransportCredentials: credentials.NewTLS(cfg.Trust.TLSConfig()),

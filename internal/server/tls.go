@@ -33,8 +33,9 @@ func checkConnection(info credentials.AuthInfo) (credentials.TLSInfo, error) {
 
 // connectionMetrics counts connections that were ended for what they are.
 type connectionMetrics struct {
-	displaced prometheus.Counter // handshakes
-	cut       prometheus.Counter // connections
+	displaced  prometheus.Counter // handshakes
+	cut        prometheus.Counter // connections
+	unrecorded prometheus.Counter // connections
 }
 
 func newConnectionMetrics(reg prometheus.Registerer, underWay func() int) *connectionMetrics {
@@ -47,8 +48,12 @@ func newConnectionMetrics(reg prometheus.Registerer, underWay func() int) *conne
 			Name: "secretbroker_tls_connections_cut_total",
 			Help: "Open connections closed because their client certificate had been revoked, had expired or was no longer trusted.",
 		}),
+		unrecorded: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "secretbroker_connections_unrecorded_total",
+			Help: "Connections closed, with the answers under way on them, because the audit log could not be written.",
+		}),
 	}
-	reg.MustRegister(m.displaced, m.cut, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+	reg.MustRegister(m.displaced, m.cut, m.unrecorded, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "secretbroker_tls_handshakes_under_way",
 		Help: "Connections whose peer is not known yet; limits.max_handshakes bounds them.",
 	}, func() float64 { return float64(underWay()) }))

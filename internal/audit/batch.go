@@ -1,0 +1,178 @@
+package audit
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// batch is what one write takes, and tells those who wait for it what came of it.
+type batch struct {
+	// These are guarded by Log.mu until the writer takes the batch, and then the
+	// writer's alone.
+	lines []byte  // not chained yet
+	marks []marks // one for every Write that waits, in their order
+	later int     // how many of those have a Receipt
+
+	// done is closed once it is known what came of the batch: the first recorded
+	// Writes are recorded, the others failed with err.
+	done     chan struct{}
+	recorded int
+	err      error
+}
+
+// marks say where the lines of a Write end: in batch.lines, and once they are
+// chained in Log.out.
+type marks struct{ end, outEnd int }
+
+// newBatch returns an empty batch that takes over the memory of used, whose Writes
+// have been told, unless that was needed for a burst only.
+func newBatch(used *batch) *batch {
+	b := &batch{done: make(chan struct{})}
+	if used != nil && cap(used.lines) <= maxKept {
+		b.lines, b.marks = used.lines[:0], used.marks[:0]
+		used.lines, used.marks = nil, nil
+	}
+	return b
+}
+
+// tell wakes those who wait for the batch. It is called once.
+func (l *Log) tell(b *batch, recorded int, err error) {
+	b.recorded, b.err = recorded, err
+	if err != nil {
+		l.failures.Add(uint64(b.later)) //nolint:gosec // a count; the others count themselves
+	}
+	close(b.done)
+}
+
+// Receipt is what Begin returns. Receipts of one group commit are equal. The zero
+// Receipt is of what has been recorded.
+type Receipt struct{ batch *batch }
+
+// Wait returns nil once everything is recorded that shares the Receipt's group
+// commit, and an error if some of that was not. It waits no longer than Write does.
+func (r Receipt) Wait() error {
+	if r.batch == nil {
+		return nil
+	}
+	<-r.batch.done
+	return r.batch.err
+}
+
+// ticket is one Write's place in a batch.
+type ticket struct {
+	batch *batch
+	index int
+	// later says that a crowd writes, so that the Write may be waited for elsewhere.
+	later bool
+}
+
+// wait is the end of a Write.
+func (t ticket) wait(ctx context.Context) error {
+	if t.batch == nil {
+		return nil
+	}
+	if ctx.Done() == nil {
+		<-t.batch.done // which takes half of what a select does
+		return t.result()
+	}
+	select {
+	case <-t.batch.done:
+		return t.result()
+	case <-ctx.Done():
+	}
+	select {
+	case <-t.batch.done: // both came at once: what is written is written
+		return t.result()
+	default:
+		return fmt.Errorf("wait for the audit log to be written: %w", context.Cause(ctx))
+	}
+}
+
+func (t ticket) result() error {
+	if t.index < t.batch.recorded {
+		return nil
+	}
+	return t.batch.err
+}
+
+// enqueue encodes the events and queues their lines. No events have no ticket.
+func (l *Log) enqueue(ctx context.Context, events []Event) (ticket, error) {
+	if len(events) == 0 {
+		return ticket{}, nil
+	}
+	if err := context.Cause(ctx); err != nil {
+		return ticket{}, fmt.Errorf("write the audit log: %w", err)
+	}
+	buf := l.lines.Get().(*[]byte)
+	defer l.lines.Put(buf)
+	lines, err := appendEvents((*buf)[:0], events)
+	if err != nil {
+		return ticket{}, fmt.Errorf("encode an audit event: %w", err)
+	}
+	if cap(lines) <= maxKept {
+		*buf = lines
+	}
+
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return ticket{}, errClosed
+	}
+	b := l.queued
+	// Even the longest Write fits into an empty queue.
+	if len(b.lines) > 0 && len(b.lines)+len(lines) > l.maxBytes {
+		l.full = true
+		return ticket{}, errFull
+	}
+	// One that comes alone, to a writer that rests, is waited for whatever was before.
+	t := ticket{b, len(b.marks), l.crowded && l.failed == nil && (l.current != nil || len(b.marks) > 0)}
+	if t.later {
+		b.later++
+	}
+	b.lines = append(b.lines, lines...)
+	b.marks = append(b.marks, marks{end: len(b.lines)})
+	l.work.Signal()
+	return t, nil
+}
+
+// abandon tells every Write that waits that there may be no record of it. What it
+// queued is still written if it can be. Callers hold l.mu.
+func (l *Log) abandon(err error) {
+	if l.current != nil {
+		l.tell(l.current, 0, err)
+		l.current = nil
+	}
+	if q := l.queued; len(q.marks) > 0 {
+		l.queued = newBatch(nil)
+		l.queued.lines, q.lines = q.lines, nil
+		l.tell(q, 0, err)
+	}
+}
+
+// next waits for work and takes all there is, leaving used, emptied, as the new
+// queue. It returns no batch when the log is closed and everything is done.
+func (l *Log) next(used *batch) (*batch, []chan error) {
+	l.alarm.Stop()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if wait := gather - time.Since(l.began); l.crowded && l.sync && wait > 0 {
+		l.mu.Unlock()
+		time.Sleep(wait) //nolint:forbidigo // there is nothing else to wait for, and it is short
+		l.mu.Lock()
+	}
+	l.busySince = time.Time{}
+	for len(l.queued.lines) == 0 && len(l.reopens) == 0 {
+		if l.closed {
+			return nil, nil
+		}
+		l.work.Wait()
+	}
+	b, reopens := l.queued, l.reopens
+	l.crowded, l.began = len(b.marks) >= crowd, time.Now()
+	l.queued, l.reopens, l.full = newBatch(used), nil, false
+	l.busySince = l.began
+	l.current = b
+	l.alarm.Reset(l.maxWait)
+	return b, reopens
+}
