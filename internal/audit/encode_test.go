@@ -56,6 +56,54 @@ func TestEncoding(t *testing.T) {
 	}
 }
 
+// TestIsPlain: every byte, at every place of a text, beside every sort of neighbour.
+func TestIsPlain(t *testing.T) {
+	for c := range 256 {
+		want := c >= ' ' && c <= '~' && c != '"' && c != '\\'
+		for at := range 19 {
+			for _, neighbour := range []byte{' ', '!', '#', '[', ']', '~', 'a'} {
+				text := bytes.Repeat([]byte{neighbour}, 19)
+				text[at] = byte(c)
+				if got := isPlain(string(text)); got != want {
+					t.Fatalf("isPlain(%q) = %v", text, got)
+				}
+			}
+		}
+	}
+}
+
+// TestEncodingOfACall: events that differ in anything at all come out as each does
+// by itself.
+func TestEncodingOfACall(t *testing.T) {
+	at := time.Unix(1e9, 5e6).UTC()
+	base := Event{Time: at, RequestID: "r", Principal: "p", Connector: "c", Config: "k"}
+	events := []Event{base, base}
+	v := reflect.ValueOf(&base).Elem()
+	for i := range v.NumField() {
+		e := base
+		switch f := reflect.ValueOf(&e).Elem().Field(i); f.Kind() {
+		case reflect.String:
+			f.SetString("other")
+		case reflect.Struct:
+			e.Time = at.In(time.FixedZone("", 3600))
+		default: // a pointer
+			f.Set(reflect.New(f.Type().Elem()))
+		}
+		events = append(events, e, e, base)
+	}
+	got, err := appendEvents(nil, events)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []byte
+	for i := range events {
+		want = append(append(want, slow(t, &events[i])...), '\n')
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("encoded\n%s, want\n%s", got, want)
+	}
+}
+
 func BenchmarkEncode(b *testing.B) {
 	grant := 3
 	e := Event{
@@ -68,6 +116,14 @@ func BenchmarkEncode(b *testing.B) {
 		var buf []byte
 		for b.Loop() {
 			buf, _ = appendEvent(buf[:0], &e)
+		}
+	})
+	b.Run("two of a call", func(b *testing.B) {
+		b.ReportAllocs()
+		events := []Event{e, e}
+		var buf []byte
+		for b.Loop() {
+			buf, _ = appendEvents(buf[:0], events)
 		}
 	})
 	b.Run("encoding json", func(b *testing.B) {
