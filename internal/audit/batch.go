@@ -126,7 +126,7 @@ func (l *Log) enqueue(ctx context.Context, events []Event) (ticket, error) {
 		return ticket{}, errFull
 	}
 	// One that comes alone, to a writer that rests, is waited for whatever was before.
-	t := ticket{b, len(b.marks), l.crowded && l.failed == nil && (l.current != nil || len(b.marks) > 0)}
+	t := ticket{b, len(b.marks), l.last >= company && l.failed == nil && (l.current != nil || len(b.marks) > 0)}
 	if t.later {
 		b.later++
 	}
@@ -156,7 +156,7 @@ func (l *Log) next(used *batch) (*batch, []chan error) {
 	l.alarm.Stop()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if wait := gather - time.Since(l.began); l.crowded && l.sync && wait > 0 {
+	if wait := gather - time.Since(l.began); l.last >= crowd && l.sync && wait > 0 {
 		l.mu.Unlock()
 		time.Sleep(wait) //nolint:forbidigo // there is nothing else to wait for, and it is short
 		l.mu.Lock()
@@ -169,7 +169,7 @@ func (l *Log) next(used *batch) (*batch, []chan error) {
 		l.work.Wait()
 	}
 	b, reopens := l.queued, l.reopens
-	l.crowded, l.began = len(b.marks) >= crowd, time.Now()
+	l.last, l.began = len(b.marks), time.Now()
 	l.queued, l.reopens, l.full = newBatch(used), nil, false
 	l.busySince = l.began
 	l.current = b

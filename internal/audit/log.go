@@ -25,8 +25,10 @@ const (
 	// sooner than gather after it: forcing records to the disk costs about the same
 	// for one Write as for a hundred, and under such a load more come at once. A
 	// Write that comes alone never waits for others.
-	crowd  = 32
-	gather = time.Millisecond
+	crowd = 32
+	// company is how many Writes in one batch make it worth ...
+	company = 8
+	gather  = time.Millisecond
 )
 
 var (
@@ -81,8 +83,8 @@ type Log struct {
 	queued *batch
 	// current is what the writer writes; nil once its Writes have been told.
 	current *batch
-	// crowded says that the last batch was of a crowd, and began when it was taken.
-	crowded bool
+	// last is how many Writes the last batch was of, and began when it was taken.
+	last    int
 	began   time.Time
 	reopens []chan error
 	closed  bool
