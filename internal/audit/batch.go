@@ -63,7 +63,7 @@ func (r Receipt) Wait() error {
 type ticket struct {
 	batch *batch
 	index int
-	// later says that a crowd writes, so that the Write may be waited for elsewhere.
+	// later says that the Write is in company, and may be waited for elsewhere.
 	later bool
 }
 
@@ -97,12 +97,9 @@ func (t ticket) result() error {
 }
 
 // enqueue encodes the events and queues their lines. No events have no ticket.
-func (l *Log) enqueue(ctx context.Context, events []Event) (ticket, error) {
+func (l *Log) enqueue(events []Event) (ticket, error) {
 	if len(events) == 0 {
 		return ticket{}, nil
-	}
-	if err := context.Cause(ctx); err != nil {
-		return ticket{}, fmt.Errorf("write the audit log: %w", err)
 	}
 	buf := l.lines.Get().(*[]byte)
 	defer l.lines.Put(buf)
@@ -125,8 +122,9 @@ func (l *Log) enqueue(ctx context.Context, events []Event) (ticket, error) {
 		l.full = true
 		return ticket{}, errFull
 	}
-	// One that comes alone, to a writer that rests, is waited for whatever was before.
-	t := ticket{b, len(b.marks), l.last >= company && l.failed == nil && (l.current != nil || len(b.marks) > 0)}
+	// One that comes alone, to a writer that rests, has no company whatever was before.
+	t := ticket{batch: b, index: len(b.marks)}
+	t.later = l.last >= company && l.failed == nil && (l.current != nil || len(b.marks) > 0)
 	if t.later {
 		b.later++
 	}

@@ -12,9 +12,10 @@ import (
 func appendEvents(b []byte, events []Event) ([]byte, error) {
 	var err error
 	var start, end int // of what the event before has in common with those of its call
+	var before *Event
 	for i := range events {
 		e := &events[i]
-		if i > 0 && sameCall(e, &events[i-1]) {
+		if before != nil && sameCall(e, before) {
 			from := len(b)
 			b = append(b, b[start:end]...)
 			start, end = from, len(b)
@@ -28,7 +29,7 @@ func appendEvents(b []byte, events []Event) ([]byte, error) {
 		if b, err = appendOutcome(b, e); err != nil {
 			return b, err
 		}
-		b = append(b, '\n')
+		b, before = append(b, '\n'), e
 	}
 	return b, nil
 }

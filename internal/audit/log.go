@@ -21,14 +21,15 @@ const (
 	// patience is how long Reopen, Close and a Write wait for the writer, and how
 	// long a write may take before Problem names it.
 	patience = 2 * time.Second
-	// When a write has been for so many Writes at once, the next one begins no
-	// sooner than gather after it: forcing records to the disk costs about the same
-	// for one Write as for a hundred, and under such a load more come at once. A
-	// Write that comes alone never waits for others.
-	crowd = 32
-	// company is how many Writes in one batch make it worth ...
+	// company is how many Writes that share one write of the file make it worth
+	// while to wait for the file elsewhere; see Begin.
 	company = 8
-	gather  = time.Millisecond
+	// When a write has been for a crowd of Writes, the next one begins no sooner than
+	// gather after it: forcing records to the disk costs about the same for one Write
+	// as for a hundred, and under such a load more come at once. A Write that comes
+	// alone never waits for others.
+	crowd  = 32
+	gather = time.Millisecond
 )
 
 var (
@@ -138,25 +139,28 @@ func (l *Log) Write(ctx context.Context, events []Event) error {
 }
 
 func (l *Log) write(ctx context.Context, events []Event) error {
-	r, err := l.enqueue(ctx, events)
+	if err := context.Cause(ctx); err != nil {
+		return fmt.Errorf("write the audit log: %w", err)
+	}
+	t, err := l.enqueue(events)
 	if err != nil {
 		return err
 	}
-	return r.wait(ctx)
+	return t.wait(ctx)
 }
 
 // Begin is a Write that need not wait itself. Under a load at which parking every
-// call until the disk has its records costs more than all else that calls do, it
+// call until the disk has its records costs a good part of what calls cost, it
 // returns once the events are queued: nothing that they tell of may then leave the
 // broker before the Receipt's Wait has returned nil. Otherwise, and always when the
 // last write failed, it waits, so that callers are told what is wrong.
-func (l *Log) Begin(ctx context.Context, events []Event) (Receipt, error) {
-	r, err := l.enqueue(ctx, events)
-	if err == nil && r.later {
-		return Receipt{r.batch}, nil
+func (l *Log) Begin(events []Event) (Receipt, error) {
+	t, err := l.enqueue(events)
+	if err == nil && t.later {
+		return Receipt{t.batch}, nil
 	}
 	if err == nil {
-		err = r.wait(ctx)
+		err = t.wait(context.Background())
 	}
 	if err != nil {
 		l.failures.Add(1)

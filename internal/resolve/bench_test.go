@@ -100,11 +100,11 @@ type brokenAudit struct {
 	err error
 }
 
-func (a *brokenAudit) Begin(ctx context.Context, events []audit.Event) (audit.Receipt, error) {
+func (a *brokenAudit) Begin(events []audit.Event) (audit.Receipt, error) {
 	if a.err != nil {
 		return audit.Receipt{}, a.err
 	}
-	return a.AuditLog.Begin(ctx, events)
+	return a.AuditLog.Begin(events)
 }
 
 func newBench(t *testing.T) *bench {

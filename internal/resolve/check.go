@@ -57,7 +57,7 @@ func (r *Resolver) Check(ctx context.Context, who Caller, req Request) ([]Report
 		}
 		reports[i] = rep
 	}
-	if err := r.recordDecisions(ctx, methodCheck, who, &req, items, audit.Checked); err != nil {
+	if err := r.recordDecisions(methodCheck, who, &req, items, audit.Checked); err != nil {
 		return nil, err
 	}
 	return reports, nil

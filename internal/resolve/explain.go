@@ -28,7 +28,7 @@ func (r *Resolver) Explain(ctx context.Context, who Caller, requestID string, q 
 	} else {
 		e.Outcome, e.Reference, e.Subject = audit.Answered, answer.Reference, authz.Principal(q.Principal)
 	}
-	if err := r.record(ctx, who, []audit.Event{e}); err != nil {
+	if err := r.record(who, []audit.Event{e}); err != nil {
 		return explain.Answer{}, err
 	}
 	return answer, err

@@ -224,7 +224,7 @@ type memoryAudit struct {
 	events map[string]map[string]audit.Event // request id -> config
 }
 
-func (a *memoryAudit) Begin(_ context.Context, events []audit.Event) (receipt audit.Receipt, err error) {
+func (a *memoryAudit) Begin(events []audit.Event) (receipt audit.Receipt, err error) {
 	if a.broken.Load() {
 		return receipt, errors.New("disk full")
 	}

@@ -1,7 +1,6 @@
 package resolve
 
 import (
-	"context"
 	"errors"
 	"slices"
 	"time"
@@ -19,11 +18,9 @@ const (
 )
 
 // record writes the events, or says that nothing may leave; what may leave is held
-// back by the caller's outlet, if it has one, while the log writes. A caller that
-// has gone away cannot prevent its record: the call's end does not count here, only
-// the log's own patience.
-func (r *Resolver) record(ctx context.Context, who Caller, events []audit.Event) error {
-	receipt, err := r.cfg.Audit.Begin(context.WithoutCancel(ctx), events)
+// back by the caller's outlet, if it has one, while the log writes.
+func (r *Resolver) record(who Caller, events []audit.Event) error {
+	receipt, err := r.cfg.Audit.Begin(events)
 	if err == nil && receipt != (audit.Receipt{}) {
 		if who.Outlet != nil {
 			who.Outlet.Hold(receipt)
@@ -41,7 +38,7 @@ func (r *Resolver) record(ctx context.Context, who Caller, events []audit.Event)
 
 // recordDecisions writes what came of every item; outcome is that of the items
 // that have a value.
-func (r *Resolver) recordDecisions(ctx context.Context, method string, who Caller, req *Request, items []item, outcome audit.Outcome) error {
+func (r *Resolver) recordDecisions(method string, who Caller, req *Request, items []item, outcome audit.Outcome) error {
 	if len(items) == 0 {
 		return nil
 	}
@@ -57,7 +54,7 @@ func (r *Resolver) recordDecisions(ctx context.Context, method string, who Calle
 		events[i] = all
 		decisionEvent(&events[i], &items[i], outcome)
 	}
-	if err := r.record(ctx, who, events); err != nil {
+	if err := r.record(who, events); err != nil {
 		return err
 	}
 	for i := range items {
@@ -71,7 +68,7 @@ func (r *Resolver) recordDecisions(ctx context.Context, method string, who Calle
 }
 
 // reject records a malformed request and returns its error.
-func (r *Resolver) reject(ctx context.Context, method string, who Caller, req *Request, err error) error {
+func (r *Resolver) reject(method string, who Caller, req *Request, err error) error {
 	safe := *req
 	if !ValidID(safe.IntegrationID) {
 		safe.IntegrationID = "" // whatever stands there, it is not one
@@ -94,7 +91,7 @@ func (r *Resolver) reject(ctx context.Context, method string, who Caller, req *R
 	} else {
 		rejected("", secret.AsError(err).Reason)
 	}
-	if err := r.record(ctx, who, events); err != nil {
+	if err := r.record(who, events); err != nil {
 		return err
 	}
 	return err

@@ -35,9 +35,9 @@ type Stores interface {
 
 // AuditLog records decisions; audit.Log is one. All events of a Begin are recorded
 // once its Receipt says so, or Begin or the Receipt fails; it keeps none of them.
-// It waits for a bounded time and not beyond the end of ctx.
+// It waits for a bounded time: a caller that has gone away cannot prevent its record.
 type AuditLog interface {
-	Begin(ctx context.Context, events []audit.Event) (audit.Receipt, error)
+	Begin(events []audit.Event) (audit.Receipt, error)
 }
 
 // Config is what a Resolver is made of. Integrations, Stores, Cache, Audit and
@@ -141,24 +141,24 @@ func wipe(items []item) {
 // leave.
 func (r *Resolver) look(ctx context.Context, method string, who Caller, req *Request) ([]item, error) {
 	if err := req.validate(&r.cfg.Limits); err != nil {
-		return nil, r.reject(ctx, method, who, req, err)
+		return nil, r.reject(method, who, req, err)
 	}
 	refs, faults, err := references(req.IntegrationID, req.Configs, r.cfg.Limits.MaxReferences)
 	if err != nil {
-		return nil, r.reject(ctx, method, who, req, err)
+		return nil, r.reject(method, who, req, err)
 	}
 	if n, most := len(refs)+len(faults), r.cfg.Limits.MaxReferences; n > most {
-		return nil, r.reject(ctx, method, who, req, invalid("the request has %d references, the most is %d; split it", n, most))
+		return nil, r.reject(method, who, req, invalid("the request has %d references, the most is %d; split it", n, most))
 	}
 	items := r.parse(refs, faults, secret.Kind(req.Configs[propKind]))
 	var few [8]int
 	firsts := link(items, few[:0])
 	if n, most := len(firsts), r.cfg.Limits.MaxSecrets; n > most {
-		return nil, r.reject(ctx, method, who, req, invalid("the request names %d different secrets, the most is %d; split it", n, most))
+		return nil, r.reject(method, who, req, invalid("the request names %d different secrets, the most is %d; split it", n, most))
 	}
 	in, err := r.decide(who.Principal, req.IntegrationID, items)
 	if err != nil {
-		return nil, r.reject(ctx, method, who, req, err)
+		return nil, r.reject(method, who, req, err)
 	}
 	r.fetch(ctx, in, req.MaxAge, items, firsts)
 	return items, nil
@@ -310,7 +310,7 @@ func (r *Resolver) handOut(ctx context.Context, who Caller, req *Request, items 
 	if len(res.Errors) > 0 && !req.AllowPartial {
 		outcome = audit.Withheld
 	}
-	if err := r.recordDecisions(ctx, methodResolve, who, req, items, outcome); err != nil {
+	if err := r.recordDecisions(methodResolve, who, req, items, outcome); err != nil {
 		return nil, err
 	}
 	if outcome == audit.Withheld {

@@ -27,36 +27,38 @@ func (o *outlet) Hold(until recording) {
 	o.held = append(o.held, until)
 }
 
-// settle waits for everything that is held.
-func (o *outlet) settle() error {
+// settle waits for everything that is held. news says that it is the first failure.
+func (o *outlet) settle() (news bool, err error) {
 	o.mu.Lock()
-	held := o.held
+	held, err := o.held, o.failed
 	o.held = nil
-	err := o.failed
 	o.mu.Unlock()
-	for _, until := range held {
-		if err != nil {
-			break
-		}
-		err = until.Wait()
-	}
 	if err != nil {
-		o.mu.Lock()
-		o.failed = err
-		o.mu.Unlock()
+		return false, err
 	}
-	return err
+	for _, until := range held {
+		if err := until.Wait(); err != nil {
+			o.mu.Lock()
+			o.failed = err
+			o.mu.Unlock()
+			return true, err
+		}
+	}
+	return false, nil
 }
 
 // Write writes to the connection once everything is recorded that b may tell of. If
 // that fails, the connection is closed: what it would have answered is in b, with
 // values, and callers learn from the next connection what is wrong.
 func (c *connection) Write(b []byte) (int, error) {
-	c.outlet.writing.Lock()
-	defer c.outlet.writing.Unlock()
-	if err := c.outlet.settle(); err != nil {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	news, err := c.settle()
+	if news {
 		c.unrecorded(err)
 		_ = c.raw.Close() // by which gRPC notices
+	}
+	if err != nil {
 		return 0, err
 	}
 	return c.Conn.Write(b)

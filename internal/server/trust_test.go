@@ -93,9 +93,9 @@ func ended(t *testing.T, conn *grpc.ClientConn) {
 	}
 }
 
-func (s *trustedServer) counted(t *testing.T, name string, want float64) {
+func counted(t *testing.T, metrics *prometheus.Registry, name string, want float64) {
 	t.Helper()
-	families, err := s.metrics.Gather()
+	families, err := metrics.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +184,7 @@ func TestOpenConnectionIsCut(t *testing.T) {
 			if _, err := ask(t, bad, &secretbrokerv1.ResolveRequest{}); status.Code(err) != codes.Unavailable {
 				t.Errorf("it is back: %v", err)
 			}
-			s.counted(t, "secretbroker_tls_connections_cut_total", 1)
+			counted(t, s.metrics, "secretbroker_tls_connections_cut_total", 1)
 			if log := s.log.String(); strings.Count(log, "a connection was cut") != 1 || !strings.Contains(log, "principal="+string(granted)) {
 				t.Errorf("log: %s", log)
 			}
@@ -263,7 +263,7 @@ func TestRotationDropsNothing(t *testing.T) {
 	if !conn.ConnectionState().PeerCertificates[0].Equal(last.Leaf) {
 		t.Error("the last certificate is not in force")
 	}
-	s.counted(t, "secretbroker_tls_connections_cut_total", 0)
+	counted(t, s.metrics, "secretbroker_tls_connections_cut_total", 0)
 	t.Logf("%d calls, %d connections", calls.Load(), connections.Load())
 }
 
