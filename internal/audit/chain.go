@@ -138,7 +138,9 @@ func (k *Key) ID() string { return k.id }
 type linker struct {
 	h     hash.Hash
 	keyID string // empty without a key
-	sum   []byte
+	// before and sum are link's; there they would be allocated for every record.
+	before chainValue
+	sum    []byte
 }
 
 func newLinker(k *Key) *linker {
@@ -158,7 +160,8 @@ func (k *linker) algorithm() string {
 // link returns the chain value of a record: body is its line up to chainField.
 func (k *linker) link(before chainValue, body []byte) (v chainValue) {
 	k.h.Reset()
-	k.h.Write(before[:])
+	k.before = before
+	k.h.Write(k.before[:])
 	k.h.Write(body)
 	k.sum = k.h.Sum(k.sum[:0])
 	copy(v[:], k.sum)

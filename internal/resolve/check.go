@@ -31,7 +31,7 @@ type Report struct {
 // every config, sorted by name. The error is a *secret.Error for the call as a
 // whole.
 func (r *Resolver) Check(ctx context.Context, who Caller, req Request) ([]Report, error) {
-	items, err := r.look(ctx, methodCheck, who, &req)
+	lent, err := r.look(ctx, methodCheck, who, &req)
 	var contradiction *Failure
 	if errors.As(err, &contradiction) { // which configs are references is unclear; it has been recorded
 		reports := make([]Report, len(contradiction.Configs))
@@ -43,6 +43,8 @@ func (r *Resolver) Check(ctx context.Context, who Caller, req Request) ([]Report
 	if err != nil {
 		return nil, err
 	}
+	items := *lent
+	defer recycle(lent)
 	defer wipe(items)
 	reports := make([]Report, len(items))
 	for i := range items {

@@ -32,8 +32,14 @@ func (r *Resolver) fetch(ctx context.Context, in *registry.Integration, maxAge *
 	}
 	if len(absent) == 1 {
 		r.read(ctx, in, maxAge, items, absent[0])
-		return
 	}
+	if len(absent) > 1 {
+		r.readAll(ctx, in, maxAge, items, absent)
+	}
+}
+
+// readAll reads the secrets of several items at the same time.
+func (r *Resolver) readAll(ctx context.Context, in *registry.Integration, maxAge *time.Duration, items []item, absent []int) {
 	var running sync.WaitGroup
 	for _, i := range absent {
 		running.Go(func() {

@@ -42,11 +42,12 @@ func (r *Resolver) recordDecisions(method string, who Caller, req *Request, item
 	if len(items) == 0 {
 		return nil
 	}
-	events := slices.Grow((*eventPool.Get().(*[]audit.Event))[:0], len(items))[:len(items)]
+	pooled := eventPool.Get().(*[]audit.Event)
+	events := slices.Grow((*pooled)[:0], len(items))[:len(items)]
 	defer func() {
 		clear(events)
-		if cap(events) <= maxKept {
-			eventPool.Put(&events)
+		if *pooled = events; cap(events) <= maxKept {
+			eventPool.Put(pooled)
 		}
 	}()
 	all := newEvent(method, who, req)
@@ -124,7 +125,8 @@ func number(n int) *int {
 	if 0 <= n && n < len(numbers) {
 		return &numbers[n]
 	}
-	return &n
+	own := n // n itself would be allocated in either case
+	return &own
 }
 
 // decisionEvent completes the record of what came of one item.

@@ -105,10 +105,10 @@ const maxKept = 64
 
 // recycle keeps the memory of items, and nothing of what stood there, for other
 // calls.
-func recycle(items []item) {
-	clear(items)
-	if cap(items) <= maxKept {
-		itemPool.Put(&items)
+func recycle(items *[]item) {
+	clear(*items)
+	if cap(*items) <= maxKept {
+		itemPool.Put(items)
 	}
 }
 
@@ -116,17 +116,17 @@ func recycle(items []item) {
 // whole, or a *Failure that lists every config which stood in its way. The caller
 // wipes the Result when it has answered.
 func (r *Resolver) Resolve(ctx context.Context, who Caller, req Request) (res *Result, err error) {
-	items, err := r.look(ctx, methodResolve, who, &req)
+	lent, err := r.look(ctx, methodResolve, who, &req)
 	if err != nil {
 		return nil, err
 	}
-	defer recycle(items)
+	defer recycle(lent)
 	defer func() {
 		if res == nil {
-			wipe(items)
+			wipe(*lent)
 		}
 	}()
-	return r.handOut(ctx, who, &req, items)
+	return r.handOut(who, &req, *lent)
 }
 
 // wipe overwrites the values that nobody will be told.
@@ -138,8 +138,8 @@ func wipe(items []item) {
 
 // look finds out about every reference of a request what there is to know: who
 // may have it, and its value. Nothing has been recorded yet and no value may
-// leave.
-func (r *Resolver) look(ctx context.Context, method string, who Caller, req *Request) ([]item, error) {
+// leave. The caller recycles the items.
+func (r *Resolver) look(ctx context.Context, method string, who Caller, req *Request) (*[]item, error) {
 	if err := req.validate(&r.cfg.Limits); err != nil {
 		return nil, r.reject(method, who, req, err)
 	}
@@ -150,7 +150,9 @@ func (r *Resolver) look(ctx context.Context, method string, who Caller, req *Req
 	if n, most := len(refs)+len(faults), r.cfg.Limits.MaxReferences; n > most {
 		return nil, r.reject(method, who, req, invalid("the request has %d references, the most is %d; split it", n, most))
 	}
-	items := r.parse(refs, faults, secret.Kind(req.Configs[propKind]))
+	lent := itemPool.Get().(*[]item)
+	items := r.parse((*lent)[:0], refs, faults, secret.Kind(req.Configs[propKind]))
+	*lent = items
 	var few [8]int
 	firsts := link(items, few[:0])
 	if n, most := len(firsts), r.cfg.Limits.MaxSecrets; n > most {
@@ -161,14 +163,13 @@ func (r *Resolver) look(ctx context.Context, method string, who Caller, req *Req
 		return nil, r.reject(method, who, req, err)
 	}
 	r.fetch(ctx, in, req.MaxAge, items, firsts)
-	return items, nil
+	return lent, nil
 }
 
-// parse makes the call's items, sorted by name: a parsed reference or what is
+// parse appends the call's items, sorted by name: a parsed reference or what is
 // wrong with it. A connector's configuration says of which kind all of them are.
-func (r *Resolver) parse(refs map[string]string, faults []ConfigError, kind secret.Kind) []item {
-	items := *itemPool.Get().(*[]item)
-	items = slices.Grow(items[:0], len(refs)+len(faults))
+func (r *Resolver) parse(items []item, refs map[string]string, faults []ConfigError, kind secret.Kind) []item {
+	items = slices.Grow(items, len(refs)+len(faults))
 	for name, text := range refs {
 		items = append(items, item{name: name})
 		it := &items[len(items)-1]
@@ -286,7 +287,7 @@ func (r *Resolver) decide(who authz.Principal, integration string, items []item)
 }
 
 // handOut records every decision and, if that succeeded, hands out the values.
-func (r *Resolver) handOut(ctx context.Context, who Caller, req *Request, items []item) (*Result, error) {
+func (r *Resolver) handOut(who Caller, req *Request, items []item) (*Result, error) {
 	res := &Result{Configs: make([]Resolved, 0, len(items))}
 	for i := range items {
 		it := &items[i]

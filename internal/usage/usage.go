@@ -98,7 +98,7 @@ func New(c Config) *Recorder {
 // only for what it sees for the first time in a while.
 func (r *Recorder) Used(who authz.Principal, connector, integration string, ref secret.Ref, version string) {
 	k := key{integration: integration, connector: connector, principal: who, store: ref.Store, secret: ref.Name, json: ref.Key}
-	s := &r.shards[maphash.Comparable(r.seed, k)%shards]
+	s := &r.shards[(maphash.String(r.seed, ref.Name)+maphash.String(r.seed, connector))%shards]
 	s.mu.RLock()
 	e := s.entries[k]
 	if e != nil {
