@@ -26,6 +26,8 @@ import (
 // New returns the codec, for grpc.ForceServerCodecV2.
 func New() encoding.CodecV2 { return codec{encoding.GetCodecV2("proto")} }
 
+var errChanged = errors.New("wirecodec: a message changed while it was encoded")
+
 // codec is safe for concurrent use.
 type codec struct{ encoding.CodecV2 }
 
@@ -34,16 +36,24 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 	if !ok || m == nil {
 		return c.CodecV2.Marshal(v)
 	}
-	size, plain := sizeOfResponse(m)
+	var few [8]entry
+	entries, size, plain := entriesOf(m, few[:0])
 	if !plain {
 		return c.CodecV2.Marshal(v)
 	}
+	if mem.IsBelowBufferPoolingThreshold(size) {
+		out := appendResponse(make([]byte, 0, size), m, entries)
+		if len(out) != size {
+			return nil, errChanged
+		}
+		return mem.BufferSlice{mem.SliceBuffer(out)}, nil
+	}
 	pool := mem.DefaultBufferPool()
 	buf := pool.Get(size)
-	out := appendResponse((*buf)[:0], m)
-	if len(out) != size { // somebody changed the message meanwhile
+	out := appendResponse((*buf)[:0], m, entries)
+	if len(out) != size {
 		pool.Put(buf)
-		return nil, errors.New("wirecodec: a message changed while it was encoded")
+		return nil, errChanged
 	}
 	*buf = out
 	return mem.BufferSlice{mem.NewBuffer(buf, pool)}, nil

@@ -167,7 +167,7 @@ func TestByHand(t *testing.T) {
 	if !decodeRequest(string(data), got) || !proto.Equal(got, request()) {
 		t.Errorf("decoded to %v", got)
 	}
-	if _, plain := sizeOfResponse(response()); !plain {
+	if _, _, plain := entriesOf(response(), nil); !plain {
 		t.Error("a common answer is not plain")
 	}
 }

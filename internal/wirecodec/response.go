@@ -26,20 +26,31 @@ const (
 	tagNanos      = 2 << 3
 )
 
-// sizeOfResponse is the length of the encoded message. It is false if the message
-// is not plain.
-func sizeOfResponse(m *secretbrokerv1.ResolveResponse) (size int, plain bool) {
+// entry is one config on its way into the encoded message. Its lengths are found
+// out once: of the config, and of the map's entry that holds it.
+type entry struct {
+	name         string
+	config       *secretbrokerv1.ResolvedConfig
+	length, held int
+}
+
+// entriesOf appends the message's configs to entries; size is the length of the
+// whole encoded message. It is false if the message is not plain.
+func entriesOf(m *secretbrokerv1.ResolveResponse, entries []entry) (_ []entry, size int, plain bool) {
 	if len(m.GetErrors()) > 0 || len(m.ProtoReflect().GetUnknown()) > 0 || !utf8.ValidString(m.GetRequestId()) {
-		return 0, false
+		return nil, 0, false
 	}
 	size = sizeOfText(m.GetRequestId())
 	for name, config := range m.GetConfigs() {
 		if config == nil || !utf8.ValidString(name) || !isPlain(config) {
-			return 0, false
+			return nil, 0, false
 		}
-		size += 1 + protowire.SizeBytes(sizeOfEntry(name, sizeOfConfig(config)))
+		e := entry{name: name, config: config, length: sizeOfConfig(config)}
+		e.held = sizeOfEntry(name, e.length)
+		entries = append(entries, e)
+		size += 1 + protowire.SizeBytes(e.held)
 	}
-	return size, true
+	return entries, size, true
 }
 
 func isPlain(c *secretbrokerv1.ResolvedConfig) bool {
@@ -88,13 +99,13 @@ func sizeOfTime(t *timestamppb.Timestamp) (size int) {
 	return size
 }
 
-// appendResponse appends the encoded message, which is plain.
-func appendResponse(b []byte, m *secretbrokerv1.ResolveResponse) []byte {
-	for name, c := range m.GetConfigs() {
-		config := sizeOfConfig(c)
-		b = appendLength(b, tagConfigs, sizeOfEntry(name, config))
-		b = append(appendLength(b, tagKey, len(name)), name...)
-		b = appendConfig(appendLength(b, tagConfig, config), c)
+// appendResponse appends the encoded message, which is plain and has these entries.
+func appendResponse(b []byte, m *secretbrokerv1.ResolveResponse, entries []entry) []byte {
+	for i := range entries {
+		e := &entries[i]
+		b = appendLength(b, tagConfigs, e.held)
+		b = append(appendLength(b, tagKey, len(e.name)), e.name...)
+		b = appendConfig(appendLength(b, tagConfig, e.length), e.config)
 	}
 	return appendText(b, tagRequestID, m.GetRequestId())
 }
