@@ -36,9 +36,9 @@ var awsCommercial = AWSPartition{"aws", ".amazonaws.com"}
 func AWSPartitionOf(region string) (AWSPartition, bool) {
 	partition := awsCommercial
 	place, ok := "", false
-	for _, r := range awsRegions {
-		if place, ok = strings.CutPrefix(region, r.prefix); ok {
-			partition = r.partition
+	for i := range awsRegions {
+		if place, ok = strings.CutPrefix(region, awsRegions[i].prefix); ok {
+			partition = awsRegions[i].partition
 			break
 		}
 	}
@@ -97,7 +97,10 @@ const awsExample = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:db-secr
 // AWSEndpoint), or an account in a region (see AWSAccountStore). The error is an
 // *Error with ReasonInvalidReference that does not quote s.
 func parseAWSStore(s string) (string, error) {
-	store, fault := awsStore(s)
+	store, fault := "", checkText(s)
+	if fault == "" {
+		store, fault = awsStore(s)
+	}
 	if fault != "" {
 		return "", Errorf(ReasonInvalidReference,
 			"not a store of AWS Secrets Manager: %s; expected https://secretsmanager.REGION.amazonaws.com or arn:aws:secretsmanager:REGION:ACCOUNT", fault)
@@ -105,15 +108,14 @@ func parseAWSStore(s string) (string, error) {
 	return store, nil
 }
 
+// awsStore does the work of parseAWSStore for s that has passed checkText; fault
+// says what is wrong with s, without quoting it.
 func awsStore(s string) (store, fault string) {
-	if fault := checkText(s); fault != "" {
-		return "", fault
-	}
 	if !strings.HasPrefix(s, "arn:") {
 		return awsEndpoint(s)
 	}
-	parts, fault := awsARN(s)
-	if fault == "" && len(parts) > 5 {
+	account, _, fault := awsARN(s)
+	if fault == "" && account != s {
 		fault = "it names a secret; leave out everything after the account"
 	}
 	if fault != "" {
@@ -125,18 +127,21 @@ func awsStore(s string) (store, fault string) {
 // awsEndpoint returns the canonical form of a regional endpoint; fault says what
 // is wrong with s, without quoting it.
 func awsEndpoint(s string) (store, fault string) {
-	const scheme = httpsScheme
-	if len(s) < len(scheme) || !strings.EqualFold(s[:len(scheme)], scheme) {
+	if !isHTTPS(s) {
 		return "", "the store does not begin with https://"
 	}
-	host := strings.TrimSuffix(s[len(scheme):], "/")
-	if strings.ContainsRune(host, '@') {
-		return "", "the endpoint's URL has a user name or password in it"
+	host := s[len(httpsScheme):]
+	if !isPlain(host) {
+		host = strings.TrimSuffix(host, "/")
+		if strings.ContainsRune(host, '@') {
+			return "", "the endpoint's URL has a user name or password in it"
+		}
+		if i := strings.IndexAny(host, "/?#%\\"); i >= 0 {
+			return "", fmt.Sprintf("the endpoint's URL goes on after the host (byte %d): it has no path, query, fragment or encoding", len(httpsScheme)+i+1)
+		}
+		host = lower(host)
 	}
-	if i := strings.IndexAny(host, "/?#%\\"); i >= 0 {
-		return "", fmt.Sprintf("the endpoint's URL goes on after the host (byte %d): it has no path, query, fragment or encoding", len(scheme)+i+1)
-	}
-	host = lower(strings.TrimSuffix(host, ":443"))
+	host = strings.TrimSuffix(host, ":443")
 	if strings.ContainsRune(host, ':') {
 		return "", "the endpoint's URL has a port; an integration's aws.endpoints say where else a region's endpoint is"
 	}
@@ -144,8 +149,8 @@ func awsEndpoint(s string) (store, fault string) {
 	region, _, _ := strings.Cut(rest, ".")
 	partition, ok := AWSPartitionOf(region)
 	switch {
-	case service == awsService && ok && rest == region+partition.Suffix:
-		return scheme + host, ""
+	case service == awsService && ok && rest[len(region):] == partition.Suffix:
+		return httpsURL(s, host), ""
 	case service == awsService+"-fips":
 		return "", "the host is a FIPS endpoint; name the region's plain endpoint and set the integration's aws.fips"
 	case service == awsService && ok && strings.Contains(rest, ".api."):
@@ -157,28 +162,33 @@ func awsEndpoint(s string) (store, fault string) {
 	}
 }
 
-// awsARN splits an ARN of AWS Secrets Manager at its colons: "arn", partition,
-// service, region and account, and then what there is of "secret" and a name.
-// fault says what is wrong with it, without quoting it.
-func awsARN(s string) (parts []string, fault string) {
-	parts = strings.SplitN(s, ":", 8)
-	if len(parts) < 5 {
-		return nil, "the ARN ends before the account"
-	}
-	if parts[2] != awsService {
-		return nil, "the ARN is not one of the service secretsmanager"
-	}
-	partition, ok := AWSPartitionOf(parts[3])
+// awsARN splits an ARN of AWS Secrets Manager behind its account:
+// "arn:PARTITION:secretsmanager:REGION:ACCOUNT", and from the next colon on, if
+// there is one, the resource. fault says what is wrong with it, without quoting it.
+func awsARN(s string) (account, resource, fault string) {
+	_, rest, _ := strings.Cut(s, ":")
+	id, rest, _ := strings.Cut(rest, ":")
+	service, rest, _ := strings.Cut(rest, ":")
+	region, rest, ok := strings.Cut(rest, ":")
 	if !ok {
-		return nil, "the ARN has no region of AWS as its fourth part"
+		return "", "", "the ARN ends before the account"
 	}
-	if partition.ID != parts[1] {
-		return nil, "the ARN's region is not one of its partition"
+	if service != awsService {
+		return "", "", "the ARN is not one of the service secretsmanager"
 	}
-	if !IsAWSAccount(parts[4]) {
-		return nil, "the ARN's account is not 12 digits"
+	partition, ok := AWSPartitionOf(region)
+	if !ok {
+		return "", "", "the ARN has no region of AWS as its fourth part"
 	}
-	return parts, ""
+	if partition.ID != id {
+		return "", "", "the ARN's region is not one of its partition"
+	}
+	number, _, _ := strings.Cut(rest, ":")
+	if !IsAWSAccount(number) {
+		return "", "", "the ARN's account is not 12 digits"
+	}
+	end := len(s) - len(rest) + len(number)
+	return s[:end], s[end:], ""
 }
 
 // IsAWSAccount reports whether s is an AWS account ID: 12 digits.
@@ -198,55 +208,49 @@ func IsAWSAccount(s string) bool {
 // its ARN, after a hyphen.
 const awsSuffixLen = 6
 
-// parseAWS parses a secret's complete ARN, store, if name is empty, and else the
-// endpoint and the name of a secret.
-func parseAWS(store, name, version string) (ref Ref, fault string) {
-	if name == "" {
-		return parseAWSARN(store, version)
+// parseAWS parses a secret's complete ARN, if the reference has no store, and else
+// the endpoint and the name of a secret.
+func parseAWS(r *Ref) (fault string) {
+	if r.Store == "" {
+		fault = splitAWSARN(r)
+	} else {
+		r.Store, fault = awsEndpoint(r.Store)
 	}
-	endpoint, fault := awsEndpoint(store)
 	if fault != "" {
-		return Ref{}, fault
+		return fault
 	}
-	return parseAWSName(endpoint, name, version)
+	if !isAWSName(r.Name) {
+		return `the secret's name must be 1 to 512 letters, digits and characters of /_+=.@-! without "//" and without "." and ".." between slashes`
+	}
+	if r.Version != "" && !IsAWSVersionID(r.Version) && !isAWSStage(r.Version) {
+		return `the version after "#" must be a version's ID (32 to 64 letters, digits and hyphens) or a staging label such as AWSPREVIOUS`
+	}
+	if r.Version == AWSCurrent {
+		r.Version = ""
+	}
+	return ""
 }
 
-// parseAWSARN cuts the last seven characters off to get the name, for it is the
-// name that a policy speaks of. A part of an ARN, which AWS would complete, can
-// end in a hyphen and six letters too: "...:secret:my-secret" gives the name "my".
-// So whoever reads the secret has to compare the whole ARN with the answer's.
-func parseAWSARN(arn, version string) (ref Ref, fault string) {
-	parts, fault := awsARN(arn)
+// splitAWSARN splits a secret's complete ARN, which is in Name. It cuts the last
+// seven characters off to get the name, for it is the name that a policy speaks
+// of. A part of an ARN, which AWS would complete, can end in a hyphen and six
+// letters too: "...:secret:my-secret" gives the name "my". So whoever reads the
+// secret has to compare the whole ARN with the answer's.
+func splitAWSARN(r *Ref) (fault string) {
+	account, resource, fault := awsARN(r.Name)
 	if fault != "" {
-		return Ref{}, fault
+		return fault
 	}
-	if len(parts) != 7 || parts[5] != "secret" {
-		return Ref{}, "the ARN does not go on with :secret: and a secret's name after the account"
+	full, ok := strings.CutPrefix(resource, ":secret:")
+	if !ok || strings.Contains(full, ":") {
+		return "the ARN does not go on with :secret: and a secret's name after the account"
 	}
-	full := parts[6]
 	cut := len(full) - awsSuffixLen - 1
 	if cut < 1 || full[cut] != '-' || !isAWSSuffix(full[cut+1:]) {
-		return Ref{}, "the ARN is not complete: behind the secret's name stand a hyphen and six letters and digits; copy it whole, or use https://secretsmanager.REGION.amazonaws.com::NAME"
+		return "the ARN is not complete: behind the secret's name stand a hyphen and six letters and digits; copy it whole, or use https://secretsmanager.REGION.amazonaws.com::NAME"
 	}
-	ref, fault = parseAWSName(strings.TrimSuffix(arn, ":secret:"+full), full[:cut], version)
-	if fault != "" {
-		return Ref{}, fault
-	}
-	ref.Suffix = full[cut+1:]
-	return ref, ""
-}
-
-func parseAWSName(store, name, version string) (ref Ref, fault string) {
-	if !isAWSName(name) {
-		return Ref{}, `the secret's name must be 1 to 512 letters, digits and characters of /_+=.@-! without "//" and without "." and ".." between slashes`
-	}
-	if version != "" && !IsAWSVersionID(version) && !isAWSStage(version) {
-		return Ref{}, `the version after "#" must be a version's ID (32 to 64 letters, digits and hyphens) or a staging label such as AWSPREVIOUS`
-	}
-	if version == AWSCurrent {
-		version = ""
-	}
-	return Ref{Kind: KindAWSSecretsManager, Store: store, Name: name, Version: version}, ""
+	r.Store, r.Name, r.Suffix = account, full[:cut], full[cut+1:]
+	return ""
 }
 
 // AWSCurrent is the staging label of the version that a reference without one
@@ -269,7 +273,8 @@ func isAWSName(s string) bool {
 	if s == "" || len(s) > awsNameMax || !isAWSText(s) || strings.Contains(s, "//") {
 		return false
 	}
-	for segment := range strings.SplitSeq(s, "/") {
+	for segment, more := "", true; more; {
+		segment, s, more = strings.Cut(s, "/")
 		if segment == "." || segment == ".." {
 			return false
 		}

@@ -208,10 +208,14 @@ func FuzzParseAWS(f *testing.F) {
 		if name == "" && !strings.HasPrefix(store, "arn:") {
 			return // what ParseRef refuses
 		}
-		r, fault := parseAWS(store, name, version)
+		if name == "" {
+			store, name = "", store
+		}
+		r := Ref{Kind: KindAWSSecretsManager, Store: store, Name: name, Version: version}
+		fault := parseAWS(&r)
 		if fault != "" {
-			if !faults[fault] && !strings.HasPrefix(fault, "the endpoint's URL goes on after the host (byte ") && fault != "the store does not begin with https://" || r != (Ref{}) {
-				t.Fatalf("parseAWS(%q, %q, %q) = %+v, %q: a text that the table does not know", store, name, version, r, fault)
+			if !faults[fault] && !strings.HasPrefix(fault, "the endpoint's URL goes on after the host (byte ") && fault != "the store does not begin with https://" {
+				t.Fatalf("parseAWS of %q, %q, %q: %q, a text that the table does not know", store, name, version, fault)
 			}
 			return
 		}
@@ -221,10 +225,10 @@ func FuzzParseAWS(f *testing.F) {
 			t.Errorf("the store %q is not canonical: %q, %v", r.Store, canonical, err)
 		}
 		if isARN := strings.HasPrefix(r.Store, "arn:"); isARN != (r.Suffix != "") || isARN && len(r.Suffix) != 6 {
-			t.Errorf("parseAWS(%q, %q, %q) = %+v", store, name, version, r)
+			t.Errorf("%q, %q, %q became %+v", store, name, version, r)
 		}
 		if strings.ContainsAny(r.Name+r.Suffix+r.Version, ":#? \n") || r.Name == "" {
-			t.Errorf("parseAWS(%q, %q, %q) = %+v", store, name, version, r)
+			t.Errorf("%q, %q, %q became %+v", store, name, version, r)
 		}
 	})
 }

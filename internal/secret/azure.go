@@ -53,69 +53,107 @@ func ParseAzureVault(s string) (string, error) {
 // azureVault does the work of ParseAzureVault for s that has passed checkText;
 // fault says what is wrong with s, without quoting it.
 func azureVault(s string) (vault, fault string) {
-	const scheme = httpsScheme
-	if !strings.HasPrefix(s, scheme) && (len(s) < len(scheme) || !strings.EqualFold(s[:len(scheme)], scheme)) {
+	if !isHTTPS(s) {
 		if isHTTP(s) {
 			return "", "the store is an http:// URL; vaults are reached by https:// only"
 		}
 		return "", "the store does not begin with https://"
 	}
-	host := s[len(scheme):]
+	host := s[len(httpsScheme):]
+	if isAzureVaultHost(host) { // in its canonical spelling, as most are
+		return httpsURL(s, host), ""
+	}
 	host = strings.TrimSuffix(host, "/")
 	if strings.ContainsRune(host, '@') {
 		return "", "the vault's URL has a user name or password in it"
 	}
 	if i := strings.IndexAny(host, "/?#%\\"); i >= 0 {
-		return "", fmt.Sprintf("the vault's URL goes on after the host (byte %d): it has no path, query, fragment or encoding", len(scheme)+i+1)
+		return "", fmt.Sprintf("the vault's URL goes on after the host (byte %d): it has no path, query, fragment or encoding", len(httpsScheme)+i+1)
 	}
 	host = lower(strings.TrimSuffix(host, ":443"))
+	if !isAzureVaultHost(host) {
+		return "", azureHostFault(host)
+	}
+	return httpsURL(s, host), ""
+}
+
+// isAzureVaultHost reports whether a host, which is in lower case, is a vault's.
+func isAzureVaultHost(host string) bool {
+	for i := range azureClouds {
+		if name, ok := strings.CutSuffix(host, azureClouds[i].VaultSuffix); ok {
+			return isAzureVaultName(name)
+		}
+	}
+	return false
+}
+
+// azureHostFault says why host is no vault's, without quoting it.
+func azureHostFault(host string) (fault string) {
 	cloud, ok := AzureCloudOf(host)
-	if !ok || strings.HasPrefix(host, "[") || strings.Contains(host, ":") {
-		if strings.HasPrefix(host, "[") || net.ParseIP(host) != nil {
-			return "", "the vault is given as an IP address; use its name"
-		}
-		if strings.Contains(host, ":") {
-			return "", "the vault's URL has a port; a vault is reached on 443, an integration's dial setting says where else to connect"
-		}
-		if strings.Contains(host, ".managedhsm.") {
-			return "", "a managed HSM holds keys and no secrets; use a vault"
-		}
-		return "", "the host is not a vault of a known cloud (NAME.vault.azure.net, NAME.vault.azure.cn, NAME.vault.usgovcloudapi.net)"
+	switch {
+	case strings.HasPrefix(host, "["), net.ParseIP(host) != nil:
+		return "the vault is given as an IP address; use its name"
+	case strings.Contains(host, ":"):
+		return "the vault's URL has a port; a vault is reached on 443, an integration's dial setting says where else to connect"
+	case ok:
+		return "the vault's name before " + cloud.VaultSuffix + " must be 3 to 24 letters, digits and single hyphens, beginning with a letter and not ending with a hyphen"
+	case strings.Contains(host, ".managedhsm."):
+		return "a managed HSM holds keys and no secrets; use a vault"
+	default:
+		return "the host is not a vault of a known cloud (NAME.vault.azure.net, NAME.vault.azure.cn, NAME.vault.usgovcloudapi.net)"
 	}
-	if !isAzureVaultName(strings.TrimSuffix(host, cloud.VaultSuffix)) {
-		return "", "the vault's name before " + cloud.VaultSuffix + " must be 3 to 24 letters, digits and single hyphens, beginning with a letter and not ending with a hyphen"
-	}
-	if strings.HasPrefix(s, scheme) && s[len(scheme):] == host {
-		return s, "" // is canonical already, as most are
-	}
-	return scheme + host, ""
 }
 
-func parseAzure(store, name, version string) (ref Ref, fault string) {
-	vault, fault := azureVault(store)
-	if fault != "" {
-		return Ref{}, fault
+func parseAzure(r *Ref) (fault string) {
+	if r.Store, fault = azureVault(r.Store); fault != "" {
+		return fault
 	}
-	if !isAzureSecretName(name) {
-		return Ref{}, "the secret's name must be 1 to 127 letters, digits and hyphens"
+	var ok bool
+	if r.Name, ok = foldAzureSecretName(r.Name); !ok {
+		return "the secret's name must be 1 to 127 letters, digits and hyphens"
 	}
-	if version != "" && !isAzureVersion(version) {
-		return Ref{}, "the version after \"#\" must be 32 hexadecimal digits"
+	if r.Version != "" {
+		if !isAzureVersion(r.Version) {
+			return "the version after \"#\" must be 32 hexadecimal digits"
+		}
+		r.Version = lower(r.Version)
 	}
-	return Ref{Kind: KindAzureKeyVault, Store: vault, Name: lower(name), Version: lower(version)}, ""
+	return ""
 }
 
-// isAzureVaultName holds Azure's rule for vault names: 3-24 characters of
-// [0-9a-zA-Z-], a letter first, no hyphen last, no two hyphens in a row.
+// isAzureVaultName holds Azure's rule for vault names, of names in lower case:
+// 3-24 characters of [0-9a-z-], a letter first, no hyphen last, no two hyphens in
+// a row.
 func isAzureVaultName(s string) bool {
-	return len(s) >= 3 && len(s) <= 24 && isAlpha(s[0]) && s[len(s)-1] != '-' &&
-		!strings.Contains(s, "--") && isAzureText(s)
+	if len(s) < 3 || len(s) > 24 || !isLower(s[0]) || s[len(s)-1] == '-' {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; !isLower(c) && !isDigit(c) && (c != '-' || s[i-1] == '-') {
+			return false
+		}
+	}
+	return true
 }
 
-// isAzureSecretName holds Key Vault's rule for secret names. The SDK does not
-// check it: a name such as ".." would reach other operations.
-func isAzureSecretName(s string) bool {
-	return len(s) >= 1 && len(s) <= 127 && isAzureText(s)
+// foldAzureSecretName returns a secret's name in lower case; ok is whether Key
+// Vault's rule for names holds. The SDK does not check it: a name such as ".."
+// would reach other operations.
+func foldAzureSecretName(s string) (name string, ok bool) {
+	folded := true
+	for i := range len(s) {
+		switch c := s[i]; {
+		case isLower(c), isDigit(c), c == '-':
+		case isAlpha(c):
+			folded = false
+		default:
+			return "", false
+		}
+	}
+	if !folded {
+		s = lower(s)
+	}
+	return s, 1 <= len(s) && len(s) <= 127
 }
 
 func isAzureNamePart(s string) bool { return len(s) <= 127 && isAzureText(s) }

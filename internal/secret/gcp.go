@@ -42,36 +42,35 @@ func GCPEndpoint(store string) string {
 	return "secretmanager.googleapis.com"
 }
 
-// parseGCP parses a secret's resource name, resource; name is empty. The version
-// may stand in the resource name, as /versions/VERSION, or have followed a "#".
-func parseGCP(resource, _, version string) (ref Ref, fault string) {
-	store, name, ok := strings.Cut(resource, "/secrets/")
-	if !ok {
-		return Ref{}, "after the project stands no /secrets/ and the secret's name"
+// parseGCP parses a secret's resource name, which is in Name. The version may stand
+// in the resource name, as /versions/VERSION, or have followed a "#".
+func parseGCP(r *Ref) (fault string) {
+	var ok bool
+	if r.Store, r.Name, ok = strings.Cut(r.Name, "/secrets/"); !ok {
+		return "after the project stands no /secrets/ and the secret's name"
 	}
-	if fault := gcpProject(store); fault != "" {
-		return Ref{}, fault
+	if fault := gcpProject(r.Store); fault != "" {
+		return fault
 	}
-	name, inName, hasVersion := strings.Cut(name, "/versions/")
-	if hasVersion {
-		if version != "" {
-			return Ref{}, `the version stands there twice, after "/versions/" and after "#"`
+	if name, version, inName := strings.Cut(r.Name, "/versions/"); inName {
+		if r.Version != "" {
+			return `the version stands there twice, after "/versions/" and after "#"`
 		}
-		if inName == "" {
-			return Ref{}, `the version after "/versions/" is empty; leave it out to take the newest version`
+		if version == "" {
+			return `the version after "/versions/" is empty; leave it out to take the newest version`
 		}
-		version = inName
+		r.Name, r.Version = name, version
 	}
-	if !isGCPSecretName(name) {
-		return Ref{}, "the secret's name must be 1 to 255 letters, digits, hyphens and underscores"
+	if !isGCPSecretName(r.Name) {
+		return "the secret's name must be 1 to 255 letters, digits, hyphens and underscores"
 	}
-	if version != "" && !isGCPVersion(version) {
-		return Ref{}, "the version must be a number, or an alias of 1 to 63 letters, digits, hyphens and underscores that begins with a letter"
+	if r.Version != "" && !isGCPVersion(r.Version) {
+		return "the version must be a number, or an alias of 1 to 63 letters, digits, hyphens and underscores that begins with a letter"
 	}
-	if version == "latest" { // what Secret Manager calls no version in particular
-		version = ""
+	if r.Version == "latest" { // what Secret Manager calls no version in particular
+		r.Version = ""
 	}
-	return Ref{Kind: KindGCPSecretManager, Store: store, Name: name, Version: version}, ""
+	return ""
 }
 
 // isGCPProject holds Google's rule for project IDs, or takes s for a number.

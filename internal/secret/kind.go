@@ -33,9 +33,6 @@ func (k Kind) Known() bool { return slices.Contains(Kinds(), k) }
 type spelling struct {
 	// form and example say to people what was expected.
 	form, example string
-	// parse makes a Ref of a reference's first parts; it sets neither Decoding
-	// nor Key. Where the kind writes store and secret as one part, name is empty.
-	parse func(store, name, version string) (ref Ref, fault string)
 	// parseStore returns the canonical form of a store's address.
 	parseStore func(s string) (string, error)
 	// fold returns a name as the stores compare it.
@@ -50,17 +47,38 @@ const generalForm = "<store>::<secret>[#<version>][?decode=base64][::<json key>]
 func (k Kind) spelling() spelling {
 	switch k {
 	case KindAzureKeyVault:
-		return spelling{generalForm, refExample, parseAzure, ParseAzureVault, lower, isAzureNamePart}
+		return spelling{generalForm, refExample, ParseAzureVault, lower, isAzureNamePart}
 	case KindAWSSecretsManager:
-		return spelling{"<ARN>[#<version>][?decode=base64][::<json key>]", awsExample, parseAWS, parseAWSStore, verbatim, isAWSNamePart}
+		return spelling{"<ARN>[#<version>][?decode=base64][::<json key>]", awsExample, parseAWSStore, verbatim, isAWSNamePart}
 	case KindGCPSecretManager:
-		return spelling{"projects/<project>/secrets/<secret>[#<version>][?decode=base64][::<json key>]", gcpExample, parseGCP, parseGCPStore, verbatim, isGCPNamePart}
+		return spelling{"projects/<project>/secrets/<secret>[#<version>][?decode=base64][::<json key>]", gcpExample, parseGCPStore, verbatim, isGCPNamePart}
 	case KindHashiCorpVault:
-		return spelling{"https://<host>:<port>::<mount>/<path>[#<version>][?decode=base64][::<field>]", vaultExample, parseVault, ParseVaultAddress, verbatim, isVaultNamePart}
+		return spelling{"https://<host>:<port>::<mount>/<path>[#<version>][?decode=base64][::<field>]", vaultExample, ParseVaultAddress, verbatim, isVaultNamePart}
 	case KindLocalFile:
-		return spelling{"file://<directory>::<file>[?decode=base64][::<key>]", localExample, parseLocal, ParseLocalStore, verbatim, isLocalNamePart}
+		return spelling{"file://<directory>::<file>[?decode=base64][::<key>]", localExample, ParseLocalStore, verbatim, isLocalNamePart}
 	default:
 		return spelling{form: generalForm, example: refExample}
+	}
+}
+
+// parse makes Store, Name, Suffix and Version of r canonical. Before, Store, Name
+// and Version are as they were written; where the kind writes store and secret as
+// one part, Store is empty and Name is both. It is not in spelling because a Ref
+// whose address goes through a func value would be on the heap.
+func (k Kind) parse(r *Ref) (fault string) {
+	switch k {
+	case KindAzureKeyVault:
+		return parseAzure(r)
+	case KindAWSSecretsManager:
+		return parseAWS(r)
+	case KindGCPSecretManager:
+		return parseGCP(r)
+	case KindHashiCorpVault:
+		return parseVault(r)
+	case KindLocalFile:
+		return parseLocal(r)
+	default:
+		return "it is of no kind of store that this broker knows"
 	}
 }
 

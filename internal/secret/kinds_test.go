@@ -126,7 +126,8 @@ func TestKinds(t *testing.T) {
 		}
 	}
 	unknown := Kind("X")
-	if _, err := unknown.ParseStore("https://abc.vault.azure.net"); err == nil || unknown.Known() || unknown.ValidNamePart("a") {
+	if _, err := unknown.ParseStore("https://abc.vault.azure.net"); err == nil || unknown.Known() || unknown.ValidNamePart("a") ||
+		unknown.parse(&Ref{Kind: unknown, Store: "https://abc.vault.azure.net", Name: "db"}) == "" {
 		t.Error("an unknown kind has stores")
 	}
 }

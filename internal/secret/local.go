@@ -22,17 +22,19 @@ const (
 // directory's absolute path without a trailing slash, or LocalEnvironment. The
 // error is an *Error with ReasonInvalidReference that does not quote s.
 func ParseLocalStore(s string) (string, error) {
-	store, fault := localStore(s)
+	store, fault := "", checkText(s)
+	if fault == "" {
+		store, fault = localStore(s)
+	}
 	if fault != "" {
 		return "", Errorf(ReasonInvalidReference, "not a local store: %s; expected file:///DIRECTORY or env", fault)
 	}
 	return store, nil
 }
 
+// localStore does the work of ParseLocalStore for s that has passed checkText;
+// fault says what is wrong with s, without quoting it.
 func localStore(s string) (store, fault string) {
-	if fault := checkText(s); fault != "" {
-		return "", fault
-	}
 	if s == LocalEnvironment {
 		return s, ""
 	}
@@ -43,33 +45,33 @@ func localStore(s string) (store, fault string) {
 	if !strings.HasPrefix(dir, "/") {
 		return "", "the directory is not absolute: a path begins with a third slash"
 	}
-	if len(dir) > 1 {
-		dir = strings.TrimSuffix(dir, "/")
+	if len(dir) > 1 && dir[len(dir)-1] == '/' {
+		dir = dir[:len(dir)-1]
+		s = s[:len(s)-1]
 	}
 	if len(dir) > maxLocalPath || dir != path.Clean(dir) || !isFileText(dir) {
 		return "", `the directory's path must be letters, digits and "-_.~@+=, ", and without "." and ".." segments and doubled slashes`
 	}
-	return fileScheme + dir, ""
+	return s, ""
 }
 
-func parseLocal(store, name, version string) (ref Ref, fault string) {
-	canonical, fault := localStore(store)
-	if fault != "" {
-		return Ref{}, fault
+func parseLocal(r *Ref) (fault string) {
+	if r.Store, fault = localStore(r.Store); fault != "" {
+		return fault
 	}
-	if version != "" {
-		return Ref{}, `files and environment variables have no versions; leave out the "#"`
+	if r.Version != "" {
+		return `files and environment variables have no versions; leave out the "#"`
 	}
-	if canonical == LocalEnvironment {
-		if !isEnvName(name) {
-			return Ref{}, "the environment variable's name must be letters, digits and underscores, not a digit first"
+	if r.Store == LocalEnvironment {
+		if !isEnvName(r.Name) {
+			return "the environment variable's name must be letters, digits and underscores, not a digit first"
 		}
-		return Ref{Kind: KindLocalFile, Store: canonical, Name: name}, ""
+		return ""
 	}
-	if !isLocalFileName(name) {
-		return Ref{}, `the file's name must be a path below the directory, of letters, digits and "-_.~@+=, ", without segments that begin with ".."`
+	if !isLocalFileName(r.Name) {
+		return `the file's name must be a path below the directory, of letters, digits and "-_.~@+=, ", without segments that begin with ".."`
 	}
-	return Ref{Kind: KindLocalFile, Store: canonical, Name: name}, ""
+	return ""
 }
 
 // isLocalFileName holds the rule for paths below a directory. Names that begin
@@ -79,12 +81,16 @@ func isLocalFileName(s string) bool {
 	if len(s) > maxLocalPath {
 		return false
 	}
-	for segment := range strings.SplitSeq(s, "/") {
+	if !isFileText(s) {
+		return false
+	}
+	for segment, more := "", true; more; {
+		segment, s, more = strings.Cut(s, "/")
 		if segment == "" || segment == "." || strings.HasPrefix(segment, "..") {
 			return false
 		}
 	}
-	return isFileText(s)
+	return true
 }
 
 func isEnvName(s string) bool {

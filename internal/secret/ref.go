@@ -3,8 +3,6 @@ package secret
 import (
 	"fmt"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 )
 
 // MaxRefLen is the longest reference that can be parsed, in bytes. The longest
@@ -58,65 +56,86 @@ type Ref struct {
 // It splits on "::" into at most three parts, or two, so the key keeps any
 // further "::". The error is an *Error with ReasonInvalidReference whose text
 // never quotes s: what stands there by mistake may well be the password itself.
-func ParseRef(s string) (Ref, error) {
+func ParseRef(s string) (ref Ref, err error) {
 	if len(s) > MaxRefLen {
 		return Ref{}, badRef("", fmt.Sprintf("it is %d bytes long, the most is %d", len(s), MaxRefLen))
 	}
 	if fault := checkText(s); fault != "" {
 		return Ref{}, badRef("", fault)
 	}
-	store, rest, whole := "", s, true
-	kind := wholeKindOf(s)
-	if kind == "" {
-		whole = false
-		var ok bool
-		if store, rest, ok = strings.Cut(s, "::"); !ok {
-			return Ref{}, badRef("", `it has no "::" between the store and the secret's name`)
-		}
-		var fault string
-		if kind, fault = kindOf(store); fault != "" {
-			return Ref{}, badRef("", fault)
-		}
+	if fault := ref.parse(s); fault != "" {
+		return Ref{}, badRef(ref.Kind, fault)
 	}
-	name, version, decoding, key, fault := splitName(rest, whole)
-	if fault != "" {
-		return Ref{}, badRef(kind, fault)
-	}
-	if whole {
-		store, name = name, ""
-	}
-	ref, fault := kind.spelling().parse(store, name, version)
-	if fault != "" {
-		return Ref{}, badRef(kind, fault)
-	}
-	ref.Decoding, ref.Key = decoding, key
 	return ref, nil
 }
 
-// splitName takes apart what follows the store; of a whole name, everything.
-func splitName(s string, whole bool) (name, version string, decoding Decoding, key, fault string) {
-	ordinal := [...]string{"first", "second"}
-	before, part := ordinal[1], ordinal[1]
+// parse makes r, which is zero, what s says, which has passed checkText. With a
+// fault only Kind means anything: what s seems to be of, "" if nobody can tell.
+func (r *Ref) parse(s string) (fault string) {
+	rest, whole := s, true
+	if r.Kind = wholeKindOf(s); r.Kind == "" {
+		whole = false
+		var ok bool
+		if r.Store, rest, ok = cutColons(s); !ok {
+			return `it has no "::" between the store and the secret's name`
+		}
+		if r.Kind, fault = kindOf(r.Store); fault != "" {
+			return fault
+		}
+	}
+	if fault = r.splitName(rest, whole); fault != "" {
+		return fault
+	}
+	return r.Kind.parse(r)
+}
+
+// splitName takes apart what follows the store; of a whole name, everything. It
+// leaves the parts as they were written.
+func (r *Ref) splitName(s string, whole bool) (fault string) {
+	part := "second"
 	if whole {
-		before, part = ordinal[0], ordinal[0]
+		part = "first"
 	}
-	name, key, hasKey := strings.Cut(s, "::")
+	name, key, hasKey := cutColons(s)
 	if hasKey && key == "" {
-		return "", "", "", "", `the JSON key after the ` + before + ` "::" is empty; leave out the "::" to take the whole secret`
+		return `the JSON key after the ` + part + ` "::" is empty; leave out the "::" to take the whole secret`
 	}
-	name, option, hasOption := strings.Cut(name, "?")
-	decoding, ok := parseDecoding(option)
-	if hasOption && (!ok || option == "") {
-		return "", "", "", "", `after "?" in the ` + part + ` part only decode=base64 may stand`
+	r.Key = key
+	if i := strings.IndexByte(name, '?'); i >= 0 {
+		var ok bool
+		if r.Decoding, ok = parseDecoding(name[i+1:]); !ok {
+			return `after "?" in the ` + part + ` part only decode=base64 may stand`
+		}
+		name = name[:i]
 	}
-	name, version, hasVersion := strings.Cut(name, "#")
-	if hasVersion && version == "" {
-		return "", "", "", "", `the version after "#" is empty; leave out the "#" to take the current version`
+	if i := strings.IndexByte(name, '#'); i >= 0 {
+		if r.Version = name[i+1:]; r.Version == "" {
+			return `the version after "#" is empty; leave out the "#" to take the current version`
+		}
+		name = name[:i]
 	}
-	if name == "" {
-		return "", "", "", "", `the secret's name after the first "::" is empty`
+	if r.Name = name; name == "" {
+		return `the secret's name after the first "::" is empty`
 	}
-	return name, version, decoding, key, ""
+	return ""
+}
+
+// cutColons is strings.Cut(s, "::"). In texts as short as references are, one byte
+// is found sooner than two, and a scheme's colon need not be looked at.
+func cutColons(s string) (before, after string, found bool) {
+	i := 0
+	if strings.HasPrefix(s, httpsScheme) {
+		i = len(httpsScheme)
+	}
+	for ; ; i++ {
+		next := strings.IndexByte(s[i:], ':')
+		if next < 0 {
+			return s, "", false
+		}
+		if i += next; strings.HasPrefix(s[i:], "::") {
+			return s[:i], s[i+2:], true
+		}
+	}
 }
 
 // wholeKindOf returns the kind of a reference that has store and secret in one
@@ -134,12 +153,14 @@ func wholeKindOf(s string) Kind {
 
 // kindOf returns the kind of a store by the shape of its address.
 func kindOf(store string) (k Kind, fault string) {
-	if isHTTP(store) {
-		return "", "the store is an http:// URL; stores are reached by https:// only"
+	if host, ok := strings.CutPrefix(store, httpsScheme); ok && isAzureVaultHost(host) { // as most are
+		return KindAzureKeyVault, ""
 	}
 	host, isURL := httpsHost(store)
 	switch {
-	case strings.HasPrefix(store, fileScheme), store == LocalEnvironment:
+	case !isURL && isHTTP(store):
+		return "", "the store is an http:// URL; stores are reached by https:// only"
+	case !isURL && (strings.HasPrefix(store, fileScheme) || store == LocalEnvironment):
 		return KindLocalFile, ""
 	case !isURL:
 		return "", "it begins with none of https://, arn:, projects/, file:/// and env::"
@@ -225,28 +246,6 @@ func (r Ref) FullName() string {
 		return r.Name
 	}
 	return r.Name + "-" + r.Suffix
-}
-
-// checkText refuses what no reference may contain anywhere; fault says what and
-// where, or nothing. Control characters include those of U+0080 to U+009F,
-// which move a terminal's cursor as well as the ASCII ones do.
-func checkText(s string) (fault string) {
-	plain := 0
-	for plain < len(s) && ' ' <= s[plain] && s[plain] <= '~' {
-		plain++
-	}
-	if plain == len(s) { // as nearly all are
-		return ""
-	}
-	for i, r := range s {
-		if unicode.IsControl(r) {
-			return fmt.Sprintf("there is a control character at byte %d", i+1)
-		}
-		if r == utf8.RuneError && !strings.HasPrefix(s[i:], "\uFFFD") {
-			return fmt.Sprintf("byte %d is not valid UTF-8", i+1)
-		}
-	}
-	return ""
 }
 
 // badRef is the one form of every rejection. fault never quotes the input; kind

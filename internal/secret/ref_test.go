@@ -381,18 +381,3 @@ func TestRejectionsQuoteNothing(t *testing.T) {
 		t.Errorf("only %d rejections were looked at", planted)
 	}
 }
-
-func BenchmarkParseRef(b *testing.B) {
-	for _, bench := range []struct{ name, in string }{
-		{"canonical", "https://my-vault.vault.azure.net::sqlserver-db-secret::password"},
-		{"folded", "https://My-Vault.vault.azure.net:443/::SqlServer-Db-Secret#" + strings.ToUpper(hex32) + "::password"},
-		{"rejected", "hunter2"},
-	} {
-		b.Run(bench.name, func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				_, _ = ParseRef(bench.in)
-			}
-		})
-	}
-}

@@ -1,7 +1,6 @@
 package secret
 
 import (
-	"net"
 	"strconv"
 	"strings"
 )
@@ -17,64 +16,66 @@ const maxVaultName = 512
 // OpenBao server, "https://HOST[:PORT]": lower case, without ":443" and trailing
 // slash. The error is an *Error with ReasonInvalidReference that does not quote s.
 func ParseVaultAddress(s string) (string, error) {
-	address, fault := vaultAddress(s)
+	address, fault := "", checkText(s)
+	if fault == "" {
+		address, fault = vaultAddress(s)
+	}
 	if fault != "" {
 		return "", Errorf(ReasonInvalidReference, "not a Vault server: %s; expected https://HOST:PORT", fault)
 	}
 	return address, nil
 }
 
-// vaultAddress does the work of ParseVaultAddress; fault says what is wrong with
-// s, without quoting it.
+// vaultAddress does the work of ParseVaultAddress for s that has passed checkText;
+// fault says what is wrong with s, without quoting it.
 func vaultAddress(s string) (address, fault string) {
-	if fault := checkText(s); fault != "" {
-		return "", fault
-	}
-	if len(s) < len(httpsScheme) || !strings.EqualFold(s[:len(httpsScheme)], httpsScheme) {
+	if !isHTTPS(s) {
 		return "", "the server's URL does not begin with https://"
 	}
-	host := strings.TrimSuffix(s[len(httpsScheme):], "/")
-	if strings.ContainsRune(host, '@') {
-		return "", "the server's URL has a user name or password in it"
+	authority := s[len(httpsScheme):]
+	if !isPlain(authority) {
+		authority = strings.TrimSuffix(authority, "/")
+		if strings.ContainsRune(authority, '@') {
+			return "", "the server's URL has a user name or password in it"
+		}
+		if strings.ContainsAny(authority, "/?#%\\") {
+			return "", "the server's URL goes on after the host and port: it has no path, query, fragment or encoding"
+		}
+		if strings.HasPrefix(authority, "[") {
+			return "", "the server is given as an IP address; use its name"
+		}
+		authority = lower(authority)
 	}
-	if strings.ContainsAny(host, "/?#%\\") {
-		return "", "the server's URL goes on after the host and port: it has no path, query, fragment or encoding"
-	}
-	host = lower(host)
-	if strings.HasPrefix(host, "[") {
-		return "", "the server is given as an IP address; use its name"
-	}
-	host, port, hasPort := strings.Cut(host, ":")
-	if net.ParseIP(host) != nil {
+	host, port, hasPort := strings.Cut(authority, ":")
+	if isIPv4(host) {
 		return "", "the server is given as an IP address; use its name, an integration's dial setting says where to connect"
 	}
 	if !isHostName(host) {
 		return "", "the server's host is no host name"
 	}
 	if !hasPort || port == "443" {
-		return httpsScheme + host, ""
+		return httpsURL(s, host), ""
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || port[0] == '0' {
 		return "", "the port must be a number of 1 to 65535"
 	}
-	return httpsScheme + host + ":" + port, ""
+	return httpsURL(s, authority), ""
 }
 
-func parseVault(store, name, version string) (ref Ref, fault string) {
-	address, fault := vaultAddress(store)
-	if fault != "" {
-		return Ref{}, fault
+func parseVault(r *Ref) (fault string) {
+	if r.Store, fault = vaultAddress(r.Store); fault != "" {
+		return fault
 	}
-	if !strings.Contains(name, "/") {
-		return Ref{}, "the host is no vault of Azure, and a secret in a Vault server is <mount>/<path>"
+	if !strings.Contains(r.Name, "/") {
+		return "the host is no vault of Azure, and a secret in a Vault server is <mount>/<path>"
 	}
-	if !isVaultPath(name) {
-		return Ref{}, `the secret's path must be segments of letters, digits and "-_.~@+=,", separated by single slashes, none of them "." or ".."`
+	if !isVaultPath(r.Name) {
+		return `the secret's path must be segments of letters, digits and "-_.~@+=,", separated by single slashes, none of them "." or ".."`
 	}
-	if version != "" && !isVaultVersion(version) {
-		return Ref{}, `the version after "#" must be a number`
+	if r.Version != "" && !isVaultVersion(r.Version) {
+		return `the version after "#" must be a number`
 	}
-	return Ref{Kind: KindHashiCorpVault, Store: address, Name: name, Version: version}, ""
+	return ""
 }
 
 // isVaultPath holds the rule for paths. Server and client clean paths, so that
@@ -83,7 +84,8 @@ func isVaultPath(s string) bool {
 	if len(s) > maxVaultName {
 		return false
 	}
-	for segment := range strings.SplitSeq(s, "/") {
+	for segment, more := "", true; more; {
+		segment, s, more = strings.Cut(s, "/")
 		if segment == "" || segment == "." || segment == ".." || !isText(segment, pathPunctuation) {
 			return false
 		}

@@ -1,0 +1,66 @@
+package secret
+
+import (
+	"strings"
+	"testing"
+)
+
+// benchRefs are references of every kind of store, canonical where the name does
+// not say otherwise, and two that are none.
+var benchRefs = []struct{ name, in string }{
+	{"azure", "https://my-vault.vault.azure.net::db-secret::password"},
+	{"azure-long", "https://my-vault.vault.azure.net::sqlserver-db-secret::password"},
+	{"azure-version", "https://my-vault.vault.azure.net::db-secret#" + hex32 + "?decode=base64::password"},
+	{"azure-gov", "https://my-vault.vault.usgovcloudapi.net::db-secret::password"},
+	{"azure-folded", "https://My-Vault.vault.azure.net:443/::SqlServer-Db-Secret#" + strings.ToUpper(hex32) + "::password"},
+	{"aws-arn", awsExample},
+	{"aws-endpoint", "https://secretsmanager.eu-west-1.amazonaws.com::prod/db-secret::password"},
+	{"gcp", gcpExample},
+	{"gcp-regional", "projects/my-project/locations/europe-west3/secrets/db-secret::password"},
+	{"vault", vaultExample},
+	{"file", localExample},
+	{"env", "env::DB_PASSWORD"},
+	{"faulty", "https://my-vault.vault.azure.net::db_secret::password"},
+	{"password", "hunter2"},
+}
+
+func BenchmarkParseRef(b *testing.B) {
+	for _, bench := range benchRefs {
+		b.Run(bench.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				_, _ = ParseRef(bench.in)
+			}
+		})
+	}
+}
+
+func BenchmarkIsString(b *testing.B) {
+	for _, bench := range benchRefs {
+		r, err := ParseRef(bench.in)
+		if err != nil {
+			continue
+		}
+		b.Run(bench.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				_ = r.IsString(bench.in)
+			}
+		})
+	}
+}
+
+func BenchmarkString(b *testing.B) {
+	for _, bench := range benchRefs {
+		r, err := ParseRef(bench.in)
+		if err != nil {
+			continue
+		}
+		b.Run(bench.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				_ = r.String()
+			}
+		})
+	}
+}
