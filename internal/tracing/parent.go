@@ -2,11 +2,11 @@ package tracing
 
 import "encoding/hex"
 
-// TraceID names a trace, SpanID a span of it. Neither is all zeros.
-type (
-	TraceID [16]byte
-	SpanID  [8]byte
-)
+// TraceID names a trace; it is not all zeros.
+type TraceID [16]byte
+
+// SpanID names a span of a trace; it is not all zeros.
+type SpanID [8]byte
 
 // Parent is what a caller says of the span that its call is a part of.
 type Parent struct {

@@ -141,7 +141,7 @@ func (t *Tracer) enqueue(c *Call) {
 	n := int64(len(c.spans))
 	if t.queued.Add(n) > maxQueued {
 		t.queued.Add(-n)
-		t.overflown.Add(uint64(n)) //nolint:gosec // a length
+		t.overflown.Add(uint64(n))
 		return
 	}
 	t.queue <- c // which has room for more calls than there may be spans

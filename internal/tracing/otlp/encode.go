@@ -47,7 +47,7 @@ func spanOf(s *tracing.Span) *tracepb.Span {
 	start := s.Start.UnixNano()
 	out := &tracepb.Span{
 		TraceId: s.Trace[:], SpanId: s.ID[:], ParentSpanId: s.Parent[:],
-		StartTimeUnixNano: uint64(start),                             //nolint:gosec // after 1970
+		StartTimeUnixNano: uint64(start),
 		EndTimeUnixNano:   uint64(start + int64(s.End.Sub(s.Start))), //nolint:gosec // after that, by the monotonic clock
 		Flags:             uint32(tracepb.SpanFlags_SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK) | sampled,
 		Status:            &tracepb.Status{},
