@@ -163,7 +163,7 @@ func (r *Resolver) look(ctx context.Context, method string, who Caller, req *Req
 	if in != nil {
 		req.Trace.Asked(in.ID, len(items))
 	}
-	r.fetch(ctx, in, req, items, firsts)
+	r.fetch(ctx, in, req.MaxAge, req.Trace, items, firsts)
 	return items, nil
 }
 
