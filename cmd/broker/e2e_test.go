@@ -12,9 +12,11 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/secretbroker/secretbroker/client"
 	"github.com/secretbroker/secretbroker/internal/devmode"
+	"github.com/secretbroker/secretbroker/internal/tracing/otlp/otlptest"
 )
 
 const vault = devmode.VaultURL
@@ -133,7 +135,11 @@ func readFile(path string) string {
 // readiness, errors.
 func TestNoValueIsTold(t *testing.T) {
 	const canary = "canary-4d1f"
+	collector := otlptest.Start(t, nil)
 	b := newBroker(t, func(env *devmode.Environment) error {
+		if err := tracingTo("endpoint: '" + collector.Addr + "', insecure: true, max_calls_per_second: 10000")(env); err != nil {
+			return err
+		}
 		return replace(env.SecretsFile, `
 vaults:
   your-key-vault-name:
@@ -154,7 +160,8 @@ vaults:
 		c := b.as(t, who)
 		for _, partial := range []bool{false, true} {
 			req.AllowPartial = partial
-			res, err := c.Resolve(t.Context(), req)
+			ctx := metadata.AppendToOutgoingContext(traced(t.Context()), "tracestate", "a="+canary, "baggage", "a="+canary, canary, canary)
+			res, err := c.Resolve(ctx, req)
 			fmt.Fprintf(&told, "%v %+v %#v %v %+v %#v\n", res, res, res, err, err, err)
 			var e *client.Error
 			if errors.As(err, &e) {
@@ -203,12 +210,19 @@ vaults:
 	}
 	ask(b.Worker, request("p", vault+"::sqlserver-late"))
 
+	traces := func() string { // asked for when everything else has been
+		if err := b.stop(); err != nil {
+			t.Fatal(err)
+		}
+		return collector.Text(t)
+	}
 	for where, text := range map[string]string{
 		"errors and answers": told.String(),
 		"log":                b.log.String(),
 		"audit":              b.auditText(t),
 		"metrics":            b.get(t, "/metrics"),
 		"readyz":             b.get(t, "/readyz"),
+		"traces":             traces(),
 	} {
 		if i := strings.Index(text, canary); i >= 0 {
 			t.Errorf("a value stands in the %s: ...%s...", where, text[max(0, i-200):min(len(text), i+100)])
@@ -219,6 +233,9 @@ vaults:
 	}
 	if !strings.Contains(b.log.String(), "could not be resolved") || strings.Count(b.auditText(t), "\n") < len(refs) {
 		t.Error("the test did not make the broker talk")
+	}
+	if n := len(collector.Wait(t.Context(), 0)); n < len(refs) {
+		t.Errorf("there are only %d spans", n)
 	}
 }
 

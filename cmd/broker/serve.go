@@ -156,6 +156,12 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	// which may be a part of a secret. Nothing else of the broker writes there.
 	stdlog.SetOutput(io.Discard) //nolint:forbidigo // not to log
 
+	traces, err := openTracing(cfg.Tracing, m, log)
+	if err != nil {
+		return err
+	}
+	defer closing(&err, traces.close)
+
 	stores := provider.NewSet(provider.SetConfig{
 		Openers: map[secret.Kind]provider.Opener{
 			secret.KindAzureKeyVault:     azurekv.Opener(azurekv.Config{Logger: log}),
@@ -164,7 +170,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 			secret.KindHashiCorpVault:    vaultkv.Opener(vaultkv.Config{Logger: log}),
 			secret.KindLocalFile:         localfile.Opener(localfile.Config{}),
 		},
-		Observe: m.storeRead,
+		Observe: observeRead(m),
 		Logger:  log,
 	})
 	defer closing(&err, stores.Close)
@@ -251,6 +257,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 			MaxHandshakes:              cfg.Limits.MaxHandshakes,
 			Calls:                      callLimits(cfg),
 		},
+		Tracer: traces.tracer,
 	})
 	if err != nil {
 		return &exitError{exitFailure, err}
@@ -284,6 +291,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	parts.run("validation", working.Run)
 	parts.run("integrations", integrations.Run)
 	parts.run("usage", uses.Run)
+	parts.run("tracing", traces.run)
 	parts.run("signals", func(ctx context.Context) error {
 		return onHangup(ctx, log, proc.hangups, manager, []reload{
 			{"tls", func() error { identity.Reload(); return nil }}, // which reports by itself

@@ -38,6 +38,9 @@ Exit codes: 0 everything is in order; 2 there are faults.`,
 			if _, err := auditConfig(cfg.Audit, nil); err != nil {
 				faults = append(faults, err)
 			}
+			if _, err := tracingConfig(cfg.Tracing); err != nil {
+				faults = append(faults, err)
+			}
 			if cfg.Registry.KeyFile != "" {
 				if _, err := seal.Open(cfg.Registry.KeyFile); err != nil {
 					faults = append(faults, err)

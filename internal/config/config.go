@@ -37,6 +37,7 @@ type Config struct {
 	Limits       Limits   `yaml:"limits"`
 	Shutdown     Shutdown `yaml:"shutdown"`
 	Memory       Memory   `yaml:"memory"`
+	Tracing      Tracing  `yaml:"tracing"`
 	// Management is how integrations are managed, Placement where they may be.
 	Management Management `yaml:"management"`
 	Placement  Placement  `yaml:"placement"`
@@ -204,6 +205,7 @@ func defaults() *Config {
 
 			MaxHandshakes: 1000,
 		},
+		Tracing:  defaultTracing(),
 		Shutdown: Shutdown{DrainDelay: strictyaml.Duration(5 * time.Second), Timeout: strictyaml.Duration(15 * time.Second)},
 	}
 }
@@ -246,7 +248,8 @@ func (c *Config) resolvePaths(dir string) {
 	if c.Audit.File != AuditStdout {
 		paths = append(paths, &c.Audit.File)
 	}
-	optional := append(c.Registry.paths(), &c.Integrations, &c.Audit.KeyFile, &c.TLS.CertFile, &c.TLS.KeyFile, &c.TLS.ClientCAFile)
+	optional := append(c.Registry.paths(), &c.Integrations, &c.Audit.KeyFile, &c.TLS.CertFile, &c.TLS.KeyFile, &c.TLS.ClientCAFile,
+		&c.Tracing.CAFile, &c.Tracing.CertFile, &c.Tracing.KeyFile)
 	for i := range c.TLS.CRLFiles {
 		optional = append(optional, &c.TLS.CRLFiles[i])
 	}

@@ -45,6 +45,11 @@ func TestLoad(t *testing.T) {
 			Limits:   Limits{2 << 20, 10, 9, 8, 1024, 100, 64 << 10, 7, 6, 5, 4, 3, 16},
 			Shutdown: Shutdown{DrainDelay: 0, Timeout: strictyaml.Duration(time.Minute)},
 			Memory:   Memory{Lock: true},
+			Tracing: Tracing{
+				Endpoint: "collector.example.org:4317", CAFile: filepath.Join(dir, "tls/collector-ca.pem"),
+				CertFile: "/etc/secretbroker/tls/traces.crt", KeyFile: filepath.Join(dir, "tls/traces.key"),
+				ServiceName: "secretbroker-eu", MaxCallsPerSecond: 7,
+			},
 			Management: Management{
 				UsageWindow: strictyaml.Duration(48 * time.Hour), ValidateAtStart: true, ValidateEvery: strictyaml.Duration(time.Hour),
 			},
@@ -68,6 +73,7 @@ func TestLoad(t *testing.T) {
 			Audit:        Audit{File: AuditStdout, Sync: AuditSyncBatch},
 			Management:   Management{UsageWindow: strictyaml.Duration(24 * time.Hour)},
 			Limits:       Limits{1 << 20, 1000, 128, 64, 2048, 512, 256 << 10, 256, 256, 5000, 128 * runtime.GOMAXPROCS(0), 1024 * runtime.GOMAXPROCS(0), 1000},
+			Tracing:      defaultTracing(),
 			Shutdown:     Shutdown{DrainDelay: strictyaml.Duration(5 * time.Second), Timeout: strictyaml.Duration(15 * time.Second)},
 		}},
 	}

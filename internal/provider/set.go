@@ -16,9 +16,9 @@ type SetConfig struct {
 	// Openers are the kinds of integrations that are supported.
 	Openers map[secret.Kind]Opener
 	// Observe, if not nil, is told of every read of a store: what came of it (nil
-	// or a *secret.Error) and how long it took. A Fetch that ends before it
-	// reaches the store is none.
-	Observe func(kind secret.Kind, err error, took time.Duration)
+	// or a *secret.Error) and how long it took, with the context of the Fetch. A
+	// Fetch that ends before it reaches the store is none.
+	Observe func(ctx context.Context, kind secret.Kind, err error, took time.Duration)
 	// MaxConcurrentReads bounds the reads of one store through one integration
 	// that run at a time, unless the integration has a bound of its own; zero
 	// means 64.
@@ -55,7 +55,7 @@ const closeTimeout = 5 * time.Second
 // NewSet makes an empty Set. It must be closed.
 func NewSet(cfg SetConfig) *Set {
 	if cfg.Observe == nil {
-		cfg.Observe = func(secret.Kind, error, time.Duration) {}
+		cfg.Observe = func(context.Context, secret.Kind, error, time.Duration) {}
 	}
 	if cfg.MaxConcurrentReads <= 0 {
 		cfg.MaxConcurrentReads = 64
@@ -102,7 +102,7 @@ func (s *Set) Fetch(ctx context.Context, in *registry.Integration, ref secret.Re
 	err = g.do(ctx, func() (err error) {
 		start := time.Now()
 		sec, err = p.Fetch(ctx, ref)
-		s.cfg.Observe(in.Kind, err, time.Since(start))
+		s.cfg.Observe(ctx, in.Kind, err, time.Since(start))
 		return err
 	})
 	if err != nil {

@@ -176,7 +176,7 @@ func TestSetObserves(t *testing.T) {
 		Openers: map[secret.Kind]provider.Opener{
 			secret.KindAzureKeyVault: func(context.Context, *registry.Integration) (provider.Provider, error) { return failing{want}, nil },
 		},
-		Observe: func(kind secret.Kind, err error, took time.Duration) {
+		Observe: func(_ context.Context, kind secret.Kind, err error, took time.Duration) {
 			if kind != secret.KindAzureKeyVault || took < 0 {
 				t.Errorf("observed %v, %v", kind, took)
 			}

@@ -214,7 +214,7 @@ func TestThrottledStore(t *testing.T) {
 		}
 		observed := 0
 		set := s.set(t, func(c *provider.SetConfig) {
-			c.Observe = func(secret.Kind, error, time.Duration) { observed++ }
+			c.Observe = func(context.Context, secret.Kind, error, time.Duration) { observed++ }
 		})
 		get := func(id, store, name string) error {
 			_, err := set.Fetch(t.Context(), of(id, "1"), ref(store, name))

@@ -9,12 +9,13 @@ import (
 	"github.com/secretbroker/secretbroker/internal/cache"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
+	"github.com/secretbroker/secretbroker/internal/tracing"
 )
 
 // fetch finds the secrets of the allowed items, each distinct one once, and selects
 // the items' values. What is in memory is taken from there; what is not is read, all
 // of it at the same time.
-func (r *Resolver) fetch(ctx context.Context, in *registry.Integration, maxAge *time.Duration, items []item, firsts []int) {
+func (r *Resolver) fetch(ctx context.Context, in *registry.Integration, maxAge *time.Duration, trace *tracing.Call, items []item, firsts []int) {
 	absent := firsts[:0] // overwrites what has been looked at
 	for _, i := range firsts {
 		for items[i].err != nil && items[i].next != 0 { // not allowed
@@ -31,15 +32,15 @@ func (r *Resolver) fetch(ctx context.Context, in *registry.Integration, maxAge *
 		}
 	}
 	if len(absent) == 1 {
-		r.read(ctx, in, maxAge, items, absent[0])
+		r.read(ctx, in, maxAge, trace, items, absent[0])
 	}
 	if len(absent) > 1 {
-		r.readAll(ctx, in, maxAge, items, absent)
+		r.readAll(ctx, in, maxAge, trace, items, absent)
 	}
 }
 
 // readAll reads the secrets of several items at the same time.
-func (r *Resolver) readAll(ctx context.Context, in *registry.Integration, maxAge *time.Duration, items []item, absent []int) {
+func (r *Resolver) readAll(ctx context.Context, in *registry.Integration, maxAge *time.Duration, trace *tracing.Call, items []item, absent []int) {
 	var running sync.WaitGroup
 	for _, i := range absent {
 		running.Go(func() {
@@ -48,7 +49,7 @@ func (r *Resolver) readAll(ctx context.Context, in *registry.Integration, maxAge
 					r.take(items, i, cache.Result{}, fmt.Errorf("resolve: panic of type %T", p))
 				}
 			}()
-			r.read(ctx, in, maxAge, items, i)
+			r.read(ctx, in, maxAge, trace, items, i)
 		})
 	}
 	running.Wait()
@@ -78,11 +79,13 @@ func (r *Resolver) cacheRequest(in *registry.Integration, maxAge *time.Duration,
 
 // read gets the secret of the i-th item from its store, or from whoever is reading
 // it already.
-func (r *Resolver) read(ctx context.Context, in *registry.Integration, maxAge *time.Duration, items []item, i int) {
+func (r *Resolver) read(ctx context.Context, in *registry.Integration, maxAge *time.Duration, trace *tracing.Call, items []item, i int) {
 	ref := items[i].ref.Secret()
+	loading := trace.Load(ref.Kind, ref.Store) // the policy has allowed it, so it is one of the integration's
 	got, err := r.cfg.Cache.Get(ctx, r.cacheRequest(in, maxAge, ref), func(ctx context.Context) (*secret.Secret, error) {
-		return r.cfg.Stores.Fetch(ctx, in, ref)
+		return r.cfg.Stores.Fetch(loading.Begin(ctx), in, ref)
 	})
+	loading.End(got.Source.String(), err)
 	r.take(items, i, got, err)
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/secret"
+	"github.com/secretbroker/secretbroker/internal/tracing"
 )
 
 // MaxNameLen is the longest config name and connector name, in bytes.
@@ -102,6 +103,8 @@ type Request struct {
 	// AllowPartial answers the configs that can be answered when others fail.
 	AllowPartial bool
 	Connector    string
+	// Trace is the call's trace, the broker's own too; nil if it is not traced.
+	Trace *tracing.Call
 }
 
 func (r *Request) validate(limits *Limits) error {

@@ -162,7 +162,10 @@ func (r *Resolver) look(ctx context.Context, method string, who Caller, req *Req
 	if err != nil {
 		return nil, r.reject(method, who, req, err)
 	}
-	r.fetch(ctx, in, req.MaxAge, items, firsts)
+	if in != nil {
+		req.Trace.Asked(in.ID, len(items))
+	}
+	r.fetch(ctx, in, req.MaxAge, req.Trace, items, firsts)
 	return lent, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/resolve"
+	"github.com/secretbroker/secretbroker/internal/tracing"
 )
 
 const (
@@ -23,6 +24,7 @@ const (
 type call struct {
 	requestID string
 	who       resolve.Caller
+	trace     *tracing.Call // nil if the call is not traced
 }
 
 type callKey struct{}

@@ -19,6 +19,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
+	"github.com/secretbroker/secretbroker/internal/tracing"
 )
 
 // rule says who may call a method at all. What a caller may then read is the
@@ -82,6 +83,7 @@ type interceptor struct {
 	// that those who watch the broker's health take no call's place.
 	calls, streams *admission.Gate
 	refusals       *refusalLog
+	tracer         *tracing.Tracer // nil if no call is traced
 }
 
 // checkRules returns an error if there is a method that has no rule, or one that
@@ -132,12 +134,14 @@ func (g *guarded) handle(srv any, ctx context.Context, decode func(any) error, _
 			resp, err = nil, g.ic.panicked(ctx, g.name, &cc.call, p)
 		}
 		g.metrics.observe(status.Code(err), time.Since(start))
+		endTrace(cc.call.trace, err)
 	}()
 	cc.call.who, err = g.ic.admit(ctx, g.ic.calls, g.rule, start)
 	if err != nil {
 		return nil, g.ic.refuse(ctx, g.name, &cc.call, err)
 	}
 	defer g.ic.calls.Leave(string(cc.call.who.Principal))
+	cc.call.trace = g.trace(ctx, &cc.call, start)
 	if g.rule == auditor {
 		decode = g.forAuditors(ctx, &cc.call, decode)
 	}

@@ -30,7 +30,7 @@ type resolverService struct {
 
 func (s *resolverService) Resolve(ctx context.Context, req *secretbrokerv1.ResolveRequest) (*secretbrokerv1.ResolveResponse, error) {
 	c := callOf(ctx)
-	in := requestOf(req, c.requestID)
+	in := requestOf(req, c)
 	in.AllowPartial = req.GetAllowPartial()
 	res, err := s.resolver.Resolve(ctx, c.who, in)
 	if err != nil {
@@ -46,7 +46,7 @@ func (s *resolverService) Resolve(ctx context.Context, req *secretbrokerv1.Resol
 
 func (s *resolverService) Check(ctx context.Context, req *secretbrokerv1.CheckRequest) (*secretbrokerv1.CheckResponse, error) {
 	c := callOf(ctx)
-	in := requestOf(req, c.requestID)
+	in := requestOf(req, c)
 	reports, err := s.resolver.Check(ctx, c.who, in)
 	if err != nil {
 		s.logFailure(ctx, c, in.IntegrationID, err)
@@ -78,9 +78,10 @@ type askedFor interface {
 	GetConnector() string
 }
 
-func requestOf(req askedFor, requestID string) resolve.Request {
+func requestOf(req askedFor, c *call) resolve.Request {
 	in := resolve.Request{
-		ID:            requestID,
+		ID:            c.requestID,
+		Trace:         c.trace,
 		IntegrationID: req.GetIntegrationId(),
 		Configs:       req.GetConfigs(),
 		Connector:     req.GetConnector(),

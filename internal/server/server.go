@@ -26,6 +26,7 @@ import (
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 	"github.com/secretbroker/secretbroker/internal/admission"
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/tracing"
 	"github.com/secretbroker/secretbroker/internal/trust"
 	"github.com/secretbroker/secretbroker/internal/wirecodec"
 )
@@ -55,8 +56,8 @@ const (
 	watcherTime = 100 * time.Millisecond
 )
 
-// Config is what a Server is made of. All fields are required but Identity and
-// Limits.
+// Config is what a Server is made of. All fields are required but Identity, Limits
+// and Tracer.
 type Config struct {
 	Resolver  Resolver
 	Explainer Explainer
@@ -74,6 +75,9 @@ type Config struct {
 	Metrics  prometheus.Registerer
 	// Limits bound the callers; zero ones take their defaults.
 	Limits Limits
+	// Tracer, if not nil, traces the calls whose callers ask for it. The Server does
+	// not run it.
+	Tracer *tracing.Tracer
 }
 
 // Limits bound what callers may send and keep open. The zero value of each
@@ -130,7 +134,7 @@ func New(cfg Config) (*Server, error) {
 	ic := &interceptor{
 		log: cfg.Logger, metrics: newCallMetrics(cfg.Metrics), rules: rules, closing: closing, mayExplain: cfg.MayExplain,
 		calls: admission.New(limits.Calls), streams: admission.New(limits.Calls),
-		refusals: newRefusalLog(),
+		refusals: newRefusalLog(), tracer: cfg.Tracer,
 	}
 	greetings := &handshakes{limit: limits.MaxHandshakes}
 	ended := newConnectionMetrics(cfg.Metrics, greetings.count)

@@ -120,7 +120,7 @@ func (b *safeBuffer) String() string {
 	return b.buf.String()
 }
 
-func startServer(t *testing.T) *testServer {
+func startServer(t *testing.T, change ...func(*Config)) *testServer {
 	t.Helper()
 	ts := &testServer{ca: newTestCA(t), resolver: &fakeResolver{}, manager: &fakeManager{}, log: &safeBuffer{}, metrics: prometheus.NewRegistry()}
 	certFile, keyFile, caFile := ts.ca.files(ts.ca.server())
@@ -128,7 +128,7 @@ func startServer(t *testing.T) *testServer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ts.Server, err = New(Config{
+	cfg := Config{
 		Resolver:  ts.resolver,
 		Explainer: ts.resolver,
 		Manager:   ts.manager,
@@ -139,8 +139,11 @@ func startServer(t *testing.T) *testServer {
 		Logger:  slog.New(slog.NewTextHandler(ts.log, nil)),
 		Metrics: ts.metrics,
 		Limits:  Limits{MaxConnectionsPerPrincipal: 4},
-	})
-	if err != nil {
+	}
+	for _, c := range change {
+		c(&cfg)
+	}
+	if ts.Server, err = New(cfg); err != nil {
 		t.Fatal(err)
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -145,7 +145,7 @@ func TestConnectionsPerPrincipal(t *testing.T) {
 // TestInvalidMaxAge: the use case refuses it, so that the refusal is recorded.
 func TestInvalidMaxAge(t *testing.T) {
 	for _, d := range []*durationpb.Duration{{Seconds: 1 << 60}, {Seconds: -1}, {Nanos: -1, Seconds: 1}} {
-		if in := requestOf(&secretbrokerv1.ResolveRequest{MaxAge: d}, "r"); in.MaxAge == nil || *in.MaxAge >= 0 {
+		if in := requestOf(&secretbrokerv1.ResolveRequest{MaxAge: d}, &call{}); in.MaxAge == nil || *in.MaxAge >= 0 {
 			t.Errorf("%v became %v", d, in.MaxAge)
 		}
 	}

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/secretbroker/secretbroker/internal/certfile"
+	"github.com/secretbroker/secretbroker/internal/config"
+	"github.com/secretbroker/secretbroker/internal/secret"
+	"github.com/secretbroker/secretbroker/internal/tracing"
+	"github.com/secretbroker/secretbroker/internal/tracing/otlp"
+)
+
+// traces are the traces of calls on their way to a collector. The zero traces make
+// none.
+type traces struct {
+	tracer   *tracing.Tracer // nil if there are none
+	exporter *otlp.Exporter
+}
+
+// openTracing makes what broker.yaml asks for.
+func openTracing(cfg config.Tracing, m *metrics, log *slog.Logger) (*traces, error) {
+	if cfg.Endpoint == "" {
+		return &traces{}, nil
+	}
+	to, err := tracingConfig(cfg)
+	if err != nil {
+		return nil, &exitError{exitUsage, err}
+	}
+	exporter, err := otlp.New(to)
+	if err != nil {
+		return nil, &exitError{exitFailure, err}
+	}
+	log.Info("traces of calls that ask for one go to a collector", "endpoint", cfg.Endpoint, "plaintext", cfg.Insecure)
+	tracer := tracing.New(tracing.Config{Exporter: exporter, MaxCallsPerSecond: cfg.MaxCallsPerSecond, Logger: log})
+	m.watchTracing(tracer)
+	return &traces{tracer: tracer, exporter: exporter}, nil
+}
+
+// tracingConfig reads the files that the settings name.
+func tracingConfig(cfg config.Tracing) (otlp.Config, error) {
+	to := otlp.Config{Endpoint: cfg.Endpoint, ServiceName: cfg.ServiceName, ServiceVersion: buildVersion()}
+	to.HostName, _ = os.Hostname() // traces can do without
+	if cfg.Insecure {
+		return to, nil
+	}
+	to.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
+	if cfg.CAFile != "" {
+		data, err := os.ReadFile(cfg.CAFile)
+		if err != nil {
+			return otlp.Config{}, fmt.Errorf("tracing.ca_file: %w", err)
+		}
+		if to.TLS.RootCAs, err = certfile.Pool(data); err != nil {
+			return otlp.Config{}, fmt.Errorf("tracing.ca_file: %s: %w", cfg.CAFile, err)
+		}
+	}
+	if cfg.CertFile != "" {
+		cert := func() (*tls.Certificate, error) {
+			pair, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)
+			return &pair, err
+		}
+		if _, err := cert(); err != nil {
+			return otlp.Config{}, fmt.Errorf("tracing.cert_file: %w", err)
+		}
+		// Read for each connection, so that it may be renewed.
+		to.TLS.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert() }
+	}
+	return to, nil
+}
+
+func (t *traces) close() error {
+	if t.exporter == nil {
+		return nil
+	}
+	return t.exporter.Close()
+}
+
+// run sends traces until ctx ends.
+func (t *traces) run(ctx context.Context) error {
+	if t.tracer == nil {
+		return nil
+	}
+	return t.tracer.Run(ctx)
+}
+
+// observeRead tells metrics and traces of a read of a store.
+func observeRead(m *metrics) func(context.Context, secret.Kind, error, time.Duration) {
+	return func(ctx context.Context, kind secret.Kind, err error, took time.Duration) {
+		m.storeRead(kind, err, took)
+		tracing.ReadDone(ctx, err, took)
+	}
+}
+
+// watchTracing reads the figures of the traces at each scrape.
+func (m *metrics) watchTracing(t *tracing.Tracer) {
+	counter := func(name, help string, labels prometheus.Labels, read func(tracing.Stats) uint64) {
+		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "secretbroker_tracing_" + name, Help: help, ConstLabels: labels},
+			func() float64 { return float64(read(t.Stats())) }))
+	}
+	counter("calls_total", "Calls of which a trace was made because their callers asked for it.", nil, func(s tracing.Stats) uint64 { return s.Calls })
+	counter("calls_over_limit_total", "Calls of which none was made because of tracing.max_calls_per_second.", nil, func(s tracing.Stats) uint64 { return s.OverLimit })
+	counter("spans_sent_total", "Spans that the collector took.", nil, func(s tracing.Stats) uint64 { return s.Sent })
+	const dropped = "Spans that were lost: too many waited (full), the collector did not take them in time (unsent), or it did not want them (rejected)."
+	counter("spans_dropped_total", dropped, prometheus.Labels{"why": "full"}, func(s tracing.Stats) uint64 { return s.Overflown })
+	counter("spans_dropped_total", dropped, prometheus.Labels{"why": "unsent"}, func(s tracing.Stats) uint64 { return s.Unsent })
+	counter("spans_dropped_total", dropped, prometheus.Labels{"why": "rejected"}, func(s tracing.Stats) uint64 { return s.Rejected })
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "secretbroker_tracing_spans_waiting",
+		Help: "Spans that wait to be sent.",
+	}, func() float64 { return float64(t.Stats().Queued) }))
+}

@@ -1,0 +1,52 @@
+package server
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/secretbroker/secretbroker/internal/secret"
+	"github.com/secretbroker/secretbroker/internal/tracing"
+)
+
+// trace begins the trace of a call that was let in, if its caller asks for one. It
+// is nil for all others, which pay for looking one header up and for nothing else.
+func (g *guarded) trace(ctx context.Context, c *call, start time.Time) *tracing.Call {
+	if g.ic.tracer == nil || g.rule == anyPeer { // of those there is nobody to name
+		return nil
+	}
+	parents := metadata.ValueFromIncomingContext(ctx, "traceparent")
+	if len(parents) != 1 {
+		return nil
+	}
+	return g.ic.tracer.Begin(parents[0], tracing.Span{Start: start, Method: g.name, RequestID: c.requestID, Principal: string(c.who.Principal)})
+}
+
+// endTrace tells what came of a call. The texts of an error are for its caller.
+func endTrace(trace *tracing.Call, err error) {
+	if trace == nil {
+		return
+	}
+	st := status.Convert(err)
+	var reason secret.Reason
+	for _, d := range st.Details() {
+		if info, ok := d.(*errdetails.ErrorInfo); ok {
+			reason = secret.Reason(info.GetReason())
+		}
+	}
+	code := "UNKNOWN"
+	if int(st.Code()) < len(codeNames) {
+		code = codeNames[st.Code()]
+	}
+	trace.End(code, reason)
+}
+
+// codeNames are gRPC's codes as other languages and OpenTelemetry write them.
+var codeNames = [...]string{
+	"OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
+	"PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
+	"INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
+}
