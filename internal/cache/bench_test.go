@@ -2,8 +2,6 @@ package cache
 
 import (
 	"context"
-	"runtime"
-	"strconv"
 	"testing"
 	"time"
 
@@ -88,38 +86,5 @@ func BenchmarkHash(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		_ = c.hash(&req.Key)
-	}
-}
-
-// BenchmarkMemory tells what a cached secret takes beside its payload, at a hundred
-// thousand of them.
-func BenchmarkMemory(b *testing.B) {
-	const secrets, size = 100_000, 1024
-	for b.Loop() {
-		c, err := New(Config{MaxBytes: 1 << 30})
-		if err != nil {
-			b.Fatal(err)
-		}
-		inUse := func() uint64 {
-			var m runtime.MemStats
-			runtime.GC()
-			runtime.GC()
-			runtime.ReadMemStats(&m)
-			return m.HeapAlloc
-		}
-		before := inUse()
-		for i := range secrets {
-			req := Request{Key: benchKey, TTL: time.Hour}
-			req.Key.Name = "sqlserver-db-secret-" + strconv.Itoa(i)
-			res, err := c.Get(context.Background(), req, func(context.Context) (*secret.Secret, error) {
-				return secret.New("0123456789abcdef0123456789abcdef", time.Now(), time.Time{}, make([]byte, size)), nil
-			})
-			if err != nil {
-				b.Fatal(err)
-			}
-			res.Secret.Release()
-		}
-		b.ReportMetric(float64(inUse()-before)/secrets-size, "B/secret")
-		c.Close()
 	}
 }
