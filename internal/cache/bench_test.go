@@ -2,6 +2,8 @@ package cache
 
 import (
 	"context"
+	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -87,4 +89,53 @@ func BenchmarkHash(b *testing.B) {
 	for b.Loop() {
 		_ = c.hash(&req.Key)
 	}
+}
+
+// BenchmarkHitToText is what a config of a call that is answered from memory costs
+// here and in package secret, up to the string that goes into the reply.
+func BenchmarkHitToText(b *testing.B) {
+	for _, doc := range documents {
+		b.Run(doc.name, func(b *testing.B) {
+			c, req, _ := benchCache(b)
+			fill(b, c, 1, doc.text, doc.key)
+			req.Key.Name = "sqlserver-db-secret-0"
+			b.ReportAllocs()
+			for b.Loop() {
+				hitToText(b, c, &req, doc.key)
+			}
+		})
+	}
+}
+
+func BenchmarkHitToTextParallel(b *testing.B) {
+	doc := documents[1]
+	for _, secrets := range []int{1, 64} {
+		b.Run(strconv.Itoa(secrets), func(b *testing.B) {
+			c, req, _ := benchCache(b)
+			fill(b, c, secrets, doc.text, doc.key)
+			b.ReportAllocs()
+			var workers atomic.Int64
+			b.RunParallel(func(pb *testing.PB) {
+				req, n := req, int(workers.Add(1))
+				req.Key.Name = "sqlserver-db-secret-" + strconv.Itoa(n%secrets)
+				for pb.Next() {
+					hitToText(b, c, &req, doc.key)
+				}
+			})
+		})
+	}
+}
+
+func hitToText(b *testing.B, c *Cache, req *Request, key string) {
+	res, ok := c.Hit(req)
+	if !ok {
+		b.Error("not a hit")
+		return
+	}
+	v, err := res.Secret.Select(key)
+	if err != nil || v.Reveal() == "" {
+		b.Error(err)
+	}
+	v.Wipe()
+	res.Secret.Release()
 }
