@@ -2,8 +2,8 @@ package cache
 
 import (
 	"context"
-	"runtime"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -91,35 +91,51 @@ func BenchmarkHash(b *testing.B) {
 	}
 }
 
-// BenchmarkMemory tells what a cached secret takes beside its payload, at a hundred
-// thousand of them.
-func BenchmarkMemory(b *testing.B) {
-	const secrets, size = 100_000, 1024
-	for b.Loop() {
-		c, err := New(Config{MaxBytes: 1 << 30})
-		if err != nil {
-			b.Fatal(err)
-		}
-		inUse := func() uint64 {
-			var m runtime.MemStats
-			runtime.GC()
-			runtime.GC()
-			runtime.ReadMemStats(&m)
-			return m.HeapAlloc
-		}
-		before := inUse()
-		for i := range secrets {
-			req := Request{Key: benchKey, TTL: time.Hour}
-			req.Key.Name = "sqlserver-db-secret-" + strconv.Itoa(i)
-			res, err := c.Get(context.Background(), req, func(context.Context) (*secret.Secret, error) {
-				return secret.New("0123456789abcdef0123456789abcdef", time.Now(), time.Time{}, make([]byte, size)), nil
-			})
-			if err != nil {
-				b.Fatal(err)
+// BenchmarkHitToText is what a config of a call that is answered from memory costs
+// here and in package secret, up to the string that goes into the reply.
+func BenchmarkHitToText(b *testing.B) {
+	for _, doc := range documents {
+		b.Run(doc.name, func(b *testing.B) {
+			c, req, _ := benchCache(b)
+			fill(b, c, 1, doc.text, doc.key)
+			req.Key.Name = "sqlserver-db-secret-0"
+			b.ReportAllocs()
+			for b.Loop() {
+				hitToText(b, c, &req, doc.key)
 			}
-			res.Secret.Release()
-		}
-		b.ReportMetric(float64(inUse()-before)/secrets-size, "B/secret")
-		c.Close()
+		})
 	}
+}
+
+func BenchmarkHitToTextParallel(b *testing.B) {
+	doc := documents[1]
+	for _, secrets := range []int{1, 64} {
+		b.Run(strconv.Itoa(secrets), func(b *testing.B) {
+			c, req, _ := benchCache(b)
+			fill(b, c, secrets, doc.text, doc.key)
+			b.ReportAllocs()
+			var workers atomic.Int64
+			b.RunParallel(func(pb *testing.PB) {
+				req, n := req, int(workers.Add(1))
+				req.Key.Name = "sqlserver-db-secret-" + strconv.Itoa(n%secrets)
+				for pb.Next() {
+					hitToText(b, c, &req, doc.key)
+				}
+			})
+		})
+	}
+}
+
+func hitToText(b *testing.B, c *Cache, req *Request, key string) {
+	res, ok := c.Hit(req)
+	if !ok {
+		b.Error("not a hit")
+		return
+	}
+	v, err := res.Secret.Select(key)
+	if err != nil || v.Reveal() == "" {
+		b.Error(err)
+	}
+	v.Wipe()
+	res.Secret.Release()
 }

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+	"unique"
 
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -32,55 +33,85 @@ func (k Key) clone() Key {
 	}
 }
 
-// entryOverhead is about what an entry takes beside its texts, in bytes: the
-// entry, the Secret, and ristretto's and its policy's maps.
-const entryOverhead = 512
+// origin is what the keys of many secrets have in common. There is one in memory
+// for all of them.
+type origin struct{ integration, revision, store string }
+
+func (k *Key) origin() origin { return origin{k.Integration, k.Revision, k.Store} }
+
+// entryOverhead is about what an entry takes beside its texts and its payload, in
+// bytes, measured with a hundred thousand of them (BenchmarkMemory): 186 of its own,
+// its Secret and its place in lives, 110 to 160 of ristretto's map and its policy's,
+// which double their size at times, and what texts and payload are rounded up by.
+const entryOverhead = 340
 
 // neverRefresh as an entry's refreshAt says that no hit is to start a refresh:
 // one is under way, or refreshing ahead is off.
 const neverRefresh = math.MaxInt64
 
 // entry is one successful read. What it says of itself is immutable but for
-// refreshAt.
+// refreshAt. There are as many entries as secrets in memory, so its fields are few
+// and in an order that leaves no gaps: 64 bytes.
 type entry struct {
-	key Key
 	// secret is the flight's reference at first. An entry in ristretto has one of
-	// its own, from stay to leave.
+	// its own, for as long as it is in lives. FetchedAt is when the read began, by
+	// the cache's clocks.
 	secret *secret.Secret
-	// asOf is when the read began, by the cache's clocks.
-	asOf time.Time
-	// ttl and validFor count from asOf: how long the integration lets a value be
-	// answered, and how long the secret itself is valid.
-	ttl, validFor time.Duration
-	// refreshDue is the age in nanoseconds from which a hit starts a refresh, and
-	// refreshAt the same with what is under way or has failed counted in.
-	refreshDue int64
-	refreshAt  atomic.Int64
-	// staying is set from stay to leave, which end calls when the entry is of no
-	// more use.
-	staying atomic.Bool
-	end     atomic.Pointer[time.Timer]
+	// origin, and name with the version behind it from the split on, are the Key.
+	origin unique.Handle[origin]
+	name   string
+	split  uint32
+	place  int32 // in lives, counted from one; lives guards it, and ends
+	ends   time.Duration
+	// ttl is how long after the read the integration lets a value be answered.
+	ttl time.Duration
+	// refreshAt is the age in nanoseconds from which a hit starts a refresh.
+	refreshAt atomic.Int64
 }
 
-// newEntry makes the entry of a load that began at started and ended at now.
+// newEntry makes the entry of a load that began at started and ended at now. It
+// takes over the load's reference.
 func newEntry(key Key, s *secret.Secret, ttl time.Duration, refreshAhead float64, started, now time.Time) *entry {
-	// Reckoned from started, so that asOf has a monotonic reading even if
-	// FetchedAt has lost its own.
-	asOf := started.Add(s.FetchedAt.Sub(started))
-	if asOf.After(now) {
-		asOf = started // a read from the future would live too long
+	e := &entry{
+		secret: dated(s, started, now),
+		origin: unique.Make(key.origin()),
+		name:   string(append([]byte(key.Name), key.Version...)), // a copy in any case
+		split:  uint32(len(key.Name)),                            //nolint:gosec // no name is that long
+		ttl:    max(ttl, 0),
 	}
-	e := &entry{key: key, secret: s, asOf: asOf, ttl: max(ttl, 0), validFor: math.MaxInt64}
-	if !s.ExpiresAt.IsZero() {
-		e.validFor = s.ExpiresAt.Sub(asOf)
-	}
-	e.refreshDue = neverRefresh
-	if refreshAhead > 0 {
-		life := min(e.ttl, e.validFor)
-		e.refreshDue = int64(life - time.Duration(refreshAhead*float64(life)))
-	}
-	e.refreshAt.Store(e.refreshDue)
+	e.refreshAt.Store(int64(e.refreshDue(refreshAhead)))
 	return e
+}
+
+// dated returns s or, if its FetchedAt is nothing to reckon with, the same as of a
+// time that is: with a monotonic reading if started has one, and not from the
+// future, which would live too long.
+func dated(s *secret.Secret, started, now time.Time) *secret.Secret {
+	asOf := s.FetchedAt
+	if hasMonotonic(started) && !hasMonotonic(asOf) {
+		asOf = started.Add(asOf.Sub(started))
+	}
+	if asOf.After(now) {
+		asOf = started
+	}
+	if asOf == s.FetchedAt {
+		return s
+	}
+	defer s.Release()
+	return s.Again(asOf, s.ExpiresAt)
+}
+
+func hasMonotonic(t time.Time) bool { return t != t.Round(0) }
+
+// key returns the entry's Key. Its strings are the entry's.
+func (e *entry) key() Key {
+	o := e.origin.Value()
+	return Key{Integration: o.integration, Revision: o.revision, Store: o.store, Name: e.name[:e.split], Version: e.name[e.split:]}
+}
+
+// is reports whether the entry is key's.
+func (e *entry) is(key *Key) bool {
+	return e.name[:e.split] == key.Name && e.name[e.split:] == key.Version && e.origin.Value() == key.origin()
 }
 
 // elapsed is the time from one instant to another by the monotonic or by the
@@ -90,87 +121,85 @@ func elapsed(from, to time.Time) time.Duration {
 	return max(to.Sub(from), to.Round(0).Sub(from.Round(0)))
 }
 
-// fresh reports whether the entry answers a request that arrived at arrival:
-// it is within its life and no older than the request takes.
-func (e *entry) fresh(req *Request, arrival, now time.Time) bool {
-	return elapsed(e.asOf, now) < e.lifeFor(req) && e.recentFor(req, arrival)
+// age is the time from the read to an instant.
+func (e *entry) age(at time.Time) time.Duration { return elapsed(e.secret.FetchedAt, at) }
+
+// validFor is how long after the read the secret itself is valid.
+func (e *entry) validFor() time.Duration {
+	if e.secret.ExpiresAt.IsZero() {
+		return math.MaxInt64
+	}
+	return e.secret.ExpiresAt.Sub(e.secret.FetchedAt)
+}
+
+// fresh reports whether the entry, of this age now, answers a request at whose
+// arrival it was of that age: it is within its life and no older than the request
+// takes.
+func (e *entry) fresh(req *Request, atArrival, age time.Duration) bool {
+	return age < e.lifeFor(req) && e.recentFor(req, atArrival)
 }
 
 // stale reports whether the entry, past its life, may stand in for a store that
 // cannot be reached.
-func (e *entry) stale(req *Request, arrival, now time.Time) bool {
-	age := elapsed(e.asOf, now)
-	return age-min(e.ttl, req.TTL) < req.MaxStale && age < e.validFor && e.recentFor(req, arrival)
+func (e *entry) stale(req *Request, atArrival, age time.Duration) bool {
+	return age-min(e.ttl, req.TTL) < req.MaxStale && age < e.validFor() && e.recentFor(req, atArrival)
 }
 
 // recentFor reports whether the request's MaxAge, if any, allows the entry. It
 // counts from the request's arrival, so that a caller may take the read it has
 // itself waited for.
-func (e *entry) recentFor(req *Request, arrival time.Time) bool {
-	return !req.HasMaxAge || elapsed(e.asOf, arrival) <= req.MaxAge
+func (e *entry) recentFor(req *Request, atArrival time.Duration) bool {
+	return !req.HasMaxAge || atArrival <= req.MaxAge
 }
 
-// lifeFor is how long after asOf the entry answers this request. The request's
+// lifeFor is how long after its read the entry answers this request. The request's
 // own TTL counts too, so that a shortened one takes effect at once.
 func (e *entry) lifeFor(req *Request) time.Duration {
-	return min(e.ttl, e.validFor, req.TTL)
+	return min(e.ttl, e.validFor(), req.TTL)
 }
 
 // keepFor is how long from now ristretto should keep the entry.
 func (e *entry) keepFor(maxStale time.Duration, now time.Time) time.Duration {
-	return min(e.ttl+maxStale, e.validFor) - elapsed(e.asOf, now)
+	return min(e.ttl+maxStale, e.validFor()) - e.age(now)
 }
 
-// stay gives the entry a reference to its secret for as long as it is in
-// ristretto, and for keep at most. That end is the entry's own: ristretto hides
-// what has expired at once, but lets go of it only in sweeps, which come seconds
-// later and, when the wall clock has jumped ahead, not at all.
-func (e *entry) stay(keep time.Duration) {
-	e.secret.Retain() // the flight has a reference
-	e.staying.Store(true)
-	e.end.Store(time.AfterFunc(keep, e.leave))
-}
-
-// leave gives up that reference, once. Readers keep theirs.
-func (e *entry) leave() {
-	if !e.staying.Swap(false) {
-		return
+// refreshDue is the age at which the last part of the entry's life begins, in which
+// a hit starts a refresh.
+func (e *entry) refreshDue(refreshAhead float64) time.Duration {
+	if refreshAhead <= 0 {
+		return neverRefresh
 	}
-	if end := e.end.Load(); end != nil {
-		end.Stop()
-	}
-	e.secret.Release()
+	life := min(e.ttl, e.validFor())
+	return life - time.Duration(refreshAhead*float64(life))
 }
 
 // refreshIsDue reports whether a hit would start a refresh.
-func (e *entry) refreshIsDue(now time.Time) bool { return e.reached(e.refreshAt.Load(), now) }
-
-// reached reports whether the entry is as old as a refreshAt.
-func (e *entry) reached(at int64, now time.Time) bool {
-	return at != neverRefresh && int64(elapsed(e.asOf, now)) >= at
+func (e *entry) refreshIsDue(age time.Duration) bool {
+	at := e.refreshAt.Load()
+	return at != neverRefresh && int64(age) >= at
 }
 
 // claimRefresh reports whether the caller, and nobody else, is to start a
 // refresh.
-func (e *entry) claimRefresh(now time.Time) bool {
+func (e *entry) claimRefresh(age time.Duration) bool {
 	at := e.refreshAt.Load()
-	return e.reached(at, now) && e.refreshAt.CompareAndSwap(at, neverRefresh)
+	return at != neverRefresh && int64(age) >= at && e.refreshAt.CompareAndSwap(at, neverRefresh)
 }
 
 // postponeRefresh gives up a claim: the next hit after wait may try again.
-func (e *entry) postponeRefresh(now time.Time, wait time.Duration) {
-	e.refreshAt.Store(max(e.refreshDue, int64(elapsed(e.asOf, now)+wait)))
+func (c *Cache) postponeRefresh(e *entry, now time.Time, wait time.Duration) {
+	e.refreshAt.Store(int64(max(e.refreshDue(c.cfg.RefreshAhead), e.age(now)+wait)))
 }
 
-// cost is what the entry takes in memory, in bytes. The payload counts twice:
-// a JSON document is kept once more as its members.
+// cost is about what the entry takes in memory, in bytes. An eighth of the payload
+// is for where the members of a JSON document stand, and for what the sizes of
+// objects are rounded up by.
 func (e *entry) cost() int64 {
-	k := &e.key
-	names := len(k.Integration) + len(k.Revision) + len(k.Store) + len(k.Name) + len(k.Version)
-	return int64(entryOverhead + names + 2*e.secret.Size())
+	size := e.secret.Size()
+	return int64(entryOverhead + len(e.name) + len(e.secret.Version) + size + size/8)
 }
 
 // result makes an answer of a secret that has been retained for it.
 func (e *entry) result(req *Request, source Source) Result {
-	return Result{Secret: e.secret, Expires: e.asOf.Add(e.lifeFor(req)), Source: source}
+	return Result{Secret: e.secret, Expires: e.secret.FetchedAt.Add(e.lifeFor(req)), Source: source}
 }

@@ -62,7 +62,7 @@ func TestClockJumps(t *testing.T) {
 			// much earlier by each of them. A bubble has no monotonic clock.
 			k := key("a")
 			e := c.peek(c.hash(&k), &k)
-			e.asOf = withMonotonic(t, e.asOf.Add(-jump.wall), jump.wall-jump.monotonic)
+			e.secret.FetchedAt = withMonotonic(t, e.secret.FetchedAt.Add(-jump.wall), jump.wall-jump.monotonic)
 			expect(t, c, s, want("a"), 2, Miss)
 		})
 	}
@@ -84,10 +84,10 @@ func TestNewEntryAsOf(t *testing.T) {
 		"of another time zone": {started.Add(time.Second).UTC(), time.Second},
 	} {
 		e := newEntry(Key{}, secret.New("", tt.fetched, time.Time{}, nil), time.Minute, 0.2, started, now)
-		if got := e.asOf.Sub(started); got != tt.want {
+		if got := e.secret.FetchedAt.Sub(started); got != tt.want {
 			t.Errorf("%s: as of %v after the start, want %v", name, got, tt.want)
 		}
-		if e.asOf == e.asOf.Round(0) && tt.want > -time.Hour {
+		if !hasMonotonic(e.secret.FetchedAt) && tt.want > -time.Hour {
 			t.Errorf("%s: as of has no monotonic reading", name)
 		}
 	}
@@ -96,34 +96,74 @@ func TestNewEntryAsOf(t *testing.T) {
 func TestRecentLoadsAreBounded(t *testing.T) {
 	var r recentLoads
 	now := time.Now()
+	get := func(name int) *lastLoad { return r.get(uint64(name), &Key{Name: string(rune(name))}, now) }
 	put := func(name int, until time.Duration) {
-		r.put(&lastLoad{key: Key{Name: string(rune(name))}, until: now.Add(until)}, now)
+		r.put(&lastLoad{key: Key{Name: string(rune(name))}, hash: uint64(name), until: now.Add(until)}, now)
 	}
 	for i := range maxRecent + 100 {
 		put(i, time.Second)
 		put(i, time.Second) // again is not another one
-		if len(r.byKey) > maxRecent || len(r.byKey) != r.order.Len() {
-			t.Fatalf("%d loads are remembered, %d in order", len(r.byKey), r.order.Len())
+		if len(r.byHash) > maxRecent || len(r.byHash) != r.order.Len() {
+			t.Fatalf("%d loads are remembered, %d in order", len(r.byHash), r.order.Len())
 		}
 	}
-	if r.get(Key{Name: string(rune(99))}, now) != nil {
+	if get(99) != nil {
 		t.Error("the oldest is not forgotten")
 	}
 	for _, i := range []int{100, maxRecent + 99} {
-		if r.get(Key{Name: string(rune(i))}, now) == nil {
+		if get(i) == nil {
 			t.Errorf("load %d is forgotten", i)
 		}
 	}
 	now = now.Add(time.Second)
-	if r.get(Key{Name: string(rune(100))}, now) != nil {
+	if get(100) != nil {
 		t.Error("what is over is still known")
 	}
 	put(1, time.Second)
-	if len(r.byKey) != 1 || r.order.Len() != 1 {
-		t.Errorf("%d loads are remembered, want one", len(r.byKey))
+	if len(r.byHash) != 1 || r.order.Len() != 1 {
+		t.Errorf("%d loads are remembered, want one", len(r.byHash))
 	}
 	put(1, 0)
-	if len(r.byKey) != 0 {
+	if len(r.byHash) != 0 {
 		t.Error("what is over from the start is remembered")
+	}
+}
+
+// Of two keys of the same hash neither is answered with what is known of the other.
+func TestRecentLoadsOfTheSameHash(t *testing.T) {
+	var r recentLoads
+	now := time.Now()
+	a, b := key("a"), key("b")
+	r.put(&lastLoad{key: a, hash: 1, until: now.Add(time.Second)}, now)
+	if r.get(1, &a, now) == nil || r.get(1, &b, now) != nil {
+		t.Error("one load is taken for another")
+	}
+	r.put(&lastLoad{key: b, hash: 1, until: now.Add(time.Second)}, now)
+	if r.get(1, &a, now) != nil || r.get(1, &b, now) == nil || r.order.Len() != 1 {
+		t.Error("the second does not take the place of the first")
+	}
+}
+
+func TestEntryKnowsItsKey(t *testing.T) {
+	mine := Key{Integration: "i", Revision: "r", Store: "s", Name: "n", Version: "v"}
+	e := newEntry(mine, secret.New("", time.Now(), time.Time{}, nil), time.Minute, 0.2, time.Now(), time.Now())
+	if !e.is(&mine) || e.key() != mine {
+		t.Errorf("the entry of %+v is %+v", mine, e.key())
+	}
+	for _, other := range []Key{
+		{},
+		{"x", "r", "s", "n", "v"},
+		{"i", "x", "s", "n", "v"},
+		{"i", "r", "x", "n", "v"},
+		{"i", "r", "s", "x", "v"},
+		{"i", "r", "s", "n", "x"},
+		{"i", "r", "s", "n", ""},
+		{"i", "r", "s", "nv", ""},
+		{"i", "r", "s", "", "nv"},
+		{"", "ir", "s", "n", "v"},
+	} {
+		if e.is(&other) {
+			t.Errorf("the entry of %+v is taken for that of %+v", mine, other)
+		}
 	}
 }

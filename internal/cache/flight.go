@@ -107,7 +107,7 @@ func (c *Cache) next(req *Request, load Loader, h uint64, arrival time.Time) ste
 	now := time.Now()
 	// A load may have ended since the last look. One that ends later is still in
 	// flights: it leaves only once its entry can be seen.
-	if e := c.lookup(h, &req.Key); e != nil && e.fresh(req, arrival, now) && e.secret.Retain() {
+	if e, age := c.lookup(h, &req.Key, now); e != nil && e.fresh(req, e.age(arrival), age) && e.secret.Retain() {
 		return step{entry: e}
 	}
 	if f := c.flights[req.Key]; f != nil {
@@ -118,11 +118,11 @@ func (c *Cache) next(req *Request, load Loader, h uint64, arrival time.Time) ste
 		f.holders.Add(1)
 		return step{flight: f, outcome: true, source: Shared}
 	}
-	if last := c.recent.get(req.Key, now); last != nil {
+	if last := c.recent.get(h, &req.Key, now); last != nil {
 		knows := !req.HasMaxAge || elapsed(last.started, arrival) <= req.MaxAge
-		if last.err != nil && now.Before(last.errUntil) && knows {
+		if last.failure != nil && now.Before(last.failure.told) && knows {
 			c.count.negative.Add(1)
-			return step{err: last.failure(now)}
+			return step{err: last.failure.tell(now)}
 		}
 		if pause := c.pauseAfter(last, now); req.HasMaxAge && pause > 0 {
 			c.count.paced.Add(1)
@@ -155,9 +155,9 @@ func (c *Cache) refresh(e *entry, req Request, load Loader, h uint64, now time.T
 	if c.closed || c.flights[req.Key] != nil { // that flight will see to the entry
 		return
 	}
-	if last := c.recent.get(req.Key, now); last != nil {
+	if last := c.recent.get(h, &req.Key, now); last != nil {
 		if pause := c.pauseAfter(last, now); pause > 0 {
-			e.postponeRefresh(now, pause)
+			c.postponeRefresh(e, now, pause)
 			return
 		}
 	}
@@ -169,7 +169,7 @@ func (c *Cache) refresh(e *entry, req Request, load Loader, h uint64, now time.T
 // no load of the key is under way.
 func (c *Cache) start(req *Request, load Loader, h uint64, now time.Time, calls int64) *flight {
 	f := &flight{
-		key: req.Key.clone(), hash: h, ttl: req.TTL, maxStale: req.MaxStale,
+		key: req.Key, hash: h, ttl: req.TTL, maxStale: req.MaxStale,
 		load: load, started: now, done: make(chan struct{}),
 	}
 	f.holders.Store(1 + calls)
@@ -190,14 +190,16 @@ func (c *Cache) land(f *flight) {
 		f.err = secret.AsError(errors.New("cache: the load ended with neither a secret nor an error"))
 	}
 	now := time.Now()
-	last := &lastLoad{key: f.key, started: f.started, err: f.err, until: f.started.Add(c.cfg.MinReadInterval)}
+	last := &lastLoad{hash: f.hash, started: f.started, until: f.started.Add(c.cfg.MinReadInterval)}
 	if f.err == nil {
 		f.entry = c.keep(f, f.secret, now)
+		last.key = f.entry.key()
 	} else {
+		last.key = f.key.clone()
 		c.count.failures.Add(1)
 		remember := c.rememberFor(f.err)
-		last.failed, last.errUntil = now, now.Add(remember)
-		last.remember(last.errUntil)
+		last.failure = &failure{err: f.err, at: now, told: now.Add(remember)}
+		last.remember(last.failure.told)
 		if classes[f.err.Reason] == outage {
 			// The next load may take longer to fail than its callers can wait.
 			last.remember(now.Add(f.maxStale))
@@ -205,12 +207,13 @@ func (c *Cache) land(f *flight) {
 		if classes[f.err.Reason] == definite {
 			c.drop(f.hash)
 		} else if e := c.peek(f.hash, &f.key); e != nil {
-			e.postponeRefresh(now, remember)
+			c.postponeRefresh(e, now, remember)
 		}
 	}
 	c.mu.Lock()
 	delete(c.flights, f.key)
 	c.recent.put(last, now)
+	c.clean(f.hash, &f.key) // it may be over since the flight began
 	c.mu.Unlock()
 	close(f.done)
 }
@@ -246,26 +249,26 @@ func (c *Cache) read(f *flight) (s *secret.Secret, err *secret.Error) {
 // read, and gives the flight one to what it returns.
 func (c *Cache) keep(f *flight, s *secret.Secret, now time.Time) *entry {
 	e := newEntry(f.key, s, f.ttl, c.cfg.RefreshAhead, f.started, now)
-	if old := c.peek(f.hash, &f.key); old != nil && old.asOf.After(e.asOf) && old.secret.Retain() {
-		s.Release()
-		old.postponeRefresh(now, outageTTL)
+	if old := c.peek(f.hash, &f.key); old != nil && old.secret.FetchedAt.After(e.secret.FetchedAt) && old.secret.Retain() {
+		e.secret.Release()
+		c.postponeRefresh(old, now, outageTTL)
 		return old
 	}
 	// Never updated in place: ristretto makes no room for an entry that grows.
 	// Gone is gone at once, so from here on nobody sees the older one.
 	c.store.Del(f.hash)
 	keep, cost := e.keepFor(f.maxStale, now), e.cost()
-	if keep <= 0 { // to ristretto, zero would be for ever
+	if keep <= 0 {
 		return e
 	}
 	if cost > c.cfg.MaxBytes/8 {
 		c.count.rejected.Add(1)
 		return e
 	}
-	e.stay(keep)
+	c.lives.begin(e, keep)
 	c.count.entries.Add(1)
-	if !c.store.SetWithTTL(f.hash, e, cost, keep) {
-		e.leave()
+	if !c.store.Set(f.hash, e, cost) {
+		c.lives.end(e)
 		c.count.entries.Add(-1) // ristretto calls OnExit for all but these
 		c.count.dropped.Add(1)
 		return e
@@ -290,7 +293,7 @@ func (c *Cache) settle(ctx context.Context, req *Request, f *flight, arrival tim
 		return c.fail(ctx, req, f.hash, arrival, f.err)
 	}
 	e := f.entry
-	if e.asOf.Before(f.started) && !e.fresh(req, arrival, time.Now()) {
+	if e.secret.FetchedAt.Before(f.started) && !e.fresh(req, e.age(arrival), e.age(time.Now())) {
 		return Result{}, errOldRead
 	}
 	e.secret.Retain() // the flight has a reference
@@ -302,7 +305,7 @@ func (c *Cache) settle(ctx context.Context, req *Request, f *flight, arrival tim
 // does.
 func (c *Cache) leave(ctx context.Context, req *Request, h uint64, arrival time.Time) (Result, error) {
 	err := gaveUp(ctx.Err())
-	if !c.lastWasOutage(req.Key) {
+	if !c.lastWasOutage(h, &req.Key) {
 		return Result{}, err
 	}
 	return c.fail(ctx, req, h, arrival, err)
@@ -310,11 +313,11 @@ func (c *Cache) leave(ctx context.Context, req *Request, h uint64, arrival time.
 
 // lastWasOutage reports whether the last load of key that ended, as far as is
 // remembered, could not ask the store.
-func (c *Cache) lastWasOutage(key Key) bool {
+func (c *Cache) lastWasOutage(h uint64, key *Key) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	last := c.recent.get(key, time.Now())
-	return last != nil && last.err != nil && classes[last.err.Reason] == outage
+	last := c.recent.get(h, key, time.Now())
+	return last != nil && last.failure != nil && classes[last.failure.err.Reason] == outage
 }
 
 // fail answers a request without a load's value: by a stale one if there is an
@@ -325,7 +328,7 @@ func (c *Cache) fail(ctx context.Context, req *Request, h uint64, arrival time.T
 		return Result{}, gaveUp(cause)
 	}
 	if req.MaxStale > 0 && classes[err.Reason] == outage {
-		if e := c.lookup(h, &req.Key); e != nil && e.stale(req, arrival, time.Now()) && e.secret.Retain() {
+		if e, age := c.lookup(h, &req.Key, time.Now()); e != nil && e.stale(req, e.age(arrival), age) && e.secret.Retain() {
 			c.count.stale.Add(1)
 			return e.result(req, Stale), nil
 		}

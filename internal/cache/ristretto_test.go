@@ -168,7 +168,7 @@ func TestRistrettoUpdatesDoNotEvict(t *testing.T) {
 // What is too large is rejected without a word, and the old entry stays. What is
 // nearly so pushes out all others.
 func TestRistrettoRejectsWhatIsTooLarge(t *testing.T) {
-	for _, size := range []int{6 << 10, 40 << 10} {
+	for _, size := range []int{8 << 10, 40 << 10} {
 		synctest.Test(t, func(t *testing.T) {
 			c, s := newCache(t, Config{MaxBytes: 64 << 10}), newFakeStore()
 			expect(t, c, s, want("other"), 1, Miss)

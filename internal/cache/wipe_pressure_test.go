@@ -60,19 +60,6 @@ func TestWipingUnderPressure(t *testing.T) {
 	}
 }
 
-// What has left does not stay in memory for the sake of its timer.
-func TestTheTimerEndsWithTheEntry(t *testing.T) {
-	bubble(t, Config{}, func(t *testing.T, c *Cache, s *watchedStore) {
-		s.ask(t, c, want("a"))
-		k := key("a")
-		e := c.peek(c.hash(&k), &k)
-		c.drop(c.hash(&k))
-		if e.end.Load().Stop() {
-			t.Error("the timer of a dropped entry was still running")
-		}
-	})
-}
-
 // A hit costs no memory.
 func TestHitDoesNotAllocate(t *testing.T) {
 	c, s := newCache(t, Config{}), &watchedStore{size: 100}

@@ -1,8 +1,8 @@
 package secret
 
 import (
-	"bytes"
 	"errors"
+	"strings"
 	"time"
 	"unicode/utf8"
 )
@@ -25,23 +25,25 @@ type Secret struct {
 	// ExpiresAt is the end of the secret's own validity, zero if it has none.
 	ExpiresAt time.Time
 
-	size int
-	// payload is behind a func for the same reason as the bytes of a Value.
-	payload func() *payload
+	payload hidden[payload]
+}
+
+// held is a Secret and its payload in one allocation.
+type held struct {
+	Secret
+	payload payload
 }
 
 // New makes a Secret of the document b, which it takes ownership of: the caller
-// must not use it afterwards. The caller has the first reference.
+// must not use it afterwards. The caller has the first reference. The version is
+// copied, because it is often a part of something longer, which would stay in
+// memory as well.
 func New(version string, fetchedAt, expiresAt time.Time, b []byte) *Secret {
-	p := &payload{b: b}
-	p.refs.Store(1)
-	return &Secret{
-		Version:   version,
-		FetchedAt: fetchedAt,
-		ExpiresAt: expiresAt,
-		size:      len(b),
-		payload:   func() *payload { return p },
-	}
+	h := &held{Secret: Secret{Version: strings.Clone(version), FetchedAt: fetchedAt, ExpiresAt: expiresAt}}
+	h.payload.b = b
+	h.payload.refs.Store(1)
+	h.Secret.payload = hide(&h.payload)
+	return &h.Secret
 }
 
 // Again returns the same value as of a later moment, for a store that has
@@ -51,23 +53,23 @@ func (s *Secret) Again(fetchedAt, expiresAt time.Time) *Secret {
 	if !s.Retain() {
 		return nil
 	}
-	return &Secret{Version: s.Version, FetchedAt: fetchedAt, ExpiresAt: expiresAt, size: s.size, payload: s.payload}
+	return &Secret{Version: s.Version, FetchedAt: fetchedAt, ExpiresAt: expiresAt, payload: s.payload}
 }
 
 // Retain adds a reference. It is false, and adds none, if the value has been
 // wiped.
-func (s *Secret) Retain() bool { return s.payload().retain() }
+func (s *Secret) Retain() bool { return s.payload.get().retain() }
 
 // Release gives up a reference and, if it is the last one, wipes the value. It
 // panics if there is none left. A nil Secret has none to give up.
 func (s *Secret) Release() {
 	if s != nil {
-		s.payload().release()
+		s.payload.get().release()
 	}
 }
 
 // Size is the secret's payload in bytes.
-func (s *Secret) Size() int { return s.size }
+func (s *Secret) Size() int { return len(s.payload.get().b) }
 
 // errGone is a fault of the broker: somebody reads without having a reference.
 var errGone = AsError(errors.New("secret: the value has been wiped"))
@@ -81,7 +83,7 @@ var errGone = AsError(errors.New("secret: the value has been wiped"))
 //
 // The Value is a copy that the caller owns and wipes.
 func (s *Secret) Select(key string) (Value, error) {
-	p := s.payload()
+	p := s.payload.get()
 	if !p.retain() { // whatever references the caller has or lacks, nobody wipes meanwhile
 		return Value{}, errGone
 	}
@@ -92,5 +94,5 @@ func (s *Secret) Select(key string) (Value, error) {
 	if !utf8.Valid(p.b) {
 		return Value{}, Errorf(ReasonSecretNotJSON, "the secret is not valid UTF-8 text")
 	}
-	return NewValue(bytes.Clone(p.b)), nil
+	return p.whole(), nil
 }

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"sync"
 	"unicode/utf8"
+	"unsafe"
 )
 
 // redacted stands wherever a Value is printed.
@@ -12,27 +13,59 @@ const redacted = "[REDACTED]"
 
 // Value holds the bytes of a secret. It cannot be printed by accident: every
 // formatting verb, JSON, text and slog render it as [REDACTED], also when it
-// sits in an unexported field of another struct, because the bytes are kept
-// behind a func, where reflection does not reach.
+// sits in an unexported field of another struct, because the bytes are hidden
+// where reflection does not reach.
 //
 // A Value has one owner, who calls Wipe when nobody needs it any more. Copies of
 // a Value share the bytes and the wiping. Until then it does not change; it is
 // safe for concurrent use. The zero Value is empty.
 type Value struct {
-	contents func() *contents
+	contents hidden[contents]
 }
 
-// contents are the bytes of a Value and of all its copies.
+// contents are the head of what a Value and all its copies share; the bytes follow
+// in the same allocation. Every config of every call makes a Value, and one object
+// without pointers is the least that it can cost.
 type contents struct {
-	mu    sync.RWMutex
-	b     []byte
-	wiped bool
+	mu sync.Mutex // smaller and faster than one for many readers, who there are not
+	n  int        // how many bytes; those behind them, up to the next word, are zero
 }
 
-// NewValue takes ownership of b: the caller must not use it afterwards.
+// gone stands for n in contents that have been wiped.
+const gone = -1
+
+// newValue makes a Value of n bytes and returns them, to be filled before anybody
+// else has the Value.
+func newValue(n int) (Value, []byte) {
+	const word = unsafe.Sizeof(uint64(0))
+	words := make([]uint64, (unsafe.Sizeof(contents{})+uintptr(n)+word-1)/word) // of words, so that the head is aligned
+	c := (*contents)(unsafe.Pointer(unsafe.SliceData(words)))                   //nolint:gosec // contents has no pointers and fits
+	c.n = n
+	return Value{contents: hide(c)}, c.bytes()
+}
+
+// bytes are what newValue has put behind c.
+func (c *contents) bytes() []byte {
+	if c.n == 0 {
+		return []byte{} // there is nothing behind c, not even an address
+	}
+	return unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(c), unsafe.Sizeof(*c))), c.n) //nolint:gosec // as many as newValue has made
+}
+
+// shorten takes away the bytes from the n-th on, before anybody else has v.
+func (v Value) shorten(n int) {
+	c := v.contents.get()
+	clear(c.bytes()[n:])
+	c.n = n
+}
+
+// NewValue takes ownership of b: it is overwritten, and the caller must not use it
+// afterwards.
 func NewValue(b []byte) Value {
-	c := &contents{b: b}
-	return Value{contents: func() *contents { return c }}
+	v, out := newValue(len(b))
+	copy(out, b)
+	clear(b[:cap(b)])
+	return v
 }
 
 // Wipe overwrites the bytes with zeros and is done when it returns. It waits for
@@ -40,14 +73,16 @@ func NewValue(b []byte) Value {
 // a password that silently became empty would be worse. Wiping again does
 // nothing.
 func (v Value) Wipe() {
-	if v.contents == nil {
+	c := v.contents.get()
+	if c == nil {
 		return
 	}
-	c := v.contents()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	clear(c.b[:cap(c.b)])
-	c.b, c.wiped = nil, true
+	if c.n != gone {
+		clear(c.bytes())
+		c.n = gone
+	}
 }
 
 // Reveal returns a copy of the secret as text. Call it at the last moment, when
@@ -81,23 +116,23 @@ func (v Value) Len() int {
 	return len(b)
 }
 
-// open returns the bytes, which nobody wipes before close.
+// open returns the bytes, which nobody else reads or wipes before close.
 func (v Value) open() []byte {
-	if v.contents == nil {
+	c := v.contents.get()
+	if c == nil {
 		return nil
 	}
-	c := v.contents()
-	c.mu.RLock()
-	if c.wiped {
-		c.mu.RUnlock()
+	c.mu.Lock()
+	if c.n == gone {
+		c.mu.Unlock()
 		panic("secret: a value was used after it had been wiped")
 	}
-	return c.b
+	return c.bytes()
 }
 
 func (v Value) close() {
-	if v.contents != nil {
-		v.contents().mu.RUnlock()
+	if c := v.contents.get(); c != nil {
+		c.mu.Unlock()
 	}
 }
 
