@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -48,10 +49,10 @@ type results struct {
 	Groups  []*group          `json:"groups"`
 }
 
-func newResults(o options) *results {
+func newResults(c conditions) *results {
 	r := &results{Time: time.Now().UTC().Truncate(time.Second), Machine: map[string]string{
 		"go": runtime.Version(), "system": runtime.GOOS + "/" + runtime.GOARCH, "cpus": fmt.Sprint(runtime.NumCPU()),
-		"server cpus": o.serverCPUs, "load cpus": o.loadCPUs, "configs": fmt.Sprint(o.configs), "duration": o.duration.String(),
+		"server cpus": c.serverCPUs, "load cpus": c.loadCPUs, "duration": c.duration.String(),
 	}}
 	if data, err := os.ReadFile("/proc/cpuinfo"); err == nil {
 		for line := range strings.Lines(string(data)) {
@@ -69,6 +70,21 @@ func newResults(o options) *results {
 		}
 	}
 	return r
+}
+
+// save writes the results to a file, unless its name is empty.
+func (r *results) save(file string) error {
+	if file == "" {
+		return nil
+	}
+	data, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o750); err != nil {
+		return err
+	}
+	return os.WriteFile(file, append(data, '\n'), 0o600)
 }
 
 func (r *results) add(shape string, rate *float64, server string, s sample) {
