@@ -206,6 +206,7 @@ func (b *bed) measureOnce(ctx context.Context, s server, w workload) (_ sample, 
 		p99:         report.P99,
 		p999:        report.P999,
 		allocations: (after.mallocs - before.mallocs) / calls,
+		answerBytes: float64(report.Bytes) / calls,
 		rss:         float64(after.RSS) / (1 << 20),
 	}, nil
 }

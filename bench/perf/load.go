@@ -18,6 +18,8 @@ import (
 type loadReport struct {
 	Calls  int            `json:"calls"`
 	Failed map[string]int `json:"failed,omitempty"` // by gRPC code or HTTP status
+	// Bytes are those of all answers.
+	Bytes int `json:"bytes"`
 	// Seconds is how long was measured.
 	Seconds float64 `json:"seconds"`
 	// P50, P99 and P999 are microseconds since a call was due.
@@ -80,12 +82,12 @@ func load(ctx context.Context, args []string) error {
 		}
 		running.Go(func() { stopOn(cancel, c.receive(next)) })
 	}
-	wait(ctx, *warm)
 	for slices.ContainsFunc(all, func(c *connection) bool { return !c.sentAll(len(all)) }) {
 		if wait(ctx, 10*time.Millisecond); ctx.Err() != nil {
 			break
 		}
 	}
+	wait(ctx, *warm)
 	measure(all, true)
 	fmt.Fprintln(os.Stdout, "begin")
 	begin := time.Now()
@@ -164,6 +166,7 @@ func report(all []*connection, took time.Duration) loadReport {
 	var times []time.Duration
 	for _, c := range all {
 		times = append(times, c.took...)
+		r.Bytes += c.bytes
 		for code, n := range c.failed {
 			r.Failed[code] += n
 		}

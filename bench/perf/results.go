@@ -26,6 +26,7 @@ const (
 	p999        = "p99.9 µs"
 	allocations = "allocations"
 	rss         = "RSS MiB"
+	answerBytes = "bytes of the answer"
 )
 
 var figures = []string{throughput, refusals, cpuPerCall, p50, p99, p999, allocations, rss}

@@ -62,6 +62,7 @@ type connection struct {
 	status   string               // of the header block being read
 	answered int                  // since the beginning
 	consumed uint32               // bytes of answers not yet given back
+	bytes    int                  // of answers, since measured
 	took     []time.Duration      // since calls were due, of those answered
 	failed   map[string]int       // calls by gRPC code
 	measured bool                 // what is answered now counts
@@ -203,6 +204,9 @@ func (c *connection) handle(frame http2.Frame, ended func(now time.Time) error) 
 			return c.end(f.StreamID, ended)
 		}
 	case *http2.DataFrame:
+		if c.measured {
+			c.bytes += int(f.Length)
+		}
 		if c.consumed += f.Length; c.consumed > window/2 {
 			if err := c.write.WriteWindowUpdate(0, c.consumed); err != nil {
 				return err

@@ -132,16 +132,21 @@ func (w *World) ClientCAFile() string { return filepath.Join(w.Env.Dir, "clients
 
 // Config writes a broker.yaml with so much added to it and returns its path.
 func (w *World) Config(name, more string) (string, error) {
+	return w.ConfigFor(name, "integrations/", more)
+}
+
+// ConfigFor is Config with the integrations of another directory.
+func (w *World) ConfigFor(name, integrations, more string) (string, error) {
 	path := filepath.Join(w.Env.Dir, name)
 	return path, os.WriteFile(path, fmt.Appendf(nil, `
 listen: 127.0.0.1:0
 admin_listen: 127.0.0.1:0
 tls: {cert_file: server.pem, key_file: server-key.pem, client_ca_file: clients-ca.pem}
-integrations: integrations/
+integrations: %s
 audit: {file: audit.jsonl}
 shutdown: {drain_delay: 0s}
 %s
-`, more), 0o600)
+`, integrations, more), 0o600)
 }
 
 // Close stops the Key Vault and removes the directory.
