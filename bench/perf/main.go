@@ -25,6 +25,7 @@ const usage = `usage:
   perf compare OLD.json NEW.json   compare two saved runs
   perf facts [flags]               measure cold calls, a herd, connections, a start
   perf growth [flags]              measure how the cost of a call grows
+  perf churn [flags]               let an hour of comings and goings happen
   perf floor [flags]               a floor server, as run starts it
   perf load [flags]                the load, as run starts it
 
@@ -51,6 +52,8 @@ func mainWithCode(ctx context.Context, args []string) int {
 		err = facts(ctx, args)
 	case "growth":
 		err = growth(ctx, args)
+	case "churn":
+		err = churn(ctx, args)
 	case "compare":
 		err = compare(args)
 	case "floor":
