@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/x509"
 	"encoding/json"
@@ -9,13 +10,10 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -47,6 +45,8 @@ func (c *conditions) register(flags *flag.FlagSet) {
 type server struct {
 	name    string
 	command []string
+	// start, if not nil, starts it instead, and may say what to send to it.
+	start func(ctx context.Context) (p *testbed.Process, calls string, err error)
 }
 
 // workload is what a server is asked, and how much of it at a time.
@@ -146,11 +146,20 @@ func (b *bed) measure(ctx context.Context, s server, w workload) (sample, error)
 	}
 }
 
+func (b *bed) start(ctx context.Context, s server) (p *testbed.Process, calls string, err error) {
+	if s.start != nil {
+		return s.start(ctx)
+	}
+	p, err = testbed.Start(b.serverCPUs, b.env, s.command...)
+	return p, "", err
+}
+
 func (b *bed) measureOnce(ctx context.Context, s server, w workload) (_ sample, err error) {
-	p, err := testbed.Start(b.serverCPUs, b.env, s.command...)
+	p, what, err := b.start(ctx, s)
 	if err != nil {
 		return nil, err
 	}
+	w.calls = cmp.Or(what, w.calls)
 	defer func() { err = errors.Join(err, p.Stop()) }()
 	args := []string{b.self, "load", "-addr", p.Addr, "-ca", b.world.Env.CAFile, "-cert", b.client[0], "-key", b.client[1], "-calls", w.calls,
 		"-connections", strconv.Itoa(w.connections), "-in-flight", strconv.Itoa(w.inFlight), "-warm", b.warm.String(), "-duration", b.duration.String()}
@@ -219,20 +228,10 @@ type used struct {
 
 func usageOf(ctx context.Context, p *testbed.Process) used {
 	u := used{Usage: testbed.UsageOf(p.Pid())}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.AdminAddr+"/metrics", nil)
-	if err != nil {
+	if p.AdminAddr == "" {
 		return u
 	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return u
-	}
-	defer resp.Body.Close()
-	data, _ := io.ReadAll(resp.Body) // without it there are no allocations in the table
-	for line := range strings.Lines(string(data)) {
-		if rest, ok := strings.CutPrefix(line, "go_memstats_mallocs_total "); ok {
-			u.mallocs, _ = strconv.ParseFloat(strings.TrimSpace(rest), 64)
-		}
-	}
+	m, _ := metrics(ctx, p.AdminAddr) // without it there are no allocations in the table
+	u.mallocs = m["go_memstats_mallocs_total"]
 	return u
 }

@@ -88,7 +88,7 @@ func (g *grown) measureAll(ctx context.Context, res *results, d dimension) error
 	from := len(res.Groups)
 	for round := range g.rounds {
 		for _, l := range levels {
-			servers := []server{{"floor", g.floor(l.floor...)}, {"broker", g.broker(g.binary, l.config)}}
+			servers := []server{{name: "floor", command: g.floor(l.floor...)}, {name: "broker", command: g.broker(g.binary, l.config)}}
 			for i := range servers {
 				s := servers[(i+round)%len(servers)]
 				sample, err := g.measure(ctx, s, l.workload)

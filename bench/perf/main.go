@@ -26,6 +26,7 @@ const usage = `usage:
   perf facts [flags]               measure cold calls, a herd, connections, a start
   perf growth [flags]              measure how the cost of a call grows
   perf churn [flags]               let an hour of comings and goings happen
+  perf peers [flags]               measure what one would use instead
   perf floor [flags]               a floor server, as run starts it
   perf load [flags]                the load, as run starts it
 
@@ -54,6 +55,8 @@ func mainWithCode(ctx context.Context, args []string) int {
 		err = growth(ctx, args)
 	case "churn":
 		err = churn(ctx, args)
+	case "peers":
+		err = peers(ctx, args)
 	case "compare":
 		err = compare(args)
 	case "floor":

@@ -155,7 +155,7 @@ func quartiles(vs []float64) (low, median, high float64) {
 // the ratios to the first server.
 func (r *results) print(w io.Writer) {
 	for _, g := range r.Groups {
-		fmt.Fprintf(w, "\n%s connections x calls under way", g.Shape)
+		fmt.Fprintf(w, "\n%s: connections x calls under way", g.Shape)
 		if g.Offered != "" {
 			fmt.Fprintf(w, ", instead %s offered on as many connections", g.Offered)
 		}
@@ -172,6 +172,10 @@ func (r *results) print(w io.Writer) {
 			fmt.Fprintf(w, "| %s / %s |", s, g.Servers[0])
 			for _, f := range figures {
 				low, m, high := quartiles(g.ratios(s, g.Servers[0], f))
+				if m == 0 {
+					fmt.Fprint(w, " - |")
+					continue
+				}
 				fmt.Fprintf(w, " %.2f [%.2f-%.2f] |", m, low, high)
 			}
 			fmt.Fprintln(w)
@@ -180,6 +184,9 @@ func (r *results) print(w io.Writer) {
 }
 
 func short(v float64) string {
+	if v == 0 {
+		return "-"
+	}
 	if v < 100 {
 		return fmt.Sprintf("%.1f", v)
 	}

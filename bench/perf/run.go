@@ -104,22 +104,22 @@ func newContest(ctx context.Context, b *bed, o options) (*contest, error) {
 	for name := range strings.SplitSeq(o.servers, ",") {
 		switch name {
 		case "floor":
-			c.servers = append(c.servers, server{name, b.floor("-configs", strconv.Itoa(o.configs))})
+			c.servers = append(c.servers, server{name: name, command: b.floor("-configs", strconv.Itoa(o.configs))})
 		case "tuned":
-			c.servers = append(c.servers, server{name, b.floor("-tuned", "-configs", strconv.Itoa(o.configs))})
+			c.servers = append(c.servers, server{name: name, command: b.floor("-tuned", "-configs", strconv.Itoa(o.configs))})
 		case "broker":
 			binary, err := testbed.Build(ctx, b.world.Dir(), "cmd/broker", "-trimpath", "-tags", tag)
 			if err != nil {
 				return nil, err
 			}
-			c.servers = append(c.servers, server{name, b.broker(binary, config)})
+			c.servers = append(c.servers, server{name: name, command: b.broker(binary, config)})
 		default:
 			return nil, fmt.Errorf("-servers: no server %q", name)
 		}
 	}
 	for item := range strings.SplitSeq(o.brokers, ",") {
 		if name, path, ok := strings.Cut(item, "="); ok {
-			c.servers = append(c.servers, server{name, b.broker(path, config)})
+			c.servers = append(c.servers, server{name: name, command: b.broker(path, config)})
 		}
 	}
 	req := &secretbrokerv1.ResolveRequest{IntegrationId: b.world.Env.IntegrationID, Connector: "sqlserver-orders-cdc", Configs: make(map[string]string)}
