@@ -17,6 +17,9 @@ FUZZTIME ?= 100000x
 # How long things are broken under load.
 RELIABILITY_TIME ?= 3m
 
+# How long make bench-churn takes for an hour of comings and goings.
+CHURN_TIME ?= 5m
+
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 
 # The race detector needs cgo, which go turns off where there is no C compiler.
@@ -69,8 +72,6 @@ bench-facts: ## measure cold calls, ten thousand connectors at once, connections
 
 bench-growth: ## measure how the cost of a call grows: configs, sizes, grants, connections, secrets
 	$(GO) run ./bench/perf growth
-
-CHURN_TIME ?= 5m
 
 bench-churn: ## let an hour's comings and goings happen in CHURN_TIME (5m), and see if memory grows
 	$(GO) run ./bench/perf churn -duration $(CHURN_TIME)
