@@ -17,13 +17,16 @@ FUZZTIME ?= 100000x
 # How long things are broken under load.
 RELIABILITY_TIME ?= 3m
 
+# How long make bench-churn takes for an hour of comings and goings.
+CHURN_TIME ?= 5m
+
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 
 # The race detector needs cgo, which go turns off where there is no C compiler.
 RACE := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-connect test-peers test-postgres scaling bench bench-compare bench-facts bench-ghz pgo connect-jar cover overload fuzz lint fmt-check generate generate-check proto-lint proto-breaking reliability vuln ci
+.PHONY: help build test test-connect test-peers test-postgres scaling bench bench-compare bench-facts bench-growth bench-churn bench-peers bench-ghz pgo connect-jar cover overload fuzz lint fmt-check generate generate-check proto-lint proto-breaking reliability vuln ci
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +70,15 @@ bench-compare: ## compare two saved runs: make bench-compare OLD=old.json NEW=ne
 
 bench-facts: ## measure cold calls, ten thousand connectors at once, connections, a start
 	$(GO) run ./bench/perf facts
+
+bench-growth: ## measure how the cost of a call grows: configs, sizes, grants, connections, secrets
+	$(GO) run ./bench/perf growth
+
+bench-churn: ## let an hour's comings and goings happen in CHURN_TIME (5m), and see if memory grows
+	$(GO) run ./bench/perf churn -duration $(CHURN_TIME)
+
+bench-peers: ## measure Vault and Dapr beside the broker, which it builds (docs/comparison.md)
+	$(GO) run ./bench/perf peers
 
 bench-ghz: ## measure with ghz what its users see, latency above all
 	bench/ghz.sh

@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -26,26 +28,24 @@ func floor(ctx context.Context, args []string) error {
 	key := flags.String("key", "", "its key")
 	clientCA := flags.String("client-ca", "", "the clients' authority")
 	tuned := flags.Bool("tuned", false, "use the broker's gRPC settings and codec")
+	plain := flags.Bool("plain", false, "do without TLS")
+	configs := flags.Int("configs", 2, "values in the answer")
+	size := flags.Int("value-bytes", len(password), "size of the values but the first")
 	_ = flags.Parse(args) // ends the process
 
-	pair, err := tls.LoadX509KeyPair(*cert, *key)
-	if err != nil {
-		return err
+	var options []grpc.ServerOption
+	if !*plain {
+		creds, err := mutualTLS(*cert, *key, *clientCA)
+		if err != nil {
+			return err
+		}
+		options = append(options, grpc.Creds(creds))
 	}
-	data, err := os.ReadFile(*clientCA)
-	if err != nil {
-		return err
-	}
-	clients := x509.NewCertPool()
-	clients.AppendCertsFromPEM(data)
-	options := []grpc.ServerOption{grpc.Creds(credentials.NewTLS(&tls.Config{
-		Certificates: []tls.Certificate{pair}, ClientCAs: clients, ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS13,
-	}))}
 	if *tuned {
 		options = append(options, tuning()...)
 	}
 	server := grpc.NewServer(options...)
-	secretbrokerv1.RegisterResolverServiceServer(server, &nothing{answer: answer()})
+	secretbrokerv1.RegisterResolverServiceServer(server, &nothing{answer: answer(*configs, *size)})
 
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -63,6 +63,22 @@ func floor(ctx context.Context, args []string) error {
 	return server.Serve(listener)
 }
 
+func mutualTLS(cert, key, clientCA string) (credentials.TransportCredentials, error) {
+	pair, err := tls.LoadX509KeyPair(cert, key)
+	if err != nil {
+		return nil, err
+	}
+	data, err := os.ReadFile(clientCA)
+	if err != nil {
+		return nil, err
+	}
+	clients := x509.NewCertPool()
+	clients.AppendCertsFromPEM(data)
+	return credentials.NewTLS(&tls.Config{
+		Certificates: []tls.Certificate{pair}, ClientCAs: clients, ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS13,
+	}), nil
+}
+
 // nothing answers every call alike.
 type nothing struct {
 	secretbrokerv1.UnimplementedResolverServiceServer
@@ -73,20 +89,35 @@ func (n *nothing) Resolve(context.Context, *secretbrokerv1.ResolveRequest) (*sec
 	return n.answer, nil
 }
 
-// answer has the shape of the broker's to the load's request.
-func answer() *secretbrokerv1.ResolveResponse {
-	config := func(value string) *secretbrokerv1.ResolvedConfig {
+// What the broker is asked for, where nothing else is said.
+const (
+	user     = "dbadmin"
+	password = "correct-horse-battery-staple"
+)
+
+// configName is the name of the i-th config of a call.
+func configName(i int) string {
+	switch i {
+	case 0:
+		return "connection.user"
+	case 1:
+		return "connection.password"
+	default:
+		return "connection.password" + strconv.Itoa(i)
+	}
+}
+
+// answer has the shape and size of the broker's to a call with so many configs.
+func answer(configs, size int) *secretbrokerv1.ResolveResponse {
+	resp := &secretbrokerv1.ResolveResponse{RequestId: "0123456789abcdef0123456789abcdef", Configs: make(map[string]*secretbrokerv1.ResolvedConfig)}
+	value := user
+	for i := range configs {
 		now := time.Now()
-		return &secretbrokerv1.ResolvedConfig{
+		resp.Configs[configName(i)] = &secretbrokerv1.ResolvedConfig{
 			Value: value, Version: "0123456789abcdef0123456789abcdef",
 			FetchTime: timestamppb.New(now), ExpireTime: timestamppb.New(now.Add(5 * time.Minute)),
 		}
+		value = strings.Repeat("x", size)
 	}
-	return &secretbrokerv1.ResolveResponse{
-		RequestId: "0123456789abcdef0123456789abcdef",
-		Configs: map[string]*secretbrokerv1.ResolvedConfig{
-			"connection.user":     config("connect"),
-			"connection.password": config("correct-horse-battery-staple"),
-		},
-	}
+	return resp
 }

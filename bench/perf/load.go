@@ -11,16 +11,15 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/secretbroker/secretbroker/bench/testbed"
-	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 )
 
 // loadReport is what the load prints, as JSON.
 type loadReport struct {
 	Calls  int            `json:"calls"`
-	Failed map[string]int `json:"failed,omitempty"` // by gRPC code
+	Failed map[string]int `json:"failed,omitempty"` // by gRPC code or HTTP status
+	// Bytes are those of all answers.
+	Bytes int `json:"bytes"`
 	// Seconds is how long was measured.
 	Seconds float64 `json:"seconds"`
 	// P50, P99 and P999 are microseconds since a call was due.
@@ -30,14 +29,15 @@ type loadReport struct {
 }
 
 // load sends calls from many connections: a fixed number at a time, or at a fixed
-// rate. It prints "begin" when it begins to measure and then its report.
+// rate. It prints "begin" when it begins to measure, which it does not before every
+// message has been answered once, and then its report.
 func load(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("perf load", flag.ExitOnError)
 	addr := flags.String("addr", "", "the server")
 	ca := flags.String("ca", "", "the server's authority")
 	certFile := flags.String("cert", "", "the client's certificate")
 	keyFile := flags.String("key", "", "its key")
-	request := flags.String("request", "", "a file with the ResolveRequest, as JSON")
+	callsFile := flags.String("calls", "", "a file that says what to send, as JSON")
 	connections := flags.Int("connections", 4, "connections")
 	inFlight := flags.Int("in-flight", 64, "calls under way on each connection")
 	rate := flags.Float64("rate", 0, "offer so many calls a second on all connections together, whatever comes of them, instead of a number at a time")
@@ -53,15 +53,21 @@ func load(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	message, err := encodeRequest(*request)
+	data, err := os.ReadFile(*callsFile)
 	if err != nil {
 		return err
 	}
+	var what calls
+	if err := json.Unmarshal(data, &what); err != nil {
+		return err
+	}
+	what.frame()
 	all := make([]*connection, *connections)
 	for i := range all {
-		if all[i], err = dial(ctx, *addr, config, message); err != nil {
+		if all[i], err = dial(ctx, *addr, config, what); err != nil {
 			return err
 		}
+		all[i].turn = i * len(what.Messages) / len(all)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -75,6 +81,11 @@ func load(ctx context.Context, args []string) error {
 			return err
 		}
 		running.Go(func() { stopOn(cancel, c.receive(next)) })
+	}
+	for slices.ContainsFunc(all, func(c *connection) bool { return !c.sentAll(len(all)) }) {
+		if wait(ctx, 10*time.Millisecond); ctx.Err() != nil {
+			break
+		}
 	}
 	wait(ctx, *warm)
 	measure(all, true)
@@ -95,16 +106,11 @@ func load(ctx context.Context, args []string) error {
 	return json.NewEncoder(os.Stdout).Encode(report(all, took))
 }
 
-func encodeRequest(file string) ([]byte, error) {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	var req secretbrokerv1.ResolveRequest
-	if err := json.Unmarshal(data, &req); err != nil {
-		return nil, err
-	}
-	return proto.Marshal(&req)
+// sentAll reports whether c has had answers to its share of the messages.
+func (c *connection) sentAll(connections int) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.answered*connections >= len(c.data)
 }
 
 func stopOn(cancel context.CancelCauseFunc, err error) {
@@ -160,6 +166,7 @@ func report(all []*connection, took time.Duration) loadReport {
 	var times []time.Duration
 	for _, c := range all {
 		times = append(times, c.took...)
+		r.Bytes += c.bytes
 		for code, n := range c.failed {
 			r.Failed[code] += n
 		}

@@ -24,6 +24,9 @@ const usage = `usage:
   perf run [flags]                 measure and print tables
   perf compare OLD.json NEW.json   compare two saved runs
   perf facts [flags]               measure cold calls, a herd, connections, a start
+  perf growth [flags]              measure how the cost of a call grows
+  perf churn [flags]               let an hour of comings and goings happen
+  perf peers [flags]               measure what one would use instead
   perf floor [flags]               a floor server, as run starts it
   perf load [flags]                the load, as run starts it
 
@@ -48,6 +51,12 @@ func mainWithCode(ctx context.Context, args []string) int {
 		err = run(ctx, args)
 	case "facts":
 		err = facts(ctx, args)
+	case "growth":
+		err = growth(ctx, args)
+	case "churn":
+		err = churn(ctx, args)
+	case "peers":
+		err = peers(ctx, args)
 	case "compare":
 		err = compare(args)
 	case "floor":

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -25,6 +26,7 @@ const (
 	p999        = "p99.9 µs"
 	allocations = "allocations"
 	rss         = "RSS MiB"
+	answerBytes = "bytes of the answer"
 )
 
 var figures = []string{throughput, refusals, cpuPerCall, p50, p99, p999, allocations, rss}
@@ -48,10 +50,10 @@ type results struct {
 	Groups  []*group          `json:"groups"`
 }
 
-func newResults(o options) *results {
+func newResults(c conditions) *results {
 	r := &results{Time: time.Now().UTC().Truncate(time.Second), Machine: map[string]string{
 		"go": runtime.Version(), "system": runtime.GOOS + "/" + runtime.GOARCH, "cpus": fmt.Sprint(runtime.NumCPU()),
-		"server cpus": o.serverCPUs, "load cpus": o.loadCPUs, "configs": fmt.Sprint(o.configs), "duration": o.duration.String(),
+		"server cpus": c.serverCPUs, "load cpus": c.loadCPUs, "duration": c.duration.String(),
 	}}
 	if data, err := os.ReadFile("/proc/cpuinfo"); err == nil {
 		for line := range strings.Lines(string(data)) {
@@ -69,6 +71,21 @@ func newResults(o options) *results {
 		}
 	}
 	return r
+}
+
+// save writes the results to a file, unless its name is empty.
+func (r *results) save(file string) error {
+	if file == "" {
+		return nil
+	}
+	data, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o750); err != nil {
+		return err
+	}
+	return os.WriteFile(file, append(data, '\n'), 0o600)
 }
 
 func (r *results) add(shape string, rate *float64, server string, s sample) {
@@ -138,7 +155,7 @@ func quartiles(vs []float64) (low, median, high float64) {
 // the ratios to the first server.
 func (r *results) print(w io.Writer) {
 	for _, g := range r.Groups {
-		fmt.Fprintf(w, "\n%s connections x calls under way", g.Shape)
+		fmt.Fprintf(w, "\n%s: connections x calls under way", g.Shape)
 		if g.Offered != "" {
 			fmt.Fprintf(w, ", instead %s offered on as many connections", g.Offered)
 		}
@@ -155,6 +172,10 @@ func (r *results) print(w io.Writer) {
 			fmt.Fprintf(w, "| %s / %s |", s, g.Servers[0])
 			for _, f := range figures {
 				low, m, high := quartiles(g.ratios(s, g.Servers[0], f))
+				if m == 0 {
+					fmt.Fprint(w, " - |")
+					continue
+				}
 				fmt.Fprintf(w, " %.2f [%.2f-%.2f] |", m, low, high)
 			}
 			fmt.Fprintln(w)
@@ -163,6 +184,9 @@ func (r *results) print(w io.Writer) {
 }
 
 func short(v float64) string {
+	if v == 0 {
+		return "-"
+	}
 	if v < 100 {
 		return fmt.Sprintf("%.1f", v)
 	}

@@ -1,34 +1,24 @@
 package main
 
 import (
-	"bufio"
 	"cmp"
 	"context"
-	"crypto/x509"
-	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/secretbroker/secretbroker/bench/testbed"
+	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 	"github.com/secretbroker/secretbroker/internal/devmode"
 )
 
 // options are the flags of run.
 type options struct {
-	rounds           int
-	warm, duration   time.Duration
-	serverCPUs       string
-	loadCPUs         string
+	conditions
 	shapes           string
 	rates            string
 	servers          string
@@ -40,11 +30,7 @@ type options struct {
 func run(ctx context.Context, args []string) (err error) {
 	var o options
 	flags := flag.NewFlagSet("perf run", flag.ExitOnError)
-	flags.IntVar(&o.rounds, "rounds", 5, "how often each server is measured")
-	flags.DurationVar(&o.warm, "warm", time.Second, "how long to load a server before measuring")
-	flags.DurationVar(&o.duration, "duration", 4*time.Second, "how long to measure")
-	flags.StringVar(&o.serverCPUs, "server-cpus", "0-1", "hold the servers to these CPUs with taskset; empty for all")
-	flags.StringVar(&o.loadCPUs, "load-cpus", "2-3", "hold the load to these CPUs")
+	o.register(flags)
 	flags.StringVar(&o.shapes, "shapes", "4x64,64x64", "connections x calls under way on each")
 	flags.StringVar(&o.rates, "rates", "0.5,0.9", "then offer these parts of the floor's throughput at the first shape")
 	flags.StringVar(&o.servers, "servers", "floor,tuned,broker", "what to measure")
@@ -54,14 +40,19 @@ func run(ctx context.Context, args []string) (err error) {
 	flags.StringVar(&o.out, "out", "bench/results/latest.json", "where to save the results; empty for nowhere")
 	_ = flags.Parse(args) // ends the process
 
-	b, err := newBed(ctx, o)
+	b, err := newBed(ctx, o.conditions)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.world.Close()) }()
-	res := newResults(o)
+	c, err := newContest(ctx, b, o)
+	if err != nil {
+		return err
+	}
+	res := newResults(o.conditions)
+	res.Machine["configs"] = strconv.Itoa(o.configs)
 	for _, shape := range strings.Split(o.shapes, ",") {
-		if err := b.measureAll(ctx, res, shape, nil); err != nil {
+		if err := c.measureAll(ctx, res, shape, nil); err != nil {
 			return err
 		}
 	}
@@ -75,67 +66,33 @@ func run(ctx context.Context, args []string) (err error) {
 		}
 		shape, _, _ := strings.Cut(o.shapes, ",")
 		rate := factor * res.median(shape, "floor", throughput)
-		if err := b.measureAll(ctx, res, shape, &rate); err != nil {
+		if err := c.measureAll(ctx, res, shape, &rate); err != nil {
 			return err
 		}
 	}
 	res.print(os.Stdout)
-	if o.out == "" {
-		return nil
-	}
-	data, err := json.MarshalIndent(res, "", " ")
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(o.out), 0o750); err != nil {
-		return err
-	}
-	return os.WriteFile(o.out, append(data, '\n'), 0o600)
+	return res.save(o.out)
 }
 
-// resourceExhausted is the gRPC code of calls that a broker refuses because it has
-// too much to do.
-const resourceExhausted = "8"
-
-// server is one of those that are compared.
-type server struct {
-	name    string
-	command []string
-}
-
-// bed is what all measurements share.
-type bed struct {
-	o       options
-	world   *testbed.World
-	self    string
-	env     []string // of the servers
-	servers []server
-	client  [2]string // certificate and key
-	request string
-}
-
-func newBed(ctx context.Context, o options) (_ *bed, err error) {
-	b := &bed{o: o}
-	if b.world, err = testbed.NewWorld(ctx); err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, b.world.Close())
-		}
-	}()
-	if b.self, err = os.Executable(); err != nil {
-		return nil, err
-	}
-	config, err := b.world.Config("perf.yaml", `limits:
+// unlimited lifts the limits of one principal, who makes all the calls.
+const unlimited = `limits:
   max_calls_per_second_per_principal: 1000000
   max_concurrent_calls_per_principal: 10000
-  max_concurrent_calls: 100000`)
+  max_concurrent_calls: 100000`
+
+// contest is the servers that are compared, and what they are asked.
+type contest struct {
+	*bed
+	servers []server
+	calls   string // a file
+}
+
+func newContest(ctx context.Context, b *bed, o options) (*contest, error) {
+	c := &contest{bed: b}
+	config, err := b.world.Config("perf.yaml", unlimited)
 	if err != nil {
 		return nil, err
 	}
-	serve := []string{"serve", "--config", config, "--log-format", "json"}
-	files := []string{"floor", "-cert", b.world.ServerCertFile(), "-key", b.world.ServerKeyFile(), "-client-ca", b.world.ClientCAFile()}
 	tag := ""
 	if o.profile != "" {
 		o.servers, tag = "broker", "cpuprofile"
@@ -147,64 +104,50 @@ func newBed(ctx context.Context, o options) (_ *bed, err error) {
 	for name := range strings.SplitSeq(o.servers, ",") {
 		switch name {
 		case "floor":
-			b.servers = append(b.servers, server{name, append([]string{b.self}, files...)})
+			c.servers = append(c.servers, server{name: name, command: b.floor("-configs", strconv.Itoa(o.configs))})
 		case "tuned":
-			b.servers = append(b.servers, server{name, append(append([]string{b.self}, files...), "-tuned")})
+			c.servers = append(c.servers, server{name: name, command: b.floor("-tuned", "-configs", strconv.Itoa(o.configs))})
 		case "broker":
 			binary, err := testbed.Build(ctx, b.world.Dir(), "cmd/broker", "-trimpath", "-tags", tag)
 			if err != nil {
 				return nil, err
 			}
-			b.servers = append(b.servers, server{name, append([]string{binary}, serve...)})
+			c.servers = append(c.servers, server{name: name, command: b.broker(binary, config)})
 		default:
 			return nil, fmt.Errorf("-servers: no server %q", name)
 		}
 	}
 	for item := range strings.SplitSeq(o.brokers, ",") {
 		if name, path, ok := strings.Cut(item, "="); ok {
-			b.servers = append(b.servers, server{name, append([]string{path}, serve...)})
+			c.servers = append(c.servers, server{name: name, command: b.broker(path, config)})
 		}
 	}
-	return b, b.prepare()
-}
-
-// prepare writes what the load needs.
-func (b *bed) prepare() error {
-	cert, err := b.world.Clients.Issue("/connect/perf")
-	if err != nil {
-		return err
-	}
-	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
-	if err != nil {
-		return err
-	}
-	b.client = [2]string{filepath.Join(b.world.Dir(), "client.pem"), filepath.Join(b.world.Dir(), "client-key.pem")}
-	b.request = filepath.Join(b.world.Dir(), "request.json")
-	configs := map[string]string{"connection.user": devmode.VaultURL + "::sqlserver-db-secret::user"}
-	for i := 1; i < b.o.configs; i++ {
-		name := "connection.password"
-		if i > 1 {
-			name += strconv.Itoa(i)
+	req := &secretbrokerv1.ResolveRequest{IntegrationId: b.world.Env.IntegrationID, Connector: "sqlserver-orders-cdc", Configs: make(map[string]string)}
+	for i := range o.configs {
+		key := "password"
+		if i == 0 {
+			key = "user"
 		}
-		configs[name] = devmode.VaultURL + "::sqlserver-db-secret::password"
+		req.Configs[configName(i)] = devmode.VaultURL + "::sqlserver-db-secret::" + key
 	}
-	req, err := json.Marshal(map[string]any{"integration_id": b.world.Env.IntegrationID, "configs": configs, "connector": "sqlserver-orders-cdc"})
+	what, err := resolveCalls(req)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return errors.Join(
-		os.WriteFile(b.client[0], pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]}), 0o600),
-		os.WriteFile(b.client[1], pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}), 0o600),
-		os.WriteFile(b.request, req, 0o600),
-	)
+	c.calls, err = b.writeCalls("resolve", what)
+	return c, err
 }
 
 // measureAll measures every server in turn, as many times as there are rounds.
-func (b *bed) measureAll(ctx context.Context, res *results, shape string, rate *float64) error {
-	for round := range b.o.rounds {
-		for i := range b.servers {
-			s := b.servers[(i+round)%len(b.servers)] // nobody is always the first
-			sample, err := b.measure(ctx, s, shape, rate)
+func (c *contest) measureAll(ctx context.Context, res *results, shape string, rate *float64) error {
+	w := workload{calls: c.calls, rate: rate}
+	if _, err := fmt.Sscanf(shape, "%dx%d", &w.connections, &w.inFlight); err != nil {
+		return fmt.Errorf("-shapes: %q is not CONNECTIONSxCALLS", shape)
+	}
+	for round := range c.rounds {
+		for i := range c.servers {
+			s := c.servers[(i+round)%len(c.servers)] // nobody is always the first
+			sample, err := c.measure(ctx, s, w)
 			if err != nil {
 				return fmt.Errorf("%s: %w", s.name, err)
 			}
@@ -214,94 +157,4 @@ func (b *bed) measureAll(ctx context.Context, res *results, shape string, rate *
 		}
 	}
 	return nil
-}
-
-// measure runs one server under one load.
-func (b *bed) measure(ctx context.Context, s server, shape string, rate *float64) (_ sample, err error) {
-	var connections, inFlight int
-	if _, err := fmt.Sscanf(shape, "%dx%d", &connections, &inFlight); err != nil {
-		return nil, fmt.Errorf("-shapes: %q is not CONNECTIONSxCALLS", shape)
-	}
-	p, err := testbed.Start(b.o.serverCPUs, b.env, s.command...)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, p.Stop()) }()
-	args := []string{b.self, "load", "-addr", p.Addr, "-ca", b.world.Env.CAFile, "-cert", b.client[0], "-key", b.client[1], "-request", b.request,
-		"-connections", strconv.Itoa(connections), "-in-flight", strconv.Itoa(inFlight), "-warm", b.o.warm.String(), "-duration", b.o.duration.String()}
-	if rate != nil {
-		args = append(args, "-rate", strconv.FormatFloat(*rate, 'f', 0, 64))
-	}
-	if b.o.loadCPUs != "" {
-		args = append([]string{"taskset", "-c", b.o.loadCPUs}, args...)
-	}
-	cmd := exec.CommandContext(ctx, args[0], args[1:]...) //nolint:gosec // this program
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	lines := bufio.NewScanner(out)
-	var before, after used
-	var report loadReport
-	for lines.Scan() {
-		switch line := lines.Text(); line {
-		case "begin":
-			before = usageOf(ctx, p)
-		case "end":
-			after = usageOf(ctx, p)
-		default:
-			if err := json.Unmarshal([]byte(line), &report); err != nil {
-				return nil, err
-			}
-		}
-	}
-	if err := cmd.Wait(); err != nil {
-		return nil, fmt.Errorf("the load: %w", err)
-	}
-	refused := report.Failed[resourceExhausted]
-	delete(report.Failed, resourceExhausted)
-	if len(report.Failed) > 0 || report.Calls == 0 {
-		return nil, fmt.Errorf("%d calls answered, failed %v", report.Calls, report.Failed)
-	}
-	calls := float64(report.Calls)
-	return sample{
-		throughput:  calls / report.Seconds,
-		refusals:    100 * float64(refused) / (calls + float64(refused)),
-		cpuPerCall:  float64((after.CPU - before.CPU).Microseconds()) / calls,
-		p50:         report.P50,
-		p99:         report.P99,
-		p999:        report.P999,
-		allocations: (after.mallocs - before.mallocs) / calls,
-		rss:         float64(after.RSS) / (1 << 20),
-	}, nil
-}
-
-// used is what a server has used.
-type used struct {
-	testbed.Usage
-	mallocs float64
-}
-
-func usageOf(ctx context.Context, p *testbed.Process) used {
-	u := used{Usage: testbed.UsageOf(p.Pid())}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.AdminAddr+"/metrics", nil)
-	if err != nil {
-		return u
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return u
-	}
-	defer resp.Body.Close()
-	data, _ := io.ReadAll(resp.Body) // without it there are no allocations in the table
-	for line := range strings.Lines(string(data)) {
-		if rest, ok := strings.CutPrefix(line, "go_memstats_mallocs_total "); ok {
-			u.mallocs, _ = strconv.ParseFloat(strings.TrimSpace(rest), 64)
-		}
-	}
-	return u
 }

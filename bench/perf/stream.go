@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/binary"
@@ -10,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,7 +19,25 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// connection sends the same call again and again over one HTTP/2 connection. It
+// calls is what the load sends: always to the same path, the messages in turn.
+type calls struct {
+	Path string `json:"path"`
+	// Fields are header fields beside those that every request has.
+	Fields [][2]string `json:"fields"`
+	// Messages are protobufs; with none it is no gRPC, but a GET.
+	Messages [][]byte `json:"messages,omitempty"`
+	// Plain is without TLS.
+	Plain bool `json:"plain,omitempty"`
+}
+
+// frame puts before each message what gRPC puts there.
+func (c *calls) frame() {
+	for i, m := range c.Messages {
+		c.Messages[i] = append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(m))), m...) //nolint:gosec // some hundred bytes
+	}
+}
+
+// connection sends such calls again and again over one HTTP/2 connection. It
 // speaks just enough of the protocol for that, and so costs a fifth of what a
 // gRPC client does: the load must not be what is measured.
 type connection struct {
@@ -31,13 +51,18 @@ type connection struct {
 	write *http2.Framer
 	next  uint32 // stream
 	begun bool
-	first []byte // header block of the first call, which fills the server's table
-	again []byte // of the others, which only refers to it
-	data  []byte // the message
+	first []byte   // header block of the first call, which fills the server's table
+	again []byte   // of the others, which only refers to it
+	data  [][]byte // the messages; none where calls have none
+	turn  int      // which of them is next
+	good  string   // the status of an answer that is one
 
 	due      map[uint32]time.Time // of calls under way
+	statuses map[uint32]string    // of answers that have begun and are not good
 	status   string               // of the header block being read
+	answered int                  // since the beginning
 	consumed uint32               // bytes of answers not yet given back
+	bytes    int                  // of answers, since measured
 	took     []time.Duration      // since calls were due, of those answered
 	failed   map[string]int       // calls by gRPC code
 	measured bool                 // what is answered now counts
@@ -45,16 +70,30 @@ type connection struct {
 
 const window = 1 << 30
 
-func dial(ctx context.Context, addr string, config *tls.Config, message []byte) (*connection, error) {
-	conn, err := (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", addr)
+// dial connects. The messages of what are framed and shared by all connections.
+func dial(ctx context.Context, addr string, config *tls.Config, what calls) (*connection, error) {
+	conn, err := connect(ctx, addr, config, what.Plain)
 	if err != nil {
 		return nil, err
 	}
-	c := &connection{conn: conn, in: bufio.NewReaderSize(conn, 64<<10), out: bufio.NewWriterSize(conn, 64<<10), next: 1, due: make(map[uint32]time.Time), failed: make(map[string]int)}
+	c := &connection{
+		conn: conn, in: bufio.NewReaderSize(conn, 64<<10), out: bufio.NewWriterSize(conn, 64<<10), next: 1, good: "200",
+		data: what.Messages, due: make(map[uint32]time.Time), statuses: make(map[uint32]string), failed: make(map[string]int),
+	}
 	c.read, c.write = http2.NewFramer(nil, c.in), http2.NewFramer(c.out, nil)
 	c.read.SetReuseFrames()
+	method, scheme, statusField := "GET", "https", ":status"
+	if what.Plain {
+		scheme = "http"
+	}
+	fields := [][2]string{{":scheme", scheme}, {":path", what.Path}, {":authority", addr}, {"user-agent", "secretbroker-perf"}}
+	if len(what.Messages) > 0 {
+		method, statusField, c.good = "POST", "grpc-status", "0"
+		fields = append(fields, [][2]string{{"content-type", "application/grpc"}, {"te", "trailers"}, {"grpc-timeout", "10S"}}...)
+	}
+	fields = slices.Concat([][2]string{{":method", method}}, fields, what.Fields)
 	c.fields = hpack.NewDecoder(4096, func(f hpack.HeaderField) {
-		if f.Name == "grpc-status" {
+		if f.Name == statusField {
 			c.status = f.Value
 		}
 	})
@@ -62,18 +101,21 @@ func dial(ctx context.Context, addr string, config *tls.Config, message []byte) 
 	enc := hpack.NewEncoder(&block)
 	for _, to := range []*[]byte{&c.first, &c.again} {
 		block.Reset()
-		for _, f := range [][2]string{
-			{":method", "POST"}, {":scheme", "https"}, {":path", "/secretbroker.v1.ResolverService/Resolve"}, {":authority", addr},
-			{"content-type", "application/grpc"}, {"user-agent", "secretbroker-perf"}, {"te", "trailers"}, {"grpc-timeout", "10S"},
-		} {
+		for _, f := range fields {
 			if err := enc.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]}); err != nil {
 				return nil, err
 			}
 		}
 		*to = bytes.Clone(block.Bytes())
 	}
-	c.data = append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(message))), message...) //nolint:gosec // some hundred bytes
 	return c, c.greet()
+}
+
+func connect(ctx context.Context, addr string, config *tls.Config, plain bool) (net.Conn, error) {
+	if plain {
+		return new(net.Dialer).DialContext(ctx, "tcp", addr)
+	}
+	return (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", addr)
 }
 
 func (c *connection) greet() error {
@@ -96,12 +138,13 @@ func (c *connection) send(due time.Time) error {
 		block, c.begun = c.first, true
 	}
 	c.due[c.next] = due
-	if err := c.write.WriteHeaders(http2.HeadersFrameParam{StreamID: c.next, BlockFragment: block, EndHeaders: true}); err != nil {
+	id := c.next
+	c.next += 2
+	if err := c.write.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block, EndHeaders: true, EndStream: len(c.data) == 0}); err != nil || len(c.data) == 0 {
 		return err
 	}
-	err := c.write.WriteData(c.next, true, c.data)
-	c.next += 2
-	return err
+	c.turn++
+	return c.write.WriteData(id, true, c.data[c.turn%len(c.data)])
 }
 
 // start begins n calls.
@@ -154,25 +197,24 @@ func (c *connection) handle(frame http2.Frame, ended func(now time.Time) error) 
 		if _, err := c.fields.Write(f.HeaderBlockFragment()); err != nil {
 			return err
 		}
-		if !f.StreamEnded() {
-			return nil
+		if c.status != c.good && (c.status != "" || f.StreamEnded()) {
+			c.statuses[f.StreamID] = cmp.Or(c.status, "none")
 		}
-		now := time.Now()
-		due, ok := c.due[f.StreamID]
-		delete(c.due, f.StreamID)
-		switch {
-		case !ok || !c.measured:
-		case c.status == "0":
-			c.took = append(c.took, now.Sub(due))
-		default:
-			c.failed[c.status]++
+		if f.StreamEnded() {
+			return c.end(f.StreamID, ended)
 		}
-		return ended(now)
 	case *http2.DataFrame:
+		if c.measured {
+			c.bytes += int(f.Length)
+		}
 		if c.consumed += f.Length; c.consumed > window/2 {
-			err := c.write.WriteWindowUpdate(0, c.consumed)
+			if err := c.write.WriteWindowUpdate(0, c.consumed); err != nil {
+				return err
+			}
 			c.consumed = 0
-			return err
+		}
+		if f.StreamEnded() {
+			return c.end(f.StreamID, ended)
 		}
 	case *http2.SettingsFrame:
 		if !f.IsAck() {
@@ -187,10 +229,29 @@ func (c *connection) handle(frame http2.Frame, ended func(now time.Time) error) 
 		if _, waiting := c.due[f.StreamID]; waiting {
 			delete(c.due, f.StreamID)
 			c.failed[f.ErrCode.String()]++
+			c.answered++
 			return ended(time.Now())
 		}
 	case *http2.GoAwayFrame:
 		return fmt.Errorf("the server sent the connection away: %v %s", f.ErrCode, f.DebugData())
 	}
 	return nil
+}
+
+// end takes note of an answer that is complete.
+func (c *connection) end(id uint32, ended func(now time.Time) error) error {
+	now := time.Now()
+	status, bad := c.statuses[id]
+	delete(c.statuses, id)
+	due, ok := c.due[id]
+	delete(c.due, id)
+	c.answered++
+	switch {
+	case !ok || !c.measured:
+	case bad:
+		c.failed[status]++
+	default:
+		c.took = append(c.took, now.Sub(due))
+	}
+	return ended(now)
 }

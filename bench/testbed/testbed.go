@@ -31,34 +31,54 @@ type Process struct {
 // Start runs a command, held to the CPUs of pin if that is not empty, and waits
 // until it logs a JSON line with the message "ready" and its addresses.
 func Start(pin string, env []string, command ...string) (*Process, error) {
+	return StartUntil(pin, env, func(text string, p *Process) bool {
+		var line struct {
+			Msg, Listen string
+			AdminListen string `json:"admin_listen"`
+		}
+		if json.Unmarshal([]byte(text), &line) != nil || line.Msg != "ready" {
+			if line.Msg != "integration loaded" {
+				fmt.Fprintln(os.Stderr, command[0]+":", text)
+			}
+			return false
+		}
+		p.Addr, p.AdminAddr = line.Listen, line.AdminListen
+		return true
+	}, command...)
+}
+
+// StartUntil is Start for a command that says otherwise when it is ready: ready
+// gets each line that it prints, fills in the addresses and returns true.
+func StartUntil(pin string, env []string, ready func(line string, p *Process) bool, command ...string) (*Process, error) {
 	if pin != "" {
 		command = append([]string{"taskset", "-c", pin}, command...)
 	}
 	p := &Process{cmd: exec.Command(command[0], command[1:]...)} //nolint:gosec,noctx // our own programs, ended by Stop
 	p.cmd.Env = append(os.Environ(), env...)
-	stderr, err := p.cmd.StderrPipe()
+	if _, err := p.cmd.StdinPipe(); err != nil { // open until Stop: some end with it
+		return nil, err
+	}
+	output, writer, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
-	if err := p.cmd.Start(); err != nil {
-		return nil, err
+	p.cmd.Stdout, p.cmd.Stderr = writer, writer
+	err = p.cmd.Start()
+	_ = writer.Close() // the process has its own
+	if err != nil {
+		return nil, errors.Join(err, output.Close())
 	}
-	lines := bufio.NewScanner(stderr)
+	lines := bufio.NewScanner(output)
 	for lines.Scan() {
-		var line struct {
-			Msg, Listen string
-			AdminListen string `json:"admin_listen"`
-		}
-		if json.Unmarshal(lines.Bytes(), &line) == nil && line.Msg == "ready" {
-			p.Addr, p.AdminAddr = line.Listen, line.AdminListen
-			go func() { _, _ = io.Copy(io.Discard, stderr) }() // until the process ends
+		if ready(lines.Text(), p) {
+			go func() { // until the process ends
+				_, _ = io.Copy(io.Discard, output)
+				_ = output.Close() // of no more use
+			}()
 			return p, nil
 		}
-		if line.Msg != "integration loaded" {
-			fmt.Fprintln(os.Stderr, command[0]+":", lines.Text())
-		}
 	}
-	return nil, errors.Join(errors.New("the process did not become ready"), p.cmd.Wait())
+	return nil, errors.Join(errors.New("the process did not become ready"), p.cmd.Wait(), output.Close())
 }
 
 // Pid is the process's number.
@@ -67,7 +87,13 @@ func (p *Process) Pid() int { return p.cmd.Process.Pid }
 // Stop ends the process and says if it did not end well.
 func (p *Process) Stop() error {
 	_ = p.cmd.Process.Signal(syscall.SIGTERM) // Wait tells if it has gone
-	if err := p.cmd.Wait(); err != nil {
+	err := p.cmd.Wait()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		if how, ok := exit.Sys().(syscall.WaitStatus); ok && how.Signal() == syscall.SIGTERM {
+			return nil // one that has nothing to do first
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("a process did not end well: %w", err)
 	}
 	return nil
@@ -132,16 +158,21 @@ func (w *World) ClientCAFile() string { return filepath.Join(w.Env.Dir, "clients
 
 // Config writes a broker.yaml with so much added to it and returns its path.
 func (w *World) Config(name, more string) (string, error) {
+	return w.ConfigFor(name, "integrations/", more)
+}
+
+// ConfigFor is Config with the integrations of another directory.
+func (w *World) ConfigFor(name, integrations, more string) (string, error) {
 	path := filepath.Join(w.Env.Dir, name)
 	return path, os.WriteFile(path, fmt.Appendf(nil, `
 listen: 127.0.0.1:0
 admin_listen: 127.0.0.1:0
 tls: {cert_file: server.pem, key_file: server-key.pem, client_ca_file: clients-ca.pem}
-integrations: integrations/
+integrations: %s
 audit: {file: audit.jsonl}
 shutdown: {drain_delay: 0s}
 %s
-`, more), 0o600)
+`, integrations, more), 0o600)
 }
 
 // Close stops the Key Vault and removes the directory.

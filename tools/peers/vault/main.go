@@ -1,7 +1,8 @@
 // Command vault is a HashiCorp Vault server for tests: the vendor's own core
 // and HTTP handler, with storage in memory, initialised and unsealed. It prints
 // one line of JSON, {"address": ..., "root_token": ...}, once it answers, and ends
-// with its standard input. Its certificate and key are files of PEM.
+// with its standard input. Its certificate and key are files of PEM, as is who issues
+// the clients' certificates: without that any will do, or none.
 package main
 
 import (
@@ -35,17 +36,30 @@ import (
 func main() {
 	certFile := flag.String("cert", "", "the certificate, PEM")
 	keyFile := flag.String("key", "", "its key, PEM")
+	clientCAFile := flag.String("client-ca", "", "who issues the clients' certificates, PEM")
 	flag.Parse()
-	if err := run(*certFile, *keyFile); err != nil {
+	if err := run(*certFile, *keyFile, *clientCAFile); err != nil {
 		fmt.Fprintln(os.Stderr, "vault:", err)
 		os.Exit(1)
 	}
 }
 
-func run(certFile, keyFile string) error {
+func run(certFile, keyFile, clientCAFile string) error {
 	certificate, err := tls.LoadX509KeyPair(certFile, keyFile)
 	if err != nil {
 		return err
+	}
+	// The auth method cert judges what clients present.
+	clientAuth, clientCAs := tls.RequestClientCert, x509.NewCertPool()
+	if clientCAFile != "" {
+		data, err := os.ReadFile(clientCAFile)
+		if err != nil {
+			return err
+		}
+		if !clientCAs.AppendCertsFromPEM(data) {
+			return fmt.Errorf("%s: no certificates", clientCAFile)
+		}
+		clientAuth = tls.RequireAndVerifyClientCert
 	}
 	core, root, err := newCore(context.Background())
 	if err != nil {
@@ -54,10 +68,9 @@ func run(certFile, keyFile string) error {
 	listener, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
 		Certificates: []tls.Certificate{certificate},
 		MinVersion:   tls.VersionTLS12,
-		// The auth method cert judges what clients present.
-		ClientAuth: tls.RequestClientCert,
-		ClientCAs:  x509.NewCertPool(),
-		NextProtos: []string{"h2", "http/1.1"},
+		ClientAuth:   clientAuth,
+		ClientCAs:    clientCAs,
+		NextProtos:   []string{"h2", "http/1.1"},
 	})
 	if err != nil {
 		return err
@@ -90,7 +103,7 @@ func newCore(ctx context.Context) (core *vault.Core, root string, err error) {
 	}
 	core, err = vault.NewCore(&vault.CoreConfig{
 		Physical:      storage,
-		AuditBackends: map[string]audit.Factory{},
+		AuditBackends: map[string]audit.Factory{"file": audit.NewFileBackend},
 		LogicalBackends: map[string]logical.Factory{
 			"kv": kv.Factory, "credentials": newEngine,
 		},

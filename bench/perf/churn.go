@@ -1,0 +1,162 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// event is something that happens again and again.
+type event struct {
+	what string
+	// perHour is how often, in the hour that is assumed.
+	perHour int
+	// atOnce is how many may be under way; further ones are left out.
+	atOnce int
+	// do does it for the n-th time. Its error is what the broker said where it
+	// should not have, or that it said something else than it should.
+	do func(ctx context.Context, n int) error
+
+	done, refused, late, failed atomic.Int64
+	first                       atomic.Pointer[error]
+}
+
+// churn lets an hour's comings and goings happen in a shorter time, and tells
+// whether the broker's memory, goroutines and files grow meanwhile.
+func churn(ctx context.Context, args []string) (err error) {
+	flags := flag.NewFlagSet("perf churn", flag.ExitOnError)
+	duration := flags.Duration("duration", 5*time.Minute, "how long; the events are those of an hour in any case")
+	every := flags.Duration("every", 5*time.Second, "how often to look")
+	binary := flags.String("binary", "", "the broker's binary; built from this checkout if empty")
+	cpus := flags.String("server-cpus", "", "hold the broker to these CPUs with taskset; empty for all")
+	_ = flags.Parse(args) // ends the process
+
+	speed := float64(time.Hour) / float64(*duration)
+	// What stays for a time must not stay longer for it, in events, than it would.
+	ttl := max(time.Duration(float64(5*time.Minute)/speed), time.Second).Round(time.Second)
+	s, err := newScene(ctx, *binary, *cpus, ttl)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	fmt.Fprintf(os.Stdout, "an hour's events in %v: %.3g times as fast; time-to-live %v instead of 5m\n", *duration, speed, ttl)
+	if err := s.fillUsage(ctx); err != nil {
+		return err
+	}
+	before, err := s.look(ctx)
+	if err != nil {
+		return err
+	}
+
+	events := s.events()
+	running, stop := context.WithTimeout(ctx, *duration)
+	defer stop()
+	var all sync.WaitGroup
+	for _, e := range events {
+		all.Go(func() { e.run(running, speed) })
+	}
+	looks, err := s.watch(running, *every)
+	stop()
+	all.Wait()
+	if err := errors.Join(err, ctx.Err()); err != nil {
+		return err
+	}
+	printEvents(os.Stdout, events)
+	printVerdict(os.Stdout, looks)
+	after, err := s.quiet(ctx)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(os.Stdout, "\nbefore: %v\nafter everything ended and two and a half minutes: %v\n", before, after)
+	return nil
+}
+
+// run does it speed times as often as in the assumed hour, until ctx ends. What
+// could not be done in time, because all was stopped, is not made up for.
+func (e *event) run(ctx context.Context, speed float64) {
+	pause := time.Duration(float64(time.Hour) / float64(e.perHour) / speed)
+	var underWay sync.WaitGroup
+	defer underWay.Wait()
+	free := make(chan struct{}, e.atOnce)
+	due := time.Now().Add(pause)
+	for n := 0; ; n++ {
+		if wait(ctx, time.Until(due)); ctx.Err() != nil {
+			return
+		}
+		if due = due.Add(pause); time.Since(due) > time.Second {
+			due = time.Now()
+		}
+		select {
+		case free <- struct{}{}:
+		default:
+			e.late.Add(1)
+			continue
+		}
+		underWay.Go(func() {
+			// What has begun may end.
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 15*time.Second)
+			e.note(e.do(ctx, n))
+			cancel()
+			<-free
+		})
+	}
+}
+
+func (e *event) note(err error) {
+	switch status.Code(err) {
+	case codes.OK:
+		e.done.Add(1)
+	case codes.ResourceExhausted:
+		e.refused.Add(1)
+	case codes.DeadlineExceeded:
+		e.late.Add(1)
+	default:
+		e.failed.Add(1)
+		e.first.CompareAndSwap(nil, &err)
+	}
+}
+
+// watch looks at the broker again and again until ctx ends.
+func (s *scene) watch(ctx context.Context, every time.Duration) (looks []look, err error) {
+	fmt.Fprintf(os.Stdout, "\n| after | %s |\n|---|---|---|---|---|---|---|---|\n", header())
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	begin, last := time.Now(), time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return looks, nil
+		case <-tick.C:
+		}
+		if gap := time.Since(last); gap > 2*every {
+			fmt.Fprintf(os.Stdout, "nothing ran here for %v\n", (gap - every).Round(time.Second))
+		}
+		last = time.Now()
+		l, err := s.look(ctx)
+		if ctx.Err() != nil {
+			return looks, nil
+		}
+		if err != nil {
+			return looks, err
+		}
+		l.after = time.Since(begin)
+		looks = append(looks, l)
+		fmt.Fprintf(os.Stdout, "| %v | %s |\n", l.after.Round(time.Second), l.row())
+	}
+}
+
+// quiet waits until Go has collected what is no longer in use, which it does every
+// two minutes when nothing happens, and looks once more.
+func (s *scene) quiet(ctx context.Context) (look, error) {
+	s.hangUp()
+	wait(ctx, 150*time.Second)
+	return s.look(ctx)
+}
