@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -33,7 +34,7 @@ func run(ctx context.Context, args []string) (err error) {
 	o.register(flags)
 	flags.StringVar(&o.shapes, "shapes", "4x64,64x64", "connections x calls under way on each")
 	flags.StringVar(&o.rates, "rates", "0.5,0.9", "then offer these parts of the floor's throughput at the first shape")
-	flags.StringVar(&o.servers, "servers", "floor,tuned,broker", "what to measure")
+	flags.StringVar(&o.servers, "servers", "floor,tuned,broker,unsynced", "what to measure; unsynced is the broker with audit.sync none")
 	flags.StringVar(&o.brokers, "binaries", "", "further brokers to measure, NAME=PATH,...")
 	flags.IntVar(&o.configs, "configs", 2, "references in a call")
 	flags.StringVar(&o.profile, "profile", "", "measure only the broker, built to be profiled, and write its CPU profile to this file")
@@ -80,6 +81,17 @@ const unlimited = `limits:
   max_concurrent_calls_per_principal: 10000
   max_concurrent_calls: 100000`
 
+// unsynced writes the configuration again, beside itself, with an audit that is not
+// forced to the disk.
+func unsynced(config string) (string, error) {
+	text, err := os.ReadFile(config)
+	if err != nil {
+		return "", err
+	}
+	path := strings.TrimSuffix(config, ".yaml") + "-unsynced.yaml"
+	return path, os.WriteFile(path, bytes.Replace(text, []byte("audit: {"), []byte("audit: {sync: none, "), 1), 0o600)
+}
+
 // contest is the servers that are compared, and what they are asked.
 type contest struct {
 	*bed
@@ -107,12 +119,18 @@ func newContest(ctx context.Context, b *bed, o options) (*contest, error) {
 			c.servers = append(c.servers, server{name: name, command: b.floor("-configs", strconv.Itoa(o.configs))})
 		case "tuned":
 			c.servers = append(c.servers, server{name: name, command: b.floor("-tuned", "-configs", strconv.Itoa(o.configs))})
-		case "broker":
+		case "broker", "unsynced":
 			binary, err := testbed.Build(ctx, b.world.Dir(), "cmd/broker", "-trimpath", "-tags", tag)
 			if err != nil {
 				return nil, err
 			}
-			c.servers = append(c.servers, server{name: name, command: b.broker(binary, config)})
+			with := config
+			if name == "unsynced" {
+				if with, err = unsynced(config); err != nil {
+					return nil, err
+				}
+			}
+			c.servers = append(c.servers, server{name: name, command: b.broker(binary, with)})
 		default:
 			return nil, fmt.Errorf("-servers: no server %q", name)
 		}
