@@ -216,12 +216,17 @@ func TestReplyBeforeTheDeadline(t *testing.T) {
 		<-ctx.Done()
 		return nil, secret.Errorf(secret.ReasonStoreUnavailable, "the store is slow").WithCause(ctx.Err())
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-	defer cancel()
-	_, err := secretbrokerv1.NewResolverServiceClient(ts.dial(t, ts.ca.withURIs(string(granted)))).Resolve(ctx, &secretbrokerv1.ResolveRequest{})
-	if status.Code(err) != codes.Unavailable {
-		t.Errorf("got %v", err)
+	client := secretbrokerv1.NewResolverServiceClient(ts.dial(t, ts.ca.withURIs(string(granted))))
+	var err error
+	for range 5 { // a machine that stands still for the 20 ms takes them away
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		_, err = client.Resolve(ctx, &secretbrokerv1.ResolveRequest{})
+		cancel()
+		if status.Code(err) == codes.Unavailable {
+			return
+		}
 	}
+	t.Errorf("got %v", err)
 }
 
 func TestMessageSizeLimit(t *testing.T) {
