@@ -29,10 +29,13 @@ type marks struct{ end, outEnd int }
 // have been told, unless that was needed for a burst only.
 func newBatch(used *batch) *batch {
 	b := &batch{done: make(chan struct{})}
-	if used != nil && cap(used.lines) <= maxKept {
-		b.lines, b.marks = used.lines[:0], used.marks[:0]
-		used.lines, used.marks = nil, nil
+	if used == nil {
+		return b
 	}
+	if cap(used.lines) <= maxKept {
+		b.lines, b.marks = used.lines[:0], used.marks[:0]
+	}
+	used.lines, used.marks = nil, nil // its Receipts may be kept for long
 	return b
 }
 
@@ -63,7 +66,7 @@ func (r Receipt) Wait() error {
 type ticket struct {
 	batch *batch
 	index int
-	// later says that the Write is in company, and may be waited for elsewhere.
+	// later says that the Write is in company, and is waited for elsewhere.
 	later bool
 }
 
@@ -97,7 +100,8 @@ func (t ticket) result() error {
 }
 
 // enqueue encodes the events and queues their lines. No events have no ticket.
-func (l *Log) enqueue(events []Event) (ticket, error) {
+// mayLeave says that the Write would take a Receipt.
+func (l *Log) enqueue(events []Event, mayLeave bool) (ticket, error) {
 	if len(events) == 0 {
 		return ticket{}, nil
 	}
@@ -124,7 +128,7 @@ func (l *Log) enqueue(events []Event) (ticket, error) {
 	}
 	// One that comes alone, to a writer that rests, has no company whatever was before.
 	t := ticket{batch: b, index: len(b.marks)}
-	t.later = l.last >= company && l.failed == nil && (l.current != nil || len(b.marks) > 0)
+	t.later = mayLeave && l.last >= company && l.failed == nil && (l.current != nil || len(b.marks) > 0)
 	if t.later {
 		b.later++
 	}
@@ -135,8 +139,10 @@ func (l *Log) enqueue(events []Event) (ticket, error) {
 }
 
 // abandon tells every Write that waits that there may be no record of it. What it
-// queued is still written if it can be. Callers hold l.mu.
+// queued is still written if it can be. Those that come before the writer moves again
+// have no company. Callers hold l.mu.
 func (l *Log) abandon(err error) {
+	l.last = 0
 	if l.current != nil {
 		l.tell(l.current, 0, err)
 		l.current = nil

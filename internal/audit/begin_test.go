@@ -3,6 +3,7 @@ package audit
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 )
@@ -141,4 +142,83 @@ func TestBeginFails(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestBeginWhenStuck: once the Writes were told that the file takes too long, those
+// that come while it still does wait by themselves, so that callers are told why.
+func TestBeginWhenStuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, g, _ := inCompany(t, company)
+		receipt, _ := begin(l, "x")
+		if err := receipt.Wait(); !errors.Is(err, errSlow) {
+			t.Errorf("the receipt tells %v", err)
+		}
+		told := make(chan error, company)
+		for i := range cap(told) {
+			go func() {
+				receipt, err := begin(l, fmt.Sprint("late", i))
+				if receipt != (Receipt{}) {
+					t.Error("a Begin left something to wait for")
+				}
+				told <- err
+			}()
+		}
+		for range cap(told) {
+			if err := <-told; !errors.Is(err, errSlow) {
+				t.Errorf("a Begin tells %v", err)
+			}
+		}
+		close(g.let) // the writer may end: allowances of nothing
+		_ = l.Close()
+	})
+}
+
+// TestFailuresAreCountedOnce, whether somebody waits in the call or elsewhere.
+func TestFailuresAreCountedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, g, _ := inCompany(t, company)
+		waiting := write(t.Context(), l, "waits")
+		receipt, err := begin(l, "does not")
+		if err != nil || receipt == (Receipt{}) {
+			t.Fatalf("receipt %v, %v", receipt, err)
+		}
+		g.let <- allowance{everything, nil}
+		g.let <- allowance{0, errors.New("no space left on device")}
+		if <-waiting == nil || receipt.Wait() == nil {
+			t.Error("something was recorded")
+		}
+		synctest.Wait()
+		if n := l.Stats().Failures; n != 2 {
+			t.Errorf("%d failures were counted", n)
+		}
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestReceiptsAreSmall: who keeps a Receipt, as a connection does whose client does not
+// read, keeps none of the lines of its group commit.
+func TestReceiptsAreSmall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, g, _ := inCompany(t, company)
+		receipt, err := l.Begin([]Event{{Connector: strings.Repeat("x", 2*maxKept)}})
+		if err != nil || receipt == (Receipt{}) {
+			t.Fatalf("receipt %v, %v", receipt, err)
+		}
+		g.let <- allowance{everything, nil}
+		g.let <- allowance{everything, nil}
+		if err := receipt.Wait(); err != nil {
+			t.Error(err)
+		}
+		_ = write(t.Context(), l, "another")
+		g.let <- allowance{everything, nil}
+		synctest.Wait()
+		if n := cap(receipt.batch.lines); n > 0 {
+			t.Errorf("it keeps %d bytes", n)
+		}
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 }

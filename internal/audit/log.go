@@ -142,7 +142,7 @@ func (l *Log) write(ctx context.Context, events []Event) error {
 	if err := context.Cause(ctx); err != nil {
 		return fmt.Errorf("write the audit log: %w", err)
 	}
-	t, err := l.enqueue(events)
+	t, err := l.enqueue(events, false)
 	if err != nil {
 		return err
 	}
@@ -153,9 +153,10 @@ func (l *Log) write(ctx context.Context, events []Event) error {
 // call until the disk has its records costs a good part of what calls cost, it
 // returns once the events are queued: nothing that they tell of may then leave the
 // broker before the Receipt's Wait has returned nil. Otherwise, and always when the
-// last write failed, it waits, so that callers are told what is wrong.
+// last write failed or the one under way takes too long, it waits, so that callers are
+// told what is wrong.
 func (l *Log) Begin(events []Event) (Receipt, error) {
-	t, err := l.enqueue(events)
+	t, err := l.enqueue(events, true)
 	if err == nil && t.later {
 		return Receipt{t.batch}, nil
 	}
