@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -59,35 +60,22 @@ type FileFault struct {
 type Files struct {
 	dir      string
 	log      *slog.Logger
-	poll     time.Duration
+	interval time.Duration // of polls
 	onChange func(removed, changed []*Integration)
 	now      func() time.Time
 	blind    bool // PoliciesOnly
 
 	current atomic.Pointer[snapshot]
 
-	reload sync.Mutex       // serialises Reload and guards files
-	files  map[string]*file // by path
-}
-
-// snapshot is what is served at one time. It is immutable.
-type snapshot struct {
-	byID   map[string]*Integration
-	sorted []*Integration   // by ID
-	source map[string]*file // by ID; the files' own fields are Files.reload's
-	faults []FileFault      // by File
-}
-
-// withFault returns s with one more fault, of the directory.
-func (s *snapshot) withFault(dir, text string) *snapshot {
-	next := *s
-	next.faults = []FileFault{{File: dir, Faults: strictyaml.Faults{{File: dir, Text: text}}}}
-	for _, ff := range s.faults {
-		if ff.File != dir {
-			next.faults = append(next.faults, ff)
-		}
-	}
-	return &next
+	reload     sync.Mutex // serialises Reload and guards the rest; no call waits for it
+	listing    listing
+	expected   *expected            // nil until the first poll
+	files      map[string]*file     // by path
+	claims     index                // by the id that they ask for
+	named      index                // by the paths of the files that they name
+	linked     int                  // how many are
+	faulty     map[string]FileFault // by path
+	unreadable string               // what keeps the directory from being read
 }
 
 // Open reads the directory. Files at fault are no error, see Faults; a directory
@@ -97,24 +85,24 @@ func Open(c FilesConfig) (*Files, error) {
 	if c.Dir == "" || err != nil {
 		return nil, fmt.Errorf("registry: a directory of integrations is required")
 	}
-	f := &Files{dir: dir, log: c.Logger, poll: c.PollInterval, now: c.Now, blind: c.PoliciesOnly}
+	f := &Files{dir: dir, log: c.Logger, interval: c.PollInterval, now: c.Now, blind: c.PoliciesOnly}
 	if f.log == nil {
 		f.log = slog.New(slog.DiscardHandler)
 	}
-	if f.poll <= 0 {
-		f.poll = 5 * time.Second
+	if f.interval <= 0 {
+		f.interval = 5 * time.Second
 	}
 	if f.now == nil {
 		f.now = time.Now
 	}
-	f.current.Store(&snapshot{})
-	files, err := f.scan(false)
-	if err != nil {
+	f.files, f.faulty = make(map[string]*file), make(map[string]FileFault)
+	f.claims, f.named = make(index), make(index)
+	f.current.Store(&snapshot{byID: make(map[string]served)})
+	if err := f.poll(); err != nil { // of nothing that is known, which reads everything
 		return nil, fmt.Errorf("registry: %w", err)
 	}
-	f.install(files)
 	f.onChange = c.OnChange // what is there at first is no change
-	if len(files) == 0 {
+	if len(f.files) == 0 {
 		f.log.Warn("no integrations: the directory has no .yaml file", "dir", dir)
 	}
 	return f, nil
@@ -145,8 +133,8 @@ func validate(c FilesConfig) ([]*Integration, strictyaml.Faults) {
 
 // Get returns the integration of that id, or ErrNotFound. It takes no lock.
 func (f *Files) Get(id string) (*Integration, error) {
-	if in, ok := f.current.Load().byID[id]; ok {
-		return in, nil
+	if s, ok := f.current.Load().byID[id]; ok {
+		return s.in, nil
 	}
 	return nil, ErrNotFound
 }
@@ -157,52 +145,61 @@ func (f *Files) List() []*Integration { return slices.Clone(f.current.Load().sor
 // Faults returns the files that are at fault now, by path.
 func (f *Files) Faults() []FileFault { return slices.Clone(f.current.Load().faults) }
 
-// Reload looks for changes now and returns when they have taken effect. It reads
-// every file, those that integrations name included, so that it finds changes
-// that no time stamp shows; parsed and told of is what has changed. Ten thousand
-// integrations with a credential each take some 250 ms from the page cache, two
-// to three times what a poll takes. If the directory itself cannot be read,
-// everything stays as it is and Faults says so.
-func (f *Files) Reload() { f.update(false) }
+// Reload looks for changes now and returns when they have taken effect. What time
+// stamps show does so at once; then every file is read, those that integrations
+// name included, so that a change is found which no time stamp shows. Parsed and
+// told of is what has changed. Of ten thousand integrations with a credential each
+// the first takes some 10 ms, the second some 250 ms on one CPU, from the page
+// cache. If the directory itself cannot be read, everything stays as it is and
+// Faults says so.
+func (f *Files) Reload() {
+	f.update(f.poll)
+	f.update(f.readAll)
+}
 
-// update looks for changes. With trust, files that look the same are not read;
-// see file.settled.
-func (f *Files) update(trust bool) {
+// update takes up changes by one of the ways that there are, and says so if the
+// directory cannot be read.
+func (f *Files) update(how func() error) {
 	f.reload.Lock()
 	defer f.reload.Unlock()
-	files, err := f.scan(trust)
-	if err != nil {
-		f.publish(f.current.Load().withFault(f.dir, "the directory cannot be read, so no change takes effect: "+err.Error()))
-		return
+	unreadable := ""
+	if err := how(); err != nil {
+		unreadable = "the directory cannot be read, so no change takes effect: " + err.Error()
 	}
-	f.install(files)
+	if unreadable != f.unreadable {
+		f.unreadable = unreadable
+		last := f.current.Load()
+		f.publish(&snapshot{byID: last.byID, sorted: last.sorted, faults: f.atFault()}, nil)
+	}
 }
 
-// install makes files what is served. Callers hold f.reload or are Open.
-func (f *Files) install(files map[string]*file) {
-	f.files = files
-	f.publish(settle(files, f.current.Load()))
+// install makes what loaded says of these files what is served, nil of those that
+// are gone. Callers hold f.reload or are Open.
+func (f *Files) install(paths []string, loaded []*file) {
+	last := f.current.Load()
+	if c := f.replace(paths, loaded, last); len(c.files)+len(c.ids) > 0 {
+		f.publish(f.settle(c, last), c.ids)
+	}
 }
 
-// publish makes next the current snapshot and tells what is different.
-func (f *Files) publish(next *snapshot) {
+// publish makes next the current snapshot and tells what is different of ids.
+func (f *Files) publish(next *snapshot, ids map[string]bool) {
 	last := f.current.Swap(next)
 	f.logFaults(last.faults, next)
 	var removed, changed []*Integration
-	for _, in := range last.sorted {
-		if next.byID[in.ID] == nil {
-			removed = append(removed, in)
-			f.log.Info("integration removed", "integration", in.ID)
-		}
-	}
-	for _, in := range next.sorted {
-		if last.byID[in.ID] == in {
-			continue
-		}
-		changed = append(changed, in)
-		f.log.Info("integration loaded", "integration", in.ID, "revision", in.Revision, "file", next.source[in.ID].path)
-		if next.source[in.ID].ungranted {
-			f.log.Warn("integration has no grants: nobody may use it", "integration", in.ID)
+	for _, id := range slices.Sorted(maps.Keys(ids)) {
+		was, now := last.byID[id], next.byID[id]
+		switch {
+		case was.in == now.in:
+		case now.in == nil:
+			removed = append(removed, was.in)
+			f.log.Info("integration removed", "integration", id)
+		default:
+			changed = append(changed, now.in)
+			f.log.Info("integration loaded", "integration", id, "revision", now.in.Revision, "file", now.from.path)
+			if now.from.ungranted {
+				f.log.Warn("integration has no grants: nobody may use it", "integration", id)
+			}
 		}
 	}
 	if f.onChange != nil && len(removed)+len(changed) > 0 {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"sort"
+	"time"
 )
 
 var _ Store = (*Files)(nil)
@@ -33,11 +34,10 @@ func (f *Files) Delete(context.Context, string, string) error { return ErrReadOn
 // without its document.
 func (f *Files) Record(_ context.Context, id string) (Record, error) {
 	s := f.current.Load()
-	in := s.byID[id]
-	if in == nil {
+	if _, ok := s.byID[id]; !ok {
 		return Record{}, ErrNotFound
 	}
-	return f.record(s, in)
+	return f.record(s, id)
 }
 
 // Records implements Store, see Record.
@@ -52,7 +52,7 @@ func (f *Files) Records(ctx context.Context, page Page) ([]Record, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		r, err := f.record(s, in)
+		r, err := f.record(s, in.ID)
 		if err != nil {
 			return nil, err
 		}
@@ -62,14 +62,14 @@ func (f *Files) Records(ctx context.Context, page Page) ([]Record, error) {
 }
 
 // record reads the file again: what stands in it is not kept in memory.
-func (f *Files) record(s *snapshot, in *Integration) (Record, error) {
-	from := s.source[in.ID]
-	r := Record{ID: in.ID, ETag: in.Revision, File: from.path, Integration: in}
+func (f *Files) record(s *snapshot, id string) (Record, error) {
+	in, from := s.byID[id].in, s.byID[id].from
+	r := Record{ID: id, ETag: in.Revision, File: from.path, Integration: in}
 	if i := slices.IndexFunc(s.faults, func(ff FileFault) bool { return ff.File == from.path }); i >= 0 {
 		r.Faults = s.faults[i].Faults
 	}
-	if from.stat != nil {
-		r.UpdatedAt = from.stat.ModTime().UTC()
+	if from.stamp != (stamp{}) {
+		r.UpdatedAt = time.Unix(0, from.stamp.modified).UTC()
 	}
 	var page []byte
 	data, fault := readFile(from.path, &page)

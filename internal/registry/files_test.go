@@ -121,7 +121,7 @@ func (w *world) reload() {
 // poll looks for changes as Run's poll does.
 func (w *world) poll() {
 	w.removed, w.changed = nil, nil
-	w.files.update(true)
+	w.files.update(w.files.poll)
 }
 
 func ids(list []*Integration) []string {

@@ -77,9 +77,9 @@ func TestReloadTrustsNoStats(t *testing.T) {
 	w.overwrite("a.yaml", managed("a", "bbb"))
 	w.overwrite("password", "hunter3")
 	for _, f := range w.files.files { // as if nothing showed
-		f.stat, _ = os.Stat(f.path)
+		f.stamp = statAt(noDirectory, f.path)
 		for i, r := range f.refs {
-			f.contents[i].stat, _ = os.Stat(r.path)
+			f.contents[i].stamp = statAt(noDirectory, r.path)
 		}
 	}
 	w.poll()

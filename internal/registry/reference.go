@@ -36,7 +36,7 @@ type digest [sha256.Size]byte
 
 // content is what is known of a referenced file: never what it holds.
 type content struct {
-	stat  fs.FileInfo // taken before reading; nil if there was none
+	stamp stamp // taken before reading
 	sum   digest
 	fault string
 }
@@ -44,7 +44,7 @@ type content struct {
 // inspector looks at every file at most once, so that a thousand integrations
 // with one CA file cost one read of it. It lives as long as one reload.
 type inspector struct {
-	stats    map[string]fs.FileInfo
+	stamps   map[string]stamp
 	contents map[reference]content
 	// Where files are read to, allocated when first needed and used again: a
 	// credential leaves no copies behind.
@@ -54,17 +54,17 @@ type inspector struct {
 }
 
 func newInspector() *inspector {
-	return &inspector{stats: make(map[string]fs.FileInfo), contents: make(map[reference]content)}
+	return &inspector{stamps: make(map[string]stamp), contents: make(map[reference]content)}
 }
 
-// stat returns nil for what cannot be looked at.
-func (i *inspector) stat(path string) fs.FileInfo {
-	info, ok := i.stats[path]
+// stamp returns the zero stamp for what cannot be looked at.
+func (i *inspector) stamp(path string) stamp {
+	s, ok := i.stamps[path]
 	if !ok {
-		info, _ = os.Stat(path)
-		i.stats[path] = info
+		s = statAt(noDirectory, path)
+		i.stamps[path] = s
 	}
-	return info
+	return s
 }
 
 // read returns what there is to know of ref.
@@ -74,7 +74,7 @@ func (i *inspector) read(ref reference) content {
 	}
 	c, ok := i.contents[ref]
 	if !ok {
-		c = content{stat: i.stat(ref.path)}
+		c = content{stamp: i.stamp(ref.path)}
 		var data []byte
 		if data, c.fault = readFile(ref.path, &i.credential); c.fault == "" {
 			if ref.use != useToken {

@@ -13,39 +13,53 @@ import (
 // file, or swapping a mounted ConfigMap, takes several steps.
 const debounce = 100 * time.Millisecond
 
+// maxNotices is how many files are looked at by their names; when more have
+// changed, it is as quick to look at all.
+const maxNotices = 1000
+
 // Run makes changes take effect until ctx ends, and then returns nil. Changes
-// in the directory are noticed at once where the system can notify, and make it
-// read everything as Reload does; a poll finds those it does not tell of, and
-// changes of the files that integrations name. Run is called once at most.
+// in the directory are noticed at once where the system can notify, and only what
+// they concern is read. A poll finds those it does not tell of, and changes of the
+// files that integrations name. Run is called once at most.
 func (f *Files) Run(ctx context.Context) error {
 	w := &watch{files: f}
 	defer w.close()
 	w.start()
-	poll := time.NewTicker(f.poll)
+	poll := time.NewTicker(f.interval)
 	defer poll.Stop()
 	// What changed since Open has not been notified of.
-	f.Reload()
+	f.update(f.poll)
 	var due <-chan time.Time // fires when the debounce is over
+	notices, lost := make(map[string]struct{}), false
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-w.events():
+		case e := <-w.events():
+			if len(notices) <= maxNotices {
+				notices[e.Name] = struct{}{}
+			}
 			if due == nil {
 				due = time.After(debounce)
 			}
 		case err := <-w.errors():
 			// An overflow above all: something has changed, nobody knows what.
 			f.log.Warn("notices of changes were lost", "dir", f.dir, "error", err)
+			lost = true
 			if due == nil {
 				due = time.After(debounce)
 			}
 		case <-due:
-			due = nil
-			f.Reload()
+			if lost {
+				f.Reload()
+			} else {
+				f.update(func() error { return f.noticed(notices) })
+			}
+			clear(notices)
+			due, lost = nil, false
 		case <-poll.C:
 			w.follow()
-			f.update(true)
+			f.update(f.poll)
 		}
 	}
 }

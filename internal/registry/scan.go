@@ -1,0 +1,151 @@
+package registry
+
+import (
+	"errors"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+)
+
+// listing is what is known of the directory since it was last listed.
+type listing struct {
+	// stamp is the directory's own, taken before it was read.
+	stamp stamp
+	// settled: while the stamp is the same, so are the files.
+	settled bool
+	at      time.Time
+}
+
+// isIntegration reports whether a file of that name holds an integration.
+func isIntegration(name string) bool {
+	ext := filepath.Ext(name)
+	return (ext == ".yaml" || ext == ".yml") && !strings.HasPrefix(name, ".")
+}
+
+// list lists the directory anew, and returns the files that are new in it and
+// those that are known and no longer there.
+func (f *Files) list() (added, removed []string, err error) {
+	next := listing{stamp: statAt(noDirectory, f.dir), at: f.now()}
+	dir, err := os.Open(f.dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer dir.Close() // nothing was written
+	there := make(map[*file]bool, len(f.files))
+	for {
+		entries, err := dir.ReadDir(1024)
+		for _, e := range entries {
+			if e.IsDir() || !isIntegration(e.Name()) {
+				continue
+			}
+			path := filepath.Join(f.dir, e.Name())
+			if known := f.files[path]; known != nil {
+				there[known] = true
+			} else {
+				added = append(added, path)
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+	}
+	if len(there) < len(f.files) {
+		for path, known := range f.files {
+			if !there[known] {
+				removed = append(removed, path)
+			}
+		}
+	}
+	next.settled = next.stamp.before(next.at.Add(-settleTime))
+	f.listing = next
+	return added, removed, nil
+}
+
+// relistAfter is how long a list is believed: there are file systems whose
+// directories do not change with their files, remote ones above all.
+const relistAfter = 30 * time.Second
+
+// poll takes up what stamps show to have changed. A directory that has not
+// changed is not listed, and files that have not are not read.
+func (f *Files) poll() (err error) {
+	var changed, removed []string
+	if !f.listing.settled || f.now().Sub(f.listing.at) >= relistAfter || f.listing.stamp != statAt(noDirectory, f.dir) {
+		if changed, removed, err = f.list(); err != nil {
+			return err
+		}
+	}
+	if f.expected == nil || f.expected.changes > maxChanges {
+		f.expected = newExpected(f.files)
+	}
+	f.takeUp(append(changed, f.expected.unlike(f.files)...), removed, runtime.GOMAXPROCS(0))
+	return nil
+}
+
+// readAll takes up what has changed, whatever the stamps say. It takes longer and
+// leaves the other CPUs to the calls.
+func (f *Files) readAll() error {
+	added, removed, err := f.list()
+	if err != nil {
+		return err
+	}
+	f.takeUp(slices.AppendSeq(added, maps.Keys(f.files)), removed, 1)
+	return nil
+}
+
+// noticed takes up what has changed of these files. Which of the integrations
+// that concerns is told by their names; where names lead on to others, where a
+// file is gone, and where the directory itself is concerned, everything is looked
+// at.
+func (f *Files) noticed(paths map[string]struct{}) error {
+	if _, itself := paths[f.dir]; itself || f.unreadable != "" || len(paths) > maxNotices {
+		return f.poll()
+	}
+	var concerned []string
+	unknown := false
+	for path := range paths {
+		namers, integration := f.named[path], isIntegration(filepath.Base(path))
+		if integration {
+			concerned = append(concerned, path)
+		}
+		for _, namer := range namers {
+			concerned = append(concerned, namer.path)
+		}
+		unknown = unknown || (!integration && len(namers) == 0)
+	}
+	if gone := f.takeUp(concerned, nil, runtime.GOMAXPROCS(0)); gone || (unknown && f.linked > 0) {
+		return f.poll()
+	}
+	return nil
+}
+
+// takeUp reads what changed and makes it what is served, without those that are
+// removed. It reports whether some of what changed was not there: only the list of
+// the directory is believed that a file has been removed, because all of them are
+// gone for a moment while another directory takes its place.
+func (f *Files) takeUp(changed, removed []string, workers int) (gone bool) {
+	slices.Sort(removed)
+	slices.Sort(changed)
+	changed = slices.DeleteFunc(slices.Compact(changed), func(path string) bool {
+		_, ok := slices.BinarySearch(removed, path)
+		return ok
+	})
+	loaded := f.read(changed, workers)
+	for i, file := range loaded {
+		if file == nil {
+			loaded[i], gone = f.files[changed[i]], true
+		}
+	}
+	if gone {
+		f.listing.settled = false
+	}
+	f.install(slices.Concat(changed, removed), append(loaded, make([]*file, len(removed))...))
+	return gone
+}
