@@ -31,6 +31,9 @@ type conditions struct {
 	rounds               int
 	warm, duration       time.Duration
 	serverCPUs, loadCPUs string
+	// quiet is which part of the servers' CPUs others may take while something is
+	// measured; zero is any.
+	quiet float64
 }
 
 func (c *conditions) register(flags *flag.FlagSet) {
@@ -39,6 +42,7 @@ func (c *conditions) register(flags *flag.FlagSet) {
 	flags.DurationVar(&c.duration, "duration", 4*time.Second, "how long to measure")
 	flags.StringVar(&c.serverCPUs, "server-cpus", "0-1", "hold the servers to these CPUs with taskset; empty for all")
 	flags.StringVar(&c.loadCPUs, "load-cpus", "2-3", "hold the load to these CPUs")
+	flags.Float64Var(&c.quiet, "quiet", 0, "measure only while others take no more than this part of the servers' CPUs, such as 0.1; 0 for always")
 }
 
 // server is one of those that are compared.
@@ -135,15 +139,36 @@ const undisturbed = 250 * time.Millisecond
 
 var errDisturbed = errors.New("disturbed")
 
+// attempts are how often something is measured until it was not disturbed.
+const attempts = 100
+
 // measure runs one server under one load, again if it was disturbed.
 func (b *bed) measure(ctx context.Context, s server, w workload) (sample, error) {
 	for attempt := 1; ; attempt++ {
+		b.waitForQuiet(ctx)
 		result, err := b.measureOnce(ctx, s, w)
-		if !errors.Is(err, errDisturbed) || attempt == 10 {
+		if !errors.Is(err, errDisturbed) || attempt == attempts {
 			return result, err
 		}
 		fmt.Fprintln(os.Stderr, s.name+":", err, "- once more")
 	}
+}
+
+// waitForQuiet waits until others leave the servers' CPUs alone.
+func (b *bed) waitForQuiet(ctx context.Context) {
+	const pause = time.Second
+	for b.quiet > 0 && ctx.Err() == nil {
+		before := testbed.Busy(b.serverCPUs)
+		wait(ctx, pause)
+		if b.share(testbed.Busy(b.serverCPUs)-before, pause) <= b.quiet {
+			return
+		}
+	}
+}
+
+// share is which part of the servers' CPUs so much of their time is.
+func (b *bed) share(used, took time.Duration) float64 {
+	return float64(used) / float64(took) / float64(max(1, testbed.Count(b.serverCPUs)))
 }
 
 func (b *bed) start(ctx context.Context, s server) (p *testbed.Process, calls string, err error) {
@@ -186,9 +211,9 @@ func (b *bed) measureOnce(ctx context.Context, s server, w workload) (_ sample, 
 	for lines.Scan() {
 		switch line := lines.Text(); line {
 		case "begin":
-			begin, before = time.Now(), usageOf(ctx, p)
+			begin, before = time.Now(), b.usageOf(ctx, p)
 		case "end":
-			took, after = time.Since(begin), usageOf(ctx, p)
+			took, after = time.Since(begin), b.usageOf(ctx, p)
 		default:
 			if err := json.Unmarshal([]byte(line), &report); err != nil {
 				return nil, err
@@ -200,6 +225,9 @@ func (b *bed) measureOnce(ctx context.Context, s server, w workload) (_ sample, 
 	}
 	if longest := max(took, time.Duration(report.Seconds*float64(time.Second))); longest > b.duration+undisturbed {
 		return nil, fmt.Errorf("%w: %v instead of %v", errDisturbed, longest.Round(time.Millisecond), b.duration)
+	}
+	if others := b.share(after.busy-before.busy-(after.CPU-before.CPU), took); b.quiet > 0 && others > b.quiet {
+		return nil, fmt.Errorf("%w: others took %.0f %% of the CPUs", errDisturbed, 100*others)
 	}
 	refused := report.Failed[resourceExhausted]
 	delete(report.Failed, resourceExhausted)
@@ -223,11 +251,12 @@ func (b *bed) measureOnce(ctx context.Context, s server, w workload) (_ sample, 
 // used is what a server has used.
 type used struct {
 	testbed.Usage
+	busy    time.Duration // of its CPUs, whoever used them
 	mallocs float64
 }
 
-func usageOf(ctx context.Context, p *testbed.Process) used {
-	u := used{Usage: testbed.UsageOf(p.Pid())}
+func (b *bed) usageOf(ctx context.Context, p *testbed.Process) used {
+	u := used{Usage: testbed.UsageOf(p.Pid()), busy: testbed.Busy(b.serverCPUs)}
 	if p.AdminAddr == "" {
 		return u
 	}

@@ -47,3 +47,50 @@ func UsageOf(pid int) Usage {
 	}
 	return u
 }
+
+// Busy returns how long the CPUs of a list such as 0-1,3 have been busy since the
+// machine started, with whatever; zero where that cannot be told.
+func Busy(cpus string) time.Duration {
+	data, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0
+	}
+	var busy time.Duration
+	for line := range strings.Lines(string(data)) {
+		fields := strings.Fields(line)
+		number, err := strconv.Atoi(strings.TrimPrefix(fields[0], "cpu"))
+		if !strings.HasPrefix(fields[0], "cpu") || err != nil || !listed(cpus, number) {
+			continue
+		}
+		for _, i := range []int{1, 2, 3, 8} { // user, nice, system, and stolen from this machine
+			n, _ := strconv.Atoi(fields[i]) // zero, should it be something else
+			busy += time.Duration(n) * 10 * time.Millisecond
+		}
+	}
+	return busy
+}
+
+func listed(cpus string, number int) bool {
+	for part := range strings.SplitSeq(cpus, ",") {
+		first, last, several := strings.Cut(part, "-")
+		if !several {
+			last = first
+		}
+		from, errFrom := strconv.Atoi(first)
+		to, errTo := strconv.Atoi(last)
+		if errFrom == nil && errTo == nil && from <= number && number <= to {
+			return true
+		}
+	}
+	return false
+}
+
+// Count is how many CPUs are in such a list.
+func Count(cpus string) (n int) {
+	for number := range 1024 {
+		if listed(cpus, number) {
+			n++
+		}
+	}
+	return n
+}
