@@ -54,7 +54,7 @@ func TestAuditLog(t *testing.T) {
 			resolve()
 			metrics := b.get(t, "/metrics")
 			for _, line := range []string{
-				"secretbroker_audit_records_total 4", "secretbroker_audit_batches_total 2", "secretbroker_audit_failures_total 0",
+				"secretbroker_audit_records_total 4", "secretbroker_audit_batches_total 2", "secretbroker_audit_write_seconds_total ", "secretbroker_audit_failures_total 0",
 				"secretbroker_audit_sequence 4", "secretbroker_audit_queue_bytes 0",
 				`secretbroker_audit_copy_dropped_total{copy="0"} 0`, `secretbroker_audit_copy_queue_bytes{copy="0"}`, `secretbroker_audit_copy_sent_total{copy="0"}`,
 			} {

@@ -132,6 +132,10 @@ func (m *metrics) watchAudit(l *audit.Log, copies []config.AuditCopy) {
 	}
 	counter("records_total", "Audit records written.", nil, func(s audit.Stats) uint64 { return s.Records })
 	counter("batches_total", "Writes of the audit log; records_total / batches_total is how many records shared one.", nil, func(s audit.Stats) uint64 { return s.Batches })
+	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "secretbroker_audit_write_seconds_total",
+		Help: "Time that the audit log's writes took; by batches_total it is how long answers wait for the disk.",
+	}, func() float64 { return l.Stats().WriteTime.Seconds() }))
 	counter("failures_total", "Calls that failed because their records could not be written.", nil, func(s audit.Stats) uint64 { return s.Failures })
 	gauge("queue_bytes", "Bytes that wait for the audit log's file or pipe.", nil, func() float64 { return float64(l.Stats().QueueBytes) })
 	gauge("sequence", "Number of the audit log's last record.", nil, func() float64 { return float64(l.Head().Seq) })

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 )
 
 // commit chains the batch, writes it, and tells its Writes what came of it: those
@@ -22,6 +23,7 @@ func (l *Log) commit(b *batch) {
 	defer l.mu.Unlock()
 	l.failed = err
 	l.batches++
+	l.writing += time.Since(l.began)
 	if l.current == b { // otherwise its Writes were told that it takes too long
 		l.current = nil
 		l.tell(b, recorded, err)

@@ -100,6 +100,7 @@ type Log struct {
 	// head is the last record written. Only the writer changes it.
 	head             Head
 	records, batches uint64
+	writing          time.Duration // the batches, altogether
 }
 
 // New returns a Log that writes a chain of its own to w, without a marker at its

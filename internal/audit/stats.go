@@ -1,10 +1,14 @@
 package audit
 
+import "time"
+
 // Stats are a Log's figures since it was opened.
 type Stats struct {
 	// Records counts what was written, markers included, and Batches the group
 	// commits that wrote it: Records/Batches is how many shared one write.
 	Records, Batches uint64
+	// WriteTime is how long those took altogether, fsync included.
+	WriteTime time.Duration
 	// Failures counts Writes that returned an error: calls that were refused.
 	Failures uint64
 	// QueueBytes wait for the writer.
@@ -25,7 +29,7 @@ type CopyStats struct {
 // Stats returns the figures of now. It waits for nothing.
 func (l *Log) Stats() Stats {
 	l.mu.Lock()
-	s := Stats{Records: l.records, Batches: l.batches, Failures: l.failures.Load(), QueueBytes: len(l.queued.lines)}
+	s := Stats{Records: l.records, Batches: l.batches, WriteTime: l.writing, Failures: l.failures.Load(), QueueBytes: len(l.queued.lines)}
 	l.mu.Unlock()
 	for _, c := range l.copies {
 		s.Copies = append(s.Copies, c.stats())

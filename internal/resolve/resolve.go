@@ -56,7 +56,8 @@ type Config struct {
 	// grants, "" if it may: placement.Rules.Admit is one. It is told only to callers
 	// that have a grant.
 	Admit func(who authz.Principal, in *registry.Integration) (why string)
-	// Observe, if not nil, is told of every config's reason, empty for success.
+	// Observe, if not nil, is told of every config's reason, empty for success. As with
+	// Used, a value may still be held back then, see Outlet, and never leave.
 	Observe func(reason secret.Reason)
 	// Used, if not nil, is told of every value that is handed out. It must not wait.
 	Used func(who authz.Principal, connector, integration string, ref secret.Ref, version string)

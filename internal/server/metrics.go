@@ -27,11 +27,11 @@ func newCallMetrics(reg prometheus.Registerer) *callMetrics {
 	m := &callMetrics{
 		total: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "secretbroker_grpc_calls_total",
-			Help: "Calls answered, by method and gRPC code.",
+			Help: "Calls, by method and the gRPC code of their answer, which may wait for the audit log after it was counted.",
 		}, []string{"method", "code"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "secretbroker_grpc_call_duration_seconds",
-			Help:    "Time from a call's arrival at the handler to its answer.",
+			Help:    "Time from a call's arrival at the handler until its answer stands. It may then wait for the audit log, see secretbroker_audit_write_seconds_total.",
 			Buckets: []float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}, []string{"method"}),
 	}
