@@ -69,7 +69,7 @@ const (
 	// adaptPause is the least time between two looks at the CPUs.
 	adaptPause = 20 * time.Millisecond
 	// maxCPUWait is how long one wait in ten may take before calls are refused.
-	maxCPUWait = 50 * time.Millisecond
+	maxCPUWait = 200 * time.Millisecond
 	// oldNews is when what was seen of the CPUs says nothing any more.
 	oldNews = time.Second
 	// minAllowed calls for each CPU are let in however overloaded it is.
