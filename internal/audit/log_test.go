@@ -93,30 +93,6 @@ func TestGroupCommit(t *testing.T) {
 	})
 }
 
-// TestWriteTime: how long writes take can be seen, whether or not anybody waits for
-// them in a call.
-func TestWriteTime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g := newGate()
-		l := New(g)
-		for range 2 {
-			done := write(t.Context(), l, "a")
-			time.Sleep(300 * time.Millisecond)
-			g.let <- allowance{everything, nil}
-			if err := <-done; err != nil {
-				t.Error(err)
-			}
-			time.Sleep(time.Second) // the writer rests
-		}
-		if took := l.Stats().WriteTime; took != 600*time.Millisecond {
-			t.Errorf("writes took %v", took)
-		}
-		if err := l.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-}
-
 // TestPartOfABatch: a write that fails midway fails the Writes whose lines are
 // not whole, and them alone.
 func TestPartOfABatch(t *testing.T) {
