@@ -57,13 +57,13 @@ func churn(ctx context.Context, args []string) (err error) {
 	}
 
 	events := s.events()
-	running, stop := context.WithTimeout(ctx, *duration)
+	running, stop := context.WithCancel(ctx)
 	defer stop()
 	var all sync.WaitGroup
 	for _, e := range events {
 		all.Go(func() { e.run(running, speed) })
 	}
-	looks, err := s.watch(running, *every)
+	looks, err := s.watch(running, *duration, *every)
 	stop()
 	all.Wait()
 	if err := errors.Join(err, ctx.Err()); err != nil {
@@ -124,33 +124,34 @@ func (e *event) note(err error) {
 	}
 }
 
-// watch looks at the broker again and again until ctx ends.
-func (s *scene) watch(ctx context.Context, every time.Duration) (looks []look, err error) {
+// watch looks at the broker again and again, for that long. Time in which all was
+// stopped does not count.
+func (s *scene) watch(ctx context.Context, duration, every time.Duration) (looks []look, err error) {
 	fmt.Fprintf(os.Stdout, "\n| after | %s |\n|---|---|---|---|---|---|---|---|\n", header())
 	tick := time.NewTicker(every)
 	defer tick.Stop()
-	begin, last := time.Now(), time.Now()
-	for {
+	ran, last := time.Duration(0), time.Now()
+	for ran < duration {
 		select {
 		case <-ctx.Done():
 			return looks, nil
 		case <-tick.C:
 		}
-		if gap := time.Since(last); gap > 2*every {
+		gap := time.Since(last)
+		if gap > 2*every {
 			fmt.Fprintf(os.Stdout, "nothing ran here for %v\n", (gap - every).Round(time.Second))
+			gap = every
 		}
-		last = time.Now()
+		ran, last = ran+gap, time.Now()
 		l, err := s.look(ctx)
-		if ctx.Err() != nil {
-			return looks, nil
-		}
 		if err != nil {
 			return looks, err
 		}
-		l.after = time.Since(begin)
+		l.after = ran
 		looks = append(looks, l)
 		fmt.Fprintf(os.Stdout, "| %v | %s |\n", l.after.Round(time.Second), l.row())
 	}
+	return looks, nil
 }
 
 // quiet waits until Go has collected what is no longer in use, which it does every
