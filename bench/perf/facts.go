@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials"
 
 	"github.com/secretbroker/secretbroker/bench/testbed"
@@ -43,9 +44,10 @@ func facts(ctx context.Context, args []string) (err error) {
 
 // stage is a broker in a world of its own and connections to it.
 type stage struct {
-	world  *testbed.World
-	broker *testbed.Process
-	conns  []*grpc.ClientConn
+	world   *testbed.World
+	command []string
+	broker  *testbed.Process
+	conns   []*grpc.ClientConn
 }
 
 // newStage starts a broker whose embedded Key Vault has n secrets s0, s1, ... and
@@ -88,10 +90,29 @@ func newStage(ctx context.Context, secrets, conns int, limits string) (_ *stage,
 	if err != nil {
 		return nil, err
 	}
-	if s.broker, err = testbed.Start("", nil, binary, "serve", "--config", config, "--log-format", "json"); err != nil {
-		return nil, err
+	s.command = []string{binary, "serve", "--config", config, "--log-format", "json"}
+	return s, s.start(conns)
+}
+
+// start starts a broker and connects to it.
+func (s *stage) start(conns int) (err error) {
+	if s.broker, err = testbed.Start("", nil, s.command...); err != nil {
+		return err
 	}
-	return s, s.connect(conns)
+	return s.connect(conns)
+}
+
+// stop ends the broker.
+func (s *stage) stop() error {
+	for _, c := range s.conns {
+		_ = c.Close() // they are no longer needed
+	}
+	broker := s.broker
+	s.conns, s.broker = nil, nil
+	if broker == nil {
+		return nil
+	}
+	return broker.Stop()
 }
 
 func (s *stage) connect(n int) error {
@@ -146,45 +167,86 @@ func (s *stage) metric(ctx context.Context, name string) (sum float64) {
 }
 
 func (s *stage) close() error {
-	for _, c := range s.conns {
-		_ = c.Close() // they are no longer needed
-	}
-	var err error
-	if s.broker != nil {
-		err = s.broker.Stop()
-	}
+	err := s.stop()
 	if s.world != nil {
 		err = errors.Join(err, s.world.Close())
 	}
 	return err
 }
 
-// cold reads one secret and many at once that nobody has read before.
+// coldSizes are how many secrets a call asks for.
+var coldSizes = []int{1, 2, 8, 64}
+
+// cold reads one secret and many at once that nobody has read before: through a
+// broker that has a connection to the store, and through one that has just been
+// started and logs in first. Every size is measured in each round.
 func cold(ctx context.Context) (err error) {
-	s, err := newStage(ctx, 3000, 1, "limits: {max_concurrent_reads: 128}\n")
+	const rounds, starts = 41, 9
+	s, err := newStage(ctx, 4000, 1, "limits: {max_concurrent_reads: 128}\n")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	if err := s.resolve(ctx, 0, 0, 64); err != nil { // connects, and gets a token
+	next := 0
+	read := func(n int) (time.Duration, error) {
+		begin := time.Now()
+		err := s.resolve(ctx, 0, next, n)
+		next += n
+		return time.Since(begin), err
+	}
+	if _, err := read(64); err != nil { // connects, and gets a token
 		return err
 	}
-	fmt.Fprintf(os.Stdout, "\ncold calls, a store that takes 30 ms; medians of 15\n\n| secrets in the call | time |\n|---|---|\n")
-	next := 64
-	for _, n := range []int{1, 2, 8, 64} {
-		var took []time.Duration
-		for range 15 {
-			begin := time.Now()
-			if err := s.resolve(ctx, 0, next, n); err != nil {
+	connected, first := make(map[int][]time.Duration), make(map[int][]time.Duration)
+	for range rounds {
+		for _, n := range coldSizes {
+			took, err := read(n)
+			if err != nil {
 				return err
 			}
-			took = append(took, time.Since(begin))
-			next += n
+			connected[n] = append(connected[n], took)
 		}
-		slices.Sort(took)
-		fmt.Fprintf(os.Stdout, "| %d | %v |\n", n, took[len(took)/2].Round(100*time.Microsecond))
+	}
+	next = 0
+	for range starts {
+		for _, n := range coldSizes {
+			if err := errors.Join(s.stop(), s.start(1)); err != nil {
+				return err
+			}
+			if err := s.ready(ctx); err != nil {
+				return err
+			}
+			took, err := read(n)
+			if err != nil {
+				return err
+			}
+			first[n] = append(first[n], took)
+		}
+	}
+	fmt.Fprintf(os.Stdout, "\ncold calls, a store that takes 30 ms; medians [quartiles] of %d and %d\n\n"+
+		"| secrets in the call | connection at hand | first call of all, with login |\n|---|---|---|\n", rounds, starts)
+	for _, n := range coldSizes {
+		fmt.Fprintf(os.Stdout, "| %d | %s | %s |\n", n, spread(connected[n]), spread(first[n]))
 	}
 	return nil
+}
+
+// ready returns once the first connection stands.
+func (s *stage) ready(ctx context.Context) error {
+	conn := s.conns[0]
+	conn.Connect()
+	for state := conn.GetState(); state != connectivity.Ready; state = conn.GetState() {
+		if !conn.WaitForStateChange(ctx, state) {
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+func spread(took []time.Duration) string {
+	slices.Sort(took)
+	at := func(part, of int) time.Duration { return took[(len(took)-1)*part/of].Round(100 * time.Microsecond) }
+	return fmt.Sprintf("%v [%v-%v]", at(1, 2), at(1, 4), at(3, 4))
 }
 
 // herd lets 10,000 connectors with 2,000 distinct secrets begin at one moment,

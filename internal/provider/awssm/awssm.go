@@ -166,6 +166,7 @@ func (s *store) newClient(roots *x509.CertPool, origins, local []string) *http.C
 		PrivateEndpoint: s.aws.PrivateEndpoint,
 		Roots:           roots,
 		Timeout:         s.cfg.TryTimeout,
+		Concurrency:     s.in.Limits.MaxConcurrentReads,
 		Proxy:           s.cfg.Proxy,
 		Resolver:        s.cfg.Resolver,
 		Connecting:      s.cfg.connecting,

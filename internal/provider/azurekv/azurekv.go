@@ -60,6 +60,9 @@ type Config struct {
 	// connecting, if set, is told of each address that may be connected to, right
 	// before; its error stops that.
 	connecting func(address string) error
+	// concurrency is how many reads of one vault run side by side; zero means as
+	// many as egress expects.
+	concurrency int
 }
 
 func (c Config) withDefaults() Config {
@@ -138,6 +141,7 @@ func open(cfg Config, in *registry.Integration) (*store, error) {
 	if in.Limits.Timeout > 0 {
 		cfg.TryTimeout = in.Limits.Timeout
 	}
+	cfg.concurrency = in.Limits.MaxConcurrentReads
 	s := &store{
 		cfg:   cfg,
 		log:   cfg.Logger.With("integration", in.ID),

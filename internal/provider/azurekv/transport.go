@@ -135,6 +135,7 @@ func newClient(cfg Config, a *registry.Azure, roots *x509.CertPool, allowed, loc
 		PrivateEndpoint: a.PrivateEndpoint,
 		Roots:           roots,
 		Timeout:         cfg.TryTimeout,
+		Concurrency:     cfg.concurrency,
 		MaxBody:         maxBody,
 		Renegotiate:     true, // as in the SDK's own transport, for Azure's older front ends
 		Proxy:           cfg.Proxy,

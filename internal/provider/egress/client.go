@@ -24,13 +24,13 @@ import (
 func NewClient(cfg Config) *http.Client {
 	cfg = cfg.withDefaults()
 	d := NewDialer(cfg)
-	g := &Transport{allowed: make(map[string]bool), timeout: cfg.Timeout, maxBody: cfg.MaxBody}
+	g := &Transport{allowed: make(map[string]*approach), timeout: cfg.Timeout, maxBody: cfg.MaxBody}
 	local := make(map[string]bool)
 	for _, o := range cfg.Origins {
-		g.allowed[o] = true
+		g.allowed[o] = &approach{patience: maxLead}
 	}
 	for _, o := range cfg.Local {
-		g.allowed[o], local[o] = true, true
+		g.allowed[o], local[o] = &approach{patience: maxLead}, true
 	}
 	g.next = &http.Transport{
 		Proxy: func(r *http.Request) (*url.URL, error) {
@@ -45,15 +45,19 @@ func NewClient(cfg Config) *http.Client {
 		TLSClientConfig: &tls.Config{
 			MinVersion: tls.VersionTLS12,
 			RootCAs:    cfg.Roots,
+			// Of this client alone: a session is only as good as the roots and the
+			// certificate that it was made with.
+			ClientSessionCache: tls.NewLRUClientSessionCache(0),
 		},
 		TLSHandshakeTimeout:    cfg.Timeout,
 		ResponseHeaderTimeout:  cfg.Timeout,
 		MaxResponseHeaderBytes: maxHeader,
-		MaxIdleConns:           256,
-		MaxIdleConnsPerHost:    64, // as many reads of one store run side by side
+		MaxIdleConns:           max(256, 2*cfg.Concurrency),
+		MaxIdleConnsPerHost:    cfg.Concurrency,
 		IdleConnTimeout:        90 * time.Second,
 		ForceAttemptHTTP2:      true,
 		// A connection that died silently must not swallow the requests after it.
+		// Often that shows when what was sent is not acknowledged, see setUserTimeout.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: 5 * time.Second},
 	}
 	if cfg.Renegotiate {
@@ -75,7 +79,7 @@ func NewClient(cfg Config) *http.Client {
 // before RoundTrip returns. An answer of 200 must be UTF-8.
 type Transport struct {
 	next    *http.Transport
-	allowed map[string]bool // origins
+	allowed map[string]*approach // by origin
 	timeout time.Duration
 	maxBody int64
 }
@@ -88,7 +92,9 @@ func (g *Transport) Base() *http.Transport { return g.next }
 
 // RoundTrip implements http.RoundTripper.
 func (g *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
-	if to := origin(r.URL); !g.allowed[to] || (r.Host != "" && r.Host != r.URL.Host) {
+	to := origin(r.URL)
+	way := g.allowed[to]
+	if way == nil || (r.Host != "" && r.Host != r.URL.Host) {
 		if r.Body != nil {
 			_ = r.Body.Close()
 		}
@@ -96,7 +102,9 @@ func (g *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	ctx, cancel := context.WithTimeoutCause(r.Context(), g.timeout, ErrTimedOut)
 	defer cancel()
-	resp, err := g.next.RoundTrip(r.WithContext(ctx))
+	connecting, done := way.enter(ctx)
+	defer done()
+	resp, err := g.next.RoundTrip(r.WithContext(connecting))
 	if err == nil {
 		err = g.readAll(resp)
 	}

@@ -88,10 +88,11 @@ func (d *Dialer) trust(proxy *url.URL) {
 func (d *Dialer) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	addr, within := d.route(addr)
 	nd := d.net
-	nd.ControlContext = func(_ context.Context, _, address string, _ syscall.RawConn) error {
+	nd.ControlContext = func(_ context.Context, _, address string, c syscall.RawConn) error {
 		if err := within.check(address); err != nil {
 			return err
 		}
+		setUserTimeout(c, d.cfg.Timeout)
 		if d.cfg.Connecting != nil {
 			return d.cfg.Connecting(address)
 		}

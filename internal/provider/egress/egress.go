@@ -39,6 +39,9 @@ type Config struct {
 	// Timeout bounds one exchange, from connecting to the last byte of the answer.
 	// Zero means 4 s.
 	Timeout time.Duration
+	// Concurrency is how many requests to one origin run side by side. As many
+	// connections are kept for the next ones; zero means 64.
+	Concurrency int
 	// MaxBody is the most that is read of an answer, in bytes, after
 	// decompression; zero means 1 MiB.
 	MaxBody int64
@@ -55,7 +58,8 @@ type Config struct {
 }
 
 const (
-	defaultTimeout = 4 * time.Second
+	defaultTimeout     = 4 * time.Second
+	defaultConcurrency = 64
 	// DefaultMaxBody is the most that is read of an answer unless told otherwise.
 	// The largest secret of any store is 64 KiB, and base64 and JSON around it.
 	DefaultMaxBody = 1 << 20
@@ -66,6 +70,9 @@ const (
 func (c Config) withDefaults() Config {
 	if c.Timeout == 0 {
 		c.Timeout = defaultTimeout
+	}
+	if c.Concurrency == 0 {
+		c.Concurrency = defaultConcurrency
 	}
 	if c.MaxBody == 0 {
 		c.MaxBody = DefaultMaxBody

@@ -65,7 +65,7 @@ func OutageOf(err error, advice Advice) Outage {
 		return Outage{Text: noTLS, Cause: errors.New("tls: " + record.Msg)}
 	case errors.As(err, &op) && (op.Op == "remote error" || op.Op == "local error"): // an alert of crypto/tls
 		return Outage{Text: noTLS, Cause: op}
-	case errors.Is(err, ErrTimedOut), isTimeout(err):
+	case errors.Is(err, ErrTimedOut), isTimeout(err), lostConnection(err):
 		return Outage{Text: "did not answer in time", Cause: ErrTimedOut}
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return Outage{Text: "refuses the connection", Cause: syscall.ECONNREFUSED, Transient: true}
@@ -95,6 +95,10 @@ func isTimeout(err error) bool {
 	var ne net.Error
 	return errors.As(err, &ne) && ne.Timeout()
 }
+
+// lostConnection is what net/http says of requests whose connection did not answer
+// HTTP/2's pings either. It has no name for that error.
+func lostConnection(err error) bool { return innermost(err).Error() == "http2: client connection lost" }
 
 // word returns s if it is one of letters, and nothing otherwise.
 func word(s string) string {

@@ -136,7 +136,7 @@ func open(cfg Config, in *registry.Integration) (*store, error) {
 		}
 		return egress.NewClient(egress.Config{
 			Origins: origins, Local: local, Dial: g.Dial, PrivateEndpoint: g.PrivateEndpoint, Roots: roots,
-			Timeout: cfg.TryTimeout, Proxy: cfg.Proxy, Resolver: cfg.Resolver, Connecting: cfg.connecting,
+			Timeout: cfg.TryTimeout, Concurrency: in.Limits.MaxConcurrentReads, Proxy: cfg.Proxy, Resolver: cfg.Resolver, Connecting: cfg.connecting,
 		})
 	}
 	var local []string

@@ -36,9 +36,28 @@ func (t *Group) Start(f func(closing context.Context)) bool {
 	if t.stopped {
 		return false
 	}
-	t.wg.Go(func() { f(t.closing) })
+	t.wg.Go(func() {
+		deepen()
+		f(t.closing)
+	})
 	return true
 }
+
+// room is about what an SDK and net/http take of a stack.
+type room [16 << 10]byte
+
+// deepen has the goroutine's stack grow while nothing is on it. It would else grow
+// in steps, each of which copies what is there by then: a tenth of what a read
+// costs.
+//
+//go:noinline
+func deepen() {
+	var r room
+	touch(&r)
+}
+
+//go:noinline
+func touch(*room) {}
 
 // Stop cancels what runs and waits for it, at most timeout.
 func (t *Group) Stop(timeout time.Duration) error {

@@ -104,6 +104,7 @@ func open(cfg Config, in *registry.Integration) (*store, error) {
 		Proxy:           cfg.Proxy,
 		Resolver:        cfg.Resolver,
 		Connecting:      cfg.connecting,
+		Concurrency:     in.Limits.MaxConcurrentReads,
 	}
 	if in.Limits.Timeout > 0 {
 		out.Timeout = in.Limits.Timeout
