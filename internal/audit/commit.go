@@ -47,6 +47,7 @@ func (l *Log) commitTo(b *batch) (recorded int, err error) {
 	}
 	l.took(l.out[:n])
 	if f, ok := l.w.(interface{ Sync() error }); ok && n > 0 && l.sync && l.regular {
+		delaySync()
 		if e := f.Sync(); e != nil {
 			// The kernel may have given up the pages: nothing of this is on disk
 			// for sure, even if the next fsync succeeds.
