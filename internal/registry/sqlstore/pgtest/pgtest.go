@@ -1,219 +1,84 @@
 //go:build unix
 
-// Package pgtest runs a real PostgreSQL server for tests: a cluster of its own
-// in a temporary directory, which the test may kill and start again.
+// Package pgtest runs a real PostgreSQL server for tests (see pgserver).
 //
-// It needs the server's programs (Debian's package postgresql). Tests that find
-// none are skipped, unless SECRETBROKER_TEST_POSTGRES is "required".
+// Tests on a machine without PostgreSQL are skipped, unless
+// SECRETBROKER_TEST_POSTGRES is "required".
 package pgtest
 
 import (
-	"context"
 	"errors"
-	"fmt"
-	"net"
-	"net/url"
 	"os"
-	"os/exec"
-	"os/user"
-	"path/filepath"
-	"strconv"
-	"strings"
-	"syscall"
 	"testing"
-	"time"
+
+	"github.com/secretbroker/secretbroker/internal/registry/sqlstore/pgserver"
 )
 
-// Server is a PostgreSQL server. Its methods are for the test's goroutine.
+// Server is a pgserver.Server whose failures fail the test. Its methods are for
+// the test's goroutine.
 type Server struct {
-	t          testing.TB
-	bin        string
-	data       string
-	sockets    string
-	port       int
-	credential *syscall.Credential // nil: that of the test
-
-	process *os.Process // nil while it does not run
-	ended   chan struct{}
+	t      testing.TB
+	server *pgserver.Server
 }
 
 // New makes a cluster and starts its server, which ends with the test.
 func New(t testing.TB) *Server {
 	t.Helper()
-	bin := programs(t)
-	dir, err := os.MkdirTemp("", "pgtest") //nolint:usetesting // a socket's path has at most 107 bytes
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	s := &Server{t: t, bin: bin, data: filepath.Join(dir, "data"), sockets: dir, port: freePort(t)}
-	if os.Geteuid() == 0 { // as whom PostgreSQL does not run
-		s.credential = unprivileged(t)
-		if err := os.Chown(dir, int(s.credential.Uid), int(s.credential.Gid)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	s.run("initdb", "--pgdata", s.data, "--username", "postgres", "--auth", "trust", "--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync")
-	s.Start()
-	t.Cleanup(func() { s.end(syscall.SIGQUIT) })
-	return s
-}
-
-// programs is the directory of PostgreSQL's programs, those of the newest
-// version.
-func programs(t testing.TB) string {
-	dirs, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
-	if len(dirs) > 0 {
-		return filepath.Dir(dirs[len(dirs)-1])
-	}
-	if path, err := exec.LookPath("initdb"); err == nil {
-		return filepath.Dir(path)
-	}
-	const missing = "there is no PostgreSQL server here; install the package postgresql to run this test"
-	if os.Getenv("SECRETBROKER_TEST_POSTGRES") == "required" {
-		t.Fatal(missing)
-	}
-	t.Skip(missing)
-	return ""
-}
-
-// unprivileged is the user that the server's package has made, or else nobody.
-func unprivileged(t testing.TB) *syscall.Credential {
-	u, err := user.Lookup("postgres")
-	if err != nil {
-		u, err = user.Lookup("nobody")
+	server, err := pgserver.New()
+	if errors.Is(err, pgserver.ErrMissing) && os.Getenv("SECRETBROKER_TEST_POSTGRES") != "required" {
+		t.Skip(err)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	uid, _ := strconv.ParseUint(u.Uid, 10, 32)
-	gid, _ := strconv.ParseUint(u.Gid, 10, 32)
-	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+	t.Cleanup(func() { _ = server.Close() }) // a temporary directory that stays fails no test
+	return &Server{t: t, server: server}
 }
 
-func freePort(t testing.TB) int {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
-// Start starts the server and returns when it answers.
+// Start starts the server again and returns when it answers.
 func (s *Server) Start() {
 	s.t.Helper()
-	// After a loss the old server's processes have first to notice it.
-	for deadline := time.Now().Add(time.Minute); ; <-time.After(50 * time.Millisecond) {
-		err := s.tryStart()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			log, _ := os.ReadFile(filepath.Join(s.sockets, "log"))
-			s.t.Fatalf("the server does not start: %v\n%s", err, log)
-		}
-	}
-}
-
-func (s *Server) tryStart() error {
-	log, err := os.OpenFile(filepath.Join(s.sockets, "log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return err
-	}
-	defer log.Close()
-	// A child of the test, which reaps it: while a killed server is a zombie the
-	// next one takes it for alive.
-	cmd := s.command(context.Background(), "postgres", "-D", s.data, "-k", s.sockets, "-p", strconv.Itoa(s.port),
-		"-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "max_connections=200")
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	ended := make(chan struct{})
-	go func() {
-		_ = cmd.Wait() // that it was killed
-		close(ended)
-	}()
-	for {
-		if _, err := s.tryRun("pg_isready", "--quiet", "--host", s.sockets, "--port", strconv.Itoa(s.port)); err == nil {
-			s.process, s.ended = cmd.Process, ended
-			return nil
-		}
-		select {
-		case <-ended:
-			return errors.New("it ended")
-		case <-time.After(20 * time.Millisecond):
-		}
+	if err := s.server.Start(); err != nil {
+		s.t.Fatal(err)
 	}
 }
 
 // Kill ends the server at once, as the loss of its machine would.
-func (s *Server) Kill() { s.end(syscall.SIGKILL) }
-
-// end sends a signal and waits for the server's end.
-func (s *Server) end(sig syscall.Signal) {
-	if s.process == nil {
-		return
-	}
-	_ = s.process.Signal(sig)
-	<-s.ended
-	s.process = nil
-}
+func (s *Server) Kill() { s.server.Kill() }
 
 // URL is the address of a database by the server's Unix socket.
-func (s *Server) URL(database string) string {
-	return fmt.Sprintf("postgres://postgres@/%s?host=%s&port=%d", database, url.QueryEscape(s.sockets), s.port)
-}
+func (s *Server) URL(database string) string { return s.server.URL(database) }
 
 // Addr is the server's address on the loopback.
-func (s *Server) Addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.port)) }
+func (s *Server) Addr() string { return s.server.Addr() }
+
+// Data is the directory of the cluster.
+func (s *Server) Data() string { return s.server.Data() }
 
 // CreateDatabase makes an empty database.
 func (s *Server) CreateDatabase(name string) {
 	s.t.Helper()
-	s.run("createdb", "--host", s.sockets, "--port", strconv.Itoa(s.port), "--username", "postgres", name)
+	if err := s.server.CreateDatabase(name); err != nil {
+		s.t.Fatal(err)
+	}
 }
 
 // Query runs SQL with psql and returns what it prints.
 func (s *Server) Query(database, sql string) string {
 	s.t.Helper()
-	return s.run("psql", "--host", s.sockets, "--port", strconv.Itoa(s.port), "--username", "postgres", "--no-psqlrc",
-		"--tuples-only", "--no-align", "--set", "ON_ERROR_STOP=1", "--command", sql, database)
+	return s.must(s.server.Query(database, sql))
 }
 
 // Dump returns everything in a database, as a backup has it.
 func (s *Server) Dump(database string) string {
 	s.t.Helper()
-	return s.run("pg_dump", "--host", s.sockets, "--port", strconv.Itoa(s.port), "--username", "postgres", database)
+	return s.must(s.server.Dump(database))
 }
 
-// Data is the directory of the cluster.
-func (s *Server) Data() string { return s.data }
-
-func (s *Server) run(program string, args ...string) string {
+func (s *Server) must(out string, err error) string {
 	s.t.Helper()
-	out, err := s.tryRun(program, args...)
 	if err != nil {
-		log, _ := os.ReadFile(filepath.Join(s.sockets, "log"))
-		s.t.Fatalf("%s: %v\n%s\n%s", program, err, out, log)
+		s.t.Fatal(err)
 	}
 	return out
-}
-
-func (s *Server) tryRun(program string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	defer cancel()
-	out, err := s.command(ctx, program, args...).CombinedOutput()
-	return strings.TrimSpace(string(out)), err
-}
-
-func (s *Server) command(ctx context.Context, program string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, program), args...) //nolint:gosec // the server's own programs
-	cmd.Dir = s.sockets
-	cmd.Env = append(os.Environ(), "LC_ALL=C")
-	if s.credential != nil {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.credential}
-	}
-	return cmd
 }
