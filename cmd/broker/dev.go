@@ -19,7 +19,7 @@ import (
 // devFlags are the flags of "broker dev".
 type devFlags struct {
 	dir, listen, adminListen, vaultListen string
-	once                                  bool
+	insecureListen, once                  bool
 	logs                                  logFlags
 }
 
@@ -38,7 +38,9 @@ With --once it resolves the sample connector configuration through a real call,
 prints what came back, values masked, and ends. It then runs in a temporary
 directory on free ports unless flags say otherwise.
 
-The embedded stores are for development: never put a real secret into them.`,
+The embedded stores are for development: never put a real secret into them. For
+the same reason dev refuses a --dir that other users can write in, and addresses
+that other machines can reach unless --insecure-listen is given.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runDev(cmd, flags) },
 	}
@@ -47,6 +49,7 @@ The embedded stores are for development: never put a real secret into them.`,
 	f.StringVar(&flags.listen, "listen", devmode.DefaultListen, "address of the broker, gRPC")
 	f.StringVar(&flags.adminListen, "admin-listen", devmode.DefaultAdminListen, "address of the admin endpoint, HTTP")
 	f.StringVar(&flags.vaultListen, "vault-listen", "", "loopback address of the embedded Key Vault (default "+devmode.DefaultVaultListen+", or where the integration's file dials)")
+	f.BoolVar(&flags.insecureListen, "insecure-listen", false, "permit --listen and --admin-listen to be reachable from other machines")
 	f.BoolVar(&flags.once, "once", false, "resolve the sample connector once, print it and exit")
 	_ = cmd.MarkFlagDirname("dir") // the flag exists
 	flags.logs.register(cmd)
@@ -66,14 +69,15 @@ func runDev(cmd *cobra.Command, flags devFlags) (err error) {
 		return err
 	}
 	env, err := devmode.Start(cmd.Context(), devmode.Options{
-		Dir:         flags.dir,
-		Listen:      flags.listen,
-		AdminListen: flags.adminListen,
-		VaultListen: flags.vaultListen,
-		GoogleCloud: true,
-		AWS:         true,
-		LocalFiles:  true,
-		Logger:      log,
+		Dir:            flags.dir,
+		Listen:         flags.listen,
+		AdminListen:    flags.adminListen,
+		InsecureListen: flags.insecureListen,
+		VaultListen:    flags.vaultListen,
+		GoogleCloud:    true,
+		AWS:            true,
+		LocalFiles:     true,
+		Logger:         log,
 	})
 	if err != nil {
 		return &exitError{exitFailure, err}

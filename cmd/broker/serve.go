@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 
+	"github.com/secretbroker/secretbroker/cmd/broker/internal/hangup"
 	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/cache"
@@ -63,6 +64,12 @@ else has changed and waits for a restart.`,
 		Example: "  broker serve --config /etc/secretbroker/broker.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			// A SIGHUP must not end the process, however early it arrives, nor a closed
+			// pipe of the audit log: writing to it fails instead, and so do the calls.
+			hangups, stop := hangup.Notify()
+			defer stop()
+			signal.Ignore(syscall.SIGPIPE)
+			ignoreFileSizeSignal()
 			log, err := logs.logger(cmd.ErrOrStderr())
 			if err != nil {
 				return err
@@ -75,13 +82,6 @@ else has changed and waits for a restart.`,
 				return err
 			}
 			collectLessOften()
-			// From here on a SIGHUP must not end the process, nor a closed pipe of
-			// the audit log: writing to it fails instead, and so do the calls.
-			hangups := make(chan os.Signal, 1)
-			signal.Notify(hangups, syscall.SIGHUP)
-			defer signal.Stop(hangups)
-			signal.Ignore(syscall.SIGPIPE)
-			ignoreFileSizeSignal()
 			return serve(cmd.Context(), cfg, log, process{
 				hangups: hangups,
 				reload:  func() (*config.Config, error) { return config.Load(configFile) },

@@ -41,11 +41,15 @@ const closeTimeout = time.Second
 // Options says what Start makes. The zero Options is useful.
 type Options struct {
 	// Dir is the folder for all files; DefaultDir if empty. It is created for
-	// its owner alone (0700); the rights of an existing one are left alone.
+	// its owner alone (0700). The mode of an existing one is not changed; Start
+	// refuses one that other users can write in.
 	Dir string
 	// Listen and AdminListen are the broker's own addresses, written to
-	// broker.yaml; DefaultListen and DefaultAdminListen if empty.
+	// broker.yaml; DefaultListen and DefaultAdminListen if empty. Start refuses
+	// addresses that other machines can reach, except with InsecureListen.
 	Listen, AdminListen string
+	// InsecureListen permits addresses that other machines can reach.
+	InsecureListen bool
 	// VaultListen is the loopback address of the embedded Key Vault. Empty or
 	// with port 0, it is the one that an existing integration file dials; else
 	// DefaultVaultListen, or a free port.
@@ -123,6 +127,14 @@ func Start(ctx context.Context, opts Options) (*Environment, error) {
 	}
 	opts = opts.withDefaults()
 	env := newEnvironment(opts)
+	if err := checkReach(opts); err != nil {
+		return nil, fmt.Errorf("devmode: %w", err)
+	}
+	for _, dir := range []string{env.Dir, filepath.Dir(env.IntegrationFile)} {
+		if err := checkOwned(dir); err != nil {
+			return nil, fmt.Errorf("devmode: %w", err)
+		}
+	}
 	ln, err := env.listen(ctx, opts.VaultListen)
 	if err != nil {
 		return nil, fmt.Errorf("devmode: %w", err)

@@ -1,0 +1,46 @@
+package devmode
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+)
+
+// checkReach refuses addresses that other machines can reach: the certificates are
+// throwaway ones whose keys are in the folder, and the admin endpoint asks for none.
+func checkReach(opts Options) error {
+	if opts.InsecureListen {
+		return nil
+	}
+	for _, at := range []struct{ flag, address string }{{"--listen", opts.Listen}, {"--admin-listen", opts.AdminListen}} {
+		if !isLoopback(at.address) {
+			return fmt.Errorf("%s %s can be reached from other machines, and a development broker is not secured for that: give a loopback address with a port, such as %s, or add --insecure-listen",
+				at.flag, at.address, DefaultListen)
+		}
+	}
+	return nil
+}
+
+// checkOwned refuses a folder in which other users can write: they could replace
+// the integrations, or put links where Start writes keys. One that does not exist
+// is made for its owner alone.
+func checkOwned(dir string) error {
+	info, err := os.Stat(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("%s is not a directory", dir)
+	}
+	if owner := foreignOwner(info); owner != "" {
+		return fmt.Errorf("%s belongs to user %s, who could replace the broker's files: choose a directory of your own", dir, owner)
+	}
+	if info.Mode().Perm()&0o002 != 0 {
+		return fmt.Errorf("every user of this machine can write in %s and replace the broker's files: run chmod o-w %s, or choose another directory", dir, dir)
+	}
+	return nil
+}

@@ -1,0 +1,20 @@
+//go:build unix
+
+package devmode
+
+import (
+	"io/fs"
+	"os"
+	"strconv"
+	"syscall"
+)
+
+// foreignOwner returns the numeric id of the owner of a file if that is neither
+// root nor the user that the process runs as, and "" otherwise.
+func foreignOwner(info fs.FileInfo) string {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || st.Uid == 0 || int(st.Uid) == os.Geteuid() {
+		return ""
+	}
+	return strconv.FormatUint(uint64(st.Uid), 10)
+}
