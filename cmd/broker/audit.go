@@ -14,6 +14,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/cli"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -61,17 +62,17 @@ func newAuditVerifyCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, files []string) error {
 			cfg, err := verifyConfig(keyFiles, heads)
 			if err != nil {
-				return &exitError{exitUsage, err}
+				return &exitError{Code: exitUsage, Err: err}
 			}
 			report, err := audit.Verify(cmd.Context(), cfg, files)
 			if err != nil {
-				return &exitError{exitFailure, err}
+				return &exitError{Code: exitFailure, Err: err}
 			}
 			if err := printReport(cmd.OutOrStdout(), output, report); err != nil {
-				return &exitError{exitFailure, err}
+				return &exitError{Code: exitFailure, Err: err}
 			}
 			if report.Faults() > 0 {
-				return &exitError{code: exitFailure}
+				return &exitError{Code: exitFailure}
 			}
 			return nil
 		},
@@ -79,8 +80,8 @@ func newAuditVerifyCommand() *cobra.Command {
 	cmd.Flags().StringArrayVar(&keyFiles, "key-file", nil, "file with the key that the logs were written with; give the flag again for others")
 	cmd.Flags().StringArrayVar(&heads, "expect-head", nil, "SEQ:CHAIN of a record that the logs must lead through; give the flag again for others")
 	_ = cmd.MarkFlagFilename("key-file") // the flag exists
-	completeWords(cmd, "expect-head")
-	registerOutput(cmd, &output, "table", "json")
+	cli.CompleteWords(cmd, "expect-head")
+	cli.RegisterOutput(cmd, &output, "table", "json")
 	return cmd
 }
 
@@ -124,11 +125,11 @@ func printReport(w io.Writer, output string, r *audit.Report) error {
 		if r.Last.Seq > 0 {
 			out.Head = r.Last.String()
 		}
-		return printJSON(w, out)
+		return cli.PrintJSON(w, out)
 	}
 	var b strings.Builder
 	for _, f := range r.Findings {
-		fmt.Fprintln(&b, printable(f.String()))
+		fmt.Fprintln(&b, cli.Printable(f.String()))
 	}
 	if r.More > 0 {
 		fmt.Fprintf(&b, "and %d more faults\n", r.More)
@@ -184,11 +185,11 @@ func newAuditQueryCommand() *cobra.Command {
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, files []string) error {
 			if err := q.parse(time.Now()); err != nil {
-				return &exitError{exitUsage, err}
+				return &exitError{Code: exitUsage, Err: err}
 			}
 			unreadable, err := q.answer(cmd, files)
 			if err != nil {
-				return &exitError{exitFailure, err}
+				return &exitError{Code: exitFailure, Err: err}
 			}
 			if unreadable > 0 {
 				fmt.Fprintf(cmd.ErrOrStderr(), "%d line(s) are no records and were left out; \"broker audit verify\" says which\n", unreadable)
@@ -206,11 +207,11 @@ func newAuditQueryCommand() *cobra.Command {
 	f.StringVar(&q.from, "from", "", "events at this time or later")
 	f.StringVar(&q.to, "to", "", "events before this time")
 	f.BoolVar(&q.distinct, "distinct", false, "add up: one line for each principal, secret and outcome")
-	completeWords(cmd, "outcome", "served", "withheld", "checked", "answered", "attempted", "changed", "denied", "failed", "rejected")
+	cli.CompleteWords(cmd, "outcome", "served", "withheld", "checked", "answered", "attempted", "changed", "denied", "failed", "rejected")
 	for _, flag := range []string{"secret", "principal", "integration", "connector", "request-id", "from", "to"} {
-		completeWords(cmd, flag)
+		cli.CompleteWords(cmd, flag)
 	}
-	registerOutput(cmd, &q.output, "table", "jsonl")
+	cli.RegisterOutput(cmd, &q.output, "table", "jsonl")
 	return cmd
 }
 
@@ -301,7 +302,7 @@ func (t *eventTable) add(r *audit.Record) error {
 		if i > 0 {
 			fmt.Fprint(t.w, "\t")
 		}
-		fmt.Fprint(t.w, orDash(cell))
+		fmt.Fprint(t.w, cli.OrDash(cell))
 	}
 	fmt.Fprintln(t.w)
 	if t.rows++; t.rows%1000 == 0 {
@@ -326,14 +327,6 @@ func subjectOf(r *audit.Record) string {
 	return strings.TrimSpace(r.Method + " " + strings.Join(parts, ", "))
 }
 
-// orDash is a cell of a table: what stands in a log may be anything.
-func orDash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return printable(s)
-}
-
 func printAccesses(w io.Writer, output string, all []audit.Access) error {
 	if output == "jsonl" {
 		enc := json.NewEncoder(w)
@@ -352,7 +345,7 @@ func printAccesses(w io.Writer, output string, all []audit.Access) error {
 	fmt.Fprintln(t, "PRINCIPAL\tINTEGRATION\tSECRET\tOUTCOME\tCOUNT\tFIRST\tLAST")
 	for i := range all {
 		a := &all[i]
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", orDash(string(a.Principal)), orDash(a.Integration), orDash(a.Secret), orDash(string(a.Outcome)),
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", cli.OrDash(string(a.Principal)), cli.OrDash(a.Integration), cli.OrDash(a.Secret), cli.OrDash(string(a.Outcome)),
 			a.Count, a.First.UTC().Format(time.RFC3339), a.Last.UTC().Format(time.RFC3339))
 	}
 	return t.Flush()

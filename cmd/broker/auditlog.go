@@ -22,11 +22,11 @@ const headInterval = time.Minute
 func openAudit(cfg config.Audit, log *slog.Logger) (*audit.Log, error) {
 	c, err := auditConfig(cfg, log)
 	if err != nil {
-		return nil, &exitError{exitUsage, err}
+		return nil, &exitError{Code: exitUsage, Err: err}
 	}
 	l, err := audit.Open(c)
 	if err != nil {
-		return nil, &exitError{exitFailure, err}
+		return nil, &exitError{Code: exitFailure, Err: err}
 	}
 	return l, nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/client"
 	"github.com/secretbroker/secretbroker/examples"
+	"github.com/secretbroker/secretbroker/internal/cli"
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/connectorfile"
 	"github.com/secretbroker/secretbroker/internal/devmode"
@@ -60,7 +61,7 @@ func runDev(cmd *cobra.Command, flags devFlags) (err error) {
 	if flags.once {
 		cleanUp, err := forOnce(cmd, &flags)
 		if err != nil {
-			return &exitError{exitFailure, err}
+			return &exitError{Code: exitFailure, Err: err}
 		}
 		defer cleanUp()
 	}
@@ -80,12 +81,12 @@ func runDev(cmd *cobra.Command, flags devFlags) (err error) {
 		Logger:         log,
 	})
 	if err != nil {
-		return &exitError{exitFailure, err}
+		return &exitError{Code: exitFailure, Err: err}
 	}
 	defer closing(&err, env.Close)
 	cfg, err := config.Load(env.ConfigFile)
 	if err != nil {
-		return &exitError{exitUsage, err}
+		return &exitError{Code: exitUsage, Err: err}
 	}
 	if err := harden(cfg, log); err != nil {
 		return err
@@ -152,22 +153,12 @@ func resolveSample(cmd *cobra.Command, env *devmode.Environment, l listening) er
 	if err != nil {
 		return err
 	}
-	conn := connection{addr: l.addr.String(), ca: env.CAFile, cert: env.Worker.CertFile, key: env.Worker.KeyFile}
-	cl, err := conn.dial()
-	if err != nil {
-		return err
-	}
-	defer cl.Close()
-	out := printer{output: "table"}
-	res, err := cl.Resolve(cmd.Context(), client.Request{
+	conn := cli.Connection{Addr: l.addr.String(), CA: env.CAFile, Cert: env.Worker.CertFile, Key: env.Worker.KeyFile}
+	return conn.Resolve(cmd, client.Request{
 		IntegrationID: connector.IntegrationID(),
 		Configs:       connector.Minimal(),
 		Connector:     connector.Name,
 	})
-	if err != nil {
-		return out.printError(cmd, err)
-	}
-	return out.printResponse(cmd, res)
 }
 
 var welcome = template.Must(template.New("welcome").Parse(`ready

@@ -31,7 +31,7 @@ func (g *group) run(name string, part func(context.Context) error) {
 		if err == nil || errors.As(err, &coded) {
 			return err
 		}
-		return &exitError{exitFailure, fmt.Errorf("%s: %w", name, err)}
+		return &exitError{Code: exitFailure, Err: fmt.Errorf("%s: %w", name, err)}
 	})
 }
 

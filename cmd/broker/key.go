@@ -37,7 +37,7 @@ with it. The old one still opens what is in backups; "drop" removes it.`,
 			Args:  cobra.ExactArgs(1),
 			RunE: func(cmd *cobra.Command, args []string) error {
 				if err := step.do(args[0]); err != nil {
-					return &exitError{exitFailure, err}
+					return &exitError{Code: exitFailure, Err: err}
 				}
 				fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", args[0], step.done)
 				return nil
@@ -51,7 +51,7 @@ with it. The old one still opens what is in backups; "drop" removes it.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			keys, err := seal.List(args[0])
 			if err != nil {
-				return &exitError{exitFailure, err}
+				return &exitError{Code: exitFailure, Err: err}
 			}
 			for _, k := range keys {
 				what := "opens"

@@ -17,20 +17,18 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/secretbroker/secretbroker/internal/cli"
 )
 
-// The exit codes, a promise to scripts. "broker resolve" uses them all.
+// Short names for what every command here returns.
 const (
-	exitOK = iota
-	exitFailure
-	exitUsage        // the command line or a configuration file is wrong
-	exitDenied       // the caller may not: no grant, or no usable identity
-	exitBadReference // a reference or the request is malformed
-	exitNotFound     // no such secret, version or JSON key
-	exitPrecondition // the secret or the integration is not in a usable state
-	exitUnreachable  // no broker answers at the address, or not one we trust
-	exitTryLater     // the broker or the store asks to wait
+	exitOK      = cli.ExitOK
+	exitFailure = cli.ExitFailure
+	exitUsage   = cli.ExitUsage
 )
+
+type exitError = cli.ExitError
 
 // version is set by the linker for releases.
 var version = ""
@@ -56,29 +54,13 @@ func run() int {
 	}
 	var coded *exitError
 	if !errors.As(err, &coded) {
-		coded = &exitError{code: exitUsage, err: err} // cobra's own errors
+		coded = &exitError{Code: exitUsage, Err: err} // cobra's own errors
 	}
-	if coded.err != nil {
-		fmt.Fprintln(cmd.ErrOrStderr(), "Error:", printableLines(coded.err.Error()))
+	if coded.Err != nil {
+		fmt.Fprintln(cmd.ErrOrStderr(), "Error:", cli.PrintableLines(coded.Err.Error()))
 	}
-	return coded.code
+	return coded.Code
 }
-
-// exitError is an error with the exit code it means. A nil err has already been
-// reported.
-type exitError struct {
-	code int
-	err  error
-}
-
-func (e *exitError) Error() string {
-	if e.err == nil {
-		return fmt.Sprintf("exit code %d", e.code)
-	}
-	return e.err.Error()
-}
-
-func (e *exitError) Unwrap() error { return e.err }
 
 func newRootCommand() *cobra.Command {
 	root := &cobra.Command{
@@ -97,7 +79,8 @@ Begin with:  broker dev`,
 		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.AddCommand(newServeCommand(), newDevCommand(), newResolveCommand(), newCheckCommand(), newExplainCommand(), newIntegrationCommand(), newAuditCommand(), newKeyCommand(), newValidateCommand())
+	root.AddCommand(cli.Commands()...)
+	root.AddCommand(newServeCommand(), newDevCommand(), newAuditCommand(), newKeyCommand(), newValidateCommand())
 	return root
 }
 
@@ -121,14 +104,14 @@ type logFlags struct {
 func (f *logFlags) register(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.level, "log-level", "info", "least severe messages to log: debug, info, warn, error")
 	cmd.Flags().StringVar(&f.format, "log-format", "text", "log format: text, json")
-	completeWords(cmd, "log-level", "debug", "info", "warn", "error")
-	completeWords(cmd, "log-format", "text", "json")
+	cli.CompleteWords(cmd, "log-level", "debug", "info", "warn", "error")
+	cli.CompleteWords(cmd, "log-format", "text", "json")
 }
 
 func (f *logFlags) logger(w io.Writer) (*slog.Logger, error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(f.level)); err != nil {
-		return nil, &exitError{exitUsage, fmt.Errorf("--log-level: expected debug, info, warn or error, not %q", f.level)}
+		return nil, &exitError{Code: exitUsage, Err: fmt.Errorf("--log-level: expected debug, info, warn or error, not %q", f.level)}
 	}
 	opts := &slog.HandlerOptions{Level: level}
 	switch f.format {
@@ -137,13 +120,6 @@ func (f *logFlags) logger(w io.Writer) (*slog.Logger, error) {
 	case "json":
 		return slog.New(slog.NewJSONHandler(w, opts)), nil
 	default:
-		return nil, &exitError{exitUsage, fmt.Errorf("--log-format: expected text or json, not %q", f.format)}
-	}
-}
-
-// completeWords makes the shell complete a flag with a few words.
-func completeWords(cmd *cobra.Command, flag string, words ...string) {
-	if err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)); err != nil {
-		panic(err) // the flag does not exist: a fault in this file
+		return nil, &exitError{Code: exitUsage, Err: fmt.Errorf("--log-format: expected text or json, not %q", f.format)}
 	}
 }

@@ -30,7 +30,7 @@ func openIntegrations(ctx context.Context, cfg *config.Config, log *slog.Logger,
 	if cfg.Integrations != "" {
 		files, err := registry.Open(registry.FilesConfig{Dir: cfg.Integrations, Logger: log, OnChange: onChange})
 		if err != nil {
-			return nil, &exitError{exitUsage, err}
+			return nil, &exitError{Code: exitUsage, Err: err}
 		}
 		return &integrationStore{Store: files, usage: usage.NewMemory(0), close: func() error { return nil }}, nil
 	}
@@ -47,7 +47,7 @@ func openIntegrations(ctx context.Context, cfg *config.Config, log *slog.Logger,
 	if r.KeyFile != "" {
 		keys, err := seal.Open(r.KeyFile)
 		if err != nil {
-			return nil, &exitError{exitUsage, err}
+			return nil, &exitError{Code: exitUsage, Err: err}
 		}
 		s.keys, c.Sealer = keys, keys
 	}
@@ -61,7 +61,7 @@ func openIntegrations(ctx context.Context, cfg *config.Config, log *slog.Logger,
 		db, err = sqlstore.OpenPostgres(ctx, sqlstore.Postgres{URL: r.Postgres.URL, PasswordFile: r.Postgres.PasswordFile}, c)
 	}
 	if err != nil {
-		return nil, &exitError{exitFailure, err}
+		return nil, &exitError{Code: exitFailure, Err: err}
 	}
 	s.Store, s.usage, s.close = db, db, db.Close
 	return s, nil

@@ -16,6 +16,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/secretbroker/secretbroker/internal/cli"
 	"github.com/secretbroker/secretbroker/internal/devmode"
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
 )
@@ -215,11 +216,11 @@ func example(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: example FILE EXPECTED [FLAG ...]")
 	}
 	file, want := filepath.Join(ts.Getenv("EXAMPLES"), args[0]), args[1]
-	code := exitCodeOfReason(want)
+	code := cli.ExitCodeOfReason(want)
 	switch want {
-	case "ok", warnEmptyValue:
+	case "ok", cli.WarnEmptyValue:
 		code = exitOK
-	case faultInvalidFile:
+	case cli.FaultInvalidFile:
 		code = exitUsage
 	}
 	flags := append(args[2:], "--file", file)
@@ -235,7 +236,7 @@ func example(ts *testscript.TestScript, neg bool, args []string) {
 		return stdout, all
 	}
 	stdout, _ := run("check", "--output", "json")
-	var got jsonCheck
+	var got cli.CheckJSON
 	ts.Check(json.Unmarshal([]byte(stdout), &got))
 	if got.OK != (code == exitOK) || len(got.Files) != 1 || got.Files[0].File != file {
 		ts.Fatalf("check does not report on the file")
@@ -255,7 +256,7 @@ func example(ts *testscript.TestScript, neg bool, args []string) {
 	if want == "ok" && len(found) > 0 || want != "ok" && (len(found) != 1 || !found[want]) {
 		ts.Fatalf("check found %v (true: with its line), want %s", found, want)
 	}
-	if _, all := run("resolve"); code != exitOK && want != faultInvalidFile && !strings.Contains(all, want) {
+	if _, all := run("resolve"); code != exitOK && want != cli.FaultInvalidFile && !strings.Contains(all, want) {
 		ts.Fatalf("resolve does not say %s", want)
 	}
 }

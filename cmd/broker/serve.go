@@ -76,7 +76,7 @@ else has changed and waits for a restart.`,
 			}
 			cfg, err := config.Load(configFile)
 			if err != nil {
-				return &exitError{exitUsage, err}
+				return &exitError{Code: exitUsage, Err: err}
 			}
 			if err := harden(cfg, log); err != nil {
 				return err
@@ -99,7 +99,7 @@ else has changed and waits for a restart.`,
 // secret is read.
 func harden(cfg *config.Config, log *slog.Logger) error {
 	if err := hardening.Apply(hardening.Config{LockMemory: cfg.Memory.Lock, Logger: log}); err != nil {
-		return &exitError{exitFailure, err}
+		return &exitError{Code: exitFailure, Err: err}
 	}
 	return nil
 }
@@ -178,7 +178,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 
 	values, err := cache.New(cache.Config{MaxBytes: int64(cfg.Cache.MaxBytes), Logger: log})
 	if err != nil {
-		return &exitError{exitFailure, err}
+		return &exitError{Code: exitFailure, Err: err}
 	}
 	defer values.Close()
 	m.watchCache(values)
@@ -201,7 +201,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 
 	places, err := placement.New(cfg.Placement.Rules())
 	if err != nil {
-		return &exitError{exitUsage, fmt.Errorf("placement: %w", err)}
+		return &exitError{Code: exitUsage, Err: fmt.Errorf("placement: %w", err)}
 	}
 	resolver := resolve.New(resolve.Config{
 		Admit:        places.Admit,
@@ -223,7 +223,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	})
 	settings, err := newSettings(cfg, proc.reload, log)
 	if err != nil {
-		return &exitError{exitUsage, err}
+		return &exitError{Code: exitUsage, Err: err}
 	}
 	management := manage.New(manage.Config{
 		Store:       integrations,
@@ -260,7 +260,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		Tracer: traces.tracer,
 	})
 	if err != nil {
-		return &exitError{exitFailure, err}
+		return &exitError{Code: exitFailure, Err: err}
 	}
 	settings.limitCalls = grpcServer.SetCallLimits
 	readiness := &server.Readiness{Refuses: integrations.refuses, Problems: func() []server.Problem { return problems(identity, integrations, places, auditLog, settings, working) }}
@@ -268,12 +268,12 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 
 	listener, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
-		return &exitError{exitFailure, fmt.Errorf("listen for gRPC: %w", err)}
+		return &exitError{Code: exitFailure, Err: fmt.Errorf("listen for gRPC: %w", err)}
 	}
 	adminListener, err := net.Listen("tcp", cfg.AdminListen)
 	if err != nil {
 		_ = listener.Close()
-		return &exitError{exitFailure, fmt.Errorf("listen for the admin endpoint: %w", err)}
+		return &exitError{Code: exitFailure, Err: fmt.Errorf("listen for the admin endpoint: %w", err)}
 	}
 
 	// All parts run until the last call is answered; the first one that fails ends

@@ -31,11 +31,11 @@ func openTracing(cfg config.Tracing, m *metrics, log *slog.Logger) (*traces, err
 	}
 	to, err := tracingConfig(cfg)
 	if err != nil {
-		return nil, &exitError{exitUsage, err}
+		return nil, &exitError{Code: exitUsage, Err: err}
 	}
 	exporter, err := otlp.New(to)
 	if err != nil {
-		return nil, &exitError{exitFailure, err}
+		return nil, &exitError{Code: exitFailure, Err: err}
 	}
 	log.Info("traces of calls that ask for one go to a collector", "endpoint", cfg.Endpoint, "plaintext", cfg.Insecure)
 	tracer := tracing.New(tracing.Config{Exporter: exporter, MaxCallsPerSecond: cfg.MaxCallsPerSecond, Logger: log})

@@ -20,18 +20,18 @@ func openTrust(ctx context.Context, cfg *config.Config, log *slog.Logger) (*trus
 	if cfg.SPIFFE.Socket == "" {
 		rules, err := fileRules(cfg.TLS)
 		if err != nil {
-			return nil, rules, &exitError{exitUsage, err}
+			return nil, rules, &exitError{Code: exitUsage, Err: err}
 		}
 		store, err := trust.OpenFiles(tlsFiles(cfg.TLS, log))
 		if err != nil {
-			return nil, rules, &exitError{exitUsage, err}
+			return nil, rules, &exitError{Code: exitUsage, Err: err}
 		}
 		return store, rules, nil
 	}
 	domain, err := spiffeid.TrustDomainFromString(cfg.SPIFFE.TrustDomain)
 	rules := server.IdentityRules{TrustDomain: domain, SPIFFEOnly: true}
 	if err != nil {
-		return nil, rules, &exitError{exitUsage, err}
+		return nil, rules, &exitError{Code: exitUsage, Err: err}
 	}
 	log.Info("waiting for an identity", "socket", cfg.SPIFFE.Socket, "trust_domain", domain.Name())
 	store, err := trust.OpenWorkloadAPI(ctx, trust.WorkloadAPIConfig{
@@ -40,7 +40,7 @@ func openTrust(ctx context.Context, cfg *config.Config, log *slog.Logger) (*trus
 		Options:     trust.Options{Logger: log},
 	})
 	if err != nil {
-		return nil, rules, &exitError{exitFailure, err}
+		return nil, rules, &exitError{Code: exitFailure, Err: err}
 	}
 	return store, rules, nil
 }

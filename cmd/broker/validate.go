@@ -27,7 +27,7 @@ Exit codes: 0 everything is in order; 2 there are faults.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := config.Load(configFile)
 			if err != nil {
-				return &exitError{exitUsage, err}
+				return &exitError{Code: exitUsage, Err: err}
 			}
 			var faults []error
 			if cfg.SPIFFE.Socket == "" {
@@ -56,7 +56,7 @@ Exit codes: 0 everything is in order; 2 there are faults.`,
 				integrations = fmt.Sprintf("with %d integration(s)", len(good))
 			}
 			if len(faults) > 0 {
-				return &exitError{exitUsage, errors.Join(faults...)}
+				return &exitError{Code: exitUsage, Err: errors.Join(faults...)}
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s: in order, %s\n", configFile, integrations)
 			return nil

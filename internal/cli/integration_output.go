@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"encoding/json"
@@ -14,10 +14,9 @@ import (
 	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
-// The JSON and YAML output: names are a promise. An integration is what stands in
-// its file and, beside it, what the broker knows.
 type (
-	jsonIntegration struct {
+	// IntegrationJSON is the JSON and YAML output of one integration: its document and what the broker adds to it.
+	IntegrationJSON struct {
 		Integration     map[string]any `json:"integration"`
 		ETag            string         `json:"etag,omitempty"`
 		Revision        string         `json:"revision,omitempty"`
@@ -27,17 +26,19 @@ type (
 		UpdateTime      *time.Time     `json:"update_time,omitempty"`
 		Updater         string         `json:"updater,omitempty"`
 		ReadOnly        bool           `json:"read_only,omitempty"`
-		Facts           []jsonFact     `json:"facts,omitempty"`
+		Facts           []FactJSON     `json:"facts,omitempty"`
 		LastUseTime     *time.Time     `json:"last_use_time,omitempty"`
 		Problem         string         `json:"problem,omitempty"`
-		Resources       []jsonUsage    `json:"resources,omitempty"`
+		Resources       []UsageJSON    `json:"resources,omitempty"`
 		UnusedGrants    []int          `json:"unused_grants,omitempty"`
 	}
-	jsonFact struct {
+	// FactJSON is something that the store has to be told about the broker.
+	FactJSON struct {
 		Name  string `json:"name"`
 		Value string `json:"value"`
 	}
-	jsonUsage struct {
+	// UsageJSON is one use of a secret through an integration.
+	UsageJSON struct {
 		Principal    string     `json:"principal"`
 		Connector    string     `json:"connector,omitempty"`
 		Store        string     `json:"store"`
@@ -47,17 +48,19 @@ type (
 		FirstUseTime *time.Time `json:"first_use_time,omitempty"`
 		LastUseTime  *time.Time `json:"last_use_time,omitempty"`
 	}
-	jsonStep struct {
+	// StepJSON is one step of a validation.
+	StepJSON struct {
 		Name    string `json:"name"`
 		OK      bool   `json:"ok"`
 		Skipped bool   `json:"skipped,omitempty"`
 		Reason  string `json:"reason,omitempty"`
 		Message string `json:"message,omitempty"`
 	}
-	jsonValidation struct {
+	// ValidationJSON is the JSON output of integration validate.
+	ValidationJSON struct {
 		ID    string     `json:"id"`
 		OK    bool       `json:"ok"`
-		Steps []jsonStep `json:"steps"`
+		Steps []StepJSON `json:"steps"`
 	}
 )
 
@@ -69,7 +72,7 @@ type validation struct {
 
 func printStructured(w io.Writer, output string, v any) error {
 	if output == "json" {
-		return printJSON(w, v)
+		return PrintJSON(w, v)
 	}
 	data, err := json.Marshal(v)
 	if err != nil {
@@ -87,24 +90,24 @@ func printStructured(w io.Writer, output string, v any) error {
 	return err
 }
 
-func structuredIntegration(in *client.Integration, usage *client.UsageReport) (jsonIntegration, error) {
+func structuredIntegration(in *client.Integration, usage *client.UsageReport) (IntegrationJSON, error) {
 	form, err := formOf(in)
 	if err != nil {
-		return jsonIntegration{}, err
+		return IntegrationJSON{}, err
 	}
 	if usage == nil {
 		usage = &client.UsageReport{}
 	}
-	out := jsonIntegration{
+	out := IntegrationJSON{
 		Integration: form.Tree(), ETag: in.ETag, Revision: in.Revision, CredentialNames: in.CredentialNames,
 		CreateTime: timeOrNil(in.Created.At), Creator: in.Created.By, UpdateTime: timeOrNil(in.Updated.At), Updater: in.Updated.By,
 		ReadOnly: in.ReadOnly, LastUseTime: timeOrNil(in.LastUsed), Problem: in.Problem, UnusedGrants: usage.UnusedGrants,
 	}
 	for _, f := range in.Facts {
-		out.Facts = append(out.Facts, jsonFact(f))
+		out.Facts = append(out.Facts, FactJSON(f))
 	}
 	for _, u := range usage.Usage {
-		out.Resources = append(out.Resources, jsonUsage{
+		out.Resources = append(out.Resources, UsageJSON{
 			u.Principal, u.Connector, u.Store, u.Secret, u.JSONKey, u.Version, timeOrNil(u.FirstUsed), timeOrNil(u.LastUsed),
 		})
 	}
@@ -121,7 +124,7 @@ func timeOrNil(t time.Time) *time.Time {
 
 func printIntegrations(w io.Writer, output string, all []*client.Integration, now time.Time) error {
 	if output != "table" {
-		list := make([]jsonIntegration, len(all))
+		list := make([]IntegrationJSON, len(all))
 		for i, in := range all {
 			var err error
 			if list[i], err = structuredIntegration(in, nil); err != nil {
@@ -137,7 +140,7 @@ func printIntegrations(w io.Writer, output string, all []*client.Integration, no
 		if !in.LastUsed.IsZero() {
 			used = now.Sub(in.LastUsed).Round(time.Second).String() + " ago"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", in.ID, orDash(in.DisplayName), in.Kind, orDash(in.Placement.Region), len(in.Grants), used, stateOf(in))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", in.ID, OrDash(in.DisplayName), in.Kind, OrDash(in.Placement.Region), len(in.Grants), used, stateOf(in))
 	}
 	return t.Flush()
 }
@@ -164,7 +167,7 @@ func printIntegration(w io.Writer, output string, in *client.Integration, usage 
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	row := func(name, value string) {
 		if value != "" {
-			fmt.Fprintf(t, "%s\t%s\n", name, printable(value))
+			fmt.Fprintf(t, "%s\t%s\n", name, Printable(value))
 		}
 	}
 	row("ID", in.ID)
@@ -172,7 +175,7 @@ func printIntegration(w io.Writer, output string, in *client.Integration, usage 
 	row("Provider", in.Kind)
 	for _, f := range in.Facts {
 		if !isDocument(f) {
-			row(printable(f.Name), f.Value)
+			row(Printable(f.Name), f.Value)
 		}
 	}
 	row("Cache", strings.Join(notEmpty(durationText("for ", in.CacheTTL), durationText("stale for ", in.CacheMaxStale)), ", "))
@@ -200,7 +203,7 @@ func isDocument(f client.Fact) bool { return strings.Contains(f.Value, "\n") }
 func printDocuments(w io.Writer, in *client.Integration) {
 	for _, f := range in.Facts {
 		if isDocument(f) {
-			fmt.Fprintf(w, "\n%s:\n%s\n", printable(f.Name), printableLines(f.Value))
+			fmt.Fprintf(w, "\n%s:\n%s\n", Printable(f.Name), PrintableLines(f.Value))
 		}
 	}
 }
@@ -244,7 +247,7 @@ func printParts(w io.Writer, in *client.Integration, usage *client.UsageReport) 
 		if u.JSONKey != "" {
 			secretName += "::" + u.JSONKey
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", orDash(u.Principal), orDash(u.Connector), orDash(secretName), orDash(u.Version), momentText(u.FirstUsed), momentText(u.LastUsed))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", OrDash(u.Principal), OrDash(u.Connector), OrDash(secretName), OrDash(u.Version), momentText(u.FirstUsed), momentText(u.LastUsed))
 	}
 	return t.Flush()
 }
@@ -302,17 +305,17 @@ func cell(list []string) string {
 	if len(list) == 0 {
 		return "any"
 	}
-	return printable(strings.Join(list, ", "))
+	return Printable(strings.Join(list, ", "))
 }
 
 func printValidations(w io.Writer, output string, all []validation) error {
 	if output != "table" {
-		out := make([]jsonValidation, len(all))
+		out := make([]ValidationJSON, len(all))
 		for i, v := range all {
-			out[i] = jsonValidation{ID: v.id, OK: true}
+			out[i] = ValidationJSON{ID: v.id, OK: true}
 			for _, s := range v.steps {
 				out[i].OK = out[i].OK && s.OK
-				out[i].Steps = append(out[i].Steps, jsonStep{s.Name, s.OK, s.Skipped, s.Reason, s.Message})
+				out[i].Steps = append(out[i].Steps, StepJSON{s.Name, s.OK, s.Skipped, s.Reason, s.Message})
 			}
 		}
 		return printStructured(w, output, map[string]any{"validations": out})
@@ -328,7 +331,7 @@ func printValidations(w io.Writer, output string, all []validation) error {
 			case !s.OK:
 				result = s.Reason
 			}
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", v.id, orDash(s.Name), result, orDash(s.Message))
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", v.id, OrDash(s.Name), result, OrDash(s.Message))
 		}
 	}
 	return t.Flush()

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"fmt"
@@ -12,44 +12,50 @@ import (
 	"github.com/secretbroker/secretbroker/internal/explain"
 )
 
-// The JSON output: names are a promise.
 type (
-	jsonExplanation struct {
+	// ExplanationJSON is the JSON output of explain.
+	ExplanationJSON struct {
 		Reference  string          `json:"reference"`
-		Readers    []jsonAccess    `json:"readers"`
-		Judgements []jsonJudgement `json:"judgements,omitempty"` // with --principal only
+		Readers    []AccessJSON    `json:"readers"`
+		Judgements []JudgementJSON `json:"judgements,omitempty"` // with --principal only
 		RequestID  string          `json:"request_id,omitempty"` // of a broker that was asked
 	}
-	jsonAccess struct {
+	// AccessJSON is one grant that allows a principal to read the secret.
+	AccessJSON struct {
 		IntegrationID string `json:"integration_id"`
 		Grant         int    `json:"grant"`
 		Principal     string `json:"principal"`
 	}
-	jsonJudgement struct {
+	// JudgementJSON is the decision of one integration's policy.
+	JudgementJSON struct {
 		IntegrationID string               `json:"integration_id"`
 		Allowed       bool                 `json:"allowed"`
 		Grant         int                  `json:"grant"` // -1: none
 		Explanation   string               `json:"explanation"`
-		Grants        []jsonGrantJudgement `json:"grants"`
+		Grants        []GrantJudgementJSON `json:"grants"`
 	}
-	jsonGrantJudgement struct {
+	// GrantJudgementJSON says which parts of one grant match.
+	GrantJudgementJSON struct {
 		Grant            int  `json:"grant"`
 		PrincipalMatches bool `json:"principal_matches"`
 		StoreMatches     bool `json:"store_matches"`
 		SecretMatches    bool `json:"secret_matches"`
 		KeyMatches       bool `json:"key_matches"`
 	}
-	jsonChanges struct {
-		Changes []jsonChange `json:"changes"`
+	// ChangesJSON is the JSON output of explain --diff.
+	ChangesJSON struct {
+		Changes []ChangeJSON `json:"changes"`
 	}
-	jsonChange struct {
+	// ChangeJSON is what changes in one integration.
+	ChangeJSON struct {
 		IntegrationID string           `json:"integration_id"`
 		Change        string           `json:"change"` // added, removed, changed
-		Gained        []jsonPermission `json:"gained,omitempty"`
-		Lost          []jsonPermission `json:"lost,omitempty"`
-		Notes         []jsonNote       `json:"notes,omitempty"`
+		Gained        []PermissionJSON `json:"gained,omitempty"`
+		Lost          []PermissionJSON `json:"lost,omitempty"`
+		Notes         []NoteJSON       `json:"notes,omitempty"`
 	}
-	jsonPermission struct {
+	// PermissionJSON is a permission that is gained or lost.
+	PermissionJSON struct {
 		Principal string `json:"principal"`
 		Store     string `json:"store"`
 		Secret    string `json:"secret"`
@@ -57,7 +63,8 @@ type (
 		// WholeSecret: without a key too.
 		WholeSecret bool `json:"whole_secret"`
 	}
-	jsonNote struct {
+	// NoteJSON is a setting that differs without giving or taking a permission.
+	NoteJSON struct {
 		Setting string `json:"setting"`
 		Old     string `json:"old,omitempty"`
 		New     string `json:"new,omitempty"`
@@ -67,27 +74,27 @@ type (
 func printExplanation(cmd *cobra.Command, output string, e *client.Explanation) error {
 	var err error
 	if output == "json" {
-		err = printJSON(cmd.OutOrStdout(), explanationJSON(e))
+		err = PrintJSON(cmd.OutOrStdout(), explanationJSON(e))
 	} else {
 		err = printExplanationTable(cmd.OutOrStdout(), e)
 	}
 	if err != nil {
-		return &exitError{exitFailure, err}
+		return &ExitError{ExitFailure, err}
 	}
 	return nil
 }
 
-func explanationJSON(e *client.Explanation) jsonExplanation {
-	out := jsonExplanation{Reference: e.Reference, Readers: []jsonAccess{}, RequestID: e.RequestID}
+func explanationJSON(e *client.Explanation) ExplanationJSON {
+	out := ExplanationJSON{Reference: e.Reference, Readers: []AccessJSON{}, RequestID: e.RequestID}
 	for _, r := range e.Readers {
-		out.Readers = append(out.Readers, jsonAccess(r))
+		out.Readers = append(out.Readers, AccessJSON(r))
 	}
 	for _, j := range e.Judgements {
-		judgement := jsonJudgement{
-			IntegrationID: j.IntegrationID, Allowed: j.Allowed, Grant: j.Grant, Explanation: j.Explanation, Grants: []jsonGrantJudgement{},
+		judgement := JudgementJSON{
+			IntegrationID: j.IntegrationID, Allowed: j.Allowed, Grant: j.Grant, Explanation: j.Explanation, Grants: []GrantJudgementJSON{},
 		}
 		for _, g := range j.Grants {
-			judgement.Grants = append(judgement.Grants, jsonGrantJudgement(g))
+			judgement.Grants = append(judgement.Grants, GrantJudgementJSON(g))
 		}
 		out.Judgements = append(out.Judgements, judgement)
 	}
@@ -103,24 +110,24 @@ func printExplanationTable(w io.Writer, e *client.Explanation) error {
 			if j.Allowed {
 				allowed = "yes"
 			}
-			fmt.Fprintf(t, "%s\t%s\t%s\n", j.IntegrationID, allowed, printable(j.Explanation))
+			fmt.Fprintf(t, "%s\t%s\t%s\n", j.IntegrationID, allowed, Printable(j.Explanation))
 		}
 		fmt.Fprintln(t)
 	}
 	if len(e.Readers) == 0 {
-		fmt.Fprintf(t, "Nobody may read %s\n", printable(e.Reference))
+		fmt.Fprintf(t, "Nobody may read %s\n", Printable(e.Reference))
 		return t.Flush()
 	}
 	fmt.Fprintln(t, "INTEGRATION\tGRANT\tMAY READ")
 	for _, r := range e.Readers {
-		fmt.Fprintf(t, "%s\t%d\t%s\n", r.IntegrationID, r.Grant, printable(r.Principal))
+		fmt.Fprintf(t, "%s\t%d\t%s\n", r.IntegrationID, r.Grant, Printable(r.Principal))
 	}
 	return t.Flush()
 }
 
 func printChanges(w io.Writer, output string, changes explain.Changes) error {
 	if output == "json" {
-		return printJSON(w, changesJSON(changes))
+		return PrintJSON(w, changesJSON(changes))
 	}
 	settings, permissions := settingLines(changes), false
 	for _, line := range settings {
@@ -152,7 +159,7 @@ func settingLines(changes explain.Changes) []string {
 			lines = append(lines, "- "+c.IntegrationID+": integration removed")
 		}
 		for _, n := range c.Notes {
-			lines = append(lines, "~ "+c.IntegrationID+": "+printable(n.String()))
+			lines = append(lines, "~ "+c.IntegrationID+": "+Printable(n.String()))
 		}
 	}
 	return lines
@@ -171,26 +178,26 @@ func keysOf(r authz.Rule) string {
 	case "*":
 		return "every key"
 	default:
-		return printable(r.Key)
+		return Printable(r.Key)
 	}
 }
 
-func changesJSON(changes explain.Changes) jsonChanges {
-	out := jsonChanges{Changes: []jsonChange{}}
+func changesJSON(changes explain.Changes) ChangesJSON {
+	out := ChangesJSON{Changes: []ChangeJSON{}}
 	for _, c := range changes {
-		change := jsonChange{IntegrationID: c.IntegrationID, Change: string(c.Kind), Gained: permissionsJSON(c.Gained), Lost: permissionsJSON(c.Lost)}
+		change := ChangeJSON{IntegrationID: c.IntegrationID, Change: string(c.Kind), Gained: permissionsJSON(c.Gained), Lost: permissionsJSON(c.Lost)}
 		for _, n := range c.Notes {
-			change.Notes = append(change.Notes, jsonNote(n))
+			change.Notes = append(change.Notes, NoteJSON(n))
 		}
 		out.Changes = append(out.Changes, change)
 	}
 	return out
 }
 
-func permissionsJSON(rules []authz.Rule) []jsonPermission {
-	var out []jsonPermission
+func permissionsJSON(rules []authz.Rule) []PermissionJSON {
+	var out []PermissionJSON
 	for _, r := range rules {
-		p := jsonPermission{Principal: r.Principal, Store: r.Store, Secret: r.Secret, Key: r.Key}
+		p := PermissionJSON{Principal: r.Principal, Store: r.Store, Secret: r.Secret, Key: r.Key}
 		if r.Key == "" {
 			p.Key, p.WholeSecret = "*", true
 		}

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"encoding/json"
@@ -28,27 +28,27 @@ type printer struct {
 }
 
 func (p *printer) register(cmd *cobra.Command) {
-	registerOutput(cmd, &p.output, "table", "json")
+	RegisterOutput(cmd, &p.output, "table", "json")
 	cmd.Flags().BoolVar(&p.reveal, "reveal", false, "print the values in clear")
 }
 
-// registerOutput gives a command the flag that chooses its output's format. The
+// RegisterOutput gives a command the flag that chooses its output's format. The
 // first one is the default.
-func registerOutput(cmd *cobra.Command, output *string, formats ...string) {
+func RegisterOutput(cmd *cobra.Command, output *string, formats ...string) {
 	cmd.Flags().StringVarP(output, "output", "o", formats[0], "output format: "+strings.Join(formats, ", "))
-	completeWords(cmd, "output", formats...)
+	CompleteWords(cmd, "output", formats...)
 	cmd.PreRunE = func(*cobra.Command, []string) error {
 		if !slices.Contains(formats, *output) {
 			last := len(formats) - 1
-			return &exitError{exitUsage, fmt.Errorf("--output: expected %s or %s, not %q", strings.Join(formats[:last], ", "), formats[last], *output)}
+			return &ExitError{ExitUsage, fmt.Errorf("--output: expected %s or %s, not %q", strings.Join(formats[:last], ", "), formats[last], *output)}
 		}
 		return nil
 	}
 }
 
-// The JSON output: names are a promise.
 type (
-	jsonValue struct {
+	// ValueJSON is one resolved config.
+	ValueJSON struct {
 		Value       *string   `json:"value,omitempty"`        // with --reveal only, and only if it is text
 		ValueBase64 []byte    `json:"value_base64,omitempty"` // with --reveal only, what ?decode=base64 decoded
 		Version     string    `json:"version"`
@@ -56,15 +56,17 @@ type (
 		ExpireTime  time.Time `json:"expire_time"`
 		Stale       bool      `json:"stale"`
 	}
-	jsonError struct {
+	// ErrorJSON is an error of a config or of a call.
+	ErrorJSON struct {
 		Config     string `json:"config,omitempty"`
 		Reason     string `json:"reason"`
 		Message    string `json:"message"`
 		RetryAfter string `json:"retry_after,omitempty"`
 	}
-	jsonResponse struct {
-		Configs   map[string]jsonValue `json:"configs,omitempty"`
-		Errors    []jsonError          `json:"errors,omitempty"`
+	// ResponseJSON is the JSON output of resolve.
+	ResponseJSON struct {
+		Configs   map[string]ValueJSON `json:"configs,omitempty"`
+		Errors    []ErrorJSON          `json:"errors,omitempty"`
 		RequestID string               `json:"request_id,omitempty"`
 		// RetryAfter is set when the whole call should be tried again.
 		RetryAfter string `json:"retry_after,omitempty"`
@@ -76,9 +78,9 @@ type (
 func (p *printer) printResponse(cmd *cobra.Command, res *client.Response) error {
 	failed := configErrors(res.Errors)
 	if p.output == "json" {
-		out := jsonResponse{RequestID: res.RequestID, Errors: jsonErrors(failed), Configs: make(map[string]jsonValue)}
+		out := ResponseJSON{RequestID: res.RequestID, Errors: errorsJSON(failed), Configs: make(map[string]ValueJSON)}
 		for name, v := range res.Values {
-			jv := jsonValue{Version: v.Version, FetchTime: v.FetchTime, ExpireTime: v.ExpireTime, Stale: v.Stale}
+			jv := ValueJSON{Version: v.Version, FetchTime: v.FetchTime, ExpireTime: v.ExpireTime, Stale: v.Stale}
 			if p.reveal {
 				jv.ValueBase64 = v.Bytes()
 				if text, ok := textOf(v); ok {
@@ -87,17 +89,17 @@ func (p *printer) printResponse(cmd *cobra.Command, res *client.Response) error 
 			}
 			out.Configs[name] = jv
 		}
-		if err := printJSON(cmd.OutOrStdout(), out); err != nil {
-			return &exitError{exitFailure, err}
+		if err := PrintJSON(cmd.OutOrStdout(), out); err != nil {
+			return &ExitError{ExitFailure, err}
 		}
 	} else {
 		if err := p.printTable(cmd.OutOrStdout(), res, time.Now()); err != nil {
-			return &exitError{exitFailure, err}
+			return &ExitError{ExitFailure, err}
 		}
 		printConfigErrors(cmd.ErrOrStderr(), failed)
 	}
 	if len(failed) > 0 {
-		return &exitError{code: worstExitCode(failed)}
+		return &ExitError{Code: worstExitCode(failed)}
 	}
 	return nil
 }
@@ -118,7 +120,7 @@ func (p *printer) printTable(w io.Writer, res *client.Response, now time.Time) e
 		if v.Stale {
 			expires = "stale"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s ago\t%s\n", printable(name), value, v.Version, now.Sub(v.FetchTime).Round(time.Second), expires)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s ago\t%s\n", Printable(name), value, v.Version, now.Sub(v.FetchTime).Round(time.Second), expires)
 	}
 	return t.Flush()
 }
@@ -135,7 +137,7 @@ func revealed(v client.Value) string {
 	if !ok {
 		return fmt.Sprintf("<%d bytes>", len(v.Bytes()))
 	}
-	return printable(text)
+	return Printable(text)
 }
 
 // printError prints why a call failed and returns the exit code for it.
@@ -143,20 +145,20 @@ func (p *printer) printError(cmd *cobra.Command, err error) error {
 	code := exitCodeOf(err)
 	var e *client.Error
 	if !errors.As(err, &e) {
-		return &exitError{code, err}
+		return &ExitError{code, err}
 	}
 	if p.output == "json" {
-		out := jsonResponse{RequestID: e.RequestID, Errors: jsonErrors(e.Configs)}
+		out := ResponseJSON{RequestID: e.RequestID, Errors: errorsJSON(e.Configs)}
 		if len(out.Errors) == 0 {
-			out.Errors = []jsonError{{Reason: e.Reason, Message: e.Message}}
+			out.Errors = []ErrorJSON{{Reason: e.Reason, Message: e.Message}}
 		}
 		if e.RetryAfter > 0 {
 			out.RetryAfter = e.RetryAfter.String()
 		}
-		if err := printJSON(cmd.OutOrStdout(), out); err != nil {
-			return &exitError{exitFailure, err}
+		if err := PrintJSON(cmd.OutOrStdout(), out); err != nil {
+			return &ExitError{ExitFailure, err}
 		}
-		return &exitError{code: code}
+		return &ExitError{Code: code}
 	}
 	w := cmd.ErrOrStderr()
 	if len(e.Configs) > 0 {
@@ -168,16 +170,17 @@ func (p *printer) printError(cmd *cobra.Command, err error) error {
 	if e.RequestID != "" {
 		fmt.Fprintf(w, "request id %s\n", e.RequestID)
 	}
-	return &exitError{code: code}
+	return &ExitError{Code: code}
 }
 
 func printConfigErrors(w io.Writer, errs []client.ConfigError) {
 	for _, e := range errs {
-		fmt.Fprintf(w, "  %s\n", strings.Join(slices.DeleteFunc([]string{printable(e.Config), e.Reason, printable(e.Message)}, func(s string) bool { return s == "" }), ": "))
+		fmt.Fprintf(w, "  %s\n", strings.Join(slices.DeleteFunc([]string{Printable(e.Config), e.Reason, Printable(e.Message)}, func(s string) bool { return s == "" }), ": "))
 	}
 }
 
-func printJSON(w io.Writer, v any) error {
+// PrintJSON writes v as indented JSON.
+func PrintJSON(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", "  ")
@@ -193,25 +196,25 @@ func configErrors(m map[string]client.ConfigError) []client.ConfigError {
 	return errs
 }
 
-func jsonErrors(errs []client.ConfigError) []jsonError {
-	var out []jsonError
+func errorsJSON(errs []client.ConfigError) []ErrorJSON {
+	var out []ErrorJSON
 	for _, e := range errs {
 		out = append(out, newJSONError(e))
 	}
 	return out
 }
 
-func newJSONError(e client.ConfigError) jsonError {
-	out := jsonError{Config: e.Config, Reason: e.Reason, Message: e.Message}
+func newJSONError(e client.ConfigError) ErrorJSON {
+	out := ErrorJSON{Config: e.Config, Reason: e.Reason, Message: e.Message}
 	if e.RetryAfter > 0 {
 		out.RetryAfter = e.RetryAfter.String()
 	}
 	return out
 }
 
-// printable keeps a text that others wrote from doing something to the terminal,
+// Printable keeps a text that others wrote from doing something to the terminal,
 // or to a CI runner, which takes a line that begins with "::" for a command.
-func printable(s string) string {
+func Printable(s string) string {
 	if strings.HasPrefix(s, "::") {
 		return strconv.Quote(s)
 	}
@@ -223,12 +226,20 @@ func printable(s string) string {
 	return s
 }
 
-// printableLines is printable for texts of several lines, such as the faults of a
+// PrintableLines is Printable for texts of several lines, such as the faults of a
 // file.
-func printableLines(text string) string {
+func PrintableLines(text string) string {
 	lines := strings.Split(text, "\n")
 	for i, line := range lines {
-		lines[i] = printable(line)
+		lines[i] = Printable(line)
 	}
 	return strings.Join(lines, "\n")
+}
+
+// OrDash is s as a cell of a table, "-" if it is empty.
+func OrDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return Printable(s)
 }

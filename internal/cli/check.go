@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"cmp"
@@ -17,17 +17,19 @@ import (
 const (
 	// Warnings: the config can be resolved, but look at it.
 	warnExpiresSoon = "EXPIRES_SOON"
-	warnEmptyValue  = "EMPTY_VALUE"
+	// WarnEmptyValue warns of a value that is empty.
+	WarnEmptyValue = "EMPTY_VALUE"
 
-	// Faults of a whole file, or of the call for it.
-	faultInvalidFile = "INVALID_FILE"
-	faultCallFailed  = "CALL_FAILED" // and nobody gave a reason
-	faultNotChecked  = "NOT_CHECKED" // because an earlier call failed in a way that this one would, too
+	// FaultInvalidFile is a file that cannot be parsed.
+	FaultInvalidFile = "INVALID_FILE"
+	// Faults of the call for a file.
+	faultCallFailed = "CALL_FAILED" // and nobody gave a reason
+	faultNotChecked = "NOT_CHECKED" // because an earlier call failed in a way that this one would, too
 )
 
 // check is the check command.
 type check struct {
-	conn       connection
+	conn       Connection
 	what       question
 	files      []string
 	output     string
@@ -59,7 +61,7 @@ With --strict, 6 if there are warnings.`,
 	}
 	c.conn.register(cmd)
 	c.what.register(cmd)
-	registerOutput(cmd, &c.output, "table", "json", "github")
+	RegisterOutput(cmd, &c.output, "table", "json", "github")
 	cmd.Flags().StringArrayVar(&c.files, "file", nil, "a connector's configuration: JSON, or a .properties file; may be given several times")
 	cmd.Flags().DurationVar(&c.warnExpiry, "warn-expiry", 7*24*time.Hour, "warn of secrets that expire within this time")
 	cmd.Flags().BoolVar(&c.strict, "strict", false, "fail on warnings too: secrets that expire soon, empty values")
@@ -69,7 +71,7 @@ With --strict, 6 if there are warnings.`,
 
 func (c *check) run(cmd *cobra.Command, args []string) error {
 	if err := c.validate(args); err != nil {
-		return &exitError{exitUsage, err}
+		return &ExitError{ExitUsage, err}
 	}
 	cl, err := c.conn.dial()
 	if err != nil {
@@ -80,21 +82,21 @@ func (c *check) run(cmd *cobra.Command, args []string) error {
 	if len(c.files) == 0 {
 		configs, err := configsOfArgs(args)
 		if err != nil {
-			return &exitError{exitUsage, err}
+			return &ExitError{ExitUsage, err}
 		}
 		f := c.ask(cmd.Context(), cl, "", configs)
-		if f.fault != nil && f.fault.reason == faultInvalidFile { // there is none
-			return &exitError{exitUsage, errors.New(f.fault.message)}
+		if f.fault != nil && f.fault.reason == FaultInvalidFile { // there is none
+			return &ExitError{ExitUsage, errors.New(f.fault.message)}
 		}
 		checked = append(checked, f)
 	} else {
 		checked = c.checkFiles(cmd.Context(), cl)
 	}
 	if err := c.print(cmd, checked); err != nil {
-		return &exitError{exitFailure, err}
+		return &ExitError{ExitFailure, err}
 	}
-	if code := exitCodeOfCheck(checked, c.strict); code != exitOK {
-		return &exitError{code: code}
+	if code := exitCodeOfCheck(checked, c.strict); code != ExitOK {
+		return &ExitError{Code: code}
 	}
 	return nil
 }
@@ -147,7 +149,7 @@ func (c *check) checkFiles(ctx context.Context, cl *client.Client) []checkedFile
 	for _, file := range c.files {
 		if hopeless {
 			checked = append(checked, checkedFile{file: file, fault: &checkFault{
-				reason: faultNotChecked, message: "not checked, because the call for an earlier file failed", code: exitFailure,
+				reason: faultNotChecked, message: "not checked, because the call for an earlier file failed", code: ExitFailure,
 			}})
 			continue
 		}
@@ -159,7 +161,7 @@ func (c *check) checkFiles(ctx context.Context, cl *client.Client) []checkedFile
 		f := c.ask(ctx, cl, file, configs)
 		// Where the request was at fault the next one need not be. Any other
 		// failure, such as no broker, would only cost its time again.
-		hopeless = f.fault != nil && f.fault.code != exitBadReference && f.fault.code != exitUsage
+		hopeless = f.fault != nil && f.fault.code != ExitBadReference && f.fault.code != ExitUsage
 		checked = append(checked, f)
 	}
 	return checked
@@ -195,7 +197,7 @@ func (c *check) ask(ctx context.Context, cl *client.Client, file string, configs
 func (f *checkedFile) fail(err error, configs connectorfile.Connector) {
 	var e *client.Error
 	if !errors.As(err, &e) {
-		f.fault = &checkFault{reason: faultCallFailed, message: err.Error(), code: exitFailure}
+		f.fault = &checkFault{reason: faultCallFailed, message: err.Error(), code: ExitFailure}
 		return
 	}
 	f.requestID = e.RequestID
@@ -208,7 +210,7 @@ func (f *checkedFile) fail(err error, configs connectorfile.Connector) {
 }
 
 func newFileFault(err error) *checkFault {
-	f := &checkFault{reason: faultInvalidFile, message: err.Error(), code: exitUsage}
+	f := &checkFault{reason: FaultInvalidFile, message: err.Error(), code: ExitUsage}
 	if e, ok := errors.AsType[*connectorfile.Error](err); ok {
 		f.line, f.message = e.Line, e.Text
 	}
@@ -226,7 +228,7 @@ func (c *check) warningsOf(r client.Report) []checkWarning {
 			roughly(r.TimeLeft), r.SecretExpireTime.Format(time.RFC3339))})
 	}
 	if r.Length == client.LengthEmpty {
-		w = append(w, checkWarning{warnEmptyValue, "the value is empty, which hardly anybody wants; set the secret, or check the reference's key"})
+		w = append(w, checkWarning{WarnEmptyValue, "the value is empty, which hardly anybody wants; set the secret, or check the reference's key"})
 	}
 	return w
 }
@@ -260,7 +262,7 @@ func exitCodeOfCheck(checked []checkedFile, strict bool) int {
 		return worstExitCode(failed)
 	}
 	if strict && warned {
-		return exitPrecondition
+		return ExitPrecondition
 	}
-	return exitOK
+	return ExitOK
 }

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"bytes"
@@ -71,13 +71,13 @@ func sampleChecked() []checkedFile {
 						FetchTime: at, SecretExpireTime: at.Add(72 * time.Hour), TimeLeft: 72*time.Hour + time.Millisecond, HasTimeLeft: true, Length: client.LengthEmpty,
 					},
 					line:     3,
-					warnings: []checkWarning{{warnExpiresSoon, "soon"}, {warnEmptyValue, "empty"}},
+					warnings: []checkWarning{{warnExpiresSoon, "soon"}, {WarnEmptyValue, "empty"}},
 				},
 				{Report: client.Report{Config: "user", Err: &client.ConfigError{Config: "user", Reason: "STORE_THROTTLED", Message: "wait\x1b[2J", RetryAfter: 2 * time.Second}}},
 			},
 		},
-		{file: "b.json", fault: &checkFault{line: 7, reason: faultInvalidFile, message: "not valid JSON", code: exitUsage}},
-		{file: "c.json", requestID: "req-2", fault: &checkFault{reason: "OVERLOADED", message: "later", retryAfter: time.Second, code: exitTryLater}},
+		{file: "b.json", fault: &checkFault{line: 7, reason: FaultInvalidFile, message: "not valid JSON", code: ExitUsage}},
+		{file: "c.json", requestID: "req-2", fault: &checkFault{reason: "OVERLOADED", message: "later", retryAfter: time.Second, code: ExitTryLater}},
 		{file: "d.json"},
 	}
 }
@@ -85,7 +85,7 @@ func sampleChecked() []checkedFile {
 // The names in the JSON output are a promise: see docs/check.md.
 func TestCheckJSON(t *testing.T) {
 	var b bytes.Buffer
-	if err := printJSON(&b, newJSONCheck(sampleChecked())); err != nil {
+	if err := PrintJSON(&b, newJSONCheck(sampleChecked())); err != nil {
 		t.Fatal(err)
 	}
 	type m = map[string]any
@@ -152,27 +152,27 @@ request id req-2
 
 func TestExitCodeOfCheck(t *testing.T) {
 	ok := checkedConfig{Report: client.Report{Config: "a"}}
-	warned := checkedConfig{Report: client.Report{Config: "b"}, warnings: []checkWarning{{warnEmptyValue, ""}}}
+	warned := checkedConfig{Report: client.Report{Config: "b"}, warnings: []checkWarning{{WarnEmptyValue, ""}}}
 	failed := func(reason string) checkedConfig {
 		return checkedConfig{Report: client.Report{Config: "c", Err: &client.ConfigError{Reason: reason}}}
 	}
 	file := func(configs ...checkedConfig) checkedFile { return checkedFile{configs: configs} }
-	invalid := checkedFile{fault: &checkFault{code: exitUsage}}
+	invalid := checkedFile{fault: &checkFault{code: ExitUsage}}
 	tests := []struct {
 		name    string
 		checked []checkedFile
 		strict  bool
 		want    int
 	}{
-		{"nothing", nil, true, exitOK},
-		{"all resolve", []checkedFile{file(ok), file(ok, ok)}, true, exitOK},
-		{"warning", []checkedFile{file(ok, warned)}, false, exitOK},
-		{"warning, strict", []checkedFile{file(warned), file(ok)}, true, exitPrecondition},
-		{"the worst config decides", []checkedFile{file(ok, failed("SECRET_NOT_FOUND"), failed("ACCESS_DENIED"))}, false, exitDenied},
-		{"a file that cannot be read decides", []checkedFile{file(ok), file(failed("ACCESS_DENIED")), invalid}, false, exitUsage},
-		{"file that cannot be read", []checkedFile{invalid, file(failed("ACCESS_DENIED"))}, false, exitUsage},
-		{"a failure goes before warnings", []checkedFile{file(warned), file(failed("STORE_THROTTLED"))}, true, exitTryLater},
-		{"reason of a newer broker", []checkedFile{file(failed("SOMETHING_NEW"))}, false, exitFailure},
+		{"nothing", nil, true, ExitOK},
+		{"all resolve", []checkedFile{file(ok), file(ok, ok)}, true, ExitOK},
+		{"warning", []checkedFile{file(ok, warned)}, false, ExitOK},
+		{"warning, strict", []checkedFile{file(warned), file(ok)}, true, ExitPrecondition},
+		{"the worst config decides", []checkedFile{file(ok, failed("SECRET_NOT_FOUND"), failed("ACCESS_DENIED"))}, false, ExitDenied},
+		{"a file that cannot be read decides", []checkedFile{file(ok), file(failed("ACCESS_DENIED")), invalid}, false, ExitUsage},
+		{"file that cannot be read", []checkedFile{invalid, file(failed("ACCESS_DENIED"))}, false, ExitUsage},
+		{"a failure goes before warnings", []checkedFile{file(warned), file(failed("STORE_THROTTLED"))}, true, ExitTryLater},
+		{"reason of a newer broker", []checkedFile{file(failed("SOMETHING_NEW"))}, false, ExitFailure},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -200,7 +200,7 @@ func TestWarnings(t *testing.T) {
 		{"over", expires(-time.Second), week, warnExpiresSoon},
 		{"switched off", expires(0), 0, ""},
 		{"failed already", client.Report{HasTimeLeft: true, Length: client.LengthEmpty, Err: &client.ConfigError{}}, week, ""},
-		{"empty", client.Report{Length: client.LengthEmpty}, week, warnEmptyValue},
+		{"empty", client.Report{Length: client.LengthEmpty}, week, WarnEmptyValue},
 		{"tiny", client.Report{Length: client.LengthTiny}, week, ""},
 	}
 	for _, tt := range tests {

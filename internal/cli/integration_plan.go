@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"encoding/json"
@@ -14,10 +14,10 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// The JSON and YAML output of apply: names are a promise.
 type (
-	jsonPlan struct {
-		Changes   []jsonPlanned `json:"changes"`
+	// PlanJSON is the JSON and YAML output of integration apply.
+	PlanJSON struct {
+		Changes   []PlannedJSON `json:"changes"`
 		Create    int           `json:"create"`
 		Update    int           `json:"update"`
 		Delete    int           `json:"delete"`
@@ -25,14 +25,16 @@ type (
 		// Applied: the changes without an error have been made.
 		Applied bool `json:"applied"`
 	}
-	jsonPlanned struct {
+	// PlannedJSON is what apply does with one integration.
+	PlannedJSON struct {
 		ID          string            `json:"id"`
 		Action      string            `json:"action"`
-		Fields      []jsonFieldChange `json:"fields,omitempty"`
+		Fields      []FieldChangeJSON `json:"fields,omitempty"`
 		Credentials []string          `json:"credentials,omitempty"`
-		Errors      []jsonError       `json:"errors,omitempty"`
+		Errors      []ErrorJSON       `json:"errors,omitempty"`
 	}
-	jsonFieldChange struct {
+	// FieldChangeJSON is a setting that differs.
+	FieldChangeJSON struct {
 		Setting string `json:"setting"`
 		Before  any    `json:"before,omitempty"`
 		After   any    `json:"after,omitempty"`
@@ -58,15 +60,15 @@ func printPlan(w io.Writer, plan []planned) {
 			switch {
 			case p.action == actionCreate && c.Setting == "id":
 			case c.Before == nil:
-				fmt.Fprintf(w, "    + %s: %s\n", printable(c.Setting), compact(c.After))
+				fmt.Fprintf(w, "    + %s: %s\n", Printable(c.Setting), compact(c.After))
 			case c.After == nil:
-				fmt.Fprintf(w, "    - %s: %s\n", printable(c.Setting), compact(c.Before))
+				fmt.Fprintf(w, "    - %s: %s\n", Printable(c.Setting), compact(c.Before))
 			default:
-				fmt.Fprintf(w, "    ~ %s: %s -> %s\n", printable(c.Setting), compact(c.Before), compact(c.After))
+				fmt.Fprintf(w, "    ~ %s: %s -> %s\n", Printable(c.Setting), compact(c.Before), compact(c.After))
 			}
 		}
 		for _, name := range p.credentials {
-			fmt.Fprintf(w, "    ~ %s: the credential is sent\n", printable(name))
+			fmt.Fprintf(w, "    ~ %s: the credential is sent\n", Printable(name))
 		}
 	}
 	fmt.Fprintf(w, "Plan: %d to create, %d to update, %d to delete, %d unchanged\n", counts[actionCreate], counts[actionUpdate], counts[actionDelete], counts[actionNone])
@@ -75,7 +77,7 @@ func printPlan(w io.Writer, plan []planned) {
 // compact is a value on one line.
 func compact(v any) string {
 	if s, ok := v.(string); ok {
-		return printable(s)
+		return Printable(s)
 	}
 	var b strings.Builder
 	enc := json.NewEncoder(&b)
@@ -83,7 +85,7 @@ func compact(v any) string {
 	if err := enc.Encode(v); err != nil {
 		return "?" // plain values can be written
 	}
-	return printable(strings.TrimSuffix(b.String(), "\n"))
+	return Printable(strings.TrimSuffix(b.String(), "\n"))
 }
 
 // finishPlan prints what came of the plan, and returns its exit code. rest says
@@ -100,12 +102,12 @@ func finishPlan(cmd *cobra.Command, output string, plan []planned, results []err
 		fmt.Fprintf(cmd.ErrOrStderr(), "Error: some changes were refused; %s\n", rest)
 	}
 	if failed != nil {
-		return &exitError{code: worstOf(results)}
+		return &ExitError{Code: worstOf(results)}
 	}
 	if o.exitCode {
 		for i := range plan {
 			if plan[i].action != actionNone {
-				return &exitError{code: exitFailure}
+				return &ExitError{Code: ExitFailure}
 			}
 		}
 	}
@@ -116,7 +118,7 @@ func finishPlan(cmd *cobra.Command, output string, plan []planned, results []err
 func printPlanFaults(w io.Writer, plan []planned, results []error) {
 	for i, err := range results {
 		for _, fault := range faultsOf(&plan[i], err) {
-			fmt.Fprintln(w, printable(fault.Config+": "+strings.Join(notEmpty(fault.Reason, fault.Message), ": ")))
+			fmt.Fprintln(w, Printable(fault.Config+": "+strings.Join(notEmpty(fault.Reason, fault.Message), ": ")))
 		}
 	}
 }
@@ -161,25 +163,25 @@ func worstOf(results []error) int {
 	var errs []client.ConfigError
 	for _, err := range results {
 		var e *client.Error
-		var coded *exitError
+		var coded *ExitError
 		switch {
 		case err == nil:
 		case errors.As(err, &coded):
-			return coded.code
+			return coded.Code
 		case errors.As(err, &e):
-			if code := exitCodeOf(err); code == exitUnreachable || code == exitFailure {
+			if code := exitCodeOf(err); code == ExitUnreachable || code == ExitFailure {
 				return code
 			}
 			errs = append(errs, client.ConfigError{Reason: e.Reason})
 		default:
-			return exitFailure
+			return ExitFailure
 		}
 	}
 	return worstExitCode(errs)
 }
 
-func structuredPlan(plan []planned, results []error, applied bool) jsonPlan {
-	out := jsonPlan{Changes: []jsonPlanned{}, Applied: applied}
+func structuredPlan(plan []planned, results []error, applied bool) PlanJSON {
+	out := PlanJSON{Changes: []PlannedJSON{}, Applied: applied}
 	for i := range plan {
 		p := &plan[i]
 		switch p.action {
@@ -193,9 +195,9 @@ func structuredPlan(plan []planned, results []error, applied bool) jsonPlan {
 			out.Unchanged++
 			continue
 		}
-		change := jsonPlanned{ID: p.id, Action: p.action, Credentials: p.credentials, Errors: jsonErrors(faultsOf(p, results[i]))}
+		change := PlannedJSON{ID: p.id, Action: p.action, Credentials: p.credentials, Errors: errorsJSON(faultsOf(p, results[i]))}
 		for _, c := range p.changes {
-			change.Fields = append(change.Fields, jsonFieldChange(c))
+			change.Fields = append(change.Fields, FieldChangeJSON(c))
 		}
 		out.Changes = append(out.Changes, change)
 	}

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"fmt"
@@ -71,11 +71,11 @@ func printAnnotations(w io.Writer, checked []checkedFile, strict bool) error {
 		for _, c := range f.configs {
 			if c.Err != nil {
 				failed++
-				found = append(found, annotation{"error", f.file, c.line, c.Err.Reason, printable(c.Config) + ": " + c.Err.Message + id})
+				found = append(found, annotation{"error", f.file, c.line, c.Err.Reason, Printable(c.Config) + ": " + c.Err.Message + id})
 			}
 			for _, cw := range c.warnings {
 				warnings++
-				found = append(found, annotation{warning, f.file, c.line, cw.code, printable(c.Config) + ": " + cw.message})
+				found = append(found, annotation{warning, f.file, c.line, cw.code, Printable(c.Config) + ": " + cw.message})
 			}
 		}
 	}

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -44,18 +44,18 @@ func (w *writing) registerFile(cmd *cobra.Command, usage string) {
 func (w *writing) read() (*client.Integration, error) {
 	given, err := readCredentials(w.credentials)
 	if err != nil {
-		return nil, &exitError{exitUsage, err}
+		return nil, &ExitError{ExitUsage, err}
 	}
 	if w.file == "" {
 		return &client.Integration{Credentials: given}, nil
 	}
 	d, err := readDocument(w.file)
 	if err != nil {
-		return nil, &exitError{exitUsage, err}
+		return nil, &ExitError{ExitUsage, err}
 	}
 	in, err := d.integration(slices.Sorted(maps.Keys(d.credentials)))
 	if err != nil {
-		return nil, &exitError{exitUsage, err}
+		return nil, &ExitError{ExitUsage, err}
 	}
 	for name, content := range given {
 		if in.Credentials == nil {
@@ -143,11 +143,11 @@ func newIntegrationUpdateCommand() *cobra.Command {
 			edits := edits{name: name, set: set, unset: unset, named: cmd.Flags().Changed("name")}
 			switch {
 			case w.file != "" && !edits.empty():
-				return &exitError{exitUsage, errors.New("--file says what all of it is to be; leave out --name, --set and --unset")}
+				return &ExitError{ExitUsage, errors.New("--file says what all of it is to be; leave out --name, --set and --unset")}
 			case w.file != "" && in.ID != args[0]:
-				return &exitError{exitUsage, fmt.Errorf("%s: its id is %q, not %q", w.file, in.ID, args[0])}
+				return &ExitError{ExitUsage, fmt.Errorf("%s: its id is %q, not %q", w.file, in.ID, args[0])}
 			case w.file == "" && edits.empty() && len(in.Credentials) == 0:
-				return &exitError{exitUsage, errors.New("nothing to change; give --file, --name, --set, --unset or --credential")}
+				return &ExitError{ExitUsage, errors.New("nothing to change; give --file, --name, --set, --unset or --credential")}
 			}
 			return w.do(cmd, func(ctx context.Context, cl *client.Client) error {
 				mask := []string{"*"}
@@ -157,7 +157,7 @@ func newIntegrationUpdateCommand() *cobra.Command {
 						return err
 					}
 					if now, err = edits.apply(now); err != nil {
-						return &exitError{exitUsage, err}
+						return &ExitError{ExitUsage, err}
 					}
 					now.Credentials, in = in.Credentials, now
 				}

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"cmp"
@@ -18,44 +18,68 @@ import (
 	"github.com/secretbroker/secretbroker/internal/connectorfile"
 )
 
-// connection is how the client commands reach a broker. Each flag has an
+// Connection says how the client commands reach a broker. Each flag has an
 // environment variable beside it.
-type connection struct {
-	addr, ca, cert, key, serverName string
-	timeout                         time.Duration
+type Connection struct {
+	Addr string // host:port
+	// CA, Cert and Key are PEM files.
+	CA, Cert, Key string
+	// ServerName is the name in the broker's certificate, "" for the host of Addr.
+	ServerName string
+	// Timeout bounds a call with its retries; zero is the client's default.
+	Timeout time.Duration
 }
 
-func (c *connection) register(cmd *cobra.Command) {
+func (c *Connection) register(cmd *cobra.Command) {
 	env := func(p *string, flag, variable, fallback, usage string) {
 		if v := os.Getenv(variable); v != "" {
 			fallback = v
 		}
 		cmd.Flags().StringVar(p, flag, fallback, usage+" ($"+variable+")")
 	}
-	env(&c.addr, "addr", "SECRETBROKER_ADDR", "127.0.0.1:8443", "the broker's host:port")
-	env(&c.ca, "ca", "SECRETBROKER_CA", "", "PEM file with the CA of the broker's certificate")
-	env(&c.cert, "cert", "SECRETBROKER_CERT", "", "PEM file with the client certificate")
-	env(&c.key, "key", "SECRETBROKER_KEY", "", "PEM file with the client certificate's key")
-	env(&c.serverName, "server-name", "SECRETBROKER_SERVER_NAME", "", "name in the broker's certificate, if not the host of --addr")
-	cmd.Flags().DurationVar(&c.timeout, "timeout", 10*time.Second, "how long to wait for the answer, retries included")
+	env(&c.Addr, "addr", "SECRETBROKER_ADDR", "127.0.0.1:8443", "the broker's host:port")
+	env(&c.CA, "ca", "SECRETBROKER_CA", "", "PEM file with the CA of the broker's certificate")
+	env(&c.Cert, "cert", "SECRETBROKER_CERT", "", "PEM file with the client certificate")
+	env(&c.Key, "key", "SECRETBROKER_KEY", "", "PEM file with the client certificate's key")
+	env(&c.ServerName, "server-name", "SECRETBROKER_SERVER_NAME", "", "name in the broker's certificate, if not the host of --addr")
+	cmd.Flags().DurationVar(&c.Timeout, "timeout", 10*time.Second, "how long to wait for the answer, retries included")
 	for _, flag := range []string{"ca", "cert", "key"} {
 		_ = cmd.MarkFlagFilename(flag, "pem", "crt", "key") // the flag exists
 	}
 }
 
-func (c *connection) dial() (*client.Client, error) {
+func (c *Connection) dial() (*client.Client, error) {
 	cl, err := client.New(client.Config{
-		Addr:       c.addr,
-		CAFile:     c.ca,
-		CertFile:   c.cert,
-		KeyFile:    c.key,
-		ServerName: c.serverName,
-		Timeout:    c.timeout,
+		Addr:       c.Addr,
+		CAFile:     c.CA,
+		CertFile:   c.Cert,
+		KeyFile:    c.Key,
+		ServerName: c.ServerName,
+		Timeout:    c.Timeout,
 	})
 	if err != nil {
-		return nil, &exitError{exitUsage, err}
+		return nil, &ExitError{ExitUsage, err}
 	}
 	return cl, nil
+}
+
+// Resolve sends a request to the broker, and prints the answer or the error as the
+// resolve command does: a table with masked values.
+func (c *Connection) Resolve(cmd *cobra.Command, req client.Request) error {
+	return c.resolve(cmd, &printer{output: "table"}, req)
+}
+
+func (c *Connection) resolve(cmd *cobra.Command, out *printer, req client.Request) error {
+	cl, err := c.dial()
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	res, err := cl.Resolve(cmd.Context(), req)
+	if err != nil {
+		return out.printError(cmd, err)
+	}
+	return out.printResponse(cmd, res)
 }
 
 // question are the flags that say what the client commands ask for.
@@ -91,7 +115,7 @@ func (q *question) request(c connectorfile.Connector) (client.Request, error) {
 
 func newResolveCommand() *cobra.Command {
 	var (
-		conn         connection
+		conn         Connection
 		what         question
 		out          printer
 		file         string
@@ -118,23 +142,14 @@ at the address, or not one that is trusted; 8 try again later.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := configsToResolve(args, file)
 			if err != nil {
-				return &exitError{exitUsage, err}
+				return &ExitError{ExitUsage, err}
 			}
 			req, err := what.request(c)
 			if err != nil {
-				return &exitError{exitUsage, err}
+				return &ExitError{ExitUsage, err}
 			}
 			req.AllowPartial = allowPartial
-			cl, err := conn.dial()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			res, err := cl.Resolve(cmd.Context(), req)
-			if err != nil {
-				return out.printError(cmd, err)
-			}
-			return out.printResponse(cmd, res)
+			return conn.resolve(cmd, &out, req)
 		},
 	}
 	conn.register(cmd)
@@ -218,46 +233,47 @@ func configsOfArgs(args []string) (connectorfile.Connector, error) {
 func exitCodeOf(err error) int {
 	var e *client.Error
 	if !errors.As(err, &e) {
-		return exitFailure
+		return ExitFailure
 	}
 	if e.Reason == "" && (e.Code == codes.Unavailable || e.Code == codes.DeadlineExceeded) {
-		return exitUnreachable // nobody answered who gives reasons
+		return ExitUnreachable // nobody answered who gives reasons
 	}
-	return exitCodeOfReason(e.Reason)
+	return ExitCodeOfReason(e.Reason)
 }
 
 // worstExitCode is the exit code of several failures: what has to be mended comes
 // before what only needs patience, as in the broker's own table of errors.
 func worstExitCode(errs []client.ConfigError) int {
-	order := []int{exitFailure, exitBadReference, exitDenied, exitPrecondition, exitNotFound, exitTryLater}
+	order := []int{ExitFailure, ExitBadReference, ExitDenied, ExitPrecondition, ExitNotFound, ExitTryLater}
 	worst := len(order) - 1
 	for _, e := range errs {
-		if i := slices.Index(order, exitCodeOfReason(e.Reason)); i >= 0 {
+		if i := slices.Index(order, ExitCodeOfReason(e.Reason)); i >= 0 {
 			worst = min(worst, i)
 		}
 	}
 	return order[worst]
 }
 
-func exitCodeOfReason(reason string) int {
+// ExitCodeOfReason returns the exit code that a reason of docs/errors.md means.
+func ExitCodeOfReason(reason string) int {
 	switch reason {
 	case client.ReasonUnauthenticated, client.ReasonAccessDenied, client.ReasonStoreNotAllowed, client.ReasonCertificateRefused,
 		client.ReasonPlacementDenied:
-		return exitDenied
+		return ExitDenied
 	case client.ReasonInvalidReference, client.ReasonConfigMismatch, client.ReasonInvalidRequest, client.ReasonInvalidIntegration:
-		return exitBadReference
+		return ExitBadReference
 	case client.ReasonSecretNotFound, client.ReasonJSONKeyNotFound, client.ReasonIntegrationNotFound:
-		return exitNotFound
+		return ExitNotFound
 	case client.ReasonSecretDisabled, client.ReasonSecretExpired, client.ReasonSecretNotYetValid, client.ReasonSecretNotJSON, client.ReasonSecretNotBase64,
 		client.ReasonStoreAccessDenied, client.ReasonStoreAuthenticationFailed, client.ReasonStoreNotFound,
 		client.ReasonIntegrationExists, client.ReasonIntegrationChanged, client.ReasonIntegrationInUse, client.ReasonIntegrationReadOnly,
 		client.ReasonOwnerLockout, client.ReasonQuotaExceeded:
-		return exitPrecondition
+		return ExitPrecondition
 	case client.ReasonBrokerUnreachable, client.ReasonBrokerNotTrusted:
-		return exitUnreachable
+		return ExitUnreachable
 	case client.ReasonStoreThrottled, client.ReasonOverloaded, client.ReasonStoreUnavailable, client.ReasonAuditUnavailable, client.ReasonRegistryUnavailable:
-		return exitTryLater
+		return ExitTryLater
 	default:
-		return exitFailure
+		return ExitFailure
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"cmp"
@@ -15,7 +15,7 @@ import (
 func (c *check) print(cmd *cobra.Command, checked []checkedFile) error {
 	switch c.output {
 	case "json":
-		return printJSON(cmd.OutOrStdout(), newJSONCheck(checked))
+		return PrintJSON(cmd.OutOrStdout(), newJSONCheck(checked))
 	case "github":
 		return printAnnotations(cmd.OutOrStdout(), checked, c.strict)
 	default:
@@ -39,7 +39,7 @@ func printCheckTables(w, errs io.Writer, checked []checkedFile) error {
 			fmt.Fprintln(w)
 		}
 		if len(checked) > 1 {
-			fmt.Fprintf(w, "%s\n", printable(f.file))
+			fmt.Fprintf(w, "%s\n", Printable(f.file))
 		}
 		if err := f.printTable(w); err != nil {
 			return err
@@ -64,7 +64,7 @@ func (f *checkedFile) printTable(w io.Writer) error {
 			if i > 0 {
 				fmt.Fprint(t, "\t")
 			}
-			fmt.Fprint(t, printable(cmp.Or(cell, "-")))
+			fmt.Fprint(t, Printable(cmp.Or(cell, "-")))
 		}
 		fmt.Fprintln(t)
 	}
@@ -79,10 +79,10 @@ func (f *checkedFile) printTable(w io.Writer) error {
 		}
 		if c.Err != nil {
 			failed = true
-			fmt.Fprintf(w, "  %s%s: %s: %s\n", at, printable(c.Config), c.Err.Reason, printable(c.Err.Message))
+			fmt.Fprintf(w, "  %s%s: %s: %s\n", at, Printable(c.Config), c.Err.Reason, Printable(c.Err.Message))
 		}
 		for _, warning := range c.warnings {
-			fmt.Fprintf(w, "  %s%s: warning: %s: %s\n", at, printable(c.Config), warning.code, warning.message)
+			fmt.Fprintf(w, "  %s%s: warning: %s: %s\n", at, Printable(c.Config), warning.code, warning.message)
 		}
 	}
 	if failed && f.requestID != "" {
@@ -105,9 +105,9 @@ func expiryOf(r client.Report) string {
 // place is where to look, as compilers and editors write it.
 func place(file string, line int) string {
 	if line == 0 {
-		return printable(file)
+		return Printable(file)
 	}
-	return fmt.Sprintf("%s:%d", printable(file), line)
+	return fmt.Sprintf("%s:%d", Printable(file), line)
 }
 
 func (f *checkFault) text(file string) string {
@@ -118,26 +118,28 @@ func (f *checkFault) text(file string) string {
 	return place(file, f.line) + ": " + text
 }
 
-// The JSON output: names are a promise; see docs/check.md.
 type (
-	jsonCheck struct {
+	// CheckJSON is the JSON output of check; see docs/check.md.
+	CheckJSON struct {
 		OK    bool              `json:"ok"`
-		Files []jsonCheckedFile `json:"files"`
+		Files []CheckedFileJSON `json:"files"`
 	}
-	jsonCheckedFile struct {
+	// CheckedFileJSON is what check found in one file.
+	CheckedFileJSON struct {
 		File        string                       `json:"file,omitempty"`
 		Connector   string                       `json:"connector,omitempty"`
 		Integration string                       `json:"integration,omitempty"`
 		OK          bool                         `json:"ok"`
-		Configs     map[string]jsonCheckedConfig `json:"configs,omitempty"`
-		Error       *jsonCheckError              `json:"error,omitempty"`
+		Configs     map[string]CheckedConfigJSON `json:"configs,omitempty"`
+		Error       *CheckErrorJSON              `json:"error,omitempty"`
 		RequestID   string                       `json:"request_id,omitempty"`
 	}
-	jsonCheckedConfig struct {
+	// CheckedConfigJSON is what check found of one config.
+	CheckedConfigJSON struct {
 		OK               bool               `json:"ok"`
 		Line             int                `json:"line,omitempty"`
-		Error            *jsonError         `json:"error,omitempty"`
-		Warnings         []jsonCheckWarning `json:"warnings,omitempty"`
+		Error            *ErrorJSON         `json:"error,omitempty"`
+		Warnings         []CheckWarningJSON `json:"warnings,omitempty"`
 		Store            string             `json:"store,omitempty"`
 		Secret           string             `json:"secret,omitempty"`
 		Version          string             `json:"version,omitempty"`
@@ -148,28 +150,30 @@ type (
 		TimeLeftSeconds  *int64             `json:"time_left_seconds,omitempty"`
 		Length           client.LengthClass `json:"length,omitempty"`
 	}
-	jsonCheckError struct {
-		jsonError
+	// CheckErrorJSON says why a file or a config cannot be resolved.
+	CheckErrorJSON struct {
+		ErrorJSON
 		Line int `json:"line,omitempty"`
 	}
-	jsonCheckWarning struct {
+	// CheckWarningJSON is something to look at in a config that can be resolved.
+	CheckWarningJSON struct {
 		Warning string `json:"warning"`
 		Message string `json:"message"`
 	}
 )
 
-func newJSONCheck(checked []checkedFile) jsonCheck {
-	out := jsonCheck{OK: true}
+func newJSONCheck(checked []checkedFile) CheckJSON {
+	out := CheckJSON{OK: true}
 	for _, f := range checked {
-		jf := jsonCheckedFile{File: f.file, Connector: f.connector, Integration: f.integration, OK: f.fault == nil, RequestID: f.requestID}
+		jf := CheckedFileJSON{File: f.file, Connector: f.connector, Integration: f.integration, OK: f.fault == nil, RequestID: f.requestID}
 		if f.fault != nil {
-			jf.Error = &jsonCheckError{
-				jsonError: newJSONError(client.ConfigError{Reason: f.fault.reason, Message: f.fault.message, RetryAfter: f.fault.retryAfter}),
+			jf.Error = &CheckErrorJSON{
+				ErrorJSON: newJSONError(client.ConfigError{Reason: f.fault.reason, Message: f.fault.message, RetryAfter: f.fault.retryAfter}),
 				Line:      f.fault.line,
 			}
 		}
 		if len(f.configs) > 0 {
-			jf.Configs = make(map[string]jsonCheckedConfig, len(f.configs))
+			jf.Configs = make(map[string]CheckedConfigJSON, len(f.configs))
 		}
 		for _, c := range f.configs {
 			jf.Configs[c.Config] = newJSONCheckedConfig(c)
@@ -181,8 +185,8 @@ func newJSONCheck(checked []checkedFile) jsonCheck {
 	return out
 }
 
-func newJSONCheckedConfig(c checkedConfig) jsonCheckedConfig {
-	out := jsonCheckedConfig{
+func newJSONCheckedConfig(c checkedConfig) CheckedConfigJSON {
+	out := CheckedConfigJSON{
 		OK:               c.Err == nil,
 		Line:             c.line,
 		Store:            c.Store,
@@ -203,7 +207,7 @@ func newJSONCheckedConfig(c checkedConfig) jsonCheckedConfig {
 		out.Error = &e
 	}
 	for _, w := range c.warnings {
-		out.Warnings = append(out.Warnings, jsonCheckWarning{Warning: w.code, Message: w.message})
+		out.Warnings = append(out.Warnings, CheckWarningJSON{Warning: w.code, Message: w.message})
 	}
 	return out
 }

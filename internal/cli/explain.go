@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"errors"
@@ -37,7 +37,7 @@ given; 2 something is wrong.`
 
 func newExplainCommand() *cobra.Command {
 	var (
-		conn           connection
+		conn           Connection
 		q              client.ExplainRequest
 		configFile     string
 		output         string
@@ -68,7 +68,7 @@ func newExplainCommand() *cobra.Command {
 				return explainDiff(cmd, output, exitCode, args[0], args[1])
 			}
 			if exitCode {
-				return &exitError{exitUsage, errors.New("--exit-code goes with --diff only")}
+				return &ExitError{ExitUsage, errors.New("--exit-code goes with --diff only")}
 			}
 			q.Reference = args[0]
 			if configFile != "" {
@@ -78,7 +78,7 @@ func newExplainCommand() *cobra.Command {
 		},
 	}
 	conn.register(cmd)
-	registerOutput(cmd, &output, "table", "json")
+	RegisterOutput(cmd, &output, "table", "json")
 	cmd.Flags().StringVar(&configFile, "config", "", "read the integrations of this broker.yaml instead of asking a broker")
 	cmd.Flags().StringVar(&q.IntegrationID, "integration", "", "look at this integration only (default: all)")
 	cmd.Flags().StringVar(&q.Principal, "principal", "", "the caller to judge: a SPIFFE ID, or dns: and a host's name")
@@ -89,12 +89,12 @@ func newExplainCommand() *cobra.Command {
 	}
 	cmd.MarkFlagsMutuallyExclusive("config", "addr")
 	_ = cmd.MarkFlagFilename("config", "yaml", "yml") // the flag exists
-	completeWords(cmd, "integration")
-	completeWords(cmd, "principal")
+	CompleteWords(cmd, "integration")
+	CompleteWords(cmd, "principal")
 	return cmd
 }
 
-func explainOnline(cmd *cobra.Command, output string, conn *connection, q client.ExplainRequest) error {
+func explainOnline(cmd *cobra.Command, output string, conn *Connection, q client.ExplainRequest) error {
 	cl, err := conn.dial()
 	if err != nil {
 		return err
@@ -150,16 +150,16 @@ func explainDiff(cmd *cobra.Command, output string, exitCode bool, old, now stri
 	after, err2 := readIntegrations(now)
 	switch {
 	case err != nil || err2 != nil:
-		return &exitError{exitUsage, errors.Join(err, err2)}
+		return &ExitError{ExitUsage, errors.Join(err, err2)}
 	case len(before)+len(after) == 0: // two wrong directories have no differences
-		return &exitError{exitUsage, errors.New("there is no integration on either side; give two broker.yaml files or directories of integrations")}
+		return &ExitError{ExitUsage, errors.New("there is no integration on either side; give two broker.yaml files or directories of integrations")}
 	}
 	changes := explain.Diff(before, after)
 	if err := printChanges(cmd.OutOrStdout(), output, changes); err != nil {
-		return &exitError{exitFailure, err}
+		return &ExitError{ExitFailure, err}
 	}
 	if exitCode && len(changes) > 0 {
-		return &exitError{code: exitFailure}
+		return &ExitError{Code: ExitFailure}
 	}
 	return nil
 }
@@ -172,15 +172,15 @@ func readIntegrations(path string) ([]*registry.Integration, error) {
 	if info, err := os.Stat(path); err != nil || !info.IsDir() {
 		cfg, err := config.Load(path)
 		if err != nil {
-			return nil, &exitError{exitUsage, err}
+			return nil, &ExitError{ExitUsage, err}
 		}
 		if dir = cfg.Integrations; dir == "" {
-			return nil, &exitError{exitUsage, fmt.Errorf("%s: its integrations are in a database; ask a broker that has it open, or explain what broker integration export writes", path)}
+			return nil, &ExitError{ExitUsage, fmt.Errorf("%s: its integrations are in a database; ask a broker that has it open, or explain what broker integration export writes", path)}
 		}
 	}
 	integrations, faults := registry.ReadPolicies(dir)
 	if len(faults) > 0 {
-		return nil, &exitError{exitUsage, faults}
+		return nil, &ExitError{ExitUsage, faults}
 	}
 	return integrations, nil
 }

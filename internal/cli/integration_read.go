@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -47,14 +47,14 @@ which NOT turns around.`,
 	m.register(cmd)
 	cmd.Flags().StringVar(&filter, "filter", "", "only those for which this holds")
 	cmd.Flags().BoolVar(&unused, "unused", false, "only those that nobody has used within the usage window")
-	completeWords(cmd, "filter")
+	CompleteWords(cmd, "filter")
 	return cmd
 }
 
 // printed makes the error of output that could not be written.
 func printed(err error) error {
 	if err != nil {
-		return &exitError{exitFailure, err}
+		return &ExitError{ExitFailure, err}
 	}
 	return nil
 }
@@ -114,7 +114,7 @@ command exit with 6.`,
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !cmd.Flags().Changed("timeout") {
-				m.conn.timeout = 25 * time.Second // the broker gives its stores 20
+				m.conn.Timeout = 25 * time.Second // the broker gives its stores 20
 			}
 			return m.do(cmd, func(ctx context.Context, cl *client.Client) error {
 				if all {
@@ -155,7 +155,7 @@ func validateIntegrations(ctx context.Context, cmd *cobra.Command, cl *client.Cl
 		return err
 	}
 	if failed {
-		return &exitError{code: exitPrecondition}
+		return &ExitError{Code: ExitPrecondition}
 	}
 	return nil
 }

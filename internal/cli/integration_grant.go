@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -26,7 +26,7 @@ func (g *grantFlags) register(cmd *cobra.Command) {
 	f.StringVar(&g.etag, "etag", "", "change only if this is still the integration's")
 	_ = cmd.MarkFlagRequired("principal") // the flag exists
 	for _, flag := range []string{"principal", "vault", "store", "secret", "json-key", "etag"} {
-		completeWords(cmd, flag)
+		CompleteWords(cmd, flag)
 	}
 }
 

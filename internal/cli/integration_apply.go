@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -46,11 +46,11 @@ func newIntegrationApplyCommand() *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.exitCode && !o.dryRun {
-				return &exitError{exitUsage, errors.New("--exit-code goes with --dry-run only")}
+				return &ExitError{ExitUsage, errors.New("--exit-code goes with --dry-run only")}
 			}
 			documents, err := readDocuments(dirs)
 			if err != nil {
-				return &exitError{exitUsage, err}
+				return &ExitError{ExitUsage, err}
 			}
 			return m.do(cmd, func(ctx context.Context, cl *client.Client) error {
 				return apply(ctx, cmd, cl, m.output, documents, o)
@@ -138,7 +138,7 @@ func apply(ctx context.Context, cmd *cobra.Command, cl *client.Client, output st
 	}
 	plan, err := makePlan(documents, there, o)
 	if err != nil {
-		return &exitError{exitUsage, err}
+		return &ExitError{ExitUsage, err}
 	}
 	results := checkPlan(ctx, cl, plan, o)
 	if output == "table" {
@@ -215,7 +215,7 @@ func carryOut(ctx context.Context, cl *client.Client, p *planned, o client.Write
 	}
 	in, err := p.document.integration(p.credentials)
 	if err != nil {
-		return &exitError{exitUsage, err}
+		return &ExitError{ExitUsage, err}
 	}
 	if p.action == actionCreate {
 		_, err = cl.CreateIntegration(ctx, in, o)

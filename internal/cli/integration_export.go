@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"bytes"
@@ -25,7 +25,7 @@ and differs is replaced only with --force.`
 
 func newIntegrationExportCommand() *cobra.Command {
 	var (
-		conn  connection
+		conn  Connection
 		dir   string
 		force bool
 	)
@@ -41,7 +41,7 @@ func newIntegrationExportCommand() *cobra.Command {
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if dir == "" && len(args) != 1 {
-				return &exitError{exitUsage, errors.New("give --dir for several integrations, or one id")}
+				return &ExitError{ExitUsage, errors.New("give --dir for several integrations, or one id")}
 			}
 			m.conn = conn
 			return m.do(cmd, func(ctx context.Context, cl *client.Client) error {
@@ -102,7 +102,7 @@ func exportOf(in *client.Integration) ([]byte, error) {
 
 func export(cmd *cobra.Command, dir string, all []*client.Integration, force bool) error {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
-		return &exitError{exitFailure, err}
+		return &ExitError{ExitFailure, err}
 	}
 	var kept []error
 	for _, in := range all {
@@ -112,7 +112,7 @@ func export(cmd *cobra.Command, dir string, all []*client.Integration, force boo
 		}
 		data, err := exportOf(in)
 		if err != nil {
-			return &exitError{exitFailure, err}
+			return &ExitError{ExitFailure, err}
 		}
 		path := filepath.Join(dir, in.ID+".yaml")
 		old, err := os.ReadFile(path)
@@ -123,15 +123,15 @@ func export(cmd *cobra.Command, dir string, all []*client.Integration, force boo
 			kept = append(kept, fmt.Errorf("%s: it differs; --force replaces it", path))
 			continue
 		case err != nil && !errors.Is(err, fs.ErrNotExist):
-			return &exitError{exitFailure, err}
+			return &ExitError{ExitFailure, err}
 		}
 		if err := replaceFile(path, data); err != nil {
-			return &exitError{exitFailure, err}
+			return &ExitError{ExitFailure, err}
 		}
 		fmt.Fprintln(cmd.OutOrStdout(), path)
 	}
 	if err := errors.Join(kept...); err != nil {
-		return &exitError{exitFailure, err}
+		return &ExitError{ExitFailure, err}
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -47,13 +47,13 @@ func newIntegrationCommand() *cobra.Command {
 
 // managing is what the commands have in common: a broker and a way to print.
 type managing struct {
-	conn   connection
+	conn   Connection
 	output string
 }
 
 func (m *managing) register(cmd *cobra.Command) {
 	m.conn.register(cmd)
-	registerOutput(cmd, &m.output, "table", "json", "yaml")
+	RegisterOutput(cmd, &m.output, "table", "json", "yaml")
 }
 
 // do runs f with a client and prints its error.
@@ -64,7 +64,7 @@ func (m *managing) do(cmd *cobra.Command, f func(ctx context.Context, cl *client
 	}
 	defer cl.Close()
 	if err := f(cmd.Context(), cl); err != nil {
-		if _, ours := err.(*exitError); ours { //nolint:errorlint // made right below
+		if _, ours := err.(*ExitError); ours { //nolint:errorlint // made right below
 			return err
 		}
 		out := printer{output: m.output}
@@ -76,7 +76,7 @@ func (m *managing) do(cmd *cobra.Command, f func(ctx context.Context, cl *client
 // completeIDs completes the ids of integrations, as long as the broker answers
 // within a moment.
 func (m *managing) completeIDs(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
-	m.conn.timeout = 2 * time.Second
+	m.conn.Timeout = 2 * time.Second
 	cl, err := m.conn.dial()
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
@@ -89,7 +89,7 @@ func (m *managing) completeIDs(cmd *cobra.Command, args []string, toComplete str
 	var ids []string
 	for _, in := range all {
 		if strings.HasPrefix(in.ID, toComplete) && !slices.Contains(args, in.ID) {
-			ids = append(ids, cobra.CompletionWithDesc(in.ID, printable(in.DisplayName)))
+			ids = append(ids, cobra.CompletionWithDesc(in.ID, Printable(in.DisplayName)))
 		}
 	}
 	return ids, cobra.ShellCompDirectiveNoFileComp
