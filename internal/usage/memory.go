@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
@@ -17,7 +18,17 @@ type Memory struct {
 	most int
 
 	mu      sync.Mutex
-	entries map[string]map[registry.Usage]registry.Usage // by integration, then without version and times
+	entries map[string]map[useKey]*registry.Usage // by integration
+}
+
+// useKey tells the uses of one integration apart.
+type useKey struct {
+	principal                     authz.Principal
+	connector, store, secret, key string
+}
+
+func keyOf(u *registry.Usage) useKey {
+	return useKey{u.Principal, u.Connector, u.Store, u.Secret, u.Key}
 }
 
 var _ registry.UsageStore = (*Memory)(nil)
@@ -25,25 +36,26 @@ var _ registry.UsageStore = (*Memory)(nil)
 // NewMemory makes a Memory of at most so many entries for each integration; 0
 // means 10,000.
 func NewMemory(most int) *Memory {
-	return &Memory{most: cmp.Or(most, 10_000), entries: make(map[string]map[registry.Usage]registry.Usage)}
+	return &Memory{most: cmp.Or(most, 10_000), entries: make(map[string]map[useKey]*registry.Usage)}
 }
 
 // MergeUsage implements registry.UsageStore.
 func (m *Memory) MergeUsage(_ context.Context, batch []registry.Usage) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, u := range batch {
+	for i := range batch {
+		u := batch[i] // a copy, which does not keep the batch in memory
 		of := m.entries[u.Integration]
 		if of == nil {
-			of = make(map[registry.Usage]registry.Usage)
+			of = make(map[useKey]*registry.Usage)
 			m.entries[u.Integration] = of
 		}
-		k := u
-		k.Version, k.FirstAt, k.LastAt = "", time.Time{}, time.Time{}
-		if old, ok := of[k]; ok {
-			u = registry.MergeUsage(old, u)
+		k := keyOf(&u)
+		if old := of[k]; old != nil {
+			*old = registry.MergeUsage(*old, u)
+		} else {
+			of[k] = &u
 		}
-		of[k] = u
 	}
 	for _, of := range m.entries {
 		m.shrink(of)
@@ -53,13 +65,13 @@ func (m *Memory) MergeUsage(_ context.Context, batch []registry.Usage) error {
 
 // shrink forgets the oldest of what is too much, and some more so that this is
 // rare.
-func (m *Memory) shrink(of map[registry.Usage]registry.Usage) {
+func (m *Memory) shrink(of map[useKey]*registry.Usage) {
 	if len(of) <= m.most {
 		return
 	}
-	keys := slices.SortedFunc(maps.Keys(of), func(a, b registry.Usage) int { return of[a].LastAt.Compare(of[b].LastAt) })
-	for _, k := range keys[:len(keys)-m.most+m.most/10] {
-		delete(of, k)
+	oldest := slices.SortedFunc(maps.Values(of), func(a, b *registry.Usage) int { return a.LastAt.Compare(b.LastAt) })
+	for _, u := range oldest[:len(oldest)-m.most+m.most/10] {
+		delete(of, keyOf(u))
 	}
 }
 
@@ -70,7 +82,7 @@ func (m *Memory) Usage(_ context.Context, integration string, since time.Time, l
 	var all []registry.Usage
 	for _, u := range m.entries[integration] {
 		if !u.LastAt.Before(since) {
-			all = append(all, u)
+			all = append(all, *u)
 		}
 	}
 	slices.SortFunc(all, func(a, b registry.Usage) int {

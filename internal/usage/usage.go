@@ -6,9 +6,9 @@ package usage
 
 import (
 	"context"
+	"encoding/binary"
 	"hash/maphash"
 	"log/slog"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -53,24 +53,51 @@ type Recorder struct {
 }
 
 type shard struct {
-	mu      sync.RWMutex
-	entries map[key]*entry
+	mu sync.Mutex // guards the entries and what is in them
+	// entries are by what appendKey writes: one text for each, so that a lookup reads
+	// one place in memory, and the garbage collector nothing.
+	entries map[string]*entry
 	_       [64]byte // a cache line, so that shards do not share one
 }
 
-// key tells uses apart.
-type key struct {
-	integration, connector string
-	principal              authz.Principal
-	store, secret, json    string
+// entry is one use since the last flush. Times are in nanoseconds since 1970.
+type entry struct {
+	first, last int64 // first is 0 if it was not used since
+	version     string
+	shard       int32
+	quiet       int32 // intervals without a use
 }
 
-// entry is one use since the last writing down. Times are in nanoseconds since
-// 1970.
-type entry struct {
-	first, last atomic.Int64 // first is 0 if it was not used since
-	version     atomic.Pointer[string]
-	quiet       int // intervals without a use; Run's
+// keyParts is how many strings a key consists of.
+const keyParts = 6
+
+// appendKey appends what tells uses apart: the strings, each after its length.
+func appendKey(b []byte, who authz.Principal, connector, integration string, ref *secret.Ref) []byte {
+	for _, part := range [keyParts]string{integration, string(who), connector, ref.Store, ref.Name, ref.Key} {
+		b = binary.AppendUvarint(b, uint64(len(part)))
+		b = append(b, part...)
+	}
+	return b
+}
+
+// splitKey returns the strings of a key, which are parts of it.
+func splitKey(k string) (parts [keyParts]string) {
+	for i := range parts {
+		n, width := uvarint(k)
+		parts[i], k = k[width:width+n], k[width+n:]
+	}
+	return parts
+}
+
+// uvarint is binary.Uvarint of a string that begins with the length of a part.
+func uvarint(s string) (n, width int) {
+	for shift := 0; ; shift += 7 {
+		c := s[width]
+		n |= int(c&0x7f) << shift
+		if width++; c < 0x80 {
+			return n, width
+		}
+	}
 }
 
 // New makes a Recorder, which Run runs.
@@ -89,57 +116,36 @@ func New(c Config) *Recorder {
 	}
 	r := &Recorder{cfg: c, seed: maphash.MakeSeed()}
 	for i := range r.shards {
-		r.shards[i].entries = make(map[key]*entry)
+		r.shards[i].entries = make(map[string]*entry)
 	}
 	return r
 }
 
 // Used notes that who was given a secret. It waits for nothing, and allocates
-// only for what it sees for the first time in a while.
+// only for what it sees for the first time in a while and for names that are very
+// long. It keeps version, but none of the other strings.
 func (r *Recorder) Used(who authz.Principal, connector, integration string, ref secret.Ref, version string) {
-	k := key{integration: integration, connector: connector, principal: who, store: ref.Store, secret: ref.Name, json: ref.Key}
-	s := &r.shards[(maphash.String(r.seed, ref.Name)+maphash.String(r.seed, connector))%shards]
-	s.mu.RLock()
-	e := s.entries[k]
-	if e != nil {
-		e.note(r.cfg.Now().UnixNano(), version)
-	}
-	s.mu.RUnlock()
-	if e == nil {
-		r.add(s, k, version)
-	}
-}
-
-func (e *entry) note(now int64, version string) {
-	if v := e.version.Load(); v == nil || *v != version {
-		own := strings.Clone(version)
-		e.version.Store(&own)
-	}
-	e.last.Store(now)
-	e.first.CompareAndSwap(0, now)
-}
-
-func (r *Recorder) add(s *shard, k key, version string) {
-	if r.entries.Add(1) > int64(r.cfg.MaxEntries) {
-		r.entries.Add(-1)
-		r.dropped.Add(1)
-		return
-	}
-	// The strings are parts of the request, which they would keep in memory.
-	k = key{
-		integration: strings.Clone(k.integration), connector: strings.Clone(k.connector), principal: authz.Principal(strings.Clone(string(k.principal))),
-		store: strings.Clone(k.store), secret: strings.Clone(k.secret), json: strings.Clone(k.json),
-	}
+	var space [512]byte
+	k := appendKey(space[:0], who, connector, integration, &ref)
+	i := int32(maphash.Bytes(r.seed, k) % shards)
+	now := r.cfg.Now().UnixNano()
+	s := &r.shards[i]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e := s.entries[k]
+	e := s.entries[string(k)]
 	if e == nil {
-		e = &entry{}
-		s.entries[k] = e
-	} else {
-		r.entries.Add(-1)
+		if r.entries.Add(1) > int64(r.cfg.MaxEntries) {
+			r.entries.Add(-1)
+			r.dropped.Add(1)
+			return
+		}
+		e = &entry{shard: i}
+		s.entries[string(k)] = e
 	}
-	e.note(r.cfg.Now().UnixNano(), version)
+	e.version, e.last = version, now
+	if e.first == 0 {
+		e.first = now
+	}
 }
 
 // Dropped is how many uses were not noted because there were too many different
@@ -186,22 +192,22 @@ func (r *Recorder) flush(ctx context.Context) {
 		}
 		return
 	}
-	// Put back: the next time may be luckier.
+	// Put back: the next flush may succeed.
 	for i, e := range taken {
-		giveBack(e, batch[i].FirstAt.UnixNano())
+		r.giveBack(e, batch[i].FirstAt.UnixNano())
 	}
 	if !r.failing.Swap(true) {
 		r.cfg.Logger.Warn("usage cannot be written down for now", "error", err)
 	}
 }
 
-// giveBack makes first what it was, unless the entry is older still.
-func giveBack(e *entry, first int64) {
-	for {
-		now := e.first.Load()
-		if now != 0 && now <= first || e.first.CompareAndSwap(now, first) {
-			return
-		}
+// giveBack makes first what it was: no use that was noted meanwhile is older.
+func (r *Recorder) giveBack(e *entry, first int64) {
+	s := &r.shards[e.shard]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e.first == 0 || first < e.first {
+		e.first = first
 	}
 }
 
@@ -211,8 +217,7 @@ func (r *Recorder) take(s *shard, batch []registry.Usage, taken []*entry) ([]reg
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for k, e := range s.entries {
-		first := e.first.Swap(0)
-		if first == 0 {
+		if e.first == 0 {
 			if e.quiet++; e.quiet > idle {
 				delete(s.entries, k)
 				r.entries.Add(-1)
@@ -220,11 +225,13 @@ func (r *Recorder) take(s *shard, batch []registry.Usage, taken []*entry) ([]reg
 			continue
 		}
 		e.quiet = 0
+		part := splitKey(k)
 		batch = append(batch, registry.Usage{
-			Integration: k.integration, Principal: k.principal, Connector: k.connector,
-			Store: k.store, Secret: k.secret, Key: k.json, Version: *e.version.Load(),
-			FirstAt: time.Unix(0, first).UTC(), LastAt: time.Unix(0, e.last.Load()).UTC(),
+			Integration: part[0], Principal: authz.Principal(part[1]), Connector: part[2],
+			Store: part[3], Secret: part[4], Key: part[5], Version: e.version,
+			FirstAt: time.Unix(0, e.first).UTC(), LastAt: time.Unix(0, e.last).UTC(),
 		})
+		e.first = 0
 		taken = append(taken, e)
 	}
 	return batch, taken

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -154,6 +155,29 @@ func TestRecorderIsConcurrent(t *testing.T) {
 	}
 }
 
+// Names that run together as one text are still told apart.
+func TestRecorderTellsNamesApart(t *testing.T) {
+	store := NewMemory(0)
+	r := New(Config{Store: store})
+	long := strings.Repeat("n", 3000)
+	for _, u := range []registry.Usage{
+		{Connector: "ab", Store: "c"}, {Connector: "a", Store: "bc"}, {Connector: "abc"},
+		{Connector: "sink", Store: "s", Secret: long}, {Connector: "sink", Store: "s", Secret: long, Key: "k"},
+	} {
+		r.Used(worker, u.Connector, "a", secret.Ref{Store: u.Store, Name: u.Secret, Key: u.Key}, "v1")
+	}
+	r.Flush(t.Context())
+	got, err := store.Usage(t.Context(), "a", time.Time{}, 0)
+	names := make(map[[4]string]bool)
+	for _, u := range got {
+		names[[4]string{u.Connector, u.Store, u.Secret, u.Key}] = u.Principal == worker && u.Integration == "a" && u.Version == "v1"
+	}
+	want := map[[4]string]bool{{"ab", "c"}: true, {"a", "bc"}: true, {"abc"}: true, {"sink", "s", long}: true, {"sink", "s", long, "k"}: true}
+	if diff := cmp.Diff(want, names); err != nil || diff != "" {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+}
+
 func TestUsedDoesNotAllocate(t *testing.T) {
 	r := New(Config{Store: NewMemory(0)})
 	r.Used(worker, "sink", "a", ref, "v1")
@@ -162,12 +186,34 @@ func TestUsedDoesNotAllocate(t *testing.T) {
 	}
 }
 
+// BenchmarkUsed notes one use again and again, and many different ones in turn.
 func BenchmarkUsed(b *testing.B) {
+	for _, uses := range []int{1, 20_000} {
+		b.Run(fmt.Sprint("uses=", uses), func(b *testing.B) {
+			r := New(Config{Store: NewMemory(0)})
+			refs := make([]secret.Ref, uses)
+			for i := range refs {
+				refs[i] = ref
+				refs[i].Name = fmt.Sprint("db-", i)
+				r.Used(worker, "sink", "a", refs[i], "v1")
+			}
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				for i := 0; pb.Next(); i = (i + 7919) % uses {
+					r.Used(worker, "sink", "a", refs[i], "v1")
+				}
+			})
+		})
+	}
+}
+
+// BenchmarkFlush flushes more uses of one integration than a Memory keeps.
+func BenchmarkFlush(b *testing.B) {
 	r := New(Config{Store: NewMemory(0)})
-	b.ReportAllocs()
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			r.Used(worker, "sink", "a", ref, "v1")
+	for b.Loop() {
+		for i := range 20_000 {
+			r.Used(worker, "sink", "a", secret.Ref{Store: ref.Store, Name: fmt.Sprint("db-", i), Key: "password"}, "v1")
 		}
-	})
+		r.Flush(b.Context())
+	}
 }

@@ -1,0 +1,93 @@
+package resolve_test
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/audit"
+	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/cache"
+	"github.com/secretbroker/secretbroker/internal/resolve"
+	"github.com/secretbroker/secretbroker/internal/secret"
+	"github.com/secretbroker/secretbroker/internal/usage"
+)
+
+// BenchmarkResolveGrowth shows how the CPU time of a call that is answered from
+// memory grows with the number of cached secrets, which the calls request in turn,
+// and with the number of configs in a call. Usage is recorded as in a broker.
+func BenchmarkResolveGrowth(b *testing.B) {
+	for _, c := range []struct{ secrets, configs int }{
+		{10, 2}, {10_000, 2}, {100_000, 2}, {64, 8}, {64, 64},
+	} {
+		b.Run(fmt.Sprintf("secrets=%d/configs=%d", c.secrets, c.configs), func(b *testing.B) {
+			benchmarkGrowth(b, c.secrets, c.configs)
+		})
+	}
+}
+
+func benchmarkGrowth(b *testing.B, secrets, configs int) {
+	const vaultURL = "https://my-vault.vault.azure.net"
+	policy, err := authz.NewPolicy(secret.KindAzureKeyVault, []string{vaultURL}, []authz.Grant{
+		{Principals: []string{"spiffe://example.org/connect/*"}, Secrets: []string{"db-*"}},
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	values, err := cache.New(cache.Config{MaxBytes: 256 << 20, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer values.Close()
+	log := audit.New(io.Discard)
+	defer func() { _ = log.Close() }()
+	store := &fakeStore{secrets: make(map[string]string, secrets)}
+	for i := range secrets {
+		store.secrets[fmt.Sprintf("db-secret-%d", i)] = `{"user":"dbadmin","password":"correct-horse-battery-staple"}`
+	}
+	uses := usage.New(usage.Config{Store: usage.NewMemory(0), MaxEntries: 1 << 20})
+	r := resolve.New(resolve.Config{
+		Integrations: integrations{"cspi": {ID: "cspi", Revision: strings.Repeat("1", 16), Kind: secret.KindAzureKeyVault, Policy: policy}},
+		Stores:       store,
+		Cache:        values,
+		Audit:        log,
+		CacheTTL:     24 * time.Hour,
+		Used:         uses.Used,
+	})
+	who := resolve.Caller{Principal: "spiffe://example.org/connect/worker-1", PeerAddress: "192.0.2.1:41234", CertificateSerial: strings.Repeat("ab", 16), Outlet: &outlet{}}
+	names := make([]string, configs)
+	for c := range names {
+		names[c] = fmt.Sprintf("connection.config-%d", c)
+	}
+	req := resolve.Request{ID: "0123456789abcdef0123456789abcdef", IntegrationID: "cspi", Connector: "orders-sink", Configs: make(map[string]string, configs)}
+	call := func(i int) {
+		// As a decoder does, make the strings of each request, which are then close to the CPU.
+		for c, name := range names {
+			of, key := i, "::password"
+			if configs > 2 { // a secret for each config, otherwise two members of one
+				of += c
+			} else if c == 0 {
+				key = "::user"
+			}
+			req.Configs[name] = vaultURL + "::db-secret-" + strconv.Itoa(of%secrets) + key
+		}
+		res, err := r.Resolve(b.Context(), who, req)
+		if err != nil {
+			b.Fatal(err)
+		}
+		res.Wipe()
+	}
+	for i := range secrets {
+		call(i)
+	}
+	b.ReportAllocs()
+	before := cpuTime()
+	for i := 0; b.Loop(); i += 7919 { // a prime, so that neighbors in memory do not follow each other
+		call(i)
+	}
+	b.ReportMetric(float64(cpuTime()-before)/float64(b.N), "cpu-ns/op")
+}
