@@ -168,8 +168,8 @@ func (p *parser) vaultMounts(list []mountSection) []VaultMount {
 		switch {
 		case !secret.IsVaultPath(m.Path):
 			p.doc.Fault(at+".path", "expected the path of a mount, such as secret or team/kv")
-		case slices.Contains([]string{"sys", "auth", "identity", "cubbyhole"}, strings.Split(m.Path, "/")[0]):
-			p.doc.Fault(at+".path", "a part of the server itself; secrets are never read there")
+		case secret.VaultSystemPath(m.Path):
+			p.doc.Fault(at+".path", "sys, auth, identity and cubbyhole are parts of the server itself, also behind a namespace; secrets are never read there")
 		}
 		if !slices.Contains([]VaultEngine{VaultKV1, VaultKV2, VaultDynamic}, m.Engine) {
 			p.doc.Fault(at+".engine", "expected kv1, kv2 or dynamic")

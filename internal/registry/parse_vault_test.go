@@ -64,13 +64,19 @@ func TestParseVaultDecides(t *testing.T) {
 	}
 }
 
+const systemMount = "vault.mounts[0].path: sys, auth, identity and cubbyhole are parts of the server itself, also behind a namespace; secrets are never read there"
+
 func TestParseVaultFaults(t *testing.T) {
 	for name, tt := range map[string]struct{ data, want string }{
 		"nothing":            {"id: x\nkind: HASHICORP_VAULT\nvault: {}\n", "3: vault.address: missing; it is required, such as https://vault.example.org:8200\n/d/f:3: vault.mounts: at least one mount is required, such as {path: secret, engine: kv2}\n/d/f:3: vault.auth.type: missing; it is required: approle, jwt, kubernetes, cert or token"},
 		"no section":         {"id: x\nkind: HASHICORP_VAULT\n", "1: vault: missing; the kind HASHICORP_VAULT requires it"},
 		"another's section":  {vaultFull + "azure:\n  vaults: []\n", "12: azure: does not belong to the kind HASHICORP_VAULT; take it out or change the kind"},
 		"http":               {"id: x\nkind: HASHICORP_VAULT\nvault:\n  address: http://v:8200\n" + vaultRest + vaultAuthLine, "4: vault.address: not a Vault server: the server's URL does not begin with https://; expected https://HOST:PORT"},
-		"system mount":       {vaultHead + "  mounts: [{path: sys, engine: kv2}]\n" + vaultAuthLine, "5: vault.mounts[0].path: a part of the server itself; secrets are never read there"},
+		"system mount":       {vaultHead + "  mounts: [{path: sys, engine: kv2}]\n" + vaultAuthLine, "5: " + systemMount},
+		"in a namespace":     {vaultHead + "  mounts: [{path: ns1/auth/token, engine: kv1}]\n" + vaultAuthLine, "5: " + systemMount},
+		"in two namespaces":  {vaultHead + "  mounts: [{path: /ns1/ns2/sys/, engine: dynamic}]\n" + vaultAuthLine, "5: " + systemMount},
+		"cubbyhole":          {vaultHead + "  mounts: [{path: ns1/cubbyhole, engine: kv1}]\n" + vaultAuthLine, "5: " + systemMount},
+		"identity":           {vaultHead + "  mounts: [{path: ns1/identity/oidc, engine: dynamic}]\n" + vaultAuthLine, "5: " + systemMount},
 		"mount that climbs":  {vaultHead + "  mounts: [{path: a/../sys, engine: kv2}]\n" + vaultAuthLine, "5: vault.mounts[0].path: expected the path of a mount, such as secret or team/kv"},
 		"mount in a mount":   {vaultHead + "  mounts: [{path: a, engine: kv2}, {path: a/b, engine: kv2}]\n" + vaultAuthLine, "5: vault.mounts[1].path: the same mount as another, or within it; Vault has no such mounts"},
 		"unknown engine":     {vaultHead + "  mounts: [{path: a, engine: kv}]\n" + vaultAuthLine, "5: vault.mounts[0].engine: expected kv1, kv2 or dynamic"},

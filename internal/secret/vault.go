@@ -101,6 +101,20 @@ func isVaultNamePart(s string) bool {
 // of letters, digits and punctuation, at least one.
 func IsVaultPath(s string) bool { return isVaultPath(s) }
 
+// VaultSystemPath reports whether a path leads to a part of a Vault server itself,
+// such as "sys/mounts" or "team/auth/token/lookup-self". A server takes leading
+// segments for namespaces, so every segment is looked at. A namespace cannot have
+// one of these names.
+func VaultSystemPath(path string) bool {
+	for segment := range strings.SplitSeq(path, "/") {
+		switch segment {
+		case "sys", "auth", "identity", "cubbyhole":
+			return true
+		}
+	}
+	return false
+}
+
 // pathPunctuation is what paths have beside letters and digits: characters that
 // mean the same in every path, URL, policy and shell.
 const pathPunctuation = "-_.~@+=,"

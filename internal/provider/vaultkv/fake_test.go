@@ -59,6 +59,8 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answerJSON(w, http.StatusOK, fmt.Sprintf(`{"request_id":"r","data":{"ttl":%d,"renewable":true}}`, f.tokenTTL))
 	case path == "auth/token/renew-self" && f.renewedSelf != nil:
 		f.renewedSelf(w, r)
+	case strings.HasPrefix(path, "sys/internal/ui/mounts/"):
+		f.serveMount(w, strings.TrimPrefix(path, "sys/internal/ui/mounts/"))
 	case path == "sys/leases/renew" && f.renewed != nil:
 		f.renewed(w, r)
 	case strings.HasPrefix(path, "secret/data/"):
@@ -72,6 +74,16 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		answerJSON(w, http.StatusNotFound, `{"errors":[]}`)
 	}
+}
+
+// serveMount tells of the mounts that there are. A namespace is none.
+func (f *fake) serveMount(w http.ResponseWriter, path string) {
+	mounted := map[string]string{"secret": "kv", "legacy": "kv", "team/deep/kv": "kv", "database": "database"}[path]
+	if mounted == "" {
+		answerJSON(w, http.StatusForbidden, `{"errors":["preflight capability check returned 403, please ensure client's policies grant access to path"]}`)
+		return
+	}
+	answerJSON(w, http.StatusOK, fmt.Sprintf(`{"request_id":"r","data":{"accessor":"a","path":%q,"type":%q,"options":null}}`, path+"/", mounted))
 }
 
 func (f *fake) serveLogin(w http.ResponseWriter, r *http.Request, path string) {

@@ -168,6 +168,9 @@ func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, erro
 	case ref.Version != "" && mount.Engine != registry.VaultKV2:
 		return nil, secret.Errorf(secret.ReasonInvalidReference, "secrets of this mount have no versions, only those of engine kv2 do; leave out the \"#\"")
 	}
+	if err := s.checkMount(ctx, mount, path); err != nil {
+		return nil, err
+	}
 	switch mount.Engine {
 	case registry.VaultKV2:
 		query := ""

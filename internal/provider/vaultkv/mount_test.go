@@ -1,0 +1,68 @@
+package vaultkv
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// A namespace that is listed as a mount does not open the way to the server's own
+// parts in it: neither to the integration's token nor to the system.
+func TestNamespaceIsNoMount(t *testing.T) {
+	v := newFake()
+	f := newFront(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/v1/ns1/") {
+			t.Errorf("%s was read", r.URL.Path)
+			answerJSON(w, http.StatusOK, `{"data":{"id":"hvs.CANARY","password":"CANARY"}}`)
+			return
+		}
+		v.ServeHTTP(w, r)
+	}))
+	for _, engine := range []registry.VaultEngine{registry.VaultKV1, registry.VaultDynamic} {
+		in := f.integration(t, roleID, secretID)
+		in.Vault.Mounts = []registry.VaultMount{{Path: "ns1", Engine: engine}}
+		s := f.open(t, f.config(), in)
+		for _, name := range []string{"ns1/auth/token/lookup-self", "ns1/sys/policies/acl/root", "ns1/ns2/identity/oidc/token/r", "ns1/cubbyhole/x"} {
+			e := fails(t, s, name, secret.ReasonStoreNotAllowed)
+			if !strings.Contains(e.Message, "vault.namespace") {
+				t.Errorf("%s: %s", name, e.Message)
+			}
+		}
+	}
+}
+
+// A secret may well have such a name.
+func TestSecretsNamedLikeTheSystem(t *testing.T) {
+	v := newFake()
+	newEngine(v)
+	f := newFront(t, v)
+	s := f.open(t, f.config(), f.integration(t, roleID, secretID))
+	for _, name := range []string{"secret/app/auth/google", "legacy/auth/google", "legacy/app/sys/x"} {
+		v.put(name, `{"password":"p"}`)
+		fetch(t, s, name)
+	}
+	fetch(t, s, "database/creds/auth").Release()
+	if n := f.requests("GET sys/internal/ui/mounts/"); n != 3 {
+		t.Errorf("the server was asked about mounts %d times", n)
+	}
+}
+
+// What an engine is mounted as must be what the integration says.
+func TestMountTypes(t *testing.T) {
+	for _, tc := range []struct {
+		engine  registry.VaultEngine
+		mounted string
+		want    bool
+	}{
+		{registry.VaultKV1, "kv", true}, {registry.VaultKV1, "generic", true}, {registry.VaultKV1, "system", false},
+		{registry.VaultKV1, "cubbyhole", false}, {registry.VaultKV1, "", false},
+		{registry.VaultDynamic, "pki", true}, {registry.VaultDynamic, "ns_system", false}, {registry.VaultDynamic, "token", false}, {registry.VaultDynamic, "", false},
+	} {
+		if got := mayHold(tc.engine, tc.mounted); got != tc.want {
+			t.Errorf("%s at %q: %v", tc.engine, tc.mounted, got)
+		}
+	}
+}
