@@ -20,7 +20,7 @@ import (
 
 // maxBody is the most that is read of an answer, in bytes, after decompression.
 // The largest secret is 25 KB (Key Vault service limits).
-const maxBody = 1 << 20
+const maxBody = 256 << 10
 
 // Where managed identities get their tokens if the environment names no other
 // place: the instance metadata service of a virtual machine, and the agent of

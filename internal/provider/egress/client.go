@@ -58,7 +58,10 @@ func NewClient(cfg Config) *http.Client {
 		ForceAttemptHTTP2:      true,
 		// A connection that died silently must not swallow the requests after it.
 		// Often that shows when what was sent is not acknowledged, see setUserTimeout.
-		HTTP2: &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: 5 * time.Second},
+		HTTP2: &http.HTTP2Config{
+			SendPingTimeout: 10 * time.Second, PingTimeout: 5 * time.Second,
+			MaxReceiveBufferPerStream: streamBuffer, MaxReceiveBufferPerConnection: connectionBuffer,
+		},
 	}
 	if cfg.Renegotiate {
 		g.next.TLSClientConfig.Renegotiation = tls.RenegotiateOnceAsClient

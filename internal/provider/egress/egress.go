@@ -43,7 +43,7 @@ type Config struct {
 	// connections are kept for the next ones; zero means 64.
 	Concurrency int
 	// MaxBody is the most that is read of an answer, in bytes, after
-	// decompression; zero means 1 MiB.
+	// decompression; zero means 512 KiB.
 	MaxBody int64
 	// Renegotiate allows one TLS renegotiation, for front ends that still want it.
 	Renegotiate bool
@@ -61,8 +61,14 @@ const (
 	defaultTimeout     = 4 * time.Second
 	defaultConcurrency = 64
 	// DefaultMaxBody is the most that is read of an answer unless told otherwise.
-	// The largest secret of any store is 64 KiB, and base64 and JSON around it.
-	DefaultMaxBody = 1 << 20
+	// The largest secret of a cloud's store has 64 KiB, of which JSON makes six times
+	// as much at worst.
+	DefaultMaxBody = 512 << 10
+	// streamBuffer and connectionBuffer are how much of HTTP/2 answers that are not
+	// read yet is kept, in bytes: a server may send no more ahead. net/http's own
+	// bounds are 4 MiB and 1 GiB. The largest secrets fit into streamBuffer, so that
+	// they take one round trip.
+	streamBuffer, connectionBuffer = 128 << 10, 1 << 20
 	// maxHeader is the most that is read of an answer's header, in bytes.
 	maxHeader = 64 << 10
 )

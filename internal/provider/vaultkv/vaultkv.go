@@ -52,6 +52,9 @@ const (
 	loginTimeout = 10 * time.Second
 	// closeTimeout bounds how long Close waits for what it has cancelled.
 	closeTimeout = 5 * time.Second
+	// maxBody is the most that is read of an answer, in bytes: Vault's secrets have no
+	// greatest size, and those of the storage backends are about this.
+	maxBody = 1 << 20
 	// retryPause stands before the one repetition of a request.
 	retryPause = 100 * time.Millisecond
 )
@@ -105,6 +108,7 @@ func open(cfg Config, in *registry.Integration) (*store, error) {
 		Resolver:        cfg.Resolver,
 		Connecting:      cfg.connecting,
 		Concurrency:     in.Limits.MaxConcurrentReads,
+		MaxBody:         maxBody,
 	}
 	if in.Limits.Timeout > 0 {
 		out.Timeout = in.Limits.Timeout
