@@ -6,14 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/netfault"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/registry/registrytest"
 	"github.com/secretbroker/secretbroker/internal/registry/sqlstore/pgtest"
@@ -122,79 +120,20 @@ func allowed(s *Store, id string, who string) (bool, error) {
 	return in.Policy.Decide(principal(who), ref).Effect.String() == "allowed", nil
 }
 
-// relay passes connections on to the server, until it is told to cut or to hold
-// them: what happens between a replica and its database.
-type relay struct {
-	net.Listener
-	to    string
-	mute  atomic.Bool // nothing that the server says comes through
-	mu    sync.Mutex
-	conns []net.Conn
-	wg    sync.WaitGroup
-}
-
-func newRelay(t *testing.T, to string) *relay {
+// newProxy makes what can happen between a replica and its database.
+func newProxy(t *testing.T, server *pgtest.Server) *netfault.Proxy {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	p, err := netfault.Listen("127.0.0.1:0", server.Addr())
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &relay{Listener: l, to: to}
-	r.wg.Go(r.serve)
-	t.Cleanup(func() {
-		_ = l.Close()
-		r.cut()
-		r.wg.Wait()
-	})
-	return r
+	t.Cleanup(func() { _ = p.Close() })
+	return p
 }
 
-func (r *relay) serve() {
-	for {
-		c, err := r.Accept()
-		if err != nil {
-			return
-		}
-		s, err := net.Dial("tcp", r.to)
-		if err != nil {
-			_ = c.Close()
-			continue
-		}
-		r.mu.Lock()
-		r.conns = append(r.conns, c, s)
-		r.mu.Unlock()
-		r.wg.Go(func() { r.copy(s, c, false); _ = s.Close() })
-		r.wg.Go(func() { r.copy(c, s, true); _ = c.Close() })
-	}
-}
-
-func (r *relay) copy(to io.Writer, from io.Reader, muted bool) {
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := from.Read(buf)
-		if n > 0 && !(muted && r.mute.Load()) {
-			if _, err := to.Write(buf[:n]); err != nil {
-				return
-			}
-		}
-		if err != nil {
-			return
-		}
-	}
-}
-
-// cut breaks all connections.
-func (r *relay) cut() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, c := range r.conns {
-		_ = c.Close()
-	}
-	r.conns = nil
-}
-
-func (r *relay) url() string {
-	return fmt.Sprintf("postgres://postgres@%s/postgres?sslmode=disable", r.Addr())
+// through is the URL of the database behind a proxy.
+func through(p *netfault.Proxy) string {
+	return "postgres://postgres@" + p.Addr() + "/postgres?sslmode=disable"
 }
 
 // A revoked grant is gone on the other replicas soon, however the news comes
@@ -205,18 +144,18 @@ func TestPostgresRevocation(t *testing.T) {
 	writer := openPostgres(t, server.URL("postgres"), Config{})
 	r, err := writer.Create(t.Context(), registry.Change{Document: document("a", "abc", worker)})
 	must(t, r, err)
-	way := newRelay(t, server.Addr())
+	way := newProxy(t, server)
 	notified := running(t, openPostgres(t, server.URL("postgres"), Config{PollInterval: time.Hour}))
 	polling := openPostgres(t, server.URL("postgres"), Config{})
 	polling.listen = nil // every notice is lost
 	running(t, polling)
-	dropped := running(t, openPostgres(t, way.url(), Config{}))
+	dropped := running(t, openPostgres(t, through(way), Config{}))
 	replicas := map[string]*Store{"by notice alone": notified, "by the poll alone": polling, "with its connections cut": dropped}
 	grant := func(who string, want bool) {
 		t.Helper()
 		began := time.Now()
 		must2(t)(writer.Update(t.Context(), registry.Change{Document: document("a", "abc", who)}))
-		way.cut()
+		way.Cut()
 		var waiting sync.WaitGroup
 		for name, s := range replicas {
 			waiting.Go(func() {
@@ -297,16 +236,16 @@ func TestPostgresOutage(t *testing.T) {
 // A server that is there and says nothing is an outage too.
 func TestPostgresSilence(t *testing.T) {
 	server := pgtest.New(t)
-	way := newRelay(t, server.Addr())
-	s := running(t, openPostgres(t, way.url(), Config{PollInterval: 20 * time.Millisecond}))
+	way := newProxy(t, server)
+	s := running(t, openPostgres(t, through(way), Config{PollInterval: 20 * time.Millisecond}))
 	must2(t)(s.Create(t.Context(), registry.Change{Document: document("a", "abc", "dns:a.example.org")}))
-	way.mute.Store(true)
+	way.Hold()
 	await(t, "the silence is noticed", func() bool { return s.Status().Problem != "" })
 	if _, err := s.Get("a"); err != nil {
 		t.Errorf("Get: %v", err)
 	}
-	way.mute.Store(false)
-	way.cut()
+	way.Release()
+	way.Cut()
 	await(t, "the database is back", func() bool { return s.Status().Problem == "" })
 }
 

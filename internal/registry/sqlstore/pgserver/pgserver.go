@@ -40,7 +40,25 @@ type Server struct {
 }
 
 // New makes a cluster and starts its server. The caller closes it.
-func New() (_ *Server, err error) {
+func New() (*Server, error) {
+	return start(func(s *Server) error {
+		_, err := s.run("initdb", "--pgdata", s.data, "--username", "postgres", "--auth", "trust", "--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync")
+		return err
+	})
+}
+
+// Standby copies the cluster with pg_basebackup and starts the copy as a hot
+// standby, which follows s until Promote. The caller closes it.
+func (s *Server) Standby() (*Server, error) {
+	return start(func(copied *Server) error {
+		_, err := copied.run("pg_basebackup", "--pgdata", copied.data, "--write-recovery-conf", "--checkpoint", "fast", "--no-sync",
+			"--host", s.sockets, "--port", strconv.Itoa(s.port), "--username", "postgres")
+		return err
+	})
+}
+
+// start starts a server in a new directory once fill has made its cluster.
+func start(fill func(*Server) error) (_ *Server, err error) {
 	bin, err := programs()
 	if err != nil {
 		return nil, err
@@ -67,10 +85,34 @@ func New() (_ *Server, err error) {
 			return nil, err
 		}
 	}
-	if _, err := s.run("initdb", "--pgdata", s.data, "--username", "postgres", "--auth", "trust", "--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync"); err != nil {
+	if err := fill(s); err != nil {
 		return nil, err
 	}
 	return s, s.Start()
+}
+
+// CatchUp waits until a standby has what the primary has committed.
+func (s *Server) CatchUp(primary *Server) error {
+	position, err := primary.Query("postgres", "SELECT pg_current_wal_lsn()")
+	if err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(time.Minute); ; <-time.After(20 * time.Millisecond) {
+		done, err := s.Query("postgres", "SELECT pg_last_wal_replay_lsn() >= '"+position+"'")
+		if err != nil || done == "t" {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return errors.New("the standby does not catch up")
+		}
+	}
+}
+
+// Promote makes a standby a primary. The server that it followed is not told: if
+// it still runs, there are two primaries.
+func (s *Server) Promote() error {
+	_, err := s.Query("postgres", "SELECT pg_promote()")
+	return err
 }
 
 // Close ends the server, if it runs, and removes its files.

@@ -35,6 +35,34 @@ func New(t testing.TB) *Server {
 	return &Server{t: t, server: server}
 }
 
+// Standby copies the cluster and starts the copy as a standby, which follows this
+// server until Promote and ends with the test.
+func (s *Server) Standby() *Server {
+	s.t.Helper()
+	server, err := s.server.Standby()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { _ = server.Close() }) // as in New
+	return &Server{t: s.t, server: server}
+}
+
+// CatchUp waits until a standby has what the primary has committed.
+func (s *Server) CatchUp(primary *Server) {
+	s.t.Helper()
+	if err := s.server.CatchUp(primary.server); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// Promote makes a standby a primary. The server that it followed is not told.
+func (s *Server) Promote() {
+	s.t.Helper()
+	if err := s.server.Promote(); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
 // Start starts the server again and returns when it answers.
 func (s *Server) Start() {
 	s.t.Helper()

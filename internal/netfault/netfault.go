@@ -1,0 +1,306 @@
+// Package netfault is a TCP proxy for tests that fails the way networks do: it
+// delays, holds traffic back without closing anything, resets connections, refuses
+// new ones, and sends new connections to another server. It counts what passes.
+package netfault
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Proxy forwards TCP connections to a target. All methods are safe for
+// concurrent use.
+type Proxy struct {
+	listener net.Listener
+	ctx      context.Context
+	stop     context.CancelFunc
+	running  sync.WaitGroup
+
+	toServer, toClient atomic.Uint64 // bytes forwarded
+	roundTrips         atomic.Uint64
+	accepted           atomic.Uint64
+
+	mu     sync.Mutex
+	target string
+	delay  time.Duration
+	refuse bool
+	hold   chan struct{} // closed by Release; nil while nothing is held
+	conns  map[*pair]struct{}
+}
+
+// pair is a client's connection and the one to the server; server is nil until
+// that is made.
+type pair struct {
+	client, server net.Conn
+	// answered: the last bytes that passed went to the client, so that the next
+	// ones from the client begin another round trip.
+	answered atomic.Bool
+}
+
+// Listen starts a proxy on an address, such as "127.0.0.1:0". The caller closes it.
+func Listen(addr, target string) (*Proxy, error) {
+	ctx, stop := context.WithCancel(context.Background())
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", addr)
+	if err != nil {
+		stop()
+		return nil, err
+	}
+	p := &Proxy{listener: l, ctx: ctx, stop: stop, target: target, conns: make(map[*pair]struct{})}
+	p.running.Go(p.accept)
+	return p, nil
+}
+
+// Addr is the address that clients connect to.
+func (p *Proxy) Addr() string { return p.listener.Addr().String() }
+
+// Close resets all connections, stops listening and waits for the proxy's
+// goroutines.
+func (p *Proxy) Close() error {
+	p.stop()
+	err := p.listener.Close()
+	p.Release()
+	p.Cut()
+	p.running.Wait()
+	return err
+}
+
+// SetTarget sends connections that are made from now on to another server. Open
+// connections stay where they are.
+func (p *Proxy) SetTarget(addr string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.target = addr
+}
+
+// SetDelay makes bytes that arrive from now on wait that long in each direction.
+// Throughput is not reduced.
+func (p *Proxy) SetDelay(oneWay time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.delay = oneWay
+}
+
+// Refuse makes the proxy reset new connections, or accept them again.
+func (p *Proxy) Refuse(refuse bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.refuse = refuse
+}
+
+// Hold is a black hole: connections stay open and new ones are accepted, but no
+// byte is forwarded in either direction, and no end of a connection is passed on,
+// until Release. What is sent meanwhile is then delivered, as TCP would.
+func (p *Proxy) Hold() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.hold == nil {
+		p.hold = make(chan struct{})
+	}
+}
+
+// Release ends Hold.
+func (p *Proxy) Release() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.hold != nil {
+		close(p.hold)
+		p.hold = nil
+	}
+}
+
+// Cut resets all open connections.
+func (p *Proxy) Cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.conns {
+		reset(c.client)
+		if c.server != nil {
+			reset(c.server)
+		}
+	}
+}
+
+// Open is the number of open connections.
+func (p *Proxy) Open() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.conns)
+}
+
+// Stats is what has passed since Listen.
+type Stats struct {
+	ToServer, ToClient uint64 // bytes
+	// RoundTrips counts how often a client began to send after the server had
+	// answered, over all connections: what a pipelining client sends at once is one.
+	RoundTrips uint64
+	// Accepted is the number of connections.
+	Accepted uint64
+}
+
+// Sub returns the difference to earlier Stats.
+func (s Stats) Sub(earlier Stats) Stats {
+	return Stats{
+		ToServer: s.ToServer - earlier.ToServer, ToClient: s.ToClient - earlier.ToClient,
+		RoundTrips: s.RoundTrips - earlier.RoundTrips, Accepted: s.Accepted - earlier.Accepted,
+	}
+}
+
+// Stats returns what has passed.
+func (p *Proxy) Stats() Stats {
+	return Stats{ToServer: p.toServer.Load(), ToClient: p.toClient.Load(), RoundTrips: p.roundTrips.Load(), Accepted: p.accepted.Load()}
+}
+
+func reset(c net.Conn) {
+	if t, ok := c.(*net.TCPConn); ok {
+		_ = t.SetLinger(0) // then Close resets; an error means that it is closed already
+	}
+	_ = c.Close() // nothing depends on what was written
+}
+
+func (p *Proxy) accept() {
+	for {
+		client, err := p.listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			continue
+		}
+		p.accepted.Add(1)
+		c := &pair{client: client}
+		c.answered.Store(true)
+		p.mu.Lock()
+		if p.refuse || p.ctx.Err() != nil {
+			p.mu.Unlock()
+			reset(client)
+			continue
+		}
+		p.conns[c] = struct{}{}
+		p.mu.Unlock()
+		p.running.Go(func() { p.forward(c) })
+	}
+}
+
+// forward serves one client until either side has ended.
+func (p *Proxy) forward(c *pair) {
+	defer func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.conns, c)
+		_ = c.client.Close()
+	}()
+	if p.waitHeld() != nil { // a black hole answers for no server
+		return
+	}
+	p.mu.Lock()
+	target := p.target
+	p.mu.Unlock()
+	var d net.Dialer
+	server, err := d.DialContext(p.ctx, "tcp", target)
+	if err != nil {
+		reset(c.client)
+		return
+	}
+	defer server.Close()
+	p.mu.Lock()
+	c.server = server
+	p.mu.Unlock()
+	var ways sync.WaitGroup
+	ways.Go(func() { p.pump(c, server, c.client, true) })
+	ways.Go(func() { p.pump(c, c.client, server, false) })
+	ways.Wait()
+}
+
+// waitHeld waits while traffic is held. It fails when the proxy closes.
+func (p *Proxy) waitHeld() error {
+	for {
+		p.mu.Lock()
+		hold := p.hold
+		p.mu.Unlock()
+		if hold == nil {
+			return p.ctx.Err()
+		}
+		select {
+		case <-hold:
+		case <-p.ctx.Done():
+			return p.ctx.Err()
+		}
+	}
+}
+
+// chunk is what was read at once, and when it may go on; nil bytes are the end.
+type chunk struct {
+	bytes []byte
+	due   time.Time
+}
+
+// pump forwards one direction. Reading and writing are apart, so that a delay
+// keeps nobody from sending more.
+func (p *Proxy) pump(c *pair, to, from net.Conn, fromClient bool) {
+	queue := make(chan chunk, 1024)
+	p.running.Go(func() {
+		defer close(queue)
+		for {
+			buf := make([]byte, 16<<10)
+			n, err := from.Read(buf)
+			p.mu.Lock()
+			due := time.Now().Add(p.delay)
+			p.mu.Unlock()
+			if n > 0 {
+				queue <- chunk{buf[:n], due}
+			}
+			if err != nil {
+				queue <- chunk{nil, due}
+				return
+			}
+		}
+	})
+	failed := false
+	for next := range queue {
+		if failed {
+			continue // until the reader has ended
+		}
+		if p.waitUntil(next.due) != nil || p.waitHeld() != nil || next.bytes == nil {
+			failed = true
+			_, _ = to.Close(), from.Close() // ends the other direction, and the reader
+			continue
+		}
+		p.count(c, fromClient, len(next.bytes))
+		if _, err := to.Write(next.bytes); err != nil {
+			failed = true
+			_, _ = to.Close(), from.Close()
+		}
+	}
+}
+
+func (p *Proxy) count(c *pair, fromClient bool, n int) {
+	if !fromClient {
+		p.toClient.Add(uint64(n)) //nolint:gosec // Read returns no negative count
+		c.answered.Store(true)
+		return
+	}
+	p.toServer.Add(uint64(n)) //nolint:gosec // as above
+	if c.answered.Swap(false) {
+		p.roundTrips.Add(1)
+	}
+}
+
+func (p *Proxy) waitUntil(due time.Time) error {
+	wait := time.Until(due)
+	if wait <= 0 {
+		return nil
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-p.ctx.Done():
+		return p.ctx.Err()
+	}
+}
