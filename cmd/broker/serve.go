@@ -188,7 +188,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 			stores.Remove(in.ID)
 		}
 		for _, in := range changed {
-			stores.Supersede(in.ID, in.Revision)
+			stores.Supersede(in.ID, in.ReadRevision)
 		}
 	})
 	if err != nil {

@@ -14,7 +14,8 @@ import (
 // contains the caller. Every field is in canonical form.
 type Key struct {
 	Integration string
-	// Revision makes a changed integration miss by itself.
+	// Revision makes an integration miss by itself once it reads otherwise than
+	// before.
 	Revision string
 	Store    string
 	Name     string

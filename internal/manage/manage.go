@@ -267,7 +267,7 @@ func (s *Service) present(rec *registry.Record, lastUsed time.Time) Integration 
 	in.Form.ID = rec.ID // also of a document that cannot be read
 	if rec.Integration != nil {
 		if live, err := s.cfg.Store.Get(rec.ID); err == nil {
-			in.Revision = live.Revision
+			in.Revision = live.ReadRevision
 		}
 		in.Facts = factsOf(rec.Integration)
 		if len(rec.Document) == 0 { // the file has just been changed, and is served as it was

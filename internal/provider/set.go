@@ -183,7 +183,7 @@ func (s *Set) enter(in *registry.Integration, store string) (*member, *gate, err
 	if s.closed {
 		return nil, nil, errClosed
 	}
-	m := s.member(in.ID, in.Revision)
+	m := s.member(in.ID, in.ReadRevision)
 	m.kind = in.Kind
 	g := m.gates[store]
 	if g == nil {

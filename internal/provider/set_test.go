@@ -49,7 +49,7 @@ func (p *fakeProvider) Close() error {
 }
 
 func in(revision string) *registry.Integration {
-	return &registry.Integration{ID: "i", Revision: revision, Kind: secret.KindAzureKeyVault}
+	return &registry.Integration{ID: "i", ReadRevision: revision, Kind: secret.KindAzureKeyVault}
 }
 
 // newSet returns a set and the providers it has opened, by revision.
@@ -59,14 +59,14 @@ func newSet(t *testing.T, prepare func(*fakeProvider)) (*provider.Set, func(revi
 	open := func(_ context.Context, in *registry.Integration) (provider.Provider, error) {
 		mu.Lock()
 		defer mu.Unlock()
-		if in.Revision == "bad" {
+		if in.ReadRevision == "bad" {
 			return nil, secret.Errorf(secret.ReasonStoreAuthenticationFailed, "no credential")
 		}
-		p := &fakeProvider{t: t, revision: in.Revision}
+		p := &fakeProvider{t: t, revision: in.ReadRevision}
 		if prepare != nil {
 			prepare(p)
 		}
-		opened[in.Revision] = p
+		opened[in.ReadRevision] = p
 		return p, nil
 	}
 	return provider.NewSet(provider.SetConfig{Openers: map[secret.Kind]provider.Opener{secret.KindAzureKeyVault: open}}), func(revision string) *fakeProvider {

@@ -36,7 +36,7 @@ func (s *stores) opener(_ context.Context, in *registry.Integration) (provider.P
 	if s.open == nil {
 		s.open, s.running, s.most = make(map[string]int), make(map[string]int), make(map[string]int)
 	}
-	name := in.ID + " " + in.Revision
+	name := in.ID + " " + in.ReadRevision
 	s.opened = append(s.opened, name)
 	s.open[name]++
 	return storeOf{s, name}, nil
@@ -98,7 +98,7 @@ func (s *stores) set(t *testing.T, change func(*provider.SetConfig)) *provider.S
 }
 
 func of(id, revision string) *registry.Integration {
-	return &registry.Integration{ID: id, Revision: revision, Kind: secret.KindAzureKeyVault}
+	return &registry.Integration{ID: id, ReadRevision: revision, Kind: secret.KindAzureKeyVault}
 }
 
 func ref(store, name string) secret.Ref {

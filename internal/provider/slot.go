@@ -69,7 +69,7 @@ func (s *Set) acquire(m *member, in *registry.Integration) (*slot, error) {
 	if s.closed {
 		return nil, errClosed
 	}
-	if sl := m.slots[in.Revision]; sl != nil {
+	if sl := m.slots[in.ReadRevision]; sl != nil {
 		sl.users++
 		return sl, nil
 	}
@@ -77,8 +77,8 @@ func (s *Set) acquire(m *member, in *registry.Integration) (*slot, error) {
 	if !ok {
 		return nil, secret.Errorf(secret.ReasonInternal, "this broker has no support for integrations of kind %s", in.Kind)
 	}
-	sl := &slot{revision: in.Revision, ready: make(chan struct{}), users: 2} // the caller and the opening
-	m.slots[in.Revision] = sl
+	sl := &slot{revision: in.ReadRevision, ready: make(chan struct{}), users: 2} // the caller and the opening
+	m.slots[in.ReadRevision] = sl
 	// In a goroutine of its own, and of no caller's context: files may lie where
 	// reading them takes for ever, and others wait for the same.
 	s.opened.Go(func() {

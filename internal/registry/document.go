@@ -18,6 +18,9 @@ type DocumentConfig struct {
 	// Credentials are those that are kept for the document, by the setting that
 	// would otherwise name their file, without "_file".
 	Credentials map[string]Credential
+	// Digests are hashes of the credentials as they are kept, by the same names. They
+	// are part of the integration's ReadRevision.
+	Digests map[string]Digest
 	// Files are directories and files, absolute: the document may name these files
 	// and what lies in these directories, absolutely. Whoever may write a document
 	// could otherwise have any file of the broker's host sent to a server of his. For
@@ -39,7 +42,8 @@ func NewLook() *Look { return &Look{newInspector()} }
 type Parsed struct {
 	// ID is the id that the document claims, "" if it cannot be told.
 	ID string
-	// Integration is nil if there are Faults. Its Revision is empty.
+	// Integration is nil if there are Faults. It has a ReadRevision; its Revision is
+	// empty.
 	Integration *Integration
 	Faults      strictyaml.Faults
 	// Used are the credentials that the document has use for, sorted.
@@ -73,7 +77,7 @@ func ParseDocument(data []byte, c DocumentConfig) Parsed {
 		for _, r := range out.refs {
 			f.contents = append(f.contents, look.read(r))
 		}
-		parsed.FilesSum = f.revision()
+		parsed.FilesSum = f.filesSum()
 	}
 	if parsed.Integration != nil && len(p.used) > 0 {
 		in := parsed.Integration
@@ -81,6 +85,9 @@ func ParseDocument(data []byte, c DocumentConfig) Parsed {
 		for name := range p.used {
 			in.Credentials[name] = c.Credentials[name]
 		}
+	}
+	if in := parsed.Integration; in != nil {
+		in.ReadRevision = readRevision(in, parsed.FilesSum, c.Digests)
 	}
 	return parsed
 }

@@ -26,9 +26,14 @@ type Integration struct {
 	ID string
 	// Revision changes whenever anything in the integration changes, the content
 	// of its credential and CA files included, that of a federated token excluded.
-	Revision    string
-	DisplayName string
-	Kind        secret.Kind
+	Revision string
+	// ReadRevision changes whenever something changes that a read of a store depends
+	// on: the kind, the stores, the credential, how the store is reached. A change of
+	// grants, roles or descriptions leaves it as it is. What is cached and what is
+	// open for an integration goes by it; decisions do not, they go by Policy.
+	ReadRevision string
+	DisplayName  string
+	Kind         secret.Kind
 	// Of these the one that belongs to Kind is set.
 	Azure *Azure
 	AWS   *AWS
@@ -51,7 +56,7 @@ type Integration struct {
 	// Credentials are kept sealed in place of a file: for a setting X_file that is
 	// empty, the credential is the one named X ("azure.credential.client_secret").
 	// Nil for an integration that stands in a file.
-	Credentials map[string]Credential
+	Credentials map[string]Credential `json:"-"` // funcs; see readRevision
 }
 
 // Stored returns the credential that is kept in place of the file which the

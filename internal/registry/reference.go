@@ -32,12 +32,13 @@ type reference struct {
 	use  fileUse
 }
 
-type digest [sha256.Size]byte
+// Digest is a SHA-256 hash.
+type Digest [sha256.Size]byte
 
 // content is what is known of a referenced file: never what it holds.
 type content struct {
 	stamp stamp // taken before reading
-	sum   digest
+	sum   Digest
 	fault string
 }
 

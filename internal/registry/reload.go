@@ -21,7 +21,7 @@ type file struct {
 	// stamp was taken before the content was read, so that a write in between
 	// shows as a change.
 	stamp stamp
-	sum   digest // of the content
+	sum   Digest // of the content
 	parsed
 	// contents belong to parsed.refs.
 	contents []content
@@ -94,6 +94,7 @@ func (f *Files) load(path string, old *file, look *inspector) *file {
 	}
 	if next.in != nil && next.in.Revision == "" {
 		next.in.Revision = next.revision()
+		next.in.ReadRevision = readRevision(next.in, next.filesSum(), nil)
 	}
 	next.settled = next.isSettled(f.now().Add(-settleTime))
 	return next.orSame(old)
@@ -123,10 +124,19 @@ func (f *Files) leadsOn(path string) bool {
 // revision is a hash over the content of the file and of all that it names, but
 // for federated tokens.
 // Hashing fixed-length hashes keeps apart what stands in which file.
-func (f *file) revision() string {
+func (f *file) revision() string { return hashOf(append([]content{{sum: f.sum}}, f.contents...)) }
+
+// filesSum is the same over what the file names alone, "" if it names nothing.
+func (f *file) filesSum() string {
+	if len(f.contents) == 0 {
+		return ""
+	}
+	return hashOf(f.contents)
+}
+
+func hashOf(contents []content) string {
 	h := sha256.New()
-	h.Write(f.sum[:])
-	for _, c := range f.contents {
+	for _, c := range contents {
 		h.Write(c.sum[:])
 	}
 	return hex.EncodeToString(h.Sum(nil))[:16]

@@ -142,7 +142,7 @@ func newBenchWith(t *testing.T, limits resolve.Limits) *bench {
 	log := audit.New(b.audit)
 	t.Cleanup(func() { _ = log.Close() }) // safeBuffer cannot fail
 	b.broken = &brokenAudit{AuditLog: log}
-	b.integration = &registry.Integration{ID: "cspi", Revision: "1", Kind: secret.KindAzureKeyVault, Policy: policy}
+	b.integration = &registry.Integration{ID: "cspi", ReadRevision: "1", Kind: secret.KindAzureKeyVault, Policy: policy}
 	b.integrations = integrations{"cspi": b.integration}
 	b.Resolver = resolve.New(resolve.Config{
 		Integrations: b.integrations,

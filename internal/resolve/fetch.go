@@ -63,7 +63,7 @@ func (r *Resolver) cacheRequest(in *registry.Integration, maxAge *time.Duration,
 	req := cache.Request{
 		Key: cache.Key{
 			Integration: in.ID,
-			Revision:    in.Revision,
+			Revision:    in.ReadRevision,
 			Store:       ref.Store,
 			Name:        ref.FullName(),
 			Version:     ref.Version,

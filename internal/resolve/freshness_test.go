@@ -200,7 +200,7 @@ func TestChangedIntegrationMisses(t *testing.T) {
 	}
 	b.rotate("other tenant's")
 	changed := *b.integration
-	changed.Revision = "2"
+	changed.ReadRevision = "2"
 	b.integrations["cspi"] = &changed
 	if text, _, _ := b.get(nil); text != "other tenant's" {
 		t.Errorf("got %q", text)

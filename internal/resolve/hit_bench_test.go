@@ -52,7 +52,7 @@ func BenchmarkResolveHit(b *testing.B) {
 	log := audit.New(io.Discard)
 	defer func() { _ = log.Close() }()
 	r := resolve.New(resolve.Config{
-		Integrations: integrations{"cspi": {ID: "cspi", Revision: strings.Repeat("1", 16), Kind: secret.KindAzureKeyVault, Policy: policy}},
+		Integrations: integrations{"cspi": {ID: "cspi", ReadRevision: strings.Repeat("1", 16), Kind: secret.KindAzureKeyVault, Policy: policy}},
 		Stores:       &fakeStore{secrets: map[string]string{"db-secret": `{"user":"dbadmin","password":"p4ssw0rd","port":1433}`}},
 		Cache:        values,
 		Audit:        log,

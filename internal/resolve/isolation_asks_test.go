@@ -43,7 +43,7 @@ const (
 // plant is a value that says what it is, so that whoever holds it can be asked
 // whether it should.
 func plant(in *registry.Integration, store, name, key string, generation int) string {
-	return strings.Join([]string{isoCanary, in.ID, in.Revision, store, name, strconv.Itoa(generation), key}, "|")
+	return strings.Join([]string{isoCanary, in.ID, in.ReadRevision, store, name, strconv.Itoa(generation), key}, "|")
 }
 
 // isoDocument is a whole secret: a plant under each key.

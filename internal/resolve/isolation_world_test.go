@@ -107,7 +107,7 @@ func randomFacts(rng *rand.Rand, id, revision string) (*facts, error) {
 	}
 	policy, err := authz.NewPolicy(secret.KindAzureKeyVault, f.vaults, grants)
 	f.in = &registry.Integration{
-		ID: id, Revision: revision, Kind: secret.KindAzureKeyVault, Policy: policy,
+		ID: id, ReadRevision: revision, Kind: secret.KindAzureKeyVault, Policy: policy,
 		CacheTTL: time.Duration(1+rng.IntN(3)) * time.Second, CacheMaxStale: time.Duration(rng.IntN(2)) * 5 * time.Second,
 	}
 	return f, err
@@ -323,7 +323,7 @@ func (s *tellingStores) Fetch(ctx context.Context, in *registry.Integration, ref
 		a.generation = int(n)
 	}
 	if f := s.w.registry.factsOf(in); f == nil || !s.wanted(f, a) {
-		s.w.errorf("%s revision %s was read for nobody who may have it: %+v", in.ID, in.Revision, a)
+		s.w.errorf("%s revision %s was read for nobody who may have it: %+v", in.ID, in.ReadRevision, a)
 	}
 	generation, fault := s.state(a)
 	switch fault {
@@ -355,5 +355,5 @@ func (s *tellingStores) Fetch(ctx context.Context, in *registry.Integration, ref
 // complaint is an error's text that says what was read, so that a failure of one
 // secret cannot be told for another's.
 func complaint(in *registry.Integration, a ask) string {
-	return fmt.Sprintf("the store complains of %s %s %s %s %d", in.ID, in.Revision, a.store, a.name, a.generation)
+	return fmt.Sprintf("the store complains of %s %s %s %s %d", in.ID, in.ReadRevision, a.store, a.name, a.generation)
 }

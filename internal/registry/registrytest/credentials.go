@@ -61,10 +61,13 @@ func testCredentials(t *testing.T, b *Backend) {
 	if !slices.Equal(u.Credentials, []string{clientSecret}) {
 		t.Errorf("after an Update without credentials: %v", u.Credentials)
 	}
+	if renamed := mustGet(t, s, "a"); renamed.Revision == in.Revision || renamed.ReadRevision != in.ReadRevision {
+		t.Errorf("after a new display name: revisions %q and %q, were %q and %q", renamed.Revision, renamed.ReadRevision, in.Revision, in.ReadRevision)
+	}
 	u = mustUpdate(t, s, registry.Change{Document: doc, Credentials: given(clientSecret, "s3cret-2"), ETag: u.ETag})
 	now := mustGet(t, s, "a")
 	checkCredential(t, now, clientSecret, "s3cret-2")
-	if now.Revision == in.Revision {
+	if now.Revision == in.Revision || now.ReadRevision == in.ReadRevision {
 		t.Error("another credential, but the same revision")
 	}
 	other := b.Open(t, Settings{})

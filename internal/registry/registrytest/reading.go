@@ -58,12 +58,12 @@ func testRead(t *testing.T, b *Backend) {
 	if got := ids(other.List()); got != "another cspi-1" {
 		t.Errorf("List of a Store opened later: %s", got)
 	}
-	if got := mustGet(t, other, "cspi-1").Revision; got != in.Revision {
-		t.Errorf("two Stores give one state the revisions %s and %s", in.Revision, got)
+	if got := mustGet(t, other, "cspi-1"); got.Revision != in.Revision || got.ReadRevision != in.ReadRevision {
+		t.Errorf("two Stores give one state the revisions %s, %s and %s, %s", in.Revision, in.ReadRevision, got.Revision, got.ReadRevision)
 	}
 	b.put(t, s, "cspi-1", document("cspi-1", "xyz"))
 	now := mustGet(t, s, "cspi-1")
-	if now.Revision == in.Revision || now.Azure.Vaults[0] != "https://xyz.vault.azure.net" {
+	if now.Revision == in.Revision || now.ReadRevision == in.ReadRevision || now.Azure.Vaults[0] != "https://xyz.vault.azure.net" {
 		t.Errorf("after a change: %+v", now)
 	}
 	if in.Azure.Vaults[0] != "https://abc.vault.azure.net" {

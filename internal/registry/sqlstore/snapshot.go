@@ -26,7 +26,8 @@ type kept struct {
 	id, etag    string
 	spec        []byte
 	credentials map[string]registry.Credential
-	names       []string // of the credentials, sorted
+	digests     map[string]registry.Digest // of the credentials, sealed
+	names       []string                   // of the credentials, sorted
 	parsed      registry.Parsed
 	// serving is what is served, nil if nothing is.
 	serving *registry.Integration
@@ -36,7 +37,7 @@ type kept struct {
 // only while it is the same document: a change that cannot be understood here,
 // such as one of a newer release, may have taken a grant away.
 func (s *Store) parse(k, old *kept, look *registry.Look) *kept {
-	k.parsed = registry.ParseDocument(k.spec, registry.DocumentConfig{Name: k.id, Credentials: k.credentials, Files: s.cfg.Files, Look: look})
+	k.parsed = registry.ParseDocument(k.spec, registry.DocumentConfig{Name: k.id, Credentials: k.credentials, Digests: k.digests, Files: s.cfg.Files, Look: look})
 	in := k.parsed.Integration
 	switch {
 	case in == nil && old != nil && old.etag == k.etag:
@@ -204,8 +205,9 @@ func (s *Store) addCredentials(rows *sql.Rows, to map[string]*kept) error {
 			continue
 		}
 		if k.credentials == nil {
-			k.credentials = make(map[string]registry.Credential)
+			k.credentials, k.digests = make(map[string]registry.Credential), make(map[string]registry.Digest)
 		}
+		k.digests[c.name] = sha256.Sum256(c.sealed)
 		k.credentials[c.name] = s.opener(c.integration, c.name, c.sealed)
 		k.names = slices.Sorted(maps.Keys(k.credentials))
 	}
