@@ -41,13 +41,13 @@ type FilesConfig struct {
 
 // FileFault is a file that does not say what is served in its place.
 type FileFault struct {
-	// File is the path of the file, or of the directory when that cannot be read.
+	// File is the path of the file, or of the directory when that cannot be read or
+	// several files have vanished from it.
 	File string
 	// Faults is never empty.
 	Faults strictyaml.Faults
 	// Serving is the id of the integration that is served from the file's last
-	// good content, "" if none is. While the directory cannot be read all are, and
-	// this is "" in its own fault.
+	// good content, "" if none is. It is "" in a fault of the directory.
 	Serving string
 }
 
@@ -57,6 +57,10 @@ type FileFault struct {
 // not served; later, what it last served stays until the file is mended or
 // removed. An id that two files claim stays with the one that serves it
 // already, and with neither if none does.
+//
+// A file that is deleted takes its integration away at once. When several vanish
+// in one look, or all with their directory, they are held: their integrations are
+// served for five minutes more, or until Reload, and Faults says so.
 type Files struct {
 	dir      string
 	log      *slog.Logger
@@ -76,6 +80,7 @@ type Files struct {
 	linked     int                  // how many are
 	faulty     map[string]FileFault // by path
 	unreadable string               // what keeps the directory from being read
+	vanished   vanished
 }
 
 // Open reads the directory. Files at fault are no error, see Faults; a directory
@@ -145,29 +150,40 @@ func (f *Files) List() []*Integration { return slices.Clone(f.current.Load().sor
 // Faults returns the files that are at fault now, by path.
 func (f *Files) Faults() []FileFault { return slices.Clone(f.current.Load().faults) }
 
-// Reload looks for changes now and returns when they have taken effect. What time
+// Reload looks for changes now and returns when they have taken effect, the removal
+// of files that are held because several vanished included. What time
 // stamps show does so at once; then every file is read, those that integrations
 // name included, so that a change is found which no time stamp shows. Parsed and
 // told of is what has changed. Of ten thousand integrations with a credential each
 // the first takes some 10 ms, the second some 250 ms on one CPU, from the page
-// cache. If the directory itself cannot be read, everything stays as it is and
+// cache. If there is a directory that cannot be read, everything stays as it is and
 // Faults says so.
-func (f *Files) Reload() {
-	f.update(f.poll)
-	f.update(f.readAll)
+func (f *Files) Reload() { f.lookAtAll(true) }
+
+// lookAtAll is Reload. Files that vanished together are removed only if somebody
+// has confirmed that.
+func (f *Files) lookAtAll(confirmed bool) {
+	for _, how := range []func() error{f.poll, f.readAll} {
+		f.update(func() error {
+			f.vanished.confirmed = confirmed
+			defer func() { f.vanished.confirmed = false }()
+			return how()
+		})
+	}
 }
 
 // update takes up changes by one of the ways that there are, and says so if the
-// directory cannot be read.
+// directory cannot be read or files are held that are no longer in it.
 func (f *Files) update(how func() error) {
 	f.reload.Lock()
 	defer f.reload.Unlock()
+	before := f.directoryFaults().Error()
 	unreadable := ""
 	if err := how(); err != nil {
 		unreadable = "the directory cannot be read, so no change takes effect: " + err.Error()
 	}
-	if unreadable != f.unreadable {
-		f.unreadable = unreadable
+	f.unreadable = unreadable
+	if f.directoryFaults().Error() != before {
 		last := f.current.Load()
 		f.publish(&snapshot{byID: last.byID, sorted: last.sorted, faults: f.atFault()}, nil)
 	}
@@ -218,7 +234,7 @@ func (f *Files) logFaults(last []FileFault, next *snapshot) {
 		switch {
 		case known[ff.File] == text:
 		case ff.File == f.dir:
-			f.log.LogAttrs(context.Background(), slog.LevelError, "integrations directory cannot be read: what was served last goes on being served",
+			f.log.LogAttrs(context.Background(), slog.LevelError, "integrations directory is at fault; what was served last is still served",
 				slog.String("dir", ff.File), slog.String("faults", text), slog.Int("still_serving", len(next.sorted)))
 		default:
 			f.log.LogAttrs(context.Background(), slog.LevelError, "integration file is not acceptable",
@@ -228,7 +244,7 @@ func (f *Files) logFaults(last []FileFault, next *snapshot) {
 	}
 	for file := range known {
 		if file == f.dir {
-			f.log.Info("integrations directory can be read again", "dir", file)
+			f.log.Info("integrations directory is no longer at fault", "dir", file)
 			continue
 		}
 		f.log.Info("integration file is no longer at fault", "file", file)

@@ -156,7 +156,7 @@ func TestDirectoryGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		w.reload()
+		w.poll()
 		w.serves("a")
 		w.told(nil, nil)
 		w.faulty(filepath.Base(w.dir), "b.yaml")
@@ -171,7 +171,7 @@ func TestDirectoryGone(t *testing.T) {
 	w.reload()
 	w.serves("a")
 	w.faulty("b.yaml")
-	if out := w.log.take(); strings.Count(out, "level=") != 1 || !strings.Contains(out, "directory can be read again") {
+	if out := w.log.take(); strings.Count(out, "level=") != 1 || !strings.Contains(out, "directory is no longer at fault") {
 		t.Errorf("the end of the fault: %s", out)
 	}
 }

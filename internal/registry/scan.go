@@ -3,6 +3,7 @@ package registry
 import (
 	"errors"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -28,10 +29,16 @@ func isIntegration(name string) bool {
 }
 
 // list lists the directory anew, and returns the files that are new in it and
-// those that are known and no longer there.
-func (f *Files) list() (added, removed []string, err error) {
+// those that are known and no longer there; missing is not nil. If there is no
+// directory, none are there, besides the error.
+func (f *Files) list() (added, missing []string, err error) {
 	next := listing{stamp: statAt(noDirectory, f.dir), at: f.now()}
 	dir, err := os.Open(f.dir)
+	f.vanished.absent = errors.Is(err, fs.ErrNotExist)
+	missing = make([]string, 0, len(f.vanished.held))
+	if f.vanished.absent {
+		return nil, slices.AppendSeq(missing, maps.Keys(f.files)), err
+	}
 	if err != nil {
 		return nil, nil, err
 	}
@@ -60,13 +67,14 @@ func (f *Files) list() (added, removed []string, err error) {
 	if len(there) < len(f.files) {
 		for path, known := range f.files {
 			if !there[known] {
-				removed = append(removed, path)
+				missing = append(missing, path)
 			}
 		}
 	}
 	next.settled = next.stamp.before(next.at.Add(-settleTime))
+	f.vanished.replaced = f.listing.stamp != (stamp{}) && (f.listing.stamp.device != next.stamp.device || f.listing.stamp.inode != next.stamp.inode)
 	f.listing = next
-	return added, removed, nil
+	return added, missing, nil
 }
 
 // relistAfter is how long a list is believed: there are file systems whose
@@ -74,30 +82,31 @@ func (f *Files) list() (added, removed []string, err error) {
 const relistAfter = 30 * time.Second
 
 // poll takes up what stamps show to have changed. A directory that has not
-// changed is not listed, and files that have not are not read.
+// changed is not listed, unless files are held that were not in it, and files that
+// have not are not read.
 func (f *Files) poll() (err error) {
-	var changed, removed []string
-	if !f.listing.settled || f.now().Sub(f.listing.at) >= relistAfter || f.listing.stamp != statAt(noDirectory, f.dir) {
-		if changed, removed, err = f.list(); err != nil {
+	var changed, missing []string
+	if !f.listing.settled || len(f.vanished.held) > 0 || f.now().Sub(f.listing.at) >= relistAfter || f.listing.stamp != statAt(noDirectory, f.dir) {
+		if changed, missing, err = f.list(); err != nil && !f.vanished.absent {
 			return err
 		}
 	}
 	if f.expected == nil || f.expected.changes > maxChanges {
 		f.expected = newExpected(f.files)
 	}
-	f.takeUp(append(changed, f.expected.unlike(f.files)...), removed, runtime.GOMAXPROCS(0))
-	return nil
+	f.takeUp(append(changed, f.expected.unlike(f.files)...), missing, runtime.GOMAXPROCS(0))
+	return err
 }
 
 // readAll takes up what has changed, whatever the stamps say. It takes longer and
 // leaves the other CPUs to the calls.
 func (f *Files) readAll() error {
-	added, removed, err := f.list()
-	if err != nil {
+	added, missing, err := f.list()
+	if err != nil && !f.vanished.absent {
 		return err
 	}
-	f.takeUp(slices.AppendSeq(added, maps.Keys(f.files)), removed, 1)
-	return nil
+	f.takeUp(slices.AppendSeq(added, maps.Keys(f.files)), missing, 1)
+	return err
 }
 
 // noticed takes up what has changed of these files. Which of the integrations
@@ -105,7 +114,7 @@ func (f *Files) readAll() error {
 // file is gone, and where the directory itself is concerned, everything is looked
 // at.
 func (f *Files) noticed(paths map[string]struct{}) error {
-	if _, itself := paths[f.dir]; itself || f.unreadable != "" || len(paths) > maxNotices {
+	if _, itself := paths[f.dir]; itself || f.unreadable != "" || len(f.vanished.held) > 0 || len(paths) > maxNotices {
 		return f.poll()
 	}
 	var concerned []string
@@ -127,14 +136,14 @@ func (f *Files) noticed(paths map[string]struct{}) error {
 }
 
 // takeUp reads what changed and makes it what is served, without those that are
-// removed. It reports whether some of what changed was not there: only the list of
-// the directory is believed that a file has been removed, because all of them are
-// gone for a moment while another directory takes its place.
-func (f *Files) takeUp(changed, removed []string, workers int) (gone bool) {
-	slices.Sort(removed)
+// missing and not held; missing is nil if the directory was not listed. It reports whether some of what changed was not there: only
+// the list of the directory is believed that a file has been removed, because all
+// of them are gone for a moment while another directory takes its place.
+func (f *Files) takeUp(changed, missing []string, workers int) (gone bool) {
+	slices.Sort(missing)
 	slices.Sort(changed)
 	changed = slices.DeleteFunc(slices.Compact(changed), func(path string) bool {
-		_, ok := slices.BinarySearch(removed, path)
+		_, ok := slices.BinarySearch(missing, path)
 		return ok
 	})
 	loaded := f.read(changed, workers)
@@ -145,6 +154,10 @@ func (f *Files) takeUp(changed, removed []string, workers int) (gone bool) {
 	}
 	if gone {
 		f.listing.settled = false
+	}
+	var removed []string
+	if missing != nil {
+		removed = f.settleVanished(missing, changed, loaded)
 	}
 	f.install(slices.Concat(changed, removed), append(loaded, make([]*file, len(removed))...))
 	return gone

@@ -122,8 +122,13 @@ func TestNoticedWithoutDirectory(t *testing.T) {
 	if err := os.Rename(moved, w.dir); err != nil {
 		t.Fatal(err)
 	}
+	// What did not come back with the directory is held.
 	w.remove("b.yaml")
 	w.notice("a.yaml")
+	w.told(nil, nil)
+	w.serves("a", "b")
+	w.faulty(filepath.Base(w.dir))
+	w.reload()
 	w.told([]string{"b"}, nil)
 	w.faulty()
 }

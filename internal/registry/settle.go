@@ -196,13 +196,23 @@ func fileFault(f *file, faults strictyaml.Faults) FileFault {
 // atFault returns what is at fault now, as snapshot.faults.
 func (f *Files) atFault() []FileFault {
 	var list []FileFault
-	if f.unreadable != "" {
-		list = append(list, FileFault{File: f.dir, Faults: strictyaml.Faults{{File: f.dir, Text: f.unreadable}}})
+	if faults := f.directoryFaults(); len(faults) > 0 {
+		list = append(list, FileFault{File: f.dir, Faults: faults})
 	}
 	for _, path := range slices.Sorted(maps.Keys(f.faulty)) {
 		list = append(list, f.faulty[path])
 	}
 	return list
+}
+
+// directoryFaults returns what is wrong with the directory itself.
+func (f *Files) directoryFaults() (faults strictyaml.Faults) {
+	for _, text := range []string{f.unreadable, f.heldFault()} {
+		if text != "" {
+			faults = append(faults, strictyaml.Fault{File: f.dir, Text: text})
+		}
+	}
+	return faults
 }
 
 // serve adds in, which may be nil. One that is the same as before stays the

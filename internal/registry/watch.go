@@ -51,7 +51,7 @@ func (f *Files) Run(ctx context.Context) error {
 			}
 		case <-due:
 			if lost {
-				f.Reload()
+				f.lookAtAll(false)
 			} else {
 				f.update(func() error { return f.noticed(notices) })
 			}

@@ -133,6 +133,8 @@ func TestRunFollowsDirectory(t *testing.T) {
 	}
 	swap("1")
 	write(t, filepath.Join(dir, "a.yaml"), managed("a", "aaa"))
+	write(t, filepath.Join(dir, "c.yaml"), managed("c", "ccc"))
+	write(t, filepath.Join(parent, "2", "c.yaml"), managed("c", "ccc"))
 	f, changes := running(t, dir, 10*time.Millisecond)
 	swap("2")
 	expect(t, changes, change{[]string{"a"}, nil})
