@@ -3,7 +3,6 @@ package audit
 import (
 	"context"
 	"fmt"
-	"time"
 )
 
 // batch is what one write takes, and tells those who wait for it what came of it.
@@ -134,7 +133,9 @@ func (l *Log) enqueue(events []Event, mayLeave bool) (ticket, error) {
 	}
 	b.lines = append(b.lines, lines...)
 	b.marks = append(b.marks, marks{end: len(b.lines)})
-	l.work.Signal()
+	if len(b.marks) >= l.want || len(b.lines) >= maxKept {
+		l.work.Signal()
+	}
 	return t, nil
 }
 
@@ -152,31 +153,4 @@ func (l *Log) abandon(err error) {
 		l.queued.lines, q.lines = q.lines, nil
 		l.tell(q, 0, err)
 	}
-}
-
-// next waits for work and takes all there is, leaving used, emptied, as the new
-// queue. It returns no batch when the log is closed and everything is done.
-func (l *Log) next(used *batch) (*batch, []chan error) {
-	l.alarm.Stop()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if wait := gather - time.Since(l.began); l.last >= crowd && l.sync && wait > 0 {
-		l.mu.Unlock()
-		time.Sleep(wait) //nolint:forbidigo // there is nothing else to wait for, and it is short
-		l.mu.Lock()
-	}
-	l.busySince = time.Time{}
-	for len(l.queued.lines) == 0 && len(l.reopens) == 0 {
-		if l.closed {
-			return nil, nil
-		}
-		l.work.Wait()
-	}
-	b, reopens := l.queued, l.reopens
-	l.last, l.began = len(b.marks), time.Now()
-	l.queued, l.reopens, l.full = newBatch(used), nil, false
-	l.busySince = l.began
-	l.current = b
-	l.alarm.Reset(l.maxWait)
-	return b, reopens
 }

@@ -24,12 +24,6 @@ const (
 	// company is how many Writes that share one write of the file make it worth
 	// while to wait for the file elsewhere; see Begin.
 	company = 8
-	// When a write has been for a crowd of Writes, the next one begins no sooner than
-	// gather after it: forcing records to the disk costs about the same for one Write
-	// as for a hundred, and under such a load more come at once. A Write that comes
-	// alone never waits for others.
-	crowd  = 32
-	gather = time.Millisecond
 )
 
 var (
@@ -61,6 +55,8 @@ type Log struct {
 	// alarm fails the Writes that wait when the writer is stuck. It is set while
 	// the writer works.
 	alarm *time.Timer
+	// gathering ends the writer's wait for other Writes.
+	gathering *time.Timer
 
 	// These are the writer's alone.
 	w       io.Writer
@@ -85,8 +81,10 @@ type Log struct {
 	// current is what the writer writes; nil once its Writes have been told.
 	current *batch
 	// last is how many Writes the last batch was of, and began when it was taken.
-	last    int
-	began   time.Time
+	last  int
+	began time.Time
+	// want is how many Writes the writer waits for; 0 if it does not. See gather.
+	want    int
 	reopens []chan error
 	closed  bool
 	// full says that a Write was refused since the writer last took the queue.
@@ -119,6 +117,8 @@ func newLog(path string, w io.Writer) *Log {
 	l.work = sync.NewCond(&l.mu)
 	l.alarm = time.AfterFunc(time.Hour, l.overdue)
 	l.alarm.Stop()
+	l.gathering = time.AfterFunc(time.Hour, l.gathered)
+	l.gathering.Stop()
 	l.lines.New = func() any { return new([]byte) }
 	return l
 }
