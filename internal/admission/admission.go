@@ -2,8 +2,9 @@
 // and at the same time, and of all callers at the same time.
 //
 // It says yes or no, at once and before anything else has been done for the
-// call: nobody waits in it. When the CPUs cannot follow it lets in fewer. It
-// knows neither gRPC nor what a call is about; a caller is a text to it.
+// call: nobody waits in it. When the CPUs cannot follow it lets in fewer. A part
+// of the calls is reserved for callers that have few under way. It knows neither
+// gRPC nor what a call is about; a caller is a text to it.
 package admission
 
 import (
@@ -23,7 +24,8 @@ type Limits struct {
 	// PerCaller is how many calls of one caller may be under way: 128 for each CPU.
 	PerCaller int
 	// Total is how many calls may be under way: 1,024 for each CPU. When the CPUs
-	// are what there is too little of, this is how many calls wait for them.
+	// are what there is too little of, this is how many calls wait for them. One
+	// in eight is reserved for callers that have few calls under way.
 	Total int
 }
 
@@ -74,6 +76,12 @@ const (
 	oldNews = time.Second
 	// minAllowed calls for each CPU are let in however overloaded it is.
 	minAllowed = 16
+	// reservedShare is the part of the calls under way, one in so many, that only
+	// quiet callers may use: see quiet.
+	reservedShare = 8
+	// quietShare and quietPerCPU bound the calls of a quiet caller.
+	quietShare  = 16
+	quietPerCPU = 8
 )
 
 // Gate lets calls in. It is safe for concurrent use and starts nothing that
@@ -112,29 +120,65 @@ func New(l Limits) *Gate {
 func (g *Gate) Enter(name string, now time.Time) *Refusal {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if now.Sub(g.adapted) >= adaptPause {
-		g.adapt(now)
+	c, over := g.mayEnter(name, now)
+	if over != nil {
+		return over
 	}
-	switch {
-	case g.total >= g.limits.Total:
-		return &Refusal{Limit: Total}
-	case g.total >= g.allowed:
-		return &Refusal{Limit: CPU}
-	}
-	c := g.caller(name, now)
-	switch {
-	case c == nil:
-		return &Refusal{Limit: Callers}
-	case c.calls >= g.limits.PerCaller:
-		return &Refusal{Limit: PerCaller}
-	case !c.bucket.AllowN(now, 1):
-		missing := 1 - c.bucket.TokensAt(now)
-		wait := time.Duration(missing / float64(g.limits.PerSecond) * float64(time.Second))
-		return &Refusal{Limit: PerSecond, RetryAfter: wait.Round(time.Microsecond)}
+	if !c.bucket.AllowN(now, 1) {
+		return g.tooFast(c, now)
 	}
 	c.calls++
 	g.total++
 	return nil
+}
+
+// Look says why Enter would refuse a call, nil if it would not. It counts nothing.
+func (g *Gate) Look(name string, now time.Time) *Refusal {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	c, over := g.mayEnter(name, now)
+	if over == nil && c.bucket.TokensAt(now) < 1 {
+		over = g.tooFast(c, now)
+	}
+	return over
+}
+
+// tooFast is the refusal of a caller whose bucket is empty.
+func (g *Gate) tooFast(c *caller, now time.Time) *Refusal {
+	missing := 1 - c.bucket.TokensAt(now)
+	wait := time.Duration(missing / float64(g.limits.PerSecond) * float64(time.Second))
+	return &Refusal{Limit: PerSecond, RetryAfter: wait.Round(time.Microsecond)}
+}
+
+// mayEnter finds the caller and says whether one more of its calls may be under
+// way. The lock is held.
+func (g *Gate) mayEnter(name string, now time.Time) (*caller, *Refusal) {
+	if now.Sub(g.adapted) >= adaptPause {
+		g.adapt(now)
+	}
+	if g.total >= g.limits.Total {
+		return nil, &Refusal{Limit: Total}
+	}
+	c := g.caller(name, now)
+	if c == nil {
+		return nil, &Refusal{Limit: Callers}
+	}
+	quiet := g.quiet(c)
+	switch {
+	case !quiet && g.total >= g.limits.Total-g.limits.Total/reservedShare:
+		return nil, &Refusal{Limit: Total}
+	case g.total >= g.allowed && !(quiet && g.total < g.allowed+g.allowed/reservedShare):
+		return nil, &Refusal{Limit: CPU}
+	case c.calls >= g.limits.PerCaller:
+		return nil, &Refusal{Limit: PerCaller}
+	}
+	return c, nil
+}
+
+// quiet reports whether a caller has so few calls under way that it may use the
+// reserve. However many calls each of the others has, a quiet caller gets in.
+func (g *Gate) quiet(c *caller) bool {
+	return c.calls < max(1, min(g.limits.PerCaller/quietShare, quietPerCPU*runtime.GOMAXPROCS(0)))
 }
 
 // Leave ends a call that was let in.

@@ -2,9 +2,11 @@ package admission
 
 import (
 	"fmt"
+	"math"
 	"runtime"
 	"sync"
 	"testing"
+	"testing/fstest"
 	"time"
 )
 
@@ -190,18 +192,123 @@ func TestCPUWait(t *testing.T) {
 	if w.last == nil {
 		t.Fatalf("Go no longer has %s", schedulingWaits)
 	}
+	waitForWork(w)
+	if got := w.waited(); got <= 0 {
+		t.Errorf("waited for %v", got)
+	}
+}
+
+// TestWaitsOfAnIdleProcess are no lack of CPUs: with one P, a goroutine that waits
+// for the disk keeps all others waiting.
+func TestWaitsOfAnIdleProcess(t *testing.T) {
+	w := newCPUWait()
+	now, used := start, time.Duration(0)
+	w.now = func() time.Time { return now }
+	w.used = func() (time.Duration, bool) { return used, true }
+	w.cpus = func() float64 { return 0.5 } // a quota below GOMAXPROCS
+	busy := func(wall, cpu time.Duration) bool {
+		now, used = now.Add(wall), used+cpu
+		return w.busy()
+	}
+	busy(0, 0)
+	for _, tt := range []struct {
+		cpu  time.Duration
+		want bool
+	}{{time.Millisecond, false}, {4 * time.Millisecond, false}, {6 * time.Millisecond, true}, {10 * time.Millisecond, true}} {
+		if got := busy(20*time.Millisecond, tt.cpu); got != tt.want {
+			t.Errorf("%v of 10 ms of CPU time used: busy %v", tt.cpu, got)
+		}
+	}
+	w.used = func() (time.Duration, bool) { return 0, false }
+	if !busy(20*time.Millisecond, 0) {
+		t.Error("where CPU time is not known, waits no longer count")
+	}
+	w.used = func() (time.Duration, bool) { return used, true }
+	waitForWork(w)
+	w.busy()
+	now = now.Add(time.Hour)
+	if got := w.since(); got != 0 {
+		t.Errorf("an idle process waited for %v", got)
+	}
+}
+
+func TestCPUTime(t *testing.T) {
+	before, known := cpuTime()
+	if !known {
+		t.Skip("this system does not tell")
+	}
+	for sum, n := 0, 0; ; n++ {
+		sum += n * n
+		if after, _ := cpuTime(); after > before {
+			return
+		}
+	}
+}
+
+func TestCPUQuota(t *testing.T) {
+	file := func(text string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(text)} }
+	for _, tt := range []struct {
+		name  string
+		files fstest.MapFS
+		want  float64
+	}{
+		{"nothing", fstest.MapFS{}, math.Inf(1)},
+		{"its own", fstest.MapFS{"proc/self/cgroup": file("0::/a/b\n"), "sys/fs/cgroup/a/b/cpu.max": file("50000 100000\n")}, 0.5},
+		{"above it", fstest.MapFS{"proc/self/cgroup": file("1:cpu:/x\n0::/a/b\n"), "sys/fs/cgroup/a/b/cpu.max": file("max 100000\n"), "sys/fs/cgroup/a/cpu.max": file("150000 100000\n")}, 1.5},
+		{"a container's", fstest.MapFS{"proc/self/cgroup": file("0::/\n"), "sys/fs/cgroup/cpu.max": file("200000 100000\n")}, 2},
+		{"none", fstest.MapFS{"proc/self/cgroup": file("0::/\n"), "sys/fs/cgroup/cpu.max": file("max 100000\n")}, math.Inf(1)},
+		{"odd", fstest.MapFS{"proc/self/cgroup": file("0::/\n"), "sys/fs/cgroup/cpu.max": file("0 0\n")}, math.Inf(1)},
+	} {
+		if got := quotaIn(tt.files); got != tt.want {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
+// waitForWork has much work wait for CPUs.
+func waitForWork(w *cpuWait) {
+	w.waited() // what was before
 	var busy sync.WaitGroup
 	sum := make([]int, 64*runtime.GOMAXPROCS(0))
 	for i := range sum {
 		busy.Go(func() {
-			for n := range 2_000_000 {
+			for n := range 100_000 {
 				sum[i] += n
 			}
 		})
 	}
 	busy.Wait()
-	if got := w.since(); got <= 0 {
-		t.Errorf("waited for %v", got)
+}
+
+// TestReserve: callers with many calls, however many of them there are, leave room
+// for one that has few.
+func TestReserve(t *testing.T) {
+	g := newGate(Limits{PerSecond: 1 << 20, PerCaller: 256, Total: 2048})
+	for i := range 8 {
+		for range 256 {
+			g.Enter(fmt.Sprint("many", i), start)
+		}
+	}
+	if most := 2048 - 2048/reservedShare + 256/quietShare; g.total > most {
+		t.Errorf("callers with many calls have %d under way", g.total)
+	}
+	enter(t, g, "many0", start, Total)
+	for range 8 { // PerCaller / 16, or less on one CPU
+		enter(t, g, "quiet", start, "")
+	}
+	enter(t, g, "another", start, "")
+	g.allowed = g.total // the CPUs are overloaded as well
+	enter(t, g, "third", start, "")
+	enter(t, g, "many0", start, Total)
+	g.Leave("many0")
+	if r := g.Look("many0", start); r == nil || r.Limit != Total {
+		t.Errorf("a look says %v", r)
+	}
+	if r := g.Look("fourth", start); r != nil {
+		t.Errorf("a look says %v", r)
+	}
+	if g.callers["fourth"].calls != 0 {
+		t.Error("a look has taken a place")
 	}
 }
 

@@ -2,6 +2,7 @@ package admission
 
 import (
 	"math"
+	"runtime"
 	"runtime/metrics"
 	"time"
 )
@@ -9,19 +10,60 @@ import (
 // schedulingWaits is how long goroutines that could run had to wait for a CPU.
 const schedulingWaits = "/sched/latencies:seconds"
 
+// minBusy is the part of its CPU time that a process has to use to be short of it.
+const minBusy = 0.5
+
 // cpuWait tells how long work waits for a CPU: what a number of calls under way
 // cannot tell, because calls that wait for a store take none.
+//
+// Goroutines also wait to be scheduled while the CPU is idle: a goroutine that is
+// in fsync keeps its P for up to 10 ms, and with one P all others wait. So a wait
+// counts only if the process has used its CPU time meanwhile.
 type cpuWait struct {
 	sample []metrics.Sample
 	last   []uint64
+
+	// used is the CPU time of the process so far, false if it is not known.
+	used func() (time.Duration, bool)
+	now  func() time.Time
+	// cpus is how much CPU time the process may use in a second, in seconds.
+	cpus     func() float64
+	lastUsed time.Duration
+	lastTime time.Time
 }
 
 func newCPUWait() *cpuWait {
-	return &cpuWait{sample: []metrics.Sample{{Name: schedulingWaits}}}
+	quota := cpuQuota()
+	return &cpuWait{
+		sample: []metrics.Sample{{Name: schedulingWaits}},
+		used:   cpuTime,
+		now:    time.Now,
+		cpus:   func() float64 { return min(float64(runtime.GOMAXPROCS(0)), quota) },
+	}
 }
 
-// since returns what nine of ten waits since the last time stayed below.
+// since returns what nine of ten waits since the last time stayed below, 0 if the
+// process was not short of CPU time.
 func (w *cpuWait) since() time.Duration {
+	waited, busy := w.waited(), w.busy()
+	if !busy {
+		return 0
+	}
+	return waited
+}
+
+// busy reports whether the process has used most of its CPU time since the last
+// time.
+func (w *cpuWait) busy() bool {
+	used, known := w.used()
+	now := w.now()
+	cpu, wall := used-w.lastUsed, now.Sub(w.lastTime)
+	w.lastUsed, w.lastTime = used, now
+	return !known || cpu.Seconds() >= minBusy*wall.Seconds()*w.cpus()
+}
+
+// waited returns what nine of ten waits since the last time stayed below.
+func (w *cpuWait) waited() time.Duration {
 	metrics.Read(w.sample)
 	if w.sample[0].Value.Kind() != metrics.KindFloat64Histogram {
 		return 0 // a Go that no longer has it

@@ -1,0 +1,54 @@
+package admission
+
+import (
+	"io/fs"
+	"math"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+)
+
+// cpuQuota returns how many CPUs the process's cgroup may use, infinity if it has
+// no quota. Go rounds a quota up to whole CPUs, and to two at least, so GOMAXPROCS
+// does not tell.
+func cpuQuota() float64 { return quotaIn(os.DirFS("/")) }
+
+// quotaIn is cpuQuota for a file system, and knows cgroups of version 2.
+func quotaIn(root fs.FS) float64 {
+	quota := math.Inf(1)
+	membership, err := fs.ReadFile(root, "proc/self/cgroup")
+	if err != nil {
+		return quota
+	}
+	for line := range strings.Lines(string(membership)) {
+		group, ok := strings.CutPrefix(strings.TrimSpace(line), "0::/")
+		if !ok {
+			continue
+		}
+		for { // the group and all above it
+			if text, err := fs.ReadFile(root, path.Join("sys/fs/cgroup", group, "cpu.max")); err == nil {
+				quota = min(quota, parseQuota(string(text)))
+			}
+			if group == "" || group == "." {
+				return quota
+			}
+			group = path.Dir(group)
+		}
+	}
+	return quota
+}
+
+// parseQuota reads a cpu.max, such as "50000 100000".
+func parseQuota(text string) float64 {
+	fields := strings.Fields(text)
+	if len(fields) != 2 {
+		return math.Inf(1)
+	}
+	runs, err := strconv.ParseFloat(fields[0], 64) // "max" is none
+	period, err2 := strconv.ParseFloat(fields[1], 64)
+	if err != nil || err2 != nil || runs <= 0 || period <= 0 {
+		return math.Inf(1)
+	}
+	return runs / period
+}
