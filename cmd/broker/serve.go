@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"slices"
 	"syscall"
 	"time"
@@ -81,7 +80,7 @@ else has changed and waits for a restart.`,
 			if err := harden(cfg, log); err != nil {
 				return err
 			}
-			collectLessOften()
+			limitMemory(cfg, log)
 			return serve(cmd.Context(), cfg, log, process{
 				hangups: hangups,
 				reload:  func() (*config.Config, error) { return config.Load(configFile) },
@@ -102,18 +101,6 @@ func harden(cfg *config.Config, log *slog.Logger) error {
 		return &exitError{Code: exitFailure, Err: err}
 	}
 	return nil
-}
-
-// gcPercent lets the heap grow to five times of what is in use before garbage is
-// collected, which halves the time that takes. What is in use are a few MiB beside
-// the cache; GOMEMLIMIT bounds the whole where that matters.
-const gcPercent = 400
-
-// collectLessOften leaves it to the operator who has set GOGC.
-func collectLessOften() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
 }
 
 // listening is where a broker that has become ready answers.

@@ -91,6 +91,10 @@ type Shutdown struct {
 // Memory says what is asked of the operating system for the process's memory
 // beyond what is asked always.
 type Memory struct {
+	// Limit is how much memory the broker may use where neither GOMEMLIMIT nor a
+	// cgroup says so; at least 64 MiB, or 0 for no limit. A lower limit of the cgroup
+	// counts.
+	Limit strictyaml.Bytes `yaml:"limit"`
 	// Lock keeps all of it out of swap, or the broker does not start.
 	Lock bool `yaml:"lock"`
 }
@@ -176,6 +180,7 @@ const (
 	MinTTL      = time.Second
 	MaxTTL      = 24 * time.Hour
 	MinMaxBytes = 1 << 20
+	MinMemory   = 64 << 20
 	MaxShutdown = 5 * time.Minute
 )
 

@@ -44,7 +44,7 @@ func TestLoad(t *testing.T) {
 			Roles:    Roles{ResourceOwner: []string{"spiffe://example.org/ops/owner"}, Assigner: []string{"spiffe://example.org/ops/assigner"}, Auditor: []string{"spiffe://example.org/ops/*", "dns:audit.example.org"}},
 			Limits:   Limits{2 << 20, 10, 9, 8, 1024, 100, 64 << 10, 7, 6, 5, 4, 3, 16},
 			Shutdown: Shutdown{DrainDelay: 0, Timeout: strictyaml.Duration(time.Minute)},
-			Memory:   Memory{Lock: true},
+			Memory:   Memory{Limit: 512 << 20, Lock: true},
 			Tracing: Tracing{
 				Endpoint: "collector.example.org:4317", CAFile: filepath.Join(dir, "tls/collector-ca.pem"),
 				CertFile: "/etc/secretbroker/tls/traces.crt", KeyFile: filepath.Join(dir, "tls/traces.key"),
@@ -168,6 +168,7 @@ func TestFaults(t *testing.T) {
 		{"half an identity", auditTail("copies: [{syslog: 'tls://h:1', cert_file: x}]"), "b.yaml:1: audit.copies[0]: cert_file and key_file go together"},
 		{"required datagrams", auditTail("copies: [{syslog: 'udp://h:1', required: true}]"), "b.yaml:1: audit.copies[0].required: over udp nobody learns what is lost; use tcp, tls or unix"},
 
+		{"too little memory", "memory: {limit: 63MiB}" + tail, "b.yaml:1: memory.limit: expected at least 64MiB, or 0 for no limit"},
 		{"a lock that is neither", "memory: {lock: maybe}" + tail, "b.yaml:1: memory.lock: expected true or false, without quotes"},
 
 		{"unknown", "listne: :1" + tail, `b.yaml:1: unknown setting "listne"; did you mean "listen"?`},

@@ -27,6 +27,9 @@ func (c *Config) validate(doc *strictyaml.Document) {
 	if c.Cache.MaxBytes < MinMaxBytes {
 		doc.Fault("cache.max_bytes", "expected at least 1MiB")
 	}
+	if c.Memory.Limit != 0 && c.Memory.Limit < MinMemory {
+		doc.Fault("memory.limit", "expected at least 64MiB, or 0 for no limit")
+	}
 	c.Roles.validate(doc)
 	c.Management.validate(doc)
 	c.Placement.validate(doc)
