@@ -42,7 +42,7 @@ func NewLook() *Look { return &Look{newInspector()} }
 type Parsed struct {
 	// ID is the id that the document claims, "" if it cannot be told.
 	ID string
-	// Integration is nil if there are Faults. It has a ReadRevision; its Revision is
+	// Integration is nil if the document has Faults. It has a ReadRevision; its Revision is
 	// empty.
 	Integration *Integration
 	Faults      strictyaml.Faults

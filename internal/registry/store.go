@@ -120,7 +120,8 @@ type Record struct {
 	// File is the file that the integration stands in, "" if it is in a database.
 	File string
 	// Integration is what the document says, nil if that is not acceptable: then
-	// Faults say why.
+	// Faults say why. There are also Faults that come with an Integration, such as a
+	// stored credential that no key opens.
 	Integration *Integration
 	Faults      strictyaml.Faults
 }

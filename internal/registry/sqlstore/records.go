@@ -71,6 +71,7 @@ func (s *Store) records(ctx context.Context, read func(tx) ([]*row, error)) ([]r
 	for i, r := range rows {
 		k := credentials[r.id]
 		parsed := registry.ParseDocument([]byte(r.spec), registry.DocumentConfig{Name: r.id, Credentials: k.credentials, Files: s.cfg.Files, Look: look})
+		parsed.Faults = append(parsed.Faults, s.sealedFaults(r.id, parsed.Used, k.credentials)...)
 		records[i] = r.record(parsed, k.names)
 	}
 	return records, nil

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
 // snapshot is what was in the database at one time. It is immutable.
@@ -28,7 +29,9 @@ type kept struct {
 	credentials map[string]registry.Credential
 	digests     map[string]registry.Digest // of the credentials, sealed
 	names       []string                   // of the credentials, sorted
-	parsed      registry.Parsed
+	parsed      registry.Parsed            // its Faults include sealedFaults
+	// sealedFaults are those of credentials that no key opens.
+	sealedFaults strictyaml.Faults
 	// serving is what is served, nil if nothing is.
 	serving *registry.Integration
 }
@@ -38,6 +41,8 @@ type kept struct {
 // such as one of a newer release, may have taken a grant away.
 func (s *Store) parse(k, old *kept, look *registry.Look) *kept {
 	k.parsed = registry.ParseDocument(k.spec, registry.DocumentConfig{Name: k.id, Credentials: k.credentials, Digests: k.digests, Files: s.cfg.Files, Look: look})
+	k.sealedFaults = s.sealedFaults(k.id, k.parsed.Used, k.credentials)
+	k.parsed.Faults = append(k.parsed.Faults, k.sealedFaults...)
 	in := k.parsed.Integration
 	switch {
 	case in == nil && old != nil && old.etag == k.etag:
@@ -286,13 +291,19 @@ func (s *Store) publish(next *snapshot) {
 
 // checkFiles finds changes of the files that documents name.
 func (s *Store) checkFiles() {
+	s.recheck(func(k *kept) bool { return k.parsed.FilesSum != "" || len(k.parsed.Faults) > 0 })
+}
+
+// recheck parses again what may mean something else although its document is the
+// same.
+func (s *Store) recheck(may func(*kept) bool) {
 	s.refreshing.Lock()
 	defer s.refreshing.Unlock()
 	last := s.current.Load()
 	next := &snapshot{stamp: last.stamp, byID: maps.Clone(last.byID)}
 	differs, look := false, registry.NewLook()
 	for id, old := range last.byID {
-		if old.parsed.FilesSum == "" && len(old.parsed.Faults) == 0 {
+		if !may(old) {
 			continue
 		}
 		k := *old

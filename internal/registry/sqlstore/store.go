@@ -159,6 +159,7 @@ func (s *Store) Reload() {
 	defer cancel()
 	if err := s.refresh(ctx); err == nil {
 		s.checkFiles()
+		s.checkKeys()
 		if _, err := s.Reseal(ctx); err != nil {
 			s.cfg.Logger.Error("credentials are not sealed anew", "error", err)
 		}
