@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"slices"
 	"sync"
@@ -57,18 +58,31 @@ type connection struct {
 	turn  int      // which of them is next
 	good  string   // the status of an answer that is one
 
-	due      map[uint32]time.Time // of calls under way
-	statuses map[uint32]string    // of answers that have begun and are not good
-	status   string               // of the header block being read
-	answered int                  // since the beginning
-	consumed uint32               // bytes of answers not yet given back
-	bytes    int                  // of answers, since measured
-	took     []time.Duration      // since calls were due, of those answered
-	failed   map[string]int       // calls by gRPC code
-	measured bool                 // what is answered now counts
+	underWay map[uint32]call   // by stream
+	limit    int               // how many of those the server allows
+	waiting  []call            // for their turn, because of the limit
+	statuses map[uint32]string // of answers that have begun and are not good
+	status   string            // of the header block being read
+	answered int               // since the beginning
+	consumed uint32            // bytes of answers not yet given back
+	bytes    int               // of answers, since measured
+	took     []time.Duration   // since calls were due, of those answered
+	failed   map[string]int    // calls by gRPC code
+	measured bool              // what is answered now counts
 }
 
-const window = 1 << 30
+// call is one call from when it was due until it has been answered.
+type call struct {
+	due time.Time
+	// again says that the server has refused its stream once and has not seen it.
+	again bool
+}
+
+const (
+	window = 1 << 30
+	// greeting bounds the wait for the server's first settings.
+	greeting = 10 * time.Second
+)
 
 // dial connects. The messages of what are framed and shared by all connections.
 func dial(ctx context.Context, addr string, config *tls.Config, what calls) (*connection, error) {
@@ -78,7 +92,7 @@ func dial(ctx context.Context, addr string, config *tls.Config, what calls) (*co
 	}
 	c := &connection{
 		conn: conn, in: bufio.NewReaderSize(conn, 64<<10), out: bufio.NewWriterSize(conn, 64<<10), next: 1, good: "200",
-		data: what.Messages, due: make(map[uint32]time.Time), statuses: make(map[uint32]string), failed: make(map[string]int),
+		data: what.Messages, underWay: make(map[uint32]call), limit: math.MaxInt, statuses: make(map[uint32]string), failed: make(map[string]int),
 	}
 	c.read, c.write = http2.NewFramer(nil, c.in), http2.NewFramer(c.out, nil)
 	c.read.SetReuseFrames()
@@ -128,16 +142,53 @@ func (c *connection) greet() error {
 	if err := c.write.WriteWindowUpdate(0, window); err != nil {
 		return err
 	}
-	return c.out.Flush()
+	if err := c.out.Flush(); err != nil {
+		return err
+	}
+	// Before the server's settings nobody knows how many streams it allows.
+	if err := c.conn.SetReadDeadline(time.Now().Add(greeting)); err != nil {
+		return err
+	}
+	for settings := false; !settings; {
+		frame, err := c.read.ReadFrame()
+		if err != nil {
+			return fmt.Errorf("wait for the server's settings: %w", err)
+		}
+		_, settings = frame.(*http2.SettingsFrame)
+		if err := c.handle(frame, func(time.Time) error { return nil }); err != nil {
+			return err
+		}
+	}
+	return errors.Join(c.flush(), c.conn.SetReadDeadline(time.Time{}))
 }
 
-// send begins a call that is due now or was. Callers hold c.mu and flush.
+// send begins a call that is due now or was, or queues it while the server has as
+// many as it allows, as a gRPC client does: the wait counts as time of the call.
+// Callers hold c.mu and flush.
 func (c *connection) send(due time.Time) error {
+	c.waiting = append(c.waiting, call{due: due})
+	return c.sendWaiting()
+}
+
+// sendWaiting begins the calls whose turn it is. Callers hold c.mu and flush.
+func (c *connection) sendWaiting() error {
+	for len(c.waiting) > 0 && len(c.underWay) < c.limit {
+		first := c.waiting[0]
+		c.waiting = c.waiting[1:]
+		if err := c.open(first); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// open begins a call on a new stream. Callers hold c.mu and flush.
+func (c *connection) open(begun call) error {
 	block := c.again
 	if !c.begun {
 		block, c.begun = c.first, true
 	}
-	c.due[c.next] = due
+	c.underWay[c.next] = begun
 	id := c.next
 	c.next += 2
 	if err := c.write.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block, EndHeaders: true, EndStream: len(c.data) == 0}); err != nil || len(c.data) == 0 {
@@ -217,20 +268,22 @@ func (c *connection) handle(frame http2.Frame, ended func(now time.Time) error) 
 			return c.end(f.StreamID, ended)
 		}
 	case *http2.SettingsFrame:
-		if !f.IsAck() {
-			return c.write.WriteSettingsAck()
+		if f.IsAck() {
+			return nil
 		}
+		if n, ok := f.Value(http2.SettingMaxConcurrentStreams); ok {
+			c.limit = max(1, int(n))
+		}
+		return errors.Join(c.write.WriteSettingsAck(), c.sendWaiting())
 	case *http2.PingFrame:
 		if !f.IsAck() {
 			return c.write.WritePing(true, f.Data)
 		}
 	case *http2.RSTStreamFrame:
-		// After an early answer it has no meaning; before one, the call was refused.
-		if _, waiting := c.due[f.StreamID]; waiting {
-			delete(c.due, f.StreamID)
-			c.failed[f.ErrCode.String()]++
-			c.answered++
-			return ended(time.Now())
+		// After an early answer it has no meaning.
+		if refused, waiting := c.underWay[f.StreamID]; waiting {
+			delete(c.underWay, f.StreamID)
+			return c.reset(refused, f.ErrCode, ended)
 		}
 	case *http2.GoAwayFrame:
 		return fmt.Errorf("the server sent the connection away: %v %s", f.ErrCode, f.DebugData())
@@ -238,20 +291,35 @@ func (c *connection) handle(frame http2.Frame, ended func(now time.Time) error) 
 	return nil
 }
 
+// reset takes note of a call that the server has reset. One whose stream was refused
+// the server has not seen: it is sent again once, as a gRPC client does.
+func (c *connection) reset(refused call, code http2.ErrCode, ended func(now time.Time) error) error {
+	if code == http2.ErrCodeRefusedStream && !refused.again {
+		refused.again = true
+		c.waiting = slices.Insert(c.waiting, 0, refused)
+		return c.sendWaiting()
+	}
+	c.answered++
+	if c.measured {
+		c.failed[code.String()]++
+	}
+	return errors.Join(c.sendWaiting(), ended(time.Now()))
+}
+
 // end takes note of an answer that is complete.
 func (c *connection) end(id uint32, ended func(now time.Time) error) error {
 	now := time.Now()
 	status, bad := c.statuses[id]
 	delete(c.statuses, id)
-	due, ok := c.due[id]
-	delete(c.due, id)
+	answered, ok := c.underWay[id]
+	delete(c.underWay, id)
 	c.answered++
 	switch {
 	case !ok || !c.measured:
 	case bad:
 		c.failed[status]++
 	default:
-		c.took = append(c.took, now.Sub(due))
+		c.took = append(c.took, now.Sub(answered.due))
 	}
-	return ended(now)
+	return errors.Join(c.sendWaiting(), ended(now))
 }
