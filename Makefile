@@ -26,7 +26,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 RACE := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-connect test-peers test-postgres scaling bench bench-compare bench-facts bench-growth bench-churn bench-peers bench-ghz pgo connect-jar cover overload fuzz lint fmt-check generate generate-check proto-lint proto-breaking reliability vuln ci
+.PHONY: help build test test-connect test-peers test-postgres scaling bench bench-matrix bench-matrix-quick bench-matrix-docs bench-compare bench-facts bench-growth bench-churn bench-peers bench-ghz pgo connect-jar cover overload fuzz lint fmt-check generate generate-check proto-lint proto-breaking reliability vuln ci
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,15 @@ cover: ## run all tests and show what they do not reach
 
 bench: ## measure a Resolve beside a server that does nothing (docs/performance.md)
 	$(GO) run ./bench/perf run
+
+bench-matrix: ## measure over CPUs, delays of fsync and loads, and compare with the targets (45 to 60 minutes)
+	$(GO) run ./bench/perf matrix
+
+bench-matrix-quick: ## the same in some 5 minutes, less exactly; bench/results/matrix-quick.json
+	$(GO) run ./bench/perf matrix -rounds 2 -warm 300ms -duration 1s -delays 0,5ms -out bench/results/matrix-quick.json
+
+bench-matrix-docs: ## write the saved matrix into docs/performance.md
+	$(GO) run ./bench/perf matrix-docs
 
 bench-compare: ## compare two saved runs: make bench-compare OLD=old.json NEW=new.json
 	$(GO) run ./bench/perf compare $(or $(OLD),bench/results/baseline.json) $(or $(NEW),bench/results/latest.json)

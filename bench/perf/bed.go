@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -31,6 +32,8 @@ type conditions struct {
 	rounds               int
 	warm, duration       time.Duration
 	serverCPUs, loadCPUs string
+	// memory is the GOMEMLIMIT of all servers; empty for none.
+	memory string
 	// quiet is which part of the servers' CPUs others may take while something is
 	// measured; zero is any.
 	quiet float64
@@ -40,8 +43,10 @@ func (c *conditions) register(flags *flag.FlagSet) {
 	flags.IntVar(&c.rounds, "rounds", 5, "how often each server is measured")
 	flags.DurationVar(&c.warm, "warm", time.Second, "how long to load a server before measuring")
 	flags.DurationVar(&c.duration, "duration", 4*time.Second, "how long to measure")
-	flags.StringVar(&c.serverCPUs, "server-cpus", "0-1", "hold the servers to these CPUs with taskset; empty for all")
-	flags.StringVar(&c.loadCPUs, "load-cpus", "2-3", "hold the load to these CPUs")
+	usual := placementNamed(placements(testbed.CPUs(testbed.Available())), "2")
+	flags.StringVar(&c.serverCPUs, "server-cpus", usual.Server, "hold the servers to these CPUs with taskset; empty for all")
+	flags.StringVar(&c.loadCPUs, "load-cpus", usual.Load, "hold the load to these CPUs")
+	flags.StringVar(&c.memory, "memory", "", "the GOMEMLIMIT of every server, such as 256MiB; empty for none")
 	flags.Float64Var(&c.quiet, "quiet", 0, "measure only while others take no more than this part of the servers' CPUs, such as 0.1; 0 for always")
 }
 
@@ -49,6 +54,7 @@ func (c *conditions) register(flags *flag.FlagSet) {
 type server struct {
 	name    string
 	command []string
+	env     []string
 	// start, if not nil, starts it instead, and may say what to send to it.
 	start func(ctx context.Context) (p *testbed.Process, calls string, err error)
 }
@@ -70,10 +76,12 @@ type bed struct {
 	self   string
 	env    []string  // of the servers
 	client [2]string // certificate and key
+	// attempts are how often something is measured until it was not disturbed.
+	attempts int
 }
 
 func newBed(ctx context.Context, c conditions) (_ *bed, err error) {
-	b := &bed{conditions: c}
+	b := &bed{conditions: c, attempts: 100}
 	if b.world, err = testbed.NewWorld(ctx); err != nil {
 		return nil, err
 	}
@@ -139,15 +147,13 @@ const undisturbed = 250 * time.Millisecond
 
 var errDisturbed = errors.New("disturbed")
 
-// attempts are how often something is measured until it was not disturbed.
-const attempts = 100
-
-// measure runs one server under one load, again if it was disturbed.
+// measure runs one server under one load, again if it was disturbed, until it has
+// tried b.attempts times.
 func (b *bed) measure(ctx context.Context, s server, w workload) (sample, error) {
 	for attempt := 1; ; attempt++ {
 		b.waitForQuiet(ctx)
 		result, err := b.measureOnce(ctx, s, w)
-		if !errors.Is(err, errDisturbed) || attempt == attempts {
+		if !errors.Is(err, errDisturbed) || attempt >= b.attempts || ctx.Err() != nil {
 			return result, err
 		}
 		fmt.Fprintln(os.Stderr, s.name+":", err, "- once more")
@@ -168,18 +174,35 @@ func (b *bed) waitForQuiet(ctx context.Context) {
 
 // share is which part of the servers' CPUs so much of their time is.
 func (b *bed) share(used, took time.Duration) float64 {
-	return float64(used) / float64(took) / float64(max(1, testbed.Count(b.serverCPUs)))
+	return float64(used) / float64(took) / float64(max(1, len(testbed.CPUs(b.serverCPUs))))
 }
 
 func (b *bed) start(ctx context.Context, s server) (p *testbed.Process, calls string, err error) {
 	if s.start != nil {
 		return s.start(ctx)
 	}
-	p, err = testbed.Start(b.serverCPUs, b.env, s.command...)
+	// A log of some GiB would fill the disk, and be read by the next broker.
+	if err := os.RemoveAll(filepath.Join(b.world.Env.Dir, auditFile)); err != nil {
+		return nil, "", err
+	}
+	env := slices.Concat(b.env, s.env)
+	if b.memory != "" {
+		env = append(env, "GOMEMLIMIT="+b.memory)
+	}
+	p, err = testbed.Start(b.serverCPUs, env, s.command...)
 	return p, "", err
 }
 
+// auditFile is the brokers' audit log, beside their configuration.
+const auditFile = "audit.jsonl"
+
+// overdue is how much longer than it should a measurement may take before it is
+// given up.
+const overdue = 2 * time.Minute
+
 func (b *bed) measureOnce(ctx context.Context, s server, w workload) (_ sample, err error) {
+	ctx, cancel := context.WithTimeout(ctx, b.warm+b.duration+overdue)
+	defer cancel()
 	p, what, err := b.start(ctx, s)
 	if err != nil {
 		return nil, err
@@ -229,15 +252,29 @@ func (b *bed) measureOnce(ctx context.Context, s server, w workload) (_ sample, 
 	if others := b.share(after.busy-before.busy-(after.CPU-before.CPU), took); b.quiet > 0 && others > b.quiet {
 		return nil, fmt.Errorf("%w: others took %.0f %% of the CPUs", errDisturbed, 100*others)
 	}
+	return report.sample(s.name, before, after)
+}
+
+// sample are the figures of a server that has used so much meanwhile.
+func (report *loadReport) sample(server string, before, after used) (sample, error) {
+	if report.Calls == 0 {
+		return nil, fmt.Errorf("no call was answered, failed %v", report.Failed)
+	}
 	refused := report.Failed[resourceExhausted]
 	delete(report.Failed, resourceExhausted)
-	if len(report.Failed) > 0 || report.Calls == 0 {
-		return nil, fmt.Errorf("%d calls answered, failed %v", report.Calls, report.Failed)
+	failed := 0
+	for _, n := range report.Failed {
+		failed += n
+	}
+	if failed > 0 {
+		fmt.Fprintf(os.Stderr, "%s: %d calls answered, failed %v\n", server, report.Calls, report.Failed)
 	}
 	calls := float64(report.Calls)
+	all := calls + float64(refused) + float64(failed)
 	return sample{
 		throughput:  calls / report.Seconds,
-		refusals:    100 * float64(refused) / (calls + float64(refused)),
+		refusals:    100 * float64(refused) / all,
+		failures:    100 * float64(failed) / all,
 		cpuPerCall:  float64((after.CPU - before.CPU).Microseconds()) / calls,
 		p50:         report.P50,
 		p99:         report.P99,

@@ -23,6 +23,8 @@ import (
 const usage = `usage:
   perf run [flags]                 measure and print tables
   perf compare OLD.json NEW.json   compare two saved runs
+  perf matrix [flags]              measure over shapes of machines, disks and loads
+  perf matrix-docs [flags]         write a saved matrix into a document
   perf facts [flags]               measure cold calls, a herd, connections, a start
   perf growth [flags]              measure how the cost of a call grows
   perf churn [flags]               let an hour of comings and goings happen
@@ -49,6 +51,10 @@ func mainWithCode(ctx context.Context, args []string) int {
 	switch command {
 	case "run":
 		err = run(ctx, args)
+	case "matrix":
+		err = matrix(ctx, args)
+	case "matrix-docs":
+		err = matrixDocs(args)
 	case "facts":
 		err = facts(ctx, args)
 	case "growth":

@@ -20,6 +20,7 @@ import (
 const (
 	throughput  = "calls/s"
 	refusals    = "refused %"
+	failures    = "failed %"
 	cpuPerCall  = "CPU µs/call"
 	p50         = "p50 µs"
 	p99         = "p99 µs"
@@ -29,7 +30,7 @@ const (
 	answerBytes = "bytes of the answer"
 )
 
-var figures = []string{throughput, refusals, cpuPerCall, p50, p99, p999, allocations, rss}
+var figures = []string{throughput, refusals, failures, cpuPerCall, p50, p99, p999, allocations, rss}
 
 // sample is one measurement of one server.
 type sample map[string]float64
@@ -37,10 +38,13 @@ type sample map[string]float64
 // group is what was measured under one load.
 type group struct {
 	Shape string `json:"shape"`
+	// Placement and Part say where in a matrix the group belongs.
+	Placement string `json:"placement,omitempty"`
+	Part      string `json:"part,omitempty"`
 	// Offered is the rate offered, empty where so many calls were under way.
 	Offered string              `json:"offered,omitempty"`
 	Servers []string            `json:"servers"`
-	Samples map[string][]sample `json:"samples"` // by server, one a round
+	Samples map[string][]sample `json:"samples"` // by server, one a round, null if it is missing
 }
 
 // results is a saved run.
@@ -74,11 +78,14 @@ func newResults(c conditions) *results {
 }
 
 // save writes the results to a file, unless its name is empty.
-func (r *results) save(file string) error {
+func (r *results) save(file string) error { return saveJSON(file, r) }
+
+// saveJSON writes results of any kind to a file, unless its name is empty.
+func saveJSON(file string, results any) error {
 	if file == "" {
 		return nil
 	}
-	data, err := json.MarshalIndent(r, "", " ")
+	data, err := json.MarshalIndent(results, "", " ")
 	if err != nil {
 		return err
 	}
@@ -98,11 +105,7 @@ func (r *results) add(shape string, rate *float64, server string, s sample) {
 		i = len(r.Groups)
 		r.Groups = append(r.Groups, &group{Shape: shape, Offered: offered, Samples: make(map[string][]sample)})
 	}
-	g := r.Groups[i]
-	if !slices.Contains(g.Servers, server) {
-		g.Servers = append(g.Servers, server)
-	}
-	g.Samples[server] = append(g.Samples[server], s)
+	r.Groups[i].add(server, s)
 }
 
 // median of a figure where so many calls are under way.
@@ -119,7 +122,9 @@ func (r *results) median(shape, server, figure string) float64 {
 func (g *group) values(server, figure string) []float64 {
 	var vs []float64
 	for _, s := range g.Samples[server] {
-		vs = append(vs, s[figure])
+		if s != nil {
+			vs = append(vs, s[figure])
+		}
 	}
 	return vs
 }
@@ -128,7 +133,7 @@ func (g *group) values(server, figure string) []float64 {
 func (g *group) ratios(server, base, figure string) []float64 {
 	var vs []float64
 	for i, s := range g.Samples[server] {
-		if i < len(g.Samples[base]) && g.Samples[base][i][figure] > 0 {
+		if s != nil && i < len(g.Samples[base]) && g.Samples[base][i][figure] > 0 {
 			vs = append(vs, s[figure]/g.Samples[base][i][figure])
 		}
 	}

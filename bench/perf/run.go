@@ -159,10 +159,11 @@ func newContest(ctx context.Context, b *bed, o options) (*contest, error) {
 
 // measureAll measures every server in turn, as many times as there are rounds.
 func (c *contest) measureAll(ctx context.Context, res *results, shape string, rate *float64) error {
-	w := workload{calls: c.calls, rate: rate}
-	if _, err := fmt.Sscanf(shape, "%dx%d", &w.connections, &w.inFlight); err != nil {
-		return fmt.Errorf("-shapes: %q is not CONNECTIONSxCALLS", shape)
+	w, err := shaped(shape, c.calls)
+	if err != nil {
+		return fmt.Errorf("-shapes: %w", err)
 	}
+	w.rate = rate
 	for round := range c.rounds {
 		for i := range c.servers {
 			s := c.servers[(i+round)%len(c.servers)] // nobody is always the first

@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/secretbroker/secretbroker/internal/devmode"
 )
@@ -84,9 +85,14 @@ func StartUntil(pin string, env []string, ready func(line string, p *Process) bo
 // Pid is the process's number.
 func (p *Process) Pid() int { return p.cmd.Process.Pid }
 
+// stopTime is how long a process may take to end before it is killed.
+const stopTime = time.Minute
+
 // Stop ends the process and says if it did not end well.
 func (p *Process) Stop() error {
 	_ = p.cmd.Process.Signal(syscall.SIGTERM) // Wait tells if it has gone
+	kill := time.AfterFunc(stopTime, func() { _ = p.cmd.Process.Kill() })
+	defer kill.Stop()
 	err := p.cmd.Wait()
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		if how, ok := exit.Sys().(syscall.WaitStatus); ok && how.Signal() == syscall.SIGTERM {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -70,6 +71,28 @@ func Busy(cpus string) time.Duration {
 	return busy
 }
 
+// CPUs are the numbers in a list such as 0-1,3, in order.
+func CPUs(list string) []int {
+	var numbers []int
+	for number := range 1024 {
+		if listed(list, number) {
+			numbers = append(numbers, number)
+		}
+	}
+	return numbers
+}
+
+// Available is the list of the CPUs that this process may use.
+func Available() string {
+	data, _ := os.ReadFile("/proc/self/status") // there is none outside of Linux
+	for line := range strings.Lines(string(data)) {
+		if list, ok := strings.CutPrefix(line, "Cpus_allowed_list:"); ok {
+			return strings.TrimSpace(list)
+		}
+	}
+	return fmt.Sprint("0-", runtime.NumCPU()-1)
+}
+
 func listed(cpus string, number int) bool {
 	for part := range strings.SplitSeq(cpus, ",") {
 		first, last, several := strings.Cut(part, "-")
@@ -83,14 +106,4 @@ func listed(cpus string, number int) bool {
 		}
 	}
 	return false
-}
-
-// Count is how many CPUs are in such a list.
-func Count(cpus string) (n int) {
-	for number := range 1024 {
-		if listed(cpus, number) {
-			n++
-		}
-	}
-	return n
 }
