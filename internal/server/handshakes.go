@@ -29,15 +29,16 @@ var (
 )
 
 // handshakes bounds what strangers can hold: how many handshakes are under way,
-// and how much each may send. One too many ends the oldest: whoever is honest
-// needs milliseconds, so that it is the silent and the slow ones that go. gRPC
-// ends each after handshakeTimeout in any case.
+// and how much each may send. One too many ends the oldest of the address that has
+// the most, so that a flood from one address displaces itself; among addresses with
+// as many, an honest client needs milliseconds, and the silent and the slow ones
+// go. gRPC ends each after handshakeTimeout in any case.
 type handshakes struct {
 	limit     int
 	displaced prometheus.Counter
 
 	mu       sync.Mutex
-	underWay list.List // of *handshake, the oldest first
+	underWay sources
 	closed   bool
 }
 
@@ -45,29 +46,31 @@ type handshakes struct {
 type handshake struct {
 	net.Conn
 	left int // bytes that the peer may still send; less than 0 is no bound
-	at   *list.Element
+	// source and at are where it is kept, nil once it is over.
+	source *source
+	at     *list.Element
 }
 
 func (h *handshakes) begin(raw net.Conn) *handshake {
 	conn := &handshake{Conn: raw, left: maxHandshakeBytes}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	conn.at = h.underWay.PushBack(conn)
+	h.underWay.add(conn)
 	switch {
 	case h.closed:
-		h.dropOldest()
-	case h.underWay.Len() > h.limit:
-		h.dropOldest()
+		h.drop()
+	case h.underWay.count > h.limit:
+		h.drop()
 		h.displaced.Inc()
 	}
 	return conn
 }
 
-// dropOldest ends the oldest handshake. The lock is held.
-func (h *handshakes) dropOldest() {
-	oldest, _ := h.underWay.Remove(h.underWay.Front()).(*handshake) // nothing else is in it
-	oldest.at = nil
-	_ = oldest.Close()
+// drop ends one handshake. The lock is held.
+func (h *handshakes) drop() {
+	worst := h.underWay.worst()
+	h.underWay.remove(worst)
+	_ = worst.Close()
 }
 
 // close ends all handshakes, those to come as well. gRPC's own shutdown would
@@ -76,8 +79,8 @@ func (h *handshakes) close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.closed = true
-	for h.underWay.Len() > 0 {
-		h.dropOldest()
+	for h.underWay.count > 0 {
+		h.drop()
 	}
 }
 
@@ -88,7 +91,7 @@ func (h *handshakes) end(conn *handshake) (displaced bool) {
 	if conn.at == nil {
 		return true
 	}
-	h.underWay.Remove(conn.at)
+	h.underWay.remove(conn)
 	conn.left = -1
 	return false
 }
@@ -97,7 +100,7 @@ func (h *handshakes) end(conn *handshake) (displaced bool) {
 func (h *handshakes) count() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.underWay.Len()
+	return h.underWay.count
 }
 
 // Read is not called by two goroutines, nor while end is.

@@ -93,7 +93,7 @@ type Limits struct {
 	// calls: 256.
 	MaxConnectionsPerPrincipal int
 	// MaxHandshakes is how many handshakes may be under way: 1,000. One more ends
-	// the oldest.
+	// the oldest of the address that has the most.
 	MaxHandshakes int
 	// Calls bounds the calls per second and at the same time.
 	Calls admission.Limits
