@@ -17,6 +17,11 @@ FUZZTIME ?= 100000x
 # How long things are broken under load.
 RELIABILITY_TIME ?= 3m
 
+# How long each attack of make abuse lasts, and what else the command is told, such
+# as ABUSE_FLAGS="-case unfinished".
+ABUSE_TIME  ?= 10s
+ABUSE_FLAGS ?=
+
 # How long make bench-churn takes for an hour of comings and goings.
 CHURN_TIME ?= 5m
 
@@ -26,7 +31,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 RACE := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-connect test-peers test-postgres scaling bench bench-matrix bench-matrix-quick bench-matrix-docs bench-compare bench-facts bench-growth bench-churn bench-peers bench-ghz pgo connect-jar cover overload fuzz lint fmt-check generate generate-check proto-lint proto-breaking reliability vuln ci
+.PHONY: help abuse build test test-connect test-peers test-postgres scaling bench bench-matrix bench-matrix-quick bench-matrix-docs bench-compare bench-facts bench-growth bench-churn bench-peers bench-ghz pgo connect-jar cover overload fuzz lint fmt-check generate generate-check proto-lint proto-breaking reliability vuln ci
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -134,6 +139,9 @@ proto-breaking: ## fail if proto/ breaks clients of the newest release
 
 reliability: ## break things under load for RELIABILITY_TIME (3m) and count what came of it
 	cd reliability && $(GO) vet . && $(GO) run . -for $(RELIABILITY_TIME)
+
+abuse: ## attack a broker in many ways for ABUSE_TIME (10s) each, and see how a granted worker fares
+	cd reliability && $(GO) vet ./... && $(GO) test ./... && $(GO) run ./abuse -time $(ABUSE_TIME) $(ABUSE_FLAGS)
 
 vuln: ## look up known vulnerabilities in what the broker uses
 	@scripts/vuln.sh $(GOVULNCHECK)
