@@ -47,7 +47,11 @@ func run() int {
 	// The first signal asks; from then on signals do what they do by default, so
 	// that a second one ends the process at once.
 	defer context.AfterFunc(ctx, stop)()
-	cmd := newRootCommand()
+	return execute(ctx, newRootCommand())
+}
+
+// execute runs a command, prints its error and returns its exit code.
+func execute(ctx context.Context, cmd *cobra.Command) int {
 	err := cmd.ExecuteContext(ctx)
 	if err == nil {
 		return exitOK

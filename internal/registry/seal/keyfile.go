@@ -198,3 +198,12 @@ func primaryPrefix(handle *keyset.Handle) (string, error) {
 	}
 	return "", errors.New("no key of the file seals")
 }
+
+// KeyID returns the id of the key that bytes were sealed with, as List has it, or 0
+// if they do not say.
+func KeyID(sealed []byte) uint32 {
+	if len(sealed) < 5 || sealed[0] != 1 {
+		return 0
+	}
+	return binary.BigEndian.Uint32(sealed[1:5])
+}

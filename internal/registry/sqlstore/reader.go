@@ -1,0 +1,119 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+	_ "modernc.org/sqlite" // the driver "sqlite"
+
+	"github.com/secretbroker/secretbroker/internal/registry/seal"
+)
+
+// Reader reads a database of integrations for a command, beside brokers or without
+// any. It writes nothing and does not bring the tables up to date. It is safe for
+// concurrent use.
+type Reader struct {
+	db *sql.DB
+	d  *dialect
+}
+
+// ReadSQLite opens the database in a file, which has to exist.
+func ReadSQLite(ctx context.Context, file string) (*Reader, error) {
+	file, err := filepath.Abs(file)
+	if err != nil {
+		return nil, fmt.Errorf("registry: %w", err)
+	}
+	if _, err := os.Stat(file); err != nil {
+		return nil, fmt.Errorf("registry: %w", err)
+	}
+	q := url.Values{"mode": {"ro"}, "_dqs": {"0"}, "_pragma": {"busy_timeout(5000)", "query_only(1)", "trusted_schema(0)"}}
+	u := url.URL{Scheme: "file", Opaque: (&url.URL{Path: file}).EscapedPath(), RawQuery: q.Encode()}
+	db, err := sql.Open("sqlite", u.String())
+	if err != nil {
+		return nil, fmt.Errorf("registry: %w", err)
+	}
+	return newReader(ctx, db, &sqliteDialect)
+}
+
+// ReadPostgres opens a database on a server that can be reached now.
+func ReadPostgres(ctx context.Context, p Postgres) (*Reader, error) {
+	conf, fault := parsePostgres(p.URL)
+	if fault != "" {
+		return nil, errors.New("registry: " + fault)
+	}
+	conf.RuntimeParams["default_transaction_read_only"] = "on"
+	db := stdlib.OpenDB(*conf, stdlib.OptionBeforeConnect(func(_ context.Context, c *pgx.ConnConfig) error {
+		if p.PasswordFile == "" {
+			return nil
+		}
+		password, err := readPassword(p.PasswordFile)
+		c.Password = password
+		return err
+	}))
+	return newReader(ctx, db, &postgresDialect)
+}
+
+func newReader(ctx context.Context, db *sql.DB, d *dialect) (*Reader, error) {
+	var oldest int
+	err := db.QueryRowContext(ctx, `SELECT coalesce(max(oldest), 0) FROM schema_migrations`).Scan(&oldest)
+	if err == nil && oldest > latest() {
+		err = errors.New("its tables are of a newer release; use the broker command of that release")
+	}
+	if err != nil {
+		_ = db.Close() // nothing was written
+		return nil, fmt.Errorf("registry: the integrations cannot be read from the %s database: %w", d.name, err)
+	}
+	return &Reader{db, d}, nil
+}
+
+// Close closes the database.
+func (r *Reader) Close() error { return r.db.Close() }
+
+// Documents returns all integrations' documents by their ids, of one point in time.
+func (r *Reader) Documents(ctx context.Context) (map[string][]byte, error) {
+	type document struct{ id, spec string }
+	all, err := readRows(ctx, r, `SELECT id, spec FROM integrations`, func(d *document) []any { return []any{&d.id, &d.spec} })
+	documents := make(map[string][]byte, len(all))
+	for _, d := range all {
+		documents[d.id] = []byte(d.spec)
+	}
+	return documents, err
+}
+
+// Sealed is a credential as it is kept.
+type Sealed struct {
+	// Integration and Name say which one it is.
+	Integration, Name string
+	// KeyID is the key that it is sealed with, 0 if that cannot be told.
+	KeyID uint32
+}
+
+// Sealed returns all credentials, by Integration and Name.
+func (r *Reader) Sealed(ctx context.Context) ([]Sealed, error) {
+	all, err := readRows(ctx, r, `SELECT integration_id, name, sealed FROM credentials ORDER BY integration_id, name`,
+		func(c *sealedCredential) []any { return []any{&c.integration, &c.name, &c.sealed} })
+	list := make([]Sealed, len(all))
+	for i, c := range all {
+		list[i] = Sealed{Integration: c.integration, Name: c.name, KeyID: seal.KeyID(c.sealed)}
+	}
+	return list, err
+}
+
+func readRows[T any](ctx context.Context, r *Reader, query string, fields func(*T) []any) ([]*T, error) {
+	rows, err := r.db.QueryContext(ctx, query)
+	if err != nil {
+		return nil, fmt.Errorf("registry: the %s database cannot be read: %w", r.d.name, err)
+	}
+	all, err := collect(rows, fields)
+	if err != nil {
+		return nil, fmt.Errorf("registry: the %s database cannot be read: %w", r.d.name, err)
+	}
+	return all, nil
+}
