@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/secretbroker/secretbroker/bench/testbed"
 )
 
 // prepare builds the broker.
@@ -43,9 +45,7 @@ func (o *options) place(args []string) error {
 	if os.Getenv(placed) != "" {
 		return nil
 	}
-	if err := o.chooseCPUs(); err != nil {
-		return err
-	}
+	o.chooseCPUs()
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -70,23 +70,16 @@ const (
 
 // chooseCPUs gives the broker the first CPU and everything else the others. Where
 // there is only one they share it.
-func (o *options) chooseCPUs() error {
-	var all unix.CPUSet
-	if err := unix.SchedGetaffinity(0, &all); err != nil {
-		return err
-	}
+func (o *options) chooseCPUs() {
 	var cpus []string
-	for cpu := range 1024 {
-		if all.IsSet(cpu) {
-			cpus = append(cpus, strconv.Itoa(cpu))
-		}
+	for _, cpu := range testbed.CPUs(testbed.Available()) {
+		cpus = append(cpus, strconv.Itoa(cpu))
 	}
 	if len(cpus) < 2 {
-		return nil
+		return
 	}
 	o.serverCPUs = cmp.Or(o.serverCPUs, cpus[0])
 	o.loadCPUs = cmp.Or(o.loadCPUs, strings.Join(cpus[1:], ","))
-	return nil
 }
 
 // cleanUp removes what was built.

@@ -182,7 +182,7 @@ func (o *outcome) worstRevocation() float64 {
 
 func newReport(o *options) *report {
 	commit, _ := exec.Command("git", "describe", "--always", "--dirty").Output() // none in an archive
-	return &report{Commit: strings.TrimSpace(string(commit)), CPUs: testbed.Count(o.serverCPUs) + testbed.Count(o.loadCPUs), MemoryMiB: o.memory >> 20, AttackSeconds: o.attack.Seconds(), Slack: o.slack}
+	return &report{Commit: strings.TrimSpace(string(commit)), CPUs: len(testbed.CPUs(o.serverCPUs)) + len(testbed.CPUs(o.loadCPUs)), MemoryMiB: o.memory >> 20, AttackSeconds: o.attack.Seconds(), Slack: o.slack}
 }
 
 func (r *report) write(file string) error {
