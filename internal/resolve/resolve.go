@@ -9,6 +9,7 @@ package resolve
 import (
 	"context"
 	"errors"
+	"hash/maphash"
 	"slices"
 	"strings"
 	"sync"
@@ -101,8 +102,9 @@ var (
 	eventPool = sync.Pool{New: func() any { return new([]audit.Event) }}
 )
 
-// maxKept is the most items or events that are kept for other calls.
-const maxKept = 64
+// maxKept is the most items or events that are kept for other calls: those of a call
+// with as many references as the default limits allow, and what append rounds up to.
+const maxKept = 160
 
 // recycle keeps the memory of items, and nothing of what stood there, for other
 // calls.
@@ -154,7 +156,7 @@ func (r *Resolver) look(ctx context.Context, method string, who Caller, req *Req
 	lent := itemPool.Get().(*[]item)
 	items := r.parse((*lent)[:0], refs, faults, secret.Kind(req.Configs[propKind]))
 	*lent = items
-	var few [8]int
+	var few [64]int
 	firsts := link(items, few[:0])
 	if n, most := len(firsts), r.cfg.Limits.MaxSecrets; n > most {
 		return nil, r.reject(method, who, req, invalid("the request names %d different secrets, the most is %d; split it", n, most))
@@ -174,18 +176,19 @@ func (r *Resolver) look(ctx context.Context, method string, who Caller, req *Req
 // wrong with it. A connector's configuration says of which kind all of them are.
 func (r *Resolver) parse(items []item, refs map[string]string, faults []ConfigError, kind secret.Kind) []item {
 	items = slices.Grow(items, len(refs)+len(faults))
-	for name, text := range refs {
+	// Names are sorted before there are items, which are fifteen times as large.
+	var space [64]string
+	names := space[:0]
+	for name := range refs {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
 		items = append(items, item{name: name})
-		it := &items[len(items)-1]
-		var err error
-		if it.ref, err = r.cfg.Limits.parseRef(text); err != nil {
-			it.err = secret.AsError(err)
-		} else if kind != "" && it.ref.Kind != kind {
-			it.err = mismatch("the reference is one of %s, but the configuration's %s property says %s", it.ref.Kind, propKind, kind)
-			it.ref = secret.Ref{}
-		} else if it.text = text; !it.ref.IsString(text) {
-			it.text = it.ref.String()
-		}
+		r.parseItem(&items[len(items)-1], refs[name], kind)
+	}
+	if len(faults) == 0 {
+		return items
 	}
 	for _, f := range faults {
 		items = append(items, item{name: f.Config, err: f.Err})
@@ -194,40 +197,49 @@ func (r *Resolver) parse(items []item, refs map[string]string, faults []ConfigEr
 	return items
 }
 
+// parseItem parses the reference of an item, or says what is wrong with it.
+func (r *Resolver) parseItem(it *item, text string, kind secret.Kind) {
+	ref, err := r.cfg.Limits.parseRef(text)
+	switch {
+	case err != nil:
+		it.err = secret.AsError(err)
+	case kind != "" && ref.Kind != kind:
+		it.err = mismatch("the reference is one of %s, but the configuration's %s property says %s", ref.Kind, propKind, kind)
+	default:
+		if it.ref, it.text = ref, text; !ref.IsString(text) {
+			it.text = ref.String()
+		}
+	}
+}
+
+// linkSeed keeps callers from choosing secrets that meet in link's table.
+var linkSeed = maphash.MakeSeed()
+
 // link chains the items of each secret by their next and appends the index of the
 // first item of each to firsts.
 func link(items []item, firsts []int) []int {
-	if len(items) <= cap(firsts) { // few: looking at all of them takes less than a map does
-	next:
-		for i := range items {
-			if items[i].err != nil {
-				continue
-			}
-			for _, first := range firsts {
-				if items[first].ref.Secret() == items[i].ref.Secret() {
-					for items[first].next != 0 {
-						first = items[first].next
-					}
-					items[first].next = i
-					continue next
-				}
-			}
-			firsts = append(firsts, i)
-		}
-		return firsts
+	var space [256]int32 // enough for as many references as the default limits allow
+	table := space[:]    // of first items by a hash of their names, each plus one; zero is free
+	for len(table) < 2*len(items) {
+		table = make([]int32, 2*len(table))
 	}
-	last := make(map[secret.Ref]int, len(items))
 	for i := range items {
 		if items[i].err != nil {
 			continue
 		}
-		ref := items[i].ref.Secret()
-		if before, ok := last[ref]; ok {
-			items[before].next = i
-		} else {
-			firsts = append(firsts, i)
+		slot := maphash.String(linkSeed, items[i].ref.Name)
+		for ; ; slot++ {
+			at := &table[slot%uint64(len(table))]
+			if *at == 0 {
+				*at = int32(i + 1)
+				firsts = append(firsts, i)
+				break
+			}
+			if first := &items[*at-1]; first.ref.SameSecret(&items[i].ref) {
+				first.next, items[i].next = i, first.next
+				break
+			}
 		}
-		last[ref] = i
 	}
 	return firsts
 }

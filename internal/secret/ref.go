@@ -182,6 +182,12 @@ func (r Ref) Secret() Ref {
 	return r
 }
 
+// SameSecret reports whether both name the same secret and version: whether Secret
+// of both is the same.
+func (r *Ref) SameSecret(other *Ref) bool {
+	return r.Name == other.Name && r.Suffix == other.Suffix && r.Version == other.Version && r.Store == other.Store && r.Kind == other.Kind
+}
+
 // String returns the canonical reference. ParseRef of it gives the same Ref.
 func (r Ref) String() string {
 	var b strings.Builder

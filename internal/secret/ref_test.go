@@ -381,3 +381,14 @@ func TestRejectionsQuoteNothing(t *testing.T) {
 		t.Errorf("only %d rejections were looked at", planted)
 	}
 }
+
+func TestSameSecret(t *testing.T) {
+	refs := []Ref{{}, {Kind: KindHashiCorpVault}, {Store: "a"}, {Name: "a"}, {Suffix: "a"}, {Version: "a"}, {Decoding: "base64"}, {Key: "a"}, {Name: "a", Key: "b"}}
+	for i := range refs {
+		for j := range refs {
+			if got, want := refs[i].SameSecret(&refs[j]), refs[i].Secret() == refs[j].Secret(); got != want {
+				t.Errorf("%+v and %+v: %v", refs[i], refs[j], got)
+			}
+		}
+	}
+}
