@@ -29,7 +29,7 @@ const (
 	BalanceIntegration Balance = "integration"
 )
 
-// integrationHeader carries the integration of a call for whoever balances. The
+// integrationHeader carries the integration of a call for a load balancer. The
 // broker itself does not look at it.
 const integrationHeader = "x-secretbroker-integration"
 
@@ -70,7 +70,7 @@ func (cfg *Config) target() (string, []grpc.DialOption) {
 	}
 	replicas := manual.NewBuilderWithScheme("replicas")
 	replicas.InitialState(state)
-	// The endpoint names the channel; where to connect to stands in the state.
+	// The endpoint names the channel; the state has the addresses to connect to.
 	return "replicas:///" + all[0], []grpc.DialOption{grpc.WithResolvers(replicas)}
 }
 
@@ -82,7 +82,7 @@ func (cfg *Config) addrs() []string {
 	return append([]string{cfg.Addr}, cfg.Addrs...)
 }
 
-// balanced tells whoever balances which integration a call is about.
+// balanced tells a load balancer which integration a call is about.
 func (c *Client) balanced(ctx context.Context, in any) context.Context {
 	of, ok := in.(interface{ GetIntegrationId() string })
 	if c.balance != BalanceIntegration || !ok || of.GetIntegrationId() == "" {

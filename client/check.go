@@ -64,7 +64,7 @@ type Report struct {
 // change.
 type LengthClass string
 
-// The length classes. LengthUnknown stands where there is no value, and for
+// The length classes. LengthUnknown means that there is no value, and for
 // classes that only a newer broker knows.
 const (
 	LengthUnknown LengthClass = ""

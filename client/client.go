@@ -146,7 +146,7 @@ func New(cfg Config) (*Client, error) {
 		// Also the name that the handshake verifies; empty means the host of Addr.
 		grpc.WithAuthority(cfg.ServerName),
 		grpc.WithUserAgent("secretbroker-go/"+version()),
-		// Whoever answers DNS has no say in how the broker is called.
+		// The operator of the DNS must not influence how the broker is called.
 		grpc.WithDisableServiceConfig(),
 		grpc.WithMaxHeaderListSize(maxHeaderBytes),
 		grpc.WithDefaultCallOptions(grpc.WaitForReady(false), grpc.MaxCallRecvMsgSize(maxResponseBytes)),
@@ -317,7 +317,7 @@ func (cfg Config) validate() error {
 	return errors.Join(errs...)
 }
 
-// modulePath is where this package's version stands in a program's build
+// modulePath is the module path under which a program's build
 // information.
 const modulePath = "github.com/secretbroker/secretbroker"
 

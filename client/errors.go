@@ -25,7 +25,7 @@ const (
 	ReasonInvalidReference = string(secret.ReasonInvalidReference)
 	ReasonConfigMismatch   = string(secret.ReasonConfigMismatch)
 	ReasonInvalidRequest   = string(secret.ReasonInvalidRequest)
-	// ReasonUnauthenticated: the client certificate names nobody.
+	// ReasonUnauthenticated: the client certificate has no identity that the broker accepts.
 	ReasonUnauthenticated = string(secret.ReasonUnauthenticated)
 	// ReasonAccessDenied: no grant for this caller, or no such integration.
 	ReasonAccessDenied = string(secret.ReasonAccessDenied)
@@ -145,7 +145,7 @@ func (e *Error) ended() bool {
 }
 
 // retryable reports whether the failure may pass by itself. RESOURCE_EXHAUSTED
-// also stands for a message that is too large, which stays so: only one that
+// also means a message that is too large, which a retry does not change: only one that
 // comes with a reason or a delay is the broker's "later".
 func (e *Error) retryable() bool {
 	switch e.Code {

@@ -89,7 +89,7 @@ func ExampleRequest_maxAge() {
 	// Output: false
 }
 
-// runningBroker stands in for a broker and the files that a runtime is given.
+// runningBroker takes the place of a broker and the files that a runtime is given.
 func runningBroker() (cfg client.Config, stop func()) {
 	authority := newCA("example CA")
 	denied := failWith(codes.PermissionDenied, "no grant for this caller, or no such integration", reason("ACCESS_DENIED"))

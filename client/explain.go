@@ -39,7 +39,7 @@ type Access struct {
 	IntegrationID string
 	// Grant is the index of the grant in the integration, from 0.
 	Grant int
-	// Principal is the pattern that stands in the grant, for example
+	// Principal is the pattern in the grant, for example
 	// "spiffe://example.org/connect/*".
 	Principal string
 }
@@ -51,7 +51,7 @@ type Judgement struct {
 	Allowed bool
 	// Grant is the index of the grant that allows it, -1 if none does.
 	Grant int
-	// Explanation says in words what allows it, or what stands in the way. It is
+	// Explanation says in words what allows it, or what prevents it. It is
 	// for people; its wording may change.
 	Explanation string
 	// Grants says how each grant was judged.

@@ -38,7 +38,7 @@ func openFiles(cfg Config) (*files, error) {
 }
 
 // current reads the files again and returns what is to be used now, and what is
-// wrong with the files on disk if that is not what stands in them.
+// wrong with the files on disk if they could not be used.
 func (f *files) current() (roots *x509.CertPool, cert *tls.Certificate, problem string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -33,7 +33,7 @@ type Integration struct {
 	// Settings is the section of the kind, as plain maps, lists, strings, bools and
 	// numbers (float64 in an answer).
 	Settings map[string]any
-	// Zero stands for the broker's defaults.
+	// Zero means the broker's defaults.
 	CacheTTL, CacheMaxStale time.Duration
 	Limits                  IntegrationLimits
 	Placement               Placement
@@ -57,7 +57,7 @@ type Integration struct {
 	Facts []Fact
 	// LastUsed is zero if it never was.
 	LastUsed time.Time
-	// Problem says what keeps it from being used as it stands here, "" if nothing.
+	// Problem says what prevents the use of the integration in this form, "" if nothing does.
 	Problem string
 }
 
@@ -123,7 +123,7 @@ type Usage struct {
 type UsageReport struct {
 	// Usage is the latest first.
 	Usage []Usage
-	// UnusedGrants are those, by index, that nobody has used of late.
+	// UnusedGrants are the indexes of the grants without a recent use.
 	UnusedGrants []int
 }
 
@@ -134,7 +134,7 @@ func (c *Client) integrations() secretbrokerv1.IntegrationServiceClient {
 // CreateIntegration makes an integration. Errors are an *Error here and in the
 // calls below; one with ReasonInvalidIntegration lists in Error.Configs what is
 // wrong, by field, such as "integration.settings.vaults[0]". Changes are not tried
-// again: nobody could tell whether one whose answer was lost has been made.
+// again: if an answer was lost, the client cannot tell whether the change was made.
 func (c *Client) CreateIntegration(ctx context.Context, in *Integration, o WriteOptions) (*Integration, error) {
 	m, err := in.message()
 	if err != nil {
@@ -192,7 +192,7 @@ func (c *Client) UpdateIntegration(ctx context.Context, in *Integration, mask []
 	return newIntegration(out.GetIntegration()), out.GetChangedFields(), nil
 }
 
-// DeleteIntegration removes an integration, unless it was used of late.
+// DeleteIntegration deletes an integration. It fails if the integration was used recently.
 func (c *Client) DeleteIntegration(ctx context.Context, id string, o WriteOptions) error {
 	_, err := callOnce(ctx, c, c.integrations().DeleteIntegration, &secretbrokerv1.DeleteIntegrationRequest{
 		IntegrationId: id, Etag: o.ETag, ValidateOnly: o.ValidateOnly, Force: o.Force,
@@ -346,7 +346,7 @@ func durationOf(d time.Duration) *durationpb.Duration {
 	return durationpb.New(d)
 }
 
-// callOnce is call without a second attempt: nobody can tell whether a change
+// callOnce is call without a second attempt: the client cannot tell whether a change
 // whose answer was lost has been made.
 func callOnce[In, Out any](ctx context.Context, c *Client, rpc func(context.Context, *In, ...grpc.CallOption) (*Out, error), in *In) (*Out, error) {
 	once := *c

@@ -1,5 +1,5 @@
 // Command go-client shows how a program in Go gets its secrets from a broker: it
-// resolves the references that are its arguments and says what came of each. It
+// resolves the references that are its arguments and prints the result of each. It
 // never prints a value.
 //
 //	broker dev                       # in one terminal

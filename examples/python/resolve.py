@@ -31,7 +31,7 @@ def channel(address: str, directory: str) -> grpc.Channel:
 
 
 def explain(error: grpc.RpcError) -> str:
-    """The broker's reason and request id, which stand in the error's details."""
+    """The broker's reason and request id, from the error's details."""
     reason, request_id = error.code().name, ""
     for key, value in error.trailing_metadata() or ():
         if key != "grpc-status-details-bin":

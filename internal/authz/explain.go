@@ -15,7 +15,7 @@ import (
 type Access struct {
 	// Grant is the index of the grant.
 	Grant int
-	// Principal is the pattern as it stands in the grant.
+	// Principal is the pattern as written in the grant.
 	Principal string
 }
 
@@ -59,7 +59,7 @@ func (p *Policy) Stores() []string {
 	return slices.Sorted(maps.Keys(p.stores))
 }
 
-// Readers returns everybody whom some grant gives ref, in the order of the
+// Readers returns every principal pattern to which a grant gives ref, in the order of the
 // grants. It takes time in proportion to all grants.
 func (p *Policy) Readers(ref secret.Ref) []Access {
 	if p == nil || !p.stores[ref.Store] {
@@ -85,7 +85,7 @@ func (p *Policy) Explain(who Principal, ref secret.Ref) Explanation {
 		return Explanation{}
 	}
 	e := Explanation{
-		Decision:    p.Decide(who, ref), // asked, not worked out again: there is one truth
+		Decision:    p.Decide(who, ref), // the same code as for a call, so that they cannot differ
 		StoreListed: p.stores[ref.Store],
 		Grants:      make([]Match, len(p.grants)),
 	}

@@ -181,8 +181,8 @@ func TestParsePrincipal(t *testing.T) {
 		{"spiffe://example.org/", "", "not a SPIFFE ID"},
 		{"spiffe://Example.org/a", "", "not a SPIFFE ID"},
 		{"spiffe://example.org/a/../b", "", "not a SPIFFE ID"},
-		{"spiffe://example.org/connect/*", "", "a pattern stands for many"},
-		{"dns:*.example.org", "", "a pattern stands for many"},
+		{"spiffe://example.org/connect/*", "", "a pattern matches many"},
+		{"dns:*.example.org", "", "a pattern matches many"},
 		{"dns:", "", "the name of one host"},
 		{"dns:wor\u212aer.example.org", "", "the name of one host"},
 	} {

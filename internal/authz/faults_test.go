@@ -14,7 +14,7 @@ const (
 	wantPrincipal = `expected a SPIFFE ID ("spiffe://...") or "dns:HOST"`
 	wantHost      = `expected dns:HOST in lower case, or dns:*.DOMAIN for the hosts directly below a domain`
 	wantDomain    = `expected dns:*.DOMAIN in lower case`
-	starAtEnd     = `"*" may only stand at the end, for the rest of one path segment, and "/**" at the end, for everything below`
+	starAtEnd     = `"*" is only allowed at the end, for the rest of one path segment, and "/**" at the end, for everything below`
 	openDomain    = `a pattern may not leave the trust domain open`
 	wantName      = `expected a secret's name, or its beginning and one "*" at the end`
 	wantKey       = `expected a JSON key, or its beginning and one "*" at the end`

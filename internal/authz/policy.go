@@ -13,11 +13,11 @@ import (
 
 // Grant lets the principals that match one of Principals read the secrets that
 // match all the narrowings which are set. A nil narrowing leaves everything
-// open, an empty one is an error: nobody can tell which of the two was meant.
+// open. An empty one is an error, because it is unclear whether it means everything or nothing.
 type Grant struct {
 	// Principals are patterns: a whole ID; a SPIFFE ID ending in "*", which
-	// stands for the rest of one path segment; a SPIFFE ID ending in "/**", which
-	// stands for everything below; or "dns:*.DOMAIN" for one more label.
+	// matches the rest of one path segment; a SPIFFE ID ending in "/**", which
+	// matches everything below; or "dns:*.DOMAIN" for one more label.
 	Principals []string
 	// Stores are stores of the integration.
 	Stores []string
@@ -29,7 +29,7 @@ type Grant struct {
 	Keys []string
 }
 
-// GrantError is a fault in a grant, with the place it stands in: Index is the
+// GrantError is a fault in a grant and its position: Index is the
 // element of the list Field, or -1 for the list itself.
 type GrantError struct {
 	Grant int
@@ -84,8 +84,8 @@ type Policy struct {
 	stores   map[string]bool
 	exact    map[string]*rules            // whole IDs
 	inDomain map[string]*rules            // DNS domain -> the hosts directly below
-	inDir    map[string]*patterns[*rules] // SPIFFE directory -> patterns of what stands directly in it
-	below    map[string]*rules            // SPIFFE directory -> whatever lies below
+	inDir    map[string]*patterns[*rules] // SPIFFE directory -> patterns of the last path segment
+	below    map[string]*rules            // SPIFFE directory -> everything below it
 
 	// grants is what the maps were made of, in canonical form. Decide does not
 	// look at it; explanations do.
@@ -283,8 +283,8 @@ func (c *compiler) keys(list []string) *patterns[struct{}] {
 	return &keys
 }
 
-// rulesOf finds or makes the place where grants to this principal pattern are
-// kept; text says what is wrong with the pattern.
+// rulesOf returns the rules of a principal pattern and creates them if there are
+// none; text says what is wrong with the pattern.
 func (c *compiler) rulesOf(pattern string) (r *rules, text string) {
 	if text := CheckPrincipalPattern(pattern); text != "" {
 		return nil, text

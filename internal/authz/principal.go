@@ -12,7 +12,7 @@ import (
 // Principal is a caller's identity as its verified client certificate states
 // it: a SPIFFE ID ("spiffe://example.org/connect/worker-1") or a DNS name with
 // the prefix "dns:" ("dns:worker-1.example.org"), in canonical form. The zero
-// Principal is nobody and is granted nothing.
+// Principal identifies no caller and is granted nothing.
 type Principal string
 
 const (
@@ -27,7 +27,7 @@ const (
 func SPIFFEPrincipal(id spiffeid.ID) Principal { return Principal(id.String()) }
 
 // DNSPrincipal returns the Principal of a DNS name, and false if name is not one
-// that can stand for a single host, such as a wildcard.
+// that names a single host, such as a wildcard.
 func DNSPrincipal(name string) (Principal, bool) {
 	if !isASCII(name) { // strings.ToLower would let the Kelvin sign pass for a k
 		return "", false
@@ -46,7 +46,7 @@ func ParsePrincipal(s string) (Principal, error) {
 	host, isDNS := strings.CutPrefix(s, dnsPrefix)
 	switch {
 	case strings.Contains(s, "*"):
-		return "", errors.New(`a pattern stands for many principals; give one of them, without "*"`)
+		return "", errors.New(`a pattern matches many principals; give one of them, without "*"`)
 	case isDNS:
 		if p, ok := DNSPrincipal(host); ok {
 			return p, nil
@@ -83,7 +83,7 @@ func (p Principal) ancestors(yield func(dir, rest string) bool) {
 	}
 }
 
-// dnsParent returns the domain that a dns: principal's first label stands in.
+// dnsParent returns the domain of a dns: principal: its name without the first label.
 func dnsParent(id string) (domain string, ok bool) {
 	if !strings.HasPrefix(id, dnsPrefix) {
 		return "", false
@@ -92,7 +92,7 @@ func dnsParent(id string) (domain string, ok bool) {
 	return domain, true
 }
 
-// CheckPrincipalPattern says what is wrong with a pattern, or nothing.
+// CheckPrincipalPattern returns what is wrong with a pattern, "" if it is valid.
 func CheckPrincipalPattern(pattern string) (text string) {
 	switch {
 	case strings.HasPrefix(pattern, dnsWildcard):
@@ -127,7 +127,7 @@ func checkSPIFFEPattern(pattern string) (text string) {
 		id = strings.TrimSuffix(pattern, "*")
 	}
 	if strings.Contains(id, "*") {
-		return `"*" may only stand at the end, for the rest of one path segment, and "/**" at the end, for everything below`
+		return `"*" is only allowed at the end, for the rest of one path segment, and "/**" at the end, for everything below`
 	}
 	if _, err := spiffeid.FromString(id); err != nil {
 		return "not a SPIFFE ID: " + err.Error()

@@ -6,7 +6,7 @@ import (
 )
 
 // Principals is a set of principals, given by patterns as in a grant. It is
-// immutable and safe for concurrent use. A nil or empty set has nobody in it.
+// immutable and safe for concurrent use. A nil or empty set contains no principal.
 type Principals struct {
 	patterns []string
 }

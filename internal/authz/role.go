@@ -27,7 +27,7 @@ var AllRoles = [...]Role{ResourceOwner, Assigner, Auditor}
 // Action is something that can be done with integrations.
 type Action uint8
 
-// The actions. The zero Action is nobody's.
+// The actions. No role allows the zero Action.
 const (
 	// ToRead is to look at an integration, its grants and its use.
 	ToRead Action = iota + 1
@@ -39,7 +39,7 @@ const (
 	ToAssign
 	// ToChange is to change what it is and what it reads.
 	ToChange
-	// ToDelete is to delete it, also while it is in use.
+	// ToDelete is to delete it, even while it is in use.
 	ToDelete
 	// ToGiveRoles is to say who has which role on it.
 	ToGiveRoles
@@ -81,7 +81,7 @@ func rightsTo(act Action) rights {
 }
 
 // Roles says which principals have which role. It is immutable and safe for
-// concurrent use. A nil Roles gives nobody anything.
+// concurrent use. A nil Roles gives no principal a role.
 type Roles struct {
 	holders map[Role]*Principals
 }
@@ -130,8 +130,8 @@ func (r *Roles) Patterns(role Role) []string {
 }
 
 // Authority is who may do what with one integration: by the roles for all
-// integrations and by those for this one. The zero Authority lets nobody do
-// anything.
+// integrations and by those for this one. The zero Authority allows
+// nothing.
 type Authority struct {
 	Organisation, Integration *Roles
 }
@@ -145,9 +145,9 @@ func (a Authority) May(who Principal, act Action) bool {
 	})
 }
 
-// Locks reports whether after a change of the integration's roles to next who
-// would have lost the right to change them. Where that is refused, whoever
-// changes roles remains an owner, so that there is always one.
+// Locks reports whether who would lose the right to change the integration's roles
+// if they were changed to next. Callers refuse such changes: then a principal that
+// changes roles remains an owner, and there is always one.
 func (a Authority) Locks(who Principal, next *Roles) bool {
 	return a.May(who, ToGiveRoles) && !Authority{a.Organisation, next}.May(who, ToGiveRoles)
 }

@@ -15,7 +15,7 @@ func roles(t *testing.T, bindings map[Role][]string) *Roles {
 	return r
 }
 
-// TestMay is the whole table: every action by everybody.
+// TestMay is the whole table: every action by every kind of principal.
 func TestMay(t *testing.T) {
 	const (
 		orgOwner, orgAssigner, orgAuditor = "dns:org-owner", "dns:org-assigner", "dns:org-auditor"

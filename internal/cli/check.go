@@ -23,7 +23,7 @@ const (
 	// FaultInvalidFile is a file that cannot be parsed.
 	FaultInvalidFile = "INVALID_FILE"
 	// Faults of the call for a file.
-	faultCallFailed = "CALL_FAILED" // and nobody gave a reason
+	faultCallFailed = "CALL_FAILED" // without a reason of the broker
 	faultNotChecked = "NOT_CHECKED" // because an earlier call failed in a way that this one would, too
 )
 
@@ -113,7 +113,7 @@ func (c *check) validate(args []string) error {
 	return nil
 }
 
-// checkedFile is what came of one file, or of the references on the command
+// checkedFile is the result for one file, or of the references on the command
 // line.
 type checkedFile struct {
 	file        string // empty for the command line

@@ -17,7 +17,7 @@ type (
 	ExplanationJSON struct {
 		Reference  string          `json:"reference"`
 		Readers    []AccessJSON    `json:"readers"`
-		Judgements []JudgementJSON `json:"judgements,omitempty"` // with --principal only
+		Judgements []JudgementJSON `json:"judgements,omitempty"` // only with --principal
 		RequestID  string          `json:"request_id,omitempty"` // of a broker that was asked
 	}
 	// AccessJSON is one grant that allows a principal to read the secret.
@@ -115,7 +115,7 @@ func printExplanationTable(w io.Writer, e *client.Explanation) error {
 		fmt.Fprintln(t)
 	}
 	if len(e.Readers) == 0 {
-		fmt.Fprintf(t, "Nobody may read %s\n", Printable(e.Reference))
+		fmt.Fprintf(t, "No principal may read %s\n", Printable(e.Reference))
 		return t.Flush()
 	}
 	fmt.Fprintln(t, "INTEGRATION\tGRANT\tMAY READ")

@@ -12,7 +12,7 @@ import (
 //
 // There is no SARIF beside it. Code scanning keeps SARIF as alerts of a branch
 // that open and close with commits, but what a check finds depends on the state
-// of a vault and on a clock: nobody's commit closes an expired secret. It would
+// of a vault and on a clock: no commit fixes an expired secret. It would
 // also need an upload with a permission of its own, where an annotation needs a
 // line of output, and a catalogue of rules that said again what docs/errors.md
 // says.
@@ -38,7 +38,7 @@ func (a annotation) String() string {
 	return "::" + a.level + " " + strings.Join(properties, ",") + "::" + escapeData(a.message)
 }
 
-// The percent sign stands first in both: a replacer looks at every character
+// The percent sign comes first in both: a replacer looks at every character
 // once, so that what one escape writes is not escaped again.
 var (
 	dataEscapes     = strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A")

@@ -64,7 +64,7 @@ type (
 	}
 )
 
-// validation is what came of one integration.
+// validation is the result for one integration.
 type validation struct {
 	id    string
 	steps []client.ValidationStep

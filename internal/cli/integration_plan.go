@@ -88,8 +88,8 @@ func compact(v any) string {
 	return Printable(strings.TrimSuffix(b.String(), "\n"))
 }
 
-// finishPlan prints what came of the plan, and returns its exit code. rest says
-// what became of the parts that did not fail.
+// finishPlan prints the results of the plan and returns its exit code. rest says
+// what happened to the parts that did not fail.
 func finishPlan(cmd *cobra.Command, output string, plan []planned, results []error, o applyOptions, rest string) error {
 	failed := failedOf(results)
 	applied := !o.dryRun && (failed == nil || rest != "nothing was changed")
@@ -114,7 +114,7 @@ func finishPlan(cmd *cobra.Command, output string, plan []planned, results []err
 	return nil
 }
 
-// printPlanFaults says what is wrong with which file, and where.
+// printPlanFaults prints the faults of each file with their lines.
 func printPlanFaults(w io.Writer, plan []planned, results []error) {
 	for i, err := range results {
 		for _, fault := range faultsOf(&plan[i], err) {
@@ -123,7 +123,7 @@ func printPlanFaults(w io.Writer, plan []planned, results []error) {
 	}
 }
 
-// faultsOf takes an error apart. The Config of each part is where it stands: a
+// faultsOf takes an error apart. The Config of each part is its position: a
 // line of a file, or an id.
 func faultsOf(p *planned, err error) []client.ConfigError {
 	var e *client.Error
@@ -146,7 +146,7 @@ func faultsOf(p *planned, err error) []client.ConfigError {
 	return faults
 }
 
-// settingOf is the setting of a file that a field of the API stands for.
+// settingOf is the setting of a file that corresponds to a field of the API.
 func settingOf(p *planned, field string) string {
 	setting := strings.TrimPrefix(strings.TrimPrefix(field, "integration"), ".")
 	var kind secret.Kind

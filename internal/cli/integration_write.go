@@ -236,7 +236,7 @@ func (e *edits) apply(in *client.Integration) (*client.Integration, error) {
 	return out, nil
 }
 
-// valueOf reads a value of the command line: a list where a list stands, or where
+// valueOf reads a value of the command line: a list where the document has a list, or where
 // there is a comma.
 func valueOf(setting, value string, tree map[string]any) any {
 	_, isList := at(tree, strings.Split(setting, ".")).([]any)

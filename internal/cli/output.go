@@ -18,7 +18,7 @@ import (
 	"github.com/secretbroker/secretbroker/client"
 )
 
-// mask stands for every value, whatever its length.
+// mask is printed in place of every value, whatever its length.
 const mask = "********"
 
 // printer prints what a broker answered, for people or for machines.

@@ -236,12 +236,12 @@ func exitCodeOf(err error) int {
 		return ExitFailure
 	}
 	if e.Reason == "" && (e.Code == codes.Unavailable || e.Code == codes.DeadlineExceeded) {
-		return ExitUnreachable // nobody answered who gives reasons
+		return ExitUnreachable // what answered is not a broker
 	}
 	return ExitCodeOfReason(e.Reason)
 }
 
-// worstExitCode is the exit code of several failures: what has to be mended comes
+// worstExitCode is the exit code of several failures: what has to be fixed comes
 // before what only needs patience, as in the broker's own table of errors.
 func worstExitCode(errs []client.ConfigError) int {
 	order := []int{ExitFailure, ExitBadReference, ExitDenied, ExitPrecondition, ExitNotFound, ExitTryLater}

@@ -23,14 +23,14 @@ type Connector struct {
 	Name string
 	// Configs are the connector's properties.
 	Configs map[string]string
-	// Lines says on which line of the file each of them stands, counted from 1.
+	// Lines is the line of the file of each of them, counted from 1.
 	Lines map[string]int
 }
 
 // Error is what is wrong with a file. It may name a property and never quotes a
 // value.
 type Error struct {
-	// Line is where the fault stands, counted from 1; zero if it has no place.
+	// Line is the line of the fault, counted from 1; zero if it has none.
 	Line int
 	Text string
 }
@@ -99,7 +99,7 @@ func (c Connector) IntegrationID() string {
 	return c.Configs["secret.manager.provider.integration.id"]
 }
 
-// Line returns the line that somebody who has to mend a config looks at first:
+// Line returns the line where a person starts to fix a config:
 // its own or, if the file does not have it, that of the secret.manager property
 // that asks for it. It is zero if the file has none of them.
 func (c Connector) Line(config string) int {

@@ -7,7 +7,7 @@ import (
 	"unicode/utf8"
 )
 
-// member is one of an object's, as it stands in the file.
+// member is one member of an object, as written in the file.
 type member struct {
 	line  int // of the key
 	value json.RawMessage
@@ -51,7 +51,7 @@ func parseJSON(data []byte) (Connector, error) {
 }
 
 // checkJSON says where the text is no JSON object. encoding/json's own words are
-// not used: they may quote what stands there.
+// not used: they may quote the file.
 func checkJSON(data []byte) error {
 	if !utf8.Valid(data) {
 		return faultf(0, "the file is not valid UTF-8")
@@ -100,7 +100,7 @@ func object(data []byte, line int) (map[string]member, error) {
 			return nil, faultf(m.line, "not valid JSON")
 		}
 		if before, ok := members[key]; ok {
-			return nil, faultf(m.line, "the property %q stands twice, first on line %d", key, before.line)
+			return nil, faultf(m.line, "the property %q occurs twice, first on line %d", key, before.line)
 		}
 		if err := dec.Decode(&m.value); err != nil {
 			return nil, faultf(m.line, "not valid JSON")

@@ -14,7 +14,7 @@ const blank = " \t\f"
 
 // parseProperties reads a .properties file as java.util.Properties does, which
 // is what Kafka Connect's standalone mode reads it with, and refuses what hides
-// a mistake there: a property that stands twice, one without a name, a last line
+// a mistake there: a duplicate property, one without a name, a last line
 // that announces another, and text outside ASCII. Java reads that as ISO-8859-1
 // while editors write UTF-8, so a guess would be wrong for somebody; \uXXXX is
 // the same to all.
@@ -72,7 +72,7 @@ func (c *Connector) readProperties(r *lineReader) error {
 			return faultf(at, "a property without a name")
 		}
 		if first, ok := c.Lines[key]; ok {
-			return faultf(at, "the property %q stands twice, first on line %d", key, first)
+			return faultf(at, "the property %q occurs twice, first on line %d", key, first)
 		}
 		c.Configs[key], c.Lines[key] = value, at
 	}
@@ -86,7 +86,7 @@ type lineReader struct {
 	anyText bool
 }
 
-// natural returns the next line as it stands in the file, which ends with LF,
+// natural returns the next line as written in the file, which ends with LF,
 // CR, CR LF or the file.
 func (r *lineReader) natural() (line string, ok bool) {
 	if r.rest == "" {
@@ -131,7 +131,7 @@ func (r *lineReader) logical() (line string, at int, err error) {
 		if !r.anyText && !isASCII(natural) {
 			return "", 0, faultf(r.line, `a character outside ASCII, which Kafka Connect reads as ISO-8859-1 and most editors write as UTF-8; write it as \uXXXX`)
 		}
-		// An even number of backslashes stands for half as many.
+		// An even number of backslashes means half as many.
 		text := strings.TrimRight(natural, `\`)
 		continued = (len(natural)-len(text))%2 == 1
 		if !continued {

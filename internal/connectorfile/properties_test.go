@@ -59,8 +59,8 @@ func TestPropertiesRefused(t *testing.T) {
 		fault      string
 		line       int
 	}{
-		{"twice", "a=canary\n#\na=canary", `"a" stands twice, first on line 1`, 3},
-		{"twice in another spelling", "a=canary\n\\u0061:canary", `"a" stands twice`, 2},
+		{"twice", "a=canary\n#\na=canary", `"a" occurs twice, first on line 1`, 3},
+		{"twice in another spelling", "a=canary\n\\u0061:canary", `"a" occurs twice`, 2},
 		{"no name", "a=1\n=canary", "without a name", 2},
 		{"no name but a colon", " : canary", "without a name", 1},
 		{"short unicode escape", "a=canary\\u12", "four hexadecimal digits", 1},

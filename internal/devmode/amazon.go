@@ -54,7 +54,7 @@ func (env *Environment) addAWS(opts Options, next http.Handler) (http.Handler, e
 		return nil, err
 	}
 	if text, err := os.ReadFile(a.IntegrationFile); err == nil && !bytes.Contains(text, []byte(env.VaultListen)) {
-		opts.Logger.Warn("the integration with the embedded Secrets Manager dials another address; change aws.dial, or delete the file to have it written anew",
+		opts.Logger.Warn("the integration with the embedded Secrets Manager dials another address; change aws.dial, or delete the file to have it recreated",
 			"file", a.IntegrationFile, "address", env.VaultListen)
 	}
 	id := secretsmanager.Identity{AccessKeyID: "AKIA" + rand.Text()[:16], SecretAccessKey: rand.Text() + rand.Text(), RoleARN: awsRole, ExternalID: awsExternalID}

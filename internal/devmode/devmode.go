@@ -79,7 +79,7 @@ type Identity struct {
 // addresses; they are not to be changed.
 type Environment struct {
 	Dir string
-	// ConfigFile is broker.yaml. It is written anew by every Start.
+	// ConfigFile is broker.yaml. Every Start overwrites it.
 	ConfigFile string
 	// IntegrationID is that of IntegrationFile, a file that is written once and
 	// then the user's.
@@ -104,7 +104,7 @@ type Environment struct {
 	// Worker may read the samples, OtherWorker is granted nothing, Auditor may look
 	// at integrations and have decisions explained, and Owner owns all integrations.
 	Worker, OtherWorker, Auditor, Owner Identity
-	// Listen and AdminListen stand in ConfigFile. VaultListen is where the
+	// Listen and AdminListen are those of ConfigFile. VaultListen is where the
 	// embedded Key Vault really listens.
 	Listen, AdminListen, VaultListen string
 	// KeyVault is the embedded Key Vault, for its counter of reads.

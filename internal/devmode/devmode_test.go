@@ -327,7 +327,7 @@ func TestSecondStartKeepsEdits(t *testing.T) {
 		t.Error("the edited integration was overwritten")
 	}
 	if bytes.Contains(read(t, second.ConfigFile), []byte("nonsense")) {
-		t.Error("broker.yaml was not written anew")
+		t.Error("broker.yaml was not written again")
 	}
 	if bytes.Equal(read(t, second.ClientSecretFile), credential) || bytes.Equal(read(t, second.CAFile), ca) {
 		t.Error("the client secret or the CA is that of the first start")

@@ -9,6 +9,6 @@
 // started on them like on any others, by the same wiring, so that nothing in it
 // can tell development from production.
 //
-// None of it is safe beyond development: whoever can read the folder has the
+// None of it is safe beyond development: a user who can read the folder has the
 // certificates' keys and the sample secrets.
 package devmode

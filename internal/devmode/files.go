@@ -59,7 +59,7 @@ func writeIfAbsent(file string, data []byte) error {
 	return writeFile(file, data)
 }
 
-// writeFile writes the file for its owner alone (0600). Whoever reads it
+// writeFile writes the file for its owner alone (0600). A reader of it
 // meanwhile sees the old content or the new, never a part.
 func writeFile(file string, data []byte) (err error) {
 	temp, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+".*") // makes it 0600

@@ -58,7 +58,7 @@ func (env *Environment) addGoogle(opts Options) (http.Handler, error) {
 		return nil, err
 	}
 	if text, err := os.ReadFile(g.IntegrationFile); err == nil && !bytes.Contains(text, []byte(env.VaultListen)) {
-		opts.Logger.Warn("the integration with the embedded Secret Manager dials another address; change gcp.dial, or delete the file to have it written anew",
+		opts.Logger.Warn("the integration with the embedded Secret Manager dials another address; change gcp.dial, or delete the file to have it recreated",
 			"file", g.IntegrationFile, "address", env.VaultListen)
 	}
 	subject := rand.Text() + rand.Text()

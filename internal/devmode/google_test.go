@@ -73,7 +73,7 @@ func TestGoogleFiles(t *testing.T) {
 	second := start(t, opts)
 	for _, file := range []string{second.Google.IntegrationFile, second.Google.SecretsFile} {
 		if !bytes.HasSuffix(read(t, file), []byte("# edited\n")) {
-			t.Errorf("%s was written anew", file)
+			t.Errorf("%s was written again", file)
 		}
 	}
 	if string(read(t, second.Google.TokenFile)) == token {
@@ -81,7 +81,7 @@ func TestGoogleFiles(t *testing.T) {
 	}
 }
 
-// An integration that leads elsewhere is told of: its reads would all fail.
+// The log warns of an integration that dials another address: all its reads would fail.
 func TestGoogleDialsElsewhere(t *testing.T) {
 	dir := t.TempDir()
 	var log bytes.Buffer

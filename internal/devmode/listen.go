@@ -28,7 +28,7 @@ func (env *Environment) listen(ctx context.Context, want string) (net.Listener, 
 	}
 	dialled := slices.Sorted(maps.Values(dial))
 	if len(dialled) > 0 && !slices.Contains(dialled, address) {
-		return nil, fmt.Errorf("%s dials %s, but the embedded Key Vault is to listen on %s: change azure.dial and azure.authority_host in the file, or give no other address, or delete the file to have it written anew",
+		return nil, fmt.Errorf("%s dials %s, but the embedded Key Vault is to listen on %s: change azure.dial and azure.authority_host in the file, or give no other address, or delete the file to have it recreated",
 			env.IntegrationFile, strings.Join(slices.Compact(dialled), " and "), address)
 	}
 	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
@@ -73,7 +73,7 @@ func (env *Environment) loopbackDials() (map[string]string, error) {
 		} `yaml:"azure"`
 	}
 	if err := yaml.Unmarshal(data, &file); err != nil {
-		return nil, fmt.Errorf("%s is not YAML, or its azure.dial no table of addresses; correct the file, or delete it to have it written anew", placeOf(env.IntegrationFile, err))
+		return nil, fmt.Errorf("%s is not YAML, or its azure.dial no table of addresses; correct the file, or delete it to have it recreated", placeOf(env.IntegrationFile, err))
 	}
 	maps.DeleteFunc(file.Azure.Dial, func(_, address string) bool { return !isLoopback(address) })
 	return file.Azure.Dial, nil

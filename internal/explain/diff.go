@@ -23,7 +23,7 @@ type Change struct {
 	// ones that no single new one covers; sorted. How the grants are written and
 	// ordered does not matter.
 	Gained, Lost []authz.Rule
-	// Notes are differences that give nobody a permission but change what the
+	// Notes are differences that give no principal a permission but change what the
 	// permissions reach. An integration that is added or removed has none.
 	Notes []Note
 }
@@ -132,7 +132,7 @@ func notes(old, now *registry.Integration) []Note {
 	return differ
 }
 
-// union returns what stands in either list, each thing to compare once: in the
+// union returns what is in either list, each thing to compare once: in the
 // order of the sections, the elements of a list or table sorted.
 func union(lists ...[]registry.Setting) []registry.Setting {
 	base := func(s registry.Setting) string { name, _, _ := strings.Cut(s.Name, "["); return name }
@@ -157,7 +157,7 @@ func union(lists ...[]registry.Setting) []registry.Setting {
 	return all
 }
 
-// valueOf returns the value that the settings have where s stands: of an element
+// valueOf returns the value that the settings have at the position of s: of an element
 // of a list its own if it is there.
 func valueOf(settings []registry.Setting, s registry.Setting) string {
 	for _, other := range settings {

@@ -43,7 +43,7 @@ type Access struct {
 	IntegrationID string
 	// Grant is the index of the grant in the integration.
 	Grant int
-	// Principal is the pattern as it stands in the grant.
+	// Principal is the pattern as written in the grant.
 	Principal string
 }
 
@@ -53,7 +53,7 @@ type Judgement struct {
 	Allowed       bool
 	// Grant is the index of the grant that allows it, -1 if none does.
 	Grant int
-	// Explanation says in words what allows it, or what stands in the way.
+	// Explanation says in words what allows it, or what prevents it.
 	Explanation string
 	// Grants has one Match for every grant, by its index.
 	Grants []authz.Match

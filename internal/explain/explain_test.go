@@ -115,7 +115,7 @@ func TestExplainErrors(t *testing.T) {
 		{"no reference", nil, Question{}, secret.ReasonInvalidReference, "not a reference"},
 		{"a password by mistake", nil, Question{Reference: "hunter2"}, secret.ReasonInvalidReference, "not a reference"},
 		{"no principal", nil, Question{Reference: prod + "::x", Principal: "worker-1"}, secret.ReasonInvalidRequest, "the principal: expected a SPIFFE ID"},
-		{"a pattern", nil, Question{Reference: prod + "::x", Principal: "spiffe://example.org/*"}, secret.ReasonInvalidRequest, "a pattern stands for many principals"},
+		{"a pattern", nil, Question{Reference: prod + "::x", Principal: "spiffe://example.org/*"}, secret.ReasonInvalidRequest, "a pattern matches many principals"},
 		{"no integration", nil, Question{Reference: prod + "::x", IntegrationID: "sql"}, secret.ReasonInvalidRequest, "there is no integration of that id, nor any other"},
 		{"no such integration", sample(t), Question{Reference: prod + "::x", IntegrationID: "sql"}, secret.ReasonInvalidRequest, "there are orders, sqlserver"},
 		{"one of many", many, Question{Reference: prod + "::x", IntegrationID: "sql"}, secret.ReasonInvalidRequest, "there are a, b, c, d, e and 2 more"},
@@ -142,7 +142,7 @@ func TestExplainNilPolicy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []Judgement{{IntegrationID: "x", Grant: -1, Explanation: "the integration has no grants, so nobody may use it; the store is not one of the integration's"}}
+	want := []Judgement{{IntegrationID: "x", Grant: -1, Explanation: "the integration has no grants, so no principal may use it; the store is not one of the integration's"}}
 	if diff := cmp.Diff(want, a.Judgements); diff != "" {
 		t.Error(diff)
 	}
@@ -163,7 +163,7 @@ func TestExplanations(t *testing.T) {
 		grants    []authz.Grant
 		want      string
 	}{
-		{"no grants", prod + "::db", nil, "the integration has no grants, so nobody may use it"},
+		{"no grants", prod + "::db", nil, "the integration has no grants, so no principal may use it"},
 		{"not named", prod + "::db", []authz.Grant{stranger}, "no grant names this principal"},
 		{"not named, vault neither", other + "::db", []authz.Grant{stranger}, "no grant names this principal; the store is not one of the integration's"},
 		{"other secrets", prod + "::db", []authz.Grant{bySecret}, "grant 0 names it but gives only secrets sqlserver-*, oracle"},

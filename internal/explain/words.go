@@ -33,7 +33,7 @@ func inWords(grants []authz.Grant, e authz.Explanation, ref secret.Ref) string {
 	var parts []string
 	switch {
 	case len(grants) == 0:
-		parts = append(parts, "the integration has no grants, so nobody may use it")
+		parts = append(parts, "the integration has no grants, so no principal may use it")
 	case len(naming) == 0:
 		parts = append(parts, "no grant names this principal")
 	}

@@ -15,7 +15,7 @@ type Config struct {
 	// LockMemory keeps all memory of the process, also what it gets later, out of
 	// swap. Without it that depends on the machine.
 	LockMemory bool
-	// Logger is told what this platform does not have; nil discards.
+	// Logger gets what this platform does not support; nil discards.
 	Logger *slog.Logger
 }
 

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// nobody is whom tests run processes as that are not to be root's.
+// nobody is the user of test processes that must not run as root.
 const nobody = 65534
 
 // The tests harden processes of their own: this binary, told by its environment
@@ -53,7 +53,7 @@ func TestMain(m *testing.M) {
 // secretNumber is what spies look for.
 var secretNumber = uint64(0x5ec4e7)
 
-// rest says where the secret is and waits until it is told to end.
+// rest prints where the secret is and waits until it is told to end.
 func rest(err error) error {
 	if err != nil {
 		return err

@@ -3,7 +3,7 @@
 // in the same place as the integration that it uses.
 //
 // It is pure: no I/O, no clock, no gRPC. A rule that is switched on is closed: a
-// place that nobody has stated does not comply with it.
+// place that is not stated does not comply with it.
 package placement
 
 import (
@@ -82,7 +82,7 @@ func New(cfg Config) (*Rules, error) {
 // Restrict reports whether anything is switched on.
 func (r *Rules) Restrict() bool { return r != nil && !r.open }
 
-// CheckPath says what is wrong with a Config.Path, or nothing.
+// CheckPath returns what is wrong with a Config.Path, "" if it is valid.
 func CheckPath(path string) (text string) {
 	const want = `expected how SPIFFE paths begin, such as /connect/{cloud}/{region}`
 	if !strings.HasPrefix(path, "/") {
@@ -93,7 +93,7 @@ func CheckPath(path string) (text string) {
 		switch {
 		case segment == "{cloud}" || segment == "{region}":
 			if seen[segment] {
-				return segment + " stands there twice"
+				return segment + " is listed twice"
 			}
 			seen[segment] = true
 		case segment == "" || segment != "*" && strings.ContainsAny(segment, "{}*"):

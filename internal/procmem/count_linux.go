@@ -17,7 +17,7 @@ const (
 	largest = 8 << 30
 )
 
-// Count returns how often each of the needles, which are masked, stands in the
+// Count returns how often each of the needles, which are masked, occurs in the
 // writable memory of a process, its own not excepted: what Count itself needs is
 // out of its sight. The process goes on meanwhile, so that only a process that does
 // nothing is counted exactly. It takes the right to trace the process.

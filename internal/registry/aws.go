@@ -13,7 +13,7 @@ import (
 type AWS struct {
 	// Stores are the only stores that are ever read, canonical
 	// (secret.Kind.ParseStore), all of one partition. A region of AccountID is
-	// there twice, by its endpoint and by its ARN: either names the same secrets.
+	// listed twice, by its endpoint and by its ARN: either names the same secrets.
 	Stores []string
 	// AccountID is the account of the identity that reads, 12 digits. Secrets named
 	// by an endpoint are this account's.

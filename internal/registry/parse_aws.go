@@ -320,7 +320,7 @@ func (p *parser) awsDial(entries map[string]string, a *AWS) map[string]string {
 		if !hosts[host] {
 			p.doc.Fault(path, "not the host of an endpoint; nothing else is contacted")
 		} else if _, twice := dial[host]; twice {
-			p.doc.Fault(path, "the same host stands there twice")
+			p.doc.Fault(path, "the same host is listed twice")
 		}
 		h, port, err := net.SplitHostPort(addr)
 		if err != nil || !validHost(h) || !validPort(port) {

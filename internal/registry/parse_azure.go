@@ -185,7 +185,7 @@ func (p *parser) azureDial(table map[string]string, a *Azure) map[string]string 
 		if !hosts[host] {
 			p.doc.Fault(path, "not the host of a listed vault or of the authority; nothing else is contacted")
 		} else if _, twice := dial[host]; twice {
-			p.doc.Fault(path, "the same host stands there twice")
+			p.doc.Fault(path, "the same host is listed twice")
 		}
 		h, port, err := net.SplitHostPort(addr)
 		if err != nil || !validHost(h) || !validPort(port) {

@@ -132,7 +132,7 @@ func (p *parser) gcpDial(table map[string]string, g *GCP) map[string]string {
 		if !slices.Contains(hosts, host) {
 			p.doc.Fault(path, "not a host that this integration contacts; those are %s", strings.Join(hosts, ", "))
 		} else if _, twice := dial[host]; twice {
-			p.doc.Fault(path, "the same host stands there twice")
+			p.doc.Fault(path, "the same host is listed twice")
 		}
 		h, port, err := net.SplitHostPort(addr)
 		if err != nil || !validHost(h) || !validPort(port) {

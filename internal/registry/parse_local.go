@@ -73,7 +73,7 @@ func (p *parser) local(s *localSection) *LocalFile {
 			continue
 		}
 		if slices.Contains(l.Directories, dir) {
-			p.doc.Fault(at, "the same directory stands there twice")
+			p.doc.Fault(at, "the same directory is listed twice")
 			continue
 		}
 		l.Directories = append(l.Directories, dir)
@@ -86,7 +86,7 @@ func (p *parser) local(s *localSection) *LocalFile {
 		case !secret.IsEnvName(name):
 			p.doc.Fault(at, "expected an environment variable's name: letters, digits and underscores, not a digit first")
 		case slices.Contains(l.Environment, name):
-			p.doc.Fault(at, "the same variable stands there twice")
+			p.doc.Fault(at, "the same variable is listed twice")
 		default:
 			l.Environment = append(l.Environment, name)
 		}

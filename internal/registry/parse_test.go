@@ -190,7 +190,7 @@ func TestParseFaults(t *testing.T) {
 		{"authority with half a port", full + "  authority_host: 'https://login.example.org:'\n", "6: " + badAuthority},
 		{"dial to elsewhere", full + "  dial:\n    abc.vault.azure.net: 127.0.0.1:1\n    login.microsoftonline.com: 127.0.0.1:2\n    example.org: 127.0.0.1:3\n",
 			"9: azure.dial[example.org]: not the host of a listed vault or of the authority; nothing else is contacted"},
-		{"dial twice", full + "  dial:\n    abc.vault.azure.net: 127.0.0.1:1\n    ABC.vault.azure.net: 127.0.0.1:1\n", "7: azure.dial[abc.vault.azure.net]: the same host stands there twice"},
+		{"dial twice", full + "  dial:\n    abc.vault.azure.net: 127.0.0.1:1\n    ABC.vault.azure.net: 127.0.0.1:1\n", "7: azure.dial[abc.vault.azure.net]: the same host is listed twice"},
 		{"dial without port", full + "  dial:\n    abc.vault.azure.net: 127.0.0.1\n", "7: " + badDial},
 		{"dial without host", full + "  dial:\n    abc.vault.azure.net: :8444\n", "7: " + badDial},
 		{"dial to port 0", full + "  dial:\n    abc.vault.azure.net: 127.0.0.1:0\n", "7: " + badDial},

@@ -54,7 +54,7 @@ func parseGCP(r *Ref) (fault string) {
 	}
 	if name, version, inName := strings.Cut(r.Name, "/versions/"); inName {
 		if r.Version != "" {
-			return `the version stands there twice, after "/versions/" and after "#"`
+			return `the version is given twice, after "/versions/" and after "#"`
 		}
 		if version == "" {
 			return `the version after "/versions/" is empty; leave it out to take the newest version`

@@ -82,7 +82,7 @@ var rejectedGCP = []struct{ name, in, fault string }{
 	{"version climbs", "projects/my-project/secrets/db/versions/..", gcpVersionFault},
 	{"version with a path", "projects/my-project/secrets/db/versions/1/x", gcpVersionFault},
 	{"version empty in the name", "projects/my-project/secrets/db/versions/", `the version after "/versions/" is empty; leave it out to take the newest version`},
-	{"version twice", "projects/my-project/secrets/db/versions/1#1", `the version stands there twice, after "/versions/" and after "#"`},
+	{"version twice", "projects/my-project/secrets/db/versions/1#1", `the version is given twice, after "/versions/" and after "#"`},
 }
 
 func TestParseGCPAccepts(t *testing.T) {

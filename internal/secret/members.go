@@ -28,7 +28,7 @@ var errNotObject = Errorf(ReasonSecretNotJSON,
 // lets us ignore it.
 var byteOrderMark = []byte("\xef\xbb\xbf")
 
-// parseMembers finds a document's top-level members. A key that stands twice
+// parseMembers finds a document's top-level members. A key that occurs twice
 // makes the whole document ambiguous and therefore unusable.
 //
 // encoding/json checks the grammar. It does not decode: it would leave copies of
@@ -88,7 +88,7 @@ func sortedNames(doc []byte, i int) ([]uint32, *Error) {
 	names := make([]uint32, len(all))
 	for i, m := range all {
 		if i > 0 && bytes.Equal(m.name, all[i-1].name) {
-			return nil, Errorf(ReasonSecretNotJSON, "a top-level key stands twice in the secret's JSON document, so that its value is ambiguous")
+			return nil, Errorf(ReasonSecretNotJSON, "a top-level key occurs twice in the secret's JSON document, so that its value is ambiguous")
 		}
 		names[i] = m.at
 	}

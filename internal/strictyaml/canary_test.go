@@ -11,7 +11,7 @@ import (
 const canary = "hunter2Passw0rd"
 
 // checkCanary fails the test if a fault of data shows the canary, unless it
-// stands there as a name: before the ":" of something.
+// used as a name: before the ":" of something.
 func checkCanary(t *testing.T, data string) (faulty bool) {
 	t.Helper()
 	doc := Decode("f.yaml", []byte(data), &sample{})
@@ -46,7 +46,7 @@ func named(n *yaml.Node) bool {
 	return false
 }
 
-// A value may stand at any place of a file, after anything that means something
+// A value may occur at any place of a file, after anything that means something
 // in YAML and before anything that breaks it.
 func TestFaultsShowNoValue(t *testing.T) {
 	const at = "@@"

@@ -63,14 +63,14 @@ func Decode(file string, data []byte, into any) *Document {
 	return d
 }
 
-// Has reports whether the setting stands in the file.
+// Has reports whether the file contains the setting.
 func (d *Document) Has(path string) bool {
 	_, ok := d.lines[path]
 	return ok
 }
 
 // Line returns the line of a setting; of one that is not there, the line of the
-// section it would stand in.
+// section that it would be in.
 func (d *Document) Line(path string) int {
 	for {
 		if line, ok := d.lines[path]; ok {
@@ -80,7 +80,7 @@ func (d *Document) Line(path string) int {
 	}
 }
 
-// Fault records what is wrong with the setting at path. It is left out when
+// Fault records a fault of the setting at path. It is left out when
 // that value could not be decoded, because that has been said already.
 func (d *Document) Fault(path, format string, args ...any) {
 	for p := path; ; p = parent(p) {

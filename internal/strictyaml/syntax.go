@@ -11,7 +11,7 @@ import (
 )
 
 // The message of the YAML parser is its only interface, and some quote what
-// stands in the file. These are the ones that may be passed on: constants, by
+// is in the file. These are the ones that may be passed on: constants, by
 // how their lines are counted.
 var (
 	// scannerMessages come with a line that counts from 1.

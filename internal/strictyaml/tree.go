@@ -11,7 +11,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Tree is a section whose settings somebody else knows: it takes whatever stands
+// Tree is a section whose settings are another package's: it takes whatever is
 // there. Its values are strings, bools, ints, Trees and []any of these. A number
 // that an int does not say exactly as it is written (010, 1e3, one beyond 2^53)
 // stays a string.

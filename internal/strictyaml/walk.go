@@ -10,7 +10,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// decode puts the value of n, which stands at path, into v. How deep it goes is
+// decode puts the value of n, which is at path, into v. How deep it goes is
 // bounded by the type of v.
 func (d *Document) decode(n *yaml.Node, path string, v reflect.Value) {
 	switch {

@@ -49,7 +49,7 @@ func (c *Call) End(code string, reason secret.Reason) {
 	c.ended = true
 	own := &c.spans[0]
 	own.Code, own.Reason, own.End = code, reason, time.Now()
-	c.mu.Unlock() // nobody changes it any more
+	c.mu.Unlock() // it does not change any more
 	c.tracer.overflown.Add(c.lost)
 	c.tracer.enqueue(c)
 }
@@ -93,7 +93,7 @@ type loadingKey struct{}
 
 // Begin says that the call itself has the secret read, and returns ctx for that: a
 // ReadDone with it, or with a context made of it, is about this Load. The reading
-// may go on after the Load and the call have ended, when nothing of it is told.
+// may go on after the Load and the call have ended; that part is not reported.
 func (l *Loading) Begin(ctx context.Context) context.Context {
 	if l == nil {
 		return ctx

@@ -31,7 +31,7 @@ func (t *Tracer) Run(ctx context.Context) error {
 	for {
 		batch := t.gather(ctx)
 		if len(batch) == 0 {
-			t.complained = time.Time{} // whatever was lost since is told now or never
+			t.complained = time.Time{} // so that the losses since then are logged now
 			t.complain(time.Now(), nil)
 			return nil // ctx has ended and the queue is empty
 		}

@@ -19,7 +19,7 @@ const (
 	Read
 )
 
-// Span is all that is told of one step of a call. Its texts are the broker's own
+// Span is all that a trace contains about one step of a call. Its texts are the broker's own
 // words or the operator's, but for the trace's and the parent's numbers: what else a
 // caller writes does not come here.
 type Span struct {

@@ -56,7 +56,7 @@ type Config struct {
 	// MaxCallsPerSecond is how many calls a second are traced, of all callers
 	// together: 100.
 	MaxCallsPerSecond int
-	// Logger is told, once a minute at most, of spans that were lost; nil discards.
+	// Logger gets, at most once a minute, the number of spans that were lost; nil discards.
 	Logger *slog.Logger
 }
 

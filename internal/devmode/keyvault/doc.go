@@ -10,7 +10,7 @@
 // a vault is addressed by its own name, https://NAME.vault.azure.net without a
 // port, and the client's transport dials the fake instead.
 //
-// What is in the vaults stands in a YAML file that may be edited while the fake
+// The content of the vaults is a YAML file that may be edited while the fake
 // runs; see Config.SecretsFile.
 //
 // Where it deviates from the real store:
@@ -19,7 +19,7 @@
 //   - Every token opens every vault of the file; roles are simulated by a
 //     vault's fault setting alone. Nothing is throttled of itself.
 //   - The signature of a client assertion (a certificate credential, a federated
-//     token) is NOT verified: whoever names the client ID is let in.
+//     token) is NOT verified: a client that names the client ID is let in.
 //   - A token that has expired and one that was never issued look the same, and
 //     the texts of those answers are its own.
 //   - created and updated are both the time at which the file was last written.

@@ -36,7 +36,7 @@ func openStateFile(path string, log *slog.Logger) (*stateFile, error) {
 	return f, nil
 }
 
-// current returns the vaults by name: those of the file as it stands, or the
+// current returns the vaults by name: those of the file now, or the
 // last good ones while there is a fault in it, which is logged once.
 func (f *stateFile) current() map[string]*vault {
 	f.mu.Lock()

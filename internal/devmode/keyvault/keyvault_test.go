@@ -47,7 +47,7 @@ type fake struct {
 	clock       *atomic.Int64 // what the server takes for now, in seconds since 1970
 }
 
-// start serves the vaults that stand in the YAML text.
+// start serves the vaults of the YAML text.
 func start(t *testing.T, secrets string) *fake {
 	t.Helper()
 	f := &fake{secretsFile: filepath.Join(t.TempDir(), "secrets.yaml"), logs: &logBuffer{}, clock: new(atomic.Int64)}

@@ -43,7 +43,7 @@ type Config struct {
 	// It is looked at on every request and read again when it has changed. While
 	// it cannot be read or has a fault, the last good state is served.
 	SecretsFile string
-	// Logger hears of changes and faults of the file, never of what stands in
+	// Logger gets changes and faults of the file, never what is in
 	// it. Nil is silent.
 	Logger *slog.Logger
 	// Now is the clock for the validity of tokens. Nil is time.Now.
@@ -88,7 +88,7 @@ func New(cfg Config) (*Server, error) {
 }
 
 // Reads is the number of requests for a secret that carried a valid token,
-// whatever came of them: what the real store would count towards its limits.
+// whatever their result: the real store would count them towards its limits.
 func (s *Server) Reads() int64 { return s.reads.Load() }
 
 // ServeHTTP implements http.Handler.
@@ -108,7 +108,7 @@ func writeJSON(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-cache")
 	w.WriteHeader(status)
-	// What fails here is the connection, and nobody is left to be told.
+	// Only the connection can fail here, and there is no one left to tell.
 	_ = json.NewEncoder(w).Encode(body)
 }
 

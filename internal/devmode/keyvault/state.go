@@ -104,7 +104,7 @@ func parseState(data []byte, modified time.Time) (map[string]*vault, error) {
 var lineNumber = regexp.MustCompile(`line \d+`)
 
 // withoutValues keeps of a decoder's error what cannot be a piece of a value:
-// the lines, and which kind of fault stands there.
+// the lines, and the kind of fault.
 func withoutValues(err error) error {
 	if errors.Is(err, io.EOF) {
 		return errors.New("the file is empty")
@@ -123,7 +123,7 @@ func withoutValues(err error) error {
 		case strings.Contains(text, "not found in type"):
 			f.add(line, "there is no such setting here; the comment at the head of the file lists them")
 		case strings.Contains(text, "already"):
-			f.add(line, "the same key stands twice")
+			f.add(line, "the same key occurs twice")
 		case strings.Contains(text, "cannot unmarshal"):
 			f.add(line, "a value of another type is expected here; put texts in single quotes")
 		default:
@@ -133,7 +133,7 @@ func withoutValues(err error) error {
 	return errors.Join(f...)
 }
 
-// faults gathers what is wrong with a file, each with its place.
+// faults collects the faults of a file, each with its position.
 type faults []error
 
 func (f *faults) add(place, format string, args ...any) {
@@ -160,7 +160,7 @@ func (f *faults) vault(name string, in fileVault, modified time.Time) *vault {
 		case !secretName.MatchString(secret):
 			f.add(place+".secrets", "%q is no secret's name: expected 1 to 127 letters, digits and hyphens", secret)
 		case v.secrets[key] != nil:
-			f.add(place+".secrets", "%q stands there twice in different case; the store takes both for one", secret)
+			f.add(place+".secrets", "%q is listed twice in different case; the store takes both for one", secret)
 		default:
 			v.secrets[key] = f.secret(place+".secrets."+secret, name, secret, in.Secrets[secret])
 		}

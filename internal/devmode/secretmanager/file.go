@@ -16,7 +16,7 @@ type FileConfig struct {
 	Path string
 	// Base has everything else: the identities.
 	Base State
-	// Logger hears of changes and faults of the file, never of what stands in it.
+	// Logger gets changes and faults of the file, never its content.
 	// Nil is silent.
 	Logger *slog.Logger
 	// Now is the clock for the validity of tokens. Nil is time.Now.

@@ -229,6 +229,6 @@ func writeJSON(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json; charset=UTF-8")
 	w.Header().Set("Cache-Control", "private")
 	w.WriteHeader(status)
-	// What fails here is the connection, and nobody is left to be told.
+	// Only the connection can fail here, and there is no one left to tell.
 	_ = json.NewEncoder(w).Encode(body)
 }

@@ -57,7 +57,7 @@ func (t *tokens) revoke() {
 	t.live = nil
 }
 
-// holder returns whose token text is, "" for nobody's.
+// holder returns the account to which a token belongs, "" if there is none.
 func (t *tokens) holder(text string) string {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -1,4 +1,4 @@
-// Package secretsfile follows the YAML file of an embedded store: what stands in it
+// Package secretsfile follows the YAML file of an embedded store: what is in it
 // is served, and while it has a fault, what stood there last.
 //
 // It knows neither stores nor what their files hold.
@@ -23,7 +23,7 @@ type File[T any] struct {
 	Path string
 	// Store is what the log calls the embedded store.
 	Store string
-	// Logger hears of changes and faults, never of what stands in the file.
+	// Logger gets changes and faults, never the file's content.
 	Logger *slog.Logger
 	// Use makes a document what is served, or says what is wrong with it without
 	// quoting a value.

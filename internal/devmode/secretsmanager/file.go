@@ -14,7 +14,7 @@ type Config struct {
 	// cannot be read or has a fault, the last good content is served.
 	Path     string
 	Identity Identity
-	// Logger hears of changes and faults of the file, never of what stands in it.
+	// Logger gets changes and faults of the file, never its content.
 	// Nil is silent.
 	Logger *slog.Logger
 	// Now is the clock for signatures and sessions. Nil is time.Now.

@@ -75,7 +75,7 @@ func New(c Config) (*Exporter, error) {
 		grpc.WithConnectParams(connecting),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingPause, Timeout: pingTime}),
 		grpc.WithNoProxy(),              // HTTPS_PROXY is for the stores
-		grpc.WithDisableServiceConfig(), // whoever answers for the name says nothing about how it is called
+		grpc.WithDisableServiceConfig(), // the operator of the DNS must not influence how the collector is called
 		grpc.WithUserAgent("secretbroker"),
 	)
 	if err != nil {

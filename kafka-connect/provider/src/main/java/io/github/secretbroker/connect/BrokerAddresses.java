@@ -26,7 +26,7 @@ import java.util.concurrent.Executor;
  * host's certificate. gRPC asks again whenever a connection is lost.
  */
 final class BrokerAddresses extends NameResolver {
-  /** What a channel connects to; which brokers that are stands in {@link #SETTINGS}. */
+  /** What a channel connects to; {@link #SETTINGS} says which brokers these are. */
   static final String TARGET = "secretbroker:///";
 
   /** The channel's settings. */

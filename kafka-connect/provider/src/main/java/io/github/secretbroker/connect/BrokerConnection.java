@@ -260,7 +260,7 @@ final class BrokerConnection implements AutoCloseable {
               .setNameResolverArg(BrokerAddresses.SETTINGS, settings)
               .sslContext(tls)
               .defaultLoadBalancingPolicy("round_robin")
-              // Whoever answers DNS has no say in how the broker is called, and this
+              // The operator of the DNS must not influence how the broker is called, and this
               // class alone tries again.
               .disableServiceConfigLookUp()
               .disableRetry()

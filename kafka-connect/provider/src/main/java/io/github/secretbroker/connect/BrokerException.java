@@ -183,7 +183,7 @@ final class BrokerException extends Exception {
     StringBuilder text = new StringBuilder("secretbroker: ");
     boolean whole = faults.get(0).index() < 0;
     if (whole) {
-      text.append("the secrets of integration ").append(integration).append(" could not be had");
+      text.append("the secrets of integration ").append(integration).append(" could not be resolved");
     } else {
       text.append(faults.size()).append(" of ").append(references.size())
           .append(references.size() == 1 ? " reference" : " references")

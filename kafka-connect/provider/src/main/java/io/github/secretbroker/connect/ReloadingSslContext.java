@@ -38,7 +38,7 @@ final class ReloadingSslContext extends SslContext {
     this.current = build(files.load());
   }
 
-  /** The files that are in use, and what is wrong with those on disk if anything is. */
+  /** The files that are in use, and the fault of those on disk if they have one. */
   synchronized String describe() {
     String text = "certificate " + files.identity() + ", trusting " + files.trust();
     return problem == null ? text : text + ", as read before the files changed: " + problem;

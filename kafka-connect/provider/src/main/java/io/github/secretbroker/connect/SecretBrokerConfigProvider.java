@@ -76,7 +76,7 @@ public final class SecretBrokerConfigProvider implements ConfigProvider {
     try {
       answer = broker.resolve(path, references);
     } catch (BrokerException e) {
-      LOG.debug("The broker was asked in vain", e);
+      LOG.debug("The call to the broker failed", e);
       throw new ConfigException(e.describe(path, references));
     }
     Map<String, String> values = new HashMap<>();

@@ -14,7 +14,7 @@ import org.apache.kafka.common.config.ConfigException;
  *
  * @param serverName the name that the brokers' certificates are for, null for each one's own host
  * @param deadline bounds one answer, its repetitions included
- * @param maxAge what the broker read longer ago is read anew; null for what its cache holds
+ * @param maxAge the greatest age of a value, older ones are read again; null for whatever the cache holds
  */
 record Settings(
     List<Address> addresses, TlsFiles tls, String serverName, Duration deadline, Duration maxAge) {

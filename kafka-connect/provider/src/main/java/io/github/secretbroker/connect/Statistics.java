@@ -14,7 +14,7 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * Counts what a connection does, for JMX. It is told no reference, no name of a secret and no value.
+ * Counts what a connection does, for JMX. It gets no reference, no name of a secret and no value.
  * Safe for concurrent use.
  *
  * <p>Workers do not yet offer their own metrics to config providers (KIP-877 gives them to other plugins

@@ -73,7 +73,7 @@ class FailureTest {
     bench.broker.answer = request -> {
       throw status(Status.Code.UNAUTHENTICATED, "the certificate names nobody", reason("UNAUTHENTICATED"), REQUEST);
     };
-    assertEquals("secretbroker: the secrets of integration cspi could not be had (request request-3):"
+    assertEquals("secretbroker: the secrets of integration cspi could not be resolved (request request-3):"
         + " UNAUTHENTICATED: the certificate names nobody", failure(provider, REFERENCE));
     assertEquals(1, bench.broker.requests.size());
   }

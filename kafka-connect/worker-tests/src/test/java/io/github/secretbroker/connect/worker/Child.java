@@ -139,7 +139,7 @@ final class Child implements AutoCloseable {
     }
   }
 
-  /** A port that nobody listens on just now. */
+  /** A port on which no process listens. */
   static int freePort() {
     try (ServerSocket socket = new ServerSocket(0, 1, InetAddress.getLoopbackAddress())) {
       return socket.getLocalPort();
