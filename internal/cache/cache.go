@@ -28,7 +28,24 @@ type Request struct {
 	// be reached or that throttles, though never past the secret's own expiry nor
 	// past MaxAge. Zero turns that off.
 	MaxStale time.Duration
+	// Account, if not nil, is whom the load is charged to if this call begins it.
+	Account Account
 }
+
+// Account is what the Loader of a call charges its work to. The cache tells it of
+// calls that wait for a load that it did not begin, and knows nothing else of it.
+// It must be safe for concurrent use.
+type Account interface {
+	// Join is told the Account of another call that waits for the load. It reports
+	// whether the outcome counts for that call even if it is an ErrOwn.
+	Join(other any) bool
+}
+
+// ErrOwn says, in the chain of a Loader's error, that the load failed because of who
+// began it, and not because of the key or its store. Such a failure is not remembered,
+// and calls that have shared the load, and whose Accounts it is not, load by
+// themselves.
+var ErrOwn = errors.New("cache: the load failed because of who began it")
 
 // Source says where an answer came from.
 type Source uint8

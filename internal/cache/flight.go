@@ -24,6 +24,7 @@ type flight struct {
 	ttl      time.Duration
 	maxStale time.Duration
 	load     Loader
+	account  Account
 	started  time.Time
 
 	holders atomic.Int64 // joined under Cache.mu while the load holds it
@@ -68,8 +69,13 @@ func (c *Cache) wait(ctx context.Context, req Request, load Loader, h uint64, ar
 			}
 			continue
 		}
+		concerned := s.source == Miss && s.outcome || s.flight.join(req.Account)
 		if s.outcome {
-			return c.share(ctx, &req, s.flight, arrival, s.source)
+			got, err := c.share(ctx, &req, s.flight, arrival, s.source)
+			if !concerned && errors.Is(err, ErrOwn) {
+				continue
+			}
+			return got, err
 		}
 		select {
 		case <-s.flight.done:
@@ -88,6 +94,12 @@ func (c *Cache) share(ctx context.Context, req *Request, f *flight, arrival time
 	case <-ctx.Done():
 		return c.leave(ctx, req, f.hash, arrival)
 	}
+}
+
+// join tells the flight's Account of a call that waits. It reports whether the
+// outcome is the call's, whatever it is.
+func (f *flight) join(account Account) bool {
+	return f.account == nil || account == nil || f.account.Join(account)
 }
 
 // part gives up a hold on the flight.
@@ -170,7 +182,7 @@ func (c *Cache) refresh(e *entry, req Request, load Loader, h uint64, now time.T
 func (c *Cache) start(req *Request, load Loader, h uint64, now time.Time, calls int64) *flight {
 	f := &flight{
 		key: req.Key, hash: h, ttl: req.TTL, maxStale: req.MaxStale,
-		load: load, started: now, done: make(chan struct{}),
+		load: load, account: req.Account, started: now, done: make(chan struct{}),
 	}
 	f.holders.Store(1 + calls)
 	c.count.loads.Add(1)
@@ -212,7 +224,9 @@ func (c *Cache) land(f *flight) {
 	}
 	c.mu.Lock()
 	delete(c.flights, f.key)
-	c.recent.put(last, now)
+	if f.err == nil || !errors.Is(f.err, ErrOwn) { // which says nothing of the key
+		c.recent.put(last, now)
+	}
 	c.clean(f.hash, &f.key) // it may be over since the flight began
 	c.mu.Unlock()
 	close(f.done)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -33,33 +32,28 @@ const (
 	maxRetryAfter = time.Minute
 )
 
-// gate is the way to one store of one integration: who may read it when. Reads
-// pass in the order they came, at most max at a time, at the store's pace, and
-// not at all while the store is dead. It is safe for concurrent use.
+// gate is the way to one store of one integration: who may read it when. Callers
+// take turns, each with its own reads in the order they came, at most max reads run
+// at a time, at the store's pace, and none while the store is dead. It is safe for
+// concurrent use.
 type gate struct {
 	log   *slog.Logger
 	count *counters
-	// fetches are those that are anywhere in or before the gate. Guarded by Set.mu.
-	fetches int
+	// fetches are those that are anywhere in or before the gate, altogether and by
+	// caller. Guarded by Set.mu.
+	fetches  int
+	byCaller map[string]int
 
 	mu      sync.Mutex
 	max     int
 	running int
-	queue   []*waiter
+	queue   queue
 	timer   *time.Timer // of the next dispatch; nil if none is needed
 	pace    pace
 	breaker *gobreaker.TwoStepCircuitBreaker[struct{}]
 	opened  time.Time // when the breaker last opened
 	// typical is the smoothed time that reads take.
 	typical time.Duration
-}
-
-// waiter is a read that waits for its turn.
-type waiter struct {
-	deadline time.Time // zero for none
-	waited   bool      // its turn was not at once
-	// admitted gets a turn or an error, once.
-	admitted chan admission
 }
 
 // admission is the end of waiting.
@@ -71,11 +65,12 @@ type admission struct {
 // turn is one read under way.
 type turn struct {
 	began time.Time
+	lane  *lane       // that is charged for it
 	done  func(error) // tells the breaker
 }
 
 func newGate(log *slog.Logger, count *counters, now time.Time) *gate {
-	g := &gate{log: log, count: count, pace: pace{began: now}}
+	g := &gate{log: log, count: count, byCaller: make(map[string]int), queue: newQueue(now), pace: pace{began: now}}
 	g.breaker = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
 		Timeout:       openFor,
 		ReadyToTrip:   func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= tripAfter },
@@ -100,11 +95,11 @@ func (g *gate) configure(limits registry.Limits, maxReads int) {
 }
 
 // do calls read when it is its turn, and again while the store throttles it and
-// ctx leaves time. Its error is read's or a *secret.Error that says why there
-// was no turn.
-func (g *gate) do(ctx context.Context, read func() error) error {
+// ctx leaves time. The account is charged. Its error is read's or a *secret.Error
+// that says why there was no turn.
+func (g *gate) do(ctx context.Context, account *Account, read func() error) error {
 	for try := 1; ; try++ {
-		t, err := g.wait(ctx, try > 1)
+		t, err := g.wait(ctx, account, try > 1)
 		if err != nil {
 			return err
 		}
@@ -122,27 +117,14 @@ func (g *gate) run(ctx context.Context, t turn, read func() error) (err error) {
 	return read()
 }
 
-// wait returns when it is the caller's turn. Whoever comes again goes first.
-func (g *gate) wait(ctx context.Context, again bool) (turn, error) {
+// wait returns when it is the account's turn. A read that comes again goes before
+// the caller's others.
+func (g *gate) wait(ctx context.Context, account *Account, again bool) (turn, error) {
 	w := &waiter{admitted: make(chan admission, 1)}
 	w.deadline, _ = ctx.Deadline()
-	g.mu.Lock()
-	at := len(g.queue)
-	if again {
-		at = 0
-	}
-	err := g.refuse(w, at, time.Now())
-	if cause := ctx.Err(); err == nil && cause != nil {
-		err = g.late(at, time.Now()).WithCause(cause)
-	}
-	if err != nil {
-		g.mu.Unlock()
+	if err := account.enter(g, w, again, ctx.Err()); err != nil {
 		return turn{}, err
 	}
-	g.queue = slices.Insert(g.queue, at, w)
-	g.dispatch()
-	w.waited = true
-	g.mu.Unlock()
 	select {
 	case a := <-w.admitted:
 		return a.turn, a.err
@@ -151,37 +133,91 @@ func (g *gate) wait(ctx context.Context, again bool) (turn, error) {
 	}
 }
 
+// enter puts a waiter into the queues of its callers, unless it need not wait.
+func (g *gate) enter(w *waiter, callers []string, again bool, cut error) *secret.Error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := time.Now()
+	for _, caller := range callers {
+		g.queue.add(w, caller, again, now)
+	}
+	before := g.before(w, now)
+	err := g.refuse(w, before, now)
+	if err == nil && cut != nil {
+		err = g.outOfTime(before, now, cut)
+	}
+	if err != nil {
+		w.refused = true
+		g.queue.remove(w)
+		return err
+	}
+	g.dispatch()
+	w.waited = true
+	return nil
+}
+
+// join adds a caller to a waiter's. It reports whether what comes of the waiting
+// is the caller's concern too.
+func (g *gate) join(w *waiter, caller string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(w.lanes) > 0 {
+		g.queue.add(w, caller, false, time.Now())
+	}
+	return !w.refused
+}
+
 // abandon takes a waiter away whose context has ended.
 func (g *gate) abandon(ctx context.Context, w *waiter) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if i := slices.Index(g.queue, w); i >= 0 {
-		g.queue = slices.Delete(g.queue, i, i+1)
+	if len(w.lanes) > 0 {
+		now := time.Now()
+		err := g.outOfTime(g.before(w, now), now, ctx.Err())
+		w.refused = true
+		g.queue.remove(w)
 		g.dispatch() // or stop the timer
-		return g.late(len(g.queue), time.Now()).WithCause(ctx.Err())
+		return err
 	}
 	a := <-w.admitted // at the same moment
 	if a.err != nil {
 		return a.err
 	}
 	a.turn.done(errNoVerdict)
-	g.running--
+	g.over(a.turn, time.Now())
 	g.dispatch()
-	return g.late(len(g.queue), time.Now()).WithCause(ctx.Err())
+	return g.outOfTime(g.queue.waiting, time.Now(), ctx.Err())
 }
 
-// dispatch lets in whose turn it is, and sees to it that it is called again when
-// it is the next one's. g.mu is held.
+// over gives a turn's place back. g.mu is held.
+func (g *gate) over(t turn, now time.Time) {
+	g.running--
+	g.queue.ended(t.lane, t.began, now)
+}
+
+// cost is what a read is expected to use of a caller's share, in seconds. g.mu is held.
+func (g *gate) cost() float64 { return max(g.typical.Seconds(), leastUse) }
+
+// before is how many others will have their turns before w. g.mu is held.
+func (g *gate) before(w *waiter, now time.Time) int { return g.queue.before(w, now, g.cost()) }
+
+// dispatch lets in those whose turn it is, and sees to it that it is called again
+// when it is the next one's. g.mu is held.
 func (g *gate) dispatch() {
 	now := time.Now()
 	pause := time.Duration(0)
-	for len(g.queue) > 0 && g.running < g.max {
+	for g.queue.waiting > 0 && g.running < g.max {
 		if pause = g.pace.wait(now); pause > 0 {
 			break
 		}
-		w := g.queue[0]
-		g.queue = slices.Delete(g.queue, 0, 1)
-		w.admitted <- g.admit(w, now)
+		w, l := g.queue.next(now, g.cost())
+		a := g.admit(w, now)
+		if a.err == nil {
+			g.queue.begun(l, now)
+			a.turn.lane = l
+		}
+		w.refused = a.err != nil
+		w.admitted <- a
 	}
 	switch {
 	case pause > 0 && g.timer == nil:
@@ -201,7 +237,7 @@ func (g *gate) dispatch() {
 func (g *gate) admit(w *waiter, now time.Time) admission {
 	// A read that cannot end in time would only take the place of one that can.
 	if w.waited && !w.deadline.IsZero() && now.Add(g.typical).After(w.deadline) {
-		return admission{err: g.late(0, now)}
+		return admission{err: g.outOfTime(0, now, nil)}
 	}
 	done, err := g.breaker.Allow()
 	if err != nil {
@@ -217,7 +253,7 @@ func (g *gate) end(ctx context.Context, t turn, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := time.Now()
-	g.running--
+	g.over(t, now)
 	took := now.Sub(t.began)
 	g.typical += (took - g.typical) / 8
 	switch reason := reasonOf(err); {
@@ -240,18 +276,35 @@ func (g *gate) end(ctx context.Context, t turn, err error) {
 	g.dispatch()
 }
 
-// review sends away those in the queue who will not get their turn in time.
-// g.mu is held.
+// review sends away those in the queue whose turn will not come in time. g.mu is
+// held.
 func (g *gate) review(now time.Time) {
-	waiting := g.queue
-	g.queue = nil
-	for _, w := range waiting {
-		if err := g.refuse(w, len(g.queue), now); err != nil {
+	kept := 0
+	g.queue.filter(now, g.cost(), func(w *waiter) bool {
+		err := g.refuse(w, kept, now)
+		if err != nil {
+			w.refused = true
 			w.admitted <- admission{err: err}
-			continue
+			return false
 		}
-		g.queue = append(g.queue, w)
+		kept++
+		return true
+	})
+}
+
+// displace makes room for a read of another caller: the last one that waits for
+// this caller alone is refused. It reports whether there was one.
+func (g *gate) displace(caller string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	w := g.queue.last(caller)
+	if w == nil {
+		return false
 	}
+	w.refused = true
+	g.queue.remove(w)
+	w.admitted <- admission{err: g.crowded()}
+	return true
 }
 
 // refuse returns why a read with that many others before it need not wait, or
@@ -261,10 +314,10 @@ func (g *gate) refuse(w *waiter, before int, now time.Time) *secret.Error {
 		return g.dead(now)
 	}
 	if pause := g.pace.pausedUntil.Sub(now); pause > maxPause {
-		return g.late(before, now)
+		return g.late(before, now) // whoever asks
 	}
 	if wait := g.turnIn(before, now); wait > 0 && !w.deadline.IsZero() && now.Add(wait+g.typical).After(w.deadline) {
-		return g.late(before, now)
+		return g.outOfTime(before, now, nil)
 	}
 	return nil
 }
@@ -278,26 +331,6 @@ func (g *gate) turnIn(before int, now time.Time) time.Duration {
 		wait = max(wait, rounds*g.typical)
 	}
 	return wait
-}
-
-// late is the error of a read that would get no turn in time: the store's fault
-// if it throttles, ours if not. g.mu is held.
-func (g *gate) late(before int, now time.Time) *secret.Error {
-	e := secret.Errorf(secret.ReasonOverloaded,
-		"more secrets of this store are asked for than may be read at a time, and the call's turn would not come in time; try again later")
-	if g.pace.slowed(now) {
-		e = secret.Errorf(secret.ReasonStoreThrottled, "the store limits how often it is read, and the call's turn would not come in time; wait")
-	}
-	e.RetryAfter = min(g.turnIn(before, now), maxRetryAfter)
-	return e
-}
-
-// dead is the error of a read of a store that does not answer. g.mu is held.
-func (g *gate) dead(now time.Time) *secret.Error {
-	e := secret.Errorf(secret.ReasonStoreUnavailable,
-		"the store has not answered the last reads and is left alone for a moment; look at the store and the way to it")
-	e.RetryAfter = max(g.opened.Add(openFor).Sub(now), time.Second)
-	return e
 }
 
 // changed notes that the breaker has gone to another state. Only end calls what

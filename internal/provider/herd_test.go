@@ -2,6 +2,7 @@ package provider_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -133,7 +134,7 @@ func TestHerdInAHurry(t *testing.T) {
 			t.Errorf("%v in %v", reasons, took)
 		}
 		for _, e := range errs {
-			if e.Cause != nil {
+			if errors.Is(e, context.DeadlineExceeded) {
 				t.Fatalf("told when its time was over: %v", e)
 			}
 			if e.RetryAfter < time.Second || e.RetryAfter > 10*time.Second {
@@ -166,7 +167,7 @@ func TestDeadlineBudget(t *testing.T) {
 			t.Errorf("%v in %v with %d reads", reasons, took, s.reads-before)
 		}
 		for _, e := range errs {
-			if e.Cause != nil || e.RetryAfter < time.Second || e.RetryAfter > 5*time.Second {
+			if errors.Is(e, context.DeadlineExceeded) || e.RetryAfter < time.Second || e.RetryAfter > 5*time.Second {
 				t.Errorf("%v, to be tried again after %v", e, e.RetryAfter)
 			}
 		}

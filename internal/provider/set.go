@@ -23,8 +23,9 @@ type SetConfig struct {
 	// that run at a time, unless the integration has a bound of its own; zero
 	// means 64.
 	MaxConcurrentReads int
-	// MaxWaitingReads bounds those that wait for their turn beyond that, first
-	// come, first served; zero means 4000. Further ones fail at once.
+	// MaxWaitingReads bounds those that wait for their turn beyond that; zero means
+	// 4000. A further one takes the place of the last one of the caller with the most,
+	// if its own caller has fewer, else it fails at once.
 	MaxWaitingReads int
 	// Logger is told when a store is taken for dead and when it answers again.
 	// Nil discards.
@@ -78,17 +79,19 @@ func NewSet(cfg SetConfig) *Set {
 // superseded or the integration removed while the call was on its way, is still
 // read; what was opened for it is closed with its last Fetch.
 //
-// Fetches of one store wait for their turn, as long as ctx allows; see gate. One
+// Fetches of one store wait for their turn, as long as ctx allows; callers take
+// turns, see WithAccount and gate. One
 // whose turn would come too late for ctx's deadline fails at once, with
 // ReasonStoreThrottled if it is the store that asks for patience and
 // ReasonOverloaded if it is the broker, and with RetryAfter. So does, with
 // ReasonStoreUnavailable, a Fetch of a store that does not answer.
 func (s *Set) Fetch(ctx context.Context, in *registry.Integration, ref secret.Ref) (*secret.Secret, error) {
-	m, g, err := s.enter(in, ref.Store)
+	account := accountOf(ctx)
+	m, g, err := s.enter(in, ref.Store, account.caller)
 	if err != nil {
 		return nil, err
 	}
-	defer s.leave(in.ID, m, g)
+	defer s.leave(in.ID, m, g, account.caller)
 	sl, err := s.acquire(m, in)
 	if err != nil {
 		return nil, err
@@ -99,7 +102,7 @@ func (s *Set) Fetch(ctx context.Context, in *registry.Integration, ref secret.Re
 		return nil, err
 	}
 	var sec *secret.Secret
-	err = g.do(ctx, func() (err error) {
+	err = g.do(ctx, account, func() (err error) {
 		start := time.Now()
 		sec, err = p.Fetch(ctx, ref)
 		s.cfg.Observe(ctx, in.Kind, err, time.Since(start))
@@ -177,7 +180,7 @@ func (s *Set) Close() error {
 }
 
 // enter counts one Fetch of an integration's store, unless there are too many.
-func (s *Set) enter(in *registry.Integration, store string) (*member, *gate, error) {
+func (s *Set) enter(in *registry.Integration, store, caller string) (*member, *gate, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -191,22 +194,37 @@ func (s *Set) enter(in *registry.Integration, store string) (*member, *gate, err
 		m.gates[store] = g
 	}
 	g.configure(in.Limits, s.cfg.MaxConcurrentReads)
-	if g.fetches >= g.max+s.cfg.MaxWaitingReads {
-		e := secret.Errorf(secret.ReasonOverloaded, "too many reads of this store are under way; try again later")
-		e.RetryAfter = time.Second
-		return nil, nil, e
+	if g.fetches >= g.max+s.cfg.MaxWaitingReads && !g.makeRoom(caller) {
+		return nil, nil, g.crowded()
 	}
 	m.fetches++
 	g.fetches++
+	g.byCaller[caller]++
 	return m, g, nil
 }
 
+// makeRoom makes the caller with the most Fetches give up one, unless that is the
+// one who asks, or has no more than this one. It reports whether there is room.
+// Set.mu is held.
+func (g *gate) makeRoom(caller string) bool {
+	greedy, most := "", g.byCaller[caller]+1
+	for c, n := range g.byCaller {
+		if n > most {
+			greedy, most = c, n
+		}
+	}
+	return most > g.byCaller[caller]+1 && g.displace(greedy)
+}
+
 // leave is the end of what enter began.
-func (s *Set) leave(id string, m *member, g *gate) {
+func (s *Set) leave(id string, m *member, g *gate, caller string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m.fetches--
 	g.fetches--
+	if g.byCaller[caller]--; g.byCaller[caller] == 0 {
+		delete(g.byCaller, caller)
+	}
 	s.drop(id, m)
 }
 

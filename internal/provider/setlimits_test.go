@@ -178,7 +178,7 @@ func TestFlood(t *testing.T) {
 				t.Errorf("another vault of %s: %v after %v", id, err, time.Since(began))
 			}
 		}
-		if got := set.Stats(secret.KindAzureKeyVault); got != (provider.Stats{Reading: maxRunning, Waiting: maxWaiting}) {
+		if got := set.Stats(secret.KindAzureKeyVault); got != (provider.Stats{Reading: maxRunning, Waiting: maxWaiting, Refused: calls}) {
 			t.Errorf("Stats: %+v", got)
 		}
 		time.Sleep(time.Second)

@@ -16,12 +16,14 @@ type Stats struct {
 	// Unanswering are the stores that are left alone because they do not answer.
 	Unanswering int64
 	// Trips counts how often a store has begun to be one of those, Throttled the
-	// reads that a store refused because there were too many.
-	Trips, Throttled uint64
+	// reads that a store refused because there were too many, Refused those that the
+	// broker refused because their caller's turn would not have come in time or its
+	// share of the queue was used up.
+	Trips, Throttled, Refused uint64
 }
 
 // counters are the Stats that outlive a store.
-type counters struct{ opened, throttled atomic.Uint64 }
+type counters struct{ opened, throttled, refused atomic.Uint64 }
 
 // Stats returns the figures of a kind.
 func (s *Set) Stats(kind secret.Kind) Stats {
@@ -36,11 +38,11 @@ func (s *Set) Stats(kind secret.Kind) Stats {
 		}
 	}
 	s.mu.Unlock()
-	st := Stats{Trips: count.opened.Load(), Throttled: count.throttled.Load()}
+	st := Stats{Trips: count.opened.Load(), Throttled: count.throttled.Load(), Refused: count.refused.Load()}
 	for _, g := range gates {
 		g.mu.Lock()
 		st.Reading += int64(g.running)
-		st.Waiting += int64(len(g.queue))
+		st.Waiting += int64(g.queue.waiting)
 		if g.breaker.State() != gobreaker.StateClosed {
 			st.Unanswering++
 		}

@@ -2,11 +2,14 @@ package resolve
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/cache"
+	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 	"github.com/secretbroker/secretbroker/internal/tracing"
@@ -15,7 +18,7 @@ import (
 // fetch finds the secrets of the allowed items, each distinct one once, and selects
 // the items' values. What is in memory is taken from there; what is not is read, all
 // of it at the same time.
-func (r *Resolver) fetch(ctx context.Context, in *registry.Integration, maxAge *time.Duration, trace *tracing.Call, items []item, firsts []int) {
+func (r *Resolver) fetch(ctx context.Context, who authz.Principal, in *registry.Integration, maxAge *time.Duration, trace *tracing.Call, items []item, firsts []int) {
 	absent := firsts[:0] // overwrites what has been looked at
 	for _, i := range firsts {
 		for items[i].err != nil && items[i].next != 0 { // not allowed
@@ -32,15 +35,15 @@ func (r *Resolver) fetch(ctx context.Context, in *registry.Integration, maxAge *
 		}
 	}
 	if len(absent) == 1 {
-		r.read(ctx, in, maxAge, trace, items, absent[0])
+		r.read(ctx, who, in, maxAge, trace, items, absent[0])
 	}
 	if len(absent) > 1 {
-		r.readAll(ctx, in, maxAge, trace, items, absent)
+		r.readAll(ctx, who, in, maxAge, trace, items, absent)
 	}
 }
 
 // readAll reads the secrets of several items at the same time.
-func (r *Resolver) readAll(ctx context.Context, in *registry.Integration, maxAge *time.Duration, trace *tracing.Call, items []item, absent []int) {
+func (r *Resolver) readAll(ctx context.Context, who authz.Principal, in *registry.Integration, maxAge *time.Duration, trace *tracing.Call, items []item, absent []int) {
 	var running sync.WaitGroup
 	for _, i := range absent {
 		running.Go(func() {
@@ -49,7 +52,7 @@ func (r *Resolver) readAll(ctx context.Context, in *registry.Integration, maxAge
 					r.take(items, i, cache.Result{}, fmt.Errorf("resolve: panic of type %T", p))
 				}
 			}()
-			r.read(ctx, in, maxAge, trace, items, i)
+			r.read(ctx, who, in, maxAge, trace, items, i)
 		})
 	}
 	running.Wait()
@@ -78,12 +81,20 @@ func (r *Resolver) cacheRequest(in *registry.Integration, maxAge *time.Duration,
 }
 
 // read gets the secret of the i-th item from its store, or from whoever is reading
-// it already.
-func (r *Resolver) read(ctx context.Context, in *registry.Integration, maxAge *time.Duration, trace *tracing.Call, items []item, i int) {
+// it already. The caller is charged for a read of the store.
+func (r *Resolver) read(ctx context.Context, who authz.Principal, in *registry.Integration, maxAge *time.Duration, trace *tracing.Call, items []item, i int) {
 	ref := items[i].ref.Secret()
 	loading := trace.Load(ref.Kind, ref.Store) // the policy has allowed it, so it is one of the integration's
-	got, err := r.cfg.Cache.Get(ctx, r.cacheRequest(in, maxAge, ref), func(ctx context.Context) (*secret.Secret, error) {
-		return r.cfg.Stores.Fetch(loading.Begin(ctx), in, ref)
+	account := provider.NewAccount(string(who))
+	req := r.cacheRequest(in, maxAge, ref)
+	req.Account = account
+	got, err := r.cfg.Cache.Get(ctx, req, func(ctx context.Context) (*secret.Secret, error) {
+		s, err := r.cfg.Stores.Fetch(provider.WithAccount(loading.Begin(ctx), account), in, ref)
+		if errors.Is(err, provider.ErrCallersShare) {
+			e := secret.AsError(err)
+			err = e.WithCause(fmt.Errorf("%w: %w", cache.ErrOwn, e.Cause))
+		}
+		return s, err
 	})
 	loading.End(got.Source.String(), err)
 	r.take(items, i, got, err)

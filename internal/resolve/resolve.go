@@ -29,7 +29,8 @@ type Integrations interface {
 	List() []*registry.Integration
 }
 
-// Stores reads a secret through an integration; provider.Set is one.
+// Stores reads a secret through an integration; provider.Set is one. The context says
+// who is charged for the read, see provider.WithAccount.
 type Stores interface {
 	Fetch(ctx context.Context, in *registry.Integration, ref secret.Ref) (*secret.Secret, error)
 }
@@ -168,7 +169,7 @@ func (r *Resolver) look(ctx context.Context, method string, who Caller, req *Req
 	if in != nil {
 		req.Trace.Asked(in.ID, len(items))
 	}
-	r.fetch(ctx, in, req.MaxAge, req.Trace, items, firsts)
+	r.fetch(ctx, who.Principal, in, req.MaxAge, req.Trace, items, firsts)
 	return lent, nil
 }
 

@@ -1,0 +1,287 @@
+package provider_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// crowd makes calls of several callers for a while.
+type crowd struct {
+	t    *testing.T
+	set  *provider.Set
+	in   *registry.Integration
+	ctx  context.Context
+	wg   sync.WaitGroup
+	next atomic.Int64 // makes names that were never asked for
+}
+
+// call reads so many names of the caller's at once, as a call of the broker does, each
+// with the time that a load has. It returns how many were read, found or not.
+func (c *crowd) call(caller, prefix string, reads int) (read int) {
+	ctx, cancel := context.WithTimeout(c.ctx, 10*time.Second)
+	defer cancel()
+	var answered atomic.Int64
+	var wg sync.WaitGroup
+	for range reads {
+		name := fmt.Sprint(prefix, c.next.Add(1))
+		wg.Go(func() {
+			_, err := c.set.Fetch(provider.WithAccount(ctx, provider.NewAccount(caller)), c.in, ref("v", name))
+			if err == nil || secret.AsError(err).Reason == secret.ReasonSecretNotFound {
+				answered.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	return int(answered.Load())
+}
+
+// attack has a caller make so many calls at a time, of 64 names each that do not
+// exist, again and again. Refused ones come again after a moment.
+func (c *crowd) attack(caller string, calls int) {
+	for range calls {
+		c.wg.Go(func() {
+			for c.ctx.Err() == nil {
+				if c.call(caller, "missing-", 64) == 0 {
+					time.Sleep(100 * time.Millisecond)
+				}
+			}
+		})
+	}
+}
+
+// measure returns how many calls of the victim, of so many secrets each, succeed in
+// five seconds, one after the other, while the attackers attack.
+func measure(t *testing.T, attackers, reads int, limits registry.Limits) (calls int) {
+	synctest.Test(t, func(t *testing.T) {
+		s := stores{fetch: func(ctx context.Context, r secret.Ref) error {
+			select {
+			case <-time.After(58 * time.Millisecond):
+			case <-ctx.Done():
+				return secret.Errorf(secret.ReasonStoreUnavailable, "cut short").WithCause(ctx.Err())
+			}
+			if len(r.Name) > 8 && r.Name[:8] == "missing-" {
+				return secret.Errorf(secret.ReasonSecretNotFound, "no")
+			}
+			return nil
+		}}
+		ctx, cancel := context.WithTimeout(t.Context(), 7*time.Second)
+		defer cancel()
+		c := &crowd{t: t, set: s.set(t, nil), in: of("i", "1"), ctx: ctx}
+		c.in.Limits = limits
+		for i := range attackers {
+			c.attack(fmt.Sprint("attacker-", i), 8)
+		}
+		time.Sleep(time.Second + 7*time.Millisecond) // not in step with the attackers' reads
+		for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
+			if c.call("victim", "db-", reads) == reads {
+				calls++
+			}
+		}
+		cancel()
+		c.wg.Wait()
+	})
+	return calls
+}
+
+// A caller that asks for names that do not exist, at full rate, leaves another one
+// close to its fair half, of the places and of the pace; n attackers leave it its
+// share of n + 1.
+func TestMissesAreChargedToTheirCaller(t *testing.T) {
+	for name, tc := range map[string]struct {
+		attackers, reads int
+		limits           registry.Limits
+		share            float64
+	}{
+		"one read a call":      {attackers: 1, reads: 1, share: 0.45},
+		"few reads a call":     {attackers: 1, reads: 16, share: 0.45},
+		"a whole gate a call":  {attackers: 1, reads: 64, share: 0.45},
+		"few places":           {attackers: 1, reads: 4, limits: registry.Limits{MaxConcurrentReads: 4}, share: 0.45},
+		"one place":            {attackers: 1, reads: 1, limits: registry.Limits{MaxConcurrentReads: 1}, share: 0.45},
+		"a slow pace":          {attackers: 1, reads: 1, limits: registry.Limits{ReadsPerSecond: 17}, share: 0.45},
+		"a pace of several":    {attackers: 1, reads: 16, limits: registry.Limits{ReadsPerSecond: 100}, share: 0.45},
+		"three attackers":      {attackers: 3, reads: 16, share: 0.9 / 4},
+		"three at a slow pace": {attackers: 3, reads: 4, limits: registry.Limits{ReadsPerSecond: 40}, share: 0.9 / 4},
+		"seven attackers":      {attackers: 7, reads: 64, share: 0.9 / 8},
+	} {
+		t.Run(name, func(t *testing.T) {
+			quiet, attacked := measure(t, 0, tc.reads, tc.limits), measure(t, tc.attackers, tc.reads, tc.limits)
+			t.Logf("%d calls in 5 s, %d without attackers", attacked, quiet)
+			if quiet == 0 || float64(attacked) < tc.share*float64(quiet) {
+				t.Errorf("%d calls in 5 s, %d without attackers; want %.0f %%", attacked, quiet, 100*tc.share)
+			}
+		})
+	}
+}
+
+// Callers that all want more than there is get the same.
+func TestGreedyCallersGetTheSame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const callers = 5
+		var got [callers]int
+		var mu sync.Mutex
+		s := stores{fetch: func(context.Context, secret.Ref) error { time.Sleep(30 * time.Millisecond); return nil }}
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		c := &crowd{t: t, set: s.set(t, nil), in: of("i", "1"), ctx: ctx}
+		for i := range callers {
+			for range 2 * (i + 1) { // some are greedier than others
+				c.wg.Go(func() {
+					for ctx.Err() == nil {
+						n := c.call(fmt.Sprint(i), "x", 64)
+						mu.Lock()
+						got[i] += n
+						mu.Unlock()
+						if n == 0 {
+							time.Sleep(100 * time.Millisecond)
+						}
+					}
+				})
+			}
+		}
+		c.wg.Wait()
+		sum := 0
+		for _, n := range got {
+			sum += n
+		}
+		for i, n := range got {
+			if fair := sum / callers; n < fair*9/10 || n > fair*11/10 {
+				t.Errorf("caller %d had %d reads of %d, its share is %d", i, n, sum, fair)
+			}
+		}
+		// 64 at a time, of 30 ms: all of what the store can give is used.
+		if most := 64 * 5_000 / 30; sum < most*9/10 {
+			t.Errorf("%d reads in all, want about %d", sum, most)
+		}
+	})
+}
+
+// A full queue has room for a caller with less in it than another, and for no more
+// of the one with the most.
+func TestFullQueueIsShared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		s := stores{fetch: func(context.Context, secret.Ref) error { <-release; return nil }}
+		set := s.set(t, func(c *provider.SetConfig) { c.MaxConcurrentReads, c.MaxWaitingReads = 4, 16 })
+		var mu sync.Mutex
+		refused := make(map[string]int)
+		var wg sync.WaitGroup
+		ask := func(caller string, n int) {
+			for i := range n {
+				wg.Go(func() {
+					ctx := provider.WithAccount(t.Context(), provider.NewAccount(caller))
+					_, err := set.Fetch(ctx, of("i", "1"), ref("v", fmt.Sprint(caller, i)))
+					if err == nil {
+						return
+					}
+					if e := secret.AsError(err); e.Reason != secret.ReasonOverloaded || !errors.Is(err, provider.ErrCallersShare) || e.RetryAfter != time.Second {
+						t.Errorf("%s: %v", caller, err)
+					}
+					mu.Lock()
+					defer mu.Unlock()
+					refused[caller]++
+				})
+				synctest.Wait()
+			}
+		}
+		ask("greedy", 30)
+		ask("modest", 8)
+		ask("third", 20)
+		st := set.Stats(kind)
+		close(release)
+		wg.Wait()
+		// The room of 20: 7 of the greedy one, of which 4 run, 6 or 7 of each other.
+		if fmt.Sprint(refused) != "map[greedy:23 modest:2 third:13]" && fmt.Sprint(refused) != "map[greedy:23 modest:1 third:14]" && fmt.Sprint(refused) != "map[greedy:24 modest:1 third:13]" {
+			t.Errorf("refused %v", refused)
+		}
+		if st.Reading != 4 || st.Waiting != 16 {
+			t.Errorf("Stats: %+v", st)
+		}
+	})
+}
+
+// Whoever comes to wait for another's read of the same secret has it read in its own
+// turn, if that comes first.
+func TestJoinedReadTakesTheBetterTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var order []string
+		s := stores{fetch: func(_ context.Context, r secret.Ref) error {
+			time.Sleep(time.Millisecond)
+			order = append(order, r.Name)
+			return nil
+		}}
+		set := s.set(t, func(c *provider.SetConfig) { c.MaxConcurrentReads = 1 })
+		var wg sync.WaitGroup
+		accounts := make([]*provider.Account, 20)
+		for i := range accounts {
+			accounts[i] = provider.NewAccount("greedy")
+			wg.Go(func() {
+				if _, err := set.Fetch(provider.WithAccount(t.Context(), accounts[i]), of("i", "1"), ref("v", fmt.Sprint(i))); err != nil {
+					t.Error(err)
+				}
+			})
+			synctest.Wait()
+		}
+		again := accounts[15].Join(provider.NewAccount("modest"))
+		if !again || !accounts[15].Join(provider.NewAccount("modest")) || !accounts[3].Join(provider.NewAccount("greedy")) {
+			t.Error("the outcome is not shared")
+		}
+		wg.Wait()
+		if order[0] != "0" || order[1] != "15" || len(order) != 20 || order[19] != "19" {
+			t.Errorf("read in the order %v", order)
+		}
+		if !accounts[0].Join(provider.NewAccount("late")) {
+			t.Error("what was read is not shared")
+		}
+		if st := set.Stats(kind); st.Reading != 0 || st.Waiting != 0 {
+			t.Errorf("Stats: %+v", st)
+		}
+	})
+}
+
+// A read that was refused for its caller's sake says nothing about another caller.
+func TestRefusalIsNotShared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := stores{fetch: func(context.Context, secret.Ref) error { time.Sleep(time.Second); return nil }}
+		set := s.set(t, func(c *provider.SetConfig) { c.MaxConcurrentReads = 1 })
+		for range 50 { // until it is known how long reads take
+			if _, err := set.Fetch(t.Context(), of("i", "1"), ref("v", "a")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var wg sync.WaitGroup
+		for i := range 10 {
+			wg.Go(func() {
+				_, _ = set.Fetch(provider.WithAccount(t.Context(), provider.NewAccount("greedy")), of("i", "1"), ref("v", fmt.Sprint(i)))
+			})
+		}
+		synctest.Wait()
+		try := func(caller string) (*provider.Account, error) {
+			account := provider.NewAccount(caller)
+			ctx, cancel := context.WithTimeout(provider.WithAccount(t.Context(), account), 3500*time.Millisecond)
+			defer cancel()
+			_, err := set.Fetch(ctx, of("i", "1"), ref("v", "b"))
+			return account, err
+		}
+		account, err := try("greedy")
+		if !errors.Is(err, provider.ErrCallersShare) {
+			t.Errorf("the eleventh read of the greedy caller: %v", err)
+		}
+		if account.Join(provider.NewAccount("modest")) {
+			t.Error("the refusal is shared")
+		}
+		if _, err := try("modest"); err != nil {
+			t.Errorf("the first read of another caller: %v", err)
+		}
+		wg.Wait()
+	})
+}
