@@ -21,14 +21,15 @@ import (
 func newAuditCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "audit",
-		Short: "Verify and query audit logs",
-		Long: `Verify and query audit logs. Both read the files and ask no broker. Files are
+		Short: "Verify and query audit logs, and compare a database with them",
+		Long: `Verify and query audit logs, and compare the database of integrations with what
+was recorded. All of them read the files and ask no broker. Files are
 given in the order in which they were written, the oldest first; those that are
 compressed with gzip are read as they are, and - is standard input.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newAuditVerifyCommand(), newAuditQueryCommand())
+	cmd.AddCommand(newAuditVerifyCommand(), newAuditQueryCommand(), newAuditCompareCommand())
 	return cmd
 }
 

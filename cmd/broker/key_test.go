@@ -21,6 +21,7 @@ import (
 type testDatabase struct {
 	configFile, keyFile string
 	keys                *seal.Keys
+	entry               string // in registry
 	// open opens it as a broker does.
 	open func(t *testing.T) *sqlstore.Store
 	// file is that of a SQLite database, server that of a PostgreSQL one.
@@ -50,7 +51,7 @@ func databases(t *testing.T, test func(t *testing.T, db *testDatabase)) {
 func newTestDatabase(t *testing.T, entry string, open func(sqlstore.Config) (*sqlstore.Store, error)) *testDatabase {
 	t.Helper()
 	dir := t.TempDir()
-	db := &testDatabase{configFile: filepath.Join(dir, "broker.yaml"), keyFile: filepath.Join(dir, "registry.key")}
+	db := &testDatabase{entry: entry, configFile: filepath.Join(dir, "broker.yaml"), keyFile: filepath.Join(dir, "registry.key")}
 	if err := seal.Create(db.keyFile); err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
@@ -76,15 +77,22 @@ func newReader(ctx context.Context, db *sql.DB, d *dialect) (*Reader, error) {
 // Close closes the database.
 func (r *Reader) Close() error { return r.db.Close() }
 
-// Documents returns all integrations' documents by their ids, of one point in time.
-func (r *Reader) Documents(ctx context.Context) (map[string][]byte, error) {
-	type document struct{ id, spec string }
-	all, err := readRows(ctx, r, `SELECT id, spec FROM integrations`, func(d *document) []any { return []any{&d.id, &d.spec} })
-	documents := make(map[string][]byte, len(all))
-	for _, d := range all {
-		documents[d.id] = []byte(d.spec)
+// Kept is an integration as it is kept.
+type Kept struct {
+	ID       string
+	Document []byte
+	// UpdatedAt is when it was last written, in whole microseconds.
+	UpdatedAt time.Time
+}
+
+// Integrations returns all integrations of one point in time, by their ids.
+func (r *Reader) Integrations(ctx context.Context) ([]Kept, error) {
+	all, err := readRows(ctx, r, `SELECT `+rowColumns+` FROM integrations ORDER BY id`, (*row).fields)
+	list := make([]Kept, len(all))
+	for i, row := range all {
+		list[i] = Kept{ID: row.id, Document: []byte(row.spec), UpdatedAt: instant(row.updatedAt)}
 	}
-	return documents, err
+	return list, err
 }
 
 // Sealed is a credential as it is kept.

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/secretbroker/secretbroker/internal/cli"
+	"github.com/secretbroker/secretbroker/internal/config"
+	"github.com/secretbroker/secretbroker/internal/manage/history"
+)
+
+const auditCompareHelp = `Compare the database of integrations with what audit logs say was last in it.
+After a backup was restored this lists what the restore has undone: grants and
+integrations that have come back although they were revoked or deleted since,
+grants and integrations that are missing, and other settings and credentials that
+are older than the last recorded change.
+
+Give the logs of all replicas, the rotated ones included, at least from before
+the time of the backup on. Nothing can be said about integrations that no log
+mentions: they are counted. A change that was cut off in the middle, so that the
+log does not say what came of it, is no difference whether it was made or not.
+
+The command reads the database and changes nothing. Run "broker audit verify" on
+the logs first.
+
+Exit codes: 0 no difference; 1 there are differences, or a file or the database
+cannot be read; 2 the command line or the configuration is wrong.`
+
+func newAuditCompareCommand() *cobra.Command {
+	var configFile, output string
+	cmd := &cobra.Command{
+		Use:     "compare --config broker.yaml FILE...",
+		Short:   "Find what a restored database has undone",
+		Long:    auditCompareHelp,
+		Example: "  broker audit compare --config /etc/secretbroker/broker.yaml audit.jsonl.2.gz audit.jsonl.1 audit.jsonl",
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, files []string) error {
+			cfg, err := config.Load(configFile)
+			if err != nil {
+				return &exitError{Code: exitUsage, Err: err}
+			}
+			kept, err := readKept(cmd.Context(), cfg, configFile)
+			if err != nil {
+				return err
+			}
+			h, err := history.Read(cmd.Context(), files)
+			if err != nil {
+				return &exitError{Code: exitFailure, Err: err}
+			}
+			report := h.Compare(kept)
+			if err := printComparison(cmd.OutOrStdout(), output, h, len(kept), &report); err != nil {
+				return &exitError{Code: exitFailure, Err: err}
+			}
+			if len(report.Findings) > 0 {
+				return &exitError{Code: exitFailure}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&configFile, "config", "", "the broker's configuration file, whose registry is compared (required)")
+	_ = cmd.MarkFlagRequired("config") // the flag exists
+	_ = cmd.MarkFlagFilename("config", "yaml", "yml")
+	cli.RegisterOutput(cmd, &output, "table", "json")
+	return cmd
+}
+
+func readKept(ctx context.Context, cfg *config.Config, configFile string) (map[string]history.Kept, error) {
+	db, err := readRegistry(ctx, cfg, configFile)
+	if err != nil {
+		return nil, err
+	}
+	defer db.Close() // nothing is written
+	rows, err := db.Integrations(ctx)
+	if err != nil {
+		return nil, &exitError{Code: exitFailure, Err: err}
+	}
+	kept := make(map[string]history.Kept, len(rows))
+	for _, r := range rows {
+		kept[r.ID] = history.Kept{Document: r.Document, UpdatedAt: r.UpdatedAt}
+	}
+	return kept, nil
+}
+
+// comparisonJSON is the JSON output: names are a promise.
+type comparisonJSON struct {
+	OK           bool              `json:"ok"`
+	Integrations int               `json:"integrations"`
+	Changes      int               `json:"changes"`
+	Unreadable   int               `json:"unreadable_lines"`
+	Findings     []history.Finding `json:"findings"`
+	Unrecorded   []string          `json:"unrecorded"`
+}
+
+// kindWords are what people are told of each kind of difference.
+var kindWords = map[history.Kind]string{
+	history.GrantReturned:       "grant came back",
+	history.GrantLost:           "grant is missing",
+	history.IntegrationReturned: "came back after it was deleted",
+	history.IntegrationLost:     "is missing",
+	history.SettingDiffers:      "setting differs",
+	history.CredentialOld:       "credential is older than its last replacement",
+}
+
+func printComparison(w io.Writer, output string, h *history.History, integrations int, r *history.Report) error {
+	if output == "json" {
+		out := comparisonJSON{OK: len(r.Findings) == 0, Integrations: integrations, Changes: h.Changes, Unreadable: h.Unreadable, Findings: r.Findings, Unrecorded: r.Unrecorded}
+		if out.Findings == nil {
+			out.Findings = []history.Finding{}
+		}
+		if out.Unrecorded == nil {
+			out.Unrecorded = []string{}
+		}
+		return cli.PrintJSON(w, out)
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	if len(r.Findings) > 0 {
+		fmt.Fprintln(t, "INTEGRATION\tDIFFERENCE\tSETTING\tRECORDED\tDATABASE\tLAST RECORDED CHANGE")
+	}
+	for _, f := range r.Findings {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", cli.Printable(f.Integration), kindWords[f.Kind], cli.Printable(cli.OrDash(f.Setting)),
+			compact(f.Recorded), compact(f.Database), cli.Printable(f.Last.String()))
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	verdict := "no differences"
+	if n := len(r.Findings); n > 0 {
+		verdict = fmt.Sprintf("%d difference(s)", n)
+	}
+	fmt.Fprintf(w, "%s: %d integration(s) compared with %d recorded change(s)\n", verdict, integrations, h.Changes)
+	if n := len(r.Unrecorded); n > 0 {
+		fmt.Fprintf(w, "no record of %d integration(s): %s\n", n, firstOf(r.Unrecorded))
+	}
+	if h.Unreadable > 0 {
+		fmt.Fprintf(w, "%d line(s) are no records\n", h.Unreadable)
+	}
+	return nil
+}
+
+// compact is a plain value in one line.
+func compact(v any) string {
+	if v == nil {
+		return "-"
+	}
+	data, err := json.Marshal(v)
+	if err != nil {
+		return "-" // a plain value holds nothing that cannot be written
+	}
+	return cli.Printable(string(data))
+}

@@ -1,0 +1,121 @@
+// Package history compares the integrations in a database with what the audit logs
+// say about them: after a backup was restored, grants are in force again that were
+// taken away since, and changes are missing.
+//
+// It replays the changes that logs contain, in the order of their times, whichever
+// replicas wrote them. It knows no database: the caller reads the integrations.
+package history
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/audit"
+	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// Change is a recorded change of one integration.
+type Change struct {
+	// Time is when the record of its outcome was written, or that of the attempt if
+	// there is no other.
+	Time      time.Time       `json:"time"`
+	Method    string          `json:"method"`
+	Principal authz.Principal `json:"principal"`
+	RequestID string          `json:"request_id"`
+
+	attempted time.Time
+	// certain: the log says that the change was made. Otherwise it may have been:
+	// the broker ended, or lost its database, in the middle.
+	certain       bool
+	before, after json.RawMessage
+	credentials   []string
+}
+
+// History is what logs say of integrations. It is immutable after Read.
+type History struct {
+	changes map[string][]*Change // by the integration's id, the oldest first
+	// Changes is how many changes were found. Unreadable is how many lines are not
+	// records of an audit log.
+	Changes, Unreadable int
+}
+
+// Read replays audit logs. The files of one broker come in the order in which they
+// were written; in which order brokers come does not matter.
+func Read(ctx context.Context, files []string) (*History, error) {
+	h := &History{changes: make(map[string][]*Change)}
+	open := make(map[string]*Change) // attempts whose outcome is not known
+	var err error
+	h.Unreadable, err = audit.Query(ctx, &audit.Filter{Outcomes: []audit.Outcome{audit.Attempted, audit.Changed, audit.Failed}}, files, func(r *audit.Record) error {
+		key := r.RequestID + "\x00" + r.Integration
+		if r.Outcome == audit.Attempted {
+			if c := changeOf(r); c != nil {
+				open[key] = c
+				h.add(r.Integration, c)
+			}
+			return nil
+		}
+		c := open[key]
+		if c == nil {
+			return nil // a read that failed, or an attempt in a file that was not given
+		}
+		delete(open, key)
+		switch {
+		case r.Outcome == audit.Changed:
+			c.Time, c.certain = r.Time, true
+		case !mayBeMade(r.Reason):
+			h.remove(r.Integration, c)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, list := range h.changes {
+		slices.SortStableFunc(list, func(a, b *Change) int { return a.Time.Compare(b.Time) })
+		h.Changes += len(list)
+	}
+	return h, nil
+}
+
+// changeOf returns what a record says was attempted, nil if it is about no
+// integration.
+func changeOf(r *audit.Record) *Change {
+	if r.Change == nil || r.Integration == "" {
+		return nil
+	}
+	return &Change{
+		Time: r.Time, Method: r.Method, Principal: r.Principal, RequestID: r.RequestID, attempted: r.Time,
+		before: bytes.Clone(r.Change.Before), after: bytes.Clone(r.Change.After), credentials: r.Change.Credentials,
+	}
+}
+
+// mayBeMade reports whether a change that failed for that reason can have been made
+// nevertheless, because the answer of the database was lost.
+func mayBeMade(reason secret.Reason) bool {
+	switch reason {
+	case secret.ReasonIntegrationChanged, secret.ReasonIntegrationNotFound, secret.ReasonIntegrationExists, secret.ReasonIntegrationReadOnly,
+		secret.ReasonInvalidIntegration, secret.ReasonInvalidRequest, secret.ReasonQuotaExceeded, secret.ReasonIntegrationInUse:
+		return false
+	default:
+		return true
+	}
+}
+
+func (h *History) add(id string, c *Change) { h.changes[id] = append(h.changes[id], c) }
+
+func (h *History) remove(id string, c *Change) {
+	h.changes[id] = slices.DeleteFunc(h.changes[id], func(other *Change) bool { return other == c })
+	if len(h.changes[id]) == 0 {
+		delete(h.changes, id)
+	}
+}
+
+// String is one line for people.
+func (c *Change) String() string {
+	return fmt.Sprintf("%s %s by %s", c.Time.UTC().Format(time.RFC3339), c.Method, c.Principal)
+}
