@@ -17,6 +17,9 @@ import (
 type members struct {
 	// names are where the quoted names begin, in the order of what they stand for.
 	names []uint32
+	// few is where names are if there are no more: most documents have as few, and a
+	// lookup then reads one place in memory less.
+	few [4]uint32
 	// fault is why there are none.
 	fault *Error
 }
@@ -45,7 +48,11 @@ func parseMembers(doc []byte) *members {
 		return &members{fault: errNotObject}
 	}
 	names, fault := sortedNames(doc, i)
-	return &members{names: names, fault: fault}
+	m := &members{names: names, fault: fault}
+	if len(names) <= len(m.few) {
+		m.names = append(m.few[:0], names...)
+	}
+	return m
 }
 
 // sortedNames returns where the names in the object that begins at i stand, in

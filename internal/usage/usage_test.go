@@ -198,6 +198,7 @@ func BenchmarkUsed(b *testing.B) {
 				r.Used(worker, "sink", "a", refs[i], "v1")
 			}
 			b.ReportAllocs()
+			b.ResetTimer()
 			b.RunParallel(func(pb *testing.PB) {
 				for i := 0; pb.Next(); i = (i + 7919) % uses {
 					r.Used(worker, "sink", "a", refs[i], "v1")
