@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -204,11 +205,11 @@ func newAuditQueryCommand() *cobra.Command {
 	f.StringVar(&q.filter.Integration, "integration", "", "events of this integration")
 	f.StringVar(&q.filter.Connector, "connector", "", "events of this connector, as the callers named it")
 	f.StringVar(&q.filter.RequestID, "request-id", "", "events of this request")
-	f.StringSliceVar(&q.outcomeFilter, "outcome", nil, "events with one of these outcomes: served, withheld, checked, answered, attempted, changed, denied, failed, rejected")
+	f.StringSliceVar(&q.outcomeFilter, "outcome", nil, "events with one of these outcomes: served, withheld, checked, answered, attempted, changed, denied, failed, rejected, counted")
 	f.StringVar(&q.from, "from", "", "events at this time or later")
 	f.StringVar(&q.to, "to", "", "events before this time")
 	f.BoolVar(&q.distinct, "distinct", false, "add up: one line for each principal, secret and outcome")
-	cli.CompleteWords(cmd, "outcome", "served", "withheld", "checked", "answered", "attempted", "changed", "denied", "failed", "rejected")
+	cli.CompleteWords(cmd, "outcome", "served", "withheld", "checked", "answered", "attempted", "changed", "denied", "failed", "rejected", "counted")
 	for _, flag := range []string{"secret", "principal", "integration", "connector", "request-id", "from", "to"} {
 		cli.CompleteWords(cmd, flag)
 	}
@@ -315,10 +316,13 @@ func (t *eventTable) add(r *audit.Record) error {
 // subjectOf is what an event is about: a reference, or what is done to an
 // integration.
 func subjectOf(r *audit.Record) string {
-	if r.Reference != "" || !strings.Contains(r.Method, "Integration") && r.Note == "" && r.Change == nil {
+	if r.Reference != "" || !strings.Contains(r.Method, "Integration") && r.Note == "" && r.Change == nil && r.Count == nil {
 		return r.Reference
 	}
 	var parts []string
+	if r.Count != nil {
+		return countOf(r.Count)
+	}
 	if r.Change != nil {
 		parts = append(parts, slices.Concat(r.Change.Fields, r.Change.Credentials)...)
 	}
@@ -326,6 +330,19 @@ func subjectOf(r *audit.Record) string {
 		parts = append(parts, r.Note)
 	}
 	return strings.TrimSpace(r.Method + " " + strings.Join(parts, ", "))
+}
+
+// countOf says how many refusals there were, by reason.
+func countOf(c *audit.Count) string {
+	parts := make([]string, 0, len(c.Reasons))
+	for _, reason := range slices.Sorted(maps.Keys(c.Reasons)) {
+		parts = append(parts, fmt.Sprintf("%s %d", reason, c.Reasons[reason]))
+	}
+	text := fmt.Sprintf("%d more refusals since %s", c.Total, c.Since.UTC().Format(time.RFC3339))
+	if len(parts) > 0 {
+		text += ": " + strings.Join(parts, ", ")
+	}
+	return text
 }
 
 func printAccesses(w io.Writer, output string, all []audit.Access) error {

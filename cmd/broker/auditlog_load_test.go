@@ -78,7 +78,19 @@ func TestAuditDiskFillsUpUnderLoad(t *testing.T) {
 	<-enough
 	rotate("/dev/full")
 	callers.Wait()
+	ready := func() bool { return !strings.Contains(b.get(t, "/readyz"), "not ready") }
+	b.eventually(t, "it is not ready", func() bool { return !ready() })
+	for range 500 {
+		var e *client.Error
+		if _, err := clients[0].Resolve(t.Context(), request("p", vault+"::sqlserver-db-secret")); !errors.As(err, &e) {
+			t.Fatal("it answers without its audit")
+		}
+	}
+	if lines := strings.Count(b.log.String(), "could not be resolved"); lines == 0 || lines > 400 {
+		t.Errorf("%d lines of the log are about calls that failed", lines)
+	}
 	rotate(file)
+	b.eventually(t, "it is ready, although nobody calls it", ready)
 	b.eventually(t, "it answers again", func() bool {
 		_, err := clients[0].Resolve(t.Context(), request("p", vault+"::sqlserver-db-secret"))
 		return err == nil

@@ -122,7 +122,7 @@ func (m *metrics) watchUsage(r *usage.Recorder) {
 
 // watchAudit reads the audit log's counters at each scrape. The label of a copy
 // is its place in audit.copies.
-func (m *metrics) watchAudit(l *audit.Log, copies []config.AuditCopy) {
+func (m *metrics) watchAudit(l *audit.Log, limiter *audit.Limiter, copies []config.AuditCopy) {
 	counter := func(name, help string, labels prometheus.Labels, read func(audit.Stats) uint64) {
 		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "secretbroker_audit_" + name, Help: help, ConstLabels: labels},
 			func() float64 { return float64(read(l.Stats())) }))
@@ -137,6 +137,7 @@ func (m *metrics) watchAudit(l *audit.Log, copies []config.AuditCopy) {
 		Help: "Time that the audit log's writes took; by batches_total it is how long answers wait for the disk.",
 	}, func() float64 { return l.Stats().WriteTime.Seconds() }))
 	counter("failures_total", "Calls that failed because their records could not be written.", nil, func(s audit.Stats) uint64 { return s.Failures })
+	counter("refusals_counted_total", "Refusals that have no audit record of their own because their principal had too many; they are in its counted records.", nil, func(audit.Stats) uint64 { return limiter.Counted() })
 	gauge("queue_bytes", "Bytes that wait for the audit log's file or pipe.", nil, func() float64 { return float64(l.Stats().QueueBytes) })
 	gauge("sequence", "Number of the audit log's last record.", nil, func() float64 { return float64(l.Head().Seq) })
 	for i := range copies {

@@ -137,7 +137,8 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		return err
 	}
 	defer closing(&err, func() error { return closeAudit(auditLog, log) })
-	m.watchAudit(auditLog, cfg.Audit.Copies)
+	records := audit.NewLimiter(auditLog)
+	m.watchAudit(auditLog, records, cfg.Audit.Copies)
 
 	// net/http tells the standard logger what a store has sent beyond its answer,
 	// which may be a part of a secret. Nothing else of the broker writes there.
@@ -195,7 +196,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		Integrations: integrations,
 		Stores:       stores,
 		Cache:        values,
-		Audit:        auditLog,
+		Audit:        records,
 		CacheTTL:     time.Duration(cfg.Cache.TTL),
 		Limits: resolve.Limits{
 			MaxConfigs:        cfg.Limits.MaxConfigs,
@@ -216,7 +217,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		Store:       integrations,
 		Usage:       integrations.usage,
 		NoteUsage:   uses.Flush,
-		Audit:       auditLog,
+		Audit:       records,
 		Roles:       settings.roles.Load,
 		Placement:   places,
 		Validate:    stores.Validate,
@@ -250,7 +251,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		return &exitError{Code: exitFailure, Err: err}
 	}
 	settings.limitCalls = grpcServer.SetCallLimits
-	readiness := &server.Readiness{Refuses: integrations.refuses, Problems: func() []server.Problem { return problems(identity, integrations, places, auditLog, settings, working) }}
+	readiness := &server.Readiness{Refuses: func() bool { return integrations.refuses() || auditLog.Refuses() }, Problems: func() []server.Problem { return problems(identity, integrations, places, auditLog, settings, working) }}
 	admin := server.NewAdmin(readiness, metrics)
 
 	listener, err := net.Listen("tcp", cfg.Listen)
@@ -287,6 +288,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 			{"configuration", settings.reload},
 		})
 	})
+	parts.run("audit refusals", records.Run)
 	parts.run("audit heads", func(ctx context.Context) error { return logHeads(ctx, log, auditLog) })
 	// What /readyz asks goes through the locks of all parts.
 	parts.run("watchdog", func(ctx context.Context) error { return manager.watchdog(ctx, func() { readiness.Problems() }) })

@@ -42,6 +42,9 @@ const (
 	Failed Outcome = "failed"
 	// Rejected: the request was malformed; nothing was decided.
 	Rejected Outcome = "rejected"
+	// Counted: so many refusals of one principal have no records of their own; see
+	// Limiter.
+	Counted Outcome = "counted"
 )
 
 // Event is the record of one decision: one config of one call. The JSON names
@@ -78,6 +81,8 @@ type Event struct {
 	Source string `json:"source,omitempty"`
 	// Change is what an Attempted record is about.
 	Change *Change `json:"change,omitempty"`
+	// Count is what a Counted record is about.
+	Count *Count `json:"count,omitempty"`
 	// Note is what else there is to say of a call that is about no secret.
 	Note string `json:"note,omitempty"`
 }

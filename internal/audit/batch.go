@@ -134,7 +134,7 @@ func (l *Log) enqueue(events []Event, mayLeave bool) (ticket, error) {
 	b.lines = append(b.lines, lines...)
 	b.marks = append(b.marks, marks{end: len(b.lines)})
 	if len(b.marks) >= l.want || len(b.lines) >= maxKept {
-		l.work.Signal()
+		l.wake.Signal()
 	}
 	return t, nil
 }

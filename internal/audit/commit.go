@@ -20,22 +20,58 @@ func (l *Log) commit(b *batch) {
 		recorded++
 	}
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.failed = err
+	failedBefore, slowBefore := l.failed != nil, l.slow
+	l.failed, l.slow = err, false
 	l.batches++
 	l.writing += time.Since(l.began)
 	if l.current == b { // otherwise its Writes were told that it takes too long
 		l.current = nil
 		l.tell(b, recorded, err)
 	}
+	if err == nil {
+		l.probePause = 0
+		l.probing.Stop()
+	} else {
+		l.probePause = min(max(2*l.probePause, minProbe), maxProbe)
+		l.probing.Reset(l.probePause)
+	}
+	l.mu.Unlock()
+	// Only changes are logged: callers may come by the ten thousand.
+	switch {
+	case err != nil && !failedBefore:
+		l.logger.Error("the audit log cannot be written; calls fail until it can", "path", l.path, "error", err)
+	case err == nil && (failedBefore || slowBefore):
+		l.logger.Info("the audit log can be written again", "path", l.path)
+	}
+}
+
+// The pauses between attempts to write after a failure, when no call comes. A broker
+// that is not ready is sent none.
+const (
+	minProbe = time.Second
+	maxProbe = 10 * time.Second
+)
+
+// probeNow has the writer find out whether the log can be written again: it writes a
+// marker.
+func (l *Log) probeNow() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.failed == nil || l.closed {
+		return
+	}
+	l.probe = true
+	l.wake.Signal()
 }
 
 // commitTo returns how many bytes of l.out count as recorded, and all of them
 // if there is no error.
 func (l *Log) commitTo(b *batch) (recorded int, err error) {
 	if f, ok := l.w.(*os.File); ok && l.regular && removed(f) {
-		// What is written to it would be gone with it.
-		l.logger.Error("the audit log's file was removed; going on in a new one", "path", l.path)
+		// What is written to it would be gone with it. Only the writer changes failed.
+		if l.failed == nil {
+			l.logger.Error("the audit log's file was removed; going on in a new one", "path", l.path)
+		}
 		if err := l.reopen(); err != nil {
 			return -1, err
 		}

@@ -82,6 +82,9 @@ func appendOutcome(b []byte, e *Event) ([]byte, error) {
 	if e.Change != nil && f.err == nil {
 		f.b, f.err = appendJSON(append(f.b, `,"change":`...), e.Change)
 	}
+	if e.Count != nil && f.err == nil {
+		f.b, f.err = appendJSON(append(f.b, `,"count":`...), e.Count)
+	}
 	f.optional(`,"note":`, e.Note)
 	return append(f.b, '}'), f.err
 }

@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"testing"
 	"time"
+
+	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
 // slow encodes as the records always were: by encoding/json, without escaping
@@ -40,6 +42,8 @@ func TestEncoding(t *testing.T) {
 				f.Set(reflect.ValueOf(&n))
 			case f.Type() == reflect.TypeFor[*Change]():
 				f.Set(reflect.ValueOf(&Change{After: json.RawMessage(`{"a":"<b>"}`), Fields: texts[:r.IntN(5)], Forced: r.IntN(2) == 0}))
+			case f.Type() == reflect.TypeFor[*Count]():
+				f.Set(reflect.ValueOf(&Count{Total: r.Uint64(), Since: time.Unix(r.Int64N(4e9), 0).UTC(), Reasons: map[secret.Reason]uint64{"B": 1, "A": 2}}))
 			case f.Type() == reflect.TypeFor[time.Time]():
 				f.Set(reflect.ValueOf(time.Unix(r.Int64N(4e9), r.Int64N(1e9)/1e6*1e6).UTC()))
 			default:

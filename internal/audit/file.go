@@ -171,6 +171,15 @@ func endsWithinLine(f *os.File, size int64) bool {
 	return size > 0 && err == nil && last[0] != '\n'
 }
 
+// Refuses reports whether every Write fails just now: the last write of the file
+// failed, or the one under way takes too long. It becomes false by itself: after a
+// failure the Log tries again, at least every ten seconds.
+func (l *Log) Refuses() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.closed || l.failed != nil || !l.busySince.IsZero() && time.Since(l.busySince) >= l.patience
+}
+
 // Problem says what is wrong with the log just now, in words for an operator;
 // it is empty if all is well. It costs one stat of the path.
 func (l *Log) Problem() string {

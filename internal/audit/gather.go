@@ -31,9 +31,17 @@ const (
 	pause = time.Millisecond
 )
 
+// work is what next returns.
+type work struct {
+	batch   *batch
+	reopens []chan error
+	// probe: the last write failed, and it is time to find out whether one can succeed.
+	probe bool
+}
+
 // next waits for work and takes all there is, leaving used, emptied, as the new
 // queue. It returns no batch when the log is closed and everything is done.
-func (l *Log) next(used *batch) (*batch, []chan error) {
+func (l *Log) next(used *batch) work {
 	l.alarm.Stop()
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -41,11 +49,11 @@ func (l *Log) next(used *batch) (*batch, []chan error) {
 	if l.sync && !l.began.IsZero() {
 		l.gather()
 	}
-	for len(l.queued.lines) == 0 && len(l.reopens) == 0 {
+	for len(l.queued.lines) == 0 && len(l.reopens) == 0 && !l.probe {
 		if l.closed {
-			return nil, nil
+			return work{}
 		}
-		l.work.Wait()
+		l.wake.Wait()
 	}
 	for n := 0; n < len(l.queued.marks) && len(l.queued.marks) < crowd; {
 		n = len(l.queued.marks)
@@ -53,13 +61,13 @@ func (l *Log) next(used *batch) (*batch, []chan error) {
 		runtime.Gosched()
 		l.mu.Lock()
 	}
-	b, reopens := l.queued, l.reopens
-	l.last, l.began = len(b.marks), time.Now()
-	l.queued, l.reopens, l.full = newBatch(used), nil, false
+	w := work{l.queued, l.reopens, l.probe}
+	l.last, l.began = len(w.batch.marks), time.Now()
+	l.queued, l.reopens, l.full, l.probe = newBatch(used), nil, false, false
 	l.busySince = l.began
-	l.current = b
+	l.current = w.batch
 	l.alarm.Reset(l.maxWait)
-	return b, reopens
+	return w
 }
 
 // gather waits after a commit for the Writes that it has released. The writer calls it
@@ -78,7 +86,7 @@ func (l *Log) gather() {
 	l.want = queued + l.last
 	l.gathering.Reset(min(pause, took))
 	for l.want > 0 && len(l.queued.marks) < l.want && len(l.queued.lines) < maxKept && len(l.reopens) == 0 && !l.closed {
-		l.work.Wait()
+		l.wake.Wait()
 	}
 	l.gathering.Stop()
 	l.want = 0
@@ -89,5 +97,5 @@ func (l *Log) gathered() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.want = 0
-	l.work.Signal()
+	l.wake.Signal()
 }

@@ -115,7 +115,7 @@ func TestCallersShareCommits(t *testing.T) {
 				}
 				s := l.Stats()
 				t.Logf("%d commits in %v", s.Batches, took)
-				if s.Records != uint64(tt.callers*rounds) || s.Batches > rounds*tt.commits/10 { //nolint:gosec // small
+				if s.Records != uint64(tt.callers*rounds) || s.Batches > rounds*tt.commits/10 {
 					t.Errorf("%d records in %d commits", s.Records, s.Batches)
 				}
 				if most := rounds * (2*tt.takes + 2*pause + tt.think); took > most {

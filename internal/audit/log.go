@@ -57,6 +57,8 @@ type Log struct {
 	alarm *time.Timer
 	// gathering ends the writer's wait for other Writes.
 	gathering *time.Timer
+	// probing makes the writer try again after a failed write, without any Write.
+	probing *time.Timer
 
 	// These are the writer's alone.
 	w       io.Writer
@@ -76,7 +78,7 @@ type Log struct {
 	lines    sync.Pool     // of *[]byte, what a Write encodes
 
 	mu     sync.Mutex
-	work   *sync.Cond // told when there is something for the writer to do
+	wake   *sync.Cond // told when there is something for the writer to do
 	queued *batch
 	// current is what the writer writes; nil once its Writes have been told.
 	current *batch
@@ -93,6 +95,11 @@ type Log struct {
 	busySince time.Time
 	// failed is the last write's error.
 	failed error
+	// probe asks the writer to try again, probePause after the failure.
+	probe      bool
+	probePause time.Duration
+	// slow says that Writes were told that the one under way takes too long.
+	slow bool
 	// file is the open file, nil if there is none at path.
 	file os.FileInfo
 	// head is the last record written. Only the writer changes it.
@@ -114,11 +121,13 @@ func newLog(path string, w io.Writer) *Log {
 		path: path, maxBytes: maxQueued, patience: patience, maxWait: patience, w: w, linker: newLinker(nil), logger: slog.New(slog.DiscardHandler),
 		ended: make(chan struct{}), queued: newBatch(nil),
 	}
-	l.work = sync.NewCond(&l.mu)
+	l.wake = sync.NewCond(&l.mu)
 	l.alarm = time.AfterFunc(time.Hour, l.overdue)
 	l.alarm.Stop()
 	l.gathering = time.AfterFunc(time.Hour, l.gathered)
 	l.gathering.Stop()
+	l.probing = time.AfterFunc(time.Hour, l.probeNow)
+	l.probing.Stop()
 	l.lines.New = func() any { return new([]byte) }
 	return l
 }
@@ -174,12 +183,18 @@ func (l *Log) Begin(events []Event) (Receipt, error) {
 // for those that come while it is stuck.
 func (l *Log) overdue() {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	if l.busySince.IsZero() || time.Since(l.busySince) < l.maxWait {
+		l.mu.Unlock()
 		return // it was just done
 	}
 	l.abandon(errSlow)
 	l.alarm.Reset(l.maxWait)
+	news := !l.slow && l.failed == nil
+	l.slow = true
+	l.mu.Unlock()
+	if news {
+		l.logger.Error("the audit log cannot be written; calls fail until it can", "path", l.path, "error", errSlow)
+	}
 }
 
 // Reopen opens the file anew, after it was moved away by log rotation. If it
@@ -197,7 +212,7 @@ func (l *Log) Reopen() error {
 		return errClosed
 	}
 	l.reopens = append(l.reopens, done)
-	l.work.Signal()
+	l.wake.Signal()
 	l.mu.Unlock()
 
 	timer := time.NewTimer(l.patience)
@@ -216,7 +231,7 @@ func (l *Log) Reopen() error {
 func (l *Log) Close() error {
 	l.mu.Lock()
 	l.closed = true
-	l.work.Signal()
+	l.wake.Signal()
 	l.mu.Unlock()
 
 	defer l.closeCopies()
@@ -250,18 +265,20 @@ func (l *Log) run() {
 	defer close(l.ended)
 	b := newBatch(nil)
 	for {
-		var reopens []chan error
-		b, reopens = l.next(b)
-		if b == nil {
+		w := l.next(b)
+		if b = w.batch; b == nil {
 			break
 		}
-		if len(reopens) > 0 {
+		if len(w.reopens) > 0 {
 			err := l.reopen()
-			for _, done := range reopens {
+			for _, done := range w.reopens {
 				done <- err
 			}
 		}
-		if len(b.lines) > 0 {
+		if w.probe && l.mark == "" {
+			l.mark = markResumed
+		}
+		if len(b.lines) > 0 || w.probe {
 			l.commit(b)
 		}
 	}

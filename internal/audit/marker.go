@@ -14,7 +14,7 @@ import (
 // Marker is a record about the log itself. Its first JSON name is "marker",
 // which no Event has; like an Event's the names are a promise.
 type Marker struct {
-	// Marker says why it was written: opened, rotated or torn.
+	// Marker says why it was written: opened, rotated, torn or resumed.
 	Marker string    `json:"marker"`
 	Time   time.Time `json:"time"`
 	// Algorithm and KeyID say how the chain is computed from this record on.
@@ -40,6 +40,8 @@ const (
 	markRotated = "rotated"
 	// markTorn: a line before was cut off by an error.
 	markTorn = "torn"
+	// markResumed: the log could not be written for a while, and now it can.
+	markResumed = "resumed"
 )
 
 const markerStart = `{"marker":"`

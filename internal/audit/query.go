@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -130,9 +131,15 @@ func Distinct(ctx context.Context, filter *Filter, files []string) (all []Access
 			a = &Access{Principal: k.principal, Integration: k.integration, Secret: k.secret, Outcome: k.outcome, First: r.Time, Last: r.Time}
 			found[k] = a
 		}
-		a.Count++
-		if r.Time.Before(a.First) {
-			a.First = r.Time
+		first := r.Time
+		if r.Count == nil {
+			a.Count++
+		} else {
+			a.Count += int(min(r.Count.Total, math.MaxInt32))
+			first = r.Count.Since
+		}
+		if first.Before(a.First) {
+			a.First = first
 		}
 		if r.Time.After(a.Last) {
 			a.Last = r.Time
@@ -168,4 +175,4 @@ func ParseOutcome(s string) (Outcome, error) {
 	return "", errors.New("expected one of " + strings.Join(names, ", "))
 }
 
-var outcomes = []Outcome{Served, Withheld, Checked, Answered, Attempted, Changed, Denied, Failed, Rejected}
+var outcomes = []Outcome{Served, Withheld, Checked, Answered, Attempted, Changed, Denied, Failed, Rejected, Counted}

@@ -66,6 +66,10 @@ func (a *recordedAudit) Write(_ context.Context, events []audit.Event) error {
 	return nil
 }
 
+func (a *recordedAudit) Refuse(ctx context.Context, events []audit.Event) error {
+	return a.Write(ctx, events)
+}
+
 // take returns what was recorded since the last call of it, as
 // "method outcome reason".
 func (a *recordedAudit) take(t *testing.T) (lines []string, events []audit.Event) {

@@ -22,9 +22,13 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// AuditLog records what is done; audit.Log is one.
+// AuditLog records what is done; audit.Limiter is one.
 type AuditLog interface {
+	// Write records the events, each of them.
 	Write(ctx context.Context, events []audit.Event) error
+	// Refuse records the events of a call that does and answers nothing. It may only
+	// count them.
+	Refuse(ctx context.Context, events []audit.Event) error
 }
 
 // Config is what a Service is made of. Store, Audit and Roles are required.

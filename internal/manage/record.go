@@ -36,6 +36,8 @@ type operation struct {
 	id     string // "" if it is none
 	// note is what the last record says beyond its outcome.
 	note string
+	// refused: the record is of a call that did nothing, and may be counted instead.
+	refused bool
 }
 
 func (s *Service) begin(who Caller, method, id string) *operation {
@@ -49,7 +51,11 @@ func (op *operation) record(ctx context.Context, outcome audit.Outcome, reason s
 	// A caller that has gone away cannot prevent its record.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTime)
 	defer cancel()
-	err := op.s.cfg.Audit.Write(ctx, []audit.Event{{
+	write := op.s.cfg.Audit.Write
+	if op.refused {
+		write = op.s.cfg.Audit.Refuse
+	}
+	err := write(ctx, []audit.Event{{
 		Time:              op.s.cfg.Now().UTC(),
 		RequestID:         op.who.RequestID,
 		Method:            op.method,
@@ -80,6 +86,7 @@ func (op *operation) answer(ctx context.Context, err error) error {
 	outcome, reason := audit.Answered, secret.Reason("")
 	if err != nil {
 		outcome, reason = outcomeOf(err)
+		op.refused = true
 	}
 	if unrecorded := op.record(ctx, outcome, reason, nil); unrecorded != nil {
 		return unrecorded

@@ -81,6 +81,9 @@ func managedConfigs(configs map[string]string) (refs map[string]string, faults [
 		case len(name) > MaxNameLen:
 			faults = append(faults, ConfigError{Config: propManaged, Err: mismatch(
 				"the list has an element of %d bytes, the longest config name is %d", len(name), MaxNameLen)})
+		case !printable(name):
+			faults = append(faults, ConfigError{Config: propManaged, Err: mismatch(
+				"the list has an element with a control character or that is not UTF-8")})
 		case listed[name]:
 			faults = append(faults, ConfigError{Config: name, Err: mismatch(
 				"%s lists this config twice", propManaged)})

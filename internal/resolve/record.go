@@ -74,7 +74,7 @@ func (r *Resolver) reject(method string, who Caller, req *Request, err error) er
 	if !ValidID(safe.IntegrationID) {
 		safe.IntegrationID = "" // whatever stands there, it is not one
 	}
-	if len(safe.Connector) > MaxNameLen {
+	if len(safe.Connector) > MaxNameLen || !printable(safe.Connector) {
 		safe.Connector = ""
 	}
 	var events []audit.Event

@@ -5,6 +5,8 @@ import (
 	"sort"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -117,6 +119,8 @@ func (r *Request) validate(limits *Limits) error {
 		return invalid("configs has %d entries, the most is %d", len(r.Configs), limits.MaxConfigs)
 	case len(r.Connector) > MaxNameLen:
 		return invalid("connector is %d bytes long, the most is %d", len(r.Connector), MaxNameLen)
+	case !printable(r.Connector):
+		return invalid("connector has a control character or is not UTF-8; give the connector's name as it is in its configuration")
 	case r.MaxAge != nil && *r.MaxAge < 0:
 		return invalid("max_age is negative or no valid duration; 0s reads now")
 	}
@@ -124,8 +128,25 @@ func (r *Request) validate(limits *Limits) error {
 		if name == "" || len(name) > MaxNameLen {
 			return invalid("configs has a name that is empty or longer than %d bytes", MaxNameLen)
 		}
+		if !printable(name) {
+			return invalid("configs has a name with a control character or that is not UTF-8")
+		}
 	}
 	return nil
+}
+
+// printable reports whether a name is free of what a record would have to escape to
+// several times its length: control characters, line and paragraph separators, and
+// bytes that are not UTF-8.
+func printable(name string) bool {
+	for i := range len(name) {
+		if c := name[i]; c < ' ' || c >= 0x7f {
+			return utf8.ValidString(name) && !strings.ContainsFunc(name, func(r rune) bool {
+				return unicode.IsControl(r) || r == '\u2028' || r == '\u2029'
+			})
+		}
+	}
+	return true
 }
 
 // ValidID holds the rule for integration ids. ':' and '}' are out because Kafka

@@ -35,8 +35,9 @@ type Stores interface {
 	Fetch(ctx context.Context, in *registry.Integration, ref secret.Ref) (*secret.Secret, error)
 }
 
-// AuditLog records decisions; audit.Log is one. All events of a Begin are recorded
-// once its Receipt says so, or Begin or the Receipt fails; it keeps none of them.
+// AuditLog records decisions; audit.Limiter and audit.Log are ones. All events of a Begin
+// are recorded once its Receipt says so, or Begin or the Receipt fails; of a call that
+// delivers nothing some may only be counted. It keeps none of them.
 // It waits for a bounded time: a caller that has gone away cannot prevent its record.
 type AuditLog interface {
 	Begin(events []audit.Event) (audit.Receipt, error)

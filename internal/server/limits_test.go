@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -40,24 +41,18 @@ func expectOverloaded(t *testing.T, err error) {
 
 func (ts *testServer) overLimit(t *testing.T, l admission.Limit) float64 {
 	t.Helper()
-	return ts.overLabel(t, string(l))
-}
-
-// overLabel returns the counter of a limit's label.
-func (ts *testServer) overLabel(t *testing.T, label string) float64 {
-	t.Helper()
 	families, err := ts.metrics.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
-			if f.GetName() == "secretbroker_calls_over_limit_total" && m.GetLabel()[0].GetValue() == label {
+			if f.GetName() == "secretbroker_calls_over_limit_total" && m.GetLabel()[0].GetValue() == string(l) {
 				return m.GetCounter().GetValue()
 			}
 		}
 	}
-	t.Fatalf("%s is not counted", label)
+	t.Fatalf("%s is not counted", l)
 	return 0
 }
 
@@ -190,63 +185,21 @@ func TestRefusalsDoNotFillTheLog(t *testing.T) {
 	}
 }
 
-// TestManagementIsAdmittedApart: calls that manage integrations and calls that
-// resolve take no place of each other, and one principal has few of the former.
-func TestManagementIsAdmittedApart(t *testing.T) {
+// TestFailuresDoNotFillTheLog: configs that cannot be resolved are told of, but so many
+// a second at most: at a full disk every call fails with an error of the operator's.
+func TestFailuresDoNotFillTheLog(t *testing.T) {
 	ts := startServer(t)
-	ts.SetCallLimits(admission.Limits{PerSecond: 1000, PerCaller: 1, Total: 2})
-	ts.manager.listing, ts.manager.list = make(chan struct{}), make(chan struct{})
+	ts.resolver.next = func(context.Context) (*resolve.Result, error) {
+		return nil, secret.Errorf(secret.ReasonAuditUnavailable, "no").WithCause(errors.New("no space left on device"))
+	}
 	conn := ts.dial(t, ts.ca.withURIs(string(granted)))
-	list := func() error {
-		_, err := secretbrokerv1.NewIntegrationServiceClient(conn).ListIntegrations(t.Context(), &secretbrokerv1.ListIntegrationsRequest{})
-		return err
-	}
-	const n = 8 // managementLimits.PerCaller
-	listed := make(chan error, n)
+	const n = 3 * refusalBurst
 	for range n {
-		go func() { listed <- list() }()
-		<-ts.manager.listing
-	}
-	expectOverloaded(t, list())
-	if got := ts.overLabel(t, "management_max_concurrent_calls_per_principal"); got != 1 {
-		t.Errorf("%v refusals are counted", got)
-	}
-	if got := ts.overLimit(t, admission.PerCaller); got != 0 {
-		t.Errorf("%v refusals are counted as of other calls", got)
-	}
-	if _, err := ask(t, conn, &secretbrokerv1.ResolveRequest{}); err != nil {
-		t.Errorf("Resolve of the same principal: %v", err)
-	}
-	another := ts.dial(t, ts.ca.withURIs(string(auditorID)))
-	if _, err := secretbrokerv1.NewPolicyServiceClient(another).Explain(t.Context(), &secretbrokerv1.ExplainRequest{}); err != nil {
-		t.Errorf("another principal: %v", err)
-	}
-	for range n {
-		ts.manager.list <- struct{}{}
-		if err := <-listed; err != nil {
-			t.Error(err)
+		if _, err := ask(t, conn, &secretbrokerv1.ResolveRequest{}); err == nil {
+			t.Fatal("no error")
 		}
 	}
-	ts.manager.listing = nil
-
-	// And the other way round, while all that may be resolved is under way.
-	begun, finish := make(chan struct{}, 1), make(chan struct{})
-	ts.resolver.next = func(context.Context) (*resolve.Result, error) {
-		begun <- struct{}{}
-		<-finish
-		return &resolve.Result{}, nil
-	}
-	answered := make(chan error, 1)
-	go func() {
-		_, err := ask(t, conn, &secretbrokerv1.ResolveRequest{})
-		answered <- err
-	}()
-	<-begun
-	if err := list(); err != nil {
-		t.Errorf("while a Resolve is under way: %v", err)
-	}
-	close(finish)
-	if err := <-answered; err != nil {
-		t.Error(err)
+	if lines := strings.Count(ts.log.String(), "could not be resolved"); lines < refusalBurst || lines >= n {
+		t.Errorf("%d lines", lines)
 	}
 }

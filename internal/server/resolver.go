@@ -26,6 +26,8 @@ type resolverService struct {
 	secretbrokerv1.UnimplementedResolverServiceServer
 	resolver Resolver
 	log      *slog.Logger
+	// failures bounds the lines about configs that could not be resolved.
+	failures *refusalLog
 }
 
 func (s *resolverService) Resolve(ctx context.Context, req *secretbrokerv1.ResolveRequest) (*secretbrokerv1.ResolveResponse, error) {
@@ -187,8 +189,8 @@ func lengthClassOf(n int) secretbrokerv1.LengthClass {
 }
 
 // logFailure tells the operator's log of failures with a cause that the caller
-// is not told, once for each kind of failure in a call. Plain refusals stand in
-// the audit and nowhere else.
+// is not told, once for each kind of failure in a call, as long as there are not too many.
+// Plain refusals are in the audit and nowhere else.
 func (s *resolverService) logFailure(ctx context.Context, c *call, integration string, err error) {
 	type kind struct {
 		reason  secret.Reason
@@ -214,12 +216,17 @@ func (s *resolverService) logFailure(ctx context.Context, c *call, integration s
 		if names == nil || f.Err.Cause == nil && level < slog.LevelError {
 			continue
 		}
+		more, ok := s.failures.next()
+		if !ok {
+			continue
+		}
 		s.log.LogAttrs(ctx, level, "configs could not be resolved",
 			slog.String("request_id", c.requestID),
 			slog.String("integration", integration),
 			slog.String("configs", strings.Join(names, ",")),
 			slog.String("reason", string(k.reason)),
 			slog.String("message", k.message),
-			slog.Any("cause", f.Err.Cause))
+			slog.Any("cause", f.Err.Cause),
+			slog.Int64("more_since_last", more))
 	}
 }
