@@ -9,6 +9,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/cache"
 	"github.com/secretbroker/secretbroker/internal/config"
+	"github.com/secretbroker/secretbroker/internal/elapsed"
 	"github.com/secretbroker/secretbroker/internal/manage"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/registry"
@@ -97,16 +98,21 @@ func (m *metrics) watchIntegrations(store registry.Store) {
 func (m *metrics) watchRegistry(store registry.Store) {
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "secretbroker_registry_up",
-		Help: "1 while the database of integrations can be reached, and always if they are files.",
-	}, func() float64 {
-		if store.Status().Problem != "" {
-			return 0
-		}
-		return 1
-	}), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Help: "1 while the database of integrations is read, and always if they are files.",
+	}, func() float64 { return gaugeOf(store.Status().Problem == "") }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "secretbroker_registry_writes_up",
+		Help: "1 while the database of integrations takes writes, which is tried every 10 s, and always if they are files. At 0 no grant can be revoked.",
+	}, func() float64 { return gaugeOf(store.Status().WriteProblem == "") }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "secretbroker_registry_age_seconds",
 		Help: "Seconds since the integrations in force were last seen to be those that are kept.",
-	}, func() float64 { return max(0, time.Since(store.Status().SeenAt).Seconds()) }))
+	}, func() float64 { return max(0, elapsed.Between(store.Status().SeenAt, time.Now()).Seconds()) }))
+}
+
+func gaugeOf(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
 }
 
 // watchUsage tells how much of who uses what is in memory, and what is lost.

@@ -79,22 +79,25 @@ func (s *integrationStore) reload() error {
 	return nil
 }
 
-// refuses says whether calls are refused because the database has been away for
-// too long.
-func (s *integrationStore) refuses() bool {
-	at := s.Status().RefusesAt
-	return !at.IsZero() && time.Now().After(at)
-}
+// refuses says whether calls are refused because what was last seen of the database
+// is too old.
+func (s *integrationStore) refuses() bool { return s.Status().Refuses }
 
 // problems is what /readyz tells of the integrations.
 func (s *integrationStore) problems() []server.Problem {
 	var ps []server.Problem
-	if st := s.Status(); st.Problem != "" {
-		text := st.Problem
-		if !st.RefusesAt.IsZero() {
+	st := s.Status()
+	if text := st.Problem; text != "" {
+		switch {
+		case st.Refuses:
+			text += "; calls are refused, because what was last seen is older than registry.max_outage"
+		case !st.RefusesAt.IsZero():
 			text += fmt.Sprintf("; calls are refused from %s on", st.RefusesAt.UTC().Format(time.RFC3339))
 		}
 		ps = append(ps, server.Problem{Component: "registry", Text: text})
+	}
+	if st.WriteProblem != "" {
+		ps = append(ps, server.Problem{Component: "registry", Text: "the integrations' database does not take writes: " + st.WriteProblem})
 	}
 	for _, f := range s.Faults() {
 		ps = append(ps, server.Problem{Component: "integrations", Text: f.Faults.Error()})

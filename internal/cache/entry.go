@@ -7,6 +7,7 @@ import (
 	"time"
 	"unique"
 
+	"github.com/secretbroker/secretbroker/internal/elapsed"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -115,15 +116,8 @@ func (e *entry) is(key *Key) bool {
 	return e.name[:e.split] == key.Name && e.name[e.split:] == key.Version && e.origin.Value() == key.origin()
 }
 
-// elapsed is the time from one instant to another by the monotonic or by the
-// wall clock, whichever says more: the first stands still while a machine is
-// suspended, the second can be set back, and neither may lengthen a life.
-func elapsed(from, to time.Time) time.Duration {
-	return max(to.Sub(from), to.Round(0).Sub(from.Round(0)))
-}
-
 // age is the time from the read to an instant.
-func (e *entry) age(at time.Time) time.Duration { return elapsed(e.secret.FetchedAt, at) }
+func (e *entry) age(at time.Time) time.Duration { return elapsed.Between(e.secret.FetchedAt, at) }
 
 // validFor is how long after the read the secret itself is valid.
 func (e *entry) validFor() time.Duration {

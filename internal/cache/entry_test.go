@@ -5,6 +5,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/secretbroker/secretbroker/internal/elapsed"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -37,7 +38,7 @@ func TestElapsedTakesTheLaterClock(t *testing.T) {
 		"set ahead by 1 h":  {withMonotonic(t, both.Add(time.Hour), -time.Hour), 10*time.Second + time.Hour},
 		"no monotonic":      {both.Round(0), 10 * time.Second},
 	} {
-		if got := elapsed(from, tt.to); got != tt.want {
+		if got := elapsed.Between(from, tt.to); got != tt.want {
 			t.Errorf("%s: elapsed %v, want %v", name, got, tt.want)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/elapsed"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -131,7 +132,7 @@ func (c *Cache) next(req *Request, load Loader, h uint64, arrival time.Time) ste
 		return step{flight: f, outcome: true, source: Shared}
 	}
 	if last := c.recent.get(h, &req.Key, now); last != nil {
-		knows := !req.HasMaxAge || elapsed(last.started, arrival) <= req.MaxAge
+		knows := !req.HasMaxAge || elapsed.Between(last.started, arrival) <= req.MaxAge
 		if last.failure != nil && now.Before(last.failure.told) && knows {
 			c.count.negative.Add(1)
 			return step{err: last.failure.tell(now)}
@@ -152,7 +153,7 @@ func (f *flight) joinable(req *Request, arrival time.Time) bool {
 	if req.HasMaxAge {
 		within = min(within, req.MaxAge)
 	}
-	return elapsed(f.started, arrival) <= within
+	return elapsed.Between(f.started, arrival) <= within
 }
 
 // pauseAfter is how long the next load has to wait after the last one.

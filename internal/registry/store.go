@@ -36,8 +36,9 @@ func (e *InvalidError) Error() string { return e.Faults.Error() }
 // Store keeps the integrations. All implementations pass registrytest, and are
 // safe for concurrent use.
 //
-// Get, List, Faults and Status answer from memory and never wait for a backend.
-// All other methods may, as long as their context lets them.
+// Get, List, Faults and Status answer from memory and do not wait for a backend, but
+// for Get when the process was stopped for seconds: it waits up to a second for news.
+// All other methods may wait, as long as their context lets them.
 type Store interface {
 	// Get returns the integration of that id, ErrNotFound, or ErrUnavailable. The
 	// integrations it returns are those of one point in time, never of a time
@@ -134,11 +135,16 @@ type Status struct {
 	Writable bool
 	// SeenAt is when the backend was last found to be as Get and List have it.
 	SeenAt time.Time
-	// Problem says what keeps the Store from its backend, "" if nothing does.
+	// Problem says what keeps the Store from reading its backend, "" if nothing does.
 	Problem string
 	// RefusesAt is when Get begins to return ErrUnavailable if the Problem lasts;
 	// zero without one, and for a Store that never does.
 	RefusesAt time.Time
+	// Refuses: Get returns ErrUnavailable.
+	Refuses bool
+	// WriteProblem says which writes fail and why, "" if none does: while it lasts
+	// no grant can be revoked.
+	WriteProblem string
 }
 
 // Credential opens a credential that the Store keeps sealed. The caller owns the

@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"context"
 	"crypto/rand"
+	"slices"
 
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
@@ -26,59 +27,50 @@ func (s *Store) opener(integration, name string, sealed []byte) registry.Credent
 	}
 }
 
-// Reseal seals anew what is sealed with another key than the current one, and
-// returns how many credentials that were. What no key at hand opens is left as
-// it is.
+// resealing is how many credentials one transaction seals again.
+const resealing = 50
+
+// Reseal seals again what is sealed with another key than the current one, and
+// returns how many credentials that were. What no key at hand opens is left as it
+// is, and so is what changes meanwhile.
 func (s *Store) Reseal(ctx context.Context) (int, error) {
 	if s.cfg.Sealer == nil {
 		return 0, nil
 	}
-	var done int
-	err := inTx(ctx, s.db, s.d, s.d.write, func(t tx) error {
-		done = 0
-		stale, err := s.stale(ctx, t)
-		if err != nil {
-			return err
-		}
-		if len(stale) == 0 {
-			return errRollback
-		}
-		if err := s.touch(ctx, t); err != nil {
-			return err
-		}
-		// Again, now that nobody else writes.
-		if stale, err = s.stale(ctx, t); err != nil {
-			return err
-		}
-		for _, c := range stale {
-			if err := s.resealOne(ctx, t, c); err != nil {
-				return err
-			}
-			done++
-		}
-		return nil
-	})
+	stale, err := s.stale(ctx)
 	if err != nil {
 		return 0, unavailable(err)
+	}
+	var done int64
+	for some := range slices.Chunk(stale, resealing) {
+		n, err := s.reseal(ctx, some)
+		if err != nil {
+			return int(done), unavailable(err)
+		}
+		done += n
 	}
 	if done > 0 {
 		s.cfg.Logger.Info("credentials sealed with the current key", "credentials", done)
 	}
-	return done, nil
+	return int(done), nil
 }
 
 // stale returns the credentials that can be opened and are sealed with another
 // key than the current one.
-func (s *Store) stale(ctx context.Context, t tx) ([]*sealedCredential, error) {
-	rows, err := t.query(ctx, `SELECT integration_id, name, sealed FROM credentials ORDER BY integration_id, name`)
+func (s *Store) stale(ctx context.Context) ([]*sealedCredential, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	var all, stale []*sealedCredential
+	err := s.d.run(ctx, s.db, batch{first: func() []stmt {
+		all = nil
+		return []stmt{{
+			query: `SELECT integration_id, name, sealed FROM credentials ORDER BY integration_id, name`,
+			row:   each(&all, (*sealedCredential).fields),
+		}}
+	}})
 	if err != nil {
 		return nil, err
 	}
-	all, err := collect(rows, func(c *sealedCredential) []any { return []any{&c.integration, &c.name, &c.sealed} })
-	if err != nil {
-		return nil, err
-	}
-	var stale []*sealedCredential
 	for _, c := range all {
 		if s.cfg.Sealer.Current(c.sealed) {
 			continue
@@ -94,19 +86,38 @@ func (s *Store) stale(ctx context.Context, t tx) ([]*sealedCredential, error) {
 	return stale, nil
 }
 
-func (s *Store) resealOne(ctx context.Context, t tx, c *sealedCredential) error {
-	b, err := s.opener(c.integration, c.name, c.sealed)()
+// reseal seals credentials again and returns how many had not changed meanwhile.
+func (s *Store) reseal(ctx context.Context, stale []*sealedCredential) (int64, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	var stmts []stmt
+	var revision int64
+	changed := make([]int64, len(stale))
+	for i, c := range stale {
+		b, err := s.opener(c.integration, c.name, c.sealed)()
+		if err != nil {
+			return 0, err
+		}
+		sealed, err := s.cfg.Sealer.Seal(b, place(c.integration, c.name))
+		clear(b)
+		if err != nil {
+			return 0, err
+		}
+		stmts = append(stmts, s.change(c.integration, &revision)...)
+		stmts = append(stmts,
+			stmt{query: `UPDATE credentials SET sealed = ? WHERE integration_id = ? AND name = ? AND sealed = ?`,
+				args: []any{sealed, c.integration, c.name, c.sealed}, changed: &changed[i]},
+			// With a new etag every replica reads it.
+			stmt{query: `UPDATE integrations SET etag = ? WHERE id = ? AND EXISTS (SELECT 1 FROM credentials WHERE integration_id = CAST(? AS TEXT) AND name = CAST(? AS TEXT) AND sealed = ` + s.d.bytes + `)`,
+				args: []any{rand.Text(), c.integration, c.integration, c.name, sealed}})
+	}
+	err := s.d.run(ctx, s.db, batch{access: writing, first: func() []stmt { return s.notify(stmts) }})
 	if err != nil {
-		return err
+		return 0, err
 	}
-	defer clear(b)
-	sealed, err := s.cfg.Sealer.Seal(b, place(c.integration, c.name))
-	if err != nil {
-		return err
+	var done int64
+	for _, n := range changed {
+		done += n
 	}
-	if err := t.exec(ctx, `UPDATE credentials SET sealed = ? WHERE integration_id = ? AND name = ?`, sealed, c.integration, c.name); err != nil {
-		return err
-	}
-	// With a new etag every replica reads it.
-	return t.exec(ctx, `UPDATE integrations SET etag = ? WHERE id = ?`, rand.Text(), c.integration)
+	return done, nil
 }

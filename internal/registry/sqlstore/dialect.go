@@ -19,14 +19,25 @@ type dialect struct {
 	numbered bool
 	// lockSchema, if not "", is run first in a transaction that changes tables.
 	lockSchema string
+	// hasMigrations counts the tables schema_migrations.
+	hasMigrations string
+	// state reads the row of registry_state, and whether the server is a standby or
+	// read-only.
+	state string
+	// now is the server's clock, in microseconds since 1970.
+	now string
+	// bytes is a placeholder for bytes where the type cannot be told.
+	bytes string
 	// notify, if not "", is run in every transaction that changes integrations: it
-	// tells the other replicas, and bounds how long one that hangs in the middle
-	// keeps them from writing.
+	// tells the other replicas.
 	notify string
-	// write are the options of transactions that change something.
-	write *sql.TxOptions
+	// write are the options of transactions that change something, and beginWrite
+	// their beginning where statements are pipelined.
+	write      *sql.TxOptions
+	beginWrite string
 	// read are the options of transactions that must see one point in time.
-	read *sql.TxOptions
+	read      *sql.TxOptions
+	beginRead string
 	// again reports whether a transaction that failed so can be tried again as it is.
 	again func(error) bool
 }
@@ -35,7 +46,11 @@ type dialect struct {
 const channel = "secretbroker_registry"
 
 var sqliteDialect = dialect{
-	name: "sqlite",
+	name:          "sqlite",
+	hasMigrations: `SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'schema_migrations'`,
+	state:         `SELECT revision, stamp, 0, 0 FROM registry_state WHERE id = 1`,
+	now:           `CAST(1000000 * unixepoch('subsec') AS INTEGER)`,
+	bytes:         `?`,
 	// Begun with BEGIN IMMEDIATE, see sqliteDSN: one writer at a time.
 	write: &sql.TxOptions{},
 	read:  &sql.TxOptions{ReadOnly: true},
@@ -46,14 +61,20 @@ var sqliteDialect = dialect{
 }
 
 var postgresDialect = dialect{
-	name:       "postgres",
-	numbered:   true,
-	lockSchema: "SELECT pg_advisory_xact_lock(7310588243927142770)",
-	notify:     "SELECT pg_notify('" + channel + "', ''), set_config('idle_in_transaction_session_timeout', '10s', true)",
+	name:          "postgres",
+	numbered:      true,
+	lockSchema:    "SELECT pg_advisory_xact_lock(7310588243927142770)",
+	hasMigrations: `SELECT count(*) FROM pg_catalog.pg_class WHERE oid = to_regclass('schema_migrations')`,
+	state:         `SELECT revision, stamp, pg_is_in_recovery(), current_setting('transaction_read_only') = 'on' FROM registry_state WHERE id = 1`,
+	now:           `CAST(1000000 * extract(epoch FROM clock_timestamp()) AS BIGINT)`,
+	bytes:         `CAST(? AS BYTEA)`,
+	notify:        "SELECT pg_notify('" + channel + "', '')",
 	// Writers wait for each other at the row of registry_state, and see what the
 	// others have committed once they have it.
-	write: &sql.TxOptions{Isolation: sql.LevelReadCommitted},
-	read:  &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true},
+	write:      &sql.TxOptions{Isolation: sql.LevelReadCommitted},
+	beginWrite: "BEGIN ISOLATION LEVEL READ COMMITTED",
+	// Not READ ONLY: a server that is read-only by itself has to show.
+	beginRead: "BEGIN ISOLATION LEVEL REPEATABLE READ",
 	again: func(err error) bool {
 		var e *pgconn.PgError
 		if !errors.As(err, &e) {
@@ -100,16 +121,20 @@ func (t tx) exec(ctx context.Context, query string, args ...any) error {
 	return err
 }
 
-func (t tx) query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	return t.QueryContext(ctx, t.d.sql(query), args...)
+// alone runs one statement by itself.
+func (d *dialect) alone(ctx context.Context, db *sql.DB, st stmt) error {
+	rows, err := db.QueryContext(ctx, d.sql(st.query), st.args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close() // rows.Err tells
+	for rows.Next() {
+		if err := st.row(rows.Scan); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
 }
-
-func (t tx) row(ctx context.Context, query string, args ...any) *sql.Row {
-	return t.QueryRowContext(ctx, t.d.sql(query), args...)
-}
-
-// errRollback ends a transaction that has found out what it wanted to know.
-var errRollback = errors.New("sqlstore: nothing is to be written")
 
 // inTx runs do in a transaction, again if others got in its way. do therefore
 // begins anew each time. It commits if do returns nil.
@@ -130,9 +155,6 @@ func once(ctx context.Context, db *sql.DB, d *dialect, opts *sql.TxOptions, do f
 	}
 	defer func() { _ = t.Rollback() }() // does nothing after a commit
 	if err := do(tx{t, d}); err != nil {
-		if errors.Is(err, errRollback) {
-			return nil
-		}
 		return err
 	}
 	return t.Commit()

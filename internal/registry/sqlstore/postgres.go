@@ -2,10 +2,12 @@ package sqlstore
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"os"
@@ -26,8 +28,23 @@ type Postgres struct {
 	PasswordFile string
 }
 
-// connectTime bounds making a connection unless the URL has connect_timeout.
-const connectTime = 5 * time.Second
+// minLifetime is how long a connection is used at least. After as long again at most
+// it is made anew, by the address that the database has then.
+const minLifetime = 30 * time.Second
+
+// sessionDefaults are parameters of every connection from its beginning, unless the
+// URL has others. With them the server ends what a broker that is cut off leaves
+// behind. The numbers are milliseconds, those of tcp_keepalives seconds.
+var sessionDefaults = map[string]string{
+	"application_name":                    "secretbroker",
+	"statement_timeout":                   "30000",
+	"lock_timeout":                        "3000",
+	"idle_in_transaction_session_timeout": "5000",
+	"tcp_user_timeout":                    "15000",
+	"tcp_keepalives_idle":                 "10",
+	"tcp_keepalives_interval":             "5",
+	"tcp_keepalives_count":                "3",
+}
 
 // CheckPostgresURL says what is wrong with a connection URI, "" if nothing is. A
 // password does not belong in it, and what leaves the host has to be encrypted
@@ -62,9 +79,21 @@ func parsePostgres(uri string) (*pgx.ConnConfig, string) {
 	if err != nil { // which may quote the URL
 		return nil, expected
 	}
-	if c.ConnectTimeout == 0 {
-		c.ConnectTimeout = connectTime
+	switch attrs := parameter(uri, "target_session_attrs"); attrs {
+	case "":
+		c.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+	case "read-only", "standby", "prefer-standby":
+		return nil, "target_session_attrs=" + attrs + " leads to a standby, which may not know of a revoked grant; leave it out: read-write holds then"
 	}
+	for name, value := range sessionDefaults {
+		if c.RuntimeParams[name] == "" {
+			c.RuntimeParams[name] = value
+		}
+	}
+	// No statement is prepared in a round trip of its own.
+	c.DefaultQueryExecMode = pgx.QueryExecModeExec
+	dialer := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3}}
+	c.DialFunc = dialer.DialContext
 	type target struct {
 		host     string
 		verified bool
@@ -81,6 +110,13 @@ func parsePostgres(uri string) (*pgx.ConnConfig, string) {
 		}
 	}
 	return c, ""
+}
+
+// parameter is a parameter of a connection URI, "" if it is not there.
+func parameter(uri, name string) string {
+	_, query, _ := strings.Cut(uri, "?")
+	values, _ := url.ParseQuery(query) // pgx has parsed it
+	return values.Get(name)
 }
 
 // withVerification makes sslmode what it should have been from the beginning.
@@ -101,62 +137,86 @@ func OpenPostgres(ctx context.Context, p Postgres, c Config) (*Store, error) {
 	if fault != "" {
 		return nil, errors.New("registry: " + fault)
 	}
-	if conf.RuntimeParams["application_name"] == "" {
-		conf.RuntimeParams["application_name"] = "secretbroker"
-	}
 	if p.PasswordFile != "" { // now, so that a mistake shows at once
 		if _, err := readPassword(p.PasswordFile); err != nil {
 			return nil, err
 		}
 	}
-	withPassword := func(_ context.Context, c *pgx.ConnConfig) error {
-		if p.PasswordFile == "" {
-			return nil
+	var s *Store
+	prepare := func(_ context.Context, c *pgx.ConnConfig) (err error) {
+		if c.ConnectTimeout == 0 {
+			c.ConnectTimeout = s.link.connect()
 		}
-		password, err := readPassword(p.PasswordFile)
-		c.Password = password
+		if p.PasswordFile != "" {
+			c.Password, err = readPassword(p.PasswordFile)
+		}
 		return err
 	}
-	db := stdlib.OpenDB(*conf, stdlib.OptionBeforeConnect(withPassword))
-	db.SetMaxOpenConns(maxOpen)
-	db.SetMaxIdleConns(maxIdle)
-	if err := awaitServer(ctx, db); err != nil {
-		_ = db.Close() // nothing was written
-		return nil, fmt.Errorf("registry: the postgres database cannot be reached: %w", err)
+	lifetime := cmp.Or(c.lifetime, minLifetime+rand.N(minLifetime)) //nolint:gosec // keeps replicas out of step, hides nothing
+	pool := func(open, idle int) *sql.DB {
+		db := stdlib.OpenDB(*conf, stdlib.OptionBeforeConnect(prepare))
+		db.SetMaxOpenConns(open)
+		db.SetMaxIdleConns(idle)
+		db.SetConnMaxLifetime(lifetime)
+		return db
 	}
-	s, err := open(ctx, c, db, &postgresDialect)
-	if err != nil {
-		_ = db.Close() // nothing was written
+	s = newStore(c, pool(maxOpen, maxIdle), pool(1, 1), &postgresDialect)
+	s.hosts += len(conf.Fallbacks)
+	if err := s.startWhenReady(ctx); err != nil {
+		_ = s.Close() // nothing was written
 		return nil, err
 	}
 	s.listen = func(ctx context.Context, wake func()) error {
 		conf := conf.Copy()
-		if err := withPassword(ctx, conf); err != nil {
+		if err := prepare(ctx, conf); err != nil {
 			return err
 		}
-		return listen(ctx, conf, wake)
+		return listen(ctx, conf, lifetime, wake)
 	}
 	return s, nil
 }
 
-// awaitServer waits for a server that cannot be reached, or is just starting,
-// until ctx ends. What only a person can mend it returns at once.
-func awaitServer(ctx context.Context, db *sql.DB) error {
-	for {
-		err := db.PingContext(ctx)
-		var unreachable *pgconn.ConnectError
-		var refused *pgconn.PgError
-		if err == nil || !errors.As(err, &unreachable) || errors.As(err, &refused) && refused.Code != "57P03" {
+// startPause is the pause between two attempts to start.
+const startPause = 500 * time.Millisecond
+
+// startWhenReady is start, again while the database cannot be reached, is starting,
+// is failing over or has no connection to spare, until ctx ends. What only a person
+// can change it returns at once.
+func (s *Store) startWhenReady(ctx context.Context) error {
+	for told := false; ; told = true {
+		err := s.start(ctx)
+		if err == nil || !mayPass(err) {
 			return err
 		}
-		wait := time.NewTimer(500 * time.Millisecond)
-		select {
-		case <-ctx.Done():
-			wait.Stop()
-			return err
-		case <-wait.C:
+		if !told {
+			s.cfg.Logger.Warn("waiting for the integrations' database", "backend", s.d.name, "error", err)
+		}
+		if errors.Is(err, context.DeadlineExceeded) {
+			s.link.timedOut()
+		}
+		if !sleep(ctx, startPause) {
+			return fmt.Errorf("registry: the postgres database cannot be reached: %w", err)
 		}
 	}
+}
+
+// mayPass reports whether what keeps a broker from starting may pass by itself.
+func mayPass(err error) bool {
+	var refused *pgconn.PgError
+	if !errors.As(err, &refused) {
+		var path *os.PathError
+		return !errors.Is(err, errTooOld) && !errors.As(err, &path)
+	}
+	switch refused.Code[:2] {
+	case "08", // connection exception
+		"40", // transaction rollback
+		"53", // insufficient resources, such as too many connections
+		"55", // a lock is not available
+		"57", // the server is shutting down or starting
+		"58": // system error
+		return true
+	}
+	return refused.Code == "25006" // read-only
 }
 
 func readPassword(file string) (string, error) {
@@ -172,23 +232,28 @@ func readPassword(file string) (string, error) {
 // asked whether it is still there.
 const idleNotices = 10 * time.Second
 
-// listen calls wake at every notice, until ctx ends or the connection breaks.
-func listen(ctx context.Context, conf *pgx.ConnConfig, wake func()) error {
+// listen calls wake at every notice, until ctx ends or the connection breaks. After
+// its lifetime it returns nil.
+func listen(ctx context.Context, conf *pgx.ConnConfig, lifetime time.Duration, wake func()) error {
 	conn, err := pgx.ConnectConfig(ctx, conf)
 	if err != nil {
 		return err
 	}
+	old := time.Now().Add(lifetime)
 	defer func() {
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
 		_ = conn.Close(end) // it holds nothing
 	}()
-	if _, err := conn.Exec(ctx, "LISTEN "+channel); err != nil {
+	begin, cancel := context.WithTimeout(ctx, conf.ConnectTimeout)
+	_, err = conn.Exec(begin, "LISTEN "+channel)
+	cancel()
+	if err != nil {
 		return err
 	}
 	wake() // for what came before
-	for {
-		quiet, cancel := context.WithTimeout(ctx, idleNotices)
+	for time.Now().Before(old) {
+		quiet, cancel := context.WithTimeout(ctx, min(idleNotices, time.Until(old)))
 		_, err := conn.WaitForNotification(quiet)
 		cancel()
 		switch {
@@ -197,7 +262,7 @@ func listen(ctx context.Context, conf *pgx.ConnConfig, wake func()) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case errors.Is(err, context.DeadlineExceeded):
-			ping, cancel := context.WithTimeout(ctx, connectTime)
+			ping, cancel := context.WithTimeout(ctx, conf.ConnectTimeout)
 			err := conn.Ping(ping)
 			cancel()
 			if err != nil {
@@ -207,4 +272,5 @@ func listen(ctx context.Context, conf *pgx.ConnConfig, wake func()) error {
 			return err
 		}
 	}
+	return nil
 }

@@ -255,9 +255,11 @@ func TestPostgresSerializable(t *testing.T) {
 	server := pgtest.New(t)
 	server.Query("postgres", "ALTER DATABASE postgres SET default_transaction_isolation = 'serializable'")
 	stores := []*Store{openPostgres(t, server.URL("postgres"), Config{}), openPostgres(t, server.URL("postgres"), Config{})}
-	for _, d := range []*dialect{&postgresDialect, {name: "postgres", numbered: true, write: nil, read: postgresDialect.read, again: postgresDialect.again}} {
+	serializable := postgresDialect
+	serializable.beginWrite = "BEGIN" // the database's default holds
+	for _, d := range []*dialect{&postgresDialect, &serializable} {
 		for _, s := range stores {
-			s.d = d // nil options: the database's default holds
+			s.d = d
 		}
 		var writers sync.WaitGroup
 		for i := range 16 {

@@ -1,6 +1,7 @@
 package sqlstore
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -50,6 +51,8 @@ func ReadPostgres(ctx context.Context, p Postgres) (*Reader, error) {
 		return nil, errors.New("registry: " + fault)
 	}
 	conf.RuntimeParams["default_transaction_read_only"] = "on"
+	conf.ValidateConnect = nil // it reads standbys, too
+	conf.ConnectTimeout = cmp.Or(conf.ConnectTimeout, connectTime)
 	db := stdlib.OpenDB(*conf, stdlib.OptionBeforeConnect(func(_ context.Context, c *pgx.ConnConfig) error {
 		if p.PasswordFile == "" {
 			return nil
@@ -124,4 +127,18 @@ func readRows[T any](ctx context.Context, r *Reader, query string, fields func(*
 		return nil, fmt.Errorf("registry: the %s database cannot be read: %w", r.d.name, err)
 	}
 	return all, nil
+}
+
+// collect reads all rows and closes them.
+func collect[T any](rows *sql.Rows, fields func(*T) []any) ([]*T, error) {
+	defer rows.Close() // rows.Err tells
+	var all []*T
+	for rows.Next() {
+		v := new(T)
+		if err := rows.Scan(fields(v)...); err != nil {
+			return nil, err
+		}
+		all = append(all, v)
+	}
+	return all, rows.Err()
 }

@@ -2,7 +2,6 @@ package sqlstore
 
 import (
 	"context"
-	"errors"
 	"math"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
@@ -13,12 +12,12 @@ func principal(s string) authz.Principal { return authz.Principal(s) }
 
 // Record implements registry.Store.
 func (s *Store) Record(ctx context.Context, id string) (registry.Record, error) {
-	records, err := s.records(ctx, func(t tx) ([]*row, error) {
-		r, err := find(ctx, t, id)
-		return []*row{r}, err
-	})
+	records, err := s.records(ctx, ` WHERE id = ?`, ` WHERE integration_id = ?`, id)
 	if err != nil {
 		return registry.Record{}, err
+	}
+	if len(records) == 0 {
+		return registry.Record{}, registry.ErrNotFound
 	}
 	return records[0], nil
 }
@@ -29,44 +28,31 @@ func (s *Store) Records(ctx context.Context, page registry.Page) ([]registry.Rec
 	if limit <= 0 {
 		limit = math.MaxInt32
 	}
-	return s.records(ctx, func(t tx) ([]*row, error) {
-		rows, err := t.query(ctx, `SELECT `+rowColumns+` FROM integrations WHERE id > ? ORDER BY id LIMIT ?`, page.After, limit)
-		if err != nil {
-			return nil, err
-		}
-		return collect(rows, (*row).fields)
-	})
+	const ids = ` WHERE integration_id IN (SELECT id FROM integrations WHERE id > ? ORDER BY id LIMIT ?)`
+	return s.records(ctx, ` WHERE id > ? ORDER BY id LIMIT ?`, ids, page.After, limit)
 }
 
-// records completes rows to records, all of one point in time.
-func (s *Store) records(ctx context.Context, read func(tx) ([]*row, error)) ([]registry.Record, error) {
+// records reads rows and their credentials, all of one point in time.
+func (s *Store) records(ctx context.Context, which, whose string, args ...any) ([]registry.Record, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
 	var rows []*row
-	credentials := make(map[string]*kept)
-	err := inTx(ctx, s.db, s.d, s.d.read, func(t tx) error {
-		var err error
-		if rows, err = read(t); err != nil {
-			return err
+	var sealed []*sealedCredential
+	err := s.d.run(ctx, s.db, batch{first: func() []stmt {
+		rows, sealed = nil, nil
+		return []stmt{
+			{query: `SELECT ` + rowColumns + ` FROM integrations` + which, args: args, row: each(&rows, (*row).fields)},
+			{query: `SELECT integration_id, name, sealed FROM credentials` + whose, args: args, row: each(&sealed, (*sealedCredential).fields)},
 		}
-		clear(credentials)
-		for _, r := range rows {
-			credentials[r.id] = &kept{id: r.id}
-		}
-		query, args := `SELECT integration_id, name, sealed FROM credentials`, []any{}
-		if len(rows) == 1 {
-			query, args = query+` WHERE integration_id = ?`, []any{rows[0].id}
-		}
-		sealed, err := t.query(ctx, query, args...)
-		if err != nil {
-			return err
-		}
-		return s.addCredentials(sealed, credentials)
-	})
-	if errors.Is(err, registry.ErrNotFound) {
-		return nil, err
-	}
+	}})
 	if err != nil {
 		return nil, unavailable(err)
 	}
+	credentials := make(map[string]*kept, len(rows))
+	for _, r := range rows {
+		credentials[r.id] = &kept{id: r.id}
+	}
+	s.addCredentials(sealed, credentials)
 	records, look := make([]registry.Record, len(rows)), registry.NewLook()
 	for i, r := range rows {
 		k := credentials[r.id]

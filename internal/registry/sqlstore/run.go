@@ -2,6 +2,7 @@ package sqlstore
 
 import (
 	"context"
+	"math/rand/v2"
 	"sync"
 	"time"
 )
@@ -15,54 +16,77 @@ const (
 // pruneInterval is how often usage that is too old is deleted.
 const pruneInterval = time.Hour
 
-// Run implements registry.Store. Notices of the database only wake it up: what
-// it goes by is what it then reads, and it also reads without any.
+// resealPause is the pause after credentials could not be sealed again.
+const resealPause = time.Minute
+
+// Run implements registry.Store. The loop that looks for changes does nothing else,
+// so that nothing which hangs keeps it from looking; each other duty has a goroutine
+// of its own. Notices of the database only wake the loop up: what it goes by is what
+// it then reads, and it also reads without any.
 func (s *Store) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
+	var duties sync.WaitGroup
+	defer duties.Wait() // after cancel, as deferred calls go
 	defer cancel()
 	notices := make(chan struct{}, 1)
-	var listener sync.WaitGroup
-	defer listener.Wait() // after cancel, as deferred calls go
-	defer cancel()
 	if s.listen != nil {
-		listener.Go(func() { s.keepListening(ctx, notices) })
+		duties.Go(func() { s.keepListening(ctx, notices) })
 	}
+	duties.Go(func() { s.resealUntilDone(ctx) })
+	duties.Go(func() { every(ctx, filesInterval, s.checkFiles) })
+	duties.Go(func() { every(ctx, s.cfg.upkeep, func() { s.prune(ctx) }) })
+	duties.Go(func() { every(ctx, s.cfg.probing, func() { s.probe(ctx) }) })
 	poll := time.NewTicker(s.cfg.PollInterval)
 	defer poll.Stop()
-	files := time.NewTicker(filesInterval)
-	defer files.Stop()
-	prune := time.NewTicker(pruneInterval)
-	defer prune.Stop()
-	if _, err := s.Reseal(ctx); err != nil && ctx.Err() == nil {
-		s.cfg.Logger.Error("credentials are not sealed anew", "error", err)
-	}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-notices:
-			s.follow(ctx)
+			_ = s.follow(ctx, true) // which notes what fails
 		case <-poll.C:
-			s.follow(ctx)
-		case <-files.C:
-			s.checkFiles()
-		case <-prune.C:
-			s.prune(ctx)
+			_ = s.follow(ctx, false) // as above
 		}
 	}
 }
 
-// follow is refresh for Run, to which its own end is no outage.
-func (s *Store) follow(ctx context.Context) {
-	if err := s.refresh(ctx); err != nil && ctx.Err() == nil {
-		// Whatever else is open leads where the database was: after a failover these
-		// connections may hang, and each would cost a look.
-		s.db.SetMaxIdleConns(0)
-		s.db.SetMaxIdleConns(maxIdle)
+// every does something at about that interval, until ctx ends. Replicas that start
+// together do not keep in step.
+func every(ctx context.Context, interval time.Duration, do func()) {
+	for sleep(ctx, interval-interval/10+rand.N(interval/5)) { //nolint:gosec // hides nothing
+		do()
 	}
 }
 
-// keepListening listens for notices, again whenever the connection has broken.
+// sleep waits and reports whether ctx goes on.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// resealUntilDone seals credentials with the current key, as after a change of keys
+// while the broker was stopped.
+func (s *Store) resealUntilDone(ctx context.Context) {
+	for {
+		_, err := s.Reseal(ctx)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		s.cfg.Logger.Error("credentials are not sealed with the current key", "error", err)
+		if !sleep(ctx, resealPause) {
+			return
+		}
+	}
+}
+
+// keepListening listens for notices, again whenever the connection has broken or is
+// old enough.
 func (s *Store) keepListening(ctx context.Context, notices chan<- struct{}) {
 	wake := func() {
 		select {
@@ -73,24 +97,20 @@ func (s *Store) keepListening(ctx context.Context, notices chan<- struct{}) {
 	wait := minRelisten
 	warned := false
 	for ctx.Err() == nil {
-		began := time.Now()
 		err := s.listen(ctx, wake)
+		if err == nil {
+			wait, warned = minRelisten, false
+			continue
+		}
 		if ctx.Err() != nil {
 			return
-		}
-		if time.Since(began) > maxRelisten {
-			wait, warned = minRelisten, false
 		}
 		if !warned {
 			warned = true
 			s.cfg.Logger.Warn("no notices of changes from the integrations' database, polling only", "error", err)
 		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
+		if !sleep(ctx, wait) {
 			return
-		case <-timer.C:
 		}
 		wait = min(2*wait, maxRelisten)
 	}

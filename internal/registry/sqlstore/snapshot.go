@@ -1,25 +1,36 @@
 package sqlstore
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
-	"database/sql"
 	"encoding/hex"
+	"hash/maphash"
 	"log/slog"
 	"maps"
 	"slices"
-	"time"
 
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
-// snapshot is what was in the database at one time. It is immutable.
+// shards is how many parts a snapshot has: a change copies one of them.
+const shards = 256
+
+var shardSeed = maphash.MakeSeed()
+
+// shardOf is the part that an integration belongs to.
+func shardOf(id string) int { return int(maphash.String(shardSeed, id) % shards) }
+
+// snapshot is what was in the database at one time. It is immutable, and shares
+// what has not changed with the one before.
 type snapshot struct {
-	stamp  string
-	byID   map[string]*kept
-	sorted []*registry.Integration // those that are served, by ID
-	faults []registry.FileFault    // by File
+	read     bool // false of the first, which is empty
+	revision int64
+	stamp    string
+	byID     [shards]map[string]*kept
+	sorted   []*registry.Integration // those that are served, by ID
+	faults   []registry.FileFault    // by File
 }
 
 // kept is one integration as it is in the database.
@@ -34,6 +45,123 @@ type kept struct {
 	sealedFaults strictyaml.Faults
 	// serving is what is served, nil if nothing is.
 	serving *registry.Integration
+}
+
+func (k *kept) fields() []any { return []any{&k.id, &k.etag, &k.spec} }
+
+// get returns an integration, nil if there is none.
+func (n *snapshot) get(id string) *kept { return n.byID[shardOf(id)][id] }
+
+// serving returns what is served of an integration, nil if nothing is.
+func (n *snapshot) serving(id string) *registry.Integration {
+	if k := n.get(id); k != nil {
+		return k.serving
+	}
+	return nil
+}
+
+// all calls do for every integration.
+func (n *snapshot) all(do func(*kept)) {
+	for _, shard := range n.byID {
+		for _, k := range shard {
+			do(k)
+		}
+	}
+}
+
+// differences returns what is not as n has it, and nil for what is not listed.
+func (n *snapshot) differences(listed []*kept) map[string]*kept {
+	changes := make(map[string]*kept)
+	found := make(map[string]bool, len(listed))
+	for _, k := range listed {
+		found[k.id] = true
+		if old := n.get(k.id); old == nil || old.etag != k.etag {
+			changes[k.id] = k
+		}
+	}
+	n.all(func(k *kept) {
+		if !found[k.id] {
+			changes[k.id] = nil
+		}
+	})
+	return changes
+}
+
+// manyChanges is from how many changes on the lists are sorted again.
+const manyChanges = 64
+
+// with returns a snapshot with other integrations, nil taking one out, and the ids
+// of these, sorted.
+func (n *snapshot) with(changes map[string]*kept) (*snapshot, []string) {
+	next := *n
+	copied := make(map[int]bool)
+	for id, k := range changes {
+		at := shardOf(id)
+		if !copied[at] {
+			copied[at] = true
+			if next.byID[at] = maps.Clone(n.byID[at]); next.byID[at] == nil {
+				next.byID[at] = make(map[string]*kept)
+			}
+		}
+		if k == nil {
+			delete(next.byID[at], id)
+		} else {
+			next.byID[at][id] = k
+		}
+	}
+	ids := slices.Sorted(maps.Keys(changes))
+	if len(ids) > manyChanges {
+		next.arrange()
+		return &next, ids
+	}
+	next.sorted, next.faults = slices.Clone(n.sorted), slices.Clone(n.faults)
+	for _, id := range ids {
+		var in []*registry.Integration
+		var faults []registry.FileFault
+		if k := changes[id]; k != nil {
+			in, faults = k.listed()
+		}
+		next.sorted = replace(next.sorted, id, func(in *registry.Integration) string { return in.ID }, in)
+		next.faults = replace(next.faults, id, func(f registry.FileFault) string { return f.File }, faults)
+	}
+	return &next, ids
+}
+
+// replace puts the entries of one id, none or one, in the place of those that a
+// sorted list has of it.
+func replace[E any](list []E, id string, key func(E) string, entries []E) []E {
+	at, found := slices.BinarySearchFunc(list, id, func(e E, id string) int { return cmp.Compare(key(e), id) })
+	end := at
+	if found {
+		end++
+	}
+	return slices.Replace(list, at, end, entries...)
+}
+
+// arrange makes the lists of all integrations.
+func (n *snapshot) arrange() {
+	n.sorted, n.faults = nil, nil
+	n.all(func(k *kept) {
+		in, faults := k.listed()
+		n.sorted, n.faults = append(n.sorted, in...), append(n.faults, faults...)
+	})
+	slices.SortFunc(n.sorted, func(a, b *registry.Integration) int { return cmp.Compare(a.ID, b.ID) })
+	slices.SortFunc(n.faults, func(a, b registry.FileFault) int { return cmp.Compare(a.File, b.File) })
+}
+
+// listed returns what the lists have of an integration.
+func (k *kept) listed() (in []*registry.Integration, faults []registry.FileFault) {
+	if k.serving != nil {
+		in = append(in, k.serving)
+	}
+	if len(k.parsed.Faults) > 0 {
+		ff := registry.FileFault{File: k.id, Faults: k.parsed.Faults}
+		if k.serving != nil {
+			ff.Serving = k.id
+		}
+		faults = append(faults, ff)
+	}
+	return in, faults
 }
 
 // parse says what the document means now. What old served goes on being served
@@ -59,151 +187,16 @@ func (s *Store) parse(k, old *kept, look *registry.Look) *kept {
 	return k
 }
 
-// refresh makes what is in the database what is served, and notes whether the
-// database could be reached.
-func (s *Store) refresh(ctx context.Context) error {
-	s.refreshing.Lock()
-	defer s.refreshing.Unlock()
-	begin := s.cfg.Now()
-	err := s.update(ctx)
-	if err == nil {
-		s.seen.Store(&begin)
-		if s.outage.Swap(nil) != nil {
-			s.cfg.Logger.Info("the integrations' database can be reached again", "backend", s.d.name)
-		}
-		return nil
-	}
-	if seen := s.seen.Load(); seen != nil && ctx.Err() == nil { // neither while opening nor given up by the caller
-		o := &outage{
-			problem:   "the integrations' database cannot be reached; what was seen last is served: " + err.Error(),
-			refusesAt: seen.Add(s.cfg.MaxOutage),
-		}
-		if s.outage.Swap(o) == nil {
-			s.cfg.Logger.Error("the integrations' database cannot be reached; what was seen last is served for a while",
-				"backend", s.d.name, "refuses_at", o.refusesAt.UTC().Format(time.RFC3339), "error", err)
-		}
-	}
-	return err
-}
-
-func (s *Store) update(ctx context.Context) error {
-	last := s.current.Load()
-	if last.byID != nil {
-		look, cancel := context.WithTimeout(ctx, lookTime)
-		defer cancel()
-		var stamp string
-		if err := s.db.QueryRowContext(look, `SELECT stamp FROM registry_state WHERE id = 1`).Scan(&stamp); err != nil {
-			return err
-		}
-		if stamp == last.stamp {
-			return nil
-		}
-	}
-	ctx, cancel := context.WithTimeout(ctx, loadTime)
-	defer cancel()
-	next, err := s.load(ctx, last)
-	if err != nil {
-		return err
-	}
-	s.publish(next)
-	return nil
-}
-
-// load reads the whole list, and of it what is not as it was. Going by the list
-// and not by a log of changes, it ends up right whatever happened in between:
-// lost commits after a failover, a restored backup, an edit by hand.
-func (s *Store) load(ctx context.Context, last *snapshot) (*snapshot, error) {
-	next := &snapshot{}
-	err := inTx(ctx, s.db, s.d, s.d.read, func(t tx) error {
-		next.byID = make(map[string]*kept)
-		if err := t.row(ctx, `SELECT stamp FROM registry_state WHERE id = 1`).Scan(&next.stamp); err != nil {
-			return err
-		}
-		rows, err := t.query(ctx, `SELECT id, etag FROM integrations`)
-		if err != nil {
-			return err
-		}
-		changed, err := collect(rows, func(k *kept) []any { return []any{&k.id, &k.etag} })
-		if err != nil {
-			return err
-		}
-		changed = slices.DeleteFunc(changed, func(k *kept) bool {
-			if old := last.byID[k.id]; old != nil && old.etag == k.etag {
-				next.byID[k.id] = old
-				return true
-			}
-			return false
-		})
-		if len(changed) > 32 { // one by one that would take longer than all together
-			return s.readAll(ctx, t, next)
-		}
-		for _, k := range changed {
-			next.byID[k.id] = k
-			if err := s.readOne(ctx, t, k); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	look := registry.NewLook()
-	for id, k := range next.byID {
-		if k != last.byID[id] {
-			next.byID[id] = s.parse(k, last.byID[id], look)
-		}
-	}
-	next.arrange()
-	return next, nil
-}
-
-// readOne reads document and credentials of k.
-func (s *Store) readOne(ctx context.Context, t tx, k *kept) error {
-	if err := t.row(ctx, `SELECT spec FROM integrations WHERE id = ?`, k.id).Scan(&k.spec); err != nil {
-		return err
-	}
-	rows, err := t.query(ctx, `SELECT integration_id, name, sealed FROM credentials WHERE integration_id = ?`, k.id)
-	if err != nil {
-		return err
-	}
-	return s.addCredentials(rows, map[string]*kept{k.id: k})
-}
-
-// readAll reads documents and credentials of all integrations that next does not
-// have.
-func (s *Store) readAll(ctx context.Context, t tx, next *snapshot) error {
-	rows, err := t.query(ctx, `SELECT id, etag, spec FROM integrations`)
-	if err != nil {
-		return err
-	}
-	all, err := collect(rows, func(k *kept) []any { return []any{&k.id, &k.etag, &k.spec} })
-	if err != nil {
-		return err
-	}
-	fresh := make(map[string]*kept)
-	for _, k := range all {
-		if next.byID[k.id] == nil {
-			next.byID[k.id], fresh[k.id] = k, k
-		}
-	}
-	if rows, err = t.query(ctx, `SELECT integration_id, name, sealed FROM credentials`); err != nil {
-		return err
-	}
-	return s.addCredentials(rows, fresh)
-}
-
 // sealedCredential is a row of the table credentials.
 type sealedCredential struct {
 	integration, name string
 	sealed            []byte
 }
 
-func (s *Store) addCredentials(rows *sql.Rows, to map[string]*kept) error {
-	all, err := collect(rows, func(c *sealedCredential) []any { return []any{&c.integration, &c.name, &c.sealed} })
-	if err != nil {
-		return err
-	}
+func (c *sealedCredential) fields() []any { return []any{&c.integration, &c.name, &c.sealed} }
+
+// addCredentials gives integrations their credentials; those of others are left out.
+func (s *Store) addCredentials(all []*sealedCredential, to map[string]*kept) {
 	for _, c := range all {
 		k := to[c.integration]
 		if k == nil {
@@ -216,77 +209,45 @@ func (s *Store) addCredentials(rows *sql.Rows, to map[string]*kept) error {
 		k.credentials[c.name] = s.opener(c.integration, c.name, c.sealed)
 		k.names = slices.Sorted(maps.Keys(k.credentials))
 	}
-	return nil
 }
 
-// collect reads all rows and closes them.
-func collect[T any](rows *sql.Rows, fields func(*T) []any) ([]*T, error) {
-	defer rows.Close() // rows.Err tells
-	var all []*T
-	for rows.Next() {
-		v := new(T)
-		if err := rows.Scan(fields(v)...); err != nil {
-			return nil, err
-		}
-		all = append(all, v)
-	}
-	return all, rows.Err()
-}
-
-// arrange makes the lists of byID.
-func (n *snapshot) arrange() {
-	n.sorted, n.faults = nil, nil
-	for _, id := range slices.Sorted(maps.Keys(n.byID)) {
-		k := n.byID[id]
-		if k.serving != nil {
-			n.sorted = append(n.sorted, k.serving)
-		}
-		if len(k.parsed.Faults) > 0 {
-			ff := registry.FileFault{File: id, Faults: k.parsed.Faults}
-			if k.serving != nil {
-				ff.Serving = id
-			}
-			n.faults = append(n.faults, ff)
-		}
-	}
-}
-
-// publish makes next the current snapshot and tells what is different. Callers
-// hold s.refreshing.
-func (s *Store) publish(next *snapshot) {
+// publish makes next the current snapshot and tells what is different, which is
+// the integrations of those ids at most. Callers hold s.turn.
+func (s *Store) publish(next *snapshot, ids []string) {
 	last := s.current.Swap(next)
-	serving := func(n *snapshot, id string) *registry.Integration {
-		if k := n.byID[id]; k != nil {
-			return k.serving
-		}
-		return nil
-	}
 	var removed, changed []*registry.Integration
-	for _, in := range last.sorted {
-		if serving(next, in.ID) == nil {
-			removed = append(removed, in)
-			s.cfg.Logger.Info("integration removed", "integration", in.ID)
+	for _, id := range ids {
+		before, after := last.serving(id), next.serving(id)
+		switch {
+		case before == after:
+		case after == nil:
+			removed = append(removed, before)
+			s.cfg.Logger.Info("integration removed", "integration", id)
+		default:
+			changed = append(changed, after)
+			s.cfg.Logger.Info("integration loaded", "integration", id, "revision", after.Revision)
 		}
-	}
-	for _, in := range next.sorted {
-		if serving(last, in.ID) != in {
-			changed = append(changed, in)
-			s.cfg.Logger.Info("integration loaded", "integration", in.ID, "revision", in.Revision)
-		}
-	}
-	known := make(map[string]string, len(last.faults))
-	for _, ff := range last.faults {
-		known[ff.File] = ff.Faults.Error()
-	}
-	for _, ff := range next.faults {
-		if text := ff.Faults.Error(); known[ff.File] != text {
-			s.cfg.Logger.LogAttrs(context.Background(), slog.LevelError, "integration is not acceptable",
-				slog.String("integration", ff.File), slog.String("faults", text), slog.String("still_serving", ff.Serving))
-		}
+		s.tellFaults(last.get(id), next.get(id))
 	}
 	if s.cfg.OnChange != nil && len(removed)+len(changed) > 0 {
 		s.cfg.OnChange(removed, changed)
 	}
+}
+
+// tellFaults logs faults that were not there before.
+func (s *Store) tellFaults(before, after *kept) {
+	if after == nil || len(after.parsed.Faults) == 0 {
+		return
+	}
+	text, serving := after.parsed.Faults.Error(), ""
+	if before != nil && before.parsed.Faults.Error() == text {
+		return
+	}
+	if after.serving != nil {
+		serving = after.id
+	}
+	s.cfg.Logger.LogAttrs(context.Background(), slog.LevelError, "integration is not acceptable",
+		slog.String("integration", after.id), slog.String("faults", text), slog.String("still_serving", serving))
 }
 
 // checkFiles finds changes of the files that documents name.
@@ -295,25 +256,26 @@ func (s *Store) checkFiles() {
 }
 
 // recheck parses again what may mean something else although its document is the
-// same.
+// same. It reads files, which may hang, before it takes its turn.
 func (s *Store) recheck(may func(*kept) bool) {
-	s.refreshing.Lock()
-	defer s.refreshing.Unlock()
-	last := s.current.Load()
-	next := &snapshot{stamp: last.stamp, byID: maps.Clone(last.byID)}
-	differs, look := false, registry.NewLook()
-	for id, old := range last.byID {
+	last, look := s.current.Load(), registry.NewLook()
+	differ := make(map[string]*kept)
+	last.all(func(old *kept) {
 		if !may(old) {
-			continue
+			return
 		}
 		k := *old
 		now := s.parse(&k, old, look)
 		if now.serving != old.serving || now.parsed.Faults.Error() != old.parsed.Faults.Error() {
-			next.byID[id], differs = now, true
+			differ[old.id] = now
 		}
+	})
+	if len(differ) == 0 {
+		return
 	}
-	if differs {
-		next.arrange()
-		s.publish(next)
-	}
+	s.turn <- struct{}{}
+	defer func() { <-s.turn }()
+	current := s.current.Load()
+	maps.DeleteFunc(differ, func(id string, _ *kept) bool { return current.get(id) != last.get(id) }) // changed meanwhile
+	s.publish(current.with(differ))
 }

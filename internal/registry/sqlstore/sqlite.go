@@ -33,12 +33,13 @@ func OpenSQLite(ctx context.Context, file string, c Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("registry: %w", err)
 	}
-	db := sql.OpenDB(connector)
+	db, looks := sql.OpenDB(connector), sql.OpenDB(connector)
 	db.SetMaxOpenConns(maxOpen)
 	db.SetMaxIdleConns(maxIdle)
-	s, err := open(ctx, c, db, &sqliteDialect)
-	if err != nil {
-		_ = db.Close() // nothing was written
+	looks.SetMaxOpenConns(1)
+	s := newStore(c, db, looks, &sqliteDialect)
+	if err := s.start(ctx); err != nil {
+		_ = s.Close() // nothing was written
 		return nil, err
 	}
 	return s, nil

@@ -10,6 +10,7 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -17,6 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/elapsed"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
 )
@@ -31,8 +33,8 @@ type Config struct {
 	Files []string
 	// MaxIntegrations is how many there may be; 0 means DefaultMaxIntegrations.
 	MaxIntegrations int
-	// MaxOutage is how long what was last seen is served while the database cannot
-	// be reached; 0 means DefaultMaxOutage.
+	// MaxOutage is how old what was last seen may be to be served; 0 means
+	// DefaultMaxOutage.
 	MaxOutage time.Duration
 	// PollInterval is how often Run looks for changes that it was not notified of;
 	// 0 means 500 ms.
@@ -50,6 +52,14 @@ type Config struct {
 	// program is the schema version that the Store works with, for tests of
 	// releases side by side; 0 means this release's.
 	program int
+	// lifetime is how long a connection to PostgreSQL is used, for tests; 0 means 30
+	// to 60 s.
+	lifetime time.Duration
+	// upkeep is how often usage is pruned, for tests; 0 means pruneInterval.
+	upkeep time.Duration
+	// probing is how often it is tried whether the database takes writes, for tests;
+	// 0 means probeInterval.
+	probing time.Duration
 }
 
 // What holds for settings that are zero.
@@ -59,30 +69,42 @@ const (
 	DefaultUsageRetention  = 90 * 24 * time.Hour
 )
 
-const (
-	// lookTime bounds a look whether something has changed: one row by its key.
-	lookTime = time.Second
-	// loadTime bounds reading what has changed.
-	loadTime = 10 * time.Second
-	// filesInterval is how often files that documents name are looked at.
-	filesInterval = 5 * time.Second
-)
+// filesInterval is how often files that documents name are looked at.
+const filesInterval = 5 * time.Second
 
 // Store is a registry.Store and a registry.UsageStore. It is safe for concurrent
 // use.
 type Store struct {
 	cfg Config
-	db  *sql.DB
-	d   *dialect
+	// db is for what callers and upkeep do. looks, one connection, is for looking at
+	// the database alone, so that nothing keeps a replica from seeing a change.
+	db, looks *sql.DB
+	d         *dialect
+	link      link
+	hosts     int // of PostgreSQL, to be tried one after the other
 	// listen, if not nil, calls wake whenever the database notifies of a change,
-	// until ctx ends or the connection breaks.
+	// until ctx ends, the connection breaks or is old enough; then it returns nil.
 	listen func(ctx context.Context, wake func()) error
+	// logged: the tables have registry_changes.
+	logged bool
 
 	current atomic.Pointer[snapshot]
 	seen    atomic.Pointer[time.Time]
-	outage  atomic.Pointer[outage] // nil while the database answers
+	planned atomic.Pointer[schedule]
+	outage  atomic.Pointer[string] // why the last look failed, nil if it did not
+	// recent is the age up to which a snapshot is served without further thought.
+	recent time.Duration
 
-	refreshing sync.Mutex // serialises what replaces current
+	// turn is held, by a value in it, by whoever replaces current.
+	turn chan struct{}
+
+	ctx   context.Context // ends with Close
+	stop  context.CancelFunc
+	tasks sync.WaitGroup
+
+	mu      sync.Mutex
+	awaited chan struct{} // closed when the look ends that calls wait for
+	trouble map[string]string
 }
 
 var (
@@ -90,48 +112,59 @@ var (
 	_ registry.UsageStore = (*Store)(nil)
 )
 
-// outage is a time in which the database cannot be reached.
-type outage struct {
-	problem   string
-	refusesAt time.Time
-}
-
-// open brings the schema up to date and reads everything.
-func open(ctx context.Context, c Config, db *sql.DB, d *dialect) (*Store, error) {
+// newStore makes a Store that has read nothing yet.
+func newStore(c Config, db, looks *sql.DB, d *dialect) *Store {
 	c.MaxIntegrations = cmp.Or(c.MaxIntegrations, DefaultMaxIntegrations)
 	c.MaxOutage = cmp.Or(c.MaxOutage, DefaultMaxOutage)
 	c.PollInterval = cmp.Or(c.PollInterval, 500*time.Millisecond)
 	c.UsageRetention = cmp.Or(c.UsageRetention, DefaultUsageRetention)
 	c.program = cmp.Or(c.program, latest())
+	c.upkeep = cmp.Or(c.upkeep, pruneInterval)
+	c.probing = cmp.Or(c.probing, probeInterval)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	if err := migrate(ctx, db, d, c.program); err != nil {
-		return nil, fmt.Errorf("registry: the tables of the %s database cannot be brought up to date: %w", d.name, err)
-	}
-	onChange := c.OnChange
-	c.OnChange = nil // what is there at first is no change
-	s := &Store{cfg: c, db: db, d: d}
+	s := &Store{cfg: c, db: db, looks: looks, d: d, hosts: 1, turn: make(chan struct{}, 1), trouble: make(map[string]string)}
+	s.logged = c.program >= changesVersion
+	s.recent = min(c.MaxOutage, c.PollInterval+slack)
+	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.current.Store(&snapshot{})
-	if err := s.refresh(ctx); err != nil {
-		return nil, fmt.Errorf("registry: the integrations cannot be read from the %s database: %w", d.name, err)
-	}
-	s.cfg.OnChange = onChange
-	return s, nil
+	return s
 }
 
-// Close closes the database. Get and List go on answering.
-func (s *Store) Close() error { return s.db.Close() }
+// start brings the schema up to date and reads everything.
+func (s *Store) start(ctx context.Context) error {
+	if err := migrate(ctx, s.db, s.d, s.cfg.program); err != nil {
+		return fmt.Errorf("registry: the tables of the %s database cannot be brought up to date: %w", s.d.name, err)
+	}
+	onChange := s.cfg.OnChange
+	s.cfg.OnChange = nil // what is there at first is no change
+	err := s.refresh(ctx, true)
+	s.cfg.OnChange = onChange
+	if err != nil {
+		return fmt.Errorf("registry: the integrations cannot be read from the %s database: %w", s.d.name, err)
+	}
+	return nil
+}
 
-// Get implements registry.Store. It takes no lock.
+// Close closes the database. List goes on answering, Get for MaxOutage.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	s.stop()
+	s.mu.Unlock()
+	s.tasks.Wait()
+	return errors.Join(s.looks.Close(), s.db.Close())
+}
+
+// Get implements registry.Store. It takes no lock, unless the process was stopped.
 func (s *Store) Get(id string) (*registry.Integration, error) {
-	if o := s.outage.Load(); o != nil && s.cfg.Now().After(o.refusesAt) {
+	if !s.mayServe(s.cfg.Now()) {
 		return nil, registry.ErrUnavailable
 	}
-	if k, ok := s.current.Load().byID[id]; ok && k.serving != nil {
+	if k := s.current.Load().get(id); k != nil && k.serving != nil {
 		return k.serving, nil
 	}
 	return nil, registry.ErrNotFound
@@ -145,24 +178,33 @@ func (s *Store) Faults() []registry.FileFault { return slices.Clone(s.current.Lo
 
 // Status implements registry.Store.
 func (s *Store) Status() registry.Status {
-	st := registry.Status{Backend: s.d.name, Writable: true, SeenAt: *s.seen.Load()}
-	if o := s.outage.Load(); o != nil {
-		st.Problem, st.RefusesAt = o.problem, o.refusesAt
+	now, seen := s.cfg.Now(), *s.seen.Load()
+	st := registry.Status{Backend: s.d.name, Writable: true, SeenAt: seen, WriteProblem: s.writeProblem()}
+	age := elapsed.Between(seen, now)
+	if why := s.outage.Load(); why != nil {
+		st.Problem = "the integrations' database cannot be read: " + *why
+	} else if age > s.recent && !s.onSchedule(now) {
+		st.Problem = fmt.Sprintf("the integrations' database was last read %s ago", age.Round(time.Second))
+	}
+	if st.Refuses = age > s.cfg.MaxOutage; st.Refuses && st.Problem == "" {
+		st.Problem = fmt.Sprintf("the integrations' database was last read %s ago", age.Round(time.Second))
+	}
+	if st.Problem != "" {
+		st.RefusesAt = seen.Add(s.cfg.MaxOutage)
 	}
 	return st
 }
 
-// Reload implements registry.Store. It also opens anew what the key file has
-// other keys for by now.
+// Reload implements registry.Store. It also seals credentials again for which the
+// key file names another key now.
 func (s *Store) Reload() {
-	ctx, cancel := context.WithTimeout(context.Background(), loadTime)
-	defer cancel()
-	if err := s.refresh(ctx); err == nil {
-		s.checkFiles()
-		s.checkKeys()
-		if _, err := s.Reseal(ctx); err != nil {
-			s.cfg.Logger.Error("credentials are not sealed anew", "error", err)
-		}
+	if s.follow(s.ctx, false) != nil {
+		return
+	}
+	s.checkFiles()
+	s.checkKeys()
+	if _, err := s.Reseal(s.ctx); err != nil {
+		s.cfg.Logger.Error("credentials are not sealed with the current key", "error", err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -64,22 +65,40 @@ func (s *Store) MergeUsage(ctx context.Context, batch []registry.Usage) error {
 		return cmp.Or(cmp.Compare(merged[a].Integration, merged[b].Integration), cmp.Compare(a, b))
 	})
 	for chunk := range slices.Chunk(ids, usageChunk) {
-		if err := inTx(ctx, s.db, s.d, s.d.write, func(t tx) error { return upsertUsage(ctx, t, chunk, merged) }); err != nil {
-			return unavailable(err)
+		if err := s.writeUsage(ctx, upsertUsage(chunk, merged)); err != nil {
+			return err
 		}
 	}
-	for id := range integrations {
-		if err := s.capUsage(ctx, id); err != nil {
-			return unavailable(err)
+	for some := range slices.Chunk(slices.Sorted(maps.Keys(integrations)), usageChunk) {
+		var stmts []stmt
+		for _, id := range some {
+			stmts = append(stmts, capUsage(id))
+		}
+		if err := s.writeUsage(ctx, stmts...); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// upsertUsage merges entries into the table. The first entry's casts tell
+// writeUsage runs statements in a transaction of their own.
+func (s *Store) writeUsage(ctx context.Context, stmts ...stmt) error {
+	limited, cancel := s.bounded(ctx)
+	defer cancel()
+	err := s.d.run(limited, s.db, batch{access: writing, first: func() []stmt { return stmts }})
+	if ctx.Err() == nil {
+		s.wrote(uses, err)
+	}
+	if err != nil {
+		return unavailable(err)
+	}
+	return nil
+}
+
+// upsertUsage returns what merges entries into the table. The first entry's casts tell
 // PostgreSQL the types of all; the names column1 and so on are those that both
 // databases give.
-func upsertUsage(ctx context.Context, t tx, ids []string, merged map[string]registry.Usage) error {
+func upsertUsage(ids []string, merged map[string]registry.Usage) stmt {
 	var values strings.Builder
 	args := make([]any, 0, 10*len(ids))
 	for i, id := range ids {
@@ -91,30 +110,30 @@ func upsertUsage(ctx context.Context, t tx, ids []string, merged map[string]regi
 		args = append(args, id, u.Integration, string(u.Principal), u.Connector, u.Store, u.Secret, u.Key, u.Version,
 			u.FirstAt.UnixMicro(), u.LastAt.UnixMicro())
 	}
-	return t.exec(ctx, `
+	return stmt{args: args, query: `
 		INSERT INTO integration_usage (id, integration_id, principal, connector, store, secret, json_key, version, first_at, last_at)
 		SELECT column1, column2, column3, column4, column5, column6, column7, column8, column9, column10
-		FROM (VALUES `+values.String()+`) AS v
+		FROM (VALUES ` + values.String() + `) AS v
 		WHERE EXISTS (SELECT 1 FROM integrations WHERE integrations.id = column2)
 		ON CONFLICT (id) DO UPDATE SET
 			version  = CASE WHEN excluded.last_at >= integration_usage.last_at THEN excluded.version ELSE integration_usage.version END,
 			first_at = CASE WHEN excluded.first_at < integration_usage.first_at THEN excluded.first_at ELSE integration_usage.first_at END,
-			last_at  = CASE WHEN excluded.last_at > integration_usage.last_at THEN excluded.last_at ELSE integration_usage.last_at END`, args...)
+			last_at  = CASE WHEN excluded.last_at > integration_usage.last_at THEN excluded.last_at ELSE integration_usage.last_at END`}
 }
 
-// capUsage deletes what is too much of an integration, the oldest first.
-func (s *Store) capUsage(ctx context.Context, integration string) error {
-	_, err := s.db.ExecContext(ctx, s.d.sql(`
+// capUsage returns what deletes what is too much of an integration, the oldest
+// first.
+func capUsage(integration string) stmt {
+	return stmt{args: []any{integration, integration, maxUsage}, query: `
 		DELETE FROM integration_usage WHERE integration_id = ? AND last_at < (
-			SELECT last_at FROM integration_usage WHERE integration_id = ? ORDER BY last_at DESC LIMIT 1 OFFSET ?)`),
-		integration, integration, maxUsage)
-	return err
+			SELECT last_at FROM integration_usage WHERE integration_id = ? ORDER BY last_at DESC LIMIT 1 OFFSET ?)`}
 }
 
 // prune deletes usage that is older than it is kept.
 func (s *Store) prune(ctx context.Context) {
 	before := s.cfg.Now().Add(-s.cfg.UsageRetention).UnixMicro()
-	if _, err := s.db.ExecContext(ctx, s.d.sql(`DELETE FROM integration_usage WHERE last_at < ?`), before); err != nil && ctx.Err() == nil {
+	err := s.writeUsage(ctx, stmt{query: `DELETE FROM integration_usage WHERE last_at < ?`, args: []any{before}})
+	if err != nil && ctx.Err() == nil {
 		s.cfg.Logger.Warn("usage that is too old is not deleted", "error", err)
 	}
 }
@@ -135,17 +154,14 @@ func (s *Store) Usage(ctx context.Context, integration string, since time.Time, 
 	if !since.IsZero() {
 		from = since.UnixMicro()
 	}
-	rows, err := s.db.QueryContext(ctx, s.d.sql(`
+	all, err := s.readUsage(ctx, stmt{args: []any{integration, from, limit}, query: `
 		SELECT integration_id, principal, connector, store, secret, json_key, version, first_at, last_at
-		FROM integration_usage WHERE integration_id = ? AND last_at >= ? ORDER BY last_at DESC, id LIMIT ?`), integration, from, limit)
+		FROM integration_usage WHERE integration_id = ? AND last_at >= ? ORDER BY last_at DESC, id LIMIT ?`},
+		func(r *usageRow) []any {
+			return []any{&r.Integration, &r.principal, &r.Connector, &r.Store, &r.Secret, &r.Key, &r.Version, &r.first, &r.latest}
+		})
 	if err != nil {
-		return nil, unavailable(err)
-	}
-	all, err := collect(rows, func(r *usageRow) []any {
-		return []any{&r.Integration, &r.principal, &r.Connector, &r.Store, &r.Secret, &r.Key, &r.Version, &r.first, &r.latest}
-	})
-	if err != nil {
-		return nil, unavailable(err)
+		return nil, err
 	}
 	usage := make([]registry.Usage, len(all))
 	for i, r := range all {
@@ -158,14 +174,11 @@ func (s *Store) Usage(ctx context.Context, integration string, since time.Time, 
 // LastUsed implements registry.UsageStore.
 func (s *Store) LastUsed(ctx context.Context) (map[string]time.Time, error) {
 	// One step into the index for each integration.
-	rows, err := s.db.QueryContext(ctx, `
-		SELECT id, coalesce((SELECT max(last_at) FROM integration_usage WHERE integration_id = integrations.id), 0) FROM integrations`)
+	all, err := s.readUsage(ctx, stmt{query: `
+		SELECT id, coalesce((SELECT max(last_at) FROM integration_usage WHERE integration_id = integrations.id), 0) FROM integrations`},
+		func(r *usageRow) []any { return []any{&r.Integration, &r.latest} })
 	if err != nil {
-		return nil, unavailable(err)
-	}
-	all, err := collect(rows, func(r *usageRow) []any { return []any{&r.Integration, &r.latest} })
-	if err != nil {
-		return nil, unavailable(err)
+		return nil, err
 	}
 	last := make(map[string]time.Time, len(all))
 	for _, r := range all {
@@ -174,4 +187,15 @@ func (s *Store) LastUsed(ctx context.Context) (map[string]time.Time, error) {
 		}
 	}
 	return last, nil
+}
+
+func (s *Store) readUsage(ctx context.Context, st stmt, fields func(*usageRow) []any) ([]*usageRow, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	var all []*usageRow
+	st.row = each(&all, fields)
+	if err := s.d.alone(ctx, s.db, st); err != nil {
+		return nil, unavailable(err)
+	}
+	return all, nil
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"database/sql"
 	"errors"
 	"maps"
 	"slices"
@@ -16,16 +15,32 @@ import (
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
-// touch makes a transaction the only one that writes, until it ends, and tells
-// readers of it. Every write begins with it.
-func (s *Store) touch(ctx context.Context, t tx) error {
-	if err := t.exec(ctx, `UPDATE registry_state SET revision = revision + 1, stamp = ? WHERE id = 1`, rand.Text()); err != nil {
-		return err
+// change returns the statements that make a transaction the only one that writes,
+// until it ends, and tell readers that an integration changes. Every write begins
+// with them, once for each integration. revision gets the number of the change.
+func (s *Store) change(id string, revision *int64) []stmt {
+	state := stmt{query: `UPDATE registry_state SET revision = revision + 1, stamp = ? WHERE id = 1 RETURNING revision`, args: []any{rand.Text()}, row: into(revision)}
+	if !s.logged {
+		return []stmt{state}
 	}
+	state.query = `UPDATE registry_state SET revision = revision + 1, previous = stamp, stamp = ? WHERE id = 1 RETURNING revision`
+	return []stmt{
+		state,
+		{query: `INSERT INTO registry_changes (revision, stamp, previous, integration_id) SELECT revision, stamp, previous, CAST(? AS TEXT) FROM registry_state WHERE id = 1`, args: []any{id}},
+		{query: `DELETE FROM registry_changes WHERE revision <= (SELECT revision FROM registry_state WHERE id = 1) - CAST(? AS BIGINT)`, args: []any{keptChanges}},
+	}
+}
+
+// keptChanges is how many changes are kept in the log: a reader that is further
+// behind reads the whole list.
+const keptChanges = 10_000
+
+// notify appends what tells the other replicas at once.
+func (s *Store) notify(stmts []stmt) []stmt {
 	if s.d.notify == "" {
-		return nil
+		return stmts
 	}
-	return t.exec(ctx, s.d.notify)
+	return append(stmts, stmt{query: s.d.notify})
 }
 
 // Create implements registry.Store.
@@ -51,6 +66,13 @@ func (r *row) fields() []any {
 	return []any{&r.id, &r.spec, &r.etag, &r.createdAt, &r.createdBy, &r.updatedAt, &r.updatedBy}
 }
 
+func (r *row) values() []any {
+	return []any{r.id, r.spec, r.etag, r.createdAt, r.createdBy, r.updatedAt, r.updatedBy}
+}
+
+// errRaced: what a write was made from is no longer there.
+var errRaced = errors.New("sqlstore: the integration has changed since it was read")
+
 func (s *Store) put(ctx context.Context, c registry.Change, create bool) (registry.Record, error) {
 	if !utf8.Valid(c.Document) || bytes.IndexByte(c.Document, 0) >= 0 {
 		return registry.Record{}, invalid("", "the document is not UTF-8 text")
@@ -61,104 +83,162 @@ func (s *Store) put(ctx context.Context, c registry.Change, create bool) (regist
 		return registry.Record{}, &registry.InvalidError{Faults: registry.ParseDocument(c.Document, registry.DocumentConfig{Files: s.cfg.Files}).Faults}
 	}
 	var rec registry.Record
-	err := s.write(ctx, func(t tx) error {
-		now, err := s.next(ctx, t, id, c, create)
-		if err != nil {
-			return err
-		}
-		w, err := s.judge(ctx, t, id, c)
-		if err != nil {
-			return err
-		}
-		if c.ValidateOnly {
-			now.etag, now.createdAt, now.updatedAt = "", 0, 0
-		} else if err := w.store(ctx, t, now, create); err != nil {
-			return err
-		}
-		rec = now.record(w.parsed, w.names())
-		if c.ValidateOnly {
-			return errRollback
-		}
-		return nil
+	err := s.untilSettled(ctx, func(ctx context.Context) (err error) {
+		rec, err = s.putOnce(ctx, id, c, create)
+		return err
 	})
-	if err != nil {
-		return registry.Record{}, err
-	}
-	if !c.ValidateOnly {
-		s.follow(context.WithoutCancel(ctx))
-	}
-	return rec, nil
+	return rec, err
 }
 
-// Delete implements registry.Store.
-func (s *Store) Delete(ctx context.Context, id, etag string) error {
-	err := s.write(ctx, func(t tx) error {
-		now, err := find(ctx, t, id)
-		if err != nil {
-			return err
-		}
-		if etag != "" && etag != now.etag {
-			return registry.ErrConflict
-		}
-		return t.exec(ctx, `DELETE FROM integrations WHERE id = ?`, id) // and all that hangs on it
-	})
-	if err == nil {
-		s.follow(context.WithoutCancel(ctx))
-	}
-	return err
-}
+// racing bounds how often a write is tried that others get ahead of. One of those
+// that race always comes through.
+const racing = 100
 
-// write runs do in a transaction that is the only one to write. What is not one
-// of the registry's errors is the database's.
-func (s *Store) write(ctx context.Context, do func(tx) error) error {
-	err := inTx(ctx, s.db, s.d, s.d.write, func(t tx) error {
-		if err := s.touch(ctx, t); err != nil {
-			return err
+// untilSettled runs a write, again while others get ahead of it. What is not one of
+// the registry's errors is the database's.
+func (s *Store) untilSettled(ctx context.Context, write func(context.Context) error) error {
+	limited, cancel := s.bounded(ctx)
+	defer cancel()
+	var err error
+	for range racing {
+		if err = write(limited); !errors.Is(err, errRaced) {
+			break
 		}
-		return do(t)
-	})
+	}
 	var fault *registry.InvalidError
 	switch {
+	case errors.Is(err, errRaced):
+		return registry.ErrConflict
 	case err == nil, errors.As(err, &fault), errors.Is(err, registry.ErrNotFound), errors.Is(err, registry.ErrExists),
 		errors.Is(err, registry.ErrConflict), errors.Is(err, registry.ErrQuota):
 		return err
 	default:
+		if ctx.Err() == nil {
+			s.wrote(changes, err)
+		}
 		return unavailable(err)
 	}
 }
 
-func find(ctx context.Context, t tx, id string) (*row, error) {
-	var r row
-	err := t.row(ctx, `SELECT `+rowColumns+` FROM integrations WHERE id = ?`, id).Scan(r.fields()...)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, registry.ErrNotFound
+// putOnce reads what is there, and writes unless that has changed meanwhile: two
+// round trips, and no lock between them.
+func (s *Store) putOnce(ctx context.Context, id string, c registry.Change, create bool) (registry.Record, error) {
+	there, err := s.find(ctx, id)
+	if err != nil {
+		return registry.Record{}, err
 	}
-	return &r, err
+	next, err := s.next(there, id, c, create)
+	if err != nil {
+		return registry.Record{}, err
+	}
+	w, err := s.judge(there.credentials, id, c)
+	if err != nil {
+		return registry.Record{}, err
+	}
+	if c.ValidateOnly {
+		next.etag, next.createdAt, next.updatedAt = "", 0, 0
+		return next.record(w.parsed, w.names()), nil
+	}
+	stmts, err := w.statements(next, there.row)
+	if err != nil {
+		return registry.Record{}, err
+	}
+	if err := s.write(ctx, id, stmts); err != nil {
+		return registry.Record{}, err
+	}
+	return next.record(w.parsed, w.names()), nil
+}
+
+// write makes a change, whose first statement changes one row unless what it was
+// made from is no longer there, and makes it take effect here.
+func (s *Store) write(ctx context.Context, id string, stmts []stmt) error {
+	var revision, changed int64
+	stmts[0].changed = &changed
+	err := s.d.run(ctx, s.db, batch{access: writing, first: func() []stmt {
+		changed = 0
+		return s.notify(append(s.change(id, &revision), stmts...))
+	}})
+	if err != nil {
+		return err
+	}
+	s.wrote(changes, nil)
+	if changed == 0 {
+		return errRaced
+	}
+	s.followTo(context.WithoutCancel(ctx), revision)
+	return nil
+}
+
+// followTo is follow unless the snapshot has that change already, as that of
+// another writer's follow may.
+func (s *Store) followTo(ctx context.Context, revision int64) {
+	if s.current.Load().revision < revision {
+		_ = s.follow(ctx, true) // an outage is noted
+	}
+}
+
+// Delete implements registry.Store.
+func (s *Store) Delete(ctx context.Context, id, etag string) error {
+	return s.untilSettled(ctx, func(ctx context.Context) error {
+		there, err := s.find(ctx, id)
+		switch {
+		case err != nil:
+			return err
+		case there.row == nil:
+			return registry.ErrNotFound
+		case etag != "" && etag != there.row.etag:
+			return registry.ErrConflict
+		}
+		return s.write(ctx, id, []stmt{
+			{query: `DELETE FROM integrations WHERE id = ? AND etag = ?`, args: []any{id, there.row.etag}}, // and all that hangs on it
+		})
+	})
+}
+
+// found is what there is of an integration.
+type found struct {
+	row         *row // nil if there is none
+	credentials []*sealedCredential
+	count       int // of all integrations
+}
+
+// find reads an integration.
+func (s *Store) find(ctx context.Context, id string) (*found, error) {
+	var f found
+	var rows []*row
+	err := s.d.run(ctx, s.db, batch{first: func() []stmt {
+		f, rows = found{}, nil
+		return []stmt{
+			{query: `SELECT ` + rowColumns + ` FROM integrations WHERE id = ?`, args: []any{id}, row: each(&rows, (*row).fields)},
+			{query: `SELECT integration_id, name, sealed FROM credentials WHERE integration_id = ?`, args: []any{id}, row: each(&f.credentials, (*sealedCredential).fields)},
+			{query: `SELECT count(*) FROM integrations`, row: into(&f.count)},
+		}
+	}})
+	if len(rows) > 0 {
+		f.row = rows[0]
+	}
+	return &f, err
 }
 
 // next returns the row that a change makes, if what is there lets it.
-func (s *Store) next(ctx context.Context, t tx, id string, c registry.Change, create bool) (*row, error) {
+func (s *Store) next(f *found, id string, c registry.Change, create bool) (*row, error) {
 	at := s.cfg.Now().UnixMicro()
-	r, err := find(ctx, t, id)
+	r := row{id: id, createdAt: at, createdBy: string(c.By)}
 	switch {
-	case create && err == nil:
+	case create && f.row != nil:
 		return nil, registry.ErrExists
-	case create && errors.Is(err, registry.ErrNotFound):
-		var n int
-		if err := t.row(ctx, `SELECT count(*) FROM integrations`).Scan(&n); err != nil {
-			return nil, err
-		}
-		if n >= s.cfg.MaxIntegrations {
-			return nil, registry.ErrQuota
-		}
-		r = &row{id: id, createdAt: at, createdBy: string(c.By)}
-	case err != nil:
-		return nil, err
-	case c.ETag != "" && c.ETag != r.etag:
+	case create && f.count >= s.cfg.MaxIntegrations:
+		return nil, registry.ErrQuota
+	case create:
+	case f.row == nil:
+		return nil, registry.ErrNotFound
+	case c.ETag != "" && c.ETag != f.row.etag:
 		return nil, registry.ErrConflict
+	default:
+		r = *f.row
 	}
 	r.spec, r.etag, r.updatedAt, r.updatedBy = string(c.Document), rand.Text(), at, string(c.By)
-	return r, nil
+	return &r, nil
 }
 
 // written is what a change comes to.
@@ -170,15 +250,7 @@ type written struct {
 }
 
 // judge parses the document of a change with the credentials that it would have.
-func (s *Store) judge(ctx context.Context, t tx, id string, c registry.Change) (*written, error) {
-	rows, err := t.query(ctx, `SELECT integration_id, name, sealed FROM credentials WHERE integration_id = ?`, id)
-	if err != nil {
-		return nil, err
-	}
-	there, err := collect(rows, func(c *sealedCredential) []any { return []any{&c.integration, &c.name, &c.sealed} })
-	if err != nil {
-		return nil, err
-	}
+func (s *Store) judge(there []*sealedCredential, id string, c registry.Change) (*written, error) {
 	w := &written{s: s, given: c.Credentials}
 	credentials := make(map[string]registry.Credential)
 	for _, sealed := range there {
@@ -223,27 +295,31 @@ func (w *written) faultOf(name string) string {
 // names are those of the credentials that there will be.
 func (w *written) names() []string { return w.parsed.Used }
 
-// store writes the integration, the credentials that were given, and takes out
-// those that it has no use for any more.
-func (w *written) store(ctx context.Context, t tx, r *row, create bool) error {
-	var err error
-	if create {
-		err = t.exec(ctx, `INSERT INTO integrations (`+rowColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?)`,
-			r.id, r.spec, r.etag, r.createdAt, r.createdBy, r.updatedAt, r.updatedBy)
+// statements write the integration in the place of what was read, nil if nothing
+// was there, the credentials that were given, and take out those that it has no use
+// for any more. All but the first do nothing if the first has changed nothing.
+func (w *written) statements(r, was *row) ([]stmt, error) {
+	stmts := make([]stmt, 0, 1+len(w.kept)+len(w.given))
+	if was == nil {
+		stmts = append(stmts, stmt{
+			query: `INSERT INTO integrations (` + rowColumns + `)
+				SELECT CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS BIGINT), CAST(? AS TEXT), CAST(? AS BIGINT), CAST(? AS TEXT)
+				WHERE (SELECT count(*) FROM integrations) < CAST(? AS BIGINT) ON CONFLICT (id) DO NOTHING`,
+			args: append(r.values(), w.s.cfg.MaxIntegrations),
+		})
 	} else {
-		err = t.exec(ctx, `UPDATE integrations SET spec = ?, etag = ?, updated_at = ?, updated_by = ? WHERE id = ?`,
-			r.spec, r.etag, r.updatedAt, r.updatedBy, r.id)
+		stmts = append(stmts, stmt{
+			query: `UPDATE integrations SET spec = ?, etag = ?, updated_at = ?, updated_by = ? WHERE id = ? AND etag = ?`,
+			args:  []any{r.spec, r.etag, r.updatedAt, r.updatedBy, r.id, was.etag},
+		})
 	}
-	if err != nil {
-		return err
-	}
+	const written = `EXISTS (SELECT 1 FROM integrations WHERE id = CAST(? AS TEXT) AND etag = CAST(? AS TEXT))`
 	for _, name := range w.kept {
-		_, replaced := w.given[name]
-		if !replaced && slices.Contains(w.parsed.Used, name) {
-			continue
-		}
-		if err := t.exec(ctx, `DELETE FROM credentials WHERE integration_id = ? AND name = ?`, r.id, name); err != nil {
-			return err
+		if _, replaced := w.given[name]; replaced || !slices.Contains(w.parsed.Used, name) {
+			stmts = append(stmts, stmt{
+				query: `DELETE FROM credentials WHERE integration_id = ? AND name = ? AND ` + written,
+				args:  []any{r.id, name, r.id, r.etag},
+			})
 		}
 	}
 	for name, v := range w.given {
@@ -251,15 +327,16 @@ func (w *written) store(ctx context.Context, t tx, r *row, create bool) error {
 		sealed, err := w.s.cfg.Sealer.Seal(b, place(r.id, name))
 		clear(b)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if err := t.exec(ctx, `INSERT INTO credentials (integration_id, name, sealed) VALUES (?, ?, ?)`, r.id, name, sealed); err != nil {
-			return err
-		}
+		stmts = append(stmts, stmt{
+			query: `INSERT INTO credentials (integration_id, name, sealed) SELECT CAST(? AS TEXT), CAST(? AS TEXT), ` + w.s.d.bytes + ` WHERE ` + written,
+			args:  []any{r.id, name, sealed, r.id, r.etag},
+		})
 		// What the record hands out outlives the change's values.
 		w.parsed.Integration.Credentials[name] = w.s.opener(r.id, name, sealed)
 	}
-	return nil
+	return stmts, nil
 }
 
 func invalid(path, text string) error {

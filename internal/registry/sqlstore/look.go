@@ -1,0 +1,263 @@
+package sqlstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/elapsed"
+	"github.com/secretbroker/secretbroker/internal/registry"
+)
+
+// state is the row of registry_state, and who has told it.
+type state struct {
+	revision           int64
+	stamp              string
+	standby, readsOnly bool
+}
+
+func (d *dialect) stateInto(st *state) stmt {
+	return stmt{query: d.state, row: into(&st.revision, &st.stamp, &st.standby, &st.readsOnly)}
+}
+
+// errNotPrimary: the server is not the one that changes are written to. What it
+// says may be old, and will stay so.
+var errNotPrimary = errors.New("registry.postgres.url leads to the wrong server, or the failover has not ended")
+
+// check returns an error unless a writable primary has told the state: a server
+// that a failover has left behind may answer for hours.
+func (st *state) check() error {
+	switch {
+	case st.standby:
+		return fmt.Errorf("the server is a standby (pg_is_in_recovery): %w", errNotPrimary)
+	case st.readsOnly:
+		return fmt.Errorf("the server is read-only (transaction_read_only): %w", errNotPrimary)
+	}
+	return nil
+}
+
+// follow is refresh for those to whom their own end is no outage. changed says
+// that something is known to have changed.
+func (s *Store) follow(ctx context.Context, changed bool) error {
+	err := s.refresh(ctx, changed)
+	if err != nil && ctx.Err() == nil {
+		// Other open connections lead where the database was: after a failover they
+		// may hang, or lead to the wrong server.
+		s.looks.SetMaxIdleConns(0)
+		s.looks.SetMaxIdleConns(1)
+		s.db.SetMaxIdleConns(0)
+		s.db.SetMaxIdleConns(maxIdle)
+	}
+	return err
+}
+
+// refresh makes what is in the database what is served, and notes whether it could
+// be read. It has deadlines of its own.
+func (s *Store) refresh(ctx context.Context, changed bool) error {
+	select {
+	case s.turn <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-s.turn }()
+	begin := s.cfg.Now()
+	allowed, err := s.update(ctx, begin, changed)
+	now := s.cfg.Now()
+	if err == nil {
+		s.seen.Store(&begin)
+		s.plan(begin, 0) // a look that took so long that it is old asks for another one
+		if s.outage.Swap(nil) != nil {
+			s.cfg.Logger.Info("the integrations' database can be read again", "backend", s.d.name)
+		}
+		return nil
+	}
+	if s.seen.Load() == nil || ctx.Err() != nil { // while opening, or given up by the caller
+		return err
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		s.link.timedOut()
+	}
+	if elapsed.Between(begin, now) <= allowed+slack { // else the process was stopped meanwhile
+		s.plan(now, 0)
+	}
+	text := err.Error()
+	if s.outage.Swap(&text) == nil {
+		s.cfg.Logger.Error("the integrations' database cannot be read; what was seen last is served for a while",
+			"backend", s.d.name, "refuses_at", s.seen.Load().Add(s.cfg.MaxOutage).UTC().Format(time.RFC3339), "error", err)
+	}
+	return err
+}
+
+// update looks at the database and reads what has changed. It returns how long it
+// was allowed to take.
+func (s *Store) update(ctx context.Context, begin time.Time, changed bool) (time.Duration, error) {
+	allowed := s.link.roundTrip()
+	connecting := s.looks.Stats().Idle == 0
+	if connecting {
+		allowed += time.Duration(s.hosts) * s.link.connect()
+	}
+	s.plan(begin, allowed)
+	last := s.current.Load()
+	if last.read && !changed {
+		look, cancel := context.WithTimeout(ctx, allowed)
+		defer cancel()
+		sent := time.Now()
+		var st state
+		err := s.d.alone(look, s.looks, s.d.stateInto(&st))
+		if err != nil {
+			return allowed, err
+		}
+		if !connecting {
+			s.link.measured(time.Since(sent))
+		}
+		if err := st.check(); err != nil {
+			return allowed, err
+		}
+		if st.stamp == last.stamp && st.revision == last.revision {
+			return allowed, nil
+		}
+	}
+	allowed += s.link.load()
+	s.plan(begin, allowed)
+	load, cancel := context.WithTimeout(ctx, allowed)
+	defer cancel()
+	next, ids, err := s.load(load, last)
+	if err != nil {
+		return allowed, err
+	}
+	s.publish(next, ids)
+	return allowed, nil
+}
+
+// load reads what has changed since last. It goes by the log of changes as long as
+// that continues what last knows, and otherwise by the whole list.
+func (s *Store) load(ctx context.Context, last *snapshot) (*snapshot, []string, error) {
+	var (
+		st      state
+		changes map[string]*kept
+		err     error
+	)
+	if last.read && s.logged {
+		changes, err = s.readLog(ctx, last, &st)
+	}
+	if err == nil && changes == nil {
+		changes, err = s.readList(ctx, last, &st)
+	}
+	if err == nil {
+		err = st.check()
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	look := registry.NewLook()
+	for id, k := range changes {
+		if k != nil {
+			changes[id] = s.parse(k, last.get(id), look)
+		}
+	}
+	next, ids := last.with(changes)
+	next.read, next.revision, next.stamp = true, st.revision, st.stamp
+	return next, ids, nil
+}
+
+// readLog reads what the log of changes names. It returns nil unless the log leads
+// from what last knows to what the database holds now: it has last's revision with
+// last's stamp, which no other history has, the present revision with the present
+// stamp, and each revision in between continues the one before. A restored backup,
+// commits that a failover lost, a writer of a release without the log, and an edit by
+// hand break that.
+func (s *Store) readLog(ctx context.Context, last *snapshot, st *state) (map[string]*kept, error) {
+	var (
+		ends, links int64
+		rows        []*kept
+		sealed      []*sealedCredential
+	)
+	const named = `SELECT integration_id FROM registry_changes WHERE revision > ?`
+	err := s.d.run(ctx, s.looks, batch{first: func() []stmt {
+		rows, sealed = nil, nil
+		return []stmt{
+			s.d.stateInto(st),
+			{query: `SELECT (SELECT count(*) FROM registry_changes WHERE revision = ? AND stamp = ?)
+					+ (SELECT count(*) FROM registry_changes AS c JOIN registry_state AS s ON c.revision = s.revision AND c.stamp = s.stamp),
+				(SELECT count(*) FROM registry_changes AS c JOIN registry_changes AS p ON p.revision = c.revision - 1 AND p.stamp = c.previous WHERE c.revision > ?)`,
+				args: []any{last.revision, last.stamp, last.revision}, row: into(&ends, &links)},
+			{query: `SELECT c.integration_id, coalesce(i.etag, ''), coalesce(i.spec, '') FROM (SELECT DISTINCT integration_id FROM registry_changes WHERE revision > ?) AS c
+				LEFT JOIN integrations AS i ON i.id = c.integration_id`,
+				args: []any{last.revision}, row: each(&rows, (*kept).fields)},
+			{query: `SELECT integration_id, name, sealed FROM credentials WHERE integration_id IN (` + named + `)`,
+				args: []any{last.revision}, row: each(&sealed, (*sealedCredential).fields)},
+		}
+	}})
+	if err != nil || ends != 2 || links != st.revision-last.revision {
+		return nil, err
+	}
+	changes := make(map[string]*kept)
+	for _, k := range rows {
+		old := last.get(k.id)
+		switch {
+		case k.etag == "" && old != nil:
+			changes[k.id] = nil
+		case k.etag != "" && (old == nil || old.etag != k.etag):
+			changes[k.id] = k
+		}
+	}
+	s.addCredentials(sealed, changes)
+	return changes, nil
+}
+
+// fewChanges is up to how many integrations are asked for by their ids.
+const fewChanges = 32
+
+// readList reads the whole list of ids and etags, and then what is not as last has
+// it. It ends up right whatever happened to the database in between.
+func (s *Store) readList(ctx context.Context, last *snapshot, st *state) (map[string]*kept, error) {
+	var (
+		listed, rows []*kept
+		sealed       []*sealedCredential
+		changes      map[string]*kept
+	)
+	err := s.d.run(ctx, s.looks, batch{
+		first: func() []stmt {
+			listed, rows, sealed = nil, nil, nil
+			return []stmt{
+				s.d.stateInto(st),
+				{query: `SELECT id, etag, '' FROM integrations`, row: each(&listed, (*kept).fields)},
+			}
+		},
+		then: func() []stmt {
+			changes = last.differences(listed)
+			where, of := "", ""
+			var args []any
+			for id, k := range changes {
+				if k != nil {
+					args = append(args, id)
+				}
+			}
+			if len(args) == 0 {
+				return nil
+			}
+			if len(args) <= fewChanges { // more would take longer than all
+				in := ` IN (?` + strings.Repeat(", ?", len(args)-1) + `)`
+				where, of = ` WHERE id`+in, ` WHERE integration_id`+in
+			} else {
+				args = nil
+			}
+			return []stmt{
+				{query: `SELECT id, etag, spec FROM integrations` + where, args: args, row: each(&rows, (*kept).fields)},
+				{query: `SELECT integration_id, name, sealed FROM credentials` + of, args: args, row: each(&sealed, (*sealedCredential).fields)},
+			}
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range rows {
+		if changes[k.id] != nil {
+			changes[k.id] = k
+		}
+	}
+	s.addCredentials(sealed, changes)
+	return changes, nil
+}
