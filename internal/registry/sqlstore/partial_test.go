@@ -175,7 +175,7 @@ func lock(t *testing.T, server *pgtest.Server, query string) (release func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tx, err := db.BeginTx(context.Background(), nil) //nolint:usetesting // the test's context ends before its cleanup
+	tx, err := db.BeginTx(context.Background(), nil)
 	if err == nil {
 		_, err = tx.ExecContext(t.Context(), query)
 	}
