@@ -26,13 +26,15 @@ import (
 // fakeManager lets ownerID do everything and auditorID look, and remembers what
 // it was asked last.
 type fakeManager struct {
-	mu          sync.Mutex
-	form        manage.Form
-	mask        []string
-	credentials map[string]string
-	options     manage.WriteOptions
-	rejected    string
-	err         error
+	// listing, if not nil, is told of each List, which then waits for list.
+	listing, list chan struct{}
+	mu            sync.Mutex
+	form          manage.Form
+	mask          []string
+	credentials   map[string]string
+	options       manage.WriteOptions
+	rejected      string
+	err           error
 }
 
 func (f *fakeManager) may(who manage.Caller, principals ...authz.Principal) error {
@@ -71,6 +73,10 @@ func (f *fakeManager) Get(_ context.Context, who manage.Caller, id string) (mana
 }
 
 func (f *fakeManager) List(context.Context, manage.Caller, manage.ListOptions) ([]manage.Integration, string, error) {
+	if f.listing != nil {
+		f.listing <- struct{}{}
+		<-f.list
+	}
 	return []manage.Integration{{Form: manage.Form{ID: "cspi"}}}, "next", nil
 }
 

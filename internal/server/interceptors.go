@@ -9,12 +9,14 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 	"github.com/secretbroker/secretbroker/internal/admission"
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/resolve"
@@ -79,11 +81,33 @@ type interceptor struct {
 	closing context.Context
 	// mayExplain is Config's.
 	mayExplain func(who authz.Principal, integration string) bool
-	// calls and streams let calls in. Streams, which last, are counted apart, so
-	// that those who watch the broker's health take no call's place.
-	calls, streams *admission.Gate
-	refusals       *refusalLog
-	tracer         *tracing.Tracer // nil if no call is traced
+	// calls, management and streams let calls in, each without regard to the others:
+	// calls that manage integrations or ask about policies take no Resolve's place, nor
+	// the other way round, and neither do streams, which last.
+	calls, management, streams *gate
+	refusals                   *refusalLog
+	tracer                     *tracing.Tracer // nil if no call is traced
+}
+
+// managementLimits bound the calls that manage integrations or ask about policies.
+// People and pipelines make them, some of them work through every integration, and
+// none is on a connector's way.
+var managementLimits = admission.Limits{PerSecond: 50, PerCaller: 8, Total: 128}
+
+// gate is an admission.Gate and the counters of what it refuses.
+type gate struct {
+	*admission.Gate
+	over map[admission.Limit]prometheus.Counter
+}
+
+// gateOf returns the gate before the unary methods of a service.
+func (ic *interceptor) gateOf(service string) *gate {
+	switch service {
+	case secretbrokerv1.IntegrationService_ServiceDesc.ServiceName, secretbrokerv1.PolicyService_ServiceDesc.ServiceName:
+		return ic.management
+	default:
+		return ic.calls
+	}
 }
 
 // checkRules returns an error if there is a method that has no rule, or one that
@@ -109,7 +133,7 @@ func (ic *interceptor) guard(desc grpc.ServiceDesc) *grpc.ServiceDesc {
 	methods := make([]grpc.MethodDesc, len(desc.Methods))
 	for i, m := range desc.Methods {
 		name := "/" + desc.ServiceName + "/" + m.MethodName
-		g := &guarded{ic: ic, name: name, rule: ic.rules[name], metrics: ic.metrics.of(name), next: m.Handler}
+		g := &guarded{ic: ic, name: name, rule: ic.rules[name], gate: ic.gateOf(desc.ServiceName), metrics: ic.metrics.of(name), next: m.Handler}
 		methods[i] = grpc.MethodDesc{MethodName: m.MethodName, Handler: g.handle}
 	}
 	desc.Methods = methods
@@ -121,6 +145,7 @@ type guarded struct {
 	ic      *interceptor
 	name    string // "/SERVICE/METHOD"
 	rule    rule
+	gate    *gate
 	metrics *methodMetrics
 	next    grpc.MethodHandler // decodes the request and calls the service
 }
@@ -136,11 +161,11 @@ func (g *guarded) handle(srv any, ctx context.Context, decode func(any) error, _
 		g.metrics.observe(status.Code(err), time.Since(start))
 		endTrace(cc.call.trace, err)
 	}()
-	cc.call.who, err = g.ic.admit(ctx, g.ic.calls, g.rule, start)
+	cc.call.who, err = g.ic.admit(ctx, g.gate, g.rule, start)
 	if err != nil {
 		return nil, g.ic.refuse(ctx, g.name, &cc.call, err)
 	}
-	defer g.ic.calls.Leave(string(cc.call.who.Principal))
+	defer g.gate.Leave(string(cc.call.who.Principal))
 	cc.call.trace = g.trace(ctx, &cc.call, start)
 	if g.rule == auditor {
 		decode = g.forAuditors(ctx, &cc.call, decode)
@@ -197,7 +222,7 @@ func (s *endingStream) Context() context.Context { return s.ctx }
 // admit says who calls, and whether the call is let in: within the limits, before
 // anything else is done for it, and a method that anyone like that may call. A
 // call that is let in has to leave the gate.
-func (ic *interceptor) admit(ctx context.Context, gate *admission.Gate, required rule, now time.Time) (resolve.Caller, error) {
+func (ic *interceptor) admit(ctx context.Context, at *gate, required rule, now time.Time) (resolve.Caller, error) {
 	var who resolve.Caller
 	p, ok := peer.FromContext(ctx)
 	if !ok {
@@ -209,12 +234,12 @@ func (ic *interceptor) admit(ctx context.Context, gate *admission.Gate, required
 	}
 	who = resolve.Caller{Principal: id.principal, CertificateSerial: id.serial, PeerAddress: id.address, Outlet: id.outlet}
 	// Peers without an identity count as one caller.
-	if over := gate.Enter(string(id.principal), now); over != nil {
-		ic.metrics.overLimit[over.Limit].Inc()
+	if over := at.Enter(string(id.principal), now); over != nil {
+		at.over[over.Limit].Inc()
 		return who, overLimit(over)
 	}
 	if err := ic.mayCall(id, required, now); err != nil {
-		gate.Leave(string(id.principal))
+		at.Leave(string(id.principal))
 		return who, err
 	}
 	return who, nil

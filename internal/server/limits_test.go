@@ -41,18 +41,24 @@ func expectOverloaded(t *testing.T, err error) {
 
 func (ts *testServer) overLimit(t *testing.T, l admission.Limit) float64 {
 	t.Helper()
+	return ts.overLabel(t, string(l))
+}
+
+// overLabel returns the counter of a limit's label.
+func (ts *testServer) overLabel(t *testing.T, label string) float64 {
+	t.Helper()
 	families, err := ts.metrics.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
-			if f.GetName() == "secretbroker_calls_over_limit_total" && m.GetLabel()[0].GetValue() == string(l) {
+			if f.GetName() == "secretbroker_calls_over_limit_total" && m.GetLabel()[0].GetValue() == label {
 				return m.GetCounter().GetValue()
 			}
 		}
 	}
-	t.Fatalf("%s is not counted", l)
+	t.Fatalf("%s is not counted", label)
 	return 0
 }
 
@@ -201,5 +207,66 @@ func TestFailuresDoNotFillTheLog(t *testing.T) {
 	}
 	if lines := strings.Count(ts.log.String(), "could not be resolved"); lines < refusalBurst || lines >= n {
 		t.Errorf("%d lines", lines)
+	}
+}
+
+// TestManagementIsAdmittedApart: calls that manage integrations and calls that
+// resolve take no place of each other, and one principal has few of the former.
+func TestManagementIsAdmittedApart(t *testing.T) {
+	ts := startServer(t)
+	ts.SetCallLimits(admission.Limits{PerSecond: 1000, PerCaller: 1, Total: 2})
+	ts.manager.listing, ts.manager.list = make(chan struct{}), make(chan struct{})
+	conn := ts.dial(t, ts.ca.withURIs(string(granted)))
+	list := func() error {
+		_, err := secretbrokerv1.NewIntegrationServiceClient(conn).ListIntegrations(t.Context(), &secretbrokerv1.ListIntegrationsRequest{})
+		return err
+	}
+	const n = 8 // managementLimits.PerCaller
+	listed := make(chan error, n)
+	for range n {
+		go func() { listed <- list() }()
+		<-ts.manager.listing
+	}
+	expectOverloaded(t, list())
+	if got := ts.overLabel(t, "management_max_concurrent_calls_per_principal"); got != 1 {
+		t.Errorf("%v refusals are counted", got)
+	}
+	if got := ts.overLimit(t, admission.PerCaller); got != 0 {
+		t.Errorf("%v refusals are counted as of other calls", got)
+	}
+	if _, err := ask(t, conn, &secretbrokerv1.ResolveRequest{}); err != nil {
+		t.Errorf("Resolve of the same principal: %v", err)
+	}
+	another := ts.dial(t, ts.ca.withURIs(string(auditorID)))
+	if _, err := secretbrokerv1.NewPolicyServiceClient(another).Explain(t.Context(), &secretbrokerv1.ExplainRequest{}); err != nil {
+		t.Errorf("another principal: %v", err)
+	}
+	for range n {
+		ts.manager.list <- struct{}{}
+		if err := <-listed; err != nil {
+			t.Error(err)
+		}
+	}
+	ts.manager.listing = nil
+
+	// And the other way round, while all that may be resolved is under way.
+	begun, finish := make(chan struct{}, 1), make(chan struct{})
+	ts.resolver.next = func(context.Context) (*resolve.Result, error) {
+		begun <- struct{}{}
+		<-finish
+		return &resolve.Result{}, nil
+	}
+	answered := make(chan error, 1)
+	go func() {
+		_, err := ask(t, conn, &secretbrokerv1.ResolveRequest{})
+		answered <- err
+	}()
+	<-begun
+	if err := list(); err != nil {
+		t.Errorf("while a Resolve is under way: %v", err)
+	}
+	close(finish)
+	if err := <-answered; err != nil {
+		t.Error(err)
 	}
 }

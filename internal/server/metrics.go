@@ -17,8 +17,8 @@ type callMetrics struct {
 	total      *prometheus.CounterVec
 	seconds    *prometheus.HistogramVec
 	handshakes prometheus.Counter
-	// overLimit counts the calls that each limit kept out.
-	overLimit map[admission.Limit]prometheus.Counter
+	// overLimit counts the calls that each limit kept out, by the limit's label.
+	overLimit *prometheus.CounterVec
 
 	methods sync.Map // of *methodMetrics, by label
 }
@@ -39,16 +39,21 @@ func newCallMetrics(reg prometheus.Registerer) *callMetrics {
 		Name: "secretbroker_tls_handshake_failures_total",
 		Help: "Connections that ended before the peer had shown an acceptable client certificate.",
 	})
-	overLimit := prometheus.NewCounterVec(prometheus.CounterOpts{
+	m.overLimit = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "secretbroker_calls_over_limit_total",
-		Help: "Calls refused with OVERLOADED before anything was done for them, by the limit they were over.",
+		Help: "Calls refused with OVERLOADED before anything was done for them, by the limit they were over; management_ is in front of the limits on calls that manage integrations or ask about policies.",
 	}, []string{"limit"})
-	m.overLimit = make(map[admission.Limit]prometheus.Counter, len(admission.All))
-	for _, l := range admission.All {
-		m.overLimit[l] = overLimit.WithLabelValues(string(l))
-	}
-	reg.MustRegister(m.total, m.seconds, m.handshakes, overLimit)
+	reg.MustRegister(m.total, m.seconds, m.handshakes, m.overLimit)
 	return m
+}
+
+// gate makes a gate whose refusals are counted, with prefix in front of the limits.
+func (m *callMetrics) gate(prefix string, l admission.Limits) *gate {
+	g := &gate{admission.New(l), make(map[admission.Limit]prometheus.Counter, len(admission.All))}
+	for _, limit := range admission.All {
+		g.over[limit] = m.overLimit.WithLabelValues(prefix + string(limit))
+	}
+	return g
 }
 
 // of returns the metrics of a method; those without a rule share one. They are

@@ -116,7 +116,7 @@ type Server struct {
 	// endStreams ends the streaming calls.
 	endStreams context.CancelFunc
 	handshakes prometheus.Counter // that failed
-	gates      []*admission.Gate
+	gates      []*gate            // that SetCallLimits is for
 
 	trust       *trust.Store
 	connections *connections
@@ -131,9 +131,10 @@ func New(cfg Config) (*Server, error) {
 	}
 	limits := cfg.Limits.withDefaults()
 	closing, endStreams := context.WithCancel(context.Background())
+	measured := newCallMetrics(cfg.Metrics)
 	ic := &interceptor{
-		log: cfg.Logger, metrics: newCallMetrics(cfg.Metrics), rules: rules, closing: closing, mayExplain: cfg.MayExplain,
-		calls: admission.New(limits.Calls), streams: admission.New(limits.Calls),
+		log: cfg.Logger, metrics: measured, rules: rules, closing: closing, mayExplain: cfg.MayExplain,
+		calls: measured.gate("", limits.Calls), management: measured.gate("management_", managementLimits), streams: measured.gate("", limits.Calls),
 		refusals: newRefusalLog(), tracer: cfg.Tracer,
 	}
 	greetings := &handshakes{limit: limits.MaxHandshakes}
@@ -167,7 +168,7 @@ func New(cfg Config) (*Server, error) {
 			Timeout:               serverPingTimeout,
 		}),
 	)
-	s := &Server{grpc: g, health: health.NewServer(), endStreams: endStreams, handshakes: ic.metrics.handshakes, gates: []*admission.Gate{ic.calls, ic.streams}, trust: cfg.Trust, connections: known, greetings: greetings, recheck: recheckInterval}
+	s := &Server{grpc: g, health: health.NewServer(), endStreams: endStreams, handshakes: ic.metrics.handshakes, gates: []*gate{ic.calls, ic.streams}, trust: cfg.Trust, connections: known, greetings: greetings, recheck: recheckInterval}
 	for _, service := range []struct {
 		desc grpc.ServiceDesc
 		impl any
@@ -203,7 +204,8 @@ func (s *Server) Serve(l net.Listener) error {
 	return nil // shut down before it had begun
 }
 
-// SetCallLimits puts other limits in force for the calls to come.
+// SetCallLimits puts other limits in force for the calls to come. Those on calls
+// that manage integrations are fixed.
 func (s *Server) SetCallLimits(l admission.Limits) {
 	for _, g := range s.gates {
 		g.SetLimits(l, time.Now())

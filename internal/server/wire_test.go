@@ -226,11 +226,11 @@ func TestCertificateExpiresDuringAConnection(t *testing.T) {
 	id := peerIdentity{principal: granted, notAfter: now}
 	ctx := peer.NewContext(t.Context(), &peer.Peer{Addr: &net.TCPAddr{}, AuthInfo: id})
 	const method = "/secretbroker.v1.ResolverService/Resolve"
-	gate := admission.New(admission.Limits{})
-	if _, err := ic.admit(ctx, gate, ic.rules[method], now); err != nil {
+	entrance := &gate{Gate: admission.New(admission.Limits{})}
+	if _, err := ic.admit(ctx, entrance, ic.rules[method], now); err != nil {
 		t.Errorf("at its last moment: %v", err)
 	}
-	if _, err := ic.admit(ctx, gate, ic.rules[method], now.Add(time.Second)); secret.AsError(err).Reason != secret.ReasonUnauthenticated {
+	if _, err := ic.admit(ctx, entrance, ic.rules[method], now.Add(time.Second)); secret.AsError(err).Reason != secret.ReasonUnauthenticated {
 		t.Errorf("afterwards: %v", err)
 	}
 }

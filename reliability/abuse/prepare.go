@@ -64,7 +64,7 @@ func (o *options) place(args []string) error {
 // priority goes before the work of others, as the kernel's niceness; attackers have
 // attackerNiceness more.
 const (
-	priority         = -15
+	priority         = -20
 	attackerNiceness = 10
 )
 
