@@ -70,7 +70,7 @@ cover: ## run all tests and show what they do not reach
 bench: ## measure a Resolve beside a server that does nothing (docs/performance.md)
 	$(GO) run ./bench/perf run
 
-bench-matrix: ## measure over CPUs, delays of fsync and loads, and compare with the targets (45 to 60 minutes)
+bench-matrix: ## measure over CPUs, delays of fsync and loads, and compare with the targets (35 minutes on two CPUs, 50 on more)
 	$(GO) run ./bench/perf matrix
 
 bench-matrix-quick: ## the same in some 5 minutes, less exactly; bench/results/matrix-quick.json

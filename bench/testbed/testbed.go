@@ -34,11 +34,11 @@ type Process struct {
 func Start(pin string, env []string, command ...string) (*Process, error) {
 	return StartUntil(pin, env, func(text string, p *Process) bool {
 		var line struct {
-			Msg, Listen string
-			AdminListen string `json:"admin_listen"`
+			Msg, Level, Listen string
+			AdminListen        string `json:"admin_listen"`
 		}
 		if json.Unmarshal([]byte(text), &line) != nil || line.Msg != "ready" {
-			if line.Msg != "integration loaded" {
+			if line.Level != "INFO" {
 				fmt.Fprintln(os.Stderr, command[0]+":", text)
 			}
 			return false
