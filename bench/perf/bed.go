@@ -67,6 +67,8 @@ type workload struct {
 	// many calls a second on all of them.
 	connections, inFlight int
 	rate                  *float64
+	// least is how long to measure at least.
+	least time.Duration
 }
 
 // bed is what all measurements share.
@@ -201,7 +203,8 @@ const auditFile = "audit.jsonl"
 const overdue = 2 * time.Minute
 
 func (b *bed) measureOnce(ctx context.Context, s server, w workload) (_ sample, err error) {
-	ctx, cancel := context.WithTimeout(ctx, b.warm+b.duration+overdue)
+	duration := max(b.duration, w.least)
+	ctx, cancel := context.WithTimeout(ctx, b.warm+duration+overdue)
 	defer cancel()
 	p, what, err := b.start(ctx, s)
 	if err != nil {
@@ -210,7 +213,7 @@ func (b *bed) measureOnce(ctx context.Context, s server, w workload) (_ sample, 
 	w.calls = cmp.Or(what, w.calls)
 	defer func() { err = errors.Join(err, p.Stop()) }()
 	args := []string{b.self, "load", "-addr", p.Addr, "-ca", b.world.Env.CAFile, "-cert", b.client[0], "-key", b.client[1], "-calls", w.calls,
-		"-connections", strconv.Itoa(w.connections), "-in-flight", strconv.Itoa(w.inFlight), "-warm", b.warm.String(), "-duration", b.duration.String()}
+		"-connections", strconv.Itoa(w.connections), "-in-flight", strconv.Itoa(w.inFlight), "-warm", b.warm.String(), "-duration", duration.String()}
 	if w.rate != nil {
 		args = append(args, "-rate", strconv.FormatFloat(*w.rate, 'f', 0, 64))
 	}
@@ -246,8 +249,8 @@ func (b *bed) measureOnce(ctx context.Context, s server, w workload) (_ sample, 
 	if err := cmd.Wait(); err != nil {
 		return nil, fmt.Errorf("the load: %w", err)
 	}
-	if longest := max(took, time.Duration(report.Seconds*float64(time.Second))); longest > b.duration+undisturbed {
-		return nil, fmt.Errorf("%w: %v instead of %v", errDisturbed, longest.Round(time.Millisecond), b.duration)
+	if longest := max(took, time.Duration(report.Seconds*float64(time.Second))); longest > duration+undisturbed {
+		return nil, fmt.Errorf("%w: %v instead of %v", errDisturbed, longest.Round(time.Millisecond), duration)
 	}
 	if others := b.share(after.busy-before.busy-(after.CPU-before.CPU), took); b.quiet > 0 && others > b.quiet {
 		return nil, fmt.Errorf("%w: others took %.0f %% of the CPUs", errDisturbed, 100*others)
