@@ -3,6 +3,9 @@ package manage
 import (
 	"fmt"
 	"strings"
+
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
 // filter is a parsed ListOptions.Filter: all of its terms have to hold.
@@ -112,24 +115,43 @@ func tokensOf(s string) ([]token, error) {
 	}
 }
 
+// summary is what a filter looks at of an integration.
+type summary struct {
+	id, displayName  string
+	kind             secret.Kind
+	readOnly, faulty bool
+}
+
+// summary does without parsing the document again, unless it is at fault.
+func (s *Service) summary(rec *registry.Record) summary {
+	sum := summary{id: rec.ID, readOnly: rec.File != "", faulty: s.problem(rec) != ""}
+	if in := rec.Integration; in != nil {
+		sum.kind, sum.displayName = in.Kind, in.DisplayName
+	} else {
+		form := registry.ParseForm(rec.ID, rec.Document).Form
+		sum.kind, sum.displayName = form.Kind, form.DisplayName
+	}
+	return sum
+}
+
 // match reports whether every term holds. unused says whether nobody has used the
 // integration within the window.
-func (f filter) match(in *Integration, unused bool) bool {
+func (f filter) match(in summary, unused bool) bool {
 	for _, t := range f {
 		var holds bool
 		switch t.field {
 		case "id":
-			holds = matchText(t.value, in.Form.ID)
+			holds = matchText(t.value, in.id)
 		case "kind":
-			holds = matchText(t.value, string(in.Form.Kind))
+			holds = matchText(t.value, string(in.kind))
 		case "display_name":
-			holds = matchText(t.value, in.Form.DisplayName)
+			holds = matchText(t.value, in.displayName)
 		case "unused":
 			holds = unused
 		case "read_only":
-			holds = in.ReadOnly
+			holds = in.readOnly
 		case "faulty":
-			holds = in.Problem != ""
+			holds = in.faulty
 		}
 		if holds == t.not {
 			return false

@@ -43,6 +43,7 @@ var now = time.Date(2027, 1, 10, 12, 0, 0, 0, time.UTC)
 type bench struct {
 	*manage.Service
 	store *sqlstore.Store
+	keys  *seal.Keys
 	audit *recordedAudit
 	cfg   manage.Config
 }
@@ -121,7 +122,7 @@ func newBench(t *testing.T, rules placement.Config) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{store: store, audit: &recordedAudit{}}
+	b := &bench{store: store, keys: keys, audit: &recordedAudit{}}
 	b.cfg = manage.Config{
 		Store: store, Usage: store, Audit: b.audit, Roles: func() *authz.Roles { return roles }, Placement: places, Now: clock,
 		Validate: func(context.Context, *registry.Integration) []provider.Step {

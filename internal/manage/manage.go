@@ -37,8 +37,9 @@ type Config struct {
 	// Usage tells who has used what; nil if nobody keeps that.
 	Usage registry.UsageStore
 	// NoteUsage, if not nil, writes down what this broker has noted of usage so far,
-	// so that what has just been used does not pass for unused.
-	NoteUsage func(ctx context.Context)
+	// so that what has just been used does not pass for unused. An error says that
+	// some of it is not written down.
+	NoteUsage func(ctx context.Context) error
 	Audit     AuditLog
 	// Roles returns the roles for all integrations, as they are just now.
 	Roles func() *authz.Roles
@@ -60,6 +61,7 @@ type Config struct {
 type Service struct {
 	cfg        Config
 	validating chan struct{} // has an element for each validation under way
+	turns      turns
 }
 
 // New makes a Service.
@@ -74,7 +76,7 @@ func New(cfg Config) *Service {
 		cfg.Now = time.Now
 	}
 	if cfg.NoteUsage == nil {
-		cfg.NoteUsage = func(context.Context) {}
+		cfg.NoteUsage = func(context.Context) error { return nil }
 	}
 	return &Service{cfg: cfg, validating: make(chan struct{}, maxValidating)}
 }
@@ -208,58 +210,6 @@ func errorOf(kind secret.Kind, err error) error {
 	}
 }
 
-// authority is who may do what with the integration of rec.
-func (s *Service) authority(rec *registry.Record) authz.Authority {
-	a := authz.Authority{Organisation: s.cfg.Roles()}
-	if rec != nil && rec.Integration != nil {
-		a.Integration = rec.Integration.Roles
-	}
-	return a
-}
-
-// needs is what a refusal says of who may do something.
-var needs = map[authz.Action]string{
-	authz.ToRead:       "a role on it",
-	authz.ToValidate:   "the role RESOURCE_OWNER or ASSIGNER on it",
-	authz.ToAssign:     "the role RESOURCE_OWNER or ASSIGNER on it",
-	authz.ToChange:     "the role RESOURCE_OWNER on it",
-	authz.ToDelete:     "the role RESOURCE_OWNER on it",
-	authz.ToGiveRoles:  "the role RESOURCE_OWNER on it",
-	authz.ToCreate:     "the role RESOURCE_OWNER for all integrations (roles.resource_owner in broker.yaml)",
-	authz.ToUseMachine: "the role RESOURCE_OWNER for all integrations (roles.resource_owner in broker.yaml)",
-}
-
-// errNoRole is all that somebody learns who has no role: it is the same whether or
-// not there is such an integration.
-var errNoRole = secret.Errorf(secret.ReasonAccessDenied,
-	"this caller has no role on this integration, or there is no such integration; ask the broker's operator or the integration's owner")
-
-// load returns an integration with which who may do act.
-func (s *Service) load(ctx context.Context, who authz.Principal, id string, act authz.Action) (*registry.Record, error) {
-	organisation := authz.Authority{Organisation: s.cfg.Roles()}
-	if !registry.ValidID(id) {
-		if organisation.May(who, authz.ToRead) {
-			return nil, secret.Errorf(secret.ReasonInvalidRequest, "integration_id: expected 1 to 64 letters, digits, dots, underscores and hyphens")
-		}
-		return nil, errNoRole
-	}
-	rec, err := s.cfg.Store.Record(ctx, id)
-	switch {
-	case errors.Is(err, registry.ErrNotFound) && !organisation.May(who, authz.ToRead):
-		return nil, errNoRole
-	case err != nil:
-		return nil, errorOf("", err)
-	}
-	a := s.authority(&rec)
-	switch {
-	case !a.May(who, authz.ToRead):
-		return nil, errNoRole
-	case !a.May(who, act):
-		return nil, secret.Errorf(secret.ReasonAccessDenied, "that takes %s", needs[act])
-	}
-	return &rec, nil
-}
-
 // present makes what is shown of a record.
 func (s *Service) present(rec *registry.Record, lastUsed time.Time) Integration {
 	form := registry.ParseForm(rec.ID, rec.Document)
@@ -277,18 +227,28 @@ func (s *Service) present(rec *registry.Record, lastUsed time.Time) Integration 
 		if len(rec.Document) == 0 { // the file has just been changed, and is served as it was
 			in.Form.Kind, in.Form.DisplayName = rec.Integration.Kind, rec.Integration.DisplayName
 		}
-		if faults := s.cfg.Placement.Check(rec.Integration.Kind, rec.Integration.Placement); len(faults) > 0 {
-			in.Problem = fmt.Sprintf("%s: %s", faults[0].Setting, faults[0].Text)
-		}
 	}
+	in.Problem = s.problem(rec)
+	return in
+}
+
+// problem says what keeps an integration from being used as it stands, "" if
+// nothing does.
+func (s *Service) problem(rec *registry.Record) string {
 	if len(rec.Faults) > 0 {
 		texts := make([]string, len(rec.Faults))
 		for i, f := range rec.Faults {
 			texts[i] = strings.TrimPrefix(f.Path+": "+f.Text, ": ")
 		}
-		in.Problem = strings.Join(texts, "; ")
+		return strings.Join(texts, "; ")
 	}
-	return in
+	if rec.Integration == nil {
+		return ""
+	}
+	if faults := s.cfg.Placement.Check(rec.Integration.Kind, rec.Integration.Placement); len(faults) > 0 {
+		return fmt.Sprintf("%s: %s", faults[0].Setting, faults[0].Text)
+	}
+	return ""
 }
 
 // lastUsed returns when each integration was used last; nothing if that cannot be

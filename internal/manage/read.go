@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"slices"
 	"strconv"
 	"strings"
@@ -60,6 +61,10 @@ func (s *Service) List(ctx context.Context, who Caller, o ListOptions) (all []In
 }
 
 func (s *Service) list(ctx context.Context, who authz.Principal, o ListOptions) (all []Integration, next string, err error) {
+	records, err := s.readable(who)
+	if records == nil || err != nil {
+		return nil, "", err
+	}
 	size, err := pageSize(o.PageSize)
 	if err != nil {
 		return nil, "", err
@@ -73,30 +78,62 @@ func (s *Service) list(ctx context.Context, who authz.Principal, o ListOptions) 
 		return nil, "", err
 	}
 	lastUsed := s.lastUsed(ctx)
+	since := s.cfg.Now().Add(-s.cfg.UsageWindow)
 	for {
-		records, err := s.cfg.Store.Records(ctx, registry.Page{After: after, Limit: maxPageSize})
+		page, err := records(ctx, registry.Page{After: after, Limit: maxPageSize})
 		if err != nil {
 			return nil, "", errorOf("", err)
 		}
-		for i := range records {
-			rec := &records[i]
+		for i := range page {
+			rec := &page[i]
 			after = rec.ID
-			if !s.authority(rec).May(who, authz.ToRead) {
-				continue
-			}
-			in := s.present(rec, lastUsed[rec.ID])
-			if !f.match(&in, in.LastUsedAt.Before(s.cfg.Now().Add(-s.cfg.UsageWindow))) {
+			used := lastUsed[rec.ID]
+			if !s.authority(rec).May(who, authz.ToRead) || !f.match(s.summary(rec), used.Before(since)) {
 				continue
 			}
 			if len(all) == size { // there is at least this one more
 				return all, makeToken(all[size-1].Form.ID, o.Filter), nil
 			}
-			all = append(all, in)
+			all = append(all, s.present(rec, used))
 		}
-		if len(records) < maxPageSize {
+		if len(page) < maxPageSize {
 			return all, "", nil
 		}
 	}
+}
+
+// recordsFunc returns integrations, as registry.Store.Records does.
+type recordsFunc func(context.Context, registry.Page) ([]registry.Record, error)
+
+// readable returns how to get at the integrations that who may have a role on, nil
+// if there are none: then nothing else is done for the call.
+func (s *Service) readable(who authz.Principal) (recordsFunc, error) {
+	if s.readsAll(who) {
+		return s.cfg.Store.Records, nil
+	}
+	own, err := s.cfg.Store.WithRole(who)
+	if err != nil {
+		return nil, errorOf("", err)
+	}
+	if len(own) == 0 {
+		return nil, nil
+	}
+	return func(ctx context.Context, p registry.Page) (records []registry.Record, err error) {
+		for _, in := range own {
+			if in.ID <= p.After || len(records) == p.Limit {
+				continue
+			}
+			rec, err := s.cfg.Store.Record(ctx, in.ID)
+			if errors.Is(err, registry.ErrNotFound) { // deleted just now
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			records = append(records, rec)
+		}
+		return records, nil
+	}, nil
 }
 
 func pageSize(n int) (int, error) {
@@ -175,7 +212,9 @@ func (s *Service) usage(ctx context.Context, rec *registry.Record, size int, tok
 	if s.cfg.Usage == nil {
 		return UsagePage{}, nil
 	}
-	s.cfg.NoteUsage(ctx)
+	if err := s.cfg.NoteUsage(ctx); err != nil {
+		s.cfg.Logger.WarnContext(ctx, "usage is listed without what could not be written down", "error", err)
+	}
 	usage, err := s.cfg.Usage.Usage(ctx, rec.ID, time.Time{}, 0)
 	if err != nil {
 		return UsagePage{}, errorOf("", err)

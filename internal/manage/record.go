@@ -34,6 +34,9 @@ type operation struct {
 	who    Caller
 	method string
 	id     string // "" if it is none
+	// again: if somebody else has changed the integration meanwhile, another attempt
+	// follows.
+	again bool
 	// note is what the last record says beyond its outcome.
 	note string
 	// refused: the record is of a call that did nothing, and may be counted instead.

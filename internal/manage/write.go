@@ -25,10 +25,6 @@ type WriteOptions struct {
 	Force bool
 }
 
-// maxAttempts is how often a change that names no etag is tried when others change
-// the same integration meanwhile.
-const maxAttempts = 4
-
 // Create makes a new integration. A role of AWS that has no external ID is given
 // one. It wipes the credentials. The error is, or
 // wraps, a *secret.Error, as all errors of a Service.
@@ -95,17 +91,32 @@ func (s *Service) Revoke(ctx context.Context, who Caller, id string, g Grant, o 
 	return in, err
 }
 
-// edit changes an integration as edited says. Where the caller names no etag it
-// is tried again if somebody else was quicker.
+// edit changes an integration as edited says. Where the caller names no etag, it
+// is tried again, from what is there by then, if somebody else was quicker.
 func (s *Service) edit(ctx context.Context, who Caller, method string, act authz.Action, id string, credentials map[string]secret.Value, o WriteOptions, edited func(before *Form) (*Form, error)) (in Integration, changed []string, err error) {
 	op := s.begin(who, method, id)
-	for attempt := 1; ; attempt++ {
-		in, changed, err = op.editOnce(ctx, act, id, credentials, o, edited)
-		if o.ETag == "" && attempt < maxAttempts && err != nil && secret.AsError(err).Reason == secret.ReasonIntegrationChanged {
-			continue
+	if o.ETag == "" && !o.ValidateOnly {
+		if err := s.mayFind(who.Principal, id); err != nil { // who may not waits for nothing
+			return Integration{}, nil, op.answer(ctx, err)
 		}
-		return in, changed, err
+		done, err := s.turns.take(ctx, id)
+		if err != nil {
+			return Integration{}, nil, op.answer(ctx, secret.Errorf(secret.ReasonOverloaded, "too many changes of this integration are under way; wait, and try again").WithCause(err))
+		}
+		defer done()
 	}
+	for attempt := 1; ; attempt++ {
+		op.again = o.ETag == "" && attempt < maxAttempts && ctx.Err() == nil
+		in, changed, err = op.editOnce(ctx, act, id, credentials, o, edited)
+		if !op.again || !isChanged(err) || !pause(ctx) {
+			return in, changed, err
+		}
+	}
+}
+
+// isChanged reports whether somebody else has changed the integration.
+func isChanged(err error) bool {
+	return err != nil && secret.AsError(err).Reason == secret.ReasonIntegrationChanged
 }
 
 func (op *operation) editOnce(ctx context.Context, act authz.Action, id string, credentials map[string]secret.Value, o WriteOptions, edited func(before *Form) (*Form, error)) (Integration, []string, error) {
@@ -170,7 +181,11 @@ func (op *operation) commit(ctx context.Context, do func(context.Context, regist
 	check.ValidateOnly = true
 	rec, err := do(ctx, check)
 	if err != nil {
-		return rec, op.answer(ctx, credentialFields(errorOf(after.Kind, err), c.Credentials))
+		err = credentialFields(errorOf(after.Kind, err), c.Credentials)
+		if op.again && isChanged(err) {
+			return rec, err // not the call's outcome
+		}
+		return rec, op.answer(ctx, err)
 	}
 	if o.ValidateOnly {
 		op.note = "validated only"
@@ -314,6 +329,9 @@ func (s *Service) Delete(ctx context.Context, who Caller, id string, o WriteOpti
 	})
 }
 
+// errUnknownUse: what is not known does not count as unused.
+var errUnknownUse = secret.Errorf(secret.ReasonRegistryUnavailable, "it cannot be found out whether the integration is in use; wait, or force the deletion")
+
 // unused fails if the integration was used within the window, or if that cannot
 // be found out.
 func (s *Service) unused(ctx context.Context, id string) error {
@@ -321,11 +339,13 @@ func (s *Service) unused(ctx context.Context, id string) error {
 		return nil
 	}
 	const named = 3
-	s.cfg.NoteUsage(ctx)
+	if err := s.cfg.NoteUsage(ctx); err != nil {
+		return errUnknownUse.WithCause(err)
+	}
 	since := s.cfg.Now().Add(-s.cfg.UsageWindow)
 	usage, err := s.cfg.Usage.Usage(ctx, id, since, 0)
 	if err != nil {
-		return secret.Errorf(secret.ReasonRegistryUnavailable, "it cannot be found out whether the integration is in use; wait, or force the deletion").WithCause(err)
+		return errUnknownUse.WithCause(err)
 	}
 	if len(usage) == 0 {
 		return nil

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
@@ -70,6 +71,7 @@ type Files struct {
 	blind    bool // PoliciesOnly
 
 	current atomic.Pointer[snapshot]
+	roles   RoleIndex
 
 	reload     sync.Mutex // serialises Reload and guards the rest; no call waits for it
 	listing    listing
@@ -146,6 +148,11 @@ func (f *Files) Get(id string) (*Integration, error) {
 
 // List returns the integrations that are served, by ID.
 func (f *Files) List() []*Integration { return slices.Clone(f.current.Load().sorted) }
+
+// WithRole returns those of List on which who has a role, by ID. The error is nil.
+func (f *Files) WithRole(who authz.Principal) ([]*Integration, error) {
+	return f.roles.Find(f.current.Load().sorted, who), nil
+}
 
 // Faults returns the files that are at fault now, by path.
 func (f *Files) Faults() []FileFault { return slices.Clone(f.current.Load().faults) }

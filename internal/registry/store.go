@@ -36,9 +36,10 @@ func (e *InvalidError) Error() string { return e.Faults.Error() }
 // Store keeps the integrations. All implementations pass registrytest, and are
 // safe for concurrent use.
 //
-// Get, List, Faults and Status answer from memory and do not wait for a backend, but
-// for Get when the process was stopped for seconds: it waits up to a second for news.
-// All other methods may wait, as long as their context lets them.
+// Get, List, WithRole, Faults and Status answer from memory and do not wait for a
+// backend, but for Get and WithRole when the process was stopped for seconds: they
+// wait up to a second for news. All other methods may wait, as long as their context
+// lets them.
 type Store interface {
 	// Get returns the integration of that id, ErrNotFound, or ErrUnavailable. The
 	// integrations it returns are those of one point in time, never of a time
@@ -46,6 +47,10 @@ type Store interface {
 	Get(id string) (*Integration, error)
 	// List returns the integrations that are served, by ID, however old.
 	List() []*Integration
+	// WithRole returns those of List on which who has a role of their own, by ID, or
+	// ErrUnavailable as Get does. It takes as long however many integrations there are,
+	// but for the first call after a change.
+	WithRole(who authz.Principal) ([]*Integration, error)
 	// Faults returns what is kept but is not served as it stands there.
 	Faults() []FileFault
 	// Status says how fresh Get and List are.

@@ -50,6 +50,9 @@ type Recorder struct {
 	entries atomic.Int64
 	dropped atomic.Uint64
 	failing atomic.Bool
+	// flushing has an element while a flush is under way. Another one waits for it:
+	// what it has taken is written down only when it ends.
+	flushing chan struct{}
 }
 
 type shard struct {
@@ -114,7 +117,7 @@ func New(c Config) *Recorder {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	r := &Recorder{cfg: c, seed: maphash.MakeSeed()}
+	r := &Recorder{cfg: c, seed: maphash.MakeSeed(), flushing: make(chan struct{}, 1)}
 	for i := range r.shards {
 		r.shards[i].entries = make(map[string]*entry)
 	}
@@ -163,25 +166,32 @@ func (r *Recorder) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			r.flush(context.WithoutCancel(ctx))
+			_ = r.flush(context.WithoutCancel(ctx)) // which logs
 			return nil
 		case <-tick.C:
-			r.flush(ctx)
+			_ = r.flush(ctx) // which logs
 		}
 	}
 }
 
-// Flush writes down what has been noted so far.
-func (r *Recorder) Flush(ctx context.Context) { r.flush(ctx) }
+// Flush writes down what has been noted so far. If there is an error, nothing is
+// lost: it is tried again.
+func (r *Recorder) Flush(ctx context.Context) error { return r.flush(ctx) }
 
-func (r *Recorder) flush(ctx context.Context) {
+func (r *Recorder) flush(ctx context.Context) error {
+	select {
+	case r.flushing <- struct{}{}:
+		defer func() { <-r.flushing }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	var batch []registry.Usage
 	var taken []*entry
 	for i := range r.shards {
 		batch, taken = r.take(&r.shards[i], batch, taken)
 	}
 	if len(batch) == 0 {
-		return
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, writeTime)
 	defer cancel()
@@ -190,7 +200,7 @@ func (r *Recorder) flush(ctx context.Context) {
 		if r.failing.Swap(false) {
 			r.cfg.Logger.Info("usage is written down again")
 		}
-		return
+		return nil
 	}
 	// Put back: the next flush may succeed.
 	for i, e := range taken {
@@ -199,6 +209,7 @@ func (r *Recorder) flush(ctx context.Context) {
 	if !r.failing.Swap(true) {
 		r.cfg.Logger.Warn("usage cannot be written down for now", "error", err)
 	}
+	return err
 }
 
 // giveBack makes first what it was: no use that was noted meanwhile is older.

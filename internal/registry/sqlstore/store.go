@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/elapsed"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
@@ -89,6 +90,7 @@ type Store struct {
 	logged bool
 
 	current atomic.Pointer[snapshot]
+	roles   registry.RoleIndex
 	seen    atomic.Pointer[time.Time]
 	planned atomic.Pointer[schedule]
 	outage  atomic.Pointer[string] // why the last look failed, nil if it did not
@@ -172,6 +174,14 @@ func (s *Store) Get(id string) (*registry.Integration, error) {
 
 // List implements registry.Store.
 func (s *Store) List() []*registry.Integration { return slices.Clone(s.current.Load().sorted) }
+
+// WithRole implements registry.Store.
+func (s *Store) WithRole(who authz.Principal) ([]*registry.Integration, error) {
+	if !s.mayServe(s.cfg.Now()) {
+		return nil, registry.ErrUnavailable
+	}
+	return s.roles.Find(s.current.Load().sorted, who), nil
+}
 
 // Faults implements registry.Store. The File of a fault is the integration's id.
 func (s *Store) Faults() []registry.FileFault { return slices.Clone(s.current.Load().faults) }

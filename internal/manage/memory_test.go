@@ -1,0 +1,123 @@
+package manage_test
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"testing"
+
+	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/manage"
+	"github.com/secretbroker/secretbroker/internal/placement"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// countingStore counts what may take longer for one id than for another: everything
+// that is about an id.
+type countingStore struct {
+	registry.Store
+	registry.UsageStore
+	asked atomic.Int64
+}
+
+func (s *countingStore) Get(id string) (*registry.Integration, error) {
+	s.asked.Add(1)
+	return s.Store.Get(id)
+}
+
+func (s *countingStore) List() []*registry.Integration {
+	s.asked.Add(1)
+	return s.Store.List()
+}
+
+func (s *countingStore) Record(ctx context.Context, id string) (registry.Record, error) {
+	s.asked.Add(1)
+	return s.Store.Record(ctx, id)
+}
+
+func (s *countingStore) Records(ctx context.Context, p registry.Page) ([]registry.Record, error) {
+	s.asked.Add(1)
+	return s.Store.Records(ctx, p)
+}
+
+func (s *countingStore) Create(ctx context.Context, c registry.Change) (registry.Record, error) {
+	s.asked.Add(1)
+	return s.Store.Create(ctx, c)
+}
+
+func (s *countingStore) Update(ctx context.Context, c registry.Change) (registry.Record, error) {
+	s.asked.Add(1)
+	return s.Store.Update(ctx, c)
+}
+
+func (s *countingStore) Delete(ctx context.Context, id, etag string) error {
+	s.asked.Add(1)
+	return s.Store.Delete(ctx, id, etag)
+}
+
+// Whoever has no role on an integration, or none at all, is answered without a look
+// at any integration, whether there is one of that id or not.
+func TestStrangersCauseNoWork(t *testing.T) {
+	b := newBench(t, placement.Config{})
+	b.create(t, "cspi")
+	elsewhere := authz.Principal("spiffe://example.org/teams/other/owner")
+	other := sample(t, "other")
+	other.Roles = registry.FormRoles{ResourceOwner: []string{string(elsewhere)}}
+	if _, err := b.Create(t.Context(), as(orgOwner), other, credentials(), manage.WriteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	store := &countingStore{Store: b.store, UsageStore: b.store}
+	cfg := b.cfg
+	cfg.Store, cfg.Usage = store, nil // which would be asked about all integrations
+	s := manage.New(cfg)
+	g := manage.Grant{Principals: []string{"dns:x"}}
+	for _, who := range []authz.Principal{worker, elsewhere} {
+		for _, id := range []string{"cspi", "nope", "not an id"} {
+			_, errGet := s.Get(t.Context(), as(who), id)
+			form := sample(t, id)
+			_, _, errUpdate := s.Update(t.Context(), as(who), form, nil, credentials(), manage.WriteOptions{ValidateOnly: true})
+			_, errValidate := s.Validate(t.Context(), as(who), id)
+			_, errUsage := s.Usage(t.Context(), as(who), id, 0, "")
+			_, errGrant := s.Grant(t.Context(), as(who), id, g, manage.WriteOptions{})
+			_, errRevoke := s.Revoke(t.Context(), as(who), id, g, manage.WriteOptions{ETag: "x"})
+			_, errCreate := s.Create(t.Context(), as(who), form, nil, manage.WriteOptions{})
+			errDelete := s.Delete(t.Context(), as(who), id, manage.WriteOptions{Force: true})
+			for i, err := range []error{errGet, errUpdate, errValidate, errUsage, errGrant, errRevoke, errCreate, errDelete} {
+				if reasonOf(err) != secret.ReasonAccessDenied {
+					t.Errorf("%s, %q, call %d: %v", who, id, i, err)
+				}
+			}
+		}
+	}
+	if all, _, err := s.List(t.Context(), as(worker), manage.ListOptions{Filter: "unused"}); err != nil || len(all) != 0 {
+		t.Errorf("List of a stranger: %v, %v", all, err)
+	}
+	if n := store.asked.Load(); n != 0 {
+		t.Errorf("the store was asked %d times", n)
+	}
+	if _, err := s.Get(t.Context(), as(elsewhere), "other"); err != nil || store.asked.Load() == 0 {
+		t.Errorf("who has a role: %v, asked %d times", err, store.asked.Load())
+	}
+}
+
+// A role takes effect with the change that gives or takes it, also for a list.
+func TestRolesTakeEffectAtOnce(t *testing.T) {
+	b := newBench(t, placement.Config{})
+	b.create(t, "cspi")
+	for i := range 3 {
+		who := authz.Principal(fmt.Sprintf("spiffe://example.org/new/%d", i))
+		for _, roles := range [][]string{{"spiffe://example.org/new/*"}, nil, {string(who)}} {
+			form := sample(t, "cspi")
+			form.Roles.Auditor = roles
+			if _, _, err := b.Update(t.Context(), as(orgOwner), form, []string{"roles"}, nil, manage.WriteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			_, err := b.Get(t.Context(), as(who), "cspi")
+			all, _, errList := b.List(t.Context(), as(who), manage.ListOptions{})
+			if (err == nil) != (roles != nil) || (len(all) == 1) != (roles != nil) || errList != nil {
+				t.Errorf("%s by %v: %v; listed: %d, %v", who, roles, err, len(all), errList)
+			}
+		}
+	}
+}
