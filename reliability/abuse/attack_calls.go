@@ -59,14 +59,23 @@ func (a *attacker) call(ctx context.Context, goroutines int, do func(ctx context
 }
 
 // attackAudit makes calls that are refused, whose names grow in the audit log: a
-// control character has six bytes there.
+// control character has six bytes there, and so has "<". Some of them ask for ever
+// new integrations.
 func attackAudit(ctx context.Context, a *attacker) {
-	configs := make(map[string]string)
-	for i := range 128 {
-		configs[fmt.Sprintf("%03d", i)+strings.Repeat("\x01", 253)] = a.Reference
+	named := func(with string) map[string]string {
+		configs := make(map[string]string)
+		for i := range 128 {
+			configs[fmt.Sprintf("%03d", i)+strings.Repeat(with, 253)] = a.Reference
+		}
+		return configs
 	}
+	forms := []map[string]string{named("\x01"), named("<"), named("a")}
 	a.call(ctx, 2, func(ctx context.Context, conn *grpc.ClientConn) error {
-		req := &secretbrokerv1.ResolveRequest{IntegrationId: a.Integration, Connector: strings.Repeat("\x01", 256), Configs: configs}
+		n := rand.IntN(2 * len(forms))
+		req := &secretbrokerv1.ResolveRequest{IntegrationId: a.Integration, Connector: strings.Repeat("<", 256), Configs: forms[n/2]}
+		if n%2 == 0 {
+			req.IntegrationId = fmt.Sprint("invented-", rand.Uint64())
+		}
 		_, err := secretbrokerv1.NewResolverServiceClient(conn).Resolve(ctx, req)
 		return err
 	})

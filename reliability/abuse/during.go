@@ -127,12 +127,16 @@ func smallDisk(b *bed) (string, error) {
 	return filepath.Join(dir, "audit.jsonl"), nil
 }
 
+// aroundOutage is how long before the disk is full calls may begin that it fails, and
+// how long after there is room again connections may take to be made.
+const aroundOutage = 500 * time.Millisecond
+
 // fillDisk fills the disk of the audit log. While no call is answered /readyz must
 // not say ready; when there is room again, calls must be answered.
 func fillDisk(ctx context.Context, r *running) error {
 	pause(ctx, r.options.attack/5)
 	filler := filepath.Join(r.bed.mounted, "filler")
-	r.outFrom = time.Now()
+	r.outFrom = time.Now().Add(-aroundOutage)
 	if err := fill(filler); err != nil {
 		return err
 	}
@@ -155,11 +159,11 @@ func fillDisk(ctx context.Context, r *running) error {
 	}
 	freed := time.Now()
 	err := r.awaitAnswer(ctx, victimName, freed)
-	r.outUntil = time.Now()
+	r.outUntil = time.Now().Add(aroundOutage)
 	r.figure("answers while the disk was full", "%", 100*failed.Share, 0)
 	r.figure("/readyz said ready while the disk was full", "%", 100*float64(ready)/float64(max(1, looks)), 0)
 	r.figure("log lines while the disk was full", "/s", lines, mostLogLines)
-	r.figure("until the victim is answered when there is room", "s", r.outUntil.Sub(freed).Seconds(), 5)
+	r.figure("until the victim is answered when there is room", "s", time.Since(freed).Seconds(), 5)
 	if looks == 0 || failed.Calls == 0 {
 		return errors.New("the attack was too short to look at a full disk")
 	}

@@ -29,7 +29,7 @@ type demands struct {
 func (o *options) demands() demands {
 	d := demands{share: 0.999, p99: 50, memory: float64(o.memory) / (1 << 20), revocation: float64(revocationLimit.Milliseconds()), logLines: mostLogLines}
 	if o.slack {
-		d.share, d.p99 = 0.99, 500
+		d.share, d.p99 = 0.99, 1000
 	}
 	return d
 }

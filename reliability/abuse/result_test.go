@@ -54,7 +54,7 @@ func TestHoldSlack(t *testing.T) {
 		t.Errorf("ten times the quiet p99: %q", slow.Failures)
 	}
 	busy := good()
-	busy.Attack.Share, busy.Attack.P99, busy.PeakRSSMiB, busy.Revocations = 0.99, 500, 257, []float64{1001}
+	busy.Attack.Share, busy.Attack.P99, busy.PeakRSSMiB, busy.Revocations = 0.99, 1000, 257, []float64{1001}
 	if busy.hold((&options{memory: 256 << 20, slack: true}).demands()); len(busy.Failures) != 2 {
 		t.Errorf("with slack failures are %q; want memory and revocation", busy.Failures)
 	}

@@ -108,7 +108,7 @@ func (r *running) measure(ctx context.Context) error {
 	r.ended = time.Now()
 	seconds := r.ended.Sub(r.begun).Seconds()
 	r.LogLinesPerSecond = float64(r.bed.broker.logLines()-log) / seconds
-	r.auditRate = float64(r.bed.broker.auditBytes()-audit) / seconds / (1 << 20)
+	r.auditRate = float64(max(0, r.bed.broker.auditBytes()-audit)) / seconds / (1 << 20)
 	err = attack.stop()
 	if e := json.Unmarshal(attack.out.Bytes(), &r.Attackers); e != nil {
 		err = errors.Join(err, fmt.Errorf("the attack's result: %w", e))
