@@ -47,6 +47,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
+	"github.com/secretbroker/secretbroker/internal/clienttls"
 )
 
 const (
@@ -134,7 +135,13 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	files, err := openFiles(cfg)
+	files, err := clienttls.Open(clienttls.Config{CAFile: cfg.CAFile, CertFile: cfg.CertFile, KeyFile: cfg.KeyFile, Changed: func(problem string) {
+		if problem != "" {
+			cfg.Logger.Warn("secretbroker: TLS files cannot be used, those read earlier stay in use", "error", problem)
+		} else {
+			cfg.Logger.Info("secretbroker: TLS files can be used again")
+		}
+	}})
 	if err != nil {
 		return nil, fmt.Errorf("secretbroker: client configuration: %w", err)
 	}
@@ -142,7 +149,7 @@ func New(cfg Config) (*Client, error) {
 	target, options := cfg.target()
 	options = append(options, cfg.balanceOptions()...)
 	conn, err := grpc.NewClient(target, append(options,
-		grpc.WithTransportCredentials(&transportCreds{addr: addr, files: files}),
+		grpc.WithTransportCredentials(&transportCreds{addr: addr, caFile: cfg.CAFile, certFile: cfg.CertFile, files: files}),
 		// Also the name that the handshake verifies; empty means the host of Addr.
 		grpc.WithAuthority(cfg.ServerName),
 		grpc.WithUserAgent("secretbroker-go/"+version()),

@@ -22,7 +22,7 @@ func (c scriptedConn) Read(p []byte) (int, error) { return c.read(p) }
 func (c scriptedConn) Write([]byte) (int, error)  { return 0, c.write }
 
 func newFirstReadConn(c net.Conn) *firstReadConn {
-	creds := &transportCreds{addr: addr, files: &files{certFile: "tls.pem"}}
+	creds := &transportCreds{addr: addr, certFile: "tls.pem"}
 	return &firstReadConn{
 		Conn:    c,
 		explain: func(err error) error { return creds.firstReadError(err, "") },
@@ -94,7 +94,7 @@ func TestLaterErrorsStay(t *testing.T) {
 }
 
 func TestFirstReadError(t *testing.T) {
-	creds := &transportCreds{addr: addr, files: &files{certFile: "tls.pem"}}
+	creds := &transportCreds{addr: addr, certFile: "tls.pem"}
 	for _, err := range []error{io.EOF, errors.New("connection reset by peer")} {
 		var e *connError
 		if !errors.As(creds.firstReadError(err, ""), &e) || e.reason != ReasonBrokerUnreachable {

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc/credentials"
+
+	"github.com/secretbroker/secretbroker/internal/clienttls"
 )
 
 // connError is why a connection to the broker failed. grpc turns it into text,
@@ -24,8 +26,10 @@ func (e *connError) Error() string { return e.reason + ": " + e.message }
 // transportCreds is mutual TLS 1.3 with the files as they are when a connection
 // is made. It is immutable but for files, and safe for concurrent use.
 type transportCreds struct {
-	addr  string
-	files *files
+	addr string
+	// caFile and certFile are named in errors.
+	caFile, certFile string
+	files            *clienttls.Files
 }
 
 var _ credentials.TransportCredentials = (*transportCreds)(nil)
@@ -33,15 +37,8 @@ var _ credentials.TransportCredentials = (*transportCreds)(nil)
 // ClientHandshake implements credentials.TransportCredentials. Each handshake
 // has a tls.Config of its own and leaves every check to crypto/tls.
 func (t *transportCreds) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	roots, cert, problem := t.files.current()
-	conn, info, err := credentials.NewTLS(&tls.Config{
-		MinVersion: tls.VersionTLS13,
-		RootCAs:    roots,
-		// Not Certificates: those are held back when the broker's list of CAs
-		// lacks theirs, and the broker would then report a missing certificate
-		// instead of a wrong one.
-		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil },
-	}).ClientHandshake(ctx, authority, raw)
+	config, problem := t.files.TLS(&tls.Config{MinVersion: tls.VersionTLS13})
+	conn, info, err := credentials.NewTLS(config).ClientHandshake(ctx, authority, raw)
 	if err != nil {
 		return nil, nil, t.handshakeError(err, problem)
 	}
@@ -57,7 +54,7 @@ func (t *transportCreds) handshakeError(err error, problem string) error {
 	if errors.As(err, &untrusted) {
 		return &connError{ReasonBrokerNotTrusted, fmt.Sprintf(
 			"the certificate of the broker at %s is not trusted by CA file %s: %v%s",
-			t.addr, t.files.caFile, untrusted.Err, stillInUse(problem))}
+			t.addr, t.caFile, untrusted.Err, stillInUse(problem))}
 	}
 	return &connError{ReasonBrokerUnreachable, fmt.Sprintf(
 		"cannot reach the broker at %s: the TLS handshake failed: %v", t.addr, err)}
@@ -72,7 +69,7 @@ func (t *transportCreds) firstReadError(err error, problem string) error {
 	case errors.As(err, &alert) && alert.Op == "remote error":
 		return &connError{ReasonCertificateRefused, fmt.Sprintf(
 			"the broker at %s refused the client certificate in %s: %v%s",
-			t.addr, t.files.certFile, alert.Err, stillInUse(problem))}
+			t.addr, t.certFile, alert.Err, stillInUse(problem))}
 	case errors.Is(err, net.ErrClosed): // by this side
 		return err
 	case errors.Is(err, io.EOF):
@@ -80,7 +77,7 @@ func (t *transportCreds) firstReadError(err error, problem string) error {
 	}
 	return &connError{ReasonBrokerUnreachable, fmt.Sprintf(
 		"cannot reach the broker at %s: %v right after the TLS handshake; the broker may be stopping, or may not accept the client certificate in %s%s",
-		t.addr, err, t.files.certFile, stillInUse(problem))}
+		t.addr, err, t.certFile, stillInUse(problem))}
 }
 
 // stillInUse is the part of an error's text that tells of a failed rotation.

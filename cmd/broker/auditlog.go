@@ -2,14 +2,12 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"log/slog"
-	"os"
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/audit"
-	"github.com/secretbroker/secretbroker/internal/certfile"
+	"github.com/secretbroker/secretbroker/internal/clienttls"
 	"github.com/secretbroker/secretbroker/internal/config"
 )
 
@@ -42,7 +40,7 @@ func auditConfig(cfg config.Audit, log *slog.Logger) (audit.Config, error) {
 		c.Key = key
 	}
 	for i, to := range cfg.Copies {
-		syslog, err := auditCopy(to)
+		syslog, err := auditCopy(to, log)
 		if err != nil {
 			return audit.Config{}, fmt.Errorf("audit.copies[%d]: %w", i, err)
 		}
@@ -52,28 +50,13 @@ func auditConfig(cfg config.Audit, log *slog.Logger) (audit.Config, error) {
 }
 
 // auditCopy reads the TLS files of a copy.
-func auditCopy(cfg config.AuditCopy) (audit.Syslog, error) {
+func auditCopy(cfg config.AuditCopy, log *slog.Logger) (audit.Syslog, error) {
 	s, err := audit.ParseSyslog(cfg.Syslog)
-	if err != nil {
-		return audit.Syslog{}, err
+	if err != nil || s.TLS == nil {
+		return s, err
 	}
-	if cfg.CAFile != "" {
-		data, err := os.ReadFile(cfg.CAFile)
-		if err != nil {
-			return audit.Syslog{}, fmt.Errorf("ca_file: %w", err)
-		}
-		if s.TLS.RootCAs, err = certfile.Pool(data); err != nil {
-			return audit.Syslog{}, fmt.Errorf("ca_file: %s: %w", cfg.CAFile, err)
-		}
-	}
-	if cfg.CertFile != "" {
-		cert, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)
-		if err != nil {
-			return audit.Syslog{}, fmt.Errorf("cert_file: %w", err)
-		}
-		s.TLS.Certificates = []tls.Certificate{cert}
-	}
-	return s, nil
+	s.Current, err = outgoingTLS(clienttls.Config{CAFile: cfg.CAFile, CertFile: cfg.CertFile, KeyFile: cfg.KeyFile}, s.String(), log)
+	return s, err
 }
 
 // logHeads keeps the head of the audit log's chain in the log.

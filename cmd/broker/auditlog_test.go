@@ -1,7 +1,11 @@
 package main
 
 import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -14,6 +18,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/devmode"
+	"github.com/secretbroker/secretbroker/internal/trust/trusttest"
 )
 
 // TestAuditLog takes a broker with a key and a copy through a rotation and a
@@ -160,6 +165,94 @@ func TestOpenAuditRefuses(t *testing.T) {
 		if l, err := openAudit(cfg, nil); err == nil {
 			t.Errorf("%s: opened", name)
 			_ = l.Close()
+		}
+	}
+}
+
+// TestRequiredCopyAfterRenewal: a required copy shows the certificate that is in its
+// files when it connects, so that records go on when the one of the start has expired.
+func TestRequiredCopyAfterRenewal(t *testing.T) {
+	dir, ca := t.TempDir(), trusttest.NewCA(t, "collectors")
+	to := config.AuditCopy{Required: true, CAFile: filepath.Join(dir, "ca.pem"), CertFile: filepath.Join(dir, "tls.pem"), KeyFile: filepath.Join(dir, "key.pem")}
+	put := func(cert *tls.Certificate) {
+		trusttest.Put(t, to.CertFile, trusttest.CertPEM(cert))
+		trusttest.Put(t, to.KeyFile, trusttest.KeyPEM(t, cert))
+	}
+	trusttest.Put(t, to.CAFile, trusttest.PEM("CERTIFICATE", ca.Cert.Raw))
+	old, renewed := ca.Client("spiffe://example.org/broker"), ca.Client("spiffe://example.org/broker")
+	put(old)
+	collector, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
+		Certificates: []tls.Certificate{*ca.Issue(func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)} })},
+		ClientAuth:   tls.RequireAndVerifyClientCert, ClientCAs: ca.Pool(), MinVersion: tls.VersionTLS13,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer collector.Close()
+	to.Syslog = "tls://" + collector.Addr().String()
+	l, err := openAudit(config.Audit{File: filepath.Join(dir, "audit.jsonl"), Copies: []config.AuditCopy{to}}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// accepted is what the client of the collector's next connection showed.
+	accepted := func() (net.Conn, []byte) {
+		conn, err := collector.Accept()
+		if err != nil {
+			t.Error(err)
+			return nil, nil
+		}
+		tlsConn := conn.(*tls.Conn)
+		if err := tlsConn.HandshakeContext(t.Context()); err != nil {
+			t.Error(err)
+			return conn, nil
+		}
+		return conn, tlsConn.ConnectionState().PeerCertificates[0].Raw
+	}
+	for i, want := range []*tls.Certificate{old, renewed} {
+		put(want)
+		written := make(chan error, 1)
+		go func() { written <- l.Write(t.Context(), []audit.Event{{RequestID: "r", Outcome: audit.Served}}) }()
+		conn, shown := accepted()
+		if !bytes.Equal(shown, want.Certificate[0]) {
+			t.Errorf("connection %d: another certificate", i)
+		}
+		if err := <-written; err != nil {
+			t.Errorf("connection %d: %v", i, err)
+		}
+		conn.Close() // as a collector does with a client whose certificate has expired
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestKeysThatOthersMayRead: neither serve nor validate takes a key file that others than
+// its owner may read or write.
+func TestKeysThatOthersMayRead(t *testing.T) {
+	for _, name := range []string{"server-key.pem", "audit.key", "copy-key.pem"} {
+		for _, mode := range []os.FileMode{0o644, 0o640, 0o620} {
+			var configFile string
+			_, err := startBroker(t.Context(), t.TempDir(), func(env *devmode.Environment) error {
+				configFile = env.ConfigFile
+				in := func(name string) string { return filepath.Join(env.Dir, name) }
+				return errors.Join(
+					os.WriteFile(in("audit.key"), []byte(strings.Repeat("k", 40)), 0o600),
+					os.WriteFile(in("copy.pem"), []byte(readFile(env.Worker.CertFile)), 0o600),
+					os.WriteFile(in("copy-key.pem"), []byte(readFile(env.Worker.KeyFile)), 0o600),
+					edit(env.ConfigFile, "audit: {", "audit: {key_file: audit.key, copies: [{syslog: 'tls://localhost:1', cert_file: copy.pem, key_file: copy-key.pem}], "),
+					os.Chmod(in(name), mode),
+				)
+			})
+			var coded *exitError
+			if !errors.As(err, &coded) || coded.Code != exitUsage || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "chmod 600") {
+				t.Errorf("%s with mode %o: serve says %v", name, mode, err)
+			}
+			validate := newValidateCommand()
+			validate.SetArgs([]string{"--config", configFile})
+			validate.SilenceErrors, validate.SilenceUsage = true, true
+			if err := validate.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "chmod 600") {
+				t.Errorf("%s with mode %o: validate says %v", name, mode, err)
+			}
 		}
 	}
 }

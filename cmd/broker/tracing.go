@@ -10,7 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/secretbroker/secretbroker/internal/certfile"
+	"github.com/secretbroker/secretbroker/internal/clienttls"
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/secret"
 	"github.com/secretbroker/secretbroker/internal/tracing"
@@ -29,7 +29,7 @@ func openTracing(cfg config.Tracing, m *metrics, log *slog.Logger) (*traces, err
 	if cfg.Endpoint == "" {
 		return &traces{}, nil
 	}
-	to, err := tracingConfig(cfg)
+	to, err := tracingConfig(cfg, log)
 	if err != nil {
 		return nil, &exitError{Code: exitUsage, Err: err}
 	}
@@ -44,32 +44,17 @@ func openTracing(cfg config.Tracing, m *metrics, log *slog.Logger) (*traces, err
 }
 
 // tracingConfig reads the files that the settings name.
-func tracingConfig(cfg config.Tracing) (otlp.Config, error) {
+func tracingConfig(cfg config.Tracing, log *slog.Logger) (otlp.Config, error) {
 	to := otlp.Config{Endpoint: cfg.Endpoint, ServiceName: cfg.ServiceName, ServiceVersion: buildVersion()}
 	to.HostName, _ = os.Hostname() // traces can do without
 	if cfg.Insecure {
 		return to, nil
 	}
 	to.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
-	if cfg.CAFile != "" {
-		data, err := os.ReadFile(cfg.CAFile)
-		if err != nil {
-			return otlp.Config{}, fmt.Errorf("tracing.ca_file: %w", err)
-		}
-		if to.TLS.RootCAs, err = certfile.Pool(data); err != nil {
-			return otlp.Config{}, fmt.Errorf("tracing.ca_file: %s: %w", cfg.CAFile, err)
-		}
-	}
-	if cfg.CertFile != "" {
-		cert := func() (*tls.Certificate, error) {
-			pair, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)
-			return &pair, err
-		}
-		if _, err := cert(); err != nil {
-			return otlp.Config{}, fmt.Errorf("tracing.cert_file: %w", err)
-		}
-		// Read for each connection, so that it may be renewed.
-		to.TLS.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert() }
+	var err error
+	to.Current, err = outgoingTLS(clienttls.Config{CAFile: cfg.CAFile, CertFile: cfg.CertFile, KeyFile: cfg.KeyFile}, cfg.Endpoint, log)
+	if err != nil {
+		return otlp.Config{}, fmt.Errorf("tracing: %w", err)
 	}
 	return to, nil
 }

@@ -170,11 +170,11 @@ func TestTracesOverTLS(t *testing.T) {
 			return errors.Join(files(env), edit(env.ConfigFile, change[0], change[1]))
 		})
 		var coded *exitError
-		if !errors.As(err, &coded) || coded.Code != exitUsage || !strings.Contains(err.Error(), "tracing.") {
+		if !errors.As(err, &coded) || coded.Code != exitUsage || !strings.Contains(err.Error(), "tracing: ") {
 			t.Errorf("with %s the broker starts: %v", change[1], err)
 		}
 	}
-	if _, err := tracingConfig(config.Tracing{Endpoint: "c:1", CAFile: "missing.pem"}); err == nil {
+	if _, err := tracingConfig(config.Tracing{Endpoint: "c:1", CAFile: "missing.pem"}, nil); err == nil {
 		t.Error("validate would say nothing")
 	}
 }

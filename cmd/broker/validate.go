@@ -38,7 +38,7 @@ Exit codes: 0 everything is in order; 2 there are faults.`,
 			if _, err := auditConfig(cfg.Audit, nil); err != nil {
 				faults = append(faults, err)
 			}
-			if _, err := tracingConfig(cfg.Tracing); err != nil {
+			if _, err := tracingConfig(cfg.Tracing, nil); err != nil {
 				faults = append(faults, err)
 			}
 			if cfg.Registry.KeyFile != "" {

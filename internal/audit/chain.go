@@ -8,10 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"hash"
-	"io"
-	"os"
 	"strconv"
 	"strings"
+
+	"github.com/secretbroker/secretbroker/internal/keyfile"
 )
 
 // Every line that a Log writes ends with
@@ -106,24 +106,14 @@ func NewKey(secret []byte) (*Key, error) {
 	return k, nil
 }
 
-// ReadKey reads a Key from a file; line breaks at its end do not count.
+// ReadKey reads a Key from a file that others may not read; line breaks at its end do
+// not count.
 func ReadKey(path string) (*Key, error) {
-	info, err := os.Stat(path)
+	data, err := keyfile.Read(path, maxKey+2)
 	if err != nil {
 		return nil, fmt.Errorf("read the audit key: %w", err)
 	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("read the audit key: %s is not a regular file", path)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("read the audit key: %w", err)
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxKey+3))
-	if err != nil {
-		return nil, fmt.Errorf("read the audit key: %w", err)
-	}
+	defer clear(data)
 	k, err := NewKey(bytes.TrimRight(data, "\r\n"))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)

@@ -26,6 +26,9 @@ type Syslog struct {
 	Network, Address string
 	// TLS, if not nil, is spoken over tcp.
 	TLS *tls.Config
+	// Current, if not nil, makes the configuration of one connection of TLS, with the
+	// authorities and the certificate as they are then.
+	Current func(*tls.Config) *tls.Config
 }
 
 // String returns the URL that ParseSyslog takes.
@@ -131,7 +134,11 @@ func (s *sender) send(ctx context.Context, line []byte) error {
 func (s *sender) dial(ctx context.Context) error {
 	var err error
 	if s.syslog.TLS != nil {
-		s.conn, err = (&tls.Dialer{Config: s.syslog.TLS}).DialContext(ctx, s.syslog.Network, s.syslog.Address)
+		config := s.syslog.TLS
+		if s.syslog.Current != nil {
+			config = s.syslog.Current(config)
+		}
+		s.conn, err = (&tls.Dialer{Config: config}).DialContext(ctx, s.syslog.Network, s.syslog.Address)
 	} else {
 		s.conn, err = (&net.Dialer{}).DialContext(ctx, s.syslog.Network, s.syslog.Address)
 	}

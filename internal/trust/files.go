@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/certfile"
+	"github.com/secretbroker/secretbroker/internal/keyfile"
 )
 
 // The most that is read of a file, in bytes.
@@ -138,7 +139,7 @@ func (f *files) readPair(now time.Time) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("read the server certificate: %w", err)
 	}
-	keyPEM, err := readFile(f.cfg.KeyFile, maxPEM)
+	keyPEM, err := keyfile.Read(f.cfg.KeyFile, maxPEM)
 	if err != nil {
 		return false, fmt.Errorf("read the server certificate's key: %w", err)
 	}

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 
@@ -13,6 +12,8 @@ import (
 	"github.com/tink-crypto/tink-go/v2/insecurecleartextkeyset"
 	"github.com/tink-crypto/tink-go/v2/keyset"
 	tinkpb "github.com/tink-crypto/tink-go/v2/proto/tink_go_proto"
+
+	"github.com/secretbroker/secretbroker/internal/keyfile"
 )
 
 // maxKeyFile is the most that is read of a key file, in bytes.
@@ -150,32 +151,14 @@ func finish(f *os.File, b []byte) error {
 
 // read reads a key file. No error of a parser is passed on: it may quote.
 func read(path string) (*keyset.Handle, error) {
-	f, err := os.Open(path)
+	b, err := keyfile.Read(path, maxKeyFile)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("seal: there is no key file %s; make one with: broker key create %s", path, path)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("seal: %w", err)
 	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("seal: %w", err)
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("seal: %s is not a regular file", path)
-	}
-	if fault := tooOpen(info); fault != "" {
-		return nil, fmt.Errorf("seal: %s %s", path, fault)
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
-	if err != nil {
-		return nil, fmt.Errorf("seal: %w", err)
-	}
 	defer clear(b)
-	if len(b) > maxKeyFile {
-		return nil, fmt.Errorf("seal: %s is larger than %d bytes", path, maxKeyFile)
-	}
 	handle, err := insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(b)))
 	if err != nil {
 		return nil, fmt.Errorf("seal: %s is not a key file as broker key create makes it", path)

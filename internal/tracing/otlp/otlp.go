@@ -10,6 +10,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"net"
 	"time"
 
 	collectorpb "go.opentelemetry.io/proto/slim/otlp/collector/trace/v1"
@@ -49,6 +50,9 @@ type Config struct {
 	// TLS is how the collector proves itself, by the endpoint's host if ServerName is
 	// empty; nil is plaintext.
 	TLS *tls.Config
+	// Current, if not nil, makes the configuration of one connection of TLS, with the
+	// authorities and the certificate as they are then.
+	Current func(*tls.Config) *tls.Config
 	// ServiceName, ServiceVersion and HostName are told of the sender if they are
 	// not empty.
 	ServiceName, ServiceVersion, HostName string
@@ -67,6 +71,9 @@ func New(c Config) (*Exporter, error) {
 	creds := insecure.NewCredentials()
 	if c.TLS != nil {
 		creds = credentials.NewTLS(c.TLS)
+		if c.Current != nil {
+			creds = &currentTLS{creds, c.TLS, c.Current}
+		}
 	}
 	connecting := grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: connectTime}
 	connecting.Backoff.MaxDelay = reconnectPause
@@ -83,6 +90,22 @@ func New(c Config) (*Exporter, error) {
 	}
 	return &Exporter{conn: conn, resource: resourceOf(c)}, nil
 }
+
+// currentTLS is TLS whose configuration is made for each connection.
+type currentTLS struct {
+	credentials.TransportCredentials // of base
+	base                             *tls.Config
+	current                          func(*tls.Config) *tls.Config
+}
+
+// ClientHandshake implements credentials.TransportCredentials.
+func (c *currentTLS) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return credentials.NewTLS(c.current(c.base)).ClientHandshake(ctx, authority, raw)
+}
+
+// Clone implements credentials.TransportCredentials; there is nothing that a copy could
+// change.
+func (c *currentTLS) Clone() credentials.TransportCredentials { return c }
 
 // Close ends the connection, and with it an Export under way.
 func (e *Exporter) Close() error { return e.conn.Close() }
