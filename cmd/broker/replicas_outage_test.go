@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
 )
 
@@ -73,6 +75,50 @@ func TestOutageOfTheDatabase(t *testing.T) {
 	c.await("calls are answered again", func() bool { return ask(t.Context(), cl, "cspi-0") == nil })
 	if code, body := r.get(t, "/readyz"); code != http.StatusOK || strings.Contains(body, `"registry"`) {
 		t.Errorf("/readyz after the outage: %d, %s", code, body)
+	}
+}
+
+// A broker that was stopped for seconds looks at the database before it answers a
+// call by what it knew before: calls that arrive meanwhile are all refused when the
+// grant is gone.
+func TestStoppedBroker(t *testing.T) {
+	c := newCluster(t, 1)
+	c.create("cspi-0")
+	r := c.replicas[0]
+	clients := make([]*client.Client, 8)
+	for i := range clients {
+		clients[i] = c.client(func(cfg *client.Config) { cfg.MaxAttempts = 1 }, r)
+		c.await("the integration is there", func() bool { return ask(t.Context(), clients[i], "cspi-0") == nil })
+	}
+	if err := r.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	stopped := time.Now()
+	revoked := strings.Replace(strings.Replace(c.document, "id: ID", "id: cspi-0", 1), "spiffe://example.org/connect/*", "spiffe://example.org/else/*", 1)
+	if _, err := c.store.Update(t.Context(), registry.Change{Document: []byte(revoked)}); err != nil {
+		t.Fatal(err)
+	}
+	<-time.After(3500*time.Millisecond - time.Since(stopped))
+	const calls = 40
+	answers := make(chan error, calls)
+	for i := range calls {
+		go func() { answers <- ask(context.Background(), clients[i%len(clients)], "cspi-0") }()
+	}
+	<-time.After(200 * time.Millisecond) // they are in the broker's sockets by then
+	if err := r.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	served, reasons := 0, make(map[string]int)
+	for range calls {
+		err := <-answers
+		if err == nil {
+			served++
+		}
+		reasons[reasonOf(err)]++
+	}
+	t.Logf("after a stop of %v: %v", time.Since(stopped).Round(time.Millisecond), reasons)
+	if served > 0 {
+		t.Errorf("%d calls of %d were answered without the grant", served, calls)
 	}
 }
 

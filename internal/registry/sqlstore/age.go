@@ -26,6 +26,14 @@ func (s *Store) plan(from time.Time, within time.Duration) {
 	s.planned.Store(&schedule{from, within + s.cfg.PollInterval + slack})
 }
 
+// planLook is plan at the beginning of a look. A look that comes too late changes
+// nothing before it has ended: calls wait for it.
+func (s *Store) planLook(begin time.Time, allowed time.Duration) {
+	if s.planned.Load() == nil || s.onSchedule(begin) {
+		s.plan(begin, allowed)
+	}
+}
+
 func (s *Store) onSchedule(now time.Time) bool {
 	p := s.planned.Load()
 	return elapsed.Between(p.from, now) <= p.within

@@ -7,7 +7,7 @@ import (
 
 // The bounds of what a link is given.
 const (
-	minRoundTrip = time.Second
+	minRoundTrip = 2 * time.Second
 	maxRoundTrip = 15 * time.Second
 	// connectTime bounds making a connection to one host unless the URL has
 	// connect_timeout; slow links get up to maxConnect.

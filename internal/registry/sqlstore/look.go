@@ -98,7 +98,7 @@ func (s *Store) update(ctx context.Context, begin time.Time, changed bool) (time
 	if connecting {
 		allowed += time.Duration(s.hosts) * s.link.connect()
 	}
-	s.plan(begin, allowed)
+	s.planLook(begin, allowed)
 	last := s.current.Load()
 	if last.read && !changed {
 		look, cancel := context.WithTimeout(ctx, allowed)
@@ -120,7 +120,7 @@ func (s *Store) update(ctx context.Context, begin time.Time, changed bool) (time
 		}
 	}
 	allowed += s.link.load()
-	s.plan(begin, allowed)
+	s.planLook(begin, allowed)
 	load, cancel := context.WithTimeout(ctx, allowed)
 	defer cancel()
 	next, ids, err := s.load(load, last)

@@ -115,6 +115,14 @@ func TestPauseAsksForALook(t *testing.T) {
 	if is, err := allowed(s, "a", worker); is || err != nil {
 		t.Errorf("after a pause: %v, %v", is, err)
 	}
+	// The look that is overdue has begun, and has not ended.
+	grant(t, s)
+	revoke(t, other)
+	clock.add(10 * time.Second)
+	s.planLook(clock.now(), time.Second)
+	if is, err := allowed(s, "a", worker); is || err != nil {
+		t.Errorf("after a pause, in the next look: %v, %v", is, err)
+	}
 	// A look that began before the pause and ends after it is as old.
 	grant(t, s)
 	revoke(t, other)
@@ -130,6 +138,7 @@ func TestPauseAsksForALook(t *testing.T) {
 // Connections that become a black hole while credentials are sealed again: the age
 // of what is served is never above max_outage.
 func TestBlackHoleInReseal(t *testing.T) {
+	t.Parallel()
 	const maxOutage = 3 * time.Second
 	server := pgtest.New(t)
 	way := newProxy(t, server)
@@ -190,6 +199,7 @@ func lock(t *testing.T, server *pgtest.Server, query string) (release func()) {
 // VACUUM FULL and its like lock the table that usage is pruned from. A revocation
 // is honoured meanwhile, and the failing writes show.
 func TestLockedUsage(t *testing.T) {
+	t.Parallel()
 	server := pgtest.New(t)
 	writer := openPostgres(t, server.URL("postgres"), Config{})
 	grant(t, writer)
@@ -210,6 +220,7 @@ func TestLockedUsage(t *testing.T) {
 
 // Writes that would fail show before anybody needs one.
 func TestWritesThatWouldFailShow(t *testing.T) {
+	t.Parallel()
 	server := pgtest.New(t)
 	s := running(t, openPostgres(t, server.URL("postgres")+"&lock_timeout=100", Config{probing: 50 * time.Millisecond}))
 	check := func(what, want string, end func()) {
@@ -230,6 +241,7 @@ func TestWritesThatWouldFailShow(t *testing.T) {
 
 // Of many replicas that probe, one in each interval writes.
 func TestProbesAreFew(t *testing.T) {
+	t.Parallel()
 	server := pgtest.New(t)
 	stores := []*Store{openPostgres(t, server.URL("postgres"), Config{}), openPostgres(t, server.URL("postgres"), Config{})}
 	written := func() string { return server.Query("postgres", "SELECT xmin FROM registry_state") }
@@ -250,6 +262,7 @@ func TestProbesAreFew(t *testing.T) {
 // A replica that is cut off while it holds the lock that writers wait for, as
 // replicas of earlier releases may, keeps the others from revoking for seconds.
 func TestCutOffWriter(t *testing.T) {
+	t.Parallel()
 	server := pgtest.New(t)
 	way := newProxy(t, server)
 	other := openPostgres(t, server.URL("postgres"), Config{})
@@ -279,6 +292,7 @@ func TestCutOffWriter(t *testing.T) {
 // A write of this release never waits for its client while it holds a lock: with
 // the way held back at every possible point, others revoke at once.
 func TestWriterHoldsNoLockWhileItWaits(t *testing.T) {
+	t.Parallel()
 	server := pgtest.New(t)
 	way := newProxy(t, server)
 	other := openPostgres(t, server.URL("postgres"), Config{})

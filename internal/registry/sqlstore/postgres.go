@@ -183,17 +183,21 @@ const startPause = 500 * time.Millisecond
 // is failing over or has no connection to spare, until ctx ends. What only a person
 // can change it returns at once.
 func (s *Store) startWhenReady(ctx context.Context) error {
-	for told := false; ; told = true {
+	var before error
+	for {
 		err := s.start(ctx)
 		if err == nil || !mayPass(err) {
 			return err
 		}
-		if !told {
-			s.cfg.Logger.Warn("waiting for the integrations' database", "backend", s.d.name, "error", err)
-		}
 		if errors.Is(err, context.DeadlineExceeded) {
 			s.link.timedOut()
 		}
+		if before == nil {
+			s.cfg.Logger.Warn("waiting for the integrations' database", "backend", s.d.name, "error", err)
+		} else if ctx.Err() != nil {
+			err = before // says more than that time is over
+		}
+		before = err
 		if !sleep(ctx, startPause) {
 			return fmt.Errorf("registry: the postgres database cannot be reached: %w", err)
 		}

@@ -1,0 +1,283 @@
+//go:build unix
+
+package sqlstore
+
+import (
+	"context"
+	cryptorand "crypto/rand"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/netfault"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/registry/sqlstore/pgtest"
+)
+
+// A write, with all that its Store then reads, is four round trips at most. The
+// first of them only asks a connection that was idle whether it still works.
+func TestRoundTripsOfAWrite(t *testing.T) {
+	t.Parallel()
+	server := pgtest.New(t)
+	way := newProxy(t, server)
+	s := openPostgres(t, through(way), Config{Sealer: newKeys(t)})
+	count := func(what string, want uint64, do func() error) {
+		t.Helper()
+		before := way.Stats()
+		if err := do(); err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		got := way.Stats().Sub(before)
+		t.Logf("%s: %d round trips, %d B to the server, %d B from it", what, got.RoundTrips, got.ToServer, got.ToClient)
+		if got.RoundTrips > want {
+			t.Errorf("%s takes %d round trips, want %d at most", what, got.RoundTrips, want)
+		}
+	}
+	change := func(c registry.Change, write func(context.Context, registry.Change) (registry.Record, error)) func() error {
+		return func() error { _, err := write(t.Context(), c); return err }
+	}
+	for range 2 { // the second time with nothing to be set up
+		count("Create", 4, change(registry.Change{Document: secretDocument("a"), Credentials: secrets(planted)}, s.Create))
+		count("Update", 4, change(registry.Change{Document: secretDocument("a"), Credentials: secrets(planted)}, s.Update))
+		count("validating", 2, change(registry.Change{Document: secretDocument("a"), ValidateOnly: true}, s.Update))
+		count("Record", 2, func() error { _, err := s.Record(t.Context(), "a"); return err })
+		count("Delete", 4, func() error { return s.Delete(t.Context(), "a", "") })
+		count("a look", 1, func() error { return s.follow(t.Context(), false) })
+		count("a probe", 2, func() error { s.probe(t.Context()); return nil })
+	}
+	use := []registry.Usage{{Integration: "a", Principal: worker, FirstAt: time.Unix(1, 0), LastAt: time.Unix(2, 0)}}
+	count("usage", 3, func() error { return s.MergeUsage(t.Context(), use) })
+}
+
+// On a link of 400 ms each way nothing is taken for an outage, changes are seen, and
+// a write comes through.
+func TestSlowLink(t *testing.T) {
+	t.Parallel()
+	const oneWay = 400 * time.Millisecond
+	server := pgtest.New(t)
+	way := newProxy(t, server)
+	direct := openPostgres(t, server.URL("postgres"), Config{})
+	grant(t, direct)
+	s := openPostgres(t, through(way), Config{MaxOutage: 15 * time.Second})
+	way.SetDelay(oneWay)
+	running(t, s)
+	revoke(t, direct)
+	t.Logf("a change is seen after %v", awaitRevoked(t, s).Round(time.Millisecond))
+	began := time.Now()
+	must2(t)(s.Update(t.Context(), registry.Change{Document: document("a", "abc", worker)}))
+	took := time.Since(began)
+	t.Logf("a write takes %v", took.Round(time.Millisecond))
+	if _, err := s.Get("a"); err != nil {
+		t.Error(err)
+	}
+	// A connection takes several round trips.
+	fresh, err := OpenPostgres(t.Context(), Postgres{URL: through(way)}, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = fresh.Close()
+	if st := s.Status(); st.Problem != "" || st.Refuses {
+		t.Errorf("%+v", st)
+	}
+}
+
+// fill writes n integrations past the Store.
+func fill(t *testing.T, server *pgtest.Server, n int) {
+	t.Helper()
+	server.Query("postgres", fmt.Sprintf(`
+		INSERT INTO integrations (id, spec, etag, created_at, created_by, updated_at, updated_by)
+		SELECT 'i' || n, replace('%s', 'ID', 'i' || n), md5(n::text), 1, '', 1, '' FROM generate_series(1, %d) AS n;
+		UPDATE registry_state SET stamp = stamp || 'x'`, strings.ReplaceAll(string(document("ID", "abc", worker)), "'", "''"), n))
+}
+
+// What one change costs a replica does not grow with the number of integrations.
+func TestAChangeCostsWhatChanged(t *testing.T) {
+	t.Parallel()
+	const integrations = 5000
+	server := pgtest.New(t)
+	writer := openPostgres(t, server.URL("postgres"), Config{MaxIntegrations: integrations + 1})
+	fill(t, server, integrations)
+	writer.Reload()
+	way := newProxy(t, server)
+	s := openPostgres(t, through(way), Config{})
+	grant(t, writer) // from here on the log continues
+	s.Reload()
+	read := func(what string) netfault.Stats {
+		t.Helper()
+		before := way.Stats()
+		if err := s.follow(t.Context(), true); err != nil {
+			t.Fatal(err)
+		}
+		if s.current.Load().stamp != writer.current.Load().stamp || len(s.List()) != len(writer.List()) {
+			t.Errorf("%s: not everything was read", what)
+		}
+		got := way.Stats().Sub(before)
+		t.Logf("%s: %d round trips, %d B from the server", what, got.RoundTrips, got.ToClient)
+		return got
+	}
+	revoke(t, writer)
+	if one := read("one change"); one.ToClient > 4096 || one.RoundTrips != 1 {
+		t.Errorf("one change among %d integrations: %+v", integrations, one)
+	}
+	for i := range 20 {
+		must2(t)(writer.Update(t.Context(), registry.Change{Document: document(fmt.Sprint("i", i+1), "xyz", worker)}))
+	}
+	if err := writer.Delete(t.Context(), "i4000", ""); err != nil {
+		t.Fatal(err)
+	}
+	if many := read("21 changes"); many.ToClient > 16<<10 || many.RoundTrips != 1 {
+		t.Errorf("21 changes among %d integrations: %+v", integrations, many)
+	}
+	if in, err := s.Get("i7"); err != nil || in.Azure.Vaults[0] != "https://xyz.vault.azure.net" {
+		t.Errorf("a changed integration: %v", err)
+	}
+	if _, err := s.Get("i4000"); err == nil {
+		t.Error("a deleted integration is served")
+	}
+	server.Query("postgres", `UPDATE integrations SET etag = etag || 'x' WHERE id = 'i9'; UPDATE registry_state SET stamp = stamp || 'x'`)
+	writer.Reload()
+	if list := read("an edit by hand"); list.ToClient < integrations*32 {
+		t.Errorf("an edit by hand does not lead to the whole list: %+v", list)
+	}
+}
+
+// The state of a database that was saved, as a backup or a standby has it.
+var stateTables = []string{"registry_state", "registry_changes", "integrations", "credentials"}
+
+func save(t *testing.T, s *Store, name string) {
+	t.Helper()
+	for _, table := range stateTables {
+		execute(t, s, `DROP TABLE IF EXISTS saved_`+name+`_`+table)
+		execute(t, s, `CREATE TABLE saved_`+name+`_`+table+` AS SELECT * FROM `+table)
+	}
+}
+
+func restore(t *testing.T, s *Store, name string) {
+	t.Helper()
+	tx, err := s.db.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, table := range stateTables {
+		for _, query := range []string{`DELETE FROM ` + table, `INSERT INTO ` + table + ` SELECT * FROM saved_` + name + `_` + table} {
+			if _, err := tx.ExecContext(t.Context(), query); err != nil {
+				t.Fatalf("%s: %v", query, err)
+			}
+		}
+	}
+	if err := tx.Commit(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func execute(t *testing.T, s *Store, query string) {
+	t.Helper()
+	if _, err := s.db.ExecContext(t.Context(), query); err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+}
+
+// Whatever happens to a database between two looks, a reader ends up with what is in
+// it: writes of this release and the one before, backups restored, edits by hand.
+func TestReadersEndUpRight(t *testing.T) {
+	backends(t, func(t *testing.T, open func(Config) (*Store, error)) {
+		must := func(s *Store, err error) *Store {
+			t.Helper()
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		}
+		s := must(open(Config{}))
+		older := must(open(Config{program: changesVersion - 1}))
+		readers := []*Store{must(open(Config{})), must(open(Config{})), older}
+		save(t, s, "0")
+		save(t, s, "1")
+		seed := uint64(time.Now().UnixNano())
+		t.Logf("seed %d", seed)
+		random := rand.New(rand.NewPCG(seed, 0))
+		steps := []func(id string) string{
+			func(id string) string { return write(t, s, id) },
+			func(id string) string { return write(t, s, id) },
+			func(id string) string { return write(t, older, id) + " by the older release" },
+			func(id string) string { _ = s.Delete(t.Context(), id, ""); return "delete " + id },
+			func(id string) string {
+				_ = older.Delete(t.Context(), id, "")
+				return "delete by the older release " + id
+			},
+			func(string) string { save(t, s, "0"); return "save 0" },
+			func(string) string { save(t, s, "1"); return "save 1" },
+			func(string) string { restore(t, s, "0"); return "restore 0" },
+			func(string) string { restore(t, s, "1"); return "restore 1" },
+			func(id string) string {
+				execute(t, s, `UPDATE integrations SET etag = etag || 'x' WHERE id = '`+id+`'`)
+				execute(t, s, `UPDATE registry_state SET stamp = '`+cryptorand.Text()+`'`)
+				return "edit by hand " + id
+			},
+		}
+		var history []string
+		for range 150 {
+			history = append(history, steps[random.IntN(len(steps))](fmt.Sprint("i", random.IntN(5))))
+			r := readers[random.IntN(len(readers))]
+			r.Reload()
+			if got, want := held(r.current.Load()), inDatabase(t, s); got != want {
+				t.Fatalf("a reader has\n%s\nand the database\n%s\nafter %q", got, want, history)
+			}
+		}
+	})
+}
+
+// write creates or changes an integration.
+func write(t *testing.T, s *Store, id string) string {
+	t.Helper()
+	c := registry.Change{Document: document(id, "abc", worker)}
+	if _, err := s.Create(t.Context(), c); err == nil {
+		return "create " + id
+	}
+	must2(t)(s.Update(t.Context(), c))
+	return "update " + id
+}
+
+// held is what a snapshot has, by id and etag, and inDatabase what it should have.
+func held(n *snapshot) (text string) {
+	for _, in := range n.sorted {
+		text += in.ID + " " + n.get(in.ID).etag + "\n"
+	}
+	return text
+}
+
+func inDatabase(t *testing.T, s *Store) (text string) {
+	t.Helper()
+	err := s.d.alone(t.Context(), s.db, stmt{query: `SELECT id, etag FROM integrations ORDER BY id`, row: func(scan func(...any) error) error {
+		var id, etag string
+		err := scan(&id, &etag)
+		text += id + " " + etag + "\n"
+		return err
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// The log of changes does not grow without end, and a reader that is behind it reads
+// the list.
+func TestOldChangesAreForgotten(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "r.db")
+	s, behind := openSQLite(t, file, Config{}), openSQLite(t, file, Config{})
+	grant(t, s)
+	behind.Reload()
+	execute(t, s, fmt.Sprintf(`UPDATE registry_state SET revision = revision + %d`, keptChanges))
+	revoke(t, s)
+	var entries int
+	if err := s.db.QueryRowContext(t.Context(), `SELECT count(*) FROM registry_changes`).Scan(&entries); err != nil || entries != 1 {
+		t.Errorf("%d entries, %v", entries, err)
+	}
+	behind.Reload()
+	if is, err := allowed(behind, "a", worker); is || err != nil {
+		t.Errorf("a reader that is behind: %v, %v", is, err)
+	}
+}

@@ -1,0 +1,141 @@
+//go:build unix
+
+package sqlstore
+
+import (
+	"context"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/registry/sqlstore/pgtest"
+)
+
+// After a failover that leaves the old primary up, a replica follows the new one:
+// at once if the old one is read-only, and when its connections are old enough if it
+// takes writes, which nothing that it says tells from a primary.
+func TestFailover(t *testing.T) {
+	t.Parallel()
+	old := pgtest.New(t)
+	way := newProxy(t, old)
+	before := openPostgres(t, old.URL("postgres"), Config{})
+	grant(t, before)
+	forever := running(t, openPostgres(t, through(way), Config{lifetime: time.Hour}))
+	short := running(t, openPostgres(t, through(way), Config{lifetime: 2 * time.Second}))
+	promoted := old.Standby()
+	promoted.CatchUp(old)
+
+	// A standby is refused, whatever the URL says.
+	for url, want := range map[string]string{
+		"&target_session_attrs=any": "standby",
+		"":                          "read only",
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		_, err := OpenPostgres(ctx, Postgres{URL: promoted.URL("postgres") + url}, Config{})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("a standby, with %q: %v", url, err)
+		}
+	}
+
+	promoted.Promote()
+	way.SetTarget(promoted.Addr())
+	after := openPostgres(t, promoted.URL("postgres"), Config{})
+	revoke(t, after)
+	t.Logf("two primaries: honoured after %v, with connections of 2 s", awaitRevoked(t, short).Round(time.Millisecond))
+	if is, _ := allowed(forever, "a", worker); !is {
+		t.Error("a connection that is used for an hour has changed servers: the test shows nothing")
+	}
+	// Writes go to the new one as well.
+	must2(t)(short.Create(t.Context(), registry.Change{Document: document("b", "abc", worker)}))
+	if got := promoted.Query("postgres", "SELECT count(*) FROM integrations WHERE id = 'b'"); got != "1" {
+		t.Error("a write went to the old primary")
+	}
+
+	old.Query("postgres", "ALTER SYSTEM SET default_transaction_read_only = on")
+	old.Query("postgres", "SELECT pg_reload_conf()")
+	t.Logf("a read-only primary: honoured after %v", awaitRevoked(t, forever).Round(time.Millisecond))
+}
+
+// A server that has become read-only and has no successor is an outage, which says
+// so and ends in refusals.
+func TestReadOnlyServer(t *testing.T) {
+	t.Parallel()
+	server := pgtest.New(t)
+	s := running(t, openPostgres(t, server.URL("postgres"), Config{MaxOutage: 2 * time.Second}))
+	grant(t, s)
+	for _, set := range []string{"on", "off"} {
+		server.Query("postgres", "ALTER SYSTEM SET default_transaction_read_only = "+set)
+		server.Query("postgres", "SELECT pg_reload_conf()")
+		if set == "on" {
+			await(t, "calls are refused", func() bool { return s.Status().Refuses })
+			if st := s.Status(); !strings.Contains(st.Problem, "read-only") && !strings.Contains(st.Problem, "read only") {
+				t.Errorf("%+v", st)
+			}
+		}
+	}
+	await(t, "calls are answered again", func() bool { _, err := s.Get("a"); return err == nil && s.Status().Problem == "" })
+}
+
+// What passes by itself is waited for at the start: a server that is read-only, has
+// no connection to spare, or is not there. What does not ends the start at once.
+func TestStartDuringAFailover(t *testing.T) {
+	t.Parallel()
+	server := pgtest.New(t)
+	server.Query("postgres", "CREATE ROLE broker LOGIN")
+	server.Query("postgres", "CREATE DATABASE secretbroker OWNER broker")
+	url := strings.Replace(server.URL("secretbroker"), "postgres@", "broker@", 1)
+	for name, tt := range map[string]struct{ begin, end string }{
+		"read-only":            {"ALTER DATABASE secretbroker SET default_transaction_read_only = on", "ALTER DATABASE secretbroker RESET default_transaction_read_only"},
+		"too many connections": {"ALTER ROLE broker CONNECTION LIMIT 0", "ALTER ROLE broker CONNECTION LIMIT -1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server.Query("postgres", tt.begin)
+			var log lockedBuffer
+			opened := make(chan error, 1)
+			go func() {
+				s, err := OpenPostgres(context.Background(), Postgres{URL: url}, Config{Logger: log.logger()})
+				if err == nil {
+					err = s.Close()
+				}
+				opened <- err
+			}()
+			await(t, "the start waits", func() bool { return strings.Contains(log.String(), "waiting for the integrations' database") })
+			server.Query("postgres", tt.end)
+			if err := <-opened; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A start on tables that are up to date changes nothing, and needs no right to.
+func TestMigrationsOfNothingWriteNothing(t *testing.T) {
+	t.Parallel()
+	server := pgtest.New(t)
+	server.Query("postgres", "CREATE ROLE broker LOGIN")
+	server.Query("postgres", "CREATE DATABASE secretbroker OWNER broker")
+	url := strings.Replace(server.URL("secretbroker"), "postgres@", "broker@", 1)
+	openPostgres(t, url, Config{})
+	server.Query("secretbroker", "ALTER SCHEMA public OWNER TO postgres; REVOKE ALL ON SCHEMA public FROM PUBLIC; GRANT USAGE ON SCHEMA public TO broker; ALTER DATABASE secretbroker OWNER TO postgres")
+	before := server.Query("secretbroker", "SELECT pg_current_xact_id()")
+	openPostgres(t, url, Config{})
+	if after := server.Query("secretbroker", "SELECT pg_current_xact_id()::text::bigint - "+before); after != "1" {
+		t.Errorf("a start has taken %s transactions that write", after)
+	}
+	file := filepath.Join(t.TempDir(), "r.db")
+	s := openSQLite(t, file, Config{})
+	version := func() (v int) {
+		if err := s.looks.QueryRowContext(t.Context(), "PRAGMA data_version").Scan(&v); err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	first := version()
+	openSQLite(t, file, Config{})
+	if now := version(); now != first {
+		t.Error("a start has written to the file")
+	}
+}
