@@ -115,15 +115,15 @@ func gaugeOf(is bool) float64 {
 	return 0
 }
 
-// watchUsage tells how much of who uses what is in memory, and what is lost.
+// watchUsage tells how much of who uses what is in memory, and what is not told apart.
 func (m *metrics) watchUsage(r *usage.Recorder) {
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "secretbroker_usage_entries",
 		Help: "Different uses of integrations that are noted in memory.",
 	}, func() float64 { return float64(r.Entries()) }), prometheus.NewCounterFunc(prometheus.CounterOpts{
-		Name: "secretbroker_usage_dropped_total",
-		Help: "Uses of integrations that were not noted because there were too many different ones.",
-	}, func() float64 { return float64(r.Dropped()) }))
+		Name: "secretbroker_usage_folded_total",
+		Help: "Uses of integrations that were noted without the connector, or as a use of the integration alone, because their principal had too many different ones.",
+	}, func() float64 { return float64(r.Folded()) }))
 }
 
 // watchAudit reads the audit log's counters at each scrape. The label of a copy

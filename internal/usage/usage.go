@@ -25,7 +25,8 @@ type Config struct {
 	Interval time.Duration
 	// MaxEntries is how many different uses are told apart at a time; 0 means
 	// 65,536. Callers choose the names of their connectors, so there has to be an
-	// end.
+	// end. One principal has at most an eighth of them, and one more entry for each
+	// integration that it uses.
 	MaxEntries int
 	// Logger is told when usage cannot be written down; nil discards.
 	Logger *slog.Logger
@@ -48,7 +49,8 @@ type Recorder struct {
 	seed    maphash.Seed
 	shards  [shards]shard
 	entries atomic.Int64
-	dropped atomic.Uint64
+	folded  atomic.Uint64
+	shares  shares
 	failing atomic.Bool
 	// flushing has an element while a flush is under way. Another one waits for it:
 	// what it has taken is written down only when it ends.
@@ -69,6 +71,7 @@ type entry struct {
 	version     string
 	shard       int32
 	quiet       int32 // intervals without a use
+	limited     bool  // counted by shares
 }
 
 // keyParts is how many strings a key consists of.
@@ -118,6 +121,7 @@ func New(c Config) *Recorder {
 		c.Now = time.Now
 	}
 	r := &Recorder{cfg: c, seed: maphash.MakeSeed(), flushing: make(chan struct{}, 1)}
+	r.shares = shares{most: max(1, c.MaxEntries/shareOf), of: make(map[authz.Principal]*share)}
 	for i := range r.shards {
 		r.shards[i].entries = make(map[string]*entry)
 	}
@@ -127,9 +131,25 @@ func New(c Config) *Recorder {
 // Used notes that who was given a secret. It waits for nothing, and allocates
 // only for what it sees for the first time in a while and for names that are very
 // long. It keeps version, but none of the other strings.
+//
+// Nothing goes unnoted: what a principal has too many of is noted without the
+// connector's name, and beyond that as a use of the integration alone.
 func (r *Recorder) Used(who authz.Principal, connector, integration string, ref secret.Ref, version string) {
+	switch {
+	case r.note(who, connector, integration, &ref, version, true):
+		return
+	case connector != "" && r.note(who, "", integration, &ref, version, true):
+	default:
+		r.note(who, "", integration, &secret.Ref{}, "", false)
+	}
+	r.folded.Add(1)
+}
+
+// note notes a use under a key. A key that is not in memory yet has to be one that
+// the principal may add, if limited; it reports whether that is so.
+func (r *Recorder) note(who authz.Principal, connector, integration string, ref *secret.Ref, version string, limited bool) bool {
 	var space [512]byte
-	k := appendKey(space[:0], who, connector, integration, &ref)
+	k := appendKey(space[:0], who, connector, integration, ref)
 	i := int32(maphash.Bytes(r.seed, k) % shards)
 	now := r.cfg.Now().UnixNano()
 	s := &r.shards[i]
@@ -137,23 +157,25 @@ func (r *Recorder) Used(who authz.Principal, connector, integration string, ref 
 	defer s.mu.Unlock()
 	e := s.entries[string(k)]
 	if e == nil {
-		if r.entries.Add(1) > int64(r.cfg.MaxEntries) {
-			r.entries.Add(-1)
-			r.dropped.Add(1)
-			return
+		if limited {
+			if r.entries.Load() >= int64(r.cfg.MaxEntries) || !r.shares.join(who, connector) {
+				return false
+			}
 		}
-		e = &entry{shard: i}
+		r.entries.Add(1)
+		e = &entry{shard: i, limited: limited}
 		s.entries[string(k)] = e
 	}
 	e.version, e.last = version, now
 	if e.first == 0 {
 		e.first = now
 	}
+	return true
 }
 
-// Dropped is how many uses were not noted because there were too many different
-// ones.
-func (r *Recorder) Dropped() uint64 { return r.dropped.Load() }
+// Folded is how many uses were noted without all that tells them apart, because
+// there were too many different ones.
+func (r *Recorder) Folded() uint64 { return r.folded.Load() }
 
 // Entries is how many different uses are in memory.
 func (r *Recorder) Entries() int { return int(r.entries.Load()) }
@@ -232,6 +254,10 @@ func (r *Recorder) take(s *shard, batch []registry.Usage, taken []*entry) ([]reg
 			if e.quiet++; e.quiet > idle {
 				delete(s.entries, k)
 				r.entries.Add(-1)
+				if e.limited {
+					part := splitKey(k)
+					r.shares.leave(authz.Principal(part[1]), part[2])
+				}
 			}
 			continue
 		}

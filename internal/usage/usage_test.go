@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -118,12 +119,14 @@ func TestRecorderIsBounded(t *testing.T) {
 		r.Used(worker, fmt.Sprint("c", i), "a", ref, "v1")
 		r.Used(worker, "c0", "a", ref, "v1")
 	}
-	if r.Entries() != 100 || r.Dropped() != 900 {
-		t.Errorf("%d entries, %d dropped", r.Entries(), r.Dropped())
+	// An eighth of the entries, one of them without a connector's name or not, and the
+	// integration's.
+	if r.Entries() != 100/shareOf+1 || r.Folded() < 980 {
+		t.Errorf("%d entries, %d folded", r.Entries(), r.Folded())
 	}
 	r.Flush(t.Context())
 	got, err := store.Usage(t.Context(), "a", time.Time{}, 0)
-	if err != nil || len(got) > 20 || len(got) < 10 || got[0].Connector != "c0" {
+	if err != nil || len(got) != 100/shareOf+1 || got[0].Connector != "c0" && got[1].Connector != "c0" {
 		t.Errorf("%d of them kept, %v", len(got), err)
 	}
 	if some, _ := store.Usage(t.Context(), "a", time.Time{}, 3); len(some) != 3 {
@@ -216,5 +219,43 @@ func BenchmarkFlush(b *testing.B) {
 			r.Used(worker, "sink", "a", secret.Ref{Store: ref.Store, Name: fmt.Sprint("db-", i), Key: "password"}, "v1")
 		}
 		r.Flush(b.Context())
+	}
+}
+
+// One principal that invents names of connectors takes no place of another, and all
+// that it uses is noted as used.
+func TestOnePrincipalLeavesRoomForOthers(t *testing.T) {
+	store := NewMemory(0)
+	r := New(Config{Store: store})
+	const flood = 100_000
+	for i := range flood {
+		r.Used("dns:flood", fmt.Sprint("c", i), "a", ref, "v1")
+	}
+	if n := r.Entries(); n > maxConnectors+1 {
+		t.Errorf("%d entries of one secret", n)
+	}
+	for i := range flood { // of as many secrets
+		r.Used("dns:flood", "c", "b", secret.Ref{Store: ref.Store, Name: fmt.Sprint("s", i)}, "v1")
+	}
+	if n := r.Entries(); n > r.cfg.MaxEntries/shareOf+2 {
+		t.Errorf("%d entries of one principal", n)
+	}
+	r.Used("dns:flood", "c", "only", secret.Ref{Store: ref.Store, Name: "late"}, "v1")
+	r.Used(worker, "sink", "a", ref, "v1")
+	if err := r.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	all, err := store.Usage(t.Context(), "a", time.Time{}, 0)
+	if err != nil || !slices.ContainsFunc(all, func(u registry.Usage) bool { return u.Principal == worker && u.Connector == "sink" }) {
+		t.Errorf("the other's use is not noted: %d, %v", len(all), err)
+	}
+	if late, err := store.Usage(t.Context(), "only", time.Time{}, 0); err != nil || len(late) != 1 || late[0].Secret != "" || late[0].Principal != "dns:flood" {
+		t.Errorf("what was too much is noted as %v, %v", late, err)
+	}
+	for range idle + 1 {
+		_ = r.Flush(t.Context()) // a Memory does not fail
+	}
+	if r.Entries() != 0 || len(r.shares.of) != 0 {
+		t.Errorf("%d entries and %d shares are left", r.Entries(), len(r.shares.of))
 	}
 }
