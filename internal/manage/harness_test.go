@@ -52,7 +52,9 @@ type bench struct {
 type recordedAudit struct {
 	mu     sync.Mutex
 	events []audit.Event
-	broken func(audit.Event) bool
+	// refused is how many of them may only be counted.
+	refused int
+	broken  func(audit.Event) bool
 }
 
 func (a *recordedAudit) Write(_ context.Context, events []audit.Event) error {
@@ -68,6 +70,9 @@ func (a *recordedAudit) Write(_ context.Context, events []audit.Event) error {
 }
 
 func (a *recordedAudit) Refuse(ctx context.Context, events []audit.Event) error {
+	a.mu.Lock()
+	a.refused += len(events)
+	a.mu.Unlock()
 	return a.Write(ctx, events)
 }
 

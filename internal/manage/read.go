@@ -49,10 +49,15 @@ type ListOptions struct {
 // the next page, "" if there is none.
 func (s *Service) List(ctx context.Context, who Caller, o ListOptions) (all []Integration, next string, err error) {
 	op := s.begin(who, methodList, "")
-	all, next, err = s.list(ctx, who.Principal, o)
-	op.note = o.Filter
-	if err != nil {
-		op.note = "" // whatever stands there
+	records, err := s.readable(who.Principal)
+	switch {
+	case err != nil:
+	case records == nil:
+		op.refused = true // nothing is told, and the filter was not looked at
+	default:
+		if all, next, err = s.list(ctx, who.Principal, records, o); err == nil {
+			op.note = o.Filter
+		}
 	}
 	if err := op.answer(ctx, err); err != nil {
 		return nil, "", err
@@ -60,11 +65,7 @@ func (s *Service) List(ctx context.Context, who Caller, o ListOptions) (all []In
 	return all, next, nil
 }
 
-func (s *Service) list(ctx context.Context, who authz.Principal, o ListOptions) (all []Integration, next string, err error) {
-	records, err := s.readable(who)
-	if records == nil || err != nil {
-		return nil, "", err
-	}
+func (s *Service) list(ctx context.Context, who authz.Principal, records recordsFunc, o ListOptions) (all []Integration, next string, err error) {
 	size, err := pageSize(o.PageSize)
 	if err != nil {
 		return nil, "", err

@@ -212,3 +212,16 @@ func FuzzFilter(f *testing.F) {
 	f.Add(`NOT NOT !==`)
 	f.Fuzz(func(_ *testing.T, text string) { _ = b.CheckFilter(text) })
 }
+
+// TestListOfAStranger: who has no role is told nothing, and what is recorded of it is
+// bounded and does not repeat the filter, which may be of any length.
+func TestListOfAStranger(t *testing.T) {
+	b := newBench(t, placement.Config{})
+	all, next, err := b.List(t.Context(), as("spiffe://example.org/stranger"), manage.ListOptions{Filter: strings.Repeat("\x01", 100_000)})
+	if all != nil || next != "" || err != nil {
+		t.Errorf("%v, %q, %v", all, next, err)
+	}
+	if _, events := b.audit.take(t); len(events) != 1 || events[0].Note != "" || b.audit.refused != 1 {
+		t.Errorf("recorded %d, refused %d", len(events), b.audit.refused)
+	}
+}
