@@ -32,7 +32,12 @@ func openIntegrations(ctx context.Context, cfg *config.Config, log *slog.Logger,
 		if err != nil {
 			return nil, &exitError{Code: exitUsage, Err: err}
 		}
-		return &integrationStore{Store: files, usage: usage.NewMemory(0), close: func() error { return nil }}, nil
+		used := usage.NewMemory(0)
+		used.Keep(func(id string) bool {
+			_, err := files.Get(id)
+			return err == nil
+		})
+		return &integrationStore{Store: files, usage: used, close: func() error { return nil }}, nil
 	}
 	r := cfg.Registry
 	c := sqlstore.Config{

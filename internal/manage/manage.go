@@ -251,6 +251,21 @@ func (s *Service) problem(rec *registry.Record) string {
 	return ""
 }
 
+// lastUsedOf returns when one integration was used last, as lastUsed does.
+func (s *Service) lastUsedOf(ctx context.Context, id string) time.Time {
+	if s.cfg.Usage == nil {
+		return time.Time{}
+	}
+	latest, err := s.cfg.Usage.Usage(ctx, id, time.Time{}, 1)
+	if err != nil {
+		s.cfg.Logger.WarnContext(ctx, "it cannot be found out when an integration was used last", "integration", id, "error", err)
+	}
+	if len(latest) == 0 {
+		return time.Time{}
+	}
+	return latest[0].LastAt
+}
+
 // lastUsed returns when each integration was used last; nothing if that cannot be
 // found out, which is no reason not to show the integrations.
 func (s *Service) lastUsed(ctx context.Context) map[string]time.Time {

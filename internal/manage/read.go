@@ -29,7 +29,7 @@ func (s *Service) Get(ctx context.Context, who Caller, id string) (Integration, 
 	if err != nil {
 		return Integration{}, op.answer(ctx, err)
 	}
-	in := withPolicies(s.present(rec, s.lastUsed(ctx)[id]), rec.Integration)
+	in := withPolicies(s.present(rec, s.lastUsedOf(ctx, id)), rec.Integration)
 	if err := op.answer(ctx, nil); err != nil {
 		return Integration{}, err
 	}

@@ -16,6 +16,8 @@ import (
 // this process has seen since its start, and no more.
 type Memory struct {
 	most int
+	// keeps says whether there still is an integration of an id; nil keeps all.
+	keeps func(id string) bool
 
 	mu      sync.Mutex
 	entries map[string]map[useKey]*registry.Usage // by integration
@@ -39,6 +41,10 @@ func NewMemory(most int) *Memory {
 	return &Memory{most: cmp.Or(most, 10_000), entries: make(map[string]map[useKey]*registry.Usage)}
 }
 
+// Keep makes m forget the usage of integrations of which keeps says that they are no
+// longer there, with each batch that is merged. It is called before m is used.
+func (m *Memory) Keep(keeps func(id string) bool) { m.keeps = keeps }
+
 // MergeUsage implements registry.UsageStore.
 func (m *Memory) MergeUsage(_ context.Context, batch []registry.Usage) error {
 	m.mu.Lock()
@@ -57,7 +63,11 @@ func (m *Memory) MergeUsage(_ context.Context, batch []registry.Usage) error {
 			of[k] = &u
 		}
 	}
-	for _, of := range m.entries {
+	for id, of := range m.entries {
+		if m.keeps != nil && !m.keeps(id) {
+			delete(m.entries, id)
+			continue
+		}
 		m.shrink(of)
 	}
 	return nil

@@ -259,3 +259,23 @@ func TestOnePrincipalLeavesRoomForOthers(t *testing.T) {
 		t.Errorf("%d entries and %d shares are left", r.Entries(), len(r.shares.of))
 	}
 }
+
+// The usage of an integration that is gone is gone.
+func TestMemoryForgetsIntegrations(t *testing.T) {
+	m := NewMemory(0)
+	there := map[string]bool{"a": true, "b": true}
+	m.Keep(func(id string) bool { return there[id] })
+	merge := func(ids ...string) {
+		for _, id := range ids {
+			if err := m.MergeUsage(t.Context(), []registry.Usage{{Integration: id, Principal: worker, LastAt: time.Now()}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	merge("a", "b")
+	delete(there, "a")
+	merge("a", "b")
+	if last, err := m.LastUsed(t.Context()); err != nil || len(last) != 1 || last["b"].IsZero() {
+		t.Errorf("%v, %v", last, err)
+	}
+}
