@@ -158,6 +158,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 			secret.KindHashiCorpVault:    vaultkv.Opener(vaultkv.Config{Logger: log}),
 			secret.KindLocalFile:         localfile.Opener(localfile.Config{}),
 		},
+		Keeps:   vaultkv.Keeps,
 		Observe: observeRead(m),
 		Logger:  log,
 	})
@@ -177,12 +178,16 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		}
 		for _, in := range changed {
 			stores.Supersede(in.ID, in.ReadRevision)
+			stores.Keep(in)
 		}
 	})
 	if err != nil {
 		return err
 	}
 	defer closing(&err, integrations.close)
+	for _, in := range integrations.List() {
+		stores.Keep(in)
+	}
 	m.watchIntegrations(integrations)
 	uses := usage.New(usage.Config{Store: integrations.usage, Logger: log})
 	m.watchUsage(uses)

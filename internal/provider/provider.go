@@ -34,6 +34,13 @@ type Provider interface {
 	Close() error
 }
 
+// Keeper is a Provider whose credential is lost for good when it is not renewed in
+// time.
+type Keeper interface {
+	// Keep has the credential renewed until Close, beginning now, and waits for nothing.
+	Keep()
+}
+
 // ErrAnswered says, in the chain of an error with ReasonStoreUnavailable, that
 // the store or what stands in its place did answer, if uselessly. That may be
 // one secret's fault and is no sign that the store is dead.

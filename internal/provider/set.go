@@ -27,6 +27,9 @@ type SetConfig struct {
 	// 4000. A further one takes the place of the last one of the caller with the most,
 	// if its own caller has fewer, else it fails at once.
 	MaxWaitingReads int
+	// Keeps, if not nil, picks the integrations whose credential is lost for good when
+	// nobody renews it: their Providers are opened by Keep, and are Keepers.
+	Keeps func(in *registry.Integration) bool
 	// Logger is told when a store is taken for dead and when it answers again.
 	// Nil discards.
 	Logger *slog.Logger
@@ -130,6 +133,49 @@ func (s *Set) Supersede(id, revision string) {
 	}
 	s.mu.Unlock()
 	closeAll(idle)
+}
+
+// Keep has an integration's credential kept alive, if it is one of SetConfig.Keeps,
+// from now on until another revision supersedes this one or it is removed. It does not
+// wait. It is called for what there is at first, and with Supersede.
+func (s *Set) Keep(in *registry.Integration) {
+	if s.cfg.Keeps == nil || !s.cfg.Keeps(in) {
+		return
+	}
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return
+	}
+	m := s.member(in.ID, in.ReadRevision)
+	m.kind = in.Kind
+	s.mu.Unlock()
+	sl, err := s.acquire(m, in)
+	if err != nil {
+		return // it is closed, or there is no such kind, which a Fetch says
+	}
+	s.mu.Lock()
+	closed := s.closed
+	if !closed {
+		s.opened.Go(func() { s.keep(in.ID, m, sl) })
+	}
+	s.mu.Unlock()
+	if closed {
+		s.release(in.ID, m, sl)
+	}
+}
+
+// keep begins to keep the credential of a slot's Provider, once that is open.
+func (s *Set) keep(id string, m *member, sl *slot) {
+	defer s.release(id, m, sl)
+	p, err := sl.wait(s.opening)
+	if err != nil {
+		s.cfg.Logger.Warn("a credential cannot be kept alive before it is first used", "integration", id, "error", err)
+		return
+	}
+	if k, ok := p.(Keeper); ok {
+		k.Keep()
+	}
 }
 
 // Remove says that the integration no longer exists, and closes its Providers

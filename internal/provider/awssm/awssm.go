@@ -28,6 +28,7 @@ import (
 	"github.com/aws/smithy-go/logging"
 
 	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/provider/credential"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
 	"github.com/secretbroker/secretbroker/internal/provider/task"
 	"github.com/secretbroker/secretbroker/internal/registry"
@@ -96,7 +97,7 @@ type store struct {
 	in  *registry.Integration
 	// places are the stores that may be read, by their canonical form.
 	places   map[string]*place
-	sessions *sessions
+	sessions *credential.Source[aws.Credentials]
 	tasks    *task.Group
 	clients  []*http.Client
 }
@@ -152,7 +153,7 @@ func open(ctx context.Context, cfg Config, in *registry.Integration) (*store, er
 	if err != nil {
 		return nil, err
 	}
-	s.sessions = &sessions{source: source, timeout: cfg.SessionTimeout, now: cfg.Now, log: s.log, tasks: s.tasks}
+	s.sessions = newSessions(cfg, s.log, source, credentialFiles(in.AWS.Credential), s.tasks)
 	return s, nil
 }
 
@@ -211,7 +212,7 @@ func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, erro
 	if !ok {
 		return nil, secret.Errorf(secret.ReasonStoreNotAllowed, "the store is not one of the integration's; add it to aws.stores")
 	}
-	keys, err := s.sessions.get(ctx)
+	keys, err := s.sessions.Get(ctx)
 	if err != nil {
 		return nil, explainGet(ctx, err)
 	}
@@ -219,9 +220,9 @@ func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, erro
 	if worthRepeating(ctx, err) {
 		sec, err = s.read(ctx, at, keys, ref)
 	}
-	if refusedKeys(err) && s.sessions.renew(keys) {
+	if refusedKeys(err) && s.sessions.Refused(keys) {
 		s.log.Warn("AWS refused the session's keys: asking for new ones", "region", at.region)
-		if keys, err = s.sessions.get(ctx); err != nil {
+		if keys, err = s.sessions.Get(ctx); err != nil {
 			return nil, explainGet(ctx, err)
 		}
 		sec, err = s.read(ctx, at, keys, ref)
@@ -233,9 +234,9 @@ func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, erro
 }
 
 // read asks the store. Its errors are the SDK's, or *secret.Error.
-func (s *store) read(ctx context.Context, at *place, keys *acquisition, ref secret.Ref) (*secret.Secret, error) {
+func (s *store) read(ctx context.Context, at *place, k *keys, ref secret.Ref) (*secret.Secret, error) {
 	sign := func(o *secretsmanager.Options) {
-		o.Credentials = aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) { return keys.keys, nil })
+		o.Credentials = aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) { return k.Value, nil })
 	}
 	id := ref.Name
 	if ref.Suffix != "" {
@@ -271,6 +272,7 @@ func (s *store) read(ctx context.Context, at *place, keys *acquisition, ref secr
 // Close implements provider.Provider. It waits at most a few seconds for requests
 // that nobody waits for any more; the error says that some remained.
 func (s *store) Close() error {
+	s.sessions.Close()
 	err := s.tasks.Stop(closeTimeout)
 	for _, c := range s.clients {
 		c.CloseIdleConnections()

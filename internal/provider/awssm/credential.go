@@ -68,6 +68,19 @@ func (s *store) credential(ctx context.Context, in *registry.Integration, sts *t
 	}
 }
 
+// credentialFiles are those that a key source reads for each acquisition. A change of
+// others makes another integration.
+func credentialFiles(c registry.AWSCredential) []string {
+	switch c.Type {
+	case registry.AWSProfile:
+		return []string{c.CredentialsFile}
+	case registry.AWSWebIdentity:
+		return []string{c.TokenFile}
+	default:
+		return nil
+	}
+}
+
 // staticKeys reads the files once: a changed one makes another integration.
 func staticKeys(in *registry.Integration) (keySource, error) {
 	c := in.AWS.Credential

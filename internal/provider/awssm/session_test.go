@@ -2,11 +2,9 @@ package awssm
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net/http"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -14,6 +12,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 
+	"github.com/secretbroker/secretbroker/internal/provider/credential"
 	"github.com/secretbroker/secretbroker/internal/provider/task"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -144,98 +143,65 @@ func TestRefusedKeys(t *testing.T) {
 	if n := f.count("AssumeRole"); n != 2 {
 		t.Errorf("%d sessions, while AWS refuses them all", n)
 	}
-	now = now.Add(renewPause)
+	now = now.Add(credential.RefusalPause)
 	f.fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreAuthenticationFailed)
 	if n := f.count("AssumeRole"); n != 3 {
 		t.Errorf("%d sessions after a pause", n)
 	}
 }
 
-// source makes sessions whose keys come from f.
-func source(f keySource) *sessions {
-	return &sessions{source: f, timeout: 10 * time.Second, now: time.Now, log: slog.New(slog.DiscardHandler), tasks: task.NewGroup()}
+// source makes a holder of sessions whose keys come from f.
+func source(t *testing.T, f keySource) *credential.Source[aws.Credentials] {
+	t.Helper()
+	tasks := task.NewGroup()
+	s := newSessions(Config{}.withDefaults(), slog.New(slog.DiscardHandler), f, nil, tasks)
+	t.Cleanup(func() {
+		s.Close()
+		must(t, tasks.Stop(time.Minute))
+	})
+	return s
 }
 
+// Keys are replaced before their end, by the clock, and nobody waits for that.
 func TestRefreshAhead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var asked atomic.Int32
-		var broken atomic.Bool
-		s := source(func(ctx context.Context) (aws.Credentials, error) {
+		s := source(t, func(context.Context) (aws.Credentials, error) {
 			asked.Add(1)
-			select {
-			case <-time.After(3 * time.Second):
-			case <-ctx.Done():
-				return aws.Credentials{}, ctx.Err()
-			}
-			if broken.Load() {
-				return aws.Credentials{}, errors.New("nothing")
-			}
+			time.Sleep(3 * time.Second)
 			return aws.Credentials{AccessKeyID: "A", SecretAccessKey: "B", CanExpire: true, Expires: time.Now().Add(time.Hour)}, nil
 		})
-		defer func() { must(t, s.tasks.Stop(time.Minute)) }()
-		get := func(want int32) {
-			t.Helper()
-			began := time.Now()
-			_, err := s.get(t.Context())
-			must(t, err)
-			if waited := time.Since(began); asked.Load() != 1 && waited != 0 {
-				t.Errorf("a read with good keys waited for %s", waited)
-			}
-			synctest.Wait()
-			if got := asked.Load(); got != want {
-				t.Errorf("asked %d times, want %d", got, want)
-			}
-		}
-		get(1)
-		time.Sleep(50 * time.Minute)
-		get(1)
-		broken.Store(true)
-		time.Sleep(6 * time.Minute)
-		get(2) // in the background
-		time.Sleep(10 * time.Second)
-		get(2) // and not at once again
-		time.Sleep(refreshPause)
-		get(3)
-		time.Sleep(refreshPause)
-		broken.Store(false)
-		get(4)
-		time.Sleep(10 * time.Minute)
-		get(4)
-	})
-}
-
-// One acquisition for all who wait; who gives up takes nobody along.
-func TestSharedAcquisition(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var asked atomic.Int32
-		s := source(func(context.Context) (aws.Credentials, error) {
-			asked.Add(1)
-			time.Sleep(2 * time.Second)
-			return aws.Credentials{AccessKeyID: "A", SecretAccessKey: "B"}, nil
-		})
-		impatient, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		var wg sync.WaitGroup
-		wg.Go(func() {
-			if _, err := s.get(impatient); !errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("got %v", err)
-			}
-		})
-		for range 20 {
-			wg.Go(func() {
-				if a, err := s.get(t.Context()); err != nil || !a.keys.HasKeys() {
-					t.Errorf("got %v", err)
-				}
-			})
-		}
-		wg.Wait()
+		_, err := s.Get(t.Context())
+		must(t, err)
+		time.Sleep(54 * time.Minute)
 		if n := asked.Load(); n != 1 {
 			t.Errorf("asked %d times", n)
 		}
-		must(t, s.tasks.Stop(time.Minute))
-		s.good = nil
-		if _, err := s.get(t.Context()); !errors.Is(err, errClosed) {
-			t.Errorf("after the end: %v", err)
+		time.Sleep(5 * time.Minute)
+		began := time.Now()
+		_, err = s.Get(t.Context())
+		must(t, err)
+		if n := asked.Load(); n != 2 || time.Since(began) != 0 {
+			t.Errorf("asked %d times, waited for %v", n, time.Since(began))
+		}
+	})
+}
+
+// Keys for life are not replaced.
+func TestStaticKeysAreKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var asked atomic.Int32
+		s := source(t, func(context.Context) (aws.Credentials, error) {
+			asked.Add(1)
+			return aws.Credentials{AccessKeyID: "A", SecretAccessKey: "B"}, nil
+		})
+		for range 10 {
+			_, err := s.Get(t.Context())
+			must(t, err)
+			time.Sleep(24 * time.Hour)
+		}
+		if n := asked.Load(); n != 1 {
+			t.Errorf("asked %d times", n)
 		}
 	})
 }
@@ -243,18 +209,38 @@ func TestSharedAcquisition(t *testing.T) {
 // A source that hangs is given up, and so is one that panics.
 func TestHangingSource(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := source(func(ctx context.Context) (aws.Credentials, error) { <-ctx.Done(); return aws.Credentials{}, ctx.Err() })
-		_, err := s.get(t.Context())
+		s := source(t, func(ctx context.Context) (aws.Credentials, error) { <-ctx.Done(); return aws.Credentials{}, ctx.Err() })
+		_, err := s.Get(t.Context())
 		if secret.AsError(err).Reason != secret.ReasonStoreUnavailable {
 			t.Errorf("got %v", err)
 		}
-		s.source = func(context.Context) (aws.Credentials, error) { panic(canary) }
-		_, err = s.get(t.Context())
+		_, err = source(t, func(context.Context) (aws.Credentials, error) { panic(canary) }).Get(t.Context())
 		if err == nil || strings.Contains(err.Error(), canary) {
 			t.Errorf("got %v", err)
 		}
-		must(t, s.tasks.Stop(time.Minute))
 	})
+}
+
+// 200 reads with a key that STS refuses are one request to STS.
+func TestRefusedRoleIsLeftAlone(t *testing.T) {
+	f := newFake(t)
+	f.put(region, "db", canary)
+	now := time.Now()
+	cfg := f.config()
+	cfg.Now = func() time.Time { return now }
+	delete(f.keys, baseKey)
+	s := f.open(cfg, f.integration())
+	for range 200 {
+		f.fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreAuthenticationFailed)
+	}
+	if n := f.count("AssumeRole"); n != 1 {
+		t.Errorf("%d requests to STS", n)
+	}
+	now = now.Add(credential.RefusalPause)
+	f.fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreAuthenticationFailed)
+	if n := f.count("AssumeRole"); n != 2 {
+		t.Errorf("%d requests to STS after a pause", n)
+	}
 }
 
 func TestClosing(t *testing.T) {

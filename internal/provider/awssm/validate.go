@@ -34,7 +34,7 @@ func (s *store) Validate(ctx context.Context) []provider.Step {
 	if s.aws.Role != nil {
 		step.Found = "STS gave a session of the role"
 	}
-	if _, err := s.sessions.get(ctx); err != nil {
+	if _, err := s.sessions.Get(ctx); err != nil {
 		step = provider.Step{Name: step.Name, Err: explainGet(ctx, err)}
 		return append([]provider.Step{step}, provider.Skipped(append(own, others...))...)
 	}

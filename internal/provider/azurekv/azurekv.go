@@ -273,6 +273,7 @@ func (s *store) renew(old *session, host string) *session {
 		return nil
 	}
 	s.log.Warn("a vault refused the access token: credential renewed", "vault", host)
+	old.tokens.close()
 	s.current, s.renewed = fresh, now
 	return fresh
 }
@@ -286,7 +287,7 @@ func (s *store) read(ctx context.Context, ses *session, ref secret.Ref) (*answer
 		err    error
 	}
 	done := make(chan result, 1)
-	ctx = ses.tokens.mark(ctx)
+	ses.tokens.touch()
 	started := s.tasks.Start(func(closing context.Context) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
@@ -312,6 +313,7 @@ func (s *store) read(ctx context.Context, ses *session, ref secret.Ref) (*answer
 // Close implements provider.Provider. It waits at most a few seconds for token
 // requests that nobody waits for any more; the error says that some remained.
 func (s *store) Close() error {
+	s.session().tokens.close()
 	err := s.tasks.Stop(closeTimeout)
 	s.vaultHTTP.CloseIdleConnections()
 	s.loginHTTP.CloseIdleConnections()

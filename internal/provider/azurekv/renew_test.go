@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -133,6 +134,24 @@ func TestCloseEndsWhatNobodyWaitsFor(t *testing.T) {
 	must(t, p.Close())
 	if _, err := p.Fetch(t.Context(), ref(t, vaultURL+"::db")); secret.AsError(err).Reason != secret.ReasonStoreUnavailable {
 		t.Errorf("after Close: %v", err)
+	}
+}
+
+// 200 reads with a secret that Entra ID refuses are a handful of requests for tokens.
+func TestRefusedSecretIsLeftAlone(t *testing.T) {
+	f := newFake(t)
+	var asked atomic.Int32
+	f.token = func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		writeJSON(w, http.StatusUnauthorized, `{"error":"invalid_client","error_description":"AADSTS7000215: Invalid client secret provided."}`)
+	}
+	s := f.open(f.config(), f.integration())
+	for i := range 200 {
+		vault := []string{vaultURL, otherURL}[i%2]
+		f.fails(s, t.Context(), ref(t, fmt.Sprintf("%s::db-%d", vault, i)), secret.ReasonStoreAuthenticationFailed)
+	}
+	if n := asked.Load(); n < 1 || n > 4 { // a slow machine may take longer than a pause
+		t.Errorf("%d requests for tokens", n)
 	}
 }
 

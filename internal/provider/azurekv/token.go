@@ -12,22 +12,28 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 
+	"github.com/secretbroker/secretbroker/internal/provider/credential"
 	"github.com/secretbroker/secretbroker/internal/provider/task"
 	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// tokenMargin is how long a token must still be valid to be handed out while
-// its successor is being acquired.
-const tokenMargin = time.Minute
+const (
+	// tokenMargin is how long a token must still be valid to be handed out.
+	tokenMargin = time.Minute
+	// tokenAhead is how long before its end a token's successor is asked for. The SDK's
+	// own caches give up a token five minutes before its end.
+	tokenAhead = 5 * time.Minute
+	// maxPurposes bounds the tokens that are held: what they are for is said by vaults.
+	maxPurposes = 8
+)
 
 var uuid = regexp.MustCompile(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
 
 // tokenSource stands between the vault clients and a credential, because the
-// SDK's credentials hold a lock during their requests and use the context of
-// whoever came first. Here every acquisition runs in a goroutine of its own,
-// bounded by TokenTimeout, shared by everyone who wants the same token; callers
-// wait no longer than their own context. A caller never waits for the renewal
-// of a token that is still good.
+// SDK's credentials hold a lock during their requests, use the context of
+// whoever came first, and ask again with each read after a failure. It has a
+// credential.Source for each purpose of a token.
 //
 // It is safe for concurrent use. Its errors are *secret.Error, the caller's
 // context error, or errClosed.
@@ -39,53 +45,49 @@ type tokenSource struct {
 	log     *slog.Logger
 	tasks   *task.Group
 
-	mu       sync.Mutex
-	running  map[tokenKey]*acquisition
-	good     *acquisition // the latest that succeeded
-	failed   *acquisition // the latest that failed
-	failures uint64       // how many have failed
+	mu         sync.Mutex
+	held       map[purpose]*credential.Source[azcore.AccessToken]
+	challenged time.Time // when claims that are not held were last asked for
+	closed     bool
 }
 
-// tokenKey is what an access token is for.
-type tokenKey struct {
+// purpose is what an access token is for.
+type purpose struct {
 	tenant, scopes, claims string
 	cae                    bool
 }
 
-// acquisition is one run of the credential. Its result may be read once done is
-// closed.
-type acquisition struct {
-	key     tokenKey
-	done    chan struct{}
-	token   azcore.AccessToken
-	err     error
-	ordinal uint64 // its number among the failures
-}
+// token is an access token and its life.
+type token = credential.Held[azcore.AccessToken]
 
 func newTokenSource(cfg Config, log *slog.Logger, a *registry.Azure, cred azcore.TokenCredential, group *task.Group) *tokenSource {
 	return &tokenSource{
 		cred: cred, azure: a, timeout: cfg.TokenTimeout, now: cfg.Now, log: log, tasks: group,
-		running: make(map[tokenKey]*acquisition),
+		held: make(map[purpose]*credential.Source[azcore.AccessToken]),
 	}
 }
 
-type markKey struct{}
-
-// mark returns a context for one read. An acquisition that fails after mark was
-// called is the answer to that read, even if the read asks for the token only
-// then: otherwise everyone whom the SDK has queued behind a failing acquisition
-// would start another in turn.
-func (t *tokenSource) mark(ctx context.Context) context.Context {
+// touch says that a read uses the tokens, which the SDK's clients hold on to as well.
+func (t *tokenSource) touch() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return context.WithValue(ctx, markKey{}, t.failures)
+	for _, s := range t.held {
+		s.Touch()
+	}
+}
+
+// close ends the renewal of tokens by the clock.
+func (t *tokenSource) close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.closed = true
+	for _, s := range t.held {
+		s.Close()
+	}
 }
 
 // GetToken implements azcore.TokenCredential.
 func (t *tokenSource) GetToken(ctx context.Context, opts policy.TokenRequestOptions) (azcore.AccessToken, error) {
-	if err := ctx.Err(); err != nil {
-		return azcore.AccessToken{}, err
-	}
 	if t.hasTenant() {
 		// The vault says which tenant it is in, by its id. Tokens are asked for in
 		// the integration's tenant alone, which may be given by a domain name.
@@ -95,16 +97,15 @@ func (t *tokenSource) GetToken(ctx context.Context, opts policy.TokenRequestOpti
 		}
 		opts.TenantID = own
 	}
-	a, err := t.join(ctx, opts)
+	s, err := t.source(opts)
 	if err != nil {
 		return azcore.AccessToken{}, err
 	}
-	select {
-	case <-a.done:
-		return a.token, a.err
-	case <-ctx.Done():
-		return azcore.AccessToken{}, ctx.Err()
+	h, err := s.Get(ctx)
+	if err != nil {
+		return azcore.AccessToken{}, err
 	}
+	return h.Value, nil
 }
 
 func (t *tokenSource) hasTenant() bool {
@@ -116,58 +117,89 @@ func (t *tokenSource) hasTenant() bool {
 	}
 }
 
-// join returns the acquisition whose result answers ctx's read: a finished one,
-// the running one, or a new one.
-func (t *tokenSource) join(ctx context.Context, opts policy.TokenRequestOptions) (*acquisition, error) {
-	key := tokenKey{opts.TenantID, strings.Join(opts.Scopes, " "), opts.Claims, opts.EnableCAE}
+// source returns what holds the tokens of a purpose. A vault asks for claims because it
+// refused the token without them; one that asks for others each time gets no token for
+// them but after a pause.
+func (t *tokenSource) source(opts policy.TokenRequestOptions) (*credential.Source[azcore.AccessToken], error) {
+	p := purpose{opts.TenantID, strings.Join(opts.Scopes, " "), opts.Claims, opts.EnableCAE}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	// Claims are asked for because the token without them was refused.
-	usable := key.claims == "" && t.good != nil && t.good.key == key && t.good.token.ExpiresOn.Sub(t.now()) > tokenMargin
-	a := t.running[key]
-	if a == nil {
-		if seen, ok := ctx.Value(markKey{}).(uint64); ok && !usable && t.failed != nil && t.failed.key == key && t.failed.ordinal > seen {
-			return t.failed, nil
-		}
-		a = &acquisition{key: key, done: make(chan struct{})}
-		if !t.tasks.Start(func(closing context.Context) { t.acquire(closing, a, opts) }) {
-			return nil, errClosed
-		}
-		t.running[key] = a
+	if s := t.held[p]; s != nil {
+		return s, nil
 	}
-	if usable {
-		return t.good, nil
+	now := t.now()
+	if p.claims != "" && !t.challenged.IsZero() && now.Sub(t.challenged) < renewPause {
+		return nil, secret.Errorf(secret.ReasonStoreAuthenticationFailed,
+			"a vault refuses one access token after the other; look at the sign-in logs and the Conditional Access policies of the integration's identity")
 	}
-	return a, nil
+	if len(t.held) == maxPurposes {
+		t.drop()
+	}
+	if p.claims != "" {
+		t.challenged = now
+	}
+	s := t.newSource(p, opts)
+	if t.closed {
+		s.Close()
+	}
+	t.held[p] = s
+	return s, nil
 }
 
-func (t *tokenSource) acquire(closing context.Context, a *acquisition, opts policy.TokenRequestOptions) {
-	ctx, cancel := context.WithTimeout(closing, t.timeout)
-	defer cancel()
+// drop makes room for another purpose. t.mu is held.
+func (t *tokenSource) drop() {
+	for p, s := range t.held {
+		if p.claims != "" || len(t.held) == maxPurposes {
+			s.Close()
+			delete(t.held, p)
+		}
+	}
+}
+
+func (t *tokenSource) newSource(p purpose, opts policy.TokenRequestOptions) *credential.Source[azcore.AccessToken] {
+	c := credential.Config[azcore.AccessToken]{
+		Timeout: t.timeout, Now: t.now, Tasks: t.tasks, Closed: errClosed,
+		Margin: func(time.Duration) time.Duration { return tokenMargin },
+		Ahead:  func(life time.Duration) time.Duration { return min(tokenAhead, life/2) },
+		Failed: func(err error) { t.log.Warn("no access token", "error", err) },
+		Acquire: func(ctx context.Context, _ *token) (*token, error) {
+			h, err := t.acquire(ctx, opts)
+			if err == nil && p.claims != "" {
+				t.forget(purpose{p.tenant, p.scopes, "", p.cae})
+			}
+			return h, err
+		},
+	}
+	if t.azure.Credential.Type == registry.AzureWorkloadIdentity {
+		c.Inputs = credential.Files(t.azure.Credential.TokenFile)
+	}
+	return credential.New(c)
+}
+
+// forget drops a token that a vault has refused by asking for one with claims.
+func (t *tokenSource) forget(p purpose) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s := t.held[p]; s != nil {
+		s.Forget(func(azcore.AccessToken) bool { return true })
+	}
+}
+
+func (t *tokenSource) acquire(ctx context.Context, opts policy.TokenRequestOptions) (*token, error) {
 	seen := &trace{}
+	var got azcore.AccessToken
 	err := task.Contain(func() (err error) {
-		a.token, err = t.cred.GetToken(withTrace(ctx, seen), opts)
+		got, err = t.cred.GetToken(withTrace(ctx, seen), opts)
 		return err
 	})
-	if err == nil && a.token.Token == "" {
+	if err == nil && got.Token == "" {
 		err = errors.New("azurekv: the credential gave an empty token")
 	}
 	if err != nil {
-		e := explainToken(ctx, t.azure, t.timeout, err, seen)
-		if closing.Err() == nil {
-			t.log.Warn("no access token", "error", e)
-		}
-		a.token, a.err = azcore.AccessToken{}, e
+		return nil, explainToken(ctx, t.azure, t.timeout, err, seen)
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	delete(t.running, a.key)
-	if a.err == nil {
-		t.good = a
-	} else {
-		t.failures++
-		a.ordinal = t.failures
-		t.failed = a
-	}
-	close(a.done)
+	// One that has ended by this clock is used for a moment: the clock may be wrong, and
+	// the vault's is what counts.
+	now := t.now()
+	return &token{Value: got, Began: now, Life: max(got.ExpiresOn.Sub(now), tokenMargin+credential.RefusalPause)}, nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 
+	"github.com/secretbroker/secretbroker/internal/provider/credential"
 	"github.com/secretbroker/secretbroker/internal/provider/task"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -40,10 +41,13 @@ func (c *credentialFunc) called() int {
 	return c.calls
 }
 
-func newTestSource(cred azcore.TokenCredential) (*tokenSource, *task.Group) {
+func newTestSource(t *testing.T, cred azcore.TokenCredential) (*tokenSource, *task.Group) {
+	t.Helper()
 	tasks := task.NewGroup()
 	a := &registry.Azure{TenantID: tenantID, Credential: registry.AzureCredential{Type: registry.AzureClientSecret}}
-	return newTokenSource(Config{}.withDefaults(), slog.New(slog.DiscardHandler), a, cred, tasks), tasks
+	src := newTokenSource(Config{}.withDefaults(), slog.New(slog.DiscardHandler), a, cred, tasks)
+	t.Cleanup(src.close)
+	return src, tasks
 }
 
 func hourToken(call int) azcore.AccessToken {
@@ -62,7 +66,7 @@ func TestTokenIsSharedAndDetached(t *testing.T) {
 				return azcore.AccessToken{}, ctx.Err()
 			}
 		}}
-		src, tasks := newTestSource(cred)
+		src, tasks := newTestSource(t, cred)
 		began := time.Now()
 		var wg sync.WaitGroup
 		for i := range 100 {
@@ -73,7 +77,7 @@ func TestTokenIsSharedAndDetached(t *testing.T) {
 					ctx, cancel = context.WithTimeout(ctx, time.Second)
 					defer cancel()
 				}
-				token, err := src.GetToken(src.mark(ctx), vaultScope)
+				token, err := src.GetToken(ctx, vaultScope)
 				waited := time.Since(began)
 				switch {
 				case i%2 == 0 && (!errors.Is(err, context.DeadlineExceeded) || waited != time.Second):
@@ -93,11 +97,11 @@ func TestTokenIsSharedAndDetached(t *testing.T) {
 
 func TestTokensForDifferentPurposesAreApart(t *testing.T) {
 	cred := &credentialFunc{get: func(_ context.Context, call int) (azcore.AccessToken, error) { return hourToken(call), nil }}
-	src, tasks := newTestSource(cred)
+	src, tasks := newTestSource(t, cred)
 	other, claims := vaultScope, vaultScope
 	other.Scopes = []string{"https://vault.azure.cn/.default"}
 	claims.Claims = `{"access_token":{}}`
-	for i, opts := range []policy.TokenRequestOptions{vaultScope, other, claims, claims} {
+	for i, opts := range []policy.TokenRequestOptions{vaultScope, other, claims} {
 		token, err := src.GetToken(t.Context(), opts)
 		if want := fmt.Sprint("token-", i+1); err != nil || token.Token != want {
 			t.Errorf("%v: %v, %v; want %s", opts, token.Token, err, want)
@@ -112,7 +116,7 @@ func TestTokenAcquisitionIsBounded(t *testing.T) {
 			<-ctx.Done()
 			return azcore.AccessToken{}, errors.New(canary)
 		}}
-		src, tasks := newTestSource(cred)
+		src, tasks := newTestSource(t, cred)
 		began := time.Now()
 		_, err := src.GetToken(t.Context(), vaultScope)
 		if e := secret.AsError(err); e.Reason != secret.ReasonStoreUnavailable || time.Since(began) != 10*time.Second {
@@ -123,39 +127,38 @@ func TestTokenAcquisitionIsBounded(t *testing.T) {
 	})
 }
 
-func TestFailureAnswersAllWhoWaited(t *testing.T) {
+// A failure is the answer to all for a while, for this purpose.
+func TestFailureIsRemembered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cred := &credentialFunc{get: func(context.Context, int) (azcore.AccessToken, error) {
 			time.Sleep(time.Second) // of the bubble's clock
 			return azcore.AccessToken{}, errors.New("no")
 		}}
-		src, tasks := newTestSource(cred)
-		early := src.mark(t.Context()) // a read that the SDK queues behind the first
-		_, first := src.GetToken(src.mark(t.Context()), vaultScope)
-		if _, err := src.GetToken(early, vaultScope); err == nil || !errors.Is(err, first) || cred.called() != 1 {
-			t.Errorf("an earlier read: %v after %d acquisitions, want the failure it waited for", err, cred.called())
+		src, tasks := newTestSource(t, cred)
+		for range 200 {
+			if _, err := src.GetToken(t.Context(), vaultScope); err == nil {
+				t.Fatal("a token")
+			}
 		}
-		if _, err := src.GetToken(src.mark(t.Context()), vaultScope); err == nil || cred.called() != 2 {
-			t.Errorf("a later read: %v after %d acquisitions, want its own", err, cred.called())
+		if cred.called() != 1 {
+			t.Errorf("%d acquisitions", cred.called())
+		}
+		time.Sleep(credential.RefusalPause)
+		if _, err := src.GetToken(t.Context(), vaultScope); err == nil || cred.called() != 2 {
+			t.Errorf("after the pause: %v after %d acquisitions", err, cred.called())
 		}
 		must(t, tasks.Stop(time.Second))
 	})
 }
 
+// The successor of a token is got by the clock, and nobody waits for it.
 func TestRenewalKeepsNobodyWaiting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		slow := make(chan struct{})
-		cred := &credentialFunc{get: func(ctx context.Context, call int) (azcore.AccessToken, error) {
-			if call > 1 {
-				select {
-				case <-slow:
-				case <-ctx.Done():
-					return azcore.AccessToken{}, ctx.Err()
-				}
-			}
+		cred := &credentialFunc{get: func(_ context.Context, call int) (azcore.AccessToken, error) {
+			time.Sleep(time.Second)
 			return hourToken(call), nil
 		}}
-		src, tasks := newTestSource(cred)
+		src, tasks := newTestSource(t, cred)
 		get := func(want string) {
 			t.Helper()
 			if token, err := src.GetToken(t.Context(), vaultScope); err != nil || token.Token != want {
@@ -163,18 +166,60 @@ func TestRenewalKeepsNobodyWaiting(t *testing.T) {
 			}
 		}
 		get("token-1")
-		time.Sleep(55 * time.Minute)
+		time.Sleep(54 * time.Minute)
 		began := time.Now()
-		get("token-1") // its renewal hangs
+		get("token-1")
+		time.Sleep(5*time.Minute - time.Since(began))
+		began = time.Now()
+		get("token-2")
 		if time.Since(began) != 0 {
 			t.Errorf("waited %v for a renewal", time.Since(began))
 		}
-		time.Sleep(15 * time.Second) // the renewal has failed meanwhile
-		get("token-1")
-		close(slow)
-		synctest.Wait()
-		get("token-3")
-		synctest.Wait() // for the renewal that the last call began
+		// The SDK's clients hold on to it: reads say that it is in use.
+		for range 6 {
+			time.Sleep(30 * time.Minute)
+			src.touch()
+		}
+		if n := cred.called(); n < 4 || n > 6 {
+			t.Errorf("%d acquisitions", n)
+		}
+		src.close()
+		must(t, tasks.Stop(time.Second))
+	})
+}
+
+// A vault that refuses every token by asking for other claims each time has one token
+// made in five seconds, and what it refused is not given again.
+func TestClaims(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cred := &credentialFunc{get: func(_ context.Context, call int) (azcore.AccessToken, error) { return hourToken(call), nil }}
+		src, tasks := newTestSource(t, cred)
+		get := func(claims, want string) {
+			t.Helper()
+			opts := vaultScope
+			opts.Claims = claims
+			token, err := src.GetToken(t.Context(), opts)
+			if want == "" && secret.AsError(err).Reason != secret.ReasonStoreAuthenticationFailed || token.Token != want {
+				t.Errorf("claims %q: %q, %v; want %q", claims, token.Token, err, want)
+			}
+		}
+		get("", "token-1")
+		get(`{"a":1}`, "token-2")
+		get("", "token-3")
+		get(`{"a":1}`, "token-2") // the same claims, the same token
+		for n := range 100 {
+			get(fmt.Sprintf(`{"b":%d}`, n), "")
+		}
+		time.Sleep(renewPause)
+		get(`{"c":1}`, "token-4")
+		for n := range 20 {
+			time.Sleep(renewPause)
+			get(fmt.Sprintf(`{"d":%d}`, n), fmt.Sprint("token-", 5+n))
+		}
+		if n := len(src.held); n > maxPurposes {
+			t.Errorf("%d tokens are held", n)
+		}
+		src.close()
 		must(t, tasks.Stop(time.Second))
 	})
 }
@@ -185,7 +230,7 @@ func TestCredentialThatFailsByItself(t *testing.T) {
 		"empty token": func(context.Context, int) (azcore.AccessToken, error) { return azcore.AccessToken{}, nil },
 	} {
 		t.Run(name, func(t *testing.T) {
-			src, tasks := newTestSource(&credentialFunc{get: get})
+			src, tasks := newTestSource(t, &credentialFunc{get: get})
 			_, err := src.GetToken(t.Context(), vaultScope)
 			// Nothing was sent, so the fault is on this side.
 			if reason := secret.AsError(err).Reason; err == nil || reason != secret.ReasonStoreAuthenticationFailed {
@@ -203,7 +248,7 @@ func TestStopCancelsAndWaits(t *testing.T) {
 			<-ctx.Done()
 			return azcore.AccessToken{}, ctx.Err()
 		}}
-		src, tasks := newTestSource(cred)
+		src, tasks := newTestSource(t, cred)
 		ctx, cancel := context.WithCancel(t.Context())
 		cancelled := make(chan error, 1)
 		go func() {

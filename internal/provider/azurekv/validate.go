@@ -37,7 +37,7 @@ func (s *store) askForToken(ctx context.Context) error {
 	// https://NAME.vault.azure.net is of the resource https://vault.azure.net, and
 	// so in all clouds.
 	_, resource, _ := strings.Cut(s.azure.Vaults[0], ".")
-	_, err := ses.tokens.GetToken(ses.tokens.mark(ctx), policy.TokenRequestOptions{
+	_, err := ses.tokens.GetToken(ctx, policy.TokenRequestOptions{
 		Scopes: []string{fmt.Sprintf("https://%s/.default", resource)}, TenantID: s.azure.TenantID, EnableCAE: true,
 	})
 	var known *secret.Error

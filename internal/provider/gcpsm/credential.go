@@ -48,6 +48,8 @@ type identity struct {
 	// steps are taken one after the other; each gets the token of the one before
 	// it and makes one request.
 	steps []step
+	// files are those that the steps read each time.
+	files []string
 	// quotaProject is sent with every read; empty for the secret's own project.
 	quotaProject string
 }
@@ -240,7 +242,7 @@ func (f *credentialFile) federation(setting string) (_ *identity, fault string) 
 		Audience: f.Audience, SubjectTokenType: f.SubjectTokenType, TokenURL: stsURL,
 		SubjectTokenSupplier: source, Scopes: []string{scope},
 	}
-	id := &identity{steps: []step{{
+	id := &identity{files: []string{source.path}, steps: []step{{
 		who: stsEndpoint, setting: setting,
 		get: func(ctx context.Context, client *caller, _ token) (token, error) {
 			ts, err := externalaccount.NewTokenSource(client.oauth(ctx), conf)

@@ -27,6 +27,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
+	"github.com/secretbroker/secretbroker/internal/provider/task"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -98,6 +99,7 @@ type store struct {
 	api     *http.Client      // to Secret Manager
 	login   *http.Client      // to what issues tokens
 	tokens  *tokenSource
+	tasks   *task.Group
 	quota   string // the project that pays, empty for the secret's own
 	numbers numbers
 }
@@ -113,7 +115,7 @@ func open(cfg Config, in *registry.Integration) (*store, error) {
 	if in.Limits.Timeout > 0 {
 		cfg.TryTimeout = in.Limits.Timeout
 	}
-	s := &store{cfg: cfg, in: in, hosts: make(map[string]string, len(g.Stores))}
+	s := &store{cfg: cfg, in: in, hosts: make(map[string]string, len(g.Stores)), tasks: task.NewGroup()}
 	for _, project := range g.Stores {
 		// The host is made of the location: what is no store must not make one.
 		if canonical, err := secret.KindGCPSecretManager.ParseStore(project); err != nil || canonical != project {
@@ -146,7 +148,7 @@ func open(cfg Config, in *registry.Integration) (*store, error) {
 	}
 	s.api, s.login = client(g.Endpoints(), nil), client(g.TokenHosts(), local)
 	s.quota = id.quotaProject
-	s.tokens = newTokenSource(cfg, cfg.Logger.With("integration", in.ID), id, s.login.Transport)
+	s.tokens = newTokenSource(cfg, cfg.Logger.With("integration", in.ID), id, s.login.Transport, s.tasks)
 	return s, nil
 }
 
@@ -179,11 +181,11 @@ func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, erro
 // is not the sign of an outage.
 func (s *store) fetch(ctx context.Context, host string, ref secret.Ref) (_ *secret.Secret, answered bool, err error) {
 	for again := false; ; again = true {
-		a, err := s.tokens.get(ctx)
+		a, err := s.tokens.Get(ctx)
 		if err != nil {
 			return nil, false, err
 		}
-		sec, answered, err := s.read(ctx, host, ref, a.token)
+		sec, answered, err := s.read(ctx, host, ref, a.Value)
 		var refused *apiError
 		if again || !errors.As(err, &refused) || refused.status != http.StatusUnauthorized || !s.tokens.refused(a) {
 			return sec, answered, err
@@ -191,12 +193,16 @@ func (s *store) fetch(ctx context.Context, host string, ref secret.Ref) (_ *secr
 	}
 }
 
+// closeTimeout bounds how long Close waits for what it has cancelled.
+const closeTimeout = 5 * time.Second
+
 // Close implements provider.Provider.
 func (s *store) Close() error {
-	s.tokens.stop()
+	s.tokens.Close()
+	err := s.tasks.Stop(closeTimeout)
 	s.api.CloseIdleConnections()
 	s.login.CloseIdleConnections()
-	return nil
+	return err
 }
 
 // answeredCause makes cause that of an error which says nothing about whether

@@ -5,10 +5,12 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/devmode/secretmanager"
+	"github.com/secretbroker/secretbroker/internal/provider/credential"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -99,13 +101,17 @@ func TestLoginTrouble(t *testing.T) {
 				if host == registry.GCPSTSHost {
 					in.GCP.Credential = registry.GCPCredential{Type: registry.GCPWorkloadIdentityFederation, ConfigFile: f.federation(nil)}
 				}
-				s := f.open(f.config(), in)
+				var passed atomic.Int64
+				cfg := f.config()
+				cfg.Now = func() time.Time { return time.Now().Add(time.Duration(passed.Load())) }
+				s := f.open(cfg, in)
 				f.intercept(host, hook)
 				e := f.fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreUnavailable)
 				if !strings.Contains(e.Message, host) {
 					t.Errorf("message %q does not name %s", e.Message, host)
 				}
 				f.intercept("", nil)
+				passed.Store(int64(credential.MaxRefusalPause))
 				f.gives(s, project+"/secrets/db", canary)
 			})
 		}
@@ -163,5 +169,18 @@ func TestSilentLogin(t *testing.T) {
 				t.Errorf("message %q", e.Message)
 			}
 		})
+	}
+}
+
+// 200 reads with a key that Google refuses are one request for a token.
+func TestRefusedKeyIsLeftAlone(t *testing.T) {
+	f := newFake(t)
+	f.change(func(s *secretmanager.State, _ *secretmanager.Project) { s.ServiceAccounts[base].Disabled = true })
+	s := f.open(f.config(), f.integration())
+	for range 200 {
+		f.fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreAuthenticationFailed)
+	}
+	if n := f.requests(registry.GCPOAuthHost); n < 1 || n > 3 { // a slow machine may take longer than a pause
+		t.Errorf("%d requests for tokens", n)
 	}
 }

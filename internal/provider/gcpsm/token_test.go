@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/provider/credential"
+	"github.com/secretbroker/secretbroker/internal/provider/task"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -18,6 +20,7 @@ import (
 type issuer struct {
 	calls    atomic.Int64
 	lifetime time.Duration
+	stop     func() // of source
 	// work is what takes time or fails; nil is neither.
 	work func(ctx context.Context) error
 }
@@ -35,8 +38,15 @@ func (i *issuer) source(t *testing.T) *tokenSource {
 		return newToken("ya29.x", time.Now().Add(i.lifetime)), nil
 	}}}}
 	cfg := Config{Logger: slog.New(slog.DiscardHandler)}.withDefaults()
-	s := newTokenSource(cfg, cfg.Logger, id, http.DefaultTransport)
-	t.Cleanup(s.stop)
+	tasks := task.NewGroup()
+	s := newTokenSource(cfg, cfg.Logger, id, http.DefaultTransport, tasks)
+	i.stop = func() {
+		s.Close()
+		if err := tasks.Stop(time.Minute); err != nil {
+			t.Error(err)
+		}
+	}
+	t.Cleanup(i.stop)
 	return s
 }
 
@@ -48,9 +58,9 @@ func (i *issuer) want(t *testing.T, calls int64) {
 	}
 }
 
-func get(t *testing.T, s *tokenSource) *acquisition {
+func get(t *testing.T, s *tokenSource) *heldToken {
 	t.Helper()
-	a, err := s.get(t.Context())
+	a, err := s.Get(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +73,7 @@ func TestTokenIsShared(t *testing.T) {
 		s := i.source(t)
 		var wg sync.WaitGroup
 		for range 100 {
-			wg.Go(func() { _, _ = s.get(t.Context()) })
+			wg.Go(func() { _, _ = s.Get(t.Context()) })
 		}
 		wg.Wait()
 		get(t, s)
@@ -71,8 +81,8 @@ func TestTokenIsShared(t *testing.T) {
 	})
 }
 
-// Nobody waits for the successor of a token that is still good, and while it
-// cannot be had it is not asked for all the time.
+// A token's successor is there before its end, and not before the metadata server has
+// another one.
 func TestTokenIsRenewedInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := &issuer{lifetime: time.Hour}
@@ -83,43 +93,34 @@ func TestTokenIsRenewedInTime(t *testing.T) {
 			t.Error("renewed too soon")
 		}
 		i.want(t, 1)
-
-		i.work = func(context.Context) error { return errors.New("down") }
-		time.Sleep(2 * time.Second)
-		for range 5 {
-			if get(t, s) != first {
-				t.Error("the good token is not used")
-			}
-			synctest.Wait()
-		}
-		i.want(t, 2) // one attempt, in spite of five reads
-		time.Sleep(refreshPause)
-		get(t, s)
-		i.want(t, 3)
-
-		i.work = nil
-		time.Sleep(refreshPause)
-		if get(t, s) != first {
-			t.Error("somebody waited for a token while there was a good one")
-		}
-		i.want(t, 4)
+		time.Sleep(refreshMargin - tokenMargin)
 		if get(t, s) == first {
 			t.Error("the new token is not used")
 		}
-		i.want(t, 4)
+		i.want(t, 2)
 	})
 }
 
 func TestTokenExpires(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		i := &issuer{lifetime: time.Hour}
+		var down atomic.Bool
+		i := &issuer{lifetime: time.Hour, work: func(context.Context) error {
+			if down.Load() {
+				return errors.New("down")
+			}
+			return nil
+		}}
 		s := i.source(t)
 		first := get(t, s)
-		time.Sleep(time.Hour - tokenMargin)
-		if get(t, s) == first {
+		down.Store(true)
+		time.Sleep(time.Hour - tokenMargin - 1)
+		if get(t, s) != first {
+			t.Error("the good token is not used")
+		}
+		time.Sleep(1)
+		if _, err := s.Get(t.Context()); err == nil {
 			t.Error("a token about to expire was handed out")
 		}
-		i.want(t, 2)
 	})
 }
 
@@ -130,14 +131,14 @@ func TestTokenWaitersAreIndependent(t *testing.T) {
 		s := i.source(t)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if _, err := s.get(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := s.Get(ctx); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v", err)
 		}
 		get(t, s)
 		i.want(t, 1)
 		done, cancel2 := context.WithCancel(t.Context())
 		cancel2()
-		if _, err := s.get(done); !errors.Is(err, context.Canceled) {
+		if _, err := s.Get(done); !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -148,7 +149,7 @@ func TestTokenTimeout(t *testing.T) {
 		i := &issuer{work: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }}
 		s := i.source(t)
 		began := time.Now()
-		_, err := s.get(t.Context())
+		_, err := s.Get(t.Context())
 		if e := secret.AsError(err); e.Reason != secret.ReasonStoreUnavailable || time.Since(began) != 10*time.Second {
 			t.Errorf("after %v: %v", time.Since(began), err)
 		}
@@ -158,7 +159,7 @@ func TestTokenTimeout(t *testing.T) {
 func TestTokenAlreadyExpired(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := &issuer{lifetime: tokenMargin}
-		if _, err := i.source(t).get(t.Context()); secret.AsError(err).Reason != secret.ReasonStoreAuthenticationFailed {
+		if _, err := i.source(t).Get(t.Context()); secret.AsError(err).Reason != secret.ReasonStoreAuthenticationFailed {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -170,13 +171,13 @@ func TestTokenStop(t *testing.T) {
 		i := &issuer{work: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }}
 		s := i.source(t)
 		errs := make(chan error)
-		go func() { _, err := s.get(t.Context()); errs <- err }()
+		go func() { _, err := s.Get(t.Context()); errs <- err }()
 		synctest.Wait()
-		s.stop()
+		i.stop()
 		if err := <-errs; !errors.Is(err, errClosed) {
 			t.Errorf("got %v", err)
 		}
-		if _, err := s.get(t.Context()); !errors.Is(err, errClosed) {
+		if _, err := s.Get(t.Context()); !errors.Is(err, errClosed) {
 			t.Errorf("after the end: %v", err)
 		}
 		i.want(t, 1)
@@ -204,7 +205,7 @@ func TestTokenRefused(t *testing.T) {
 		if get(t, s) != second {
 			t.Error("not the second token")
 		}
-		time.Sleep(renewPause)
+		time.Sleep(credential.RefusalPause)
 		if !s.refused(second) {
 			t.Error("not dropped after the pause")
 		}

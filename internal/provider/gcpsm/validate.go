@@ -20,7 +20,7 @@ const noVersion = "999999999"
 // then the grants have to name a secret for this to find anything out.
 func (s *store) Validate(ctx context.Context) []provider.Step {
 	step := provider.Step{Name: "token", Found: "the identity was given an access token"}
-	if _, err := s.tokens.get(ctx); err != nil {
+	if _, err := s.tokens.Get(ctx); err != nil {
 		step = provider.Step{Name: step.Name, Err: explainLogin(ctx, err)}
 		return append([]provider.Step{step}, provider.Skipped(s.in.GCP.Stores)...)
 	}

@@ -3,6 +3,7 @@ package vaultkv
 import (
 	"fmt"
 	"net/http"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -94,4 +95,77 @@ func TestStaticRoles(t *testing.T) {
 	if left := got.ExpiresAt.Sub(got.FetchedAt); left != 90*time.Second || text(t, got, "password") != "p" {
 		t.Errorf("good for %v", left)
 	}
+}
+
+// A lease that was read is renewed by the clock, so that the credential lives on for
+// those who have it; one that was not read since is let go.
+func TestLeasesInUseAreRenewedByTheClock(t *testing.T) {
+	v := newFake()
+	e := newEngine(v)
+	f := newFront(t, v)
+	s := f.open(t, f.config(), f.integration(t, roleID, secretID))
+	const path = "database/creds/app"
+	read := func(what, password string, made, renewed int) {
+		t.Helper()
+		got := fetch(t, s, path)
+		defer got.Release()
+		if p := text(t, got, "password"); p != password || e.made != made || e.renewed != renewed {
+			t.Errorf("%s: %s, %d made, %d renewed; want %s, %d, %d", what, p, e.made, e.renewed, password, made, renewed)
+		}
+	}
+	read("new", "p1", 1, 0)
+	s.renewUsed(t.Context(), path)
+	read("renewed by the clock, and by this read", "p1", 1, 2)
+	s.renewUsed(t.Context(), path)
+	s.renewUsed(t.Context(), path) // a whole life without a read
+	if e.renewed != 3 || len(s.leases.byPath) != 0 {
+		t.Errorf("%d renewals, %d leases are kept; nobody has read it", e.renewed, len(s.leases.byPath))
+	}
+	read("another one", "p2", 2, 3)
+	e.refuse = true
+	s.renewUsed(t.Context(), path)
+	e.refuse = false
+	read("one that could not be renewed", "p3", 3, 3)
+}
+
+// A server that does not answer is no reason to let go of a lease: every read after that
+// would make another credential.
+func TestLeaseSurvivesAnOutage(t *testing.T) {
+	v := newFake()
+	e := newEngine(v)
+	var down atomic.Bool
+	f := newFront(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if down.Load() {
+			answerJSON(w, http.StatusServiceUnavailable, `{"errors":["Vault is sealed"]}`)
+			return
+		}
+		v.ServeHTTP(w, r)
+	}))
+	s := f.open(t, f.config(), f.integration(t, roleID, secretID))
+	const path = "database/creds/app"
+	fetch(t, s, path).Release()
+	down.Store(true)
+	s.renewUsed(t.Context(), path)
+	fails(t, s, path, secret.ReasonStoreUnavailable)
+	down.Store(false)
+	fetch(t, s, path).Release()
+	if e.made != 1 || e.renewed != 1 {
+		t.Errorf("%d made, %d renewed", e.made, e.renewed)
+	}
+}
+
+// The clock itself: two thirds of a lease, without anybody's asking.
+func TestLeaseClock(t *testing.T) {
+	v := newFake()
+	e := newEngine(v)
+	e.duration = 3
+	renewed := make(chan struct{}, 10)
+	next := v.renewed
+	v.renewed = func(w http.ResponseWriter, r *http.Request) {
+		next(w, r)
+		renewed <- struct{}{}
+	}
+	f := newFront(t, v)
+	fetch(t, f.open(t, f.config(), f.integration(t, roleID, secretID)), "database/creds/app").Release()
+	<-renewed
 }

@@ -2,22 +2,17 @@ package vaultkv
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/http"
-	"sync"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/provider/credential"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
 	"github.com/secretbroker/secretbroker/internal/provider/task"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
-
-// failurePause is how long a failed login is the answer to everybody.
-const failurePause = time.Second
-
-// refusalPause is the least time between two logins because a token was refused.
-const refusalPause = 5 * time.Second
 
 // session is a token. It does not change.
 type session struct {
@@ -38,15 +33,7 @@ func (s *session) ends() time.Time {
 	return s.began.Add(s.ttl - margin(s.ttl))
 }
 
-func (s *session) good(now time.Time) bool { return s.ttl == 0 || now.Before(s.ends()) }
-
-// aging: a third of its time is left, and a successor should be looked for.
-func (s *session) aging(now time.Time) bool { return s.ttl > 0 && now.Sub(s.began) > s.ttl*2/3 }
-
-// logins keeps the integration logged in. One login or renewal runs at a time,
-// under a deadline of its own; who needs its result waits no longer than its own
-// context, and nobody waits while the present token is good. It is safe for
-// concurrent use.
+// logins keeps the integration logged in. It is safe for concurrent use.
 type logins struct {
 	client *client
 	in     *registry.Integration // whose credentials are read for each login
@@ -54,95 +41,80 @@ type logins struct {
 	host   string
 	now    func() time.Time
 	log    *slog.Logger
-	tasks  *task.Group
 
-	mu       sync.Mutex
-	current  *session
-	running  *attempt
-	failed   *attempt
-	failedAt time.Time
-	replaced time.Time // when a login last replaced a token that was refused
+	held *credential.Source[*session]
 }
 
-// attempt is one login or renewal. Its result may be read once done is closed.
-type attempt struct {
-	done    chan struct{}
-	session *session
-	err     error
+func newLogins(cfg Config, in *registry.Integration, c *client, host string, tasks *task.Group) *logins {
+	l := &logins{client: c, in: in, auth: in.Vault.Auth, host: host, now: cfg.Now, log: cfg.Logger.With("integration", in.ID)}
+	source := credential.Config[*session]{
+		Acquire: l.acquire, Timeout: loginTimeout, Now: cfg.Now, Tasks: tasks, Closed: errClosed,
+		Margin: margin,
+		// A token in a file cannot be had again once it has ended.
+		Keep:   l.auth.Type == registry.VaultToken,
+		Failed: func(err error) { l.log.Warn("logging in to Vault failed", "server", host, "error", err) },
+	}
+	var files []string
+	for _, path := range []string{l.auth.SecretIDFile, l.auth.TokenFile} {
+		if path != "" {
+			files = append(files, path)
+		}
+	}
+	if len(files) > 0 {
+		source.Inputs = credential.Files(files...)
+	}
+	l.held = credential.New(source)
+	return l
 }
 
-// session returns the present one, or logs in. refused is one whose token the
-// server does not take any more, nil if there is none.
-func (l *logins) session(ctx context.Context, refused *session) (*session, error) {
-	l.mu.Lock()
-	now := l.now()
-	current := l.current
-	usable := current != nil && current != refused && current.good(now)
-	recent := l.failed != nil && now.Sub(l.failedAt) < failurePause
-	a := l.running
+// session returns the present one, or logs in.
+func (l *logins) session(ctx context.Context) (*session, error) {
+	h, err := l.held.Get(ctx)
 	switch {
-	case usable && (!current.aging(now) || recent):
-		l.mu.Unlock()
-		return current, nil
-	case a == nil && recent:
-		l.mu.Unlock()
-		return nil, l.failed.err
-	case a == nil:
-		a = &attempt{done: make(chan struct{})}
-		var renew *session
-		if usable && current.renewable {
-			renew = current
-		}
-		if !l.tasks.Start(func(closing context.Context) { l.run(closing, a, renew) }) {
-			l.mu.Unlock()
-			return nil, errClosed
-		}
-		l.running = a
-		if refused != nil {
-			l.replaced = now
-		}
-	}
-	l.mu.Unlock()
-	if usable {
-		return current, nil
-	}
-	select {
-	case <-a.done:
-		return a.session, a.err
-	case <-ctx.Done():
-		return nil, explainRead(ctx, l.host, ctx.Err())
+	case err == nil:
+		return h.Value, nil
+	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
+		return nil, explainRead(ctx, l.host, err)
+	default:
+		return nil, err
 	}
 }
 
-// run does what attempt is for: renew a session, or else log in.
-func (l *logins) run(closing context.Context, a *attempt, renew *session) {
-	ctx, cancel := context.WithTimeout(closing, loginTimeout)
-	defer cancel()
-	if renew != nil {
-		a.session = l.renew(ctx, renew)
+// acquire renews the token of last, or else logs in.
+func (l *logins) acquire(ctx context.Context, last *credential.Held[*session]) (*credential.Held[*session], error) {
+	var s *session
+	var err error
+	if last != nil && last.Value.renewable && !l.replaced(last.Value) {
+		s = l.renew(ctx, last.Value)
 	}
-	if a.session == nil {
-		a.session, a.err = l.login(ctx)
+	if s == nil {
+		s, err = l.login(ctx)
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.running = nil
-	if a.err == nil {
-		l.current, l.failed = a.session, nil
-	} else {
-		l.failed, l.failedAt = a, l.now()
-		if closing.Err() == nil {
-			l.log.Warn("logging in to Vault failed", "server", l.host, "error", a.err)
-		}
+	if err != nil {
+		return nil, err
 	}
-	close(a.done)
+	return &credential.Held[*session]{Value: s, Began: s.began, Life: s.ttl}, nil
+}
+
+// replaced reports whether the token's file holds another one by now.
+func (l *logins) replaced(s *session) bool {
+	if l.auth.Type != registry.VaultToken {
+		return false
+	}
+	b, err := egress.ReadCredential(l.in, "vault.auth.token_file", l.auth.TokenFile)
+	defer clear(b)
+	return err == nil && string(b) != s.token
 }
 
 // renew extends a token's life; nil if a new login has to take its place.
 func (l *logins) renew(ctx context.Context, s *session) *session {
 	began := l.now()
 	a, err := l.client.do(ctx, http.MethodPut, s.token, "auth/token/renew-self", "", struct{}{})
-	if err != nil || a.Auth == nil || seconds(a.Auth.LeaseDuration) < s.ttl/2 {
+	if err != nil || a.Auth == nil {
+		return nil
+	}
+	// One that nears its greatest age is replaced, if it can be.
+	if seconds(a.Auth.LeaseDuration) < s.ttl/2 && l.auth.Type != registry.VaultToken {
 		return nil
 	}
 	return &session{token: s.token, began: began, ttl: seconds(a.Auth.LeaseDuration), renewable: a.Auth.Renewable}
@@ -204,8 +176,11 @@ func (l *logins) ownToken(ctx context.Context, began time.Time) (*session, error
 		return nil, setupFault("vault.auth.token_file: %s does not hold a token and nothing else", egress.CredentialPlace(l.auth.TokenFile))
 	}
 	a, err := l.client.do(ctx, http.MethodGet, s.token, "auth/token/lookup-self", "", nil)
-	if isDenied(err) { // by policy, or because it is none: the first read will tell
-		s.unproven = true
+	if isDenied(err) { // by policy, or because it is none
+		if renewed := l.renew(ctx, s); renewed != nil {
+			return renewed, nil
+		}
+		s.unproven = true // the first read will tell
 		return s, nil
 	}
 	if err != nil {
@@ -214,25 +189,39 @@ func (l *logins) ownToken(ctx context.Context, began time.Time) (*session, error
 	var about struct {
 		TTL       int64 `json:"ttl"`
 		Renewable bool  `json:"renewable"`
+		Whole     int64 `json:"creation_ttl"`
+		Period    int64 `json:"period"`
 	}
 	if jsonObject(a.Data, &about) {
 		s.ttl, s.renewable = seconds(about.TTL), about.Renewable
+	}
+	// It may be about to end. Its clock begins with a whole life.
+	if whole := seconds(max(about.Whole, about.Period)); s.renewable && s.ttl > 0 && (whole == 0 || s.ttl < whole*2/3) {
+		if renewed := l.renew(ctx, s); renewed != nil {
+			return renewed, nil
+		}
 	}
 	return s, nil
 }
 
 // refuses finds out, after a read was denied, whether it is the token that the
 // server does not take: both are a 403. False means that another token would not
-// help.
+// help, or is not to be had yet.
 func (l *logins) refuses(ctx context.Context, s *session) bool {
-	l.mu.Lock()
-	old := l.current != s || l.now().Sub(l.replaced) >= refusalPause
-	l.mu.Unlock()
-	if !old {
+	same := func(v *session) bool { return v == s }
+	if l.replaced(s) {
+		l.held.Forget(same)
+		return true
+	}
+	if !l.held.Replaceable() {
 		return false
 	}
-	_, err := l.client.do(ctx, http.MethodGet, s.token, "auth/token/lookup-self", "", nil)
-	return isDenied(err)
+	if !s.unproven { // which is denied that, whatever it is
+		if _, err := l.client.do(ctx, http.MethodGet, s.token, "auth/token/lookup-self", "", nil); !isDenied(err) {
+			return false
+		}
+	}
+	return l.held.RefusedValue(same)
 }
 
 // isToken reports whether s can stand in a header.

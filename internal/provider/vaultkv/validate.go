@@ -20,7 +20,7 @@ var _ provider.Validator = (*store)(nil)
 // engine would make a credential.
 func (s *store) Validate(ctx context.Context) []provider.Step {
 	step := provider.Step{Name: "login", Found: "the server gave or took a token"}
-	ses, err := s.logins.session(ctx, nil)
+	ses, err := s.logins.session(ctx)
 	if err == nil && ses.unproven {
 		step.Found = "the token cannot be looked up: reads tell whether it is good"
 	}

@@ -85,7 +85,10 @@ type store struct {
 	tasks  *task.Group
 }
 
-var _ provider.Provider = (*store)(nil)
+var (
+	_ provider.Provider = (*store)(nil)
+	_ provider.Keeper   = (*store)(nil)
+)
 
 func setupFault(format string, args ...any) *secret.Error {
 	return secret.Errorf(secret.ReasonStoreAuthenticationFailed, format, args...)
@@ -130,13 +133,10 @@ func open(cfg Config, in *registry.Integration) (*store, error) {
 		host:   u.Host,
 		now:    cfg.Now,
 		client: &client{http: egress.NewClient(out), address: v.Address, namespace: v.Namespace},
-		leases: newLeases(),
 		tasks:  task.NewGroup(),
 	}
-	s.logins = &logins{
-		client: s.client, in: in, auth: v.Auth, host: u.Host, now: cfg.Now,
-		log: cfg.Logger.With("integration", in.ID), tasks: s.tasks,
-	}
+	s.leases = newLeases(s.renewInTime)
+	s.logins = newLogins(cfg, in, s.client, u.Host, s.tasks)
 	return s, nil
 }
 
@@ -205,13 +205,13 @@ func (s *store) mountOf(name string) (mount registry.VaultMount, path string, ok
 // read reads a path and makes a secret of the answer. A token that is refused is
 // replaced once.
 func (s *store) read(ctx context.Context, path, query string, make func(*answer, *session) (*secret.Secret, error)) (*secret.Secret, error) {
-	ses, err := s.logins.session(ctx, nil)
+	ses, err := s.logins.session(ctx)
 	if err != nil {
 		return nil, err
 	}
 	a, err := s.client.read(ctx, ses.token, path, query)
 	if isDenied(err) && s.logins.refuses(ctx, ses) {
-		if ses, err = s.logins.session(ctx, ses); err != nil {
+		if ses, err = s.logins.session(ctx); err != nil {
 			return nil, err
 		}
 		a, err = s.client.read(ctx, ses.token, path, query)
@@ -226,9 +226,19 @@ func (s *store) read(ctx context.Context, path, query string, make func(*answer,
 	return make(a, ses)
 }
 
+// Keeps picks the integrations that have a Vault token of their own: once it has ended,
+// nobody gets another one. It is provider.SetConfig.Keeps.
+func Keeps(in *registry.Integration) bool {
+	return in.Vault != nil && in.Vault.Auth.Type == registry.VaultToken
+}
+
+// Keep implements provider.Keeper.
+func (s *store) Keep() { s.logins.held.Begin() }
+
 // Close implements provider.Provider. Leases are not revoked: those who were
 // given the credentials may go on using them until they end.
 func (s *store) Close() error {
+	s.logins.held.Close()
 	err := s.tasks.Stop(closeTimeout)
 	s.leases.release()
 	s.client.http.CloseIdleConnections()

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/provider/credential"
 	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -164,7 +165,7 @@ func TestFailingLoginsAreShared(t *testing.T) {
 	if v.logins != 1 {
 		t.Errorf("%d logins", v.logins)
 	}
-	now = now.Add(failurePause)
+	now = now.Add(credential.RefusalPause)
 	v.mu.Lock()
 	v.login = nil
 	v.mu.Unlock()

@@ -1,0 +1,28 @@
+package credential
+
+import (
+	"hash/maphash"
+
+	"github.com/secretbroker/secretbroker/internal/provider/egress"
+)
+
+var seed = maphash.MakeSeed()
+
+// Files returns Config.Inputs for files that are read for each acquisition. What it
+// keeps of them is a hash that means nothing outside of this process.
+func Files(paths ...string) func() uint64 {
+	return func() uint64 {
+		var h maphash.Hash
+		h.SetSeed(seed)
+		for _, path := range paths {
+			b, err := egress.ReadFile("", path)
+			if err != nil {
+				_, _ = h.WriteString(err.Error())
+			}
+			_, _ = h.Write(b)
+			_ = h.WriteByte(0)
+			clear(b)
+		}
+		return h.Sum64()
+	}
+}

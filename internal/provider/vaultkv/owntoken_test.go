@@ -1,0 +1,108 @@
+package vaultkv
+
+import (
+	"fmt"
+	"net/http"
+	"testing"
+
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// ownToken is a server whose tokens live for two seconds unless they are renewed.
+type ownToken struct {
+	*fake
+	front *front
+	file  string
+	// renewals are the tokens that were renewed.
+	renewals chan string
+}
+
+func newOwnToken(t *testing.T, token string) *ownToken {
+	o := &ownToken{fake: newFake(), file: writeFile(t, "token", token), renewals: make(chan string, 100)}
+	o.tokenTTL = 2
+	o.tokens[token] = true
+	o.renewedSelf = func(w http.ResponseWriter, r *http.Request) {
+		o.renewals <- r.Header.Get("X-Vault-Token")
+		answerJSON(w, http.StatusOK, fmt.Sprintf(`{"request_id":"r","auth":{"client_token":%q,"lease_duration":2,"renewable":true}}`, r.Header.Get("X-Vault-Token")))
+	}
+	o.front = newFront(t, o)
+	return o
+}
+
+func (o *ownToken) integration(t *testing.T) *registry.Integration {
+	in := o.front.integration(t, "", "")
+	in.Vault.Auth = registry.VaultAuth{Type: registry.VaultToken, TokenFile: o.file}
+	if !Keeps(in) {
+		t.Error("the integration's token is not kept alive")
+	}
+	return in
+}
+
+// A token of a file is renewed from the start and by a clock, also where nothing is read.
+func TestOwnTokenIsKeptAlive(t *testing.T) {
+	o := newOwnToken(t, "hvs.own")
+	s := o.front.open(t, o.front.config(), o.integration(t))
+	if o.front.requests("") != 0 {
+		t.Error("opening contacts the server")
+	}
+	s.Keep()
+	for range 3 {
+		if token := <-o.renewals; token != "hvs.own" {
+			t.Errorf("renewed %s", token)
+		}
+	}
+	if o.front.count() != 0 {
+		t.Error("a secret was read")
+	}
+	o.put("secret/db", `{"a":"b"}`)
+	fetch(t, s, "secret/db")
+}
+
+// A token that may not look itself up may still be renewed.
+func TestOwnTokenWithoutLookup(t *testing.T) {
+	o := newOwnToken(t, "hvs.own")
+	o.denied["auth/token/lookup-self"] = true
+	s := o.front.open(t, o.front.config(), o.integration(t))
+	s.Keep()
+	for range 2 {
+		<-o.renewals
+	}
+}
+
+// Another token in the file takes the place of the one that is renewed.
+func TestOwnTokenIsReplaced(t *testing.T) {
+	o := newOwnToken(t, "hvs.first")
+	s := o.front.open(t, o.front.config(), o.integration(t))
+	s.Keep()
+	<-o.renewals
+	o.mu.Lock()
+	o.tokens["hvs.second"] = true
+	o.mu.Unlock()
+	must(t, osWrite(o.file, "hvs.second"))
+	for token := range o.renewals {
+		if token == "hvs.second" {
+			break
+		}
+	}
+}
+
+// A token that has ended is not asked about with every read, and a good one in the file
+// is taken with the next.
+func TestOwnTokenThatHasEnded(t *testing.T) {
+	o := newOwnToken(t, "hvs.ended")
+	o.revoke()
+	o.put("secret/db", `{"a":"b"}`)
+	s := o.front.open(t, o.front.config(), o.integration(t))
+	for range 200 {
+		fails(t, s, "secret/db", secret.ReasonStoreAuthenticationFailed)
+	}
+	if n := o.front.requests("GET auth/") + o.front.requests("PUT auth/"); n > 10 { // a slow machine may take longer than a pause
+		t.Errorf("%d requests about the token", n)
+	}
+	o.mu.Lock()
+	o.tokens["hvs.new"] = true
+	o.mu.Unlock()
+	must(t, osWrite(o.file, "hvs.new"))
+	fetch(t, s, "secret/db")
+}
