@@ -64,7 +64,7 @@ func newBed(ctx context.Context, o *options, c *abuse) (_ *bed, err error) {
 		return nil, err
 	}
 	if c.postgres {
-		err = b.startReplicas(ctx)
+		err = b.startReplicas(ctx, c)
 	} else {
 		err = b.startAlone(ctx, c)
 	}
@@ -174,8 +174,8 @@ grants: [{principals: [spiffe://example.org/connect/victim, "spiffe://example.or
 }
 
 // startReplicas starts two brokers on one PostgreSQL database with 800 more
-// integrations, and a large one. The attackers are assigners of the large one.
-func (b *bed) startReplicas(ctx context.Context) (err error) {
+// integrations, and a large one.
+func (b *bed) startReplicas(ctx context.Context, c *abuse) (err error) {
 	if b.postgres, err = pgserver.New(); err != nil {
 		return err
 	}
@@ -187,7 +187,7 @@ func (b *bed) startReplicas(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := b.fill(ctx, keys); err != nil {
+	if err := b.fill(ctx, c, keys); err != nil {
 		return err
 	}
 	more := fmt.Sprintf("registry: {postgres: {url: '%s'}, key_file: registry.key, files: [.], max_integrations: %d}\nroles: {resource_owner: [spiffe://example.org%s]}",
@@ -200,7 +200,7 @@ func (b *bed) startReplicas(ctx context.Context) (err error) {
 }
 
 // fill writes the integrations of the replicas into the database.
-func (b *bed) fill(ctx context.Context, keys seal.Sealer) (err error) {
+func (b *bed) fill(ctx context.Context, c *abuse, keys seal.Sealer) (err error) {
 	store, err := sqlstore.OpenPostgres(ctx, sqlstore.Postgres{URL: b.postgres.URL("postgres")}, sqlstore.Config{Sealer: keys, Files: []string{b.world.Env.Dir}, MaxIntegrations: 2 * fillers})
 	if err != nil {
 		return err
@@ -219,8 +219,10 @@ func (b *bed) fill(ctx context.Context, keys seal.Sealer) (err error) {
 	for i := range 4000 {
 		grants += fmt.Sprintf("  - {principals: [\"spiffe://example.org/team-%05d/*\"], secrets: [s-*]}\n", i)
 	}
-	documents[largeIntegration] = b.document(largeIntegration, "roles: {assigner: [\"spiffe://example.org/attack/*\"]}\n"+grants)
-	documents[strangeIntegration] = b.document(strangeIntegration, grants)
+	if c.assigners {
+		grants = "roles: {assigner: [\"spiffe://example.org/attack/*\"]}\n" + grants
+	}
+	documents[largeIntegration] = b.document(largeIntegration, grants)
 	for _, text := range documents {
 		if _, err := store.Create(ctx, registry.Change{Document: []byte(text)}); err != nil {
 			return err

@@ -18,6 +18,8 @@ type abuse struct {
 	// postgres has two replicas on a database, of which one is attacked. Without
 	// it integrations are files.
 	postgres bool
+	// assigners gives the attackers that role on the large integration.
+	assigners bool
 	// fresh has the victim read the embedded Key Vault with each call.
 	fresh bool
 	// newcomers are honest callers that connect again for each call.
@@ -48,7 +50,7 @@ var cases = []*abuse{
 	{name: "usage", title: "invented connector names, then deletion of integrations in use", attack: "usage", integration: "lent", reference: "file:v-", postgres: true, during: deleteUsed},
 	{name: "queue", title: "64 names that do not exist in each call, in the queue of a store", attack: "queue", integration: "vaulted", reference: devmode.VaultURL + "::missing-", fresh: true},
 	{name: "list", title: "ListIntegrations and GetIntegration without a role, 800 integrations", attack: "list", postgres: true},
-	{name: "validate", title: "64 concurrent GrantUse(validate_only) on a large integration", attack: "validate", postgres: true},
+	{name: "validate", title: "64 concurrent GrantUse(validate_only) on a large integration", attack: "validate", postgres: true, assigners: true},
 	{name: "get", title: "GetIntegration by a stranger: an existing one against a missing one", attack: "get", postgres: true, judge: judgeGet},
 	{name: "connects", title: "connections from one address that say nothing", attack: "connects", newcomers: true, judge: judgeNewcomers},
 	{name: "handshakes", title: "TLS handshakes from one address without a certificate", attack: "handshakes", newcomers: true, judge: judgeNewcomers},
