@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
@@ -23,6 +25,11 @@ type integrationStore struct {
 	usage registry.UsageStore
 	keys  *seal.Keys // nil if no credentials are kept
 	close func() error
+	// restores tells of a database that has gone back, seen notes how far it was seen;
+	// both are nil for files, as is position.
+	restores *restores
+	seen     *positionFile
+	position func() sqlstore.Position
 }
 
 // openIntegrations opens the directory or the database of the configuration.
@@ -48,7 +55,8 @@ func openIntegrations(ctx context.Context, cfg *config.Config, log *slog.Logger,
 		Logger:          log,
 		OnChange:        onChange,
 	}
-	s := &integrationStore{}
+	s := &integrationStore{restores: newRestores(log), seen: newPositionFile(cfg, log)}
+	c.Seen, c.OnRestored = s.seen.read(), s.restores.note
 	if r.KeyFile != "" {
 		keys, err := seal.Open(r.KeyFile)
 		if err != nil {
@@ -68,8 +76,20 @@ func openIntegrations(ctx context.Context, cfg *config.Config, log *slog.Logger,
 	if err != nil {
 		return nil, &exitError{Code: exitFailure, Err: err}
 	}
-	s.Store, s.usage, s.close = db, db, db.Close
+	s.Store, s.usage, s.close, s.position = db, db, db.Close, db.Position
 	return s, nil
+}
+
+// watchRestores records that the database has gone back, and how far it was seen,
+// until ctx ends.
+func (s *integrationStore) watchRestores(ctx context.Context, log *audit.Log) error {
+	if s.restores == nil {
+		return nil
+	}
+	var noting sync.WaitGroup
+	defer noting.Wait()
+	noting.Go(func() { s.seen.run(ctx, s.position) })
+	return s.restores.run(ctx, log)
 }
 
 // reload reads the keys and then the integrations again, whose credentials are
@@ -79,6 +99,9 @@ func (s *integrationStore) reload() error {
 		if err := s.keys.Reload(); err != nil {
 			return err
 		}
+	}
+	if s.restores != nil {
+		s.restores.acknowledge() // before the look, which may find out more
 	}
 	s.Reload() // which reports by itself
 	return nil
@@ -103,6 +126,11 @@ func (s *integrationStore) problems() []server.Problem {
 	}
 	if st.WriteProblem != "" {
 		ps = append(ps, server.Problem{Component: "registry", Text: "the integrations' database does not take writes: " + st.WriteProblem})
+	}
+	if s.restores != nil {
+		if text := s.restores.text(); text != "" {
+			ps = append(ps, server.Problem{Component: "registry", Text: text})
+		}
 	}
 	for _, f := range s.Faults() {
 		ps = append(ps, server.Problem{Component: "integrations", Text: f.Faults.Error()})

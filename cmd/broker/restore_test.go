@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -21,14 +22,27 @@ import (
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
 )
 
-// The commands of docs/operations.md, which a test of the documentation compares
-// with these.
+// The commands of docs/operations.md, see TestDocumentedCommands.
 var (
 	sqliteBackup    = `sqlite3 registry.db ".backup registry.backup"`
+	sqliteRestore   = `sqlite3 registry.db ".restore registry.backup"`
 	sqlitePutBack   = `rm -f registry.db-wal registry.db-shm && install -m 600 registry.backup registry.db`
 	postgresBackup  = `pg_dump --format=custom --file=registry.backup "$DATABASE_URL"`
 	postgresRestore = `pg_restore --clean --if-exists --single-transaction --exit-on-error --dbname="$DATABASE_URL" registry.backup`
 )
+
+// TestDocumentedCommands: what the documentation says is what is tested.
+func TestDocumentedCommands(t *testing.T) {
+	data, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, command := range []string{sqliteBackup, sqliteRestore, sqlitePutBack, postgresBackup, postgresRestore} {
+		if !strings.Contains(string(data), "\n    "+command+"\n") {
+			t.Errorf("docs/operations.md does not have: %s", command)
+		}
+	}
+}
 
 // shell runs a documented command where the database of db is registry.db, or
 // $DATABASE_URL.
@@ -56,6 +70,16 @@ func (db *testDatabase) backup(t *testing.T) {
 		db.shell(t, sqliteBackup)
 	} else {
 		db.shell(t, postgresBackup)
+	}
+}
+
+// restore restores the backup while brokers run.
+func (db *testDatabase) restore(t *testing.T) {
+	t.Helper()
+	if db.file != "" {
+		db.shell(t, sqliteRestore)
+	} else {
+		db.shell(t, postgresRestore)
 	}
 }
 
@@ -205,4 +229,72 @@ func TestAuditCompare(t *testing.T) {
 
 func matches(text, pattern string) bool {
 	return regexp.MustCompile(`(?m)^` + pattern).MatchString(text)
+}
+
+// TestRestoreIsTold restores a backup under a running broker, and then under one that
+// is stopped: /readyz, the log and the audit say so, until SIGHUP.
+func TestRestoreIsTold(t *testing.T) {
+	databases(t, func(t *testing.T, db *testDatabase) {
+		dir := t.TempDir()
+		b := db.broker(t, dir)
+		owner := b.as(t, b.Owner)
+		changesSinceBackup(t, db, owner)
+		db.restore(t)
+		// The record comes with the first look that sees the restored database.
+		b.eventually(t, "/readyz says it", func() bool { return strings.Contains(b.get(t, "/readyz"), "has gone back") })
+		b.eventually(t, "the audit says it", func() bool { return strings.Count(b.auditText(t), `"method":"RegistryRestored"`) == 6 })
+		if text := b.get(t, "/readyz"); !strings.Contains(text, "5 integration(s) differ: 3 grant(s) are in force again, 1 integration(s) came back, 1 are gone") {
+			t.Errorf("readyz: %s", text)
+		}
+		if !strings.Contains(b.log.String(), "level=WARN msg=\"the integrations' database has gone back") {
+			t.Error("no warning in the log")
+		}
+		for id, want := range map[string]string{
+			"revoked": `grants that are in force again: {\"principals\":[\"dns:goes.example.org\"]}; grants that are gone: {\"principals\":[\"dns:new.example.org\"]}`,
+			"deleted": `the integration came back; grants that are in force again: `,
+			"created": `the integration is gone`,
+			"rotated": `it was written at another time, and may have other credentials`,
+		} {
+			line := lineWith(b.auditText(t), `"method":"RegistryRestored"`, `"integration":"`+id+`"`)
+			if !strings.Contains(line, want) || !strings.Contains(line, `"outcome":"changed"`) || strings.Contains(line, "Secret") {
+				t.Errorf("%s: no %s in %s", id, want, line)
+			}
+		}
+		b.hangups <- syscall.SIGHUP
+		b.eventually(t, "SIGHUP takes note", func() bool { return !strings.Contains(b.get(t, "/readyz"), "has gone back") })
+
+		// What is served is what the database holds, and can be revoked again.
+		if in, err := owner.RevokeUse(t.Context(), "revoked", grantTo("dns:goes.example.org"), client.WriteOptions{}); err != nil || len(in.Grants) != 1 {
+			t.Errorf("revoked again: %+v, %v", in, err)
+		}
+		if err := b.stop(); err != nil {
+			t.Fatal(err)
+		}
+		db.putBack(t)
+		b = db.broker(t, dir)
+		if text := b.get(t, "/readyz"); !strings.Contains(text, "has gone back") || !strings.Contains(text, "while this broker was stopped") {
+			t.Errorf("readyz after a start: %s", text)
+		}
+		b.eventually(t, "the audit says it", func() bool { return strings.Count(b.auditText(t), `"method":"RegistryRestored"`) == 7 })
+		if err := b.stop(); err != nil {
+			t.Fatal(err)
+		}
+		b = db.broker(t, dir)
+		if text := b.get(t, "/readyz"); strings.Contains(text, "has gone back") {
+			t.Errorf("readyz after another start: %s", text)
+		}
+		if code, stdout, stderr := command(t, "audit", "verify", filepath.Join(dir, "audit.jsonl")); code != exitOK {
+			t.Errorf("audit verify: %s%s", stdout, stderr)
+		}
+	})
+}
+
+// lineWith returns the first line with all of these texts.
+func lineWith(text string, parts ...string) string {
+	for line := range strings.Lines(text) {
+		if !slices.ContainsFunc(parts, func(p string) bool { return !strings.Contains(line, p) }) {
+			return line
+		}
+	}
+	return ""
 }

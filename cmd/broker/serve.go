@@ -283,6 +283,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	parts.run("tls", identity.Run)
 	parts.run("validation", working.Run)
 	parts.run("integrations", integrations.Run)
+	parts.run("restores", func(ctx context.Context) error { return integrations.watchRestores(ctx, auditLog) })
 	parts.run("usage", uses.Run)
 	parts.run("tracing", traces.run)
 	parts.run("signals", func(ctx context.Context) error {

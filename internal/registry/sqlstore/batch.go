@@ -80,6 +80,9 @@ func (d *dialect) inSequence(ctx context.Context, db *sql.DB, b batch) error {
 	if b.access == writing {
 		opts = d.write
 	}
+	if err := d.check(); err != nil {
+		return err
+	}
 	t, err := db.BeginTx(ctx, opts)
 	if err != nil {
 		return err
@@ -97,7 +100,10 @@ func (d *dialect) inSequence(ctx context.Context, db *sql.DB, b batch) error {
 			}
 		}
 	}
-	return t.Commit()
+	if err := t.Commit(); err != nil || b.access == reading {
+		return err
+	}
+	return d.check() // what was written to a file that was replaced is lost
 }
 
 func runOne(ctx context.Context, t *sql.Tx, st stmt) error {

@@ -38,6 +38,9 @@ type dialect struct {
 	// read are the options of transactions that must see one point in time.
 	read      *sql.TxOptions
 	beginRead string
+	// unmoved, if not nil, returns an error if connections no longer lead to the
+	// database that was opened. It is asked before each use, and after each write.
+	unmoved func() error
 	// again reports whether a transaction that failed so can be tried again as it is.
 	again func(error) bool
 }
@@ -107,6 +110,14 @@ func (d *dialect) sql(query string) string {
 	}
 }
 
+// check returns an error if the database is not the one that was opened.
+func (d *dialect) check() error {
+	if d.unmoved == nil {
+		return nil
+	}
+	return d.unmoved()
+}
+
 // tries is how often a transaction is tried that others get in the way of.
 const tries = 8
 
@@ -123,6 +134,9 @@ func (t tx) exec(ctx context.Context, query string, args ...any) error {
 
 // alone runs one statement by itself.
 func (d *dialect) alone(ctx context.Context, db *sql.DB, st stmt) error {
+	if err := d.check(); err != nil {
+		return err
+	}
 	rows, err := db.QueryContext(ctx, d.sql(st.query), st.args...)
 	if err != nil {
 		return err

@@ -123,33 +123,38 @@ func (s *Store) update(ctx context.Context, begin time.Time, changed bool) (time
 	s.planLook(begin, allowed)
 	load, cancel := context.WithTimeout(ctx, allowed)
 	defer cancel()
-	next, ids, err := s.load(load, last)
+	next, ids, back, err := s.load(load, last)
 	if err != nil {
 		return allowed, err
 	}
 	s.publish(next, ids)
+	if back {
+		s.noteRestored(last, next, ids)
+	}
 	return allowed, nil
 }
 
 // load reads what has changed since last. It goes by the log of changes as long as
-// that continues what last knows, and otherwise by the whole list.
-func (s *Store) load(ctx context.Context, last *snapshot) (*snapshot, []string, error) {
+// that continues what last knows, and otherwise by the whole list. back says that the
+// database does not continue what last knows.
+func (s *Store) load(ctx context.Context, last *snapshot) (next *snapshot, ids []string, back bool, err error) {
 	var (
 		st      state
 		changes map[string]*kept
-		err     error
 	)
 	if last.read && s.logged {
 		changes, err = s.readLog(ctx, last, &st)
 	}
 	if err == nil && changes == nil {
-		changes, err = s.readList(ctx, last, &st)
+		var logged string
+		changes, logged, err = s.readList(ctx, last, &st)
+		back = wentBack(Position{last.revision, last.stamp}, &st, logged)
 	}
 	if err == nil {
 		err = st.check()
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, false, err
 	}
 	look := registry.NewLook()
 	for id, k := range changes {
@@ -157,9 +162,9 @@ func (s *Store) load(ctx context.Context, last *snapshot) (*snapshot, []string, 
 			changes[id] = s.parse(k, last.get(id), look)
 		}
 	}
-	next, ids := last.with(changes)
+	next, ids = last.with(changes)
 	next.read, next.revision, next.stamp = true, st.revision, st.stamp
-	return next, ids, nil
+	return next, ids, back, nil
 }
 
 // readLog reads what the log of changes names. It returns nil unless the log leads
@@ -211,20 +216,24 @@ func (s *Store) readLog(ctx context.Context, last *snapshot, st *state) (map[str
 const fewChanges = 32
 
 // readList reads the whole list of ids and etags, and then what is not as last has
-// it. It ends up right whatever happened to the database in between.
-func (s *Store) readList(ctx context.Context, last *snapshot, st *state) (map[string]*kept, error) {
+// it. It ends up right whatever happened to the database in between. logged is the
+// stamp that the log of changes has for last's revision, "" if it has none.
+func (s *Store) readList(ctx context.Context, last *snapshot, st *state) (changes map[string]*kept, logged string, err error) {
 	var (
 		listed, rows []*kept
 		sealed       []*sealedCredential
-		changes      map[string]*kept
 	)
-	err := s.d.run(ctx, s.looks, batch{
+	err = s.d.run(ctx, s.looks, batch{
 		first: func() []stmt {
-			listed, rows, sealed = nil, nil, nil
-			return []stmt{
+			listed, rows, sealed, logged = nil, nil, nil, ""
+			stmts := []stmt{
 				s.d.stateInto(st),
 				{query: `SELECT id, etag, '' FROM integrations`, row: each(&listed, (*kept).fields)},
 			}
+			if s.logged {
+				stmts = append(stmts, stmt{query: `SELECT stamp FROM registry_changes WHERE revision = ?`, args: []any{last.revision}, row: into(&logged)})
+			}
+			return stmts
 		},
 		then: func() []stmt {
 			changes = last.differences(listed)
@@ -251,7 +260,7 @@ func (s *Store) readList(ctx context.Context, last *snapshot, st *state) (map[st
 		},
 	})
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	for _, k := range rows {
 		if changes[k.id] != nil {
@@ -259,5 +268,5 @@ func (s *Store) readList(ctx context.Context, last *snapshot, st *state) (map[st
 		}
 	}
 	s.addCredentials(sealed, changes)
-	return changes, nil
+	return changes, logged, nil
 }

@@ -29,6 +29,14 @@ func OpenSQLite(ctx context.Context, file string, c Config) (*Store, error) {
 	if err := makeFile(file); err != nil {
 		return nil, fmt.Errorf("registry: %w", err)
 	}
+	if err := checkLog(file); err != nil {
+		return nil, fmt.Errorf("registry: %w", err)
+	}
+	info, err := os.Stat(file)
+	if err != nil {
+		return nil, fmt.Errorf("registry: %w", err)
+	}
+	opened := &dbFile{path: file, info: info}
 	connector, err := sqlite.NewConnector(sqliteDSN(file))
 	if err != nil {
 		return nil, fmt.Errorf("registry: %w", err)
@@ -37,8 +45,15 @@ func OpenSQLite(ctx context.Context, file string, c Config) (*Store, error) {
 	db.SetMaxOpenConns(maxOpen)
 	db.SetMaxIdleConns(maxIdle)
 	looks.SetMaxOpenConns(1)
-	s := newStore(c, db, looks, &sqliteDialect)
-	if err := s.start(ctx); err != nil {
+	d := sqliteDialect
+	d.unmoved = opened.unmoved
+	s := newStore(c, db, looks, &d)
+	s.file = opened
+	err = checkTables(ctx, db, file)
+	if err == nil {
+		err = s.start(ctx)
+	}
+	if err != nil {
 		_ = s.Close() // nothing was written
 		return nil, err
 	}

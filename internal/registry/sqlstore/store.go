@@ -47,6 +47,13 @@ type Config struct {
 	Logger *slog.Logger
 	// OnChange is as that of registry.FilesConfig.
 	OnChange func(removed, changed []*registry.Integration)
+	// Seen is the Position that an earlier process saw last; zero if that is not
+	// known.
+	Seen Position
+	// OnRestored, if not nil, is called when the database has gone back, after what
+	// it holds has taken effect, and also while it is opened. It must not call the
+	// Store, and returns soon.
+	OnRestored func(Restored)
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 
@@ -86,6 +93,7 @@ type Store struct {
 	// listen, if not nil, calls wake whenever the database notifies of a change,
 	// until ctx ends, the connection breaks or is old enough; then it returns nil.
 	listen func(ctx context.Context, wake func()) error
+	file   *dbFile // of SQLite, else nil
 	// logged: the tables have registry_changes.
 	logged bool
 
@@ -133,7 +141,7 @@ func newStore(c Config, db, looks *sql.DB, d *dialect) *Store {
 	s.logged = c.program >= changesVersion
 	s.recent = min(c.MaxOutage, c.PollInterval+slack)
 	s.ctx, s.stop = context.WithCancel(context.Background())
-	s.current.Store(&snapshot{})
+	s.current.Store(&snapshot{revision: c.Seen.Revision, stamp: c.Seen.Stamp})
 	return s
 }
 
@@ -158,7 +166,11 @@ func (s *Store) Close() error {
 	s.stop()
 	s.mu.Unlock()
 	s.tasks.Wait()
-	return errors.Join(s.looks.Close(), s.db.Close())
+	err := errors.Join(s.looks.Close(), s.db.Close())
+	if s.file != nil {
+		err = errors.Join(err, s.file.setAside())
+	}
+	return err
 }
 
 // Get implements registry.Store. It takes no lock, unless the process was stopped.

@@ -1,0 +1,176 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/audit"
+	"github.com/secretbroker/secretbroker/internal/manage/history"
+	"github.com/secretbroker/secretbroker/internal/registry/sqlstore"
+)
+
+const (
+	// methodRestored is what the audit calls it when the database has gone back.
+	methodRestored = "RegistryRestored"
+	// restoredRetry is the pause after the audit did not take the records of that.
+	restoredRetry = 5 * time.Second
+	// eventsAtOnce is how many records are written together.
+	eventsAtOnce = 64
+	// maxNote is the most bytes of grants that one record lists.
+	maxNote = 8 << 10
+)
+
+// restores tells people that the database of integrations has gone back: on /readyz
+// until SIGHUP, and in the audit log, one record for each integration that differs.
+// It is safe for concurrent use.
+type restores struct {
+	log  *slog.Logger
+	now  func() time.Time
+	wake chan struct{}
+
+	mu      sync.Mutex
+	problem string
+	events  []audit.Event // that the audit log does not have yet
+}
+
+func newRestores(log *slog.Logger) *restores {
+	return &restores{log: log, now: time.Now, wake: make(chan struct{}, 1)}
+}
+
+// note is sqlstore.Config.OnRestored.
+func (r *restores) note(restored sqlstore.Restored) {
+	events, summary := restoredEvents(restored, r.now())
+	r.mu.Lock()
+	r.events = append(r.events, events...)
+	r.problem = summary
+	r.mu.Unlock()
+	select {
+	case r.wake <- struct{}{}:
+	default: // run has not yet seen the last one
+	}
+}
+
+// text is the problem for /readyz, "" if there is none.
+func (r *restores) text() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.problem
+}
+
+// acknowledge takes the problem off /readyz.
+func (r *restores) acknowledge() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.problem = ""
+}
+
+// run writes the records until ctx ends. What the audit log does not take is tried
+// again.
+func (r *restores) run(ctx context.Context, log *audit.Log) error {
+	retry := time.NewTicker(restoredRetry)
+	defer retry.Stop()
+	for {
+		r.write(ctx, log)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-r.wake:
+		case <-retry.C:
+		}
+	}
+}
+
+// write writes what the audit log does not have yet.
+func (r *restores) write(ctx context.Context, log *audit.Log) {
+	r.mu.Lock()
+	events := r.events
+	r.mu.Unlock()
+	for chunk := range slices.Chunk(events, eventsAtOnce) {
+		limited, cancel := context.WithTimeout(ctx, restoredRetry)
+		err := log.Write(limited, chunk)
+		cancel()
+		if err != nil {
+			if ctx.Err() == nil {
+				r.log.Error("the audit log does not have yet that the integrations' database has gone back", "error", err)
+			}
+			return
+		}
+		r.mu.Lock()
+		r.events = r.events[len(chunk):]
+		r.mu.Unlock()
+	}
+}
+
+// restoredEvents makes the records of a restore, and a summary.
+func restoredEvents(restored sqlstore.Restored, now time.Time) (events []audit.Event, summary string) {
+	event := audit.Event{Time: now.UTC(), RequestID: strings.ToLower(rand.Text()), Method: methodRestored, Outcome: audit.Changed}
+	var returned, integrations, lost int
+	for _, r := range restored.Reversals {
+		d := history.Reverse(r.ID, r.Before, r.After)
+		e := event
+		e.Integration = r.ID
+		e.Change = &audit.Change{Before: d.Before, After: d.After, Fields: d.Settings}
+		if len(d.Before)+len(d.After) > audit.MaxChange {
+			e.Change.Before, e.Change.After = nil, nil
+		}
+		e.Note = noteOf(r, d)
+		events = append(events, e)
+		returned += len(d.Returned)
+		switch {
+		case r.Before == nil:
+			integrations++
+		case r.After == nil:
+			lost++
+		}
+	}
+	found := fmt.Sprintf("%d integration(s) differ: %d grant(s) are in force again, %d integration(s) came back, %d are gone", len(restored.Reversals), returned, integrations, lost)
+	if !restored.Known {
+		found = "that happened while this broker was stopped, so it does not know what differs"
+	}
+	summary = fmt.Sprintf("the integrations' database has gone back, from revision %d to %d: a backup was restored, or a failover lost changes; %s; compare it with the audit logs (broker audit compare), revoke what has to be revoked, and send SIGHUP to take note",
+		restored.Was.Revision, restored.Is.Revision, found)
+	event.Note = summary
+	return append([]audit.Event{event}, events...), summary
+}
+
+// noteOf says in words what a restore has done to an integration.
+func noteOf(r sqlstore.Reversal, d history.Reversal) string {
+	var parts []string
+	switch {
+	case r.Before == nil:
+		parts = append(parts, "the integration came back")
+	case r.After == nil:
+		parts = append(parts, "the integration is gone")
+	case len(d.Settings) == 0:
+		parts = append(parts, "it was written at another time, and may have other credentials")
+	}
+	if len(d.Returned) > 0 {
+		parts = append(parts, "grants that are in force again: "+listed(d.Returned))
+	}
+	if len(d.Lost) > 0 && r.After != nil {
+		parts = append(parts, "grants that are gone: "+listed(d.Lost))
+	}
+	return strings.Join(parts, "; ")
+}
+
+// listed joins grants, as many as a record has room for.
+func listed(grants []string) string {
+	var b strings.Builder
+	for i, g := range grants {
+		if b.Len()+len(g) > maxNote {
+			fmt.Fprintf(&b, " and %d more", len(grants)-i)
+			break
+		}
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(g)
+	}
+	return b.String()
+}

@@ -1,0 +1,230 @@
+package sqlstore
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/registry"
+)
+
+// backedUp makes a database with 300 integrations, and a backup with 130 of them,
+// where each has a grant that was revoked since. It returns the database open, with
+// changes in its write-ahead log.
+func backedUp(t *testing.T, dir string) (s *Store, file, backup string) {
+	t.Helper()
+	file, backup = filepath.Join(dir, "r.db"), filepath.Join(dir, "backup.db")
+	made := made(t)
+	for path, data := range map[string][]byte{file: made[0], backup: made[1]} {
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s = openSQLite(t, file, Config{MaxIntegrations: 1000})
+	for i := range 10 {
+		must2(t)(s.Update(t.Context(), registry.Change{Document: document(fmt.Sprintf("i%03d", i), "abc", "dns:another.example.org")}))
+	}
+	return s, file, backup
+}
+
+var (
+	making   sync.Mutex
+	madeOnce [2][]byte
+)
+
+// made returns the files of a database and of its backup, which take long to make.
+func made(t *testing.T) [2][]byte {
+	t.Helper()
+	making.Lock()
+	defer making.Unlock()
+	if madeOnce[0] != nil {
+		return madeOnce
+	}
+	dir := t.TempDir()
+	files := []string{filepath.Join(dir, "r.db"), filepath.Join(dir, "backup.db")}
+	s := openSQLite(t, files[0], Config{MaxIntegrations: 1000})
+	ok := must2(t)
+	for i := range 300 {
+		id := fmt.Sprintf("i%03d", i)
+		ok(s.Create(t.Context(), registry.Change{Document: document(id, "abc", "dns:w.example.org")}))
+		if i == 129 {
+			if _, err := s.db.ExecContext(t.Context(), `VACUUM INTO ?`, files[1]); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for i := range 130 {
+		ok(s.Update(t.Context(), registry.Change{Document: document(fmt.Sprintf("i%03d", i), "abc", "dns:other.example.org")}))
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for i, file := range files {
+		var err error
+		if madeOnce[i], err = os.ReadFile(file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return madeOnce
+}
+
+// checkRestored fails the test unless a database holds what the backup does.
+func checkRestored(t *testing.T, s *Store, restored bool) {
+	t.Helper()
+	want := 300
+	if restored {
+		want = 130
+	}
+	if got := len(s.List()); got != want {
+		t.Errorf("%d integrations, want %d", got, want)
+	}
+	for _, in := range s.List()[:130] {
+		if may, err := allowed(s, in.ID, "dns:w.example.org"); err != nil || may != restored {
+			t.Fatalf("%s: %v, %v", in.ID, may, err)
+		}
+	}
+}
+
+func rename(t *testing.T, from, to string) {
+	t.Helper()
+	if err := os.Rename(from, to); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func copyFile(t *testing.T, from, to string) {
+	t.Helper()
+	data, err := os.ReadFile(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(to, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestBackupPutInPlaceWhileOpen: the broker neither goes on in the old file nor mixes
+// the two, says so, and the next start has what the backup holds.
+func TestBackupPutInPlaceWhileOpen(t *testing.T) {
+	for range 3 {
+		s, file, backup := backedUp(t, t.TempDir())
+		rename(t, backup, file)
+		s.Reload()
+		if st := s.Status(); !strings.Contains(st.Problem, "another file was put in the place of "+file) || !strings.Contains(st.Problem, "remove "+file+"-wal") {
+			t.Errorf("Status: %+v", st)
+		}
+		_, err := s.Create(t.Context(), registry.Change{Document: document("new", "abc", "dns:w.example.org")})
+		if !errors.Is(err, registry.ErrUnavailable) || !strings.Contains(err.Error(), "another file") {
+			t.Errorf("Create: %v", err)
+		}
+		if err := s.Delete(t.Context(), "i000", ""); !errors.Is(err, registry.ErrUnavailable) {
+			t.Errorf("Delete: %v", err)
+		}
+		if s.Status().WriteProblem == "" {
+			t.Error("no problem with writes")
+		}
+		checkRestored(t, s, false) // what was seen last, until MaxOutage
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		checkRestored(t, openSQLite(t, file, Config{}), true)
+	}
+}
+
+// TestFileIsGone while the broker has it open, and comes back.
+func TestFileIsGone(t *testing.T) {
+	s, file, _ := backedUp(t, t.TempDir())
+	rename(t, file, file+".away")
+	s.Reload()
+	if st := s.Status(); !strings.Contains(st.Problem, file+" is gone") {
+		t.Errorf("Status: %+v", st)
+	}
+	rename(t, file+".away", file)
+	s.Reload()
+	if st := s.Status(); st.Problem != "" {
+		t.Errorf("Status: %+v", st)
+	}
+	must2(t)(s.Update(t.Context(), registry.Change{Document: document("i000", "abc", "dns:other.example.org")}))
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	checkRestored(t, openSQLite(t, file, Config{}), false)
+}
+
+// crashed returns a database's file as a killed broker leaves it, with a write-ahead
+// log beside it, and its backup.
+func crashed(t *testing.T) (file, backup string) {
+	t.Helper()
+	_, open, backup := backedUp(t, t.TempDir())
+	file = filepath.Join(t.TempDir(), "r.db")
+	for _, suffix := range []string{"", walSuffix, shmSuffix} {
+		copyFile(t, open+suffix, file+suffix)
+	}
+	if info, err := os.Stat(file + walSuffix); err != nil || info.Size() == 0 {
+		t.Fatalf("no write-ahead log: %v", err)
+	}
+	return file, backup
+}
+
+// TestLogOfACrashIsApplied: nothing is lost.
+func TestLogOfACrashIsApplied(t *testing.T) {
+	file, _ := crashed(t)
+	checkRestored(t, openSQLite(t, file, Config{}), false)
+}
+
+// TestLogOfAnotherFile: a backup was put in the place of a killed broker's file, and
+// the write-ahead log was left. Three of three.
+func TestLogOfAnotherFile(t *testing.T) {
+	for range 3 {
+		file, backup := crashed(t)
+		copyFile(t, backup, file)
+		later := time.Now().Add(time.Minute) // the log was written before the backup was restored
+		if err := os.Chtimes(file, later, later); err != nil {
+			t.Fatal(err)
+		}
+		_, err := OpenSQLite(t.Context(), file, Config{})
+		if err == nil || !strings.Contains(err.Error(), "remove "+file+"-wal") {
+			t.Fatalf("opened: %v", err)
+		}
+		for _, suffix := range []string{walSuffix, shmSuffix} {
+			if err := os.Remove(file + suffix); err != nil {
+				t.Fatal(err)
+			}
+		}
+		checkRestored(t, openSQLite(t, file, Config{}), true)
+	}
+}
+
+// TestDamagedTable is refused at the start, not served in part.
+func TestDamagedTable(t *testing.T) {
+	s, file, _ := backedUp(t, t.TempDir())
+	var page, size int64
+	if err := s.db.QueryRowContext(t.Context(), `SELECT rootpage, (SELECT page_size FROM pragma_page_size) FROM sqlite_schema WHERE name = 'integrations'`).Scan(&page, &size); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	root := make([]byte, size)
+	if _, err := f.ReadAt(root, (page-1)*size); err != nil {
+		t.Fatal(err)
+	}
+	root[5], root[6] = root[5]^0x01, root[6]^0x10 // where the cells begin
+	root[12] ^= 0x40                              // where the first one is
+	if _, err := f.WriteAt(root, (page-1)*size); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenSQLite(t.Context(), file, Config{}); err == nil || !strings.Contains(err.Error(), "integrations") || !strings.Contains(err.Error(), "damaged") {
+		t.Errorf("opened: %v", err)
+	}
+}

@@ -1,0 +1,157 @@
+package sqlstore
+
+import (
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/secretbroker/secretbroker/internal/registry"
+)
+
+func TestWentBack(t *testing.T) {
+	last := Position{Revision: 5, Stamp: "five"}
+	for _, c := range []struct {
+		name   string
+		last   Position
+		st     state
+		logged string
+		want   bool
+	}{
+		{"nothing seen yet", Position{}, state{revision: 9, stamp: "nine"}, "", false},
+		{"the same", last, state{revision: 5, stamp: "five"}, "five", false},
+		{"later", last, state{revision: 7, stamp: "seven"}, "five", false},
+		{"much later", last, state{revision: 70_000, stamp: "later"}, "", false},
+		{"earlier", last, state{revision: 3, stamp: "three"}, "", true},
+		{"another change of the same number", last, state{revision: 5, stamp: "other"}, "other", true},
+		{"restored, and more changes since", last, state{revision: 7, stamp: "other"}, "another five", true},
+		{"an empty database", last, state{}, "", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := wentBack(c.last, &c.st, c.logged); got != c.want {
+				t.Errorf("got %v", got)
+			}
+		})
+	}
+}
+
+// copyTables keeps what is in a database, and the func it returns restores that, in
+// one transaction as pg_restore and SQLite's .restore do.
+func copyTables(t *testing.T, s *Store) (restore func()) {
+	t.Helper()
+	tables := []string{"registry_state", "registry_changes", "integrations", "credentials"}
+	run := func(sql string) {
+		t.Helper()
+		if _, err := s.db.ExecContext(t.Context(), sql); err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
+	}
+	for _, table := range tables {
+		run("CREATE TABLE backup_" + table + " AS SELECT * FROM " + table)
+	}
+	return func() {
+		t.Helper()
+		tx, err := s.db.BeginTx(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tx.Rollback() // does nothing after a commit
+		var sql []string
+		for _, table := range slices.Backward(tables) {
+			sql = append(sql, "DELETE FROM "+table)
+		}
+		for _, table := range tables {
+			sql = append(sql, "INSERT INTO "+table+" SELECT * FROM backup_"+table)
+		}
+		for _, one := range sql {
+			if _, err := tx.ExecContext(t.Context(), one); err != nil {
+				t.Fatalf("%s: %v", one, err)
+			}
+		}
+		if err := tx.Commit(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestRestored: a replica that runs tells what has come back, one that starts tells
+// that something may have, and neither tells anything of ordinary changes.
+func TestRestored(t *testing.T) {
+	backends(t, func(t *testing.T, open func(Config) (*Store, error)) {
+		var told []Restored
+		var log strings.Builder
+		s, err := open(Config{OnRestored: func(r Restored) { told = append(told, r) }, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		other, err := open(Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ok := must2(t)
+		for _, id := range []string{"a", "b", "c"} {
+			ok(other.Create(t.Context(), registry.Change{Document: document(id, "abc", "dns:w.example.org")}))
+		}
+		s.Reload()
+		restore := copyTables(t, s)
+		ok(other.Update(t.Context(), registry.Change{Document: document("a", "abc", "dns:other.example.org")}))
+		if err := other.Delete(t.Context(), "b", ""); err != nil {
+			t.Fatal(err)
+		}
+		ok(s.Create(t.Context(), registry.Change{Document: document("d", "abc", "dns:w.example.org")}))
+		s.Reload()
+		seen := s.Position()
+		if len(told) > 0 || strings.Contains(log.String(), "WARN") {
+			t.Fatalf("told of ordinary changes: %+v\n%s", told, log.String())
+		}
+
+		restore()
+		s.Reload()
+		if len(told) != 1 || !told[0].Known || told[0].Was != seen || told[0].Is != s.Position() || told[0].Is.Revision >= seen.Revision {
+			t.Fatalf("told %+v", told)
+		}
+		var got []string
+		for _, r := range told[0].Reversals {
+			got = append(got, fmt.Sprintf("%s: %v -> %v", r.ID, strings.Contains(string(r.Before), "dns:w."), strings.Contains(string(r.After), "dns:w.")))
+			if (r.ID == "b") != (r.Before == nil) || (r.ID == "d") != (r.After == nil) {
+				t.Errorf("%+v", r)
+			}
+		}
+		if want := []string{"a: false -> true", "b: false -> true", "d: true -> false"}; !slices.Equal(got, want) {
+			t.Errorf("reversals %q, want %q", got, want)
+		}
+		if may, err := allowed(s, "a", "dns:w.example.org"); err != nil || !may {
+			t.Errorf("what the database holds is not served: %v, %v", may, err)
+		}
+		if strings.Count(log.String(), "has gone back") != 1 {
+			t.Errorf("log: %s", log.String())
+		}
+
+		// More changes than were lost, before anybody looks.
+		ok(other.Update(t.Context(), registry.Change{Document: document("a", "xyz", "dns:w.example.org")}))
+		s.Reload()
+		seen = s.Position()
+		restore()
+		for range 3 {
+			ok(other.Update(t.Context(), registry.Change{Document: document("c", "xyz", "dns:w.example.org")}))
+		}
+		if s.Reload(); len(told) != 2 || told[1].Is.Revision <= seen.Revision {
+			t.Errorf("told %+v", told)
+		}
+
+		// A start, with what an earlier process saw.
+		for _, c := range []struct {
+			seen Position
+			want int
+		}{{seen, 1}, {s.Position(), 0}, {Position{}, 0}} {
+			told = nil
+			if _, err := open(Config{Seen: c.seen, OnRestored: func(r Restored) { told = append(told, r) }}); err != nil {
+				t.Fatal(err)
+			}
+			if len(told) != c.want || c.want > 0 && (told[0].Known || told[0].Was != c.seen || told[0].Reversals != nil) {
+				t.Errorf("at start after %+v: %+v", c.seen, told)
+			}
+		}
+	})
+}
