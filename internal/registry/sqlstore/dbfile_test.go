@@ -191,6 +191,9 @@ func TestLogOfAnotherFile(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "remove "+file+"-wal") {
 			t.Fatalf("opened: %v", err)
 		}
+		if _, err := ReadSQLite(t.Context(), file); err == nil || !strings.Contains(err.Error(), "remove "+file+"-wal") {
+			t.Errorf("read: %v", err)
+		}
 		for _, suffix := range []string{walSuffix, shmSuffix} {
 			if err := os.Remove(file + suffix); err != nil {
 				t.Fatal(err)

@@ -35,6 +35,9 @@ func ReadSQLite(ctx context.Context, file string) (*Reader, error) {
 	if _, err := os.Stat(file); err != nil {
 		return nil, fmt.Errorf("registry: %w", err)
 	}
+	if err := checkLog(file); err != nil {
+		return nil, fmt.Errorf("registry: %w", err)
+	}
 	q := url.Values{"mode": {"ro"}, "_dqs": {"0"}, "_pragma": {"busy_timeout(5000)", "query_only(1)", "trusted_schema(0)"}}
 	u := url.URL{Scheme: "file", Opaque: (&url.URL{Path: file}).EscapedPath(), RawQuery: q.Encode()}
 	db, err := sql.Open("sqlite", u.String())
