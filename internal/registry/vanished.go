@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/secretbroker/secretbroker/internal/elapsed"
 )
 
 // holdTime is how long the integrations of files that vanished together are still
@@ -48,7 +50,7 @@ func (f *Files) settleVanished(missing, changed []string, loaded []*file) (remov
 		if !was {
 			since = now
 		}
-		if lost[path] && !f.vanished.confirmed && (was || together) && elapsed(since, now) < holdTime {
+		if lost[path] && !f.vanished.confirmed && (was || together) && elapsed.Between(since, now) < holdTime {
 			held[path] = since
 		} else {
 			removed = append(removed, path)
@@ -90,12 +92,6 @@ func (f *Files) losses(missing, changed []string, loaded []*file) map[string]boo
 		}
 	}
 	return lost
-}
-
-// elapsed is how long ago since was, by the monotonic or the wall clock, whichever
-// says more: the former does not count while the machine is suspended.
-func elapsed(since, now time.Time) time.Duration {
-	return max(now.Sub(since), now.Round(0).Sub(since.Round(0)))
 }
 
 // maxNamed is how many of the files that are held a fault names.
