@@ -2,9 +2,12 @@ package main
 
 import (
 	"log/slog"
+	"math"
+	"runtime/debug"
 
 	"github.com/dustin/go-humanize"
 
+	"github.com/secretbroker/secretbroker/internal/budget"
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/memlimit"
 )
@@ -26,6 +29,30 @@ func limitMemory(cfg *config.Config, log *slog.Logger) memlimit.Limit {
 			"source", limit.Source, "heap", sizeOf(limit.Bytes), "needed", sizeOf(least))
 	}
 	return limit
+}
+
+const (
+	// baseMemory is what the broker takes without any calls, beside its cache.
+	baseMemory = 64 << 20
+	// leastBudget and unlimitedBudget are what there is for calls and reads at least,
+	// and where there is no memory limit.
+	leastBudget     = 24 << 20
+	unlimitedBudget = 768 << 20
+)
+
+// budgets are what there is for calls and for reads of stores under way.
+type budgets struct {
+	calls, reads *budget.Budget
+}
+
+// newBudgets divides what a memory limit leaves beside the broker itself and its
+// cache: a quarter is for the garbage collector, half for calls, a quarter for reads.
+func newBudgets(cfg *config.Config) budgets {
+	total := int64(unlimitedBudget)
+	if limit := debug.SetMemoryLimit(-1); limit < math.MaxInt64 {
+		total = min(total, max(leastBudget, (limit-baseMemory-int64(cfg.Cache.MaxBytes))/4*3))
+	}
+	return budgets{calls: budget.New(total / 3 * 2), reads: budget.New(total / 3)}
 }
 
 // sizeOf writes a number of bytes, such as 64 MiB.

@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/secretbroker/secretbroker/internal/audit"
+	"github.com/secretbroker/secretbroker/internal/budget"
 	"github.com/secretbroker/secretbroker/internal/cache"
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/elapsed"
@@ -177,6 +178,23 @@ func (m *metrics) watchKind(stores *provider.Set, kind secret.Kind) {
 	gauge("breakers_open", "Stores that are left alone at present because they do not answer; see the log for which.", func(s provider.Stats) int64 { return s.Unanswering })
 	gauge("reads_waiting", "Reads that wait for their turn at a store.", func(s provider.Stats) int64 { return s.Waiting })
 	gauge("reads_running", "Reads of stores under way.", func(s provider.Stats) int64 { return s.Reading })
+}
+
+// watchMemory reads the figures of the memory that calls and reads may take.
+func (m *metrics) watchMemory(b budgets) {
+	for use, of := range map[string]*budget.Budget{"calls": b.calls, "reads": b.reads} {
+		labels := prometheus.Labels{"use": use}
+		gauge := func(name, help string, read func(budget.Stats) float64) {
+			m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "secretbroker_memory_" + name, Help: help, ConstLabels: labels},
+				func() float64 { return read(of.Stats()) }))
+		}
+		gauge("budget_bytes", "Memory that calls and reads of stores under way may take.", func(s budget.Stats) float64 { return float64(s.Total) })
+		gauge("used_bytes", "Estimated memory that calls and reads of stores under way take.", func(s budget.Stats) float64 { return float64(s.Used) })
+		gauge("waiting", "Reads of stores that wait for memory.", func(s budget.Stats) float64 { return float64(s.Waiting) })
+		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "secretbroker_memory_refused_total", Help: "Values and reads of stores that were refused because there was no memory for them.", ConstLabels: labels,
+		}, func() float64 { return float64(of.Stats().Refused) }))
+	}
 }
 
 // watchCache reads the cache's counters at each scrape.

@@ -130,6 +130,8 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m := newMetrics(metrics)
+	memory := newBudgets(cfg)
+	m.watchMemory(memory)
 	m.watchTrust(identity)
 
 	auditLog, err := openAudit(cfg.Audit, log)
@@ -250,6 +252,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 			MaxHandshakes:              cfg.Limits.MaxHandshakes,
 			Calls:                      callLimits(cfg),
 		},
+		Memory: memory.calls,
 		Tracer: traces.tracer,
 	})
 	if err != nil {

@@ -47,12 +47,15 @@ const (
 	Total     Limit = "max_concurrent_calls"
 	// CPU is no setting: the CPUs are overloaded.
 	CPU Limit = "cpu"
+	// Memory is no setting: the callers' requests take more memory than they may. A
+	// Gate does not look at it.
+	Memory Limit = "memory"
 	// Callers is no setting: more callers at the same time than a Gate knows apart.
 	Callers Limit = "callers"
 )
 
 // All lists the limits.
-var All = []Limit{PerSecond, PerCaller, Total, CPU, Callers}
+var All = []Limit{PerSecond, PerCaller, Total, CPU, Memory, Callers}
 
 // Refusal says why a call is not let in.
 type Refusal struct {
@@ -115,12 +118,14 @@ func New(l Limits) *Gate {
 	return &Gate{maxCallers: maxCallers, limits: l, allowed: l.Total, wait: newCPUWait().since, callers: make(map[string]*caller)}
 }
 
-// Enter lets a call in or refuses it; a call that was let in has to Leave. now
-// is the time; it should not go back between calls.
-func (g *Gate) Enter(name string, now time.Time) *Refusal {
+// Enter lets a call in or refuses it; a call that was let in has to Leave. open is
+// how many calls the caller has open, this one among them, if that is more than have
+// entered: those whose requests or answers are on their way. now is the time; it
+// should not go back between calls.
+func (g *Gate) Enter(name string, open int, now time.Time) *Refusal {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	c, over := g.mayEnter(name, now)
+	c, over := g.mayEnter(name, open, now)
 	if over != nil {
 		return over
 	}
@@ -133,10 +138,10 @@ func (g *Gate) Enter(name string, now time.Time) *Refusal {
 }
 
 // Look says why Enter would refuse a call, nil if it would not. It counts nothing.
-func (g *Gate) Look(name string, now time.Time) *Refusal {
+func (g *Gate) Look(name string, open int, now time.Time) *Refusal {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	c, over := g.mayEnter(name, now)
+	c, over := g.mayEnter(name, open, now)
 	if over == nil && c.bucket.TokensAt(now) < 1 {
 		over = g.tooFast(c, now)
 	}
@@ -152,7 +157,7 @@ func (g *Gate) tooFast(c *caller, now time.Time) *Refusal {
 
 // mayEnter finds the caller and says whether one more of its calls may be under
 // way. The lock is held.
-func (g *Gate) mayEnter(name string, now time.Time) (*caller, *Refusal) {
+func (g *Gate) mayEnter(name string, open int, now time.Time) (*caller, *Refusal) {
 	if now.Sub(g.adapted) >= adaptPause {
 		g.adapt(now)
 	}
@@ -163,22 +168,22 @@ func (g *Gate) mayEnter(name string, now time.Time) (*caller, *Refusal) {
 	if c == nil {
 		return nil, &Refusal{Limit: Callers}
 	}
-	quiet := g.quiet(c)
+	quiet := g.quiet(max(c.calls, open-1))
 	switch {
 	case !quiet && g.total >= g.limits.Total-g.limits.Total/reservedShare:
 		return nil, &Refusal{Limit: Total}
 	case g.total >= g.allowed && !(quiet && g.total < g.allowed+g.allowed/reservedShare):
 		return nil, &Refusal{Limit: CPU}
-	case c.calls >= g.limits.PerCaller:
+	case c.calls >= g.limits.PerCaller, open > g.limits.PerCaller:
 		return nil, &Refusal{Limit: PerCaller}
 	}
 	return c, nil
 }
 
-// quiet reports whether a caller has so few calls under way that it may use the
+// quiet reports whether a caller with so many calls has so few that it may use the
 // reserve. However many calls each of the others has, a quiet caller gets in.
-func (g *Gate) quiet(c *caller) bool {
-	return c.calls < max(1, min(g.limits.PerCaller/quietShare, quietPerCPU*runtime.GOMAXPROCS(0)))
+func (g *Gate) quiet(calls int) bool {
+	return calls < max(1, min(g.limits.PerCaller/quietShare, quietPerCPU*runtime.GOMAXPROCS(0)))
 }
 
 // Leave ends a call that was let in.

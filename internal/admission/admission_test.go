@@ -22,7 +22,7 @@ func newGate(l Limits) *Gate {
 // enter expects a call to be let in, or refused for want.
 func enter(t *testing.T, g *Gate, name string, now time.Time, want Limit) *Refusal {
 	t.Helper()
-	r := g.Enter(name, now)
+	r := g.Enter(name, 0, now)
 	switch {
 	case r == nil && want != "":
 		t.Fatalf("%s is let in, want %s", name, want)
@@ -145,7 +145,7 @@ func TestOverloadedCPUs(t *testing.T) {
 	now := start
 	step := func() {
 		now = now.Add(adaptPause)
-		if g.Enter("a", now) == nil {
+		if g.Enter("a", 0, now) == nil {
 			g.Leave("a")
 		}
 	}
@@ -286,7 +286,7 @@ func TestReserve(t *testing.T) {
 	g := newGate(Limits{PerSecond: 1 << 20, PerCaller: 256, Total: 2048})
 	for i := range 8 {
 		for range 256 {
-			g.Enter(fmt.Sprint("many", i), start)
+			g.Enter(fmt.Sprint("many", i), 0, start)
 		}
 	}
 	if most := 2048 - 2048/reservedShare + 256/quietShare; g.total > most {
@@ -301,10 +301,10 @@ func TestReserve(t *testing.T) {
 	enter(t, g, "third", start, "")
 	enter(t, g, "many0", start, Total)
 	g.Leave("many0")
-	if r := g.Look("many0", start); r == nil || r.Limit != Total {
+	if r := g.Look("many0", 0, start); r == nil || r.Limit != Total {
 		t.Errorf("a look says %v", r)
 	}
-	if r := g.Look("fourth", start); r != nil {
+	if r := g.Look("fourth", 0, start); r != nil {
 		t.Errorf("a look says %v", r)
 	}
 	if g.callers["fourth"].calls != 0 {
@@ -320,7 +320,7 @@ func TestConcurrentUse(t *testing.T) {
 			name := fmt.Sprint(i % 4)
 			for n := range 1000 {
 				now := start.Add(time.Duration(n) * time.Millisecond)
-				if g.Enter(name, now) == nil {
+				if g.Enter(name, 0, now) == nil {
 					g.Leave(name)
 				}
 				if n%100 == 0 {
@@ -339,7 +339,7 @@ func BenchmarkEnter(b *testing.B) {
 	g := New(Limits{PerSecond: 1 << 20})
 	b.ReportAllocs()
 	for b.Loop() {
-		if g.Enter("spiffe://example.org/connect/worker-1", time.Now()) == nil {
+		if g.Enter("spiffe://example.org/connect/worker-1", 0, time.Now()) == nil {
 			g.Leave("spiffe://example.org/connect/worker-1")
 		}
 	}

@@ -7,18 +7,16 @@ import (
 	"sync"
 	"time"
 
-	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/cache"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
-	"github.com/secretbroker/secretbroker/internal/tracing"
 )
 
 // fetch finds the secrets of the allowed items, each distinct one once, and selects
 // the items' values. What is in memory is taken from there; what is not is read, all
 // of it at the same time.
-func (r *Resolver) fetch(ctx context.Context, who authz.Principal, in *registry.Integration, maxAge *time.Duration, trace *tracing.Call, items []item, firsts []int) {
+func (r *Resolver) fetch(ctx context.Context, who Caller, in *registry.Integration, request *Request, items []item, firsts []int) {
 	absent := firsts[:0] // overwrites what has been looked at
 	for _, i := range firsts {
 		for items[i].err != nil && items[i].next != 0 { // not allowed
@@ -27,32 +25,32 @@ func (r *Resolver) fetch(ctx context.Context, who authz.Principal, in *registry.
 		if items[i].err != nil {
 			continue
 		}
-		req := r.cacheRequest(in, maxAge, items[i].ref)
+		req := r.cacheRequest(in, request.MaxAge, items[i].ref)
 		if got, ok := r.cfg.Cache.Hit(&req); ok {
-			r.take(items, i, got, nil)
+			r.take(who.Memory, items, i, got, nil)
 		} else {
 			absent = append(absent, i)
 		}
 	}
 	if len(absent) == 1 {
-		r.read(ctx, who, in, maxAge, trace, items, absent[0])
+		r.read(ctx, who, in, request, items, absent[0])
 	}
 	if len(absent) > 1 {
-		r.readAll(ctx, who, in, maxAge, trace, items, absent)
+		r.readAll(ctx, who, in, request, items, absent)
 	}
 }
 
 // readAll reads the secrets of several items at the same time.
-func (r *Resolver) readAll(ctx context.Context, who authz.Principal, in *registry.Integration, maxAge *time.Duration, trace *tracing.Call, items []item, absent []int) {
+func (r *Resolver) readAll(ctx context.Context, who Caller, in *registry.Integration, request *Request, items []item, absent []int) {
 	var running sync.WaitGroup
 	for _, i := range absent {
 		running.Go(func() {
 			defer func() {
 				if p := recover(); p != nil { // the call's own recovery does not reach here
-					r.take(items, i, cache.Result{}, fmt.Errorf("resolve: panic of type %T", p))
+					r.take(who.Memory, items, i, cache.Result{}, fmt.Errorf("resolve: panic of type %T", p))
 				}
 			}()
-			r.read(ctx, who, in, maxAge, trace, items, i)
+			r.read(ctx, who, in, request, items, i)
 		})
 	}
 	running.Wait()
@@ -82,11 +80,11 @@ func (r *Resolver) cacheRequest(in *registry.Integration, maxAge *time.Duration,
 
 // read gets the secret of the i-th item from its store, or from whoever is reading
 // it already. The caller is charged for a read of the store.
-func (r *Resolver) read(ctx context.Context, who authz.Principal, in *registry.Integration, maxAge *time.Duration, trace *tracing.Call, items []item, i int) {
+func (r *Resolver) read(ctx context.Context, who Caller, in *registry.Integration, request *Request, items []item, i int) {
 	ref := items[i].ref.Secret()
-	loading := trace.Load(ref.Kind, ref.Store) // the policy has allowed it, so it is one of the integration's
-	account := provider.NewAccount(string(who))
-	req := r.cacheRequest(in, maxAge, ref)
+	loading := request.Trace.Load(ref.Kind, ref.Store) // the policy has allowed it, so it is one of the integration's
+	account := provider.NewAccount(string(who.Principal))
+	req := r.cacheRequest(in, request.MaxAge, ref)
 	req.Account = account
 	got, err := r.cfg.Cache.Get(ctx, req, func(ctx context.Context) (*secret.Secret, error) {
 		s, err := r.cfg.Stores.Fetch(provider.WithAccount(loading.Begin(ctx), account), in, ref)
@@ -97,12 +95,12 @@ func (r *Resolver) read(ctx context.Context, who authz.Principal, in *registry.I
 		return s, err
 	})
 	loading.End(got.Source.String(), err)
-	r.take(items, i, got, err)
+	r.take(who.Memory, items, i, got, err)
 }
 
 // take gives the i-th item and the allowed ones after it that name the same secret
 // what they select of it, or the error. It releases the secret.
-func (r *Resolver) take(items []item, i int, got cache.Result, err error) {
+func (r *Resolver) take(memory Memory, items []item, i int, got cache.Result, err error) {
 	defer got.Secret.Release() // the items get copies; nil has nothing to release
 	for {
 		it := &items[i]
@@ -113,6 +111,10 @@ func (r *Resolver) take(items []item, i int, got cache.Result, err error) {
 		default:
 			it.got = got
 			value, err := r.value(got.Secret, it.ref)
+			if err == nil && memory != nil && !memory.Reserve(value.Len()) {
+				value.Wipe()
+				value, err = secret.Value{}, errNoMemory
+			}
 			if err != nil {
 				it.err = secret.AsError(err)
 			}

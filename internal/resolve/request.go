@@ -80,6 +80,15 @@ type Caller struct {
 	CertificateSerial string
 	// Outlet, if not nil, is what every answer to the caller goes out by.
 	Outlet Outlet
+	// Memory, if not nil, is asked before values are copied for the caller.
+	Memory Memory
+}
+
+// Memory bounds the memory that callers' values take. It is safe for concurrent use.
+type Memory interface {
+	// Reserve takes so many bytes for the call, until it has been answered; false
+	// refuses them.
+	Reserve(bytes int) bool
 }
 
 // Outlet keeps answers back. Once Hold has returned, nothing that is answered after

@@ -170,7 +170,7 @@ func (r *Resolver) look(ctx context.Context, method string, who Caller, req *Req
 	if in != nil {
 		req.Trace.Asked(in.ID, len(items))
 	}
-	r.fetch(ctx, who.Principal, in, req.MaxAge, req.Trace, items, firsts)
+	r.fetch(ctx, who, in, req, items, firsts)
 	return lent, nil
 }
 
@@ -251,6 +251,9 @@ var errDenied = secret.Errorf(secret.ReasonAccessDenied,
 
 var errStoreNotAllowed = secret.Errorf(secret.ReasonStoreNotAllowed,
 	"the store is not one of the integration's; add it to the integration's file, or fix the reference")
+
+var errNoMemory = secret.Errorf(secret.ReasonOverloaded,
+	"the values would take more of the broker's memory than this caller may have, or than is left; ask for fewer values at the same time, or wait")
 
 // unavailable returns what to tell of the registry's error: nothing of an
 // integration that does not exist.

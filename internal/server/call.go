@@ -42,6 +42,7 @@ func callOf(ctx context.Context) *call {
 type callContext struct {
 	context.Context // of the stream
 	call            call
+	memory          callMemory
 	deadline        time.Time
 
 	mu     sync.Mutex

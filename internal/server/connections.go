@@ -9,7 +9,10 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/budget"
 	"github.com/secretbroker/secretbroker/internal/trust"
 )
 
@@ -19,17 +22,30 @@ import (
 // without an identity count as one principal. And it cuts off those whose
 // certificate is no longer good.
 type connections struct {
-	limit   int
-	log     *slog.Logger
-	metrics *connectionMetrics
+	limit    int
+	log      *slog.Logger
+	metrics  *connectionMetrics
+	memory   *budget.Budget
+	patience patience
+	abuse    *rate.Limiter // of log lines
 
 	mu   sync.Mutex
-	of   map[authz.Principal]int
+	of   map[authz.Principal]*owner
 	open map[*connection]struct{}
 }
 
-func newConnections(limit int, log *slog.Logger, metrics *connectionMetrics) *connections {
-	return &connections{limit: limit, log: log, metrics: metrics, of: make(map[authz.Principal]int), open: make(map[*connection]struct{})}
+// owner is what the connections of one principal have in common.
+type owner struct {
+	count   int // of open connections
+	account *budget.Account
+	resets  *rate.Limiter
+}
+
+func newConnections(limit int, log *slog.Logger, metrics *connectionMetrics, memory *budget.Budget, p patience) *connections {
+	return &connections{
+		limit: limit, log: log, metrics: metrics, memory: memory, patience: p, abuse: rate.NewLimiter(refusalsPerSecond, refusalBurst),
+		of: make(map[authz.Principal]*owner), open: make(map[*connection]struct{}),
+	}
 }
 
 var errTooManyConnections = errors.New("server: the caller has too many connections open")
@@ -44,6 +60,10 @@ type connection struct {
 	removed  func()
 	isCut    bool // for recheck alone
 	outlet
+	traffic  traffic
+	patience patience
+	// abused is called when the peer makes the broker keep too much, or wait.
+	abused func(why error)
 	// unrecorded is called when what was answered could not be recorded.
 	unrecorded func(err error)
 }
@@ -56,24 +76,85 @@ func (c *connections) add(conn *connection) (excess bool, err error) {
 		c.log.Error("a connection was closed, and its answers withheld: the audit log cannot be written", "peer", conn.RemoteAddr().String(),
 			"principal", string(conn.who), "error", err)
 	}
+	conn.abused = func(why error) { c.cutAbuser(conn, why) }
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n := c.of[conn.who]
-	if n >= 2*c.limit {
+	o := c.of[conn.who]
+	if o == nil {
+		o = &owner{account: c.memory.Account(string(conn.who)), resets: rate.NewLimiter(resetsPerSecond, resetBurst)}
+		c.of[conn.who] = o
+	}
+	if o.count >= 2*c.limit {
 		return false, errTooManyConnections
 	}
-	c.of[conn.who] = n + 1
+	o.count++
+	conn.traffic.account, conn.traffic.resets = o.account, o.resets
+	conn.traffic.in.skip = prefaceLength
+	conn.patience = c.patience
 	c.open[conn] = struct{}{}
-	return n >= c.limit, nil
+	return o.count > c.limit, nil
 }
 
 func (c *connections) remove(conn *connection) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.of[conn.who]--; c.of[conn.who] <= 0 {
-		delete(c.of, conn.who)
-	}
+	c.of[conn.who].count--
+	c.forget(conn.who, time.Now())
 	delete(c.open, conn)
+}
+
+// forget forgets a principal that has no connection, unless it has made rapid
+// resets of late. The lock is held.
+func (c *connections) forget(who authz.Principal, now time.Time) {
+	if o := c.of[who]; o.count <= 0 && o.resets.TokensAt(now) >= resetBurst {
+		o.account.Close()
+		delete(c.of, who)
+	}
+}
+
+// cutAbuser cuts off a connection whose peer makes the broker keep too much, or
+// wait.
+func (c *connections) cutAbuser(conn *connection, why error) {
+	c.metrics.abused[why].Inc()
+	if c.abuse.Allow() {
+		c.log.Warn("a connection was cut", "peer", conn.RemoteAddr().String(), "principal", string(conn.who), "serial", conn.serial, "error", why)
+	}
+	_ = conn.raw.Close() // beneath TLS, as in recheck
+}
+
+// checkTraffic cuts off connections that keep the broker waiting, at every
+// interval, until ctx ends.
+func (c *connections) checkTraffic(ctx context.Context, interval time.Duration) {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			for _, conn := range c.all() {
+				if why := conn.traffic.check(now, c.patience); why != nil {
+					c.cutAbuser(conn, why)
+				}
+			}
+			c.mu.Lock()
+			for who := range c.of {
+				c.forget(who, now)
+			}
+			c.mu.Unlock()
+		}
+	}
+}
+
+// all returns the open connections.
+func (c *connections) all() []*connection {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	open := make([]*connection, 0, len(c.open))
+	for conn := range c.open {
+		open = append(open, conn)
+	}
+	return open
 }
 
 // watch judges every open connection anew, as its handshake did, whenever
@@ -96,13 +177,7 @@ func (c *connections) watch(ctx context.Context, in *trust.Store, interval time.
 // recheck cuts off whoever would not be let in just now. It is called by one
 // goroutine.
 func (c *connections) recheck() {
-	c.mu.Lock()
-	open := make([]*connection, 0, len(c.open))
-	for conn := range c.open {
-		open = append(open, conn)
-	}
-	c.mu.Unlock()
-	for _, conn := range open {
+	for _, conn := range c.all() {
 		if conn.isCut {
 			continue
 		}
@@ -120,7 +195,9 @@ func (c *connections) recheck() {
 
 func (c *connection) Close() error {
 	c.removed()
-	return c.Conn.Close()
+	err := c.Conn.Close()
+	c.traffic.close()
+	return err
 }
 
 // SyscallConn lets gRPC set the socket's options, as it could without counting.

@@ -11,7 +11,6 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
-	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/trust"
 )
 
@@ -28,8 +27,8 @@ type peerIdentity struct {
 	// excess says that the caller has more connections open than it may: calls on
 	// this one are refused.
 	excess bool
-	// outlet is the connection.
-	outlet resolve.Outlet
+	// conn is the connection.
+	conn *connection
 }
 
 // IdentityRules say which certificates name a caller. The zero value takes any
@@ -84,7 +83,7 @@ func (c identifyingCredentials) know(raw, conn net.Conn, info credentials.AuthIn
 	id := identify(tlsInfo, c.rules)
 	id.address = raw.RemoteAddr().String()
 	known := &connection{Conn: conn, raw: raw, who: id.principal, serial: id.serial, peer: c.trust.Peer(tlsInfo.State.PeerCertificates)}
-	id.outlet = known
+	id.conn = known
 	id.excess, err = c.connections.add(known)
 	return known, id, err
 }

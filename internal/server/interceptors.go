@@ -9,17 +9,12 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
-	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 	"github.com/secretbroker/secretbroker/internal/admission"
 	"github.com/secretbroker/secretbroker/internal/authz"
-	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
 	"github.com/secretbroker/secretbroker/internal/tracing"
 )
@@ -94,22 +89,6 @@ type interceptor struct {
 // none is on a connector's way.
 var managementLimits = admission.Limits{PerSecond: 50, PerCaller: 8, Total: 128}
 
-// gate is an admission.Gate and the counters of what it refuses.
-type gate struct {
-	*admission.Gate
-	over map[admission.Limit]prometheus.Counter
-}
-
-// gateOf returns the gate before the unary methods of a service.
-func (ic *interceptor) gateOf(service string) *gate {
-	switch service {
-	case secretbrokerv1.IntegrationService_ServiceDesc.ServiceName, secretbrokerv1.PolicyService_ServiceDesc.ServiceName:
-		return ic.management
-	default:
-		return ic.calls
-	}
-}
-
 // checkRules returns an error if there is a method that has no rule, or one that
 // cannot be held.
 func (ic *interceptor) checkRules(services map[string]grpc.ServiceInfo) error {
@@ -161,14 +140,65 @@ func (g *guarded) handle(srv any, ctx context.Context, decode func(any) error, _
 		g.metrics.observe(status.Code(err), time.Since(start))
 		endTrace(cc.call.trace, err)
 	}()
-	cc.call.who, err = g.ic.admit(ctx, g.gate, g.rule, start)
-	if err != nil {
+	var id peerIdentity
+	if cc.call.who, err = identityOf(ctx, &id); err != nil {
 		return nil, g.ic.refuse(ctx, g.name, &cc.call, err)
 	}
-	defer g.gate.Leave(string(cc.call.who.Principal))
-	cc.call.trace = g.trace(ctx, &cc.call, start)
+	if id.conn != nil {
+		id.conn.traffic.work(cc)
+		defer id.conn.traffic.worked(cc, &resp, &err)
+		if g.gate != g.ic.calls {
+			id.conn.traffic.apart.Add(1)
+			defer id.conn.traffic.apart.Add(-1)
+		}
+	}
+	if ctx.Err() != nil {
+		return nil, errCallOver
+	}
+	if id.conn != nil && id.conn.traffic.incomplete.Load() > 0 {
+		return g.wait(srv, cc, decode)
+	}
+	if err := g.ic.admit(&id, g.gate, g.rule, start); err != nil {
+		return nil, g.ic.refuse(ctx, g.name, &cc.call, err)
+	}
+	defer g.gate.Leave(string(id.principal))
+	return g.answer(srv, cc, decode, start)
+}
+
+// wait answers a call whose request may not have come as a whole: until it has, the
+// call has no place among those under way that others may need.
+func (g *guarded) wait(srv any, cc *callContext, decode func(any) error) (any, error) {
+	ctx := cc.Context
+	var id peerIdentity // of its own, so that handle's need not be allocated
+	if _, err := identityOf(ctx, &id); err != nil {
+		return nil, g.ic.refuse(ctx, g.name, &cc.call, err)
+	}
+	if err := g.ic.look(&id, g.gate, g.rule, time.Now()); err != nil {
+		return nil, g.ic.refuse(ctx, g.name, &cc.call, err)
+	}
+	entered := false
+	defer func() {
+		if entered {
+			g.gate.Leave(string(id.principal))
+		}
+	}()
+	return g.answer(srv, cc, func(req any) error {
+		if err := decode(req); err != nil {
+			return err
+		}
+		if err := g.ic.admit(&id, g.gate, g.rule, time.Now()); err != nil {
+			return g.ic.refuse(ctx, g.name, &cc.call, err)
+		}
+		entered = true
+		return nil
+	}, time.Now())
+}
+
+// answer decodes the request and calls the service.
+func (g *guarded) answer(srv any, cc *callContext, decode func(any) error, start time.Time) (any, error) {
+	cc.call.trace = g.trace(cc.Context, &cc.call, start)
 	if g.rule == auditor {
-		decode = g.forAuditors(ctx, &cc.call, decode)
+		decode = g.forAuditors(cc.Context, &cc.call, decode)
 	}
 	return g.next(srv, cc, decode, nil)
 }
@@ -199,8 +229,17 @@ func (ic *interceptor) stream(srv any, ss grpc.ServerStream, info *grpc.StreamSe
 			err = ic.panicked(ss.Context(), info.FullMethod, c, p)
 		}
 	}()
-	c.who, err = ic.admit(ss.Context(), ic.streams, ic.rules[info.FullMethod], start)
-	if err != nil {
+	var id peerIdentity
+	if c.who, err = identityOf(ss.Context(), &id); err != nil {
+		return ic.refuse(ss.Context(), info.FullMethod, c, err)
+	}
+	if id.conn != nil {
+		id.conn.traffic.handlers.Add(1)
+		id.conn.traffic.streaming.Add(1)
+		defer id.conn.traffic.handlers.Add(-1)
+		defer id.conn.traffic.streaming.Add(-1)
+	}
+	if err := ic.admit(&id, ic.streams, ic.rules[info.FullMethod], start); err != nil {
 		return ic.refuse(ss.Context(), info.FullMethod, c, err)
 	}
 	defer ic.streams.Leave(string(c.who.Principal))
@@ -218,75 +257,6 @@ type endingStream struct {
 }
 
 func (s *endingStream) Context() context.Context { return s.ctx }
-
-// admit says who calls, and whether the call is let in: within the limits, before
-// anything else is done for it, and a method that anyone like that may call. A
-// call that is let in has to leave the gate.
-func (ic *interceptor) admit(ctx context.Context, at *gate, required rule, now time.Time) (resolve.Caller, error) {
-	var who resolve.Caller
-	p, ok := peer.FromContext(ctx)
-	if !ok {
-		return who, secret.Errorf(secret.ReasonUnauthenticated, "the connection has no peer")
-	}
-	id, ok := p.AuthInfo.(peerIdentity)
-	if !ok {
-		return who, secret.Errorf(secret.ReasonUnauthenticated, "the connection is not mutual TLS")
-	}
-	who = resolve.Caller{Principal: id.principal, CertificateSerial: id.serial, PeerAddress: id.address, Outlet: id.outlet}
-	// Peers without an identity count as one caller.
-	if over := at.Enter(string(id.principal), now); over != nil {
-		at.over[over.Limit].Inc()
-		return who, overLimit(over)
-	}
-	if err := ic.mayCall(id, required, now); err != nil {
-		at.Leave(string(id.principal))
-		return who, err
-	}
-	return who, nil
-}
-
-// mayCall returns nil if anyone like id may call a method of that rule, as far as that can be
-// told without the request.
-func (ic *interceptor) mayCall(id peerIdentity, required rule, now time.Time) error {
-	switch {
-	case required == refused:
-		return errNoSuchMethod
-	case id.excess:
-		return secret.Errorf(secret.ReasonOverloaded, "this caller has too many connections open; use fewer, every one carries many calls")
-	case now.After(id.notAfter):
-		return secret.Errorf(secret.ReasonUnauthenticated, "the client certificate has expired since the connection was made; renew it and connect anew")
-	case required == anyPeer:
-		return nil
-	case id.principal == "":
-		return secret.Errorf(secret.ReasonUnauthenticated, "%s", id.problem)
-	default: // identified; of an auditor the request tells more, see forAuditors
-		return nil
-	}
-}
-
-// integrationOf is the integration that a request names, "" if it names none.
-func integrationOf(req any) string {
-	if named, ok := req.(interface{ GetIntegrationId() string }); ok {
-		return named.GetIntegrationId()
-	}
-	return ""
-}
-
-// errNoSuchMethod is the answer to methods without a rule, served or not. Tools
-// rely on the code to try another version of reflection.
-var errNoSuchMethod = status.Error(codes.Unimplemented, "no such method; the broker serves secretbroker.v1.ResolverService")
-
-// overLimit is what a caller is told of a limit.
-func overLimit(over *admission.Refusal) error {
-	text := "the broker has too many calls under way; wait, or ask another broker"
-	switch over.Limit {
-	case admission.PerSecond:
-		text = "this caller makes more calls per second than one caller may; wait, and look for a runtime that asks in a loop"
-	case admission.PerCaller:
-		text = "this caller has too many calls under way; wait until some are answered"
-	}
-	return &secret.Error{Reason: secret.ReasonOverloaded, Message: text, RetryAfter: over.RetryAfter}
-}
 
 // refuse makes the answer to a call that is not let in.
 func (ic *interceptor) refuse(ctx context.Context, method string, c *call, err error) error {

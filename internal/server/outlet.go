@@ -1,6 +1,10 @@
 package server
 
-import "sync"
+import (
+	"errors"
+	"sync"
+	"time"
+)
 
 // outlet is the way out of a connection. What is answered on it is kept back until
 // all that it was told to wait for has come about, so that a handler can be done
@@ -61,5 +65,21 @@ func (c *connection) Write(b []byte) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	c.traffic.writes(b)
+	defer c.traffic.written()
 	return c.Conn.Write(b)
+}
+
+// Read reads from the connection, unless its peer makes the broker keep too much:
+// then it is cut off.
+func (c *connection) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if n > 0 {
+		why := c.traffic.received(b[:n], time.Now())
+		if why != nil && (!errors.Is(why, errTooMuchMemory) || !c.traffic.wait(c.patience.memory)) {
+			c.abused(why)
+			return 0, why
+		}
+	}
+	return n, err
 }

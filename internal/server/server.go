@@ -26,6 +26,7 @@ import (
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 	"github.com/secretbroker/secretbroker/internal/admission"
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/budget"
 	"github.com/secretbroker/secretbroker/internal/tracing"
 	"github.com/secretbroker/secretbroker/internal/trust"
 	"github.com/secretbroker/secretbroker/internal/wirecodec"
@@ -47,6 +48,11 @@ const (
 	// recheckInterval is how often the peers of open connections are judged anew,
 	// at least.
 	recheckInterval = 5 * time.Second
+	// trafficInterval is how often it is looked whether a connection keeps the broker
+	// waiting.
+	trafficInterval = time.Second
+	// defaultMemory is the Config's default, in bytes.
+	defaultMemory = 512 << 20
 	// streamWorkers is how many goroutines gRPC keeps for calls. A new one for each
 	// call would have to grow its stack each time, which takes a fifth of the CPU
 	// of a call; calls beyond the workers, which may all wait for the audit or a
@@ -75,9 +81,13 @@ type Config struct {
 	Metrics  prometheus.Registerer
 	// Limits bound the callers; zero ones take their defaults.
 	Limits Limits
+	// Memory bounds the memory that callers make the broker keep; 512 MiB if nil.
+	Memory *budget.Budget
 	// Tracer, if not nil, traces the calls whose callers ask for it. The Server does
 	// not run it.
 	Tracer *tracing.Tracer
+
+	patience patience // defaultPatience, but in tests
 }
 
 // Limits bound what callers may send and keep open. The zero value of each
@@ -121,7 +131,8 @@ type Server struct {
 	trust       *trust.Store
 	connections *connections
 	greetings   *handshakes
-	recheck     time.Duration // recheckInterval, but in tests
+	// recheck and traffic are recheckInterval and trafficInterval, but in tests.
+	recheck, traffic time.Duration
 }
 
 // New makes a Server with every service registered.
@@ -141,7 +152,7 @@ func New(cfg Config) (*Server, error) {
 	ended := newConnectionMetrics(cfg.Metrics, greetings.count)
 	greetings.displaced = ended.displaced
 	refusals := &handshakeLog{log: cfg.Logger, count: ic.metrics.handshakes.Inc}
-	known := newConnections(limits.MaxConnectionsPerPrincipal, cfg.Logger, ended)
+	known := newConnections(limits.MaxConnectionsPerPrincipal, cfg.Logger, ended, cmp.Or(cfg.Memory, budget.New(defaultMemory)), cmp.Or(cfg.patience, defaultPatience))
 	g := grpc.NewServer(
 		grpc.Creds(identifyingCredentials{
 			TransportCredentials: credentials.NewTLS(cfg.Trust.TLSConfig()),
@@ -168,7 +179,7 @@ func New(cfg Config) (*Server, error) {
 			Timeout:               serverPingTimeout,
 		}),
 	)
-	s := &Server{grpc: g, health: health.NewServer(), endStreams: endStreams, handshakes: ic.metrics.handshakes, gates: []*gate{ic.calls, ic.streams}, trust: cfg.Trust, connections: known, greetings: greetings, recheck: recheckInterval}
+	s := &Server{grpc: g, health: health.NewServer(), endStreams: endStreams, handshakes: ic.metrics.handshakes, gates: []*gate{ic.calls, ic.streams}, trust: cfg.Trust, connections: known, greetings: greetings, recheck: recheckInterval, traffic: trafficInterval}
 	for _, service := range []struct {
 		desc grpc.ServiceDesc
 		impl any
@@ -196,6 +207,7 @@ func (s *Server) Serve(l net.Listener) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	var watching sync.WaitGroup
 	watching.Go(func() { s.connections.watch(ctx, s.trust, s.recheck) })
+	watching.Go(func() { s.connections.checkTraffic(ctx, s.traffic) })
 	defer watching.Wait()
 	defer cancel()
 	if err := s.grpc.Serve(l); !errors.Is(err, grpc.ErrServerStopped) {

@@ -36,6 +36,7 @@ type connectionMetrics struct {
 	displaced  prometheus.Counter // handshakes
 	cut        prometheus.Counter // connections
 	unrecorded prometheus.Counter // connections
+	abused     map[error]prometheus.Counter
 }
 
 func newConnectionMetrics(reg prometheus.Registerer, underWay func() int) *connectionMetrics {
@@ -53,7 +54,17 @@ func newConnectionMetrics(reg prometheus.Registerer, underWay func() int) *conne
 			Help: "Connections closed, with the answers under way on them, because the audit log could not be written.",
 		}),
 	}
-	reg.MustRegister(m.displaced, m.cut, m.unrecorded, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+	abused := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "secretbroker_connections_cut_total",
+		Help: "Connections closed because the peer made the broker keep too much, or wait, by the bound that it had reached.",
+	}, []string{"bound"})
+	m.abused = map[error]prometheus.Counter{
+		errIncompleteRequest: abused.WithLabelValues("request_time"),
+		errNothingTaken:      abused.WithLabelValues("answer_time"),
+		errRapidResets:       abused.WithLabelValues("resets"),
+		errTooMuchMemory:     abused.WithLabelValues("memory"),
+	}
+	reg.MustRegister(abused, m.displaced, m.cut, m.unrecorded, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "secretbroker_tls_handshakes_under_way",
 		Help: "Connections whose peer is not known yet; limits.max_handshakes bounds them.",
 	}, func() float64 { return float64(underWay()) }))

@@ -223,14 +223,17 @@ func TestFailedHandshakesAreTold(t *testing.T) {
 func TestCertificateExpiresDuringAConnection(t *testing.T) {
 	ic := &interceptor{rules: rules}
 	now := time.Now()
-	id := peerIdentity{principal: granted, notAfter: now}
-	ctx := peer.NewContext(t.Context(), &peer.Peer{Addr: &net.TCPAddr{}, AuthInfo: id})
+	ctx := peer.NewContext(t.Context(), &peer.Peer{Addr: &net.TCPAddr{}, AuthInfo: peerIdentity{principal: granted, notAfter: now}})
+	var id peerIdentity
+	if who, err := identityOf(ctx, &id); err != nil || who.Principal != granted {
+		t.Fatalf("%v, %v", who, err)
+	}
 	const method = "/secretbroker.v1.ResolverService/Resolve"
 	entrance := &gate{Gate: admission.New(admission.Limits{})}
-	if _, err := ic.admit(ctx, entrance, ic.rules[method], now); err != nil {
+	if err := ic.admit(&id, entrance, ic.rules[method], now); err != nil {
 		t.Errorf("at its last moment: %v", err)
 	}
-	if _, err := ic.admit(ctx, entrance, ic.rules[method], now.Add(time.Second)); secret.AsError(err).Reason != secret.ReasonUnauthenticated {
+	if err := ic.admit(&id, entrance, ic.rules[method], now.Add(time.Second)); secret.AsError(err).Reason != secret.ReasonUnauthenticated {
 		t.Errorf("afterwards: %v", err)
 	}
 }

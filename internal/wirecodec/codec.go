@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/encoding"
 	_ "google.golang.org/grpc/encoding/proto" // the codec that this one falls back on
 	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/proto"
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 )
@@ -34,14 +35,17 @@ type codec struct{ encoding.CodecV2 }
 func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 	m, ok := v.(*secretbrokerv1.ResolveResponse)
 	if !ok || m == nil {
-		return c.CodecV2.Marshal(v)
+		if a, ok := v.(*Answer); ok {
+			return c.marshalAnswer(a)
+		}
+		return c.marshalOther(v)
 	}
 	var few [8]entry
 	entries, size, plain := entriesOf(m, few[:0])
 	if !plain {
-		return c.CodecV2.Marshal(v)
+		return c.marshalOther(v)
 	}
-	if mem.IsBelowBufferPoolingThreshold(size) {
+	if mem.IsBelowBufferPoolingThreshold(size) || size > largeSize {
 		out := appendResponse(make([]byte, 0, size), m, entries)
 		if len(out) != size {
 			return nil, errChanged
@@ -57,6 +61,19 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 	}
 	*buf = out
 	return mem.BufferSlice{mem.NewBuffer(buf, pool)}, nil
+}
+
+// marshalOther leaves a message to protobuf, into a buffer of its size if it is
+// large.
+func (c codec) marshalOther(v any) (mem.BufferSlice, error) {
+	if m, ok := v.(proto.Message); ok && proto.Size(m) > largeSize {
+		out, err := marshalExactly(m)
+		if err != nil {
+			return nil, err
+		}
+		return mem.BufferSlice{mem.SliceBuffer(out)}, nil
+	}
+	return c.CodecV2.Marshal(v)
 }
 
 func (c codec) Unmarshal(data mem.BufferSlice, v any) error {

@@ -1,0 +1,305 @@
+package server
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+
+	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
+	"github.com/secretbroker/secretbroker/internal/admission"
+	"github.com/secretbroker/secretbroker/internal/resolve"
+)
+
+// TestIncompleteRequests hold no place that others need, are charged to who sends
+// them, and are cut off.
+func TestIncompleteRequests(t *testing.T) {
+	b, with := memoryOf(64<<20, patience{request: 300 * time.Millisecond, write: time.Minute, answer: time.Minute, call: time.Minute})
+	ts := startServer(t, with)
+	ts.SetCallLimits(admission.Limits{PerCaller: 200, Total: 4})
+	a := ts.attack(t, otherID, 1<<16)
+	ended := a.drain()
+	const n = 100
+	for range n {
+		id, err := a.begin()
+		if err == nil {
+			err = a.framer.WriteData(id, false, message(1<<20, make([]byte, 8)))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	account := b.Account(otherID)
+	defer account.Close()
+	eventually(t, "all are counted", func() bool { return account.Open.Load() == n })
+	if used := b.Stats().Used; used < n*streamBytes {
+		t.Errorf("%d bytes are charged", used)
+	}
+	conn := ts.dial(t, ts.ca.withURIs(string(granted)))
+	for range 20 {
+		if _, err := ask(t, conn, &secretbrokerv1.ResolveRequest{}); err != nil {
+			t.Errorf("another caller: %v", err)
+		}
+	}
+	<-ended
+	if got := ts.cutFor(t, "request_time"); got != 1 {
+		t.Errorf("%v connections were cut", got)
+	}
+	conn.Close()
+	settled(t, b)
+	if account.Open.Load() != 0 {
+		t.Errorf("%d calls are still open", account.Open.Load())
+	}
+}
+
+// TestALateRequestIsAnswered: one that comes in pieces has its place once it is
+// complete.
+func TestALateRequestIsAnswered(t *testing.T) {
+	b, with := memoryOf(64<<20, defaultPatience)
+	ts := startServer(t, with)
+	called := make(chan struct{}, 1)
+	ts.resolver.next = func(context.Context) (*resolve.Result, error) {
+		called <- struct{}{}
+		return &resolve.Result{}, nil
+	}
+	a := ts.attack(t, string(granted), 1<<16)
+	a.drain()
+	id, err := a.begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	msg := message(2, []byte{4 << 3, 1})
+	for i := range msg {
+		eventually(t, "the call is being worked on", func() bool { return b.Stats().Used >= streamBytes })
+		if err := a.framer.WriteData(id, i == len(msg)-1, msg[i:i+1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-called
+	a.conn.Close()
+	settled(t, b)
+}
+
+// TestRequestsTakeTheirShare: a caller that sends requests that do not end uses no
+// more than its share, and is cut off; others are not.
+func TestRequestsTakeTheirShare(t *testing.T) {
+	p := defaultPatience
+	p.memory, p.request = 100*time.Millisecond, time.Second
+	b, with := memoryOf(8<<20, p)
+	ts := startServer(t, with)
+	ctx, cancel := context.WithCancel(t.Context())
+	var most int64
+	var watching sync.WaitGroup
+	watching.Go(func() { most = watch(ctx, b) })
+	conn := ts.dial(t, ts.ca.withURIs(string(granted)))
+	a := ts.attack(t, otherID, 1<<16)
+	ended := a.drain()
+	var err error
+	for err == nil {
+		var id uint32
+		if id, err = a.begin(); err == nil {
+			first := message(1<<20, make([]byte, 16<<10-5))
+			for i := 0; i < 3 && err == nil; i++ {
+				err = a.framer.WriteData(id, false, first)
+			}
+		}
+	}
+	<-ended
+	cancel()
+	watching.Wait()
+	if most < 1<<20 || most > 8<<20/accountShareInTest+1<<17 {
+		t.Errorf("%d bytes were charged", most)
+	}
+	if got := ts.cutFor(t, "memory") + ts.cutFor(t, "request_time"); got != 1 {
+		t.Errorf("%v connections were cut", got)
+	}
+	if _, err := ask(t, conn, &secretbrokerv1.ResolveRequest{}); err != nil {
+		t.Errorf("another caller: %v", err)
+	}
+	conn.Close()
+	settled(t, b)
+}
+
+// TestReadingWaitsForMemory: a caller whose calls take all of its share is not read
+// from until some have ended; it is not cut off.
+func TestReadingWaitsForMemory(t *testing.T) {
+	const n, total = 100, 2 << 20 // of which each caller may have half
+	p := defaultPatience
+	p.memory = time.Minute
+	b, with := memoryOf(total, p)
+	ts := startServer(t, with)
+	ts.SetCallLimits(admission.Limits{PerCaller: 2 * n})
+	finish := make(chan struct{})
+	var served atomic.Int64
+	ts.resolver.next = func(context.Context) (*resolve.Result, error) {
+		<-finish
+		served.Add(1)
+		return &resolve.Result{}, nil
+	}
+	a := ts.attack(t, string(granted), 1<<16)
+	a.drain()
+	sent := make(chan error, 1)
+	go func() {
+		for range n {
+			if _, err := a.call(&secretbrokerv1.ResolveRequest{Connector: strings.Repeat("x", 12<<10)}); err != nil {
+				sent <- err
+				return
+			}
+		}
+		sent <- nil
+	}()
+	account := b.Account(string(granted))
+	defer account.Close()
+	eventually(t, "the caller's share is used up", func() bool { return b.Stats().Used > total/accountShareInTest })
+	if open := account.Open.Load(); open > n-10 {
+		t.Errorf("%d of %d calls have been read", open, n)
+	}
+	close(finish)
+	if err := <-sent; err != nil {
+		t.Error(err)
+	}
+	eventually(t, "all calls are answered", func() bool {
+		return served.Load()+int64(ts.overLimit(t, admission.Memory)) == n && account.Open.Load() == 0
+	})
+	if got := served.Load(); got < n/4 {
+		t.Errorf("%d of %d were served", got, n)
+	}
+	if cut := ts.cutFor(t, "memory"); cut != 0 {
+		t.Errorf("%v connections were cut", cut)
+	}
+	a.conn.Close()
+	settled(t, b)
+}
+
+// TestWaitingRequestsAreRefused where they would use up their caller's share, so that
+// it is still read from.
+func TestWaitingRequestsAreRefused(t *testing.T) {
+	const n, total = 200, 2 << 20
+	b, with := memoryOf(total, defaultPatience)
+	ts := startServer(t, with)
+	ts.SetCallLimits(admission.Limits{PerCaller: 2 * n})
+	a := ts.attack(t, string(granted), 1<<16)
+	a.drain()
+	var ids []uint32
+	for range n {
+		id, err := a.begin()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, id)
+	}
+	eventually(t, "some are refused", func() bool { return ts.overLimit(t, admission.Memory) > 0 })
+	for _, id := range ids {
+		if err := a.framer.WriteData(id, true, message(0, nil)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	account := b.Account(string(granted))
+	defer account.Close()
+	eventually(t, "all have ended", func() bool { return account.Open.Load() == 0 })
+	if cut := ts.cutFor(t, "memory"); cut != 0 {
+		t.Errorf("%v connections were cut", cut)
+	}
+	a.conn.Close()
+	settled(t, b)
+}
+
+// TestRapidResets: a caller that resets calls as soon as it has begun them is cut
+// off; one that gives calls up later is not.
+func TestRapidResets(t *testing.T) {
+	b, with := memoryOf(256<<20, defaultPatience)
+	ts := startServer(t, with)
+	a := ts.attack(t, otherID, 1<<16)
+	ended := a.drain()
+	begun := 0
+	for ; begun < 100_000; begun++ {
+		id, err := a.begin()
+		if err == nil {
+			err = a.framer.WriteRSTStream(id, http2.ErrCodeCancel)
+		}
+		if err != nil {
+			break
+		}
+	}
+	<-ended
+	if got := ts.cutFor(t, "resets"); got != 1 {
+		t.Errorf("%v connections were cut after %d resets", got, begun)
+	}
+	// The next connection of that principal has no more of them.
+	a = ts.attack(t, otherID, 1<<16)
+	ended = a.drain()
+	for range 1000 {
+		id, err := a.begin()
+		if err == nil {
+			err = a.framer.WriteRSTStream(id, http2.ErrCodeCancel)
+		}
+		if err != nil {
+			break
+		}
+	}
+	<-ended
+
+	ts.resolver.next = func(ctx context.Context) (*resolve.Result, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	conn := ts.dial(t, ts.ca.withURIs(string(granted)))
+	var callers sync.WaitGroup
+	for range 8 {
+		callers.Go(func() {
+			for range 5 {
+				ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+				_, _ = secretbrokerv1.NewResolverServiceClient(conn).Resolve(ctx, &secretbrokerv1.ResolveRequest{})
+				cancel()
+			}
+		})
+	}
+	callers.Wait()
+	if got := ts.cutFor(t, "resets"); got != 2 {
+		t.Errorf("%v connections were cut", got)
+	}
+	conn.Close()
+	settled(t, b)
+}
+
+// TestTheQuietCallerGetsIn past eight that have as many calls as they may.
+func TestTheQuietCallerGetsIn(t *testing.T) {
+	b, with := memoryOf(512<<20, defaultPatience)
+	ts := startServer(t, with)
+	ts.SetCallLimits(admission.Limits{PerCaller: 64, Total: 512})
+	finish := make(chan struct{})
+	ts.resolver.next = func(ctx context.Context) (*resolve.Result, error) {
+		if callOf(ctx).who.Principal != granted {
+			<-finish
+		}
+		return &resolve.Result{}, nil
+	}
+	var all []*attacker
+	for i := range 8 {
+		a := ts.attack(t, otherID+string(rune('0'+i)), 1<<16)
+		a.drain()
+		all = append(all, a)
+		for range 64 {
+			if _, err := a.call(&secretbrokerv1.ResolveRequest{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	eventually(t, "the broker is full", func() bool { return ts.overLimit(t, admission.Total) > 0 })
+	conn := ts.dial(t, ts.ca.withURIs(string(granted)))
+	for range 20 {
+		if _, err := ask(t, conn, &secretbrokerv1.ResolveRequest{}); err != nil {
+			t.Errorf("the quiet caller: %v", err)
+		}
+	}
+	close(finish)
+	for _, a := range all {
+		a.conn.Close()
+	}
+	conn.Close()
+	settled(t, b)
+}

@@ -1,0 +1,135 @@
+package server
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
+	"github.com/secretbroker/secretbroker/internal/admission"
+	"github.com/secretbroker/secretbroker/internal/resolve"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// gate is an admission.Gate and the counters of what it refuses.
+type gate struct {
+	*admission.Gate
+	over map[admission.Limit]prometheus.Counter
+}
+
+// gateOf returns the gate before the unary methods of a service.
+func (ic *interceptor) gateOf(service string) *gate {
+	switch service {
+	case secretbrokerv1.IntegrationService_ServiceDesc.ServiceName, secretbrokerv1.PolicyService_ServiceDesc.ServiceName:
+		return ic.management
+	default:
+		return ic.calls
+	}
+}
+
+// identityOf says who calls.
+func identityOf(ctx context.Context, id *peerIdentity) (resolve.Caller, error) {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return resolve.Caller{}, secret.Errorf(secret.ReasonUnauthenticated, "the connection has no peer")
+	}
+	if *id, ok = p.AuthInfo.(peerIdentity); !ok {
+		return resolve.Caller{}, secret.Errorf(secret.ReasonUnauthenticated, "the connection is not mutual TLS")
+	}
+	who := resolve.Caller{Principal: id.principal, CertificateSerial: id.serial, PeerAddress: id.address}
+	if id.conn != nil {
+		who.Outlet = id.conn
+	}
+	return who, nil
+}
+
+// admit lets a call in, or says why not: within the limits, before anything else is
+// done for it, and a method that anyone like that may call. A call that is let in has
+// to leave the gate.
+func (ic *interceptor) admit(id *peerIdentity, at *gate, required rule, now time.Time) error {
+	// Peers without an identity count as one caller.
+	if over := at.Enter(string(id.principal), ic.openCalls(id, at), now); over != nil {
+		at.over[over.Limit].Inc()
+		return overLimit(over)
+	}
+	if err := ic.mayCall(id, required, now); err != nil {
+		at.Leave(string(id.principal))
+		return err
+	}
+	return nil
+}
+
+// look says why admit would refuse a call, nil if it would not.
+func (ic *interceptor) look(id *peerIdentity, at *gate, required rule, now time.Time) error {
+	if over := at.Look(string(id.principal), ic.openCalls(id, at), now); over != nil {
+		at.over[over.Limit].Inc()
+		return overLimit(over)
+	}
+	if id.conn != nil && !id.conn.traffic.hasRoom() {
+		at.over[admission.Memory].Inc()
+		return overLimit(&admission.Refusal{Limit: admission.Memory})
+	}
+	return ic.mayCall(id, required, now)
+}
+
+// openCalls is how many calls of the principal are open, with those whose requests
+// are not complete and whose answers have not been taken; streams are none. Calls that
+// are counted apart go by how many have entered.
+func (ic *interceptor) openCalls(id *peerIdentity, at *gate) int {
+	if id.conn == nil || at != ic.calls {
+		return 0
+	}
+	return int(id.conn.traffic.account.Open.Load())
+}
+
+// mayCall returns nil if anyone like id may call a method of that rule, as far as that can be
+// told without the request.
+func (ic *interceptor) mayCall(id *peerIdentity, required rule, now time.Time) error {
+	switch {
+	case required == refused:
+		return errNoSuchMethod
+	case id.excess:
+		return secret.Errorf(secret.ReasonOverloaded, "this caller has too many connections open; use fewer, every one carries many calls")
+	case now.After(id.notAfter):
+		return secret.Errorf(secret.ReasonUnauthenticated, "the client certificate has expired since the connection was made; renew it and connect anew")
+	case required == anyPeer:
+		return nil
+	case id.principal == "":
+		return secret.Errorf(secret.ReasonUnauthenticated, "%s", id.problem)
+	default: // identified; of an auditor the request tells more, see forAuditors
+		return nil
+	}
+}
+
+// integrationOf is the integration that a request names, "" if it names none.
+func integrationOf(req any) string {
+	if named, ok := req.(interface{ GetIntegrationId() string }); ok {
+		return named.GetIntegrationId()
+	}
+	return ""
+}
+
+// errNoSuchMethod is the answer to methods without a rule, served or not. Tools
+// rely on the code to try another version of reflection.
+var errNoSuchMethod = status.Error(codes.Unimplemented, "no such method; the broker serves secretbroker.v1.ResolverService")
+
+// errCallOver is the answer to a call that its caller has given up.
+var errCallOver = status.Error(codes.Canceled, "the caller has given the call up")
+
+// overLimit is what a caller is told of a limit.
+func overLimit(over *admission.Refusal) error {
+	text := "the broker has too many calls under way; wait, or ask another broker"
+	switch over.Limit {
+	case admission.PerSecond:
+		text = "this caller makes more calls per second than one caller may; wait, and look for a runtime that asks in a loop"
+	case admission.PerCaller:
+		text = "this caller has too many calls under way; wait until some are answered"
+	case admission.Memory:
+		text = "this caller's requests take more of the broker's memory than one caller's may, or than is left; send fewer at the same time"
+	}
+	return &secret.Error{Reason: secret.ReasonOverloaded, Message: text, RetryAfter: over.RetryAfter}
+}

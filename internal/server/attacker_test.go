@@ -1,0 +1,133 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+	"google.golang.org/protobuf/proto"
+
+	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
+	"github.com/secretbroker/secretbroker/internal/budget"
+)
+
+const otherID = "spiffe://example.org/connect/attacker"
+
+// attacker speaks HTTP/2 by hand.
+type attacker struct {
+	t      *testing.T
+	conn   net.Conn
+	framer *http2.Framer
+	header bytes.Buffer
+	hpack  *hpack.Encoder
+	stream uint32
+}
+
+// attack connects as who, with an initial window for answers.
+func (ts *testServer) attack(t *testing.T, who string, window uint32) *attacker {
+	t.Helper()
+	conn, err := tls.Dial("tcp", ts.addr, &tls.Config{RootCAs: ts.ca.pool(), Certificates: []tls.Certificate{*ts.ca.withURIs(who)}, NextProtos: []string{"h2"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	a := &attacker{t: t, conn: conn, framer: http2.NewFramer(conn, conn)}
+	a.hpack = hpack.NewEncoder(&a.header)
+	if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: window}); err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// begin sends the headers of a Resolve. The error is the connection's.
+func (a *attacker) begin() (uint32, error) {
+	if a.stream == 0 {
+		a.stream = 1
+	} else {
+		a.stream += 2
+	}
+	a.header.Reset()
+	for _, h := range [][2]string{
+		{":method", "POST"}, {":scheme", "https"}, {":path", "/secretbroker.v1.ResolverService/Resolve"}, {":authority", "x"},
+		{"content-type", "application/grpc"}, {"te", "trailers"},
+	} {
+		_ = a.hpack.WriteField(hpack.HeaderField{Name: h[0], Value: h[1]})
+	}
+	return a.stream, a.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: a.stream, BlockFragment: a.header.Bytes(), EndHeaders: true})
+}
+
+// message is a gRPC message whose prefix says so many bytes, with the first of them.
+func message(length int, data []byte) []byte {
+	return append(binary.BigEndian.AppendUint32([]byte{0}, uint32(length)), data...)
+}
+
+// call sends a whole Resolve.
+func (a *attacker) call(req *secretbrokerv1.ResolveRequest) (uint32, error) {
+	id, err := a.begin()
+	if err != nil {
+		return 0, err
+	}
+	data, err := proto.Marshal(req)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return id, a.framer.WriteData(id, true, message(len(data), data))
+}
+
+// drain reads whatever the server sends until the connection ends.
+func (a *attacker) drain() chan struct{} {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_, _ = io.Copy(io.Discard, a.conn)
+	}()
+	return ended
+}
+
+func memoryOf(total int64, p patience) (*budget.Budget, func(*Config)) {
+	b := budget.New(total)
+	return b, func(c *Config) { c.Memory, c.patience = b, p }
+}
+
+// watch returns the most that was charged until ctx ended.
+func watch(ctx context.Context, b *budget.Budget) (most int64) {
+	for ctx.Err() == nil {
+		most = max(most, b.Stats().Used)
+		<-time.After(time.Millisecond)
+	}
+	return most
+}
+
+// settled waits until nothing is charged but what open connections are.
+func settled(t *testing.T, b *budget.Budget) {
+	t.Helper()
+	eventually(t, "everything is released", func() bool { return b.Stats().Used == 0 })
+}
+
+// cutFor returns how many connections were cut for reaching a bound.
+func (ts *testServer) cutFor(t *testing.T, bound string) float64 {
+	t.Helper()
+	families, err := ts.metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == "secretbroker_connections_cut_total" && m.GetLabel()[0].GetValue() == bound {
+				return m.GetCounter().GetValue()
+			}
+		}
+	}
+	t.Fatalf("%s is not counted", bound)
+	return 0
+}
