@@ -111,7 +111,7 @@ func TestRequestsTakeTheirShare(t *testing.T) {
 	<-ended
 	cancel()
 	watching.Wait()
-	if most < 1<<20 || most > 8<<20/accountShareInTest+1<<17 {
+	if most < 1<<20 || most > 8<<20/accountShareInTest+1<<20 {
 		t.Errorf("%d bytes were charged", most)
 	}
 	if got := ts.cutFor(t, "memory") + ts.cutFor(t, "request_time"); got != 1 {
