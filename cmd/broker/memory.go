@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"log/slog"
 	"math"
 	"runtime/debug"
@@ -53,6 +54,23 @@ func newBudgets(cfg *config.Config) budgets {
 		total = min(total, max(leastBudget, (limit-baseMemory-int64(cfg.Cache.MaxBytes))/4*3))
 	}
 	return budgets{calls: budget.New(total / 3 * 2), reads: budget.New(total / 3)}
+}
+
+// readBytes is what one read of a store takes: a secret of 64 KiB, as it comes in, as
+// the SDK decodes it, and as it is kept.
+const readBytes = 256 << 10
+
+// reserveRead is provider.SetConfig's.
+func (b budgets) reserveRead(ctx context.Context, caller string) (release func(), err error) {
+	account := b.reads.Account(caller)
+	if err := account.Wait(ctx, readBytes); err != nil {
+		account.Close()
+		return nil, err
+	}
+	return func() {
+		account.Release(readBytes)
+		account.Close()
+	}, nil
 }
 
 // sizeOf writes a number of bytes, such as 64 MiB.

@@ -162,6 +162,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		},
 		Keeps:   vaultkv.Keeps,
 		Observe: observeRead(m),
+		Reserve: memory.reserveRead,
 		Logger:  log,
 	})
 	defer closing(&err, stores.Close)

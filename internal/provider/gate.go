@@ -262,7 +262,7 @@ func (g *gate) end(ctx context.Context, t turn, err error) {
 		g.pace.throttled(now, t.began, secret.AsError(err).RetryAfter)
 		t.done(nil) // alive
 		g.review(now)
-	case reason == secret.ReasonInternal, ctx.Err() != nil && (errors.Is(ctx.Err(), context.Canceled) || took < patience):
+	case reason == secret.ReasonInternal, errors.Is(err, errNoVerdict), ctx.Err() != nil && (errors.Is(ctx.Err(), context.Canceled) || took < patience):
 		t.done(errNoVerdict)
 	case reason == secret.ReasonStoreUnavailable && !errors.Is(err, ErrAnswered):
 		t.done(err)

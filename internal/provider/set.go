@@ -3,6 +3,7 @@ package provider
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -30,6 +31,10 @@ type SetConfig struct {
 	// Keeps, if not nil, picks the integrations whose credential is lost for good when
 	// nobody renews it: their Providers are opened by Keep, and are Keepers.
 	Keeps func(in *registry.Integration) bool
+	// Reserve, if not nil, is asked for the memory of each read when its turn has
+	// come, in the name of its caller, and may wait until ctx ends. What it returns is
+	// called when the read is over.
+	Reserve func(ctx context.Context, caller string) (release func(), err error)
 	// Logger is told when a store is taken for dead and when it answers again.
 	// Nil discards.
 	Logger *slog.Logger
@@ -106,6 +111,11 @@ func (s *Set) Fetch(ctx context.Context, in *registry.Integration, ref secret.Re
 	}
 	var sec *secret.Secret
 	err = g.do(ctx, account, func() (err error) {
+		release, err := s.reserve(ctx, account.caller)
+		if err != nil {
+			return err
+		}
+		defer release()
 		start := time.Now()
 		sec, err = p.Fetch(ctx, ref)
 		s.cfg.Observe(ctx, in.Kind, err, time.Since(start))
@@ -115,6 +125,19 @@ func (s *Set) Fetch(ctx context.Context, in *registry.Integration, ref secret.Re
 		return nil, err
 	}
 	return sec, nil
+}
+
+// reserve takes the memory of a read.
+func (s *Set) reserve(ctx context.Context, caller string) (release func(), err error) {
+	if s.cfg.Reserve == nil {
+		return func() {}, nil
+	}
+	release, err = s.cfg.Reserve(ctx, caller)
+	if err != nil {
+		return nil, secret.Errorf(secret.ReasonOverloaded, "the broker has no memory for another read of a store; wait, or ask another broker").
+			WithCause(fmt.Errorf("%w: %w", errNoVerdict, err))
+	}
+	return release, nil
 }
 
 // Supersede makes revision the current one of an integration that is new or has
