@@ -40,22 +40,25 @@ func auditConfig(cfg config.Audit, log *slog.Logger) (audit.Config, error) {
 		c.Key = key
 	}
 	for i, to := range cfg.Copies {
-		syslog, err := auditCopy(to, log)
+		syslog, err := auditCopy(to, fmt.Sprintf("audit.copies[%d]", i), log)
 		if err != nil {
-			return audit.Config{}, fmt.Errorf("audit.copies[%d]: %w", i, err)
+			return audit.Config{}, err
 		}
 		c.Copies = append(c.Copies, audit.Copy{Syslog: syslog, Required: to.Required})
 	}
 	return c, nil
 }
 
-// auditCopy reads the TLS files of a copy.
-func auditCopy(cfg config.AuditCopy, log *slog.Logger) (audit.Syslog, error) {
+// auditCopy reads the TLS files of a copy, whose settings are in section.
+func auditCopy(cfg config.AuditCopy, section string, log *slog.Logger) (audit.Syslog, error) {
 	s, err := audit.ParseSyslog(cfg.Syslog)
-	if err != nil || s.TLS == nil {
-		return s, err
+	if err != nil {
+		return s, fmt.Errorf("%s: %w", section, err)
 	}
-	s.Current, err = outgoingTLS(clienttls.Config{CAFile: cfg.CAFile, CertFile: cfg.CertFile, KeyFile: cfg.KeyFile}, s.String(), log)
+	if s.TLS == nil {
+		return s, nil
+	}
+	s.Current, err = outgoingTLS(clienttls.Config{Section: section, CAFile: cfg.CAFile, CertFile: cfg.CertFile, KeyFile: cfg.KeyFile}, s.String(), log)
 	return s, err
 }
 

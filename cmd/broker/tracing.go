@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"fmt"
 	"log/slog"
 	"os"
 	"time"
@@ -52,9 +51,9 @@ func tracingConfig(cfg config.Tracing, log *slog.Logger) (otlp.Config, error) {
 	}
 	to.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
 	var err error
-	to.Current, err = outgoingTLS(clienttls.Config{CAFile: cfg.CAFile, CertFile: cfg.CertFile, KeyFile: cfg.KeyFile}, cfg.Endpoint, log)
+	to.Current, err = outgoingTLS(clienttls.Config{Section: "tracing", CAFile: cfg.CAFile, CertFile: cfg.CertFile, KeyFile: cfg.KeyFile}, cfg.Endpoint, log)
 	if err != nil {
-		return otlp.Config{}, fmt.Errorf("tracing: %w", err)
+		return otlp.Config{}, err
 	}
 	return to, nil
 }

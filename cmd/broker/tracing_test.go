@@ -170,7 +170,7 @@ func TestTracesOverTLS(t *testing.T) {
 			return errors.Join(files(env), edit(env.ConfigFile, change[0], change[1]))
 		})
 		var coded *exitError
-		if !errors.As(err, &coded) || coded.Code != exitUsage || !strings.Contains(err.Error(), "tracing: ") {
+		if !errors.As(err, &coded) || coded.Code != exitUsage || !strings.Contains(err.Error(), "tracing.") {
 			t.Errorf("with %s the broker starts: %v", change[1], err)
 		}
 	}

@@ -25,6 +25,9 @@ type Config struct {
 	// CertFile is the certificate chain, the leaf first, and KeyFile the leaf's key; empty
 	// for none.
 	CertFile, KeyFile string
+	// Section, if not empty, is the section of a configuration file in which errors name
+	// the settings, such as "tracing" for tracing.ca_file.
+	Section string
 	// ReadKey, if not nil, reads KeyFile in place of os.ReadFile.
 	ReadKey func(path string) ([]byte, error)
 	// Changed, if not nil, is told what is wrong with the files when that has changed;
@@ -98,7 +101,7 @@ func (f *Files) read() error {
 	var caErr, certErr error
 	if f.cfg.CAFile != "" {
 		var roots *x509.CertPool
-		if roots, caErr = readRoots(f.cfg.CAFile); caErr == nil {
+		if roots, caErr = f.readRoots(); caErr == nil {
 			f.roots = roots
 		}
 	}
@@ -113,35 +116,43 @@ func (f *Files) read() error {
 
 // readRoots is strict where x509.CertPool.AppendCertsFromPEM is not: a file that
 // is still being written is an error, not a shorter list.
-func readRoots(path string) (*x509.CertPool, error) {
-	b, err := os.ReadFile(path)
+func (f *Files) readRoots() (*x509.CertPool, error) {
+	b, err := os.ReadFile(f.cfg.CAFile)
 	if err != nil {
-		return nil, fmt.Errorf("CA file: %w", err)
+		return nil, fmt.Errorf("%s: %w", f.cfg.named("CA file", "ca_file"), err)
 	}
 	roots, err := certfile.Pool(b)
 	if err != nil {
-		return nil, fmt.Errorf("CA file %s: %w", path, err)
+		return nil, fmt.Errorf("%s %s: %w", f.cfg.named("CA file", "ca_file:"), f.cfg.CAFile, err)
 	}
 	return roots, nil
+}
+
+// named is how errors call a file: by its setting, if there is a Section.
+func (c *Config) named(plain, setting string) string {
+	if c.Section == "" {
+		return plain
+	}
+	return c.Section + "." + setting
 }
 
 // readKeyPair returns errors that quote nothing of the files.
 func (f *Files) readKeyPair() (*tls.Certificate, error) {
 	certPEM, err := os.ReadFile(f.cfg.CertFile)
 	if err != nil {
-		return nil, fmt.Errorf("certificate file: %w", err)
+		return nil, fmt.Errorf("%s: %w", f.cfg.named("certificate file", "cert_file"), err)
 	}
 	keyPEM, err := f.cfg.ReadKey(f.cfg.KeyFile)
 	if err != nil {
-		return nil, fmt.Errorf("key file: %w", err)
+		return nil, fmt.Errorf("%s: %w", f.cfg.named("key file", "key_file"), err)
 	}
 	defer clear(keyPEM)
 	if !certfile.Complete(certPEM) {
-		return nil, fmt.Errorf("certificate file %s: a certificate in it is cut off or damaged", f.cfg.CertFile)
+		return nil, fmt.Errorf("%s %s: a certificate in it is cut off or damaged", f.cfg.named("certificate file", "cert_file:"), f.cfg.CertFile)
 	}
 	cert, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {
-		return nil, fmt.Errorf("certificate file %s with key file %s: %w", f.cfg.CertFile, f.cfg.KeyFile, err)
+		return nil, fmt.Errorf("%s %s with key file %s: %w", f.cfg.named("certificate file", "cert_file:"), f.cfg.CertFile, f.cfg.KeyFile, err)
 	}
 	return &cert, nil
 }

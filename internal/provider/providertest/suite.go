@@ -176,4 +176,4 @@ func (s *suite) clean(where, text string) {
 
 // impatient makes the integration wait no longer than it must, so that cases of
 // silence end soon.
-func (s *suite) impatient() { s.Integration.Limits.Timeout = time.Second }
+func (s *suite) impatient() { s.Integration.Limits.Timeout = 3 * time.Second }
