@@ -102,6 +102,9 @@ func (r *Resolver) read(ctx context.Context, who Caller, in *registry.Integratio
 // what they select of it, or the error. It releases the secret.
 func (r *Resolver) take(memory Memory, items []item, i int, got cache.Result, err error) {
 	defer got.Secret.Release() // the items get copies; nil has nothing to release
+	if n := wholeBytes(items, i, got); err == nil && n > 0 && memory != nil && !memory.Reserve(n) {
+		err = errNoMemory // before anything is copied
+	}
 	for {
 		it := &items[i]
 		switch {
@@ -111,7 +114,7 @@ func (r *Resolver) take(memory Memory, items []item, i int, got cache.Result, er
 		default:
 			it.got = got
 			value, err := r.value(got.Secret, it.ref)
-			if err == nil && memory != nil && !memory.Reserve(value.Len()) {
+			if err == nil && it.ref.Key != "" && memory != nil && !memory.Reserve(value.Len()) {
 				value.Wipe()
 				value, err = secret.Value{}, errNoMemory
 			}
@@ -122,6 +125,23 @@ func (r *Resolver) take(memory Memory, items []item, i int, got cache.Result, er
 		}
 		if i = it.next; i == 0 {
 			return
+		}
+	}
+}
+
+// wholeBytes is how many bytes the i-th item and the allowed ones after it copy that
+// ask for the whole secret. How large those are that ask for a JSON key shows only
+// when they have been selected.
+func wholeBytes(items []item, i int, got cache.Result) (n int) {
+	if got.Secret == nil {
+		return 0
+	}
+	for {
+		if it := &items[i]; it.err == nil && it.ref.Key == "" {
+			n += got.Secret.Size()
+		}
+		if i = items[i].next; i == 0 {
+			return n
 		}
 	}
 }

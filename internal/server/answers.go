@@ -56,6 +56,7 @@ type callMemory struct {
 	account  *budget.Account // nil charges nobody
 	values   atomic.Int64
 	reserved atomic.Int64
+	refused  atomic.Bool // then the rest of the call is as well
 }
 
 // work notes that a call is worked on.
@@ -88,11 +89,15 @@ const (
 
 // Reserve is resolve.Memory's.
 func (m *callMemory) Reserve(n int) bool {
+	if m.refused.Load() {
+		return false
+	}
 	need := valueCopies * int64(n)
 	if m.values.Add(need) <= freeValues || m.account == nil {
 		return true
 	}
 	if !m.account.Reserve(need) {
+		m.refused.Store(true)
 		return false
 	}
 	m.reserved.Add(need)
