@@ -168,16 +168,31 @@ func (g *Gate) mayEnter(name string, open int, now time.Time) (*caller, *Refusal
 	if c == nil {
 		return nil, &Refusal{Limit: Callers}
 	}
-	quiet := g.quiet(max(c.calls, open-1))
+	under := max(c.calls, open-1)
+	quiet := g.quiet(under)
 	switch {
 	case !quiet && g.total >= g.limits.Total-g.limits.Total/reservedShare:
 		return nil, &Refusal{Limit: Total}
-	case g.total >= g.allowed && !(quiet && g.total < g.allowed+g.allowed/reservedShare):
+	case g.total >= g.allowedFor(under, quiet):
 		return nil, &Refusal{Limit: CPU}
 	case c.calls >= g.limits.PerCaller, open > g.limits.PerCaller:
 		return nil, &Refusal{Limit: PerCaller}
 	}
 	return c, nil
+}
+
+// allowedFor is how many calls may be under way for a call to be let in of a caller
+// that has so many. While the CPUs are overloaded, a caller's only call has a reserve
+// as large as all that others may have.
+func (g *Gate) allowedFor(under int, quiet bool) int {
+	switch {
+	case under == 0:
+		return 2 * g.allowed
+	case quiet:
+		return g.allowed + g.allowed/reservedShare
+	default:
+		return g.allowed
+	}
 }
 
 // quiet reports whether a caller with so many calls has so few that it may use the

@@ -300,6 +300,12 @@ func TestReserve(t *testing.T) {
 	g.allowed = g.total // the CPUs are overloaded as well
 	enter(t, g, "third", start, "")
 	enter(t, g, "many0", start, Total)
+	g.allowed = g.total - g.total/reservedShare
+	enter(t, g, "another", start, CPU) // has one already
+	enter(t, g, "fifth", start, "")
+	g.allowed = g.total / 2
+	enter(t, g, "sixth", start, CPU)
+	g.allowed = g.limits.Total
 	g.Leave("many0")
 	if r := g.Look("many0", 0, start); r == nil || r.Limit != Total {
 		t.Errorf("a look says %v", r)
