@@ -11,7 +11,7 @@ import (
 )
 
 // TestReserve: each read has its memory while it runs, and none is left afterwards;
-// a read without memory is refused, and says nothing about its store.
+// a read without memory is refused, and the store is not asked.
 func TestReserve(t *testing.T) {
 	var held, asked int
 	var refuse, failed error

@@ -149,3 +149,29 @@ func TestTooLargeAnswersAreRefused(t *testing.T) {
 	conn.Close()
 	settled(t, b)
 }
+
+// TestAnswerIsReleasedOnce, by gRPC or with its connection.
+func TestAnswerIsReleasedOnce(t *testing.T) {
+	b := budget.New(1 << 20)
+	tr := &traffic{account: b.Account("a")}
+	used := func(want int64) {
+		t.Helper()
+		if got := b.Stats().Used; got != want {
+			t.Errorf("%d bytes are charged, want %d", got, want)
+		}
+	}
+	tr.account.Charge(300)
+	sent, cut := tr.queue(100), tr.queue(200)
+	sent.Encoded(40)
+	used(240)
+	sent.Encoded(50) // it does not grow
+	used(240)
+	sent.Gone()
+	used(200)
+	sent.Gone()
+	used(200)
+	tr.close()
+	used(0)
+	cut.Gone()
+	used(0)
+}
