@@ -88,7 +88,7 @@ func TestFlood(t *testing.T) {
 					conn.Close()
 					select { // a flood of half-open connections, not of processor time
 					case <-ctx.Done():
-					case <-time.After(time.Second):
+					case <-time.After(3 * time.Second):
 					}
 				}
 			})

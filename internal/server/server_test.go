@@ -188,7 +188,7 @@ func (ts *testServer) dialWith(t *testing.T, creds credentials.TransportCredenti
 
 func ask(t *testing.T, conn *grpc.ClientConn, req *secretbrokerv1.ResolveRequest) (*secretbrokerv1.ResolveResponse, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	return secretbrokerv1.NewResolverServiceClient(conn).Resolve(ctx, req)
 }
