@@ -231,6 +231,11 @@ func (c *Client) Resolve(ctx context.Context, req Request) (*Response, error) {
 // Config.Timeout, Config.MaxAttempts and what the broker asks for allow. in is
 // not changed. The error is an *Error.
 func call[In, Out any](ctx context.Context, c *Client, rpc func(context.Context, *In, ...grpc.CallOption) (*Out, error), in *In) (*Out, error) {
+	return callWhile(ctx, c, rpc, in, (*Error).retryable)
+}
+
+// callWhile is call for which again says what failures it is tried again after.
+func callWhile[In, Out any](ctx context.Context, c *Client, rpc func(context.Context, *In, ...grpc.CallOption) (*Out, error), in *In, again func(*Error) bool) (*Out, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	ctx = c.balanced(ctx, in)
@@ -243,7 +248,7 @@ func call[In, Out any](ctx context.Context, c *Client, rpc func(context.Context,
 		if e.ended() {
 			e.cause = ctx.Err()
 		}
-		if attempt >= c.maxAttempts || !e.retryable() {
+		if attempt >= c.maxAttempts || !again(e) {
 			return nil, e
 		}
 		d, ok := retryDelay(ctx, attempt, e.RetryAfter)

@@ -140,7 +140,7 @@ func (c *Client) CreateIntegration(ctx context.Context, in *Integration, o Write
 	if err != nil {
 		return nil, err
 	}
-	out, err := callOnce(ctx, c, c.integrations().CreateIntegration, &secretbrokerv1.CreateIntegrationRequest{Integration: m, ValidateOnly: o.ValidateOnly})
+	out, err := callChange(ctx, c, c.integrations().CreateIntegration, &secretbrokerv1.CreateIntegrationRequest{Integration: m, ValidateOnly: o.ValidateOnly})
 	if err != nil {
 		return nil, err
 	}
@@ -183,7 +183,7 @@ func (c *Client) UpdateIntegration(ctx context.Context, in *Integration, mask []
 	if err != nil {
 		return nil, nil, err
 	}
-	out, err := callOnce(ctx, c, c.integrations().UpdateIntegration, &secretbrokerv1.UpdateIntegrationRequest{
+	out, err := callChange(ctx, c, c.integrations().UpdateIntegration, &secretbrokerv1.UpdateIntegrationRequest{
 		Integration: m, UpdateMask: &fieldmaskpb.FieldMask{Paths: mask}, ValidateOnly: o.ValidateOnly, Force: o.Force,
 	})
 	if err != nil {
@@ -194,7 +194,7 @@ func (c *Client) UpdateIntegration(ctx context.Context, in *Integration, mask []
 
 // DeleteIntegration deletes an integration. It fails if the integration was used recently.
 func (c *Client) DeleteIntegration(ctx context.Context, id string, o WriteOptions) error {
-	_, err := callOnce(ctx, c, c.integrations().DeleteIntegration, &secretbrokerv1.DeleteIntegrationRequest{
+	_, err := callChange(ctx, c, c.integrations().DeleteIntegration, &secretbrokerv1.DeleteIntegrationRequest{
 		IntegrationId: id, Etag: o.ETag, ValidateOnly: o.ValidateOnly, Force: o.Force,
 	})
 	return err
@@ -216,7 +216,7 @@ func (c *Client) ValidateIntegration(ctx context.Context, id string) ([]Validati
 
 // GrantUse adds a grant to an integration, unless it has it already.
 func (c *Client) GrantUse(ctx context.Context, id string, g Grant, o WriteOptions) (*Integration, error) {
-	out, err := callOnce(ctx, c, c.integrations().GrantUse, &secretbrokerv1.GrantUseRequest{IntegrationId: id, Grant: g.message(), Etag: o.ETag, ValidateOnly: o.ValidateOnly})
+	out, err := callChange(ctx, c, c.integrations().GrantUse, &secretbrokerv1.GrantUseRequest{IntegrationId: id, Grant: g.message(), Etag: o.ETag, ValidateOnly: o.ValidateOnly})
 	if err != nil {
 		return nil, err
 	}
@@ -225,7 +225,7 @@ func (c *Client) GrantUse(ctx context.Context, id string, g Grant, o WriteOption
 
 // RevokeUse takes a grant away, the one that says the same.
 func (c *Client) RevokeUse(ctx context.Context, id string, g Grant, o WriteOptions) (*Integration, error) {
-	out, err := callOnce(ctx, c, c.integrations().RevokeUse, &secretbrokerv1.RevokeUseRequest{IntegrationId: id, Grant: g.message(), Etag: o.ETag, ValidateOnly: o.ValidateOnly})
+	out, err := callChange(ctx, c, c.integrations().RevokeUse, &secretbrokerv1.RevokeUseRequest{IntegrationId: id, Grant: g.message(), Etag: o.ETag, ValidateOnly: o.ValidateOnly})
 	if err != nil {
 		return nil, err
 	}
@@ -346,10 +346,9 @@ func durationOf(d time.Duration) *durationpb.Duration {
 	return durationpb.New(d)
 }
 
-// callOnce is call without a second attempt: the client cannot tell whether a change
-// whose answer was lost has been made.
-func callOnce[In, Out any](ctx context.Context, c *Client, rpc func(context.Context, *In, ...grpc.CallOption) (*Out, error), in *In) (*Out, error) {
-	once := *c
-	once.maxAttempts = 1
-	return call(ctx, &once, rpc, in)
+// callChange is call for a change: it is tried again only if the broker says that it
+// has too much to do, since it says that before it begins a change. After any other
+// failure the client cannot tell whether the change has been made.
+func callChange[In, Out any](ctx context.Context, c *Client, rpc func(context.Context, *In, ...grpc.CallOption) (*Out, error), in *In) (*Out, error) {
+	return callWhile(ctx, c, rpc, in, func(e *Error) bool { return e.Reason == ReasonOverloaded && e.retryable() })
 }

@@ -168,7 +168,8 @@ func TestIntegrationCalls(t *testing.T) {
 	}
 }
 
-// TestChangesAreMadeOnce: a question is asked again, a change is not.
+// TestChangesAreMadeOnce: a question is asked again, a change is not, unless the
+// broker had too much to do to begin it.
 func TestChangesAreMadeOnce(t *testing.T) {
 	t.Parallel()
 	s := newSetup(t, echo)
@@ -180,6 +181,11 @@ func TestChangesAreMadeOnce(t *testing.T) {
 	s.manage.seen = 0
 	if _, err := c.GetIntegration(t.Context(), "i"); err == nil || s.manage.seen < 2 {
 		t.Errorf("%d attempts, %v", s.manage.seen, err)
+	}
+	s.manage.seen = 0
+	s.manage.err = must(status.New(codes.ResourceExhausted, "wait").WithDetails(reason("OVERLOADED"))).Err()
+	if err := c.DeleteIntegration(t.Context(), "i", client.WriteOptions{}); err == nil || s.manage.seen < 2 {
+		t.Errorf("%d attempts while overloaded, %v", s.manage.seen, err)
 	}
 }
 

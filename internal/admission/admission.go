@@ -1,9 +1,9 @@
 // Package admission owns how many calls are let in: of each caller in a second
 // and at the same time, and of all callers at the same time.
 //
-// It says yes or no, at once and before anything else has been done for the
-// call: nobody waits in it. When the CPUs cannot follow it lets in fewer. A part
-// of the calls is reserved for callers that have few under way. It knows neither
+// A Gate says yes or no, at once and before anything else has been done for the
+// call. Calls that need much CPU time then wait for their turn in a Queue. When the CPUs cannot follow a Gate lets in fewer. A part
+// of the calls is reserved for callers that have few under way. The package knows neither
 // gRPC nor what a call is about; a caller is a text to it.
 package admission
 

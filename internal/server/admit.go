@@ -31,6 +31,20 @@ func (ic *interceptor) gateOf(service string) *gate {
 	}
 }
 
+// takesTurn reports whether calls of a method wait for their turn to use the CPUs.
+// ValidateIntegration does not: it mostly waits for stores, and the use case bounds
+// how many validations run.
+func takesTurn(service, method string) bool {
+	switch service {
+	case secretbrokerv1.IntegrationService_ServiceDesc.ServiceName:
+		return method != "ValidateIntegration"
+	case secretbrokerv1.PolicyService_ServiceDesc.ServiceName:
+		return true
+	default:
+		return false
+	}
+}
+
 // identityOf says who calls.
 func identityOf(ctx context.Context, id *peerIdentity) (resolve.Caller, error) {
 	p, ok := peer.FromContext(ctx)

@@ -80,13 +80,15 @@ type interceptor struct {
 	// calls that manage integrations or ask about policies take no Resolve's place, nor
 	// the other way round, and neither do streams, which last.
 	calls, management, streams *gate
+	turns                      *admission.Queue // of the calls for which takesTurn
 	refusals                   *refusalLog
 	tracer                     *tracing.Tracer // nil if no call is traced
 }
 
 // managementLimits bound the calls that manage integrations or ask about policies.
 // People and pipelines make them, some of them work through every integration, and
-// none is on a connector's way.
+// none is on a connector's way. One that reads or changes integrations then waits for
+// its turn: parsing a large integration takes CPU time that Resolve needs.
 var managementLimits = admission.Limits{PerSecond: 50, PerCaller: 8, Total: 128}
 
 // checkRules returns an error if there is a method that has no rule, or one that
@@ -113,6 +115,9 @@ func (ic *interceptor) guard(desc grpc.ServiceDesc) *grpc.ServiceDesc {
 	for i, m := range desc.Methods {
 		name := "/" + desc.ServiceName + "/" + m.MethodName
 		g := &guarded{ic: ic, name: name, rule: ic.rules[name], gate: ic.gateOf(desc.ServiceName), metrics: ic.metrics.of(name), next: m.Handler}
+		if takesTurn(desc.ServiceName, m.MethodName) {
+			g.turns = ic.turns
+		}
 		methods[i] = grpc.MethodDesc{MethodName: m.MethodName, Handler: g.handle}
 	}
 	desc.Methods = methods
@@ -125,6 +130,7 @@ type guarded struct {
 	name    string // "/SERVICE/METHOD"
 	rule    rule
 	gate    *gate
+	turns   *admission.Queue // nil if calls run at once
 	metrics *methodMetrics
 	next    grpc.MethodHandler // decodes the request and calls the service
 }
@@ -200,7 +206,38 @@ func (g *guarded) answer(srv any, cc *callContext, decode func(any) error, start
 	if g.rule == auditor {
 		decode = g.forAuditors(cc.Context, &cc.call, decode)
 	}
+	if g.turns != nil {
+		var done func()
+		decode, done = g.inTurn(cc.Context, &cc.call, decode)
+		defer done()
+	}
 	return g.next(srv, cc, decode, nil)
+}
+
+// inTurn decodes a request and then waits until the call may run, so that a request
+// that comes slowly takes no place. done ends the call.
+func (g *guarded) inTurn(ctx context.Context, c *call, decode func(any) error) (next func(any) error, done func()) {
+	who, running := string(c.who.Principal), false
+	next = func(req any) error {
+		if err := decode(req); err != nil {
+			return err
+		}
+		over, err := g.turns.Wait(ctx, who)
+		switch {
+		case err != nil:
+			return status.FromContextError(err).Err()
+		case over != nil:
+			g.gate.over[over.Limit].Inc()
+			return g.ic.refuse(ctx, g.name, c, overLimit(over))
+		}
+		running = true
+		return nil
+	}
+	return next, func() {
+		if running {
+			g.turns.Leave(who)
+		}
+	}
 }
 
 // forAuditors decodes a request and refuses it unless the caller may ask that: which

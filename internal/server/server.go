@@ -146,7 +146,7 @@ func New(cfg Config) (*Server, error) {
 	ic := &interceptor{
 		log: cfg.Logger, metrics: measured, rules: rules, closing: closing, mayExplain: cfg.MayExplain,
 		calls: measured.gate("", limits.Calls), management: measured.gate("management_", managementLimits), streams: measured.gate("", limits.Calls),
-		refusals: newRefusalLog(), tracer: cfg.Tracer,
+		turns: admission.NewQueue(), refusals: newRefusalLog(), tracer: cfg.Tracer,
 	}
 	greetings := &handshakes{limit: limits.MaxHandshakes}
 	ended := newConnectionMetrics(cfg.Metrics, greetings.count)

@@ -1,0 +1,90 @@
+package admission
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestQueueTakesTurns: a caller with many calls waiting has at most half of the
+// places, and another caller waits for few of them.
+func TestQueueTakesTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := &Queue{places: 2, each: 1, maxWait: time.Minute, callers: make(map[string]*queued)}
+		var mu sync.Mutex
+		var order []string
+		running, most := map[string]int{}, map[string]int{}
+		var calls sync.WaitGroup
+		call := func(name string) {
+			calls.Go(func() {
+				if over, err := q.Wait(t.Context(), name); over != nil || err != nil {
+					t.Errorf("%s: %v, %v", name, over, err)
+					return
+				}
+				mu.Lock()
+				order = append(order, name)
+				for _, n := range []string{name, "all"} {
+					running[n]++
+					most[n] = max(most[n], running[n])
+				}
+				mu.Unlock()
+				time.Sleep(time.Second)
+				mu.Lock()
+				running[name]--
+				running["all"]--
+				mu.Unlock()
+				q.Leave(name)
+			})
+		}
+		for range 4 {
+			call("a")
+			call("b")
+		}
+		synctest.Wait()
+		call("c")
+		calls.Wait()
+		if at := slices.Index(order, "c"); at > 5 {
+			t.Errorf("c is served after %d calls of others", at)
+		}
+		if most["a"] != 1 || most["b"] != 1 || most["all"] != 2 || len(order) != 9 {
+			t.Errorf("%v, %d calls", most, len(order))
+		}
+		if len(q.callers) != 0 || len(q.turns) != 0 || q.running != 0 {
+			t.Errorf("left behind: %d callers, %d turns, %d running", len(q.callers), len(q.turns), q.running)
+		}
+	})
+}
+
+// TestQueueEndsWaits: a call waits no longer than its context, and no longer than
+// the bound, and takes no place after that.
+func TestQueueEndsWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := NewQueue()
+		q.places, q.each = 1, 1
+		if over, err := q.Wait(t.Context(), "a"); over != nil || err != nil {
+			t.Fatal(over, err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if over, err := q.Wait(ctx, "b"); over != nil || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v, %v", over, err)
+		}
+		begin := time.Now()
+		over, err := q.Wait(t.Context(), "a")
+		if err != nil || over == nil || over.Limit != CPU || over.RetryAfter == 0 || time.Since(begin) != maxQueueTime {
+			t.Errorf("got %+v, %v after %v", over, err, time.Since(begin))
+		}
+		q.Leave("a")
+		if over, err := q.Wait(t.Context(), "b"); over != nil || err != nil {
+			t.Errorf("got %v, %v", over, err)
+		}
+		q.Leave("b")
+		if len(q.callers) != 0 || len(q.turns) != 0 {
+			t.Errorf("%d callers and %d turns are left", len(q.callers), len(q.turns))
+		}
+	})
+}
