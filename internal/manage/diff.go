@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // FieldChange is one setting that differs between two forms.
@@ -20,34 +21,77 @@ type FieldChange struct {
 // nil: an integration that is not there. Grants are compared one by one, by what
 // they say, all other lists as a whole.
 func Diff(before, after *Form) []FieldChange {
-	treeOf := func(f *Form) map[string]any {
-		if f == nil {
-			return nil
-		}
-		return f.Tree()
-	}
-	a, b := treeOf(before), treeOf(after)
+	gone, added := differentGrants(before, after)
+	a, b := treeOf(before, gone), treeOf(after, added)
 	grantsBefore, grantsAfter := listOf(a["grants"]), listOf(b["grants"])
 	delete(a, "grants")
 	delete(b, "grants")
 	changes := diffMaps(nil, "", a, b)
-	changes = append(changes, diffGrants(grantsBefore, grantsAfter)...)
-	slices.SortStableFunc(changes, func(x, y FieldChange) int {
-		switch {
-		case x.Setting < y.Setting:
-			return -1
-		case x.Setting > y.Setting:
-			return 1
-		default:
-			return 0
-		}
-	})
+	for n, i := range gone {
+		changes = append(changes, FieldChange{"grants[" + strconv.Itoa(i) + "]", grantsBefore[n], nil})
+	}
+	for n, i := range added {
+		changes = append(changes, FieldChange{"grants[" + strconv.Itoa(i) + "]", nil, grantsAfter[n]})
+	}
+	slices.SortStableFunc(changes, func(x, y FieldChange) int { return strings.Compare(x.Setting, y.Setting) })
 	return changes
+}
+
+// treeOf returns f as plain values, of its grants only those of these indexes: there
+// may be thousands, and few of them differ.
+func treeOf(f *Form, grants []int) map[string]any {
+	if f == nil {
+		return nil
+	}
+	short := *f
+	short.Grants = make([]Grant, len(grants))
+	for n, i := range grants {
+		short.Grants[n] = f.Grants[i]
+	}
+	return short.Tree()
 }
 
 func listOf(v any) []any {
 	list, _ := v.([]any)
 	return list
+}
+
+// differentGrants returns the indexes of the grants that are only on one side.
+func differentGrants(before, after *Form) (gone, added []int) {
+	var a, b []Grant
+	if before != nil {
+		a = before.Grants
+	}
+	if after != nil {
+		b = after.Grants
+	}
+	matched := make([]bool, len(b))
+	next := 0 // after the last match, where the next one mostly is
+	for i := range a {
+		same := func(j int) bool { return !matched[j] && sameLists(&a[i], &b[j]) }
+		j := next
+		for n := 0; n < len(b) && !same(j%len(b)); n++ {
+			j++
+		}
+		if j == next+len(b) {
+			gone = append(gone, i)
+			continue
+		}
+		matched[j%len(b)] = true
+		next = (j + 1) % len(b)
+	}
+	for j := range b {
+		if !matched[j] {
+			added = append(added, j)
+		}
+	}
+	return gone, added
+}
+
+// sameLists reports whether two grants are written alike, the order included.
+func sameLists(g, other *Grant) bool {
+	return slices.Equal(g.Principals, other.Principals) && slices.Equal(g.Vaults, other.Vaults) && slices.Equal(g.Stores, other.Stores) &&
+		slices.Equal(g.Secrets, other.Secrets) && slices.Equal(g.Keys, other.Keys)
 }
 
 func diffMaps(found []FieldChange, path string, a, b map[string]any) []FieldChange {
@@ -75,25 +119,6 @@ func diffMaps(found []FieldChange, path string, a, b map[string]any) []FieldChan
 		}
 	}
 	return found
-}
-
-// diffGrants tells which grants are only on one side.
-func diffGrants(before, after []any) (changes []FieldChange) {
-	left := slices.Clone(after)
-	for i, g := range before {
-		j := slices.IndexFunc(left, func(other any) bool { return other != nil && reflect.DeepEqual(g, other) })
-		if j >= 0 {
-			left[j] = nil
-			continue
-		}
-		changes = append(changes, FieldChange{"grants[" + strconv.Itoa(i) + "]", g, nil})
-	}
-	for j, g := range left {
-		if g != nil {
-			changes = append(changes, FieldChange{"grants[" + strconv.Itoa(j) + "]", nil, g})
-		}
-	}
-	return changes
 }
 
 // settingsOf lists the settings that differ, each once, grants being one setting.

@@ -171,7 +171,7 @@ func changeOf(by authz.Principal, form *Form, credentials map[string]secret.Valu
 	if err != nil {
 		return registry.Change{}, err
 	}
-	return registry.Change{Document: document, Credentials: credentials, ETag: o.ETag, By: by, ValidateOnly: o.ValidateOnly}, nil
+	return registry.Change{ID: form.ID, Document: document, Credentials: credentials, ETag: o.ETag, By: by, ValidateOnly: o.ValidateOnly}, nil
 }
 
 // commit has the store check the change and then, unless that was all, make it,

@@ -59,7 +59,7 @@ type FormGrant struct {
 // Equal reports whether two grants say the same, in whatever order.
 func (g FormGrant) Equal(other FormGrant) bool {
 	same := func(a, b []string) bool {
-		return slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
+		return len(a) == len(b) && slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
 	}
 	return same(g.Principals, other.Principals) && same(g.Vaults, other.Vaults) && same(g.Stores, other.Stores) && same(g.Secrets, other.Secrets) && same(g.Keys, other.Keys)
 }

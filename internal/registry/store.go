@@ -90,6 +90,9 @@ type Page struct {
 
 // Change is what Create and Update are to write.
 type Change struct {
+	// ID, if set, is the id that Document has to have. It spares the Store reading
+	// Document for its id.
+	ID string
 	// Document is the integration in the form that files have it, its id included:
 	// YAML, of which JSON is a part. It holds no credential.
 	Document []byte

@@ -78,7 +78,10 @@ func (s *Store) put(ctx context.Context, c registry.Change, create bool) (regist
 		return registry.Record{}, invalid("", "the document is not UTF-8 text")
 	}
 	// The id first: everything else depends on what is there of it.
-	id := registry.ParseDocument(c.Document, registry.DocumentConfig{}).ID
+	id := c.ID
+	if !registry.ValidID(id) {
+		id = registry.ParseDocument(c.Document, registry.DocumentConfig{}).ID
+	}
 	if id == "" {
 		return registry.Record{}, &registry.InvalidError{Faults: registry.ParseDocument(c.Document, registry.DocumentConfig{Files: s.cfg.Files}).Faults}
 	}
@@ -262,6 +265,9 @@ func (s *Store) judge(there []*sealedCredential, id string, c registry.Change) (
 	}
 	w.parsed = registry.ParseDocument(c.Document, registry.DocumentConfig{Credentials: credentials, Files: s.cfg.Files})
 	faults := w.parsed.Faults
+	if w.parsed.ID != id && len(faults) == 0 {
+		return nil, invalid("id", "the document is of another integration than the change")
+	}
 	for _, name := range slices.Sorted(maps.Keys(c.Credentials)) {
 		if text := w.faultOf(name); text != "" {
 			faults = append(faults, strictyaml.Fault{File: "integration", Path: name, Text: text})
