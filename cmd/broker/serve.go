@@ -222,15 +222,16 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		return &exitError{Code: exitUsage, Err: err}
 	}
 	management := manage.New(manage.Config{
-		Store:       integrations,
-		Usage:       integrations.usage,
-		NoteUsage:   uses.Flush,
-		Audit:       records,
-		Roles:       settings.roles.Load,
-		Placement:   places,
-		Validate:    stores.Validate,
-		UsageWindow: time.Duration(cfg.Management.UsageWindow),
-		Logger:      log,
+		Store:         integrations,
+		Usage:         integrations.usage,
+		NoteUsage:     uses.Flush,
+		UsageInMemory: uses.InMemory,
+		Audit:         records,
+		Roles:         settings.roles.Load,
+		Placement:     places,
+		Validate:      stores.Validate,
+		UsageWindow:   time.Duration(cfg.Management.UsageWindow),
+		Logger:        log,
 	})
 	working := manage.NewWatcher(management, manage.WatchConfig{AtStart: cfg.Management.ValidateAtStart, Every: time.Duration(cfg.Management.ValidateEvery)})
 	m.watchValidation(working)

@@ -37,10 +37,13 @@ type Config struct {
 	// Usage tells who has used what; nil if nobody keeps that.
 	Usage registry.UsageStore
 	// NoteUsage, if not nil, writes down what this broker has noted of usage so far,
-	// so that what has just been used does not pass for unused. An error says that
-	// some of it is not written down.
+	// so that it is listed. An error says that some of it is not written down.
 	NoteUsage func(ctx context.Context) error
-	Audit     AuditLog
+	// UsageInMemory, if not nil, returns the uses of an integration since then that
+	// this broker has in memory, the latest first: all that are not in Usage yet, so
+	// that what has just been used does not pass for unused.
+	UsageInMemory func(id string, since time.Time) []registry.Usage
+	Audit         AuditLog
 	// Roles returns the roles for all integrations, as they are just now.
 	Roles func() *authz.Roles
 	// Placement are the organisation's rules; nil for none.
@@ -77,6 +80,9 @@ func New(cfg Config) *Service {
 	}
 	if cfg.NoteUsage == nil {
 		cfg.NoteUsage = func(context.Context) error { return nil }
+	}
+	if cfg.UsageInMemory == nil {
+		cfg.UsageInMemory = func(string, time.Time) []registry.Usage { return nil }
 	}
 	return &Service{cfg: cfg, validating: make(chan struct{}, maxValidating)}
 }

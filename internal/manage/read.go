@@ -213,7 +213,9 @@ func (s *Service) usage(ctx context.Context, rec *registry.Record, size int, tok
 	if s.cfg.Usage == nil {
 		return UsagePage{}, nil
 	}
-	if err := s.cfg.NoteUsage(ctx); err != nil {
+	noting, cancel := context.WithTimeout(ctx, noteTime)
+	defer cancel()
+	if err := s.cfg.NoteUsage(noting); err != nil {
 		s.cfg.Logger.WarnContext(ctx, "usage is listed without what could not be written down", "error", err)
 	}
 	usage, err := s.cfg.Usage.Usage(ctx, rec.ID, time.Time{}, 0)
@@ -227,6 +229,10 @@ func (s *Service) usage(ctx context.Context, rec *registry.Record, size int, tok
 	}
 	return page, nil
 }
+
+// noteTime is how long a list of usage waits until what this broker has noted is
+// written down.
+const noteTime = 2 * time.Second
 
 // unusedGrants lists the grants by which nothing was read since then, as far as
 // usage tells. Of several grants that allow the same the policy takes one, and

@@ -3,31 +3,70 @@ package manage_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/secretbroker/secretbroker/internal/manage"
 	"github.com/secretbroker/secretbroker/internal/placement"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
+	"github.com/secretbroker/secretbroker/internal/usage"
 )
 
-// What could not be written down does not count as unused.
+// unreadable is a UsageStore that cannot be read.
+type unreadable struct{ registry.UsageStore }
+
+func (unreadable) Usage(context.Context, string, time.Time, int) ([]registry.Usage, error) {
+	return nil, errors.New("the database is gone")
+}
+
+// What cannot be read does not count as unused.
 func TestDeleteIsRefusedWhileUsageIsUnknown(t *testing.T) {
 	b := newBench(t, placement.Config{})
 	b.create(t, "cspi")
-	failing := errors.New("the database is full")
 	cfg := b.cfg
-	cfg.NoteUsage = func(context.Context) error { return failing }
-	s := manage.New(cfg)
-	if err := s.Delete(t.Context(), as(owner), "cspi", manage.WriteOptions{}); reasonOf(err) != secret.ReasonRegistryUnavailable {
+	cfg.Usage = unreadable{b.cfg.Usage}
+	if err := manage.New(cfg).Delete(t.Context(), as(owner), "cspi", manage.WriteOptions{}); reasonOf(err) != secret.ReasonRegistryUnavailable {
 		t.Errorf("got %v", err)
 	}
-	if _, err := s.Usage(t.Context(), as(owner), "cspi", 0, ""); err != nil {
-		t.Errorf("usage is not listed: %v", err)
-	}
-	failing = nil
-	if err := s.Delete(t.Context(), as(owner), "cspi", manage.WriteOptions{}); err != nil {
+	if err := b.Delete(t.Context(), as(owner), "cspi", manage.WriteOptions{}); err != nil {
 		t.Error(err)
+	}
+}
+
+// A use in memory has a deletion refused at once, whether or not usage can be written
+// down or read.
+func TestDeleteIsRefusedByUsageInMemory(t *testing.T) {
+	b := newBench(t, placement.Config{})
+	b.create(t, "cspi")
+	cfg := b.cfg
+	cfg.Usage = unreadable{b.cfg.Usage}
+	noted := 0
+	cfg.NoteUsage = func(context.Context) error { noted++; return errors.New("the database is full") }
+	uses := usage.New(usage.Config{Store: b.store, Now: func() time.Time { return now }})
+	cfg.UsageInMemory = uses.InMemory
+	uses.Used(worker, "sink", "cspi", secret.Ref{Store: vault, Name: "db"}, "v1")
+	uses.Used(worker, "sink", "cspi2", secret.Ref{Store: vault, Name: "db"}, "v1")
+	s := manage.New(cfg)
+	err := s.Delete(t.Context(), as(owner), "cspi", manage.WriteOptions{})
+	if reasonOf(err) != secret.ReasonIntegrationInUse || !strings.Contains(err.Error(), `by `+string(worker)+` ("sink");`) {
+		t.Errorf("got %v", err)
+	}
+	if noted != 0 {
+		t.Errorf("a deletion has usage written down %d times", noted)
+	}
+}
+
+// Usage is listed also when some of it cannot be written down.
+func TestUsageIsListedWithoutWhatCannotBeWritten(t *testing.T) {
+	b := newBench(t, placement.Config{})
+	b.create(t, "cspi")
+	cfg := b.cfg
+	noted := 0
+	cfg.NoteUsage = func(context.Context) error { noted++; return errors.New("the database is full") }
+	if _, err := manage.New(cfg).Usage(t.Context(), as(owner), "cspi", 0, ""); err != nil || noted != 1 {
+		t.Errorf("usage is not listed: %v", err)
 	}
 }
 

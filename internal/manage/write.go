@@ -338,18 +338,24 @@ func (s *Service) unused(ctx context.Context, id string) error {
 	if s.cfg.Usage == nil {
 		return nil
 	}
-	const named = 3
-	if err := s.cfg.NoteUsage(ctx); err != nil {
-		return errUnknownUse.WithCause(err)
-	}
+	// Memory first: the store may be slow, and writing the usage down even slower.
 	since := s.cfg.Now().Add(-s.cfg.UsageWindow)
-	usage, err := s.cfg.Usage.Usage(ctx, id, since, 0)
-	if err != nil {
-		return errUnknownUse.WithCause(err)
+	usage := s.cfg.UsageInMemory(id, since)
+	if len(usage) == 0 {
+		var err error
+		if usage, err = s.cfg.Usage.Usage(ctx, id, since, 0); err != nil {
+			return errUnknownUse.WithCause(err)
+		}
 	}
 	if len(usage) == 0 {
 		return nil
 	}
+	return s.inUse(usage)
+}
+
+// inUse is the refusal because of usage, the latest first.
+func (s *Service) inUse(usage []registry.Usage) error {
+	const named = 3
 	var by []string
 	for _, u := range usage {
 		user := string(u.Principal)

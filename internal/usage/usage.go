@@ -9,6 +9,8 @@ import (
 	"encoding/binary"
 	"hash/maphash"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,6 +43,9 @@ const (
 	idle = 60
 	// writeTime bounds one writing down.
 	writeTime = 10 * time.Second
+	// batchSize is how many entries are written in one go, some more by those of one
+	// shard. What is written stays written if a later batch fails.
+	batchSize = 2048
 )
 
 // Recorder counts uses. It is safe for concurrent use.
@@ -55,6 +60,7 @@ type Recorder struct {
 	// flushing has an element while a flush is under way. Another one waits for it:
 	// what it has taken is written down only when it ends.
 	flushing chan struct{}
+	next     int // shard that the next flush begins with; guarded by flushing
 }
 
 type shard struct {
@@ -196,8 +202,8 @@ func (r *Recorder) Run(ctx context.Context) error {
 	}
 }
 
-// Flush writes down what has been noted so far. If there is an error, nothing is
-// lost: it is tried again.
+// Flush writes down what has been noted so far, for 10 s at most. If there is an
+// error, nothing is lost: what is not written yet is tried again.
 func (r *Recorder) Flush(ctx context.Context) error { return r.flush(ctx) }
 
 func (r *Recorder) flush(ctx context.Context) error {
@@ -207,16 +213,28 @@ func (r *Recorder) flush(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	var batch []registry.Usage
-	var taken []*entry
-	for i := range r.shards {
-		batch, taken = r.take(&r.shards[i], batch, taken)
-	}
-	if len(batch) == 0 {
-		return nil
-	}
 	ctx, cancel := context.WithTimeout(ctx, writeTime)
 	defer cancel()
+	var batch []registry.Usage
+	var taken []*entry
+	first := r.next
+	for n := range shards {
+		// A flush that fails is continued, so that each entry gets its turn.
+		r.next = (first + n + 1) % shards
+		batch, taken = r.take(&r.shards[(first+n)%shards], batch, taken)
+		if len(batch) < batchSize && n < shards-1 || len(batch) == 0 {
+			continue
+		}
+		if err := r.write(ctx, batch, taken); err != nil {
+			return err
+		}
+		batch, taken = nil, nil
+	}
+	return nil
+}
+
+// write writes a batch down, or puts it back.
+func (r *Recorder) write(ctx context.Context, batch []registry.Usage, taken []*entry) error {
 	err := r.cfg.Store.MergeUsage(ctx, batch)
 	if err == nil {
 		if r.failing.Swap(false) {
@@ -232,6 +250,36 @@ func (r *Recorder) flush(ctx context.Context) error {
 		r.cfg.Logger.Warn("usage cannot be written down for now", "error", err)
 	}
 	return err
+}
+
+// InMemory returns the uses of an integration since then that r remembers, the latest
+// first. They include all that are not written down yet, also those that a flush is
+// writing. FirstAt is not set. It waits for no store.
+func (r *Recorder) InMemory(integration string, since time.Time) []registry.Usage {
+	prefix := string(binary.AppendUvarint(nil, uint64(len(integration)))) + integration
+	var all []registry.Usage
+	for i := range r.shards {
+		s := &r.shards[i]
+		s.mu.Lock()
+		for k, e := range s.entries {
+			if strings.HasPrefix(k, prefix) && e.last >= since.UnixNano() {
+				all = append(all, usageOf(k, e))
+			}
+		}
+		s.mu.Unlock()
+	}
+	slices.SortFunc(all, func(a, b registry.Usage) int { return b.LastAt.Compare(a.LastAt) })
+	return all
+}
+
+// usageOf returns an entry but for its FirstAt.
+func usageOf(k string, e *entry) registry.Usage {
+	part := splitKey(k)
+	return registry.Usage{
+		Integration: part[0], Principal: authz.Principal(part[1]), Connector: part[2],
+		Store: part[3], Secret: part[4], Key: part[5], Version: e.version,
+		LastAt: time.Unix(0, e.last).UTC(),
+	}
 }
 
 // giveBack makes first what it was: no use that was noted meanwhile is older.
@@ -262,12 +310,9 @@ func (r *Recorder) take(s *shard, batch []registry.Usage, taken []*entry) ([]reg
 			continue
 		}
 		e.quiet = 0
-		part := splitKey(k)
-		batch = append(batch, registry.Usage{
-			Integration: part[0], Principal: authz.Principal(part[1]), Connector: part[2],
-			Store: part[3], Secret: part[4], Key: part[5], Version: e.version,
-			FirstAt: time.Unix(0, e.first).UTC(), LastAt: time.Unix(0, e.last).UTC(),
-		})
+		u := usageOf(k, e)
+		u.FirstAt = time.Unix(0, e.first).UTC()
+		batch = append(batch, u)
 		e.first = 0
 		taken = append(taken, e)
 	}

@@ -1,0 +1,93 @@
+package usage
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// slow is a Memory that takes a while for each batch.
+type slow struct {
+	*Memory
+	each    time.Duration
+	batches []int
+}
+
+func (s *slow) MergeUsage(ctx context.Context, batch []registry.Usage) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(s.each):
+		s.batches = append(s.batches, len(batch))
+		return s.Memory.MergeUsage(ctx, batch)
+	}
+}
+
+// fillWith has each of 8 principals use 8,192 secrets of integration a.
+func fillWith(r *Recorder) {
+	for p := range shareOf {
+		for i := range r.cfg.MaxEntries / shareOf {
+			r.note(authz.Principal(fmt.Sprint("dns:", p)), "", "a", &secret.Ref{Store: ref.Store, Name: fmt.Sprint(p, "-", i)}, "v1", false)
+		}
+	}
+}
+
+// A flush to a slow store ends in time, what it has written stays written, and the
+// next ones write the rest.
+func TestSlowFlushesGetThrough(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &slow{Memory: NewMemory(1 << 20), each: 3 * time.Second}
+		r := New(Config{Store: store})
+		fillWith(r)
+		flushes := 0
+		for begin := time.Now(); r.Flush(t.Context()) != nil; begin = time.Now() {
+			if flushes++; time.Since(begin) != writeTime || flushes > 20 {
+				t.Fatalf("flush %d took %v", flushes, time.Since(begin))
+			}
+		}
+		got, err := store.Usage(t.Context(), "a", time.Time{}, 0)
+		if err != nil || len(got) != r.Entries() || len(got) < 60_000 || flushes < 2 {
+			t.Errorf("%d of %d entries are written after %d flushes, %v", len(got), r.Entries(), flushes, err)
+		}
+		for _, n := range store.batches {
+			if n > 2*batchSize {
+				t.Errorf("a batch of %d entries", n)
+			}
+		}
+	})
+}
+
+// What is in memory is told without the store, also while a flush is writing it.
+func TestInMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &slow{Memory: NewMemory(0), each: 3 * time.Second}
+		r := New(Config{Store: store})
+		begin := time.Now()
+		r.Used(worker, "sink", "a", ref, "v1")
+		r.Used(worker, "sink", "ab", ref, "v1")
+		time.Sleep(time.Second)
+		r.Used(worker, "later", "a", ref, "v1")
+		flushed := make(chan error)
+		go func() { flushed <- r.Flush(t.Context()) }()
+		synctest.Wait() // in the store
+		got := r.InMemory("a", begin)
+		if len(got) != 2 || got[0].Connector != "later" || got[1].Connector != "sink" || got[1].Principal != worker || !got[1].LastAt.Equal(begin) {
+			t.Errorf("got %+v", got)
+		}
+		if got := r.InMemory("a", begin.Add(time.Second)); len(got) != 1 {
+			t.Errorf("got %+v", got)
+		}
+		if got := r.InMemory("b", begin); len(got) != 0 {
+			t.Errorf("got %+v", got)
+		}
+		if err := <-flushed; err != nil {
+			t.Error(err)
+		}
+	})
+}
