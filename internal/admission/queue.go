@@ -1,6 +1,7 @@
 package admission
 
 import (
+	"cmp"
 	"context"
 	"runtime"
 	"slices"
@@ -37,10 +38,10 @@ type queued struct {
 	waiting []chan struct{} // each is closed when its call gets a place; oldest first
 }
 
-// NewQueue makes a Queue with two places for each CPU.
-func NewQueue() *Queue {
-	places := placesPerCPU * runtime.GOMAXPROCS(0)
-	return &Queue{places: places, each: places / 2, maxWait: maxQueueTime, callers: make(map[string]*queued)}
+// NewQueue makes a Queue with so many places; 0 means two for each CPU.
+func NewQueue(places int) *Queue {
+	places = cmp.Or(places, placesPerCPU*runtime.GOMAXPROCS(0))
+	return &Queue{places: places, each: max(1, places/2), maxWait: maxQueueTime, callers: make(map[string]*queued)}
 }
 
 // Wait waits for a place, 2 s at most. A call that gets one has to Leave. Without a

@@ -14,7 +14,8 @@ import (
 // places, and another caller waits for few of them.
 func TestQueueTakesTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := &Queue{places: 2, each: 1, maxWait: time.Minute, callers: make(map[string]*queued)}
+		q := NewQueue(2)
+		q.maxWait = time.Minute
 		var mu sync.Mutex
 		var order []string
 		running, most := map[string]int{}, map[string]int{}
@@ -63,8 +64,7 @@ func TestQueueTakesTurns(t *testing.T) {
 // the bound, and takes no place after that.
 func TestQueueEndsWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := NewQueue()
-		q.places, q.each = 1, 1
+		q := NewQueue(1)
 		if over, err := q.Wait(t.Context(), "a"); over != nil || err != nil {
 			t.Fatal(over, err)
 		}

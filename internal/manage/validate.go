@@ -25,6 +25,16 @@ const validateTime = 20 * time.Second
 // Validate contacts the stores of an integration and returns what was tried.
 func (s *Service) Validate(ctx context.Context, who Caller, id string) ([]provider.Step, error) {
 	op := s.begin(who, methodValidate, id)
+	if err := s.mayFind(who.Principal, id); err != nil { // the caller may not take a place
+		return nil, op.answer(ctx, err)
+	}
+	// Before load, which parses the integration.
+	select {
+	case s.validating <- struct{}{}:
+		defer func() { <-s.validating }()
+	default:
+		return nil, op.answer(ctx, secret.Errorf(secret.ReasonOverloaded, "the broker validates other integrations; wait until it is done"))
+	}
 	rec, err := s.load(ctx, who.Principal, id, authz.ToValidate)
 	if err == nil && rec.Integration == nil {
 		var faults []Fault
@@ -38,12 +48,6 @@ func (s *Service) Validate(ctx context.Context, who Caller, id string) ([]provid
 	}
 	if err != nil {
 		return nil, op.answer(ctx, err)
-	}
-	select {
-	case s.validating <- struct{}{}:
-		defer func() { <-s.validating }()
-	default:
-		return nil, op.answer(ctx, secret.Errorf(secret.ReasonOverloaded, "the broker validates other integrations; wait until it is done"))
 	}
 	ctx, cancel := context.WithTimeout(ctx, validateTime)
 	defer cancel()

@@ -14,6 +14,7 @@ import (
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 	"github.com/secretbroker/secretbroker/internal/admission"
+	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -268,5 +269,50 @@ func TestManagementIsAdmittedApart(t *testing.T) {
 	close(finish)
 	if err := <-answered; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestManagementTakesTurns: while all places of management calls are taken, further
+// ones wait, and neither ValidateIntegration nor Resolve does.
+func TestManagementTakesTurns(t *testing.T) {
+	ts := startServer(t, func(c *Config) { c.Limits.ManagementRunning = 2 })
+	ts.manager.listing, ts.manager.list = make(chan struct{}), make(chan struct{})
+	list := func(ctx context.Context, who authz.Principal) error {
+		_, err := secretbrokerv1.NewIntegrationServiceClient(ts.dial(t, ts.ca.withURIs(string(who)))).ListIntegrations(ctx, &secretbrokerv1.ListIntegrationsRequest{})
+		return err
+	}
+	const n = 3
+	listed := make(chan error, n)
+	for _, who := range []authz.Principal{granted, auditorID} {
+		go func() { listed <- list(t.Context(), who) }()
+		<-ts.manager.listing
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := list(ctx, ownerID); status.Code(err) != codes.DeadlineExceeded {
+		t.Errorf("a third call does not wait: %v", err)
+	}
+	conn := ts.dial(t, ts.ca.withURIs(string(ownerID)))
+	if _, err := secretbrokerv1.NewIntegrationServiceClient(conn).ValidateIntegration(t.Context(), &secretbrokerv1.ValidateIntegrationRequest{}); err != nil {
+		t.Errorf("ValidateIntegration: %v", err)
+	}
+	if _, err := ask(t, conn, &secretbrokerv1.ResolveRequest{}); err != nil {
+		t.Errorf("Resolve: %v", err)
+	}
+	if err := list(t.Context(), ownerID); err == nil || ts.overLabel(t, "management_cpu") != 1 {
+		t.Errorf("a call that has waited too long: %v", err)
+	} else {
+		expectOverloaded(t, err)
+	}
+	go func() { listed <- list(t.Context(), ownerID) }()
+	for range n - 1 {
+		ts.manager.list <- struct{}{}
+	}
+	<-ts.manager.listing // the one that waited
+	ts.manager.list <- struct{}{}
+	for range n {
+		if err := <-listed; err != nil {
+			t.Error(err)
+		}
 	}
 }

@@ -107,6 +107,10 @@ type Limits struct {
 	MaxHandshakes int
 	// Calls bounds the calls per second and at the same time.
 	Calls admission.Limits
+	// ManagementRunning is how many calls that manage integrations or ask about
+	// policies run at the same time, of one principal half as many: two for each CPU.
+	// Further ones wait for their turn.
+	ManagementRunning int
 }
 
 func (l Limits) withDefaults() Limits {
@@ -116,6 +120,7 @@ func (l Limits) withDefaults() Limits {
 		MaxConnectionsPerPrincipal: cmp.Or(l.MaxConnectionsPerPrincipal, 256),
 		MaxHandshakes:              cmp.Or(l.MaxHandshakes, 1000),
 		Calls:                      l.Calls,
+		ManagementRunning:          l.ManagementRunning,
 	}
 }
 
@@ -146,7 +151,7 @@ func New(cfg Config) (*Server, error) {
 	ic := &interceptor{
 		log: cfg.Logger, metrics: measured, rules: rules, closing: closing, mayExplain: cfg.MayExplain,
 		calls: measured.gate("", limits.Calls), management: measured.gate("management_", managementLimits), streams: measured.gate("", limits.Calls),
-		turns: admission.NewQueue(), refusals: newRefusalLog(), tracer: cfg.Tracer,
+		turns: admission.NewQueue(limits.ManagementRunning), refusals: newRefusalLog(), tracer: cfg.Tracer,
 	}
 	greetings := &handshakes{limit: limits.MaxHandshakes}
 	ended := newConnectionMetrics(cfg.Metrics, greetings.count)

@@ -138,7 +138,7 @@ func startServer(t *testing.T, change ...func(*Config)) *testServer {
 		Trust:   identity,
 		Logger:  slog.New(slog.NewTextHandler(ts.log, nil)),
 		Metrics: ts.metrics,
-		Limits:  Limits{MaxConnectionsPerPrincipal: 4},
+		Limits:  Limits{MaxConnectionsPerPrincipal: 4, ManagementRunning: 16},
 	}
 	for _, c := range change {
 		c(&cfg)
