@@ -296,7 +296,7 @@ func TestManagementTakesTurns(t *testing.T) {
 	if _, err := secretbrokerv1.NewIntegrationServiceClient(conn).ValidateIntegration(t.Context(), &secretbrokerv1.ValidateIntegrationRequest{}); err != nil {
 		t.Errorf("ValidateIntegration: %v", err)
 	}
-	if _, err := ask(t, conn, &secretbrokerv1.ResolveRequest{}); err != nil {
+	if _, err := ask(t, ts.dial(t, ts.ca.withURIs(string(granted))), &secretbrokerv1.ResolveRequest{}); err != nil {
 		t.Errorf("Resolve: %v", err)
 	}
 	if err := list(t.Context(), ownerID); err == nil || ts.overLabel(t, "management_cpu") != 1 {
