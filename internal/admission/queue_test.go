@@ -43,6 +43,12 @@ func TestQueueTakesTurns(t *testing.T) {
 		}
 		for range 4 {
 			call("a")
+		}
+		synctest.Wait()
+		if running["a"] != 1 {
+			t.Errorf("%d calls of one caller run", running["a"])
+		}
+		for range 4 {
 			call("b")
 		}
 		synctest.Wait()
