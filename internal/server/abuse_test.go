@@ -2,6 +2,8 @@ package server
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -9,6 +11,7 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+	"golang.org/x/time/rate"
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 	"github.com/secretbroker/secretbroker/internal/admission"
@@ -302,4 +305,46 @@ func TestTheQuietCallerGetsIn(t *testing.T) {
 	}
 	conn.Close()
 	settled(t, b)
+}
+
+// TestControlFrames: a peer that sends PING frames without end is cut off, and its next
+// connection gets no new allowance. A client whose calls come with many PING frames is not.
+func TestControlFrames(t *testing.T) {
+	ts := startServer(t)
+	for _, most := range []int{4 * controlBurst, controlBurst} {
+		a := ts.attack(t, otherID, 1<<16)
+		ended := a.drain()
+		for range most {
+			if err := a.framer.WritePing(true, [8]byte{}); err != nil {
+				break
+			}
+		}
+		<-ended
+	}
+	if got := ts.cutFor(t, "control_frames"); got != 2 {
+		t.Errorf("%v connections were cut, want 2", got)
+	}
+
+	var busy traffic
+	busy.control = rate.NewLimiter(0, 0)
+	ping, call := frameBytes(framePing, 0, 0), frameBytes(frameHeaders, flagEndStream, 1)
+	for i := range 1000 {
+		binary.BigEndian.PutUint32(call[5:], uint32(2*i+1)) //nolint:gosec // below 2000
+		if err := busy.received(call, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		for range controlPerCall {
+			if err := busy.received(ping, time.Now()); err != nil {
+				t.Fatalf("after %d calls: %v", i+1, err)
+			}
+		}
+	}
+	if err := busy.received(ping, time.Now()); !errors.Is(err, errControlFrames) {
+		t.Errorf("one frame more than the calls allow for: %v", err)
+	}
+}
+
+// frameBytes is the header of a frame without a payload.
+func frameBytes(kind, flags byte, stream uint32) []byte {
+	return binary.BigEndian.AppendUint32([]byte{0, 0, 0, kind, flags}, stream)
 }

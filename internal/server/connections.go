@@ -39,6 +39,7 @@ type owner struct {
 	count   int // of open connections
 	account *budget.Account
 	resets  *rate.Limiter
+	control *rate.Limiter
 }
 
 func newConnections(limit int, log *slog.Logger, metrics *connectionMetrics, memory *budget.Budget, p patience) *connections {
@@ -81,14 +82,14 @@ func (c *connections) add(conn *connection) (excess bool, err error) {
 	defer c.mu.Unlock()
 	o := c.of[conn.who]
 	if o == nil {
-		o = &owner{account: c.memory.Account(string(conn.who)), resets: rate.NewLimiter(resetsPerSecond, resetBurst)}
+		o = &owner{account: c.memory.Account(string(conn.who)), resets: rate.NewLimiter(resetsPerSecond, resetBurst), control: rate.NewLimiter(controlPerSecond, controlBurst)}
 		c.of[conn.who] = o
 	}
 	if o.count >= 2*c.limit {
 		return false, errTooManyConnections
 	}
 	o.count++
-	conn.traffic.account, conn.traffic.resets = o.account, o.resets
+	conn.traffic.account, conn.traffic.resets, conn.traffic.control = o.account, o.resets, o.control
 	conn.traffic.in.skip = prefaceLength
 	conn.patience = c.patience
 	c.open[conn] = struct{}{}
@@ -103,10 +104,10 @@ func (c *connections) remove(conn *connection) {
 	delete(c.open, conn)
 }
 
-// forget forgets a principal that has no connection, unless it has made rapid
-// resets of late. The lock is held.
+// forget forgets a principal that has no connection, unless it has recently made
+// rapid resets or sent many control frames. The lock is held.
 func (c *connections) forget(who authz.Principal, now time.Time) {
-	if o := c.of[who]; o.count <= 0 && o.resets.TokensAt(now) >= resetBurst {
+	if o := c.of[who]; o.count <= 0 && o.resets.TokensAt(now) >= resetBurst && o.control.TokensAt(now) >= controlBurst/2 {
 		o.account.Close()
 		delete(c.of, who)
 	}

@@ -9,7 +9,10 @@ const (
 
 	frameData         = 0x0
 	frameHeaders      = 0x1
+	framePriority     = 0x2
 	frameReset        = 0x3
+	frameSettings     = 0x4
+	framePing         = 0x6
 	frameContinuation = 0x9
 
 	flagEndStream = 0x1

@@ -62,6 +62,7 @@ func newConnectionMetrics(reg prometheus.Registerer, underWay func() int) *conne
 		errIncompleteRequest: abused.WithLabelValues("request_time"),
 		errNothingTaken:      abused.WithLabelValues("answer_time"),
 		errRapidResets:       abused.WithLabelValues("resets"),
+		errControlFrames:     abused.WithLabelValues("control_frames"),
 		errTooMuchMemory:     abused.WithLabelValues("memory"),
 	}
 	reg.MustRegister(abused, m.displaced, m.cut, m.unrecorded, prometheus.NewGaugeFunc(prometheus.GaugeOpts{

@@ -28,6 +28,14 @@ const (
 	rapidReset      = 20 * time.Millisecond
 	resetsPerSecond = 100
 	resetBurst      = 1000
+	// controlPerSecond and controlBurst bound the PING, SETTINGS and PRIORITY frames of
+	// a principal that come without calls: reading them costs CPU. Each call allows for
+	// controlPerCall more, because clients measure the link with a PING for answers that
+	// arrive and acknowledge those of gRPC; at most maxControl are saved up.
+	controlPerSecond = 1000
+	controlBurst     = 10_000
+	controlPerCall   = 8
+	maxControl       = 10_000
 	// answerProgress is how many bytes of its answers a peer has to take between two
 	// checks to be taking them.
 	answerProgress = 16 << 10
@@ -49,6 +57,7 @@ var (
 	errIncompleteRequest = errors.New("a request was not complete in time")
 	errNothingTaken      = errors.New("the peer does not take its answers")
 	errRapidResets       = errors.New("the caller resets calls as soon as it has begun them")
+	errControlFrames     = errors.New("the peer sends PING, SETTINGS or PRIORITY frames without end")
 	errTooMuchMemory     = errors.New("the caller makes the broker keep more than its share of memory")
 )
 
@@ -62,6 +71,7 @@ var (
 type traffic struct {
 	account *budget.Account
 	resets  *rate.Limiter // of the principal
+	control *rate.Limiter // of the principal
 
 	// incomplete is how many requests have begun and not ended.
 	incomplete atomic.Int64
@@ -76,6 +86,7 @@ type traffic struct {
 	in, out frames
 	streams map[uint32]stream // the open ones
 	last    uint32            // the highest stream
+	credit  int               // control frames that calls have allowed for
 	bytes   int64             // of the open streams' requests
 	// held are streams that the peer has reset during the write under way: gRPC
 	// keeps them until the write is taken.
@@ -113,6 +124,12 @@ func (t *traffic) received(b []byte, now time.Time) error {
 			t.headers(f, now)
 		case frameData:
 			t.data(f)
+		case framePing, frameSettings, framePriority:
+			if t.credit > 0 {
+				t.credit--
+			} else if t.control != nil && !t.control.AllowN(now, 1) {
+				err = errControlFrames
+			}
 		case frameReset:
 			if s, open := t.streams[f.stream]; open {
 				t.end(f.stream, s)
@@ -166,6 +183,7 @@ func (t *traffic) headers(f frame, now time.Time) {
 			return // which gRPC refuses
 		}
 		t.last = f.stream
+		t.credit = min(t.credit+controlPerCall, maxControl)
 		s.since = now
 		t.incomplete.Add(1)
 	}
