@@ -46,7 +46,7 @@ type lane struct {
 }
 
 // queue is who waits at a gate, by caller. The next turn is the caller's that has
-// used the least of late. So callers get the same share of the places, and of the
+// used the least recently. So callers get the same share of the places, and of the
 // store's pace, however many reads each has in the queue. A caller that is alone gets
 // all of it, and one that asks only now and then need not wait for those that ask
 // all the time. It is not safe for concurrent use.

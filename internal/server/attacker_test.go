@@ -117,17 +117,5 @@ func settled(t *testing.T, b *budget.Budget) {
 // cutFor returns how many connections were cut for reaching a bound.
 func (ts *testServer) cutFor(t *testing.T, bound string) float64 {
 	t.Helper()
-	families, err := ts.metrics.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range families {
-		for _, m := range f.GetMetric() {
-			if f.GetName() == "secretbroker_connections_cut_total" && m.GetLabel()[0].GetValue() == bound {
-				return m.GetCounter().GetValue()
-			}
-		}
-	}
-	t.Fatalf("%s is not counted", bound)
-	return 0
+	return ts.counter(t, "secretbroker_connections_cut_total", bound)
 }

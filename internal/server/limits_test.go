@@ -48,13 +48,19 @@ func (ts *testServer) overLimit(t *testing.T, l admission.Limit) float64 {
 // overLabel returns the counter of a limit's label.
 func (ts *testServer) overLabel(t *testing.T, label string) float64 {
 	t.Helper()
+	return ts.counter(t, "secretbroker_calls_over_limit_total", label)
+}
+
+// counter returns the counter name whose first label has that value.
+func (ts *testServer) counter(t *testing.T, name, label string) float64 {
+	t.Helper()
 	families, err := ts.metrics.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
-			if f.GetName() == "secretbroker_calls_over_limit_total" && m.GetLabel()[0].GetValue() == label {
+			if f.GetName() == name && m.GetLabel()[0].GetValue() == label {
 				return m.GetCounter().GetValue()
 			}
 		}

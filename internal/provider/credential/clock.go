@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/elapsed"
 	"github.com/secretbroker/secretbroker/internal/provider/task"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -28,7 +29,7 @@ func (f *failure) tell(now time.Time) error {
 		return f.err
 	}
 	c := *e
-	c.RetryAfter = max(f.pause-elapsed(f.at, now), time.Second)
+	c.RetryAfter = max(f.pause-elapsed.Between(f.at, now), time.Second)
 	return &c
 }
 
@@ -67,29 +68,22 @@ func pauseAfter(inARow int, first, most time.Duration) time.Duration {
 	return min(first, most)
 }
 
-// elapsed is the time from one instant to another by the monotonic or by the wall
-// clock, whichever says more: the first stands still while a machine is suspended, the
-// second can be set back, and neither may lengthen a life.
-func elapsed(from, to time.Time) time.Duration {
-	return max(to.Sub(from), to.Round(0).Sub(from.Round(0)))
-}
-
 // good reports whether the credential at hand can be used. s.mu is held.
 func (s *Source[T]) good(now time.Time) bool {
 	h := s.held
-	return h != nil && (h.Life == 0 || elapsed(h.Began, now) < h.Life-s.cfg.Margin(h.Life))
+	return h != nil && (h.Life == 0 || elapsed.Between(h.Began, now) < h.Life-s.cfg.Margin(h.Life))
 }
 
 // due reports whether it is time for the successor of the credential at hand. s.mu is
 // held.
 func (s *Source[T]) due(now time.Time) bool {
 	h := s.held
-	return h != nil && h.Life > 0 && elapsed(h.Began, now) >= h.Life-s.ahead
+	return h != nil && h.Life > 0 && elapsed.Between(h.Began, now) >= h.Life-s.ahead
 }
 
 // pausing reports whether the last failure still counts. s.mu is held.
 func (s *Source[T]) pausing(now time.Time) bool {
-	return s.failed != nil && elapsed(s.failed.at, now) < s.failed.pause
+	return s.failed != nil && elapsed.Between(s.failed.at, now) < s.failed.pause
 }
 
 // start begins an attempt; nil if the Tasks are stopped. With recheck it is one only if
@@ -155,7 +149,7 @@ func (s *Source[T]) end(a *attempt[T], failed *failure) {
 			a.err = failed.tell(now)
 		}
 		if s.cfg.Keep || s.used && s.good(now) {
-			s.wake(failed.pause - elapsed(failed.at, now))
+			s.wake(failed.pause - elapsed.Between(failed.at, now))
 		}
 		return
 	}
@@ -164,7 +158,7 @@ func (s *Source[T]) end(a *attempt[T], failed *failure) {
 		s.ahead = min(s.cfg.Ahead(life), life)
 		// Up to a quarter later, so that what began together is not renewed together.
 		s.ahead -= time.Duration(rand.Int64N(int64(s.ahead)/4 + 1)) //nolint:gosec // no secret
-		s.wake(life - s.ahead - elapsed(s.held.Began, now))
+		s.wake(life - s.ahead - elapsed.Between(s.held.Began, now))
 	}
 }
 
@@ -197,9 +191,9 @@ func (s *Source[T]) tick() {
 	now := s.cfg.Now()
 	switch {
 	case s.pausing(now):
-		s.wake(s.failed.pause - elapsed(s.failed.at, now))
+		s.wake(s.failed.pause - elapsed.Between(s.failed.at, now))
 	case s.good(now) && !s.due(now): // it has been replaced meanwhile
-		s.wake(s.held.Life - s.ahead - elapsed(s.held.Began, now))
+		s.wake(s.held.Life - s.ahead - elapsed.Between(s.held.Began, now))
 	default:
 		s.start(false)
 	}

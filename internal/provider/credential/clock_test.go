@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 	"unsafe"
+
+	"github.com/secretbroker/secretbroker/internal/elapsed"
 )
 
 // withMonotonic moves t's monotonic reading alone, which no clock of a test can do:
@@ -30,7 +32,7 @@ func TestElapsedGoesByBothClocks(t *testing.T) {
 		"set back":  {-time.Hour, time.Minute, time.Minute},
 	} {
 		now := withMonotonic(began.Add(tc.wall), tc.monotonic-tc.wall)
-		if got := elapsed(began, now); got != tc.want {
+		if got := elapsed.Between(began, now); got != tc.want {
 			t.Errorf("%s: %v, want %v", name, got, tc.want)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/elapsed"
 	"github.com/secretbroker/secretbroker/internal/provider/task"
 )
 
@@ -212,7 +213,7 @@ func (s *Source[T]) refused(is func(*Held[T]) bool) bool {
 	if !s.replaceable(now) {
 		return false
 	}
-	if elapsed(s.dropped, now) > 2*MaxRefusalPause {
+	if elapsed.Between(s.dropped, now) > 2*MaxRefusalPause {
 		s.refusals = 0
 	}
 	s.held, s.dropped = nil, now
@@ -229,7 +230,7 @@ func (s *Source[T]) Replaceable() bool {
 }
 
 func (s *Source[T]) replaceable(now time.Time) bool {
-	return s.dropped.IsZero() || elapsed(s.dropped, now) >= pauseAfter(s.refusals, RefusalPause, MaxRefusalPause)
+	return s.dropped.IsZero() || elapsed.Between(s.dropped, now) >= pauseAfter(s.refusals, RefusalPause, MaxRefusalPause)
 }
 
 // Forget drops the credential if it is one: the next Get asks for another one. It is
