@@ -25,16 +25,17 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Role is what somebody may do with an integration. No role gives a secret.
+// Role is what a principal may do with an integration. No role allows reading a
+// secret.
 type Role int32
 
 const (
 	Role_ROLE_UNSPECIFIED Role = 0
-	// Everything: change, delete, grant, give roles.
+	// Everything: change, delete, grant, assign roles.
 	Role_ROLE_RESOURCE_OWNER Role = 1
-	// Look at it, grant and revoke its use, validate it.
+	// View it, grant and revoke its use, validate it.
 	Role_ROLE_ASSIGNER Role = 2
-	// Look at it and at its use, and have decisions explained.
+	// View it and its usage, and have decisions explained.
 	Role_ROLE_AUDITOR Role = 3
 )
 
@@ -84,55 +85,57 @@ func (Role) EnumDescriptor() ([]byte, []int) {
 // Integration is one cloud identity, the stores it may read, and who may use it.
 type Integration struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The name that connectors' configurations use, [A-Za-z0-9._-]{1,64}. It is
-	// chosen at creation and never changes.
+	// The name that connector configurations use, [A-Za-z0-9._-]{1,64}. It is set at
+	// creation and immutable.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// One line for people.
+	// A description for people, one line.
 	DisplayName string `protobuf:"bytes,2,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
-	// The kind of store, for example "AZURE_KEY_VAULT". It never changes.
+	// The kind of store, for example "AZURE_KEY_VAULT". Immutable.
 	Kind string `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
 	// The settings of the kind: the section of an integration's file that is named
 	// after the kind ("azure:" and so on), with the same names and the same rules;
-	// docs/configuration.md lists them. In place of settings that name a file with a
-	// credential, its content is given in credentials.
+	// docs/configuration.md lists them. The content of a credential is set in
+	// credentials, instead of a setting that names its file.
 	Settings *structpb.Struct `protobuf:"bytes,4,opt,name=settings,proto3" json:"settings,omitempty"`
 	// How long values are kept; unset for the broker's defaults.
 	Cache *IntegrationCache `protobuf:"bytes,5,opt,name=cache,proto3" json:"cache,omitempty"`
-	// How hard each store may be used; unset for the broker's defaults.
+	// Limits on the reads of each store; unset for the broker's defaults.
 	Limits *IntegrationLimits `protobuf:"bytes,6,opt,name=limits,proto3" json:"limits,omitempty"`
-	// Where the integration's stores are; unset where nobody asks.
+	// Where the integration's stores are; optional.
 	Placement *Placement `protobuf:"bytes,7,opt,name=placement,proto3" json:"placement,omitempty"`
-	// Who may use the integration, for which secrets. Nobody may without a grant.
+	// Who may use the integration, for which secrets. Without grants, every use is
+	// denied.
 	Grants []*Grant `protobuf:"bytes,8,rep,name=grants,proto3" json:"grants,omitempty"`
-	// Who may manage this integration, beside those who may manage all.
+	// Who may manage this integration, in addition to the roles on all integrations.
 	Roles []*RoleBinding `protobuf:"bytes,9,rep,name=roles,proto3" json:"roles,omitempty"`
-	// Input only: the content of credentials, each by the name of the setting that
+	// Input only: the content of credentials, keyed by the name of the setting that
 	// would otherwise name its file, without "_file", for example
-	// "azure.credential.client_secret". What is not given stays as it is, and what
-	// the settings have no use for any more is forgotten. It is never returned.
+	// "azure.credential.client_secret". An update leaves credentials that it does not
+	// name unchanged, and deletes those that the settings no longer use. Never returned.
 	Credentials map[string][]byte `protobuf:"bytes,10,rep,name=credentials,proto3" json:"credentials,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// Output only: the names of the credentials that the broker keeps.
+	// Output only: the names of the credentials that the broker stores.
 	CredentialNames []string `protobuf:"bytes,11,rep,name=credential_names,json=credentialNames,proto3" json:"credential_names,omitempty"`
-	// Output only: changes with everything that matters to how secrets are read.
+	// Output only: changes when something changes that affects how secrets are read.
 	Revision string `protobuf:"bytes,12,opt,name=revision,proto3" json:"revision,omitempty"`
-	// Output only: changes with every change. Given back in a request, it keeps
-	// that from undoing somebody else's change.
+	// Output only: changes with every change. A request that carries it fails if the
+	// integration has changed since.
 	Etag string `protobuf:"bytes,13,opt,name=etag,proto3" json:"etag,omitempty"`
-	// Output only: when and by whom it was created and last changed; unset if that
-	// is not known, as with integrations that are files.
+	// Output only: when and by whom it was created and last changed; unset if this is
+	// not known, as for integrations in files.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
 	Creator    string                 `protobuf:"bytes,16,opt,name=creator,proto3" json:"creator,omitempty"`
 	Updater    string                 `protobuf:"bytes,17,opt,name=updater,proto3" json:"updater,omitempty"`
-	// Output only: it is a file on the broker's machine and cannot be changed here.
+	// Output only: the integration is a file on the broker's machine; this API cannot
+	// change it.
 	ReadOnly bool `protobuf:"varint,18,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
-	// Output only: what a person needs to know of the kind in question, for example
-	// to fill in a cloud's console.
+	// Output only: facts that depend on the kind, for example what to enter in the
+	// cloud's console.
 	Facts []*Fact `protobuf:"bytes,19,rep,name=facts,proto3" json:"facts,omitempty"`
-	// Output only: when it was last used; unset if it never was.
+	// Output only: when it was last used; unset if never.
 	LastUseTime *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=last_use_time,json=lastUseTime,proto3" json:"last_use_time,omitempty"`
-	// Output only: what keeps it from being used as it stands here, for an operator;
-	// empty if nothing does.
+	// Output only: why the broker does not use the integration in its current form, for
+	// an operator; empty if it does.
 	Problem       string `protobuf:"bytes,21,opt,name=problem,proto3" json:"problem,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -315,12 +318,12 @@ func (x *Integration) GetProblem() string {
 	return ""
 }
 
-// IntegrationCache says how long an integration's values are kept.
+// IntegrationCache sets how long the broker keeps an integration's values.
 type IntegrationCache struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How long a value is answered from memory.
+	// How long the broker answers from a value in memory.
 	Ttl *durationpb.Duration `protobuf:"bytes,1,opt,name=ttl,proto3" json:"ttl,omitempty"`
-	// How long past its time a value may be answered while its store cannot be
+	// How long after its ttl a value may still be returned while its store cannot be
 	// reached.
 	MaxStale      *durationpb.Duration `protobuf:"bytes,2,opt,name=max_stale,json=maxStale,proto3" json:"max_stale,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -371,15 +374,14 @@ func (x *IntegrationCache) GetMaxStale() *durationpb.Duration {
 	return nil
 }
 
-// IntegrationLimits says how hard each store of an integration may be used.
+// IntegrationLimits bounds the reads of each store of an integration.
 type IntegrationLimits struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Reads of one store at a time; 0 for the default.
+	// The most concurrent reads of one store; 0 for the default.
 	MaxConcurrentReads int32 `protobuf:"varint,1,opt,name=max_concurrent_reads,json=maxConcurrentReads,proto3" json:"max_concurrent_reads,omitempty"`
-	// The most reads of one store that begin in a second; 0 for as many as the
-	// store takes.
+	// The most reads of one store that start in a second; 0 for no limit.
 	ReadsPerSecond int32 `protobuf:"varint,2,opt,name=reads_per_second,json=readsPerSecond,proto3" json:"reads_per_second,omitempty"`
-	// One exchange with the store or the login authority.
+	// The timeout of one request to the store or to its identity provider.
 	Timeout       *durationpb.Duration `protobuf:"bytes,3,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -439,7 +441,7 @@ func (x *IntegrationLimits) GetTimeout() *durationpb.Duration {
 // Placement is where an integration's stores are.
 type Placement struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// For example "azure", "aws" or "gcp"; empty for the cloud of the kind.
+	// For example "azure", "aws" or "gcp"; empty for the kind's own cloud.
 	Cloud string `protobuf:"bytes,1,opt,name=cloud,proto3" json:"cloud,omitempty"`
 	// The cloud's own name of the region, for example "westeurope".
 	Region        string `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
@@ -491,18 +493,17 @@ func (x *Placement) GetRegion() string {
 	return ""
 }
 
-// Grant lets principals read secrets. A narrowing that is empty leaves that side
-// open.
+// Grant lets principals read secrets. An empty field does not restrict.
 type Grant struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Patterns of principals, for example "spiffe://example.org/connect/*".
 	Principals []string `protobuf:"bytes,1,rep,name=principals,proto3" json:"principals,omitempty"`
 	// Some of the integration's vaults.
 	Vaults []string `protobuf:"bytes,2,rep,name=vaults,proto3" json:"vaults,omitempty"`
-	// Names of secrets, or beginnings with one "*" at the end.
+	// Names of secrets, or prefixes followed by "*".
 	Secrets []string `protobuf:"bytes,3,rep,name=secrets,proto3" json:"secrets,omitempty"`
-	// JSON keys, or beginnings with one "*" at the end. Such a grant never gives out
-	// a whole secret.
+	// JSON keys, or prefixes followed by "*". A grant with keys never allows reading a
+	// whole secret.
 	Keys []string `protobuf:"bytes,4,rep,name=keys,proto3" json:"keys,omitempty"`
 	// As vaults, for kinds whose stores are called something else.
 	Stores        []string `protobuf:"bytes,5,rep,name=stores,proto3" json:"stores,omitempty"`
@@ -575,7 +576,7 @@ func (x *Grant) GetStores() []string {
 	return nil
 }
 
-// RoleBinding gives a role to principals.
+// RoleBinding assigns a role to principals.
 type RoleBinding struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Role  Role                   `protobuf:"varint,1,opt,name=role,proto3,enum=secretbroker.v1.Role" json:"role,omitempty"`
@@ -629,8 +630,8 @@ func (x *RoleBinding) GetPrincipals() []string {
 	return nil
 }
 
-// Fact is one line about an integration, or a document of several lines that
-// stands at its cloud, to paste there.
+// Fact is one line about an integration, or a document of several lines to paste
+// into the cloud's console.
 type Fact struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -687,7 +688,7 @@ type CreateIntegrationRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The integration; its id and kind are required.
 	Integration *Integration `protobuf:"bytes,1,opt,name=integration,proto3" json:"integration,omitempty"`
-	// Check everything and change nothing.
+	// Perform every check and change nothing.
 	ValidateOnly  bool `protobuf:"varint,2,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -889,14 +890,14 @@ func (x *GetIntegrationResponse) GetRequestId() string {
 
 type ListIntegrationsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The most integrations to return; 0 for 50, at most 500.
+	// The maximum number of integrations to return; 0 for 50, at most 500.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// From the previous answer; the other fields must be the same.
+	// next_page_token of the previous response; the other fields must be unchanged.
 	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	// Which ones: comparisons joined by AND, for example
-	// "kind = AZURE_KEY_VAULT AND unused". Fields are id, kind, display_name (with
-	// "=" and "!=", a value may end with "*"), and the words unused (never used, or
-	// not within the usage window), read_only and faulty, which NOT turns around.
+	// Comparisons joined by AND, for example "kind = AZURE_KEY_VAULT AND unused".
+	// Fields are id, kind and display_name, with "=" and "!=" (a value may end with
+	// "*"), and the words unused (never used, or not within the usage window),
+	// read_only and faulty, which NOT negates.
 	Filter        string `protobuf:"bytes,3,opt,name=filter,proto3" json:"filter,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -956,7 +957,7 @@ func (x *ListIntegrationsRequest) GetFilter() string {
 type ListIntegrationsResponse struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	Integrations []*Integration         `protobuf:"bytes,1,rep,name=integrations,proto3" json:"integrations,omitempty"`
-	// Empty if there are no more.
+	// Empty on the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	// Identifies this call in the broker's audit and logs.
 	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -1017,17 +1018,17 @@ func (x *ListIntegrationsResponse) GetRequestId() string {
 
 type UpdateIntegrationRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The integration as it should be, with its id. If it has an etag, the change
-	// is made only if that is still the current one.
+	// The new state of the integration, with its id. If it has an etag, the update
+	// fails unless that is the current etag.
 	Integration *Integration `protobuf:"bytes,1,opt,name=integration,proto3" json:"integration,omitempty"`
-	// What of it to change: display_name, settings or settings.NAME, cache or
+	// The fields to change: display_name, settings or settings.NAME, cache or
 	// cache.NAME, limits or limits.NAME, placement or placement.NAME, grants, roles,
-	// or "*" for all of these. Empty for those that are set. Credentials that are
-	// given are always taken.
+	// or "*" for all of these. If empty, the fields that are set. Credentials in the
+	// request are always stored.
 	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
-	// Check everything and change nothing.
+	// Perform every check and change nothing.
 	ValidateOnly bool `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
-	// Let the change take the role RESOURCE_OWNER away from the caller.
+	// Allow a change that takes the role RESOURCE_OWNER away from the caller.
 	Force         bool `protobuf:"varint,4,opt,name=force,proto3" json:"force,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1094,7 +1095,7 @@ func (x *UpdateIntegrationRequest) GetForce() bool {
 type UpdateIntegrationResponse struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Integration *Integration           `protobuf:"bytes,1,opt,name=integration,proto3" json:"integration,omitempty"`
-	// The fields that are different now, for example "grants" or
+	// The fields that changed, for example "grants" or
 	// "settings.vaults".
 	ChangedFields []string `protobuf:"bytes,2,rep,name=changed_fields,json=changedFields,proto3" json:"changed_fields,omitempty"`
 	// Identifies this call in the broker's audit and logs.
@@ -1157,11 +1158,11 @@ func (x *UpdateIntegrationResponse) GetRequestId() string {
 type DeleteIntegrationRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	IntegrationId string                 `protobuf:"bytes,1,opt,name=integration_id,json=integrationId,proto3" json:"integration_id,omitempty"`
-	// Delete only if this is still the current one; empty for whichever.
+	// If set, the call fails unless this is the current etag.
 	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
-	// Delete although it was used of late.
+	// Delete even if it was used within the usage window.
 	Force bool `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`
-	// Check everything and change nothing.
+	// Perform every check and change nothing.
 	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1272,7 +1273,7 @@ func (x *DeleteIntegrationResponse) GetRequestId() string {
 
 type ValidateIntegrationRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// An integration that is there.
+	// The integration, which must exist.
 	IntegrationId string `protobuf:"bytes,1,opt,name=integration_id,json=integrationId,proto3" json:"integration_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1317,7 +1318,7 @@ func (x *ValidateIntegrationRequest) GetIntegrationId() string {
 
 type ValidateIntegrationResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What was tried, in order.
+	// The steps, in the order they were tried.
 	Steps []*ValidationStep `protobuf:"bytes,1,rep,name=steps,proto3" json:"steps,omitempty"`
 	// Every step succeeded.
 	Ok bool `protobuf:"varint,2,opt,name=ok,proto3" json:"ok,omitempty"`
@@ -1378,17 +1379,17 @@ func (x *ValidateIntegrationResponse) GetRequestId() string {
 	return ""
 }
 
-// ValidationStep is one thing that was tried.
+// ValidationStep is the result of one step of a validation.
 type ValidationStep struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What, for example "token" or "read https://my-vault.vault.azure.net".
+	// The step, for example "token" or "read https://my-vault.vault.azure.net".
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Ok   bool   `protobuf:"varint,2,opt,name=ok,proto3" json:"ok,omitempty"`
 	// One of the reasons listed in docs/errors.md; empty if ok.
 	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
-	// What was found, or what is wrong and what to do about it.
+	// What the broker found, or what is wrong and what to do about it.
 	Message string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
-	// It was not tried, because an earlier step failed.
+	// Not tried, because an earlier step failed.
 	Skipped       bool `protobuf:"varint,5,opt,name=skipped,proto3" json:"skipped,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1463,9 +1464,9 @@ type GrantUseRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	IntegrationId string                 `protobuf:"bytes,1,opt,name=integration_id,json=integrationId,proto3" json:"integration_id,omitempty"`
 	Grant         *Grant                 `protobuf:"bytes,2,opt,name=grant,proto3" json:"grant,omitempty"`
-	// Change only if this is still the current one; empty for whichever.
+	// If set, the call fails unless this is the current etag.
 	Etag string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
-	// Check everything and change nothing.
+	// Perform every check and change nothing.
 	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1586,9 +1587,9 @@ type RevokeUseRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	IntegrationId string                 `protobuf:"bytes,1,opt,name=integration_id,json=integrationId,proto3" json:"integration_id,omitempty"`
 	Grant         *Grant                 `protobuf:"bytes,2,opt,name=grant,proto3" json:"grant,omitempty"`
-	// Change only if this is still the current one; empty for whichever.
+	// If set, the call fails unless this is the current etag.
 	Etag string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
-	// Check everything and change nothing.
+	// Perform every check and change nothing.
 	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1708,9 +1709,9 @@ func (x *RevokeUseResponse) GetRequestId() string {
 type ListUsageRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	IntegrationId string                 `protobuf:"bytes,1,opt,name=integration_id,json=integrationId,proto3" json:"integration_id,omitempty"`
-	// The most entries to return; 0 for 50, at most 500.
+	// The maximum number of entries to return; 0 for 50, at most 500.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// From the previous answer; the other fields must be the same.
+	// next_page_token of the previous response; the other fields must be unchanged.
 	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1770,9 +1771,9 @@ func (x *ListUsageRequest) GetPageToken() string {
 type ListUsageResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Usage []*Usage               `protobuf:"bytes,1,rep,name=usage,proto3" json:"usage,omitempty"`
-	// Grants that nobody has used within the usage window, by their index.
+	// Indexes of the grants that were not used within the usage window.
 	UnusedGrants []int32 `protobuf:"varint,2,rep,packed,name=unused_grants,json=unusedGrants,proto3" json:"unused_grants,omitempty"`
-	// Empty if there are no more.
+	// Empty on the last page.
 	NextPageToken string `protobuf:"bytes,3,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	// Identifies this call in the broker's audit and logs.
 	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -1842,13 +1843,13 @@ func (x *ListUsageResponse) GetRequestId() string {
 type Usage struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Principal string                 `protobuf:"bytes,1,opt,name=principal,proto3" json:"principal,omitempty"`
-	// What the caller said that it resolved for; it proves nothing.
+	// The connector that the caller named in its request. Not verified.
 	Connector string `protobuf:"bytes,2,opt,name=connector,proto3" json:"connector,omitempty"`
 	// The secret: its store and name, and the JSON key, empty for a whole secret.
 	Store   string `protobuf:"bytes,3,opt,name=store,proto3" json:"store,omitempty"`
 	Secret  string `protobuf:"bytes,4,opt,name=secret,proto3" json:"secret,omitempty"`
 	JsonKey string `protobuf:"bytes,5,opt,name=json_key,json=jsonKey,proto3" json:"json_key,omitempty"`
-	// The version that was read last.
+	// The version that was last read.
 	Version       string                 `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
 	FirstUseTime  *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=first_use_time,json=firstUseTime,proto3" json:"first_use_time,omitempty"`
 	LastUseTime   *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=last_use_time,json=lastUseTime,proto3" json:"last_use_time,omitempty"`

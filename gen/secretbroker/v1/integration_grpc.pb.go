@@ -37,44 +37,44 @@ const (
 // IntegrationService manages provider integrations: what each one is, who may
 // use it, and who may change that.
 //
-// The caller is identified by its TLS client certificate alone and needs a role,
-// either for all integrations (broker.yaml, roles) or for the one in question
-// (Integration.roles). To a caller without any role an integration that does not
-// exist and one that it may not see look the same. Every call is audited, a
-// change with what was there before and after; a change that cannot be recorded
-// is not made. No call ever returns a credential.
+// The broker identifies the caller by its TLS client certificate alone. The caller
+// needs a role, either on all integrations (broker.yaml, roles) or on this one
+// (Integration.roles). A caller without any role cannot tell an integration that
+// does not exist from one that it may not see. Every call is audited; the record of
+// a change has the state before and after it. A change that cannot be recorded is
+// not made. No method returns a credential.
 //
-// Methods follow Google's AIPs (131 to 136, 154, 158, 160, 161, 163) but for the
-// answers, which have a message each, with the call's request id. Errors are as
-// in ResolverService; the field violations of a google.rpc.BadRequest name the
-// fields of Integration that are at fault, for example
+// Methods follow Google's AIPs (131 to 136, 154, 158, 160, 161, 163), except that
+// each method has a response message of its own, with the call's request id. Errors
+// are as in ResolverService; the field violations of a google.rpc.BadRequest name
+// the invalid fields of Integration, for example
 // "integration.settings.vaults[0]".
 type IntegrationServiceClient interface {
-	// CreateIntegration makes a new integration. Needs the role RESOURCE_OWNER for
-	// all integrations.
+	// CreateIntegration creates an integration. Needs the role RESOURCE_OWNER on all
+	// integrations.
 	CreateIntegration(ctx context.Context, in *CreateIntegrationRequest, opts ...grpc.CallOption) (*CreateIntegrationResponse, error)
 	// GetIntegration returns one integration. Needs any role on it.
 	GetIntegration(ctx context.Context, in *GetIntegrationRequest, opts ...grpc.CallOption) (*GetIntegrationResponse, error)
-	// ListIntegrations returns the integrations that the caller has a role on, in
-	// the order of their ids.
+	// ListIntegrations returns the integrations that the caller has a role on, ordered
+	// by id.
 	ListIntegrations(ctx context.Context, in *ListIntegrationsRequest, opts ...grpc.CallOption) (*ListIntegrationsResponse, error)
 	// UpdateIntegration changes an integration. Needs the role RESOURCE_OWNER on it.
 	UpdateIntegration(ctx context.Context, in *UpdateIntegrationRequest, opts ...grpc.CallOption) (*UpdateIntegrationResponse, error)
-	// DeleteIntegration removes an integration, unless it was used of late. Needs
-	// the role RESOURCE_OWNER on it.
+	// DeleteIntegration deletes an integration. It fails if the integration was used
+	// within the usage window, unless force is set. Needs the role RESOURCE_OWNER on it.
 	DeleteIntegration(ctx context.Context, in *DeleteIntegrationRequest, opts ...grpc.CallOption) (*DeleteIntegrationResponse, error)
-	// ValidateIntegration contacts the integration's stores and reports what works
-	// and what does not. No secret's value is read. Needs the role RESOURCE_OWNER or
+	// ValidateIntegration contacts the integration's stores and reports which steps
+	// succeed and which fail. It reads no secret's value. Needs the role RESOURCE_OWNER or
 	// ASSIGNER on it.
 	ValidateIntegration(ctx context.Context, in *ValidateIntegrationRequest, opts ...grpc.CallOption) (*ValidateIntegrationResponse, error)
 	// GrantUse adds one grant to an integration. Needs the role RESOURCE_OWNER or
-	// ASSIGNER on it. Granting what is granted already changes nothing.
+	// ASSIGNER on it. If the integration has the same grant already, nothing changes.
 	GrantUse(ctx context.Context, in *GrantUseRequest, opts ...grpc.CallOption) (*GrantUseResponse, error)
-	// RevokeUse takes one grant away, the one that says the same. Needs the role
+	// RevokeUse removes the grant that is equal to the given one. Needs the role
 	// RESOURCE_OWNER or ASSIGNER on it.
 	RevokeUse(ctx context.Context, in *RevokeUseRequest, opts ...grpc.CallOption) (*RevokeUseResponse, error)
 	// ListUsage returns who has used an integration, for which secret and
-	// connector, the latest first. Needs any role on it.
+	// connector, most recent first. Needs any role on it.
 	ListUsage(ctx context.Context, in *ListUsageRequest, opts ...grpc.CallOption) (*ListUsageResponse, error)
 }
 
@@ -183,44 +183,44 @@ func (c *integrationServiceClient) ListUsage(ctx context.Context, in *ListUsageR
 // IntegrationService manages provider integrations: what each one is, who may
 // use it, and who may change that.
 //
-// The caller is identified by its TLS client certificate alone and needs a role,
-// either for all integrations (broker.yaml, roles) or for the one in question
-// (Integration.roles). To a caller without any role an integration that does not
-// exist and one that it may not see look the same. Every call is audited, a
-// change with what was there before and after; a change that cannot be recorded
-// is not made. No call ever returns a credential.
+// The broker identifies the caller by its TLS client certificate alone. The caller
+// needs a role, either on all integrations (broker.yaml, roles) or on this one
+// (Integration.roles). A caller without any role cannot tell an integration that
+// does not exist from one that it may not see. Every call is audited; the record of
+// a change has the state before and after it. A change that cannot be recorded is
+// not made. No method returns a credential.
 //
-// Methods follow Google's AIPs (131 to 136, 154, 158, 160, 161, 163) but for the
-// answers, which have a message each, with the call's request id. Errors are as
-// in ResolverService; the field violations of a google.rpc.BadRequest name the
-// fields of Integration that are at fault, for example
+// Methods follow Google's AIPs (131 to 136, 154, 158, 160, 161, 163), except that
+// each method has a response message of its own, with the call's request id. Errors
+// are as in ResolverService; the field violations of a google.rpc.BadRequest name
+// the invalid fields of Integration, for example
 // "integration.settings.vaults[0]".
 type IntegrationServiceServer interface {
-	// CreateIntegration makes a new integration. Needs the role RESOURCE_OWNER for
-	// all integrations.
+	// CreateIntegration creates an integration. Needs the role RESOURCE_OWNER on all
+	// integrations.
 	CreateIntegration(context.Context, *CreateIntegrationRequest) (*CreateIntegrationResponse, error)
 	// GetIntegration returns one integration. Needs any role on it.
 	GetIntegration(context.Context, *GetIntegrationRequest) (*GetIntegrationResponse, error)
-	// ListIntegrations returns the integrations that the caller has a role on, in
-	// the order of their ids.
+	// ListIntegrations returns the integrations that the caller has a role on, ordered
+	// by id.
 	ListIntegrations(context.Context, *ListIntegrationsRequest) (*ListIntegrationsResponse, error)
 	// UpdateIntegration changes an integration. Needs the role RESOURCE_OWNER on it.
 	UpdateIntegration(context.Context, *UpdateIntegrationRequest) (*UpdateIntegrationResponse, error)
-	// DeleteIntegration removes an integration, unless it was used of late. Needs
-	// the role RESOURCE_OWNER on it.
+	// DeleteIntegration deletes an integration. It fails if the integration was used
+	// within the usage window, unless force is set. Needs the role RESOURCE_OWNER on it.
 	DeleteIntegration(context.Context, *DeleteIntegrationRequest) (*DeleteIntegrationResponse, error)
-	// ValidateIntegration contacts the integration's stores and reports what works
-	// and what does not. No secret's value is read. Needs the role RESOURCE_OWNER or
+	// ValidateIntegration contacts the integration's stores and reports which steps
+	// succeed and which fail. It reads no secret's value. Needs the role RESOURCE_OWNER or
 	// ASSIGNER on it.
 	ValidateIntegration(context.Context, *ValidateIntegrationRequest) (*ValidateIntegrationResponse, error)
 	// GrantUse adds one grant to an integration. Needs the role RESOURCE_OWNER or
-	// ASSIGNER on it. Granting what is granted already changes nothing.
+	// ASSIGNER on it. If the integration has the same grant already, nothing changes.
 	GrantUse(context.Context, *GrantUseRequest) (*GrantUseResponse, error)
-	// RevokeUse takes one grant away, the one that says the same. Needs the role
+	// RevokeUse removes the grant that is equal to the given one. Needs the role
 	// RESOURCE_OWNER or ASSIGNER on it.
 	RevokeUse(context.Context, *RevokeUseRequest) (*RevokeUseResponse, error)
 	// ListUsage returns who has used an integration, for which secret and
-	// connector, the latest first. Needs any role on it.
+	// connector, most recent first. Needs any role on it.
 	ListUsage(context.Context, *ListUsageRequest) (*ListUsageResponse, error)
 	mustEmbedUnimplementedIntegrationServiceServer()
 }

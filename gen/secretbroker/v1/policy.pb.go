@@ -23,13 +23,12 @@ const (
 
 type ExplainRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The reference in question, with or without a JSON key; its version does not
-	// matter. Required.
+	// The reference, with or without a JSON key. Its version is ignored. Required.
 	Reference string `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
-	// Only this integration; empty asks about all.
+	// Restricts the answer to one integration; empty for all.
 	IntegrationId string `protobuf:"bytes,2,opt,name=integration_id,json=integrationId,proto3" json:"integration_id,omitempty"`
-	// The caller in question, for example
-	// "spiffe://example.org/connect/worker-1"; empty asks only who may.
+	// A principal to explain the decision for, for example
+	// "spiffe://example.org/connect/worker-1"; empty for readers only.
 	Principal     string `protobuf:"bytes,3,opt,name=principal,proto3" json:"principal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -88,11 +87,11 @@ func (x *ExplainRequest) GetPrincipal() string {
 
 type ExplainResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The canonical reference that was looked at.
+	// The canonical form of the reference.
 	Reference string `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
-	// Everybody who may read it, by integration and grant.
+	// All who may read it, by integration and grant.
 	Readers []*Access `protobuf:"bytes,2,rep,name=readers,proto3" json:"readers,omitempty"`
-	// How each integration judges the principal, if one was given.
+	// The decision of each integration for the principal, if one was given.
 	Judgements []*Judgement `protobuf:"bytes,3,rep,name=judgements,proto3" json:"judgements,omitempty"`
 	// Identifies this call in the broker's audit and logs.
 	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -164,7 +163,7 @@ type Access struct {
 	IntegrationId string                 `protobuf:"bytes,1,opt,name=integration_id,json=integrationId,proto3" json:"integration_id,omitempty"`
 	// Index of the grant in the integration, from 0.
 	Grant int32 `protobuf:"varint,2,opt,name=grant,proto3" json:"grant,omitempty"`
-	// The pattern that stands in the grant, for example
+	// The pattern in the grant, for example
 	// "spiffe://example.org/connect/*".
 	Principal     string `protobuf:"bytes,3,opt,name=principal,proto3" json:"principal,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -222,7 +221,7 @@ func (x *Access) GetPrincipal() string {
 	return ""
 }
 
-// Judgement is what one integration says to one principal.
+// Judgement is the decision of one integration for one principal.
 type Judgement struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	IntegrationId string                 `protobuf:"bytes,1,opt,name=integration_id,json=integrationId,proto3" json:"integration_id,omitempty"`
@@ -230,10 +229,9 @@ type Judgement struct {
 	Allowed bool `protobuf:"varint,2,opt,name=allowed,proto3" json:"allowed,omitempty"`
 	// Index of the grant that allows it; -1 if none does.
 	Grant int32 `protobuf:"varint,3,opt,name=grant,proto3" json:"grant,omitempty"`
-	// The outcome in words, for an operator: what allows it, or what stands in
-	// the way.
+	// The decision in words, for an operator: what allows it, or what is missing.
 	Explanation string `protobuf:"bytes,4,opt,name=explanation,proto3" json:"explanation,omitempty"`
-	// How each grant was judged.
+	// How each grant matched.
 	Grants        []*GrantJudgement `protobuf:"bytes,5,rep,name=grants,proto3" json:"grants,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -26,11 +26,11 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// PolicyService answers questions about who may read what. It is for those whom
-// broker.yaml names as auditors, and reads no secret.
+// PolicyService answers questions about who may read what. Callers need the role
+// AUDITOR. It reads no secret.
 type PolicyServiceClient interface {
-	// Explain says who may read a secret, through which integration and by which
-	// grant, and, for one caller, why it may or may not.
+	// Explain returns who may read a secret, through which integration and by which
+	// grant, and, for one principal, why it may or may not.
 	Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error)
 }
 
@@ -56,11 +56,11 @@ func (c *policyServiceClient) Explain(ctx context.Context, in *ExplainRequest, o
 // All implementations must embed UnimplementedPolicyServiceServer
 // for forward compatibility.
 //
-// PolicyService answers questions about who may read what. It is for those whom
-// broker.yaml names as auditors, and reads no secret.
+// PolicyService answers questions about who may read what. Callers need the role
+// AUDITOR. It reads no secret.
 type PolicyServiceServer interface {
-	// Explain says who may read a secret, through which integration and by which
-	// grant, and, for one caller, why it may or may not.
+	// Explain returns who may read a secret, through which integration and by which
+	// grant, and, for one principal, why it may or may not.
 	Explain(context.Context, *ExplainRequest) (*ExplainResponse, error)
 	mustEmbedUnimplementedPolicyServiceServer()
 }

@@ -29,7 +29,7 @@ type LengthClass int32
 const (
 	// There is no value.
 	LengthClass_LENGTH_CLASS_UNSPECIFIED LengthClass = 0
-	// The value is empty, which is hardly what anybody wants.
+	// The value is empty, which is rarely intended.
 	LengthClass_LENGTH_CLASS_EMPTY LengthClass = 1
 	// 1 to 7 bytes.
 	LengthClass_LENGTH_CLASS_TINY LengthClass = 2
@@ -98,17 +98,17 @@ type ResolveRequest struct {
 	//
 	// This may also be a connector's whole configuration: when it has the
 	// property secret.manager.enabled, only the names listed in
-	// secret.manager.managed.configs are references. All others are left alone
-	// and do not come back.
+	// secret.manager.managed.configs are references. The broker ignores all others
+	// and does not return them.
 	Configs map[string]string `protobuf:"bytes,2,rep,name=configs,proto3" json:"configs,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// The caller takes no value that was read from the store longer ago than
-	// this. Zero reads now. Unset takes what the broker's cache holds.
+	// The greatest age of a value, counted from when the broker read it from the
+	// store. Zero reads now. If unset, the broker answers from its cache.
 	MaxAge *durationpb.Duration `protobuf:"bytes,3,opt,name=max_age,json=maxAge,proto3,oneof" json:"max_age,omitempty"`
-	// Failing configs are reported in ResolveResponse.errors and the others are
-	// answered, instead of failing the whole call.
+	// Return the configs that can be resolved and report the others in
+	// ResolveResponse.errors, instead of failing the whole call.
 	AllowPartial bool `protobuf:"varint,4,opt,name=allow_partial,json=allowPartial,proto3" json:"allow_partial,omitempty"`
-	// The caller's own name for the connector it resolves for. It is written to
-	// the audit log as a claim and never has a part in a decision.
+	// The caller's own name for the connector that it resolves for. The broker writes
+	// it to the audit log as a claim; it never affects a decision.
 	Connector     string `protobuf:"bytes,5,opt,name=connector,proto3" json:"connector,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -183,7 +183,7 @@ type ResolveResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Config name to resolved value.
 	Configs map[string]*ResolvedConfig `protobuf:"bytes,1,rep,name=configs,proto3" json:"configs,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// Config name to what is wrong with it; empty unless allow_partial was set.
+	// Config name to error; empty unless allow_partial was set.
 	Errors map[string]*ConfigError `protobuf:"bytes,2,rep,name=errors,proto3" json:"errors,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Identifies this call in the broker's audit and logs.
 	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -242,7 +242,7 @@ func (x *ResolveResponse) GetRequestId() string {
 	return ""
 }
 
-// ResolvedConfig is the value of one config and how fresh it is.
+// ResolvedConfig is the value of one config, with its age and validity.
 type ResolvedConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The secret, or the member of its JSON document that the reference's key
@@ -254,19 +254,18 @@ type ResolvedConfig struct {
 	// When the broker read the value from the store.
 	FetchTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=fetch_time,json=fetchTime,proto3" json:"fetch_time,omitempty"`
 	// Until when the broker answers from this copy: the end of the cache's
-	// time-to-live, or of the secret's own validity if that is sooner.
+	// time-to-live or of the secret's own validity, whichever is sooner.
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
-	// The value is past expire_time and is answered only because the store
-	// cannot be reached and the integration allows that.
+	// The value is past expire_time; the broker returned it because the store cannot
+	// be reached and the integration's max_stale allows that.
 	Stale bool `protobuf:"varint,5,opt,name=stale,proto3" json:"stale,omitempty"`
-	// The decoded bytes, of a reference that asks for decoding (?decode=base64),
-	// and of no other. (Not "value_bytes": in Java that is an accessor of "value".)
+	// The decoded bytes, for a reference that asks for decoding (?decode=base64) only. (Not "value_bytes": in Java that is an accessor of "value".)
 	DecodedValue []byte `protobuf:"bytes,6,opt,name=decoded_value,json=decodedValue,proto3" json:"decoded_value,omitempty"`
-	// When the secret's own validity ends, unset if it has no end. Not the end of
-	// the cache's time-to-live.
+	// When the secret's own validity ends; unset if it does not end. This is not the
+	// end of the cache's time-to-live.
 	SecretExpireTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=secret_expire_time,json=secretExpireTime,proto3" json:"secret_expire_time,omitempty"`
-	// How long the secret is valid from now on, by the broker's clock; unset if
-	// its validity has no end.
+	// How long the secret remains valid, by the broker's clock; unset if its validity
+	// does not end.
 	TimeLeft      *durationpb.Duration `protobuf:"bytes,8,opt,name=time_left,json=timeLeft,proto3" json:"time_left,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -358,14 +357,14 @@ func (x *ResolvedConfig) GetTimeLeft() *durationpb.Duration {
 	return nil
 }
 
-// ConfigError says why one config has no value.
+// ConfigError says why one config could not be resolved.
 type ConfigError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// One of the reasons listed in docs/errors.md, for example SECRET_NOT_FOUND.
 	Reason string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
 	// What is wrong and what to do about it. Never contains a secret's value.
 	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
-	// How long to wait before trying again; unset where that does not help.
+	// How long to wait before a retry; unset if a retry does not help.
 	RetryDelay    *durationpb.Duration `protobuf:"bytes,3,opt,name=retry_delay,json=retryDelay,proto3" json:"retry_delay,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -497,10 +496,9 @@ func (x *CheckRequest) GetConnector() string {
 
 type CheckResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Config name to what is known of it: every reference, and every config at
-	// fault.
+	// Config name to report, for every reference and every invalid config.
 	Configs map[string]*ConfigReport `protobuf:"bytes,1,rep,name=configs,proto3" json:"configs,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// Every config can be resolved.
+	// True if every config can be resolved.
 	Ok bool `protobuf:"varint,2,opt,name=ok,proto3" json:"ok,omitempty"`
 	// Identifies this call in the broker's audit and logs.
 	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -559,8 +557,8 @@ func (x *CheckResponse) GetRequestId() string {
 	return ""
 }
 
-// ConfigReport is what Check found out about one config. What could not be
-// found out, because of the error, is left empty.
+// ConfigReport is what Check found about one config. Fields that are unknown because
+// of the error are empty.
 type ConfigReport struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The store, canonical, for example "https://my-vault.vault.azure.net".
@@ -571,19 +569,19 @@ type ConfigReport struct {
 	Version string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
 	// The JSON key that the reference names, empty for the whole secret.
 	JsonKey string `protobuf:"bytes,4,opt,name=json_key,json=jsonKey,proto3" json:"json_key,omitempty"`
-	// The JSON key is there; false also when the reference names none.
+	// True if the document has the JSON key; false if the reference names none.
 	JsonKeyFound bool `protobuf:"varint,5,opt,name=json_key_found,json=jsonKeyFound,proto3" json:"json_key_found,omitempty"`
 	// When the broker read the secret from the store.
 	FetchTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=fetch_time,json=fetchTime,proto3" json:"fetch_time,omitempty"`
-	// When the secret's own validity ends, unset if it has no end. Not the end of
-	// the cache's time-to-live.
+	// When the secret's own validity ends; unset if it does not end. This is not the
+	// end of the cache's time-to-live.
 	SecretExpireTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=secret_expire_time,json=secretExpireTime,proto3" json:"secret_expire_time,omitempty"`
-	// How long the secret is valid from now on, by the broker's clock; unset if
-	// its validity has no end.
+	// How long the secret remains valid, by the broker's clock; unset if its validity
+	// does not end.
 	TimeLeft *durationpb.Duration `protobuf:"bytes,8,opt,name=time_left,json=timeLeft,proto3" json:"time_left,omitempty"`
-	// How long the value is, roughly: enough to see that something is there.
+	// A coarse length of the value: enough to see that it is not empty.
 	LengthClass LengthClass `protobuf:"varint,9,opt,name=length_class,json=lengthClass,proto3,enum=secretbroker.v1.LengthClass" json:"length_class,omitempty"`
-	// Why the config cannot be resolved; unset if it can.
+	// Why the config cannot be resolved; unset if it can be.
 	Error         *ConfigError `protobuf:"bytes,10,opt,name=error,proto3" json:"error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

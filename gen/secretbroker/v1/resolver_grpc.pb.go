@@ -27,23 +27,23 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// ResolverService turns the references that stand in a connector's
-// configuration into the values of the secrets they name.
+// ResolverService resolves the references in a connector's configuration to the
+// values of the secrets that they name.
 //
-// The caller is identified by its TLS client certificate alone. Errors carry a
+// The broker identifies the caller by its TLS client certificate alone. Errors carry a
 // google.rpc.ErrorInfo with domain "secretbroker" and one of the reasons listed
 // in docs/errors.md, a google.rpc.BadRequest with one field violation for each
-// failing config, a google.rpc.RequestInfo, and a google.rpc.RetryInfo where
-// trying again makes sense.
+// failing config, a google.rpc.RequestInfo, and a google.rpc.RetryInfo if a
+// retry can succeed.
 type ResolverServiceClient interface {
-	// Resolve reads the secrets that the given references name. Either every
-	// config is answered, or, unless allow_partial is set, the call fails and
-	// names every config that stood in its way.
+	// Resolve reads the secrets that the given references name. If a
+	// config cannot be resolved, the call fails and names every such config, unless
+	// allow_partial is set.
 	Resolve(ctx context.Context, in *ResolveRequest, opts ...grpc.CallOption) (*ResolveResponse, error)
 	// Check is the dry run of Resolve: it parses, authorizes and resolves the same
-	// configs and reports what it found about each, but never a value nor anything
-	// computed from one but its length class. It succeeds also when configs fail;
-	// what is wrong with them stands in their reports.
+	// configs and reports what it found about each. It returns no value, and nothing
+	// computed from one except its length class. The call succeeds even if configs
+	// fail; their reports say what is wrong.
 	Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (*CheckResponse, error)
 }
 
@@ -79,23 +79,23 @@ func (c *resolverServiceClient) Check(ctx context.Context, in *CheckRequest, opt
 // All implementations must embed UnimplementedResolverServiceServer
 // for forward compatibility.
 //
-// ResolverService turns the references that stand in a connector's
-// configuration into the values of the secrets they name.
+// ResolverService resolves the references in a connector's configuration to the
+// values of the secrets that they name.
 //
-// The caller is identified by its TLS client certificate alone. Errors carry a
+// The broker identifies the caller by its TLS client certificate alone. Errors carry a
 // google.rpc.ErrorInfo with domain "secretbroker" and one of the reasons listed
 // in docs/errors.md, a google.rpc.BadRequest with one field violation for each
-// failing config, a google.rpc.RequestInfo, and a google.rpc.RetryInfo where
-// trying again makes sense.
+// failing config, a google.rpc.RequestInfo, and a google.rpc.RetryInfo if a
+// retry can succeed.
 type ResolverServiceServer interface {
-	// Resolve reads the secrets that the given references name. Either every
-	// config is answered, or, unless allow_partial is set, the call fails and
-	// names every config that stood in its way.
+	// Resolve reads the secrets that the given references name. If a
+	// config cannot be resolved, the call fails and names every such config, unless
+	// allow_partial is set.
 	Resolve(context.Context, *ResolveRequest) (*ResolveResponse, error)
 	// Check is the dry run of Resolve: it parses, authorizes and resolves the same
-	// configs and reports what it found about each, but never a value nor anything
-	// computed from one but its length class. It succeeds also when configs fail;
-	// what is wrong with them stands in their reports.
+	// configs and reports what it found about each. It returns no value, and nothing
+	// computed from one except its length class. The call succeeds even if configs
+	// fail; their reports say what is wrong.
 	Check(context.Context, *CheckRequest) (*CheckResponse, error)
 	mustEmbedUnimplementedResolverServiceServer()
 }
