@@ -35,7 +35,7 @@ func (c *crowd) call(caller, prefix string, reads int) (read int) {
 	for range reads {
 		name := fmt.Sprint(prefix, c.next.Add(1))
 		wg.Go(func() {
-			_, err := c.set.Fetch(provider.WithAccount(ctx, provider.NewAccount(caller)), c.in, ref("v", name))
+			_, err := c.set.Fetch(provider.WithCallers(ctx, provider.NewCallers(caller)), c.in, ref("v", name))
 			if err == nil || secret.AsError(err).Reason == secret.ReasonSecretNotFound {
 				answered.Add(1)
 			}
@@ -94,7 +94,7 @@ func measure(t *testing.T, attackers, reads int, limits registry.Limits) (calls 
 }
 
 // A caller that asks for names that do not exist, at full rate, leaves another one
-// close to its fair half, of the places and of the pace; n attackers leave it its
+// close to its fair half, of the concurrent reads and of the rate; n attackers leave it its
 // share of n + 1.
 func TestMissesAreChargedToTheirCaller(t *testing.T) {
 	for name, tc := range map[string]struct {
@@ -102,16 +102,16 @@ func TestMissesAreChargedToTheirCaller(t *testing.T) {
 		limits           registry.Limits
 		share            float64
 	}{
-		"one read a call":      {attackers: 1, reads: 1, share: 0.45},
-		"few reads a call":     {attackers: 1, reads: 16, share: 0.45},
-		"a whole gate a call":  {attackers: 1, reads: 64, share: 0.45},
-		"few places":           {attackers: 1, reads: 4, limits: registry.Limits{MaxConcurrentReads: 4}, share: 0.45},
-		"one place":            {attackers: 1, reads: 1, limits: registry.Limits{MaxConcurrentReads: 1}, share: 0.45},
-		"a slow pace":          {attackers: 1, reads: 1, limits: registry.Limits{ReadsPerSecond: 17}, share: 0.45},
-		"a pace of several":    {attackers: 1, reads: 16, limits: registry.Limits{ReadsPerSecond: 100}, share: 0.45},
-		"three attackers":      {attackers: 3, reads: 16, share: 0.9 / 4},
-		"three at a slow pace": {attackers: 3, reads: 4, limits: registry.Limits{ReadsPerSecond: 40}, share: 0.9 / 4},
-		"seven attackers":      {attackers: 7, reads: 64, share: 0.9 / 8},
+		"one read a call":        {attackers: 1, reads: 1, share: 0.45},
+		"few reads a call":       {attackers: 1, reads: 16, share: 0.45},
+		"a whole limiter a call": {attackers: 1, reads: 64, share: 0.45},
+		"few reads":              {attackers: 1, reads: 4, limits: registry.Limits{MaxConcurrentReads: 4}, share: 0.45},
+		"one read":               {attackers: 1, reads: 1, limits: registry.Limits{MaxConcurrentReads: 1}, share: 0.45},
+		"a slow rate":            {attackers: 1, reads: 1, limits: registry.Limits{ReadsPerSecond: 17}, share: 0.45},
+		"a rate of several":      {attackers: 1, reads: 16, limits: registry.Limits{ReadsPerSecond: 100}, share: 0.45},
+		"three attackers":        {attackers: 3, reads: 16, share: 0.9 / 4},
+		"three at a slow rate":   {attackers: 3, reads: 4, limits: registry.Limits{ReadsPerSecond: 40}, share: 0.9 / 4},
+		"seven attackers":        {attackers: 7, reads: 64, share: 0.9 / 8},
 	} {
 		t.Run(name, func(t *testing.T) {
 			quiet, attacked := measure(t, 0, tc.reads, tc.limits), measure(t, tc.attackers, tc.reads, tc.limits)
@@ -178,7 +178,7 @@ func TestFullQueueIsShared(t *testing.T) {
 		ask := func(caller string, n int) {
 			for i := range n {
 				wg.Go(func() {
-					ctx := provider.WithAccount(t.Context(), provider.NewAccount(caller))
+					ctx := provider.WithCallers(t.Context(), provider.NewCallers(caller))
 					_, err := set.Fetch(ctx, of("i", "1"), ref("v", fmt.Sprint(caller, i)))
 					if err == nil {
 						return
@@ -221,25 +221,25 @@ func TestJoinedReadTakesTheBetterTurn(t *testing.T) {
 		}}
 		set := s.set(t, func(c *provider.SetConfig) { c.MaxConcurrentReads = 1 })
 		var wg sync.WaitGroup
-		accounts := make([]*provider.Account, 20)
-		for i := range accounts {
-			accounts[i] = provider.NewAccount("greedy")
+		fetches := make([]*provider.Callers, 20)
+		for i := range fetches {
+			fetches[i] = provider.NewCallers("greedy")
 			wg.Go(func() {
-				if _, err := set.Fetch(provider.WithAccount(t.Context(), accounts[i]), of("i", "1"), ref("v", fmt.Sprint(i))); err != nil {
+				if _, err := set.Fetch(provider.WithCallers(t.Context(), fetches[i]), of("i", "1"), ref("v", fmt.Sprint(i))); err != nil {
 					t.Error(err)
 				}
 			})
 			synctest.Wait()
 		}
-		again := accounts[15].Join(provider.NewAccount("modest"))
-		if !again || !accounts[15].Join(provider.NewAccount("modest")) || !accounts[3].Join(provider.NewAccount("greedy")) {
+		again := fetches[15].Join(provider.NewCallers("modest"))
+		if !again || !fetches[15].Join(provider.NewCallers("modest")) || !fetches[3].Join(provider.NewCallers("greedy")) {
 			t.Error("the outcome is not shared")
 		}
 		wg.Wait()
 		if order[0] != "0" || order[1] != "15" || len(order) != 20 || order[19] != "19" {
 			t.Errorf("read in the order %v", order)
 		}
-		if !accounts[0].Join(provider.NewAccount("late")) {
+		if !fetches[0].Join(provider.NewCallers("late")) {
 			t.Error("what was read is not shared")
 		}
 		if st := set.Stats(kind); st.Reading != 0 || st.Waiting != 0 {
@@ -261,22 +261,22 @@ func TestRefusalIsNotShared(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range 10 {
 			wg.Go(func() {
-				_, _ = set.Fetch(provider.WithAccount(t.Context(), provider.NewAccount("greedy")), of("i", "1"), ref("v", fmt.Sprint(i)))
+				_, _ = set.Fetch(provider.WithCallers(t.Context(), provider.NewCallers("greedy")), of("i", "1"), ref("v", fmt.Sprint(i)))
 			})
 		}
 		synctest.Wait()
-		try := func(caller string) (*provider.Account, error) {
-			account := provider.NewAccount(caller)
-			ctx, cancel := context.WithTimeout(provider.WithAccount(t.Context(), account), 3500*time.Millisecond)
+		try := func(caller string) (*provider.Callers, error) {
+			callers := provider.NewCallers(caller)
+			ctx, cancel := context.WithTimeout(provider.WithCallers(t.Context(), callers), 3500*time.Millisecond)
 			defer cancel()
 			_, err := set.Fetch(ctx, of("i", "1"), ref("v", "b"))
-			return account, err
+			return callers, err
 		}
-		account, err := try("greedy")
+		callers, err := try("greedy")
 		if !errors.Is(err, provider.ErrCallersShare) {
 			t.Errorf("the eleventh read of the greedy caller: %v", err)
 		}
-		if account.Join(provider.NewAccount("modest")) {
+		if callers.Join(provider.NewCallers("modest")) {
 			t.Error("the refusal is shared")
 		}
 		if _, err := try("modest"); err != nil {

@@ -31,7 +31,7 @@ const (
 	fewLanes = 64
 )
 
-// lane is one caller at a gate.
+// lane is one caller at a limiter.
 type lane struct {
 	caller string
 	queue  []*waiter
@@ -45,7 +45,7 @@ type lane struct {
 	began   float64 // the sum of when those began
 }
 
-// queue is who waits at a gate, by caller. The next turn is the caller's that has
+// queue is who waits at a limiter, by caller. The next turn is the caller's that has
 // used the least recently. So callers get the same share of the places, and of the
 // store's pace, however many reads each has in the queue. A caller that is alone gets
 // all of it, and one that asks only now and then need not wait for those that ask
@@ -200,21 +200,21 @@ func (q *queue) before(w *waiter, now time.Time, typical float64) int {
 // filter calls keep for each waiter in the order of their turns, and takes out
 // those for which it is false.
 func (q *queue) filter(now time.Time, typical float64, keep func(*waiter) bool) {
-	type place struct {
+	type queued struct {
 		w   *waiter
 		due float64 // what its caller will have used when it is its turn
 	}
-	places := make([]place, 0, q.waiting)
+	all := make([]queued, 0, q.waiting)
 	for _, l := range q.order {
 		due := q.use(l, now, typical)
 		for _, w := range l.queue {
-			places = append(places, place{w, due})
+			all = append(all, queued{w, due})
 			due += typical
 		}
 	}
-	slices.SortStableFunc(places, func(a, b place) int { return cmp.Compare(a.due, b.due) })
+	slices.SortStableFunc(all, func(a, b queued) int { return cmp.Compare(a.due, b.due) })
 	seen := make(map[*waiter]bool, q.waiting) // and whether it is kept
-	for _, p := range places {
+	for _, p := range all {
 		if _, ok := seen[p.w]; !ok {
 			seen[p.w] = keep(p.w)
 		}

@@ -37,7 +37,7 @@ func TestReserve(t *testing.T) {
 	})
 	defer s.Close()
 	fetch := func() error {
-		_, err := s.Fetch(provider.WithAccount(t.Context(), provider.NewAccount("caller")), in("1"), secret.Ref{Kind: secret.KindAzureKeyVault, Store: "https://s"})
+		_, err := s.Fetch(provider.WithCallers(t.Context(), provider.NewCallers("caller")), in("1"), secret.Ref{Kind: secret.KindAzureKeyVault, Store: "https://s"})
 		return err
 	}
 	for _, failed = range []error{nil, errors.New("away")} {

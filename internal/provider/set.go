@@ -52,7 +52,7 @@ type Set struct {
 
 	mu      sync.Mutex
 	closed  bool
-	members map[string]*member // by integration id
+	states  map[string]*state // by integration id
 	counts  map[secret.Kind]*counters
 	removed removals
 }
@@ -75,7 +75,7 @@ func NewSet(cfg SetConfig) *Set {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Set{cfg: cfg, members: make(map[string]*member), counts: make(map[secret.Kind]*counters)}
+	s := &Set{cfg: cfg, states: make(map[string]*state), counts: make(map[secret.Kind]*counters)}
 	s.opening, s.cancel = context.WithCancel(context.Background())
 	return s
 }
@@ -88,30 +88,30 @@ func NewSet(cfg SetConfig) *Set {
 // read; what was opened for it is closed with its last Fetch.
 //
 // Fetches of one store wait for their turn, as long as ctx allows; callers take
-// turns, see WithAccount and gate. One
+// turns, see WithCallers and limiter. One
 // whose turn would come too late for ctx's deadline fails at once, with
 // ReasonStoreThrottled if it is the store that asks for patience and
 // ReasonOverloaded if it is the broker, and with RetryAfter. So does, with
 // ReasonStoreUnavailable, a Fetch of a store that does not answer.
 func (s *Set) Fetch(ctx context.Context, in *registry.Integration, ref secret.Ref) (*secret.Secret, error) {
-	account := accountOf(ctx)
-	m, g, err := s.enter(in, ref.Store, account.caller)
+	callers := callersOf(ctx)
+	st, lim, err := s.enter(in, ref.Store, callers.charged)
 	if err != nil {
 		return nil, err
 	}
-	defer s.leave(in.ID, m, g, account.caller)
-	sl, err := s.acquire(m, in)
+	defer s.leave(in.ID, st, lim, callers.charged)
+	h, err := s.acquire(st, in)
 	if err != nil {
 		return nil, err
 	}
-	defer s.release(in.ID, m, sl)
-	p, err := sl.wait(ctx)
+	defer s.release(in.ID, st, h)
+	p, err := h.wait(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var sec *secret.Secret
-	err = g.do(ctx, account, func() (err error) {
-		release, err := s.reserve(ctx, account.caller)
+	err = lim.do(ctx, callers, func() (err error) {
+		release, err := s.reserve(ctx, callers.charged)
 		if err != nil {
 			return err
 		}
@@ -149,10 +149,10 @@ func (s *Set) Supersede(id, revision string) {
 	var idle []Provider
 	if !s.closed {
 		s.removed.forget(id)
-		m := s.member(id, revision)
-		m.current, m.gone = revision, false
-		m.forgetStores(time.Now())
-		idle = s.retire(id, m)
+		st := s.state(id, revision)
+		st.current, st.gone = revision, false
+		st.forgetStores(time.Now())
+		idle = s.retire(id, st)
 	}
 	s.mu.Unlock()
 	closeAll(idle)
@@ -170,28 +170,28 @@ func (s *Set) Keep(in *registry.Integration) {
 		s.mu.Unlock()
 		return
 	}
-	m := s.member(in.ID, in.ReadRevision)
-	m.kind = in.Kind
+	st := s.state(in.ID, in.ReadRevision)
+	st.kind = in.Kind
 	s.mu.Unlock()
-	sl, err := s.acquire(m, in)
+	h, err := s.acquire(st, in)
 	if err != nil {
 		return // it is closed, or there is no such kind, which a Fetch says
 	}
 	s.mu.Lock()
 	closed := s.closed
 	if !closed {
-		s.opened.Go(func() { s.keep(in.ID, m, sl) })
+		s.opened.Go(func() { s.keep(in.ID, st, h) })
 	}
 	s.mu.Unlock()
 	if closed {
-		s.release(in.ID, m, sl)
+		s.release(in.ID, st, h)
 	}
 }
 
-// keep begins to keep the credential of a slot's Provider, once that is open.
-func (s *Set) keep(id string, m *member, sl *slot) {
-	defer s.release(id, m, sl)
-	p, err := sl.wait(s.opening)
+// keep begins to keep the credential of a handle's Provider, once that is open.
+func (s *Set) keep(id string, st *state, h *handle) {
+	defer s.release(id, st, h)
+	p, err := h.wait(s.opening)
 	if err != nil {
 		s.cfg.Logger.Warn("a credential cannot be kept alive before it is first used", "integration", id, "error", err)
 		return
@@ -208,9 +208,9 @@ func (s *Set) Remove(id string) {
 	var idle []Provider
 	if !s.closed {
 		s.removed.add(id)
-		if m := s.members[id]; m != nil {
-			m.gone = true
-			idle = s.retire(id, m)
+		if st := s.states[id]; st != nil {
+			st.gone = true
+			idle = s.retire(id, st)
 		}
 	}
 	s.mu.Unlock()
@@ -224,8 +224,8 @@ func (s *Set) Close() error {
 	s.mu.Lock()
 	s.closed = true
 	var idle []Provider
-	for id, m := range s.members {
-		idle = append(idle, s.retire(id, m)...)
+	for id, st := range s.states {
+		idle = append(idle, s.retire(id, st)...)
 	}
 	s.mu.Unlock()
 	s.cancel()
@@ -249,75 +249,75 @@ func (s *Set) Close() error {
 }
 
 // enter counts one Fetch of an integration's store, unless there are too many.
-func (s *Set) enter(in *registry.Integration, store, caller string) (*member, *gate, error) {
+func (s *Set) enter(in *registry.Integration, store, caller string) (*state, *limiter, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return nil, nil, errClosed
 	}
-	m := s.member(in.ID, in.ReadRevision)
-	m.kind = in.Kind
-	g := m.gates[store]
-	if g == nil {
-		g = newGate(s.cfg.Logger.With("integration", in.ID, "store", store), s.counters(in.Kind), time.Now())
-		m.gates[store] = g
+	st := s.state(in.ID, in.ReadRevision)
+	st.kind = in.Kind
+	lim := st.limiters[store]
+	if lim == nil {
+		lim = newLimiter(s.cfg.Logger.With("integration", in.ID, "store", store), s.counters(in.Kind), time.Now())
+		st.limiters[store] = lim
 	}
-	g.configure(in.Limits, s.cfg.MaxConcurrentReads)
-	if g.fetches >= g.max+s.cfg.MaxWaitingReads && !g.makeRoom(caller) {
-		return nil, nil, g.crowded()
+	lim.configure(in.Limits, s.cfg.MaxConcurrentReads)
+	if lim.fetches >= lim.max+s.cfg.MaxWaitingReads && !lim.makeRoom(caller) {
+		return nil, nil, lim.crowded()
 	}
-	m.fetches++
-	g.fetches++
-	g.byCaller[caller]++
-	return m, g, nil
+	st.fetches++
+	lim.fetches++
+	lim.byCaller[caller]++
+	return st, lim, nil
 }
 
 // makeRoom makes the caller with the most Fetches give up one, unless that is the
 // one who asks, or has no more than this one. It reports whether there is room.
 // Set.mu is held.
-func (g *gate) makeRoom(caller string) bool {
-	greedy, most := "", g.byCaller[caller]+1
-	for c, n := range g.byCaller {
+func (lim *limiter) makeRoom(caller string) bool {
+	greedy, most := "", lim.byCaller[caller]+1
+	for c, n := range lim.byCaller {
 		if n > most {
 			greedy, most = c, n
 		}
 	}
-	return most > g.byCaller[caller]+1 && g.displace(greedy)
+	return most > lim.byCaller[caller]+1 && lim.displace(greedy)
 }
 
 // leave is the end of what enter began.
-func (s *Set) leave(id string, m *member, g *gate, caller string) {
+func (s *Set) leave(id string, st *state, lim *limiter, caller string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	m.fetches--
-	g.fetches--
-	if g.byCaller[caller]--; g.byCaller[caller] == 0 {
-		delete(g.byCaller, caller)
+	st.fetches--
+	lim.fetches--
+	if lim.byCaller[caller]--; lim.byCaller[caller] == 0 {
+		delete(lim.byCaller, caller)
 	}
-	s.drop(id, m)
+	s.drop(id, st)
 }
 
-// member returns what is known of an integration, which Fetches of that
+// state returns what is known of an integration, which Fetches of that
 // revision have made known if nothing was. s.mu is held.
-func (s *Set) member(id, revision string) *member {
-	m := s.members[id]
-	if m == nil {
-		m = &member{
-			current: revision,
-			gone:    s.removed.has(id),
-			slots:   make(map[string]*slot),
-			gates:   make(map[string]*gate),
+func (s *Set) state(id, revision string) *state {
+	st := s.states[id]
+	if st == nil {
+		st = &state{
+			current:  revision,
+			gone:     s.removed.has(id),
+			handles:  make(map[string]*handle),
+			limiters: make(map[string]*limiter),
 		}
-		s.members[id] = m
+		s.states[id] = st
 	}
-	return m
+	return st
 }
 
 // drop forgets a removed integration that nothing is under way of. s.mu is held.
-func (s *Set) drop(id string, m *member) {
-	// A failed opening may be the last to let go, after another member was made.
-	if s.members[id] == m && m.gone && m.fetches == 0 && len(m.slots) == 0 {
-		delete(s.members, id)
+func (s *Set) drop(id string, st *state) {
+	// A failed opening may be the last to let go, after another state was made.
+	if s.states[id] == st && st.gone && st.fetches == 0 && len(st.handles) == 0 {
+		delete(s.states, id)
 	}
 }
 

@@ -55,7 +55,7 @@ func TestSupersede(t *testing.T) {
 	checkOpens(t, &s, "back again", 7, 1)
 }
 
-// A slot that is in use when its revision becomes current stays.
+// A handle that is in use when its revision becomes current stays.
 func TestSupersedeAdopts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s stores

@@ -29,26 +29,26 @@ type counters struct{ opened, throttled, refused atomic.Uint64 }
 func (s *Set) Stats(kind secret.Kind) Stats {
 	s.mu.Lock()
 	count := s.counters(kind)
-	var gates []*gate
-	for _, m := range s.members {
-		if m.kind == kind {
-			for _, g := range m.gates {
-				gates = append(gates, g)
+	var limiters []*limiter
+	for _, st := range s.states {
+		if st.kind == kind {
+			for _, lim := range st.limiters {
+				limiters = append(limiters, lim)
 			}
 		}
 	}
 	s.mu.Unlock()
-	st := Stats{Trips: count.opened.Load(), Throttled: count.throttled.Load(), Refused: count.refused.Load()}
-	for _, g := range gates {
-		g.mu.Lock()
-		st.Reading += int64(g.running)
-		st.Waiting += int64(g.queue.waiting)
-		if g.breaker.State() != gobreaker.StateClosed {
-			st.Unanswering++
+	stats := Stats{Trips: count.opened.Load(), Throttled: count.throttled.Load(), Refused: count.refused.Load()}
+	for _, lim := range limiters {
+		lim.mu.Lock()
+		stats.Reading += int64(lim.running)
+		stats.Waiting += int64(lim.queue.waiting)
+		if lim.breaker.State() != gobreaker.StateClosed {
+			stats.Unanswering++
 		}
-		g.mu.Unlock()
+		lim.mu.Unlock()
 	}
-	return st
+	return stats
 }
 
 // counters returns those of a kind. s.mu is held.

@@ -83,11 +83,11 @@ func (r *Resolver) cacheRequest(in *registry.Integration, maxAge *time.Duration,
 func (r *Resolver) read(ctx context.Context, who Caller, in *registry.Integration, request *Request, items []item, i int) {
 	ref := items[i].ref.Secret()
 	loading := request.Trace.Load(ref.Kind, ref.Store) // the policy has allowed it, so it is one of the integration's
-	account := provider.NewAccount(string(who.Principal))
+	callers := provider.NewCallers(string(who.Principal))
 	req := r.cacheRequest(in, request.MaxAge, ref)
-	req.Account = account
+	req.Account = callers
 	got, err := r.cfg.Cache.Get(ctx, req, func(ctx context.Context) (*secret.Secret, error) {
-		s, err := r.cfg.Stores.Fetch(provider.WithAccount(loading.Begin(ctx), account), in, ref)
+		s, err := r.cfg.Stores.Fetch(provider.WithCallers(loading.Begin(ctx), callers), in, ref)
 		if errors.Is(err, provider.ErrCallersShare) {
 			e := secret.AsError(err)
 			err = e.WithCause(fmt.Errorf("%w: %w", cache.ErrOwn, e.Cause))

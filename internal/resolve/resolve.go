@@ -30,7 +30,7 @@ type Integrations interface {
 }
 
 // Stores reads a secret through an integration; provider.Set is one. The context says
-// who is charged for the read, see provider.WithAccount.
+// who is charged for the read, see provider.WithCallers.
 type Stores interface {
 	Fetch(ctx context.Context, in *registry.Integration, ref secret.Ref) (*secret.Secret, error)
 }

@@ -69,7 +69,7 @@ type Server struct {
 var _ http.Handler = (*Server)(nil)
 
 // New reads the secrets file and returns a Server that serves it. A fault in the
-// file is an error that gives its place and quotes no value.
+// file is an error that gives its position and quotes no value.
 func New(cfg Config) (*Server, error) {
 	if cfg.TenantID == "" || cfg.ClientID == "" {
 		return nil, errors.New("keyvault: TenantID and ClientID are required")

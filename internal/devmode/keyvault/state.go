@@ -136,44 +136,44 @@ func withoutValues(err error) error {
 // faults collects the faults of a file, each with its position.
 type faults []error
 
-func (f *faults) add(place, format string, args ...any) {
-	*f = append(*f, errors.New(place+": "+fmt.Sprintf(format, args...)))
+func (f *faults) add(position, format string, args ...any) {
+	*f = append(*f, errors.New(position+": "+fmt.Sprintf(format, args...)))
 }
 
 func (f *faults) vault(name string, in fileVault, modified time.Time) *vault {
-	place := "vaults." + name
+	position := "vaults." + name
 	switch in.Fault {
 	case "", faultThrottled, faultForbidden, faultUnavailable:
 	default:
-		f.add(place+".fault", "expected %s, %s or %s", faultThrottled, faultForbidden, faultUnavailable)
+		f.add(position+".fault", "expected %s, %s or %s", faultThrottled, faultForbidden, faultUnavailable)
 	}
 	if in.RetryAfter < 0 || in.RetryAfter > 0 && in.Fault != faultThrottled && in.Fault != faultUnavailable {
-		f.add(place+".retry_after", "expected a positive time, and a fault that is %s or %s", faultThrottled, faultUnavailable)
+		f.add(position+".retry_after", "expected a positive time, and a fault that is %s or %s", faultThrottled, faultUnavailable)
 	}
 	if in.Delay < 0 {
-		f.add(place+".delay", "expected a positive time")
+		f.add(position+".delay", "expected a positive time")
 	}
 	v := &vault{fault: in.Fault, retryAfter: in.RetryAfter, delay: in.Delay, modified: modified, secrets: make(map[string]*entry, len(in.Secrets))}
 	for _, secret := range slices.Sorted(maps.Keys(in.Secrets)) {
 		key := strings.ToLower(secret)
 		switch {
 		case !secretName.MatchString(secret):
-			f.add(place+".secrets", "%q is no secret's name: expected 1 to 127 letters, digits and hyphens", secret)
+			f.add(position+".secrets", "%q is no secret's name: expected 1 to 127 letters, digits and hyphens", secret)
 		case v.secrets[key] != nil:
-			f.add(place+".secrets", "%q is listed twice in different case; the store takes both for one", secret)
+			f.add(position+".secrets", "%q is listed twice in different case; the store takes both for one", secret)
 		default:
-			v.secrets[key] = f.secret(place+".secrets."+secret, name, secret, in.Secrets[secret])
+			v.secrets[key] = f.secret(position+".secrets."+secret, name, secret, in.Secrets[secret])
 		}
 	}
 	return v
 }
 
-func (f *faults) secret(place, vault, name string, in fileSecret) *entry {
+func (f *faults) secret(position, vault, name string, in fileSecret) *entry {
 	e := &entry{name: name, deleted: in.Deleted}
 	for i, ver := range slices.Concat([]fileVersion{in.fileVersion}, in.Previous) {
-		at := place
+		at := position
 		if i > 0 {
-			at = fmt.Sprintf("%s.previous[%d]", place, i-1)
+			at = fmt.Sprintf("%s.previous[%d]", position, i-1)
 		}
 		if ver.Value == nil {
 			f.add(at, "value is missing")

@@ -24,7 +24,7 @@ type FileConfig struct {
 }
 
 // Open reads the file and returns a Server that serves it. A fault in the file is
-// an error that gives its place and quotes no value.
+// an error that gives its position and quotes no value.
 func Open(cfg FileConfig) (*Server, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)

@@ -35,7 +35,7 @@ type File[T any] struct {
 }
 
 // Open reads the file for the first time, which has to succeed. The error gives the
-// place of a fault and quotes no value.
+// position of a fault and quotes no value.
 func (f *File[T]) Open() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -22,7 +22,7 @@ type Config struct {
 }
 
 // Open reads the file and returns a Server that serves it. A fault in the file is
-// an error that gives its place and quotes no value.
+// an error that gives its position and quotes no value.
 func Open(cfg Config) (*Server, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)

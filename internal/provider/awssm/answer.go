@@ -21,7 +21,7 @@ type answer struct {
 // check makes a Secret of the answer to ref, unless it is the answer to something
 // else. The policy has decided on ref's store and name, so it is these that the
 // answer's ARN and name must be; AWS itself also takes a part of an ARN for one.
-func (a *answer) check(at *place, ref secret.Ref, now time.Time) (*secret.Secret, error) {
+func (a *answer) check(at *endpoint, ref secret.Ref, now time.Time) (*secret.Secret, error) {
 	if a.value == nil {
 		return nil, somethingElse(at, "the answer is empty")
 	}
@@ -56,7 +56,7 @@ func (a *answer) check(at *place, ref secret.Ref, now time.Time) (*secret.Secret
 // identifies returns an error unless ARN and name are those of the secret that ref
 // names: at's prefix, the name, a hyphen and six characters, and these too if ref
 // has them.
-func identifies(at *place, ref secret.Ref, arn, name *string) error {
+func identifies(at *endpoint, ref secret.Ref, arn, name *string) error {
 	if arn == nil || name == nil {
 		return somethingElse(at, "the answer does not say whose it is")
 	}

@@ -139,7 +139,7 @@ func TestErrors(t *testing.T) {
 func TestNoSuchRegion(t *testing.T) {
 	for host, want := range map[string]secret.Reason{smHost: secret.ReasonStoreNotFound, "proxy.example.test": secret.ReasonStoreUnavailable} {
 		err := &net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host", Name: host + ".", IsNotFound: true}}
-		e := explainRead(t.Context(), &place{region: region, host: smHost}, ref(t, storeURL+"::db"), err)
+		e := explainRead(t.Context(), &endpoint{region: region, host: smHost}, ref(t, storeURL+"::db"), err)
 		if e.Reason != want {
 			t.Errorf("%s: %v, want %s", host, e, want)
 		}

@@ -95,15 +95,15 @@ type store struct {
 	log *slog.Logger
 	aws *registry.AWS
 	in  *registry.Integration
-	// places are the stores that may be read, by their canonical form.
-	places   map[string]*place
-	sessions *credential.Source[aws.Credentials]
-	tasks    *task.Group
-	clients  []*http.Client
+	// endpoints are the stores that may be read, by their canonical form.
+	endpoints map[string]*endpoint
+	sessions  *credential.Source[aws.Credentials]
+	tasks     *task.Group
+	clients   []*http.Client
 }
 
-// place is where the secrets of one store are.
-type place struct {
+// endpoint is where the secrets of one store are.
+type endpoint struct {
 	// arn is how the ARNs of the store's secrets begin, up to the name.
 	arn string
 	// region is how people are told of it.
@@ -121,12 +121,12 @@ func open(ctx context.Context, cfg Config, in *registry.Integration) (*store, er
 		cfg.TryTimeout = in.Limits.Timeout
 	}
 	s := &store{
-		cfg:    cfg,
-		log:    cfg.Logger.With("integration", in.ID),
-		aws:    in.AWS,
-		in:     in,
-		places: make(map[string]*place, len(in.AWS.Stores)),
-		tasks:  task.NewGroup(),
+		cfg:       cfg,
+		log:       cfg.Logger.With("integration", in.ID),
+		aws:       in.AWS,
+		in:        in,
+		endpoints: make(map[string]*endpoint, len(in.AWS.Stores)),
+		tasks:     task.NewGroup(),
 	}
 	roots, err := egress.LoadRoots("aws.ca_file", in.AWS.CAFile)
 	if err != nil {
@@ -142,7 +142,7 @@ func open(ctx context.Context, cfg Config, in *registry.Integration) (*store, er
 		if endpoints[region] == nil {
 			return nil, setupFault("aws.stores has an entry that has no endpoint")
 		}
-		s.places[st] = &place{
+		s.endpoints[st] = &endpoint{
 			arn:    secret.AWSAccountStore(region, account) + ":secret:",
 			region: region,
 			host:   strings.TrimPrefix(in.AWS.Endpoints[region], "https://"),
@@ -208,7 +208,7 @@ func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, erro
 	if canonical, err := secret.ParseRef(ref.String()); err != nil || canonical != ref {
 		return nil, secret.Errorf(secret.ReasonInvalidReference, "the reference is not in canonical form; use one that was parsed")
 	}
-	at, ok := s.places[ref.Store]
+	at, ok := s.endpoints[ref.Store]
 	if !ok {
 		return nil, secret.Errorf(secret.ReasonStoreNotAllowed, "the store is not one of the integration's; add it to aws.stores")
 	}
@@ -234,7 +234,7 @@ func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, erro
 }
 
 // read asks the store. Its errors are the SDK's, or *secret.Error.
-func (s *store) read(ctx context.Context, at *place, k *keys, ref secret.Ref) (*secret.Secret, error) {
+func (s *store) read(ctx context.Context, at *endpoint, k *keys, ref secret.Ref) (*secret.Secret, error) {
 	sign := func(o *secretsmanager.Options) {
 		o.Credentials = aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) { return k.Value, nil })
 	}

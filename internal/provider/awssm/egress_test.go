@@ -19,7 +19,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// origins are all places that requests may leave for.
+// origins are all endpoints that requests may leave for.
 func origins(s *store) []string {
 	var all []string
 	for _, c := range s.clients {

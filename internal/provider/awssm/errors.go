@@ -42,8 +42,8 @@ func explainGet(ctx context.Context, err error) *secret.Error {
 	}
 }
 
-// explainRead makes the error of a read at a place.
-func explainRead(ctx context.Context, at *place, ref secret.Ref, err error) *secret.Error {
+// explainRead makes the error of a read at an endpoint.
+func explainRead(ctx context.Context, at *endpoint, ref secret.Ref, err error) *secret.Error {
 	var known *secret.Error
 	if errors.As(err, &known) { // from the answer's check
 		return known
@@ -67,12 +67,12 @@ func explainRead(ctx context.Context, at *place, ref secret.Ref, err error) *sec
 	}
 }
 
-// String is how people are told of the place.
-func (p *place) String() string { return "Secrets Manager in " + p.region + " (" + p.host + ")" }
+// String is how people are told of the endpoint.
+func (p *endpoint) String() string { return "Secrets Manager in " + p.region + " (" + p.host + ")" }
 
 // explainAnswer makes the error of an answer other than 200. describing: it is one
 // to DescribeSecret.
-func explainAnswer(at *place, ref secret.Ref, f *failure, describing bool) *secret.Error {
+func explainAnswer(at *endpoint, ref secret.Ref, f *failure, describing bool) *secret.Error {
 	e := &secret.Error{Cause: f}
 	say := func(r secret.Reason, format string, args ...any) *secret.Error {
 		e.Reason, e.Message = r, fmt.Sprintf(format, args...)
@@ -119,7 +119,7 @@ func whose(ref secret.Ref) string {
 	return ", in the account of the integration"
 }
 
-func denied(at *place, f *failure, describing bool) string {
+func denied(at *endpoint, f *failure, describing bool) string {
 	switch {
 	case f.aboutKMS:
 		return fmt.Sprintf("the integration's identity may not use the KMS key of the secret in %s; allow it kms:Decrypt on the key", at)
@@ -130,7 +130,7 @@ func denied(at *place, f *failure, describing bool) string {
 	}
 }
 
-func somethingElse(at *place, what string) *secret.Error {
+func somethingElse(at *endpoint, what string) *secret.Error {
 	return secret.Errorf(secret.ReasonStoreUnavailable,
 		"what answers as %s answered with something else than the secret (%s); look at what stands between the broker and AWS", at, what).WithCause(provider.ErrAnswered)
 }

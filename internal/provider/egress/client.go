@@ -24,13 +24,13 @@ import (
 func NewClient(cfg Config) *http.Client {
 	cfg = cfg.withDefaults()
 	d := NewDialer(cfg)
-	g := &Transport{allowed: make(map[string]*approach), timeout: cfg.Timeout, maxBody: cfg.MaxBody}
+	g := &Transport{allowed: make(map[string]*dialGroup), timeout: cfg.Timeout, maxBody: cfg.MaxBody}
 	local := make(map[string]bool)
 	for _, o := range cfg.Origins {
-		g.allowed[o] = &approach{patience: maxLead}
+		g.allowed[o] = &dialGroup{patience: maxLead}
 	}
 	for _, o := range cfg.Local {
-		g.allowed[o], local[o] = &approach{patience: maxLead}, true
+		g.allowed[o], local[o] = &dialGroup{patience: maxLead}, true
 	}
 	g.next = &http.Transport{
 		Proxy: func(r *http.Request) (*url.URL, error) {
@@ -82,7 +82,7 @@ func NewClient(cfg Config) *http.Client {
 // before RoundTrip returns. An answer of 200 must be UTF-8.
 type Transport struct {
 	next    *http.Transport
-	allowed map[string]*approach // by origin
+	allowed map[string]*dialGroup // by origin
 	timeout time.Duration
 	maxBody int64
 }

@@ -11,19 +11,19 @@ import (
 	"time"
 )
 
-// reach says which addresses a host's name may lead to.
-type reach uint8
+// addressPolicy says which addresses a client may connect to for a host.
+type addressPolicy uint8
 
 const (
-	// reachPublic: those of the public Internet.
-	reachPublic reach = iota
-	// reachPrivate: private networks too.
-	reachPrivate
-	// reachAny: whatever the operator has written down.
-	reachAny
+	// publicOnly allows addresses of the public Internet.
+	publicOnly addressPolicy = iota
+	// publicAndPrivate allows private networks too.
+	publicAndPrivate
+	// anyAddress allows every address: the operator wrote it down.
+	anyAddress
 )
 
-// Dialer connects for a client, to addresses within the reach of the host only.
+// Dialer connects for a client, to addresses that the host's address policy allows only.
 // Whoever controls a store's name in the DNS must not make the broker connect to
 // the inside of its network, the machine itself or the cloud's metadata service.
 // The check is of the very address that is connected to, after every lookup, so
@@ -33,8 +33,8 @@ const (
 // behind one the check is the proxy's to make. It is safe for concurrent use.
 type Dialer struct {
 	cfg Config
-	// targets is the reach of each "host:port" that requests are for.
-	targets map[string]reach
+	// targets has the address policy of each "host:port" that requests are for.
+	targets map[string]addressPolicy
 	net     net.Dialer
 
 	mu      sync.Mutex
@@ -48,7 +48,7 @@ func NewDialer(cfg Config) *Dialer {
 	cfg = cfg.withDefaults()
 	d := &Dialer{
 		cfg:     cfg,
-		targets: make(map[string]reach),
+		targets: make(map[string]addressPolicy),
 		net:     net.Dialer{Timeout: cfg.Timeout, KeepAlive: 30 * time.Second, Resolver: cfg.Resolver},
 		proxies: make(map[string]bool),
 	}
@@ -58,15 +58,15 @@ func NewDialer(cfg Config) *Dialer {
 			if err != nil {
 				continue
 			}
-			within := reachPublic
+			policy := publicOnly
 			switch {
 			// An address in a setting is as exact as one in a dial table.
 			case local, exact(u.Hostname()):
-				within = reachAny
+				policy = anyAddress
 			case cfg.PrivateEndpoint:
-				within = reachPrivate
+				policy = publicAndPrivate
 			}
-			d.targets[hostPort(u)] = within
+			d.targets[hostPort(u)] = policy
 		}
 	}
 	add(cfg.Origins, false)
@@ -86,10 +86,10 @@ func (d *Dialer) trust(proxy *url.URL) {
 
 // Dial implements http.Transport.DialContext.
 func (d *Dialer) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	addr, within := d.route(addr)
+	addr, policy := d.route(addr)
 	nd := d.net
 	nd.ControlContext = func(_ context.Context, _, address string, c syscall.RawConn) error {
-		if err := within.check(address); err != nil {
+		if err := policy.check(address); err != nil {
 			return err
 		}
 		setUserTimeout(c, d.cfg.Timeout)
@@ -101,28 +101,28 @@ func (d *Dialer) Dial(ctx context.Context, network, addr string) (net.Conn, erro
 	return nd.DialContext(ctx, network, addr)
 }
 
-// route returns where to connect for addr, and the reach of it.
-func (d *Dialer) route(addr string) (string, reach) {
+// route returns where to connect for addr, and the policy for its address.
+func (d *Dialer) route(addr string) (string, addressPolicy) {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
-		return addr, reachPublic
+		return addr, publicOnly
 	}
 	if target, ok := d.cfg.Dial[strings.ToLower(host)]; ok {
 		if h, _, err := net.SplitHostPort(target); err == nil && exact(h) {
-			return target, reachAny
+			return target, anyAddress
 		}
-		return target, reachPrivate
+		return target, publicAndPrivate
 	}
 	addr = strings.ToLower(addr)
-	if within, ok := d.targets[addr]; ok {
-		return addr, within
+	if policy, ok := d.targets[addr]; ok {
+		return addr, policy
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.proxies[addr] {
-		return addr, reachAny
+		return addr, anyAddress
 	}
-	return addr, reachPublic
+	return addr, publicOnly
 }
 
 // exact reports whether host names one address, without the help of the DNS.

@@ -73,18 +73,18 @@ func TestReach(t *testing.T) {
 		"4000::1":                  none,
 	} {
 		addr := net.JoinHostPort(address, "443")
-		for r, ok := range map[reach]bool{
-			reachPublic:  want == public,
-			reachPrivate: want != none,
-			reachAny:     true,
+		for r, ok := range map[addressPolicy]bool{
+			publicOnly:       want == public,
+			publicAndPrivate: want != none,
+			anyAddress:       true,
 		} {
 			if err := r.check(addr); (err == nil) != ok {
-				t.Errorf("%s, a %s address, with reach %d: %v", address, want, r, err)
+				t.Errorf("%s, a %s address, with policy %d: %v", address, want, r, err)
 			}
 		}
 	}
 	for _, odd := range []string{"", "20.50.1.1", "name:443", "/run/socket", "20.50.1.1:x"} {
-		if reachPrivate.check(odd) == nil {
+		if publicAndPrivate.check(odd) == nil {
 			t.Errorf("%q is taken for an address", odd)
 		}
 	}

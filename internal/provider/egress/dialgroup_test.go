@@ -170,9 +170,9 @@ func TestBurst(t *testing.T) {
 // go their way.
 func TestBurstIsNotLedAstray(t *testing.T) {
 	s := newSite(t, func(http.ResponseWriter, *http.Request) {}, nil, "a.example.test")
-	for name, leave := range map[string]func(cancel func(), way *approach){
-		"it is cancelled": func(cancel func(), _ *approach) { cancel() },
-		"it hangs":        func(_ func(), way *approach) { way.patience = time.Millisecond },
+	for name, leave := range map[string]func(cancel func(), way *dialGroup){
+		"it is cancelled": func(cancel func(), _ *dialGroup) { cancel() },
+		"it hangs":        func(_ func(), way *dialGroup) { way.patience = time.Millisecond },
 	} {
 		t.Run(name, func(t *testing.T) {
 			dialling, hang := make(chan struct{}), make(chan struct{})

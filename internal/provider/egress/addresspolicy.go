@@ -63,33 +63,33 @@ func contains(ps []netip.Prefix, a netip.Addr) bool {
 	return false
 }
 
-// check returns an error if address, "ip:port", is out of reach.
-func (r reach) check(address string) error {
-	if r == reachAny {
+// check returns an *AddressError if the policy does not allow address, "ip:port".
+func (p addressPolicy) check(address string) error {
+	if p == anyAddress {
 		return nil
 	}
 	ap, err := netip.ParseAddrPort(address)
-	if err != nil || !r.allows(ap.Addr()) {
+	if err != nil || !p.allows(ap.Addr()) {
 		return &AddressError{address}
 	}
 	return nil
 }
 
-func (r reach) allows(a netip.Addr) bool {
+func (p addressPolicy) allows(a netip.Addr) bool {
 	a = a.WithZone("").Unmap()
 	if contains(neverDialled, a) {
 		return false
 	}
 	if contains(privateNetworks, a) {
-		return r != reachPublic
+		return p != publicOnly
 	}
 	if a.Is4() {
 		return true
 	}
-	for p, at := range embeddings {
-		if p.Contains(a) {
+	for prefix, at := range embeddings {
+		if prefix.Contains(a) {
 			b := a.As16()
-			return r.allows(netip.AddrFrom4([4]byte(b[at : at+4])))
+			return p.allows(netip.AddrFrom4([4]byte(b[at : at+4])))
 		}
 	}
 	return publicIPv6.Contains(a)

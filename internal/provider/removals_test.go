@@ -37,8 +37,8 @@ func TestMembersAreDropped(t *testing.T) {
 		s.Supersede(id, "1")
 		s.Remove(id)
 	}
-	if len(s.members) != 0 {
-		t.Errorf("%d members are left", len(s.members))
+	if len(s.states) != 0 {
+		t.Errorf("%d states are left", len(s.states))
 	}
 	if err := s.Close(); err != nil {
 		t.Error(err)

@@ -25,7 +25,7 @@ const (
 	slack = 10 * time.Millisecond
 )
 
-// pace is how fast one store may be read. A store that has not throttled of late
+// rateController decides how fast one store may be read. A store that has not throttled of late
 // is read as fast as it answers. One that has is left alone for as long as it
 // asked for, then read at somewhat less than what it last took, and from there
 // along the curve of CUBIC (RFC 9438): quickly back to the pace that was too
@@ -33,7 +33,7 @@ const (
 // because a vault's quota is shared with whoever else reads it.
 //
 // It is not safe for concurrent use.
-type pace struct {
+type rateController struct {
 	limit float64 // the operator's, in reads per second; zero for none
 
 	next        time.Time // no read begins before
@@ -49,84 +49,84 @@ type pace struct {
 	current, previous int
 }
 
-// rate is the pace in reads per second, infinite if nothing limits it.
-func (p *pace) rate(now time.Time) float64 {
+// perSecond is the pace in reads per second, infinite if nothing limits it.
+func (c *rateController) perSecond(now time.Time) float64 {
 	r := math.Inf(1)
-	if p.slowed(now) && p.before > 0 {
-		x := max(now.Sub(p.pausedUntil), 0).Seconds()/recovery.Seconds() - 1
-		r = p.before + (p.before-p.after)*x*x*x
+	if c.slowed(now) && c.before > 0 {
+		x := max(now.Sub(c.pausedUntil), 0).Seconds()/recovery.Seconds() - 1
+		r = c.before + (c.before-c.after)*x*x*x
 	}
-	if p.limit > 0 {
-		r = min(r, p.limit)
+	if c.limit > 0 {
+		r = min(r, c.limit)
 	}
 	return r
 }
 
 // slowed reports whether the store has throttled of late.
-func (p *pace) slowed(now time.Time) bool { return now.Before(p.pausedUntil.Add(forgotten)) }
+func (c *rateController) slowed(now time.Time) bool { return now.Before(c.pausedUntil.Add(forgotten)) }
 
 // wait is how long it is until a read may begin, not above zero if it may now.
-func (p *pace) wait(now time.Time) time.Duration {
-	return max(p.next.Sub(now), p.pausedUntil.Sub(now))
+func (c *rateController) wait(now time.Time) time.Duration {
+	return max(c.next.Sub(now), c.pausedUntil.Sub(now))
 }
 
 // turnIn is wait for a read with that many others before it.
-func (p *pace) turnIn(before int, now time.Time) time.Duration {
-	return max(p.wait(now), 0) + time.Duration(float64(before)/p.rate(now)*float64(time.Second))
+func (c *rateController) turnIn(before int, now time.Time) time.Duration {
+	return max(c.wait(now), 0) + time.Duration(float64(before)/c.perSecond(now)*float64(time.Second))
 }
 
 // begin notes that a read begins.
-func (p *pace) begin(now time.Time) {
-	if r := p.rate(now); !math.IsInf(r, 1) {
-		p.next = later(p.next, now.Add(-slack)).Add(time.Duration(float64(time.Second) / r))
+func (c *rateController) begin(now time.Time) {
+	if r := c.perSecond(now); !math.IsInf(r, 1) {
+		c.next = later(c.next, now.Add(-slack)).Add(time.Duration(float64(time.Second) / r))
 	}
 }
 
 // good notes an answer.
-func (p *pace) good(now time.Time) {
-	p.tick(now)
-	p.current++
-	p.answered++
+func (c *rateController) good(now time.Time) {
+	c.tick(now)
+	c.current++
+	c.answered++
 }
 
 // throttled notes that the store has refused a read that began then, and how
 // long it wants to be left alone, zero if it does not say. A pause is never
 // shortened.
-func (p *pace) throttled(now, began time.Time, asked time.Duration) {
+func (c *rateController) throttled(now, began time.Time, asked time.Duration) {
 	if asked <= 0 {
 		asked = defaultPause
 	}
 	asked = max(asked, shortestPause)
 	switch {
-	case began.Before(p.pausedUntil):
+	case began.Before(c.pausedUntil):
 		// It was under way with the read that first was throttled.
-	case p.answered == 0 && p.slowed(now):
+	case c.answered == 0 && c.slowed(now):
 		// Nothing got through since the last pause: that was too short, which says
 		// nothing about the pace.
-		p.pause = min(2*p.pause, longestPause)
-		asked = max(asked, p.pause)
+		c.pause = min(2*c.pause, longestPause)
+		asked = max(asked, c.pause)
 	default:
-		p.before = max(p.measured(now), slowest)
-		p.after = cut * p.before
-		p.pause = asked
+		c.before = max(c.measured(now), slowest)
+		c.after = cut * c.before
+		c.pause = asked
 	}
-	p.answered = 0
-	p.pausedUntil = later(p.pausedUntil, now.Add(asked))
+	c.answered = 0
+	c.pausedUntil = later(c.pausedUntil, now.Add(asked))
 }
 
 // measured is how many reads the store has answered within the last second.
-func (p *pace) measured(now time.Time) float64 {
-	p.tick(now)
-	return float64(p.current) + float64(p.previous)*(1-now.Sub(p.began).Seconds())
+func (c *rateController) measured(now time.Time) float64 {
+	c.tick(now)
+	return float64(c.current) + float64(c.previous)*(1-now.Sub(c.began).Seconds())
 }
 
 // tick begins new seconds.
-func (p *pace) tick(now time.Time) {
-	switch passed := now.Sub(p.began); {
+func (c *rateController) tick(now time.Time) {
+	switch passed := now.Sub(c.began); {
 	case passed >= 2*time.Second:
-		p.began, p.current, p.previous = now, 0, 0
+		c.began, c.current, c.previous = now, 0, 0
 	case passed >= time.Second:
-		p.began, p.current, p.previous = p.began.Add(time.Second), 0, p.current
+		c.began, c.current, c.previous = c.began.Add(time.Second), 0, c.current
 	}
 }
 

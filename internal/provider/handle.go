@@ -9,91 +9,91 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// member is what a Set knows of one integration. It is guarded by Set.mu.
-type member struct {
+// state is what a Set knows of one integration. It is guarded by Set.mu.
+type state struct {
 	kind    secret.Kind
 	fetches int // that run or wait
 	// current is the revision whose Provider stays open while nobody uses it,
 	// unless the integration is gone.
 	current string
 	gone    bool
-	slots   map[string]*slot // by revision; more than one only while the others are in use
-	// gates are the ways to its stores. They outlive revisions: what a store can
+	handles map[string]*handle // by revision; more than one only while the others are in use
+	// limiters are the ways to its stores. They outlive revisions: what a store can
 	// bear does not change with the integration.
-	gates map[string]*gate
+	limiters map[string]*limiter
 }
 
-// forgetStores drops the gates of stores that nothing is to be remembered of:
+// forgetStores drops the limiters of stores that nothing is to be restateed of:
 // the integration may no longer list them.
-func (m *member) forgetStores(now time.Time) {
-	for store, g := range m.gates {
-		if g.fetches == 0 && g.idle(now) {
-			delete(m.gates, store)
+func (st *state) forgetStores(now time.Time) {
+	for store, lim := range st.limiters {
+		if lim.fetches == 0 && lim.idle(now) {
+			delete(st.limiters, store)
 		}
 	}
 }
 
-// slot is the Provider of one revision.
-type slot struct {
+// handle is the Provider of one revision.
+type handle struct {
 	revision string
 	// ready is closed when the opening has ended, which sets provider or err.
 	ready    chan struct{}
 	provider Provider
 	err      error
-	// users are the Fetches that have the slot, and the opening. Guarded by
+	// users are the Fetches that have the handle, and the opening. Guarded by
 	// Set.mu.
 	users int
 }
 
-// wait returns the slot's Provider once it is open.
-func (sl *slot) wait(ctx context.Context) (Provider, error) {
+// wait returns the handle's Provider once it is open.
+func (h *handle) wait(ctx context.Context) (Provider, error) {
 	select {
-	case <-sl.ready:
-		return sl.provider, sl.err
+	case <-h.ready:
+		return h.provider, h.err
 	default: // it is not the files' fault if ctx has ended too
 	}
 	select {
-	case <-sl.ready:
-		return sl.provider, sl.err
+	case <-h.ready:
+		return h.provider, h.err
 	case <-ctx.Done():
 		return nil, secret.Errorf(secret.ReasonStoreUnavailable,
 			"the integration's files could not be read in time; the broker's operator should look at the disk they are on").WithCause(ctx.Err())
 	}
 }
 
-// acquire returns the slot of the integration's revision, with one user more.
+// acquire returns the handle of the integration's revision, with one user more.
 // If there is none, its opening begins.
-func (s *Set) acquire(m *member, in *registry.Integration) (*slot, error) {
+func (s *Set) acquire(st *state, in *registry.Integration) (*handle, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return nil, errClosed
 	}
-	if sl := m.slots[in.ReadRevision]; sl != nil {
-		sl.users++
-		return sl, nil
+	if h := st.handles[in.ReadRevision]; h != nil {
+		h.users++
+		return h, nil
 	}
 	open, ok := s.cfg.Openers[in.Kind]
 	if !ok {
 		return nil, secret.Errorf(secret.ReasonInternal, "this broker has no support for integrations of kind %s", in.Kind)
 	}
-	sl := &slot{revision: in.ReadRevision, ready: make(chan struct{}), users: 2} // the caller and the opening
-	m.slots[in.ReadRevision] = sl
+	h := &handle{revision: in.ReadRevision, ready: make(chan struct{}), users: 2} // the caller and the opening
+	st.handles[in.ReadRevision] = h
 	// In a goroutine of its own, and of no caller's context: files may lie where
 	// reading them takes for ever, and others wait for the same.
 	s.opened.Go(func() {
 		p, err := openSafely(s.opening, open, in)
 		s.mu.Lock()
-		sl.provider, sl.err = p, err
-		if err != nil && m.slots[sl.revision] == sl {
-			delete(m.slots, sl.revision) // the next Fetch tries anew
+		h.provider, h.err = p, err
+		if err != nil && st.handles[h.revision] == h {
+			delete(st.handles, h.revision) // the next Fetch tries anew
 		}
 		s.mu.Unlock()
 		// First, so that a Close after the last Fetch finds the Provider idle.
-		s.release(in.ID, m, sl)
-		close(sl.ready)
+		s.release(in.ID, st, h)
+		close(h.ready)
 	})
-	return sl, nil
+	return h, nil
 }
 
 // openSafely calls open. Its error is what the caller may be told.
@@ -113,27 +113,27 @@ func openSafely(ctx context.Context, open Opener, in *registry.Integration) (p P
 	return p, nil
 }
 
-// release gives a slot back, and closes its Provider if that was the last use.
-func (s *Set) release(id string, m *member, sl *slot) {
+// release gives a handle back, and closes its Provider if that was the last use.
+func (s *Set) release(id string, st *state, h *handle) {
 	s.mu.Lock()
-	sl.users--
-	idle := s.retire(id, m)
+	h.users--
+	idle := s.retire(id, st)
 	s.mu.Unlock()
 	closeAll(idle)
 }
 
-// retire takes away the slots that nobody uses and nobody will, and returns
+// retire takes away the handles that nobody uses and nobody will, and returns
 // their Providers to be closed. s.mu is held.
-func (s *Set) retire(id string, m *member) (idle []Provider) {
-	for revision, sl := range m.slots {
-		kept := revision == m.current && !m.gone && !s.closed
-		if kept || sl.users > 0 {
+func (s *Set) retire(id string, st *state) (idle []Provider) {
+	for revision, h := range st.handles {
+		kept := revision == st.current && !st.gone && !s.closed
+		if kept || h.users > 0 {
 			continue
 		}
-		delete(m.slots, revision)
-		idle = append(idle, sl.provider)
+		delete(st.handles, revision)
+		idle = append(idle, h.provider)
 	}
-	s.drop(id, m)
+	s.drop(id, st)
 	return idle
 }
 
@@ -144,7 +144,7 @@ func closeAll(idle []Provider) {
 	}
 }
 
-// maxRemovals is about how many removed integrations a Set remembers, in two
+// maxRemovals is about how many removed integrations a Set restates, in two
 // generations of which the older one is forgotten as a whole. A Fetch may be
 // late by a few seconds, in which fewer than half of these are removed.
 const maxRemovals = 10_000

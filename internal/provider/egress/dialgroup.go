@@ -12,11 +12,11 @@ import (
 // round trips, which is less than half a second around the globe.
 const maxLead = time.Second
 
-// approach is the way to one origin. Of requests that come at the same time, one
-// leads: it connects, or has a connection at once, and the others follow. Over
+// dialGroup lets concurrent requests to one origin share one dial. The first request
+// leads: it dials, or gets a connection at once, and the others wait for it. Over
 // HTTP/2 they share its connection, where net/http by itself makes one for each and
 // then throws away all but one. It is safe for concurrent use.
-type approach struct {
+type dialGroup struct {
 	patience time.Duration // that followers have
 
 	mu sync.Mutex
@@ -31,36 +31,36 @@ type approach struct {
 // enter returns when it is the request's turn to ask for a connection, at the
 // latest when ctx ends. The request is made with the context that it returns; done
 // is called at its end.
-func (a *approach) enter(ctx context.Context) (_ context.Context, done func()) {
-	a.mu.Lock()
+func (g *dialGroup) enter(ctx context.Context) (_ context.Context, done func()) {
+	g.mu.Lock()
 	var led chan struct{}
-	wait := a.leading
+	wait := g.leading
 	switch {
-	case a.single:
+	case g.single:
 		wait = nil
 	case wait == nil:
 		led = make(chan struct{})
-		a.leading = led
+		g.leading = led
 	}
-	a.mu.Unlock()
+	g.mu.Unlock()
 	if wait != nil {
-		follow(ctx, wait, a.patience)
+		follow(ctx, wait, g.patience)
 	}
 	leave := sync.OnceFunc(func() {
 		if led == nil {
 			return
 		}
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		a.leading = nil
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.leading = nil
 		close(led)
 	})
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) {
 			conn, ok := info.Conn.(*tls.Conn)
-			a.mu.Lock()
-			a.single = !ok || conn.ConnectionState().NegotiatedProtocol != "h2"
-			a.mu.Unlock()
+			g.mu.Lock()
+			g.single = !ok || conn.ConnectionState().NegotiatedProtocol != "h2"
+			g.mu.Unlock()
 			leave()
 		},
 	}), leave

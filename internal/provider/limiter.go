@@ -1,0 +1,365 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/sony/gobreaker/v2"
+
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+const (
+	// tripAfter is how many reads in a row a store has to leave without an answer
+	// to be taken for dead.
+	tripAfter = 5
+	// openFor is how long a dead store is left alone before one read tries it.
+	openFor = 3 * time.Second
+	// patience is how long a read must have run for its end by its own deadline to
+	// say something about the store.
+	patience = 3 * time.Second
+	// maxPause is the longest pause asked for by a store that reads wait out;
+	// their callers are told of longer ones at once.
+	maxPause = 3 * time.Second
+	// maxTries is how often a read that the store throttles is begun at most. Time
+	// ends sooner, mostly.
+	maxTries = 10
+	// maxRetryAfter is the most that callers are told to wait.
+	maxRetryAfter = time.Minute
+)
+
+// limiter is the way to one store of one integration: who may read it when. Callers
+// take turns, each with its own reads in the order they came, at most max reads run
+// at a time, at the store's pace, and none while the store is dead. It is safe for
+// concurrent use.
+type limiter struct {
+	log   *slog.Logger
+	count *counters
+	// fetches are those that are anywhere in or before the limiter, altogether and by
+	// caller. Guarded by Set.mu.
+	fetches  int
+	byCaller map[string]int
+
+	mu      sync.Mutex
+	max     int
+	running int
+	queue   queue
+	timer   *time.Timer // of the next dispatch; nil if none is needed
+	rate    rateController
+	breaker *gobreaker.TwoStepCircuitBreaker[struct{}]
+	opened  time.Time // when the breaker last opened
+	// typical is the smoothed time that reads take.
+	typical time.Duration
+}
+
+// admission is the end of waiting.
+type admission struct {
+	turn turn
+	err  error
+}
+
+// turn is one read under way.
+type turn struct {
+	began time.Time
+	lane  *lane       // that is charged for it
+	done  func(error) // tells the breaker
+}
+
+func newLimiter(log *slog.Logger, count *counters, now time.Time) *limiter {
+	lim := &limiter{log: log, count: count, byCaller: make(map[string]int), queue: newQueue(now), rate: rateController{began: now}}
+	lim.breaker = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
+		Timeout:       openFor,
+		ReadyToTrip:   func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= tripAfter },
+		IsExcluded:    func(err error) bool { return errors.Is(err, errNoVerdict) },
+		OnStateChange: lim.changed,
+	})
+	return lim
+}
+
+// errNoVerdict ends a turn that says nothing about the store.
+var errNoVerdict = errors.New("provider: the read says nothing about the store")
+
+// configure sets what the integration's current revision allows.
+func (lim *limiter) configure(limits registry.Limits, maxReads int) {
+	lim.mu.Lock()
+	defer lim.mu.Unlock()
+	lim.max = maxReads
+	if limits.MaxConcurrentReads > 0 {
+		lim.max = limits.MaxConcurrentReads
+	}
+	lim.rate.limit = float64(limits.ReadsPerSecond)
+}
+
+// do calls read when it is its turn, and again while the store throttles it and
+// ctx leaves time. The callers are charged. Its error is read's or a *secret.Error
+// that says why there was no turn.
+func (lim *limiter) do(ctx context.Context, callers *Callers, read func() error) error {
+	for try := 1; ; try++ {
+		t, err := lim.wait(ctx, callers, try > 1)
+		if err != nil {
+			return err
+		}
+		err = lim.run(ctx, t, read)
+		if try == maxTries || reasonOf(err) != secret.ReasonStoreThrottled {
+			return err
+		}
+	}
+}
+
+// run is one turn. It ends whatever read does.
+func (lim *limiter) run(ctx context.Context, t turn, read func() error) (err error) {
+	err = errNoVerdict // of a panic
+	defer func() { lim.end(ctx, t, err) }()
+	return read()
+}
+
+// wait returns when it is the callers' turn. A read that comes again goes before
+// the caller's others.
+func (lim *limiter) wait(ctx context.Context, callers *Callers, again bool) (turn, error) {
+	w := &waiter{admitted: make(chan admission, 1)}
+	w.deadline, _ = ctx.Deadline()
+	if err := callers.enter(lim, w, again, ctx.Err()); err != nil {
+		return turn{}, err
+	}
+	select {
+	case a := <-w.admitted:
+		return a.turn, a.err
+	case <-ctx.Done():
+		return turn{}, lim.abandon(ctx, w)
+	}
+}
+
+// enter puts a waiter into the queues of its callers, unless it need not wait.
+func (lim *limiter) enter(w *waiter, callers []string, again bool, cut error) *secret.Error {
+	lim.mu.Lock()
+	defer lim.mu.Unlock()
+	now := time.Now()
+	for _, caller := range callers {
+		lim.queue.add(w, caller, again, now)
+	}
+	before := lim.before(w, now)
+	err := lim.refuse(w, before, now)
+	if err == nil && cut != nil {
+		err = lim.outOfTime(before, now, cut)
+	}
+	if err != nil {
+		w.refused = true
+		lim.queue.remove(w)
+		return err
+	}
+	lim.dispatch()
+	w.waited = true
+	return nil
+}
+
+// join adds a caller to a waiter's. It reports whether what comes of the waiting
+// is the caller's concern too.
+func (lim *limiter) join(w *waiter, caller string) bool {
+	lim.mu.Lock()
+	defer lim.mu.Unlock()
+	if len(w.lanes) > 0 {
+		lim.queue.add(w, caller, false, time.Now())
+	}
+	return !w.refused
+}
+
+// abandon takes a waiter away whose context has ended.
+func (lim *limiter) abandon(ctx context.Context, w *waiter) error {
+	lim.mu.Lock()
+	defer lim.mu.Unlock()
+	if len(w.lanes) > 0 {
+		now := time.Now()
+		err := lim.outOfTime(lim.before(w, now), now, ctx.Err())
+		w.refused = true
+		lim.queue.remove(w)
+		lim.dispatch() // or stop the timer
+		return err
+	}
+	a := <-w.admitted // at the same moment
+	if a.err != nil {
+		return a.err
+	}
+	a.turn.done(errNoVerdict)
+	lim.over(a.turn, time.Now())
+	lim.dispatch()
+	return lim.outOfTime(lim.queue.waiting, time.Now(), ctx.Err())
+}
+
+// over gives a turn's place back. lim.mu is held.
+func (lim *limiter) over(t turn, now time.Time) {
+	lim.running--
+	lim.queue.ended(t.lane, t.began, now)
+}
+
+// cost is what a read is expected to use of a caller's share, in seconds. lim.mu is held.
+func (lim *limiter) cost() float64 { return max(lim.typical.Seconds(), leastUse) }
+
+// before is how many others will have their turns before w. lim.mu is held.
+func (lim *limiter) before(w *waiter, now time.Time) int { return lim.queue.before(w, now, lim.cost()) }
+
+// dispatch lets in those whose turn it is, and sees to it that it is called again
+// when it is the next one's. lim.mu is held.
+func (lim *limiter) dispatch() {
+	now := time.Now()
+	pause := time.Duration(0)
+	for lim.queue.waiting > 0 && lim.running < lim.max {
+		if pause = lim.rate.wait(now); pause > 0 {
+			break
+		}
+		w, l := lim.queue.next(now, lim.cost())
+		a := lim.admit(w, now)
+		if a.err == nil {
+			lim.queue.begun(l, now)
+			a.turn.lane = l
+		}
+		w.refused = a.err != nil
+		w.admitted <- a
+	}
+	switch {
+	case pause > 0 && lim.timer == nil:
+		lim.timer = time.AfterFunc(pause, func() {
+			lim.mu.Lock()
+			defer lim.mu.Unlock()
+			lim.dispatch()
+		})
+	case pause > 0:
+		lim.timer.Reset(pause)
+	case lim.timer != nil:
+		lim.timer.Stop()
+	}
+}
+
+// admit begins the turn of a waiter, if that still makes sense. lim.mu is held.
+func (lim *limiter) admit(w *waiter, now time.Time) admission {
+	// A read that cannot end in time would only take the place of one that can.
+	if w.waited && !w.deadline.IsZero() && now.Add(lim.typical).After(w.deadline) {
+		return admission{err: lim.outOfTime(0, now, nil)}
+	}
+	done, err := lim.breaker.Allow()
+	if err != nil {
+		return admission{err: lim.dead(now)}
+	}
+	lim.running++
+	lim.rate.begin(now)
+	return admission{turn: turn{began: now, done: done}}
+}
+
+// end is the end of a turn: it draws the conclusions from what came of it.
+func (lim *limiter) end(ctx context.Context, t turn, err error) {
+	lim.mu.Lock()
+	defer lim.mu.Unlock()
+	now := time.Now()
+	lim.over(t, now)
+	took := now.Sub(t.began)
+	lim.typical += (took - lim.typical) / 8
+	switch reason := reasonOf(err); {
+	case reason == secret.ReasonStoreThrottled:
+		lim.count.throttled.Add(1)
+		lim.rate.throttled(now, t.began, secret.AsError(err).RetryAfter)
+		t.done(nil) // alive
+		lim.review(now)
+	case reason == secret.ReasonInternal, errors.Is(err, errNoVerdict), ctx.Err() != nil && (errors.Is(ctx.Err(), context.Canceled) || took < patience):
+		t.done(errNoVerdict)
+	case reason == secret.ReasonStoreUnavailable && !errors.Is(err, ErrAnswered):
+		t.done(err)
+		if lim.breaker.State() == gobreaker.StateOpen {
+			lim.review(now)
+		}
+	default:
+		lim.rate.good(now)
+		t.done(nil)
+	}
+	lim.dispatch()
+}
+
+// review sends away those in the queue whose turn will not come in time. lim.mu is
+// held.
+func (lim *limiter) review(now time.Time) {
+	kept := 0
+	lim.queue.filter(now, lim.cost(), func(w *waiter) bool {
+		err := lim.refuse(w, kept, now)
+		if err != nil {
+			w.refused = true
+			w.admitted <- admission{err: err}
+			return false
+		}
+		kept++
+		return true
+	})
+}
+
+// displace makes room for a read of another caller: the last one that waits for
+// this caller alone is refused. It reports whether there was one.
+func (lim *limiter) displace(caller string) bool {
+	lim.mu.Lock()
+	defer lim.mu.Unlock()
+	w := lim.queue.last(caller)
+	if w == nil {
+		return false
+	}
+	w.refused = true
+	lim.queue.remove(w)
+	w.admitted <- admission{err: lim.crowded()}
+	return true
+}
+
+// refuse returns why a read with that many others before it need not wait, or
+// nil. lim.mu is held.
+func (lim *limiter) refuse(w *waiter, before int, now time.Time) *secret.Error {
+	if lim.breaker.State() == gobreaker.StateOpen {
+		return lim.dead(now)
+	}
+	if pause := lim.rate.pausedUntil.Sub(now); pause > maxPause {
+		return lim.late(before, now) // whoever asks
+	}
+	if wait := lim.turnIn(before, now); wait > 0 && !w.deadline.IsZero() && now.Add(wait+lim.typical).After(w.deadline) {
+		return lim.outOfTime(before, now, nil)
+	}
+	return nil
+}
+
+// turnIn estimates when it is the turn of a read with that many others before
+// it. lim.mu is held.
+func (lim *limiter) turnIn(before int, now time.Time) time.Duration {
+	wait := lim.rate.turnIn(before, now)
+	if lim.running >= lim.max {
+		rounds := time.Duration(before/lim.max + 1)
+		wait = max(wait, rounds*lim.typical)
+	}
+	return wait
+}
+
+// changed notes that the breaker has gone to another state. Only end calls what
+// calls it, and admit and refuse, so that lim.mu is held.
+func (lim *limiter) changed(_ string, from, to gobreaker.State) {
+	switch {
+	case to == gobreaker.StateOpen:
+		lim.opened = time.Now()
+		if from == gobreaker.StateClosed {
+			lim.count.opened.Add(1)
+			lim.log.Warn("a store does not answer: it is read no more than now and then until it does")
+		}
+	case to == gobreaker.StateClosed:
+		lim.log.Info("the store answers again")
+	}
+}
+
+// idle reports whether nothing is lost if the limiter is forgotten. The caller has
+// seen to it that no Fetch is under way.
+func (lim *limiter) idle(now time.Time) bool {
+	lim.mu.Lock()
+	defer lim.mu.Unlock()
+	return !lim.rate.slowed(now) && lim.breaker.State() == gobreaker.StateClosed && lim.breaker.Counts().ConsecutiveFailures == 0
+}
+
+// reasonOf returns err's reason, "" if there is no error.
+func reasonOf(err error) secret.Reason {
+	if err == nil {
+		return ""
+	}
+	return secret.AsError(err).Reason
+}
