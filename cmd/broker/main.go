@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secretbroker/secretbroker/internal/cli"
+	"github.com/secretbroker/secretbroker/internal/cli/operator"
 )
 
 // Short names for what every command here returns.
@@ -84,7 +85,8 @@ Begin with:  broker dev`,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.AddCommand(cli.Commands()...)
-	root.AddCommand(newServeCommand(), newDevCommand(), newAuditCommand(), newKeyCommand(), newValidateCommand())
+	root.AddCommand(newServeCommand(), newDevCommand(), newValidateCommand())
+	root.AddCommand(operator.Commands()...)
 	return root
 }
 

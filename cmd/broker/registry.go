@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/config"
+	"github.com/secretbroker/secretbroker/internal/manage/history"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
 	"github.com/secretbroker/secretbroker/internal/registry/sqlstore"
@@ -27,8 +29,8 @@ type integrationStore struct {
 	close func() error
 	// restores tells of a database that has gone back, seen notes how far it was seen;
 	// both are nil for files, as is position.
-	restores *restores
-	seen     *positionFile
+	restores *history.Restores
+	seen     *sqlstore.PositionFile
 	position func() sqlstore.Position
 }
 
@@ -55,8 +57,8 @@ func openIntegrations(ctx context.Context, cfg *config.Config, log *slog.Logger,
 		Logger:          log,
 		OnChange:        onChange,
 	}
-	s := &integrationStore{restores: newRestores(log), seen: newPositionFile(cfg, log)}
-	c.Seen, c.OnRestored = s.seen.read(), s.restores.note
+	s := &integrationStore{restores: history.NewRestores(log), seen: positionFile(cfg, log)}
+	c.Seen, c.OnRestored = s.seen.Read(), s.restores.Note
 	if r.KeyFile != "" {
 		keys, err := seal.Open(r.KeyFile)
 		if err != nil {
@@ -80,6 +82,16 @@ func openIntegrations(ctx context.Context, cfg *config.Config, log *slog.Logger,
 	return s, nil
 }
 
+// positionFile is beside the audit log, unless that is no regular file.
+func positionFile(cfg *config.Config, log *slog.Logger) *sqlstore.PositionFile {
+	path := ""
+	if info, err := os.Stat(cfg.Audit.File); err == nil && //nolint:gosec // G703: the operator names it
+		info.Mode().IsRegular() && cfg.Audit.File != audit.Stdout {
+		path = cfg.Audit.File + ".registry"
+	}
+	return sqlstore.NewPositionFile(path, cfg.Registry.SQLite.File+cfg.Registry.Postgres.URL, log)
+}
+
 // watchRestores records that the database has gone back, and how far it was seen,
 // until ctx ends.
 func (s *integrationStore) watchRestores(ctx context.Context, log *audit.Log) error {
@@ -88,8 +100,8 @@ func (s *integrationStore) watchRestores(ctx context.Context, log *audit.Log) er
 	}
 	var noting sync.WaitGroup
 	defer noting.Wait()
-	noting.Go(func() { s.seen.run(ctx, s.position) })
-	return s.restores.run(ctx, log)
+	noting.Go(func() { s.seen.Run(ctx, s.position) })
+	return s.restores.Run(ctx, log)
 }
 
 // reload reads the keys and then the integrations again, whose credentials are
@@ -101,7 +113,7 @@ func (s *integrationStore) reload() error {
 		}
 	}
 	if s.restores != nil {
-		s.restores.acknowledge() // before the look, which may find out more
+		s.restores.Acknowledge() // before the look, which may find out more
 	}
 	s.Reload() // which reports by itself
 	return nil
@@ -128,7 +140,7 @@ func (s *integrationStore) problems() []server.Problem {
 		ps = append(ps, server.Problem{Component: "registry", Text: "the integrations' database does not take writes: " + st.WriteProblem})
 	}
 	if s.restores != nil {
-		if text := s.restores.text(); text != "" {
+		if text := s.restores.Problem(); text != "" {
 			ps = append(ps, server.Problem{Component: "registry", Text: text})
 		}
 	}

@@ -7,12 +7,10 @@ import (
 	"io"
 	stdlog "log"
 	"log/slog"
-	"maps"
 	"net"
 	"net/http"
 	"os"
 	"os/signal"
-	"slices"
 	"syscall"
 	"time"
 
@@ -21,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secretbroker/secretbroker/cmd/broker/internal/hangup"
+	"github.com/secretbroker/secretbroker/internal/admission"
 	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/cache"
@@ -38,7 +37,6 @@ import (
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
 	"github.com/secretbroker/secretbroker/internal/server"
-	"github.com/secretbroker/secretbroker/internal/trust"
 	"github.com/secretbroker/secretbroker/internal/usage"
 )
 
@@ -217,7 +215,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		Observe: m.configResolved,
 		Used:    uses.Used,
 	})
-	settings, err := newSettings(cfg, proc.reload, log)
+	settings, err := config.NewLive(cfg, proc.reload, log)
 	if err != nil {
 		return &exitError{Code: exitUsage, Err: err}
 	}
@@ -227,7 +225,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		NoteUsage:     uses.Flush,
 		UsageInMemory: uses.InMemory,
 		Audit:         records,
-		Roles:         settings.roles.Load,
+		Roles:         settings.Roles,
 		Placement:     places,
 		Validate:      stores.Validate,
 		UsageWindow:   time.Duration(cfg.Management.UsageWindow),
@@ -241,7 +239,11 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		Manager:   management,
 		MayExplain: func(who authz.Principal, id string) bool {
 			in, _ := integrations.Get(id) // one that is not there has no roles
-			return settings.mayExplain(who, in)
+			a := authz.Authority{Organisation: settings.Roles()}
+			if in != nil {
+				a.Integration = in.Roles
+			}
+			return a.May(who, authz.ToExplain)
 		},
 		Trust:    identity,
 		Identity: identityRules,
@@ -260,7 +262,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	if err != nil {
 		return &exitError{Code: exitFailure, Err: err}
 	}
-	settings.limitCalls = grpcServer.SetCallLimits
+	settings.OnChange = func(c *config.Config) { grpcServer.SetCallLimits(callLimits(c)) }
 	readiness := &server.Readiness{Refuses: func() bool { return integrations.refuses() || auditLog.Refuses() }, Problems: func() []server.Problem { return problems(identity, integrations, places, auditLog, settings, working) }}
 	admin := server.NewAdmin(readiness, metrics)
 
@@ -296,7 +298,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 			{"tls", func() error { identity.Reload(); return nil }}, // which reports by itself
 			{"integrations", integrations.reload},
 			{"audit log", auditLog.Reopen},
-			{"configuration", settings.reload},
+			{"configuration", settings.Reload},
 		})
 	})
 	parts.run("audit refusals", records.Run)
@@ -321,7 +323,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	readiness.Set(false)
 	grpcServer.Drain()
 	manager.stopping()
-	ending := settings.current().Shutdown
+	ending := settings.Current().Shutdown
 	log.Info("shutting down", "drain_delay", ending.DrainDelay.String(), "timeout", ending.Timeout.String())
 	wait(parts.ctx, time.Duration(ending.DrainDelay))
 	log.Info("taking no more calls")
@@ -331,6 +333,14 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	parts.stop()
 	_ = admin.Shutdown(finish) // whoever scrapes us now can do without
 	return parts.wait()
+}
+
+func callLimits(cfg *config.Config) admission.Limits {
+	return admission.Limits{
+		PerSecond: cfg.Limits.MaxCallsPerSecondPerPrincipal,
+		PerCaller: cfg.Limits.MaxConcurrentCallsPerPrincipal,
+		Total:     cfg.Limits.MaxConcurrentCalls,
+	}
 }
 
 // wait waits for d or until ctx ends.
@@ -367,29 +377,6 @@ func onHangup(ctx context.Context, log *slog.Logger, hangups <-chan os.Signal, m
 			manager.ready()
 		}
 	}
-}
-
-// problems lists what /readyz should tell an operator.
-func problems(identity *trust.Store, integrations *integrationStore, places *placement.Rules, auditLog *audit.Log, settings *settings, working *manage.Watcher) []server.Problem {
-	var ps []server.Problem
-	for _, text := range identity.Problems() {
-		ps = append(ps, server.Problem{Component: "tls", Text: text})
-	}
-	ps = append(ps, integrations.problems()...)
-	for _, text := range misplaced(places, integrations.List()) {
-		ps = append(ps, server.Problem{Component: "placement", Text: text})
-	}
-	failures := working.Failures()
-	for _, id := range slices.Sorted(maps.Keys(failures)) {
-		ps = append(ps, server.Problem{Component: "validation", Text: id + ": " + failures[id]})
-	}
-	if text := auditLog.Problem(); text != "" {
-		ps = append(ps, server.Problem{Component: "audit", Text: text})
-	}
-	if text := settings.trouble(); text != "" {
-		ps = append(ps, server.Problem{Component: "configuration", Text: text})
-	}
-	return ps
 }
 
 // closing runs a deferred close and keeps its error if there is none yet.

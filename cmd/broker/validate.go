@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secretbroker/secretbroker/internal/config"
+	"github.com/secretbroker/secretbroker/internal/placement"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
 	"github.com/secretbroker/secretbroker/internal/trust"
@@ -52,7 +53,13 @@ Exit codes: 0 everything is in order; 2 there are faults.`,
 				if len(bad) > 0 {
 					faults = append(faults, bad)
 				}
-				faults = append(faults, placementFaults(cfg, good)...)
+				places, err := placement.New(cfg.Placement.Rules())
+				if err != nil {
+					faults = append(faults, err)
+				}
+				for _, text := range places.Violations(good) {
+					faults = append(faults, errors.New(text))
+				}
 				integrations = fmt.Sprintf("with %d integration(s)", len(good))
 			}
 			if len(faults) > 0 {

@@ -112,6 +112,18 @@ type Fault struct {
 	Setting, Text string
 }
 
+// Violations says which of the integrations do not comply, and why. No caller may use
+// them until they do.
+func (r *Rules) Violations(integrations []*registry.Integration) []string {
+	var texts []string
+	for _, in := range integrations {
+		for _, f := range r.Check(in.Kind, in.Placement) {
+			texts = append(texts, fmt.Sprintf("integration %s: %s: %s", in.ID, f.Setting, f.Text))
+		}
+	}
+	return texts
+}
+
 // Check returns what is wrong with an integration of that kind in that place.
 func (r *Rules) Check(kind secret.Kind, at registry.Placement) []Fault {
 	if r == nil {

@@ -2,8 +2,10 @@
 // say about them: after a backup was restored, grants are in force again that were
 // taken away since, and changes are missing.
 //
-// It replays the changes that logs contain, in the order of their times, whichever
-// replicas wrote them. It knows no database: the caller reads the integrations.
+// Read replays the changes that the logs of all replicas contain, in the order of their
+// times, and Compare says how a database differs from that. The caller reads the
+// integrations from the database. Restores reports the same while a broker runs: its
+// database noticed that it went back.
 package history
 
 import (

@@ -1,4 +1,4 @@
-package main
+package operator
 
 import (
 	"context"
@@ -42,7 +42,7 @@ func newAuditCompareCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, files []string) error {
 			cfg, err := config.Load(configFile)
 			if err != nil {
-				return &exitError{Code: exitUsage, Err: err}
+				return &cli.ExitError{Code: cli.ExitUsage, Err: err}
 			}
 			kept, err := readKept(cmd.Context(), cfg, configFile)
 			if err != nil {
@@ -50,14 +50,14 @@ func newAuditCompareCommand() *cobra.Command {
 			}
 			h, err := history.Read(cmd.Context(), files)
 			if err != nil {
-				return &exitError{Code: exitFailure, Err: err}
+				return &cli.ExitError{Code: cli.ExitFailure, Err: err}
 			}
 			report := h.Compare(kept)
 			if err := printComparison(cmd.OutOrStdout(), output, h, len(kept), &report); err != nil {
-				return &exitError{Code: exitFailure, Err: err}
+				return &cli.ExitError{Code: cli.ExitFailure, Err: err}
 			}
 			if len(report.Findings) > 0 {
-				return &exitError{Code: exitFailure}
+				return &cli.ExitError{Code: cli.ExitFailure}
 			}
 			return nil
 		},
@@ -77,7 +77,7 @@ func readKept(ctx context.Context, cfg *config.Config, configFile string) (map[s
 	defer db.Close() // nothing is written
 	rows, err := db.Integrations(ctx)
 	if err != nil {
-		return nil, &exitError{Code: exitFailure, Err: err}
+		return nil, &cli.ExitError{Code: cli.ExitFailure, Err: err}
 	}
 	kept := make(map[string]history.Kept, len(rows))
 	for _, r := range rows {

@@ -1,16 +1,15 @@
-package main
+package operator
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/secretbroker/secretbroker/internal/cli"
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
-	"github.com/secretbroker/secretbroker/internal/registry/sqlstore"
 )
 
 func newKeyCommand() *cobra.Command {
@@ -41,7 +40,7 @@ credentials with it. The old one still opens what is in backups; "drop" removes 
 			Args:  cobra.ExactArgs(1),
 			RunE: func(cmd *cobra.Command, args []string) error {
 				if err := step.do(args[0]); err != nil {
-					return &exitError{Code: exitFailure, Err: err}
+					return &cli.ExitError{Code: cli.ExitFailure, Err: err}
 				}
 				fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", args[0], step.done)
 				return nil
@@ -60,7 +59,7 @@ func newKeyListCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			keys, err := seal.List(args[0])
 			if err != nil {
-				return &exitError{Code: exitFailure, Err: err}
+				return &cli.ExitError{Code: cli.ExitFailure, Err: err}
 			}
 			for _, k := range keys {
 				what := "opens"
@@ -94,16 +93,16 @@ key are lost and have to be given again.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
 			case force && configFile != "":
-				return &exitError{Code: exitUsage, Err: errors.New("--force does not look into the database: give either --config or --force")}
+				return &cli.ExitError{Code: cli.ExitUsage, Err: errors.New("--force does not look into the database: give either --config or --force")}
 			case configFile != "":
 				if err := checkUnused(cmd.Context(), configFile, args[0]); err != nil {
 					return err
 				}
 			case !force:
-				return &exitError{Code: exitUsage, Err: errors.New("give --config broker.yaml, so that the command can see whether the database still needs the keys, or --force to drop them without looking")}
+				return &cli.ExitError{Code: cli.ExitUsage, Err: errors.New("give --config broker.yaml, so that the command can see whether the database still needs the keys, or --force to drop them without looking")}
 			}
 			if err := seal.Drop(args[0]); err != nil {
-				return &exitError{Code: exitFailure, Err: err}
+				return &cli.ExitError{Code: cli.ExitFailure, Err: err}
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s: the other keys are gone\n", args[0])
 			return nil
@@ -120,11 +119,11 @@ key are lost and have to be given again.`,
 func checkUnused(ctx context.Context, configFile, keyFile string) error {
 	cfg, err := config.Load(configFile)
 	if err != nil {
-		return &exitError{Code: exitUsage, Err: err}
+		return &cli.ExitError{Code: cli.ExitUsage, Err: err}
 	}
 	keys, err := seal.List(keyFile)
 	if err != nil {
-		return &exitError{Code: exitFailure, Err: err}
+		return &cli.ExitError{Code: cli.ExitFailure, Err: err}
 	}
 	db, err := readRegistry(ctx, cfg, configFile)
 	if err != nil {
@@ -133,7 +132,7 @@ func checkUnused(ctx context.Context, configFile, keyFile string) error {
 	defer db.Close() // nothing is written
 	sealed, err := db.Sealed(ctx)
 	if err != nil {
-		return &exitError{Code: exitFailure, Err: err}
+		return &cli.ExitError{Code: cli.ExitFailure, Err: err}
 	}
 	used := make(map[uint32][]string) // INTEGRATION/SETTING, by the key
 	for _, c := range sealed {
@@ -141,39 +140,9 @@ func checkUnused(ctx context.Context, configFile, keyFile string) error {
 	}
 	for _, k := range keys {
 		if names := used[k.ID]; !k.Seals && len(names) > 0 {
-			return &exitError{Code: exitFailure, Err: fmt.Errorf("key %d still seals stored credentials: %s; bring the key file to every replica and send SIGHUP, so that they are sealed with the new key, and try again",
+			return &cli.ExitError{Code: cli.ExitFailure, Err: fmt.Errorf("key %d still seals stored credentials: %s; bring the key file to every replica and send SIGHUP, so that they are sealed with the new key, and try again",
 				k.ID, firstOf(names))}
 		}
 	}
 	return nil
-}
-
-// firstOf lists a few of the names.
-func firstOf(names []string) string {
-	const shown = 5
-	list := strings.Join(names[:min(shown, len(names))], ", ")
-	if n := len(names) - shown; n > 0 {
-		list += fmt.Sprintf(" and %d more", n)
-	}
-	return list
-}
-
-// readRegistry opens the database of a configuration to look into it.
-func readRegistry(ctx context.Context, cfg *config.Config, configFile string) (*sqlstore.Reader, error) {
-	if cfg.Integrations != "" {
-		return nil, &exitError{Code: exitUsage, Err: fmt.Errorf("%s keeps its integrations in files; this command needs one with a registry", configFile)}
-	}
-	ctx, cancel := context.WithTimeout(ctx, databaseTime)
-	defer cancel()
-	var db *sqlstore.Reader
-	var err error
-	if r := cfg.Registry; r.SQLite.File != "" {
-		db, err = sqlstore.ReadSQLite(ctx, r.SQLite.File)
-	} else {
-		db, err = sqlstore.ReadPostgres(ctx, sqlstore.Postgres{URL: r.Postgres.URL, PasswordFile: r.Postgres.PasswordFile})
-	}
-	if err != nil {
-		return nil, &exitError{Code: exitFailure, Err: err}
-	}
-	return db, nil
 }

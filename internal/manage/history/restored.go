@@ -1,4 +1,4 @@
-package main
+package history
 
 import (
 	"context"
@@ -11,14 +11,13 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/audit"
-	"github.com/secretbroker/secretbroker/internal/manage/history"
 	"github.com/secretbroker/secretbroker/internal/registry/sqlstore"
 )
 
 const (
-	// methodRestored is what the audit calls it when the database has gone back.
+	// methodRestored is the Method of the audit records of a restore.
 	methodRestored = "RegistryRestored"
-	// restoredRetry is the pause after the audit did not take the records of that.
+	// restoredRetry is the pause after the audit log refused records.
 	restoredRetry = 5 * time.Second
 	// eventsAtOnce is how many records are written together.
 	eventsAtOnce = 64
@@ -26,10 +25,11 @@ const (
 	maxNote = 8 << 10
 )
 
-// restores tells people that the database of integrations has gone back: on /readyz
-// until SIGHUP, and in the audit log, one record for each integration that differs.
-// It is safe for concurrent use.
-type restores struct {
+// Restores reports that the database of integrations went back: a backup was restored,
+// or a failover lost changes. Problem reports it until Acknowledge, and Run writes it to
+// the audit log, one record for each integration that differs. Restores is safe for
+// concurrent use.
+type Restores struct {
 	log  *slog.Logger
 	now  func() time.Time
 	wake chan struct{}
@@ -39,12 +39,13 @@ type restores struct {
 	events  []audit.Event // that the audit log does not have yet
 }
 
-func newRestores(log *slog.Logger) *restores {
-	return &restores{log: log, now: time.Now, wake: make(chan struct{}, 1)}
+// NewRestores returns Restores that log to log.
+func NewRestores(log *slog.Logger) *Restores {
+	return &Restores{log: log, now: time.Now, wake: make(chan struct{}, 1)}
 }
 
-// note is sqlstore.Config.OnRestored.
-func (r *restores) note(restored sqlstore.Restored) {
+// Note takes a restore that the database reports; it is sqlstore.Config.OnRestored.
+func (r *Restores) Note(restored sqlstore.Restored) {
 	events, summary := restoredEvents(restored, r.now())
 	r.mu.Lock()
 	r.events = append(r.events, events...)
@@ -56,23 +57,22 @@ func (r *restores) note(restored sqlstore.Restored) {
 	}
 }
 
-// text is the problem for /readyz, "" if there is none.
-func (r *restores) text() string {
+// Problem returns the text for /readyz, "" if there is none.
+func (r *Restores) Problem() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.problem
 }
 
-// acknowledge takes the problem off /readyz.
-func (r *restores) acknowledge() {
+// Acknowledge clears the Problem.
+func (r *Restores) Acknowledge() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.problem = ""
 }
 
-// run writes the records until ctx ends. What the audit log does not take is tried
-// again.
-func (r *restores) run(ctx context.Context, log *audit.Log) error {
+// Run writes the records to log until ctx ends. It retries those that log refuses.
+func (r *Restores) Run(ctx context.Context, log *audit.Log) error {
 	retry := time.NewTicker(restoredRetry)
 	defer retry.Stop()
 	for {
@@ -87,7 +87,7 @@ func (r *restores) run(ctx context.Context, log *audit.Log) error {
 }
 
 // write writes what the audit log does not have yet.
-func (r *restores) write(ctx context.Context, log *audit.Log) {
+func (r *Restores) write(ctx context.Context, log *audit.Log) {
 	r.mu.Lock()
 	events := r.events
 	r.mu.Unlock()
@@ -112,7 +112,7 @@ func restoredEvents(restored sqlstore.Restored, now time.Time) (events []audit.E
 	event := audit.Event{Time: now.UTC(), RequestID: strings.ToLower(rand.Text()), Method: methodRestored, Outcome: audit.Changed}
 	var returned, integrations, lost int
 	for _, r := range restored.Reversals {
-		d := history.Reverse(r.ID, r.Before, r.After)
+		d := Reverse(r.ID, r.Before, r.After)
 		e := event
 		e.Integration = r.ID
 		e.Change = &audit.Change{Before: d.Before, After: d.After, Fields: d.Settings}
@@ -140,7 +140,7 @@ func restoredEvents(restored sqlstore.Restored, now time.Time) (events []audit.E
 }
 
 // noteOf says in words what a restore has done to an integration.
-func noteOf(r sqlstore.Reversal, d history.Reversal) string {
+func noteOf(r sqlstore.Reversal, d Reversal) string {
 	var parts []string
 	switch {
 	case r.Before == nil:

@@ -1,4 +1,4 @@
-package main
+package operator
 
 import (
 	"encoding/json"
@@ -64,17 +64,17 @@ func newAuditVerifyCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, files []string) error {
 			cfg, err := verifyConfig(keyFiles, heads)
 			if err != nil {
-				return &exitError{Code: exitUsage, Err: err}
+				return &cli.ExitError{Code: cli.ExitUsage, Err: err}
 			}
 			report, err := audit.Verify(cmd.Context(), cfg, files)
 			if err != nil {
-				return &exitError{Code: exitFailure, Err: err}
+				return &cli.ExitError{Code: cli.ExitFailure, Err: err}
 			}
 			if err := printReport(cmd.OutOrStdout(), output, report); err != nil {
-				return &exitError{Code: exitFailure, Err: err}
+				return &cli.ExitError{Code: cli.ExitFailure, Err: err}
 			}
 			if report.Faults() > 0 {
-				return &exitError{Code: exitFailure}
+				return &cli.ExitError{Code: cli.ExitFailure}
 			}
 			return nil
 		},
@@ -187,11 +187,11 @@ func newAuditQueryCommand() *cobra.Command {
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, files []string) error {
 			if err := q.parse(time.Now()); err != nil {
-				return &exitError{Code: exitUsage, Err: err}
+				return &cli.ExitError{Code: cli.ExitUsage, Err: err}
 			}
 			unreadable, err := q.answer(cmd, files)
 			if err != nil {
-				return &exitError{Code: exitFailure, Err: err}
+				return &cli.ExitError{Code: cli.ExitFailure, Err: err}
 			}
 			if unreadable > 0 {
 				fmt.Fprintf(cmd.ErrOrStderr(), "%d line(s) are no records and were left out; \"broker audit verify\" says which\n", unreadable)

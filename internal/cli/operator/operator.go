@@ -1,0 +1,60 @@
+// Package operator contains the commands that people run beside a broker: they
+// verify and query audit logs, compare a database with them, and create and replace
+// the keys that seal stored credentials.
+//
+// These commands contact no broker. They read the files and the database that
+// broker.yaml names, so they also work while no broker runs, and run with the
+// permissions of whoever starts them. Package cli has the commands that talk to a
+// broker, the exit codes, and the functions that print.
+package operator
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/secretbroker/secretbroker/internal/cli"
+	"github.com/secretbroker/secretbroker/internal/config"
+	"github.com/secretbroker/secretbroker/internal/registry/sqlstore"
+)
+
+// openTimeout is how long a command waits until its database is open.
+const openTimeout = 30 * time.Second
+
+// Commands returns the commands of this package.
+func Commands() []*cobra.Command {
+	return []*cobra.Command{newAuditCommand(), newKeyCommand()}
+}
+
+// firstOf lists a few of the names.
+func firstOf(names []string) string {
+	const shown = 5
+	list := strings.Join(names[:min(shown, len(names))], ", ")
+	if n := len(names) - shown; n > 0 {
+		list += fmt.Sprintf(" and %d more", n)
+	}
+	return list
+}
+
+// readRegistry opens the database of a configuration to look into it.
+func readRegistry(ctx context.Context, cfg *config.Config, configFile string) (*sqlstore.Reader, error) {
+	if cfg.Integrations != "" {
+		return nil, &cli.ExitError{Code: cli.ExitUsage, Err: fmt.Errorf("%s keeps its integrations in files; this command needs one with a registry", configFile)}
+	}
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	var db *sqlstore.Reader
+	var err error
+	if r := cfg.Registry; r.SQLite.File != "" {
+		db, err = sqlstore.ReadSQLite(ctx, r.SQLite.File)
+	} else {
+		db, err = sqlstore.ReadPostgres(ctx, sqlstore.Postgres{URL: r.Postgres.URL, PasswordFile: r.Postgres.PasswordFile})
+	}
+	if err != nil {
+		return nil, &cli.ExitError{Code: cli.ExitFailure, Err: err}
+	}
+	return db, nil
+}

@@ -1,0 +1,113 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/secretbroker/secretbroker/internal/authz"
+)
+
+// Live is the broker.yaml in force. Reload reads the file again and puts a few
+// settings in force: those that an operator needs when the broker cannot be restarted
+// now (roles, limits on calls, shutdown). All others take effect at start only. A
+// faulty file changes nothing. Live is safe for concurrent use.
+type Live struct {
+	log  *slog.Logger
+	load func() (*Config, error)
+	// OnChange, if not nil, is called with the configuration in force after each
+	// successful Reload. It is set before the first one.
+	OnChange func(*Config)
+
+	// roles are those for all integrations.
+	roles atomic.Pointer[authz.Roles]
+
+	mu      sync.Mutex
+	inForce *Config
+	// problem says what of the file on disk is not in force, "" if all of it is.
+	problem string
+}
+
+// NewLive returns a Live whose configuration in force is cfg. load reads the file again.
+func NewLive(cfg *Config, load func() (*Config, error), log *slog.Logger) (*Live, error) {
+	l := &Live{log: log, load: load, inForce: cfg}
+	roles, err := rolesOf(cfg)
+	if err != nil {
+		return nil, err
+	}
+	l.roles.Store(roles)
+	return l, nil
+}
+
+// rolesOf compiles the roles for all integrations.
+func rolesOf(cfg *Config) (*authz.Roles, error) {
+	roles, err := authz.NewRoles(cfg.Roles.Bindings())
+	if fault, ok := errors.AsType[*authz.RoleError](err); ok {
+		return nil, fmt.Errorf("roles.%s: entry %d: %s", strings.ToLower(string(fault.Role)), fault.Index+1, fault.Text)
+	}
+	return roles, err
+}
+
+// withReloadable returns old with the settings of next that a reload puts in
+// force.
+func withReloadable(old, next *Config) *Config {
+	c := *old
+	c.Roles = next.Roles
+	c.Limits.MaxCallsPerSecondPerPrincipal = next.Limits.MaxCallsPerSecondPerPrincipal
+	c.Limits.MaxConcurrentCallsPerPrincipal = next.Limits.MaxConcurrentCallsPerPrincipal
+	c.Limits.MaxConcurrentCalls = next.Limits.MaxConcurrentCalls
+	c.Shutdown = next.Shutdown
+	return &c
+}
+
+// Roles returns the roles for all integrations that are in force.
+func (l *Live) Roles() *authz.Roles { return l.roles.Load() }
+
+// Current returns the configuration in force. Callers must not change it.
+func (l *Live) Current() *Config {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.inForce
+}
+
+// Problem says what of the file on disk is not in force, "" if all of it is.
+func (l *Live) Problem() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.problem
+}
+
+// Reload reads the file again. If the file is faulty, Reload returns an error and
+// changes nothing.
+func (l *Live) Reload() error {
+	next, err := l.load()
+	var roles *authz.Roles
+	if err == nil {
+		roles, err = rolesOf(next)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil {
+		l.problem = "the broker's configuration on disk is faulty, and the broker would not start with it; what was read before stays in force: " + err.Error()
+		return err
+	}
+	merged := withReloadable(l.inForce, next)
+	if changed := l.inForce.Differences(merged); len(changed) > 0 {
+		l.log.Info("settings changed", "settings", changed)
+	}
+	l.inForce, l.problem = merged, ""
+	l.roles.Store(roles)
+	if l.OnChange != nil {
+		l.OnChange(merged)
+	}
+	if waiting := merged.Differences(next); len(waiting) > 0 {
+		slices.Sort(waiting)
+		l.problem = "changed on disk and not in force before a restart: " + strings.Join(waiting, ", ")
+		l.log.Warn("settings have changed that take a restart", "settings", waiting)
+	}
+	return nil
+}
