@@ -99,7 +99,7 @@ func clientSecret(in *registry.Integration, opts azcore.ClientOptions) (func() (
 func clientCertificate(in *registry.Integration, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
 	const setting = "azure.credential.certificate_file"
 	a := in.Azure
-	b, err := egress.ReadCredential(in, setting, a.Credential.CertificateFile)
+	b, err := egress.ReadPrivateKey(in, setting, a.Credential.CertificateFile)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/secretbroker/secretbroker/internal/keyfile"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -76,6 +77,25 @@ func ReadCredential(in *registry.Integration, setting, path string) ([]byte, err
 	}
 	if b = trim(b); len(b) == 0 {
 		return nil, setupFault("%s: the credential stored with the integration is empty; give it to the integration anew", name)
+	}
+	return b, nil
+}
+
+// ReadPrivateKey is ReadCredential for a credential that has a private key. A file that
+// others than its owner may read or write is refused, see package keyfile.
+func ReadPrivateKey(in *registry.Integration, setting, path string) ([]byte, error) {
+	if path == "" {
+		return ReadCredential(in, setting, path)
+	}
+	b, err := keyfile.Read(path, maxFile)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
+		return nil, unreadable(setting, path, err)
+	case err != nil: // which names the file
+		return nil, setupFault("%s: %v", setting, err)
+	}
+	if b = trim(b); len(b) == 0 {
+		return nil, setupFault("%s: %s is empty", setting, path)
 	}
 	return b, nil
 }

@@ -50,3 +50,31 @@ func TestReadCredential(t *testing.T) {
 		}
 	}
 }
+
+func TestReadPrivateKey(t *testing.T) {
+	const setting = "vault.auth.certificate_file"
+	file := filepath.Join(t.TempDir(), "key.pem")
+	if err := os.WriteFile(file, []byte("\ufeffkey\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	in := &registry.Integration{Credentials: map[string]registry.Credential{"vault.auth.certificate": func() ([]byte, error) { return []byte("kept"), nil }}}
+	if b, err := ReadPrivateKey(in, setting, file); err != nil || string(b) != "key" {
+		t.Errorf("%d bytes, %v", len(b), err)
+	}
+	if b, err := ReadPrivateKey(in, setting, ""); err != nil || string(b) != "kept" {
+		t.Errorf("of the kept one %d bytes, %v", len(b), err)
+	}
+	if err := os.Chmod(file, 0o644); err != nil { //nolint:gosec // what the test is about
+		t.Fatal(err)
+	}
+	for path, fault := range map[string]string{file: "chmod 600", file + "-missing": "does not exist"} {
+		_, err := ReadPrivateKey(in, setting, path)
+		if err == nil {
+			t.Errorf("%s was read", path)
+			continue
+		}
+		if e := secret.AsError(err); e.Reason != secret.ReasonStoreAuthenticationFailed || !strings.HasPrefix(e.Message, setting+": "+file) || !strings.Contains(e.Message, fault) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+}

@@ -140,7 +140,7 @@ type credentialFile struct {
 func fromKey(in *registry.Integration) (*identity, error) {
 	const setting = "gcp.credential.key_file"
 	path := in.GCP.Credential.KeyFile
-	data, err := egress.ReadCredential(in, setting, path)
+	data, err := egress.ReadPrivateKey(in, setting, path)
 	if err != nil {
 		return nil, err
 	}

@@ -143,7 +143,7 @@ func open(cfg Config, in *registry.Integration) (*store, error) {
 func clientCertificate(in *registry.Integration) (*tls.Certificate, error) {
 	const setting = "vault.auth.certificate_file"
 	path := in.Vault.Auth.CertificateFile
-	pem, err := egress.ReadCredential(in, setting, path)
+	pem, err := egress.ReadPrivateKey(in, setting, path)
 	if err != nil {
 		return nil, err
 	}
