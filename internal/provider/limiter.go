@@ -9,6 +9,7 @@ import (
 
 	"github.com/sony/gobreaker/v2"
 
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -264,7 +265,7 @@ func (lim *limiter) end(ctx context.Context, t turn, err error) {
 		lim.review(now)
 	case reason == secret.ReasonInternal, errors.Is(err, errNoVerdict), ctx.Err() != nil && (errors.Is(ctx.Err(), context.Canceled) || took < patience):
 		t.done(errNoVerdict)
-	case reason == secret.ReasonStoreUnavailable && !errors.Is(err, ErrAnswered):
+	case reason == secret.ReasonStoreUnavailable && !errors.Is(err, storeerror.ErrAnswered):
 		t.done(err)
 		if lim.breaker.State() == gobreaker.StateOpen {
 			lim.review(now)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -189,7 +190,7 @@ func TestNoSignOfDeath(t *testing.T) {
 		"denied":          func(context.Context) error { return secret.Errorf(secret.ReasonStoreAccessDenied, "no") },
 		"faults of ours":  func(context.Context) error { return fmt.Errorf("a fault") },
 		"an odd answer to one secret": func(context.Context) error {
-			return secret.Errorf(secret.ReasonStoreUnavailable, "odd").WithCause(fmt.Errorf("wrapped: %w", provider.ErrAnswered))
+			return secret.Errorf(secret.ReasonStoreUnavailable, "odd").WithCause(fmt.Errorf("wrapped: %w", storeerror.ErrAnswered))
 		},
 		"callers in a hurry": func(ctx context.Context) error { return hanging(ctx, time.Hour) },
 	} {

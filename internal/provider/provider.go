@@ -10,7 +10,6 @@ package provider
 import (
 	"context"
 	"encoding/base64"
-	"errors"
 	"unicode/utf8"
 
 	"github.com/secretbroker/secretbroker/internal/registry"
@@ -40,11 +39,6 @@ type Keeper interface {
 	// Keep has the credential renewed until Close, beginning now, and waits for nothing.
 	Keep()
 }
-
-// ErrAnswered says, in the chain of an error with ReasonStoreUnavailable, that
-// the store or what stands in its place did answer, if uselessly. That may be
-// one secret's fault and is no sign that the store is dead.
-var ErrAnswered = errors.New("provider: the store has answered")
 
 // Opener makes the Provider of an integration. It reads credential files but
 // contacts nobody.

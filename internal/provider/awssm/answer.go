@@ -8,6 +8,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -73,11 +74,13 @@ func identifies(at *endpoint, ref secret.Ref, arn, name *string) error {
 	}
 }
 
-func isSuffix(s string) bool { return len(s) == 6 && s == plain(s) && !strings.Contains(s, "-") }
+func isSuffix(s string) bool {
+	return len(s) == 6 && s == storeerror.Plain(s) && !strings.ContainsAny(s, "-_")
+}
 
 // version returns the version's ID, and whether it is what ref asks for.
 func (a *answer) version(ref secret.Ref) (id string, ok bool) {
-	if a.value.VersionId == nil || *a.value.VersionId == "" || plain(*a.value.VersionId) == "" {
+	if a.value.VersionId == nil || *a.value.VersionId == "" || storeerror.Plain(*a.value.VersionId) == "" {
 		return "", false
 	}
 	id = *a.value.VersionId

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -76,7 +76,7 @@ func TestAnswerToSomethingElse(t *testing.T) {
 			f.answers(tt.fields)
 			f.t = t
 			e := f.fails(s, t.Context(), tt.reference, secret.ReasonStoreUnavailable)
-			if !errors.Is(e, provider.ErrAnswered) {
+			if !errors.Is(e, storeerror.ErrAnswered) {
 				t.Error("an answer is taken for silence")
 			}
 		})
@@ -127,7 +127,7 @@ func TestErrors(t *testing.T) {
 			if !strings.Contains(e.Message, tt.says) {
 				t.Errorf("%q does not say %q", e.Message, tt.says)
 			}
-			if answered, failing := errors.Is(e, provider.ErrAnswered), tt.status >= 500; tt.want == secret.ReasonStoreUnavailable && answered == failing {
+			if answered, failing := errors.Is(e, storeerror.ErrAnswered), tt.status >= 500; tt.want == secret.ReasonStoreUnavailable && answered == failing {
 				t.Errorf("HTTP %d is an answer: %v", tt.status, answered)
 			}
 		})

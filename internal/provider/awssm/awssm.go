@@ -13,7 +13,6 @@ package awssm
 import (
 	"context"
 	"crypto/x509"
-	"errors"
 	"log/slog"
 	"maps"
 	"net"
@@ -30,6 +29,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/credential"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/provider/task"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -115,7 +115,7 @@ type endpoint struct {
 
 func open(ctx context.Context, cfg Config, in *registry.Integration) (*store, error) {
 	if in.Kind != secret.KindAWSSecretsManager || in.AWS == nil || len(in.AWS.Stores) == 0 {
-		return nil, setupFault("the integration has no aws settings")
+		return nil, storeerror.Setup("the integration has no aws settings")
 	}
 	if in.Limits.Timeout > 0 {
 		cfg.TryTimeout = in.Limits.Timeout
@@ -140,7 +140,7 @@ func open(ctx context.Context, cfg Config, in *registry.Integration) (*store, er
 	for _, st := range in.AWS.Stores {
 		region, account := in.AWS.Place(st)
 		if endpoints[region] == nil {
-			return nil, setupFault("aws.stores has an entry that has no endpoint")
+			return nil, storeerror.Setup("aws.stores has an entry that has no endpoint")
 		}
 		s.endpoints[st] = &endpoint{
 			arn:    secret.AWSAccountStore(region, account) + ":secret:",
@@ -204,9 +204,8 @@ const userAgent = "secretbroker"
 // were revoked. The first Fetch to see that drops them, and each that saw it
 // tries once more with new ones.
 func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, error) {
-	// A Ref made by hand must not reach the SDK.
-	if canonical, err := secret.ParseRef(ref.String()); err != nil || canonical != ref {
-		return nil, secret.Errorf(secret.ReasonInvalidReference, "the reference is not in canonical form; use one that was parsed")
+	if err := provider.CheckRef(ref, secret.KindAWSSecretsManager); err != nil {
+		return nil, err
 	}
 	at, ok := s.endpoints[ref.Store]
 	if !ok {
@@ -279,5 +278,3 @@ func (s *store) Close() error {
 	}
 	return err
 }
-
-var errClosed = errors.New("awssm: the provider is closed")

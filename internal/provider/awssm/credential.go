@@ -11,14 +11,9 @@ import (
 	"github.com/aws/smithy-go/logging"
 
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/registry"
-	"github.com/secretbroker/secretbroker/internal/secret"
 )
-
-// setupFault is an integration that cannot be opened as it stands.
-func setupFault(format string, args ...any) *secret.Error {
-	return secret.Errorf(secret.ReasonStoreAuthenticationFailed, format, args...)
-}
 
 // profileLife is how long keys of a credentials file are used before it is read
 // again. Whoever renews them does so well before their end.
@@ -64,7 +59,7 @@ func (s *store) credential(ctx context.Context, in *registry.Integration, sts *t
 	case registry.AWSDefault:
 		return s.defaultKeys(ctx, roots)
 	default:
-		return nil, setupFault("aws.credential.type is not one of static, profile, web_identity, default")
+		return nil, storeerror.Setup("aws.credential.type is not one of static, profile, web_identity, default")
 	}
 }
 
@@ -103,7 +98,7 @@ func staticKeys(in *registry.Integration) (keySource, error) {
 		*f.to = string(b)
 		clear(b)
 		if strings.ContainsFunc(*f.to, func(r rune) bool { return r <= ' ' || r > '~' }) {
-			return nil, setupFault("%s: %s holds more than one word of plain text", f.setting, egress.CredentialPlace(f.path))
+			return nil, storeerror.Setup("%s: %s holds more than one word of plain text", f.setting, egress.CredentialPlace(f.path))
 		}
 	}
 	return func(context.Context) (aws.Credentials, error) { return keys, nil }, nil
@@ -123,11 +118,11 @@ func (s *store) profileKeys(ctx context.Context, c registry.AWSCredential) (keyS
 			o.Logger = logging.Nop{}
 		})
 		if err != nil { // the cause may quote the file
-			return aws.Credentials{}, setupFault("%s: %s has no usable section %s; it must hold aws_access_key_id and aws_secret_access_key", setting, c.CredentialsFile, c.Profile)
+			return aws.Credentials{}, storeerror.Setup("%s: %s has no usable section %s; it must hold aws_access_key_id and aws_secret_access_key", setting, c.CredentialsFile, c.Profile)
 		}
 		if p.RoleARN != "" || p.SourceProfileName != "" || p.CredentialSource != "" || p.CredentialProcess != "" ||
 			p.WebIdentityTokenFile != "" || p.SSOStartURL != "" || p.SSOSessionName != "" || p.LoginSession != "" || !p.Credentials.HasKeys() {
-			return aws.Credentials{}, setupFault("%s: the section %s of %s may only hold keys (aws_access_key_id, aws_secret_access_key, aws_session_token); set aws.role for a role, and the type default for any other source", setting, c.Profile, c.CredentialsFile)
+			return aws.Credentials{}, storeerror.Setup("%s: the section %s of %s may only hold keys (aws_access_key_id, aws_secret_access_key, aws_session_token); set aws.role for a role, and the type default for any other source", setting, c.Profile, c.CredentialsFile)
 		}
 		keys := p.Credentials
 		keys.Source, keys.CanExpire, keys.Expires = "secretbroker", true, s.cfg.Now().Add(profileLife)
@@ -155,7 +150,7 @@ func (s *store) defaultKeys(ctx context.Context, roots *x509.CertPool) (keySourc
 			config.WithAppID(userAgent),
 		)
 		if err != nil || cfg.Credentials == nil {
-			return cfg, setupFault("the default credential cannot be used; check the AWS_* environment variables of the broker, where AWS_CA_BUNDLE has to give way to aws.ca_file, and its AWS configuration files")
+			return cfg, storeerror.Setup("the default credential cannot be used; check the AWS_* environment variables of the broker, where AWS_CA_BUNDLE has to give way to aws.ca_file, and its AWS configuration files")
 		}
 		return cfg, nil
 	}

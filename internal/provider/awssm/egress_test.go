@@ -13,8 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -112,7 +112,7 @@ func TestUselessAnswers(t *testing.T) {
 				}
 				return operation == "GetSecretValue"
 			}
-			if e := f.fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreUnavailable); !errors.Is(e, provider.ErrAnswered) {
+			if e := f.fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreUnavailable); !errors.Is(e, storeerror.ErrAnswered) {
 				t.Errorf("an answer is taken for silence: %v", e)
 			}
 		})

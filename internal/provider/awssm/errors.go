@@ -5,10 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"time"
 
-	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -17,11 +16,6 @@ import (
 // error becomes a cause; causes are made here, of status, codes and ids.
 
 var advice = egress.Advice{CAFile: "aws.ca_file", PrivateEndpoint: "aws.private_endpoint or aws.dial", Store: "endpoint of AWS"}
-
-const (
-	defaultRetryAfter = time.Second
-	maxRetryAfter     = time.Minute
-)
 
 // describeError is a failure of DescribeSecret.
 type describeError struct{ err error }
@@ -35,8 +29,8 @@ func explainGet(ctx context.Context, err error) *secret.Error {
 	switch {
 	case errors.As(err, &known):
 		return known
-	case errors.Is(err, errClosed):
-		return secret.Errorf(secret.ReasonStoreUnavailable, "the integration has been closed or replaced; try again").WithCause(errClosed)
+	case errors.Is(err, storeerror.ErrClosed):
+		return storeerror.Closed()
 	default:
 		return secret.Errorf(secret.ReasonStoreUnavailable, "the integration's credential was not had before the request's time was over; try again").WithCause(context.Cause(ctx))
 	}
@@ -57,11 +51,11 @@ func explainRead(ctx context.Context, at *endpoint, ref secret.Ref, err error) *
 	o := egress.OutageOf(err, advice)
 	switch {
 	case o.Text == "":
-		return somethingElse(at, "no answer of AWS").WithCause(answered(o.Cause))
+		return somethingElse(at, "no answer of AWS").WithCause(storeerror.Answered(o.Cause))
 	case o.MissingHost != "" && o.MissingHost == at.host:
 		return secret.Errorf(secret.ReasonStoreNotFound, "there is no %s: its name does not exist in the DNS; check the region, and aws.fips and aws.endpoints", at).WithCause(o.Cause)
 	case errors.As(err, new(egress.AnswerError)):
-		return secret.Errorf(secret.ReasonStoreUnavailable, "%s %s", at, o.Text).WithCause(answered(o.Cause))
+		return secret.Errorf(secret.ReasonStoreUnavailable, "%s %s", at, o.Text).WithCause(storeerror.Answered(o.Cause))
 	default:
 		return secret.Errorf(secret.ReasonStoreUnavailable, "%s %s", at, o.Text).WithCause(o.Cause)
 	}
@@ -82,7 +76,7 @@ func explainAnswer(at *endpoint, ref secret.Ref, f *failure, describing bool) *s
 	case classThrottled:
 		e.RetryAfter = f.retryAfter
 		if e.RetryAfter == 0 {
-			e.RetryAfter = defaultRetryAfter
+			e.RetryAfter = storeerror.DefaultRetryAfter
 		}
 		return say(secret.ReasonStoreThrottled, "%s throttles the broker; wait", at)
 	case classNotFound:
@@ -103,11 +97,11 @@ func explainAnswer(at *endpoint, ref secret.Ref, f *failure, describing bool) *s
 		e.RetryAfter = f.retryAfter
 		return say(secret.ReasonStoreUnavailable, "%s is failing (HTTP %d); wait", at, f.status)
 	default:
-		e.Cause = answered(f)
+		e.Cause = storeerror.Answered(f)
 		if f.status >= 300 && f.status < 400 {
 			return say(secret.ReasonStoreUnavailable, "%s answered with a redirect, which is never followed; something stands between the broker and AWS", at)
 		}
-		return somethingElse(at, fmt.Sprintf("HTTP %d", f.status)).WithCause(answered(f))
+		return somethingElse(at, fmt.Sprintf("HTTP %d", f.status)).WithCause(storeerror.Answered(f))
 	}
 }
 
@@ -132,23 +126,8 @@ func denied(at *endpoint, f *failure, describing bool) string {
 
 func somethingElse(at *endpoint, what string) *secret.Error {
 	return secret.Errorf(secret.ReasonStoreUnavailable,
-		"what answers as %s answered with something else than the secret (%s); look at what stands between the broker and AWS", at, what).WithCause(provider.ErrAnswered)
+		"what answers as %s answered with something else than the secret (%s); look at what stands between the broker and AWS", at, what).WithCause(storeerror.ErrAnswered)
 }
-
-// answered makes cause that of an error which says nothing about whether the store
-// is there: it has answered.
-func answered(cause error) error {
-	if cause == nil {
-		return provider.ErrAnswered
-	}
-	return &answerCause{cause}
-}
-
-type answerCause struct{ cause error }
-
-func (a *answerCause) Error() string        { return a.cause.Error() }
-func (a *answerCause) Unwrap() error        { return a.cause }
-func (a *answerCause) Is(target error) bool { return target == provider.ErrAnswered }
 
 // refusedKeys reports whether err says that other keys may help.
 func refusedKeys(err error) bool {

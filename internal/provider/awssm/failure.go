@@ -4,12 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
+
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 )
 
 // failure is what an error answer may tell the log: no text that the other side
@@ -42,15 +43,15 @@ func failureOf(err error) *failure {
 	}
 	f := &failure{status: answer.HTTPStatusCode()}
 	h := answer.Response.Header
-	f.retryAfter = retryAfter(h)
+	f.retryAfter = storeerror.RetryAfter(h)
 	for _, name := range []string{"x-amzn-requestid", "x-amz-request-id"} {
 		if f.requestID == "" {
-			f.requestID = plain(h.Get(name))
+			f.requestID = storeerror.Plain(h.Get(name))
 		}
 	}
 	var api smithy.APIError
 	if f.status >= http.StatusMultipleChoices && errors.As(err, &api) {
-		f.code = plain(api.ErrorCode())
+		f.code = storeerror.Plain(api.ErrorCode())
 		f.aboutKMS = strings.Contains(strings.ToLower(api.ErrorMessage()), "kms")
 	}
 	return f
@@ -121,31 +122,4 @@ func (f *failure) class() class {
 	default:
 		return classOther
 	}
-}
-
-// plain returns s if it can be a code or an identifier, and nothing otherwise.
-func plain(s string) string {
-	if len(s) > 64 {
-		return ""
-	}
-	for i := range len(s) {
-		c := s[i]
-		if (c|0x20 < 'a' || c|0x20 > 'z') && (c < '0' || c > '9') && c != '-' {
-			return ""
-		}
-	}
-	return s
-}
-
-// retryAfter reads how long to wait, at most maxRetryAfter; zero if the answer
-// does not say.
-func retryAfter(h http.Header) time.Duration {
-	v := h.Get("Retry-After")
-	if n, err := strconv.ParseUint(v, 10, 32); err == nil {
-		return min(time.Duration(n)*time.Second, maxRetryAfter)
-	}
-	if at, err := http.ParseTime(v); err == nil {
-		return min(max(0, time.Until(at)), maxRetryAfter)
-	}
-	return 0
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 
 	"github.com/secretbroker/secretbroker/internal/provider/credential"
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/provider/task"
 )
 
@@ -28,10 +29,10 @@ type keys = credential.Held[aws.Credentials]
 
 // newSessions holds the keys that requests are signed with, and has them replaced.
 // files are those that source reads. Its errors are *secret.Error, the caller's
-// context error, or errClosed.
+// context error, or storeerror.ErrClosed.
 func newSessions(cfg Config, log *slog.Logger, source keySource, files []string, tasks *task.Group) *credential.Source[aws.Credentials] {
 	c := credential.Config[aws.Credentials]{
-		Timeout: cfg.SessionTimeout, Now: cfg.Now, Tasks: tasks, Closed: errClosed,
+		Timeout: cfg.SessionTimeout, Now: cfg.Now, Tasks: tasks, Closed: storeerror.ErrClosed,
 		Margin: func(time.Duration) time.Duration { return sessionMargin },
 		Ahead:  func(life time.Duration) time.Duration { return min(refreshAhead, life/2) },
 		Failed: func(err error) { log.Warn("no keys for AWS", "error", err) },

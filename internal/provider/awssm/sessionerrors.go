@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -40,7 +41,7 @@ func explainSession(ctx context.Context, timeout time.Duration, err error) *secr
 		a = &acquisitionError{what: "the integration's credential", err: err}
 	}
 	if a.answer != "" {
-		return secret.Errorf(secret.ReasonStoreUnavailable, "what answers as STS gave no session of the role (%s); look at what stands between the broker and AWS", a.answer).WithCause(answered(nil))
+		return secret.Errorf(secret.ReasonStoreUnavailable, "what answers as STS gave no session of the role (%s); look at what stands between the broker and AWS", a.answer).WithCause(storeerror.Answered(nil))
 	}
 	if f := failureOf(a.err); f != nil {
 		return explainRefusal(a, f)
@@ -51,7 +52,7 @@ func explainSession(ctx context.Context, timeout time.Duration, err error) *secr
 	o := egress.OutageOf(a.err, advice)
 	switch {
 	case o.Text == "" && (a.assuming || a.withToken):
-		return secret.Errorf(secret.ReasonStoreUnavailable, "what answers as STS answered with something else than a session of %s; look at what stands between the broker and AWS", a.what).WithCause(answered(o.Cause))
+		return secret.Errorf(secret.ReasonStoreUnavailable, "what answers as STS answered with something else than a session of %s; look at what stands between the broker and AWS", a.what).WithCause(storeerror.Answered(o.Cause))
 	case o.Text == "":
 		return secret.Errorf(secret.ReasonStoreAuthenticationFailed, "%s gives no keys; look at where it is to take them from", a.what).WithCause(o.Cause)
 	case a.assuming || a.withToken:
@@ -68,7 +69,7 @@ func explainRefusal(a *acquisitionError, f *failure) *secret.Error {
 	c := f.class()
 	switch {
 	case c == classThrottled:
-		e.Reason, e.RetryAfter = secret.ReasonStoreThrottled, max(f.retryAfter, defaultRetryAfter)
+		e.Reason, e.RetryAfter = secret.ReasonStoreThrottled, max(f.retryAfter, storeerror.DefaultRetryAfter)
 		e.Message = fmt.Sprintf("STS, which is asked for %s, throttles the broker; wait", a.what)
 	case c == classFailing:
 		e.Reason, e.RetryAfter = secret.ReasonStoreUnavailable, f.retryAfter
@@ -88,7 +89,7 @@ func explainRefusal(a *acquisitionError, f *failure) *secret.Error {
 	default:
 		e.Message = fmt.Sprintf("%s is refused (HTTP %d); look at aws.credential and aws.role", a.what, f.status)
 		if f.status < 400 {
-			e.Reason, e.Cause = secret.ReasonStoreUnavailable, answered(f)
+			e.Reason, e.Cause = secret.ReasonStoreUnavailable, storeerror.Answered(f)
 			e.Message = fmt.Sprintf("what answers for %s answered with something else (HTTP %d); look at what stands between the broker and AWS", a.what, f.status)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azsecrets"
 
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -62,7 +63,7 @@ func (a *answer) identifies(host string, ref secret.Ref) (version string, ok boo
 		return "", false
 	}
 	version = strings.ToLower(parts[2])
-	if version != plain(version) || version == "" {
+	if version != storeerror.Plain(version) || version == "" {
 		return "", false
 	}
 	return version, ref.Version == "" || version == ref.Version

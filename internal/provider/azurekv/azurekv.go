@@ -27,6 +27,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azsecrets"
 
 	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/provider/task"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -152,7 +153,7 @@ func open(cfg Config, in *registry.Integration) (*store, error) {
 	for _, v := range in.Azure.Vaults {
 		u, err := url.Parse(v)
 		if err != nil || u.Scheme != "https" || u.Host == "" {
-			return nil, setupFault("azure.vaults has an entry that is not the https:// URL of a vault")
+			return nil, storeerror.Setup("azure.vaults has an entry that is not the https:// URL of a vault")
 		}
 		s.hosts[v] = u.Host
 	}
@@ -201,7 +202,7 @@ func (s *store) newSession() (*session, error) {
 	for vault := range s.hosts {
 		opts := &azsecrets.ClientOptions{ClientOptions: s.clientOptions(s.vaultHTTP)}
 		if ses.clients[vault], err = azsecrets.NewClient(vault, ses.tokens, opts); err != nil {
-			return nil, setupFault("azure.vaults: no client can be made for a vault").WithCause(err)
+			return nil, storeerror.Setup("azure.vaults: no client can be made for a vault").WithCause(err)
 		}
 	}
 	return ses, nil
@@ -214,9 +215,8 @@ func (s *store) newSession() (*session, error) {
 // Fetch to see that drops the credential, and each that saw it tries once more
 // with a new one.
 func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, error) {
-	// A Ref made by hand must not reach the SDK, which escapes no "..".
-	if canonical, err := secret.ParseRef(ref.String()); err != nil || canonical != ref {
-		return nil, secret.Errorf(secret.ReasonInvalidReference, "the reference is not in canonical form; use one that was parsed")
+	if err := provider.CheckRef(ref, secret.KindAzureKeyVault); err != nil {
+		return nil, err
 	}
 	host, ok := s.hosts[ref.Store]
 	if !ok {
@@ -226,7 +226,7 @@ func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, erro
 	sec, err := s.fetch(withTrace(ctx, seen), host, ref)
 	var e *secret.Error
 	if errors.As(err, &e) && e.Reason == secret.ReasonStoreUnavailable && seen.answered() {
-		return nil, e.WithCause(answered(e.Cause))
+		return nil, e.WithCause(storeerror.Answered(e.Cause))
 	}
 	return sec, err
 }
@@ -300,7 +300,7 @@ func (s *store) read(ctx context.Context, ses *session, ref secret.Ref) (*answer
 		done <- result{a, err}
 	})
 	if !started {
-		return nil, errClosed
+		return nil, storeerror.ErrClosed
 	}
 	select {
 	case r := <-done:
@@ -319,5 +319,3 @@ func (s *store) Close() error {
 	s.loginHTTP.CloseIdleConnections()
 	return err
 }
-
-var errClosed = errors.New("azurekv: the provider is closed")

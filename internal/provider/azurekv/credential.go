@@ -10,35 +10,31 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// setupFault is an integration that cannot be opened as it stands.
-func setupFault(format string, args ...any) *secret.Error {
-	return secret.Errorf(secret.ReasonStoreAuthenticationFailed, format, args...)
-}
-
 // checkSettings refuses what would only fail with the first read.
 func checkSettings(in *registry.Integration) error {
 	if in.Kind != secret.KindAzureKeyVault || in.Azure == nil {
-		return setupFault("the integration has no azure settings")
+		return storeerror.Setup("the integration has no azure settings")
 	}
 	a := in.Azure
 	if len(a.Vaults) == 0 {
-		return setupFault("azure.vaults is empty; list the vaults that the integration may read")
+		return storeerror.Setup("azure.vaults is empty; list the vaults that the integration may read")
 	}
 	if u, err := url.Parse(a.AuthorityHost); err != nil || u.Scheme != "https" || u.Host == "" {
-		return setupFault("azure.authority_host is not an https:// URL")
+		return storeerror.Setup("azure.authority_host is not an https:// URL")
 	}
 	switch a.Credential.Type {
 	case registry.AzureClientSecret, registry.AzureClientCertificate, registry.AzureWorkloadIdentity:
 		// Left empty, the SDK would take them from the process's environment.
 		if a.TenantID == "" {
-			return setupFault("azure.tenant_id is missing")
+			return storeerror.Setup("azure.tenant_id is missing")
 		}
 		if a.ClientID == "" {
-			return setupFault("azure.client_id is missing")
+			return storeerror.Setup("azure.client_id is missing")
 		}
 	}
 	return nil
@@ -75,7 +71,7 @@ func credentialMaker(in *registry.Integration, opts azcore.ClientOptions) (func(
 			return made(cred, err, "the default credential cannot be used; check the AZURE_* environment variables of the broker")
 		}, nil
 	default:
-		return nil, setupFault("azure.credential.type is not one of client_secret, client_certificate, workload_identity, managed_identity, default")
+		return nil, storeerror.Setup("azure.credential.type is not one of client_secret, client_certificate, workload_identity, managed_identity, default")
 	}
 }
 
@@ -105,7 +101,7 @@ func clientCertificate(in *registry.Integration, opts azcore.ClientOptions) (fun
 	}
 	certs, key, err := azidentity.ParseCertificates(b, nil)
 	if err != nil { // the cause is about the content
-		return nil, setupFault("%s: %s does not hold a certificate and its unencrypted RSA key in PEM form", setting, egress.CredentialPlace(a.Credential.CertificateFile))
+		return nil, storeerror.Setup("%s: %s does not hold a certificate and its unencrypted RSA key in PEM form", setting, egress.CredentialPlace(a.Credential.CertificateFile))
 	}
 	return func() (azcore.TokenCredential, error) {
 		cred, err := azidentity.NewClientCertificateCredential(a.TenantID, a.ClientID, certs, key, &azidentity.ClientCertificateCredentialOptions{
@@ -141,7 +137,7 @@ func workloadIdentity(a *registry.Azure, opts azcore.ClientOptions) (func() (azc
 
 func made(cred azcore.TokenCredential, err error, fault string) (azcore.TokenCredential, error) {
 	if err != nil {
-		return nil, setupFault("%s", fault).WithCause(err)
+		return nil, storeerror.Setup("%s", fault).WithCause(err)
 	}
 	return cred, nil
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 
-	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -25,11 +25,6 @@ import (
 
 // advice names the settings that cure outages of vaults and login authorities.
 var advice = egress.Advice{CAFile: "azure.ca_file", PrivateEndpoint: "azure.private_endpoint or azure.dial", Store: "vault"}
-
-const (
-	defaultRetryAfter = time.Second
-	maxRetryAfter     = time.Minute
-)
 
 // worthRetrying is the SDK's retry condition, for vaults and login authority:
 // what a second try moments later may well cure. Timeouts have already taken
@@ -53,21 +48,6 @@ func refusedToken(err error) bool {
 	return errors.As(err, &re) && re.StatusCode == http.StatusUnauthorized
 }
 
-// answered makes cause that of an error which says nothing about whether the
-// vault is there: it has answered.
-func answered(cause error) error {
-	if cause == nil {
-		return provider.ErrAnswered
-	}
-	return &answerCause{cause}
-}
-
-type answerCause struct{ cause error }
-
-func (a *answerCause) Error() string        { return a.cause.Error() }
-func (a *answerCause) Unwrap() error        { return a.cause }
-func (a *answerCause) Is(target error) bool { return target == provider.ErrAnswered }
-
 // explainRead makes the error of a read of the vault at host.
 func explainRead(ctx context.Context, host string, err error) *secret.Error {
 	var known *secret.Error
@@ -78,8 +58,8 @@ func explainRead(ctx context.Context, host string, err error) *secret.Error {
 	if errors.As(err, &re) {
 		return explainAnswer(host, re)
 	}
-	if errors.Is(err, errClosed) {
-		return secret.Errorf(secret.ReasonStoreUnavailable, "the integration has been closed or replaced; try again").WithCause(errClosed)
+	if errors.Is(err, storeerror.ErrClosed) {
+		return storeerror.Closed()
 	}
 	if cut := ctx.Err(); cut != nil {
 		return secret.Errorf(secret.ReasonStoreUnavailable, "reading from vault %s took longer than the request could wait", host).WithCause(cut)
@@ -112,7 +92,7 @@ func explainAnswer(host string, re *azcore.ResponseError) *secret.Error {
 		e.Reason, e.RetryAfter = secret.ReasonStoreThrottled, a.retryAfter
 		e.Message = fmt.Sprintf("vault %s throttles the broker; wait", host)
 		if e.RetryAfter == 0 {
-			e.RetryAfter = defaultRetryAfter
+			e.RetryAfter = storeerror.DefaultRetryAfter
 		}
 	case a.status >= 500 || a.status == http.StatusRequestTimeout:
 		e.Reason, e.RetryAfter = secret.ReasonStoreUnavailable, a.retryAfter
@@ -183,11 +163,11 @@ var (
 )
 
 func parseErrorAnswer(re *azcore.ResponseError) *errorAnswer {
-	a := &errorAnswer{status: re.StatusCode, code: plain(re.ErrorCode)}
+	a := &errorAnswer{status: re.StatusCode, code: storeerror.Plain(re.ErrorCode)}
 	if re.RawResponse == nil {
 		return a
 	}
-	a.requestID = plain(re.RawResponse.Header.Get("x-ms-request-id"))
+	a.requestID = storeerror.Plain(re.RawResponse.Header.Get("x-ms-request-id"))
 	a.retryAfter = retryAfter(re.RawResponse.Header)
 	body, err := runtime.Payload(re.RawResponse)
 	if err != nil || re.StatusCode < 300 {
@@ -202,7 +182,7 @@ func parseErrorAnswer(re *azcore.ResponseError) *errorAnswer {
 	if json.Unmarshal(body, &doc) != nil {
 		return a
 	}
-	a.inner = plain(doc.Error.InnerError.Code)
+	a.inner = storeerror.Plain(doc.Error.InnerError.Code)
 	if m := callerAppID.FindStringSubmatch(doc.Error.Message); m != nil {
 		a.appID = m[1]
 	}
@@ -212,22 +192,8 @@ func parseErrorAnswer(re *azcore.ResponseError) *errorAnswer {
 	return a
 }
 
-// plain returns s if it can be a code or an identifier, and nothing otherwise.
-func plain(s string) string {
-	if len(s) > 64 {
-		return ""
-	}
-	for i := range len(s) {
-		c := s[i]
-		if (c|0x20 < 'a' || c|0x20 > 'z') && (c < '0' || c > '9') && c != '-' {
-			return ""
-		}
-	}
-	return s
-}
-
 // retryAfter reads the headers by which Azure says how long to wait, at most
-// maxRetryAfter; zero if it does not.
+// storeerror.MaxRetryAfter; zero if it does not.
 func retryAfter(h http.Header) time.Duration {
 	wait := time.Duration(0)
 	for _, f := range []struct {
@@ -243,5 +209,5 @@ func retryAfter(h http.Header) time.Duration {
 			wait = max(0, time.Until(at))
 		}
 	}
-	return min(wait, maxRetryAfter)
+	return min(wait, storeerror.MaxRetryAfter)
 }

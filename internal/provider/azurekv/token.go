@@ -13,6 +13,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 
 	"github.com/secretbroker/secretbroker/internal/provider/credential"
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/provider/task"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -36,7 +37,7 @@ var uuid = regexp.MustCompile(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{1
 // credential.Source for each purpose of a token.
 //
 // It is safe for concurrent use. Its errors are *secret.Error, the caller's
-// context error, or errClosed.
+// context error, or storeerror.ErrClosed.
 type tokenSource struct {
 	cred    azcore.TokenCredential
 	azure   *registry.Azure
@@ -158,7 +159,7 @@ func (t *tokenSource) drop() {
 
 func (t *tokenSource) newSource(p purpose, opts policy.TokenRequestOptions) *credential.Source[azcore.AccessToken] {
 	c := credential.Config[azcore.AccessToken]{
-		Timeout: t.timeout, Now: t.now, Tasks: t.tasks, Closed: errClosed,
+		Timeout: t.timeout, Now: t.now, Tasks: t.tasks, Closed: storeerror.ErrClosed,
 		Margin: func(time.Duration) time.Duration { return tokenMargin },
 		Ahead:  func(life time.Duration) time.Duration { return min(tokenAhead, life/2) },
 		Failed: func(err error) { t.log.Warn("no access token", "error", err) },

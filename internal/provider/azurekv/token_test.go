@@ -14,6 +14,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 
 	"github.com/secretbroker/secretbroker/internal/provider/credential"
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/provider/task"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -261,7 +262,7 @@ func TestStopCancelsAndWaits(t *testing.T) {
 			t.Error(err)
 		}
 		must(t, tasks.Stop(time.Second))
-		if _, err := src.GetToken(t.Context(), vaultScope); !errors.Is(err, errClosed) {
+		if _, err := src.GetToken(t.Context(), vaultScope); !errors.Is(err, storeerror.ErrClosed) {
 			t.Errorf("after stop: %v", err)
 		}
 	})

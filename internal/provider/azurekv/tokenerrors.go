@@ -10,6 +10,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -37,7 +38,7 @@ var aadstsAdvice = map[string]string{
 func wrongTenant(asked string) *secret.Error {
 	return secret.Errorf(secret.ReasonStoreAuthenticationFailed,
 		"the vault belongs to another tenant than the integration's identity; set azure.tenant_id to the id of the vault's tenant").
-		WithCause(fmt.Errorf("the vault asks for tenant %q", plain(asked)))
+		WithCause(fmt.Errorf("the vault asks for tenant %q", storeerror.Plain(asked)))
 }
 
 // explainToken makes the error of an acquisition under ctx, of what its last
@@ -56,7 +57,7 @@ func explainToken(ctx context.Context, a *registry.Azure, timeout time.Duration,
 	case errors.Is(cut, context.DeadlineExceeded):
 		return secret.Errorf(secret.ReasonStoreUnavailable, "%s gave no access token within %v", who, timeout).WithCause(errTimedOut)
 	case cut != nil:
-		return secret.Errorf(secret.ReasonStoreUnavailable, "the integration has been closed or replaced; try again").WithCause(errClosed)
+		return storeerror.Closed()
 	case a.Credential.Type == registry.AzureDefault && !errors.As(err, new(*azidentity.AuthenticationFailedError)):
 		return secret.Errorf(secret.ReasonStoreAuthenticationFailed,
 			"the environment offers none of the identities that the default credential looks for; name one in azure.credential.type")

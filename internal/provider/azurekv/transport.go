@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
@@ -207,7 +208,7 @@ func (t *trace) record(resp *http.Response, err error) {
 	x := exchange{made: true, err: err}
 	if err == nil {
 		x.host, x.status = resp.Request.URL.Host, resp.StatusCode
-		x.requestID = plain(resp.Header.Get("x-ms-request-id"))
+		x.requestID = storeerror.Plain(resp.Header.Get("x-ms-request-id"))
 		x.retry = retryAfter(resp.Header)
 		if x.status >= http.StatusBadRequest {
 			b, _ := io.ReadAll(resp.Body)

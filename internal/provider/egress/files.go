@@ -11,24 +11,19 @@ import (
 	"strings"
 
 	"github.com/secretbroker/secretbroker/internal/keyfile"
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/registry"
-	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
 // maxFile is the most that is read of a file that a setting names, in bytes.
 const maxFile = 1 << 20
-
-// setupFault is a setting or a file that has to be fixed.
-func setupFault(format string, args ...any) *secret.Error {
-	return secret.Errorf(secret.ReasonStoreAuthenticationFailed, format, args...)
-}
 
 // ReadFile returns the content of the file that a setting names, without
 // surrounding white space and without the byte order mark that editors on
 // Windows write. Errors name setting and file.
 func ReadFile(setting, path string) ([]byte, error) {
 	if path == "" {
-		return nil, setupFault("%s is missing", setting)
+		return nil, storeerror.Setup("%s is missing", setting)
 	}
 	// Asked before opening: to open a pipe waits for its other end.
 	info, err := os.Stat(path)
@@ -36,7 +31,7 @@ func ReadFile(setting, path string) ([]byte, error) {
 		return nil, unreadable(setting, path, err)
 	}
 	if !info.Mode().IsRegular() {
-		return nil, setupFault("%s: %s is not a regular file", setting, path)
+		return nil, storeerror.Setup("%s: %s is not a regular file", setting, path)
 	}
 	f, err := os.Open(path)
 	if err != nil {
@@ -48,10 +43,10 @@ func ReadFile(setting, path string) ([]byte, error) {
 		return nil, unreadable(setting, path, err)
 	}
 	if len(b) > maxFile {
-		return nil, setupFault("%s: %s is larger than %d bytes", setting, path, maxFile)
+		return nil, storeerror.Setup("%s: %s is larger than %d bytes", setting, path, maxFile)
 	}
 	if b = trim(b); len(b) == 0 {
-		return nil, setupFault("%s: %s is empty", setting, path)
+		return nil, storeerror.Setup("%s: %s is empty", setting, path)
 	}
 	return b, nil
 }
@@ -73,10 +68,10 @@ func ReadCredential(in *registry.Integration, setting, path string) ([]byte, err
 	name := strings.TrimSuffix(setting, "_file")
 	b, err := open()
 	if err != nil {
-		return nil, setupFault("%s: the credential stored with the integration cannot be opened; give it to the integration anew, or the broker the key that it was sealed with", name).WithCause(err)
+		return nil, storeerror.Setup("%s: the credential stored with the integration cannot be opened; give it to the integration anew, or the broker the key that it was sealed with", name).WithCause(err)
 	}
 	if b = trim(b); len(b) == 0 {
-		return nil, setupFault("%s: the credential stored with the integration is empty; give it to the integration anew", name)
+		return nil, storeerror.Setup("%s: the credential stored with the integration is empty; give it to the integration anew", name)
 	}
 	return b, nil
 }
@@ -92,10 +87,10 @@ func ReadPrivateKey(in *registry.Integration, setting, path string) ([]byte, err
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
 		return nil, unreadable(setting, path, err)
 	case err != nil: // which names the file
-		return nil, setupFault("%s: %v", setting, err)
+		return nil, storeerror.Setup("%s: %v", setting, err)
 	}
 	if b = trim(b); len(b) == 0 {
-		return nil, setupFault("%s: %s is empty", setting, path)
+		return nil, storeerror.Setup("%s: %s is empty", setting, path)
 	}
 	return b, nil
 }
@@ -114,7 +109,7 @@ func unreadable(setting, path string, err error) error {
 	case errors.Is(err, fs.ErrPermission):
 		what = "may not be read by the broker's user"
 	}
-	return setupFault("%s: %s %s", setting, path, what).WithCause(err)
+	return storeerror.Setup("%s: %s %s", setting, path, what).WithCause(err)
 }
 
 // LoadRoots returns the system's roots and those in path; nil, which stands for
@@ -129,10 +124,10 @@ func LoadRoots(setting, path string) (*x509.CertPool, error) {
 	}
 	roots, err := x509.SystemCertPool()
 	if err != nil {
-		return nil, setupFault("%s: the system's roots, to which it is added, cannot be loaded", setting).WithCause(err)
+		return nil, storeerror.Setup("%s: the system's roots, to which it is added, cannot be loaded", setting).WithCause(err)
 	}
 	if !roots.AppendCertsFromPEM(b) {
-		return nil, setupFault("%s: %s holds no certificate in PEM form", setting, path)
+		return nil, storeerror.Setup("%s: %s holds no certificate in PEM form", setting, path)
 	}
 	return roots, nil
 }

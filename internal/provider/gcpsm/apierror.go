@@ -5,14 +5,10 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
-	"strconv"
 	"strings"
 	"time"
-)
 
-const (
-	defaultRetryAfter = time.Second
-	maxRetryAfter     = time.Minute
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 )
 
 // apiError is what an error answer may tell the log: no text that the other side
@@ -48,7 +44,7 @@ var versionState = regexp.MustCompile(`\bis in ([A-Z_]{1,32}) state\b`)
 // parseError reads an error answer, of an API (AIP-193) or of OAuth (RFC 6749,
 // section 5.2).
 func parseError(status int, header http.Header, body []byte) *apiError {
-	e := &apiError{status: status, retryAfter: retryAfterHeader(header)}
+	e := &apiError{status: status, retryAfter: storeerror.RetryAfter(header)}
 	var doc struct {
 		Error json.RawMessage `json:"error"`
 	}
@@ -57,7 +53,7 @@ func parseError(status int, header http.Header, body []byte) *apiError {
 	}
 	var oauth string
 	if json.Unmarshal(doc.Error, &oauth) == nil {
-		e.code = plain(oauth)
+		e.code = storeerror.Plain(oauth)
 		return e
 	}
 	var api struct {
@@ -75,19 +71,19 @@ func parseError(status int, header http.Header, body []byte) *apiError {
 	if json.Unmarshal(doc.Error, &api) != nil {
 		return e
 	}
-	e.code = plain(api.Status)
+	e.code = storeerror.Plain(api.Status)
 	for _, d := range api.Details {
 		_, kind, _ := strings.Cut(d.Type, "/google.rpc.")
 		switch kind {
 		case "ErrorInfo":
-			e.reason = plain(d.Reason)
+			e.reason = storeerror.Plain(d.Reason)
 		case "RetryInfo":
 			if wait, err := time.ParseDuration(d.RetryDelay); err == nil && wait > 0 {
-				e.retryAfter = min(wait, maxRetryAfter)
+				e.retryAfter = min(wait, storeerror.MaxRetryAfter)
 			}
 		case "PreconditionFailure": // older answers of VPC Service Controls have this alone
 			if len(d.Violations) > 0 && e.reason == "" {
-				e.reason = plain(d.Violations[0].Type)
+				e.reason = storeerror.Plain(d.Violations[0].Type)
 			}
 		}
 	}
@@ -95,31 +91,4 @@ func parseError(status int, header http.Header, body []byte) *apiError {
 		e.state = m[1]
 	}
 	return e
-}
-
-// retryAfterHeader is how long the header says to wait, at most maxRetryAfter;
-// zero if it does not.
-func retryAfterHeader(h http.Header) time.Duration {
-	v := h.Get("Retry-After")
-	if n, err := strconv.ParseUint(v, 10, 32); err == nil {
-		return min(time.Duration(n)*time.Second, maxRetryAfter)
-	}
-	if at, err := http.ParseTime(v); err == nil {
-		return min(max(0, time.Until(at)), maxRetryAfter)
-	}
-	return 0
-}
-
-// plain returns s if it can be a code, and nothing otherwise.
-func plain(s string) string {
-	if len(s) > 64 {
-		return ""
-	}
-	for i := range len(s) {
-		c := s[i]
-		if (c|0x20 < 'a' || c|0x20 > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' {
-			return ""
-		}
-	}
-	return s
 }

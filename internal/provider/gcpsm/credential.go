@@ -19,6 +19,7 @@ import (
 	"golang.org/x/oauth2/jwt"
 
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -78,14 +79,14 @@ func newIdentity(in *registry.Integration) (*identity, error) {
 	case registry.GCPApplicationDefault:
 		id, err = fromDefault()
 	default:
-		return nil, setupFault("gcp.credential.type is not one of metadata_server, workload_identity_federation, service_account_key, application_default")
+		return nil, storeerror.Setup("gcp.credential.type is not one of metadata_server, workload_identity_federation, service_account_key, application_default")
 	}
 	if err != nil {
 		return nil, err
 	}
 	if account := g.ImpersonateServiceAccount; account != "" {
 		if !serviceAccount.MatchString(account) {
-			return nil, setupFault("gcp.impersonate_service_account is not a service account's e-mail address")
+			return nil, storeerror.Setup("gcp.impersonate_service_account is not a service account's e-mail address")
 		}
 		id.steps = append(id.steps, impersonation(account, "gcp.impersonate_service_account"))
 		id.quotaProject = ""
@@ -161,13 +162,13 @@ func fromJSON(setting, path string, data []byte, types ...string) (*identity, er
 	defer clear(data)
 	var f credentialFile
 	if json.Unmarshal(data, &f) != nil { // its error quotes the content
-		return nil, setupFault("%s: %s is not a credential file of Google in JSON form", setting, path)
+		return nil, storeerror.Setup("%s: %s is not a credential file of Google in JSON form", setting, path)
 	}
 	if !slices.Contains(types, f.Type) {
-		return nil, setupFault(`%s: %s is not a credential of the right type: expected "type": %q`, setting, path, types)
+		return nil, storeerror.Setup(`%s: %s is not a credential of the right type: expected "type": %q`, setting, path, types)
 	}
 	if f.UniverseDomain != "" && f.UniverseDomain != "googleapis.com" {
-		return nil, setupFault("%s: %s is for another universe domain than googleapis.com, which is not supported", setting, path)
+		return nil, storeerror.Setup("%s: %s is for another universe domain than googleapis.com, which is not supported", setting, path)
 	}
 	var id *identity
 	var fault string
@@ -180,7 +181,7 @@ func fromJSON(setting, path string, data []byte, types ...string) (*identity, er
 		id, fault = f.user(setting)
 	}
 	if fault != "" {
-		return nil, setupFault("%s: %s: %s", setting, path, fault)
+		return nil, storeerror.Setup("%s: %s: %s", setting, path, fault)
 	}
 	return id, nil
 }

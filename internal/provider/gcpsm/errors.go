@@ -7,23 +7,12 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
 // advice names the settings that cure some outages.
 var advice = egress.Advice{CAFile: "gcp.ca_file", PrivateEndpoint: "gcp.private_endpoint or gcp.dial", Store: "endpoint of Google"}
-
-// setupFault is an integration that cannot be opened as it stands.
-func setupFault(format string, args ...any) *secret.Error {
-	return secret.Errorf(secret.ReasonStoreAuthenticationFailed, format, args...)
-}
-
-// errClosed: the integration has been closed or replaced while a call was on its way.
-var errClosed = errors.New("gcpsm: the provider is closed")
-
-func closed() *secret.Error {
-	return secret.Errorf(secret.ReasonStoreUnavailable, "the integration has been closed or replaced; try again").WithCause(errClosed)
-}
 
 // explainRead makes the error of a read of store at host.
 func explainRead(ctx context.Context, host string, ref secret.Ref, err error) *secret.Error {
@@ -35,8 +24,8 @@ func explainRead(ctx context.Context, host string, ref secret.Ref, err error) *s
 	if errors.As(err, &answer) {
 		return explainAnswer(host, ref, answer)
 	}
-	if errors.Is(err, errClosed) {
-		return closed()
+	if errors.Is(err, storeerror.ErrClosed) {
+		return storeerror.Closed()
 	}
 	if cut := ctx.Err(); cut != nil {
 		return secret.Errorf(secret.ReasonStoreUnavailable, "reading from %s took longer than the request could wait", host).WithCause(cut)
@@ -56,7 +45,7 @@ func explainAnswer(host string, ref secret.Ref, a *apiError) *secret.Error {
 		e.Reason = secret.ReasonStoreThrottled
 		e.Message = "Secret Manager throttles the broker: " + ref.Store + " is out of its quota of access requests per minute; wait"
 		if e.RetryAfter == 0 {
-			e.RetryAfter = defaultRetryAfter
+			e.RetryAfter = storeerror.DefaultRetryAfter
 		}
 	case a.status >= 500, a.status == http.StatusRequestTimeout:
 		e.Message = host + " is failing; wait"
@@ -141,7 +130,7 @@ func explainToken(ctx context.Context, s step, timeout time.Duration, x exchange
 	case errors.Is(cut, context.DeadlineExceeded):
 		return secret.Errorf(secret.ReasonStoreUnavailable, "%s gave no access token within %v", s.who, timeout).WithCause(cut)
 	case cut != nil:
-		return closed()
+		return storeerror.Closed()
 	case !x.made:
 		return secret.Errorf(secret.ReasonStoreAuthenticationFailed, "no access token can be asked for with the integration's credential; check %s", s.setting)
 	case x.err != nil:

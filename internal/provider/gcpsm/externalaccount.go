@@ -10,6 +10,7 @@ import (
 	"golang.org/x/oauth2/google/externalaccount"
 
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 )
 
 // externalAccount is the configuration of workload identity federation, as far as
@@ -110,7 +111,7 @@ func (s subjectToken) read() (string, error) {
 	var members map[string]json.RawMessage
 	var text string
 	if json.Unmarshal(data, &members) != nil || json.Unmarshal(members[s.field], &text) != nil || text == "" {
-		return "", setupFault("%s: %s is not a JSON object with the token in the member that credential_source.format names", s.setting, s.path)
+		return "", storeerror.Setup("%s: %s is not a JSON object with the token in the member that credential_source.format names", s.setting, s.path)
 	}
 	return text, nil
 }

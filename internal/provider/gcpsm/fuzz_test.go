@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -19,7 +20,7 @@ func FuzzErrorAnswer(f *testing.F) {
 	r := secret.Ref{Kind: secret.KindGCPSecretManager, Store: project, Name: "db"}
 	f.Fuzz(func(t *testing.T, status int, body string) {
 		a := parseError(status, http.Header{}, []byte(body))
-		if a.retryAfter < 0 || a.retryAfter > maxRetryAfter {
+		if a.retryAfter < 0 || a.retryAfter > storeerror.MaxRetryAfter {
 			t.Errorf("retry after %v", a.retryAfter)
 		}
 		for _, code := range []string{a.code, a.reason, a.state} {
@@ -27,7 +28,7 @@ func FuzzErrorAnswer(f *testing.F) {
 				t.Errorf("%q is taken for a code", code)
 			}
 		}
-		if e := explainAnswer(apiHost, r, a); e.Message == "" || e.Reason == "" || e.RetryAfter > maxRetryAfter {
+		if e := explainAnswer(apiHost, r, a); e.Message == "" || e.Reason == "" || e.RetryAfter > storeerror.MaxRetryAfter {
 			t.Errorf("%+v", e)
 		}
 	})

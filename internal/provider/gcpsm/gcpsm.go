@@ -27,6 +27,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/provider/task"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -107,10 +108,10 @@ type store struct {
 func open(cfg Config, in *registry.Integration) (*store, error) {
 	g := in.GCP
 	if in.Kind != secret.KindGCPSecretManager || g == nil {
-		return nil, setupFault("the integration has no gcp settings")
+		return nil, storeerror.Setup("the integration has no gcp settings")
 	}
 	if len(g.Stores) == 0 {
-		return nil, setupFault("gcp.projects is empty; list the projects whose secrets the integration may read")
+		return nil, storeerror.Setup("gcp.projects is empty; list the projects whose secrets the integration may read")
 	}
 	if in.Limits.Timeout > 0 {
 		cfg.TryTimeout = in.Limits.Timeout
@@ -119,7 +120,7 @@ func open(cfg Config, in *registry.Integration) (*store, error) {
 	for _, project := range g.Stores {
 		// The host is made of the location: what is no store must not make one.
 		if canonical, err := secret.KindGCPSecretManager.ParseStore(project); err != nil || canonical != project {
-			return nil, setupFault("gcp.projects has an entry that is not projects/PROJECT or projects/PROJECT/locations/LOCATION")
+			return nil, storeerror.Setup("gcp.projects has an entry that is not projects/PROJECT or projects/PROJECT/locations/LOCATION")
 		}
 		s.hosts[project] = secret.GCPEndpoint(project)
 	}
@@ -158,9 +159,8 @@ func open(cfg Config, in *registry.Integration) (*store, error) {
 // service account was disabled or its key deleted. The first Fetch to see that
 // drops the token, and each that saw it tries once more with another.
 func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, error) {
-	// A Ref made by hand must not become a path.
-	if canonical, err := secret.ParseRef(ref.String()); err != nil || canonical != ref {
-		return nil, secret.Errorf(secret.ReasonInvalidReference, "the reference is not in canonical form; use one that was parsed")
+	if err := provider.CheckRef(ref, secret.KindGCPSecretManager); err != nil {
+		return nil, err
 	}
 	host, ok := s.hosts[ref.Store]
 	if !ok {
@@ -172,7 +172,7 @@ func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, erro
 	}
 	e := explainRead(ctx, host, ref, err)
 	if e.Reason == secret.ReasonStoreUnavailable && answered {
-		e = e.WithCause(answeredCause(e.Cause))
+		e = e.WithCause(storeerror.Answered(e.Cause))
 	}
 	return nil, e
 }
@@ -204,18 +204,3 @@ func (s *store) Close() error {
 	s.login.CloseIdleConnections()
 	return err
 }
-
-// answeredCause makes cause that of an error which says nothing about whether
-// Secret Manager is there: it has answered.
-func answeredCause(cause error) error {
-	if cause == nil {
-		return provider.ErrAnswered
-	}
-	return &answerCause{cause}
-}
-
-type answerCause struct{ cause error }
-
-func (a *answerCause) Error() string        { return a.cause.Error() }
-func (a *answerCause) Unwrap() error        { return a.cause }
-func (a *answerCause) Is(target error) bool { return target == provider.ErrAnswered }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/provider/credential"
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/provider/task"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -23,7 +24,7 @@ const (
 type heldToken = credential.Held[token]
 
 // tokenSource holds the access token of one integration. It is safe for concurrent use.
-// Its errors are *secret.Error, the caller's context error, or errClosed.
+// Its errors are *secret.Error, the caller's context error, or storeerror.ErrClosed.
 type tokenSource struct {
 	*credential.Source[token]
 
@@ -37,7 +38,7 @@ type tokenSource struct {
 func newTokenSource(cfg Config, log *slog.Logger, id *identity, client http.RoundTripper, tasks *task.Group) *tokenSource {
 	t := &tokenSource{id: id, http: client, timeout: cfg.TokenTimeout, now: cfg.Now, log: log}
 	c := credential.Config[token]{
-		Acquire: t.acquire, Timeout: cfg.TokenTimeout, Now: cfg.Now, Tasks: tasks, Closed: errClosed,
+		Acquire: t.acquire, Timeout: cfg.TokenTimeout, Now: cfg.Now, Tasks: tasks, Closed: storeerror.ErrClosed,
 		Margin: func(time.Duration) time.Duration { return tokenMargin },
 		Ahead:  func(life time.Duration) time.Duration { return min(refreshMargin, life/2) },
 		Failed: func(err error) { log.Warn("no access token", "error", err) },

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/provider/credential"
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/provider/task"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -174,10 +175,10 @@ func TestTokenStop(t *testing.T) {
 		go func() { _, err := s.Get(t.Context()); errs <- err }()
 		synctest.Wait()
 		i.stop()
-		if err := <-errs; !errors.Is(err, errClosed) {
+		if err := <-errs; !errors.Is(err, storeerror.ErrClosed) {
 			t.Errorf("got %v", err)
 		}
-		if _, err := s.Get(t.Context()); !errors.Is(err, errClosed) {
+		if _, err := s.Get(t.Context()); !errors.Is(err, storeerror.ErrClosed) {
 			t.Errorf("after the end: %v", err)
 		}
 		i.want(t, 1)

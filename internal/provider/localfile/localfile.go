@@ -23,6 +23,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/connectorfile"
 	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/provider/task"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -52,7 +53,7 @@ func Opener(cfg Config) provider.Opener {
 	}
 	return func(_ context.Context, in *registry.Integration) (provider.Provider, error) {
 		if in.Kind != secret.KindLocalFile || in.Local == nil {
-			return nil, secret.Errorf(secret.ReasonStoreAuthenticationFailed, "the integration has no local settings")
+			return nil, storeerror.Setup("the integration has no local settings")
 		}
 		return &store{cfg: cfg, local: in.Local, stores: in.Local.Stores(), reads: task.NewGroup()}, nil
 	}
@@ -91,7 +92,7 @@ func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, erro
 		got, err := readSecret(strings.TrimPrefix(ref.Store, "file://"), ref.Name)
 		done <- result{got, err}
 	}) {
-		return nil, secret.Errorf(secret.ReasonStoreUnavailable, "the integration has been closed or replaced; try again")
+		return nil, storeerror.Closed()
 	}
 	select {
 	case r := <-done:
@@ -236,9 +237,9 @@ func explainFile(dir string, err error) error {
 	case errors.Is(err, errNoFile):
 		return secret.Errorf(secret.ReasonSecretNotFound, "what has that name in %s is no regular file; name one", dir)
 	case errors.Is(err, errTooLarge):
-		return secret.Errorf(secret.ReasonStoreUnavailable, "the file in %s is larger than %d bytes, the most that is read", dir, MaxSize).WithCause(provider.ErrAnswered)
+		return secret.Errorf(secret.ReasonStoreUnavailable, "the file in %s is larger than %d bytes, the most that is read", dir, MaxSize).WithCause(storeerror.ErrAnswered)
 	case errors.Is(err, errChanging):
-		return secret.Errorf(secret.ReasonStoreUnavailable, "the file in %s was changed while it was read; replace files by renaming new ones over them", dir).WithCause(provider.ErrAnswered)
+		return secret.Errorf(secret.ReasonStoreUnavailable, "the file in %s was changed while it was read; replace files by renaming new ones over them", dir).WithCause(storeerror.ErrAnswered)
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ENAMETOOLONG):
 		return secret.Errorf(secret.ReasonSecretNotFound, "%s has no file of that name; fix the reference or create it", dir)
 	case errors.Is(err, fs.ErrPermission):

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -40,7 +41,7 @@ func (s *store) Validate(ctx context.Context) []provider.Step {
 func (s *store) list(ctx context.Context, dir string) error {
 	done := make(chan error, 1)
 	if !s.reads.Start(func(context.Context) { done <- listable(dir) }) {
-		return secret.Errorf(secret.ReasonStoreUnavailable, "the integration has been closed or replaced; try again")
+		return storeerror.Closed()
 	}
 	select {
 	case err := <-done:

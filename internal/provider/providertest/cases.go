@@ -9,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -152,7 +152,7 @@ func silent(s *suite) {
 	s.gives(p, s.ref("db"), s.text("db"))
 	s.Suffer(s.T, Silent)
 	e := s.failure(p, s.ref("db"), secret.ReasonStoreUnavailable)
-	if errors.Is(e, provider.ErrAnswered) {
+	if errors.Is(e, storeerror.ErrAnswered) {
 		s.Error("silence is taken for an answer")
 	}
 }
@@ -162,7 +162,7 @@ func unreachable(s *suite) {
 	p := s.open()
 	s.Suffer(s.T, Unreachable)
 	e := s.failure(p, s.ref("db"), secret.ReasonStoreUnavailable)
-	if errors.Is(e, provider.ErrAnswered) {
+	if errors.Is(e, storeerror.ErrAnswered) {
 		s.Error("what cannot be reached is said to have answered")
 	}
 }
@@ -189,7 +189,7 @@ func answeredUselessly(trouble Trouble) func(*suite) {
 		s.gives(p, s.ref("db"), s.text("db"))
 		s.Suffer(s.T, trouble)
 		e := s.failure(p, s.ref("db"), secret.ReasonStoreUnavailable)
-		if !errors.Is(e, provider.ErrAnswered) {
+		if !errors.Is(e, storeerror.ErrAnswered) {
 			s.Errorf("an answer, if a useless one, is taken for silence: %v", e)
 		}
 	}

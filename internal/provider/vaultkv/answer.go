@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -83,7 +84,7 @@ func (a *answer) dynamic(host string, ses *session) (*secret.Secret, error) {
 	if !isObject(a.Data) || a.wrapped() {
 		return nil, somethingElse(host, "no answer of a secrets engine")
 	}
-	version := plain(a.RequestID)
+	version := storeerror.Plain(a.RequestID)
 	if version == "" {
 		version = unversioned
 	}
@@ -123,18 +124,4 @@ func (a *answer) wrapped() bool { return isObject(a.WrapInfo) }
 // seconds bounds what a server may claim.
 func seconds(n int64) time.Duration {
 	return time.Duration(min(max(n, 0), 100*365*24*3600)) * time.Second
-}
-
-// plain returns s if it can be an identifier, and nothing otherwise.
-func plain(s string) string {
-	if len(s) > 64 {
-		return ""
-	}
-	for i := range len(s) {
-		c := s[i]
-		if (c|0x20 < 'a' || c|0x20 > 'z') && (c < '0' || c > '9') && c != '-' {
-			return ""
-		}
-	}
-	return s
 }

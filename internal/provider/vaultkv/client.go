@@ -8,11 +8,11 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 )
 
 // client speaks the protocol. It is safe for concurrent use. Its errors are
@@ -22,9 +22,6 @@ type client struct {
 	address   string // "https://HOST:PORT"
 	namespace string
 }
-
-// maxRetryAfter is the longest that callers are told to wait.
-const maxRetryAfter = time.Minute
 
 // answer is what the server says to a request that it grants.
 type answer struct {
@@ -147,7 +144,7 @@ func parse(resp *http.Response, b []byte, began time.Time) (*answer, error) {
 		}
 		return a, nil
 	}
-	e := &statusError{status: resp.StatusCode, retryAfter: retryAfter(resp.Header)}
+	e := &statusError{status: resp.StatusCode, retryAfter: storeerror.RetryAfter(resp.Header)}
 	if resp.StatusCode == http.StatusNotFound && fault == nil {
 		if isObject(a.Data) {
 			e.gone = a
@@ -158,18 +155,6 @@ func parse(resp *http.Response, b []byte, began time.Time) (*answer, error) {
 		}
 	}
 	return nil, e
-}
-
-// retryAfter reads how long a throttling server asks to be left alone.
-func retryAfter(h http.Header) time.Duration {
-	v := h.Get("Retry-After")
-	if n, err := strconv.ParseUint(v, 10, 32); err == nil {
-		return min(time.Duration(n)*time.Second, maxRetryAfter)
-	}
-	if at, err := http.ParseTime(v); err == nil {
-		return min(max(0, time.Until(at)), maxRetryAfter)
-	}
-	return 0
 }
 
 func isObject(raw json.RawMessage) bool { return len(raw) > 0 && raw[0] == '{' }

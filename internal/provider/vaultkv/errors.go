@@ -9,8 +9,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -19,8 +19,6 @@ import (
 // goes further than its status.
 
 var advice = egress.Advice{CAFile: "vault.ca_file", PrivateEndpoint: "vault.private_endpoint or vault.dial", Store: "Vault"}
-
-const defaultRetryAfter = time.Second
 
 // isDenied reports whether the server's word was 403.
 func isDenied(err error) bool {
@@ -78,7 +76,7 @@ func explainLogin(ctx context.Context, host string, auth registry.VaultAuth, err
 	}
 	switch e.status {
 	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound:
-		return setupFault("Vault %s refuses the integration's credential (HTTP %d); check vault.auth: type %s, mount, role and files, and that the credential has not expired", host, e.status, auth.Type).WithCause(e)
+		return storeerror.Setup("Vault %s refuses the integration's credential (HTTP %d); check vault.auth: type %s, mount, role and files, and that the credential has not expired", host, e.status, auth.Type).WithCause(e)
 	default:
 		return explainStatus(host, who, e)
 	}
@@ -91,7 +89,7 @@ func explainStatus(host, who string, err *statusError) *secret.Error {
 	case err.status == http.StatusTooManyRequests:
 		e.Reason, e.Message = secret.ReasonStoreThrottled, fmt.Sprintf("%s %s is throttled by a rate limit of the server; wait", who, host)
 		if e.RetryAfter == 0 {
-			e.RetryAfter = defaultRetryAfter
+			e.RetryAfter = storeerror.DefaultRetryAfter
 		}
 	case err.status == http.StatusServiceUnavailable:
 		e.Message = fmt.Sprintf("%s %s is sealed, or not ready; unseal it", who, host)
@@ -99,7 +97,7 @@ func explainStatus(host, who string, err *statusError) *secret.Error {
 		e.Message = fmt.Sprintf("%s %s is failing (HTTP %d); look at its log", who, host, err.status)
 	case err.status >= 300 && err.status < 400:
 		e.Message = fmt.Sprintf("%s %s answered with a redirect, which is never followed; let vault.address be a name that leads to the active node", who, host)
-		e.Cause = answered(err)
+		e.Cause = storeerror.Answered(err)
 	default:
 		return somethingElse(host, fmt.Sprintf("HTTP %d", err.status))
 	}
@@ -131,12 +129,8 @@ func hostname(host string) string {
 
 func somethingElse(host, what string) *secret.Error {
 	return secret.Errorf(secret.ReasonStoreUnavailable,
-		"what answers as Vault %s answered with something else than the secret (%s); look at what stands between the broker and the server", host, what).WithCause(provider.ErrAnswered)
+		"what answers as Vault %s answered with something else than the secret (%s); look at what stands between the broker and the server", host, what).WithCause(storeerror.ErrAnswered)
 }
-
-// answered makes cause that of an error which says nothing about whether the
-// server is there: it has answered.
-func answered(cause error) error { return errors.Join(cause, provider.ErrAnswered) }
 
 // jsonObject decodes an object.
 func jsonObject(raw json.RawMessage, to any) bool {

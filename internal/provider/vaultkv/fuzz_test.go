@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -27,7 +28,7 @@ func FuzzAnswer(f *testing.F) {
 		a, err := parse(resp, []byte(body), now)
 		if err != nil {
 			e := explainRead(t.Context(), "vault.example.org", err)
-			if len(body) > 12 && strings.Contains(e.Error(), body) || e.Message == "" || e.RetryAfter < 0 || e.RetryAfter > maxRetryAfter {
+			if len(body) > 12 && strings.Contains(e.Error(), body) || e.Message == "" || e.RetryAfter < 0 || e.RetryAfter > storeerror.MaxRetryAfter {
 				t.Errorf("%+v", e)
 			}
 			return

@@ -9,9 +9,9 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/provider/credential"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/provider/task"
 	"github.com/secretbroker/secretbroker/internal/registry"
-	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
 // session is a token. It does not change.
@@ -48,7 +48,7 @@ type logins struct {
 func newLogins(cfg Config, in *registry.Integration, c *client, host string, tasks *task.Group) *logins {
 	l := &logins{client: c, in: in, auth: in.Vault.Auth, host: host, now: cfg.Now, log: cfg.Logger.With("integration", in.ID)}
 	source := credential.Config[*session]{
-		Acquire: l.acquire, Timeout: loginTimeout, Now: cfg.Now, Tasks: tasks, Closed: errClosed,
+		Acquire: l.acquire, Timeout: loginTimeout, Now: cfg.Now, Tasks: tasks, Closed: storeerror.Closed(),
 		Margin: margin,
 		// A token in a file cannot be had again once it has ended.
 		Keep:   l.auth.Type == registry.VaultToken,
@@ -173,7 +173,7 @@ func (l *logins) ownToken(ctx context.Context, began time.Time) (*session, error
 	defer clear(b)
 	s := &session{token: string(b), began: began}
 	if !isToken(s.token) {
-		return nil, setupFault("vault.auth.token_file: %s does not hold a token and nothing else", egress.CredentialPlace(l.auth.TokenFile))
+		return nil, storeerror.Setup("vault.auth.token_file: %s does not hold a token and nothing else", egress.CredentialPlace(l.auth.TokenFile))
 	}
 	a, err := l.client.do(ctx, http.MethodGet, s.token, "auth/token/lookup-self", "", nil)
 	if isDenied(err) { // by policy, or because it is none
@@ -236,5 +236,3 @@ func isToken(s string) bool {
 	}
 	return true
 }
-
-var errClosed = secret.Errorf(secret.ReasonStoreUnavailable, "the integration has been closed or replaced; try again")

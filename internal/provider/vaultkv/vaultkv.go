@@ -23,6 +23,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/provider/task"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -90,18 +91,14 @@ var (
 	_ provider.Keeper   = (*store)(nil)
 )
 
-func setupFault(format string, args ...any) *secret.Error {
-	return secret.Errorf(secret.ReasonStoreAuthenticationFailed, format, args...)
-}
-
 func open(cfg Config, in *registry.Integration) (*store, error) {
 	v := in.Vault
 	if in.Kind != secret.KindHashiCorpVault || v == nil {
-		return nil, setupFault("the integration has no vault settings")
+		return nil, storeerror.Setup("the integration has no vault settings")
 	}
 	u, err := url.Parse(v.Address)
 	if err != nil || u.Scheme != "https" || u.Host == "" {
-		return nil, setupFault("vault.address is not the https:// URL of a server")
+		return nil, storeerror.Setup("vault.address is not the https:// URL of a server")
 	}
 	out := egress.Config{
 		Origins:         []string{egress.Origin(u)},
@@ -150,7 +147,7 @@ func clientCertificate(in *registry.Integration) (*tls.Certificate, error) {
 	defer clear(pem)
 	cert, err := tls.X509KeyPair(pem, pem)
 	if err != nil { // whose text might quote the file
-		return nil, setupFault("%s: %s does not hold a certificate and the key that belongs to it, in PEM form", setting, egress.CredentialPlace(path))
+		return nil, storeerror.Setup("%s: %s does not hold a certificate and the key that belongs to it, in PEM form", setting, egress.CredentialPlace(path))
 	}
 	return &cert, nil
 }
@@ -217,7 +214,7 @@ func (s *store) read(ctx context.Context, path, query string, make func(*answer,
 		a, err = s.client.read(ctx, ses.token, path, query)
 	}
 	if isDenied(err) && ses.unproven {
-		return nil, setupFault("Vault %s takes the token in vault.auth.token_file neither for the secret nor for looking itself up: it has ended or is none; put a good one there", s.host)
+		return nil, storeerror.Setup("Vault %s takes the token in vault.auth.token_file neither for the secret nor for looking itself up: it has ended or is none; put a good one there", s.host)
 	}
 	if err != nil {
 		return nil, explainRead(ctx, s.host, err)

@@ -8,9 +8,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/credential"
 	"github.com/secretbroker/secretbroker/internal/provider/providertest"
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -106,7 +106,7 @@ func TestWrongAnswers(t *testing.T) {
 			if strings.Contains(fmt.Sprintf("%+v %s", e, f.logs.String()), canary) {
 				t.Errorf("the answer is quoted: %v", e)
 			}
-			if tc.want == secret.ReasonStoreUnavailable && tc.status == 200 && !errors.Is(e, provider.ErrAnswered) {
+			if tc.want == secret.ReasonStoreUnavailable && tc.status == 200 && !errors.Is(e, storeerror.ErrAnswered) {
 				t.Errorf("an answer is taken for silence: %v", e)
 			}
 			if tc.status == 0 && f.count() != 0 {
