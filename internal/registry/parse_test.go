@@ -175,7 +175,7 @@ func TestParseFaults(t *testing.T) {
 		{"no vaults", head + credential, "3: " + noVault},
 		{"vaults empty", head + credential + "  vaults: []\n", "5: " + noVault},
 		{"bad vaults", head + credential + "  vaults:\n    - https://a-good-one.vault.azure.net\n    - http://abc.vault.azure.net\n    - https://abc.example.org\n",
-			"7: azure.vaults[1]: not a vault: the store is an http:// URL; vaults are reached by https:// only; expected https://NAME.vault.azure.net\n" +
+			"7: azure.vaults[1]: not a vault: the store is an http:// URL; only https:// is supported; expected https://NAME.vault.azure.net\n" +
 				"8: azure.vaults[2]: not a vault: the host is not a vault of a known cloud (NAME.vault.azure.net, NAME.vault.azure.cn, NAME.vault.usgovcloudapi.net); expected https://NAME.vault.azure.net"},
 		{"same vault", head + credential + "  vaults:\n    - https://abc.vault.azure.net\n    - https://ABC.vault.azure.net:443/\n", "7: azure.vaults[1]: the same vault as azure.vaults[0]"},
 		{"two clouds", head + credential + "  vaults:\n    - https://abc.vault.azure.net\n    - https://abc.vault.azure.cn\n",

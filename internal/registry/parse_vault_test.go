@@ -120,7 +120,7 @@ func TestParseLocal(t *testing.T) {
 		"{directories: [/a, /a/]}":       "3: local.directories[1]: the same directory is listed twice",
 		"{environment: [A-B]}":           "3: local.environment[0]: expected an environment variable's name: letters, digits and underscores, not a digit first",
 		"{environment: [A, A]}":          "3: local.environment[1]: the same variable is listed twice",
-		"{directories: [/a*b]}":          "3: local.directories[0]: not a local store: the directory's path must be letters, digits and \"-_.~@+=, \", and without \".\" and \"..\" segments and doubled slashes; expected file:///DIRECTORY or env",
+		"{directories: [/a*b]}":          "3: local.directories[0]: not a local store: the directory's path must be letters, digits and \"-_.~@+=, \", without \"//\" and without \".\" or \"..\" segments; expected file:///DIRECTORY or env",
 	} {
 		got := parseIntegration("/d/f", []byte("id: x\nkind: LOCAL_FILE\nlocal: "+section+"\n"), sound)
 		if diff := cmp.Diff("/d/f:"+want, got.faults.Error()); diff != "" {

@@ -5,18 +5,18 @@ import (
 	"strings"
 )
 
-// AWSPartition is one of AWS's clouds, which know nothing of each other: neither
-// identities nor ARNs of one are worth anything in another.
+// AWSPartition is one of AWS's isolated clouds. Identities and ARNs of one
+// partition are not valid in another.
 type AWSPartition struct {
-	// ID is how ARNs name the partition.
+	// ID is the partition's name in ARNs.
 	ID string
-	// Suffix is what follows a service and its region in a host name, with the dot.
+	// Suffix follows the service and the region in a host name. It begins with a dot.
 	Suffix string
 }
 
-// awsRegions finds the partition of a region by how its name begins. What follows
-// is a word and a number: "us-gov-" and "west-1". Source: partitions.json of the
-// AWS SDKs. The rest are regions of the partition aws.
+// awsRegions maps prefixes of region names to partitions. A word and a number
+// follow the prefix, as "west-1" follows "us-gov-". A region with another prefix
+// belongs to the partition aws. Source: partitions.json of the AWS SDKs.
 var awsRegions = []struct {
 	prefix    string
 	partition AWSPartition
@@ -65,10 +65,10 @@ func AWSPartitionOf(region string) (AWSPartition, bool) {
 	return partition, true
 }
 
-// AWSEndpoint returns the store that the secrets of an integration's own account
-// in a region belong to, in canonical form:
-// "https://secretsmanager.REGION.amazonaws.com". It is empty if there is no such
-// region.
+// AWSEndpoint returns the store that contains the secrets of an integration's own
+// account in a region, in canonical form:
+// "https://secretsmanager.REGION.amazonaws.com". It returns "" if region is not
+// valid.
 func AWSEndpoint(region string) string {
 	p, ok := AWSPartitionOf(region)
 	if !ok {
@@ -77,9 +77,10 @@ func AWSEndpoint(region string) string {
 	return "https://" + awsService + "." + region + p.Suffix
 }
 
-// AWSAccountStore returns the store that ARNs of an account's secrets in a region
-// belong to, in canonical form: "arn:PARTITION:secretsmanager:REGION:ACCOUNT". It
-// is empty if there is no such region.
+// AWSAccountStore returns the store of an account's secrets in a region when a
+// reference names them by ARN, in canonical form:
+// "arn:PARTITION:secretsmanager:REGION:ACCOUNT". It returns "" if region is not
+// valid.
 func AWSAccountStore(region, account string) string {
 	p, ok := AWSPartitionOf(region)
 	if !ok {
@@ -108,8 +109,8 @@ func parseAWSStore(s string) (string, error) {
 	return store, nil
 }
 
-// awsStore does the work of parseAWSStore for s that has passed checkText; fault
-// says what is wrong with s, without quoting it.
+// awsStore is parseAWSStore for an s that has passed checkText. fault describes
+// what is wrong with s, without quoting it.
 func awsStore(s string) (store, fault string) {
 	if !strings.HasPrefix(s, "arn:") {
 		return awsEndpoint(s)
@@ -124,8 +125,8 @@ func awsStore(s string) (store, fault string) {
 	return s, ""
 }
 
-// awsEndpoint returns the canonical form of a regional endpoint; fault says what
-// is wrong with s, without quoting it.
+// awsEndpoint returns the canonical form of a regional endpoint. fault describes
+// what is wrong with s, without quoting it.
 func awsEndpoint(s string) (store, fault string) {
 	if !isHTTPS(s) {
 		return "", "the store does not begin with https://"
@@ -134,16 +135,16 @@ func awsEndpoint(s string) (store, fault string) {
 	if !isPlain(host) {
 		host = strings.TrimSuffix(host, "/")
 		if strings.ContainsRune(host, '@') {
-			return "", "the endpoint's URL has a user name or password in it"
+			return "", "the endpoint's URL contains a user name or password"
 		}
 		if i := strings.IndexAny(host, "/?#%\\"); i >= 0 {
-			return "", fmt.Sprintf("the endpoint's URL goes on after the host (byte %d): it has no path, query, fragment or encoding", len(httpsScheme)+i+1)
+			return "", fmt.Sprintf("the endpoint's URL continues after the host (byte %d); it must have no path, query, fragment or percent-encoding", len(httpsScheme)+i+1)
 		}
 		host = lower(host)
 	}
 	host = strings.TrimSuffix(host, ":443")
 	if strings.ContainsRune(host, ':') {
-		return "", "the endpoint's URL has a port; an integration's aws.endpoints say where else a region's endpoint is"
+		return "", "the endpoint's URL has a port; to use another endpoint for a region, set the integration's aws.endpoints"
 	}
 	service, rest, _ := strings.Cut(host, ".")
 	region, _, _ := strings.Cut(rest, ".")
@@ -152,19 +153,20 @@ func awsEndpoint(s string) (store, fault string) {
 	case service == awsService && ok && rest[len(region):] == partition.Suffix:
 		return httpsURL(s, host), ""
 	case service == awsService+"-fips":
-		return "", "the host is a FIPS endpoint; name the region's plain endpoint and set the integration's aws.fips"
+		return "", "the host is a FIPS endpoint; use the region's standard endpoint and set the integration's aws.fips"
 	case service == awsService && ok && strings.Contains(rest, ".api."):
-		return "", "the host is a dual-stack endpoint; name the region's plain endpoint, and this one in the integration's aws.endpoints"
+		return "", "the host is a dual-stack endpoint; use the region's standard endpoint here, and set this one in the integration's aws.endpoints"
 	case strings.Contains(host, ".vpce."):
-		return "", "the host is a VPC endpoint; name the region's plain endpoint, and this one in the integration's aws.endpoints"
+		return "", "the host is a VPC endpoint; use the region's standard endpoint here, and set this one in the integration's aws.endpoints"
 	default:
 		return "", "the host is not a regional endpoint of AWS Secrets Manager (secretsmanager.REGION.amazonaws.com)"
 	}
 }
 
-// awsARN splits an ARN of AWS Secrets Manager behind its account:
-// "arn:PARTITION:secretsmanager:REGION:ACCOUNT", and from the next colon on, if
-// there is one, the resource. fault says what is wrong with it, without quoting it.
+// awsARN splits an ARN of AWS Secrets Manager after its account, into
+// "arn:PARTITION:secretsmanager:REGION:ACCOUNT" and the resource with its leading
+// colon, which may be empty. fault describes what is wrong with s, without quoting
+// it.
 func awsARN(s string) (account, resource, fault string) {
 	_, rest, _ := strings.Cut(s, ":")
 	id, rest, _ := strings.Cut(rest, ":")
@@ -174,14 +176,14 @@ func awsARN(s string) (account, resource, fault string) {
 		return "", "", "the ARN ends before the account"
 	}
 	if service != awsService {
-		return "", "", "the ARN is not one of the service secretsmanager"
+		return "", "", "the ARN's service is not secretsmanager"
 	}
 	partition, ok := AWSPartitionOf(region)
 	if !ok {
-		return "", "", "the ARN has no region of AWS as its fourth part"
+		return "", "", "the fourth part of the ARN is not an AWS region"
 	}
 	if partition.ID != id {
-		return "", "", "the ARN's region is not one of its partition"
+		return "", "", "the ARN's region does not belong to its partition"
 	}
 	number, _, _ := strings.Cut(rest, ":")
 	if !IsAWSAccount(number) {
@@ -204,12 +206,12 @@ func IsAWSAccount(s string) bool {
 	return true
 }
 
-// awsSuffixLen is how many letters and digits AWS puts behind a secret's name in
-// its ARN, after a hyphen.
+// awsSuffixLen is the number of letters and digits that AWS appends to a secret's
+// name in its ARN, after a hyphen.
 const awsSuffixLen = 6
 
-// parseAWS parses a secret's complete ARN, if the reference has no store, and else
-// the endpoint and the name of a secret.
+// parseAWS parses a secret's complete ARN if the reference has no store, and an
+// endpoint and a secret's name otherwise.
 func parseAWS(r *Ref) (fault string) {
 	if r.Store == "" {
 		fault = splitAWSARN(r)
@@ -220,7 +222,7 @@ func parseAWS(r *Ref) (fault string) {
 		return fault
 	}
 	if !isAWSName(r.Name) {
-		return `the secret's name must be 1 to 512 letters, digits and characters of /_+=.@-! without "//" and without "." and ".." between slashes`
+		return `the secret's name must be 1 to 512 letters, digits and characters from /_+=.@-! without "//" and without "." or ".." as a path segment`
 	}
 	if r.Version != "" && !IsAWSVersionID(r.Version) && !isAWSStage(r.Version) {
 		return `the version after "#" must be a version's ID (32 to 64 letters, digits and hyphens) or a staging label such as AWSPREVIOUS`
@@ -231,11 +233,14 @@ func parseAWS(r *Ref) (fault string) {
 	return ""
 }
 
-// splitAWSARN splits a secret's complete ARN, which is in Name. It cuts the last
-// seven characters off to get the name, for it is the name that a policy speaks
-// of. A part of an ARN, which AWS would complete, can end in a hyphen and six
-// letters too: "...:secret:my-secret" gives the name "my". So whoever reads the
-// secret has to compare the whole ARN with the answer's.
+// splitAWSARN splits r.Name, a secret's complete ARN, into Store, Name and Suffix.
+// Policies apply to the name without the suffix that AWS appends, so splitAWSARN
+// cuts off the last seven characters.
+//
+// The text alone does not show whether the ARN is complete: AWS also accepts an ARN
+// without the suffix, and "...:secret:my-secret" would yield the name "my", which
+// is another secret. The reader of the secret must therefore compare the complete
+// ARN with the one in the store's response.
 func splitAWSARN(r *Ref) (fault string) {
 	account, resource, fault := awsARN(r.Name)
 	if fault != "" {
@@ -243,32 +248,33 @@ func splitAWSARN(r *Ref) (fault string) {
 	}
 	full, ok := strings.CutPrefix(resource, ":secret:")
 	if !ok || strings.Contains(full, ":") {
-		return "the ARN does not go on with :secret: and a secret's name after the account"
+		return ":secret: and a secret's name must follow the account in the ARN"
 	}
 	cut := len(full) - awsSuffixLen - 1
 	if cut < 1 || full[cut] != '-' || !isAWSSuffix(full[cut+1:]) {
-		return "the ARN is not complete: behind the secret's name stand a hyphen and six letters and digits; copy it whole, or use https://secretsmanager.REGION.amazonaws.com::NAME"
+		return "the ARN is incomplete: a hyphen and six letters or digits must follow the secret's name; copy the complete ARN, or use https://secretsmanager.REGION.amazonaws.com::NAME"
 	}
 	r.Store, r.Name, r.Suffix = account, full[:cut], full[cut+1:]
 	return ""
 }
 
-// AWSCurrent is the staging label of the version that a reference without one
-// means.
+// AWSCurrent is the staging label of the current version, which a reference
+// without a version selects.
 const AWSCurrent = "AWSCURRENT"
 
-// awsNameMax is the length of the longest secret name.
+// awsNameMax is the maximum length of a secret's name.
 const awsNameMax = 512
 
-// IsAWSVersionID reports whether the version of a reference is taken for the ID of
-// a version: most are UUIDs, but whoever writes a version may choose 32 to 64
-// characters, and Terraform does. Anything else is a staging label.
+// IsAWSVersionID reports whether the version of a reference is a version ID. Most
+// are UUIDs, but the author of a version may choose an ID of 32 to 64 characters,
+// as Terraform does. Any other version is a staging label.
 func IsAWSVersionID(s string) bool {
 	return len(s) >= 32 && len(s) <= 64 && isAzureText(s)
 }
 
-// isAWSName is a little stricter than AWS, which would take names that mean
-// another one wherever paths are cleaned.
+// isAWSName reports whether s is a valid secret name. It is stricter than AWS,
+// which also accepts names with "//", "." and "..": software that cleans paths
+// would turn them into other names.
 func isAWSName(s string) bool {
 	if s == "" || len(s) > awsNameMax || !isAWSText(s) || strings.Contains(s, "//") {
 		return false
@@ -292,8 +298,9 @@ func isAWSSuffix(s string) bool {
 	return len(s) == awsSuffixLen && isAzureText(s) && !strings.Contains(s, "-")
 }
 
-// isAWSText holds the rule for secret names: letters, digits and /_+=.@-, and the
-// "!" of secrets that an AWS service manages ("rds!db-...").
+// isAWSText reports whether s consists of characters that AWS allows in secret
+// names: letters, digits and /_+=.@-, and the "!" in the names of secrets that an
+// AWS service manages ("rds!db-...").
 func isAWSText(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; !isAlpha(c) && !isDigit(c) && strings.IndexByte("/_+=.@-!", c) < 0 {

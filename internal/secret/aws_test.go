@@ -50,22 +50,22 @@ var acceptedAWS = []struct {
 }
 
 const (
-	awsNameFault     = `the secret's name must be 1 to 512 letters, digits and characters of /_+=.@-! without "//" and without "." and ".." between slashes`
+	awsNameFault     = `the secret's name must be 1 to 512 letters, digits and characters from /_+=.@-! without "//" and without "." or ".." as a path segment`
 	awsVersionFault  = `the version after "#" must be a version's ID (32 to 64 letters, digits and hyphens) or a staging label such as AWSPREVIOUS`
 	awsHostFault     = "the host is not a regional endpoint of AWS Secrets Manager (secretsmanager.REGION.amazonaws.com)"
-	awsPartFault     = "the ARN is not complete: behind the secret's name stand a hyphen and six letters and digits; copy it whole, or use https://secretsmanager.REGION.amazonaws.com::NAME"
-	awsResourceFault = "the ARN does not go on with :secret: and a secret's name after the account"
-	awsRegionFault   = "the ARN has no region of AWS as its fourth part"
-	awsMixedFault    = "the ARN's region is not one of its partition"
-	awsServiceFault  = "the ARN is not one of the service secretsmanager"
+	awsPartFault     = "the ARN is incomplete: a hyphen and six letters or digits must follow the secret's name; copy the complete ARN, or use https://secretsmanager.REGION.amazonaws.com::NAME"
+	awsResourceFault = ":secret: and a secret's name must follow the account in the ARN"
+	awsRegionFault   = "the fourth part of the ARN is not an AWS region"
+	awsMixedFault    = "the ARN's region does not belong to its partition"
+	awsServiceFault  = "the ARN's service is not secretsmanager"
 	awsShortFault    = "the ARN ends before the account"
 	awsAccountFault  = "the ARN's account is not 12 digits"
 	awsAfterFault    = "it names a secret; leave out everything after the account"
-	awsPortFault     = "the endpoint's URL has a port; an integration's aws.endpoints say where else a region's endpoint is"
-	awsUserFault     = "the endpoint's URL has a user name or password in it"
-	awsVPCFault      = "the host is a VPC endpoint; name the region's plain endpoint, and this one in the integration's aws.endpoints"
-	awsFIPSFault     = "the host is a FIPS endpoint; name the region's plain endpoint and set the integration's aws.fips"
-	awsDualFault     = "the host is a dual-stack endpoint; name the region's plain endpoint, and this one in the integration's aws.endpoints"
+	awsPortFault     = "the endpoint's URL has a port; to use another endpoint for a region, set the integration's aws.endpoints"
+	awsUserFault     = "the endpoint's URL contains a user name or password"
+	awsVPCFault      = "the host is a VPC endpoint; use the region's standard endpoint here, and set this one in the integration's aws.endpoints"
+	awsFIPSFault     = "the host is a FIPS endpoint; use the region's standard endpoint and set the integration's aws.fips"
+	awsDualFault     = "the host is a dual-stack endpoint; use the region's standard endpoint here, and set this one in the integration's aws.endpoints"
 )
 
 var rejectedAWS = []struct{ name, in, fault string }{
@@ -74,7 +74,7 @@ var rejectedAWS = []struct{ name, in, fault string }{
 	{"suffix with a hyphen", awsPrefix + ":secret:db-Ab-dEf", awsPartFault},
 	{"suffix alone", awsPrefix + ":secret:-AbCdEf", awsPartFault},
 	{"suffix beyond ASCII", awsPrefix + ":secret:db-AbCdÖ", awsPartFault},
-	{"wildcard for a suffix", awsPrefix + ":secret:db-??????", `after "?" in the first part only decode=base64 may stand`},
+	{"wildcard for a suffix", awsPrefix + ":secret:db-??????", `only decode=base64 may follow "?" in the first part`},
 	{"account alone", awsPrefix, awsResourceFault},
 	{"no name", awsPrefix + ":secret", awsResourceFault},
 	{"one part more", awsPrefix + ":secret:db-AbCdEf:k", awsResourceFault},
@@ -106,7 +106,7 @@ var rejectedAWS = []struct{ name, in, fault string }{
 	{"VPC endpoint", "https://vpce-0a1b-2c3d.secretsmanager.eu-west-1.vpce.amazonaws.com::db", awsVPCFault},
 	{"port", awsURL + ":8443::db", awsPortFault},
 	{"user", "https://user@secretsmanager.eu-west-1.amazonaws.com::db", awsUserFault},
-	{"path", awsURL + "/x::db", "the endpoint's URL goes on after the host (byte 47): it has no path, query, fragment or encoding"},
+	{"path", awsURL + "/x::db", "the endpoint's URL continues after the host (byte 47); it must have no path, query, fragment or percent-encoding"},
 }
 
 func TestParseAWSAccepts(t *testing.T) {
@@ -187,8 +187,8 @@ func TestAWSPartitionOf(t *testing.T) {
 	}
 }
 
-// Whatever is accepted names one secret of one region, and nothing in it can be
-// taken for another part of it.
+// Every accepted reference names one secret in one region, and its parts can be
+// separated in only one way.
 func FuzzParseAWS(f *testing.F) {
 	for _, tt := range acceptedAWS {
 		f.Add(tt.in)
@@ -206,7 +206,7 @@ func FuzzParseAWS(f *testing.F) {
 			name = ""
 		}
 		if name == "" && !strings.HasPrefix(store, "arn:") {
-			return // what ParseRef refuses
+			return // ParseRef rejects it
 		}
 		if name == "" {
 			store, name = "", store
@@ -214,7 +214,7 @@ func FuzzParseAWS(f *testing.F) {
 		r := Ref{Kind: KindAWSSecretsManager, Store: store, Name: name, Version: version}
 		fault := parseAWS(&r)
 		if fault != "" {
-			if !faults[fault] && !strings.HasPrefix(fault, "the endpoint's URL goes on after the host (byte ") && fault != "the store does not begin with https://" {
+			if !faults[fault] && !strings.HasPrefix(fault, "the endpoint's URL continues after the host (byte ") && fault != "the store does not begin with https://" {
 				t.Fatalf("parseAWS of %q, %q, %q: %q, a text that the table does not know", store, name, version, fault)
 			}
 			return

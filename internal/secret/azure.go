@@ -6,19 +6,19 @@ import (
 	"strings"
 )
 
-// AzureCloud is one of Azure's clouds: where its vaults live and which login
-// authority issues their tokens. The two belong together: a token of one cloud
-// is worth nothing in another.
+// AzureCloud is one of Azure's clouds: the DNS suffix of its vaults and the login
+// authority that issues tokens for them. A token of one cloud is not valid in
+// another, so the broker must never combine the two from different clouds.
 type AzureCloud struct {
 	Name string
-	// VaultSuffix is what follows a vault's name in its host, with the dot.
+	// VaultSuffix follows a vault's name in its host. It begins with a dot.
 	VaultSuffix string
 	// AuthorityHost is the base URL of the cloud's login authority.
 	AuthorityHost string
 }
 
-// azureClouds lists the clouds whose vaults are recognised. Source: Key Vault,
-// "About keys, secrets and certificates", DNS suffixes for base URL.
+// azureClouds lists the supported clouds. Source: Key Vault, "About keys, secrets
+// and certificates", DNS suffixes for base URL.
 var azureClouds = []AzureCloud{
 	{"AzurePublic", ".vault.azure.net", "https://login.microsoftonline.com/"},
 	{"AzureChina", ".vault.azure.cn", "https://login.chinacloudapi.cn/"},
@@ -36,7 +36,7 @@ func AzureCloudOf(vault string) (AzureCloud, bool) {
 }
 
 // ParseAzureVault returns the canonical form of a vault's URL,
-// "https://NAME.SUFFIX": lower case, without ":443" and trailing slash. The
+// "https://NAME.SUFFIX": in lower case, without ":443" and a trailing slash. The
 // error is an *Error with ReasonInvalidReference that does not quote s.
 func ParseAzureVault(s string) (string, error) {
 	fault := checkText(s)
@@ -50,25 +50,25 @@ func ParseAzureVault(s string) (string, error) {
 	return vault, nil
 }
 
-// azureVault does the work of ParseAzureVault for s that has passed checkText;
-// fault says what is wrong with s, without quoting it.
+// azureVault is ParseAzureVault for an s that has passed checkText. fault describes
+// what is wrong with s, without quoting it.
 func azureVault(s string) (vault, fault string) {
 	if !isHTTPS(s) {
 		if isHTTP(s) {
-			return "", "the store is an http:// URL; vaults are reached by https:// only"
+			return "", "the store is an http:// URL; only https:// is supported"
 		}
 		return "", "the store does not begin with https://"
 	}
 	host := s[len(httpsScheme):]
-	if isAzureVaultHost(host) { // in its canonical spelling, as most are
+	if isAzureVaultHost(host) { // fast path: canonical already
 		return httpsURL(s, host), ""
 	}
 	host = strings.TrimSuffix(host, "/")
 	if strings.ContainsRune(host, '@') {
-		return "", "the vault's URL has a user name or password in it"
+		return "", "the vault's URL contains a user name or password"
 	}
 	if i := strings.IndexAny(host, "/?#%\\"); i >= 0 {
-		return "", fmt.Sprintf("the vault's URL goes on after the host (byte %d): it has no path, query, fragment or encoding", len(httpsScheme)+i+1)
+		return "", fmt.Sprintf("the vault's URL continues after the host (byte %d); it must have no path, query, fragment or percent-encoding", len(httpsScheme)+i+1)
 	}
 	host = lower(strings.TrimSuffix(host, ":443"))
 	if !isAzureVaultHost(host) {
@@ -77,7 +77,7 @@ func azureVault(s string) (vault, fault string) {
 	return httpsURL(s, host), ""
 }
 
-// isAzureVaultHost reports whether a host, which is in lower case, is a vault's.
+// isAzureVaultHost reports whether a host in lower case is the host of a vault.
 func isAzureVaultHost(host string) bool {
 	for i := range azureClouds {
 		if name, ok := strings.CutSuffix(host, azureClouds[i].VaultSuffix); ok {
@@ -87,18 +87,18 @@ func isAzureVaultHost(host string) bool {
 	return false
 }
 
-// azureHostFault says why host is no vault's, without quoting it.
+// azureHostFault describes why host is not the host of a vault, without quoting it.
 func azureHostFault(host string) (fault string) {
 	cloud, ok := AzureCloudOf(host)
 	switch {
 	case strings.HasPrefix(host, "["), net.ParseIP(host) != nil:
-		return "the vault is given as an IP address; use its name"
+		return "the vault's host is an IP address; use its name"
 	case strings.Contains(host, ":"):
-		return "the vault's URL has a port; a vault is reached on 443, an integration's dial setting says where else to connect"
+		return "the vault's URL has a port; a vault uses port 443; to connect elsewhere, set the integration's dial"
 	case ok:
-		return "the vault's name before " + cloud.VaultSuffix + " must be 3 to 24 letters, digits and single hyphens, beginning with a letter and not ending with a hyphen"
+		return "the vault's name before " + cloud.VaultSuffix + " must be 3 to 24 letters, digits and single hyphens, and must begin with a letter and not end with a hyphen"
 	case strings.Contains(host, ".managedhsm."):
-		return "a managed HSM holds keys and no secrets; use a vault"
+		return "a managed HSM stores keys, not secrets; use a vault"
 	default:
 		return "the host is not a vault of a known cloud (NAME.vault.azure.net, NAME.vault.azure.cn, NAME.vault.usgovcloudapi.net)"
 	}
@@ -121,9 +121,9 @@ func parseAzure(r *Ref) (fault string) {
 	return ""
 }
 
-// isAzureVaultName holds Azure's rule for vault names, of names in lower case:
-// 3-24 characters of [0-9a-z-], a letter first, no hyphen last, no two hyphens in
-// a row.
+// isAzureVaultName reports whether s, in lower case, is a valid vault name: 3 to 24
+// letters, digits and hyphens, with a letter first, no hyphen last and no two
+// hyphens in a row.
 func isAzureVaultName(s string) bool {
 	if len(s) < 3 || len(s) > 24 || !isLower(s[0]) || s[len(s)-1] == '-' {
 		return false
@@ -136,9 +136,9 @@ func isAzureVaultName(s string) bool {
 	return true
 }
 
-// foldAzureSecretName returns a secret's name in lower case; ok is whether Key
-// Vault's rule for names holds. The SDK does not check it: a name such as ".."
-// would reach other operations.
+// foldAzureSecretName returns a secret's name in lower case, and reports whether
+// Key Vault allows the name. The SDK does not check names, and would send a name
+// such as ".." to another operation of the vault.
 func foldAzureSecretName(s string) (name string, ok bool) {
 	folded := true
 	for i := range len(s) {
@@ -183,8 +183,9 @@ func isAlpha(c byte) bool { return 'a' <= c|0x20 && c|0x20 <= 'z' }
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 
-// lower folds ASCII case only. Azure's names are ASCII; folding Unicode would
-// let the Kelvin sign pass for a k.
+// lower converts ASCII letters to lower case. Azure's names are ASCII only;
+// strings.ToLower would turn the Kelvin sign into a k and so make a different name
+// valid.
 func lower(s string) string {
 	for i := range len(s) {
 		if 'A' <= s[i] && s[i] <= 'Z' {

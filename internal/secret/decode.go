@@ -5,24 +5,24 @@ import (
 	"encoding/base64"
 )
 
-// Decoding says how the bytes of a value stand in the text that the store
-// holds. It is part of a reference because only who wrote the secret knows it:
-// guessing from a key's name or from how the text looks decodes what was meant
-// as it stands.
+// Decoding is the encoding in which the store holds a value, which the broker
+// removes. It is part of a reference because only the author of the secret knows
+// it: guessing from a key's name or from the text would also decode text that only
+// looks encoded.
 //
-// It is written behind the secret's name, <secret>?decode=base64, where no
-// store's names or versions have a "?". At the very end it could not be told
-// from a JSON key, which may consist of anything.
+// It follows the secret's name, as in <secret>?decode=base64. Names and versions
+// contain no "?" in any kind of store, whereas a JSON key may contain any
+// character, so a decoding at the end of the reference would be ambiguous.
 type Decoding string
 
-// The decodings. The zero Decoding leaves the text as it is.
+// The decodings. The zero Decoding leaves the text unchanged.
 const (
-	// DecodeBase64 is RFC 4648 section 4 or 5, padded or not; line breaks and
-	// spaces do not count.
+	// DecodeBase64 is RFC 4648 section 4 or 5, with or without padding; line breaks
+	// and spaces are ignored.
 	DecodeBase64 Decoding = "base64"
 )
 
-// parseDecoding reads what follows "?"; nothing at all is no decoding either.
+// parseDecoding parses the text after "?". An empty text is not valid.
 func parseDecoding(option string) (Decoding, bool) {
 	switch option {
 	case "decode=base64":
@@ -32,8 +32,8 @@ func parseDecoding(option string) (Decoding, bool) {
 	}
 }
 
-// Apply returns the decoded value. It takes over v, and wipes it unless it is what
-// it returns. The error has ReasonSecretNotBase64 and quotes nothing.
+// Apply returns the decoded value. It takes ownership of v and wipes it, unless it
+// returns v itself. The error has ReasonSecretNotBase64 and does not quote v.
 func (d Decoding) Apply(v Value) (Value, error) {
 	if d == "" {
 		return v, nil
@@ -45,14 +45,14 @@ func (d Decoding) Apply(v Value) (Value, error) {
 	out := make([]byte, base64.RawStdEncoding.DecodedLen(len(text)))
 	n, err := base64.RawStdEncoding.Strict().Decode(out, text)
 	if err != nil {
-		clear(out) // it got as far as the fault
-		return Value{}, Errorf(ReasonSecretNotBase64, "the reference asks for decoding, but what it selects is not base64; store it encoded, or leave out ?decode=base64")
+		clear(out) // contains the bytes before the error
+		return Value{}, Errorf(ReasonSecretNotBase64, "the reference asks for decoding, but the selected value is not base64; store it encoded, or remove ?decode=base64")
 	}
 	return NewValue(out[:n]), nil
 }
 
-// base64Text returns a copy without white space, in the standard alphabet. The
-// caller wipes it.
+// base64Text returns a copy of v without white space, in the standard alphabet.
+// The caller must wipe it.
 func (v Value) base64Text() []byte {
 	b := v.open()
 	defer v.close()

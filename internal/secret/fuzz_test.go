@@ -30,7 +30,7 @@ func FuzzParseRef(f *testing.F) {
 	f.Fuzz(func(t *testing.T, in string) {
 		r, err := ParseRef(in)
 		if err != nil {
-			// Of other kinds there are more texts; none of them depends on the input.
+			// Other kinds have more texts, which do not depend on the input either.
 			text := rejection(t, err)
 			if r != (Ref{}) || !known[text] && strings.HasSuffix(text, refExample) || !strings.HasPrefix(text, "not a reference: ") {
 				t.Fatalf("ParseRef(%q) = %+v, %q: a text that the tables do not know", in, r, text)
@@ -76,7 +76,7 @@ func FuzzParseAzureVault(f *testing.F) {
 	})
 }
 
-// checkVault proves that vault is one that a token may be sent to.
+// checkVault checks that the broker may send a token to vault.
 func checkVault(t *testing.T, vault string) {
 	t.Helper()
 	if again, err := ParseAzureVault(vault); err != nil || again != vault {
@@ -120,7 +120,8 @@ func FuzzSelect(f *testing.F) {
 	})
 }
 
-// selectByOracle says what Select should answer, by encoding/json's maps.
+// selectByOracle returns the expected result of Select, computed with encoding/json
+// and a map.
 func selectByOracle(doc []byte, key string) (string, Reason) {
 	if key == "" {
 		if !utf8.Valid(doc) {
@@ -160,7 +161,7 @@ func selectByOracle(doc []byte, key string) (string, Reason) {
 
 type member struct{ key, value string }
 
-// topLevel cuts a valid JSON object into its members as they are written.
+// topLevel splits a valid JSON object into its members, as they are written.
 func topLevel(doc []byte) (members []member) {
 	var depth, start int
 	var key string
@@ -199,8 +200,8 @@ func topLevel(doc []byte) (members []member) {
 	return members
 }
 
-// halfPair reports whether a JSON string has an escape of a surrogate that is
-// no part of a pair.
+// halfPair reports whether a JSON string contains an escaped surrogate that is not
+// part of a pair.
 func halfPair(raw string) bool {
 	first := false // the escape just read is the first half of a pair
 	for i := 0; i < len(raw); {

@@ -4,12 +4,12 @@ import "strings"
 
 const gcpExample = "projects/my-project/secrets/db-secret::password"
 
-// parseGCPStore checks where a Google Cloud secret lives, which is what stands
-// before "/secrets/" in its resource name: "projects/PROJECT", or
-// "projects/PROJECT/locations/LOCATION" for regional secrets. PROJECT is an ID or
-// a number. That the two are of one project cannot be told by looking at them, so
-// that a reference has to spell it like the integration. There is one spelling of
-// each: s is returned as it is.
+// parseGCPStore checks the parent of a Google Cloud secret, the part of its
+// resource name before "/secrets/": "projects/PROJECT", or
+// "projects/PROJECT/locations/LOCATION" for regional secrets. PROJECT is a project
+// ID or a project number. Only Google can map one to the other, so a reference must
+// use the same form as the integration. Each form has a single spelling, so
+// parseGCPStore returns s unchanged.
 func parseGCPStore(s string) (string, error) {
 	if fault := gcpProject(s); fault != "" {
 		return "", Errorf(ReasonInvalidReference, "not a project: %s; expected projects/PROJECT, or projects/PROJECT/locations/LOCATION for regional secrets", fault)
@@ -17,7 +17,7 @@ func parseGCPStore(s string) (string, error) {
 	return s, nil
 }
 
-// gcpProject says what is wrong with s, without quoting it.
+// gcpProject describes what is wrong with the parent s, without quoting it.
 func gcpProject(s string) (fault string) {
 	rest, ok := strings.CutPrefix(s, "projects/")
 	if !ok {
@@ -33,7 +33,7 @@ func gcpProject(s string) (fault string) {
 	return ""
 }
 
-// GCPEndpoint returns the host of Secret Manager that has the secrets of a
+// GCPEndpoint returns the Secret Manager host that serves the secrets of a
 // canonical store. Source: Secret Manager, "Service endpoints".
 func GCPEndpoint(store string) string {
 	if _, location, regional := strings.Cut(store, "/locations/"); regional {
@@ -42,12 +42,12 @@ func GCPEndpoint(store string) string {
 	return "secretmanager.googleapis.com"
 }
 
-// parseGCP parses a secret's resource name, which is in Name. The version may stand
-// in the resource name, as /versions/VERSION, or have followed a "#".
+// parseGCP parses r.Name, a secret's resource name. The reference may contain the
+// version in the resource name, as /versions/VERSION, or after a "#".
 func parseGCP(r *Ref) (fault string) {
 	var ok bool
 	if r.Store, r.Name, ok = strings.Cut(r.Name, "/secrets/"); !ok {
-		return "after the project stands no /secrets/ and the secret's name"
+		return "/secrets/ and the secret's name must follow the project"
 	}
 	if fault := gcpProject(r.Store); fault != "" {
 		return fault
@@ -57,7 +57,7 @@ func parseGCP(r *Ref) (fault string) {
 			return `the version is given twice, after "/versions/" and after "#"`
 		}
 		if version == "" {
-			return `the version after "/versions/" is empty; leave it out to take the newest version`
+			return `the version after "/versions/" is empty; leave it out to select the newest version`
 		}
 		r.Name, r.Version = name, version
 	}
@@ -67,14 +67,14 @@ func parseGCP(r *Ref) (fault string) {
 	if r.Version != "" && !isGCPVersion(r.Version) {
 		return "the version must be a number, or an alias of 1 to 63 letters, digits, hyphens and underscores that begins with a letter"
 	}
-	if r.Version == "latest" { // what Secret Manager calls no version in particular
+	if r.Version == "latest" { // Secret Manager's name for the newest version
 		r.Version = ""
 	}
 	return ""
 }
 
-// isGCPProject holds Google's rule for project IDs, or takes s for a number.
-// Projects with a domain in their ID have a number too.
+// isGCPProject reports whether s is a project ID or a project number. It rejects
+// IDs with a domain ("example.com:project"); such projects can be named by number.
 func isGCPProject(s string) bool {
 	if isGCPNumber(s) {
 		return true
@@ -85,13 +85,14 @@ func isGCPProject(s string) bool {
 	return isGCPLabel(s)
 }
 
-// isGCPLocation takes regions and multi-regions. What is global has no location.
+// isGCPLocation reports whether s is a region or a multi-region. Global secrets
+// have no location in their resource name.
 func isGCPLocation(s string) bool {
 	return len(s) >= 2 && len(s) <= 40 && isGCPLabel(s) && s != "global"
 }
 
-// isGCPLabel: lower-case letters, digits and hyphens, a letter first, no hyphen
-// last.
+// isGCPLabel reports whether s consists of lower-case letters, digits and hyphens,
+// with a letter first and no hyphen last.
 func isGCPLabel(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; (c < 'a' || c > 'z') && !isDigit(c) && c != '-' {
@@ -101,7 +102,8 @@ func isGCPLabel(s string) bool {
 	return s != "" && isAlpha(s[0]) && s[len(s)-1] != '-'
 }
 
-// isGCPNumber reports whether s is a positive 63-bit number in its one spelling.
+// isGCPNumber reports whether s is a positive number of at most 18 digits, without
+// leading zeros, so that each number has a single spelling.
 func isGCPNumber(s string) bool {
 	for i := range len(s) {
 		if !isDigit(s[i]) {
@@ -111,13 +113,13 @@ func isGCPNumber(s string) bool {
 	return len(s) >= 1 && len(s) <= 18 && s[0] != '0'
 }
 
-// isGCPSecretName holds Secret Manager's rule for secret IDs. They are compared
-// with case.
+// isGCPSecretName reports whether s is a valid secret ID. Secret IDs are
+// case-sensitive.
 func isGCPSecretName(s string) bool {
 	return len(s) >= 1 && len(s) <= 255 && isGCPText(s)
 }
 
-// isGCPVersion takes numbers and what Secret Manager's rule for aliases allows.
+// isGCPVersion reports whether s is a version number or a valid version alias.
 func isGCPVersion(s string) bool {
 	return isGCPNumber(s) || len(s) >= 1 && len(s) <= 63 && isAlpha(s[0]) && isGCPText(s)
 }

@@ -39,7 +39,7 @@ const (
 	gcpLocationFault = "the location must be a region such as europe-west3, or a multi-region such as eu"
 	gcpNameFault     = "the secret's name must be 1 to 255 letters, digits, hyphens and underscores"
 	gcpVersionFault  = "the version must be a number, or an alias of 1 to 63 letters, digits, hyphens and underscores that begins with a letter"
-	gcpNoSecretFault = "after the project stands no /secrets/ and the secret's name"
+	gcpNoSecretFault = "/secrets/ and the secret's name must follow the project"
 )
 
 var rejectedGCP = []struct{ name, in, fault string }{
@@ -81,7 +81,7 @@ var rejectedGCP = []struct{ name, in, fault string }{
 	{"version with a custom method", "projects/my-project/secrets/db/versions/1:destroy", gcpVersionFault},
 	{"version climbs", "projects/my-project/secrets/db/versions/..", gcpVersionFault},
 	{"version with a path", "projects/my-project/secrets/db/versions/1/x", gcpVersionFault},
-	{"version empty in the name", "projects/my-project/secrets/db/versions/", `the version after "/versions/" is empty; leave it out to take the newest version`},
+	{"version empty in the name", "projects/my-project/secrets/db/versions/", `the version after "/versions/" is empty; leave it out to select the newest version`},
 	{"version twice", "projects/my-project/secrets/db/versions/1#1", `the version is given twice, after "/versions/" and after "#"`},
 }
 
@@ -151,7 +151,7 @@ func TestGCPEndpoint(t *testing.T) {
 	}
 }
 
-// Whatever is accepted makes a path of the API that leads to this secret alone.
+// Every accepted reference yields a path of the API that names this secret only.
 func FuzzParseGCP(f *testing.F) {
 	for _, tt := range acceptedGCP {
 		f.Add(strings.TrimPrefix(tt.in, "projects/"))

@@ -2,20 +2,21 @@ package secret
 
 import "unsafe"
 
-// hidden points at something that holds bytes of a value, where neither fmt nor
-// anything else that walks a struct by reflection gets at it: fmt does not call
-// the methods of what sits in an unexported field, and reflection reads what
-// unexported pointers point at, but not what an unsafe.Pointer does, because it
-// does not know the type. A func that returns the pointer hides it as well, at the
-// price of an object more for each.
+// hidden is a pointer to memory that contains bytes of a value. Neither fmt nor any
+// other code that walks a struct by reflection can follow it.
+//
+// A String method would not suffice: fmt does not call the methods of unexported
+// fields, and reflection can follow an unexported pointer to its target. It cannot
+// follow an unsafe.Pointer, because the type of the target is unknown. A func that
+// returns the pointer would hide it as well, but would cost one more allocation.
 type hidden[T any] struct {
-	_ [0]func() // comparing two of them would look like comparing values
+	_ [0]func() // forbids ==, which would compare addresses and not values
 	p unsafe.Pointer
 }
 
 func hide[T any](p *T) hidden[T] {
-	return hidden[T]{p: unsafe.Pointer(p)} //nolint:gosec // the only thing done with it is get
+	return hidden[T]{p: unsafe.Pointer(p)} //nolint:gosec // only get uses it, with the same type
 }
 
-// get returns what hide got, nil for the zero hidden.
+// get returns the pointer that was passed to hide, nil for the zero hidden.
 func (h hidden[T]) get() *T { return (*T)(h.p) }

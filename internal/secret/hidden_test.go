@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// reach collects all text and bytes that reflection gets at from v, whatever is
-// exported or not.
+// reach collects all text and bytes that reflection can reach from v, in exported
+// and unexported fields.
 func reach(v reflect.Value, seen map[uintptr]bool, found *strings.Builder) {
 	switch v.Kind() {
 	case reflect.Pointer, reflect.Interface:
@@ -60,7 +60,7 @@ func TestValueIsNotReachedByReflection(t *testing.T) {
 	}
 }
 
-// Equal values are not to be recognised by ==, which would compare where they are.
+// Values must not be comparable with ==, which would compare addresses.
 func TestValueIsNotComparable(t *testing.T) {
 	if reflect.TypeFor[Value]().Comparable() {
 		t.Error("Values can be compared")

@@ -7,14 +7,15 @@ import (
 
 const httpsScheme = "https://"
 
-// isHTTPS reports whether s begins like an https:// URL, in whatever case.
+// isHTTPS reports whether s begins with https://, ignoring case.
 func isHTTPS(s string) bool {
 	return strings.HasPrefix(s, httpsScheme) ||
 		len(s) >= len(httpsScheme) && strings.EqualFold(s[:len(httpsScheme)], httpsScheme)
 }
 
-// httpsHost returns the host that an https:// URL is most likely meant to have,
-// in lower case, whatever else may be wrong with the URL.
+// httpsHost returns the host that the author of an https:// URL most likely meant,
+// in lower case, even if the URL is malformed. Its result selects the kind of store
+// and with it the error text; it must not be used as an address.
 func httpsHost(s string) (host string, ok bool) {
 	if !isHTTPS(s) {
 		return "", false
@@ -30,9 +31,10 @@ func httpsHost(s string) (host string, ok bool) {
 	return strings.TrimRight(host, "."), true
 }
 
-// isPlain reports whether what follows a URL's scheme is lower-case letters,
-// digits, hyphens, dots and colons only, as it nearly always is: there is no case
-// to fold, no user, path, query or encoding, at most a host and a port.
+// isPlain reports whether s, the part of a URL after the scheme, consists of
+// lower-case letters, digits, hyphens, dots and colons. Most do. Such a URL has at
+// most a host and a port: no user, path, query or percent-encoding, and nothing to
+// convert to lower case.
 func isPlain(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; !isLower(c) && !isDigit(c) && c != '-' && c != '.' && c != ':' {
@@ -42,8 +44,8 @@ func isPlain(s string) bool {
 	return true
 }
 
-// httpsURL returns the URL of a host and port. It is s itself, and nothing new, if
-// s is that URL, as it nearly always is.
+// httpsURL returns the https:// URL of a host and port. If s already is that URL,
+// as in most cases, it returns s and does not allocate.
 func httpsURL(s, host string) string {
 	if rest, ok := strings.CutPrefix(s, httpsScheme); ok && rest == host {
 		return s
@@ -51,16 +53,16 @@ func httpsURL(s, host string) string {
 	return httpsScheme + host
 }
 
-// isHTTP reports whether s is a URL without encryption.
+// isHTTP reports whether s begins with http://, ignoring case.
 func isHTTP(s string) bool { return len(s) >= 7 && strings.EqualFold(s[:7], "http://") }
 
-// isIPv4 reports whether a host is an IPv4 address. Few names end in a digit, so
-// that few have to be parsed.
+// isIPv4 reports whether a host is an IPv4 address. It parses only hosts that end
+// with a digit, which few names do.
 func isIPv4(host string) bool {
 	return host != "" && isDigit(host[len(host)-1]) && net.ParseIP(host).To4() != nil
 }
 
-// isHostName holds the rule for host names (RFC 1123), of lower-case letters.
+// isHostName reports whether s is a host name (RFC 1123) in lower case.
 func isHostName(s string) bool {
 	if s == "" || len(s) > 253 {
 		return false
@@ -74,13 +76,13 @@ func isHostName(s string) bool {
 	return true
 }
 
-// azureDomains are the domains that only Azure has vaults in.
+// azureDomains are domains in which no store other than Azure's can be.
 var azureDomains = []string{".azure.net", ".azure.cn", ".azure.us", ".usgovcloudapi.net", ".microsoftazure.de", ".vault.azure.com"}
 
-// looksAzure reports whether a host is, or was most likely meant to be, a vault
-// of Azure: a mistyped vault is told so, instead of being taken for a server of
-// another kind. Names of virtual machines (.cloudapp.azure.com) are not among
-// them.
+// looksAzure reports whether a host is an Azure vault, or was most likely meant to
+// be one. A mistyped vault is then rejected as such, instead of being accepted as a
+// HashiCorp Vault server. Names of virtual machines (.cloudapp.azure.com) do not
+// count: a HashiCorp Vault server can run there.
 func looksAzure(host string) bool {
 	for _, domain := range azureDomains {
 		if strings.HasSuffix(host, domain) {

@@ -2,8 +2,8 @@ package secret
 
 import "slices"
 
-// Kind names a sort of secret store, spelt as in the secret.manager property of
-// a connector's configuration and in an integration's file.
+// Kind is a kind of secret store, spelled as in the secret.manager property of a
+// connector's configuration and in an integration's file.
 type Kind string
 
 // The kinds of stores.
@@ -16,11 +16,11 @@ const (
 	KindGCPSecretManager Kind = "GCP_SECRET_MANAGER"
 	// KindHashiCorpVault is HashiCorp Vault, and OpenBao, which speaks its protocol.
 	KindHashiCorpVault Kind = "HASHICORP_VAULT"
-	// KindLocalFile are files and environment variables of the broker's machine.
+	// KindLocalFile is files and environment variables on the broker's machine.
 	KindLocalFile Kind = "LOCAL_FILE"
 )
 
-// Kinds returns all kinds, in the order in which they are told to people.
+// Kinds returns all kinds, in the order in which messages list them.
 func Kinds() []Kind {
 	return []Kind{KindAzureKeyVault, KindAWSSecretsManager, KindGCPSecretManager, KindHashiCorpVault, KindLocalFile}
 }
@@ -28,14 +28,14 @@ func Kinds() []Kind {
 // Known reports whether k is one of Kinds.
 func (k Kind) Known() bool { return slices.Contains(Kinds(), k) }
 
-// spelling is how references to stores of one kind are written. What its
-// functions say of a fault never quotes the input.
+// spelling describes how references to one kind of store are written. The errors
+// of its functions never quote the input.
 type spelling struct {
-	// form and example say to people what was expected.
+	// form and example show users the expected form.
 	form, example string
 	// parseStore returns the canonical form of a store's address.
 	parseStore func(s string) (string, error)
-	// fold returns a name as the stores compare it.
+	// fold returns a name in the form in which the store compares names.
 	fold func(name string) string
 	// validNamePart reports whether text can be part of a name.
 	validNamePart func(text string) bool
@@ -43,7 +43,8 @@ type spelling struct {
 
 const generalForm = "<store>::<secret>[#<version>][?decode=base64][::<json key>]"
 
-// spelling returns the zero spelling for a Kind that is not known.
+// spelling returns the spelling of k. For an unknown kind it has a form and an
+// example, but no functions.
 func (k Kind) spelling() spelling {
 	switch k {
 	case KindAzureKeyVault:
@@ -61,10 +62,13 @@ func (k Kind) spelling() spelling {
 	}
 }
 
-// parse makes Store, Name, Suffix and Version of r canonical. Before, Store, Name
-// and Version are as they were written; where the kind writes store and secret as
-// one part, Store is empty and Name is both. It is not in spelling because a Ref
-// whose address goes through a func value would be on the heap.
+// parse replaces Store, Name, Suffix and Version of r by their canonical forms. On
+// entry, Store, Name and Version are as written in the reference; if this kind
+// writes store and secret as one part, Store is empty and Name contains both.
+// fault describes what is wrong, without quoting the input.
+//
+// parse is not a field of spelling: a Ref whose address is passed through a func
+// value escapes to the heap.
 func (k Kind) parse(r *Ref) (fault string) {
 	switch k {
 	case KindAzureKeyVault:
@@ -78,15 +82,15 @@ func (k Kind) parse(r *Ref) (fault string) {
 	case KindLocalFile:
 		return parseLocal(r)
 	default:
-		return "it is of no kind of store that this broker knows"
+		return "this broker does not support its kind of store"
 	}
 }
 
-// verbatim folds nothing: the store compares names byte by byte.
+// verbatim returns name unchanged, for stores that compare names byte by byte.
 func verbatim(name string) string { return name }
 
-// FoldName returns s as stores of this kind compare secret names: Key Vault
-// without case, all others byte by byte.
+// FoldName returns s in the form in which stores of this kind compare secret names:
+// in lower case for Key Vault, which ignores case, and unchanged for all others.
 func (k Kind) FoldName(s string) string {
 	if fold := k.spelling().fold; fold != nil {
 		return fold(s)
@@ -94,21 +98,20 @@ func (k Kind) FoldName(s string) string {
 	return s
 }
 
-// ValidNamePart reports whether s can be part of a secret's name in stores of
-// this kind, so that a pattern which could never match is refused when it is
-// written.
+// ValidNamePart reports whether s can be part of a secret's name in stores of this
+// kind. Policies use it to reject patterns that could never match.
 func (k Kind) ValidNamePart(s string) bool {
 	valid := k.spelling().validNamePart
 	return valid != nil && valid(s)
 }
 
-// ParseStore returns the canonical form of a store's address of this kind, as it
-// stands in Ref.Store. The error is an *Error with ReasonInvalidReference that
-// does not quote s.
+// ParseStore returns the canonical form of the address of a store of this kind, as
+// in Ref.Store. The error is an *Error with ReasonInvalidReference that does not
+// quote s.
 func (k Kind) ParseStore(s string) (string, error) {
 	parse := k.spelling().parseStore
 	if parse == nil {
-		return "", Errorf(ReasonInvalidReference, "not a kind of store that this broker knows")
+		return "", Errorf(ReasonInvalidReference, "this broker does not support this kind of store")
 	}
 	return parse(s)
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// acceptedOthers are references to Vault servers and local stores in canonical
+// acceptedOthers are references to Vault servers and local stores, in canonical
 // form.
 var acceptedOthers = []string{
 	"https://vault.example.org:8200::secret/db::password",
@@ -22,7 +22,7 @@ var acceptedOthers = []string{
 	"env::_x::key",
 }
 
-// rejectedOthers are references that are none, and a part of what is said.
+// rejectedOthers maps invalid references to a part of the error text.
 var rejectedOthers = map[string]string{
 	"https://vault.example.org:8200::secret":                             "<mount>/<path>",
 	"https://vault.example.org:8200::secret/../sys/mounts":               "segments",
@@ -45,14 +45,14 @@ var rejectedOthers = map[string]string{
 	"https://vault_1.example.org::secret/db":                             "host name",
 	"https://-vault.example.org::secret/db":                              "host name",
 	"https://vault.example.org.::secret/db":                              "host name",
-	"https://vault.example.org/v1::secret/db":                            "goes on",
+	"https://vault.example.org/v1::secret/db":                            "continues after",
 	"https://u:p@vault.example.org::secret/db":                           "user name or password",
 	"https://10.0.0.5:8200::secret/db":                                   "IP address",
 	"https://my-vault.vault.azure.com::secret/db":                        "known cloud",
 	"https://my-vault.vaults.azure.net::secret/db":                       "known cloud",
 	"https://my-vault.vault.azure.us::secret/db":                         "known cloud",
 	"https://secretmanager.googleapis.com::a/b":                          "projects/<project>",
-	"http://vault.example.org:8200::secret/db":                           "https:// only",
+	"http://vault.example.org:8200::secret/db":                           "only https:// is supported",
 	"file://etc/secrets::db":                                             "third slash",
 	"file:///etc/../root::db":                                            "segments",
 	"file:///etc//x::db":                                                 "segments",
@@ -68,8 +68,8 @@ var rejectedOthers = map[string]string{
 	"env::A-B":                                                           "environment variable",
 	"env::A#1":                                                           "no versions",
 	"env:::A":                                                            "environment variable",
-	"environment::A":                                                     "begins with none",
-	"FILE:///etc::db":                                                    "begins with none",
+	"environment::A":                                                     "must begin with",
+	"FILE:///etc::db":                                                    "must begin with",
 }
 
 func TestOtherKinds(t *testing.T) {

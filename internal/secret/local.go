@@ -7,19 +7,18 @@ import (
 
 const localExample = "file:///etc/connect/secrets::db.properties::password"
 
-// LocalEnvironment is the store of a LOCAL_FILE integration's environment
-// variables.
+// LocalEnvironment is the store of the broker's environment variables.
 const LocalEnvironment = "env"
 
 const fileScheme = "file://"
 
 const (
-	maxLocalPath = 1024 // of a directory, and of a file within, in bytes
+	maxLocalPath = 1024 // for a directory, and for a file's path below it, in bytes
 	maxEnvName   = 255
 )
 
-// ParseLocalStore returns the canonical form of a local store: "file://" and the
-// directory's absolute path without a trailing slash, or LocalEnvironment. The
+// ParseLocalStore returns the canonical form of a local store: "file://" followed by
+// the directory's absolute path without a trailing slash, or LocalEnvironment. The
 // error is an *Error with ReasonInvalidReference that does not quote s.
 func ParseLocalStore(s string) (string, error) {
 	store, fault := "", checkText(s)
@@ -32,25 +31,25 @@ func ParseLocalStore(s string) (string, error) {
 	return store, nil
 }
 
-// localStore does the work of ParseLocalStore for s that has passed checkText;
-// fault says what is wrong with s, without quoting it.
+// localStore is ParseLocalStore for an s that has passed checkText. fault describes
+// what is wrong with s, without quoting it.
 func localStore(s string) (store, fault string) {
 	if s == LocalEnvironment {
 		return s, ""
 	}
 	dir, ok := strings.CutPrefix(s, fileScheme)
 	if !ok {
-		return "", "it is neither file:// and a directory nor env"
+		return "", "it is neither a file:// URL nor env"
 	}
 	if !strings.HasPrefix(dir, "/") {
-		return "", "the directory is not absolute: a path begins with a third slash"
+		return "", "the directory's path is not absolute; it must begin with a third slash"
 	}
 	if len(dir) > 1 && dir[len(dir)-1] == '/' {
 		dir = dir[:len(dir)-1]
 		s = s[:len(s)-1]
 	}
 	if len(dir) > maxLocalPath || dir != path.Clean(dir) || !isFileText(dir) {
-		return "", `the directory's path must be letters, digits and "-_.~@+=, ", and without "." and ".." segments and doubled slashes`
+		return "", `the directory's path must be letters, digits and "-_.~@+=, ", without "//" and without "." or ".." segments`
 	}
 	return s, ""
 }
@@ -64,19 +63,20 @@ func parseLocal(r *Ref) (fault string) {
 	}
 	if r.Store == LocalEnvironment {
 		if !isEnvName(r.Name) {
-			return "the environment variable's name must be letters, digits and underscores, not a digit first"
+			return "the environment variable's name must consist of letters, digits and underscores, and must not begin with a digit"
 		}
 		return ""
 	}
 	if !isLocalFileName(r.Name) {
-		return `the file's name must be a path below the directory, of letters, digits and "-_.~@+=, ", without segments that begin with ".."`
+		return `the file's name must be a path below the directory, made of letters, digits and "-_.~@+=, ", and no segment may begin with ".."`
 	}
 	return ""
 }
 
-// isLocalFileName holds the rule for paths below a directory. Names that begin
-// with ".." are how Kubernetes keeps the versions of a volume; what is there is
-// reached by its proper name.
+// isLocalFileName reports whether s can be a file's path below a directory. No
+// segment may begin with "..": besides ".." itself, this excludes the directories
+// in which Kubernetes keeps the versions of a volume ("..data"). Their files are
+// also available under the names that the volume defines.
 func isLocalFileName(s string) bool {
 	if len(s) > maxLocalPath {
 		return false

@@ -11,31 +11,32 @@ import (
 	"unicode/utf8"
 )
 
-// members says where the top-level members of a JSON object stand. It holds
-// nothing of the document and four bytes for each member: a map of them took
-// several times what most documents do.
+// members contains the positions of the top-level members of a JSON object. It
+// contains no bytes of the document, so it need not be wiped, and takes four bytes
+// for each member. A map needed several times as much memory as most documents.
 type members struct {
-	// names are where the quoted names begin, in the order of what they stand for.
+	// names are the offsets of the quoted names, sorted by the unquoted name.
 	names []uint32
-	// few is where names are if there are no more: most documents have as few, and a
-	// lookup then reads one place in memory less.
+	// few is the array behind names if there are at most four, as in most documents.
+	// A lookup then has to load one cache line less.
 	few [4]uint32
-	// fault is why there are none.
+	// fault is the reason why the document cannot be used; nil if it can.
 	fault *Error
 }
 
 var errNotObject = Errorf(ReasonSecretNotJSON,
 	"the reference has a JSON key, but the secret is not a JSON object; store an object or leave out the key")
 
-// byteOrderMark is what editors on Windows write in front; RFC 8259 section 8.1
-// lets us ignore it.
+// byteOrderMark is written at the beginning of a file by editors on Windows. RFC
+// 8259 section 8.1 permits parsers to ignore it.
 var byteOrderMark = []byte("\xef\xbb\xbf")
 
-// parseMembers finds a document's top-level members. A key that occurs twice
-// makes the whole document ambiguous and therefore unusable.
+// parseMembers finds the top-level members of a document. It rejects a document in
+// which a key occurs twice, because parsers differ in which of the two they use.
 //
-// encoding/json checks the grammar. It does not decode: it would leave copies of
-// every value in strings and buffers of its own, which nobody can wipe.
+// encoding/json only validates the syntax. It does not decode the document, because
+// it would leave copies of every value in its own strings and buffers, which cannot
+// be wiped.
 func parseMembers(doc []byte) *members {
 	if !utf8.Valid(doc) {
 		return &members{fault: Errorf(ReasonSecretNotJSON, "the secret's JSON document is not valid UTF-8")}
@@ -55,12 +56,12 @@ func parseMembers(doc []byte) *members {
 	return m
 }
 
-// sortedNames returns where the names in the object that begins at i stand, in
-// their order.
+// sortedNames returns the offsets of the quoted names in the object that begins at
+// i, sorted by the unquoted names.
 func sortedNames(doc []byte, i int) ([]uint32, *Error) {
-	var scratch []byte // for what is written with escapes
+	var scratch []byte // for unescaped names
 	if bytes.IndexByte(doc, '\\') >= 0 {
-		whole := make([]byte, len(doc)) // never outgrown, which would leave a copy behind
+		whole := make([]byte, len(doc)) // long enough, so that append leaves no copy behind
 		defer clear(whole)
 		scratch = whole[:0]
 	}
@@ -78,8 +79,8 @@ func sortedNames(doc []byte, i int) ([]uint32, *Error) {
 		if !ok {
 			return nil, errNotObject
 		}
-		all = append(all, member{name, uint32(i)}) //nolint:gosec // no document is that long, see parseMembers
-		if n := len(name); n != end-i-len(`""`) {  // it stays in scratch until all are sorted
+		all = append(all, member{name, uint32(i)}) //nolint:gosec // parseMembers limits the length
+		if n := len(name); n != end-i-len(`""`) {  // name is in scratch; keep it there until all are sorted
 			scratch = scratch[n:n]
 		}
 		i = valueAfter(doc, end)
@@ -95,14 +96,14 @@ func sortedNames(doc []byte, i int) ([]uint32, *Error) {
 	names := make([]uint32, len(all))
 	for i, m := range all {
 		if i > 0 && bytes.Equal(m.name, all[i-1].name) {
-			return nil, Errorf(ReasonSecretNotJSON, "a top-level key occurs twice in the secret's JSON document, so that its value is ambiguous")
+			return nil, Errorf(ReasonSecretNotJSON, "a top-level key occurs twice in the secret's JSON document, so its value is ambiguous")
 		}
 		names[i] = m.at
 	}
 	return names, nil
 }
 
-// find returns where the value of a member of doc begins.
+// find returns the offset of the value of a member of doc, by binary search.
 func (m *members) find(doc []byte, key string) (at int, ok bool) {
 	low, high := 0, len(m.names)
 	for low < high {
@@ -121,7 +122,7 @@ func (m *members) find(doc []byte, key string) (at int, ok bool) {
 	return 0, false
 }
 
-// skipSpace returns where the white space at i ends.
+// skipSpace returns the offset after the white space at i.
 func skipSpace(doc []byte, i int) int {
 	for i < len(doc) && (doc[i] == ' ' || doc[i] == '\t' || doc[i] == '\r' || doc[i] == '\n') {
 		i++
@@ -129,13 +130,13 @@ func skipSpace(doc []byte, i int) int {
 	return i
 }
 
-// valueAfter returns where the value begins whose name ends at i; doc is valid
-// JSON.
+// valueAfter returns the offset of the value whose name ends at i. doc must be
+// valid JSON, as for all functions below.
 func valueAfter(doc []byte, i int) int {
 	return skipSpace(doc, skipSpace(doc, i)+len(":"))
 }
 
-// skipValue returns where the value that begins at i ends; doc is valid JSON.
+// skipValue returns the offset after the value that begins at i.
 func skipValue(doc []byte, i int) int {
 	switch doc[i] {
 	case '"':
@@ -160,7 +161,7 @@ func skipValue(doc []byte, i int) int {
 	}
 }
 
-// skipString returns where the string that begins at i ends.
+// skipString returns the offset after the string that begins at i.
 func skipString(doc []byte, i int) int {
 	for i++; ; {
 		quote := i + bytes.IndexByte(doc[i:], '"')
@@ -172,9 +173,9 @@ func skipString(doc []byte, i int) int {
 	}
 }
 
-// textOf returns what a valid JSON string, quotes included, stands for: the part
-// of it between the quotes, or if there are escapes in it, something that is
-// appended to dst. It is false where unquote is.
+// textOf returns the text of a quoted JSON string. Without escapes, the result is a
+// subslice of quoted; otherwise textOf appends the text to dst. It returns false in
+// the same cases as unquote.
 func textOf(quoted, dst []byte) ([]byte, bool) {
 	if raw := quoted[1 : len(quoted)-1]; bytes.IndexByte(raw, '\\') < 0 {
 		return raw, true
@@ -182,9 +183,10 @@ func textOf(quoted, dst []byte) ([]byte, bool) {
 	return unquote(dst, quoted)
 }
 
-// unquote appends to dst what a valid JSON string, quotes included, stands for. It
-// is false for half a surrogate pair, which no text has: a password must come out
-// as it went in or not at all.
+// unquote appends the text of a quoted JSON string to dst. It returns false if the
+// string contains half of a surrogate pair, which UTF-8 cannot represent. Decoders
+// usually replace it by U+FFFD, but then the broker would return a password that
+// differs from the stored one.
 func unquote(dst, quoted []byte) ([]byte, bool) {
 	raw := quoted[1 : len(quoted)-1]
 	for {
@@ -225,9 +227,9 @@ func unquote(dst, quoted []byte) ([]byte, bool) {
 	}
 }
 
-// codeUnit reads the four hexadecimal digits of an escape.
+// codeUnit returns the UTF-16 code unit of the four hexadecimal digits of an escape.
 func codeUnit(digits []byte) rune {
 	var unit [2]byte
-	_, _ = hex.Decode(unit[:], digits[:4]) // they have been checked
+	_, _ = hex.Decode(unit[:], digits[:4]) // cannot fail: doc is valid JSON
 	return rune(binary.BigEndian.Uint16(unit[:]))
 }

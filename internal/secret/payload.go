@@ -6,20 +6,21 @@ import (
 	"sync/atomic"
 )
 
-// payload is what a Secret keeps of a value: one buffer, how many may still read
-// it, and where in it the members of a JSON object stand. Nothing else in this
-// package outlives a call with bytes of a value in it, so that overwriting the
-// buffer is all there is to wiping.
+// payload is the part of a Secret that contains bytes of its value: one buffer,
+// its reference count, and the positions of the JSON members in the buffer. No
+// other memory of this package contains bytes of a document after a call returns,
+// so wiping a Secret only has to overwrite this buffer.
 type payload struct {
-	// refs counts the references; at zero the buffer has been wiped or is about
-	// to be, and stays so.
+	// refs counts the references. At zero the buffer has been wiped or is about
+	// to be; the count never leaves zero again.
 	refs atomic.Int64
 	b    []byte
-	// members is set by the first reference that has a key.
+	// members is set by the first Select with a key.
 	members atomic.Pointer[members]
 }
 
-// retain adds a reference, unless the last one is gone.
+// retain adds a reference, unless the count has reached zero. An unconditional
+// Add(1) could revive a payload that another goroutine is wiping.
 func (p *payload) retain() bool {
 	for {
 		n := p.refs.Load()
@@ -32,7 +33,7 @@ func (p *payload) retain() bool {
 	}
 }
 
-// release gives up a reference; whoever gives up the last one wipes.
+// release drops a reference and wipes the buffer if it was the last one.
 func (p *payload) release() {
 	switch n := p.refs.Add(-1); {
 	case n == 0:
@@ -42,30 +43,30 @@ func (p *payload) release() {
 	}
 }
 
-// whole copies out all of it.
+// whole returns a copy of the document.
 func (p *payload) whole() Value {
 	v, out := newValue(len(p.b))
 	copy(out, p.b)
 	return v
 }
 
-// member copies out the value of a top-level member.
+// member returns a copy of the value of a top-level member.
 func (p *payload) member(key string) (Value, error) {
 	m := p.members.Load()
 	if m == nil {
 		m = parseMembers(p.b)
-		p.members.Store(m) // who else has parsed meanwhile has come to the same
+		p.members.Store(m) // a concurrent call may have stored an equal result
 	}
 	if m.fault != nil {
 		return Value{}, m.fault
 	}
 	at, ok := m.find(p.b, key)
-	if !ok || p.b[at] == 'n' { // null, which has no text
+	if !ok || p.b[at] == 'n' { // null has no text
 		return Value{}, Errorf(ReasonJSONKeyNotFound,
-			"the secret's JSON document has no usable top-level member of that name; keys are compared exactly, case and dots included, and null does not count")
+			"the secret's JSON document has no usable top-level member of that name; keys must match exactly, including case and dots, and a member that is null cannot be used")
 	}
 	raw := p.b[at:skipValue(p.b, at)]
-	v, out := newValue(len(raw)) // never outgrown, which would leave a copy behind
+	v, out := newValue(len(raw)) // long enough, so that append leaves no copy behind
 	n := 0
 	switch raw[0] {
 	case '"':

@@ -46,8 +46,8 @@ func TestAsError(t *testing.T) {
 	}
 }
 
-// What nobody thought of must not reach a caller: the text is fixed and the
-// cause stays inside.
+// An unexpected error must not reach a caller: the message is fixed, and only the
+// cause contains the error.
 func TestAsErrorHidesTheUnknown(t *testing.T) {
 	cause := fmt.Errorf("dial: %w", errors.New("password hunter2 refused"))
 	got := AsError(cause)

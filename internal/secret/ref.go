@@ -9,16 +9,16 @@ import (
 // meaningful ones are a few hundred bytes; JSON keys may be longer than names.
 const MaxRefLen = 8192
 
-// refExample is the correct example that every rejection ends with.
+// refExample is a valid reference to a secret in Azure Key Vault. Rejections of
+// references whose kind is unknown show it as well.
 const refExample = "https://my-vault.vault.azure.net::db-secret::password"
 
-// Ref is a parsed reference, in the canonical form that policy and cache
-// compare: two references that are equal are the same secret to the store. A Ref
-// is only ever made by ParseRef.
+// Ref is a parsed reference in the canonical form that policy and cache compare:
+// two equal Refs name the same secret in the store. Only ParseRef creates a Ref.
 type Ref struct {
-	// Kind is the sort of store, as recognised from the reference's beginning.
+	// Kind is the kind of store, derived from the beginning of the reference.
 	Kind Kind
-	// Store is the canonical store:
+	// Store is the canonical address of the store:
 	//
 	//	AZURE_KEY_VAULT      https://NAME.SUFFIX
 	//	AWS_SECRETS_MANAGER  arn:PARTITION:secretsmanager:REGION:ACCOUNT, or the
@@ -27,17 +27,18 @@ type Ref struct {
 	//	HASHICORP_VAULT      https://HOST[:PORT]
 	//	LOCAL_FILE           file:///DIRECTORY, or env
 	Store string
-	// Name is the secret's name as the store compares it: Key Vault without case,
-	// so it is in lower case, all others byte by byte. Of an ARN it is without
-	// Suffix; of a Vault it is MOUNT/PATH; of a directory the path below it.
+	// Name is the secret's name in the form in which the store compares names: in
+	// lower case for Key Vault, as written for all others. For an ARN it excludes
+	// Suffix; for HashiCorp Vault it is MOUNT/PATH; for a directory it is the path
+	// below the directory.
 	Name string
-	// Suffix are the six characters that AWS puts behind a secret's name in its
-	// ARN, empty for every other form. They tell a secret from one of the same
-	// name that was there before. Policies do not look at them.
+	// Suffix is the six characters that AWS appends to a secret's name in its ARN,
+	// empty for every other form. It distinguishes a secret from a deleted one that
+	// had the same name. Policies ignore it.
 	Suffix string
-	// Version is the store's version identifier, empty for the current one.
+	// Version is the store's version identifier, empty for the current version.
 	Version string
-	// Decoding is applied to what the reference selects.
+	// Decoding is applied to the value that the reference selects.
 	Decoding Decoding
 	// Key is the literal name of a top-level member of the secret's JSON
 	// document. It is compared byte by byte. Empty means the whole secret.
@@ -48,17 +49,17 @@ type Ref struct {
 //
 //	<store>::<secret name>[#<version>][?decode=base64][::<json key>]
 //
-// and, for stores that write themselves and the secret as one name,
+// and, for kinds that name the store and the secret in one part,
 //
 //	arn:...[#<version>][?decode=base64][::<json key>]
 //	projects/...[#<version>][?decode=base64][::<json key>]
 //
-// It splits on "::" into at most three parts, or two, so the key keeps any
-// further "::". The error is an *Error with ReasonInvalidReference whose text
-// never quotes s: what stands there by mistake may well be the password itself.
+// It splits s at "::" into at most three parts, or two for the latter forms, so
+// the key may contain "::". The error is an *Error with ReasonInvalidReference. Its
+// text never quotes s, because s may be a password that was pasted by mistake.
 func ParseRef(s string) (ref Ref, err error) {
 	if len(s) > MaxRefLen {
-		return Ref{}, badRef("", fmt.Sprintf("it is %d bytes long, the most is %d", len(s), MaxRefLen))
+		return Ref{}, badRef("", fmt.Sprintf("it is %d bytes long; the maximum is %d", len(s), MaxRefLen))
 	}
 	if fault := checkText(s); fault != "" {
 		return Ref{}, badRef("", fault)
@@ -69,8 +70,9 @@ func ParseRef(s string) (ref Ref, err error) {
 	return ref, nil
 }
 
-// parse makes r, which is zero, what s says, which has passed checkText. With a
-// fault only Kind means anything: what s seems to be of, "" if nobody can tell.
+// parse fills in r, which must be zero, from s, which must have passed checkText.
+// If it returns a fault, only r.Kind is valid: the kind that s appears to be of,
+// or "" if it cannot be determined.
 func (r *Ref) parse(s string) (fault string) {
 	rest, whole := s, true
 	if r.Kind = wholeKindOf(s); r.Kind == "" {
@@ -89,8 +91,9 @@ func (r *Ref) parse(s string) (fault string) {
 	return r.Kind.parse(r)
 }
 
-// splitName takes apart what follows the store; of a whole name, everything. It
-// leaves the parts as they were written.
+// splitName splits s, the part of a reference after the store, into name, version,
+// decoding and key, and keeps them as written. If whole is set, s is the complete
+// reference and the name includes the store.
 func (r *Ref) splitName(s string, whole bool) (fault string) {
 	part := "second"
 	if whole {
@@ -98,19 +101,19 @@ func (r *Ref) splitName(s string, whole bool) (fault string) {
 	}
 	name, key, hasKey := cutColons(s)
 	if hasKey && key == "" {
-		return `the JSON key after the ` + part + ` "::" is empty; leave out the "::" to take the whole secret`
+		return `the JSON key after the ` + part + ` "::" is empty; leave out the "::" to select the whole secret`
 	}
 	r.Key = key
 	if i := strings.IndexByte(name, '?'); i >= 0 {
 		var ok bool
 		if r.Decoding, ok = parseDecoding(name[i+1:]); !ok {
-			return `after "?" in the ` + part + ` part only decode=base64 may stand`
+			return `only decode=base64 may follow "?" in the ` + part + ` part`
 		}
 		name = name[:i]
 	}
 	if i := strings.IndexByte(name, '#'); i >= 0 {
 		if r.Version = name[i+1:]; r.Version == "" {
-			return `the version after "#" is empty; leave out the "#" to take the current version`
+			return `the version after "#" is empty; leave out the "#" to select the current version`
 		}
 		name = name[:i]
 	}
@@ -120,8 +123,8 @@ func (r *Ref) splitName(s string, whole bool) (fault string) {
 	return ""
 }
 
-// cutColons is strings.Cut(s, "::"). In texts as short as references are, one byte
-// is found sooner than two, and a scheme's colon need not be looked at.
+// cutColons is strings.Cut(s, "::"), but faster for texts as short as references:
+// it searches for single bytes, and starts after the scheme.
 func cutColons(s string) (before, after string, found bool) {
 	i := 0
 	if strings.HasPrefix(s, httpsScheme) {
@@ -138,8 +141,8 @@ func cutColons(s string) (before, after string, found bool) {
 	}
 }
 
-// wholeKindOf returns the kind of a reference that has store and secret in one
-// part, "" if s is none.
+// wholeKindOf returns the kind of a reference that names store and secret in one
+// part, or "" if s has another form.
 func wholeKindOf(s string) Kind {
 	switch {
 	case strings.HasPrefix(s, "arn:"):
@@ -151,44 +154,44 @@ func wholeKindOf(s string) Kind {
 	}
 }
 
-// kindOf returns the kind of a store by the shape of its address.
+// kindOf derives the kind of a store from the form of its address.
 func kindOf(store string) (k Kind, fault string) {
-	if host, ok := strings.CutPrefix(store, httpsScheme); ok && isAzureVaultHost(host) { // as most are
+	if host, ok := strings.CutPrefix(store, httpsScheme); ok && isAzureVaultHost(host) { // fast path
 		return KindAzureKeyVault, ""
 	}
 	host, isURL := httpsHost(store)
 	switch {
 	case !isURL && isHTTP(store):
-		return "", "the store is an http:// URL; stores are reached by https:// only"
+		return "", "the store is an http:// URL; only https:// is supported"
 	case !isURL && (strings.HasPrefix(store, fileScheme) || store == LocalEnvironment):
 		return KindLocalFile, ""
 	case !isURL:
-		return "", "it begins with none of https://, arn:, projects/, file:/// and env::"
+		return "", "it must begin with https://, arn:, projects/, file:/// or env::"
 	case looksAzure(host):
 		return KindAzureKeyVault, ""
 	case looksAWS(host):
 		return KindAWSSecretsManager, ""
 	case looksGCP(host):
-		return "", "secrets of Google Cloud are written projects/<project>/secrets/<secret>, without a host"
+		return "", "a Google Cloud secret is written as projects/<project>/secrets/<secret>, without a host"
 	default:
 		return KindHashiCorpVault, ""
 	}
 }
 
-// Secret returns r without what only concerns the caller, key and decoding: what
-// has to be read from the store.
+// Secret returns r without Key and Decoding, which the broker applies after it has
+// read the secret. The result is what has to be read from the store.
 func (r Ref) Secret() Ref {
 	r.Key, r.Decoding = "", ""
 	return r
 }
 
-// SameSecret reports whether both name the same secret and version: whether Secret
-// of both is the same.
+// SameSecret reports whether r and other name the same version of the same secret:
+// whether r.Secret() equals other.Secret().
 func (r *Ref) SameSecret(other *Ref) bool {
 	return r.Name == other.Name && r.Suffix == other.Suffix && r.Version == other.Version && r.Store == other.Store && r.Kind == other.Kind
 }
 
-// String returns the canonical reference. ParseRef of it gives the same Ref.
+// String returns the canonical reference. ParseRef(r.String()) returns r.
 func (r Ref) String() string {
 	var b strings.Builder
 	b.Grow(len(r.Store) + len(r.Name) + len(r.Suffix) + len(r.Version) + len(r.Key) + 32)
@@ -210,7 +213,7 @@ func (r Ref) String() string {
 	return b.String()
 }
 
-// IsString reports whether r.String() is s, without making a string.
+// IsString reports whether r.String() == s, without allocating.
 func (r Ref) IsString(s string) bool {
 	ok := cut(&s, r.Store) && cut(&s, r.separator()) && cut(&s, r.Name)
 	if r.Suffix != "" {
@@ -233,7 +236,7 @@ func cut(s *string, prefix string) (ok bool) {
 	return ok
 }
 
-// separator is what stands between store and name.
+// separator returns the text between store and name.
 func (r Ref) separator() string {
 	switch {
 	case r.Suffix != "":
@@ -245,8 +248,8 @@ func (r Ref) separator() string {
 	}
 }
 
-// FullName is Name and Suffix as they stand in an ARN: what tells apart the
-// secrets of one store. Without a Suffix it is Name.
+// FullName returns Name and Suffix as an ARN joins them, or Name if there is no
+// Suffix. It identifies a secret within its store.
 func (r Ref) FullName() string {
 	if r.Suffix == "" {
 		return r.Name
@@ -254,8 +257,9 @@ func (r Ref) FullName() string {
 	return r.Name + "-" + r.Suffix
 }
 
-// badRef is the one form of every rejection. fault never quotes the input; kind
-// is what the reference seems to be of, "" if nobody can tell.
+// badRef returns the rejection of a reference. All rejections have this form.
+// fault must not quote the input. kind is the kind that the reference appears to
+// be of, or "" if it cannot be determined.
 func badRef(kind Kind, fault string) *Error {
 	sp := kind.spelling()
 	return Errorf(ReasonInvalidReference, "not a reference: %s; expected %s, for example %s", fault, sp.form, sp.example)

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// benchRefs are references of every kind of store, canonical where the name does
-// not say otherwise, and two that are none.
+// benchRefs are references to every kind of store, canonical unless the name states
+// otherwise, and two invalid ones.
 var benchRefs = []struct{ name, in string }{
 	{"azure", "https://my-vault.vault.azure.net::db-secret::password"},
 	{"azure-long", "https://my-vault.vault.azure.net::sqlserver-db-secret::password"},

@@ -100,24 +100,24 @@ var rejectedVaults = []struct{ name, in, fault string }{
 	{"another scheme", "ldaps://abc.vault.azure.net", "the store does not begin with https://"},
 	{"long s in the scheme", "http\u017f://abc.vault.azure.net", "the store does not begin with https://"},
 	{"leading space", " https://abc.vault.azure.net", "the store does not begin with https://"},
-	{"http", "http://abc.vault.azure.net", "the store is an http:// URL; vaults are reached by https:// only"},
-	{"HTTP", "HTTP://abc.vault.azure.net", "the store is an http:// URL; vaults are reached by https:// only"},
-	{"user and password", "https://user:pass@abc.vault.azure.net", "the vault's URL has a user name or password in it"},
-	{"host after an at sign", "https://abc.vault.azure.net@evil.example", "the vault's URL has a user name or password in it"},
-	{"path", "https://abc.vault.azure.net/secrets", "the vault's URL goes on after the host (byte N): it has no path, query, fragment or encoding"},
-	{"two slashes", "https://abc.vault.azure.net//", "the vault's URL goes on after the host (byte N): it has no path, query, fragment or encoding"},
-	{"query", "https://abc.vault.azure.net?x=1", "the vault's URL goes on after the host (byte N): it has no path, query, fragment or encoding"},
-	{"fragment", "https://evil.example#.vault.azure.net", "the vault's URL goes on after the host (byte N): it has no path, query, fragment or encoding"},
-	{"backslash", `https://evil.example\.vault.azure.net`, "the vault's URL goes on after the host (byte N): it has no path, query, fragment or encoding"},
-	{"percent encoding", "https://evil.example%2f.vault.azure.net", "the vault's URL goes on after the host (byte N): it has no path, query, fragment or encoding"},
-	{"path of another host", "https://evil.example/.vault.azure.net", "the vault's URL goes on after the host (byte N): it has no path, query, fragment or encoding"},
-	{"IPv4", "https://10.0.0.4", "the vault is given as an IP address; use its name"},
-	{"IPv4 with port 443", "https://10.0.0.4:443", "the vault is given as an IP address; use its name"},
-	{"IPv6", "https://[fd00:1:2:3:4:5:6:7]", "the vault is given as an IP address; use its name"},
-	{"port", "https://abc.vault.azure.net:8443", "the vault's URL has a port; a vault is reached on 443, an integration's dial setting says where else to connect"},
-	{"empty port", "https://abc.vault.azure.net:/", "the vault's URL has a port; a vault is reached on 443, an integration's dial setting says where else to connect"},
-	{"port twice", "https://abc.vault.azure.net:443:443", "the vault's URL has a port; a vault is reached on 443, an integration's dial setting says where else to connect"},
-	{"port 0443", "https://abc.vault.azure.net:0443", "the vault's URL has a port; a vault is reached on 443, an integration's dial setting says where else to connect"},
+	{"http", "http://abc.vault.azure.net", "the store is an http:// URL; only https:// is supported"},
+	{"HTTP", "HTTP://abc.vault.azure.net", "the store is an http:// URL; only https:// is supported"},
+	{"user and password", "https://user:pass@abc.vault.azure.net", "the vault's URL contains a user name or password"},
+	{"host after an at sign", "https://abc.vault.azure.net@evil.example", "the vault's URL contains a user name or password"},
+	{"path", "https://abc.vault.azure.net/secrets", "the vault's URL continues after the host (byte N); it must have no path, query, fragment or percent-encoding"},
+	{"two slashes", "https://abc.vault.azure.net//", "the vault's URL continues after the host (byte N); it must have no path, query, fragment or percent-encoding"},
+	{"query", "https://abc.vault.azure.net?x=1", "the vault's URL continues after the host (byte N); it must have no path, query, fragment or percent-encoding"},
+	{"fragment", "https://evil.example#.vault.azure.net", "the vault's URL continues after the host (byte N); it must have no path, query, fragment or percent-encoding"},
+	{"backslash", `https://evil.example\.vault.azure.net`, "the vault's URL continues after the host (byte N); it must have no path, query, fragment or percent-encoding"},
+	{"percent encoding", "https://evil.example%2f.vault.azure.net", "the vault's URL continues after the host (byte N); it must have no path, query, fragment or percent-encoding"},
+	{"path of another host", "https://evil.example/.vault.azure.net", "the vault's URL continues after the host (byte N); it must have no path, query, fragment or percent-encoding"},
+	{"IPv4", "https://10.0.0.4", "the vault's host is an IP address; use its name"},
+	{"IPv4 with port 443", "https://10.0.0.4:443", "the vault's host is an IP address; use its name"},
+	{"IPv6", "https://[fd00:1:2:3:4:5:6:7]", "the vault's host is an IP address; use its name"},
+	{"port", "https://abc.vault.azure.net:8443", "the vault's URL has a port; a vault uses port 443; to connect elsewhere, set the integration's dial"},
+	{"empty port", "https://abc.vault.azure.net:/", "the vault's URL has a port; a vault uses port 443; to connect elsewhere, set the integration's dial"},
+	{"port twice", "https://abc.vault.azure.net:443:443", "the vault's URL has a port; a vault uses port 443; to connect elsewhere, set the integration's dial"},
+	{"port 0443", "https://abc.vault.azure.net:0443", "the vault's URL has a port; a vault uses port 443; to connect elsewhere, set the integration's dial"},
 	{"no host", "https://", unknownCloud},
 	{"another host", "https://evil.example", unknownCloud},
 	{"number for a host", "https://2130706433", unknownCloud},
@@ -127,7 +127,7 @@ var rejectedVaults = []struct{ name, in, fault string }{
 	{"dot at the end", "https://abc.vault.azure.net.", unknownCloud},
 	{"full-width dots", "https://abc\uff0evault\uff0eazure\uff0enet", unknownCloud},
 	{"private link name", "https://abc.privatelink.vaultcore.azure.net", unknownCloud},
-	{"managed HSM", "https://abc.managedhsm.azure.net", "a managed HSM holds keys and no secrets; use a vault"},
+	{"managed HSM", "https://abc.managedhsm.azure.net", "a managed HSM stores keys, not secrets; use a vault"},
 	{"no vault name", "https://.vault.azure.net", vaultName(".vault.azure.net")},
 	{"short vault name", "https://ab.vault.azure.net", vaultName(".vault.azure.net")},
 	{"long vault name", "https://" + strings.Repeat("a", 25) + ".vault.azure.net", vaultName(".vault.azure.net")},
@@ -150,7 +150,7 @@ var rejectedVaults = []struct{ name, in, fault string }{
 const unknownCloud = "the host is not a vault of a known cloud (NAME.vault.azure.net, NAME.vault.azure.cn, NAME.vault.usgovcloudapi.net)"
 
 func vaultName(suffix string) string {
-	return "the vault's name before " + suffix + " must be 3 to 24 letters, digits and single hyphens, beginning with a letter and not ending with a hyphen"
+	return "the vault's name before " + suffix + " must be 3 to 24 letters, digits and single hyphens, and must begin with a letter and not end with a hyphen"
 }
 
 // The faults that only a whole reference can have.
@@ -162,9 +162,9 @@ var rejectedRefs = []struct{ name, in, fault string }{
 	{"no name", "https://abc.vault.azure.net::", `the secret's name after the first "::" is empty`},
 	{"no name before a key", "https://abc.vault.azure.net::::key", `the secret's name after the first "::" is empty`},
 	{"no name before a version", "https://abc.vault.azure.net::#" + hex32, `the secret's name after the first "::" is empty`},
-	{"no key after ::", "https://abc.vault.azure.net::db::", `the JSON key after the second "::" is empty; leave out the "::" to take the whole secret`},
-	{"no version after #", "https://abc.vault.azure.net::db#", `the version after "#" is empty; leave out the "#" to take the current version`},
-	{"no version before a key", "https://abc.vault.azure.net::db#::k", `the version after "#" is empty; leave out the "#" to take the current version`},
+	{"no key after ::", "https://abc.vault.azure.net::db::", `the JSON key after the second "::" is empty; leave out the "::" to select the whole secret`},
+	{"no version after #", "https://abc.vault.azure.net::db#", `the version after "#" is empty; leave out the "#" to select the current version`},
+	{"no version before a key", "https://abc.vault.azure.net::db#::k", `the version after "#" is empty; leave out the "#" to select the current version`},
 	{"name with a colon", "https://abc.vault.azure.net:::db", badName},
 	{"name with a slash", "https://abc.vault.azure.net::db/" + hex32, badName},
 	{"name that climbs", "https://abc.vault.azure.net::..", badName},
@@ -188,26 +188,26 @@ var rejectedRefs = []struct{ name, in, fault string }{
 	{"version after a decoding", "https://abc.vault.azure.net::db?decode=base64#" + hex32, badOption},
 	{"decoding of nothing", "https://abc.vault.azure.net::?decode=base64", `the secret's name after the first "::" is empty`},
 	{"two versions", "https://abc.vault.azure.net::db#" + hex32 + "#" + hex32, badVersion},
-	{"IPv6 cut at its ::", "https://[::1]::db", "the vault is given as an IP address; use its name"},
+	{"IPv6 cut at its ::", "https://[::1]::db", "the vault's host is an IP address; use its name"},
 	{"password with ::", "https://user:pa::ss@abc.vault.azure.net::db",
-		"the vault's URL has a port; a vault is reached on 443, an integration's dial setting says where else to connect"},
+		"the vault's URL has a port; a vault uses port 443; to connect elsewhere, set the integration's dial"},
 	{"tab in a key", "https://abc.vault.azure.net::db::a\tb", "there is a control character at byte N"},
 	{"key not UTF-8", "https://abc.vault.azure.net::db::a\xc0\xaf", "byte N is not valid UTF-8"},
-	{"too long", "https://abc.vault.azure.net::db::" + strings.Repeat("k", MaxRefLen-32), "it is N bytes long, the most is N"},
-	{"a file pasted whole", strings.Repeat("\x00", 1<<20), "it is N bytes long, the most is N"},
+	{"too long", "https://abc.vault.azure.net::db::" + strings.Repeat("k", MaxRefLen-32), "it is N bytes long; the maximum is N"},
+	{"a file pasted whole", strings.Repeat("\x00", 1<<20), "it is N bytes long; the maximum is N"},
 }
 
 const (
-	badOption  = `after "?" in the second part only decode=base64 may stand`
+	badOption  = `only decode=base64 may follow "?" in the second part`
 	badName    = "the secret's name must be 1 to 127 letters, digits and hyphens"
 	badVersion = `the version after "#" must be 32 hexadecimal digits`
 )
 
-// variable finds the only parts of a rejection that depend on the input: byte
+// variable matches the only parts of a rejection that depend on the input: byte
 // positions and lengths.
-var variable = regexp.MustCompile(`(byte |it is |the most is )[0-9]+`)
+var variable = regexp.MustCompile(`(byte |it is |maximum is )[0-9]+`)
 
-// rejection returns the text of err with N for what depends on the input.
+// rejection returns the text of err, with N for the parts that depend on the input.
 func rejection(t *testing.T, err error) string {
 	t.Helper()
 	var e *Error
@@ -217,8 +217,8 @@ func rejection(t *testing.T, err error) string {
 	return variable.ReplaceAllString(e.Message, "${1}N")
 }
 
-// asReferences is what ParseRef says of the faulty stores that do not look like
-// vaults of Azure, by their name in rejectedVaults.
+// asReferences contains ParseRef's rejections of the stores in rejectedVaults that do
+// not look like Azure vaults, by their name there.
 var asReferences = map[string]string{
 	"nothing":               unknownScheme,
 	"no scheme":             unknownScheme,
@@ -228,31 +228,31 @@ var asReferences = map[string]string{
 	"leading space":         unknownScheme,
 	"http":                  refRejection(plainHTTP),
 	"HTTP":                  refRejection(plainHTTP),
-	"host after an at sign": vaultServerRejection("the server's URL has a user name or password in it"),
+	"host after an at sign": vaultServerRejection("the server's URL contains a user name or password"),
 	"fragment":              vaultServerRejection(goesOn),
 	"backslash":             vaultServerRejection(goesOn),
 	"percent encoding":      vaultServerRejection(goesOn),
 	"path of another host":  vaultServerRejection(goesOn),
-	"IPv4":                  vaultServerRejection(serverIP + ", an integration's dial setting says where to connect"),
-	"IPv4 with port 443":    vaultServerRejection(serverIP + ", an integration's dial setting says where to connect"),
+	"IPv4":                  vaultServerRejection(serverIP + ", and set the integration's dial to the address"),
+	"IPv4 with port 443":    vaultServerRejection(serverIP + ", and set the integration's dial to the address"),
 	"IPv6":                  vaultServerRejection(serverIP),
 	"IPv6 cut at its ::":    vaultServerRejection(serverIP),
-	"no host":               vaultServerRejection("the server's host is no host name"),
+	"no host":               vaultServerRejection("the server's host is not a valid host name"),
 	"another host":          vaultServerRejection(noVaultPath),
 	"number for a host":     vaultServerRejection(noVaultPath),
-	"full-width dots":       vaultServerRejection("the server's host is no host name"),
-	"password with ::":      vaultServerRejection("the port must be a number of 1 to 65535"),
+	"full-width dots":       vaultServerRejection("the server's host is not a valid host name"),
+	"password with ::":      vaultServerRejection("the port must be a number from 1 to 65535"),
 }
 
-var googleHost = refRejection("secrets of Google Cloud are written projects/<project>/secrets/<secret>, without a host")
+var googleHost = refRejection("a Google Cloud secret is written as projects/<project>/secrets/<secret>, without a host")
 
-var unknownScheme = refRejection("it begins with none of https://, arn:, projects/, file:/// and env::")
+var unknownScheme = refRejection("it must begin with https://, arn:, projects/, file:/// or env::")
 
 const (
-	plainHTTP   = "the store is an http:// URL; stores are reached by https:// only"
-	goesOn      = "the server's URL goes on after the host and port: it has no path, query, fragment or encoding"
-	serverIP    = "the server is given as an IP address; use its name"
-	noVaultPath = "the host is no vault of Azure, and a secret in a Vault server is <mount>/<path>"
+	plainHTTP   = "the store is an http:// URL; only https:// is supported"
+	goesOn      = "the server's URL continues after the host and port; it must have no path, query, fragment or percent-encoding"
+	serverIP    = "the server's host is an IP address; use its name"
+	noVaultPath = "the host is not an Azure vault, and a secret on a Vault server is named <mount>/<path>"
 )
 
 func vaultServerRejection(fault string) string {
@@ -292,7 +292,7 @@ func TestParseRefRejects(t *testing.T) {
 	}
 }
 
-// The cache and the store know nothing of what the caller makes of a secret.
+// The cache and the store do not see Key and Decoding, which apply after the read.
 func TestRefSecret(t *testing.T) {
 	r, err := ParseRef("https://abc.vault.azure.net::db#" + hex32 + "?decode=base64::key")
 	if err != nil {
@@ -309,8 +309,8 @@ func TestParseRefExampleIsOne(t *testing.T) {
 	}
 }
 
-// knownRejections are the only texts that ParseRef and ParseAzureVault may
-// answer with. None of them depends on the input but for numbers.
+// knownRejections returns the only texts with which ParseRef and ParseAzureVault may
+// reject an input. Apart from numbers, none of them depends on the input.
 func knownRejections() map[string]bool {
 	known := make(map[string]bool)
 	for _, tt := range rejectedVaults {
@@ -331,8 +331,8 @@ func knownRejections() map[string]bool {
 	return known
 }
 
-// A password that stands in a configuration where a reference is expected must
-// not come back in the rejection, wherever in the text it stands.
+// A password that a user pasted in place of a reference, or of any part of one, must
+// not appear in the rejection.
 func TestRejectionsQuoteNothing(t *testing.T) {
 	canaries := []string{
 		"qXzJ7wQkVb", "qXz::J7wQkVb", "qXz@J7wQkVb", "qXzJ7#wQkVb", "qXzJ7/wQkVb", "qXz:J7wQkVb", "qXz?J7wQkVb", "qXzJ7%wQkVb",

@@ -7,37 +7,36 @@ import (
 	"unicode/utf8"
 )
 
-// Secret is one version of a secret as a store answered it. It is shared by every
-// caller that is answered from the same read, and does not change. Only New makes
-// one.
+// Secret is one version of a secret as a store returned it. All callers that one
+// read answers share it. It is immutable. Only New and Again create one.
 //
-// Whoever keeps or reads a Secret has a reference to it, from New or Retain, and
-// gives it up with Release. With the last reference the value is overwritten with
-// zeros; what is said about it (Version, FetchedAt, ExpiresAt, Size) stays. Select
-// hands out copies, so that no reader can see a value being wiped, and none that
-// comes later gets zeros for a value: it gets an error.
+// Code that keeps or reads a Secret must own a reference to it, from New, Again or
+// Retain, and drops the reference with Release. Dropping the last reference
+// overwrites the value with zeros; Version, FetchedAt, ExpiresAt and Size remain
+// valid. Select returns copies, so a reader never sees a value while it is
+// overwritten. A reader that comes later gets an error instead of zeros.
 type Secret struct {
 	// Version is the store's identifier of this version.
 	Version string
-	// FetchedAt is when the read began, so that the value is at least this
-	// fresh. It carries a monotonic reading.
+	// FetchedAt is the time at which the read began, so the value is at least
+	// this fresh. It has a monotonic clock reading.
 	FetchedAt time.Time
-	// ExpiresAt is the end of the secret's own validity, zero if it has none.
+	// ExpiresAt is when the secret itself expires; zero means never.
 	ExpiresAt time.Time
 
 	payload hidden[payload]
 }
 
-// held is a Secret and its payload in one allocation.
+// held puts a Secret and its payload into one allocation.
 type held struct {
 	Secret
 	payload payload
 }
 
-// New makes a Secret of the document b, which it takes ownership of: the caller
-// must not use it afterwards. The caller has the first reference. The version is
-// copied, because it is often a part of something longer, which would stay in
-// memory as well.
+// New returns a Secret that holds the document b. It takes ownership of b: the
+// caller must not use b afterwards. The caller owns the first reference. New clones
+// the version, because it is often a substring of a longer text that would
+// otherwise stay in memory.
 func New(version string, fetchedAt, expiresAt time.Time, b []byte) *Secret {
 	h := &held{Secret: Secret{Version: strings.Clone(version), FetchedAt: fetchedAt, ExpiresAt: expiresAt}}
 	h.payload.b = b
@@ -46,9 +45,10 @@ func New(version string, fetchedAt, expiresAt time.Time, b []byte) *Secret {
 	return &h.Secret
 }
 
-// Again returns the same value as of a later moment, for a store that has
-// confirmed it without sending it anew. It shares the payload and comes with a
-// reference of its own; it is nil if the value has been wiped.
+// Again returns a Secret with the same value and new times, for a store that has
+// confirmed the value without sending it a second time. The result shares the
+// payload, and the caller owns one reference to it. Again returns nil if the value
+// has been wiped.
 func (s *Secret) Again(fetchedAt, expiresAt time.Time) *Secret {
 	if !s.Retain() {
 		return nil
@@ -56,35 +56,36 @@ func (s *Secret) Again(fetchedAt, expiresAt time.Time) *Secret {
 	return &Secret{Version: s.Version, FetchedAt: fetchedAt, ExpiresAt: expiresAt, payload: s.payload}
 }
 
-// Retain adds a reference. It is false, and adds none, if the value has been
-// wiped.
+// Retain adds a reference. If the value has been wiped, it adds none and returns
+// false.
 func (s *Secret) Retain() bool { return s.payload.get().retain() }
 
-// Release gives up a reference and, if it is the last one, wipes the value. It
-// panics if there is none left. A nil Secret has none to give up.
+// Release drops a reference and wipes the value if it was the last one. It panics
+// if no reference is left. On a nil Secret it does nothing.
 func (s *Secret) Release() {
 	if s != nil {
 		s.payload.get().release()
 	}
 }
 
-// Size is the secret's payload in bytes.
+// Size returns the length of the payload in bytes.
 func (s *Secret) Size() int { return len(s.payload.get().b) }
 
-// errGone is a fault of the broker: somebody reads without having a reference.
+// errGone reports a bug in the broker: code called Select without owning a
+// reference.
 var errGone = AsError(errors.New("secret: the value has been wiped"))
 
-// Select returns what a reference with this key stands for: the whole secret
-// for an empty key, else the top-level member of that literal name. Strings are
-// returned as they are, numbers and booleans as JSON text, objects and arrays
-// as compact JSON. The errors have ReasonSecretNotJSON or
-// ReasonJSONKeyNotFound, or ReasonInternal if the value has been wiped, and
-// quote nothing of the document.
+// Select returns the value that a reference with this key selects: the whole
+// secret for an empty key, otherwise the top-level member with that literal name.
+// It returns strings without their quotes and escapes, numbers and booleans as
+// JSON text, and objects and arrays as compact JSON. Errors have
+// ReasonSecretNotJSON or ReasonJSONKeyNotFound, or ReasonInternal if the value has
+// been wiped, and do not quote the document.
 //
-// The Value is a copy that the caller owns and wipes.
+// The Value is a copy; the caller owns it and must wipe it.
 func (s *Secret) Select(key string) (Value, error) {
 	p := s.payload.get()
-	if !p.retain() { // whatever references the caller has or lacks, nobody wipes meanwhile
+	if !p.retain() { // prevents a concurrent wipe even if the caller breaks the rules
 		return Value{}, errGone
 	}
 	defer p.release()

@@ -12,7 +12,7 @@ func document(text string) *Secret {
 	return New("v1", time.Unix(1, 0), time.Time{}, []byte(text))
 }
 
-// checkSelect compares what Select answers with want, or with a reason.
+// checkSelect compares the result of Select with want, or with a reason.
 func checkSelect(t *testing.T, s *Secret, key, want string, reason Reason) {
 	t.Helper()
 	v, err := s.Select(key)
@@ -197,7 +197,7 @@ func TestSelectHugeDocument(t *testing.T) {
 	checkSelect(t, s, "key-20000", "", ReasonJSONKeyNotFound)
 }
 
-// A Secret is shared by every caller that is answered from the same read.
+// All callers that one read answers share a Secret.
 func TestSelectConcurrently(t *testing.T) {
 	good := document(`{"a":"1","b":{"c": 2}}`)
 	bad := document(`{"a":"1","a":"2"}`)

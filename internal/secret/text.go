@@ -7,22 +7,25 @@ import (
 	"unicode/utf8"
 )
 
-// checkText refuses what no reference may contain anywhere; fault says what and
-// where, or nothing. Control characters include those of U+0080 to U+009F,
-// which move a terminal's cursor as well as the ASCII ones do.
+// checkText rejects characters that no reference may contain: control characters
+// and invalid UTF-8. fault names the first one and its position, and is empty if
+// there is none. Control characters include U+0080 to U+009F, which control a
+// terminal in the same way as the ASCII ones.
 func checkText(s string) (fault string) {
-	if isPrintable(s) { // as nearly all are
+	if isPrintable(s) { // fast path
 		return ""
 	}
 	return checkRunes(s)
 }
 
-// isPrintable reports whether all bytes of s are from ' ' to '~'.
+// isPrintable reports whether all bytes of s are printable ASCII, ' ' to '~'.
 func isPrintable(s string) bool {
-	// Eight bytes at a time. A byte that is not has its highest bit set in one of
-	// the three terms: in x if it is beyond ASCII, in the sum if it is DEL, in the
-	// difference if it is less than ' '. A byte that is has not: a carry or a borrow
-	// from its neighbour, which changes it, comes only from a byte that is not.
+	// Check eight bytes at a time. Each byte that is not printable has its highest
+	// bit set in one of three terms: in x if it is not ASCII, in the sum if it is
+	// DEL, in the difference if it is less than ' '. A printable byte has it set in
+	// none, unless a carry or a borrow from the next lower byte changes the byte; but
+	// only a byte that is not printable causes one, and then the result is false
+	// anyway.
 	for ; len(s) >= 8; s = s[8:] {
 		b := s[:8]
 		x := uint64(b[0]) | uint64(b[1])<<8 | uint64(b[2])<<16 | uint64(b[3])<<24 |
@@ -39,7 +42,7 @@ func isPrintable(s string) bool {
 	return true
 }
 
-// checkRunes is checkText, one character after the other.
+// checkRunes is the slow path of checkText: it examines one character at a time.
 func checkRunes(s string) (fault string) {
 	for i, r := range s {
 		if unicode.IsControl(r) {

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// Every byte in every place of texts that are shorter and longer than what is
-// looked at in one go, among the least and the greatest bytes that are allowed.
+// Every byte at every position of texts that are shorter and longer than one word,
+// surrounded by the lowest and the highest bytes that are printable.
 func TestCheckText(t *testing.T) {
 	for n := range 18 {
 		for _, filler := range []byte{' ', 'a', '~'} {

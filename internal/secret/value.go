@@ -8,59 +8,60 @@ import (
 	"unsafe"
 )
 
-// redacted stands wherever a Value is printed.
+// redacted is printed in place of a Value.
 const redacted = "[REDACTED]"
 
 // Value holds the bytes of a secret. It cannot be printed by accident: every
-// formatting verb, JSON, text and slog render it as [REDACTED], also when it
-// sits in an unexported field of another struct, because the bytes are hidden
-// where reflection does not reach.
+// formatting verb, JSON, text and slog print it as [REDACTED]. This also holds if
+// it is in an unexported field of another struct, because reflection cannot reach
+// the bytes.
 //
-// A Value has one owner, who calls Wipe when nobody needs it any more. Copies of
-// a Value share the bytes and the wiping. Until then it does not change; it is
-// safe for concurrent use. The zero Value is empty.
+// A Value has one owner, which calls Wipe when the value is no longer needed.
+// Copies of a Value share its bytes, and wiping one wipes all. Until then a Value
+// is immutable. It is safe for concurrent use. The zero Value is empty.
 type Value struct {
 	contents hidden[contents]
 }
 
-// contents are the head of what a Value and all its copies share; the bytes follow
-// in the same allocation. Every config of every call makes a Value, and one object
-// without pointers is the least that it can cost.
+// contents is the header of the memory that a Value and its copies share; the
+// bytes follow it in the same allocation. A call creates one Value for each config
+// that it resolves, and a single object without pointers is the cheapest to
+// allocate and to collect.
 type contents struct {
-	mu sync.Mutex // smaller and faster than one for many readers, who there are not
-	n  int        // how many bytes; those behind them, up to the next word, are zero
+	mu sync.Mutex // smaller and faster than an RWMutex; concurrent readers are rare
+	n  int        // number of bytes, or gone; the bytes up to the next word are zero
 }
 
-// gone stands for n in contents that have been wiped.
+// gone is the value of n after the contents have been wiped.
 const gone = -1
 
-// newValue makes a Value of n bytes and returns them, to be filled before anybody
-// else has the Value.
+// newValue returns a Value of n bytes, and the bytes. The caller must fill them in
+// before it shares the Value.
 func newValue(n int) (Value, []byte) {
 	const word = unsafe.Sizeof(uint64(0))
-	words := make([]uint64, (unsafe.Sizeof(contents{})+uintptr(n)+word-1)/word) // of words, so that the head is aligned
+	words := make([]uint64, (unsafe.Sizeof(contents{})+uintptr(n)+word-1)/word) // uint64, to align the header
 	c := (*contents)(unsafe.Pointer(unsafe.SliceData(words)))                   //nolint:gosec // contents has no pointers and fits
 	c.n = n
 	return Value{contents: hide(c)}, c.bytes()
 }
 
-// bytes are what newValue has put behind c.
+// bytes returns the bytes that follow c.
 func (c *contents) bytes() []byte {
 	if c.n == 0 {
-		return []byte{} // there is nothing behind c, not even an address
+		return []byte{} // the address after c may be outside of the allocation
 	}
-	return unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(c), unsafe.Sizeof(*c))), c.n) //nolint:gosec // as many as newValue has made
+	return unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(c), unsafe.Sizeof(*c))), c.n) //nolint:gosec // newValue has allocated n bytes
 }
 
-// shorten takes away the bytes from the n-th on, before anybody else has v.
+// shorten drops all but the first n bytes. The caller must not have shared v yet.
 func (v Value) shorten(n int) {
 	c := v.contents.get()
 	clear(c.bytes()[n:])
 	c.n = n
 }
 
-// NewValue takes ownership of b: it is overwritten, and the caller must not use it
-// afterwards.
+// NewValue returns a Value that holds a copy of b. It overwrites b with zeros,
+// including its spare capacity, so the caller must not use b afterwards.
 func NewValue(b []byte) Value {
 	v, out := newValue(len(b))
 	copy(out, b)
@@ -68,10 +69,9 @@ func NewValue(b []byte) Value {
 	return v
 }
 
-// Wipe overwrites the bytes with zeros and is done when it returns. It waits for
-// those who are just copying them out. Whoever asks for the bytes later panics:
-// a password that silently became empty would be worse. Wiping again does
-// nothing.
+// Wipe overwrites the bytes with zeros before it returns. It waits for concurrent
+// readers. Reading the value afterwards panics: a password that silently became
+// empty would be worse. A second Wipe does nothing.
 func (v Value) Wipe() {
 	c := v.contents.get()
 	if c == nil {
@@ -85,17 +85,17 @@ func (v Value) Wipe() {
 	}
 }
 
-// Reveal returns a copy of the secret as text. Call it at the last moment, when
-// the value is about to leave the process towards the authorized caller: the
-// copy is a string, which cannot be wiped.
+// Reveal returns a copy of the secret as text. A string cannot be wiped, so call
+// Reveal as late as possible, when the value is about to leave the process for the
+// authorized caller.
 func (v Value) Reveal() string {
 	b := v.open()
 	defer v.close()
 	return string(b)
 }
 
-// RevealBytes is Reveal for values that need not be text. The caller owns the
-// copy.
+// RevealBytes returns a copy of the secret as bytes. The caller owns the copy and
+// should wipe it.
 func (v Value) RevealBytes() []byte {
 	b := v.open()
 	defer v.close()
@@ -116,7 +116,7 @@ func (v Value) Len() int {
 	return len(b)
 }
 
-// open returns the bytes, which nobody else reads or wipes before close.
+// open locks v and returns its bytes, which remain valid until close.
 func (v Value) open() []byte {
 	c := v.contents.get()
 	if c == nil {
@@ -125,11 +125,12 @@ func (v Value) open() []byte {
 	c.mu.Lock()
 	if c.n == gone {
 		c.mu.Unlock()
-		panic("secret: a value was used after it had been wiped")
+		panic("secret: a value was used after it was wiped")
 	}
 	return c.bytes()
 }
 
+// close unlocks v.
 func (v Value) close() {
 	if c := v.contents.get(); c != nil {
 		c.mu.Unlock()

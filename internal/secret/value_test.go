@@ -18,8 +18,7 @@ import (
 
 const planted = "pl4nted-Secret"
 
-// disguises are the forms in which a careless print would show the planted
-// secret.
+// disguises are the forms in which a careless print would show the planted secret.
 func disguises() []string {
 	b := []byte(planted)
 	plain := fmt.Sprint(b) // [112 108 ...]
@@ -41,7 +40,7 @@ func shows(text string) bool {
 	return false
 }
 
-// Every way in which a value may sit in what somebody prints.
+// Every way in which a printed struct may contain a value.
 func holders() map[string]any {
 	type unexported struct{ v Value }
 	type pointer struct{ v *Value }
@@ -123,7 +122,7 @@ func TestValueIsNeverEncoded(t *testing.T) {
 	}
 	for format, encode := range encoders {
 		for name, holder := range holders() {
-			out, err := encode(holder) // not everything can be encoded; nothing may show all the same
+			out, err := encode(holder) // some cannot be encoded; the output must not show the value even then
 			if shows(string(out)) || err != nil && shows(err.Error()) {
 				t.Errorf("%s of %s shows the value: %q, %v", format, name, out, err)
 			}

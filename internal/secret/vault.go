@@ -7,13 +7,13 @@ import (
 
 const vaultExample = "https://vault.example.org:8200::secret/db::password"
 
-// maxVaultName is the longest path of a secret in a Vault, mount included, in
-// bytes. Vault itself has no limit of its own; its storage backends take at least
-// this much.
+// maxVaultName is the maximum length of a secret's path in HashiCorp Vault,
+// including the mount, in bytes. Vault itself has no limit; all of its storage
+// backends support at least this length.
 const maxVaultName = 512
 
-// ParseVaultAddress returns the canonical form of the address of a Vault or
-// OpenBao server, "https://HOST[:PORT]": lower case, without ":443" and trailing
+// ParseVaultAddress returns the canonical form of the address of a Vault or OpenBao
+// server, "https://HOST[:PORT]": in lower case, without ":443" and a trailing
 // slash. The error is an *Error with ReasonInvalidReference that does not quote s.
 func ParseVaultAddress(s string) (string, error) {
 	address, fault := "", checkText(s)
@@ -26,8 +26,8 @@ func ParseVaultAddress(s string) (string, error) {
 	return address, nil
 }
 
-// vaultAddress does the work of ParseVaultAddress for s that has passed checkText;
-// fault says what is wrong with s, without quoting it.
+// vaultAddress is ParseVaultAddress for an s that has passed checkText. fault
+// describes what is wrong with s, without quoting it.
 func vaultAddress(s string) (address, fault string) {
 	if !isHTTPS(s) {
 		return "", "the server's URL does not begin with https://"
@@ -36,28 +36,28 @@ func vaultAddress(s string) (address, fault string) {
 	if !isPlain(authority) {
 		authority = strings.TrimSuffix(authority, "/")
 		if strings.ContainsRune(authority, '@') {
-			return "", "the server's URL has a user name or password in it"
+			return "", "the server's URL contains a user name or password"
 		}
 		if strings.ContainsAny(authority, "/?#%\\") {
-			return "", "the server's URL goes on after the host and port: it has no path, query, fragment or encoding"
+			return "", "the server's URL continues after the host and port; it must have no path, query, fragment or percent-encoding"
 		}
 		if strings.HasPrefix(authority, "[") {
-			return "", "the server is given as an IP address; use its name"
+			return "", "the server's host is an IP address; use its name"
 		}
 		authority = lower(authority)
 	}
 	host, port, hasPort := strings.Cut(authority, ":")
 	if isIPv4(host) {
-		return "", "the server is given as an IP address; use its name, an integration's dial setting says where to connect"
+		return "", "the server's host is an IP address; use its name, and set the integration's dial to the address"
 	}
 	if !isHostName(host) {
-		return "", "the server's host is no host name"
+		return "", "the server's host is not a valid host name"
 	}
 	if !hasPort || port == "443" {
 		return httpsURL(s, host), ""
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || port[0] == '0' {
-		return "", "the port must be a number of 1 to 65535"
+		return "", "the port must be a number from 1 to 65535"
 	}
 	return httpsURL(s, authority), ""
 }
@@ -67,7 +67,7 @@ func parseVault(r *Ref) (fault string) {
 		return fault
 	}
 	if !strings.Contains(r.Name, "/") {
-		return "the host is no vault of Azure, and a secret in a Vault server is <mount>/<path>"
+		return "the host is not an Azure vault, and a secret on a Vault server is named <mount>/<path>"
 	}
 	if !isVaultPath(r.Name) {
 		return `the secret's path must be segments of letters, digits and "-_.~@+=,", separated by single slashes, none of them "." or ".."`
@@ -78,8 +78,9 @@ func parseVault(r *Ref) (fault string) {
 	return ""
 }
 
-// isVaultPath holds the rule for paths. Server and client clean paths, so that
-// ".." would lead to other operations, with the integration's token.
+// isVaultPath reports whether s can be the path of a mount or a secret. It rejects
+// "." and "..", because server and client clean paths: a caller could otherwise
+// reach other operations of the server with the integration's token.
 func isVaultPath(s string) bool {
 	if len(s) > maxVaultName {
 		return false
@@ -101,10 +102,10 @@ func isVaultNamePart(s string) bool {
 // of letters, digits and punctuation, at least one.
 func IsVaultPath(s string) bool { return isVaultPath(s) }
 
-// VaultSystemPath reports whether a path leads to a part of a Vault server itself,
-// such as "sys/mounts" or "team/auth/token/lookup-self". A server takes leading
-// segments for namespaces, so every segment is looked at. A namespace cannot have
-// one of these names.
+// VaultSystemPath reports whether a path leads to an operation of the Vault server
+// itself, such as "sys/mounts" or "team/auth/token/lookup-self". It examines every
+// segment, because a server interprets leading segments as namespaces. A namespace
+// cannot have one of these names.
 func VaultSystemPath(path string) bool {
 	for segment := range strings.SplitSeq(path, "/") {
 		switch segment {
@@ -115,11 +116,12 @@ func VaultSystemPath(path string) bool {
 	return false
 }
 
-// pathPunctuation is what paths have beside letters and digits: characters that
-// mean the same in every path, URL, policy and shell.
+// pathPunctuation is the characters that paths may contain in addition to letters
+// and digits. They have no special meaning in paths, URLs, policies and shells, or
+// only at the beginning of a word.
 const pathPunctuation = "-_.~@+=,"
 
-// isText reports whether s has only letters, digits and the given punctuation.
+// isText reports whether s consists of letters, digits and the given punctuation.
 func isText(s, punctuation string) bool {
 	for i := range len(s) {
 		if c := s[i]; !isAlpha(c) && !isDigit(c) && strings.IndexByte(punctuation, c) < 0 {

@@ -8,13 +8,13 @@ import (
 	"time"
 )
 
-// wiped reports whether nothing is left in a buffer.
+// wiped reports whether a buffer contains only zeros.
 func wiped(b []byte) bool {
 	b = b[:cap(b)]
 	return bytes.Count(b, []byte{0}) == len(b)
 }
 
-// panics returns what f panics with, nil if it does not.
+// panics returns the value that f panics with, nil if it does not panic.
 func panics(f func()) (p any) {
 	defer func() { p = recover() }()
 	f()
@@ -55,7 +55,7 @@ func TestTheLastReleaseWipes(t *testing.T) {
 	(*Secret)(nil).Release()
 }
 
-// A buffer may be larger than what is in it.
+// A buffer may have spare capacity.
 func TestWipeTakesTheWholeBuffer(t *testing.T) {
 	doc := []byte("the value and what was before")
 	New("", time.Time{}, time.Time{}, doc[:9]).Release()
@@ -66,8 +66,8 @@ func TestWipeTakesTheWholeBuffer(t *testing.T) {
 	}
 }
 
-// A reader gets all of the value or is told that it is gone, whenever the wiping
-// comes, and no reader is needed for the document not to be parsed at that moment.
+// Whenever the wipe happens, a reader gets either the complete value or an error,
+// also while the document is being parsed.
 func TestReadersNeverSeeAWipe(t *testing.T) {
 	text := strings.Repeat(planted, 200)
 	for round := range 300 {
@@ -105,7 +105,7 @@ func TestReadersNeverSeeAWipe(t *testing.T) {
 	}
 }
 
-// What Select gives out is the caller's: wiping it is nobody else's business.
+// The caller owns the result of Select: wiping it affects no other value.
 func TestSelectCopies(t *testing.T) {
 	s := document(`{"s":"v\u0041l","n":12,"o":{"a": [1, "x"]}}`)
 	for _, key := range []string{"s", "n", "o", ""} {
@@ -130,7 +130,7 @@ func TestSelectCopies(t *testing.T) {
 	}
 }
 
-// Buffers that are outgrown are left to the garbage collector as they are.
+// A buffer that append has replaced stays in memory without being wiped.
 func TestSelectFitsItsBuffer(t *testing.T) {
 	for key, raw := range map[string]string{
 		"plain": `"v"`, "escapes": `"\u00e9\ud83d\ude00\n\"` + strings.Repeat(`\u2028`, 100) + `"`, "number": "-1.5e300",
