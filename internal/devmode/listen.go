@@ -8,11 +8,12 @@ import (
 	"maps"
 	"net"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 
-	"go.yaml.in/yaml/v3"
+	"go.yaml.in/yaml/v4"
+
+	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
 // listen takes the embedded Key Vault's address: the wanted one, or the one that
@@ -79,15 +80,11 @@ func (env *Environment) loopbackDials() (map[string]string, error) {
 	return file.Azure.Dial, nil
 }
 
-// yamlLine is where the parser's message names the first line at fault. What
-// follows there may quote a value.
-var yamlLine = regexp.MustCompile(`^yaml: (?:unmarshal errors:\s+)?line (\d+): `)
-
 // placeOf returns the file, and the line near which the parser failed if it says
 // so.
 func placeOf(file string, err error) string {
-	if m := yamlLine.FindStringSubmatch(err.Error()); m != nil {
-		return file + ", near line " + m[1] + ","
+	if line := strictyaml.ErrorLine(err); line > 0 {
+		return fmt.Sprintf("%s, near line %d,", file, line)
 	}
 	return file
 }

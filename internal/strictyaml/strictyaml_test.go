@@ -88,6 +88,7 @@ func TestDecodeFaults(t *testing.T) {
 		{"null", "null\n", "f.yaml:1: the file is empty"},
 		{"syntax", "name: a\nlist: [a\ncount: 1\n", "f.yaml:2: not YAML, here or soon after: did not find expected ',' or ']'"},
 		{"tab", "section:\n\tcert_file: a\n", "f.yaml:2: not YAML, here or soon after: found character that cannot start any token"},
+		{"indentation", "name: a\nsection:\n    cert_file: a\n  key_file: b\n", "f.yaml:4: not YAML, here or soon after: did not find expected key"},
 		{"first line", "name: a: b\n", "f.yaml:1: not YAML, here or soon after: mapping values are not allowed in this context"},
 		{"binary", "name: \x00\n", "f.yaml:1: not YAML, here or soon after: control characters are not allowed"},
 		{"binary further down", "name: a\n# c\nlist:\n  - b\n  - \x00\n", "f.yaml:5: not YAML, here or soon after: control characters are not allowed"},

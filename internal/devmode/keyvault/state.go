@@ -13,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"go.yaml.in/yaml/v3"
+	"go.yaml.in/yaml/v4"
 )
 
 // The faults that a vault can be told to have.
@@ -101,30 +101,27 @@ func parseState(data []byte, modified time.Time) (map[string]*vault, error) {
 	return vaults, errors.Join(f...)
 }
 
-var lineNumber = regexp.MustCompile(`line \d+`)
-
 // withoutValues keeps of a decoder's error what cannot be a piece of a value:
 // the lines, and the kind of fault.
 func withoutValues(err error) error {
 	if errors.Is(err, io.EOF) {
 		return errors.New("the file is empty")
 	}
-	texts := []string{err.Error()}
-	if te, ok := errors.AsType[*yaml.TypeError](err); ok {
-		texts = te.Errors
+	var list []*yaml.LoadError
+	if several, ok := errors.AsType[*yaml.LoadErrors](err); ok {
+		list = several.Errors
+	} else if one, ok := errors.AsType[*yaml.LoadError](err); ok {
+		list = append(list, one)
 	}
 	var f faults
-	for _, text := range texts {
-		line := lineNumber.FindString(text)
-		if line == "" {
-			line = "the file"
-		}
+	for _, fault := range list {
+		line := fmt.Sprintf("line %d", max(1, fault.Mark.Line))
 		switch {
-		case strings.Contains(text, "not found in type"):
+		case strings.Contains(fault.Message, "not found in type"):
 			f.add(line, "there is no such setting here; the comment at the head of the file lists them")
-		case strings.Contains(text, "already"):
+		case strings.Contains(fault.Message, "already"):
 			f.add(line, "the same key occurs twice")
-		case strings.Contains(text, "cannot unmarshal"):
+		case fault.Stage == yaml.ConstructorStage:
 			f.add(line, "a value of another type is expected here; put texts in single quotes")
 		default:
 			f.add(line, "not valid YAML at or near here")

@@ -170,7 +170,7 @@ func TestFile(t *testing.T) {
 	want("b25l")
 	write(strings.Replace(good, "VALUE", "two", 1))
 	want("dHdv")
-	for _, broken := range []string{"", strings.Replace(good, "VALUE", "[tr0ub4dor]", 1), "{projects: {x: {number: tr0ub4dor}}}", "{tr0ub4dor: 1}", "\ttr0ub4dor"} {
+	for _, broken := range []string{"", strings.Replace(good, "VALUE", "[tr0ub4dor]", 1), "{projects: {x: {number: tr0ub4dor}}}", "{tr0ub4dor: 1}", "\n\ttr0ub4dor"} {
 		log.Reset()
 		write(broken)
 		want("dHdv")

@@ -11,10 +11,11 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"regexp"
 	"sync"
 
-	"go.yaml.in/yaml/v3"
+	"go.yaml.in/yaml/v4"
+
+	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
 // File is a file whose document is a T, and what was read of it last. Its exported
@@ -82,15 +83,13 @@ func (f *File[T]) refresh() error {
 	return nil
 }
 
-var lineNumber = regexp.MustCompile(`line \d+`)
-
 // withoutValues keeps of a decoder's error what cannot be a piece of a value.
 func withoutValues(err error) error {
 	if errors.Is(err, io.EOF) {
 		return errors.New("the file is empty")
 	}
-	if line := lineNumber.FindString(err.Error()); line != "" {
-		return errors.New(line + " is not YAML, or has a setting or a value that does not belong there")
+	if line := strictyaml.ErrorLine(err); line > 0 {
+		return fmt.Errorf("line %d is not YAML, or has a setting or a value that does not belong there", line)
 	}
 	return errors.New("it is not YAML of the right form")
 }

@@ -171,7 +171,7 @@ func TestFile(t *testing.T) {
 	write(t, path, strings.Replace(content, "VALUE", "two", 1))
 	want("two")
 	for _, broken := range []string{
-		"", "\ttr0ub4dor", "{tr0ub4dor: 1}", "{regions: {r: }}", strings.Replace(content, "VALUE", "[tr0ub4dor]", 1), strings.Replace(content, "VALUE", `""`, 1),
+		"", "\n\ttr0ub4dor", "{tr0ub4dor: 1}", "{regions: {r: }}", strings.Replace(content, "VALUE", "[tr0ub4dor]", 1), strings.Replace(content, "VALUE", `""`, 1),
 		strings.Replace(content, "value: VALUE", `value: "%tr0ub4dor", base64: true`, 1), strings.Replace(content, "AbCdEf", "AbC", 1),
 		strings.Replace(content, "delay: 1ms", "fault: tr0ub4dor", 1), strings.Replace(content, "{db:", `{"d b":`, 1),
 	} {
