@@ -152,10 +152,10 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 
 	stores := provider.NewSet(provider.SetConfig{
 		Openers: map[secret.Kind]provider.Opener{
-			secret.KindAzureKeyVault:     azurekv.Opener(azurekv.Config{Logger: log}),
-			secret.KindAWSSecretsManager: awssm.Opener(awssm.Config{Logger: log}),
-			secret.KindGCPSecretManager:  gcpsm.Opener(gcpsm.Config{Logger: log}),
-			secret.KindHashiCorpVault:    vaultkv.Opener(vaultkv.Config{Logger: log}),
+			secret.KindAzureKeyVault:     azurekv.Opener(provider.Config{Logger: log}),
+			secret.KindAWSSecretsManager: awssm.Opener(provider.Config{Logger: log}),
+			secret.KindGCPSecretManager:  gcpsm.Opener(provider.Config{Logger: log}),
+			secret.KindHashiCorpVault:    vaultkv.Opener(provider.Config{Logger: log}),
 			secret.KindLocalFile:         localfile.Opener(localfile.Config{}),
 		},
 		Keeps:   vaultkv.Keeps,

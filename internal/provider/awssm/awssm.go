@@ -15,9 +15,7 @@ import (
 	"crypto/x509"
 	"log/slog"
 	"maps"
-	"net"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -35,46 +33,6 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Config is what every integration's provider shares. The zero Config is ready
-// to use.
-type Config struct {
-	// Logger is told when keys are renewed or cannot be had. Nil discards.
-	Logger *slog.Logger
-	// Now is the clock that the ends of sessions and rotation dates are compared
-	// with; requests are signed with the system's. Nil means time.Now.
-	Now func() time.Time
-	// SessionTimeout bounds the acquisition of keys, all its requests together.
-	// Zero means 10 s.
-	SessionTimeout time.Duration
-	// TryTimeout bounds one HTTP exchange, from connecting to the last byte of
-	// the answer. Zero means 4 s.
-	TryTimeout time.Duration
-	// Proxy picks the proxy of a request, as http.Transport.Proxy. Nil means
-	// http.ProxyFromEnvironment. It is not asked about hosts that the integration
-	// dials elsewhere, nor about metadata services.
-	Proxy func(*http.Request) (*url.URL, error)
-	// Resolver looks up the names of endpoints. Nil means the system's.
-	Resolver *net.Resolver
-	// connecting is egress.Config.Connecting.
-	connecting func(address string) error
-}
-
-func (c Config) withDefaults() Config {
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
-	if c.Now == nil {
-		c.Now = time.Now
-	}
-	if c.SessionTimeout == 0 {
-		c.SessionTimeout = 10 * time.Second
-	}
-	if c.TryTimeout == 0 {
-		c.TryTimeout = 4 * time.Second
-	}
-	return c
-}
-
 // closeTimeout bounds how long Close waits for what it has cancelled.
 const closeTimeout = 5 * time.Second
 
@@ -82,8 +40,7 @@ const closeTimeout = 5 * time.Second
 // integration's files and contacts nobody. Its errors are *secret.Error with
 // ReasonStoreAuthenticationFailed and name the setting or file to fix, never a
 // file's content.
-func Opener(cfg Config) provider.Opener {
-	cfg = cfg.withDefaults()
+func Opener(cfg provider.Config) provider.Opener {
 	return func(ctx context.Context, in *registry.Integration) (provider.Provider, error) {
 		return open(ctx, cfg, in)
 	}
@@ -91,7 +48,7 @@ func Opener(cfg Config) provider.Opener {
 
 // store reads the stores of one integration.
 type store struct {
-	cfg Config
+	cfg provider.Config
 	log *slog.Logger
 	aws *registry.AWS
 	in  *registry.Integration
@@ -113,16 +70,14 @@ type endpoint struct {
 	client *secretsmanager.Client
 }
 
-func open(ctx context.Context, cfg Config, in *registry.Integration) (*store, error) {
+func open(ctx context.Context, cfg provider.Config, in *registry.Integration) (*store, error) {
 	if in.Kind != secret.KindAWSSecretsManager || in.AWS == nil || len(in.AWS.Stores) == 0 {
 		return nil, storeerror.Setup("the integration has no aws settings")
 	}
-	if in.Limits.Timeout > 0 {
-		cfg.TryTimeout = in.Limits.Timeout
-	}
+	cfg = cfg.For(in)
 	s := &store{
 		cfg:       cfg,
-		log:       cfg.Logger.With("integration", in.ID),
+		log:       cfg.Logger,
 		aws:       in.AWS,
 		in:        in,
 		endpoints: make(map[string]*endpoint, len(in.AWS.Stores)),
@@ -160,18 +115,10 @@ func open(ctx context.Context, cfg Config, in *registry.Integration) (*store, er
 // newClient makes a client for https on the origins, and on the local ones
 // whatever they are.
 func (s *store) newClient(roots *x509.CertPool, origins, local []string) *http.Client {
-	c := egress.NewClient(egress.Config{
-		Origins:         origins,
-		Local:           local,
-		Dial:            s.aws.Dial,
-		PrivateEndpoint: s.aws.PrivateEndpoint,
-		Roots:           roots,
-		Timeout:         s.cfg.TryTimeout,
-		Concurrency:     s.in.Limits.MaxConcurrentReads,
-		Proxy:           s.cfg.Proxy,
-		Resolver:        s.cfg.Resolver,
-		Connecting:      s.cfg.connecting,
-	})
+	out := s.cfg.Egress(s.in)
+	out.Origins, out.Local, out.Roots = origins, local, roots
+	out.Dial, out.PrivateEndpoint = s.aws.Dial, s.aws.PrivateEndpoint
+	c := egress.NewClient(out)
 	s.clients = append(s.clients, c)
 	return c
 }

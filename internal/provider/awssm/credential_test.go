@@ -11,6 +11,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 
+	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -161,7 +162,7 @@ func TestOpenFails(t *testing.T) {
 			}
 		})
 	}
-	if _, err := Opener(Config{})(t.Context(), &registry.Integration{Kind: secret.KindAWSSecretsManager}); err == nil {
+	if _, err := Opener(provider.Config{})(t.Context(), &registry.Integration{Kind: secret.KindAWSSecretsManager}); err == nil {
 		t.Error("an integration without settings was opened")
 	}
 }

@@ -72,7 +72,7 @@ func TestAddresses(t *testing.T) {
 			cfg := f.config()
 			cfg.Proxy = noProxy
 			var connected []string
-			cfg.connecting = func(address string) error {
+			cfg.Connecting = func(address string) error {
 				connected = append(connected, address)
 				return errors.New("far enough")
 			}

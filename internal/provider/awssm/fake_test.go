@@ -27,6 +27,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 
+	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -239,11 +240,11 @@ func (f *fake) integration() *registry.Integration {
 	}
 }
 
-func (f *fake) config() Config {
-	return Config{Logger: slog.New(slog.NewTextHandler(&f.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+func (f *fake) config() provider.Config {
+	return provider.Config{Logger: slog.New(slog.NewTextHandler(&f.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))}
 }
 
-func (f *fake) open(cfg Config, in *registry.Integration) *store {
+func (f *fake) open(cfg provider.Config, in *registry.Integration) *store {
 	f.t.Helper()
 	p, err := Opener(cfg)(f.t.Context(), in)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 
+	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/credential"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/provider/task"
@@ -30,16 +31,16 @@ type keys = credential.Held[aws.Credentials]
 // newSessions holds the keys that requests are signed with, and has them replaced.
 // files are those that source reads. Its errors are *secret.Error, the caller's
 // context error, or storeerror.ErrClosed.
-func newSessions(cfg Config, log *slog.Logger, source keySource, files []string, tasks *task.Group) *credential.Source[aws.Credentials] {
+func newSessions(cfg provider.Config, log *slog.Logger, source keySource, files []string, tasks *task.Group) *credential.Source[aws.Credentials] {
 	c := credential.Config[aws.Credentials]{
-		Timeout: cfg.SessionTimeout, Now: cfg.Now, Tasks: tasks, Closed: storeerror.ErrClosed,
+		Timeout: cfg.LoginTimeout, Now: cfg.Now, Tasks: tasks, Closed: storeerror.ErrClosed,
 		Margin: func(time.Duration) time.Duration { return sessionMargin },
 		Ahead:  func(life time.Duration) time.Duration { return min(refreshAhead, life/2) },
 		Failed: func(err error) { log.Warn("no keys for AWS", "error", err) },
 		Acquire: func(ctx context.Context, _ *keys) (*keys, error) {
 			k, err := acquire(ctx, source, cfg.Now)
 			if err != nil {
-				return nil, explainSession(ctx, cfg.SessionTimeout, err)
+				return nil, explainSession(ctx, cfg.LoginTimeout, err)
 			}
 			return k, nil
 		},

@@ -12,6 +12,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 
+	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/credential"
 	"github.com/secretbroker/secretbroker/internal/provider/task"
 	"github.com/secretbroker/secretbroker/internal/registry"
@@ -154,7 +155,7 @@ func TestRefusedKeys(t *testing.T) {
 func source(t *testing.T, f keySource) *credential.Source[aws.Credentials] {
 	t.Helper()
 	tasks := task.NewGroup()
-	s := newSessions(Config{}.withDefaults(), slog.New(slog.DiscardHandler), f, nil, tasks)
+	s := newSessions(provider.Config{}.For(&registry.Integration{}), slog.New(slog.DiscardHandler), f, nil, tasks)
 	t.Cleanup(func() {
 		s.Close()
 		must(t, tasks.Stop(time.Minute))

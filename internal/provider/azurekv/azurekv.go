@@ -15,7 +15,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/url"
 	"sync"
@@ -33,61 +32,6 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Config is what every integration's provider shares. The zero Config is ready
-// to use.
-type Config struct {
-	// Logger is told when a credential is renewed or cannot be. Nil discards.
-	Logger *slog.Logger
-	// Now is the clock that activation and expiry dates are compared with. Nil
-	// means time.Now.
-	Now func() time.Time
-	// TokenTimeout bounds the acquisition of one access token, all its requests
-	// and retries together. Zero means 10 s.
-	TokenTimeout time.Duration
-	// TryTimeout bounds one HTTP exchange, from connecting to the last byte of
-	// the answer. Zero means 4 s.
-	TryTimeout time.Duration
-	// MaxRetries is how often a request is repeated at once after a broken
-	// connection or a 408, 500, 502, 503 or 504. Timeouts and throttling are
-	// never repeated. Zero means 2, a negative number none.
-	MaxRetries int
-	// Proxy picks the proxy of a request, as http.Transport.Proxy. Nil means
-	// http.ProxyFromEnvironment. It is not asked about hosts that the
-	// integration dials elsewhere, nor about managed identity endpoints.
-	Proxy func(*http.Request) (*url.URL, error)
-	// Resolver looks up the names of vaults and login authorities. Nil means the
-	// system's.
-	Resolver *net.Resolver
-	// connecting, if set, is told of each address that may be connected to, right
-	// before; its error stops that.
-	connecting func(address string) error
-	// concurrency is how many reads of one vault run side by side; zero means as
-	// many as egress expects.
-	concurrency int
-}
-
-func (c Config) withDefaults() Config {
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
-	if c.Now == nil {
-		c.Now = time.Now
-	}
-	if c.TokenTimeout == 0 {
-		c.TokenTimeout = 10 * time.Second
-	}
-	if c.TryTimeout == 0 {
-		c.TryTimeout = 4 * time.Second
-	}
-	if c.MaxRetries == 0 {
-		c.MaxRetries = 2
-	}
-	if c.Proxy == nil {
-		c.Proxy = http.ProxyFromEnvironment
-	}
-	return c
-}
-
 const (
 	// renewPause is the least time between two renewals of a credential because
 	// a vault refused its token. A vault that refuses every token must not make
@@ -101,8 +45,7 @@ const (
 // integration's files and contacts nobody. Its errors are *secret.Error with
 // ReasonStoreAuthenticationFailed and name the setting or file to fix, never a
 // file's content.
-func Opener(cfg Config) provider.Opener {
-	cfg = cfg.withDefaults()
+func Opener(cfg provider.Config) provider.Opener {
 	return func(_ context.Context, in *registry.Integration) (provider.Provider, error) {
 		return open(cfg, in)
 	}
@@ -110,7 +53,7 @@ func Opener(cfg Config) provider.Opener {
 
 // store reads the vaults of one integration.
 type store struct {
-	cfg   Config
+	cfg   provider.Config
 	log   *slog.Logger
 	azure *registry.Azure
 	// hosts are the vaults that may be read: canonical URL to host.
@@ -135,17 +78,14 @@ type session struct {
 	clients map[string]*azsecrets.Client // canonical vault URL to client
 }
 
-func open(cfg Config, in *registry.Integration) (*store, error) {
+func open(cfg provider.Config, in *registry.Integration) (*store, error) {
 	if err := checkSettings(in); err != nil {
 		return nil, err
 	}
-	if in.Limits.Timeout > 0 {
-		cfg.TryTimeout = in.Limits.Timeout
-	}
-	cfg.concurrency = in.Limits.MaxConcurrentReads
+	cfg = cfg.For(in)
 	s := &store{
 		cfg:   cfg,
-		log:   cfg.Logger.With("integration", in.ID),
+		log:   cfg.Logger,
 		azure: in.Azure,
 		hosts: make(map[string]string, len(in.Azure.Vaults)),
 		tasks: task.NewGroup(),
@@ -161,8 +101,8 @@ func open(cfg Config, in *registry.Integration) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.vaultHTTP = newVaultClient(cfg, in.Azure, roots, s.hosts)
-	s.loginHTTP = newLoginClient(cfg, in.Azure, roots)
+	s.vaultHTTP = newVaultClient(cfg, in, roots, s.hosts)
+	s.loginHTTP = newLoginClient(cfg, in, roots)
 	if s.newCredential, err = credentialMaker(in, s.clientOptions(s.loginHTTP)); err != nil {
 		return nil, err
 	}

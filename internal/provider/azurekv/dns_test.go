@@ -12,6 +12,8 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+
+	"github.com/secretbroker/secretbroker/internal/provider"
 )
 
 // hostileDNS answers every question about a host with the next of its lists of
@@ -27,11 +29,11 @@ type hostileDNS struct {
 
 var errStopped = errors.New("stopped by the test")
 
-func (d *hostileDNS) config(cfg Config) Config {
+func (d *hostileDNS) config(cfg provider.Config) provider.Config {
 	cfg.Resolver = &net.Resolver{PreferGo: true, Dial: d.dial}
 	cfg.Proxy = func(*http.Request) (*url.URL, error) { return nil, nil }
 	cfg.MaxRetries = -1
-	cfg.connecting = func(address string) error {
+	cfg.Connecting = func(address string) error {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		d.connected = append(d.connected, address)

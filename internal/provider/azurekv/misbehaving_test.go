@@ -235,7 +235,7 @@ func TestMisbehavingLogin(t *testing.T) {
 			good.ID = "other"
 			tc.begin(f)
 			cfg := f.config()
-			cfg.TryTimeout, cfg.TokenTimeout = 15*time.Second, 15*time.Second
+			cfg.TryTimeout, cfg.LoginTimeout = 15*time.Second, 15*time.Second
 			if tc.hangs {
 				cfg.TryTimeout = 2 * time.Second
 			}
@@ -269,7 +269,7 @@ func TestMisbehavingLogin(t *testing.T) {
 }
 
 // set makes a Set of Azure integrations.
-func (f *fake) set(cfg Config) *provider.Set {
+func (f *fake) set(cfg provider.Config) *provider.Set {
 	set := provider.NewSet(provider.SetConfig{
 		Openers: map[secret.Kind]provider.Opener{secret.KindAzureKeyVault: Opener(cfg)},
 		Logger:  cfg.Logger,

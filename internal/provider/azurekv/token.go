@@ -12,6 +12,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 
+	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/credential"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/provider/task"
@@ -61,9 +62,9 @@ type purpose struct {
 // token is an access token and its life.
 type token = credential.Held[azcore.AccessToken]
 
-func newTokenSource(cfg Config, log *slog.Logger, a *registry.Azure, cred azcore.TokenCredential, group *task.Group) *tokenSource {
+func newTokenSource(cfg provider.Config, log *slog.Logger, a *registry.Azure, cred azcore.TokenCredential, group *task.Group) *tokenSource {
 	return &tokenSource{
-		cred: cred, azure: a, timeout: cfg.TokenTimeout, now: cfg.Now, log: log, tasks: group,
+		cred: cred, azure: a, timeout: cfg.LoginTimeout, now: cfg.Now, log: log, tasks: group,
 		held: make(map[purpose]*credential.Source[azcore.AccessToken]),
 	}
 }

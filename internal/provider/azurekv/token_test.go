@@ -13,6 +13,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 
+	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/credential"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/provider/task"
@@ -46,7 +47,7 @@ func newTestSource(t *testing.T, cred azcore.TokenCredential) (*tokenSource, *ta
 	t.Helper()
 	tasks := task.NewGroup()
 	a := &registry.Azure{TenantID: tenantID, Credential: registry.AzureCredential{Type: registry.AzureClientSecret}}
-	src := newTokenSource(Config{}.withDefaults(), slog.New(slog.DiscardHandler), a, cred, tasks)
+	src := newTokenSource(provider.Config{}.For(&registry.Integration{}), slog.New(slog.DiscardHandler), a, cred, tasks)
 	t.Cleanup(src.close)
 	return src, tasks
 }

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/registry"
@@ -46,12 +47,12 @@ var authorityAliases = [][]string{
 
 // newVaultClient makes the client for the vaults: it sends to https on their
 // hosts and nowhere else, so that no access token can go elsewhere.
-func newVaultClient(cfg Config, a *registry.Azure, roots *x509.CertPool, hosts map[string]string) *http.Client {
+func newVaultClient(cfg provider.Config, in *registry.Integration, roots *x509.CertPool, hosts map[string]string) *http.Client {
 	allowed := make(map[string]bool, len(hosts))
 	for _, host := range hosts {
 		allowed["https://"+strings.ToLower(host)] = true
 	}
-	return newClient(cfg, a, roots, allowed, nil)
+	return newClient(cfg, in, roots, allowed, nil)
 }
 
 // newLoginClient makes the client for credentials. It sends to:
@@ -65,7 +66,8 @@ func newVaultClient(cfg Config, a *registry.Azure, roots *x509.CertPool, hosts m
 //     service or Arc agent. managed_identity sends to nothing else.
 //
 // A regional authority (AZURE_REGIONAL_AUTHORITY_NAME) is not among them.
-func newLoginClient(cfg Config, a *registry.Azure, roots *x509.CertPool) *http.Client {
+func newLoginClient(cfg provider.Config, in *registry.Integration, roots *x509.CertPool) *http.Client {
+	a := in.Azure
 	allowed, local := make(map[string]bool), make(map[string]bool)
 	if a.Credential.Type != registry.AzureManagedIdentity {
 		for _, o := range authorityOrigins(a) {
@@ -78,7 +80,7 @@ func newLoginClient(cfg Config, a *registry.Azure, roots *x509.CertPool) *http.C
 			allowed[o], local[o] = true, true
 		}
 	}
-	return newClient(cfg, a, roots, allowed, local)
+	return newClient(cfg, in, roots, allowed, local)
 }
 
 func authorityOrigins(a *registry.Azure) []string {
@@ -130,19 +132,10 @@ func identityOrigins() []string {
 
 // newClient makes a client that sends to the allowed origins only, to the local
 // ones never through a proxy, and records each exchange in its context's trace.
-func newClient(cfg Config, a *registry.Azure, roots *x509.CertPool, allowed, local map[string]bool) *http.Client {
-	out := egress.Config{
-		Dial:            a.Dial,
-		PrivateEndpoint: a.PrivateEndpoint,
-		Roots:           roots,
-		Timeout:         cfg.TryTimeout,
-		Concurrency:     cfg.concurrency,
-		MaxBody:         maxBody,
-		Renegotiate:     true, // as in the SDK's own transport, for Azure's older front ends
-		Proxy:           cfg.Proxy,
-		Resolver:        cfg.Resolver,
-		Connecting:      cfg.connecting,
-	}
+func newClient(cfg provider.Config, in *registry.Integration, roots *x509.CertPool, allowed, local map[string]bool) *http.Client {
+	out := cfg.Egress(in)
+	out.Dial, out.PrivateEndpoint, out.Roots, out.MaxBody = in.Azure.Dial, in.Azure.PrivateEndpoint, roots, maxBody
+	out.Renegotiate = true // as in the SDK's own transport, for Azure's older front ends
 	for o := range allowed {
 		if local[o] {
 			out.Local = append(out.Local, o)

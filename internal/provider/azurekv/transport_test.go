@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -90,7 +91,7 @@ func TestLoginOrigins(t *testing.T) {
 			a := &registry.Azure{
 				AuthorityHost: tc.authority, DisableInstanceDiscovery: tc.offline, Credential: registry.AzureCredential{Type: tc.kind},
 			}
-			c := newLoginClient(Config{}.withDefaults(), a, nil)
+			c := newLoginClient(provider.Config{}, &registry.Integration{Azure: a}, nil)
 			got := c.Transport.(*recorder).next.Origins()
 			slices.Sort(tc.want)
 			if d := cmp.Diff(tc.want, got); d != "" {
@@ -181,7 +182,7 @@ func TestProxy(t *testing.T) {
 		t.Errorf("%s went through the proxy, and %d more", got, len(asked))
 	}
 	// The metadata service answers in plain text: a proxy would read the token.
-	login := newLoginClient(cfg, &registry.Azure{Credential: registry.AzureCredential{Type: registry.AzureManagedIdentity}}, nil)
+	login := newLoginClient(cfg, &registry.Integration{Azure: &registry.Azure{Credential: registry.AzureCredential{Type: registry.AzureManagedIdentity}}}, nil)
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, imdsOrigin+"/metadata/identity/oauth2/token", nil)
 	must(t, err)
 	if u, err := login.Transport.(*recorder).next.Base().Proxy(r); u != nil || err != nil {

@@ -72,7 +72,7 @@ func TestPrivateAddresses(t *testing.T) {
 		cfg := f.config()
 		cfg.Resolver = &net.Resolver{PreferGo: true, Dial: answering(netip.MustParseAddr(tt.address))}
 		cfg.Proxy = func(*http.Request) (*url.URL, error) { return nil, nil }
-		cfg.connecting = func(address string) error {
+		cfg.Connecting = func(address string) error {
 			reached = append(reached, address)
 			return errors.New("stopped by the test")
 		}

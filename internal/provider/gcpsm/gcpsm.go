@@ -19,10 +19,7 @@ package gcpsm
 import (
 	"context"
 	"errors"
-	"log/slog"
-	"net"
 	"net/http"
-	"net/url"
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/provider"
@@ -33,60 +30,11 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Config is what every integration's provider shares. The zero Config is ready
-// to use.
-type Config struct {
-	// Logger is told when a token is renewed or cannot be had. Nil discards.
-	Logger *slog.Logger
-	// Now is the clock that the expiry of tokens is compared with. Nil means
-	// time.Now.
-	Now func() time.Time
-	// TokenTimeout bounds the acquisition of one access token, all its requests
-	// together. Zero means 10 s.
-	TokenTimeout time.Duration
-	// TryTimeout bounds one HTTP exchange, from connecting to the last byte of
-	// the answer. Zero means 4 s.
-	TryTimeout time.Duration
-	// MaxRetries is how often a read is repeated at once after a broken
-	// connection or a 500, 502, 503 or 504. Timeouts and throttling are never
-	// repeated. Zero means 2, a negative number none.
-	MaxRetries int
-	// Proxy picks the proxy of a request, as http.Transport.Proxy. Nil means
-	// http.ProxyFromEnvironment. It is not asked about hosts that the
-	// integration dials elsewhere, nor about the metadata server.
-	Proxy func(*http.Request) (*url.URL, error)
-	// Resolver looks up the names of Google's endpoints. Nil means the system's.
-	Resolver *net.Resolver
-	// connecting, if set, is told of each address that may be connected to, right
-	// before; its error stops that.
-	connecting func(address string) error
-}
-
-func (c Config) withDefaults() Config {
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
-	if c.Now == nil {
-		c.Now = time.Now
-	}
-	if c.TokenTimeout == 0 {
-		c.TokenTimeout = 10 * time.Second
-	}
-	if c.TryTimeout == 0 {
-		c.TryTimeout = 4 * time.Second
-	}
-	if c.MaxRetries == 0 {
-		c.MaxRetries = 2
-	}
-	return c
-}
-
 // Opener returns the provider.Opener of Secret Manager. Opening reads the
 // integration's files and contacts nobody. Its errors are *secret.Error with
 // ReasonStoreAuthenticationFailed and name the setting or file to fix, never a
 // file's content.
-func Opener(cfg Config) provider.Opener {
-	cfg = cfg.withDefaults()
+func Opener(cfg provider.Config) provider.Opener {
 	return func(_ context.Context, in *registry.Integration) (provider.Provider, error) {
 		return open(cfg, in)
 	}
@@ -94,7 +42,7 @@ func Opener(cfg Config) provider.Opener {
 
 // store reads the projects of one integration.
 type store struct {
-	cfg     Config
+	cfg     provider.Config
 	in      *registry.Integration
 	hosts   map[string]string // canonical store to the host that has its secrets
 	api     *http.Client      // to Secret Manager
@@ -105,7 +53,7 @@ type store struct {
 	numbers numbers
 }
 
-func open(cfg Config, in *registry.Integration) (*store, error) {
+func open(cfg provider.Config, in *registry.Integration) (*store, error) {
 	g := in.GCP
 	if in.Kind != secret.KindGCPSecretManager || g == nil {
 		return nil, storeerror.Setup("the integration has no gcp settings")
@@ -113,9 +61,7 @@ func open(cfg Config, in *registry.Integration) (*store, error) {
 	if len(g.Stores) == 0 {
 		return nil, storeerror.Setup("gcp.projects is empty; list the projects whose secrets the integration may read")
 	}
-	if in.Limits.Timeout > 0 {
-		cfg.TryTimeout = in.Limits.Timeout
-	}
+	cfg = cfg.For(in)
 	s := &store{cfg: cfg, in: in, hosts: make(map[string]string, len(g.Stores)), tasks: task.NewGroup()}
 	for _, project := range g.Stores {
 		// The host is made of the location: what is no store must not make one.
@@ -137,10 +83,10 @@ func open(cfg Config, in *registry.Integration) (*store, error) {
 		for i, h := range hosts {
 			origins[i] = "https://" + h
 		}
-		return egress.NewClient(egress.Config{
-			Origins: origins, Local: local, Dial: g.Dial, PrivateEndpoint: g.PrivateEndpoint, Roots: roots,
-			Timeout: cfg.TryTimeout, Concurrency: in.Limits.MaxConcurrentReads, Proxy: cfg.Proxy, Resolver: cfg.Resolver, Connecting: cfg.connecting,
-		})
+		out := cfg.Egress(in)
+		out.Origins, out.Local, out.Roots = origins, local, roots
+		out.Dial, out.PrivateEndpoint = g.Dial, g.PrivateEndpoint
+		return egress.NewClient(out)
 	}
 	var local []string
 	switch g.Credential.Type {
@@ -149,7 +95,7 @@ func open(cfg Config, in *registry.Integration) (*store, error) {
 	}
 	s.api, s.login = client(g.Endpoints(), nil), client(g.TokenHosts(), local)
 	s.quota = id.quotaProject
-	s.tokens = newTokenSource(cfg, cfg.Logger.With("integration", in.ID), id, s.login.Transport, s.tasks)
+	s.tokens = newTokenSource(cfg, cfg.Logger, id, s.login.Transport, s.tasks)
 	return s, nil
 }
 

@@ -27,6 +27,7 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/devmode/secretmanager"
+	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -194,14 +195,14 @@ func (f *fake) keyFile(account string) string {
 }
 
 // config has the patience that tests need on a machine with much else to do.
-func (f *fake) config() Config {
-	return Config{
+func (f *fake) config() provider.Config {
+	return provider.Config{
 		Logger:     slog.New(slog.NewTextHandler(&f.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		TryTimeout: time.Minute, TokenTimeout: time.Minute,
+		TryTimeout: time.Minute, LoginTimeout: time.Minute,
 	}
 }
 
-func (f *fake) open(cfg Config, in *registry.Integration) *store {
+func (f *fake) open(cfg provider.Config, in *registry.Integration) *store {
 	f.t.Helper()
 	p, err := Opener(cfg)(f.t.Context(), in)
 	if err != nil {

@@ -162,7 +162,7 @@ func TestSilentLogin(t *testing.T) {
 				in.GCP.Credential = registry.GCPCredential{Type: registry.GCPWorkloadIdentityFederation, ConfigFile: f.federation(nil)}
 			}
 			cfg := f.config()
-			cfg.TokenTimeout = 3 * time.Second
+			cfg.LoginTimeout = 3 * time.Second
 			s := f.open(cfg, in)
 			e := f.fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreUnavailable)
 			if !strings.Contains(e.Message, "within 3s") || !strings.Contains(e.Message, host) {

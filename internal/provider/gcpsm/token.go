@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/credential"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/provider/task"
@@ -35,10 +36,10 @@ type tokenSource struct {
 	log     *slog.Logger
 }
 
-func newTokenSource(cfg Config, log *slog.Logger, id *identity, client http.RoundTripper, tasks *task.Group) *tokenSource {
-	t := &tokenSource{id: id, http: client, timeout: cfg.TokenTimeout, now: cfg.Now, log: log}
+func newTokenSource(cfg provider.Config, log *slog.Logger, id *identity, client http.RoundTripper, tasks *task.Group) *tokenSource {
+	t := &tokenSource{id: id, http: client, timeout: cfg.LoginTimeout, now: cfg.Now, log: log}
 	c := credential.Config[token]{
-		Acquire: t.acquire, Timeout: cfg.TokenTimeout, Now: cfg.Now, Tasks: tasks, Closed: storeerror.ErrClosed,
+		Acquire: t.acquire, Timeout: cfg.LoginTimeout, Now: cfg.Now, Tasks: tasks, Closed: storeerror.ErrClosed,
 		Margin: func(time.Duration) time.Duration { return tokenMargin },
 		Ahead:  func(life time.Duration) time.Duration { return min(refreshMargin, life/2) },
 		Failed: func(err error) { log.Warn("no access token", "error", err) },

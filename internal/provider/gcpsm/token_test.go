@@ -11,9 +11,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/credential"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/provider/task"
+	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -38,7 +40,7 @@ func (i *issuer) source(t *testing.T) *tokenSource {
 		}
 		return newToken("ya29.x", time.Now().Add(i.lifetime)), nil
 	}}}}
-	cfg := Config{Logger: slog.New(slog.DiscardHandler)}.withDefaults()
+	cfg := provider.Config{Logger: slog.New(slog.DiscardHandler)}.For(&registry.Integration{})
 	tasks := task.NewGroup()
 	s := newTokenSource(cfg, cfg.Logger, id, http.DefaultTransport, tasks)
 	i.stop = func() {
@@ -145,7 +147,7 @@ func TestTokenWaitersAreIndependent(t *testing.T) {
 	})
 }
 
-func TestTokenTimeout(t *testing.T) {
+func TestLoginTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := &issuer{work: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }}
 		s := i.source(t)

@@ -129,11 +129,11 @@ func (f *front) integration(t testing.TB, role, id string) *registry.Integration
 	}
 }
 
-func (f *front) config() Config {
-	return Config{Logger: slog.New(slog.NewTextHandler(&f.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+func (f *front) config() provider.Config {
+	return provider.Config{Logger: slog.New(slog.NewTextHandler(&f.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))}
 }
 
-func (f *front) open(t testing.TB, cfg Config, in *registry.Integration) *store {
+func (f *front) open(t testing.TB, cfg provider.Config, in *registry.Integration) *store {
 	t.Helper()
 	p, err := Opener(cfg)(t.Context(), in)
 	must(t, err)

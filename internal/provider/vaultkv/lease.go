@@ -191,7 +191,7 @@ func (s *store) renew(ctx context.Context, kept *lease) error {
 // renewInTime is called by the clock, when two thirds of a lease are over.
 func (s *store) renewInTime(path string) {
 	s.tasks.Start(func(closing context.Context) {
-		ctx, cancel := context.WithTimeout(closing, loginTimeout)
+		ctx, cancel := context.WithTimeout(closing, s.cfg.LoginTimeout)
 		defer cancel()
 		s.renewUsed(ctx, path)
 	})

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/credential"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
@@ -45,10 +46,10 @@ type logins struct {
 	held *credential.Source[*session]
 }
 
-func newLogins(cfg Config, in *registry.Integration, c *client, host string, tasks *task.Group) *logins {
-	l := &logins{client: c, in: in, auth: in.Vault.Auth, host: host, now: cfg.Now, log: cfg.Logger.With("integration", in.ID)}
+func newLogins(cfg provider.Config, in *registry.Integration, c *client, host string, tasks *task.Group) *logins {
+	l := &logins{client: c, in: in, auth: in.Vault.Auth, host: host, now: cfg.Now, log: cfg.Logger}
 	source := credential.Config[*session]{
-		Acquire: l.acquire, Timeout: loginTimeout, Now: cfg.Now, Tasks: tasks, Closed: storeerror.Closed(),
+		Acquire: l.acquire, Timeout: cfg.LoginTimeout, Now: cfg.Now, Tasks: tasks, Closed: storeerror.Closed(),
 		Margin: margin,
 		// A token in a file cannot be had again once it has ended.
 		Keep:   l.auth.Type == registry.VaultToken,

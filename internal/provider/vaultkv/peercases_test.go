@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -122,7 +123,7 @@ func TestPeerLogins(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			in := p.direct()
 			in.Vault.Auth = tc.auth
-			s := (&front{}).open(t, Config{}, in)
+			s := (&front{}).open(t, provider.Config{}, in)
 			if !tc.good {
 				fails(t, s, "secret/db", secret.ReasonStoreAuthenticationFailed)
 				return

@@ -14,9 +14,6 @@ package vaultkv
 import (
 	"context"
 	"crypto/tls"
-	"log/slog"
-	"net"
-	"net/http"
 	"net/url"
 	"strings"
 	"time"
@@ -29,28 +26,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Config is what every integration's provider shares. The zero Config is ready
-// to use.
-type Config struct {
-	// Logger is told when the integration has logged in or cannot. Nil discards.
-	Logger *slog.Logger
-	// Now is the clock that leases and tokens are measured with. Nil means
-	// time.Now.
-	Now func() time.Time
-	// TryTimeout bounds one HTTP exchange. Zero means 4 s.
-	TryTimeout time.Duration
-	// Proxy picks the proxy of a request, as http.Transport.Proxy. Nil means
-	// http.ProxyFromEnvironment.
-	Proxy func(*http.Request) (*url.URL, error)
-	// Resolver looks the server's name up; nil means the system's.
-	Resolver *net.Resolver
-	// connecting is told of each address that may be connected to.
-	connecting func(address string) error
-}
-
 const (
-	// loginTimeout bounds logging in or renewing the token, all requests together.
-	loginTimeout = 10 * time.Second
 	// closeTimeout bounds how long Close waits for what it has cancelled.
 	closeTimeout = 5 * time.Second
 	// maxBody is the most that is read of an answer, in bytes: Vault's secrets have no
@@ -62,13 +38,7 @@ const (
 
 // Opener returns the provider.Opener of Vault. Opening reads the integration's
 // files and contacts nobody. Its errors name the setting or file to fix.
-func Opener(cfg Config) provider.Opener {
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
-	if cfg.Now == nil {
-		cfg.Now = time.Now
-	}
+func Opener(cfg provider.Config) provider.Opener {
 	return func(_ context.Context, in *registry.Integration) (provider.Provider, error) {
 		return open(cfg, in)
 	}
@@ -76,6 +46,7 @@ func Opener(cfg Config) provider.Opener {
 
 // store reads one server with one identity.
 type store struct {
+	cfg    provider.Config
 	vault  *registry.Vault
 	in     *registry.Integration
 	host   string // for messages
@@ -91,7 +62,7 @@ var (
 	_ provider.Keeper   = (*store)(nil)
 )
 
-func open(cfg Config, in *registry.Integration) (*store, error) {
+func open(cfg provider.Config, in *registry.Integration) (*store, error) {
 	v := in.Vault
 	if in.Kind != secret.KindHashiCorpVault || v == nil {
 		return nil, storeerror.Setup("the integration has no vault settings")
@@ -100,19 +71,9 @@ func open(cfg Config, in *registry.Integration) (*store, error) {
 	if err != nil || u.Scheme != "https" || u.Host == "" {
 		return nil, storeerror.Setup("vault.address is not the https:// URL of a server")
 	}
-	out := egress.Config{
-		Origins:         []string{egress.Origin(u)},
-		PrivateEndpoint: v.PrivateEndpoint,
-		Timeout:         cfg.TryTimeout,
-		Proxy:           cfg.Proxy,
-		Resolver:        cfg.Resolver,
-		Connecting:      cfg.connecting,
-		Concurrency:     in.Limits.MaxConcurrentReads,
-		MaxBody:         maxBody,
-	}
-	if in.Limits.Timeout > 0 {
-		out.Timeout = in.Limits.Timeout
-	}
+	cfg = cfg.For(in)
+	out := cfg.Egress(in)
+	out.Origins, out.PrivateEndpoint, out.MaxBody = []string{egress.Origin(u)}, v.PrivateEndpoint, maxBody
 	if v.Dial != "" {
 		out.Dial = map[string]string{strings.ToLower(u.Hostname()): v.Dial}
 	}
@@ -125,6 +86,7 @@ func open(cfg Config, in *registry.Integration) (*store, error) {
 		}
 	}
 	s := &store{
+		cfg:    cfg,
 		vault:  v,
 		in:     in,
 		host:   u.Host,

@@ -36,7 +36,7 @@ func TestWayToTheServer(t *testing.T) {
 			cfg.Proxy = func(*http.Request) (*url.URL, error) { return nil, nil }
 			cfg.Resolver = &net.Resolver{PreferGo: true, Dial: nipServer}
 			var connected []string
-			cfg.connecting = func(address string) error {
+			cfg.Connecting = func(address string) error {
 				connected = append(connected, address)
 				return stopped
 			}
