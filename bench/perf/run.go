@@ -116,6 +116,7 @@ func newContest(ctx context.Context, b *bed, o options) (*contest, error) {
 	}
 	for name := range strings.SplitSeq(o.servers, ",") {
 		switch name {
+		case "": // -binaries alone
 		case "floor":
 			c.servers = append(c.servers, server{name: name, command: b.floor("-configs", strconv.Itoa(o.configs))})
 		case "tuned":

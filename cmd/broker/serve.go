@@ -24,6 +24,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/cache"
 	"github.com/secretbroker/secretbroker/internal/config"
+	"github.com/secretbroker/secretbroker/internal/cpulimit"
 	"github.com/secretbroker/secretbroker/internal/hardening"
 	"github.com/secretbroker/secretbroker/internal/manage"
 	"github.com/secretbroker/secretbroker/internal/placement"
@@ -79,6 +80,7 @@ else has changed and waits for a restart.`,
 				return err
 			}
 			limitMemory(cfg, log)
+			cpulimit.AddProcessor()
 			return serve(cmd.Context(), cfg, log, process{
 				hangups: hangups,
 				reload:  func() (*config.Config, error) { return config.Load(configFile) },

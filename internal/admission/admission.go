@@ -9,11 +9,12 @@ package admission
 
 import (
 	"cmp"
-	"runtime"
 	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/secretbroker/secretbroker/internal/cpulimit"
 )
 
 // Limits bound the calls. The zero value of each stands for its default.
@@ -32,8 +33,8 @@ type Limits struct {
 func (l Limits) withDefaults() Limits {
 	return Limits{
 		PerSecond: cmp.Or(l.PerSecond, 5000),
-		PerCaller: cmp.Or(l.PerCaller, 128*runtime.GOMAXPROCS(0)),
-		Total:     cmp.Or(l.Total, 1024*runtime.GOMAXPROCS(0)),
+		PerCaller: cmp.Or(l.PerCaller, 128*cpulimit.CPUs()),
+		Total:     cmp.Or(l.Total, 1024*cpulimit.CPUs()),
 	}
 }
 
@@ -198,7 +199,7 @@ func (g *Gate) allowedFor(under int, quiet bool) int {
 // quiet reports whether a caller with so many calls has so few that it may use the
 // reserve. However many calls each of the others has, a quiet caller gets in.
 func (g *Gate) quiet(calls int) bool {
-	return calls < max(1, min(g.limits.PerCaller/quietShare, quietPerCPU*runtime.GOMAXPROCS(0)))
+	return calls < max(1, min(g.limits.PerCaller/quietShare, quietPerCPU*cpulimit.CPUs()))
 }
 
 // Leave ends a call that was let in.
@@ -234,7 +235,7 @@ func (g *Gate) adapt(now time.Time) {
 	case stale:
 		g.allowed = g.limits.Total
 	case wait > maxCPUWait:
-		least := min(minAllowed*runtime.GOMAXPROCS(0), g.limits.Total)
+		least := min(minAllowed*cpulimit.CPUs(), g.limits.Total)
 		g.allowed = max(min(g.allowed, g.total)*3/4, least)
 	default:
 		g.allowed = min(g.allowed+g.allowed/8+1, g.limits.Total)

@@ -2,12 +2,11 @@ package admission
 
 import (
 	"fmt"
-	"math"
-	"runtime"
 	"sync"
 	"testing"
-	"testing/fstest"
 	"time"
+
+	"github.com/secretbroker/secretbroker/internal/cpulimit"
 )
 
 var start = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -139,7 +138,7 @@ func TestDefaults(t *testing.T) {
 // TestOverloadedCPUs lets in fewer calls, but always some, and all again later.
 func TestOverloadedCPUs(t *testing.T) {
 	var wait time.Duration
-	least := minAllowed * runtime.GOMAXPROCS(0)
+	least := minAllowed * cpulimit.CPUs()
 	g := New(Limits{PerSecond: 1 << 20, PerCaller: 1 << 20, Total: 8 * least})
 	g.wait = func() time.Duration { return wait }
 	now := start
@@ -245,31 +244,11 @@ func TestCPUTime(t *testing.T) {
 	}
 }
 
-func TestCPUQuota(t *testing.T) {
-	file := func(text string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(text)} }
-	for _, tt := range []struct {
-		name  string
-		files fstest.MapFS
-		want  float64
-	}{
-		{"nothing", fstest.MapFS{}, math.Inf(1)},
-		{"its own", fstest.MapFS{"proc/self/cgroup": file("0::/a/b\n"), "sys/fs/cgroup/a/b/cpu.max": file("50000 100000\n")}, 0.5},
-		{"above it", fstest.MapFS{"proc/self/cgroup": file("1:cpu:/x\n0::/a/b\n"), "sys/fs/cgroup/a/b/cpu.max": file("max 100000\n"), "sys/fs/cgroup/a/cpu.max": file("150000 100000\n")}, 1.5},
-		{"a container's", fstest.MapFS{"proc/self/cgroup": file("0::/\n"), "sys/fs/cgroup/cpu.max": file("200000 100000\n")}, 2},
-		{"none", fstest.MapFS{"proc/self/cgroup": file("0::/\n"), "sys/fs/cgroup/cpu.max": file("max 100000\n")}, math.Inf(1)},
-		{"odd", fstest.MapFS{"proc/self/cgroup": file("0::/\n"), "sys/fs/cgroup/cpu.max": file("0 0\n")}, math.Inf(1)},
-	} {
-		if got := quotaIn(tt.files); got != tt.want {
-			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
-		}
-	}
-}
-
 // waitForWork has much work wait for CPUs.
 func waitForWork(w *cpuWait) {
 	w.waited() // what was before
 	var busy sync.WaitGroup
-	sum := make([]int, 64*runtime.GOMAXPROCS(0))
+	sum := make([]int, 64*cpulimit.CPUs())
 	for i := range sum {
 		busy.Go(func() {
 			for n := range 100_000 {

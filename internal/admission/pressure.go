@@ -2,9 +2,10 @@ package admission
 
 import (
 	"math"
-	"runtime"
 	"runtime/metrics"
 	"time"
+
+	"github.com/secretbroker/secretbroker/internal/cpulimit"
 )
 
 // schedulingWaits is how long goroutines that could run had to wait for a CPU.
@@ -17,8 +18,8 @@ const minBusy = 0.5
 // cannot tell, because calls that wait for a store take none.
 //
 // Goroutines also wait to be scheduled while the CPU is idle: a goroutine that is
-// in fsync keeps its P for up to 10 ms, and with one P all others wait. So a wait
-// counts only if the process has used its CPU time meanwhile.
+// in fsync keeps its P for up to 10 ms, and those that are queued on it wait. So a
+// wait counts only if the process has used its CPU time meanwhile.
 type cpuWait struct {
 	sample []metrics.Sample
 	last   []uint64
@@ -33,12 +34,12 @@ type cpuWait struct {
 }
 
 func newCPUWait() *cpuWait {
-	quota := cpuQuota()
+	cpus := min(float64(cpulimit.CPUs()), cpulimit.Quota())
 	return &cpuWait{
 		sample: []metrics.Sample{{Name: schedulingWaits}},
 		used:   cpuTime,
 		now:    time.Now,
-		cpus:   func() float64 { return min(float64(runtime.GOMAXPROCS(0)), quota) },
+		cpus:   func() float64 { return cpus },
 	}
 }
 

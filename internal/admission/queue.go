@@ -3,10 +3,11 @@ package admission
 import (
 	"cmp"
 	"context"
-	"runtime"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/secretbroker/secretbroker/internal/cpulimit"
 )
 
 const (
@@ -40,7 +41,7 @@ type queued struct {
 
 // NewQueue makes a Queue with so many places; 0 means two for each CPU.
 func NewQueue(places int) *Queue {
-	places = cmp.Or(places, placesPerCPU*runtime.GOMAXPROCS(0))
+	places = cmp.Or(places, placesPerCPU*cpulimit.CPUs())
 	return &Queue{places: places, each: max(1, places/2), maxWait: maxQueueTime, callers: make(map[string]*queued)}
 }
 

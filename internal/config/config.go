@@ -11,9 +11,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/cpulimit"
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
@@ -205,8 +205,8 @@ func defaults() *Config {
 			MaxConnectionsPerPrincipal: 256,
 
 			MaxCallsPerSecondPerPrincipal:  5000,
-			MaxConcurrentCallsPerPrincipal: 128 * runtime.GOMAXPROCS(0),
-			MaxConcurrentCalls:             1024 * runtime.GOMAXPROCS(0),
+			MaxConcurrentCallsPerPrincipal: 128 * cpulimit.CPUs(),
+			MaxConcurrentCalls:             1024 * cpulimit.CPUs(),
 
 			MaxHandshakes: 1000,
 		},

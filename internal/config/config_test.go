@@ -5,13 +5,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/secretbroker/secretbroker/internal/cpulimit"
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
@@ -72,7 +72,7 @@ func TestLoad(t *testing.T) {
 			Cache:        Cache{TTL: strictyaml.Duration(5 * time.Minute), MaxBytes: 64 << 20},
 			Audit:        Audit{File: AuditStdout, Sync: AuditSyncBatch},
 			Management:   Management{UsageWindow: strictyaml.Duration(24 * time.Hour)},
-			Limits:       Limits{1 << 20, 1000, 128, 64, 2048, 512, 256 << 10, 256, 256, 5000, 128 * runtime.GOMAXPROCS(0), 1024 * runtime.GOMAXPROCS(0), 1000},
+			Limits:       Limits{1 << 20, 1000, 128, 64, 2048, 512, 256 << 10, 256, 256, 5000, 128 * cpulimit.CPUs(), 1024 * cpulimit.CPUs(), 1000},
 			Tracing:      defaultTracing(),
 			Shutdown:     Shutdown{DrainDelay: strictyaml.Duration(5 * time.Second), Timeout: strictyaml.Duration(15 * time.Second)},
 		}},

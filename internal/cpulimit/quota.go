@@ -1,4 +1,4 @@
-package admission
+package cpulimit
 
 import (
 	"io/fs"
@@ -9,12 +9,11 @@ import (
 	"strings"
 )
 
-// cpuQuota returns how many CPUs the process's cgroup may use, infinity if it has
-// no quota. Go rounds a quota up to whole CPUs, and to two at least, so GOMAXPROCS
-// does not tell.
-func cpuQuota() float64 { return quotaIn(os.DirFS("/")) }
+// Quota returns how many CPUs the process's cgroup may use, infinity if it has no
+// quota. Go rounds a quota up to whole CPUs, and to two at least, so CPUs may be more.
+func Quota() float64 { return quotaIn(os.DirFS("/")) }
 
-// quotaIn is cpuQuota for a file system, and knows cgroups of version 2.
+// quotaIn is Quota for a file system, and knows cgroups of version 2.
 func quotaIn(root fs.FS) float64 {
 	quota := math.Inf(1)
 	membership, err := fs.ReadFile(root, "proc/self/cgroup")
