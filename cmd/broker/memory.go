@@ -10,12 +10,22 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/budget"
 	"github.com/secretbroker/secretbroker/internal/config"
+	"github.com/secretbroker/secretbroker/internal/hardening"
 	"github.com/secretbroker/secretbroker/internal/memlimit"
 )
 
 // minMemory is how much memory the broker needs beside its cache: below it, a busy
 // broker refuses calls for lack of memory.
 const minMemory = 128 << 20
+
+// harden keeps the process's memory to the process. It comes before anything
+// secret is read.
+func harden(cfg *config.Config, log *slog.Logger) error {
+	if err := hardening.Apply(hardening.Config{LockMemory: cfg.Memory.Lock, Logger: log}); err != nil {
+		return &exitError{Code: exitFailure, Err: err}
+	}
+	return nil
+}
 
 // limitMemory makes the process keep to its memory limit, and tells the log of it.
 func limitMemory(cfg *config.Config, log *slog.Logger) memlimit.Limit {

@@ -25,7 +25,6 @@ import (
 	"github.com/secretbroker/secretbroker/internal/cache"
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/cpulimit"
-	"github.com/secretbroker/secretbroker/internal/hardening"
 	"github.com/secretbroker/secretbroker/internal/manage"
 	"github.com/secretbroker/secretbroker/internal/placement"
 	"github.com/secretbroker/secretbroker/internal/provider"
@@ -92,15 +91,6 @@ else has changed and waits for a restart.`,
 	_ = cmd.MarkFlagFilename("config", "yaml", "yml")
 	logs.register(cmd)
 	return cmd
-}
-
-// harden keeps the process's memory to the process. It comes before anything
-// secret is read.
-func harden(cfg *config.Config, log *slog.Logger) error {
-	if err := hardening.Apply(hardening.Config{LockMemory: cfg.Memory.Lock, Logger: log}); err != nil {
-		return &exitError{Code: exitFailure, Err: err}
-	}
-	return nil
 }
 
 // listening is where a broker that has become ready answers.
