@@ -10,8 +10,10 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/config"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/manage/history"
 	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/registry/dirstore"
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
 	"github.com/secretbroker/secretbroker/internal/registry/sqlstore"
 	"github.com/secretbroker/secretbroker/internal/server"
@@ -35,9 +37,9 @@ type integrationStore struct {
 }
 
 // openIntegrations opens the directory or the database of the configuration.
-func openIntegrations(ctx context.Context, cfg *config.Config, log *slog.Logger, onChange func(removed, changed []*registry.Integration)) (*integrationStore, error) {
+func openIntegrations(ctx context.Context, cfg *config.Config, log *slog.Logger, onChange func(removed, changed []*integration.Integration)) (*integrationStore, error) {
 	if cfg.Integrations != "" {
-		files, err := registry.Open(registry.FilesConfig{Dir: cfg.Integrations, Logger: log, OnChange: onChange})
+		files, err := dirstore.Open(dirstore.Config{Dir: cfg.Integrations, Logger: log, OnChange: onChange})
 		if err != nil {
 			return nil, &exitError{Code: exitUsage, Err: err}
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	stdlog "log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -13,6 +12,7 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+	stdlog "log"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -25,6 +25,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/cache"
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/cpulimit"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/manage"
 	"github.com/secretbroker/secretbroker/internal/placement"
 	"github.com/secretbroker/secretbroker/internal/provider"
@@ -33,7 +34,6 @@ import (
 	"github.com/secretbroker/secretbroker/internal/provider/gcpsm"
 	"github.com/secretbroker/secretbroker/internal/provider/localfile"
 	"github.com/secretbroker/secretbroker/internal/provider/vaultkv"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
 	"github.com/secretbroker/secretbroker/internal/server"
@@ -165,7 +165,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	defer values.Close()
 	m.watchCache(values)
 
-	integrations, err := openIntegrations(ctx, cfg, log, func(removed, changed []*registry.Integration) {
+	integrations, err := openIntegrations(ctx, cfg, log, func(removed, changed []*integration.Integration) {
 		for _, in := range removed {
 			stores.Remove(in.ID)
 		}

@@ -24,7 +24,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/cache"
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/devmode"
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
 	"github.com/secretbroker/secretbroker/internal/server"
@@ -125,7 +125,7 @@ func (c countedLog) Begin(events []audit.Event) (audit.Receipt, error) {
 // oneSecret is every secret of a store.
 type oneSecret string
 
-func (v oneSecret) Fetch(context.Context, *registry.Integration, secret.Ref) (*secret.Secret, error) {
+func (v oneSecret) Fetch(context.Context, *integration.Integration, secret.Ref) (*secret.Secret, error) {
 	return secret.New("v1", time.Now(), time.Time{}, []byte(v)), nil
 }
 

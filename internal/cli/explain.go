@@ -10,7 +10,8 @@ import (
 	"github.com/secretbroker/secretbroker/client"
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/explain"
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/registry/dirstore"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -167,7 +168,7 @@ func explainDiff(cmd *cobra.Command, output string, exitCode bool, old, now stri
 // readIntegrations reads the integrations that a broker.yaml points to, or those
 // of a directory. It takes nothing of what is partly wrong: an answer from half
 // the grants would be a wrong one.
-func readIntegrations(path string) ([]*registry.Integration, error) {
+func readIntegrations(path string) ([]*integration.Integration, error) {
 	dir := path
 	if info, err := os.Stat(path); err != nil || !info.IsDir() {
 		cfg, err := config.Load(path)
@@ -178,7 +179,7 @@ func readIntegrations(path string) ([]*registry.Integration, error) {
 			return nil, &ExitError{ExitUsage, fmt.Errorf("%s: its integrations are in a database; ask a broker that has it open, or explain what broker integration export writes", path)}
 		}
 	}
-	integrations, faults := registry.ReadPolicies(dir)
+	integrations, faults := dirstore.ReadPolicies(dir)
 	if len(faults) > 0 {
 		return nil, &ExitError{ExitUsage, faults}
 	}

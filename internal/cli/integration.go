@@ -13,7 +13,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/client"
 	"github.com/secretbroker/secretbroker/internal/authz"
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -106,7 +106,7 @@ func (m *managing) completeOneID(cmd *cobra.Command, args []string, toComplete s
 // document is an integration's file on this machine.
 type document struct {
 	path string
-	registry.FormFile
+	integration.FormFile
 	// credentials are the files that it names for credentials, by the name under
 	// which the broker keeps them. They are taken out of the form.
 	credentials map[string]string
@@ -119,7 +119,7 @@ func readDocument(path string) (*document, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &document{path: path, FormFile: registry.ParseForm(path, data)}
+	d := &document{path: path, FormFile: integration.ParseForm(path, data)}
 	if err := d.Faults.Err(); err != nil {
 		return nil, err
 	}
@@ -181,7 +181,7 @@ func readCredentials(flags []string) (map[string][]byte, error) {
 }
 
 // integrationOf is what the client takes of a form.
-func integrationOf(f *registry.Form) *client.Integration {
+func integrationOf(f *integration.Form) *client.Integration {
 	in := &client.Integration{
 		ID: f.ID, DisplayName: f.DisplayName, Kind: string(f.Kind), Settings: numbersAsFloats(f.Settings()),
 		CacheTTL: time.Duration(f.Cache.TTL), CacheMaxStale: time.Duration(f.Cache.MaxStale),
@@ -223,8 +223,8 @@ func numbersAsFloats(m map[string]any) map[string]any {
 }
 
 // formOf is the form of what a broker answered.
-func formOf(in *client.Integration) (*registry.Form, error) {
-	f := &registry.Form{ID: in.ID, DisplayName: in.DisplayName, Kind: secret.Kind(in.Kind)}
+func formOf(in *client.Integration) (*integration.Form, error) {
+	f := &integration.Form{ID: in.ID, DisplayName: in.DisplayName, Kind: secret.Kind(in.Kind)}
 	if len(in.Settings) > 0 {
 		if err := f.SetSettings(in.Settings); err != nil {
 			return nil, fmt.Errorf("%s: this version of the command does not understand the broker's answer: %w", in.ID, err)
@@ -234,11 +234,11 @@ func formOf(in *client.Integration) (*registry.Form, error) {
 	f.Cache.SetMaxStale(in.CacheMaxStale)
 	f.Limits.MaxConcurrentReads, f.Limits.ReadsPerSecond = in.Limits.MaxConcurrentReads, in.Limits.ReadsPerSecond
 	f.Limits.SetTimeout(in.Limits.Timeout)
-	f.Placement = registry.Placement{Cloud: in.Placement.Cloud, Region: in.Placement.Region}
+	f.Placement = integration.Placement{Cloud: in.Placement.Cloud, Region: in.Placement.Region}
 	for _, g := range in.Grants {
-		f.Grants = append(f.Grants, registry.FormGrant{Principals: g.Principals, Vaults: g.Vaults, Stores: g.Stores, Secrets: g.Secrets, Keys: g.Keys})
+		f.Grants = append(f.Grants, integration.FormGrant{Principals: g.Principals, Vaults: g.Vaults, Stores: g.Stores, Secrets: g.Secrets, Keys: g.Keys})
 	}
-	f.Roles = registry.FormRoles{
+	f.Roles = integration.FormRoles{
 		ResourceOwner: in.Roles[client.Role(authz.ResourceOwner)], Assigner: in.Roles[client.Role(authz.Assigner)], Auditor: in.Roles[client.Role(authz.Auditor)],
 	}
 	return f, nil

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/client"
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
 type (
@@ -82,7 +82,7 @@ func printStructured(w io.Writer, output string, v any) error {
 	if err := json.Unmarshal(data, &plain); err != nil {
 		return err
 	}
-	text, err := registry.EncodeYAML(plain)
+	text, err := integration.EncodeYAML(plain)
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secretbroker/secretbroker/client"
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -154,7 +154,7 @@ func settingOf(p *planned, field string) string {
 		kind = p.document.Kind
 	}
 	if rest, ok := strings.CutPrefix(setting, "settings"); ok {
-		return registry.SectionOf(kind) + rest
+		return integration.SectionOf(kind) + rest
 	}
 	return setting
 }

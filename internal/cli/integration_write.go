@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secretbroker/secretbroker/client"
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
 // credentialHelp is said by all commands that send credentials.
@@ -220,11 +220,11 @@ func (e *edits) apply(in *client.Integration) (*client.Integration, error) {
 			return nil, fmt.Errorf("--unset %s: %w", setting, err)
 		}
 	}
-	data, err := registry.EncodeYAML(tree)
+	data, err := integration.EncodeYAML(tree)
 	if err != nil {
 		return nil, err
 	}
-	edited := registry.ParseForm(in.ID, data)
+	edited := integration.ParseForm(in.ID, data)
 	if err := edited.Faults.Err(); err != nil {
 		return nil, err
 	}

@@ -4,8 +4,8 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/placement"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
@@ -67,7 +67,7 @@ func (p Placement) Rules() placement.Config {
 		c.Kinds = append(c.Kinds, secret.Kind(k))
 	}
 	for _, at := range p.Callers {
-		c.Callers = append(c.Callers, placement.Callers{Principals: at.Principals, Place: registry.Placement{Cloud: at.Cloud, Region: at.Region}})
+		c.Callers = append(c.Callers, placement.Callers{Principals: at.Principals, Place: integration.Placement{Cloud: at.Cloud, Region: at.Region}})
 	}
 	return c
 }
@@ -105,7 +105,7 @@ func principals(doc *strictyaml.Document, path string, patterns []string) {
 
 func (p *Placement) validate(doc *strictyaml.Document) {
 	for i, kind := range p.Kinds {
-		if registry.SectionOf(secret.Kind(kind)) == "" {
+		if integration.SectionOf(secret.Kind(kind)) == "" {
 			doc.Fault(strictyaml.Index("placement.kinds", i), "there is no such kind")
 		}
 	}
@@ -156,7 +156,7 @@ func (p *Placement) validate(doc *strictyaml.Document) {
 }
 
 func placeName(doc *strictyaml.Document, path, name string) {
-	if !registry.IsPlaceName(name) {
+	if !integration.IsPlaceName(name) {
 		doc.Fault(path, "expected lower-case letters, digits and hyphens, such as westeurope")
 	}
 }

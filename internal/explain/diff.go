@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
 // Changes are what one set of integrations gives and takes compared with
@@ -63,8 +63,8 @@ func (n Note) String() string {
 // Diff compares two sets of integrations, whose order does not matter. Two
 // integrations are the same if their ids are: what one of them loses is never
 // made up for by another, which has another cloud identity.
-func Diff(before, after []*registry.Integration) Changes {
-	old, now := make(map[string]*registry.Integration), make(map[string]*registry.Integration)
+func Diff(before, after []*integration.Integration) Changes {
+	old, now := make(map[string]*integration.Integration), make(map[string]*integration.Integration)
 	ids := make(map[string]bool)
 	for _, in := range before {
 		old[in.ID], ids[in.ID] = in, true
@@ -115,7 +115,7 @@ func notCovered(rules, others []authz.Rule) []authz.Rule {
 
 // notes compares what is no grant. Paths of files are left out: the same
 // integration has others in another checkout.
-func notes(old, now *registry.Integration) []Note {
+func notes(old, now *integration.Integration) []Note {
 	var differ []Note
 	compare := func(setting, was, is string) {
 		if was != is {
@@ -134,11 +134,11 @@ func notes(old, now *registry.Integration) []Note {
 
 // union returns what is in either list, each thing to compare once: in the
 // order of the sections, the elements of a list or table sorted.
-func union(lists ...[]registry.Setting) []registry.Setting {
-	base := func(s registry.Setting) string { name, _, _ := strings.Cut(s.Name, "["); return name }
-	var all []registry.Setting
+func union(lists ...[]integration.Setting) []integration.Setting {
+	base := func(s integration.Setting) string { name, _, _ := strings.Cut(s.Name, "["); return name }
+	var all []integration.Setting
 	rank := make(map[string]int)
-	seen := make(map[registry.Setting]bool)
+	seen := make(map[integration.Setting]bool)
 	for _, s := range slices.Concat(lists...) {
 		if !s.Element {
 			s.Value = "" // the old and the new one are one difference
@@ -151,7 +151,7 @@ func union(lists ...[]registry.Setting) []registry.Setting {
 			all = append(all, s)
 		}
 	}
-	slices.SortStableFunc(all, func(a, b registry.Setting) int {
+	slices.SortStableFunc(all, func(a, b integration.Setting) int {
 		return cmp.Or(rank[base(a)]-rank[base(b)], strings.Compare(a.Name, b.Name), strings.Compare(a.Value, b.Value))
 	})
 	return all
@@ -159,7 +159,7 @@ func union(lists ...[]registry.Setting) []registry.Setting {
 
 // valueOf returns the value that the settings have at the position of s: of an element
 // of a list its own if it is there.
-func valueOf(settings []registry.Setting, s registry.Setting) string {
+func valueOf(settings []integration.Setting, s integration.Setting) string {
 	for _, other := range settings {
 		if other.Name == s.Name && (!s.Element || other.Value == s.Value) {
 			return other.Value

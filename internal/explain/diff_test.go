@@ -10,7 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -19,8 +19,8 @@ func rule(principal, store, name, key string) authz.Rule {
 }
 
 func TestDiff(t *testing.T) {
-	one := func(vaults []string, grants ...authz.Grant) []*registry.Integration {
-		return []*registry.Integration{integration(t, "x", vaults, grants...)}
+	one := func(vaults []string, grants ...authz.Grant) []*integration.Integration {
+		return []*integration.Integration{sampleIntegration(t, "x", vaults, grants...)}
 	}
 	vaults := []string{prod}
 	db := func(principals ...string) authz.Grant {
@@ -31,12 +31,12 @@ func TestDiff(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name     string
-		old, now []*registry.Integration
+		old, now []*integration.Integration
 		want     Changes
 	}{
 		{"nothing", nil, nil, nil},
 		{"the same", sample(t), sample(t), nil},
-		{"another order", sample(t), []*registry.Integration{sample(t)[1], sample(t)[0]}, nil},
+		{"another order", sample(t), []*integration.Integration{sample(t)[1], sample(t)[0]}, nil},
 		{
 			"other grants that say the same", one(vaults, db("dns:a.td", "dns:b.td"), to("dns:c.td")),
 			one(vaults, to("dns:c.td"), db("dns:c.td"), db("dns:b.td"), db("dns:a.td")), nil,
@@ -64,8 +64,8 @@ func TestDiff(t *testing.T) {
 			changed([]authz.Rule{rule("dns:a.td", stage, "db", "")}, nil, Note{"azure.vaults", "", stage}),
 		},
 		{
-			"added and removed", []*registry.Integration{integration(t, "b", vaults, db("dns:a.td")), integration(t, "no-grants", vaults)},
-			[]*registry.Integration{integration(t, "a", vaults, db("dns:a.td"))},
+			"added and removed", []*integration.Integration{sampleIntegration(t, "b", vaults, db("dns:a.td")), sampleIntegration(t, "no-grants", vaults)},
+			[]*integration.Integration{sampleIntegration(t, "a", vaults, db("dns:a.td"))},
 			Changes{
 				{IntegrationID: "a", Kind: Added, Gained: []authz.Rule{rule("dns:a.td", prod, "db", "")}},
 				{IntegrationID: "b", Kind: Removed, Lost: []authz.Rule{rule("dns:a.td", prod, "db", "")}},
@@ -88,41 +88,41 @@ func TestDiff(t *testing.T) {
 
 func TestDiffNotes(t *testing.T) {
 	vaults := []string{prod}
-	same := func() *registry.Integration {
-		in := integration(t, "x", vaults, to("dns:a.td"))
+	same := func() *integration.Integration {
+		in := sampleIntegration(t, "x", vaults, to("dns:a.td"))
 		in.CacheTTL, in.CacheMaxStale = time.Minute, time.Hour
-		*in.Azure = registry.Azure{
-			TenantID: "t1", ClientID: "c1", Credential: registry.AzureCredential{Type: registry.AzureClientSecret, ClientSecretFile: "/old/secret"},
+		*in.Azure = integration.Azure{
+			TenantID: "t1", ClientID: "c1", Credential: integration.AzureCredential{Type: integration.AzureClientSecret, ClientSecretFile: "/old/secret"},
 			Vaults: vaults, CAFile: "/old/ca", AuthorityHost: "https://a/", Dial: map[string]string{"h1": "1:1", "h2": "2:2"},
 		}
 		return in
 	}
 	for _, tt := range []struct {
 		name   string
-		change func(*registry.Integration)
+		change func(*integration.Integration)
 		want   []Note
 	}{
-		{"nothing", func(*registry.Integration) {}, nil},
-		{"paths, display name, revision", func(in *registry.Integration) {
+		{"nothing", func(*integration.Integration) {}, nil},
+		{"paths, display name, revision", func(in *integration.Integration) {
 			in.Azure.Credential.ClientSecretFile, in.Azure.CAFile = "/new/secret", "/new/ca"
 			in.DisplayName, in.Revision = "Y", "r2"
 		}, nil},
-		{"tenant and client", func(in *registry.Integration) { in.Azure.TenantID, in.Azure.ClientID = "t2", "" },
+		{"tenant and client", func(in *integration.Integration) { in.Azure.TenantID, in.Azure.ClientID = "t2", "" },
 			[]Note{{"azure.tenant_id", "t1", "t2"}, {"azure.client_id", "c1", ""}}},
-		{"credential", func(in *registry.Integration) { in.Azure.Credential.Type = registry.AzureManagedIdentity },
+		{"credential", func(in *integration.Integration) { in.Azure.Credential.Type = integration.AzureManagedIdentity },
 			[]Note{{"azure.credential.type", "client_secret", "managed_identity"}}},
-		{"vaults", func(in *registry.Integration) { in.Azure.Vaults = []string{stage, other} },
+		{"vaults", func(in *integration.Integration) { in.Azure.Vaults = []string{stage, other} },
 			[]Note{{"azure.vaults", "", other}, {"azure.vaults", prod, ""}, {"azure.vaults", "", stage}}},
-		{"trust", func(in *registry.Integration) {
+		{"trust", func(in *integration.Integration) {
 			in.Azure.CAFile, in.Azure.AuthorityHost, in.Azure.DisableInstanceDiscovery = "", "https://b/", true
 		}, []Note{
 			{"azure.authority_host", "https://a/", "https://b/"}, {"azure.disable_instance_discovery", "", "true"}, {"azure.ca_file", "a file", ""},
 		}},
-		{"dial", func(in *registry.Integration) { in.Azure.Dial = map[string]string{"h2": "2:3", "h3": "3:3"} },
+		{"dial", func(in *integration.Integration) { in.Azure.Dial = map[string]string{"h2": "2:3", "h3": "3:3"} },
 			[]Note{{"azure.dial[h1]", "1:1", ""}, {"azure.dial[h2]", "2:2", "2:3"}, {"azure.dial[h3]", "", "3:3"}}},
-		{"cache", func(in *registry.Integration) { in.CacheTTL, in.CacheMaxStale = 0, 2*time.Hour },
+		{"cache", func(in *integration.Integration) { in.CacheTTL, in.CacheMaxStale = 0, 2*time.Hour },
 			[]Note{{"cache.ttl", "1m0s", ""}, {"cache.max_stale", "1h0m0s", "2h0m0s"}}},
-		{"kind", func(in *registry.Integration) { in.Kind, in.Azure = "OTHER", nil }, []Note{
+		{"kind", func(in *integration.Integration) { in.Kind, in.Azure = "OTHER", nil }, []Note{
 			{"kind", "AZURE_KEY_VAULT", "OTHER"},
 			{"azure.tenant_id", "t1", ""}, {"azure.client_id", "c1", ""}, {"azure.credential.type", "client_secret", ""}, {"azure.vaults", prod, ""},
 			{"azure.authority_host", "https://a/", ""}, {"azure.ca_file", "a file", ""}, {"azure.dial[h1]", "1:1", ""}, {"azure.dial[h2]", "2:2", ""},
@@ -135,7 +135,7 @@ func TestDiffNotes(t *testing.T) {
 			if tt.want != nil {
 				want = Changes{{IntegrationID: "x", Kind: Changed, Notes: tt.want}}
 			}
-			if diff := cmp.Diff(want, Diff([]*registry.Integration{same()}, []*registry.Integration{now})); diff != "" {
+			if diff := cmp.Diff(want, Diff([]*integration.Integration{same()}, []*integration.Integration{now})); diff != "" {
 				t.Error(diff)
 			}
 		})
@@ -168,7 +168,7 @@ func TestDiffMissesNothing(t *testing.T) {
 		}
 		return list
 	}
-	random := func(r *rand.Rand) *registry.Integration {
+	random := func(r *rand.Rand) *integration.Integration {
 		vaults := [][]string{{prod}, {stage}, {prod, stage}}[r.IntN(3)]
 		grants := make([]authz.Grant, r.IntN(4))
 		for i := range grants {
@@ -177,9 +177,9 @@ func TestDiffMissesNothing(t *testing.T) {
 				Stores:     some(r, vaults...), Secrets: some(r, "a", "ab", "a*", "*"), Keys: some(r, "k", "k*", "*"),
 			}
 		}
-		return integration(t, "x", vaults, grants...)
+		return sampleIntegration(t, "x", vaults, grants...)
 	}
-	allows := func(in *registry.Integration, who authz.Principal, ref secret.Ref) bool {
+	allows := func(in *integration.Integration, who authz.Principal, ref secret.Ref) bool {
 		return in.Policy.Decide(who, ref).Effect == authz.Allowed
 	}
 	found := 0
@@ -187,7 +187,7 @@ func TestDiffMissesNothing(t *testing.T) {
 		r := rand.New(rand.NewPCG(seed, 0))
 		old, now := random(r), random(r)
 		var c Change
-		if changes := Diff([]*registry.Integration{old}, []*registry.Integration{now}); len(changes) == 1 {
+		if changes := Diff([]*integration.Integration{old}, []*integration.Integration{now}); len(changes) == 1 {
 			c = changes[0]
 		}
 		for range 50 {
@@ -226,12 +226,12 @@ func TestDiffMissesNothing(t *testing.T) {
 // does not end if every rule is compared with every other.
 func TestDiffOfManyGrants(t *testing.T) {
 	const n = 10_000
-	many := func(format string) []*registry.Integration {
+	many := func(format string) []*integration.Integration {
 		grants := make([]authz.Grant, n)
 		for i := range grants {
 			grants[i] = authz.Grant{Principals: []string{fmt.Sprintf(format, i)}, Secrets: []string{"a", "b-*"}}
 		}
-		return []*registry.Integration{integration(t, "x", []string{prod, stage}, grants...)}
+		return []*integration.Integration{sampleIntegration(t, "x", []string{prod, stage}, grants...)}
 	}
 	changes := Diff(many("spiffe://td/team-%d/*"), many("spiffe://td/team-%d/**"))
 	if len(changes) != 1 || len(changes[0].Gained) != 4*n || len(changes[0].Lost) != 0 {

@@ -12,7 +12,7 @@ import (
 	"strings"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -63,7 +63,7 @@ type Judgement struct {
 // error is a *secret.Error: ReasonInvalidReference for the reference,
 // ReasonInvalidRequest for anything else in q. It names the integrations that
 // there are, which only those may know who may ask at all.
-func Explain(integrations []*registry.Integration, q Question) (Answer, error) {
+func Explain(integrations []*integration.Integration, q Question) (Answer, error) {
 	ref, err := secret.ParseRef(q.Reference)
 	if err != nil {
 		return Answer{}, err
@@ -76,7 +76,7 @@ func Explain(integrations []*registry.Integration, q Question) (Answer, error) {
 	}
 	integrations = byID(integrations)
 	if q.IntegrationID != "" {
-		i := slices.IndexFunc(integrations, func(in *registry.Integration) bool { return in.ID == q.IntegrationID })
+		i := slices.IndexFunc(integrations, func(in *integration.Integration) bool { return in.ID == q.IntegrationID })
 		if i < 0 {
 			return Answer{}, unknownIntegration(integrations)
 		}
@@ -94,7 +94,7 @@ func Explain(integrations []*registry.Integration, q Question) (Answer, error) {
 	return a, nil
 }
 
-func judge(in *registry.Integration, who authz.Principal, ref secret.Ref) Judgement {
+func judge(in *integration.Integration, who authz.Principal, ref secret.Ref) Judgement {
 	e := in.Policy.Explain(who, ref)
 	j := Judgement{IntegrationID: in.ID, Grant: -1, Explanation: inWords(in.Policy.Grants(), e, ref), Grants: e.Grants}
 	if e.Decision.Effect == authz.Allowed {
@@ -103,14 +103,14 @@ func judge(in *registry.Integration, who authz.Principal, ref secret.Ref) Judgem
 	return j
 }
 
-func byID(integrations []*registry.Integration) []*registry.Integration {
-	return slices.SortedFunc(slices.Values(integrations), func(a, b *registry.Integration) int { return strings.Compare(a.ID, b.ID) })
+func byID(integrations []*integration.Integration) []*integration.Integration {
+	return slices.SortedFunc(slices.Values(integrations), func(a, b *integration.Integration) int { return strings.Compare(a.ID, b.ID) })
 }
 
 // maxListed bounds the lists in texts: ids, grants, patterns.
 const maxListed = 5
 
-func unknownIntegration(integrations []*registry.Integration) error {
+func unknownIntegration(integrations []*integration.Integration) error {
 	if len(integrations) == 0 {
 		return secret.Errorf(secret.ReasonInvalidRequest, "there is no integration of that id, nor any other")
 	}

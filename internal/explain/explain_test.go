@@ -8,7 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -20,13 +20,13 @@ const (
 	worker = "spiffe://example.org/connect/worker-1"
 )
 
-func integration(t testing.TB, id string, vaults []string, grants ...authz.Grant) *registry.Integration {
+func sampleIntegration(t testing.TB, id string, vaults []string, grants ...authz.Grant) *integration.Integration {
 	t.Helper()
 	policy, err := authz.NewPolicy(secret.KindAzureKeyVault, vaults, grants)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &registry.Integration{ID: id, Kind: secret.KindAzureKeyVault, Azure: &registry.Azure{Vaults: vaults}, Policy: policy}
+	return &integration.Integration{ID: id, Kind: secret.KindAzureKeyVault, Azure: &integration.Azure{Vaults: vaults}, Policy: policy}
 }
 
 func to(principals ...string) authz.Grant { return authz.Grant{Principals: principals} }
@@ -35,12 +35,12 @@ func match(principal string, store, name, key bool) authz.Match {
 	return authz.Match{Principal: principal, Store: store, Secret: name, Key: key}
 }
 
-func sample(t testing.TB) []*registry.Integration {
-	return []*registry.Integration{
-		integration(t, "sqlserver", []string{prod, stage},
+func sample(t testing.TB) []*integration.Integration {
+	return []*integration.Integration{
+		sampleIntegration(t, "sqlserver", []string{prod, stage},
 			authz.Grant{Principals: []string{"spiffe://example.org/connect/*"}, Secrets: []string{"sqlserver-*"}},
 			authz.Grant{Principals: []string{"spiffe://example.org/ops", "dns:ops.example.org"}}),
-		integration(t, "orders", []string{prod},
+		sampleIntegration(t, "orders", []string{prod},
 			authz.Grant{Principals: []string{"dns:*.orders.example.org"}, Keys: []string{"password"}}),
 	}
 }
@@ -103,11 +103,11 @@ func TestExplain(t *testing.T) {
 func TestExplainErrors(t *testing.T) {
 	many := sample(t)
 	for _, id := range []string{"a", "b", "c", "d", "e"} {
-		many = append(many, integration(t, id, []string{prod}))
+		many = append(many, sampleIntegration(t, id, []string{prod}))
 	}
 	for _, tt := range []struct {
 		name         string
-		integrations []*registry.Integration
+		integrations []*integration.Integration
 		q            Question
 		reason       secret.Reason
 		text         string
@@ -138,7 +138,7 @@ func TestExplainErrors(t *testing.T) {
 
 // An integration's nil Policy denies; it must not take the others with it.
 func TestExplainNilPolicy(t *testing.T) {
-	a, err := Explain([]*registry.Integration{{ID: "x"}}, Question{Reference: prod + "::x", Principal: worker})
+	a, err := Explain([]*integration.Integration{{ID: "x"}}, Question{Reference: prod + "::x", Principal: worker})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,7 +187,7 @@ func TestExplanations(t *testing.T) {
 			`grant 0 names it but gives only JSON keys "a, b", "\x1b[2J", é`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			a, err := Explain([]*registry.Integration{integration(t, "x", []string{prod, stage}, tt.grants...)}, Question{Reference: tt.ref, Principal: worker})
+			a, err := Explain([]*integration.Integration{sampleIntegration(t, "x", []string{prod, stage}, tt.grants...)}, Question{Reference: tt.ref, Principal: worker})
 			if err != nil {
 				t.Fatal(err)
 			}

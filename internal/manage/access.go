@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -53,7 +54,7 @@ func (s *Service) mayFind(who authz.Principal, id string) error {
 	if err != nil {
 		return errorOf("", err)
 	}
-	if !slices.ContainsFunc(own, func(in *registry.Integration) bool { return in.ID == id }) {
+	if !slices.ContainsFunc(own, func(in *integration.Integration) bool { return in.ID == id }) {
 		return errNoRole
 	}
 	return nil
@@ -64,7 +65,7 @@ func (s *Service) load(ctx context.Context, who authz.Principal, id string, act 
 	if err := s.mayFind(who, id); err != nil {
 		return nil, err
 	}
-	if !registry.ValidID(id) {
+	if !integration.ValidID(id) {
 		return nil, secret.Errorf(secret.ReasonInvalidRequest, "integration_id: expected 1 to 64 letters, digits, dots, underscores and hyphens")
 	}
 	rec, err := s.cfg.Store.Record(ctx, id)

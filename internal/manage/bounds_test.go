@@ -8,10 +8,10 @@ import (
 	"testing"
 
 	"github.com/secretbroker/secretbroker/internal/audit"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/manage"
 	"github.com/secretbroker/secretbroker/internal/placement"
 	"github.com/secretbroker/secretbroker/internal/provider"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -60,7 +60,7 @@ func TestFewValidationsAtATime(t *testing.T) {
 	b := newBench(t, placement.Config{})
 	b.create(t, "cspi")
 	begun, finish := make(chan struct{}), make(chan struct{})
-	b.cfg.Validate = func(context.Context, *registry.Integration) []provider.Step {
+	b.cfg.Validate = func(context.Context, *integration.Integration) []provider.Step {
 		begun <- struct{}{}
 		<-finish
 		return nil

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
 // facts are the lines about one integration.
@@ -28,7 +28,7 @@ func (f *facts) all(name string, values []string) {
 
 // factsOf returns what a person needs to know to set an integration up at its
 // stores.
-func factsOf(in *registry.Integration) []Fact {
+func factsOf(in *integration.Integration) []Fact {
 	var f facts
 	f.add("Cloud", in.Placement.Cloud)
 	f.add("Region", in.Placement.Region)
@@ -49,7 +49,7 @@ func factsOf(in *registry.Integration) []Fact {
 	return f
 }
 
-func (f *facts) azure(a *registry.Azure) {
+func (f *facts) azure(a *integration.Azure) {
 	f.add("Tenant ID", a.TenantID)
 	f.add("Client ID", a.ClientID)
 	f.add("Credential", string(a.Credential.Type))
@@ -58,7 +58,7 @@ func (f *facts) azure(a *registry.Azure) {
 	f.add("Role to assign", "Key Vault Secrets User, to this identity, on each vault")
 }
 
-func (f *facts) aws(a *registry.AWS) {
+func (f *facts) aws(a *integration.AWS) {
 	f.add("Account", a.AccountID)
 	f.add("Credential", string(a.Credential.Type))
 	f.add("Broker's role", a.Credential.RoleARN)
@@ -77,7 +77,7 @@ func (f *facts) aws(a *registry.AWS) {
 	}
 }
 
-func (f *facts) gcp(g *registry.GCP) {
+func (f *facts) gcp(g *integration.GCP) {
 	f.add("Credential", string(g.Credential.Type))
 	f.add("Service account", g.ImpersonateServiceAccount)
 	f.all("Project", g.Stores)
@@ -87,7 +87,7 @@ func (f *facts) gcp(g *registry.GCP) {
 	f.add("Role to grant", "Secret Manager Secret Accessor (roles/secretmanager.secretAccessor), to the identity that reads, on the secrets")
 }
 
-func (f *facts) vault(v *registry.Vault) {
+func (f *facts) vault(v *integration.Vault) {
 	f.add("Server", v.Address)
 	f.add("Namespace", v.Namespace)
 	login := string(v.Auth.Type)
@@ -100,7 +100,7 @@ func (f *facts) vault(v *registry.Vault) {
 	var rules []string
 	for _, m := range v.Mounts {
 		path := m.Path + "/*"
-		if m.Engine == registry.VaultKV2 {
+		if m.Engine == integration.VaultKV2 {
 			path = m.Path + "/data/*"
 		}
 		f.add("Mount", fmt.Sprintf("%s (%s)", m.Path, m.Engine))
@@ -117,7 +117,7 @@ func shortDuration(s string) string {
 
 // withPolicies adds the documents to paste at the cloud. They are as long as the
 // grants are many, and not for lists.
-func withPolicies(in Integration, of *registry.Integration) Integration {
+func withPolicies(in Integration, of *integration.Integration) Integration {
 	if of == nil {
 		return in
 	}

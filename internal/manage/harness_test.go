@@ -14,10 +14,10 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/manage"
 	"github.com/secretbroker/secretbroker/internal/placement"
 	"github.com/secretbroker/secretbroker/internal/provider"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
 	"github.com/secretbroker/secretbroker/internal/registry/sqlstore"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -130,7 +130,7 @@ func newBench(t *testing.T, rules placement.Config) *bench {
 	b := &bench{store: store, keys: keys, audit: &recordedAudit{}}
 	b.cfg = manage.Config{
 		Store: store, Usage: store, Audit: b.audit, Roles: func() *authz.Roles { return roles }, Placement: places, Now: clock,
-		Validate: func(context.Context, *registry.Integration) []provider.Step {
+		Validate: func(context.Context, *integration.Integration) []provider.Step {
 			return []provider.Step{{Name: "token", Found: "obtained"}, {Name: "read " + vault, Err: secret.Errorf(secret.ReasonStoreAccessDenied, "assign the role")}}
 		},
 	}
@@ -145,7 +145,7 @@ func as(who authz.Principal) manage.Caller {
 // sample is an integration whose roles are the team's.
 func sample(t *testing.T, id string) manage.Form {
 	t.Helper()
-	f := registry.ParseForm("sample", []byte(`id: `+id+`
+	f := integration.ParseForm("sample", []byte(`id: `+id+`
 display_name: SQL Server CDC
 kind: AZURE_KEY_VAULT
 azure:

@@ -16,6 +16,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/placement"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/registry"
@@ -50,7 +51,7 @@ type Config struct {
 	Placement *placement.Rules
 	// Validate contacts an integration's stores; provider.Set.Validate does. Nil if
 	// nobody can.
-	Validate func(ctx context.Context, in *registry.Integration) []provider.Step
+	Validate func(ctx context.Context, in *integration.Integration) []provider.Step
 	// UsageWindow is how long ago an integration may have been used to count as
 	// unused; zero means 24 hours.
 	UsageWindow time.Duration
@@ -96,10 +97,10 @@ type Caller struct {
 }
 
 // Form is an integration as it is written down.
-type Form = registry.Form
+type Form = integration.Form
 
 // Grant is one entry of its grants.
-type Grant = registry.FormGrant
+type Grant = integration.FormGrant
 
 // Integration is one integration as those may see it who have a role on it.
 type Integration struct {
@@ -174,7 +175,7 @@ func newInvalid(kind secret.Kind, faults ...Fault) *InvalidError {
 
 // fieldOf is the API's name of a setting: that of the kind's section is settings.
 func fieldOf(kind secret.Kind, setting string) string {
-	section := registry.SectionOf(kind)
+	section := integration.SectionOf(kind)
 	rest, ok := strings.CutPrefix(setting, section)
 	switch {
 	case setting == "":
@@ -218,7 +219,7 @@ func errorOf(kind secret.Kind, err error) error {
 
 // present makes what is shown of a record.
 func (s *Service) present(rec *registry.Record, lastUsed time.Time) Integration {
-	form := registry.ParseForm(rec.ID, rec.Document)
+	form := integration.ParseForm(rec.ID, rec.Document)
 	in := Integration{
 		Form: form.Form, CredentialNames: rec.Credentials, ETag: rec.ETag,
 		CreatedAt: rec.CreatedAt, UpdatedAt: rec.UpdatedAt, CreatedBy: rec.CreatedBy, UpdatedBy: rec.UpdatedBy,

@@ -9,6 +9,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/manage"
 	"github.com/secretbroker/secretbroker/internal/placement"
 	"github.com/secretbroker/secretbroker/internal/registry"
@@ -119,7 +120,7 @@ func TestChangesAreRecordedBeforeAndAfter(t *testing.T) {
 	if in.ETag == "" || in.CreatedBy != orgOwner || !cmp.Equal(in.CredentialNames, []string{"azure.credential.client_secret"}) {
 		t.Errorf("%+v", in)
 	}
-	_, changed, err := b.Update(t.Context(), as(owner), manage.Form{ID: "cspi", Cache: registry.FormCache{TTL: 6e10}}, []string{"cache.ttl"}, credentials(), manage.WriteOptions{ETag: in.ETag})
+	_, changed, err := b.Update(t.Context(), as(owner), manage.Form{ID: "cspi", Cache: integration.FormCache{TTL: 6e10}}, []string{"cache.ttl"}, credentials(), manage.WriteOptions{ETag: in.ETag})
 	if err != nil || !cmp.Equal(changed, []string{"cache.ttl", "credentials.azure.credential.client_secret"}) {
 		t.Fatalf("%v, %v", changed, err)
 	}

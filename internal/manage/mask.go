@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -75,9 +75,9 @@ func setParts(f *Form) []string {
 	for part, set := range map[string]bool{
 		"display_name": f.DisplayName != "",
 		"settings":     len(f.Settings()) > 0,
-		"cache":        f.Cache != registry.FormCache{},
-		"limits":       f.Limits != registry.FormLimits{},
-		"placement":    f.Placement != registry.Placement{},
+		"cache":        f.Cache != integration.FormCache{},
+		"limits":       f.Limits != integration.FormLimits{},
+		"placement":    f.Placement != integration.Placement{},
 		"grants":       len(f.Grants) > 0,
 		"roles":        len(f.Roles.ResourceOwner)+len(f.Roles.Assigner)+len(f.Roles.Auditor) > 0,
 	} {

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/manage"
 	"github.com/secretbroker/secretbroker/internal/placement"
 	"github.com/secretbroker/secretbroker/internal/registry"
@@ -21,12 +22,12 @@ type countingStore struct {
 	asked atomic.Int64
 }
 
-func (s *countingStore) Get(id string) (*registry.Integration, error) {
+func (s *countingStore) Get(id string) (*integration.Integration, error) {
 	s.asked.Add(1)
 	return s.Store.Get(id)
 }
 
-func (s *countingStore) List() []*registry.Integration {
+func (s *countingStore) List() []*integration.Integration {
 	s.asked.Add(1)
 	return s.Store.List()
 }
@@ -63,7 +64,7 @@ func TestStrangersCauseNoWork(t *testing.T) {
 	b.create(t, "cspi")
 	elsewhere := authz.Principal("spiffe://example.org/teams/other/owner")
 	other := sample(t, "other")
-	other.Roles = registry.FormRoles{ResourceOwner: []string{string(elsewhere)}}
+	other.Roles = integration.FormRoles{ResourceOwner: []string{string(elsewhere)}}
 	if _, err := b.Create(t.Context(), as(orgOwner), other, credentials(), manage.WriteOptions{}); err != nil {
 		t.Fatal(err)
 	}

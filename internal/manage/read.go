@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -237,7 +238,7 @@ const noteTime = 2 * time.Second
 // unusedGrants lists the grants by which nothing was read since then, as far as
 // usage tells. Of several grants that allow the same the policy takes one, and
 // the others count as unused.
-func unusedGrants(in *registry.Integration, usage []registry.Usage, since time.Time) []int {
+func unusedGrants(in *integration.Integration, usage []registry.Usage, since time.Time) []int {
 	if in == nil {
 		return nil
 	}

@@ -8,7 +8,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/authz"
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -44,7 +44,7 @@ type operation struct {
 }
 
 func (s *Service) begin(who Caller, method, id string) *operation {
-	if !registry.ValidID(id) {
+	if !integration.ValidID(id) {
 		id = "" // whatever stands there
 	}
 	return &operation{s: s, who: who, method: method, id: id}

@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -62,7 +62,7 @@ func (s *Service) Validate(ctx context.Context, who Caller, id string) ([]provid
 }
 
 // validate puts the organisation's rules before what the stores say.
-func (s *Service) validate(ctx context.Context, in *registry.Integration) []provider.Step {
+func (s *Service) validate(ctx context.Context, in *integration.Integration) []provider.Step {
 	var steps []provider.Step
 	if s.cfg.Placement.Restrict() {
 		step := provider.Step{Name: "placement", Found: "complies with the organisation's rules"}

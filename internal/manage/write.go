@@ -11,6 +11,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -132,7 +133,7 @@ func (op *operation) editOnce(ctx context.Context, act authz.Action, id string, 
 	if o.ETag != "" && o.ETag != rec.ETag {
 		return fail(errorOf("", registry.ErrConflict))
 	}
-	before := registry.ParseForm(id, rec.Document).Form
+	before := integration.ParseForm(id, rec.Document).Form
 	after, err := edited(&before)
 	if err != nil {
 		return fail(err)
@@ -242,7 +243,7 @@ func (s *Service) comply(who authz.Principal, a authz.Authority, before, after *
 	}
 	at := after.Placement
 	if at.Cloud == "" {
-		at.Cloud = registry.CloudOf(after.Kind)
+		at.Cloud = integration.CloudOf(after.Kind)
 	}
 	var faults []Fault
 	for _, f := range s.cfg.Placement.Check(after.Kind, at) {
@@ -269,10 +270,10 @@ func (e *placementError) Unwrap() []error {
 // its kind's settings is: which vaults are read with the machine's identity is
 // decided by whoever lends that.
 func extraordinary(before, after *Form) string {
-	section := registry.SectionOf(after.Kind) + "."
+	section := integration.SectionOf(after.Kind) + "."
 	touched := false
 	for _, c := range Diff(before, after) {
-		if !registry.IsOrdinary(after.Kind, spelled(c)) {
+		if !integration.IsOrdinary(after.Kind, spelled(c)) {
 			return c.Setting
 		}
 		touched = touched || strings.HasPrefix(c.Setting, section)
@@ -281,14 +282,14 @@ func extraordinary(before, after *Form) string {
 		return ""
 	}
 	for _, c := range append(Diff(nil, after), Diff(nil, before)...) {
-		if setting := spelled(c); !registry.IsOrdinary(after.Kind, setting) && !registry.IsFixed(after.Kind, setting) {
+		if setting := spelled(c); !integration.IsOrdinary(after.Kind, setting) && !integration.IsFixed(after.Kind, setting) {
 			return c.Setting
 		}
 	}
 	return ""
 }
 
-// spelled writes a change as registry.IsOrdinary takes it: with what the setting
+// spelled writes a change as integration.IsOrdinary takes it: with what the setting
 // will be, or what it was where it goes, if that is one word.
 func spelled(c FieldChange) string {
 	for _, v := range []any{c.After, c.Before} {
@@ -323,7 +324,7 @@ func (s *Service) Delete(ctx context.Context, who Caller, id string, o WriteOpti
 		op.note = "validated only"
 		return op.answer(ctx, nil)
 	}
-	before := registry.ParseForm(id, rec.Document).Form
+	before := integration.ParseForm(id, rec.Document).Form
 	return op.change(ctx, &audit.Change{Before: documentOf(&before), Fields: settingsOf(Diff(&before, nil)), Credentials: rec.Credentials, Forced: o.Force}, func(ctx context.Context) error {
 		return errorOf(before.Kind, s.cfg.Store.Delete(ctx, id, rec.ETag))
 	})

@@ -12,7 +12,7 @@ import (
 	"strings"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -47,7 +47,7 @@ type Config struct {
 // Callers are callers in one place.
 type Callers struct {
 	Principals []string
-	Place      registry.Placement
+	Place      integration.Placement
 }
 
 // Rules decide about places. They are immutable and safe for concurrent use. Nil
@@ -114,7 +114,7 @@ type Fault struct {
 
 // Violations says which of the integrations do not comply, and why. No caller may use
 // them until they do.
-func (r *Rules) Violations(integrations []*registry.Integration) []string {
+func (r *Rules) Violations(integrations []*integration.Integration) []string {
 	var texts []string
 	for _, in := range integrations {
 		for _, f := range r.Check(in.Kind, in.Placement) {
@@ -125,7 +125,7 @@ func (r *Rules) Violations(integrations []*registry.Integration) []string {
 }
 
 // Check returns what is wrong with an integration of that kind in that place.
-func (r *Rules) Check(kind secret.Kind, at registry.Placement) []Fault {
+func (r *Rules) Check(kind secret.Kind, at integration.Placement) []Fault {
 	if r == nil {
 		return nil
 	}
@@ -156,9 +156,9 @@ func kinds(list []secret.Kind) string {
 }
 
 // CallerPlace returns where who is, as far as the rules tell.
-func (r *Rules) CallerPlace(who authz.Principal) registry.Placement {
+func (r *Rules) CallerPlace(who authz.Principal) integration.Placement {
 	if r == nil {
-		return registry.Placement{}
+		return integration.Placement{}
 	}
 	for i, c := range r.callers {
 		if c.Contains(who) {
@@ -168,7 +168,7 @@ func (r *Rules) CallerPlace(who authz.Principal) registry.Placement {
 	return r.placeInPath(string(who))
 }
 
-func (r *Rules) placeInPath(id string) (at registry.Placement) {
+func (r *Rules) placeInPath(id string) (at integration.Placement) {
 	rest, ok := strings.CutPrefix(id, "spiffe://")
 	if !ok || len(r.path) == 0 {
 		return at
@@ -184,7 +184,7 @@ func (r *Rules) placeInPath(id string) (at registry.Placement) {
 		case want == "{region}":
 			at.Region = segments[i]
 		case want != "*" && want != segments[i]:
-			return registry.Placement{}
+			return integration.Placement{}
 		}
 	}
 	return at
@@ -193,7 +193,7 @@ func (r *Rules) placeInPath(id string) (at registry.Placement) {
 // Admit says why who may not use the integration where the two are, "" if it
 // may. It looks at the integration's own compliance too: rules that are switched
 // on later hold for what is there already.
-func (r *Rules) Admit(who authz.Principal, in *registry.Integration) (why string) {
+func (r *Rules) Admit(who authz.Principal, in *integration.Integration) (why string) {
 	if r == nil || r.open {
 		return ""
 	}

@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -19,21 +19,23 @@ func rules(t *testing.T, cfg Config) *Rules {
 }
 
 func TestCheck(t *testing.T) {
-	azure := func(region string) registry.Placement { return registry.Placement{Cloud: "azure", Region: region} }
+	azure := func(region string) integration.Placement {
+		return integration.Placement{Cloud: "azure", Region: region}
+	}
 	closed := Config{Kinds: []secret.Kind{secret.KindAzureKeyVault}, Clouds: []string{"azure"}, Regions: []string{"westeurope", "eastus"}}
 	for _, tt := range []struct {
 		name string
 		cfg  Config
 		kind secret.Kind
-		at   registry.Placement
+		at   integration.Placement
 		want string // settings at fault
 	}{
-		{"nothing switched on", Config{}, "X", registry.Placement{}, ""},
+		{"nothing switched on", Config{}, "X", integration.Placement{}, ""},
 		{"allowed", closed, secret.KindAzureKeyVault, azure("eastus"), ""},
-		{"another kind and cloud", closed, "AWS_SECRETS_MANAGER", registry.Placement{Cloud: "aws", Region: "eastus"}, "kind placement.cloud"},
+		{"another kind and cloud", closed, "AWS_SECRETS_MANAGER", integration.Placement{Cloud: "aws", Region: "eastus"}, "kind placement.cloud"},
 		{"another region", closed, secret.KindAzureKeyVault, azure("brazilsouth"), "placement.region"},
 		{"no region stated", closed, secret.KindAzureKeyVault, azure(""), "placement.region"},
-		{"no cloud stated", Config{Clouds: []string{"azure"}}, "HASHICORP_VAULT", registry.Placement{}, "placement.cloud"},
+		{"no cloud stated", Config{Clouds: []string{"azure"}}, "HASHICORP_VAULT", integration.Placement{}, "placement.cloud"},
 	} {
 		var got []string
 		for _, f := range rules(t, tt.cfg).Check(tt.kind, tt.at) {
@@ -43,7 +45,7 @@ func TestCheck(t *testing.T) {
 			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
 		}
 	}
-	if (*Rules)(nil).Check("X", registry.Placement{}) != nil {
+	if (*Rules)(nil).Check("X", integration.Placement{}) != nil {
 		t.Error("no rules allow everything")
 	}
 }
@@ -51,18 +53,18 @@ func TestCheck(t *testing.T) {
 func TestAdmit(t *testing.T) {
 	const byList, byPath, elsewhere, unknown, dns = authz.Principal("spiffe://td/special/w"), authz.Principal("spiffe://td/connect/x/azure/westeurope/w-1"),
 		authz.Principal("spiffe://td/connect/x/azure/eastus/w-1"), authz.Principal("spiffe://td/other"), authz.Principal("dns:w.example.org")
-	in := &registry.Integration{Kind: secret.KindAzureKeyVault, Placement: registry.Placement{Cloud: "azure", Region: "westeurope"}}
-	nowhere := &registry.Integration{Kind: "HASHICORP_VAULT"}
+	in := &integration.Integration{Kind: secret.KindAzureKeyVault, Placement: integration.Placement{Cloud: "azure", Region: "westeurope"}}
+	nowhere := &integration.Integration{Kind: "HASHICORP_VAULT"}
 	cfg := func(same Same) Config {
 		return Config{Same: same, Path: "/connect/*/{cloud}/{region}", Callers: []Callers{
-			{[]string{string(byList)}, registry.Placement{Cloud: "azure", Region: "westeurope"}},
-			{[]string{"dns:*.example.org"}, registry.Placement{Cloud: "aws", Region: "westeurope"}},
+			{[]string{string(byList)}, integration.Placement{Cloud: "azure", Region: "westeurope"}},
+			{[]string{"dns:*.example.org"}, integration.Placement{Cloud: "aws", Region: "westeurope"}},
 		}}
 	}
 	for _, tt := range []struct {
 		same Same
 		who  authz.Principal
-		in   *registry.Integration
+		in   *integration.Integration
 		want bool
 	}{
 		{SameNothing, unknown, in, true},
@@ -111,7 +113,7 @@ func FuzzCallerPlace(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	in := &registry.Integration{Kind: secret.KindAzureKeyVault, Placement: registry.Placement{Cloud: "azure", Region: "westeurope"}}
+	in := &integration.Integration{Kind: secret.KindAzureKeyVault, Placement: integration.Placement{Cloud: "azure", Region: "westeurope"}}
 	f.Add("spiffe://td/connect/azure/westeurope/w")
 	f.Add("dns:connect/azure/westeurope")
 	f.Fuzz(func(t *testing.T, who string) {

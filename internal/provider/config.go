@@ -7,8 +7,8 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
-	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
 // Config is what the Providers of all integrations share, whatever their kind. The zero
@@ -42,7 +42,7 @@ type Config struct {
 
 // For returns the configuration for one integration: c with its defaults, with the
 // integration's limits, and with a logger that names the integration.
-func (c Config) For(in *registry.Integration) Config {
+func (c Config) For(in *integration.Integration) Config {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -67,7 +67,7 @@ func (c Config) For(in *registry.Integration) Config {
 
 // Egress returns the part of an integration's egress.Config that is the same for all
 // kinds. The caller adds the origins, the roots and the addresses to dial.
-func (c Config) Egress(in *registry.Integration) egress.Config {
+func (c Config) Egress(in *integration.Integration) egress.Config {
 	return egress.Config{
 		Timeout:     c.TryTimeout,
 		Concurrency: in.Limits.MaxConcurrentReads,

@@ -10,8 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -19,7 +19,7 @@ import (
 type crowd struct {
 	t    *testing.T
 	set  *provider.Set
-	in   *registry.Integration
+	in   *integration.Integration
 	ctx  context.Context
 	wg   sync.WaitGroup
 	next atomic.Int64 // makes names that were never asked for
@@ -61,7 +61,7 @@ func (c *crowd) attack(caller string, calls int) {
 
 // measure returns how many calls of the victim, of so many secrets each, succeed in
 // five seconds, one after the other, while the attackers attack.
-func measure(t *testing.T, attackers, reads int, limits registry.Limits) (calls int) {
+func measure(t *testing.T, attackers, reads int, limits integration.Limits) (calls int) {
 	synctest.Test(t, func(t *testing.T) {
 		s := stores{fetch: func(ctx context.Context, r secret.Ref) error {
 			select {
@@ -99,18 +99,18 @@ func measure(t *testing.T, attackers, reads int, limits registry.Limits) (calls 
 func TestMissesAreChargedToTheirCaller(t *testing.T) {
 	for name, tc := range map[string]struct {
 		attackers, reads int
-		limits           registry.Limits
+		limits           integration.Limits
 		share            float64
 	}{
 		"one read a call":        {attackers: 1, reads: 1, share: 0.45},
 		"few reads a call":       {attackers: 1, reads: 16, share: 0.45},
 		"a whole limiter a call": {attackers: 1, reads: 64, share: 0.45},
-		"few reads":              {attackers: 1, reads: 4, limits: registry.Limits{MaxConcurrentReads: 4}, share: 0.45},
-		"one read":               {attackers: 1, reads: 1, limits: registry.Limits{MaxConcurrentReads: 1}, share: 0.45},
-		"a slow rate":            {attackers: 1, reads: 1, limits: registry.Limits{ReadsPerSecond: 17}, share: 0.45},
-		"a rate of several":      {attackers: 1, reads: 16, limits: registry.Limits{ReadsPerSecond: 100}, share: 0.45},
+		"few reads":              {attackers: 1, reads: 4, limits: integration.Limits{MaxConcurrentReads: 4}, share: 0.45},
+		"one read":               {attackers: 1, reads: 1, limits: integration.Limits{MaxConcurrentReads: 1}, share: 0.45},
+		"a slow rate":            {attackers: 1, reads: 1, limits: integration.Limits{ReadsPerSecond: 17}, share: 0.45},
+		"a rate of several":      {attackers: 1, reads: 16, limits: integration.Limits{ReadsPerSecond: 100}, share: 0.45},
 		"three attackers":        {attackers: 3, reads: 16, share: 0.9 / 4},
-		"three at a slow rate":   {attackers: 3, reads: 4, limits: registry.Limits{ReadsPerSecond: 40}, share: 0.9 / 4},
+		"three at a slow rate":   {attackers: 3, reads: 4, limits: integration.Limits{ReadsPerSecond: 40}, share: 0.9 / 4},
 		"seven attackers":        {attackers: 7, reads: 64, share: 0.9 / 8},
 	} {
 		t.Run(name, func(t *testing.T) {

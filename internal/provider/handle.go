@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -63,7 +63,7 @@ func (h *handle) wait(ctx context.Context) (Provider, error) {
 
 // acquire returns the handle of the integration's revision, with one user more.
 // If there is none, its opening begins.
-func (s *Set) acquire(st *state, in *registry.Integration) (*handle, error) {
+func (s *Set) acquire(st *state, in *integration.Integration) (*handle, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -97,7 +97,7 @@ func (s *Set) acquire(st *state, in *registry.Integration) (*handle, error) {
 }
 
 // openSafely calls open. Its error is what the caller may be told.
-func openSafely(ctx context.Context, open Opener, in *registry.Integration) (p Provider, err error) {
+func openSafely(ctx context.Context, open Opener, in *integration.Integration) (p Provider, err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			// What it carries may be a credential.

@@ -9,8 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -56,7 +56,7 @@ func (q *quota) read(ctx context.Context, _ secret.Ref) error {
 
 // herd reads n different secrets of a vault at the same time, each with that much
 // time, and returns what came of them and how long it took.
-func herd(t *testing.T, set *provider.Set, in *registry.Integration, n int, within time.Duration) (map[secret.Reason]int, time.Duration, []*secret.Error) {
+func herd(t *testing.T, set *provider.Set, in *integration.Integration, n int, within time.Duration) (map[secret.Reason]int, time.Duration, []*secret.Error) {
 	var (
 		mu      sync.Mutex
 		reasons = make(map[secret.Reason]int)

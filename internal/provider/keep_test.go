@@ -6,8 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -27,11 +27,11 @@ func TestKeep(t *testing.T) {
 		var keeps atomic.Int32
 		set := s.set(t, func(c *provider.SetConfig) {
 			open := c.Openers[kind]
-			c.Openers = map[secret.Kind]provider.Opener{kind: func(ctx context.Context, in *registry.Integration) (provider.Provider, error) {
+			c.Openers = map[secret.Kind]provider.Opener{kind: func(ctx context.Context, in *integration.Integration) (provider.Provider, error) {
 				p, err := open(ctx, in)
 				return kept{p, &keeps}, err
 			}}
-			c.Keeps = func(in *registry.Integration) bool { return in.ID == "own-token" }
+			c.Keeps = func(in *integration.Integration) bool { return in.ID == "own-token" }
 		})
 		is := func(what string, wantKeeps int32, wantOpen int) {
 			t.Helper()

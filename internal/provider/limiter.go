@@ -9,8 +9,8 @@ import (
 
 	"github.com/sony/gobreaker/v2"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -85,7 +85,7 @@ func newLimiter(log *slog.Logger, count *counters, now time.Time) *limiter {
 var errNoVerdict = errors.New("provider: the read says nothing about the store")
 
 // configure sets what the integration's current revision allows.
-func (lim *limiter) configure(limits registry.Limits, maxReads int) {
+func (lim *limiter) configure(limits integration.Limits, maxReads int) {
 	lim.mu.Lock()
 	defer lim.mu.Unlock()
 	lim.max = maxReads

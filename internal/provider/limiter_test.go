@@ -12,9 +12,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -271,7 +271,7 @@ func TestTroubleStaysWhereItIs(t *testing.T) {
 					}
 				})
 				for range 100 {
-					for _, good := range []*registry.Integration{of("i", "1"), of("j", "1")} {
+					for _, good := range []*integration.Integration{of("i", "1"), of("j", "1")} {
 						began := time.Now()
 						if _, err := set.Fetch(t.Context(), good, ref("good", "a")); err != nil || time.Since(began) != latency {
 							t.Fatalf("through %s: %v after %v", good.ID, err, time.Since(began))

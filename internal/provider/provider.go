@@ -12,7 +12,7 @@ import (
 	"encoding/base64"
 	"unicode/utf8"
 
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -42,7 +42,7 @@ type Keeper interface {
 
 // Opener makes the Provider of an integration. It reads credential files but
 // contacts nobody.
-type Opener func(ctx context.Context, in *registry.Integration) (Provider, error)
+type Opener func(ctx context.Context, in *integration.Integration) (Provider, error)
 
 // CheckRef refuses a Ref of another kind and one that secret.ParseRef has not
 // made: whoever sends a name to a store relies on its form. The error has

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -17,7 +17,7 @@ func TestReserve(t *testing.T) {
 	var refuse, failed error
 	var callers []string
 	s := provider.NewSet(provider.SetConfig{
-		Openers: map[secret.Kind]provider.Opener{secret.KindAzureKeyVault: func(context.Context, *registry.Integration) (provider.Provider, error) {
+		Openers: map[secret.Kind]provider.Opener{secret.KindAzureKeyVault: func(context.Context, *integration.Integration) (provider.Provider, error) {
 			return reader(func() (*secret.Secret, error) {
 				asked++
 				if held != 1 {

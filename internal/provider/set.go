@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -30,7 +30,7 @@ type SetConfig struct {
 	MaxWaitingReads int
 	// Keeps, if not nil, picks the integrations whose credential is lost for good when
 	// nobody renews it: their Providers are opened by Keep, and are Keepers.
-	Keeps func(in *registry.Integration) bool
+	Keeps func(in *integration.Integration) bool
 	// Reserve, if not nil, is asked for the memory of each read when its turn has
 	// come, in the name of its caller, and may wait until ctx ends. What it returns is
 	// called when the read is over.
@@ -93,7 +93,7 @@ func NewSet(cfg SetConfig) *Set {
 // ReasonStoreThrottled if it is the store that asks for patience and
 // ReasonOverloaded if it is the broker, and with RetryAfter. So does, with
 // ReasonStoreUnavailable, a Fetch of a store that does not answer.
-func (s *Set) Fetch(ctx context.Context, in *registry.Integration, ref secret.Ref) (*secret.Secret, error) {
+func (s *Set) Fetch(ctx context.Context, in *integration.Integration, ref secret.Ref) (*secret.Secret, error) {
 	callers := callersOf(ctx)
 	st, lim, err := s.enter(in, ref.Store, callers.charged)
 	if err != nil {
@@ -161,7 +161,7 @@ func (s *Set) Supersede(id, revision string) {
 // Keep has an integration's credential kept alive, if it is one of SetConfig.Keeps,
 // from now on until another revision supersedes this one or it is removed. It does not
 // wait. It is called for what there is at first, and with Supersede.
-func (s *Set) Keep(in *registry.Integration) {
+func (s *Set) Keep(in *integration.Integration) {
 	if s.cfg.Keeps == nil || !s.cfg.Keeps(in) {
 		return
 	}
@@ -249,7 +249,7 @@ func (s *Set) Close() error {
 }
 
 // enter counts one Fetch of an integration's store, unless there are too many.
-func (s *Set) enter(in *registry.Integration, store, caller string) (*state, *limiter, error) {
+func (s *Set) enter(in *integration.Integration, store, caller string) (*state, *limiter, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {

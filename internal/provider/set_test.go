@@ -10,8 +10,8 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -48,15 +48,15 @@ func (p *fakeProvider) Close() error {
 	return nil
 }
 
-func in(revision string) *registry.Integration {
-	return &registry.Integration{ID: "i", ReadRevision: revision, Kind: secret.KindAzureKeyVault}
+func in(revision string) *integration.Integration {
+	return &integration.Integration{ID: "i", ReadRevision: revision, Kind: secret.KindAzureKeyVault}
 }
 
 // newSet returns a set and the providers it has opened, by revision.
 func newSet(t *testing.T, prepare func(*fakeProvider)) (*provider.Set, func(revision string) *fakeProvider) {
 	var mu sync.Mutex
 	opened := make(map[string]*fakeProvider)
-	open := func(_ context.Context, in *registry.Integration) (provider.Provider, error) {
+	open := func(_ context.Context, in *integration.Integration) (provider.Provider, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		if in.ReadRevision == "bad" {
@@ -174,7 +174,7 @@ func TestSetObserves(t *testing.T) {
 	want := secret.Errorf(secret.ReasonSecretNotFound, "no")
 	set := provider.NewSet(provider.SetConfig{
 		Openers: map[secret.Kind]provider.Opener{
-			secret.KindAzureKeyVault: func(context.Context, *registry.Integration) (provider.Provider, error) { return failing{want}, nil },
+			secret.KindAzureKeyVault: func(context.Context, *integration.Integration) (provider.Provider, error) { return failing{want}, nil },
 		},
 		Observe: func(_ context.Context, kind secret.Kind, err error, took time.Duration) {
 			if kind != secret.KindAzureKeyVault || took < 0 {
@@ -189,7 +189,7 @@ func TestSetObserves(t *testing.T) {
 	if len(reasons) != 1 || reasons[0] != secret.ReasonSecretNotFound {
 		t.Errorf("observed %v", reasons)
 	}
-	if _, err := set.Fetch(t.Context(), &registry.Integration{ID: "j", Kind: "OTHER"}, secret.Ref{}); secret.AsError(err).Reason != secret.ReasonInternal {
+	if _, err := set.Fetch(t.Context(), &integration.Integration{ID: "j", Kind: "OTHER"}, secret.Ref{}); secret.AsError(err).Reason != secret.ReasonInternal {
 		t.Errorf("an unknown kind: %v", err)
 	}
 	if err := set.Close(); err == nil {

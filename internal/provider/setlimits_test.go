@@ -9,8 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -30,7 +30,7 @@ type storeOf struct {
 	name string
 }
 
-func (s *stores) opener(_ context.Context, in *registry.Integration) (provider.Provider, error) {
+func (s *stores) opener(_ context.Context, in *integration.Integration) (provider.Provider, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.open == nil {
@@ -97,8 +97,8 @@ func (s *stores) set(t *testing.T, change func(*provider.SetConfig)) *provider.S
 	return set
 }
 
-func of(id, revision string) *registry.Integration {
-	return &registry.Integration{ID: id, ReadRevision: revision, Kind: secret.KindAzureKeyVault}
+func of(id, revision string) *integration.Integration {
+	return &integration.Integration{ID: id, ReadRevision: revision, Kind: secret.KindAzureKeyVault}
 }
 
 func ref(store, name string) secret.Ref {

@@ -10,8 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -107,7 +107,7 @@ func TestOpeningHangs(t *testing.T) {
 		release := make(chan struct{})
 		openings := 0
 		set := s.set(t, func(c *provider.SetConfig) {
-			c.Openers = map[secret.Kind]provider.Opener{secret.KindAzureKeyVault: func(ctx context.Context, in *registry.Integration) (provider.Provider, error) {
+			c.Openers = map[secret.Kind]provider.Opener{secret.KindAzureKeyVault: func(ctx context.Context, in *integration.Integration) (provider.Provider, error) {
 				if in.ID == "hanging" {
 					openings++
 					<-release
@@ -152,7 +152,7 @@ func TestCloseWhileOpening(t *testing.T) {
 		release := make(chan struct{})
 		var s stores
 		set := provider.NewSet(provider.SetConfig{Openers: map[secret.Kind]provider.Opener{
-			secret.KindAzureKeyVault: func(ctx context.Context, in *registry.Integration) (provider.Provider, error) {
+			secret.KindAzureKeyVault: func(ctx context.Context, in *integration.Integration) (provider.Provider, error) {
 				<-ctx.Done() // is told
 				<-release
 				return s.opener(ctx, in)
@@ -177,7 +177,7 @@ func TestFailedOpening(t *testing.T) {
 		var s stores
 		var openings int
 		set := s.set(t, func(c *provider.SetConfig) {
-			c.Openers = map[secret.Kind]provider.Opener{secret.KindAzureKeyVault: func(ctx context.Context, in *registry.Integration) (provider.Provider, error) {
+			c.Openers = map[secret.Kind]provider.Opener{secret.KindAzureKeyVault: func(ctx context.Context, in *integration.Integration) (provider.Provider, error) {
 				openings++
 				time.Sleep(time.Second)
 				switch openings {

@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -37,7 +37,7 @@ type Validator interface {
 // Validate finds out whether an integration works: whether its credentials can be
 // read, it is given a token, and each of its stores lets it read. It uses nothing
 // that is already open, so that it sees what a broker that starts just now would.
-func (s *Set) Validate(ctx context.Context, in *registry.Integration) []Step {
+func (s *Set) Validate(ctx context.Context, in *integration.Integration) []Step {
 	open, ok := s.cfg.Openers[in.Kind]
 	if !ok {
 		return []Step{{Name: "open", Err: secret.Errorf(secret.ReasonInternal, "this broker does not know the kind %s", in.Kind)}}
@@ -87,7 +87,7 @@ func ProbeOne(ctx context.Context, p Provider, nothing secret.Ref) Step {
 // identity may read if it may read what the grants give there and no more: a name
 // that nobody has, below a prefix that is granted, or else a version that there is
 // not, of a name that is granted.
-func NothingOf(in *registry.Integration, store, version string) secret.Ref {
+func NothingOf(in *integration.Integration, store, version string) secret.Ref {
 	ref := secret.Ref{Kind: in.Kind, Store: store, Name: nobodys()}
 	exact := ""
 	for _, rule := range in.Policy.Rules() {

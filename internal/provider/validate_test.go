@@ -7,8 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -36,7 +36,7 @@ func (*validating) Validate(context.Context) []provider.Step {
 
 func TestValidate(t *testing.T) {
 	const one, two = "https://one.vault.azure.net", "https://two.vault.azure.net"
-	parsed := registry.ParseDocument([]byte("{id: i, kind: AZURE_KEY_VAULT, azure: {credential: {type: managed_identity}, vaults: ["+two+", "+one+"]}}"), registry.DocumentConfig{})
+	parsed := integration.ParseDocument([]byte("{id: i, kind: AZURE_KEY_VAULT, azure: {credential: {type: managed_identity}, vaults: ["+two+", "+one+"]}}"), integration.DocumentConfig{})
 	if err := parsed.Faults.Err(); err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +52,7 @@ func TestValidate(t *testing.T) {
 		{"without a validator", opens(plain), "credential , read " + one + " , read " + two + " STORE_ACCESS_DENIED"},
 		{"an error of no kind", opens(odd), "credential , read " + one + " INTERNAL, read " + two + " "},
 		{"with a validator", opens(knowing), "credential , token "},
-		{"a credential that cannot be read", func(context.Context, *registry.Integration) (provider.Provider, error) {
+		{"a credential that cannot be read", func(context.Context, *integration.Integration) (provider.Provider, error) {
 			return nil, secret.Errorf(secret.ReasonStoreAuthenticationFailed, "the file is empty")
 		}, "credential STORE_AUTHENTICATION_FAILED"},
 		{"an unknown kind", nil, "open INTERNAL"},
@@ -83,5 +83,5 @@ func TestValidate(t *testing.T) {
 }
 
 func opens(p provider.Provider) provider.Opener {
-	return func(context.Context, *registry.Integration) (provider.Provider, error) { return p, nil }
+	return func(context.Context, *integration.Integration) (provider.Provider, error) { return p, nil }
 }

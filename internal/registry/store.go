@@ -1,3 +1,5 @@
+// Package registry is the contract between those who use integrations and the
+// backends that keep them: the directory of files (dirstore) and databases (sqlstore).
 package registry
 
 import (
@@ -6,12 +8,15 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
-// Why a Store does not do what it is asked; ErrNotFound is one more.
+// Why a Store does not do what it is asked.
 var (
+	// ErrNotFound says that there is no usable integration of that id.
+	ErrNotFound = errors.New("registry: no such integration")
 	// ErrReadOnly: the integrations are files, which are changed where they come from.
 	ErrReadOnly = errors.New("registry: the integrations are files: change them where they come from")
 	// ErrExists: Create of an id that is taken.
@@ -44,13 +49,13 @@ type Store interface {
 	// Get returns the integration of that id, ErrNotFound, or ErrUnavailable. The
 	// integrations it returns are those of one point in time, never of a time
 	// before that of an earlier call.
-	Get(id string) (*Integration, error)
+	Get(id string) (*integration.Integration, error)
 	// List returns the integrations that are served, by ID, however old.
-	List() []*Integration
+	List() []*integration.Integration
 	// WithRole returns those of List on which who has a role of their own, by ID, or
 	// ErrUnavailable as Get does. It takes as long however many integrations there are,
 	// but for the first call after a change.
-	WithRole(who authz.Principal) ([]*Integration, error)
+	WithRole(who authz.Principal) ([]*integration.Integration, error)
 	// Faults returns what is kept but is not served as it stands there.
 	Faults() []FileFault
 	// Status says how fresh Get and List are.
@@ -131,7 +136,7 @@ type Record struct {
 	// Integration is what the document says, nil if that is not acceptable: then
 	// Faults say why. There are also Faults that come with an Integration, such as a
 	// stored credential that no key opens.
-	Integration *Integration
+	Integration *integration.Integration
 	Faults      strictyaml.Faults
 }
 
@@ -155,6 +160,14 @@ type Status struct {
 	WriteProblem string
 }
 
-// Credential opens a credential that the Store keeps sealed. The caller owns the
-// bytes and clears them. As a func it shows nothing when it is printed.
-type Credential func() ([]byte, error)
+// FileFault is a file that does not say what is served in its place.
+type FileFault struct {
+	// File is the path of the file, or of the directory when that cannot be read or
+	// several files have vanished from it.
+	File string
+	// Faults is never empty.
+	Faults strictyaml.Faults
+	// Serving is the id of the integration that is served from the file's last
+	// good content, "" if none is. It is "" in a fault of the directory.
+	Serving string
+}

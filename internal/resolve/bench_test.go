@@ -18,6 +18,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/cache"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -43,7 +44,7 @@ type fakeStore struct {
 	reads   atomic.Int64
 }
 
-func (s *fakeStore) Fetch(_ context.Context, _ *registry.Integration, ref secret.Ref) (*secret.Secret, error) {
+func (s *fakeStore) Fetch(_ context.Context, _ *integration.Integration, ref secret.Ref) (*secret.Secret, error) {
 	s.reads.Add(1)
 	began := time.Now()
 	<-time.After(s.delay)
@@ -59,9 +60,9 @@ func (s *fakeStore) Fetch(_ context.Context, _ *registry.Integration, ref secret
 	return secret.New(version, began, s.expires, []byte(doc)), nil
 }
 
-type integrations map[string]*registry.Integration
+type integrations map[string]*integration.Integration
 
-func (m integrations) Get(id string) (*registry.Integration, error) {
+func (m integrations) Get(id string) (*integration.Integration, error) {
 	in, ok := m[id]
 	if !ok {
 		return nil, registry.ErrNotFound
@@ -69,16 +70,16 @@ func (m integrations) Get(id string) (*registry.Integration, error) {
 	return in, nil
 }
 
-func (m integrations) List() []*registry.Integration { return slices.Collect(maps.Values(m)) }
+func (m integrations) List() []*integration.Integration { return slices.Collect(maps.Values(m)) }
 
 type bench struct {
-	admit func(authz.Principal, *registry.Integration) string // nil admits everybody
+	admit func(authz.Principal, *integration.Integration) string // nil admits everybody
 	*resolve.Resolver
 	store  *fakeStore
 	audit  *safeBuffer
 	broken *brokenAudit
 	// integration is the one of integrations.
-	integration  *registry.Integration
+	integration  *integration.Integration
 	integrations integrations
 }
 
@@ -142,7 +143,7 @@ func newBenchWith(t *testing.T, limits resolve.Limits) *bench {
 	log := audit.New(b.audit)
 	t.Cleanup(func() { _ = log.Close() }) // safeBuffer cannot fail
 	b.broken = &brokenAudit{AuditLog: log}
-	b.integration = &registry.Integration{ID: "cspi", ReadRevision: "1", Kind: secret.KindAzureKeyVault, Policy: policy}
+	b.integration = &integration.Integration{ID: "cspi", ReadRevision: "1", Kind: secret.KindAzureKeyVault, Policy: policy}
 	b.integrations = integrations{"cspi": b.integration}
 	b.Resolver = resolve.New(resolve.Config{
 		Integrations: b.integrations,
@@ -151,7 +152,7 @@ func newBenchWith(t *testing.T, limits resolve.Limits) *bench {
 		Cache:        values,
 		Audit:        b.broken,
 		CacheTTL:     time.Minute,
-		Admit: func(who authz.Principal, in *registry.Integration) string {
+		Admit: func(who authz.Principal, in *integration.Integration) string {
 			if b.admit == nil {
 				return ""
 			}

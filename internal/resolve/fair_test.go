@@ -14,8 +14,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/cache"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -55,7 +55,7 @@ func attacked(t *testing.T, calls int, trap func() string) (succeeded int) {
 		log := audit.New(&discard{})
 		defer func() { _ = log.Close() }()
 		stores := provider.NewSet(provider.SetConfig{
-			Openers: map[secret.Kind]provider.Opener{secret.KindAzureKeyVault: func(context.Context, *registry.Integration) (provider.Provider, error) {
+			Openers: map[secret.Kind]provider.Opener{secret.KindAzureKeyVault: func(context.Context, *integration.Integration) (provider.Provider, error) {
 				return slowStore{}, nil
 			}},
 			Logger: slog.New(slog.DiscardHandler),

@@ -8,15 +8,15 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/cache"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
 // fetch finds the secrets of the allowed items, each distinct one once, and selects
 // the items' values. What is in memory is taken from there; what is not is read, all
 // of it at the same time.
-func (r *Resolver) fetch(ctx context.Context, who Caller, in *registry.Integration, request *Request, items []item, firsts []int) {
+func (r *Resolver) fetch(ctx context.Context, who Caller, in *integration.Integration, request *Request, items []item, firsts []int) {
 	absent := firsts[:0] // overwrites what has been looked at
 	for _, i := range firsts {
 		for items[i].err != nil && items[i].next != 0 { // not allowed
@@ -41,7 +41,7 @@ func (r *Resolver) fetch(ctx context.Context, who Caller, in *registry.Integrati
 }
 
 // readAll reads the secrets of several items at the same time.
-func (r *Resolver) readAll(ctx context.Context, who Caller, in *registry.Integration, request *Request, items []item, absent []int) {
+func (r *Resolver) readAll(ctx context.Context, who Caller, in *integration.Integration, request *Request, items []item, absent []int) {
 	var running sync.WaitGroup
 	for _, i := range absent {
 		running.Go(func() {
@@ -56,7 +56,7 @@ func (r *Resolver) readAll(ctx context.Context, who Caller, in *registry.Integra
 	running.Wait()
 }
 
-func (r *Resolver) cacheRequest(in *registry.Integration, maxAge *time.Duration, ref secret.Ref) cache.Request {
+func (r *Resolver) cacheRequest(in *integration.Integration, maxAge *time.Duration, ref secret.Ref) cache.Request {
 	ttl := in.CacheTTL
 	if ttl == 0 {
 		ttl = r.cfg.CacheTTL
@@ -80,7 +80,7 @@ func (r *Resolver) cacheRequest(in *registry.Integration, maxAge *time.Duration,
 
 // read gets the secret of the i-th item from its store, or from whoever is reading
 // it already. The caller is charged for a read of the store.
-func (r *Resolver) read(ctx context.Context, who Caller, in *registry.Integration, request *Request, items []item, i int) {
+func (r *Resolver) read(ctx context.Context, who Caller, in *integration.Integration, request *Request, items []item, i int) {
 	ref := items[i].ref.Secret()
 	loading := request.Trace.Load(ref.Kind, ref.Store) // the policy has allowed it, so it is one of the integration's
 	callers := provider.NewCallers(string(who.Principal))

@@ -11,7 +11,7 @@ import (
 	"strings"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
 // What the worlds of TestIsolation are made of. Names are chosen to be mistaken
@@ -42,12 +42,12 @@ const (
 
 // plant is a value that says what it is, so that whoever holds it can be asked
 // whether it should.
-func plant(in *registry.Integration, store, name, key string, generation int) string {
+func plant(in *integration.Integration, store, name, key string, generation int) string {
 	return strings.Join([]string{isoCanary, in.ID, in.ReadRevision, store, name, strconv.Itoa(generation), key}, "|")
 }
 
 // isoDocument is a whole secret: a plant under each key.
-func isoDocument(in *registry.Integration, store, name string, generation int) map[string]string {
+func isoDocument(in *integration.Integration, store, name string, generation int) map[string]string {
 	doc := make(map[string]string)
 	for _, key := range isoKeys[1 : len(isoKeys)-1] {
 		doc[key] = plant(in, store, name, key, generation)
@@ -137,7 +137,7 @@ func connectorOf(rng *rand.Rand, id string, configs map[string]string) map[strin
 }
 
 // wrongValue says what is wrong with a value that was allowed, or nothing.
-func wrongValue(in *registry.Integration, a ask, o outcome) (fault string) {
+func wrongValue(in *integration.Integration, a ask, o outcome) (fault string) {
 	generation, err := strconv.ParseInt(o.at, 16, 32)
 	if err != nil || a.generation >= 0 && int(generation) != a.generation {
 		return fmt.Sprintf("version %s", o.at)

@@ -17,7 +17,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/cache"
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -65,7 +65,7 @@ func newWorld(t *testing.T) *world {
 	t.Cleanup(values.Close)
 	w := &world{
 		t:        t,
-		registry: &history{eras: make(map[string][]era), byIn: make(map[*registry.Integration]*facts)},
+		registry: &history{eras: make(map[string][]era), byIn: make(map[*integration.Integration]*facts)},
 		audit:    &memoryAudit{events: make(map[string]map[string]audit.Event)},
 	}
 	w.stores = &tellingStores{w: w, generation: make(map[ask]int), fault: make(map[string]string), asked: make(map[string]map[ask]map[asker]bool)}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -25,7 +26,7 @@ import (
 // facts are an integration with its grants as they were written: the oracle's
 // own reading of them, by regular expressions. Nil facts are no integration.
 type facts struct {
-	in     *registry.Integration
+	in     *integration.Integration
 	vaults []string
 	grants []naiveGrant
 }
@@ -106,7 +107,7 @@ func randomFacts(rng *rand.Rand, id, revision string) (*facts, error) {
 		f.grants = append(f.grants, n)
 	}
 	policy, err := authz.NewPolicy(secret.KindAzureKeyVault, f.vaults, grants)
-	f.in = &registry.Integration{
+	f.in = &integration.Integration{
 		ID: id, ReadRevision: revision, Kind: secret.KindAzureKeyVault, Policy: policy,
 		CacheTTL: time.Duration(1+rng.IntN(3)) * time.Second, CacheMaxStale: time.Duration(rng.IntN(2)) * 5 * time.Second,
 	}
@@ -119,7 +120,7 @@ type history struct {
 	mu                   sync.Mutex
 	changes              int
 	eras                 map[string][]era
-	byIn                 map[*registry.Integration]*facts
+	byIn                 map[*integration.Integration]*facts
 	// behind, if not nil, is called when somebody has just read an integration:
 	// what was read may have changed by the time it is used.
 	behind func(id string)
@@ -156,7 +157,7 @@ func (h *history) revert(rng *rand.Rand, id string) {
 	}
 }
 
-func (h *history) Get(id string) (*registry.Integration, error) {
+func (h *history) Get(id string) (*integration.Integration, error) {
 	if h.behind != nil {
 		defer h.behind(id)
 	}
@@ -191,7 +192,7 @@ func (h *history) since(id string, changes int) []*facts {
 	return all
 }
 
-func (h *history) factsOf(in *registry.Integration) *facts {
+func (h *history) factsOf(in *integration.Integration) *facts {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.byIn[in]
@@ -312,7 +313,7 @@ func (s *tellingStores) state(a ask) (generation int, fault string) {
 	return s.generation[ask{store: a.store, name: a.name}], s.fault[a.store]
 }
 
-func (s *tellingStores) Fetch(ctx context.Context, in *registry.Integration, ref secret.Ref) (*secret.Secret, error) {
+func (s *tellingStores) Fetch(ctx context.Context, in *integration.Integration, ref secret.Ref) (*secret.Secret, error) {
 	s.reads.Add(1)
 	a, began := ask{store: ref.Store, name: ref.Name, generation: -1}, time.Now()
 	if ref.Version != "" {
@@ -354,6 +355,6 @@ func (s *tellingStores) Fetch(ctx context.Context, in *registry.Integration, ref
 
 // complaint is an error's text that says what was read, so that a failure of one
 // secret cannot be told for another's.
-func complaint(in *registry.Integration, a ask) string {
+func complaint(in *integration.Integration, a ask) string {
 	return fmt.Sprintf("the store complains of %s %s %s %s %d", in.ID, in.ReadRevision, a.store, a.name, a.generation)
 }

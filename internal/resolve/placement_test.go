@@ -6,6 +6,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/explain"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -21,7 +22,7 @@ func TestPlacement(t *testing.T) {
 	}
 	b.events(t)
 	reads := b.store.reads.Load()
-	b.admit = func(_ authz.Principal, in *registry.Integration) string { return "wrong place for " + in.ID }
+	b.admit = func(_ authz.Principal, in *integration.Integration) string { return "wrong place for " + in.ID }
 	for who, want := range map[authz.Principal]secret.Reason{worker: secret.ReasonPlacementDenied, nobody: secret.ReasonAccessDenied} {
 		_, err := b.call(who, ask)
 		if err == nil || !strings.Contains(err.Error(), string(want)) || who == nobody && strings.Contains(err.Error(), "place") {
@@ -45,7 +46,7 @@ func TestPlacement(t *testing.T) {
 // lost is a registry whose database cannot be reached.
 type lost struct{ integrations }
 
-func (lost) Get(string) (*registry.Integration, error) { return nil, registry.ErrUnavailable }
+func (lost) Get(string) (*integration.Integration, error) { return nil, registry.ErrUnavailable }
 
 func TestNothingIsDecidedWithoutARegistry(t *testing.T) {
 	b := newBench(t)

@@ -18,6 +18,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/cache"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -25,14 +26,14 @@ import (
 // Integrations finds an integration, registry.ErrNotFound says that there is
 // none, and lists those in force.
 type Integrations interface {
-	Get(id string) (*registry.Integration, error)
-	List() []*registry.Integration
+	Get(id string) (*integration.Integration, error)
+	List() []*integration.Integration
 }
 
 // Stores reads a secret through an integration; provider.Set is one. The context says
 // who is charged for the read, see provider.WithCallers.
 type Stores interface {
-	Fetch(ctx context.Context, in *registry.Integration, ref secret.Ref) (*secret.Secret, error)
+	Fetch(ctx context.Context, in *integration.Integration, ref secret.Ref) (*secret.Secret, error)
 }
 
 // AuditLog records decisions; audit.Limiter and audit.Log are ones. All events of a Begin
@@ -58,7 +59,7 @@ type Config struct {
 	// Admit, if not nil, says why a caller may not use an integration, whatever its
 	// grants, "" if it may: placement.Rules.Admit is one. It is told only to callers
 	// that have a grant.
-	Admit func(who authz.Principal, in *registry.Integration) (why string)
+	Admit func(who authz.Principal, in *integration.Integration) (why string)
 	// Observe, if not nil, is told of every config's reason, empty for success. As with
 	// Used, a value may still be held back then, see Outlet, and never leave.
 	Observe func(reason secret.Reason)
@@ -77,7 +78,7 @@ func New(cfg Config) *Resolver {
 		cfg.Observe = func(secret.Reason) {}
 	}
 	if cfg.Admit == nil {
-		cfg.Admit = func(authz.Principal, *registry.Integration) string { return "" }
+		cfg.Admit = func(authz.Principal, *integration.Integration) string { return "" }
 	}
 	cfg.Limits = cfg.Limits.withDefaults()
 	return &Resolver{cfg: cfg}
@@ -272,7 +273,7 @@ func unavailable(err error) error {
 // decide asks the policy about every reference, on every call, before anything
 // else about the integration, the cache or the store can be observed. An
 // integration that does not exist has no policy, and no policy denies.
-func (r *Resolver) decide(who authz.Principal, integration string, items []item) (*registry.Integration, error) {
+func (r *Resolver) decide(who authz.Principal, integration string, items []item) (*integration.Integration, error) {
 	in, err := r.cfg.Integrations.Get(integration)
 	if err := unavailable(err); err != nil {
 		return nil, err

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -244,7 +244,7 @@ func TestBrokenRegistryDenies(t *testing.T) {
 
 type failingIntegrations struct{ integrations }
 
-func (failingIntegrations) Get(string) (*registry.Integration, error) {
+func (failingIntegrations) Get(string) (*integration.Integration, error) {
 	return nil, errors.New("the database is away")
 }
 

@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/cache"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/procmem"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -38,7 +38,7 @@ func newPlantingStore() *plantingStore {
 	return s
 }
 
-func (s *plantingStore) Fetch(_ context.Context, _ *registry.Integration, ref secret.Ref) (*secret.Secret, error) {
+func (s *plantingStore) Fetch(_ context.Context, _ *integration.Integration, ref secret.Ref) (*secret.Secret, error) {
 	fill := func(before string, masked []byte, after string) []byte {
 		b := make([]byte, 0, len(before)+len(masked)+len(after))
 		b = append(b, before...)

@@ -7,8 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/manage"
-	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
 // Kept is an integration as a database has it.
@@ -119,12 +119,12 @@ func compareDocument(id string, last *Change, recorded json.RawMessage, kept Kep
 		return nil
 	case len(recorded) == 0:
 		found = append(found, Finding{Integration: id, Kind: IntegrationReturned, Last: last})
-		form := registry.ParseForm(id, kept.Document).Form
+		form := integration.ParseForm(id, kept.Document).Form
 		return append(found, differences(id, last, &manage.Form{ID: form.ID, Kind: form.Kind}, &form, true)...)
 	case !there:
 		return []Finding{{Integration: id, Kind: IntegrationLost, Last: last}}
 	}
-	before, after := registry.ParseForm(id, recorded).Form, registry.ParseForm(id, kept.Document).Form
+	before, after := integration.ParseForm(id, recorded).Form, integration.ParseForm(id, kept.Document).Form
 	return differences(id, last, &before, &after, false)
 }
 

@@ -4,8 +4,8 @@ import (
 	"encoding/json"
 	"strings"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/manage"
-	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
 // Reversal is what a restored database has otherwise of one integration.
@@ -47,7 +47,7 @@ func formOf(id string, document []byte) *manage.Form {
 	if document == nil {
 		return nil
 	}
-	form := registry.ParseForm(id, document).Form
+	form := integration.ParseForm(id, document).Form
 	return &form
 }
 

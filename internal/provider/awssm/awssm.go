@@ -24,12 +24,12 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 	"github.com/aws/smithy-go/logging"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/credential"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/provider/task"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -41,7 +41,7 @@ const closeTimeout = 5 * time.Second
 // ReasonStoreAuthenticationFailed and name the setting or file to fix, never a
 // file's content.
 func Opener(cfg provider.Config) provider.Opener {
-	return func(ctx context.Context, in *registry.Integration) (provider.Provider, error) {
+	return func(ctx context.Context, in *integration.Integration) (provider.Provider, error) {
 		return open(ctx, cfg, in)
 	}
 }
@@ -50,8 +50,8 @@ func Opener(cfg provider.Config) provider.Opener {
 type store struct {
 	cfg provider.Config
 	log *slog.Logger
-	aws *registry.AWS
-	in  *registry.Integration
+	aws *integration.AWS
+	in  *integration.Integration
 	// endpoints are the stores that may be read, by their canonical form.
 	endpoints map[string]*endpoint
 	sessions  *credential.Source[aws.Credentials]
@@ -70,7 +70,7 @@ type endpoint struct {
 	client *secretsmanager.Client
 }
 
-func open(ctx context.Context, cfg provider.Config, in *registry.Integration) (*store, error) {
+func open(ctx context.Context, cfg provider.Config, in *integration.Integration) (*store, error) {
 	if in.Kind != secret.KindAWSSecretsManager || in.AWS == nil || len(in.AWS.Stores) == 0 {
 		return nil, storeerror.Setup("the integration has no aws settings")
 	}

@@ -10,9 +10,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/smithy-go/logging"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
-	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
 // profileLife is how long keys of a credentials file are used before it is read
@@ -21,7 +21,7 @@ const profileLife = 10 * time.Minute
 
 // keySource returns where the integration's keys come from: its credential, and
 // the role that this assumes. It reads what the credential is made of.
-func (s *store) keySource(ctx context.Context, in *registry.Integration, roots *x509.CertPool) (keySource, error) {
+func (s *store) keySource(ctx context.Context, in *integration.Integration, roots *x509.CertPool) (keySource, error) {
 	sts := s.newSTS(in.ID, roots)
 	base, err := s.credential(ctx, in, sts, roots)
 	if err != nil || s.aws.Role == nil {
@@ -37,14 +37,14 @@ func (s *store) keySource(ctx context.Context, in *registry.Integration, roots *
 	}, nil
 }
 
-func (s *store) credential(ctx context.Context, in *registry.Integration, sts *tokenService, roots *x509.CertPool) (keySource, error) {
+func (s *store) credential(ctx context.Context, in *integration.Integration, sts *tokenService, roots *x509.CertPool) (keySource, error) {
 	c := s.aws.Credential
 	switch c.Type {
-	case registry.AWSStatic:
+	case integration.AWSStatic:
 		return staticKeys(in)
-	case registry.AWSProfile:
+	case integration.AWSProfile:
 		return s.profileKeys(ctx, c)
-	case registry.AWSWebIdentity:
+	case integration.AWSWebIdentity:
 		const setting = "aws.credential.token_file"
 		if _, err := egress.ReadFile(setting, c.TokenFile); err != nil {
 			return nil, err
@@ -56,7 +56,7 @@ func (s *store) credential(ctx context.Context, in *registry.Integration, sts *t
 			}
 			return sts.assumeWithToken(ctx, string(token), c.RoleARN)
 		}, nil
-	case registry.AWSDefault:
+	case integration.AWSDefault:
 		return s.defaultKeys(ctx, roots)
 	default:
 		return nil, storeerror.Setup("aws.credential.type is not one of static, profile, web_identity, default")
@@ -65,11 +65,11 @@ func (s *store) credential(ctx context.Context, in *registry.Integration, sts *t
 
 // credentialFiles are those that a key source reads for each acquisition. A change of
 // others makes another integration.
-func credentialFiles(c registry.AWSCredential) []string {
+func credentialFiles(c integration.AWSCredential) []string {
 	switch c.Type {
-	case registry.AWSProfile:
+	case integration.AWSProfile:
 		return []string{c.CredentialsFile}
-	case registry.AWSWebIdentity:
+	case integration.AWSWebIdentity:
 		return []string{c.TokenFile}
 	default:
 		return nil
@@ -77,7 +77,7 @@ func credentialFiles(c registry.AWSCredential) []string {
 }
 
 // staticKeys reads the files once: a changed one makes another integration.
-func staticKeys(in *registry.Integration) (keySource, error) {
+func staticKeys(in *integration.Integration) (keySource, error) {
 	c := in.AWS.Credential
 	keys := aws.Credentials{Source: "secretbroker"}
 	for _, f := range []struct {
@@ -107,7 +107,7 @@ func staticKeys(in *registry.Integration) (keySource, error) {
 // profileKeys takes keys from a section of a credentials file. What else such a
 // section may ask for (roles, processes to run, other sources) is refused: it
 // would be authority that the integration's file does not show.
-func (s *store) profileKeys(ctx context.Context, c registry.AWSCredential) (keySource, error) {
+func (s *store) profileKeys(ctx context.Context, c integration.AWSCredential) (keySource, error) {
 	const setting = "aws.credential.credentials_file"
 	read := func(ctx context.Context) (aws.Credentials, error) {
 		if _, err := egress.ReadFile(setting, c.CredentialsFile); err != nil { // which the SDK would take for empty

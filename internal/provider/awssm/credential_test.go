@@ -11,8 +11,8 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -37,28 +37,28 @@ func poison(t *testing.T) {
 func TestCredentials(t *testing.T) {
 	for _, tt := range []struct {
 		name       string
-		credential func(f *fake) registry.AWSCredential
+		credential func(f *fake) integration.AWSCredential
 		direct     bool // without aws.role
 		sessions   string
 	}{
-		{"static", func(f *fake) registry.AWSCredential { return f.integration().AWS.Credential }, false, "AssumeRole"},
-		{"static session", func(f *fake) registry.AWSCredential {
+		{"static", func(f *fake) integration.AWSCredential { return f.integration().AWS.Credential }, false, "AssumeRole"},
+		{"static session", func(f *fake) integration.AWSCredential {
 			f.keys["ASIABASE"] = owner{keys: aws.Credentials{AccessKeyID: "ASIABASE", SecretAccessKey: baseSecret, SessionToken: "session-token-0"}}
-			return registry.AWSCredential{
-				Type: registry.AWSStatic, AccessKeyIDFile: writeFile(f.t, "id", "ASIABASE"),
+			return integration.AWSCredential{
+				Type: integration.AWSStatic, AccessKeyIDFile: writeFile(f.t, "id", "ASIABASE"),
 				SecretAccessKeyFile: writeFile(f.t, "key", baseSecret), SessionTokenFile: writeFile(f.t, "token", "session-token-0\n"),
 			}
 		}, false, "AssumeRole"},
-		{"static without a role", func(f *fake) registry.AWSCredential {
+		{"static without a role", func(f *fake) integration.AWSCredential {
 			f.keys[baseKey] = owner{f.keys[baseKey].keys, "itself"}
 			return f.integration().AWS.Credential
 		}, true, ""},
-		{"profile", func(f *fake) registry.AWSCredential {
-			return registry.AWSCredential{Type: registry.AWSProfile, Profile: "orders", CredentialsFile: writeFile(f.t, "creds",
+		{"profile", func(f *fake) integration.AWSCredential {
+			return integration.AWSCredential{Type: integration.AWSProfile, Profile: "orders", CredentialsFile: writeFile(f.t, "creds",
 				"[default]\naws_access_key_id = AKIAPOISON\naws_secret_access_key = x\n\n[orders]\naws_access_key_id = "+baseKey+"\naws_secret_access_key = "+baseSecret+"\n")}
 		}, false, "AssumeRole"},
-		{"web identity", func(f *fake) registry.AWSCredential { return webIdentity(f) }, true, "AssumeRoleWithWebIdentity"},
-		{"web identity and a role", func(f *fake) registry.AWSCredential { return webIdentity(f) }, false, "AssumeRoleWithWebIdentity AssumeRole"},
+		{"web identity", func(f *fake) integration.AWSCredential { return webIdentity(f) }, true, "AssumeRoleWithWebIdentity"},
+		{"web identity and a role", func(f *fake) integration.AWSCredential { return webIdentity(f) }, false, "AssumeRoleWithWebIdentity AssumeRole"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			poison(t)
@@ -84,8 +84,8 @@ func TestCredentials(t *testing.T) {
 	}
 }
 
-func webIdentity(f *fake) registry.AWSCredential {
-	return registry.AWSCredential{Type: registry.AWSWebIdentity, TokenFile: writeFile(f.t, "token", oidcToken+"\n"), RoleARN: "arn:aws:iam::" + account + ":role/broker"}
+func webIdentity(f *fake) integration.AWSCredential {
+	return integration.AWSCredential{Type: integration.AWSWebIdentity, TokenFile: writeFile(f.t, "token", oidcToken+"\n"), RoleARN: "arn:aws:iam::" + account + ":role/broker"}
 }
 
 // Tokens and credentials files are read again for each session.
@@ -107,7 +107,7 @@ func TestCredentialIsReadAgain(t *testing.T) {
 	f.fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreAuthenticationFailed)
 
 	file := writeFile(t, "creds", "[p]\naws_access_key_id = AKIAOLD\naws_secret_access_key = x\n")
-	in.AWS.Credential = registry.AWSCredential{Type: registry.AWSProfile, Profile: "p", CredentialsFile: file}
+	in.AWS.Credential = integration.AWSCredential{Type: integration.AWSProfile, Profile: "p", CredentialsFile: file}
 	s = f.open(f.config(), in)
 	f.fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreAuthenticationFailed)
 	must(t, os.WriteFile(file, []byte("[p]\naws_access_key_id = "+baseKey+"\naws_secret_access_key = "+baseSecret+"\n"), 0o600))
@@ -116,39 +116,39 @@ func TestCredentialIsReadAgain(t *testing.T) {
 
 func TestOpenFails(t *testing.T) {
 	f := newFake(t)
-	profile := func(text string) registry.AWSCredential {
-		return registry.AWSCredential{Type: registry.AWSProfile, Profile: "p", CredentialsFile: writeFile(t, "creds", text)}
+	profile := func(text string) integration.AWSCredential {
+		return integration.AWSCredential{Type: integration.AWSProfile, Profile: "p", CredentialsFile: writeFile(t, "creds", text)}
 	}
 	good := f.integration().AWS.Credential
 	for _, tt := range []struct {
 		name   string
-		change func(*registry.AWS)
+		change func(*integration.AWS)
 		says   string
 	}{
-		{"no such file", func(a *registry.AWS) { a.Credential.SecretAccessKeyFile = "/nowhere/at/all" }, "does not exist"},
-		{"empty file", func(a *registry.AWS) { a.Credential.AccessKeyIDFile = writeFile(t, "id", " \n") }, "is empty"},
-		{"two words", func(a *registry.AWS) {
+		{"no such file", func(a *integration.AWS) { a.Credential.SecretAccessKeyFile = "/nowhere/at/all" }, "does not exist"},
+		{"empty file", func(a *integration.AWS) { a.Credential.AccessKeyIDFile = writeFile(t, "id", " \n") }, "is empty"},
+		{"two words", func(a *integration.AWS) {
 			a.Credential = good
 			a.Credential.SecretAccessKeyFile = writeFile(t, "key", "aws_secret_access_key = "+baseSecret)
 		}, "more than one word"},
-		{"no such profile", func(a *registry.AWS) {
+		{"no such profile", func(a *integration.AWS) {
 			a.Credential = profile("[q]\naws_access_key_id = a\naws_secret_access_key = " + baseSecret + "\n")
 		}, "no usable section p"},
-		{"half a profile", func(a *registry.AWS) { a.Credential = profile("[p]\naws_secret_access_key = " + baseSecret + "\n") }, "no usable section p"},
-		{"profile of a process", func(a *registry.AWS) {
+		{"half a profile", func(a *integration.AWS) { a.Credential = profile("[p]\naws_secret_access_key = " + baseSecret + "\n") }, "no usable section p"},
+		{"profile of a process", func(a *integration.AWS) {
 			a.Credential = profile("[p]\ncredential_process = /bin/echo " + baseSecret + "\n")
 		}, "may only hold keys"},
-		{"profile of a role", func(a *registry.AWS) {
+		{"profile of a role", func(a *integration.AWS) {
 			a.Credential = profile("[p]\nrole_arn = arn:aws:iam::1:role/x\nsource_profile = q\n[q]\naws_access_key_id = a\naws_secret_access_key = b\n")
 		}, "may only hold keys"},
-		{"profile that is none", func(a *registry.AWS) { a.Credential = profile(baseSecret) }, "aws.credential.credentials_file"},
-		{"no token", func(a *registry.AWS) {
-			a.Credential = registry.AWSCredential{Type: registry.AWSWebIdentity, RoleARN: roleARN}
+		{"profile that is none", func(a *integration.AWS) { a.Credential = profile(baseSecret) }, "aws.credential.credentials_file"},
+		{"no token", func(a *integration.AWS) {
+			a.Credential = integration.AWSCredential{Type: integration.AWSWebIdentity, RoleARN: roleARN}
 		}, "aws.credential.token_file is missing"},
-		{"unknown type", func(a *registry.AWS) { a.Credential = registry.AWSCredential{Type: "magic"} }, "aws.credential.type"},
-		{"bad CA", func(a *registry.AWS) { a.CAFile = writeFile(t, "ca", "not PEM") }, "aws.ca_file"},
-		{"no endpoint", func(a *registry.AWS) { a.Endpoints = nil }, "aws.stores"},
-		{"no stores", func(a *registry.AWS) { a.Stores = nil }, "no aws settings"},
+		{"unknown type", func(a *integration.AWS) { a.Credential = integration.AWSCredential{Type: "magic"} }, "aws.credential.type"},
+		{"bad CA", func(a *integration.AWS) { a.CAFile = writeFile(t, "ca", "not PEM") }, "aws.ca_file"},
+		{"no endpoint", func(a *integration.AWS) { a.Endpoints = nil }, "aws.stores"},
+		{"no stores", func(a *integration.AWS) { a.Stores = nil }, "no aws settings"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			in := f.integration()
@@ -162,7 +162,7 @@ func TestOpenFails(t *testing.T) {
 			}
 		})
 	}
-	if _, err := Opener(provider.Config{})(t.Context(), &registry.Integration{Kind: secret.KindAWSSecretsManager}); err == nil {
+	if _, err := Opener(provider.Config{})(t.Context(), &integration.Integration{Kind: secret.KindAWSSecretsManager}); err == nil {
 		t.Error("an integration without settings was opened")
 	}
 }
@@ -178,7 +178,7 @@ func TestDefaultCredential(t *testing.T) {
 		t.Setenv(name, value)
 	}
 	in := f.integration()
-	in.AWS.Credential = registry.AWSCredential{Type: registry.AWSDefault}
+	in.AWS.Credential = integration.AWSCredential{Type: integration.AWSDefault}
 	f.fetch(f.open(f.config(), in), storeURL+"::db")
 
 	agent := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

@@ -13,9 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -44,7 +44,7 @@ func TestOrigins(t *testing.T) {
 		t.Errorf("static: %q", got)
 	}
 	in := f.integration()
-	in.AWS.Credential = registry.AWSCredential{Type: registry.AWSDefault}
+	in.AWS.Credential = integration.AWSCredential{Type: integration.AWSDefault}
 	want := slices.Concat(listed, metadataOrigins, []string{"http://127.0.0.1:7777", "https://oidc.eu-central-1.amazonaws.com", "https://portal.sso.eu-central-1.amazonaws.com"})
 	slices.Sort(want)
 	if got := origins(f.open(f.config(), in)); !slices.Equal(got, want) {

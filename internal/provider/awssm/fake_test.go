@@ -27,8 +27,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -219,15 +219,15 @@ func (f *fake) revoke() {
 }
 
 // integration is one that reaches the fake by static keys and a role.
-func (f *fake) integration() *registry.Integration {
-	return &registry.Integration{
+func (f *fake) integration() *integration.Integration {
+	return &integration.Integration{
 		ID: "it", Revision: "1", Kind: secret.KindAWSSecretsManager,
-		AWS: &registry.AWS{
+		AWS: &integration.AWS{
 			Stores:    []string{storeURL, storeARN, "https://" + otherHost, "arn:aws:secretsmanager:us-east-1:" + account},
 			AccountID: account,
-			Role:      &registry.AWSRole{ARN: roleARN, ExternalID: externalID, Duration: time.Hour},
-			Credential: registry.AWSCredential{
-				Type:                registry.AWSStatic,
+			Role:      &integration.AWSRole{ARN: roleARN, ExternalID: externalID, Duration: time.Hour},
+			Credential: integration.AWSCredential{
+				Type:                integration.AWSStatic,
 				AccessKeyIDFile:     writeFile(f.t, "id", baseKey+"\n"),
 				SecretAccessKeyFile: writeFile(f.t, "key", baseSecret+"\n"),
 			},
@@ -244,7 +244,7 @@ func (f *fake) config() provider.Config {
 	return provider.Config{Logger: slog.New(slog.NewTextHandler(&f.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))}
 }
 
-func (f *fake) open(cfg provider.Config, in *registry.Integration) *store {
+func (f *fake) open(cfg provider.Config, in *integration.Integration) *store {
 	f.t.Helper()
 	p, err := Opener(cfg)(f.t.Context(), in)
 	if err != nil {

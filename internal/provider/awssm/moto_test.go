@@ -21,7 +21,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -196,7 +196,7 @@ func (m *moto) users() {
 }
 
 // integration is one that reads as the role "reader", by way of f's dial table.
-func (m *moto) integration(f *fake) *registry.Integration {
+func (m *moto) integration(f *fake) *integration.Integration {
 	in := f.integration()
 	a := in.AWS
 	a.Stores, a.Endpoints = []string{storeURL, storeARN}, map[string]string{region: storeURL}
@@ -225,14 +225,14 @@ func TestMoto(t *testing.T) {
 	must(t, err)
 
 	f := &fake{t: t, caFile: m.caFile, dial: map[string]string{smHost: m.addr, stsHost: m.addr}}
-	integration := func(change func(*registry.AWS)) *store {
+	openAs := func(change func(*integration.AWS)) *store {
 		in := m.integration(f)
 		if change != nil {
 			change(in.AWS)
 		}
 		return f.open(f.config(), in)
 	}
-	s := integration(nil)
+	s := openAs(nil)
 	current := f.fetch(s, storeURL+"::prod/db")
 	previous := f.fetch(s, storeURL+"::prod/db#AWSPREVIOUS")
 	if reveal(t, current) != canary || reveal(t, previous) != "old "+canary || current.Version == previous.Version {
@@ -258,16 +258,16 @@ func TestMoto(t *testing.T) {
 	} {
 		f.fails(s, t.Context(), reference, want)
 	}
-	for name, change := range map[string]func(*registry.AWS){
-		"another external ID": func(a *registry.AWS) { a.Role.ExternalID = "of-another" },
-		"another key":         func(a *registry.AWS) { a.Credential.SecretAccessKeyFile = writeFile(t, "key", "of-another") },
-		"a key that is none":  func(a *registry.AWS) { a.Credential.AccessKeyIDFile = writeFile(t, "id", "AKIANOBODY") },
+	for name, change := range map[string]func(*integration.AWS){
+		"another external ID": func(a *integration.AWS) { a.Role.ExternalID = "of-another" },
+		"another key":         func(a *integration.AWS) { a.Credential.SecretAccessKeyFile = writeFile(t, "key", "of-another") },
+		"a key that is none":  func(a *integration.AWS) { a.Credential.AccessKeyIDFile = writeFile(t, "id", "AKIANOBODY") },
 	} {
 		t.Log(name)
-		f.fails(integration(change), t.Context(), storeURL+"::prod/db", secret.ReasonStoreAuthenticationFailed)
+		f.fails(openAs(change), t.Context(), storeURL+"::prod/db", secret.ReasonStoreAuthenticationFailed)
 	}
 	// moto says no in STS's language where AWS would do it in that of Secrets
 	// Manager, so that the reason is another one than AWS's.
-	bystander := integration(func(a *registry.AWS) { a.Role.ARN = "arn:aws:iam::" + account + ":role/bystander" })
+	bystander := openAs(func(a *integration.AWS) { a.Role.ARN = "arn:aws:iam::" + account + ":role/bystander" })
 	f.fails(bystander, t.Context(), storeURL+"::prod/db", secret.ReasonStoreUnavailable)
 }

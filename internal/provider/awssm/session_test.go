@@ -12,10 +12,10 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/credential"
 	"github.com/secretbroker/secretbroker/internal/provider/task"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -155,7 +155,7 @@ func TestRefusedKeys(t *testing.T) {
 func source(t *testing.T, f keySource) *credential.Source[aws.Credentials] {
 	t.Helper()
 	tasks := task.NewGroup()
-	s := newSessions(provider.Config{}.For(&registry.Integration{}), slog.New(slog.DiscardHandler), f, nil, tasks)
+	s := newSessions(provider.Config{}.For(&integration.Integration{}), slog.New(slog.DiscardHandler), f, nil, tasks)
 	t.Cleanup(func() {
 		s.Close()
 		must(t, tasks.Stop(time.Minute))
@@ -247,7 +247,7 @@ func TestRefusedRoleIsLeftAlone(t *testing.T) {
 func TestClosing(t *testing.T) {
 	f := newFake(t)
 	in := f.integration()
-	in.AWS.Credential = registry.AWSCredential{Type: registry.AWSStatic, AccessKeyIDFile: writeFile(t, "id", "A"), SecretAccessKeyFile: writeFile(t, "k", "B")}
+	in.AWS.Credential = integration.AWSCredential{Type: integration.AWSStatic, AccessKeyIDFile: writeFile(t, "id", "A"), SecretAccessKeyFile: writeFile(t, "k", "B")}
 	p, err := Opener(f.config())(t.Context(), in)
 	must(t, err)
 	must(t, p.Close())

@@ -5,18 +5,18 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
 // TestStoredKeys: keys that the registry keeps with the integration.
 func TestStoredKeys(t *testing.T) {
-	keep := func(text string) registry.Credential { return func() ([]byte, error) { return []byte(text), nil } }
+	keep := func(text string) integration.Credential { return func() ([]byte, error) { return []byte(text), nil } }
 	f := newFake(t)
 	f.put(region, "db", canary)
 	in := f.integration()
-	in.AWS.Credential = registry.AWSCredential{Type: registry.AWSStatic}
-	in.Credentials = map[string]registry.Credential{
+	in.AWS.Credential = integration.AWSCredential{Type: integration.AWSStatic}
+	in.Credentials = map[string]integration.Credential{
 		"aws.credential.access_key_id": keep(baseKey + "\n"), "aws.credential.secret_access_key": keep(baseSecret),
 	}
 	f.fetch(f.open(f.config(), in), storeURL+"::db")
@@ -30,7 +30,7 @@ func TestStoredKeys(t *testing.T) {
 		},
 		"aws.credential.access_key_id_file is missing": func() { delete(in.Credentials, "aws.credential.access_key_id") },
 	} {
-		before := map[string]registry.Credential{}
+		before := map[string]integration.Credential{}
 		for k, v := range in.Credentials {
 			before[k] = v
 		}

@@ -13,7 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sts/types"
 	"github.com/aws/smithy-go/logging"
 
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
 // tokenService gets sessions of roles from STS.
@@ -51,7 +51,7 @@ func sessionName(integration string) string {
 }
 
 // assume gets a session of role for the owner of keys.
-func (t *tokenService) assume(ctx context.Context, keys aws.Credentials, role *registry.AWSRole) (aws.Credentials, error) {
+func (t *tokenService) assume(ctx context.Context, keys aws.Credentials, role *integration.AWSRole) (aws.Credentials, error) {
 	in := &sts.AssumeRoleInput{
 		RoleArn:         &role.ARN,
 		RoleSessionName: &t.session,

@@ -6,8 +6,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider/providertest"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -16,18 +16,18 @@ func TestValidate(t *testing.T) {
 	const otherURL, foreign = "https://" + otherHost, "arn:aws:secretsmanager:eu-west-1:" + otherOne
 	for _, tt := range []struct {
 		name   string
-		change func(*registry.AWS)
+		change func(*integration.AWS)
 		grants []string
 		want   string
 		asked  string // how the names that are asked for begin
 	}{
-		{"all well", func(*registry.AWS) {}, []string{"prod/*"}, "session ok, read " + storeURL + " ok, read " + otherURL + " ok", "prod/secretbroker-validate-"},
-		{"no grants", func(*registry.AWS) {}, nil, "session ok, read " + storeURL + " ok, read " + otherURL + " ok", "secretbroker-validate-"},
-		{"one secret", func(*registry.AWS) {}, []string{"db"}, "session ok, read " + storeURL + " ok, read " + otherURL + " ok", "db#" + noVersion},
-		{"another account", func(a *registry.AWS) { a.Stores = append(a.Stores[:2:2], foreign) }, nil, "session ok, read " + storeURL + " ok, read " + foreign + " ok", ""},
-		{"no permission", func(a *registry.AWS) { a.Role = nil }, nil,
+		{"all well", func(*integration.AWS) {}, []string{"prod/*"}, "session ok, read " + storeURL + " ok, read " + otherURL + " ok", "prod/secretbroker-validate-"},
+		{"no grants", func(*integration.AWS) {}, nil, "session ok, read " + storeURL + " ok, read " + otherURL + " ok", "secretbroker-validate-"},
+		{"one secret", func(*integration.AWS) {}, []string{"db"}, "session ok, read " + storeURL + " ok, read " + otherURL + " ok", "db#" + noVersion},
+		{"another account", func(a *integration.AWS) { a.Stores = append(a.Stores[:2:2], foreign) }, nil, "session ok, read " + storeURL + " ok, read " + foreign + " ok", ""},
+		{"no permission", func(a *integration.AWS) { a.Role = nil }, nil,
 			"session ok, read " + storeURL + " STORE_ACCESS_DENIED, read " + otherURL + " STORE_ACCESS_DENIED", ""},
-		{"another external ID", func(a *registry.AWS) { a.Role.ExternalID = "another" }, nil,
+		{"another external ID", func(a *integration.AWS) { a.Role.ExternalID = "another" }, nil,
 			"session STORE_AUTHENTICATION_FAILED, read " + storeURL + " skipped, read " + otherURL + " skipped", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -25,10 +25,10 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azsecrets"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/provider/task"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -46,7 +46,7 @@ const (
 // ReasonStoreAuthenticationFailed and name the setting or file to fix, never a
 // file's content.
 func Opener(cfg provider.Config) provider.Opener {
-	return func(_ context.Context, in *registry.Integration) (provider.Provider, error) {
+	return func(_ context.Context, in *integration.Integration) (provider.Provider, error) {
 		return open(cfg, in)
 	}
 }
@@ -55,7 +55,7 @@ func Opener(cfg provider.Config) provider.Opener {
 type store struct {
 	cfg   provider.Config
 	log   *slog.Logger
-	azure *registry.Azure
+	azure *integration.Azure
 	// hosts are the vaults that may be read: canonical URL to host.
 	hosts map[string]string
 
@@ -78,7 +78,7 @@ type session struct {
 	clients map[string]*azsecrets.Client // canonical vault URL to client
 }
 
-func open(cfg provider.Config, in *registry.Integration) (*store, error) {
+func open(cfg provider.Config, in *integration.Integration) (*store, error) {
 	if err := checkSettings(in); err != nil {
 		return nil, err
 	}
@@ -200,7 +200,7 @@ func (s *store) renew(old *session, host string) *session {
 	if s.current != old {
 		return s.current
 	}
-	if s.azure.Credential.Type == registry.AzureManagedIdentity {
+	if s.azure.Credential.Type == integration.AzureManagedIdentity {
 		return nil // its token cache is the process's: a new credential gets the same token
 	}
 	now := s.cfg.Now()

@@ -9,14 +9,14 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
 // checkSettings refuses what would only fail with the first read.
-func checkSettings(in *registry.Integration) error {
+func checkSettings(in *integration.Integration) error {
 	if in.Kind != secret.KindAzureKeyVault || in.Azure == nil {
 		return storeerror.Setup("the integration has no azure settings")
 	}
@@ -28,7 +28,7 @@ func checkSettings(in *registry.Integration) error {
 		return storeerror.Setup("azure.authority_host is not an https:// URL")
 	}
 	switch a.Credential.Type {
-	case registry.AzureClientSecret, registry.AzureClientCertificate, registry.AzureWorkloadIdentity:
+	case integration.AzureClientSecret, integration.AzureClientCertificate, integration.AzureWorkloadIdentity:
 		// Left empty, the SDK would take them from the process's environment.
 		if a.TenantID == "" {
 			return storeerror.Setup("azure.tenant_id is missing")
@@ -43,16 +43,16 @@ func checkSettings(in *registry.Integration) error {
 // credentialMaker reads what the integration's credential is made of and
 // returns a func that makes a fresh instance, without the tokens that an
 // earlier one holds.
-func credentialMaker(in *registry.Integration, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
+func credentialMaker(in *integration.Integration, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
 	a := in.Azure
 	switch a.Credential.Type {
-	case registry.AzureClientSecret:
+	case integration.AzureClientSecret:
 		return clientSecret(in, opts)
-	case registry.AzureClientCertificate:
+	case integration.AzureClientCertificate:
 		return clientCertificate(in, opts)
-	case registry.AzureWorkloadIdentity:
+	case integration.AzureWorkloadIdentity:
 		return workloadIdentity(a, opts)
-	case registry.AzureManagedIdentity:
+	case integration.AzureManagedIdentity:
 		return func() (azcore.TokenCredential, error) {
 			o := &azidentity.ManagedIdentityCredentialOptions{ClientOptions: opts}
 			if a.ClientID != "" {
@@ -61,7 +61,7 @@ func credentialMaker(in *registry.Integration, opts azcore.ClientOptions) (func(
 			cred, err := azidentity.NewManagedIdentityCredential(o)
 			return made(cred, err, "this environment's managed identity cannot be used; Service Fabric is not supported, and Cloud Shell takes no azure.client_id")
 		}, nil
-	case registry.AzureDefault:
+	case integration.AzureDefault:
 		return func() (azcore.TokenCredential, error) {
 			cred, err := azidentity.NewDefaultAzureCredential(&azidentity.DefaultAzureCredentialOptions{
 				ClientOptions:            opts,
@@ -75,7 +75,7 @@ func credentialMaker(in *registry.Integration, opts azcore.ClientOptions) (func(
 	}
 }
 
-func clientSecret(in *registry.Integration, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
+func clientSecret(in *integration.Integration, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
 	const setting = "azure.credential.client_secret_file"
 	a := in.Azure
 	b, err := egress.ReadCredential(in, setting, a.Credential.ClientSecretFile)
@@ -92,7 +92,7 @@ func clientSecret(in *registry.Integration, opts azcore.ClientOptions) (func() (
 	}, nil
 }
 
-func clientCertificate(in *registry.Integration, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
+func clientCertificate(in *integration.Integration, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
 	const setting = "azure.credential.certificate_file"
 	a := in.Azure
 	b, err := egress.ReadPrivateKey(in, setting, a.Credential.CertificateFile)
@@ -114,7 +114,7 @@ func clientCertificate(in *registry.Integration, opts azcore.ClientOptions) (fun
 // workloadIdentity exchanges the token in a file, typically a Kubernetes service
 // account's. The SDK's own WorkloadIdentityCredential keeps what it read for ten
 // minutes, bad tokens included; this one reads the file for every exchange.
-func workloadIdentity(a *registry.Azure, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
+func workloadIdentity(a *integration.Azure, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
 	const setting = "azure.credential.token_file"
 	if _, err := readFile(setting, a.Credential.TokenFile); err != nil {
 		return nil, err

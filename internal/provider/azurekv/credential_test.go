@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -28,13 +28,13 @@ func TestOpenFaults(t *testing.T) {
 	badPEM := writeFile(t, "bad-pem", []byte("-----BEGIN CERTIFICATE-----\n"+"Q0FOQVJZ\n"+"-----END CERTIFICATE-----\n"))
 	ecPEM := writeFile(t, "ec-pem", selfSigned(t, ecKey(t), time.Hour))
 	huge := writeFile(t, "huge", make([]byte, 1<<20+1))
-	type azure = registry.Azure
+	type azure = integration.Azure
 	for name, tc := range map[string]struct {
-		change func(*registry.Integration)
+		change func(*integration.Integration)
 		says   []string
 	}{
-		"no azure section":      {func(in *registry.Integration) { in.Azure = nil }, []string{"azure"}},
-		"other kind":            {func(in *registry.Integration) { in.Kind = "OTHER" }, []string{"azure"}},
+		"no azure section":      {func(in *integration.Integration) { in.Azure = nil }, []string{"azure"}},
+		"other kind":            {func(in *integration.Integration) { in.Kind = "OTHER" }, []string{"azure"}},
 		"no vaults":             {setAzure(func(a *azure) { a.Vaults = nil }), []string{"azure.vaults"}},
 		"vault not https":       {setAzure(func(a *azure) { a.Vaults = []string{"http://" + vaultHost} }), []string{"azure.vaults"}},
 		"no tenant":             {setAzure(func(a *azure) { a.TenantID = "" }), []string{"azure.tenant_id"}},
@@ -73,18 +73,18 @@ func TestOpenFaults(t *testing.T) {
 	}
 }
 
-func setAzure(change func(*registry.Azure)) func(*registry.Integration) {
-	return func(in *registry.Integration) { change(in.Azure) }
+func setAzure(change func(*integration.Azure)) func(*integration.Integration) {
+	return func(in *integration.Integration) { change(in.Azure) }
 }
 
-func certificate(file string) func(*registry.Integration) {
-	return setAzure(func(a *registry.Azure) {
-		a.Credential = registry.AzureCredential{Type: registry.AzureClientCertificate, CertificateFile: file}
+func certificate(file string) func(*integration.Integration) {
+	return setAzure(func(a *integration.Azure) {
+		a.Credential = integration.AzureCredential{Type: integration.AzureClientCertificate, CertificateFile: file}
 	})
 }
 
-func workload(file string) registry.AzureCredential {
-	return registry.AzureCredential{Type: registry.AzureWorkloadIdentity, TokenFile: file}
+func workload(file string) integration.AzureCredential {
+	return integration.AzureCredential{Type: integration.AzureWorkloadIdentity, TokenFile: file}
 }
 
 func TestClientSecret(t *testing.T) {
@@ -174,7 +174,7 @@ func TestManagedIdentity(t *testing.T) {
 			}
 			in := f.integration()
 			in.Azure.TenantID, in.Azure.ClientID = "", id
-			in.Azure.Credential = registry.AzureCredential{Type: registry.AzureManagedIdentity}
+			in.Azure.Credential = integration.AzureCredential{Type: integration.AzureManagedIdentity}
 			s := f.open(f.config(), in)
 			if tc.want == "" {
 				f.fetch(s, ref(t, vaultURL+"::db"))
@@ -193,7 +193,7 @@ func TestManagedIdentityWithoutClientID(t *testing.T) {
 	f := newFake(t)
 	in := f.integration()
 	in.Azure.TenantID, in.Azure.ClientID = "", ""
-	in.Azure.Credential = registry.AzureCredential{Type: registry.AzureManagedIdentity}
+	in.Azure.Credential = integration.AzureCredential{Type: integration.AzureManagedIdentity}
 	f.open(f.config(), in)
 }
 
@@ -204,7 +204,7 @@ func TestServiceFabricIsRefused(t *testing.T) {
 	t.Setenv("IDENTITY_SERVER_THUMBPRINT", strings.Repeat("ab", 20))
 	f := newFake(t)
 	in := f.integration()
-	in.Azure.Credential = registry.AzureCredential{Type: registry.AzureManagedIdentity}
+	in.Azure.Credential = integration.AzureCredential{Type: integration.AzureManagedIdentity}
 	_, err := Opener(f.config())(t.Context(), in)
 	f.checkError(err, secret.ReasonStoreAuthenticationFailed)
 }
@@ -214,7 +214,7 @@ func TestDefaultCredential(t *testing.T) {
 	f := newFake(t)
 	in := f.integration()
 	in.Azure.TenantID, in.Azure.ClientID = "", ""
-	in.Azure.Credential = registry.AzureCredential{Type: registry.AzureDefault}
+	in.Azure.Credential = integration.AzureCredential{Type: integration.AzureDefault}
 
 	t.Setenv("AZURE_TOKEN_CREDENTIALS", "WorkloadIdentityCredential") // which is not set up
 	e := f.fails(f.open(f.config(), in), t.Context(), ref(t, vaultURL+"::db"), secret.ReasonStoreAuthenticationFailed)

@@ -27,8 +27,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -214,13 +214,13 @@ func (f *fake) counts() (issued, reads int) {
 }
 
 // integration is one that reaches the fake by client secret.
-func (f *fake) integration() *registry.Integration {
-	return &registry.Integration{
+func (f *fake) integration() *integration.Integration {
+	return &integration.Integration{
 		ID: "it", Revision: "1", Kind: secret.KindAzureKeyVault,
-		Azure: &registry.Azure{
+		Azure: &integration.Azure{
 			TenantID: tenantID, ClientID: clientID,
-			Credential: registry.AzureCredential{
-				Type: registry.AzureClientSecret, ClientSecretFile: writeFile(f.t, "secret", []byte(testSecret+"\r\n")),
+			Credential: integration.AzureCredential{
+				Type: integration.AzureClientSecret, ClientSecretFile: writeFile(f.t, "secret", []byte(testSecret+"\r\n")),
 			},
 			Vaults: []string{vaultURL, otherURL}, CAFile: f.caFile,
 			AuthorityHost: "https://" + loginHost + "/", DisableInstanceDiscovery: true, Dial: f.dial,
@@ -232,7 +232,7 @@ func (f *fake) config() provider.Config {
 	return provider.Config{Logger: slog.New(slog.NewTextHandler(&f.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))}
 }
 
-func (f *fake) open(cfg provider.Config, in *registry.Integration) *store {
+func (f *fake) open(cfg provider.Config, in *integration.Integration) *store {
 	f.t.Helper()
 	p, err := Opener(cfg)(f.t.Context(), in)
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -168,7 +168,7 @@ func TestMisbehavingVault(t *testing.T) {
 					}
 				})
 				wg.Go(func() {
-					for _, good := range []*registry.Integration{bad, other} {
+					for _, good := range []*integration.Integration{bad, other} {
 						if _, err := set.Fetch(t.Context(), good, ref(t, otherURL+"::db")); err != nil {
 							t.Errorf("a good vault through %s: %v", good.ID, err)
 						}

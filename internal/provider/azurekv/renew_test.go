@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -157,7 +157,7 @@ func TestRefusedSecretIsLeftAlone(t *testing.T) {
 }
 
 func TestManagedIdentityIsNotRenewed(t *testing.T) {
-	s := &store{cfg: provider.Config{}.For(&registry.Integration{}), azure: &registry.Azure{Credential: registry.AzureCredential{Type: registry.AzureManagedIdentity}}}
+	s := &store{cfg: provider.Config{}.For(&integration.Integration{}), azure: &integration.Azure{Credential: integration.AzureCredential{Type: integration.AzureManagedIdentity}}}
 	s.current = &session{}
 	if s.renew(s.current, vaultHost) != nil {
 		t.Error("a new credential would get the same token")

@@ -13,11 +13,11 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/credential"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/provider/task"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -46,8 +46,8 @@ func (c *credentialFunc) called() int {
 func newTestSource(t *testing.T, cred azcore.TokenCredential) (*tokenSource, *task.Group) {
 	t.Helper()
 	tasks := task.NewGroup()
-	a := &registry.Azure{TenantID: tenantID, Credential: registry.AzureCredential{Type: registry.AzureClientSecret}}
-	src := newTokenSource(provider.Config{}.For(&registry.Integration{}), slog.New(slog.DiscardHandler), a, cred, tasks)
+	a := &integration.Azure{TenantID: tenantID, Credential: integration.AzureCredential{Type: integration.AzureClientSecret}}
+	src := newTokenSource(provider.Config{}.For(&integration.Integration{}), slog.New(slog.DiscardHandler), a, cred, tasks)
 	t.Cleanup(src.close)
 	return src, tasks
 }

@@ -14,10 +14,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
-	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
 // maxBody is the most that is read of an answer, in bytes, after decompression.
@@ -47,7 +47,7 @@ var authorityAliases = [][]string{
 
 // newVaultClient makes the client for the vaults: it sends to https on their
 // hosts and nowhere else, so that no access token can go elsewhere.
-func newVaultClient(cfg provider.Config, in *registry.Integration, roots *x509.CertPool, hosts map[string]string) *http.Client {
+func newVaultClient(cfg provider.Config, in *integration.Integration, roots *x509.CertPool, hosts map[string]string) *http.Client {
 	allowed := make(map[string]bool, len(hosts))
 	for _, host := range hosts {
 		allowed["https://"+strings.ToLower(host)] = true
@@ -66,16 +66,16 @@ func newVaultClient(cfg provider.Config, in *registry.Integration, roots *x509.C
 //     service or Arc agent. managed_identity sends to nothing else.
 //
 // A regional authority (AZURE_REGIONAL_AUTHORITY_NAME) is not among them.
-func newLoginClient(cfg provider.Config, in *registry.Integration, roots *x509.CertPool) *http.Client {
+func newLoginClient(cfg provider.Config, in *integration.Integration, roots *x509.CertPool) *http.Client {
 	a := in.Azure
 	allowed, local := make(map[string]bool), make(map[string]bool)
-	if a.Credential.Type != registry.AzureManagedIdentity {
+	if a.Credential.Type != integration.AzureManagedIdentity {
 		for _, o := range authorityOrigins(a) {
 			allowed[o] = true
 		}
 	}
 	switch a.Credential.Type {
-	case registry.AzureManagedIdentity, registry.AzureDefault:
+	case integration.AzureManagedIdentity, integration.AzureDefault:
 		for _, o := range identityOrigins() {
 			allowed[o], local[o] = true, true
 		}
@@ -83,7 +83,7 @@ func newLoginClient(cfg provider.Config, in *registry.Integration, roots *x509.C
 	return newClient(cfg, in, roots, allowed, local)
 }
 
-func authorityOrigins(a *registry.Azure) []string {
+func authorityOrigins(a *integration.Azure) []string {
 	u, err := url.Parse(a.AuthorityHost)
 	if err != nil {
 		return nil
@@ -132,7 +132,7 @@ func identityOrigins() []string {
 
 // newClient makes a client that sends to the allowed origins only, to the local
 // ones never through a proxy, and records each exchange in its context's trace.
-func newClient(cfg provider.Config, in *registry.Integration, roots *x509.CertPool, allowed, local map[string]bool) *http.Client {
+func newClient(cfg provider.Config, in *integration.Integration, roots *x509.CertPool, allowed, local map[string]bool) *http.Client {
 	out := cfg.Egress(in)
 	out.Dial, out.PrivateEndpoint, out.Roots, out.MaxBody = in.Azure.Dial, in.Azure.PrivateEndpoint, roots, maxBody
 	out.Renegotiate = true // as in the SDK's own transport, for Azure's older front ends

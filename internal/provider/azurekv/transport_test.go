@@ -17,9 +17,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -55,43 +55,43 @@ func TestLoginOrigins(t *testing.T) {
 		"https://login.microsoft.com", "https://login.microsoftonline.com", "https://login.windows.net", "https://sts.windows.net",
 	}
 	for name, tc := range map[string]struct {
-		kind      registry.AzureCredentialType
+		kind      integration.AzureCredentialType
 		authority string
 		offline   bool
 		env       map[string]string
 		want      []string
 	}{
-		"public":            {registry.AzureClientSecret, "https://login.microsoftonline.com/", false, nil, public},
-		"china":             {registry.AzureClientCertificate, "https://login.chinacloudapi.cn", false, nil, []string{"https://login.chinacloudapi.cn", "https://login.partner.microsoftonline.cn"}},
-		"government":        {registry.AzureWorkloadIdentity, "https://LOGIN.microsoftonline.us", false, nil, []string{"https://login.microsoftonline.us", "https://login.usgovcloudapi.net"}},
-		"private":           {registry.AzureClientSecret, "https://login.example.test:443/", true, nil, []string{"https://login.example.test"}},
-		"private discovery": {registry.AzureClientSecret, "https://login.example.test:8443/", false, nil, []string{"https://login.example.test:8443", "https://login.microsoftonline.com"}},
-		"machine":           {registry.AzureManagedIdentity, "https://login.microsoftonline.com/", false, nil, []string{arcOrigin, imdsOrigin}},
+		"public":            {integration.AzureClientSecret, "https://login.microsoftonline.com/", false, nil, public},
+		"china":             {integration.AzureClientCertificate, "https://login.chinacloudapi.cn", false, nil, []string{"https://login.chinacloudapi.cn", "https://login.partner.microsoftonline.cn"}},
+		"government":        {integration.AzureWorkloadIdentity, "https://LOGIN.microsoftonline.us", false, nil, []string{"https://login.microsoftonline.us", "https://login.usgovcloudapi.net"}},
+		"private":           {integration.AzureClientSecret, "https://login.example.test:443/", true, nil, []string{"https://login.example.test"}},
+		"private discovery": {integration.AzureClientSecret, "https://login.example.test:8443/", false, nil, []string{"https://login.example.test:8443", "https://login.microsoftonline.com"}},
+		"machine":           {integration.AzureManagedIdentity, "https://login.microsoftonline.com/", false, nil, []string{arcOrigin, imdsOrigin}},
 		"app service": {
-			registry.AzureManagedIdentity, "https://login.microsoftonline.com/", false,
+			integration.AzureManagedIdentity, "https://login.microsoftonline.com/", false,
 			map[string]string{"IDENTITY_ENDPOINT": "http://127.0.0.1:41741/msi/token", "IDENTITY_HEADER": "h"},
 			[]string{"http://127.0.0.1:41741"},
 		},
 		"azure ml": {
-			registry.AzureManagedIdentity, "https://login.microsoftonline.com/", false,
+			integration.AzureManagedIdentity, "https://login.microsoftonline.com/", false,
 			map[string]string{"MSI_ENDPOINT": "http://localhost:4000/x"}, []string{"http://localhost:4000"},
 		},
 		"arc": {
-			registry.AzureManagedIdentity, "https://login.microsoftonline.com/", false,
+			integration.AzureManagedIdentity, "https://login.microsoftonline.com/", false,
 			map[string]string{"IDENTITY_ENDPOINT": "http://localhost:40342/x", "IMDS_ENDPOINT": "http://localhost:40342"},
 			[]string{imdsOrigin, "http://localhost:40342"},
 		},
-		"default": {registry.AzureDefault, "https://login.microsoftonline.com/", false, nil, append([]string{arcOrigin, imdsOrigin}, public...)},
+		"default": {integration.AzureDefault, "https://login.microsoftonline.com/", false, nil, append([]string{arcOrigin, imdsOrigin}, public...)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			clearAzureEnv(t)
 			for k, v := range tc.env {
 				t.Setenv(k, v)
 			}
-			a := &registry.Azure{
-				AuthorityHost: tc.authority, DisableInstanceDiscovery: tc.offline, Credential: registry.AzureCredential{Type: tc.kind},
+			a := &integration.Azure{
+				AuthorityHost: tc.authority, DisableInstanceDiscovery: tc.offline, Credential: integration.AzureCredential{Type: tc.kind},
 			}
-			c := newLoginClient(provider.Config{}, &registry.Integration{Azure: a}, nil)
+			c := newLoginClient(provider.Config{}, &integration.Integration{Azure: a}, nil)
 			got := c.Transport.(*recorder).next.Origins()
 			slices.Sort(tc.want)
 			if d := cmp.Diff(tc.want, got); d != "" {
@@ -182,7 +182,7 @@ func TestProxy(t *testing.T) {
 		t.Errorf("%s went through the proxy, and %d more", got, len(asked))
 	}
 	// The metadata service answers in plain text: a proxy would read the token.
-	login := newLoginClient(cfg, &registry.Integration{Azure: &registry.Azure{Credential: registry.AzureCredential{Type: registry.AzureManagedIdentity}}}, nil)
+	login := newLoginClient(cfg, &integration.Integration{Azure: &integration.Azure{Credential: integration.AzureCredential{Type: integration.AzureManagedIdentity}}}, nil)
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, imdsOrigin+"/metadata/identity/oauth2/token", nil)
 	must(t, err)
 	if u, err := login.Transport.(*recorder).next.Base().Proxy(r); u != nil || err != nil {

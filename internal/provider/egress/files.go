@@ -10,9 +10,9 @@ import (
 	"os"
 	"strings"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/keyfile"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
-	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
 // maxFile is the most that is read of a file that a setting names, in bytes.
@@ -60,7 +60,7 @@ func trim(b []byte) []byte {
 // ReadCredential returns what the registry keeps sealed with the integration in
 // place of the file that a setting would name or, if the setting names a file or
 // nothing is kept, what ReadFile does. The caller owns the bytes.
-func ReadCredential(in *registry.Integration, setting, path string) ([]byte, error) {
+func ReadCredential(in *integration.Integration, setting, path string) ([]byte, error) {
 	open := in.Stored(setting)
 	if path != "" || open == nil {
 		return ReadFile(setting, path)
@@ -78,7 +78,7 @@ func ReadCredential(in *registry.Integration, setting, path string) ([]byte, err
 
 // ReadPrivateKey is ReadCredential for a credential that has a private key. A file that
 // others than its owner may read or write is refused, see package keyfile.
-func ReadPrivateKey(in *registry.Integration, setting, path string) ([]byte, error) {
+func ReadPrivateKey(in *integration.Integration, setting, path string) ([]byte, error) {
 	if path == "" {
 		return ReadCredential(in, setting, path)
 	}

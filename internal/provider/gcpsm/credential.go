@@ -18,9 +18,9 @@ import (
 	"golang.org/x/oauth2/google/externalaccount"
 	"golang.org/x/oauth2/jwt"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -29,8 +29,8 @@ import (
 const scope = "https://www.googleapis.com/auth/cloud-platform"
 
 const (
-	oauthURL = "https://" + registry.GCPOAuthHost + "/token"
-	stsURL   = "https://" + registry.GCPSTSHost + "/v1/token"
+	oauthURL = "https://" + integration.GCPOAuthHost + "/token"
+	stsURL   = "https://" + integration.GCPSTSHost + "/v1/token"
 )
 
 // token is an access token. It is a credential: never print it.
@@ -65,18 +65,18 @@ type step struct {
 
 // newIdentity reads what the integration's credential is made of. Its errors are
 // *secret.Error that name the setting or file to fix, never a file's content.
-func newIdentity(in *registry.Integration) (*identity, error) {
+func newIdentity(in *integration.Integration) (*identity, error) {
 	g := in.GCP
 	var id *identity
 	var err error
 	switch g.Credential.Type {
-	case registry.GCPMetadataServer:
+	case integration.GCPMetadataServer:
 		id = fromMetadataServer()
-	case registry.GCPWorkloadIdentityFederation:
+	case integration.GCPWorkloadIdentityFederation:
 		id, err = fromFile("gcp.credential.config_file", g.Credential.ConfigFile, "external_account")
-	case registry.GCPServiceAccountKey:
+	case integration.GCPServiceAccountKey:
 		id, err = fromKey(in)
-	case registry.GCPApplicationDefault:
+	case integration.GCPApplicationDefault:
 		id, err = fromDefault()
 	default:
 		return nil, storeerror.Setup("gcp.credential.type is not one of metadata_server, workload_identity_federation, service_account_key, application_default")
@@ -138,7 +138,7 @@ type credentialFile struct {
 // fromKey makes the identity of a service account's key. A key may come with the
 // integration, from whoever owns that; it names nothing of the broker's machine,
 // as a configuration of federation does, which comes from files only.
-func fromKey(in *registry.Integration) (*identity, error) {
+func fromKey(in *integration.Integration) (*identity, error) {
 	const setting = "gcp.credential.key_file"
 	path := in.GCP.Credential.KeyFile
 	data, err := egress.ReadPrivateKey(in, setting, path)
@@ -283,7 +283,7 @@ var (
 // impersonationURL is where tokens of a service account are made for whoever has
 // the role to. The path is safe: account matches serviceAccount.
 func impersonationURL(account string) string {
-	u := url.URL{Scheme: "https", Host: registry.GCPIAMCredentialsHost, Path: "/v1/projects/-/serviceAccounts/" + account + ":generateAccessToken"}
+	u := url.URL{Scheme: "https", Host: integration.GCPIAMCredentialsHost, Path: "/v1/projects/-/serviceAccounts/" + account + ":generateAccessToken"}
 	return u.String()
 }
 

@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"github.com/secretbroker/secretbroker/internal/devmode/secretmanager"
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -42,52 +42,52 @@ func (f *fake) metadata(t *testing.T) {
 func TestCredentials(t *testing.T) {
 	const impersonationOf = "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/"
 	type setting struct {
-		credential  registry.GCPCredential
+		credential  integration.GCPCredential
 		impersonate string
 		reader      string // who is to read in the end
 	}
 	tests := map[string]func(t *testing.T, f *fake) setting{
 		"key": func(_ *testing.T, f *fake) setting {
-			return setting{registry.GCPCredential{Type: registry.GCPServiceAccountKey, KeyFile: f.keyFile(base)}, "", base}
+			return setting{integration.GCPCredential{Type: integration.GCPServiceAccountKey, KeyFile: f.keyFile(base)}, "", base}
 		},
 		"key, impersonating": func(_ *testing.T, f *fake) setting {
-			return setting{registry.GCPCredential{Type: registry.GCPServiceAccountKey, KeyFile: f.keyFile(base)}, reader, reader}
+			return setting{integration.GCPCredential{Type: integration.GCPServiceAccountKey, KeyFile: f.keyFile(base)}, reader, reader}
 		},
 		"metadata server": func(t *testing.T, f *fake) setting {
 			f.metadata(t)
-			return setting{registry.GCPCredential{Type: registry.GCPMetadataServer}, "", base}
+			return setting{integration.GCPCredential{Type: integration.GCPMetadataServer}, "", base}
 		},
 		"metadata server, impersonating": func(t *testing.T, f *fake) setting {
 			f.metadata(t)
-			return setting{registry.GCPCredential{Type: registry.GCPMetadataServer}, reader, reader}
+			return setting{integration.GCPCredential{Type: integration.GCPMetadataServer}, reader, reader}
 		},
 		"federation": func(_ *testing.T, f *fake) setting {
-			return setting{registry.GCPCredential{Type: registry.GCPWorkloadIdentityFederation, ConfigFile: f.federation(nil)}, "", federated}
+			return setting{integration.GCPCredential{Type: integration.GCPWorkloadIdentityFederation, ConfigFile: f.federation(nil)}, "", federated}
 		},
 		"federation, impersonating by the file": func(_ *testing.T, f *fake) setting {
 			file := f.federation(func(doc, _ map[string]any) {
 				doc["service_account_impersonation_url"] = impersonationOf + reader + ":generateAccessToken"
 			})
-			return setting{registry.GCPCredential{Type: registry.GCPWorkloadIdentityFederation, ConfigFile: file}, "", reader}
+			return setting{integration.GCPCredential{Type: integration.GCPWorkloadIdentityFederation, ConfigFile: file}, "", reader}
 		},
 		"federation, impersonating by the integration": func(_ *testing.T, f *fake) setting {
-			return setting{registry.GCPCredential{Type: registry.GCPWorkloadIdentityFederation, ConfigFile: f.federation(nil)}, reader, reader}
+			return setting{integration.GCPCredential{Type: integration.GCPWorkloadIdentityFederation, ConfigFile: f.federation(nil)}, reader, reader}
 		},
 		"federation, token in JSON": func(t *testing.T, f *fake) setting {
 			file := f.federation(func(_, source map[string]any) {
 				source["file"] = writeFile(t, "token.json", []byte(`{"access_token": "`+subject+`"}`))
 				source["format"] = map[string]any{"type": "json", "subject_token_field_name": "access_token"}
 			})
-			return setting{registry.GCPCredential{Type: registry.GCPWorkloadIdentityFederation, ConfigFile: file}, "", federated}
+			return setting{integration.GCPCredential{Type: integration.GCPWorkloadIdentityFederation, ConfigFile: file}, "", federated}
 		},
 		"default, by the environment": func(t *testing.T, f *fake) setting {
 			t.Setenv(defaultVariable, f.keyFile(base))
-			return setting{registry.GCPCredential{Type: registry.GCPApplicationDefault}, "", base}
+			return setting{integration.GCPCredential{Type: integration.GCPApplicationDefault}, "", base}
 		},
 		"default, metadata server": func(t *testing.T, f *fake) setting {
 			t.Setenv("HOME", t.TempDir())
 			f.metadata(t)
-			return setting{registry.GCPCredential{Type: registry.GCPApplicationDefault}, "", base}
+			return setting{integration.GCPCredential{Type: integration.GCPApplicationDefault}, "", base}
 		},
 	}
 	for name, prepare := range tests {
@@ -116,11 +116,11 @@ func TestUserCredential(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(dir, "application_default_credentials.json"), []byte(`{"type": "authorized_user",
 		"client_id": "1.apps.googleusercontent.com", "client_secret": "x", "refresh_token": "REFRESH-token", "quota_project_id": "my-project"}`), 0o600))
 	in := f.integration()
-	in.GCP.Credential, in.GCP.ImpersonateServiceAccount = registry.GCPCredential{Type: registry.GCPApplicationDefault}, ""
+	in.GCP.Credential, in.GCP.ImpersonateServiceAccount = integration.GCPCredential{Type: integration.GCPApplicationDefault}, ""
 	s := f.open(f.config(), in)
 
 	var form map[string][]string
-	f.intercept(registry.GCPOAuthHost, func(w http.ResponseWriter, r *http.Request) {
+	f.intercept(integration.GCPOAuthHost, func(w http.ResponseWriter, r *http.Request) {
 		must(t, r.ParseForm())
 		form = maps.Clone(r.PostForm)
 		w.Header().Set("Content-Type", "application/json")
@@ -183,7 +183,7 @@ func TestRefusedFiles(t *testing.T) {
 			f := newFake(t)
 			in := f.integration()
 			in.GCP.ImpersonateServiceAccount = ""
-			in.GCP.Credential = registry.GCPCredential{Type: registry.GCPWorkloadIdentityFederation, ConfigFile: f.federation(tt.edit)}
+			in.GCP.Credential = integration.GCPCredential{Type: integration.GCPWorkloadIdentityFederation, ConfigFile: f.federation(tt.edit)}
 			_, err := Opener(f.config())(t.Context(), in)
 			if err == nil {
 				t.Fatal("opened")
@@ -228,15 +228,15 @@ func TestRefusedKeys(t *testing.T) {
 
 // Settings that the registry lets nobody write are refused here as well.
 func TestRefusedSettings(t *testing.T) {
-	for name, edit := range map[string]func(in *registry.Integration){
-		"no section":          func(in *registry.Integration) { in.GCP = nil },
-		"another kind":        func(in *registry.Integration) { in.Kind = secret.KindAzureKeyVault },
-		"no projects":         func(in *registry.Integration) { in.GCP.Stores = nil },
-		"project that is not": func(in *registry.Integration) { in.GCP.Stores = []string{"projects/x/locations/evil.example/"} },
-		"credential type":     func(in *registry.Integration) { in.GCP.Credential.Type = "" },
-		"account":             func(in *registry.Integration) { in.GCP.ImpersonateServiceAccount = "../x" },
-		"key file":            func(in *registry.Integration) { in.GCP.Credential.KeyFile = "" },
-		"CA file":             func(in *registry.Integration) { in.GCP.CAFile = in.GCP.Credential.KeyFile },
+	for name, edit := range map[string]func(in *integration.Integration){
+		"no section":          func(in *integration.Integration) { in.GCP = nil },
+		"another kind":        func(in *integration.Integration) { in.Kind = secret.KindAzureKeyVault },
+		"no projects":         func(in *integration.Integration) { in.GCP.Stores = nil },
+		"project that is not": func(in *integration.Integration) { in.GCP.Stores = []string{"projects/x/locations/evil.example/"} },
+		"credential type":     func(in *integration.Integration) { in.GCP.Credential.Type = "" },
+		"account":             func(in *integration.Integration) { in.GCP.ImpersonateServiceAccount = "../x" },
+		"key file":            func(in *integration.Integration) { in.GCP.Credential.KeyFile = "" },
+		"CA file":             func(in *integration.Integration) { in.GCP.CAFile = in.GCP.Credential.KeyFile },
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFake(t)

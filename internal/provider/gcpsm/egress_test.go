@@ -16,8 +16,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -27,22 +27,22 @@ func TestOrigins(t *testing.T) {
 	origins := func(c *http.Client) []string { return c.Transport.(*egress.Transport).Origins() }
 	const oauth, sts, iam, metadata = "https://oauth2.googleapis.com", "https://sts.googleapis.com", "https://iamcredentials.googleapis.com", "http://169.254.169.254"
 	for name, tt := range map[string]struct {
-		credential  registry.GCPCredentialType
+		credential  integration.GCPCredentialType
 		impersonate string
 		stores      []string
 		api, login  []string
 	}{
-		"key":                   {registry.GCPServiceAccountKey, "", []string{project}, []string{"https://" + apiHost}, []string{oauth}},
-		"key, impersonating":    {registry.GCPServiceAccountKey, reader, []string{project}, []string{"https://" + apiHost}, []string{iam, oauth}},
-		"federation":            {registry.GCPWorkloadIdentityFederation, "", []string{regional}, []string{"https://" + regionalHost}, []string{iam, sts}},
-		"machine":               {registry.GCPMetadataServer, "", []string{project, regional}, []string{"https://" + regionalHost, "https://" + apiHost}, []string{metadata}},
-		"machine, impersonates": {registry.GCPMetadataServer, reader, []string{project}, []string{"https://" + apiHost}, []string{metadata, iam}},
+		"key":                   {integration.GCPServiceAccountKey, "", []string{project}, []string{"https://" + apiHost}, []string{oauth}},
+		"key, impersonating":    {integration.GCPServiceAccountKey, reader, []string{project}, []string{"https://" + apiHost}, []string{iam, oauth}},
+		"federation":            {integration.GCPWorkloadIdentityFederation, "", []string{regional}, []string{"https://" + regionalHost}, []string{iam, sts}},
+		"machine":               {integration.GCPMetadataServer, "", []string{project, regional}, []string{"https://" + regionalHost, "https://" + apiHost}, []string{metadata}},
+		"machine, impersonates": {integration.GCPMetadataServer, reader, []string{project}, []string{"https://" + apiHost}, []string{metadata, iam}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFake(t)
 			in := f.integration()
 			in.GCP.Stores, in.GCP.ImpersonateServiceAccount = tt.stores, tt.impersonate
-			in.GCP.Credential = registry.GCPCredential{Type: tt.credential, KeyFile: f.keyFile(base), ConfigFile: f.federation(nil)}
+			in.GCP.Credential = integration.GCPCredential{Type: tt.credential, KeyFile: f.keyFile(base), ConfigFile: f.federation(nil)}
 			s := f.open(f.config(), in)
 			if diff := cmp.Diff(tt.api, origins(s.api)); diff != "" {
 				t.Errorf("Secret Manager (-want +got):\n%s", diff)
@@ -126,7 +126,7 @@ func TestForeignCertificate(t *testing.T) {
 	if !strings.Contains(e.Message, "gcp.ca_file") {
 		t.Errorf("message %q", e.Message)
 	}
-	if n := f.requests(registry.GCPOAuthHost); n != 0 {
+	if n := f.requests(integration.GCPOAuthHost); n != 0 {
 		t.Errorf("%d requests", n)
 	}
 }
@@ -137,7 +137,7 @@ func TestProxy(t *testing.T) {
 	f := newFake(t)
 	f.metadata(t)
 	in := f.integration()
-	in.GCP.Credential = registry.GCPCredential{Type: registry.GCPMetadataServer}
+	in.GCP.Credential = integration.GCPCredential{Type: integration.GCPMetadataServer}
 	in.GCP.Dial = nil
 	var asked []string
 	cfg := f.config()
@@ -147,7 +147,7 @@ func TestProxy(t *testing.T) {
 	}
 	s := f.open(cfg, in)
 	f.fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreUnavailable)
-	if diff := cmp.Diff([]string{registry.GCPIAMCredentialsHost}, asked); diff != "" {
+	if diff := cmp.Diff([]string{integration.GCPIAMCredentialsHost}, asked); diff != "" {
 		t.Errorf("hosts through the proxy (-want +got):\n%s", diff)
 	}
 }

@@ -12,14 +12,14 @@ import (
 
 	"golang.org/x/oauth2"
 
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
 // What the endpoints that issue tokens are called in messages.
 const (
-	oauthEndpoint    = "Google's token endpoint (" + registry.GCPOAuthHost + ")"
-	stsEndpoint      = "Google's Security Token Service (" + registry.GCPSTSHost + ")"
-	iamEndpoint      = "IAM Service Account Credentials (" + registry.GCPIAMCredentialsHost + ")"
+	oauthEndpoint    = "Google's token endpoint (" + integration.GCPOAuthHost + ")"
+	stsEndpoint      = "Google's Security Token Service (" + integration.GCPSTSHost + ")"
+	iamEndpoint      = "IAM Service Account Credentials (" + integration.GCPIAMCredentialsHost + ")"
 	metadataEndpoint = "the metadata server"
 )
 

@@ -22,11 +22,11 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/provider/task"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -35,7 +35,7 @@ import (
 // ReasonStoreAuthenticationFailed and name the setting or file to fix, never a
 // file's content.
 func Opener(cfg provider.Config) provider.Opener {
-	return func(_ context.Context, in *registry.Integration) (provider.Provider, error) {
+	return func(_ context.Context, in *integration.Integration) (provider.Provider, error) {
 		return open(cfg, in)
 	}
 }
@@ -43,7 +43,7 @@ func Opener(cfg provider.Config) provider.Opener {
 // store reads the projects of one integration.
 type store struct {
 	cfg     provider.Config
-	in      *registry.Integration
+	in      *integration.Integration
 	hosts   map[string]string // canonical store to the host that has its secrets
 	api     *http.Client      // to Secret Manager
 	login   *http.Client      // to what issues tokens
@@ -53,7 +53,7 @@ type store struct {
 	numbers numbers
 }
 
-func open(cfg provider.Config, in *registry.Integration) (*store, error) {
+func open(cfg provider.Config, in *integration.Integration) (*store, error) {
 	g := in.GCP
 	if in.Kind != secret.KindGCPSecretManager || g == nil {
 		return nil, storeerror.Setup("the integration has no gcp settings")
@@ -90,7 +90,7 @@ func open(cfg provider.Config, in *registry.Integration) (*store, error) {
 	}
 	var local []string
 	switch g.Credential.Type {
-	case registry.GCPMetadataServer, registry.GCPApplicationDefault:
+	case integration.GCPMetadataServer, integration.GCPApplicationDefault:
 		local = []string{metadataOrigin()}
 	}
 	s.api, s.login = client(g.Endpoints(), nil), client(g.TokenHosts(), local)

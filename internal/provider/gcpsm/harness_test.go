@@ -27,8 +27,8 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/devmode/secretmanager"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -94,7 +94,7 @@ func newFake(t testing.TB) *fake {
 	srv.StartTLS()
 	t.Cleanup(srv.Close)
 	f.addr = srv.Listener.Addr().String()
-	for _, host := range []string{apiHost, regionalHost, registry.GCPOAuthHost, registry.GCPSTSHost, registry.GCPIAMCredentialsHost} {
+	for _, host := range []string{apiHost, regionalHost, integration.GCPOAuthHost, integration.GCPSTSHost, integration.GCPIAMCredentialsHost} {
 		f.dial[host] = f.addr
 	}
 	return f
@@ -173,13 +173,13 @@ func (f *fake) makeCertificates() tls.Certificate {
 }
 
 // integration reaches the fake by the broker's key, and reads as another account.
-func (f *fake) integration() *registry.Integration {
-	return &registry.Integration{
+func (f *fake) integration() *integration.Integration {
+	return &integration.Integration{
 		ID: "it", Revision: "1", Kind: secret.KindGCPSecretManager,
-		GCP: &registry.GCP{
+		GCP: &integration.GCP{
 			Stores:                    []string{project, regional},
 			ImpersonateServiceAccount: reader,
-			Credential:                registry.GCPCredential{Type: registry.GCPServiceAccountKey, KeyFile: f.keyFile(base)},
+			Credential:                integration.GCPCredential{Type: integration.GCPServiceAccountKey, KeyFile: f.keyFile(base)},
 			CAFile:                    f.caFile, Dial: f.dial,
 		},
 	}
@@ -202,7 +202,7 @@ func (f *fake) config() provider.Config {
 	}
 }
 
-func (f *fake) open(cfg provider.Config, in *registry.Integration) *store {
+func (f *fake) open(cfg provider.Config, in *integration.Integration) *store {
 	f.t.Helper()
 	p, err := Opener(cfg)(f.t.Context(), in)
 	if err != nil {

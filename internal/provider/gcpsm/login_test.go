@@ -10,50 +10,50 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/devmode/secretmanager"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider/credential"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
 // What the token endpoints refuse, with what to do about it.
 func TestLoginRefused(t *testing.T) {
 	tests := map[string]struct {
-		prepare func(t *testing.T, f *fake, in *registry.Integration)
+		prepare func(t *testing.T, f *fake, in *integration.Integration)
 		says    string
 	}{
-		"key deleted": {func(_ *testing.T, f *fake, _ *registry.Integration) {
+		"key deleted": {func(_ *testing.T, f *fake, _ *integration.Integration) {
 			f.change(func(s *secretmanager.State, _ *secretmanager.Project) { s.ServiceAccounts[base].PublicKeyPEM = "" })
 		}, "gcp.credential.key_file (invalid_grant)"},
-		"account disabled": {func(_ *testing.T, f *fake, _ *registry.Integration) {
+		"account disabled": {func(_ *testing.T, f *fake, _ *integration.Integration) {
 			f.change(func(s *secretmanager.State, _ *secretmanager.Project) { s.ServiceAccounts[base].Disabled = true })
 		}, "(invalid_grant)"},
-		"may not impersonate": {func(_ *testing.T, f *fake, _ *registry.Integration) {
+		"may not impersonate": {func(_ *testing.T, f *fake, _ *integration.Integration) {
 			f.change(func(s *secretmanager.State, _ *secretmanager.Project) { s.ServiceAccounts[reader].TokenCreators = nil })
 		}, "Service Account Token Creator"},
-		"impersonation API not enabled": {func(_ *testing.T, f *fake, _ *registry.Integration) {
-			f.intercept(registry.GCPIAMCredentialsHost, func(w http.ResponseWriter, _ *http.Request) {
+		"impersonation API not enabled": {func(_ *testing.T, f *fake, _ *integration.Integration) {
+			f.intercept(integration.GCPIAMCredentialsHost, func(w http.ResponseWriter, _ *http.Request) {
 				w.WriteHeader(http.StatusForbidden)
 				_, _ = io.WriteString(w, apiBody(403, "PERMISSION_DENIED", "not enabled", errorInfo("SERVICE_DISABLED")))
 			})
 		}, "gcloud services enable iamcredentials"},
-		"access scopes of the machine": {func(_ *testing.T, f *fake, _ *registry.Integration) {
-			f.intercept(registry.GCPIAMCredentialsHost, func(w http.ResponseWriter, _ *http.Request) {
+		"access scopes of the machine": {func(_ *testing.T, f *fake, _ *integration.Integration) {
+			f.intercept(integration.GCPIAMCredentialsHost, func(w http.ResponseWriter, _ *http.Request) {
 				w.WriteHeader(http.StatusForbidden)
 				_, _ = io.WriteString(w, apiBody(403, "PERMISSION_DENIED", "insufficient authentication scopes", errorInfo("ACCESS_TOKEN_SCOPE_INSUFFICIENT")))
 			})
 		}, "access scopes"},
-		"base token refused": {func(_ *testing.T, f *fake, _ *registry.Integration) {
-			f.intercept(registry.GCPIAMCredentialsHost, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) })
+		"base token refused": {func(_ *testing.T, f *fake, _ *integration.Integration) {
+			f.intercept(integration.GCPIAMCredentialsHost, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) })
 		}, "broker's own identity"},
-		"subject token": {func(t *testing.T, f *fake, in *registry.Integration) {
-			in.GCP.Credential = registry.GCPCredential{Type: registry.GCPWorkloadIdentityFederation, ConfigFile: f.federation(func(_, source map[string]any) {
+		"subject token": {func(t *testing.T, f *fake, in *integration.Integration) {
+			in.GCP.Credential = integration.GCPCredential{Type: integration.GCPWorkloadIdentityFederation, ConfigFile: f.federation(func(_, source map[string]any) {
 				source["file"] = writeFile(t, "token", []byte("another "+subject))
 			})}
 		}, "attribute condition"},
-		"no service account on the machine": {func(t *testing.T, f *fake, in *registry.Integration) {
+		"no service account on the machine": {func(t *testing.T, f *fake, in *integration.Integration) {
 			f.change(func(s *secretmanager.State, _ *secretmanager.Project) { s.Machine = "" })
 			f.metadata(t)
-			in.GCP.Credential = registry.GCPCredential{Type: registry.GCPMetadataServer}
+			in.GCP.Credential = integration.GCPCredential{Type: integration.GCPMetadataServer}
 		}, "attach a service account"},
 	}
 	for name, tt := range tests {
@@ -94,12 +94,12 @@ func TestLoginTrouble(t *testing.T) {
 		"too large":        say(200, `{"access_token": "`+strings.Repeat("x", 2<<20)+`"}`),
 		"connection ended": func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
 	} {
-		for _, host := range []string{registry.GCPOAuthHost, registry.GCPIAMCredentialsHost, registry.GCPSTSHost} {
+		for _, host := range []string{integration.GCPOAuthHost, integration.GCPIAMCredentialsHost, integration.GCPSTSHost} {
 			t.Run(name+" "+host, func(t *testing.T) {
 				f := newFake(t)
 				in := f.integration()
-				if host == registry.GCPSTSHost {
-					in.GCP.Credential = registry.GCPCredential{Type: registry.GCPWorkloadIdentityFederation, ConfigFile: f.federation(nil)}
+				if host == integration.GCPSTSHost {
+					in.GCP.Credential = integration.GCPCredential{Type: integration.GCPWorkloadIdentityFederation, ConfigFile: f.federation(nil)}
 				}
 				var passed atomic.Int64
 				cfg := f.config()
@@ -122,7 +122,7 @@ func TestNoMetadataServer(t *testing.T) {
 	f := newFake(t)
 	t.Setenv(metadataVariable, closedPort(t))
 	in := f.integration()
-	in.GCP.Credential = registry.GCPCredential{Type: registry.GCPMetadataServer}
+	in.GCP.Credential = integration.GCPCredential{Type: integration.GCPMetadataServer}
 	s := f.open(f.config(), in)
 	e := f.fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreUnavailable)
 	if !strings.Contains(e.Message, "only on Google Cloud") {
@@ -135,7 +135,7 @@ func TestSubjectTokenIsReadAgain(t *testing.T) {
 	f := newFake(t)
 	path := writeFile(t, "rotating", []byte("expired"))
 	in := f.integration()
-	in.GCP.Credential = registry.GCPCredential{Type: registry.GCPWorkloadIdentityFederation, ConfigFile: f.federation(func(_, source map[string]any) {
+	in.GCP.Credential = integration.GCPCredential{Type: integration.GCPWorkloadIdentityFederation, ConfigFile: f.federation(func(_, source map[string]any) {
 		source["file"] = path
 	})}
 	s := f.open(f.config(), in)
@@ -152,14 +152,14 @@ func TestSubjectTokenIsReadAgain(t *testing.T) {
 // The library does not pass its context to every request: none outlives the time
 // for a token for all that.
 func TestSilentLogin(t *testing.T) {
-	for _, host := range []string{registry.GCPOAuthHost, registry.GCPSTSHost, registry.GCPIAMCredentialsHost} {
+	for _, host := range []string{integration.GCPOAuthHost, integration.GCPSTSHost, integration.GCPIAMCredentialsHost} {
 		t.Run(host, func(t *testing.T) {
 			t.Parallel()
 			f := newFake(t)
 			f.intercept(host, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 			in := f.integration()
-			if host == registry.GCPSTSHost {
-				in.GCP.Credential = registry.GCPCredential{Type: registry.GCPWorkloadIdentityFederation, ConfigFile: f.federation(nil)}
+			if host == integration.GCPSTSHost {
+				in.GCP.Credential = integration.GCPCredential{Type: integration.GCPWorkloadIdentityFederation, ConfigFile: f.federation(nil)}
 			}
 			cfg := f.config()
 			cfg.LoginTimeout = 3 * time.Second
@@ -180,7 +180,7 @@ func TestRefusedKeyIsLeftAlone(t *testing.T) {
 	for range 200 {
 		f.fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreAuthenticationFailed)
 	}
-	if n := f.requests(registry.GCPOAuthHost); n < 1 || n > 3 { // a slow machine may take longer than a pause
+	if n := f.requests(integration.GCPOAuthHost); n < 1 || n > 3 { // a slow machine may take longer than a pause
 		t.Errorf("%d requests for tokens", n)
 	}
 }

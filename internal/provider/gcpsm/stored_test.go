@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -20,14 +20,14 @@ func TestStoredKey(t *testing.T) {
 		return func() ([]byte, error) { return append([]byte(nil), b...), nil }
 	}
 	in := f.integration()
-	in.GCP.Credential = registry.GCPCredential{Type: registry.GCPServiceAccountKey}
-	with := func(c registry.Credential) *registry.Integration {
-		in.Credentials = map[string]registry.Credential{"gcp.credential.key": c}
+	in.GCP.Credential = integration.GCPCredential{Type: integration.GCPServiceAccountKey}
+	with := func(c integration.Credential) *integration.Integration {
+		in.Credentials = map[string]integration.Credential{"gcp.credential.key": c}
 		return in
 	}
 	f.gives(f.open(f.config(), with(keep(f.keyFile(base)))), project+"/secrets/db", canary)
 
-	for says, c := range map[string]registry.Credential{
+	for says, c := range map[string]integration.Credential{
 		"gcp.credential.key: the credential stored with the integration cannot be opened": func() ([]byte, error) { return nil, errors.New("another key") },
 		"what is stored with the integration is not a credential of the right type":       keep(f.federation(nil)),
 		"what is stored with the integration is not a credential file of Google":          func() ([]byte, error) { return []byte("no JSON " + canary), nil },

@@ -11,11 +11,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/credential"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/provider/task"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -40,7 +40,7 @@ func (i *issuer) source(t *testing.T) *tokenSource {
 		}
 		return newToken("ya29.x", time.Now().Add(i.lifetime)), nil
 	}}}}
-	cfg := provider.Config{Logger: slog.New(slog.DiscardHandler)}.For(&registry.Integration{})
+	cfg := provider.Config{Logger: slog.New(slog.DiscardHandler)}.For(&integration.Integration{})
 	tasks := task.NewGroup()
 	s := newTokenSource(cfg, cfg.Logger, id, http.DefaultTransport, tasks)
 	i.stop = func() {

@@ -5,8 +5,8 @@ import (
 	"testing"
 
 	"github.com/secretbroker/secretbroker/internal/devmode/secretmanager"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider/providertest"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -14,21 +14,21 @@ import (
 func TestValidate(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
-		change  func(*registry.GCP)
+		change  func(*integration.GCP)
 		readers func(p *secretmanager.Project)
 		secrets []string
 		want    string
 	}{
-		{"all well", func(*registry.GCP) {}, nil, []string{"db-*"}, "token ok, read " + project + " ok, read " + regional + " ok"},
-		{"one secret", func(*registry.GCP) {}, nil, []string{"db"}, "token ok, read " + project + " ok, read " + regional + " ok"},
-		{"no role", func(g *registry.GCP) { g.ImpersonateServiceAccount = "" }, nil, nil,
+		{"all well", func(*integration.GCP) {}, nil, []string{"db-*"}, "token ok, read " + project + " ok, read " + regional + " ok"},
+		{"one secret", func(*integration.GCP) {}, nil, []string{"db"}, "token ok, read " + project + " ok, read " + regional + " ok"},
+		{"no role", func(g *integration.GCP) { g.ImpersonateServiceAccount = "" }, nil, nil,
 			"token ok, read " + project + " STORE_ACCESS_DENIED, read " + regional + " STORE_ACCESS_DENIED"},
-		{"may not impersonate", func(g *registry.GCP) { g.ImpersonateServiceAccount = "nobody@my-project.iam.gserviceaccount.com" }, nil, nil,
+		{"may not impersonate", func(g *integration.GCP) { g.ImpersonateServiceAccount = "nobody@my-project.iam.gserviceaccount.com" }, nil, nil,
 			"token STORE_AUTHENTICATION_FAILED, read " + project + " skipped, read " + regional + " skipped"},
-		{"the role on one secret", func(g *registry.GCP) { g.Stores = g.Stores[:1] }, func(p *secretmanager.Project) {
+		{"the role on one secret", func(g *integration.GCP) { g.Stores = g.Stores[:1] }, func(p *secretmanager.Project) {
 			p.Readers, p.Secrets["db"].Readers = nil, []string{reader}
 		}, []string{"db"}, "token ok, read " + project + " ok"},
-		{"the role on a secret that is not named", func(g *registry.GCP) { g.Stores = g.Stores[:1] }, func(p *secretmanager.Project) {
+		{"the role on a secret that is not named", func(g *integration.GCP) { g.Stores = g.Stores[:1] }, func(p *secretmanager.Project) {
 			p.Readers, p.Secrets["db"].Readers = nil, []string{reader}
 		}, []string{"db*"}, "token ok, read " + project + " STORE_ACCESS_DENIED"},
 	} {

@@ -22,10 +22,10 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/connectorfile"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/provider/task"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -51,7 +51,7 @@ func Opener(cfg Config) provider.Opener {
 	if cfg.LookupEnv == nil {
 		cfg.LookupEnv = os.LookupEnv
 	}
-	return func(_ context.Context, in *registry.Integration) (provider.Provider, error) {
+	return func(_ context.Context, in *integration.Integration) (provider.Provider, error) {
 		if in.Kind != secret.KindLocalFile || in.Local == nil {
 			return nil, storeerror.Setup("the integration has no local settings")
 		}
@@ -62,7 +62,7 @@ func Opener(cfg Config) provider.Opener {
 // store reads the files of one integration.
 type store struct {
 	cfg    Config
-	local  *registry.LocalFile
+	local  *integration.LocalFile
 	stores []string
 	reads  *task.Group
 }

@@ -7,9 +7,9 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -20,7 +20,7 @@ var _ provider.Validator = (*store)(nil)
 func (s *store) Validate(ctx context.Context) []provider.Step {
 	var steps []provider.Step
 	for _, dir := range s.local.Directories {
-		step := provider.Step{Name: "read " + registry.LocalStore(dir), Found: "the directory is there and can be looked into"}
+		step := provider.Step{Name: "read " + integration.LocalStore(dir), Found: "the directory is there and can be looked into"}
 		if err := s.list(ctx, dir); err != nil {
 			step.Found, step.Err = "", err
 		}

@@ -8,8 +8,8 @@ package providertest
 import (
 	"testing"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
-	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
 // Harness is how the suite gets at one kind of store.
@@ -27,7 +27,7 @@ type Harness struct {
 // World is one running store and an integration that may read it. The functions
 // whose cases are exceptions may be nil.
 type World struct {
-	Integration *registry.Integration
+	Integration *integration.Integration
 	Opener      provider.Opener
 	// Ref returns the reference to the current version of the secret that Put
 	// sets under that name, which consists of lower-case letters and hyphens.

@@ -4,8 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -27,13 +27,13 @@ func Steps(steps []provider.Step) string {
 
 // Grant has the grants of an integration give somebody the secrets, in all stores,
 // or nobody anything. section is one of its kind, with these stores.
-func Grant(t testing.TB, in *registry.Integration, section string, secrets []string) {
+func Grant(t testing.TB, in *integration.Integration, section string, secrets []string) {
 	t.Helper()
 	document := "id: x\nkind: " + string(in.Kind) + "\n" + section + "\n"
 	if secrets != nil {
 		document += "grants: [{principals: [dns:a.example.org], secrets: " + List(secrets) + "}]\n"
 	}
-	parsed := registry.ParseDocument([]byte(document), registry.DocumentConfig{Credentials: map[string]registry.Credential{
+	parsed := integration.ParseDocument([]byte(document), integration.DocumentConfig{Credentials: map[string]integration.Credential{
 		"vault.auth.token": func() ([]byte, error) { return nil, nil },
 	}})
 	if parsed.Integration == nil {

@@ -14,9 +14,9 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/providertest"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -115,16 +115,16 @@ func (f *front) requests(prefix string) int {
 }
 
 // integration reads through the front, logged in by approle.
-func (f *front) integration(t testing.TB, role, id string) *registry.Integration {
-	return &registry.Integration{
+func (f *front) integration(t testing.TB, role, id string) *integration.Integration {
+	return &integration.Integration{
 		ID: "it", Revision: "1", Kind: secret.KindHashiCorpVault,
-		Vault: &registry.Vault{
+		Vault: &integration.Vault{
 			Address: address, CAFile: f.caFile, Dial: f.server.Listener.Addr().String(),
-			Mounts: []registry.VaultMount{
-				{Path: "secret", Engine: registry.VaultKV2}, {Path: "legacy", Engine: registry.VaultKV1},
-				{Path: "team/deep/kv", Engine: registry.VaultKV2}, {Path: "database", Engine: registry.VaultDynamic},
+			Mounts: []integration.VaultMount{
+				{Path: "secret", Engine: integration.VaultKV2}, {Path: "legacy", Engine: integration.VaultKV1},
+				{Path: "team/deep/kv", Engine: integration.VaultKV2}, {Path: "database", Engine: integration.VaultDynamic},
 			},
-			Auth: registry.VaultAuth{Type: registry.VaultAppRole, Mount: "approle", RoleID: role, SecretIDFile: writeFile(t, "secret-id", id+"\n")},
+			Auth: integration.VaultAuth{Type: integration.VaultAppRole, Mount: "approle", RoleID: role, SecretIDFile: writeFile(t, "secret-id", id+"\n")},
 		},
 	}
 }
@@ -133,7 +133,7 @@ func (f *front) config() provider.Config {
 	return provider.Config{Logger: slog.New(slog.NewTextHandler(&f.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))}
 }
 
-func (f *front) open(t testing.TB, cfg provider.Config, in *registry.Integration) *store {
+func (f *front) open(t testing.TB, cfg provider.Config, in *integration.Integration) *store {
 	t.Helper()
 	p, err := Opener(cfg)(t.Context(), in)
 	must(t, err)

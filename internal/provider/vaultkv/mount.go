@@ -4,7 +4,7 @@ import (
 	"context"
 	"slices"
 
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -17,8 +17,8 @@ import (
 //
 // An engine kv2 is read below MOUNT/data, and an answer of another form is refused,
 // so nothing of the server can pass for one of its secrets.
-func (s *store) checkMount(ctx context.Context, mount registry.VaultMount, path string) error {
-	if mount.Engine == registry.VaultKV2 || !secret.VaultSystemPath(path) {
+func (s *store) checkMount(ctx context.Context, mount integration.VaultMount, path string) error {
+	if mount.Engine == integration.VaultKV2 || !secret.VaultSystemPath(path) {
 		return nil
 	}
 	// Any token may ask this about a mount below which it may read anything. It is
@@ -41,8 +41,8 @@ func (s *store) checkMount(ctx context.Context, mount registry.VaultMount, path 
 }
 
 // mayHold reports whether a mount of that type can be one of the engine.
-func mayHold(engine registry.VaultEngine, mounted string) bool {
-	if engine == registry.VaultKV1 {
+func mayHold(engine integration.VaultEngine, mounted string) bool {
+	if engine == integration.VaultKV1 {
 		return mounted == "kv" || mounted == "generic"
 	}
 	return mounted != "" && !slices.Contains([]string{

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -21,9 +21,9 @@ func TestNamespaceIsNoMount(t *testing.T) {
 		}
 		v.ServeHTTP(w, r)
 	}))
-	for _, engine := range []registry.VaultEngine{registry.VaultKV1, registry.VaultDynamic} {
+	for _, engine := range []integration.VaultEngine{integration.VaultKV1, integration.VaultDynamic} {
 		in := f.integration(t, roleID, secretID)
-		in.Vault.Mounts = []registry.VaultMount{{Path: "ns1", Engine: engine}}
+		in.Vault.Mounts = []integration.VaultMount{{Path: "ns1", Engine: engine}}
 		s := f.open(t, f.config(), in)
 		for _, name := range []string{"ns1/auth/token/lookup-self", "ns1/sys/policies/acl/root", "ns1/ns2/identity/oidc/token/r", "ns1/cubbyhole/x"} {
 			e := fails(t, s, name, secret.ReasonStoreNotAllowed)
@@ -53,13 +53,13 @@ func TestSecretsNamedLikeTheSystem(t *testing.T) {
 // What an engine is mounted as must be what the integration says.
 func TestMountTypes(t *testing.T) {
 	for _, tc := range []struct {
-		engine  registry.VaultEngine
+		engine  integration.VaultEngine
 		mounted string
 		want    bool
 	}{
-		{registry.VaultKV1, "kv", true}, {registry.VaultKV1, "generic", true}, {registry.VaultKV1, "system", false},
-		{registry.VaultKV1, "cubbyhole", false}, {registry.VaultKV1, "", false},
-		{registry.VaultDynamic, "pki", true}, {registry.VaultDynamic, "ns_system", false}, {registry.VaultDynamic, "token", false}, {registry.VaultDynamic, "", false},
+		{integration.VaultKV1, "kv", true}, {integration.VaultKV1, "generic", true}, {integration.VaultKV1, "system", false},
+		{integration.VaultKV1, "cubbyhole", false}, {integration.VaultKV1, "", false},
+		{integration.VaultDynamic, "pki", true}, {integration.VaultDynamic, "ns_system", false}, {integration.VaultDynamic, "token", false}, {integration.VaultDynamic, "", false},
 	} {
 		if got := mayHold(tc.engine, tc.mounted); got != tc.want {
 			t.Errorf("%s at %q: %v", tc.engine, tc.mounted, got)

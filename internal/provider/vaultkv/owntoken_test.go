@@ -5,7 +5,7 @@ import (
 	"net/http"
 	"testing"
 
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -30,9 +30,9 @@ func newOwnToken(t *testing.T, token string) *ownToken {
 	return o
 }
 
-func (o *ownToken) integration(t *testing.T) *registry.Integration {
+func (o *ownToken) integration(t *testing.T) *integration.Integration {
 	in := o.front.integration(t, "", "")
-	in.Vault.Auth = registry.VaultAuth{Type: registry.VaultToken, TokenFile: o.file}
+	in.Vault.Auth = integration.VaultAuth{Type: integration.VaultToken, TokenFile: o.file}
 	if !Keeps(in) {
 		t.Error("the integration's token is not kept alive")
 	}

@@ -12,9 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/providertest"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -106,19 +106,19 @@ func TestPeerLogins(t *testing.T) {
 	must(t, err)
 	wrong := signed(t, foreign, map[string]any{"iss": "test", "aud": "vault", "sub": "broker", "exp": time.Now().Add(time.Hour).Unix()})
 	for name, tc := range map[string]struct {
-		auth registry.VaultAuth
+		auth integration.VaultAuth
 		good bool
 	}{
-		"approle":        {registry.VaultAuth{Type: registry.VaultAppRole, Mount: "approle", RoleID: role, SecretIDFile: writeFile(t, "id", p.secretID())}, true},
-		"jwt":            {registry.VaultAuth{Type: registry.VaultJWT, Mount: "ci", Role: "broker", TokenFile: writeFile(t, "jwt", jwt)}, true},
-		"jwt, wrong key": {registry.VaultAuth{Type: registry.VaultJWT, Mount: "ci", Role: "broker", TokenFile: writeFile(t, "jwt", wrong)}, false},
-		"jwt, no role":   {registry.VaultAuth{Type: registry.VaultJWT, Mount: "ci", Role: "none", TokenFile: writeFile(t, "jwt", jwt)}, false},
-		"no such mount":  {registry.VaultAuth{Type: registry.VaultJWT, Mount: "none", Role: "broker", TokenFile: writeFile(t, "jwt", jwt)}, false},
-		"cert":           {registry.VaultAuth{Type: registry.VaultCert, Mount: "cert", CertificateFile: writeFile(t, "cert", string(p.certPEM))}, true},
-		"cert, role":     {registry.VaultAuth{Type: registry.VaultCert, Mount: "cert", Role: "broker", CertificateFile: writeFile(t, "cert", string(p.certPEM))}, true},
-		"cert, no role":  {registry.VaultAuth{Type: registry.VaultCert, Mount: "cert", Role: "none", CertificateFile: writeFile(t, "cert", string(p.certPEM))}, false},
-		"token":          {registry.VaultAuth{Type: registry.VaultToken, TokenFile: writeFile(t, "token", token+"\n")}, true},
-		"token, none":    {registry.VaultAuth{Type: registry.VaultToken, TokenFile: writeFile(t, "token", "hvs.none")}, false},
+		"approle":        {integration.VaultAuth{Type: integration.VaultAppRole, Mount: "approle", RoleID: role, SecretIDFile: writeFile(t, "id", p.secretID())}, true},
+		"jwt":            {integration.VaultAuth{Type: integration.VaultJWT, Mount: "ci", Role: "broker", TokenFile: writeFile(t, "jwt", jwt)}, true},
+		"jwt, wrong key": {integration.VaultAuth{Type: integration.VaultJWT, Mount: "ci", Role: "broker", TokenFile: writeFile(t, "jwt", wrong)}, false},
+		"jwt, no role":   {integration.VaultAuth{Type: integration.VaultJWT, Mount: "ci", Role: "none", TokenFile: writeFile(t, "jwt", jwt)}, false},
+		"no such mount":  {integration.VaultAuth{Type: integration.VaultJWT, Mount: "none", Role: "broker", TokenFile: writeFile(t, "jwt", jwt)}, false},
+		"cert":           {integration.VaultAuth{Type: integration.VaultCert, Mount: "cert", CertificateFile: writeFile(t, "cert", string(p.certPEM))}, true},
+		"cert, role":     {integration.VaultAuth{Type: integration.VaultCert, Mount: "cert", Role: "broker", CertificateFile: writeFile(t, "cert", string(p.certPEM))}, true},
+		"cert, no role":  {integration.VaultAuth{Type: integration.VaultCert, Mount: "cert", Role: "none", CertificateFile: writeFile(t, "cert", string(p.certPEM))}, false},
+		"token":          {integration.VaultAuth{Type: integration.VaultToken, TokenFile: writeFile(t, "token", token+"\n")}, true},
+		"token, none":    {integration.VaultAuth{Type: integration.VaultToken, TokenFile: writeFile(t, "token", "hvs.none")}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			in := p.direct()
@@ -154,10 +154,10 @@ func TestPeerTokenEnds(t *testing.T) {
 }
 
 // direct is an integration that reads the server without anything in between.
-func (p *peer) direct() *registry.Integration {
-	return &registry.Integration{
+func (p *peer) direct() *integration.Integration {
+	return &integration.Integration{
 		ID: "it", Revision: "1", Kind: secret.KindHashiCorpVault,
-		Vault: &registry.Vault{Address: address, CAFile: p.caFile, Dial: p.addr, Mounts: []registry.VaultMount{{Path: "secret", Engine: registry.VaultKV2}}},
+		Vault: &integration.Vault{Address: address, CAFile: p.caFile, Dial: p.addr, Mounts: []integration.VaultMount{{Path: "secret", Engine: integration.VaultKV2}}},
 	}
 }
 

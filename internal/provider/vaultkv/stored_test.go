@@ -6,24 +6,24 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
 // TestStoredCredentials: what the registry keeps with the integration is what the
 // login proves.
 func TestStoredCredentials(t *testing.T) {
-	keep := func(text string) registry.Credential { return func() ([]byte, error) { return []byte(text), nil } }
+	keep := func(text string) integration.Credential { return func() ([]byte, error) { return []byte(text), nil } }
 	lost := func() ([]byte, error) { return nil, errors.New("another key") }
 	for _, tt := range []struct {
 		name string
-		auth registry.VaultAuth
+		auth integration.VaultAuth
 		text string
 		sent string // "PATH FIELD" of the proof
 	}{
-		{"vault.auth.secret_id", registry.VaultAuth{Type: registry.VaultAppRole, Mount: "approle", RoleID: roleID}, secretID, "auth/approle/login secret_id"},
-		{"vault.auth.token", registry.VaultAuth{Type: registry.VaultJWT, Mount: "ci", Role: "r"}, "a.b.c", "auth/ci/login jwt"},
-		{"vault.auth.token", registry.VaultAuth{Type: registry.VaultToken}, "hvs.own", ""},
+		{"vault.auth.secret_id", integration.VaultAuth{Type: integration.VaultAppRole, Mount: "approle", RoleID: roleID}, secretID, "auth/approle/login secret_id"},
+		{"vault.auth.token", integration.VaultAuth{Type: integration.VaultJWT, Mount: "ci", Role: "r"}, "a.b.c", "auth/ci/login jwt"},
+		{"vault.auth.token", integration.VaultAuth{Type: integration.VaultToken}, "hvs.own", ""},
 	} {
 		v := newFake()
 		v.put("secret/db", `{"password":"x"}`)
@@ -31,7 +31,7 @@ func TestStoredCredentials(t *testing.T) {
 		f := newFront(t, v)
 		in := f.integration(t, roleID, secretID)
 		in.Vault.Auth = tt.auth
-		in.Credentials = map[string]registry.Credential{tt.name: keep(" " + tt.text + "\n")}
+		in.Credentials = map[string]integration.Credential{tt.name: keep(" " + tt.text + "\n")}
 		fetch(t, f.open(t, f.config(), in), "secret/db")
 		if path, field, _ := strings.Cut(tt.sent, " "); tt.sent != "" && v.proofs[path][field] != tt.text {
 			t.Errorf("%s: %s was not sent as %s", tt.auth.Type, tt.name, tt.sent)
@@ -46,14 +46,14 @@ func TestStoredCredentials(t *testing.T) {
 func TestStoredCertificate(t *testing.T) {
 	f := newFront(t, newFake())
 	in := f.integration(t, roleID, secretID)
-	in.Vault.Auth = registry.VaultAuth{Type: registry.VaultCert, Mount: "cert"}
+	in.Vault.Auth = integration.VaultAuth{Type: integration.VaultCert, Mount: "cert"}
 	ca, err := os.ReadFile(f.caFile)
 	must(t, err)
-	for says, c := range map[string]registry.Credential{
+	for says, c := range map[string]integration.Credential{
 		"vault.auth.certificate: the credential stored with the integration cannot be opened": func() ([]byte, error) { return nil, errors.New("another key") },
 		"what is stored with the integration does not hold a certificate and the key":         func() ([]byte, error) { return append([]byte(nil), ca...), nil },
 	} {
-		in.Credentials = map[string]registry.Credential{"vault.auth.certificate": c}
+		in.Credentials = map[string]integration.Credential{"vault.auth.certificate": c}
 		if _, err := Opener(f.config())(t.Context(), in); err == nil || !strings.Contains(secret.AsError(err).Message, says) {
 			t.Errorf("%v, want %q", err, says)
 		}

@@ -7,8 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -38,10 +38,10 @@ func (s *store) Validate(ctx context.Context) []provider.Step {
 	return steps
 }
 
-func (s *store) validateMount(ctx context.Context, ses *session, m registry.VaultMount) provider.Step {
+func (s *store) validateMount(ctx context.Context, ses *session, m integration.VaultMount) provider.Step {
 	name, granted := s.nameBelow(m)
 	step := provider.Step{Name: "read " + m.Path}
-	if m.Engine == registry.VaultDynamic && !granted {
+	if m.Engine == integration.VaultDynamic && !granted {
 		step.Found = "no grant names anything below the mount: there is nothing to ask about"
 		return step
 	}
@@ -51,12 +51,12 @@ func (s *store) validateMount(ctx context.Context, ses *session, m registry.Vaul
 		step.Found = "the token's policies give the capability \"read\""
 	case known:
 		path := m.Path
-		if m.Engine == registry.VaultKV2 {
+		if m.Engine == integration.VaultKV2 {
 			path += "/data"
 		}
 		step.Err = secret.Errorf(secret.ReasonStoreAccessDenied,
 			"no policy of the token gives it the capability \"read\" below %s in Vault %s; add one to its role", path, s.host)
-	case m.Engine == registry.VaultDynamic:
+	case m.Engine == integration.VaultDynamic:
 		step.Found = "the token may not ask for its capabilities: only the read of a credential, which makes one, can tell"
 	default:
 		step.Err = provider.ProbeOne(ctx, s, secret.Ref{Kind: secret.KindHashiCorpVault, Store: s.vault.Address, Name: provider.NobodysBelow(m.Path + "/*")}).Err
@@ -69,7 +69,7 @@ func (s *store) validateMount(ctx context.Context, ses *session, m registry.Vaul
 
 // nameBelow returns a name in the mount that the grants give; one that nobody has
 // where they give many. granted is false if they do not speak of the mount.
-func (s *store) nameBelow(m registry.VaultMount) (name string, granted bool) {
+func (s *store) nameBelow(m integration.VaultMount) (name string, granted bool) {
 	exact := ""
 	for _, rule := range s.in.Policy.Rules() {
 		switch {
@@ -89,9 +89,9 @@ func (s *store) nameBelow(m registry.VaultMount) (name string, granted bool) {
 // mayRead asks what the token may do with a secret. known is false if the server
 // does not say. Source: the API's "POST /sys/capabilities-self", which the policy
 // named default allows.
-func (s *store) mayRead(ctx context.Context, ses *session, m registry.VaultMount, name string) (may, known bool) {
+func (s *store) mayRead(ctx context.Context, ses *session, m integration.VaultMount, name string) (may, known bool) {
 	path := name
-	if m.Engine == registry.VaultKV2 {
+	if m.Engine == integration.VaultKV2 {
 		path = m.Path + "/data/" + strings.TrimPrefix(name, m.Path+"/")
 	}
 	a, err := s.client.do(ctx, http.MethodPost, ses.token, "sys/capabilities-self", "", map[string][]string{"paths": {path}})

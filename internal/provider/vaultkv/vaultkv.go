@@ -18,11 +18,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/provider/task"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -39,7 +39,7 @@ const (
 // Opener returns the provider.Opener of Vault. Opening reads the integration's
 // files and contacts nobody. Its errors name the setting or file to fix.
 func Opener(cfg provider.Config) provider.Opener {
-	return func(_ context.Context, in *registry.Integration) (provider.Provider, error) {
+	return func(_ context.Context, in *integration.Integration) (provider.Provider, error) {
 		return open(cfg, in)
 	}
 }
@@ -47,8 +47,8 @@ func Opener(cfg provider.Config) provider.Opener {
 // store reads one server with one identity.
 type store struct {
 	cfg    provider.Config
-	vault  *registry.Vault
-	in     *registry.Integration
+	vault  *integration.Vault
+	in     *integration.Integration
 	host   string // for messages
 	now    func() time.Time
 	client *client
@@ -62,7 +62,7 @@ var (
 	_ provider.Keeper   = (*store)(nil)
 )
 
-func open(cfg provider.Config, in *registry.Integration) (*store, error) {
+func open(cfg provider.Config, in *integration.Integration) (*store, error) {
 	v := in.Vault
 	if in.Kind != secret.KindHashiCorpVault || v == nil {
 		return nil, storeerror.Setup("the integration has no vault settings")
@@ -80,7 +80,7 @@ func open(cfg provider.Config, in *registry.Integration) (*store, error) {
 	if out.Roots, err = egress.LoadRoots("vault.ca_file", v.CAFile); err != nil {
 		return nil, err
 	}
-	if v.Auth.Type == registry.VaultCert {
+	if v.Auth.Type == integration.VaultCert {
 		if out.Certificate, err = clientCertificate(in); err != nil {
 			return nil, err
 		}
@@ -99,7 +99,7 @@ func open(cfg provider.Config, in *registry.Integration) (*store, error) {
 	return s, nil
 }
 
-func clientCertificate(in *registry.Integration) (*tls.Certificate, error) {
+func clientCertificate(in *integration.Integration) (*tls.Certificate, error) {
 	const setting = "vault.auth.certificate_file"
 	path := in.Vault.Auth.CertificateFile
 	pem, err := egress.ReadPrivateKey(in, setting, path)
@@ -128,14 +128,14 @@ func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, erro
 	switch {
 	case !ok:
 		return nil, secret.Errorf(secret.ReasonStoreNotAllowed, "the secret lies in none of the integration's mounts; add its mount to vault.mounts")
-	case ref.Version != "" && mount.Engine != registry.VaultKV2:
+	case ref.Version != "" && mount.Engine != integration.VaultKV2:
 		return nil, secret.Errorf(secret.ReasonInvalidReference, "secrets of this mount have no versions, only those of engine kv2 do; leave out the \"#\"")
 	}
 	if err := s.checkMount(ctx, mount, path); err != nil {
 		return nil, err
 	}
 	switch mount.Engine {
-	case registry.VaultKV2:
+	case integration.VaultKV2:
 		query := ""
 		if ref.Version != "" {
 			query = "version=" + ref.Version
@@ -143,7 +143,7 @@ func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, erro
 		return s.read(ctx, mount.Path+"/data/"+path, query, func(a *answer, _ *session) (*secret.Secret, error) {
 			return a.kv2(s.host, ref.Version, s.now())
 		})
-	case registry.VaultKV1:
+	case integration.VaultKV1:
 		return s.read(ctx, ref.Name, "", func(a *answer, _ *session) (*secret.Secret, error) { return a.kv1(s.host) })
 	default:
 		return s.credential(ctx, ref.Name)
@@ -152,13 +152,13 @@ func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, erro
 
 // mountOf splits a secret's name into one of the integration's mounts and what
 // lies below.
-func (s *store) mountOf(name string) (mount registry.VaultMount, path string, ok bool) {
+func (s *store) mountOf(name string) (mount integration.VaultMount, path string, ok bool) {
 	for _, m := range s.vault.Mounts {
 		if path, ok := strings.CutPrefix(name, m.Path+"/"); ok {
 			return m, path, true
 		}
 	}
-	return registry.VaultMount{}, "", false
+	return integration.VaultMount{}, "", false
 }
 
 // read reads a path and makes a secret of the answer. A token that is refused is
@@ -187,8 +187,8 @@ func (s *store) read(ctx context.Context, path, query string, make func(*answer,
 
 // Keeps picks the integrations that have a Vault token of their own: once it has ended,
 // nobody gets another one. It is provider.SetConfig.Keeps.
-func Keeps(in *registry.Integration) bool {
-	return in.Vault != nil && in.Vault.Auth.Type == registry.VaultToken
+func Keeps(in *integration.Integration) bool {
+	return in.Vault != nil && in.Vault.Auth.Type == integration.VaultToken
 }
 
 // Keep implements provider.Keeper.

@@ -8,10 +8,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider/credential"
 	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -176,13 +176,13 @@ func TestFailingLoginsAreShared(t *testing.T) {
 func TestLoginBodies(t *testing.T) {
 	token := writeFile(t, "jwt", "header.body.signature\n")
 	for _, tc := range []struct {
-		auth registry.VaultAuth
+		auth integration.VaultAuth
 		path string
 		want map[string]string
 	}{
-		{registry.VaultAuth{Type: registry.VaultAppRole, Mount: "apps/approle", RoleID: "r", SecretIDFile: writeFile(t, "id", " s \n")}, "auth/apps/approle/login", map[string]string{"role_id": "r", "secret_id": "s"}},
-		{registry.VaultAuth{Type: registry.VaultJWT, Mount: "jwt", Role: "r", TokenFile: token}, "auth/jwt/login", map[string]string{"role": "r", "jwt": "header.body.signature"}},
-		{registry.VaultAuth{Type: registry.VaultKubernetes, Mount: "k8s", Role: "r", TokenFile: token}, "auth/k8s/login", map[string]string{"role": "r", "jwt": "header.body.signature"}},
+		{integration.VaultAuth{Type: integration.VaultAppRole, Mount: "apps/approle", RoleID: "r", SecretIDFile: writeFile(t, "id", " s \n")}, "auth/apps/approle/login", map[string]string{"role_id": "r", "secret_id": "s"}},
+		{integration.VaultAuth{Type: integration.VaultJWT, Mount: "jwt", Role: "r", TokenFile: token}, "auth/jwt/login", map[string]string{"role": "r", "jwt": "header.body.signature"}},
+		{integration.VaultAuth{Type: integration.VaultKubernetes, Mount: "k8s", Role: "r", TokenFile: token}, "auth/k8s/login", map[string]string{"role": "r", "jwt": "header.body.signature"}},
 	} {
 		v := newFake()
 		v.put("secret/db", `{"a":"b"}`)
@@ -203,14 +203,14 @@ func TestLoginBodies(t *testing.T) {
 // TestSetup: what cannot work is said at opening, with the setting.
 func TestSetup(t *testing.T) {
 	for name, tc := range map[string]struct {
-		change func(*registry.Vault)
+		change func(*integration.Vault)
 		want   string
 	}{
-		"no CA file": {func(v *registry.Vault) { v.CAFile = "/none" }, "vault.ca_file"},
-		"no client key": {func(v *registry.Vault) {
-			v.Auth = registry.VaultAuth{Type: registry.VaultCert, CertificateFile: v.CAFile}
+		"no CA file": {func(v *integration.Vault) { v.CAFile = "/none" }, "vault.ca_file"},
+		"no client key": {func(v *integration.Vault) {
+			v.Auth = integration.VaultAuth{Type: integration.VaultCert, CertificateFile: v.CAFile}
 		}, "vault.auth.certificate_file"},
-		"http": {func(v *registry.Vault) { v.Address = "http://example.com" }, "vault.address"},
+		"http": {func(v *integration.Vault) { v.Address = "http://example.com" }, "vault.address"},
 	} {
 		f := newFront(t, newFake())
 		in := f.integration(t, roleID, secretID)

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -25,7 +26,7 @@ func given(pairs ...string) map[string]secret.Value {
 	return m
 }
 
-func checkCredential(t *testing.T, in *registry.Integration, name, want string) {
+func checkCredential(t *testing.T, in *integration.Integration, name, want string) {
 	t.Helper()
 	open := in.Credentials[name]
 	if open == nil {

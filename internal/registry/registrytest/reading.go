@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -123,7 +124,7 @@ func testRun(t *testing.T, b *Backend) {
 
 func testOnChange(t *testing.T, b *Backend) {
 	var removed, changed string
-	s := b.Open(t, Settings{OnChange: func(r, c []*registry.Integration) { removed, changed = ids(r), ids(c) }})
+	s := b.Open(t, Settings{OnChange: func(r, c []*integration.Integration) { removed, changed = ids(r), ids(c) }})
 	expect := func(what, wantRemoved, wantChanged string) {
 		t.Helper()
 		if removed != wantRemoved || changed != wantChanged {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
@@ -24,7 +25,7 @@ type Backend struct {
 type Settings struct {
 	// MaxIntegrations; 0 for enough.
 	MaxIntegrations int
-	OnChange        func(removed, changed []*registry.Integration)
+	OnChange        func(removed, changed []*integration.Integration)
 }
 
 // Run runs all tests, each with a Backend of its own.
@@ -123,7 +124,7 @@ func mustUpdate(t *testing.T, s registry.Store, c registry.Change) registry.Reco
 	return r
 }
 
-func mustGet(t *testing.T, s registry.Store, id string) *registry.Integration {
+func mustGet(t *testing.T, s registry.Store, id string) *integration.Integration {
 	t.Helper()
 	in, err := s.Get(id)
 	if err != nil {
@@ -132,7 +133,7 @@ func mustGet(t *testing.T, s registry.Store, id string) *registry.Integration {
 	return in
 }
 
-func ids(ins []*registry.Integration) string {
+func ids(ins []*integration.Integration) string {
 	var all []string
 	for _, in := range ins {
 		all = append(all, in.ID)

@@ -5,7 +5,7 @@ import (
 	"crypto/rand"
 	"slices"
 
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
 )
 
@@ -15,15 +15,15 @@ const maxCredential = 64 << 10
 // place is where a credential belongs: sealed for one place, it opens for no
 // other, so that nobody who can write in the database gives one integration
 // another one's credential.
-func place(integration, name string) string { return "integration/" + integration + "/" + name }
+func place(id, name string) string { return "integration/" + id + "/" + name }
 
 // opener returns the func that opens a credential when it is needed.
-func (s *Store) opener(integration, name string, sealed []byte) registry.Credential {
+func (s *Store) opener(id, name string, sealed []byte) integration.Credential {
 	return func() ([]byte, error) {
 		if s.cfg.Sealer == nil {
 			return nil, seal.ErrCannotOpen
 		}
-		return s.cfg.Sealer.Open(sealed, place(integration, name))
+		return s.cfg.Sealer.Open(sealed, place(id, name))
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/elapsed"
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
 // state is the row of registry_state, and who has told it.
@@ -156,7 +156,7 @@ func (s *Store) load(ctx context.Context, last *snapshot) (next *snapshot, ids [
 	if err != nil {
 		return nil, nil, false, err
 	}
-	look := registry.NewLook()
+	look := integration.NewLook()
 	for id, k := range changes {
 		if k != nil {
 			changes[id] = s.parse(k, last.get(id), look)

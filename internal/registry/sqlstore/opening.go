@@ -3,7 +3,7 @@ package sqlstore
 import (
 	"slices"
 
-	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
@@ -17,7 +17,7 @@ const (
 // sealedFaults opens the credentials that a document uses and says which of them
 // do not open. The integration is still served, since its grants are known, and
 // values in the cache need no credential: calls that need it fail.
-func (s *Store) sealedFaults(id string, used []string, credentials map[string]registry.Credential) (faults strictyaml.Faults) {
+func (s *Store) sealedFaults(id string, used []string, credentials map[string]integration.Credential) (faults strictyaml.Faults) {
 	for _, name := range used {
 		open := credentials[name]
 		if open == nil {

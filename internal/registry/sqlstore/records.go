@@ -5,6 +5,7 @@ import (
 	"math"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
@@ -53,10 +54,10 @@ func (s *Store) records(ctx context.Context, which, whose string, args ...any) (
 		credentials[r.id] = &kept{id: r.id}
 	}
 	s.addCredentials(sealed, credentials)
-	records, look := make([]registry.Record, len(rows)), registry.NewLook()
+	records, look := make([]registry.Record, len(rows)), integration.NewLook()
 	for i, r := range rows {
 		k := credentials[r.id]
-		parsed := registry.ParseDocument([]byte(r.spec), registry.DocumentConfig{Name: r.id, Credentials: k.credentials, Files: s.cfg.Files, Look: look})
+		parsed := integration.ParseDocument([]byte(r.spec), integration.DocumentConfig{Name: r.id, Credentials: k.credentials, Files: s.cfg.Files, Look: look})
 		parsed.Faults = append(parsed.Faults, s.sealedFaults(r.id, parsed.Used, k.credentials)...)
 		records[i] = r.record(parsed, k.names)
 	}

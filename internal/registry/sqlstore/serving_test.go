@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
 	"github.com/secretbroker/secretbroker/internal/registry/sqlstore/pgtest"
@@ -71,7 +72,7 @@ func TestNamedFilesAreFollowed(t *testing.T) {
 	}
 	write("one")
 	var told int
-	s := openSQLite(t, filepath.Join(dir, "r.db"), Config{Files: []string{dir}, OnChange: func(_, changed []*registry.Integration) { told += len(changed) }})
+	s := openSQLite(t, filepath.Join(dir, "r.db"), Config{Files: []string{dir}, OnChange: func(_, changed []*integration.Integration) { told += len(changed) }})
 	doc := strings.Replace(string(secretDocument("a")), "{type: client_secret}", "{type: client_secret, client_secret_file: "+file+"}", 1)
 	must2(t)(s.Create(t.Context(), registry.Change{Document: []byte(doc)}))
 	before, err := s.Get("a")

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
@@ -29,22 +30,22 @@ type snapshot struct {
 	revision int64
 	stamp    string
 	byID     [shards]map[string]*kept
-	sorted   []*registry.Integration // those that are served, by ID
-	faults   []registry.FileFault    // by File
+	sorted   []*integration.Integration // those that are served, by ID
+	faults   []registry.FileFault       // by File
 }
 
 // kept is one integration as it is in the database.
 type kept struct {
 	id, etag    string
 	spec        []byte
-	credentials map[string]registry.Credential
-	digests     map[string]registry.Digest // of the credentials, sealed
-	names       []string                   // of the credentials, sorted
-	parsed      registry.Parsed            // its Faults include sealedFaults
+	credentials map[string]integration.Credential
+	digests     map[string]integration.Digest // of the credentials, sealed
+	names       []string                      // of the credentials, sorted
+	parsed      integration.Parsed            // its Faults include sealedFaults
 	// sealedFaults are those of credentials that no key opens.
 	sealedFaults strictyaml.Faults
 	// serving is what is served, nil if nothing is.
-	serving *registry.Integration
+	serving *integration.Integration
 }
 
 func (k *kept) fields() []any { return []any{&k.id, &k.etag, &k.spec} }
@@ -53,7 +54,7 @@ func (k *kept) fields() []any { return []any{&k.id, &k.etag, &k.spec} }
 func (n *snapshot) get(id string) *kept { return n.byID[shardOf(id)][id] }
 
 // serving returns what is served of an integration, nil if nothing is.
-func (n *snapshot) serving(id string) *registry.Integration {
+func (n *snapshot) serving(id string) *integration.Integration {
 	if k := n.get(id); k != nil {
 		return k.serving
 	}
@@ -116,12 +117,12 @@ func (n *snapshot) with(changes map[string]*kept) (*snapshot, []string) {
 	}
 	next.sorted, next.faults = slices.Clone(n.sorted), slices.Clone(n.faults)
 	for _, id := range ids {
-		var in []*registry.Integration
+		var in []*integration.Integration
 		var faults []registry.FileFault
 		if k := changes[id]; k != nil {
 			in, faults = k.listed()
 		}
-		next.sorted = replace(next.sorted, id, func(in *registry.Integration) string { return in.ID }, in)
+		next.sorted = replace(next.sorted, id, func(in *integration.Integration) string { return in.ID }, in)
 		next.faults = replace(next.faults, id, func(f registry.FileFault) string { return f.File }, faults)
 	}
 	return &next, ids
@@ -145,12 +146,12 @@ func (n *snapshot) arrange() {
 		in, faults := k.listed()
 		n.sorted, n.faults = append(n.sorted, in...), append(n.faults, faults...)
 	})
-	slices.SortFunc(n.sorted, func(a, b *registry.Integration) int { return cmp.Compare(a.ID, b.ID) })
+	slices.SortFunc(n.sorted, func(a, b *integration.Integration) int { return cmp.Compare(a.ID, b.ID) })
 	slices.SortFunc(n.faults, func(a, b registry.FileFault) int { return cmp.Compare(a.File, b.File) })
 }
 
 // listed returns what the lists have of an integration.
-func (k *kept) listed() (in []*registry.Integration, faults []registry.FileFault) {
+func (k *kept) listed() (in []*integration.Integration, faults []registry.FileFault) {
 	if k.serving != nil {
 		in = append(in, k.serving)
 	}
@@ -167,8 +168,8 @@ func (k *kept) listed() (in []*registry.Integration, faults []registry.FileFault
 // parse says what the document means now. What old served goes on being served
 // only while it is the same document: a change that cannot be understood here,
 // such as one of a newer release, may have taken a grant away.
-func (s *Store) parse(k, old *kept, look *registry.Look) *kept {
-	k.parsed = registry.ParseDocument(k.spec, registry.DocumentConfig{Name: k.id, Credentials: k.credentials, Digests: k.digests, Files: s.cfg.Files, Look: look})
+func (s *Store) parse(k, old *kept, look *integration.Look) *kept {
+	k.parsed = integration.ParseDocument(k.spec, integration.DocumentConfig{Name: k.id, Credentials: k.credentials, Digests: k.digests, Files: s.cfg.Files, Look: look})
 	k.sealedFaults = s.sealedFaults(k.id, k.parsed.Used, k.credentials)
 	k.parsed.Faults = append(k.parsed.Faults, k.sealedFaults...)
 	in := k.parsed.Integration
@@ -203,7 +204,7 @@ func (s *Store) addCredentials(all []*sealedCredential, to map[string]*kept) {
 			continue
 		}
 		if k.credentials == nil {
-			k.credentials, k.digests = make(map[string]registry.Credential), make(map[string]registry.Digest)
+			k.credentials, k.digests = make(map[string]integration.Credential), make(map[string]integration.Digest)
 		}
 		k.digests[c.name] = sha256.Sum256(c.sealed)
 		k.credentials[c.name] = s.opener(c.integration, c.name, c.sealed)
@@ -215,7 +216,7 @@ func (s *Store) addCredentials(all []*sealedCredential, to map[string]*kept) {
 // the integrations of those ids at most. Callers hold s.turn.
 func (s *Store) publish(next *snapshot, ids []string) {
 	last := s.current.Swap(next)
-	var removed, changed []*registry.Integration
+	var removed, changed []*integration.Integration
 	for _, id := range ids {
 		before, after := last.serving(id), next.serving(id)
 		switch {
@@ -258,7 +259,7 @@ func (s *Store) checkFiles() {
 // recheck parses again what may mean something else although its document is the
 // same. It reads files, which may hang, before it takes its turn.
 func (s *Store) recheck(may func(*kept) bool) {
-	last, look := s.current.Load(), registry.NewLook()
+	last, look := s.current.Load(), integration.NewLook()
 	differ := make(map[string]*kept)
 	last.all(func(old *kept) {
 		if !may(old) {

@@ -20,6 +20,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/elapsed"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
 )
@@ -30,7 +31,7 @@ type Config struct {
 	// Sealer seals credentials; nil refuses them.
 	Sealer seal.Sealer
 	// Files are the files and directories that documents may name files of, see
-	// registry.DocumentConfig.
+	// integration.DocumentConfig.
 	Files []string
 	// MaxIntegrations is how many there may be; 0 means DefaultMaxIntegrations.
 	MaxIntegrations int
@@ -45,8 +46,8 @@ type Config struct {
 	UsageRetention time.Duration
 	// Logger is told of every change and fault; nil discards.
 	Logger *slog.Logger
-	// OnChange is as that of registry.FilesConfig.
-	OnChange func(removed, changed []*registry.Integration)
+	// OnChange is as that of dirstore.Config.
+	OnChange func(removed, changed []*integration.Integration)
 	// Seen is the Position that an earlier process saw last; zero if that is not
 	// known.
 	Seen Position
@@ -174,7 +175,7 @@ func (s *Store) Close() error {
 }
 
 // Get implements registry.Store. It takes no lock, unless the process was stopped.
-func (s *Store) Get(id string) (*registry.Integration, error) {
+func (s *Store) Get(id string) (*integration.Integration, error) {
 	if !s.mayServe(s.cfg.Now()) {
 		return nil, registry.ErrUnavailable
 	}
@@ -185,10 +186,10 @@ func (s *Store) Get(id string) (*registry.Integration, error) {
 }
 
 // List implements registry.Store.
-func (s *Store) List() []*registry.Integration { return slices.Clone(s.current.Load().sorted) }
+func (s *Store) List() []*integration.Integration { return slices.Clone(s.current.Load().sorted) }
 
 // WithRole implements registry.Store.
-func (s *Store) WithRole(who authz.Principal) ([]*registry.Integration, error) {
+func (s *Store) WithRole(who authz.Principal) ([]*integration.Integration, error) {
 	if !s.mayServe(s.cfg.Now()) {
 		return nil, registry.ErrUnavailable
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
@@ -79,11 +80,11 @@ func (s *Store) put(ctx context.Context, c registry.Change, create bool) (regist
 	}
 	// The id first: everything else depends on what is there of it.
 	id := c.ID
-	if !registry.ValidID(id) {
-		id = registry.ParseDocument(c.Document, registry.DocumentConfig{}).ID
+	if !integration.ValidID(id) {
+		id = integration.ParseDocument(c.Document, integration.DocumentConfig{}).ID
 	}
 	if id == "" {
-		return registry.Record{}, &registry.InvalidError{Faults: registry.ParseDocument(c.Document, registry.DocumentConfig{Files: s.cfg.Files}).Faults}
+		return registry.Record{}, &registry.InvalidError{Faults: integration.ParseDocument(c.Document, integration.DocumentConfig{Files: s.cfg.Files}).Faults}
 	}
 	var rec registry.Record
 	err := s.untilSettled(ctx, func(ctx context.Context) (err error) {
@@ -248,14 +249,14 @@ func (s *Store) next(f *found, id string, c registry.Change, create bool) (*row,
 type written struct {
 	s      *Store
 	given  map[string]secret.Value
-	parsed registry.Parsed
+	parsed integration.Parsed
 	kept   []string // names of the credentials that were there before
 }
 
 // judge parses the document of a change with the credentials that it would have.
 func (s *Store) judge(there []*sealedCredential, id string, c registry.Change) (*written, error) {
 	w := &written{s: s, given: c.Credentials}
-	credentials := make(map[string]registry.Credential)
+	credentials := make(map[string]integration.Credential)
 	for _, sealed := range there {
 		w.kept = append(w.kept, sealed.name)
 		credentials[sealed.name] = s.opener(id, sealed.name, sealed.sealed)
@@ -263,7 +264,7 @@ func (s *Store) judge(there []*sealedCredential, id string, c registry.Change) (
 	for name, v := range c.Credentials {
 		credentials[name] = func() ([]byte, error) { return v.RevealBytes(), nil }
 	}
-	w.parsed = registry.ParseDocument(c.Document, registry.DocumentConfig{Credentials: credentials, Files: s.cfg.Files})
+	w.parsed = integration.ParseDocument(c.Document, integration.DocumentConfig{Credentials: credentials, Files: s.cfg.Files})
 	faults := w.parsed.Faults
 	if w.parsed.ID != id && len(faults) == 0 {
 		return nil, invalid("id", "the document is of another integration than the change")
@@ -350,7 +351,7 @@ func invalid(path, text string) error {
 }
 
 // record is what may be told of a row.
-func (r *row) record(p registry.Parsed, credentials []string) registry.Record {
+func (r *row) record(p integration.Parsed, credentials []string) registry.Record {
 	return registry.Record{
 		ID: r.id, Document: []byte(r.spec), ETag: r.etag, Credentials: credentials,
 		CreatedAt: instant(r.createdAt), UpdatedAt: instant(r.updatedAt),

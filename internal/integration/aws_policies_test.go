@@ -1,0 +1,78 @@
+package integration
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestAWSCloudPolicies(t *testing.T) {
+	data := soundAWS + `grants:
+  - principals: [spiffe://example.org/a]
+    secrets: [prod/db, prod/kafka-*]
+  - principals: [spiffe://example.org/b]
+    secrets: [prod/db]
+    stores: [https://secretsmanager.eu-west-1.amazonaws.com]
+`
+	in := ParseFile("/x.yaml", []byte(data), sound).Integration
+	want := []CloudPolicy{
+		{Title: "trust policy of the role arn:aws:iam::123456789012:role/r", JSON: `{
+  "Version": "2012-10-17",
+  "Statement": [
+    {
+      "Effect": "Allow",
+      "Principal": {
+        "AWS": "arn:aws:iam::<ACCOUNT>:role/<THE BROKER'S ROLE>"
+      },
+      "Action": [
+        "sts:AssumeRole"
+      ],
+      "Condition": {
+        "StringEquals": {
+          "sts:ExternalId": "xy"
+        }
+      }
+    }
+  ]
+}`},
+		{Title: "permissions of the role arn:aws:iam::123456789012:role/r", JSON: `{
+  "Version": "2012-10-17",
+  "Statement": [
+    {
+      "Effect": "Allow",
+      "Action": [
+        "secretsmanager:GetSecretValue"
+      ],
+      "Resource": [
+        "arn:aws:secretsmanager:eu-west-1:123456789012:secret:prod/db-??????",
+        "arn:aws:secretsmanager:eu-west-1:123456789012:secret:prod/kafka-*"
+      ]
+    }
+  ]
+}`},
+	}
+	if diff := cmp.Diff(want, in.CloudPolicies()); diff != "" {
+		t.Error(diff)
+	}
+
+	full := ParseFile("/aws.yaml", []byte(fullAWS), sound).Integration.CloudPolicies()
+	for i, parts := range [][]string{
+		{`"AWS": "arn:aws:iam::999999999999:role/broker"`, `"sts:TagSession"`, `"sts:SetSourceIdentity"`, `"sts:ExternalId": "5d1c7a52-`},
+		{"secretsmanager:DescribeSecret", "arn:aws:secretsmanager:eu-west-1:123456789012:secret:prod/*", "arn:aws:secretsmanager:us-east-1:123456789012:secret:*", "arn:aws:secretsmanager:eu-west-1:210987654321:secret:*"},
+	} {
+		for _, part := range parts {
+			if !strings.Contains(full[i].JSON, part) {
+				t.Errorf("the %s lacks %s", full[i].Title, part)
+			}
+		}
+	}
+
+	ungranted := ParseFile("/x.yaml", []byte(soundAWS), sound).Integration
+	if got := ungranted.CloudPolicies(); len(got) != 1 {
+		t.Errorf("without grants: %v", got)
+	}
+	if got := (&Integration{}).CloudPolicies(); got != nil {
+		t.Errorf("of another kind: %v", got)
+	}
+}

@@ -1,0 +1,37 @@
+package integration
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// FuzzForm: what is read of a document and written again says the same, also by
+// way of the plain settings that the API has.
+func FuzzForm(f *testing.F) {
+	f.Add([]byte("id: a\nkind: AZURE_KEY_VAULT\nazure: {n: 010, t: yes, l: [1, \"2\", {x: 1e3}]}\ncache: {ttl: 90m}\ngrants: [{principals: [\"dns:a\"], keys: [\"\\t\"]}]\n"))
+	f.Add([]byte("{id: \"on\", kind: LOCAL_FILE, local: {\"~\": \"null\", a: \"\\u2028\", b: \"- x\"}, roles: {auditor: [x]}, limits: {timeout: 1ns}}"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		form := ParseForm("f", data)
+		if len(form.Faults) > 0 {
+			return
+		}
+		written, err := form.Document()
+		if err != nil {
+			t.Fatal(err)
+		}
+		again := ParseForm("g", written)
+		if err := again.Faults.Err(); err != nil {
+			t.Fatalf("%v\n%s", err, written)
+		}
+		if diff := cmp.Diff(form.Tree(), again.Tree()); diff != "" {
+			t.Fatalf("%s\n%s", diff, written)
+		}
+		if err := again.SetSettings(form.Settings()); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(form.Tree(), again.Tree()); diff != "" {
+			t.Fatalf("%s\n%s", diff, written)
+		}
+	})
+}

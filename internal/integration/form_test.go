@@ -1,0 +1,116 @@
+package integration
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// A form that is read and written again says the same to the parser.
+func TestFormKeepsWhatAFileSays(t *testing.T) {
+	data, err := os.ReadFile("testdata/full.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	form := ParseForm("full.yaml", data)
+	if err := form.Faults.Err(); err != nil {
+		t.Fatal(err)
+	}
+	written, err := form.Document()
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts := cmp.AllowUnexported(Integration{})
+	before := ParseFile("/etc/integrations/full.yaml", data, sound)
+	after := ParseFile("/etc/integrations/full.yaml", written, sound)
+	if err := after.Faults.Err(); err != nil {
+		t.Fatalf("%v\n%s", err, written)
+	}
+	if diff := cmp.Diff(before.Integration.Azure, after.Integration.Azure, opts); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff(before.Integration.Policy.Rules(), after.Integration.Policy.Rules()); diff != "" {
+		t.Error(diff)
+	}
+	if before.Integration.Limits != after.Integration.Limits || before.Integration.CacheTTL != after.Integration.CacheTTL || before.Integration.Placement != after.Integration.Placement {
+		t.Errorf("%+v\n%+v", before.Integration, after.Integration)
+	}
+	// By way of what JSON makes of it.
+	settings := form.Settings()
+	if err := form.SetSettings(settings); err != nil {
+		t.Fatal(err)
+	}
+	again, err := form.Document()
+	if err != nil || string(again) != string(written) {
+		t.Errorf("%v\n%s", err, again)
+	}
+	if got := form.Line("azure.vaults[1]"); got != 13 {
+		t.Errorf("line %d", got)
+	}
+}
+
+func TestFormCredentialFiles(t *testing.T) {
+	data, err := os.ReadFile("testdata/full.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	form := ParseForm("full.yaml", data)
+	want := map[string]string{"azure.credential.client_secret": "/d/credentials/client-secret"}
+	if diff := cmp.Diff(want, form.CredentialFiles("/d")); diff != "" {
+		t.Error(diff)
+	}
+	if document, err := form.Document(); err != nil || strings.Contains(string(document), "credentials/client-secret") || !strings.Contains(string(document), "ca_file: ca.pem") {
+		t.Errorf("%v\n%s", err, document)
+	}
+}
+
+func TestFormFaults(t *testing.T) {
+	for _, tt := range []struct{ text, want string }{
+		{"id: a", "f:1: kind: missing; it is required"},
+		{"id: a\nkind: X", "f:2: kind: there is no such kind"},
+		{"id: a\nkind: AZURE_KEY_VAULT\naws: {a: b}", "f:3: aws: does not belong to the kind; take it out or change the kind"},
+		{"id: a\nkind: AZURE_KEY_VAULT\ngrants: [{principals: [a], secrets: []}]",
+			"f:3: grants[0].secrets: an empty list would allow nothing; list what is allowed, or take the setting out to leave it open"},
+	} {
+		f := ParseForm("f", []byte(tt.text))
+		if got := f.Faults.Error(); got != tt.want {
+			t.Errorf("%s: got %s", tt.text, got)
+		}
+	}
+}
+
+func TestSetSettings(t *testing.T) {
+	f := Form{Kind: "AZURE_KEY_VAULT"}
+	if err := f.SetSettings(map[string]any{"n": 3.0, "l": []any{true, map[string]any{"s": "x"}}}); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]any{"n": 3, "l": []any{true, map[string]any{"s": "x"}}}, f.Settings()); diff != "" {
+		t.Error(diff)
+	}
+	deep := map[string]any{}
+	for range 20 {
+		deep = map[string]any{"d": deep}
+	}
+	for _, bad := range []map[string]any{{"n": 1.5}, {"n": nil}, {"l": []any{nil}}, deep} {
+		if err := f.SetSettings(bad); err == nil || !strings.HasPrefix(err.Error(), "azure.") {
+			t.Errorf("%v: %v", bad, err)
+		}
+	}
+}
+
+func TestIsOrdinary(t *testing.T) {
+	for setting, want := range map[string]bool{
+		"display_name": true, "grants": true, "azure.vaults": true, "azure.vaults[1]": true, "azure.credential.type=client_secret": true,
+		"azure.credential.type=managed_identity": false, "azure.dial": false, "azure.ca_file": false, "azure.private_endpoint": false,
+		"azure.authority_host": false, "azure.vaultsx": false, "azure.credential.client_secret_file": false, "azure.credential.type": false,
+	} {
+		if got := IsOrdinary("AZURE_KEY_VAULT", setting); got != want {
+			t.Errorf("%s: %v", setting, got)
+		}
+	}
+	if IsOrdinary("LOCAL_FILE", "local.directories") || IsOrdinary("HASHICORP_VAULT", "vault.auth.type=kubernetes") {
+		t.Error("what is not listed is closed")
+	}
+}

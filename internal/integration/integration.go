@@ -1,0 +1,128 @@
+// Package integration has the provider integrations: what each one is, how it is
+// written down and validated, and what a read through it depends on.
+//
+// It does not know where integrations are kept (registry), and no callers, caches,
+// gRPC or store SDKs: the settings it hands out are plain data, and credentials
+// appear in them only as paths of files or as funcs that open what is kept sealed.
+package integration
+
+import (
+	"strings"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// Integration is one customer's cloud identity, the stores it may read and who
+// may use it. It is immutable: a change makes a new one with a new Revision.
+type Integration struct {
+	// ID matches [A-Za-z0-9._-]{1,64}.
+	ID string
+	// Revision changes whenever anything in the integration changes, the content
+	// of its credential and CA files included, that of a federated token excluded.
+	Revision string
+	// ReadRevision changes whenever something changes that a read of a store depends
+	// on: the kind, the stores, the credential, how the store is reached. A change of
+	// grants, roles or descriptions leaves it as it is. What is cached and what is
+	// open for an integration goes by it; decisions do not, they go by Policy.
+	ReadRevision string
+	DisplayName  string
+	Kind         secret.Kind
+	// Of these the one that belongs to Kind is set.
+	Azure *Azure
+	AWS   *AWS
+	GCP   *GCP
+	Vault *Vault
+	Local *LocalFile
+	// CacheTTL is how long a value of this integration may be answered from the
+	// cache; zero means the broker's default.
+	CacheTTL time.Duration
+	// CacheMaxStale is how long past its time-to-live a value may be answered
+	// while its store cannot be reached or throttles; zero means not at all.
+	CacheMaxStale time.Duration
+	Limits        Limits
+	// Placement is where its stores are, as far as that is known.
+	Placement Placement
+	// Policy decides who may read what through this integration.
+	Policy *authz.Policy
+	// Roles say who may manage it, beside those who may manage all.
+	Roles *authz.Roles
+	// Credentials are kept sealed in place of a file: for a setting X_file that is
+	// empty, the credential is the one named X ("azure.credential.client_secret").
+	// Nil for an integration that stands in a file.
+	Credentials map[string]Credential `json:"-"` // funcs; see readRevision
+}
+
+// Stored returns the credential that is kept in place of the file which the
+// setting, such as "azure.credential.client_secret_file", would name; nil if none
+// is.
+func (in *Integration) Stored(setting string) Credential {
+	return in.Credentials[strings.TrimSuffix(setting, "_file")]
+}
+
+// Limits are how hard each store of an integration may be used. Zero values mean
+// the broker's defaults.
+type Limits struct {
+	// MaxConcurrentReads is how many reads of one store run at a time.
+	MaxConcurrentReads int
+	// ReadsPerSecond is the most reads of one store that begin in a second; zero
+	// for as many as the store takes.
+	ReadsPerSecond int
+	// Timeout bounds one exchange with a store or its login authority.
+	Timeout time.Duration
+}
+
+// Azure is how an integration reaches its Key Vaults.
+type Azure struct {
+	TenantID   string
+	ClientID   string
+	Credential AzureCredential
+	// Vaults are the only vaults that are ever contacted, canonical
+	// (secret.ParseAzureVault), all of one cloud.
+	Vaults []string
+	// CAFile is a PEM file of roots added to the system's, for the vaults and
+	// for the login authority; empty for none.
+	CAFile string
+	// AuthorityHost is the login authority's base URL, https; never empty.
+	AuthorityHost string
+	// DisableInstanceDiscovery keeps the credential from asking Microsoft's
+	// public endpoint whether AuthorityHost is genuine; needed for authorities
+	// that it does not know.
+	DisableInstanceDiscovery bool
+	// Dial maps a host name in lower case to the "host:port" to connect to
+	// instead. Name and certificate checks stay those of the host name.
+	Dial map[string]string
+	// PrivateEndpoint says that the names of the vaults and of the login authority
+	// may lead to private addresses. Without it they are refused.
+	PrivateEndpoint bool
+}
+
+// AzureCredentialType is a way to prove an identity to Microsoft Entra ID.
+type AzureCredentialType string
+
+// The credential types of azidentity that a server can use.
+const (
+	AzureClientSecret      AzureCredentialType = "client_secret"
+	AzureClientCertificate AzureCredentialType = "client_certificate"
+	AzureWorkloadIdentity  AzureCredentialType = "workload_identity"
+	AzureManagedIdentity   AzureCredentialType = "managed_identity"
+	AzureDefault           AzureCredentialType = "default"
+)
+
+// AzureCredential names the files an Azure credential is made of. Only the
+// fields of its Type are set.
+type AzureCredential struct {
+	Type AzureCredentialType
+	// ClientSecretFile holds the client secret; surrounding white space is cut.
+	ClientSecretFile string
+	// CertificateFile is a PEM file with the certificate and its RSA key.
+	CertificateFile string
+	// TokenFile holds the federated token. It is read again when a new access
+	// token is needed.
+	TokenFile string
+}
+
+// Credential opens a credential that the Store keeps sealed. The caller owns the
+// bytes and clears them. As a func it shows nothing when it is printed.
+type Credential func() ([]byte, error)

@@ -1,0 +1,164 @@
+package integration
+
+import (
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// who may change a setting by the API.
+const (
+	byOwner    = "the integration's owner"
+	byOperator = "the owner of all integrations"
+	// closes: as byOperator, and where it is set, that holds for all of the section.
+	closes = "the owner of all integrations, with all of the section"
+)
+
+// settingClasses says of every setting of every kind who may change it. A type is
+// written with its value.
+var settingClasses = map[string]string{
+	"azure.tenant_id": byOwner, "azure.client_id": byOwner, "azure.vaults": byOwner,
+	"azure.credential.type=client_secret": byOwner, "azure.credential.type=client_certificate": byOwner,
+	"azure.credential.type=workload_identity": closes, "azure.credential.type=managed_identity": closes, "azure.credential.type=default": closes,
+	"azure.credential.client_secret_file": closes, "azure.credential.certificate_file": closes, "azure.credential.token_file": closes,
+	"azure.ca_file": closes, "azure.authority_host": closes, "azure.disable_instance_discovery": closes, "azure.dial": closes, "azure.private_endpoint": closes,
+
+	"aws.stores": byOwner, "aws.account_id": byOwner, "aws.fips": byOwner, "aws.sts_region": byOwner, "aws.rotation_dates": byOwner,
+	"aws.role.arn": byOwner, "aws.role.duration": byOwner, "aws.role.source_identity": byOwner, "aws.role.tags": byOwner,
+	"aws.role.external_id":       byOperator,
+	"aws.credential.type=static": byOwner, "aws.credential.type=profile": closes, "aws.credential.type=web_identity": closes, "aws.credential.type=default": closes,
+	"aws.credential.access_key_id_file": closes, "aws.credential.secret_access_key_file": closes, "aws.credential.session_token_file": closes,
+	"aws.credential.credentials_file": closes, "aws.credential.profile": closes, "aws.credential.token_file": closes, "aws.credential.role_arn": closes,
+	"aws.endpoints": closes, "aws.sts_endpoint": closes, "aws.ca_file": closes, "aws.dial": closes, "aws.private_endpoint": closes,
+
+	"gcp.projects": byOwner, "gcp.impersonate_service_account": byOwner, "gcp.credential.type=service_account_key": byOwner,
+	"gcp.credential.type=metadata_server": closes, "gcp.credential.type=workload_identity_federation": closes, "gcp.credential.type=application_default": closes,
+	"gcp.credential.config_file": closes, "gcp.credential.key_file": closes, "gcp.ca_file": closes, "gcp.dial": closes, "gcp.private_endpoint": closes,
+
+	"vault.address": byOperator, "vault.namespace": byOwner, "vault.mounts": byOwner,
+	"vault.auth.type=approle": byOwner, "vault.auth.type=jwt": byOwner, "vault.auth.type=cert": byOwner, "vault.auth.type=token": byOwner,
+	"vault.auth.type=kubernetes": closes,
+	"vault.auth.mount":           byOwner, "vault.auth.role": byOwner, "vault.auth.role_id": byOwner,
+	"vault.auth.secret_id_file": closes, "vault.auth.token_file": closes, "vault.auth.certificate_file": closes,
+	"vault.ca_file": closes, "vault.dial": closes, "vault.private_endpoint": closes,
+
+	"local.directories": closes, "local.environment": closes,
+}
+
+// types are the values of the settings that choose a credential.
+var credentialTypes = map[string][]string{
+	"azure.credential.type": keysOf(azureCredentialRules),
+	"aws.credential.type":   keysOf(awsCredentialRules),
+	"gcp.credential.type":   keysOf(gcpCredentialFiles),
+	"vault.auth.type":       keysOf(vaultAuthRules),
+}
+
+func keysOf[K ~string, V any](m map[K]V) (keys []string) {
+	for k := range m {
+		keys = append(keys, string(k))
+	}
+	return keys
+}
+
+// knownSettings are the settings that the parser knows of a section, with the
+// values of types.
+func knownSettings(path string, section reflect.Type) (all []string) {
+	for f := range section.Fields() {
+		name := path + "." + f.Tag.Get("yaml")
+		switch {
+		case f.Type.Kind() == reflect.Struct:
+			all = append(all, knownSettings(name, f.Type)...)
+		case credentialTypes[name] != nil:
+			for _, value := range credentialTypes[name] {
+				all = append(all, name+"="+value)
+			}
+		default:
+			all = append(all, name)
+		}
+	}
+	return all
+}
+
+var sectionTypes = map[secret.Kind]reflect.Type{
+	secret.KindAzureKeyVault:     reflect.TypeFor[azureSection](),
+	secret.KindAWSSecretsManager: reflect.TypeFor[awsSection](),
+	secret.KindGCPSecretManager:  reflect.TypeFor[gcpSection](),
+	secret.KindHashiCorpVault:    reflect.TypeFor[vaultSection](),
+	secret.KindLocalFile:         reflect.TypeFor[localSection](),
+}
+
+// Every setting that the parser knows has been thought of, and is open to exactly
+// those whom the table names.
+func TestSettingClasses(t *testing.T) {
+	if diff := cmp.Diff(slices.Sorted(slices.Values(secret.Kinds())), slices.Sorted(maps.Keys(sectionTypes))); diff != "" {
+		t.Fatal(diff)
+	}
+	var known []string
+	for kind, section := range sectionTypes {
+		for _, setting := range knownSettings(SectionOf(kind), section) {
+			known = append(known, setting)
+			class := closes
+			switch {
+			case IsOrdinary(kind, setting) && IsFixed(kind, setting):
+				t.Errorf("%s is in two classes", setting)
+			case IsOrdinary(kind, setting):
+				class = byOwner
+			case IsFixed(kind, setting):
+				class = byOperator
+			}
+			if class != settingClasses[setting] {
+				t.Errorf("%s is for %s, want %q", setting, class, settingClasses[setting])
+			}
+			if strings.HasSuffix(setting, "_file") && class != closes {
+				t.Errorf("%s names a file of the broker's machine", setting)
+			}
+			// What is nowhere listed is closed, also where it begins like what is.
+			for _, unknown := range []string{setting + "x", SectionOf(kind) + ".later", SectionOf(kind) + ".credential.type=later", SectionOf(kind) + ".auth.type=later"} {
+				if base, _, _ := strings.Cut(setting, "="); unknown != base && (IsOrdinary(kind, unknown) || IsFixed(kind, unknown)) {
+					t.Errorf("%s is open", unknown)
+				}
+			}
+		}
+		if IsOrdinary(kind, SectionOf(kind)) {
+			t.Errorf("%s as a whole is open", SectionOf(kind))
+		}
+	}
+	slices.Sort(known)
+	if diff := cmp.Diff(known, slices.Sorted(maps.Keys(settingClasses))); diff != "" {
+		t.Errorf("the parser and the table know different settings:\n%s", diff)
+	}
+}
+
+// Of a document that comes from elsewhere a person cannot choose what is read of
+// the broker's machine.
+func TestLocalDocuments(t *testing.T) {
+	dir := t.TempDir()
+	parse := func(settings string) Parsed {
+		return ParseDocument([]byte("id: x\nkind: LOCAL_FILE\nlocal: "+settings+"\n"), DocumentConfig{Files: []string{dir}})
+	}
+	for settings, want := range map[string]string{
+		"{directories: [" + dir + "]}":          "",
+		"{directories: [" + dir + "/deep]}":     "",
+		"{directories: [/etc]}":                 "registry.files",
+		"{directories: [" + dir + "/..]}":       "local.directories[0]",
+		"{directories: [" + dir + "x]}":         "registry.files",
+		"{directories: [relative]}":             "local.directories[0]",
+		"{environment: [PGPASSWORD]}":           "in files only",
+		"{environment: ['not a name']}":         "in files only",
+		"{directories: [/], environment: [ A]}": "local.directories[0]",
+	} {
+		p := parse(settings)
+		switch {
+		case want == "" && p.Integration == nil:
+			t.Errorf("%s: %v", settings, p.Faults.Err())
+		case want != "" && (p.Integration != nil || !strings.Contains(p.Faults.Error(), want)):
+			t.Errorf("%s: %v, want %q", settings, p.Faults.Err(), want)
+		}
+	}
+}

@@ -1,0 +1,237 @@
+package integration
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+const fullAWS = `id: orders
+kind: AWS_SECRETS_MANAGER
+aws:
+  stores:
+    - https://secretsmanager.eu-west-1.amazonaws.com
+    - arn:aws:secretsmanager:us-east-1:123456789012
+    - arn:aws:secretsmanager:eu-west-1:210987654321
+  role:
+    arn: arn:aws:iam::123456789012:role/team/secretbroker
+    external_id: 5d1c7a52-9c1b-4a7e-9f25-6b1e0c9d4a10
+    duration: 30m
+    source_identity: secretbroker
+    tags: {team: orders}
+  credential: {type: web_identity, token_file: token, role_arn: "arn:aws:iam::999999999999:role/broker"}
+  fips: true
+  endpoints: {us-east-1: "https://vpce-0a1b.secretsmanager.us-east-1.vpce.amazonaws.com"}
+  ca_file: ca.pem
+  dial: {sts-fips.eu-west-1.amazonaws.com: "10.0.0.4:443"}
+  private_endpoint: true
+  rotation_dates: true
+grants:
+  - principals: [spiffe://example.org/a]
+    secrets: [prod/*]
+    stores: [https://secretsmanager.eu-west-1.amazonaws.com]
+  - principals: [spiffe://example.org/b]
+    stores: ["arn:aws:secretsmanager:us-east-1:123456789012"]
+  - principals: [spiffe://example.org/c]
+    stores: ["arn:aws:secretsmanager:eu-west-1:210987654321"]
+`
+
+func TestParseFullAWS(t *testing.T) {
+	got := ParseFile("/etc/integrations/aws.yaml", []byte(fullAWS), sound)
+	if err := got.Faults.Err(); err != nil {
+		t.Fatal(err)
+	}
+	want := &Integration{
+		ID:   "orders",
+		Kind: secret.KindAWSSecretsManager,
+		AWS: &AWS{
+			Stores: []string{
+				"https://secretsmanager.eu-west-1.amazonaws.com", "arn:aws:secretsmanager:eu-west-1:123456789012",
+				"https://secretsmanager.us-east-1.amazonaws.com", "arn:aws:secretsmanager:us-east-1:123456789012",
+				"arn:aws:secretsmanager:eu-west-1:210987654321",
+			},
+			AccountID: "123456789012",
+			Role: &AWSRole{
+				ARN: "arn:aws:iam::123456789012:role/team/secretbroker", ExternalID: "5d1c7a52-9c1b-4a7e-9f25-6b1e0c9d4a10",
+				Duration: 30 * time.Minute, SourceIdentity: "secretbroker", Tags: map[string]string{"team": "orders"},
+			},
+			Credential: AWSCredential{Type: AWSWebIdentity, TokenFile: "/etc/integrations/token", RoleARN: "arn:aws:iam::999999999999:role/broker"},
+			Endpoints: map[string]string{
+				"eu-west-1": "https://secretsmanager-fips.eu-west-1.amazonaws.com",
+				"us-east-1": "https://vpce-0a1b.secretsmanager.us-east-1.vpce.amazonaws.com",
+			},
+			STSRegion: "eu-west-1", STSEndpoint: "https://sts-fips.eu-west-1.amazonaws.com",
+			CAFile:          "/etc/integrations/ca.pem",
+			Dial:            map[string]string{"sts-fips.eu-west-1.amazonaws.com": "10.0.0.4:443"},
+			PrivateEndpoint: true, RotationDates: true,
+		},
+		Placement: Placement{Cloud: "aws"},
+	}
+	if diff := cmp.Diff(want, got.Integration, cmpopts.IgnoreFields(Integration{}, "Policy")); diff != "" {
+		t.Error(diff)
+	}
+	refs := []NamedFile{{"/etc/integrations/token", UseToken}, {"/etc/integrations/ca.pem", UseCA}}
+	if diff := cmp.Diff(refs, got.Files, cmp.AllowUnexported(NamedFile{})); diff != "" {
+		t.Error(diff)
+	}
+	names := make(map[string]bool)
+	for _, s := range got.Integration.Settings() {
+		names[s.Name] = true
+	}
+	for _, name := range []string{"aws.stores", "aws.role.external_id", "aws.endpoints[eu-west-1]", "aws.role.tags[team]"} {
+		if !names[name] {
+			t.Errorf("the settings have no %s", name)
+		}
+	}
+}
+
+// An ARN and an endpoint that name the same secret meet the same policy.
+func TestAWSPolicy(t *testing.T) {
+	in := ParseFile("/aws.yaml", []byte(fullAWS), sound).Integration
+	const (
+		a, b, c = "spiffe://example.org/a", "spiffe://example.org/b", "spiffe://example.org/c"
+		europe  = "https://secretsmanager.eu-west-1.amazonaws.com"
+		own     = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:"
+		foreign = "arn:aws:secretsmanager:eu-west-1:210987654321:secret:"
+		america = "https://secretsmanager.us-east-1.amazonaws.com"
+	)
+	for _, tt := range []struct {
+		who       authz.Principal
+		reference string
+		want      authz.Effect
+	}{
+		{a, europe + "::prod/db", authz.Allowed},
+		{a, own + "prod/db-AbCdEf", authz.Allowed},
+		{a, own + "other/db-AbCdEf", authz.Denied},
+		{a, foreign + "prod/db-AbCdEf", authz.Denied},
+		{a, america + "::prod/db", authz.Denied},
+		{b, america + "::db", authz.Allowed},
+		{b, "arn:aws:secretsmanager:us-east-1:123456789012:secret:db-AbCdEf", authz.Allowed},
+		{b, europe + "::db", authz.Denied},
+		{c, foreign + "db-AbCdEf", authz.Allowed},
+		{c, europe + "::db", authz.Denied},
+		{c, own + "db-AbCdEf", authz.Denied},
+	} {
+		if d := in.Policy.Decide(tt.who, ref(t, tt.reference)); d.Effect != tt.want {
+			t.Errorf("%s, %s: %v, want %v", tt.who, tt.reference, d.Effect, tt.want)
+		}
+	}
+}
+
+func TestParseAWSCredentials(t *testing.T) {
+	for _, tt := range []struct {
+		section string
+		want    AWSCredential
+		account string
+	}{
+		{"  account_id: \"012345678901\"\n  credential: {type: static, access_key_id_file: id, secret_access_key_file: key}\n",
+			AWSCredential{Type: AWSStatic, AccessKeyIDFile: "/id", SecretAccessKeyFile: "/key"}, "012345678901"},
+		{"  account_id: \"012345678901\"\n  credential: {type: static, access_key_id_file: id, secret_access_key_file: key, session_token_file: st}\n",
+			AWSCredential{Type: AWSStatic, AccessKeyIDFile: "/id", SecretAccessKeyFile: "/key", SessionTokenFile: "/st"}, "012345678901"},
+		{"  account_id: \"012345678901\"\n  credential: {type: profile, credentials_file: creds, profile: orders}\n",
+			AWSCredential{Type: AWSProfile, CredentialsFile: "/creds", Profile: "orders"}, "012345678901"},
+		{"  credential: {type: web_identity, token_file: t, role_arn: \"arn:aws:iam::999999999999:role/r\"}\n",
+			AWSCredential{Type: AWSWebIdentity, TokenFile: "/t", RoleARN: "arn:aws:iam::999999999999:role/r"}, "999999999999"},
+		{"  credential: {type: default}\n  role: {arn: \"arn:aws:iam::123456789012:role/r\", external_id: xy}\n", AWSCredential{Type: AWSDefault}, "123456789012"},
+	} {
+		got := ParseFile("/x.yaml", []byte(headAWS+tt.section), sound)
+		if err := got.Faults.Err(); err != nil {
+			t.Error(err)
+			continue
+		}
+		if diff := cmp.Diff(tt.want, got.Integration.AWS.Credential); diff != "" || got.Integration.AWS.AccountID != tt.account {
+			t.Errorf("account %s, %s", got.Integration.AWS.AccountID, diff)
+		}
+		if r := got.Integration.AWS.Role; r != nil && r.Duration != time.Hour {
+			t.Errorf("duration %s", r.Duration)
+		}
+	}
+}
+
+const (
+	headAWS  = "id: x\nkind: AWS_SECRETS_MANAGER\naws:\n  stores: [https://secretsmanager.eu-west-1.amazonaws.com]\n"
+	roleAWS  = "  role: {arn: \"arn:aws:iam::123456789012:role/r\", external_id: xy}\n"
+	soundAWS = headAWS + roleAWS + "  credential: {type: default}\n"
+)
+
+func TestParseAWSFaults(t *testing.T) {
+	with := func(section string) string { return soundAWS + section }
+	role := func(more string) string {
+		return strings.Replace(soundAWS, "external_id: xy}", "external_id: xy, "+more+"}", 1)
+	}
+	credential := func(c string) string { return strings.Replace(soundAWS, "{type: default}", c, 1) }
+	const tag = "expected a key of 1 to 128 and a value of up to 256 letters, digits, spaces and characters of _.:/=+@-; keys do not begin with aws:"
+	for _, tt := range []struct{ name, data, want string }{
+		{"sound", soundAWS, ""},
+		{"no stores", "id: x\nkind: AWS_SECRETS_MANAGER\naws:\n" + roleAWS + "  credential: {type: default}\n", "aws.stores: at least one is required, such as https://secretsmanager.eu-west-1.amazonaws.com"},
+		{"a vault for a store", strings.Replace(soundAWS, "secretsmanager.eu-west-1.amazonaws.com", "abc.vault.azure.net", 1), "aws.stores[0]: not a store of AWS Secrets Manager: the host is not a regional endpoint"},
+		{"store twice", strings.Replace(soundAWS, ".com]", ".com, https://SECRETSMANAGER.eu-west-1.amazonaws.com/]", 1), "aws.stores[1]: the same store as one before it"},
+		{"two partitions", strings.Replace(soundAWS, ".com]", ".com, https://secretsmanager.cn-north-1.amazonaws.com.cn]", 1), "aws.stores[1]: a store of the partition aws-cn, but the first one is of aws; make an integration for each partition"},
+		{"role of another partition", strings.Replace(soundAWS, "arn:aws:iam", "arn:aws-cn:iam", 1), "aws.role.arn: a role of the partition aws-cn, but aws.stores are of aws"},
+		{"sts in another partition", with("  sts_region: us-gov-west-1\n"), "aws.sts_region: a region of the partition aws-us-gov, but aws.stores are of aws"},
+		{"sts nowhere", with("  sts_region: nowhere\n"), "aws.sts_region: expected a region, such as eu-west-1"},
+		{"no credential", headAWS + roleAWS, "aws.credential.type: missing; it is required: static, profile, web_identity or default"},
+		{"unknown credential", credential("{type: magic}"), "aws.credential.type: expected static, profile, web_identity or default"},
+		{"half static keys", credential("{type: static, access_key_id_file: f}"), "aws.credential.secret_access_key_file: missing; the credential type static requires it"},
+		{"profile without a name", credential("{type: profile, credentials_file: f}"), "aws.credential.profile: missing; the credential type profile requires it"},
+		{"odd profile", credential("{type: profile, credentials_file: f, profile: \"a b\"}"), "aws.credential.profile: expected the name of a section of the credentials file"},
+		{"keys with default", credential("{type: default, access_key_id_file: f}"), "aws.credential.access_key_id_file: does not belong to the credential type default; take it out or change the type"},
+		{"token without a role", credential("{type: web_identity, token_file: f}"), "aws.credential.role_arn: missing; the credential type web_identity requires it"},
+		{"token with an odd role", credential("{type: web_identity, token_file: f, role_arn: r}"), "aws.credential.role_arn: expected a role's ARN, arn:aws:iam::ACCOUNT:role/NAME"},
+		{"neither role nor account", headAWS + "  credential: {type: default}\n", "aws.account_id: missing; without a role it is required: the account of the credential"},
+		{"odd account", headAWS + "  credential: {type: default}\n  account_id: 12-34\n", "aws.account_id: expected an account's 12 digits, in quotation marks"},
+		{"another account than the role's", with("  account_id: \"210987654321\"\n"), "aws.account_id: not the account of aws.role.arn, which is the one that secrets are read in"},
+		{"role without an external id", strings.Replace(soundAWS, ", external_id: xy", "", 1), "aws.role.external_id: missing; it is required: an identifier that only this integration uses"},
+		{"odd external id", strings.Replace(soundAWS, "external_id: xy", "external_id: \"a b\"", 1), "aws.role.external_id: expected 2 to 1224 letters, digits and characters of +=,.@:/_-"},
+		{"role that is none", strings.Replace(soundAWS, ":role/r", ":user/r", 1), "aws.role.arn: expected the ARN of the role to assume, arn:aws:iam::ACCOUNT:role/NAME"},
+		{"session too short", role("duration: 1m"), "aws.role.duration: expected 15m to 12h in whole seconds, and no more than the role allows"},
+		{"session too long", role("duration: 13h"), "aws.role.duration: expected 15m to 12h in whole seconds, and no more than the role allows"},
+		{"chained session too long", strings.Replace(role("duration: 2h"), "{type: default}", "{type: web_identity, token_file: f, role_arn: \"arn:aws:iam::999999999999:role/r\"}", 1),
+			"aws.role.duration: at most 1h for a role that another role assumes, as with the credential type web_identity"},
+		{"odd source identity", role("source_identity: \"aws:x\""), "aws.role.source_identity: expected 2 to 64 letters, digits and characters of +=,.@_-"},
+		{"odd tag", role("tags: {aws:x: y}"), "aws.role.tags[aws:x]: " + tag},
+		{"odd value of a tag", role("tags: {x: \"<y>\"}"), "aws.role.tags[x]: " + tag},
+		{"endpoint elsewhere", with("  endpoints: {eu-west-2: https://vpce.example.org}\n"), "aws.endpoints[eu-west-2]: not a region of aws.stores; nothing else is contacted"},
+		{"endpoint without TLS", with("  endpoints: {eu-west-1: http://vpce.example.org}\n"), "aws.endpoints[eu-west-1]: expected https://HOST with nothing after it"},
+		{"endpoint with a path", with("  endpoints: {eu-west-1: https://vpce.example.org/x}\n"), "aws.endpoints[eu-west-1]: expected https://HOST with nothing after it"},
+		{"odd sts endpoint", with("  sts_endpoint: \"https://u@sts.example.org\"\n"), "aws.sts_endpoint: expected https://HOST with nothing after it"},
+		{"dialling elsewhere", with("  dial: {sts.us-east-1.amazonaws.com: \"10.0.0.1:443\"}\n"), "aws.dial[sts.us-east-1.amazonaws.com]: not the host of an endpoint; nothing else is contacted"},
+		{"dialling nowhere", with("  dial: {sts.eu-west-1.amazonaws.com: \"10.0.0.1\"}\n"), "aws.dial[sts.eu-west-1.amazonaws.com]: expected where to connect to, host:port, such as 127.0.0.1:8444"},
+		{"unknown setting", with("  region: eu-west-1\n"), `aws: unknown setting "region"`},
+		{"grant for another store", with("grants:\n  - principals: [spiffe://example.org/a]\n    stores: [https://secretsmanager.eu-west-2.amazonaws.com]\n"), "grants[0].stores[0]: not one of the integration's"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := ParseFile("/x.yaml", []byte(tt.data), sound)
+			faults := make([]string, len(got.Faults))
+			for i, f := range got.Faults {
+				faults[i] = f.String()
+			}
+			if tt.want == "" && len(faults) > 0 || len(faults) > 1 || tt.want != "" && !slices.ContainsFunc(faults, func(f string) bool { return strings.Contains(f, tt.want) }) {
+				t.Errorf("got %q, want %q", faults, tt.want)
+			}
+		})
+	}
+}
+
+// GovCloud's STS is a FIPS endpoint by its plain name.
+func TestAWSEndpoints(t *testing.T) {
+	gov := strings.NewReplacer("eu-west-1", "us-gov-west-1", "arn:aws:", "arn:aws-us-gov:").Replace(soundAWS) + "  fips: true\n"
+	got := ParseFile("/x.yaml", []byte(gov), sound)
+	if err := got.Faults.Err(); err != nil {
+		t.Fatal(err)
+	}
+	if a := got.Integration.AWS; a.STSEndpoint != "https://sts.us-gov-west-1.amazonaws.com" || a.Endpoints["us-gov-west-1"] != "https://secretsmanager-fips.us-gov-west-1.amazonaws.com" {
+		t.Errorf("STS at %s, endpoints %v", a.STSEndpoint, a.Endpoints)
+	}
+	region, account := got.Integration.AWS.Place("https://secretsmanager.us-gov-west-1.amazonaws.com")
+	if region != "us-gov-west-1" || account != "123456789012" {
+		t.Errorf("place %s, %s", region, account)
+	}
+}

@@ -1,0 +1,368 @@
+package integration
+
+import (
+	"crypto/sha256"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/secret"
+	"github.com/secretbroker/secretbroker/internal/trust/trusttest"
+)
+
+// sound is a check that finds nothing wrong.
+func sound(NamedFile) string { return "" }
+
+func ref(t *testing.T, s string) secret.Ref {
+	t.Helper()
+	r, err := secret.ParseRef(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestParseFull(t *testing.T) {
+	data, err := os.ReadFile("testdata/full.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := ParseFile("/etc/integrations/full.yaml", data, sound)
+	if err := got.Faults.Err(); err != nil {
+		t.Fatal(err)
+	}
+	want := &Integration{
+		ID:          "cspi-sqlserver",
+		DisplayName: "SQL Server CDC",
+		Kind:        secret.KindAzureKeyVault,
+		CacheTTL:    90 * time.Second,
+		Limits:      Limits{MaxConcurrentReads: 16, ReadsPerSecond: 100, Timeout: 2500 * time.Millisecond},
+		Placement:   Placement{Cloud: "azure", Region: "westeurope"},
+
+		Azure: &Azure{
+			TenantID:                 "11111111-2222-3333-4444-555555555555",
+			ClientID:                 "66666666-7777-8888-9999-AAAAAAAAAAAA",
+			Credential:               AzureCredential{Type: AzureClientSecret, ClientSecretFile: "/etc/integrations/credentials/client-secret"},
+			Vaults:                   []string{"https://your-key-vault-name.vault.azure.net", "https://second-vault.vault.azure.net"},
+			CAFile:                   "/etc/integrations/ca.pem",
+			AuthorityHost:            "https://login.example.org:8443/",
+			DisableInstanceDiscovery: true,
+			Dial: map[string]string{
+				"your-key-vault-name.vault.azure.net": "127.0.0.1:8444",
+				"login.example.org":                   "[::1]:8445",
+			},
+			PrivateEndpoint: true,
+		},
+	}
+	if diff := cmp.Diff(want, got.Integration, cmpopts.IgnoreFields(Integration{}, "Policy", "Roles")); diff != "" {
+		t.Error(diff)
+	}
+	if r := got.Integration.Roles; !r.Has(authz.ResourceOwner, "spiffe://example.org/teams/cdc") || !r.Has(authz.Assigner, "spiffe://example.org/ops/a") || r.Has(authz.Auditor, "spiffe://example.org/ops/a") {
+		t.Errorf("roles: %+v", r)
+	}
+	refs := []NamedFile{{"/etc/integrations/credentials/client-secret", UseCredential}, {"/etc/integrations/ca.pem", UseCA}}
+	if diff := cmp.Diff(refs, got.Files, cmp.AllowUnexported(NamedFile{})); diff != "" {
+		t.Error(diff)
+	}
+
+	decisions := []struct {
+		who  authz.Principal
+		ref  string
+		want authz.Decision
+	}{
+		{"spiffe://example.org/connect/1", "https://second-vault.vault.azure.net::sqlserver-a::password", authz.Decision{Effect: authz.Allowed, Grant: 0}},
+		{"spiffe://example.org/connect/1", "https://second-vault.vault.azure.net::sqlserver-a", authz.Decision{}},
+		{"spiffe://example.org/connect/1", "https://your-key-vault-name.vault.azure.net::sqlserver-a::password", authz.Decision{}},
+		{"dns:worker-1.example.org", "https://your-key-vault-name.vault.azure.net::x", authz.Decision{Effect: authz.Allowed, Grant: 1}},
+		{"dns:worker-1.example.org", "https://other.vault.azure.net::x", authz.Decision{Effect: authz.StoreNotAllowed, Grant: 1}},
+		{"dns:worker-2.example.org", "https://second-vault.vault.azure.net::sqlserver-a::password", authz.Decision{}},
+	}
+	for _, d := range decisions {
+		if got := got.Integration.Policy.Decide(d.who, ref(t, d.ref)); got != d.want {
+			t.Errorf("Decide(%s, %s) = %+v, want %+v", d.who, d.ref, got, d.want)
+		}
+	}
+}
+
+func TestParseCredentials(t *testing.T) {
+	tests := []struct {
+		credential string
+		ids        bool
+		want       AzureCredential
+	}{
+		{"{type: client_secret, client_secret_file: /c}", true, AzureCredential{Type: AzureClientSecret, ClientSecretFile: "/c"}},
+		{"{type: client_certificate, certificate_file: c}", true, AzureCredential{Type: AzureClientCertificate, CertificateFile: "/d/c"}},
+		{"{type: workload_identity, token_file: ../c}", true, AzureCredential{Type: AzureWorkloadIdentity, TokenFile: "/c"}},
+		{"{type: managed_identity}", false, AzureCredential{Type: AzureManagedIdentity}},
+		{"{type: default}", false, AzureCredential{Type: AzureDefault}},
+	}
+	for _, tt := range tests {
+		data := "id: x\nkind: AZURE_KEY_VAULT\nazure:\n  credential: " + tt.credential + "\n  vaults: [https://abc.vault.azure.cn]\n"
+		if tt.ids {
+			data += "  tenant_id: example.onmicrosoft.com\n  client_id: " + clientID + "\n"
+		}
+		got := ParseFile("/d/x.yaml", []byte(data), sound)
+		if err := got.Faults.Err(); err != nil {
+			t.Errorf("%s: %v", tt.credential, err)
+			continue
+		}
+		if diff := cmp.Diff(tt.want, got.Integration.Azure.Credential); diff != "" {
+			t.Errorf("%s: %s", tt.credential, diff)
+		}
+		if got.Integration.CacheTTL != 0 || got.Integration.Azure.AuthorityHost != "https://login.chinacloudapi.cn/" {
+			t.Errorf("%s: defaults: %+v %+v", tt.credential, got.Integration, got.Integration.Azure)
+		}
+		if d := got.Integration.Policy.Decide("spiffe://example.org/a", ref(t, "https://abc.vault.azure.cn::x")); !got.Ungranted || d.Effect != authz.Denied {
+			t.Errorf("%s: without grants: %+v", tt.credential, d)
+		}
+	}
+}
+
+// head is the beginning of a file, lines 1 to 3; credential is line 4, vaults 5.
+const (
+	head       = "id: x\nkind: AZURE_KEY_VAULT\nazure:\n"
+	credential = "  credential: {type: managed_identity}\n"
+	vaults     = "  vaults: [https://abc.vault.azure.net]\n"
+	full       = head + credential + vaults
+	secretType = head + "  credential: {type: client_secret, client_secret_file: f}\n" + vaults + "  tenant_id: a.example\n  client_id: " + clientID + "\n"
+)
+
+func TestParseFaults(t *testing.T) {
+	const (
+		badTenant    = "azure.tenant_id: expected a tenant's UUID or a domain name of it"
+		badAuthority = "azure.authority_host: expected https://HOST/ with nothing after it, such as https://login.microsoftonline.com/"
+		badDial      = "azure.dial[abc.vault.azure.net]: expected where to connect to, host:port, such as 127.0.0.1:8444"
+		kinds        = "AZURE_KEY_VAULT, AWS_SECRETS_MANAGER, GCP_SECRET_MANAGER, HASHICORP_VAULT or LOCAL_FILE"
+		types        = "client_secret, client_certificate, workload_identity, managed_identity or default"
+		noVault      = "azure.vaults: at least one vault is required, such as https://NAME.vault.azure.net"
+	)
+	tests := []struct{ name, data, want string }{
+		{"empty", "", "1: the file is empty"},
+		{"not YAML", "id: [\n", "2: not YAML, here or soon after: did not find expected node content"},
+		{"unknown", full + "grant: []\n", `6: unknown setting "grant"; did you mean "grants"?`},
+		{"unknown in azure", full + "  tenant: x\n", `6: azure: unknown setting "tenant"; did you mean "tenant_id"?`},
+		{"secret in the file", head + "  credential: {type: managed_identity, client_secret: hunter2}\n" + vaults,
+			`4: azure.credential: unknown setting "client_secret"; did you mean "client_secret_file"?`},
+		{"duplicate", full + "id: y\n", `6: "id" is set twice, first on line 1`},
+
+		{"no id", strings.TrimPrefix(full, "id: x\n"), "1: id: missing; it is required: the name that connectors' configurations use"},
+		{"bad id", strings.Replace(full, "x", "a/b", 1), "1: id: expected 1 to 64 letters, digits, dots, underscores and hyphens"},
+		{"long id", strings.Replace(full, "x", strings.Repeat("x", 65), 1), "1: id: expected 1 to 64 letters, digits, dots, underscores and hyphens"},
+		{"display name", full + `display_name: "a\nb"` + "\n", "6: display_name: expected one line of at most 256 bytes"},
+		{"no kind", strings.Replace(full, "kind: AZURE_KEY_VAULT\n", "", 1), "1: kind: missing; it is required: " + kinds},
+		{"other kind", strings.Replace(full, "AZURE_KEY_VAULT", "azure_key_vault", 1), "2: kind: expected " + kinds},
+		{"no azure", "id: x\nkind: AZURE_KEY_VAULT\n", "1: azure: missing; the kind AZURE_KEY_VAULT requires it"},
+		{"azure empty", "id: x\nkind: AZURE_KEY_VAULT\nazure:\n", "3: azure.credential.type: missing; it is required: " + types + "\n3: " + noVault},
+
+		{"no tenant and client", head + "  credential:\n    type: workload_identity\n    token_file: f\n" + vaults,
+			"3: azure.tenant_id: missing; the credential type workload_identity requires it\n3: azure.client_id: missing; the credential type workload_identity requires it"},
+		{"tenant with slash", full + "  tenant_id: example.org/x\n", "6: " + badTenant},
+		{"tenant of one word", full + "  tenant_id: common\n", "6: " + badTenant},
+		{"client", full + "  client_id: me\n", "6: azure.client_id: expected an application's client ID, which is a UUID"},
+		{"no credential", head + vaults, "3: azure.credential.type: missing; it is required: " + types},
+		{"other credential", strings.Replace(full, "managed_identity", "password", 1), "4: azure.credential.type: expected " + types},
+		{"no file", strings.Replace(secretType, ", client_secret_file: f", "", 1), "4: azure.credential.client_secret_file: missing; the credential type client_secret requires it"},
+		{"file of another type", strings.Replace(secretType, "client_secret_file: f", "client_secret_file: f, token_file: t", 1),
+			"4: azure.credential.token_file: does not belong to the credential type client_secret; take it out or change the type"},
+		{"file of another type, none wanted", strings.Replace(full, "managed_identity", "default, certificate_file: c", 1),
+			"4: azure.credential.certificate_file: does not belong to the credential type default; take it out or change the type"},
+
+		{"no vaults", head + credential, "3: " + noVault},
+		{"vaults empty", head + credential + "  vaults: []\n", "5: " + noVault},
+		{"bad vaults", head + credential + "  vaults:\n    - https://a-good-one.vault.azure.net\n    - http://abc.vault.azure.net\n    - https://abc.example.org\n",
+			"7: azure.vaults[1]: not a vault: the store is an http:// URL; only https:// is supported; expected https://NAME.vault.azure.net\n" +
+				"8: azure.vaults[2]: not a vault: the host is not a vault of a known cloud (NAME.vault.azure.net, NAME.vault.azure.cn, NAME.vault.usgovcloudapi.net); expected https://NAME.vault.azure.net"},
+		{"same vault", head + credential + "  vaults:\n    - https://abc.vault.azure.net\n    - https://ABC.vault.azure.net:443/\n", "7: azure.vaults[1]: the same vault as azure.vaults[0]"},
+		{"two clouds", head + credential + "  vaults:\n    - https://abc.vault.azure.net\n    - https://abc.vault.azure.cn\n",
+			"7: azure.vaults[1]: a vault of AzureChina, but those before it are of AzurePublic; make an integration for each cloud"},
+
+		{"authority http", full + "  authority_host: http://login.example.org\n", "6: " + badAuthority},
+		{"authority with path", full + "  authority_host: https://login.example.org/tenant\n", "6: " + badAuthority},
+		{"authority with user", full + "  authority_host: https://a:hunter2@login.example.org\n", "6: " + badAuthority},
+		{"authority with query", full + "  authority_host: https://login.example.org/?\n", "6: " + badAuthority},
+		{"authority without host", full + "  authority_host: https://\n", "6: " + badAuthority},
+		{"authority with bad port", full + "  authority_host: https://login.example.org:0\n", "6: " + badAuthority},
+		{"authority with half a port", full + "  authority_host: 'https://login.example.org:'\n", "6: " + badAuthority},
+		{"dial to elsewhere", full + "  dial:\n    abc.vault.azure.net: 127.0.0.1:1\n    login.microsoftonline.com: 127.0.0.1:2\n    example.org: 127.0.0.1:3\n",
+			"9: azure.dial[example.org]: not the host of a listed vault or of the authority; nothing else is contacted"},
+		{"dial twice", full + "  dial:\n    abc.vault.azure.net: 127.0.0.1:1\n    ABC.vault.azure.net: 127.0.0.1:1\n", "7: azure.dial[abc.vault.azure.net]: the same host is listed twice"},
+		{"dial without port", full + "  dial:\n    abc.vault.azure.net: 127.0.0.1\n", "7: " + badDial},
+		{"dial without host", full + "  dial:\n    abc.vault.azure.net: :8444\n", "7: " + badDial},
+		{"dial to port 0", full + "  dial:\n    abc.vault.azure.net: 127.0.0.1:0\n", "7: " + badDial},
+		{"discovery", full + "  disable_instance_discovery: 1\n", "6: azure.disable_instance_discovery: expected true or false, without quotes"},
+
+		{"ttl too short", full + "cache:\n  ttl: 999ms\n", "7: cache.ttl: expected 1s to 24h"},
+		{"ttl zero", full + "cache:\n  ttl: 0s\n", "7: cache.ttl: expected 1s to 24h"},
+		{"ttl too long", full + "cache:\n  ttl: 25h\n", "7: cache.ttl: expected 1s to 24h"},
+		{"ttl without unit", full + "cache:\n  ttl: 5\n", `7: cache.ttl: expected a duration with its unit, such as "30s" or "5m"`},
+
+		{"private endpoint", full + "  private_endpoint: maybe\n", "6: azure.private_endpoint: expected true or false, without quotes"},
+		{"limits too low", full + "limits: {max_concurrent_reads: 0, reads_per_second: -1, timeout: 999ms}\n",
+			"6: limits.max_concurrent_reads: expected 1 to 1024\n" +
+				"6: limits.reads_per_second: expected 1 to 100000, or 0 for as many as the store takes\n" +
+				"6: limits.timeout: expected 1s to 10s"},
+		{"limits too high", full + "limits: {max_concurrent_reads: 1025, reads_per_second: 100001, timeout: 11s}\n",
+			"6: limits.max_concurrent_reads: expected 1 to 1024\n" +
+				"6: limits.reads_per_second: expected 1 to 100000, or 0 for as many as the store takes\n" +
+				"6: limits.timeout: expected 1s to 10s"},
+
+		{"grant without principals", full + "grants:\n  - secrets: [a]\n", "7: grants[0].principals: a grant needs at least one principal"},
+		{"grant to an open trust domain", full + "grants:\n  - principals:\n      - dns:a.example.org\n      - spiffe://example*\n", "9: grants[0].principals[1]: a pattern may not leave the trust domain open"},
+		{"grant of another vault", full + "grants:\n  - principals: [dns:a.example.org]\n    vaults:\n      - https://xyz.vault.azure.net\n",
+			"9: grants[0].vaults[0]: not one of the integration's stores; add it there first"},
+		{"grant of bad names", full + "grants:\n  - principals: [dns:a.example.org]\n    secrets: [a]\n  - principals: [dns:b.example.org]\n    secrets:\n      - a\n      - b_c\n      - '*x'\n",
+			"12: grants[1].secrets[1]: expected a secret's name, or its beginning and one \"*\" at the end\n13: grants[1].secrets[2]: expected a secret's name, or its beginning and one \"*\" at the end"},
+		{"grant with empty secrets", full + "grants:\n  - principals: [dns:a.example.org]\n    secrets: []\n", "8: grants[0].secrets: the list is empty; leave it out to allow every secret"},
+		// A comment may have eaten the entries: that must not open everything.
+		{"grant with no secrets", full + "grants:\n  - principals: [dns:a.example.org]\n    secrets:\n    keys:\n      # - a\n",
+			"8: grants[0].secrets: the list is empty; leave it out to allow every secret\n9: grants[0].keys: the list is empty; leave it out to allow every key and the whole secret"},
+		{"grants is a section", full + "grants: {principals: [a]}\n", "6: grants: expected a list, found a section"},
+		{"grant is text", full + "grants:\n  - dns:a.example.org\n", "7: grants[0]: expected a section of settings (name: value), found a single value"},
+
+		{"all at once", "id: a b\nkind: AZURE_KEY_VAULT\nazure:\n  tenant_id: x\n  credential: {type: client_secret, token_file: f}\n  vaults: [x]\ncache: {ttl: 1}\ngrants:\n  - principals: [x]\nmore: 1\n",
+			"1: id: expected 1 to 64 letters, digits, dots, underscores and hyphens\n" +
+				"3: azure.client_id: missing; the credential type client_secret requires it\n" +
+				"4: " + badTenant + "\n" +
+				"5: azure.credential.client_secret_file: missing; the credential type client_secret requires it\n" +
+				"5: azure.credential.token_file: does not belong to the credential type client_secret; take it out or change the type\n" +
+				"6: azure.vaults[0]: not a vault: the store does not begin with https://; expected https://NAME.vault.azure.net\n" +
+				`7: cache.ttl: expected a duration with its unit, such as "30s" or "5m"` + "\n" +
+				`9: grants[0].principals[0]: expected a SPIFFE ID ("spiffe://...") or "dns:HOST"` + "\n" +
+				`10: unknown setting "more"; known here: id, display_name, kind, azure, aws, gcp, vault, local, cache, limits, placement, grants, roles`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got := ParseFile("/d/f", []byte(tt.data), sound)
+			want := "/d/f:" + strings.ReplaceAll(tt.want, "\n", "\n/d/f:")
+			if diff := cmp.Diff(want, got.Faults.Error()); diff != "" {
+				t.Error(diff)
+			}
+			if got.Integration != nil {
+				t.Errorf("accepted: %+v", got.Integration)
+			}
+			if strings.Contains(got.Faults.Error(), "hunter2") {
+				t.Error("a fault quotes a value")
+			}
+		})
+	}
+}
+
+func TestReferenceFaults(t *testing.T) {
+	dir := t.TempDir()
+	ca := string(trusttest.CertPEM(trusttest.NewCA(t, "own").Server()))
+	for name, content := range map[string]string{
+		"secret": "hunter2", "blank": " \n", "large": strings.Repeat("x", 1<<20+1), "largest": strings.Repeat("x", 1<<20),
+		"ca": "# our own\n" + ca + ca, "cut": ca + ca[:len(ca)/2], "none": "hunter2",
+		"key": ca + "-----BEGIN PRIVATE KEY-----\naGk=\n-----END PRIVATE KEY-----\n", "damaged": "-----BEGIN CERTIFICATE-----\naGk=\n-----END CERTIFICATE-----\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const missing = "there is no such file; a relative path begins at the directory of the file that it stands in"
+	tests := []struct {
+		ref  NamedFile
+		want string
+	}{
+		{NamedFile{"secret", UseCredential}, ""},
+		{NamedFile{"largest", UseCredential}, ""},
+		{NamedFile{"large", UseCredential}, "the file is larger than 1 MiB"},
+		{NamedFile{"blank", UseCredential}, "the file is empty"},
+		{NamedFile{"absent", UseCredential}, missing},
+		{NamedFile{".", UseCredential}, "not a regular file"},
+		{NamedFile{"secret/x", UseCredential}, "the file cannot be read: not a directory"},
+		{NamedFile{"ca", UseCA}, ""},
+		{NamedFile{"absent", UseCA}, missing},
+		{NamedFile{"blank", UseCA}, "the file is empty"},
+		{NamedFile{"none", UseCA}, "of this file only PEM certificates can be used: there is no PEM certificate in it"},
+		{NamedFile{"cut", UseCA}, "of this file only PEM certificates can be used: a certificate in it is cut off or damaged"},
+		{NamedFile{"damaged", UseCA}, "of this file only PEM certificates can be used: certificate 1 in it cannot be parsed"},
+		{NamedFile{"key", UseCA}, "of this file only PEM certificates can be used: it holds something else than certificates"},
+	}
+	look := NewLook()
+	for _, tt := range tests {
+		tt.ref.Path = filepath.Join(dir, tt.ref.Path)
+		if got := look.Read(tt.ref).Fault; got != tt.want {
+			t.Errorf("%s: got %q, want %q", filepath.Base(tt.ref.Path), got, tt.want)
+		}
+	}
+	if got := look.Read(NamedFile{filepath.Join(dir, "secret"), UseCredential}).Sum; got != sha256.Sum256([]byte("hunter2")) {
+		t.Error("the hash is not of the content")
+	}
+	if strings.Contains(string(look.credential), "hunter2") {
+		t.Error("a credential was kept")
+	}
+
+	// In a file, the fault has the line of the setting and not the path: that may
+	// be the credential itself.
+	data := strings.Replace(secretType, "client_secret_file: f", "client_secret_file: hunter2", 1) + "  ca_file: none\n"
+	got := ParseFile(filepath.Join(dir, "f"), []byte(data), func(r NamedFile) string { return look.Read(r).Fault })
+	want := filepath.Join(dir, "f") + ":4: azure.credential.client_secret_file: " + missing + "\n" +
+		filepath.Join(dir, "f") + ":8: azure.ca_file: of this file only PEM certificates can be used: there is no PEM certificate in it"
+	if diff := cmp.Diff(want, got.Faults.Error()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func FuzzParseIntegration(f *testing.F) {
+	data, err := os.ReadFile("testdata/full.yaml")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(data)
+	f.Add([]byte(full))
+	f.Add([]byte(vaultFull))
+	f.Add([]byte(localFull))
+	f.Add([]byte(fullAWS))
+	f.Add([]byte(soundAWS))
+	f.Add([]byte(secretType + "grants:\n  - principals: [dns:*.example.org, spiffe://example.org/**]\n    keys: [a]\n"))
+	stranger := authz.Principal("spiffe://stranger.invalid/nobody")
+	f.Fuzz(func(t *testing.T, data []byte) {
+		got := ParseFile("/d/f.yaml", data, sound)
+		if (got.Integration == nil) == (len(got.Faults) == 0) {
+			t.Fatalf("neither accepted nor at fault, or both: %+v", got)
+		}
+		if got.Integration == nil || strings.Contains(string(data), "stranger") {
+			return
+		}
+		if !validID.MatchString(got.Integration.ID) || got.Claims != got.Integration.ID || len(stores(got.Integration)) == 0 {
+			t.Errorf("accepted: %+v", got.Integration)
+		}
+		if a := got.Integration.Azure; a != nil && !strings.HasPrefix(a.AuthorityHost, "https://") {
+			t.Errorf("accepted: %+v", a)
+		}
+		for _, store := range stores(got.Integration) {
+			if canonical, err := got.Integration.Kind.ParseStore(store); err != nil || canonical != store {
+				t.Fatalf("the store %q is not canonical: %v", store, err)
+			}
+			r := secret.Ref{Kind: got.Integration.Kind, Store: store, Name: "name"}
+			for _, who := range []authz.Principal{stranger, ""} {
+				if d := got.Integration.Policy.Decide(who, r); d.Effect != authz.Denied {
+					t.Errorf("Decide(%q, %v) = %+v", who, r, d)
+				}
+			}
+		}
+	})
+}
+
+// stores returns those of an integration of whatever kind.
+func stores(in *Integration) []string {
+	switch in.Kind {
+	case secret.KindAzureKeyVault:
+		return in.Azure.Vaults
+	case secret.KindAWSSecretsManager:
+		return in.AWS.Stores
+	case secret.KindGCPSecretManager:
+		return in.GCP.Stores
+	case secret.KindHashiCorpVault:
+		return in.Vault.Stores()
+	default:
+		return in.Local.Stores()
+	}
+}

@@ -1,0 +1,9 @@
+//go:build !unix
+
+package dirstore
+
+import (
+	"time"
+)
+
+func processorTime() time.Duration { return 0 }

@@ -1,0 +1,166 @@
+package dirstore
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/filestamp"
+)
+
+// listing is what is known of the directory since it was last listed.
+type listing struct {
+	// stamp is the directory's own, taken before it was read.
+	stamp filestamp.Stamp
+	// settled: while the stamp is the same, so are the files.
+	settled bool
+	at      time.Time
+}
+
+// isIntegration reports whether a file of that name holds an integration.
+func isIntegration(name string) bool {
+	ext := filepath.Ext(name)
+	return (ext == ".yaml" || ext == ".yml") && !strings.HasPrefix(name, ".")
+}
+
+// list lists the directory anew, and returns the files that are new in it and
+// those that are known and no longer there; missing is not nil. If there is no
+// directory, none are there, besides the error.
+func (f *Store) list() (added, missing []string, err error) {
+	next := listing{stamp: filestamp.At(filestamp.NoDirectory, f.dir), at: f.now()}
+	dir, err := os.Open(f.dir)
+	f.vanished.absent = errors.Is(err, fs.ErrNotExist)
+	missing = make([]string, 0, len(f.vanished.held))
+	if f.vanished.absent {
+		return nil, slices.AppendSeq(missing, maps.Keys(f.files)), err
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	defer dir.Close() // nothing was written
+	there := make(map[*file]bool, len(f.files))
+	for {
+		entries, err := dir.ReadDir(1024)
+		for _, e := range entries {
+			if e.IsDir() || !isIntegration(e.Name()) {
+				continue
+			}
+			path := filepath.Join(f.dir, e.Name())
+			if known := f.files[path]; known != nil {
+				there[known] = true
+			} else {
+				added = append(added, path)
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+	}
+	if len(there) < len(f.files) {
+		for path, known := range f.files {
+			if !there[known] {
+				missing = append(missing, path)
+			}
+		}
+	}
+	next.settled = next.stamp.Before(next.at.Add(-settleTime))
+	f.vanished.replaced = f.listing.stamp != (filestamp.Stamp{}) && (f.listing.stamp.Device != next.stamp.Device || f.listing.stamp.Inode != next.stamp.Inode)
+	f.listing = next
+	return added, missing, nil
+}
+
+// relistAfter is how long a list is believed: there are file systems whose
+// directories do not change with their files, remote ones above all.
+const relistAfter = 30 * time.Second
+
+// poll takes up what stamps show to have changed. A directory that has not
+// changed is not listed, unless files are held that were not in it, and files that
+// have not are not read.
+func (f *Store) poll() (err error) {
+	var changed, missing []string
+	if !f.listing.settled || len(f.vanished.held) > 0 || f.now().Sub(f.listing.at) >= relistAfter || f.listing.stamp != filestamp.At(filestamp.NoDirectory, f.dir) {
+		if changed, missing, err = f.list(); err != nil && !f.vanished.absent {
+			return err
+		}
+	}
+	if f.expected == nil || f.expected.changes > maxChanges {
+		f.expected = newExpected(f.files)
+	}
+	f.takeUp(append(changed, f.expected.unlike(f.files)...), missing, runtime.GOMAXPROCS(0))
+	return err
+}
+
+// readAll takes up what has changed, whatever the stamps say. It takes longer and
+// leaves the other CPUs to the calls.
+func (f *Store) readAll() error {
+	added, missing, err := f.list()
+	if err != nil && !f.vanished.absent {
+		return err
+	}
+	f.takeUp(slices.AppendSeq(added, maps.Keys(f.files)), missing, 1)
+	return err
+}
+
+// noticed takes up what has changed of these files. Which of the integrations
+// that concerns is told by their names; where names lead on to others, where a
+// file is gone, and where the directory itself is concerned, everything is looked
+// at.
+func (f *Store) noticed(paths map[string]struct{}) error {
+	if _, itself := paths[f.dir]; itself || f.unreadable != "" || len(f.vanished.held) > 0 || len(paths) > maxNotices {
+		return f.poll()
+	}
+	var concerned []string
+	unknown := false
+	for path := range paths {
+		namers, integration := f.named[path], isIntegration(filepath.Base(path))
+		if integration {
+			concerned = append(concerned, path)
+		}
+		for _, namer := range namers {
+			concerned = append(concerned, namer.path)
+		}
+		unknown = unknown || (!integration && len(namers) == 0)
+	}
+	if gone := f.takeUp(concerned, nil, runtime.GOMAXPROCS(0)); gone || (unknown && f.linked > 0) {
+		return f.poll()
+	}
+	return nil
+}
+
+// takeUp reads what changed and makes it what is served, without those that are
+// missing and not held; missing is nil if the directory was not listed. It reports whether some of what changed was not there: only
+// the list of the directory is believed that a file has been removed, because all
+// of them are gone for a moment while another directory takes its place.
+func (f *Store) takeUp(changed, missing []string, workers int) (gone bool) {
+	slices.Sort(missing)
+	slices.Sort(changed)
+	changed = slices.DeleteFunc(slices.Compact(changed), func(path string) bool {
+		_, ok := slices.BinarySearch(missing, path)
+		return ok
+	})
+	loaded := f.read(changed, workers)
+	for i, file := range loaded {
+		if file == nil {
+			loaded[i], gone = f.files[changed[i]], true
+		}
+	}
+	if gone {
+		f.listing.settled = false
+	}
+	var removed []string
+	if missing != nil {
+		removed = f.settleVanished(missing, changed, loaded)
+	}
+	f.install(slices.Concat(changed, removed), append(loaded, make([]*file, len(removed))...))
+	return gone
+}

@@ -1,0 +1,280 @@
+package dirstore
+
+import (
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/strictyaml"
+)
+
+// snapshot is what is served at one time. It is immutable.
+type snapshot struct {
+	byID   map[string]served
+	sorted []*integration.Integration // by ID
+	faults []registry.FileFault       // by File, that of the directory first
+}
+
+// served is an integration and the file that it is served from.
+type served struct {
+	in   *integration.Integration
+	from *file
+}
+
+// index has files by what they ask for or name, and then by path. It is kept from
+// one reload to the next: to go through ten thousand files for one that has changed
+// takes longer than all the rest.
+type index map[string][]*file
+
+func byPath(f *file, path string) int { return strings.Compare(f.path, path) }
+
+// add puts f in, in the place of what was of the same path.
+func (x index) add(key string, f *file) {
+	i, found := slices.BinarySearchFunc(x[key], f.path, byPath)
+	if !found {
+		x[key] = slices.Insert(x[key], i, f)
+	}
+	x[key][i] = f
+}
+
+// remove takes out the file of that path.
+func (x index) remove(key, path string) {
+	i, found := slices.BinarySearchFunc(x[key], path, byPath)
+	if !found {
+		return
+	}
+	if x[key] = slices.Delete(x[key], i, i+1); len(x[key]) == 0 {
+		delete(x, key)
+	}
+}
+
+// claim is the id that f asks for. A broken file goes on claiming what is
+// served from it; one that never was good claims what can be made out, so that
+// no other file takes its place.
+func (f *file) claim() string {
+	if f.Integration == nil && f.serving != nil {
+		return f.serving.ID
+	}
+	return f.Claims
+}
+
+// concern is what a reload has to decide: no other file and no other id is
+// concerned by what has changed.
+type concern struct {
+	files map[string]*file // by path
+	ids   map[string]bool
+}
+
+func (c *concern) add(f *file) {
+	c.files[f.path] = f
+	if f.serving != nil {
+		c.ids[f.serving.ID] = true
+	}
+}
+
+// replace notes that these files are now as loaded, nil for one that is gone, and
+// returns what that concerns. last is what is served.
+func (f *Store) replace(paths []string, loaded []*file, last *snapshot) concern {
+	c := concern{files: make(map[string]*file), ids: make(map[string]bool)}
+	touched := make(map[string]bool) // ids
+	for i, path := range paths {
+		old, now := f.files[path], loaded[i]
+		if old == now {
+			continue
+		}
+		if f.expected != nil {
+			f.expected.changed(path)
+		}
+		if old != nil {
+			touched[old.claimed] = true
+			if old.serving != nil {
+				touched[old.serving.ID] = true
+			}
+		}
+		if now != nil {
+			now.claimed = now.claim()
+		}
+		f.forget(old, now)
+		if now != nil {
+			touched[now.claimed] = true
+			f.know(now)
+			c.add(now)
+		}
+	}
+	for id := range touched {
+		c.ids[id] = true
+		for _, claimant := range f.claims[id] {
+			c.add(claimant)
+		}
+		if s, ok := last.byID[id]; ok && f.files[s.from.path] != nil {
+			c.add(f.files[s.from.path])
+		}
+	}
+	return c
+}
+
+// know adds a file to what is known.
+func (f *Store) know(now *file) {
+	f.files[now.path] = now
+	if now.claimed != "" {
+		f.claims.add(now.claimed, now)
+	}
+	for _, r := range now.Files {
+		f.named.add(r.Path, now)
+	}
+	if now.linked {
+		f.linked++
+	}
+}
+
+// forget takes a file out of what is known, but for where now is to stand in its
+// place. Both may be nil.
+func (f *Store) forget(old, now *file) {
+	if old == nil {
+		return
+	}
+	delete(f.files, old.path)
+	delete(f.faulty, old.path)
+	if now == nil || now.claimed != old.claimed {
+		f.claims.remove(old.claimed, old.path)
+	}
+	for _, r := range old.Files {
+		if now == nil || !now.names(r.Path) {
+			f.named.remove(r.Path, old.path)
+		}
+	}
+	if old.linked {
+		f.linked--
+	}
+}
+
+func (f *file) names(path string) bool {
+	return slices.ContainsFunc(f.Files, func(r integration.NamedFile) bool { return r.Path == path })
+}
+
+// settle decides which file serves which id, given what was served last, and
+// notes it in the files. Only what is concerned is decided; everything else stays
+// as it is.
+func (f *Store) settle(c concern, last *snapshot) *snapshot {
+	next := &snapshot{byID: maps.Clone(last.byID)}
+	for id := range c.ids {
+		delete(next.byID, id)
+	}
+	for _, path := range slices.Sorted(maps.Keys(c.files)) {
+		from := c.files[path]
+		faults := from.Faults
+		candidate := from.Integration
+		if rival := from.rival(f.claims[from.claimed], last); rival != nil {
+			faults = append(slices.Clone(faults), from.duplicate(rival))
+			candidate = nil
+		}
+		if candidate == nil && from.serving != nil && (from.Integration == nil || len(f.claims[from.serving.ID]) == 0) {
+			candidate = from.serving
+		}
+		from.serving = next.serve(candidate, from, last)
+		if from.serving != nil {
+			c.ids[from.serving.ID] = true
+		}
+		if delete(f.faulty, path); len(faults) > 0 {
+			f.faulty[path] = fileFault(from, faults)
+		}
+	}
+	next.sorted = merge(last.sorted, next, c.ids)
+	next.faults = f.atFault()
+	return next
+}
+
+func fileFault(f *file, faults strictyaml.Faults) registry.FileFault {
+	ff := registry.FileFault{File: f.path, Faults: faults}
+	if f.serving != nil {
+		ff.Serving = f.serving.ID
+	}
+	return ff
+}
+
+// atFault returns what is at fault now, as snapshot.faults.
+func (f *Store) atFault() []registry.FileFault {
+	var list []registry.FileFault
+	if faults := f.directoryFaults(); len(faults) > 0 {
+		list = append(list, registry.FileFault{File: f.dir, Faults: faults})
+	}
+	for _, path := range slices.Sorted(maps.Keys(f.faulty)) {
+		list = append(list, f.faulty[path])
+	}
+	return list
+}
+
+// directoryFaults returns what is wrong with the directory itself.
+func (f *Store) directoryFaults() (faults strictyaml.Faults) {
+	for _, text := range []string{f.unreadable, f.heldFault()} {
+		if text != "" {
+			faults = append(faults, strictyaml.Fault{File: f.dir, Text: text})
+		}
+	}
+	return faults
+}
+
+// serve adds in, which may be nil. One that is the same as before stays the
+// very same, also if its file has been renamed.
+func (s *snapshot) serve(in *integration.Integration, from *file, last *snapshot) *integration.Integration {
+	if in == nil {
+		return nil
+	}
+	if old, ok := last.byID[in.ID]; ok && old.in.Revision == in.Revision {
+		in = old.in
+	}
+	s.byID[in.ID] = served{in, from}
+	return in
+}
+
+// merge returns the integrations of next by ID. They are those of last but for
+// ids.
+func merge(last []*integration.Integration, next *snapshot, ids map[string]bool) []*integration.Integration {
+	sorted := make([]*integration.Integration, 0, len(next.byID))
+	rest := last
+	for _, id := range slices.Sorted(maps.Keys(ids)) {
+		at, found := slices.BinarySearchFunc(rest, id, func(in *integration.Integration, id string) int { return strings.Compare(in.ID, id) })
+		sorted = append(sorted, rest[:at]...)
+		if found {
+			at++
+		}
+		rest = rest[at:]
+		if s, ok := next.byID[id]; ok {
+			sorted = append(sorted, s.in)
+		}
+	}
+	return append(sorted, rest...)
+}
+
+// rival returns a file that keeps f from having the id that both claim: the one
+// that it was served from last or, if that is neither, any other.
+func (f *file) rival(claimants []*file, last *snapshot) *file {
+	if len(claimants) < 2 {
+		return nil
+	}
+	incumbent := ""
+	if s, ok := last.byID[f.claimed]; ok {
+		incumbent = s.from.path
+	}
+	var rival *file
+	for _, c := range claimants {
+		switch {
+		case c.path == incumbent:
+			if c == f {
+				return nil
+			}
+			return c
+		case c != f && rival == nil:
+			rival = c
+		}
+	}
+	return rival
+}
+
+func (f *file) duplicate(rival *file) strictyaml.Fault {
+	return strictyaml.Fault{File: f.path, Line: f.Line, Path: "id",
+		Text: "also claimed by " + filepath.Base(rival.path) + "; give each integration an id of its own"}
+}
