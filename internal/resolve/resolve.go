@@ -64,7 +64,7 @@ type Config struct {
 	// Used, a value may still be held back then, see Outlet, and never leave.
 	Observe func(reason secret.Reason)
 	// Used, if not nil, is told of every value that is handed out. It must not wait.
-	Used func(who authz.Principal, connector, integration string, ref secret.Ref, version string)
+	Used func(who authz.Principal, connector, id string, ref secret.Ref, version string)
 }
 
 // Resolver answers calls. It is safe for concurrent use.
@@ -273,8 +273,8 @@ func unavailable(err error) error {
 // decide asks the policy about every reference, on every call, before anything
 // else about the integration, the cache or the store can be observed. An
 // integration that does not exist has no policy, and no policy denies.
-func (r *Resolver) decide(who authz.Principal, integration string, items []item) (*integration.Integration, error) {
-	in, err := r.cfg.Integrations.Get(integration)
+func (r *Resolver) decide(who authz.Principal, id string, items []item) (*integration.Integration, error) {
+	in, err := r.cfg.Integrations.Get(id)
 	if err := unavailable(err); err != nil {
 		return nil, err
 	}

@@ -23,9 +23,9 @@ type tokenService struct {
 	session string
 }
 
-func (s *store) newSTS(integration string, roots *x509.CertPool) *tokenService {
+func (s *store) newSTS(id string, roots *x509.CertPool) *tokenService {
 	return &tokenService{
-		session: sessionName(integration),
+		session: sessionName(id),
 		client: sts.New(sts.Options{
 			Region:                     s.aws.STSRegion,
 			BaseEndpoint:               &s.aws.STSEndpoint,
@@ -43,11 +43,11 @@ const maxSessionName = 64
 
 // sessionName names the integration, whose ID is of characters that STS takes
 // too. With the broker's name before it, it is of at least two.
-func sessionName(integration string) string {
-	if name := userAgent + "-" + integration; len(name) <= maxSessionName {
+func sessionName(id string) string {
+	if name := userAgent + "-" + id; len(name) <= maxSessionName {
 		return name
 	}
-	return integration
+	return id
 }
 
 // assume gets a session of role for the owner of keys.
