@@ -3,6 +3,7 @@ package admission
 import (
 	"cmp"
 	"context"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -11,49 +12,49 @@ import (
 )
 
 const (
-	// placesPerCPU is how many calls of a Queue run for each CPU.
-	placesPerCPU = 2
+	// slotsPerCPU is how many calls of a Queue run for each CPU.
+	slotsPerCPU = 2
 	// maxQueueTime is how long a call waits in a Queue.
 	maxQueueTime = 2 * time.Second
 )
 
 // Queue bounds how many calls run at the same time, for calls that need much CPU
-// time. Callers get places in turn, however many calls each of them has waiting,
-// and one caller never has more than half of the places. A Queue does not bound how
-// many calls wait; a Gate before it does. It is safe for concurrent use and starts
-// no goroutines.
+// time. Callers get slots in turn, however many calls each of them has waiting,
+// and one caller never has more than half of the slots. A Queue does not bound how
+// many calls wait; a Gate before it does. It is safe for concurrent use.
+//
+// Go's scheduler runs goroutines in the order in which they became ready, whoever they
+// work for. So a call gets no slot before the goroutines that are ready by then have run:
+// those that want slots wait by then, and those that need little time are done.
 type Queue struct {
-	places, each int
-	maxWait      time.Duration
+	slots, each int
+	maxWait     time.Duration
 
 	mu      sync.Mutex
 	running int
 	callers map[string]*queued
 	// turns are the callers with waiting calls, the one whose turn is next first.
 	turns []*queued
+	// filling says that a goroutine is about to give free slots away.
+	filling bool
 }
 
 // queued is a caller with calls that run or wait.
 type queued struct {
 	running int
-	waiting []chan struct{} // each is closed when its call gets a place; oldest first
+	waiting []chan struct{} // each is closed when its call gets a slot; oldest first
 }
 
-// NewQueue makes a Queue with so many places; 0 means two for each CPU.
-func NewQueue(places int) *Queue {
-	places = cmp.Or(places, placesPerCPU*cpulimit.CPUs())
-	return &Queue{places: places, each: max(1, places/2), maxWait: maxQueueTime, callers: make(map[string]*queued)}
+// NewQueue makes a Queue with so many slots; 0 means two for each CPU.
+func NewQueue(slots int) *Queue {
+	slots = cmp.Or(slots, slotsPerCPU*cpulimit.CPUs())
+	return &Queue{slots: slots, each: max(1, slots/2), maxWait: maxQueueTime, callers: make(map[string]*queued)}
 }
 
-// Wait waits for a place, 2 s at most. A call that gets one has to Leave. Without a
-// place the call gets a Refusal, if the wait was too long, or ctx's error.
+// Wait waits for a slot, 2 s at most. A call that gets one has to Leave. Without a
+// slot the call gets a Refusal, if the wait was too long, or ctx's error.
 func (q *Queue) Wait(ctx context.Context, name string) (*Refusal, error) {
 	turn := q.join(name)
-	select {
-	case <-turn:
-		return nil, nil
-	default:
-	}
 	timer := time.NewTimer(q.maxWait)
 	defer timer.Stop()
 	var over *Refusal
@@ -66,23 +67,23 @@ func (q *Queue) Wait(ctx context.Context, name string) (*Refusal, error) {
 	case <-timer.C:
 		over = &Refusal{Limit: CPU, RetryAfter: time.Second}
 	}
-	if !q.giveUp(name, turn) { // it got a place just now
+	if !q.giveUp(name, turn) { // it got a slot just now
 		return nil, nil
 	}
 	return over, err
 }
 
-// Leave ends a call that got a place.
+// Leave ends a call that got a slot.
 func (q *Queue) Leave(name string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.callers[name].running--
 	q.running--
 	q.forget(name)
-	q.fill()
+	q.refill()
 }
 
-// join adds a call and returns what is closed when it has a place.
+// join adds a call and returns what is closed when it has a slot.
 func (q *Queue) join(name string) chan struct{} {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -95,8 +96,24 @@ func (q *Queue) join(name string) chan struct{} {
 	if c.waiting = append(c.waiting, turn); len(c.waiting) == 1 {
 		q.turns = append(q.turns, c)
 	}
-	q.fill()
+	q.refill()
 	return turn
+}
+
+// refill has the free slots given away, once the goroutines that are ready have run. The
+// lock is held.
+func (q *Queue) refill() {
+	if q.filling || q.next() < 0 {
+		return
+	}
+	q.filling = true
+	go func() {
+		runtime.Gosched()
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		q.filling = false
+		q.fill()
+	}()
 }
 
 // giveUp takes a waiting call out, and reports whether it was still waiting.
@@ -115,13 +132,18 @@ func (q *Queue) giveUp(name string, turn chan struct{}) bool {
 	return true
 }
 
-// fill gives the free places to the callers whose turn it is. The lock is held.
+// next is the index of the caller that gets the next slot, -1 if there is none. The lock
+// is held.
+func (q *Queue) next() int {
+	if q.running == q.slots {
+		return -1
+	}
+	return slices.IndexFunc(q.turns, func(c *queued) bool { return c.running < q.each })
+}
+
+// fill gives the free slots to the callers whose turn it is. The lock is held.
 func (q *Queue) fill() {
-	for q.running < q.places {
-		i := slices.IndexFunc(q.turns, func(c *queued) bool { return c.running < q.each })
-		if i < 0 {
-			return
-		}
+	for i := q.next(); i >= 0; i = q.next() {
 		c := q.turns[i]
 		close(c.waiting[0])
 		c.running++

@@ -3,8 +3,11 @@ package admission
 import (
 	"context"
 	"errors"
+	"runtime"
 	"slices"
+	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -67,7 +70,7 @@ func TestQueueTakesTurns(t *testing.T) {
 }
 
 // TestQueueEndsWaits: a call waits no longer than its context, and no longer than
-// the bound, and takes no place after that.
+// the bound, and takes no slot after that.
 func TestQueueEndsWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := NewQueue(1)
@@ -93,4 +96,34 @@ func TestQueueEndsWaits(t *testing.T) {
 			t.Errorf("%d callers and %d turns are left", len(q.callers), len(q.turns))
 		}
 	})
+}
+
+// TestQueueLetsOthersRun: calls that wait for slots do not run before goroutines that
+// are ready.
+func TestQueueLetsOthersRun(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	q := NewQueue(2)
+	var heavy atomic.Int64
+	before := int64(-1)
+	var calls sync.WaitGroup
+	for i := range 40 {
+		calls.Go(func() {
+			name := strconv.Itoa(i % 4)
+			if over, err := q.Wait(t.Context(), name); over != nil || err != nil {
+				t.Errorf("%v, %v", over, err)
+				return
+			}
+			heavy.Add(1)
+			q.Leave(name)
+		})
+	}
+	calls.Go(func() { before = heavy.Load() })
+	calls.Go(func() {}) // Go runs the last one first
+	calls.Wait()
+	if before < 0 || before > 4 {
+		t.Errorf("%d of %d heavy calls ran before the light one", before, heavy.Load())
+	}
+	if heavy.Load() != 40 || len(q.callers) != 0 || q.running != 0 {
+		t.Errorf("%d calls ran; left behind: %d callers, %d running", heavy.Load(), len(q.callers), q.running)
+	}
 }

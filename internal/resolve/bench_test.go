@@ -42,10 +42,14 @@ type fakeStore struct {
 	delay   time.Duration
 	expires time.Time // of every secret
 	reads   atomic.Int64
+	onFetch func() // nil does nothing
 }
 
 func (s *fakeStore) Fetch(_ context.Context, _ *integration.Integration, ref secret.Ref) (*secret.Secret, error) {
 	s.reads.Add(1)
+	if s.onFetch != nil {
+		s.onFetch()
+	}
 	began := time.Now()
 	<-time.After(s.delay)
 	s.mu.Lock()

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -33,6 +35,7 @@ func (r *Resolver) fetch(ctx context.Context, who Caller, in *integration.Integr
 		}
 	}
 	if len(absent) == 1 {
+		who.leaveTurn()
 		r.read(ctx, who, in, request, items, absent[0])
 	}
 	if len(absent) > 1 {
@@ -40,19 +43,33 @@ func (r *Resolver) fetch(ctx context.Context, who Caller, in *integration.Integr
 	}
 }
 
-// readAll reads the secrets of several items at the same time.
+// beginTogether is how many reads a call begins before it lets others run.
+const beginTogether = 8
+
+// readAll reads the secrets of several items at the same time. The call has its turn
+// until all reads have begun, which takes most of their CPU time.
 func (r *Resolver) readAll(ctx context.Context, who Caller, in *integration.Integration, request *Request, items []item, absent []int) {
-	var running sync.WaitGroup
-	for _, i := range absent {
-		running.Go(func() {
-			defer func() {
-				if p := recover(); p != nil { // the call's own recovery does not reach here
-					r.take(who.Memory, items, i, cache.Result{}, fmt.Errorf("resolve: panic of type %T", p))
-				}
-			}()
-			r.read(ctx, who, in, request, items, i)
-		})
+	if err := who.takeTurn(ctx); err != nil {
+		for _, i := range absent {
+			r.take(who.Memory, items, i, cache.Result{}, err)
+		}
+		return
 	}
+	var running sync.WaitGroup
+	for some := range slices.Chunk(absent, beginTogether) {
+		for _, i := range some {
+			running.Go(func() {
+				defer func() {
+					if p := recover(); p != nil { // the call's own recovery does not reach here
+						r.take(who.Memory, items, i, cache.Result{}, fmt.Errorf("resolve: panic of type %T", p))
+					}
+				}()
+				r.read(ctx, who, in, request, items, i)
+			})
+		}
+		runtime.Gosched()
+	}
+	who.leaveTurn()
 	running.Wait()
 }
 

@@ -20,6 +20,7 @@ const (
 // record writes the events, or says that nothing may leave; what may leave is held
 // back by the caller's outlet, if it has one, while the log writes.
 func (r *Resolver) record(who Caller, events []audit.Event) error {
+	who.leaveTurn()
 	receipt, err := r.cfg.Audit.Begin(events)
 	if err == nil && receipt != (audit.Receipt{}) {
 		if who.Outlet != nil {

@@ -1,6 +1,7 @@
 package resolve
 
 import (
+	"context"
 	"fmt"
 	"sort"
 	"strings"
@@ -82,6 +83,33 @@ type Caller struct {
 	Outlet Outlet
 	// Memory, if not nil, is asked before values are copied for the caller.
 	Memory Memory
+	// Turn, if not nil, is the call's turn to use the CPUs.
+	Turn Turn
+}
+
+// Turn is a call's turn to use the CPUs. A call that needs much CPU time takes it, so
+// that calls that need little do not wait for all of those, and gives it up before it
+// waits for anything. It is safe for concurrent use.
+type Turn interface {
+	// Take waits for the turn. The error is a *secret.Error.
+	Take(ctx context.Context) error
+	// Leave gives the turn up, if the call has it.
+	Leave()
+}
+
+// takeTurn waits for the call's turn.
+func (c *Caller) takeTurn(ctx context.Context) error {
+	if c.Turn == nil {
+		return nil
+	}
+	return c.Turn.Take(ctx)
+}
+
+// leaveTurn gives the call's turn up.
+func (c *Caller) leaveTurn() {
+	if c.Turn != nil {
+		c.Turn.Leave()
+	}
 }
 
 // Memory bounds the memory that callers' values take. It is safe for concurrent use.

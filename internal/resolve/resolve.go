@@ -142,10 +142,18 @@ func wipe(items []item) {
 	}
 }
 
+// lightConfigs is how many configs a request may have to need little CPU time.
+const lightConfigs = 8
+
 // look finds out about every reference of a request what there is to know: who
 // may have it, and its value. Nothing has been recorded yet and no value may
 // leave. The caller recycles the items.
 func (r *Resolver) look(ctx context.Context, method string, who Caller, req *Request) (*[]item, error) {
+	if len(req.Configs) > lightConfigs {
+		if err := who.takeTurn(ctx); err != nil {
+			return nil, err
+		}
+	}
 	if err := req.validate(&r.cfg.Limits); err != nil {
 		return nil, r.reject(method, who, req, err)
 	}

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -11,6 +12,7 @@ import (
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 	"github.com/secretbroker/secretbroker/internal/admission"
+	"github.com/secretbroker/secretbroker/internal/budget"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -31,9 +33,10 @@ func (ic *interceptor) gateOf(service string) *gate {
 	}
 }
 
-// takesTurn reports whether calls of a method wait for their turn to use the CPUs.
-// ValidateIntegration does not: it mostly waits for stores, and the use case bounds
-// how many validations run.
+// takesTurn reports whether calls of a method wait for their turn to use the CPUs
+// before they run. ValidateIntegration does not: it mostly waits for stores, and the use
+// case bounds how many validations run. Calls of ResolverService take theirs when they
+// need it, see resolve.Turn.
 func takesTurn(service, method string) bool {
 	switch service {
 	case secretbrokerv1.IntegrationService_ServiceDesc.ServiceName:
@@ -42,6 +45,44 @@ func takesTurn(service, method string) bool {
 		return true
 	default:
 		return false
+	}
+}
+
+// fewOpen is how many open calls a principal may have for them to take no turns: so few
+// delay nobody, and a call that is alone need not wait for anything.
+const fewOpen = 2
+
+// callTurn is a call's turn to use the CPUs. It is safe for concurrent use.
+type callTurn struct {
+	// account, if not nil, has the principal's open calls.
+	account *budget.Account
+	queue   *admission.Queue
+	caller  string
+	over    prometheus.Counter // of refusals
+	held    atomic.Bool
+}
+
+// Take is resolve.Turn's.
+func (t *callTurn) Take(ctx context.Context) error {
+	if t.held.Load() || t.account != nil && t.account.Open.Load() <= fewOpen {
+		return nil
+	}
+	refusal, err := t.queue.Wait(ctx, t.caller)
+	switch {
+	case err != nil:
+		return secret.Errorf(secret.ReasonOverloaded, "the call ended while it waited for its turn; wait, or ask another broker").WithCause(err)
+	case refusal != nil:
+		t.over.Inc()
+		return overLimit(refusal)
+	}
+	t.held.Store(true)
+	return nil
+}
+
+// Leave is resolve.Turn's.
+func (t *callTurn) Leave() {
+	if t.held.Swap(false) {
+		t.queue.Leave(t.caller)
 	}
 }
 

@@ -43,6 +43,7 @@ type callContext struct {
 	context.Context // of the stream
 	call            call
 	memory          callMemory
+	turn            callTurn
 	deadline        time.Time
 
 	mu     sync.Mutex

@@ -80,9 +80,11 @@ type interceptor struct {
 	// calls that manage integrations or ask about policies take no Resolve's place, nor
 	// the other way round, and neither do streams, which last.
 	calls, management, streams *gate
-	turns                      *admission.Queue // of the calls for which takesTurn
-	refusals                   *refusalLog
-	tracer                     *tracing.Tracer // nil if no call is traced
+	// heavy are the turns of Resolve and Check calls that need much CPU time, and turns
+	// those of the calls for which takesTurn.
+	heavy, turns *admission.Queue
+	refusals     *refusalLog
+	tracer       *tracing.Tracer // nil if no call is traced
 }
 
 // managementLimits bound the calls that manage integrations or ask about policies.
@@ -114,8 +116,8 @@ func (ic *interceptor) guard(desc grpc.ServiceDesc) *grpc.ServiceDesc {
 	methods := make([]grpc.MethodDesc, len(desc.Methods))
 	for i, m := range desc.Methods {
 		name := "/" + desc.ServiceName + "/" + m.MethodName
-		g := &guarded{ic: ic, name: name, rule: ic.rules[name], gate: ic.gateOf(desc.ServiceName), metrics: ic.metrics.of(name), next: m.Handler}
-		if takesTurn(desc.ServiceName, m.MethodName) {
+		g := &guarded{ic: ic, name: name, rule: ic.rules[name], gate: ic.gateOf(desc.ServiceName), turns: ic.heavy, metrics: ic.metrics.of(name), next: m.Handler}
+		if g.inTurn = takesTurn(desc.ServiceName, m.MethodName); g.inTurn {
 			g.turns = ic.turns
 		}
 		methods[i] = grpc.MethodDesc{MethodName: m.MethodName, Handler: g.handle}
@@ -130,7 +132,8 @@ type guarded struct {
 	name    string // "/SERVICE/METHOD"
 	rule    rule
 	gate    *gate
-	turns   *admission.Queue // nil if calls run at once
+	turns   *admission.Queue
+	inTurn  bool // calls wait for their turn before they run
 	metrics *methodMetrics
 	next    grpc.MethodHandler // decodes the request and calls the service
 }
@@ -150,7 +153,13 @@ func (g *guarded) handle(srv any, ctx context.Context, decode func(any) error, _
 	if cc.call.who, err = identityOf(ctx, &id); err != nil {
 		return nil, g.ic.refuse(ctx, g.name, &cc.call, err)
 	}
+	cc.turn.queue, cc.turn.caller, cc.turn.over = g.turns, string(id.principal), g.gate.over[admission.CPU]
+	cc.call.who.Turn = &cc.turn
+	defer cc.turn.Leave()
 	if id.conn != nil {
+		if !g.inTurn {
+			cc.turn.account = id.conn.traffic.account
+		}
 		id.conn.traffic.work(cc)
 		defer id.conn.traffic.worked(cc, &resp, &err)
 		if g.gate != g.ic.calls {
@@ -168,6 +177,11 @@ func (g *guarded) handle(srv any, ctx context.Context, decode func(any) error, _
 		return nil, g.ic.refuse(ctx, g.name, &cc.call, err)
 	}
 	defer g.gate.Leave(string(id.principal))
+	if !g.inTurn && id.conn != nil && id.conn.traffic.large.Load() {
+		if err := cc.turn.Take(cc); err != nil {
+			return nil, g.ic.refuse(ctx, g.name, &cc.call, err)
+		}
+	}
 	return g.answer(srv, cc, decode, start)
 }
 
@@ -206,37 +220,28 @@ func (g *guarded) answer(srv any, cc *callContext, decode func(any) error, start
 	if g.rule == auditor {
 		decode = g.forAuditors(cc.Context, &cc.call, decode)
 	}
-	if g.turns != nil {
-		var done func()
-		decode, done = g.inTurn(cc.Context, &cc.call, decode)
-		defer done()
+	if g.inTurn {
+		decode = g.takeTurn(cc, decode)
 	}
 	return g.next(srv, cc, decode, nil)
 }
 
-// inTurn decodes a request and then waits until the call may run, so that a request
-// that comes slowly takes no place. done ends the call.
-func (g *guarded) inTurn(ctx context.Context, c *call, decode func(any) error) (next func(any) error, done func()) {
-	who, running := string(c.who.Principal), false
-	next = func(req any) error {
+// takeTurn decodes a request and then waits until the call may run, so that a request
+// that comes slowly takes no slot.
+func (g *guarded) takeTurn(cc *callContext, decode func(any) error) func(any) error {
+	ctx := cc.Context
+	return func(req any) error {
 		if err := decode(req); err != nil {
 			return err
 		}
-		over, err := g.turns.Wait(ctx, who)
-		switch {
-		case err != nil:
-			return status.FromContextError(err).Err()
-		case over != nil:
-			g.gate.over[over.Limit].Inc()
-			return g.ic.refuse(ctx, g.name, c, overLimit(over))
+		err := cc.turn.Take(ctx)
+		if err == nil {
+			return nil
 		}
-		running = true
-		return nil
-	}
-	return next, func() {
-		if running {
-			g.turns.Leave(who)
+		if ctx.Err() != nil {
+			return status.FromContextError(ctx.Err()).Err()
 		}
+		return g.ic.refuse(ctx, g.name, &cc.call, err)
 	}
 }
 

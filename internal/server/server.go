@@ -151,7 +151,7 @@ func New(cfg Config) (*Server, error) {
 	ic := &interceptor{
 		log: cfg.Logger, metrics: measured, rules: rules, closing: closing, mayExplain: cfg.MayExplain,
 		calls: measured.gate("", limits.Calls), management: measured.gate("management_", managementLimits), streams: measured.gate("", limits.Calls),
-		turns: admission.NewQueue(limits.ManagementRunning), refusals: newRefusalLog(), tracer: cfg.Tracer,
+		heavy: admission.NewQueue(0), turns: admission.NewQueue(limits.ManagementRunning), refusals: newRefusalLog(), tracer: cfg.Tracer,
 	}
 	greetings := &handshakes{limit: limits.MaxHandshakes}
 	ended := newConnectionMetrics(cfg.Metrics, greetings.count)

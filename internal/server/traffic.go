@@ -23,6 +23,9 @@ const (
 	// headerCopies how often it keeps those of a header.
 	pieceBytes   = 128
 	headerCopies = 2
+	// largeRequest is how many bytes a request has to have for decoding it to take much
+	// CPU time.
+	largeRequest = 2 << 10
 	// rapidReset is how soon after its beginning the end of a call counts as a rapid
 	// reset; a principal may have so many per second, and so many at once.
 	rapidReset      = 20 * time.Millisecond
@@ -79,6 +82,8 @@ type traffic struct {
 	handlers, streaming atomic.Int64
 	// apart is how many handlers work on calls that are counted apart and do not last.
 	apart atomic.Int64
+	// large says that the open calls' requests are large on average.
+	large atomic.Bool
 	// writeBegan is when the write under way began, in Unix nanoseconds, or 0.
 	writeBegan atomic.Int64
 
@@ -268,6 +273,7 @@ func (t *traffic) settle() bool {
 		t.account.Open.Add(calls - t.opened)
 		t.opened = calls
 	}
+	t.large.Store(t.bytes > largeRequest*int64(len(t.streams)))
 	want := open*streamBytes + t.handlers.Load()*handlerBytes + t.bytes
 	more := want - t.charged
 	t.charged = want

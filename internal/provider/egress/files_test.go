@@ -64,7 +64,7 @@ func TestReadPrivateKey(t *testing.T) {
 	if b, err := ReadPrivateKey(in, setting, ""); err != nil || string(b) != "kept" {
 		t.Errorf("of the kept one %d bytes, %v", len(b), err)
 	}
-	if err := os.Chmod(file, 0o644); err != nil { //nolint:gosec // what the test is about
+	if err := os.Chmod(file, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	for path, fault := range map[string]string{file: "chmod 600", file + "-missing": "does not exist"} {
