@@ -68,7 +68,7 @@ func tlsFiles(t config.TLS, log *slog.Logger) trust.FilesConfig {
 func (m *metrics) watchTrust(store *trust.Store) {
 	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "secretbroker_tls_reload_failures_total",
-		Help: "Attempts to renew certificate, client authorities or CRLs that failed; what was in force before stays in force.",
+		Help: "Attempts to renew certificate, client authorities or CRLs that failed; the last valid version remains in use.",
 	}, func() float64 { return float64(store.Stats().ReloadFailures) }))
 	expiry := func(which string, read func(trust.Stats) time.Time) {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{

@@ -157,11 +157,11 @@ func TestValidateTLS(t *testing.T) {
 	}
 	other := trusttest.NewCA(t, "another")
 	for what, spoil := range map[string]func(){
-		"cut off or damaged": func() { trusttest.Put(t, files.Cert, []byte("-----BEGIN CERTIFICATE-----\nAAAA")) },
-		"it is no CRL":       func() { trusttest.Put(t, files.CRL, []byte("x")) },
-		"not in the client":  func() { trusttest.Put(t, files.CRL, other.CRL(nil)) },
-		"there is no CRL":    func() { trusttest.Put(t, files.ClientCA, trusttest.PEM("CERTIFICATE", ca.Cert.Raw, other.Cert.Raw)) },
-		"is not a regular":   func() { _ = os.Remove(files.Key); _ = os.Mkdir(files.Key, 0o700) },
+		"truncated or damaged": func() { trusttest.Put(t, files.Cert, []byte("-----BEGIN CERTIFICATE-----\nAAAA")) },
+		"is not a CRL":         func() { trusttest.Put(t, files.CRL, []byte("x")) },
+		"not in the client":    func() { trusttest.Put(t, files.CRL, other.CRL(nil)) },
+		"there is no CRL":      func() { trusttest.Put(t, files.ClientCA, trusttest.PEM("CERTIFICATE", ca.Cert.Raw, other.Cert.Raw)) },
+		"is not a regular":     func() { _ = os.Remove(files.Key); _ = os.Mkdir(files.Key, 0o700) },
 		"should have been re": func() {
 			trusttest.Put(t, files.CRL, ca.CRL(func(l *x509.RevocationList) { l.NextUpdate = time.Now().Add(-time.Second) }))
 		},

@@ -8,10 +8,10 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// What is in this file looks at every grant in turn and compares text by text:
-// it is for people who ask, not for the way of a request.
+// The functions in this file examine every grant and compare it pattern by pattern.
+// They answer the questions of operators and are too slow for the path of a Resolve.
 
-// Access is one grant that gives a secret to the principals of one pattern.
+// Access is a grant that allows the principals of one pattern to read a secret.
 type Access struct {
 	// Grant is the index of the grant.
 	Grant int
@@ -19,31 +19,31 @@ type Access struct {
 	Principal string
 }
 
-// Match says which parts of one grant fit a question. The grant gives the secret
-// if all of them do and the store is one of the integration's.
+// Match reports which parts of one grant match a question. The grant allows the read
+// if all parts match and the store is one of the integration's.
 type Match struct {
 	// Principal is the first of the grant's patterns that matches the caller, ""
 	// if none does.
 	Principal string
-	// Store, Secret and Key are true also where the grant does not narrow them.
+	// Store, Secret and Key are also true if the grant does not restrict them.
 	Store, Secret, Key bool
 }
 
-// All reports whether every part fits.
+// All reports whether every part matches.
 func (m Match) All() bool { return m.Principal != "" && m.Store && m.Secret && m.Key }
 
 // Explanation is how a Policy came to a Decision.
 type Explanation struct {
-	// Decision is what Decide says.
+	// Decision is the result of Decide.
 	Decision Decision
-	// StoreListed: the store is one of the integration's.
+	// StoreListed reports whether the store is one of the integration's.
 	StoreListed bool
-	// Grants has one Match for every grant, by its index.
+	// Grants contains one Match for each grant, at the grant's index.
 	Grants []Match
 }
 
-// Grants returns the grants in canonical form: stores and names as the store
-// compares them, and "*" where Secrets was nil. Callers must not change them.
+// Grants returns the grants in canonical form: stores and names in the form in which
+// the store compares them, and "*" if Secrets was nil. Callers must not modify them.
 func (p *Policy) Grants() []Grant {
 	if p == nil {
 		return nil
@@ -59,8 +59,8 @@ func (p *Policy) Stores() []string {
 	return slices.Sorted(maps.Keys(p.stores))
 }
 
-// Readers returns every principal pattern to which a grant gives ref, in the order of the
-// grants. It takes time in proportion to all grants.
+// Readers returns each principal pattern that a grant allows to read ref, in the
+// order of the grants. Its running time is proportional to the number of grants.
 func (p *Policy) Readers(ref secret.Ref) []Access {
 	if p == nil || !p.stores[ref.Store] {
 		return nil
@@ -78,14 +78,15 @@ func (p *Policy) Readers(ref secret.Ref) []Access {
 	return readers
 }
 
-// Explain says how Decide comes to its decision. It takes time in proportion to
-// all grants. The zero Explanation is that of a nil Policy.
+// Explain returns the decision on a request and the reasons for it. Its running time
+// is proportional to the number of grants. For a nil Policy it returns the zero
+// Explanation.
 func (p *Policy) Explain(who Principal, ref secret.Ref) Explanation {
 	if p == nil {
 		return Explanation{}
 	}
 	e := Explanation{
-		Decision:    p.Decide(who, ref), // the same code as for a call, so that they cannot differ
+		Decision:    p.Decide(who, ref), // the code that decides calls, so the results cannot differ
 		StoreListed: p.stores[ref.Store],
 		Grants:      make([]Match, len(p.grants)),
 	}
@@ -101,7 +102,7 @@ func (p *Policy) Explain(who Principal, ref secret.Ref) Explanation {
 	return e
 }
 
-// patternOf returns the first pattern that matches who, "" if none does.
+// patternOf returns the first pattern that matches who, or "" if none does.
 func (g *Grant) patternOf(who Principal) string {
 	i := slices.IndexFunc(g.Principals, func(pattern string) bool { return matchesPrincipal(pattern, who) })
 	if i < 0 {
@@ -125,7 +126,7 @@ func (g *Grant) hasKey(ref secret.Ref) bool {
 	return ref.Key != "" && slices.ContainsFunc(g.Keys, func(pattern string) bool { return matchesText(pattern, ref.Key) })
 }
 
-// matchesText reports whether a pattern of names or keys matches s.
+// matchesText reports whether s matches a pattern for names or keys.
 func matchesText(pattern, s string) bool {
 	if prefix, ok := strings.CutSuffix(pattern, "*"); ok {
 		return strings.HasPrefix(s, prefix)
@@ -133,7 +134,7 @@ func matchesText(pattern, s string) bool {
 	return s == pattern
 }
 
-// matchesPrincipal reports whether a pattern of principals matches who.
+// matchesPrincipal reports whether who matches a pattern for principals.
 func matchesPrincipal(pattern string, who Principal) bool {
 	id := string(who)
 	if domain, ok := strings.CutPrefix(pattern, dnsWildcard); ok {
@@ -145,7 +146,7 @@ func matchesPrincipal(pattern string, who Principal) bool {
 	}
 	if prefix, ok := strings.CutSuffix(pattern, "*"); ok {
 		rest, ok := strings.CutPrefix(id, prefix)
-		return ok && !strings.Contains(rest, "/") // "*" ends with its segment
+		return ok && !strings.Contains(rest, "/") // "*" does not match "/"
 	}
 	return id == pattern
 }

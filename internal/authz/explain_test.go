@@ -181,10 +181,10 @@ func TestParsePrincipal(t *testing.T) {
 		{"spiffe://example.org/", "", "not a SPIFFE ID"},
 		{"spiffe://Example.org/a", "", "not a SPIFFE ID"},
 		{"spiffe://example.org/a/../b", "", "not a SPIFFE ID"},
-		{"spiffe://example.org/connect/*", "", "a pattern matches many"},
-		{"dns:*.example.org", "", "a pattern matches many"},
-		{"dns:", "", "the name of one host"},
-		{"dns:wor\u212aer.example.org", "", "the name of one host"},
+		{"spiffe://example.org/connect/*", "", "a pattern can match many"},
+		{"dns:*.example.org", "", "a pattern can match many"},
+		{"dns:", "", "a host name after"},
+		{"dns:wor\u212aer.example.org", "", "a host name after"},
 	} {
 		got, err := ParsePrincipal(tt.text)
 		switch {

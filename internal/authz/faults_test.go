@@ -14,11 +14,11 @@ const (
 	wantPrincipal = `expected a SPIFFE ID ("spiffe://...") or "dns:HOST"`
 	wantHost      = `expected dns:HOST in lower case, or dns:*.DOMAIN for the hosts directly below a domain`
 	wantDomain    = `expected dns:*.DOMAIN in lower case`
-	starAtEnd     = `"*" is only allowed at the end, for the rest of one path segment, and "/**" at the end, for everything below`
-	openDomain    = `a pattern may not leave the trust domain open`
-	wantName      = `expected a secret's name, or its beginning and one "*" at the end`
-	wantKey       = `expected a JSON key, or its beginning and one "*" at the end`
-	foreignVault  = `not one of the integration's stores; add it there first`
+	starAtEnd     = `"*" is only allowed at the end, where it matches the rest of one path segment; "/**" at the end matches everything below`
+	openDomain    = `a pattern must name the complete trust domain`
+	wantName      = `expected a secret's name, or a prefix followed by one "*"`
+	wantKey       = `expected a JSON key, or a prefix followed by one "*"`
+	foreignVault  = `not a store of the integration; add it to the integration first`
 )
 
 func TestPrincipalPatternFaults(t *testing.T) {

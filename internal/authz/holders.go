@@ -2,14 +2,16 @@ package authz
 
 import "slices"
 
-// Holders finds out of many Roles those in which a principal has a role, without
-// asking each of them. It is immutable and safe for concurrent use.
+// Holders is an index of many Roles by pattern. It finds those in which a principal
+// has a role without examining each. It is immutable and safe for concurrent use.
 type Holders struct {
-	// at are the indices of the Roles that have a pattern, in ascending order.
+	// at maps a pattern to the indices of the Roles that contain it, in ascending
+	// order.
 	at map[string][]int
 }
 
-// NewHolders makes the Holders of roles; nil ones among them give nobody anything.
+// NewHolders returns an index of roles. Elements of roles may be nil; they give no
+// principal a role.
 func NewHolders(roles []*Roles) *Holders {
 	h := &Holders{at: make(map[string][]int)}
 	for i, r := range roles {

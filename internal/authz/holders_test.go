@@ -6,9 +6,9 @@ import (
 	"testing"
 )
 
-// Holders finds what asking each Roles finds.
+// Holders agrees with examining each Roles in turn.
 func TestHolders(t *testing.T) {
-	everybody := []Principal{"", "spiffe://td/a/1", "spiffe://td/a/12", "spiffe://td/a", "spiffe://td/a/b/c", "spiffe://td", "spiffe://other/a/1", "dns:h1.x.org", "dns:h2.x.org", "dns:x.org", "dns:org"}
+	callers := []Principal{"", "spiffe://td/a/1", "spiffe://td/a/12", "spiffe://td/a", "spiffe://td/a/b/c", "spiffe://td", "spiffe://other/a/1", "dns:h1.x.org", "dns:h2.x.org", "dns:x.org", "dns:org"}
 	patterns := []string{
 		"spiffe://td/a/1", "spiffe://td/a/*", "spiffe://td/a/1*", "spiffe://td/a/**", "spiffe://td/a*", "spiffe://td/**", "spiffe://td/*",
 		"spiffe://td", "spiffe://other/**", "dns:h1.x.org", "dns:*.x.org", "dns:*.org", "dns:x.org",
@@ -30,7 +30,7 @@ func TestHolders(t *testing.T) {
 			all[i] = roles(t, b)
 		}
 		h := NewHolders(all)
-		for _, who := range everybody {
+		for _, who := range callers {
 			var want []int
 			for i, r := range all {
 				if (Authority{Integration: r}).May(who, ToRead) {

@@ -5,16 +5,17 @@ import (
 	"strings"
 )
 
-// patterns maps literal texts and prefixes (written with a trailing "*") to
-// values of type T. A lookup takes one map access for the literal and one for
-// each distinct length of a prefix, however many entries there are.
+// patterns maps literal texts and prefixes (written with a trailing "*") to values of
+// type T. A lookup accesses a map once for the literal and once for each distinct
+// length of a prefix, regardless of the number of entries.
 type patterns[T any] struct {
 	literal map[string]T
 	prefix  map[string]T
 	lengths []int // distinct lengths of the prefixes, longest first
 }
 
-// update replaces the value of pattern by change(value); an absent one is zero.
+// update replaces the value of pattern by change(value). The value of a new pattern
+// is zero.
 func (p *patterns[T]) update(pattern string, change func(T) T) {
 	text, isPrefix := strings.CutSuffix(pattern, "*")
 	if !isPrefix {
@@ -34,8 +35,8 @@ func (p *patterns[T]) update(pattern string, change func(T) T) {
 	}
 }
 
-// match calls yield with the value of every pattern that matches s, the most
-// specific first, until yield returns false; it reports whether yield did.
+// match calls yield with the value of each pattern that matches s, the most specific
+// first, until yield returns false. It reports whether yield returned false.
 func (p *patterns[T]) match(s string, yield func(T) bool) (stopped bool) {
 	if v, ok := p.literal[s]; ok && !yield(v) {
 		return true

@@ -11,26 +11,27 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Grant lets the principals that match one of Principals read the secrets that
-// match all the narrowings which are set. A nil narrowing leaves everything
-// open. An empty one is an error, because it is unclear whether it means everything or nothing.
+// Grant allows the principals that match one of Principals to read the secrets that
+// match Stores, Secrets and Keys. If one of these three is nil, it does not restrict
+// the grant. An empty list is an error, because its author could have meant
+// everything or nothing.
 type Grant struct {
-	// Principals are patterns: a whole ID; a SPIFFE ID ending in "*", which
+	// Principals are patterns: a complete ID; a SPIFFE ID ending in "*", which
 	// matches the rest of one path segment; a SPIFFE ID ending in "/**", which
-	// matches everything below; or "dns:*.DOMAIN" for one more label.
+	// matches everything below; or "dns:*.DOMAIN", which matches one more label.
 	Principals []string
 	// Stores are stores of the integration.
 	Stores []string
-	// Secrets are names, or beginnings of names followed by "*", compared as the
-	// store compares them.
+	// Secrets are names, or prefixes of names followed by "*". They are compared in
+	// the same way as the store compares names.
 	Secrets []string
-	// Keys are JSON keys, or beginnings followed by "*", compared exactly. A
-	// grant narrowed to keys never gives out a whole secret.
+	// Keys are JSON keys, or prefixes of keys followed by "*", compared byte by
+	// byte. A grant with Keys never allows a principal to read a whole secret.
 	Keys []string
 }
 
-// GrantError is a fault in a grant and its position: Index is the
-// element of the list Field, or -1 for the list itself.
+// GrantError is an error in a grant. Index is the position in the list Field, or -1
+// for the list itself.
 type GrantError struct {
 	Grant int
 	Field string
@@ -45,17 +46,17 @@ func (e *GrantError) Error() string {
 	return fmt.Sprintf("grants[%d].%s[%d]: %s", e.Grant, e.Field, e.Index, e.Text)
 }
 
-// Effect is what a Policy says to a request.
+// Effect is the result of a Decision.
 type Effect uint8
 
-// The zero Effect is Denied.
+// The effects, in ascending order of strength. The zero Effect is Denied.
 const (
-	// Denied: no grant gives this principal this secret.
+	// Denied: no grant allows this principal to read this secret.
 	Denied Effect = iota
-	// StoreNotAllowed: a grant would, but the store is not one of the
+	// StoreNotAllowed: a grant matches, but the store is not one of the
 	// integration's.
 	StoreNotAllowed
-	// Allowed: the grant of the Decision gives it.
+	// Allowed: a grant allows the read.
 	Allowed
 )
 
@@ -73,8 +74,8 @@ func (e Effect) String() string {
 // Decision is the answer to "may this principal read this reference?".
 type Decision struct {
 	Effect Effect
-	// Grant is the index of the grant that led to the Effect; it means nothing
-	// when the Effect is Denied.
+	// Grant is the index of the grant that caused the Effect. It is not meaningful
+	// if the Effect is Denied.
 	Grant int
 }
 
@@ -87,24 +88,24 @@ type Policy struct {
 	inDir    map[string]*patterns[*rules] // SPIFFE directory -> patterns of the last path segment
 	below    map[string]*rules            // SPIFFE directory -> everything below it
 
-	// grants is what the maps were made of, in canonical form. Decide does not
-	// look at it; explanations do.
+	// grants are the grants in canonical form. Only explanations use them, not
+	// Decide.
 	grants []Grant
 }
 
-// rules is what the principals of one pattern may read, by secret name.
+// rules is the secrets that the principals of one pattern may read, by name.
 type rules struct{ names patterns[[]narrowing] }
 
-// narrowing is what one grant says beyond the secret's name.
+// narrowing is the restrictions of one grant beyond the secret's name.
 type narrowing struct {
 	grant  int
-	stores map[string]bool     // nil: any of the integration's
-	keys   *patterns[struct{}] // nil: any key, and the whole secret
+	stores map[string]bool     // nil: all of the integration's
+	keys   *patterns[struct{}] // nil: all keys, and the whole secret
 }
 
-// NewPolicy compiles the grants of an integration whose stores, of the given
-// kind and in canonical form, are listed. The error joins a *GrantError for
-// every fault.
+// NewPolicy compiles the grants of an integration of the given kind. stores are the
+// integration's stores in canonical form. The error joins one *GrantError for each
+// mistake.
 func NewPolicy(kind secret.Kind, stores []string, grants []Grant) (*Policy, error) {
 	p := &Policy{
 		stores:   make(map[string]bool, len(stores)),
@@ -128,7 +129,12 @@ func NewPolicy(kind secret.Kind, stores []string, grants []Grant) (*Policy, erro
 	return p, nil
 }
 
-// Decide says whether who may read ref. It does no I/O and does not allocate.
+// Decide reports whether who may read ref. It does no I/O and does not allocate.
+//
+// It examines patterns from the most to the least specific, first by principal and
+// then by secret name, and stops at the first grant that allows the read. The grant
+// in the Decision, which the audit log records, therefore does not depend on the
+// order of a map.
 func (p *Policy) Decide(who Principal, ref secret.Ref) Decision {
 	if p == nil || who == "" {
 		return Decision{}
@@ -187,7 +193,7 @@ func (p *Policy) judge(n *narrowing, ref secret.Ref) Decision {
 	return Decision{Effect: Allowed, Grant: n.grant}
 }
 
-// compiler adds one grant to a Policy.
+// compiler adds one grant to a Policy and collects its errors.
 type compiler struct {
 	policy *Policy
 	kind   secret.Kind
@@ -207,7 +213,7 @@ func (c *compiler) add(g Grant) {
 	names := c.names(g.Secrets)
 	c.policy.grants = append(c.policy.grants, Grant{
 		Principals: slices.Clone(g.Principals),
-		Stores:     slices.Sorted(maps.Keys(n.stores)), // nil of nil
+		Stores:     slices.Sorted(maps.Keys(n.stores)), // nil if n.stores is nil
 		Secrets:    names,
 		Keys:       slices.Clone(g.Keys),
 	})
@@ -238,7 +244,7 @@ func (c *compiler) stores(list []string) map[string]bool {
 			continue
 		}
 		if !c.policy.stores[canonical] {
-			c.fault("vaults", i, "not one of the integration's stores; add it there first")
+			c.fault("vaults", i, "not a store of the integration; add it to the integration first")
 			continue
 		}
 		stores[canonical] = true
@@ -257,7 +263,7 @@ func (c *compiler) names(list []string) []string {
 	for i, s := range list {
 		text := strings.TrimSuffix(s, "*")
 		if s == "" || !c.kind.ValidNamePart(text) {
-			c.fault("secrets", i, `expected a secret's name, or its beginning and one "*" at the end`)
+			c.fault("secrets", i, `expected a secret's name, or a prefix followed by one "*"`)
 			continue
 		}
 		names = append(names, c.kind.FoldName(s))
@@ -275,7 +281,7 @@ func (c *compiler) keys(list []string) *patterns[struct{}] {
 	var keys patterns[struct{}]
 	for i, s := range list {
 		if s == "" || strings.Contains(strings.TrimSuffix(s, "*"), "*") || !utf8.ValidString(s) {
-			c.fault("keys", i, `expected a JSON key, or its beginning and one "*" at the end`)
+			c.fault("keys", i, `expected a JSON key, or a prefix followed by one "*"`)
 			continue
 		}
 		keys.update(s, func(struct{}) struct{} { return struct{}{} })
@@ -283,8 +289,8 @@ func (c *compiler) keys(list []string) *patterns[struct{}] {
 	return &keys
 }
 
-// rulesOf returns the rules of a principal pattern and creates them if there are
-// none; text says what is wrong with the pattern.
+// rulesOf returns the rules of a principal pattern, and creates them if necessary.
+// text describes what is wrong with the pattern, and is empty if it is valid.
 func (c *compiler) rulesOf(pattern string) (r *rules, text string) {
 	if text := CheckPrincipalPattern(pattern); text != "" {
 		return nil, text

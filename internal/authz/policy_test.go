@@ -12,16 +12,16 @@ const (
 	other = "https://other.vault.azure.net" // not one of the integration's
 )
 
-// A question is put to a policy, with the answer that is right.
+// A question is a request to a policy and its expected decision.
 type question struct {
 	who, ref string
 	want     Decision
 }
 
-// allow says that grant i gives ref to who.
+// allow expects that grant i allows who to read ref.
 func allow(i int, who, ref string) question { return question{who, ref, Decision{Allowed, i}} }
 
-// outside says that grant i would give it, were the store one of the
+// outside expects that grant i would allow the read if the store were one of the
 // integration's.
 func outside(i int, who, ref string) question {
 	return question{who, ref, Decision{StoreNotAllowed, i}}
@@ -256,7 +256,7 @@ func TestDecideByStore(t *testing.T) {
 	})
 }
 
-// One grant has to allow all of it: narrowings of different grants do not add up.
+// One grant must allow the whole request: parts of different grants do not combine.
 func TestDecideByOneGrant(t *testing.T) {
 	p := mustPolicy(t, []string{prod, stage},
 		Grant{Principals: []string{"spiffe://example.org/connect/**"}, Secrets: []string{"db"}, Keys: []string{"user"}, Stores: []string{prod}},
@@ -287,8 +287,8 @@ func TestDecideByOneGrant(t *testing.T) {
 	)
 }
 
-// A grant that allows wins over one that only would in another store, whichever
-// is looked at first.
+// A grant that allows the read takes precedence over one that fails because of the
+// store, in whichever order they are examined.
 func TestDecideAllowedBeatsOutside(t *testing.T) {
 	const who = "spiffe://example.org/a/b"
 	for _, grants := range [][]Grant{
@@ -305,8 +305,8 @@ func TestDecideAllowedBeatsOutside(t *testing.T) {
 	}
 }
 
-// The audit log names the grant that allowed a read: it is the most specific
-// one, by principal and then by secret name, so that it does not depend on chance.
+// The audit log names the grant that allowed a read. It must be the most specific
+// one, by principal and then by secret name, so that the result is deterministic.
 func TestDecideNamesTheMostSpecificGrant(t *testing.T) {
 	const who = "spiffe://example.org/a/b"
 	p := mustPolicy(t, []string{prod},

@@ -9,27 +9,27 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
-// Principal is a caller's identity as its verified client certificate states
-// it: a SPIFFE ID ("spiffe://example.org/connect/worker-1") or a DNS name with
-// the prefix "dns:" ("dns:worker-1.example.org"), in canonical form. The zero
-// Principal identifies no caller and is granted nothing.
+// Principal is the identity in a caller's verified client certificate, in canonical
+// form: a SPIFFE ID ("spiffe://example.org/connect/worker-1"), or a DNS name with
+// the prefix "dns:" ("dns:worker-1.example.org"). The zero Principal identifies no
+// caller, and no grant or role applies to it.
 type Principal string
 
 const (
 	spiffePrefix = "spiffe://"
 	dnsPrefix    = "dns:"
-	// dnsWildcard begins a pattern for one more label, as in a TLS certificate
-	// (RFC 9525 section 6.3).
+	// dnsWildcard begins a pattern that matches one more label, as in a TLS
+	// certificate (RFC 9525 section 6.3).
 	dnsWildcard = dnsPrefix + "*."
 )
 
 // SPIFFEPrincipal returns the Principal of a SPIFFE ID.
 func SPIFFEPrincipal(id spiffeid.ID) Principal { return Principal(id.String()) }
 
-// DNSPrincipal returns the Principal of a DNS name, and false if name is not one
-// that names a single host, such as a wildcard.
+// DNSPrincipal returns the Principal of a DNS name. It returns false if name does
+// not name a single host, as with a wildcard.
 func DNSPrincipal(name string) (Principal, bool) {
-	if !isASCII(name) { // strings.ToLower would let the Kelvin sign pass for a k
+	if !isASCII(name) { // strings.ToLower would turn the Kelvin sign into a k
 		return "", false
 	}
 	name = strings.ToLower(name)
@@ -39,19 +39,19 @@ func DNSPrincipal(name string) (Principal, bool) {
 	return Principal(dnsPrefix + name), true
 }
 
-// ParsePrincipal returns the one principal that a person means by s: a SPIFFE ID
-// or "dns:HOST", whose case does not matter. The error says what was expected;
-// it does not quote s.
+// ParsePrincipal parses a principal that a user has typed: a SPIFFE ID, or
+// "dns:HOST", where HOST may be in upper or lower case. The error describes the
+// expected form and does not quote s.
 func ParsePrincipal(s string) (Principal, error) {
 	host, isDNS := strings.CutPrefix(s, dnsPrefix)
 	switch {
 	case strings.Contains(s, "*"):
-		return "", errors.New(`a pattern matches many principals; give one of them, without "*"`)
+		return "", errors.New(`a pattern can match many principals; name a single one, without "*"`)
 	case isDNS:
 		if p, ok := DNSPrincipal(host); ok {
 			return p, nil
 		}
-		return "", errors.New(`expected the name of one host after "dns:", such as dns:worker-1.example.org`)
+		return "", errors.New(`expected a host name after "dns:", such as dns:worker-1.example.org`)
 	case strings.HasPrefix(s, spiffePrefix):
 		id, err := spiffeid.FromString(s)
 		if err != nil {
@@ -59,14 +59,13 @@ func ParsePrincipal(s string) (Principal, error) {
 		}
 		return SPIFFEPrincipal(id), nil
 	default:
-		return "", errors.New(`expected a SPIFFE ID, such as spiffe://example.org/connect/worker-1, or "dns:" and a host's name`)
+		return "", errors.New(`expected a SPIFFE ID, such as spiffe://example.org/connect/worker-1, or "dns:" followed by a host name`)
 	}
 }
 
-// ancestors calls yield with every directory that a SPIFFE ID lies in, the
-// nearest first, and what follows it: for spiffe://td/a/b these are
-// ("spiffe://td/a/", "b") and ("spiffe://td/", "a/b"). It stops when yield
-// returns false.
+// ancestors calls yield with each directory above a SPIFFE ID, the nearest first,
+// and the rest of the ID. For spiffe://td/a/b these are ("spiffe://td/a/", "b") and
+// ("spiffe://td/", "a/b"). It stops when yield returns false.
 func (p Principal) ancestors(yield func(dir, rest string) bool) {
 	id := string(p)
 	if !strings.HasPrefix(id, spiffePrefix) {
@@ -83,7 +82,8 @@ func (p Principal) ancestors(yield func(dir, rest string) bool) {
 	}
 }
 
-// dnsParent returns the domain of a dns: principal: its name without the first label.
+// dnsParent returns the domain of a dns: principal, its name without the first
+// label.
 func dnsParent(id string) (domain string, ok bool) {
 	if !strings.HasPrefix(id, dnsPrefix) {
 		return "", false
@@ -92,7 +92,8 @@ func dnsParent(id string) (domain string, ok bool) {
 	return domain, true
 }
 
-// CheckPrincipalPattern returns what is wrong with a pattern, "" if it is valid.
+// CheckPrincipalPattern describes what is wrong with a pattern. It returns "" if the
+// pattern is valid.
 func CheckPrincipalPattern(pattern string) (text string) {
 	switch {
 	case strings.HasPrefix(pattern, dnsWildcard):
@@ -116,7 +117,7 @@ func checkSPIFFEPattern(pattern string) (text string) {
 	id := pattern
 	trustDomain, _, _ := strings.Cut(pattern[len(spiffePrefix):], "/")
 	if strings.Contains(trustDomain, "*") {
-		return "a pattern may not leave the trust domain open"
+		return "a pattern must name the complete trust domain"
 	}
 	switch {
 	case strings.HasSuffix(pattern, "/**"):
@@ -127,7 +128,7 @@ func checkSPIFFEPattern(pattern string) (text string) {
 		id = strings.TrimSuffix(pattern, "*")
 	}
 	if strings.Contains(id, "*") {
-		return `"*" is only allowed at the end, for the rest of one path segment, and "/**" at the end, for everything below`
+		return `"*" is only allowed at the end, where it matches the rest of one path segment; "/**" at the end matches everything below`
 	}
 	if _, err := spiffeid.FromString(id); err != nil {
 		return "not a SPIFFE ID: " + err.Error()
@@ -144,8 +145,8 @@ func isASCII(s string) bool {
 	return true
 }
 
-// isDNSName holds RFC 1123's rule for host names, in lower case, and takes the
-// underscore that some internal names have.
+// isDNSName reports whether s is a host name (RFC 1123) in lower case. It also
+// accepts underscores, which some internal names contain.
 func isDNSName(s string) bool {
 	if len(s) == 0 || len(s) > 253 {
 		return false

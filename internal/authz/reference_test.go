@@ -12,8 +12,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// decideSlowly is what Decide has to agree with: it asks every grant in turn and
-// compares text by text. It returns every decision of the strongest effect.
+// decideSlowly is the reference implementation of Decide: it compares the request with
+// one grant after another. It returns all decisions that have the strongest effect.
 func decideSlowly(stores []string, grants []Grant, who Principal, ref secret.Ref) []Decision {
 	var decisions []Decision
 	strongest := Denied
@@ -70,7 +70,7 @@ func isPrincipal(pattern, who string) bool {
 	}
 }
 
-// compare puts one question to both implementations, and has it explained.
+// compare checks that both implementations, and the explanation, agree on a request.
 func compare(t *testing.T, p *Policy, stores []string, grants []Grant, who Principal, ref secret.Ref) Effect {
 	t.Helper()
 	got, want := p.Decide(who, ref), decideSlowly(stores, grants, who, ref)
@@ -85,7 +85,7 @@ func compare(t *testing.T, p *Policy, stores []string, grants []Grant, who Princ
 	return got.Effect
 }
 
-// few makes a list of up to n drawn from pool, nil now and then.
+// few returns up to n elements of pool, or sometimes nil.
 func few(r *rand.Rand, n int, pool []string) []string {
 	var list []string
 	for range r.IntN(n + 1) {
@@ -94,7 +94,8 @@ func few(r *rand.Rand, n int, pool []string) []string {
 	return list
 }
 
-// What generated questions and grants are drawn from: small, so that they meet.
+// The pools for generated questions and grants. They are small, so that questions and
+// grants often match.
 var (
 	namePool      = []string{"a", "ab", "abc", "b", "b-a", "A", "aB"}
 	keyPool       = []string{"a", "A", "ab", "a.b", "é", "b"}
@@ -110,7 +111,7 @@ var (
 	}, principalPool...)
 )
 
-// someGrants makes up to n grants in the given stores.
+// someGrants returns up to n grants in the given stores.
 func someGrants(r *rand.Rand, n int, stores []string) []Grant {
 	grants := make([]Grant, r.IntN(n+1))
 	for i := range grants {
@@ -122,7 +123,7 @@ func someGrants(r *rand.Rand, n int, stores []string) []Grant {
 	return grants
 }
 
-// someQuestion makes a question that policies of prod and stage may be asked.
+// someQuestion returns a question for policies of prod and stage.
 func someQuestion(t *testing.T, r *rand.Rand) (Principal, secret.Ref) {
 	t.Helper()
 	text := append(few(r, 1, []string{prod, stage}), other)[0] + "::" + namePool[r.IntN(len(namePool))]

@@ -5,59 +5,61 @@ import (
 	"slices"
 )
 
-// Role is what a principal may do with integrations. No role gives a secret: that
-// takes a Grant. The names are part of the wire and of files.
+// Role is a set of permissions to manage integrations. No role allows a principal to
+// read a secret: only a Grant does. The names are part of the wire contract and of
+// file formats.
 type Role string
 
 // The roles.
 const (
-	// ResourceOwner may do everything with an integration.
+	// ResourceOwner may perform all actions on an integration.
 	ResourceOwner Role = "RESOURCE_OWNER"
-	// Assigner may look at an integration and grant and revoke its use, and neither
-	// change nor delete it.
+	// Assigner may view an integration, and grant and revoke its use. It may neither
+	// change nor delete the integration.
 	Assigner Role = "ASSIGNER"
-	// Auditor may look at an integration and at its use, and have decisions
-	// explained.
+	// Auditor may view an integration and its use, and request explanations of
+	// decisions.
 	Auditor Role = "AUDITOR"
 )
 
 // AllRoles lists the roles, the strongest first.
 var AllRoles = [...]Role{ResourceOwner, Assigner, Auditor}
 
-// Action is something that can be done with integrations.
+// Action is an operation of managing integrations.
 type Action uint8
 
 // The actions. No role allows the zero Action.
 const (
-	// ToRead is to look at an integration, its grants and its use.
+	// ToRead is viewing an integration, its grants and its use.
 	ToRead Action = iota + 1
-	// ToExplain is to have decisions explained.
+	// ToExplain is requesting the explanation of a decision.
 	ToExplain
-	// ToValidate is to have an integration's stores contacted.
+	// ToValidate is making the broker contact an integration's stores.
 	ToValidate
-	// ToAssign is to grant and revoke its use.
+	// ToAssign is granting and revoking the use of an integration.
 	ToAssign
-	// ToChange is to change what it is and what it reads.
+	// ToChange is changing an integration's settings.
 	ToChange
-	// ToDelete is to delete it, even while it is in use.
+	// ToDelete is deleting an integration, even while it is in use.
 	ToDelete
-	// ToGiveRoles is to say who has which role on it.
+	// ToGiveRoles is changing the roles on an integration.
 	ToGiveRoles
-	// ToCreate is to make new integrations.
+	// ToCreate is creating integrations.
 	ToCreate
-	// ToUseMachine is to let an integration use what belongs to the broker's own
-	// machine: its identity, its files and its ways into private networks.
+	// ToUseMachine is configuring an integration to use resources of the broker's
+	// own machine: its identity, its files and its access to private networks.
 	ToUseMachine
 )
 
 // allActions lists the actions.
 var allActions = [...]Action{ToRead, ToExplain, ToValidate, ToAssign, ToChange, ToDelete, ToGiveRoles, ToCreate, ToUseMachine}
 
-// rights says which roles an action takes.
+// rights is the roles that allow an action.
 type rights struct {
-	// roles are those that will do, for all integrations or for the one in question.
+	// roles are the roles that allow the action. Each counts if the principal has it
+	// for all integrations or for the integration in question.
 	roles []Role
-	// organisation: only a role for all integrations counts.
+	// organisation means that only a role for all integrations counts.
 	organisation bool
 }
 
@@ -80,13 +82,13 @@ func rightsTo(act Action) rights {
 	}
 }
 
-// Roles says which principals have which role. It is immutable and safe for
-// concurrent use. A nil Roles gives no principal a role.
+// Roles maps principals to roles. It is immutable and safe for concurrent use. A nil
+// Roles gives no principal a role.
 type Roles struct {
 	holders map[Role]*Principals
 }
 
-// RoleError is a fault in the patterns of a role; Index is the element.
+// RoleError is an error in the patterns of a role. Index is the position in the list.
 type RoleError struct {
 	Role  Role
 	Index int
@@ -95,8 +97,8 @@ type RoleError struct {
 
 func (e *RoleError) Error() string { return fmt.Sprintf("%s: entry %d: %s", e.Role, e.Index+1, e.Text) }
 
-// NewRoles makes Roles of patterns of principals, as in a grant. The error is a
-// *RoleError for the first fault.
+// NewRoles returns the Roles that bindings defines, by patterns for principals as in
+// a Grant. The error is a *RoleError for the first mistake.
 func NewRoles(bindings map[Role][]string) (*Roles, error) {
 	r := &Roles{holders: make(map[Role]*Principals, len(bindings))}
 	for role := range bindings {
@@ -121,7 +123,7 @@ func (r *Roles) Has(role Role, who Principal) bool {
 	return r != nil && r.holders[role].Contains(who)
 }
 
-// Patterns returns the patterns that have the role. Callers must not change them.
+// Patterns returns the patterns that have the role. Callers must not modify them.
 func (r *Roles) Patterns(role Role) []string {
 	if r == nil || r.holders[role] == nil {
 		return nil
@@ -129,15 +131,15 @@ func (r *Roles) Patterns(role Role) []string {
 	return r.holders[role].patterns
 }
 
-// Authority is who may do what with one integration: by the roles for all
-// integrations and by those for this one. The zero Authority allows
+// Authority is the roles that apply to one integration: those for all integrations
+// of the organisation, and those for this integration. The zero Authority allows
 // nothing.
 type Authority struct {
 	Organisation, Integration *Roles
 }
 
-// May reports whether who may do it. Where no integration is in question, as with
-// ToCreate, a.Integration is nil.
+// May reports whether who may perform the action. a.Integration is nil if the action
+// concerns no existing integration, as with ToCreate.
 func (a Authority) May(who Principal, act Action) bool {
 	need := rightsTo(act)
 	return slices.ContainsFunc(need.roles, func(role Role) bool {
@@ -145,9 +147,10 @@ func (a Authority) May(who Principal, act Action) bool {
 	})
 }
 
-// Locks reports whether who would lose the right to change the integration's roles
-// if they were changed to next. Callers refuse such changes: then a principal that
-// changes roles remains an owner, and there is always one.
+// Locks reports whether who would lose the right to change the integration's roles if
+// they were changed to next. Callers reject such changes. A principal that changes
+// roles thus remains an owner, so an integration that has an owner never loses its
+// last one.
 func (a Authority) Locks(who Principal, next *Roles) bool {
 	return a.May(who, ToGiveRoles) && !Authority{a.Organisation, next}.May(who, ToGiveRoles)
 }

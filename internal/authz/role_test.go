@@ -66,12 +66,12 @@ func TestNewRolesFaults(t *testing.T) {
 	}
 }
 
-// TestNobodyGetsMoreThanGiven: whatever roles are changed to, by whoever may
-// change them and is not locked out by it, there is an owner left, nobody but an
-// owner has ever changed them, and roles for one integration give nothing beyond
-// it.
+// TestNobodyGetsMoreThanGiven applies random changes of roles, each by a principal
+// that may change them and does not lock itself out. Afterwards an owner remains,
+// only owners have changed roles, and roles on one integration allow nothing on
+// others.
 func TestNobodyGetsMoreThanGiven(t *testing.T) {
-	everybody := []Principal{"spiffe://td/a/1", "spiffe://td/a/2", "spiffe://td/b/1", "dns:h1.x.org", "dns:h2.x.org"}
+	callers := []Principal{"spiffe://td/a/1", "spiffe://td/a/2", "spiffe://td/b/1", "dns:h1.x.org", "dns:h2.x.org"}
 	patterns := []string{"spiffe://td/a/1", "spiffe://td/a/*", "spiffe://td/b/**", "spiffe://td/**", "dns:*.x.org", "dns:h1.x.org"}
 	for seed := range uint64(200) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
@@ -84,9 +84,9 @@ func TestNobodyGetsMoreThanGiven(t *testing.T) {
 			}
 			return roles(t, b)
 		}
-		a := Authority{Organisation: &Roles{}, Integration: roles(t, map[Role][]string{ResourceOwner: {string(everybody[0])}})}
+		a := Authority{Organisation: &Roles{}, Integration: roles(t, map[Role][]string{ResourceOwner: {string(callers[0])}})}
 		for step := range 50 {
-			who, next := everybody[rnd.IntN(len(everybody))], random()
+			who, next := callers[rnd.IntN(len(callers))], random()
 			if !a.May(who, ToGiveRoles) || a.Locks(who, next) {
 				continue
 			}
@@ -95,7 +95,7 @@ func TestNobodyGetsMoreThanGiven(t *testing.T) {
 			}
 			a.Integration = next
 			owners := 0
-			for _, p := range everybody {
+			for _, p := range callers {
 				if a.May(p, ToGiveRoles) {
 					owners++
 				}

@@ -5,20 +5,20 @@ import (
 	"strings"
 )
 
-// Rule is one permission, cut out of a grant: the principals that match
-// Principal may read what matches Secret and Key in Store. Two policies are
-// compared by their Rules, so that it does not matter how grants are written.
+// Rule is the smallest unit of a grant: the principals that match Principal may read
+// the secrets and keys that match Secret and Key in Store. Policies are compared by
+// their Rules, so the comparison does not depend on how grants are written.
 type Rule struct {
 	// Principal, Secret and Key are patterns as in a Grant, Store is one store;
 	// all in canonical form.
 	Principal, Store, Secret string
-	// Key is empty for a rule that is not narrowed to keys: it gives the whole
-	// secret and every key. "*" gives every key, but not the whole secret.
+	// Key is empty for a rule that is not restricted to keys: it allows the whole
+	// secret and every key. "*" allows every key, but not the whole secret.
 	Key string
 }
 
-// Rules returns what the policy gives, every Rule once, in the order of the
-// grants. A grant to three principals for two secrets in four stores becomes 24.
+// Rules returns the policy as Rules, without duplicates, in the order of the grants.
+// A grant to three principals for two secrets in four stores becomes 24 Rules.
 func (p *Policy) Rules() []Rule {
 	if p == nil {
 		return nil
@@ -55,8 +55,7 @@ func (p *Policy) Rules() []Rule {
 	return rules
 }
 
-// Covers reports whether r allows everything that other allows. It compares
-// pattern with pattern: what other rules allow besides does not count.
+// Covers reports whether r allows everything that other allows.
 func (r Rule) Covers(other Rule) bool {
 	return coversPrincipal(r.Principal, other.Principal) &&
 		r.Store == other.Store &&
@@ -64,8 +63,8 @@ func (r Rule) Covers(other Rule) bool {
 		coversKey(r.Key, other.Key)
 }
 
-// coversKey: without a narrowing there is also the whole secret, which no
-// pattern of keys gives.
+// coversKey compares the Key of two rules. A rule without Key allows the whole secret
+// too, which no pattern for keys does.
 func coversKey(key, other string) bool {
 	switch {
 	case key == "":
@@ -77,7 +76,8 @@ func coversKey(key, other string) bool {
 	}
 }
 
-// coversText compares patterns of names or keys.
+// coversText reports whether a pattern for names or keys matches everything that
+// another matches.
 func coversText(pattern, other string) bool {
 	if prefix, ok := strings.CutSuffix(pattern, "*"); ok {
 		return strings.HasPrefix(strings.TrimSuffix(other, "*"), prefix)
@@ -85,7 +85,8 @@ func coversText(pattern, other string) bool {
 	return pattern == other
 }
 
-// coversPrincipal compares patterns of principals.
+// coversPrincipal reports whether a pattern for principals matches every principal
+// that another matches.
 func coversPrincipal(pattern, other string) bool {
 	if pattern == other {
 		return true
@@ -104,17 +105,17 @@ func coversPrincipal(pattern, other string) bool {
 	return false
 }
 
-// RuleSet finds out whether one rule of many covers another without asking each
-// of them. It is immutable and safe for concurrent use.
+// RuleSet is an index of many rules. It finds a rule that covers another without
+// examining each. It is immutable and safe for concurrent use.
 type RuleSet struct {
 	rules map[Rule]bool
 	at    map[place][]Rule
 }
 
-// place is what the rules of one entry of a RuleSet have in common.
+// place is the key of the index: the rules of one entry have it in common.
 type place struct{ principal, store string }
 
-// NewRuleSet makes a RuleSet of rules.
+// NewRuleSet returns an index of rules.
 func NewRuleSet(rules []Rule) *RuleSet {
 	s := &RuleSet{rules: make(map[Rule]bool, len(rules)), at: make(map[place][]Rule)}
 	for _, r := range rules {
@@ -127,7 +128,7 @@ func NewRuleSet(rules []Rule) *RuleSet {
 
 // Covers reports whether one of the rules covers r.
 func (s *RuleSet) Covers(r Rule) bool {
-	if s.rules[r] { // nearly all of two versions of one policy
+	if s.rules[r] { // fast path: two versions of a policy have most rules in common
 		return true
 	}
 	for _, pattern := range patternsOver(r.Principal) {
@@ -138,7 +139,7 @@ func (s *RuleSet) Covers(r Rule) bool {
 	return false
 }
 
-// patternsOver returns all patterns of principals that cover the given one.
+// patternsOver returns all patterns for principals that cover the given one.
 func patternsOver(pattern string) []string {
 	over := []string{pattern}
 	if domain, ok := dnsParent(pattern); ok {

@@ -128,7 +128,7 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// policyOf gives what the rules give, and nothing else.
+// policyOf returns a policy that allows exactly what the rules allow.
 func policyOf(t *testing.T, rules ...Rule) *Policy {
 	t.Helper()
 	grants := make([]Grant, len(rules))
@@ -141,7 +141,7 @@ func policyOf(t *testing.T, rules ...Rule) *Policy {
 	return mustPolicy(t, []string{prod, stage}, grants...)
 }
 
-// The rules of a policy, taken together, allow what the policy allows.
+// The rules of a policy together allow exactly what the policy allows.
 func TestRulesAreThePolicy(t *testing.T) {
 	stores := []string{prod, stage}
 	allowed := 0
@@ -179,8 +179,9 @@ func someRule(r *rand.Rand) Rule {
 	}
 }
 
-// What is covered gives nothing more, and what is not covered does: over pools
-// small enough to ask every question that could tell.
+// A covered rule allows nothing more than the rule that covers it, and a rule that is
+// not covered does. The pools are small enough to ask every question that could
+// distinguish them.
 func TestCoversAgreesWithDecide(t *testing.T) {
 	var whos []Principal
 	for _, pattern := range principalPatterns { // one that matches little else for every pattern
@@ -227,7 +228,7 @@ func TestCoversAgreesWithDecide(t *testing.T) {
 	}
 }
 
-// A set finds what asking every rule finds.
+// A RuleSet agrees with comparing each rule in turn.
 func TestRuleSetAgreesWithCovers(t *testing.T) {
 	found := 0
 	for seed := range uint64(5000) {

@@ -1,9 +1,9 @@
-// Package certfile reads files of certificates and revocation lists, strictly: a
-// file that is still being written, or that an editor has damaged, is an error
-// and not a shorter list of authorities.
+// Package certfile parses files of certificates and revocation lists, strictly. A file
+// that is still being written, or that an editor has damaged, is an error.
+// encoding/pem would skip the damaged block and so return fewer authorities.
 //
-// It knows PEM and X.509 and nothing of who trusts whom. Its errors quote
-// nothing of a file.
+// The package knows PEM and X.509, but not which certificates are trusted. Its errors
+// do not quote the file.
 package certfile
 
 import (
@@ -16,12 +16,12 @@ import (
 
 var begin = []byte("-----BEGIN")
 
-// Parse returns the certificates of a PEM file that holds one or more of them
-// and nothing else.
+// Parse returns the certificates of a PEM file, which must contain one or more
+// certificates and no other blocks.
 func Parse(data []byte) ([]*x509.Certificate, error) {
 	blocks := bytes.Count(data, begin)
 	if blocks == 0 {
-		return nil, errors.New("there is no PEM certificate in it")
+		return nil, errors.New("it contains no PEM certificate")
 	}
 	certs := make([]*x509.Certificate, 0, blocks)
 	for {
@@ -30,23 +30,23 @@ func Parse(data []byte) ([]*x509.Certificate, error) {
 			break
 		}
 		if block.Type != "CERTIFICATE" {
-			return nil, errors.New("it holds something else than certificates")
+			return nil, errors.New("it must contain only PEM certificates")
 		}
 		cert, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
-			return nil, fmt.Errorf("certificate %d in it cannot be parsed", len(certs)+1)
+			return nil, fmt.Errorf("its certificate %d cannot be parsed", len(certs)+1)
 		}
 		certs = append(certs, cert)
 		data = rest
 	}
-	if len(certs) != blocks { // pem.Decode skips what it cannot read
-		return nil, errors.New("a certificate in it is cut off or damaged")
+	if len(certs) != blocks { // pem.Decode skips blocks that it cannot decode
+		return nil, errors.New("it contains a truncated or damaged certificate")
 	}
 	return certs, nil
 }
 
-// Complete reports whether every PEM block that begins in data can be read to
-// its end. A certificate's own file may hold its key as well.
+// Complete reports whether every PEM block that begins in data can be decoded. The
+// types of the blocks do not matter: a certificate's file may also contain its key.
 func Complete(data []byte) bool {
 	begun := bytes.Count(data, begin)
 	for ; ; begun-- {
@@ -58,14 +58,14 @@ func Complete(data []byte) bool {
 	}
 }
 
-// RevocationLists returns the CRLs of a file: one in DER, or one or more in PEM
-// and nothing else. Their signatures are not looked at.
+// RevocationLists returns the CRLs of a file, which must contain one CRL in DER, or one
+// or more in PEM and no other blocks. It does not check their signatures.
 func RevocationLists(data []byte) ([]*x509.RevocationList, error) {
 	blocks := bytes.Count(data, begin)
 	if blocks == 0 {
 		crl, err := x509.ParseRevocationList(data)
 		if err != nil || len(crl.Raw) != len(data) {
-			return nil, errors.New("it is no CRL, neither PEM nor DER")
+			return nil, errors.New("it is not a CRL in PEM or DER")
 		}
 		return []*x509.RevocationList{crl}, nil
 	}
@@ -76,22 +76,22 @@ func RevocationLists(data []byte) ([]*x509.RevocationList, error) {
 			break
 		}
 		if block.Type != "X509 CRL" {
-			return nil, errors.New("it holds something else than CRLs")
+			return nil, errors.New("it must contain only CRLs")
 		}
 		crl, err := x509.ParseRevocationList(block.Bytes)
 		if err != nil || len(crl.Raw) != len(block.Bytes) {
-			return nil, fmt.Errorf("CRL %d in it cannot be parsed", len(crls)+1)
+			return nil, fmt.Errorf("its CRL %d cannot be parsed", len(crls)+1)
 		}
 		crls = append(crls, crl)
 		data = rest
 	}
-	if len(crls) != blocks { // pem.Decode skips what it cannot read
-		return nil, errors.New("a CRL in it is cut off or damaged")
+	if len(crls) != blocks { // pem.Decode skips blocks that it cannot decode
+		return nil, errors.New("it contains a truncated or damaged CRL")
 	}
 	return crls, nil
 }
 
-// Pool returns the certificates of a file as a set of roots.
+// Pool returns a pool of the certificates of a file. The file must be valid for Parse.
 func Pool(data []byte) (*x509.CertPool, error) {
 	certs, err := Parse(data)
 	if err != nil {

@@ -205,7 +205,7 @@ func TestParseAWSFaults(t *testing.T) {
 		{"dialling elsewhere", with("  dial: {sts.us-east-1.amazonaws.com: \"10.0.0.1:443\"}\n"), "aws.dial[sts.us-east-1.amazonaws.com]: not the host of an endpoint; nothing else is contacted"},
 		{"dialling nowhere", with("  dial: {sts.eu-west-1.amazonaws.com: \"10.0.0.1\"}\n"), "aws.dial[sts.eu-west-1.amazonaws.com]: expected where to connect to, host:port, such as 127.0.0.1:8444"},
 		{"unknown setting", with("  region: eu-west-1\n"), `aws: unknown setting "region"`},
-		{"grant for another store", with("grants:\n  - principals: [spiffe://example.org/a]\n    stores: [https://secretsmanager.eu-west-2.amazonaws.com]\n"), "grants[0].stores[0]: not one of the integration's"},
+		{"grant for another store", with("grants:\n  - principals: [spiffe://example.org/a]\n    stores: [https://secretsmanager.eu-west-2.amazonaws.com]\n"), "grants[0].stores[0]: not a store of the integration"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got := ParseFile("/x.yaml", []byte(tt.data), sound)

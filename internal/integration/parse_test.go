@@ -213,11 +213,11 @@ func TestParseFaults(t *testing.T) {
 				"6: limits.timeout: expected 1s to 10s"},
 
 		{"grant without principals", full + "grants:\n  - secrets: [a]\n", "7: grants[0].principals: a grant needs at least one principal"},
-		{"grant to an open trust domain", full + "grants:\n  - principals:\n      - dns:a.example.org\n      - spiffe://example*\n", "9: grants[0].principals[1]: a pattern may not leave the trust domain open"},
+		{"grant to an open trust domain", full + "grants:\n  - principals:\n      - dns:a.example.org\n      - spiffe://example*\n", "9: grants[0].principals[1]: a pattern must name the complete trust domain"},
 		{"grant of another vault", full + "grants:\n  - principals: [dns:a.example.org]\n    vaults:\n      - https://xyz.vault.azure.net\n",
-			"9: grants[0].vaults[0]: not one of the integration's stores; add it there first"},
+			"9: grants[0].vaults[0]: not a store of the integration; add it to the integration first"},
 		{"grant of bad names", full + "grants:\n  - principals: [dns:a.example.org]\n    secrets: [a]\n  - principals: [dns:b.example.org]\n    secrets:\n      - a\n      - b_c\n      - '*x'\n",
-			"12: grants[1].secrets[1]: expected a secret's name, or its beginning and one \"*\" at the end\n13: grants[1].secrets[2]: expected a secret's name, or its beginning and one \"*\" at the end"},
+			"12: grants[1].secrets[1]: expected a secret's name, or a prefix followed by one \"*\"\n13: grants[1].secrets[2]: expected a secret's name, or a prefix followed by one \"*\""},
 		{"grant with empty secrets", full + "grants:\n  - principals: [dns:a.example.org]\n    secrets: []\n", "8: grants[0].secrets: the list is empty; leave it out to allow every secret"},
 		// A comment may have eaten the entries: that must not open everything.
 		{"grant with no secrets", full + "grants:\n  - principals: [dns:a.example.org]\n    secrets:\n    keys:\n      # - a\n",
@@ -280,10 +280,10 @@ func TestReferenceFaults(t *testing.T) {
 		{NamedFile{"ca", UseCA}, ""},
 		{NamedFile{"absent", UseCA}, missing},
 		{NamedFile{"blank", UseCA}, "the file is empty"},
-		{NamedFile{"none", UseCA}, "of this file only PEM certificates can be used: there is no PEM certificate in it"},
-		{NamedFile{"cut", UseCA}, "of this file only PEM certificates can be used: a certificate in it is cut off or damaged"},
-		{NamedFile{"damaged", UseCA}, "of this file only PEM certificates can be used: certificate 1 in it cannot be parsed"},
-		{NamedFile{"key", UseCA}, "of this file only PEM certificates can be used: it holds something else than certificates"},
+		{NamedFile{"none", UseCA}, "of this file only PEM certificates can be used: it contains no PEM certificate"},
+		{NamedFile{"cut", UseCA}, "of this file only PEM certificates can be used: it contains a truncated or damaged certificate"},
+		{NamedFile{"damaged", UseCA}, "of this file only PEM certificates can be used: its certificate 1 cannot be parsed"},
+		{NamedFile{"key", UseCA}, "of this file only PEM certificates can be used: it must contain only PEM certificates"},
 	}
 	look := NewLook()
 	for _, tt := range tests {
@@ -304,7 +304,7 @@ func TestReferenceFaults(t *testing.T) {
 	data := strings.Replace(secretType, "client_secret_file: f", "client_secret_file: hunter2", 1) + "  ca_file: none\n"
 	got := ParseFile(filepath.Join(dir, "f"), []byte(data), func(r NamedFile) string { return look.Read(r).Fault })
 	want := filepath.Join(dir, "f") + ":4: azure.credential.client_secret_file: " + missing + "\n" +
-		filepath.Join(dir, "f") + ":8: azure.ca_file: of this file only PEM certificates can be used: there is no PEM certificate in it"
+		filepath.Join(dir, "f") + ":8: azure.ca_file: of this file only PEM certificates can be used: it contains no PEM certificate"
 	if diff := cmp.Diff(want, got.Faults.Error()); diff != "" {
 		t.Error(diff)
 	}

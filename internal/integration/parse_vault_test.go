@@ -85,7 +85,7 @@ func TestParseVaultFaults(t *testing.T) {
 		"auth mount":         {vaultHead + vaultRest + "  auth: {type: cert, certificate_file: c, mount: ../sys}\n", "7: vault.auth.mount: expected where the auth method is mounted, without auth/, such as cert"},
 		"dial":               {vaultHead + vaultRest + vaultAuthLine + "  dial: 10.0.0.5\n", "8: vault.dial: expected where to connect to, host:port, such as 10.0.0.5:8200"},
 		"stores and vaults":  {vaultFull + "    vaults: [https://vault.example.org:8200]\n", "10: grants[0].stores: another name for vaults, which is there too; leave out one of the two"},
-		"foreign store":      {strings.Replace(vaultFull, "stores: [https://vault.example.org:8200]", "stores: [https://other.example.org]", 1), "10: grants[0].stores[0]: not one of the integration's stores; add it there first"},
+		"foreign store":      {strings.Replace(vaultFull, "stores: [https://vault.example.org:8200]", "stores: [https://other.example.org]", 1), "10: grants[0].stores[0]: not a store of the integration; add it to the integration first"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := ParseFile("/d/f", []byte(tt.data), sound)

@@ -13,11 +13,11 @@ import (
 	"github.com/secretbroker/secretbroker/internal/certfile"
 )
 
-// revocation is the CRLs in force, by issuer. Nil asks for none.
+// revocation is the CRLs in use, by issuer. Nil means that revocation is not checked.
 type revocation map[issuer]*crl
 
-// issuer is an authority as its CRLs know it: two with one name and different
-// keys are two.
+// issuer identifies the authority of a CRL. Authorities with the same name and
+// different keys are different issuers.
 type issuer struct{ subject, key string }
 
 func issuerOf(ca *x509.Certificate) issuer {
@@ -27,30 +27,30 @@ func issuerOf(ca *x509.Certificate) issuer {
 // crl is one revocation list whose signature has been checked.
 type crl struct {
 	issuer                 issuer
-	name                   string // of the issuer, for people
+	name                   string // the issuer's name, for messages
 	thisUpdate, nextUpdate time.Time
-	revoked                map[string]struct{} // serial numbers, as bytes
+	revoked                map[string]struct{} // serial numbers, big-endian
 }
 
-// revokedError says that a certificate has been revoked.
+// revokedError reports that a certificate has been revoked.
 type revokedError struct{ name, serial string }
 
 func (e revokedError) Error() string {
 	return fmt.Sprintf("the certificate with serial number %s has been revoked by %q", e.serial, e.name)
 }
 
-// check looks for cert in the current CRL of the authority that issued it, and
-// returns until when that CRL is current. No current CRL is a refusal: nobody
-// knows then.
+// check looks up cert in the CRL of ca, the authority that issued it. It returns an
+// error if the certificate is revoked or if there is no current CRL, and otherwise the
+// time until which the CRL is current.
 func (r revocation) check(cert, ca *x509.Certificate, now time.Time) (until time.Time, err error) {
 	list, ok := r[issuerOf(ca)]
 	switch {
 	case !ok:
-		return time.Time{}, fmt.Errorf("there is no CRL of %q, so that nobody knows whether the certificate has been revoked", ca.Subject)
-	case list.lists(cert): // even an old list is right about this
+		return time.Time{}, fmt.Errorf("there is no CRL of %q, so the broker cannot know whether the certificate has been revoked", ca.Subject)
+	case list.lists(cert): // also true if the list has expired
 		return time.Time{}, revokedError{list.name, cert.SerialNumber.Text(16)}
 	case now.After(list.nextUpdate):
-		return time.Time{}, fmt.Errorf("the CRL of %q should have been replaced by %s, so that nobody knows whether the certificate has been revoked", ca.Subject, stamp(list.nextUpdate))
+		return time.Time{}, fmt.Errorf("the CRL of %q should have been replaced by %s, so the broker cannot know whether the certificate has been revoked", ca.Subject, stamp(list.nextUpdate))
 	}
 	return list.nextUpdate, nil
 }
@@ -60,7 +60,7 @@ func (l *crl) lists(cert *x509.Certificate) bool {
 	return ok
 }
 
-// add puts a list in force unless a later one of its issuer is already.
+// add adds a list, unless there already is a newer one of its issuer.
 func (r revocation) add(l *crl) {
 	if have, ok := r[l.issuer]; !ok || l.thisUpdate.After(have.thisUpdate) {
 		r[l.issuer] = l
@@ -76,7 +76,8 @@ func (r revocation) firstExpiry() (first time.Time) {
 	return first
 }
 
-// gaps says whose clients are refused because there is no current CRL.
+// gaps describes the authorities whose clients are rejected because there is no current
+// CRL.
 func (r revocation) gaps(authorities []*x509.Certificate, now time.Time) []string {
 	if r == nil {
 		return nil
@@ -85,30 +86,31 @@ func (r revocation) gaps(authorities []*x509.Certificate, now time.Time) []strin
 	for _, ca := range authorities {
 		switch list, ok := r[issuerOf(ca)]; {
 		case !ok:
-			texts = append(texts, fmt.Sprintf("there is no CRL of the client authority %q: its clients are refused; add one to crl_files", ca.Subject))
+			texts = append(texts, fmt.Sprintf("there is no CRL of the client authority %q: its clients are rejected; add one to crl_files", ca.Subject))
 		case now.After(list.nextUpdate):
-			texts = append(texts, fmt.Sprintf("the CRL of the client authority %q should have been replaced by %s: its clients are refused; publish a new one", ca.Subject, stamp(list.nextUpdate)))
+			texts = append(texts, fmt.Sprintf("the CRL of the client authority %q should have been replaced by %s: its clients are rejected; publish a new one", ca.Subject, stamp(list.nextUpdate)))
 		}
 	}
 	return texts
 }
 
-// ageing says which CRLs will soon have to be replaced.
+// ageing describes the CRLs that will soon expire.
 func (r revocation) ageing(now time.Time) []string {
 	var texts []string
 	for _, l := range slices.SortedFunc(maps.Values(r), func(a, b *crl) int { return bytes.Compare([]byte(a.name), []byte(b.name)) }) {
 		if !now.After(l.nextUpdate) && expiresSoon(l.thisUpdate, l.nextUpdate, now) {
-			texts = append(texts, fmt.Sprintf("the CRL of %q has to be replaced by %s; publish a new one", l.name, stamp(l.nextUpdate)))
+			texts = append(texts, fmt.Sprintf("the CRL of %q must be replaced by %s; publish a new one", l.name, stamp(l.nextUpdate)))
 		}
 	}
 	return texts
 }
 
-// errStale is wrapped by the fault of CRLs that are good but for their age.
+// errStale is wrapped by the error for CRLs that are valid except that they have
+// expired.
 var errStale = errors.New("publish a new one")
 
-// parseCRLs reads a file of CRLs of these authorities. With errStale it returns
-// the lists as well.
+// parseCRLs parses a file of CRLs that these authorities have signed. With errStale it
+// also returns the lists.
 func parseCRLs(data []byte, authorities []*x509.Certificate, now time.Time) ([]*crl, error) {
 	parsed, err := certfile.RevocationLists(data)
 	if err != nil {
@@ -140,7 +142,7 @@ func parseCRLs(data []byte, authorities []*x509.Certificate, now time.Time) ([]*
 	return lists, stale
 }
 
-// signer returns the authority that signed the list.
+// signer returns the authority that has signed the list.
 func signer(list *x509.RevocationList, authorities []*x509.Certificate) (*x509.Certificate, error) {
 	var fault error
 	for _, ca := range authorities {
@@ -148,7 +150,7 @@ func signer(list *x509.RevocationList, authorities []*x509.Certificate) (*x509.C
 			continue
 		}
 		if err := list.CheckSignatureFrom(ca); err != nil {
-			fault = fmt.Errorf("the CRL says that it is of %q, but: %w", ca.Subject, err)
+			fault = fmt.Errorf("the CRL names %q as its issuer, but: %w", ca.Subject, err)
 			continue
 		}
 		return ca, nil
@@ -156,29 +158,30 @@ func signer(list *x509.RevocationList, authorities []*x509.Certificate) (*x509.C
 	if fault != nil {
 		return nil, fault
 	}
-	return nil, fmt.Errorf("a CRL in it is of %q, which is not in the client CA file", list.Issuer)
+	return nil, fmt.Errorf("it contains a CRL of %q, which is not in the client CA file", list.Issuer)
 }
 
-// What makes a CRL one of a part of the certificates: RFC 5280, 5.2.4 and 5.2.5.
+// The extensions of CRLs that cover only a part of the certificates of an authority:
+// RFC 5280, 5.2.4 and 5.2.5.
 var (
 	deltaIndicator = asn1.ObjectIdentifier{2, 5, 29, 27}
 	distribution   = asn1.ObjectIdentifier{2, 5, 29, 28}
 )
 
-// complete refuses lists that cannot show that a certificate is not revoked.
+// complete rejects lists that cannot prove that a certificate is not revoked.
 func complete(list *x509.RevocationList) error {
 	if list.NextUpdate.IsZero() {
-		return errors.New("a CRL in it does not say when it has to be replaced (nextUpdate)")
+		return errors.New("it contains a CRL without a time of its next update (nextUpdate)")
 	}
 	for _, ext := range list.Extensions {
 		if ext.Critical || ext.Id.Equal(deltaIndicator) || ext.Id.Equal(distribution) {
-			return errors.New("a CRL in it is not complete (a delta CRL, or one of a distribution point); give the complete one")
+			return errors.New("it contains a partial CRL (a delta CRL, or one for a distribution point); use the complete CRL")
 		}
 	}
 	for _, entry := range list.RevokedCertificateEntries {
 		for _, ext := range entry.Extensions {
 			if ext.Critical {
-				return errors.New("a CRL in it lists other authorities' certificates (an indirect CRL); give each authority's own")
+				return errors.New("it contains an indirect CRL, which lists certificates of other authorities; use a CRL of each authority")
 			}
 		}
 	}

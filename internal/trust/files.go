@@ -16,13 +16,13 @@ import (
 	"github.com/secretbroker/secretbroker/internal/keyfile"
 )
 
-// The most that is read of a file, in bytes.
+// The maximum sizes of files, in bytes.
 const (
 	maxPEM = 1 << 20
 	maxCRL = 64 << 20
 )
 
-// FilesConfig names the files. All but CRLFiles are required.
+// FilesConfig configures a Store that reads files. All but CRLFiles are required.
 type FilesConfig struct {
 	// CertFile is a PEM file with the broker's certificate chain, the leaf first.
 	CertFile string
@@ -30,28 +30,28 @@ type FilesConfig struct {
 	KeyFile string
 	// ClientCAFile is a PEM file with the authorities of client certificates.
 	ClientCAFile string
-	// CRLFiles hold CRLs of those authorities, PEM or DER. If there is any, a
-	// client whose authority has no current CRL is refused.
+	// CRLFiles are files with CRLs of those authorities, in PEM or DER. If there is at
+	// least one file, clients whose authority has no current CRL are rejected.
 	CRLFiles []string
 	Options
 }
 
 type digest [sha256.Size]byte
 
-// files is what stands in the files, as far as it is good: the certificate with
-// its key, the authorities, and each file of CRLs on its own.
+// files contains the last valid contents of the files. The certificate with its key,
+// the authorities and each CRL file are updated independently of each other.
 type files struct {
 	cfg         FilesConfig
 	pair        *tls.Certificate
 	authorities []*x509.Certificate
 	crls        map[string][]*crl
-	// good is the digest of what was last taken from a place.
+	// good contains the digests of the contents in use, by file.
 	good map[string]digest
 }
 
-// OpenFiles reads the files. All must be good, but for the age of CRLs: clients
-// whose authority has no current one are refused until there is. It starts
-// nothing; Run does.
+// OpenFiles reads the files and returns a Store. All files must be valid, except that
+// CRLs may have expired: clients of such an authority are rejected until its CRL has
+// been replaced. OpenFiles starts no goroutine; Run keeps the Store current.
 func OpenFiles(cfg FilesConfig) (*Store, error) {
 	cfg.Options = cfg.withDefaults()
 	f := &files{cfg: cfg, crls: make(map[string][]*crl), good: make(map[string]digest)}
@@ -68,8 +68,8 @@ func OpenFiles(cfg FilesConfig) (*Store, error) {
 	return s, nil
 }
 
-// CheckFiles says all that is wrong with the files, without starting anything:
-// what OpenFiles refuses, and authorities without a current CRL.
+// CheckFiles reports everything that is wrong with the files: the errors of OpenFiles,
+// and authorities without a current CRL.
 func CheckFiles(cfg FilesConfig) error {
 	s, err := OpenFiles(cfg)
 	if err != nil {
@@ -83,7 +83,8 @@ func CheckFiles(cfg FilesConfig) error {
 	return errors.Join(errs...)
 }
 
-// read takes over what is new and good, and returns nil if nothing is.
+// read takes over the contents that are new and valid. It returns a snapshot, or nil if
+// nothing has changed, and the errors by file.
 func (f *files) read(now time.Time) (*snapshot, map[string]error) {
 	faults := make(map[string]error)
 	changed := false
@@ -99,7 +100,7 @@ func (f *files) read(now time.Time) (*snapshot, map[string]error) {
 	take(f.cfg.ClientCAFile, f.readAuthorities)
 	if f.good[f.cfg.ClientCAFile] != before {
 		for _, name := range f.cfg.CRLFiles {
-			delete(f.good, name) // whose they are has to be found out again
+			delete(f.good, name) // check again which authority has signed them
 		}
 	}
 	if f.authorities != nil {
@@ -122,8 +123,8 @@ func (f *files) read(now time.Time) (*snapshot, map[string]error) {
 	return newSnapshot(f.pair, f.authorities, crls, time.Time{}), faults
 }
 
-// isNew reports whether what was read is not what is in force already, and
-// returns a func to say that it now is.
+// isNew reports whether the data read from a file differs from the data in use. The
+// caller must call the returned func when it has put the data into use.
 func (f *files) isNew(place string, data ...[]byte) (bool, func()) {
 	h := sha256.New()
 	for _, d := range data {
@@ -157,18 +158,18 @@ func (f *files) readPair(now time.Time) (bool, error) {
 	return true, nil
 }
 
-// parsePair returns errors of its own: not one byte of a key is to end up in
-// one.
+// parsePair parses the certificate chain and its key. It does not wrap the errors of
+// crypto/tls, so that no error can contain a part of the key.
 func parsePair(certPEM, keyPEM []byte, now time.Time) (*tls.Certificate, error) {
 	switch {
 	case !certfile.Complete(certPEM):
-		return nil, errors.New("a certificate is cut off or damaged")
+		return nil, errors.New("the certificate file is truncated or damaged")
 	case !certfile.Complete(keyPEM):
-		return nil, errors.New("the key is cut off or damaged")
+		return nil, errors.New("the key file is truncated or damaged")
 	}
 	pair, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {
-		return nil, errors.New("the files are not a PEM certificate and the key that belongs to it")
+		return nil, errors.New("the files are not a PEM certificate and its private key")
 	}
 	if err := checkValidity(pair.Leaf, now); err != nil {
 		return nil, err
@@ -214,8 +215,8 @@ func (f *files) readCRLs(name string, now time.Time) (bool, error) {
 		return false, nil
 	}
 	lists, err := parseCRLs(data, f.authorities, now)
-	// At first a list that is too old is better than none: it is right about
-	// those that it lists, and everyone else is refused.
+	// If the file has not been read before, an expired list is better than none: it
+	// still names revoked certificates, and all other clients are rejected.
 	if err != nil && (f.crls[name] != nil || !errors.Is(err, errStale)) {
 		return false, fmt.Errorf("the CRL file %s: %w", name, err)
 	}
@@ -224,7 +225,8 @@ func (f *files) readCRLs(name string, now time.Time) (bool, error) {
 	return true, nil
 }
 
-// readFile reads regular files alone: anything else might never end.
+// readFile reads a regular file. It rejects others, such as pipes, whose reads might
+// never end.
 func readFile(name string, most int64) ([]byte, error) {
 	info, err := os.Stat(name)
 	if err != nil {

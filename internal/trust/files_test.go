@@ -93,7 +93,7 @@ func TestFaultyFiles(t *testing.T) {
 				t.Error("what was good is not in force any more")
 			}
 			problems := strings.Join(w.Problems(), "\n")
-			if !strings.Contains(problems, tt.place(w.files)) || !strings.Contains(problems, "stays in force") {
+			if !strings.Contains(problems, tt.place(w.files)) || !strings.Contains(problems, "remains in use") {
 				t.Errorf("problems: %s", problems)
 			}
 			if n := w.Stats().ReloadFailures; n != 3 {
@@ -113,7 +113,7 @@ func TestFaultyFiles(t *testing.T) {
 			if !w.shown().Equal(renewed.Leaf) {
 				t.Error("the good files that followed are not in force")
 			}
-			if p := w.Problems(); len(p) != 0 || !strings.Contains(w.log.String(), "is over") {
+			if p := w.Problems(); len(p) != 0 || !strings.Contains(w.log.String(), "has been resolved") {
 				t.Errorf("problems %q, log\n%s", p, w.log)
 			}
 		})
@@ -240,7 +240,7 @@ func TestExpiry(t *testing.T) {
 		in    bool
 	}{
 		{0, nil, true},
-		{56 * time.Minute, []string{`own certificate expires`, `CRL of "CN=clients" has to be replaced`}, true},
+		{56 * time.Minute, []string{`own certificate expires`, `CRL of "CN=clients" must be replaced`}, true},
 		{61 * time.Minute, []string{`own certificate expired`, `CRL of the client authority "CN=clients" should have been replaced`}, false},
 		{22 * time.Hour, []string{`own certificate expired`, `client authority "CN=clients" expires`}, false},
 		{25 * time.Hour, []string{`own certificate expired`, `client authority "CN=clients" expired`}, false},

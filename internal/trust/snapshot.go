@@ -8,17 +8,18 @@ import (
 	"time"
 )
 
-// snapshot is what is in force at one time. It is not changed after newSnapshot.
+// snapshot is the complete state that handshakes use. It is immutable.
 type snapshot struct {
 	own         *tls.Certificate // with Leaf
 	authorities []*x509.Certificate
 	roots       *x509.CertPool
-	// crls is nil if revocation is not looked at.
+	// crls is nil if revocation is not checked.
 	crls revocation
-	// trustUntil is when the trust in clients ends if nothing newer comes: a source
-	// that falls silent must not be believed for ever. Zero is no end.
+	// trustUntil is the time at which the authorities cease to be trusted unless a new
+	// snapshot arrives, because a source that cannot be reached cannot withdraw them.
+	// Zero means never.
 	trustUntil time.Time
-	// superseded is closed when another snapshot is in force.
+	// superseded is closed when another snapshot has become current.
 	superseded chan struct{}
 }
 
@@ -30,7 +31,7 @@ func newSnapshot(own *tls.Certificate, authorities []*x509.Certificate, crls rev
 	return &snapshot{own: own, authorities: authorities, roots: roots, crls: crls, trustUntil: trustUntil, superseded: make(chan struct{})}
 }
 
-// config is what one handshake uses.
+// config returns the TLS configuration of one handshake.
 func (s *snapshot) config(now func() time.Time) *tls.Config {
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
@@ -46,7 +47,7 @@ func (s *snapshot) config(now func() time.Time) *tls.Config {
 	}
 }
 
-// verify builds a peer's chains as crypto/tls does and judges them.
+// verify builds the chains of a peer in the same way as crypto/tls, and judges them.
 func (s *snapshot) verify(certs []*x509.Certificate, now time.Time) (until time.Time, err error) {
 	if len(certs) == 0 {
 		return time.Time{}, errNoCertificate
@@ -67,9 +68,9 @@ func (s *snapshot) verify(certs []*x509.Certificate, now time.Time) (until time.
 	return s.judge(chains, now)
 }
 
-// judge says whether a client with these verified chains is let in, and until
-// when that holds if nothing else comes into force. A revoked certificate in any
-// chain is a refusal; else one good chain is enough.
+// judge decides whether to accept a client with these verified chains. until is the
+// time up to which the result is valid for this snapshot. A revoked certificate in any
+// chain rejects the client; otherwise one valid chain suffices.
 func (s *snapshot) judge(chains [][]*x509.Certificate, now time.Time) (until time.Time, err error) {
 	if !s.trustUntil.IsZero() && now.After(s.trustUntil) {
 		return time.Time{}, fmt.Errorf("the client authorities have not been confirmed since %s", stamp(s.trustUntil))
@@ -92,12 +93,13 @@ func (s *snapshot) judge(chains [][]*x509.Certificate, now time.Time) (until tim
 	return until, nil
 }
 
-// judgeChain returns when the first of what the chain rests on expires.
+// judgeChain checks a chain for revocation. It returns the time at which the first
+// certificate or CRL of the chain expires.
 func (s *snapshot) judgeChain(chain []*x509.Certificate, now time.Time) (end time.Time, err error) {
 	end = s.trustUntil
 	for i, cert := range chain {
 		end = earliest(end, cert.NotAfter)
-		if s.crls == nil || i == len(chain)-1 { // the last one is trusted for itself
+		if s.crls == nil || i == len(chain)-1 { // the last certificate is a client authority
 			continue
 		}
 		current, err := s.crls.check(cert, chain[i+1], now)
@@ -109,21 +111,21 @@ func (s *snapshot) judgeChain(chain []*x509.Certificate, now time.Time) (end tim
 	return end, nil
 }
 
-// problems says what has expired, is about to, or is missing.
+// problems describes what has expired, will soon expire, or is missing.
 func (s *snapshot) problems(now time.Time) []string {
 	var texts []string
 	add := func(format string, args ...any) { texts = append(texts, fmt.Sprintf(format, args...)) }
 	switch leaf := s.own.Leaf; {
 	case now.After(leaf.NotAfter):
-		add("the broker's own certificate expired on %s: nobody can connect; renew it", stamp(leaf.NotAfter))
+		add("the broker's own certificate expired on %s: no client can connect; renew it", stamp(leaf.NotAfter))
 	case expiresSoon(leaf.NotBefore, leaf.NotAfter, now):
 		add("the broker's own certificate expires on %s; renew it", stamp(leaf.NotAfter))
 	}
-	if s.trustUntil.IsZero() { // else whoever answers for the authorities renews them
+	if s.trustUntil.IsZero() { // otherwise the Workload API renews the authorities
 		for _, ca := range s.authorities {
 			switch {
 			case now.After(ca.NotAfter):
-				add("the client authority %q expired on %s: its clients are refused; replace it or take it out", ca.Subject, stamp(ca.NotAfter))
+				add("the client authority %q expired on %s: its clients are rejected; replace or remove it", ca.Subject, stamp(ca.NotAfter))
 			case expiresSoon(ca.NotBefore, ca.NotAfter, now):
 				add("the client authority %q expires on %s; replace it", ca.Subject, stamp(ca.NotAfter))
 			}
@@ -133,8 +135,8 @@ func (s *snapshot) problems(now time.Time) []string {
 	return append(texts, s.crls.ageing(now)...)
 }
 
-// expiresSoon reports whether less than a tenth of a life is left, or less than
-// seven days of a long one.
+// expiresSoon reports whether less than a tenth of a validity period is left, or less
+// than seven days of a long one.
 func expiresSoon(from, to, now time.Time) bool {
 	return to.Sub(now) < min(7*24*time.Hour, to.Sub(from)/10)
 }

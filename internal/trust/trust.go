@@ -1,10 +1,54 @@
-// Package trust owns the broker's own certificate and whom it believes: read
-// from files or from the SPIFFE Workload API, and kept current while the broker
-// runs. What cannot be used leaves the last good one in force, loudly.
+// Package trust provides the broker's TLS identity and decides which client
+// certificates are valid. It reads both from files or from the SPIFFE Workload API,
+// and keeps them current while the broker runs.
 //
-// It says whether a chain of certificates is good at a moment. It knows neither
-// gRPC nor connections, nor what a certificate's names mean. No log line, error
-// or problem quotes anything of a key.
+// # Scope
+//
+// The package owns the broker's certificate and key, the client authorities (CAs) and
+// their CRLs. It decides whether a chain of certificates is valid at a given time. It
+// must not know gRPC, connections or the meaning of a certificate's names: package
+// server derives a caller's identity from the verified chain and closes connections.
+// No log line, error or problem contains any part of a private key.
+//
+// # Reading order
+//
+//  1. trust.go: Store, which server uses: TLSConfig for new connections, Peer for
+//     open ones, Problems and Stats for operators.
+//  2. snapshot.go: the immutable set of certificate, authorities and CRLs that is in
+//     use, and the verification of a chain.
+//  3. crl.go: CRLs, and which of them can prove that a certificate is not revoked.
+//  4. files.go and workloadapi.go: the two sources of snapshots.
+//
+// # Snapshots
+//
+// Certificate, authorities and CRLs are replaced together, by a single atomic pointer.
+// A handshake uses one snapshot from beginning to end and takes no lock. Closing the
+// channel of the replaced snapshot notifies the owners of open connections, which then
+// check their peers again.
+//
+// # An update that cannot be used is not applied
+//
+// Files are often replaced one after the other, and an editor or a full disk can leave
+// half of a file. The Store therefore keeps the last valid certificate, authorities
+// and CRLs, reports the error as a Problem and in the metrics, and tries again. A
+// mistake in an update thus disconnects no clients, but the operator sees it before
+// the old certificate expires. At startup there is nothing to keep, so an error is
+// fatal.
+//
+// # Revocation fails closed
+//
+// If CRL files are configured, a client is accepted only if a current CRL exists for
+// each authority in its chain. Without one, the broker cannot know whether the
+// certificate has been revoked. A CRL that has expired still counts for the
+// certificates that it lists, because revocation is permanent. crypto/tls does not
+// check CRLs, and it verifies a chain only during the handshake, so Peer repeats the
+// verification for open connections.
+//
+// # Trust in a silent Workload API ends
+//
+// The Workload API is the only source of the authorities of its trust domain. If it
+// cannot be reached, an authority that has been removed would remain trusted. Trust
+// in the last authorities therefore ends when the broker's own certificate expires.
 package trust
 
 import (
@@ -22,13 +66,15 @@ import (
 	"time"
 )
 
-// Options is what both sources take. The zero value is useful.
+// Options configures both kinds of Store. The zero value is useful.
 type Options struct {
-	// Logger hears of problems and their end, once each. Nil is silent.
+	// Logger receives one line when a problem appears and one when it is resolved.
+	// Nil discards them.
 	Logger *slog.Logger
-	// Now is the clock that validity is judged by. Nil is time.Now.
+	// Now is the clock for all checks of validity. Nil means time.Now.
 	Now func() time.Time
-	// Poll is how often files are read and expiry is looked at: 5 s if zero.
+	// Poll is the interval at which the Store reads files and checks for expiry.
+	// Zero means 5 s.
 	Poll time.Duration
 }
 
@@ -43,22 +89,22 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Store is the certificate and the trust in clients that are in force. It is
+// Store contains the certificate, client authorities and CRLs that are in use. It is
 // safe for concurrent use.
 type Store struct {
 	opts Options
-	// read brings a snapshot up to date and says what could not be used, by the
-	// place it came from; nil where nothing is polled.
+	// read polls the source. It returns a new snapshot, or nil if nothing changed, and
+	// the errors by source. It is nil if the source pushes updates.
 	read func(now time.Time) (*snapshot, map[string]error)
-	// watch takes what is pushed until ctx ends; nil where nothing is.
+	// watch receives pushed updates until ctx ends. It is nil if the source is polled.
 	watch func(ctx context.Context)
 
 	current atomic.Pointer[snapshot]
 
 	mu       sync.Mutex
-	faults   map[string]string // what cannot be used just now, by its place
+	faults   map[string]string // the errors of the last read, by source
 	failures uint64
-	told     map[string]bool // the problems that stand in the log
+	told     map[string]bool // the problems that have been logged and not resolved
 }
 
 func newStore(opts Options, first *snapshot) *Store {
@@ -67,8 +113,8 @@ func newStore(opts Options, first *snapshot) *Store {
 	return s
 }
 
-// Run keeps the Store current until ctx ends, and then returns nil. It is called
-// once at most.
+// Run keeps the Store current until ctx ends, and then returns nil. It must not be
+// called more than once.
 func (s *Store) Run(ctx context.Context) error {
 	var watching sync.WaitGroup
 	defer watching.Wait()
@@ -87,8 +133,8 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 }
 
-// Reload reads the files at once. What the Workload API says is always current,
-// or cannot be had.
+// Reload reads the files immediately. With the Workload API, which pushes its updates,
+// it only checks for expiry.
 func (s *Store) Reload() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -106,15 +152,16 @@ func (s *Store) Reload() {
 	s.tell()
 }
 
-// replace puts next in force. The lock is held.
+// replace makes next the current snapshot. The caller must hold s.mu.
 func (s *Store) replace(next *snapshot) {
 	previous := s.current.Swap(next)
 	close(previous.superseded)
-	s.opts.Logger.Info("certificate and client authorities in force", "serial", next.own.Leaf.SerialNumber.Text(16),
+	s.opts.Logger.Info("certificate and client authorities in use", "serial", next.own.Leaf.SerialNumber.Text(16),
 		"not_after", next.own.Leaf.NotAfter.UTC(), "client_authorities", len(next.authorities), "crls", next.crls.count())
 }
 
-// tell logs the problems that are new and those that are over. The lock is held.
+// tell logs the problems that are new and those that have been resolved. The caller
+// must hold s.mu.
 func (s *Store) tell() {
 	now := make(map[string]bool)
 	for _, text := range s.problems() {
@@ -125,14 +172,15 @@ func (s *Store) tell() {
 	}
 	for text := range s.told {
 		if !now[text] {
-			s.opts.Logger.Info("a problem with the broker's TLS is over", "problem", text)
+			s.opts.Logger.Info("a problem with the broker's TLS has been resolved", "problem", text)
 		}
 	}
 	s.told = now
 }
 
-// Problems says what an operator should know of, in a stable order: what could
-// not be read, and what has expired or is about to.
+// Problems returns descriptions of the problems that an operator should resolve, in a
+// stable order: sources that could not be read, and certificates and CRLs that have
+// expired or will soon expire.
 func (s *Store) Problems() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -142,22 +190,22 @@ func (s *Store) Problems() []string {
 func (s *Store) problems() []string {
 	var texts []string
 	for _, place := range slices.Sorted(maps.Keys(s.faults)) {
-		texts = append(texts, s.faults[place]+"; what was in force before stays in force")
+		texts = append(texts, s.faults[place]+"; the last valid version remains in use")
 	}
 	return append(texts, s.current.Load().problems(s.opts.Now())...)
 }
 
-// Stats are figures for metrics.
+// Stats contains values for metrics.
 type Stats struct {
-	// ReloadFailures counts what could not be used, at every attempt.
+	// ReloadFailures is the number of failed attempts to read a source.
 	ReloadFailures uint64
-	// Server is when the certificate in force expires; ClientCA when the first of
-	// the client authorities does; CRL when the first CRL in force is no longer
-	// current, zero if there is none.
+	// Server is the time at which the broker's certificate expires, ClientCA the time
+	// at which the first client authority expires, and CRL the time at which the first
+	// CRL must have been replaced, zero if there is no CRL.
 	Server, ClientCA, CRL time.Time
 }
 
-// Stats returns the figures of this moment.
+// Stats returns the current values.
 func (s *Store) Stats() Stats {
 	s.mu.Lock()
 	failures := s.failures
@@ -170,7 +218,7 @@ func (s *Store) Stats() Stats {
 	return st
 }
 
-// earliest takes a zero time for none.
+// earliest returns the earlier of two times. A zero time counts as no time.
 func earliest(a, b time.Time) time.Time {
 	if a.IsZero() || !b.IsZero() && b.Before(a) {
 		return b
@@ -178,18 +226,19 @@ func earliest(a, b time.Time) time.Time {
 	return a
 }
 
-// Changed returns a channel that is closed when something else comes into force
-// than what is at the time of the call.
+// Changed returns a channel that is closed when the snapshot that is current at the
+// time of the call has been replaced.
 func (s *Store) Changed() <-chan struct{} { return s.current.Load().superseded }
 
-// TLSConfig returns the configuration of a listener. Each handshake uses what is
-// in force when it begins. Connections cannot be resumed: that would carry an
-// identity past the checks that a handshake makes, and runtimes connect rarely.
+// TLSConfig returns the configuration of a listener. Each handshake uses the snapshot
+// that is current when it begins. Session resumption is disabled: a resumed session
+// would keep a client's identity without the checks of a full handshake, and runtimes
+// connect rarely.
 func (s *Store) TLSConfig() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
-		// Should a handshake ever take these and not what GetConfigForClient
-		// returns, it ends: nobody is trusted.
+		// GetConfigForClient replaces these. A handshake that used them nevertheless
+		// would fail, because the pool is empty.
 		ClientAuth:             tls.RequireAndVerifyClientCert,
 		ClientCAs:              x509.NewCertPool(),
 		SessionTicketsDisabled: true,
@@ -203,25 +252,25 @@ func (s *Store) TLSConfig() *tls.Config {
 	}
 }
 
-// Peer is a client that has been let in, to be judged again and again.
+// Peer is a connected client whose certificates are verified repeatedly.
 type Peer struct {
 	store *Store
 	certs []*x509.Certificate
-	// judged is what the last judgement rests on, and until the time up to which
-	// it holds.
+	// judged is the snapshot of the last successful verification, whose result is
+	// valid until the time until.
 	judged *snapshot
 	until  time.Time
 }
 
-// Peer returns a Peer for the certificates that a client showed, the leaf first.
+// Peer returns a Peer for the certificates that a client presented, the leaf first.
 func (s *Store) Peer(certs []*x509.Certificate) *Peer {
 	return &Peer{store: s, certs: certs}
 }
 
-// Check says why the peer would not be let in just now; nil if it would. It
-// verifies the chain anew when something else has come into force since the last
-// Check, or when a certificate or CRL that it rested on has expired, and is cheap
-// otherwise. It is not safe for concurrent use.
+// Check returns an error if a new handshake of the peer would fail now. It verifies
+// the chain again only if the snapshot has changed since the last Check, or if a
+// certificate or CRL of that verification has expired; otherwise it is cheap. It is
+// not safe for concurrent use.
 func (p *Peer) Check() error {
 	in, now := p.store.current.Load(), p.store.opts.Now()
 	if in == p.judged && !now.After(p.until) {
@@ -235,8 +284,9 @@ func (p *Peer) Check() error {
 	return nil
 }
 
-// errNoCertificate cannot happen behind TLSConfig; it is the closed answer.
-var errNoCertificate = errors.New("the client has shown no certificate that leads to a client authority")
+// errNoCertificate cannot occur after a handshake with TLSConfig. It ensures that a
+// missing certificate is never accepted.
+var errNoCertificate = errors.New("the client has presented no certificate that chains to a client authority")
 
-// stamp writes a time for people.
+// stamp formats a time for messages.
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

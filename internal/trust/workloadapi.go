@@ -14,33 +14,34 @@ import (
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
 )
 
-// WorkloadAPIConfig says where the broker gets its identity. Socket and
+// WorkloadAPIConfig configures a Store that uses the SPIFFE Workload API. Socket and
 // TrustDomain are required.
 type WorkloadAPIConfig struct {
 	// Socket is the address of the SPIFFE Workload API, such as
 	// "unix:///run/spire/agent.sock".
 	Socket string
-	// TrustDomain is the broker's own, and the only one whose workloads it
-	// believes: federated bundles are not used.
+	// TrustDomain is the broker's trust domain, and the only one whose workloads it
+	// accepts: federated bundles are ignored.
 	TrustDomain spiffeid.TrustDomain
-	// StartTimeout bounds the wait for the first identity: 30 s if zero.
+	// StartTimeout limits the wait for the first identity. Zero means 30 s.
 	StartTimeout time.Duration
-	// Retry is the wait after a failure: 5 s if zero, at the start a fifth of it.
+	// Retry is the delay after a failure; at startup it is a fifth of this. Zero
+	// means 5 s.
 	Retry time.Duration
 	Options
 }
 
-// workloadAPI hears what the Workload API pushes.
+// workloadAPI receives the updates that the Workload API pushes.
 type workloadAPI struct {
 	cfg   WorkloadAPIConfig
 	store *Store
 }
 
-// OpenWorkloadAPI waits for the broker's identity and the bundle of its trust
-// domain. Run keeps them current. While the agent cannot be reached the last
-// ones stay in force until the broker's own certificate expires; then nobody is
-// let in, and whoever is connected is no longer good: without the agent nobody
-// knows which authorities still hold.
+// OpenWorkloadAPI waits for the broker's identity and the bundle of its trust domain.
+// Run keeps both current. While the agent cannot be reached, the last ones remain in
+// use until the broker's own certificate expires. Then new connections are rejected
+// and Peer.Check fails for open ones, because only the agent knows which authorities
+// are still valid.
 func OpenWorkloadAPI(ctx context.Context, cfg WorkloadAPIConfig) (*Store, error) {
 	cfg.Options = cfg.withDefaults()
 	cfg.Retry = cmp.Or(cfg.Retry, 5*time.Second)
@@ -53,18 +54,18 @@ func OpenWorkloadAPI(ctx context.Context, cfg WorkloadAPIConfig) (*Store, error)
 	defer cancel()
 	first, err := w.first(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("the SPIFFE Workload API at %s gave the broker no identity: %w; is the agent running, and the broker registered as a workload?", cfg.Socket, err)
+		return nil, fmt.Errorf("the SPIFFE Workload API at %s returned no identity for the broker: %w; is the agent running, and the broker registered as a workload?", cfg.Socket, err)
 	}
 	w.store = newStore(cfg.Options, first)
 	w.store.watch = w.watch
 	return w.store, nil
 }
 
-// first tries until it has something good or ctx ends, and returns the last
-// error then.
+// first tries until it obtains a valid snapshot or ctx ends. In the latter case it
+// returns the last error.
 func (w *workloadAPI) first(ctx context.Context) (*snapshot, error) {
 	last := context.DeadlineExceeded
-	end, _ := ctx.Deadline() // which gRPC may notice before ctx does
+	end, _ := ctx.Deadline() // gRPC may report it before ctx is done
 	for {
 		got, err := workloadapi.FetchX509Context(ctx, w.options()...)
 		var first *snapshot
@@ -74,7 +75,7 @@ func (w *workloadAPI) first(ctx context.Context) (*snapshot, error) {
 		if err == nil {
 			return first, nil
 		}
-		if ctx.Err() == nil && time.Now().Before(end) { // else it says nothing but that
+		if ctx.Err() == nil && time.Now().Before(end) { // otherwise err only reports the deadline
 			last = err
 		}
 		select {
@@ -85,8 +86,8 @@ func (w *workloadAPI) first(ctx context.Context) (*snapshot, error) {
 	}
 }
 
-// watch follows the Workload API. go-spiffe tries again after most errors, but
-// gives up for good after some; then it is started anew.
+// watch watches the Workload API. go-spiffe retries after most errors but returns after
+// some; watch then starts it again.
 func (w *workloadAPI) watch(ctx context.Context) {
 	for ctx.Err() == nil {
 		err := workloadapi.WatchX509Context(ctx, watcher{w, ctx}, w.options()...)
@@ -109,7 +110,7 @@ func (w *workloadAPI) options() []workloadapi.ClientOption {
 	}
 }
 
-// snapshot checks what the Workload API said.
+// snapshot converts an update of the Workload API, and checks that it is complete.
 func (w *workloadAPI) snapshot(got *workloadapi.X509Context) (*snapshot, error) {
 	own := w.pick(got.SVIDs)
 	if own == nil {
@@ -140,7 +141,8 @@ func (w *workloadAPI) pick(svids []*x509svid.SVID) *x509svid.SVID {
 	return nil
 }
 
-// failed notes that the Workload API says nothing, or nothing good.
+// failed records that the Workload API returned an error or an update that cannot be
+// used.
 func (w *workloadAPI) failed(err error) {
 	s := w.store
 	s.mu.Lock()
@@ -153,7 +155,7 @@ func (w *workloadAPI) failed(err error) {
 // watcher is a workloadAPI during one watch.
 type watcher struct {
 	*workloadAPI
-	ctx context.Context // that the watch ends with
+	ctx context.Context // the context of the watch
 }
 
 // OnX509ContextUpdate implements workloadapi.X509ContextWatcher.
@@ -185,8 +187,8 @@ func (b constantBackoff) NewBackoff() workloadapi.Backoff { return b }
 func (b constantBackoff) Next() time.Duration             { return time.Duration(b) }
 func (constantBackoff) Reset()                            {}
 
-// debugLogger takes go-spiffe's own lines for debugging; what an operator should
-// know is told as a problem.
+// debugLogger writes go-spiffe's log lines at level debug. Errors that concern an
+// operator are reported as problems.
 type debugLogger struct{ log *slog.Logger }
 
 func (l debugLogger) line(format string, args []any) {

@@ -1,5 +1,5 @@
-// Package trusttest makes certificates, CRLs and a SPIFFE Workload API for
-// tests. Nothing of it is for production.
+// Package trusttest provides certificates, CRLs and a SPIFFE Workload API for tests. It
+// must not be used in production.
 package trusttest
 
 import (
@@ -20,17 +20,17 @@ import (
 	"time"
 )
 
-// CA is an authority whose key lives as long as the test.
+// CA is a certificate authority whose key exists only in memory.
 type CA struct {
 	Cert   *x509.Certificate
 	t      testing.TB
 	key    *ecdsa.PrivateKey
 	serial int64
 	crl    int64
-	chain  [][]byte // of an intermediate: itself and those above, without the root
+	chain  [][]byte // for an intermediate: itself and those above, without the root
 }
 
-// NewCA makes a root that is good for a day before and after now.
+// NewCA returns a root authority that is valid from a day ago until a day from now.
 func NewCA(t testing.TB, name string) *CA {
 	t.Helper()
 	ca := &CA{t: t, key: newKey(t)}
@@ -40,7 +40,7 @@ func NewCA(t testing.TB, name string) *CA {
 	return ca
 }
 
-// Sub makes an intermediate authority; what it issues carries it along.
+// Sub returns an intermediate authority. Certificates that it issues include its chain.
 func (ca *CA) Sub(name string) *CA {
 	ca.t.Helper()
 	sub := &CA{t: ca.t, key: newKey(ca.t)}
@@ -63,7 +63,7 @@ func authority(name string) *x509.Certificate {
 	}
 }
 
-// T is the test that the authority belongs to.
+// T returns the test that the authority belongs to.
 func (ca *CA) T() testing.TB { return ca.t }
 
 func (ca *CA) next() *big.Int {
@@ -71,15 +71,15 @@ func (ca *CA) next() *big.Int {
 	return big.NewInt(0x1000 + ca.serial)
 }
 
-// Pool returns the authority as a set of roots.
+// Pool returns a pool that contains the authority.
 func (ca *CA) Pool() *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AddCert(ca.Cert)
 	return pool
 }
 
-// Issue signs a leaf for both ends of a connection that is good for an hour
-// before and after now, but for what change says.
+// Issue signs a leaf for clients and servers that is valid from an hour ago until an
+// hour from now. change may modify the template.
 func (ca *CA) Issue(change func(*x509.Certificate)) *tls.Certificate {
 	ca.t.Helper()
 	template := &x509.Certificate{
@@ -111,8 +111,8 @@ func (ca *CA) Client(id string) *tls.Certificate {
 	return ca.Issue(func(c *x509.Certificate) { c.URIs = []*url.URL{uri} })
 }
 
-// CRL returns, in DER, a list of revoked certificates that is current for an
-// hour, but for what change, which may be nil, says.
+// CRL returns a list of revoked certificates, in DER, that is current for an hour.
+// change may modify the list, and may be nil.
 func (ca *CA) CRL(change func(*x509.RevocationList), revoked ...*x509.Certificate) []byte {
 	ca.t.Helper()
 	ca.crl++
@@ -140,10 +140,10 @@ func PEM(kind string, ders ...[]byte) []byte {
 	return out.Bytes()
 }
 
-// CertPEM returns a certificate's chain.
+// CertPEM returns a certificate's chain in PEM.
 func CertPEM(cert *tls.Certificate) []byte { return PEM("CERTIFICATE", cert.Certificate...) }
 
-// KeyPEM returns a certificate's key.
+// KeyPEM returns a certificate's key in PEM.
 func KeyPEM(t testing.TB, cert *tls.Certificate) []byte {
 	t.Helper()
 	return PEM("PRIVATE KEY", keyDER(t, cert))
@@ -158,11 +158,11 @@ func keyDER(t testing.TB, cert *tls.Certificate) []byte {
 	return der
 }
 
-// Files are the files of a broker.
+// Files contains the names of a broker's files.
 type Files struct{ Cert, Key, ClientCA, CRL string }
 
-// Write writes files that let clients of ca in, the server certificate being of
-// ca as well. The CRL, which may be left out of the configuration, is empty.
+// Write writes the files of a broker that accepts clients of ca, with a server
+// certificate of ca and an empty CRL. The configuration may omit the CRL.
 func (ca *CA) Write(dir string) Files {
 	ca.t.Helper()
 	f := Files{Cert: filepath.Join(dir, "server.pem"), Key: filepath.Join(dir, "server-key.pem"), ClientCA: filepath.Join(dir, "ca.pem"), CRL: filepath.Join(dir, "ca.crl")}
@@ -174,7 +174,7 @@ func (ca *CA) Write(dir string) Files {
 	return f
 }
 
-// Put replaces a file by renaming another one over it.
+// Put replaces a file atomically, by renaming another one over it.
 func Put(t testing.TB, name string, data []byte) {
 	t.Helper()
 	temp := name + ".new"
