@@ -1,8 +1,9 @@
-// Package budget bounds the memory that work under way may take: of each account
-// and of all together. A part of it is only for accounts that use little, so that
-// those that use much cannot shut them out.
+// Package budget limits the memory that work in progress may use, for each account and
+// in total. It reserves a part for accounts that use little, so that accounts that use
+// much cannot starve them.
 //
-// It counts bytes and knows nothing of what they are; an account is a name to it.
+// It counts bytes, and knows neither what they contain nor what an account is beyond its
+// name.
 package budget
 
 import (
@@ -12,70 +13,72 @@ import (
 	"sync/atomic"
 )
 
-// The bounds, as parts of the whole.
+// The limits, as fractions of the total.
 const (
-	// accountShare: one account may use one in so many bytes.
+	// accountShare: one account may use 1/accountShare of the total.
 	accountShare = 2
-	// smallShare: an account that uses less than one in so many uses little.
+	// smallShare: an account that uses at most 1/smallShare of the total is small. Only
+	// the total limits small accounts.
 	smallShare = 32
-	// Reservations of accounts that use much stop at three quarters of what they
-	// and all accounts may use. What is charged without asking goes on to the whole
-	// of the account's share and to seven eighths of all.
+	// For other accounts, Reserve fails at three quarters of the account's share and of
+	// the total. Charge, which counts memory that is in use already, reports an excess
+	// only above the account's whole share or seven eighths of the total. The difference
+	// leaves room for the growth of work that has been admitted.
 )
 
-// Budget is an amount of memory. It is safe for concurrent use.
+// Budget is a limited amount of memory. It is safe for concurrent use.
 type Budget struct {
 	mu       sync.Mutex
 	total    int64
 	used     int64
 	refused  uint64
 	accounts map[string]*Account
-	waiting  []*waiter // the longest first
+	waiting  []*waiter // in order of arrival
 }
 
-// waiter is a Wait that has not been granted yet.
+// waiter is a call of Wait that has not been granted yet.
 type waiter struct {
 	account *Account
 	n       int64
-	granted chan struct{} // closed with the lock held
+	granted chan struct{} // closed while Budget.mu is held
 }
 
-// Stats are a Budget's figures.
+// Stats contains values for metrics.
 type Stats struct {
 	// Total and Used are in bytes.
 	Total, Used int64
-	// Refused is how many reservations were refused.
+	// Refused is the number of reservations that failed.
 	Refused uint64
-	// Waiting is how many reservations wait.
+	// Waiting is the number of calls of Wait in progress.
 	Waiting int
 }
 
-// New makes a Budget of total bytes.
+// New returns a Budget of total bytes.
 func New(total int64) *Budget {
 	return &Budget{total: total, accounts: make(map[string]*Account)}
 }
 
-// Stats returns the figures.
+// Stats returns the current values.
 func (b *Budget) Stats() Stats {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return Stats{Total: b.total, Used: b.used, Refused: b.refused, Waiting: len(b.waiting)}
 }
 
-// Account is what one user of the Budget uses. It is safe for concurrent use. It
-// is known by its name while it is held or uses anything.
+// Account is the share of one user of the Budget. It is safe for concurrent use. The
+// Budget keeps an account while a caller holds it or it uses memory.
 type Account struct {
-	// Open is for the user's own count of what it has under way.
+	// Open is a counter for the user of the account. The Budget does not use it.
 	Open atomic.Int64
 
 	budget *Budget
 	name   string
-	holds  int   // with the lock
-	used   int64 // with the lock
+	holds  int   // guarded by budget.mu
+	used   int64 // guarded by budget.mu
 }
 
-// Account returns the account of that name, which the caller holds until it calls
-// Close.
+// Account returns the account with that name. The caller must call Close when it no
+// longer needs the account.
 func (b *Budget) Account(name string) *Account {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -88,7 +91,8 @@ func (b *Budget) Account(name string) *Account {
 	return a
 }
 
-// Close gives up one hold. What is used stays used until it is released.
+// Close ends one use of the account. Memory that the account uses still counts until it
+// is released.
 func (a *Account) Close() {
 	a.budget.mu.Lock()
 	defer a.budget.mu.Unlock()
@@ -96,14 +100,16 @@ func (a *Account) Close() {
 	a.forget()
 }
 
-// forget makes the account unknown if nobody needs it. The lock is held.
+// forget removes the account if it is not needed any more. The caller must hold the
+// lock.
 func (a *Account) forget() {
 	if a.holds == 0 && a.used == 0 {
 		delete(a.budget.accounts, a.name)
 	}
 }
 
-// Reserve takes n bytes if the account may have them now.
+// Reserve reserves n bytes. It returns false and reserves nothing if a limit would be
+// exceeded.
 func (a *Account) Reserve(n int64) bool {
 	a.budget.mu.Lock()
 	defer a.budget.mu.Unlock()
@@ -115,15 +121,16 @@ func (a *Account) Reserve(n int64) bool {
 	return true
 }
 
-// Fits reports whether Reserve would take n bytes.
+// Fits reports whether Reserve(n) would succeed.
 func (a *Account) Fits(n int64) bool {
 	a.budget.mu.Lock()
 	defer a.budget.mu.Unlock()
 	return a.mayReserve(n)
 }
 
-// Charge takes n bytes that are used already, and is false if the account has gone
-// beyond its share, or uses much while little is left.
+// Charge counts n bytes that are in use already. It returns false if the account has
+// exceeded its share, or if it is not small and the total is nearly used up. The bytes
+// are counted in either case and must be released.
 func (a *Account) Charge(n int64) bool {
 	a.budget.mu.Lock()
 	defer a.budget.mu.Unlock()
@@ -132,7 +139,7 @@ func (a *Account) Charge(n int64) bool {
 	return a.used <= b.total/accountShare && (b.used <= b.total/8*7 || a.used <= b.total/smallShare)
 }
 
-// Release gives n bytes back.
+// Release returns n bytes to the Budget and grants waiting reservations.
 func (a *Account) Release(n int64) {
 	b := a.budget
 	b.mu.Lock()
@@ -150,9 +157,9 @@ func (a *Account) Release(n int64) {
 	})
 }
 
-// Wait takes n bytes as soon as the account may have them. Waits are granted in
-// their order, but for those whose account has to wait longer than another. The
-// error is that of ctx; nothing is taken then.
+// Wait waits until it can reserve n bytes. Waiting reservations are granted in order of
+// arrival, except that one whose account has reached its limit does not delay those of
+// other accounts. If ctx ends first, Wait returns its error and reserves nothing.
 func (a *Account) Wait(ctx context.Context, n int64) error {
 	b := a.budget
 	b.mu.Lock()
@@ -181,9 +188,9 @@ func (a *Account) Wait(ctx context.Context, n int64) error {
 	return ctx.Err()
 }
 
-// mayReserve reports whether n more bytes are within the bounds. An account that
-// uses nothing may have any n that is there, so that no bound keeps it from going
-// on for good. The lock is held.
+// mayReserve reports whether n more bytes are within the limits. For an account that uses
+// nothing only the total counts; otherwise a request that is larger than the account's
+// share could never be granted. The caller must hold the lock.
 func (a *Account) mayReserve(n int64) bool {
 	b := a.budget
 	most, all := b.total/accountShare/4*3, b.total/4*3
@@ -193,7 +200,7 @@ func (a *Account) mayReserve(n int64) bool {
 	return a.used+n <= most && b.used+n <= all
 }
 
-// take counts n bytes. The lock is held.
+// take counts n bytes. The caller must hold the lock.
 func (a *Account) take(n int64) {
 	a.used += n
 	a.budget.used += n

@@ -9,7 +9,7 @@ import (
 	"testing/synctest"
 )
 
-// TestReserve: accounts that use much leave room for one that uses little.
+// TestReserve: accounts that use much leave room for small ones.
 func TestReserve(t *testing.T) {
 	const total = 1024
 	b := New(total)
@@ -38,7 +38,7 @@ func TestReserve(t *testing.T) {
 	}
 }
 
-// TestLargerThanItsShare: an account that uses nothing can have what is free.
+// TestLargerThanItsShare: an account that uses nothing can reserve all that is free.
 func TestLargerThanItsShare(t *testing.T) {
 	a := New(1024).Account("a")
 	if !a.Reserve(1000) || a.Reserve(1) {
@@ -50,7 +50,7 @@ func TestLargerThanItsShare(t *testing.T) {
 	}
 }
 
-// TestCharge tells whoever uses much, and no one else.
+// TestCharge: Charge returns false for accounts that use much, and for no others.
 func TestCharge(t *testing.T) {
 	b := New(1024)
 	much, other, little := b.Account("much"), b.Account("other"), b.Account("little")
@@ -66,7 +66,7 @@ func TestCharge(t *testing.T) {
 	}
 }
 
-// TestAccountsAreForgotten once nobody holds them and nothing is used.
+// TestAccountsAreForgotten: the Budget removes accounts that are closed and use nothing.
 func TestAccountsAreForgotten(t *testing.T) {
 	b := New(1024)
 	a := b.Account("a")
@@ -91,8 +91,8 @@ func TestAccountsAreForgotten(t *testing.T) {
 	}
 }
 
-// TestWait grants in order, goes past accounts that have to wait longer, and takes
-// nothing for who gives up.
+// TestWait: waiting reservations are granted in order of arrival, except for accounts at
+// their limit, and one whose context ends reserves nothing.
 func TestWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := New(1024)

@@ -148,7 +148,7 @@ func (f *Files) readKeyPair() (*tls.Certificate, error) {
 	}
 	defer clear(keyPEM)
 	if !certfile.Complete(certPEM) {
-		return nil, fmt.Errorf("%s %s: a certificate in it is cut off or damaged", f.cfg.named("certificate file", "cert_file:"), f.cfg.CertFile)
+		return nil, fmt.Errorf("%s %s: it contains a truncated or damaged certificate", f.cfg.named("certificate file", "cert_file:"), f.cfg.CertFile)
 	}
 	cert, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {

@@ -1,10 +1,8 @@
-// Package connectorfile reads connector configurations as people keep them: the
-// JSON of Kafka Connect's and Confluent's REST calls and CLI, with the
-// properties flat or under "config", and the .properties files of Kafka
-// Connect's standalone mode.
+// Package connectorfile parses files with connector configurations: the JSON of Kafka
+// Connect's and Confluent's REST APIs and CLIs, with the properties at the top level or
+// under "config", and the .properties files of Kafka Connect's standalone mode.
 //
-// It knows file formats only. What a configuration means is decided by the
-// broker.
+// It knows file formats only. The broker interprets the configuration.
 package connectorfile
 
 import (
@@ -14,23 +12,22 @@ import (
 	"strings"
 )
 
-// MaxSize bounds a file, in bytes: far above any connector's configuration.
+// MaxSize is the maximum size of a file in bytes, far more than any connector needs.
 const MaxSize = 1 << 20
 
-// Connector is what a file says.
+// Connector is the contents of a file.
 type Connector struct {
-	// Name is the connector's name, empty if the file does not say.
+	// Name is the connector's name, empty if the file has none.
 	Name string
 	// Configs are the connector's properties.
 	Configs map[string]string
-	// Lines is the line of the file of each of them, counted from 1.
+	// Lines maps each property to its line in the file, counted from 1.
 	Lines map[string]int
 }
 
-// Error is what is wrong with a file. It may name a property and never quotes a
-// value.
+// Error is an error in a file. It may name a property, but never quotes a value.
 type Error struct {
-	// Line is the line of the fault, counted from 1; zero if it has none.
+	// Line is the line of the error, counted from 1; zero if there is none.
 	Line int
 	Text string
 }
@@ -46,19 +43,19 @@ func faultf(line int, format string, args ...any) *Error {
 	return &Error{Line: line, Text: fmt.Sprintf(format, args...)}
 }
 
-// Parse reads a connector's configuration. The file's name decides how:
-// .properties and .json are what they say, anything else is JSON if it begins
-// like it. The error is an *Error.
+// Parse parses a connector's configuration. The extension of the file's name, .json or
+// .properties, determines the format. A file with another extension is parsed as JSON if
+// it begins with a brace. The error is an *Error.
 func Parse(name string, data []byte) (Connector, error) {
 	if len(data) > MaxSize {
-		return Connector{}, faultf(0, "the file has %d bytes, the most is %d", len(data), MaxSize)
+		return Connector{}, faultf(0, "the file has %d bytes; the maximum is %d", len(data), MaxSize)
 	}
 	likeJSON := bytes.HasPrefix(bytes.TrimLeft(data, " \t\r\n"), []byte("{"))
 	switch strings.ToLower(filepath.Ext(name)) {
 	case ".json":
 		return parseJSON(data)
 	case ".properties":
-		if likeJSON { // each line would pass for a property, and be sent as one
+		if likeJSON { // each line would be a valid property
 			return Connector{}, faultf(1, "this is JSON; give the file a name that ends with .json")
 		}
 		return parseProperties(data)
@@ -69,14 +66,14 @@ func Parse(name string, data []byte) (Connector, error) {
 	return parseProperties(data)
 }
 
-// Minimal returns the properties that the broker needs to see: if the
-// configuration has secret.manager properties, those and the configs that they
-// list, else all of it. What is no secret reference stays at home.
+// Minimal returns the properties that the broker needs: if the configuration has
+// secret.manager properties, these and the configs that they list, and otherwise all
+// properties. Other properties may be confidential, and are not sent.
 func (c Connector) Minimal() map[string]string {
 	needed := make(map[string]string)
 	for name, value := range c.Configs {
-		// Exactly what the broker takes for one of these properties: a name that
-		// merely begins alike must not keep the others at home.
+		// The broker uses the same condition. With a looser one, a property with a
+		// similar name would make this function drop properties that the broker needs.
 		if name == "secret.manager" || strings.HasPrefix(name, "secret.manager.") {
 			needed[name] = value
 		}
@@ -93,15 +90,14 @@ func (c Connector) Minimal() map[string]string {
 	return needed
 }
 
-// IntegrationID returns the integration that the configuration names itself, or
-// nothing.
+// IntegrationID returns the integration that the configuration names, or "".
 func (c Connector) IntegrationID() string {
 	return c.Configs["secret.manager.provider.integration.id"]
 }
 
-// Line returns the line where a person starts to fix a config:
-// its own or, if the file does not have it, that of the secret.manager property
-// that asks for it. It is zero if the file has none of them.
+// Line returns the line at which a user should fix a config: the config's own line or,
+// if the file does not contain it, that of the secret.manager property that refers to
+// it. It returns zero if the file contains none of these.
 func (c Connector) Line(config string) int {
 	for _, name := range []string{config, "secret.manager.managed.configs", "secret.manager.enabled", "secret.manager"} {
 		if line, ok := c.Lines[name]; ok {

@@ -35,14 +35,14 @@ func TestParse(t *testing.T) {
 		{name: "trailing comma in config", text: "{\n\"name\":\"x\",\n\"config\":{\n\"a\":\"canary\",\n}\n}", fault: "here or just before", line: 5},
 		{name: "twice", text: "{\"a\":\"canary\",\n\"a\":\"y\"}", fault: `"a" occurs twice, first on line 1`, line: 2},
 		{name: "twice in config", text: "{\n\"config\":\n{\"a\":\"canary\",\n\"a\":\"y\"}}", fault: `"a" occurs twice, first on line 3`, line: 4},
-		{name: "trailing garbage", text: "{\"a\":\"canary\"}\n\n x", fault: "more after", line: 3},
+		{name: "trailing garbage", text: "{\"a\":\"canary\"}\n\n x", fault: "unexpected text after", line: 3},
 		{name: "object as value", text: "{\n\"a\":{\"b\":\"canary\"}}", fault: `"a": expected text`, line: 2},
 		{name: "null as value", text: `{"a":null}`, fault: `"a": expected text`, line: 1},
 		{name: "object as name", text: `{"name":["canary"],"config":{}}`, fault: `"name": expected text`, line: 1},
 		{name: "config that is no object", text: "{\n\"config\":\"canary\"}", fault: `under "config"`, line: 2},
 		{name: "cut off", text: "{\n\"a\":\"canary", fault: "not valid JSON", line: 2},
 		{name: "not UTF-8", text: "{\"a\":\"canary\xff\"}", fault: "not valid UTF-8"},
-		{name: "too large", text: `{"a":"` + strings.Repeat("x", MaxSize) + `"}`, fault: "the most is"},
+		{name: "too large", text: `{"a":"` + strings.Repeat("x", MaxSize) + `"}`, fault: "the maximum is"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -64,7 +64,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// The name says how a file is read; where it does not, the text does.
+// The extension determines the format of a file; without a known one, the text does.
 func TestParseByName(t *testing.T) {
 	const object, lines = ` {"a":"1"}`, `a=1`
 	tests := []struct {
@@ -164,9 +164,9 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// TestMinimalSendsLookalikesWhole: a name that only begins like the properties
-// does not make a configuration one that has them; the broker sees no properties
-// there either, and every entry is a reference.
+// TestMinimalSendsLookalikesWhole: a property whose name only begins like those of
+// secret.manager does not count as one. The broker does not count it either, and treats
+// every property as a reference.
 func TestMinimalSendsLookalikesWhole(t *testing.T) {
 	c := Connector{Configs: map[string]string{"secret.managers.note": "x", "secret.manager-old": "y", "database.password": "z"}}
 	if got := c.Minimal(); !maps.Equal(got, c.Configs) {

@@ -7,16 +7,16 @@ import (
 	"unicode/utf8"
 )
 
-// member is one member of an object, as written in the file.
+// member is a member of an object, as written in the file.
 type member struct {
-	line  int // of the key
+	line  int // line of the key
 	value json.RawMessage
-	// valueLine is where the value begins.
+	// valueLine is the line on which the value begins.
 	valueLine int
 }
 
-// parseJSON reads an object, whose properties may be under "config". Numbers and
-// booleans become text as they are written.
+// parseJSON parses an object, whose properties may be under "config". Numbers and
+// booleans keep the text with which they are written.
 func parseJSON(data []byte) (Connector, error) {
 	if err := checkJSON(data); err != nil {
 		return Connector{}, err
@@ -50,8 +50,8 @@ func parseJSON(data []byte) (Connector, error) {
 	return c, nil
 }
 
-// checkJSON says where the text is no JSON object. encoding/json's own words are
-// not used: they may quote the file.
+// checkJSON checks that data is one JSON object. It does not use the error texts of
+// encoding/json, because they may quote the file.
 func checkJSON(data []byte) error {
 	if !utf8.Valid(data) {
 		return faultf(0, "the file is not valid UTF-8")
@@ -65,11 +65,11 @@ func checkJSON(data []byte) error {
 		if se, ok := errors.AsType[*json.SyntaxError](err); ok {
 			at = min(int(se.Offset), len(data))
 		}
-		return faultf(lineAt(data, at), "not valid JSON, here or just before (a comma too many or missing?)")
+		return faultf(lineAt(data, at), "not valid JSON, here or just before (an extra or missing comma?)")
 	}
 	rest := bytes.TrimLeft(data[dec.InputOffset():], " \t\r\n")
 	if len(rest) > 0 {
-		return faultf(lineAt(data, len(data)-len(rest)), "there is more after the JSON object")
+		return faultf(lineAt(data, len(data)-len(rest)), "unexpected text after the JSON object")
 	}
 	return nil
 }
@@ -78,11 +78,11 @@ func lineAt(data []byte, offset int) int {
 	return 1 + bytes.Count(data[:offset], []byte("\n"))
 }
 
-// object takes a JSON object apart whose keys are all different. It begins on
-// the given line.
+// object returns the members of a JSON object that begins on the given line. Duplicate
+// keys are an error.
 func object(data []byte, line int) (map[string]member, error) {
 	dec := json.NewDecoder(bytes.NewReader(data))
-	counted := 0 // the part of data in which lines have been counted
+	counted := 0 // lines have been counted up to this offset
 	lineOf := func(offset int) int {
 		line += bytes.Count(data[counted:offset], []byte("\n"))
 		counted = offset
@@ -111,7 +111,7 @@ func object(data []byte, line int) (map[string]member, error) {
 	return members, nil
 }
 
-// text returns a property's value as connectors take it.
+// text returns a property's value as text.
 func text(name string, m member) (string, error) {
 	switch m.value[0] {
 	case '"':

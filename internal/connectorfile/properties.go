@@ -8,26 +8,25 @@ import (
 	"unicode/utf8"
 )
 
-// blank are the characters that separate a key from its value and begin a line
-// without being part of it.
+// blank is the white space of the format. It separates a key from its value and is
+// ignored at the beginning of a line.
 const blank = " \t\f"
 
-// parseProperties reads a .properties file as java.util.Properties does, which
-// is what Kafka Connect's standalone mode reads it with, and refuses what hides
-// a mistake there: a duplicate property, one without a name, a last line
-// that announces another, and text outside ASCII. Java reads that as ISO-8859-1
-// while editors write UTF-8, so a guess would be wrong for somebody; \uXXXX is
-// the same to all.
+// parseProperties parses a .properties file in the same way as java.util.Properties,
+// which Kafka Connect's standalone mode uses. In addition, it rejects files that most
+// likely contain a mistake: a duplicate property, a property without a name, a last line
+// that ends with a backslash, and characters outside ASCII. Java reads such characters as
+// ISO-8859-1 while most editors write UTF-8, so either interpretation would be wrong for
+// some users; \uXXXX is unambiguous.
 //
-// Kafka's placeholders, ${provider:path:key}, are text like any other.
+// Kafka's placeholders, ${provider:path:key}, are not interpreted.
 //
-// This is not left to a library: github.com/magiconair/properties v1.18 takes
-// the last of two equal properties without a word, knows no lines, quotes values
-// in its errors, ends a continued line at a CR LF, and replaces surrogate pairs
-// and other bytes than UTF-8 by U+FFFD.
+// github.com/magiconair/properties v1.18 is not suitable: it silently accepts duplicate
+// properties, provides no line numbers, quotes values in its errors, ends a continued
+// line at a CR LF, and replaces surrogate pairs and bytes that are not UTF-8 by U+FFFD.
 func parseProperties(data []byte) (Connector, error) {
 	if bytes.HasPrefix(data, []byte("\xef\xbb\xbf")) {
-		return Connector{}, faultf(1, "the file begins with a byte order mark, which Kafka Connect takes for a part of the first property's name; save it as UTF-8 without one")
+		return Connector{}, faultf(1, "the file begins with a byte order mark, which Kafka Connect reads as a part of the first property's name; save it as UTF-8 without one")
 	}
 	c := Connector{Configs: make(map[string]string), Lines: make(map[string]int)}
 	if err := c.readProperties(&lineReader{rest: string(data)}); err != nil {
@@ -37,9 +36,8 @@ func parseProperties(data []byte) (Connector, error) {
 	return c, nil
 }
 
-// ParseSecrets reads a .properties file as Kafka's FileConfigProvider does, for
-// which it is UTF-8, with the same strictness as Parse beyond that. The error is
-// an *Error.
+// ParseSecrets parses a .properties file in the same way as Kafka's FileConfigProvider,
+// which reads it as UTF-8. Otherwise it is as strict as Parse. The error is an *Error.
 func ParseSecrets(data []byte) (map[string]string, error) {
 	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
 	if !utf8.Valid(data) {
@@ -52,7 +50,7 @@ func ParseSecrets(data []byte) (map[string]string, error) {
 	return c.Configs, nil
 }
 
-// readProperties adds the properties that r has.
+// readProperties adds the properties of r to c.
 func (c *Connector) readProperties(r *lineReader) error {
 	for {
 		line, at, err := r.logical()
@@ -78,16 +76,16 @@ func (c *Connector) readProperties(r *lineReader) error {
 	}
 }
 
-// lineReader walks through the lines of a properties file.
+// lineReader reads the lines of a properties file.
 type lineReader struct {
 	rest string
-	line int // of what was read last, counted from 1
+	line int // number of the last line that was read, counted from 1
 	// anyText allows characters outside ASCII.
 	anyText bool
 }
 
-// natural returns the next line as written in the file, which ends with LF,
-// CR, CR LF or the file.
+// natural returns the next line as written in the file. A line ends with LF, CR, CR LF or
+// the end of the file.
 func (r *lineReader) natural() (line string, ok bool) {
 	if r.rest == "" {
 		return "", false
@@ -107,16 +105,15 @@ func (r *lineReader) natural() (line string, ok bool) {
 	return line, true
 }
 
-// logical returns the next property, joined from its natural lines, and the line
-// on which it begins; that is zero at the end of the file. Empty lines and
-// comments are left out.
+// logical returns the next property, joined from its natural lines, and the line on which
+// it begins, zero at the end of the file. It skips empty lines and comments.
 func (r *lineReader) logical() (line string, at int, err error) {
 	var joined strings.Builder
 	continued := false
 	for {
 		natural, ok := r.natural()
 		if !ok && continued {
-			return "", 0, faultf(r.line, "the last line ends with a backslash and so announces another one; the file may be cut off")
+			return "", 0, faultf(r.line, "the last line ends with a backslash, so another line must follow; the file may be truncated")
 		}
 		if !ok {
 			return "", 0, nil
@@ -131,7 +128,8 @@ func (r *lineReader) logical() (line string, at int, err error) {
 		if !r.anyText && !isASCII(natural) {
 			return "", 0, faultf(r.line, `a character outside ASCII, which Kafka Connect reads as ISO-8859-1 and most editors write as UTF-8; write it as \uXXXX`)
 		}
-		// An even number of backslashes means half as many.
+		// Two backslashes are one escaped backslash, so only an odd number at the end
+		// continues the line.
 		text := strings.TrimRight(natural, `\`)
 		continued = (len(natural)-len(text))%2 == 1
 		if !continued {
@@ -151,8 +149,8 @@ func isASCII(s string) bool {
 	return true
 }
 
-// splitProperty separates at the first blank, "=" or ":" that has no backslash
-// before it; blanks around the separator belong to neither side.
+// splitProperty splits a line at the first blank, "=" or ":" that is not escaped. Blanks
+// around the separator belong to neither side.
 func splitProperty(line string) (key, value string) {
 	end := 0
 	for end < len(line) && !strings.ContainsRune(blank+"=:", rune(line[end])) {
@@ -169,8 +167,8 @@ func splitProperty(line string) (key, value string) {
 	return line[:end], value
 }
 
-// unescape replaces \t, \n, \f, \r and \uXXXX, and drops the backslash before
-// anything else. It reports false where \u is not followed by what it announces.
+// unescape replaces \t, \n, \f, \r and \uXXXX, and drops the backslash before any other
+// character. It returns false if a \u is malformed.
 func unescape(s string) (text string, ok bool) {
 	before, rest, found := strings.Cut(s, `\`)
 	if !found {
@@ -179,7 +177,7 @@ func unescape(s string) (text string, ok bool) {
 	var b strings.Builder
 	for ; found; before, rest, found = strings.Cut(rest, `\`) {
 		b.WriteString(before)
-		if rest == "" { // not in a line of lineReader, whose last backslash has company
+		if rest == "" { // not possible in a logical line, whose last backslash is escaped
 			return "", false
 		}
 		c := rest[0]
@@ -208,8 +206,8 @@ func unescape(s string) (text string, ok bool) {
 	return b.String(), true
 }
 
-// unicodeEscape reads what follows a \u and returns how much of s that is: four
-// hexadecimal digits, or a surrogate pair. Zero means that it is neither.
+// unicodeEscape parses s, the text after a \u: four hexadecimal digits, or a surrogate
+// pair. n is the number of bytes that it used, zero if s is malformed.
 func unicodeEscape(s string) (r rune, n int) {
 	high, ok := hex4(s)
 	if !ok {

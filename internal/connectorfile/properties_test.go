@@ -10,7 +10,7 @@ import (
 	"unicode/utf8"
 )
 
-// What is read is what java.util.Properties makes of the same bytes.
+// The parser agrees with java.util.Properties.
 func TestProperties(t *testing.T) {
 	tests := []struct {
 		name, text string
@@ -70,14 +70,14 @@ func TestPropertiesRefused(t *testing.T) {
 		{"surrogate and another escape", `a=canary\ud83d\u0041`, "surrogate", 1},
 		{"surrogate and too few digits", `a=canary\ud83d\ude`, "surrogate", 1},
 		{"bad escape in a key", `a\u00zz=canary`, "four hexadecimal digits", 1},
-		{"cut off", "a=canary\\", "cut off", 1},
-		{"cut off after a line break", "a=canary\\\n", "cut off", 1},
+		{"cut off", "a=canary\\", "may be truncated", 1},
+		{"cut off after a line break", "a=canary\\\n", "may be truncated", 1},
 		{"UTF-8", "a=1\nb=canary\u00fc", "outside ASCII", 2},
 		{"ISO-8859-1", "a=canary\xfc", "outside ASCII", 1},
 		{"UTF-8 on a continued line", "a=canary,\\\n  \u00fc", "outside ASCII", 2},
 		{"byte order mark", "\ufeffa=canary", "byte order mark", 1},
 		{"JSON", " \n{\"a\":\"canary\"}", "JSON", 1},
-		{"too large", strings.Repeat("x", MaxSize+1), "the most is", 0},
+		{"too large", strings.Repeat("x", MaxSize+1), "the maximum is", 0},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -93,7 +93,7 @@ func TestPropertiesRefused(t *testing.T) {
 	}
 }
 
-// Whatever is written the way Java stores it comes back as it was.
+// Properties that are written in the way Java stores them are read back unchanged.
 func FuzzPropertiesRoundTrip(f *testing.F) {
 	f.Add("database.password", "https://v.vault.azure.net::s::k", "b", "")
 	f.Add(" a=b:c#", " x\\\n\r\t\f", "!", "\U0001F600\x00\u0085")
@@ -111,13 +111,13 @@ func FuzzPropertiesRoundTrip(f *testing.F) {
 	})
 }
 
-// escaped writes everything but letters and digits as an escape.
+// escaped escapes all characters except letters and digits.
 func escaped(s string) string {
 	var b strings.Builder
 	for _, unit := range utf16.Encode([]rune(s)) {
 		switch {
 		case unit == '\n':
-			b.WriteString("\\n\\\n   ") // and so tries continued lines as well
+			b.WriteString("\\n\\\n   ") // also tests continued lines
 		case 'a' <= unit && unit <= 'z' && unit != 'u' && unit != 't' && unit != 'n' && unit != 'f' && unit != 'r':
 			b.WriteByte(byte(unit))
 		case unit > 0x20 && unit < 0x7f && (unit < '0' || unit > 'z'):
@@ -150,7 +150,7 @@ func FuzzProperties(f *testing.F) {
 	})
 }
 
-// checkLines expects every property to stand on a line of its own in data.
+// checkLines expects that each property is on its own line of data.
 func checkLines(t *testing.T, c Connector, data []byte) {
 	t.Helper()
 	if len(c.Lines) != len(c.Configs) {
@@ -164,8 +164,8 @@ func checkLines(t *testing.T, c Connector, data []byte) {
 	}
 }
 
-// FuzzParseSecrets: on ASCII both readers of properties agree, and beyond it the
-// values are valid text.
+// FuzzParseSecrets: for ASCII both parsers of properties agree; beyond ASCII the values
+// are valid UTF-8.
 func FuzzParseSecrets(f *testing.F) {
 	f.Add([]byte("a=1\\\n 2\n#\nb:\\u0041\r\n"))
 	f.Add([]byte("pä=ö\n"))

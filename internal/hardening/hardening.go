@@ -1,7 +1,7 @@
-// Package hardening asks the operating system to keep the process's memory to the
-// process: out of core dumps, out of the reach of a debugger, and, if wanted, out of
-// swap. It owns these requests and what is said when they are refused; it knows
-// nothing of what the memory holds.
+// Package hardening prevents access to the process's memory from outside: through core
+// dumps, through a debugger and, if configured, through swap. It owns the system calls
+// and the errors that explain how to permit them. It does not know what the memory
+// contains.
 package hardening
 
 import (
@@ -10,27 +10,30 @@ import (
 	"log/slog"
 )
 
-// Config says what to ask for. The zero value is useful.
+// Config configures Apply. The zero value is useful.
 type Config struct {
-	// LockMemory keeps all memory of the process, also what it gets later, out of
-	// swap. Without it that depends on the machine.
+	// LockMemory keeps all current and future memory of the process out of swap.
+	// Without it, the machine's configuration decides.
 	LockMemory bool
-	// Logger gets what this platform does not support; nil discards.
+	// Logger receives a warning on platforms without these protections. Nil discards
+	// it.
 	Logger *slog.Logger
 }
 
-// errUnsupported says that a platform has no such request.
+// errUnsupported reports that the platform has no such system call.
 var errUnsupported = errors.New("not supported on this platform")
 
-// Apply hardens the process, for good. Call it before anything secret is read.
+// Apply hardens the process. It cannot be undone. Call it before reading any secret.
 //
-// On Linux the process is no longer dumpable (prctl(2), PR_SET_DUMPABLE): no core
-// dump is made of it, not by a handler in core_pattern either, and only root may
-// trace it or read /proc/PID/mem. Beside that its RLIMIT_CORE is zero. Both are
-// allowed to every process, so that an error means that something forbids them, and
-// the broker should not start. Elsewhere none of this exists, which is logged.
+// On Linux, Apply makes the process non-dumpable (prctl(2), PR_SET_DUMPABLE): the
+// kernel writes no core dump and does not pass one to a handler in core_pattern, and
+// only root may trace the process or read /proc/PID/mem. Apply also sets RLIMIT_CORE
+// to zero. Every process is allowed to do both, so an error means that a policy such
+// as seccomp forbids it; the broker should not start then. On other platforms Apply
+// logs a warning.
 //
-// Memory that cannot be locked although asked for is an error on every platform.
+// If LockMemory is set and the memory cannot be locked, Apply returns an error on every
+// platform.
 func Apply(cfg Config) error {
 	log := cfg.Logger
 	if log == nil {
@@ -38,9 +41,9 @@ func Apply(cfg Config) error {
 	}
 	switch err := forbidDumps(); {
 	case errors.Is(err, errUnsupported):
-		log.Warn("this platform cannot keep the broker's memory out of core dumps and debuggers; run it on Linux for that")
+		log.Warn("this platform cannot keep the broker's memory out of core dumps and debuggers; run it on Linux")
 	case err != nil:
-		return fmt.Errorf("the process cannot be kept out of core dumps and debuggers: %w; allow prctl and setrlimit, as container runtimes do by default", err)
+		return fmt.Errorf("cannot protect the process from core dumps and debuggers: %w; allow prctl and setrlimit, as container runtimes do by default", err)
 	}
 	if !cfg.LockMemory {
 		return nil

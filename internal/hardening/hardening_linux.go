@@ -11,7 +11,7 @@ func forbidDumps() error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("prctl(PR_SET_DUMPABLE): %w", err)
 	}
-	// Some kernels in user space accept what they do not do.
+	// User-space kernels such as gVisor may accept the request without effect.
 	dumpable, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
 	if err != nil {
 		return fmt.Errorf("prctl(PR_GET_DUMPABLE): %w", err)
@@ -25,13 +25,14 @@ func forbidDumps() error {
 	return nil
 }
 
-// errMayNotLock tells what to do when locking is refused.
+// errMayNotLock explains how to permit the locking of memory.
 var errMayNotLock = errors.New("the broker may not lock its memory; give it the capability CAP_IPC_LOCK " +
 	"(systemd: AmbientCapabilities=CAP_IPC_LOCK, Kubernetes: capabilities: {add: [IPC_LOCK]}) " +
-	"or an unlimited RLIMIT_MEMLOCK (systemd: LimitMEMLOCK=infinity, Docker: --ulimit memlock=-1), or take the setting out")
+	"or an unlimited RLIMIT_MEMLOCK (systemd: LimitMEMLOCK=infinity, Docker: --ulimit memlock=-1), or remove the setting")
 
 func lockMemory() error {
-	// A limit that is large enough just now ends the process when it grows.
+	// Require an unlimited limit: with one that is only large enough now, allocations
+	// would fail later and end the process.
 	ok, err := mayLockAll()
 	if err != nil {
 		return err
@@ -39,7 +40,8 @@ func lockMemory() error {
 	if !ok {
 		return errMayNotLock
 	}
-	// Locked once they are used: Go reserves far more than it ever touches.
+	// MCL_ONFAULT locks pages when they are first used. Go reserves far more address
+	// space than it uses.
 	if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
 		return fmt.Errorf("mlockall: %w: %w", err, errMayNotLock)
 	}

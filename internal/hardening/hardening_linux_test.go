@@ -19,8 +19,8 @@ import (
 // nobody is the user of test processes that must not run as root.
 const nobody = 65534
 
-// The tests harden processes of their own: this binary, told by its environment
-// what to do.
+// The tests start this binary again, in a role that the environment selects, and harden
+// that process.
 const roleVariable = "HARDENING_TEST_ROLE"
 
 var roles = map[string]func() error{
@@ -50,10 +50,10 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// secretNumber is what spies look for.
+// secretNumber is the number that spies try to read.
 var secretNumber = uint64(0x5ec4e7)
 
-// rest prints where the secret is and waits until it is told to end.
+// rest prints the address of the secret and waits until stdin is closed.
 func rest(err error) error {
 	if err != nil {
 		return err
@@ -67,7 +67,7 @@ func abort(err error) error {
 	if err != nil {
 		return err
 	}
-	// What the limit was has been lowered for good, or not.
+	// Fails if hardening has lowered the hard limit.
 	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY})
 	if err := unix.Kill(os.Getpid(), unix.SIGABRT); err != nil {
 		return err
@@ -75,7 +75,7 @@ func abort(err error) error {
 	return unix.Pause()
 }
 
-// spy tries to read a child's secret, which a parent of the same user may.
+// spy tries to read a child's secret. Normally a parent of the same user may.
 func spy(role string) error {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), roleVariable+"="+role)
@@ -132,10 +132,11 @@ func readNumber(pid int, at int64) error {
 	return nil
 }
 
-// play makes a process in a role, as nobody in particular if this is root.
+// play returns a process in a role. With asNobody, it runs as the user nobody if the
+// test runs as root.
 func play(t *testing.T, role string, asNobody bool) *exec.Cmd {
 	t.Helper()
-	exe, err := os.Open("/proc/self/exe") // nobody may not walk to where go test built it
+	exe, err := os.Open("/proc/self/exe") // the user nobody cannot access go test's directory
 	if err != nil {
 		t.Fatal(err)
 	}

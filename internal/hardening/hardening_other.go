@@ -7,5 +7,5 @@ import "errors"
 func forbidDumps() error { return errUnsupported }
 
 func lockMemory() error {
-	return errors.New("memory can be locked on Linux only; take the setting out")
+	return errors.New("memory can be locked on Linux only; remove the setting")
 }

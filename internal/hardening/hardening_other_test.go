@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// What a platform does not have is logged, and refused where it was asked for.
+// Other platforms log a warning, and return an error only if locking is configured.
 func TestApplyElsewhere(t *testing.T) {
 	if err := Apply(Config{}); err != nil {
 		t.Error(err)

@@ -1,7 +1,7 @@
-// Package memlimit finds out how much memory the process may use, and has Go's
-// garbage collector keep to it.
+// Package memlimit determines how much memory the process may use, and configures Go's
+// garbage collector accordingly.
 //
-// It knows nothing of what the memory is used for.
+// It does not know what the memory is used for.
 package memlimit
 
 import (
@@ -14,29 +14,31 @@ import (
 	"strings"
 )
 
-// Limit is how much memory the process may use.
+// Limit is a memory limit of the process.
 type Limit struct {
-	// Bytes is what Go's heap, stacks and runtime may use, as Go's own soft limit has
-	// it; 0 if there is no limit.
+	// Bytes is the limit for Go's heap, stacks and runtime, as for Go's soft memory
+	// limit. 0 means no limit.
 	Bytes int64
-	// Source says where it comes from, such as "GOMEMLIMIT", for the log.
+	// Source names the origin of the limit, such as "GOMEMLIMIT", for the log.
 	Source string
 }
 
 const (
-	// GoPercent is the part of a cgroup's or configured limit that Go may use: the
-	// rest is for what Go does not count, such as the program itself and the buffers
-	// of sockets and files, and for what Go needs beyond its soft limit for moments.
+	// GoPercent is the percentage of a cgroup's limit or of the configured limit that Go
+	// may use. The rest is for memory that Go does not count, such as the program's code
+	// and the kernel's buffers for sockets and files, and for short peaks above Go's soft
+	// limit.
 	GoPercent = 85
-	// limitedGC and moderateGC are the garbage collector's targets (GOGC), with a
-	// memory limit, which binds first where memory is short, and without one.
+	// limitedGC and moderateGC are the garbage collector's targets (GOGC) with and
+	// without a memory limit. With a limit the target can be higher, because the limit
+	// makes the garbage collector run when memory becomes scarce.
 	limitedGC  = 400
 	moderateGC = 200
 )
 
-// Apply makes Go keep to a memory limit: GOMEMLIMIT if it is set, else the least of
-// the cgroup's limit and of setting, in bytes, 0 for none. It also sets the garbage
-// collector's target, unless GOGC is set.
+// Apply sets Go's memory limit: to GOMEMLIMIT if it is set, and otherwise to a part of
+// the lower of the cgroup's limit and setting. setting is in bytes; 0 means none. Apply
+// also sets the garbage collector's target, unless GOGC is set.
 func Apply(setting int64) Limit {
 	l := find(os.DirFS("/"), debug.SetMemoryLimit(-1), setting)
 	if l.Bytes > 0 {
@@ -52,7 +54,7 @@ func Apply(setting int64) Limit {
 	return l
 }
 
-// find looks for the limit; gomemlimit is Go's at start.
+// find determines the limit. gomemlimit is Go's limit at startup.
 func find(root fs.FS, gomemlimit, setting int64) Limit {
 	if gomemlimit < math.MaxInt64 {
 		return Limit{gomemlimit, "GOMEMLIMIT"}
@@ -67,8 +69,8 @@ func find(root fs.FS, gomemlimit, setting int64) Limit {
 	return Limit{limit / 100 * GoPercent, source}
 }
 
-// cgroup returns the least memory limit of the process's cgroup and of those above
-// it, 0 if there is none.
+// cgroup returns the lowest memory limit of the process's cgroup and its ancestors, or 0
+// if there is none.
 func cgroup(root fs.FS) int64 {
 	membership, err := fs.ReadFile(root, "proc/self/cgroup")
 	if err != nil {
@@ -76,7 +78,7 @@ func cgroup(root fs.FS) int64 {
 	}
 	least := int64(0)
 	for line := range strings.Lines(string(membership)) {
-		// Each line is ID:CONTROLLERS:/PATH; version 2 has no controllers there.
+		// Each line is ID:CONTROLLERS:/PATH. With version 2, CONTROLLERS is empty.
 		fields := strings.SplitN(strings.TrimSpace(line), ":", 3)
 		if len(fields) != 3 {
 			continue
@@ -95,14 +97,14 @@ func cgroup(root fs.FS) int64 {
 	return least
 }
 
-// leastOf returns the least limit in the files called name of a cgroup and all
-// above it, as far as they can be seen: in a container of version 1 the group's
-// path may be the host's, and only the mount's root exists.
+// leastOf returns the lowest limit in the files called name of a cgroup and its
+// ancestors. It skips files that do not exist: in a container with version 1, the path
+// may be that on the host, and only the root of the mount exists.
 func leastOf(root fs.FS, mount, group, name string) int64 {
 	least := int64(0)
 	for {
 		if text, err := fs.ReadFile(root, path.Join(mount, group, name)); err == nil {
-			// "max", and in version 1 the largest number of pages, are no limit.
+			// "max" and, in version 1, the largest number of pages mean no limit.
 			n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
 			if err == nil && n > 0 && n < 1<<60 && (least == 0 || n < least) {
 				least = n

@@ -41,7 +41,7 @@ func TestFind(t *testing.T) {
 	}
 }
 
-// TestApply puts the limit and the target in force, and leaves GOGC to who set it.
+// TestApply checks that Apply sets the limit and the target, and does not override GOGC.
 func TestApply(t *testing.T) {
 	limit, percent := debug.SetMemoryLimit(-1), debug.SetGCPercent(100)
 	defer func() { debug.SetMemoryLimit(limit); debug.SetGCPercent(percent) }()

@@ -12,15 +12,15 @@ import (
 
 const (
 	chunk = 4 << 20
-	// largest is up to which size a mapping is searched: the race detector's shadow
-	// memory is larger and holds no bytes of the program.
+	// largest is the maximum size of mappings that are searched. The race detector's
+	// shadow memory is larger, and contains no bytes of the program.
 	largest = 8 << 30
 )
 
-// Count returns how often each of the needles, which are masked, occurs in the
-// writable memory of a process, its own not excepted: what Count itself needs is
-// out of its sight. The process goes on meanwhile, so that only a process that does
-// nothing is counted exactly. It takes the right to trace the process.
+// Count returns the number of occurrences of each of the masked needles in the writable
+// memory of a process. The process may be the caller's own: Count does not search the
+// memory that it uses itself. It does not stop the process, so the result is exact only
+// for an idle process. The caller needs permission to trace the process.
 func Count(pid int, needles ...[]byte) ([]int, error) {
 	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
 	if err != nil {
@@ -31,7 +31,7 @@ func Count(pid int, needles ...[]byte) ([]int, error) {
 		return nil, fmt.Errorf("procmem: %w", err)
 	}
 	defer mem.Close()
-	// Outside of Go's heap and not in maps, which has been read already.
+	// A mapping outside of Go's heap that is not in maps, which has been read already.
 	scratch, err := unix.Mmap(-1, 0, 2*chunk, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return nil, fmt.Errorf("procmem: mmap: %w", err)
@@ -40,7 +40,7 @@ func Count(pid int, needles ...[]byte) ([]int, error) {
 
 	counts := make([]int, len(needles))
 	for line := range strings.Lines(string(maps)) {
-		var from, to uint64 // which are beyond the largest int64 for the kernel's page
+		var from, to uint64 // the kernel's page is beyond the largest int64
 		var access string
 		if _, err := fmt.Sscanf(line, "%x-%x %s", &from, &to, &access); err != nil {
 			return nil, fmt.Errorf("procmem: maps: %w", err)
@@ -64,12 +64,12 @@ func countIn(mem *os.File, from, to uint64, scratch []byte, needles [][]byte, co
 	for from < to {
 		n, err := mem.ReadAt(buf[:min(chunk, to-from)], int64(from)) //nolint:gosec // user space ends far below
 		switch {
-		case errors.Is(err, unix.EIO), errors.Is(err, unix.EFAULT): // nothing is mapped any more, or it cannot be read
+		case errors.Is(err, unix.EIO), errors.Is(err, unix.EFAULT): // unmapped since, or not readable
 			return nil
 		case err != nil && n == 0:
 			return fmt.Errorf("procmem: %w", err)
 		}
-		next := n                // what begins from there on is counted in the next round
+		next := n                // occurrences that begin here are counted in the next round
 		if uint64(n) < to-from { //nolint:gosec // a length
 			next = max(n-longest+1, 1)
 		}

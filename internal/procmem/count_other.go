@@ -2,5 +2,5 @@
 
 package procmem
 
-// Count is not supported here.
+// Count returns ErrUnsupported on this platform.
 func Count(int, ...[]byte) ([]int, error) { return nil, ErrUnsupported }

@@ -1,15 +1,15 @@
-// Package procmem counts copies of bytes in the memory of a process, for tests that
-// look for values where none should be. It knows nothing of what it looks for and is
-// not part of the broker.
+// Package procmem counts occurrences of byte strings in the memory of a process. Tests
+// use it to verify that no copies of secret values remain. It is not part of the
+// broker.
 package procmem
 
 import "errors"
 
-// ErrUnsupported says that this platform does not show a process's memory.
+// ErrUnsupported reports that the platform gives no access to a process's memory.
 var ErrUnsupported = errors.New("procmem: memory can be read on Linux only")
 
-// Mask returns b with every bit turned. A test keeps what it looks for like that, so
-// that it does not find itself. Masking again gives b back.
+// Mask returns b with every bit inverted. A test keeps the bytes that it searches for in
+// this form, so that it does not find its own copy. Masking twice returns b.
 func Mask(b []byte) []byte {
 	masked := make([]byte, len(b))
 	for i, c := range b {

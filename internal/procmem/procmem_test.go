@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// What is looked for is found, as often as it is there, and not in the search.
+// Count finds every copy, and none in its own memory.
 func TestCount(t *testing.T) {
 	masked := Mask([]byte("what the test has planted"))
 	other := Mask([]byte("what it has not planted at all"))
