@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/audit"
+	"github.com/secretbroker/secretbroker/internal/audit/chain"
+	"github.com/secretbroker/secretbroker/internal/audit/syslog"
 	"github.com/secretbroker/secretbroker/internal/clienttls"
 	"github.com/secretbroker/secretbroker/internal/config"
 )
@@ -33,25 +35,25 @@ func openAudit(cfg config.Audit, log *slog.Logger) (*audit.Log, error) {
 func auditConfig(cfg config.Audit, log *slog.Logger) (audit.Config, error) {
 	c := audit.Config{Path: cfg.File, Sync: cfg.Sync == config.AuditSyncBatch, Logger: log}
 	if cfg.KeyFile != "" {
-		key, err := audit.ReadKey(cfg.KeyFile)
+		key, err := chain.ReadKey(cfg.KeyFile)
 		if err != nil {
 			return audit.Config{}, fmt.Errorf("audit.key_file: %w", err)
 		}
 		c.Key = key
 	}
 	for i, to := range cfg.Copies {
-		syslog, err := auditCopy(to, fmt.Sprintf("audit.copies[%d]", i), log)
+		collector, err := auditCopy(to, fmt.Sprintf("audit.copies[%d]", i), log)
 		if err != nil {
 			return audit.Config{}, err
 		}
-		c.Copies = append(c.Copies, audit.Copy{Syslog: syslog, Required: to.Required})
+		c.Copies = append(c.Copies, syslog.Copy{Collector: collector, Required: to.Required})
 	}
 	return c, nil
 }
 
 // auditCopy reads the TLS files of a copy, whose settings are in section.
-func auditCopy(cfg config.AuditCopy, section string, log *slog.Logger) (audit.Syslog, error) {
-	s, err := audit.ParseSyslog(cfg.Syslog)
+func auditCopy(cfg config.AuditCopy, section string, log *slog.Logger) (syslog.Collector, error) {
+	s, err := syslog.Parse(cfg.Syslog)
 	if err != nil {
 		return s, fmt.Errorf("%s: %w", section, err)
 	}
@@ -66,7 +68,7 @@ func auditCopy(cfg config.AuditCopy, section string, log *slog.Logger) (audit.Sy
 func logHeads(ctx context.Context, log *slog.Logger, l *audit.Log) error {
 	ticker := time.NewTicker(headInterval)
 	defer ticker.Stop()
-	var last audit.Head
+	var last chain.Head
 	for {
 		select {
 		case <-ctx.Done():
@@ -78,7 +80,7 @@ func logHeads(ctx context.Context, log *slog.Logger, l *audit.Log) error {
 }
 
 // logHead logs the head if it is not last.
-func logHead(log *slog.Logger, l *audit.Log, last audit.Head) audit.Head {
+func logHead(log *slog.Logger, l *audit.Log, last chain.Head) chain.Head {
 	head := l.Head()
 	if head != last && head.Seq > 0 {
 		log.Info("audit head", "head", head.String())
@@ -89,6 +91,6 @@ func logHead(log *slog.Logger, l *audit.Log, last audit.Head) audit.Head {
 // closeAudit writes what is queued, and logs the last head.
 func closeAudit(l *audit.Log, log *slog.Logger) error {
 	err := l.Close()
-	logHead(log, l, audit.Head{})
+	logHead(log, l, chain.Head{})
 	return err
 }

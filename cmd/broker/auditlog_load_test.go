@@ -15,7 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/secretbroker/secretbroker/client"
-	"github.com/secretbroker/secretbroker/internal/audit"
+	"github.com/secretbroker/secretbroker/internal/audit/logread"
 	"github.com/secretbroker/secretbroker/internal/devmode"
 )
 
@@ -112,9 +112,9 @@ func TestAuditDiskFillsUpUnderLoad(t *testing.T) {
 	for id := range maps.Keys(served) {
 		t.Errorf("call %s was served and has no record", id)
 	}
-	report, err := audit.Verify(t.Context(), audit.VerifyConfig{}, []string{file})
-	if err != nil || report.Faults() != 0 {
-		t.Errorf("the log: %v, %v", report.Findings, err)
+	report, err := logread.Verify(t.Context(), logread.VerifyConfig{}, []string{file})
+	if err != nil || report.Break != nil {
+		t.Errorf("the log: %v, %v", report.Break, err)
 	}
 }
 

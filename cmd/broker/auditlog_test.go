@@ -16,6 +16,8 @@ import (
 
 	"github.com/secretbroker/secretbroker/client"
 	"github.com/secretbroker/secretbroker/internal/audit"
+	"github.com/secretbroker/secretbroker/internal/audit/chain"
+	"github.com/secretbroker/secretbroker/internal/audit/logread"
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/devmode"
 	"github.com/secretbroker/secretbroker/internal/trust/trusttest"
@@ -37,7 +39,7 @@ func TestAuditLog(t *testing.T) {
 		)
 	}
 	path := filepath.Join(dir, "audit.jsonl")
-	var heads []audit.Head
+	var heads []chain.Head
 	for range 2 {
 		b, err := startBroker(t.Context(), dir, change)
 		if err != nil {
@@ -75,22 +77,22 @@ func TestAuditLog(t *testing.T) {
 		if logged == nil {
 			t.Fatal("no head in the log")
 		}
-		head, err := audit.ParseHead(logged[1])
+		head, err := chain.ParseHead(logged[1])
 		if err != nil {
 			t.Fatal(err)
 		}
 		heads = append(heads, head)
 	}
-	key, err := audit.ReadKey(filepath.Join(dir, "audit.key"))
+	key, err := chain.ReadKey(filepath.Join(dir, "audit.key"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := audit.Verify(t.Context(), audit.VerifyConfig{Keys: []*audit.Key{key}, Heads: heads}, []string{path + ".1", path})
-	if err != nil || r.Faults() != 0 || r.Records != 6 || heads[1] != r.Last {
-		t.Errorf("%d records, last %v, found %q, %v", r.Records, r.Last, r.Findings, err)
+	r, err := logread.Verify(t.Context(), logread.VerifyConfig{Keys: []*chain.Key{key}, Heads: heads}, []string{path + ".1", path})
+	if err != nil || r.Break != nil || r.Records != 6 || heads[1] != r.Last {
+		t.Errorf("%d records, last %v, found %v, %v", r.Records, r.Last, r.Break, err)
 	}
 	buf := make([]byte, 64<<10)
-	if n, _, err := collector.ReadFrom(buf); err != nil || !strings.Contains(string(buf[:n]), ` secretbroker `) || !strings.Contains(string(buf[:n]), `"marker":"opened"`) {
+	if n, _, err := collector.ReadFrom(buf); err != nil || !strings.Contains(string(buf[:n]), ` secretbroker `) || !strings.Contains(string(buf[:n]), `"segment":"opened"`) {
 		t.Errorf("the copy got %q, %v", buf[:n], err)
 	}
 }

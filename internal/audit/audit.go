@@ -9,8 +9,12 @@ package audit
 
 import (
 	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/audit/chain"
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -47,9 +51,23 @@ const (
 	Counted Outcome = "counted"
 )
 
+// ParseOutcome returns the outcome of that name.
+func ParseOutcome(s string) (Outcome, error) {
+	if o := Outcome(s); slices.Contains(outcomes, o) {
+		return o, nil
+	}
+	names := make([]string, len(outcomes))
+	for i, o := range outcomes {
+		names[i] = string(o)
+	}
+	return "", errors.New("expected one of " + strings.Join(names, ", "))
+}
+
+var outcomes = []Outcome{Served, Withheld, Checked, Answered, Attempted, Changed, Denied, Failed, Rejected, Counted}
+
 // Event is the record of one decision: one config of one call. The JSON names
 // are a promise to whoever parses the log. In a log two more follow, seq and
-// chain; see chain.go.
+// chain; see package chain.
 type Event struct {
 	Time      time.Time       `json:"time"`
 	RequestID string          `json:"request_id"`
@@ -103,4 +121,4 @@ type Change struct {
 
 // MaxChange is how many bytes Before and After may have together, so that the
 // record of a change is never too long for a line.
-const MaxChange = maxLine / 2
+const MaxChange = chain.MaxLine / 2

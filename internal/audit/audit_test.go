@@ -12,12 +12,14 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/secretbroker/secretbroker/internal/audit/chain"
 )
 
-// read returns a log's lines that are no markers.
+// read returns a log's lines that are no segment headers.
 func read(t *testing.T, path string) []string {
 	t.Helper()
-	return slices.DeleteFunc(readAll(t, path), func(line string) bool { return strings.HasPrefix(line, markerStart) })
+	return slices.DeleteFunc(readAll(t, path), func(line string) bool { return chain.IsSegmentHeader([]byte(line)) })
 }
 
 // readAll returns a log's lines.
@@ -186,7 +188,7 @@ func TestTornLine(t *testing.T) {
 		}
 	}
 	lines := strings.Split(strings.TrimSpace(w.String()), "\n")
-	if len(lines) != 4 || !strings.HasPrefix(lines[1], `{"marker":"torn"`) || !json.Valid([]byte(lines[2])) || !json.Valid([]byte(lines[3])) {
+	if len(lines) != 4 || !strings.HasPrefix(lines[1], `{"segment":"torn"`) || !json.Valid([]byte(lines[2])) || !json.Valid([]byte(lines[3])) {
 		t.Errorf("got %q", lines)
 	}
 }
@@ -212,5 +214,16 @@ func TestTornLineOfAnEarlierRun(t *testing.T) {
 func TestOpenFails(t *testing.T) {
 	if _, err := Open(Config{Path: filepath.Join(t.TempDir(), "no", "such", "directory")}); err == nil {
 		t.Error("opened")
+	}
+}
+
+func TestParseOutcome(t *testing.T) {
+	for _, o := range outcomes {
+		if got, err := ParseOutcome(string(o)); got != o || err != nil {
+			t.Errorf("%s: %s, %v", o, got, err)
+		}
+	}
+	if _, err := ParseOutcome("read"); err == nil || !strings.Contains(err.Error(), "served") {
+		t.Errorf("got %v", err)
 	}
 }

@@ -63,33 +63,3 @@ func BenchmarkWrite(b *testing.B) {
 		}
 	}
 }
-
-// BenchmarkVerify is the time for a log's line.
-func BenchmarkVerify(b *testing.B) {
-	path := filepath.Join(b.TempDir(), "audit.jsonl")
-	l := open(b, Config{Path: path})
-	if err := l.Write(b.Context(), slices.Repeat(benchEvents, b.N)); err != nil {
-		b.Fatal(err)
-	}
-	closeLog(b, l)
-	b.ReportAllocs()
-	b.ResetTimer()
-	if r := verify(b, VerifyConfig{}, path); r.Faults() != 0 || r.Records != b.N+1 {
-		b.Errorf("%d records, found %q", r.Records, r.Findings)
-	}
-}
-
-// BenchmarkQuery is the time for a log's line.
-func BenchmarkQuery(b *testing.B) {
-	path := filepath.Join(b.TempDir(), "audit.jsonl")
-	l := open(b, Config{Path: path})
-	if err := l.Write(b.Context(), slices.Repeat(benchEvents, b.N)); err != nil {
-		b.Fatal(err)
-	}
-	closeLog(b, l)
-	b.ReportAllocs()
-	b.ResetTimer()
-	if _, err := Query(b.Context(), &Filter{Integration: "other"}, []string{path}, func(*Record) error { return nil }); err != nil {
-		b.Error(err)
-	}
-}

@@ -6,6 +6,8 @@ import (
 	"io"
 	"os"
 	"time"
+
+	"github.com/secretbroker/secretbroker/internal/audit/chain"
 )
 
 // commit chains the batch, writes it, and tells its Writes what came of it: those
@@ -53,7 +55,7 @@ const (
 )
 
 // probeNow has the writer find out whether the log can be written again: it writes a
-// marker.
+// segment header.
 func (l *Log) probeNow() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -92,7 +94,7 @@ func (l *Log) commitTo(b *batch) (recorded int, err error) {
 	}
 	whole := l.out[:bytes.LastIndexByte(l.out[:n], '\n')+1]
 	for _, c := range l.copies {
-		if e := c.take(whole); e != nil && err == nil {
+		if e := c.Take(whole); e != nil && err == nil {
 			n, err = -1, e
 		}
 	}
@@ -108,17 +110,17 @@ func (l *Log) chain(b *batch) {
 	out, head := l.out[:0], l.head
 	if l.midline {
 		out = append(out, '\n')
-		l.loose.endLine()
+		l.unchained.EndLine()
 	}
-	if l.mark != "" {
-		m := newMarker(l.mark, l.linker, head, &l.loose)
-		out = l.linker.seal(out, m.encode(), &head)
+	if l.header != "" {
+		h := chain.NewSegmentHeader(l.header, l.linker, head, &l.unchained)
+		out = l.linker.Seal(out, h.Encode(), &head)
 	}
 	start := 0
 	chainTo := func(end int) {
 		for start < end {
 			length := bytes.IndexByte(b.lines[start:], '\n')
-			out = l.linker.seal(out, b.lines[start:start+length], &head)
+			out = l.linker.Seal(out, b.lines[start:start+length], &head)
 			start += length + 1
 		}
 	}
@@ -149,21 +151,21 @@ func (l *Log) took(p []byte) {
 	}
 	l.midline = true
 	if !l.tookRecord(rest) { // all of it but its newline
-		l.loose.add(rest)
-		if l.mark == "" {
-			l.mark = markTorn
+		l.unchained.Add(rest)
+		if l.header == "" {
+			l.header = chain.Torn
 		}
 	}
 }
 
 // tookRecord makes line the head if it is a whole record.
 func (l *Log) tookRecord(line []byte) bool {
-	_, head, ok := unseal(line)
+	_, head, ok := chain.Unseal(line)
 	if !ok {
 		return false
 	}
-	l.loose.reset()
-	l.mark = ""
+	l.unchained.Reset()
+	l.header = ""
 	l.mu.Lock()
 	l.records += head.Seq - l.head.Seq
 	l.head = head

@@ -8,7 +8,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"io"
-	"log/slog"
 	"math/big"
 	"net"
 	"os"
@@ -17,29 +16,10 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
-)
 
-func TestParseSyslog(t *testing.T) {
-	for _, s := range []string{"unix:///dev/log", "udp://logs.example.org:514", "tcp://[2001:db8::1]:601", "tls://logs.example.org:6514"} {
-		to, err := ParseSyslog(s)
-		if err != nil || to.String() != s {
-			t.Errorf("%s: %v, %v", s, to, err)
-		}
-	}
-	if to, err := ParseSyslog("tls://logs.example.org:6514"); err != nil || to.TLS.ServerName != "logs.example.org" || to.TLS.InsecureSkipVerify {
-		t.Errorf("tls: %+v, %v", to.TLS, err)
-	}
-	for _, s := range []string{
-		"", "/dev/log", "unix://dev/log", "unix:///", "udp://logs.example.org", "tcp://:514", "tcp://h:0", "tcp://h:70000", "http://h:1",
-		"tls://user@h:1", "tls://h:1/path", "tls://h:1?x=y", "tcp:h:1", "tcp://h:1#x",
-	} {
-		if to, err := ParseSyslog(s); err == nil {
-			t.Errorf("%s: %v", s, to)
-		}
-	}
-}
+	"github.com/secretbroker/secretbroker/internal/audit/syslog"
+)
 
 // frame is what RFC 5424 and this package say a message looks like.
 var frame = regexp.MustCompile(`^<110>1 \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z \S+ secretbroker \d+ audit - (\{.*"chain":"[0-9a-f]{64}"\})$`)
@@ -135,7 +115,7 @@ func TestCopyOverStreams(t *testing.T) {
 				} else {
 					ln = listen(t, nil)
 				}
-				to, err := ParseSyslog(scheme + "://" + ln.Addr().String())
+				to, err := syslog.Parse(scheme + "://" + ln.Addr().String())
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -154,7 +134,7 @@ func TestCopyOverStreams(t *testing.T) {
 					messages <- readFrames(t, conn, 4)
 				}()
 				path := filepath.Join(t.TempDir(), "audit.jsonl")
-				l := open(t, Config{Path: path, Copies: []Copy{{to, required}}})
+				l := open(t, Config{Path: path, Copies: []syslog.Copy{{Collector: to, Required: required}}})
 				writeIDs(t, l, "a", "b", "c")
 				got := <-messages
 				closeLog(t, l)
@@ -187,7 +167,7 @@ func TestCopyOverDatagrams(t *testing.T) {
 				t.Skip(err)
 			}
 			defer conn.Close()
-			l := open(t, Config{Path: filepath.Join(t.TempDir(), "f"), Copies: []Copy{{Syslog: Syslog{Network: network, Address: conn.LocalAddr().String()}}}})
+			l := open(t, Config{Path: filepath.Join(t.TempDir(), "f"), Copies: []syslog.Copy{{Collector: syslog.Collector{Network: network, Address: conn.LocalAddr().String()}}}})
 			writeIDs(t, l, "a", "b")
 			var messages []string
 			buf := make([]byte, 64<<10)
@@ -225,7 +205,7 @@ func TestRequiredCopy(t *testing.T) {
 	ln := listen(t, nil)
 	address := ln.Addr().String()
 	path := filepath.Join(t.TempDir(), "f")
-	l := open(t, Config{Path: path, Copies: []Copy{{Syslog{Network: "tcp", Address: address}, true}}})
+	l := open(t, Config{Path: path, Copies: []syslog.Copy{{Collector: syslog.Collector{Network: "tcp", Address: address}, Required: true}}})
 	writeIDs(t, l, "a")
 	first := accept(t, ln)
 	readFrames(t, first, 2)
@@ -258,56 +238,15 @@ func TestRequiredCopy(t *testing.T) {
 		t.Error(p)
 	}
 	closeLog(t, l)
-	if r := verify(t, VerifyConfig{}, path); r.Faults() != 0 {
-		t.Errorf("found %q", r.Findings)
+	if r := verify(t, path); r.Break != "" {
+		t.Error(r.Break)
 	}
 }
-
-// TestCopyQueue: an absent collector holds nobody up. What a bounded queue does
-// not take is counted.
-func TestCopyQueue(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var log syncBuilder
-		c := newCopier(Copy{Syslog: Syslog{Network: "unixgram", Address: "/nonexistent/socket"}}, slog.New(slog.NewTextHandler(&log, nil)))
-		line := append(make([]byte, 1<<20), '\n')
-		for range 20 {
-			if err := c.take(line); err != nil {
-				t.Fatal(err)
-			}
-			synctest.Wait()
-		}
-		s := c.stats()
-		if s.Sent != 0 || s.QueueBytes > maxCopyQueue || s.Dropped != 20-1-maxCopyQueue>>20 {
-			t.Errorf("%+v", s)
-		}
-		if p := c.problem(); !strings.Contains(p, "unix:///nonexistent/socket") {
-			t.Errorf("problem %q", p)
-		}
-		time.Sleep(10 * time.Minute) // it goes on trying, and says so once
-		start := time.Now()
-		c.close(time.Second)
-		if took := time.Since(start); took > time.Second {
-			t.Errorf("took %v", took)
-		}
-		c.close(time.Second)
-		if s := c.stats(); s.Dropped != 20 || s.QueueBytes != 0 {
-			t.Errorf("%+v", s)
-		}
-		if n := strings.Count(log.String(), "cannot be sent"); n != 1 {
-			t.Errorf("said %d times", n)
-		}
-		if err := c.take(line); err != nil || c.stats().Dropped != 21 {
-			t.Error("a closed copy took a record")
-		}
-	})
-}
-
-type syncBuilder struct{ strings.Builder }
 
 // TestCopyReconnects: a collector that restarts loses at most what was on its way.
 func TestCopyReconnects(t *testing.T) {
 	ln := listen(t, nil)
-	l := open(t, Config{Path: filepath.Join(t.TempDir(), "f"), Copies: []Copy{{Syslog: Syslog{Network: "tcp", Address: ln.Addr().String()}}}})
+	l := open(t, Config{Path: filepath.Join(t.TempDir(), "f"), Copies: []syslog.Copy{{Collector: syslog.Collector{Network: "tcp", Address: ln.Addr().String()}}}})
 	writeIDs(t, l, "a")
 	first := accept(t, ln)
 	readFrames(t, first, 2)

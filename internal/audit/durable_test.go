@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"testing/synctest"
+
+	"github.com/secretbroker/secretbroker/internal/audit/chain"
 )
 
 // disk is a file whose writes and fsyncs the test lets through.
@@ -79,11 +81,8 @@ func TestSyncBatch(t *testing.T) {
 		if ids, _ := d.lines(); !strings.HasPrefix(strings.Join(ids, ""), "abc") || !strings.HasSuffix(strings.Join(ids, ""), "e") {
 			t.Errorf("got %q", ids)
 		}
-		v := newVerifier(VerifyConfig{Heads: []Head{l.Head()}})
-		scan(t, v, "f", []byte(d.String()))
-		v.finish()
-		if v.report.Faults() != 0 {
-			t.Errorf("found %q", v.report.Findings)
+		if r := verifyText(t, l.Head(), d.String()); r.Break != "" {
+			t.Error(r.Break)
 		}
 	})
 }
@@ -102,11 +101,8 @@ func TestEveryTornWrite(t *testing.T) {
 		writeIDs(t, l, "one", "two")
 		head := l.Head()
 		closeLog(t, l)
-		v := newVerifier(VerifyConfig{Heads: []Head{head}})
-		scan(t, v, "f", []byte(w.String()))
-		v.finish()
-		if v.report.Faults() != 0 {
-			t.Fatalf("room for %d bytes: found %q in\n%s", room, v.report.Findings, w.String())
+		if r := verifyText(t, head, w.String()); r.Break != "" {
+			t.Fatalf("room for %d bytes: %s in\n%s", room, r.Break, w.String())
 		}
 	}
 }
@@ -131,8 +127,8 @@ func TestTornThenRotated(t *testing.T) {
 	}
 	writeIDs(t, l, "c")
 	closeLog(t, l)
-	if r := verify(t, VerifyConfig{}, path+".1", path); r.Faults() != 0 || len(r.Findings) != 1 {
-		t.Errorf("found %q", r.Findings)
+	if r := verify(t, path+".1", path); r.Break != "" || r.UnchainedBytes == 0 {
+		t.Errorf("%+v", r)
 	}
 }
 
@@ -146,14 +142,14 @@ func TestRemovedFile(t *testing.T) {
 			t.Fatal(err)
 		}
 		writeIDs(t, l, "b")
-		if lines := readAll(t, path); len(lines) != 2 || !strings.HasPrefix(lines[0], `{"marker":"rotated"`) {
+		if lines := readAll(t, path); len(lines) != 2 || !strings.HasPrefix(lines[0], `{"segment":"rotated"`) {
 			t.Errorf("got %q", lines)
 		}
 		if p := l.Problem(); p != "" {
 			t.Error(p)
 		}
-		if r := verify(t, VerifyConfig{}, path); r.Faults() != 0 || r.First.Seq != 3 {
-			t.Errorf("first %v, found %q", r.First, r.Findings)
+		if r := verify(t, path); r.Break != "" || r.First != 3 {
+			t.Errorf("%+v", r)
 		}
 		// Where no file can be made, nothing is recorded and nothing may leave.
 		if err := os.Rename(filepath.Dir(path), filepath.Dir(path)+".away"); err != nil {
@@ -225,9 +221,8 @@ func TestFileSizeLimit(t *testing.T) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	r := verify(t, VerifyConfig{}, path)
-	if r.Faults() != 0 || len(r.Findings) != 1 || !strings.Contains(r.Findings[0].Text, "declares") {
-		t.Errorf("found %q", r.Findings)
+	if r := verify(t, path); r.Break != "" || r.UnchainedBytes == 0 {
+		t.Errorf("%+v", r)
 	}
 	if lines := read(t, path); !strings.Contains(lines[len(lines)-1], `"after"`) {
 		t.Errorf("the last line: %q", lines[len(lines)-1])
@@ -292,14 +287,14 @@ func TestStdoutReaderGone(t *testing.T) {
 	}
 }
 
-// TestChainOfStdout: the chain of standard output begins with a marker.
+// TestChainOfStdout: the chain of standard output begins with a segment header.
 func TestChainOfStdout(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	l := newLog(Stdout, w)
-	l.mark = markOpened
+	l.header = chain.Opened
 	go l.run()
 	writeIDs(t, l, "a", "b")
 	head := l.Head()
@@ -311,10 +306,7 @@ func TestChainOfStdout(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v := newVerifier(VerifyConfig{Heads: []Head{head}})
-	scan(t, v, Stdout, data)
-	v.finish()
-	if v.report.Faults() != 0 || !bytes.HasPrefix(data, []byte(`{"marker":"opened"`)) {
-		t.Errorf("found %q in %s", v.report.Findings, data)
+	if r := verifyText(t, head, string(data)); r.Break != "" || !bytes.HasPrefix(data, []byte(`{"segment":"opened"`)) {
+		t.Errorf("%s in %s", r.Break, data)
 	}
 }

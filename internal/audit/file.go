@@ -10,6 +10,9 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/secretbroker/secretbroker/internal/audit/chain"
+	"github.com/secretbroker/secretbroker/internal/audit/syslog"
 )
 
 // Stdout is the file name that stands for standard output.
@@ -24,9 +27,9 @@ type Config struct {
 	// its Writes return. It has no effect on what is not a regular file.
 	Sync bool
 	// Key, if not nil, makes the chain one that cannot be computed without it.
-	Key *Key
+	Key *chain.Key
 	// Copies are sent every record as well.
-	Copies []Copy
+	Copies []syslog.Copy
 	// Logger is told of what no caller can be told; nil is silence.
 	Logger *slog.Logger
 }
@@ -36,7 +39,7 @@ type Config struct {
 // another process writes the file.
 func Open(cfg Config) (*Log, error) {
 	l := newLog(cfg.Path, nil)
-	l.sync, l.mark, l.linker = cfg.Sync, markOpened, newLinker(cfg.Key)
+	l.sync, l.header, l.linker = cfg.Sync, chain.Opened, chain.NewLinker(cfg.Key)
 	if cfg.Path == Stdout {
 		l.w = os.Stdout
 	} else if err := l.openFirst(); err != nil {
@@ -46,7 +49,7 @@ func Open(cfg Config) (*Log, error) {
 		l.logger = cfg.Logger
 	}
 	for _, c := range cfg.Copies {
-		l.copies = append(l.copies, newCopier(c, l.logger))
+		l.copies = append(l.copies, syslog.NewCopier(c, l.logger))
 	}
 	go l.run()
 	return l, nil
@@ -56,7 +59,7 @@ func Open(cfg Config) (*Log, error) {
 func (l *Log) openFirst() error {
 	f, info, err := openFile(l.path)
 	if err == nil && info.Mode().IsRegular() {
-		l.head, l.loose, l.midline, err = readTail(f, info.Size())
+		l.head, l.unchained, l.midline, err = chain.ReadTail(f, info.Size())
 		if err != nil {
 			_ = f.Close() // nothing was written to it
 		}
@@ -69,7 +72,7 @@ func (l *Log) openFirst() error {
 }
 
 // reopen makes the file now at path the one that is written; if that is another
-// one, a marker in it names the head of the old one. On error the old file
+// one, a segment header in it names the head of the old one. On error the old file
 // stays. Only the writer calls it.
 func (l *Log) reopen() error {
 	f, info, err := openFileUnless(l.path, l.file)
@@ -81,9 +84,9 @@ func (l *Log) reopen() error {
 	}
 	old := l.w
 	l.midline = info.Mode().IsRegular() && endsWithinLine(f, info.Size())
-	l.loose.endLine()
-	if l.mark == "" || l.mark == markTorn {
-		l.mark = markRotated
+	l.unchained.EndLine()
+	if l.header == "" || l.header == chain.Torn {
+		l.header = chain.Rotated
 	}
 	l.use(f, info)
 	if c, ok := old.(io.Closer); ok {
@@ -209,7 +212,7 @@ func (l *Log) Problem() string {
 		}
 	}
 	for _, c := range l.copies {
-		if text := c.problem(); text != "" {
+		if text := c.Problem(); text != "" {
 			all = append(all, text)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/audit/chain"
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -184,7 +185,7 @@ func sizeOf(e *Event) int {
 	if err != nil {
 		return MaxRefusalBytes // writing it will fail, too
 	}
-	return len(line) + maxSeal + 1
+	return len(line) + chain.MaxEnding + 1
 }
 
 func (r *refusals) count(reason secret.Reason, n uint64, at time.Time) {

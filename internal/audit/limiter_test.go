@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/audit/chain"
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -50,7 +51,7 @@ func (m *memory) events(t *testing.T) (all []Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for line := range bytes.Lines(m.buf.Bytes()) {
-		if bytes.HasPrefix(line, []byte(markerStart)) {
+		if chain.IsSegmentHeader(line) {
 			continue
 		}
 		var e Event

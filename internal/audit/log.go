@@ -10,6 +10,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/secretbroker/secretbroker/internal/audit/chain"
+	"github.com/secretbroker/secretbroker/internal/audit/syslog"
 )
 
 const (
@@ -34,7 +37,7 @@ var (
 	errSlow   = errors.New("the audit log was not written in time: its file or pipe takes records too slowly or not at all")
 )
 
-// Log writes events as JSON lines and chains them; see chain.go. It is safe for
+// Log writes events as JSON lines and chains them; see package chain. It is safe for
 // concurrent use; the lines of one Write stand together, and Writes stand in the
 // order of their queueing.
 //
@@ -48,7 +51,7 @@ type Log struct {
 	patience time.Duration // see patience
 	maxWait  time.Duration // of a Write; patience but in tests
 	logger   *slog.Logger
-	copies   []*copier
+	copies   []*syslog.Copier
 
 	// ended is closed when the writer has ended.
 	ended chan struct{}
@@ -63,12 +66,12 @@ type Log struct {
 	// These are the writer's alone.
 	w       io.Writer
 	regular bool // w is a regular file
-	linker  *linker
+	linker  *chain.Linker
 	out     []byte // what is written next
-	// mark says that a marker has to come first, and why.
-	mark string
-	// loose are the bytes since the last record that are none.
-	loose loose
+	// header is the cause of the segment header that has to come first, "" for none.
+	header string
+	// unchained are the bytes since the last record that are no record.
+	unchained chain.Unchained
 	// midline says that w does not end with a newline.
 	midline bool
 	// closeErr is read once ended is closed.
@@ -103,13 +106,13 @@ type Log struct {
 	// file is the open file, nil if there is none at path.
 	file os.FileInfo
 	// head is the last record written. Only the writer changes it.
-	head             Head
+	head             chain.Head
 	records, batches uint64
 	writing          time.Duration // the batches, altogether
 }
 
-// New returns a Log that writes a chain of its own to w, without a marker at its
-// beginning, and closes w, if it can be, at the end.
+// New returns a Log that writes a chain of its own to w, without a segment header at
+// its beginning, and closes w, if it can be, at the end.
 func New(w io.Writer) *Log {
 	l := newLog("", w)
 	go l.run()
@@ -118,7 +121,7 @@ func New(w io.Writer) *Log {
 
 func newLog(path string, w io.Writer) *Log {
 	l := &Log{
-		path: path, maxBytes: maxQueued, patience: patience, maxWait: patience, w: w, linker: newLinker(nil), logger: slog.New(slog.DiscardHandler),
+		path: path, maxBytes: maxQueued, patience: patience, maxWait: patience, w: w, linker: chain.NewLinker(nil), logger: slog.New(slog.DiscardHandler),
 		ended: make(chan struct{}), queued: newBatch(nil),
 	}
 	l.wake = sync.NewCond(&l.mu)
@@ -253,7 +256,7 @@ func (l *Log) closeCopies() {
 	var closing sync.WaitGroup
 	for _, c := range l.copies {
 		if !c.Required {
-			closing.Go(func() { c.close(l.patience) })
+			closing.Go(func() { c.Close(l.patience) })
 		}
 	}
 	closing.Wait()
@@ -275,8 +278,8 @@ func (l *Log) run() {
 				done <- err
 			}
 		}
-		if w.probe && l.mark == "" {
-			l.mark = markResumed
+		if w.probe && l.header == "" {
+			l.header = chain.Resumed
 		}
 		if len(b.lines) > 0 || w.probe {
 			l.commit(b)
@@ -287,7 +290,7 @@ func (l *Log) run() {
 	}
 	for _, c := range l.copies {
 		if c.Required {
-			c.sender.close()
+			c.Disconnect()
 		}
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/secretbroker/secretbroker/internal/audit/chain"
 )
 
 // gate is a sink whose writes wait until the test lets them through, in a
@@ -47,7 +49,7 @@ func (g *gate) lines() (ids, torn []string) {
 			torn = append(torn, line)
 			continue
 		}
-		if !strings.HasPrefix(line, markerStart) {
+		if !chain.IsSegmentHeader([]byte(line)) {
 			ids = append(ids, e.RequestID)
 		}
 	}

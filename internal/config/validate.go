@@ -8,7 +8,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
-	"github.com/secretbroker/secretbroker/internal/audit"
+	"github.com/secretbroker/secretbroker/internal/audit/syslog"
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
@@ -86,7 +86,7 @@ func (a *Audit) validate(doc *strictyaml.Document) {
 	}
 	for i, c := range a.Copies {
 		path := strictyaml.Index("audit.copies", i)
-		to, err := audit.ParseSyslog(c.Syslog)
+		to, err := syslog.Parse(c.Syslog)
 		switch {
 		case !doc.Has(path + ".syslog"):
 			doc.Fault(path+".syslog", "missing; it is required: the URL of a collector, such as tls://HOST:6514")

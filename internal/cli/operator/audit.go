@@ -14,6 +14,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secretbroker/secretbroker/internal/audit"
+	"github.com/secretbroker/secretbroker/internal/audit/chain"
+	"github.com/secretbroker/secretbroker/internal/audit/logread"
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/cli"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -35,19 +37,20 @@ compressed with gzip are read as they are, and - is standard input.`,
 }
 
 const auditVerifyHelp = `Check that no record was changed, removed, inserted or moved since it was
-written, and that each file goes on where the one before it ends. Every fault is
-one line with its file and line.
+written, and that each file continues the one before it. The command prints up to
+where the log is intact and, if it is not, the first break: file, line, kind and byte
+offset. It does not look beyond the break, because the chain proves nothing from there
+on.
 
-Without a key and without an expected head this finds accidents and clumsy
-changes only: who may write the file can compute the whole chain anew. With
---key-file that takes the key (audit.key_file). --expect-head compares with a
-head that was kept elsewhere, as the broker's log shows one every minute ("audit
-head"): what was recorded up to it can then not have been changed by anybody,
-and nothing up to it be cut off.
+Without a key and without an expected head this finds accidents and clumsy changes
+only: anybody who may write the file can compute a new chain. With --key-file that
+takes the key (audit.key_file). --expect-head compares with a head that was kept
+elsewhere, as the broker's log shows one every minute ("audit head"): then nobody can
+have changed what was recorded up to it, or cut any of it off.
 
 A file that is being written may end within a line, which is reported as torn.
 
-Exit codes: 0 no fault; 1 there are faults, or a file cannot be read; 2 the
+Exit codes: 0 the log is intact; 1 it is not, or a file cannot be read; 2 the
 command line is wrong.`
 
 func newAuditVerifyCommand() *cobra.Command {
@@ -57,7 +60,7 @@ func newAuditVerifyCommand() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:     "verify [flags] FILE...",
-		Short:   "Find what was changed in audit logs since they were written",
+		Short:   "Check up to where audit logs are as they were written",
 		Long:    auditVerifyHelp,
 		Example: "  broker audit verify --key-file audit.key audit.jsonl.2.gz audit.jsonl.1 audit.jsonl",
 		Args:    cobra.MinimumNArgs(1),
@@ -66,14 +69,14 @@ func newAuditVerifyCommand() *cobra.Command {
 			if err != nil {
 				return &cli.ExitError{Code: cli.ExitUsage, Err: err}
 			}
-			report, err := audit.Verify(cmd.Context(), cfg, files)
+			report, err := logread.Verify(cmd.Context(), cfg, files)
 			if err != nil {
 				return &cli.ExitError{Code: cli.ExitFailure, Err: err}
 			}
 			if err := printReport(cmd.OutOrStdout(), output, report); err != nil {
 				return &cli.ExitError{Code: cli.ExitFailure, Err: err}
 			}
-			if report.Faults() > 0 {
+			if report.Break != nil {
 				return &cli.ExitError{Code: cli.ExitFailure}
 			}
 			return nil
@@ -87,17 +90,17 @@ func newAuditVerifyCommand() *cobra.Command {
 	return cmd
 }
 
-func verifyConfig(keyFiles, heads []string) (audit.VerifyConfig, error) {
-	var cfg audit.VerifyConfig
+func verifyConfig(keyFiles, heads []string) (logread.VerifyConfig, error) {
+	var cfg logread.VerifyConfig
 	for _, file := range keyFiles {
-		key, err := audit.ReadKey(file)
+		key, err := chain.ReadKey(file)
 		if err != nil {
 			return cfg, fmt.Errorf("--key-file: %w", err)
 		}
 		cfg.Keys = append(cfg.Keys, key)
 	}
 	for _, s := range heads {
-		head, err := audit.ParseHead(s)
+		head, err := chain.ParseHead(s)
 		if err != nil {
 			return cfg, fmt.Errorf("--expect-head: %w", err)
 		}
@@ -106,46 +109,53 @@ func verifyConfig(keyFiles, heads []string) (audit.VerifyConfig, error) {
 	return cfg, nil
 }
 
-// jsonReport is the JSON output: names are a promise.
-type jsonReport struct {
-	OK      bool   `json:"ok"`
-	Faults  int    `json:"faults"`
+// VerificationJSON is the JSON output of audit verify. The names are a promise.
+type VerificationJSON struct {
+	// OK says that all of the log is intact; otherwise Break is where it is not.
+	OK    bool           `json:"ok"`
+	Break *logread.Break `json:"break,omitempty"`
+	// Records is how many records are intact, First the number of the first of them.
 	Records int    `json:"records"`
 	First   uint64 `json:"first_seq,omitempty"`
-	// Head is the last record, as --expect-head takes it.
-	Head     string           `json:"head,omitempty"`
-	Findings []*audit.Finding `json:"findings"`
+	// Head is the last intact record, as --expect-head takes it, and Previous the one that
+	// First follows in a file that was not given.
+	Head     string `json:"head,omitempty"`
+	Previous string `json:"previous_head,omitempty"`
+	// UnchainedBytes are no records, and declared by the record after them.
+	UnchainedBytes int64 `json:"unchained_bytes,omitempty"`
 }
 
-func printReport(w io.Writer, output string, r *audit.Report) error {
-	faults := r.Faults()
+func printReport(w io.Writer, output string, r *logread.Report) error {
+	headOf := func(h chain.Head) string {
+		if h.Seq == 0 {
+			return ""
+		}
+		return h.String()
+	}
+	out := VerificationJSON{
+		OK: r.Break == nil, Break: r.Break, Records: r.Records, First: r.First.Seq,
+		Head: headOf(r.Last), Previous: headOf(r.Previous), UnchainedBytes: r.UnchainedBytes,
+	}
 	if output == "json" {
-		out := jsonReport{OK: faults == 0, Faults: faults, Records: r.Records, First: r.First.Seq, Findings: r.Findings}
-		if out.Findings == nil {
-			out.Findings = []*audit.Finding{}
-		}
-		if r.Last.Seq > 0 {
-			out.Head = r.Last.String()
-		}
 		return cli.PrintJSON(w, out)
 	}
 	var b strings.Builder
-	for _, f := range r.Findings {
-		fmt.Fprintln(&b, cli.Printable(f.String()))
+	b.WriteString("intact")
+	if !out.OK {
+		b.Reset()
+		fmt.Fprintf(&b, "%s\nintact before that", cli.Printable(r.Break.String()))
 	}
-	if r.More > 0 {
-		fmt.Fprintf(&b, "and %d more faults\n", r.More)
+	fmt.Fprintf(&b, ": %d record(s)", out.Records)
+	if out.Records > 0 {
+		fmt.Fprintf(&b, ", %d to %d, head %s", out.First, r.Last.Seq, out.Head)
 	}
-	verdict := "in order"
-	if faults > 0 {
-		verdict = fmt.Sprintf("%d fault(s)", faults)
+	if out.Previous != "" {
+		fmt.Fprintf(&b, "\nthe log goes on from a file that was not given, whose head is %s", out.Previous)
 	}
-	fmt.Fprintf(&b, "%s: %d record(s)", verdict, r.Records)
-	if r.Last.Seq > 0 {
-		fmt.Fprintf(&b, ", %d to %d, head %s", r.First.Seq, r.Last.Seq, r.Last)
+	if out.UnchainedBytes > 0 {
+		fmt.Fprintf(&b, "\n%d byte(s) are no records, as the records after them declare: lines that were cut off, or older than the chain", out.UnchainedBytes)
 	}
-	fmt.Fprintln(&b)
-	_, err := io.WriteString(w, b.String())
+	_, err := fmt.Fprintln(w, b.String())
 	return err
 }
 
@@ -168,7 +178,7 @@ command line is wrong.`
 
 // auditQuestion is what the flags of "broker audit query" say.
 type auditQuestion struct {
-	filter                    audit.Filter
+	filter                    logread.Filter
 	reference, from, to       string
 	principals, outcomeFilter []string
 	distinct                  bool
@@ -269,20 +279,20 @@ func parseTime(s string, now time.Time) (time.Time, error) {
 func (q *auditQuestion) answer(cmd *cobra.Command, files []string) (unreadable int, err error) {
 	out := cmd.OutOrStdout()
 	if q.distinct {
-		all, unreadable, err := audit.Distinct(cmd.Context(), &q.filter, files)
+		all, unreadable, err := logread.Distinct(cmd.Context(), &q.filter, files)
 		if err != nil {
 			return 0, err
 		}
 		return unreadable, printAccesses(out, q.output, all)
 	}
 	if q.output == "jsonl" {
-		return audit.Query(cmd.Context(), &q.filter, files, func(r *audit.Record) error {
+		return logread.Query(cmd.Context(), &q.filter, files, func(r *logread.Record) error {
 			_, err := out.Write(append(r.Line, '\n'))
 			return err
 		})
 	}
 	table := eventTable{w: tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)}
-	unreadable, err = audit.Query(cmd.Context(), &q.filter, files, table.add)
+	unreadable, err = logread.Query(cmd.Context(), &q.filter, files, table.add)
 	return unreadable, errors.Join(err, table.w.Flush())
 }
 
@@ -293,7 +303,7 @@ type eventTable struct {
 	rows int
 }
 
-func (t *eventTable) add(r *audit.Record) error {
+func (t *eventTable) add(r *logread.Record) error {
 	if t.rows == 0 {
 		fmt.Fprintln(t.w, "TIME\tOUTCOME\tREASON\tPRINCIPAL\tINTEGRATION\tCONNECTOR\tREFERENCE\tVERSION\tREQUEST")
 	}
@@ -315,7 +325,7 @@ func (t *eventTable) add(r *audit.Record) error {
 
 // subjectOf is what an event is about: a reference, or what is done to an
 // integration.
-func subjectOf(r *audit.Record) string {
+func subjectOf(r *logread.Record) string {
 	if r.Reference != "" || !strings.Contains(r.Method, "Integration") && r.Note == "" && r.Change == nil && r.Count == nil {
 		return r.Reference
 	}
@@ -345,7 +355,7 @@ func countOf(c *audit.Count) string {
 	return text
 }
 
-func printAccesses(w io.Writer, output string, all []audit.Access) error {
+func printAccesses(w io.Writer, output string, all []logread.Access) error {
 	if output == "jsonl" {
 		enc := json.NewEncoder(w)
 		enc.SetEscapeHTML(false)

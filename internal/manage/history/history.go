@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/audit"
+	"github.com/secretbroker/secretbroker/internal/audit/logread"
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -52,7 +53,7 @@ func Read(ctx context.Context, files []string) (*History, error) {
 	h := &History{changes: make(map[string][]*Change)}
 	open := make(map[string]*Change) // attempts whose outcome is not known
 	var err error
-	h.Unreadable, err = audit.Query(ctx, &audit.Filter{Outcomes: []audit.Outcome{audit.Attempted, audit.Changed, audit.Failed}}, files, func(r *audit.Record) error {
+	h.Unreadable, err = logread.Query(ctx, &logread.Filter{Outcomes: []audit.Outcome{audit.Attempted, audit.Changed, audit.Failed}}, files, func(r *logread.Record) error {
 		key := r.RequestID + "\x00" + r.Integration
 		if r.Outcome == audit.Attempted {
 			if c := changeOf(r); c != nil {
@@ -86,7 +87,7 @@ func Read(ctx context.Context, files []string) (*History, error) {
 
 // changeOf returns what a record says was attempted, nil if it is about no
 // integration.
-func changeOf(r *audit.Record) *Change {
+func changeOf(r *logread.Record) *Change {
 	if r.Change == nil || r.Integration == "" {
 		return nil
 	}

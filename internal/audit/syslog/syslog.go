@@ -1,4 +1,13 @@
-package audit
+// Package syslog sends copies of an audit log's records to collectors.
+//
+// A copy is worth most on a machine that the broker's operators cannot write to: together
+// with the hash chain it shows what was changed on the broker's machine later. Every
+// collector accepts RFC 5424, so that is what it speaks: messages with facility 13, "log
+// audit", whose text is the record's line, one in each datagram (RFC 5426) or on a stream
+// with their length in front (RFC 6587 section 3.4.1, RFC 5425).
+//
+// The standard library's log/syslog speaks the older format and is frozen.
+package syslog
 
 import (
 	"context"
@@ -14,14 +23,8 @@ import (
 	"time"
 )
 
-// Syslog says where a collector listens and how it is spoken to: RFC 5424
-// messages with facility 13, "log audit", whose text is the record's line. They
-// go as one datagram each (RFC 5426), or over a stream with their length in
-// front (RFC 6587 section 3.4.1, RFC 5425).
-//
-// The standard library's log/syslog speaks the older format and is frozen; the
-// header is a line, so that no other library is worth its place here.
-type Syslog struct {
+// Collector says where a collector listens and how to connect to it.
+type Collector struct {
 	// Network is unixgram, udp or tcp; Address a path or host:port.
 	Network, Address string
 	// TLS, if not nil, is spoken over tcp.
@@ -31,8 +34,8 @@ type Syslog struct {
 	Current func(*tls.Config) *tls.Config
 }
 
-// String returns the URL that ParseSyslog takes.
-func (s Syslog) String() string {
+// String returns the URL that Parse takes.
+func (s Collector) String() string {
 	switch {
 	case s.Network == "unixgram":
 		return "unix://" + s.Address
@@ -43,32 +46,32 @@ func (s Syslog) String() string {
 	}
 }
 
-// ParseSyslog parses unix:///PATH, udp://HOST:PORT, tcp://HOST:PORT and
+// Parse parses unix:///PATH, udp://HOST:PORT, tcp://HOST:PORT and
 // tls://HOST:PORT. For the last one TLS is set to what verifies HOST with the
 // system's authorities, TLS 1.2 or later.
-func ParseSyslog(s string) (Syslog, error) {
+func Parse(s string) (Collector, error) {
 	bad := errors.New("expected unix:///dev/log, udp://HOST:PORT, tcp://HOST:PORT or tls://HOST:PORT")
 	u, err := url.Parse(s)
 	if err != nil || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Opaque != "" {
-		return Syslog{}, bad
+		return Collector{}, bad
 	}
 	if u.Scheme == "unix" {
 		if u.Host != "" || len(u.Path) < 2 {
-			return Syslog{}, bad
+			return Collector{}, bad
 		}
-		return Syslog{Network: "unixgram", Address: u.Path}, nil
+		return Collector{Network: "unixgram", Address: u.Path}, nil
 	}
 	port, err := strconv.ParseUint(u.Port(), 10, 16)
 	if err != nil || port == 0 || u.Hostname() == "" || strings.Trim(u.Path, "/") != "" {
-		return Syslog{}, bad
+		return Collector{}, bad
 	}
 	switch u.Scheme {
 	case "udp", "tcp":
-		return Syslog{Network: u.Scheme, Address: u.Host}, nil
+		return Collector{Network: u.Scheme, Address: u.Host}, nil
 	case "tls":
-		return Syslog{Network: "tcp", Address: u.Host, TLS: &tls.Config{ServerName: u.Hostname(), MinVersion: tls.VersionTLS12}}, nil
+		return Collector{Network: "tcp", Address: u.Host, TLS: &tls.Config{ServerName: u.Hostname(), MinVersion: tls.VersionTLS12}}, nil
 	default:
-		return Syslog{}, bad
+		return Collector{}, bad
 	}
 }
 
@@ -98,10 +101,10 @@ func (h header) message(now time.Time, line []byte) []byte {
 
 // sender keeps a connection to a collector. It is not safe for concurrent use.
 type sender struct {
-	syslog Syslog
-	header header
-	conn   net.Conn
-	reader sync.WaitGroup
+	collector Collector
+	header    header
+	conn      net.Conn
+	reader    sync.WaitGroup
 }
 
 // send hands one record to the connection, which is made if there is none. It
@@ -115,7 +118,7 @@ func (s *sender) send(ctx context.Context, line []byte) error {
 		}
 	}
 	m := s.header.message(time.Now(), line)
-	if s.syslog.Network == "tcp" {
+	if s.collector.Network == "tcp" {
 		m = append(strconv.AppendInt(make([]byte, 0, len(m)+8), int64(len(m)), 10), append([]byte{' '}, m...)...)
 	}
 	conn := s.conn
@@ -133,20 +136,20 @@ func (s *sender) send(ctx context.Context, line []byte) error {
 
 func (s *sender) dial(ctx context.Context) error {
 	var err error
-	if s.syslog.TLS != nil {
-		config := s.syslog.TLS
-		if s.syslog.Current != nil {
-			config = s.syslog.Current(config)
+	if s.collector.TLS != nil {
+		config := s.collector.TLS
+		if s.collector.Current != nil {
+			config = s.collector.Current(config)
 		}
-		s.conn, err = (&tls.Dialer{Config: config}).DialContext(ctx, s.syslog.Network, s.syslog.Address)
+		s.conn, err = (&tls.Dialer{Config: config}).DialContext(ctx, s.collector.Network, s.collector.Address)
 	} else {
-		s.conn, err = (&net.Dialer{}).DialContext(ctx, s.syslog.Network, s.syslog.Address)
+		s.conn, err = (&net.Dialer{}).DialContext(ctx, s.collector.Network, s.collector.Address)
 	}
 	if err != nil {
 		s.conn = nil
 		return err
 	}
-	if s.syslog.Network == "tcp" {
+	if s.collector.Network == "tcp" {
 		// A collector says nothing; that it has gone shows in reading only. The
 		// next write then fails instead of being lost.
 		conn := s.conn

@@ -1,4 +1,12 @@
-package audit
+// Package logread reads audit logs: it verifies their chain and answers questions about
+// their events.
+//
+// Verify and Query read the files of a log from the oldest to the newest, compressed or
+// not, and hold one line in memory. They are separate on purpose. Verify looks at bytes
+// and says up to where the log is what was written; it parses only segment headers, so
+// that no fault in an event can hide another. Query parses events and checks nothing; run
+// Verify first where it matters. Package chain explains the chain itself.
+package logread
 
 import (
 	"bufio"
@@ -9,20 +17,19 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"github.com/secretbroker/secretbroker/internal/audit/chain"
 )
 
-// Stdin is the file name that stands for standard input when logs are read.
+// Stdin is the file name of standard input.
 const Stdin = "-"
-
-// maxLine is the longest line that can be a record, well above what the broker's
-// limits allow.
-const maxLine = 1 << 20
 
 // rawLine is a line of a log. Its bytes are valid until the next line is read.
 type rawLine struct {
-	file string
-	n    int // from 1
-	text []byte
+	file   string
+	n      int   // from 1
+	offset int64 // of text, in bytes from the beginning of the file once it is decompressed
+	text   []byte
 	// ended says that a newline follows, long that text is a part of a line that
 	// is too long to be a record.
 	ended, long bool
@@ -64,6 +71,7 @@ func scanLines(ctx context.Context, path string, file io.Reader, f func(rawLine)
 	}
 	line := rawLine{file: path}
 	var buf []byte
+	var next int64 // the offset after line
 	for {
 		part, err := r.ReadSlice('\n')
 		if err != nil && !errors.Is(err, bufio.ErrBufferFull) && !errors.Is(err, io.EOF) {
@@ -71,7 +79,7 @@ func scanLines(ctx context.Context, path string, file io.Reader, f func(rawLine)
 		}
 		buf = append(buf, part...)
 		full := errors.Is(err, bufio.ErrBufferFull)
-		if full && len(buf) <= maxLine {
+		if full && len(buf) <= chain.MaxLine {
 			continue
 		}
 		if len(buf) == 0 { // the end
@@ -83,6 +91,7 @@ func scanLines(ctx context.Context, path string, file io.Reader, f func(rawLine)
 		line.long = line.long || full
 		line.ended = err == nil
 		line.text = bytes.TrimSuffix(buf, []byte{'\n'})
+		line.offset, next = next, next+int64(len(buf))
 		if err := f(line); err != nil {
 			return err
 		}

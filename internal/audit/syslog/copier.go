@@ -1,4 +1,4 @@
-package audit
+package syslog
 
 import (
 	"bytes"
@@ -12,28 +12,29 @@ import (
 )
 
 const (
-	// maxCopyQueue is how many bytes wait for a copy at most: an outage of a
-	// collector is bridged for some ten thousand records.
+	// maxCopyQueue is how many bytes a Copier queues at most: some ten thousand records
+	// for the time of a collector's outage.
 	maxCopyQueue = 8 << 20
-	// sendTime is how long connecting and sending may take.
+	// sendTime is how long connecting and sending may take together.
 	sendTime = 2 * time.Second
 	// minBackoff and maxBackoff are the times between attempts to connect.
 	minBackoff = 500 * time.Millisecond
 	maxBackoff = 30 * time.Second
 )
 
-// Copy is a syslog collector that is sent every record after it was written.
+// Copy says where the records of a log are sent.
 type Copy struct {
-	Syslog Syslog
-	// Required makes a Write fail whose records the connection does not take. It
-	// says no more than that: syslog acknowledges nothing. Without it, sending is
-	// tried for as long as a bounded queue has room, and nobody waits.
+	Collector Collector
+	// Required makes Take fail if the connection does not take the records. That proves
+	// less than it seems: syslog acknowledges nothing. Without Required a bounded queue
+	// holds records until they can be sent, and Take does not wait.
 	Required bool
 }
 
-// copier sends records to one Copy. Unless that is required, one goroutine does
-// so, which ends after close.
-type copier struct {
+// Copier sends the records of a log to one Copy. For a Copy that is not required it has
+// a goroutine, which ends with Close. A Copier is safe for concurrent use, but for Take
+// and Disconnect of a required one, which the writer of the log calls.
+type Copier struct {
 	Copy
 	logger *slog.Logger
 	sender sender
@@ -51,10 +52,12 @@ type copier struct {
 	ended chan struct{}
 }
 
-func newCopier(c Copy, logger *slog.Logger) *copier {
+// NewCopier returns a Copier. The caller has to Close it, or to Disconnect it if c is
+// required.
+func NewCopier(c Copy, logger *slog.Logger) *Copier {
 	ctx, stop := context.WithCancel(context.Background())
-	cp := &copier{
-		Copy: c, logger: logger, sender: sender{syslog: c.Syslog, header: newHeader()},
+	cp := &Copier{
+		Copy: c, logger: logger, sender: sender{collector: c.Collector, header: newHeader()},
 		wake: make(chan struct{}, 1), stop: stop, ended: make(chan struct{}),
 	}
 	if c.Required {
@@ -65,9 +68,9 @@ func newCopier(c Copy, logger *slog.Logger) *copier {
 	return cp
 }
 
-// take is handed whole lines by the Log's writer. It keeps nothing of them, and
-// returns an error only if the copy is required.
-func (c *copier) take(lines []byte) error {
+// Take sends or queues whole lines. It keeps nothing of lines, and returns an error only
+// if the copy is required.
+func (c *Copier) Take(lines []byte) error {
 	if c.Required {
 		return c.sendAll(lines)
 	}
@@ -88,15 +91,15 @@ func (c *copier) take(lines []byte) error {
 	return nil
 }
 
-func (c *copier) nudge() {
+func (c *Copier) nudge() {
 	select {
 	case c.wake <- struct{}{}:
 	default:
 	}
 }
 
-// sendAll is take of a required copy.
-func (c *copier) sendAll(lines []byte) error {
+// sendAll is Take of a required copy. It takes two seconds at most.
+func (c *Copier) sendAll(lines []byte) error {
 	ctx, cancel := context.WithTimeout(context.Background(), sendTime)
 	defer cancel()
 	for line := range bytes.Lines(lines) {
@@ -111,14 +114,14 @@ func (c *copier) sendAll(lines []byte) error {
 		}
 		c.note(err)
 		if err != nil {
-			return fmt.Errorf("the copy to %s, which is required: %w", c.Syslog, err)
+			return fmt.Errorf("the copy to %s, which is required: %w", c.Collector, err)
 		}
 	}
 	return nil
 }
 
 // run sends what is queued, in order.
-func (c *copier) run(ctx context.Context) {
+func (c *Copier) run(ctx context.Context) {
 	defer close(c.ended)
 	defer c.sender.close()
 	backoff := minBackoff
@@ -148,7 +151,7 @@ func (c *copier) run(ctx context.Context) {
 }
 
 // next returns the next line, and false when there is none and will be none.
-func (c *copier) next(ctx context.Context) ([]byte, bool) {
+func (c *Copier) next(ctx context.Context) ([]byte, bool) {
 	for {
 		c.mu.Lock()
 		if len(c.queue) > 0 {
@@ -174,7 +177,7 @@ func (c *copier) next(ctx context.Context) ([]byte, bool) {
 
 // wait returns false if there will be no other attempt: nobody waits for an
 // absent collector to return at the end.
-func (c *copier) wait(ctx context.Context, d time.Duration) bool {
+func (c *Copier) wait(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	for {
@@ -194,14 +197,14 @@ func (c *copier) wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-func (c *copier) count(n *uint64) {
+func (c *Copier) count(n *uint64) {
 	c.mu.Lock()
 	*n++
 	c.mu.Unlock()
 }
 
 // note keeps what came of an attempt, and logs when that changes.
-func (c *copier) note(err error) {
+func (c *Copier) note(err error) {
 	c.mu.Lock()
 	before := c.down
 	c.down = err
@@ -211,15 +214,15 @@ func (c *copier) note(err error) {
 	c.mu.Unlock()
 	switch {
 	case err != nil && before == nil:
-		c.logger.Warn("the copy of the audit log cannot be sent", "copy", c.Syslog.String(), "error", err)
+		c.logger.Warn("the copy of the audit log cannot be sent", "copy", c.Collector.String(), "error", err)
 	case err == nil && before != nil:
-		c.logger.Info("the copy of the audit log is being sent again", "copy", c.Syslog.String())
+		c.logger.Info("the copy of the audit log is being sent again", "copy", c.Collector.String())
 	}
 }
 
-// close sends what is queued if that is possible within patience; the rest is
-// dropped and logged. It is not for a required copy.
-func (c *copier) close(patience time.Duration) {
+// Close sends what is queued if that is possible within patience, and drops and logs the
+// rest. It is not for a required copy.
+func (c *Copier) Close(patience time.Duration) {
 	c.mu.Lock()
 	again := c.closed
 	c.closed = true
@@ -239,22 +242,35 @@ func (c *copier) close(patience time.Duration) {
 	lost := c.drop
 	c.mu.Unlock()
 	if lost > 0 {
-		c.logger.Warn("records were not sent to the copy of the audit log", "copy", c.Syslog.String(), "records", lost)
+		c.logger.Warn("records were not sent to the copy of the audit log", "copy", c.Collector.String(), "records", lost)
 	}
 }
 
-func (c *copier) stats() CopyStats {
+// Disconnect closes the connection of a required copy.
+func (c *Copier) Disconnect() { c.sender.close() }
+
+// Stats returns the current figures.
+func (c *Copier) Stats() Stats {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return CopyStats{Sent: c.sent, Dropped: c.drop, QueueBytes: c.bytes}
+	return Stats{Sent: c.sent, Dropped: c.drop, QueueBytes: c.bytes}
 }
 
-// problem says what is wrong with the copy, or nothing.
-func (c *copier) problem() string {
+// Problem says why records cannot be sent, "" if they can.
+func (c *Copier) Problem() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.down == nil {
 		return ""
 	}
-	return fmt.Sprintf("the copy to %s cannot be sent: %v (dropped so far: %d)", c.Syslog, c.down, c.drop)
+	return fmt.Sprintf("the copy to %s cannot be sent: %v (dropped so far: %d)", c.Collector, c.down, c.drop)
+}
+
+// Stats are the figures of a Copier since it was made.
+type Stats struct {
+	// Sent counts records handed to the connection, Dropped those that were given
+	// up because the queue was full, they are too long, or the log was closed.
+	Sent, Dropped uint64
+	// QueueBytes wait to be sent.
+	QueueBytes int
 }

@@ -1,4 +1,4 @@
-package audit
+package logread
 
 import (
 	"context"
@@ -8,33 +8,35 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/secretbroker/secretbroker/internal/audit"
 )
 
 // Records of changes stand in the same chain and are found like all others, the
 // largest that is allowed too.
 func TestChangesAreRecords(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
-	l := open(t, Config{Path: path})
-	largest := json.RawMessage(`{"a":"` + strings.Repeat(`<`, MaxChange-len(`{"a":""}`)) + `"}`)
-	changes := []*Change{
+	l := open(t, audit.Config{Path: path})
+	largest := json.RawMessage(`{"a":"` + strings.Repeat(`<`, audit.MaxChange-len(`{"a":""}`)) + `"}`)
+	changes := []*audit.Change{
 		{After: json.RawMessage(`{"id":"x","grants":[]}`), Fields: []string{"grants"}, Credentials: []string{"azure.credential.client_secret"}},
 		{Before: largest, Fields: []string{"a"}, Forced: true},
 	}
 	for _, c := range changes {
-		for _, e := range []Event{{Outcome: Attempted, Change: c}, {Outcome: Changed}} {
+		for _, e := range []audit.Event{{Outcome: audit.Attempted, Change: c}, {Outcome: audit.Changed}} {
 			e.Time, e.Method, e.Integration, e.Principal, e.RequestID = day, "UpdateIntegration", "x", "dns:admin", "r"
-			if err := l.Write(t.Context(), []Event{e}); err != nil {
+			if err := l.Write(t.Context(), []audit.Event{e}); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
 	closeLog(t, l)
 	report, err := Verify(t.Context(), VerifyConfig{}, []string{path})
-	if err != nil || report.Faults() > 0 || report.Records < 4 {
+	if err != nil || report.Break != nil || report.Records < 4 {
 		t.Errorf("%+v, %v", report, err)
 	}
-	var got []*Change
-	unreadable, err := Query(context.Background(), &Filter{Integration: "x", Outcomes: []Outcome{Attempted}}, []string{path}, func(r *Record) error {
+	var got []*audit.Change
+	unreadable, err := Query(context.Background(), &Filter{Integration: "x", Outcomes: []audit.Outcome{audit.Attempted}}, []string{path}, func(r *Record) error {
 		got = append(got, r.Change)
 		return nil
 	})

@@ -1,15 +1,16 @@
-package audit
+package logread
 
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/audit"
+	"github.com/secretbroker/secretbroker/internal/audit/chain"
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -25,13 +26,13 @@ type Filter struct {
 	// These are compared as they stand.
 	Integration, Connector, RequestID string
 	// Outcomes are the outcomes of which there is one.
-	Outcomes []Outcome
+	Outcomes []audit.Outcome
 	// From and To bound the time: From is inside, To is not.
 	From, To time.Time
 }
 
 // Match reports whether the event is asked for.
-func (f *Filter) Match(e *Event) bool {
+func (f *Filter) Match(e *audit.Event) bool {
 	switch {
 	case f.Integration != "" && e.Integration != f.Integration,
 		f.Connector != "" && e.Connector != f.Connector,
@@ -45,7 +46,7 @@ func (f *Filter) Match(e *Event) bool {
 	return f.Secret.Name == "" || f.matchSecret(e)
 }
 
-func (f *Filter) matchSecret(e *Event) bool {
+func (f *Filter) matchSecret(e *audit.Event) bool {
 	ref, err := secret.ParseRef(e.Reference)
 	if err != nil {
 		return false
@@ -58,7 +59,7 @@ func (f *Filter) matchSecret(e *Event) bool {
 
 // Record is an event as it stands in a log.
 type Record struct {
-	Event
+	audit.Event
 	// Line is the whole line without its newline, valid until the next record.
 	Line []byte
 	// File and N are where it stands.
@@ -67,11 +68,11 @@ type Record struct {
 }
 
 // Query calls f for every event of the files that filter matches, in their order.
-// Markers are left out. It returns how many lines could not be read as records.
+// Segment headers are left out. It returns how many lines could not be read as records.
 // It does not check the chain; see Verify. Memory does not grow with the files.
 func Query(ctx context.Context, filter *Filter, files []string, f func(*Record) error) (unreadable int, err error) {
 	err = readLines(ctx, files, func(l rawLine) error {
-		if _, isMarker := parseMarker(l.text); isMarker {
+		if _, isHeader := chain.ParseSegmentHeader(l.text); isHeader {
 			return nil
 		}
 		r := Record{Line: l.text, File: l.file, N: l.n}
@@ -96,11 +97,11 @@ type Access struct {
 	Integration string          `json:"integration"`
 	// Secret is the reference without version, decoding and JSON key; empty for
 	// events of none.
-	Secret  string    `json:"secret,omitempty"`
-	Outcome Outcome   `json:"outcome"`
-	Count   int       `json:"count"`
-	First   time.Time `json:"first"`
-	Last    time.Time `json:"last"`
+	Secret  string        `json:"secret,omitempty"`
+	Outcome audit.Outcome `json:"outcome"`
+	Count   int           `json:"count"`
+	First   time.Time     `json:"first"`
+	Last    time.Time     `json:"last"`
 }
 
 // maxAccesses is how many accesses Distinct keeps in memory.
@@ -113,7 +114,7 @@ func Distinct(ctx context.Context, filter *Filter, files []string) (all []Access
 		principal   authz.Principal
 		integration string
 		secret      string
-		outcome     Outcome
+		outcome     audit.Outcome
 	}
 	found := make(map[key]*Access)
 	unreadable, err = Query(ctx, filter, files, func(r *Record) error {
@@ -162,17 +163,3 @@ func Distinct(ctx context.Context, filter *Filter, files []string) (all []Access
 	})
 	return all, unreadable, err
 }
-
-// ParseOutcome returns the outcome of that name.
-func ParseOutcome(s string) (Outcome, error) {
-	if o := Outcome(s); slices.Contains(outcomes, o) {
-		return o, nil
-	}
-	names := make([]string, len(outcomes))
-	for i, o := range outcomes {
-		names[i] = string(o)
-	}
-	return "", errors.New("expected one of " + strings.Join(names, ", "))
-}
-
-var outcomes = []Outcome{Served, Withheld, Checked, Answered, Attempted, Changed, Denied, Failed, Rejected, Counted}

@@ -1,0 +1,45 @@
+package logread
+
+import (
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/audit"
+)
+
+var benchEvent = audit.Event{
+	Time: time.Now(), RequestID: "r1", Method: "Resolve", Principal: "spiffe://example.org/w", Integration: "i", Connector: "c",
+	Config: "password", Reference: "https://my-vault.vault.azure.net::s", Outcome: audit.Served, Version: "v", Source: "hit",
+}
+
+// BenchmarkVerify is the time for a log's line.
+func BenchmarkVerify(b *testing.B) {
+	path := filepath.Join(b.TempDir(), "audit.jsonl")
+	l := open(b, audit.Config{Path: path})
+	if err := l.Write(b.Context(), slices.Repeat([]audit.Event{benchEvent}, b.N)); err != nil {
+		b.Fatal(err)
+	}
+	closeLog(b, l)
+	b.ReportAllocs()
+	b.ResetTimer()
+	if r := verify(b, VerifyConfig{}, path); r.Break != nil || r.Records != b.N+1 {
+		b.Errorf("%d records, found %v", r.Records, r.Break)
+	}
+}
+
+// BenchmarkQuery is the time for a log's line.
+func BenchmarkQuery(b *testing.B) {
+	path := filepath.Join(b.TempDir(), "audit.jsonl")
+	l := open(b, audit.Config{Path: path})
+	if err := l.Write(b.Context(), slices.Repeat([]audit.Event{benchEvent}, b.N)); err != nil {
+		b.Fatal(err)
+	}
+	closeLog(b, l)
+	b.ReportAllocs()
+	b.ResetTimer()
+	if _, err := Query(b.Context(), &Filter{Integration: "other"}, []string{path}, func(*Record) error { return nil }); err != nil {
+		b.Error(err)
+	}
+}
