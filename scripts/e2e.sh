@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs the README's walk with the tools that users run: the built broker in
-# development mode, grpcurl and ghz. Fails at the first thing that is not as the
-# README says.
+# Runs the examples of the README with the tools that users run: the broker in
+# development mode, grpcurl and ghz. Stops at the first result that differs from the
+# README.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -26,7 +26,7 @@ addr=$(awk '$1 == "broker" && $2 ~ /:/ {print $2; exit}' "$bin/dev.out")
 admin=$(awk '$1 == "admin" {sub("/readyz", "", $2); print $2; exit}' "$bin/dev.out")
 
 fail() { echo "e2e: $*" >&2; exit 1; }
-# expect TEXT COMMAND...: the command prints TEXT; its exit code does not matter.
+# expect TEXT COMMAND...: fails unless the command prints TEXT; ignores its exit code.
 expect() {
   local want=$1 got
   shift
@@ -50,7 +50,7 @@ expect 'certificate' grpcurl -cacert "$dir/ca.pem" -max-time 5 "$addr" list
 sed -i 's/correct-horse-battery-staple/rotated/' "$dir/secrets.yaml"
 expect '"value": "rotated"' as worker -d "$(ask postgres-password ',"max_age":"0s"')" "$addr" $call
 
-# The very lines that dev prints, pasted.
+# Run the command lines that dev prints.
 grep '^  grpcurl' "$bin/dev.out" | head -1 >"$bin/pasted.sh"
 expect '$trongPassw0rdExamp1e' bash "$bin/pasted.sh"
 grep '^  broker resolve' "$bin/dev.out" >"$bin/pasted.sh"
@@ -58,7 +58,7 @@ expect 'database.password' bash "$bin/pasted.sh"
 grep '^  ghz' "$bin/dev.out" | sed 's/-n 20000/-n 2000/' >"$bin/pasted.sh"
 expect '[OK]' bash "$bin/pasted.sh"
 if bash "$bin/pasted.sh" | grep -q '\[\(Unavailable\|Internal\|PermissionDenied\|ResourceExhausted\)\]'; then
-  fail "ghz met errors"
+  fail "ghz reported errors"
 fi
 
 expect 'ok ' broker check --addr "$addr" --ca "$dir/ca.pem" --cert "$dir/worker.pem" --key "$dir/worker-key.pem" --file examples/sqlserver-cdc.json
@@ -69,8 +69,8 @@ expect '"allowed": true' as auditor -d '{"reference":"'$vault'::postgres-passwor
 expect 'PermissionDenied' as worker -d '{"reference":"'$vault'::postgres-password"}' "$addr" secretbroker.v1.PolicyService/Explain
 
 expect '"outcome":"served"' cat "$dir/audit.jsonl"
-if grep -E 'Passw0rd|rotated|battery' "$dir/audit.jsonl"; then fail "a value stands in the audit log"; fi
+if grep -E 'Passw0rd|rotated|battery' "$dir/audit.jsonl"; then fail "the audit log contains a value"; fi
 kill -TERM "$broker"
-wait "$broker" || fail "the broker did not end well: $?"
+wait "$broker" || fail "the broker exited with status $?"
 broker=
-echo "e2e: all as the README says ($admin)"
+echo "e2e: all results match the README ($admin)"

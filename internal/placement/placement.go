@@ -1,9 +1,9 @@
-// Package placement owns an organisation's rules about places: which kinds of
-// stores there may be, in which clouds and regions, and whether a caller must be
-// in the same place as the integration that it uses.
+// Package placement applies an organisation's placement rules: which kinds of stores
+// integrations may use, in which clouds and regions, and whether a caller must be in the
+// same cloud or region as the integration that it uses.
 //
-// It is pure: no I/O, no clock, no gRPC. A rule that is switched on is closed: a
-// place that is not stated does not comply with it.
+// The package is pure: it has no I/O, no clock and no gRPC. An enabled rule fails closed:
+// an integration or caller whose cloud or region is unknown does not comply with it.
 package placement
 
 import (
@@ -16,50 +16,52 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Same says what a caller and the integration that it uses must have in common.
+// Same is the part of the placement that a caller and its integration must have in
+// common.
 type Same string
 
 // The values of Same.
 const (
 	SameNothing Same = ""
 	SameCloud   Same = "cloud"
-	// SameRegion is of the same cloud, too.
+	// SameRegion also requires the same cloud.
 	SameRegion Same = "region"
 )
 
-// Config is what an organisation has switched on. The zero Config allows
-// everything.
+// Config is an organisation's rules. The zero Config allows everything.
 type Config struct {
-	// Kinds, Clouds and Regions are what integrations may have; empty for any.
+	// Kinds, Clouds and Regions are the values that integrations may have. An empty list
+	// allows all.
 	Kinds   []secret.Kind
 	Clouds  []string
 	Regions []string
-	// Same is asked of callers.
+	// Same applies to each call.
 	Same Same
-	// Callers say where callers are. The first that a caller matches counts.
+	// Callers contains the placement of callers. The first entry that matches applies.
 	Callers []Callers
-	// Path says where a caller is whom none of Callers matches: a SPIFFE ID's path
-	// begins like it, "{cloud}" and "{region}" standing for the segments that name
-	// them and "*" for any segment. Empty for none.
+	// Path determines the placement of a caller that no entry of Callers matches, from
+	// the first segments of the path in its SPIFFE ID. "{cloud}" and "{region}" are
+	// placeholders for the segments that name them, and "*" matches any segment. Empty
+	// means that such callers have no placement.
 	Path string
 }
 
-// Callers are callers in one place.
+// Callers is a set of callers with the same placement.
 type Callers struct {
 	Principals []string
 	Place      integration.Placement
 }
 
-// Rules decide about places. They are immutable and safe for concurrent use. Nil
-// Rules allow everything.
+// Rules is the compiled form of a Config. It is immutable and safe for concurrent use. A
+// nil Rules allows everything.
 type Rules struct {
 	cfg     Config
 	callers []*authz.Principals
 	path    []string
-	open    bool // nothing is switched on
+	open    bool // no rule is enabled
 }
 
-// New compiles rules. The error names what is wrong.
+// New compiles cfg. The error names the setting that is wrong.
 func New(cfg Config) (*Rules, error) {
 	r := &Rules{cfg: cfg}
 	r.open = len(cfg.Kinds)+len(cfg.Clouds)+len(cfg.Regions) == 0 && cfg.Same == SameNothing
@@ -79,10 +81,11 @@ func New(cfg Config) (*Rules, error) {
 	return r, nil
 }
 
-// Restrict reports whether anything is switched on.
+// Restrict reports whether any rule is enabled.
 func (r *Rules) Restrict() bool { return r != nil && !r.open }
 
-// CheckPath returns what is wrong with a Config.Path, "" if it is valid.
+// CheckPath describes what is wrong with a Config.Path. It returns "" if the path is
+// valid.
 func CheckPath(path string) (text string) {
 	const want = `expected how SPIFFE paths begin, such as /connect/{cloud}/{region}`
 	if !strings.HasPrefix(path, "/") {
@@ -106,14 +109,14 @@ func CheckPath(path string) (text string) {
 	return ""
 }
 
-// Fault is why an integration does not comply.
+// Fault is a rule that an integration violates.
 type Fault struct {
-	// Setting is the integration's setting in question.
+	// Setting is the integration's setting that violates the rule.
 	Setting, Text string
 }
 
-// Violations says which of the integrations do not comply, and why. No caller may use
-// them until they do.
+// Violations returns a description of each violation. No caller may use the integrations
+// concerned until they comply.
 func (r *Rules) Violations(integrations []*integration.Integration) []string {
 	var texts []string
 	for _, in := range integrations {
@@ -155,7 +158,8 @@ func kinds(list []secret.Kind) string {
 	return strings.Join(names, ", ")
 }
 
-// CallerPlace returns where who is, as far as the rules tell.
+// CallerPlace returns the placement of who. Parts that the rules do not determine are
+// empty.
 func (r *Rules) CallerPlace(who authz.Principal) integration.Placement {
 	if r == nil {
 		return integration.Placement{}
@@ -190,9 +194,9 @@ func (r *Rules) placeInPath(id string) (at integration.Placement) {
 	return at
 }
 
-// Admit says why who may not use the integration where the two are, "" if it
-// may. It looks at the integration's own compliance too: rules that are switched
-// on later hold for what is there already.
+// Admit describes why the rules forbid who to use the integration. It returns "" if they
+// allow it. It also checks the integration itself, because rules that are enabled later
+// apply to existing integrations too.
 func (r *Rules) Admit(who authz.Principal, in *integration.Integration) (why string) {
 	if r == nil || r.open {
 		return ""

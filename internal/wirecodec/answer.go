@@ -9,29 +9,29 @@ import (
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 )
 
-// Answer is a message whose memory somebody keeps account of. A handler may return
-// it in the place of its Message.
+// Answer is a message whose memory is accounted for. A handler may return it instead of
+// its Message.
 type Answer struct {
 	Message any
 	Keeper  Keeper
 }
 
-// Keeper is told what becomes of an Answer.
+// Keeper is notified of the encoding and of the release of an Answer.
 type Keeper interface {
-	// Encoded says that the message has been encoded to so many bytes.
+	// Encoded is called when the message has been encoded. size is in bytes.
 	Encoded(size int)
-	// Gone says that gRPC has no more use for them: it has written them or dropped
-	// them. It is called once unless the connection breaks down.
+	// Gone is called when gRPC has written or dropped the encoded message and has
+	// released its buffer. It is called once, or not at all if the connection fails.
 	Gone()
 }
 
 var errNoMessage = errors.New("wirecodec: the answer is no message")
 
-// largeSize is the size in bytes above which gRPC's pool has but buffers of 1 MiB.
+// largeSize is the size in bytes above which gRPC's pool provides only buffers of 1 MiB.
 const largeSize = 32 << 10
 
-// marshalAnswer encodes an answer into a buffer of its own, which is wiped when gRPC
-// has no more use for it.
+// marshalAnswer encodes an answer into its own buffer, which is wiped when gRPC releases
+// it.
 func (c codec) marshalAnswer(a *Answer) (mem.BufferSlice, error) {
 	out, err := marshalExactly(a.Message)
 	if err != nil {
@@ -42,8 +42,8 @@ func (c codec) marshalAnswer(a *Answer) (mem.BufferSlice, error) {
 	return mem.BufferSlice{mem.NewBuffer(&out, keptBuffer{a.Keeper})}, nil
 }
 
-// marshalExactly encodes a message into a buffer of its size, but for small ones:
-// gRPC tells of no buffer of 1,024 bytes or less.
+// marshalExactly encodes a message into a buffer of the exact size, but of at least 1,025
+// bytes: gRPC does not notify the pool when it releases a smaller buffer.
 func marshalExactly(v any) ([]byte, error) {
 	const least = 1025
 	if m, ok := v.(*secretbrokerv1.ResolveResponse); ok && m != nil {
@@ -62,7 +62,8 @@ func marshalExactly(v any) ([]byte, error) {
 	return proto.MarshalOptions{}.MarshalAppend(make([]byte, 0, max(proto.Size(m), least)), m)
 }
 
-// keptBuffer is the pool of one answer's buffer.
+// keptBuffer is a pool for the buffer of one answer. It wipes the buffer when gRPC returns
+// it.
 type keptBuffer struct{ keeper Keeper }
 
 func (keptBuffer) Get(length int) *[]byte {

@@ -1,15 +1,14 @@
 // Package wirecodec encodes and decodes the two messages of the hot path,
-// ResolveRequest and ResolveResponse, by hand, and leaves all others to
+// ResolveRequest and ResolveResponse, with hand-written code. All other messages use
 // google.golang.org/protobuf.
 //
-// Reason: the reflection-driven codec takes a fifth of the CPU of a cached call,
-// because both messages are maps; see docs/performance.md. What goes over the
-// wire is the same: tests compare both codecs for random messages, and whatever
-// is not entirely plain (unknown fields, a max_age, text that is not UTF-8) is
-// handed to the other one. To do without it, delete the option
-// grpc.ForceServerCodecV2 in internal/server.
+// The reflection-based codec uses a fifth of the CPU time of a cached call, because both
+// messages contain maps; see docs/performance.md. The encoding is identical: tests
+// compare both codecs for random messages, and messages with uncommon contents (unknown
+// fields, a max_age, text that is not UTF-8) are passed to the other codec. To disable
+// this package, delete the option grpc.ForceServerCodecV2 in internal/server.
 //
-// It knows the wire format and nothing of what the messages mean.
+// The package knows the wire format, but not the meaning of the messages.
 package wirecodec
 
 import (
@@ -63,8 +62,8 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 	return mem.BufferSlice{mem.NewBuffer(buf, pool)}, nil
 }
 
-// marshalOther leaves a message to protobuf, into a buffer of its size if it is
-// large.
+// marshalOther encodes a message with protobuf. For a large message it allocates a
+// buffer of the exact size.
 func (c codec) marshalOther(v any) (mem.BufferSlice, error) {
 	if m, ok := v.(proto.Message); ok && proto.Size(m) > largeSize {
 		out, err := marshalExactly(m)
@@ -81,15 +80,15 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 	if !ok || m == nil || len(data) != 1 {
 		return c.CodecV2.Unmarshal(data, v)
 	}
-	// One copy of the message, of which all its texts are parts.
+	// Copy the message once; all strings of m are substrings of the copy.
 	if !decodeRequest(string(data[0].ReadOnlyData()), m) {
-		return c.CodecV2.Unmarshal(data, v) // which begins by resetting m
+		return c.CodecV2.Unmarshal(data, v) // resets m first
 	}
 	return nil
 }
 
-// decodeRequest decodes b into m. It is false if b is anything but a plain and
-// correct ResolveRequest without a max_age; then m is of no use.
+// decodeRequest decodes b into m. It returns false if b is malformed or has fields that
+// this code does not handle, such as max_age. m is then undefined.
 func decodeRequest(b string, m *secretbrokerv1.ResolveRequest) bool {
 	m.Reset()
 	m.Configs = make(map[string]string, 4)
@@ -138,11 +137,11 @@ func decodeRequest(b string, m *secretbrokerv1.ResolveRequest) bool {
 	return true
 }
 
-// takeBytes takes a length and so many bytes off b.
+// takeBytes removes a length and that many bytes from b, and stores the bytes in to.
 func takeBytes(b, to *string) bool {
 	n, size := 0, 0
 	for ; ; size++ {
-		if size == len(*b) || size == 4 { // no message is longer than four digits say
+		if size == len(*b) || size == 4 { // four bytes suffice for the largest message
 			return false
 		}
 		c := (*b)[size]

@@ -18,8 +18,8 @@ import (
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 )
 
-// fill sets fields of m at random, all of them sooner or later, nested messages
-// and maps included.
+// fill sets fields of m at random, including nested messages and maps. After enough calls
+// every field has been set.
 func fill(r *rand.Rand, m protoreflect.Message, depth int) {
 	fields := m.Descriptor().Fields()
 	for i := range fields.Len() {
@@ -105,8 +105,8 @@ func TestSameWire(t *testing.T) {
 	}
 }
 
-// checkMarshal compares with the reference codec: by what comes out, since maps
-// have no order, and by length, since nothing may be written twice.
+// checkMarshal compares Marshal with the reference codec: by the decoded message, because
+// maps have no order, and by length, because no field may be encoded twice.
 func checkMarshal(t *testing.T, marshal func(any) (mem.BufferSlice, error), m proto.Message) {
 	t.Helper()
 	want, wantErr := proto.Marshal(m)
@@ -129,13 +129,14 @@ func checkMarshal(t *testing.T, marshal func(any) (mem.BufferSlice, error), m pr
 	if diff := cmp.Diff(m, back, protocmp.Transform()); diff != "" {
 		t.Error(diff)
 	}
-	// With one entry there is but one order.
+	// With one entry there is only one order.
 	if res, ok := m.(*secretbrokerv1.ResolveResponse); ok && len(res.GetConfigs()) < 2 && len(res.GetErrors()) < 2 && !bytes.Equal(data, want) {
 		t.Errorf("%v\nencoded to %x, want %x", m, data, want)
 	}
 }
 
-// checkUnmarshal compares with the reference codec, also where data is in pieces.
+// checkUnmarshal compares Unmarshal with the reference codec, also for data in several
+// buffers.
 func checkUnmarshal(t *testing.T, data []byte) {
 	t.Helper()
 	want := &secretbrokerv1.ResolveRequest{}
@@ -157,7 +158,7 @@ func checkUnmarshal(t *testing.T, data []byte) {
 	}
 }
 
-// TestByHand: the common messages do not take the way round.
+// TestByHand: common messages do not use the reference codec.
 func TestByHand(t *testing.T) {
 	data, err := proto.Marshal(request())
 	if err != nil {
@@ -172,7 +173,7 @@ func TestByHand(t *testing.T) {
 	}
 }
 
-// TestNotUTF8: what the protocol forbids stays forbidden.
+// TestNotUTF8: text that is not UTF-8 is rejected, as the protocol requires.
 func TestNotUTF8(t *testing.T) {
 	bad := "a\xff"
 	for _, m := range []*secretbrokerv1.ResolveResponse{

@@ -9,8 +9,7 @@ import (
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 )
 
-// The tags of the fields that are written, all but stale of wire type 2. Source:
-// proto/secretbroker/v1/resolver.proto.
+// The tags of the encoded fields. Source: proto/secretbroker/v1/resolver.proto.
 const (
 	tagConfigs    = 1<<3 | 2
 	tagRequestID  = 3<<3 | 2
@@ -26,16 +25,16 @@ const (
 	tagNanos      = 2 << 3
 )
 
-// entry is one config on its way into the encoded message. Its lengths are found
-// out once: of the config, and of the map's entry that holds it.
+// entry is a config to be encoded. length is the encoded length of the config, and held
+// that of the map entry that contains it. Both are computed once.
 type entry struct {
 	name         string
 	config       *secretbrokerv1.ResolvedConfig
 	length, held int
 }
 
-// entriesOf appends the message's configs to entries; size is the length of the
-// whole encoded message. It is false if the message is not plain.
+// entriesOf appends the message's configs to entries. size is the length of the encoded
+// message. It returns false if this code does not handle the message.
 func entriesOf(m *secretbrokerv1.ResolveResponse, entries []entry) (_ []entry, size int, plain bool) {
 	if len(m.GetErrors()) > 0 || len(m.ProtoReflect().GetUnknown()) > 0 || !utf8.ValidString(m.GetRequestId()) {
 		return nil, 0, false
@@ -59,8 +58,7 @@ func isPlain(c *secretbrokerv1.ResolvedConfig) bool {
 		(c.GetExpireTime() == nil || len(c.GetExpireTime().ProtoReflect().GetUnknown()) == 0)
 }
 
-// sizeOfEntry is the length of a map's entry, whose key and value are always
-// written.
+// sizeOfEntry returns the length of a map entry, whose key and value are always encoded.
 func sizeOfEntry(name string, config int) int {
 	return 1 + protowire.SizeBytes(len(name)) + 1 + protowire.SizeBytes(config)
 }
@@ -99,7 +97,7 @@ func sizeOfTime(t *timestamppb.Timestamp) (size int) {
 	return size
 }
 
-// appendResponse appends the encoded message, which is plain and has these entries.
+// appendResponse appends the encoded message. entries must be the result of entriesOf.
 func appendResponse(b []byte, m *secretbrokerv1.ResolveResponse, entries []entry) []byte {
 	for i := range entries {
 		e := &entries[i]
