@@ -1,17 +1,10 @@
 package client_test
 
 import (
-	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"log/slog"
-	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -26,6 +19,8 @@ import (
 
 	"github.com/secretbroker/secretbroker/client"
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
+	"github.com/secretbroker/secretbroker/internal/asynctest"
+	"github.com/secretbroker/secretbroker/internal/trust/trusttest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -38,56 +33,25 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// ca is a certificate authority of one test.
-type ca struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
+// noTest is for what fails only if these tests are wrong, where an example has no
+// testing.TB: it panics.
+type noTest struct{ testing.TB }
 
-func newCA(name string) *ca {
-	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
-	tmpl := &x509.Certificate{
-		SerialNumber:          big.NewInt(1),
-		Subject:               pkix.Name{CommonName: name},
-		NotBefore:             time.Now().Add(-time.Hour),
-		NotAfter:              time.Now().Add(time.Hour),
-		IsCA:                  true,
-		BasicConstraintsValid: true,
-		KeyUsage:              x509.KeyUsageCertSign,
-	}
-	der := must(x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key))
-	return &ca{cert: must(x509.ParseCertificate(der)), key: key}
-}
+func (noTest) Helper() {}
 
-func (c *ca) pem() []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.cert.Raw})
-}
-
-func (c *ca) pool() *x509.CertPool {
-	p := x509.NewCertPool()
-	p.AddCert(c.cert)
-	return p
-}
+func newCA(name string) *trusttest.CA { return trusttest.NewCA(noTest{}, name) }
 
 // issue makes a certificate for name, and for 127.0.0.1 if name is empty.
-func (c *ca) issue(name string, notAfter time.Time) (certPEM, keyPEM []byte) {
-	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
-	tmpl := &x509.Certificate{
-		SerialNumber: must(rand.Int(rand.Reader, big.NewInt(1<<62))),
-		NotBefore:    time.Now().Add(-2 * time.Hour),
-		NotAfter:     notAfter,
-		KeyUsage:     x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	if name == "" {
-		tmpl.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)}
-	} else {
-		tmpl.DNSNames = []string{name}
-	}
-	der := must(x509.CreateCertificate(rand.Reader, tmpl, c.cert, key.Public(), c.key))
-	keyDER := must(x509.MarshalPKCS8PrivateKey(key))
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
-		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
+func issue(ca *trusttest.CA, name string, notAfter time.Time) (certPEM, keyPEM []byte) {
+	cert := ca.Issue(func(c *x509.Certificate) {
+		c.NotBefore, c.NotAfter = time.Now().Add(-2*time.Hour), notAfter
+		if name == "" {
+			c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)}
+		} else {
+			c.DNSNames = []string{name}
+		}
+	})
+	return trusttest.CertPEM(cert), trusttest.KeyPEM(noTest{}, cert)
 }
 
 func inAnHour() time.Time { return time.Now().Add(time.Hour) }
@@ -115,7 +79,7 @@ type answerFunc func(context.Context, *secretbrokerv1.ResolveRequest) (*secretbr
 
 // startBroker starts a broker for 127.0.0.1 with a certificate of authority,
 // which it also expects of its clients. The caller stops it.
-func startBroker(authority *ca, answer answerFunc) *broker {
+func startBroker(authority *trusttest.CA, answer answerFunc) *broker {
 	lis := must(net.Listen("tcp", "127.0.0.1:0"))
 	b := &broker{addr: lis.Addr().String(), done: make(chan struct{})}
 	b.setTLS(authority, authority, "", inAnHour())
@@ -144,13 +108,13 @@ func (b *broker) stop() {
 
 // setTLS has new connections use a certificate of own for name (see issue) and
 // expect the client's to be of clients.
-func (b *broker) setTLS(own, clients *ca, name string, notAfter time.Time) {
-	certPEM, keyPEM := own.issue(name, notAfter)
+func (b *broker) setTLS(own, clients *trusttest.CA, name string, notAfter time.Time) {
+	certPEM, keyPEM := issue(own, name, notAfter)
 	b.tls.Store(&tls.Config{
 		MinVersion:   tls.VersionTLS12,
 		Certificates: []tls.Certificate{must(tls.X509KeyPair(certPEM, keyPEM))},
 		ClientAuth:   tls.RequireAndVerifyClientCert,
-		ClientCAs:    clients.pool(),
+		ClientCAs:    clients.Pool(),
 	})
 }
 
@@ -195,9 +159,9 @@ func (l *listener) Accept() (net.Conn, error) {
 // setup is a broker, a CA and a client's files that go together.
 type setup struct {
 	*broker
-	ca  *ca
+	ca  *trusttest.CA
 	cfg client.Config
-	log *lockedBuffer // what the client logs
+	log *asynctest.Buffer // what the client logs
 }
 
 func newSetup(t *testing.T, answer answerFunc) *setup {
@@ -205,22 +169,22 @@ func newSetup(t *testing.T, answer answerFunc) *setup {
 	authority := newCA("test CA")
 	b := startBroker(authority, answer)
 	t.Cleanup(b.stop)
-	s := &setup{broker: b, ca: authority, log: &lockedBuffer{}}
+	s := &setup{broker: b, ca: authority, log: &asynctest.Buffer{}}
 	s.cfg = writeConfig(t.TempDir(), b.addr, authority, "worker-1.test")
 	s.cfg.Logger = slog.New(slog.NewTextHandler(s.log, nil))
 	return s
 }
 
 // writeConfig writes a client's files to dir.
-func writeConfig(dir, addr string, authority *ca, name string) client.Config {
+func writeConfig(dir, addr string, authority *trusttest.CA, name string) client.Config {
 	cfg := client.Config{
 		Addr:     addr,
 		CAFile:   filepath.Join(dir, "ca.pem"),
 		CertFile: filepath.Join(dir, "tls.pem"),
 		KeyFile:  filepath.Join(dir, "tls-key.pem"),
 	}
-	certPEM, keyPEM := authority.issue(name, inAnHour())
-	write(cfg.CAFile, authority.pem())
+	certPEM, keyPEM := issue(authority, name, inAnHour())
+	write(cfg.CAFile, authority.PEM())
 	write(cfg.CertFile, certPEM)
 	write(cfg.KeyFile, keyPEM)
 	return cfg
@@ -266,21 +230,3 @@ func echo(_ context.Context, in *secretbrokerv1.ResolveRequest) (*secretbrokerv1
 }
 
 var request = client.Request{IntegrationID: "prod", Configs: map[string]string{"database.password": "a reference"}}
-
-// lockedBuffer is a bytes.Buffer for one writer and a reader at the same time.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}

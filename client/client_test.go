@@ -328,7 +328,7 @@ func TestNewRefuses(t *testing.T) {
 	dir := t.TempDir()
 	authority := newCA("test CA")
 	good := writeConfig(dir, "127.0.0.1:1", authority, "worker-1.test")
-	otherCert, otherKey := authority.issue("worker-2.test", inAnHour())
+	otherCert, otherKey := issue(authority, "worker-2.test", inAnHour())
 	file := func(name string, b []byte) string {
 		path := filepath.Join(dir, name)
 		write(path, b)
@@ -351,7 +351,7 @@ func TestNewRefuses(t *testing.T) {
 		{"key file missing", func(c *client.Config) { c.KeyFile = "/none/key" }, []string{"/none/key"}},
 		{"another's key", func(c *client.Config) { c.KeyFile = file("other-key", otherKey) }, []string{"other-key", "does not match"}},
 		{"certificate cut off", func(c *client.Config) { c.CertFile = file("cut-cert", append(otherCert, otherCert[:90]...)) }, []string{"cut-cert", "cut off"}},
-		{"CA cut off", func(c *client.Config) { c.CAFile = file("cut-ca", append(authority.pem(), authority.pem()[:90]...)) }, []string{"cut-ca", "cut off"}},
+		{"CA cut off", func(c *client.Config) { c.CAFile = file("cut-ca", append(authority.PEM(), authority.PEM()[:90]...)) }, []string{"cut-ca", "cut off"}},
 		{"CA empty", func(c *client.Config) { c.CAFile = file("empty-ca", nil) }, []string{"empty-ca", "no PEM certificate"}},
 		{"CA damaged", func(c *client.Config) {
 			c.CAFile = file("bad-ca", []byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"))

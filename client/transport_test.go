@@ -88,7 +88,7 @@ func TestCertificateRefused(t *testing.T) {
 	}{
 		{"another CA", func(s *setup) { s.setTLS(s.ca, newCA("other CA"), "", inAnHour()) }, "unknown certificate authority"},
 		{"expired", func(s *setup) {
-			certPEM, keyPEM := s.ca.issue("worker-1.test", time.Now().Add(-time.Hour))
+			certPEM, keyPEM := issue(s.ca, "worker-1.test", time.Now().Add(-time.Hour))
 			write(s.cfg.CertFile, certPEM)
 			write(s.cfg.KeyFile, keyPEM)
 		}, "expired"},
@@ -179,8 +179,8 @@ func TestRotation(t *testing.T) {
 
 	next := newCA("next CA")
 	s.setTLS(next, next, "", inAnHour())
-	certPEM, keyPEM := next.issue("worker-1.test", inAnHour())
-	write(s.cfg.CAFile, next.pem())
+	certPEM, keyPEM := issue(next, "worker-1.test", inAnHour())
+	write(s.cfg.CAFile, next.PEM())
 	write(s.cfg.CertFile, certPEM)
 	write(s.cfg.KeyFile, keyPEM)
 	resolve()
@@ -203,7 +203,7 @@ func TestRotation(t *testing.T) {
 func TestHalfRotation(t *testing.T) {
 	t.Parallel()
 	authority := newCA("test CA")
-	otherCert, otherKey := authority.issue("worker-1.test", inAnHour())
+	otherCert, otherKey := issue(authority, "worker-1.test", inAnHour())
 	tests := []struct {
 		name   string
 		damage func(client.Config)
@@ -262,7 +262,7 @@ func TestFailedRotationIsExplained(t *testing.T) {
 	c := s.waitingClient(t)
 
 	next := newCA("next CA")
-	certPEM, keyPEM := next.issue("worker-1.test", inAnHour())
+	certPEM, keyPEM := issue(next, "worker-1.test", inAnHour())
 	s.setTLS(s.ca, next, "", inAnHour())
 	write(s.cfg.CertFile, certPEM) // and not yet the key
 	var message string

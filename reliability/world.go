@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
+	"github.com/secretbroker/secretbroker/internal/asynctest"
 	"github.com/secretbroker/secretbroker/internal/devmode"
 )
 
@@ -40,7 +41,7 @@ type world struct {
 	binary string
 	addr   string
 	admin  string
-	log    lockedBuffer
+	log    asynctest.Buffer
 
 	mu      sync.Mutex
 	process *exec.Cmd
@@ -55,23 +56,6 @@ type world struct {
 type value struct {
 	text string
 	from time.Time
-}
-
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 func newWorld(ctx context.Context, dir, binary string) (*world, error) {

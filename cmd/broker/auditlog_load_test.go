@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/asynctest"
 	"github.com/secretbroker/secretbroker/internal/audit/logread"
 	"github.com/secretbroker/secretbroker/internal/devmode"
 )
@@ -79,7 +80,7 @@ func TestAuditDiskFillsUpUnderLoad(t *testing.T) {
 	rotate("/dev/full")
 	callers.Wait()
 	ready := func() bool { return !strings.Contains(b.get(t, "/readyz"), "not ready") }
-	b.eventually(t, "it is not ready", func() bool { return !ready() })
+	asynctest.Eventually(t, "it is not ready", func() bool { return !ready() })
 	for range 500 {
 		var e *client.Error
 		if _, err := clients[0].Resolve(t.Context(), request("p", vault+"::sqlserver-db-secret")); !errors.As(err, &e) {
@@ -90,8 +91,8 @@ func TestAuditDiskFillsUpUnderLoad(t *testing.T) {
 		t.Errorf("%d lines of the log are about calls that failed", lines)
 	}
 	rotate(file)
-	b.eventually(t, "it is ready, although nobody calls it", ready)
-	b.eventually(t, "it answers again", func() bool {
+	asynctest.Eventually(t, "it is ready, although nobody calls it", ready)
+	asynctest.Eventually(t, "it answers again", func() bool {
 		_, err := clients[0].Resolve(t.Context(), request("p", vault+"::sqlserver-db-secret"))
 		return err == nil
 	})

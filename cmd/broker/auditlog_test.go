@@ -180,7 +180,7 @@ func TestRequiredCopyAfterRenewal(t *testing.T) {
 		trusttest.Put(t, to.CertFile, trusttest.CertPEM(cert))
 		trusttest.Put(t, to.KeyFile, trusttest.KeyPEM(t, cert))
 	}
-	trusttest.Put(t, to.CAFile, trusttest.PEM("CERTIFICATE", ca.Cert.Raw))
+	trusttest.Put(t, to.CAFile, ca.PEM())
 	old, renewed := ca.Client("spiffe://example.org/broker"), ca.Client("spiffe://example.org/broker")
 	put(old)
 	collector, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{

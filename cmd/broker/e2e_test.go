@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/asynctest"
 	"github.com/secretbroker/secretbroker/internal/devmode"
 	"github.com/secretbroker/secretbroker/internal/tracing/otlp/otlptest"
 )
@@ -251,7 +252,7 @@ func TestGrantsTakeEffect(t *testing.T) {
 	if err := edit(b.IntegrationFile, "spiffe://example.org/connect/*", "spiffe://example.org/other/*"); err != nil {
 		t.Fatal(err)
 	}
-	b.eventually(t, "the other worker is granted", func() bool {
+	asynctest.Eventually(t, "the other worker is granted", func() bool {
 		_, err := other.Resolve(t.Context(), req)
 		return err == nil
 	})
@@ -271,7 +272,7 @@ func TestBrokenReloadKeepsTheLastGood(t *testing.T) {
 	if err := replace(b.IntegrationFile, strings.Replace(good, "grants:", "grant:", 1)); err != nil {
 		t.Fatal(err)
 	}
-	b.eventually(t, "readiness names the broken file", func() bool {
+	asynctest.Eventually(t, "readiness names the broken file", func() bool {
 		return strings.Contains(b.get(t, "/readyz"), filepath.Base(b.IntegrationFile))
 	})
 	if page := b.get(t, "/readyz"); !strings.Contains(page, "200 OK") {
@@ -283,7 +284,7 @@ func TestBrokenReloadKeepsTheLastGood(t *testing.T) {
 	if err := replace(b.IntegrationFile, good); err != nil {
 		t.Fatal(err)
 	}
-	b.eventually(t, "readiness is clean", func() bool {
+	asynctest.Eventually(t, "readiness is clean", func() bool {
 		return !strings.Contains(b.get(t, "/readyz"), "problems")
 	})
 }
@@ -304,23 +305,8 @@ func TestRotatedClientSecret(t *testing.T) {
 	if err := replace(b.ClientSecretFile, good); err != nil {
 		t.Fatal(err)
 	}
-	b.eventually(t, "the renewed secret is used", func() bool {
+	asynctest.Eventually(t, "the renewed secret is used", func() bool {
 		_, err := c.Resolve(t.Context(), req)
 		return err == nil
 	})
-}
-
-// eventually waits for what another goroutine brings about.
-func (b *broker) eventually(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(20 * time.Second)
-	for !done() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("never: %s\n%s", what, b.log.String())
-		}
-	}
 }

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/asynctest"
 	"github.com/secretbroker/secretbroker/internal/devmode"
 )
 
@@ -91,7 +92,7 @@ grants:
 		}
 		b.hangups <- syscall.SIGHUP
 		loads++
-		eventually(t, what, func() bool { return loaded() >= loads })
+		asynctest.Eventually(t, what, func() bool { return loaded() >= loads })
 	}
 	worker := b.as(t, b.Worker)
 	read := func() (string, error) {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -14,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/asynctest"
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/devmode"
 )
@@ -23,27 +23,9 @@ import (
 type broker struct {
 	*devmode.Environment
 	addr, admin string
-	log         *syncBuffer
+	log         *asynctest.Buffer
 	hangups     chan os.Signal
 	stop        func() error
-}
-
-// syncBuffer is a log that is written while a test reads it.
-type syncBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 // startBroker starts a broker in dir. change, if not nil, may edit the files
@@ -54,7 +36,7 @@ func startBroker(ctx context.Context, dir string, change func(*devmode.Environme
 
 // startBrokerWith is startBroker with stores of other clouds beside the Key Vault.
 func startBrokerWith(ctx context.Context, opts devmode.Options, change func(*devmode.Environment) error) (*broker, error) {
-	b := &broker{log: &syncBuffer{}, hangups: make(chan os.Signal, 1)}
+	b := &broker{log: &asynctest.Buffer{}, hangups: make(chan os.Signal, 1)}
 	log := slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	opts.Listen, opts.AdminListen, opts.VaultListen, opts.Logger = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", log
 	env, err := devmode.Start(ctx, opts)
@@ -104,6 +86,9 @@ func newBroker(t *testing.T, change func(*devmode.Environment) error) *broker {
 	t.Cleanup(func() {
 		if err := b.stop(); err != nil {
 			t.Errorf("stop: %v", err)
+		}
+		if t.Failed() {
+			t.Log(b.log.String())
 		}
 	})
 	return b

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/asynctest"
 	"github.com/secretbroker/secretbroker/internal/devmode"
 )
 
@@ -35,9 +36,9 @@ func TestIsolation(t *testing.T) {
 	var sample string
 	b := newBroker(t, func(env *devmode.Environment) error {
 		sample = readFile(env.IntegrationFile)
+		issueIsoCertificates(t, env, filepath.Join(env.Dir, "clients.pem"))
 		return errors.Join(writeIsoSecrets(env), writeIsoIntegrations(env, sample, before),
-			edit(env.ConfigFile, "client_ca_file: ca.pem", "client_ca_file: clients.pem"),
-			issueIsoCertificates(env, filepath.Join(env.Dir, "clients.pem")))
+			edit(env.ConfigFile, "client_ca_file: ca.pem", "client_ca_file: clients.pem"))
 	})
 	w := &isoWorld{broker: b, clients: make(map[string]*client.Client)}
 	for i, who := range isoCallers {
@@ -58,7 +59,7 @@ func TestIsolation(t *testing.T) {
 	}
 	b.hangups <- syscall.SIGHUP
 	callers.Wait()
-	b.eventually(t, "every integration has changed", func() bool {
+	asynctest.Eventually(t, "every integration has changed", func() bool {
 		return strings.Count(b.log.String(), "integration loaded") >= 1+len(before)+len(after)
 	})
 
@@ -204,7 +205,7 @@ func (w *isoWorld) judge(t *testing.T, who, id string, a isoAsk, reason string) 
 // no vault is asked.
 func (w *isoWorld) quiet(t *testing.T, rng *mathrand.Rand) {
 	// Reads go on without the callers that began them.
-	w.eventually(t, "no read is under way", func() bool {
+	asynctest.Eventually(t, "no read is under way", func() bool {
 		page := w.get(t, "/metrics")
 		return strings.Contains(page, `secretbroker_store_reads_running{kind="AZURE_KEY_VAULT"} 0`) &&
 			strings.Contains(page, `secretbroker_store_reads_waiting{kind="AZURE_KEY_VAULT"} 0`)

@@ -1,25 +1,19 @@
 package main
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
-	"errors"
 	"fmt"
-	"math/big"
 	mathrand "math/rand/v2"
 	"net/url"
 	"path"
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
+	"testing"
 
 	"github.com/secretbroker/secretbroker/client"
 	"github.com/secretbroker/secretbroker/internal/devmode"
+	"github.com/secretbroker/secretbroker/internal/trust/trusttest"
 )
 
 // What TestIsolation plays with; names are chosen to be mistaken for one another.
@@ -184,51 +178,21 @@ func isoIdentity(env *devmode.Environment, caller int) devmode.Identity {
 	return devmode.Identity{CertFile: file + ".pem", KeyFile: file + "-key.pem", ID: isoCallers[caller]}
 }
 
-// issueIsoCertificates makes an authority, which the broker takes beside that of
-// development mode, and the certificates of isoCallers.
-func issueIsoCertificates(env *devmode.Environment, clientCAs string) error {
-	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	ca := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "clients"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	root, err := x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey)
-	if err != nil {
-		return err
-	}
+// issueIsoCertificates makes the certificates of isoCallers by an authority that
+// the broker takes beside that of development mode.
+func issueIsoCertificates(t testing.TB, env *devmode.Environment, clientCAs string) {
+	t.Helper()
+	ca := trusttest.NewCA(t, "clients")
 	for i, who := range isoCallers {
-		leaf := &x509.Certificate{
-			SerialNumber: big.NewInt(int64(i) + 2), NotBefore: ca.NotBefore, NotAfter: ca.NotAfter,
-			KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-		}
-		if host, ok := strings.CutPrefix(who, "dns:"); ok {
-			leaf.DNSNames = []string{host}
-		} else if uri, err := url.Parse(who); err == nil {
-			leaf.URIs = []*url.URL{uri}
-		}
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			return err
-		}
-		der, err := x509.CreateCertificate(rand.Reader, leaf, ca, key.Public(), caKey)
-		if err != nil {
-			return err
-		}
-		pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
-		if err != nil {
-			return err
-		}
+		cert := ca.Issue(func(c *x509.Certificate) {
+			if host, ok := strings.CutPrefix(who, "dns:"); ok {
+				c.DNSNames = []string{host}
+			} else if uri, err := url.Parse(who); err == nil {
+				c.URIs = []*url.URL{uri}
+			}
+		})
 		id := isoIdentity(env, i)
-		if err := errors.Join(replace(id.CertFile, pemOf("CERTIFICATE", der)), replace(id.KeyFile, pemOf("PRIVATE KEY", pkcs8))); err != nil {
-			return err
-		}
+		trusttest.PutPair(t, cert, id.CertFile, id.KeyFile)
 	}
-	return replace(clientCAs, readFile(env.CAFile)+pemOf("CERTIFICATE", root))
-}
-
-func pemOf(kind string, der []byte) string {
-	return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
+	trusttest.Put(t, clientCAs, append([]byte(readFile(env.CAFile)), ca.PEM()...))
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/asynctest"
 )
 
 // TestReadinessFallsFirst: a broker that was told to end says so and answers on,
@@ -29,7 +30,7 @@ func TestReadinessFallsFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.signal(t, syscall.SIGTERM)
-	b.eventually(t, "/readyz says that it goes", func() bool { code, _ := b.readyz(); return code == http.StatusServiceUnavailable })
+	asynctest.Eventually(t, "/readyz says that it goes", func() bool { code, _ := b.readyz(); return code == http.StatusServiceUnavailable })
 	for name, c := range map[string]*client.Client{"old": old, "new": b.client(t, 1)} {
 		if _, err := c.Resolve(t.Context(), sample); err != nil {
 			t.Errorf("a call on the %s connection: %v", name, err)
@@ -55,9 +56,9 @@ func TestCallsUnderWayFinish(t *testing.T) {
 		_, err := c.Resolve(t.Context(), sample)
 		answered <- err
 	}()
-	b.eventually(t, "the vault is asked", func() bool { return env.KeyVault.Reads() > 0 })
+	asynctest.Eventually(t, "the vault is asked", func() bool { return env.KeyVault.Reads() > 0 })
 	b.signal(t, syscall.SIGTERM)
-	b.eventually(t, "no new connection is taken", func() bool {
+	asynctest.Eventually(t, "no new connection is taken", func() bool {
 		conn, err := net.Dial("tcp", b.addr)
 		if err == nil {
 			conn.Close()
@@ -86,7 +87,7 @@ func TestCallsThatDoNotFinishAreCut(t *testing.T) {
 		_, err := c.Resolve(t.Context(), sample)
 		answered <- err
 	}()
-	b.eventually(t, "the vault is asked", func() bool { return env.KeyVault.Reads() > 0 })
+	asynctest.Eventually(t, "the vault is asked", func() bool { return env.KeyVault.Reads() > 0 })
 	b.signal(t, syscall.SIGTERM)
 	if <-b.exited; b.err != nil {
 		t.Errorf("ended with %v\n%s", b.err, b.log.String())
@@ -137,7 +138,7 @@ func TestRollingRestart(t *testing.T) {
 	more := func(n int64) { // callers get on
 		t.Helper()
 		goal := answered.Load() + n
-		brokers[0].eventually(t, "calls are answered", func() bool { return answered.Load() >= goal || failed.Load() > 0 })
+		asynctest.Eventually(t, "calls are answered", func() bool { return answered.Load() >= goal || failed.Load() > 0 })
 	}
 	for range 2 {
 		for i, file := range configs {
@@ -148,7 +149,7 @@ func TestRollingRestart(t *testing.T) {
 			}
 			brokers[i] = startServed(t, env, file)
 			// Until its connection is back a client fails at once, with backoff.
-			brokers[i].eventually(t, "the client is back", func() bool { _, err := clients[i].Resolve(t.Context(), sample); return err == nil })
+			asynctest.Eventually(t, "the client is back", func() bool { _, err := clients[i].Resolve(t.Context(), sample); return err == nil })
 		}
 	}
 	more(100)
@@ -189,7 +190,7 @@ func TestReloadOfSettings(t *testing.T) {
 		t.Helper()
 		b.signal(t, syscall.SIGHUP)
 		reloads++
-		b.eventually(t, "reloaded", func() bool { return strings.Count(b.log.String(), `"msg":"reloaded"`) == reloads })
+		asynctest.Eventually(t, "reloaded", func() bool { return strings.Count(b.log.String(), `"msg":"reloaded"`) == reloads })
 	}
 	problem := func() string {
 		code, body := b.readyz()

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/asynctest"
 	"github.com/secretbroker/secretbroker/internal/devmode"
 )
 
@@ -103,14 +104,14 @@ func TestDyingVault(t *testing.T) {
 		t.Fatalf("%+v, %v", first, err)
 	}
 	vaultLine.cut()
-	b.eventually(t, "the known value is stale", func() bool {
+	asynctest.Eventually(t, "the known value is stale", func() bool {
 		v, err := ask("postgres-password")
 		if err != nil || v.Reveal() != first.Reveal() || v.Version != first.Version {
 			t.Fatalf("during the outage: %+v, %v", v, err)
 		}
 		return v.Stale
 	})
-	b.eventually(t, "the vault is taken for dead", func() bool {
+	asynctest.Eventually(t, "the vault is taken for dead", func() bool {
 		if _, err := ask("sqlserver-db-secret"); err == nil || err.Reason != client.ReasonStoreUnavailable || err.RetryAfter <= 0 {
 			t.Fatalf("an unknown value: %v", err)
 		}
@@ -120,7 +121,7 @@ func TestDyingVault(t *testing.T) {
 		t.Errorf("while the vault is taken for dead: %+v, %v", v, err)
 	}
 	vaultLine.mend(t)
-	b.eventually(t, "the vault is read again", func() bool {
+	asynctest.Eventually(t, "the vault is read again", func() bool {
 		v, err := ask("postgres-password")
 		return err == nil && !v.Stale && v.FetchTime.After(first.FetchTime)
 	})

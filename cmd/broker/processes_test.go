@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/asynctest"
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/devmode"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -88,7 +89,7 @@ type child struct {
 	cmd   *exec.Cmd
 	stdin io.WriteCloser
 	lines *bufio.Reader // of its standard output
-	log   *syncBuffer
+	log   *asynctest.Buffer
 	read  chan struct{} // closed when all of its log has been read
 }
 
@@ -129,7 +130,7 @@ func runChild(t *testing.T, secrets string, prepare func(*child) error) (c *chil
 	if err != nil {
 		t.Fatal(err)
 	}
-	c = &child{Environment: env, log: &syncBuffer{}, read: make(chan struct{})}
+	c = &child{Environment: env, log: &asynctest.Buffer{}, read: make(chan struct{})}
 	c.cmd = exec.CommandContext(t.Context(), exe)
 	c.cmd.Args = []string{"watched-broker", "serve", "--log-level=debug", "--config", env.ConfigFile}
 	c.cmd.Env = os.Environ()

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/asynctest"
 	"github.com/secretbroker/secretbroker/internal/devmode"
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
 )
@@ -241,8 +242,8 @@ func TestRestoreIsTold(t *testing.T) {
 		changesSinceBackup(t, db, owner)
 		db.restore(t)
 		// The record comes with the first look that sees the restored database.
-		b.eventually(t, "/readyz says it", func() bool { return strings.Contains(b.get(t, "/readyz"), "has gone back") })
-		b.eventually(t, "the audit says it", func() bool { return strings.Count(b.auditText(t), `"method":"RegistryRestored"`) == 6 })
+		asynctest.Eventually(t, "/readyz says it", func() bool { return strings.Contains(b.get(t, "/readyz"), "has gone back") })
+		asynctest.Eventually(t, "the audit says it", func() bool { return strings.Count(b.auditText(t), `"method":"RegistryRestored"`) == 6 })
 		if text := b.get(t, "/readyz"); !strings.Contains(text, "5 integration(s) differ: 3 grant(s) are in force again, 1 integration(s) came back, 1 are gone") {
 			t.Errorf("readyz: %s", text)
 		}
@@ -261,7 +262,7 @@ func TestRestoreIsTold(t *testing.T) {
 			}
 		}
 		b.hangups <- syscall.SIGHUP
-		b.eventually(t, "SIGHUP takes note", func() bool { return !strings.Contains(b.get(t, "/readyz"), "has gone back") })
+		asynctest.Eventually(t, "SIGHUP takes note", func() bool { return !strings.Contains(b.get(t, "/readyz"), "has gone back") })
 
 		// What is served is what the database holds, and can be revoked again.
 		if in, err := owner.RevokeUse(t.Context(), "revoked", grantTo("dns:goes.example.org"), client.WriteOptions{}); err != nil || len(in.Grants) != 1 {
@@ -275,7 +276,7 @@ func TestRestoreIsTold(t *testing.T) {
 		if text := b.get(t, "/readyz"); !strings.Contains(text, "has gone back") || !strings.Contains(text, "while this broker was stopped") {
 			t.Errorf("readyz after a start: %s", text)
 		}
-		b.eventually(t, "the audit says it", func() bool { return strings.Count(b.auditText(t), `"method":"RegistryRestored"`) == 7 })
+		asynctest.Eventually(t, "the audit says it", func() bool { return strings.Count(b.auditText(t), `"method":"RegistryRestored"`) == 7 })
 		if err := b.stop(); err != nil {
 			t.Fatal(err)
 		}

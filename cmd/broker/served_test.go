@@ -12,9 +12,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/asynctest"
 	"github.com/secretbroker/secretbroker/internal/devmode"
 )
 
@@ -22,7 +22,7 @@ import (
 type served struct {
 	*devmode.Environment
 	cmd         *exec.Cmd
-	log         syncBuffer
+	log         asynctest.Buffer
 	addr, admin string
 	exited      chan struct{}
 	err         error // of Wait, once exited is closed
@@ -111,21 +111,6 @@ func (s *served) readyz() (code int, body string) {
 	defer res.Body.Close()
 	data, _ := io.ReadAll(res.Body)
 	return res.StatusCode, string(data)
-}
-
-func (s *served) eventually(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(30 * time.Second)
-	for !done() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			code, body := s.readyz()
-			t.Fatalf("never: %s\n%d %s\n%s", what, code, body, s.log.String())
-		}
-	}
 }
 
 var sample = request("p", vault+"::sqlserver-db-secret::password")

@@ -146,8 +146,8 @@ func TestTracesOverTLS(t *testing.T) {
 	files := func(env *devmode.Environment) error {
 		client := ca.Client("spiffe://example.org/broker")
 		for name, data := range map[string][]byte{
-			"traces-ca.pem": trusttest.PEM("CERTIFICATE", ca.Cert.Raw), "traces.pem": trusttest.CertPEM(client), "traces-key.pem": trusttest.KeyPEM(t, client),
-			"half.pem": trusttest.PEM("CERTIFICATE", ca.Cert.Raw)[:100],
+			"traces-ca.pem": ca.PEM(), "traces.pem": trusttest.CertPEM(client), "traces-key.pem": trusttest.KeyPEM(t, client),
+			"half.pem": ca.PEM()[:100],
 		} {
 			if err := os.WriteFile(filepath.Join(env.Dir, name), data, 0o600); err != nil {
 				return err

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/asynctest"
 	"github.com/secretbroker/secretbroker/internal/devmode"
 	"github.com/secretbroker/secretbroker/internal/trust/trusttest"
 )
@@ -23,9 +24,8 @@ func (b *broker) worker(t *testing.T, ca *trusttest.CA, cert *tls.Certificate) *
 	t.Helper()
 	dir := t.TempDir()
 	roots, certFile, keyFile := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	trusttest.Put(t, roots, trusttest.PEM("CERTIFICATE", ca.Cert.Raw))
-	trusttest.Put(t, certFile, trusttest.CertPEM(cert))
-	trusttest.Put(t, keyFile, trusttest.KeyPEM(t, cert))
+	trusttest.Put(t, roots, ca.PEM())
+	trusttest.PutPair(t, cert, certFile, keyFile)
 	c, err := client.New(client.Config{Addr: b.addr, CAFile: roots, CertFile: certFile, KeyFile: keyFile, MaxAttempts: 1})
 	if err != nil {
 		t.Fatal(err)
@@ -38,16 +38,6 @@ func read1(t *testing.T, c *client.Client) error {
 	t.Helper()
 	_, err := c.Resolve(t.Context(), client.Request{IntegrationID: devmode.IntegrationID, Configs: map[string]string{"p": devmode.VaultURL + "::postgres-password"}})
 	return err
-}
-
-// eventually waits until it holds.
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !holds(); <-time.After(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not so: %s", what)
-		}
-	}
 }
 
 // TestTrustReload: a hangup takes a new certificate and a new CRL, a broken file
@@ -77,7 +67,7 @@ func TestTrustReload(t *testing.T) {
 	trusttest.Put(t, files.Cert, []byte("half"))
 	trusttest.Put(t, files.CRL, ca.CRL(nil, first.Leaf))
 	b.hangups <- syscall.SIGHUP
-	eventually(t, "the revoked client is cut off", func() bool { return read1(t, one) != nil })
+	asynctest.Eventually(t, "the revoked client is cut off", func() bool { return read1(t, one) != nil })
 	if err := read1(t, two); err != nil {
 		t.Errorf("another client: %v", err)
 	}
@@ -92,7 +82,7 @@ func TestTrustReload(t *testing.T) {
 	trusttest.Put(t, files.Key, trusttest.KeyPEM(t, renewed))
 	trusttest.Put(t, files.Cert, trusttest.CertPEM(renewed))
 	b.hangups <- syscall.SIGHUP
-	eventually(t, "the new certificate is shown", func() bool {
+	asynctest.Eventually(t, "the new certificate is shown", func() bool {
 		conn, err := tls.Dial("tcp", b.addr, &tls.Config{RootCAs: ca.Pool(), Certificates: []tls.Certificate{*second}, NextProtos: []string{"h2"}})
 		if err != nil {
 			return false
@@ -100,7 +90,7 @@ func TestTrustReload(t *testing.T) {
 		defer conn.Close()
 		return conn.ConnectionState().PeerCertificates[0].Equal(renewed.Leaf)
 	})
-	eventually(t, "the problem is over", func() bool { return !strings.Contains(b.get(t, "/readyz"), `"tls"`) })
+	asynctest.Eventually(t, "the problem is over", func() bool { return !strings.Contains(b.get(t, "/readyz"), `"tls"`) })
 }
 
 // TestSPIFFE: a broker that gets its identity from the Workload API.
@@ -128,9 +118,9 @@ func TestSPIFFE(t *testing.T) {
 	// a restart was not needed.
 	next := trusttest.NewCA(t, "example.org")
 	agent.Set(trusttest.Identity(t, next, identity()))
-	eventually(t, "the old authority's client is cut off", func() bool { return read1(t, worker) != nil })
+	asynctest.Eventually(t, "the old authority's client is cut off", func() bool { return read1(t, worker) != nil })
 	agent.Stop()
-	eventually(t, "the silent agent is a problem", func() bool { return strings.Contains(b.get(t, "/readyz"), agent.Socket) })
+	asynctest.Eventually(t, "the silent agent is a problem", func() bool { return strings.Contains(b.get(t, "/readyz"), agent.Socket) })
 }
 
 // TestValidateTLS: what "broker validate" says of certificates and CRLs.

@@ -1,33 +1,15 @@
 package certfile
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
 	"encoding/pem"
-	"math/big"
 	"strings"
 	"testing"
-	"time"
+
+	"github.com/secretbroker/secretbroker/internal/trust/trusttest"
 )
 
-func certificate(t testing.TB) string {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
-}
-
 func TestParse(t *testing.T) {
-	a, b := certificate(t), certificate(t)
+	a, b := string(trusttest.NewCA(t, "A").PEM()), string(trusttest.NewCA(t, "B").PEM())
 	damaged := strings.Replace(b, "\n", "\n!", 2)
 	tests := []struct {
 		name, data string
@@ -59,7 +41,7 @@ func TestParse(t *testing.T) {
 }
 
 func TestComplete(t *testing.T) {
-	a := certificate(t)
+	a := string(trusttest.NewCA(t, "CA").PEM())
 	key := string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("x")}))
 	for data, want := range map[string]bool{"": true, a: true, a + key: true, a[:len(a)-30]: false, a + key[:20]: false, a[:50] + "\n" + a: false} {
 		if got := Complete([]byte(data)); got != want {
@@ -69,15 +51,7 @@ func TestComplete(t *testing.T) {
 }
 
 func TestRevocationLists(t *testing.T) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ca := &x509.Certificate{KeyUsage: x509.KeyUsageCRLSign, SubjectKeyId: []byte{1}}
-	der, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour)}, ca, key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	der := trusttest.NewCA(t, "CA").CRL(nil)
 	a := string(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der}))
 	for _, tt := range []struct {
 		name, data string
@@ -93,7 +67,7 @@ func TestRevocationLists(t *testing.T) {
 		{"cut off at the end", a + a[:len(a)/2], 0},
 		{"damaged in between", a + strings.Replace(a, "\n", "\n!", 2) + a, 0},
 		{"not a CRL", string(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: []byte("x")})), 0},
-		{"a certificate beside", a + certificate(t), 0},
+		{"a certificate beside", a + string(trusttest.NewCA(t, "CA").PEM()), 0},
 	} {
 		crls, err := RevocationLists([]byte(tt.data))
 		if len(crls) != tt.want || (err == nil) != (tt.want > 0) {

@@ -255,7 +255,7 @@ func TestParseFaults(t *testing.T) {
 
 func TestReferenceFaults(t *testing.T) {
 	dir := t.TempDir()
-	ca := string(trusttest.CertPEM(trusttest.NewCA(t, "own").Server()))
+	ca := string(trusttest.NewCA(t, "own").PEM())
 	for name, content := range map[string]string{
 		"secret": "hunter2", "blank": " \n", "large": strings.Repeat("x", 1<<20+1), "largest": strings.Repeat("x", 1<<20),
 		"ca": "# our own\n" + ca + ca, "cut": ca + ca[:len(ca)/2], "none": "hunter2",

@@ -1,13 +1,13 @@
 package resolve_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -15,6 +15,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/secretbroker/secretbroker/internal/asynctest"
 	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/cache"
@@ -80,23 +81,11 @@ type bench struct {
 	admit func(authz.Principal, *integration.Integration) string // nil admits everybody
 	*resolve.Resolver
 	store  *fakeStore
-	audit  *safeBuffer
+	audit  *asynctest.Buffer
 	broken *brokenAudit
 	// integration is the one of integrations.
 	integration  *integration.Integration
 	integrations integrations
-}
-
-// safeBuffer is the audit log of concurrent calls.
-type safeBuffer struct {
-	mu sync.Mutex
-	bytes.Buffer
-}
-
-func (b *safeBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.Buffer.Write(p)
 }
 
 // brokenAudit fails once told to.
@@ -142,10 +131,10 @@ func newBenchWith(t *testing.T, limits resolve.Limits) *bench {
 				"db-broken":    errors.New("something unforeseen: canary-cause"),
 			},
 		},
-		audit: &safeBuffer{},
+		audit: &asynctest.Buffer{},
 	}
 	log := audit.New(b.audit)
-	t.Cleanup(func() { _ = log.Close() }) // safeBuffer cannot fail
+	t.Cleanup(func() { _ = log.Close() }) // asynctest.Buffer cannot fail
 	b.broken = &brokenAudit{AuditLog: log}
 	b.integration = &integration.Integration{ID: "cspi", ReadRevision: "1", Kind: secret.KindAzureKeyVault, Policy: policy}
 	b.integrations = integrations{"cspi": b.integration}
@@ -178,7 +167,7 @@ func (b *bench) call(who authz.Principal, req resolve.Request) (*resolve.Result,
 func (b *bench) events(t *testing.T) []audit.Event {
 	t.Helper()
 	var events []audit.Event
-	dec := json.NewDecoder(b.audit)
+	dec := json.NewDecoder(strings.NewReader(b.audit.Take()))
 	for dec.More() {
 		var e audit.Event
 		if err := dec.Decode(&e); err != nil {

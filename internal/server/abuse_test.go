@@ -15,6 +15,7 @@ import (
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 	"github.com/secretbroker/secretbroker/internal/admission"
+	"github.com/secretbroker/secretbroker/internal/asynctest"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 )
 
@@ -38,11 +39,11 @@ func TestIncompleteRequests(t *testing.T) {
 	}
 	account := b.Account(otherID)
 	defer account.Close()
-	eventually(t, "all are counted", func() bool { return account.Open.Load() == n })
+	asynctest.Eventually(t, "all are counted", func() bool { return account.Open.Load() == n })
 	if used := b.Stats().Used; used < n*streamBytes {
 		t.Errorf("%d bytes are charged", used)
 	}
-	conn := ts.dial(t, ts.ca.withURIs(string(granted)))
+	conn := ts.dial(t, ts.ca.Client(string(granted)))
 	for range 20 {
 		if _, err := ask(t, conn, &secretbrokerv1.ResolveRequest{}); err != nil {
 			t.Errorf("another caller: %v", err)
@@ -77,7 +78,7 @@ func TestALateRequestIsAnswered(t *testing.T) {
 	}
 	msg := message(2, []byte{4 << 3, 1})
 	for i := range msg {
-		eventually(t, "the call is being worked on", func() bool { return b.Stats().Used >= streamBytes })
+		asynctest.Eventually(t, "the call is being worked on", func() bool { return b.Stats().Used >= streamBytes })
 		if err := a.framer.WriteData(id, i == len(msg)-1, msg[i:i+1]); err != nil {
 			t.Fatal(err)
 		}
@@ -98,7 +99,7 @@ func TestRequestsTakeTheirShare(t *testing.T) {
 	var most int64
 	var watching sync.WaitGroup
 	watching.Go(func() { most = watch(ctx, b) })
-	conn := ts.dial(t, ts.ca.withURIs(string(granted)))
+	conn := ts.dial(t, ts.ca.Client(string(granted)))
 	a := ts.attack(t, otherID, 1<<16)
 	ended := a.drain()
 	var err error
@@ -157,7 +158,7 @@ func TestReadingWaitsForMemory(t *testing.T) {
 	}()
 	account := b.Account(string(granted))
 	defer account.Close()
-	eventually(t, "the caller's share is used up", func() bool { return b.Stats().Used > total/accountShareInTest })
+	asynctest.Eventually(t, "the caller's share is used up", func() bool { return b.Stats().Used > total/accountShareInTest })
 	if open := account.Open.Load(); open > n-10 {
 		t.Errorf("%d of %d calls have been read", open, n)
 	}
@@ -165,7 +166,7 @@ func TestReadingWaitsForMemory(t *testing.T) {
 	if err := <-sent; err != nil {
 		t.Error(err)
 	}
-	eventually(t, "all calls are answered", func() bool {
+	asynctest.Eventually(t, "all calls are answered", func() bool {
 		return served.Load()+int64(ts.overLimit(t, admission.Memory)) == n && account.Open.Load() == 0
 	})
 	if got := served.Load(); got < n/4 {
@@ -195,7 +196,7 @@ func TestWaitingRequestsAreRefused(t *testing.T) {
 		}
 		ids = append(ids, id)
 	}
-	eventually(t, "some are refused", func() bool { return ts.overLimit(t, admission.Memory) > 0 })
+	asynctest.Eventually(t, "some are refused", func() bool { return ts.overLimit(t, admission.Memory) > 0 })
 	for _, id := range ids {
 		if err := a.framer.WriteData(id, true, message(0, nil)); err != nil {
 			t.Fatal(err)
@@ -203,7 +204,7 @@ func TestWaitingRequestsAreRefused(t *testing.T) {
 	}
 	account := b.Account(string(granted))
 	defer account.Close()
-	eventually(t, "all have ended", func() bool { return account.Open.Load() == 0 })
+	asynctest.Eventually(t, "all have ended", func() bool { return account.Open.Load() == 0 })
 	if cut := ts.cutFor(t, "memory"); cut != 0 {
 		t.Errorf("%v connections were cut", cut)
 	}
@@ -250,7 +251,7 @@ func TestRapidResets(t *testing.T) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
-	conn := ts.dial(t, ts.ca.withURIs(string(granted)))
+	conn := ts.dial(t, ts.ca.Client(string(granted)))
 	var callers sync.WaitGroup
 	for range 8 {
 		callers.Go(func() {
@@ -292,8 +293,8 @@ func TestTheQuietCallerGetsIn(t *testing.T) {
 			}
 		}
 	}
-	eventually(t, "the broker is full", func() bool { return ts.overLimit(t, admission.Total) > 0 })
-	conn := ts.dial(t, ts.ca.withURIs(string(granted)))
+	asynctest.Eventually(t, "the broker is full", func() bool { return ts.overLimit(t, admission.Total) > 0 })
+	conn := ts.dial(t, ts.ca.Client(string(granted)))
 	for range 20 {
 		if _, err := ask(t, conn, &secretbrokerv1.ResolveRequest{}); err != nil {
 			t.Errorf("the quiet caller: %v", err)

@@ -10,6 +10,7 @@ import (
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 	"github.com/secretbroker/secretbroker/internal/admission"
+	"github.com/secretbroker/secretbroker/internal/asynctest"
 	"github.com/secretbroker/secretbroker/internal/budget"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -77,7 +78,7 @@ func TestAnswersNobodyTakes(t *testing.T) {
 			if ended != nil {
 				<-ended
 			}
-			eventually(t, "the connection is cut off", func() bool { return cut() == 1 })
+			asynctest.Eventually(t, "the connection is cut off", func() bool { return cut() == 1 })
 			settled(t, b)
 			cancel()
 			watching.Wait()
@@ -97,7 +98,7 @@ const accountShareInTest = 2
 func TestLargeAnswers(t *testing.T) {
 	b, with := memoryOf(64<<20, defaultPatience)
 	ts := startServer(t, with)
-	conn := ts.dial(t, ts.ca.withURIs(string(granted)))
+	conn := ts.dial(t, ts.ca.Client(string(granted)))
 	quiet := b.Stats().Used
 	for _, size := range []int{100, 1000, 3000, 10_000, 200_000} {
 		large(ts, 10, size)
@@ -133,7 +134,7 @@ func TestLargeAnswers(t *testing.T) {
 		}
 		cancel()
 	}
-	eventually(t, "nothing is charged but calls that are open", func() bool { return b.Stats().Used <= quiet+10*(streamBytes+handlerBytes) })
+	asynctest.Eventually(t, "nothing is charged but calls that are open", func() bool { return b.Stats().Used <= quiet+10*(streamBytes+handlerBytes) })
 	conn.Close()
 	settled(t, b)
 }
@@ -143,7 +144,7 @@ func TestTooLargeAnswersAreRefused(t *testing.T) {
 	b, with := memoryOf(8<<20, defaultPatience)
 	ts := startServer(t, with)
 	large(ts, 20, 200_000)
-	conn := ts.dial(t, ts.ca.withURIs(string(granted)))
+	conn := ts.dial(t, ts.ca.Client(string(granted)))
 	_, err := ask(t, conn, &secretbrokerv1.ResolveRequest{})
 	expectOverloaded(t, err)
 	conn.Close()

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
+	"github.com/secretbroker/secretbroker/internal/asynctest"
 	"github.com/secretbroker/secretbroker/internal/budget"
 )
 
@@ -33,7 +34,7 @@ type attacker struct {
 // attack connects as who, with an initial window for answers.
 func (ts *testServer) attack(t *testing.T, who string, window uint32) *attacker {
 	t.Helper()
-	conn, err := tls.Dial("tcp", ts.addr, &tls.Config{RootCAs: ts.ca.pool(), Certificates: []tls.Certificate{*ts.ca.withURIs(who)}, NextProtos: []string{"h2"}})
+	conn, err := tls.Dial("tcp", ts.addr, &tls.Config{RootCAs: ts.ca.Pool(), Certificates: []tls.Certificate{*ts.ca.Client(who)}, NextProtos: []string{"h2"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +112,7 @@ func watch(ctx context.Context, b *budget.Budget) (most int64) {
 // settled waits until nothing is charged but what open connections are.
 func settled(t *testing.T, b *budget.Budget) {
 	t.Helper()
-	eventually(t, "everything is released", func() bool { return b.Stats().Used == 0 })
+	asynctest.Eventually(t, "everything is released", func() bool { return b.Stats().Used == 0 })
 }
 
 // cutFor returns how many connections were cut for reaching a bound.

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
+	"github.com/secretbroker/secretbroker/internal/asynctest"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 )
 
@@ -188,7 +189,7 @@ func TestStrangerMayNotSendMuch(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 			if !tt.ok {
-				eventually(t, "the log says why", func() bool { return strings.Contains(s.log.String(), "sent too much") })
+				asynctest.Eventually(t, "the log says why", func() bool { return strings.Contains(s.log.String(), "sent too much") })
 			}
 		})
 	}

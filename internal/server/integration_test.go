@@ -116,7 +116,7 @@ func (f *fakeManager) Reject(_ context.Context, _ manage.Caller, method, id stri
 // credentials do not come back.
 func TestIntegrationRoundTrip(t *testing.T) {
 	ts := startServer(t)
-	cl := secretbrokerv1.NewIntegrationServiceClient(ts.dial(t, ts.ca.withURIs(string(ownerID))))
+	cl := secretbrokerv1.NewIntegrationServiceClient(ts.dial(t, ts.ca.Client(string(ownerID))))
 	settings, err := structpb.NewStruct(map[string]any{"vaults": []any{"https://v.vault.azure.net"}, "credential": map[string]any{"type": "client_secret"}, "n": 3})
 	if err != nil {
 		t.Fatal(err)
@@ -156,7 +156,7 @@ func TestIntegrationRoundTrip(t *testing.T) {
 
 func TestIntegrationFaults(t *testing.T) {
 	ts := startServer(t)
-	cl := secretbrokerv1.NewIntegrationServiceClient(ts.dial(t, ts.ca.withURIs(string(ownerID))))
+	cl := secretbrokerv1.NewIntegrationServiceClient(ts.dial(t, ts.ca.Client(string(ownerID))))
 	var faults []manage.Fault
 	for i := range 200 {
 		faults = append(faults, manage.Fault{Setting: fmt.Sprint("azure.vaults[", i, "]"), Field: fmt.Sprint("integration.settings.vaults[", i, "]"), Text: strings.Repeat("x", 50)})

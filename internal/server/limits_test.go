@@ -73,7 +73,7 @@ func (ts *testServer) counter(t *testing.T, name, label string) float64 {
 func TestCallsPerSecond(t *testing.T) {
 	ts := startServer(t)
 	ts.SetCallLimits(admission.Limits{PerSecond: 2})
-	conn := ts.dial(t, ts.ca.withURIs(string(granted)))
+	conn := ts.dial(t, ts.ca.Client(string(granted)))
 	if _, err := ask(t, conn, &secretbrokerv1.ResolveRequest{}); err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +92,7 @@ func TestCallsPerSecond(t *testing.T) {
 	if log := ts.log.String(); !strings.Contains(log, "call refused") || !strings.Contains(log, string(granted)) {
 		t.Errorf("log: %s", log)
 	}
-	if _, err := ask(t, ts.dial(t, ts.ca.withURIs(string(granted)+"0")), &secretbrokerv1.ResolveRequest{}); status.Code(err) != codes.PermissionDenied {
+	if _, err := ask(t, ts.dial(t, ts.ca.Client(string(granted)+"0")), &secretbrokerv1.ResolveRequest{}); status.Code(err) != codes.PermissionDenied {
 		t.Errorf("another principal gets %v", err)
 	}
 }
@@ -101,7 +101,7 @@ func TestCallsPerSecond(t *testing.T) {
 func TestMethodsWithoutARuleAreLimited(t *testing.T) {
 	ts := startServer(t)
 	ts.SetCallLimits(admission.Limits{PerSecond: 1})
-	conn := ts.dial(t, ts.ca.withURIs(string(granted)))
+	conn := ts.dial(t, ts.ca.Client(string(granted)))
 	code := codes.Unimplemented
 	for n := 0; code == codes.Unimplemented && n < 1000; n++ {
 		code = status.Code(callAny(t, conn, "/secretbroker.v1.ResolverService/NoSuchMethod", false))
@@ -125,7 +125,7 @@ func TestConcurrentCalls(t *testing.T) {
 		}
 		return &resolve.Result{}, nil
 	}
-	conn := ts.dial(t, ts.ca.withURIs(string(granted)))
+	conn := ts.dial(t, ts.ca.Client(string(granted)))
 	answered := make(chan error, 1)
 	for name, end := range map[string]error{"answered": nil, "panicked": context.Canceled} {
 		go func() {
@@ -136,7 +136,7 @@ func TestConcurrentCalls(t *testing.T) {
 		_, err := ask(t, conn, &secretbrokerv1.ResolveRequest{})
 		expectOverloaded(t, err)
 		// Another principal is not held up, nor are streams.
-		if _, err := healthpb.NewHealthClient(ts.dial(t, ts.ca.withURIs(string(auditorID)))).Check(t.Context(), &healthpb.HealthCheckRequest{}); err != nil {
+		if _, err := healthpb.NewHealthClient(ts.dial(t, ts.ca.Client(string(auditorID)))).Check(t.Context(), &healthpb.HealthCheckRequest{}); err != nil {
 			t.Errorf("another principal: %v", err)
 		}
 		finish <- end
@@ -153,7 +153,7 @@ func TestConcurrentCalls(t *testing.T) {
 		answered <- err
 	}()
 	<-begun
-	_, err := ask(t, ts.dial(t, ts.ca.withURIs(string(auditorID))), &secretbrokerv1.ResolveRequest{})
+	_, err := ask(t, ts.dial(t, ts.ca.Client(string(auditorID))), &secretbrokerv1.ResolveRequest{})
 	expectOverloaded(t, err)
 	finish <- nil
 	<-answered
@@ -164,7 +164,7 @@ func TestConcurrentCalls(t *testing.T) {
 func TestStreamsTakeNoCallsPlace(t *testing.T) {
 	ts := startServer(t)
 	ts.SetCallLimits(admission.Limits{PerCaller: 1})
-	conn := ts.dial(t, ts.ca.withURIs(string(granted)))
+	conn := ts.dial(t, ts.ca.Client(string(granted)))
 	watch := func() error {
 		stream, err := healthpb.NewHealthClient(conn).Watch(t.Context(), &healthpb.HealthCheckRequest{})
 		if err == nil {
@@ -185,7 +185,7 @@ func TestStreamsTakeNoCallsPlace(t *testing.T) {
 func TestRefusalsDoNotFillTheLog(t *testing.T) {
 	ts := startServer(t)
 	ts.SetCallLimits(admission.Limits{PerSecond: 1})
-	conn := ts.dial(t, ts.ca.withURIs(string(granted)))
+	conn := ts.dial(t, ts.ca.Client(string(granted)))
 	const n = 2 * refusalBurst
 	for range n {
 		_, _ = ask(t, conn, &secretbrokerv1.ResolveRequest{}) // refused, nearly always
@@ -205,7 +205,7 @@ func TestFailuresDoNotFillTheLog(t *testing.T) {
 	ts.resolver.next = func(context.Context) (*resolve.Result, error) {
 		return nil, secret.Errorf(secret.ReasonAuditUnavailable, "no").WithCause(errors.New("no space left on device"))
 	}
-	conn := ts.dial(t, ts.ca.withURIs(string(granted)))
+	conn := ts.dial(t, ts.ca.Client(string(granted)))
 	const n = 3 * refusalBurst
 	for range n {
 		if _, err := ask(t, conn, &secretbrokerv1.ResolveRequest{}); err == nil {
@@ -223,7 +223,7 @@ func TestManagementIsAdmittedApart(t *testing.T) {
 	ts := startServer(t)
 	ts.SetCallLimits(admission.Limits{PerSecond: 1000, PerCaller: 1, Total: 2})
 	ts.manager.listing, ts.manager.list = make(chan struct{}), make(chan struct{})
-	conn := ts.dial(t, ts.ca.withURIs(string(granted)))
+	conn := ts.dial(t, ts.ca.Client(string(granted)))
 	list := func() error {
 		_, err := secretbrokerv1.NewIntegrationServiceClient(conn).ListIntegrations(t.Context(), &secretbrokerv1.ListIntegrationsRequest{})
 		return err
@@ -244,7 +244,7 @@ func TestManagementIsAdmittedApart(t *testing.T) {
 	if _, err := ask(t, conn, &secretbrokerv1.ResolveRequest{}); err != nil {
 		t.Errorf("Resolve of the same principal: %v", err)
 	}
-	another := ts.dial(t, ts.ca.withURIs(string(auditorID)))
+	another := ts.dial(t, ts.ca.Client(string(auditorID)))
 	if _, err := secretbrokerv1.NewPolicyServiceClient(another).Explain(t.Context(), &secretbrokerv1.ExplainRequest{}); err != nil {
 		t.Errorf("another principal: %v", err)
 	}
@@ -284,7 +284,7 @@ func TestManagementTakesTurns(t *testing.T) {
 	ts := startServer(t, func(c *Config) { c.Limits.ManagementRunning = 2 })
 	ts.manager.listing, ts.manager.list = make(chan struct{}), make(chan struct{})
 	list := func(ctx context.Context, who authz.Principal) error {
-		_, err := secretbrokerv1.NewIntegrationServiceClient(ts.dial(t, ts.ca.withURIs(string(who)))).ListIntegrations(ctx, &secretbrokerv1.ListIntegrationsRequest{})
+		_, err := secretbrokerv1.NewIntegrationServiceClient(ts.dial(t, ts.ca.Client(string(who)))).ListIntegrations(ctx, &secretbrokerv1.ListIntegrationsRequest{})
 		return err
 	}
 	const n = 3
@@ -298,11 +298,11 @@ func TestManagementTakesTurns(t *testing.T) {
 	if err := list(ctx, ownerID); status.Code(err) != codes.DeadlineExceeded {
 		t.Errorf("a third call does not wait: %v", err)
 	}
-	conn := ts.dial(t, ts.ca.withURIs(string(ownerID)))
+	conn := ts.dial(t, ts.ca.Client(string(ownerID)))
 	if _, err := secretbrokerv1.NewIntegrationServiceClient(conn).ValidateIntegration(t.Context(), &secretbrokerv1.ValidateIntegrationRequest{}); err != nil {
 		t.Errorf("ValidateIntegration: %v", err)
 	}
-	if _, err := ask(t, ts.dial(t, ts.ca.withURIs(string(granted))), &secretbrokerv1.ResolveRequest{}); err != nil {
+	if _, err := ask(t, ts.dial(t, ts.ca.Client(string(granted))), &secretbrokerv1.ResolveRequest{}); err != nil {
 		t.Errorf("Resolve: %v", err)
 	}
 	if err := list(t.Context(), ownerID); err == nil || ts.overLabel(t, "management_cpu") != 1 {

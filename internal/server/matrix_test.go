@@ -18,26 +18,27 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
+	"github.com/secretbroker/secretbroker/internal/trust/trusttest"
 )
 
 // TestAuthorizationMatrix calls every method that the server serves as every
 // kind of caller. A method or a kind without an expectation fails it.
 func TestAuthorizationMatrix(t *testing.T) {
 	ts := startServer(t)
-	stranger := newTestCA(t)
+	stranger := trusttest.NewCA(t, "test CA")
 	callers := map[string]*tls.Certificate{
 		"without a certificate":         nil,
-		"of another CA":                 stranger.withURIs(string(granted)),
-		"with an expired certificate":   ts.ca.issue(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }),
-		"with a server certificate":     ts.ca.server(),
-		"without an identity":           ts.ca.issue(func(*x509.Certificate) {}),
-		"with two SPIFFE IDs":           ts.ca.withURIs(string(granted), "spiffe://example.org/connect/worker-2"),
-		"with several DNS names":        ts.ca.withDNS("a.example.org", "b.example.org"),
-		"without a grant":               ts.ca.withURIs("spiffe://example.org/elsewhere"),
-		"known by DNS, without a grant": ts.ca.withDNS("worker.example.org"),
-		"an auditor":                    ts.ca.withURIs(string(auditorID)),
-		"an owner":                      ts.ca.withURIs(string(ownerID)),
-		"granted":                       ts.ca.withURIs(string(granted)),
+		"of another CA":                 stranger.Client(string(granted)),
+		"with an expired certificate":   ts.ca.Issue(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }),
+		"with a server certificate":     ts.ca.Issue(func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }),
+		"without an identity":           ts.ca.Issue(func(*x509.Certificate) {}),
+		"with two SPIFFE IDs":           ts.ca.Client(string(granted), "spiffe://example.org/connect/worker-2"),
+		"with several DNS names":        ts.ca.DNS("a.example.org", "b.example.org"),
+		"without a grant":               ts.ca.Client("spiffe://example.org/elsewhere"),
+		"known by DNS, without a grant": ts.ca.DNS("worker.example.org"),
+		"an auditor":                    ts.ca.Client(string(auditorID)),
+		"an owner":                      ts.ca.Client(string(ownerID)),
+		"granted":                       ts.ca.Client(string(granted)),
 	}
 	// What the wire says to each kind of caller. "refused" callers do not get
 	// through the handshake.
@@ -166,7 +167,7 @@ func callAny(t *testing.T, conn *grpc.ClientConn, method string, streaming bool)
 // TestExplainOfOneIntegration: a role on one integration answers for that one.
 func TestExplainOfOneIntegration(t *testing.T) {
 	ts := startServer(t)
-	cl := secretbrokerv1.NewPolicyServiceClient(ts.dial(t, ts.ca.withURIs(string(ownerID))))
+	cl := secretbrokerv1.NewPolicyServiceClient(ts.dial(t, ts.ca.Client(string(ownerID))))
 	for integration, want := range map[string]codes.Code{"theirs": codes.OK, "another": codes.PermissionDenied, "": codes.PermissionDenied} {
 		if _, err := cl.Explain(t.Context(), &secretbrokerv1.ExplainRequest{IntegrationId: integration}); status.Code(err) != want {
 			t.Errorf("%q: %v", integration, err)

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
+	"github.com/secretbroker/secretbroker/internal/asynctest"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -48,7 +49,7 @@ func TestAnswersAreHeldBack(t *testing.T) {
 	ts := startServer(t)
 	record := newPendingRecord()
 	answerHeld(ts, record)
-	conn := ts.dial(t, ts.ca.withURIs(string(granted)))
+	conn := ts.dial(t, ts.ca.Client(string(granted)))
 	type answer struct {
 		res *secretbrokerv1.ResolveResponse
 		err error
@@ -75,7 +76,7 @@ func TestUnrecordedAnswers(t *testing.T) {
 	record := newPendingRecord()
 	answerHeld(ts, record)
 	record.end <- errors.New("no space left on device")
-	conn := ts.dial(t, ts.ca.withURIs(string(granted)))
+	conn := ts.dial(t, ts.ca.Client(string(granted)))
 	if res, err := ask(t, conn, &secretbrokerv1.ResolveRequest{}); status.Code(err) != codes.Unavailable || res != nil {
 		t.Errorf("answered %v, %v", res, err)
 	}
@@ -86,7 +87,7 @@ func TestUnrecordedAnswers(t *testing.T) {
 	ts.resolver.mu.Lock()
 	ts.resolver.next = nil
 	ts.resolver.mu.Unlock()
-	eventually(t, "the caller connects anew", func() bool {
+	asynctest.Eventually(t, "the caller connects anew", func() bool {
 		_, err := ask(t, conn, &secretbrokerv1.ResolveRequest{})
 		return err == nil
 	})

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -20,11 +19,13 @@ import (
 	"google.golang.org/grpc/status"
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
+	"github.com/secretbroker/secretbroker/internal/asynctest"
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/explain"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
 	"github.com/secretbroker/secretbroker/internal/trust"
+	"github.com/secretbroker/secretbroker/internal/trust/trusttest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -94,37 +95,19 @@ func (f *fakeResolver) Explain(_ context.Context, _ resolve.Caller, _ string, q 
 // testServer is a listening Server.
 type testServer struct {
 	*Server
-	ca       *testCA
+	ca       *trusttest.CA
 	addr     string
 	resolver *fakeResolver
 	manager  *fakeManager
-	log      *safeBuffer
+	log      *asynctest.Buffer
 	metrics  *prometheus.Registry
-}
-
-// safeBuffer is a log that the server writes while the test reads.
-type safeBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *safeBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *safeBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 func startServer(t *testing.T, change ...func(*Config)) *testServer {
 	t.Helper()
-	ts := &testServer{ca: newTestCA(t), resolver: &fakeResolver{}, manager: &fakeManager{}, log: &safeBuffer{}, metrics: prometheus.NewRegistry()}
-	certFile, keyFile, caFile := ts.ca.files(ts.ca.server())
-	identity, err := trust.OpenFiles(trust.FilesConfig{CertFile: certFile, KeyFile: keyFile, ClientCAFile: caFile})
+	ts := &testServer{ca: trusttest.NewCA(t, "test CA"), resolver: &fakeResolver{}, manager: &fakeManager{}, log: &asynctest.Buffer{}, metrics: prometheus.NewRegistry()}
+	files := ts.ca.Write(t.TempDir())
+	identity, err := trust.OpenFiles(trust.FilesConfig{CertFile: files.Cert, KeyFile: files.Key, ClientCAFile: files.ClientCA})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +152,7 @@ func startServer(t *testing.T, change ...func(*Config)) *testServer {
 // dial connects with a certificate, or with none.
 func (ts *testServer) dial(t *testing.T, cert *tls.Certificate) *grpc.ClientConn {
 	t.Helper()
-	cfg := &tls.Config{RootCAs: ts.ca.pool(), MinVersion: tls.VersionTLS12}
+	cfg := &tls.Config{RootCAs: ts.ca.Pool(), MinVersion: tls.VersionTLS12}
 	if cert != nil {
 		cfg.Certificates = []tls.Certificate{*cert}
 	}
@@ -196,7 +179,7 @@ func ask(t *testing.T, conn *grpc.ClientConn, req *secretbrokerv1.ResolveRequest
 func TestPanicIsInternalAndSilent(t *testing.T) {
 	ts := startServer(t)
 	ts.resolver.next = func(context.Context) (*resolve.Result, error) { panic("canary") }
-	conn := ts.dial(t, ts.ca.withURIs(string(granted)))
+	conn := ts.dial(t, ts.ca.Client(string(granted)))
 	for range 2 { // the server lives on
 		_, err := ask(t, conn, &secretbrokerv1.ResolveRequest{})
 		if status.Code(err) != codes.Internal || strings.Contains(err.Error(), "canary") {
@@ -216,7 +199,7 @@ func TestReplyBeforeTheDeadline(t *testing.T) {
 		<-ctx.Done()
 		return nil, secret.Errorf(secret.ReasonStoreUnavailable, "the store is slow").WithCause(ctx.Err())
 	}
-	client := secretbrokerv1.NewResolverServiceClient(ts.dial(t, ts.ca.withURIs(string(granted))))
+	client := secretbrokerv1.NewResolverServiceClient(ts.dial(t, ts.ca.Client(string(granted))))
 	var err error
 	for range 5 { // a machine that stands still for the 20 ms takes them away
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -231,7 +214,7 @@ func TestReplyBeforeTheDeadline(t *testing.T) {
 
 func TestMessageSizeLimit(t *testing.T) {
 	ts := startServer(t)
-	_, err := ask(t, ts.dial(t, ts.ca.withURIs(string(granted))), &secretbrokerv1.ResolveRequest{Connector: strings.Repeat("x", 1<<20+1)})
+	_, err := ask(t, ts.dial(t, ts.ca.Client(string(granted))), &secretbrokerv1.ResolveRequest{Connector: strings.Repeat("x", 1<<20+1)})
 	if status.Code(err) != codes.ResourceExhausted {
 		t.Errorf("got %v", err)
 	}

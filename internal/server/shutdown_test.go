@@ -20,7 +20,7 @@ func TestShutdown(t *testing.T) {
 		<-finish
 		return &resolve.Result{}, nil
 	}
-	conn := ts.dial(t, ts.ca.withURIs(string(granted)))
+	conn := ts.dial(t, ts.ca.Client(string(granted)))
 	watch, err := healthpb.NewHealthClient(conn).Watch(t.Context(), &healthpb.HealthCheckRequest{})
 	if err != nil {
 		t.Fatal(err)

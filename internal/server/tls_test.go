@@ -11,17 +11,18 @@ import (
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/trust/trusttest"
 )
 
 func TestTLSPolicy(t *testing.T) {
 	ts := startServer(t)
-	cert := *ts.ca.withURIs(string(granted))
+	cert := *ts.ca.Client(string(granted))
 	tests := map[string]struct {
 		creds credentials.TransportCredentials
 		ok    bool
 	}{
-		"TLS 1.3":   {credentials.NewTLS(&tls.Config{RootCAs: ts.ca.pool(), Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13}), true},
-		"TLS 1.2":   {credentials.NewTLS(&tls.Config{RootCAs: ts.ca.pool(), Certificates: []tls.Certificate{cert}, MaxVersion: tls.VersionTLS12}), false},
+		"TLS 1.3":   {credentials.NewTLS(&tls.Config{RootCAs: ts.ca.Pool(), Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13}), true},
+		"TLS 1.2":   {credentials.NewTLS(&tls.Config{RootCAs: ts.ca.Pool(), Certificates: []tls.Certificate{cert}, MaxVersion: tls.VersionTLS12}), false},
 		"plaintext": {insecure.NewCredentials(), false},
 	}
 	for name, tt := range tests {
@@ -33,7 +34,7 @@ func TestTLSPolicy(t *testing.T) {
 		})
 	}
 	t.Run("no ALPN", func(t *testing.T) {
-		conn, err := tls.Dial("tcp", ts.addr, &tls.Config{RootCAs: ts.ca.pool(), Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13})
+		conn, err := tls.Dial("tcp", ts.addr, &tls.Config{RootCAs: ts.ca.Pool(), Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13})
 		if err != nil {
 			return // refused in the handshake, as it should be
 		}
@@ -47,12 +48,12 @@ func TestTLSPolicy(t *testing.T) {
 // TestCheckConnection: no mistake in the configuration, and no environment
 // variable of gRPC's, lets a weak connection in.
 func TestCheckConnection(t *testing.T) {
-	ca := newTestCA(t)
-	leaf := ca.withURIs(string(granted)).Leaf
+	ca := trusttest.NewCA(t, "test CA")
+	leaf := ca.Client(string(granted)).Leaf
 	good := func() tls.ConnectionState {
 		return tls.ConnectionState{
 			Version: tls.VersionTLS13, NegotiatedProtocol: "h2",
-			PeerCertificates: []*x509.Certificate{leaf}, VerifiedChains: [][]*x509.Certificate{{leaf, ca.cert}},
+			PeerCertificates: []*x509.Certificate{leaf}, VerifiedChains: [][]*x509.Certificate{{leaf, ca.Cert}},
 		}
 	}
 	if _, err := checkConnection(credentials.TLSInfo{State: good()}); err != nil {
@@ -81,27 +82,27 @@ func TestCheckConnection(t *testing.T) {
 }
 
 func TestPrincipalOf(t *testing.T) {
-	ca := newTestCA(t)
+	ca := trusttest.NewCA(t, "test CA")
 	tests := map[string]struct {
 		cert *tls.Certificate
 		want authz.Principal
 	}{
-		"a SPIFFE ID":                    {ca.withURIs("spiffe://example.org/connect/a"), "spiffe://example.org/connect/a"},
-		"a SPIFFE ID beside another URI": {ca.withURIs("https://example.org", "spiffe://example.org/a"), ""},
-		"another URI":                    {ca.withURIs("https://example.org"), ""},
-		"a trust domain":                 {ca.withURIs("spiffe://example.org"), ""},
-		"a SPIFFE ID with a query":       {ca.withURIs("spiffe://example.org/a?b"), ""},
-		"a SPIFFE ID with a port":        {ca.withURIs("spiffe://example.org:1/a"), ""},
-		"one DNS name":                   {ca.withDNS("Worker.Example.org"), "dns:worker.example.org"},
-		"a wildcard":                     {ca.withDNS("*.example.org"), ""},
-		"an authority": {ca.issue(func(c *x509.Certificate) {
-			c.URIs, c.IsCA, c.BasicConstraintsValid = ca.withURIs("spiffe://example.org/a").Leaf.URIs, true, true
+		"a SPIFFE ID":                    {ca.Client("spiffe://example.org/connect/a"), "spiffe://example.org/connect/a"},
+		"a SPIFFE ID beside another URI": {ca.Client("https://example.org", "spiffe://example.org/a"), ""},
+		"another URI":                    {ca.Client("https://example.org"), ""},
+		"a trust domain":                 {ca.Client("spiffe://example.org"), ""},
+		"a SPIFFE ID with a query":       {ca.Client("spiffe://example.org/a?b"), ""},
+		"a SPIFFE ID with a port":        {ca.Client("spiffe://example.org:1/a"), ""},
+		"one DNS name":                   {ca.DNS("Worker.Example.org"), "dns:worker.example.org"},
+		"a wildcard":                     {ca.DNS("*.example.org"), ""},
+		"an authority": {ca.Issue(func(c *x509.Certificate) {
+			c.URIs, c.IsCA, c.BasicConstraintsValid = ca.Client("spiffe://example.org/a").Leaf.URIs, true, true
 		}), ""},
-		"one that may sign": {ca.issue(func(c *x509.Certificate) {
+		"one that may sign": {ca.Issue(func(c *x509.Certificate) {
 			c.DNSNames, c.KeyUsage = []string{"a.example.org"}, x509.KeyUsageDigitalSignature|x509.KeyUsageCertSign
 		}), ""},
-		"a broken SPIFFE ID and a DNS name": {ca.issue(func(c *x509.Certificate) {
-			c.URIs = ca.withURIs("spiffe://example.org").Leaf.URIs
+		"a broken SPIFFE ID and a DNS name": {ca.Issue(func(c *x509.Certificate) {
+			c.URIs = ca.Client("spiffe://example.org").Leaf.URIs
 			c.DNSNames = []string{"a.example.org"}
 		}), ""},
 	}
@@ -118,7 +119,7 @@ func TestPrincipalOf(t *testing.T) {
 // TestIdentityRules: a pinned trust domain takes identities away, and never
 // gives one.
 func TestIdentityRules(t *testing.T) {
-	ca := newTestCA(t)
+	ca := trusttest.NewCA(t, "test CA")
 	pinned := IdentityRules{TrustDomain: spiffeid.RequireTrustDomainFromString("example.org")}
 	only := IdentityRules{TrustDomain: pinned.TrustDomain, SPIFFEOnly: true}
 	for name, tt := range map[string]struct {
@@ -126,16 +127,16 @@ func TestIdentityRules(t *testing.T) {
 		rules IdentityRules
 		want  authz.Principal
 	}{
-		"of the domain":              {ca.withURIs("spiffe://example.org/a"), pinned, "spiffe://example.org/a"},
-		"of another":                 {ca.withURIs("spiffe://example.com/a"), pinned, ""},
-		"of a domain beneath":        {ca.withURIs("spiffe://a.example.org/a"), pinned, ""},
-		"of a domain that begins so": {ca.withURIs("spiffe://example.org.example.com/a"), pinned, ""},
-		"of a domain in a path":      {ca.withURIs("spiffe://example.com/example.org"), pinned, ""},
-		"a DNS name beside the pin":  {ca.withDNS("a.example.org"), pinned, "dns:a.example.org"},
-		"of the domain, SPIFFE only": {ca.withURIs("spiffe://example.org/a"), only, "spiffe://example.org/a"},
-		"a DNS name, SPIFFE only":    {ca.withDNS("a.example.org"), only, ""},
-		"of another domain, with DNS": {ca.issue(func(c *x509.Certificate) {
-			c.URIs, c.DNSNames = ca.withURIs("spiffe://example.com/a").Leaf.URIs, []string{"a.example.org"}
+		"of the domain":              {ca.Client("spiffe://example.org/a"), pinned, "spiffe://example.org/a"},
+		"of another":                 {ca.Client("spiffe://example.com/a"), pinned, ""},
+		"of a domain beneath":        {ca.Client("spiffe://a.example.org/a"), pinned, ""},
+		"of a domain that begins so": {ca.Client("spiffe://example.org.example.com/a"), pinned, ""},
+		"of a domain in a path":      {ca.Client("spiffe://example.com/example.org"), pinned, ""},
+		"a DNS name beside the pin":  {ca.DNS("a.example.org"), pinned, "dns:a.example.org"},
+		"of the domain, SPIFFE only": {ca.Client("spiffe://example.org/a"), only, "spiffe://example.org/a"},
+		"a DNS name, SPIFFE only":    {ca.DNS("a.example.org"), only, ""},
+		"of another domain, with DNS": {ca.Issue(func(c *x509.Certificate) {
+			c.URIs, c.DNSNames = ca.Client("spiffe://example.com/a").Leaf.URIs, []string{"a.example.org"}
 		}), pinned, ""},
 	} {
 		if got, problem := principalOf(tt.cert.Leaf, tt.rules); got != tt.want || (got == "") == (problem == "") {

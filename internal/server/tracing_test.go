@@ -54,7 +54,7 @@ const sampledParent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 // TestTraces: what callers ask for and nothing else.
 func TestTraces(t *testing.T) {
 	ts, collect := startTraced(t)
-	conn := ts.dial(t, ts.ca.withURIs(string(granted)))
+	conn := ts.dial(t, ts.ca.Client(string(granted)))
 	answers := make(map[string]*secretbrokerv1.ResolveResponse)
 	call := func(conn *grpc.ClientConn, what string, headers ...string) {
 		t.Helper()
@@ -68,7 +68,7 @@ func TestTraces(t *testing.T) {
 	call(conn, "another format", "b3", "80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1-1")
 	call(conn, "sampled", "traceparent", sampledParent, "tracestate", "canary=1", "baggage", "canary=1")
 	// A stranger is not let in, a peer without a name has no call of interest.
-	call(ts.dial(t, ts.ca.issue(func(*x509.Certificate) {})), "refused", "traceparent", sampledParent)
+	call(ts.dial(t, ts.ca.Issue(func(*x509.Certificate) {})), "refused", "traceparent", sampledParent)
 	ctx := metadata.AppendToOutgoingContext(t.Context(), "traceparent", sampledParent)
 	if _, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{}); err != nil {
 		t.Fatal(err)
@@ -114,7 +114,7 @@ func TestTracedFailures(t *testing.T) {
 		ts, collect := startTraced(t)
 		ts.resolver.next = tt.next
 		ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(t.Context(), "traceparent", sampledParent), 10*time.Second)
-		_, err := secretbrokerv1.NewResolverServiceClient(ts.dial(t, ts.ca.withURIs(string(granted)))).Resolve(ctx, &secretbrokerv1.ResolveRequest{})
+		_, err := secretbrokerv1.NewResolverServiceClient(ts.dial(t, ts.ca.Client(string(granted)))).Resolve(ctx, &secretbrokerv1.ResolveRequest{})
 		cancel()
 		spans := collect()
 		if err == nil || len(spans) != 1 || spans[0].Code != tt.code || string(spans[0].Reason) != tt.reason || spans[0].End.Before(spans[0].Start) {

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
+	"github.com/secretbroker/secretbroker/internal/asynctest"
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/trust"
@@ -39,7 +40,7 @@ type trustedServer struct {
 func startTrusted(t *testing.T, limits Limits, rules IdentityRules) *trustedServer {
 	t.Helper()
 	s := &trustedServer{ca: trusttest.NewCA(t, "clients")}
-	s.testServer = &testServer{resolver: &fakeResolver{}, log: &safeBuffer{}, metrics: prometheus.NewRegistry()}
+	s.testServer = &testServer{resolver: &fakeResolver{}, log: &asynctest.Buffer{}, metrics: prometheus.NewRegistry()}
 	s.files = s.ca.Write(t.TempDir())
 	log := slog.New(slog.NewTextHandler(s.log, nil))
 	var err error
@@ -119,7 +120,7 @@ func TestOpenConnectionIsCut(t *testing.T) {
 			s.trust.Reload()
 		},
 		"authority taken out": func(s *trustedServer, _ *x509.Certificate, _ *trusttest.CA) {
-			trusttest.Put(s.ca.T(), s.files.ClientCA, trusttest.PEM("CERTIFICATE", s.ca.Cert.Raw))
+			trusttest.Put(s.ca.T(), s.files.ClientCA, s.ca.PEM())
 			s.trust.Reload()
 		},
 		// Nothing is reloaded: time alone does it.

@@ -19,7 +19,7 @@ func TestAnswersAreWiped(t *testing.T) {
 			{Config: "q", Value: secret.NewValue(decoded), Decoded: true},
 		}}, nil
 	}
-	res, err := ask(t, ts.dial(t, ts.ca.withURIs(string(granted))), &secretbrokerv1.ResolveRequest{})
+	res, err := ask(t, ts.dial(t, ts.ca.Client(string(granted))), &secretbrokerv1.ResolveRequest{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,13 +22,16 @@ import (
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 	"github.com/secretbroker/secretbroker/internal/admission"
+	"github.com/secretbroker/secretbroker/internal/asynctest"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
+	"github.com/secretbroker/secretbroker/internal/trust/trusttest"
 )
 
 func TestResolveOverTheWire(t *testing.T) {
 	ts := startServer(t)
-	conn := ts.dial(t, ts.ca.withURIs(string(granted)))
+	cert := ts.ca.Client(string(granted))
+	conn := ts.dial(t, cert)
 	res, err := ask(t, conn, &secretbrokerv1.ResolveRequest{
 		IntegrationId: "cspi", Configs: map[string]string{"p": "ref"}, MaxAge: durationpb.New(0), AllowPartial: true, Connector: "c1",
 	})
@@ -49,7 +52,7 @@ func TestResolveOverTheWire(t *testing.T) {
 	who, req := ts.resolver.who, ts.resolver.req
 	_, hasDeadline := ts.resolver.ctx.Deadline()
 	ts.resolver.mu.Unlock()
-	if who.Principal != granted || who.CertificateSerial != "abc" || who.PeerAddress == "" {
+	if who.Principal != granted || who.CertificateSerial != cert.Leaf.SerialNumber.Text(16) || who.PeerAddress == "" {
 		t.Errorf("caller %+v", who)
 	}
 	if req.ID != res.GetRequestId() || len(req.ID) != 32 || req.IntegrationID != "cspi" || req.MaxAge == nil || *req.MaxAge != 0 || !req.AllowPartial || req.Connector != "c1" || !hasDeadline {
@@ -62,7 +65,7 @@ func TestResolveOverTheWire(t *testing.T) {
 
 func TestCheckOverTheWire(t *testing.T) {
 	ts := startServer(t)
-	res, err := secretbrokerv1.NewResolverServiceClient(ts.dial(t, ts.ca.withURIs(string(granted)))).
+	res, err := secretbrokerv1.NewResolverServiceClient(ts.dial(t, ts.ca.Client(string(granted)))).
 		Check(t.Context(), &secretbrokerv1.CheckRequest{IntegrationId: "cspi", Configs: map[string]string{"p": "ref"}})
 	if err != nil {
 		t.Fatal(err)
@@ -112,7 +115,7 @@ func TestDecodedBytes(t *testing.T) {
 // with even more it is refused, and others do not notice.
 func TestConnectionsPerPrincipal(t *testing.T) {
 	ts := startServer(t) // with a limit of 4
-	cert := ts.ca.withURIs(string(granted))
+	cert := ts.ca.Client(string(granted))
 	var conns []*grpc.ClientConn
 	for i := range 9 {
 		want := codes.OK
@@ -128,13 +131,13 @@ func TestConnectionsPerPrincipal(t *testing.T) {
 		}
 		conns = append(conns, conn)
 	}
-	if _, err := ask(t, ts.dial(t, ts.ca.withURIs("spiffe://example.org/other")), &secretbrokerv1.ResolveRequest{}); status.Code(err) != codes.PermissionDenied {
+	if _, err := ask(t, ts.dial(t, ts.ca.Client("spiffe://example.org/other")), &secretbrokerv1.ResolveRequest{}); status.Code(err) != codes.PermissionDenied {
 		t.Errorf("another caller: %v", err)
 	}
 	for _, conn := range conns {
 		conn.Close()
 	}
-	eventually(t, "closed connections make room for others", func() bool {
+	asynctest.Eventually(t, "closed connections make room for others", func() bool {
 		conn := ts.dial(t, cert)
 		defer conn.Close()
 		_, err := ask(t, conn, &secretbrokerv1.ResolveRequest{})
@@ -164,9 +167,9 @@ func TestErrorsReachSmallClients(t *testing.T) {
 		}
 		return nil, f
 	}
-	cert := ts.ca.withURIs(string(granted))
+	cert := ts.ca.Client(string(granted))
 	conn, err := grpc.NewClient("passthrough:///"+ts.addr, grpc.WithMaxHeaderListSize(8<<10),
-		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: ts.ca.pool(), Certificates: []tls.Certificate{*cert}})))
+		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: ts.ca.Pool(), Certificates: []tls.Certificate{*cert}})))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,13 +183,13 @@ func TestErrorsReachSmallClients(t *testing.T) {
 // process nor become metrics.
 func TestUnknownMethods(t *testing.T) {
 	ts := startServer(t)
-	conn := ts.dial(t, ts.ca.issue(func(*x509.Certificate) {}))
+	conn := ts.dial(t, ts.ca.Issue(func(*x509.Certificate) {}))
 	for _, method := range []string{"/x\xff/y", "/a/b", "/c/d", "/secretbroker.v1.ResolverService/resolve", "/"} {
 		if err := conn.Invoke(t.Context(), method, &emptypb.Empty{}, &emptypb.Empty{}); err == nil {
 			t.Errorf("%q was answered", method)
 		}
 	}
-	if _, err := ask(t, ts.dial(t, ts.ca.withURIs(string(granted))), &secretbrokerv1.ResolveRequest{}); err != nil {
+	if _, err := ask(t, ts.dial(t, ts.ca.Client(string(granted))), &secretbrokerv1.ResolveRequest{}); err != nil {
 		t.Fatal(err)
 	}
 	families, err := ts.metrics.Gather()
@@ -207,13 +210,13 @@ func TestUnknownMethods(t *testing.T) {
 // TestFailedHandshakesAreTold to the operator, without filling the log.
 func TestFailedHandshakesAreTold(t *testing.T) {
 	ts := startServer(t)
-	stranger := newTestCA(t).withURIs(string(granted))
+	stranger := trusttest.NewCA(t, "test CA").Client(string(granted))
 	for range 5 {
 		if _, err := ask(t, ts.dial(t, stranger), &secretbrokerv1.ResolveRequest{}); err == nil {
 			t.Fatal("let in")
 		}
 	}
-	eventually(t, "the handshakes are counted", func() bool { return testutil.ToFloat64(ts.handshakes) >= 5 })
+	asynctest.Eventually(t, "the handshakes are counted", func() bool { return testutil.ToFloat64(ts.handshakes) >= 5 })
 	if log := ts.log.String(); strings.Count(log, "could not connect") != 1 || !strings.Contains(log, "127.0.0.1") {
 		t.Errorf("log: %s", log)
 	}
@@ -240,7 +243,7 @@ func TestCertificateExpiresDuringAConnection(t *testing.T) {
 
 func TestExplainOverTheWire(t *testing.T) {
 	ts := startServer(t)
-	res, err := secretbrokerv1.NewPolicyServiceClient(ts.dial(t, ts.ca.withURIs(string(auditorID)))).
+	res, err := secretbrokerv1.NewPolicyServiceClient(ts.dial(t, ts.ca.Client(string(auditorID)))).
 		Explain(t.Context(), &secretbrokerv1.ExplainRequest{Reference: "ref", Principal: "p", IntegrationId: "cspi"})
 	if err != nil {
 		t.Fatal(err)

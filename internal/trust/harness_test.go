@@ -1,7 +1,6 @@
 package trust
 
 import (
-	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
@@ -10,13 +9,13 @@ import (
 	"net"
 	"os"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
+	"github.com/secretbroker/secretbroker/internal/asynctest"
 	"github.com/secretbroker/secretbroker/internal/trust/trusttest"
 )
 
@@ -28,26 +27,8 @@ type world struct {
 	t     *testing.T
 	ca    *trusttest.CA
 	files trusttest.Files
-	log   *safeBuffer
+	log   *asynctest.Buffer
 	ahead atomic.Int64
-}
-
-// safeBuffer is a log that is written while the test reads.
-type safeBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *safeBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *safeBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 func (w *world) options() Options {
@@ -56,7 +37,7 @@ func (w *world) options() Options {
 
 func newWorld(t *testing.T, crls bool) *world {
 	t.Helper()
-	w := &world{t: t, ca: trusttest.NewCA(t, "clients"), log: &safeBuffer{}}
+	w := &world{t: t, ca: trusttest.NewCA(t, "clients"), log: &asynctest.Buffer{}}
 	w.files = w.ca.Write(t.TempDir())
 	cfg := w.config()
 	if !crls {

@@ -14,6 +14,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"google.golang.org/grpc/codes"
 
+	"github.com/secretbroker/secretbroker/internal/asynctest"
 	"github.com/secretbroker/secretbroker/internal/trust/trusttest"
 )
 
@@ -27,7 +28,7 @@ type agentWorld struct {
 
 func newAgentWorld(t *testing.T) *agentWorld {
 	t.Helper()
-	w := &agentWorld{world: world{t: t, ca: trusttest.NewCA(t, "example.org"), log: &safeBuffer{}}, agent: trusttest.NewWorkloadAPI(t)}
+	w := &agentWorld{world: world{t: t, ca: trusttest.NewCA(t, "example.org"), log: &asynctest.Buffer{}}, agent: trusttest.NewWorkloadAPI(t)}
 	w.agent.Set(trusttest.Identity(t, w.ca, w.ca.Client(brokerID)))
 	var err error
 	if w.Store, err = OpenWorkloadAPI(t.Context(), w.config()); err != nil {

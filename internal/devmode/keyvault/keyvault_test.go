@@ -1,7 +1,6 @@
 package keyvault_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -14,7 +13,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -26,6 +24,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azsecrets"
 	"go.uber.org/goleak"
 
+	"github.com/secretbroker/secretbroker/internal/asynctest"
 	"github.com/secretbroker/secretbroker/internal/devmode/keyvault"
 )
 
@@ -43,14 +42,14 @@ type fake struct {
 	secretsFile string
 	authority   string
 	client      *http.Client // dials the fake for every host
-	logs        *logBuffer
+	logs        *asynctest.Buffer
 	clock       *atomic.Int64 // what the server takes for now, in seconds since 1970
 }
 
 // start serves the vaults of the YAML text.
 func start(t *testing.T, secrets string) *fake {
 	t.Helper()
-	f := &fake{secretsFile: filepath.Join(t.TempDir(), "secrets.yaml"), logs: &logBuffer{}, clock: new(atomic.Int64)}
+	f := &fake{secretsFile: filepath.Join(t.TempDir(), "secrets.yaml"), logs: &asynctest.Buffer{}, clock: new(atomic.Int64)}
 	f.edit(t, secrets)
 	f.clock.Store(time.Now().Unix())
 	srv, err := keyvault.New(keyvault.Config{
@@ -178,22 +177,4 @@ func newCertificate(t *testing.T) (tls.Certificate, *x509.CertPool) {
 	roots := x509.NewCertPool()
 	roots.AddCert(leaf)
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, roots
-}
-
-// logBuffer collects log lines from the server's goroutines.
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }

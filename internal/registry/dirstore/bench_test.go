@@ -21,7 +21,7 @@ func many(b *testing.B, n int) (dir string) {
 			b.Fatal(err)
 		}
 	}
-	put("ca.pem", string(trusttest.CertPEM(trusttest.NewCA(b, "own").Server())))
+	put("ca.pem", string(trusttest.NewCA(b, "own").PEM()))
 	grants := "  ca_file: ca.pem\ngrants:\n"
 	for i := range 10 {
 		grants += fmt.Sprintf("  - principals: [spiffe://example.org/team-%d/*]\n    secrets: [team-%d-*]\n", i, i)
@@ -81,7 +81,7 @@ func BenchmarkReload10k(b *testing.B) {
 	b.Run("all read", func(b *testing.B) { benchmarkReload(b, (*Store).Reload, nil) })
 	b.Run("all", func(b *testing.B) {
 		benchmarkReload(b, (*Store).Reload, func(dir string, i int) {
-			if err := os.WriteFile(filepath.Join(dir, "ca.pem"), []byte(string(trusttest.CertPEM(trusttest.NewCA(b, "own").Server()))), 0o600); err != nil {
+			if err := os.WriteFile(filepath.Join(dir, "ca.pem"), trusttest.NewCA(b, "own").PEM(), 0o600); err != nil {
 				b.Fatal(err)
 			}
 		})

@@ -1,20 +1,19 @@
 package dirstore
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
+	"github.com/secretbroker/secretbroker/internal/asynctest"
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/registry"
 )
@@ -42,35 +41,16 @@ type world struct {
 	*testing.T
 	dir   string
 	files *Store
-	log   *logBuffer
+	log   *asynctest.Buffer
 	// clock is an hour ahead, so that files are settled as soon as written.
 	clock time.Time
 	// removed and changed are what OnChange was told last.
 	removed, changed []string
 }
 
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-// take returns what was logged since the last call.
-func (l *logBuffer) take() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	defer l.b.Reset()
-	return l.b.String()
-}
-
 func newWorld(t *testing.T, files map[string]string) *world {
 	t.Helper()
-	w := &world{T: t, dir: t.TempDir(), log: &logBuffer{}, clock: time.Now().Add(time.Hour)}
+	w := &world{T: t, dir: t.TempDir(), log: &asynctest.Buffer{}, clock: time.Now().Add(time.Hour)}
 	for name, content := range files {
 		w.write(name, content)
 	}
@@ -197,7 +177,7 @@ func TestOpen(t *testing.T) {
 	if _, err := w.files.Get("broken"); !errors.Is(err, registry.ErrNotFound) {
 		t.Errorf("err = %v, want ErrNotFound", err)
 	}
-	if out := w.log.take(); strings.Count(out, "level=ERROR") != 1 || !strings.Contains(out, "broken.yaml:3: not YAML") {
+	if out := w.log.Take(); strings.Count(out, "level=ERROR") != 1 || !strings.Contains(out, "broken.yaml:3: not YAML") {
 		t.Errorf("the fault was not logged once: %s", out)
 	} else if !strings.Contains(out, "no grants") {
 		t.Errorf("nothing was said of integrations without grants: %s", out)

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/secretbroker/secretbroker/internal/asynctest"
 )
 
 func TestReloadChange(t *testing.T) {
@@ -86,7 +88,7 @@ func TestReloadBroken(t *testing.T) {
 	good := managed("a", "aaa")
 	w := newWorld(t, map[string]string{"a.yaml": good, "b.yaml": managed("b", "bbb")})
 	a := w.get("a")
-	w.log.take()
+	w.log.Take()
 	// A file that is being written, and what else is not acceptable.
 	for _, broken := range []string{"", good[:len(good)/2], good[:len(good)-3], "id: a\n", good + "x: 1\n", "id: [", "id: b\n"} {
 		w.write("a.yaml", broken)
@@ -99,7 +101,7 @@ func TestReloadBroken(t *testing.T) {
 		}
 		w.reload()
 		w.reload()
-		if out := w.log.take(); strings.Count(out, "level=ERROR") != 1 || !strings.Contains(out, "still_serving=a") {
+		if out := w.log.Take(); strings.Count(out, "level=ERROR") != 1 || !strings.Contains(out, "still_serving=a") {
 			t.Errorf("%q: not logged exactly once: %s", broken, out)
 		}
 	}
@@ -107,7 +109,7 @@ func TestReloadBroken(t *testing.T) {
 	w.reload()
 	w.told(nil, []string{"a"})
 	w.faulty()
-	if out := w.log.take(); !strings.Contains(out, "no longer at fault") {
+	if out := w.log.Take(); !strings.Contains(out, "no longer at fault") {
 		t.Errorf("nothing was said of the end of the fault: %s", out)
 	}
 
@@ -150,7 +152,7 @@ func TestUnreadableFile(t *testing.T) {
 
 func TestDirectoryGone(t *testing.T) {
 	w := newWorld(t, map[string]string{"a.yaml": managed("a", "aaa"), "b.yaml": "id: b\n"})
-	w.log.take()
+	w.log.Take()
 	moved := w.dir + ".moved"
 	if err := os.Rename(w.dir, moved); err != nil {
 		t.Fatal(err)
@@ -161,7 +163,7 @@ func TestDirectoryGone(t *testing.T) {
 		w.told(nil, nil)
 		w.faulty(filepath.Base(w.dir), "b.yaml")
 	}
-	if out := w.log.take(); strings.Count(out, "level=ERROR") != 1 || !strings.Contains(out, "directory cannot be read") ||
+	if out := w.log.Take(); strings.Count(out, "level=ERROR") != 1 || !strings.Contains(out, "directory cannot be read") ||
 		!strings.Contains(out, "still_serving=1") || strings.Contains(out, "not acceptable") {
 		t.Errorf("not logged exactly once and truly: %s", out)
 	}
@@ -171,7 +173,7 @@ func TestDirectoryGone(t *testing.T) {
 	w.reload()
 	w.serves("a")
 	w.faulty("b.yaml")
-	if out := w.log.take(); strings.Count(out, "level=") != 1 || !strings.Contains(out, "directory is no longer at fault") {
+	if out := w.log.Take(); strings.Count(out, "level=") != 1 || !strings.Contains(out, "directory is no longer at fault") {
 		t.Errorf("the end of the fault: %s", out)
 	}
 }
@@ -267,7 +269,7 @@ func TestCredentialFile(t *testing.T) {
 	credential := filepath.Join(t.TempDir(), "secret")
 	w.write("a.yaml", withSecret("a", credential))
 	w.write("b.yaml", withSecret("b", credential))
-	w.log, w.clock = &logBuffer{}, time.Now().Add(time.Hour)
+	w.log, w.clock = &asynctest.Buffer{}, time.Now().Add(time.Hour)
 	put := func(content string) {
 		if err := os.WriteFile(credential, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
@@ -307,13 +309,13 @@ func TestCredentialFile(t *testing.T) {
 	if w.get("a").Revision != a.Revision {
 		t.Error("the same files have another revision")
 	}
-	if out := w.log.take(); strings.Contains(out, "hunter") {
+	if out := w.log.Take(); strings.Contains(out, "hunter") {
 		t.Errorf("a credential was logged: %s", out)
 	}
 }
 
 func TestConfigMap(t *testing.T) {
-	w := &world{T: t, dir: t.TempDir(), log: &logBuffer{}, clock: time.Now().Add(time.Hour)}
+	w := &world{T: t, dir: t.TempDir(), log: &asynctest.Buffer{}, clock: time.Now().Add(time.Hour)}
 	// As the kubelet writes it: NAME -> ..data/NAME, ..data -> ..TIMESTAMP.
 	mount := func(stamp string, files map[string]string) {
 		if err := os.Mkdir(w.path(stamp), 0o700); err != nil {

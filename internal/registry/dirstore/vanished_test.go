@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/secretbroker/secretbroker/internal/asynctest"
 )
 
 // three is a world with three integrations.
@@ -14,7 +16,7 @@ func three(t *testing.T) *world {
 	t.Helper()
 	w := newWorld(t, map[string]string{"a.yaml": managed("a", "aaa"), "b.yaml": managed("b", "bbb"), "c.yaml": managed("c", "ccc")})
 	w.poll()
-	w.log.take()
+	w.log.Take()
 	return w
 }
 
@@ -69,7 +71,7 @@ func TestVanishedTogether(t *testing.T) {
 				w.faulty(filepath.Base(w.dir))
 				w.later(holdTime/3 - time.Second)
 			}
-			out := w.log.take()
+			out := w.log.Take()
 			if strings.Count(out, "level=ERROR") != 1 || !strings.Contains(out, "vanished together: a.yaml, b.yaml, c.yaml;") || !strings.Contains(out, "still_serving=3") {
 				t.Errorf("not logged exactly once: %s", out)
 			}
@@ -245,7 +247,7 @@ func TestHeldAreNamedInPart(t *testing.T) {
 // TestConfigMapLosesKeys: Kubernetes takes the links of keys that are gone out of
 // the volume; one takes effect, several are held.
 func TestConfigMapLosesKeys(t *testing.T) {
-	w := &world{T: t, dir: t.TempDir(), log: &logBuffer{}, clock: time.Now().Add(time.Hour)}
+	w := &world{T: t, dir: t.TempDir(), log: &asynctest.Buffer{}, clock: time.Now().Add(time.Hour)}
 	mount := func(stamp string, ids ...string) {
 		t.Helper()
 		if err := os.Mkdir(w.path(stamp), 0o700); err != nil {

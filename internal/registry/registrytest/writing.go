@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/secretbroker/secretbroker/internal/asynctest"
 	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
@@ -212,18 +213,18 @@ func testReplicas(t *testing.T, b *Backend) {
 	first, second := b.Open(t, Settings{}), b.Open(t, Settings{})
 	run(t, second)
 	mustCreate(t, first, registry.Change{Document: []byte(document("a", "abc"))})
-	eventually(t, "a new integration", func() bool { _, err := second.Get("a"); return err == nil })
+	asynctest.Eventually(t, "a new integration", func() bool { _, err := second.Get("a"); return err == nil })
 	if x, y := mustGet(t, first, "a").Revision, mustGet(t, second, "a").Revision; x != y {
 		t.Errorf("replicas give one state the revisions %s and %s", x, y)
 	}
 	revoked := strings.Replace(document("a", "abc"), worker, "spiffe://example.org/somebody/else", 1)
 	mustUpdate(t, first, registry.Change{Document: []byte(revoked)})
 	revision := mustGet(t, first, "a").Revision
-	eventually(t, "a change", func() bool { return mustGet(t, second, "a").Revision == revision })
+	asynctest.Eventually(t, "a change", func() bool { return mustGet(t, second, "a").Revision == revision })
 	if err := first.Delete(t.Context(), "a", ""); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a removal", func() bool { _, err := second.Get("a"); return errors.Is(err, registry.ErrNotFound) })
+	asynctest.Eventually(t, "a removal", func() bool { _, err := second.Get("a"); return errors.Is(err, registry.ErrNotFound) })
 }
 
 // Of writers that replace the same state one comes through, on whichever
@@ -276,19 +277,5 @@ func testTwoWriters(t *testing.T, b *Backend) {
 	}
 	if made != 1 {
 		t.Errorf("%d writers created one integration", made)
-	}
-}
-
-// eventually waits for what another replica has to notice. That it takes no more
-// than a second is measured elsewhere: a busy machine is no fault.
-func eventually(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	deadline := time.After(20 * time.Second)
-	for !is() {
-		select {
-		case <-deadline:
-			t.Fatalf("%s does not reach the other replica", what)
-		case <-time.After(5 * time.Millisecond):
-		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/asynctest"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/registry/sqlstore/pgtest"
 )
@@ -93,10 +94,10 @@ func TestStartDuringAFailover(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			server.Query("postgres", tt.begin)
-			var log lockedBuffer
+			var log asynctest.Buffer
 			opened := make(chan error, 1)
 			go func() {
-				s, err := OpenPostgres(context.Background(), Postgres{URL: url}, Config{Logger: log.logger()})
+				s, err := OpenPostgres(context.Background(), Postgres{URL: url}, Config{Logger: log.Logger()})
 				if err == nil {
 					err = s.Close()
 				}

@@ -101,14 +101,34 @@ func (ca *CA) Server() *tls.Certificate {
 	return ca.Issue(func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)} })
 }
 
-// Client issues a certificate with this SPIFFE ID.
-func (ca *CA) Client(id string) *tls.Certificate {
+// Client issues a certificate with these URIs, which are SPIFFE IDs as a rule.
+func (ca *CA) Client(ids ...string) *tls.Certificate {
 	ca.t.Helper()
-	uri, err := url.Parse(id)
-	if err != nil {
-		ca.t.Fatal(err)
-	}
-	return ca.Issue(func(c *x509.Certificate) { c.URIs = []*url.URL{uri} })
+	return ca.Issue(func(c *x509.Certificate) {
+		for _, id := range ids {
+			uri, err := url.Parse(id)
+			if err != nil {
+				ca.t.Fatal(err)
+			}
+			c.URIs = append(c.URIs, uri)
+		}
+	})
+}
+
+// DNS issues a certificate with these DNS names.
+func (ca *CA) DNS(names ...string) *tls.Certificate {
+	ca.t.Helper()
+	return ca.Issue(func(c *x509.Certificate) { c.DNSNames = names })
+}
+
+// PEM returns the authority's certificate.
+func (ca *CA) PEM() []byte { return PEM("CERTIFICATE", ca.Cert.Raw) }
+
+// PutPair writes a certificate with its chain, and its key, to files.
+func PutPair(t testing.TB, cert *tls.Certificate, certFile, keyFile string) {
+	t.Helper()
+	Put(t, certFile, CertPEM(cert))
+	Put(t, keyFile, KeyPEM(t, cert))
 }
 
 // CRL returns a list of revoked certificates, in DER, that is current for an hour.
@@ -166,10 +186,8 @@ type Files struct{ Cert, Key, ClientCA, CRL string }
 func (ca *CA) Write(dir string) Files {
 	ca.t.Helper()
 	f := Files{Cert: filepath.Join(dir, "server.pem"), Key: filepath.Join(dir, "server-key.pem"), ClientCA: filepath.Join(dir, "ca.pem"), CRL: filepath.Join(dir, "ca.crl")}
-	server := ca.Server()
-	Put(ca.t, f.Cert, CertPEM(server))
-	Put(ca.t, f.Key, KeyPEM(ca.t, server))
-	Put(ca.t, f.ClientCA, PEM("CERTIFICATE", ca.Cert.Raw))
+	PutPair(ca.t, ca.Server(), f.Cert, f.Key)
+	Put(ca.t, f.ClientCA, ca.PEM())
 	Put(ca.t, f.CRL, ca.CRL(nil))
 	return f
 }
