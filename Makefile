@@ -1,33 +1,33 @@
-# Everything a change has to pass runs from here; .ci/run runs the same targets.
-# Tools are built from the versions that tools/*/go.mod pin. To use a binary that
-# is already there: make lint GOLANGCI_LINT=/path/to/golangci-lint
+# All checks that a change has to pass; .ci/run uses the same targets.
+# Tools are built in the versions that tools/*/go.mod pin. To use an installed binary:
+# make lint GOLANGCI_LINT=/path/to/golangci-lint
 
 GO            ?= go
 BUF           ?= $(GO) tool -modfile=tools/buf/go.mod buf
 GOLANGCI_LINT ?= $(GO) tool -modfile=tools/lint/go.mod golangci-lint
 GOVULNCHECK   ?= $(GO) tool -modfile=tools/vuln/go.mod govulncheck
 
-# Nothing but what went wrong. make test-connect KAFKA=3.9 tests that worker's version.
+# Prints only errors. make test-connect KAFKA=3.9 tests with that version of the worker.
 MVN ?= mvn --quiet --batch-mode --no-transfer-progress
 
-# How much of each fuzz target runs: a number of inputs (50000x) rather than a time,
-# at whose end Go before 1.27 may fail a target for nothing (go.dev/issue/75804).
+# The number of inputs of each fuzz target (50000x). It is not a duration, because Go
+# before 1.27 may report a false failure when the time is up (go.dev/issue/75804).
 FUZZTIME ?= 100000x
 
-# How long things are broken under load.
+# The duration of make reliability.
 RELIABILITY_TIME ?= 3m
 
-# How long each attack of make abuse lasts, and what else the command is told, such
-# as ABUSE_FLAGS="-case unfinished".
+# The duration of each attack of make abuse, and additional flags, such as
+# ABUSE_FLAGS="-case unfinished".
 ABUSE_TIME  ?= 10s
 ABUSE_FLAGS ?=
 
-# How long make bench-churn takes for an hour of comings and goings.
+# The duration in which make bench-churn simulates an hour of changing connections.
 CHURN_TIME ?= 5m
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 
-# The race detector needs cgo, which go turns off where there is no C compiler.
+# The race detector needs cgo, which go disables if there is no C compiler.
 RACE := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
 .DEFAULT_GOAL := help
@@ -39,7 +39,7 @@ help: ## show this list
 build: ## build bin/broker
 	$(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/broker ./cmd/broker
 
-test: ## run all tests, with the race detector where there is a C compiler
+test: ## run all tests, with the race detector if a C compiler is installed
 	@$(if $(RACE),,echo "no C compiler: testing without the race detector")
 	$(GO) test $(RACE) ./...
 
@@ -51,29 +51,29 @@ test-connect: build ## test the config provider on a real Kafka Connect worker (
 	$(MVN) -f kafka-connect/pom.xml $(if $(KAFKA),-Pkafka-$(KAFKA)) verify
 	@grep -h '^Tests run' kafka-connect/*/target/*-reports/*.txt
 
-test-peers: ## test against stores that others wrote, which it installs (docs/testing.md)
+test-peers: ## test against third-party stores, which it installs (docs/testing.md)
 	TEST_PEERS=1 $(GO) test $(RACE) -timeout 40m -count=1 -run 'Peer|Moto' ./internal/provider/...
 	cd tools/peers/gcp && $(GO) test -mod=mod -count=1 ./...
 	cd tools/peers/otlp && $(GO) test -mod=mod -count=1 ./...
 
-test-postgres: ## run the tests of the registry, those on a real PostgreSQL server included
+test-postgres: ## run the tests of the registry, including those with a real PostgreSQL server
 	SECRETBROKER_TEST_POSTGRES=required $(GO) test $(RACE) ./internal/registry/... ./internal/usage/...
 
-scaling: ## measure replicas: reads of the store, and ten thousand connectors that start at once
+scaling: ## measure replicas: reads of the store, and the simultaneous start of ten thousand connectors
 	SECRETBROKER_TEST_POSTGRES=required SECRETBROKER_SCALING=1 $(GO) test ./cmd/broker -count=1 -v -run 'TestReadsAgainstReplicas|TestHerdOfConnectors'
 
-cover: ## run all tests and show what they do not reach
+cover: ## run all tests and show their coverage
 	$(GO) test -coverpkg=./client/...,./cmd/...,./internal/... -coverprofile=coverage.out ./...
 	$(GO) tool cover -func=coverage.out | tail -1
 	@echo "line by line: $(GO) tool cover -html=coverage.out"
 
-bench: ## measure a Resolve beside a server that does nothing (docs/performance.md)
+bench: ## compare Resolve with a server that does nothing (docs/performance.md)
 	$(GO) run ./bench/perf run
 
-bench-matrix: ## measure over CPUs, delays of fsync and loads, and compare with the targets (35 minutes on two CPUs, 50 on more)
+bench-matrix: ## measure with several numbers of CPUs, fsync delays and loads, and compare with the targets (35 minutes on two CPUs, 50 on more)
 	$(GO) run ./bench/perf matrix
 
-bench-matrix-quick: ## the same in some 5 minutes, less exactly; bench/results/matrix-quick.json
+bench-matrix-quick: ## the same in about 5 minutes, less precisely; bench/results/matrix-quick.json
 	$(GO) run ./bench/perf matrix -rounds 2 -warm 300ms -duration 1s -delays 0,5ms -out bench/results/matrix-quick.json
 
 bench-matrix-docs: ## write the saved matrix into docs/performance.md
@@ -82,25 +82,25 @@ bench-matrix-docs: ## write the saved matrix into docs/performance.md
 bench-compare: ## compare two saved runs: make bench-compare OLD=old.json NEW=new.json
 	$(GO) run ./bench/perf compare $(or $(OLD),bench/results/baseline.json) $(or $(NEW),bench/results/latest.json)
 
-bench-facts: ## measure cold calls, ten thousand connectors at once, connections, a start
+bench-facts: ## measure cold calls, ten thousand connectors at once, connections and startup
 	$(GO) run ./bench/perf facts
 
-bench-growth: ## measure how the cost of a call grows: configs, sizes, grants, connections, secrets
+bench-growth: ## measure how the cost of a call grows with configs, sizes, grants, connections and secrets
 	$(GO) run ./bench/perf growth
 
-bench-churn: ## let an hour's comings and goings happen in CHURN_TIME (5m), and see if memory grows
+bench-churn: ## simulate an hour of changing connections in CHURN_TIME (5m), and check for memory growth
 	$(GO) run ./bench/perf churn -duration $(CHURN_TIME)
 
-bench-peers: ## measure Vault and Dapr beside the broker, which it builds (docs/comparison.md)
+bench-peers: ## build Vault and Dapr, and compare them with the broker (docs/comparison.md)
 	$(GO) run ./bench/perf peers
 
-bench-ghz: ## measure with ghz what its users see, latency above all
+bench-ghz: ## measure with ghz, mainly latency
 	bench/ghz.sh
 
-pgo: ## write default.pgo anew from a profile under load (docs/performance.md says why none is committed)
+pgo: ## write default.pgo from a profile under load (docs/performance.md explains why none is committed)
 	$(GO) run ./bench/perf run -profile cmd/broker/default.pgo -rounds 1 -rates "" -shapes 4x64 -duration 20s -out ""
 
-overload: ## measure a broker with up to ten times the calls that it can answer
+overload: ## measure a broker under up to ten times the load that it can serve
 	$(GO) run ./bench/overload
 
 fuzz: ## run every fuzz target for FUZZTIME (100000x)
@@ -113,14 +113,14 @@ fuzz: ## run every fuzz target for FUZZTIME (100000x)
 lint: ## run the linters of .golangci.yml
 	$(GOLANGCI_LINT) run ./...
 
-fmt-check: ## fail if a file is not as gofmt writes it
+fmt-check: ## fail if a file is not formatted with gofmt
 	@files=$$(gofmt -l .) && \
 	if [ -n "$$files" ]; then echo "run gofmt -w on:"; echo "$$files"; exit 1; fi
 
 generate: ## generate gen/ from proto/
 	$(BUF) generate
 
-generate-check: ## fail if gen/ is not what proto/ generates
+generate-check: ## fail if gen/ differs from the code that proto/ generates
 	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && \
 	$(BUF) generate -o "$$tmp" && \
 	if ! diff -ru gen "$$tmp/gen"; then echo "gen/ differs from proto/: run make generate"; exit 1; fi
@@ -137,14 +137,14 @@ proto-breaking: ## fail if proto/ breaks clients of the newest release
 	git archive "$$tag" proto buf.yaml | tar -x -C "$$tmp" && \
 	$(BUF) breaking --against "$$tmp"
 
-reliability: ## break things under load for RELIABILITY_TIME (3m) and count what came of it
+reliability: ## inject faults under load for RELIABILITY_TIME (3m) and check every answer
 	cd reliability && $(GO) vet . && $(GO) run . -for $(RELIABILITY_TIME)
 
-abuse: ## attack a broker in many ways for ABUSE_TIME (10s) each, and see how a granted worker fares
+abuse: ## attack a broker in many ways for ABUSE_TIME (10s) each, and measure the effect on a granted worker
 	cd reliability && $(GO) vet ./... && $(GO) test ./... && $(GO) run ./abuse -time $(ABUSE_TIME) $(ABUSE_FLAGS)
 
-vuln: ## look up known vulnerabilities in what the broker uses
+vuln: ## check the broker and its dependencies for known vulnerabilities
 	@scripts/vuln.sh $(GOVULNCHECK)
 
-ci: ## run what CI runs
+ci: ## run all checks of CI
 	.ci/run
