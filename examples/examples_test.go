@@ -15,13 +15,13 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// connector is a configuration as Kafka Connect takes it: every value is text.
+// connector is a configuration in the form of Kafka Connect: every value is text.
 type connector struct {
 	Name   string            `json:"name"`
 	Config map[string]string `json:"config"`
 }
 
-// What is no fault can be read, and what it says to be references are such.
+// The samples outside of faults/ can be parsed, and their references are valid.
 func TestReferences(t *testing.T) {
 	names, err := filepath.Glob("*.[jp]*")
 	if err != nil || len(names) < 2 {

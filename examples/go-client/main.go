@@ -1,6 +1,5 @@
-// Command go-client shows how a program in Go gets its secrets from a broker: it
-// resolves the references that are its arguments and prints the result of each. It
-// never prints a value.
+// Command go-client shows how a Go program gets its secrets from a broker: it resolves
+// the references in its arguments and prints the result of each. It never prints a value.
 //
 //	broker dev                       # in one terminal
 //	go run ./examples/go-client \
@@ -28,7 +27,7 @@ func main() {
 	}
 }
 
-// run resolves what args ask for and tells w about it.
+// run resolves the references in args and writes the results to w.
 func run(ctx context.Context, args []string, w io.Writer) error {
 	flags := flag.NewFlagSet("go-client", flag.ContinueOnError)
 	addr := flags.String("addr", "127.0.0.1:8443", "the broker")
@@ -46,7 +45,7 @@ func run(ctx context.Context, args []string, w io.Writer) error {
 		configs[name] = reference
 	}
 
-	// One client for the whole program. Its files are read again when they change.
+	// Use one client for the whole program. It reads its files again when they change.
 	c, err := client.New(client.Config{
 		Addr:     *addr,
 		CAFile:   filepath.Join(*dir, "ca.pem"),
@@ -67,7 +66,7 @@ func run(ctx context.Context, args []string, w io.Writer) error {
 		return err
 	}
 	for name, value := range res.Values {
-		// value.Reveal() is the secret; printed, value is [REDACTED].
+		// value.Reveal() returns the secret; value itself prints as [REDACTED].
 		_, _ = fmt.Fprintf(w, "%s: %v, version %s, the broker's copy is good until %v\n", name, value, value.Version, value.ExpireTime)
 	}
 	for name, e := range res.Errors {

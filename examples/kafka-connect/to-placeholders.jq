@@ -1,15 +1,15 @@
-# Turns a connector's configuration with secret.manager.* properties into one with
+# Converts a connector's configuration with secret.manager.* properties to one with
 # placeholders for the config provider "broker":
 #
 #     jq -f to-placeholders.jq connector.json
 #
-# It takes both forms, {"name": ..., "config": {...}} and the bare configuration.
+# It accepts both forms: {"name": ..., "config": {...}} and only the configuration.
 def placeholders:
   (.["secret.manager.provider.integration.id"] // error("secret.manager.provider.integration.id is missing")) as $id
   | [(.["secret.manager.managed.configs"] // "") | split(",")[] | gsub("^\\s+|\\s+$"; "") | select(. != "")] as $managed
   | reduce $managed[] as $name (.;
       if has($name) then .[$name] = "${broker:\($id):\(.[$name])}"
-      else error("\($name) is listed in secret.manager.managed.configs and not there") end)
+      else error("\($name) is listed in secret.manager.managed.configs, but does not exist") end)
   | with_entries(select(.key == "secret.manager" or (.key | startswith("secret.manager.")) | not));
 
 def converted:

@@ -1,4 +1,4 @@
-"""Resolves references through a secretbroker with nothing but gRPC.
+"""Resolves references through a secretbroker, using only gRPC.
 
     python3 -m venv .venv && .venv/bin/pip install grpcio grpcio-tools googleapis-common-protos
     .venv/bin/python -m grpc_tools.protoc -I proto --python_out=examples/python \
@@ -8,7 +8,7 @@
     .venv/bin/python examples/python/resolve.py 127.0.0.1:8443 .secretbroker cspi-sqlserver \
         password=https://your-key-vault-name.vault.azure.net::sqlserver-db-secret::password
 
-A program keeps one channel for as long as it runs. Values are never printed.
+A program should keep one channel for as long as it runs. This one never prints values.
 """
 
 import pathlib
@@ -20,7 +20,7 @@ from secretbroker.v1 import resolver_pb2, resolver_pb2_grpc
 
 
 def channel(address: str, directory: str) -> grpc.Channel:
-    """Mutual TLS with the files that a runtime is given."""
+    """Returns a channel that uses mutual TLS with the files of a runtime."""
     files = pathlib.Path(directory)
     credentials = grpc.ssl_channel_credentials(
         root_certificates=(files / "ca.pem").read_bytes(),
@@ -31,7 +31,7 @@ def channel(address: str, directory: str) -> grpc.Channel:
 
 
 def explain(error: grpc.RpcError) -> str:
-    """The broker's reason and request id, from the error's details."""
+    """Returns the broker's reason and request id from the error's details."""
     reason, request_id = error.code().name, ""
     for key, value in error.trailing_metadata() or ():
         if key != "grpc-status-details-bin":

@@ -1,6 +1,6 @@
-// Package gcp tests the embedded Secret Manager of internal/devmode/secretmanager
-// with Google's own client and credentials: what the broker's tests run against is
-// to be taken for the real one by those who know it best.
+// Package gcp tests the embedded Secret Manager of internal/devmode/secretmanager with
+// Google's own client and credentials, to verify that it behaves like the real one. The
+// broker's tests use it.
 package gcp
 
 import (
@@ -42,11 +42,11 @@ const (
 	europe    = "projects/my-project/locations/europe-west3/secrets/db"
 )
 
-// world is the embedded endpoint, the way to it, and a service account's key.
+// world contains the embedded endpoint, a client for it, and a service account's key.
 type world struct {
 	server  *fake.Server
 	state   *fake.State
-	client  *http.Client // connects to the endpoint, whatever the host
+	client  *http.Client // connects to the endpoint for any host
 	keyJSON []byte
 }
 
@@ -237,7 +237,7 @@ func TestFederation(t *testing.T) {
 	}
 }
 
-// Nobody who has no key, or a deleted one, gets a token.
+// Callers without a key, or with a deleted one, get no token.
 func TestWrongKey(t *testing.T) {
 	w := start(t)
 	w.state.ServiceAccounts[broker].PublicKeyPEM = ""

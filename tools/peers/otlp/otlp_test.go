@@ -1,6 +1,6 @@
 // Package otlp tests the broker's traces with OpenTelemetry's own software: the OTLP
-// receiver of its Collector takes what internal/tracing/otlp sends, and its Go API
-// reads the headers that internal/tracing reads.
+// receiver of its Collector receives the spans of internal/tracing/otlp, and its Go API
+// parses the same headers as internal/tracing.
 package otlp
 
 import (
@@ -31,8 +31,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/trust/trusttest"
 )
 
-// startCollector starts the receiver as a configuration file would and returns its
-// address; next is what it hands traces to.
+// startCollector starts the receiver with the settings of a configuration file and returns
+// its address. The receiver passes traces to next.
 func startCollector(t *testing.T, tls map[string]any, next *sink) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -53,7 +53,7 @@ func startCollector(t *testing.T, tls map[string]any, next *sink) string {
 	return addr
 }
 
-// sink keeps traces, unless fail says otherwise.
+// sink stores traces, or returns the error of fail.
 type sink struct {
 	consumertest.TracesSink
 	fail error
@@ -83,7 +83,7 @@ func newExporter(t *testing.T, c otlp.Config) *otlp.Exporter {
 
 const parentText = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
-// TestReceiver: what is made of a call arrives over mutual TLS as what it is.
+// TestReceiver: the spans of a call arrive unchanged over mutual TLS.
 func TestReceiver(t *testing.T) {
 	dir := t.TempDir()
 	ca := trusttest.NewCA(t, "collectors")
@@ -127,7 +127,7 @@ func TestReceiver(t *testing.T) {
 	}
 }
 
-// TestReceiverFails: how the Collector says no decides what becomes of the spans.
+// TestReceiverFails: the error of the Collector decides whether spans are sent again.
 func TestReceiverFails(t *testing.T) {
 	next := &sink{}
 	e := newExporter(t, otlp.Config{Endpoint: startCollector(t, nil, next)})
@@ -146,9 +146,8 @@ func TestReceiverFails(t *testing.T) {
 	}
 }
 
-// TestParent: OpenTelemetry's API and the broker read the same headers in the same
-// way, but for flags that nobody has defined: the recommendation has them masked, the
-// API takes a header with them for none.
+// TestParent: OpenTelemetry's API and the broker parse headers in the same way, except for
+// undefined flags: the W3C recommendation masks them, and the API ignores the header.
 func TestParent(t *testing.T) {
 	check := func(s string) {
 		t.Helper()

@@ -9,9 +9,9 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// newEngine makes a secrets engine like those for databases: reading creds/NAME
-// makes a credential under a renewable lease. It talks to no database; leases,
-// renewals and their limits are the server's own.
+// newEngine returns a secrets engine like those for databases: reading creds/NAME creates
+// a credential with a renewable lease. It uses no database. The server implements leases,
+// renewals and their limits.
 func newEngine(ctx context.Context, conf *logical.BackendConfig) (logical.Backend, error) {
 	const kind = "credential"
 	lease := &framework.Secret{

@@ -1,8 +1,8 @@
-// Command vault is a HashiCorp Vault server for tests: the vendor's own core
-// and HTTP handler, with storage in memory, initialised and unsealed. It prints
-// one line of JSON, {"address": ..., "root_token": ...}, once it answers, and ends
-// with its standard input. Its certificate and key are files of PEM, as is who issues
-// the clients' certificates: without that any will do, or none.
+// Command vault is a HashiCorp Vault server for tests: the vendor's own core and HTTP
+// handler, with storage in memory, initialised and unsealed. When it is ready, it prints
+// one line of JSON, {"address": ..., "root_token": ...}. It exits when its standard input
+// is closed. Its certificate, its key and the authority of client certificates are PEM
+// files. Without an authority, it accepts any client certificate, or none.
 package main
 
 import (
@@ -36,7 +36,7 @@ import (
 func main() {
 	certFile := flag.String("cert", "", "the certificate, PEM")
 	keyFile := flag.String("key", "", "its key, PEM")
-	clientCAFile := flag.String("client-ca", "", "who issues the clients' certificates, PEM")
+	clientCAFile := flag.String("client-ca", "", "the authority of client certificates, PEM")
 	flag.Parse()
 	if err := run(*certFile, *keyFile, *clientCAFile); err != nil {
 		fmt.Fprintln(os.Stderr, "vault:", err)
@@ -49,7 +49,7 @@ func run(certFile, keyFile, clientCAFile string) error {
 	if err != nil {
 		return err
 	}
-	// The auth method cert judges what clients present.
+	// The auth method cert verifies client certificates.
 	clientAuth, clientCAs := tls.RequestClientCert, x509.NewCertPool()
 	if clientCAFile != "" {
 		data, err := os.ReadFile(clientCAFile)
@@ -80,7 +80,7 @@ func run(certFile, keyFile, clientCAFile string) error {
 		ListenerConfig: &configutil.Listener{},
 	})}
 	core.SetClusterHandler(server.Handler)
-	go func() { // standard input ends with whoever started this
+	go func() { // standard input is closed when the parent process exits
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		_ = server.Close()
 	}()
