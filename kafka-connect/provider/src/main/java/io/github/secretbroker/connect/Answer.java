@@ -3,10 +3,10 @@ package io.github.secretbroker.connect;
 import java.util.List;
 
 /**
- * The values of the references that were asked for, in their order.
+ * The values of the requested references, in the order of the request.
  *
- * @param timeLeftMs how long the secret that ends first is valid from now on, in milliseconds and at
- *     least one; null if none of them has an end
+ * @param timeLeftMs the time until the first of the secrets expires, in milliseconds and at least
+ *     one; null if none of them expires
  */
 record Answer(List<String> values, Long timeLeftMs) {
   /** Shows no value. */

@@ -22,11 +22,11 @@ import java.util.Set;
 import java.util.concurrent.Executor;
 
 /**
- * The addresses of all brokers: those of every host that the settings name, each held to its own
- * host's certificate. gRPC asks again whenever a connection is lost.
+ * Resolves the addresses of all brokers: those of every host in the settings. The certificate of a
+ * broker must match its own host. gRPC requests the addresses again when a connection is lost.
  */
 final class BrokerAddresses extends NameResolver {
-  /** What a channel connects to; {@link #SETTINGS} says which brokers these are. */
+  /** The target of a channel; {@link #SETTINGS} contains the brokers' hosts. */
   static final String TARGET = "secretbroker:///";
 
   /** The channel's settings. */
@@ -49,7 +49,7 @@ final class BrokerAddresses extends NameResolver {
     this.sync = args.getSynchronizationContext();
   }
 
-  /** Makes them for the channels of this class's target. */
+  /** Creates resolvers for channels with {@link #TARGET}. */
   static final class Provider extends NameResolverProvider {
     @Override
     public NameResolver newNameResolver(URI target, Args args) {
@@ -68,7 +68,7 @@ final class BrokerAddresses extends NameResolver {
 
     @Override
     protected int priority() {
-      return 4; // less than that of DNS, which stays the default
+      return 4; // lower than that of DNS, which remains the default
     }
 
     @Override
@@ -102,7 +102,7 @@ final class BrokerAddresses extends NameResolver {
     stopped = true;
   }
 
-  /** Within sync, as gRPC calls this class. DNS is asked elsewhere, since it may take its time. */
+  /** Runs within sync, as all calls by gRPC. The DNS lookup may be slow and runs in the executor. */
   private void resolve() {
     if (resolving || stopped) {
       return;
@@ -121,7 +121,7 @@ final class BrokerAddresses extends NameResolver {
         });
   }
 
-  /** Hosts that are unknown do not keep the others from being used. */
+  /** Skips hosts that cannot be resolved; fails only if no host can. */
   private StatusOr<List<EquivalentAddressGroup>> lookUp() {
     List<EquivalentAddressGroup> groups = new ArrayList<>();
     List<String> unknown = new ArrayList<>();
@@ -142,7 +142,7 @@ final class BrokerAddresses extends NameResolver {
     }
     if (groups.isEmpty()) {
       return StatusOr.fromStatus(
-          Status.UNAVAILABLE.withDescription("DNS knows no address of " + String.join(", ", unknown)));
+          Status.UNAVAILABLE.withDescription("DNS has no address for " + String.join(", ", unknown)));
     }
     return StatusOr.fromValue(groups);
   }
@@ -150,7 +150,7 @@ final class BrokerAddresses extends NameResolver {
   private List<SocketAddress> addressesOf(Address broker) throws IOException {
     ProxiedSocketAddress proxied =
         args.getProxyDetector().proxyFor(InetSocketAddress.createUnresolved(broker.host(), broker.port()));
-    if (proxied != null) { // the proxy looks the name up
+    if (proxied != null) { // the proxy resolves the name
       return List.of(proxied);
     }
     List<SocketAddress> addresses = new ArrayList<>();

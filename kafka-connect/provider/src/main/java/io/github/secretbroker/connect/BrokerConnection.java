@@ -27,8 +27,8 @@ import secretbroker.v1.Resolver.ResolveResponse;
 import secretbroker.v1.Resolver.ResolvedConfig;
 
 /**
- * The one channel of a worker to its brokers. Providers with equal settings share it; the last one
- * that gives it back ends it. It connects when it is first needed. Safe for concurrent use.
+ * The channel of a worker to its brokers. Providers with equal settings share it; the last one that
+ * closes it shuts it down. It connects on first use. Safe for concurrent use.
  */
 final class BrokerConnection implements AutoCloseable {
   private static final Logger LOG = LoggerFactory.getLogger(BrokerConnection.class);
@@ -41,13 +41,13 @@ final class BrokerConnection implements AutoCloseable {
           .setResponseMarshaller(ProtoLiteUtils.marshaller(ResolveResponse.getDefaultInstance()))
           .build();
 
-  /** Leaves room for hundreds of secrets of the largest size that a store allows. */
+  /** Enough for hundreds of secrets of the maximum size that a store allows. */
   private static final int MAX_RESPONSE_BYTES = 16 << 20;
   private static final int MAX_TRAILER_BYTES = 64 << 10;
-  /** How long a caller waits for brokers that the one before it found unreachable. */
+  /** The maximum wait for brokers that the previous call could not reach. */
   private static final long IMPATIENT_MS = 2_000;
   private static final long MIN_BACKOFF_MS = 100;
-  /** Short, since most of them cost nothing: a channel without a connection refuses by itself. */
+  /** Short, because most attempts are cheap: a channel without a connection fails immediately. */
   private static final long MAX_BACKOFF_MS = 250;
 
   private static final int CONNECT_TIMEOUT_MS = 2_000;
@@ -73,7 +73,7 @@ final class BrokerConnection implements AutoCloseable {
   }
 
   /**
-   * The connection for these settings, shared with all who have equal ones.
+   * Returns the connection for these settings. Callers with equal settings share it.
    *
    * @throws ConfigException if the TLS files cannot be used
    */
@@ -87,7 +87,7 @@ final class BrokerConnection implements AutoCloseable {
           throw new ConfigException("secretbroker: " + e.getMessage());
         }
         OPEN.put(settings, open);
-        LOG.info("Secrets are resolved by the broker at {}, {}", settings.brokers(), open.tls.describe());
+        LOG.info("Resolving secrets through the broker at {}, {}", settings.brokers(), open.tls.describe());
       }
       open.users++;
       return open;
@@ -111,15 +111,15 @@ final class BrokerConnection implements AutoCloseable {
   }
 
   /**
-   * Asks for all references at once. It tries again, within the deadline, what may pass by itself.
+   * Resolves all references in one call. It retries temporary errors until the deadline.
    *
-   * @throws BrokerException if any of them has no value
+   * @throws BrokerException if a reference could not be resolved
    */
   Answer resolve(String integration, List<String> references) throws BrokerException {
     return resolve(integration, references, settings.maxAge());
   }
 
-  /** As the other, but takes nothing that was read from the store longer ago than maxAge, if given. */
+  /** Like the other method, with the maximum age of values, counted from their read; null for any. */
   Answer resolve(String integration, List<String> references, java.time.Duration maxAge) throws BrokerException {
     long began = System.nanoTime();
     long patience = unreachable ? Math.min(IMPATIENT_MS, settings.deadline().toMillis()) : settings.deadline().toMillis();
@@ -158,7 +158,7 @@ final class BrokerConnection implements AutoCloseable {
   private Answer once(ResolveRequest request, int count, long end) throws BrokerException {
     ManagedChannel open = channel();
     if (open.getState(false) == ConnectivityState.TRANSIENT_FAILURE) {
-      open.resetConnectBackoff(); // which may be at two minutes by now
+      open.resetConnectBackoff(); // it may have grown to two minutes
     }
     CallOptions options =
         CallOptions.DEFAULT.withDeadlineAfter(Math.max(1, end - System.nanoTime()), TimeUnit.NANOSECONDS);
@@ -173,7 +173,7 @@ final class BrokerConnection implements AutoCloseable {
     return answer(request.getIntegrationId(), count, response);
   }
 
-  /** Every reference has a usable value, or this throws. */
+  /** Returns a usable value for every reference, or throws. */
   private static Answer answer(String integration, int count, ResolveResponse response) throws BrokerException {
     List<BrokerException.Fault> faults = new ArrayList<>();
     List<String> values = new ArrayList<>(count);
@@ -199,46 +199,46 @@ final class BrokerConnection implements AutoCloseable {
       throw new BrokerException(faults, response.getRequestId());
     }
     if (stale > 0) {
-      LOG.warn("Integration {}: the store cannot be reached, {} of {} values are older than usual, request {}",
+      LOG.warn("Integration {}: the broker cannot reach the store, {} of {} values are stale, request {}",
           integration, stale, count, response.getRequestId());
     }
     return new Answer(List.copyOf(values), timeLeft);
   }
 
-  /** Why a connector must not be given what the broker answered, null if it may. */
+  /** Returns why a connector must not use the broker's result, or null if it may. */
   private static String unusable(ResolvedConfig config) {
     if (config == null) {
-      return "the broker answered nothing for it; it may be of another version than this provider";
+      return "the broker returned no result for it; its version may be incompatible with this provider";
     }
     if (!config.getValue().isEmpty()) {
       return null;
     }
     return config.getDecodedValue().isEmpty()
         ? "the value is empty; set one in the secret store"
-        : "the decoded value is not text, which a connector's configuration must be; leave out ?decode=base64";
+        : "the decoded value is not text, but a connector's configuration must be; leave out ?decode=base64";
   }
 
-  /** The shorter of two times, of which the second is only known if the secret has an end. */
+  /** Returns the shorter of timeLeft, which may be null, and the time left of config, if it expires. */
   private static Long sooner(Long timeLeft, ResolvedConfig config) {
     if (!config.hasTimeLeft()) {
       return timeLeft;
     }
     Duration left = config.getTimeLeft();
     long ms = left.getSeconds() >= Long.MAX_VALUE / 2000 ? Long.MAX_VALUE / 2 : left.getSeconds() * 1000 + left.getNanos() / 1_000_000;
-    if (ms < 1) { // it ended on the way here; a restart now would get the same
+    if (ms < 1) { // expired in transit; a restart now would return the same value
       return timeLeft;
     }
     return timeLeft == null ? ms : Math.min(timeLeft, ms);
   }
 
-  /** How long to wait before the next attempt, -1 if there is to be none. */
+  /** Returns the wait before the next attempt in milliseconds, or -1 if there must be none. */
   private static long waitBefore(BrokerException e, int attempt, long end) {
     long least = e.retryAfterMs();
     if (least < 0) {
       return -1;
     }
     long step = Math.min(MIN_BACKOFF_MS << Math.min(attempt - 1, 8), MAX_BACKOFF_MS);
-    // What failed together does not come back together.
+    // Jitter, so that calls that failed together do not retry together.
     long wait = least + step / 2 + ThreadLocalRandom.current().nextLong(step / 2 + 1);
     return TimeUnit.MILLISECONDS.toNanos(wait) < end - System.nanoTime() ? wait : -1;
   }
@@ -260,16 +260,16 @@ final class BrokerConnection implements AutoCloseable {
               .setNameResolverArg(BrokerAddresses.SETTINGS, settings)
               .sslContext(tls)
               .defaultLoadBalancingPolicy("round_robin")
-              // The operator of the DNS must not influence how the broker is called, and this
-              // class alone tries again.
+              // A DNS operator must not be able to change the configuration of calls, and only
+              // this class retries.
               .disableServiceConfigLookUp()
               .disableRetry()
               .userAgent("secretbroker-kafka-connect/" + Statistics.version())
               .maxInboundMessageSize(MAX_RESPONSE_BYTES)
               .maxInboundMetadataSize(MAX_TRAILER_BYTES)
               .withOption(ChannelOption.CONNECT_TIMEOUT_MILLIS, CONNECT_TIMEOUT_MS)
-              // Below the idle limit of the load balancers on the way, well above what
-              // the broker takes for abuse.
+              // Shorter than the idle timeout of load balancers, and longer than the interval
+              // that the broker treats as abuse.
               .keepAliveTime(1, TimeUnit.MINUTES)
               .keepAliveTimeout(10, TimeUnit.SECONDS)
               .keepAliveWithoutCalls(true)

@@ -20,19 +20,19 @@ import javax.net.ssl.SSLException;
 import javax.net.ssl.SSLHandshakeException;
 
 /**
- * Why references have no values: one {@link Fault} for each that is to blame, or one for the call as
- * a whole. It holds no value of a secret.
+ * Reports why references could not be resolved: one {@link Fault} for each failed reference, or one
+ * for the whole call. It contains no value of a secret.
  */
 final class BrokerException extends Exception {
   private static final long serialVersionUID = 1L;
 
-  /** No answer came from any broker. */
+  /** No broker answered. */
   static final String UNREACHABLE = "BROKER_UNREACHABLE";
-  /** A broker's certificate is not one that this worker trusts. */
+  /** This worker does not trust the broker's certificate. */
   static final String NOT_TRUSTED = "BROKER_NOT_TRUSTED";
-  /** The broker does not take this worker's certificate. */
+  /** The broker does not accept this worker's certificate. */
   static final String CERTIFICATE_REFUSED = "CERTIFICATE_REFUSED";
-  /** The broker answered something that no connector should be given. */
+  /** The broker returned a result that connectors must not use, such as an empty value. */
   static final String UNUSABLE_VALUE = "UNUSABLE_VALUE";
 
   private static final Metadata.Key<com.google.rpc.Status> DETAILS =
@@ -41,11 +41,11 @@ final class BrokerException extends Exception {
   private static final Pattern CONFIG = Pattern.compile("configs\\[\"k(\\d{1,5})\"]");
 
   /**
-   * One thing that is wrong.
+   * One error.
    *
-   * @param index of the reference, -1 for the call as a whole
-   * @param reason machine-readable, of docs/errors.md or of this class
-   * @param retryAfterMs when to try again at the earliest, -1 where that does not help
+   * @param index the index of the reference, -1 for the whole call
+   * @param reason a machine-readable reason of docs/errors.md or of this class
+   * @param retryAfterMs the minimum wait before a retry, -1 if a retry does not help
    */
   record Fault(int index, String reason, String message, long retryAfterMs) {}
 
@@ -66,12 +66,12 @@ final class BrokerException extends Exception {
     return requestId;
   }
 
-  /** Whether no broker was reached at all. */
+  /** Reports whether no broker could be reached. */
   boolean unreachable() {
     return faults.get(0).reason().equals(UNREACHABLE);
   }
 
-  /** How long to wait before trying again makes sense, -1 if a person has to do something first. */
+  /** Returns the minimum wait before a retry, or -1 if a person has to fix something first. */
   long retryAfterMs() {
     long longest = 0;
     for (Fault f : faults) {
@@ -83,7 +83,7 @@ final class BrokerException extends Exception {
     return longest;
   }
 
-  /** What the gRPC library or the broker says, in words for the person who runs the connector. */
+  /** Converts an error of the gRPC library or the broker, for the operator of the connector. */
   static BrokerException of(StatusRuntimeException e, String brokers, String tls) {
     com.google.rpc.Status status = e.getTrailers() == null ? null : e.getTrailers().get(DETAILS);
     if (status != null) {
@@ -97,10 +97,10 @@ final class BrokerException extends Exception {
     return switch (code) {
       case UNAVAILABLE -> new BrokerException(List.of(connection(e, brokers, tls)), "");
       case DEADLINE_EXCEEDED -> single(UNREACHABLE, "no answer in time from the broker at " + brokers
-          + "; see whether it runs and can be reached from here", 0);
+          + "; check that it runs and that this worker can reach it", 0);
       case CANCELLED -> single(UNREACHABLE, "the worker stopped waiting for the broker at " + brokers, -1);
-      case UNIMPLEMENTED -> single(UNREACHABLE, "what answers at " + brokers + " is no secretbroker", -1);
-      case RESOURCE_EXHAUSTED -> single("OVERLOADED", "too large, or refused on the way: " + description, 0);
+      case UNIMPLEMENTED -> single(UNREACHABLE, "the server at " + brokers + " is not a secretbroker", -1);
+      case RESOURCE_EXHAUSTED -> single("OVERLOADED", "the message is too large, or a proxy refused the call: " + description, 0);
       default -> single(code.name(), String.valueOf(description), -1);
     };
   }
@@ -109,7 +109,7 @@ final class BrokerException extends Exception {
     return new BrokerException(List.of(new Fault(-1, reason, message, retryAfterMs)), "");
   }
 
-  /** The broker's own error (docs/errors.md), null if it is not one. */
+  /** Parses the broker's own error (docs/errors.md). Returns null if status is not one. */
   private static BrokerException told(com.google.rpc.Status status) {
     String reason = "";
     String requestId = "";
@@ -151,7 +151,7 @@ final class BrokerException extends Exception {
     return new Fault(index, v.getReason(), v.getDescription(), -1);
   }
 
-  /** A duration of the wire, at least zero; more than an hour is as good as an hour. */
+  /** Converts a duration to milliseconds, limited to the range from zero to one hour. */
   static long millis(Duration d) {
     long seconds = Math.max(0, Math.min(d.getSeconds(), 3600));
     return seconds * 1000 + Math.max(0, d.getNanos()) / 1_000_000;
@@ -175,10 +175,10 @@ final class BrokerException extends Exception {
     }
     String why = cause == null ? e.getStatus().getDescription() : cause.getMessage();
     return new Fault(-1, UNREACHABLE, "cannot reach the broker at " + brokers + ": " + why
-        + "; see whether it runs and can be reached from here", 0);
+        + "; check that it runs and that this worker can reach it", 0);
   }
 
-  /** The whole story as one text, for the exception that Connect shows in a connector's trace. */
+  /** Returns all errors as one text, for the exception that Connect shows in a connector's trace. */
   String describe(String integration, List<String> references) {
     StringBuilder text = new StringBuilder("secretbroker: ");
     boolean whole = faults.get(0).index() < 0;
@@ -205,8 +205,8 @@ final class BrokerException extends Exception {
   private static final Pattern STORE = Pattern.compile("https://[A-Za-z0-9.-]{1,253}(:\\d{1,5})?");
 
   /**
-   * A reference as an error may show it. What the broker does not take for one may be a password that
-   * somebody pasted, and is not quoted; where it begins with a store, that much helps to find it.
+   * Returns the form of a reference that an error may show. An invalid reference may be a pasted
+   * password and is not quoted, except for a store at its beginning, which helps to find it.
    */
   private static String shown(String reference, String reason) {
     if (!reason.equals("INVALID_REFERENCE") && !reason.equals("INVALID_REQUEST") && reference.contains("::")) {
@@ -216,6 +216,6 @@ final class BrokerException extends Exception {
     if (end > 0 && STORE.matcher(reference.substring(0, end)).matches()) {
       return reference.substring(0, end) + "::...";
     }
-    return "a reference that is not shown, for it may be a value";
+    return "a reference that is not shown because it may be a value";
   }
 }

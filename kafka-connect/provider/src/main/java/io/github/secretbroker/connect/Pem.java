@@ -16,14 +16,14 @@ import java.util.List;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
-/** Reads PEM files (RFC 7468). Errors never quote their content. */
+/** Parses PEM files (RFC 7468). Errors never quote the content of a file. */
 final class Pem {
   private static final Pattern BLOCK =
       Pattern.compile("-----BEGIN ([A-Z0-9 ]+)-----\\s*([A-Za-z0-9+/=\\s]*?)-----END \\1-----");
 
   private Pem() {}
 
-  /** All certificates of a file, in their order; at least one. */
+  /** Returns all certificates of a file, at least one, in their order in the file. */
   static List<X509Certificate> certificates(Path file, byte[] content) throws UnusableException {
     List<X509Certificate> found = new ArrayList<>();
     try {
@@ -36,7 +36,7 @@ final class Pem {
         }
       }
     } catch (GeneralSecurityException | IllegalArgumentException e) {
-      throw new UnusableException(file, "has a PEM block that is no certificate");
+      throw new UnusableException(file, "has a PEM block that is not a certificate");
     }
     if (found.isEmpty()) {
       throw new UnusableException(file, "has no PEM block BEGIN CERTIFICATE");
@@ -44,7 +44,7 @@ final class Pem {
     return List.copyOf(found);
   }
 
-  /** The one private key of a file, unencrypted PKCS #8. */
+  /** Returns the private key of a file, in unencrypted PKCS #8. */
   static PrivateKey privateKey(Path file, byte[] content) throws UnusableException {
     Matcher block = BLOCK.matcher(text(content));
     while (block.find()) {
@@ -54,11 +54,11 @@ final class Pem {
       }
       if (kind.equals("ENCRYPTED PRIVATE KEY")) {
         throw new UnusableException(
-            file, "is encrypted; give an unencrypted key, or a PKCS12 store in " + Settings.KEYSTORE_FILE);
+            file, "is encrypted; use an unencrypted key, or a PKCS12 store in " + Settings.KEYSTORE_FILE);
       }
       if (kind.endsWith(" PRIVATE KEY")) {
         throw new UnusableException(
-            file, "has a key in the old form " + kind + "; convert it with openssl pkcs8 -topk8 -nocrypt");
+            file, "has a key in the old format " + kind + "; convert it with openssl pkcs8 -topk8 -nocrypt");
       }
     }
     throw new UnusableException(file, "has no PEM block BEGIN PRIVATE KEY");
@@ -70,7 +70,7 @@ final class Pem {
       try {
         return KeyFactory.getInstance(algorithm).generatePrivate(spec);
       } catch (GeneralSecurityException e) {
-        // of another algorithm
+        // the key is of another algorithm
       }
     }
     throw new UnusableException(file, "has a private key that Java cannot read");

@@ -16,12 +16,12 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * Mutual TLS 1.3 with the files as they are when a connection is made. Each content of the files has
- * a context of its own, and so sessions of its own: one that was agreed on with an old certificate is
- * never resumed after the file has changed.
+ * Mutual TLS 1.3 with the content that the files have when a connection is opened. Each new content
+ * gets a new context and so a new session cache: a session that was negotiated with an old
+ * certificate is never resumed after the file has changed.
  *
- * <p>Files that cannot be used never replace what was last good: half of them may have been written.
- * Safe for concurrent use.
+ * <p>If the files cannot be used, for example because they are only partly written, the last valid
+ * content remains in use. Safe for concurrent use.
  */
 final class ReloadingSslContext extends SslContext {
   private static final Logger LOG = LoggerFactory.getLogger(ReloadingSslContext.class);
@@ -29,16 +29,16 @@ final class ReloadingSslContext extends SslContext {
   private final TlsFiles files;
   private SslContext current;
   private String fingerprint;
-  private String problem; // why the files on disk cannot be used, null while they can
+  private String problem; // why the files on disk cannot be used; null if they can
 
-  /** Reads the files for the first time, which has to succeed. */
+  /** Reads the files for the first time, and fails if they cannot be used. */
   ReloadingSslContext(TlsFiles files) throws UnusableException {
     this.files = files;
     this.fingerprint = files.fingerprint();
     this.current = build(files.load());
   }
 
-  /** The files that are in use, and the fault of those on disk if they have one. */
+  /** Describes the files that are in use, and why those on disk cannot be used, if so. */
   synchronized String describe() {
     String text = "certificate " + files.identity() + ", trusting " + files.trust();
     return problem == null ? text : text + ", as read before the files changed: " + problem;
@@ -58,7 +58,7 @@ final class ReloadingSslContext extends SslContext {
     } catch (UnusableException e) {
       if (!e.getMessage().equals(problem)) {
         problem = e.getMessage();
-        LOG.warn("Changed TLS files cannot be used, what was read before stays in use: {}", problem);
+        LOG.warn("Changed TLS files cannot be used, the previous ones remain in use: {}", problem);
       }
     }
     return current;
@@ -70,7 +70,7 @@ final class ReloadingSslContext extends SslContext {
           SslContextBuilder.forClient()
               .keyManager(material.key(), material.chain())
               .trustManager(material.roots())
-              .protocols("TLSv1.3"); // the broker speaks nothing else
+              .protocols("TLSv1.3"); // the broker supports no other version
       return GrpcSslContexts.configure(builder, SslProvider.JDK).build();
     } catch (SSLException | IllegalArgumentException e) {
       throw new UnusableException(files.identity(), "cannot be used for TLS together with " + files.trust());
@@ -98,7 +98,7 @@ final class ReloadingSslContext extends SslContext {
   }
 
   @Override
-  @SuppressWarnings("deprecation") // the interface's own
+  @SuppressWarnings("deprecation") // the superclass declares it with this type
   public synchronized ApplicationProtocolNegotiator applicationProtocolNegotiator() {
     return current.applicationProtocolNegotiator();
   }

@@ -17,23 +17,23 @@ import org.slf4j.LoggerFactory;
  * Resolves {@code ${broker:<integration id>:<reference>}}, for example {@code
  * ${broker:cspi-sqlserver:https://my-vault.vault.azure.net::sqlserver-db-secret::password}}.
  *
- * <p>Kafka takes the placeholder apart at its first two colons and asks once for all references of
- * one integration that a configuration has, which becomes one call of the broker. Every reference
- * gets its value or the call throws: Kafka would leave the placeholder of a missing value standing,
- * and hand it to the connector as if it were the password.
+ * <p>Kafka splits the placeholder at its first two colons, and calls this class once for all
+ * references of one integration in a configuration, which results in one call of the broker. The
+ * call throws unless every reference has a value: Kafka would otherwise keep the placeholder of a
+ * missing value, and pass it to the connector as if it were the password.
  *
- * <p>Safe for concurrent use. {@link #configure} reads files and does not contact the broker, so that
- * a worker starts while its broker is down.
+ * <p>Safe for concurrent use. {@link #configure} reads files and does not contact the broker, so a
+ * worker starts even while its broker is down.
  */
 public final class SecretBrokerConfigProvider implements ConfigProvider {
   private static final Logger LOG = LoggerFactory.getLogger(SecretBrokerConfigProvider.class);
 
-  /** What the broker takes as the id of an integration (resolver.proto). */
+  /** The ids of integrations that the broker accepts (resolver.proto). */
   private static final Pattern INTEGRATION_ID = Pattern.compile("[A-Za-z0-9._-]{1,64}");
 
   private volatile BrokerConnection connection;
 
-  /** Made by {@link java.util.ServiceLoader} or by the worker. */
+  /** For {@link java.util.ServiceLoader} and the worker. */
   public SecretBrokerConfigProvider() {}
 
   @Override
@@ -46,20 +46,20 @@ public final class SecretBrokerConfigProvider implements ConfigProvider {
     }
   }
 
-  /** Not possible: the broker answers references, it does not list secrets. */
+  /** Not supported: the broker resolves references, and does not list secrets. */
   @Override
   public ConfigData get(String path) {
     throw new ConfigException(
-        "secretbroker: secrets are asked for one by one; write ${broker:<integration id>:<reference>}");
+        "secretbroker: a placeholder must name a reference; write ${broker:<integration id>:<reference>}");
   }
 
   /**
    * Resolves the references through the integration that {@code path} names.
    *
-   * @return all of them; with a time-to-live only if a secret's own validity ends: the time that is
-   *     left of the one that ends first
-   * @throws ConfigException if any of them has no value; the message says of each why, and has the
-   *     id of the call in the broker's audit log
+   * @return all values, with a time-to-live if at least one of the secrets expires: the time until
+   *     the first one expires
+   * @throws ConfigException if a reference could not be resolved; the message contains the reason for
+   *     each, and the id of the call in the broker's audit log
    */
   @Override
   public ConfigData get(String path, Set<String> keys) {
@@ -83,7 +83,7 @@ public final class SecretBrokerConfigProvider implements ConfigProvider {
     for (int i = 0; i < references.size(); i++) {
       values.put(references.get(i), answer.values().get(i));
     }
-    // null is the same as no time-to-live at all.
+    // null means no time-to-live.
     return new ConfigData(values, answer.timeLeftMs());
   }
 
@@ -97,33 +97,33 @@ public final class SecretBrokerConfigProvider implements ConfigProvider {
           "secretbroker: a placeholder has its reference where the integration belongs;"
               + " write ${broker:<integration id>:<reference>}");
     }
-    if (!INTEGRATION_ID.matcher(path).matches()) { // not quoted: it may be anything
+    if (!INTEGRATION_ID.matcher(path).matches()) { // not quoted, because it may be a value
       throw new ConfigException(
-          "secretbroker: what stands between the first two colons of a placeholder is no integration id,"
+          "secretbroker: the text between the first two colons of a placeholder is not a valid integration id,"
               + " which has 1 to 64 characters of [A-Za-z0-9._-];"
               + " write ${broker:<integration id>:<reference>}");
     }
   }
 
-  /** Not supported: the broker does not tell of changes. Kafka Connect never asks for it. */
+  /** Not supported: the broker does not announce changes. Kafka Connect never calls this method. */
   @Override
   public void subscribe(String path, Set<String> keys, ConfigChangeCallback callback) {
     throw new UnsupportedOperationException("secretbroker: changes of secrets are not announced");
   }
 
-  /** Not supported, as {@link #subscribe}. */
+  /** Not supported; see {@link #subscribe}. */
   @Override
   public void unsubscribe(String path, Set<String> keys, ConfigChangeCallback callback) {
     throw new UnsupportedOperationException("secretbroker: changes of secrets are not announced");
   }
 
-  /** Not supported, as {@link #subscribe}. */
+  /** Not supported; see {@link #subscribe}. */
   @Override
   public void unsubscribeAll() {
     throw new UnsupportedOperationException("secretbroker: changes of secrets are not announced");
   }
 
-  /** Gives the connection back. The last one that uses it ends it. */
+  /** Closes the connection, unless other providers still use it. */
   @Override
   public synchronized void close() {
     BrokerConnection broker = connection;

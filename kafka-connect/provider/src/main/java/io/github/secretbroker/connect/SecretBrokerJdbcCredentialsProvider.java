@@ -10,11 +10,11 @@ import org.apache.kafka.common.Configurable;
 import org.apache.kafka.common.config.ConfigException;
 
 /**
- * Tells a JDBC connector what to log in with, each time that it does, so that a rotated password
- * needs no restart. For connectors with {@code jdbc.credentials.provider.class}; see README.md.
+ * Provides a JDBC connector with current credentials for each login, so that a rotated password
+ * requires no restart. For connectors with {@code jdbc.credentials.provider.class}; see README.md.
  *
- * <p>The interface is the connector's, and this class is loaded only where there is one: the jar lies
- * in the connector's own plugin folder. Safe for concurrent use.
+ * <p>The interface belongs to the connector. This class can be loaded only if the jar is in the
+ * connector's own plugin directory. Safe for concurrent use.
  */
 public final class SecretBrokerJdbcCredentialsProvider
     implements JdbcCredentialsProvider, Configurable, AutoCloseable {
@@ -26,7 +26,7 @@ public final class SecretBrokerJdbcCredentialsProvider
   private BrokerConnection broker;
   private String integration;
   private List<String> references;
-  private boolean newer; // the connector was refused and asks for something newer
+  private boolean newer; // the connector has requested a refresh
 
   private record Credentials(String getUsername, String getPassword) implements JdbcCredentials {
     @Override
@@ -35,12 +35,12 @@ public final class SecretBrokerJdbcCredentialsProvider
     }
   }
 
-  /** Made by the connector. */
+  /** For the connector. */
   public SecretBrokerJdbcCredentialsProvider() {}
 
   /**
-   * Takes the integration, the references and the settings of {@link Settings}, with or without their
-   * prefix. What else is there is the connector's own.
+   * Reads the integration, the references and the settings of {@link Settings}, with or without the
+   * prefix. It ignores all others, which belong to the connector.
    */
   @Override
   public synchronized void configure(Map<String, ?> configs) {
@@ -72,7 +72,7 @@ public final class SecretBrokerJdbcCredentialsProvider
     return value.toString().strip();
   }
 
-  /** @throws ConfigException if either has no value; the message says why */
+  /** @throws ConfigException if a reference could not be resolved; the message contains the reason */
   @Override
   public synchronized JdbcCredentials getJdbcCredentials() {
     if (broker == null) {
@@ -87,7 +87,7 @@ public final class SecretBrokerJdbcCredentialsProvider
     }
   }
 
-  /** The next credentials are read from the store, not from the broker's cache. */
+  /** Makes the broker read the next credentials from the store, not from its cache. */
   @Override
   public synchronized void refresh() {
     newer = true;

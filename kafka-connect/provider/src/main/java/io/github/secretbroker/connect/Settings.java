@@ -9,12 +9,12 @@ import java.util.TreeSet;
 import org.apache.kafka.common.config.ConfigException;
 
 /**
- * What a worker says under {@code config.providers.<name>.param.}: where the brokers are and which
- * files the mutual TLS is made of. Immutable; two equal ones may share a connection.
+ * The settings of a worker under {@code config.providers.<name>.param.}: the brokers' addresses and
+ * the files for mutual TLS. Immutable; providers with equal settings share a connection.
  *
- * @param serverName the name that the brokers' certificates are for, null for each one's own host
- * @param deadline bounds one answer, its repetitions included
- * @param maxAge the greatest age of a value, older ones are read again; null for whatever the cache holds
+ * @param serverName the name in the brokers' certificates, null for the host of each broker
+ * @param deadline limits one call, including retries
+ * @param maxAge the maximum age of a value; the broker reads older ones again; null for no maximum
  */
 record Settings(
     List<Address> addresses, TlsFiles tls, String serverName, Duration deadline, Duration maxAge) {
@@ -31,21 +31,21 @@ record Settings(
   static final String DEADLINE_MS = "deadline.ms";
   static final String MAX_AGE_MS = "max.age.ms";
 
-  /** All of them. */
+  /** The names of all settings. */
   static final List<String> NAMES =
       List.of(
           ADDRESSES, CA_FILE, CERT_FILE, KEY_FILE, KEYSTORE_FILE, KEYSTORE_PASSWORD_FILE,
           TRUSTSTORE_FILE, TRUSTSTORE_PASSWORD_FILE, SERVER_NAME, DEADLINE_MS, MAX_AGE_MS);
 
   /**
-   * The thread that moves connectors between workers waits for answers too, so an answer takes
-   * seconds of one digit, whatever a person writes.
+   * The thread that moves connectors between workers waits for calls too, so the maximum is less
+   * than ten seconds.
    */
   private static final long DEFAULT_DEADLINE_MS = 5_000;
   private static final long MIN_DEADLINE_MS = 500;
   private static final long MAX_DEADLINE_MS = 9_000;
 
-  /** The host and port of one broker, or of several behind one name. */
+  /** The host and port of one broker, or of several with the same name. */
   record Address(String host, int port) {
     @Override
     public String toString() {
@@ -53,7 +53,7 @@ record Settings(
     }
   }
 
-  /** @throws ConfigException with everything that is wrong */
+  /** @throws ConfigException if settings are invalid; the message lists all errors */
   static Settings parse(Map<String, ?> configs) {
     Reader in = new Reader(configs);
     in.refuseUnknown();
@@ -64,7 +64,7 @@ record Settings(
     Long maxAge = in.number(MAX_AGE_MS, 0, 24 * 3_600_000L);
     if (!in.faults.isEmpty()) {
       throw new ConfigException(
-          "secretbroker: the provider's settings (config.providers.<name>.param.*) are at fault: "
+          "secretbroker: the provider's settings (config.providers.<name>.param.*) are invalid: "
               + String.join("; ", in.faults));
     }
     return new Settings(
@@ -75,7 +75,7 @@ record Settings(
         maxAge == null ? null : Duration.ofMillis(maxAge));
   }
 
-  /** The addresses, as errors and logs show them. */
+  /** Returns the addresses as text, for errors and logs. */
   String brokers() {
     StringBuilder text = new StringBuilder();
     for (Address a : addresses) {
@@ -84,7 +84,7 @@ record Settings(
     return text.toString();
   }
 
-  /** Reads settings one by one and gathers what is wrong with them. */
+  /** Reads settings one by one and collects the errors. */
   private static final class Reader {
     private final Map<String, ?> configs;
     private final List<String> faults = new ArrayList<>();
@@ -96,7 +96,7 @@ record Settings(
     void refuseUnknown() {
       for (String name : new TreeSet<>(configs.keySet())) {
         if (!NAMES.contains(name)) {
-          faults.add(name + " is no setting; there are " + String.join(", ", NAMES));
+          faults.add(name + " is not a setting; the settings are " + String.join(", ", NAMES));
         }
       }
     }
@@ -125,7 +125,7 @@ record Settings(
       } catch (NumberFormatException e) {
         // reported below
       }
-      faults.add(name + " must be a number from " + min + " to " + max + ", of milliseconds");
+      faults.add(name + " must be a number from " + min + " to " + max + ", in milliseconds");
       return null;
     }
 
@@ -133,7 +133,7 @@ record Settings(
       List<Address> found = new ArrayList<>();
       String text = text(ADDRESSES);
       if (text == null) {
-        faults.add(ADDRESSES + " is missing: the brokers, as host:port, separated by commas");
+        faults.add(ADDRESSES + " is missing: list the brokers as host:port, separated by commas");
         return found;
       }
       for (String part : text.split(",", -1)) {
@@ -173,7 +173,7 @@ record Settings(
           new TlsFiles(
               file(CA_FILE), file(TRUSTSTORE_FILE), file(TRUSTSTORE_PASSWORD_FILE),
               file(CERT_FILE), file(KEY_FILE), file(KEYSTORE_FILE), file(KEYSTORE_PASSWORD_FILE));
-      either(files.ca(), files.truststore(), CA_FILE, TRUSTSTORE_FILE, "whom to trust as the broker");
+      either(files.ca(), files.truststore(), CA_FILE, TRUSTSTORE_FILE, "the authorities of the brokers' certificates");
       together(TRUSTSTORE_FILE, TRUSTSTORE_PASSWORD_FILE);
       if (files.cert() != null || files.key() != null) {
         together(CERT_FILE, KEY_FILE);
@@ -186,13 +186,13 @@ record Settings(
 
     private void either(Path a, Path b, String nameA, String nameB, String what) {
       if ((a == null) == (b == null)) {
-        faults.add("give one of " + nameA + " and " + nameB + ": " + what);
+        faults.add("set exactly one of " + nameA + " and " + nameB + ": " + what);
       }
     }
 
     private void together(String a, String b) {
       if ((text(a) == null) != (text(b) == null)) {
-        faults.add(a + " and " + b + " belong together");
+        faults.add(a + " and " + b + " must be set together");
       }
     }
   }

@@ -14,11 +14,11 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * Counts what a connection does, for JMX. It gets no reference, no name of a secret and no value.
- * Safe for concurrent use.
+ * Counts the calls of a connection, for JMX. It receives no reference, no name of a secret and no
+ * value. Safe for concurrent use.
  *
- * <p>Workers do not yet offer their own metrics to config providers (KIP-877 gives them to other plugins
- * only, as of Kafka 4.3).
+ * <p>As of Kafka 4.3, config providers cannot add to the worker's own metrics: KIP-877 allows it only
+ * to other plugins.
  */
 final class Statistics implements StatisticsMXBean {
   private static final Logger LOG = LoggerFactory.getLogger(Statistics.class);
@@ -34,11 +34,11 @@ final class Statistics implements StatisticsMXBean {
 
   private Statistics() {}
 
-  /** Shows new statistics in JMX as {@code secretbroker.connect:type=config-provider,...}. */
+  /** Registers new statistics in JMX as {@code secretbroker.connect:type=config-provider,...}. */
   static Statistics register(String brokers) {
     Statistics statistics = new Statistics();
     String base = "secretbroker.connect:type=config-provider,brokers=" + ObjectName.quote(brokers);
-    // The jar may lie in several plugins' folders and be loaded once for each.
+    // The jar may be in the directories of several plugins, and is loaded once for each.
     for (int n = 1; n <= 16 && statistics.name == null; n++) {
       try {
         ObjectName candidate = new ObjectName(n == 1 ? base : base + ",instance=" + n);
@@ -47,7 +47,7 @@ final class Statistics implements StatisticsMXBean {
       } catch (InstanceAlreadyExistsException e) {
         continue;
       } catch (JMException | SecurityException e) {
-        LOG.warn("The statistics cannot be shown in JMX: {}", e.getClass().getSimpleName());
+        LOG.warn("Cannot register the statistics in JMX: {}", e.getClass().getSimpleName());
         break;
       }
     }
@@ -59,7 +59,7 @@ final class Statistics implements StatisticsMXBean {
       try {
         ManagementFactory.getPlatformMBeanServer().unregisterMBean(name);
       } catch (JMException e) {
-        LOG.debug("The statistics were not in JMX any more", e);
+        LOG.debug("The statistics were not registered in JMX", e);
       }
     }
   }
@@ -123,7 +123,7 @@ final class Statistics implements StatisticsMXBean {
     return last == 0 ? -1 : TimeUnit.NANOSECONDS.toSeconds(System.nanoTime() - last);
   }
 
-  /** This jar's version, as the build wrote it. */
+  /** Returns the version of this jar, which the build has written. */
   static String version() {
     try (InputStream in = Statistics.class.getResourceAsStream("version.properties")) {
       Properties properties = new Properties();

@@ -1,25 +1,25 @@
 package io.github.secretbroker.connect;
 
-/** What JMX shows of the connection to the brokers. Counts since the worker's start. */
+/** The JMX attributes of the connection to the brokers. Counters start with the worker. */
 public interface StatisticsMXBean {
-  /** Configurations' sets of references that were resolved. */
+  /** The number of sets of references that were resolved. */
   long getResolveTotal();
 
-  /** Those that were not; the connector was told why. */
+  /** The number of sets of references that could not be resolved. */
   long getResolveFailedTotal();
 
-  /** References in all that were resolved. */
+  /** The number of references that were resolved. */
   long getReferencesTotal();
 
-  /** Attempts after the first. */
+  /** The number of attempts after the first. */
   long getRetryTotal();
 
-  /** How long an answer took on the average, repetitions included, in milliseconds. */
+  /** The average time to resolve a set of references, including retries, in milliseconds. */
   double getResolveTimeAvgMs();
 
-  /** How long the slowest answer took, in milliseconds. */
+  /** The longest time to resolve a set of references, including retries, in milliseconds. */
   double getResolveTimeMaxMs();
 
-  /** Seconds since the last answer that was a success, -1 if there was none. */
+  /** Seconds since a set of references was last resolved; -1 if none was. */
   long getSecondsSinceLastSuccess();
 }

@@ -24,8 +24,8 @@ import java.util.List;
 import java.util.stream.Stream;
 
 /**
- * The files that mutual TLS is made of: PEM or PKCS12, each side on its own. Those that are not used
- * are null.
+ * The files for mutual TLS. The worker's identity and the trusted authorities can each be PEM or
+ * PKCS12. Files that are not used are null.
  */
 record TlsFiles(
     Path ca,
@@ -36,10 +36,10 @@ record TlsFiles(
     Path keystore,
     Path keystorePassword) {
 
-  /** Far more than any certificate with its chain takes. */
+  /** Far more than any certificate with its chain needs. */
   private static final int MAX_BYTES = 1 << 20;
 
-  /** What the files say. */
+  /** The parsed content of the files. */
   record Material(PrivateKey key, List<X509Certificate> chain, List<X509Certificate> roots) {
     @Override
     public String toString() {
@@ -47,7 +47,7 @@ record TlsFiles(
     }
   }
 
-  /** A file that cannot be used. The message names it, says why and what to do, and quotes nothing. */
+  /** A file cannot be used. The message names it, the cause and the remedy, and quotes no content. */
   static final class UnusableException extends Exception {
     private static final long serialVersionUID = 1L;
 
@@ -56,17 +56,17 @@ record TlsFiles(
     }
   }
 
-  /** The file that holds this worker's certificate. */
+  /** Returns the file with this worker's certificate. */
   Path identity() {
     return cert != null ? cert : keystore;
   }
 
-  /** The file that says whom to trust. */
+  /** Returns the file with the trusted authorities. */
   Path trust() {
     return ca != null ? ca : truststore;
   }
 
-  /** Changes with the content of any of the files. */
+  /** Returns a hash of the contents of all files. */
   String fingerprint() throws UnusableException {
     try {
       MessageDigest digest = MessageDigest.getInstance("SHA-256");
@@ -78,11 +78,11 @@ record TlsFiles(
       }
       return HexFormat.of().formatHex(digest.digest());
     } catch (GeneralSecurityException e) {
-      throw new IllegalStateException(e); // every Java has SHA-256
+      throw new IllegalStateException(e); // impossible: every Java implementation has SHA-256
     }
   }
 
-  /** Reads and checks all of it. */
+  /** Reads and checks all files. */
   Material load() throws UnusableException {
     List<X509Certificate> roots = ca != null ? Pem.certificates(ca, read(ca)) : trusted();
     Material material = cert != null ? fromPem(roots) : fromKeystore(roots);
@@ -128,7 +128,7 @@ record TlsFiles(
       }
       return new Material((PrivateKey) found, List.copyOf(chain), roots);
     } catch (GeneralSecurityException | ClassCastException | NullPointerException e) {
-      throw new UnusableException(keystore, "holds no private key with a certificate that can be read");
+      throw new UnusableException(keystore, "contains no readable private key with a certificate");
     } finally {
       Arrays.fill(password, '\0');
     }
@@ -140,15 +140,15 @@ record TlsFiles(
       KeyStore store = open(truststore, truststorePassword, password);
       List<X509Certificate> roots = new ArrayList<>();
       for (String alias : Collections.list(store.aliases())) {
-        // Java sees certificates from other tools, such as openssl, only if they are
-        // marked as trusted.
+        // Java ignores certificates that other tools, such as openssl, have added, unless
+        // they are marked as trusted.
         if (store.isCertificateEntry(alias) && store.getCertificate(alias) instanceof X509Certificate c) {
           roots.add(c);
         }
       }
       if (roots.isEmpty()) {
         throw new UnusableException(
-            truststore, "has no trusted certificates; import them with keytool -importcert, or give " + Settings.CA_FILE);
+            truststore, "has no trusted certificates; import them with keytool -importcert, or set " + Settings.CA_FILE);
       }
       return List.copyOf(roots);
     } catch (GeneralSecurityException e) {
@@ -164,7 +164,7 @@ record TlsFiles(
       store.load(new ByteArrayInputStream(read(file)), password);
       return store;
     } catch (IOException | GeneralSecurityException e) {
-      throw new UnusableException(file, "is no PKCS12 store, or " + passwordFile + " has not its password");
+      throw new UnusableException(file, "is not a PKCS12 store, or " + passwordFile + " does not contain its password");
     }
   }
 
@@ -172,7 +172,7 @@ record TlsFiles(
     byte[] content = read(file);
     CharBuffer text = StandardCharsets.UTF_8.decode(ByteBuffer.wrap(content));
     Arrays.fill(content, (byte) 0);
-    int end = text.length(); // one line end belongs to the file, not to the password
+    int end = text.length(); // one line break at the end is not part of the password
     if (end > 0 && text.charAt(end - 1) == '\n') {
       end--;
     }
@@ -206,18 +206,18 @@ record TlsFiles(
           file,
           "has a certificate that is valid only from "
               + leaf.getNotBefore().toInstant() + " to " + leaf.getNotAfter().toInstant()
-              + "; renew it, or set the clock right");
+              + "; renew it, or correct the clock");
     }
   }
 
-  /** Whether the key is the certificate's, found out by using both. */
+  /** Checks that the key belongs to the certificate, by signing and verifying. */
   private void checkPair(Material material) throws UnusableException {
     String type = material.key().getAlgorithm();
     String algorithm =
         switch (type) {
           case "RSA", "RSASSA-PSS" -> "SHA256withRSA";
           case "EC" -> "SHA256withECDSA";
-          default -> type; // Ed25519, Ed448: the name of both
+          default -> type; // Ed25519, Ed448: key and signature have the same name
         };
     boolean matches;
     try {
@@ -233,7 +233,7 @@ record TlsFiles(
       matches = false;
     }
     if (!matches) {
-      throw new UnusableException(identity(), "and its private key do not belong together");
+      throw new UnusableException(identity(), "does not match its private key");
     }
   }
 }

@@ -8,19 +8,19 @@ import java.util.logging.Level;
 import java.util.logging.Logger;
 
 /**
- * Keeps values out of the worker's log: at level DEBUG, gRPC's transport logs the beginning of every
- * frame that comes in, and a worker is easily put to DEBUG as a whole.
+ * Keeps values out of the worker's log. At level DEBUG, gRPC's transport logs the beginning of every
+ * received frame, and operators often set this level for the whole worker.
  */
 final class TransportLog {
-  // Held, because java.util.logging forgets the level of a logger that nobody holds.
+  // Strong references: java.util.logging garbage-collects other loggers together with their level.
   private static final Logger NETTY = Logger.getLogger(parent(ByteBuf.class.getPackageName()));
   private static final Logger GRPC = Logger.getLogger(ManagedChannel.class.getPackageName());
 
   private TransportLog() {}
 
-  /** To be called before anything else of the transport is used. */
+  /** Must be called before any other class of the transport is used. */
   static void quiet() {
-    // java.util.logging, which the worker's own configuration does not reach.
+    // The worker's logging configuration does not apply to java.util.logging.
     InternalLoggerFactory.setDefaultFactory(JdkLoggerFactory.INSTANCE);
     NETTY.setLevel(Level.WARNING);
     GRPC.setLevel(Level.WARNING);

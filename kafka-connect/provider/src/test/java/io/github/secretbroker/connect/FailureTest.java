@@ -216,6 +216,6 @@ class FailureTest {
     bench.broker.answer = (ResolveRequest request) -> {
       throw Status.UNIMPLEMENTED.asRuntimeException();
     };
-    assertTrue(failure(provider, REFERENCE).contains("is no secretbroker"));
+    assertTrue(failure(provider, REFERENCE).contains("is not a secretbroker"));
   }
 }

@@ -88,9 +88,9 @@ class ResolveTest {
         "https://v.vault.azure.net::bad_canary", "https://u:canary@v.vault.azure.net::n");
     assertEquals("secretbroker: 4 of 5 references through integration cspi cannot be resolved (request request-9)\n"
         + "  SECRET_NOT_FOUND for https://v.vault.azure.net::gone: fix the name\n"
-        + "  INVALID_REFERENCE for a reference that is not shown, for it may be a value: no '::'\n"
+        + "  INVALID_REFERENCE for a reference that is not shown because it may be a value: no '::'\n"
         + "  INVALID_REFERENCE for https://v.vault.azure.net::...: bad name\n"
-        + "  INVALID_REFERENCE for a reference that is not shown, for it may be a value: bad store", text);
+        + "  INVALID_REFERENCE for a reference that is not shown because it may be a value: bad store", text);
   }
 
   @Test
@@ -102,7 +102,7 @@ class ResolveTest {
     answer(value("").setDecodedValue(ByteString.copyFromUtf8("canary")));
     assertTrue(failure(provider, REFERENCE).contains("leave out ?decode=base64"));
     answer();
-    assertTrue(failure(provider, REFERENCE).contains("answered nothing"));
+    assertTrue(failure(provider, REFERENCE).contains("returned no result"));
   }
 
   @Test
@@ -127,7 +127,7 @@ class ResolveTest {
   void whatIsNoIntegrationIsExplained() {
     for (Map.Entry<String, String> e : Map.of(
         "", "names no integration", "https", "where the integration belongs", "arn", "where the integration belongs",
-        "hunter2 canary", "no integration id").entrySet()) {
+        "hunter2 canary", "not a valid integration id").entrySet()) {
       String text = assertThrows(ConfigException.class, () -> provider.get(e.getKey(), Set.of("//v::n"))).getMessage();
       assertTrue(text.contains(e.getValue()), text);
       assertTrue(text.contains("${broker:<integration id>:<reference>}"), text);

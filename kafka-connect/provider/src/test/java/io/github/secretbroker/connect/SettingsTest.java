@@ -40,9 +40,9 @@ class SettingsTest {
         "deadline.ms", "10000", "max.age.ms", "1s"));
     String text = assertThrows(ConfigException.class, () -> Settings.parse(settings)).getMessage();
     for (String want : List.of(
-        "adresses is no setting; there are addresses, ", "addresses is missing", "give one of tls.ca.file and tls.truststore.file",
-        "tls.cert.file and tls.key.file belong together", "tls.keystore.file and tls.keystore.password.file belong together",
-        "give one of tls.cert.file with tls.key.file and tls.keystore.file",
+        "adresses is not a setting; the settings are addresses, ", "addresses is missing", "set exactly one of tls.ca.file and tls.truststore.file",
+        "tls.cert.file and tls.key.file must be set together", "tls.keystore.file and tls.keystore.password.file must be set together",
+        "set exactly one of tls.cert.file with tls.key.file and tls.keystore.file",
         "deadline.ms must be a number from 500 to 9000", "max.age.ms must be a number from 0 to 86400000")) {
       assertTrue(text.contains(want), want + " is not in: " + text);
     }

@@ -148,8 +148,8 @@ class TlsTest {
     Map<String, Runnable> faults = new LinkedHashMap<>();
     faults.put("tls.crt does not exist", () -> bench.file("tls.crt").toFile().delete());
     faults.put("tls.crt has no PEM block BEGIN CERTIFICATE", () -> write(bench.file("tls.crt"), key));
-    faults.put("tls.crt has a PEM block that is no certificate", () -> write(bench.file("tls.crt"), pem("CERTIFICATE", new byte[] {1})));
-    faults.put("tls.crt and its private key do not belong together", () -> writePem(bench.file("tls.crt"), bench.authority.client("spiffe://x/y").certificate()));
+    faults.put("tls.crt has a PEM block that is not a certificate", () -> write(bench.file("tls.crt"), pem("CERTIFICATE", new byte[] {1})));
+    faults.put("tls.crt does not match its private key", () -> writePem(bench.file("tls.crt"), bench.authority.client("spiffe://x/y").certificate()));
     faults.put("tls.crt has a certificate that is valid only from", () -> writePem(bench.file("tls.crt"), bench.file("tls.key"), old));
     faults.put("tls.key has no PEM block BEGIN PRIVATE KEY", () -> write(bench.file("tls.key"), "canary"));
     faults.put("tls.key has a private key that Java cannot read", () -> write(bench.file("tls.key"), pem("PRIVATE KEY", new byte[] {1})));
@@ -169,7 +169,7 @@ class TlsTest {
   void storesThatCannotBeUsedAreSaidAtTheStart() throws Exception {
     Map<String, String> settings = pkcs12();
     write(bench.file("worker.pw"), "canary");
-    expectRefused(settings, "worker.p12 is no PKCS12 store, or ");
+    expectRefused(settings, "worker.p12 is not a PKCS12 store, or ");
     settings = pkcs12();
     settings.put("tls.truststore.file", bench.file("worker.p12").toString());
     settings.put("tls.truststore.password.file", bench.file("worker.pw").toString());
