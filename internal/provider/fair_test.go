@@ -285,3 +285,37 @@ func TestRefusalIsNotShared(t *testing.T) {
 		wg.Wait()
 	})
 }
+
+// A caller that has read now and then does not wait until each of many newcomers has
+// used as much.
+func TestNewcomersDoNotPassWhoWasThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const takes = 58 * time.Millisecond
+		s := stores{fetch: func(context.Context, secret.Ref) error {
+			time.Sleep(takes)
+			return nil
+		}}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		c := &crowd{t: t, set: s.set(t, nil), in: of("i", "1"), ctx: ctx}
+		c.in.Limits = integration.Limits{MaxConcurrentReads: 8}
+		for range 100 { // a tenth of what there is
+			c.call("victim", "db-", 1)
+			time.Sleep(20 * time.Millisecond)
+		}
+		for i := range 8 {
+			c.wg.Go(func() { c.call(fmt.Sprint("newcomer-", i), "db-", 64) })
+		}
+		synctest.Wait()
+		for range 5 {
+			begin := time.Now()
+			c.call("victim", "db-", 1)
+			if took := time.Since(begin); took > 3*takes {
+				t.Errorf("a read took %v", took)
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		cancel()
+		c.wg.Wait()
+	})
+}

@@ -49,7 +49,9 @@ type lane struct {
 // used the least recently. So callers get the same share of the places, and of the
 // store's pace, however many reads each has in the queue. A caller that is alone gets
 // all of it, and one that asks only now and then need not wait for those that ask
-// all the time. It is not safe for concurrent use.
+// all the time. A caller of which nothing is remembered begins with what the last one had
+// used that got a turn: else a caller that has asked all along would wait until each of
+// many newcomers has used as much. It is not safe for concurrent use.
 type queue struct {
 	epoch   time.Time
 	lanes   map[string]*lane
@@ -57,18 +59,26 @@ type queue struct {
 	order   []*lane // those in which somebody waits, in the order in which they came
 	waiting int     // waiters, each counted once
 	turns   uint64
+	// level is what the caller of the last turn had used at the time of leveled.
+	level   float64
+	leveled time.Time
 }
 
 func newQueue(now time.Time) queue {
-	return queue{epoch: now, lanes: make(map[string]*lane), many: fewLanes}
+	return queue{epoch: now, leveled: now, lanes: make(map[string]*lane), many: fewLanes}
 }
 
 // settle forgets what the lane's caller used long ago.
 func (l *lane) settle(now time.Time) {
 	if past := now.Sub(l.settled); past >= settleEvery {
-		l.used *= math.Exp2(-past.Seconds() / useHalfLife.Seconds())
+		l.used = forget(l.used, past)
 		l.settled = now
 	}
+}
+
+// forget returns what is remembered of a use after so long.
+func forget(used float64, past time.Duration) float64 {
+	return used * math.Exp2(-past.Seconds()/useHalfLife.Seconds())
 }
 
 // use is what the caller has used by now, where a read is expected to take typical, in
@@ -110,6 +120,9 @@ func (q *queue) add(w *waiter, caller string, front bool, now time.Time) {
 		q.waiting++
 	}
 	w.lanes = append(w.lanes, l)
+	if l.settle(now); l.idle() {
+		l.used = max(l.used, forget(q.level, now.Sub(q.leveled)))
+	}
 	if len(l.queue) == 0 {
 		// Before the one that had the last turn, and after those that wait already.
 		q.order, l.served = append(q.order, l), max(l.served, 2*q.turns-min(1, q.turns))
@@ -155,6 +168,7 @@ func (q *queue) next(now time.Time, typical float64) (*waiter, *lane) {
 			l, least = other, use
 		}
 	}
+	q.level, q.leveled = least, now
 	w := l.queue[0]
 	q.remove(w)
 	return w, l

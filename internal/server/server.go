@@ -27,6 +27,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/admission"
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/budget"
+	"github.com/secretbroker/secretbroker/internal/cpulimit"
 	"github.com/secretbroker/secretbroker/internal/tracing"
 	"github.com/secretbroker/secretbroker/internal/trust"
 	"github.com/secretbroker/secretbroker/internal/wirecodec"
@@ -151,7 +152,7 @@ func New(cfg Config) (*Server, error) {
 	ic := &interceptor{
 		log: cfg.Logger, metrics: measured, rules: rules, closing: closing, mayExplain: cfg.MayExplain,
 		calls: measured.gate("", limits.Calls), management: measured.gate("management_", managementLimits), streams: measured.gate("", limits.Calls),
-		heavy: admission.NewQueue(0), turns: admission.NewQueue(limits.ManagementRunning), refusals: newRefusalLog(), tracer: cfg.Tracer,
+		heavy: admission.NewQueue(0), turns: admission.NewQueue(cmp.Or(limits.ManagementRunning, cpulimit.CPUs())), refusals: newRefusalLog(), tracer: cfg.Tracer,
 	}
 	greetings := &handshakes{limit: limits.MaxHandshakes}
 	ended := newConnectionMetrics(cfg.Metrics, greetings.count)
