@@ -258,7 +258,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	readiness := &server.Readiness{Refuses: func() bool { return integrations.refuses() || auditLog.Refuses() }, Problems: func() []server.Problem { return problems(identity, integrations, places, auditLog, settings, working) }}
 	admin := server.NewAdmin(readiness, metrics)
 
-	listener, err := net.Listen("tcp", cfg.Listen)
+	listener, err := server.Listen(ctx, cfg.Listen)
 	if err != nil {
 		return &exitError{Code: exitFailure, Err: fmt.Errorf("listen for gRPC: %w", err)}
 	}
