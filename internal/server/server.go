@@ -109,7 +109,7 @@ type Limits struct {
 	// Calls bounds the calls per second and at the same time.
 	Calls admission.Limits
 	// ManagementRunning is how many calls that manage integrations or ask about
-	// policies run at the same time, of one principal half as many: two for each CPU.
+	// policies run at the same time, of one principal half as many: one for each CPU.
 	// Further ones wait for their turn.
 	ManagementRunning int
 }
