@@ -85,16 +85,16 @@ func TestReaders(t *testing.T) {
 		Grant{Principals: []string{"spiffe://td/keys"}, Keys: []string{"pass*"}},
 		Grant{Principals: []string{"spiffe://td/stage"}, Stores: []string{stage}},
 	)
-	everybody := []Access{{0, "spiffe://td/a"}, {0, "dns:*.td"}}
+	all := []Access{{0, "spiffe://td/a"}, {0, "dns:*.td"}}
 	for _, tt := range []struct {
 		ref  string
 		want []Access
 	}{
-		{prod + "::x", everybody},
-		{prod + "::db-1", append(everybody[:2:2], Access{1, "spiffe://td/b/**"})},
-		{prod + "::x::password", append(everybody[:2:2], Access{2, "spiffe://td/keys"})},
-		{prod + "::x::user", everybody},
-		{stage + "::x", append(everybody[:2:2], Access{3, "spiffe://td/stage"})},
+		{prod + "::x", all},
+		{prod + "::db-1", append(all[:2:2], Access{1, "spiffe://td/b/**"})},
+		{prod + "::x::password", append(all[:2:2], Access{2, "spiffe://td/keys"})},
+		{prod + "::x::user", all},
+		{stage + "::x", append(all[:2:2], Access{3, "spiffe://td/stage"})},
 		{other + "::x", nil},
 	} {
 		if diff := cmp.Diff(tt.want, p.Readers(mustRef(t, tt.ref))); diff != "" {
@@ -147,7 +147,7 @@ func TestNilPolicyExplains(t *testing.T) {
 		t.Errorf("Explain = %+v", e)
 	}
 	if p.Readers(ref) != nil || p.Rules() != nil || p.Grants() != nil {
-		t.Error("a nil Policy gives something to somebody")
+		t.Error("a nil Policy allows a principal to read something")
 	}
 }
 

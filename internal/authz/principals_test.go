@@ -15,11 +15,11 @@ func TestPrincipals(t *testing.T) {
 			t.Errorf("%q: %v, want %v", who, got, want)
 		}
 	}
-	var nobody *Principals
-	if nobody.Contains("dns:a") || (&Principals{}).Contains("dns:a") {
-		t.Error("an empty set has somebody in it")
+	var empty *Principals
+	if empty.Contains("dns:a") || (&Principals{}).Contains("dns:a") {
+		t.Error("an empty set contains a principal")
 	}
 	if _, err := NewPrincipals([]string{"*"}); err == nil {
-		t.Error("everybody was accepted")
+		t.Error("the pattern \"*\" was accepted")
 	}
 }

@@ -50,7 +50,7 @@ func TestMay(t *testing.T) {
 				t.Errorf("%q, action %d: %v, want %v", who, act, got, want)
 			}
 			if (Authority{}).May(who, act) {
-				t.Errorf("%q may do %d where nobody has a role", who, act)
+				t.Errorf("%q may do %d, but no principal has a role", who, act)
 			}
 		}
 	}
@@ -104,7 +104,7 @@ func TestNobodyGetsMoreThanGiven(t *testing.T) {
 				}
 			}
 			if owners == 0 {
-				t.Fatalf("seed %d, step %d: nobody owns it any more", seed, step)
+				t.Fatalf("seed %d, step %d: there is no owner any more", seed, step)
 			}
 		}
 	}

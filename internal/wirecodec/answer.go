@@ -25,7 +25,7 @@ type Keeper interface {
 	Gone()
 }
 
-var errNoMessage = errors.New("wirecodec: the answer is no message")
+var errNoMessage = errors.New("wirecodec: the answer is not a message")
 
 // largeSize is the size in bytes above which gRPC's pool provides only buffers of 1 MiB.
 const largeSize = 32 << 10

@@ -11,7 +11,7 @@ import java.util.Map;
 import org.apache.kafka.common.config.ConfigData;
 import org.apache.kafka.common.config.ConfigException;
 
-/** A fake broker, the files that a worker is given, and providers. */
+/** A fake broker, the TLS files of a worker, and providers. */
 final class Bench implements AutoCloseable {
   static final String WORKER = "spiffe://example.org/connect/worker-1";
   static final String REFERENCE = "https://my-vault.vault.azure.net::db-secret::password";
@@ -58,7 +58,7 @@ final class Bench implements AutoCloseable {
     return provider.get("cspi", new LinkedHashSet<>(List.of(references)));
   }
 
-  /** The text of the exception that a get ends with. It never has a value in it. */
+  /** Returns the message of the exception that get throws, and checks that it contains no value. */
   static String failure(SecretBrokerConfigProvider provider, String... references) {
     String text = assertThrows(ConfigException.class, () -> get(provider, references)).getMessage();
     assertFalse(text.contains("canary"), text);

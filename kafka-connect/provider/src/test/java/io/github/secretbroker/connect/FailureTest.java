@@ -32,7 +32,7 @@ import secretbroker.v1.Resolver.ConfigError;
 import secretbroker.v1.Resolver.ResolveRequest;
 import secretbroker.v1.Resolver.ResolveResponse;
 
-/** Brokers that refuse, are busy, silent or gone. */
+/** Tests with brokers that refuse calls, are overloaded, do not answer or are down. */
 class FailureTest {
   @TempDir Path dir;
   private Bench bench;

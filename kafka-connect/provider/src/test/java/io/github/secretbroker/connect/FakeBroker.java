@@ -30,18 +30,18 @@ import secretbroker.v1.Resolver.ResolveRequest;
 import secretbroker.v1.Resolver.ResolveResponse;
 
 /**
- * Stands in for the broker where a test needs answers that a real one gives only with effort: gRPC
- * over mutual TLS 1.3, with whatever the test says as the answer. The tests on real workers have the
- * real one.
+ * A fake broker for tests that need responses which a real one returns only in rare cases: gRPC over
+ * mutual TLS 1.3, with responses that the test supplies. The tests on real workers use the real
+ * broker.
  */
 final class FakeBroker implements AutoCloseable {
   private static final Context.Key<String> CALLER = Context.key("caller");
 
-  /** What was asked, in order. */
+  /** All requests, in order. */
   final List<ResolveRequest> requests = new CopyOnWriteArrayList<>();
-  /** Who asked, by the URI in the client certificate. */
+  /** The callers, by the URI in the client certificate. */
   final List<String> callers = new CopyOnWriteArrayList<>();
-  /** Connections by the addresses of their other ends. */
+  /** The connections, by their remote addresses. */
   final List<String> peers = new CopyOnWriteArrayList<>();
 
   volatile Function<ResolveRequest, ResolveResponse> answer;

@@ -25,7 +25,7 @@ import secretbroker.v1.Resolver.ConfigError;
 import secretbroker.v1.Resolver.ResolveResponse;
 import secretbroker.v1.Resolver.ResolvedConfig;
 
-/** What a connector is given for what it asks, and what never. */
+/** Tests the values that a connector receives, and those that it must not receive. */
 class ResolveTest {
   @TempDir Path dir;
   private Bench bench;

@@ -27,7 +27,7 @@ import org.bouncycastle.cert.jcajce.JcaX509v3CertificateBuilder;
 import org.bouncycastle.operator.OperatorCreationException;
 import org.bouncycastle.operator.jcajce.JcaContentSignerBuilder;
 
-/** A throwaway CA, and files of what it issues. */
+/** A temporary CA that writes the certificates that it issues to files. */
 final class TestAuthority {
   final X509Certificate certificate;
   private final PrivateKey key;

@@ -22,7 +22,7 @@ import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
-/** Certificates and keys: which are taken, when they change, and what is said of those that are not. */
+/** Tests which certificates and keys are accepted, their renewal, and the errors for invalid ones. */
 class TlsTest {
   private static final String RENEWED = "spiffe://example.org/connect/renewed";
 
@@ -51,7 +51,7 @@ class TlsTest {
     return settings;
   }
 
-  /** Loses the connection, so that the next call makes a new one. */
+  /** Closes the connection, so that the next call opens a new one. */
   private void restartBroker() {
     int port = bench.broker.port();
     bench.broker.close();
@@ -89,7 +89,7 @@ class TlsTest {
       bench.authority.writeKeystore(bench.file("worker.p12"), bench.file("worker.pw"), renewed);
       restartBroker();
       get(provider, REFERENCE);
-      // A resumed session would still be the old caller's.
+      // A resumed session would still have the old caller's identity.
       assertEquals(RENEWED, bench.broker.callers.get(0));
     }
   }

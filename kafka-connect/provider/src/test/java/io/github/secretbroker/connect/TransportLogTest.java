@@ -10,7 +10,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
 class TransportLogTest {
-  /** Frames hold values, and are logged at DEBUG. */
+  /** Frames contain values, and the transport logs them at DEBUG. */
   @Test
   void framesAreNotLoggedWhateverTheWorkerIsSetTo(@TempDir Path dir) {
     Logger root = Logger.getLogger("");
@@ -18,7 +18,7 @@ class TransportLogTest {
     root.setLevel(Level.ALL);
     try (Bench bench = new Bench(dir)) {
       Bench.get(bench.provider(), Bench.REFERENCE);
-      System.gc(); // forgets loggers that nobody holds
+      System.gc(); // collects loggers without strong references
       assertFalse(InternalLoggerFactory.getInstance("io.grpc.netty.NettyClientHandler").isDebugEnabled());
       assertFalse(InternalLoggerFactory.getInstance("io.netty.handler.codec.http2.Http2FrameLogger").isDebugEnabled());
     } finally {

@@ -2,7 +2,7 @@ package io.github.secretbroker.connect.worker;
 
 import java.util.function.BooleanSupplier;
 
-/** Holds from some time after it was made: for what nothing can be observed of but the time. */
+/** A condition that becomes true after a delay, for effects that can be observed only by time. */
 final class AfterMillis implements BooleanSupplier {
   private final long end;
 

@@ -13,9 +13,8 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * The real broker, with the embedded Key Vault of its development mode. "broker dev" is kept for the
- * vault and the certificates alone; what workers call is a "broker serve" of its own beside it, which
- * a test can stop and start.
+ * The real broker, with the embedded Key Vault of its development mode. "broker dev" only provides the
+ * vault and the certificates. Workers call a separate "broker serve", which a test can stop and start.
  */
 final class Broker implements AutoCloseable {
   static final String INTEGRATION = "cspi-connect";
@@ -54,7 +53,7 @@ final class Broker implements AutoCloseable {
         .replace("id: cspi-sqlserver", "id: " + INTEGRATION)
         .replace("../client-secret.txt", dir.resolve("client-secret.txt").toString())
         .replace("../keyvault-ca.pem", dir.resolve("keyvault-ca.pem").toString())
-        // Other-worker is who the worker becomes when its certificate is replaced.
+        // other-worker is the identity of the worker after its certificate has been replaced.
         + "cache: {ttl: 1s}\n"
         + "grants:\n"
         + "  - principals: [spiffe://example.org/connect/*, spiffe://example.org/other/*]\n"
@@ -102,12 +101,12 @@ final class Broker implements AutoCloseable {
     return dir.resolve(name);
   }
 
-  /** The placeholder for a secret, or for a key in it. */
+  /** Returns the placeholder for a secret, or for a key in it. */
   static String placeholder(String reference) {
     return "${broker:" + INTEGRATION + ":" + VAULT + "::" + reference + "}";
   }
 
-  /** Gives a secret a value; the one that it had becomes its previous version. */
+  /** Sets the value of a secret; the old value becomes its previous version. */
   void set(String name, String value) {
     set(name, value, null);
   }
@@ -134,7 +133,7 @@ final class Broker implements AutoCloseable {
     Child.write(dir.resolve("secrets.yaml"), yaml.toString());
   }
 
-  /** The audit log, one record in each line. */
+  /** Returns the audit log, one record per line. */
   String audit() {
     return Child.read(dir.resolve("serve-audit.jsonl"));
   }

@@ -12,7 +12,7 @@ import java.util.List;
 import java.util.concurrent.TimeUnit;
 import java.util.function.BooleanSupplier;
 
-/** A process of the tests, whose output goes to a file. */
+/** A process that a test starts. Its output goes to a file. */
 final class Child implements AutoCloseable {
   private final Process process;
   final Path log;
@@ -37,7 +37,7 @@ final class Child implements AutoCloseable {
     }
   }
 
-  /** Runs a command to its end. */
+  /** Runs a command and waits until it exits. */
   static void run(Path log, Path dir, List<String> command) {
     try (Child child = start(log, dir, command)) {
       if (!child.process.waitFor(60, TimeUnit.SECONDS) || child.process.exitValue() != 0) {
@@ -61,7 +61,7 @@ final class Child implements AutoCloseable {
     }
   }
 
-  /** Any file's bytes, each as one character. */
+  /** Returns the bytes of a file, each as one character. */
   static String readBytes(Path file) {
     try {
       return new String(Files.readAllBytes(file), StandardCharsets.ISO_8859_1);
@@ -82,8 +82,8 @@ final class Child implements AutoCloseable {
   }
 
   /**
-   * Waits until it holds, looking ten times a second. What counts is how often it has looked, so that
-   * a machine that stands still for a while fails no test.
+   * Waits until the condition is true, checking it ten times a second. The timeout counts checks
+   * instead of time, so a machine that pauses for a while does not make a test fail.
    */
   static void await(String what, Duration most, BooleanSupplier holds) {
     for (long looks = most.toMillis() / 100; !holds.getAsBoolean(); looks--) {
@@ -103,7 +103,7 @@ final class Child implements AutoCloseable {
     }
   }
 
-  /** As {@link #await}, but fails at once, with the output, when the process has ended. */
+  /** Like {@link #await}, but fails immediately, with the output, if the process has exited. */
   void awaitReady(String what, Duration most, BooleanSupplier holds) {
     try {
       await(what, most, () -> {
@@ -139,7 +139,7 @@ final class Child implements AutoCloseable {
     }
   }
 
-  /** A port on which no process listens. */
+  /** Returns a port on which no process listens. */
   static int freePort() {
     try (ServerSocket socket = new ServerSocket(0, 1, InetAddress.getLoopbackAddress())) {
       return socket.getLocalPort();

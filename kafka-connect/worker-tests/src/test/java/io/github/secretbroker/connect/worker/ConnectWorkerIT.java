@@ -22,8 +22,8 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.TestMethodOrder;
 
 /**
- * A real distributed worker with connectors whose secrets a real broker resolves. Passwords all have
- * the word "canary" in them; the last test looks for it wherever a worker writes.
+ * Tests a real distributed worker whose connectors get their secrets from a real broker. All passwords
+ * contain the word "canary"; the last test searches for it in everything that a worker writes.
  */
 @TestMethodOrder(MethodOrderer.OrderAnnotation.class)
 class ConnectWorkerIT {
@@ -73,7 +73,7 @@ class ConnectWorkerIT {
     return config;
   }
 
-  /** A line that the sink makes a row of. */
+  /** Returns a line that the sink converts to a row. */
   private static String person(String name) {
     return "{\"schema\":{\"type\":\"struct\",\"fields\":[{\"field\":\"name\",\"type\":\"string\",\"optional\":false}]},"
         + "\"payload\":{\"name\":\"" + name + "\"}}";
@@ -88,7 +88,7 @@ class ConnectWorkerIT {
     Child.await(name + " in the table", SOON, () -> world.postgres.column(TABLE).contains(name));
   }
 
-  /** Everything that an audit log has on a call. */
+  /** Returns all audit records of a call. */
   private static String audited(String requestId) {
     return world.broker.audit().lines().filter(l -> l.contains(requestId)).reduce("", (a, b) -> a + b + "\n");
   }
@@ -120,7 +120,7 @@ class ConnectWorkerIT {
 
     String audit = world.broker.audit();
     assertTrue(audit.contains("spiffe://example.org/connect/worker-1") && audit.contains("connect-db"), audit);
-    // What the configuration's owner wrote is what the API gives back.
+    // The API returns the configuration as its owner wrote it.
     assertEquals(Broker.placeholder("connect-db::password"),
         worker.get("/connectors/sink").body().path("config").path("connection.password").asText());
     assertTrue(world.kafka.read("connect-configs").stream().anyMatch(r -> r.contains("${broker:")), "placeholders are what is stored");
@@ -133,7 +133,7 @@ class ConnectWorkerIT {
     world.postgres.disconnect("sink");
     world.broker.set("connect-db", "{\"user\":\"sink\",\"password\":\"sink-canary-2\"}");
     World.append(world.source("people.txt"), person("Grace"));
-    // The task's pool cannot log in any more. The broker's cache is over after a second.
+    // The task's pool cannot log in any more. The broker's cache entry expires after a second.
     Child.await("the broker's cache has ended", SOON, new AfterMillis(1500));
     worker.restart("sink");
     worker.awaitState("sink", "RUNNING");
@@ -171,7 +171,7 @@ class ConnectWorkerIT {
     world.broker.set("connect-goes", "");
     Child.await("the broker's cache has ended", SOON, new AfterMillis(1500));
     worker.restart("goes");
-    // Connect writes this to its log alone; the REST API goes on to say RESTARTING.
+    // Connect writes this only to its log; the REST API continues to return RESTARTING.
     Child.await("the restart fails", SOON, () -> worker.log().contains("Task 'goes-0' restart failed"));
     assertTrue(worker.log().contains("UNUSABLE_VALUE for " + Broker.VAULT + "::connect-goes: the value is empty"));
     System.out.println("Kafka " + VERSION + ": after a failed restart the API says " + worker.status("goes"));
@@ -226,7 +226,7 @@ class ConnectWorkerIT {
     assertTrue(trace.contains("BROKER_UNREACHABLE"), trace);
     assertTrue(trace.contains(world.broker.address()), trace);
     System.out.println("Kafka " + VERSION + ": with the broker down, connectors have failed " + (System.nanoTime() - began) / 1_000_000 + " ms after the worker's start");
-    // Nobody but a person, or whoever watches, starts them again.
+    // Connect does not restart them; an operator or a monitoring system has to.
     world.broker.start();
     worker.restart("source");
     worker.restart("sink");
@@ -237,9 +237,9 @@ class ConnectWorkerIT {
   }
 
   /**
-   * Which value the task has after restarts that a time-to-live has caused. Connect restarts the
-   * connector alone; it restarts the tasks only if it sees that their configuration has changed, for
-   * which it must have looked at it before (KAFKA-9228).
+   * Checks which value the task has after restarts caused by a time-to-live. Connect restarts the
+   * connector. It restarts the tasks only if it detects that their configuration has changed, which
+   * requires an earlier comparison (KAFKA-9228).
    */
   @Test
   @Order(9)
@@ -275,7 +275,7 @@ class ConnectWorkerIT {
     return Instant.now().plusSeconds(n).truncatedTo(ChronoUnit.SECONDS);
   }
 
-  /** Which of the files the task reads: that of the value which it was given. */
+  /** Returns the file that the task reads, which shows the value that it received. */
   private static String read(List<Path> files, String when) {
     files.forEach(file -> World.append(file, file.getFileName() + " " + when));
     String[] found = new String[1];
@@ -297,7 +297,7 @@ class ConnectWorkerIT {
     assertTrue(own.entrySet().stream().anyMatch(e -> e.getKey().endsWith(" ResolveTotal") && (long) e.getValue() > 0), own.toString());
   }
 
-  /** What Connect answers to who may ask it for a validation: not the passwords, but all else. */
+  /** Connect returns resolved values to callers of the validation, except those of passwords. */
   @Test
   @Order(11)
   void validationShowsValuesThatAreNoPasswords() {
@@ -339,7 +339,7 @@ class ConnectWorkerIT {
     world.kafka.files().forEach(file -> assertFalse(leaks(Child.readBytes(file)), file.toString()));
   }
 
-  /** As text, or as a dump of bytes. */
+  /** Reports whether text contains a password, as text or as hexadecimal digits. */
   private static boolean leaks(String text) {
     return text.contains("canary") || text.toLowerCase(Locale.ROOT).contains("63616e617279");
   }

@@ -16,7 +16,7 @@ import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 
-/** One Kafka server in KRaft mode, made of the artifacts in Maven's repository. */
+/** A Kafka server in KRaft mode, run from the artifacts in Maven's repository. */
 final class KafkaServer implements AutoCloseable {
   private final Path dir;
   private final int port = Child.freePort();
@@ -52,7 +52,7 @@ final class KafkaServer implements AutoCloseable {
     return "127.0.0.1:" + port;
   }
 
-  /** A command that runs a class of the Kafka under test, logging to its output. */
+  /** Returns a command that runs a class of the Kafka under test and logs to its output. */
   static List<String> java(String main, int megabytes, String... args) {
     List<String> command = new ArrayList<>(List.of(
         Path.of(System.getProperty("java.home"), "bin", "java").toString(),
@@ -72,7 +72,7 @@ final class KafkaServer implements AutoCloseable {
     }
   }
 
-  /** All records that a topic has, keys and values as text. */
+  /** Returns all records of a topic, with keys and values as text. */
   List<String> read(String topic) {
     Map<String, Object> settings = Map.of("bootstrap.servers", bootstrap());
     try (KafkaConsumer<byte[], byte[]> consumer =
@@ -108,7 +108,7 @@ final class KafkaServer implements AutoCloseable {
     return topics().contains(topic);
   }
 
-  /** Everything that Kafka has on disk, and its own log. */
+  /** Returns all files of Kafka on disk, including its log. */
   Stream<Path> files() {
     try {
       return Files.walk(dir).filter(Files::isRegularFile);

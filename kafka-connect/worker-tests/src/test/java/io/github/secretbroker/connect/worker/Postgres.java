@@ -15,7 +15,7 @@ import java.util.Comparator;
 import java.util.List;
 import java.util.stream.Stream;
 
-/** A PostgreSQL server that asks for passwords. It refuses to be root, and so becomes "postgres" then. */
+/** A PostgreSQL server that requires passwords. It does not run as root; root starts it as "postgres". */
 final class Postgres implements AutoCloseable {
   private static final String ADMIN = "admin-of-the-test";
 
@@ -26,7 +26,7 @@ final class Postgres implements AutoCloseable {
   Postgres() {
     Path bin = binaries();
     try {
-      // Not below the build, whose directories that user may not be able to enter.
+      // Not in the build directory, which that user may not be able to enter.
       dir = Files.createTempDirectory("worker-tests-postgres");
     } catch (IOException e) {
       throw new UncheckedIOException(e);
@@ -88,12 +88,12 @@ final class Postgres implements AutoCloseable {
     }
   }
 
-  /** Cuts off everybody else, as a change of a password alone does not. */
+  /** Closes all other connections, which a change of the password does not do. */
   void disconnect(String user) {
     execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '" + user + "'");
   }
 
-  /** One column of all rows, empty while there is no such table. */
+  /** Returns one column of all rows; empty if the table does not exist yet. */
   List<String> column(String sql) {
     try (Connection c = DriverManager.getConnection(url(), "postgres", ADMIN);
         Statement s = c.createStatement(); ResultSet r = s.executeQuery(sql)) {

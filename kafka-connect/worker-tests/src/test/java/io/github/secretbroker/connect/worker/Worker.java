@@ -27,7 +27,7 @@ import javax.management.remote.JMXServiceURL;
 final class Worker implements AutoCloseable {
   private static final ObjectMapper JSON = new ObjectMapper();
 
-  /** Everything that the REST API answered, of all workers. */
+  /** All responses of the REST API, of all workers. */
   static final List<String> ANSWERS = new CopyOnWriteArrayList<>();
 
   private final HttpClient http = HttpClient.newBuilder().connectTimeout(Duration.ofSeconds(5)).build();
@@ -36,7 +36,7 @@ final class Worker implements AutoCloseable {
   private final Path config;
   private Child process;
 
-  /** What the REST API said. */
+  /** A response of the REST API. */
   record Answer(int status, JsonNode body, String text) {}
 
   /** @param params of the provider, without their prefix */
@@ -80,13 +80,13 @@ final class Worker implements AutoCloseable {
     });
   }
 
-  /** Starts the process and does not wait for anything. */
+  /** Starts the process without waiting until it is ready. */
   Child launch() {
     return Child.start(dir.resolve("worker.log"), dir,
         KafkaServer.java("org.apache.kafka.connect.cli.ConnectDistributed", 512, config.toString()));
   }
 
-  /** What JMX has by these names: attributes of all beans that match the pattern. */
+  /** Returns the attributes of all JMX beans that match the pattern. */
   Map<String, Object> beans(String pattern) {
     Map<String, Object> found = new LinkedHashMap<>();
     try {
@@ -147,7 +147,7 @@ final class Worker implements AutoCloseable {
     }
   }
 
-  /** Creates a connector or changes it; while workers are rebalancing it tries again. */
+  /** Creates or changes a connector; retries while workers are rebalancing. */
   Answer create(String name, Map<String, String> config) {
     Answer[] last = new Answer[1];
     Child.await("connector " + name + " is created", Duration.ofSeconds(60), () -> {
@@ -167,7 +167,7 @@ final class Worker implements AutoCloseable {
         send("/connectors/" + name, HttpRequest.newBuilder().DELETE()).status() != 409);
   }
 
-  /** Waits for a state of the connector and, if it runs, of its one task. */
+  /** Waits until the connector and, if it runs, its only task have a state. */
   void awaitState(String name, String state) {
     Child.await("connector " + name + " is " + state, Duration.ofSeconds(60), () -> {
       JsonNode status = status(name);
@@ -178,7 +178,7 @@ final class Worker implements AutoCloseable {
     });
   }
 
-  /** Waits until the connector's one task is in that state, and returns its trace. */
+  /** Waits until the connector's only task has that state, and returns its trace. */
   String awaitTask(String name, String state) {
     Child.await("the task of " + name + " is " + state, Duration.ofSeconds(60), () -> {
       JsonNode status = status(name);
@@ -187,7 +187,7 @@ final class Worker implements AutoCloseable {
     return status(name).path("tasks").path(0).path("trace").asText();
   }
 
-  /** The connector's status, null if there is none. */
+  /** Returns the connector's status, or null if there is none. */
   JsonNode status(String name) {
     Answer answer = get("/connectors/" + name + "/status");
     return answer.status() == 200 ? answer.body() : null;

@@ -9,7 +9,7 @@ import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.stream.Stream;
 
-/** One Kafka, worker, broker and PostgreSQL for all tests, since they take half a minute to start. */
+/** One Kafka, worker, broker and PostgreSQL for all tests, because starting them takes half a minute. */
 final class World implements AutoCloseable {
   final Path dir = fresh(Path.of(System.getProperty("work.dir")));
   final Broker broker = new Broker(created(dir.resolve("broker")));
@@ -33,7 +33,7 @@ final class World implements AutoCloseable {
     return params;
   }
 
-  /** Gives the worker another certificate, as a renewal does. */
+  /** Replaces the worker's certificate, as a renewal does. */
   void copy(String from, String to) {
     Child.write(dir.resolve(to), Child.read(broker.file(from)));
   }
