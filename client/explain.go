@@ -27,9 +27,9 @@ type Explanation struct {
 	Reference string
 	// Readers are all who may read it, by integration and grant.
 	Readers []Access
-	// Judgements has one for every integration that was asked about, if a
+	// Decisions has one for every integration that was asked about, if a
 	// principal was.
-	Judgements []Judgement
+	Decisions []Decision
 	// RequestID names this call in the broker's audit and logs.
 	RequestID string
 }
@@ -44,8 +44,8 @@ type Access struct {
 	Principal string
 }
 
-// Judgement is what one integration says to one principal.
-type Judgement struct {
+// Decision is what one integration says to one principal.
+type Decision struct {
 	IntegrationID string
 	// Allowed: the principal may read the secret.
 	Allowed bool
@@ -55,11 +55,11 @@ type Judgement struct {
 	// for people; its wording may change.
 	Explanation string
 	// Grants says how each grant was judged.
-	Grants []GrantJudgement
+	Grants []GrantMatch
 }
 
-// GrantJudgement says which parts of one grant match.
-type GrantJudgement struct {
+// GrantMatch says which parts of one grant match.
+type GrantMatch struct {
 	// Grant is the index of the grant in the integration, from 0.
 	Grant            int
 	PrincipalMatches bool
@@ -95,15 +95,15 @@ func newExplanation(m *secretbrokerv1.ExplainResponse) *Explanation {
 			Principal:     r.GetPrincipal(),
 		})
 	}
-	for _, j := range m.GetJudgements() {
-		judgement := Judgement{
+	for _, j := range m.GetDecisions() {
+		decision := Decision{
 			IntegrationID: j.GetIntegrationId(),
 			Allowed:       j.GetAllowed(),
 			Grant:         int(j.GetGrant()),
 			Explanation:   j.GetExplanation(),
 		}
 		for _, g := range j.GetGrants() {
-			judgement.Grants = append(judgement.Grants, GrantJudgement{
+			decision.Grants = append(decision.Grants, GrantMatch{
 				Grant:            int(g.GetGrant()),
 				PrincipalMatches: g.GetPrincipalMatches(),
 				StoreMatches:     g.GetStoreMatches(),
@@ -111,7 +111,7 @@ func newExplanation(m *secretbrokerv1.ExplainResponse) *Explanation {
 				KeyMatches:       g.GetKeyMatches(),
 			})
 		}
-		e.Judgements = append(e.Judgements, judgement)
+		e.Decisions = append(e.Decisions, decision)
 	}
 	return e
 }

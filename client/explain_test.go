@@ -43,8 +43,8 @@ func TestExplain(t *testing.T) {
 		return &secretbrokerv1.ExplainResponse{
 			Reference: "canonical",
 			Readers:   []*secretbrokerv1.Access{{IntegrationId: "a", Grant: 2, Principal: "dns:*.td"}, {IntegrationId: "b"}},
-			Judgements: []*secretbrokerv1.Judgement{
-				{IntegrationId: "a", Allowed: true, Grant: 2, Explanation: "because", Grants: []*secretbrokerv1.GrantJudgement{
+			Decisions: []*secretbrokerv1.Decision{
+				{IntegrationId: "a", Allowed: true, Grant: 2, Explanation: "because", Grants: []*secretbrokerv1.GrantMatch{
 					{Grant: 0, PrincipalMatches: true}, {Grant: 1, StoreMatches: true, SecretMatches: true}, {Grant: 2, KeyMatches: true},
 				}},
 				{IntegrationId: "b", Grant: -1},
@@ -63,8 +63,8 @@ func TestExplain(t *testing.T) {
 	if diff := cmp.Diff(&client.Explanation{
 		Reference: "canonical",
 		Readers:   []client.Access{{IntegrationID: "a", Grant: 2, Principal: "dns:*.td"}, {IntegrationID: "b"}},
-		Judgements: []client.Judgement{
-			{IntegrationID: "a", Allowed: true, Grant: 2, Explanation: "because", Grants: []client.GrantJudgement{
+		Decisions: []client.Decision{
+			{IntegrationID: "a", Allowed: true, Grant: 2, Explanation: "because", Grants: []client.GrantMatch{
 				{Grant: 0, PrincipalMatches: true}, {Grant: 1, StoreMatches: true, SecretMatches: true}, {Grant: 2, KeyMatches: true},
 			}},
 			{IntegrationID: "b", Grant: -1},

@@ -259,7 +259,7 @@ func (w *isoWorld) explain(t *testing.T) {
 			}
 		}
 	}
-	if answer, err := w.as(t, w.Auditor).Explain(t.Context(), questions[2]); err != nil || len(answer.Judgements) != 4 {
+	if answer, err := w.as(t, w.Auditor).Explain(t.Context(), questions[2]); err != nil || len(answer.Decisions) != 4 {
 		t.Errorf("an auditor got %+v, %v", answer, err)
 	}
 }

@@ -21,7 +21,6 @@ import (
 	"github.com/secretbroker/secretbroker/cmd/broker/internal/hangup"
 	"github.com/secretbroker/secretbroker/internal/admission"
 	"github.com/secretbroker/secretbroker/internal/audit"
-	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/cache"
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/cpulimit"
@@ -226,17 +225,8 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	working := manage.NewWatcher(management, manage.WatchConfig{AtStart: cfg.Management.ValidateAtStart, Every: time.Duration(cfg.Management.ValidateEvery)})
 	m.watchValidation(working)
 	grpcServer, err := server.New(server.Config{
-		Resolver:  resolver,
-		Explainer: resolver,
-		Manager:   management,
-		MayExplain: func(who authz.Principal, id string) bool {
-			in, _ := integrations.Get(id) // one that is not there has no roles
-			a := authz.Authority{Organisation: settings.Roles()}
-			if in != nil {
-				a.Integration = in.Roles
-			}
-			return a.May(who, authz.ToExplain)
-		},
+		Resolver: resolver,
+		Manager:  management,
 		Trust:    identity,
 		Identity: identityRules,
 		Logger:   log,

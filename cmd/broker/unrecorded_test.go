@@ -170,7 +170,7 @@ func newRecordedServer(t *testing.T) *recordedServer {
 		Integrations: integrations, Stores: oneSecret(theValue), Cache: values, CacheTTL: time.Hour, Audit: countedLog{s.log, s.ledger},
 	})
 	s.Server, err = server.New(server.Config{
-		Resolver: resolver, Explainer: resolver, Trust: identity, Identity: rules, Logger: silent, Metrics: s.metrics,
+		Resolver: resolver, Trust: identity, Identity: rules, Logger: silent, Metrics: s.metrics,
 		Limits: server.Limits{Calls: admission.Limits{PerSecond: 1 << 20, PerCaller: 1 << 12, Total: 1 << 12}},
 	})
 	if err != nil {

@@ -9,8 +9,8 @@ import (
 
 	"github.com/secretbroker/secretbroker/client"
 	"github.com/secretbroker/secretbroker/internal/config"
-	"github.com/secretbroker/secretbroker/internal/explain"
 	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/manage"
 	"github.com/secretbroker/secretbroker/internal/registry/dirstore"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -115,7 +115,7 @@ func explainOffline(cmd *cobra.Command, output, configFile string, q client.Expl
 	if err != nil {
 		return err
 	}
-	a, err := explain.Explain(integrations, explain.Question{
+	a, err := manage.Explain(integrations, manage.Question{
 		Reference: q.Reference, IntegrationID: q.IntegrationID, Principal: q.Principal,
 	})
 	if err != nil {
@@ -127,21 +127,21 @@ func explainOffline(cmd *cobra.Command, output, configFile string, q client.Expl
 }
 
 // explanationOf is what the client makes of the same answer over the wire.
-func explanationOf(a explain.Answer) *client.Explanation {
+func explanationOf(a manage.Answer) *client.Explanation {
 	e := &client.Explanation{Reference: a.Reference}
 	for _, r := range a.Readers {
 		e.Readers = append(e.Readers, client.Access(r))
 	}
-	for _, j := range a.Judgements {
-		judgement := client.Judgement{
+	for _, j := range a.Decisions {
+		decision := client.Decision{
 			IntegrationID: j.IntegrationID, Allowed: j.Allowed, Grant: j.Grant, Explanation: j.Explanation,
 		}
 		for i, m := range j.Grants {
-			judgement.Grants = append(judgement.Grants, client.GrantJudgement{
+			decision.Grants = append(decision.Grants, client.GrantMatch{
 				Grant: i, PrincipalMatches: m.Principal != "", StoreMatches: m.Store, SecretMatches: m.Secret, KeyMatches: m.Key,
 			})
 		}
-		e.Judgements = append(e.Judgements, judgement)
+		e.Decisions = append(e.Decisions, decision)
 	}
 	return e
 }
@@ -155,7 +155,7 @@ func explainDiff(cmd *cobra.Command, output string, exitCode bool, old, now stri
 	case len(before)+len(after) == 0: // two wrong directories have no differences
 		return &ExitError{ExitUsage, errors.New("there is no integration on either side; give two broker.yaml files or directories of integrations")}
 	}
-	changes := explain.Diff(before, after)
+	changes := manage.ComparePolicies(before, after)
 	if err := printChanges(cmd.OutOrStdout(), output, changes); err != nil {
 		return &ExitError{ExitFailure, err}
 	}

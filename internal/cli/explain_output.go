@@ -9,16 +9,16 @@ import (
 
 	"github.com/secretbroker/secretbroker/client"
 	"github.com/secretbroker/secretbroker/internal/authz"
-	"github.com/secretbroker/secretbroker/internal/explain"
+	"github.com/secretbroker/secretbroker/internal/manage"
 )
 
 type (
-	// ExplanationJSON is the JSON output of explain.
+	// ExplanationJSON is the JSON output of manage.
 	ExplanationJSON struct {
-		Reference  string          `json:"reference"`
-		Readers    []AccessJSON    `json:"readers"`
-		Judgements []JudgementJSON `json:"judgements,omitempty"` // only with --principal
-		RequestID  string          `json:"request_id,omitempty"` // of a broker that was asked
+		Reference string         `json:"reference"`
+		Readers   []AccessJSON   `json:"readers"`
+		Decisions []DecisionJSON `json:"decisions,omitempty"`  // only with --principal
+		RequestID string         `json:"request_id,omitempty"` // of a broker that was asked
 	}
 	// AccessJSON is one grant that allows a principal to read the secret.
 	AccessJSON struct {
@@ -26,16 +26,16 @@ type (
 		Grant         int    `json:"grant"`
 		Principal     string `json:"principal"`
 	}
-	// JudgementJSON is the decision of one integration's policy.
-	JudgementJSON struct {
-		IntegrationID string               `json:"integration_id"`
-		Allowed       bool                 `json:"allowed"`
-		Grant         int                  `json:"grant"` // -1: none
-		Explanation   string               `json:"explanation"`
-		Grants        []GrantJudgementJSON `json:"grants"`
+	// DecisionJSON is the decision of one integration's policy.
+	DecisionJSON struct {
+		IntegrationID string           `json:"integration_id"`
+		Allowed       bool             `json:"allowed"`
+		Grant         int              `json:"grant"` // -1: none
+		Explanation   string           `json:"explanation"`
+		Grants        []GrantMatchJSON `json:"grants"`
 	}
-	// GrantJudgementJSON says which parts of one grant match.
-	GrantJudgementJSON struct {
+	// GrantMatchJSON says which parts of one grant match.
+	GrantMatchJSON struct {
 		Grant            int  `json:"grant"`
 		PrincipalMatches bool `json:"principal_matches"`
 		StoreMatches     bool `json:"store_matches"`
@@ -89,23 +89,23 @@ func explanationJSON(e *client.Explanation) ExplanationJSON {
 	for _, r := range e.Readers {
 		out.Readers = append(out.Readers, AccessJSON(r))
 	}
-	for _, j := range e.Judgements {
-		judgement := JudgementJSON{
-			IntegrationID: j.IntegrationID, Allowed: j.Allowed, Grant: j.Grant, Explanation: j.Explanation, Grants: []GrantJudgementJSON{},
+	for _, j := range e.Decisions {
+		decision := DecisionJSON{
+			IntegrationID: j.IntegrationID, Allowed: j.Allowed, Grant: j.Grant, Explanation: j.Explanation, Grants: []GrantMatchJSON{},
 		}
 		for _, g := range j.Grants {
-			judgement.Grants = append(judgement.Grants, GrantJudgementJSON(g))
+			decision.Grants = append(decision.Grants, GrantMatchJSON(g))
 		}
-		out.Judgements = append(out.Judgements, judgement)
+		out.Decisions = append(out.Decisions, decision)
 	}
 	return out
 }
 
 func printExplanationTable(w io.Writer, e *client.Explanation) error {
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-	if len(e.Judgements) > 0 {
+	if len(e.Decisions) > 0 {
 		fmt.Fprintln(t, "INTEGRATION\tALLOWED\tWHY")
-		for _, j := range e.Judgements {
+		for _, j := range e.Decisions {
 			allowed := "no"
 			if j.Allowed {
 				allowed = "yes"
@@ -125,7 +125,7 @@ func printExplanationTable(w io.Writer, e *client.Explanation) error {
 	return t.Flush()
 }
 
-func printChanges(w io.Writer, output string, changes explain.Changes) error {
+func printChanges(w io.Writer, output string, changes manage.Changes) error {
 	if output == "json" {
 		return PrintJSON(w, changesJSON(changes))
 	}
@@ -149,13 +149,13 @@ func printChanges(w io.Writer, output string, changes explain.Changes) error {
 }
 
 // settingLines says what is different but for permissions.
-func settingLines(changes explain.Changes) []string {
+func settingLines(changes manage.Changes) []string {
 	var lines []string
 	for _, c := range changes {
 		switch c.Kind {
-		case explain.Added:
+		case manage.Added:
 			lines = append(lines, "+ "+c.IntegrationID+": integration added")
-		case explain.Removed:
+		case manage.Removed:
 			lines = append(lines, "- "+c.IntegrationID+": integration removed")
 		}
 		for _, n := range c.Notes {
@@ -182,7 +182,7 @@ func keysOf(r authz.Rule) string {
 	}
 }
 
-func changesJSON(changes explain.Changes) ChangesJSON {
+func changesJSON(changes manage.Changes) ChangesJSON {
 	out := ChangesJSON{Changes: []ChangeJSON{}}
 	for _, c := range changes {
 		change := ChangeJSON{IntegrationID: c.IntegrationID, Change: string(c.Kind), Gained: permissionsJSON(c.Gained), Lost: permissionsJSON(c.Lost)}

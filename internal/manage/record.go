@@ -23,6 +23,7 @@ const (
 	methodGrant    = "GrantUse"
 	methodRevoke   = "RevokeUse"
 	methodUsage    = "ListUsage"
+	methodExplain  = "Explain"
 )
 
 // recordTime is how long a call waits for its record at most.
@@ -39,6 +40,9 @@ type operation struct {
 	again bool
 	// note is what the last record says beyond its outcome.
 	note string
+	// reference and subject are what the last record is about, if it is about grants.
+	reference string
+	subject   authz.Principal
 	// refused: the record is of a call that did nothing, and may be counted instead.
 	refused bool
 }
@@ -66,6 +70,8 @@ func (op *operation) record(ctx context.Context, outcome audit.Outcome, reason s
 		PeerAddress:       op.who.PeerAddress,
 		CertificateSerial: op.who.CertificateSerial,
 		Integration:       op.id,
+		Reference:         op.reference,
+		Subject:           op.subject,
 		Outcome:           outcome,
 		Reason:            reason,
 		Change:            change,
@@ -102,7 +108,7 @@ func outcomeOf(err error) (audit.Outcome, secret.Reason) {
 	switch reason {
 	case secret.ReasonAccessDenied, secret.ReasonPlacementDenied:
 		return audit.Denied, reason
-	case secret.ReasonInvalidRequest, secret.ReasonInvalidIntegration:
+	case secret.ReasonInvalidRequest, secret.ReasonInvalidIntegration, secret.ReasonInvalidReference:
 		return audit.Rejected, reason
 	default:
 		return audit.Failed, reason

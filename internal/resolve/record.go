@@ -14,7 +14,6 @@ import (
 const (
 	methodResolve = "Resolve"
 	methodCheck   = "Check"
-	methodExplain = "Explain"
 )
 
 // record writes the events, or says that nothing may leave; what may leave is held

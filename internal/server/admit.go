@@ -155,17 +155,9 @@ func (ic *interceptor) mayCall(id *peerIdentity, required rule, now time.Time) e
 		return nil
 	case id.principal == "":
 		return secret.Errorf(secret.ReasonUnauthenticated, "%s", id.problem)
-	default: // identified; of an auditor the request tells more, see forAuditors
+	default: // identified
 		return nil
 	}
-}
-
-// integrationOf is the integration that a request names, "" if it names none.
-func integrationOf(req any) string {
-	if named, ok := req.(interface{ GetIntegrationId() string }); ok {
-		return named.GetIntegrationId()
-	}
-	return ""
 }
 
 // errNoSuchMethod is the answer to methods without a rule, served or not. Tools

@@ -67,9 +67,9 @@ func wireSamples() map[string]proto.Message {
 		"explain_response": &secretbrokerv1.ExplainResponse{
 			Reference: "https://my-vault.vault.azure.net::sqlserver-db-secret", RequestId: "0123456789abcdef0123456789abcdef",
 			Readers: []*secretbrokerv1.Access{{IntegrationId: "cspi-sqlserver", Grant: 1, Principal: "spiffe://example.org/connect/*"}},
-			Judgements: []*secretbrokerv1.Judgement{{
+			Decisions: []*secretbrokerv1.Decision{{
 				IntegrationId: "cspi-sqlserver", Allowed: true, Grant: 1, Explanation: "grant 1 allows it",
-				Grants: []*secretbrokerv1.GrantJudgement{{Grant: 1, PrincipalMatches: true, StoreMatches: true, SecretMatches: true, KeyMatches: true}},
+				Grants: []*secretbrokerv1.GrantMatch{{Grant: 1, PrincipalMatches: true, StoreMatches: true, SecretMatches: true, KeyMatches: true}},
 			}},
 		},
 		"status_of_failing_configs": failed.Proto(),

@@ -22,6 +22,7 @@ type Manager interface {
 	Grant(ctx context.Context, who manage.Caller, id string, g manage.Grant, o manage.WriteOptions) (manage.Integration, error)
 	Revoke(ctx context.Context, who manage.Caller, id string, g manage.Grant, o manage.WriteOptions) (manage.Integration, error)
 	Usage(ctx context.Context, who manage.Caller, id string, size int, token string) (manage.UsagePage, error)
+	Explain(ctx context.Context, who manage.Caller, q manage.Question) (manage.Answer, error)
 	// Reject records a call whose message nobody can make sense of, and returns err.
 	Reject(ctx context.Context, who manage.Caller, method, id string, err error) error
 }

@@ -105,6 +105,16 @@ func (f *fakeManager) Usage(_ context.Context, who manage.Caller, _ string, _ in
 	return manage.UsagePage{UnusedGrants: []int{1}, Next: "next"}, f.may(who, ownerID, auditorID)
 }
 
+func (f *fakeManager) Explain(_ context.Context, who manage.Caller, q manage.Question) (manage.Answer, error) {
+	return manage.Answer{
+		Reference: q.Reference,
+		Readers:   []manage.Access{{IntegrationID: "cspi", Grant: 2, Principal: "spiffe://example.org/*"}},
+		Decisions: []manage.Decision{{
+			IntegrationID: "cspi", Allowed: true, Grant: 2, Explanation: "because", Grants: []authz.Match{{Principal: "x", Store: true, Secret: true, Key: true}, {}},
+		}},
+	}, f.may(who, auditorID)
+}
+
 func (f *fakeManager) Reject(_ context.Context, _ manage.Caller, method, id string, err error) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

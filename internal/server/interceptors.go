@@ -14,8 +14,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/secretbroker/secretbroker/internal/admission"
-	"github.com/secretbroker/secretbroker/internal/authz"
-	"github.com/secretbroker/secretbroker/internal/secret"
 	"github.com/secretbroker/secretbroker/internal/tracing"
 )
 
@@ -30,9 +28,6 @@ const (
 	anyPeer
 	// identified admits peers that are some Principal.
 	identified
-	// auditor admits the principals that may have decisions explained, about all
-	// integrations or about the one that the request names.
-	auditor
 )
 
 // rules has a row for every method that the broker serves. New adds a method by
@@ -40,9 +35,9 @@ const (
 var rules = map[string]rule{
 	"/secretbroker.v1.ResolverService/Resolve": identified,
 	"/secretbroker.v1.ResolverService/Check":   identified,
-	"/secretbroker.v1.PolicyService/Explain":   auditor,
-	// What a principal may do with which integration takes a role on that very
-	// integration, which the use case decides.
+	"/secretbroker.v1.PolicyService/Explain":   identified,
+	// What a principal may do with which integration, or ask about it, takes a role on
+	// that very integration, which package manage decides.
 	"/secretbroker.v1.IntegrationService/CreateIntegration":     identified,
 	"/secretbroker.v1.IntegrationService/GetIntegration":        identified,
 	"/secretbroker.v1.IntegrationService/ListIntegrations":      identified,
@@ -74,8 +69,6 @@ type interceptor struct {
 	rules   map[string]rule
 	// closing ends at shutdown, when the health service has told its watchers.
 	closing context.Context
-	// mayExplain is Config's.
-	mayExplain func(who authz.Principal, integration string) bool
 	// calls, management and streams let calls in, each without regard to the others:
 	// calls that manage integrations or ask about policies take no Resolve's place, nor
 	// the other way round, and neither do streams, which last.
@@ -101,9 +94,6 @@ func (ic *interceptor) checkRules(services map[string]grpc.ServiceInfo) error {
 			full := "/" + service + "/" + m.Name
 			if ic.rules[full] == refused {
 				return fmt.Errorf("server: no rule says who may call %s", full)
-			}
-			if m.IsServerStream && ic.rules[full] == auditor { // nothing looks into its requests
-				return fmt.Errorf("server: the streaming method %s cannot be for auditors", full)
 			}
 		}
 	}
@@ -217,9 +207,6 @@ func (g *guarded) wait(srv any, cc *callContext, decode func(any) error) (any, e
 // answer decodes the request and calls the service.
 func (g *guarded) answer(srv any, cc *callContext, decode func(any) error, start time.Time) (any, error) {
 	cc.call.trace = g.trace(cc.Context, &cc.call, start)
-	if g.rule == auditor {
-		decode = g.forAuditors(cc.Context, &cc.call, decode)
-	}
 	if g.inTurn {
 		decode = g.takeTurn(cc, decode)
 	}
@@ -242,21 +229,6 @@ func (g *guarded) takeTurn(cc *callContext, decode func(any) error) func(any) er
 			return status.FromContextError(ctx.Err()).Err()
 		}
 		return g.ic.refuse(ctx, g.name, &cc.call, err)
-	}
-}
-
-// forAuditors decodes a request and refuses it unless the caller may ask that: which
-// integration it asks about stands in it.
-func (g *guarded) forAuditors(ctx context.Context, c *call, decode func(any) error) func(any) error {
-	return func(req any) error {
-		if err := decode(req); err != nil {
-			return err
-		}
-		if g.ic.mayExplain(c.who.Principal, integrationOf(req)) {
-			return nil
-		}
-		return g.ic.refuse(ctx, g.name, c, secret.Errorf(secret.ReasonAccessDenied,
-			"only auditors may ask this; the broker's operator names them under roles.auditor, and an integration's owner those who may ask about it alone"))
 	}
 }
 

@@ -5,26 +5,20 @@ import (
 	"log/slog"
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
-	"github.com/secretbroker/secretbroker/internal/explain"
-	"github.com/secretbroker/secretbroker/internal/resolve"
+	"github.com/secretbroker/secretbroker/internal/manage"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
-
-// Explainer is the use case behind PolicyService; resolve.Resolver is one.
-type Explainer interface {
-	Explain(ctx context.Context, who resolve.Caller, requestID string, q explain.Question) (explain.Answer, error)
-}
 
 // policyService translates between the wire and the use case.
 type policyService struct {
 	secretbrokerv1.UnimplementedPolicyServiceServer
-	explainer Explainer
-	log       *slog.Logger
+	manager Manager
+	log     *slog.Logger
 }
 
 func (s *policyService) Explain(ctx context.Context, req *secretbrokerv1.ExplainRequest) (*secretbrokerv1.ExplainResponse, error) {
 	c := callOf(ctx)
-	answer, err := s.explainer.Explain(ctx, c.who, c.requestID, explain.Question{
+	answer, err := s.manager.Explain(ctx, managerOf(c), manage.Question{
 		Reference:     req.GetReference(),
 		IntegrationID: req.GetIntegrationId(),
 		Principal:     req.GetPrincipal(),
@@ -39,21 +33,21 @@ func (s *policyService) Explain(ctx context.Context, req *secretbrokerv1.Explain
 	for _, a := range answer.Readers {
 		out.Readers = append(out.Readers, &secretbrokerv1.Access{IntegrationId: a.IntegrationID, Grant: int32(a.Grant), Principal: a.Principal}) //nolint:gosec // an index
 	}
-	for _, j := range answer.Judgements {
-		out.Judgements = append(out.Judgements, judgementOf(j))
+	for _, j := range answer.Decisions {
+		out.Decisions = append(out.Decisions, decisionOf(j))
 	}
 	return out, nil
 }
 
-func judgementOf(j explain.Judgement) *secretbrokerv1.Judgement {
-	out := &secretbrokerv1.Judgement{
+func decisionOf(j manage.Decision) *secretbrokerv1.Decision {
+	out := &secretbrokerv1.Decision{
 		IntegrationId: j.IntegrationID,
 		Allowed:       j.Allowed,
 		Grant:         int32(j.Grant), //nolint:gosec // an index
 		Explanation:   j.Explanation,
 	}
 	for i, m := range j.Grants {
-		out.Grants = append(out.Grants, &secretbrokerv1.GrantJudgement{
+		out.Grants = append(out.Grants, &secretbrokerv1.GrantMatch{
 			Grant:            int32(i),
 			PrincipalMatches: m.Principal != "",
 			StoreMatches:     m.Store,

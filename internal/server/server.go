@@ -25,7 +25,6 @@ import (
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 	"github.com/secretbroker/secretbroker/internal/admission"
-	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/budget"
 	"github.com/secretbroker/secretbroker/internal/cpulimit"
 	"github.com/secretbroker/secretbroker/internal/tracing"
@@ -66,12 +65,8 @@ const (
 // Config is what a Server is made of. All fields are required but Identity, Limits
 // and Tracer.
 type Config struct {
-	Resolver  Resolver
-	Explainer Explainer
-	Manager   Manager
-	// MayExplain says whether a principal may have decisions about an integration
-	// explained, about all for "".
-	MayExplain func(who authz.Principal, integration string) bool
+	Resolver Resolver
+	Manager  Manager
 	// Trust is the server's certificate and the trust in clients. The Server does
 	// not run it.
 	Trust *trust.Store
@@ -150,7 +145,7 @@ func New(cfg Config) (*Server, error) {
 	closing, endStreams := context.WithCancel(context.Background())
 	measured := newCallMetrics(cfg.Metrics)
 	ic := &interceptor{
-		log: cfg.Logger, metrics: measured, rules: rules, closing: closing, mayExplain: cfg.MayExplain,
+		log: cfg.Logger, metrics: measured, rules: rules, closing: closing,
 		calls: measured.gate("", limits.Calls), management: measured.gate("management_", managementLimits), streams: measured.gate("", limits.Calls),
 		heavy: admission.NewQueue(0), turns: admission.NewQueue(cmp.Or(limits.ManagementRunning, cpulimit.CPUs())), refusals: newRefusalLog(), tracer: cfg.Tracer,
 	}
@@ -191,7 +186,7 @@ func New(cfg Config) (*Server, error) {
 		impl any
 	}{
 		{secretbrokerv1.ResolverService_ServiceDesc, &resolverService{resolver: cfg.Resolver, log: cfg.Logger, failures: newRefusalLog()}},
-		{secretbrokerv1.PolicyService_ServiceDesc, &policyService{explainer: cfg.Explainer, log: cfg.Logger}},
+		{secretbrokerv1.PolicyService_ServiceDesc, &policyService{manager: cfg.Manager, log: cfg.Logger}},
 		{secretbrokerv1.IntegrationService_ServiceDesc, &integrationService{manager: cfg.Manager, log: cfg.Logger}},
 		{healthpb.Health_ServiceDesc, s.health},
 	} {

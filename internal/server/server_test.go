@@ -21,7 +21,6 @@ import (
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 	"github.com/secretbroker/secretbroker/internal/asynctest"
 	"github.com/secretbroker/secretbroker/internal/authz"
-	"github.com/secretbroker/secretbroker/internal/explain"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
 	"github.com/secretbroker/secretbroker/internal/trust"
@@ -82,16 +81,6 @@ func (f *fakeResolver) Check(ctx context.Context, who resolve.Caller, req resolv
 	}, nil
 }
 
-func (f *fakeResolver) Explain(_ context.Context, _ resolve.Caller, _ string, q explain.Question) (explain.Answer, error) {
-	return explain.Answer{
-		Reference: q.Reference,
-		Readers:   []explain.Access{{IntegrationID: "cspi", Grant: 2, Principal: "spiffe://example.org/*"}},
-		Judgements: []explain.Judgement{{
-			IntegrationID: "cspi", Allowed: true, Grant: 2, Explanation: "because", Grants: []authz.Match{{Principal: "x", Store: true, Secret: true, Key: true}, {}},
-		}},
-	}, nil
-}
-
 // testServer is a listening Server.
 type testServer struct {
 	*Server
@@ -112,16 +101,12 @@ func startServer(t *testing.T, change ...func(*Config)) *testServer {
 		t.Fatal(err)
 	}
 	cfg := Config{
-		Resolver:  ts.resolver,
-		Explainer: ts.resolver,
-		Manager:   ts.manager,
-		MayExplain: func(who authz.Principal, integration string) bool {
-			return who == auditorID || who == ownerID && integration == "theirs"
-		},
-		Trust:   identity,
-		Logger:  slog.New(slog.NewTextHandler(ts.log, nil)),
-		Metrics: ts.metrics,
-		Limits:  Limits{MaxConnectionsPerPrincipal: 4, ManagementRunning: 16},
+		Resolver: ts.resolver,
+		Manager:  ts.manager,
+		Trust:    identity,
+		Logger:   slog.New(slog.NewTextHandler(ts.log, nil)),
+		Metrics:  ts.metrics,
+		Limits:   Limits{MaxConnectionsPerPrincipal: 4, ManagementRunning: 16},
 	}
 	for _, c := range change {
 		c(&cfg)

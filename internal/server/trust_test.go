@@ -21,7 +21,6 @@ import (
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 	"github.com/secretbroker/secretbroker/internal/asynctest"
-	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/trust"
 	"github.com/secretbroker/secretbroker/internal/trust/trusttest"
@@ -52,8 +51,8 @@ func startTrusted(t *testing.T, limits Limits, rules IdentityRules) *trustedServ
 		t.Fatal(err)
 	}
 	s.Server, err = New(Config{
-		Resolver: s.resolver, Explainer: s.resolver, MayExplain: func(authz.Principal, string) bool { return false },
-		Trust: s.trust, Identity: rules, Logger: log, Metrics: s.metrics, Limits: limits,
+		Resolver: s.resolver,
+		Trust:    s.trust, Identity: rules, Logger: log, Metrics: s.metrics, Limits: limits,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -251,9 +251,9 @@ func TestExplainOverTheWire(t *testing.T) {
 	want := &secretbrokerv1.ExplainResponse{
 		Reference: "ref", RequestId: res.GetRequestId(),
 		Readers: []*secretbrokerv1.Access{{IntegrationId: "cspi", Grant: 2, Principal: "spiffe://example.org/*"}},
-		Judgements: []*secretbrokerv1.Judgement{{
+		Decisions: []*secretbrokerv1.Decision{{
 			IntegrationId: "cspi", Allowed: true, Grant: 2, Explanation: "because",
-			Grants: []*secretbrokerv1.GrantJudgement{{Grant: 0, PrincipalMatches: true, StoreMatches: true, SecretMatches: true, KeyMatches: true}, {Grant: 1}},
+			Grants: []*secretbrokerv1.GrantMatch{{Grant: 0, PrincipalMatches: true, StoreMatches: true, SecretMatches: true, KeyMatches: true}, {Grant: 1}},
 		}},
 	}
 	if !proto.Equal(res, want) || res.GetRequestId() == "" {

@@ -34,7 +34,7 @@ type running struct {
 	outFrom, outUntil time.Time
 }
 
-// runCase runs one case from its start to its judgement.
+// runCase runs one case from its start to its decision.
 func runCase(ctx context.Context, o *options, c *abuse) (_ *outcome, err error) {
 	r := &running{outcome: outcome{Name: c.name, Title: c.title}, options: o, c: c, calls: &calls{}}
 	if r.bed, err = newBed(ctx, o, c); err != nil {

@@ -92,7 +92,7 @@ type ExplainResponse struct {
 	// All who may read it, by integration and grant.
 	Readers []*Access `protobuf:"bytes,2,rep,name=readers,proto3" json:"readers,omitempty"`
 	// The decision of each integration for the principal, if one was given.
-	Judgements []*Judgement `protobuf:"bytes,3,rep,name=judgements,proto3" json:"judgements,omitempty"`
+	Decisions []*Decision `protobuf:"bytes,3,rep,name=decisions,proto3" json:"decisions,omitempty"`
 	// Identifies this call in the broker's audit and logs.
 	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -143,9 +143,9 @@ func (x *ExplainResponse) GetReaders() []*Access {
 	return nil
 }
 
-func (x *ExplainResponse) GetJudgements() []*Judgement {
+func (x *ExplainResponse) GetDecisions() []*Decision {
 	if x != nil {
-		return x.Judgements
+		return x.Decisions
 	}
 	return nil
 }
@@ -221,8 +221,8 @@ func (x *Access) GetPrincipal() string {
 	return ""
 }
 
-// Judgement is the decision of one integration for one principal.
-type Judgement struct {
+// Decision is the decision of one integration for one principal.
+type Decision struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	IntegrationId string                 `protobuf:"bytes,1,opt,name=integration_id,json=integrationId,proto3" json:"integration_id,omitempty"`
 	// The principal may read the secret.
@@ -232,25 +232,25 @@ type Judgement struct {
 	// The decision in words, for an operator: what allows it, or what is missing.
 	Explanation string `protobuf:"bytes,4,opt,name=explanation,proto3" json:"explanation,omitempty"`
 	// How each grant matched.
-	Grants        []*GrantJudgement `protobuf:"bytes,5,rep,name=grants,proto3" json:"grants,omitempty"`
+	Grants        []*GrantMatch `protobuf:"bytes,5,rep,name=grants,proto3" json:"grants,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *Judgement) Reset() {
-	*x = Judgement{}
+func (x *Decision) Reset() {
+	*x = Decision{}
 	mi := &file_secretbroker_v1_policy_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *Judgement) String() string {
+func (x *Decision) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*Judgement) ProtoMessage() {}
+func (*Decision) ProtoMessage() {}
 
-func (x *Judgement) ProtoReflect() protoreflect.Message {
+func (x *Decision) ProtoReflect() protoreflect.Message {
 	mi := &file_secretbroker_v1_policy_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -262,48 +262,48 @@ func (x *Judgement) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use Judgement.ProtoReflect.Descriptor instead.
-func (*Judgement) Descriptor() ([]byte, []int) {
+// Deprecated: Use Decision.ProtoReflect.Descriptor instead.
+func (*Decision) Descriptor() ([]byte, []int) {
 	return file_secretbroker_v1_policy_proto_rawDescGZIP(), []int{3}
 }
 
-func (x *Judgement) GetIntegrationId() string {
+func (x *Decision) GetIntegrationId() string {
 	if x != nil {
 		return x.IntegrationId
 	}
 	return ""
 }
 
-func (x *Judgement) GetAllowed() bool {
+func (x *Decision) GetAllowed() bool {
 	if x != nil {
 		return x.Allowed
 	}
 	return false
 }
 
-func (x *Judgement) GetGrant() int32 {
+func (x *Decision) GetGrant() int32 {
 	if x != nil {
 		return x.Grant
 	}
 	return 0
 }
 
-func (x *Judgement) GetExplanation() string {
+func (x *Decision) GetExplanation() string {
 	if x != nil {
 		return x.Explanation
 	}
 	return ""
 }
 
-func (x *Judgement) GetGrants() []*GrantJudgement {
+func (x *Decision) GetGrants() []*GrantMatch {
 	if x != nil {
 		return x.Grants
 	}
 	return nil
 }
 
-// GrantJudgement says which parts of one grant match.
-type GrantJudgement struct {
+// GrantMatch says which parts of one grant match.
+type GrantMatch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Index of the grant in the integration, from 0.
 	Grant            int32 `protobuf:"varint,1,opt,name=grant,proto3" json:"grant,omitempty"`
@@ -315,20 +315,20 @@ type GrantJudgement struct {
 	sizeCache        protoimpl.SizeCache
 }
 
-func (x *GrantJudgement) Reset() {
-	*x = GrantJudgement{}
+func (x *GrantMatch) Reset() {
+	*x = GrantMatch{}
 	mi := &file_secretbroker_v1_policy_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *GrantJudgement) String() string {
+func (x *GrantMatch) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*GrantJudgement) ProtoMessage() {}
+func (*GrantMatch) ProtoMessage() {}
 
-func (x *GrantJudgement) ProtoReflect() protoreflect.Message {
+func (x *GrantMatch) ProtoReflect() protoreflect.Message {
 	mi := &file_secretbroker_v1_policy_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -340,40 +340,40 @@ func (x *GrantJudgement) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use GrantJudgement.ProtoReflect.Descriptor instead.
-func (*GrantJudgement) Descriptor() ([]byte, []int) {
+// Deprecated: Use GrantMatch.ProtoReflect.Descriptor instead.
+func (*GrantMatch) Descriptor() ([]byte, []int) {
 	return file_secretbroker_v1_policy_proto_rawDescGZIP(), []int{4}
 }
 
-func (x *GrantJudgement) GetGrant() int32 {
+func (x *GrantMatch) GetGrant() int32 {
 	if x != nil {
 		return x.Grant
 	}
 	return 0
 }
 
-func (x *GrantJudgement) GetPrincipalMatches() bool {
+func (x *GrantMatch) GetPrincipalMatches() bool {
 	if x != nil {
 		return x.PrincipalMatches
 	}
 	return false
 }
 
-func (x *GrantJudgement) GetStoreMatches() bool {
+func (x *GrantMatch) GetStoreMatches() bool {
 	if x != nil {
 		return x.StoreMatches
 	}
 	return false
 }
 
-func (x *GrantJudgement) GetSecretMatches() bool {
+func (x *GrantMatch) GetSecretMatches() bool {
 	if x != nil {
 		return x.SecretMatches
 	}
 	return false
 }
 
-func (x *GrantJudgement) GetKeyMatches() bool {
+func (x *GrantMatch) GetKeyMatches() bool {
 	if x != nil {
 		return x.KeyMatches
 	}
@@ -388,26 +388,25 @@ const file_secretbroker_v1_policy_proto_rawDesc = "" +
 	"\x0eExplainRequest\x12\x1c\n" +
 	"\treference\x18\x01 \x01(\tR\treference\x12%\n" +
 	"\x0eintegration_id\x18\x02 \x01(\tR\rintegrationId\x12\x1c\n" +
-	"\tprincipal\x18\x03 \x01(\tR\tprincipal\"\xbd\x01\n" +
+	"\tprincipal\x18\x03 \x01(\tR\tprincipal\"\xba\x01\n" +
 	"\x0fExplainResponse\x12\x1c\n" +
 	"\treference\x18\x01 \x01(\tR\treference\x121\n" +
-	"\areaders\x18\x02 \x03(\v2\x17.secretbroker.v1.AccessR\areaders\x12:\n" +
-	"\n" +
-	"judgements\x18\x03 \x03(\v2\x1a.secretbroker.v1.JudgementR\n" +
-	"judgements\x12\x1d\n" +
+	"\areaders\x18\x02 \x03(\v2\x17.secretbroker.v1.AccessR\areaders\x127\n" +
+	"\tdecisions\x18\x03 \x03(\v2\x19.secretbroker.v1.DecisionR\tdecisions\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x04 \x01(\tR\trequestId\"c\n" +
 	"\x06Access\x12%\n" +
 	"\x0eintegration_id\x18\x01 \x01(\tR\rintegrationId\x12\x14\n" +
 	"\x05grant\x18\x02 \x01(\x05R\x05grant\x12\x1c\n" +
-	"\tprincipal\x18\x03 \x01(\tR\tprincipal\"\xbd\x01\n" +
-	"\tJudgement\x12%\n" +
+	"\tprincipal\x18\x03 \x01(\tR\tprincipal\"\xb8\x01\n" +
+	"\bDecision\x12%\n" +
 	"\x0eintegration_id\x18\x01 \x01(\tR\rintegrationId\x12\x18\n" +
 	"\aallowed\x18\x02 \x01(\bR\aallowed\x12\x14\n" +
 	"\x05grant\x18\x03 \x01(\x05R\x05grant\x12 \n" +
-	"\vexplanation\x18\x04 \x01(\tR\vexplanation\x127\n" +
-	"\x06grants\x18\x05 \x03(\v2\x1f.secretbroker.v1.GrantJudgementR\x06grants\"\xc0\x01\n" +
-	"\x0eGrantJudgement\x12\x14\n" +
+	"\vexplanation\x18\x04 \x01(\tR\vexplanation\x123\n" +
+	"\x06grants\x18\x05 \x03(\v2\x1b.secretbroker.v1.GrantMatchR\x06grants\"\xbc\x01\n" +
+	"\n" +
+	"GrantMatch\x12\x14\n" +
 	"\x05grant\x18\x01 \x01(\x05R\x05grant\x12+\n" +
 	"\x11principal_matches\x18\x02 \x01(\bR\x10principalMatches\x12#\n" +
 	"\rstore_matches\x18\x03 \x01(\bR\fstoreMatches\x12%\n" +
@@ -434,13 +433,13 @@ var file_secretbroker_v1_policy_proto_goTypes = []any{
 	(*ExplainRequest)(nil),  // 0: secretbroker.v1.ExplainRequest
 	(*ExplainResponse)(nil), // 1: secretbroker.v1.ExplainResponse
 	(*Access)(nil),          // 2: secretbroker.v1.Access
-	(*Judgement)(nil),       // 3: secretbroker.v1.Judgement
-	(*GrantJudgement)(nil),  // 4: secretbroker.v1.GrantJudgement
+	(*Decision)(nil),        // 3: secretbroker.v1.Decision
+	(*GrantMatch)(nil),      // 4: secretbroker.v1.GrantMatch
 }
 var file_secretbroker_v1_policy_proto_depIdxs = []int32{
 	2, // 0: secretbroker.v1.ExplainResponse.readers:type_name -> secretbroker.v1.Access
-	3, // 1: secretbroker.v1.ExplainResponse.judgements:type_name -> secretbroker.v1.Judgement
-	4, // 2: secretbroker.v1.Judgement.grants:type_name -> secretbroker.v1.GrantJudgement
+	3, // 1: secretbroker.v1.ExplainResponse.decisions:type_name -> secretbroker.v1.Decision
+	4, // 2: secretbroker.v1.Decision.grants:type_name -> secretbroker.v1.GrantMatch
 	0, // 3: secretbroker.v1.PolicyService.Explain:input_type -> secretbroker.v1.ExplainRequest
 	1, // 4: secretbroker.v1.PolicyService.Explain:output_type -> secretbroker.v1.ExplainResponse
 	4, // [4:5] is the sub-list for method output_type

@@ -1,4 +1,4 @@
-package explain
+package manage
 
 import (
 	"cmp"
@@ -60,10 +60,10 @@ func (n Note) String() string {
 	}
 }
 
-// Diff compares two sets of integrations, whose order does not matter. Two
+// ComparePolicies compares two sets of integrations, whose order does not matter. Two
 // integrations are the same if their ids are: what one of them loses is never
 // made up for by another, which has another cloud identity.
-func Diff(before, after []*integration.Integration) Changes {
+func ComparePolicies(before, after []*integration.Integration) Changes {
 	old, now := make(map[string]*integration.Integration), make(map[string]*integration.Integration)
 	ids := make(map[string]bool)
 	for _, in := range before {

@@ -1,4 +1,4 @@
-package explain
+package manage
 
 import (
 	"fmt"
@@ -18,7 +18,7 @@ func rule(principal, store, name, key string) authz.Rule {
 	return authz.Rule{Principal: principal, Store: store, Secret: name, Key: key}
 }
 
-func TestDiff(t *testing.T) {
+func TestComparePolicies(t *testing.T) {
 	one := func(vaults []string, grants ...authz.Grant) []*integration.Integration {
 		return []*integration.Integration{sampleIntegration(t, "x", vaults, grants...)}
 	}
@@ -74,19 +74,19 @@ func TestDiff(t *testing.T) {
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if diff := cmp.Diff(tt.want, Diff(tt.old, tt.now)); diff != "" {
+			if diff := cmp.Diff(tt.want, ComparePolicies(tt.old, tt.now)); diff != "" {
 				t.Error(diff)
 			}
 			slices.Reverse(tt.old)
 			slices.Reverse(tt.now)
-			if diff := cmp.Diff(tt.want, Diff(tt.old, tt.now)); diff != "" {
+			if diff := cmp.Diff(tt.want, ComparePolicies(tt.old, tt.now)); diff != "" {
 				t.Errorf("in another order: %s", diff)
 			}
 		})
 	}
 }
 
-func TestDiffNotes(t *testing.T) {
+func TestComparePoliciesNotes(t *testing.T) {
 	vaults := []string{prod}
 	same := func() *integration.Integration {
 		in := sampleIntegration(t, "x", vaults, to("dns:a.td"))
@@ -135,7 +135,7 @@ func TestDiffNotes(t *testing.T) {
 			if tt.want != nil {
 				want = Changes{{IntegrationID: "x", Kind: Changed, Notes: tt.want}}
 			}
-			if diff := cmp.Diff(want, Diff([]*integration.Integration{same()}, []*integration.Integration{now})); diff != "" {
+			if diff := cmp.Diff(want, ComparePolicies([]*integration.Integration{same()}, []*integration.Integration{now})); diff != "" {
 				t.Error(diff)
 			}
 		})
@@ -159,7 +159,7 @@ func TestNoteString(t *testing.T) {
 
 // Whatever the new grants allow and the old ones did not is covered by something
 // gained, and the other way round: nothing goes unreported.
-func TestDiffMissesNothing(t *testing.T) {
+func TestComparePoliciesMissesNothing(t *testing.T) {
 	pick := func(r *rand.Rand, pool ...string) string { return pool[r.IntN(len(pool))] }
 	some := func(r *rand.Rand, pool ...string) []string {
 		var list []string
@@ -187,7 +187,7 @@ func TestDiffMissesNothing(t *testing.T) {
 		r := rand.New(rand.NewPCG(seed, 0))
 		old, now := random(r), random(r)
 		var c Change
-		if changes := Diff([]*integration.Integration{old}, []*integration.Integration{now}); len(changes) == 1 {
+		if changes := ComparePolicies([]*integration.Integration{old}, []*integration.Integration{now}); len(changes) == 1 {
 			c = changes[0]
 		}
 		for range 50 {
@@ -224,7 +224,7 @@ func TestDiffMissesNothing(t *testing.T) {
 
 // Two large versions with little in common are compared in reasonable time: this
 // does not end if every rule is compared with every other.
-func TestDiffOfManyGrants(t *testing.T) {
+func TestComparePoliciesOfManyGrants(t *testing.T) {
 	const n = 10_000
 	many := func(format string) []*integration.Integration {
 		grants := make([]authz.Grant, n)
@@ -233,7 +233,7 @@ func TestDiffOfManyGrants(t *testing.T) {
 		}
 		return []*integration.Integration{sampleIntegration(t, "x", []string{prod, stage}, grants...)}
 	}
-	changes := Diff(many("spiffe://td/team-%d/*"), many("spiffe://td/team-%d/**"))
+	changes := ComparePolicies(many("spiffe://td/team-%d/*"), many("spiffe://td/team-%d/**"))
 	if len(changes) != 1 || len(changes[0].Gained) != 4*n || len(changes[0].Lost) != 0 {
 		t.Fatalf("%d changes", len(changes))
 	}

@@ -1,4 +1,4 @@
-package explain
+package manage
 
 import (
 	"errors"
@@ -73,7 +73,7 @@ func TestExplain(t *testing.T) {
 				{"sqlserver", 1, "spiffe://example.org/ops"},
 				{"sqlserver", 1, "dns:ops.example.org"},
 			},
-			Judgements: []Judgement{
+			Decisions: []Decision{
 				{"orders", false, -1, "no grant names this principal", []authz.Match{match("", true, true, true)}},
 				{"sqlserver", true, 0, "grant 0 gives it to spiffe://example.org/connect/*", []authz.Match{
 					match("spiffe://example.org/connect/*", true, true, true), match("", true, true, true),
@@ -83,7 +83,7 @@ func TestExplain(t *testing.T) {
 		{"a name in capitals", Question{Reference: stage + "::x", IntegrationID: "sqlserver", Principal: "dns:OPS.example.org"}, Answer{
 			Reference: stage + "::x",
 			Readers:   []Access{{"sqlserver", 1, "spiffe://example.org/ops"}, {"sqlserver", 1, "dns:ops.example.org"}},
-			Judgements: []Judgement{{"sqlserver", true, 1, "grant 1 gives it to dns:ops.example.org", []authz.Match{
+			Decisions: []Decision{{"sqlserver", true, 1, "grant 1 gives it to dns:ops.example.org", []authz.Match{
 				match("", true, false, true), match("dns:ops.example.org", true, true, true),
 			}}},
 		}},
@@ -115,7 +115,7 @@ func TestExplainErrors(t *testing.T) {
 		{"no reference", nil, Question{}, secret.ReasonInvalidReference, "not a reference"},
 		{"a password by mistake", nil, Question{Reference: "hunter2"}, secret.ReasonInvalidReference, "not a reference"},
 		{"no principal", nil, Question{Reference: prod + "::x", Principal: "worker-1"}, secret.ReasonInvalidRequest, "the principal: expected a SPIFFE ID"},
-		{"a pattern", nil, Question{Reference: prod + "::x", Principal: "spiffe://example.org/*"}, secret.ReasonInvalidRequest, "a pattern matches many principals"},
+		{"a pattern", nil, Question{Reference: prod + "::x", Principal: "spiffe://example.org/*"}, secret.ReasonInvalidRequest, "a pattern can match many principals"},
 		{"no integration", nil, Question{Reference: prod + "::x", IntegrationID: "sql"}, secret.ReasonInvalidRequest, "there is no integration of that id, nor any other"},
 		{"no such integration", sample(t), Question{Reference: prod + "::x", IntegrationID: "sql"}, secret.ReasonInvalidRequest, "there are orders, sqlserver"},
 		{"one of many", many, Question{Reference: prod + "::x", IntegrationID: "sql"}, secret.ReasonInvalidRequest, "there are a, b, c, d, e and 2 more"},
@@ -142,8 +142,8 @@ func TestExplainNilPolicy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []Judgement{{IntegrationID: "x", Grant: -1, Explanation: "the integration has no grants, so no principal may use it; the store is not one of the integration's"}}
-	if diff := cmp.Diff(want, a.Judgements); diff != "" {
+	want := []Decision{{IntegrationID: "x", Grant: -1, Explanation: "the integration has no grants, so no principal may use it; the store is not one of the integration's"}}
+	if diff := cmp.Diff(want, a.Decisions); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -194,7 +194,7 @@ func TestExplanations(t *testing.T) {
 			for _, n := range "01234" {
 				tt.want = strings.Replace(tt.want, "grant N", "grant "+string(n), 1)
 			}
-			got := a.Judgements[0]
+			got := a.Decisions[0]
 			if diff := cmp.Diff(tt.want, got.Explanation); diff != "" {
 				t.Error(diff)
 			}

@@ -1,10 +1,4 @@
-// Package explain answers questions about policies: who may read a secret and
-// why, and what a change of the integrations gives and takes.
-//
-// It is pure: what it says is worked out from integrations that the caller
-// hands in, by asking the very policies that decide requests. It reads no
-// secret and knows no gRPC, files or stores.
-package explain
+package manage
 
 import (
 	"fmt"
@@ -33,9 +27,9 @@ type Answer struct {
 	Reference string
 	// Readers are all who may, by integration and grant.
 	Readers []Access
-	// Judgements has one for every integration, by id, if a principal was asked
+	// Decisions has one for every integration, by id, if a principal was asked
 	// about.
-	Judgements []Judgement
+	Decisions []Decision
 }
 
 // Access is one grant that gives the secret to a pattern of principals.
@@ -47,8 +41,8 @@ type Access struct {
 	Principal string
 }
 
-// Judgement is what one integration says to one principal.
-type Judgement struct {
+// Decision is what one integration says to one principal.
+type Decision struct {
 	IntegrationID string
 	Allowed       bool
 	// Grant is the index of the grant that allows it, -1 if none does.
@@ -59,7 +53,8 @@ type Judgement struct {
 	Grants []authz.Match
 }
 
-// Explain answers q by the given integrations, whose order does not matter. The
+// Explain answers q by the given integrations, whose order does not matter. It reads
+// nothing else, and asks the very policies that decide requests. The
 // error is a *secret.Error: ReasonInvalidReference for the reference,
 // ReasonInvalidRequest for anything else in q. It names the integrations that
 // there are, which only those may know who may ask at all.
@@ -88,15 +83,15 @@ func Explain(integrations []*integration.Integration, q Question) (Answer, error
 			a.Readers = append(a.Readers, Access{IntegrationID: in.ID, Grant: r.Grant, Principal: r.Principal})
 		}
 		if q.Principal != "" {
-			a.Judgements = append(a.Judgements, judge(in, who, ref))
+			a.Decisions = append(a.Decisions, explainOne(in, who, ref))
 		}
 	}
 	return a, nil
 }
 
-func judge(in *integration.Integration, who authz.Principal, ref secret.Ref) Judgement {
+func explainOne(in *integration.Integration, who authz.Principal, ref secret.Ref) Decision {
 	e := in.Policy.Explain(who, ref)
-	j := Judgement{IntegrationID: in.ID, Grant: -1, Explanation: inWords(in.Policy.Grants(), e, ref), Grants: e.Grants}
+	j := Decision{IntegrationID: in.ID, Grant: -1, Explanation: inWords(in.Policy.Grants(), e, ref), Grants: e.Grants}
 	if e.Decision.Effect == authz.Allowed {
 		j.Allowed, j.Grant = true, e.Decision.Grant
 	}
