@@ -21,7 +21,7 @@ type batch struct {
 }
 
 // marks say where the lines of a Write end: in batch.lines, and once they are
-// chained in Log.out.
+// chained in the part of the batch that Log.out has.
 type marks struct{ end, outEnd int }
 
 // newBatch returns an empty batch that takes over the memory of used, whose Writes

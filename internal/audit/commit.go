@@ -13,13 +13,9 @@ import (
 // commit chains the batch, writes it, and tells its Writes what came of it: those
 // that stand in what was written before an error are recorded.
 func (l *Log) commit(b *batch) {
-	end, err := l.commitTo(b)
+	recorded, err := l.commitTo(b)
 	if err != nil {
 		err = fmt.Errorf("write the audit log: %w", err)
-	}
-	recorded := 0
-	for recorded < len(b.marks) && b.marks[recorded].outEnd <= end {
-		recorded++
 	}
 	l.mu.Lock()
 	failedBefore, slowBefore := l.failed != nil, l.slow
@@ -66,8 +62,8 @@ func (l *Log) probeNow() {
 	l.wake.Signal()
 }
 
-// commitTo returns how many bytes of l.out count as recorded, and all of them
-// if there is no error.
+// commitTo returns how many of the batch's Writes are recorded: all of them if there
+// is no error.
 func (l *Log) commitTo(b *batch) (recorded int, err error) {
 	if f, ok := l.w.(*os.File); ok && l.regular && removed(f) {
 		// What is written to it would be gone with it. Only the writer changes failed.
@@ -75,35 +71,57 @@ func (l *Log) commitTo(b *batch) (recorded int, err error) {
 			l.logger.Error("the audit log's file was removed; going on in a new one", "path", l.path)
 		}
 		if err := l.reopen(); err != nil {
-			return -1, err
+			return 0, err
 		}
 	}
-	l.chain(b)
-	n, err := l.w.Write(l.out)
-	if err == nil && n < len(l.out) {
-		err = io.ErrShortWrite
+	written := 0
+	forCopies := l.forCopies[:0]
+	for p, more := (progress{}), true; more && err == nil; {
+		var n int
+		more = l.chain(b, &p)
+		n, err = l.w.Write(l.out)
+		if err == nil && n < len(l.out) {
+			err = io.ErrShortWrite
+		}
+		l.took(l.out[:n])
+		written += n
+		for recorded < p.marks && b.marks[recorded].outEnd <= n {
+			recorded++
+		}
+		if len(l.copies) > 0 {
+			forCopies = append(forCopies, l.out[:bytes.LastIndexByte(l.out[:n], '\n')+1]...)
+		}
 	}
-	l.took(l.out[:n])
-	if f, ok := l.w.(interface{ Sync() error }); ok && n > 0 && l.sync && l.regular {
+	if f, ok := l.w.(interface{ Sync() error }); ok && written > 0 && l.sync && l.regular {
 		delaySync()
 		if e := f.Sync(); e != nil {
 			// The kernel may have given up the pages: nothing of this is on disk
 			// for sure, even if the next fsync succeeds.
-			return -1, fmt.Errorf("force it to the disk: %w", e)
+			return 0, fmt.Errorf("force it to the disk: %w", e)
 		}
 	}
-	whole := l.out[:bytes.LastIndexByte(l.out[:n], '\n')+1]
 	for _, c := range l.copies {
-		if e := c.Take(whole); e != nil && err == nil {
-			n, err = -1, e
+		if e := c.Take(forCopies); e != nil && err == nil {
+			recorded, err = 0, e
 		}
 	}
-	return n, err
+	if l.forCopies = forCopies; cap(forCopies) > 2*maxKept {
+		l.forCopies = nil
+	}
+	return recorded, err
 }
 
-// chain makes l.out what is to be written: the batch's lines, chained, after
-// what has to come before them.
-func (l *Log) chain(b *batch) {
+// progress is how far a batch has been chained: so many bytes of its lines, and so
+// many of its marks.
+type progress struct{ lines, marks int }
+
+// maxPart is after how many bytes a part of a batch is written, so that the memory
+// for chained lines does not grow with the calls under way.
+const maxPart = 256 << 10
+
+// chain makes l.out what is to be written next: the batch's lines from p on, chained,
+// after what has to come before them. It reports whether there are more.
+func (l *Log) chain(b *batch, p *progress) (more bool) {
 	if cap(l.out) > 2*maxKept {
 		l.out = nil
 	}
@@ -116,20 +134,22 @@ func (l *Log) chain(b *batch) {
 		h := chain.NewSegmentHeader(l.header, l.linker, head, &l.unchained)
 		out = l.linker.Seal(out, h.Encode(), &head)
 	}
-	start := 0
 	chainTo := func(end int) {
-		for start < end {
-			length := bytes.IndexByte(b.lines[start:], '\n')
-			out = l.linker.Seal(out, b.lines[start:start+length], &head)
-			start += length + 1
+		for p.lines < end {
+			length := bytes.IndexByte(b.lines[p.lines:], '\n')
+			out = l.linker.Seal(out, b.lines[p.lines:p.lines+length], &head)
+			p.lines += length + 1
 		}
 	}
-	for i := range b.marks {
-		chainTo(b.marks[i].end)
-		b.marks[i].outEnd = len(out)
+	for ; p.marks < len(b.marks) && len(out) < maxPart; p.marks++ {
+		chainTo(b.marks[p.marks].end)
+		b.marks[p.marks].outEnd = len(out)
 	}
-	chainTo(len(b.lines)) // of Writes that were told before it came to this
+	if more = p.marks < len(b.marks); !more {
+		chainTo(len(b.lines)) // of Writes that were told before it came to this
+	}
 	l.out = out
+	return more
 }
 
 // took keeps track of what stands in the file: p is what of l.out was written.

@@ -6,7 +6,7 @@ import (
 )
 
 // When the writer closes a group decides what records cost: forcing them to the disk
-// takes about as long for one Write as for a hundred. Three rules make the group, and
+// takes about as long for one Write as for a hundred. Two rules make the group, and
 // none of them delays a Write that comes alone:
 //
 //   - The writer yields before it takes a small queue. The Write that wakes it makes it
@@ -20,8 +20,6 @@ import (
 //     wait for both commits. So after a commit the writer waits until as many Writes are
 //     queued as there were in both, but no longer than the commit took, and never longer
 //     than pause. It does not wait after a commit of one Write with none queued.
-//   - After a commit of a crowd the next one begins no sooner than pause after the
-//     beginning of the last.
 //
 // docs/design.md says which other forms were rejected.
 const (
@@ -73,18 +71,12 @@ func (l *Log) next(used *batch) work {
 // gather waits after a commit for the Writes that it has released. The writer calls it
 // with l.mu locked.
 func (l *Log) gather() {
-	took := time.Since(l.began)
-	if wait := pause - took; l.last >= crowd && wait > 0 {
-		l.mu.Unlock()
-		time.Sleep(wait) //nolint:forbidigo // there is nothing else to wait for, and it is short
-		l.mu.Lock()
-	}
 	queued := len(l.queued.marks)
 	if queued >= crowd || queued+l.last < 2 {
 		return
 	}
 	l.want = queued + l.last
-	l.gathering.Reset(min(pause, took))
+	l.gathering.Reset(min(pause, time.Since(l.began)))
 	for l.want > 0 && len(l.queued.marks) < l.want && len(l.queued.lines) < maxKept && len(l.reopens) == 0 && !l.closed {
 		l.wake.Wait()
 	}

@@ -19,8 +19,9 @@ const (
 	// maxQueued is how many bytes wait for the write under way at most: some ten
 	// thousands of records, far more than a healthy disk leaves waiting.
 	maxQueued = 16 << 20
-	// maxKept is the largest buffer that is used again after a burst.
-	maxKept = 1 << 20
+	// maxKept is the largest buffer that is used again after a burst: the lines of some
+	// two thousand calls.
+	maxKept = 2 << 20
 	// patience is how long Reopen, Close and a Write wait for the writer, and how
 	// long a write may take before Problem names it.
 	patience = 2 * time.Second
@@ -68,6 +69,8 @@ type Log struct {
 	regular bool // w is a regular file
 	linker  *chain.Linker
 	out     []byte // what is written next
+	// forCopies is what is written for the copies.
+	forCopies []byte
 	// header is the cause of the segment header that has to come first, "" for none.
 	header string
 	// unchained are the bytes since the last record that are no record.
