@@ -145,11 +145,11 @@ func setDefault[T int64 | float64 | time.Duration](v *T, d T) {
 // Cache answers requests for secrets from memory or from one shared load. It is
 // safe for concurrent use and must be closed.
 type Cache struct {
-	cfg   Config
-	seed  maphash.Seed
-	store *ristretto.Cache[uint64, *entry]
-	lives lives // of the entries in store
-	count counters
+	cfg    Config
+	seed   maphash.Seed
+	store  *ristretto.Cache[uint64, *entry]
+	expiry expiryQueue // of the entries in store
+	count  counters
 
 	// using is held for reading around every lookup on behalf of a caller and
 	// guards closed: ristretto's Get must not run into its Close. Loads need no
@@ -161,9 +161,9 @@ type Cache struct {
 	cancel context.CancelFunc
 	loads  sync.WaitGroup
 
-	mu      sync.Mutex      // guards what follows; using may be taken under it
-	flights map[Key]*flight // the loads under way
-	recent  recentLoads
+	mu       sync.Mutex      // guards what follows; using may be taken under it
+	flights  map[Key]*flight // the loads under way
+	negative negativeCache
 }
 
 // New makes a Cache.
@@ -173,7 +173,7 @@ func New(cfg Config) (*Cache, error) {
 		return nil, err
 	}
 	c := &Cache{cfg: cfg, seed: maphash.MakeSeed(), flights: make(map[Key]*flight)}
-	c.lives.began, c.lives.ended = time.Now(), c.bury
+	c.expiry.began, c.expiry.expired = time.Now(), c.bury
 	if c.store, err = ristretto.NewCache(c.storeConfig()); err != nil {
 		return nil, err
 	}
@@ -196,7 +196,7 @@ func (c *Cache) storeConfig() *ristretto.Config[uint64, *entry] {
 		OnExit: func(e *entry) {
 			if e != nil { // deleting what is not there comes here too
 				c.count.entries.Add(-1)
-				c.lives.end(e)
+				c.expiry.remove(e)
 			}
 		},
 	}
@@ -229,7 +229,7 @@ func (c *Cache) Close() {
 	c.cancel()
 	c.loads.Wait()
 	c.store.Close()
-	c.lives.stop()
+	c.expiry.stop()
 }
 
 // Get answers req from memory or by load, of which at most one runs for each
@@ -248,7 +248,7 @@ func (c *Cache) Get(ctx context.Context, req Request, load Loader) (Result, erro
 	req.TTL, req.MaxAge = max(req.TTL, 0), max(req.MaxAge, 0)
 	h := c.hash(&req.Key)
 	e, age := c.lookup(h, &req.Key, now)
-	if e == nil || !e.fresh(&req, age, age) || !e.secret.Retain() { // its life may have ended meanwhile
+	if e == nil || !e.fresh(&req, age, age) || !e.secret.Retain() { // it may have expired meanwhile
 		return c.wait(ctx, req, load, h, now)
 	}
 	c.count.hits.Add(1)
@@ -297,7 +297,7 @@ func (c *Cache) peek(h uint64, key *Key) *entry {
 	return e
 }
 
-// bury takes an entry whose life is over out of ristretto.
+// bury takes an expired entry out of ristretto.
 func (c *Cache) bury(e *entry) {
 	key := e.key()
 	c.mu.Lock()
@@ -307,11 +307,11 @@ func (c *Cache) bury(e *entry) {
 	}
 }
 
-// clean takes the entry of key out of ristretto if its life is over. c.mu is held and
+// clean takes the entry of key out of ristretto if it has expired. c.mu is held and
 // no load of the key is under way, so that there is none that could be put there
 // meanwhile.
 func (c *Cache) clean(h uint64, key *Key) {
-	if e := c.peek(h, key); e != nil && !c.lives.has(e) {
+	if e := c.peek(h, key); e != nil && !c.expiry.has(e) {
 		c.store.Del(h)
 	}
 }

@@ -43,7 +43,7 @@ func (k *Key) origin() origin { return origin{k.Integration, k.Revision, k.Store
 
 // entryOverhead is about what an entry takes beside its texts and its payload, in
 // bytes, measured with a hundred thousand of them (BenchmarkMemory): 186 of its own,
-// its Secret and its place in lives, 110 to 160 of ristretto's map and its policy's,
+// its Secret and its element of the expiry queue, 110 to 160 of ristretto's map and its policy's,
 // which double their size at times, and what texts and payload are rounded up by.
 const entryOverhead = 340
 
@@ -56,14 +56,14 @@ const neverRefresh = math.MaxInt64
 // and in an order that leaves no gaps: 64 bytes.
 type entry struct {
 	// secret is the flight's reference at first. An entry in ristretto has one of
-	// its own, for as long as it is in lives. FetchedAt is when the read began, by
+	// its own, for as long as it is in the expiry queue. FetchedAt is when the read began, by
 	// the cache's clocks.
 	secret *secret.Secret
 	// origin, and name with the version behind it from the split on, are the Key.
 	origin unique.Handle[origin]
 	name   string
 	split  uint32
-	place  int32 // in lives, counted from one; lives guards it, and ends
+	place  int32 // in the expiry queue, counted from one; its mutex guards place and ends
 	ends   time.Duration
 	// ttl is how long after the read the integration lets a value be answered.
 	ttl time.Duration

@@ -95,23 +95,23 @@ func TestNewEntryAsOf(t *testing.T) {
 }
 
 func TestRecentLoadsAreBounded(t *testing.T) {
-	var r recentLoads
+	var r negativeCache
 	now := time.Now()
 	get := func(name int) *lastLoad { return r.get(uint64(name), &Key{Name: string(rune(name))}, now) }
 	put := func(name int, until time.Duration) {
 		r.put(&lastLoad{key: Key{Name: string(rune(name))}, hash: uint64(name), until: now.Add(until)}, now)
 	}
-	for i := range maxRecent + 100 {
+	for i := range maxNegative + 100 {
 		put(i, time.Second)
 		put(i, time.Second) // again is not another one
-		if len(r.byHash) > maxRecent || len(r.byHash) != r.order.Len() {
+		if len(r.byHash) > maxNegative || len(r.byHash) != r.order.Len() {
 			t.Fatalf("%d loads are remembered, %d in order", len(r.byHash), r.order.Len())
 		}
 	}
 	if get(99) != nil {
 		t.Error("the oldest is not forgotten")
 	}
-	for _, i := range []int{100, maxRecent + 99} {
+	for _, i := range []int{100, maxNegative + 99} {
 		if get(i) == nil {
 			t.Errorf("load %d is forgotten", i)
 		}
@@ -132,7 +132,7 @@ func TestRecentLoadsAreBounded(t *testing.T) {
 
 // Of two keys of the same hash neither is answered with what is known of the other.
 func TestRecentLoadsOfTheSameHash(t *testing.T) {
-	var r recentLoads
+	var r negativeCache
 	now := time.Now()
 	a, b := key("a"), key("b")
 	r.put(&lastLoad{key: a, hash: 1, until: now.Add(time.Second)}, now)

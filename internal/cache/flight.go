@@ -91,7 +91,7 @@ func (c *Cache) share(ctx context.Context, req *Request, f *flight, arrival time
 	defer f.part()
 	select {
 	case <-f.done:
-		return c.settle(ctx, req, f, arrival, source)
+		return c.complete(ctx, req, f, arrival, source)
 	case <-ctx.Done():
 		return c.leave(ctx, req, f.hash, arrival)
 	}
@@ -131,7 +131,7 @@ func (c *Cache) next(req *Request, load Loader, h uint64, arrival time.Time) ste
 		f.holders.Add(1)
 		return step{flight: f, outcome: true, source: Shared}
 	}
-	if last := c.recent.get(h, &req.Key, now); last != nil {
+	if last := c.negative.get(h, &req.Key, now); last != nil {
 		knows := !req.HasMaxAge || elapsed.Between(last.started, arrival) <= req.MaxAge
 		if last.failure != nil && now.Before(last.failure.told) && knows {
 			c.count.negative.Add(1)
@@ -168,7 +168,7 @@ func (c *Cache) refresh(e *entry, req Request, load Loader, h uint64, now time.T
 	if c.closed || c.flights[req.Key] != nil { // that flight will see to the entry
 		return
 	}
-	if last := c.recent.get(h, &req.Key, now); last != nil {
+	if last := c.negative.get(h, &req.Key, now); last != nil {
 		if pause := c.pauseAfter(last, now); pause > 0 {
 			c.postponeRefresh(e, now, pause)
 			return
@@ -226,7 +226,7 @@ func (c *Cache) land(f *flight) {
 	c.mu.Lock()
 	delete(c.flights, f.key)
 	if f.err == nil || !errors.Is(f.err, ErrOwn) { // which says nothing of the key
-		c.recent.put(last, now)
+		c.negative.put(last, now)
 	}
 	c.clean(f.hash, &f.key) // it may be over since the flight began
 	c.mu.Unlock()
@@ -280,10 +280,10 @@ func (c *Cache) keep(f *flight, s *secret.Secret, now time.Time) *entry {
 		c.count.rejected.Add(1)
 		return e
 	}
-	c.lives.begin(e, keep)
+	c.expiry.add(e, keep)
 	c.count.entries.Add(1)
 	if !c.store.Set(f.hash, e, cost) {
-		c.lives.end(e)
+		c.expiry.remove(e)
 		c.count.entries.Add(-1) // ristretto calls OnExit for all but these
 		c.count.dropped.Add(1)
 		return e
@@ -302,8 +302,8 @@ func (c *Cache) drop(h uint64) {
 	c.store.Wait()
 }
 
-// settle answers a request by the outcome of a flight.
-func (c *Cache) settle(ctx context.Context, req *Request, f *flight, arrival time.Time, source Source) (Result, error) {
+// complete answers a request by the outcome of a flight.
+func (c *Cache) complete(ctx context.Context, req *Request, f *flight, arrival time.Time, source Source) (Result, error) {
 	if f.err != nil {
 		return c.fail(ctx, req, f.hash, arrival, f.err)
 	}
@@ -331,7 +331,7 @@ func (c *Cache) leave(ctx context.Context, req *Request, h uint64, arrival time.
 func (c *Cache) lastWasOutage(h uint64, key *Key) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	last := c.recent.get(h, key, time.Now())
+	last := c.negative.get(h, key, time.Now())
 	return last != nil && last.failure != nil && classes[last.failure.err.Reason] == outage
 }
 

@@ -19,7 +19,7 @@ func TestLivesEndInTime(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			rnd := rand.New(rand.NewPCG(seed, 0))
 			began := time.Now()
-			l := &lives{began: began, ended: func(*entry) {}}
+			l := &expiryQueue{began: began, expired: func(*entry) {}}
 			due := make(map[*entry]time.Duration)
 			check := func() {
 				t.Helper()
@@ -39,8 +39,8 @@ func TestLivesEndInTime(t *testing.T) {
 				}
 				l.mu.Lock()
 				defer l.mu.Unlock()
-				if len(l.queue) != going {
-					t.Errorf("%d are in the queue, %d go on", len(l.queue), going)
+				if len(l.heap) != going {
+					t.Errorf("%d are in the queue, %d go on", len(l.heap), going)
 				}
 			}
 			for range 200 {
@@ -49,11 +49,11 @@ func TestLivesEndInTime(t *testing.T) {
 					e := &entry{secret: secret.New("", began, time.Time{}, nil)}
 					keep := upTo(rnd, time.Minute)
 					due[e] = time.Since(began) + keep
-					l.begin(e, keep)
+					l.add(e, keep)
 					e.secret.Release() // the load's
 				case 1:
 					for e := range due { // any
-						l.end(e)
+						l.remove(e)
 						due[e] = min(due[e], time.Since(began))
 						break
 					}
@@ -72,15 +72,15 @@ func TestLivesEndInTime(t *testing.T) {
 func TestLifeForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(time.Hour)
-		l := &lives{began: time.Now(), ended: func(*entry) {}}
+		l := &expiryQueue{began: time.Now(), expired: func(*entry) {}}
 		time.Sleep(time.Hour)
 		e := &entry{secret: secret.New("", time.Now(), time.Time{}, nil)}
-		l.begin(e, math.MaxInt64)
+		l.add(e, math.MaxInt64)
 		time.Sleep(24 * time.Hour)
 		if !l.has(e) {
 			t.Error("it has ended")
 		}
-		l.end(e)
+		l.remove(e)
 		l.stop()
 	})
 }
@@ -95,10 +95,10 @@ func TestNothingStaysForItsEnd(t *testing.T) {
 		c.drop(c.hash(&k))
 		time.Sleep(10 * time.Second)
 		s.ask(t, c, want("4").noOlderThan(0))
-		if n := len(c.lives.queue); n != 9 {
+		if n := len(c.expiry.heap); n != 9 {
 			t.Errorf("%d entries are waited for, want 9", n)
 		}
-		for _, e := range c.lives.queue[:cap(c.lives.queue)][9:] {
+		for _, e := range c.expiry.heap[:cap(c.expiry.heap)][9:] {
 			if e != nil {
 				t.Error("an entry is kept behind the queue")
 			}

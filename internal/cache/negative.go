@@ -7,10 +7,10 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// maxRecent bounds the loads that are remembered. Beyond it the oldest is
-// forgotten, which costs a read of the store, or a call in a hurry its stale
-// value, and nothing else.
-const maxRecent = 10_000
+// maxNegative is how many loads a negativeCache remembers. Beyond that it forgets the
+// oldest, which costs one read of the store, or a stale value that a call with a short
+// deadline would have got.
+const maxNegative = 10_000
 
 // lastLoad is the latest finished load of a key: when it began and, if it failed,
 // how.
@@ -48,44 +48,45 @@ func (f *failure) tell(now time.Time) *secret.Error {
 	return &e
 }
 
-// recentLoads remembers the latest load of a bounded number of keys exactly,
-// which ristretto would not. It holds no values. The zero value is ready for
-// use; it is not safe for concurrent use.
+// negativeCache remembers how the latest load of a key went, so that a failure is not
+// repeated for every call. It remembers a bounded number of keys exactly, which ristretto
+// would not, and holds no values. The zero value is ready for use; it is not safe for
+// concurrent use.
 //
 // Of two keys with the same hash it remembers one, and never takes it for the other.
-type recentLoads struct {
+type negativeCache struct {
 	byHash map[uint64]*list.Element // of *lastLoad
 	order  list.List                // oldest load first
 }
 
 // put replaces what is known of l.key.
-func (r *recentLoads) put(l *lastLoad, now time.Time) {
-	if r.byHash == nil {
-		r.byHash = make(map[uint64]*list.Element)
+func (n *negativeCache) put(l *lastLoad, now time.Time) {
+	if n.byHash == nil {
+		n.byHash = make(map[uint64]*list.Element)
 	}
-	if old, ok := r.byHash[l.hash]; ok {
-		r.remove(old)
+	if old, ok := n.byHash[l.hash]; ok {
+		n.remove(old)
 	}
-	for first := r.order.Front(); first != nil; first = r.order.Front() {
-		if len(r.byHash) < maxRecent && now.Before(first.Value.(*lastLoad).until) {
+	for first := n.order.Front(); first != nil; first = n.order.Front() {
+		if len(n.byHash) < maxNegative && now.Before(first.Value.(*lastLoad).until) {
 			break
 		}
-		r.remove(first)
+		n.remove(first)
 	}
 	if now.Before(l.until) {
-		r.byHash[l.hash] = r.order.PushBack(l)
+		n.byHash[l.hash] = n.order.PushBack(l)
 	}
 }
 
 // get returns the latest load of key, or nil if it no longer matters.
-func (r *recentLoads) get(h uint64, key *Key, now time.Time) *lastLoad {
-	el, ok := r.byHash[h]
+func (n *negativeCache) get(h uint64, key *Key, now time.Time) *lastLoad {
+	el, ok := n.byHash[h]
 	if !ok {
 		return nil
 	}
 	l := el.Value.(*lastLoad)
 	if !now.Before(l.until) {
-		r.remove(el)
+		n.remove(el)
 		return nil
 	}
 	if l.key != *key {
@@ -94,7 +95,7 @@ func (r *recentLoads) get(h uint64, key *Key, now time.Time) *lastLoad {
 	return l
 }
 
-func (r *recentLoads) remove(el *list.Element) {
-	delete(r.byHash, el.Value.(*lastLoad).hash)
-	r.order.Remove(el)
+func (n *negativeCache) remove(el *list.Element) {
+	delete(n.byHash, el.Value.(*lastLoad).hash)
+	n.order.Remove(el)
 }
