@@ -4,16 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/secretbroker/secretbroker/client"
-	"github.com/secretbroker/secretbroker/internal/manage"
+	"github.com/secretbroker/secretbroker/internal/cli/reconcile"
 )
 
 const applyHelp = `Make a broker's integrations what the files of a directory say: create those that
@@ -74,7 +72,7 @@ type applyOptions struct {
 
 // readDocuments reads a directory as the broker does, or one file. The error has
 // the faults of all files.
-func readDocuments(path string) ([]*document, error) {
+func readDocuments(path string) ([]*reconcile.Document, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
@@ -93,7 +91,7 @@ func readDocuments(path string) ([]*document, error) {
 		}
 	}
 	var (
-		documents []*document
+		documents []*reconcile.Document
 		faults    []error
 	)
 	first := make(map[string]string)
@@ -112,31 +110,13 @@ func readDocuments(path string) ([]*document, error) {
 	return documents, errors.Join(faults...)
 }
 
-// planned is what is to be done with one integration.
-type planned struct {
-	action      string // create, update, delete; or none
-	id          string
-	document    *document           // nil for delete
-	now         *client.Integration // nil for create
-	changes     []manage.FieldChange
-	credentials []string
-}
-
-// The actions of a plan.
-const (
-	actionCreate = "create"
-	actionUpdate = "update"
-	actionDelete = "delete"
-	actionNone   = "none"
-)
-
 // apply makes the plan, has the broker check it, prints it, and carries it out.
-func apply(ctx context.Context, cmd *cobra.Command, cl *client.Client, output string, documents []*document, o applyOptions) error {
+func apply(ctx context.Context, cmd *cobra.Command, cl *client.Client, output string, documents []*reconcile.Document, o applyOptions) error {
 	there, err := cl.ListIntegrations(ctx, "")
 	if err != nil {
 		return err
 	}
-	plan, err := makePlan(documents, there, o)
+	plan, err := reconcile.NewPlan(documents, there, reconcile.Options{Prune: o.prune, ReplaceCredentials: o.replaceCredentials})
 	if err != nil {
 		return &ExitError{ExitUsage, err}
 	}
@@ -149,81 +129,22 @@ func apply(ctx context.Context, cmd *cobra.Command, cl *client.Client, output st
 	}
 	results = make([]error, len(plan))
 	for i := range plan {
-		results[i] = carryOut(ctx, cl, &plan[i], client.WriteOptions{Force: o.force})
-		if output == "table" && results[i] == nil && plan[i].action != actionNone {
-			fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", plan[i].id, pastOf(plan[i].action))
+		results[i] = plan[i].Apply(ctx, cl, client.WriteOptions{Force: o.force})
+		if output == "table" && results[i] == nil && plan[i].Action != reconcile.None {
+			fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", plan[i].ID, pastOf(plan[i].Action))
 		}
 	}
 	return finishPlan(cmd, output, plan, results, o, "the others were changed")
 }
 
-func makePlan(documents []*document, there []*client.Integration, o applyOptions) ([]planned, error) {
-	byID := make(map[string]*client.Integration, len(there))
-	for _, in := range there {
-		byID[in.ID] = in
-	}
-	var plan []planned
-	for _, d := range documents {
-		p := planned{action: actionCreate, id: d.ID, document: d, credentials: slices.Sorted(maps.Keys(d.credentials))}
-		if p.now = byID[d.ID]; p.now == nil {
-			p.changes = manage.Diff(nil, &d.Form)
-			plan = append(plan, p)
-			continue
-		}
-		delete(byID, d.ID)
-		form, err := formOf(p.now)
-		if err != nil {
-			return nil, err
-		}
-		if err := manage.KeepGenerated(form, &d.Form); err != nil {
-			return nil, err
-		}
-		p.action, p.changes = actionUpdate, manage.Diff(form, &d.Form)
-		if !o.replaceCredentials {
-			p.credentials = slices.DeleteFunc(p.credentials, func(name string) bool { return slices.Contains(p.now.CredentialNames, name) })
-		}
-		if len(p.changes)+len(p.credentials) == 0 {
-			p.action = actionNone
-		}
-		plan = append(plan, p)
-	}
-	for _, id := range slices.Sorted(maps.Keys(byID)) {
-		if o.prune && !byID[id].ReadOnly {
-			plan = append(plan, planned{action: actionDelete, id: id, now: byID[id]})
-		}
-	}
-	return plan, nil
-}
-
 // checkPlan has the broker check every part of the plan, so that a fault anywhere
 // keeps everything as it is.
-func checkPlan(ctx context.Context, cl *client.Client, plan []planned, o applyOptions) []error {
+func checkPlan(ctx context.Context, cl *client.Client, plan reconcile.Plan, o applyOptions) []error {
 	results := make([]error, len(plan))
 	for i := range plan {
-		results[i] = carryOut(ctx, cl, &plan[i], client.WriteOptions{Force: o.force, ValidateOnly: true})
+		results[i] = plan[i].Apply(ctx, cl, client.WriteOptions{Force: o.force, ValidateOnly: true})
 	}
 	return results
-}
-
-func carryOut(ctx context.Context, cl *client.Client, p *planned, o client.WriteOptions) error {
-	switch p.action {
-	case actionDelete:
-		o.ETag = p.now.ETag
-		return cl.DeleteIntegration(ctx, p.id, o)
-	case actionNone:
-		return nil
-	}
-	in, err := p.document.integration(p.credentials)
-	if err != nil {
-		return &ExitError{ExitUsage, err}
-	}
-	if p.action == actionCreate {
-		_, err = cl.CreateIntegration(ctx, in, o)
-		return err
-	}
-	in.ETag = p.now.ETag
-	_, _, err = cl.UpdateIntegration(ctx, in, []string{"*"}, o)
-	return err
 }
 
 func failedOf(results []error) error {

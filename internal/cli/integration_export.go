@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/cli/reconcile"
 )
 
 const exportHelp = `Write integrations as files, one each, as apply and "integrations:" in broker.yaml
@@ -84,7 +85,7 @@ func exported(ctx context.Context, cl *client.Client, ids []string) ([]*client.I
 }
 
 func exportOf(in *client.Integration) ([]byte, error) {
-	form, err := formOf(in)
+	form, err := reconcile.FormOf(in)
 	if err != nil {
 		return nil, err
 	}

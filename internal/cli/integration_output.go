@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/cli/reconcile"
 	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
@@ -91,7 +92,7 @@ func printStructured(w io.Writer, output string, v any) error {
 }
 
 func structuredIntegration(in *client.Integration, usage *client.UsageReport) (IntegrationJSON, error) {
-	form, err := formOf(in)
+	form, err := reconcile.FormOf(in)
 	if err != nil {
 		return IntegrationJSON{}, err
 	}

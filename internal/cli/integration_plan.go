@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/cli/reconcile"
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -41,24 +42,24 @@ type (
 	}
 )
 
-func pastOf(action string) string {
-	return map[string]string{actionCreate: "created", actionUpdate: "updated", actionDelete: "deleted"}[action]
+func pastOf(action reconcile.Action) string {
+	return map[reconcile.Action]string{reconcile.Create: "created", reconcile.Update: "updated", reconcile.Delete: "deleted"}[action]
 }
 
 // printPlan prints what is to be done, as a diff.
-func printPlan(w io.Writer, plan []planned) {
-	counts := make(map[string]int)
+func printPlan(w io.Writer, plan reconcile.Plan) {
+	counts := make(map[reconcile.Action]int)
 	for i := range plan {
 		p := &plan[i]
-		counts[p.action]++
-		sign, ok := map[string]string{actionCreate: "+", actionUpdate: "~", actionDelete: "-"}[p.action]
+		counts[p.Action]++
+		sign, ok := map[reconcile.Action]string{reconcile.Create: "+", reconcile.Update: "~", reconcile.Delete: "-"}[p.Action]
 		if !ok {
 			continue
 		}
-		fmt.Fprintf(w, "%s %s %s\n", sign, p.action, p.id)
-		for _, c := range p.changes {
+		fmt.Fprintf(w, "%s %s %s\n", sign, p.Action, p.ID)
+		for _, c := range p.Fields {
 			switch {
-			case p.action == actionCreate && c.Setting == "id":
+			case p.Action == reconcile.Create && c.Setting == "id":
 			case c.Before == nil:
 				fmt.Fprintf(w, "    + %s: %s\n", Printable(c.Setting), compact(c.After))
 			case c.After == nil:
@@ -67,11 +68,11 @@ func printPlan(w io.Writer, plan []planned) {
 				fmt.Fprintf(w, "    ~ %s: %s -> %s\n", Printable(c.Setting), compact(c.Before), compact(c.After))
 			}
 		}
-		for _, name := range p.credentials {
+		for _, name := range p.Credentials {
 			fmt.Fprintf(w, "    ~ %s: the credential is sent\n", Printable(name))
 		}
 	}
-	fmt.Fprintf(w, "Plan: %d to create, %d to update, %d to delete, %d unchanged\n", counts[actionCreate], counts[actionUpdate], counts[actionDelete], counts[actionNone])
+	fmt.Fprintf(w, "Plan: %d to create, %d to update, %d to delete, %d unchanged\n", counts[reconcile.Create], counts[reconcile.Update], counts[reconcile.Delete], counts[reconcile.None])
 }
 
 // compact is a value on one line.
@@ -90,7 +91,7 @@ func compact(v any) string {
 
 // finishPlan prints the results of the plan and returns its exit code. rest says
 // what happened to the parts that did not fail.
-func finishPlan(cmd *cobra.Command, output string, plan []planned, results []error, o applyOptions, rest string) error {
+func finishPlan(cmd *cobra.Command, output string, plan reconcile.Plan, results []error, o applyOptions, rest string) error {
 	failed := failedOf(results)
 	applied := !o.dryRun && (failed == nil || rest != "nothing was changed")
 	if output != "table" {
@@ -106,7 +107,7 @@ func finishPlan(cmd *cobra.Command, output string, plan []planned, results []err
 	}
 	if o.exitCode {
 		for i := range plan {
-			if plan[i].action != actionNone {
+			if plan[i].Action != reconcile.None {
 				return &ExitError{Code: ExitFailure}
 			}
 		}
@@ -115,7 +116,7 @@ func finishPlan(cmd *cobra.Command, output string, plan []planned, results []err
 }
 
 // printPlanFaults prints the faults of each file with their lines.
-func printPlanFaults(w io.Writer, plan []planned, results []error) {
+func printPlanFaults(w io.Writer, plan reconcile.Plan, results []error) {
 	for i, err := range results {
 		for _, fault := range faultsOf(&plan[i], err) {
 			fmt.Fprintln(w, Printable(fault.Config+": "+strings.Join(notEmpty(fault.Reason, fault.Message), ": ")))
@@ -125,33 +126,33 @@ func printPlanFaults(w io.Writer, plan []planned, results []error) {
 
 // faultsOf takes an error apart. The Config of each part is its position: a
 // line of a file, or an id.
-func faultsOf(p *planned, err error) []client.ConfigError {
+func faultsOf(p *reconcile.Change, err error) []client.ConfigError {
 	var e *client.Error
 	switch {
 	case err == nil:
 		return nil
 	case !errors.As(err, &e):
-		return []client.ConfigError{{Config: p.id, Message: err.Error()}}
+		return []client.ConfigError{{Config: p.ID, Message: err.Error()}}
 	case len(e.Configs) == 0:
-		return []client.ConfigError{{Config: p.id, Reason: e.Reason, Message: e.Message}}
+		return []client.ConfigError{{Config: p.ID, Reason: e.Reason, Message: e.Message}}
 	}
 	faults := make([]client.ConfigError, len(e.Configs))
 	for i, c := range e.Configs {
 		setting := settingOf(p, c.Config)
-		faults[i] = client.ConfigError{Config: p.id + ": " + setting, Reason: c.Reason, Message: c.Message}
-		if p.document != nil {
-			faults[i].Config = fmt.Sprintf("%s:%d: %s", p.document.path, p.document.Line(setting), setting)
+		faults[i] = client.ConfigError{Config: p.ID + ": " + setting, Reason: c.Reason, Message: c.Message}
+		if p.Document != nil {
+			faults[i].Config = fmt.Sprintf("%s:%d: %s", p.Document.Path, p.Document.Line(setting), setting)
 		}
 	}
 	return faults
 }
 
 // settingOf is the setting of a file that corresponds to a field of the API.
-func settingOf(p *planned, field string) string {
+func settingOf(p *reconcile.Change, field string) string {
 	setting := strings.TrimPrefix(strings.TrimPrefix(field, "integration"), ".")
 	var kind secret.Kind
-	if p.document != nil {
-		kind = p.document.Kind
+	if p.Document != nil {
+		kind = p.Document.Kind
 	}
 	if rest, ok := strings.CutPrefix(setting, "settings"); ok {
 		return integration.SectionOf(kind) + rest
@@ -163,11 +164,11 @@ func worstOf(results []error) int {
 	var errs []client.ConfigError
 	for _, err := range results {
 		var e *client.Error
-		var coded *ExitError
+		var unreadable *reconcile.CredentialError
 		switch {
 		case err == nil:
-		case errors.As(err, &coded):
-			return coded.Code
+		case errors.As(err, &unreadable):
+			return ExitUsage
 		case errors.As(err, &e):
 			if code := exitCodeOf(err); code == ExitUnreachable || code == ExitFailure {
 				return code
@@ -180,23 +181,23 @@ func worstOf(results []error) int {
 	return worstExitCode(errs)
 }
 
-func structuredPlan(plan []planned, results []error, applied bool) PlanJSON {
+func structuredPlan(plan reconcile.Plan, results []error, applied bool) PlanJSON {
 	out := PlanJSON{Changes: []PlannedJSON{}, Applied: applied}
 	for i := range plan {
 		p := &plan[i]
-		switch p.action {
-		case actionCreate:
+		switch p.Action {
+		case reconcile.Create:
 			out.Create++
-		case actionUpdate:
+		case reconcile.Update:
 			out.Update++
-		case actionDelete:
+		case reconcile.Delete:
 			out.Delete++
 		default:
 			out.Unchanged++
 			continue
 		}
-		change := PlannedJSON{ID: p.id, Action: p.action, Credentials: p.credentials, Errors: errorsJSON(faultsOf(p, results[i]))}
-		for _, c := range p.changes {
+		change := PlannedJSON{ID: p.ID, Action: string(p.Action), Credentials: p.Credentials, Errors: errorsJSON(faultsOf(p, results[i]))}
+		for _, c := range p.Fields {
 			change.Fields = append(change.Fields, FieldChangeJSON(c))
 		}
 		out.Changes = append(out.Changes, change)

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/cli/reconcile"
 	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
@@ -53,7 +54,7 @@ func (w *writing) read() (*client.Integration, error) {
 	if err != nil {
 		return nil, &ExitError{ExitUsage, err}
 	}
-	in, err := d.integration(slices.Sorted(maps.Keys(d.credentials)))
+	in, err := d.Integration(slices.Sorted(maps.Keys(d.Credentials)))
 	if err != nil {
 		return nil, &ExitError{ExitUsage, err}
 	}
@@ -198,7 +199,7 @@ func (e *edits) empty() bool { return !e.named && len(e.set)+len(e.unset) == 0 }
 // apply returns the integration as it is to be. It goes by way of the document, so
 // that settings are read as those of a file are.
 func (e *edits) apply(in *client.Integration) (*client.Integration, error) {
-	form, err := formOf(in)
+	form, err := reconcile.FormOf(in)
 	if err != nil {
 		return nil, err
 	}
@@ -231,7 +232,7 @@ func (e *edits) apply(in *client.Integration) (*client.Integration, error) {
 	if edited.ID != in.ID || string(edited.Kind) != in.Kind {
 		return nil, errors.New("id and kind never change; create another integration")
 	}
-	out := integrationOf(&edited.Form)
+	out := reconcile.IntegrationOf(&edited.Form)
 	out.ETag = in.ETag
 	return out, nil
 }

@@ -1,0 +1,135 @@
+package reconcile
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// Document is an integration as a file on this machine describes it.
+type Document struct {
+	// Path is the file's, for messages.
+	Path string
+	integration.FormFile
+	// Credentials are the files that the document names for credentials, by the name
+	// under which the broker keeps them. They are not in the form.
+	Credentials map[string]string
+}
+
+// ParseDocument parses the content of the file at path. The error has all faults with
+// their lines.
+func ParseDocument(path string, data []byte) (*Document, error) {
+	d := &Document{Path: path, FormFile: integration.ParseForm(path, data)}
+	if err := d.Faults.Err(); err != nil {
+		return nil, err
+	}
+	d.Credentials = d.CredentialFiles(filepath.Dir(path))
+	return d, nil
+}
+
+// Integration returns what the client sends for the document, with the named credentials,
+// which it reads from their files.
+func (d *Document) Integration(names []string) (*client.Integration, error) {
+	in := IntegrationOf(&d.Form)
+	for _, name := range names {
+		content, err := ReadCredential(d.Credentials[name])
+		if err != nil {
+			return nil, fmt.Errorf("%s: %s: %w", d.Path, name, err)
+		}
+		if in.Credentials == nil {
+			in.Credentials = make(map[string][]byte)
+		}
+		in.Credentials[name] = content
+	}
+	return in, nil
+}
+
+// maxCredentialFile is the largest file with a credential, in bytes.
+const maxCredentialFile = 64 << 10
+
+// ReadCredential reads a file with a credential; "-" is standard input.
+func ReadCredential(path string) ([]byte, error) {
+	if path == "-" {
+		path = "/dev/stdin"
+	}
+	data, err := os.ReadFile(path)
+	switch {
+	case err != nil:
+		return nil, err
+	case len(data) == 0:
+		return nil, fmt.Errorf("%s is empty", path)
+	case len(data) > maxCredentialFile:
+		return nil, fmt.Errorf("%s is larger than 64 KiB", path)
+	}
+	return data, nil
+}
+
+// IntegrationOf returns what the client sends for a form.
+func IntegrationOf(f *integration.Form) *client.Integration {
+	in := &client.Integration{
+		ID: f.ID, DisplayName: f.DisplayName, Kind: string(f.Kind), Settings: numbersAsFloats(f.Settings()),
+		CacheTTL: time.Duration(f.Cache.TTL), CacheMaxStale: time.Duration(f.Cache.MaxStale),
+		Limits: client.IntegrationLimits{
+			MaxConcurrentReads: f.Limits.MaxConcurrentReads, ReadsPerSecond: f.Limits.ReadsPerSecond, Timeout: time.Duration(f.Limits.Timeout),
+		},
+		Placement: client.Placement{Cloud: f.Placement.Cloud, Region: f.Placement.Region},
+		Roles:     make(map[client.Role][]string),
+	}
+	for _, g := range f.Grants {
+		in.Grants = append(in.Grants, client.Grant{Principals: g.Principals, Vaults: g.Vaults, Stores: g.Stores, Secrets: g.Secrets, Keys: g.Keys})
+	}
+	for role, patterns := range f.Roles.Bindings() {
+		in.Roles[client.Role(role)] = patterns
+	}
+	return in
+}
+
+// numbersAsFloats converts settings to the form that an answer has: numbers are floats.
+func numbersAsFloats(m map[string]any) map[string]any {
+	var convert func(v any) any
+	convert = func(v any) any {
+		switch v := v.(type) {
+		case int:
+			return float64(v)
+		case map[string]any:
+			return numbersAsFloats(v)
+		case []any:
+			for i := range v {
+				v[i] = convert(v[i])
+			}
+		}
+		return v
+	}
+	for k, v := range m {
+		m[k] = convert(v)
+	}
+	return m
+}
+
+// FormOf returns the form of an integration that a broker answered.
+func FormOf(in *client.Integration) (*integration.Form, error) {
+	f := &integration.Form{ID: in.ID, DisplayName: in.DisplayName, Kind: secret.Kind(in.Kind)}
+	if len(in.Settings) > 0 {
+		if err := f.SetSettings(in.Settings); err != nil {
+			return nil, fmt.Errorf("%s: this version of the command does not understand the broker's answer: %w", in.ID, err)
+		}
+	}
+	f.Cache.SetTTL(in.CacheTTL)
+	f.Cache.SetMaxStale(in.CacheMaxStale)
+	f.Limits.MaxConcurrentReads, f.Limits.ReadsPerSecond = in.Limits.MaxConcurrentReads, in.Limits.ReadsPerSecond
+	f.Limits.SetTimeout(in.Limits.Timeout)
+	f.Placement = integration.Placement{Cloud: in.Placement.Cloud, Region: in.Placement.Region}
+	for _, g := range in.Grants {
+		f.Grants = append(f.Grants, integration.FormGrant{Principals: g.Principals, Vaults: g.Vaults, Stores: g.Stores, Secrets: g.Secrets, Keys: g.Keys})
+	}
+	f.Roles = integration.FormRoles{
+		ResourceOwner: in.Roles[client.Role(authz.ResourceOwner)], Assigner: in.Roles[client.Role(authz.Assigner)], Auditor: in.Roles[client.Role(authz.Auditor)],
+	}
+	return f, nil
+}
