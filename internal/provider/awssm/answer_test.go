@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -39,11 +40,11 @@ func (f *fake) answers(fields map[string]any) {
 // What is not about the very secret and version that was asked for is not served.
 func TestAnswerToSomethingElse(t *testing.T) {
 	f := newFake(t)
-	s := f.open(f.config(), f.integration())
+	s := f.open(f.Config(), f.integration())
 	byName, byARN, byLabel, byID := storeURL+"::db", storeARN+":secret:db-AbCdEf", storeURL+"::db#BLUE", storeURL+"::db#"+strings.Repeat("1", 32)
 	f.answers(nil)
 	for _, good := range []string{byName, byARN} {
-		if sec := f.fetch(s, good); sec.Version != "v-1" {
+		if sec := f.Fetch(s, good); sec.Version != "v-1" {
 			t.Errorf("version %s", sec.Version)
 		}
 	}
@@ -74,20 +75,20 @@ func TestAnswerToSomethingElse(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f.answers(tt.fields)
-			f.t = t
-			e := f.fails(s, t.Context(), tt.reference, secret.ReasonStoreUnavailable)
+			f.TB = t
+			e := f.Fails(s, t.Context(), tt.reference, secret.ReasonStoreUnavailable)
 			if !errors.Is(e, storeerror.ErrAnswered) {
 				t.Error("an answer is taken for silence")
 			}
 		})
 	}
-	f.t = t
+	f.TB = t
 }
 
 // Every error of AWS becomes a reason, and says what to do.
 func TestErrors(t *testing.T) {
 	f := newFake(t)
-	s := f.open(f.config(), f.integration())
+	s := f.open(f.Config(), f.integration())
 	for _, tt := range []struct {
 		code, message string
 		status        int
@@ -116,14 +117,14 @@ func TestErrors(t *testing.T) {
 		{"<script>" + canary, "", 400, secret.ReasonStoreUnavailable, "something else"},
 	} {
 		t.Run(fmt.Sprint(tt.code, tt.status), func(t *testing.T) {
-			f.t = t
+			f.TB = t
 			f.answer = func(w http.ResponseWriter, _ *http.Request, operation string, _ []byte) bool {
 				if operation == "GetSecretValue" {
 					writeFault(w, tt.status, tt.code, tt.message+" "+canary)
 				}
 				return operation == "GetSecretValue"
 			}
-			e := f.fails(s, t.Context(), storeURL+"::db", tt.want)
+			e := f.Fails(s, t.Context(), storeURL+"::db", tt.want)
 			if !strings.Contains(e.Message, tt.says) {
 				t.Errorf("%q does not say %q", e.Message, tt.says)
 			}
@@ -132,14 +133,14 @@ func TestErrors(t *testing.T) {
 			}
 		})
 	}
-	f.t = t
+	f.TB = t
 }
 
 // An endpoint whose name does not exist is a region that does not.
 func TestNoSuchRegion(t *testing.T) {
 	for host, want := range map[string]secret.Reason{smHost: secret.ReasonStoreNotFound, "proxy.example.test": secret.ReasonStoreUnavailable} {
 		err := &net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host", Name: host + ".", IsNotFound: true}}
-		e := explainRead(t.Context(), &endpoint{region: region, host: smHost}, ref(t, storeURL+"::db"), err)
+		e := explainRead(t.Context(), &endpoint{region: region, host: smHost}, providertest.Ref(t, storeURL+"::db"), err)
 		if e.Reason != want {
 			t.Errorf("%s: %v, want %s", host, e, want)
 		}
@@ -148,7 +149,7 @@ func TestNoSuchRegion(t *testing.T) {
 
 func TestRetryAfter(t *testing.T) {
 	f := newFake(t)
-	s := f.open(f.config(), f.integration())
+	s := f.open(f.Config(), f.integration())
 	for header, want := range map[string]time.Duration{"": time.Second, "7": 7 * time.Second, "86400": time.Minute, "soon": time.Second} {
 		f.answer = func(w http.ResponseWriter, _ *http.Request, operation string, _ []byte) bool {
 			if operation == "GetSecretValue" {
@@ -157,7 +158,7 @@ func TestRetryAfter(t *testing.T) {
 			}
 			return operation == "GetSecretValue"
 		}
-		if e := f.fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreThrottled); e.RetryAfter != want {
+		if e := f.Fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreThrottled); e.RetryAfter != want {
 			t.Errorf("Retry-After %q: %s, want %s", header, e.RetryAfter, want)
 		}
 	}
@@ -169,7 +170,7 @@ func TestRotationDates(t *testing.T) {
 	next := time.Now().Add(time.Hour).Truncate(time.Second)
 	in := f.integration()
 	in.AWS.RotationDates = true
-	s := f.open(f.config(), in)
+	s := f.open(f.Config(), in)
 	for _, tt := range []struct {
 		name      string
 		rotates   bool
@@ -184,7 +185,7 @@ func TestRotationDates(t *testing.T) {
 		{"pinned", true, next, storeURL + "::db#" + sec.versions[0].id, time.Time{}},
 	} {
 		sec.rotates, sec.next = tt.rotates, tt.next
-		if got := f.fetch(s, tt.reference).ExpiresAt; !got.Equal(tt.want) {
+		if got := f.Fetch(s, tt.reference).ExpiresAt; !got.Equal(tt.want) {
 			t.Errorf("%s: expires %v, want %v", tt.name, got, tt.want)
 		}
 	}
@@ -197,7 +198,7 @@ func TestRotationDates(t *testing.T) {
 		}
 		return operation == "DescribeSecret"
 	}
-	if e := f.fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreAccessDenied); !strings.Contains(e.Message, "secretsmanager:DescribeSecret") {
+	if e := f.Fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreAccessDenied); !strings.Contains(e.Message, "secretsmanager:DescribeSecret") {
 		t.Errorf("says %q", e.Message)
 	}
 	body, _ := json.Marshal(map[string]any{"ARN": storeARN + ":secret:other-AbCdEf", "Name": "other"})
@@ -207,5 +208,5 @@ func TestRotationDates(t *testing.T) {
 		}
 		return operation == "DescribeSecret"
 	}
-	f.fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreUnavailable)
+	f.Fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreUnavailable)
 }

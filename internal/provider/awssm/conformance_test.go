@@ -36,7 +36,7 @@ func startWorld(t testing.TB) *providertest.World {
 	f.answer = w.answer
 	return &providertest.World{
 		Integration:    f.integration(),
-		Opener:         Opener(f.config()),
+		Opener:         Opener(f.Config()),
 		Ref:            func(name string) string { return storeURL + "::" + name },
 		Foreign:        "https://secretsmanager.eu-central-1.amazonaws.com::db",
 		UnknownVersion: "11111111-1111-1111-1111-111111111111",
@@ -46,7 +46,7 @@ func startWorld(t testing.TB) *providertest.World {
 		Login:          w.login,
 		Reads:          func() int { return f.count("GetSecretValue") },
 		Private:        []string{baseSecret, "session-secret", "session-token", "AWS4-HMAC"},
-		Log:            f.logs.String,
+		Log:            f.Logs.String,
 	}
 }
 

@@ -13,13 +13,14 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
 // poison is an environment as of another identity, none of which may reach an
 // integration that does not choose the default credential.
 func poison(t *testing.T) {
-	file := writeFile(t, "config", "[default]\naws_access_key_id = AKIAPOISON\naws_secret_access_key = x\nregion = us-west-2\nendpoint_url = https://poison.example.test\n")
+	file := providertest.WriteFile(t, "config", "[default]\naws_access_key_id = AKIAPOISON\naws_secret_access_key = x\nregion = us-west-2\nendpoint_url = https://poison.example.test\n")
 	for name, value := range map[string]string{
 		"AWS_ACCESS_KEY_ID": "AKIAPOISON", "AWS_SECRET_ACCESS_KEY": "x", "AWS_SESSION_TOKEN": "x", "AWS_REGION": "us-west-2",
 		"AWS_DEFAULT_REGION": "us-west-2", "AWS_PROFILE": "default", "AWS_CONFIG_FILE": file, "AWS_SHARED_CREDENTIALS_FILE": file,
@@ -45,8 +46,8 @@ func TestCredentials(t *testing.T) {
 		{"static session", func(f *fake) integration.AWSCredential {
 			f.keys["ASIABASE"] = owner{keys: aws.Credentials{AccessKeyID: "ASIABASE", SecretAccessKey: baseSecret, SessionToken: "session-token-0"}}
 			return integration.AWSCredential{
-				Type: integration.AWSStatic, AccessKeyIDFile: writeFile(f.t, "id", "ASIABASE"),
-				SecretAccessKeyFile: writeFile(f.t, "key", baseSecret), SessionTokenFile: writeFile(f.t, "token", "session-token-0\n"),
+				Type: integration.AWSStatic, AccessKeyIDFile: providertest.WriteFile(f, "id", "ASIABASE"),
+				SecretAccessKeyFile: providertest.WriteFile(f, "key", baseSecret), SessionTokenFile: providertest.WriteFile(f, "token", "session-token-0\n"),
 			}
 		}, false, "AssumeRole"},
 		{"static without a role", func(f *fake) integration.AWSCredential {
@@ -54,7 +55,7 @@ func TestCredentials(t *testing.T) {
 			return f.integration().AWS.Credential
 		}, true, ""},
 		{"profile", func(f *fake) integration.AWSCredential {
-			return integration.AWSCredential{Type: integration.AWSProfile, Profile: "orders", CredentialsFile: writeFile(f.t, "creds",
+			return integration.AWSCredential{Type: integration.AWSProfile, Profile: "orders", CredentialsFile: providertest.WriteFile(f, "creds",
 				"[default]\naws_access_key_id = AKIAPOISON\naws_secret_access_key = x\n\n[orders]\naws_access_key_id = "+baseKey+"\naws_secret_access_key = "+baseSecret+"\n")}
 		}, false, "AssumeRole"},
 		{"web identity", func(f *fake) integration.AWSCredential { return webIdentity(f) }, true, "AssumeRoleWithWebIdentity"},
@@ -69,7 +70,7 @@ func TestCredentials(t *testing.T) {
 			if tt.direct {
 				in.AWS.Role = nil
 			}
-			f.fetch(f.open(f.config(), in), storeURL+"::db")
+			f.Fetch(f.open(f.Config(), in), storeURL+"::db")
 			var asked []string
 			for _, a := range f.asked {
 				asked = append(asked, a.action)
@@ -85,7 +86,7 @@ func TestCredentials(t *testing.T) {
 }
 
 func webIdentity(f *fake) integration.AWSCredential {
-	return integration.AWSCredential{Type: integration.AWSWebIdentity, TokenFile: writeFile(f.t, "token", oidcToken+"\n"), RoleARN: "arn:aws:iam::" + account + ":role/broker"}
+	return integration.AWSCredential{Type: integration.AWSWebIdentity, TokenFile: providertest.WriteFile(f, "token", oidcToken+"\n"), RoleARN: "arn:aws:iam::" + account + ":role/broker"}
 }
 
 // Tokens and credentials files are read again for each session.
@@ -94,30 +95,30 @@ func TestCredentialIsReadAgain(t *testing.T) {
 	f.put(region, "db", canary)
 	in := f.integration()
 	in.AWS.Credential = webIdentity(f)
-	must(t, os.WriteFile(in.AWS.Credential.TokenFile, []byte("an.expired.token"), 0o600))
-	s := f.open(f.config(), in)
-	if e := f.fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreAuthenticationFailed); !strings.Contains(e.Message, "aws.credential.token_file") {
+	providertest.Must(t, os.WriteFile(in.AWS.Credential.TokenFile, []byte("an.expired.token"), 0o600))
+	s := f.open(f.Config(), in)
+	if e := f.Fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreAuthenticationFailed); !strings.Contains(e.Message, "aws.credential.token_file") {
 		t.Errorf("says %q", e.Message)
 	}
-	must(t, os.WriteFile(in.AWS.Credential.TokenFile, []byte(oidcToken), 0o600))
-	f.fetch(s, storeURL+"::db")
-	must(t, os.Remove(in.AWS.Credential.TokenFile))
-	f.fetch(s, storeURL+"::db") // the session is good
+	providertest.Must(t, os.WriteFile(in.AWS.Credential.TokenFile, []byte(oidcToken), 0o600))
+	f.Fetch(s, storeURL+"::db")
+	providertest.Must(t, os.Remove(in.AWS.Credential.TokenFile))
+	f.Fetch(s, storeURL+"::db") // the session is good
 	f.revoke()
-	f.fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreAuthenticationFailed)
+	f.Fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreAuthenticationFailed)
 
-	file := writeFile(t, "creds", "[p]\naws_access_key_id = AKIAOLD\naws_secret_access_key = x\n")
+	file := providertest.WriteFile(t, "creds", "[p]\naws_access_key_id = AKIAOLD\naws_secret_access_key = x\n")
 	in.AWS.Credential = integration.AWSCredential{Type: integration.AWSProfile, Profile: "p", CredentialsFile: file}
-	s = f.open(f.config(), in)
-	f.fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreAuthenticationFailed)
-	must(t, os.WriteFile(file, []byte("[p]\naws_access_key_id = "+baseKey+"\naws_secret_access_key = "+baseSecret+"\n"), 0o600))
-	f.fetch(s, storeURL+"::db")
+	s = f.open(f.Config(), in)
+	f.Fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreAuthenticationFailed)
+	providertest.Must(t, os.WriteFile(file, []byte("[p]\naws_access_key_id = "+baseKey+"\naws_secret_access_key = "+baseSecret+"\n"), 0o600))
+	f.Fetch(s, storeURL+"::db")
 }
 
 func TestOpenFails(t *testing.T) {
 	f := newFake(t)
 	profile := func(text string) integration.AWSCredential {
-		return integration.AWSCredential{Type: integration.AWSProfile, Profile: "p", CredentialsFile: writeFile(t, "creds", text)}
+		return integration.AWSCredential{Type: integration.AWSProfile, Profile: "p", CredentialsFile: providertest.WriteFile(t, "creds", text)}
 	}
 	good := f.integration().AWS.Credential
 	for _, tt := range []struct {
@@ -126,10 +127,10 @@ func TestOpenFails(t *testing.T) {
 		says   string
 	}{
 		{"no such file", func(a *integration.AWS) { a.Credential.SecretAccessKeyFile = "/nowhere/at/all" }, "does not exist"},
-		{"empty file", func(a *integration.AWS) { a.Credential.AccessKeyIDFile = writeFile(t, "id", " \n") }, "is empty"},
+		{"empty file", func(a *integration.AWS) { a.Credential.AccessKeyIDFile = providertest.WriteFile(t, "id", " \n") }, "is empty"},
 		{"two words", func(a *integration.AWS) {
 			a.Credential = good
-			a.Credential.SecretAccessKeyFile = writeFile(t, "key", "aws_secret_access_key = "+baseSecret)
+			a.Credential.SecretAccessKeyFile = providertest.WriteFile(t, "key", "aws_secret_access_key = "+baseSecret)
 		}, "more than one word"},
 		{"no such profile", func(a *integration.AWS) {
 			a.Credential = profile("[q]\naws_access_key_id = a\naws_secret_access_key = " + baseSecret + "\n")
@@ -146,18 +147,18 @@ func TestOpenFails(t *testing.T) {
 			a.Credential = integration.AWSCredential{Type: integration.AWSWebIdentity, RoleARN: roleARN}
 		}, "aws.credential.token_file is missing"},
 		{"unknown type", func(a *integration.AWS) { a.Credential = integration.AWSCredential{Type: "magic"} }, "aws.credential.type"},
-		{"bad CA", func(a *integration.AWS) { a.CAFile = writeFile(t, "ca", "not PEM") }, "aws.ca_file"},
+		{"bad CA", func(a *integration.AWS) { a.CAFile = providertest.WriteFile(t, "ca", "not PEM") }, "aws.ca_file"},
 		{"no endpoint", func(a *integration.AWS) { a.Endpoints = nil }, "aws.stores"},
 		{"no stores", func(a *integration.AWS) { a.Stores = nil }, "no aws settings"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			in := f.integration()
 			tt.change(in.AWS)
-			_, err := Opener(f.config())(t.Context(), in)
+			_, err := Opener(f.Config())(t.Context(), in)
 			if err == nil {
 				t.Fatal("opened")
 			}
-			if e := f.checkError(err, secret.ReasonStoreAuthenticationFailed); !strings.Contains(e.Message, tt.says) {
+			if e := f.CheckError(err, secret.ReasonStoreAuthenticationFailed); !strings.Contains(e.Message, tt.says) {
 				t.Errorf("%q does not say %q", e.Message, tt.says)
 			}
 		})
@@ -172,14 +173,14 @@ func TestOpenFails(t *testing.T) {
 func TestDefaultCredential(t *testing.T) {
 	f := newFake(t)
 	f.put(region, "db", canary)
-	none := writeFile(t, "config", "")
+	none := providertest.WriteFile(t, "config", "")
 	t.Setenv("AWS_CA_BUNDLE", "")
 	for name, value := range map[string]string{"AWS_CONFIG_FILE": none, "AWS_SHARED_CREDENTIALS_FILE": none, "AWS_ACCESS_KEY_ID": baseKey, "AWS_SECRET_ACCESS_KEY": baseSecret} {
 		t.Setenv(name, value)
 	}
 	in := f.integration()
 	in.AWS.Credential = integration.AWSCredential{Type: integration.AWSDefault}
-	f.fetch(f.open(f.config(), in), storeURL+"::db")
+	f.Fetch(f.open(f.Config(), in), storeURL+"::db")
 
 	agent := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintf(w, `{"AccessKeyId":%q,"SecretAccessKey":%q,"Token":"","Expiration":%q}`, baseKey, baseSecret, time.Now().Add(time.Hour).UTC().Format(time.RFC3339))
@@ -188,10 +189,10 @@ func TestDefaultCredential(t *testing.T) {
 	t.Setenv("AWS_ACCESS_KEY_ID", "")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "")
 	t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", agent.URL+"/creds")
-	f.fetch(f.open(f.config(), in), storeURL+"::db")
+	f.Fetch(f.open(f.Config(), in), storeURL+"::db")
 
 	agent.Close()
-	f.fails(f.open(f.config(), in), t.Context(), storeURL+"::db", secret.ReasonStoreUnavailable)
+	f.Fails(f.open(f.Config(), in), t.Context(), storeURL+"::db", secret.ReasonStoreUnavailable)
 
 	t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", "")
 	machine := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -210,18 +211,18 @@ func TestDefaultCredential(t *testing.T) {
 	}))
 	defer machine.Close()
 	t.Setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", machine.URL)
-	f.fetch(f.open(f.config(), in), storeURL+"::db")
+	f.Fetch(f.open(f.Config(), in), storeURL+"::db")
 
-	t.Setenv("AWS_WEB_IDENTITY_TOKEN_FILE", writeFile(t, "token", oidcToken))
+	t.Setenv("AWS_WEB_IDENTITY_TOKEN_FILE", providertest.WriteFile(t, "token", oidcToken))
 	t.Setenv("AWS_ROLE_ARN", "arn:aws:iam::"+account+":role/broker")
 	f.asked = nil
-	f.fetch(f.open(f.config(), in), storeURL+"::db")
+	f.Fetch(f.open(f.Config(), in), storeURL+"::db")
 	if len(f.asked) != 2 || f.asked[0].action != "AssumeRoleWithWebIdentity" {
 		t.Errorf("with a web identity, STS was asked for %v", f.asked)
 	}
 
-	t.Setenv("AWS_CA_BUNDLE", f.caFile)
-	if _, err := Opener(f.config())(t.Context(), in); err == nil || !strings.Contains(err.Error(), "AWS_CA_BUNDLE") {
+	t.Setenv("AWS_CA_BUNDLE", f.CAFile)
+	if _, err := Opener(f.Config())(t.Context(), in); err == nil || !strings.Contains(err.Error(), "AWS_CA_BUNDLE") {
 		t.Errorf("with a CA bundle in the environment: %v", err)
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
+	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -36,18 +37,18 @@ func TestOrigins(t *testing.T) {
 		t.Setenv(name, "")
 	}
 	t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:7777/creds")
-	t.Setenv("AWS_CONFIG_FILE", writeFile(t, "config", "[default]\nsso_region = eu-central-1\nsso_start_url = https://x.awsapps.com/start\nsso_account_id = 1\nsso_role_name = r\n"))
-	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", writeFile(t, "creds", ""))
+	t.Setenv("AWS_CONFIG_FILE", providertest.WriteFile(t, "config", "[default]\nsso_region = eu-central-1\nsso_start_url = https://x.awsapps.com/start\nsso_account_id = 1\nsso_role_name = r\n"))
+	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", providertest.WriteFile(t, "creds", ""))
 	f := newFake(t)
 	listed := []string{storeURL, "https://" + otherHost, "https://" + stsHost}
-	if got := origins(f.open(f.config(), f.integration())); !slices.Equal(got, listed) {
+	if got := origins(f.open(f.Config(), f.integration())); !slices.Equal(got, listed) {
 		t.Errorf("static: %q", got)
 	}
 	in := f.integration()
 	in.AWS.Credential = integration.AWSCredential{Type: integration.AWSDefault}
 	want := slices.Concat(listed, metadataOrigins, []string{"http://127.0.0.1:7777", "https://oidc.eu-central-1.amazonaws.com", "https://portal.sso.eu-central-1.amazonaws.com"})
 	slices.Sort(want)
-	if got := origins(f.open(f.config(), in)); !slices.Equal(got, want) {
+	if got := origins(f.open(f.Config(), in)); !slices.Equal(got, want) {
 		t.Errorf("default: %q, want %q", got, want)
 	}
 }
@@ -69,7 +70,7 @@ func TestAddresses(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := newFake(t)
-			cfg := f.config()
+			cfg := f.Config()
 			cfg.Proxy = noProxy
 			var connected []string
 			cfg.Connecting = func(address string) error {
@@ -81,7 +82,7 @@ func TestAddresses(t *testing.T) {
 			}}
 			in := f.integration()
 			in.AWS.PrivateEndpoint, in.AWS.Dial = tt.private, tt.dial
-			f.fails(f.open(cfg, in), t.Context(), storeURL+"::db", secret.ReasonStoreUnavailable)
+			f.Fails(f.open(cfg, in), t.Context(), storeURL+"::db", secret.ReasonStoreUnavailable)
 			if tt.want == "" && len(connected) > 0 || tt.want != "" && (len(connected) == 0 || connected[0] != tt.want) {
 				t.Errorf("connected to %q, want %q", connected, tt.want)
 			}
@@ -92,7 +93,7 @@ func TestAddresses(t *testing.T) {
 // Answers that cannot be used say so, and are no sign of an outage.
 func TestUselessAnswers(t *testing.T) {
 	f := newFake(t)
-	s := f.open(f.config(), f.integration())
+	s := f.open(f.Config(), f.integration())
 	for name, write := range map[string]func(w http.ResponseWriter){
 		"too large": func(w http.ResponseWriter) { _, _ = io.WriteString(w, `{"x":"`+strings.Repeat(canary, 50_000)+`"}`) },
 		"not UTF-8": func(w http.ResponseWriter) { _, _ = io.WriteString(w, `{"SecretString":"`+"\xff\xfe"+canary+`"}`) },
@@ -105,19 +106,19 @@ func TestUselessAnswers(t *testing.T) {
 		"no content": func(w http.ResponseWriter) { w.WriteHeader(http.StatusNoContent) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			f.t = t
+			f.TB = t
 			f.answer = func(w http.ResponseWriter, _ *http.Request, operation string, _ []byte) bool {
 				if operation == "GetSecretValue" {
 					write(w)
 				}
 				return operation == "GetSecretValue"
 			}
-			if e := f.fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreUnavailable); !errors.Is(e, storeerror.ErrAnswered) {
+			if e := f.Fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreUnavailable); !errors.Is(e, storeerror.ErrAnswered) {
 				t.Errorf("an answer is taken for silence: %v", e)
 			}
 		})
 	}
-	f.t = t
+	f.TB = t
 }
 
 // A redirect is an answer: nothing that was signed goes anywhere else.
@@ -134,7 +135,7 @@ func TestRedirect(t *testing.T) {
 			}
 			return false
 		}
-		f.fails(f.open(f.config(), f.integration()), t.Context(), storeURL+"::db", secret.ReasonStoreUnavailable)
+		f.Fails(f.open(f.Config(), f.integration()), t.Context(), storeURL+"::db", secret.ReasonStoreUnavailable)
 	}
 }
 
@@ -161,15 +162,15 @@ func TestRepeated(t *testing.T) {
 				tt.trouble(w)
 				return true
 			}
-			s := f.open(f.config(), f.integration())
+			s := f.open(f.Config(), f.integration())
 			left.Store(10)
-			f.fails(s, t.Context(), storeURL+"::db", tt.want)
+			f.Fails(s, t.Context(), storeURL+"::db", tt.want)
 			if n := f.count("GetSecretValue"); n != tt.tries {
 				t.Errorf("asked %d times", n)
 			}
 			if tt.tries > 1 {
 				left.Store(1)
-				f.fetch(s, storeURL+"::db")
+				f.Fetch(s, storeURL+"::db")
 			}
 		})
 	}
@@ -186,7 +187,7 @@ func TestDeadline(t *testing.T) {
 			return operation == hanging
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-		e := f.fails(f.open(f.config(), f.integration()), ctx, storeURL+"::db", secret.ReasonStoreUnavailable)
+		e := f.Fails(f.open(f.Config(), f.integration()), ctx, storeURL+"::db", secret.ReasonStoreUnavailable)
 		cancel()
 		if !errors.Is(e, context.DeadlineExceeded) {
 			t.Errorf("%s hangs: %v", hanging, e)

@@ -3,22 +3,12 @@ package awssm
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/hex"
-	"encoding/pem"
 	"io"
-	"log/slog"
-	"math/big"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -29,11 +19,12 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
 const (
-	canary     = "CANARY-s3cr3t-value-that-must-not-leak"
+	canary     = providertest.Canary
 	account    = "123456789012"
 	otherOne   = "210987654321"
 	region     = "eu-west-1"
@@ -53,12 +44,9 @@ const (
 // that only integrations with its CAFile trust. It checks the signature of each
 // request, as AWS does, by signing it again.
 type fake struct {
-	t      testing.TB
-	caFile string
+	*providertest.Env
 	cert   tls.Certificate
-	dial   map[string]string
 	server map[string]*httptest.Server // by host
-	logs   lockedBuffer
 
 	mu      sync.Mutex
 	keys    map[string]owner // by access key ID
@@ -83,10 +71,10 @@ type owner struct {
 
 func newFake(t testing.TB) *fake {
 	t.Helper()
-	f := &fake{t: t, dial: map[string]string{}, server: map[string]*httptest.Server{}, secrets: map[string][]*fakeSecret{}, life: time.Hour, keys: map[string]owner{
+	f := &fake{Env: providertest.NewEnv(t, baseSecret, oidcToken, "session-secret", "session-token", "AWS4-HMAC"), server: map[string]*httptest.Server{}, secrets: map[string][]*fakeSecret{}, life: time.Hour, keys: map[string]owner{
 		baseKey: {keys: aws.Credentials{AccessKeyID: baseKey, SecretAccessKey: baseSecret}},
 	}}
-	f.makeCertificate(smHost, otherHost, stsHost, "secretsmanager-fips."+region+".amazonaws.com")
+	f.cert = f.Certificate(smHost, otherHost, stsHost, "secretsmanager-fips."+region+".amazonaws.com")
 	for host, h := range map[string]http.HandlerFunc{
 		smHost:    func(w http.ResponseWriter, r *http.Request) { f.serveSecrets(w, r, region) },
 		otherHost: func(w http.ResponseWriter, r *http.Request) { f.serveSecrets(w, r, "us-east-1") },
@@ -105,38 +93,7 @@ func newFake(t testing.TB) *fake {
 }
 
 func (f *fake) serve(host string, h http.HandlerFunc) {
-	srv := httptest.NewUnstartedServer(h)
-	srv.EnableHTTP2 = true
-	srv.TLS = &tls.Config{Certificates: []tls.Certificate{f.cert}, MinVersion: tls.VersionTLS12}
-	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
-	srv.StartTLS()
-	f.t.Cleanup(srv.Close)
-	f.server[host], f.dial[host] = srv, srv.Listener.Addr().String()
-}
-
-func (f *fake) makeCertificate(names ...string) {
-	f.t.Helper()
-	key := func() *ecdsa.PrivateKey {
-		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		must(f.t, err)
-		return k
-	}
-	caKey, leafKey := key(), key()
-	ca := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey)
-	must(f.t, err)
-	f.caFile = writeFile(f.t, "ca.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER})))
-	leaf := &x509.Certificate{
-		SerialNumber: big.NewInt(2), DNSNames: names, NotBefore: ca.NotBefore, NotAfter: ca.NotAfter,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, leaf, ca, leafKey.Public(), caKey)
-	must(f.t, err)
-	f.cert = tls.Certificate{Certificate: [][]byte{der}, PrivateKey: leafKey}
+	f.server[host] = f.Serve(f.cert, h, host)
 }
 
 // fault notes what a real AWS would not have got.
@@ -168,7 +125,7 @@ func (f *fake) signer(r *http.Request, body []byte, service, region string) (who
 		return owner{}, "InvalidSignatureException"
 	}
 	again, err := http.NewRequestWithContext(context.Background(), r.Method, "https://"+r.Host+r.URL.RequestURI(), bytes.NewReader(body))
-	must(f.t, err)
+	providertest.Must(f, err)
 	_, rest, _ := strings.Cut(auth, "SignedHeaders=")
 	signed, _, _ := strings.Cut(rest, ",")
 	for name := range strings.SplitSeq(signed, ";") {
@@ -179,7 +136,7 @@ func (f *fake) signer(r *http.Request, body []byte, service, region string) (who
 		}
 	}
 	sum := sha256.Sum256(body)
-	must(f.t, v4.NewSigner().SignHTTP(r.Context(), who.keys, again, hex.EncodeToString(sum[:]), service, region, at))
+	providertest.Must(f, v4.NewSigner().SignHTTP(r.Context(), who.keys, again, hex.EncodeToString(sum[:]), service, region, at))
 	if again.Header.Get("Authorization") != r.Header.Get("Authorization") {
 		return owner{}, "InvalidSignatureException"
 	}
@@ -228,69 +185,25 @@ func (f *fake) integration() *integration.Integration {
 			Role:      &integration.AWSRole{ARN: roleARN, ExternalID: externalID, Duration: time.Hour},
 			Credential: integration.AWSCredential{
 				Type:                integration.AWSStatic,
-				AccessKeyIDFile:     writeFile(f.t, "id", baseKey+"\n"),
-				SecretAccessKeyFile: writeFile(f.t, "key", baseSecret+"\n"),
+				AccessKeyIDFile:     providertest.WriteFile(f, "id", baseKey+"\n"),
+				SecretAccessKeyFile: providertest.WriteFile(f, "key", baseSecret+"\n"),
 			},
 			Endpoints:   map[string]string{region: storeURL, "us-east-1": "https://" + otherHost},
 			STSRegion:   region,
 			STSEndpoint: "https://" + stsHost,
-			CAFile:      f.caFile,
-			Dial:        f.dial,
+			CAFile:      f.CAFile,
+			Dial:        f.Dial,
 		},
 	}
 }
 
-func (f *fake) config() provider.Config {
-	return provider.Config{Logger: slog.New(slog.NewTextHandler(&f.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))}
-}
-
 func (f *fake) open(cfg provider.Config, in *integration.Integration) *store {
-	f.t.Helper()
-	p, err := Opener(cfg)(f.t.Context(), in)
-	if err != nil {
-		f.t.Fatalf("open: %v", err)
-	}
-	f.t.Cleanup(func() {
-		if err := p.Close(); err != nil {
-			f.t.Error(err)
-		}
-	})
-	return p.(*store)
-}
-
-func writeFile(t testing.TB, name, text string) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), name)
-	must(t, os.WriteFile(path, []byte(text), 0o600))
-	return path
+	f.Helper()
+	return f.Open(Opener(cfg), in).(*store)
 }
 
 func readAll(t testing.TB, r *http.Request) []byte {
 	b, err := io.ReadAll(r.Body)
-	must(t, err)
+	providertest.Must(t, err)
 	return b
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }

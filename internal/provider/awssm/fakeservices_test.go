@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+
+	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 )
 
 // fakeSecret is one secret in one region.
@@ -66,7 +68,7 @@ func (f *fake) add(s *fakeSecret, v *fakeVersion) {
 type fakeInput struct{ SecretId, VersionId, VersionStage string }
 
 func (f *fake) serveSecrets(w http.ResponseWriter, r *http.Request, region string) {
-	body := readAll(f.t, r)
+	body := readAll(f, r)
 	operation := strings.TrimPrefix(r.Header.Get("X-Amz-Target"), "secretsmanager.")
 	if f.begin(w, r, operation, body) {
 		return
@@ -80,7 +82,7 @@ func (f *fake) serveSecrets(w http.ResponseWriter, r *http.Request, region strin
 		return
 	}
 	var in fakeInput
-	must(f.t, json.Unmarshal(body, &in))
+	providertest.Must(f, json.Unmarshal(body, &in))
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.reads = append(f.reads, in)
@@ -163,9 +165,9 @@ type assumed struct {
 }
 
 func (f *fake) serveSTS(w http.ResponseWriter, r *http.Request) {
-	body := readAll(f.t, r)
+	body := readAll(f, r)
 	form, err := url.ParseQuery(string(body))
-	must(f.t, err)
+	providertest.Must(f, err)
 	action := form.Get("Action")
 	if f.begin(w, r, action, body) {
 		return

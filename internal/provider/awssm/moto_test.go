@@ -22,6 +22,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 
 	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -47,21 +48,21 @@ func startMoto(t *testing.T) *moto {
 	if os.Getenv("TEST_PEERS") == "" {
 		t.Skip("needs moto, which make test-peers installs")
 	}
-	f := &fake{t: t}
-	f.makeCertificate(smHost, stsHost, "iam.amazonaws.com")
+	f := &fake{Env: providertest.NewEnv(t)}
+	f.cert = f.Certificate(smHost, stsHost, "iam.amazonaws.com")
 	key, err := x509.MarshalPKCS8PrivateKey(f.cert.PrivateKey)
-	must(t, err)
+	providertest.Must(t, err)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	m := &moto{t: t, addr: l.Addr().String(), caFile: f.caFile}
-	must(t, l.Close())
+	providertest.Must(t, err)
+	m := &moto{t: t, addr: l.Addr().String(), caFile: f.CAFile}
+	providertest.Must(t, l.Close())
 	_, port, _ := net.SplitHostPort(m.addr)
 	cmd := exec.CommandContext(t.Context(), installMoto(t), "-H", "127.0.0.1", "-p", port,
-		"-c", writeFile(t, "cert.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: f.cert.Certificate[0]}))),
-		"-k", writeFile(t, "key.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}))))
-	output := &lockedBuffer{}
+		"-c", providertest.WriteFile(t, "cert.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: f.cert.Certificate[0]}))),
+		"-k", providertest.WriteFile(t, "key.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}))))
+	output := &providertest.Log{}
 	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = output, output, 5*time.Second
-	must(t, cmd.Start())
+	providertest.Must(t, cmd.Start())
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
@@ -78,7 +79,7 @@ func startMoto(t *testing.T) *moto {
 func installMoto(t *testing.T) string {
 	t.Helper()
 	cache, err := os.UserCacheDir()
-	must(t, err)
+	providertest.Must(t, err)
 	dir := filepath.Join(cache, "secretbroker-peers", "moto-"+motoVersion)
 	server := filepath.Join(dir, "bin", "moto_server")
 	if _, err := os.Stat(filepath.Join(dir, "complete")); err == nil {
@@ -92,7 +93,7 @@ func installMoto(t *testing.T) string {
 			t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)
 		}
 	}
-	must(t, os.WriteFile(filepath.Join(dir, "complete"), nil, 0o600))
+	providertest.Must(t, os.WriteFile(filepath.Join(dir, "complete"), nil, 0o600))
 	return server
 }
 
@@ -101,9 +102,9 @@ func (m *moto) connect(f *fake) {
 	m.t.Helper()
 	roots := x509.NewCertPool()
 	leaf, err := x509.ParseCertificate(f.cert.Certificate[0])
-	must(m.t, err)
-	ca, err := os.ReadFile(f.caFile)
-	must(m.t, err)
+	providertest.Must(m.t, err)
+	ca, err := os.ReadFile(f.CAFile)
+	providertest.Must(m.t, err)
 	roots.AppendCertsFromPEM(ca)
 	roots.AddCert(leaf)
 	m.http = &http.Client{Transport: &http.Transport{
@@ -126,7 +127,7 @@ func (m *moto) connect(f *fake) {
 
 func (m *moto) post(to, body string) (string, error) {
 	r, err := http.NewRequestWithContext(m.t.Context(), http.MethodPost, to, strings.NewReader(body))
-	must(m.t, err)
+	providertest.Must(m.t, err)
 	if strings.HasPrefix(body, "Action=") {
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		// By which moto knows the service; it checks no signature yet.
@@ -192,7 +193,7 @@ func (m *moto) users() {
 	o.Credentials = aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) { return admin, nil })
 	m.sm = secretsmanager.New(o)
 	_, err := m.post("https://"+smHost+"/moto-api/reset-auth", "0")
-	must(m.t, err)
+	providertest.Must(m.t, err)
 }
 
 // integration is one that reads as the role "reader", by way of f's dial table.
@@ -201,14 +202,14 @@ func (m *moto) integration(f *fake) *integration.Integration {
 	a := in.AWS
 	a.Stores, a.Endpoints = []string{storeURL, storeARN}, map[string]string{region: storeURL}
 	a.Role.ARN = "arn:aws:iam::" + account + ":role/reader"
-	a.Credential.AccessKeyIDFile, a.Credential.SecretAccessKeyFile = writeFile(f.t, "id", m.broker.AccessKeyID), writeFile(f.t, "key", m.broker.SecretAccessKey)
+	a.Credential.AccessKeyIDFile, a.Credential.SecretAccessKeyFile = providertest.WriteFile(f, "id", m.broker.AccessKeyID), providertest.WriteFile(f, "key", m.broker.SecretAccessKey)
 	return in
 }
 
 func (m *moto) create(in *secretsmanager.CreateSecretInput) (arn string) {
 	m.t.Helper()
 	out, err := m.sm.CreateSecret(m.t.Context(), in)
-	must(m.t, err)
+	providertest.Must(m.t, err)
 	return *out.ARN
 }
 
@@ -216,36 +217,37 @@ func TestMoto(t *testing.T) {
 	m := startMoto(t)
 	arn := m.create(&secretsmanager.CreateSecretInput{Name: aws.String("prod/db"), SecretString: aws.String("old " + canary)})
 	_, err := m.sm.PutSecretValue(t.Context(), &secretsmanager.PutSecretValueInput{SecretId: &arn, SecretString: aws.String(canary)})
-	must(t, err)
+	providertest.Must(t, err)
 	m.create(&secretsmanager.CreateSecretInput{Name: aws.String("blob"), SecretBinary: []byte("\xfe\xed" + canary)})
 	m.create(&secretsmanager.CreateSecretInput{Name: aws.String("empty")})
 	m.create(&secretsmanager.CreateSecretInput{Name: aws.String("my-secret"), SecretString: aws.String(canary)})
 	gone := m.create(&secretsmanager.CreateSecretInput{Name: aws.String("gone"), SecretString: aws.String(canary)})
 	_, err = m.sm.DeleteSecret(t.Context(), &secretsmanager.DeleteSecretInput{SecretId: &gone})
-	must(t, err)
+	providertest.Must(t, err)
 
-	f := &fake{t: t, caFile: m.caFile, dial: map[string]string{smHost: m.addr, stsHost: m.addr}}
-	openAs := func(change func(*integration.AWS)) *store {
+	f := &fake{Env: providertest.NewEnv(t)}
+	f.CAFile, f.Dial = m.caFile, map[string]string{smHost: m.addr, stsHost: m.addr}
+	openWith := func(change func(*integration.AWS)) *store {
 		in := m.integration(f)
 		if change != nil {
 			change(in.AWS)
 		}
-		return f.open(f.config(), in)
+		return f.open(f.Config(), in)
 	}
-	s := openAs(nil)
-	current := f.fetch(s, storeURL+"::prod/db")
-	previous := f.fetch(s, storeURL+"::prod/db#AWSPREVIOUS")
-	if reveal(t, current) != canary || reveal(t, previous) != "old "+canary || current.Version == previous.Version {
+	s := openWith(nil)
+	current := f.Fetch(s, storeURL+"::prod/db")
+	previous := f.Fetch(s, storeURL+"::prod/db#AWSPREVIOUS")
+	if providertest.Reveal(t, current) != canary || providertest.Reveal(t, previous) != "old "+canary || current.Version == previous.Version {
 		t.Errorf("versions %s and %s", current.Version, previous.Version)
 	}
 	for reference, version := range map[string]string{
 		arn: current.Version, arn + "#AWSPREVIOUS": previous.Version, arn + "#" + previous.Version: previous.Version,
 	} {
-		if got := f.fetch(s, reference); got.Version != version {
+		if got := f.Fetch(s, reference); got.Version != version {
 			t.Errorf("%s: version %s, want %s", reference, got.Version, version)
 		}
 	}
-	if got := f.fetch(s, storeURL+"::blob"); got.Size() != 56 { // base64 of 40 bytes
+	if got := f.Fetch(s, storeURL+"::blob"); got.Size() != 56 { // base64 of 40 bytes
 		t.Errorf("%d bytes", got.Size())
 	}
 	for reference, want := range map[string]secret.Reason{
@@ -256,18 +258,20 @@ func TestMoto(t *testing.T) {
 		storeARN + ":secret:my-secret":                    secret.ReasonSecretNotFound,
 		storeURL + "::gone":                               secret.ReasonSecretDisabled,
 	} {
-		f.fails(s, t.Context(), reference, want)
+		f.Fails(s, t.Context(), reference, want)
 	}
 	for name, change := range map[string]func(*integration.AWS){
 		"another external ID": func(a *integration.AWS) { a.Role.ExternalID = "of-another" },
-		"another key":         func(a *integration.AWS) { a.Credential.SecretAccessKeyFile = writeFile(t, "key", "of-another") },
-		"a key that is none":  func(a *integration.AWS) { a.Credential.AccessKeyIDFile = writeFile(t, "id", "AKIANOBODY") },
+		"another key": func(a *integration.AWS) {
+			a.Credential.SecretAccessKeyFile = providertest.WriteFile(t, "key", "of-another")
+		},
+		"a key that is none": func(a *integration.AWS) { a.Credential.AccessKeyIDFile = providertest.WriteFile(t, "id", "AKIANOBODY") },
 	} {
 		t.Log(name)
-		f.fails(openAs(change), t.Context(), storeURL+"::prod/db", secret.ReasonStoreAuthenticationFailed)
+		f.Fails(openWith(change), t.Context(), storeURL+"::prod/db", secret.ReasonStoreAuthenticationFailed)
 	}
 	// moto says no in STS's language where AWS would do it in that of Secrets
 	// Manager, so that the reason is another one than AWS's.
-	bystander := openAs(func(a *integration.AWS) { a.Role.ARN = "arn:aws:iam::" + account + ":role/bystander" })
-	f.fails(bystander, t.Context(), storeURL+"::prod/db", secret.ReasonStoreUnavailable)
+	bystander := openWith(func(a *integration.AWS) { a.Role.ARN = "arn:aws:iam::" + account + ":role/bystander" })
+	f.Fails(bystander, t.Context(), storeURL+"::prod/db", secret.ReasonStoreUnavailable)
 }

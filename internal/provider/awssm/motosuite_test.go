@@ -37,8 +37,8 @@ func TestMotoConformance(t *testing.T) {
 
 // world is one in which all names begin with prefix.
 func (m *moto) world(t testing.TB, prefix string) *providertest.World {
-	f := &fake{t: t, dial: map[string]string{}, server: map[string]*httptest.Server{}}
-	f.makeCertificate(smHost, stsHost)
+	f := &fake{Env: providertest.NewEnv(t), server: map[string]*httptest.Server{}}
+	f.cert = f.Certificate(smHost, stsHost)
 	for _, host := range []string{smHost, stsHost} {
 		f.serve(host, func(w http.ResponseWriter, r *http.Request) { m.forward(f, w, r) })
 	}
@@ -46,7 +46,7 @@ func (m *moto) world(t testing.TB, prefix string) *providertest.World {
 	f.answer = w.answer
 	return &providertest.World{
 		Integration:    m.integration(f),
-		Opener:         Opener(f.config()),
+		Opener:         Opener(f.Config()),
 		Ref:            func(name string) string { return storeURL + "::" + prefix + name },
 		Foreign:        "https://secretsmanager.eu-central-1.amazonaws.com::db",
 		UnknownVersion: "11111111-1111-1111-1111-111111111111",
@@ -61,13 +61,13 @@ func (m *moto) world(t testing.TB, prefix string) *providertest.World {
 				in.ForceDeleteWithoutRecovery = aws.Bool(true)
 			}
 			_, err := m.sm.DeleteSecret(t.Context(), in)
-			must(t, err)
+			providertest.Must(t, err)
 		},
 		Suffer:  w.suffer,
 		Login:   w.login,
 		Reads:   func() int { return f.count("GetSecretValue") },
 		Private: []string{m.broker.SecretAccessKey, "AWS4-HMAC"},
-		Log:     f.logs.String,
+		Log:     f.Logs.String,
 	}
 }
 
@@ -85,7 +85,7 @@ func (m *moto) put(t testing.TB, name string, value []byte) (version string) {
 		t.Fatal(err)
 	}
 	changed, err := m.sm.PutSecretValue(t.Context(), &secretsmanager.PutSecretValueInput{SecretId: &name, SecretString: create.SecretString, SecretBinary: create.SecretBinary})
-	must(t, err)
+	providertest.Must(t, err)
 	return *changed.VersionId
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/credential"
+	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/provider/task"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -28,7 +29,7 @@ func TestAssumeRole(t *testing.T) {
 	in.AWS.Role.SourceIdentity = "secretbroker"
 	in.AWS.Role.Tags = map[string]string{"team": "orders", "env": "prod"}
 	in.AWS.Role.Duration = 30 * time.Minute
-	f.fetch(f.open(f.config(), in), storeURL+"::db")
+	f.Fetch(f.open(f.Config(), in), storeURL+"::db")
 	if len(f.asked) != 1 {
 		t.Fatalf("STS was asked %d times", len(f.asked))
 	}
@@ -107,7 +108,7 @@ func TestSessionFails(t *testing.T) {
 				in.AWS.Role.ExternalID = "of-another"
 			}
 			tt.setup(f)
-			e := f.fails(f.open(f.config(), in), t.Context(), storeURL+"::db", tt.want)
+			e := f.Fails(f.open(f.Config(), in), t.Context(), storeURL+"::db", tt.want)
 			if !strings.Contains(e.Message, tt.says) {
 				t.Errorf("%q does not say %q", e.Message, tt.says)
 			}
@@ -123,12 +124,12 @@ func TestRefusedKeys(t *testing.T) {
 	f := newFake(t)
 	f.put(region, "db", canary)
 	now := time.Now()
-	cfg := f.config()
+	cfg := f.Config()
 	cfg.Now = func() time.Time { return now }
 	s := f.open(cfg, f.integration())
-	f.fetch(s, storeURL+"::db")
+	f.Fetch(s, storeURL+"::db")
 	f.revoke()
-	f.fetch(s, storeURL+"::db")
+	f.Fetch(s, storeURL+"::db")
 	if n := f.count("AssumeRole"); n != 2 {
 		t.Errorf("%d sessions", n)
 	}
@@ -139,13 +140,13 @@ func TestRefusedKeys(t *testing.T) {
 		return operation == "GetSecretValue"
 	}
 	for range 10 {
-		f.fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreAuthenticationFailed)
+		f.Fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreAuthenticationFailed)
 	}
 	if n := f.count("AssumeRole"); n != 2 {
 		t.Errorf("%d sessions, while AWS refuses them all", n)
 	}
 	now = now.Add(credential.RefusalPause)
-	f.fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreAuthenticationFailed)
+	f.Fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreAuthenticationFailed)
 	if n := f.count("AssumeRole"); n != 3 {
 		t.Errorf("%d sessions after a pause", n)
 	}
@@ -158,7 +159,7 @@ func source(t *testing.T, f keySource) *credential.Source[aws.Credentials] {
 	s := newSessions(provider.Config{}.For(&integration.Integration{}), slog.New(slog.DiscardHandler), f, nil, tasks)
 	t.Cleanup(func() {
 		s.Close()
-		must(t, tasks.Stop(time.Minute))
+		providertest.Must(t, tasks.Stop(time.Minute))
 	})
 	return s
 }
@@ -173,7 +174,7 @@ func TestRefreshAhead(t *testing.T) {
 			return aws.Credentials{AccessKeyID: "A", SecretAccessKey: "B", CanExpire: true, Expires: time.Now().Add(time.Hour)}, nil
 		})
 		_, err := s.Get(t.Context())
-		must(t, err)
+		providertest.Must(t, err)
 		time.Sleep(54 * time.Minute)
 		if n := asked.Load(); n != 1 {
 			t.Errorf("asked %d times", n)
@@ -181,7 +182,7 @@ func TestRefreshAhead(t *testing.T) {
 		time.Sleep(5 * time.Minute)
 		began := time.Now()
 		_, err = s.Get(t.Context())
-		must(t, err)
+		providertest.Must(t, err)
 		if n := asked.Load(); n != 2 || time.Since(began) != 0 {
 			t.Errorf("asked %d times, waited for %v", n, time.Since(began))
 		}
@@ -198,7 +199,7 @@ func TestStaticKeysAreKept(t *testing.T) {
 		})
 		for range 10 {
 			_, err := s.Get(t.Context())
-			must(t, err)
+			providertest.Must(t, err)
 			time.Sleep(24 * time.Hour)
 		}
 		if n := asked.Load(); n != 1 {
@@ -227,18 +228,18 @@ func TestRefusedRoleIsLeftAlone(t *testing.T) {
 	f := newFake(t)
 	f.put(region, "db", canary)
 	now := time.Now()
-	cfg := f.config()
+	cfg := f.Config()
 	cfg.Now = func() time.Time { return now }
 	delete(f.keys, baseKey)
 	s := f.open(cfg, f.integration())
 	for range 200 {
-		f.fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreAuthenticationFailed)
+		f.Fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreAuthenticationFailed)
 	}
 	if n := f.count("AssumeRole"); n != 1 {
 		t.Errorf("%d requests to STS", n)
 	}
 	now = now.Add(credential.RefusalPause)
-	f.fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreAuthenticationFailed)
+	f.Fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreAuthenticationFailed)
 	if n := f.count("AssumeRole"); n != 2 {
 		t.Errorf("%d requests to STS after a pause", n)
 	}
@@ -247,10 +248,10 @@ func TestRefusedRoleIsLeftAlone(t *testing.T) {
 func TestClosing(t *testing.T) {
 	f := newFake(t)
 	in := f.integration()
-	in.AWS.Credential = integration.AWSCredential{Type: integration.AWSStatic, AccessKeyIDFile: writeFile(t, "id", "A"), SecretAccessKeyFile: writeFile(t, "k", "B")}
-	p, err := Opener(f.config())(t.Context(), in)
-	must(t, err)
-	must(t, p.Close())
-	_, err = p.Fetch(t.Context(), ref(t, storeURL+"::db"))
-	f.checkError(err, secret.ReasonStoreUnavailable)
+	in.AWS.Credential = integration.AWSCredential{Type: integration.AWSStatic, AccessKeyIDFile: providertest.WriteFile(t, "id", "A"), SecretAccessKeyFile: providertest.WriteFile(t, "k", "B")}
+	p, err := Opener(f.Config())(t.Context(), in)
+	providertest.Must(t, err)
+	providertest.Must(t, p.Close())
+	_, err = p.Fetch(t.Context(), providertest.Ref(t, storeURL+"::db"))
+	f.CheckError(err, secret.ReasonStoreUnavailable)
 }

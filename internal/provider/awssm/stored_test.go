@@ -19,7 +19,7 @@ func TestStoredKeys(t *testing.T) {
 	in.Credentials = map[string]integration.Credential{
 		"aws.credential.access_key_id": keep(baseKey + "\n"), "aws.credential.secret_access_key": keep(baseSecret),
 	}
-	f.fetch(f.open(f.config(), in), storeURL+"::db")
+	f.Fetch(f.open(f.Config(), in), storeURL+"::db")
 
 	for says, change := range map[string]func(){
 		"aws.credential.secret_access_key: the credential stored": func() {
@@ -35,11 +35,11 @@ func TestStoredKeys(t *testing.T) {
 			before[k] = v
 		}
 		change()
-		_, err := Opener(f.config())(t.Context(), in)
+		_, err := Opener(f.Config())(t.Context(), in)
 		if err == nil {
 			t.Fatalf("opened; want %q", says)
 		}
-		if e := f.checkError(err, secret.ReasonStoreAuthenticationFailed); !strings.Contains(e.Message, says) {
+		if e := f.CheckError(err, secret.ReasonStoreAuthenticationFailed); !strings.Contains(e.Message, says) {
 			t.Errorf("%q does not say %q", e.Message, says)
 		}
 		in.Credentials = before

@@ -37,13 +37,13 @@ func TestValidate(t *testing.T) {
 			in := f.integration()
 			tt.change(in.AWS)
 			providertest.Grant(t, in, `aws: {account_id: "`+account+`", credential: {type: default}, stores: `+providertest.List(in.AWS.Stores)+`}`, tt.grants)
-			steps := f.open(f.config(), in).Validate(t.Context())
+			steps := f.open(f.Config(), in).Validate(t.Context())
 			if got := providertest.Steps(steps); got != tt.want {
 				t.Errorf("\n got %s\nwant %s", got, tt.want)
 			}
 			for _, step := range steps {
 				if step.Err != nil {
-					f.checkError(step.Err, secret.AsError(step.Err).Reason)
+					f.CheckError(step.Err, secret.AsError(step.Err).Reason)
 				}
 			}
 			for _, read := range f.reads {
@@ -64,11 +64,12 @@ func TestValidate(t *testing.T) {
 func TestMotoValidate(t *testing.T) {
 	m := startMoto(t)
 	m.create(&secretsmanager.CreateSecretInput{Name: aws.String("prod/db"), SecretString: aws.String(canary)})
-	f := &fake{t: t, caFile: m.caFile, dial: map[string]string{smHost: m.addr, stsHost: m.addr}}
+	f := &fake{Env: providertest.NewEnv(t)}
+	f.CAFile, f.Dial = m.caFile, map[string]string{smHost: m.addr, stsHost: m.addr}
 	for _, secrets := range [][]string{{"prod/db"}, {"prod/*"}} {
 		in := m.integration(f)
 		providertest.Grant(t, in, `aws: {account_id: "`+account+`", credential: {type: default}, stores: `+providertest.List(in.AWS.Stores)+`}`, secrets)
-		if got, want := providertest.Steps(f.open(f.config(), in).Validate(t.Context())), "session ok, read "+storeURL+" ok"; got != want {
+		if got, want := providertest.Steps(f.open(f.Config(), in).Validate(t.Context())), "session ok, read "+storeURL+" ok"; got != want {
 			t.Errorf("%s: %s", secrets, got)
 		}
 	}

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 )
 
 // drip sends a byte now and then, for as long as somebody listens.
@@ -98,7 +100,7 @@ func serveConns(t testing.TB, l net.Listener, serve func(net.Conn)) string {
 // silent takes connections and says nothing.
 func silent(t testing.TB) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
+	providertest.Must(t, err)
 	return serveConns(t, l, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
 }
 
@@ -106,14 +108,14 @@ func listenTLS(f *fake, protocols ...string) net.Listener {
 	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
 		Certificates: []tls.Certificate{f.cert}, MinVersion: tls.VersionTLS12, NextProtos: protocols,
 	})
-	must(f.t, err)
+	providertest.Must(f, err)
 	return l
 }
 
 // flood answers a request over HTTP/1.1 with a status line, unless text is one,
 // and then text for ever.
 func flood(f *fake, text string) string {
-	return serveConns(f.t, listenTLS(f), func(c net.Conn) {
+	return serveConns(f, listenTLS(f), func(c net.Conn) {
 		if _, err := http.ReadRequest(bufio.NewReader(c)); err != nil {
 			return
 		}
@@ -135,7 +137,7 @@ func goAway(f *fake) string {
 		n := len(payload)
 		return string([]byte{byte(n >> 16), byte(n >> 8), byte(n), kind, 0, 0, 0, 0, 0}) + payload
 	}
-	return serveConns(f.t, listenTLS(f, "h2"), func(c net.Conn) {
+	return serveConns(f, listenTLS(f, "h2"), func(c net.Conn) {
 		preface := make([]byte, len("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))
 		if _, err := io.ReadFull(c, preface); err != nil {
 			return

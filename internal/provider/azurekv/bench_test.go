@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -30,12 +31,12 @@ func BenchmarkNeighbour(b *testing.B) {
 			if m.begin != nil {
 				m.begin(f, vaultHost)
 			}
-			set := f.set(f.config())
+			set := f.set(f.Config())
 			in := f.integration()
 			ctx, cancel := context.WithCancel(b.Context())
 			var wg sync.WaitGroup
 			if m.begin != nil {
-				db := ref(b, vaultURL+"::db")
+				db := providertest.Ref(b, vaultURL+"::db")
 				for range 200 {
 					wg.Go(func() {
 						for ctx.Err() == nil {
@@ -51,7 +52,7 @@ func BenchmarkNeighbour(b *testing.B) {
 					})
 				}
 			}
-			good := ref(b, otherURL+"::db")
+			good := providertest.Ref(b, otherURL+"::db")
 			var took []time.Duration
 			for b.Loop() {
 				began := time.Now()

@@ -46,7 +46,7 @@ func startWorld(t testing.TB) *providertest.World {
 	k.vault = k.serve
 	return &providertest.World{
 		Integration:    k.integration(),
-		Opener:         Opener(k.config()),
+		Opener:         Opener(k.Config()),
 		Ref:            func(name string) string { return vaultURL + "::" + name },
 		Foreign:        "https://" + strangers + "::db",
 		UnknownVersion: strings.Repeat("f", 32),
@@ -59,12 +59,12 @@ func startWorld(t testing.TB) *providertest.World {
 				return
 			}
 			k.token = func(w http.ResponseWriter, _ *http.Request) {
-				writeJSON(w, http.StatusUnauthorized, `{"error":"invalid_client","error_description":"AADSTS7000215: Invalid client secret provided."}`)
+				providertest.WriteJSON(w, http.StatusUnauthorized, `{"error":"invalid_client","error_description":"AADSTS7000215: Invalid client secret provided."}`)
 			}
 		},
 		Reads:   func() int { _, reads := k.counts(); return reads },
 		Private: []string{testSecret, "access-token-", "Bearer"},
-		Log:     k.logs.String,
+		Log:     k.Logs.String,
 	}
 }
 
@@ -91,7 +91,7 @@ func (k *keyVault) suffer(t testing.TB, trouble providertest.Trouble) {
 	defer k.mu.Unlock()
 	k.trouble = trouble
 	if trouble == providertest.Unreachable {
-		k.dial[vaultHost] = closedPort(t)
+		k.Dial[vaultHost] = providertest.ClosedPort(t)
 	}
 }
 
@@ -105,7 +105,7 @@ func (k *keyVault) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	switch k.trouble {
 	case providertest.Throttling:
-		writeJSON(w, http.StatusTooManyRequests, `{"error":{"code":"Throttled","message":"slow down"}}`)
+		providertest.WriteJSON(w, http.StatusTooManyRequests, `{"error":{"code":"Throttled","message":"slow down"}}`)
 		return
 	case providertest.Silent:
 		k.mu.Unlock()
@@ -113,7 +113,7 @@ func (k *keyVault) serve(w http.ResponseWriter, r *http.Request) {
 		k.mu.Lock()
 		return
 	case providertest.Failing:
-		writeJSON(w, http.StatusInternalServerError, `{"error":{"code":"InternalServerError","message":"no"}}`)
+		providertest.WriteJSON(w, http.StatusInternalServerError, `{"error":{"code":"InternalServerError","message":"no"}}`)
 		return
 	case providertest.Redirecting:
 		http.Redirect(w, r, "https://"+strangers+r.URL.Path, http.StatusFound)
@@ -127,18 +127,18 @@ func (k *keyVault) serve(w http.ResponseWriter, r *http.Request) {
 	found, ok := k.find(name, version)
 	switch {
 	case !ok:
-		writeJSON(w, http.StatusNotFound, `{"error":{"code":"SecretNotFound","message":"none"}}`)
+		providertest.WriteJSON(w, http.StatusNotFound, `{"error":{"code":"SecretNotFound","message":"none"}}`)
 	case found.state == providertest.Disabled:
-		writeJSON(w, http.StatusForbidden, `{"error":{"code":"Forbidden","message":"no","innererror":{"code":"SecretDisabled"}}}`)
+		providertest.WriteJSON(w, http.StatusForbidden, `{"error":{"code":"Forbidden","message":"no","innererror":{"code":"SecretDisabled"}}}`)
 	case found.state == providertest.Forbidden:
-		writeJSON(w, http.StatusForbidden, `{"error":{"code":"Forbidden","message":"no","innererror":{"code":"ForbiddenByRbac"}}}`)
+		providertest.WriteJSON(w, http.StatusForbidden, `{"error":{"code":"Forbidden","message":"no","innererror":{"code":"ForbiddenByRbac"}}}`)
 	default:
 		value, err := json.Marshal(found.value)
 		if err != nil {
 			panic(err)
 		}
 		attributes := map[providertest.State]string{providertest.Expired: `,"exp":1`, providertest.NotYetValid: `,"nbf":99999999999`}[found.state]
-		writeJSON(w, http.StatusOK, fmt.Sprintf(`{"id":"https://%s/secrets/%s/%s","value":%s,"attributes":{"enabled":true%s}}`,
+		providertest.WriteJSON(w, http.StatusOK, fmt.Sprintf(`{"id":"https://%s/secrets/%s/%s","value":%s,"attributes":{"enabled":true%s}}`,
 			r.Host, name, found.version, value, attributes))
 	}
 }

@@ -18,16 +18,17 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
 func TestOpenFaults(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "missing")
-	blank := writeFile(t, "blank", []byte(" \r\n\t"))
-	noPEM := writeFile(t, "no-pem", []byte(canary))
-	badPEM := writeFile(t, "bad-pem", []byte("-----BEGIN CERTIFICATE-----\n"+"Q0FOQVJZ\n"+"-----END CERTIFICATE-----\n"))
-	ecPEM := writeFile(t, "ec-pem", selfSigned(t, ecKey(t), time.Hour))
-	huge := writeFile(t, "huge", make([]byte, 1<<20+1))
+	blank := providertest.WriteFile(t, "blank", []byte(" \r\n\t"))
+	noPEM := providertest.WriteFile(t, "no-pem", []byte(canary))
+	badPEM := providertest.WriteFile(t, "bad-pem", []byte("-----BEGIN CERTIFICATE-----\n"+"Q0FOQVJZ\n"+"-----END CERTIFICATE-----\n"))
+	ecPEM := providertest.WriteFile(t, "ec-pem", selfSigned(t, ecKey(t), time.Hour))
+	huge := providertest.WriteFile(t, "huge", make([]byte, 1<<20+1))
 	type azure = integration.Azure
 	for name, tc := range map[string]struct {
 		change func(*integration.Integration)
@@ -62,8 +63,8 @@ func TestOpenFaults(t *testing.T) {
 			f := newFake(t)
 			in := f.integration()
 			tc.change(in)
-			_, err := Opener(f.config())(t.Context(), in)
-			e := f.checkError(err, secret.ReasonStoreAuthenticationFailed)
+			_, err := Opener(f.Config())(t.Context(), in)
+			e := f.CheckError(err, secret.ReasonStoreAuthenticationFailed)
 			for _, s := range tc.says {
 				if !strings.Contains(e.Message, s) {
 					t.Errorf("message %q does not say %q", e.Message, s)
@@ -92,8 +93,8 @@ func TestClientSecret(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := newFake(t)
 			in := f.integration()
-			in.Azure.Credential.ClientSecretFile = writeFile(t, "secret", []byte(content))
-			f.fetch(f.open(f.config(), in), ref(t, vaultURL+"::db"))
+			in.Azure.Credential.ClientSecretFile = providertest.WriteFile(t, "secret", []byte(content))
+			f.Fetch(f.open(f.Config(), in), vaultURL+"::db")
 			form := f.forms[0]
 			if form.Get("client_secret") != testSecret || form.Get("client_id") != clientID || !strings.Contains(form.Get("scope"), "https://vault.azure.net/.default") {
 				t.Errorf("token request %v", form)
@@ -104,41 +105,41 @@ func TestClientSecret(t *testing.T) {
 
 func TestClientCertificate(t *testing.T) {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	must(t, err)
+	providertest.Must(t, err)
 	f := newFake(t)
 	in := f.integration()
-	certificate(writeFile(t, "cert.pem", selfSigned(t, key, time.Hour)))(in)
-	f.fetch(f.open(f.config(), in), ref(t, vaultURL+"::db"))
+	certificate(providertest.WriteFile(t, "cert.pem", selfSigned(t, key, time.Hour)))(in)
+	f.Fetch(f.open(f.Config(), in), vaultURL+"::db")
 	if form := f.forms[0]; strings.Count(form.Get("client_assertion"), ".") != 2 || form.Get("client_secret") != "" {
 		t.Errorf("token request %v", form)
 	}
 }
 
 func TestWorkloadIdentityReadsItsFileEachTime(t *testing.T) {
-	file := writeFile(t, "token", []byte("federated-1\n"))
+	file := providertest.WriteFile(t, "token", []byte("federated-1\n"))
 	f := newFake(t)
 	in := f.integration()
 	in.Azure.Credential = workload(file)
-	s := f.open(f.config(), in)
+	s := f.open(f.Config(), in)
 	// A wrong token does not stick.
 	f.token = func(w http.ResponseWriter, r *http.Request) {
 		if r.PostForm.Get("client_assertion") == "federated-1" {
-			writeJSON(w, http.StatusUnauthorized, `{"error":"invalid_client","error_description":"AADSTS700024: `+canary+`"}`)
+			providertest.WriteJSON(w, http.StatusUnauthorized, `{"error":"invalid_client","error_description":"AADSTS700024: `+canary+`"}`)
 			return
 		}
 		f.issue(w)
 	}
-	e := f.fails(s, t.Context(), ref(t, vaultURL+"::db"), secret.ReasonStoreAuthenticationFailed)
+	e := f.Fails(s, t.Context(), vaultURL+"::db", secret.ReasonStoreAuthenticationFailed)
 	if !strings.Contains(e.Message, "azure.credential.token_file") {
 		t.Errorf("message %q", e.Message)
 	}
-	must(t, os.Remove(file))
-	e = f.fails(s, t.Context(), ref(t, vaultURL+"::db"), secret.ReasonStoreAuthenticationFailed)
+	providertest.Must(t, os.Remove(file))
+	e = f.Fails(s, t.Context(), vaultURL+"::db", secret.ReasonStoreAuthenticationFailed)
 	if !strings.Contains(e.Message, file) || !strings.Contains(e.Message, "does not exist") {
 		t.Errorf("message %q", e.Message)
 	}
-	must(t, os.WriteFile(file, []byte("federated-2\n"), 0o600))
-	f.fetch(s, ref(t, vaultURL+"::db"))
+	providertest.Must(t, os.WriteFile(file, []byte("federated-2\n"), 0o600))
+	f.Fetch(s, vaultURL+"::db")
 	if got := f.forms[len(f.forms)-1].Get("client_assertion"); got != "federated-2" {
 		t.Errorf("assertion %q", got)
 	}
@@ -162,24 +163,24 @@ func TestManagedIdentity(t *testing.T) {
 			id := fmt.Sprintf("00000000-0000-0000-0000-00000000000%d", i)
 			imds := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if tc.status != http.StatusOK || r.Header.Get("Metadata") != "true" || r.URL.Query().Get("client_id") != id {
-					writeJSON(w, tc.status, `{"error":"invalid_request","error_description":"`+canary+`"}`)
+					providertest.WriteJSON(w, tc.status, `{"error":"invalid_request","error_description":"`+canary+`"}`)
 					return
 				}
-				writeJSON(w, http.StatusOK, `{"token_type":"Bearer","expires_in":"3600","resource":"https://vault.azure.net","access_token":"access-token-0"}`)
+				providertest.WriteJSON(w, http.StatusOK, `{"token_type":"Bearer","expires_in":"3600","resource":"https://vault.azure.net","access_token":"access-token-0"}`)
 			}))
 			defer imds.Close()
-			f.dial[imdsHost] = imds.Listener.Addr().String()
+			f.Dial[imdsHost] = imds.Listener.Addr().String()
 			if tc.status == 0 {
-				f.dial[imdsHost] = closedPort(t)
+				f.Dial[imdsHost] = providertest.ClosedPort(t)
 			}
 			in := f.integration()
 			in.Azure.TenantID, in.Azure.ClientID = "", id
 			in.Azure.Credential = integration.AzureCredential{Type: integration.AzureManagedIdentity}
-			s := f.open(f.config(), in)
+			s := f.open(f.Config(), in)
 			if tc.want == "" {
-				f.fetch(s, ref(t, vaultURL+"::db"))
+				f.Fetch(s, vaultURL+"::db")
 			} else {
-				f.fails(s, t.Context(), ref(t, vaultURL+"::db"), tc.want)
+				f.Fails(s, t.Context(), vaultURL+"::db", tc.want)
 			}
 			if len(f.forms) != 0 {
 				t.Error("a managed identity asked the login authority")
@@ -194,7 +195,7 @@ func TestManagedIdentityWithoutClientID(t *testing.T) {
 	in := f.integration()
 	in.Azure.TenantID, in.Azure.ClientID = "", ""
 	in.Azure.Credential = integration.AzureCredential{Type: integration.AzureManagedIdentity}
-	f.open(f.config(), in)
+	f.open(f.Config(), in)
 }
 
 func TestServiceFabricIsRefused(t *testing.T) {
@@ -205,8 +206,8 @@ func TestServiceFabricIsRefused(t *testing.T) {
 	f := newFake(t)
 	in := f.integration()
 	in.Azure.Credential = integration.AzureCredential{Type: integration.AzureManagedIdentity}
-	_, err := Opener(f.config())(t.Context(), in)
-	f.checkError(err, secret.ReasonStoreAuthenticationFailed)
+	_, err := Opener(f.Config())(t.Context(), in)
+	f.CheckError(err, secret.ReasonStoreAuthenticationFailed)
 }
 
 func TestDefaultCredential(t *testing.T) {
@@ -217,7 +218,7 @@ func TestDefaultCredential(t *testing.T) {
 	in.Azure.Credential = integration.AzureCredential{Type: integration.AzureDefault}
 
 	t.Setenv("AZURE_TOKEN_CREDENTIALS", "WorkloadIdentityCredential") // which is not set up
-	e := f.fails(f.open(f.config(), in), t.Context(), ref(t, vaultURL+"::db"), secret.ReasonStoreAuthenticationFailed)
+	e := f.Fails(f.open(f.Config(), in), t.Context(), vaultURL+"::db", secret.ReasonStoreAuthenticationFailed)
 	if !strings.Contains(e.Message, "azure.credential.type") {
 		t.Errorf("message %q", e.Message)
 	}
@@ -226,11 +227,11 @@ func TestDefaultCredential(t *testing.T) {
 	t.Setenv("AZURE_TENANT_ID", tenantID)
 	t.Setenv("AZURE_CLIENT_ID", clientID)
 	t.Setenv("AZURE_CLIENT_SECRET", testSecret)
-	f.fetch(f.open(f.config(), in), ref(t, vaultURL+"::db"))
+	f.Fetch(f.open(f.Config(), in), vaultURL+"::db")
 
 	t.Setenv("AZURE_TOKEN_CREDENTIALS", "nonsense")
-	_, err := Opener(f.config())(t.Context(), in)
-	f.checkError(err, secret.ReasonStoreAuthenticationFailed)
+	_, err := Opener(f.Config())(t.Context(), in)
+	f.CheckError(err, secret.ReasonStoreAuthenticationFailed)
 }
 
 // TestLoginAnswers plants the canary where an answer has room for it.
@@ -276,8 +277,8 @@ func TestLoginAnswers(t *testing.T) {
 				if f.token = bad; step == "discovery" {
 					f.serve(loginHost, f.cert, bad)
 				}
-				s := f.open(f.config(), f.integration())
-				e := f.fails(s, t.Context(), ref(t, vaultURL+"::db"), tc.want)
+				s := f.open(f.Config(), f.integration())
+				e := f.Fails(s, t.Context(), vaultURL+"::db", tc.want)
 				if !strings.Contains(e.Message, tc.says) {
 					t.Errorf("message %q does not say %q", e.Message, tc.says)
 				}
@@ -299,7 +300,7 @@ func clearAzureEnv(t *testing.T) {
 		"AZURE_TOKEN_CREDENTIALS", "AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_FEDERATED_TOKEN_FILE",
 	} {
 		t.Setenv(name, "") // restores it afterwards
-		must(t, os.Unsetenv(name))
+		providertest.Must(t, os.Unsetenv(name))
 	}
 }
 
@@ -311,9 +312,9 @@ func selfSigned(t *testing.T, key crypto.Signer, valid time.Duration) []byte {
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(valid),
 	}
 	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	must(t, err)
+	providertest.Must(t, err)
 	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
-	must(t, err)
+	providertest.Must(t, err)
 	return append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}),
 		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})...)
 }

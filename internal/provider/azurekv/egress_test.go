@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -41,8 +42,8 @@ func TestNamesThatLeadInside(t *testing.T) {
 			delete(in.Azure.Dial, vaultHost)
 			in.Azure.PrivateEndpoint = tc.private
 			dns := newHostileDNS(map[string][]string{vaultHost: {tc.answer}})
-			s := f.open(dns.config(f.config()), in)
-			e := f.fails(s, t.Context(), ref(t, vaultURL+"::db"), secret.ReasonStoreUnavailable)
+			s := f.open(dns.config(f.Config()), in)
+			e := f.Fails(s, t.Context(), vaultURL+"::db", secret.ReasonStoreUnavailable)
 			if got := withoutPorts(t, dns.connected); !slices.Equal(got, tc.connected) {
 				t.Errorf("connections to %v, want %v", got, tc.connected)
 			}
@@ -66,7 +67,7 @@ func withoutPorts(t *testing.T, addresses []string) []string {
 	var hosts []string
 	for _, a := range addresses {
 		host, _, err := net.SplitHostPort(a)
-		must(t, err)
+		providertest.Must(t, err)
 		hosts = append(hosts, host)
 	}
 	return hosts
@@ -78,7 +79,7 @@ func TestRebinding(t *testing.T) {
 	f := newFake(t)
 	arrived := make(chan net.Addr, 8)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
+	providertest.Must(t, err)
 	defer l.Close()
 	go func() {
 		for {
@@ -91,7 +92,7 @@ func TestRebinding(t *testing.T) {
 		}
 	}()
 	_, port, err := net.SplitHostPort(l.Addr().String())
-	must(t, err)
+	providertest.Must(t, err)
 	in := f.integration()
 	in.Azure.AuthorityHost = "https://" + loginHost + ":" + port + "/"
 	delete(in.Azure.Dial, vaultHost)
@@ -100,15 +101,15 @@ func TestRebinding(t *testing.T) {
 		vaultHost: {"20.50.1.1", "127.0.0.1", "169.254.169.254"},
 		loginHost: {"20.50.1.2", "127.0.0.1"},
 	})
-	s := f.open(dns.config(f.config()), in)
+	s := f.open(dns.config(f.Config()), in)
 	for range 4 {
-		f.fails(s, t.Context(), ref(t, vaultURL+"::db"), secret.ReasonStoreUnavailable)
-		e := f.fails(s, t.Context(), ref(t, otherURL+"::db"), secret.ReasonStoreUnavailable)
+		f.Fails(s, t.Context(), vaultURL+"::db", secret.ReasonStoreUnavailable)
+		e := f.Fails(s, t.Context(), otherURL+"::db", secret.ReasonStoreUnavailable)
 		if !strings.Contains(e.Message, "login authority") {
 			t.Errorf("message %q", e.Message)
 		}
 	}
-	want := []string{"20.50.1.1:443", f.dial[otherHost], "20.50.1.2:" + port}
+	want := []string{"20.50.1.1:443", f.Dial[otherHost], "20.50.1.2:" + port}
 	if !slices.Equal(dns.connected, want) {
 		t.Errorf("connections to %v, want %v", dns.connected, want)
 	}
@@ -164,7 +165,7 @@ func TestTokenStaysWithTheVault(t *testing.T) {
 		},
 		"push": func(f *fake, w http.ResponseWriter, r *http.Request) {
 			if p, ok := w.(http.Pusher); !ok || p.Push(stranger, nil) == nil {
-				f.t.Error("the client takes pushes")
+				f.Error("the client takes pushes")
 			}
 			f.answer(w, r, "", 0)
 		},
@@ -186,11 +187,11 @@ func TestTokenStaysWithTheVault(t *testing.T) {
 			in := f.integration()
 			in.Azure.Vaults = in.Azure.Vaults[:1]
 			dns := newHostileDNS(nil) // whatever is looked up is recorded
-			s := f.open(dns.config(f.config()), in)
+			s := f.open(dns.config(f.Config()), in)
 			for range 2 { // the second read goes by what the first has learnt
-				_, err := s.Fetch(t.Context(), ref(t, vaultURL+"::db"))
+				_, err := s.Fetch(t.Context(), providertest.Ref(t, vaultURL+"::db"))
 				if err != nil {
-					f.checkError(err, secret.AsError(err).Reason)
+					f.CheckError(err, secret.AsError(err).Reason)
 				}
 			}
 			if _, reads := f.counts(); reads == 0 {
@@ -200,7 +201,7 @@ func TestTokenStaysWithTheVault(t *testing.T) {
 				t.Errorf("%d requests and %d connections went to the stranger", len(f.elsewhere), connections())
 			}
 			for _, to := range dns.connected {
-				if !slices.Contains([]string{f.dial[vaultHost], f.dial[loginHost]}, to) {
+				if !slices.Contains([]string{f.Dial[vaultHost], f.Dial[loginHost]}, to) {
 					t.Errorf("a connection to %s", to)
 				}
 			}
@@ -215,7 +216,7 @@ func TestTokenStaysWithTheVault(t *testing.T) {
 // come to it.
 func watchConnections(f *fake, host string) (count func() int) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(f.t, err)
+	providertest.Must(f, err)
 	var mu sync.Mutex
 	n := 0
 	done := make(chan struct{})
@@ -232,11 +233,11 @@ func watchConnections(f *fake, host string) (count func() int) {
 			_ = c.Close()
 		}
 	}()
-	f.t.Cleanup(func() {
+	f.Cleanup(func() {
 		_ = l.Close()
 		<-done
 	})
-	f.dial[host] = l.Addr().String()
+	f.Dial[host] = l.Addr().String()
 	return func() int {
 		mu.Lock()
 		defer mu.Unlock()
@@ -255,12 +256,12 @@ func TestTokenStaysWithTheVaultRaw(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := newFake(t)
-			f.dial[vaultHost] = rawTLS(f, answer)
+			f.Dial[vaultHost] = rawTLS(f, answer)
 			connections := watchConnections(f, strangers)
 			in := f.integration()
 			in.Azure.Vaults = in.Azure.Vaults[:1]
-			s := f.open(newHostileDNS(nil).config(f.config()), in)
-			f.fails(s, t.Context(), ref(t, vaultURL+"::db"), secret.ReasonStoreUnavailable)
+			s := f.open(newHostileDNS(nil).config(f.Config()), in)
+			f.Fails(s, t.Context(), vaultURL+"::db", secret.ReasonStoreUnavailable)
 			if connections() != 0 {
 				t.Error("the stranger was connected to")
 			}

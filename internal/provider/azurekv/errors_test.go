@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -82,8 +83,8 @@ func TestVaultAnswers(t *testing.T) {
 				w.WriteHeader(tc.status)
 				_, _ = io.WriteString(w, tc.body)
 			}
-			s := f.open(f.config(), f.integration())
-			e := f.fails(s, t.Context(), ref(t, vaultURL+"::db"), tc.want)
+			s := f.open(f.Config(), f.integration())
+			e := f.Fails(s, t.Context(), vaultURL+"::db", tc.want)
 			if !strings.Contains(e.Message, tc.says) {
 				t.Errorf("message %q does not say %q", e.Message, tc.says)
 			}
@@ -107,10 +108,10 @@ func TestDeniedIdentityIsLogged(t *testing.T) {
 	f := newFake(t)
 	f.vault = func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("x-ms-request-id", "11111111-2222-3333-4444-555555555555")
-		writeJSON(w, 403, `{"error":{"code":"Forbidden","message":"Caller: appid=`+clientID+`;oid=`+tenantID+`;iss","innererror":{"code":"ForbiddenByRbac"}}}`)
+		providertest.WriteJSON(w, 403, `{"error":{"code":"Forbidden","message":"Caller: appid=`+clientID+`;oid=`+tenantID+`;iss","innererror":{"code":"ForbiddenByRbac"}}}`)
 	}
-	s := f.open(f.config(), f.integration())
-	e := f.fails(s, t.Context(), ref(t, vaultURL+"::db"), secret.ReasonStoreAccessDenied)
+	s := f.open(f.Config(), f.integration())
+	e := f.Fails(s, t.Context(), vaultURL+"::db", secret.ReasonStoreAccessDenied)
 	want := "HTTP 403, code Forbidden, inner code ForbiddenByRbac, request id 11111111-2222-3333-4444-555555555555, appid " + clientID + ", oid " + tenantID
 	if got := e.Cause.Error(); got != want {
 		t.Errorf("cause\n%s, want\n%s", got, want)
@@ -119,23 +120,23 @@ func TestDeniedIdentityIsLogged(t *testing.T) {
 
 func TestUnreachableVault(t *testing.T) {
 	untrusting := func(f *fake, host string) {
-		other := newFake(f.t) // another CA
-		f.dial[host] = other.dial[vaultHost]
+		other := newFake(f) // another CA
+		f.Dial[host] = other.Dial[vaultHost]
 	}
 	raw := func(text string) func(*fake, string) {
-		return func(f *fake, host string) { f.dial[host] = rawTLS(f, text) }
+		return func(f *fake, host string) { f.Dial[host] = rawTLS(f, text) }
 	}
 	for name, tc := range map[string]struct {
 		breakIt func(f *fake, host string)
 		want    secret.Reason
 		says    string
 	}{
-		"refused":        {func(f *fake, host string) { f.dial[host] = closedPort(f.t) }, secret.ReasonStoreUnavailable, "refuses the connection"},
+		"refused":        {func(f *fake, host string) { f.Dial[host] = providertest.ClosedPort(f) }, secret.ReasonStoreUnavailable, "refuses the connection"},
 		"unknown CA":     {untrusting, secret.ReasonStoreUnavailable, "set azure.ca_file"},
 		"wrong name":     {func(f *fake, host string) { f.serve(host, f.foreign, f.serveStranger) }, secret.ReasonStoreUnavailable, "set azure.ca_file"},
-		"not TLS":        {func(f *fake, host string) { f.dial[host] = rawTCP(f.t, "220 "+canary+"\r\n") }, secret.ReasonStoreUnavailable, "TLS handshake"},
-		"old TLS":        {func(f *fake, host string) { f.dial[host] = oldTLS(f) }, secret.ReasonStoreUnavailable, "TLS handshake"},
-		"hangs up":       {func(f *fake, host string) { f.dial[host] = rawTCP(f.t, "") }, secret.ReasonStoreUnavailable, "broke the connection off"},
+		"not TLS":        {func(f *fake, host string) { f.Dial[host] = rawTCP(f, "220 "+canary+"\r\n") }, secret.ReasonStoreUnavailable, "TLS handshake"},
+		"old TLS":        {func(f *fake, host string) { f.Dial[host] = oldTLS(f) }, secret.ReasonStoreUnavailable, "TLS handshake"},
+		"hangs up":       {func(f *fake, host string) { f.Dial[host] = rawTCP(f, "") }, secret.ReasonStoreUnavailable, "broke the connection off"},
 		"not HTTP":       {raw(canary + "\r\n\r\n"), secret.ReasonStoreUnavailable, "something else"},
 		"bad header":     {raw("HTTP/1.1 200 OK\r\n" + canary + "\r\n\r\n"), secret.ReasonStoreUnavailable, "something else"},
 		"header too big": {raw("HTTP/1.1 200 OK\r\nX: " + strings.Repeat(canary, 4000) + "\r\n\r\n"), secret.ReasonStoreUnavailable, "something else"},
@@ -144,8 +145,8 @@ func TestUnreachableVault(t *testing.T) {
 			t.Parallel()
 			f := newFake(t)
 			tc.breakIt(f, vaultHost)
-			s := f.open(f.config(), f.integration())
-			e := f.fails(s, t.Context(), ref(t, vaultURL+"::db"), tc.want)
+			s := f.open(f.Config(), f.integration())
+			e := f.Fails(s, t.Context(), vaultURL+"::db", tc.want)
 			if !strings.Contains(e.Message, tc.says) || !strings.Contains(e.Message, vaultHost) {
 				t.Errorf("message %q does not say %q of the vault", e.Message, tc.says)
 			}
@@ -154,8 +155,8 @@ func TestUnreachableVault(t *testing.T) {
 			t.Parallel()
 			f := newFake(t)
 			tc.breakIt(f, loginHost)
-			s := f.open(f.config(), f.integration())
-			e := f.fails(s, t.Context(), ref(t, vaultURL+"::db"), secret.ReasonStoreUnavailable)
+			s := f.open(f.Config(), f.integration())
+			e := f.Fails(s, t.Context(), vaultURL+"::db", secret.ReasonStoreUnavailable)
 			if !strings.Contains(e.Message, "login authority") {
 				t.Errorf("message %q does not name the login authority", e.Message)
 			}
@@ -187,7 +188,7 @@ func TestSlowVault(t *testing.T) {
 		<-release
 	}
 	defer close(release)
-	cfg := f.config()
+	cfg := f.Config()
 
 	s := f.open(cfg, f.integration())
 	ctx, cancel := context.WithCancel(t.Context())
@@ -195,7 +196,7 @@ func TestSlowVault(t *testing.T) {
 		<-arrived
 		cancel()
 	}()
-	e := f.fails(s, ctx, ref(t, vaultURL+"::db"), secret.ReasonStoreUnavailable)
+	e := f.Fails(s, ctx, vaultURL+"::db", secret.ReasonStoreUnavailable)
 	if !errors.Is(e, context.Canceled) {
 		t.Errorf("the caller's context error is lost: %v", e)
 	}
@@ -205,7 +206,7 @@ func TestSlowVault(t *testing.T) {
 	s = f.open(cfg, f.integration())
 	f.fetchOnce(s)
 	_, before := f.counts()
-	e = f.fails(s, t.Context(), ref(t, vaultURL+"::db"), secret.ReasonStoreUnavailable)
+	e = f.Fails(s, t.Context(), vaultURL+"::db", secret.ReasonStoreUnavailable)
 	if !strings.Contains(e.Message, "did not answer in time") {
 		t.Errorf("message %q", e.Message)
 	}
@@ -215,14 +216,14 @@ func TestSlowVault(t *testing.T) {
 }
 
 // fetchOnce reads and ignores what comes of it.
-func (f *fake) fetchOnce(s *store) { _, _ = s.Fetch(f.t.Context(), ref(f.t, vaultURL+"::db")) }
+func (f *fake) fetchOnce(s *store) { _, _ = s.Fetch(f.Context(), providertest.Ref(f, vaultURL+"::db")) }
 
 func TestExpiredContext(t *testing.T) {
 	f := newFake(t)
-	s := f.open(f.config(), f.integration())
+	s := f.open(f.Config(), f.integration())
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if e := f.fails(s, ctx, ref(t, vaultURL+"::db"), secret.ReasonStoreUnavailable); !errors.Is(e, context.Canceled) {
+	if e := f.Fails(s, ctx, vaultURL+"::db", secret.ReasonStoreUnavailable); !errors.Is(e, context.Canceled) {
 		t.Errorf("%v is not context.Canceled", e)
 	}
 }
@@ -240,8 +241,8 @@ func TestChallenges(t *testing.T) {
 			t.Parallel()
 			f := newFake(t)
 			f.challenge = challenge
-			s := f.open(f.config(), f.integration())
-			_, err := s.Fetch(t.Context(), ref(t, vaultURL+"::db"))
+			s := f.open(f.Config(), f.integration())
+			_, err := s.Fetch(t.Context(), providertest.Ref(t, vaultURL+"::db"))
 			if err == nil {
 				t.Fatal("no error")
 			}
@@ -249,7 +250,7 @@ func TestChallenges(t *testing.T) {
 			if challenge == "" || strings.HasPrefix(challenge, "Basic") {
 				want = secret.AsError(err).Reason
 			}
-			f.checkError(err, want)
+			f.CheckError(err, want)
 			if issued, reads := f.counts(); issued+reads != 0 {
 				t.Errorf("%d tokens, %d reads", issued, reads)
 			}
@@ -260,8 +261,8 @@ func TestChallenges(t *testing.T) {
 func TestForeignTenant(t *testing.T) {
 	f := newFake(t)
 	f.challenge = strings.Replace(f.challenge, tenantID, "abababab-1111-2222-3333-444444444444", 1)
-	s := f.open(f.config(), f.integration())
-	e := f.fails(s, t.Context(), ref(t, vaultURL+"::db"), secret.ReasonStoreAuthenticationFailed)
+	s := f.open(f.Config(), f.integration())
+	e := f.Fails(s, t.Context(), vaultURL+"::db", secret.ReasonStoreAuthenticationFailed)
 	if !strings.Contains(e.Message, "azure.tenant_id") {
 		t.Errorf("message %q", e.Message)
 	}
@@ -275,7 +276,7 @@ func TestTenantSpelling(t *testing.T) {
 		f := newFake(t)
 		in := f.integration()
 		in.Azure.TenantID = tenant
-		f.fetch(f.open(f.config(), in), ref(t, vaultURL+"::db"))
+		f.Fetch(f.open(f.Config(), in), vaultURL+"::db")
 	}
 }
 
@@ -283,23 +284,23 @@ func TestTenantSpelling(t *testing.T) {
 func rawTCP(t testing.TB, text string) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
+	providertest.Must(t, err)
 	return sendRaw(t, l, text)
 }
 
 // rawTLS does the same after a TLS handshake.
 func rawTLS(f *fake, text string) string {
 	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{f.cert}, MinVersion: tls.VersionTLS12})
-	must(f.t, err)
-	return sendRaw(f.t, l, text)
+	providertest.Must(f, err)
+	return sendRaw(f, l, text)
 }
 
 func oldTLS(f *fake) string {
 	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
 		Certificates: []tls.Certificate{f.cert}, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11,
 	})
-	must(f.t, err)
-	return sendRaw(f.t, l, "")
+	providertest.Must(f, err)
+	return sendRaw(f, l, "")
 }
 
 func sendRaw(t testing.TB, l net.Listener, text string) string {

@@ -7,18 +7,19 @@ import (
 	"testing"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
 func TestFetch(t *testing.T) {
 	f := newFake(t)
-	s := f.open(f.config(), f.integration())
+	s := f.open(f.Config(), f.integration())
 	before := time.Now()
 	for _, text := range []string{
 		vaultURL + "::db", vaultURL + "::DB::key", vaultURL + "::db#" + version1, otherURL + "::db",
 	} {
-		sec := f.fetch(s, ref(t, text))
-		if got := reveal(t, sec); got != canary {
+		sec := f.Fetch(s, text)
+		if got := providertest.Reveal(t, sec); got != canary {
 			t.Errorf("%s: value %q", text, got)
 		}
 		if sec.Version != version1 || !sec.ExpiresAt.IsZero() {
@@ -31,12 +32,12 @@ func TestFetch(t *testing.T) {
 	if issued, reads := f.counts(); issued != 1 || reads != 4 || f.probes != 2 {
 		t.Errorf("%d tokens, %d reads, %d probes; want one token for all vaults, one read each and one probe for each vault", issued, reads, f.probes)
 	}
-	checkClean(t, "the log", f.logs.String())
+	f.CheckClean("the log", f.Logs.String())
 }
 
 func TestFetchConcurrently(t *testing.T) {
 	f := newFake(t)
-	s := f.open(f.config(), f.integration())
+	s := f.open(f.Config(), f.integration())
 	var wg sync.WaitGroup
 	for i := range 100 {
 		wg.Go(func() {
@@ -59,8 +60,8 @@ func TestFetchConcurrently(t *testing.T) {
 
 func TestFetchRefusesBeforeAnyRequest(t *testing.T) {
 	f := newFake(t)
-	s := f.open(f.config(), f.integration())
-	good := ref(t, vaultURL+"::db")
+	s := f.open(f.Config(), f.integration())
+	good := providertest.Ref(t, vaultURL+"::db")
 	for name, tc := range map[string]struct {
 		change func(*secret.Ref)
 		want   secret.Reason
@@ -80,7 +81,8 @@ func TestFetchRefusesBeforeAnyRequest(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := good
 			tc.change(&r)
-			f.fails(s, t.Context(), r, tc.want)
+			_, err := s.Fetch(t.Context(), r)
+			f.CheckError(err, tc.want)
 		})
 	}
 	if issued, reads := f.counts(); issued+reads+f.probes+len(f.elsewhere)+len(f.forms) != 0 {
@@ -109,14 +111,14 @@ func TestAttributes(t *testing.T) {
 			t.Parallel()
 			f := newFake(t)
 			f.vault = func(w http.ResponseWriter, r *http.Request) { f.answer(w, r, tc.attributes, 0) }
-			cfg := f.config()
+			cfg := f.Config()
 			cfg.Now = func() time.Time { return now }
 			s := f.open(cfg, f.integration())
 			if tc.want != "" {
-				f.fails(s, t.Context(), ref(t, vaultURL+"::db"), tc.want)
+				f.Fails(s, t.Context(), vaultURL+"::db", tc.want)
 				return
 			}
-			if sec := f.fetch(s, ref(t, vaultURL+"::db")); !sec.ExpiresAt.Equal(tc.expires) {
+			if sec := f.Fetch(s, vaultURL+"::db"); !sec.ExpiresAt.Equal(tc.expires) {
 				t.Errorf("expires %v, want %v", sec.ExpiresAt, tc.expires)
 			}
 		})
@@ -150,14 +152,14 @@ func TestAnswerMustBeAboutTheSecret(t *testing.T) {
 			t.Parallel()
 			f := newFake(t)
 			f.vault = func(w http.ResponseWriter, _ *http.Request) {
-				writeJSON(w, http.StatusOK, fmt.Sprintf(`{"id":%q,"value":%q}`, tc.id, canary))
+				providertest.WriteJSON(w, http.StatusOK, fmt.Sprintf(`{"id":%q,"value":%q}`, tc.id, canary))
 			}
-			s := f.open(f.config(), f.integration())
+			s := f.open(f.Config(), f.integration())
 			if tc.ok {
-				f.fetch(s, ref(t, vaultURL+tc.ref))
+				f.Fetch(s, vaultURL+tc.ref)
 				return
 			}
-			f.fails(s, t.Context(), ref(t, vaultURL+tc.ref), secret.ReasonStoreUnavailable)
+			f.Fails(s, t.Context(), vaultURL+tc.ref, secret.ReasonStoreUnavailable)
 		})
 	}
 }

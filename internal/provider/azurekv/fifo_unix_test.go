@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -15,7 +16,7 @@ import (
 func TestReadFileRefusesPipes(t *testing.T) {
 	dir := t.TempDir()
 	pipe := filepath.Join(dir, "pipe")
-	must(t, syscall.Mkfifo(pipe, 0o600))
+	providertest.Must(t, syscall.Mkfifo(pipe, 0o600))
 	for _, path := range []string{pipe, dir} {
 		_, err := readFile("azure.ca_file", path)
 		if e := secret.AsError(err); err == nil || !strings.Contains(e.Message, "azure.ca_file") || !strings.Contains(e.Message, "not a regular file") {

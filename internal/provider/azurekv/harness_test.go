@@ -1,34 +1,20 @@
 package azurekv
 
 import (
-	"bytes"
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/json"
-	"encoding/pem"
-	"errors"
 	"fmt"
-	"io"
-	"log/slog"
-	"math/big"
-	"net"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -36,7 +22,7 @@ const (
 	tenantID   = "0f0f0f0f-1111-2222-3333-444444444444"
 	clientID   = "99999999-8888-7777-6666-555555555555"
 	testSecret = "the-client-secret-of-the-test"
-	canary     = "CANARY-s3cr3t-value-that-must-not-leak"
+	canary     = providertest.Canary
 	version1   = "0123456789abcdef0123456789abcdef"
 
 	vaultHost  = "my-vault.vault.azure.net"
@@ -52,14 +38,10 @@ const (
 // fake is a vault, a login authority and a stranger, all behind TLS certificates
 // of a CA that only integrations with its CAFile trust.
 type fake struct {
-	t      testing.TB
-	caFile string
-	cert   tls.Certificate
-	// foreign is of the same CA, for a name that nobody asks for, expired no
-	// longer valid.
+	*providertest.Env
+	cert tls.Certificate
+	// foreign is of the same CA, for a name that nobody asks for; expired has expired.
 	foreign, expired tls.Certificate
-	dial             map[string]string
-	logs             lockedBuffer
 
 	mu        sync.Mutex
 	issued    int             // tokens issued
@@ -81,12 +63,13 @@ type fake struct {
 func newFake(t testing.TB) *fake {
 	t.Helper()
 	f := &fake{
-		t: t, refused: map[string]bool{}, dial: map[string]string{},
+		Env: providertest.NewEnv(t, testSecret, "access-token-", "Bearer"), refused: map[string]bool{},
 		challenge: fmt.Sprintf(`Bearer authorization="https://%s/%s", resource="https://vault.azure.net"`, loginHost, tenantID),
 	}
 	f.vault = func(w http.ResponseWriter, r *http.Request) { f.answer(w, r, "", 0) }
 	f.token = func(w http.ResponseWriter, _ *http.Request) { f.issue(w) }
-	f.makeCertificates()
+	f.cert = f.Certificate("*.vault.azure.net", loginHost, "login.microsoftonline.com")
+	f.foreign, f.expired = f.Certificate("elsewhere.example.test"), f.Expired("*.vault.azure.net")
 	for host, h := range map[string]http.HandlerFunc{
 		vaultHost: f.serveVault, otherHost: f.serveVault, loginHost: f.serveLogin, strangers: f.serveStranger,
 	} {
@@ -95,43 +78,7 @@ func newFake(t testing.TB) *fake {
 	return f
 }
 
-func (f *fake) serve(host string, cert tls.Certificate, h http.HandlerFunc) {
-	srv := httptest.NewUnstartedServer(h)
-	srv.EnableHTTP2 = true
-	srv.TLS = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
-	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
-	srv.StartTLS()
-	f.t.Cleanup(srv.Close)
-	f.dial[host] = srv.Listener.Addr().String()
-}
-
-// makeCertificates makes a CA, writes it to caFile, and two leaves of it.
-func (f *fake) makeCertificates() {
-	f.t.Helper()
-	caKey := ecKey(f.t)
-	ca := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey)
-	must(f.t, err)
-	f.caFile = writeFile(f.t, "ca.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER}))
-	leaf := func(notAfter time.Time, names ...string) tls.Certificate {
-		key := ecKey(f.t)
-		template := &x509.Certificate{
-			SerialNumber: big.NewInt(2), DNSNames: names,
-			NotBefore: ca.NotBefore, NotAfter: notAfter,
-			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		}
-		der, err := x509.CreateCertificate(rand.Reader, template, ca, key.Public(), caKey)
-		must(f.t, err)
-		return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-	}
-	f.cert = leaf(ca.NotAfter, "*.vault.azure.net", loginHost, "login.microsoftonline.com")
-	f.foreign = leaf(ca.NotAfter, "elsewhere.example.test")
-	f.expired = leaf(time.Now().Add(-time.Minute), "*.vault.azure.net")
-}
+func (f *fake) serve(host string, cert tls.Certificate, h http.HandlerFunc) { f.Serve(cert, h, host) }
 
 func (f *fake) serveVault(w http.ResponseWriter, r *http.Request) {
 	auth := r.Header.Get("Authorization")
@@ -145,7 +92,7 @@ func (f *fake) serveVault(w http.ResponseWriter, r *http.Request) {
 	f.mu.Unlock()
 	if bad {
 		w.Header().Set("WWW-Authenticate", f.challenge)
-		writeJSON(w, http.StatusUnauthorized, `{"error":{"code":"Unauthorized","message":"AKV10000"}}`)
+		providertest.WriteJSON(w, http.StatusUnauthorized, `{"error":{"code":"Unauthorized","message":"AKV10000"}}`)
 		return
 	}
 	f.vault(w, r)
@@ -162,17 +109,17 @@ func (f *fake) answer(w http.ResponseWriter, r *http.Request, attributes string,
 	if status == 0 {
 		status = http.StatusOK
 	}
-	writeJSON(w, status, fmt.Sprintf(`{"id":%q,"value":%q,"attributes":{"enabled":true%s}}`, id, canary, attributes))
+	providertest.WriteJSON(w, status, fmt.Sprintf(`{"id":%q,"value":%q,"attributes":{"enabled":true%s}}`, id, canary, attributes))
 }
 
 func (f *fake) serveLogin(w http.ResponseWriter, r *http.Request) {
 	if strings.HasSuffix(r.URL.Path, "/.well-known/openid-configuration") {
 		if f.discovery != "" {
-			writeJSON(w, http.StatusOK, f.discovery)
+			providertest.WriteJSON(w, http.StatusOK, f.discovery)
 			return
 		}
 		base := "https://" + loginHost + "/" + tenantID
-		writeJSON(w, http.StatusOK, fmt.Sprintf(`{"issuer":"%s/v2.0","authorization_endpoint":"%s/authorize","token_endpoint":"%s/token"}`, base, base, base))
+		providertest.WriteJSON(w, http.StatusOK, fmt.Sprintf(`{"issuer":"%s/v2.0","authorization_endpoint":"%s/authorize","token_endpoint":"%s/token"}`, base, base, base))
 		return
 	}
 	if err := r.ParseForm(); err != nil {
@@ -189,7 +136,7 @@ func (f *fake) issue(w http.ResponseWriter) {
 	f.issued++
 	n := f.issued
 	f.mu.Unlock()
-	writeJSON(w, http.StatusOK, fmt.Sprintf(`{"token_type":"Bearer","expires_in":3600,"access_token":"access-token-%d"}`, n))
+	providertest.WriteJSON(w, http.StatusOK, fmt.Sprintf(`{"token_type":"Bearer","expires_in":3600,"access_token":"access-token-%d"}`, n))
 }
 
 func (f *fake) serveStranger(_ http.ResponseWriter, r *http.Request) {
@@ -220,148 +167,22 @@ func (f *fake) integration() *integration.Integration {
 		Azure: &integration.Azure{
 			TenantID: tenantID, ClientID: clientID,
 			Credential: integration.AzureCredential{
-				Type: integration.AzureClientSecret, ClientSecretFile: writeFile(f.t, "secret", []byte(testSecret+"\r\n")),
+				Type: integration.AzureClientSecret, ClientSecretFile: providertest.WriteFile(f, "secret", []byte(testSecret+"\r\n")),
 			},
-			Vaults: []string{vaultURL, otherURL}, CAFile: f.caFile,
-			AuthorityHost: "https://" + loginHost + "/", DisableInstanceDiscovery: true, Dial: f.dial,
+			Vaults: []string{vaultURL, otherURL}, CAFile: f.CAFile,
+			AuthorityHost: "https://" + loginHost + "/", DisableInstanceDiscovery: true, Dial: f.Dial,
 		},
 	}
 }
 
-func (f *fake) config() provider.Config {
-	return provider.Config{Logger: slog.New(slog.NewTextHandler(&f.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))}
-}
-
 func (f *fake) open(cfg provider.Config, in *integration.Integration) *store {
-	f.t.Helper()
-	p, err := Opener(cfg)(f.t.Context(), in)
-	if err != nil {
-		f.t.Fatalf("open: %v", err)
-	}
-	f.t.Cleanup(func() {
-		if err := p.Close(); err != nil {
-			f.t.Error(err)
-		}
-	})
-	return p.(*store)
-}
-
-// fetch expects a value.
-func (f *fake) fetch(s *store, ref secret.Ref) *secret.Secret {
-	f.t.Helper()
-	sec, err := s.Fetch(f.t.Context(), ref)
-	if err != nil {
-		f.t.Fatalf("Fetch: %v", err)
-	}
-	return sec
-}
-
-// fails expects an error of this reason which, like the log, quotes nothing.
-func (f *fake) fails(s *store, ctx context.Context, ref secret.Ref, want secret.Reason) *secret.Error {
-	f.t.Helper()
-	sec, err := s.Fetch(ctx, ref)
-	if err == nil {
-		f.t.Fatalf("Fetch gave %v, want %s", sec, want)
-	}
-	return f.checkError(err, want)
-}
-
-func (f *fake) checkError(err error, want secret.Reason) *secret.Error {
-	f.t.Helper()
-	var e *secret.Error
-	if !errors.As(err, &e) {
-		f.t.Fatalf("error of type %T: %v", err, err)
-	}
-	if e.Reason != want {
-		f.t.Fatalf("reason %s, want %s: %v", e.Reason, want, err)
-	}
-	if e.Message == "" {
-		f.t.Error("no message")
-	}
-	text := fmt.Sprintf("%v\n%+v\n%#v\n", err, err, err)
-	for c := err; c != nil; c = errors.Unwrap(c) {
-		text += fmt.Sprintf("%v\n%+v\n%#v\n", c, c, c)
-	}
-	checkClean(f.t, "the error", text)
-	checkClean(f.t, "the log", f.logs.String())
-	return e
-}
-
-func checkClean(t testing.TB, where, text string) {
-	t.Helper()
-	for _, word := range []string{canary, testSecret, "access-token-", "Bearer"} {
-		if strings.Contains(text, word) {
-			t.Errorf("%s holds %q:\n%s", where, word, text)
-		}
-	}
-}
-
-func ref(t testing.TB, s string) secret.Ref {
-	t.Helper()
-	r, err := secret.ParseRef(s)
-	must(t, err)
-	return r
-}
-
-func reveal(t testing.TB, s *secret.Secret) string {
-	t.Helper()
-	v, err := s.Select("")
-	must(t, err)
-	return v.Reveal()
-}
-
-func writeJSON(w http.ResponseWriter, status int, body string) {
-	if !json.Valid([]byte(body)) {
-		panic("not JSON: " + body)
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_, _ = io.WriteString(w, body)
-}
-
-func writeFile(t testing.TB, name string, b []byte) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), name)
-	must(t, os.WriteFile(path, b, 0o600))
-	return path
+	f.Helper()
+	return f.Open(Opener(cfg), in).(*store)
 }
 
 func ecKey(t testing.TB) *ecdsa.PrivateKey {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(t, err)
+	providertest.Must(t, err)
 	return key
-}
-
-// closedPort is an address where nobody listens.
-func closedPort(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer l.Close()
-	return l.Addr().String()
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }

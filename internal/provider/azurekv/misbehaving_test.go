@@ -14,6 +14,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -47,7 +48,7 @@ func status(code int, kv ...string) func(*fake, string) {
 		for i := 0; i < len(kv); i += 2 {
 			w.Header().Set(kv[i], kv[i+1])
 		}
-		writeJSON(w, code, `{"error":{"code":"X","message":"`+canary+`"}}`)
+		providertest.WriteJSON(w, code, `{"error":{"code":"X","message":"`+canary+`"}}`)
 	})
 }
 
@@ -66,12 +67,12 @@ func misbehaviours() map[string]misbehaviour {
 			_, _ = w.Write(b)
 		})
 	}
-	at := func(f *fake, host, addr string) { f.dial[host] = addr }
+	at := func(f *fake, host, addr string) { f.Dial[host] = addr }
 	return map[string]misbehaviour{
-		"down":       {func(f *fake, host string) { at(f, host, closedPort(f.t)) }, unavailable, "refuses the connection", false, false},
-		"black hole": {func(f *fake, host string) { at(f, host, silent(f.t)) }, unavailable, inTime, false, true},
+		"down":       {func(f *fake, host string) { at(f, host, providertest.ClosedPort(f)) }, unavailable, "refuses the connection", false, false},
+		"black hole": {func(f *fake, host string) { at(f, host, silent(f)) }, unavailable, inTime, false, true},
 		"plain HTTP on the port": {func(f *fake, host string) {
-			at(f, host, rawTCP(f.t, "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"))
+			at(f, host, rawTCP(f, "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"))
 		}, unavailable, "TLS handshake", false, false},
 		"expired certificate":      {func(f *fake, host string) { f.serve(host, f.expired, f.serveVault) }, unavailable, "azure.ca_file", false, false},
 		"other host's certificate": {func(f *fake, host string) { f.serve(host, f.foreign, f.serveVault) }, unavailable, "azure.ca_file", false, false},
@@ -127,7 +128,7 @@ func TestMisbehavingVault(t *testing.T) {
 			t.Parallel()
 			f := newFake(t)
 			m.begin(f, vaultHost)
-			cfg := f.config()
+			cfg := f.Config()
 			cfg.TryTimeout = 15 * time.Second // never, unless it hangs
 			if m.hangs {
 				cfg.TryTimeout = 2 * time.Second
@@ -135,10 +136,10 @@ func TestMisbehavingVault(t *testing.T) {
 			set := f.set(cfg)
 			bad, other := f.integration(), f.integration()
 			other.ID, other.Azure.Vaults = "other", []string{otherURL}
-			other.Azure.Dial = map[string]string{otherHost: f.dial[otherHost], loginHost: f.dial[loginHost]}
+			other.Azure.Dial = map[string]string{otherHost: f.Dial[otherHost], loginHost: f.Dial[loginHost]}
 
 			const rounds = 8 // more than a breaker bears
-			db := ref(t, vaultURL+"::db")
+			db := providertest.Ref(t, vaultURL+"::db")
 			var wg sync.WaitGroup
 			var told atomic.Int32 // what is wrong
 			for range rounds {
@@ -150,7 +151,7 @@ func TestMisbehavingVault(t *testing.T) {
 						t.Error("no error before the caller's time was over")
 					}
 					if m.want == "" {
-						if err != nil || reveal(t, sec) != canary {
+						if err != nil || providertest.Reveal(t, sec) != canary {
 							t.Errorf("got %v, %v", sec, err)
 						}
 						return
@@ -159,7 +160,7 @@ func TestMisbehavingVault(t *testing.T) {
 						t.Errorf("got %v, want %s", sec, m.want)
 						return
 					}
-					e := f.checkError(err, m.want)
+					e := f.CheckError(err, m.want)
 					switch {
 					case strings.Contains(e.Message, m.says):
 						told.Add(1)
@@ -169,7 +170,7 @@ func TestMisbehavingVault(t *testing.T) {
 				})
 				wg.Go(func() {
 					for _, good := range []*integration.Integration{bad, other} {
-						if _, err := set.Fetch(t.Context(), good, ref(t, otherURL+"::db")); err != nil {
+						if _, err := set.Fetch(t.Context(), good, providertest.Ref(t, otherURL+"::db")); err != nil {
 							t.Errorf("a good vault through %s: %v", good.ID, err)
 						}
 					}
@@ -208,8 +209,8 @@ func TestMisbehavingLogin(t *testing.T) {
 		says  string
 		hangs bool
 	}{
-		"down":        {func(f *fake) { f.dial[loginHost] = closedPort(f.t) }, secret.ReasonStoreUnavailable, "login authority", false},
-		"black hole":  {func(f *fake) { f.dial[loginHost] = silent(f.t) }, secret.ReasonStoreUnavailable, "login authority", true},
+		"down":        {func(f *fake) { f.Dial[loginHost] = providertest.ClosedPort(f) }, secret.ReasonStoreUnavailable, "login authority", false},
+		"black hole":  {func(f *fake) { f.Dial[loginHost] = silent(f) }, secret.ReasonStoreUnavailable, "login authority", true},
 		"hangs":       {login(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }), secret.ReasonStoreUnavailable, "login authority", true},
 		"slow body":   {login(func(w http.ResponseWriter, r *http.Request) { drip(nil, w, r) }), secret.ReasonStoreUnavailable, "login authority", true},
 		"500":         {answer(500, canary), secret.ReasonStoreUnavailable, "HTTP 500", false},
@@ -224,7 +225,7 @@ func TestMisbehavingLogin(t *testing.T) {
 			answer(200, token(fmt.Sprintf(`{"nbf":%d}`, time.Now().Add(time.Hour).Unix())))(f)
 			f.vault = func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("WWW-Authenticate", f.challenge+`, error="invalid_token", error_description="AKV10022: `+canary+`"`)
-				writeJSON(w, http.StatusUnauthorized, `{"error":{"code":"Unauthorized","message":"AKV10022: token not yet valid"}}`)
+				providertest.WriteJSON(w, http.StatusUnauthorized, `{"error":{"code":"Unauthorized","message":"AKV10022: token not yet valid"}}`)
 			}
 		}, secret.ReasonStoreAuthenticationFailed, "clocks", false},
 	} {
@@ -234,7 +235,7 @@ func TestMisbehavingLogin(t *testing.T) {
 			good := elsewhere.integration()
 			good.ID = "other"
 			tc.begin(f)
-			cfg := f.config()
+			cfg := f.Config()
 			cfg.TryTimeout, cfg.LoginTimeout = 15*time.Second, 15*time.Second
 			if tc.hangs {
 				cfg.TryTimeout = 2 * time.Second
@@ -244,14 +245,14 @@ func TestMisbehavingLogin(t *testing.T) {
 			done := make(chan struct{})
 			go func() {
 				defer close(done)
-				if _, err := set.Fetch(t.Context(), good, ref(t, vaultURL+"::db")); err != nil {
+				if _, err := set.Fetch(t.Context(), good, providertest.Ref(t, vaultURL+"::db")); err != nil {
 					t.Errorf("another integration: %v", err)
 				}
 			}()
 			defer func() { <-done }()
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 			defer cancel()
-			_, err := set.Fetch(ctx, bad, ref(t, vaultURL+"::db"))
+			_, err := set.Fetch(ctx, bad, providertest.Ref(t, vaultURL+"::db"))
 			if tc.want == "" {
 				if err != nil {
 					t.Error(err)
@@ -261,7 +262,7 @@ func TestMisbehavingLogin(t *testing.T) {
 			if err == nil || ctx.Err() != nil {
 				t.Fatalf("got %v, context %v", err, ctx.Err())
 			}
-			if e := f.checkError(err, tc.want); !strings.Contains(e.Message, tc.says) {
+			if e := f.CheckError(err, tc.want); !strings.Contains(e.Message, tc.says) {
 				t.Errorf("message %q does not say %q", e.Message, tc.says)
 			}
 		})
@@ -274,9 +275,9 @@ func (f *fake) set(cfg provider.Config) *provider.Set {
 		Openers: map[secret.Kind]provider.Opener{secret.KindAzureKeyVault: Opener(cfg)},
 		Logger:  cfg.Logger,
 	})
-	f.t.Cleanup(func() {
+	f.Cleanup(func() {
 		if err := set.Close(); err != nil {
-			f.t.Error(err)
+			f.Error(err)
 		}
 	})
 	return set

@@ -12,22 +12,23 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
 func TestRefusedTokenIsRenewedOnce(t *testing.T) {
 	f := newFake(t)
-	s := f.open(f.config(), f.integration())
-	db := ref(t, vaultURL+"::db")
-	f.fetch(s, db)
+	s := f.open(f.Config(), f.integration())
+	db := vaultURL + "::db"
+	f.Fetch(s, db)
 	f.refuse()
-	f.fetch(s, db)
+	f.Fetch(s, db)
 	// The refused read, its repetition by the SDK with the same token, the good one.
 	if issued, reads := f.counts(); issued != 2 || reads != 4 {
 		t.Errorf("%d tokens, %d reads; want 2 and 4", issued, reads)
 	}
-	f.fetch(s, db)
-	f.fetch(s, ref(t, otherURL+"::db"))
+	f.Fetch(s, db)
+	f.Fetch(s, otherURL+"::db")
 	if issued, reads := f.counts(); issued != 2 || reads != 6 {
 		t.Errorf("afterwards %d tokens, %d reads; want 2 and 6", issued, reads)
 	}
@@ -35,13 +36,13 @@ func TestRefusedTokenIsRenewedOnce(t *testing.T) {
 
 func TestConcurrentRefusalsRenewOnce(t *testing.T) {
 	f := newFake(t)
-	s := f.open(f.config(), f.integration())
-	f.fetch(s, ref(t, vaultURL+"::db"))
-	f.fetch(s, ref(t, otherURL+"::db"))
+	s := f.open(f.Config(), f.integration())
+	f.Fetch(s, vaultURL+"::db")
+	f.Fetch(s, otherURL+"::db")
 	f.refuse()
 	var wg sync.WaitGroup
 	for i := range 50 {
-		r := ref(t, fmt.Sprintf("%s::db-%d", []string{vaultURL, otherURL}[i%2], i))
+		r := providertest.Ref(t, fmt.Sprintf("%s::db-%d", []string{vaultURL, otherURL}[i%2], i))
 		wg.Go(func() {
 			if _, err := s.Fetch(t.Context(), r); err != nil {
 				t.Error(err)
@@ -57,22 +58,22 @@ func TestConcurrentRefusalsRenewOnce(t *testing.T) {
 func TestVaultThatRefusesEveryToken(t *testing.T) {
 	f := newFake(t)
 	now := time.Now()
-	cfg := f.config()
+	cfg := f.Config()
 	cfg.Now = func() time.Time { return now }
 	f.vault = func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("WWW-Authenticate", f.challenge)
-		writeJSON(w, http.StatusUnauthorized, `{"error":{"code":"Unauthorized","message":"`+canary+`"}}`)
+		providertest.WriteJSON(w, http.StatusUnauthorized, `{"error":{"code":"Unauthorized","message":"`+canary+`"}}`)
 	}
 	s := f.open(cfg, f.integration())
-	db := ref(t, vaultURL+"::db")
+	db := vaultURL + "::db"
 	for i, want := range []int{2, 2, 2} {
-		f.fails(s, t.Context(), db, secret.ReasonStoreAuthenticationFailed)
+		f.Fails(s, t.Context(), db, secret.ReasonStoreAuthenticationFailed)
 		if issued, _ := f.counts(); issued != want {
 			t.Errorf("read %d: %d tokens, want %d", i, issued, want)
 		}
 	}
 	now = now.Add(renewPause)
-	f.fails(s, t.Context(), db, secret.ReasonStoreAuthenticationFailed)
+	f.Fails(s, t.Context(), db, secret.ReasonStoreAuthenticationFailed)
 	if issued, _ := f.counts(); issued != 3 {
 		t.Errorf("after the pause: %d tokens, want 3", issued)
 	}
@@ -89,16 +90,16 @@ func TestSlowLoginHoldsNobody(t *testing.T) {
 		<-release
 		f.issue(w)
 	}
-	s := f.open(f.config(), f.integration())
+	s := f.open(f.Config(), f.integration())
 	patient := make(chan error, 1)
 	go func() {
-		_, err := s.Fetch(t.Context(), ref(t, vaultURL+"::patient"))
+		_, err := s.Fetch(t.Context(), providertest.Ref(t, vaultURL+"::patient"))
 		patient <- err
 	}()
 	<-arrived
 	for _, vault := range []string{vaultURL, otherURL} {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-		e := f.fails(s, ctx, ref(t, vault+"::impatient"), secret.ReasonStoreUnavailable)
+		e := f.Fails(s, ctx, vault+"::impatient", secret.ReasonStoreUnavailable)
 		if !errors.Is(e, context.DeadlineExceeded) {
 			t.Errorf("%v is not the caller's deadline", e)
 		}
@@ -108,7 +109,7 @@ func TestSlowLoginHoldsNobody(t *testing.T) {
 	if err := <-patient; err != nil {
 		t.Error(err)
 	}
-	f.fetch(s, ref(t, otherURL+"::db"))
+	f.Fetch(s, otherURL+"::db")
 	if issued, _ := f.counts(); issued != 1 {
 		t.Errorf("%d tokens, want 1", issued)
 	}
@@ -122,18 +123,18 @@ func TestCloseEndsWhatNobodyWaitsFor(t *testing.T) {
 		<-release
 	}
 	defer close(release)
-	p, err := Opener(f.config())(t.Context(), f.integration())
-	must(t, err)
+	p, err := Opener(f.Config())(t.Context(), f.integration())
+	providertest.Must(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
 		<-arrived
 		cancel()
 	}()
-	if _, err := p.Fetch(ctx, ref(t, vaultURL+"::db")); !errors.Is(err, context.Canceled) {
+	if _, err := p.Fetch(ctx, providertest.Ref(t, vaultURL+"::db")); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	must(t, p.Close())
-	if _, err := p.Fetch(t.Context(), ref(t, vaultURL+"::db")); secret.AsError(err).Reason != secret.ReasonStoreUnavailable {
+	providertest.Must(t, p.Close())
+	if _, err := p.Fetch(t.Context(), providertest.Ref(t, vaultURL+"::db")); secret.AsError(err).Reason != secret.ReasonStoreUnavailable {
 		t.Errorf("after Close: %v", err)
 	}
 }
@@ -144,12 +145,12 @@ func TestRefusedSecretIsLeftAlone(t *testing.T) {
 	var asked atomic.Int32
 	f.token = func(w http.ResponseWriter, _ *http.Request) {
 		asked.Add(1)
-		writeJSON(w, http.StatusUnauthorized, `{"error":"invalid_client","error_description":"AADSTS7000215: Invalid client secret provided."}`)
+		providertest.WriteJSON(w, http.StatusUnauthorized, `{"error":"invalid_client","error_description":"AADSTS7000215: Invalid client secret provided."}`)
 	}
-	s := f.open(f.config(), f.integration())
+	s := f.open(f.Config(), f.integration())
 	for i := range 200 {
 		vault := []string{vaultURL, otherURL}[i%2]
-		f.fails(s, t.Context(), ref(t, fmt.Sprintf("%s::db-%d", vault, i)), secret.ReasonStoreAuthenticationFailed)
+		f.Fails(s, t.Context(), fmt.Sprintf("%s::db-%d", vault, i), secret.ReasonStoreAuthenticationFailed)
 	}
 	if n := asked.Load(); n < 1 || n > 4 { // a slow machine may take longer than a pause
 		t.Errorf("%d requests for tokens", n)

@@ -20,18 +20,19 @@ import (
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
+	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
 func TestVaultClientSendsToVaultsOnly(t *testing.T) {
 	f := newFake(t)
-	s := f.open(f.config(), f.integration())
+	s := f.open(f.Config(), f.integration())
 	for _, to := range []string{
 		"https://" + strangers + "/secrets/db", "https://" + loginHost + "/", "http://" + vaultHost + "/secrets/db",
 		"https://" + vaultHost + ":8443/secrets/db", "https://" + vaultHost + "." + strangers + "/", "https://127.0.0.1/",
 	} {
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, to, strings.NewReader("body"))
-		must(t, err)
+		providertest.Must(t, err)
 		r.Header.Set("Authorization", "Bearer access-token-0")
 		var stopped *egress.OriginError
 		if _, err := s.vaultHTTP.Do(r); !errors.As(err, &stopped) {
@@ -39,7 +40,7 @@ func TestVaultClientSendsToVaultsOnly(t *testing.T) {
 		}
 	}
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, vaultURL+"/secrets/db", nil)
-	must(t, err)
+	providertest.Must(t, err)
 	r.Host = strangers
 	var stopped *egress.OriginError
 	if _, err := s.vaultHTTP.Do(r); !errors.As(err, &stopped) {
@@ -106,9 +107,9 @@ func TestLoginOrigins(t *testing.T) {
 func TestTokenEndpointElsewhere(t *testing.T) {
 	f := newFake(t)
 	in := f.integration()
-	s := f.open(f.config(), in)
+	s := f.open(f.Config(), in)
 	f.discovery = `{"issuer":"https://` + loginHost + `/x","authorization_endpoint":"https://` + loginHost + `/a","token_endpoint":"https://` + strangers + `/token"}`
-	e := f.fails(s, t.Context(), ref(t, vaultURL+"::db"), secret.ReasonStoreUnavailable)
+	e := f.Fails(s, t.Context(), vaultURL+"::db", secret.ReasonStoreUnavailable)
 	if !strings.Contains(e.Message, "does not list") {
 		t.Errorf("message %q", e.Message)
 	}
@@ -122,11 +123,11 @@ func TestInstanceDiscovery(t *testing.T) {
 	asked := make(chan string, 8)
 	f.serve("login.microsoftonline.com", f.cert, func(w http.ResponseWriter, r *http.Request) {
 		asked <- r.URL.Path
-		writeJSON(w, http.StatusOK, fmt.Sprintf(`{"tenant_discovery_endpoint":"https://%s/%s/v2.0/.well-known/openid-configuration","metadata":[]}`, loginHost, tenantID))
+		providertest.WriteJSON(w, http.StatusOK, fmt.Sprintf(`{"tenant_discovery_endpoint":"https://%s/%s/v2.0/.well-known/openid-configuration","metadata":[]}`, loginHost, tenantID))
 	})
 	in := f.integration()
 	in.Azure.DisableInstanceDiscovery = false
-	f.fetch(f.open(f.config(), in), ref(t, vaultURL+"::db"))
+	f.Fetch(f.open(f.Config(), in), vaultURL+"::db")
 	if got := <-asked; got != "/common/discovery/instance" {
 		t.Errorf("asked for %s", got)
 	}
@@ -139,8 +140,8 @@ func TestTransportBounds(t *testing.T) {
 		proto <- fmt.Sprint(r.Proto, " to ", r.TLS.ServerName)
 		f.answer(w, r, "", 0)
 	}
-	s := f.open(f.config(), f.integration())
-	f.fetch(s, ref(t, vaultURL+"::db"))
+	s := f.open(f.Config(), f.integration())
+	f.Fetch(s, vaultURL+"::db")
 	if got, want := <-proto, "HTTP/2.0 to "+vaultHost; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
@@ -162,8 +163,8 @@ func TestProxy(t *testing.T) {
 	f := newFake(t)
 	// Only what the integration does not dial itself goes through the proxy; the
 	// TLS connection inside stays with the vault.
-	targets := maps.Clone(f.dial)
-	delete(f.dial, vaultHost)
+	targets := maps.Clone(f.Dial)
+	delete(f.Dial, vaultHost)
 	asked := make(chan string, 8)
 	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked <- r.Method + " " + r.Host
@@ -172,19 +173,19 @@ func TestProxy(t *testing.T) {
 	}))
 	defer proxy.Close()
 	proxyURL, err := url.Parse(proxy.URL)
-	must(t, err)
-	cfg := f.config()
+	providertest.Must(t, err)
+	cfg := f.Config()
 	cfg.Proxy = http.ProxyURL(proxyURL)
 	s := f.open(cfg, f.integration())
-	f.fetch(s, ref(t, vaultURL+"::db"))
-	f.fetch(s, ref(t, otherURL+"::db"))
+	f.Fetch(s, vaultURL+"::db")
+	f.Fetch(s, otherURL+"::db")
 	if got := <-asked; got != "CONNECT "+vaultHost+":443" || len(asked) != 0 {
 		t.Errorf("%s went through the proxy, and %d more", got, len(asked))
 	}
 	// The metadata service answers in plain text: a proxy would read the token.
 	login := newLoginClient(cfg, &integration.Integration{Azure: &integration.Azure{Credential: integration.AzureCredential{Type: integration.AzureManagedIdentity}}}, nil)
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, imdsOrigin+"/metadata/identity/oauth2/token", nil)
-	must(t, err)
+	providertest.Must(t, err)
 	if u, err := login.Transport.(*recorder).next.Base().Proxy(r); u != nil || err != nil {
 		t.Errorf("the metadata service is asked through %v, %v", u, err)
 	}

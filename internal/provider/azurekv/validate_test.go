@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -13,13 +14,13 @@ import (
 func TestValidate(t *testing.T) {
 	notFound := func(w http.ResponseWriter, r *http.Request) {
 		if r.Host == otherHost {
-			writeJSON(w, http.StatusForbidden, `{"error":{"code":"Forbidden","message":"x","innererror":{"code":"ForbiddenByRbac"}}}`)
+			providertest.WriteJSON(w, http.StatusForbidden, `{"error":{"code":"Forbidden","message":"x","innererror":{"code":"ForbiddenByRbac"}}}`)
 			return
 		}
-		writeJSON(w, http.StatusNotFound, `{"error":{"code":"SecretNotFound","message":"x"}}`)
+		providertest.WriteJSON(w, http.StatusNotFound, `{"error":{"code":"SecretNotFound","message":"x"}}`)
 	}
 	badClient := func(w http.ResponseWriter, _ *http.Request) {
-		writeJSON(w, http.StatusUnauthorized, `{"error":"invalid_client","error_description":"AADSTS7000215: Invalid client secret"}`)
+		providertest.WriteJSON(w, http.StatusUnauthorized, `{"error":"invalid_client","error_description":"AADSTS7000215: Invalid client secret"}`)
 	}
 	for _, tt := range []struct {
 		name  string
@@ -35,7 +36,7 @@ func TestValidate(t *testing.T) {
 		if tt.token != nil {
 			f.token = tt.token
 		}
-		s := f.open(f.config(), f.integration())
+		s := f.open(f.Config(), f.integration())
 		var got []string
 		for _, step := range s.Validate(t.Context()) {
 			result := "ok"
@@ -45,7 +46,7 @@ func TestValidate(t *testing.T) {
 			case step.Err != nil:
 				e := secret.AsError(step.Err)
 				result = string(e.Reason)
-				checkClean(t, "a step", e.Error())
+				f.CheckClean("a step", e.Error())
 			}
 			got = append(got, fmt.Sprint(step.Name, " ", result))
 		}

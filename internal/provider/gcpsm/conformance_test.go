@@ -37,7 +37,7 @@ func startWorld(t testing.TB) *providertest.World {
 	f.change(func(_ *secretmanager.State, p *secretmanager.Project) { p.Secrets = map[string]*secretmanager.Secret{} })
 	return &providertest.World{
 		Integration:    f.integration(),
-		Opener:         Opener(f.config()),
+		Opener:         Opener(f.Config()),
 		Ref:            func(name string) string { return project + "/secrets/" + name },
 		Foreign:        "projects/another-project/secrets/db",
 		UnknownVersion: "999",
@@ -47,7 +47,7 @@ func startWorld(t testing.TB) *providertest.World {
 		Login:          f.login,
 		Reads:          f.readCount,
 		Private:        []string{"ya29.", "Bearer", "PRIVATE KEY"},
-		Log:            f.logs.String,
+		Log:            f.Logs.String,
 	}
 }
 
@@ -95,7 +95,7 @@ func (f world) suffer(t testing.TB, trouble providertest.Trouble) {
 	f.change(func(_ *secretmanager.State, p *secretmanager.Project) { p.Fault = fault })
 	switch trouble {
 	case providertest.Unreachable:
-		f.dial[apiHost] = closedPort(t)
+		f.Dial[apiHost] = providertest.ClosedPort(t)
 	case providertest.Silent:
 		f.intercept(apiHost, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	case providertest.Redirecting:

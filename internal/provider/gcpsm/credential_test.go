@@ -11,12 +11,13 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/devmode/secretmanager"
 	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
 // federation is an external account's configuration as gcloud writes it.
 func (f *fake) federation(edit func(doc, source map[string]any)) string {
-	source := map[string]any{"file": writeFile(f.t, "token", []byte(subject+"\n")), "format": map[string]any{"type": "text"}}
+	source := map[string]any{"file": providertest.WriteFile(f, "token", []byte(subject+"\n")), "format": map[string]any{"type": "text"}}
 	doc := map[string]any{
 		"universe_domain":    "googleapis.com",
 		"type":               "external_account",
@@ -29,7 +30,7 @@ func (f *fake) federation(edit func(doc, source map[string]any)) string {
 	if edit != nil {
 		edit(doc, source)
 	}
-	return writeJSONFile(f.t, doc)
+	return writeJSONFile(f, doc)
 }
 
 // metadata serves the metadata server on plain HTTP, where the environment names it.
@@ -75,7 +76,7 @@ func TestCredentials(t *testing.T) {
 		},
 		"federation, token in JSON": func(t *testing.T, f *fake) setting {
 			file := f.federation(func(_, source map[string]any) {
-				source["file"] = writeFile(t, "token.json", []byte(`{"access_token": "`+subject+`"}`))
+				source["file"] = providertest.WriteFile(t, "token.json", []byte(`{"access_token": "`+subject+`"}`))
 				source["format"] = map[string]any{"type": "json", "subject_token_field_name": "access_token"}
 			})
 			return setting{integration.GCPCredential{Type: integration.GCPWorkloadIdentityFederation, ConfigFile: file}, "", federated}
@@ -98,8 +99,8 @@ func TestCredentials(t *testing.T) {
 			want := prepare(t, f)
 			in.GCP.Credential, in.GCP.ImpersonateServiceAccount = want.credential, want.impersonate
 			f.change(func(_ *secretmanager.State, p *secretmanager.Project) { p.Readers = []string{want.reader} })
-			s := f.open(f.config(), in)
-			f.gives(s, project+"/secrets/db", canary)
+			s := f.open(f.Config(), in)
+			f.Gives(s, project+"/secrets/db", canary)
 		})
 	}
 }
@@ -112,21 +113,21 @@ func TestUserCredential(t *testing.T) {
 	t.Setenv("HOME", home)
 	t.Setenv(defaultVariable, "")
 	dir := filepath.Join(home, ".config", "gcloud")
-	must(t, os.MkdirAll(dir, 0o700))
-	must(t, os.WriteFile(filepath.Join(dir, "application_default_credentials.json"), []byte(`{"type": "authorized_user",
+	providertest.Must(t, os.MkdirAll(dir, 0o700))
+	providertest.Must(t, os.WriteFile(filepath.Join(dir, "application_default_credentials.json"), []byte(`{"type": "authorized_user",
 		"client_id": "1.apps.googleusercontent.com", "client_secret": "x", "refresh_token": "REFRESH-token", "quota_project_id": "my-project"}`), 0o600))
 	in := f.integration()
 	in.GCP.Credential, in.GCP.ImpersonateServiceAccount = integration.GCPCredential{Type: integration.GCPApplicationDefault}, ""
-	s := f.open(f.config(), in)
+	s := f.open(f.Config(), in)
 
 	var form map[string][]string
 	f.intercept(integration.GCPOAuthHost, func(w http.ResponseWriter, r *http.Request) {
-		must(t, r.ParseForm())
+		providertest.Must(t, r.ParseForm())
 		form = maps.Clone(r.PostForm)
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write([]byte(`{"access_token": "ya29.x", "expires_in": 3599, "token_type": "Bearer"}`))
 	})
-	f.fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreAuthenticationFailed) // the fake knows no users
+	f.Fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreAuthenticationFailed) // the fake knows no users
 	if form["grant_type"][0] != "refresh_token" || form["refresh_token"][0] != "REFRESH-token" {
 		t.Errorf("the token was not asked for by the refresh token but with %d fields", len(form))
 	}
@@ -135,7 +136,7 @@ func TestUserCredential(t *testing.T) {
 		paid = r.Header.Get("X-Goog-User-Project")
 		w.WriteHeader(http.StatusForbidden)
 	})
-	f.fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreAccessDenied)
+	f.Fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreAccessDenied)
 	if paid != "my-project" {
 		t.Errorf("the quota is that of %q", paid)
 	}
@@ -184,11 +185,11 @@ func TestRefusedFiles(t *testing.T) {
 			in := f.integration()
 			in.GCP.ImpersonateServiceAccount = ""
 			in.GCP.Credential = integration.GCPCredential{Type: integration.GCPWorkloadIdentityFederation, ConfigFile: f.federation(tt.edit)}
-			_, err := Opener(f.config())(t.Context(), in)
+			_, err := Opener(f.Config())(t.Context(), in)
 			if err == nil {
 				t.Fatal("opened")
 			}
-			e := f.checkError(err, secret.ReasonStoreAuthenticationFailed)
+			e := f.CheckError(err, secret.ReasonStoreAuthenticationFailed)
 			if !strings.Contains(e.Message, tt.says) || !strings.Contains(e.Message, "gcp.credential.config_file") {
 				t.Errorf("message %q", e.Message)
 			}
@@ -198,7 +199,7 @@ func TestRefusedFiles(t *testing.T) {
 
 func TestRefusedKeys(t *testing.T) {
 	good := func(f *fake) map[string]any {
-		return map[string]any{"type": "service_account", "client_email": base, "private_key": privatePEM(f.t), "token_uri": "https://oauth2.googleapis.com/token"}
+		return map[string]any{"type": "service_account", "client_email": base, "private_key": privatePEM(f), "token_uri": "https://oauth2.googleapis.com/token"}
 	}
 	for name, tt := range map[string]struct {
 		key   string
@@ -218,8 +219,8 @@ func TestRefusedKeys(t *testing.T) {
 			doc[tt.key] = tt.value
 			in := f.integration()
 			in.GCP.Credential.KeyFile = writeJSONFile(t, doc)
-			_, err := Opener(f.config())(t.Context(), in)
-			if e := f.checkError(err, secret.ReasonStoreAuthenticationFailed); !strings.Contains(e.Message, tt.says) {
+			_, err := Opener(f.Config())(t.Context(), in)
+			if e := f.CheckError(err, secret.ReasonStoreAuthenticationFailed); !strings.Contains(e.Message, tt.says) {
 				t.Errorf("message %q", e.Message)
 			}
 		})
@@ -242,8 +243,8 @@ func TestRefusedSettings(t *testing.T) {
 			f := newFake(t)
 			in := f.integration()
 			edit(in)
-			_, err := Opener(f.config())(t.Context(), in)
-			f.checkError(err, secret.ReasonStoreAuthenticationFailed)
+			_, err := Opener(f.Config())(t.Context(), in)
+			f.CheckError(err, secret.ReasonStoreAuthenticationFailed)
 		})
 	}
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
+	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -43,7 +44,7 @@ func TestOrigins(t *testing.T) {
 			in := f.integration()
 			in.GCP.Stores, in.GCP.ImpersonateServiceAccount = tt.stores, tt.impersonate
 			in.GCP.Credential = integration.GCPCredential{Type: tt.credential, KeyFile: f.keyFile(base), ConfigFile: f.federation(nil)}
-			s := f.open(f.config(), in)
+			s := f.open(f.Config(), in)
 			if diff := cmp.Diff(tt.api, origins(s.api)); diff != "" {
 				t.Errorf("Secret Manager (-want +got):\n%s", diff)
 			}
@@ -69,14 +70,14 @@ func TestPrivateAddresses(t *testing.T) {
 		in := f.integration()
 		in.GCP.Dial, in.GCP.PrivateEndpoint = nil, tt.private
 		var reached []string
-		cfg := f.config()
+		cfg := f.Config()
 		cfg.Resolver = &net.Resolver{PreferGo: true, Dial: answering(netip.MustParseAddr(tt.address))}
 		cfg.Proxy = func(*http.Request) (*url.URL, error) { return nil, nil }
 		cfg.Connecting = func(address string) error {
 			reached = append(reached, address)
 			return errors.New("stopped by the test")
 		}
-		e := f.fails(f.open(cfg, in), t.Context(), project+"/secrets/db", secret.ReasonStoreUnavailable)
+		e := f.Fails(f.open(cfg, in), t.Context(), project+"/secrets/db", secret.ReasonStoreUnavailable)
 		if (len(reached) > 0) != tt.allowed {
 			t.Errorf("%s, private %v: connected to %v", tt.address, tt.private, reached)
 		}
@@ -121,8 +122,8 @@ func TestForeignCertificate(t *testing.T) {
 	f := newFake(t)
 	in := f.integration()
 	in.GCP.CAFile = ""
-	s := f.open(f.config(), in)
-	e := f.fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreUnavailable)
+	s := f.open(f.Config(), in)
+	e := f.Fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreUnavailable)
 	if !strings.Contains(e.Message, "gcp.ca_file") {
 		t.Errorf("message %q", e.Message)
 	}
@@ -140,13 +141,13 @@ func TestProxy(t *testing.T) {
 	in.GCP.Credential = integration.GCPCredential{Type: integration.GCPMetadataServer}
 	in.GCP.Dial = nil
 	var asked []string
-	cfg := f.config()
+	cfg := f.Config()
 	cfg.Proxy = func(r *http.Request) (*url.URL, error) {
 		asked = append(asked, r.URL.Host)
-		return &url.URL{Scheme: "http", Host: closedPort(t)}, nil
+		return &url.URL{Scheme: "http", Host: providertest.ClosedPort(t)}, nil
 	}
 	s := f.open(cfg, in)
-	f.fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreUnavailable)
+	f.Fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreUnavailable)
 	if diff := cmp.Diff([]string{integration.GCPIAMCredentialsHost}, asked); diff != "" {
 		t.Errorf("hosts through the proxy (-want +got):\n%s", diff)
 	}
@@ -154,7 +155,7 @@ func TestProxy(t *testing.T) {
 
 func TestLeastTLS(t *testing.T) {
 	f := newFake(t)
-	s := f.open(f.config(), f.integration())
+	s := f.open(f.Config(), f.integration())
 	for _, c := range []*http.Client{s.api, s.login} {
 		if v := c.Transport.(*egress.Transport).Base().TLSClientConfig.MinVersion; v < tls.VersionTLS12 {
 			t.Errorf("TLS %x is taken", v)
@@ -165,10 +166,10 @@ func TestLeastTLS(t *testing.T) {
 // A token does not print.
 func TestTokenDoesNotPrint(t *testing.T) {
 	f := newFake(t)
-	s := f.open(f.config(), f.integration())
-	f.gives(s, project+"/secrets/db", canary)
+	s := f.open(f.Config(), f.integration())
+	f.Gives(s, project+"/secrets/db", canary)
 	held, err := s.tokens.Get(t.Context())
-	must(t, err)
+	providertest.Must(t, err)
 	for _, text := range []string{printed(s.tokens.id), printed(held.Value)} {
 		if strings.Contains(text, "ya29.") {
 			t.Error("the access token prints")

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -60,7 +61,7 @@ func TestErrorAnswers(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			f := newFake(t)
-			s := f.open(f.config(), f.integration())
+			s := f.open(f.Config(), f.integration())
 			f.intercept(apiHost, func(w http.ResponseWriter, _ *http.Request) {
 				for name, values := range tt.header {
 					w.Header()[name] = values
@@ -68,7 +69,7 @@ func TestErrorAnswers(t *testing.T) {
 				w.WriteHeader(tt.status)
 				_, _ = io.WriteString(w, tt.body)
 			})
-			e := f.fails(s, t.Context(), project+"/secrets/db", tt.want)
+			e := f.Fails(s, t.Context(), project+"/secrets/db", tt.want)
 			if !strings.Contains(e.Message, tt.says) {
 				t.Errorf("message %q does not say %q", e.Message, tt.says)
 			}
@@ -82,15 +83,15 @@ func TestErrorAnswers(t *testing.T) {
 // A token that is refused is replaced once, and not again with every read.
 func TestRefusedForGood(t *testing.T) {
 	f := newFake(t)
-	s := f.open(f.config(), f.integration())
-	f.gives(s, project+"/secrets/db", canary)
+	s := f.open(f.Config(), f.integration())
+	f.Gives(s, project+"/secrets/db", canary)
 	f.intercept(apiHost, func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusUnauthorized)
 		_, _ = io.WriteString(w, apiBody(401, "UNAUTHENTICATED", "Request had invalid authentication credentials.", errorInfo("ACCOUNT_STATE_INVALID")))
 	})
 	before := f.requests(apiHost)
 	for range 5 {
-		e := f.fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreAuthenticationFailed)
+		e := f.Fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreAuthenticationFailed)
 		if !strings.Contains(e.Message, "disabled") {
 			t.Errorf("message %q", e.Message)
 		}
@@ -123,7 +124,7 @@ func TestRetries(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFake(t)
-			cfg := f.config()
+			cfg := f.Config()
 			cfg.MaxRetries = tt.retries
 			s := f.open(cfg, f.integration())
 			asked := 0
@@ -135,8 +136,8 @@ func TestRetries(t *testing.T) {
 				f.server.ServeHTTP(w, r)
 			})
 			if tt.cured {
-				f.gives(s, project+"/secrets/db", canary)
-			} else if _, err := s.Fetch(t.Context(), ref(t, project+"/secrets/db")); err == nil {
+				f.Gives(s, project+"/secrets/db", canary)
+			} else if _, err := s.Fetch(t.Context(), providertest.Ref(t, project+"/secrets/db")); err == nil {
 				t.Error("no error")
 			}
 			if asked != tt.asked {
@@ -150,7 +151,7 @@ func TestTimeoutOfTheIntegration(t *testing.T) {
 	f := newFake(t)
 	in := f.integration()
 	in.Limits.Timeout = 2 * time.Second
-	if s := f.open(f.config(), in); s.cfg.TryTimeout != 2*time.Second {
+	if s := f.open(f.Config(), in); s.cfg.TryTimeout != 2*time.Second {
 		t.Errorf("an exchange may take %v", s.cfg.TryTimeout)
 	}
 }

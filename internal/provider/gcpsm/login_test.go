@@ -12,6 +12,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/devmode/secretmanager"
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider/credential"
+	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -47,7 +48,7 @@ func TestLoginRefused(t *testing.T) {
 		}, "broker's own identity"},
 		"subject token": {func(t *testing.T, f *fake, in *integration.Integration) {
 			in.GCP.Credential = integration.GCPCredential{Type: integration.GCPWorkloadIdentityFederation, ConfigFile: f.federation(func(_, source map[string]any) {
-				source["file"] = writeFile(t, "token", []byte("another "+subject))
+				source["file"] = providertest.WriteFile(t, "token", []byte("another "+subject))
 			})}
 		}, "attribute condition"},
 		"no service account on the machine": {func(t *testing.T, f *fake, in *integration.Integration) {
@@ -61,8 +62,8 @@ func TestLoginRefused(t *testing.T) {
 			f := newFake(t)
 			in := f.integration()
 			tt.prepare(t, f, in)
-			s := f.open(f.config(), in)
-			e := f.fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreAuthenticationFailed)
+			s := f.open(f.Config(), in)
+			e := f.Fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreAuthenticationFailed)
 			if !strings.Contains(e.Message, tt.says) {
 				t.Errorf("message %q does not say %q", e.Message, tt.says)
 			}
@@ -102,17 +103,17 @@ func TestLoginTrouble(t *testing.T) {
 					in.GCP.Credential = integration.GCPCredential{Type: integration.GCPWorkloadIdentityFederation, ConfigFile: f.federation(nil)}
 				}
 				var passed atomic.Int64
-				cfg := f.config()
+				cfg := f.Config()
 				cfg.Now = func() time.Time { return time.Now().Add(time.Duration(passed.Load())) }
 				s := f.open(cfg, in)
 				f.intercept(host, hook)
-				e := f.fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreUnavailable)
+				e := f.Fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreUnavailable)
 				if !strings.Contains(e.Message, host) {
 					t.Errorf("message %q does not name %s", e.Message, host)
 				}
 				f.intercept("", nil)
 				passed.Store(int64(credential.MaxRefusalPause))
-				f.gives(s, project+"/secrets/db", canary)
+				f.Gives(s, project+"/secrets/db", canary)
 			})
 		}
 	}
@@ -120,11 +121,11 @@ func TestLoginTrouble(t *testing.T) {
 
 func TestNoMetadataServer(t *testing.T) {
 	f := newFake(t)
-	t.Setenv(metadataVariable, closedPort(t))
+	t.Setenv(metadataVariable, providertest.ClosedPort(t))
 	in := f.integration()
 	in.GCP.Credential = integration.GCPCredential{Type: integration.GCPMetadataServer}
-	s := f.open(f.config(), in)
-	e := f.fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreUnavailable)
+	s := f.open(f.Config(), in)
+	e := f.Fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreUnavailable)
 	if !strings.Contains(e.Message, "only on Google Cloud") {
 		t.Errorf("message %q", e.Message)
 	}
@@ -133,20 +134,20 @@ func TestNoMetadataServer(t *testing.T) {
 // The token of the other provider is read for every exchange: it lives for minutes.
 func TestSubjectTokenIsReadAgain(t *testing.T) {
 	f := newFake(t)
-	path := writeFile(t, "rotating", []byte("expired"))
+	path := providertest.WriteFile(t, "rotating", []byte("expired"))
 	in := f.integration()
 	in.GCP.Credential = integration.GCPCredential{Type: integration.GCPWorkloadIdentityFederation, ConfigFile: f.federation(func(_, source map[string]any) {
 		source["file"] = path
 	})}
-	s := f.open(f.config(), in)
-	f.fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreAuthenticationFailed)
-	must(t, os.Remove(path))
-	e := f.fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreAuthenticationFailed)
+	s := f.open(f.Config(), in)
+	f.Fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreAuthenticationFailed)
+	providertest.Must(t, os.Remove(path))
+	e := f.Fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreAuthenticationFailed)
 	if !strings.Contains(e.Message, "does not exist") {
 		t.Errorf("message %q", e.Message)
 	}
-	must(t, os.WriteFile(path, []byte(subject), 0o600))
-	f.gives(s, project+"/secrets/db", canary)
+	providertest.Must(t, os.WriteFile(path, []byte(subject), 0o600))
+	f.Gives(s, project+"/secrets/db", canary)
 }
 
 // The library does not pass its context to every request: none outlives the time
@@ -161,10 +162,10 @@ func TestSilentLogin(t *testing.T) {
 			if host == integration.GCPSTSHost {
 				in.GCP.Credential = integration.GCPCredential{Type: integration.GCPWorkloadIdentityFederation, ConfigFile: f.federation(nil)}
 			}
-			cfg := f.config()
+			cfg := f.Config()
 			cfg.LoginTimeout = 3 * time.Second
 			s := f.open(cfg, in)
-			e := f.fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreUnavailable)
+			e := f.Fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreUnavailable)
 			if !strings.Contains(e.Message, "within 3s") || !strings.Contains(e.Message, host) {
 				t.Errorf("message %q", e.Message)
 			}
@@ -176,9 +177,9 @@ func TestSilentLogin(t *testing.T) {
 func TestRefusedKeyIsLeftAlone(t *testing.T) {
 	f := newFake(t)
 	f.change(func(s *secretmanager.State, _ *secretmanager.Project) { s.ServiceAccounts[base].Disabled = true })
-	s := f.open(f.config(), f.integration())
+	s := f.open(f.Config(), f.integration())
 	for range 200 {
-		f.fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreAuthenticationFailed)
+		f.Fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreAuthenticationFailed)
 	}
 	if n := f.requests(integration.GCPOAuthHost); n < 1 || n > 3 { // a slow machine may take longer than a pause
 		t.Errorf("%d requests for tokens", n)

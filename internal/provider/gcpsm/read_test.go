@@ -9,12 +9,13 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/devmode/secretmanager"
+	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
 func TestVersionsAndAliases(t *testing.T) {
 	f := newFake(t)
-	s := f.open(f.config(), f.integration())
+	s := f.open(f.Config(), f.integration())
 	for in, want := range map[string]struct{ value, version string }{
 		project + "/secrets/db":                 {canary, "2"},
 		project + "/secrets/db/versions/latest": {canary, "2"},
@@ -22,7 +23,7 @@ func TestVersionsAndAliases(t *testing.T) {
 		project + "/secrets/db#stable":          {"the old one", "1"},
 		regional + "/secrets/db":                {canary + " of the region", "1"},
 	} {
-		if version := f.gives(s, in, want.value); version != want.version {
+		if version := f.Gives(s, in, want.value); version != want.version {
 			t.Errorf("%s: version %s, want %s", in, version, want.version)
 		}
 	}
@@ -35,18 +36,18 @@ func TestVersionsAndAliases(t *testing.T) {
 // by the version before it.
 func TestLatestDoesNotFallBack(t *testing.T) {
 	f := newFake(t)
-	s := f.open(f.config(), f.integration())
+	s := f.open(f.Config(), f.integration())
 	for _, state := range []string{"DISABLED", "DESTROYED"} {
 		f.change(func(_ *secretmanager.State, p *secretmanager.Project) { p.Secrets["db"].Versions[1].State = state })
-		e := f.fails(s, t.Context(), project+"/secrets/db", secret.ReasonSecretDisabled)
+		e := f.Fails(s, t.Context(), project+"/secrets/db", secret.ReasonSecretDisabled)
 		if !strings.Contains(e.Message, "newest version") || !strings.Contains(e.Message, strings.ToLower(state)) {
 			t.Errorf("%s: message %q", state, e.Message)
 		}
-		e = f.fails(s, t.Context(), project+"/secrets/db#2", secret.ReasonSecretDisabled)
+		e = f.Fails(s, t.Context(), project+"/secrets/db#2", secret.ReasonSecretDisabled)
 		if strings.Contains(e.Message, "newest") {
 			t.Errorf("%s of a pinned version: message %q", state, e.Message)
 		}
-		f.gives(s, project+"/secrets/db#1", "the old one")
+		f.Gives(s, project+"/secrets/db#1", "the old one")
 	}
 }
 
@@ -54,9 +55,9 @@ func TestProjectByNumber(t *testing.T) {
 	f := newFake(t)
 	in := f.integration()
 	in.GCP.Stores = []string{"projects/" + projectNumber}
-	s := f.open(f.config(), in)
-	f.gives(s, "projects/"+projectNumber+"/secrets/db", canary)
-	f.fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreNotAllowed)
+	s := f.open(f.Config(), in)
+	f.Gives(s, "projects/"+projectNumber+"/secrets/db", canary)
+	f.Fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreNotAllowed)
 }
 
 const goodName = "projects/" + projectNumber + "/secrets/db/versions/2"
@@ -109,18 +110,18 @@ func TestAnswers(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			f := newFake(t)
-			s := f.open(f.config(), f.integration())
+			s := f.open(f.Config(), f.integration())
 			f.intercept(apiHost, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, tt.body) })
 			switch tt.want {
 			case "":
-				f.fails(s, t.Context(), project+"/secrets/db"+tt.ref, secret.ReasonStoreUnavailable)
+				f.Fails(s, t.Context(), project+"/secrets/db"+tt.ref, secret.ReasonStoreUnavailable)
 				if n := f.requests(apiHost); n != 1 {
 					t.Errorf("asked %d times, want once", n)
 				}
 			case "EMPTY":
-				f.gives(s, project+"/secrets/db"+tt.ref, "")
+				f.Gives(s, project+"/secrets/db"+tt.ref, "")
 			default:
-				f.gives(s, project+"/secrets/db"+tt.ref, tt.want)
+				f.Gives(s, project+"/secrets/db"+tt.ref, tt.want)
 			}
 		})
 	}
@@ -150,27 +151,27 @@ func TestAnotherProjectsAnswer(t *testing.T) {
 	f := newFake(t)
 	in := f.integration()
 	in.GCP.Stores = append(in.GCP.Stores, "projects/my-project-2")
-	s := f.open(f.config(), in)
+	s := f.open(f.Config(), in)
 	f.change(func(st *secretmanager.State, p *secretmanager.Project) {
 		st.Projects["my-project-2"] = &secretmanager.Project{Number: "99", Readers: p.Readers, Secrets: map[string]*secretmanager.Secret{
 			"db": {Versions: []secretmanager.Version{{Value: "of the other project"}}},
 		}}
 	})
-	f.gives(s, project+"/secrets/db", canary)
-	f.gives(s, "projects/my-project-2/secrets/db", "of the other project")
+	f.Gives(s, project+"/secrets/db", canary)
+	f.Gives(s, "projects/my-project-2/secrets/db", "of the other project")
 	f.intercept(apiHost, func(w http.ResponseWriter, r *http.Request) {
 		r.URL.Path = strings.Replace(r.URL.Path, "/my-project-2/", "/my-project/", 1)
 		f.server.ServeHTTP(w, r)
 	})
-	f.fails(s, t.Context(), "projects/my-project-2/secrets/db", secret.ReasonStoreUnavailable)
+	f.Fails(s, t.Context(), "projects/my-project-2/secrets/db", secret.ReasonStoreUnavailable)
 }
 
 func TestFetchedAt(t *testing.T) {
 	f := newFake(t)
-	s := f.open(f.config(), f.integration())
+	s := f.open(f.Config(), f.integration())
 	before := time.Now()
-	sec, err := s.Fetch(t.Context(), ref(t, project+"/secrets/db"))
-	must(t, err)
+	sec, err := s.Fetch(t.Context(), providertest.Ref(t, project+"/secrets/db"))
+	providertest.Must(t, err)
 	if sec.FetchedAt.Before(before) || !sec.ExpiresAt.IsZero() {
 		t.Errorf("FetchedAt %v, ExpiresAt %v", sec.FetchedAt, sec.ExpiresAt)
 	}

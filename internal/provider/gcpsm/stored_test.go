@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -16,7 +17,7 @@ func TestStoredKey(t *testing.T) {
 	f := newFake(t)
 	keep := func(file string) func() ([]byte, error) {
 		b, err := os.ReadFile(file)
-		must(t, err)
+		providertest.Must(t, err)
 		return func() ([]byte, error) { return append([]byte(nil), b...), nil }
 	}
 	in := f.integration()
@@ -25,18 +26,18 @@ func TestStoredKey(t *testing.T) {
 		in.Credentials = map[string]integration.Credential{"gcp.credential.key": c}
 		return in
 	}
-	f.gives(f.open(f.config(), with(keep(f.keyFile(base)))), project+"/secrets/db", canary)
+	f.Gives(f.open(f.Config(), with(keep(f.keyFile(base)))), project+"/secrets/db", canary)
 
 	for says, c := range map[string]integration.Credential{
 		"gcp.credential.key: the credential stored with the integration cannot be opened": func() ([]byte, error) { return nil, errors.New("another key") },
 		"what is stored with the integration is not a credential of the right type":       keep(f.federation(nil)),
 		"what is stored with the integration is not a credential file of Google":          func() ([]byte, error) { return []byte("no JSON " + canary), nil },
 	} {
-		_, err := Opener(f.config())(t.Context(), with(c))
+		_, err := Opener(f.Config())(t.Context(), with(c))
 		if err == nil {
 			t.Fatalf("opened; want %q", says)
 		}
-		if e := f.checkError(err, secret.ReasonStoreAuthenticationFailed); !strings.Contains(e.Message, says) {
+		if e := f.CheckError(err, secret.ReasonStoreAuthenticationFailed); !strings.Contains(e.Message, says) {
 			t.Errorf("%q does not say %q", e.Message, says)
 		}
 	}

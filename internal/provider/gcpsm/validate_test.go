@@ -40,13 +40,13 @@ func TestValidate(t *testing.T) {
 			in := f.integration()
 			tt.change(in.GCP)
 			providertest.Grant(t, in, `gcp: {credential: {type: metadata_server}, projects: `+providertest.List(in.GCP.Stores)+`}`, tt.secrets)
-			steps := f.open(f.config(), in).Validate(t.Context())
+			steps := f.open(f.Config(), in).Validate(t.Context())
 			if got := providertest.Steps(steps); got != tt.want {
 				t.Errorf("\n got %s\nwant %s", got, tt.want)
 			}
 			for _, step := range steps {
 				if step.Err != nil {
-					f.checkError(step.Err, secret.AsError(step.Err).Reason)
+					f.CheckError(step.Err, secret.AsError(step.Err).Reason)
 				}
 			}
 		})
@@ -57,7 +57,7 @@ func TestValidate(t *testing.T) {
 func TestValidateOutage(t *testing.T) {
 	f := newFake(t)
 	f.intercept("oauth2.googleapis.com", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
-	if got := providertest.Steps(f.open(f.config(), f.integration()).Validate(t.Context())); got != "token STORE_UNAVAILABLE, read "+project+" skipped, read "+regional+" skipped" {
+	if got := providertest.Steps(f.open(f.Config(), f.integration()).Validate(t.Context())); got != "token STORE_UNAVAILABLE, read "+project+" skipped, read "+regional+" skipped" {
 		t.Error(got)
 	}
 }

@@ -51,12 +51,12 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !f.tokens[r.Header.Get("X-Vault-Token")] || f.denied[path] {
-		answerJSON(w, http.StatusForbidden, `{"errors":["1 error occurred:\n\t* permission denied\n\n"]}`)
+		providertest.WriteJSON(w, http.StatusForbidden, `{"errors":["1 error occurred:\n\t* permission denied\n\n"]}`)
 		return
 	}
 	switch {
 	case path == "auth/token/lookup-self":
-		answerJSON(w, http.StatusOK, fmt.Sprintf(`{"request_id":"r","data":{"ttl":%d,"renewable":true}}`, f.tokenTTL))
+		providertest.WriteJSON(w, http.StatusOK, fmt.Sprintf(`{"request_id":"r","data":{"ttl":%d,"renewable":true}}`, f.tokenTTL))
 	case path == "auth/token/renew-self" && f.renewedSelf != nil:
 		f.renewedSelf(w, r)
 	case strings.HasPrefix(path, "sys/internal/ui/mounts/"):
@@ -72,7 +72,7 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case strings.HasPrefix(path, "database/") && f.made != nil:
 		f.made(w, r)
 	default:
-		answerJSON(w, http.StatusNotFound, `{"errors":[]}`)
+		providertest.WriteJSON(w, http.StatusNotFound, `{"errors":[]}`)
 	}
 }
 
@@ -80,10 +80,10 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (f *fake) serveMount(w http.ResponseWriter, path string) {
 	mounted := map[string]string{"secret": "kv", "legacy": "kv", "team/deep/kv": "kv", "database": "database"}[path]
 	if mounted == "" {
-		answerJSON(w, http.StatusForbidden, `{"errors":["preflight capability check returned 403, please ensure client's policies grant access to path"]}`)
+		providertest.WriteJSON(w, http.StatusForbidden, `{"errors":["preflight capability check returned 403, please ensure client's policies grant access to path"]}`)
 		return
 	}
-	answerJSON(w, http.StatusOK, fmt.Sprintf(`{"request_id":"r","data":{"accessor":"a","path":%q,"type":%q,"options":null}}`, path+"/", mounted))
+	providertest.WriteJSON(w, http.StatusOK, fmt.Sprintf(`{"request_id":"r","data":{"accessor":"a","path":%q,"type":%q,"options":null}}`, path+"/", mounted))
 }
 
 func (f *fake) serveLogin(w http.ResponseWriter, r *http.Request, path string) {
@@ -102,12 +102,12 @@ func (f *fake) serveLogin(w http.ResponseWriter, r *http.Request, path string) {
 		return
 	}
 	if path == "auth/approle/login" && (proof["role_id"] != roleID || proof["secret_id"] != secretID) {
-		answerJSON(w, http.StatusBadRequest, `{"errors":["invalid role or secret ID"]}`)
+		providertest.WriteJSON(w, http.StatusBadRequest, `{"errors":["invalid role or secret ID"]}`)
 		return
 	}
 	token := fmt.Sprintf("hvs.token-%d", f.logins)
 	f.tokens[token] = true
-	answerJSON(w, http.StatusOK, fmt.Sprintf(`{"request_id":"r","auth":{"client_token":%q,"accessor":"a","lease_duration":%d,"renewable":true,"token_type":"service"}}`, token, f.tokenTTL))
+	providertest.WriteJSON(w, http.StatusOK, fmt.Sprintf(`{"request_id":"r","auth":{"client_token":%q,"accessor":"a","lease_duration":%d,"renewable":true,"token_type":"service"}}`, token, f.tokenTTL))
 }
 
 func (f *fake) serveKV2(w http.ResponseWriter, r *http.Request, path string) {
@@ -115,12 +115,12 @@ func (f *fake) serveKV2(w http.ResponseWriter, r *http.Request, path string) {
 	n := len(all)
 	if v := r.URL.Query().Get("version"); v != "" {
 		if _, err := fmt.Sscan(v, &n); err != nil {
-			answerJSON(w, http.StatusBadRequest, `{"errors":["expected version to be a number"]}`)
+			providertest.WriteJSON(w, http.StatusBadRequest, `{"errors":["expected version to be a number"]}`)
 			return
 		}
 	}
 	if n < 1 || n > len(all) {
-		answerJSON(w, http.StatusNotFound, `{"errors":[]}`)
+		providertest.WriteJSON(w, http.StatusNotFound, `{"errors":[]}`)
 		return
 	}
 	v := all[n-1]
@@ -128,17 +128,17 @@ func (f *fake) serveKV2(w http.ResponseWriter, r *http.Request, path string) {
 	if v.deleted || v.destroyed {
 		data, status = "null", http.StatusNotFound
 	}
-	answerJSON(w, status, fmt.Sprintf(`{"request_id":"r","lease_id":"","renewable":false,"lease_duration":0,"data":{"data":%s,"metadata":{"created_time":"2026-11-21T00:00:00.1Z","custom_metadata":null,"deletion_time":%q,"destroyed":%v,"version":%d}},"wrap_info":null,"warnings":null,"auth":null,"mount_type":"kv"}`,
+	providertest.WriteJSON(w, status, fmt.Sprintf(`{"request_id":"r","lease_id":"","renewable":false,"lease_duration":0,"data":{"data":%s,"metadata":{"created_time":"2026-11-21T00:00:00.1Z","custom_metadata":null,"deletion_time":%q,"destroyed":%v,"version":%d}},"wrap_info":null,"warnings":null,"auth":null,"mount_type":"kv"}`,
 		data, v.deletionTime, v.destroyed, n))
 }
 
 func (f *fake) serveKV1(w http.ResponseWriter, path string) {
 	all := f.secrets[path]
 	if len(all) == 0 {
-		answerJSON(w, http.StatusNotFound, `{"errors":[]}`)
+		providertest.WriteJSON(w, http.StatusNotFound, `{"errors":[]}`)
 		return
 	}
-	answerJSON(w, http.StatusOK, fmt.Sprintf(`{"request_id":"r","lease_id":"","renewable":false,"lease_duration":2764800,"data":%s,"wrap_info":null,"warnings":null,"auth":null}`,
+	providertest.WriteJSON(w, http.StatusOK, fmt.Sprintf(`{"request_id":"r","lease_id":"","renewable":false,"lease_duration":2764800,"data":%s,"wrap_info":null,"warnings":null,"auth":null}`,
 		all[len(all)-1].data))
 }
 
@@ -169,7 +169,7 @@ func startFake(t testing.TB) *providertest.World {
 	in := f.integration(t, roleID, secretID)
 	return &providertest.World{
 		Integration:    in,
-		Opener:         Opener(f.config()),
+		Opener:         Opener(f.Config()),
 		Ref:            func(name string) string { return address + "::secret/" + name },
 		Foreign:        "https://other.example.com:8200::secret/db",
 		UnknownVersion: "99",
@@ -198,10 +198,10 @@ func startFake(t testing.TB) *providertest.World {
 				v.revoke()
 				return
 			}
-			must(t, osWrite(in.Vault.Auth.SecretIDFile, "another-secret-id"))
+			providertest.Must(t, osWrite(in.Vault.Auth.SecretIDFile, "another-secret-id"))
 		},
 		Reads:   f.count,
 		Private: []string{secretID, "another-secret-id", "hvs."},
-		Log:     f.logs.String,
+		Log:     f.Logs.String,
 	}
 }

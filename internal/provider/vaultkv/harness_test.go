@@ -1,15 +1,12 @@
 package vaultkv
 
 import (
-	"bytes"
 	"encoding/json"
 	"encoding/pem"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -31,8 +28,8 @@ const (
 type front struct {
 	next   http.Handler
 	server *httptest.Server
-	caFile string
-	logs   lockedBuffer
+	CAFile string
+	Logs   providertest.Log
 
 	mu      sync.Mutex
 	trouble providertest.Trouble
@@ -51,7 +48,7 @@ func newFront(t testing.TB, next http.Handler) *front {
 	f.server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	f.server.StartTLS()
 	t.Cleanup(f.server.Close)
-	f.caFile = writeFile(t, "ca.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: f.server.Certificate().Raw})))
+	f.CAFile = providertest.WriteFile(t, "ca.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: f.server.Certificate().Raw})))
 	return f
 }
 
@@ -71,11 +68,11 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch trouble {
 	case providertest.Throttling:
 		w.Header().Set("Retry-After", "2")
-		answerJSON(w, http.StatusTooManyRequests, `{"errors":["request path \"x\": rate limit quota exceeded"]}`)
+		providertest.WriteJSON(w, http.StatusTooManyRequests, `{"errors":["request path \"x\": rate limit quota exceeded"]}`)
 	case providertest.Silent:
 		<-r.Context().Done()
 	case providertest.Failing:
-		answerJSON(w, http.StatusInternalServerError, `{"errors":["internal error"]}`)
+		providertest.WriteJSON(w, http.StatusInternalServerError, `{"errors":["internal error"]}`)
 	case providertest.Redirecting:
 		http.Redirect(w, r, "https://active.example.com:8200"+r.URL.Path, http.StatusTemporaryRedirect)
 	case providertest.Garbling:
@@ -119,25 +116,25 @@ func (f *front) integration(t testing.TB, role, id string) *integration.Integrat
 	return &integration.Integration{
 		ID: "it", Revision: "1", Kind: secret.KindHashiCorpVault,
 		Vault: &integration.Vault{
-			Address: address, CAFile: f.caFile, Dial: f.server.Listener.Addr().String(),
+			Address: address, CAFile: f.CAFile, Dial: f.server.Listener.Addr().String(),
 			Mounts: []integration.VaultMount{
 				{Path: "secret", Engine: integration.VaultKV2}, {Path: "legacy", Engine: integration.VaultKV1},
 				{Path: "team/deep/kv", Engine: integration.VaultKV2}, {Path: "database", Engine: integration.VaultDynamic},
 			},
-			Auth: integration.VaultAuth{Type: integration.VaultAppRole, Mount: "approle", RoleID: role, SecretIDFile: writeFile(t, "secret-id", id+"\n")},
+			Auth: integration.VaultAuth{Type: integration.VaultAppRole, Mount: "approle", RoleID: role, SecretIDFile: providertest.WriteFile(t, "secret-id", id+"\n")},
 		},
 	}
 }
 
-func (f *front) config() provider.Config {
-	return provider.Config{Logger: slog.New(slog.NewTextHandler(&f.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+func (f *front) Config() provider.Config {
+	return provider.Config{Logger: slog.New(slog.NewTextHandler(&f.Logs, &slog.HandlerOptions{Level: slog.LevelDebug}))}
 }
 
 func (f *front) open(t testing.TB, cfg provider.Config, in *integration.Integration) *store {
 	t.Helper()
 	p, err := Opener(cfg)(t.Context(), in)
-	must(t, err)
-	t.Cleanup(func() { must(t, p.Close()) })
+	providertest.Must(t, err)
+	t.Cleanup(func() { providertest.Must(t, p.Close()) })
 	return p.(*store)
 }
 
@@ -163,14 +160,14 @@ func fails(t testing.TB, p provider.Provider, name string, want secret.Reason) *
 func ref(t testing.TB, name string) secret.Ref {
 	t.Helper()
 	r, err := secret.ParseRef(address + "::" + name)
-	must(t, err)
+	providertest.Must(t, err)
 	return r
 }
 
 func text(t testing.TB, s *secret.Secret, key string) string {
 	t.Helper()
 	v, err := s.Select(key)
-	must(t, err)
+	providertest.Must(t, err)
 	return v.Reveal()
 }
 
@@ -181,44 +178,4 @@ func document(text string) string {
 		panic(err)
 	}
 	return string(b)
-}
-
-func answerJSON(w http.ResponseWriter, status int, body string) {
-	if !json.Valid([]byte(body)) {
-		panic("not JSON: " + body)
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_, _ = io.WriteString(w, body)
-}
-
-func writeFile(t testing.TB, name, content string) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), name)
-	must(t, os.WriteFile(path, []byte(content), 0o600))
-	return path
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }

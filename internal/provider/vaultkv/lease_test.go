@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -21,15 +22,15 @@ func newEngine(v *fake) *engine {
 	e := &engine{duration: 100}
 	v.made = func(w http.ResponseWriter, _ *http.Request) {
 		e.made++
-		answerJSON(w, 200, fmt.Sprintf(`{"request_id":"made-%d","lease_id":"database/creds/app/%d","lease_duration":%d,"renewable":true,"data":{"password":"p%d"}}`, e.made, e.made, e.duration, e.made))
+		providertest.WriteJSON(w, 200, fmt.Sprintf(`{"request_id":"made-%d","lease_id":"database/creds/app/%d","lease_duration":%d,"renewable":true,"data":{"password":"p%d"}}`, e.made, e.made, e.duration, e.made))
 	}
 	v.renewed = func(w http.ResponseWriter, _ *http.Request) {
 		if e.refuse {
-			answerJSON(w, 400, `{"errors":["lease not found or lease is not renewable"]}`)
+			providertest.WriteJSON(w, 400, `{"errors":["lease not found or lease is not renewable"]}`)
 			return
 		}
 		e.renewed++
-		answerJSON(w, 200, fmt.Sprintf(`{"lease_id":"database/creds/app/%d","lease_duration":%d,"renewable":true,"data":null}`, e.made, e.duration))
+		providertest.WriteJSON(w, 200, fmt.Sprintf(`{"lease_id":"database/creds/app/%d","lease_duration":%d,"renewable":true,"data":null}`, e.made, e.duration))
 	}
 	return e
 }
@@ -40,7 +41,7 @@ func TestLeases(t *testing.T) {
 	e := newEngine(v)
 	f := newFront(t, v)
 	now := time.Now()
-	cfg := f.config()
+	cfg := f.Config()
 	cfg.Now = func() time.Time { return now }
 	s := f.open(t, cfg, f.integration(t, roleID, secretID))
 	step := func(what, password string, made, renewed int) *secret.Secret {
@@ -78,7 +79,7 @@ func TestLeaseEndsWithItsToken(t *testing.T) {
 	v.tokenTTL = 50
 	newEngine(v)
 	f := newFront(t, v)
-	got := fetch(t, f.open(t, f.config(), f.integration(t, roleID, secretID)), "database/creds/app")
+	got := fetch(t, f.open(t, f.Config(), f.integration(t, roleID, secretID)), "database/creds/app")
 	if left := time.Until(got.ExpiresAt); left > 45*time.Second || left < 40*time.Second {
 		t.Errorf("good for %v, the token for 50s", left)
 	}
@@ -88,10 +89,10 @@ func TestLeaseEndsWithItsToken(t *testing.T) {
 func TestStaticRoles(t *testing.T) {
 	v := newFake()
 	v.made = func(w http.ResponseWriter, _ *http.Request) {
-		answerJSON(w, 200, `{"request_id":"r","lease_id":"","lease_duration":0,"renewable":false,"data":{"username":"u","password":"p","ttl":100}}`)
+		providertest.WriteJSON(w, 200, `{"request_id":"r","lease_id":"","lease_duration":0,"renewable":false,"data":{"username":"u","password":"p","ttl":100}}`)
 	}
 	f := newFront(t, v)
-	got := fetch(t, f.open(t, f.config(), f.integration(t, roleID, secretID)), "database/static-creds/app")
+	got := fetch(t, f.open(t, f.Config(), f.integration(t, roleID, secretID)), "database/static-creds/app")
 	if left := got.ExpiresAt.Sub(got.FetchedAt); left != 90*time.Second || text(t, got, "password") != "p" {
 		t.Errorf("good for %v", left)
 	}
@@ -103,7 +104,7 @@ func TestLeasesInUseAreRenewedByTheClock(t *testing.T) {
 	v := newFake()
 	e := newEngine(v)
 	f := newFront(t, v)
-	s := f.open(t, f.config(), f.integration(t, roleID, secretID))
+	s := f.open(t, f.Config(), f.integration(t, roleID, secretID))
 	const path = "database/creds/app"
 	read := func(what, password string, made, renewed int) {
 		t.Helper()
@@ -136,12 +137,12 @@ func TestLeaseSurvivesAnOutage(t *testing.T) {
 	var down atomic.Bool
 	f := newFront(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if down.Load() {
-			answerJSON(w, http.StatusServiceUnavailable, `{"errors":["Vault is sealed"]}`)
+			providertest.WriteJSON(w, http.StatusServiceUnavailable, `{"errors":["Vault is sealed"]}`)
 			return
 		}
 		v.ServeHTTP(w, r)
 	}))
-	s := f.open(t, f.config(), f.integration(t, roleID, secretID))
+	s := f.open(t, f.Config(), f.integration(t, roleID, secretID))
 	const path = "database/creds/app"
 	fetch(t, s, path).Release()
 	down.Store(true)
@@ -166,6 +167,6 @@ func TestLeaseClock(t *testing.T) {
 		renewed <- struct{}{}
 	}
 	f := newFront(t, v)
-	fetch(t, f.open(t, f.config(), f.integration(t, roleID, secretID)), "database/creds/app").Release()
+	fetch(t, f.open(t, f.Config(), f.integration(t, roleID, secretID)), "database/creds/app").Release()
 	<-renewed
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -16,7 +17,7 @@ func TestNamespaceIsNoMount(t *testing.T) {
 	f := newFront(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "/v1/ns1/") {
 			t.Errorf("%s was read", r.URL.Path)
-			answerJSON(w, http.StatusOK, `{"data":{"id":"hvs.CANARY","password":"CANARY"}}`)
+			providertest.WriteJSON(w, http.StatusOK, `{"data":{"id":"hvs.CANARY","password":"CANARY"}}`)
 			return
 		}
 		v.ServeHTTP(w, r)
@@ -24,7 +25,7 @@ func TestNamespaceIsNoMount(t *testing.T) {
 	for _, engine := range []integration.VaultEngine{integration.VaultKV1, integration.VaultDynamic} {
 		in := f.integration(t, roleID, secretID)
 		in.Vault.Mounts = []integration.VaultMount{{Path: "ns1", Engine: engine}}
-		s := f.open(t, f.config(), in)
+		s := f.open(t, f.Config(), in)
 		for _, name := range []string{"ns1/auth/token/lookup-self", "ns1/sys/policies/acl/root", "ns1/ns2/identity/oidc/token/r", "ns1/cubbyhole/x"} {
 			e := fails(t, s, name, secret.ReasonStoreNotAllowed)
 			if !strings.Contains(e.Message, "vault.namespace") {
@@ -39,7 +40,7 @@ func TestSecretsNamedLikeTheSystem(t *testing.T) {
 	v := newFake()
 	newEngine(v)
 	f := newFront(t, v)
-	s := f.open(t, f.config(), f.integration(t, roleID, secretID))
+	s := f.open(t, f.Config(), f.integration(t, roleID, secretID))
 	for _, name := range []string{"secret/app/auth/google", "legacy/auth/google", "legacy/app/sys/x"} {
 		v.put(name, `{"password":"p"}`)
 		fetch(t, s, name)

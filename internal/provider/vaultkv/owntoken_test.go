@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -19,12 +20,12 @@ type ownToken struct {
 }
 
 func newOwnToken(t *testing.T, token string) *ownToken {
-	o := &ownToken{fake: newFake(), file: writeFile(t, "token", token), renewals: make(chan string, 100)}
+	o := &ownToken{fake: newFake(), file: providertest.WriteFile(t, "token", token), renewals: make(chan string, 100)}
 	o.tokenTTL = 2
 	o.tokens[token] = true
 	o.renewedSelf = func(w http.ResponseWriter, r *http.Request) {
 		o.renewals <- r.Header.Get("X-Vault-Token")
-		answerJSON(w, http.StatusOK, fmt.Sprintf(`{"request_id":"r","auth":{"client_token":%q,"lease_duration":2,"renewable":true}}`, r.Header.Get("X-Vault-Token")))
+		providertest.WriteJSON(w, http.StatusOK, fmt.Sprintf(`{"request_id":"r","auth":{"client_token":%q,"lease_duration":2,"renewable":true}}`, r.Header.Get("X-Vault-Token")))
 	}
 	o.front = newFront(t, o)
 	return o
@@ -42,7 +43,7 @@ func (o *ownToken) integration(t *testing.T) *integration.Integration {
 // A token of a file is renewed from the start and by a clock, also where nothing is read.
 func TestOwnTokenIsKeptAlive(t *testing.T) {
 	o := newOwnToken(t, "hvs.own")
-	s := o.front.open(t, o.front.config(), o.integration(t))
+	s := o.front.open(t, o.front.Config(), o.integration(t))
 	if o.front.requests("") != 0 {
 		t.Error("opening contacts the server")
 	}
@@ -63,7 +64,7 @@ func TestOwnTokenIsKeptAlive(t *testing.T) {
 func TestOwnTokenWithoutLookup(t *testing.T) {
 	o := newOwnToken(t, "hvs.own")
 	o.denied["auth/token/lookup-self"] = true
-	s := o.front.open(t, o.front.config(), o.integration(t))
+	s := o.front.open(t, o.front.Config(), o.integration(t))
 	s.Keep()
 	for range 2 {
 		<-o.renewals
@@ -73,13 +74,13 @@ func TestOwnTokenWithoutLookup(t *testing.T) {
 // Another token in the file takes the place of the one that is renewed.
 func TestOwnTokenIsReplaced(t *testing.T) {
 	o := newOwnToken(t, "hvs.first")
-	s := o.front.open(t, o.front.config(), o.integration(t))
+	s := o.front.open(t, o.front.Config(), o.integration(t))
 	s.Keep()
 	<-o.renewals
 	o.mu.Lock()
 	o.tokens["hvs.second"] = true
 	o.mu.Unlock()
-	must(t, osWrite(o.file, "hvs.second"))
+	providertest.Must(t, osWrite(o.file, "hvs.second"))
 	for token := range o.renewals {
 		if token == "hvs.second" {
 			break
@@ -93,7 +94,7 @@ func TestOwnTokenThatHasEnded(t *testing.T) {
 	o := newOwnToken(t, "hvs.ended")
 	o.revoke()
 	o.put("secret/db", `{"a":"b"}`)
-	s := o.front.open(t, o.front.config(), o.integration(t))
+	s := o.front.open(t, o.front.Config(), o.integration(t))
 	for range 200 {
 		fails(t, s, "secret/db", secret.ReasonStoreAuthenticationFailed)
 	}
@@ -103,6 +104,6 @@ func TestOwnTokenThatHasEnded(t *testing.T) {
 	o.mu.Lock()
 	o.tokens["hvs.new"] = true
 	o.mu.Unlock()
-	must(t, osWrite(o.file, "hvs.new"))
+	providertest.Must(t, osWrite(o.file, "hvs.new"))
 	fetch(t, s, "secret/db")
 }

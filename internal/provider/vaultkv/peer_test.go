@@ -49,15 +49,15 @@ func startPeer(t testing.TB) *peer {
 		t.Skip("needs a Vault server, which make test-peers builds")
 	}
 	certPEM, keyPEM := selfSigned(t)
-	p := &peer{t: t, caFile: writeFile(t, "peer-ca.pem", string(certPEM)), certPEM: append(bytes.Clone(certPEM), keyPEM...)}
-	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), buildPeer(t), "-cert", p.caFile, "-key", writeFile(t, "peer-key.pem", string(keyPEM)))
+	p := &peer{t: t, caFile: providertest.WriteFile(t, "peer-ca.pem", string(certPEM)), certPEM: append(bytes.Clone(certPEM), keyPEM...)}
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), buildPeer(t), "-cert", p.caFile, "-key", providertest.WriteFile(t, "peer-key.pem", string(keyPEM)))
 	stdin, err := cmd.StdinPipe()
-	must(t, err)
+	providertest.Must(t, err)
 	stdout, err := cmd.StdoutPipe()
-	must(t, err)
-	logs := &lockedBuffer{}
+	providertest.Must(t, err)
+	logs := &providertest.Log{}
 	cmd.Stderr = logs
-	must(t, cmd.Start())
+	providertest.Must(t, cmd.Start())
 	t.Cleanup(func() { // it ends with its standard input
 		_ = stdin.Close()
 		if err := cmd.Wait(); err != nil || t.Failed() {
@@ -68,7 +68,7 @@ func startPeer(t testing.TB) *peer {
 		Address   string `json:"address"`
 		RootToken string `json:"root_token"`
 	}
-	must(t, json.NewDecoder(stdout).Decode(&at))
+	providertest.Must(t, json.NewDecoder(stdout).Decode(&at))
 	p.addr, p.root = at.Address, at.RootToken
 	p.client = &http.Client{Transport: p.transport()}
 	t.Cleanup(p.client.CloseIdleConnections)
@@ -78,7 +78,7 @@ func startPeer(t testing.TB) *peer {
 func buildPeer(t testing.TB) string {
 	t.Helper()
 	cache, err := os.UserCacheDir()
-	must(t, err)
+	providertest.Must(t, err)
 	server := filepath.Join(cache, "secretbroker-peers", "vault-"+vaultVersion)
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", server, ".")
 	build.Dir = "../../../tools/peers/vault"
@@ -91,7 +91,7 @@ func buildPeer(t testing.TB) string {
 func selfSigned(t testing.TB) (certPEM, keyPEM []byte) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(t, err)
+	providertest.Must(t, err)
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "example.com"}, DNSNames: []string{"example.com"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
@@ -99,16 +99,16 @@ func selfSigned(t testing.TB) (certPEM, keyPEM []byte) {
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	must(t, err)
+	providertest.Must(t, err)
 	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	must(t, err)
+	providertest.Must(t, err)
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
 }
 
 func (p *peer) transport() *http.Transport {
 	roots := x509.NewCertPool()
 	ca, err := os.ReadFile(p.caFile)
-	must(p.t, err)
+	providertest.Must(p.t, err)
 	roots.AppendCertsFromPEM(ca)
 	return &http.Transport{
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
@@ -131,13 +131,13 @@ func (p *peer) as(method, path, body string) map[string]any {
 func (p *peer) try(method, path, body string) (status int, answer map[string]any) {
 	p.t.Helper()
 	r, err := http.NewRequestWithContext(context.WithoutCancel(p.t.Context()), method, address+"/v1/"+path, bytes.NewReader([]byte(body)))
-	must(p.t, err)
+	providertest.Must(p.t, err)
 	r.Header.Set("X-Vault-Token", p.root)
 	resp, err := p.client.Do(r)
-	must(p.t, err)
+	providertest.Must(p.t, err)
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
-	must(p.t, err)
+	providertest.Must(p.t, err)
 	_ = json.Unmarshal(b, &answer)
 	return resp.StatusCode, answer
 }
@@ -193,7 +193,7 @@ func (p *peer) eventually(method, path, body string) {
 // newFront puts the trouble-maker before the server.
 func (p *peer) newFront(t testing.TB) *front {
 	to, err := url.Parse(address)
-	must(p.t, err)
+	providertest.Must(p.t, err)
 	proxy := &httputil.ReverseProxy{
 		Rewrite:   func(r *httputil.ProxyRequest) { r.SetURL(to) },
 		Transport: p.transport(),
@@ -218,7 +218,7 @@ func (p *peer) clear() {
 func (p *peer) permit(more string) {
 	p.t.Helper()
 	text, err := json.Marshal(map[string]string{"policy": policy + more})
-	must(p.t, err)
+	providertest.Must(p.t, err)
 	p.as("PUT", "sys/policies/acl/broker", string(text))
 }
 
@@ -230,7 +230,7 @@ func (p *peer) world(t testing.TB, role string) *providertest.World {
 	newest := make(map[string]string)
 	return &providertest.World{
 		Integration:    in,
-		Opener:         Opener(f.config()),
+		Opener:         Opener(f.Config()),
 		Ref:            func(name string) string { return address + "::secret/" + name },
 		Foreign:        "https://other.example.com:8200::secret/db",
 		UnknownVersion: "99",
@@ -258,10 +258,10 @@ func (p *peer) world(t testing.TB, role string) *providertest.World {
 				p.as("PUT", "sys/leases/revoke-prefix/auth/approle", "{}")
 				return
 			}
-			must(t, osWrite(in.Vault.Auth.SecretIDFile, "another-secret-id"))
+			providertest.Must(t, osWrite(in.Vault.Auth.SecretIDFile, "another-secret-id"))
 		},
 		Reads:   f.count,
 		Private: []string{id, "another-secret-id", "hvs."},
-		Log:     f.logs.String,
+		Log:     f.Logs.String,
 	}
 }

@@ -41,7 +41,7 @@ func TestPeerEngines(t *testing.T) {
 	p.as("POST", "secret/metadata/short", `{"delete_version_after":"1h"}`)
 	p.as("POST", "secret/data/short", `{"data":{"password":"p4"}}`)
 	f := p.newFront(t)
-	s := f.open(t, f.config(), f.integration(t, role, p.secretID()))
+	s := f.open(t, f.Config(), f.integration(t, role, p.secretID()))
 	for name, want := range map[string]string{"legacy/db": "p1", "legacy/hinted": "p2", "team/deep/kv/a/b": "p3", "secret/short": "p4"} {
 		got := fetch(t, s, name)
 		if text(t, got, "password") != want {
@@ -88,37 +88,37 @@ func TestPeerLogins(t *testing.T) {
 	p.as("POST", "secret/data/db", `{"data":{"password":"p"}}`)
 	p.as("POST", "sys/auth/ci", `{"type":"jwt"}`)
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(t, err)
+	providertest.Must(t, err)
 	der, err := x509.MarshalPKIXPublicKey(key.Public())
-	must(t, err)
+	providertest.Must(t, err)
 	public, err := json.Marshal(string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})))
-	must(t, err)
+	providertest.Must(t, err)
 	p.as("POST", "auth/ci/config", `{"jwt_validation_pubkeys":[`+string(public)+`],"bound_issuer":"test"}`)
 	p.as("POST", "auth/ci/role/broker", `{"role_type":"jwt","bound_audiences":["vault"],"user_claim":"sub","token_policies":["broker"],"token_ttl":"1h"}`)
 	p.as("POST", "sys/auth/cert", `{"type":"cert"}`)
 	ca, err := json.Marshal(string(p.certPEM))
-	must(t, err)
+	providertest.Must(t, err)
 	p.as("POST", "auth/cert/certs/broker", `{"certificate":`+string(ca)+`,"allowed_dns_sans":["example.com"],"token_policies":["broker"],"token_ttl":"1h"}`)
 	token := p.as("POST", "auth/token/create", `{"policies":["broker"],"ttl":"1h"}`)["auth"].(map[string]any)["client_token"].(string)
 
 	jwt := signed(t, key, map[string]any{"iss": "test", "aud": "vault", "sub": "broker", "iat": time.Now().Unix(), "exp": time.Now().Add(time.Hour).Unix()})
 	foreign, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(t, err)
+	providertest.Must(t, err)
 	wrong := signed(t, foreign, map[string]any{"iss": "test", "aud": "vault", "sub": "broker", "exp": time.Now().Add(time.Hour).Unix()})
 	for name, tc := range map[string]struct {
 		auth integration.VaultAuth
 		good bool
 	}{
-		"approle":        {integration.VaultAuth{Type: integration.VaultAppRole, Mount: "approle", RoleID: role, SecretIDFile: writeFile(t, "id", p.secretID())}, true},
-		"jwt":            {integration.VaultAuth{Type: integration.VaultJWT, Mount: "ci", Role: "broker", TokenFile: writeFile(t, "jwt", jwt)}, true},
-		"jwt, wrong key": {integration.VaultAuth{Type: integration.VaultJWT, Mount: "ci", Role: "broker", TokenFile: writeFile(t, "jwt", wrong)}, false},
-		"jwt, no role":   {integration.VaultAuth{Type: integration.VaultJWT, Mount: "ci", Role: "none", TokenFile: writeFile(t, "jwt", jwt)}, false},
-		"no such mount":  {integration.VaultAuth{Type: integration.VaultJWT, Mount: "none", Role: "broker", TokenFile: writeFile(t, "jwt", jwt)}, false},
-		"cert":           {integration.VaultAuth{Type: integration.VaultCert, Mount: "cert", CertificateFile: writeFile(t, "cert", string(p.certPEM))}, true},
-		"cert, role":     {integration.VaultAuth{Type: integration.VaultCert, Mount: "cert", Role: "broker", CertificateFile: writeFile(t, "cert", string(p.certPEM))}, true},
-		"cert, no role":  {integration.VaultAuth{Type: integration.VaultCert, Mount: "cert", Role: "none", CertificateFile: writeFile(t, "cert", string(p.certPEM))}, false},
-		"token":          {integration.VaultAuth{Type: integration.VaultToken, TokenFile: writeFile(t, "token", token+"\n")}, true},
-		"token, none":    {integration.VaultAuth{Type: integration.VaultToken, TokenFile: writeFile(t, "token", "hvs.none")}, false},
+		"approle":        {integration.VaultAuth{Type: integration.VaultAppRole, Mount: "approle", RoleID: role, SecretIDFile: providertest.WriteFile(t, "id", p.secretID())}, true},
+		"jwt":            {integration.VaultAuth{Type: integration.VaultJWT, Mount: "ci", Role: "broker", TokenFile: providertest.WriteFile(t, "jwt", jwt)}, true},
+		"jwt, wrong key": {integration.VaultAuth{Type: integration.VaultJWT, Mount: "ci", Role: "broker", TokenFile: providertest.WriteFile(t, "jwt", wrong)}, false},
+		"jwt, no role":   {integration.VaultAuth{Type: integration.VaultJWT, Mount: "ci", Role: "none", TokenFile: providertest.WriteFile(t, "jwt", jwt)}, false},
+		"no such mount":  {integration.VaultAuth{Type: integration.VaultJWT, Mount: "none", Role: "broker", TokenFile: providertest.WriteFile(t, "jwt", jwt)}, false},
+		"cert":           {integration.VaultAuth{Type: integration.VaultCert, Mount: "cert", CertificateFile: providertest.WriteFile(t, "cert", string(p.certPEM))}, true},
+		"cert, role":     {integration.VaultAuth{Type: integration.VaultCert, Mount: "cert", Role: "broker", CertificateFile: providertest.WriteFile(t, "cert", string(p.certPEM))}, true},
+		"cert, no role":  {integration.VaultAuth{Type: integration.VaultCert, Mount: "cert", Role: "none", CertificateFile: providertest.WriteFile(t, "cert", string(p.certPEM))}, false},
+		"token":          {integration.VaultAuth{Type: integration.VaultToken, TokenFile: providertest.WriteFile(t, "token", token+"\n")}, true},
+		"token, none":    {integration.VaultAuth{Type: integration.VaultToken, TokenFile: providertest.WriteFile(t, "token", "hvs.none")}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			in := p.direct()
@@ -143,7 +143,7 @@ func TestPeerTokenEnds(t *testing.T) {
 	p.as("POST", "auth/approle/role/broker", `{"token_policies":["broker"],"token_ttl":"2s","token_max_ttl":"4s"}`)
 	p.as("POST", "secret/data/db", `{"data":{"password":"p"}}`)
 	f := p.newFront(t)
-	s := f.open(t, f.config(), f.integration(t, role, p.secretID()))
+	s := f.open(t, f.Config(), f.integration(t, role, p.secretID()))
 	for begin := time.Now(); time.Since(begin) < 6*time.Second; {
 		fetch(t, s, "secret/db")
 		<-time.After(100 * time.Millisecond)
@@ -165,12 +165,12 @@ func (p *peer) direct() *integration.Integration {
 func signed(t testing.TB, key *ecdsa.PrivateKey, claims map[string]any) string {
 	t.Helper()
 	body, err := json.Marshal(claims)
-	must(t, err)
+	providertest.Must(t, err)
 	enc := base64.RawURLEncoding
 	content := enc.EncodeToString([]byte(`{"alg":"ES256","typ":"JWT"}`)) + "." + enc.EncodeToString(body)
 	sum := sha256.Sum256([]byte(content))
 	r, s, err := ecdsa.Sign(rand.Reader, key, sum[:])
-	must(t, err)
+	providertest.Must(t, err)
 	signature := make([]byte, 64)
 	r.FillBytes(signature[:32])
 	s.FillBytes(signature[32:])

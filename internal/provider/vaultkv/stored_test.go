@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -32,12 +33,12 @@ func TestStoredCredentials(t *testing.T) {
 		in := f.integration(t, roleID, secretID)
 		in.Vault.Auth = tt.auth
 		in.Credentials = map[string]integration.Credential{tt.name: keep(" " + tt.text + "\n")}
-		fetch(t, f.open(t, f.config(), in), "secret/db")
+		fetch(t, f.open(t, f.Config(), in), "secret/db")
 		if path, field, _ := strings.Cut(tt.sent, " "); tt.sent != "" && v.proofs[path][field] != tt.text {
 			t.Errorf("%s: %s was not sent as %s", tt.auth.Type, tt.name, tt.sent)
 		}
 		in.Credentials[tt.name] = lost
-		if e := fails(t, f.open(t, f.config(), in), "secret/db", secret.ReasonStoreAuthenticationFailed); !strings.Contains(e.Message, tt.name+": the credential stored with the integration cannot be opened") {
+		if e := fails(t, f.open(t, f.Config(), in), "secret/db", secret.ReasonStoreAuthenticationFailed); !strings.Contains(e.Message, tt.name+": the credential stored with the integration cannot be opened") {
 			t.Errorf("%s: %v", tt.auth.Type, e)
 		}
 	}
@@ -47,14 +48,14 @@ func TestStoredCertificate(t *testing.T) {
 	f := newFront(t, newFake())
 	in := f.integration(t, roleID, secretID)
 	in.Vault.Auth = integration.VaultAuth{Type: integration.VaultCert, Mount: "cert"}
-	ca, err := os.ReadFile(f.caFile)
-	must(t, err)
+	ca, err := os.ReadFile(f.CAFile)
+	providertest.Must(t, err)
 	for says, c := range map[string]integration.Credential{
 		"vault.auth.certificate: the credential stored with the integration cannot be opened": func() ([]byte, error) { return nil, errors.New("another key") },
 		"what is stored with the integration does not hold a certificate and the key":         func() ([]byte, error) { return append([]byte(nil), ca...), nil },
 	} {
 		in.Credentials = map[string]integration.Credential{"vault.auth.certificate": c}
-		if _, err := Opener(f.config())(t.Context(), in); err == nil || !strings.Contains(secret.AsError(err).Message, says) {
+		if _, err := Opener(f.Config())(t.Context(), in); err == nil || !strings.Contains(secret.AsError(err).Message, says) {
 			t.Errorf("%v, want %q", err, says)
 		}
 	}

@@ -50,7 +50,7 @@ func TestValidate(t *testing.T) {
 					if r.Method == http.MethodGet {
 						reads++
 					}
-					answerJSON(w, http.StatusForbidden, `{"errors":["permission denied"]}`)
+					providertest.WriteJSON(w, http.StatusForbidden, `{"errors":["permission denied"]}`)
 				default:
 					if strings.HasPrefix(path, "database/") {
 						t.Error("a credential was made")
@@ -63,7 +63,7 @@ func TestValidate(t *testing.T) {
 			}))
 			in := f.integration(t, roleID, tt.id)
 			providertest.Grant(t, in, `vault: {address: "`+address+`", mounts: [{path: secret, engine: kv2}], auth: {type: token}}`, []string{"secret/team/*", "legacy/one", "database/creds/connect"})
-			if got := providertest.Steps(f.open(t, f.config(), in).Validate(t.Context())); got != tt.want {
+			if got := providertest.Steps(f.open(t, f.Config(), in).Validate(t.Context())); got != tt.want {
 				t.Errorf("\n got %s\nwant %s", got, tt.want)
 			}
 			if reads != tt.reads {
@@ -81,7 +81,7 @@ func TestPeerValidate(t *testing.T) {
 	validate := func() string {
 		in := f.integration(t, role, p.secretID())
 		providertest.Grant(t, in, `vault: {address: "`+address+`", mounts: [{path: secret, engine: kv2}], auth: {type: token}}`, []string{"secret/*", "legacy/one", "database/creds/connect"})
-		return providertest.Steps(f.open(t, f.config(), in).Validate(t.Context()))
+		return providertest.Steps(f.open(t, f.Config(), in).Validate(t.Context()))
 	}
 	if got, want := validate(), "login ok, read secret ok, read legacy ok, read team/deep/kv ok, read database ok"; got != want {
 		t.Errorf("\n got %s\nwant %s", got, want)
@@ -109,5 +109,5 @@ func answerCapabilities(t *testing.T, w http.ResponseWriter, r *http.Request, po
 	if err != nil {
 		t.Error(err)
 	}
-	answerJSON(w, http.StatusOK, string(b))
+	providertest.WriteJSON(w, http.StatusOK, string(b))
 }

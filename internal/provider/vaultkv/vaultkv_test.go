@@ -37,7 +37,7 @@ func TestEnvironmentStaysOut(t *testing.T) {
 		v.ServeHTTP(w, r)
 	}))
 	in := f.integration(t, roleID, secretID)
-	fetch(t, f.open(t, f.config(), in), "secret/db")
+	fetch(t, f.open(t, f.Config(), in), "secret/db")
 	if f.namespaces["evil"] || len(f.namespaces) != 1 {
 		t.Errorf("namespaces %v", f.namespaces)
 	}
@@ -49,7 +49,7 @@ func TestNamespaceAndPaths(t *testing.T) {
 	f := newFront(t, v)
 	in := f.integration(t, roleID, secretID)
 	in.Vault.Namespace = "org/team"
-	fetch(t, f.open(t, f.config(), in), "team/deep/kv/a/b")
+	fetch(t, f.open(t, f.Config(), in), "team/deep/kv/a/b")
 	if len(f.namespaces) != 1 || !f.namespaces["org/team"] {
 		t.Errorf("namespaces %v", f.namespaces)
 	}
@@ -101,9 +101,9 @@ func TestWrongAnswers(t *testing.T) {
 				w.WriteHeader(tc.status)
 				_, _ = w.Write([]byte(tc.body))
 			}))
-			s := f.open(t, f.config(), f.integration(t, roleID, secretID))
+			s := f.open(t, f.Config(), f.integration(t, roleID, secretID))
 			e := fails(t, s, tc.ref, tc.want)
-			if strings.Contains(fmt.Sprintf("%+v %s", e, f.logs.String()), canary) {
+			if strings.Contains(fmt.Sprintf("%+v %s", e, f.Logs.String()), canary) {
 				t.Errorf("the answer is quoted: %v", e)
 			}
 			if tc.want == secret.ReasonStoreUnavailable && tc.status == 200 && !errors.Is(e, storeerror.ErrAnswered) {
@@ -123,7 +123,7 @@ func TestDeniedPathsCauseNoLogins(t *testing.T) {
 	v.put("secret/db", `{"a":"b"}`)
 	v.denied["secret/data/db"] = true
 	f := newFront(t, v)
-	s := f.open(t, f.config(), f.integration(t, roleID, secretID))
+	s := f.open(t, f.Config(), f.integration(t, roleID, secretID))
 	for range 5 {
 		fails(t, s, "secret/db", secret.ReasonStoreAccessDenied)
 	}
@@ -140,7 +140,7 @@ func TestRefusedTokensCauseFewLogins(t *testing.T) {
 		v.revoke()
 		v.ServeHTTP(w, r)
 	}))
-	s := f.open(t, f.config(), f.integration(t, roleID, secretID))
+	s := f.open(t, f.Config(), f.integration(t, roleID, secretID))
 	for range 10 {
 		fails(t, s, "secret/db", secret.ReasonStoreAccessDenied)
 	}
@@ -153,10 +153,10 @@ func TestRefusedTokensCauseFewLogins(t *testing.T) {
 // error.
 func TestFailingLoginsAreShared(t *testing.T) {
 	v := newFake()
-	v.login = func(w http.ResponseWriter, _ *http.Request) { answerJSON(w, 400, `{"errors":["CANARY"]}`) }
+	v.login = func(w http.ResponseWriter, _ *http.Request) { providertest.WriteJSON(w, 400, `{"errors":["CANARY"]}`) }
 	f := newFront(t, v)
 	now := time.Now()
-	cfg := f.config()
+	cfg := f.Config()
 	cfg.Now = func() time.Time { return now }
 	s := f.open(t, cfg, f.integration(t, roleID, secretID))
 	for range 10 {
@@ -174,13 +174,13 @@ func TestFailingLoginsAreShared(t *testing.T) {
 }
 
 func TestLoginBodies(t *testing.T) {
-	token := writeFile(t, "jwt", "header.body.signature\n")
+	token := providertest.WriteFile(t, "jwt", "header.body.signature\n")
 	for _, tc := range []struct {
 		auth integration.VaultAuth
 		path string
 		want map[string]string
 	}{
-		{integration.VaultAuth{Type: integration.VaultAppRole, Mount: "apps/approle", RoleID: "r", SecretIDFile: writeFile(t, "id", " s \n")}, "auth/apps/approle/login", map[string]string{"role_id": "r", "secret_id": "s"}},
+		{integration.VaultAuth{Type: integration.VaultAppRole, Mount: "apps/approle", RoleID: "r", SecretIDFile: providertest.WriteFile(t, "id", " s \n")}, "auth/apps/approle/login", map[string]string{"role_id": "r", "secret_id": "s"}},
 		{integration.VaultAuth{Type: integration.VaultJWT, Mount: "jwt", Role: "r", TokenFile: token}, "auth/jwt/login", map[string]string{"role": "r", "jwt": "header.body.signature"}},
 		{integration.VaultAuth{Type: integration.VaultKubernetes, Mount: "k8s", Role: "r", TokenFile: token}, "auth/k8s/login", map[string]string{"role": "r", "jwt": "header.body.signature"}},
 	} {
@@ -188,12 +188,12 @@ func TestLoginBodies(t *testing.T) {
 		v.put("secret/db", `{"a":"b"}`)
 		v.login = func(w http.ResponseWriter, _ *http.Request) {
 			v.tokens["hvs.x"] = true
-			answerJSON(w, 200, `{"auth":{"client_token":"hvs.x","lease_duration":0}}`)
+			providertest.WriteJSON(w, 200, `{"auth":{"client_token":"hvs.x","lease_duration":0}}`)
 		}
 		f := newFront(t, v)
 		in := f.integration(t, "", "")
 		in.Vault.Auth = tc.auth
-		fetch(t, f.open(t, f.config(), in), "secret/db")
+		fetch(t, f.open(t, f.Config(), in), "secret/db")
 		if got := fmt.Sprint(v.proofs[tc.path]); got != fmt.Sprint(tc.want) {
 			t.Errorf("%s: %s, want %v", tc.path, got, tc.want)
 		}
@@ -215,7 +215,7 @@ func TestSetup(t *testing.T) {
 		f := newFront(t, newFake())
 		in := f.integration(t, roleID, secretID)
 		tc.change(in.Vault)
-		_, err := Opener(f.config())(t.Context(), in)
+		_, err := Opener(f.Config())(t.Context(), in)
 		if e := secret.AsError(err); e.Reason != secret.ReasonStoreAuthenticationFailed || !strings.Contains(e.Message, tc.want) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -229,15 +229,15 @@ func TestCloseEndsWaiting(t *testing.T) {
 		close(arrived)
 		<-r.Context().Done()
 	}))
-	p, err := Opener(f.config())(t.Context(), f.integration(t, roleID, secretID))
-	must(t, err)
+	p, err := Opener(f.Config())(t.Context(), f.integration(t, roleID, secretID))
+	providertest.Must(t, err)
 	done := make(chan error, 1)
 	go func() {
 		_, err := p.Fetch(t.Context(), ref(t, "secret/db"))
 		done <- err
 	}()
 	<-arrived
-	must(t, p.Close())
+	providertest.Must(t, p.Close())
 	if e := secret.AsError(<-done); e.Reason != secret.ReasonStoreUnavailable {
 		t.Error(e)
 	}

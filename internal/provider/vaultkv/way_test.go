@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -32,7 +33,7 @@ func TestWayToTheServer(t *testing.T) {
 			f := newFront(t, newFake())
 			in := f.integration(t, roleID, secretID)
 			in.Vault.Address, in.Vault.Dial, in.Vault.PrivateEndpoint = tc.address, "", tc.private
-			cfg := f.config()
+			cfg := f.Config()
 			cfg.Proxy = func(*http.Request) (*url.URL, error) { return nil, nil }
 			cfg.Resolver = &net.Resolver{PreferGo: true, Dial: nipServer}
 			var connected []string
@@ -42,7 +43,7 @@ func TestWayToTheServer(t *testing.T) {
 			}
 			s := f.open(t, cfg, in)
 			r, err := secret.ParseRef(tc.address + "::secret/db")
-			must(t, err)
+			providertest.Must(t, err)
 			_, err = s.Fetch(t.Context(), r)
 			e := secret.AsError(err)
 			if e.Reason != tc.want || !strings.Contains(e.Message, tc.says) {
