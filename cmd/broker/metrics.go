@@ -172,12 +172,12 @@ func (m *metrics) watchKind(stores *provider.Set, kind secret.Kind) {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "secretbroker_store_" + name, Help: help, ConstLabels: labels},
 			func() float64 { return float64(read(stores.Stats(kind))) }))
 	}
-	counter("throttled_total", "Reads that a store refused because there were too many.", func(s provider.Stats) uint64 { return s.Throttled })
-	counter("reads_refused_total", "Reads that were refused because their caller's turn would not have come in time, or its share of the store's queue was used up.", func(s provider.Stats) uint64 { return s.Refused })
-	counter("breaker_opens_total", "How often a store that did not answer was begun to be left alone.", func(s provider.Stats) uint64 { return s.Trips })
-	gauge("breakers_open", "Stores that are left alone at present because they do not answer; see the log for which.", func(s provider.Stats) int64 { return s.Unanswering })
-	gauge("reads_waiting", "Reads that wait for their turn at a store.", func(s provider.Stats) int64 { return s.Waiting })
-	gauge("reads_running", "Reads of stores under way.", func(s provider.Stats) int64 { return s.Reading })
+	counter("throttled_total", "Reads that a store throttled.", func(s provider.Stats) uint64 { return s.Throttled })
+	counter("reads_refused_total", "Reads that the broker refused because they could not start before their deadline, or because the caller's share of the queue was full.", func(s provider.Stats) uint64 { return s.Refused })
+	counter("breaker_opens_total", "Times the circuit breaker opened for a store.", func(s provider.Stats) uint64 { return s.Trips })
+	gauge("breakers_open", "Stores whose circuit breaker is not closed; the log names them.", func(s provider.Stats) int64 { return s.Unanswering })
+	gauge("reads_waiting", "Reads in the queue of a store.", func(s provider.Stats) int64 { return s.Waiting })
+	gauge("reads_running", "Reads of stores in progress.", func(s provider.Stats) int64 { return s.Reading })
 }
 
 // watchMemory reads the figures of the memory that calls and reads may take.

@@ -18,13 +18,13 @@ type state struct {
 	current string
 	gone    bool
 	handles map[string]*handle // by revision; more than one only while the others are in use
-	// limiters are the ways to its stores. They outlive revisions: what a store can
-	// bear does not change with the integration.
+	// limiters are by store. They outlive revisions: the store's capacity does not
+	// change with the integration.
 	limiters map[string]*limiter
 }
 
-// forgetStores drops the limiters of stores that nothing is to be restateed of:
-// the integration may no longer list them.
+// forgetStores drops the limiters that are idle: the integration may no longer list
+// their stores.
 func (st *state) forgetStores(now time.Time) {
 	for store, lim := range st.limiters {
 		if lim.fetches == 0 && lim.idle(now) {
@@ -86,7 +86,7 @@ func (s *Set) acquire(st *state, in *integration.Integration) (*handle, error) {
 		s.mu.Lock()
 		h.provider, h.err = p, err
 		if err != nil && st.handles[h.revision] == h {
-			delete(st.handles, h.revision) // the next Fetch tries anew
+			delete(st.handles, h.revision) // the next Fetch tries again
 		}
 		s.mu.Unlock()
 		// First, so that a Close after the last Fetch finds the Provider idle.
@@ -144,12 +144,12 @@ func closeAll(idle []Provider) {
 	}
 }
 
-// maxRemovals is about how many removed integrations a Set restates, in two
+// maxRemovals is about how many removed integrations a Set remembers, in two
 // generations of which the older one is forgotten as a whole. A Fetch may be
 // late by a few seconds, in which fewer than half of these are removed.
 const maxRemovals = 10_000
 
-// removals are the ids of integrations removed of late. The zero value is ready
+// removals are the ids of recently removed integrations. The zero value is ready
 // for use.
 type removals struct {
 	recent, older map[string]struct{}

@@ -15,10 +15,10 @@ import (
 )
 
 const (
-	// tripAfter is how many reads in a row a store has to leave without an answer
-	// to be taken for dead.
+	// tripAfter is the number of consecutive reads without a response that open the
+	// circuit breaker.
 	tripAfter = 5
-	// openFor is how long a dead store is left alone before one read tries it.
+	// openFor is how long the breaker stays open before one read probes the store.
 	openFor = 3 * time.Second
 	// patience is how long a read must have run for its end by its own deadline to
 	// say something about the store.
@@ -33,10 +33,10 @@ const (
 	maxRetryAfter = time.Minute
 )
 
-// limiter is the way to one store of one integration: who may read it when. Callers
-// take turns, each with its own reads in the order they came, at most max reads run
-// at a time, at the store's pace, and none while the store is dead. It is safe for
-// concurrent use.
+// limiter decides when a read of one store of one integration starts. Callers take
+// turns, and each caller's reads start in the order in which they arrived. At most max
+// reads run concurrently, at the rate that the rate controller allows, and none while
+// the circuit breaker is open. It is safe for concurrent use.
 type limiter struct {
 	log   *slog.Logger
 	count *counters
@@ -342,10 +342,10 @@ func (lim *limiter) changed(_ string, from, to gobreaker.State) {
 		lim.opened = time.Now()
 		if from == gobreaker.StateClosed {
 			lim.count.opened.Add(1)
-			lim.log.Warn("a store does not answer: it is read no more than now and then until it does")
+			lim.log.Warn("the circuit breaker opened: the store does not respond, and is only probed until it does")
 		}
 	case to == gobreaker.StateClosed:
-		lim.log.Info("the store answers again")
+		lim.log.Info("the circuit breaker closed: the store responds again")
 	}
 }
 

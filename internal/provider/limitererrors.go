@@ -30,9 +30,9 @@ func (lim *limiter) outOfTime(before int, now time.Time, cut error) *secret.Erro
 // if it throttles, ours if not. lim.mu is held.
 func (lim *limiter) late(before int, now time.Time) *secret.Error {
 	e := secret.Errorf(secret.ReasonOverloaded,
-		"more secrets of this store are asked for than may be read at a time, and the call's turn would not come in time; try again later")
+		"too many reads of this store are queued to finish this one before the call's deadline; try again later")
 	if lim.rate.slowed(now) {
-		e = secret.Errorf(secret.ReasonStoreThrottled, "the store limits how often it is read, and the call's turn would not come in time; wait")
+		e = secret.Errorf(secret.ReasonStoreThrottled, "the store throttles the broker, and this read cannot start before the call's deadline; wait")
 	}
 	e.RetryAfter = min(lim.turnIn(before, now), maxRetryAfter)
 	return e
@@ -41,7 +41,7 @@ func (lim *limiter) late(before int, now time.Time) *secret.Error {
 // dead is the error of a read of a store that does not answer. lim.mu is held.
 func (lim *limiter) dead(now time.Time) *secret.Error {
 	e := secret.Errorf(secret.ReasonStoreUnavailable,
-		"the store has not answered the last reads and is left alone for a moment; look at the store and the way to it")
+		"the store did not respond to the last reads, so the broker has stopped reading it for a few seconds; check the store and the network path to it")
 	e.RetryAfter = max(lim.opened.Add(openFor).Sub(now), time.Second)
 	return e
 }

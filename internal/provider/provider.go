@@ -1,10 +1,25 @@
-// Package provider is the way to the secret stores: what one store has to do
-// (Provider), how one is made from an integration (Opener), and the set of open
-// ones (Set). Each store has a folder of its own below it, the only places that
-// import a cloud SDK.
+// Package provider reads secrets from stores.
 //
-// It knows integrations and secrets. It knows no callers, policies or caches:
-// whoever calls Fetch has already been allowed to.
+// Start with Provider, which reads the stores of one integration; each kind of store
+// implements it in a folder below this one. An Opener makes the Provider of an
+// integration, with a Config that all kinds share.
+//
+// A Set holds the open Providers. It keeps one handle per revision of an integration, so
+// that a changed integration is read with its new settings at once, while reads that are
+// under way finish with the old ones. It has one limiter per store and integration:
+//
+//   - The queue shares the concurrent reads fairly among callers. A read whose turn
+//     cannot come before its deadline is refused immediately, because waiting would only
+//     delay the answer and hold memory.
+//   - The rate controller slows down after the store throttled, and finds the store's
+//     rate by itself: the quota is shared with other clients, so it cannot be configured.
+//   - The circuit breaker stops reads of a store that does not respond, except one probe
+//     every few seconds. Any response counts as a sign of life (storeerror.ErrAnswered).
+//
+// Callers names the callers of a Fetch, which the queue charges for it.
+//
+// The package knows integrations and secrets. It does not know policies or caches: the
+// caller of Fetch has been authorized before.
 package provider
 
 import (

@@ -35,8 +35,7 @@ type SetConfig struct {
 	// come, in the name of its caller, and may wait until ctx ends. What it returns is
 	// called when the read is over.
 	Reserve func(ctx context.Context, caller string) (release func(), err error)
-	// Logger is told when a store is taken for dead and when it answers again.
-	// Nil discards.
+	// Logger receives the state changes of circuit breakers. Nil discards them.
 	Logger *slog.Logger
 }
 

@@ -13,7 +13,7 @@ type Stats struct {
 	// Reading and Waiting are how many Fetches read a store, or wait for their
 	// turn to.
 	Reading, Waiting int64
-	// Unanswering are the stores that are left alone because they do not answer.
+	// Unanswering is the number of stores whose circuit breaker is not closed.
 	Unanswering int64
 	// Trips counts how often a store has begun to be one of those, Throttled the
 	// reads that a store refused because there were too many, Refused those that the

@@ -32,7 +32,7 @@ func explainGet(ctx context.Context, err error) *secret.Error {
 	case errors.Is(err, storeerror.ErrClosed):
 		return storeerror.Closed()
 	default:
-		return secret.Errorf(secret.ReasonStoreUnavailable, "the integration's credential was not had before the request's time was over; try again").WithCause(context.Cause(ctx))
+		return secret.Errorf(secret.ReasonStoreUnavailable, "timed out obtaining the integration's credential; try again").WithCause(context.Cause(ctx))
 	}
 }
 

@@ -1,12 +1,26 @@
-// Package credential holds what an integration is logged in with: access tokens,
-// session keys, the token of a Vault. It is the one way to do so for all kinds of
-// stores.
+// Package credential holds the credentials that integrations are logged in with: access
+// tokens, session keys, a Vault token. All kinds of stores use it.
 //
-// It owns when a credential is asked for: once for all who wait for it, in time
-// before its end, by a clock while it is in use, and after a failure not again until
-// a pause is over, since an identity provider may lock out an identity that keeps
-// asking. How a credential is asked for, and what a failure means to people, is the
-// business of each kind.
+// A kind says how to acquire a credential (Config.Acquire). A Source decides when:
+//
+//   - Once for all. Calls of Get that arrive during an acquisition wait for its result.
+//     The acquisition has its own timeout and does not end with a caller's context.
+//   - Ahead of time. While a credential is in use, a timer acquires its successor before
+//     it ends, so reads do not wait. "In use" means that Get was called during its life.
+//     A credential that cannot be acquired again once it has ended (Config.Keep) is
+//     renewed for as long as the Source is open.
+//   - Not in a loop. A failure is the answer to every Get until a pause is over. The
+//     pause doubles with each further failure, and is longer after a refusal than after
+//     an outage: an identity provider may lock an identity that keeps asking. Changed
+//     files end the pause (Config.Inputs).
+//   - Again after a store refused it. Refused drops a credential that a store does not
+//     accept although it has not ended. The pauses grow here, too: a store that refuses
+//     everything does not cause one login per read.
+//
+// Lives and pauses are measured with package elapsed, because the machine may be
+// suspended and its clock may be set.
+//
+// The package knows no store, no protocol and no message to people.
 package credential
 
 import (

@@ -1,12 +1,22 @@
-// Package egress is the only way out to secret stores and login authorities: an
-// *http.Client or a Dialer that sends where the integration says and nowhere
-// else.
+// Package egress makes the only connections to secret stores and login authorities: an
+// *http.Client (NewClient) or a Dialer that connects where the integration says and
+// nowhere else.
 //
-// It owns the rules that hold for every store: requests leave for listed origins
-// only, redirects are answers and not followed, no proxy but the operator's,
-// names must not lead to where stores do not live, every exchange is bounded in
-// time and size, and errors quote nothing that the other side sent. It knows no
-// SDK and no store.
+// The rules hold for every kind of store, in the order in which a request meets them:
+//
+//   - Transport refuses a request to an origin that is not listed, before it resolves a
+//     name. Redirects are responses and are not followed.
+//   - Concurrent requests to one origin share one dial (dialGroup).
+//   - Dialer resolves the name and checks the address policy of the origin on the very
+//     address that it connects to, at each connection. An attacker who controls the
+//     name in the DNS, and changes its answer between two lookups (DNS rebinding),
+//     cannot make the broker connect to an internal address.
+//   - Only the operator's proxy is used, and never for metadata services.
+//   - Timeouts, and limits on the size of headers and bodies, apply to every exchange.
+//   - OutageOf turns an error into a text for people that quotes nothing that the other
+//     side sent.
+//
+// The package knows no SDK and no store.
 package egress
 
 import (

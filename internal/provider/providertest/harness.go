@@ -1,8 +1,10 @@
-// Package providertest is what every store has to get right, as tests: one suite
-// for all kinds, run against a small World that each store's own tests start. A
-// store that cannot have a case declares it as an exception, with the reason.
+// Package providertest tests what every kind of store has to do.
 //
-// It knows the contract of provider.Provider and no store.
+// Run runs one suite for all kinds, against a small World that each kind's tests start.
+// A store that cannot have a case declares an exception, with the reason. Env is the
+// environment for the tests that a kind has beside the suite.
+//
+// The package knows the contract of provider.Provider and no store.
 package providertest
 
 import (
