@@ -8,9 +8,12 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/secretbroker/secretbroker/internal/devmode/secretsfile"
 )
 
 // vaultSuffix is what follows a vault's name in its host, and resource is what
@@ -62,7 +65,8 @@ type Config struct {
 type Server struct {
 	cfg    Config
 	tokens *tokens
-	state  *stateFile
+	file   *secretsfile.File[fileDoc]
+	vaults atomic.Pointer[map[string]*vault]
 	reads  atomic.Int64
 }
 
@@ -80,11 +84,26 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	state, err := openStateFile(cfg.SecretsFile, cfg.Logger)
-	if err != nil {
+	s := &Server{cfg: cfg, tokens: newTokens(cfg.Now)}
+	s.file = &secretsfile.File[fileDoc]{Path: cfg.SecretsFile, Store: "Key Vault", Logger: cfg.Logger, Use: s.use}
+	if err := s.file.Open(); err != nil {
 		return nil, fmt.Errorf("keyvault: %w", err)
 	}
-	return &Server{cfg: cfg, tokens: newTokens(cfg.Now), state: state}, nil
+	return s, nil
+}
+
+// use serves the vaults of a document.
+func (s *Server) use(doc *fileDoc) error {
+	info, err := os.Stat(s.cfg.SecretsFile)
+	if err != nil {
+		return err
+	}
+	vaults, err := checkState(doc, info.ModTime())
+	if err != nil {
+		return err
+	}
+	s.vaults.Store(&vaults)
+	return nil
 }
 
 // Reads is the number of requests for a secret that carried a valid token,

@@ -1,19 +1,15 @@
 package keyvault
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
-
-	"go.yaml.in/yaml/v4"
 )
 
 // The faults that a vault can be told to have.
@@ -77,18 +73,9 @@ type (
 	}
 )
 
-// parseState reads the file's content, which was written at modified. The error
+// checkState returns the vaults of a document that was written at modified. The error
 // joins every fault and quotes no value.
-func parseState(data []byte, modified time.Time) (map[string]*vault, error) {
-	var doc fileDoc
-	dec := yaml.NewDecoder(bytes.NewReader(data))
-	dec.KnownFields(true)
-	if err := dec.Decode(&doc); err != nil {
-		return nil, withoutValues(err)
-	}
-	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return nil, errors.New(`the file goes on after its first document; remove the "---" and what follows`)
-	}
+func checkState(doc *fileDoc, modified time.Time) (map[string]*vault, error) {
 	var f faults
 	vaults := make(map[string]*vault, len(doc.Vaults))
 	for _, name := range slices.Sorted(maps.Keys(doc.Vaults)) {
@@ -99,35 +86,6 @@ func parseState(data []byte, modified time.Time) (map[string]*vault, error) {
 		vaults[name] = f.vault(name, doc.Vaults[name], modified)
 	}
 	return vaults, errors.Join(f...)
-}
-
-// withoutValues keeps of a decoder's error what cannot be a piece of a value:
-// the lines, and the kind of fault.
-func withoutValues(err error) error {
-	if errors.Is(err, io.EOF) {
-		return errors.New("the file is empty")
-	}
-	var list []*yaml.LoadError
-	if several, ok := errors.AsType[*yaml.LoadErrors](err); ok {
-		list = several.Errors
-	} else if one, ok := errors.AsType[*yaml.LoadError](err); ok {
-		list = append(list, one)
-	}
-	var f faults
-	for _, fault := range list {
-		line := fmt.Sprintf("line %d", max(1, fault.Mark.Line))
-		switch {
-		case strings.Contains(fault.Message, "not found in type"):
-			f.add(line, "there is no such setting here; the comment at the head of the file lists them")
-		case strings.Contains(fault.Message, "already"):
-			f.add(line, "the same key occurs twice")
-		case fault.Stage == yaml.ConstructorStage:
-			f.add(line, "a value of another type is expected here; put texts in single quotes")
-		default:
-			f.add(line, "not valid YAML at or near here")
-		}
-	}
-	return errors.Join(f...)
 }
 
 // faults collects the faults of a file, each with its position.

@@ -15,7 +15,8 @@ var secretName = regexp.MustCompile(`^[0-9a-zA-Z-]{1,127}$`)
 // serveVault answers for the vault of that name, in lower case. The order of the
 // checks is the real store's: identity, then permission, then existence.
 func (s *Server) serveVault(w http.ResponseWriter, r *http.Request, vaultName string) {
-	v, ok := s.state.current()[vaultName]
+	s.file.Look()
+	v, ok := (*s.vaults.Load())[vaultName]
 	if !ok {
 		http.Error(w, "no such vault in the secrets file; the real one's name would not resolve", http.StatusNotFound)
 		return

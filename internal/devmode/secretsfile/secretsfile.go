@@ -11,11 +11,10 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 
 	"go.yaml.in/yaml/v4"
-
-	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
 // File is a file whose document is a T, and what was read of it last. Its exported
@@ -73,6 +72,9 @@ func (f *File[T]) refresh() error {
 	if err := dec.Decode(&doc); err != nil {
 		return fmt.Errorf("secrets file %s: %w", f.Path, withoutValues(err))
 	}
+	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return fmt.Errorf(`secrets file %s: the file goes on after its first document; remove the "---" and what follows`, f.Path)
+	}
 	if err := f.Use(&doc); err != nil {
 		return fmt.Errorf("secrets file %s: %w", f.Path, err)
 	}
@@ -83,13 +85,31 @@ func (f *File[T]) refresh() error {
 	return nil
 }
 
-// withoutValues keeps of a decoder's error what cannot be a piece of a value.
+// withoutValues keeps of a decoder's error what cannot be a piece of a value:
+// the lines, and the kind of fault.
 func withoutValues(err error) error {
 	if errors.Is(err, io.EOF) {
 		return errors.New("the file is empty")
 	}
-	if line := strictyaml.ErrorLine(err); line > 0 {
-		return fmt.Errorf("line %d is not YAML, or has a setting or a value that does not belong there", line)
+	var list []*yaml.LoadError
+	if several, ok := errors.AsType[*yaml.LoadErrors](err); ok {
+		list = several.Errors
+	} else if one, ok := errors.AsType[*yaml.LoadError](err); ok {
+		list = append(list, one)
 	}
-	return errors.New("it is not YAML of the right form")
+	var faults []error
+	for _, fault := range list {
+		add := func(text string) { faults = append(faults, fmt.Errorf("line %d: %s", max(1, fault.Mark.Line), text)) }
+		switch {
+		case strings.Contains(fault.Message, "not found in type"):
+			add("there is no such setting here; the comment at the head of the file lists them")
+		case strings.Contains(fault.Message, "already"):
+			add("the same key occurs twice")
+		case fault.Stage == yaml.ConstructorStage:
+			add("a value of another type is expected here; put texts in single quotes")
+		default:
+			add("not valid YAML at or near here")
+		}
+	}
+	return errors.Join(faults...)
 }
