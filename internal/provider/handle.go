@@ -13,7 +13,7 @@ import (
 type state struct {
 	kind    secret.Kind
 	fetches int // that run or wait
-	// current is the revision whose Provider stays open while nobody uses it,
+	// current is the revision whose Provider stays open while it is not used,
 	// unless the integration is gone.
 	current string
 	gone    bool
@@ -105,7 +105,7 @@ func openSafely(ctx context.Context, open Opener, in *integration.Integration) (
 		}
 	}()
 	if p, err = open(ctx, in); err != nil {
-		// What stands in the way names the broker's files, which is the operator's
+		// The cause names the broker's files, which is the operator's
 		// business and not the caller's.
 		return nil, secret.Errorf(secret.AsError(err).Reason,
 			"the integration's credential or settings cannot be used; the broker's log says why, by the request id").WithCause(err)
@@ -122,7 +122,7 @@ func (s *Set) release(id string, st *state, h *handle) {
 	closeAll(idle)
 }
 
-// retire takes away the handles that nobody uses and nobody will, and returns
+// retire takes away the handles that are not used and will not be, and returns
 // their Providers to be closed. s.mu is held.
 func (s *Set) retire(id string, st *state) (idle []Provider) {
 	for revision, h := range st.handles {
@@ -140,7 +140,7 @@ func (s *Set) retire(id string, st *state) (idle []Provider) {
 // closeAll closes Providers outside of any lock: it may wait for connections.
 func closeAll(idle []Provider) {
 	for _, p := range idle {
-		_ = p.Close() // nobody is left to be told
+		_ = p.Close() // there is no caller to report it to
 	}
 }
 

@@ -56,11 +56,11 @@ type Keeper interface {
 }
 
 // Opener makes the Provider of an integration. It reads credential files but
-// contacts nobody.
+// sends no request.
 type Opener func(ctx context.Context, in *integration.Integration) (Provider, error)
 
 // CheckRef refuses a Ref of another kind and one that secret.ParseRef has not
-// made: whoever sends a name to a store relies on its form. The error has
+// made: the providers rely on its form. The error has
 // ReasonInvalidReference.
 func CheckRef(ref secret.Ref, kind secret.Kind) error {
 	if canonical, err := secret.ParseRef(ref.String()); err != nil || canonical != ref || ref.Kind != kind {

@@ -45,7 +45,7 @@ type lane struct {
 	began   float64 // the sum of when those began
 }
 
-// queue is who waits at a limiter, by caller. The next turn is the caller's that has
+// queue has the reads that wait at a limiter, by caller. The next turn is the caller's that has
 // used the least recently. So callers get the same share of the places, and of the
 // store's pace, however many reads each has in the queue. A caller that is alone gets
 // all of it, and one that asks only now and then need not wait for those that ask
@@ -149,7 +149,7 @@ func (q *queue) remove(w *waiter) {
 	w.lanes = nil
 }
 
-// tidy takes note of a lane in which nobody waits any more.
+// tidy takes note of a lane that has become empty.
 func (q *queue) tidy(l *lane) {
 	if len(l.queue) > 0 {
 		return

@@ -25,12 +25,12 @@ const (
 	slack = 10 * time.Millisecond
 )
 
-// rateController decides how fast one store may be read. A store that has not throttled of late
+// rateController decides how fast one store may be read. A store that has not throttled recently
 // is read as fast as it answers. One that has is left alone for as long as it
 // asked for, then read at somewhat less than what it last took, and from there
 // along the curve of CUBIC (RFC 9438): quickly back to the pace that was too
 // much, slowly past it, quickly on. The pace is found out rather than configured
-// because a vault's quota is shared with whoever else reads it.
+// because a vault's quota is shared with its other clients.
 //
 // It is not safe for concurrent use.
 type rateController struct {
@@ -62,7 +62,7 @@ func (c *rateController) perSecond(now time.Time) float64 {
 	return r
 }
 
-// slowed reports whether the store has throttled of late.
+// slowed reports whether the store has throttled recently.
 func (c *rateController) slowed(now time.Time) bool { return now.Before(c.pausedUntil.Add(forgotten)) }
 
 // wait is how long it is until a read may begin, not above zero if it may now.

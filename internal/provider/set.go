@@ -29,7 +29,7 @@ type SetConfig struct {
 	// if its own caller has fewer, else it fails at once.
 	MaxWaitingReads int
 	// Keeps, if not nil, picks the integrations whose credential is lost for good when
-	// nobody renews it: their Providers are opened by Keep, and are Keepers.
+	// it is not renewed: their Providers are opened by Keep, and are Keepers.
 	Keeps func(in *integration.Integration) bool
 	// Reserve, if not nil, is asked for the memory of each read when its turn has
 	// come, in the name of its caller, and may wait until ctx ends. What it returns is
@@ -217,7 +217,7 @@ func (s *Set) Remove(id string) {
 }
 
 // Close closes every Provider. The caller has seen to it that no Fetch is under
-// way. Openings that nobody waits for any more may be; the error says if one has
+// way. Openings that no Fetch waits for may be; the error says if one has
 // not ended within a few seconds.
 func (s *Set) Close() error {
 	s.mu.Lock()

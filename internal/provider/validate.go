@@ -54,12 +54,12 @@ func (s *Set) Validate(ctx context.Context, in *integration.Integration) []Step 
 	return append(steps, Probe(ctx, p, in.Kind, in.Policy.Stores())...)
 }
 
-// Probe asks each store for a secret that nobody has, as Fetch would: that it is
+// Probe asks each store for a secret that does not exist, as Fetch would: that it is
 // not found shows that the identity may read.
 func Probe(ctx context.Context, p Provider, kind secret.Kind, stores []string) []Step {
 	steps := make([]Step, 0, len(stores))
 	for _, store := range stores {
-		steps = append(steps, ProbeOne(ctx, p, secret.Ref{Kind: kind, Store: store, Name: nobodys()}))
+		steps = append(steps, ProbeOne(ctx, p, secret.Ref{Kind: kind, Store: store, Name: missingName()}))
 	}
 	return steps
 }
@@ -85,16 +85,16 @@ func ProbeOne(ctx context.Context, p Provider, nothing secret.Ref) Step {
 
 // NothingOf returns a reference into a store that leads to nothing, and that an
 // identity may read if it may read what the grants give there and no more: a name
-// that nobody has, below a prefix that is granted, or else a version that there is
+// that does not exist, below a prefix that is granted, or else a version that there is
 // not, of a name that is granted.
 func NothingOf(in *integration.Integration, store, version string) secret.Ref {
-	ref := secret.Ref{Kind: in.Kind, Store: store, Name: nobodys()}
+	ref := secret.Ref{Kind: in.Kind, Store: store, Name: missingName()}
 	exact := ""
 	for _, rule := range in.Policy.Rules() {
 		switch {
 		case rule.Store != store:
 		case strings.HasSuffix(rule.Secret, "*"):
-			ref.Name = NobodysBelow(rule.Secret)
+			ref.Name = MissingBelow(rule.Secret)
 			return ref
 		case exact == "":
 			exact = rule.Secret
@@ -106,9 +106,9 @@ func NothingOf(in *integration.Integration, store, version string) secret.Ref {
 	return ref
 }
 
-// NobodysBelow returns a name that begins as a pattern does and that nobody has.
-func NobodysBelow(pattern string) string {
-	return strings.TrimSuffix(pattern, "*") + nobodys()
+// MissingBelow returns a name that begins as a pattern does and that nobody has.
+func MissingBelow(pattern string) string {
+	return strings.TrimSuffix(pattern, "*") + missingName()
 }
 
 // Skipped are the steps that read stores, none of which was tried.
@@ -120,8 +120,8 @@ func Skipped(stores []string) []Step {
 	return steps
 }
 
-// nobodys returns the name of a secret that there is not.
-func nobodys() string {
+// missingName returns the name of a secret that there is not.
+func missingName() string {
 	var b [12]byte
 	_, _ = rand.Read(b[:]) // never fails
 	return fmt.Sprintf("secretbroker-validate-%s", hex.EncodeToString(b[:]))

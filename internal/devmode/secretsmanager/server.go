@@ -195,5 +195,5 @@ func answer(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/x-amz-json-1.1")
 	w.Header().Set("X-Amzn-Requestid", requestID)
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(v) // who has gone wants no answer
+	_ = json.NewEncoder(w).Encode(v) // the client may have gone
 }

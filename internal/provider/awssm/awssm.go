@@ -37,7 +37,7 @@ import (
 const closeTimeout = 5 * time.Second
 
 // Opener returns the provider.Opener of AWS Secrets Manager. Opening reads the
-// integration's files and contacts nobody. Its errors are *secret.Error with
+// integration's files and sends no request. Its errors are *secret.Error with
 // ReasonStoreAuthenticationFailed and name the setting or file to fix, never a
 // file's content.
 func Opener(cfg provider.Config) provider.Opener {
@@ -216,7 +216,7 @@ func (s *store) read(ctx context.Context, at *endpoint, k *keys, ref secret.Ref)
 }
 
 // Close implements provider.Provider. It waits at most a few seconds for requests
-// that nobody waits for any more; the error says that some remained.
+// that no caller waits for; the error says that some remained.
 func (s *store) Close() error {
 	s.sessions.Close()
 	err := s.tasks.Stop(closeTimeout)

@@ -99,7 +99,7 @@ func explainAnswer(at *endpoint, ref secret.Ref, f *failure, describing bool) *s
 	default:
 		e.Cause = storeerror.Answered(f)
 		if f.status >= 300 && f.status < 400 {
-			return say(secret.ReasonStoreUnavailable, "%s answered with a redirect, which is never followed; something stands between the broker and AWS", at)
+			return say(secret.ReasonStoreUnavailable, "%s answered with a redirect, which is never followed; something is between the broker and AWS", at)
 		}
 		return somethingElse(at, fmt.Sprintf("HTTP %d", f.status)).WithCause(storeerror.Answered(f))
 	}
@@ -108,7 +108,7 @@ func explainAnswer(at *endpoint, ref secret.Ref, f *failure, describing bool) *s
 // whose reminds of where a name is looked up.
 func whose(ref secret.Ref) string {
 	if ref.Suffix != "" {
-		return ", or one that was made anew and has another ARN"
+		return ", or the secret was created again and has another ARN"
 	}
 	return ", in the account of the integration"
 }
@@ -126,7 +126,7 @@ func denied(at *endpoint, f *failure, describing bool) string {
 
 func somethingElse(at *endpoint, what string) *secret.Error {
 	return secret.Errorf(secret.ReasonStoreUnavailable,
-		"what answers as %s answered with something else than the secret (%s); look at what stands between the broker and AWS", at, what).WithCause(storeerror.ErrAnswered)
+		"the server that responds as %s answered with something else than the secret (%s); check what is between the broker and AWS", at, what).WithCause(storeerror.ErrAnswered)
 }
 
 // refusedKeys reports whether err says that other keys may help.

@@ -14,7 +14,7 @@ import (
 // acquisitionError is a failure to get keys. It keeps the SDK's error for
 // explainSession alone.
 type acquisitionError struct {
-	// what is to be had.
+	// what is acquired.
 	what string
 	// assuming and withToken tell how.
 	assuming, withToken bool
@@ -41,18 +41,18 @@ func explainSession(ctx context.Context, timeout time.Duration, err error) *secr
 		a = &acquisitionError{what: "the integration's credential", err: err}
 	}
 	if a.answer != "" {
-		return secret.Errorf(secret.ReasonStoreUnavailable, "what answers as STS gave no session of the role (%s); look at what stands between the broker and AWS", a.answer).WithCause(storeerror.Answered(nil))
+		return secret.Errorf(secret.ReasonStoreUnavailable, "the server that responds as STS gave no session of the role (%s); check what is between the broker and AWS", a.answer).WithCause(storeerror.Answered(nil))
 	}
 	if f := failureOf(a.err); f != nil {
 		return explainRefusal(a, f)
 	}
 	if ctx.Err() != nil {
-		return secret.Errorf(secret.ReasonStoreUnavailable, "%s was not had within %s; look at the way to STS", a.what, timeout).WithCause(egress.ErrTimedOut)
+		return secret.Errorf(secret.ReasonStoreUnavailable, "timed out obtaining %s after %s; check the network path to STS", a.what, timeout).WithCause(egress.ErrTimedOut)
 	}
 	o := egress.OutageOf(a.err, advice)
 	switch {
 	case o.Text == "" && (a.assuming || a.withToken):
-		return secret.Errorf(secret.ReasonStoreUnavailable, "what answers as STS answered with something else than a session of %s; look at what stands between the broker and AWS", a.what).WithCause(storeerror.Answered(o.Cause))
+		return secret.Errorf(secret.ReasonStoreUnavailable, "the server that responds as STS answered with something else than a session of %s; check what is between the broker and AWS", a.what).WithCause(storeerror.Answered(o.Cause))
 	case o.Text == "":
 		return secret.Errorf(secret.ReasonStoreAuthenticationFailed, "%s gives no keys; look at where it is to take them from", a.what).WithCause(o.Cause)
 	case a.assuming || a.withToken:
@@ -73,7 +73,7 @@ func explainRefusal(a *acquisitionError, f *failure) *secret.Error {
 		e.Message = fmt.Sprintf("STS, which is asked for %s, throttles the broker; wait", a.what)
 	case c == classFailing:
 		e.Reason, e.RetryAfter = secret.ReasonStoreUnavailable, f.retryAfter
-		e.Message = fmt.Sprintf("where %s is to be had is failing (HTTP %d); wait", a.what, f.status)
+		e.Message = fmt.Sprintf("the source of %s is failing (HTTP %d); wait", a.what, f.status)
 	case c == classRegion:
 		e.Message = "STS is not activated in the region for the account; set aws.sts_region to another one, or activate it"
 	case c == classSignature:
@@ -90,7 +90,7 @@ func explainRefusal(a *acquisitionError, f *failure) *secret.Error {
 		e.Message = fmt.Sprintf("%s is refused (HTTP %d); look at aws.credential and aws.role", a.what, f.status)
 		if f.status < 400 {
 			e.Reason, e.Cause = secret.ReasonStoreUnavailable, storeerror.Answered(f)
-			e.Message = fmt.Sprintf("what answers for %s answered with something else (HTTP %d); look at what stands between the broker and AWS", a.what, f.status)
+			e.Message = fmt.Sprintf("what answers for %s answered with something else (HTTP %d); check what is between the broker and AWS", a.what, f.status)
 		}
 	}
 	return e

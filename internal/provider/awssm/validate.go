@@ -13,7 +13,7 @@ var _ provider.Validator = (*store)(nil)
 const noVersion = "00000000-0000-4000-8000-000000000000"
 
 // Validate implements provider.Validator: keys, by the role if there is one, and
-// then each region, by asking for a value that nobody has. AWS looks at the
+// then each region, by asking for a secret that does not exist. AWS looks at the
 // permissions before it looks for the secret, so that "not found" shows that the
 // identity may read.
 //

@@ -42,7 +42,7 @@ const (
 )
 
 // Opener returns the provider.Opener of Azure Key Vault. Opening reads the
-// integration's files and contacts nobody. Its errors are *secret.Error with
+// integration's files and sends no request. Its errors are *secret.Error with
 // ReasonStoreAuthenticationFailed and name the setting or file to fix, never a
 // file's content.
 func Opener(cfg provider.Config) provider.Opener {
@@ -251,7 +251,7 @@ func (s *store) read(ctx context.Context, ses *session, ref secret.Ref) (*answer
 }
 
 // Close implements provider.Provider. It waits at most a few seconds for token
-// requests that nobody waits for any more; the error says that some remained.
+// requests that no caller waits for; the error says that some remained.
 func (s *store) Close() error {
 	s.session().tokens.close()
 	err := s.tasks.Stop(closeTimeout)

@@ -144,6 +144,6 @@ func made(cred azcore.TokenCredential, err error, fault string) (azcore.TokenCre
 
 func readFile(setting, path string) ([]byte, error) { return egress.ReadFile(setting, path) }
 
-// loadRoots returns the system's roots and those in path; nil, which stands for
-// the system's, if path is empty.
+// loadRoots returns the system's roots and those in path; or nil, which means the
+// system's, if path is empty.
 func loadRoots(path string) (*x509.CertPool, error) { return egress.LoadRoots("azure.ca_file", path) }

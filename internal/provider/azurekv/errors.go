@@ -99,7 +99,7 @@ func explainAnswer(host string, re *azcore.ResponseError) *secret.Error {
 		e.Message = fmt.Sprintf("vault %s is failing (HTTP %d); wait", host, a.status)
 	case a.status >= 300 && a.status < 400:
 		e.Reason = secret.ReasonStoreUnavailable
-		e.Message = fmt.Sprintf("vault %s answered with a redirect, which is never followed; something stands between the broker and the vault", host)
+		e.Message = fmt.Sprintf("vault %s answered with a redirect, which is never followed; something is between the broker and the vault", host)
 	default:
 		return somethingElse(host, fmt.Sprintf("HTTP %d", a.status)).WithCause(a)
 	}
@@ -131,7 +131,7 @@ func disabled(host string) *secret.Error {
 
 func somethingElse(host, what string) *secret.Error {
 	return secret.Errorf(secret.ReasonStoreUnavailable,
-		"what answers as vault %s answered with something else than the secret (%s); look at what stands between the broker and the vault", host, what)
+		"the server that responds as vault %s answered with something else than the secret (%s); check what is between the broker and the vault", host, what)
 }
 
 // errorAnswer is what an error answer may tell the log: no text that the other

@@ -79,7 +79,7 @@ func loginOutage(a *integration.Azure, who string, err error) *secret.Error {
 	case o.Text == "":
 		o.Text = "cannot be reached"
 	case errors.As(err, new(egress.AnswerError)):
-		o.Text = "answered with something else than an access token; look at what stands in between"
+		o.Text = "answered with something else than an access token; check what is in between"
 	}
 	return secret.Errorf(secret.ReasonStoreUnavailable, "%s %s", who, o.Text).WithCause(o.Cause)
 }
@@ -91,9 +91,9 @@ func loginAnswer(a *integration.Azure, who string, x exchange) *secret.Error {
 	}
 	switch {
 	case x.status < 300:
-		e.Message = who + " answered with something else than an access token; look at what stands in between"
+		e.Message = who + " answered with something else than an access token; check what is in between"
 	case x.status < 400:
-		e.Message = who + " answered with a redirect, which is never followed; look at what stands in between"
+		e.Message = who + " answered with a redirect, which is never followed; check what is in between"
 	case x.status == http.StatusTooManyRequests, x.status == http.StatusRequestTimeout, x.status >= 500:
 		e.RetryAfter = x.retry
 		e.Message = fmt.Sprintf("%s is failing (HTTP %d); wait", who, x.status)

@@ -15,7 +15,7 @@ import (
 var _ provider.Validator = (*store)(nil)
 
 // Validate implements provider.Validator: a token, and then each vault, by asking
-// for a secret that nobody has. Key Vault looks at the role before it looks for the
+// for a secret that does not exist. Key Vault looks at the role before it looks for the
 // secret, so that "not found" shows that the identity may read.
 func (s *store) Validate(ctx context.Context) []provider.Step {
 	step := provider.Step{Name: "token", Found: "the login authority gave an access token"}

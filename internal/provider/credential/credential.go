@@ -77,7 +77,7 @@ type Config[T any] struct {
 	// third of its life.
 	Margin, Ahead func(life time.Duration) time.Duration
 	// Keep has the credential renewed for as long as the Source is open, since one that
-	// has ended cannot be had again. Otherwise it is renewed if it has been used since
+	// has ended cannot be acquired again. Otherwise it is renewed if it has been used since
 	// it was got: it ends, at the latest, one life after the one in which it was used.
 	Keep bool
 	// Inputs, if not nil, tells apart the contents of the files that Acquire reads, see
@@ -155,7 +155,7 @@ func (s *Source[T]) Get(ctx context.Context) (*Held[T], error) {
 	}
 }
 
-// next returns what there is for a Get: a credential, the attempt to wait for, or an
+// next returns the result of a Get: a credential, the attempt to wait for, or an
 // error.
 func (s *Source[T]) next() (*Held[T], *attempt[T], error) {
 	s.mu.Lock()
@@ -248,7 +248,7 @@ func (s *Source[T]) replaceable(now time.Time) bool {
 }
 
 // Forget drops the credential if it is one: the next Get asks for another one. It is
-// for those who know that there is another one to be had.
+// for callers who know that another one is available.
 func (s *Source[T]) Forget(is func(T) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -68,10 +68,10 @@ func ReadCredential(in *integration.Integration, setting, path string) ([]byte, 
 	name := strings.TrimSuffix(setting, "_file")
 	b, err := open()
 	if err != nil {
-		return nil, storeerror.Setup("%s: the credential stored with the integration cannot be opened; give it to the integration anew, or the broker the key that it was sealed with", name).WithCause(err)
+		return nil, storeerror.Setup("%s: the credential stored with the integration cannot be opened; set it again, or give the broker the key that it was sealed with", name).WithCause(err)
 	}
 	if b = trim(b); len(b) == 0 {
-		return nil, storeerror.Setup("%s: the credential stored with the integration is empty; give it to the integration anew", name)
+		return nil, storeerror.Setup("%s: the credential stored with the integration is empty; set it again", name)
 	}
 	return b, nil
 }
@@ -112,8 +112,8 @@ func unreadable(setting, path string, err error) error {
 	return storeerror.Setup("%s: %s %s", setting, path, what).WithCause(err)
 }
 
-// LoadRoots returns the system's roots and those in path; nil, which stands for
-// the system's, if path is empty.
+// LoadRoots returns the system's roots and those in path; or nil, which means the
+// system's, if path is empty.
 func LoadRoots(setting, path string) (*x509.CertPool, error) {
 	if path == "" {
 		return nil, nil

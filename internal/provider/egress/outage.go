@@ -52,7 +52,7 @@ func OutageOf(err error, advice Advice) Outage {
 	case errors.As(err, &misled):
 		return Outage{Text: "has a name that leads to an address where no public " + advice.Store + " is, so nothing was sent; if that is a private endpoint, set " + advice.PrivateEndpoint, Cause: misled}
 	case errors.As(err, &answer):
-		return Outage{Text: "answered with something else than the secret; look at what stands in between", Cause: answer}
+		return Outage{Text: "answered with something else than the secret; check what is in between", Cause: answer}
 	case errors.As(err, &dns) && dns.IsNotFound:
 		return Outage{Text: "cannot be reached: a name on the way does not exist in the DNS", Cause: dns, MissingHost: strings.TrimSuffix(dns.Name, ".")}
 	case errors.As(err, &dns):

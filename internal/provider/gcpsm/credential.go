@@ -136,7 +136,7 @@ type credentialFile struct {
 }
 
 // fromKey makes the identity of a service account's key. A key may come with the
-// integration, from whoever owns that; it names nothing of the broker's machine,
+// integration, from its owner; it names nothing of the broker's machine,
 // as a configuration of federation does, which comes from files only.
 func fromKey(in *integration.Integration) (*identity, error) {
 	const setting = "gcp.credential.key_file"
@@ -280,8 +280,8 @@ var (
 	projectID      = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{3,28}[a-z0-9]$`)
 )
 
-// impersonationURL is where tokens of a service account are made for whoever has
-// the role to. The path is safe: account matches serviceAccount.
+// impersonationURL is where tokens of a service account are made for identities that have
+// the role. The path is safe: account matches serviceAccount.
 func impersonationURL(account string) string {
 	u := url.URL{Scheme: "https", Host: integration.GCPIAMCredentialsHost, Path: "/v1/projects/-/serviceAccounts/" + account + ":generateAccessToken"}
 	return u.String()

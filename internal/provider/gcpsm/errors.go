@@ -63,7 +63,7 @@ func explainAnswer(host string, ref secret.Ref, a *apiError) *secret.Error {
 		e.Reason = secret.ReasonInvalidReference
 		e.Message = "Secret Manager does not take the reference's project, name or version for one; fix the reference"
 	case a.status >= 300 && a.status < 400:
-		e.Message = host + " answered with a redirect, which is never followed; something stands between the broker and Secret Manager"
+		e.Message = host + " answered with a redirect, which is never followed; something is between the broker and Secret Manager"
 	default:
 		return somethingElse(host, "not an answer of Secret Manager").WithCause(a)
 	}
@@ -115,7 +115,7 @@ func explainState(ref secret.Ref, a *apiError) *secret.Error {
 
 func somethingElse(host, what string) *secret.Error {
 	return secret.Errorf(secret.ReasonStoreUnavailable,
-		"what answers as %s answered with something else than the secret (%s); look at what stands between the broker and Secret Manager", host, what)
+		"the server that responds as %s answered with something else than the secret (%s); check what is between the broker and Secret Manager", host, what)
 }
 
 // explainToken makes the error of a step under ctx, of what its exchange came to:
@@ -141,13 +141,13 @@ func explainToken(ctx context.Context, s step, timeout time.Duration, x exchange
 		case o.Text == "":
 			o.Text = "cannot be reached"
 		case errors.As(x.err, new(egress.AnswerError)):
-			o.Text = "answered with something else than an access token; look at what stands in between"
+			o.Text = "answered with something else than an access token; check what is in between"
 		}
 		return secret.Errorf(secret.ReasonStoreUnavailable, "%s %s", s.who, o.Text).WithCause(o.Cause)
 	case x.failed != nil:
 		return tokenAnswer(s, x.failed)
 	default:
-		return secret.Errorf(secret.ReasonStoreUnavailable, "%s answered with something else than an access token; look at what stands in between", s.who).WithCause(errNoToken)
+		return secret.Errorf(secret.ReasonStoreUnavailable, "%s answered with something else than an access token; check what is in between", s.who).WithCause(errNoToken)
 	}
 }
 
@@ -160,7 +160,7 @@ func tokenAnswer(s step, a *apiError) *secret.Error {
 		e.Message = s.who + " is failing or throttles the broker; wait"
 	case a.status >= 300 && a.status < 400:
 		e.Reason = secret.ReasonStoreUnavailable
-		e.Message = s.who + " answered with a redirect, which is never followed; look at what stands in between"
+		e.Message = s.who + " answered with a redirect, which is never followed; check what is in between"
 	case s.who == metadataEndpoint:
 		e.Message = "the metadata server gives the broker no access token; attach a service account to the machine or the Kubernetes service account"
 	case a.reason == "ACCESS_TOKEN_SCOPE_INSUFFICIENT":

@@ -31,7 +31,7 @@ import (
 )
 
 // Opener returns the provider.Opener of Secret Manager. Opening reads the
-// integration's files and contacts nobody. Its errors are *secret.Error with
+// integration's files and sends no request. Its errors are *secret.Error with
 // ReasonStoreAuthenticationFailed and name the setting or file to fix, never a
 // file's content.
 func Opener(cfg provider.Config) provider.Opener {

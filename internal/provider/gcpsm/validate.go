@@ -13,7 +13,7 @@ var _ provider.Validator = (*store)(nil)
 const noVersion = "999999999"
 
 // Validate implements provider.Validator: a token, and then each project, by
-// asking for a value that nobody has. Secret Manager looks at the role before it
+// asking for a secret that does not exist. Secret Manager looks at the role before it
 // looks for the secret, so that "not found" shows that the identity may read.
 //
 // Where the role is given secret by secret, names that are not there are denied:
@@ -31,7 +31,7 @@ func (s *store) Validate(ctx context.Context) []provider.Step {
 	return steps
 }
 
-// explainLogin makes the error of a token that was not had.
+// explainLogin makes the error of a failed token request.
 func explainLogin(ctx context.Context, err error) *secret.Error {
 	if ctx.Err() != nil {
 		return secret.Errorf(secret.ReasonStoreUnavailable, "no access token was had in the time that there was; look at the way to Google").WithCause(err)

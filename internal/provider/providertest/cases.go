@@ -179,7 +179,7 @@ func failing(s *suite) {
 	}
 }
 
-// answeredUselessly: what stands in the store's place answers, but with nothing
+// answeredUselessly: a server in front of the store responds, but with nothing
 // that can be served.
 func answeredUselessly(trouble Trouble) func(*suite) {
 	return func(s *suite) {
@@ -211,7 +211,7 @@ func credentialRevoked(s *suite) {
 	s.gives(p, s.ref("db"), s.text("db"))
 }
 
-// cancelled: who gives up is let go at once, and takes nobody else along.
+// cancelled: a cancelled caller returns at once, and cancels no other caller.
 func cancelled(s *suite) {
 	s.put("db")
 	p := s.open()
@@ -281,7 +281,7 @@ func madeByHand(s *suite) {
 		s.fails(p, ref, secret.ReasonInvalidReference)
 	}
 	if n := s.Reads() - before; n != 0 {
-		s.Errorf("%d requests left for references that nobody parsed", n)
+		s.Errorf("%d requests left for references that were not parsed", n)
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// unversioned is what stands for the version of a secret that has none.
+// unversioned is the version of a secret that has no versions.
 const unversioned = "unversioned"
 
 // kv2Data is what the version 2 of the KV engine answers.
@@ -118,7 +118,7 @@ func (a *answer) ends(ses *session) time.Time {
 // margin is how long before its end a lease or token is no longer relied on.
 func margin(d time.Duration) time.Duration { return min(d/10, time.Minute) }
 
-// wrapped: the answer is a token for the answer, which nobody asked for.
+// wrapped: the answer is a wrapping token, which was not requested.
 func (a *answer) wrapped() bool { return isObject(a.WrapInfo) }
 
 // seconds bounds what a server may claim.

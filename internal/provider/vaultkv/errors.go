@@ -129,7 +129,7 @@ func hostname(host string) string {
 
 func somethingElse(host, what string) *secret.Error {
 	return secret.Errorf(secret.ReasonStoreUnavailable,
-		"what answers as Vault %s answered with something else than the secret (%s); look at what stands between the broker and the server", host, what).WithCause(storeerror.ErrAnswered)
+		"the server that responds as Vault %s answered with something else than the secret (%s); check what is between the broker and the server", host, what).WithCause(storeerror.ErrAnswered)
 }
 
 // jsonObject decodes an object.

@@ -11,7 +11,7 @@ import (
 )
 
 // maxLeases bounds the leases that are kept for renewal; credentials beyond that
-// are made anew each time.
+// are made again each time.
 const maxLeases = 1000
 
 // leaseRetry is the part of what is left of a lease after which a renewal that got no

@@ -51,7 +51,7 @@ func newLogins(cfg provider.Config, in *integration.Integration, c *client, host
 	source := credential.Config[*session]{
 		Acquire: l.acquire, Timeout: cfg.LoginTimeout, Now: cfg.Now, Tasks: tasks, Closed: storeerror.Closed(),
 		Margin: margin,
-		// A token in a file cannot be had again once it has ended.
+		// A token in a file cannot be acquired again once it has ended.
 		Keep:   l.auth.Type == integration.VaultToken,
 		Failed: func(err error) { l.log.Warn("logging in to Vault failed", "server", host, "error", err) },
 	}
@@ -225,7 +225,7 @@ func (l *logins) refuses(ctx context.Context, s *session) bool {
 	return l.held.RefusedValue(same)
 }
 
-// isToken reports whether s can stand in a header.
+// isToken reports whether s can be sent in a header.
 func isToken(s string) bool {
 	if s == "" || len(s) > 8192 {
 		return false

@@ -16,7 +16,7 @@ var _ provider.Validator = (*store)(nil)
 
 // Validate implements provider.Validator: a login, and then for each mount what the
 // token may do there, which the server says without anything being read. Where it
-// does not, a KV mount is asked for a secret that nobody has; reading from another
+// does not, a KV mount is asked for a secret that does not exist; reading from another
 // engine would make a credential.
 func (s *store) Validate(ctx context.Context) []provider.Step {
 	step := provider.Step{Name: "login", Found: "the server gave or took a token"}
@@ -59,7 +59,7 @@ func (s *store) validateMount(ctx context.Context, ses *session, m integration.V
 	case m.Engine == integration.VaultDynamic:
 		step.Found = "the token may not ask for its capabilities: only the read of a credential, which makes one, can tell"
 	default:
-		step.Err = provider.ProbeOne(ctx, s, secret.Ref{Kind: secret.KindHashiCorpVault, Store: s.vault.Address, Name: provider.NobodysBelow(m.Path + "/*")}).Err
+		step.Err = provider.ProbeOne(ctx, s, secret.Ref{Kind: secret.KindHashiCorpVault, Store: s.vault.Address, Name: provider.MissingBelow(m.Path + "/*")}).Err
 		if step.Err == nil {
 			step.Found = "the identity may read secrets"
 		}
@@ -75,7 +75,7 @@ func (s *store) nameBelow(m integration.VaultMount) (name string, granted bool) 
 		switch {
 		case !strings.HasPrefix(rule.Secret, m.Path+"/"):
 		case strings.HasSuffix(rule.Secret, "*"):
-			return provider.NobodysBelow(rule.Secret), true
+			return provider.MissingBelow(rule.Secret), true
 		case exact == "":
 			exact = rule.Secret
 		}
@@ -83,7 +83,7 @@ func (s *store) nameBelow(m integration.VaultMount) (name string, granted bool) 
 	if exact != "" {
 		return exact, true
 	}
-	return provider.NobodysBelow(m.Path + "/*"), false
+	return provider.MissingBelow(m.Path + "/*"), false
 }
 
 // mayRead asks what the token may do with a secret. known is false if the server

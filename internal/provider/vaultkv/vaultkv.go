@@ -37,7 +37,7 @@ const (
 )
 
 // Opener returns the provider.Opener of Vault. Opening reads the integration's
-// files and contacts nobody. Its errors name the setting or file to fix.
+// files and sends no request. Its errors name the setting or file to fix.
 func Opener(cfg provider.Config) provider.Opener {
 	return func(_ context.Context, in *integration.Integration) (provider.Provider, error) {
 		return open(cfg, in)
@@ -186,7 +186,7 @@ func (s *store) read(ctx context.Context, path, query string, make func(*answer,
 }
 
 // Keeps picks the integrations that have a Vault token of their own: once it has ended,
-// nobody gets another one. It is provider.SetConfig.Keeps.
+// no other one can be acquired. It is provider.SetConfig.Keeps.
 func Keeps(in *integration.Integration) bool {
 	return in.Vault != nil && in.Vault.Auth.Type == integration.VaultToken
 }
