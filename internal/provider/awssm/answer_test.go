@@ -76,7 +76,7 @@ func TestAnswerToSomethingElse(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			f.answers(tt.fields)
 			f.TB = t
-			e := f.Fails(s, t.Context(), tt.reference, secret.ReasonStoreUnavailable)
+			e := f.Fails(t.Context(), s, tt.reference, secret.ReasonStoreUnavailable)
 			if !errors.Is(e, storeerror.ErrAnswered) {
 				t.Error("an answer is taken for silence")
 			}
@@ -124,7 +124,7 @@ func TestErrors(t *testing.T) {
 				}
 				return operation == "GetSecretValue"
 			}
-			e := f.Fails(s, t.Context(), storeURL+"::db", tt.want)
+			e := f.Fails(t.Context(), s, storeURL+"::db", tt.want)
 			if !strings.Contains(e.Message, tt.says) {
 				t.Errorf("%q does not say %q", e.Message, tt.says)
 			}
@@ -158,7 +158,7 @@ func TestRetryAfter(t *testing.T) {
 			}
 			return operation == "GetSecretValue"
 		}
-		if e := f.Fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreThrottled); e.RetryAfter != want {
+		if e := f.Fails(t.Context(), s, storeURL+"::db", secret.ReasonStoreThrottled); e.RetryAfter != want {
 			t.Errorf("Retry-After %q: %s, want %s", header, e.RetryAfter, want)
 		}
 	}
@@ -198,7 +198,7 @@ func TestRotationDates(t *testing.T) {
 		}
 		return operation == "DescribeSecret"
 	}
-	if e := f.Fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreAccessDenied); !strings.Contains(e.Message, "secretsmanager:DescribeSecret") {
+	if e := f.Fails(t.Context(), s, storeURL+"::db", secret.ReasonStoreAccessDenied); !strings.Contains(e.Message, "secretsmanager:DescribeSecret") {
 		t.Errorf("says %q", e.Message)
 	}
 	body, _ := json.Marshal(map[string]any{"ARN": storeARN + ":secret:other-AbCdEf", "Name": "other"})
@@ -208,5 +208,5 @@ func TestRotationDates(t *testing.T) {
 		}
 		return operation == "DescribeSecret"
 	}
-	f.Fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreUnavailable)
+	f.Fails(t.Context(), s, storeURL+"::db", secret.ReasonStoreUnavailable)
 }

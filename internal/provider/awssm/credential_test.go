@@ -97,7 +97,7 @@ func TestCredentialIsReadAgain(t *testing.T) {
 	in.AWS.Credential = webIdentity(f)
 	providertest.Must(t, os.WriteFile(in.AWS.Credential.TokenFile, []byte("an.expired.token"), 0o600))
 	s := f.open(f.Config(), in)
-	if e := f.Fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreAuthenticationFailed); !strings.Contains(e.Message, "aws.credential.token_file") {
+	if e := f.Fails(t.Context(), s, storeURL+"::db", secret.ReasonStoreAuthenticationFailed); !strings.Contains(e.Message, "aws.credential.token_file") {
 		t.Errorf("says %q", e.Message)
 	}
 	providertest.Must(t, os.WriteFile(in.AWS.Credential.TokenFile, []byte(oidcToken), 0o600))
@@ -105,12 +105,12 @@ func TestCredentialIsReadAgain(t *testing.T) {
 	providertest.Must(t, os.Remove(in.AWS.Credential.TokenFile))
 	f.Fetch(s, storeURL+"::db") // the session is good
 	f.revoke()
-	f.Fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreAuthenticationFailed)
+	f.Fails(t.Context(), s, storeURL+"::db", secret.ReasonStoreAuthenticationFailed)
 
 	file := providertest.WriteFile(t, "creds", "[p]\naws_access_key_id = AKIAOLD\naws_secret_access_key = x\n")
 	in.AWS.Credential = integration.AWSCredential{Type: integration.AWSProfile, Profile: "p", CredentialsFile: file}
 	s = f.open(f.Config(), in)
-	f.Fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreAuthenticationFailed)
+	f.Fails(t.Context(), s, storeURL+"::db", secret.ReasonStoreAuthenticationFailed)
 	providertest.Must(t, os.WriteFile(file, []byte("[p]\naws_access_key_id = "+baseKey+"\naws_secret_access_key = "+baseSecret+"\n"), 0o600))
 	f.Fetch(s, storeURL+"::db")
 }
@@ -192,7 +192,7 @@ func TestDefaultCredential(t *testing.T) {
 	f.Fetch(f.open(f.Config(), in), storeURL+"::db")
 
 	agent.Close()
-	f.Fails(f.open(f.Config(), in), t.Context(), storeURL+"::db", secret.ReasonStoreUnavailable)
+	f.Fails(t.Context(), f.open(f.Config(), in), storeURL+"::db", secret.ReasonStoreUnavailable)
 
 	t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", "")
 	machine := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

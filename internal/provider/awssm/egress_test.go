@@ -82,7 +82,7 @@ func TestAddresses(t *testing.T) {
 			}}
 			in := f.integration()
 			in.AWS.PrivateEndpoint, in.AWS.Dial = tt.private, tt.dial
-			f.Fails(f.open(cfg, in), t.Context(), storeURL+"::db", secret.ReasonStoreUnavailable)
+			f.Fails(t.Context(), f.open(cfg, in), storeURL+"::db", secret.ReasonStoreUnavailable)
 			if tt.want == "" && len(connected) > 0 || tt.want != "" && (len(connected) == 0 || connected[0] != tt.want) {
 				t.Errorf("connected to %q, want %q", connected, tt.want)
 			}
@@ -113,7 +113,7 @@ func TestUselessAnswers(t *testing.T) {
 				}
 				return operation == "GetSecretValue"
 			}
-			if e := f.Fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreUnavailable); !errors.Is(e, storeerror.ErrAnswered) {
+			if e := f.Fails(t.Context(), s, storeURL+"::db", secret.ReasonStoreUnavailable); !errors.Is(e, storeerror.ErrAnswered) {
 				t.Errorf("an answer is taken for silence: %v", e)
 			}
 		})
@@ -135,7 +135,7 @@ func TestRedirect(t *testing.T) {
 			}
 			return false
 		}
-		f.Fails(f.open(f.Config(), f.integration()), t.Context(), storeURL+"::db", secret.ReasonStoreUnavailable)
+		f.Fails(t.Context(), f.open(f.Config(), f.integration()), storeURL+"::db", secret.ReasonStoreUnavailable)
 	}
 }
 
@@ -164,7 +164,7 @@ func TestRepeated(t *testing.T) {
 			}
 			s := f.open(f.Config(), f.integration())
 			left.Store(10)
-			f.Fails(s, t.Context(), storeURL+"::db", tt.want)
+			f.Fails(t.Context(), s, storeURL+"::db", tt.want)
 			if n := f.count("GetSecretValue"); n != tt.tries {
 				t.Errorf("asked %d times", n)
 			}
@@ -187,7 +187,7 @@ func TestDeadline(t *testing.T) {
 			return operation == hanging
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-		e := f.Fails(f.open(f.Config(), f.integration()), ctx, storeURL+"::db", secret.ReasonStoreUnavailable)
+		e := f.Fails(ctx, f.open(f.Config(), f.integration()), storeURL+"::db", secret.ReasonStoreUnavailable)
 		cancel()
 		if !errors.Is(e, context.DeadlineExceeded) {
 			t.Errorf("%s hangs: %v", hanging, e)

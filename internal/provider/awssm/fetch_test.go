@@ -92,9 +92,9 @@ func TestFetchFails(t *testing.T) {
 		{"https://secretsmanager.eu-west-2.amazonaws.com::db", secret.ReasonStoreNotAllowed},
 		{strings.Replace(sec.arn(region), region, "eu-west-2", 1), secret.ReasonStoreNotAllowed},
 	} {
-		f.Fails(s, t.Context(), tt.reference, tt.want)
+		f.Fails(t.Context(), s, tt.reference, tt.want)
 	}
-	if e := f.Fails(s, t.Context(), storeARN+":secret:my-secret", secret.ReasonSecretNotFound); !strings.Contains(e.Message, "copy it whole") {
+	if e := f.Fails(t.Context(), s, storeARN+":secret:my-secret", secret.ReasonSecretNotFound); !strings.Contains(e.Message, "copy it whole") {
 		t.Errorf("a part of an ARN: %s", e.Message)
 	}
 	_, err := s.Fetch(t.Context(), secret.Ref{Kind: secret.KindAWSSecretsManager, Store: storeURL, Name: "arn:aws:x"})
@@ -112,5 +112,5 @@ func TestOtherAccount(t *testing.T) {
 	if got := f.Fetch(s, foreign.arn(region)); providertest.Reveal(t, got) != canary {
 		t.Error("another value")
 	}
-	f.Fails(s, t.Context(), storeURL+"::shared", secret.ReasonSecretNotFound)
+	f.Fails(t.Context(), s, storeURL+"::shared", secret.ReasonSecretNotFound)
 }

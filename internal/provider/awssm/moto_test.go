@@ -258,7 +258,7 @@ func TestMoto(t *testing.T) {
 		storeARN + ":secret:my-secret":                    secret.ReasonSecretNotFound,
 		storeURL + "::gone":                               secret.ReasonSecretDisabled,
 	} {
-		f.Fails(s, t.Context(), reference, want)
+		f.Fails(t.Context(), s, reference, want)
 	}
 	for name, change := range map[string]func(*integration.AWS){
 		"another external ID": func(a *integration.AWS) { a.Role.ExternalID = "of-another" },
@@ -268,10 +268,10 @@ func TestMoto(t *testing.T) {
 		"a key that is none": func(a *integration.AWS) { a.Credential.AccessKeyIDFile = providertest.WriteFile(t, "id", "AKIANOBODY") },
 	} {
 		t.Log(name)
-		f.Fails(openWith(change), t.Context(), storeURL+"::prod/db", secret.ReasonStoreAuthenticationFailed)
+		f.Fails(t.Context(), openWith(change), storeURL+"::prod/db", secret.ReasonStoreAuthenticationFailed)
 	}
 	// moto says no in STS's language where AWS would do it in that of Secrets
 	// Manager, so that the reason is another one than AWS's.
 	bystander := openWith(func(a *integration.AWS) { a.Role.ARN = "arn:aws:iam::" + account + ":role/bystander" })
-	f.Fails(bystander, t.Context(), storeURL+"::prod/db", secret.ReasonStoreUnavailable)
+	f.Fails(t.Context(), bystander, storeURL+"::prod/db", secret.ReasonStoreUnavailable)
 }

@@ -108,7 +108,7 @@ func TestSessionFails(t *testing.T) {
 				in.AWS.Role.ExternalID = "of-another"
 			}
 			tt.setup(f)
-			e := f.Fails(f.open(f.Config(), in), t.Context(), storeURL+"::db", tt.want)
+			e := f.Fails(t.Context(), f.open(f.Config(), in), storeURL+"::db", tt.want)
 			if !strings.Contains(e.Message, tt.says) {
 				t.Errorf("%q does not say %q", e.Message, tt.says)
 			}
@@ -140,13 +140,13 @@ func TestRefusedKeys(t *testing.T) {
 		return operation == "GetSecretValue"
 	}
 	for range 10 {
-		f.Fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreAuthenticationFailed)
+		f.Fails(t.Context(), s, storeURL+"::db", secret.ReasonStoreAuthenticationFailed)
 	}
 	if n := f.count("AssumeRole"); n != 2 {
 		t.Errorf("%d sessions, while AWS refuses them all", n)
 	}
 	now = now.Add(credential.RefusalPause)
-	f.Fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreAuthenticationFailed)
+	f.Fails(t.Context(), s, storeURL+"::db", secret.ReasonStoreAuthenticationFailed)
 	if n := f.count("AssumeRole"); n != 3 {
 		t.Errorf("%d sessions after a pause", n)
 	}
@@ -233,13 +233,13 @@ func TestRefusedRoleIsLeftAlone(t *testing.T) {
 	delete(f.keys, baseKey)
 	s := f.open(cfg, f.integration())
 	for range 200 {
-		f.Fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreAuthenticationFailed)
+		f.Fails(t.Context(), s, storeURL+"::db", secret.ReasonStoreAuthenticationFailed)
 	}
 	if n := f.count("AssumeRole"); n != 1 {
 		t.Errorf("%d requests to STS", n)
 	}
 	now = now.Add(credential.RefusalPause)
-	f.Fails(s, t.Context(), storeURL+"::db", secret.ReasonStoreAuthenticationFailed)
+	f.Fails(t.Context(), s, storeURL+"::db", secret.ReasonStoreAuthenticationFailed)
 	if n := f.count("AssumeRole"); n != 2 {
 		t.Errorf("%d requests to STS after a pause", n)
 	}

@@ -129,12 +129,12 @@ func TestWorkloadIdentityReadsItsFileEachTime(t *testing.T) {
 		}
 		f.issue(w)
 	}
-	e := f.Fails(s, t.Context(), vaultURL+"::db", secret.ReasonStoreAuthenticationFailed)
+	e := f.Fails(t.Context(), s, vaultURL+"::db", secret.ReasonStoreAuthenticationFailed)
 	if !strings.Contains(e.Message, "azure.credential.token_file") {
 		t.Errorf("message %q", e.Message)
 	}
 	providertest.Must(t, os.Remove(file))
-	e = f.Fails(s, t.Context(), vaultURL+"::db", secret.ReasonStoreAuthenticationFailed)
+	e = f.Fails(t.Context(), s, vaultURL+"::db", secret.ReasonStoreAuthenticationFailed)
 	if !strings.Contains(e.Message, file) || !strings.Contains(e.Message, "does not exist") {
 		t.Errorf("message %q", e.Message)
 	}
@@ -180,7 +180,7 @@ func TestManagedIdentity(t *testing.T) {
 			if tc.want == "" {
 				f.Fetch(s, vaultURL+"::db")
 			} else {
-				f.Fails(s, t.Context(), vaultURL+"::db", tc.want)
+				f.Fails(t.Context(), s, vaultURL+"::db", tc.want)
 			}
 			if len(f.forms) != 0 {
 				t.Error("a managed identity asked the login authority")
@@ -218,7 +218,7 @@ func TestDefaultCredential(t *testing.T) {
 	in.Azure.Credential = integration.AzureCredential{Type: integration.AzureDefault}
 
 	t.Setenv("AZURE_TOKEN_CREDENTIALS", "WorkloadIdentityCredential") // which is not set up
-	e := f.Fails(f.open(f.Config(), in), t.Context(), vaultURL+"::db", secret.ReasonStoreAuthenticationFailed)
+	e := f.Fails(t.Context(), f.open(f.Config(), in), vaultURL+"::db", secret.ReasonStoreAuthenticationFailed)
 	if !strings.Contains(e.Message, "azure.credential.type") {
 		t.Errorf("message %q", e.Message)
 	}
@@ -278,7 +278,7 @@ func TestLoginAnswers(t *testing.T) {
 					f.serve(loginHost, f.cert, bad)
 				}
 				s := f.open(f.Config(), f.integration())
-				e := f.Fails(s, t.Context(), vaultURL+"::db", tc.want)
+				e := f.Fails(t.Context(), s, vaultURL+"::db", tc.want)
 				if !strings.Contains(e.Message, tc.says) {
 					t.Errorf("message %q does not say %q", e.Message, tc.says)
 				}

@@ -43,7 +43,7 @@ func TestNamesThatLeadInside(t *testing.T) {
 			in.Azure.PrivateEndpoint = tc.private
 			dns := newHostileDNS(map[string][]string{vaultHost: {tc.answer}})
 			s := f.open(dns.config(f.Config()), in)
-			e := f.Fails(s, t.Context(), vaultURL+"::db", secret.ReasonStoreUnavailable)
+			e := f.Fails(t.Context(), s, vaultURL+"::db", secret.ReasonStoreUnavailable)
 			if got := withoutPorts(t, dns.connected); !slices.Equal(got, tc.connected) {
 				t.Errorf("connections to %v, want %v", got, tc.connected)
 			}
@@ -103,8 +103,8 @@ func TestRebinding(t *testing.T) {
 	})
 	s := f.open(dns.config(f.Config()), in)
 	for range 4 {
-		f.Fails(s, t.Context(), vaultURL+"::db", secret.ReasonStoreUnavailable)
-		e := f.Fails(s, t.Context(), otherURL+"::db", secret.ReasonStoreUnavailable)
+		f.Fails(t.Context(), s, vaultURL+"::db", secret.ReasonStoreUnavailable)
+		e := f.Fails(t.Context(), s, otherURL+"::db", secret.ReasonStoreUnavailable)
 		if !strings.Contains(e.Message, "login authority") {
 			t.Errorf("message %q", e.Message)
 		}
@@ -261,7 +261,7 @@ func TestTokenStaysWithTheVaultRaw(t *testing.T) {
 			in := f.integration()
 			in.Azure.Vaults = in.Azure.Vaults[:1]
 			s := f.open(newHostileDNS(nil).config(f.Config()), in)
-			f.Fails(s, t.Context(), vaultURL+"::db", secret.ReasonStoreUnavailable)
+			f.Fails(t.Context(), s, vaultURL+"::db", secret.ReasonStoreUnavailable)
 			if connections() != 0 {
 				t.Error("the stranger was connected to")
 			}

@@ -84,7 +84,7 @@ func TestVaultAnswers(t *testing.T) {
 				_, _ = io.WriteString(w, tc.body)
 			}
 			s := f.open(f.Config(), f.integration())
-			e := f.Fails(s, t.Context(), vaultURL+"::db", tc.want)
+			e := f.Fails(t.Context(), s, vaultURL+"::db", tc.want)
 			if !strings.Contains(e.Message, tc.says) {
 				t.Errorf("message %q does not say %q", e.Message, tc.says)
 			}
@@ -111,7 +111,7 @@ func TestDeniedIdentityIsLogged(t *testing.T) {
 		providertest.WriteJSON(w, 403, `{"error":{"code":"Forbidden","message":"Caller: appid=`+clientID+`;oid=`+tenantID+`;iss","innererror":{"code":"ForbiddenByRbac"}}}`)
 	}
 	s := f.open(f.Config(), f.integration())
-	e := f.Fails(s, t.Context(), vaultURL+"::db", secret.ReasonStoreAccessDenied)
+	e := f.Fails(t.Context(), s, vaultURL+"::db", secret.ReasonStoreAccessDenied)
 	want := "HTTP 403, code Forbidden, inner code ForbiddenByRbac, request id 11111111-2222-3333-4444-555555555555, appid " + clientID + ", oid " + tenantID
 	if got := e.Cause.Error(); got != want {
 		t.Errorf("cause\n%s, want\n%s", got, want)
@@ -146,7 +146,7 @@ func TestUnreachableVault(t *testing.T) {
 			f := newFake(t)
 			tc.breakIt(f, vaultHost)
 			s := f.open(f.Config(), f.integration())
-			e := f.Fails(s, t.Context(), vaultURL+"::db", tc.want)
+			e := f.Fails(t.Context(), s, vaultURL+"::db", tc.want)
 			if !strings.Contains(e.Message, tc.says) || !strings.Contains(e.Message, vaultHost) {
 				t.Errorf("message %q does not say %q of the vault", e.Message, tc.says)
 			}
@@ -156,7 +156,7 @@ func TestUnreachableVault(t *testing.T) {
 			f := newFake(t)
 			tc.breakIt(f, loginHost)
 			s := f.open(f.Config(), f.integration())
-			e := f.Fails(s, t.Context(), vaultURL+"::db", secret.ReasonStoreUnavailable)
+			e := f.Fails(t.Context(), s, vaultURL+"::db", secret.ReasonStoreUnavailable)
 			if !strings.Contains(e.Message, "login authority") {
 				t.Errorf("message %q does not name the login authority", e.Message)
 			}
@@ -196,7 +196,7 @@ func TestSlowVault(t *testing.T) {
 		<-arrived
 		cancel()
 	}()
-	e := f.Fails(s, ctx, vaultURL+"::db", secret.ReasonStoreUnavailable)
+	e := f.Fails(ctx, s, vaultURL+"::db", secret.ReasonStoreUnavailable)
 	if !errors.Is(e, context.Canceled) {
 		t.Errorf("the caller's context error is lost: %v", e)
 	}
@@ -206,7 +206,7 @@ func TestSlowVault(t *testing.T) {
 	s = f.open(cfg, f.integration())
 	f.fetchOnce(s)
 	_, before := f.counts()
-	e = f.Fails(s, t.Context(), vaultURL+"::db", secret.ReasonStoreUnavailable)
+	e = f.Fails(t.Context(), s, vaultURL+"::db", secret.ReasonStoreUnavailable)
 	if !strings.Contains(e.Message, "did not answer in time") {
 		t.Errorf("message %q", e.Message)
 	}
@@ -223,7 +223,7 @@ func TestExpiredContext(t *testing.T) {
 	s := f.open(f.Config(), f.integration())
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if e := f.Fails(s, ctx, vaultURL+"::db", secret.ReasonStoreUnavailable); !errors.Is(e, context.Canceled) {
+	if e := f.Fails(ctx, s, vaultURL+"::db", secret.ReasonStoreUnavailable); !errors.Is(e, context.Canceled) {
 		t.Errorf("%v is not context.Canceled", e)
 	}
 }
@@ -262,7 +262,7 @@ func TestForeignTenant(t *testing.T) {
 	f := newFake(t)
 	f.challenge = strings.Replace(f.challenge, tenantID, "abababab-1111-2222-3333-444444444444", 1)
 	s := f.open(f.Config(), f.integration())
-	e := f.Fails(s, t.Context(), vaultURL+"::db", secret.ReasonStoreAuthenticationFailed)
+	e := f.Fails(t.Context(), s, vaultURL+"::db", secret.ReasonStoreAuthenticationFailed)
 	if !strings.Contains(e.Message, "azure.tenant_id") {
 		t.Errorf("message %q", e.Message)
 	}

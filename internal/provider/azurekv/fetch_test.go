@@ -115,7 +115,7 @@ func TestAttributes(t *testing.T) {
 			cfg.Now = func() time.Time { return now }
 			s := f.open(cfg, f.integration())
 			if tc.want != "" {
-				f.Fails(s, t.Context(), vaultURL+"::db", tc.want)
+				f.Fails(t.Context(), s, vaultURL+"::db", tc.want)
 				return
 			}
 			if sec := f.Fetch(s, vaultURL+"::db"); !sec.ExpiresAt.Equal(tc.expires) {
@@ -159,7 +159,7 @@ func TestAnswerMustBeAboutTheSecret(t *testing.T) {
 				f.Fetch(s, vaultURL+tc.ref)
 				return
 			}
-			f.Fails(s, t.Context(), vaultURL+tc.ref, secret.ReasonStoreUnavailable)
+			f.Fails(t.Context(), s, vaultURL+tc.ref, secret.ReasonStoreUnavailable)
 		})
 	}
 }

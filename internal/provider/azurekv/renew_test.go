@@ -67,13 +67,13 @@ func TestVaultThatRefusesEveryToken(t *testing.T) {
 	s := f.open(cfg, f.integration())
 	db := vaultURL + "::db"
 	for i, want := range []int{2, 2, 2} {
-		f.Fails(s, t.Context(), db, secret.ReasonStoreAuthenticationFailed)
+		f.Fails(t.Context(), s, db, secret.ReasonStoreAuthenticationFailed)
 		if issued, _ := f.counts(); issued != want {
 			t.Errorf("read %d: %d tokens, want %d", i, issued, want)
 		}
 	}
 	now = now.Add(renewPause)
-	f.Fails(s, t.Context(), db, secret.ReasonStoreAuthenticationFailed)
+	f.Fails(t.Context(), s, db, secret.ReasonStoreAuthenticationFailed)
 	if issued, _ := f.counts(); issued != 3 {
 		t.Errorf("after the pause: %d tokens, want 3", issued)
 	}
@@ -99,7 +99,7 @@ func TestSlowLoginHoldsNobody(t *testing.T) {
 	<-arrived
 	for _, vault := range []string{vaultURL, otherURL} {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-		e := f.Fails(s, ctx, vault+"::impatient", secret.ReasonStoreUnavailable)
+		e := f.Fails(ctx, s, vault+"::impatient", secret.ReasonStoreUnavailable)
 		if !errors.Is(e, context.DeadlineExceeded) {
 			t.Errorf("%v is not the caller's deadline", e)
 		}
@@ -150,7 +150,7 @@ func TestRefusedSecretIsLeftAlone(t *testing.T) {
 	s := f.open(f.Config(), f.integration())
 	for i := range 200 {
 		vault := []string{vaultURL, otherURL}[i%2]
-		f.Fails(s, t.Context(), fmt.Sprintf("%s::db-%d", vault, i), secret.ReasonStoreAuthenticationFailed)
+		f.Fails(t.Context(), s, fmt.Sprintf("%s::db-%d", vault, i), secret.ReasonStoreAuthenticationFailed)
 	}
 	if n := asked.Load(); n < 1 || n > 4 { // a slow machine may take longer than a pause
 		t.Errorf("%d requests for tokens", n)

@@ -109,7 +109,7 @@ func TestTokenEndpointElsewhere(t *testing.T) {
 	in := f.integration()
 	s := f.open(f.Config(), in)
 	f.discovery = `{"issuer":"https://` + loginHost + `/x","authorization_endpoint":"https://` + loginHost + `/a","token_endpoint":"https://` + strangers + `/token"}`
-	e := f.Fails(s, t.Context(), vaultURL+"::db", secret.ReasonStoreUnavailable)
+	e := f.Fails(t.Context(), s, vaultURL+"::db", secret.ReasonStoreUnavailable)
 	if !strings.Contains(e.Message, "does not list") {
 		t.Errorf("message %q", e.Message)
 	}

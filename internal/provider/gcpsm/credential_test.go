@@ -127,7 +127,7 @@ func TestUserCredential(t *testing.T) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write([]byte(`{"access_token": "ya29.x", "expires_in": 3599, "token_type": "Bearer"}`))
 	})
-	f.Fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreAuthenticationFailed) // the fake knows no users
+	f.Fails(t.Context(), s, project+"/secrets/db", secret.ReasonStoreAuthenticationFailed) // the fake knows no users
 	if form["grant_type"][0] != "refresh_token" || form["refresh_token"][0] != "REFRESH-token" {
 		t.Errorf("the token was not asked for by the refresh token but with %d fields", len(form))
 	}
@@ -136,7 +136,7 @@ func TestUserCredential(t *testing.T) {
 		paid = r.Header.Get("X-Goog-User-Project")
 		w.WriteHeader(http.StatusForbidden)
 	})
-	f.Fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreAccessDenied)
+	f.Fails(t.Context(), s, project+"/secrets/db", secret.ReasonStoreAccessDenied)
 	if paid != "my-project" {
 		t.Errorf("the quota is that of %q", paid)
 	}

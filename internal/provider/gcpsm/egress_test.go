@@ -77,7 +77,7 @@ func TestPrivateAddresses(t *testing.T) {
 			reached = append(reached, address)
 			return errors.New("stopped by the test")
 		}
-		e := f.Fails(f.open(cfg, in), t.Context(), project+"/secrets/db", secret.ReasonStoreUnavailable)
+		e := f.Fails(t.Context(), f.open(cfg, in), project+"/secrets/db", secret.ReasonStoreUnavailable)
 		if (len(reached) > 0) != tt.allowed {
 			t.Errorf("%s, private %v: connected to %v", tt.address, tt.private, reached)
 		}
@@ -123,7 +123,7 @@ func TestForeignCertificate(t *testing.T) {
 	in := f.integration()
 	in.GCP.CAFile = ""
 	s := f.open(f.Config(), in)
-	e := f.Fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreUnavailable)
+	e := f.Fails(t.Context(), s, project+"/secrets/db", secret.ReasonStoreUnavailable)
 	if !strings.Contains(e.Message, "gcp.ca_file") {
 		t.Errorf("message %q", e.Message)
 	}
@@ -147,7 +147,7 @@ func TestProxy(t *testing.T) {
 		return &url.URL{Scheme: "http", Host: providertest.ClosedPort(t)}, nil
 	}
 	s := f.open(cfg, in)
-	f.Fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreUnavailable)
+	f.Fails(t.Context(), s, project+"/secrets/db", secret.ReasonStoreUnavailable)
 	if diff := cmp.Diff([]string{integration.GCPIAMCredentialsHost}, asked); diff != "" {
 		t.Errorf("hosts through the proxy (-want +got):\n%s", diff)
 	}

@@ -69,7 +69,7 @@ func TestErrorAnswers(t *testing.T) {
 				w.WriteHeader(tt.status)
 				_, _ = io.WriteString(w, tt.body)
 			})
-			e := f.Fails(s, t.Context(), project+"/secrets/db", tt.want)
+			e := f.Fails(t.Context(), s, project+"/secrets/db", tt.want)
 			if !strings.Contains(e.Message, tt.says) {
 				t.Errorf("message %q does not say %q", e.Message, tt.says)
 			}
@@ -91,7 +91,7 @@ func TestRefusedForGood(t *testing.T) {
 	})
 	before := f.requests(apiHost)
 	for range 5 {
-		e := f.Fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreAuthenticationFailed)
+		e := f.Fails(t.Context(), s, project+"/secrets/db", secret.ReasonStoreAuthenticationFailed)
 		if !strings.Contains(e.Message, "disabled") {
 			t.Errorf("message %q", e.Message)
 		}

@@ -63,7 +63,7 @@ func TestLoginRefused(t *testing.T) {
 			in := f.integration()
 			tt.prepare(t, f, in)
 			s := f.open(f.Config(), in)
-			e := f.Fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreAuthenticationFailed)
+			e := f.Fails(t.Context(), s, project+"/secrets/db", secret.ReasonStoreAuthenticationFailed)
 			if !strings.Contains(e.Message, tt.says) {
 				t.Errorf("message %q does not say %q", e.Message, tt.says)
 			}
@@ -107,7 +107,7 @@ func TestLoginTrouble(t *testing.T) {
 				cfg.Now = func() time.Time { return time.Now().Add(time.Duration(passed.Load())) }
 				s := f.open(cfg, in)
 				f.intercept(host, hook)
-				e := f.Fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreUnavailable)
+				e := f.Fails(t.Context(), s, project+"/secrets/db", secret.ReasonStoreUnavailable)
 				if !strings.Contains(e.Message, host) {
 					t.Errorf("message %q does not name %s", e.Message, host)
 				}
@@ -125,7 +125,7 @@ func TestNoMetadataServer(t *testing.T) {
 	in := f.integration()
 	in.GCP.Credential = integration.GCPCredential{Type: integration.GCPMetadataServer}
 	s := f.open(f.Config(), in)
-	e := f.Fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreUnavailable)
+	e := f.Fails(t.Context(), s, project+"/secrets/db", secret.ReasonStoreUnavailable)
 	if !strings.Contains(e.Message, "only on Google Cloud") {
 		t.Errorf("message %q", e.Message)
 	}
@@ -140,9 +140,9 @@ func TestSubjectTokenIsReadAgain(t *testing.T) {
 		source["file"] = path
 	})}
 	s := f.open(f.Config(), in)
-	f.Fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreAuthenticationFailed)
+	f.Fails(t.Context(), s, project+"/secrets/db", secret.ReasonStoreAuthenticationFailed)
 	providertest.Must(t, os.Remove(path))
-	e := f.Fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreAuthenticationFailed)
+	e := f.Fails(t.Context(), s, project+"/secrets/db", secret.ReasonStoreAuthenticationFailed)
 	if !strings.Contains(e.Message, "does not exist") {
 		t.Errorf("message %q", e.Message)
 	}
@@ -165,7 +165,7 @@ func TestSilentLogin(t *testing.T) {
 			cfg := f.Config()
 			cfg.LoginTimeout = 3 * time.Second
 			s := f.open(cfg, in)
-			e := f.Fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreUnavailable)
+			e := f.Fails(t.Context(), s, project+"/secrets/db", secret.ReasonStoreUnavailable)
 			if !strings.Contains(e.Message, "within 3s") || !strings.Contains(e.Message, host) {
 				t.Errorf("message %q", e.Message)
 			}
@@ -179,7 +179,7 @@ func TestRefusedKeyIsLeftAlone(t *testing.T) {
 	f.change(func(s *secretmanager.State, _ *secretmanager.Project) { s.ServiceAccounts[base].Disabled = true })
 	s := f.open(f.Config(), f.integration())
 	for range 200 {
-		f.Fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreAuthenticationFailed)
+		f.Fails(t.Context(), s, project+"/secrets/db", secret.ReasonStoreAuthenticationFailed)
 	}
 	if n := f.requests(integration.GCPOAuthHost); n < 1 || n > 3 { // a slow machine may take longer than a pause
 		t.Errorf("%d requests for tokens", n)

@@ -39,11 +39,11 @@ func TestLatestDoesNotFallBack(t *testing.T) {
 	s := f.open(f.Config(), f.integration())
 	for _, state := range []string{"DISABLED", "DESTROYED"} {
 		f.change(func(_ *secretmanager.State, p *secretmanager.Project) { p.Secrets["db"].Versions[1].State = state })
-		e := f.Fails(s, t.Context(), project+"/secrets/db", secret.ReasonSecretDisabled)
+		e := f.Fails(t.Context(), s, project+"/secrets/db", secret.ReasonSecretDisabled)
 		if !strings.Contains(e.Message, "newest version") || !strings.Contains(e.Message, strings.ToLower(state)) {
 			t.Errorf("%s: message %q", state, e.Message)
 		}
-		e = f.Fails(s, t.Context(), project+"/secrets/db#2", secret.ReasonSecretDisabled)
+		e = f.Fails(t.Context(), s, project+"/secrets/db#2", secret.ReasonSecretDisabled)
 		if strings.Contains(e.Message, "newest") {
 			t.Errorf("%s of a pinned version: message %q", state, e.Message)
 		}
@@ -57,7 +57,7 @@ func TestProjectByNumber(t *testing.T) {
 	in.GCP.Stores = []string{"projects/" + projectNumber}
 	s := f.open(f.Config(), in)
 	f.Gives(s, "projects/"+projectNumber+"/secrets/db", canary)
-	f.Fails(s, t.Context(), project+"/secrets/db", secret.ReasonStoreNotAllowed)
+	f.Fails(t.Context(), s, project+"/secrets/db", secret.ReasonStoreNotAllowed)
 }
 
 const goodName = "projects/" + projectNumber + "/secrets/db/versions/2"
@@ -114,7 +114,7 @@ func TestAnswers(t *testing.T) {
 			f.intercept(apiHost, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, tt.body) })
 			switch tt.want {
 			case "":
-				f.Fails(s, t.Context(), project+"/secrets/db"+tt.ref, secret.ReasonStoreUnavailable)
+				f.Fails(t.Context(), s, project+"/secrets/db"+tt.ref, secret.ReasonStoreUnavailable)
 				if n := f.requests(apiHost); n != 1 {
 					t.Errorf("asked %d times, want once", n)
 				}
@@ -163,7 +163,7 @@ func TestAnotherProjectsAnswer(t *testing.T) {
 		r.URL.Path = strings.Replace(r.URL.Path, "/my-project-2/", "/my-project/", 1)
 		f.server.ServeHTTP(w, r)
 	})
-	f.Fails(s, t.Context(), "projects/my-project-2/secrets/db", secret.ReasonStoreUnavailable)
+	f.Fails(t.Context(), s, "projects/my-project-2/secrets/db", secret.ReasonStoreUnavailable)
 }
 
 func TestFetchedAt(t *testing.T) {

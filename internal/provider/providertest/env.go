@@ -124,7 +124,7 @@ func (e *Env) Gives(p provider.Provider, ref, want string) (version string) {
 }
 
 // Fails expects an error as CheckError does.
-func (e *Env) Fails(p provider.Provider, ctx context.Context, ref string, want secret.Reason) *secret.Error {
+func (e *Env) Fails(ctx context.Context, p provider.Provider, ref string, want secret.Reason) *secret.Error {
 	e.Helper()
 	got, err := p.Fetch(ctx, Ref(e, ref))
 	if err == nil {

@@ -16,8 +16,8 @@ func TestAnswered(t *testing.T) {
 	if !errors.Is(err, storeerror.ErrAnswered) || !errors.Is(err, io.ErrUnexpectedEOF) || err.Error() != io.ErrUnexpectedEOF.Error() {
 		t.Errorf("%v is not both, with the cause's text", err)
 	}
-	if storeerror.Answered(nil) != storeerror.ErrAnswered {
-		t.Error("no cause: not ErrAnswered itself")
+	if !errors.Is(storeerror.Answered(nil), storeerror.ErrAnswered) {
+		t.Error("no cause: not ErrAnswered")
 	}
 }
 
