@@ -100,8 +100,8 @@ bench-ghz: ## measure with ghz, mainly latency
 pgo: ## write default.pgo from a profile under load (docs/performance.md explains why none is committed)
 	$(GO) run ./bench/perf run -profile cmd/broker/default.pgo -rounds 1 -rates "" -shapes 4x64 -duration 20s -out ""
 
-overload: ## measure a broker under up to ten times the load that it can serve
-	$(GO) run ./bench/overload
+overload: ## measure a broker with up to ten times the calls that the floor server answers
+	$(GO) run ./bench/perf run -servers floor,broker -shapes 64x4 -rates 1,2,5,10 -out ""
 
 fuzz: ## run every fuzz target for FUZZTIME (100000x)
 	@set -e; grep -r --include='*_test.go' -o '^func Fuzz[A-Za-z0-9_]*' client cmd internal | sort | \
