@@ -29,65 +29,25 @@ func benchCache(b *testing.B) (*Cache, Request, Loader) {
 	return c, Request{Key: benchKey, TTL: time.Hour}, load
 }
 
-func BenchmarkHit(b *testing.B) {
-	c, req, load := benchCache(b)
-	b.ReportAllocs()
-	for b.Loop() {
-		res, err := c.Get(context.Background(), req, load)
-		if err != nil {
-			b.Fatal(err)
-		}
-		res.Secret.Release()
-	}
-}
-
-func BenchmarkHitParallel(b *testing.B) {
-	c, req, load := benchCache(b)
-	b.ReportAllocs()
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			res, err := c.Get(context.Background(), req, load)
-			if err != nil {
-				b.Error(err)
+// BenchmarkGet includes, where a value is kept, what it takes to put it into
+// ristretto and to see it there.
+func BenchmarkGet(b *testing.B) {
+	for name, ttl := range map[string]time.Duration{"hit": time.Hour, "miss": 0, "miss, kept": time.Hour} {
+		b.Run(name, func(b *testing.B) {
+			c, req, load := benchCache(b)
+			req.TTL = ttl
+			b.ReportAllocs()
+			for b.Loop() {
+				res, err := c.Get(context.Background(), req, load)
+				if err != nil {
+					b.Fatal(err)
+				}
+				res.Secret.Release()
+				if name == "miss, kept" {
+					c.store.Del(c.hash(&req.Key))
+				}
 			}
-			res.Secret.Release()
-		}
-	})
-}
-
-func BenchmarkMiss(b *testing.B) {
-	c, req, load := benchCache(b)
-	req.TTL = 0 // nothing is kept
-	b.ReportAllocs()
-	for b.Loop() {
-		res, err := c.Get(context.Background(), req, load)
-		if err != nil {
-			b.Fatal(err)
-		}
-		res.Secret.Release()
-	}
-}
-
-// BenchmarkMissKept includes what it takes to put the value into ristretto and
-// to see it there.
-func BenchmarkMissKept(b *testing.B) {
-	c, req, load := benchCache(b)
-	b.ReportAllocs()
-	for b.Loop() {
-		res, err := c.Get(context.Background(), req, load)
-		if err != nil {
-			b.Fatal(err)
-		}
-		res.Secret.Release()
-		c.store.Del(c.hash(&req.Key))
-	}
-}
-
-func BenchmarkHash(b *testing.B) {
-	c, req, _ := benchCache(b)
-	b.ReportAllocs()
-	for b.Loop() {
-		_ = c.hash(&req.Key)
+		})
 	}
 }
 

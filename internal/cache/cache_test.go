@@ -2,7 +2,6 @@ package cache
 
 import (
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -32,8 +31,7 @@ func TestConfig(t *testing.T) {
 // A value is answered from memory for its TTL after the read began, and not for
 // an instant longer.
 func TestTTL(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{RefreshAhead: -1}), newFakeStore()
+	simulated(t, Config{RefreshAhead: -1}, func(t *testing.T, c *Cache, s *fakeStore) {
 		s.delay = 2 * time.Second
 		began := time.Now()
 		res := expect(t, c, s, want("a"), 1, Miss)
@@ -49,8 +47,7 @@ func TestTTL(t *testing.T) {
 }
 
 func TestTTLOfTheRequest(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{}), newFakeStore()
+	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		expect(t, c, s, want("a"), 1, Miss)
 		s.rotate()
 		time.Sleep(10 * time.Second)
@@ -72,8 +69,7 @@ func TestTTLOfTheRequest(t *testing.T) {
 
 func TestTTLZeroKeepsNothing(t *testing.T) {
 	for _, ttl := range []time.Duration{0, -time.Second} {
-		synctest.Test(t, func(t *testing.T) {
-			c, s := newCache(t, Config{}), newFakeStore()
+		simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 			req := want("a")
 			req.TTL = ttl
 			for n := range 3 {
@@ -89,8 +85,7 @@ func TestTTLZeroKeepsNothing(t *testing.T) {
 
 // A secret's own expiry ends its life before the TTL does.
 func TestSecretExpiry(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{RefreshAhead: -1}), newFakeStore()
+	simulated(t, Config{RefreshAhead: -1}, func(t *testing.T, c *Cache, s *fakeStore) {
 		s.expires = time.Now().Add(20 * time.Second).Round(0)
 		req := want("a").orStale(time.Hour)
 		if res := expect(t, c, s, req, 1, Miss); !res.Expires.Equal(s.expires) {
@@ -108,51 +103,8 @@ func TestSecretExpiry(t *testing.T) {
 	})
 }
 
-// Whatever differs in the key is another secret.
-func TestKeysAreSeparate(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{}), newFakeStore()
-		keys := []Key{
-			{"a", "b", "c", "d", "e"},
-			{"x", "b", "c", "d", "e"},
-			{"a", "x", "c", "d", "e"},
-			{"a", "b", "x", "d", "e"},
-			{"a", "b", "c", "x", "e"},
-			{"a", "b", "c", "d", "x"},
-			{"ab", "", "c", "d", "e"},
-			{"a", "b", "cd", "", "e"},
-			{"a", "b", "c", "de", ""},
-		}
-		for n, k := range keys {
-			expect(t, c, s, Request{Key: k, TTL: time.Minute}, 1, Miss)
-			expectLoads(t, s, n+1)
-		}
-	})
-}
-
-// A held answer stays what it was when its entry is replaced, dropped and
-// evicted: nothing is wiped under a reader.
-func TestAnswersOutliveEntries(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{}), newFakeStore()
-		held := expect(t, c, s, want("a"), 1, Miss)
-		s.rotate()
-		time.Sleep(time.Second)
-		expect(t, c, s, want("a").noOlderThan(0), 2, Miss)
-		s.failWith(secret.Errorf(secret.ReasonSecretNotFound, "gone"))
-		time.Sleep(time.Second)
-		expectError(t, c, s, want("a").noOlderThan(0), secret.ReasonSecretNotFound)
-		c.Close()
-		v, err := held.Secret.Select("")
-		if err != nil || v.Reveal() != "a/1" {
-			t.Errorf("the held value has changed (%v)", err)
-		}
-	})
-}
-
 func TestStats(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{}), newFakeStore()
+	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		expect(t, c, s, want("a"), 1, Miss)
 		expect(t, c, s, want("a"), 1, Hit)
 		expect(t, c, s, want("a"), 1, Hit)

@@ -114,31 +114,29 @@ func TestEndsDuringALoad(t *testing.T) {
 		"outage":      secret.Errorf(secret.ReasonStoreUnavailable, "down"),
 		"not allowed": secret.Errorf(secret.ReasonSecretNotFound, "no"),
 	} {
-		t.Run(name, func(t *testing.T) {
-			bubble(t, Config{RefreshAhead: -1}, func(t *testing.T, c *Cache, s *watchedStore) {
-				s.ask(t, c, want("a"))
-				time.Sleep(55 * time.Second)
-				req := want("a").noOlderThan(0)
-				res, err := c.Get(t.Context(), req, func(ctx context.Context) (*secret.Secret, error) {
-					time.Sleep(9 * time.Second)
-					if fail != nil {
-						return nil, fail
-					}
-					return s.loader(req.Key)(ctx)
-				})
-				if (err != nil) != (fail != nil) {
-					t.Fatal(err)
-				}
-				res.Secret.Release()
-				synctest.Wait()
-				want := int64(1)
+		bubbleRun(t, name, Config{RefreshAhead: -1}, func(t *testing.T, c *Cache, s *watchedStore) {
+			s.ask(t, c, want("a"))
+			time.Sleep(55 * time.Second)
+			req := want("a").noOlderThan(0)
+			res, err := c.Get(t.Context(), req, func(ctx context.Context) (*secret.Secret, error) {
+				time.Sleep(9 * time.Second)
 				if fail != nil {
-					want = 0
+					return nil, fail
 				}
-				if st := c.Stats(); st.Entries != want || (st.Bytes == 0) != (want == 0) {
-					t.Errorf("%d entries of %d bytes, want %d", st.Entries, st.Bytes, want)
-				}
+				return s.loader(req.Key)(ctx)
 			})
+			if (err != nil) != (fail != nil) {
+				t.Fatal(err)
+			}
+			res.Secret.Release()
+			synctest.Wait()
+			want := int64(1)
+			if fail != nil {
+				want = 0
+			}
+			if st := c.Stats(); st.Entries != want || (st.Bytes == 0) != (want == 0) {
+				t.Errorf("%d entries of %d bytes, want %d", st.Entries, st.Bytes, want)
+			}
 		})
 	}
 }

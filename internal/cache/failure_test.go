@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -37,45 +36,42 @@ func TestFailures(t *testing.T) {
 		{secret.Errorf(secret.ReasonInternal, ""), outageTTL, true, false},
 	}
 	for _, tt := range tests {
-		t.Run(fmt.Sprintf("%s/%v", tt.err.Reason, tt.err.RetryAfter), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				c, s := newCache(t, Config{RefreshAhead: -1}), newFakeStore()
-				s.failWith(fmt.Errorf("wrapped: %w", tt.err))
-				expectError(t, c, s, want("new"), tt.err.Reason)
-				time.Sleep(tt.remembered - 1)
-				expectError(t, c, s, want("new"), tt.err.Reason)
-				expectLoads(t, s, 1)
-				time.Sleep(1)
-				expectError(t, c, s, want("new"), tt.err.Reason)
-				expectLoads(t, s, 2)
+		name := fmt.Sprintf("%s/%v", tt.err.Reason, tt.err.RetryAfter)
+		simulatedRun(t, name, Config{RefreshAhead: -1}, func(t *testing.T, c *Cache, s *fakeStore) {
+			s.failWith(fmt.Errorf("wrapped: %w", tt.err))
+			expectError(t, c, s, want("new"), tt.err.Reason)
+			time.Sleep(tt.remembered - 1)
+			expectError(t, c, s, want("new"), tt.err.Reason)
+			expectLoads(t, s, 1)
+			time.Sleep(1)
+			expectError(t, c, s, want("new"), tt.err.Reason)
+			expectLoads(t, s, 2)
 
-				s.failWith(nil)
-				req := want("known").orStale(time.Hour)
-				expect(t, c, s, req, 1, Miss)
-				time.Sleep(time.Second)
-				s.failWith(tt.err)
-				expectError(t, c, s, req.noOlderThan(0), tt.err.Reason)
-				if tt.survives {
-					expect(t, c, s, req, 1, Hit)
-				} else {
-					expectError(t, c, s, req, tt.err.Reason)
-				}
-				time.Sleep(time.Minute)
-				if tt.lent {
-					expect(t, c, s, req, 1, Stale)
-					expect(t, c, s, req, 1, Stale) // of the remembered failure, too
-				} else {
-					expectError(t, c, s, req, tt.err.Reason)
-				}
-			})
+			s.failWith(nil)
+			req := want("known").orStale(time.Hour)
+			expect(t, c, s, req, 1, Miss)
+			time.Sleep(time.Second)
+			s.failWith(tt.err)
+			expectError(t, c, s, req.noOlderThan(0), tt.err.Reason)
+			if tt.survives {
+				expect(t, c, s, req, 1, Hit)
+			} else {
+				expectError(t, c, s, req, tt.err.Reason)
+			}
+			time.Sleep(time.Minute)
+			if tt.lent {
+				expect(t, c, s, req, 1, Stale)
+				expect(t, c, s, req, 1, Stale) // of the remembered failure, too
+			} else {
+				expectError(t, c, s, req, tt.err.Reason)
+			}
 		})
 	}
 }
 
 // A remembered failure is an answer as old as its read, no newer.
 func TestMaxAgePassesByOlderFailures(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{}), newFakeStore()
+	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		s.failWith(secret.Errorf(secret.ReasonSecretNotFound, ""))
 		expectError(t, c, s, want("a"), secret.ReasonSecretNotFound)
 		s.failWith(nil) // the operator has created it
@@ -95,8 +91,7 @@ func TestMaxAgePassesByOlderFailures(t *testing.T) {
 
 func TestStale(t *testing.T) {
 	down := secret.Errorf(secret.ReasonStoreUnavailable, "down")
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{RefreshAhead: -1}), newFakeStore()
+	simulated(t, Config{RefreshAhead: -1}, func(t *testing.T, c *Cache, s *fakeStore) {
 		req := want("a").orStale(30 * time.Second)
 		expires := expect(t, c, s, req, 1, Miss).Expires
 		time.Sleep(time.Minute)
@@ -125,8 +120,7 @@ func TestStale(t *testing.T) {
 
 // A store that recovers is noticed at the first load after the outage's memory.
 func TestStaleEndsWithTheOutage(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{}), newFakeStore()
+	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		req := want("a").orStale(time.Hour)
 		expect(t, c, s, req, 1, Miss)
 		time.Sleep(time.Minute)
@@ -143,8 +137,7 @@ func TestStaleEndsWithTheOutage(t *testing.T) {
 // A store that hangs is an outage once a load has found out, from then on for
 // calls that cannot wait for the next one to find out as well.
 func TestStaleWhenTheStoreHangs(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{RefreshAhead: -1}), newFakeStore()
+	simulated(t, Config{RefreshAhead: -1}, func(t *testing.T, c *Cache, s *fakeStore) {
 		req := want("a").orStale(time.Hour)
 		expect(t, c, s, req, 1, Miss)
 		time.Sleep(time.Minute)
@@ -183,52 +176,49 @@ func TestStaleWhenTheStoreHangs(t *testing.T) {
 // value, and what it has asked for is read.
 func TestHasteIsNoOutage(t *testing.T) {
 	for name, timeout := range map[string]time.Duration{"expired": -time.Second, "tiny": 1} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				c, s := newCache(t, Config{RefreshAhead: -1}), newFakeStore()
-				req := want("a").orStale(time.Hour)
-				expect(t, c, s, req, 1, Miss)
-				time.Sleep(time.Minute)
-				s.set(func(s *fakeStore) { s.delay = time.Second })
-				s.rotate()
-				hurried := func() (Result, error) {
-					ctx, cancel := context.WithTimeout(t.Context(), timeout)
-					defer cancel()
-					return c.get(ctx, s, req)
-				}
-				for range 3 { // starts the load, joins it
-					res, err := hurried()
-					if e := checkError(t, res, err, secret.ReasonStoreUnavailable); !errors.Is(e, context.DeadlineExceeded) {
-						t.Errorf("not a deadline: %v", e)
-					}
-				}
-				time.Sleep(2 * time.Second)
-				expectLoads(t, s, 2)
-				if res, err := hurried(); err != nil || res.Source != Hit || res.Secret.Version != "2" {
-					t.Errorf("after the load: %v, %v", res.Source, err)
-				}
-
-				// What counts is how the last load ended.
-				time.Sleep(time.Minute)
-				s.failWith(secret.Errorf(secret.ReasonStoreUnavailable, "down"))
-				expect(t, c, s, req, 2, Stale)
-				time.Sleep(2 * outageTTL)
-				if res, err := hurried(); err != nil || res.Source != Stale {
-					t.Errorf("after an outage: %v, %v", res.Source, err)
-				}
-				time.Sleep(2*time.Second + outageTTL)
-				s.failWith(nil)
-				if res, err := hurried(); err != nil || res.Source != Stale {
-					t.Errorf("while nobody knows that it is over: %v, %v", res.Source, err)
-				}
-				time.Sleep(2 * time.Second)
-				short := req
-				short.TTL = 1 // the entry is past its time at once
+		simulatedRun(t, name, Config{RefreshAhead: -1}, func(t *testing.T, c *Cache, s *fakeStore) {
+			req := want("a").orStale(time.Hour)
+			expect(t, c, s, req, 1, Miss)
+			time.Sleep(time.Minute)
+			s.set(func(s *fakeStore) { s.delay = time.Second })
+			s.rotate()
+			hurried := func() (Result, error) {
 				ctx, cancel := context.WithTimeout(t.Context(), timeout)
 				defer cancel()
-				res, err := c.get(ctx, s, short)
-				checkError(t, res, err, secret.ReasonStoreUnavailable)
-			})
+				return c.get(ctx, s, req)
+			}
+			for range 3 { // starts the load, joins it
+				res, err := hurried()
+				if e := checkError(t, res, err, secret.ReasonStoreUnavailable); !errors.Is(e, context.DeadlineExceeded) {
+					t.Errorf("not a deadline: %v", e)
+				}
+			}
+			time.Sleep(2 * time.Second)
+			expectLoads(t, s, 2)
+			if res, err := hurried(); err != nil || res.Source != Hit || res.Secret.Version != "2" {
+				t.Errorf("after the load: %v, %v", res.Source, err)
+			}
+
+			// What counts is how the last load ended.
+			time.Sleep(time.Minute)
+			s.failWith(secret.Errorf(secret.ReasonStoreUnavailable, "down"))
+			expect(t, c, s, req, 2, Stale)
+			time.Sleep(2 * outageTTL)
+			if res, err := hurried(); err != nil || res.Source != Stale {
+				t.Errorf("after an outage: %v, %v", res.Source, err)
+			}
+			time.Sleep(2*time.Second + outageTTL)
+			s.failWith(nil)
+			if res, err := hurried(); err != nil || res.Source != Stale {
+				t.Errorf("while nobody knows that it is over: %v, %v", res.Source, err)
+			}
+			time.Sleep(2 * time.Second)
+			short := req
+			short.TTL = 1 // the entry is past its time at once
+			ctx, cancel := context.WithTimeout(t.Context(), timeout)
+			defer cancel()
+			res, err := c.get(ctx, s, short)
+			checkError(t, res, err, secret.ReasonStoreUnavailable)
 		})
 	}
 }
@@ -236,8 +226,7 @@ func TestHasteIsNoOutage(t *testing.T) {
 // A cancelled call gets nothing, whatever there is and however it would come by
 // it.
 func TestCancelledCallGetsNothingStale(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{RefreshAhead: -1}), newFakeStore()
+	simulated(t, Config{RefreshAhead: -1}, func(t *testing.T, c *Cache, s *fakeStore) {
 		req := want("a").orStale(time.Hour)
 		expect(t, c, s, req, 1, Miss)
 		time.Sleep(time.Minute)
@@ -261,8 +250,7 @@ func TestCancelledCallGetsNothingStale(t *testing.T) {
 
 // A remembered failure says how long there is still to wait.
 func TestRememberedFailureCountsDown(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{}), newFakeStore()
+	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		retryAfter := func(asks time.Duration, name string, passed, want time.Duration) {
 			t.Helper()
 			s.failWith(&secret.Error{Reason: secret.ReasonStoreThrottled, RetryAfter: asks})

@@ -20,8 +20,7 @@ import (
 )
 
 func TestCallersShareOneLoad(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{}), newFakeStore()
+	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		s.delay = time.Second
 		var sources [4]atomic.Int64
 		var wg sync.WaitGroup
@@ -46,8 +45,7 @@ func TestCallersShareOneLoad(t *testing.T) {
 
 // One caller's end is none of the others', and none of the load's.
 func TestCancellationIsTheCallersOwn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{}), newFakeStore()
+	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		s.delay = 4 * time.Second
 		first, cancel := context.WithCancel(t.Context())
 		second, cancelSecond := context.WithTimeout(t.Context(), 2*time.Second)
@@ -82,8 +80,7 @@ func TestCancellationIsTheCallersOwn(t *testing.T) {
 }
 
 func TestEndedCallStartsNoLoad(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{}), newFakeStore()
+	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		res, err := c.get(ctx, s, want("a"))
@@ -178,8 +175,7 @@ func TestBrokenLoads(t *testing.T) {
 }
 
 func TestClose(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{}), newFakeStore()
+	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		expect(t, c, s, want("kept"), 1, Miss)
 		s.delay = 8 * time.Second
 		began := time.Now()

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -127,6 +128,18 @@ func newCache(t testing.TB, cfg Config) *Cache {
 	}
 	t.Cleanup(c.Close)
 	return c
+}
+
+// simulated runs a test in a bubble with a new cache and store.
+func simulated(t *testing.T, cfg Config, f func(t *testing.T, c *Cache, s *fakeStore)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) { f(t, newCache(t, cfg), newFakeStore()) })
+}
+
+// simulatedRun is simulated as a subtest.
+func simulatedRun(t *testing.T, name string, cfg Config, f func(t *testing.T, c *Cache, s *fakeStore)) {
+	t.Helper()
+	t.Run(name, func(t *testing.T) { simulated(t, cfg, f) })
 }
 
 func (c *Cache) get(ctx context.Context, s *fakeStore, req Request) (Result, error) {

@@ -6,15 +6,13 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
 func TestMaxAge(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{}), newFakeStore()
+	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		expect(t, c, s, want("a"), 1, Miss)
 		s.rotate()
 		time.Sleep(10 * time.Second)
@@ -30,33 +28,30 @@ func TestMaxAge(t *testing.T) {
 
 func TestMaxAgeZeroAtOneInstantIsOneLoad(t *testing.T) {
 	for name, cached := range map[string]bool{"empty": false, "filled": true} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				c, s := newCache(t, Config{}), newFakeStore()
-				version, loads := 1, 1
-				if cached {
-					expect(t, c, s, want("a"), 1, Miss)
-					s.rotate()
-					version, loads = 2, 2
-					time.Sleep(2 * time.Second)
-				}
-				s.delay = time.Second
-				var wrong atomic.Int64
-				var wg sync.WaitGroup
-				for range 1000 {
-					wg.Go(func() {
-						res, err := c.get(t.Context(), s, want("a").noOlderThan(0))
-						if err != nil || res.Secret.Version != string(rune('0'+version)) {
-							wrong.Add(1)
-						}
-					})
-				}
-				wg.Wait()
-				expectLoads(t, s, loads)
-				if n := wrong.Load(); n > 0 {
-					t.Errorf("%d wrong answers", n)
-				}
-			})
+		simulatedRun(t, name, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
+			version, loads := 1, 1
+			if cached {
+				expect(t, c, s, want("a"), 1, Miss)
+				s.rotate()
+				version, loads = 2, 2
+				time.Sleep(2 * time.Second)
+			}
+			s.delay = time.Second
+			var wrong atomic.Int64
+			var wg sync.WaitGroup
+			for range 1000 {
+				wg.Go(func() {
+					res, err := c.get(t.Context(), s, want("a").noOlderThan(0))
+					if err != nil || res.Secret.Version != string(rune('0'+version)) {
+						wrong.Add(1)
+					}
+				})
+			}
+			wg.Wait()
+			expectLoads(t, s, loads)
+			if n := wrong.Load(); n > 0 {
+				t.Errorf("%d wrong answers", n)
+			}
 		})
 	}
 }
@@ -64,8 +59,7 @@ func TestMaxAgeZeroAtOneInstantIsOneLoad(t *testing.T) {
 // A call that came after a load had begun may not have its outcome, because the
 // secret may have changed between the two; nor may it start a second one beside.
 func TestMaxAgeTakesTheNextLoad(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{}), newFakeStore()
+	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		s.delay = 4 * time.Second // reads the version after 2
 		var wg sync.WaitGroup
 		wg.Go(func() { expect(t, c, s, want("a"), 1, Miss) })
@@ -118,8 +112,7 @@ func TestJoinable(t *testing.T) {
 }
 
 func TestForcedReadsArePaced(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{}), newFakeStore()
+	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		expect(t, c, s, want("a").noOlderThan(0), 1, Miss) // the first is not
 		s.rotate()
 		time.Sleep(100 * time.Millisecond)
@@ -174,8 +167,7 @@ func TestForcedReadsArePaced(t *testing.T) {
 // However many ask, the loads that MaxAge forces begin an interval apart; also
 // when the entry is gone, as it may be under pressure.
 func TestForcedReadsKeepTheirInterval(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{MinReadInterval: 3 * time.Second}), newFakeStore()
+	simulated(t, Config{MinReadInterval: 3 * time.Second}, func(t *testing.T, c *Cache, s *fakeStore) {
 		s.delay = 100 * time.Millisecond
 		var wg sync.WaitGroup
 		for i := range 200 {
@@ -204,8 +196,7 @@ func TestForcedReadsKeepTheirInterval(t *testing.T) {
 
 // A call that looks again late takes what was read while it waited.
 func TestMaxAgeCountsFromTheArrival(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{}), newFakeStore()
+	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		arrival := time.Now()
 		time.Sleep(time.Second)
 		expect(t, c, s, want("a"), 1, Miss)
@@ -220,8 +211,7 @@ func TestMaxAgeCountsFromTheArrival(t *testing.T) {
 // A read that the loader had already made is not passed off as a new one, and
 // never takes the place of a newer one.
 func TestOldReads(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{}), newFakeStore()
+	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		began := time.Now()
 		time.Sleep(10 * time.Second)
 		expect(t, c, s, want("a"), 1, Miss)

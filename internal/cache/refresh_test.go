@@ -9,8 +9,7 @@ import (
 )
 
 func TestRefreshAhead(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{}), newFakeStore()
+	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		expect(t, c, s, want("a"), 1, Miss)
 		expect(t, c, s, want("unasked"), 1, Miss)
 		s.rotate()
@@ -36,22 +35,10 @@ func TestRefreshAhead(t *testing.T) {
 	})
 }
 
-func TestRefreshAheadOff(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{RefreshAhead: -1}), newFakeStore()
-		expect(t, c, s, want("a"), 1, Miss)
-		time.Sleep(time.Minute - 1)
-		expect(t, c, s, want("a"), 1, Hit)
-		synctest.Wait()
-		expectLoads(t, s, 1)
-	})
-}
-
 // A refresh that cannot be made leaves the entry to its life, and is tried again
 // once the failure is no longer remembered.
 func TestRefreshInAnOutage(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{}), newFakeStore()
+	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		expect(t, c, s, want("a"), 1, Miss)
 		s.rotate()
 		s.failWith(secret.Errorf(secret.ReasonStoreUnavailable, "down"))
@@ -76,8 +63,7 @@ func TestRefreshInAnOutage(t *testing.T) {
 
 // A failed read that was not for the sake of the refresh does not bring it on.
 func TestRefreshIsNotMadeEarlier(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{}), newFakeStore()
+	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		expect(t, c, s, want("a"), 1, Miss)
 		time.Sleep(10 * time.Second)
 		s.failWith(secret.Errorf(secret.ReasonStoreUnavailable, "down"))
@@ -93,8 +79,7 @@ func TestRefreshIsNotMadeEarlier(t *testing.T) {
 // A secret that turns out to be gone or forbidden is no longer answered, though
 // its TTL has not passed.
 func TestRefreshRevokes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{}), newFakeStore()
+	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		expect(t, c, s, want("a"), 1, Miss)
 		s.failWith(secret.Errorf(secret.ReasonSecretDisabled, "disabled"))
 		time.Sleep(50 * time.Second)
@@ -111,8 +96,7 @@ func TestRefreshRevokes(t *testing.T) {
 // A very short life does not make the refresh run more often than forced reads
 // may.
 func TestRefreshIsPaced(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{}), newFakeStore()
+	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		req := want("a")
 		req.TTL = 1200 * time.Millisecond
 		expect(t, c, s, req, 1, Miss)
@@ -131,8 +115,7 @@ func TestRefreshIsPaced(t *testing.T) {
 
 // Callers whose entry ends while its refresh is under way wait for that one.
 func TestRefreshIsJoined(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{}), newFakeStore()
+	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		expect(t, c, s, want("a"), 1, Miss)
 		s.rotate()
 		s.delay = 9 * time.Second

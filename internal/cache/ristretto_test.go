@@ -90,8 +90,7 @@ func TestRistrettoDropsSets(t *testing.T) {
 // TinyLFU refuses new keys when the cache is full of others. All that is at stake
 // is a load: answers are right and failures are remembered.
 func TestRistrettoRejectsNewKeys(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{MaxBytes: 64 << 10}), newFakeStore()
+	simulated(t, Config{MaxBytes: 64 << 10}, func(t *testing.T, c *Cache, s *fakeStore) {
 		s.size = 1000
 		// Every hit is to count, at once.
 		swapStore(t, c, func(cfg *ristretto.Config[uint64, *entry]) { cfg.BufferItems = 1 })
@@ -126,8 +125,7 @@ func TestRistrettoRejectsNewKeys(t *testing.T) {
 
 // Under any pressure, what is read anew is never hidden by what was read before.
 func TestRistrettoEvicts(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{MaxBytes: 32 << 10}), newFakeStore()
+	simulated(t, Config{MaxBytes: 32 << 10}, func(t *testing.T, c *Cache, s *fakeStore) {
 		s.size = 500
 		for range 20 {
 			for i := range 100 {
@@ -149,8 +147,7 @@ func TestRistrettoEvicts(t *testing.T) {
 
 // An entry that is updated in place may grow past the bound of all.
 func TestRistrettoUpdatesDoNotEvict(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{MaxBytes: 64 << 10}), newFakeStore()
+	simulated(t, Config{MaxBytes: 64 << 10}, func(t *testing.T, c *Cache, s *fakeStore) {
 		for i := range 60 {
 			expect(t, c, s, want(fmt.Sprint(i)), 1, Miss)
 		}
@@ -169,8 +166,7 @@ func TestRistrettoUpdatesDoNotEvict(t *testing.T) {
 // nearly so pushes out all others.
 func TestRistrettoRejectsWhatIsTooLarge(t *testing.T) {
 	for _, size := range []int{8 << 10, 40 << 10} {
-		synctest.Test(t, func(t *testing.T) {
-			c, s := newCache(t, Config{MaxBytes: 64 << 10}), newFakeStore()
+		simulated(t, Config{MaxBytes: 64 << 10}, func(t *testing.T, c *Cache, s *fakeStore) {
 			expect(t, c, s, want("other"), 1, Miss)
 			expect(t, c, s, want("a"), 1, Miss)
 			s.rotate()
@@ -189,8 +185,7 @@ func TestRistrettoRejectsWhatIsTooLarge(t *testing.T) {
 // Expired entries are hidden at once but stay in the heap until a sweep, and a
 // TTL of zero is for ever.
 func TestRistrettoKeepsExpiredEntries(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{}), newFakeStore()
+	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		for i := range 100 {
 			expect(t, c, s, want(fmt.Sprint(i)), 1, Miss)
 			expect(t, c, s, want(fmt.Sprint("lent", i)).orStale(time.Minute), 1, Miss)
@@ -215,8 +210,7 @@ func TestRistrettoKeepsExpiredEntries(t *testing.T) {
 
 // A key is kept as 64 bits of hash only, so that two may fall together.
 func TestRistrettoForgetsKeys(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{}), newFakeStore()
+	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		expect(t, c, s, want("theirs"), 1, Miss)
 		theirs, mine := key("theirs"), key("mine")
 		collide := func() {
@@ -255,8 +249,7 @@ func TestRistrettoCloseRacesSet(t *testing.T) {
 
 // Deleting what is not there calls back with no entry.
 func TestRistrettoExitsNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := newCache(t, Config{}), newFakeStore()
+	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		expect(t, c, s, want("a"), 1, Miss)
 		for i := range 10 {
 			c.drop(uint64(i))

@@ -100,6 +100,12 @@ func bubble(t *testing.T, cfg Config, f func(t *testing.T, c *Cache, s *watchedS
 	synctest.Test(t, func(t *testing.T) { f(t, newCache(t, cfg), &watchedStore{size: 100}) })
 }
 
+// bubbleRun is bubble as a subtest.
+func bubbleRun(t *testing.T, name string, cfg Config, f func(t *testing.T, c *Cache, s *watchedStore)) {
+	t.Helper()
+	t.Run(name, func(t *testing.T) { bubble(t, cfg, f) })
+}
+
 // An entry is wiped to the instant at which it can no longer be answered: not by
 // the next sweep of ristretto, which here never comes.
 func TestWipedWhenExpired(t *testing.T) {
@@ -114,21 +120,19 @@ func TestWipedWhenExpired(t *testing.T) {
 		"a short one":     {Request{Key: key("a"), TTL: 1}, 0, 1},
 		"a very long one": {Request{Key: key("a"), TTL: 24 * time.Hour}, 0, 24 * time.Hour},
 	} {
-		t.Run(name, func(t *testing.T) {
-			bubble(t, Config{RefreshAhead: -1}, func(t *testing.T, c *Cache, s *watchedStore) {
-				swapStore(t, c, func(cfg *ristretto.Config[uint64, *entry]) { cfg.TtlTickerDurationInSec = 1 << 30 })
-				s.expires = tt.expires
-				s.ask(t, c, tt.req)
-				time.Sleep(tt.life - 1)
-				s.expectWiped(t)
-				time.Sleep(1)
-				s.expectWiped(t, 0)
-				if st := c.Stats(); st.Entries != 0 || st.Evictions != 0 {
-					t.Errorf("%d entries are left, %d evictions", st.Entries, st.Evictions)
-				}
-				s.ask(t, c, tt.req) // a miss like any other
-				s.expectWiped(t, 0)
-			})
+		bubbleRun(t, name, Config{RefreshAhead: -1}, func(t *testing.T, c *Cache, s *watchedStore) {
+			swapStore(t, c, func(cfg *ristretto.Config[uint64, *entry]) { cfg.TtlTickerDurationInSec = 1 << 30 })
+			s.expires = tt.expires
+			s.ask(t, c, tt.req)
+			time.Sleep(tt.life - 1)
+			s.expectWiped(t)
+			time.Sleep(1)
+			s.expectWiped(t, 0)
+			if st := c.Stats(); st.Entries != 0 || st.Evictions != 0 {
+				t.Errorf("%d entries are left, %d evictions", st.Entries, st.Evictions)
+			}
+			s.ask(t, c, tt.req) // a miss like any other
+			s.expectWiped(t, 0)
 		})
 	}
 }
@@ -185,20 +189,18 @@ func TestHeldAnswersAreWhole(t *testing.T) {
 			s.ask(t, c, want("a").noOlderThan(0))
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			bubble(t, Config{}, func(t *testing.T, c *Cache, s *watchedStore) {
-				first, second := s.hold(t, c, want("a")), s.hold(t, c, want("a"))
-				end(t, c, s)
-				s.expectWiped(t)
-				first.Secret.Release()
-				s.expectWiped(t)
-				v, err := second.Secret.Select("")
-				if err != nil || v.Reveal() != text("a", 100) {
-					t.Errorf("the held answer has changed (%v)", err)
-				}
-				second.Secret.Release()
-				s.expectWiped(t, 0)
-			})
+		bubbleRun(t, name, Config{}, func(t *testing.T, c *Cache, s *watchedStore) {
+			first, second := s.hold(t, c, want("a")), s.hold(t, c, want("a"))
+			end(t, c, s)
+			s.expectWiped(t)
+			first.Secret.Release()
+			s.expectWiped(t)
+			v, err := second.Secret.Select("")
+			if err != nil || v.Reveal() != text("a", 100) {
+				t.Errorf("the held answer has changed (%v)", err)
+			}
+			second.Secret.Release()
+			s.expectWiped(t, 0)
 		})
 	}
 }
@@ -210,28 +212,26 @@ func TestWipedWhenNotKept(t *testing.T) {
 		"too large": func(s *watchedStore) Request { s.size = 10 << 10; return want("a") },
 		"too late":  func(s *watchedStore) Request { return Request{Key: key("a"), TTL: s.delay} },
 	} {
-		t.Run(name, func(t *testing.T) {
-			bubble(t, Config{MaxBytes: 64 << 10}, func(t *testing.T, c *Cache, s *watchedStore) {
-				s.delay = time.Second
-				req := prepare(s)
-				var held [3]Result
-				var callers sync.WaitGroup
-				for i := range held {
-					callers.Go(func() { held[i] = s.hold(t, c, req) })
-				}
-				callers.Wait()
-				if n := c.Stats().Entries; n != 0 {
-					t.Fatalf("%d entries are kept", n)
-				}
-				for i := range held { // each of its own read where reads are not shared
-					held[i].Secret.Release()
-				}
-				all := make([]int, len(s.bufs))
-				for i := range all {
-					all[i] = i
-				}
-				s.expectWiped(t, all...)
-			})
+		bubbleRun(t, name, Config{MaxBytes: 64 << 10}, func(t *testing.T, c *Cache, s *watchedStore) {
+			s.delay = time.Second
+			req := prepare(s)
+			var held [3]Result
+			var callers sync.WaitGroup
+			for i := range held {
+				callers.Go(func() { held[i] = s.hold(t, c, req) })
+			}
+			callers.Wait()
+			if n := c.Stats().Entries; n != 0 {
+				t.Fatalf("%d entries are kept", n)
+			}
+			for i := range held { // each of its own read where reads are not shared
+				held[i].Secret.Release()
+			}
+			all := make([]int, len(s.bufs))
+			for i := range all {
+				all[i] = i
+			}
+			s.expectWiped(t, all...)
 		})
 	}
 }
@@ -267,56 +267,46 @@ func TestWipedWhenNobodyWantsIt(t *testing.T) {
 		res, err := c.Get(ctx, req, s.loader(req.Key))
 		checkError(t, res, err, secret.ReasonStoreUnavailable)
 	}
-	t.Run("given up, not kept", func(t *testing.T) {
-		bubble(t, Config{}, func(t *testing.T, c *Cache, s *watchedStore) {
-			s.delay = 2 * time.Second
-			tiny(t, c, s, Request{Key: key("a")})
-			time.Sleep(2 * time.Second)
-			s.expectWiped(t, 0)
-		})
+	bubbleRun(t, "given up, not kept", Config{}, func(t *testing.T, c *Cache, s *watchedStore) {
+		s.delay = 2 * time.Second
+		tiny(t, c, s, Request{Key: key("a")})
+		time.Sleep(2 * time.Second)
+		s.expectWiped(t, 0)
 	})
-	t.Run("given up, kept", func(t *testing.T) {
-		bubble(t, Config{}, func(t *testing.T, c *Cache, s *watchedStore) {
-			s.delay = 2 * time.Second
-			tiny(t, c, s, want("a"))
-			time.Sleep(2 * time.Second)
-			s.expectWiped(t)
-			time.Sleep(time.Minute)
-			s.expectWiped(t, 0)
-		})
+	bubbleRun(t, "given up, kept", Config{}, func(t *testing.T, c *Cache, s *watchedStore) {
+		s.delay = 2 * time.Second
+		tiny(t, c, s, want("a"))
+		time.Sleep(2 * time.Second)
+		s.expectWiped(t)
+		time.Sleep(time.Minute)
+		s.expectWiped(t, 0)
 	})
-	t.Run("an error beside it", func(t *testing.T) {
-		bubble(t, Config{}, func(t *testing.T, c *Cache, s *watchedStore) {
-			s.fail = errors.New("fault")
-			res, err := c.Get(t.Context(), want("a"), s.loader(key("a")))
-			checkError(t, res, err, secret.ReasonInternal)
-			s.expectWiped(t, 0)
-		})
+	bubbleRun(t, "an error beside it", Config{}, func(t *testing.T, c *Cache, s *watchedStore) {
+		s.fail = errors.New("fault")
+		res, err := c.Get(t.Context(), want("a"), s.loader(key("a")))
+		checkError(t, res, err, secret.ReasonInternal)
+		s.expectWiped(t, 0)
 	})
-	t.Run("expired", func(t *testing.T) {
-		bubble(t, Config{}, func(t *testing.T, c *Cache, s *watchedStore) {
-			s.expires = -time.Second
-			res, err := c.Get(t.Context(), want("a"), s.loader(key("a")))
-			checkError(t, res, err, secret.ReasonSecretExpired)
-			s.expectWiped(t, 0)
-		})
+	bubbleRun(t, "expired", Config{}, func(t *testing.T, c *Cache, s *watchedStore) {
+		s.expires = -time.Second
+		res, err := c.Get(t.Context(), want("a"), s.loader(key("a")))
+		checkError(t, res, err, secret.ReasonSecretExpired)
+		s.expectWiped(t, 0)
 	})
-	t.Run("an older read", func(t *testing.T) {
-		bubble(t, Config{}, func(t *testing.T, c *Cache, s *watchedStore) {
-			began := time.Now()
-			time.Sleep(10 * time.Second)
-			s.ask(t, c, want("a"))
-			time.Sleep(10 * time.Second)
-			old := []byte("an older value")
-			res, err := c.Get(t.Context(), want("a").noOlderThan(0), func(context.Context) (*secret.Secret, error) {
-				return secret.New("old", began, time.Time{}, old), nil
-			})
-			checkError(t, res, err, secret.ReasonInternal)
-			synctest.Wait()
-			if bytes.Count(old, []byte{0}) != len(old) {
-				t.Error("the older read is not wiped")
-			}
-			s.expectWiped(t)
+	bubbleRun(t, "an older read", Config{}, func(t *testing.T, c *Cache, s *watchedStore) {
+		began := time.Now()
+		time.Sleep(10 * time.Second)
+		s.ask(t, c, want("a"))
+		time.Sleep(10 * time.Second)
+		old := []byte("an older value")
+		res, err := c.Get(t.Context(), want("a").noOlderThan(0), func(context.Context) (*secret.Secret, error) {
+			return secret.New("old", began, time.Time{}, old), nil
 		})
+		checkError(t, res, err, secret.ReasonInternal)
+		synctest.Wait()
+		if bytes.Count(old, []byte{0}) != len(old) {
+			t.Error("the older read is not wiped")
+		}
+		s.expectWiped(t)
 	})
 }
