@@ -83,6 +83,7 @@ type bench struct {
 	store  *fakeStore
 	audit  *asynctest.Buffer
 	broken *brokenAudit
+	cache  *cache.Cache
 	// integration is the one of integrations.
 	integration  *integration.Integration
 	integrations integrations
@@ -101,12 +102,8 @@ func (a *brokenAudit) Begin(events []audit.Event) (audit.Receipt, error) {
 	return a.AuditLog.Begin(events)
 }
 
-func newBench(t *testing.T) *bench {
-	t.Helper()
-	return newBenchWith(t, resolve.Limits{})
-}
-
-func newBenchWith(t *testing.T, limits resolve.Limits) *bench {
+// newBench makes a bench, with changes to the Resolver's Config.
+func newBench(t *testing.T, changes ...func(*resolve.Config)) *bench {
 	t.Helper()
 	policy, err := authz.NewPolicy(secret.KindAzureKeyVault, []string{vault}, []authz.Grant{
 		{Principals: []string{"spiffe://example.org/connect/*"}, Secrets: []string{"db-*", "plain"}},
@@ -132,15 +129,15 @@ func newBenchWith(t *testing.T, limits resolve.Limits) *bench {
 			},
 		},
 		audit: &asynctest.Buffer{},
+		cache: values,
 	}
 	log := audit.New(b.audit)
 	t.Cleanup(func() { _ = log.Close() }) // asynctest.Buffer cannot fail
 	b.broken = &brokenAudit{AuditLog: log}
 	b.integration = &integration.Integration{ID: "cspi", ReadRevision: "1", Kind: secret.KindAzureKeyVault, Policy: policy}
 	b.integrations = integrations{"cspi": b.integration}
-	b.Resolver = resolve.New(resolve.Config{
+	config := resolve.Config{
 		Integrations: b.integrations,
-		Limits:       limits,
 		Stores:       b.store,
 		Cache:        values,
 		Audit:        b.broken,
@@ -151,7 +148,11 @@ func newBenchWith(t *testing.T, limits resolve.Limits) *bench {
 			}
 			return b.admit(who, in)
 		},
-	})
+	}
+	for _, change := range changes {
+		change(&config)
+	}
+	b.Resolver = resolve.New(config)
 	return b
 }
 

@@ -123,7 +123,7 @@ func TestLimits(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			b := newBenchWith(t, limits)
+			b := newBench(t, func(c *resolve.Config) { c.Limits = limits })
 			b.store.secrets["db-big"] = `{"user":"` + strings.Repeat("x", 50) + `"}`
 			_, err := b.call(worker, resolve.Request{Configs: tt.configs})
 			reason, text := secret.Reason(""), ""

@@ -1,13 +1,11 @@
 package resolve_test
 
 import (
-	"context"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -144,6 +142,8 @@ func TestStaleIfError(t *testing.T) {
 	}
 }
 
+var _ resolve.Integrations = integrations{}
+
 // TestThousandForcedReads: max_age zero cannot be used to burn a vault's quota.
 func TestThousandForcedReads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -162,50 +162,4 @@ func TestThousandForcedReads(t *testing.T) {
 			t.Errorf("1000 callers at one time caused %d reads, want 1", n)
 		}
 	})
-}
-
-// TestCancelledCallerLeavesTheReadAlone: whoever waits with it still gets the
-// value.
-func TestCancelledCallerLeavesTheReadAlone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBench(t)
-		b.store.delay = time.Second
-		req := resolve.Request{ID: "r", IntegrationID: "cspi", Configs: map[string]string{"p": vault + "::plain"}}
-		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-		defer cancel()
-		var first error
-		var callers sync.WaitGroup
-		callers.Go(func() { _, first = b.Resolve(ctx, resolve.Caller{Principal: worker}, req) })
-		synctest.Wait()
-		callers.Go(func() {
-			if text, _, why := b.get(nil); text != "canary-plain" {
-				t.Errorf("%q %s", text, why)
-			}
-		})
-		callers.Wait()
-		if first == nil || b.store.reads.Load() != 1 {
-			t.Errorf("the first caller got %v, %d reads", first, b.store.reads.Load())
-		}
-	})
-}
-
-var _ resolve.Integrations = integrations{}
-
-// TestChangedIntegrationMisses: what was read with an old identity is not
-// answered for a new one.
-func TestChangedIntegrationMisses(t *testing.T) {
-	b := newBench(t)
-	if text, _, _ := b.get(nil); text != "canary-plain" {
-		t.Fatal(text)
-	}
-	b.rotate("other tenant's")
-	changed := *b.integration
-	changed.ReadRevision = "2"
-	b.integrations["cspi"] = &changed
-	if text, _, _ := b.get(nil); text != "other tenant's" {
-		t.Errorf("got %q", text)
-	}
-	if _, err := b.integrations.Get("nope"); err != registry.ErrNotFound { //nolint:errorlint // the fake's own
-		t.Error(err)
-	}
 }

@@ -2,18 +2,10 @@ package resolve_test
 
 import (
 	"fmt"
-	"io"
-	"log/slog"
 	"strconv"
-	"strings"
 	"testing"
-	"time"
 
-	"github.com/secretbroker/secretbroker/internal/audit"
-	"github.com/secretbroker/secretbroker/internal/authz"
-	"github.com/secretbroker/secretbroker/internal/cache"
 	"github.com/secretbroker/secretbroker/internal/resolve"
-	"github.com/secretbroker/secretbroker/internal/secret"
 	"github.com/secretbroker/secretbroker/internal/usage"
 )
 
@@ -31,34 +23,12 @@ func BenchmarkResolveGrowth(b *testing.B) {
 }
 
 func benchmarkGrowth(b *testing.B, secrets, configs int) {
-	const vaultURL = "https://my-vault.vault.azure.net"
-	policy, err := authz.NewPolicy(secret.KindAzureKeyVault, []string{vaultURL}, []authz.Grant{
-		{Principals: []string{"spiffe://example.org/connect/*"}, Secrets: []string{"db-*"}},
-	})
-	if err != nil {
-		b.Fatal(err)
-	}
-	values, err := cache.New(cache.Config{MaxBytes: 256 << 20, Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer values.Close()
-	log := audit.New(io.Discard)
-	defer func() { _ = log.Close() }()
 	store := &fakeStore{secrets: make(map[string]string, secrets)}
 	for i := range secrets {
 		store.secrets[fmt.Sprintf("db-secret-%d", i)] = `{"user":"dbadmin","password":"correct-horse-battery-staple"}`
 	}
 	uses := usage.New(usage.Config{Store: usage.NewMemory(0), MaxEntries: 1 << 20})
-	r := resolve.New(resolve.Config{
-		Integrations: integrations{"cspi": {ID: "cspi", Revision: strings.Repeat("1", 16), Kind: secret.KindAzureKeyVault, Policy: policy}},
-		Stores:       store,
-		Cache:        values,
-		Audit:        log,
-		CacheTTL:     24 * time.Hour,
-		Used:         uses.Used,
-	})
-	who := resolve.Caller{Principal: "spiffe://example.org/connect/worker-1", PeerAddress: "192.0.2.1:41234", CertificateSerial: strings.Repeat("ab", 16), Outlet: &outlet{}}
+	r, who := newBenchmark(b, store, uses.Used)
 	names := make([]string, configs)
 	for c := range names {
 		names[c] = fmt.Sprintf("connection.config-%d", c)
@@ -73,7 +43,7 @@ func benchmarkGrowth(b *testing.B, secrets, configs int) {
 			} else if c == 0 {
 				key = "::user"
 			}
-			req.Configs[name] = vaultURL + "::db-secret-" + strconv.Itoa(of%secrets) + key
+			req.Configs[name] = vault + "::db-secret-" + strconv.Itoa(of%secrets) + key
 		}
 		res, err := r.Resolve(b.Context(), who, req)
 		if err != nil {

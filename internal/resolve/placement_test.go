@@ -6,7 +6,6 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/integration"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -35,21 +34,5 @@ func TestPlacement(t *testing.T) {
 	}
 	if n := b.store.reads.Load(); n != reads {
 		t.Errorf("%d reads", n-reads)
-	}
-}
-
-// lost is a registry whose database cannot be reached.
-type lost struct{ integrations }
-
-func (lost) Get(string) (*integration.Integration, error) { return nil, registry.ErrUnavailable }
-
-func TestNothingIsDecidedWithoutARegistry(t *testing.T) {
-	b := newBench(t)
-	r := resolve.New(resolve.Config{Integrations: lost{}, Audit: b.broken})
-	_, err := r.Resolve(t.Context(), resolve.Caller{Principal: worker}, resolve.Request{
-		ID: "r", IntegrationID: "cspi", Configs: map[string]string{"p": vault + "::db-secret"},
-	})
-	if got := secret.AsError(err).Reason; got != secret.ReasonRegistryUnavailable {
-		t.Errorf("got %v", err)
 	}
 }

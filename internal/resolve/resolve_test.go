@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
-	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -231,21 +230,6 @@ func TestNothingLeavesUnaudited(t *testing.T) {
 	if _, err := b.call(worker, resolve.Request{}); secret.AsError(err).Reason != secret.ReasonAuditUnavailable {
 		t.Errorf("a rejected request that cannot be recorded: %v", err)
 	}
-}
-
-func TestBrokenRegistryDenies(t *testing.T) {
-	b := newBench(t)
-	r := resolve.New(resolve.Config{Integrations: failingIntegrations{}, Stores: b.store, Audit: b.broken})
-	_, err := r.Resolve(t.Context(), resolve.Caller{Principal: worker}, resolve.Request{IntegrationID: "cspi", Configs: map[string]string{"p": vault + "::plain"}})
-	if secret.AsError(err).Reason != secret.ReasonInternal {
-		t.Errorf("got %v", err)
-	}
-}
-
-type failingIntegrations struct{ integrations }
-
-func (failingIntegrations) Get(string) (*integration.Integration, error) {
-	return nil, errors.New("the database is away")
 }
 
 func many(n int) map[string]string {

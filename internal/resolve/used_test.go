@@ -1,44 +1,36 @@
 package resolve_test
 
 import (
+	"errors"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/authz"
-	"github.com/secretbroker/secretbroker/internal/cache"
+	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
 // What is handed out is noted, and nothing else.
 func TestUsed(t *testing.T) {
-	b := newBench(t)
-	values, err := cache.New(cache.Config{MaxBytes: 1 << 20})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer values.Close()
 	var used []string
-	r := resolve.New(resolve.Config{
-		Integrations: b.integrations, Stores: b.store, Cache: values, Audit: b.broken, CacheTTL: time.Minute,
-		Used: func(who authz.Principal, connector, integration string, ref secret.Ref, version string) {
+	b := newBench(t, func(c *resolve.Config) {
+		c.Used = func(who authz.Principal, connector, integration string, ref secret.Ref, version string) {
 			used = append(used, string(who)+" "+connector+" "+integration+" "+ref.Name+" "+ref.Key+" "+version)
-		},
+		}
 	})
 	call := func(who authz.Principal, partial bool, refs map[string]string) {
-		_, _ = r.Resolve(t.Context(), resolve.Caller{Principal: who}, resolve.Request{
-			ID: "r", IntegrationID: "cspi", Connector: "sink", AllowPartial: partial, Configs: refs,
-		})
+		_, _ = b.call(who, resolve.Request{Connector: "sink", AllowPartial: partial, Configs: refs})
 	}
 	good, bad := vault+"::db-secret::user", vault+"::db-missing"
 	call(worker, false, map[string]string{"a": good})
 	call(nobody, false, map[string]string{"a": good})
 	call(worker, false, map[string]string{"a": good, "b": bad}) // all is withheld
 	call(worker, true, map[string]string{"a": good, "b": bad})
-	if _, err := r.Check(t.Context(), resolve.Caller{Principal: worker}, resolve.Request{ID: "r", IntegrationID: "cspi", Configs: map[string]string{"a": good}}); err != nil {
+	if _, err := b.Check(t.Context(), resolve.Caller{Principal: worker}, resolve.Request{ID: "r", IntegrationID: "cspi", Configs: map[string]string{"a": good}}); err != nil {
 		t.Fatal(err)
 	}
 	one := string(worker) + " sink cspi db-secret user 0123456789abcdef0123456789abcdef"
@@ -47,22 +39,33 @@ func TestUsed(t *testing.T) {
 	}
 }
 
-func TestNoRegistryIsRecorded(t *testing.T) {
-	b := newBench(t)
-	r := resolve.New(resolve.Config{Integrations: lost{}, Audit: b.broken})
-	_, err := r.Resolve(t.Context(), resolve.Caller{Principal: worker}, resolve.Request{
-		ID: "r", IntegrationID: "cspi", Configs: map[string]string{"p": vault + "::db-secret"},
-	})
-	if secret.AsError(err).Reason != secret.ReasonRegistryUnavailable {
-		t.Errorf("Resolve: %v", err)
-	}
-	events := b.events(t)
-	if len(events) != 1 {
-		t.Fatalf("%d events", len(events))
-	}
-	for _, e := range events {
-		if e.Outcome != audit.Rejected || e.Reason != secret.ReasonRegistryUnavailable {
-			t.Errorf("recorded as %+v", e)
+// failing is a registry that cannot be read.
+type failing struct {
+	integrations
+	err error
+}
+
+func (f failing) Get(string) (*integration.Integration, error) { return nil, f.err }
+
+// Nothing is decided without a registry, and that is recorded.
+func TestNoRegistry(t *testing.T) {
+	for failure, want := range map[error]secret.Reason{
+		registry.ErrUnavailable:            secret.ReasonRegistryUnavailable,
+		errors.New("the database is away"): secret.ReasonInternal,
+	} {
+		b := newBench(t, func(c *resolve.Config) { c.Integrations = failing{err: failure} })
+		_, err := b.call(worker, resolve.Request{Configs: one("p", vault+"::db-secret")})
+		if secret.AsError(err).Reason != want {
+			t.Errorf("got %v", err)
+		}
+		events := b.events(t)
+		if len(events) != 1 {
+			t.Fatalf("%d events", len(events))
+		}
+		for _, e := range events {
+			if e.Outcome != audit.Rejected || e.Reason != want {
+				t.Errorf("recorded as %+v", e)
+			}
 		}
 	}
 }

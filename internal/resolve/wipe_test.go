@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/secretbroker/secretbroker/internal/cache"
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/procmem"
 	"github.com/secretbroker/secretbroker/internal/resolve"
@@ -65,6 +64,12 @@ func (s *plantingStore) Fetch(_ context.Context, _ *integration.Integration, ref
 	return secret.New(version, time.Now(), time.Time{}, b), nil
 }
 
+// newPlantingBench is a bench with a plantingStore.
+func newPlantingBench(t *testing.T, ttl time.Duration) (*bench, *plantingStore) {
+	store := newPlantingStore()
+	return newBench(t, func(c *resolve.Config) { c.Stores, c.CacheTTL = store, ttl }), store
+}
+
 // copies counts how often the value stands in memory, encoded or not.
 func (s *plantingStore) copies(t *testing.T) int {
 	t.Helper()
@@ -108,24 +113,15 @@ func TestNothingIsLeftOfACall(t *testing.T) {
 		"check not recorded":  {req: everything, check: true, audit: errors.New("disk full")},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b, store := newBench(t), newPlantingStore()
-			values, err := cache.New(cache.Config{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer values.Close()
-			r := resolve.New(resolve.Config{
-				Integrations: b.integrations, Stores: store, Cache: values, Audit: b.broken,
-				CacheTTL: 1, // nothing is kept
-			})
+			b, store := newPlantingBench(t, 1) // nothing is kept
 			b.broken.err = tt.audit
 			req := tt.req
 			req.ID, req.IntegrationID = "request-1", "cspi"
 			who := resolve.Caller{Principal: worker}
 			if tt.check {
-				_, _ = r.Check(t.Context(), who, req)
-			} else if res, err := r.Resolve(t.Context(), who, req); err == nil {
-				values.Close() // which waits for the loads to be over
+				_, _ = b.Check(t.Context(), who, req)
+			} else if res, err := b.Resolve(t.Context(), who, req); err == nil {
+				b.cache.Close() // which waits for the loads to be over
 				if n := store.copies(t); n != tt.answered {
 					t.Errorf("%d copies in the answer, want %d", n, tt.answered)
 				}
@@ -138,7 +134,7 @@ func TestNothingIsLeftOfACall(t *testing.T) {
 			} else if tt.answered > 0 {
 				t.Fatal(err)
 			}
-			values.Close()
+			b.cache.Close()
 			if n := store.copies(t); n != 0 {
 				t.Errorf("%d copies are left", n)
 			}
@@ -154,17 +150,9 @@ func wiped(v secret.Value) (gone bool) {
 
 // What is cached is there once, however often it was answered.
 func TestOnlyTheCacheKeepsAValue(t *testing.T) {
-	b, store := newBench(t), newPlantingStore()
-	values, err := cache.New(cache.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer values.Close()
-	r := resolve.New(resolve.Config{Integrations: b.integrations, Stores: store, Cache: values, Audit: b.broken, CacheTTL: time.Hour})
+	b, store := newPlantingBench(t, time.Hour)
 	for range 20 {
-		res, err := r.Resolve(t.Context(), resolve.Caller{Principal: worker}, resolve.Request{
-			ID: "request-1", IntegrationID: "cspi", Configs: map[string]string{"a": vault + "::db-json::k", "b": vault + "::db-json"},
-		})
+		res, err := b.call(worker, resolve.Request{Configs: map[string]string{"a": vault + "::db-json::k", "b": vault + "::db-json"}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -173,7 +161,7 @@ func TestOnlyTheCacheKeepsAValue(t *testing.T) {
 	if n := store.copies(t); n != 1 {
 		t.Errorf("%d copies, want the cache's", n)
 	}
-	values.Close()
+	b.cache.Close()
 	if n := store.copies(t); n != 0 {
 		t.Errorf("%d copies after the cache was closed", n)
 	}
