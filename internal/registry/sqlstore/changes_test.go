@@ -67,7 +67,7 @@ func TestSlowLink(t *testing.T) {
 	revoke(t, direct)
 	t.Logf("a change is seen after %v", awaitRevoked(t, s).Round(time.Millisecond))
 	began := time.Now()
-	must2(t)(s.Update(t.Context(), registry.Change{Document: document("a", "abc", worker)}))
+	update(t, s, document("a", "abc", worker))
 	took := time.Since(began)
 	t.Logf("a write takes %v", took.Round(time.Millisecond))
 	if _, err := s.Get("a"); err != nil {
@@ -123,7 +123,7 @@ func TestAChangeCostsWhatChanged(t *testing.T) {
 		t.Errorf("one change among %d integrations: %+v", integrations, one)
 	}
 	for i := range 20 {
-		must2(t)(writer.Update(t.Context(), registry.Change{Document: document(fmt.Sprint("i", i+1), "xyz", worker)}))
+		update(t, writer, document(fmt.Sprint("i", i+1), "xyz", worker))
 	}
 	if err := writer.Delete(t.Context(), "i4000", ""); err != nil {
 		t.Fatal(err)
@@ -144,14 +144,15 @@ func TestAChangeCostsWhatChanged(t *testing.T) {
 	}
 }
 
-// The state of a database that was saved, as a backup or a standby has it.
+// stateTables are the tables that a backup has. save keeps what is in them, and
+// restore puts it back in one transaction, as pg_restore and SQLite's .restore do.
 var stateTables = []string{"registry_state", "registry_changes", "integrations", "credentials"}
 
 func save(t *testing.T, s *Store, name string) {
 	t.Helper()
 	for _, table := range stateTables {
-		execute(t, s, `DROP TABLE IF EXISTS saved_`+name+`_`+table)
-		execute(t, s, `CREATE TABLE saved_`+name+`_`+table+` AS SELECT * FROM `+table)
+		saved := "saved_" + name + "_" + table
+		execute(t, s, "DROP TABLE IF EXISTS "+saved, "CREATE TABLE "+saved+" AS SELECT * FROM "+table)
 	}
 }
 
@@ -173,27 +174,13 @@ func restore(t *testing.T, s *Store, name string) {
 	}
 }
 
-func execute(t *testing.T, s *Store, query string) {
-	t.Helper()
-	if _, err := s.db.ExecContext(t.Context(), query); err != nil {
-		t.Fatalf("%s: %v", query, err)
-	}
-}
-
 // Whatever happens to a database between two looks, a reader ends up with what is in
 // it: writes of this release and the one before, backups restored, edits by hand.
 func TestReadersEndUpRight(t *testing.T) {
-	backends(t, func(t *testing.T, open func(Config) (*Store, error)) {
-		must := func(s *Store, err error) *Store {
-			t.Helper()
-			if err != nil {
-				t.Fatal(err)
-			}
-			return s
-		}
-		s := must(open(Config{}))
-		older := must(open(Config{program: changesVersion - 1}))
-		readers := []*Store{must(open(Config{})), must(open(Config{})), older}
+	backends(t, func(t *testing.T, open opener) {
+		s := open.must(t, Config{})
+		older := open.must(t, Config{program: changesVersion - 1})
+		readers := []*Store{open.must(t, Config{}), open.must(t, Config{}), older}
 		save(t, s, "0")
 		save(t, s, "1")
 		seed := uint64(time.Now().UnixNano())
@@ -213,8 +200,7 @@ func TestReadersEndUpRight(t *testing.T) {
 			func(string) string { restore(t, s, "0"); return "restore 0" },
 			func(string) string { restore(t, s, "1"); return "restore 1" },
 			func(id string) string {
-				execute(t, s, `UPDATE integrations SET etag = etag || 'x' WHERE id = '`+id+`'`)
-				execute(t, s, `UPDATE registry_state SET stamp = '`+cryptorand.Text()+`'`)
+				execute(t, s, `UPDATE integrations SET etag = etag || 'x' WHERE id = '`+id+`'`, `UPDATE registry_state SET stamp = '`+cryptorand.Text()+`'`)
 				return "edit by hand " + id
 			},
 		}
@@ -233,11 +219,11 @@ func TestReadersEndUpRight(t *testing.T) {
 // write creates or changes an integration.
 func write(t *testing.T, s *Store, id string) string {
 	t.Helper()
-	c := registry.Change{Document: document(id, "abc", worker)}
-	if _, err := s.Create(t.Context(), c); err == nil {
+	doc := document(id, "abc", worker)
+	if _, err := s.Create(t.Context(), registry.Change{Document: doc}); err == nil {
 		return "create " + id
 	}
-	must2(t)(s.Update(t.Context(), c))
+	update(t, s, doc)
 	return "update " + id
 }
 

@@ -27,7 +27,7 @@ func backedUp(t *testing.T, dir string) (s *Store, file, backup string) {
 	}
 	s = openSQLite(t, file, Config{MaxIntegrations: 1000})
 	for i := range 10 {
-		must2(t)(s.Update(t.Context(), registry.Change{Document: document(fmt.Sprintf("i%03d", i), "abc", "dns:another.example.org")}))
+		update(t, s, document(fmt.Sprintf("i%03d", i), "abc", "dns:another.example.org"))
 	}
 	return s, file, backup
 }
@@ -48,18 +48,15 @@ func made(t *testing.T) [2][]byte {
 	dir := t.TempDir()
 	files := []string{filepath.Join(dir, "r.db"), filepath.Join(dir, "backup.db")}
 	s := openSQLite(t, files[0], Config{MaxIntegrations: 1000})
-	ok := must2(t)
 	for i := range 300 {
 		id := fmt.Sprintf("i%03d", i)
-		ok(s.Create(t.Context(), registry.Change{Document: document(id, "abc", "dns:w.example.org")}))
+		create(t, s, document(id, "abc", "dns:w.example.org"))
 		if i == 129 {
-			if _, err := s.db.ExecContext(t.Context(), `VACUUM INTO ?`, files[1]); err != nil {
-				t.Fatal(err)
-			}
+			execute(t, s, "VACUUM INTO '"+files[1]+"'")
 		}
 	}
 	for i := range 130 {
-		ok(s.Update(t.Context(), registry.Change{Document: document(fmt.Sprintf("i%03d", i), "abc", "dns:other.example.org")}))
+		update(t, s, document(fmt.Sprintf("i%03d", i), "abc", "dns:other.example.org"))
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -149,7 +146,7 @@ func TestFileIsGone(t *testing.T) {
 	if st := s.Status(); st.Problem != "" {
 		t.Errorf("Status: %+v", st)
 	}
-	must2(t)(s.Update(t.Context(), registry.Change{Document: document("i000", "abc", "dns:other.example.org")}))
+	update(t, s, document("i000", "abc", "dns:other.example.org"))
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/asynctest"
-	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/registry/sqlstore/pgtest"
 )
 
@@ -50,7 +49,7 @@ func TestFailover(t *testing.T) {
 		t.Error("a connection that is used for an hour has changed servers: the test shows nothing")
 	}
 	// Writes go to the new one as well.
-	must2(t)(short.Create(t.Context(), registry.Change{Document: document("b", "abc", worker)}))
+	create(t, short, document("b", "abc", worker))
 	if got := promoted.Query("postgres", "SELECT count(*) FROM integrations WHERE id = 'b'"); got != "1" {
 		t.Error("a write went to the old primary")
 	}
@@ -80,14 +79,20 @@ func TestReadOnlyServer(t *testing.T) {
 	await(t, "calls are answered again", func() bool { _, err := s.Get("a"); return err == nil && s.Status().Problem == "" })
 }
 
+// ownDatabase is the address of a database whose owner is a role of its own.
+func ownDatabase(t *testing.T) (server *pgtest.Server, url string) {
+	t.Helper()
+	server = pgtest.New(t)
+	server.Query("postgres", "CREATE ROLE broker LOGIN")
+	server.Query("postgres", "CREATE DATABASE secretbroker OWNER broker")
+	return server, strings.Replace(server.URL("secretbroker"), "postgres@", "broker@", 1)
+}
+
 // What passes by itself is waited for at the start: a server that is read-only, has
 // no connection to spare, or is not there. What does not ends the start at once.
 func TestStartDuringAFailover(t *testing.T) {
 	t.Parallel()
-	server := pgtest.New(t)
-	server.Query("postgres", "CREATE ROLE broker LOGIN")
-	server.Query("postgres", "CREATE DATABASE secretbroker OWNER broker")
-	url := strings.Replace(server.URL("secretbroker"), "postgres@", "broker@", 1)
+	server, url := ownDatabase(t)
 	for name, tt := range map[string]struct{ begin, end string }{
 		"read-only":            {"ALTER DATABASE secretbroker SET default_transaction_read_only = on", "ALTER DATABASE secretbroker RESET default_transaction_read_only"},
 		"too many connections": {"ALTER ROLE broker CONNECTION LIMIT 0", "ALTER ROLE broker CONNECTION LIMIT -1"},
@@ -115,10 +120,7 @@ func TestStartDuringAFailover(t *testing.T) {
 // A start on tables that are up to date changes nothing, and needs no right to.
 func TestMigrationsOfNothingWriteNothing(t *testing.T) {
 	t.Parallel()
-	server := pgtest.New(t)
-	server.Query("postgres", "CREATE ROLE broker LOGIN")
-	server.Query("postgres", "CREATE DATABASE secretbroker OWNER broker")
-	url := strings.Replace(server.URL("secretbroker"), "postgres@", "broker@", 1)
+	server, url := ownDatabase(t)
 	openPostgres(t, url, Config{})
 	server.Query("secretbroker", "ALTER SCHEMA public OWNER TO postgres; REVOKE ALL ON SCHEMA public FROM PUBLIC; GRANT USAGE ON SCHEMA public TO broker; ALTER DATABASE secretbroker OWNER TO postgres")
 	before := server.Query("secretbroker", "SELECT pg_current_xact_id()")

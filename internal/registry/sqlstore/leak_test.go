@@ -43,24 +43,16 @@ func checkHidden(t *testing.T, where string, data []byte) {
 
 // plant writes the credential in every way that a Store can: first, replaced,
 // kept, sealed anew, replaced by another, deleted.
-func plant(t *testing.T, s *Store, keyFile string, keys *seal.Keys) {
+func plant(t *testing.T, s *Store, path string, keys *seal.Keys) {
 	t.Helper()
-	ok := must2(t)
-	ok(s.Create(t.Context(), registry.Change{Document: secretDocument("a"), Credentials: secrets(planted)}))
-	ok(s.Create(t.Context(), registry.Change{Document: secretDocument("gone"), Credentials: secrets(planted)}))
-	ok(s.Update(t.Context(), registry.Change{Document: secretDocument("a"), Credentials: secrets(planted + "-2")}))
-	ok(s.Update(t.Context(), registry.Change{Document: secretDocument("a")}))
+	create(t, s, secretDocument("a"), planted)
+	create(t, s, secretDocument("gone"), planted)
+	update(t, s, secretDocument("a"), planted+"-2")
+	update(t, s, secretDocument("a"))
 	if err := s.Delete(t.Context(), "gone", ""); err != nil {
 		t.Fatal(err)
 	}
-	for _, step := range []func(string) error{seal.Add, seal.Use} {
-		if err := step(keyFile); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := keys.Reload(); err != nil {
-		t.Fatal(err)
-	}
+	changeKeys(t, path, keys, seal.Add, seal.Use)
 	if n, err := s.Reseal(t.Context()); n != 1 || err != nil {
 		t.Errorf("Reseal: %d, %v", n, err)
 	}
@@ -85,19 +77,6 @@ func checkFilesHide(t *testing.T, dir string) {
 	if err != nil || files == 0 {
 		t.Errorf("looked into %d files: %v", files, err)
 	}
-}
-
-func keyFile(t *testing.T) (string, *seal.Keys) {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "key")
-	if err := seal.Create(path); err != nil {
-		t.Fatal(err)
-	}
-	keys, err := seal.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return path, keys
 }
 
 func TestSQLiteFilesHideCredentials(t *testing.T) {
@@ -139,23 +118,15 @@ func TestPostgresHidesCredentials(t *testing.T) {
 func TestMovedCredentialsDoNotOpen(t *testing.T) {
 	keys := newKeys(t)
 	s := openSQLite(t, filepath.Join(t.TempDir(), "r.db"), Config{Sealer: keys})
-	ok := must2(t)
-	ok(s.Create(t.Context(), registry.Change{Document: secretDocument("rich"), Credentials: secrets(planted)}))
-	ok(s.Create(t.Context(), registry.Change{Document: secretDocument("poor"), Credentials: secrets("other")}))
-	for _, sql := range []string{
+	create(t, s, secretDocument("rich"), planted)
+	create(t, s, secretDocument("poor"), "other")
+	execute(t, s,
 		`UPDATE credentials SET sealed = (SELECT sealed FROM credentials WHERE integration_id = 'rich') WHERE integration_id = 'poor'`,
 		`UPDATE integrations SET etag = 'x' WHERE id = 'poor'`,
 		`UPDATE registry_state SET stamp = 'x'`,
-	} {
-		if _, err := s.db.ExecContext(t.Context(), sql); err != nil {
-			t.Fatal(err)
-		}
-	}
+	)
 	s.Reload()
-	in, err := s.Get("poor")
-	if err != nil {
-		t.Fatal(err)
-	}
+	in := get(t, s, "poor")
 	if b, err := in.Credentials[credential](); !errors.Is(err, seal.ErrCannotOpen) {
 		t.Errorf("it opens to %d bytes, %v", len(b), err)
 	}
@@ -184,12 +155,9 @@ func TestSQLiteFileIsRefused(t *testing.T) {
 func TestWithoutAKey(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "r.db")
 	with := openSQLite(t, file, Config{Sealer: newKeys(t)})
-	must2(t)(with.Create(t.Context(), registry.Change{Document: secretDocument("a"), Credentials: secrets(planted)}))
+	create(t, with, secretDocument("a"), planted)
 	for name, s := range map[string]*Store{"none": openSQLite(t, file, Config{}), "another": openSQLite(t, file, Config{Sealer: newKeys(t)})} {
-		in, err := s.Get("a")
-		if err != nil {
-			t.Fatal(err)
-		}
+		in := get(t, s, "a")
 		if _, err := in.Credentials[credential](); !errors.Is(err, seal.ErrCannotOpen) {
 			t.Errorf("%s key: %v", name, err)
 		}

@@ -14,8 +14,21 @@ import (
 	"github.com/secretbroker/secretbroker/internal/registry/sqlstore/pgtest"
 )
 
+// opener opens a database, with a Store that closes with the test.
+type opener func(Config) (*Store, error)
+
+// must fails the test if the database cannot be opened.
+func (open opener) must(t *testing.T, c Config) *Store {
+	t.Helper()
+	s, err := open(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 // backends runs a test on an empty database of each kind.
-func backends(t *testing.T, test func(t *testing.T, open func(Config) (*Store, error))) {
+func backends(t *testing.T, test func(t *testing.T, open opener)) {
 	t.Run("sqlite", func(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "r.db")
 		test(t, func(c Config) (*Store, error) { return closing(t)(OpenSQLite(t.Context(), file, c)) })
@@ -48,9 +61,10 @@ func version(t *testing.T, s *Store) (v int) {
 func checkWorks(t *testing.T, s, other *Store) {
 	t.Helper()
 	id := "works-" + rand.Text()
-	r, err := s.Create(t.Context(), registry.Change{Document: document(id, "abc", "dns:a.example.org"), By: "dns:admin.example.org"})
-	must(t, r, err)
-	must2(t)(s.Update(t.Context(), registry.Change{Document: document(id, "xyz", "dns:a.example.org"), ETag: r.ETag}))
+	r := create(t, s, document(id, "abc", "dns:a.example.org"))
+	if _, err := s.Update(t.Context(), registry.Change{Document: document(id, "xyz", "dns:a.example.org"), ETag: r.ETag}); err != nil {
+		t.Fatal(err)
+	}
 	other.Reload()
 	if in, err := other.Get(id); err != nil || in.Azure.Vaults[0] != "https://xyz.vault.azure.net" {
 		t.Errorf("%s on the other side: %v", id, err)
@@ -63,19 +77,13 @@ func checkWorks(t *testing.T, s, other *Store) {
 // During a rolling upgrade programs of one version and of the next work on one
 // database, and after a rollback the older one does alone.
 func TestReleasesSideBySide(t *testing.T) {
-	backends(t, func(t *testing.T, open func(Config) (*Store, error)) {
-		old, err := open(Config{program: latest() - 1})
-		if err != nil {
-			t.Fatal(err)
-		}
+	backends(t, func(t *testing.T, open opener) {
+		old := open.must(t, Config{program: latest() - 1})
 		if v := version(t, old); v != latest()-1 {
 			t.Fatalf("the older program makes version %d", v)
 		}
 		checkWorks(t, old, old)
-		now, err := open(Config{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		now := open.must(t, Config{})
 		if v := version(t, now); v != latest() {
 			t.Fatalf("the newer program makes version %d", v)
 		}
@@ -89,10 +97,7 @@ func TestReleasesSideBySide(t *testing.T) {
 		if err := old.Delete(t.Context(), use.Integration, ""); err != nil {
 			t.Errorf("Delete by the older program: %v", err)
 		}
-		again, err := open(Config{program: latest() - 1})
-		if err != nil {
-			t.Fatalf("after a rollback: %v", err)
-		}
+		again := open.must(t, Config{program: latest() - 1})
 		if v := version(t, again); v != latest() {
 			t.Errorf("the rollback changed the schema to %d", v)
 		}
@@ -103,13 +108,10 @@ func TestReleasesSideBySide(t *testing.T) {
 // What the next release will do to the schema by the rules of migration: columns
 // with defaults, tables, indexes. This release works on through it and after it.
 func TestNextReleasesSchema(t *testing.T) {
-	backends(t, func(t *testing.T, open func(Config) (*Store, error)) {
-		s, err := open(Config{})
-		if err != nil {
-			t.Fatal(err)
-		}
+	backends(t, func(t *testing.T, open opener) {
+		s := open.must(t, Config{})
 		checkWorks(t, s, s)
-		for _, sql := range []string{
+		execute(t, s,
 			`ALTER TABLE integrations ADD COLUMN labels TEXT NOT NULL DEFAULT ''`,
 			`ALTER TABLE registry_state ADD COLUMN extra INTEGER NOT NULL DEFAULT 0`,
 			`ALTER TABLE credentials ADD COLUMN extra TEXT`,
@@ -117,16 +119,9 @@ func TestNextReleasesSchema(t *testing.T) {
 			`CREATE TABLE labels (integration_id TEXT NOT NULL REFERENCES integrations (id) ON DELETE CASCADE)`,
 			`CREATE INDEX integrations_updated ON integrations (updated_at)`,
 			fmt.Sprintf(`INSERT INTO schema_migrations (version, oldest) VALUES (%d, %d)`, latest()+1, latest()),
-		} {
-			if _, err := s.db.ExecContext(t.Context(), sql); err != nil {
-				t.Fatalf("%s: %v", sql, err)
-			}
-		}
+		)
 		checkWorks(t, s, s) // with what it had prepared before
-		again, err := open(Config{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		again := open.must(t, Config{})
 		checkWorks(t, again, s)
 		use := registry.Usage{Integration: again.List()[0].ID, Principal: "dns:a.example.org", FirstAt: time.Unix(1, 0), LastAt: time.Unix(2, 0)}
 		if err := again.MergeUsage(t.Context(), []registry.Usage{use}); err != nil {
@@ -136,9 +131,7 @@ func TestNextReleasesSchema(t *testing.T) {
 			t.Errorf("the newer schema became %d", v)
 		}
 		// The release after the next may need something that this one does not do.
-		if _, err := s.db.ExecContext(t.Context(), fmt.Sprintf(`INSERT INTO schema_migrations (version, oldest) VALUES (%d, %d)`, latest()+2, latest()+1)); err != nil {
-			t.Fatal(err)
-		}
+		execute(t, s, fmt.Sprintf(`INSERT INTO schema_migrations (version, oldest) VALUES (%d, %d)`, latest()+2, latest()+1))
 		if _, err := open(Config{}); err == nil || !strings.Contains(err.Error(), "too old") {
 			t.Errorf("a schema that is too new: %v", err)
 		}

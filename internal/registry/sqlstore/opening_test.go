@@ -38,26 +38,16 @@ func checkSealedFault(t *testing.T, s *Store, text string, want ...string) {
 // another replica seals with a key that this one does not have, and until the key
 // file has it.
 func TestCredentialThatNoKeyOpens(t *testing.T) {
-	backends(t, func(t *testing.T, open func(Config) (*Store, error)) {
+	backends(t, func(t *testing.T, open opener) {
 		path, keys := keyFile(t)
-		s, err := open(Config{Sealer: keys})
-		if err != nil {
-			t.Fatal(err)
-		}
-		ok := must2(t)
-		ok(s.Create(t.Context(), registry.Change{Document: secretDocument("a"), Credentials: secrets(planted)}))
-		ok(s.Create(t.Context(), registry.Change{Document: document("b", "abc", "dns:a.example.org")}))
+		s := open.must(t, Config{Sealer: keys})
+		create(t, s, secretDocument("a"), planted)
+		create(t, s, document("b", "abc", "dns:a.example.org"))
 		checkSealedFault(t, s, "")
 
-		keyless, err := open(Config{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		keyless := open.must(t, Config{})
 		checkSealedFault(t, keyless, faultNoKeyFile, "a")
-		foreign, err := open(Config{Sealer: newKeys(t)})
-		if err != nil {
-			t.Fatal(err)
-		}
+		foreign := open.must(t, Config{Sealer: newKeys(t)})
 		checkSealedFault(t, foreign, faultNoKey, "a")
 
 		// Another replica's file is a copy that has not got the newest key yet.
@@ -73,19 +63,9 @@ func TestCredentialThatNoKeyOpens(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		behind, err := open(Config{Sealer: behindKeys})
-		if err != nil {
-			t.Fatal(err)
-		}
+		behind := open.must(t, Config{Sealer: behindKeys})
 		checkSealedFault(t, behind, "")
-		for _, step := range []func(string) error{seal.Add, seal.Use} {
-			if err := step(path); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := keys.Reload(); err != nil {
-			t.Fatal(err)
-		}
+		changeKeys(t, path, keys, seal.Add, seal.Use)
 		s.Reload()
 		behind.Reload()
 		checkSealedFault(t, behind, faultNoKey, "a")
@@ -105,16 +85,8 @@ func TestCredentialThatNoKeyOpens(t *testing.T) {
 func TestKeyIsTakenAway(t *testing.T) {
 	path, keys := keyFile(t)
 	s := openSQLite(t, filepath.Join(t.TempDir(), "r.db"), Config{Sealer: keys})
-	must2(t)(s.Create(t.Context(), registry.Change{Document: secretDocument("a"), Credentials: secrets(planted)}))
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
-	}
-	if err := seal.Create(path); err != nil {
-		t.Fatal(err)
-	}
-	if err := keys.Reload(); err != nil {
-		t.Fatal(err)
-	}
+	create(t, s, secretDocument("a"), planted)
+	changeKeys(t, path, keys, os.Remove, seal.Create)
 	s.Reload()
 	checkSealedFault(t, s, faultNoKey, "a")
 }
@@ -125,12 +97,12 @@ func TestRevokeWithoutKey(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "r.db")
 	s := openSQLite(t, file, Config{Sealer: newKeys(t)})
 	doc := string(secretDocument("a")) + "grants: [{principals: ['dns:w.example.org']}]\n"
-	must2(t)(s.Create(t.Context(), registry.Change{Document: []byte(doc), Credentials: secrets(planted)}))
+	create(t, s, []byte(doc), planted)
 	foreign := openSQLite(t, file, Config{Sealer: newKeys(t)})
 	if may, err := allowed(foreign, "a", "dns:w.example.org"); err != nil || !may {
 		t.Fatalf("before: %v, %v", may, err)
 	}
-	must2(t)(foreign.Update(t.Context(), registry.Change{Document: secretDocument("a")}))
+	update(t, foreign, secretDocument("a"))
 	if may, err := allowed(foreign, "a", "dns:w.example.org"); may || errors.Is(err, registry.ErrNotFound) {
 		t.Errorf("after the revocation: %v, %v", may, err)
 	}

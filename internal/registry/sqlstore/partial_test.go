@@ -22,7 +22,7 @@ const worker, stranger = "spiffe://example.org/connect/worker-1", "spiffe://exam
 // revoke takes the worker's grant of integration "a" away.
 func revoke(t *testing.T, s *Store) {
 	t.Helper()
-	must2(t)(s.Update(t.Context(), registry.Change{Document: document("a", "abc", stranger)}))
+	update(t, s, document("a", "abc", stranger))
 }
 
 func grant(t *testing.T, s *Store) {
@@ -145,15 +145,8 @@ func TestBlackHoleInReseal(t *testing.T) {
 	path, keys := keyFile(t)
 	s := openPostgres(t, through(way), Config{Sealer: keys, MaxOutage: maxOutage})
 	grant(t, s)
-	must2(t)(s.Create(t.Context(), registry.Change{Document: secretDocument("sealed"), Credentials: secrets(planted)}))
-	for _, step := range []func(string) error{seal.Add, seal.Use} {
-		if err := step(path); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := keys.Reload(); err != nil {
-		t.Fatal(err)
-	}
+	create(t, s, secretDocument("sealed"), planted)
+	changeKeys(t, path, keys, seal.Add, seal.Use)
 	s.Reload() // but for the credentials: the last look is now
 	way.Hold()
 	held := time.Now()
@@ -310,7 +303,7 @@ func TestWriterHoldsNoLockWhileItWaits(t *testing.T) {
 		if got := server.Query("postgres", "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"); got != "0" {
 			t.Errorf("%s sessions wait for their clients in a transaction", got)
 		}
-		must2(t)(other.Update(t.Context(), registry.Change{Document: document("a", "abc", stranger)}))
+		update(t, other, document("a", "abc", stranger))
 		way.Release()
 		if err := <-ended; err != nil {
 			t.Error(err)

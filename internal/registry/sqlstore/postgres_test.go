@@ -58,13 +58,6 @@ func secretDocument(id string) []byte {
 	return fmt.Appendf(nil, "id: %s\nkind: AZURE_KEY_VAULT\nazure:\n  tenant_id: 11111111-2222-3333-4444-555555555555\n  client_id: 66666666-7777-8888-9999-aaaaaaaaaaaa\n  credential: {type: client_secret}\n  vaults: [https://abc.vault.azure.net]\n", id)
 }
 
-func must(t *testing.T, _ registry.Record, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // await waits for something that takes a moment.
 func await(t *testing.T, what string, is func() bool) {
 	t.Helper()
@@ -142,8 +135,7 @@ func TestPostgresRevocation(t *testing.T) {
 	const worker = "spiffe://example.org/connect/worker-1"
 	server := pgtest.New(t)
 	writer := openPostgres(t, server.URL("postgres"), Config{})
-	r, err := writer.Create(t.Context(), registry.Change{Document: document("a", "abc", worker)})
-	must(t, r, err)
+	create(t, writer, document("a", "abc", worker))
 	way := newProxy(t, server)
 	notified := running(t, openPostgres(t, server.URL("postgres"), Config{PollInterval: time.Hour}))
 	polling := openPostgres(t, server.URL("postgres"), Config{})
@@ -154,7 +146,7 @@ func TestPostgresRevocation(t *testing.T) {
 	grant := func(who string, want bool) {
 		t.Helper()
 		began := time.Now()
-		must2(t)(writer.Update(t.Context(), registry.Change{Document: document("a", "abc", who)}))
+		update(t, writer, document("a", "abc", who))
 		way.Cut()
 		var waiting sync.WaitGroup
 		for name, s := range replicas {
@@ -173,7 +165,7 @@ func TestPostgresRevocation(t *testing.T) {
 	}
 	// The listener is there once one notice has come through.
 	await(t, "the first notice", func() bool {
-		must2(t)(writer.Update(t.Context(), registry.Change{Document: document("a", "abc", worker)}))
+		update(t, writer, document("a", "abc", worker))
 		w, _ := writer.Get("a")
 		n, _ := notified.Get("a")
 		return w.Revision == n.Revision
@@ -184,15 +176,6 @@ func TestPostgresRevocation(t *testing.T) {
 	}
 }
 
-func must2(t *testing.T) func(registry.Record, error) {
-	return func(_ registry.Record, err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
 // While the database is away a replica serves what it saw last, says so, and
 // refuses in the end; when it is back, so is the replica.
 func TestPostgresOutage(t *testing.T) {
@@ -200,7 +183,7 @@ func TestPostgresOutage(t *testing.T) {
 	server := pgtest.New(t)
 	clock := newClock()
 	s := running(t, openPostgres(t, server.URL("postgres"), Config{MaxOutage: time.Minute, PollInterval: 20 * time.Millisecond, Now: clock.now}))
-	must2(t)(s.Create(t.Context(), registry.Change{Document: document("a", "abc", worker)}))
+	create(t, s, document("a", "abc", worker))
 	for round := range 2 {
 		server.Kill()
 		await(t, "the outage is noticed", func() bool { return s.Status().Problem != "" })
@@ -229,7 +212,7 @@ func TestPostgresOutage(t *testing.T) {
 		if is, err := allowed(s, "a", worker); !is || err != nil {
 			t.Errorf("round %d: after the outage: %v, %v", round, is, err)
 		}
-		must2(t)(s.Update(t.Context(), registry.Change{Document: document("a", "abc", worker)}))
+		update(t, s, document("a", "abc", worker))
 	}
 }
 
@@ -238,7 +221,7 @@ func TestPostgresSilence(t *testing.T) {
 	server := pgtest.New(t)
 	way := newProxy(t, server)
 	s := running(t, openPostgres(t, through(way), Config{PollInterval: 20 * time.Millisecond}))
-	must2(t)(s.Create(t.Context(), registry.Change{Document: document("a", "abc", "dns:a.example.org")}))
+	create(t, s, document("a", "abc", "dns:a.example.org"))
 	way.Hold()
 	await(t, "the silence is noticed", func() bool { return s.Status().Problem != "" })
 	if _, err := s.Get("a"); err != nil {

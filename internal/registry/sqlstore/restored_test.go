@@ -6,8 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
 func TestWentBack(t *testing.T) {
@@ -36,77 +34,31 @@ func TestWentBack(t *testing.T) {
 	}
 }
 
-// copyTables keeps what is in a database, and the func it returns restores that, in
-// one transaction as pg_restore and SQLite's .restore do.
-func copyTables(t *testing.T, s *Store) (restore func()) {
-	t.Helper()
-	tables := []string{"registry_state", "registry_changes", "integrations", "credentials"}
-	run := func(sql string) {
-		t.Helper()
-		if _, err := s.db.ExecContext(t.Context(), sql); err != nil {
-			t.Fatalf("%s: %v", sql, err)
-		}
-	}
-	for _, table := range tables {
-		run("CREATE TABLE backup_" + table + " AS SELECT * FROM " + table)
-	}
-	return func() {
-		t.Helper()
-		tx, err := s.db.BeginTx(t.Context(), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer tx.Rollback() // does nothing after a commit
-		var sql []string
-		for _, table := range slices.Backward(tables) {
-			sql = append(sql, "DELETE FROM "+table)
-		}
-		for _, table := range tables {
-			sql = append(sql, "INSERT INTO "+table+" SELECT * FROM backup_"+table)
-		}
-		for _, one := range sql {
-			if _, err := tx.ExecContext(t.Context(), one); err != nil {
-				t.Fatalf("%s: %v", one, err)
-			}
-		}
-		if err := tx.Commit(); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
 // TestRestored: a replica that runs tells what has come back, one that starts tells
 // that something may have, and neither tells anything of ordinary changes.
 func TestRestored(t *testing.T) {
-	backends(t, func(t *testing.T, open func(Config) (*Store, error)) {
+	backends(t, func(t *testing.T, open opener) {
 		var told []Restored
 		var log strings.Builder
-		s, err := open(Config{OnRestored: func(r Restored) { told = append(told, r) }, Logger: slog.New(slog.NewTextHandler(&log, nil))})
-		if err != nil {
-			t.Fatal(err)
-		}
-		other, err := open(Config{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		ok := must2(t)
+		s := open.must(t, Config{OnRestored: func(r Restored) { told = append(told, r) }, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		other := open.must(t, Config{})
 		for _, id := range []string{"a", "b", "c"} {
-			ok(other.Create(t.Context(), registry.Change{Document: document(id, "abc", "dns:w.example.org")}))
+			create(t, other, document(id, "abc", "dns:w.example.org"))
 		}
 		s.Reload()
-		restore := copyTables(t, s)
-		ok(other.Update(t.Context(), registry.Change{Document: document("a", "abc", "dns:other.example.org")}))
+		save(t, s, "backup")
+		update(t, other, document("a", "abc", "dns:other.example.org"))
 		if err := other.Delete(t.Context(), "b", ""); err != nil {
 			t.Fatal(err)
 		}
-		ok(s.Create(t.Context(), registry.Change{Document: document("d", "abc", "dns:w.example.org")}))
+		create(t, s, document("d", "abc", "dns:w.example.org"))
 		s.Reload()
 		seen := s.Position()
 		if len(told) > 0 || strings.Contains(log.String(), "WARN") {
 			t.Fatalf("told of ordinary changes: %+v\n%s", told, log.String())
 		}
 
-		restore()
+		restore(t, s, "backup")
 		s.Reload()
 		if len(told) != 1 || !told[0].Known || told[0].Was != seen || told[0].Is != s.Position() || told[0].Is.Revision >= seen.Revision {
 			t.Fatalf("told %+v", told)
@@ -129,12 +81,12 @@ func TestRestored(t *testing.T) {
 		}
 
 		// More changes than were lost, before anybody looks.
-		ok(other.Update(t.Context(), registry.Change{Document: document("a", "xyz", "dns:w.example.org")}))
+		update(t, other, document("a", "xyz", "dns:w.example.org"))
 		s.Reload()
 		seen = s.Position()
-		restore()
+		restore(t, s, "backup")
 		for range 3 {
-			ok(other.Update(t.Context(), registry.Change{Document: document("c", "xyz", "dns:w.example.org")}))
+			update(t, other, document("c", "xyz", "dns:w.example.org"))
 		}
 		if s.Reload(); len(told) != 2 || told[1].Is.Revision <= seen.Revision {
 			t.Errorf("told %+v", told)

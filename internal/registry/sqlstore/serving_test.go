@@ -21,14 +21,10 @@ import (
 // overwrite changes a row as a newer release, or a hand, would.
 func overwrite(t *testing.T, s *Store, id, spec string) {
 	t.Helper()
-	for _, sql := range []string{
+	execute(t, s,
 		fmt.Sprintf(`UPDATE integrations SET spec = '%s', etag = etag || 'x' WHERE id = '%s'`, strings.ReplaceAll(spec, "'", "''"), id),
 		`UPDATE registry_state SET stamp = stamp || 'x'`,
-	} {
-		if _, err := s.db.ExecContext(t.Context(), sql); err != nil {
-			t.Fatal(err)
-		}
-	}
+	)
 	s.Reload()
 }
 
@@ -37,8 +33,8 @@ func overwrite(t *testing.T, s *Store, id, spec string) {
 func TestUnreadableChangeIsNotServed(t *testing.T) {
 	s := openSQLite(t, filepath.Join(t.TempDir(), "r.db"), Config{})
 	good := string(document("a", "abc", "dns:a.example.org"))
-	must2(t)(s.Create(t.Context(), registry.Change{Document: []byte(good)}))
-	must2(t)(s.Create(t.Context(), registry.Change{Document: document("b", "abc", "dns:a.example.org")}))
+	create(t, s, []byte(good))
+	create(t, s, document("b", "abc", "dns:a.example.org"))
 	overwrite(t, s, "a", good+"a_later_setting: 1\n")
 	if _, err := s.Get("a"); !errors.Is(err, registry.ErrNotFound) {
 		t.Errorf("Get: %v", err)
@@ -53,7 +49,9 @@ func TestUnreadableChangeIsNotServed(t *testing.T) {
 	if err != nil || r.Integration != nil || len(r.Faults) == 0 || len(r.Document) == 0 {
 		t.Errorf("Record: %+v, %v", r, err)
 	}
-	must2(t)(s.Update(t.Context(), registry.Change{Document: []byte(good), ETag: r.ETag}))
+	if _, err := s.Update(t.Context(), registry.Change{Document: []byte(good), ETag: r.ETag}); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := s.Get("a"); err != nil || len(s.Faults()) != 0 {
 		t.Errorf("after mending: %v, %v", err, s.Faults())
 	}
@@ -74,11 +72,8 @@ func TestNamedFilesAreFollowed(t *testing.T) {
 	var told int
 	s := openSQLite(t, filepath.Join(dir, "r.db"), Config{Files: []string{dir}, OnChange: func(_, changed []*integration.Integration) { told += len(changed) }})
 	doc := strings.Replace(string(secretDocument("a")), "{type: client_secret}", "{type: client_secret, client_secret_file: "+file+"}", 1)
-	must2(t)(s.Create(t.Context(), registry.Change{Document: []byte(doc)}))
-	before, err := s.Get("a")
-	if err != nil {
-		t.Fatal(err)
-	}
+	create(t, s, []byte(doc))
+	before := get(t, s, "a")
 	s.Reload()
 	if now, _ := s.Get("a"); now != before {
 		t.Error("another integration without a change")
@@ -109,29 +104,14 @@ func TestReloadSealsWithTheNewKey(t *testing.T) {
 	path, keys := keyFile(t)
 	file := filepath.Join(t.TempDir(), "r.db")
 	s, other := openSQLite(t, file, Config{Sealer: keys}), openSQLite(t, file, Config{Sealer: keys})
-	must2(t)(s.Create(t.Context(), registry.Change{Document: secretDocument("a"), Credentials: secrets(planted)}))
-	for _, step := range []func(string) error{seal.Add, seal.Use} {
-		if err := step(path); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := keys.Reload(); err != nil {
-		t.Fatal(err)
-	}
+	create(t, s, secretDocument("a"), planted)
+	changeKeys(t, path, keys, seal.Add, seal.Use)
 	s.Reload()
 	s.Reload()
-	if err := seal.Drop(path); err != nil {
-		t.Fatal(err)
-	}
-	if err := keys.Reload(); err != nil {
-		t.Fatal(err)
-	}
+	changeKeys(t, path, keys, seal.Drop)
 	other.Reload()
 	for name, s := range map[string]*Store{"this": s, "the other": other} {
-		in, err := s.Get("a")
-		if err != nil {
-			t.Fatal(err)
-		}
+		in := get(t, s, "a")
 		if b, err := in.Credentials[credential](); err != nil || string(b) != planted {
 			t.Errorf("%s Store, without the old key: %d bytes, %v", name, len(b), err)
 		}
@@ -172,7 +152,7 @@ func TestPostgresPassword(t *testing.T) {
 	}
 	defer s.Close()
 	running(t, s)
-	must2(t)(s.Create(t.Context(), registry.Change{Document: document("a", "abc", "dns:a.example.org")}))
+	create(t, s, document("a", "abc", "dns:a.example.org"))
 	server.Query("postgres", "ALTER ROLE broker PASSWORD 'second-pl4nted'")
 	server.Query("postgres", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'broker'")
 	await(t, "the password no longer does", func() bool { return s.Status().Problem != "" })

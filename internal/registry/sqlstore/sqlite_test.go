@@ -1,11 +1,13 @@
 package sqlstore
 
 import (
+	"context"
 	"path/filepath"
 	"testing"
 
 	"go.uber.org/goleak"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/registry/registrytest"
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
@@ -13,8 +15,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// newKeys makes a key file and opens it.
-func newKeys(t *testing.T) *seal.Keys {
+// keyFile makes a key file and opens it.
+func keyFile(t *testing.T) (string, *seal.Keys) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "registry.key")
 	if err := seal.Create(path); err != nil {
@@ -24,7 +26,69 @@ func newKeys(t *testing.T) *seal.Keys {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return path, keys
+}
+
+func newKeys(t *testing.T) *seal.Keys {
+	t.Helper()
+	_, keys := keyFile(t)
 	return keys
+}
+
+// changeKeys changes a key file and reads it again.
+func changeKeys(t *testing.T, path string, keys *seal.Keys, steps ...func(string) error) {
+	t.Helper()
+	for _, step := range steps {
+		if err := step(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := keys.Reload(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// create makes an integration, with credentials if their texts are given, and
+// update changes it.
+func create(t *testing.T, s *Store, document []byte, credentials ...string) registry.Record {
+	t.Helper()
+	return change(t, s.Create, document, credentials)
+}
+
+func update(t *testing.T, s *Store, document []byte, credentials ...string) registry.Record {
+	t.Helper()
+	return change(t, s.Update, document, credentials)
+}
+
+func change(t *testing.T, make func(context.Context, registry.Change) (registry.Record, error), document []byte, credentials []string) registry.Record {
+	t.Helper()
+	c := registry.Change{Document: document}
+	for _, text := range credentials {
+		c.Credentials = secrets(text)
+	}
+	r, err := make(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func get(t *testing.T, s *Store, id string) *integration.Integration {
+	t.Helper()
+	in, err := s.Get(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return in
+}
+
+func execute(t *testing.T, s *Store, queries ...string) {
+	t.Helper()
+	for _, query := range queries {
+		if _, err := s.db.ExecContext(t.Context(), query); err != nil {
+			t.Fatalf("%s: %v", query, err)
+		}
+	}
 }
 
 // openSQLite opens a Store that closes with the test.
