@@ -22,65 +22,42 @@ const (
 )
 
 func TestPrincipalPatternFaults(t *testing.T) {
-	for _, tt := range []struct{ pattern, text string }{
-		{"", wantPrincipal},
-		{"*", wantPrincipal},
-		{"**", wantPrincipal},
-		{"worker-1", wantPrincipal},
-		{" spiffe://example.org/a", wantPrincipal},
-		{"SPIFFE://example.org/a", wantPrincipal},
-		{"DNS:a.example.org", wantPrincipal},
-		{"https://example.org", wantPrincipal},
-		{"dns:", wantHost},
-		{"dns:*", wantHost},
-		{"dns:a.*.example.org", wantHost},
-		{"dns:wor*.example.org", wantHost},
-		{"dns:Worker.example.org", wantHost},
-		{"dns:worker.example.org.", wantHost},
-		{"dns:worker.example.org ", wantHost},
-		{"dns:wor\u212aer.example.org", wantHost},
-		{"dns:*.", wantDomain},
-		{"dns:*.*.example.org", wantDomain},
-		{"dns:*.Example.org", wantDomain},
-		{"dns:**.example.org", wantHost},
-		{"spiffe://*", openDomain},
-		{"spiffe://**", openDomain},
-		{"spiffe://***", openDomain},
-		{"spiffe://example.*", openDomain},
-		{"spiffe://example.org*", openDomain},
-		{"spiffe://*/connect", openDomain},
-		{"spiffe://*.example.org/*", openDomain},
-		{"spiffe://example.org/*/worker", starAtEnd},
-		{"spiffe://example.org/**/worker", starAtEnd},
-		{"spiffe://example.org/a**", starAtEnd},
-		{"spiffe://example.org/***", starAtEnd},
-		{"spiffe://example.org/*/**", starAtEnd},
-		{"spiffe://example.org/*/*", starAtEnd},
-		{"spiffe://", "not a SPIFFE ID: "},
-		{"spiffe:///worker", "not a SPIFFE ID: "},
-		{"spiffe:///*", "not a SPIFFE ID: "},
-		{"spiffe:///**", "not a SPIFFE ID: "},
-		{"spiffe://Example.org/a", "not a SPIFFE ID: "},
-		{"spiffe://example.org/", "not a SPIFFE ID: "},
-		{"spiffe://example.org/a/", "not a SPIFFE ID: "},
-		{"spiffe://example.org//**", "not a SPIFFE ID: "},
-		{"spiffe://example.org/a//*", "not a SPIFFE ID: "},
-		{"spiffe://example.org/../a", "not a SPIFFE ID: "},
-		{"spiffe://example.org/./*", "not a SPIFFE ID: "},
-		{"spiffe://example.org/a%2fb", "not a SPIFFE ID: "},
-		{"spiffe://example.org/a?x", "not a SPIFFE ID: "},
-		{"spiffe://example.org:443/a", "not a SPIFFE ID: "},
-		{"spiffe://user@example.org/a", "not a SPIFFE ID: "},
-		{"spiffe://example.org/\u0131", "not a SPIFFE ID: "},
+	for text, patterns := range map[string][]string{
+		wantPrincipal: {
+			"", "*", "**", "worker-1", " spiffe://example.org/a", "SPIFFE://example.org/a", "DNS:a.example.org", "https://example.org",
+		},
+		wantHost: {
+			"dns:", "dns:*", "dns:a.*.example.org", "dns:wor*.example.org", "dns:Worker.example.org", "dns:worker.example.org.",
+			"dns:worker.example.org ", "dns:wor\u212aer.example.org", "dns:**.example.org",
+		},
+		wantDomain: {
+			"dns:*.", "dns:*.*.example.org", "dns:*.Example.org",
+		},
+		openDomain: {
+			"spiffe://*", "spiffe://**", "spiffe://***", "spiffe://example.*", "spiffe://example.org*", "spiffe://*/connect",
+			"spiffe://*.example.org/*",
+		},
+		starAtEnd: {
+			"spiffe://example.org/*/worker", "spiffe://example.org/**/worker", "spiffe://example.org/a**", "spiffe://example.org/***",
+			"spiffe://example.org/*/**", "spiffe://example.org/*/*",
+		},
+		"not a SPIFFE ID: ": {
+			"spiffe://", "spiffe:///worker", "spiffe:///*", "spiffe:///**", "spiffe://Example.org/a", "spiffe://example.org/",
+			"spiffe://example.org/a/", "spiffe://example.org//**", "spiffe://example.org/a//*", "spiffe://example.org/../a",
+			"spiffe://example.org/./*", "spiffe://example.org/a%2fb", "spiffe://example.org/a?x", "spiffe://example.org:443/a",
+			"spiffe://user@example.org/a", "spiffe://example.org/\u0131",
+		},
 	} {
-		p, err := NewPolicy(secret.KindAzureKeyVault, nil, []Grant{{Principals: []string{"spiffe://example.org/good", tt.pattern}}})
-		var fault *GrantError
-		if p != nil || !errors.As(err, &fault) {
-			t.Errorf("principal %q: policy %v, error %v", tt.pattern, p, err)
-			continue
-		}
-		if fault.Grant != 0 || fault.Field != "principals" || fault.Index != 1 || !strings.HasPrefix(fault.Text, tt.text) {
-			t.Errorf("principal %q: %v, want %q", tt.pattern, fault, tt.text)
+		for _, pattern := range patterns {
+			p, err := NewPolicy(secret.KindAzureKeyVault, nil, []Grant{{Principals: []string{"spiffe://example.org/good", pattern}}})
+			var fault *GrantError
+			if p != nil || !errors.As(err, &fault) {
+				t.Errorf("principal %q: policy %v, error %v", pattern, p, err)
+				continue
+			}
+			if fault.Grant != 0 || fault.Field != "principals" || fault.Index != 1 || !strings.HasPrefix(fault.Text, text) {
+				t.Errorf("principal %q: %v, want %q", pattern, fault, text)
+			}
 		}
 	}
 }
