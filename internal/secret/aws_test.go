@@ -3,8 +3,6 @@ package secret
 import (
 	"strings"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
 )
 
 const (
@@ -107,35 +105,6 @@ var rejectedAWS = []struct{ name, in, fault string }{
 	{"port", awsURL + ":8443::db", awsPortFault},
 	{"user", "https://user@secretsmanager.eu-west-1.amazonaws.com::db", awsUserFault},
 	{"path", awsURL + "/x::db", "the endpoint's URL continues after the host (byte 47); it must have no path, query, fragment or percent-encoding"},
-}
-
-func TestParseAWSAccepts(t *testing.T) {
-	for _, tt := range acceptedAWS {
-		t.Run(tt.name, func(t *testing.T) {
-			got, err := ParseRef(tt.in)
-			if err != nil {
-				t.Fatalf("ParseRef(%q): %v", tt.in, err)
-			}
-			if diff := cmp.Diff(tt.want, got); diff != "" {
-				t.Errorf("ParseRef(%q) (-want +got):\n%s", tt.in, diff)
-			}
-			checkCanonical(t, got)
-		})
-	}
-}
-
-func TestParseAWSRejects(t *testing.T) {
-	for _, tt := range rejectedAWS {
-		t.Run(tt.name, func(t *testing.T) {
-			ref, err := ParseRef(tt.in)
-			if err == nil {
-				t.Fatalf("ParseRef(%q) = %+v", tt.in, ref)
-			}
-			if e := AsError(err); e.Reason != ReasonInvalidReference || !strings.HasPrefix(e.Message, "not a reference: "+tt.fault+"; expected <ARN>") {
-				t.Errorf("ParseRef(%q): %v, want %q", tt.in, err, tt.fault)
-			}
-		})
-	}
 }
 
 func TestParseAWSStore(t *testing.T) {

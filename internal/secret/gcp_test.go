@@ -3,8 +3,6 @@ package secret
 import (
 	"strings"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
 )
 
 func gcpRef(store, name, version, key string) Ref {
@@ -83,35 +81,6 @@ var rejectedGCP = []struct{ name, in, fault string }{
 	{"version with a path", "projects/my-project/secrets/db/versions/1/x", gcpVersionFault},
 	{"version empty in the name", "projects/my-project/secrets/db/versions/", `the version after "/versions/" is empty; leave it out to select the newest version`},
 	{"version twice", "projects/my-project/secrets/db/versions/1#1", `the version is given twice, after "/versions/" and after "#"`},
-}
-
-func TestParseGCPAccepts(t *testing.T) {
-	for _, tt := range acceptedGCP {
-		t.Run(tt.name, func(t *testing.T) {
-			got, err := ParseRef(tt.in)
-			if err != nil {
-				t.Fatalf("ParseRef(%q): %v", tt.in, err)
-			}
-			if diff := cmp.Diff(tt.want, got); diff != "" {
-				t.Errorf("ParseRef(%q) (-want +got):\n%s", tt.in, diff)
-			}
-			checkCanonical(t, got)
-		})
-	}
-}
-
-func TestParseGCPRejects(t *testing.T) {
-	for _, tt := range rejectedGCP {
-		t.Run(tt.name, func(t *testing.T) {
-			ref, err := ParseRef(tt.in)
-			if err == nil {
-				t.Fatalf("ParseRef(%q) = %+v", tt.in, ref)
-			}
-			if e := AsError(err); e.Reason != ReasonInvalidReference || !strings.HasPrefix(e.Message, "not a reference: "+tt.fault+"; expected projects/") {
-				t.Errorf("ParseRef(%q): %v, want %q", tt.in, err, tt.fault)
-			}
-		})
-	}
 }
 
 func TestParseGCPStore(t *testing.T) {

@@ -24,43 +24,23 @@ var benchRefs = []struct{ name, in string }{
 	{"password", "hunter2"},
 }
 
-func BenchmarkParseRef(b *testing.B) {
-	for _, bench := range benchRefs {
-		b.Run(bench.name, func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				_, _ = ParseRef(bench.in)
-			}
-		})
-	}
-}
-
-func BenchmarkIsString(b *testing.B) {
+func BenchmarkRef(b *testing.B) {
 	for _, bench := range benchRefs {
 		r, err := ParseRef(bench.in)
-		if err != nil {
-			continue
-		}
-		b.Run(bench.name, func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				_ = r.IsString(bench.in)
+		for name, run := range map[string]func(){
+			"ParseRef": func() { _, _ = ParseRef(bench.in) },
+			"IsString": func() { _ = r.IsString(bench.in) },
+			"String":   func() { _ = r.String() },
+		} {
+			if err != nil && name != "ParseRef" {
+				continue
 			}
-		})
-	}
-}
-
-func BenchmarkString(b *testing.B) {
-	for _, bench := range benchRefs {
-		r, err := ParseRef(bench.in)
-		if err != nil {
-			continue
+			b.Run(name+"/"+bench.name, func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					run()
+				}
+			})
 		}
-		b.Run(bench.name, func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				_ = r.String()
-			}
-		})
 	}
 }

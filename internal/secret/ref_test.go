@@ -3,6 +3,7 @@ package secret
 import (
 	"errors"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -62,7 +63,7 @@ var acceptedRefs = []struct {
 }
 
 func TestParseRefAccepts(t *testing.T) {
-	for _, tt := range acceptedRefs {
+	for _, tt := range slices.Concat(acceptedRefs, acceptedAWS, acceptedGCP, foldedOthers) {
 		t.Run(tt.name, func(t *testing.T) {
 			got, err := ParseRef(tt.in)
 			if err != nil {
@@ -292,6 +293,26 @@ func TestParseRefRejects(t *testing.T) {
 	}
 }
 
+func TestParseRefRejectsOtherKinds(t *testing.T) {
+	check := func(name, in, fault, form string) {
+		t.Run(name, func(t *testing.T) {
+			ref, err := ParseRef(in)
+			if err == nil {
+				t.Fatalf("ParseRef(%q) = %+v", in, ref)
+			}
+			if e := AsError(err); e.Reason != ReasonInvalidReference || !strings.HasPrefix(e.Message, "not a reference: "+fault+"; expected "+form) {
+				t.Errorf("ParseRef(%q): %v, want %q", in, err, fault)
+			}
+		})
+	}
+	for _, tt := range rejectedAWS {
+		check(tt.name, tt.in, tt.fault, "<ARN>")
+	}
+	for _, tt := range rejectedGCP {
+		check(tt.name, tt.in, tt.fault, "projects/")
+	}
+}
+
 // The cache and the store do not see Key and Decoding, which apply after the read.
 func TestRefSecret(t *testing.T) {
 	r, err := ParseRef("https://abc.vault.azure.net::db#" + hex32 + "?decode=base64::key")
@@ -300,12 +321,6 @@ func TestRefSecret(t *testing.T) {
 	}
 	if diff := cmp.Diff(azureRef("https://abc.vault.azure.net", "db", hex32, ""), r.Secret()); diff != "" {
 		t.Errorf("Secret() (-want +got):\n%s", diff)
-	}
-}
-
-func TestParseRefExampleIsOne(t *testing.T) {
-	if _, err := ParseRef(refExample); err != nil {
-		t.Errorf("the example that every rejection ends with: %v", err)
 	}
 }
 

@@ -218,10 +218,16 @@ func TestSelectConcurrently(t *testing.T) {
 
 func BenchmarkSelect(b *testing.B) {
 	s := document(`{"username":"app","password":"correct horse battery staple","port":1433}`)
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := s.Select("password"); err != nil {
-			b.Fatal(err)
-		}
+	for name, key := range map[string]string{"member": "password", "whole": ""} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				v, err := s.Select(key)
+				if err != nil {
+					b.Fatal(err)
+				}
+				v.Wipe()
+			}
+		})
 	}
 }

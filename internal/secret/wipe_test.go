@@ -192,15 +192,3 @@ func TestDecodingTakesTheValueOver(t *testing.T) {
 		t.Errorf("a value that was not to be decoded: %q, %v", v.Reveal(), err)
 	}
 }
-
-func BenchmarkSelectWhole(b *testing.B) {
-	s := document("a password of some length")
-	b.ReportAllocs()
-	for b.Loop() {
-		v, err := s.Select("")
-		if err != nil {
-			b.Fatal(err)
-		}
-		v.Wipe()
-	}
-}
