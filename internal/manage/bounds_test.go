@@ -10,15 +10,13 @@ import (
 	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/manage"
-	"github.com/secretbroker/secretbroker/internal/placement"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
 // Once it is recorded, a change is made whether or not its caller waits for it.
 func TestChangeOutlivesItsCaller(t *testing.T) {
-	b := newBench(t, placement.Config{})
-	b.create(t, "cspi")
+	b := newSampleBench(t)
 	ctx, leave := context.WithCancel(t.Context())
 	b.audit.broken = func(e audit.Event) bool {
 		if e.Outcome == audit.Attempted {
@@ -37,8 +35,7 @@ func TestChangeOutlivesItsCaller(t *testing.T) {
 
 // A change whose record would be too long for a line is refused.
 func TestChangeThatCannotBeRecorded(t *testing.T) {
-	b := newBench(t, placement.Config{})
-	b.create(t, "cspi")
+	b := newSampleBench(t)
 	var grants []manage.Grant
 	for range 9 {
 		grants = append(grants, manage.Grant{Principals: []string{"dns:a"}, Keys: []string{strings.Repeat("k", audit.MaxChange/8)}})
@@ -57,8 +54,7 @@ func TestChangeThatCannotBeRecorded(t *testing.T) {
 
 // Validations ask stores out of turn, so only a few run at a time.
 func TestFewValidationsAtATime(t *testing.T) {
-	b := newBench(t, placement.Config{})
-	b.create(t, "cspi")
+	b := newSampleBench(t)
 	begun, finish := make(chan struct{}), make(chan struct{})
 	b.cfg.Validate = func(context.Context, *integration.Integration) []provider.Step {
 		begun <- struct{}{}

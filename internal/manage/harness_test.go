@@ -138,6 +138,17 @@ func newBench(t *testing.T, rules placement.Config) *bench {
 	return b
 }
 
+// newSampleBench has the sample as "cspi".
+func newSampleBench(t *testing.T) *bench {
+	t.Helper()
+	b := newBench(t, placement.Config{})
+	b.create(t, "cspi")
+	return b
+}
+
+// fault is the error of a call, without its answer.
+func fault[T any](_ T, err error) error { return err }
+
 func as(who authz.Principal) manage.Caller {
 	return manage.Caller{RequestID: "r", Principal: who, PeerAddress: "192.0.2.1:1", CertificateSerial: "ab"}
 }
@@ -170,6 +181,16 @@ roles:
 
 func credentials() map[string]secret.Value {
 	return map[string]secret.Value{"azure.credential.client_secret": secret.NewValue([]byte(canary))}
+}
+
+// change changes the settings of a form.
+func change(t *testing.T, f *manage.Form, change func(map[string]any)) {
+	t.Helper()
+	s := f.Settings()
+	change(s)
+	if err := f.SetSettings(s); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // create makes the sample.

@@ -101,13 +101,9 @@ func TestExternalID(t *testing.T) {
 		t.Errorf("two integrations have the external ID %q: %v", got, err)
 	}
 
-	edit := func(who authz.Principal, change func(role map[string]any)) (manage.Integration, []string, error) {
+	edit := func(who authz.Principal, role func(map[string]any)) (manage.Integration, []string, error) {
 		f := form
-		s := f.Settings()
-		change(s["role"].(map[string]any))
-		if err := f.SetSettings(s); err != nil {
-			t.Fatal(err)
-		}
+		change(t, &f, func(s map[string]any) { role(s["role"].(map[string]any)) })
 		return b.Update(t.Context(), as(who), f, []string{"settings"}, nil, manage.WriteOptions{})
 	}
 	// The form has no external ID, as its file.
@@ -131,11 +127,7 @@ func TestRoleLater(t *testing.T) {
 	if err != nil || factOf(in, "External ID") != "" {
 		t.Fatalf("%v, %v", in.Facts, err)
 	}
-	s := form.Settings()
-	s["role"] = map[string]any{"arn": "arn:aws:iam::123456789012:role/reader"}
-	if err := form.SetSettings(s); err != nil {
-		t.Fatal(err)
-	}
+	change(t, &form, func(s map[string]any) { s["role"] = map[string]any{"arn": "arn:aws:iam::123456789012:role/reader"} })
 	in, _, err = b.Update(t.Context(), as(owner), form, []string{"settings"}, nil, manage.WriteOptions{})
 	if err != nil || len(factOf(in, "External ID")) != 36 {
 		t.Errorf("%v, %v", in.Facts, err)
@@ -173,11 +165,7 @@ func TestOwnersOfKinds(t *testing.T) {
 		if _, err := b.Create(t.Context(), as(orgOwner), form, tt.credentials, manage.WriteOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		s := form.Settings()
-		s[tt.setting] = tt.value
-		if err := form.SetSettings(s); err != nil {
-			t.Fatal(err)
-		}
+		change(t, &form, func(s map[string]any) { s[tt.setting] = tt.value })
 		_, _, err := b.Update(t.Context(), as(owner), form, []string{"settings"}, nil, manage.WriteOptions{ValidateOnly: true})
 		if got := reasonOf(err); got != tt.want {
 			t.Errorf("%s: %s = %v: %q, want %q: %v", form.ID, tt.setting, tt.value, got, tt.want, err)

@@ -1,6 +1,7 @@
 package manage_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -22,36 +23,23 @@ func TestWhoMayDoWhat(t *testing.T) {
 	check := manage.WriteOptions{ValidateOnly: true}
 	const denied, missing = secret.ReasonAccessDenied, secret.ReasonIntegrationNotFound
 	calls := map[string]func(b *bench, who manage.Caller, id string) error{
-		"create": func(b *bench, who manage.Caller, id string) error {
-			_, err := b.Create(t.Context(), who, sample(t, "new"), credentials(), check)
-			return err
+		"create": func(b *bench, who manage.Caller, _ string) error {
+			return fault(b.Create(t.Context(), who, sample(t, "new"), credentials(), check))
 		},
-		"get": func(b *bench, who manage.Caller, id string) error {
-			_, err := b.Get(t.Context(), who, id)
-			return err
-		},
-		"usage": func(b *bench, who manage.Caller, id string) error {
-			_, err := b.Usage(t.Context(), who, id, 0, "")
-			return err
-		},
+		"get":   func(b *bench, who manage.Caller, id string) error { return fault(b.Get(t.Context(), who, id)) },
+		"usage": func(b *bench, who manage.Caller, id string) error { return fault(b.Usage(t.Context(), who, id, 0, "")) },
 		"update": func(b *bench, who manage.Caller, id string) error {
 			_, _, err := b.Update(t.Context(), who, manage.Form{ID: id, DisplayName: "new"}, nil, nil, check)
 			return err
 		},
-		"delete": func(b *bench, who manage.Caller, id string) error {
-			return b.Delete(t.Context(), who, id, check)
-		},
-		"validate": func(b *bench, who manage.Caller, id string) error {
-			_, err := b.Validate(t.Context(), who, id)
-			return err
-		},
+		"delete":   func(b *bench, who manage.Caller, id string) error { return b.Delete(t.Context(), who, id, check) },
+		"validate": func(b *bench, who manage.Caller, id string) error { return fault(b.Validate(t.Context(), who, id)) },
 		"grant": func(b *bench, who manage.Caller, id string) error {
-			_, err := b.Grant(t.Context(), who, id, manage.Grant{Principals: []string{"dns:a"}}, check)
-			return err
+			return fault(b.Grant(t.Context(), who, id, manage.Grant{Principals: []string{"dns:a"}}, check))
 		},
 		"revoke": func(b *bench, who manage.Caller, id string) error {
-			_, err := b.Revoke(t.Context(), who, id, manage.Grant{Principals: []string{"spiffe://example.org/connect/*"}, Secrets: []string{"sqlserver-*"}}, check)
-			return err
+			g := manage.Grant{Principals: []string{"spiffe://example.org/connect/*"}, Secrets: []string{"sqlserver-*"}}
+			return fault(b.Revoke(t.Context(), who, id, g, check))
 		},
 	}
 	may := map[string][]authz.Principal{
@@ -65,15 +53,12 @@ func TestWhoMayDoWhat(t *testing.T) {
 		"revoke":   {orgOwner, orgAssigner, owner, assigner},
 	}
 	everywhere := map[authz.Principal]bool{orgOwner: true, orgAssigner: true, orgAuditor: true}
-	b := newBench(t, placement.Config{})
-	b.create(t, "cspi")
+	b := newSampleBench(t)
 	for name, call := range calls {
 		for _, who := range []authz.Principal{orgOwner, orgAssigner, orgAuditor, owner, assigner, auditor, worker} {
 			want := denied
-			for _, p := range may[name] {
-				if p == who {
-					want = ""
-				}
+			if slices.Contains(may[name], who) {
+				want = ""
 			}
 			if got := reasonOf(call(b, as(who), "cspi")); got != want {
 				t.Errorf("%s by %s: %q, want %q", name, who, got, want)
@@ -98,8 +83,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 
 // To somebody without a role there is no telling what there is.
 func TestNothingIsLearnedWithoutARole(t *testing.T) {
-	b := newBench(t, placement.Config{})
-	b.create(t, "cspi")
+	b := newSampleBench(t)
 	_, there := b.Get(t.Context(), as(worker), "cspi")
 	_, notThere := b.Get(t.Context(), as(worker), "cspj")
 	if there == nil || notThere == nil || there.Error() != notThere.Error() {
@@ -178,18 +162,11 @@ func TestNoChangeWithoutARecord(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	b := newBench(t, placement.Config{Regions: []string{"westeurope"}})
 	in := b.create(t, "cspi")
-	update := func(who authz.Principal, change func(*manage.Form), mask []string, o manage.WriteOptions) error {
+	update := func(who authz.Principal, edit func(*manage.Form), mask []string, o manage.WriteOptions) error {
 		f := in.Form
-		change(&f)
+		edit(&f)
 		_, _, err := b.Update(t.Context(), as(who), f, mask, nil, o)
 		return err
-	}
-	settings := func(f *manage.Form, change func(map[string]any)) {
-		s := f.Settings()
-		change(s)
-		if err := f.SetSettings(s); err != nil {
-			t.Fatal(err)
-		}
 	}
 	for _, tt := range []struct {
 		name string
@@ -204,22 +181,22 @@ func TestRefusals(t *testing.T) {
 		{"another kind", update(owner, func(f *manage.Form) { f.Kind = "AWS_SECRETS_MANAGER" }, nil, manage.WriteOptions{}), secret.ReasonInvalidIntegration},
 		{"a mask of the kind", update(owner, func(*manage.Form) {}, []string{"kind"}, manage.WriteOptions{}), secret.ReasonInvalidRequest},
 		{"a mask of nothing there is", update(owner, func(*manage.Form) {}, []string{"azure"}, manage.WriteOptions{}), secret.ReasonInvalidRequest},
-		{"a vault that is none", update(owner, func(f *manage.Form) { settings(f, func(s map[string]any) { s["vaults"] = []any{"http://x"} }) }, nil, manage.WriteOptions{}), secret.ReasonInvalidIntegration},
+		{"a vault that is none", update(owner, func(f *manage.Form) { change(t, f, func(s map[string]any) { s["vaults"] = []any{"http://x"} }) }, nil, manage.WriteOptions{}), secret.ReasonInvalidIntegration},
 		{"a grant to nobody", update(owner, func(f *manage.Form) { f.Grants = []manage.Grant{{Secrets: []string{"a"}}} }, nil, manage.WriteOptions{}), secret.ReasonInvalidIntegration},
 		{"a role of no principal", update(owner, func(f *manage.Form) { f.Roles.Auditor = []string{"x"} }, nil, manage.WriteOptions{}), secret.ReasonInvalidIntegration},
 		{"an owner who gives it up", update(owner, func(f *manage.Form) { f.Roles.ResourceOwner = []string{"dns:b"} }, nil, manage.WriteOptions{}), secret.ReasonOwnerLockout},
 		{"a region that is not allowed", update(owner, func(f *manage.Form) { f.Placement.Region = "eastus" }, nil, manage.WriteOptions{}), secret.ReasonPlacementDenied},
 		{"no region", update(owner, func(f *manage.Form) { f.Placement.Region = "" }, []string{"placement"}, manage.WriteOptions{}), secret.ReasonPlacementDenied},
 		{"the machine's identity", update(owner, func(f *manage.Form) {
-			settings(f, func(s map[string]any) { s["credential"] = map[string]any{"type": "managed_identity"} })
+			change(t, f, func(s map[string]any) { s["credential"] = map[string]any{"type": "managed_identity"} })
 		}, nil, manage.WriteOptions{}), secret.ReasonAccessDenied},
 		{"an address to connect to", update(owner, func(f *manage.Form) {
-			settings(f, func(s map[string]any) {
+			change(t, f, func(s map[string]any) {
 				s["dial"] = map[string]any{"your-key-vault-name.vault.azure.net": "10.0.0.1:443"}
 			})
 		}, nil, manage.WriteOptions{}), secret.ReasonAccessDenied},
 		{"a file of the machine, by the owner of all", update(orgOwner, func(f *manage.Form) {
-			settings(f, func(s map[string]any) { s["ca_file"] = "/etc/shadow" })
+			change(t, f, func(s map[string]any) { s["ca_file"] = "/etc/shadow" })
 		}, nil, manage.WriteOptions{}), secret.ReasonInvalidIntegration},
 		{"a grant that is not there", func() error {
 			_, err := b.Revoke(t.Context(), as(assigner), "cspi", manage.Grant{Principals: []string{"dns:none"}}, manage.WriteOptions{})
@@ -246,18 +223,11 @@ func TestRefusals(t *testing.T) {
 func TestLentIdentityStaysWhereItWasLent(t *testing.T) {
 	b := newBench(t, placement.Config{})
 	f := sample(t, "cspi")
-	s := f.Settings()
-	s["credential"] = map[string]any{"type": "managed_identity"}
-	if err := f.SetSettings(s); err != nil {
-		t.Fatal(err)
-	}
+	change(t, &f, func(s map[string]any) { s["credential"] = map[string]any{"type": "managed_identity"} })
 	if _, err := b.Create(t.Context(), as(orgOwner), f, nil, manage.WriteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	s["vaults"] = []any{vault, "https://another-vault.vault.azure.net"}
-	if err := f.SetSettings(s); err != nil {
-		t.Fatal(err)
-	}
+	change(t, &f, func(s map[string]any) { s["vaults"] = []any{vault, "https://another-vault.vault.azure.net"} })
 	for who, want := range map[authz.Principal]secret.Reason{owner: secret.ReasonAccessDenied, orgOwner: ""} {
 		if _, _, err := b.Update(t.Context(), as(who), f, nil, nil, manage.WriteOptions{ValidateOnly: true}); reasonOf(err) != want {
 			t.Errorf("%s: %v", who, err)
@@ -271,11 +241,7 @@ func TestLentIdentityStaysWhereItWasLent(t *testing.T) {
 func TestFaultsNameFields(t *testing.T) {
 	b := newBench(t, placement.Config{})
 	f := sample(t, "cspi")
-	s := f.Settings()
-	s["vaults"], s["tenant"] = []any{"http://x"}, "y"
-	if err := f.SetSettings(s); err != nil {
-		t.Fatal(err)
-	}
+	change(t, &f, func(s map[string]any) { s["vaults"], s["tenant"] = []any{"http://x"}, "y" })
 	f.Grants[0].Vaults = []string{"https://other-vault.vault.azure.net"}
 	_, err := b.Create(t.Context(), as(orgOwner), f, nil, manage.WriteOptions{})
 	invalid, ok := manage.IsInvalid(err)
@@ -340,8 +306,7 @@ func TestValidateOnlyChangesNothing(t *testing.T) {
 }
 
 func TestGrantAndRevoke(t *testing.T) {
-	b := newBench(t, placement.Config{})
-	b.create(t, "cspi")
+	b := newSampleBench(t)
 	g := manage.Grant{Principals: []string{"dns:b", "dns:a"}, Keys: []string{"k"}}
 	for range 2 { // the second time it is there already
 		in, err := b.Grant(t.Context(), as(assigner), "cspi", g, manage.WriteOptions{})
@@ -365,8 +330,7 @@ func TestGrantAndRevoke(t *testing.T) {
 }
 
 func TestDeleteIsRefusedWhileInUse(t *testing.T) {
-	b := newBench(t, placement.Config{})
-	b.create(t, "cspi")
+	b := newSampleBench(t)
 	use := func(ago time.Duration) {
 		if err := b.store.MergeUsage(t.Context(), []registry.Usage{{
 			Integration: "cspi", Principal: worker, Connector: "orders", Store: vault, Secret: "sqlserver-db", FirstAt: now.Add(-ago), LastAt: now.Add(-ago),

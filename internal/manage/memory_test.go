@@ -9,7 +9,6 @@ import (
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/manage"
-	"github.com/secretbroker/secretbroker/internal/placement"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -60,8 +59,7 @@ func (s *countingStore) Delete(ctx context.Context, id, etag string) error {
 // Whoever has no role on an integration, or none at all, is answered without a look
 // at any integration, whether there is one of that id or not.
 func TestStrangersCauseNoWork(t *testing.T) {
-	b := newBench(t, placement.Config{})
-	b.create(t, "cspi")
+	b := newSampleBench(t)
 	elsewhere := authz.Principal("spiffe://example.org/teams/other/owner")
 	other := sample(t, "other")
 	other.Roles = integration.FormRoles{ResourceOwner: []string{string(elsewhere)}}
@@ -75,16 +73,15 @@ func TestStrangersCauseNoWork(t *testing.T) {
 	g := manage.Grant{Principals: []string{"dns:x"}}
 	for _, who := range []authz.Principal{worker, elsewhere} {
 		for _, id := range []string{"cspi", "nope", "not an id"} {
-			_, errGet := s.Get(t.Context(), as(who), id)
 			form := sample(t, id)
 			_, _, errUpdate := s.Update(t.Context(), as(who), form, nil, credentials(), manage.WriteOptions{ValidateOnly: true})
-			_, errValidate := s.Validate(t.Context(), as(who), id)
-			_, errUsage := s.Usage(t.Context(), as(who), id, 0, "")
-			_, errGrant := s.Grant(t.Context(), as(who), id, g, manage.WriteOptions{})
-			_, errRevoke := s.Revoke(t.Context(), as(who), id, g, manage.WriteOptions{ETag: "x"})
-			_, errCreate := s.Create(t.Context(), as(who), form, nil, manage.WriteOptions{})
-			errDelete := s.Delete(t.Context(), as(who), id, manage.WriteOptions{Force: true})
-			for i, err := range []error{errGet, errUpdate, errValidate, errUsage, errGrant, errRevoke, errCreate, errDelete} {
+			for i, err := range []error{
+				fault(s.Get(t.Context(), as(who), id)), errUpdate, fault(s.Validate(t.Context(), as(who), id)),
+				fault(s.Usage(t.Context(), as(who), id, 0, "")), fault(s.Grant(t.Context(), as(who), id, g, manage.WriteOptions{})),
+				fault(s.Revoke(t.Context(), as(who), id, g, manage.WriteOptions{ETag: "x"})),
+				fault(s.Create(t.Context(), as(who), form, nil, manage.WriteOptions{})),
+				s.Delete(t.Context(), as(who), id, manage.WriteOptions{Force: true}),
+			} {
 				if reasonOf(err) != secret.ReasonAccessDenied {
 					t.Errorf("%s, %q, call %d: %v", who, id, i, err)
 				}
@@ -104,8 +101,7 @@ func TestStrangersCauseNoWork(t *testing.T) {
 
 // A role takes effect with the change that gives or takes it, also for a list.
 func TestRolesTakeEffectAtOnce(t *testing.T) {
-	b := newBench(t, placement.Config{})
-	b.create(t, "cspi")
+	b := newSampleBench(t)
 	for i := range 3 {
 		who := authz.Principal(fmt.Sprintf("spiffe://example.org/new/%d", i))
 		for _, roles := range [][]string{{"spiffe://example.org/new/*"}, nil, {string(who)}} {

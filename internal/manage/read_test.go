@@ -3,7 +3,6 @@ package manage_test
 import (
 	"fmt"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -108,8 +107,7 @@ func TestPages(t *testing.T) {
 }
 
 func TestUsage(t *testing.T) {
-	b := newBench(t, placement.Config{})
-	b.create(t, "cspi")
+	b := newSampleBench(t)
 	if _, err := b.Grant(t.Context(), as(owner), "cspi", manage.Grant{Principals: []string{"dns:a"}}, manage.WriteOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -150,8 +148,7 @@ func TestValidateIsRecorded(t *testing.T) {
 }
 
 func TestWatcher(t *testing.T) {
-	b := newBench(t, placement.Config{})
-	b.create(t, "cspi")
+	b := newSampleBench(t)
 	w := manage.NewWatcher(b.Service, manage.WatchConfig{AtStart: true})
 	if err := w.Run(t.Context()); err != nil {
 		t.Fatal(err)
@@ -161,32 +158,12 @@ func TestWatcher(t *testing.T) {
 	}
 }
 
-// Many who grant at the same time, without an etag, all get their grant.
-func TestConcurrentGrants(t *testing.T) {
-	b := newBench(t, placement.Config{})
-	b.create(t, "cspi")
-	var running sync.WaitGroup
-	for i := range 3 {
-		running.Go(func() {
-			if _, err := b.Grant(t.Context(), as(assigner), "cspi", manage.Grant{Principals: []string{fmt.Sprint("dns:h", i)}}, manage.WriteOptions{}); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	running.Wait()
-	if n := len(b.get(t, "cspi").Form.Grants); n != 4 {
-		t.Errorf("%d grants", n)
-	}
-}
-
 func TestDiff(t *testing.T) {
 	before, after := sample(t, "cspi"), sample(t, "cspi")
-	s := after.Settings()
-	s["vaults"] = []any{vault, "https://b-vault.vault.azure.net"}
-	s["credential"] = map[string]any{"type": "client_certificate"}
-	if err := after.SetSettings(s); err != nil {
-		t.Fatal(err)
-	}
+	change(t, &after, func(s map[string]any) {
+		s["vaults"] = []any{vault, "https://b-vault.vault.azure.net"}
+		s["credential"] = map[string]any{"type": "client_certificate"}
+	})
 	after.DisplayName = ""
 	after.Grants = append(after.Grants, manage.Grant{Principals: []string{"dns:a"}})
 	want := []manage.FieldChange{

@@ -64,8 +64,7 @@ func storm(t *testing.T, b *bench, services ...*manage.Service) {
 // Nobody who changes an integration without an etag has to try again, and no change
 // is lost.
 func TestConcurrentChangesSQLite(t *testing.T) {
-	b := newBench(t, placement.Config{})
-	b.create(t, "cspi")
+	b := newSampleBench(t)
 	storm(t, b, b.Service)
 }
 

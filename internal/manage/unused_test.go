@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/manage"
-	"github.com/secretbroker/secretbroker/internal/placement"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 	"github.com/secretbroker/secretbroker/internal/usage"
@@ -23,8 +22,7 @@ func (unreadable) Usage(context.Context, string, time.Time, int) ([]registry.Usa
 
 // What cannot be read does not count as unused.
 func TestDeleteIsRefusedWhileUsageIsUnknown(t *testing.T) {
-	b := newBench(t, placement.Config{})
-	b.create(t, "cspi")
+	b := newSampleBench(t)
 	cfg := b.cfg
 	cfg.Usage = unreadable{b.cfg.Usage}
 	if err := manage.New(cfg).Delete(t.Context(), as(owner), "cspi", manage.WriteOptions{}); reasonOf(err) != secret.ReasonRegistryUnavailable {
@@ -38,8 +36,7 @@ func TestDeleteIsRefusedWhileUsageIsUnknown(t *testing.T) {
 // A use in memory has a deletion refused at once, whether or not usage can be written
 // down or read.
 func TestDeleteIsRefusedByUsageInMemory(t *testing.T) {
-	b := newBench(t, placement.Config{})
-	b.create(t, "cspi")
+	b := newSampleBench(t)
 	cfg := b.cfg
 	cfg.Usage = unreadable{b.cfg.Usage}
 	noted := 0
@@ -60,8 +57,7 @@ func TestDeleteIsRefusedByUsageInMemory(t *testing.T) {
 
 // Usage is listed also when some of it cannot be written down.
 func TestUsageIsListedWithoutWhatCannotBeWritten(t *testing.T) {
-	b := newBench(t, placement.Config{})
-	b.create(t, "cspi")
+	b := newSampleBench(t)
 	cfg := b.cfg
 	noted := 0
 	cfg.NoteUsage = func(context.Context) error { noted++; return errors.New("the database is full") }
@@ -72,8 +68,7 @@ func TestUsageIsListedWithoutWhatCannotBeWritten(t *testing.T) {
 
 // A use without its secret may be of any grant that its principal has.
 func TestFoldedUsageSparesGrants(t *testing.T) {
-	b := newBench(t, placement.Config{})
-	b.create(t, "cspi")
+	b := newSampleBench(t)
 	if _, err := b.Grant(t.Context(), as(owner), "cspi", manage.Grant{Principals: []string{"dns:other.example.org"}}, manage.WriteOptions{}); err != nil {
 		t.Fatal(err)
 	}
