@@ -52,15 +52,8 @@ func AWSPartitionOf(region string) (AWSPartition, bool) {
 	if !ok || word == "" || len(word) > 16 || number == "" || len(number) > 2 {
 		return AWSPartition{}, false
 	}
-	for i := range len(word) {
-		if !isLower(word[i]) {
-			return AWSPartition{}, false
-		}
-	}
-	for i := range len(number) {
-		if !isDigit(number[i]) {
-			return AWSPartition{}, false
-		}
+	if !all(word, isLower) || !all(number, isDigit) {
+		return AWSPartition{}, false
 	}
 	return partition, true
 }
@@ -194,17 +187,7 @@ func awsARN(s string) (account, resource, fault string) {
 }
 
 // IsAWSAccount reports whether s is an AWS account ID: 12 digits.
-func IsAWSAccount(s string) bool {
-	if len(s) != 12 {
-		return false
-	}
-	for i := range len(s) {
-		if !isDigit(s[i]) {
-			return false
-		}
-	}
-	return true
-}
+func IsAWSAccount(s string) bool { return len(s) == 12 && all(s, isDigit) }
 
 // awsSuffixLen is the number of letters and digits that AWS appends to a secret's
 // name in its ARN, after a hyphen.
@@ -301,13 +284,6 @@ func isAWSSuffix(s string) bool {
 // isAWSText reports whether s consists of characters that AWS allows in secret
 // names: letters, digits and /_+=.@-, and the "!" in the names of secrets that an
 // AWS service manages ("rds!db-...").
-func isAWSText(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; !isAlpha(c) && !isDigit(c) && strings.IndexByte("/_+=.@-!", c) < 0 {
-			return false
-		}
-	}
-	return true
-}
+func isAWSText(s string) bool { return isText(s, "/_+=.@-!") }
 
 func isLower(c byte) bool { return 'a' <= c && c <= 'z' }

@@ -76,13 +76,7 @@ func parseGCP(r *Ref) (fault string) {
 // isGCPProject reports whether s is a project ID or a project number. It rejects
 // IDs with a domain ("example.com:project"); such projects can be named by number.
 func isGCPProject(s string) bool {
-	if isGCPNumber(s) {
-		return true
-	}
-	if len(s) < 6 || len(s) > 30 {
-		return false
-	}
-	return isGCPLabel(s)
+	return isGCPNumber(s) || len(s) >= 6 && len(s) <= 30 && isGCPLabel(s)
 }
 
 // isGCPLocation reports whether s is a region or a multi-region. Global secrets
@@ -105,12 +99,7 @@ func isGCPLabel(s string) bool {
 // isGCPNumber reports whether s is a positive number of at most 18 digits, without
 // leading zeros, so that each number has a single spelling.
 func isGCPNumber(s string) bool {
-	for i := range len(s) {
-		if !isDigit(s[i]) {
-			return false
-		}
-	}
-	return len(s) >= 1 && len(s) <= 18 && s[0] != '0'
+	return len(s) >= 1 && len(s) <= 18 && s[0] != '0' && all(s, isDigit)
 }
 
 // isGCPSecretName reports whether s is a valid secret ID. Secret IDs are
@@ -126,11 +115,4 @@ func isGCPVersion(s string) bool {
 
 func isGCPNamePart(s string) bool { return len(s) <= 255 && isGCPText(s) }
 
-func isGCPText(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; !isAlpha(c) && !isDigit(c) && c != '-' && c != '_' {
-			return false
-		}
-	}
-	return true
-}
+func isGCPText(s string) bool { return isText(s, "-_") }

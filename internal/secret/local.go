@@ -62,7 +62,7 @@ func parseLocal(r *Ref) (fault string) {
 		return `files and environment variables have no versions; leave out the "#"`
 	}
 	if r.Store == LocalEnvironment {
-		if !isEnvName(r.Name) {
+		if !IsEnvName(r.Name) {
 			return "the environment variable's name must consist of letters, digits and underscores, and must not begin with a digit"
 		}
 		return ""
@@ -78,10 +78,7 @@ func parseLocal(r *Ref) (fault string) {
 // in which Kubernetes keeps the versions of a volume ("..data"). Their files are
 // also available under the names that the volume defines.
 func isLocalFileName(s string) bool {
-	if len(s) > maxLocalPath {
-		return false
-	}
-	if !isFileText(s) {
+	if len(s) > maxLocalPath || !isFileText(s) {
 		return false
 	}
 	for segment, more := "", true; more; {
@@ -93,20 +90,10 @@ func isLocalFileName(s string) bool {
 	return true
 }
 
-func isEnvName(s string) bool {
-	if s == "" || len(s) > maxEnvName || isDigit(s[0]) {
-		return false
-	}
-	for i := range len(s) {
-		if !isAlpha(s[i]) && !isDigit(s[i]) && s[i] != '_' {
-			return false
-		}
-	}
-	return true
-}
-
 // IsEnvName reports whether s can be an environment variable in a reference.
-func IsEnvName(s string) bool { return isEnvName(s) }
+func IsEnvName(s string) bool {
+	return s != "" && len(s) <= maxEnvName && !isDigit(s[0]) && isText(s, "_")
+}
 
 func isFileText(s string) bool { return isText(s, pathPunctuation+"/ ") }
 

@@ -54,3 +54,13 @@ func checkRunes(s string) (fault string) {
 	}
 	return ""
 }
+
+// all reports whether every byte of s is of a class.
+func all(s string, class func(byte) bool) bool {
+	for i := range len(s) {
+		if !class(s[i]) {
+			return false
+		}
+	}
+	return true
+}

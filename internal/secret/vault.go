@@ -69,7 +69,7 @@ func parseVault(r *Ref) (fault string) {
 	if !strings.Contains(r.Name, "/") {
 		return "the host is not an Azure vault, and a secret on a Vault server is named <mount>/<path>"
 	}
-	if !isVaultPath(r.Name) {
+	if !IsVaultPath(r.Name) {
 		return `the secret's path must be segments of letters, digits and "-_.~@+=,", separated by single slashes, none of them "." or ".."`
 	}
 	if r.Version != "" && !isVaultVersion(r.Version) {
@@ -78,10 +78,10 @@ func parseVault(r *Ref) (fault string) {
 	return ""
 }
 
-// isVaultPath reports whether s can be the path of a mount or a secret. It rejects
+// IsVaultPath reports whether s can be the path of a mount or a secret. It rejects
 // "." and "..", because server and client clean paths: a caller could otherwise
 // reach other operations of the server with the integration's token.
-func isVaultPath(s string) bool {
+func IsVaultPath(s string) bool {
 	if len(s) > maxVaultName {
 		return false
 	}
@@ -97,10 +97,6 @@ func isVaultPath(s string) bool {
 func isVaultNamePart(s string) bool {
 	return len(s) <= maxVaultName && !strings.HasPrefix(s, "/") && !strings.Contains(s, "//") && isText(s, pathPunctuation+"/")
 }
-
-// IsVaultPath reports whether s can be the path of a mount or a secret: segments
-// of letters, digits and punctuation, at least one.
-func IsVaultPath(s string) bool { return isVaultPath(s) }
 
 // VaultSystemPath reports whether a path leads to an operation of the Vault server
 // itself, such as "sys/mounts" or "team/auth/token/lookup-self". It examines every
@@ -131,14 +127,4 @@ func isText(s, punctuation string) bool {
 	return true
 }
 
-func isVaultVersion(s string) bool {
-	if len(s) > 9 || s[0] == '0' {
-		return false
-	}
-	for i := range len(s) {
-		if !isDigit(s[i]) {
-			return false
-		}
-	}
-	return true
-}
+func isVaultVersion(s string) bool { return len(s) <= 9 && s[0] != '0' && all(s, isDigit) }
