@@ -142,11 +142,7 @@ func TestStaleWhenTheStoreHangs(t *testing.T) {
 		expect(t, c, s, req, 1, Miss)
 		time.Sleep(time.Minute)
 		s.set(func(s *fakeStore) { s.delay = time.Hour })
-		hurried := func() (Result, error) {
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-			defer cancel()
-			return c.get(ctx, s, req)
-		}
+		hurried := func() (Result, error) { return c.getWithin(t, 2*time.Second, s, req) }
 
 		res, err := hurried()
 		checkError(t, res, err, secret.ReasonStoreUnavailable)
@@ -182,11 +178,7 @@ func TestHasteIsNoOutage(t *testing.T) {
 			time.Sleep(time.Minute)
 			s.set(func(s *fakeStore) { s.delay = time.Second })
 			s.rotate()
-			hurried := func() (Result, error) {
-				ctx, cancel := context.WithTimeout(t.Context(), timeout)
-				defer cancel()
-				return c.get(ctx, s, req)
-			}
+			hurried := func() (Result, error) { return c.getWithin(t, timeout, s, req) }
 			for range 3 { // starts the load, joins it
 				res, err := hurried()
 				if e := checkError(t, res, err, secret.ReasonStoreUnavailable); !errors.Is(e, context.DeadlineExceeded) {
@@ -215,9 +207,7 @@ func TestHasteIsNoOutage(t *testing.T) {
 			time.Sleep(2 * time.Second)
 			short := req
 			short.TTL = 1 // the entry is past its time at once
-			ctx, cancel := context.WithTimeout(t.Context(), timeout)
-			defer cancel()
-			res, err := c.get(ctx, s, short)
+			res, err := c.getWithin(t, timeout, s, short)
 			checkError(t, res, err, secret.ReasonStoreUnavailable)
 		})
 	}

@@ -146,6 +146,12 @@ func (c *Cache) get(ctx context.Context, s *fakeStore, req Request) (Result, err
 	return c.Get(ctx, req, s.loader(req.Key))
 }
 
+func (c *Cache) getWithin(t *testing.T, d time.Duration, s *fakeStore, req Request) (Result, error) {
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	defer cancel()
+	return c.get(ctx, s, req)
+}
+
 // expect makes a call and checks the version and the source of its answer. Like
 // all of these it may be called from any goroutine of a test.
 func expect(t *testing.T, c *Cache, s *fakeStore, req Request, version int, source Source) Result {

@@ -132,9 +132,7 @@ func TestForcedReadsArePaced(t *testing.T) {
 			})
 		}
 		wg.Go(func() { // cannot wait that long, and is told at once
-			ctx, cancel := context.WithTimeout(t.Context(), 899*time.Millisecond)
-			defer cancel()
-			res, err := c.get(ctx, s, want("a").noOlderThan(0))
+			res, err := c.getWithin(t, 899*time.Millisecond, s, want("a").noOlderThan(0))
 			e := checkError(t, res, err, secret.ReasonOverloaded)
 			if e.RetryAfter != 900*time.Millisecond || !errors.Is(e, context.DeadlineExceeded) || !time.Now().Equal(began) {
 				t.Errorf("after %v: retry after %v, %v", time.Since(began), e.RetryAfter, e)

@@ -20,51 +20,20 @@ func TestResolve(t *testing.T) {
 		}
 		return m
 	}
-	tests := []struct {
+	type test struct {
 		name    string
 		who     authz.Principal
 		req     resolve.Request
 		want    map[string]string        // name -> value
 		reasons map[string]secret.Reason // name -> reason; "" names the call as a whole
 		audit   string                   // "config outcome reason source" per event
-	}{
+	}
+	tests := []test{
 		{
 			name:  "JSON key and whole secret",
 			req:   resolve.Request{Configs: refs("p", vault+"::db-secret::password", "port", vault+"::DB-secret::port", "w", vault+"::plain")},
 			want:  map[string]string{"p": "canary-password", "port": "1433", "w": "canary-plain"},
 			audit: "p served  miss, port served  miss, w served  miss",
-		},
-		{
-			name:    "a caller without a grant",
-			who:     nobody,
-			req:     resolve.Request{Configs: refs("p", vault+"::db-secret::password")},
-			reasons: map[string]secret.Reason{"p": secret.ReasonAccessDenied},
-			audit:   "p denied ACCESS_DENIED ",
-		},
-		{
-			name:    "an integration that does not exist",
-			req:     resolve.Request{IntegrationID: "unknown", Configs: refs("p", vault+"::db-secret::password")},
-			reasons: map[string]secret.Reason{"p": secret.ReasonAccessDenied},
-			audit:   "p denied ACCESS_DENIED ",
-		},
-		{
-			name:    "a secret outside the grant",
-			req:     resolve.Request{Configs: refs("p", vault+"::other-secret")},
-			reasons: map[string]secret.Reason{"p": secret.ReasonAccessDenied},
-			audit:   "p denied ACCESS_DENIED ",
-		},
-		{
-			name:    "a vault that the integration does not list",
-			req:     resolve.Request{Configs: refs("p", other+"::db-secret::password")},
-			reasons: map[string]secret.Reason{"p": secret.ReasonStoreNotAllowed},
-			audit:   "p denied STORE_NOT_ALLOWED ",
-		},
-		{
-			name:    "a vault that the integration does not list, to a stranger",
-			who:     nobody,
-			req:     resolve.Request{Configs: refs("p", other+"::db-secret::password")},
-			reasons: map[string]secret.Reason{"p": secret.ReasonAccessDenied},
-			audit:   "p denied ACCESS_DENIED ",
 		},
 		{
 			name: "every failing config is reported and none is served",
@@ -93,41 +62,34 @@ func TestResolve(t *testing.T) {
 			reasons: map[string]secret.Reason{"o": secret.ReasonAccessDenied, "w": secret.ReasonAccessDenied},
 			audit:   "k served  miss, o denied ACCESS_DENIED , w denied ACCESS_DENIED ",
 		},
-		{
-			name:    "no configs",
-			reasons: map[string]secret.Reason{"": secret.ReasonInvalidRequest},
-			audit:   " rejected INVALID_REQUEST ",
-		},
-		{
-			name:    "an integration id that is none",
-			req:     resolve.Request{IntegrationID: "a:b", Configs: refs("p", vault+"::plain")},
-			reasons: map[string]secret.Reason{"": secret.ReasonInvalidRequest},
-			audit:   " rejected INVALID_REQUEST ",
-		},
-		{
-			name:    "a negative max_age",
-			req:     resolve.Request{MaxAge: ptr(-time.Second), Configs: refs("p", vault+"::plain")},
-			reasons: map[string]secret.Reason{"": secret.ReasonInvalidRequest},
-			audit:   " rejected INVALID_REQUEST ",
-		},
-		{
-			name:    "too many references",
-			req:     resolve.Request{Configs: many(129)},
-			reasons: map[string]secret.Reason{"": secret.ReasonInvalidRequest},
-			audit:   " rejected INVALID_REQUEST ",
-		},
-		{
-			name:    "too many entries",
-			req:     resolve.Request{Configs: many(1001)},
-			reasons: map[string]secret.Reason{"": secret.ReasonInvalidRequest},
-			audit:   " rejected INVALID_REQUEST ",
-		},
-		{
-			name:    "a long connector name",
-			req:     resolve.Request{Connector: strings.Repeat("x", resolve.MaxNameLen+1), Configs: refs("p", vault+"::plain")},
-			reasons: map[string]secret.Reason{"": secret.ReasonInvalidRequest},
-			audit:   " rejected INVALID_REQUEST ",
-		},
+	}
+	for name, req := range map[string]resolve.Request{
+		"no configs":                     {},
+		"an integration id that is none": {IntegrationID: "a:b", Configs: refs("p", vault+"::plain")},
+		"a negative max_age":             {MaxAge: ptr(-time.Second), Configs: refs("p", vault+"::plain")},
+		"too many references":            {Configs: many(129)},
+		"too many entries":               {Configs: many(1001)},
+		"a long connector name":          {Connector: strings.Repeat("x", resolve.MaxNameLen+1), Configs: refs("p", vault+"::plain")},
+	} {
+		reasons := map[string]secret.Reason{"": secret.ReasonInvalidRequest}
+		tests = append(tests, test{name: name, req: req, reasons: reasons, audit: " rejected INVALID_REQUEST "})
+	}
+	for _, denied := range []struct {
+		name             string
+		who              authz.Principal
+		integration, ref string
+		reason           secret.Reason
+	}{
+		{"a caller without a grant", nobody, "", vault + "::db-secret::password", secret.ReasonAccessDenied},
+		{"an integration that does not exist", "", "unknown", vault + "::db-secret::password", secret.ReasonAccessDenied},
+		{"a secret outside the grant", "", "", vault + "::other-secret", secret.ReasonAccessDenied},
+		{"a vault that the integration does not list", "", "", other + "::db-secret::password", secret.ReasonStoreNotAllowed},
+		{"a vault that the integration does not list, to a stranger", nobody, "", other + "::db-secret::password", secret.ReasonAccessDenied},
+	} {
+		tests = append(tests, test{
+			name: denied.name, who: denied.who, req: resolve.Request{IntegrationID: denied.integration, Configs: one("p", denied.ref)},
+			reasons: map[string]secret.Reason{"p": denied.reason}, audit: "p denied " + string(denied.reason) + " ",
+		})
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

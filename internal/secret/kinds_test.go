@@ -94,6 +94,26 @@ func TestOtherKinds(t *testing.T) {
 	}
 }
 
+func TestParseRefRejectsOtherKinds(t *testing.T) {
+	check := func(name, in, fault, form string) {
+		t.Run(name, func(t *testing.T) {
+			ref, err := ParseRef(in)
+			if err == nil {
+				t.Fatalf("ParseRef(%q) = %+v", in, ref)
+			}
+			if e := AsError(err); e.Reason != ReasonInvalidReference || !strings.HasPrefix(e.Message, "not a reference: "+fault+"; expected "+form) {
+				t.Errorf("ParseRef(%q): %v, want %q", in, err, fault)
+			}
+		})
+	}
+	for _, tt := range rejectedAWS {
+		check(tt.name, tt.in, tt.fault, "<ARN>")
+	}
+	for _, tt := range rejectedGCP {
+		check(tt.name, tt.in, tt.fault, "projects/")
+	}
+}
+
 // foldedOthers are references to them in another form.
 var foldedOthers = []struct {
 	name, in string

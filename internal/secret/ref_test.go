@@ -293,26 +293,6 @@ func TestParseRefRejects(t *testing.T) {
 	}
 }
 
-func TestParseRefRejectsOtherKinds(t *testing.T) {
-	check := func(name, in, fault, form string) {
-		t.Run(name, func(t *testing.T) {
-			ref, err := ParseRef(in)
-			if err == nil {
-				t.Fatalf("ParseRef(%q) = %+v", in, ref)
-			}
-			if e := AsError(err); e.Reason != ReasonInvalidReference || !strings.HasPrefix(e.Message, "not a reference: "+fault+"; expected "+form) {
-				t.Errorf("ParseRef(%q): %v, want %q", in, err, fault)
-			}
-		})
-	}
-	for _, tt := range rejectedAWS {
-		check(tt.name, tt.in, tt.fault, "<ARN>")
-	}
-	for _, tt := range rejectedGCP {
-		check(tt.name, tt.in, tt.fault, "projects/")
-	}
-}
-
 // The cache and the store do not see Key and Decoding, which apply after the read.
 func TestRefSecret(t *testing.T) {
 	r, err := ParseRef("https://abc.vault.azure.net::db#" + hex32 + "?decode=base64::key")

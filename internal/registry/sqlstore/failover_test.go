@@ -79,6 +79,19 @@ func TestReadOnlyServer(t *testing.T) {
 	await(t, "calls are answered again", func() bool { _, err := s.Get("a"); return err == nil && s.Status().Problem == "" })
 }
 
+// opening opens a Store in the background and closes it again.
+func opening(url string, c Config) <-chan error {
+	opened := make(chan error, 1)
+	go func() {
+		s, err := OpenPostgres(context.Background(), Postgres{URL: url}, c)
+		if err == nil {
+			err = s.Close()
+		}
+		opened <- err
+	}()
+	return opened
+}
+
 // ownDatabase is the address of a database whose owner is a role of its own.
 func ownDatabase(t *testing.T) (server *pgtest.Server, url string) {
 	t.Helper()
@@ -100,14 +113,7 @@ func TestStartDuringAFailover(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			server.Query("postgres", tt.begin)
 			var log asynctest.Buffer
-			opened := make(chan error, 1)
-			go func() {
-				s, err := OpenPostgres(context.Background(), Postgres{URL: url}, Config{Logger: log.Logger()})
-				if err == nil {
-					err = s.Close()
-				}
-				opened <- err
-			}()
+			opened := opening(url, Config{Logger: log.Logger()})
 			await(t, "the start waits", func() bool { return strings.Contains(log.String(), "waiting for the integrations' database") })
 			server.Query("postgres", tt.end)
 			if err := <-opened; err != nil {

@@ -172,14 +172,7 @@ func TestPostgresStartsLater(t *testing.T) {
 	if _, err := OpenPostgres(ctx, Postgres{URL: server.URL("postgres")}, Config{}); err == nil || !strings.Contains(err.Error(), "cannot be reached") {
 		t.Errorf("without a server: %v", err)
 	}
-	opened := make(chan error, 1)
-	go func() {
-		s, err := OpenPostgres(t.Context(), Postgres{URL: server.URL("postgres")}, Config{})
-		if err == nil {
-			err = s.Close()
-		}
-		opened <- err
-	}()
+	opened := opening(server.URL("postgres"), Config{})
 	server.Start()
 	select {
 	case err := <-opened:
