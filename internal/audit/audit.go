@@ -1,10 +1,20 @@
-// Package audit keeps the record of who was given, or refused, which secret.
+// Package audit writes the record of who was given, or refused, which secret.
 //
-// A record is written before any value leaves: if it cannot be written, the
-// value does not leave either. A file or pipe that takes nothing more makes calls
-// fail, never hang. Records are chained, so that a change of what was written
-// can be found; the package also reads logs, to verify and to query them. It
-// never receives a secret's value, and knows neither gRPC nor stores.
+// The rule that everything here serves: a record is written before the value leaves the
+// broker, and if it cannot be written, the value does not leave. So a call waits for the
+// disk, and the package keeps that wait short and bounded:
+//
+//   - One goroutine owns the file. It takes all records that are queued and commits them
+//     with one write and one fsync, so that calls share the cost; see gather.go.
+//   - Log.Write waits for that commit. Under load Log.Begin returns a Receipt instead, and
+//     the server waits for it once for all answers of a connection.
+//   - A file or pipe that takes nothing more makes calls fail within seconds, never hang.
+//
+// Limiter bounds what refused calls write, so that one caller cannot fill the disk.
+//
+// Package chain explains the format of the records and how a change of them is found,
+// package logread verifies and queries logs, and package syslog sends copies to collectors.
+// No package here receives a secret's value or knows gRPC or stores.
 package audit
 
 import (

@@ -1,8 +1,9 @@
 // Package config owns broker.yaml: what may stand in it, its defaults, and what
 // makes it acceptable.
 //
-// It is imported by the command only, which hands every part of the broker its
-// own settings; it knows none of those parts. Names of settings are a promise:
+// Only cmd/broker and the commands in internal/cli import it; cmd/broker passes every part
+// of the broker its own settings, and this package knows none of those parts. Live is the
+// broker.yaml in force while the broker runs. Names of settings are a promise:
 // they are never renamed. No secret stands in the file, only paths to files.
 package config
 
