@@ -52,7 +52,12 @@ func AWSPartitionOf(region string) (AWSPartition, bool) {
 	if !ok || word == "" || len(word) > 16 || number == "" || len(number) > 2 {
 		return AWSPartition{}, false
 	}
-	if !all(word, isLower) || !all(number, isDigit) {
+	for i := range len(word) {
+		if !isLower(word[i]) {
+			return AWSPartition{}, false
+		}
+	}
+	if !isDigits(number) {
 		return AWSPartition{}, false
 	}
 	return partition, true
@@ -187,7 +192,7 @@ func awsARN(s string) (account, resource, fault string) {
 }
 
 // IsAWSAccount reports whether s is an AWS account ID: 12 digits.
-func IsAWSAccount(s string) bool { return len(s) == 12 && all(s, isDigit) }
+func IsAWSAccount(s string) bool { return len(s) == 12 && isDigits(s) }
 
 // awsSuffixLen is the number of letters and digits that AWS appends to a secret's
 // name in its ARN, after a hyphen.

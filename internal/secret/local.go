@@ -92,7 +92,12 @@ func isLocalFileName(s string) bool {
 
 // IsEnvName reports whether s can be an environment variable in a reference.
 func IsEnvName(s string) bool {
-	return s != "" && len(s) <= maxEnvName && !isDigit(s[0]) && isText(s, "_")
+	for i := range len(s) { // faster than isText
+		if !isAlpha(s[i]) && !isDigit(s[i]) && s[i] != '_' {
+			return false
+		}
+	}
+	return s != "" && len(s) <= maxEnvName && !isDigit(s[0])
 }
 
 func isFileText(s string) bool { return isText(s, pathPunctuation+"/ ") }

@@ -55,10 +55,10 @@ func checkRunes(s string) (fault string) {
 	return ""
 }
 
-// all reports whether every byte of s is of a class.
-func all(s string, class func(byte) bool) bool {
+// isDigits reports whether s consists of digits.
+func isDigits(s string) bool {
 	for i := range len(s) {
-		if !class(s[i]) {
+		if !isDigit(s[i]) {
 			return false
 		}
 	}

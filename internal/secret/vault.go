@@ -127,4 +127,4 @@ func isText(s, punctuation string) bool {
 	return true
 }
 
-func isVaultVersion(s string) bool { return len(s) <= 9 && s[0] != '0' && all(s, isDigit) }
+func isVaultVersion(s string) bool { return len(s) <= 9 && s[0] != '0' && isDigits(s) }
