@@ -2,40 +2,20 @@ package main
 
 import (
 	"encoding/base64"
-	"errors"
-	"log/slog"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/secretbroker/secretbroker/client"
 	"github.com/secretbroker/secretbroker/internal/devmode"
 )
 
 // TestAWS resolves through a broker of its own process that reads the embedded
 // Secrets Manager as a role that it assumes.
 func TestAWS(t *testing.T) {
-	env, err := devmode.Start(t.Context(), devmode.Options{
-		Dir: t.TempDir(), Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", VaultListen: "127.0.0.1:0",
-		AWS: true, Logger: slog.New(slog.DiscardHandler),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { env.Close() })
-	s := startServed(t, env, env.ConfigFile)
-	c := s.client(t, 1)
+	s := startCloud(t, devmode.Options{AWS: true}, devmode.AWSIntegrationID)
 	const byName, byARN = devmode.AWSStore + "::prod/", devmode.AWSAccountARN + ":secret:prod/"
-	resolve := func(configs map[string]string, maxAge time.Duration) *client.Response {
-		t.Helper()
-		res, err := c.Resolve(t.Context(), client.Request{IntegrationID: devmode.AWSIntegrationID, Configs: configs, MaxAge: &maxAge, AllowPartial: true})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return res
-	}
-	res := resolve(map[string]string{
+	res := s.resolve(t, map[string]string{
 		"by name":      byName + "sqlserver::password",
 		"by ARN":       byARN + "sqlserver-AbCdEf::password",
 		"previous":     byARN + "sqlserver-AbCdEf#AWSPREVIOUS::password",
@@ -60,35 +40,17 @@ func TestAWS(t *testing.T) {
 	if got := base64.StdEncoding.EncodeToString(res.Values["keystore"].Bytes()); got != "/u3+7QAAAAIAAAAA5UO5ZCmT2U3gGDqJGFd76BpI5Ec=" {
 		t.Errorf("keystore: %d bytes, %v", len(got), res.Errors["keystore"])
 	}
-	for config, want := range map[string]string{
+	checkReasons(t, res, map[string]string{
 		"deleted": "SECRET_DISABLED", "empty": "SECRET_NOT_FOUND", "missing": "SECRET_NOT_FOUND", "forbidden": "STORE_ACCESS_DENIED",
 		"another life": "SECRET_NOT_FOUND", "foreign": "STORE_NOT_ALLOWED", "ungranted": "ACCESS_DENIED", "half an ARN": "INVALID_REFERENCE",
-	} {
-		if got := res.Errors[config]; got.Reason != want {
-			t.Errorf("%s: %s, want %s: %s", config, got.Reason, want, got.Message)
-		}
-	}
+	})
 
 	// A rotation and an outage, by the file that the embedded store is edited with.
-	if err := edit(env.AWS.SecretsFile, "correct-horse-battery-staple", "rotatedPassw0rdExamp1e"); err != nil {
-		t.Fatal(err)
-	}
-	postgres := map[string]string{"p": byName + "postgres-password"}
-	if got := resolve(postgres, 0).Values["p"]; got.Reveal() != "rotatedPassw0rdExamp1e" {
-		t.Error("the rotated value is not read")
-	}
-	if err := edit(env.AWS.SecretsFile, "  eu-west-1:\n", "  eu-west-1:\n    fault: throttled\n"); err != nil {
-		t.Fatal(err)
-	}
-	_, err = c.Resolve(t.Context(), client.Request{IntegrationID: devmode.AWSIntegrationID, Configs: postgres, MaxAge: new(time.Duration)})
-	var e *client.Error
-	if !errors.As(err, &e) || e.Reason != "STORE_THROTTLED" || e.RetryAfter <= 0 {
-		t.Errorf("throttled: %v", err)
-	}
+	s.rotateAndThrottle(t, s.AWS.SecretsFile, map[string]string{"p": byName + "postgres-password"}, "  eu-west-1:\n", "  eu-west-1:\n    fault: throttled\n")
 
-	audit := readFile(filepath.Join(env.Dir, "audit.jsonl"))
+	audit := readFile(filepath.Join(s.Dir, "audit.jsonl"))
 	for _, text := range []string{audit, s.log.String()} {
-		if strings.Contains(text, "Passw0rdExamp1e") || strings.Contains(text, strings.TrimSpace(readFile(env.AWS.SecretAccessKeyFile))) {
+		if strings.Contains(text, "Passw0rdExamp1e") || strings.Contains(text, strings.TrimSpace(readFile(s.AWS.SecretAccessKeyFile))) {
 			t.Error("a value or a key is told")
 		}
 	}

@@ -43,8 +43,8 @@ func TestAuditDiskFillsUpUnderLoad(t *testing.T) {
 	for i := range clients {
 		clients[i] = b.patient(t)
 	}
-	// crowd is callers who ask until the broker is not available; some are denied.
-	crowd := func() (callers *sync.WaitGroup, enough <-chan struct{}) {
+	// ask starts callers that ask until the broker is not available; some are denied.
+	ask := func() (callers *sync.WaitGroup, enough <-chan struct{}) {
 		callers, reached := &sync.WaitGroup{}, make(chan struct{})
 		goal := len(served) + 1000
 		for _, c := range clients {
@@ -75,7 +75,7 @@ func TestAuditDiskFillsUpUnderLoad(t *testing.T) {
 		}
 		return callers, reached
 	}
-	callers, enough := crowd()
+	callers, enough := ask()
 	<-enough
 	rotate("/dev/full")
 	callers.Wait()
@@ -96,7 +96,7 @@ func TestAuditDiskFillsUpUnderLoad(t *testing.T) {
 		_, err := clients[0].Resolve(t.Context(), request("p", vault+"::sqlserver-db-secret"))
 		return err == nil
 	})
-	callers, enough = crowd()
+	callers, enough = ask()
 	<-enough
 	if err := b.stop(); err != nil {
 		t.Error(err)

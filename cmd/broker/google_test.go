@@ -2,8 +2,6 @@ package main
 
 import (
 	"encoding/base64"
-	"errors"
-	"log/slog"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -16,26 +14,9 @@ import (
 // TestGoogleCloud resolves through a broker of its own process that reads the
 // embedded Secret Manager: federation, impersonation, global and regional secrets.
 func TestGoogleCloud(t *testing.T) {
-	env, err := devmode.Start(t.Context(), devmode.Options{
-		Dir: t.TempDir(), Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", VaultListen: "127.0.0.1:0",
-		GoogleCloud: true, Logger: slog.New(slog.DiscardHandler),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { env.Close() })
-	s := startServed(t, env, env.ConfigFile)
-	c := s.client(t, 1)
+	s := startCloud(t, devmode.Options{GoogleCloud: true}, devmode.GoogleIntegrationID)
 	const secrets = devmode.GoogleProject + "/secrets/"
-	resolve := func(configs map[string]string, maxAge time.Duration) *client.Response {
-		t.Helper()
-		res, err := c.Resolve(t.Context(), client.Request{IntegrationID: devmode.GoogleIntegrationID, Configs: configs, MaxAge: &maxAge, AllowPartial: true})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return res
-	}
-	res := resolve(map[string]string{
+	res := s.resolve(t, map[string]string{
 		"newest":   secrets + "sqlserver-db-secret::password",
 		"alias":    secrets + "sqlserver-db-secret#stable::password",
 		"pinned":   secrets + "sqlserver-db-secret/versions/2::user",
@@ -59,18 +40,14 @@ func TestGoogleCloud(t *testing.T) {
 	if got := base64.StdEncoding.EncodeToString(res.Values["keystore"].Bytes()); got != "/u3+7QAAAAIAAAAA5UO5ZCmT2U3gGDqJGFd76BpI5Ec=" {
 		t.Errorf("keystore: %d bytes, %v", len(got), res.Errors["keystore"])
 	}
-	for config, want := range map[string]string{
+	checkReasons(t, res, map[string]string{
 		"disabled": "SECRET_DISABLED", "empty": "SECRET_NOT_FOUND", "missing": "SECRET_NOT_FOUND", "no role": "STORE_ACCESS_DENIED",
 		"foreign": "STORE_NOT_ALLOWED", "by case": "ACCESS_DENIED", "denied": "ACCESS_DENIED",
-	} {
-		if got := res.Errors[config]; got.Reason != want {
-			t.Errorf("%s: %s, want %s: %s", config, got.Reason, want, got.Message)
-		}
-	}
+	})
 
 	// A whole connector's configuration, as in the secret manager integration of
 	// Confluent Cloud.
-	whole, err := c.Resolve(t.Context(), client.Request{Configs: map[string]string{
+	whole, err := s.Resolve(t.Context(), client.Request{Configs: map[string]string{
 		"connector.class": "x", "connection.password": secrets + "sqlserver-db-secret::password",
 		"secret.manager.enabled": "true", "secret.manager": "GCP_SECRET_MANAGER", "secret.manager.managed.configs": "connection.password",
 		"secret.manager.provider.integration.id": devmode.GoogleIntegrationID,
@@ -80,23 +57,9 @@ func TestGoogleCloud(t *testing.T) {
 	}
 
 	// A rotation and an outage, by the file that the embedded store is edited with.
-	if err := edit(env.Google.SecretsFile, "correct-horse-battery-staple", "rotatedPassw0rdExamp1e"); err != nil {
-		t.Fatal(err)
-	}
-	postgres := map[string]string{"p": secrets + "postgres-password"}
-	if got := resolve(postgres, 0).Values["p"]; got.Reveal() != "rotatedPassw0rdExamp1e" {
-		t.Error("the rotated value is not read")
-	}
-	if err := edit(env.Google.SecretsFile, "  my-project:\n", "  my-project:\n    fault: throttled\n    retry_after: 2s\n"); err != nil {
-		t.Fatal(err)
-	}
-	_, err = c.Resolve(t.Context(), client.Request{IntegrationID: devmode.GoogleIntegrationID, Configs: postgres, MaxAge: new(time.Duration)})
-	var e *client.Error
-	if !errors.As(err, &e) || e.Reason != "STORE_THROTTLED" || e.RetryAfter <= 0 {
-		t.Errorf("throttled: %v", err)
-	}
+	s.rotateAndThrottle(t, s.Google.SecretsFile, map[string]string{"p": secrets + "postgres-password"}, "  my-project:\n", "  my-project:\n    fault: throttled\n    retry_after: 2s\n")
 
-	audit := readFile(filepath.Join(env.Dir, "audit.jsonl"))
+	audit := readFile(filepath.Join(s.Dir, "audit.jsonl"))
 	for _, text := range []string{audit, s.log.String()} {
 		if strings.Contains(text, "Passw0rdExamp1e") || strings.Contains(text, "ya29.") {
 			t.Error("a value or a token is told")

@@ -16,6 +16,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/asynctest"
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/devmode"
+	"github.com/secretbroker/secretbroker/internal/keyfile"
 )
 
 // broker is a whole broker under test: the ordinary wiring over real TLS, on
@@ -117,13 +118,7 @@ func edit(file, old, replacement string) error {
 	return replace(file, strings.Replace(string(data), old, replacement, 1))
 }
 
-func replace(file, content string) error {
-	temp := filepath.Join(filepath.Dir(file), ".new-"+filepath.Base(file))
-	if err := os.WriteFile(temp, []byte(content), 0o600); err != nil {
-		return err
-	}
-	return os.Rename(temp, file)
-}
+func replace(file, content string) error { return keyfile.Replace(file, []byte(content)) }
 
 // auditText returns the audit log's text.
 func (b *broker) auditText(t *testing.T) string {

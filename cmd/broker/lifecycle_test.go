@@ -17,6 +17,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/client"
 	"github.com/secretbroker/secretbroker/internal/asynctest"
+	"github.com/secretbroker/secretbroker/internal/devmode"
 )
 
 // TestReadinessFallsFirst: a broker that was told to end says so and answers on,
@@ -43,21 +44,29 @@ func TestReadinessFallsFirst(t *testing.T) {
 	}
 }
 
-// TestCallsUnderWayFinish although the broker takes no more.
-func TestCallsUnderWayFinish(t *testing.T) {
-	env := newEnvironment(t)
-	if err := edit(env.SecretsFile, "  your-key-vault-name:\n", "  your-key-vault-name:\n    delay: 1s\n"); err != nil {
+// endDuringCall starts a broker whose vault answers after delay, and tells it to end
+// while a call is under way. answered gets what comes of the call.
+func endDuringCall(t *testing.T, env *devmode.Environment, delay string) (b *served, answered <-chan error) {
+	t.Helper()
+	if err := edit(env.SecretsFile, "  your-key-vault-name:\n", "  your-key-vault-name:\n    delay: "+delay+"\n"); err != nil {
 		t.Fatal(err)
 	}
-	b := startServed(t, env, env.ConfigFile)
+	b = startServed(t, env, env.ConfigFile)
 	c := b.client(t, 1)
-	answered := make(chan error, 1)
+	result := make(chan error, 1)
 	go func() {
 		_, err := c.Resolve(t.Context(), sample)
-		answered <- err
+		result <- err
 	}()
 	asynctest.Eventually(t, "the vault is asked", func() bool { return env.KeyVault.Reads() > 0 })
 	b.signal(t, syscall.SIGTERM)
+	return b, result
+}
+
+// TestCallsUnderWayFinish although the broker takes no more.
+func TestCallsUnderWayFinish(t *testing.T) {
+	env := newEnvironment(t)
+	b, answered := endDuringCall(t, env, "1s")
 	asynctest.Eventually(t, "no new connection is taken", func() bool {
 		conn, err := net.Dial("tcp", b.addr)
 		if err == nil {
@@ -77,18 +86,7 @@ func TestCallsUnderWayFinish(t *testing.T) {
 func TestCallsThatDoNotFinishAreCut(t *testing.T) {
 	env := newEnvironment(t)
 	set(t, env.ConfigFile, "shutdown", "{drain_delay: 0s, timeout: 1s}")
-	if err := edit(env.SecretsFile, "  your-key-vault-name:\n", "  your-key-vault-name:\n    delay: 1h\n"); err != nil {
-		t.Fatal(err)
-	}
-	b := startServed(t, env, env.ConfigFile)
-	c := b.client(t, 1)
-	answered := make(chan error, 1)
-	go func() {
-		_, err := c.Resolve(t.Context(), sample)
-		answered <- err
-	}()
-	asynctest.Eventually(t, "the vault is asked", func() bool { return env.KeyVault.Reads() > 0 })
-	b.signal(t, syscall.SIGTERM)
+	b, answered := endDuringCall(t, env, "1h")
 	if <-b.exited; b.err != nil {
 		t.Errorf("ended with %v\n%s", b.err, b.log.String())
 	}

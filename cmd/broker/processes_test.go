@@ -119,13 +119,7 @@ func startChild(t *testing.T, secrets string, prepare func(*child) error) *child
 // ends before.
 func runChild(t *testing.T, secrets string, prepare func(*child) error) (c *child, ready <-chan string) {
 	t.Helper()
-	env, err := devmode.Start(t.Context(), devmode.Options{
-		Dir: t.TempDir(), Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", VaultListen: "127.0.0.1:0", Logger: slog.New(slog.DiscardHandler),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { env.Close() })
+	env := newEnvironment(t)
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

@@ -39,7 +39,7 @@ type ledger struct {
 	begun    int        // calls that have come
 	written  int        // lines
 	last     int        // lines of the last write
-	crowded  bool       // there are callers who go on
+	loaded   bool       // there are callers who go on
 	recorded map[string]bool
 
 	// fault takes what is written, once it is there and two writes in a row were of
@@ -48,7 +48,7 @@ type ledger struct {
 	hit   bool // fault has begun
 }
 
-// many calls in one write are what the audit log calls company.
+// many calls in one write make the audit log hold answers back until they are recorded.
 const many = 8
 
 func newLedger() *ledger {
@@ -69,7 +69,7 @@ func (l *ledger) Write(p []byte) (int, error) {
 	defer timer.Stop()
 	l.mu.Lock()
 	l.written += lines
-	for patient && l.crowded && !l.hit && l.begun-l.written < 2*many {
+	for patient && l.loaded && !l.hit && l.begun-l.written < 2*many {
 		l.more.Wait()
 	}
 	l.hit = l.hit || l.fault != nil && min(lines, l.last) >= many
@@ -95,10 +95,10 @@ func (l *ledger) Write(p []byte) (int, error) {
 }
 
 // set changes how the ledger behaves.
-func (l *ledger) set(crowded bool, fault func(p []byte) (int, error)) {
+func (l *ledger) set(loaded bool, fault func(p []byte) (int, error)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.crowded, l.fault, l.hit = crowded, fault, false
+	l.loaded, l.fault, l.hit = loaded, fault, false
 	l.more.Broadcast()
 }
 
@@ -214,16 +214,16 @@ func (s *recordedServer) clients(t *testing.T, n int) []*client.Client {
 	return cs
 }
 
-// crowd is callers that go on until the broker is unavailable to them. Of everything
+// callerLoad is callers that go on until the broker is unavailable to them. Of everything
 // that they are told, whatever it is, the record must be there by then.
-type crowd struct {
+type callerLoad struct {
 	callers  sync.WaitGroup
 	answered atomic.Int64
 	enough   chan struct{} // closed when there were many answers
 }
 
-func (s *recordedServer) load(t *testing.T, clients []*client.Client) *crowd {
-	l := &crowd{enough: make(chan struct{})}
+func (s *recordedServer) load(t *testing.T, clients []*client.Client) *callerLoad {
+	l := &callerLoad{enough: make(chan struct{})}
 	asked := []client.Request{
 		request("p", vault+"::sqlserver-db-secret"), request("p", vault+"::sqlserver-db-secret"),
 		request("p", vault+"::oracle-password"), // denied

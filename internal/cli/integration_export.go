@@ -14,6 +14,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/client"
 	"github.com/secretbroker/secretbroker/internal/cli/reconcile"
+	"github.com/secretbroker/secretbroker/internal/keyfile"
 )
 
 const exportHelp = `Write integrations as files, one each, as apply and "integrations:" in broker.yaml
@@ -126,7 +127,7 @@ func export(cmd *cobra.Command, dir string, all []*client.Integration, force boo
 		case err != nil && !errors.Is(err, fs.ErrNotExist):
 			return &ExitError{ExitFailure, err}
 		}
-		if err := replaceFile(path, data); err != nil {
+		if err := keyfile.Replace(path, data); err != nil {
 			return &ExitError{ExitFailure, err}
 		}
 		fmt.Fprintln(cmd.OutOrStdout(), path)
@@ -135,22 +136,4 @@ func export(cmd *cobra.Command, dir string, all []*client.Integration, force boo
 		return &ExitError{ExitFailure, err}
 	}
 	return nil
-}
-
-// replaceFile writes a file under another name first, so that no half of it is
-// ever there.
-func replaceFile(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".export-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name()) // it is no use
-	}
-	return err
 }

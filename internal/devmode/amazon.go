@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/secretbroker/secretbroker/internal/devmode/secretsmanager"
+	"github.com/secretbroker/secretbroker/internal/keyfile"
 )
 
 // What the samples of AWS are called.
@@ -58,10 +59,10 @@ func (env *Environment) addAWS(opts Options, next http.Handler) (http.Handler, e
 			"file", a.IntegrationFile, "address", env.VaultListen)
 	}
 	id := secretsmanager.Identity{AccessKeyID: "AKIA" + rand.Text()[:16], SecretAccessKey: rand.Text() + rand.Text(), RoleARN: awsRole, ExternalID: awsExternalID}
-	if err := writeFile(a.AccessKeyIDFile, []byte(id.AccessKeyID+"\n")); err != nil {
+	if err := keyfile.Replace(a.AccessKeyIDFile, []byte(id.AccessKeyID+"\n")); err != nil {
 		return nil, err
 	}
-	if err := writeFile(a.SecretAccessKeyFile, []byte(id.SecretAccessKey+"\n")); err != nil {
+	if err := keyfile.Replace(a.SecretAccessKeyFile, []byte(id.SecretAccessKey+"\n")); err != nil {
 		return nil, err
 	}
 	var err error

@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/keyfile"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -125,10 +126,10 @@ func (env *Environment) writeCertificates(now time.Time) (tls.Certificate, error
 	if err != nil {
 		return tls.Certificate{}, err
 	}
-	if err := writeFile(env.CAFile, ca.pem()); err != nil {
+	if err := keyfile.Replace(env.CAFile, ca.pem()); err != nil {
 		return tls.Certificate{}, err
 	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, writeFile(env.KeyVaultCAFile, vaultCA.pem())
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, keyfile.Replace(env.KeyVaultCAFile, vaultCA.pem())
 }
 
 // writePair issues a certificate into a pair of files.
@@ -141,10 +142,10 @@ func (a *authority) writePair(certFile, keyFile string, template *x509.Certifica
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", keyFile, err)
 	}
-	if err := writeFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})); err != nil {
+	if err := keyfile.Replace(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})); err != nil {
 		return err
 	}
-	return writeFile(certFile, certPEM(der))
+	return keyfile.Replace(certFile, certPEM(der))
 }
 
 func certPEM(der []byte) []byte {

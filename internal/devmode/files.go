@@ -6,11 +6,12 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"text/template"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/secretbroker/secretbroker/internal/keyfile"
 )
 
 //go:embed templates
@@ -38,10 +39,10 @@ func (env *Environment) writeSettings(clientSecret string) error {
 	if err := writeTemplate(env.IntegrationFile, "integration.yaml", data, writeIfAbsent); err != nil {
 		return err
 	}
-	if err := writeTemplate(env.ConfigFile, "broker.yaml", data, writeFile); err != nil {
+	if err := writeTemplate(env.ConfigFile, "broker.yaml", data, keyfile.Replace); err != nil {
 		return err
 	}
-	return writeFile(env.ClientSecretFile, []byte(clientSecret+"\n"))
+	return keyfile.Replace(env.ClientSecretFile, []byte(clientSecret+"\n"))
 }
 
 func writeTemplate(file, name string, data any, write func(string, []byte) error) error {
@@ -56,26 +57,5 @@ func writeIfAbsent(file string, data []byte) error {
 	if _, err := os.Lstat(file); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return writeFile(file, data)
-}
-
-// writeFile writes the file for its owner alone (0600). A reader of it
-// meanwhile sees the old content or the new, never a part.
-func writeFile(file string, data []byte) (err error) {
-	temp, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+".*") // makes it 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(temp.Name()))
-		}
-	}()
-	if _, err := temp.Write(data); err != nil {
-		return errors.Join(err, temp.Close())
-	}
-	if err := temp.Close(); err != nil {
-		return err
-	}
-	return os.Rename(temp.Name(), file)
+	return keyfile.Replace(file, data)
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/secretbroker/secretbroker/internal/devmode/secretmanager"
+	"github.com/secretbroker/secretbroker/internal/keyfile"
 )
 
 // What the samples of Google Cloud are called.
@@ -62,7 +63,7 @@ func (env *Environment) addGoogle(opts Options) (http.Handler, error) {
 			"file", g.IntegrationFile, "address", env.VaultListen)
 	}
 	subject := rand.Text() + rand.Text()
-	if err := writeFile(g.TokenFile, []byte(subject+"\n")); err != nil {
+	if err := keyfile.Replace(g.TokenFile, []byte(subject+"\n")); err != nil {
 		return nil, err
 	}
 	config, err := json.MarshalIndent(map[string]any{
@@ -75,7 +76,7 @@ func (env *Environment) addGoogle(opts Options) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := writeFile(g.ConfigFile, append(config, '\n')); err != nil {
+	if err := keyfile.Replace(g.ConfigFile, append(config, '\n')); err != nil {
 		return nil, err
 	}
 	g.SecretManager, err = secretmanager.Open(secretmanager.FileConfig{

@@ -82,3 +82,34 @@ func TestGroupOfRoots(t *testing.T) {
 		}
 	}
 }
+
+func TestReadRegularAndReplace(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "f")
+	for _, content := range []string{"one", "two"} {
+		if err := Replace(path, []byte(content)); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := ReadRegular(path, 3); err != nil || string(got) != content {
+			t.Errorf("%q, %v", got, err)
+		}
+	}
+	if err := os.Chmod(path, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadRegular(path, 3); err != nil {
+		t.Errorf("a file that others may read: %v", err)
+	}
+	if _, err := ReadRegular(path, 2); err == nil {
+		t.Error("a file that is too large was read")
+	}
+	if _, err := ReadRegular(dir, 3); err == nil {
+		t.Error("a directory was read")
+	}
+	if err := Replace(dir, nil); err == nil {
+		t.Error("a directory was replaced")
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+		t.Errorf("%v, %v", entries, err)
+	}
+}

@@ -6,9 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"os"
 	"slices"
 	"time"
 
@@ -58,8 +56,8 @@ func OpenFiles(cfg FilesConfig) (*Store, error) {
 	first, faults := f.read(cfg.Now())
 	if len(faults) > 0 {
 		var errs []error
-		for _, place := range slices.Sorted(maps.Keys(faults)) {
-			errs = append(errs, faults[place])
+		for _, source := range slices.Sorted(maps.Keys(faults)) {
+			errs = append(errs, faults[source])
 		}
 		return nil, errors.Join(errs...)
 	}
@@ -88,10 +86,10 @@ func CheckFiles(cfg FilesConfig) error {
 func (f *files) read(now time.Time) (*snapshot, map[string]error) {
 	faults := make(map[string]error)
 	changed := false
-	take := func(place string, readIt func() (bool, error)) {
+	take := func(source string, readIt func() (bool, error)) {
 		taken, err := readIt()
 		if err != nil {
-			faults[place] = err
+			faults[source] = err
 		}
 		changed = changed || taken
 	}
@@ -125,18 +123,18 @@ func (f *files) read(now time.Time) (*snapshot, map[string]error) {
 
 // isNew reports whether the data read from a file differs from the data in use. The
 // caller must call the returned func when it has put the data into use.
-func (f *files) isNew(place string, data ...[]byte) (bool, func()) {
+func (f *files) isNew(source string, data ...[]byte) (bool, func()) {
 	h := sha256.New()
 	for _, d := range data {
 		fmt.Fprintf(h, "%d\n", len(d))
 		h.Write(d)
 	}
 	sum := digest(h.Sum(nil))
-	return f.good[place] != sum, func() { f.good[place] = sum }
+	return f.good[source] != sum, func() { f.good[source] = sum }
 }
 
 func (f *files) readPair(now time.Time) (bool, error) {
-	certPEM, err := readFile(f.cfg.CertFile, maxPEM)
+	certPEM, err := keyfile.ReadRegular(f.cfg.CertFile, maxPEM)
 	if err != nil {
 		return false, fmt.Errorf("read the server certificate: %w", err)
 	}
@@ -188,7 +186,7 @@ func checkValidity(leaf *x509.Certificate, now time.Time) error {
 }
 
 func (f *files) readAuthorities() (bool, error) {
-	data, err := readFile(f.cfg.ClientCAFile, maxPEM)
+	data, err := keyfile.ReadRegular(f.cfg.ClientCAFile, maxPEM)
 	if err != nil {
 		return false, fmt.Errorf("read the client CA file: %w", err)
 	}
@@ -206,7 +204,7 @@ func (f *files) readAuthorities() (bool, error) {
 }
 
 func (f *files) readCRLs(name string, now time.Time) (bool, error) {
-	data, err := readFile(name, maxCRL)
+	data, err := keyfile.ReadRegular(name, maxCRL)
 	if err != nil {
 		return false, fmt.Errorf("read the CRL file: %w", err)
 	}
@@ -223,29 +221,4 @@ func (f *files) readCRLs(name string, now time.Time) (bool, error) {
 	taken()
 	f.crls[name] = lists
 	return true, nil
-}
-
-// readFile reads a regular file. It rejects others, such as pipes, whose reads might
-// never end.
-func readFile(name string, most int64) ([]byte, error) {
-	info, err := os.Stat(name)
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file", name)
-	}
-	file, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	data, err := io.ReadAll(io.LimitReader(file, most+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(data)) > most {
-		return nil, fmt.Errorf("%s is larger than %d bytes", name, most)
-	}
-	return data, nil
 }

@@ -141,8 +141,8 @@ func (s *Store) Reload() {
 	if s.read != nil {
 		next, faults := s.read(s.opts.Now())
 		clear(s.faults)
-		for place, err := range faults {
-			s.faults[place] = err.Error()
+		for source, err := range faults {
+			s.faults[source] = err.Error()
 		}
 		s.failures += uint64(len(faults))
 		if next != nil {
@@ -189,8 +189,8 @@ func (s *Store) Problems() []string {
 
 func (s *Store) problems() []string {
 	var texts []string
-	for _, place := range slices.Sorted(maps.Keys(s.faults)) {
-		texts = append(texts, s.faults[place]+"; the last valid version remains in use")
+	for _, source := range slices.Sorted(maps.Keys(s.faults)) {
+		texts = append(texts, s.faults[source]+"; the last valid version remains in use")
 	}
 	return append(texts, s.current.Load().problems(s.opts.Now())...)
 }

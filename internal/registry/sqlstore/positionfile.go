@@ -7,8 +7,9 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"time"
+
+	"github.com/secretbroker/secretbroker/internal/keyfile"
 )
 
 // positionInterval is the time between two writes of a PositionFile.
@@ -87,7 +88,7 @@ func (p *PositionFile) write(now Position) {
 	}
 	data, err := json.Marshal(position{p.database, now})
 	if err == nil {
-		err = replaceFile(p.path, append(data, '\n'))
+		err = keyfile.Replace(p.path, append(data, '\n'))
 	}
 	if err == nil {
 		p.written, p.warned = now, false
@@ -97,23 +98,4 @@ func (p *PositionFile) write(now Position) {
 		p.warned = true
 		p.logger.Warn("what was last seen of the integrations' database cannot be noted; a backup that is restored while this broker is stopped goes unnoticed", "file", p.path, "error", err)
 	}
-}
-
-// replaceFile writes a file of the owner's alone in one step.
-func replaceFile(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*") // with mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-	}
-	return err
 }

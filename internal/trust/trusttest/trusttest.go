@@ -14,10 +14,11 @@ import (
 	"math/big"
 	"net"
 	"net/url"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/secretbroker/secretbroker/internal/keyfile"
 )
 
 // CA is a certificate authority whose key exists only in memory.
@@ -195,11 +196,7 @@ func (ca *CA) Write(dir string) Files {
 // Put replaces a file atomically, by renaming another one over it.
 func Put(t testing.TB, name string, data []byte) {
 	t.Helper()
-	temp := name + ".new"
-	if err := os.WriteFile(temp, data, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Rename(temp, name); err != nil {
+	if err := keyfile.Replace(name, data); err != nil {
 		t.Fatal(err)
 	}
 }
