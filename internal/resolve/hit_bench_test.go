@@ -18,18 +18,18 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// outlet waits once for so many calls, as a connection does that writes their
-// answers together.
-type outlet struct {
+// barrier waits once for 64 calls, like a connection that writes their answers
+// together.
+type barrier struct {
 	mu   sync.Mutex
 	held int
 }
 
-func (o *outlet) Hold(until interface{ Wait() error }) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.held++; o.held%64 == 0 {
-		_ = until.Wait() // io.Discard takes everything
+func (b *barrier) HoldUntil(commit resolve.Commit) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.held++; b.held%64 == 0 {
+		_ = commit.Wait() // writes to io.Discard do not fail
 	}
 }
 
@@ -53,7 +53,7 @@ func newBenchmark(b *testing.B, store *fakeStore, used func(authz.Principal, str
 	return resolve.New(resolve.Config{
 		Integrations: integrations{"cspi": {ID: "cspi", Revision: revision, ReadRevision: revision, Kind: secret.KindAzureKeyVault, Policy: policy}},
 		Stores:       store, Cache: values, Audit: log, CacheTTL: 24 * time.Hour, Used: used,
-	}), resolve.Caller{Principal: worker, PeerAddress: "192.0.2.1:41234", CertificateSerial: strings.Repeat("ab", 16), Outlet: &outlet{}}
+	}), resolve.Caller{Principal: worker, PeerAddress: "192.0.2.1:41234", CertificateSerial: strings.Repeat("ab", 16), Barrier: &barrier{}}
 }
 
 // BenchmarkResolveHit is a call of two configs that is answered from memory, with

@@ -16,14 +16,15 @@ const (
 	methodCheck   = "Check"
 )
 
-// record writes the events, or says that nothing may leave; what may leave is held
-// back by the caller's outlet, if it has one, while the log writes.
+// record writes the events. On error, no answer may leave the broker. If the caller has
+// a commit barrier, record may return before the log has written the events; the
+// barrier then holds the answer back until it has.
 func (r *Resolver) record(who Caller, events []audit.Event) error {
 	who.leaveTurn()
 	receipt, err := r.cfg.Audit.Begin(events)
 	if err == nil && receipt != (audit.Receipt{}) {
-		if who.Outlet != nil {
-			who.Outlet.Hold(receipt)
+		if who.Barrier != nil {
+			who.Barrier.HoldUntil(receipt)
 		} else {
 			err = receipt.Wait()
 		}

@@ -79,8 +79,8 @@ type Caller struct {
 	Principal         authz.Principal
 	PeerAddress       string
 	CertificateSerial string
-	// Outlet, if not nil, is what every answer to the caller goes out by.
-	Outlet Outlet
+	// Barrier, if not nil, delays every answer to the caller until it is recorded.
+	Barrier CommitBarrier
 	// Memory, if not nil, is asked before values are copied for the caller.
 	Memory Memory
 	// Turn, if not nil, is the call's turn to use the CPUs.
@@ -119,14 +119,22 @@ type Memory interface {
 	Reserve(bytes int) bool
 }
 
-// Outlet keeps answers back. Once Hold has returned, nothing that is answered after
-// it leaves the broker before Wait of what was held has returned nil; if that
-// fails, nothing leaves any more. It is safe for concurrent use.
+// CommitBarrier delays answers until the audit log has committed their records. After
+// HoldUntil has returned, no later answer leaves the broker until commit.Wait has
+// returned nil. If Wait fails, no answer leaves at all. A CommitBarrier is safe for
+// concurrent use.
 //
-// It spares a busy broker from parking every call until its record is on the disk:
-// the outlet waits once for all that it lets out together.
-type Outlet interface {
-	Hold(until interface{ Wait() error })
+// Without it, every call of a busy broker would park its goroutine until its record is
+// on the disk. The barrier waits once for all answers that it writes together.
+type CommitBarrier interface {
+	HoldUntil(commit Commit)
+}
+
+// Commit is a write of the audit log that may not have finished, such as an
+// audit.Receipt. Values are comparable: equal ones are the same commit.
+type Commit interface {
+	// Wait returns once the records are committed, or with the error.
+	Wait() error
 }
 
 // Request is one call, as the caller sent it: nothing in it is trusted.

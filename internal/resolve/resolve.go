@@ -61,7 +61,7 @@ type Config struct {
 	// that have a grant.
 	Admit func(who authz.Principal, in *integration.Integration) (why string)
 	// Observe, if not nil, is told of every config's reason, empty for success. As with
-	// Used, a value may still be held back then, see Outlet, and never leave.
+	// Used, the CommitBarrier may still hold the value back then, and the value may never leave.
 	Observe func(reason secret.Reason)
 	// Used, if not nil, is told of every value that is handed out. It must not wait.
 	Used func(who authz.Principal, connector, id string, ref secret.Ref, version string)

@@ -97,7 +97,7 @@ func identityOf(ctx context.Context, id *peerIdentity) (resolve.Caller, error) {
 	}
 	who := resolve.Caller{Principal: id.principal, CertificateSerial: id.serial, PeerAddress: id.address}
 	if id.conn != nil {
-		who.Outlet = id.conn
+		who.Barrier = id.conn
 	}
 	return who, nil
 }

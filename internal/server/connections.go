@@ -60,7 +60,7 @@ type connection struct {
 	peer     *trust.Peer // for recheck alone
 	removed  func()
 	isCut    bool // for recheck alone
-	outlet
+	commitBarrier
 	traffic  traffic
 	patience patience
 	// abused is called when the peer makes the broker keep too much, or wait.

@@ -18,9 +18,9 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// pendingRecord is a recording that ends when the test says so.
+// pendingRecord is a commit that ends when the test ends it.
 type pendingRecord struct {
-	asked chan struct{} // closed when somebody waits
+	asked chan struct{} // closed by the first Wait
 	once  sync.Once
 	end   chan error
 }
@@ -34,12 +34,12 @@ func (r *pendingRecord) Wait() error {
 	return <-r.end
 }
 
-// answerHeld has the server answer a value while r is under way.
+// answerHeld makes the server answer with a value while r is pending.
 func answerHeld(ts *testServer, r *pendingRecord) {
 	ts.resolver.next = func(context.Context) (*resolve.Result, error) {
 		ts.resolver.mu.Lock()
 		defer ts.resolver.mu.Unlock()
-		ts.resolver.who.Outlet.Hold(r)
+		ts.resolver.who.Barrier.HoldUntil(r)
 		return &resolve.Result{Configs: []resolve.Resolved{{Config: "p", Value: secret.NewValue([]byte("the-value"))}}}, nil
 	}
 }
@@ -69,8 +69,8 @@ func TestAnswersAreHeldBack(t *testing.T) {
 	}
 }
 
-// TestUnrecordedAnswers: an answer that cannot be recorded never leaves; the call
-// fails, those of other connections do not, and the caller may connect anew.
+// TestUnrecordedAnswers: an answer that cannot be recorded never leaves. The call
+// fails, those of other connections do not, and the caller can connect again.
 func TestUnrecordedAnswers(t *testing.T) {
 	ts := startServer(t)
 	record := newPendingRecord()
@@ -87,13 +87,13 @@ func TestUnrecordedAnswers(t *testing.T) {
 	ts.resolver.mu.Lock()
 	ts.resolver.next = nil
 	ts.resolver.mu.Unlock()
-	asynctest.Eventually(t, "the caller connects anew", func() bool {
+	asynctest.Eventually(t, "the caller connects again", func() bool {
 		_, err := ask(t, conn, &secretbrokerv1.ResolveRequest{})
 		return err == nil
 	})
 }
 
-// step is a recording that notes when it was waited for.
+// step is a commit that logs each Wait.
 type step struct {
 	log  *[]string
 	name string
@@ -105,7 +105,7 @@ func (s *step) Wait() error {
 	return s.err
 }
 
-// recordedConn notes what is written.
+// recordedConn logs writes and the close.
 type recordedConn struct {
 	net.Conn
 	log *[]string
@@ -121,13 +121,13 @@ func (c *recordedConn) Close() error {
 	return nil
 }
 
-// TestOutlet: a write waits once for each thing that was held before it; after a
-// failure none goes out, whatever is recorded later.
-func TestOutlet(t *testing.T) {
+// TestCommitBarrier: a write waits once for each commit that was added before it. After
+// a failed commit nothing is written, whatever is committed later.
+func TestCommitBarrier(t *testing.T) {
 	var log []string
 	conn := &recordedConn{log: &log}
 	failed := errors.New("failed")
-	c := &connection{Conn: conn, raw: conn, unrecorded: func(error) { log = append(log, "told") }}
+	c := &connection{Conn: conn, raw: conn, unrecorded: func(error) { log = append(log, "unrecorded") }}
 	a, b, bad, late := &step{&log, "a", nil}, &step{&log, "b", nil}, &step{&log, "bad", failed}, &step{&log, "late", nil}
 	write := func(text string, want error) {
 		t.Helper()
@@ -136,36 +136,35 @@ func TestOutlet(t *testing.T) {
 		}
 	}
 	write("0", nil)
-	c.Hold(a)
-	c.Hold(a)
-	c.Hold(b)
+	c.HoldUntil(a)
+	c.HoldUntil(a)
+	c.HoldUntil(b)
 	write("1", nil)
 	write("2", nil)
-	c.Hold(b)
-	c.Hold(bad)
-	c.Hold(late)
+	c.HoldUntil(b)
+	c.HoldUntil(bad)
+	c.HoldUntil(late)
 	write("3", failed)
-	c.Hold(late)
+	c.HoldUntil(late)
 	write("4", failed)
-	want := []string{"write 0", "a", "b", "write 1", "write 2", "b", "bad", "told", "close"}
+	want := []string{"write 0", "a", "b", "write 1", "write 2", "b", "bad", "unrecorded", "close"}
 	if !slices.Equal(log, want) {
-		t.Errorf("it went %q, want %q", log, want)
+		t.Errorf("log %q, want %q", log, want)
 	}
 }
 
-// TestOutletConcurrently: a write that comes while another waits does not overtake
-// it.
-func TestOutletConcurrently(t *testing.T) {
+// TestCommitBarrierConcurrently: a write does not overtake another one that waits.
+func TestCommitBarrierConcurrently(t *testing.T) {
 	var log []string
 	conn := &recordedConn{log: &log}
 	c := &connection{Conn: conn, raw: conn, unrecorded: func(error) {}}
 	record := newPendingRecord()
-	c.Hold(record)
+	c.HoldUntil(record)
 	var writing sync.WaitGroup
 	write := func(text string) {
 		writing.Go(func() {
 			if _, err := c.Write([]byte(text)); err == nil {
-				t.Errorf("%q went out", text)
+				t.Errorf("%q was written", text)
 			}
 		})
 	}
@@ -175,6 +174,6 @@ func TestOutletConcurrently(t *testing.T) {
 	record.end <- errors.New("failed")
 	writing.Wait()
 	if slices.ContainsFunc(log, func(s string) bool { return strings.HasPrefix(s, "write") }) {
-		t.Errorf("it went %q", log)
+		t.Errorf("log %q, want no write", log)
 	}
 }
