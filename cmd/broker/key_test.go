@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
 	"github.com/secretbroker/secretbroker/internal/registry/sqlstore"
@@ -61,7 +62,7 @@ func newTestDatabase(t *testing.T, entry string, open func(sqlstore.Config) (*sq
 	}
 	db.open = func(t *testing.T) *sqlstore.Store {
 		t.Helper()
-		s, err := open(sqlstore.Config{Sealer: db.keys, MaxIntegrations: 1000})
+		s, err := open(sqlstore.Config{Kinds: kinds.All(), Sealer: db.keys, MaxIntegrations: 1000})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/manage/history"
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/registry/dirstore"
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
@@ -39,7 +40,7 @@ type integrationStore struct {
 // openIntegrations opens the directory or the database of the configuration.
 func openIntegrations(ctx context.Context, cfg *config.Config, log *slog.Logger, onChange func(removed, changed []*integration.Integration)) (*integrationStore, error) {
 	if cfg.Integrations != "" {
-		files, err := dirstore.Open(dirstore.Config{Dir: cfg.Integrations, Logger: log, OnChange: onChange})
+		files, err := dirstore.Open(dirstore.Config{Kinds: kinds.All(), Dir: cfg.Integrations, Logger: log, OnChange: onChange})
 		if err != nil {
 			return nil, &exitError{Code: exitUsage, Err: err}
 		}
@@ -52,6 +53,7 @@ func openIntegrations(ctx context.Context, cfg *config.Config, log *slog.Logger,
 	}
 	r := cfg.Registry
 	c := sqlstore.Config{
+		Kinds:           kinds.All(),
 		Files:           r.Files,
 		MaxIntegrations: r.MaxIntegrations,
 		MaxOutage:       time.Duration(r.MaxOutage),
@@ -59,7 +61,7 @@ func openIntegrations(ctx context.Context, cfg *config.Config, log *slog.Logger,
 		Logger:          log,
 		OnChange:        onChange,
 	}
-	s := &integrationStore{restores: history.NewRestores(log), seen: positionFile(cfg, log)}
+	s := &integrationStore{restores: history.NewRestores(kinds.All(), log), seen: positionFile(cfg, log)}
 	c.Seen, c.OnRestored = s.seen.Read(), s.restores.Note
 	if r.KeyFile != "" {
 		keys, err := seal.Open(r.KeyFile)

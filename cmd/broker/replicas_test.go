@@ -23,6 +23,7 @@ import (
 	"github.com/secretbroker/secretbroker/client"
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/devmode"
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
 	"github.com/secretbroker/secretbroker/internal/registry/sqlstore"
@@ -67,7 +68,7 @@ func newCluster(t *testing.T, replicas int, more ...string) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.store, err = sqlstore.OpenPostgres(t.Context(), sqlstore.Postgres{URL: c.postgres.URL("postgres")}, sqlstore.Config{Sealer: keys, Files: []string{env.Dir}})
+	c.store, err = sqlstore.OpenPostgres(t.Context(), sqlstore.Postgres{URL: c.postgres.URL("postgres")}, sqlstore.Config{Kinds: kinds.All(), Sealer: keys, Files: []string{env.Dir}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,13 +28,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/manage"
 	"github.com/secretbroker/secretbroker/internal/placement"
 	"github.com/secretbroker/secretbroker/internal/provider"
-	"github.com/secretbroker/secretbroker/internal/provider/awssm"
-	"github.com/secretbroker/secretbroker/internal/provider/azurekv"
-	"github.com/secretbroker/secretbroker/internal/provider/gcpsm"
-	"github.com/secretbroker/secretbroker/internal/provider/localfile"
-	"github.com/secretbroker/secretbroker/internal/provider/vaultkv"
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/resolve"
-	"github.com/secretbroker/secretbroker/internal/secret"
 	"github.com/secretbroker/secretbroker/internal/server"
 	"github.com/secretbroker/secretbroker/internal/usage"
 )
@@ -142,14 +137,8 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	defer closing(&err, traces.close)
 
 	stores := provider.NewSet(provider.SetConfig{
-		Openers: map[secret.Kind]provider.Opener{
-			secret.KindAzureKeyVault:     azurekv.Opener(provider.Config{Logger: log}),
-			secret.KindAWSSecretsManager: awssm.Opener(provider.Config{Logger: log}),
-			secret.KindGCPSecretManager:  gcpsm.Opener(provider.Config{Logger: log}),
-			secret.KindHashiCorpVault:    vaultkv.Opener(provider.Config{Logger: log}),
-			secret.KindLocalFile:         localfile.Opener(localfile.Config{}),
-		},
-		Keeps:   vaultkv.Keeps,
+		Openers: kinds.Openers(provider.Config{Logger: log}),
+		Keeps:   kinds.Keeps,
 		Observe: observeRead(m),
 		Reserve: memory.reserveRead,
 		Logger:  log,
@@ -212,6 +201,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	}
 	management := manage.New(manage.Config{
 		Store:         integrations,
+		Kinds:         kinds.All(),
 		Usage:         integrations.usage,
 		NoteUsage:     uses.Flush,
 		UsageInMemory: uses.InMemory,

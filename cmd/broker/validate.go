@@ -8,6 +8,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/placement"
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/registry/dirstore"
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
 	"github.com/secretbroker/secretbroker/internal/trust"
@@ -49,7 +50,7 @@ Exit codes: 0 everything is in order; 2 there are faults.`,
 			}
 			integrations := "its integrations in a database, which was not looked at"
 			if cfg.Integrations != "" {
-				good, bad := dirstore.Validate(cfg.Integrations)
+				good, bad := dirstore.Validate(kinds.All(), cfg.Integrations)
 				if len(bad) > 0 {
 					faults = append(faults, bad)
 				}

@@ -11,6 +11,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/manage"
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/registry/dirstore"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -179,7 +180,7 @@ func readIntegrations(path string) ([]*integration.Integration, error) {
 			return nil, &ExitError{ExitUsage, fmt.Errorf("%s: its integrations are in a database; ask a broker that has it open, or explain what broker integration export writes", path)}
 		}
 	}
-	integrations, faults := dirstore.ReadPolicies(dir)
+	integrations, faults := dirstore.ReadPolicies(kinds.All(), dir)
 	if len(faults) > 0 {
 		return nil, &ExitError{ExitUsage, faults}
 	}

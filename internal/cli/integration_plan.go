@@ -11,7 +11,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/client"
 	"github.com/secretbroker/secretbroker/internal/cli/reconcile"
-	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -155,7 +155,7 @@ func settingOf(p *reconcile.Change, field string) string {
 		kind = p.Document.Kind
 	}
 	if rest, ok := strings.CutPrefix(setting, "settings"); ok {
-		return integration.SectionOf(kind) + rest
+		return kinds.All().Section(kind) + rest
 	}
 	return setting
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/secretbroker/secretbroker/client"
 	"github.com/secretbroker/secretbroker/internal/cli/reconcile"
 	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 )
 
 // credentialHelp is said by all commands that send credentials.
@@ -225,7 +226,7 @@ func (e *edits) apply(in *client.Integration) (*client.Integration, error) {
 	if err != nil {
 		return nil, err
 	}
-	edited := integration.ParseForm(in.ID, data)
+	edited := kinds.All().ParseForm(in.ID, data)
 	if err := edited.Faults.Err(); err != nil {
 		return nil, err
 	}

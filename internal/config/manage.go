@@ -105,7 +105,7 @@ func principals(doc *strictyaml.Document, path string, patterns []string) {
 
 func (p *Placement) validate(doc *strictyaml.Document) {
 	for i, kind := range p.Kinds {
-		if integration.SectionOf(secret.Kind(kind)) == "" {
+		if !secret.Kind(kind).Known() {
 			doc.Fault(strictyaml.Index("placement.kinds", i), "there is no such kind")
 		}
 	}

@@ -47,7 +47,7 @@ type Parsed struct {
 }
 
 // ParseDocument parses and validates a document.
-func ParseDocument(data []byte, c DocumentConfig) Parsed {
+func (k *Kinds) ParseDocument(data []byte, c DocumentConfig) Parsed {
 	if c.Name == "" {
 		c.Name = "integration"
 	}
@@ -55,7 +55,7 @@ func ParseDocument(data []byte, c DocumentConfig) Parsed {
 		c.Look = NewLook()
 	}
 	look := c.Look
-	p := &parser{stored: c.Credentials, used: make(map[string]bool)}
+	p := &Parser{kinds: k, stored: c.Credentials, used: make(map[string]bool)}
 	p.check = func(r NamedFile) string {
 		if !allowedFile(r.Path, c.Files) {
 			return "this file may not be named here; registry.files in broker.yaml lists those that may be, and a credential is better given with the integration"

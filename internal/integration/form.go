@@ -1,15 +1,16 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"math"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/secret"
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
@@ -18,19 +19,17 @@ import (
 // anybody has looked at what the settings say. A section or setting that is zero
 // is one that is not there.
 type Form struct {
-	ID          string          `yaml:"id"`
-	DisplayName string          `yaml:"display_name,omitempty"`
-	Kind        secret.Kind     `yaml:"kind"`
-	Azure       strictyaml.Tree `yaml:"azure,omitempty"`
-	AWS         strictyaml.Tree `yaml:"aws,omitempty"`
-	GCP         strictyaml.Tree `yaml:"gcp,omitempty"`
-	Vault       strictyaml.Tree `yaml:"vault,omitempty"`
-	Local       strictyaml.Tree `yaml:"local,omitempty"`
-	Cache       FormCache       `yaml:"cache,omitempty"`
-	Limits      FormLimits      `yaml:"limits,omitempty"`
-	Placement   Placement       `yaml:"placement,omitempty"`
-	Grants      []FormGrant     `yaml:"grants,omitempty"`
-	Roles       FormRoles       `yaml:"roles,omitempty"`
+	ID          string      `yaml:"id"`
+	DisplayName string      `yaml:"display_name,omitempty"`
+	Kind        secret.Kind `yaml:"kind"`
+	Cache       FormCache   `yaml:"cache,omitempty"`
+	Limits      FormLimits  `yaml:"limits,omitempty"`
+	Placement   Placement   `yaml:"placement,omitempty"`
+	Grants      []FormGrant `yaml:"grants,omitempty"`
+	Roles       FormRoles   `yaml:"roles,omitempty"`
+	// section has the settings of Kind.
+	section strictyaml.Tree
+	kinds   *Kinds // nil for a form without one, see Bind
 }
 
 // FormCache is the section cache.
@@ -65,10 +64,11 @@ func (g FormGrant) Equal(other FormGrant) bool {
 }
 
 // FormRoles is the section roles.
-type FormRoles = rolesSection
-
-// Bindings returns the section by role.
-func (s rolesSection) Bindings() map[authz.Role][]string { return s.bindings() }
+type FormRoles struct {
+	ResourceOwner []string `yaml:"resource_owner,omitempty"`
+	Assigner      []string `yaml:"assigner,omitempty"`
+	Auditor       []string `yaml:"auditor,omitempty"`
+}
 
 // FormFile is a Form and where its parts stand.
 type FormFile struct {
@@ -80,20 +80,25 @@ type FormFile struct {
 }
 
 // ParseForm reads a document. name is what faults call it.
-func ParseForm(name string, data []byte) FormFile {
-	f := FormFile{}
-	f.doc = strictyaml.Decode(name, data, &f.Form)
+func (k *Kinds) ParseForm(name string, data []byte) FormFile {
+	f := FormFile{Form: Form{kinds: k}}
+	doc, v := decode(k.trees, name, data, &f.Form)
+	f.doc = doc
 	for _, required := range []string{"id", "kind"} {
 		if !f.doc.Has(required) {
 			f.doc.Fault(required, "missing; it is required")
 		}
 	}
-	if f.Kind != "" && SectionOf(f.Kind) == "" {
+	if f.Kind != "" && k.Section(f.Kind) == "" {
 		f.doc.Fault("kind", "there is no such kind")
 	}
-	for kind, tree := range f.sections() {
-		if *tree != nil && kind != f.Kind {
-			f.doc.Fault(SectionOf(kind), "does not belong to the kind; take it out or change the kind")
+	for _, s := range k.specs {
+		tree, _ := v.FieldByName(sectionField(s)).Interface().(strictyaml.Tree)
+		switch {
+		case s.Kind == f.Kind:
+			f.section = tree
+		case tree != nil:
+			f.doc.Fault(s.Section, "does not belong to the kind; take it out or change the kind")
 		}
 	}
 	for i, g := range f.Grants {
@@ -111,48 +116,75 @@ func ParseForm(name string, data []byte) FormFile {
 // Line returns the line of a setting, or of the section that it would stand in.
 func (f *FormFile) Line(path string) int { return f.doc.Line(path) }
 
-func (f *Form) sections() map[secret.Kind]*strictyaml.Tree {
-	bySection := map[string]*strictyaml.Tree{"azure": &f.Azure, "aws": &f.AWS, "gcp": &f.GCP, "vault": &f.Vault, "local": &f.Local}
-	sections := make(map[secret.Kind]*strictyaml.Tree, len(kindSections))
-	for _, k := range kindSections {
-		sections[k.kind] = bySection[k.section]
-	}
-	return sections
-}
-
 // Settings returns the settings of the kind as plain maps, lists, strings, bools
 // and ints. The caller may change them.
-func (f *Form) Settings() map[string]any {
-	if tree := f.sections()[f.Kind]; tree != nil {
-		return plainMap(*tree)
-	}
-	return nil
-}
+func (f *Form) Settings() map[string]any { return plainMap(f.section) }
 
-// SetSettings replaces the settings of the kind, which must be set. Whole numbers
-// may come as float64, as JSON has them. It fails for what no setting can be.
+// SetSettings replaces the settings of the kind. Whole numbers may come as float64,
+// as JSON has them. It fails for a value that no setting can have.
 func (f *Form) SetSettings(settings map[string]any) error {
-	tree := f.sections()[f.Kind]
-	if tree == nil {
-		return fmt.Errorf("there is no such kind")
-	}
 	if len(settings) == 0 {
-		*tree = nil
+		f.section = nil
 		return nil
 	}
-	t, err := treeOf(SectionOf(f.Kind), settings, 0)
+	t, err := treeOf("settings", settings, 0)
 	if err != nil {
 		return err
 	}
-	*tree = t
+	f.section = t
 	return nil
 }
 
-// Document writes the form in the way that files have it.
+// Bind says which kinds there are. A Form that ParseForm has not made is bound before
+// Document, Tree, CredentialFiles, Generated and SetGenerated are called. It returns
+// false for settings of a kind that there is not; the form is not usable then.
+func (f *Form) Bind(kinds *Kinds) bool {
+	f.kinds = kinds
+	_, known := kinds.Spec(f.Kind)
+	return known || f.section == nil
+}
+
+// Generated returns the setting of the form that the broker generates if it is missing.
+// wanted is false if the form has no place for it.
+func (f *Form) Generated() (value any, wanted bool) {
+	section, name := f.generated(f.Settings())
+	value, there := section[name]
+	return value, section != nil && !there
+}
+
+// SetGenerated sets it.
+func (f *Form) SetGenerated(value any) error {
+	settings := f.Settings()
+	section, name := f.generated(settings)
+	section[name] = value
+	return f.SetSettings(settings)
+}
+
+// generated returns the section of settings that the generated setting belongs to, nil
+// if there is none, and the name of the setting.
+func (f *Form) generated(settings map[string]any) (section map[string]any, name string) {
+	spec, _ := f.kinds.Spec(f.Kind)
+	parent, name, _ := strings.Cut(spec.Generated, ".")
+	section, _ = settings[parent].(map[string]any)
+	return section, name
+}
+
+// Document writes the form in the way that files have it. It fails for a form with
+// settings of a kind that there is not.
 func (f *Form) Document() ([]byte, error) {
-	data, err := strictyaml.Encode(f)
+	if f.kinds == nil {
+		return nil, errors.New("integration: the form is not bound to kinds")
+	}
+	v := reflect.New(f.kinds.trees).Elem()
+	copyFields(v, reflect.ValueOf(f).Elem())
+	if spec, ok := f.kinds.Spec(f.Kind); ok {
+		v.FieldByName(sectionField(spec)).Set(reflect.ValueOf(f.section))
+	} else if f.section != nil {
+		return nil, fmt.Errorf("there is no kind %q", f.Kind)
+	}
+	data, err := strictyaml.Encode(v.Interface())
 	if err != nil {
-		return nil, fmt.Errorf("registry: %w", err)
+		return nil, fmt.Errorf("integration: %w", err)
 	}
 	return data, nil
 }
@@ -161,7 +193,7 @@ func (f *Form) Document() ([]byte, error) {
 func (f *Form) Tree() map[string]any {
 	data, err := f.Document()
 	if err != nil {
-		return nil // a form holds nothing that cannot be written
+		panic(err) // Bind has not been called, or not heeded
 	}
 	var t strictyaml.Tree
 	strictyaml.Decode("", data, &t)
@@ -173,15 +205,13 @@ func (f *Form) Tree() map[string]any {
 // of the form. Relative paths are taken from dir.
 func (f *Form) CredentialFiles(dir string) map[string]string {
 	files := make(map[string]string)
-	if tree := f.sections()[f.Kind]; tree != nil {
-		kind, _ := sectionOf(f.Kind)
-		takeCredentialFiles(kind.section, *tree, kind.credentials, func(name, path string) {
-			if !filepath.IsAbs(path) {
-				path = filepath.Join(dir, path)
-			}
-			files[name] = path
-		})
-	}
+	spec, _ := f.kinds.Spec(f.Kind)
+	takeCredentialFiles(spec.Section, f.section, spec.Credentials, func(name, path string) {
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(dir, path)
+		}
+		files[name] = path
+	})
 	return files
 }
 

@@ -29,12 +29,8 @@ type Integration struct {
 	ReadRevision string
 	DisplayName  string
 	Kind         secret.Kind
-	// Of these the one that belongs to Kind is set.
-	Azure *Azure
-	AWS   *AWS
-	GCP   *GCP
-	Vault *Vault
-	Local *LocalFile
+	// Settings are those of Kind.
+	Settings Settings
 	// CacheTTL is how long a value of this integration may be answered from the
 	// cache; zero means the broker's default.
 	CacheTTL time.Duration
@@ -71,56 +67,6 @@ type Limits struct {
 	ReadsPerSecond int
 	// Timeout bounds one exchange with a store or its login authority.
 	Timeout time.Duration
-}
-
-// Azure is how an integration reaches its Key Vaults.
-type Azure struct {
-	TenantID   string
-	ClientID   string
-	Credential AzureCredential
-	// Vaults are the only vaults that are ever contacted, canonical
-	// (secret.ParseAzureVault), all of one cloud.
-	Vaults []string
-	// CAFile is a PEM file of roots added to the system's, for the vaults and
-	// for the login authority; empty for none.
-	CAFile string
-	// AuthorityHost is the login authority's base URL, https; never empty.
-	AuthorityHost string
-	// DisableInstanceDiscovery keeps the credential from asking Microsoft's
-	// public endpoint whether AuthorityHost is genuine; needed for authorities
-	// that it does not know.
-	DisableInstanceDiscovery bool
-	// Dial maps a host name in lower case to the "host:port" to connect to
-	// instead. Name and certificate checks stay those of the host name.
-	Dial map[string]string
-	// PrivateEndpoint says that the names of the vaults and of the login authority
-	// may lead to private addresses. Without it they are refused.
-	PrivateEndpoint bool
-}
-
-// AzureCredentialType is a way to prove an identity to Microsoft Entra ID.
-type AzureCredentialType string
-
-// The credential types of azidentity that a server can use.
-const (
-	AzureClientSecret      AzureCredentialType = "client_secret"
-	AzureClientCertificate AzureCredentialType = "client_certificate"
-	AzureWorkloadIdentity  AzureCredentialType = "workload_identity"
-	AzureManagedIdentity   AzureCredentialType = "managed_identity"
-	AzureDefault           AzureCredentialType = "default"
-)
-
-// AzureCredential names the files an Azure credential is made of. Only the
-// fields of its Type are set.
-type AzureCredential struct {
-	Type AzureCredentialType
-	// ClientSecretFile holds the client secret; surrounding white space is cut.
-	ClientSecretFile string
-	// CertificateFile is a PEM file with the certificate and its RSA key.
-	CertificateFile string
-	// TokenFile holds the federated token. It is read again when a new access
-	// token is needed.
-	TokenFile string
 }
 
 // Credential opens a credential that the Store keeps sealed. The caller owns the

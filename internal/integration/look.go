@@ -151,7 +151,7 @@ func checkContent(use FileUse, data []byte) (fault string) {
 		return ""
 	}
 	if _, err := certfile.Parse(data); err != nil {
-		return "of this file only PEM certificates can be used: " + err.Error()
+		return "only PEM certificates can be used: " + err.Error()
 	}
 	return ""
 }

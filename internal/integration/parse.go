@@ -3,50 +3,16 @@ package integration
 import (
 	"errors"
 	"path/filepath"
+	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
-	"github.com/secretbroker/secretbroker/internal/secret"
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
-
-// integrationFile is one integration as it is written down. The names are a
-// promise: they are never renamed.
-type integrationFile struct {
-	ID          string        `yaml:"id"`
-	DisplayName string        `yaml:"display_name"`
-	Kind        string        `yaml:"kind"`
-	Azure       *azureSection `yaml:"azure"`
-	AWS         *awsSection   `yaml:"aws"`
-	GCP         *gcpSection   `yaml:"gcp"`
-	Vault       *vaultSection `yaml:"vault"`
-	Local       *localSection `yaml:"local"`
-	Cache       struct {
-		TTL      strictyaml.Duration `yaml:"ttl"`
-		MaxStale strictyaml.Duration `yaml:"max_stale"`
-	} `yaml:"cache"`
-	Limits    limitsSection  `yaml:"limits"`
-	Placement Placement      `yaml:"placement"`
-	Grants    []grantSection `yaml:"grants"`
-	Roles     rolesSection   `yaml:"roles"`
-}
-
-type limitsSection struct {
-	MaxConcurrentReads int                 `yaml:"max_concurrent_reads"`
-	ReadsPerSecond     int                 `yaml:"reads_per_second"`
-	Timeout            strictyaml.Duration `yaml:"timeout"`
-}
-
-type grantSection struct {
-	Principals []string `yaml:"principals"`
-	Vaults     []string `yaml:"vaults"`
-	Stores     []string `yaml:"stores"` // another name of vaults
-	Secrets    []string `yaml:"secrets"`
-	Keys       []string `yaml:"keys"`
-}
 
 // The bounds of cache.ttl; the upper one holds for cache.max_stale too.
 const (
@@ -74,10 +40,11 @@ type ParsedFile struct {
 	Files []NamedFile
 }
 
-// parser validates the content of one file.
-type parser struct {
+// Parser validates the content of one document. Kinds use it for their sections.
+type Parser struct {
 	dir   string // relative paths begin here
 	doc   *strictyaml.Document
+	kinds *Kinds
 	check func(NamedFile) (fault string)
 	refs  []NamedFile
 	// stored are the credentials that are kept apart from the content, and used
@@ -91,38 +58,39 @@ type parser struct {
 
 // ParseFile parses and validates data, the content of the file at path.
 // check says what is wrong with a file that the content names.
-func ParseFile(path string, data []byte, check func(NamedFile) (fault string)) ParsedFile {
-	p := &parser{dir: filepath.Dir(path), check: check}
+func (k *Kinds) ParseFile(path string, data []byte, check func(NamedFile) (fault string)) ParsedFile {
+	p := &Parser{kinds: k, dir: filepath.Dir(path), check: check}
 	return p.parse(path, data)
 }
 
 // parse is for one document; faults call it name.
-func (p *parser) parse(name string, data []byte) ParsedFile {
-	var f integrationFile
-	p.doc = strictyaml.Decode(name, data, &f)
+func (p *Parser) parse(name string, data []byte) ParsedFile {
+	var f Form
+	doc, sections := decode(p.kinds.typed, name, data, &f)
+	p.doc = doc
 	in := &Integration{ID: f.ID, DisplayName: f.DisplayName, CacheTTL: time.Duration(f.Cache.TTL), CacheMaxStale: time.Duration(f.Cache.MaxStale)}
 	out := ParsedFile{Line: p.doc.Line("id"), Ungranted: len(f.Grants) == 0}
 	switch {
-	case !p.doc.Has("id"):
-		p.doc.Fault("id", "missing; it is required: the name that connectors' configurations use")
+	case !p.Has("id"):
+		p.Fault("id", "missing; it is required: the name that connectors' configurations use")
 	case !validID.MatchString(f.ID):
-		p.doc.Fault("id", "expected 1 to 64 letters, digits, dots, underscores and hyphens")
+		p.Fault("id", "expected 1 to 64 letters, digits, dots, underscores and hyphens")
 	default:
 		out.Claims = f.ID
 	}
-	if len(f.DisplayName) > maxDisplayName || containsControl(f.DisplayName) {
-		p.doc.Fault("display_name", "expected one line of at most %d bytes", maxDisplayName)
+	if len(f.DisplayName) > maxDisplayName || ContainsControl(f.DisplayName) {
+		p.Fault("display_name", "expected one line of at most %d bytes", maxDisplayName)
 	}
-	if p.doc.Has("cache.ttl") && (in.CacheTTL < minCacheTTL || in.CacheTTL > maxCacheTTL) {
-		p.doc.Fault("cache.ttl", "expected 1s to 24h")
+	if p.Has("cache.ttl") && (in.CacheTTL < minCacheTTL || in.CacheTTL > maxCacheTTL) {
+		p.Fault("cache.ttl", "expected 1s to 24h")
 	}
 	if in.CacheMaxStale < 0 || in.CacheMaxStale > maxCacheTTL {
-		p.doc.Fault("cache.max_stale", "expected 0s to 24h")
+		p.Fault("cache.max_stale", "expected 0s to 24h")
 	}
 	in.Limits = p.limits(f.Limits)
-	in.Placement = p.placement(secret.Kind(f.Kind), f.Placement)
+	in.Placement = p.placement(f.Kind, f.Placement)
 	in.Roles = p.roles(f.Roles)
-	p.kind(&f, in)
+	p.kind(&f, sections, in)
 	out.Files = p.refs
 	if out.Faults = p.doc.Faults(); len(out.Faults) == 0 {
 		out.Integration = in
@@ -132,70 +100,101 @@ func (p *parser) parse(name string, data []byte) ParsedFile {
 
 // kind validates the section that belongs to the integration's kind, refuses
 // those of others, and compiles the grants for the section's stores.
-func (p *parser) kind(f *integrationFile, in *Integration) {
-	in.Kind = secret.Kind(f.Kind)
-	if !in.Kind.Known() {
-		fault := "expected " + kindList()
+func (p *Parser) kind(f *Form, sections reflect.Value, in *Integration) {
+	in.Kind = f.Kind
+	own, known := p.kinds.Spec(in.Kind)
+	if !known {
+		fault := "expected " + p.kinds.list()
 		if f.Kind == "" {
-			fault = "missing; it is required: " + kindList()
+			fault = "missing; it is required: " + p.kinds.list()
 		}
-		p.doc.Fault("kind", "%s", fault)
+		p.Fault("kind", "%s", fault)
 		return
 	}
-	var stores []string
-	for _, s := range []struct {
-		name  string
-		kind  secret.Kind
-		there bool
-		parse func() []string
-	}{
-		{"azure", secret.KindAzureKeyVault, f.Azure != nil, func() []string { in.Azure = p.azure(f.Azure); return in.Azure.Vaults }},
-		{"aws", secret.KindAWSSecretsManager, f.AWS != nil, func() []string { in.AWS = p.aws(f.AWS); return in.AWS.Stores }},
-		{"gcp", secret.KindGCPSecretManager, f.GCP != nil, func() []string { in.GCP = p.gcp(f.GCP); return in.GCP.Stores }},
-		{"vault", secret.KindHashiCorpVault, f.Vault != nil, func() []string { in.Vault = p.vault(f.Vault); return in.Vault.Stores() }},
-		{"local", secret.KindLocalFile, f.Local != nil, func() []string { in.Local = p.local(f.Local); return in.Local.Stores() }},
-	} {
+	for _, s := range p.kinds.specs {
+		section := sections.FieldByName(sectionField(s))
 		switch {
-		case s.kind != in.Kind && p.doc.Has(s.name):
-			p.doc.Fault(s.name, "does not belong to the kind %s; take it out or change the kind", in.Kind)
-		case s.kind == in.Kind && !s.there:
-			p.doc.Fault(s.name, "missing; the kind %s requires it", in.Kind)
-		case s.kind == in.Kind:
-			stores = s.parse()
+		case s.Kind != own.Kind && p.Has(s.Section):
+			p.Fault(s.Section, "does not belong to the kind %s; take it out or change the kind", in.Kind)
+		case s.Kind == own.Kind && section.IsNil():
+			p.Fault(s.Section, "missing; the kind %s requires it", in.Kind)
+		case s.Kind == own.Kind:
+			in.Settings = s.Parse.parse(p, section.Interface())
 		}
 	}
-	grants := f.Grants
-	if in.AWS != nil {
-		grants = in.AWS.widen(grants)
-	}
-	in.Policy = p.policy(in.Kind, stores, grants)
+	in.Policy = p.policy(in, withAliases(in, f.Grants))
 }
 
-func kindList() string {
-	kinds := secret.Kinds()
-	text := make([]string, len(kinds))
-	for i, k := range kinds {
-		text[i] = string(k)
+func (in *Integration) storeNames() []string {
+	if in.Settings == nil {
+		return nil
 	}
-	return strings.Join(text[:len(text)-1], ", ") + " or " + text[len(text)-1]
+	return in.Settings.StoreNames()
 }
+
+// withAliases returns the grants with every name of the stores that they name. Names
+// that are added are behind those that were there. Stores that are not the
+// integration's are left for the policy to refuse.
+func withAliases(in *Integration, grants []FormGrant) []FormGrant {
+	settings, ok := in.Settings.(Aliaser)
+	if !ok {
+		return grants
+	}
+	grants = slices.Clone(grants)
+	for i := range grants {
+		for _, list := range []*[]string{&grants[i].Vaults, &grants[i].Stores} {
+			also := slices.Clone(*list)
+			for _, s := range *list {
+				store, err := in.Kind.ParseStore(s)
+				if err == nil && slices.Contains(in.storeNames(), store) {
+					also = append(also, settings.Aliases(store)...)
+				}
+			}
+			*list = also
+		}
+	}
+	return grants
+}
+
+// Has reports whether the document contains the setting.
+func (p *Parser) Has(path string) bool { return p.doc.Has(path) }
+
+// Fault reports a fault of the setting at path.
+func (p *Parser) Fault(path, format string, args ...any) { p.doc.Fault(path, format, args...) }
+
+// Abs returns a path that is relative to the directory of the document as an absolute
+// one. A document that is in no directory keeps its path.
+func (p *Parser) Abs(path string) string {
+	if path != "" && !filepath.IsAbs(path) && p.dir != "" {
+		return filepath.Join(p.dir, path)
+	}
+	return path
+}
+
+// Restricted reports whether the document comes from elsewhere than from a file of the
+// broker's machine: it may name only what MayRead allows, and no environment variable.
+func (p *Parser) Restricted() bool { return p.mayRead != nil }
+
+// MayRead reports whether the document may have a directory of this machine read.
+func (p *Parser) MayRead(dir string) bool { return p.mayRead == nil || p.mayRead(dir) }
 
 // limits validates the section. What it leaves out is the broker's to decide.
-func (p *parser) limits(s limitsSection) Limits {
+func (p *Parser) limits(s FormLimits) Limits {
 	l := Limits{MaxConcurrentReads: s.MaxConcurrentReads, ReadsPerSecond: s.ReadsPerSecond, Timeout: time.Duration(s.Timeout)}
-	if p.doc.Has("limits.max_concurrent_reads") && (l.MaxConcurrentReads < 1 || l.MaxConcurrentReads > 1024) {
-		p.doc.Fault("limits.max_concurrent_reads", "expected 1 to 1024")
+	if p.Has("limits.max_concurrent_reads") && (l.MaxConcurrentReads < 1 || l.MaxConcurrentReads > 1024) {
+		p.Fault("limits.max_concurrent_reads", "expected 1 to 1024")
 	}
 	if l.ReadsPerSecond < 0 || l.ReadsPerSecond > 100_000 {
-		p.doc.Fault("limits.reads_per_second", "expected 1 to 100000, or 0 for as many as the store takes")
+		p.Fault("limits.reads_per_second", "expected 1 to 100000, or 0 for as many as the store takes")
 	}
-	if p.doc.Has("limits.timeout") && (l.Timeout < time.Second || l.Timeout > 10*time.Second) {
-		p.doc.Fault("limits.timeout", "expected 1s to 10s")
+	if p.Has("limits.timeout") && (l.Timeout < time.Second || l.Timeout > 10*time.Second) {
+		p.Fault("limits.timeout", "expected 1s to 10s")
 	}
 	return l
 }
 
-func containsControl(s string) bool {
+// ContainsControl reports whether s has a control character.
+func ContainsControl(s string) bool {
 	for _, r := range s {
 		if unicode.IsControl(r) {
 			return true
@@ -206,18 +205,18 @@ func containsControl(s string) bool {
 
 // policy compiles the grants. Where that is not possible it returns nil, which
 // denies everything.
-func (p *parser) policy(kind secret.Kind, stores []string, sections []grantSection) *authz.Policy {
+func (p *Parser) policy(in *Integration, sections []FormGrant) *authz.Policy {
 	grants := make([]authz.Grant, len(sections))
 	for i, g := range sections {
 		grants[i] = authz.Grant{Principals: g.Principals, Stores: g.Vaults, Secrets: g.Secrets, Keys: g.Keys}
-		if at := strictyaml.Index("grants", i); p.doc.Has(at + ".stores") {
+		if at := strictyaml.Index("grants", i); p.Has(at + ".stores") {
 			grants[i].Stores = g.Stores
-			if p.doc.Has(at + ".vaults") {
-				p.doc.Fault(at+".stores", "another name for vaults, which is there too; leave out one of the two")
+			if p.Has(at + ".vaults") {
+				p.Fault(at+".stores", "another name for vaults, which is there too; leave out one of the two")
 			}
 		}
 	}
-	policy, err := authz.NewPolicy(kind, stores, grants)
+	policy, err := authz.NewPolicy(in.Kind, in.storeNames(), grants)
 	if err == nil {
 		return policy
 	}
@@ -228,41 +227,41 @@ func (p *parser) policy(kind secret.Kind, stores []string, sections []grantSecti
 	for _, err := range faults {
 		var g *authz.GrantError
 		if !errors.As(err, &g) {
-			p.doc.Fault("grants", "%v", err)
+			p.Fault("grants", "%v", err)
 			continue
 		}
 		path := strictyaml.Index("grants", g.Grant) + "." + g.Field
-		if at := strictyaml.Index("grants", g.Grant) + ".stores"; g.Field == "vaults" && p.doc.Has(at) {
+		if at := strictyaml.Index("grants", g.Grant) + ".stores"; g.Field == "vaults" && p.Has(at) {
 			path = at
 		}
 		if g.Index >= 0 {
 			path = strictyaml.Index(path, g.Index)
 		}
-		p.doc.Fault(path, "%s", g.Text)
+		p.Fault(path, "%s", g.Text)
 	}
 	return nil
 }
 
-// isStored reports whether the credential whose file the setting at path would
+// Stored reports whether the credential whose file the setting at path would
 // name is kept apart, and notes that it is used. A file that is named comes first.
-func (p *parser) isStored(path string) bool {
+func (p *Parser) Stored(path string) bool {
 	name, ok := strings.CutSuffix(path, "_file")
-	if !ok || p.stored[name] == nil || p.doc.Has(path) {
+	if !ok || p.stored[name] == nil || p.Has(path) {
 		return false
 	}
 	p.used[name] = true
 	return true
 }
 
-// file notes that the setting at path names a file, and returns its absolute
+// File notes that the setting at path names a file, and returns its absolute
 // path. Faults leave the name out: a credential may stand there by mistake.
-func (p *parser) file(path, name string, use FileUse) string {
+func (p *Parser) File(path, name string, use FileUse) string {
 	if name == "" {
 		return ""
 	}
 	if !filepath.IsAbs(name) {
 		if p.dir == "" {
-			p.doc.Fault(path, "expected an absolute path: this document lies in no directory")
+			p.Fault(path, "expected an absolute path: this document lies in no directory")
 			return name
 		}
 		name = filepath.Join(p.dir, name)
@@ -270,7 +269,7 @@ func (p *parser) file(path, name string, use FileUse) string {
 	ref := NamedFile{Path: name, Use: use}
 	p.refs = append(p.refs, ref)
 	if fault := p.check(ref); fault != "" {
-		p.doc.Fault(path, "%s", fault)
+		p.Fault(path, "%s", fault)
 	}
 	return name
 }

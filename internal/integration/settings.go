@@ -2,7 +2,9 @@ package integration
 
 import (
 	"maps"
+	"reflect"
 	"slices"
+	"strings"
 )
 
 // Setting is one setting of an integration as people are told of it. Paths of
@@ -16,44 +18,16 @@ type Setting struct {
 	Element bool
 }
 
-// Settings returns the settings of the section that belongs to the kind.
-func (in *Integration) Settings() []Setting {
-	switch {
-	case in.Azure != nil:
-		return in.Azure.settings()
-	case in.AWS != nil:
-		return in.AWS.settings()
-	case in.GCP != nil:
-		return in.GCP.settings()
-	case in.Vault != nil:
-		return in.Vault.settings()
-	case in.Local != nil:
-		return in.Local.settings()
-	default:
+// ListSettings returns the settings of the section that belongs to the kind.
+func (in *Integration) ListSettings() []Setting {
+	if in.Settings == nil {
 		return nil
 	}
+	return in.Settings.List()
 }
 
-func (a *Azure) settings() []Setting {
-	return slices.Concat(
-		[]Setting{
-			{Name: "azure.tenant_id", Value: a.TenantID},
-			{Name: "azure.client_id", Value: a.ClientID},
-			{Name: "azure.credential.type", Value: string(a.Credential.Type)},
-		},
-		elements("azure.vaults", a.Vaults),
-		[]Setting{
-			{Name: "azure.authority_host", Value: a.AuthorityHost},
-			{Name: "azure.disable_instance_discovery", Value: ifSet(a.DisableInstanceDiscovery)},
-			{Name: "azure.private_endpoint", Value: ifSet(a.PrivateEndpoint)},
-			{Name: "azure.ca_file", Value: ifFile(a.CAFile)},
-		},
-		table("azure.dial", a.Dial),
-	)
-}
-
-// elements are the settings of a list, sorted.
-func elements(name string, list []string) []Setting {
+// Elements are the settings of a list, sorted.
+func Elements(name string, list []string) []Setting {
 	settings := make([]Setting, len(list))
 	for i, value := range slices.Sorted(slices.Values(list)) {
 		settings[i] = Setting{Name: name, Value: value, Element: true}
@@ -61,8 +35,8 @@ func elements(name string, list []string) []Setting {
 	return settings
 }
 
-// table are the settings of a map, sorted by its keys.
-func table(name string, m map[string]string) []Setting {
+// Table are the settings of a map, sorted by its keys.
+func Table(name string, m map[string]string) []Setting {
 	settings := make([]Setting, 0, len(m))
 	for _, key := range slices.Sorted(maps.Keys(m)) {
 		settings = append(settings, Setting{Name: name + "[" + key + "]", Value: m[key]})
@@ -70,16 +44,34 @@ func table(name string, m map[string]string) []Setting {
 	return settings
 }
 
-func ifSet(set bool) string {
+// IfSet returns the value of a setting that is true or false.
+func IfSet(set bool) string {
 	if set {
 		return "true"
 	}
 	return ""
 }
 
-func ifFile(path string) string {
+// IfFile returns the value of a setting that names a file.
+func IfFile(path string) string {
 	if path == "" {
 		return ""
 	}
 	return "a file"
+}
+
+// SectionField splits the name of a setting of a document of any kind, such as
+// "azure.vaults[0]", behind the section of the kind: ".vaults[0]". ok is false for a
+// setting that all kinds have in common.
+func SectionField(setting string) (rest string, ok bool) {
+	i := strings.IndexAny(setting, ".[")
+	if i < 0 {
+		i = len(setting)
+	}
+	for f := range reflect.TypeFor[Form]().Fields() {
+		if name, _, _ := strings.Cut(f.Tag.Get("yaml"), ","); name == setting[:i] {
+			return "", false
+		}
+	}
+	return setting[i:], true
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/provider/azurekv"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -26,7 +27,7 @@ func sampleIntegration(t testing.TB, id string, vaults []string, grants ...authz
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &integration.Integration{ID: id, Kind: secret.KindAzureKeyVault, Azure: &integration.Azure{Vaults: vaults}, Policy: policy}
+	return &integration.Integration{ID: id, Kind: secret.KindAzureKeyVault, Settings: &azurekv.Settings{Vaults: vaults}, Policy: policy}
 }
 
 func to(principals ...string) authz.Grant { return authz.Grant{Principals: principals} }

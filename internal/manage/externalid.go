@@ -3,51 +3,32 @@ package manage
 import (
 	"crypto/rand"
 	"encoding/hex"
-
-	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
 // A role of AWS is assumed with an external ID, by which its trust policy knows
 // that it is this integration which asks, and not another one of the broker's. So
-// that no two have the same, and nobody takes another's, the broker makes it:
-// whoever leaves it out is given one, which then stays.
+// that no two integrations have the same one, the broker generates it if it is left
+// out; afterwards it stays. A kind declares such a setting, see integration.Spec.
 
-// roleOf returns the section aws.role of settings, nil if there is none.
-func roleOf(f *Form, settings map[string]any) map[string]any {
-	if f == nil || f.Kind != secret.KindAWSSecretsManager {
-		return nil
-	}
-	role, _ := settings["role"].(map[string]any)
-	return role
-}
-
-// KeepGenerated puts what the broker has generated for an integration into a form
-// of it that says nothing of it: a role's external ID.
+// KeepGenerated sets in after what the broker generated for before, if after leaves
+// it out.
 func KeepGenerated(before, after *Form) error {
-	if before == nil {
+	if before == nil || before.Kind != after.Kind {
 		return nil
 	}
-	had := roleOf(before, before.Settings())
-	return setExternalID(after, func() any { return had["external_id"] })
+	had, _ := before.Generated()
+	if _, wanted := after.Generated(); !wanted || had == nil {
+		return nil
+	}
+	return after.SetGenerated(had)
 }
 
-// generate makes what an integration lacks that the broker makes.
-func generate(f *Form) error { return setExternalID(f, func() any { return newUUID() }) }
-
-// setExternalID puts one into a role that has none, unless there is none to put.
-func setExternalID(f *Form, id func() any) error {
-	settings := f.Settings()
-	role := roleOf(f, settings)
-	if role == nil {
+// generate generates what an integration leaves out for the broker to generate.
+func generate(f *Form) error {
+	if _, wanted := f.Generated(); !wanted {
 		return nil
 	}
-	if _, there := role["external_id"]; there {
-		return nil
-	}
-	if role["external_id"] = id(); role["external_id"] == nil {
-		return nil
-	}
-	return f.SetSettings(settings)
+	return f.SetGenerated(newUUID())
 }
 
 // newUUID returns a random UUID. Source: RFC 9562, version 4.

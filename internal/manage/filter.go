@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -129,7 +128,7 @@ func (s *Service) summary(rec *registry.Record) summary {
 	if in := rec.Integration; in != nil {
 		sum.kind, sum.displayName = in.Kind, in.DisplayName
 	} else {
-		form := integration.ParseForm(rec.ID, rec.Document).Form
+		form := s.cfg.Kinds.ParseForm(rec.ID, rec.Document).Form
 		sum.kind, sum.displayName = form.Kind, form.DisplayName
 	}
 	return sum

@@ -18,6 +18,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/manage"
 	"github.com/secretbroker/secretbroker/internal/placement"
 	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
 	"github.com/secretbroker/secretbroker/internal/registry/sqlstore"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -108,7 +109,7 @@ func newBench(t *testing.T, rules placement.Config) *bench {
 		t.Fatal(err)
 	}
 	clock := func() time.Time { return now }
-	store, err := sqlstore.OpenSQLite(t.Context(), filepath.Join(t.TempDir(), "registry.db"), sqlstore.Config{Sealer: keys, MaxIntegrations: 5, Now: clock})
+	store, err := sqlstore.OpenSQLite(t.Context(), filepath.Join(t.TempDir(), "registry.db"), sqlstore.Config{Kinds: kinds.All(), Sealer: keys, MaxIntegrations: 5, Now: clock})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,6 +130,7 @@ func newBench(t *testing.T, rules placement.Config) *bench {
 	}
 	b := &bench{store: store, keys: keys, audit: &recordedAudit{}}
 	b.cfg = manage.Config{
+		Kinds: kinds.All(),
 		Store: store, Usage: store, Audit: b.audit, Roles: func() *authz.Roles { return roles }, Placement: places, Now: clock,
 		Validate: func(context.Context, *integration.Integration) []provider.Step {
 			return []provider.Step{{Name: "token", Found: "obtained"}, {Name: "read " + vault, Err: secret.Errorf(secret.ReasonStoreAccessDenied, "assign the role")}}
@@ -156,7 +158,7 @@ func as(who authz.Principal) manage.Caller {
 // sample is an integration whose roles are the team's.
 func sample(t *testing.T, id string) manage.Form {
 	t.Helper()
-	f := integration.ParseForm("sample", []byte(`id: `+id+`
+	f := kinds.All().ParseForm("sample", []byte(`id: `+id+`
 display_name: SQL Server CDC
 kind: AZURE_KEY_VAULT
 azure:

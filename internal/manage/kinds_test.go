@@ -7,9 +7,9 @@ import (
 	"testing"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
-	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/manage"
 	"github.com/secretbroker/secretbroker/internal/placement"
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -42,7 +42,7 @@ vault:
 
 func formOf(t *testing.T, text string) manage.Form {
 	t.Helper()
-	f := integration.ParseForm("f", []byte(text+"roles: {resource_owner: ["+string(owner)+"]}\n"))
+	f := kinds.All().ParseForm("f", []byte(text+"roles: {resource_owner: ["+string(owner)+"]}\n"))
 	if err := f.Faults.Err(); err != nil {
 		t.Fatal(err)
 	}

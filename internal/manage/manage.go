@@ -35,6 +35,8 @@ type AuditLog interface {
 // Config is what a Service is made of. Store, Audit and Roles are required.
 type Config struct {
 	Store registry.Store
+	// Kinds are the kinds of stores that there are.
+	Kinds *integration.Kinds
 	// Usage tells who has used what; nil if nobody keeps that.
 	Usage registry.UsageStore
 	// NoteUsage, if not nil, writes down what this broker has noted of usage so far,
@@ -123,7 +125,7 @@ type Integration struct {
 
 // Fact is one line about an integration, or a document of several lines that
 // stands at its cloud, to paste there.
-type Fact struct{ Name, Value string }
+type Fact = integration.Fact
 
 // Fault is what is wrong with a setting of an integration.
 type Fault struct {
@@ -175,16 +177,13 @@ func newInvalid(kind secret.Kind, faults ...Fault) *InvalidError {
 
 // fieldOf is the API's name of a setting: that of the kind's section is settings.
 func fieldOf(kind secret.Kind, setting string) string {
-	section := integration.SectionOf(kind)
-	rest, ok := strings.CutPrefix(setting, section)
-	switch {
-	case setting == "":
+	if setting == "" {
 		return "integration"
-	case ok && section != "" && (rest == "" || strings.HasPrefix(rest, ".") || strings.HasPrefix(rest, "[")):
-		return "integration.settings" + rest
-	default:
-		return "integration." + setting
 	}
+	if rest, ok := integration.SectionField(setting); ok {
+		return "integration.settings" + rest
+	}
+	return "integration." + setting
 }
 
 // errorOf translates the registry's errors. kind is that of the integration in
@@ -219,7 +218,7 @@ func errorOf(kind secret.Kind, err error) error {
 
 // present makes what is shown of a record.
 func (s *Service) present(rec *registry.Record, lastUsed time.Time) Integration {
-	form := integration.ParseForm(rec.ID, rec.Document)
+	form := s.cfg.Kinds.ParseForm(rec.ID, rec.Document)
 	in := Integration{
 		Form: form.Form, CredentialNames: rec.Credentials, ETag: rec.ETag,
 		CreatedAt: rec.CreatedAt, UpdatedAt: rec.UpdatedAt, CreatedBy: rec.CreatedBy, UpdatedBy: rec.UpdatedBy,
@@ -230,7 +229,7 @@ func (s *Service) present(rec *registry.Record, lastUsed time.Time) Integration 
 		if live, err := s.cfg.Store.Get(rec.ID); err == nil {
 			in.Revision = live.ReadRevision
 		}
-		in.Facts = factsOf(rec.Integration)
+		in.Facts = rec.Integration.Facts()
 		if len(rec.Document) == 0 { // the file has just been changed, and is served as it was
 			in.Form.Kind, in.Form.DisplayName = rec.Integration.Kind, rec.Integration.DisplayName
 		}

@@ -123,7 +123,7 @@ func notes(old, now *integration.Integration) []Note {
 		}
 	}
 	compare("kind", string(old.Kind), string(now.Kind))
-	was, is := old.Settings(), now.Settings()
+	was, is := old.ListSettings(), now.ListSettings()
 	for _, s := range union(was, is) {
 		compare(s.Name, valueOf(was, s), valueOf(is, s))
 	}

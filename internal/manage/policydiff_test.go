@@ -11,6 +11,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/provider/azurekv"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -86,13 +87,15 @@ func TestComparePolicies(t *testing.T) {
 	}
 }
 
+func azure(in *integration.Integration) *azurekv.Settings { return in.Settings.(*azurekv.Settings) }
+
 func TestComparePoliciesNotes(t *testing.T) {
 	vaults := []string{prod}
 	same := func() *integration.Integration {
 		in := sampleIntegration(t, "x", vaults, to("dns:a.td"))
 		in.CacheTTL, in.CacheMaxStale = time.Minute, time.Hour
-		*in.Azure = integration.Azure{
-			TenantID: "t1", ClientID: "c1", Credential: integration.AzureCredential{Type: integration.AzureClientSecret, ClientSecretFile: "/old/secret"},
+		*azure(in) = azurekv.Settings{
+			TenantID: "t1", ClientID: "c1", Credential: azurekv.Credential{Type: azurekv.ClientSecret, ClientSecretFile: "/old/secret"},
 			Vaults: vaults, CAFile: "/old/ca", AuthorityHost: "https://a/", Dial: map[string]string{"h1": "1:1", "h2": "2:2"},
 		}
 		return in
@@ -104,25 +107,25 @@ func TestComparePoliciesNotes(t *testing.T) {
 	}{
 		{"nothing", func(*integration.Integration) {}, nil},
 		{"paths, display name, revision", func(in *integration.Integration) {
-			in.Azure.Credential.ClientSecretFile, in.Azure.CAFile = "/new/secret", "/new/ca"
+			azure(in).Credential.ClientSecretFile, azure(in).CAFile = "/new/secret", "/new/ca"
 			in.DisplayName, in.Revision = "Y", "r2"
 		}, nil},
-		{"tenant and client", func(in *integration.Integration) { in.Azure.TenantID, in.Azure.ClientID = "t2", "" },
+		{"tenant and client", func(in *integration.Integration) { azure(in).TenantID, azure(in).ClientID = "t2", "" },
 			[]Note{{"azure.tenant_id", "t1", "t2"}, {"azure.client_id", "c1", ""}}},
-		{"credential", func(in *integration.Integration) { in.Azure.Credential.Type = integration.AzureManagedIdentity },
+		{"credential", func(in *integration.Integration) { azure(in).Credential.Type = azurekv.ManagedIdentity },
 			[]Note{{"azure.credential.type", "client_secret", "managed_identity"}}},
-		{"vaults", func(in *integration.Integration) { in.Azure.Vaults = []string{stage, other} },
+		{"vaults", func(in *integration.Integration) { azure(in).Vaults = []string{stage, other} },
 			[]Note{{"azure.vaults", "", other}, {"azure.vaults", prod, ""}, {"azure.vaults", "", stage}}},
 		{"trust", func(in *integration.Integration) {
-			in.Azure.CAFile, in.Azure.AuthorityHost, in.Azure.DisableInstanceDiscovery = "", "https://b/", true
+			azure(in).CAFile, azure(in).AuthorityHost, azure(in).DisableInstanceDiscovery = "", "https://b/", true
 		}, []Note{
 			{"azure.authority_host", "https://a/", "https://b/"}, {"azure.disable_instance_discovery", "", "true"}, {"azure.ca_file", "a file", ""},
 		}},
-		{"dial", func(in *integration.Integration) { in.Azure.Dial = map[string]string{"h2": "2:3", "h3": "3:3"} },
+		{"dial", func(in *integration.Integration) { azure(in).Dial = map[string]string{"h2": "2:3", "h3": "3:3"} },
 			[]Note{{"azure.dial[h1]", "1:1", ""}, {"azure.dial[h2]", "2:2", "2:3"}, {"azure.dial[h3]", "", "3:3"}}},
 		{"cache", func(in *integration.Integration) { in.CacheTTL, in.CacheMaxStale = 0, 2*time.Hour },
 			[]Note{{"cache.ttl", "1m0s", ""}, {"cache.max_stale", "1h0m0s", "2h0m0s"}}},
-		{"kind", func(in *integration.Integration) { in.Kind, in.Azure = "OTHER", nil }, []Note{
+		{"kind", func(in *integration.Integration) { in.Kind, in.Settings = "OTHER", nil }, []Note{
 			{"kind", "AZURE_KEY_VAULT", "OTHER"},
 			{"azure.tenant_id", "t1", ""}, {"azure.client_id", "c1", ""}, {"azure.credential.type", "client_secret", ""}, {"azure.vaults", prod, ""},
 			{"azure.authority_host", "https://a/", ""}, {"azure.ca_file", "a file", ""}, {"azure.dial[h1]", "1:1", ""}, {"azure.dial[h2]", "2:2", ""},

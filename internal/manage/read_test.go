@@ -11,6 +11,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/manage"
 	"github.com/secretbroker/secretbroker/internal/placement"
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -184,7 +185,7 @@ func TestDiff(t *testing.T) {
 }
 
 func FuzzFilter(f *testing.F) {
-	b := manage.New(manage.Config{})
+	b := manage.New(manage.Config{Kinds: kinds.All()})
 	f.Add(`id = "a" AND NOT unused`)
 	f.Add(`NOT NOT !==`)
 	f.Fuzz(func(_ *testing.T, text string) { _ = b.CheckFilter(text) })

@@ -11,6 +11,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/manage"
 	"github.com/secretbroker/secretbroker/internal/placement"
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/registry/sqlstore"
 	"github.com/secretbroker/secretbroker/internal/registry/sqlstore/pgtest"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -77,7 +78,7 @@ func TestConcurrentChangesPostgres(t *testing.T) {
 	defer running.Wait()
 	defer cancel()
 	for range 2 {
-		store, err := sqlstore.OpenPostgres(t.Context(), sqlstore.Postgres{URL: url}, sqlstore.Config{Sealer: b.keys})
+		store, err := sqlstore.OpenPostgres(t.Context(), sqlstore.Postgres{URL: url}, sqlstore.Config{Kinds: kinds.All(), Sealer: b.keys})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -35,6 +35,9 @@ func (s *Service) Create(ctx context.Context, who Caller, form Form, credentials
 	if !s.authority(nil).May(who.Principal, authz.ToCreate) {
 		return Integration{}, op.answer(ctx, secret.Errorf(secret.ReasonAccessDenied, "creating integrations takes %s", needs[authz.ToCreate]))
 	}
+	if !form.Bind(s.cfg.Kinds) {
+		return Integration{}, op.answer(ctx, newInvalid(form.Kind, Fault{Setting: "kind", Text: "there is no such kind"}))
+	}
 	if err := s.comply(who.Principal, s.authority(nil), nil, &form, o); err != nil {
 		return Integration{}, op.answer(ctx, err)
 	}
@@ -60,6 +63,7 @@ func (s *Service) Update(ctx context.Context, who Caller, wanted Form, mask []st
 		if wanted.Kind == "" {
 			wanted.Kind = before.Kind
 		}
+		wanted.Bind(s.cfg.Kinds)
 		if wanted.Kind != before.Kind {
 			return nil, newInvalid(before.Kind, Fault{Setting: "kind", Text: "the kind of an integration never changes; create another"})
 		}
@@ -133,7 +137,7 @@ func (op *operation) editOnce(ctx context.Context, act authz.Action, id string, 
 	if o.ETag != "" && o.ETag != rec.ETag {
 		return fail(errorOf("", registry.ErrConflict))
 	}
-	before := integration.ParseForm(id, rec.Document).Form
+	before := s.cfg.Kinds.ParseForm(id, rec.Document).Form
 	after, err := edited(&before)
 	if err != nil {
 		return fail(err)
@@ -228,7 +232,7 @@ func (s *Service) comply(who authz.Principal, a authz.Authority, before, after *
 		}
 	}
 	if !a.May(who, authz.ToUseMachine) {
-		if setting := extraordinary(before, after); setting != "" {
+		if setting := s.immutable(before, after); setting != "" {
 			return secret.Errorf(secret.ReasonAccessDenied,
 				"the setting %s can make use of what belongs to the broker's own machine; changing it takes %s", setting, needs[authz.ToUseMachine])
 		}
@@ -243,7 +247,8 @@ func (s *Service) comply(who authz.Principal, a authz.Authority, before, after *
 	}
 	at := after.Placement
 	if at.Cloud == "" {
-		at.Cloud = integration.CloudOf(after.Kind)
+		spec, _ := s.cfg.Kinds.Spec(after.Kind)
+		at.Cloud = spec.Cloud
 	}
 	var faults []Fault
 	for _, f := range s.cfg.Placement.Check(after.Kind, at) {
@@ -265,15 +270,15 @@ func (e *placementError) Unwrap() []error {
 	return []error{secret.Errorf(secret.ReasonPlacementDenied, "%s", e.InvalidError.Error()), e.InvalidError}
 }
 
-// extraordinary returns a setting that is not for the owner of one integration to
+// immutable returns a setting that is not for the owner of one integration to
 // decide, "" if there is none. Where the integration has such a setting, none of
 // its kind's settings is: which vaults are read with the machine's identity is
 // decided by whoever lends that.
-func extraordinary(before, after *Form) string {
-	section := integration.SectionOf(after.Kind) + "."
+func (s *Service) immutable(before, after *Form) string {
+	section := s.cfg.Kinds.Section(after.Kind) + "."
 	touched := false
 	for _, c := range Diff(before, after) {
-		if !integration.IsOrdinary(after.Kind, spelled(c)) {
+		if !s.cfg.Kinds.IsMutable(after.Kind, spelled(c)) {
 			return c.Setting
 		}
 		touched = touched || strings.HasPrefix(c.Setting, section)
@@ -282,14 +287,14 @@ func extraordinary(before, after *Form) string {
 		return ""
 	}
 	for _, c := range append(Diff(nil, after), Diff(nil, before)...) {
-		if setting := spelled(c); !integration.IsOrdinary(after.Kind, setting) && !integration.IsFixed(after.Kind, setting) {
+		if setting := spelled(c); !s.cfg.Kinds.IsMutable(after.Kind, setting) && !s.cfg.Kinds.IsImmutable(after.Kind, setting) {
 			return c.Setting
 		}
 	}
 	return ""
 }
 
-// spelled writes a change as integration.IsOrdinary takes it: with what the setting
+// spelled writes a change as integration.Kinds.IsMutable takes it: with what the setting
 // will be, or what it was where it goes, if that is one word.
 func spelled(c FieldChange) string {
 	for _, v := range []any{c.After, c.Before} {
@@ -324,7 +329,7 @@ func (s *Service) Delete(ctx context.Context, who Caller, id string, o WriteOpti
 		op.note = "validated only"
 		return op.answer(ctx, nil)
 	}
-	before := integration.ParseForm(id, rec.Document).Form
+	before := s.cfg.Kinds.ParseForm(id, rec.Document).Form
 	return op.change(ctx, &audit.Change{Before: documentOf(&before), Fields: settingsOf(Diff(&before, nil)), Credentials: rec.Credentials, Forced: o.Force}, func(ctx context.Context) error {
 		return errorOf(before.Kind, s.cfg.Store.Delete(ctx, id, rec.ETag))
 	})
@@ -372,7 +377,7 @@ func (s *Service) inUse(usage []registry.Usage) error {
 		by, more = by[:named], fmt.Sprintf(" and %d more", len(by)-named)
 	}
 	return secret.Errorf(secret.ReasonIntegrationInUse, "the integration was used within the last %s, last at %s, by %s%s; take its users away first, or force the deletion",
-		strings.TrimSuffix(strings.TrimSuffix(s.cfg.UsageWindow.String(), "0s"), "0m"), usage[0].LastAt.UTC().Format(time.RFC3339), strings.Join(by, ", "), more)
+		integration.FormatDuration(s.cfg.UsageWindow), usage[0].LastAt.UTC().Format(time.RFC3339), strings.Join(by, ", "), more)
 }
 
 func wipe(credentials map[string]secret.Value) {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -36,11 +37,11 @@ func (*validating) Validate(context.Context) []provider.Step {
 
 func TestValidate(t *testing.T) {
 	const one, two = "https://one.vault.azure.net", "https://two.vault.azure.net"
-	parsed := integration.ParseDocument([]byte("{id: i, kind: AZURE_KEY_VAULT, azure: {credential: {type: managed_identity}, vaults: ["+two+", "+one+"]}}"), integration.DocumentConfig{})
-	if err := parsed.Faults.Err(); err != nil {
+	policy, err := authz.NewPolicy(secret.KindAzureKeyVault, []string{two, one}, nil)
+	if err != nil {
 		t.Fatal(err)
 	}
-	in := parsed.Integration
+	in := &integration.Integration{ID: "i", Kind: secret.KindAzureKeyVault, Policy: policy}
 	plain := &answering{errs: map[string]error{two: secret.Errorf(secret.ReasonStoreAccessDenied, "assign the role")}}
 	odd := &answering{errs: map[string]error{one: errors.New("something unforeseen")}}
 	knowing := &validating{}

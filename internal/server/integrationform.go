@@ -21,7 +21,7 @@ func formOf(m *secretbrokerv1.Integration) (manage.Form, error) {
 			return f, secret.Errorf(secret.ReasonInvalidRequest, "integration.kind: required where there are settings, which are the kind's")
 		}
 		if err := f.SetSettings(settings); err != nil {
-			return f, secret.Errorf(secret.ReasonInvalidIntegration, "integration.settings: %v", err)
+			return f, secret.Errorf(secret.ReasonInvalidIntegration, "integration.%v", err)
 		}
 	}
 	for _, d := range []struct {

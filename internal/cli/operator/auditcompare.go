@@ -12,6 +12,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/cli"
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/manage/history"
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 )
 
 const auditCompareHelp = `Compare the database of integrations with what audit logs say was last in it.
@@ -52,7 +53,7 @@ func newAuditCompareCommand() *cobra.Command {
 			if err != nil {
 				return &cli.ExitError{Code: cli.ExitFailure, Err: err}
 			}
-			report := h.Compare(kept)
+			report := h.Compare(kinds.All(), kept)
 			if err := printComparison(cmd.OutOrStdout(), output, h, len(kept), &report); err != nil {
 				return &cli.ExitError{Code: cli.ExitFailure, Err: err}
 			}

@@ -9,6 +9,7 @@ import (
 	"github.com/secretbroker/secretbroker/client"
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -25,7 +26,7 @@ type Document struct {
 // ParseDocument parses the content of the file at path. The error has all faults with
 // their lines.
 func ParseDocument(path string, data []byte) (*Document, error) {
-	d := &Document{Path: path, FormFile: integration.ParseForm(path, data)}
+	d := &Document{Path: path, FormFile: kinds.All().ParseForm(path, data)}
 	if err := d.Faults.Err(); err != nil {
 		return nil, err
 	}
@@ -115,6 +116,7 @@ func numbersAsFloats(m map[string]any) map[string]any {
 // FormOf returns the form of an integration that a broker answered.
 func FormOf(in *client.Integration) (*integration.Form, error) {
 	f := &integration.Form{ID: in.ID, DisplayName: in.DisplayName, Kind: secret.Kind(in.Kind)}
+	f.Bind(kinds.All())
 	if len(in.Settings) > 0 {
 		if err := f.SetSettings(in.Settings); err != nil {
 			return nil, fmt.Errorf("%s: this version of the command does not understand the broker's answer: %w", in.ID, err)

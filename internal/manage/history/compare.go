@@ -64,7 +64,7 @@ type Report struct {
 // Compare says where a database differs from the state after the last recorded
 // changes. A change that may or may not have been made is no difference in either
 // case.
-func (h *History) Compare(database map[string]Kept) Report {
+func (h *History) Compare(kinds *integration.Kinds, database map[string]Kept) Report {
 	var r Report
 	ids := make(map[string]bool)
 	for id := range database {
@@ -80,18 +80,18 @@ func (h *History) Compare(database map[string]Kept) Report {
 			r.Unrecorded = append(r.Unrecorded, id)
 			continue
 		}
-		r.Findings = append(r.Findings, compareOne(id, changes, kept, there)...)
+		r.Findings = append(r.Findings, compareOne(kinds, id, changes, kept, there)...)
 	}
 	return r
 }
 
 // compareOne compares an integration with each state that the logs permit, and
 // returns what differs from the last one unless one of them is as the database is.
-func compareOne(id string, changes []*Change, kept Kept, there bool) []Finding {
+func compareOne(kinds *integration.Kinds, id string, changes []*Change, kept Kept, there bool) []Finding {
 	var found []Finding
 	for i := len(changes) - 1; i >= 0; i-- {
 		c := changes[i]
-		differs := compareDocument(id, c, c.after, kept, there)
+		differs := compareDocument(kinds, id, c, c.after, kept, there)
 		if i == len(changes)-1 {
 			found = differs
 		}
@@ -102,7 +102,7 @@ func compareOne(id string, changes []*Change, kept Kept, there bool) []Finding {
 		if c.certain {
 			break
 		}
-		if i == 0 && len(compareDocument(id, c, c.before, kept, there)) == 0 {
+		if i == 0 && len(compareDocument(kinds, id, c, c.before, kept, there)) == 0 {
 			found = nil // the first change may not have been made
 		}
 	}
@@ -113,18 +113,18 @@ func compareOne(id string, changes []*Change, kept Kept, there bool) []Finding {
 }
 
 // compareDocument compares a recorded document, nil for none, with the database.
-func compareDocument(id string, last *Change, recorded json.RawMessage, kept Kept, there bool) (found []Finding) {
+func compareDocument(kinds *integration.Kinds, id string, last *Change, recorded json.RawMessage, kept Kept, there bool) (found []Finding) {
 	switch {
 	case len(recorded) == 0 && !there:
 		return nil
 	case len(recorded) == 0:
 		found = append(found, Finding{Integration: id, Kind: IntegrationReturned, Last: last})
-		form := integration.ParseForm(id, kept.Document).Form
+		form := kinds.ParseForm(id, kept.Document).Form
 		return append(found, differences(id, last, &manage.Form{ID: form.ID, Kind: form.Kind}, &form, true)...)
 	case !there:
 		return []Finding{{Integration: id, Kind: IntegrationLost, Last: last}}
 	}
-	before, after := integration.ParseForm(id, recorded).Form, integration.ParseForm(id, kept.Document).Form
+	before, after := kinds.ParseForm(id, recorded).Form, kinds.ParseForm(id, kept.Document).Form
 	return differences(id, last, &before, &after, false)
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/secretbroker/secretbroker/internal/audit"
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -74,7 +75,7 @@ func found(t *testing.T, database map[string]Kept, replicas ...*replica) []strin
 		t.Fatal(err)
 	}
 	var all []string
-	for _, f := range h.Compare(database).Findings {
+	for _, f := range h.Compare(kinds.All(), database).Findings {
 		all = append(all, fmt.Sprint(f.Kind, " ", f.Setting))
 	}
 	return all
@@ -172,7 +173,7 @@ func TestUnrecorded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := h.Compare(map[string]Kept{"b": {}, "a": {}})
+	r := h.Compare(kinds.All(), map[string]Kept{"b": {}, "a": {}})
 	if len(r.Findings) > 0 || !slices.Equal(r.Unrecorded, []string{"a", "b"}) {
 		t.Errorf("%+v", r)
 	}

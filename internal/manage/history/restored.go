@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/audit"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/registry/sqlstore"
 )
 
@@ -30,9 +31,10 @@ const (
 // the audit log, one record for each integration that differs. Restores is safe for
 // concurrent use.
 type Restores struct {
-	log  *slog.Logger
-	now  func() time.Time
-	wake chan struct{}
+	kinds *integration.Kinds
+	log   *slog.Logger
+	now   func() time.Time
+	wake  chan struct{}
 
 	mu      sync.Mutex
 	problem string
@@ -40,13 +42,13 @@ type Restores struct {
 }
 
 // NewRestores returns Restores that log to log.
-func NewRestores(log *slog.Logger) *Restores {
-	return &Restores{log: log, now: time.Now, wake: make(chan struct{}, 1)}
+func NewRestores(kinds *integration.Kinds, log *slog.Logger) *Restores {
+	return &Restores{kinds: kinds, log: log, now: time.Now, wake: make(chan struct{}, 1)}
 }
 
 // Note takes a restore that the database reports; it is sqlstore.Config.OnRestored.
 func (r *Restores) Note(restored sqlstore.Restored) {
-	events, summary := restoredEvents(restored, r.now())
+	events, summary := restoredEvents(r.kinds, restored, r.now())
 	r.mu.Lock()
 	r.events = append(r.events, events...)
 	r.problem = summary
@@ -108,11 +110,11 @@ func (r *Restores) write(ctx context.Context, log *audit.Log) {
 }
 
 // restoredEvents makes the records of a restore, and a summary.
-func restoredEvents(restored sqlstore.Restored, now time.Time) (events []audit.Event, summary string) {
+func restoredEvents(kinds *integration.Kinds, restored sqlstore.Restored, now time.Time) (events []audit.Event, summary string) {
 	event := audit.Event{Time: now.UTC(), RequestID: strings.ToLower(rand.Text()), Method: methodRestored, Outcome: audit.Changed}
 	var returned, integrations, lost int
 	for _, r := range restored.Reversals {
-		d := Reverse(r.ID, r.Before, r.After)
+		d := Reverse(kinds, r.ID, r.Before, r.After)
 		e := event
 		e.Integration = r.ID
 		e.Change = &audit.Change{Before: d.Before, After: d.After, Fields: d.Settings}

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/secretbroker/secretbroker/internal/audit"
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/registry/sqlstore"
 )
 
@@ -24,7 +25,7 @@ func documentWith(id string, principals ...string) []byte {
 // TestRestoresAreRecordedLater: records that the audit log does not take are written
 // once it takes them, each once.
 func TestRestoresAreRecordedLater(t *testing.T) {
-	r := NewRestores(slog.New(slog.DiscardHandler))
+	r := NewRestores(kinds.All(), slog.New(slog.DiscardHandler))
 	var many []string
 	for i := range 2000 {
 		many = append(many, fmt.Sprintf("dns:w%d.example.org", i))

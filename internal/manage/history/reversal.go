@@ -21,8 +21,8 @@ type Reversal struct {
 }
 
 // Reverse compares two documents of an integration, nil for none.
-func Reverse(id string, before, after []byte) Reversal {
-	was, is := formOf(id, before), formOf(id, after)
+func Reverse(kinds *integration.Kinds, id string, before, after []byte) Reversal {
+	was, is := formOf(kinds, id, before), formOf(kinds, id, after)
 	r := Reversal{Before: treeOf(was), After: treeOf(is)}
 	seen := make(map[string]bool)
 	for _, d := range manage.Diff(was, is) {
@@ -43,11 +43,11 @@ func Reverse(id string, before, after []byte) Reversal {
 	return r
 }
 
-func formOf(id string, document []byte) *manage.Form {
+func formOf(kinds *integration.Kinds, id string, document []byte) *manage.Form {
 	if document == nil {
 		return nil
 	}
-	form := integration.ParseForm(id, document).Form
+	form := kinds.ParseForm(id, document).Form
 	return &form
 }
 

@@ -169,7 +169,7 @@ func TestRotationDates(t *testing.T) {
 	sec := f.put(region, "db", canary)
 	next := time.Now().Add(time.Hour).Truncate(time.Second)
 	in := f.integration()
-	in.AWS.RotationDates = true
+	settingsOf(in).RotationDates = true
 	s := f.open(f.Config(), in)
 	for _, tt := range []struct {
 		name      string

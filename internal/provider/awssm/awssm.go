@@ -50,7 +50,7 @@ func Opener(cfg provider.Config) provider.Opener {
 type store struct {
 	cfg provider.Config
 	log *slog.Logger
-	aws *integration.AWS
+	aws *Settings
 	in  *integration.Integration
 	// endpoints are the stores that may be read, by their canonical form.
 	endpoints map[string]*endpoint
@@ -71,36 +71,36 @@ type endpoint struct {
 }
 
 func open(ctx context.Context, cfg provider.Config, in *integration.Integration) (*store, error) {
-	if in.Kind != secret.KindAWSSecretsManager || in.AWS == nil || len(in.AWS.Stores) == 0 {
+	if in.Kind != secret.KindAWSSecretsManager || settingsOf(in) == nil || len(settingsOf(in).Stores) == 0 {
 		return nil, storeerror.Setup("the integration has no aws settings")
 	}
 	cfg = cfg.For(in)
 	s := &store{
 		cfg:       cfg,
 		log:       cfg.Logger,
-		aws:       in.AWS,
+		aws:       settingsOf(in),
 		in:        in,
-		endpoints: make(map[string]*endpoint, len(in.AWS.Stores)),
+		endpoints: make(map[string]*endpoint, len(settingsOf(in).Stores)),
 		tasks:     task.NewGroup(),
 	}
-	roots, err := egress.LoadRoots("aws.ca_file", in.AWS.CAFile)
+	roots, err := egress.LoadRoots("aws.ca_file", settingsOf(in).CAFile)
 	if err != nil {
 		return nil, err
 	}
-	client := s.newClient(roots, slices.Collect(maps.Values(in.AWS.Endpoints)), nil)
-	endpoints := make(map[string]*secretsmanager.Client, len(in.AWS.Endpoints))
-	for region, endpoint := range in.AWS.Endpoints {
+	client := s.newClient(roots, slices.Collect(maps.Values(settingsOf(in).Endpoints)), nil)
+	endpoints := make(map[string]*secretsmanager.Client, len(settingsOf(in).Endpoints))
+	for region, endpoint := range settingsOf(in).Endpoints {
 		endpoints[region] = secretsmanager.New(secretsManagerOptions(region, endpoint, client))
 	}
-	for _, st := range in.AWS.Stores {
-		region, account := in.AWS.Place(st)
+	for _, st := range settingsOf(in).Stores {
+		region, account := settingsOf(in).Place(st)
 		if endpoints[region] == nil {
 			return nil, storeerror.Setup("aws.stores has an entry that has no endpoint")
 		}
 		s.endpoints[st] = &endpoint{
 			arn:    secret.AWSAccountStore(region, account) + ":secret:",
 			region: region,
-			host:   strings.TrimPrefix(in.AWS.Endpoints[region], "https://"),
+			host:   strings.TrimPrefix(settingsOf(in).Endpoints[region], "https://"),
 			client: endpoints[region],
 		}
 	}
@@ -108,7 +108,7 @@ func open(ctx context.Context, cfg provider.Config, in *integration.Integration)
 	if err != nil {
 		return nil, err
 	}
-	s.sessions = newSessions(cfg, s.log, source, credentialFiles(in.AWS.Credential), s.tasks)
+	s.sessions = newSessions(cfg, s.log, source, credentialFiles(settingsOf(in).Credential), s.tasks)
 	return s, nil
 }
 

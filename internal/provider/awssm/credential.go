@@ -40,11 +40,11 @@ func (s *store) keySource(ctx context.Context, in *integration.Integration, root
 func (s *store) credential(ctx context.Context, in *integration.Integration, sts *tokenService, roots *x509.CertPool) (keySource, error) {
 	c := s.aws.Credential
 	switch c.Type {
-	case integration.AWSStatic:
+	case Static:
 		return staticKeys(in)
-	case integration.AWSProfile:
+	case Profile:
 		return s.profileKeys(ctx, c)
-	case integration.AWSWebIdentity:
+	case WebIdentity:
 		const setting = "aws.credential.token_file"
 		if _, err := egress.ReadFile(setting, c.TokenFile); err != nil {
 			return nil, err
@@ -56,7 +56,7 @@ func (s *store) credential(ctx context.Context, in *integration.Integration, sts
 			}
 			return sts.assumeWithToken(ctx, string(token), c.RoleARN)
 		}, nil
-	case integration.AWSDefault:
+	case DefaultCredential:
 		return s.defaultKeys(ctx, roots)
 	default:
 		return nil, storeerror.Setup("aws.credential.type is not one of static, profile, web_identity, default")
@@ -65,11 +65,11 @@ func (s *store) credential(ctx context.Context, in *integration.Integration, sts
 
 // credentialFiles are those that a key source reads for each acquisition. A change of
 // others makes another integration.
-func credentialFiles(c integration.AWSCredential) []string {
+func credentialFiles(c Credential) []string {
 	switch c.Type {
-	case integration.AWSProfile:
+	case Profile:
 		return []string{c.CredentialsFile}
-	case integration.AWSWebIdentity:
+	case WebIdentity:
 		return []string{c.TokenFile}
 	default:
 		return nil
@@ -78,7 +78,7 @@ func credentialFiles(c integration.AWSCredential) []string {
 
 // staticKeys reads the files once: a changed one makes another integration.
 func staticKeys(in *integration.Integration) (keySource, error) {
-	c := in.AWS.Credential
+	c := settingsOf(in).Credential
 	keys := aws.Credentials{Source: "secretbroker"}
 	for _, f := range []struct {
 		setting, path string
@@ -107,7 +107,7 @@ func staticKeys(in *integration.Integration) (keySource, error) {
 // profileKeys takes keys from a section of a credentials file. What else such a
 // section may ask for (roles, processes to run, other sources) is refused: it
 // would be authority that the integration's file does not show.
-func (s *store) profileKeys(ctx context.Context, c integration.AWSCredential) (keySource, error) {
+func (s *store) profileKeys(ctx context.Context, c Credential) (keySource, error) {
 	const setting = "aws.credential.credentials_file"
 	read := func(ctx context.Context) (aws.Credentials, error) {
 		if _, err := egress.ReadFile(setting, c.CredentialsFile); err != nil { // which the SDK would take for empty

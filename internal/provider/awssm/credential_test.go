@@ -38,37 +38,37 @@ func poison(t *testing.T) {
 func TestCredentials(t *testing.T) {
 	for _, tt := range []struct {
 		name       string
-		credential func(f *fake) integration.AWSCredential
+		credential func(f *fake) Credential
 		direct     bool // without aws.role
 		sessions   string
 	}{
-		{"static", func(f *fake) integration.AWSCredential { return f.integration().AWS.Credential }, false, "AssumeRole"},
-		{"static session", func(f *fake) integration.AWSCredential {
+		{"static", func(f *fake) Credential { return settingsOf(f.integration()).Credential }, false, "AssumeRole"},
+		{"static session", func(f *fake) Credential {
 			f.keys["ASIABASE"] = owner{keys: aws.Credentials{AccessKeyID: "ASIABASE", SecretAccessKey: baseSecret, SessionToken: "session-token-0"}}
-			return integration.AWSCredential{
-				Type: integration.AWSStatic, AccessKeyIDFile: providertest.WriteFile(f, "id", "ASIABASE"),
+			return Credential{
+				Type: Static, AccessKeyIDFile: providertest.WriteFile(f, "id", "ASIABASE"),
 				SecretAccessKeyFile: providertest.WriteFile(f, "key", baseSecret), SessionTokenFile: providertest.WriteFile(f, "token", "session-token-0\n"),
 			}
 		}, false, "AssumeRole"},
-		{"static without a role", func(f *fake) integration.AWSCredential {
+		{"static without a role", func(f *fake) Credential {
 			f.keys[baseKey] = owner{f.keys[baseKey].keys, "itself"}
-			return f.integration().AWS.Credential
+			return settingsOf(f.integration()).Credential
 		}, true, ""},
-		{"profile", func(f *fake) integration.AWSCredential {
-			return integration.AWSCredential{Type: integration.AWSProfile, Profile: "orders", CredentialsFile: providertest.WriteFile(f, "creds",
+		{"profile", func(f *fake) Credential {
+			return Credential{Type: Profile, Profile: "orders", CredentialsFile: providertest.WriteFile(f, "creds",
 				"[default]\naws_access_key_id = AKIAPOISON\naws_secret_access_key = x\n\n[orders]\naws_access_key_id = "+baseKey+"\naws_secret_access_key = "+baseSecret+"\n")}
 		}, false, "AssumeRole"},
-		{"web identity", func(f *fake) integration.AWSCredential { return webIdentity(f) }, true, "AssumeRoleWithWebIdentity"},
-		{"web identity and a role", func(f *fake) integration.AWSCredential { return webIdentity(f) }, false, "AssumeRoleWithWebIdentity AssumeRole"},
+		{"web identity", func(f *fake) Credential { return webIdentity(f) }, true, "AssumeRoleWithWebIdentity"},
+		{"web identity and a role", func(f *fake) Credential { return webIdentity(f) }, false, "AssumeRoleWithWebIdentity AssumeRole"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			poison(t)
 			f := newFake(t)
 			f.put(region, "db", canary)
 			in := f.integration()
-			in.AWS.Credential = tt.credential(f)
+			settingsOf(in).Credential = tt.credential(f)
 			if tt.direct {
-				in.AWS.Role = nil
+				settingsOf(in).Role = nil
 			}
 			f.Fetch(f.open(f.Config(), in), storeURL+"::db")
 			var asked []string
@@ -85,8 +85,8 @@ func TestCredentials(t *testing.T) {
 	}
 }
 
-func webIdentity(f *fake) integration.AWSCredential {
-	return integration.AWSCredential{Type: integration.AWSWebIdentity, TokenFile: providertest.WriteFile(f, "token", oidcToken+"\n"), RoleARN: "arn:aws:iam::" + account + ":role/broker"}
+func webIdentity(f *fake) Credential {
+	return Credential{Type: WebIdentity, TokenFile: providertest.WriteFile(f, "token", oidcToken+"\n"), RoleARN: "arn:aws:iam::" + account + ":role/broker"}
 }
 
 // Tokens and credentials files are read again for each session.
@@ -94,21 +94,21 @@ func TestCredentialIsReadAgain(t *testing.T) {
 	f := newFake(t)
 	f.put(region, "db", canary)
 	in := f.integration()
-	in.AWS.Credential = webIdentity(f)
-	providertest.Must(t, os.WriteFile(in.AWS.Credential.TokenFile, []byte("an.expired.token"), 0o600))
+	settingsOf(in).Credential = webIdentity(f)
+	providertest.Must(t, os.WriteFile(settingsOf(in).Credential.TokenFile, []byte("an.expired.token"), 0o600))
 	s := f.open(f.Config(), in)
 	if e := f.Fails(t.Context(), s, storeURL+"::db", secret.ReasonStoreAuthenticationFailed); !strings.Contains(e.Message, "aws.credential.token_file") {
 		t.Errorf("says %q", e.Message)
 	}
-	providertest.Must(t, os.WriteFile(in.AWS.Credential.TokenFile, []byte(oidcToken), 0o600))
+	providertest.Must(t, os.WriteFile(settingsOf(in).Credential.TokenFile, []byte(oidcToken), 0o600))
 	f.Fetch(s, storeURL+"::db")
-	providertest.Must(t, os.Remove(in.AWS.Credential.TokenFile))
+	providertest.Must(t, os.Remove(settingsOf(in).Credential.TokenFile))
 	f.Fetch(s, storeURL+"::db") // the session is good
 	f.revoke()
 	f.Fails(t.Context(), s, storeURL+"::db", secret.ReasonStoreAuthenticationFailed)
 
 	file := providertest.WriteFile(t, "creds", "[p]\naws_access_key_id = AKIAOLD\naws_secret_access_key = x\n")
-	in.AWS.Credential = integration.AWSCredential{Type: integration.AWSProfile, Profile: "p", CredentialsFile: file}
+	settingsOf(in).Credential = Credential{Type: Profile, Profile: "p", CredentialsFile: file}
 	s = f.open(f.Config(), in)
 	f.Fails(t.Context(), s, storeURL+"::db", secret.ReasonStoreAuthenticationFailed)
 	providertest.Must(t, os.WriteFile(file, []byte("[p]\naws_access_key_id = "+baseKey+"\naws_secret_access_key = "+baseSecret+"\n"), 0o600))
@@ -117,43 +117,43 @@ func TestCredentialIsReadAgain(t *testing.T) {
 
 func TestOpenFails(t *testing.T) {
 	f := newFake(t)
-	profile := func(text string) integration.AWSCredential {
-		return integration.AWSCredential{Type: integration.AWSProfile, Profile: "p", CredentialsFile: providertest.WriteFile(t, "creds", text)}
+	profile := func(text string) Credential {
+		return Credential{Type: Profile, Profile: "p", CredentialsFile: providertest.WriteFile(t, "creds", text)}
 	}
-	good := f.integration().AWS.Credential
+	good := settingsOf(f.integration()).Credential
 	for _, tt := range []struct {
 		name   string
-		change func(*integration.AWS)
+		change func(*Settings)
 		says   string
 	}{
-		{"no such file", func(a *integration.AWS) { a.Credential.SecretAccessKeyFile = "/nowhere/at/all" }, "does not exist"},
-		{"empty file", func(a *integration.AWS) { a.Credential.AccessKeyIDFile = providertest.WriteFile(t, "id", " \n") }, "is empty"},
-		{"two words", func(a *integration.AWS) {
+		{"no such file", func(a *Settings) { a.Credential.SecretAccessKeyFile = "/nowhere/at/all" }, "does not exist"},
+		{"empty file", func(a *Settings) { a.Credential.AccessKeyIDFile = providertest.WriteFile(t, "id", " \n") }, "is empty"},
+		{"two words", func(a *Settings) {
 			a.Credential = good
 			a.Credential.SecretAccessKeyFile = providertest.WriteFile(t, "key", "aws_secret_access_key = "+baseSecret)
 		}, "more than one word"},
-		{"no such profile", func(a *integration.AWS) {
+		{"no such profile", func(a *Settings) {
 			a.Credential = profile("[q]\naws_access_key_id = a\naws_secret_access_key = " + baseSecret + "\n")
 		}, "no usable section p"},
-		{"half a profile", func(a *integration.AWS) { a.Credential = profile("[p]\naws_secret_access_key = " + baseSecret + "\n") }, "no usable section p"},
-		{"profile of a process", func(a *integration.AWS) {
+		{"half a profile", func(a *Settings) { a.Credential = profile("[p]\naws_secret_access_key = " + baseSecret + "\n") }, "no usable section p"},
+		{"profile of a process", func(a *Settings) {
 			a.Credential = profile("[p]\ncredential_process = /bin/echo " + baseSecret + "\n")
 		}, "may only hold keys"},
-		{"profile of a role", func(a *integration.AWS) {
+		{"profile of a role", func(a *Settings) {
 			a.Credential = profile("[p]\nrole_arn = arn:aws:iam::1:role/x\nsource_profile = q\n[q]\naws_access_key_id = a\naws_secret_access_key = b\n")
 		}, "may only hold keys"},
-		{"profile that is none", func(a *integration.AWS) { a.Credential = profile(baseSecret) }, "aws.credential.credentials_file"},
-		{"no token", func(a *integration.AWS) {
-			a.Credential = integration.AWSCredential{Type: integration.AWSWebIdentity, RoleARN: roleARN}
+		{"profile that is none", func(a *Settings) { a.Credential = profile(baseSecret) }, "aws.credential.credentials_file"},
+		{"no token", func(a *Settings) {
+			a.Credential = Credential{Type: WebIdentity, RoleARN: roleARN}
 		}, "aws.credential.token_file is missing"},
-		{"unknown type", func(a *integration.AWS) { a.Credential = integration.AWSCredential{Type: "magic"} }, "aws.credential.type"},
-		{"bad CA", func(a *integration.AWS) { a.CAFile = providertest.WriteFile(t, "ca", "not PEM") }, "aws.ca_file"},
-		{"no endpoint", func(a *integration.AWS) { a.Endpoints = nil }, "aws.stores"},
-		{"no stores", func(a *integration.AWS) { a.Stores = nil }, "no aws settings"},
+		{"unknown type", func(a *Settings) { a.Credential = Credential{Type: "magic"} }, "aws.credential.type"},
+		{"bad CA", func(a *Settings) { a.CAFile = providertest.WriteFile(t, "ca", "not PEM") }, "aws.ca_file"},
+		{"no endpoint", func(a *Settings) { a.Endpoints = nil }, "aws.stores"},
+		{"no stores", func(a *Settings) { a.Stores = nil }, "no aws settings"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			in := f.integration()
-			tt.change(in.AWS)
+			tt.change(settingsOf(in))
 			_, err := Opener(f.Config())(t.Context(), in)
 			if err == nil {
 				t.Fatal("opened")
@@ -179,7 +179,7 @@ func TestDefaultCredential(t *testing.T) {
 		t.Setenv(name, value)
 	}
 	in := f.integration()
-	in.AWS.Credential = integration.AWSCredential{Type: integration.AWSDefault}
+	settingsOf(in).Credential = Credential{Type: DefaultCredential}
 	f.Fetch(f.open(f.Config(), in), storeURL+"::db")
 
 	agent := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

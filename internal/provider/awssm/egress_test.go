@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
 	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
@@ -45,7 +44,7 @@ func TestOrigins(t *testing.T) {
 		t.Errorf("static: %q", got)
 	}
 	in := f.integration()
-	in.AWS.Credential = integration.AWSCredential{Type: integration.AWSDefault}
+	settingsOf(in).Credential = Credential{Type: DefaultCredential}
 	want := slices.Concat(listed, metadataOrigins, []string{"http://127.0.0.1:7777", "https://oidc.eu-central-1.amazonaws.com", "https://portal.sso.eu-central-1.amazonaws.com"})
 	slices.Sort(want)
 	if got := origins(f.open(f.Config(), in)); !slices.Equal(got, want) {
@@ -81,7 +80,7 @@ func TestAddresses(t *testing.T) {
 				return nil, errors.New("no DNS here")
 			}}
 			in := f.integration()
-			in.AWS.PrivateEndpoint, in.AWS.Dial = tt.private, tt.dial
+			settingsOf(in).PrivateEndpoint, settingsOf(in).Dial = tt.private, tt.dial
 			f.Fails(t.Context(), f.open(cfg, in), storeURL+"::db", secret.ReasonStoreUnavailable)
 			if tt.want == "" && len(connected) > 0 || tt.want != "" && (len(connected) == 0 || connected[0] != tt.want) {
 				t.Errorf("connected to %q, want %q", connected, tt.want)

@@ -179,12 +179,12 @@ func (f *fake) revoke() {
 func (f *fake) integration() *integration.Integration {
 	return &integration.Integration{
 		ID: "it", Revision: "1", Kind: secret.KindAWSSecretsManager,
-		AWS: &integration.AWS{
+		Settings: &Settings{
 			Stores:    []string{storeURL, storeARN, "https://" + otherHost, "arn:aws:secretsmanager:us-east-1:" + account},
 			AccountID: account,
-			Role:      &integration.AWSRole{ARN: roleARN, ExternalID: externalID, Duration: time.Hour},
-			Credential: integration.AWSCredential{
-				Type:                integration.AWSStatic,
+			Role:      &Role{ARN: roleARN, ExternalID: externalID, Duration: time.Hour},
+			Credential: Credential{
+				Type:                Static,
 				AccessKeyIDFile:     providertest.WriteFile(f, "id", baseKey+"\n"),
 				SecretAccessKeyFile: providertest.WriteFile(f, "key", baseSecret+"\n"),
 			},

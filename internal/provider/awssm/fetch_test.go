@@ -107,7 +107,7 @@ func TestOtherAccount(t *testing.T) {
 	foreign := f.put(region, "shared", canary)
 	foreign.account = otherOne
 	in := f.integration()
-	in.AWS.Stores = append(in.AWS.Stores, "arn:aws:secretsmanager:"+region+":"+otherOne)
+	settingsOf(in).Stores = append(settingsOf(in).Stores, "arn:aws:secretsmanager:"+region+":"+otherOne)
 	s := f.open(f.Config(), in)
 	if got := f.Fetch(s, foreign.arn(region)); providertest.Reveal(t, got) != canary {
 		t.Error("another value")

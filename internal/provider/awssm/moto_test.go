@@ -199,7 +199,7 @@ func (m *moto) users() {
 // integration is one that reads as the role "reader", by way of f's dial table.
 func (m *moto) integration(f *fake) *integration.Integration {
 	in := f.integration()
-	a := in.AWS
+	a := settingsOf(in)
 	a.Stores, a.Endpoints = []string{storeURL, storeARN}, map[string]string{region: storeURL}
 	a.Role.ARN = "arn:aws:iam::" + account + ":role/reader"
 	a.Credential.AccessKeyIDFile, a.Credential.SecretAccessKeyFile = providertest.WriteFile(f, "id", m.broker.AccessKeyID), providertest.WriteFile(f, "key", m.broker.SecretAccessKey)
@@ -227,10 +227,10 @@ func TestMoto(t *testing.T) {
 
 	f := &fake{Env: providertest.NewEnv(t)}
 	f.CAFile, f.Dial = m.caFile, map[string]string{smHost: m.addr, stsHost: m.addr}
-	openWith := func(change func(*integration.AWS)) *store {
+	openWith := func(change func(*Settings)) *store {
 		in := m.integration(f)
 		if change != nil {
-			change(in.AWS)
+			change(settingsOf(in))
 		}
 		return f.open(f.Config(), in)
 	}
@@ -260,18 +260,18 @@ func TestMoto(t *testing.T) {
 	} {
 		f.Fails(t.Context(), s, reference, want)
 	}
-	for name, change := range map[string]func(*integration.AWS){
-		"another external ID": func(a *integration.AWS) { a.Role.ExternalID = "of-another" },
-		"another key": func(a *integration.AWS) {
+	for name, change := range map[string]func(*Settings){
+		"another external ID": func(a *Settings) { a.Role.ExternalID = "of-another" },
+		"another key": func(a *Settings) {
 			a.Credential.SecretAccessKeyFile = providertest.WriteFile(t, "key", "of-another")
 		},
-		"a key that is none": func(a *integration.AWS) { a.Credential.AccessKeyIDFile = providertest.WriteFile(t, "id", "AKIANOBODY") },
+		"a key that is none": func(a *Settings) { a.Credential.AccessKeyIDFile = providertest.WriteFile(t, "id", "AKIANOBODY") },
 	} {
 		t.Log(name)
 		f.Fails(t.Context(), openWith(change), storeURL+"::prod/db", secret.ReasonStoreAuthenticationFailed)
 	}
 	// moto says no in STS's language where AWS would do it in that of Secrets
 	// Manager, so that the reason is another one than AWS's.
-	bystander := openWith(func(a *integration.AWS) { a.Role.ARN = "arn:aws:iam::" + account + ":role/bystander" })
+	bystander := openWith(func(a *Settings) { a.Role.ARN = "arn:aws:iam::" + account + ":role/bystander" })
 	f.Fails(t.Context(), bystander, storeURL+"::prod/db", secret.ReasonStoreUnavailable)
 }

@@ -9,7 +9,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/smithy-go/logging"
 
-	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -28,7 +27,7 @@ var metadataOrigins = []string{
 //     the user's profile names;
 //   - what AWS_CONTAINER_CREDENTIALS_FULL_URI and AWS_EC2_METADATA_SERVICE_ENDPOINT
 //     name, and else the metadata services of EC2, ECS and EKS.
-func defaultOrigins(ctx context.Context, a *integration.AWS) (origins, local []string) {
+func defaultOrigins(ctx context.Context, a *Settings) (origins, local []string) {
 	origins = []string{a.STSEndpoint}
 	if partition, ok := secret.AWSPartitionOf(a.STSRegion); ok {
 		origins = append(origins, "https://sts."+a.STSRegion+partition.Suffix)

@@ -26,9 +26,9 @@ func TestAssumeRole(t *testing.T) {
 	f := newFake(t)
 	f.put(region, "db", canary)
 	in := f.integration()
-	in.AWS.Role.SourceIdentity = "secretbroker"
-	in.AWS.Role.Tags = map[string]string{"team": "orders", "env": "prod"}
-	in.AWS.Role.Duration = 30 * time.Minute
+	settingsOf(in).Role.SourceIdentity = "secretbroker"
+	settingsOf(in).Role.Tags = map[string]string{"team": "orders", "env": "prod"}
+	settingsOf(in).Role.Duration = 30 * time.Minute
 	f.Fetch(f.open(f.Config(), in), storeURL+"::db")
 	if len(f.asked) != 1 {
 		t.Fatalf("STS was asked %d times", len(f.asked))
@@ -105,7 +105,7 @@ func TestSessionFails(t *testing.T) {
 			f := newFake(t)
 			in := f.integration()
 			if tt.name == "wrong external ID" {
-				in.AWS.Role.ExternalID = "of-another"
+				settingsOf(in).Role.ExternalID = "of-another"
 			}
 			tt.setup(f)
 			e := f.Fails(t.Context(), f.open(f.Config(), in), storeURL+"::db", tt.want)
@@ -248,7 +248,7 @@ func TestRefusedRoleIsLeftAlone(t *testing.T) {
 func TestClosing(t *testing.T) {
 	f := newFake(t)
 	in := f.integration()
-	in.AWS.Credential = integration.AWSCredential{Type: integration.AWSStatic, AccessKeyIDFile: providertest.WriteFile(t, "id", "A"), SecretAccessKeyFile: providertest.WriteFile(t, "k", "B")}
+	settingsOf(in).Credential = Credential{Type: Static, AccessKeyIDFile: providertest.WriteFile(t, "id", "A"), SecretAccessKeyFile: providertest.WriteFile(t, "k", "B")}
 	p, err := Opener(f.Config())(t.Context(), in)
 	providertest.Must(t, err)
 	providertest.Must(t, p.Close())

@@ -15,7 +15,7 @@ func TestStoredKeys(t *testing.T) {
 	f := newFake(t)
 	f.put(region, "db", canary)
 	in := f.integration()
-	in.AWS.Credential = integration.AWSCredential{Type: integration.AWSStatic}
+	settingsOf(in).Credential = Credential{Type: Static}
 	in.Credentials = map[string]integration.Credential{
 		"aws.credential.access_key_id": keep(baseKey + "\n"), "aws.credential.secret_access_key": keep(baseSecret),
 	}

@@ -12,8 +12,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/aws/aws-sdk-go-v2/service/sts/types"
 	"github.com/aws/smithy-go/logging"
-
-	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
 // tokenService gets sessions of roles from STS.
@@ -51,7 +49,7 @@ func sessionName(id string) string {
 }
 
 // assume gets a session of role for the owner of keys.
-func (t *tokenService) assume(ctx context.Context, keys aws.Credentials, role *integration.AWSRole) (aws.Credentials, error) {
+func (t *tokenService) assume(ctx context.Context, keys aws.Credentials, role *Role) (aws.Credentials, error) {
 	in := &sts.AssumeRoleInput{
 		RoleArn:         &role.ARN,
 		RoleSessionName: &t.session,

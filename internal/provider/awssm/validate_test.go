@@ -6,7 +6,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 
-	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -16,18 +15,18 @@ func TestValidate(t *testing.T) {
 	const otherURL, foreign = "https://" + otherHost, "arn:aws:secretsmanager:eu-west-1:" + otherOne
 	for _, tt := range []struct {
 		name   string
-		change func(*integration.AWS)
+		change func(*Settings)
 		grants []string
 		want   string
 		asked  string // how the names that are asked for begin
 	}{
-		{"all well", func(*integration.AWS) {}, []string{"prod/*"}, "session ok, read " + storeURL + " ok, read " + otherURL + " ok", "prod/secretbroker-validate-"},
-		{"no grants", func(*integration.AWS) {}, nil, "session ok, read " + storeURL + " ok, read " + otherURL + " ok", "secretbroker-validate-"},
-		{"one secret", func(*integration.AWS) {}, []string{"db"}, "session ok, read " + storeURL + " ok, read " + otherURL + " ok", "db#" + noVersion},
-		{"another account", func(a *integration.AWS) { a.Stores = append(a.Stores[:2:2], foreign) }, nil, "session ok, read " + storeURL + " ok, read " + foreign + " ok", ""},
-		{"no permission", func(a *integration.AWS) { a.Role = nil }, nil,
+		{"all well", func(*Settings) {}, []string{"prod/*"}, "session ok, read " + storeURL + " ok, read " + otherURL + " ok", "prod/secretbroker-validate-"},
+		{"no grants", func(*Settings) {}, nil, "session ok, read " + storeURL + " ok, read " + otherURL + " ok", "secretbroker-validate-"},
+		{"one secret", func(*Settings) {}, []string{"db"}, "session ok, read " + storeURL + " ok, read " + otherURL + " ok", "db#" + noVersion},
+		{"another account", func(a *Settings) { a.Stores = append(a.Stores[:2:2], foreign) }, nil, "session ok, read " + storeURL + " ok, read " + foreign + " ok", ""},
+		{"no permission", func(a *Settings) { a.Role = nil }, nil,
 			"session ok, read " + storeURL + " STORE_ACCESS_DENIED, read " + otherURL + " STORE_ACCESS_DENIED", ""},
-		{"another external ID", func(a *integration.AWS) { a.Role.ExternalID = "another" }, nil,
+		{"another external ID", func(a *Settings) { a.Role.ExternalID = "another" }, nil,
 			"session STORE_AUTHENTICATION_FAILED, read " + storeURL + " skipped, read " + otherURL + " skipped", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -35,8 +34,8 @@ func TestValidate(t *testing.T) {
 			f.put(region, "db", canary)
 			f.put("us-east-1", "db", canary)
 			in := f.integration()
-			tt.change(in.AWS)
-			providertest.Grant(t, in, `aws: {account_id: "`+account+`", credential: {type: default}, stores: `+providertest.List(in.AWS.Stores)+`}`, tt.grants)
+			tt.change(settingsOf(in))
+			providertest.Grant(t, Spec(), in, `aws: {account_id: "`+account+`", credential: {type: default}, stores: `+providertest.List(settingsOf(in).Stores)+`}`, tt.grants)
 			steps := f.open(f.Config(), in).Validate(t.Context())
 			if got := providertest.Steps(steps); got != tt.want {
 				t.Errorf("\n got %s\nwant %s", got, tt.want)
@@ -68,7 +67,7 @@ func TestMotoValidate(t *testing.T) {
 	f.CAFile, f.Dial = m.caFile, map[string]string{smHost: m.addr, stsHost: m.addr}
 	for _, secrets := range [][]string{{"prod/db"}, {"prod/*"}} {
 		in := m.integration(f)
-		providertest.Grant(t, in, `aws: {account_id: "`+account+`", credential: {type: default}, stores: `+providertest.List(in.AWS.Stores)+`}`, secrets)
+		providertest.Grant(t, Spec(), in, `aws: {account_id: "`+account+`", credential: {type: default}, stores: `+providertest.List(settingsOf(in).Stores)+`}`, secrets)
 		if got, want := providertest.Steps(f.open(f.Config(), in).Validate(t.Context())), "session ok, read "+storeURL+" ok"; got != want {
 			t.Errorf("%s: %s", secrets, got)
 		}

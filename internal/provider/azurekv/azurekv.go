@@ -55,7 +55,7 @@ func Opener(cfg provider.Config) provider.Opener {
 type store struct {
 	cfg   provider.Config
 	log   *slog.Logger
-	azure *integration.Azure
+	azure *Settings
 	// hosts are the vaults that may be read: canonical URL to host.
 	hosts map[string]string
 
@@ -86,18 +86,18 @@ func open(cfg provider.Config, in *integration.Integration) (*store, error) {
 	s := &store{
 		cfg:   cfg,
 		log:   cfg.Logger,
-		azure: in.Azure,
-		hosts: make(map[string]string, len(in.Azure.Vaults)),
+		azure: settingsOf(in),
+		hosts: make(map[string]string, len(settingsOf(in).Vaults)),
 		tasks: task.NewGroup(),
 	}
-	for _, v := range in.Azure.Vaults {
+	for _, v := range settingsOf(in).Vaults {
 		u, err := url.Parse(v)
 		if err != nil || u.Scheme != "https" || u.Host == "" {
 			return nil, storeerror.Setup("azure.vaults has an entry that is not the https:// URL of a vault")
 		}
 		s.hosts[v] = u.Host
 	}
-	roots, err := loadRoots(in.Azure.CAFile)
+	roots, err := loadRoots(settingsOf(in).CAFile)
 	if err != nil {
 		return nil, err
 	}
@@ -200,7 +200,7 @@ func (s *store) renew(old *session, host string) *session {
 	if s.current != old {
 		return s.current
 	}
-	if s.azure.Credential.Type == integration.AzureManagedIdentity {
+	if s.azure.Credential.Type == ManagedIdentity {
 		return nil // its token cache is the process's: a new credential gets the same token
 	}
 	now := s.cfg.Now()

@@ -17,10 +17,10 @@ import (
 
 // checkSettings refuses what would only fail with the first read.
 func checkSettings(in *integration.Integration) error {
-	if in.Kind != secret.KindAzureKeyVault || in.Azure == nil {
+	if in.Kind != secret.KindAzureKeyVault || settingsOf(in) == nil {
 		return storeerror.Setup("the integration has no azure settings")
 	}
-	a := in.Azure
+	a := settingsOf(in)
 	if len(a.Vaults) == 0 {
 		return storeerror.Setup("azure.vaults is empty; list the vaults that the integration may read")
 	}
@@ -28,7 +28,7 @@ func checkSettings(in *integration.Integration) error {
 		return storeerror.Setup("azure.authority_host is not an https:// URL")
 	}
 	switch a.Credential.Type {
-	case integration.AzureClientSecret, integration.AzureClientCertificate, integration.AzureWorkloadIdentity:
+	case ClientSecret, ClientCertificate, WorkloadIdentity:
 		// Left empty, the SDK would take them from the process's environment.
 		if a.TenantID == "" {
 			return storeerror.Setup("azure.tenant_id is missing")
@@ -44,15 +44,15 @@ func checkSettings(in *integration.Integration) error {
 // returns a func that makes a fresh instance, without the tokens that an
 // earlier one holds.
 func credentialMaker(in *integration.Integration, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
-	a := in.Azure
+	a := settingsOf(in)
 	switch a.Credential.Type {
-	case integration.AzureClientSecret:
+	case ClientSecret:
 		return clientSecret(in, opts)
-	case integration.AzureClientCertificate:
+	case ClientCertificate:
 		return clientCertificate(in, opts)
-	case integration.AzureWorkloadIdentity:
+	case WorkloadIdentity:
 		return workloadIdentity(a, opts)
-	case integration.AzureManagedIdentity:
+	case ManagedIdentity:
 		return func() (azcore.TokenCredential, error) {
 			o := &azidentity.ManagedIdentityCredentialOptions{ClientOptions: opts}
 			if a.ClientID != "" {
@@ -61,7 +61,7 @@ func credentialMaker(in *integration.Integration, opts azcore.ClientOptions) (fu
 			cred, err := azidentity.NewManagedIdentityCredential(o)
 			return made(cred, err, "this environment's managed identity cannot be used; Service Fabric is not supported, and Cloud Shell takes no azure.client_id")
 		}, nil
-	case integration.AzureDefault:
+	case DefaultCredential:
 		return func() (azcore.TokenCredential, error) {
 			cred, err := azidentity.NewDefaultAzureCredential(&azidentity.DefaultAzureCredentialOptions{
 				ClientOptions:            opts,
@@ -77,7 +77,7 @@ func credentialMaker(in *integration.Integration, opts azcore.ClientOptions) (fu
 
 func clientSecret(in *integration.Integration, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
 	const setting = "azure.credential.client_secret_file"
-	a := in.Azure
+	a := settingsOf(in)
 	b, err := egress.ReadCredential(in, setting, a.Credential.ClientSecretFile)
 	if err != nil {
 		return nil, err
@@ -94,7 +94,7 @@ func clientSecret(in *integration.Integration, opts azcore.ClientOptions) (func(
 
 func clientCertificate(in *integration.Integration, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
 	const setting = "azure.credential.certificate_file"
-	a := in.Azure
+	a := settingsOf(in)
 	b, err := egress.ReadPrivateKey(in, setting, a.Credential.CertificateFile)
 	if err != nil {
 		return nil, err
@@ -114,7 +114,7 @@ func clientCertificate(in *integration.Integration, opts azcore.ClientOptions) (
 // workloadIdentity exchanges the token in a file, typically a Kubernetes service
 // account's. The SDK's own WorkloadIdentityCredential keeps what it read for ten
 // minutes, bad tokens included; this one reads the file for every exchange.
-func workloadIdentity(a *integration.Azure, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
+func workloadIdentity(a *Settings, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
 	const setting = "azure.credential.token_file"
 	if _, err := readFile(setting, a.Credential.TokenFile); err != nil {
 		return nil, err

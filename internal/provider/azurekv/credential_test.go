@@ -29,12 +29,12 @@ func TestOpenFaults(t *testing.T) {
 	badPEM := providertest.WriteFile(t, "bad-pem", []byte("-----BEGIN CERTIFICATE-----\n"+"Q0FOQVJZ\n"+"-----END CERTIFICATE-----\n"))
 	ecPEM := providertest.WriteFile(t, "ec-pem", selfSigned(t, ecKey(t), time.Hour))
 	huge := providertest.WriteFile(t, "huge", make([]byte, 1<<20+1))
-	type azure = integration.Azure
+	type azure = Settings
 	for name, tc := range map[string]struct {
 		change func(*integration.Integration)
 		says   []string
 	}{
-		"no azure section":      {func(in *integration.Integration) { in.Azure = nil }, []string{"azure"}},
+		"no azure section":      {func(in *integration.Integration) { in.Settings = nil }, []string{"azure"}},
 		"other kind":            {func(in *integration.Integration) { in.Kind = "OTHER" }, []string{"azure"}},
 		"no vaults":             {setAzure(func(a *azure) { a.Vaults = nil }), []string{"azure.vaults"}},
 		"vault not https":       {setAzure(func(a *azure) { a.Vaults = []string{"http://" + vaultHost} }), []string{"azure.vaults"}},
@@ -74,18 +74,18 @@ func TestOpenFaults(t *testing.T) {
 	}
 }
 
-func setAzure(change func(*integration.Azure)) func(*integration.Integration) {
-	return func(in *integration.Integration) { change(in.Azure) }
+func setAzure(change func(*Settings)) func(*integration.Integration) {
+	return func(in *integration.Integration) { change(settingsOf(in)) }
 }
 
 func certificate(file string) func(*integration.Integration) {
-	return setAzure(func(a *integration.Azure) {
-		a.Credential = integration.AzureCredential{Type: integration.AzureClientCertificate, CertificateFile: file}
+	return setAzure(func(a *Settings) {
+		a.Credential = Credential{Type: ClientCertificate, CertificateFile: file}
 	})
 }
 
-func workload(file string) integration.AzureCredential {
-	return integration.AzureCredential{Type: integration.AzureWorkloadIdentity, TokenFile: file}
+func workload(file string) Credential {
+	return Credential{Type: WorkloadIdentity, TokenFile: file}
 }
 
 func TestClientSecret(t *testing.T) {
@@ -93,7 +93,7 @@ func TestClientSecret(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := newFake(t)
 			in := f.integration()
-			in.Azure.Credential.ClientSecretFile = providertest.WriteFile(t, "secret", []byte(content))
+			settingsOf(in).Credential.ClientSecretFile = providertest.WriteFile(t, "secret", []byte(content))
 			f.Fetch(f.open(f.Config(), in), vaultURL+"::db")
 			form := f.forms[0]
 			if form.Get("client_secret") != testSecret || form.Get("client_id") != clientID || !strings.Contains(form.Get("scope"), "https://vault.azure.net/.default") {
@@ -119,7 +119,7 @@ func TestWorkloadIdentityReadsItsFileEachTime(t *testing.T) {
 	file := providertest.WriteFile(t, "token", []byte("federated-1\n"))
 	f := newFake(t)
 	in := f.integration()
-	in.Azure.Credential = workload(file)
+	settingsOf(in).Credential = workload(file)
 	s := f.open(f.Config(), in)
 	// A wrong token does not stick.
 	f.token = func(w http.ResponseWriter, r *http.Request) {
@@ -174,8 +174,8 @@ func TestManagedIdentity(t *testing.T) {
 				f.Dial[imdsHost] = providertest.ClosedPort(t)
 			}
 			in := f.integration()
-			in.Azure.TenantID, in.Azure.ClientID = "", id
-			in.Azure.Credential = integration.AzureCredential{Type: integration.AzureManagedIdentity}
+			settingsOf(in).TenantID, settingsOf(in).ClientID = "", id
+			settingsOf(in).Credential = Credential{Type: ManagedIdentity}
 			s := f.open(f.Config(), in)
 			if tc.want == "" {
 				f.Fetch(s, vaultURL+"::db")
@@ -193,8 +193,8 @@ func TestManagedIdentityWithoutClientID(t *testing.T) {
 	clearAzureEnv(t)
 	f := newFake(t)
 	in := f.integration()
-	in.Azure.TenantID, in.Azure.ClientID = "", ""
-	in.Azure.Credential = integration.AzureCredential{Type: integration.AzureManagedIdentity}
+	settingsOf(in).TenantID, settingsOf(in).ClientID = "", ""
+	settingsOf(in).Credential = Credential{Type: ManagedIdentity}
 	f.open(f.Config(), in)
 }
 
@@ -205,7 +205,7 @@ func TestServiceFabricIsRefused(t *testing.T) {
 	t.Setenv("IDENTITY_SERVER_THUMBPRINT", strings.Repeat("ab", 20))
 	f := newFake(t)
 	in := f.integration()
-	in.Azure.Credential = integration.AzureCredential{Type: integration.AzureManagedIdentity}
+	settingsOf(in).Credential = Credential{Type: ManagedIdentity}
 	_, err := Opener(f.Config())(t.Context(), in)
 	f.CheckError(err, secret.ReasonStoreAuthenticationFailed)
 }
@@ -214,8 +214,8 @@ func TestDefaultCredential(t *testing.T) {
 	clearAzureEnv(t)
 	f := newFake(t)
 	in := f.integration()
-	in.Azure.TenantID, in.Azure.ClientID = "", ""
-	in.Azure.Credential = integration.AzureCredential{Type: integration.AzureDefault}
+	settingsOf(in).TenantID, settingsOf(in).ClientID = "", ""
+	settingsOf(in).Credential = Credential{Type: DefaultCredential}
 
 	t.Setenv("AZURE_TOKEN_CREDENTIALS", "WorkloadIdentityCredential") // which is not set up
 	e := f.Fails(t.Context(), f.open(f.Config(), in), vaultURL+"::db", secret.ReasonStoreAuthenticationFailed)

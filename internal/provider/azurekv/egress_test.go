@@ -39,8 +39,8 @@ func TestNamesThatLeadInside(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := newFake(t)
 			in := f.integration()
-			delete(in.Azure.Dial, vaultHost)
-			in.Azure.PrivateEndpoint = tc.private
+			delete(settingsOf(in).Dial, vaultHost)
+			settingsOf(in).PrivateEndpoint = tc.private
 			dns := newHostileDNS(map[string][]string{vaultHost: {tc.answer}})
 			s := f.open(dns.config(f.Config()), in)
 			e := f.Fails(t.Context(), s, vaultURL+"::db", secret.ReasonStoreUnavailable)
@@ -94,9 +94,9 @@ func TestRebinding(t *testing.T) {
 	_, port, err := net.SplitHostPort(l.Addr().String())
 	providertest.Must(t, err)
 	in := f.integration()
-	in.Azure.AuthorityHost = "https://" + loginHost + ":" + port + "/"
-	delete(in.Azure.Dial, vaultHost)
-	delete(in.Azure.Dial, loginHost)
+	settingsOf(in).AuthorityHost = "https://" + loginHost + ":" + port + "/"
+	delete(settingsOf(in).Dial, vaultHost)
+	delete(settingsOf(in).Dial, loginHost)
 	dns := newHostileDNS(map[string][]string{
 		vaultHost: {"20.50.1.1", "127.0.0.1", "169.254.169.254"},
 		loginHost: {"20.50.1.2", "127.0.0.1"},
@@ -185,7 +185,7 @@ func TestTokenStaysWithTheVault(t *testing.T) {
 			f.vault = func(w http.ResponseWriter, r *http.Request) { respond(f, w, r) }
 			connections := watchConnections(f, strangers)
 			in := f.integration()
-			in.Azure.Vaults = in.Azure.Vaults[:1]
+			settingsOf(in).Vaults = settingsOf(in).Vaults[:1]
 			dns := newHostileDNS(nil) // whatever is looked up is recorded
 			s := f.open(dns.config(f.Config()), in)
 			for range 2 { // the second read goes by what the first has learnt
@@ -259,7 +259,7 @@ func TestTokenStaysWithTheVaultRaw(t *testing.T) {
 			f.Dial[vaultHost] = rawTLS(f, answer)
 			connections := watchConnections(f, strangers)
 			in := f.integration()
-			in.Azure.Vaults = in.Azure.Vaults[:1]
+			settingsOf(in).Vaults = settingsOf(in).Vaults[:1]
 			s := f.open(newHostileDNS(nil).config(f.Config()), in)
 			f.Fails(t.Context(), s, vaultURL+"::db", secret.ReasonStoreUnavailable)
 			if connections() != 0 {

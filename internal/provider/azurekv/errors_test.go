@@ -275,7 +275,7 @@ func TestTenantSpelling(t *testing.T) {
 	for _, tenant := range []string{strings.ToUpper(tenantID), "tenant.example.org"} {
 		f := newFake(t)
 		in := f.integration()
-		in.Azure.TenantID = tenant
+		settingsOf(in).TenantID = tenant
 		f.Fetch(f.open(f.Config(), in), vaultURL+"::db")
 	}
 }

@@ -164,10 +164,10 @@ func (f *fake) counts() (issued, reads int) {
 func (f *fake) integration() *integration.Integration {
 	return &integration.Integration{
 		ID: "it", Revision: "1", Kind: secret.KindAzureKeyVault,
-		Azure: &integration.Azure{
+		Settings: &Settings{
 			TenantID: tenantID, ClientID: clientID,
-			Credential: integration.AzureCredential{
-				Type: integration.AzureClientSecret, ClientSecretFile: providertest.WriteFile(f, "secret", []byte(testSecret+"\r\n")),
+			Credential: Credential{
+				Type: ClientSecret, ClientSecretFile: providertest.WriteFile(f, "secret", []byte(testSecret+"\r\n")),
 			},
 			Vaults: []string{vaultURL, otherURL}, CAFile: f.CAFile,
 			AuthorityHost: "https://" + loginHost + "/", DisableInstanceDiscovery: true, Dial: f.Dial,

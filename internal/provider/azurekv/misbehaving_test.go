@@ -135,8 +135,8 @@ func TestMisbehavingVault(t *testing.T) {
 			}
 			set := f.set(cfg)
 			bad, other := f.integration(), f.integration()
-			other.ID, other.Azure.Vaults = "other", []string{otherURL}
-			other.Azure.Dial = map[string]string{otherHost: f.Dial[otherHost], loginHost: f.Dial[loginHost]}
+			other.ID, settingsOf(other).Vaults = "other", []string{otherURL}
+			settingsOf(other).Dial = map[string]string{otherHost: f.Dial[otherHost], loginHost: f.Dial[loginHost]}
 
 			const rounds = 8 // more than a breaker bears
 			db := providertest.Ref(t, vaultURL+"::db")

@@ -158,7 +158,7 @@ func TestRefusedSecretIsLeftAlone(t *testing.T) {
 }
 
 func TestManagedIdentityIsNotRenewed(t *testing.T) {
-	s := &store{cfg: provider.Config{}.For(&integration.Integration{}), azure: &integration.Azure{Credential: integration.AzureCredential{Type: integration.AzureManagedIdentity}}}
+	s := &store{cfg: provider.Config{}.For(&integration.Integration{}), azure: &Settings{Credential: Credential{Type: ManagedIdentity}}}
 	s.current = &session{}
 	if s.renew(s.current, vaultHost) != nil {
 		t.Error("a new credential would get the same token")

@@ -12,7 +12,6 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 
-	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/credential"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
@@ -41,7 +40,7 @@ var uuid = regexp.MustCompile(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{1
 // context error, or storeerror.ErrClosed.
 type tokenSource struct {
 	cred    azcore.TokenCredential
-	azure   *integration.Azure
+	azure   *Settings
 	timeout time.Duration
 	now     func() time.Time
 	log     *slog.Logger
@@ -62,7 +61,7 @@ type purpose struct {
 // token is an access token and its life.
 type token = credential.Held[azcore.AccessToken]
 
-func newTokenSource(cfg provider.Config, log *slog.Logger, a *integration.Azure, cred azcore.TokenCredential, group *task.Group) *tokenSource {
+func newTokenSource(cfg provider.Config, log *slog.Logger, a *Settings, cred azcore.TokenCredential, group *task.Group) *tokenSource {
 	return &tokenSource{
 		cred: cred, azure: a, timeout: cfg.LoginTimeout, now: cfg.Now, log: log, tasks: group,
 		held: make(map[purpose]*credential.Source[azcore.AccessToken]),
@@ -112,7 +111,7 @@ func (t *tokenSource) GetToken(ctx context.Context, opts policy.TokenRequestOpti
 
 func (t *tokenSource) hasTenant() bool {
 	switch t.azure.Credential.Type {
-	case integration.AzureClientSecret, integration.AzureClientCertificate, integration.AzureWorkloadIdentity:
+	case ClientSecret, ClientCertificate, WorkloadIdentity:
 		return true
 	default:
 		return false
@@ -172,7 +171,7 @@ func (t *tokenSource) newSource(p purpose, opts policy.TokenRequestOptions) *cre
 			return h, err
 		},
 	}
-	if t.azure.Credential.Type == integration.AzureWorkloadIdentity {
+	if t.azure.Credential.Type == WorkloadIdentity {
 		c.Inputs = credential.Files(t.azure.Credential.TokenFile)
 	}
 	return credential.New(c)

@@ -48,7 +48,7 @@ func (c *credentialFunc) called() int {
 func newTestSource(t *testing.T, cred azcore.TokenCredential) (*tokenSource, *task.Group) {
 	t.Helper()
 	tasks := task.NewGroup()
-	a := &integration.Azure{TenantID: tenantID, Credential: integration.AzureCredential{Type: integration.AzureClientSecret}}
+	a := &Settings{TenantID: tenantID, Credential: Credential{Type: ClientSecret}}
 	src := newTokenSource(provider.Config{}.For(&integration.Integration{}), slog.New(slog.DiscardHandler), a, cred, tasks)
 	t.Cleanup(src.close)
 	return src, tasks

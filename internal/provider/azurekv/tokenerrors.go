@@ -9,7 +9,6 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
-	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -43,13 +42,13 @@ func wrongTenant(asked string) *secret.Error {
 
 // explainToken makes the error of an acquisition under ctx, of what its last
 // exchange came to: the SDK's error is only looked at where there was none.
-func explainToken(ctx context.Context, a *integration.Azure, timeout time.Duration, err error, seen *trace) *secret.Error {
+func explainToken(ctx context.Context, a *Settings, timeout time.Duration, err error, seen *trace) *secret.Error {
 	var known *secret.Error
 	if errors.As(err, &known) { // a file of the credential
 		return known
 	}
 	who := "the login authority (azure.authority_host)"
-	if a.Credential.Type == integration.AzureManagedIdentity {
+	if a.Credential.Type == ManagedIdentity {
 		who = "the managed identity endpoint"
 	}
 	x := seen.get()
@@ -58,7 +57,7 @@ func explainToken(ctx context.Context, a *integration.Azure, timeout time.Durati
 		return secret.Errorf(secret.ReasonStoreUnavailable, "%s gave no access token within %v", who, timeout).WithCause(errTimedOut)
 	case cut != nil:
 		return storeerror.Closed()
-	case a.Credential.Type == integration.AzureDefault && !errors.As(err, new(*azidentity.AuthenticationFailedError)):
+	case a.Credential.Type == DefaultCredential && !errors.As(err, new(*azidentity.AuthenticationFailedError)):
 		return secret.Errorf(secret.ReasonStoreAuthenticationFailed,
 			"the environment offers none of the identities that the default credential looks for; name one in azure.credential.type")
 	case !x.made:
@@ -71,10 +70,10 @@ func explainToken(ctx context.Context, a *integration.Azure, timeout time.Durati
 	}
 }
 
-func loginOutage(a *integration.Azure, who string, err error) *secret.Error {
+func loginOutage(a *Settings, who string, err error) *secret.Error {
 	o := egress.OutageOf(err, advice)
 	switch {
-	case a.Credential.Type == integration.AzureManagedIdentity:
+	case a.Credential.Type == ManagedIdentity:
 		o.Text = "cannot be reached; managed identities exist only on Azure and Azure Arc, and only where one is assigned"
 	case o.Text == "":
 		o.Text = "cannot be reached"
@@ -84,7 +83,7 @@ func loginOutage(a *integration.Azure, who string, err error) *secret.Error {
 	return secret.Errorf(secret.ReasonStoreUnavailable, "%s %s", who, o.Text).WithCause(o.Cause)
 }
 
-func loginAnswer(a *integration.Azure, who string, x exchange) *secret.Error {
+func loginAnswer(a *Settings, who string, x exchange) *secret.Error {
 	e := &secret.Error{
 		Reason: secret.ReasonStoreUnavailable,
 		Cause:  fmt.Errorf("%s answered HTTP %d, code %q, request id %q", x.host, x.status, x.code, x.requestID),
@@ -100,7 +99,7 @@ func loginAnswer(a *integration.Azure, who string, x exchange) *secret.Error {
 	default:
 		e.Reason = secret.ReasonStoreAuthenticationFailed
 		e.Message = fmt.Sprintf("%s refuses the integration's credential (HTTP %d)", who, x.status)
-		if a.Credential.Type == integration.AzureManagedIdentity {
+		if a.Credential.Type == ManagedIdentity {
 			e.Message += "; check that an identity is assigned to the machine and that azure.client_id, if set, names one of them"
 		}
 		if x.code != "" {

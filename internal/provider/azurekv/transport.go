@@ -67,15 +67,15 @@ func newVaultClient(cfg provider.Config, in *integration.Integration, roots *x50
 //
 // A regional authority (AZURE_REGIONAL_AUTHORITY_NAME) is not among them.
 func newLoginClient(cfg provider.Config, in *integration.Integration, roots *x509.CertPool) *http.Client {
-	a := in.Azure
+	a := settingsOf(in)
 	allowed, local := make(map[string]bool), make(map[string]bool)
-	if a.Credential.Type != integration.AzureManagedIdentity {
+	if a.Credential.Type != ManagedIdentity {
 		for _, o := range authorityOrigins(a) {
 			allowed[o] = true
 		}
 	}
 	switch a.Credential.Type {
-	case integration.AzureManagedIdentity, integration.AzureDefault:
+	case ManagedIdentity, DefaultCredential:
 		for _, o := range identityOrigins() {
 			allowed[o], local[o] = true, true
 		}
@@ -83,7 +83,7 @@ func newLoginClient(cfg provider.Config, in *integration.Integration, roots *x50
 	return newClient(cfg, in, roots, allowed, local)
 }
 
-func authorityOrigins(a *integration.Azure) []string {
+func authorityOrigins(a *Settings) []string {
 	u, err := url.Parse(a.AuthorityHost)
 	if err != nil {
 		return nil
@@ -134,7 +134,7 @@ func identityOrigins() []string {
 // ones never through a proxy, and records each exchange in its context's trace.
 func newClient(cfg provider.Config, in *integration.Integration, roots *x509.CertPool, allowed, local map[string]bool) *http.Client {
 	out := cfg.Egress(in)
-	out.Dial, out.PrivateEndpoint, out.Roots, out.MaxBody = in.Azure.Dial, in.Azure.PrivateEndpoint, roots, maxBody
+	out.Dial, out.PrivateEndpoint, out.Roots, out.MaxBody = settingsOf(in).Dial, settingsOf(in).PrivateEndpoint, roots, maxBody
 	out.Renegotiate = true // as in the SDK's own transport, for Azure's older front ends
 	for o := range allowed {
 		if local[o] {

@@ -56,43 +56,43 @@ func TestLoginOrigins(t *testing.T) {
 		"https://login.microsoft.com", "https://login.microsoftonline.com", "https://login.windows.net", "https://sts.windows.net",
 	}
 	for name, tc := range map[string]struct {
-		kind      integration.AzureCredentialType
+		kind      CredentialType
 		authority string
 		offline   bool
 		env       map[string]string
 		want      []string
 	}{
-		"public":            {integration.AzureClientSecret, "https://login.microsoftonline.com/", false, nil, public},
-		"china":             {integration.AzureClientCertificate, "https://login.chinacloudapi.cn", false, nil, []string{"https://login.chinacloudapi.cn", "https://login.partner.microsoftonline.cn"}},
-		"government":        {integration.AzureWorkloadIdentity, "https://LOGIN.microsoftonline.us", false, nil, []string{"https://login.microsoftonline.us", "https://login.usgovcloudapi.net"}},
-		"private":           {integration.AzureClientSecret, "https://login.example.test:443/", true, nil, []string{"https://login.example.test"}},
-		"private discovery": {integration.AzureClientSecret, "https://login.example.test:8443/", false, nil, []string{"https://login.example.test:8443", "https://login.microsoftonline.com"}},
-		"machine":           {integration.AzureManagedIdentity, "https://login.microsoftonline.com/", false, nil, []string{arcOrigin, imdsOrigin}},
+		"public":            {ClientSecret, "https://login.microsoftonline.com/", false, nil, public},
+		"china":             {ClientCertificate, "https://login.chinacloudapi.cn", false, nil, []string{"https://login.chinacloudapi.cn", "https://login.partner.microsoftonline.cn"}},
+		"government":        {WorkloadIdentity, "https://LOGIN.microsoftonline.us", false, nil, []string{"https://login.microsoftonline.us", "https://login.usgovcloudapi.net"}},
+		"private":           {ClientSecret, "https://login.example.test:443/", true, nil, []string{"https://login.example.test"}},
+		"private discovery": {ClientSecret, "https://login.example.test:8443/", false, nil, []string{"https://login.example.test:8443", "https://login.microsoftonline.com"}},
+		"machine":           {ManagedIdentity, "https://login.microsoftonline.com/", false, nil, []string{arcOrigin, imdsOrigin}},
 		"app service": {
-			integration.AzureManagedIdentity, "https://login.microsoftonline.com/", false,
+			ManagedIdentity, "https://login.microsoftonline.com/", false,
 			map[string]string{"IDENTITY_ENDPOINT": "http://127.0.0.1:41741/msi/token", "IDENTITY_HEADER": "h"},
 			[]string{"http://127.0.0.1:41741"},
 		},
 		"azure ml": {
-			integration.AzureManagedIdentity, "https://login.microsoftonline.com/", false,
+			ManagedIdentity, "https://login.microsoftonline.com/", false,
 			map[string]string{"MSI_ENDPOINT": "http://localhost:4000/x"}, []string{"http://localhost:4000"},
 		},
 		"arc": {
-			integration.AzureManagedIdentity, "https://login.microsoftonline.com/", false,
+			ManagedIdentity, "https://login.microsoftonline.com/", false,
 			map[string]string{"IDENTITY_ENDPOINT": "http://localhost:40342/x", "IMDS_ENDPOINT": "http://localhost:40342"},
 			[]string{imdsOrigin, "http://localhost:40342"},
 		},
-		"default": {integration.AzureDefault, "https://login.microsoftonline.com/", false, nil, append([]string{arcOrigin, imdsOrigin}, public...)},
+		"default": {DefaultCredential, "https://login.microsoftonline.com/", false, nil, append([]string{arcOrigin, imdsOrigin}, public...)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			clearAzureEnv(t)
 			for k, v := range tc.env {
 				t.Setenv(k, v)
 			}
-			a := &integration.Azure{
-				AuthorityHost: tc.authority, DisableInstanceDiscovery: tc.offline, Credential: integration.AzureCredential{Type: tc.kind},
+			a := &Settings{
+				AuthorityHost: tc.authority, DisableInstanceDiscovery: tc.offline, Credential: Credential{Type: tc.kind},
 			}
-			c := newLoginClient(provider.Config{}, &integration.Integration{Azure: a}, nil)
+			c := newLoginClient(provider.Config{}, &integration.Integration{Settings: a}, nil)
 			got := c.Transport.(*recorder).next.Origins()
 			slices.Sort(tc.want)
 			if d := cmp.Diff(tc.want, got); d != "" {
@@ -126,7 +126,7 @@ func TestInstanceDiscovery(t *testing.T) {
 		providertest.WriteJSON(w, http.StatusOK, fmt.Sprintf(`{"tenant_discovery_endpoint":"https://%s/%s/v2.0/.well-known/openid-configuration","metadata":[]}`, loginHost, tenantID))
 	})
 	in := f.integration()
-	in.Azure.DisableInstanceDiscovery = false
+	settingsOf(in).DisableInstanceDiscovery = false
 	f.Fetch(f.open(f.Config(), in), vaultURL+"::db")
 	if got := <-asked; got != "/common/discovery/instance" {
 		t.Errorf("asked for %s", got)
@@ -183,7 +183,7 @@ func TestProxy(t *testing.T) {
 		t.Errorf("%s went through the proxy, and %d more", got, len(asked))
 	}
 	// The metadata service answers in plain text: a proxy would read the token.
-	login := newLoginClient(cfg, &integration.Integration{Azure: &integration.Azure{Credential: integration.AzureCredential{Type: integration.AzureManagedIdentity}}}, nil)
+	login := newLoginClient(cfg, &integration.Integration{Settings: &Settings{Credential: Credential{Type: ManagedIdentity}}}, nil)
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, imdsOrigin+"/metadata/identity/oauth2/token", nil)
 	providertest.Must(t, err)
 	if u, err := login.Transport.(*recorder).next.Base().Proxy(r); u != nil || err != nil {

@@ -29,8 +29,8 @@ import (
 const scope = "https://www.googleapis.com/auth/cloud-platform"
 
 const (
-	oauthURL = "https://" + integration.GCPOAuthHost + "/token"
-	stsURL   = "https://" + integration.GCPSTSHost + "/v1/token"
+	oauthURL = "https://" + OAuthHost + "/token"
+	stsURL   = "https://" + STSHost + "/v1/token"
 )
 
 // token is an access token. It is a credential: never print it.
@@ -66,17 +66,17 @@ type step struct {
 // newIdentity reads what the integration's credential is made of. Its errors are
 // *secret.Error that name the setting or file to fix, never a file's content.
 func newIdentity(in *integration.Integration) (*identity, error) {
-	g := in.GCP
+	g := settingsOf(in)
 	var id *identity
 	var err error
 	switch g.Credential.Type {
-	case integration.GCPMetadataServer:
+	case MetadataServer:
 		id = fromMetadataServer()
-	case integration.GCPWorkloadIdentityFederation:
+	case WorkloadIdentityFederation:
 		id, err = fromFile("gcp.credential.config_file", g.Credential.ConfigFile, "external_account")
-	case integration.GCPServiceAccountKey:
+	case ServiceAccountKey:
 		id, err = fromKey(in)
-	case integration.GCPApplicationDefault:
+	case ApplicationDefault:
 		id, err = fromDefault()
 	default:
 		return nil, storeerror.Setup("gcp.credential.type is not one of metadata_server, workload_identity_federation, service_account_key, application_default")
@@ -140,7 +140,7 @@ type credentialFile struct {
 // as a configuration of federation does, which comes from files only.
 func fromKey(in *integration.Integration) (*identity, error) {
 	const setting = "gcp.credential.key_file"
-	path := in.GCP.Credential.KeyFile
+	path := settingsOf(in).Credential.KeyFile
 	data, err := egress.ReadPrivateKey(in, setting, path)
 	if err != nil {
 		return nil, err
@@ -283,7 +283,7 @@ var (
 // impersonationURL is where tokens of a service account are made for identities that have
 // the role. The path is safe: account matches serviceAccount.
 func impersonationURL(account string) string {
-	u := url.URL{Scheme: "https", Host: integration.GCPIAMCredentialsHost, Path: "/v1/projects/-/serviceAccounts/" + account + ":generateAccessToken"}
+	u := url.URL{Scheme: "https", Host: IAMCredentialsHost, Path: "/v1/projects/-/serviceAccounts/" + account + ":generateAccessToken"}
 	return u.String()
 }
 

@@ -43,52 +43,52 @@ func (f *fake) metadata(t *testing.T) {
 func TestCredentials(t *testing.T) {
 	const impersonationOf = "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/"
 	type setting struct {
-		credential  integration.GCPCredential
+		credential  Credential
 		impersonate string
 		reader      string // who is to read in the end
 	}
 	tests := map[string]func(t *testing.T, f *fake) setting{
 		"key": func(_ *testing.T, f *fake) setting {
-			return setting{integration.GCPCredential{Type: integration.GCPServiceAccountKey, KeyFile: f.keyFile(base)}, "", base}
+			return setting{Credential{Type: ServiceAccountKey, KeyFile: f.keyFile(base)}, "", base}
 		},
 		"key, impersonating": func(_ *testing.T, f *fake) setting {
-			return setting{integration.GCPCredential{Type: integration.GCPServiceAccountKey, KeyFile: f.keyFile(base)}, reader, reader}
+			return setting{Credential{Type: ServiceAccountKey, KeyFile: f.keyFile(base)}, reader, reader}
 		},
 		"metadata server": func(t *testing.T, f *fake) setting {
 			f.metadata(t)
-			return setting{integration.GCPCredential{Type: integration.GCPMetadataServer}, "", base}
+			return setting{Credential{Type: MetadataServer}, "", base}
 		},
 		"metadata server, impersonating": func(t *testing.T, f *fake) setting {
 			f.metadata(t)
-			return setting{integration.GCPCredential{Type: integration.GCPMetadataServer}, reader, reader}
+			return setting{Credential{Type: MetadataServer}, reader, reader}
 		},
 		"federation": func(_ *testing.T, f *fake) setting {
-			return setting{integration.GCPCredential{Type: integration.GCPWorkloadIdentityFederation, ConfigFile: f.federation(nil)}, "", federated}
+			return setting{Credential{Type: WorkloadIdentityFederation, ConfigFile: f.federation(nil)}, "", federated}
 		},
 		"federation, impersonating by the file": func(_ *testing.T, f *fake) setting {
 			file := f.federation(func(doc, _ map[string]any) {
 				doc["service_account_impersonation_url"] = impersonationOf + reader + ":generateAccessToken"
 			})
-			return setting{integration.GCPCredential{Type: integration.GCPWorkloadIdentityFederation, ConfigFile: file}, "", reader}
+			return setting{Credential{Type: WorkloadIdentityFederation, ConfigFile: file}, "", reader}
 		},
 		"federation, impersonating by the integration": func(_ *testing.T, f *fake) setting {
-			return setting{integration.GCPCredential{Type: integration.GCPWorkloadIdentityFederation, ConfigFile: f.federation(nil)}, reader, reader}
+			return setting{Credential{Type: WorkloadIdentityFederation, ConfigFile: f.federation(nil)}, reader, reader}
 		},
 		"federation, token in JSON": func(t *testing.T, f *fake) setting {
 			file := f.federation(func(_, source map[string]any) {
 				source["file"] = providertest.WriteFile(t, "token.json", []byte(`{"access_token": "`+subject+`"}`))
 				source["format"] = map[string]any{"type": "json", "subject_token_field_name": "access_token"}
 			})
-			return setting{integration.GCPCredential{Type: integration.GCPWorkloadIdentityFederation, ConfigFile: file}, "", federated}
+			return setting{Credential{Type: WorkloadIdentityFederation, ConfigFile: file}, "", federated}
 		},
 		"default, by the environment": func(t *testing.T, f *fake) setting {
 			t.Setenv(defaultVariable, f.keyFile(base))
-			return setting{integration.GCPCredential{Type: integration.GCPApplicationDefault}, "", base}
+			return setting{Credential{Type: ApplicationDefault}, "", base}
 		},
 		"default, metadata server": func(t *testing.T, f *fake) setting {
 			t.Setenv("HOME", t.TempDir())
 			f.metadata(t)
-			return setting{integration.GCPCredential{Type: integration.GCPApplicationDefault}, "", base}
+			return setting{Credential{Type: ApplicationDefault}, "", base}
 		},
 	}
 	for name, prepare := range tests {
@@ -97,7 +97,7 @@ func TestCredentials(t *testing.T) {
 			f := newFake(t)
 			in := f.integration()
 			want := prepare(t, f)
-			in.GCP.Credential, in.GCP.ImpersonateServiceAccount = want.credential, want.impersonate
+			settingsOf(in).Credential, settingsOf(in).ImpersonateServiceAccount = want.credential, want.impersonate
 			f.change(func(_ *secretmanager.State, p *secretmanager.Project) { p.Readers = []string{want.reader} })
 			s := f.open(f.Config(), in)
 			f.Gives(s, project+"/secrets/db", canary)
@@ -117,11 +117,11 @@ func TestUserCredential(t *testing.T) {
 	providertest.Must(t, os.WriteFile(filepath.Join(dir, "application_default_credentials.json"), []byte(`{"type": "authorized_user",
 		"client_id": "1.apps.googleusercontent.com", "client_secret": "x", "refresh_token": "REFRESH-token", "quota_project_id": "my-project"}`), 0o600))
 	in := f.integration()
-	in.GCP.Credential, in.GCP.ImpersonateServiceAccount = integration.GCPCredential{Type: integration.GCPApplicationDefault}, ""
+	settingsOf(in).Credential, settingsOf(in).ImpersonateServiceAccount = Credential{Type: ApplicationDefault}, ""
 	s := f.open(f.Config(), in)
 
 	var form map[string][]string
-	f.intercept(integration.GCPOAuthHost, func(w http.ResponseWriter, r *http.Request) {
+	f.intercept(OAuthHost, func(w http.ResponseWriter, r *http.Request) {
 		providertest.Must(t, r.ParseForm())
 		form = maps.Clone(r.PostForm)
 		w.Header().Set("Content-Type", "application/json")
@@ -183,8 +183,8 @@ func TestRefusedFiles(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := newFake(t)
 			in := f.integration()
-			in.GCP.ImpersonateServiceAccount = ""
-			in.GCP.Credential = integration.GCPCredential{Type: integration.GCPWorkloadIdentityFederation, ConfigFile: f.federation(tt.edit)}
+			settingsOf(in).ImpersonateServiceAccount = ""
+			settingsOf(in).Credential = Credential{Type: WorkloadIdentityFederation, ConfigFile: f.federation(tt.edit)}
 			_, err := Opener(f.Config())(t.Context(), in)
 			if err == nil {
 				t.Fatal("opened")
@@ -218,7 +218,7 @@ func TestRefusedKeys(t *testing.T) {
 			doc := good(f)
 			doc[tt.key] = tt.value
 			in := f.integration()
-			in.GCP.Credential.KeyFile = writeJSONFile(t, doc)
+			settingsOf(in).Credential.KeyFile = writeJSONFile(t, doc)
 			_, err := Opener(f.Config())(t.Context(), in)
 			if e := f.CheckError(err, secret.ReasonStoreAuthenticationFailed); !strings.Contains(e.Message, tt.says) {
 				t.Errorf("message %q", e.Message)
@@ -230,14 +230,16 @@ func TestRefusedKeys(t *testing.T) {
 // Settings that the registry lets nobody write are refused here as well.
 func TestRefusedSettings(t *testing.T) {
 	for name, edit := range map[string]func(in *integration.Integration){
-		"no section":          func(in *integration.Integration) { in.GCP = nil },
-		"another kind":        func(in *integration.Integration) { in.Kind = secret.KindAzureKeyVault },
-		"no projects":         func(in *integration.Integration) { in.GCP.Stores = nil },
-		"project that is not": func(in *integration.Integration) { in.GCP.Stores = []string{"projects/x/locations/evil.example/"} },
-		"credential type":     func(in *integration.Integration) { in.GCP.Credential.Type = "" },
-		"account":             func(in *integration.Integration) { in.GCP.ImpersonateServiceAccount = "../x" },
-		"key file":            func(in *integration.Integration) { in.GCP.Credential.KeyFile = "" },
-		"CA file":             func(in *integration.Integration) { in.GCP.CAFile = in.GCP.Credential.KeyFile },
+		"no section":   func(in *integration.Integration) { in.Settings = nil },
+		"another kind": func(in *integration.Integration) { in.Kind = secret.KindAzureKeyVault },
+		"no projects":  func(in *integration.Integration) { settingsOf(in).Stores = nil },
+		"project that is not": func(in *integration.Integration) {
+			settingsOf(in).Stores = []string{"projects/x/locations/evil.example/"}
+		},
+		"credential type": func(in *integration.Integration) { settingsOf(in).Credential.Type = "" },
+		"account":         func(in *integration.Integration) { settingsOf(in).ImpersonateServiceAccount = "../x" },
+		"key file":        func(in *integration.Integration) { settingsOf(in).Credential.KeyFile = "" },
+		"CA file":         func(in *integration.Integration) { settingsOf(in).CAFile = settingsOf(in).Credential.KeyFile },
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFake(t)

@@ -16,7 +16,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
 	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -28,22 +27,22 @@ func TestOrigins(t *testing.T) {
 	origins := func(c *http.Client) []string { return c.Transport.(*egress.Transport).Origins() }
 	const oauth, sts, iam, metadata = "https://oauth2.googleapis.com", "https://sts.googleapis.com", "https://iamcredentials.googleapis.com", "http://169.254.169.254"
 	for name, tt := range map[string]struct {
-		credential  integration.GCPCredentialType
+		credential  CredentialType
 		impersonate string
 		stores      []string
 		api, login  []string
 	}{
-		"key":                   {integration.GCPServiceAccountKey, "", []string{project}, []string{"https://" + apiHost}, []string{oauth}},
-		"key, impersonating":    {integration.GCPServiceAccountKey, reader, []string{project}, []string{"https://" + apiHost}, []string{iam, oauth}},
-		"federation":            {integration.GCPWorkloadIdentityFederation, "", []string{regional}, []string{"https://" + regionalHost}, []string{iam, sts}},
-		"machine":               {integration.GCPMetadataServer, "", []string{project, regional}, []string{"https://" + regionalHost, "https://" + apiHost}, []string{metadata}},
-		"machine, impersonates": {integration.GCPMetadataServer, reader, []string{project}, []string{"https://" + apiHost}, []string{metadata, iam}},
+		"key":                   {ServiceAccountKey, "", []string{project}, []string{"https://" + apiHost}, []string{oauth}},
+		"key, impersonating":    {ServiceAccountKey, reader, []string{project}, []string{"https://" + apiHost}, []string{iam, oauth}},
+		"federation":            {WorkloadIdentityFederation, "", []string{regional}, []string{"https://" + regionalHost}, []string{iam, sts}},
+		"machine":               {MetadataServer, "", []string{project, regional}, []string{"https://" + regionalHost, "https://" + apiHost}, []string{metadata}},
+		"machine, impersonates": {MetadataServer, reader, []string{project}, []string{"https://" + apiHost}, []string{metadata, iam}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFake(t)
 			in := f.integration()
-			in.GCP.Stores, in.GCP.ImpersonateServiceAccount = tt.stores, tt.impersonate
-			in.GCP.Credential = integration.GCPCredential{Type: tt.credential, KeyFile: f.keyFile(base), ConfigFile: f.federation(nil)}
+			settingsOf(in).Stores, settingsOf(in).ImpersonateServiceAccount = tt.stores, tt.impersonate
+			settingsOf(in).Credential = Credential{Type: tt.credential, KeyFile: f.keyFile(base), ConfigFile: f.federation(nil)}
 			s := f.open(f.Config(), in)
 			if diff := cmp.Diff(tt.api, origins(s.api)); diff != "" {
 				t.Errorf("Secret Manager (-want +got):\n%s", diff)
@@ -68,7 +67,7 @@ func TestPrivateAddresses(t *testing.T) {
 	} {
 		f := newFake(t)
 		in := f.integration()
-		in.GCP.Dial, in.GCP.PrivateEndpoint = nil, tt.private
+		settingsOf(in).Dial, settingsOf(in).PrivateEndpoint = nil, tt.private
 		var reached []string
 		cfg := f.Config()
 		cfg.Resolver = &net.Resolver{PreferGo: true, Dial: answering(netip.MustParseAddr(tt.address))}
@@ -121,13 +120,13 @@ func answering(addr netip.Addr) func(context.Context, string, string) (net.Conn,
 func TestForeignCertificate(t *testing.T) {
 	f := newFake(t)
 	in := f.integration()
-	in.GCP.CAFile = ""
+	settingsOf(in).CAFile = ""
 	s := f.open(f.Config(), in)
 	e := f.Fails(t.Context(), s, project+"/secrets/db", secret.ReasonStoreUnavailable)
 	if !strings.Contains(e.Message, "gcp.ca_file") {
 		t.Errorf("message %q", e.Message)
 	}
-	if n := f.requests(integration.GCPOAuthHost); n != 0 {
+	if n := f.requests(OAuthHost); n != 0 {
 		t.Errorf("%d requests", n)
 	}
 }
@@ -138,8 +137,8 @@ func TestProxy(t *testing.T) {
 	f := newFake(t)
 	f.metadata(t)
 	in := f.integration()
-	in.GCP.Credential = integration.GCPCredential{Type: integration.GCPMetadataServer}
-	in.GCP.Dial = nil
+	settingsOf(in).Credential = Credential{Type: MetadataServer}
+	settingsOf(in).Dial = nil
 	var asked []string
 	cfg := f.Config()
 	cfg.Proxy = func(r *http.Request) (*url.URL, error) {
@@ -148,7 +147,7 @@ func TestProxy(t *testing.T) {
 	}
 	s := f.open(cfg, in)
 	f.Fails(t.Context(), s, project+"/secrets/db", secret.ReasonStoreUnavailable)
-	if diff := cmp.Diff([]string{integration.GCPIAMCredentialsHost}, asked); diff != "" {
+	if diff := cmp.Diff([]string{IAMCredentialsHost}, asked); diff != "" {
 		t.Errorf("hosts through the proxy (-want +got):\n%s", diff)
 	}
 }

@@ -11,15 +11,13 @@ import (
 	"time"
 
 	"golang.org/x/oauth2"
-
-	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
 // What the endpoints that issue tokens are called in messages.
 const (
-	oauthEndpoint    = "Google's token endpoint (" + integration.GCPOAuthHost + ")"
-	stsEndpoint      = "Google's Security Token Service (" + integration.GCPSTSHost + ")"
-	iamEndpoint      = "IAM Service Account Credentials (" + integration.GCPIAMCredentialsHost + ")"
+	oauthEndpoint    = "Google's token endpoint (" + OAuthHost + ")"
+	stsEndpoint      = "Google's Security Token Service (" + STSHost + ")"
+	iamEndpoint      = "IAM Service Account Credentials (" + IAMCredentialsHost + ")"
 	metadataEndpoint = "the metadata server"
 )
 

@@ -54,7 +54,7 @@ type store struct {
 }
 
 func open(cfg provider.Config, in *integration.Integration) (*store, error) {
-	g := in.GCP
+	g := settingsOf(in)
 	if in.Kind != secret.KindGCPSecretManager || g == nil {
 		return nil, storeerror.Setup("the integration has no gcp settings")
 	}
@@ -90,7 +90,7 @@ func open(cfg provider.Config, in *integration.Integration) (*store, error) {
 	}
 	var local []string
 	switch g.Credential.Type {
-	case integration.GCPMetadataServer, integration.GCPApplicationDefault:
+	case MetadataServer, ApplicationDefault:
 		local = []string{metadataOrigin()}
 	}
 	s.api, s.login = client(g.Endpoints(), nil), client(g.TokenHosts(), local)

@@ -73,7 +73,7 @@ func newFake(t testing.TB) *fake {
 	var err error
 	f.server, err = secretmanager.New(f.state, nil)
 	providertest.Must(t, err)
-	f.Serve(f.Certificate("*.googleapis.com", regionalHost), http.HandlerFunc(f.serve), apiHost, regionalHost, integration.GCPOAuthHost, integration.GCPSTSHost, integration.GCPIAMCredentialsHost)
+	f.Serve(f.Certificate("*.googleapis.com", regionalHost), http.HandlerFunc(f.serve), apiHost, regionalHost, OAuthHost, STSHost, IAMCredentialsHost)
 	return f
 }
 
@@ -132,10 +132,10 @@ func (f *fake) readCount() int {
 func (f *fake) integration() *integration.Integration {
 	return &integration.Integration{
 		ID: "it", Revision: "1", Kind: secret.KindGCPSecretManager,
-		GCP: &integration.GCP{
+		Settings: &Settings{
 			Stores:                    []string{project, regional},
 			ImpersonateServiceAccount: reader,
-			Credential:                integration.GCPCredential{Type: integration.GCPServiceAccountKey, KeyFile: f.keyFile(base)},
+			Credential:                Credential{Type: ServiceAccountKey, KeyFile: f.keyFile(base)},
 			CAFile:                    f.CAFile, Dial: f.Dial,
 		},
 	}

@@ -32,29 +32,29 @@ func TestLoginRefused(t *testing.T) {
 			f.change(func(s *secretmanager.State, _ *secretmanager.Project) { s.ServiceAccounts[reader].TokenCreators = nil })
 		}, "Service Account Token Creator"},
 		"impersonation API not enabled": {func(_ *testing.T, f *fake, _ *integration.Integration) {
-			f.intercept(integration.GCPIAMCredentialsHost, func(w http.ResponseWriter, _ *http.Request) {
+			f.intercept(IAMCredentialsHost, func(w http.ResponseWriter, _ *http.Request) {
 				w.WriteHeader(http.StatusForbidden)
 				_, _ = io.WriteString(w, apiBody(403, "PERMISSION_DENIED", "not enabled", errorInfo("SERVICE_DISABLED")))
 			})
 		}, "gcloud services enable iamcredentials"},
 		"access scopes of the machine": {func(_ *testing.T, f *fake, _ *integration.Integration) {
-			f.intercept(integration.GCPIAMCredentialsHost, func(w http.ResponseWriter, _ *http.Request) {
+			f.intercept(IAMCredentialsHost, func(w http.ResponseWriter, _ *http.Request) {
 				w.WriteHeader(http.StatusForbidden)
 				_, _ = io.WriteString(w, apiBody(403, "PERMISSION_DENIED", "insufficient authentication scopes", errorInfo("ACCESS_TOKEN_SCOPE_INSUFFICIENT")))
 			})
 		}, "access scopes"},
 		"base token refused": {func(_ *testing.T, f *fake, _ *integration.Integration) {
-			f.intercept(integration.GCPIAMCredentialsHost, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) })
+			f.intercept(IAMCredentialsHost, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) })
 		}, "broker's own identity"},
 		"subject token": {func(t *testing.T, f *fake, in *integration.Integration) {
-			in.GCP.Credential = integration.GCPCredential{Type: integration.GCPWorkloadIdentityFederation, ConfigFile: f.federation(func(_, source map[string]any) {
+			settingsOf(in).Credential = Credential{Type: WorkloadIdentityFederation, ConfigFile: f.federation(func(_, source map[string]any) {
 				source["file"] = providertest.WriteFile(t, "token", []byte("another "+subject))
 			})}
 		}, "attribute condition"},
 		"no service account on the machine": {func(t *testing.T, f *fake, in *integration.Integration) {
 			f.change(func(s *secretmanager.State, _ *secretmanager.Project) { s.Machine = "" })
 			f.metadata(t)
-			in.GCP.Credential = integration.GCPCredential{Type: integration.GCPMetadataServer}
+			settingsOf(in).Credential = Credential{Type: MetadataServer}
 		}, "attach a service account"},
 	}
 	for name, tt := range tests {
@@ -95,12 +95,12 @@ func TestLoginTrouble(t *testing.T) {
 		"too large":        say(200, `{"access_token": "`+strings.Repeat("x", 2<<20)+`"}`),
 		"connection ended": func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
 	} {
-		for _, host := range []string{integration.GCPOAuthHost, integration.GCPIAMCredentialsHost, integration.GCPSTSHost} {
+		for _, host := range []string{OAuthHost, IAMCredentialsHost, STSHost} {
 			t.Run(name+" "+host, func(t *testing.T) {
 				f := newFake(t)
 				in := f.integration()
-				if host == integration.GCPSTSHost {
-					in.GCP.Credential = integration.GCPCredential{Type: integration.GCPWorkloadIdentityFederation, ConfigFile: f.federation(nil)}
+				if host == STSHost {
+					settingsOf(in).Credential = Credential{Type: WorkloadIdentityFederation, ConfigFile: f.federation(nil)}
 				}
 				var passed atomic.Int64
 				cfg := f.Config()
@@ -123,7 +123,7 @@ func TestNoMetadataServer(t *testing.T) {
 	f := newFake(t)
 	t.Setenv(metadataVariable, providertest.ClosedPort(t))
 	in := f.integration()
-	in.GCP.Credential = integration.GCPCredential{Type: integration.GCPMetadataServer}
+	settingsOf(in).Credential = Credential{Type: MetadataServer}
 	s := f.open(f.Config(), in)
 	e := f.Fails(t.Context(), s, project+"/secrets/db", secret.ReasonStoreUnavailable)
 	if !strings.Contains(e.Message, "only on Google Cloud") {
@@ -136,7 +136,7 @@ func TestSubjectTokenIsReadAgain(t *testing.T) {
 	f := newFake(t)
 	path := providertest.WriteFile(t, "rotating", []byte("expired"))
 	in := f.integration()
-	in.GCP.Credential = integration.GCPCredential{Type: integration.GCPWorkloadIdentityFederation, ConfigFile: f.federation(func(_, source map[string]any) {
+	settingsOf(in).Credential = Credential{Type: WorkloadIdentityFederation, ConfigFile: f.federation(func(_, source map[string]any) {
 		source["file"] = path
 	})}
 	s := f.open(f.Config(), in)
@@ -153,14 +153,14 @@ func TestSubjectTokenIsReadAgain(t *testing.T) {
 // The library does not pass its context to every request: none outlives the time
 // for a token for all that.
 func TestSilentLogin(t *testing.T) {
-	for _, host := range []string{integration.GCPOAuthHost, integration.GCPSTSHost, integration.GCPIAMCredentialsHost} {
+	for _, host := range []string{OAuthHost, STSHost, IAMCredentialsHost} {
 		t.Run(host, func(t *testing.T) {
 			t.Parallel()
 			f := newFake(t)
 			f.intercept(host, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 			in := f.integration()
-			if host == integration.GCPSTSHost {
-				in.GCP.Credential = integration.GCPCredential{Type: integration.GCPWorkloadIdentityFederation, ConfigFile: f.federation(nil)}
+			if host == STSHost {
+				settingsOf(in).Credential = Credential{Type: WorkloadIdentityFederation, ConfigFile: f.federation(nil)}
 			}
 			cfg := f.Config()
 			cfg.LoginTimeout = 3 * time.Second
@@ -181,7 +181,7 @@ func TestRefusedKeyIsLeftAlone(t *testing.T) {
 	for range 200 {
 		f.Fails(t.Context(), s, project+"/secrets/db", secret.ReasonStoreAuthenticationFailed)
 	}
-	if n := f.requests(integration.GCPOAuthHost); n < 1 || n > 3 { // a slow machine may take longer than a pause
+	if n := f.requests(OAuthHost); n < 1 || n > 3 { // a slow machine may take longer than a pause
 		t.Errorf("%d requests for tokens", n)
 	}
 }

@@ -54,7 +54,7 @@ func TestLatestDoesNotFallBack(t *testing.T) {
 func TestProjectByNumber(t *testing.T) {
 	f := newFake(t)
 	in := f.integration()
-	in.GCP.Stores = []string{"projects/" + projectNumber}
+	settingsOf(in).Stores = []string{"projects/" + projectNumber}
 	s := f.open(f.Config(), in)
 	f.Gives(s, "projects/"+projectNumber+"/secrets/db", canary)
 	f.Fails(t.Context(), s, project+"/secrets/db", secret.ReasonStoreNotAllowed)
@@ -150,7 +150,7 @@ func TestNumbersAgree(t *testing.T) {
 func TestAnotherProjectsAnswer(t *testing.T) {
 	f := newFake(t)
 	in := f.integration()
-	in.GCP.Stores = append(in.GCP.Stores, "projects/my-project-2")
+	settingsOf(in).Stores = append(settingsOf(in).Stores, "projects/my-project-2")
 	s := f.open(f.Config(), in)
 	f.change(func(st *secretmanager.State, p *secretmanager.Project) {
 		st.Projects["my-project-2"] = &secretmanager.Project{Number: "99", Readers: p.Readers, Secrets: map[string]*secretmanager.Secret{

@@ -21,7 +21,7 @@ func TestStoredKey(t *testing.T) {
 		return func() ([]byte, error) { return append([]byte(nil), b...), nil }
 	}
 	in := f.integration()
-	in.GCP.Credential = integration.GCPCredential{Type: integration.GCPServiceAccountKey}
+	settingsOf(in).Credential = Credential{Type: ServiceAccountKey}
 	with := func(c integration.Credential) *integration.Integration {
 		in.Credentials = map[string]integration.Credential{"gcp.credential.key": c}
 		return in

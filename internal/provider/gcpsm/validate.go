@@ -22,10 +22,10 @@ func (s *store) Validate(ctx context.Context) []provider.Step {
 	step := provider.Step{Name: "token", Found: "the identity was given an access token"}
 	if _, err := s.tokens.Get(ctx); err != nil {
 		step = provider.Step{Name: step.Name, Err: explainLogin(ctx, err)}
-		return append([]provider.Step{step}, provider.Skipped(s.in.GCP.Stores)...)
+		return append([]provider.Step{step}, provider.Skipped(settingsOf(s.in).Stores)...)
 	}
 	steps := []provider.Step{step}
-	for _, st := range s.in.GCP.Stores {
+	for _, st := range settingsOf(s.in).Stores {
 		steps = append(steps, provider.ProbeOne(ctx, s, provider.NothingOf(s.in, st, noVersion)))
 	}
 	return steps

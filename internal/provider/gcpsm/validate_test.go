@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	"github.com/secretbroker/secretbroker/internal/devmode/secretmanager"
-	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -14,21 +13,21 @@ import (
 func TestValidate(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
-		change  func(*integration.GCP)
+		change  func(*Settings)
 		readers func(p *secretmanager.Project)
 		secrets []string
 		want    string
 	}{
-		{"all well", func(*integration.GCP) {}, nil, []string{"db-*"}, "token ok, read " + project + " ok, read " + regional + " ok"},
-		{"one secret", func(*integration.GCP) {}, nil, []string{"db"}, "token ok, read " + project + " ok, read " + regional + " ok"},
-		{"no role", func(g *integration.GCP) { g.ImpersonateServiceAccount = "" }, nil, nil,
+		{"all well", func(*Settings) {}, nil, []string{"db-*"}, "token ok, read " + project + " ok, read " + regional + " ok"},
+		{"one secret", func(*Settings) {}, nil, []string{"db"}, "token ok, read " + project + " ok, read " + regional + " ok"},
+		{"no role", func(g *Settings) { g.ImpersonateServiceAccount = "" }, nil, nil,
 			"token ok, read " + project + " STORE_ACCESS_DENIED, read " + regional + " STORE_ACCESS_DENIED"},
-		{"may not impersonate", func(g *integration.GCP) { g.ImpersonateServiceAccount = "nobody@my-project.iam.gserviceaccount.com" }, nil, nil,
+		{"may not impersonate", func(g *Settings) { g.ImpersonateServiceAccount = "nobody@my-project.iam.gserviceaccount.com" }, nil, nil,
 			"token STORE_AUTHENTICATION_FAILED, read " + project + " skipped, read " + regional + " skipped"},
-		{"the role on one secret", func(g *integration.GCP) { g.Stores = g.Stores[:1] }, func(p *secretmanager.Project) {
+		{"the role on one secret", func(g *Settings) { g.Stores = g.Stores[:1] }, func(p *secretmanager.Project) {
 			p.Readers, p.Secrets["db"].Readers = nil, []string{reader}
 		}, []string{"db"}, "token ok, read " + project + " ok"},
-		{"the role on a secret that is not named", func(g *integration.GCP) { g.Stores = g.Stores[:1] }, func(p *secretmanager.Project) {
+		{"the role on a secret that is not named", func(g *Settings) { g.Stores = g.Stores[:1] }, func(p *secretmanager.Project) {
 			p.Readers, p.Secrets["db"].Readers = nil, []string{reader}
 		}, []string{"db*"}, "token ok, read " + project + " STORE_ACCESS_DENIED"},
 	} {
@@ -38,8 +37,8 @@ func TestValidate(t *testing.T) {
 				f.change(func(_ *secretmanager.State, p *secretmanager.Project) { tt.readers(p) })
 			}
 			in := f.integration()
-			tt.change(in.GCP)
-			providertest.Grant(t, in, `gcp: {credential: {type: metadata_server}, projects: `+providertest.List(in.GCP.Stores)+`}`, tt.secrets)
+			tt.change(settingsOf(in))
+			providertest.Grant(t, Spec(), in, `gcp: {credential: {type: metadata_server}, projects: `+providertest.List(settingsOf(in).Stores)+`}`, tt.secrets)
 			steps := f.open(f.Config(), in).Validate(t.Context())
 			if got := providertest.Steps(steps); got != tt.want {
 				t.Errorf("\n got %s\nwant %s", got, tt.want)

@@ -39,32 +39,27 @@ const propertiesSuffix = ".properties"
 // gone.
 const closeTimeout = 5 * time.Second
 
-// Config is what every integration's provider shares. The zero Config is ready
-// to use.
-type Config struct {
-	// LookupEnv reads an environment variable. Nil means os.LookupEnv.
-	LookupEnv func(name string) (value string, ok bool)
-}
+// Opener returns the provider.Opener of local files, which needs nothing of the Config.
+// Opening looks at nothing.
+func Opener(provider.Config) provider.Opener { return opener(os.LookupEnv) }
 
-// Opener returns the provider.Opener of local files. Opening looks at nothing.
-func Opener(cfg Config) provider.Opener {
-	if cfg.LookupEnv == nil {
-		cfg.LookupEnv = os.LookupEnv
-	}
+// opener returns an Opener that reads environment variables by lookupEnv.
+func opener(lookupEnv func(name string) (value string, ok bool)) provider.Opener {
 	return func(_ context.Context, in *integration.Integration) (provider.Provider, error) {
-		if in.Kind != secret.KindLocalFile || in.Local == nil {
+		local := settingsOf(in)
+		if in.Kind != secret.KindLocalFile || local == nil {
 			return nil, storeerror.Setup("the integration has no local settings")
 		}
-		return &store{cfg: cfg, local: in.Local, stores: in.Local.Stores(), reads: task.NewGroup()}, nil
+		return &store{lookupEnv: lookupEnv, local: local, stores: local.StoreNames(), reads: task.NewGroup()}, nil
 	}
 }
 
 // store reads the files of one integration.
 type store struct {
-	cfg    Config
-	local  *integration.LocalFile
-	stores []string
-	reads  *task.Group
+	lookupEnv func(name string) (value string, ok bool)
+	local     *Settings
+	stores    []string
+	reads     *task.Group
 }
 
 var _ provider.Provider = (*store)(nil)
@@ -111,7 +106,7 @@ func (s *store) variable(name string) (*secret.Secret, error) {
 	if !slices.Contains(s.local.Environment, name) {
 		return nil, secret.Errorf(secret.ReasonStoreNotAllowed, "the environment variable is not one of the integration's; add it to local.environment")
 	}
-	value, ok := s.cfg.LookupEnv(name)
+	value, ok := s.lookupEnv(name)
 	if !ok {
 		return nil, errNoVariable()
 	}

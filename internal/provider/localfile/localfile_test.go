@@ -38,7 +38,7 @@ func startWorld(t testing.TB) *providertest.World {
 	at := func(name string) string { return filepath.Join(dir, name) }
 	return &providertest.World{
 		Integration: newIntegration(dir),
-		Opener:      Opener(Config{}),
+		Opener:      Opener(provider.Config{}),
 		Ref:         func(name string) string { return "file://" + dir + "::" + name },
 		Foreign:     "file:///etc::passwd",
 		Put: func(t testing.TB, name string, value []byte) string {
@@ -62,13 +62,13 @@ func startWorld(t testing.TB) *providertest.World {
 func newIntegration(dirs ...string) *integration.Integration {
 	return &integration.Integration{
 		ID: "it", Revision: "1", Kind: secret.KindLocalFile,
-		Local: &integration.LocalFile{Directories: dirs, Environment: []string{"DB_PASSWORD", "UNSET", "KEY"}},
+		Settings: &Settings{Directories: dirs, Environment: []string{"DB_PASSWORD", "UNSET", "KEY"}},
 	}
 }
 
-func open(t testing.TB, cfg Config, in *integration.Integration) provider.Provider {
+func open(t testing.TB, lookupEnv func(string) (string, bool), in *integration.Integration) provider.Provider {
 	t.Helper()
-	p, err := Opener(cfg)(t.Context(), in)
+	p, err := opener(lookupEnv)(t.Context(), in)
 	must(t, err)
 	t.Cleanup(func() { must(t, p.Close()) })
 	return p
@@ -99,7 +99,7 @@ func TestProperties(t *testing.T) {
 	write(t, filepath.Join(dir, "twice.properties"), "a=hunter2\na=hunter2\n")
 	write(t, filepath.Join(dir, "latin.properties"), "a=\xe9hunter2\n")
 	write(t, filepath.Join(dir, "db.txt"), "user = ops\n")
-	p := open(t, Config{}, newIntegration(dir))
+	p := open(t, os.LookupEnv, newIntegration(dir))
 	for ref, want := range map[string]string{
 		"db.properties::user":     "ops",
 		"db.properties::password": "hunter2and more",
@@ -133,7 +133,7 @@ func TestNothingLeavesTheDirectory(t *testing.T) {
 	}
 	must(t, makePipe(filepath.Join(dir, "pipe")))
 	write(t, filepath.Join(dir, "big"), strings.Repeat("x", MaxSize+1))
-	p := open(t, Config{}, newIntegration(dir, filepath.Join(dir, "gone"), filepath.Join(dir, "proc")))
+	p := open(t, os.LookupEnv, newIntegration(dir, filepath.Join(dir, "gone"), filepath.Join(dir, "proc")))
 	denied := string(secret.ReasonStoreAccessDenied)
 	missing := string(secret.ReasonSecretNotFound)
 	for ref, want := range map[string]string{
@@ -161,10 +161,10 @@ func TestNothingLeavesTheDirectory(t *testing.T) {
 
 func TestEnvironment(t *testing.T) {
 	key := "\xff\xfe\x00key"
-	p := open(t, Config{LookupEnv: func(name string) (string, bool) {
+	p := open(t, func(name string) (string, bool) {
 		value, ok := map[string]string{"DB_PASSWORD": "hunter2", "KEY": key, "HOME": "/root"}[name]
 		return value, ok
-	}}, newIntegration())
+	}, newIntegration())
 	for ref, want := range map[string]string{
 		"env::DB_PASSWORD": "hunter2",
 		"env::KEY":         base64.StdEncoding.EncodeToString([]byte(key)),
@@ -190,7 +190,7 @@ func TestReplacedFile(t *testing.T) {
 	}
 	must(t, os.Symlink("..2026_old", filepath.Join(dir, "..data")))
 	must(t, os.Symlink("..data/password", filepath.Join(dir, "password")))
-	p := open(t, Config{}, newIntegration(dir))
+	p := open(t, os.LookupEnv, newIntegration(dir))
 	ref, err := secret.ParseRef("file://" + dir + "::password")
 	must(t, err)
 	first, err := p.Fetch(t.Context(), ref)

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -20,7 +19,7 @@ var _ provider.Validator = (*store)(nil)
 func (s *store) Validate(ctx context.Context) []provider.Step {
 	var steps []provider.Step
 	for _, dir := range s.local.Directories {
-		step := provider.Step{Name: "read " + integration.LocalStore(dir), Found: "the directory is there and can be looked into"}
+		step := provider.Step{Name: "read " + StoreOf(dir), Found: "the directory is there and can be looked into"}
 		if err := s.list(ctx, dir); err != nil {
 			step.Found, step.Err = "", err
 		}
@@ -28,7 +27,7 @@ func (s *store) Validate(ctx context.Context) []provider.Step {
 	}
 	for _, name := range s.local.Environment {
 		step := provider.Step{Name: "read " + secret.LocalEnvironment + "::" + name, Found: "the variable is set"}
-		if _, ok := s.cfg.LookupEnv(name); !ok {
+		if _, ok := s.lookupEnv(name); !ok {
 			step.Found, step.Err = "", errNoVariable()
 		}
 		steps = append(steps, step)

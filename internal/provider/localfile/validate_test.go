@@ -5,7 +5,6 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 )
@@ -17,13 +16,13 @@ func TestValidate(t *testing.T) {
 	must(t, os.Symlink("/proc/self", link))
 	must(t, os.Mkdir(empty, 0o700))
 	in := newIntegration(dir, empty, filepath.Join(dir, "none"), file, link)
-	in.Local.Environment = []string{"SET", "UNSET"}
-	p := open(t, Config{LookupEnv: func(name string) (string, bool) { return "", name == "SET" }}, in)
+	settingsOf(in).Environment = []string{"SET", "UNSET"}
+	p := open(t, func(name string) (string, bool) { return "", name == "SET" }, in)
 	v, ok := p.(provider.Validator)
 	if !ok {
 		t.Fatal("it is no Validator")
 	}
-	read := func(path string) string { return "read " + integration.LocalStore(path) }
+	read := func(path string) string { return "read " + StoreOf(path) }
 	want := read(dir) + " ok, " + read(empty) + " ok, " + read(filepath.Join(dir, "none")) + " STORE_NOT_FOUND, " + read(file) + " STORE_UNAVAILABLE, " +
 		read(link) + " STORE_ACCESS_DENIED, read env::SET ok, read env::UNSET SECRET_NOT_FOUND"
 	if got := providertest.Steps(v.Validate(t.Context())); got != want {

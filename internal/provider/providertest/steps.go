@@ -27,13 +27,13 @@ func Steps(steps []provider.Step) string {
 
 // Grant has the grants of an integration give somebody the secrets, in all stores,
 // or nobody anything. section is one of its kind, with these stores.
-func Grant(t testing.TB, in *integration.Integration, section string, secrets []string) {
+func Grant(t testing.TB, spec integration.Spec, in *integration.Integration, section string, secrets []string) {
 	t.Helper()
 	document := "id: x\nkind: " + string(in.Kind) + "\n" + section + "\n"
 	if secrets != nil {
 		document += "grants: [{principals: [dns:a.example.org], secrets: " + List(secrets) + "}]\n"
 	}
-	parsed := integration.ParseDocument([]byte(document), integration.DocumentConfig{Credentials: map[string]integration.Credential{
+	parsed := integration.NewKinds(spec).ParseDocument([]byte(document), integration.DocumentConfig{Credentials: map[string]integration.Credential{
 		"vault.auth.token": func() ([]byte, error) { return nil, nil },
 	}})
 	if parsed.Integration == nil {

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -64,7 +63,7 @@ func explainMissing(host string, e *statusError) *secret.Error {
 }
 
 // explainLogin makes the error of a login.
-func explainLogin(ctx context.Context, host string, auth integration.VaultAuth, err error) *secret.Error {
+func explainLogin(ctx context.Context, host string, auth Auth, err error) *secret.Error {
 	var known *secret.Error
 	if errors.As(err, &known) {
 		return known

@@ -198,7 +198,7 @@ func startFake(t testing.TB) *providertest.World {
 				v.revoke()
 				return
 			}
-			providertest.Must(t, osWrite(in.Vault.Auth.SecretIDFile, "another-secret-id"))
+			providertest.Must(t, osWrite(settingsOf(in).Auth.SecretIDFile, "another-secret-id"))
 		},
 		Reads:   f.count,
 		Private: []string{secretID, "another-secret-id", "hvs."},

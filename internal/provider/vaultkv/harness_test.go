@@ -115,13 +115,13 @@ func (f *front) requests(prefix string) int {
 func (f *front) integration(t testing.TB, role, id string) *integration.Integration {
 	return &integration.Integration{
 		ID: "it", Revision: "1", Kind: secret.KindHashiCorpVault,
-		Vault: &integration.Vault{
+		Settings: &Settings{
 			Address: address, CAFile: f.CAFile, Dial: f.server.Listener.Addr().String(),
-			Mounts: []integration.VaultMount{
-				{Path: "secret", Engine: integration.VaultKV2}, {Path: "legacy", Engine: integration.VaultKV1},
-				{Path: "team/deep/kv", Engine: integration.VaultKV2}, {Path: "database", Engine: integration.VaultDynamic},
+			Mounts: []Mount{
+				{Path: "secret", Engine: KV2}, {Path: "legacy", Engine: KV1},
+				{Path: "team/deep/kv", Engine: KV2}, {Path: "database", Engine: Dynamic},
 			},
-			Auth: integration.VaultAuth{Type: integration.VaultAppRole, Mount: "approle", RoleID: role, SecretIDFile: providertest.WriteFile(t, "secret-id", id+"\n")},
+			Auth: Auth{Type: AppRole, Mount: "approle", RoleID: role, SecretIDFile: providertest.WriteFile(t, "secret-id", id+"\n")},
 		},
 	}
 }

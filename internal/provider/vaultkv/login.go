@@ -38,7 +38,7 @@ func (s *session) ends() time.Time {
 type logins struct {
 	client *client
 	in     *integration.Integration // whose credentials are read for each login
-	auth   integration.VaultAuth
+	auth   Auth
 	host   string
 	now    func() time.Time
 	log    *slog.Logger
@@ -47,12 +47,12 @@ type logins struct {
 }
 
 func newLogins(cfg provider.Config, in *integration.Integration, c *client, host string, tasks *task.Group) *logins {
-	l := &logins{client: c, in: in, auth: in.Vault.Auth, host: host, now: cfg.Now, log: cfg.Logger}
+	l := &logins{client: c, in: in, auth: settingsOf(in).Auth, host: host, now: cfg.Now, log: cfg.Logger}
 	source := credential.Config[*session]{
 		Acquire: l.acquire, Timeout: cfg.LoginTimeout, Now: cfg.Now, Tasks: tasks, Closed: storeerror.Closed(),
 		Margin: margin,
 		// A token in a file cannot be acquired again once it has ended.
-		Keep:   l.auth.Type == integration.VaultToken,
+		Keep:   l.auth.Type == Token,
 		Failed: func(err error) { l.log.Warn("logging in to Vault failed", "server", host, "error", err) },
 	}
 	var files []string
@@ -99,7 +99,7 @@ func (l *logins) acquire(ctx context.Context, last *credential.Held[*session]) (
 
 // replaced reports whether the token's file holds another one by now.
 func (l *logins) replaced(s *session) bool {
-	if l.auth.Type != integration.VaultToken {
+	if l.auth.Type != Token {
 		return false
 	}
 	b, err := egress.ReadCredential(l.in, "vault.auth.token_file", l.auth.TokenFile)
@@ -115,7 +115,7 @@ func (l *logins) renew(ctx context.Context, s *session) *session {
 		return nil
 	}
 	// One that nears its greatest age is replaced, if it can be.
-	if seconds(a.Auth.LeaseDuration) < s.ttl/2 && l.auth.Type != integration.VaultToken {
+	if seconds(a.Auth.LeaseDuration) < s.ttl/2 && l.auth.Type != Token {
 		return nil
 	}
 	return &session{token: s.token, began: began, ttl: seconds(a.Auth.LeaseDuration), renewable: a.Auth.Renewable}
@@ -124,7 +124,7 @@ func (l *logins) renew(ctx context.Context, s *session) *session {
 // login gets a new token. Its errors are *secret.Error.
 func (l *logins) login(ctx context.Context) (*session, error) {
 	began := l.now()
-	if l.auth.Type == integration.VaultToken {
+	if l.auth.Type == Token {
 		return l.ownToken(ctx, began)
 	}
 	body, err := l.proof()
@@ -150,10 +150,10 @@ func (l *logins) proof() (map[string]string, error) {
 		return string(b), err
 	}
 	switch l.auth.Type {
-	case integration.VaultAppRole:
+	case AppRole:
 		id, err := read("secret_id_file", l.auth.SecretIDFile)
 		return map[string]string{"role_id": l.auth.RoleID, "secret_id": id}, err
-	case integration.VaultCert:
+	case Cert:
 		if l.auth.Role == "" {
 			return map[string]string{}, nil
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"slices"
 
-	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -17,8 +16,8 @@ import (
 //
 // An engine kv2 is read below MOUNT/data, and an answer of another form is refused,
 // so nothing of the server can pass for one of its secrets.
-func (s *store) checkMount(ctx context.Context, mount integration.VaultMount, path string) error {
-	if mount.Engine == integration.VaultKV2 || !secret.VaultSystemPath(path) {
+func (s *store) checkMount(ctx context.Context, mount Mount, path string) error {
+	if mount.Engine == KV2 || !secret.VaultSystemPath(path) {
 		return nil
 	}
 	// Any token may ask this about a mount below which it may read anything. It is
@@ -41,8 +40,8 @@ func (s *store) checkMount(ctx context.Context, mount integration.VaultMount, pa
 }
 
 // mayHold reports whether a mount of that type can be one of the engine.
-func mayHold(engine integration.VaultEngine, mounted string) bool {
-	if engine == integration.VaultKV1 {
+func mayHold(engine Engine, mounted string) bool {
+	if engine == KV1 {
 		return mounted == "kv" || mounted == "generic"
 	}
 	return mounted != "" && !slices.Contains([]string{

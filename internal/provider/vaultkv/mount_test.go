@@ -5,7 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -22,9 +21,9 @@ func TestNamespaceIsNoMount(t *testing.T) {
 		}
 		v.ServeHTTP(w, r)
 	}))
-	for _, engine := range []integration.VaultEngine{integration.VaultKV1, integration.VaultDynamic} {
+	for _, engine := range []Engine{KV1, Dynamic} {
 		in := f.integration(t, roleID, secretID)
-		in.Vault.Mounts = []integration.VaultMount{{Path: "ns1", Engine: engine}}
+		settingsOf(in).Mounts = []Mount{{Path: "ns1", Engine: engine}}
 		s := f.open(t, f.Config(), in)
 		for _, name := range []string{"ns1/auth/token/lookup-self", "ns1/sys/policies/acl/root", "ns1/ns2/identity/oidc/token/r", "ns1/cubbyhole/x"} {
 			e := fails(t, s, name, secret.ReasonStoreNotAllowed)
@@ -54,13 +53,13 @@ func TestSecretsNamedLikeTheSystem(t *testing.T) {
 // What an engine is mounted as must be what the integration says.
 func TestMountTypes(t *testing.T) {
 	for _, tc := range []struct {
-		engine  integration.VaultEngine
+		engine  Engine
 		mounted string
 		want    bool
 	}{
-		{integration.VaultKV1, "kv", true}, {integration.VaultKV1, "generic", true}, {integration.VaultKV1, "system", false},
-		{integration.VaultKV1, "cubbyhole", false}, {integration.VaultKV1, "", false},
-		{integration.VaultDynamic, "pki", true}, {integration.VaultDynamic, "ns_system", false}, {integration.VaultDynamic, "token", false}, {integration.VaultDynamic, "", false},
+		{KV1, "kv", true}, {KV1, "generic", true}, {KV1, "system", false},
+		{KV1, "cubbyhole", false}, {KV1, "", false},
+		{Dynamic, "pki", true}, {Dynamic, "ns_system", false}, {Dynamic, "token", false}, {Dynamic, "", false},
 	} {
 		if got := mayHold(tc.engine, tc.mounted); got != tc.want {
 			t.Errorf("%s at %q: %v", tc.engine, tc.mounted, got)

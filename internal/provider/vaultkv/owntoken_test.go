@@ -33,7 +33,7 @@ func newOwnToken(t *testing.T, token string) *ownToken {
 
 func (o *ownToken) integration(t *testing.T) *integration.Integration {
 	in := o.front.integration(t, "", "")
-	in.Vault.Auth = integration.VaultAuth{Type: integration.VaultToken, TokenFile: o.file}
+	settingsOf(in).Auth = Auth{Type: Token, TokenFile: o.file}
 	if !Keeps(in) {
 		t.Error("the integration's token is not kept alive")
 	}

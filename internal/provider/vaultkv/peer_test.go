@@ -258,7 +258,7 @@ func (p *peer) world(t testing.TB, role string) *providertest.World {
 				p.as("PUT", "sys/leases/revoke-prefix/auth/approle", "{}")
 				return
 			}
-			providertest.Must(t, osWrite(in.Vault.Auth.SecretIDFile, "another-secret-id"))
+			providertest.Must(t, osWrite(settingsOf(in).Auth.SecretIDFile, "another-secret-id"))
 		},
 		Reads:   f.count,
 		Private: []string{id, "another-secret-id", "hvs."},

@@ -106,23 +106,23 @@ func TestPeerLogins(t *testing.T) {
 	providertest.Must(t, err)
 	wrong := signed(t, foreign, map[string]any{"iss": "test", "aud": "vault", "sub": "broker", "exp": time.Now().Add(time.Hour).Unix()})
 	for name, tc := range map[string]struct {
-		auth integration.VaultAuth
+		auth Auth
 		good bool
 	}{
-		"approle":        {integration.VaultAuth{Type: integration.VaultAppRole, Mount: "approle", RoleID: role, SecretIDFile: providertest.WriteFile(t, "id", p.secretID())}, true},
-		"jwt":            {integration.VaultAuth{Type: integration.VaultJWT, Mount: "ci", Role: "broker", TokenFile: providertest.WriteFile(t, "jwt", jwt)}, true},
-		"jwt, wrong key": {integration.VaultAuth{Type: integration.VaultJWT, Mount: "ci", Role: "broker", TokenFile: providertest.WriteFile(t, "jwt", wrong)}, false},
-		"jwt, no role":   {integration.VaultAuth{Type: integration.VaultJWT, Mount: "ci", Role: "none", TokenFile: providertest.WriteFile(t, "jwt", jwt)}, false},
-		"no such mount":  {integration.VaultAuth{Type: integration.VaultJWT, Mount: "none", Role: "broker", TokenFile: providertest.WriteFile(t, "jwt", jwt)}, false},
-		"cert":           {integration.VaultAuth{Type: integration.VaultCert, Mount: "cert", CertificateFile: providertest.WriteFile(t, "cert", string(p.certPEM))}, true},
-		"cert, role":     {integration.VaultAuth{Type: integration.VaultCert, Mount: "cert", Role: "broker", CertificateFile: providertest.WriteFile(t, "cert", string(p.certPEM))}, true},
-		"cert, no role":  {integration.VaultAuth{Type: integration.VaultCert, Mount: "cert", Role: "none", CertificateFile: providertest.WriteFile(t, "cert", string(p.certPEM))}, false},
-		"token":          {integration.VaultAuth{Type: integration.VaultToken, TokenFile: providertest.WriteFile(t, "token", token+"\n")}, true},
-		"token, none":    {integration.VaultAuth{Type: integration.VaultToken, TokenFile: providertest.WriteFile(t, "token", "hvs.none")}, false},
+		"approle":        {Auth{Type: AppRole, Mount: "approle", RoleID: role, SecretIDFile: providertest.WriteFile(t, "id", p.secretID())}, true},
+		"jwt":            {Auth{Type: JWT, Mount: "ci", Role: "broker", TokenFile: providertest.WriteFile(t, "jwt", jwt)}, true},
+		"jwt, wrong key": {Auth{Type: JWT, Mount: "ci", Role: "broker", TokenFile: providertest.WriteFile(t, "jwt", wrong)}, false},
+		"jwt, no role":   {Auth{Type: JWT, Mount: "ci", Role: "none", TokenFile: providertest.WriteFile(t, "jwt", jwt)}, false},
+		"no such mount":  {Auth{Type: JWT, Mount: "none", Role: "broker", TokenFile: providertest.WriteFile(t, "jwt", jwt)}, false},
+		"cert":           {Auth{Type: Cert, Mount: "cert", CertificateFile: providertest.WriteFile(t, "cert", string(p.certPEM))}, true},
+		"cert, role":     {Auth{Type: Cert, Mount: "cert", Role: "broker", CertificateFile: providertest.WriteFile(t, "cert", string(p.certPEM))}, true},
+		"cert, no role":  {Auth{Type: Cert, Mount: "cert", Role: "none", CertificateFile: providertest.WriteFile(t, "cert", string(p.certPEM))}, false},
+		"token":          {Auth{Type: Token, TokenFile: providertest.WriteFile(t, "token", token+"\n")}, true},
+		"token, none":    {Auth{Type: Token, TokenFile: providertest.WriteFile(t, "token", "hvs.none")}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			in := p.direct()
-			in.Vault.Auth = tc.auth
+			settingsOf(in).Auth = tc.auth
 			s := (&front{}).open(t, provider.Config{}, in)
 			if !tc.good {
 				fails(t, s, "secret/db", secret.ReasonStoreAuthenticationFailed)
@@ -157,7 +157,7 @@ func TestPeerTokenEnds(t *testing.T) {
 func (p *peer) direct() *integration.Integration {
 	return &integration.Integration{
 		ID: "it", Revision: "1", Kind: secret.KindHashiCorpVault,
-		Vault: &integration.Vault{Address: address, CAFile: p.caFile, Dial: p.addr, Mounts: []integration.VaultMount{{Path: "secret", Engine: integration.VaultKV2}}},
+		Settings: &Settings{Address: address, CAFile: p.caFile, Dial: p.addr, Mounts: []Mount{{Path: "secret", Engine: KV2}}},
 	}
 }
 

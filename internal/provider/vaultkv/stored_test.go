@@ -18,20 +18,20 @@ func TestStoredCredentials(t *testing.T) {
 	lost := func() ([]byte, error) { return nil, errors.New("another key") }
 	for _, tt := range []struct {
 		name string
-		auth integration.VaultAuth
+		auth Auth
 		text string
 		sent string // "PATH FIELD" of the proof
 	}{
-		{"vault.auth.secret_id", integration.VaultAuth{Type: integration.VaultAppRole, Mount: "approle", RoleID: roleID}, secretID, "auth/approle/login secret_id"},
-		{"vault.auth.token", integration.VaultAuth{Type: integration.VaultJWT, Mount: "ci", Role: "r"}, "a.b.c", "auth/ci/login jwt"},
-		{"vault.auth.token", integration.VaultAuth{Type: integration.VaultToken}, "hvs.own", ""},
+		{"vault.auth.secret_id", Auth{Type: AppRole, Mount: "approle", RoleID: roleID}, secretID, "auth/approle/login secret_id"},
+		{"vault.auth.token", Auth{Type: JWT, Mount: "ci", Role: "r"}, "a.b.c", "auth/ci/login jwt"},
+		{"vault.auth.token", Auth{Type: Token}, "hvs.own", ""},
 	} {
 		v := newFake()
 		v.put("secret/db", `{"password":"x"}`)
 		v.tokens["hvs.own"] = true
 		f := newFront(t, v)
 		in := f.integration(t, roleID, secretID)
-		in.Vault.Auth = tt.auth
+		settingsOf(in).Auth = tt.auth
 		in.Credentials = map[string]integration.Credential{tt.name: keep(" " + tt.text + "\n")}
 		fetch(t, f.open(t, f.Config(), in), "secret/db")
 		if path, field, _ := strings.Cut(tt.sent, " "); tt.sent != "" && v.proofs[path][field] != tt.text {
@@ -47,7 +47,7 @@ func TestStoredCredentials(t *testing.T) {
 func TestStoredCertificate(t *testing.T) {
 	f := newFront(t, newFake())
 	in := f.integration(t, roleID, secretID)
-	in.Vault.Auth = integration.VaultAuth{Type: integration.VaultCert, Mount: "cert"}
+	settingsOf(in).Auth = Auth{Type: Cert, Mount: "cert"}
 	ca, err := os.ReadFile(f.CAFile)
 	providertest.Must(t, err)
 	for says, c := range map[string]integration.Credential{

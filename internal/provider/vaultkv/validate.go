@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -38,10 +37,10 @@ func (s *store) Validate(ctx context.Context) []provider.Step {
 	return steps
 }
 
-func (s *store) validateMount(ctx context.Context, ses *session, m integration.VaultMount) provider.Step {
+func (s *store) validateMount(ctx context.Context, ses *session, m Mount) provider.Step {
 	name, granted := s.nameBelow(m)
 	step := provider.Step{Name: "read " + m.Path}
-	if m.Engine == integration.VaultDynamic && !granted {
+	if m.Engine == Dynamic && !granted {
 		step.Found = "no grant names anything below the mount: there is nothing to ask about"
 		return step
 	}
@@ -51,12 +50,12 @@ func (s *store) validateMount(ctx context.Context, ses *session, m integration.V
 		step.Found = "the token's policies give the capability \"read\""
 	case known:
 		path := m.Path
-		if m.Engine == integration.VaultKV2 {
+		if m.Engine == KV2 {
 			path += "/data"
 		}
 		step.Err = secret.Errorf(secret.ReasonStoreAccessDenied,
 			"no policy of the token gives it the capability \"read\" below %s in Vault %s; add one to its role", path, s.host)
-	case m.Engine == integration.VaultDynamic:
+	case m.Engine == Dynamic:
 		step.Found = "the token may not ask for its capabilities: only the read of a credential, which makes one, can tell"
 	default:
 		step.Err = provider.ProbeOne(ctx, s, secret.Ref{Kind: secret.KindHashiCorpVault, Store: s.vault.Address, Name: provider.MissingBelow(m.Path + "/*")}).Err
@@ -69,7 +68,7 @@ func (s *store) validateMount(ctx context.Context, ses *session, m integration.V
 
 // nameBelow returns a name in the mount that the grants give; one that nobody has
 // where they give many. granted is false if they do not speak of the mount.
-func (s *store) nameBelow(m integration.VaultMount) (name string, granted bool) {
+func (s *store) nameBelow(m Mount) (name string, granted bool) {
 	exact := ""
 	for _, rule := range s.in.Policy.Rules() {
 		switch {
@@ -89,9 +88,9 @@ func (s *store) nameBelow(m integration.VaultMount) (name string, granted bool) 
 // mayRead asks what the token may do with a secret. known is false if the server
 // does not say. Source: the API's "POST /sys/capabilities-self", which the policy
 // named default allows.
-func (s *store) mayRead(ctx context.Context, ses *session, m integration.VaultMount, name string) (may, known bool) {
+func (s *store) mayRead(ctx context.Context, ses *session, m Mount, name string) (may, known bool) {
 	path := name
-	if m.Engine == integration.VaultKV2 {
+	if m.Engine == KV2 {
 		path = m.Path + "/data/" + strings.TrimPrefix(name, m.Path+"/")
 	}
 	a, err := s.client.do(ctx, http.MethodPost, ses.token, "sys/capabilities-self", "", map[string][]string{"paths": {path}})

@@ -62,7 +62,7 @@ func TestValidate(t *testing.T) {
 				}
 			}))
 			in := f.integration(t, roleID, tt.id)
-			providertest.Grant(t, in, `vault: {address: "`+address+`", mounts: [{path: secret, engine: kv2}], auth: {type: token}}`, []string{"secret/team/*", "legacy/one", "database/creds/connect"})
+			providertest.Grant(t, Spec(), in, `vault: {address: "`+address+`", mounts: [{path: secret, engine: kv2}], auth: {type: token}}`, []string{"secret/team/*", "legacy/one", "database/creds/connect"})
 			if got := providertest.Steps(f.open(t, f.Config(), in).Validate(t.Context())); got != tt.want {
 				t.Errorf("\n got %s\nwant %s", got, tt.want)
 			}
@@ -80,7 +80,7 @@ func TestPeerValidate(t *testing.T) {
 	f := p.newFront(t)
 	validate := func() string {
 		in := f.integration(t, role, p.secretID())
-		providertest.Grant(t, in, `vault: {address: "`+address+`", mounts: [{path: secret, engine: kv2}], auth: {type: token}}`, []string{"secret/*", "legacy/one", "database/creds/connect"})
+		providertest.Grant(t, Spec(), in, `vault: {address: "`+address+`", mounts: [{path: secret, engine: kv2}], auth: {type: token}}`, []string{"secret/*", "legacy/one", "database/creds/connect"})
 		return providertest.Steps(f.open(t, f.Config(), in).Validate(t.Context()))
 	}
 	if got, want := validate(), "login ok, read secret ok, read legacy ok, read team/deep/kv ok, read database ok"; got != want {

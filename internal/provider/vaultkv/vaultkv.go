@@ -47,7 +47,7 @@ func Opener(cfg provider.Config) provider.Opener {
 // store reads one server with one identity.
 type store struct {
 	cfg    provider.Config
-	vault  *integration.Vault
+	vault  *Settings
 	in     *integration.Integration
 	host   string // for messages
 	now    func() time.Time
@@ -63,7 +63,7 @@ var (
 )
 
 func open(cfg provider.Config, in *integration.Integration) (*store, error) {
-	v := in.Vault
+	v := settingsOf(in)
 	if in.Kind != secret.KindHashiCorpVault || v == nil {
 		return nil, storeerror.Setup("the integration has no vault settings")
 	}
@@ -80,7 +80,7 @@ func open(cfg provider.Config, in *integration.Integration) (*store, error) {
 	if out.Roots, err = egress.LoadRoots("vault.ca_file", v.CAFile); err != nil {
 		return nil, err
 	}
-	if v.Auth.Type == integration.VaultCert {
+	if v.Auth.Type == Cert {
 		if out.Certificate, err = clientCertificate(in); err != nil {
 			return nil, err
 		}
@@ -101,7 +101,7 @@ func open(cfg provider.Config, in *integration.Integration) (*store, error) {
 
 func clientCertificate(in *integration.Integration) (*tls.Certificate, error) {
 	const setting = "vault.auth.certificate_file"
-	path := in.Vault.Auth.CertificateFile
+	path := settingsOf(in).Auth.CertificateFile
 	pem, err := egress.ReadPrivateKey(in, setting, path)
 	if err != nil {
 		return nil, err
@@ -128,14 +128,14 @@ func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, erro
 	switch {
 	case !ok:
 		return nil, secret.Errorf(secret.ReasonStoreNotAllowed, "the secret lies in none of the integration's mounts; add its mount to vault.mounts")
-	case ref.Version != "" && mount.Engine != integration.VaultKV2:
+	case ref.Version != "" && mount.Engine != KV2:
 		return nil, secret.Errorf(secret.ReasonInvalidReference, "secrets of this mount have no versions, only those of engine kv2 do; leave out the \"#\"")
 	}
 	if err := s.checkMount(ctx, mount, path); err != nil {
 		return nil, err
 	}
 	switch mount.Engine {
-	case integration.VaultKV2:
+	case KV2:
 		query := ""
 		if ref.Version != "" {
 			query = "version=" + ref.Version
@@ -143,7 +143,7 @@ func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, erro
 		return s.read(ctx, mount.Path+"/data/"+path, query, func(a *answer, _ *session) (*secret.Secret, error) {
 			return a.kv2(s.host, ref.Version, s.now())
 		})
-	case integration.VaultKV1:
+	case KV1:
 		return s.read(ctx, ref.Name, "", func(a *answer, _ *session) (*secret.Secret, error) { return a.kv1(s.host) })
 	default:
 		return s.credential(ctx, ref.Name)
@@ -152,13 +152,13 @@ func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, erro
 
 // mountOf splits a secret's name into one of the integration's mounts and what
 // lies below.
-func (s *store) mountOf(name string) (mount integration.VaultMount, path string, ok bool) {
+func (s *store) mountOf(name string) (mount Mount, path string, ok bool) {
 	for _, m := range s.vault.Mounts {
 		if path, ok := strings.CutPrefix(name, m.Path+"/"); ok {
 			return m, path, true
 		}
 	}
-	return integration.VaultMount{}, "", false
+	return Mount{}, "", false
 }
 
 // read reads a path and makes a secret of the answer. A token that is refused is
@@ -188,7 +188,7 @@ func (s *store) read(ctx context.Context, path, query string, make func(*answer,
 // Keeps picks the integrations that have a Vault token of their own: once it has ended,
 // no other one can be acquired. It is provider.SetConfig.Keeps.
 func Keeps(in *integration.Integration) bool {
-	return in.Vault != nil && in.Vault.Auth.Type == integration.VaultToken
+	return settingsOf(in) != nil && settingsOf(in).Auth.Type == Token
 }
 
 // Keep implements provider.Keeper.

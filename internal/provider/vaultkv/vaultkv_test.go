@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider/credential"
 	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
@@ -48,7 +47,7 @@ func TestNamespaceAndPaths(t *testing.T) {
 	v.put("team/deep/kv/a/b", `{"password":"p"}`)
 	f := newFront(t, v)
 	in := f.integration(t, roleID, secretID)
-	in.Vault.Namespace = "org/team"
+	settingsOf(in).Namespace = "org/team"
 	fetch(t, f.open(t, f.Config(), in), "team/deep/kv/a/b")
 	if len(f.namespaces) != 1 || !f.namespaces["org/team"] {
 		t.Errorf("namespaces %v", f.namespaces)
@@ -176,13 +175,13 @@ func TestFailingLoginsAreShared(t *testing.T) {
 func TestLoginBodies(t *testing.T) {
 	token := providertest.WriteFile(t, "jwt", "header.body.signature\n")
 	for _, tc := range []struct {
-		auth integration.VaultAuth
+		auth Auth
 		path string
 		want map[string]string
 	}{
-		{integration.VaultAuth{Type: integration.VaultAppRole, Mount: "apps/approle", RoleID: "r", SecretIDFile: providertest.WriteFile(t, "id", " s \n")}, "auth/apps/approle/login", map[string]string{"role_id": "r", "secret_id": "s"}},
-		{integration.VaultAuth{Type: integration.VaultJWT, Mount: "jwt", Role: "r", TokenFile: token}, "auth/jwt/login", map[string]string{"role": "r", "jwt": "header.body.signature"}},
-		{integration.VaultAuth{Type: integration.VaultKubernetes, Mount: "k8s", Role: "r", TokenFile: token}, "auth/k8s/login", map[string]string{"role": "r", "jwt": "header.body.signature"}},
+		{Auth{Type: AppRole, Mount: "apps/approle", RoleID: "r", SecretIDFile: providertest.WriteFile(t, "id", " s \n")}, "auth/apps/approle/login", map[string]string{"role_id": "r", "secret_id": "s"}},
+		{Auth{Type: JWT, Mount: "jwt", Role: "r", TokenFile: token}, "auth/jwt/login", map[string]string{"role": "r", "jwt": "header.body.signature"}},
+		{Auth{Type: Kubernetes, Mount: "k8s", Role: "r", TokenFile: token}, "auth/k8s/login", map[string]string{"role": "r", "jwt": "header.body.signature"}},
 	} {
 		v := newFake()
 		v.put("secret/db", `{"a":"b"}`)
@@ -192,7 +191,7 @@ func TestLoginBodies(t *testing.T) {
 		}
 		f := newFront(t, v)
 		in := f.integration(t, "", "")
-		in.Vault.Auth = tc.auth
+		settingsOf(in).Auth = tc.auth
 		fetch(t, f.open(t, f.Config(), in), "secret/db")
 		if got := fmt.Sprint(v.proofs[tc.path]); got != fmt.Sprint(tc.want) {
 			t.Errorf("%s: %s, want %v", tc.path, got, tc.want)
@@ -203,18 +202,18 @@ func TestLoginBodies(t *testing.T) {
 // TestSetup: what cannot work is said at opening, with the setting.
 func TestSetup(t *testing.T) {
 	for name, tc := range map[string]struct {
-		change func(*integration.Vault)
+		change func(*Settings)
 		want   string
 	}{
-		"no CA file": {func(v *integration.Vault) { v.CAFile = "/none" }, "vault.ca_file"},
-		"no client key": {func(v *integration.Vault) {
-			v.Auth = integration.VaultAuth{Type: integration.VaultCert, CertificateFile: v.CAFile}
+		"no CA file": {func(v *Settings) { v.CAFile = "/none" }, "vault.ca_file"},
+		"no client key": {func(v *Settings) {
+			v.Auth = Auth{Type: Cert, CertificateFile: v.CAFile}
 		}, "vault.auth.certificate_file"},
-		"http": {func(v *integration.Vault) { v.Address = "http://example.com" }, "vault.address"},
+		"http": {func(v *Settings) { v.Address = "http://example.com" }, "vault.address"},
 	} {
 		f := newFront(t, newFake())
 		in := f.integration(t, roleID, secretID)
-		tc.change(in.Vault)
+		tc.change(settingsOf(in))
 		_, err := Opener(f.Config())(t.Context(), in)
 		if e := secret.AsError(err); e.Reason != secret.ReasonStoreAuthenticationFailed || !strings.Contains(e.Message, tc.want) {
 			t.Errorf("%s: %v", name, err)

@@ -32,7 +32,7 @@ func TestWayToTheServer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := newFront(t, newFake())
 			in := f.integration(t, roleID, secretID)
-			in.Vault.Address, in.Vault.Dial, in.Vault.PrivateEndpoint = tc.address, "", tc.private
+			settingsOf(in).Address, settingsOf(in).Dial, settingsOf(in).PrivateEndpoint = tc.address, "", tc.private
 			cfg := f.Config()
 			cfg.Proxy = func(*http.Request) (*url.URL, error) { return nil, nil }
 			cfg.Resolver = &net.Resolver{PreferGo: true, Dial: nipServer}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/trust/trusttest"
 )
 
@@ -36,7 +37,7 @@ func many(b *testing.B, n int) (dir string) {
 
 func openMany(b *testing.B, dir string) *Store {
 	b.Helper()
-	f, err := Open(Config{Dir: dir, Now: func() time.Time { return time.Now().Add(time.Hour) }})
+	f, err := Open(Config{Kinds: kinds.All(), Dir: dir, Now: func() time.Time { return time.Now().Add(time.Hour) }})
 	if err != nil || len(f.Faults()) > 0 {
 		b.Fatal(err, f.Faults())
 	}

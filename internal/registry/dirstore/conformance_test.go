@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/registry/dirstore"
 	"github.com/secretbroker/secretbroker/internal/registry/registrytest"
@@ -15,7 +16,7 @@ func TestFilesConformance(t *testing.T) {
 		dir := t.TempDir()
 		return &registrytest.Backend{
 			Open: func(t *testing.T, s registrytest.Settings) registry.Store {
-				f, err := dirstore.Open(dirstore.Config{Dir: dir, OnChange: s.OnChange})
+				f, err := dirstore.Open(dirstore.Config{Kinds: kinds.All(), Dir: dir, OnChange: s.OnChange})
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -19,8 +19,10 @@ import (
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
-// Config is what Open needs. Only Dir is required.
+// Config is what Open needs. Only Kinds and Dir are required.
 type Config struct {
+	// Kinds are the kinds of stores that there are.
+	Kinds *integration.Kinds
 	// Dir is the directory with one integration in every .yaml or .yml file.
 	// Hidden files, other files and subdirectories are left alone. Files are best
 	// replaced by renaming: one that is overwritten in place may be read while
@@ -58,6 +60,7 @@ type Store struct {
 	dir      string
 	log      *slog.Logger
 	interval time.Duration // of polls
+	kinds    *integration.Kinds
 	onChange func(removed, changed []*integration.Integration)
 	now      func() time.Time
 	blind    bool // PoliciesOnly
@@ -84,7 +87,7 @@ func Open(c Config) (*Store, error) {
 	if c.Dir == "" || err != nil {
 		return nil, fmt.Errorf("registry: a directory of integrations is required")
 	}
-	f := &Store{dir: dir, log: c.Logger, interval: c.PollInterval, now: c.Now, blind: c.PoliciesOnly}
+	f := &Store{dir: dir, kinds: c.Kinds, log: c.Logger, interval: c.PollInterval, now: c.Now, blind: c.PoliciesOnly}
 	if f.log == nil {
 		f.log = slog.New(slog.DiscardHandler)
 	}
@@ -109,13 +112,13 @@ func Open(c Config) (*Store, error) {
 
 // Validate reads the directory as Open does and returns the integrations that
 // would be served, by ID, and every fault.
-func Validate(dir string) ([]*integration.Integration, strictyaml.Faults) {
-	return validate(Config{Dir: dir})
+func Validate(kinds *integration.Kinds, dir string) ([]*integration.Integration, strictyaml.Faults) {
+	return validate(Config{Kinds: kinds, Dir: dir})
 }
 
 // ReadPolicies is Validate without a look at the files that integrations name.
-func ReadPolicies(dir string) ([]*integration.Integration, strictyaml.Faults) {
-	return validate(Config{Dir: dir, PoliciesOnly: true})
+func ReadPolicies(kinds *integration.Kinds, dir string) ([]*integration.Integration, strictyaml.Faults) {
+	return validate(Config{Kinds: kinds, Dir: dir, PoliciesOnly: true})
 }
 
 func validate(c Config) ([]*integration.Integration, strictyaml.Faults) {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/asynctest"
 	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
@@ -62,6 +63,7 @@ func (w *world) open() {
 	w.Helper()
 	var err error
 	w.files, err = Open(Config{
+		Kinds:  kinds.All(),
 		Dir:    w.dir,
 		Logger: slog.New(slog.NewTextHandler(w.log, nil)),
 		OnChange: func(removed, changed []*integration.Integration) {
@@ -190,10 +192,10 @@ func TestOpenFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, dir := range map[string]string{"none": "", "absent": file + "x", "a file": file} {
-		if f, err := Open(Config{Dir: dir}); err == nil {
+		if f, err := Open(Config{Kinds: kinds.All(), Dir: dir}); err == nil {
 			t.Errorf("%s: opened: %v", name, f)
 		}
-		if _, faults := Validate(dir); len(faults) != 1 {
+		if _, faults := Validate(kinds.All(), dir); len(faults) != 1 {
 			t.Errorf("%s: Validate says %v", name, faults)
 		}
 	}
@@ -210,7 +212,7 @@ func TestValidate(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	list, faults := Validate(dir)
+	list, faults := Validate(kinds.All(), dir)
 	if diff := cmp.Diff([]string{"a"}, ids(list)); diff != "" {
 		t.Error(diff)
 	}
@@ -229,10 +231,10 @@ func TestReadPolicies(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(withSecret("a", "nowhere.txt")), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if in, faults := Validate(dir); len(in) != 0 || len(faults) != 1 {
+	if in, faults := Validate(kinds.All(), dir); len(in) != 0 || len(faults) != 1 {
 		t.Errorf("Validate: %v, %v", in, faults)
 	}
-	if in, faults := ReadPolicies(dir); len(in) != 1 || len(faults) != 0 {
+	if in, faults := ReadPolicies(kinds.All(), dir); len(in) != 1 || len(faults) != 0 {
 		t.Errorf("ReadPolicies: %v, %v", in, faults)
 	}
 }

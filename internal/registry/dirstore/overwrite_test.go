@@ -39,7 +39,7 @@ func TestOverwrittenInPlace(t *testing.T) {
 			w.overwrite("a.yaml", managed("a", "bbb"))
 			look(w)
 			w.told(nil, []string{"a"})
-			if got := w.get("a").Azure.Vaults[0]; got != "https://bbb.vault.azure.net" {
+			if got := w.get("a").Settings.StoreNames()[0]; got != "https://bbb.vault.azure.net" {
 				t.Errorf("the change went unnoticed: %s", got)
 			}
 			w.overwrite("password", "hunter3")

@@ -87,7 +87,7 @@ func (f *Store) load(path string, old *file, look *integration.Look) *file {
 	if old != nil && old.sum == next.sum && old.sameContents(look) {
 		next.ParsedFile = old.ParsedFile
 	} else {
-		next.ParsedFile = integration.ParseFile(path, data, func(r integration.NamedFile) string { return look.Read(r).Fault })
+		next.ParsedFile = f.kinds.ParseFile(path, data, func(r integration.NamedFile) string { return look.Read(r).Fault })
 	}
 	for _, r := range next.Files {
 		next.contents = append(next.contents, look.Read(r))

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/asynctest"
+	"github.com/secretbroker/secretbroker/internal/provider/azurekv"
 )
 
 func TestReloadChange(t *testing.T) {
@@ -18,13 +19,13 @@ func TestReloadChange(t *testing.T) {
 	w.write("a.yaml", managed("a", "changed"))
 	w.poll()
 	w.told(nil, []string{"a"})
-	if next := w.get("a"); next.Revision == a.Revision || next.Azure.Vaults[0] != "https://changed.vault.azure.net" {
+	if next := w.get("a"); next.Revision == a.Revision || next.Settings.StoreNames()[0] != "https://changed.vault.azure.net" {
 		t.Errorf("the change did not take effect: %+v", next)
 	}
 	if w.get("b") != b || w.files.files[w.path("b.yaml")] != stateOfB {
 		t.Error("a file that has not changed was read again")
 	}
-	if a.Azure.Vaults[0] != "https://aaa.vault.azure.net" {
+	if a.Settings.StoreNames()[0] != "https://aaa.vault.azure.net" {
 		t.Error("the old integration was changed")
 	}
 
@@ -79,7 +80,7 @@ func TestReloadWithinOneTick(t *testing.T) {
 	}
 	replace(managed("a", "bbb"))
 	replace(managed("a", "ccc"))
-	if got := w.get("a").Azure.Vaults[0]; got != "https://ccc.vault.azure.net" {
+	if got := w.get("a").Settings.StoreNames()[0]; got != "https://ccc.vault.azure.net" {
 		t.Errorf("the second change went unnoticed: %s", got)
 	}
 }
@@ -221,7 +222,7 @@ func TestDuplicateLater(t *testing.T) {
 	w.remove("m.yaml")
 	w.reload()
 	w.faulty()
-	if got := w.get("x").Azure.Vaults[0]; got != "https://aaa.vault.azure.net" {
+	if got := w.get("x").Settings.StoreNames()[0]; got != "https://aaa.vault.azure.net" {
 		t.Errorf("x is served from %s", got)
 	}
 }
@@ -259,7 +260,7 @@ func TestChangeToTakenID(t *testing.T) {
 	w.reload()
 	w.told(nil, []string{"a", "b"})
 	w.faulty()
-	if got := w.get("a").Azure.Vaults[0]; got != "https://bbb.vault.azure.net" {
+	if got := w.get("a").Settings.StoreNames()[0]; got != "https://bbb.vault.azure.net" {
 		t.Errorf("a is served from %s", got)
 	}
 }
@@ -287,8 +288,8 @@ func TestCredentialFile(t *testing.T) {
 	if a.Revision == b.Revision {
 		t.Error("two integrations have the same revision")
 	}
-	if a.Azure.Credential.ClientSecretFile != credential {
-		t.Errorf("the credential is %+v", a.Azure.Credential)
+	if a.Settings.(*azurekv.Settings).Credential.ClientSecretFile != credential {
+		t.Errorf("the credential is %+v", a.Settings.(*azurekv.Settings).Credential)
 	}
 	w.reload()
 	w.told(nil, nil)

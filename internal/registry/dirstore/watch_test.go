@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 )
 
 type change struct{ Removed, Changed []string }
@@ -20,6 +21,7 @@ func running(t *testing.T, dir string, poll time.Duration) (f *Store, changes <-
 	t.Helper()
 	told := make(chan change, 100)
 	f, err := Open(Config{
+		Kinds:        kinds.All(),
 		Dir:          dir,
 		PollInterval: poll,
 		Logger:       slog.New(slog.NewTextHandler(t.Output(), nil)),
@@ -101,7 +103,7 @@ func TestRunConfigMapSwap(t *testing.T) {
 	f, changes := running(t, dir, never)
 	mount("..2", managed("a", "bbb"))
 	expect(t, changes, change{nil, []string{"a"}})
-	if in, err := f.Get("a"); err != nil || in.Azure.Vaults[0] != "https://bbb.vault.azure.net" {
+	if in, err := f.Get("a"); err != nil || in.Settings.StoreNames()[0] != "https://bbb.vault.azure.net" {
 		t.Errorf("Get = %+v, %v", in, err)
 	}
 }
@@ -155,7 +157,7 @@ func TestWatchFollow(t *testing.T) {
 		}
 	}
 	remake()
-	f, err := Open(Config{Dir: dir})
+	f, err := Open(Config{Kinds: kinds.All(), Dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}

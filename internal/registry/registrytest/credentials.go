@@ -51,8 +51,8 @@ func testCredentials(t *testing.T, b *Backend) {
 	in := mustGet(t, s, "a")
 	checkCredential(t, in, clientSecret, "s3cret-1")
 	checkCredential(t, r.Integration, clientSecret, "s3cret-1")
-	if in.Azure.Credential.ClientSecretFile != "" {
-		t.Errorf("a file out of nowhere: %s", in.Azure.Credential.ClientSecretFile)
+	if settings := fmt.Sprintf("%+v", in.Settings); !strings.Contains(settings, "ClientSecretFile: ") {
+		t.Errorf("a file out of nowhere: %s", settings)
 	}
 	if !slices.Equal(r.Credentials, []string{clientSecret}) {
 		t.Errorf("Record names the credentials %v", r.Credentials)

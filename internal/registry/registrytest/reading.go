@@ -38,7 +38,7 @@ func testRead(t *testing.T, b *Backend) {
 	b.put(t, s, "another", document("another", "xyz"))
 	in := mustGet(t, s, "cspi-1")
 	if in.ID != "cspi-1" || in.Kind != secret.KindAzureKeyVault || in.Revision == "" || in.Policy == nil ||
-		!slices.Equal(in.Azure.Vaults, []string{"https://abc.vault.azure.net"}) {
+		!slices.Equal(in.Settings.StoreNames(), []string{"https://abc.vault.azure.net"}) {
 		t.Errorf("Get: %+v", in)
 	}
 	if mustGet(t, s, "cspi-1") != in {
@@ -64,10 +64,10 @@ func testRead(t *testing.T, b *Backend) {
 	}
 	b.put(t, s, "cspi-1", document("cspi-1", "xyz"))
 	now := mustGet(t, s, "cspi-1")
-	if now.Revision == in.Revision || now.ReadRevision == in.ReadRevision || now.Azure.Vaults[0] != "https://xyz.vault.azure.net" {
+	if now.Revision == in.Revision || now.ReadRevision == in.ReadRevision || now.Settings.StoreNames()[0] != "https://xyz.vault.azure.net" {
 		t.Errorf("after a change: %+v", now)
 	}
-	if in.Azure.Vaults[0] != "https://abc.vault.azure.net" {
+	if in.Settings.StoreNames()[0] != "https://abc.vault.azure.net" {
 		t.Error("an integration that was handed out has changed")
 	}
 	b.put(t, s, "cspi-1", "")
@@ -158,7 +158,7 @@ func testReadOnly(t *testing.T, b *Backend) {
 		t.Errorf("Delete: %v", err)
 	}
 	s.Reload()
-	if got := mustGet(t, s, "a").Azure.Vaults[0]; got != "https://abc.vault.azure.net" {
+	if got := mustGet(t, s, "a").Settings.StoreNames()[0]; got != "https://abc.vault.azure.net" {
 		t.Errorf("a read-only Store was written to: %s", got)
 	}
 }

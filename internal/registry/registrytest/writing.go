@@ -34,7 +34,7 @@ func testCreate(t *testing.T, b *Backend) {
 	if _, err := s.Create(t.Context(), registry.Change{Document: []byte(document("a", "xyz"))}); !errors.Is(err, registry.ErrExists) {
 		t.Errorf("Create again: %v", err)
 	}
-	if got := mustGet(t, s, "a").Azure.Vaults[0]; got != "https://abc.vault.azure.net" {
+	if got := mustGet(t, s, "a").Settings.StoreNames()[0]; got != "https://abc.vault.azure.net" {
 		t.Errorf("after a Create that failed: %s", got)
 	}
 	// JSON is YAML.
@@ -55,14 +55,14 @@ func testUpdate(t *testing.T, b *Backend) {
 	if u.CreatedBy != admin || !u.CreatedAt.Equal(r.CreatedAt) || u.UpdatedBy != other || u.UpdatedAt.Before(r.UpdatedAt) || u.ETag == r.ETag {
 		t.Errorf("Update: %+v of %+v", u, r)
 	}
-	if got := mustGet(t, s, "a").Azure.Vaults[0]; got != "https://xyz.vault.azure.net" {
+	if got := mustGet(t, s, "a").Settings.StoreNames()[0]; got != "https://xyz.vault.azure.net" {
 		t.Errorf("after Update: %s", got)
 	}
 	if _, err := s.Update(t.Context(), registry.Change{Document: []byte(document("a", "old")), ETag: r.ETag}); !errors.Is(err, registry.ErrConflict) {
 		t.Errorf("Update with the etag of before: %v", err)
 	}
 	mustUpdate(t, s, registry.Change{Document: []byte(document("a", "any"))})
-	if got := mustGet(t, s, "a").Azure.Vaults[0]; got != "https://any.vault.azure.net" {
+	if got := mustGet(t, s, "a").Settings.StoreNames()[0]; got != "https://any.vault.azure.net" {
 		t.Errorf("after an Update of whatever is there: %s", got)
 	}
 }
@@ -161,7 +161,7 @@ func testInvalid(t *testing.T, b *Backend) {
 			}
 		}
 	}
-	if got := mustGet(t, s, "a").Azure.Vaults[0]; got != "https://abc.vault.azure.net" || ids(s.List()) != "a" {
+	if got := mustGet(t, s, "a").Settings.StoreNames()[0]; got != "https://abc.vault.azure.net" || ids(s.List()) != "a" {
 		t.Errorf("something was written: %s, %s", got, ids(s.List()))
 	}
 }

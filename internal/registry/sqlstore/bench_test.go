@@ -7,13 +7,14 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
 // BenchmarkOpen reads a thousand integrations at a start.
 func BenchmarkOpen(b *testing.B) {
 	file := filepath.Join(b.TempDir(), "r.db")
-	s, err := OpenSQLite(b.Context(), file, Config{MaxIntegrations: 1000})
+	s, err := OpenSQLite(b.Context(), file, Config{Kinds: kinds.All(), MaxIntegrations: 1000})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -24,7 +25,7 @@ func BenchmarkOpen(b *testing.B) {
 		}
 	}
 	for b.Loop() {
-		again, err := OpenSQLite(b.Context(), file, Config{})
+		again, err := OpenSQLite(b.Context(), file, Config{Kinds: kinds.All()})
 		if err != nil || len(again.List()) != 1000 {
 			b.Fatal(err)
 		}
@@ -34,7 +35,7 @@ func BenchmarkOpen(b *testing.B) {
 
 // BenchmarkGet is what every call asks.
 func BenchmarkGet(b *testing.B) {
-	s, err := OpenSQLite(b.Context(), filepath.Join(b.TempDir(), "r.db"), Config{})
+	s, err := OpenSQLite(b.Context(), filepath.Join(b.TempDir(), "r.db"), Config{Kinds: kinds.All()})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/netfault"
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/registry/sqlstore/pgtest"
 )
@@ -23,7 +24,7 @@ func TestRoundTripsOfAWrite(t *testing.T) {
 	t.Parallel()
 	server := pgtest.New(t)
 	way := newProxy(t, server)
-	s := openPostgres(t, through(way), Config{Sealer: newKeys(t)})
+	s := openPostgres(t, through(way), Config{Kinds: kinds.All(), Sealer: newKeys(t)})
 	count := func(what string, want uint64, do func() error) {
 		t.Helper()
 		before := way.Stats()
@@ -59,9 +60,9 @@ func TestSlowLink(t *testing.T) {
 	const oneWay = 400 * time.Millisecond
 	server := pgtest.New(t)
 	way := newProxy(t, server)
-	direct := openPostgres(t, server.URL("postgres"), Config{})
+	direct := openPostgres(t, server.URL("postgres"), Config{Kinds: kinds.All()})
 	grant(t, direct)
-	s := openPostgres(t, through(way), Config{MaxOutage: 15 * time.Second})
+	s := openPostgres(t, through(way), Config{Kinds: kinds.All(), MaxOutage: 15 * time.Second})
 	way.SetDelay(oneWay)
 	running(t, s)
 	revoke(t, direct)
@@ -74,7 +75,7 @@ func TestSlowLink(t *testing.T) {
 		t.Error(err)
 	}
 	// A connection takes several round trips.
-	fresh, err := OpenPostgres(t.Context(), Postgres{URL: through(way)}, Config{})
+	fresh, err := OpenPostgres(t.Context(), Postgres{URL: through(way)}, Config{Kinds: kinds.All()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,11 +99,11 @@ func TestAChangeCostsWhatChanged(t *testing.T) {
 	t.Parallel()
 	const integrations = 5000
 	server := pgtest.New(t)
-	writer := openPostgres(t, server.URL("postgres"), Config{MaxIntegrations: integrations + 1})
+	writer := openPostgres(t, server.URL("postgres"), Config{Kinds: kinds.All(), MaxIntegrations: integrations + 1})
 	fill(t, server, integrations)
 	writer.Reload()
 	way := newProxy(t, server)
-	s := openPostgres(t, through(way), Config{})
+	s := openPostgres(t, through(way), Config{Kinds: kinds.All()})
 	grant(t, writer) // from here on the log continues
 	s.Reload()
 	read := func(what string) netfault.Stats {
@@ -131,7 +132,7 @@ func TestAChangeCostsWhatChanged(t *testing.T) {
 	if many := read("21 changes"); many.ToClient > 16<<10 || many.RoundTrips != 1 {
 		t.Errorf("21 changes among %d integrations: %+v", integrations, many)
 	}
-	if in, err := s.Get("i7"); err != nil || in.Azure.Vaults[0] != "https://xyz.vault.azure.net" {
+	if in, err := s.Get("i7"); err != nil || in.Settings.StoreNames()[0] != "https://xyz.vault.azure.net" {
 		t.Errorf("a changed integration: %v", err)
 	}
 	if _, err := s.Get("i4000"); err == nil {
@@ -178,9 +179,9 @@ func restore(t *testing.T, s *Store, name string) {
 // it: writes of this release and the one before, backups restored, edits by hand.
 func TestReadersEndUpRight(t *testing.T) {
 	backends(t, func(t *testing.T, open opener) {
-		s := open.must(t, Config{})
-		older := open.must(t, Config{program: changesVersion - 1})
-		readers := []*Store{open.must(t, Config{}), open.must(t, Config{}), older}
+		s := open.must(t, Config{Kinds: kinds.All()})
+		older := open.must(t, Config{Kinds: kinds.All(), program: changesVersion - 1})
+		readers := []*Store{open.must(t, Config{Kinds: kinds.All()}), open.must(t, Config{Kinds: kinds.All()}), older}
 		save(t, s, "0")
 		save(t, s, "1")
 		seed := uint64(time.Now().UnixNano())
@@ -253,7 +254,7 @@ func inDatabase(t *testing.T, s *Store) (text string) {
 // the list.
 func TestOldChangesAreForgotten(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "r.db")
-	s, behind := openSQLite(t, file, Config{}), openSQLite(t, file, Config{})
+	s, behind := openSQLite(t, file, Config{Kinds: kinds.All()}), openSQLite(t, file, Config{Kinds: kinds.All()})
 	grant(t, s)
 	behind.Reload()
 	execute(t, s, fmt.Sprintf(`UPDATE registry_state SET revision = revision + %d`, keptChanges))

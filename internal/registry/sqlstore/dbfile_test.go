@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
@@ -25,7 +26,7 @@ func backedUp(t *testing.T, dir string) (s *Store, file, backup string) {
 			t.Fatal(err)
 		}
 	}
-	s = openSQLite(t, file, Config{MaxIntegrations: 1000})
+	s = openSQLite(t, file, Config{Kinds: kinds.All(), MaxIntegrations: 1000})
 	for i := range 10 {
 		update(t, s, document(fmt.Sprintf("i%03d", i), "abc", "dns:another.example.org"))
 	}
@@ -47,7 +48,7 @@ func made(t *testing.T) [2][]byte {
 	}
 	dir := t.TempDir()
 	files := []string{filepath.Join(dir, "r.db"), filepath.Join(dir, "backup.db")}
-	s := openSQLite(t, files[0], Config{MaxIntegrations: 1000})
+	s := openSQLite(t, files[0], Config{Kinds: kinds.All(), MaxIntegrations: 1000})
 	for i := range 300 {
 		id := fmt.Sprintf("i%03d", i)
 		create(t, s, document(id, "abc", "dns:w.example.org"))
@@ -129,7 +130,7 @@ func TestBackupPutInPlaceWhileOpen(t *testing.T) {
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
-		checkRestored(t, openSQLite(t, file, Config{}), true)
+		checkRestored(t, openSQLite(t, file, Config{Kinds: kinds.All()}), true)
 	}
 }
 
@@ -150,7 +151,7 @@ func TestFileIsGone(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	checkRestored(t, openSQLite(t, file, Config{}), false)
+	checkRestored(t, openSQLite(t, file, Config{Kinds: kinds.All()}), false)
 }
 
 // crashed returns a database's file as a killed broker leaves it, with a write-ahead
@@ -171,7 +172,7 @@ func crashed(t *testing.T) (file, backup string) {
 // TestLogOfACrashIsApplied: nothing is lost.
 func TestLogOfACrashIsApplied(t *testing.T) {
 	file, _ := crashed(t)
-	checkRestored(t, openSQLite(t, file, Config{}), false)
+	checkRestored(t, openSQLite(t, file, Config{Kinds: kinds.All()}), false)
 }
 
 // TestLogOfAnotherFile: a backup was put in the place of a killed broker's file, and
@@ -184,7 +185,7 @@ func TestLogOfAnotherFile(t *testing.T) {
 		if err := os.Chtimes(file, later, later); err != nil {
 			t.Fatal(err)
 		}
-		_, err := OpenSQLite(t.Context(), file, Config{})
+		_, err := OpenSQLite(t.Context(), file, Config{Kinds: kinds.All()})
 		if err == nil || !strings.Contains(err.Error(), "remove "+file+"-wal") {
 			t.Fatalf("opened: %v", err)
 		}
@@ -196,7 +197,7 @@ func TestLogOfAnotherFile(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		checkRestored(t, openSQLite(t, file, Config{}), true)
+		checkRestored(t, openSQLite(t, file, Config{Kinds: kinds.All()}), true)
 	}
 }
 
@@ -224,7 +225,7 @@ func TestDamagedTable(t *testing.T) {
 	if _, err := f.WriteAt(root, (page-1)*size); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenSQLite(t.Context(), file, Config{}); err == nil || !strings.Contains(err.Error(), "integrations") || !strings.Contains(err.Error(), "damaged") {
+	if _, err := OpenSQLite(t.Context(), file, Config{Kinds: kinds.All()}); err == nil || !strings.Contains(err.Error(), "integrations") || !strings.Contains(err.Error(), "damaged") {
 		t.Errorf("opened: %v", err)
 	}
 }

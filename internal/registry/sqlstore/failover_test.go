@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/asynctest"
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/registry/sqlstore/pgtest"
 )
 
@@ -20,10 +21,10 @@ func TestFailover(t *testing.T) {
 	t.Parallel()
 	old := pgtest.New(t)
 	way := newProxy(t, old)
-	before := openPostgres(t, old.URL("postgres"), Config{})
+	before := openPostgres(t, old.URL("postgres"), Config{Kinds: kinds.All()})
 	grant(t, before)
-	forever := running(t, openPostgres(t, through(way), Config{lifetime: time.Hour}))
-	short := running(t, openPostgres(t, through(way), Config{lifetime: 2 * time.Second}))
+	forever := running(t, openPostgres(t, through(way), Config{Kinds: kinds.All(), lifetime: time.Hour}))
+	short := running(t, openPostgres(t, through(way), Config{Kinds: kinds.All(), lifetime: 2 * time.Second}))
 	promoted := old.Standby()
 	promoted.CatchUp(old)
 
@@ -34,7 +35,7 @@ func TestFailover(t *testing.T) {
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		defer cancel()
-		_, err := OpenPostgres(ctx, Postgres{URL: promoted.URL("postgres") + url}, Config{})
+		_, err := OpenPostgres(ctx, Postgres{URL: promoted.URL("postgres") + url}, Config{Kinds: kinds.All()})
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("a standby, with %q: %v", url, err)
 		}
@@ -42,7 +43,7 @@ func TestFailover(t *testing.T) {
 
 	promoted.Promote()
 	way.SetTarget(promoted.Addr())
-	after := openPostgres(t, promoted.URL("postgres"), Config{})
+	after := openPostgres(t, promoted.URL("postgres"), Config{Kinds: kinds.All()})
 	revoke(t, after)
 	t.Logf("two primaries: honoured after %v, with connections of 2 s", awaitRevoked(t, short).Round(time.Millisecond))
 	if is, _ := allowed(forever, "a", worker); !is {
@@ -64,7 +65,7 @@ func TestFailover(t *testing.T) {
 func TestReadOnlyServer(t *testing.T) {
 	t.Parallel()
 	server := pgtest.New(t)
-	s := running(t, openPostgres(t, server.URL("postgres"), Config{MaxOutage: 2 * time.Second}))
+	s := running(t, openPostgres(t, server.URL("postgres"), Config{Kinds: kinds.All(), MaxOutage: 2 * time.Second}))
 	grant(t, s)
 	for _, set := range []string{"on", "off"} {
 		server.Query("postgres", "ALTER SYSTEM SET default_transaction_read_only = "+set)
@@ -113,7 +114,7 @@ func TestStartDuringAFailover(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			server.Query("postgres", tt.begin)
 			var log asynctest.Buffer
-			opened := opening(url, Config{Logger: log.Logger()})
+			opened := opening(url, Config{Kinds: kinds.All(), Logger: log.Logger()})
 			await(t, "the start waits", func() bool { return strings.Contains(log.String(), "waiting for the integrations' database") })
 			server.Query("postgres", tt.end)
 			if err := <-opened; err != nil {
@@ -127,15 +128,15 @@ func TestStartDuringAFailover(t *testing.T) {
 func TestMigrationsOfNothingWriteNothing(t *testing.T) {
 	t.Parallel()
 	server, url := ownDatabase(t)
-	openPostgres(t, url, Config{})
+	openPostgres(t, url, Config{Kinds: kinds.All()})
 	server.Query("secretbroker", "ALTER SCHEMA public OWNER TO postgres; REVOKE ALL ON SCHEMA public FROM PUBLIC; GRANT USAGE ON SCHEMA public TO broker; ALTER DATABASE secretbroker OWNER TO postgres")
 	before := server.Query("secretbroker", "SELECT pg_current_xact_id()")
-	openPostgres(t, url, Config{})
+	openPostgres(t, url, Config{Kinds: kinds.All()})
 	if after := server.Query("secretbroker", "SELECT pg_current_xact_id()::text::bigint - "+before); after != "1" {
 		t.Errorf("a start has taken %s transactions that write", after)
 	}
 	file := filepath.Join(t.TempDir(), "r.db")
-	s := openSQLite(t, file, Config{})
+	s := openSQLite(t, file, Config{Kinds: kinds.All()})
 	version := func() (v int) {
 		if err := s.looks.QueryRowContext(t.Context(), "PRAGMA data_version").Scan(&v); err != nil {
 			t.Fatal(err)
@@ -143,7 +144,7 @@ func TestMigrationsOfNothingWriteNothing(t *testing.T) {
 		return v
 	}
 	first := version()
-	openSQLite(t, file, Config{})
+	openSQLite(t, file, Config{Kinds: kinds.All()})
 	if now := version(); now != first {
 		t.Error("a start has written to the file")
 	}

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
 	"github.com/secretbroker/secretbroker/internal/registry/sqlstore/pgtest"
@@ -83,7 +84,7 @@ func TestSQLiteFilesHideCredentials(t *testing.T) {
 	dir := t.TempDir()
 	path, keys := keyFile(t)
 	var log bytes.Buffer
-	s := openSQLite(t, filepath.Join(dir, "r.db"), Config{Sealer: keys, Logger: slog.New(slog.NewJSONHandler(&log, nil))})
+	s := openSQLite(t, filepath.Join(dir, "r.db"), Config{Kinds: kinds.All(), Sealer: keys, Logger: slog.New(slog.NewJSONHandler(&log, nil))})
 	plant(t, s, path, keys)
 	for _, suffix := range []string{"", "-wal", "-shm"} {
 		info, err := os.Stat(filepath.Join(dir, "r.db"+suffix))
@@ -102,7 +103,7 @@ func TestPostgresHidesCredentials(t *testing.T) {
 	server := pgtest.New(t)
 	server.Query("postgres", "ALTER DATABASE postgres SET log_statement = 'all'")
 	path, keys := keyFile(t)
-	s := openPostgres(t, server.URL("postgres"), Config{Sealer: keys})
+	s := openPostgres(t, server.URL("postgres"), Config{Kinds: kinds.All(), Sealer: keys})
 	plant(t, s, path, keys)
 	dump := server.Dump("postgres")
 	if !strings.Contains(dump, "COPY public.credentials") || !strings.Contains(dump, credential) {
@@ -117,7 +118,7 @@ func TestPostgresHidesCredentials(t *testing.T) {
 // credential, nor bring back an old name's.
 func TestMovedCredentialsDoNotOpen(t *testing.T) {
 	keys := newKeys(t)
-	s := openSQLite(t, filepath.Join(t.TempDir(), "r.db"), Config{Sealer: keys})
+	s := openSQLite(t, filepath.Join(t.TempDir(), "r.db"), Config{Kinds: kinds.All(), Sealer: keys})
 	create(t, s, secretDocument("rich"), planted)
 	create(t, s, secretDocument("poor"), "other")
 	execute(t, s,
@@ -137,26 +138,26 @@ func TestSQLiteFileIsRefused(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenSQLite(t.Context(), file, Config{}); err == nil || !strings.Contains(err.Error(), "chmod 600") {
+	if _, err := OpenSQLite(t.Context(), file, Config{Kinds: kinds.All()}); err == nil || !strings.Contains(err.Error(), "chmod 600") {
 		t.Errorf("a file that everybody reads: %v", err)
 	}
-	if _, err := OpenSQLite(t.Context(), t.TempDir(), Config{}); err == nil {
+	if _, err := OpenSQLite(t.Context(), t.TempDir(), Config{Kinds: kinds.All()}); err == nil {
 		t.Error("a directory was opened")
 	}
 	other := filepath.Join(t.TempDir(), "other")
 	if err := os.WriteFile(other, bytes.Repeat([]byte("no database"), 1000), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenSQLite(t.Context(), other, Config{}); err == nil {
+	if _, err := OpenSQLite(t.Context(), other, Config{Kinds: kinds.All()}); err == nil {
 		t.Error("another file was opened")
 	}
 }
 
 func TestWithoutAKey(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "r.db")
-	with := openSQLite(t, file, Config{Sealer: newKeys(t)})
+	with := openSQLite(t, file, Config{Kinds: kinds.All(), Sealer: newKeys(t)})
 	create(t, with, secretDocument("a"), planted)
-	for name, s := range map[string]*Store{"none": openSQLite(t, file, Config{}), "another": openSQLite(t, file, Config{Sealer: newKeys(t)})} {
+	for name, s := range map[string]*Store{"none": openSQLite(t, file, Config{Kinds: kinds.All()}), "another": openSQLite(t, file, Config{Kinds: kinds.All(), Sealer: newKeys(t)})} {
 		in := get(t, s, "a")
 		if _, err := in.Credentials[credential](); !errors.Is(err, seal.ErrCannotOpen) {
 			t.Errorf("%s key: %v", name, err)
@@ -165,7 +166,7 @@ func TestWithoutAKey(t *testing.T) {
 			t.Errorf("%s key: Reseal: %d, %v", name, n, err)
 		}
 	}
-	none := openSQLite(t, file, Config{})
+	none := openSQLite(t, file, Config{Kinds: kinds.All()})
 	_, err := none.Update(t.Context(), registry.Change{Document: secretDocument("a"), Credentials: secrets(planted)})
 	if err == nil || !strings.Contains(err.Error(), "registry.key_file") {
 		t.Errorf("Update without a key: %v", err)

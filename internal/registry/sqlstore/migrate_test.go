@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/registry/sqlstore/pgtest"
 )
@@ -66,7 +67,7 @@ func checkWorks(t *testing.T, s, other *Store) {
 		t.Fatal(err)
 	}
 	other.Reload()
-	if in, err := other.Get(id); err != nil || in.Azure.Vaults[0] != "https://xyz.vault.azure.net" {
+	if in, err := other.Get(id); err != nil || in.Settings.StoreNames()[0] != "https://xyz.vault.azure.net" {
 		t.Errorf("%s on the other side: %v", id, err)
 	}
 	if _, err := other.Record(t.Context(), id); err != nil {
@@ -78,12 +79,12 @@ func checkWorks(t *testing.T, s, other *Store) {
 // database, and after a rollback the older one does alone.
 func TestReleasesSideBySide(t *testing.T) {
 	backends(t, func(t *testing.T, open opener) {
-		old := open.must(t, Config{program: latest() - 1})
+		old := open.must(t, Config{Kinds: kinds.All(), program: latest() - 1})
 		if v := version(t, old); v != latest()-1 {
 			t.Fatalf("the older program makes version %d", v)
 		}
 		checkWorks(t, old, old)
-		now := open.must(t, Config{})
+		now := open.must(t, Config{Kinds: kinds.All()})
 		if v := version(t, now); v != latest() {
 			t.Fatalf("the newer program makes version %d", v)
 		}
@@ -97,7 +98,7 @@ func TestReleasesSideBySide(t *testing.T) {
 		if err := old.Delete(t.Context(), use.Integration, ""); err != nil {
 			t.Errorf("Delete by the older program: %v", err)
 		}
-		again := open.must(t, Config{program: latest() - 1})
+		again := open.must(t, Config{Kinds: kinds.All(), program: latest() - 1})
 		if v := version(t, again); v != latest() {
 			t.Errorf("the rollback changed the schema to %d", v)
 		}
@@ -109,7 +110,7 @@ func TestReleasesSideBySide(t *testing.T) {
 // with defaults, tables, indexes. This release works on through it and after it.
 func TestNextReleasesSchema(t *testing.T) {
 	backends(t, func(t *testing.T, open opener) {
-		s := open.must(t, Config{})
+		s := open.must(t, Config{Kinds: kinds.All()})
 		checkWorks(t, s, s)
 		execute(t, s,
 			`ALTER TABLE integrations ADD COLUMN labels TEXT NOT NULL DEFAULT ''`,
@@ -121,7 +122,7 @@ func TestNextReleasesSchema(t *testing.T) {
 			fmt.Sprintf(`INSERT INTO schema_migrations (version, oldest) VALUES (%d, %d)`, latest()+1, latest()),
 		)
 		checkWorks(t, s, s) // with what it had prepared before
-		again := open.must(t, Config{})
+		again := open.must(t, Config{Kinds: kinds.All()})
 		checkWorks(t, again, s)
 		use := registry.Usage{Integration: again.List()[0].ID, Principal: "dns:a.example.org", FirstAt: time.Unix(1, 0), LastAt: time.Unix(2, 0)}
 		if err := again.MergeUsage(t.Context(), []registry.Usage{use}); err != nil {
@@ -132,7 +133,7 @@ func TestNextReleasesSchema(t *testing.T) {
 		}
 		// The release after the next may need something that this one does not do.
 		execute(t, s, fmt.Sprintf(`INSERT INTO schema_migrations (version, oldest) VALUES (%d, %d)`, latest()+2, latest()+1))
-		if _, err := open(Config{}); err == nil || !strings.Contains(err.Error(), "too old") {
+		if _, err := open(Config{Kinds: kinds.All()}); err == nil || !strings.Contains(err.Error(), "too old") {
 			t.Errorf("a schema that is too new: %v", err)
 		}
 	})

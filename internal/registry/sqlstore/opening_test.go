@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
 )
@@ -40,14 +41,14 @@ func checkSealedFault(t *testing.T, s *Store, text string, want ...string) {
 func TestCredentialThatNoKeyOpens(t *testing.T) {
 	backends(t, func(t *testing.T, open opener) {
 		path, keys := keyFile(t)
-		s := open.must(t, Config{Sealer: keys})
+		s := open.must(t, Config{Kinds: kinds.All(), Sealer: keys})
 		create(t, s, secretDocument("a"), planted)
 		create(t, s, document("b", "abc", "dns:a.example.org"))
 		checkSealedFault(t, s, "")
 
-		keyless := open.must(t, Config{})
+		keyless := open.must(t, Config{Kinds: kinds.All()})
 		checkSealedFault(t, keyless, faultNoKeyFile, "a")
-		foreign := open.must(t, Config{Sealer: newKeys(t)})
+		foreign := open.must(t, Config{Kinds: kinds.All(), Sealer: newKeys(t)})
 		checkSealedFault(t, foreign, faultNoKey, "a")
 
 		// Another replica's file is a copy that has not got the newest key yet.
@@ -63,7 +64,7 @@ func TestCredentialThatNoKeyOpens(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		behind := open.must(t, Config{Sealer: behindKeys})
+		behind := open.must(t, Config{Kinds: kinds.All(), Sealer: behindKeys})
 		checkSealedFault(t, behind, "")
 		changeKeys(t, path, keys, seal.Add, seal.Use)
 		s.Reload()
@@ -84,7 +85,7 @@ func TestCredentialThatNoKeyOpens(t *testing.T) {
 // more, without any change in the database.
 func TestKeyIsTakenAway(t *testing.T) {
 	path, keys := keyFile(t)
-	s := openSQLite(t, filepath.Join(t.TempDir(), "r.db"), Config{Sealer: keys})
+	s := openSQLite(t, filepath.Join(t.TempDir(), "r.db"), Config{Kinds: kinds.All(), Sealer: keys})
 	create(t, s, secretDocument("a"), planted)
 	changeKeys(t, path, keys, os.Remove, seal.Create)
 	s.Reload()
@@ -95,10 +96,10 @@ func TestKeyIsTakenAway(t *testing.T) {
 // grant away.
 func TestRevokeWithoutKey(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "r.db")
-	s := openSQLite(t, file, Config{Sealer: newKeys(t)})
+	s := openSQLite(t, file, Config{Kinds: kinds.All(), Sealer: newKeys(t)})
 	doc := string(secretDocument("a")) + "grants: [{principals: ['dns:w.example.org']}]\n"
 	create(t, s, []byte(doc), planted)
-	foreign := openSQLite(t, file, Config{Sealer: newKeys(t)})
+	foreign := openSQLite(t, file, Config{Kinds: kinds.All(), Sealer: newKeys(t)})
 	if may, err := allowed(foreign, "a", "dns:w.example.org"); err != nil || !may {
 		t.Fatalf("before: %v, %v", may, err)
 	}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
 	"github.com/secretbroker/secretbroker/internal/registry/sqlstore/pgtest"
@@ -49,7 +50,7 @@ func awaitRevoked(t *testing.T, s *Store) time.Duration {
 // cannot look says so.
 func TestAgeDecides(t *testing.T) {
 	clock := newClock()
-	s := openSQLite(t, filepath.Join(t.TempDir(), "r.db"), Config{MaxOutage: time.Minute, Now: clock.now})
+	s := openSQLite(t, filepath.Join(t.TempDir(), "r.db"), Config{Kinds: kinds.All(), MaxOutage: time.Minute, Now: clock.now})
 	grant(t, s)
 	s.turn <- struct{}{} // a look that hangs
 	if is, err := allowed(s, "a", worker); !is || err != nil {
@@ -90,7 +91,7 @@ func TestAgeByBothClocks(t *testing.T) {
 		"two minutes later":         {seen.Add(2 * time.Minute), true},
 		"half a minute later":       {seen.Add(30 * time.Second), false},
 	} {
-		s := newStore(Config{MaxOutage: time.Minute, Now: func() time.Time { return tt.now }}, nil, nil, &sqliteDialect)
+		s := newStore(Config{Kinds: kinds.All(), MaxOutage: time.Minute, Now: func() time.Time { return tt.now }}, nil, nil, &sqliteDialect)
 		s.seen.Store(&seen)
 		s.plan(seen, 0)
 		s.stop() // no look is possible
@@ -105,7 +106,7 @@ func TestAgeByBothClocks(t *testing.T) {
 func TestPauseAsksForALook(t *testing.T) {
 	clock := newClock()
 	file := filepath.Join(t.TempDir(), "r.db")
-	s, other := openSQLite(t, file, Config{Now: clock.now}), openSQLite(t, file, Config{})
+	s, other := openSQLite(t, file, Config{Kinds: kinds.All(), Now: clock.now}), openSQLite(t, file, Config{Kinds: kinds.All()})
 	grant(t, s)
 	revoke(t, other)
 	if is, _ := allowed(s, "a", worker); !is {
@@ -143,7 +144,7 @@ func TestBlackHoleInReseal(t *testing.T) {
 	server := pgtest.New(t)
 	way := newProxy(t, server)
 	path, keys := keyFile(t)
-	s := openPostgres(t, through(way), Config{Sealer: keys, MaxOutage: maxOutage})
+	s := openPostgres(t, through(way), Config{Kinds: kinds.All(), Sealer: keys, MaxOutage: maxOutage})
 	grant(t, s)
 	create(t, s, secretDocument("sealed"), planted)
 	changeKeys(t, path, keys, seal.Add, seal.Use)
@@ -194,9 +195,9 @@ func lock(t *testing.T, server *pgtest.Server, query string) (release func()) {
 func TestLockedUsage(t *testing.T) {
 	t.Parallel()
 	server := pgtest.New(t)
-	writer := openPostgres(t, server.URL("postgres"), Config{})
+	writer := openPostgres(t, server.URL("postgres"), Config{Kinds: kinds.All()})
 	grant(t, writer)
-	s := running(t, openPostgres(t, server.URL("postgres")+"&lock_timeout=1500", Config{upkeep: 20 * time.Millisecond}))
+	s := running(t, openPostgres(t, server.URL("postgres")+"&lock_timeout=1500", Config{Kinds: kinds.All(), upkeep: 20 * time.Millisecond}))
 	release := lock(t, server, "LOCK TABLE integration_usage")
 	await(t, "pruning waits for the table", func() bool {
 		return server.Query("postgres", "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'DELETE FROM integration_usage%'") == "t"
@@ -215,7 +216,7 @@ func TestLockedUsage(t *testing.T) {
 func TestWritesThatWouldFailShow(t *testing.T) {
 	t.Parallel()
 	server := pgtest.New(t)
-	s := running(t, openPostgres(t, server.URL("postgres")+"&lock_timeout=100", Config{probing: 50 * time.Millisecond}))
+	s := running(t, openPostgres(t, server.URL("postgres")+"&lock_timeout=100", Config{Kinds: kinds.All(), probing: 50 * time.Millisecond}))
 	check := func(what, want string, end func()) {
 		t.Helper()
 		await(t, what+" shows", func() bool { return strings.Contains(s.Status().WriteProblem, want) })
@@ -236,7 +237,7 @@ func TestWritesThatWouldFailShow(t *testing.T) {
 func TestProbesAreFew(t *testing.T) {
 	t.Parallel()
 	server := pgtest.New(t)
-	stores := []*Store{openPostgres(t, server.URL("postgres"), Config{}), openPostgres(t, server.URL("postgres"), Config{})}
+	stores := []*Store{openPostgres(t, server.URL("postgres"), Config{Kinds: kinds.All()}), openPostgres(t, server.URL("postgres"), Config{Kinds: kinds.All()})}
 	written := func() string { return server.Query("postgres", "SELECT xmin FROM registry_state") }
 	before := written()
 	stores[0].probe(t.Context())
@@ -258,9 +259,9 @@ func TestCutOffWriter(t *testing.T) {
 	t.Parallel()
 	server := pgtest.New(t)
 	way := newProxy(t, server)
-	other := openPostgres(t, server.URL("postgres"), Config{})
+	other := openPostgres(t, server.URL("postgres"), Config{Kinds: kinds.All()})
 	grant(t, other)
-	cut := openPostgres(t, through(way), Config{})
+	cut := openPostgres(t, through(way), Config{Kinds: kinds.All()})
 	tx, err := cut.db.BeginTx(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -288,9 +289,9 @@ func TestWriterHoldsNoLockWhileItWaits(t *testing.T) {
 	t.Parallel()
 	server := pgtest.New(t)
 	way := newProxy(t, server)
-	other := openPostgres(t, server.URL("postgres"), Config{})
+	other := openPostgres(t, server.URL("postgres"), Config{Kinds: kinds.All()})
 	grant(t, other)
-	slow := openPostgres(t, through(way), Config{})
+	slow := openPostgres(t, through(way), Config{Kinds: kinds.All()})
 	for i := range 12 {
 		way.SetDelay(30 * time.Millisecond)
 		ended := make(chan error, 1)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/netfault"
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/registry/registrytest"
 	"github.com/secretbroker/secretbroker/internal/registry/sqlstore/pgtest"
@@ -78,7 +79,7 @@ func TestPostgresConformance(t *testing.T) {
 		name, keys := fmt.Sprintf("conformance%d", databases), newKeys(t)
 		server.CreateDatabase(name)
 		return &registrytest.Backend{Open: func(t *testing.T, s registrytest.Settings) registry.Store {
-			return openPostgres(t, server.URL(name), Config{Sealer: keys, MaxIntegrations: s.MaxIntegrations, OnChange: s.OnChange})
+			return openPostgres(t, server.URL(name), Config{Kinds: kinds.All(), Sealer: keys, MaxIntegrations: s.MaxIntegrations, OnChange: s.OnChange})
 		}}
 	})
 }
@@ -89,7 +90,7 @@ func TestPostgresManyOpenAtOnce(t *testing.T) {
 	var opening sync.WaitGroup
 	for range 8 {
 		opening.Go(func() {
-			s, err := OpenPostgres(t.Context(), Postgres{URL: server.URL("postgres")}, Config{})
+			s, err := OpenPostgres(t.Context(), Postgres{URL: server.URL("postgres")}, Config{Kinds: kinds.All()})
 			if err != nil {
 				t.Error(err)
 				return
@@ -134,14 +135,14 @@ func through(p *netfault.Proxy) string {
 func TestPostgresRevocation(t *testing.T) {
 	const worker = "spiffe://example.org/connect/worker-1"
 	server := pgtest.New(t)
-	writer := openPostgres(t, server.URL("postgres"), Config{})
+	writer := openPostgres(t, server.URL("postgres"), Config{Kinds: kinds.All()})
 	create(t, writer, document("a", "abc", worker))
 	way := newProxy(t, server)
-	notified := running(t, openPostgres(t, server.URL("postgres"), Config{PollInterval: time.Hour}))
-	polling := openPostgres(t, server.URL("postgres"), Config{})
+	notified := running(t, openPostgres(t, server.URL("postgres"), Config{Kinds: kinds.All(), PollInterval: time.Hour}))
+	polling := openPostgres(t, server.URL("postgres"), Config{Kinds: kinds.All()})
 	polling.listen = nil // every notice is lost
 	running(t, polling)
-	dropped := running(t, openPostgres(t, through(way), Config{}))
+	dropped := running(t, openPostgres(t, through(way), Config{Kinds: kinds.All()}))
 	replicas := map[string]*Store{"by notice alone": notified, "by the poll alone": polling, "with its connections cut": dropped}
 	grant := func(who string, want bool) {
 		t.Helper()
@@ -182,7 +183,7 @@ func TestPostgresOutage(t *testing.T) {
 	const worker = "spiffe://example.org/connect/worker-1"
 	server := pgtest.New(t)
 	clock := newClock()
-	s := running(t, openPostgres(t, server.URL("postgres"), Config{MaxOutage: time.Minute, PollInterval: 20 * time.Millisecond, Now: clock.now}))
+	s := running(t, openPostgres(t, server.URL("postgres"), Config{Kinds: kinds.All(), MaxOutage: time.Minute, PollInterval: 20 * time.Millisecond, Now: clock.now}))
 	create(t, s, document("a", "abc", worker))
 	for round := range 2 {
 		server.Kill()
@@ -220,7 +221,7 @@ func TestPostgresOutage(t *testing.T) {
 func TestPostgresSilence(t *testing.T) {
 	server := pgtest.New(t)
 	way := newProxy(t, server)
-	s := running(t, openPostgres(t, through(way), Config{PollInterval: 20 * time.Millisecond}))
+	s := running(t, openPostgres(t, through(way), Config{Kinds: kinds.All(), PollInterval: 20 * time.Millisecond}))
 	create(t, s, document("a", "abc", "dns:a.example.org"))
 	way.Hold()
 	await(t, "the silence is noticed", func() bool { return s.Status().Problem != "" })
@@ -237,7 +238,7 @@ func TestPostgresSilence(t *testing.T) {
 func TestPostgresSerializable(t *testing.T) {
 	server := pgtest.New(t)
 	server.Query("postgres", "ALTER DATABASE postgres SET default_transaction_isolation = 'serializable'")
-	stores := []*Store{openPostgres(t, server.URL("postgres"), Config{}), openPostgres(t, server.URL("postgres"), Config{})}
+	stores := []*Store{openPostgres(t, server.URL("postgres"), Config{Kinds: kinds.All()}), openPostgres(t, server.URL("postgres"), Config{Kinds: kinds.All()})}
 	serializable := postgresDialect
 	serializable.beginWrite = "BEGIN" // the database's default holds
 	for _, d := range []*dialect{&postgresDialect, &serializable} {

@@ -57,7 +57,7 @@ func (s *Store) records(ctx context.Context, which, whose string, args ...any) (
 	records, look := make([]registry.Record, len(rows)), integration.NewLook()
 	for i, r := range rows {
 		k := credentials[r.id]
-		parsed := integration.ParseDocument([]byte(r.spec), integration.DocumentConfig{Name: r.id, Credentials: k.credentials, Files: s.cfg.Files, Look: look})
+		parsed := s.cfg.Kinds.ParseDocument([]byte(r.spec), integration.DocumentConfig{Name: r.id, Credentials: k.credentials, Files: s.cfg.Files, Look: look})
 		parsed.Faults = append(parsed.Faults, s.sealedFaults(r.id, parsed.Used, k.credentials)...)
 		records[i] = r.record(parsed, k.names)
 	}

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 )
 
 func TestWentBack(t *testing.T) {
@@ -40,8 +42,8 @@ func TestRestored(t *testing.T) {
 	backends(t, func(t *testing.T, open opener) {
 		var told []Restored
 		var log strings.Builder
-		s := open.must(t, Config{OnRestored: func(r Restored) { told = append(told, r) }, Logger: slog.New(slog.NewTextHandler(&log, nil))})
-		other := open.must(t, Config{})
+		s := open.must(t, Config{Kinds: kinds.All(), OnRestored: func(r Restored) { told = append(told, r) }, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		other := open.must(t, Config{Kinds: kinds.All()})
 		for _, id := range []string{"a", "b", "c"} {
 			create(t, other, document(id, "abc", "dns:w.example.org"))
 		}
@@ -98,7 +100,7 @@ func TestRestored(t *testing.T) {
 			want int
 		}{{seen, 1}, {s.Position(), 0}, {Position{}, 0}} {
 			told = nil
-			if _, err := open(Config{Seen: c.seen, OnRestored: func(r Restored) { told = append(told, r) }}); err != nil {
+			if _, err := open(Config{Kinds: kinds.All(), Seen: c.seen, OnRestored: func(r Restored) { told = append(told, r) }}); err != nil {
 				t.Fatal(err)
 			}
 			if len(told) != c.want || c.want > 0 && (told[0].Known || told[0].Was != c.seen || told[0].Reversals != nil) {

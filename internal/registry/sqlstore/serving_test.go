@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
 	"github.com/secretbroker/secretbroker/internal/registry/sqlstore/pgtest"
@@ -31,7 +32,7 @@ func overwrite(t *testing.T, s *Store, id, spec string) {
 // What cannot be read here may have taken a grant away: it is not served as it
 // was before, and the others are.
 func TestUnreadableChangeIsNotServed(t *testing.T) {
-	s := openSQLite(t, filepath.Join(t.TempDir(), "r.db"), Config{})
+	s := openSQLite(t, filepath.Join(t.TempDir(), "r.db"), Config{Kinds: kinds.All()})
 	good := string(document("a", "abc", "dns:a.example.org"))
 	create(t, s, []byte(good))
 	create(t, s, document("b", "abc", "dns:a.example.org"))
@@ -70,7 +71,7 @@ func TestNamedFilesAreFollowed(t *testing.T) {
 	}
 	write("one")
 	var told int
-	s := openSQLite(t, filepath.Join(dir, "r.db"), Config{Files: []string{dir}, OnChange: func(_, changed []*integration.Integration) { told += len(changed) }})
+	s := openSQLite(t, filepath.Join(dir, "r.db"), Config{Kinds: kinds.All(), Files: []string{dir}, OnChange: func(_, changed []*integration.Integration) { told += len(changed) }})
 	doc := strings.Replace(string(secretDocument("a")), "{type: client_secret}", "{type: client_secret, client_secret_file: "+file+"}", 1)
 	create(t, s, []byte(doc))
 	before := get(t, s, "a")
@@ -103,7 +104,7 @@ func TestNamedFilesAreFollowed(t *testing.T) {
 func TestReloadSealsWithTheNewKey(t *testing.T) {
 	path, keys := keyFile(t)
 	file := filepath.Join(t.TempDir(), "r.db")
-	s, other := openSQLite(t, file, Config{Sealer: keys}), openSQLite(t, file, Config{Sealer: keys})
+	s, other := openSQLite(t, file, Config{Kinds: kinds.All(), Sealer: keys}), openSQLite(t, file, Config{Kinds: kinds.All(), Sealer: keys})
 	create(t, s, secretDocument("a"), planted)
 	changeKeys(t, path, keys, seal.Add, seal.Use)
 	s.Reload()
@@ -142,11 +143,11 @@ func TestPostgresPassword(t *testing.T) {
 	}
 	p := Postgres{URL: "postgres://broker@" + server.Addr() + "/secretbroker?sslmode=disable", PasswordFile: password}
 	set("wrong-pl4nted")
-	if _, err := OpenPostgres(t.Context(), p, Config{}); err == nil || strings.Contains(err.Error(), "pl4nted") {
+	if _, err := OpenPostgres(t.Context(), p, Config{Kinds: kinds.All()}); err == nil || strings.Contains(err.Error(), "pl4nted") {
 		t.Fatalf("with a wrong password: %v", err)
 	}
 	set("first-pl4nted")
-	s, err := OpenPostgres(t.Context(), p, Config{PollInterval: 20 * time.Millisecond})
+	s, err := OpenPostgres(t.Context(), p, Config{Kinds: kinds.All(), PollInterval: 20 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,10 +170,10 @@ func TestPostgresStartsLater(t *testing.T) {
 	server.Kill()
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
-	if _, err := OpenPostgres(ctx, Postgres{URL: server.URL("postgres")}, Config{}); err == nil || !strings.Contains(err.Error(), "cannot be reached") {
+	if _, err := OpenPostgres(ctx, Postgres{URL: server.URL("postgres")}, Config{Kinds: kinds.All()}); err == nil || !strings.Contains(err.Error(), "cannot be reached") {
 		t.Errorf("without a server: %v", err)
 	}
-	opened := opening(server.URL("postgres"), Config{})
+	opened := opening(server.URL("postgres"), Config{Kinds: kinds.All()})
 	server.Start()
 	select {
 	case err := <-opened:
@@ -187,7 +188,7 @@ func TestPostgresStartsLater(t *testing.T) {
 		"no password file": {URL: server.URL("postgres"), PasswordFile: filepath.Join(t.TempDir(), "none")},
 		"a bad URL":        {URL: "postgres://db.example.org/x?sslmode=disable"},
 	} {
-		if _, err := OpenPostgres(t.Context(), p, Config{}); err == nil {
+		if _, err := OpenPostgres(t.Context(), p, Config{Kinds: kinds.All()}); err == nil {
 			t.Errorf("%s: opened", name)
 		}
 	}

@@ -169,7 +169,7 @@ func (k *kept) listed() (in []*integration.Integration, faults []registry.FileFa
 // only while it is the same document: a change that cannot be understood here,
 // such as one of a newer release, may have taken a grant away.
 func (s *Store) parse(k, old *kept, look *integration.Look) *kept {
-	k.parsed = integration.ParseDocument(k.spec, integration.DocumentConfig{Name: k.id, Credentials: k.credentials, Digests: k.digests, Files: s.cfg.Files, Look: look})
+	k.parsed = s.cfg.Kinds.ParseDocument(k.spec, integration.DocumentConfig{Name: k.id, Credentials: k.credentials, Digests: k.digests, Files: s.cfg.Files, Look: look})
 	k.sealedFaults = s.sealedFaults(k.id, k.parsed.Used, k.credentials)
 	k.parsed.Faults = append(k.parsed.Faults, k.sealedFaults...)
 	in := k.parsed.Integration

@@ -8,6 +8,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/registry/registrytest"
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
@@ -110,7 +111,7 @@ func TestSQLiteConformance(t *testing.T) {
 	registrytest.Run(t, func(t *testing.T) *registrytest.Backend {
 		file, keys := filepath.Join(t.TempDir(), "a registry?.db"), newKeys(t)
 		return &registrytest.Backend{Open: func(t *testing.T, s registrytest.Settings) registry.Store {
-			return openSQLite(t, file, Config{Sealer: keys, MaxIntegrations: s.MaxIntegrations, OnChange: s.OnChange})
+			return openSQLite(t, file, Config{Kinds: kinds.All(), Sealer: keys, MaxIntegrations: s.MaxIntegrations, OnChange: s.OnChange})
 		}}
 	})
 }

@@ -28,6 +28,8 @@ import (
 // Config is what both databases need. Its zero value is useful but for
 // credentials, which are refused without a Sealer.
 type Config struct {
+	// Kinds are the kinds of stores that there are.
+	Kinds *integration.Kinds
 	// Sealer seals credentials; nil refuses them.
 	Sealer seal.Sealer
 	// Files are the files and directories that documents may name files of, see

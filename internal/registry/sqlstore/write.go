@@ -81,10 +81,10 @@ func (s *Store) put(ctx context.Context, c registry.Change, create bool) (regist
 	// The id first: everything else depends on what is there of it.
 	id := c.ID
 	if !integration.ValidID(id) {
-		id = integration.ParseDocument(c.Document, integration.DocumentConfig{}).ID
+		id = s.cfg.Kinds.ParseDocument(c.Document, integration.DocumentConfig{}).ID
 	}
 	if id == "" {
-		return registry.Record{}, &registry.InvalidError{Faults: integration.ParseDocument(c.Document, integration.DocumentConfig{Files: s.cfg.Files}).Faults}
+		return registry.Record{}, &registry.InvalidError{Faults: s.cfg.Kinds.ParseDocument(c.Document, integration.DocumentConfig{Files: s.cfg.Files}).Faults}
 	}
 	var rec registry.Record
 	err := s.untilSettled(ctx, func(ctx context.Context) (err error) {
@@ -264,7 +264,7 @@ func (s *Store) judge(there []*sealedCredential, id string, c registry.Change) (
 	for name, v := range c.Credentials {
 		credentials[name] = func() ([]byte, error) { return v.RevealBytes(), nil }
 	}
-	w.parsed = integration.ParseDocument(c.Document, integration.DocumentConfig{Credentials: credentials, Files: s.cfg.Files})
+	w.parsed = s.cfg.Kinds.ParseDocument(c.Document, integration.DocumentConfig{Credentials: credentials, Files: s.cfg.Files})
 	faults := w.parsed.Faults
 	if w.parsed.ID != id && len(faults) == 0 {
 		return nil, invalid("id", "the document is of another integration than the change")

@@ -1,4 +1,4 @@
-package integration
+package kinds
 
 import (
 	"reflect"
@@ -6,6 +6,12 @@ import (
 	"testing"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/provider/awssm"
+	"github.com/secretbroker/secretbroker/internal/provider/azurekv"
+	"github.com/secretbroker/secretbroker/internal/provider/gcpsm"
+	"github.com/secretbroker/secretbroker/internal/provider/localfile"
+	"github.com/secretbroker/secretbroker/internal/provider/vaultkv"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -44,7 +50,11 @@ func leaves(t *testing.T, name string, v reflect.Value) []leaf {
 		if v.Type() == reflect.TypeFor[*authz.Policy]() || v.Type() == reflect.TypeFor[*authz.Roles]() {
 			return []leaf{{name, v}}
 		}
-		v.Set(reflect.New(v.Type().Elem()))
+		if v.CanSet() {
+			v.Set(reflect.New(v.Type().Elem()))
+		}
+		return leaves(t, name, v.Elem())
+	case reflect.Interface:
 		return leaves(t, name, v.Elem())
 	case reflect.Slice:
 		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
@@ -79,21 +89,28 @@ func (l leaf) change(t *testing.T) {
 // Every field of an integration belongs to the revision that reads go by, unless
 // it is known not to.
 func TestReadRevisionCoversEverything(t *testing.T) {
-	in := &Integration{}
-	digests := map[string]Digest{"k": {1}}
-	all := leaves(t, "", reflect.ValueOf(in).Elem())
-	if len(all) < 60 {
-		t.Fatalf("%d fields", len(all))
+	total := 0
+	for _, settings := range []integration.Settings{&azurekv.Settings{}, &awssm.Settings{}, &gcpsm.Settings{}, &vaultkv.Settings{}, &localfile.Settings{}} {
+		total += coversEverything(t, &integration.Integration{Settings: settings})
 	}
+	if total < 100 {
+		t.Fatalf("%d fields", total)
+	}
+}
+
+func coversEverything(t *testing.T, in *integration.Integration) (fields int) {
+	t.Helper()
+	digests := map[string]integration.Digest{"k": {1}}
+	all := leaves(t, "", reflect.ValueOf(in).Elem())
 	edited := make(map[string]bool)
 	for _, name := range edits {
 		edited[name] = true
 	}
 	for _, l := range all {
-		before := ReadRevision(in, "", digests)
+		before := integration.ReadRevision(in, "", digests)
 		l.change(t)
-		after := ReadRevision(in, "", digests)
-		if again := ReadRevision(in, "", digests); again != after {
+		after := integration.ReadRevision(in, "", digests)
+		if again := integration.ReadRevision(in, "", digests); again != after {
 			t.Fatalf("%s: two revisions of one state", l.name)
 		}
 		if (before == after) != edited[l.name] {
@@ -104,23 +121,26 @@ func TestReadRevisionCoversEverything(t *testing.T) {
 	if len(edited) > 0 {
 		t.Errorf("there are no fields %v", edited)
 	}
+	return len(all)
 }
 
 func TestReadRevisionOfCredentials(t *testing.T) {
-	in := &Integration{ID: "a", Kind: secret.KindAzureKeyVault, Credentials: map[string]Credential{"x": nil, "y": nil}}
-	of := func(files string, d map[string]Digest) string { return ReadRevision(in, files, d) }
-	both := map[string]Digest{"x": {1}, "y": {2}}
-	if of("", both) != of("", map[string]Digest{"x": {1}, "y": {2}, "not used": {3}}) {
+	in := &integration.Integration{ID: "a", Kind: secret.KindAzureKeyVault, Credentials: map[string]integration.Credential{"x": nil, "y": nil}}
+	of := func(files string, d map[string]integration.Digest) string {
+		return integration.ReadRevision(in, files, d)
+	}
+	both := map[string]integration.Digest{"x": {1}, "y": {2}}
+	if of("", both) != of("", map[string]integration.Digest{"x": {1}, "y": {2}, "not used": {3}}) {
 		t.Error("a credential that is not the integration's matters")
 	}
 	seen := map[string]string{}
 	for what, revision := range map[string]string{
 		"both":          of("", both),
-		"another":       of("", map[string]Digest{"x": {1}, "y": {3}}),
-		"exchanged":     of("", map[string]Digest{"x": {2}, "y": {1}}),
+		"another":       of("", map[string]integration.Digest{"x": {1}, "y": {3}}),
+		"exchanged":     of("", map[string]integration.Digest{"x": {2}, "y": {1}}),
 		"files":         of("0123", both),
-		"unknown":       of("", map[string]Digest{"x": {1}}),
-		"unknown again": of("", map[string]Digest{"x": {1}}),
+		"unknown":       of("", map[string]integration.Digest{"x": {1}}),
+		"unknown again": of("", map[string]integration.Digest{"x": {1}}),
 	} {
 		if other := seen[revision]; other != "" {
 			t.Errorf("%s and %s have one revision", what, other)

@@ -1,21 +1,15 @@
-package integration
+package awssm
 
 import (
 	"encoding/json"
 	"slices"
 	"strings"
+
+	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
-// CloudPolicy is a document that an integration needs at its cloud, to paste.
-type CloudPolicy struct {
-	// Title says what it is and where it belongs.
-	Title string
-	// JSON is indented. It holds no secret. Words in capital letters between angle
-	// brackets are for people to fill in.
-	JSON string
-}
-
-type awsStatement struct {
+type statement struct {
 	Effect    string
 	Principal map[string]string            `json:",omitempty"`
 	Action    []string                     `json:",omitempty"`
@@ -23,25 +17,24 @@ type awsStatement struct {
 	Condition map[string]map[string]string `json:",omitempty"`
 }
 
-// CloudPolicies returns what has to stand at the cloud for the integration to
-// work and to read no more than its grants give: for a role of AWS its trust
-// policy and its permissions. It is empty for other kinds.
-func (in *Integration) CloudPolicies() []CloudPolicy {
-	if in.AWS == nil || in.AWS.Role == nil {
+// CloudPolicies returns the trust policy and the permissions of the role. It is empty
+// without a role.
+func (a *Settings) CloudPolicies(grants *authz.Policy) []integration.CloudPolicy {
+	if a.Role == nil {
 		return nil
 	}
-	policies := []CloudPolicy{{
-		Title: "trust policy of the role " + in.AWS.Role.ARN,
-		JSON:  awsDocument(in.AWS.trust()...),
+	policies := []integration.CloudPolicy{{
+		Title: "trust policy of the role " + a.Role.ARN,
+		JSON:  document(a.trust()...),
 	}}
-	if resources := in.awsResources(); len(resources) > 0 {
+	if allowed := resources(grants); len(allowed) > 0 {
 		actions := []string{"secretsmanager:GetSecretValue"}
-		if in.AWS.RotationDates {
+		if a.RotationDates {
 			actions = append(actions, "secretsmanager:DescribeSecret")
 		}
-		policies = append(policies, CloudPolicy{
-			Title: "permissions of the role " + in.AWS.Role.ARN,
-			JSON:  awsDocument(awsStatement{Effect: "Allow", Action: actions, Resource: resources}),
+		policies = append(policies, integration.CloudPolicy{
+			Title: "permissions of the role " + a.Role.ARN,
+			JSON:  document(statement{Effect: "Allow", Action: actions, Resource: allowed}),
 		})
 	}
 	return policies
@@ -49,14 +42,14 @@ func (in *Integration) CloudPolicies() []CloudPolicy {
 
 // trust are the statements by which the role lets the credential assume it, with
 // the external ID and in no other way.
-func (a *AWS) trust() []awsStatement {
+func (a *Settings) trust() []statement {
 	// Who the credential is, its type says in one case only.
 	who := "arn:" + strings.Split(a.Role.ARN, ":")[1] + ":iam::<ACCOUNT>:role/<THE BROKER'S ROLE>"
-	if a.Credential.Type == AWSWebIdentity {
+	if a.Credential.Type == WebIdentity {
 		who = a.Credential.RoleARN
 	}
 	principal := map[string]string{"AWS": who}
-	statements := []awsStatement{{
+	statements := []statement{{
 		Effect: "Allow", Principal: principal, Action: []string{"sts:AssumeRole"},
 		Condition: map[string]map[string]string{"StringEquals": {"sts:ExternalId": a.Role.ExternalID}},
 	}}
@@ -68,17 +61,17 @@ func (a *AWS) trust() []awsStatement {
 		more = append(more, "sts:SetSourceIdentity")
 	}
 	if more != nil {
-		statements = append(statements, awsStatement{Effect: "Allow", Principal: principal, Action: more})
+		statements = append(statements, statement{Effect: "Allow", Principal: principal, Action: more})
 	}
 	return statements
 }
 
-// awsResources are the ARNs of what the grants give. AWS puts a hyphen and six
+// resources are the ARNs of what the grants give. AWS puts a hyphen and six
 // characters behind a name; "?" stands for one of them.
-func (in *Integration) awsResources() []string {
+func resources(grants *authz.Policy) []string {
 	var resources []string
-	for _, rule := range in.Policy.Rules() {
-		if awsAccount(rule.Store) == "" {
+	for _, rule := range grants.Rules() {
+		if accountOf(rule.Store) == "" {
 			continue // the same secrets by another name
 		}
 		name := rule.Secret
@@ -91,17 +84,17 @@ func (in *Integration) awsResources() []string {
 	return slices.Compact(resources)
 }
 
-func awsDocument(statements ...awsStatement) string {
+func document(statements ...statement) string {
 	var b strings.Builder
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
 	err := e.Encode(struct {
 		Version   string
-		Statement []awsStatement
+		Statement []statement
 	}{"2012-10-17", statements})
 	if err != nil { // texts and lists of them
-		panic("registry: a policy that cannot be written: " + err.Error())
+		panic("awssm: a policy that cannot be written: " + err.Error())
 	}
 	return strings.TrimSpace(b.String())
 }

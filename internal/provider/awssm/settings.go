@@ -1,4 +1,4 @@
-package integration
+package awssm
 
 import (
 	"maps"
@@ -6,11 +6,42 @@ import (
 	"strings"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
+// Spec returns what the kind brings to integrations.
+func Spec() integration.Spec {
+	return integration.Spec{
+		Kind: secret.KindAWSSecretsManager, Section: "aws", Cloud: "aws",
+		Mutable: []string{
+			"aws.stores", "aws.account_id", "aws.role.arn", "aws.role.duration", "aws.role.source_identity", "aws.role.tags",
+			"aws.fips", "aws.sts_region", "aws.rotation_dates", "aws.credential.type=static",
+		},
+		// An owner who could choose the external ID could choose the one by which another
+		// integration's role recognises the broker.
+		Immutable:   []string{"aws.role.external_id"},
+		Credentials: []string{"aws.credential.access_key_id", "aws.credential.secret_access_key", "aws.credential.session_token"},
+		Generated:   "role.external_id",
+		Choices:     map[string][]string{"aws.credential.type": integration.ChoiceNames(credentialRules)},
+		Parse:       integration.ParseSection(func(p *integration.Parser, s *section) integration.Settings { return parser{p}.settings(s) }),
+	}
+}
+
+// parser validates the section.
+type parser struct{ *integration.Parser }
+
+// settingsOf returns the settings of an integration, nil if it is of another kind.
+func settingsOf(in *integration.Integration) *Settings {
+	s, _ := in.Settings.(*Settings)
+	return s
+}
+
+// StoreNames implements integration.Settings.
+func (a *Settings) StoreNames() []string { return a.Stores }
+
 // AWS is how an integration reaches AWS Secrets Manager.
-type AWS struct {
+type Settings struct {
 	// Stores are the only stores that are ever read, canonical
 	// (secret.Kind.ParseStore), all of one partition. A region of AccountID is
 	// listed twice, by its endpoint and by its ARN: either names the same secrets.
@@ -19,8 +50,8 @@ type AWS struct {
 	// by an endpoint are this account's.
 	AccountID string
 	// Role is what the credential takes on to read; nil if it reads itself.
-	Role       *AWSRole
-	Credential AWSCredential
+	Role       *Role
+	Credential Credential
 	// Endpoints maps each region of Stores to where its Secrets Manager is:
 	// "https://HOST[:PORT]".
 	Endpoints map[string]string
@@ -40,8 +71,8 @@ type AWS struct {
 	RotationDates bool
 }
 
-// AWSRole is a role that an integration's credential assumes.
-type AWSRole struct {
+// Role is a role that an integration's credential assumes.
+type Role struct {
 	ARN string
 	// ExternalID is what the role's trust policy asks for, so that nobody can have
 	// the broker use another's role. It is no secret.
@@ -54,22 +85,22 @@ type AWSRole struct {
 	Tags map[string]string
 }
 
-// AWSCredentialType is a way to prove an identity to AWS.
-type AWSCredentialType string
+// CredentialType is a way to prove an identity to AWS.
+type CredentialType string
 
 // The credential types of AWS. AWSDefault alone looks at the process's
 // environment, the user's files and the machine's metadata service.
 const (
-	AWSStatic      AWSCredentialType = "static"
-	AWSProfile     AWSCredentialType = "profile"
-	AWSWebIdentity AWSCredentialType = "web_identity"
-	AWSDefault     AWSCredentialType = "default"
+	Static            CredentialType = "static"
+	Profile           CredentialType = "profile"
+	WebIdentity       CredentialType = "web_identity"
+	DefaultCredential CredentialType = "default"
 )
 
-// AWSCredential names what an AWS credential is made of. Only the fields of its
+// Credential names what an AWS credential is made of. Only the fields of its
 // Type are set.
-type AWSCredential struct {
-	Type AWSCredentialType
+type Credential struct {
+	Type CredentialType
 	// AccessKeyIDFile, SecretAccessKeyFile and, for temporary keys,
 	// SessionTokenFile hold one text each; surrounding white space is cut.
 	AccessKeyIDFile, SecretAccessKeyFile, SessionTokenFile string
@@ -81,67 +112,45 @@ type AWSCredential struct {
 }
 
 // Place returns the region and the account whose secrets one of Stores has.
-func (a *AWS) Place(store string) (region, account string) {
-	if account = awsAccount(store); account == "" {
+func (a *Settings) Place(store string) (region, account string) {
+	if account = accountOf(store); account == "" {
 		account = a.AccountID
 	}
-	return awsRegion(store), account
+	return regionOf(store), account
 }
 
-// awsRegion returns the region of a canonical store.
-func awsRegion(store string) string {
+// regionOf returns the region of a canonical store.
+func regionOf(store string) string {
 	if rest, ok := strings.CutPrefix(store, "arn:"); ok {
 		return strings.Split(rest, ":")[2]
 	}
 	return strings.Split(store, ".")[1]
 }
 
-// awsAccount returns the account of a canonical store, empty for an endpoint.
-func awsAccount(store string) string {
+// accountOf returns the account of a canonical store, empty for an endpoint.
+func accountOf(store string) string {
 	if !strings.HasPrefix(store, "arn:") {
 		return ""
 	}
 	return store[strings.LastIndexByte(store, ':')+1:]
 }
 
-// alike returns the stores that name the same secrets as store: it alone, or, of
+// Aliases returns the stores that name the same secrets as store: it alone, or, of
 // the integration's own account, the region's endpoint and its ARN.
-func (a *AWS) alike(store string) []string {
-	if account := awsAccount(store); account != "" && account != a.AccountID || a.AccountID == "" {
+func (a *Settings) Aliases(store string) []string {
+	if account := accountOf(store); account != "" && account != a.AccountID || a.AccountID == "" {
 		return []string{store}
 	}
-	region := awsRegion(store)
+	region := regionOf(store)
 	return []string{secret.AWSEndpoint(region), secret.AWSAccountStore(region, a.AccountID)}
 }
 
-// widen returns grants in which a store of the integration's own account, in
-// whichever form it is written, stands in both. What is added follows what was
-// there. Stores that cannot be made out are left for the policy to refuse.
-func (a *AWS) widen(grants []grantSection) []grantSection {
-	grants = slices.Clone(grants)
-	for i := range grants {
-		for _, list := range []*[]string{&grants[i].Vaults, &grants[i].Stores} {
-			var also []string
-			for _, s := range *list {
-				store, err := secret.KindAWSSecretsManager.ParseStore(s)
-				if err == nil && slices.Contains(a.Stores, store) {
-					also = append(also, a.alike(store)...)
-				}
-			}
-			if len(also) > 0 {
-				*list = append(slices.Clone(*list), also...)
-			}
-		}
-	}
-	return grants
-}
-
 // hosts returns the hosts that requests go to, without ports.
-func (a *AWS) hosts() map[string]bool {
-	hosts := make(map[string]bool, len(a.Endpoints)+1)
+func (a *Settings) hosts() []string {
+	hosts := make([]string, 0, len(a.Endpoints)+1)
 	for _, endpoint := range append(slices.Collect(maps.Values(a.Endpoints)), a.STSEndpoint) {
 		host, _, _ := strings.Cut(strings.TrimPrefix(endpoint, "https://"), ":")
-		hosts[host] = true
+		hosts = append(hosts, host)
 	}
 	return hosts
 }

@@ -1,4 +1,4 @@
-package integration
+package kinds
 
 import (
 	"strings"
@@ -8,6 +8,8 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/provider/gcpsm"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -32,17 +34,17 @@ grants:
 `
 
 func TestParseGCP(t *testing.T) {
-	got := ParseFile("/d/x.yaml", []byte(gcpFull), sound)
+	got := All().ParseFile("/d/x.yaml", []byte(gcpFull), sound)
 	if err := got.Faults.Err(); err != nil {
 		t.Fatal(err)
 	}
-	want := &Integration{
+	want := &integration.Integration{
 		ID:   "cspi-gcp",
 		Kind: secret.KindGCPSecretManager,
-		GCP: &GCP{
+		Settings: &gcpsm.Settings{
 			Stores:                    []string{"projects/my-project", "projects/my-project/locations/europe-west3", "projects/123456789012"},
 			ImpersonateServiceAccount: "reader@my-project.iam.gserviceaccount.com",
-			Credential:                GCPCredential{Type: GCPWorkloadIdentityFederation, ConfigFile: "/d/federation.json"},
+			Credential:                gcpsm.Credential{Type: gcpsm.WorkloadIdentityFederation, ConfigFile: "/d/federation.json"},
 			CAFile:                    "/d/ca.pem",
 			PrivateEndpoint:           true,
 			Dial: map[string]string{
@@ -52,13 +54,13 @@ func TestParseGCP(t *testing.T) {
 				"iamcredentials.googleapis.com":                 "[fd00::5]:443",
 			},
 		},
-		Placement: Placement{Cloud: "gcp"},
+		Placement: integration.Placement{Cloud: "gcp"},
 	}
-	if diff := cmp.Diff(want, got.Integration, cmpopts.IgnoreFields(Integration{}, "Policy")); diff != "" {
+	if diff := cmp.Diff(want, got.Integration, cmpopts.IgnoreFields(integration.Integration{}, "Policy")); diff != "" {
 		t.Error(diff)
 	}
-	refs := []NamedFile{{"/d/federation.json", UseCredential}, {"/d/ca.pem", UseCA}}
-	if diff := cmp.Diff(refs, got.Files, cmp.AllowUnexported(NamedFile{})); diff != "" {
+	refs := []integration.NamedFile{{Path: "/d/federation.json", Use: integration.UseCredential}, {Path: "/d/ca.pem", Use: integration.UseCA}}
+	if diff := cmp.Diff(refs, got.Files, cmp.AllowUnexported(integration.NamedFile{})); diff != "" {
 		t.Error(diff)
 	}
 	for in, want := range map[string]authz.Effect{
@@ -72,7 +74,7 @@ func TestParseGCP(t *testing.T) {
 			t.Errorf("%s: %s, want %s", in, got.Effect, want)
 		}
 	}
-	for _, s := range got.Integration.Settings() {
+	for _, s := range got.Integration.ListSettings() {
 		if strings.Contains(s.Value, "/d/") {
 			t.Errorf("the setting %s tells a path: %s", s.Name, s.Value)
 		}
@@ -80,18 +82,18 @@ func TestParseGCP(t *testing.T) {
 }
 
 func TestParseGCPCredentials(t *testing.T) {
-	for credential, want := range map[string]GCPCredential{
-		"{type: metadata_server}":                              {Type: GCPMetadataServer},
-		"{type: workload_identity_federation, config_file: c}": {Type: GCPWorkloadIdentityFederation, ConfigFile: "/d/c"},
-		"{type: service_account_key, key_file: /k}":            {Type: GCPServiceAccountKey, KeyFile: "/k"},
-		"{type: application_default}":                          {Type: GCPApplicationDefault},
+	for credential, want := range map[string]gcpsm.Credential{
+		"{type: metadata_server}":                              {Type: gcpsm.MetadataServer},
+		"{type: workload_identity_federation, config_file: c}": {Type: gcpsm.WorkloadIdentityFederation, ConfigFile: "/d/c"},
+		"{type: service_account_key, key_file: /k}":            {Type: gcpsm.ServiceAccountKey, KeyFile: "/k"},
+		"{type: application_default}":                          {Type: gcpsm.ApplicationDefault},
 	} {
-		got := ParseFile("/d/x.yaml", []byte("id: x\nkind: GCP_SECRET_MANAGER\ngcp: {projects: [projects/my-project], credential: "+credential+"}\n"), sound)
+		got := All().ParseFile("/d/x.yaml", []byte("id: x\nkind: GCP_SECRET_MANAGER\ngcp: {projects: [projects/my-project], credential: "+credential+"}\n"), sound)
 		if err := got.Faults.Err(); err != nil {
 			t.Errorf("%s: %v", credential, err)
 			continue
 		}
-		if diff := cmp.Diff(want, got.Integration.GCP.Credential); diff != "" {
+		if diff := cmp.Diff(want, got.Integration.Settings.(*gcpsm.Settings).Credential); diff != "" {
 			t.Errorf("%s: %s", credential, diff)
 		}
 	}
@@ -114,10 +116,10 @@ func TestParseGCPFaults(t *testing.T) {
 		"{projects: [projects/my-project], impersonate_service_account: a/../b@p.iam.gserviceaccount.com" + rest + "}": "gcp.impersonate_service_account: expected",
 		"{projects: [projects/my-project], dial: {oauth2.googleapis.com: '10.0.0.5:443'}" + rest + "}":                 "not a host that this integration contacts; those are secretmanager.googleapis.com",
 		"{projects: [projects/my-project], dial: {evil.example: '10.0.0.5:443'}" + rest + "}":                          "not a host that this integration contacts",
-		"{projects: [projects/my-project], dial: {secretmanager.googleapis.com: '10.0.0.5'}" + rest + "}":              "expected where to connect to",
+		"{projects: [projects/my-project], dial: {secretmanager.googleapis.com: '10.0.0.5'}" + rest + "}":              "expected the address to connect to",
 		"{projects: [projects/my-project], endpoint: x" + rest + "}":                                                   `unknown setting "endpoint"`,
 	} {
-		got := ParseFile("/d/x.yaml", []byte("id: x\nkind: GCP_SECRET_MANAGER\ngcp: "+section+"\n"), sound)
+		got := All().ParseFile("/d/x.yaml", []byte("id: x\nkind: GCP_SECRET_MANAGER\ngcp: "+section+"\n"), sound)
 		if err := got.Faults.Err(); got.Integration != nil || err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", section, err, want)
 		}

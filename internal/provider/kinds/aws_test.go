@@ -1,4 +1,4 @@
-package integration
+package kinds
 
 import (
 	"slices"
@@ -10,6 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/provider/awssm"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -44,25 +46,25 @@ grants:
 `
 
 func TestParseFullAWS(t *testing.T) {
-	got := ParseFile("/etc/integrations/aws.yaml", []byte(fullAWS), sound)
+	got := All().ParseFile("/etc/integrations/aws.yaml", []byte(fullAWS), sound)
 	if err := got.Faults.Err(); err != nil {
 		t.Fatal(err)
 	}
-	want := &Integration{
+	want := &integration.Integration{
 		ID:   "orders",
 		Kind: secret.KindAWSSecretsManager,
-		AWS: &AWS{
+		Settings: &awssm.Settings{
 			Stores: []string{
 				"https://secretsmanager.eu-west-1.amazonaws.com", "arn:aws:secretsmanager:eu-west-1:123456789012",
 				"https://secretsmanager.us-east-1.amazonaws.com", "arn:aws:secretsmanager:us-east-1:123456789012",
 				"arn:aws:secretsmanager:eu-west-1:210987654321",
 			},
 			AccountID: "123456789012",
-			Role: &AWSRole{
+			Role: &awssm.Role{
 				ARN: "arn:aws:iam::123456789012:role/team/secretbroker", ExternalID: "5d1c7a52-9c1b-4a7e-9f25-6b1e0c9d4a10",
 				Duration: 30 * time.Minute, SourceIdentity: "secretbroker", Tags: map[string]string{"team": "orders"},
 			},
-			Credential: AWSCredential{Type: AWSWebIdentity, TokenFile: "/etc/integrations/token", RoleARN: "arn:aws:iam::999999999999:role/broker"},
+			Credential: awssm.Credential{Type: awssm.WebIdentity, TokenFile: "/etc/integrations/token", RoleARN: "arn:aws:iam::999999999999:role/broker"},
 			Endpoints: map[string]string{
 				"eu-west-1": "https://secretsmanager-fips.eu-west-1.amazonaws.com",
 				"us-east-1": "https://vpce-0a1b.secretsmanager.us-east-1.vpce.amazonaws.com",
@@ -72,17 +74,17 @@ func TestParseFullAWS(t *testing.T) {
 			Dial:            map[string]string{"sts-fips.eu-west-1.amazonaws.com": "10.0.0.4:443"},
 			PrivateEndpoint: true, RotationDates: true,
 		},
-		Placement: Placement{Cloud: "aws"},
+		Placement: integration.Placement{Cloud: "aws"},
 	}
-	if diff := cmp.Diff(want, got.Integration, cmpopts.IgnoreFields(Integration{}, "Policy")); diff != "" {
+	if diff := cmp.Diff(want, got.Integration, cmpopts.IgnoreFields(integration.Integration{}, "Policy")); diff != "" {
 		t.Error(diff)
 	}
-	refs := []NamedFile{{"/etc/integrations/token", UseToken}, {"/etc/integrations/ca.pem", UseCA}}
-	if diff := cmp.Diff(refs, got.Files, cmp.AllowUnexported(NamedFile{})); diff != "" {
+	refs := []integration.NamedFile{{Path: "/etc/integrations/token", Use: integration.UseToken}, {Path: "/etc/integrations/ca.pem", Use: integration.UseCA}}
+	if diff := cmp.Diff(refs, got.Files, cmp.AllowUnexported(integration.NamedFile{})); diff != "" {
 		t.Error(diff)
 	}
 	names := make(map[string]bool)
-	for _, s := range got.Integration.Settings() {
+	for _, s := range got.Integration.ListSettings() {
 		names[s.Name] = true
 	}
 	for _, name := range []string{"aws.stores", "aws.role.external_id", "aws.endpoints[eu-west-1]", "aws.role.tags[team]"} {
@@ -94,7 +96,7 @@ func TestParseFullAWS(t *testing.T) {
 
 // An ARN and an endpoint that name the same secret meet the same policy.
 func TestAWSPolicy(t *testing.T) {
-	in := ParseFile("/aws.yaml", []byte(fullAWS), sound).Integration
+	in := All().ParseFile("/aws.yaml", []byte(fullAWS), sound).Integration
 	const (
 		a, b, c = "spiffe://example.org/a", "spiffe://example.org/b", "spiffe://example.org/c"
 		europe  = "https://secretsmanager.eu-west-1.amazonaws.com"
@@ -128,28 +130,28 @@ func TestAWSPolicy(t *testing.T) {
 func TestParseAWSCredentials(t *testing.T) {
 	for _, tt := range []struct {
 		section string
-		want    AWSCredential
+		want    awssm.Credential
 		account string
 	}{
 		{"  account_id: \"012345678901\"\n  credential: {type: static, access_key_id_file: id, secret_access_key_file: key}\n",
-			AWSCredential{Type: AWSStatic, AccessKeyIDFile: "/id", SecretAccessKeyFile: "/key"}, "012345678901"},
+			awssm.Credential{Type: awssm.Static, AccessKeyIDFile: "/id", SecretAccessKeyFile: "/key"}, "012345678901"},
 		{"  account_id: \"012345678901\"\n  credential: {type: static, access_key_id_file: id, secret_access_key_file: key, session_token_file: st}\n",
-			AWSCredential{Type: AWSStatic, AccessKeyIDFile: "/id", SecretAccessKeyFile: "/key", SessionTokenFile: "/st"}, "012345678901"},
+			awssm.Credential{Type: awssm.Static, AccessKeyIDFile: "/id", SecretAccessKeyFile: "/key", SessionTokenFile: "/st"}, "012345678901"},
 		{"  account_id: \"012345678901\"\n  credential: {type: profile, credentials_file: creds, profile: orders}\n",
-			AWSCredential{Type: AWSProfile, CredentialsFile: "/creds", Profile: "orders"}, "012345678901"},
+			awssm.Credential{Type: awssm.Profile, CredentialsFile: "/creds", Profile: "orders"}, "012345678901"},
 		{"  credential: {type: web_identity, token_file: t, role_arn: \"arn:aws:iam::999999999999:role/r\"}\n",
-			AWSCredential{Type: AWSWebIdentity, TokenFile: "/t", RoleARN: "arn:aws:iam::999999999999:role/r"}, "999999999999"},
-		{"  credential: {type: default}\n  role: {arn: \"arn:aws:iam::123456789012:role/r\", external_id: xy}\n", AWSCredential{Type: AWSDefault}, "123456789012"},
+			awssm.Credential{Type: awssm.WebIdentity, TokenFile: "/t", RoleARN: "arn:aws:iam::999999999999:role/r"}, "999999999999"},
+		{"  credential: {type: default}\n  role: {arn: \"arn:aws:iam::123456789012:role/r\", external_id: xy}\n", awssm.Credential{Type: awssm.DefaultCredential}, "123456789012"},
 	} {
-		got := ParseFile("/x.yaml", []byte(headAWS+tt.section), sound)
+		got := All().ParseFile("/x.yaml", []byte(headAWS+tt.section), sound)
 		if err := got.Faults.Err(); err != nil {
 			t.Error(err)
 			continue
 		}
-		if diff := cmp.Diff(tt.want, got.Integration.AWS.Credential); diff != "" || got.Integration.AWS.AccountID != tt.account {
-			t.Errorf("account %s, %s", got.Integration.AWS.AccountID, diff)
+		if diff := cmp.Diff(tt.want, got.Integration.Settings.(*awssm.Settings).Credential); diff != "" || got.Integration.Settings.(*awssm.Settings).AccountID != tt.account {
+			t.Errorf("account %s, %s", got.Integration.Settings.(*awssm.Settings).AccountID, diff)
 		}
-		if r := got.Integration.AWS.Role; r != nil && r.Duration != time.Hour {
+		if r := got.Integration.Settings.(*awssm.Settings).Role; r != nil && r.Duration != time.Hour {
 			t.Errorf("duration %s", r.Duration)
 		}
 	}
@@ -203,12 +205,12 @@ func TestParseAWSFaults(t *testing.T) {
 		{"endpoint with a path", with("  endpoints: {eu-west-1: https://vpce.example.org/x}\n"), "aws.endpoints[eu-west-1]: expected https://HOST with nothing after it"},
 		{"odd sts endpoint", with("  sts_endpoint: \"https://u@sts.example.org\"\n"), "aws.sts_endpoint: expected https://HOST with nothing after it"},
 		{"dialling elsewhere", with("  dial: {sts.us-east-1.amazonaws.com: \"10.0.0.1:443\"}\n"), "aws.dial[sts.us-east-1.amazonaws.com]: not the host of an endpoint; nothing else is contacted"},
-		{"dialling nowhere", with("  dial: {sts.eu-west-1.amazonaws.com: \"10.0.0.1\"}\n"), "aws.dial[sts.eu-west-1.amazonaws.com]: expected where to connect to, host:port, such as 127.0.0.1:8444"},
+		{"dialling nowhere", with("  dial: {sts.eu-west-1.amazonaws.com: \"10.0.0.1\"}\n"), "aws.dial[sts.eu-west-1.amazonaws.com]: expected the address to connect to, host:port, such as 127.0.0.1:8444"},
 		{"unknown setting", with("  region: eu-west-1\n"), `aws: unknown setting "region"`},
 		{"grant for another store", with("grants:\n  - principals: [spiffe://example.org/a]\n    stores: [https://secretsmanager.eu-west-2.amazonaws.com]\n"), "grants[0].stores[0]: not a store of the integration"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got := ParseFile("/x.yaml", []byte(tt.data), sound)
+			got := All().ParseFile("/x.yaml", []byte(tt.data), sound)
 			faults := make([]string, len(got.Faults))
 			for i, f := range got.Faults {
 				faults[i] = f.String()
@@ -223,14 +225,14 @@ func TestParseAWSFaults(t *testing.T) {
 // GovCloud's STS is a FIPS endpoint by its plain name.
 func TestAWSEndpoints(t *testing.T) {
 	gov := strings.NewReplacer("eu-west-1", "us-gov-west-1", "arn:aws:", "arn:aws-us-gov:").Replace(soundAWS) + "  fips: true\n"
-	got := ParseFile("/x.yaml", []byte(gov), sound)
+	got := All().ParseFile("/x.yaml", []byte(gov), sound)
 	if err := got.Faults.Err(); err != nil {
 		t.Fatal(err)
 	}
-	if a := got.Integration.AWS; a.STSEndpoint != "https://sts.us-gov-west-1.amazonaws.com" || a.Endpoints["us-gov-west-1"] != "https://secretsmanager-fips.us-gov-west-1.amazonaws.com" {
+	if a := got.Integration.Settings.(*awssm.Settings); a.STSEndpoint != "https://sts.us-gov-west-1.amazonaws.com" || a.Endpoints["us-gov-west-1"] != "https://secretsmanager-fips.us-gov-west-1.amazonaws.com" {
 		t.Errorf("STS at %s, endpoints %v", a.STSEndpoint, a.Endpoints)
 	}
-	region, account := got.Integration.AWS.Place("https://secretsmanager.us-gov-west-1.amazonaws.com")
+	region, account := got.Integration.Settings.(*awssm.Settings).Place("https://secretsmanager.us-gov-west-1.amazonaws.com")
 	if region != "us-gov-west-1" || account != "123456789012" {
 		t.Errorf("place %s, %s", region, account)
 	}

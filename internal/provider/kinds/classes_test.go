@@ -1,4 +1,4 @@
-package integration
+package kinds
 
 import (
 	"maps"
@@ -9,7 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/secretbroker/secretbroker/internal/secret"
+	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
 // who may change a setting by the API.
@@ -51,31 +51,16 @@ var settingClasses = map[string]string{
 	"local.directories": closes, "local.environment": closes,
 }
 
-// types are the values of the settings that choose a credential.
-var credentialTypes = map[string][]string{
-	"azure.credential.type": keysOf(azureCredentialRules),
-	"aws.credential.type":   keysOf(awsCredentialRules),
-	"gcp.credential.type":   keysOf(gcpCredentialFiles),
-	"vault.auth.type":       keysOf(vaultAuthRules),
-}
-
-func keysOf[K ~string, V any](m map[K]V) (keys []string) {
-	for k := range m {
-		keys = append(keys, string(k))
-	}
-	return keys
-}
-
 // knownSettings are the settings that the parser knows of a section, with the
 // values of types.
-func knownSettings(path string, section reflect.Type) (all []string) {
+func knownSettings(spec integration.Spec, path string, section reflect.Type) (all []string) {
 	for f := range section.Fields() {
 		name := path + "." + f.Tag.Get("yaml")
 		switch {
 		case f.Type.Kind() == reflect.Struct:
-			all = append(all, knownSettings(name, f.Type)...)
-		case credentialTypes[name] != nil:
-			for _, value := range credentialTypes[name] {
+			all = append(all, knownSettings(spec, name, f.Type)...)
+		case spec.Choices[name] != nil:
+			for _, value := range spec.Choices[name] {
 				all = append(all, name+"="+value)
 			}
 		default:
@@ -85,31 +70,21 @@ func knownSettings(path string, section reflect.Type) (all []string) {
 	return all
 }
 
-var sectionTypes = map[secret.Kind]reflect.Type{
-	secret.KindAzureKeyVault:     reflect.TypeFor[azureSection](),
-	secret.KindAWSSecretsManager: reflect.TypeFor[awsSection](),
-	secret.KindGCPSecretManager:  reflect.TypeFor[gcpSection](),
-	secret.KindHashiCorpVault:    reflect.TypeFor[vaultSection](),
-	secret.KindLocalFile:         reflect.TypeFor[localSection](),
-}
-
 // Every setting that the parser knows has been thought of, and is open to exactly
 // those whom the table names.
 func TestSettingClasses(t *testing.T) {
-	if diff := cmp.Diff(slices.Sorted(slices.Values(secret.Kinds())), slices.Sorted(maps.Keys(sectionTypes))); diff != "" {
-		t.Fatal(diff)
-	}
 	var known []string
-	for kind, section := range sectionTypes {
-		for _, setting := range knownSettings(SectionOf(kind), section) {
+	for _, spec := range All().All() {
+		kind := spec.Kind
+		for _, setting := range knownSettings(spec, spec.Section, spec.Parse.Section()) {
 			known = append(known, setting)
 			class := closes
 			switch {
-			case IsOrdinary(kind, setting) && IsFixed(kind, setting):
+			case All().IsMutable(kind, setting) && All().IsImmutable(kind, setting):
 				t.Errorf("%s is in two classes", setting)
-			case IsOrdinary(kind, setting):
+			case All().IsMutable(kind, setting):
 				class = byOwner
-			case IsFixed(kind, setting):
+			case All().IsImmutable(kind, setting):
 				class = byOperator
 			}
 			if class != settingClasses[setting] {
@@ -119,14 +94,14 @@ func TestSettingClasses(t *testing.T) {
 				t.Errorf("%s names a file of the broker's machine", setting)
 			}
 			// What is nowhere listed is closed, also where it begins like what is.
-			for _, unknown := range []string{setting + "x", SectionOf(kind) + ".later", SectionOf(kind) + ".credential.type=later", SectionOf(kind) + ".auth.type=later"} {
-				if base, _, _ := strings.Cut(setting, "="); unknown != base && (IsOrdinary(kind, unknown) || IsFixed(kind, unknown)) {
+			for _, unknown := range []string{setting + "x", All().Section(kind) + ".later", All().Section(kind) + ".credential.type=later", All().Section(kind) + ".auth.type=later"} {
+				if base, _, _ := strings.Cut(setting, "="); unknown != base && (All().IsMutable(kind, unknown) || All().IsImmutable(kind, unknown)) {
 					t.Errorf("%s is open", unknown)
 				}
 			}
 		}
-		if IsOrdinary(kind, SectionOf(kind)) {
-			t.Errorf("%s as a whole is open", SectionOf(kind))
+		if All().IsMutable(kind, All().Section(kind)) {
+			t.Errorf("%s as a whole is open", All().Section(kind))
 		}
 	}
 	slices.Sort(known)
@@ -139,8 +114,8 @@ func TestSettingClasses(t *testing.T) {
 // the broker's machine.
 func TestLocalDocuments(t *testing.T) {
 	dir := t.TempDir()
-	parse := func(settings string) Parsed {
-		return ParseDocument([]byte("id: x\nkind: LOCAL_FILE\nlocal: "+settings+"\n"), DocumentConfig{Files: []string{dir}})
+	parse := func(settings string) integration.Parsed {
+		return All().ParseDocument([]byte("id: x\nkind: LOCAL_FILE\nlocal: "+settings+"\n"), integration.DocumentConfig{Files: []string{dir}})
 	}
 	for settings, want := range map[string]string{
 		"{directories: [" + dir + "]}":          "",

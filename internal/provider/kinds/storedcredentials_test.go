@@ -1,9 +1,11 @@
-package integration
+package kinds
 
 import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
 // TestStoredCredentials: for each credential that can be kept there is a document
@@ -36,12 +38,12 @@ func TestStoredCredentials(t *testing.T) {
 		{"vault kubernetes", vault + "kubernetes, role: r}\n", nil, "", "vault.auth.token"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			parse := func(names ...string) Parsed {
-				c := DocumentConfig{Credentials: make(map[string]Credential)}
+			parse := func(names ...string) integration.Parsed {
+				c := integration.DocumentConfig{Credentials: make(map[string]integration.Credential)}
 				for _, name := range names {
 					c.Credentials[name] = func() ([]byte, error) { return []byte("s3cret " + name), nil }
 				}
-				return ParseDocument([]byte(tt.document), c)
+				return All().ParseDocument([]byte(tt.document), c)
 			}
 			if len(tt.required) == 0 { // a file is the only place for it
 				if p := parse(tt.never); p.Integration != nil || slices.Contains(p.Used, tt.never) || !strings.Contains(p.Faults.Error(), "missing") {
@@ -89,8 +91,8 @@ func TestFormCredentialFilesOfKinds(t *testing.T) {
 		"id: x\nkind: HASHICORP_VAULT\nvault: {auth: {type: kubernetes, token_file: a}}\n":                           nil,
 		"id: x\nkind: HASHICORP_VAULT\nvault: {auth: {type: cert, certificate_file: a}}\n":                           {"vault.auth.certificate"},
 	} {
-		form := ParseForm("f", []byte(document))
-		if got := keysOf(form.CredentialFiles("/d")); len(got) != len(want) || slices.ContainsFunc(want, func(n string) bool { return !slices.Contains(got, n) }) {
+		form := All().ParseForm("f", []byte(document))
+		if got := integration.ChoiceNames(form.CredentialFiles("/d")); len(got) != len(want) || slices.ContainsFunc(want, func(n string) bool { return !slices.Contains(got, n) }) {
 			t.Errorf("%s: %v", document, got)
 		}
 	}

@@ -1,4 +1,4 @@
-package integration
+package kinds
 
 import (
 	"testing"
@@ -12,7 +12,7 @@ func FuzzForm(f *testing.F) {
 	f.Add([]byte("id: a\nkind: AZURE_KEY_VAULT\nazure: {n: 010, t: yes, l: [1, \"2\", {x: 1e3}]}\ncache: {ttl: 90m}\ngrants: [{principals: [\"dns:a\"], keys: [\"\\t\"]}]\n"))
 	f.Add([]byte("{id: \"on\", kind: LOCAL_FILE, local: {\"~\": \"null\", a: \"\\u2028\", b: \"- x\"}, roles: {auditor: [x]}, limits: {timeout: 1ns}}"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		form := ParseForm("f", data)
+		form := All().ParseForm("f", data)
 		if len(form.Faults) > 0 {
 			return
 		}
@@ -20,7 +20,7 @@ func FuzzForm(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		again := ParseForm("g", written)
+		again := All().ParseForm("g", written)
 		if err := again.Faults.Err(); err != nil {
 			t.Fatalf("%v\n%s", err, written)
 		}

@@ -1,4 +1,4 @@
-package integration
+package kinds
 
 import (
 	"os"
@@ -6,6 +6,9 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/provider/azurekv"
 )
 
 // A form that is read and written again says the same to the parser.
@@ -14,7 +17,7 @@ func TestFormKeepsWhatAFileSays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	form := ParseForm("full.yaml", data)
+	form := All().ParseForm("full.yaml", data)
 	if err := form.Faults.Err(); err != nil {
 		t.Fatal(err)
 	}
@@ -22,13 +25,13 @@ func TestFormKeepsWhatAFileSays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	opts := cmp.AllowUnexported(Integration{})
-	before := ParseFile("/etc/integrations/full.yaml", data, sound)
-	after := ParseFile("/etc/integrations/full.yaml", written, sound)
+	opts := cmp.AllowUnexported(integration.Integration{})
+	before := All().ParseFile("/etc/integrations/full.yaml", data, sound)
+	after := All().ParseFile("/etc/integrations/full.yaml", written, sound)
 	if err := after.Faults.Err(); err != nil {
 		t.Fatalf("%v\n%s", err, written)
 	}
-	if diff := cmp.Diff(before.Integration.Azure, after.Integration.Azure, opts); diff != "" {
+	if diff := cmp.Diff(before.Integration.Settings.(*azurekv.Settings), after.Integration.Settings.(*azurekv.Settings), opts); diff != "" {
 		t.Error(diff)
 	}
 	if diff := cmp.Diff(before.Integration.Policy.Rules(), after.Integration.Policy.Rules()); diff != "" {
@@ -56,7 +59,7 @@ func TestFormCredentialFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	form := ParseForm("full.yaml", data)
+	form := All().ParseForm("full.yaml", data)
 	want := map[string]string{"azure.credential.client_secret": "/d/credentials/client-secret"}
 	if diff := cmp.Diff(want, form.CredentialFiles("/d")); diff != "" {
 		t.Error(diff)
@@ -74,7 +77,7 @@ func TestFormFaults(t *testing.T) {
 		{"id: a\nkind: AZURE_KEY_VAULT\ngrants: [{principals: [a], secrets: []}]",
 			"f:3: grants[0].secrets: an empty list would allow nothing; list what is allowed, or take the setting out to leave it open"},
 	} {
-		f := ParseForm("f", []byte(tt.text))
+		f := All().ParseForm("f", []byte(tt.text))
 		if got := f.Faults.Error(); got != tt.want {
 			t.Errorf("%s: got %s", tt.text, got)
 		}
@@ -82,7 +85,7 @@ func TestFormFaults(t *testing.T) {
 }
 
 func TestSetSettings(t *testing.T) {
-	f := Form{Kind: "AZURE_KEY_VAULT"}
+	f := integration.Form{Kind: "AZURE_KEY_VAULT"}
 	if err := f.SetSettings(map[string]any{"n": 3.0, "l": []any{true, map[string]any{"s": "x"}}}); err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +97,7 @@ func TestSetSettings(t *testing.T) {
 		deep = map[string]any{"d": deep}
 	}
 	for _, bad := range []map[string]any{{"n": 1.5}, {"n": nil}, {"l": []any{nil}}, deep} {
-		if err := f.SetSettings(bad); err == nil || !strings.HasPrefix(err.Error(), "azure.") {
+		if err := f.SetSettings(bad); err == nil || !strings.HasPrefix(err.Error(), "settings.") {
 			t.Errorf("%v: %v", bad, err)
 		}
 	}
@@ -106,11 +109,11 @@ func TestIsOrdinary(t *testing.T) {
 		"azure.credential.type=managed_identity": false, "azure.dial": false, "azure.ca_file": false, "azure.private_endpoint": false,
 		"azure.authority_host": false, "azure.vaultsx": false, "azure.credential.client_secret_file": false, "azure.credential.type": false,
 	} {
-		if got := IsOrdinary("AZURE_KEY_VAULT", setting); got != want {
+		if got := All().IsMutable("AZURE_KEY_VAULT", setting); got != want {
 			t.Errorf("%s: %v", setting, got)
 		}
 	}
-	if IsOrdinary("LOCAL_FILE", "local.directories") || IsOrdinary("HASHICORP_VAULT", "vault.auth.type=kubernetes") {
+	if All().IsMutable("LOCAL_FILE", "local.directories") || All().IsMutable("HASHICORP_VAULT", "vault.auth.type=kubernetes") {
 		t.Error("what is not listed is closed")
 	}
 }

@@ -1,4 +1,4 @@
-package integration
+package kinds
 
 import (
 	"strings"
@@ -7,6 +7,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/provider/localfile"
+	"github.com/secretbroker/secretbroker/internal/provider/vaultkv"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -29,26 +32,26 @@ func TestParseVault(t *testing.T) {
   dial: 10.0.0.5:8200
   private_endpoint: true
 `
-	got := ParseFile("/d/f.yaml", []byte(data), sound)
+	got := All().ParseFile("/d/f.yaml", []byte(data), sound)
 	if err := got.Faults.Err(); err != nil {
 		t.Fatal(err)
 	}
-	want := &Integration{ID: "x", Kind: secret.KindHashiCorpVault, Vault: &Vault{
+	want := &integration.Integration{ID: "x", Kind: secret.KindHashiCorpVault, Settings: &vaultkv.Settings{
 		Address: "https://vault.example.org:8200", Namespace: "org/team",
-		Mounts: []VaultMount{{"secret", VaultKV2}, {"team/deep/kv", VaultKV1}, {"database", VaultDynamic}},
-		Auth:   VaultAuth{Type: VaultJWT, Mount: "ci/jwt", Role: "broker", TokenFile: "/d/jwt"},
+		Mounts: []vaultkv.Mount{{Path: "secret", Engine: vaultkv.KV2}, {Path: "team/deep/kv", Engine: vaultkv.KV1}, {Path: "database", Engine: vaultkv.Dynamic}},
+		Auth:   vaultkv.Auth{Type: vaultkv.JWT, Mount: "ci/jwt", Role: "broker", TokenFile: "/d/jwt"},
 		CAFile: "/d/ca.pem", Dial: "10.0.0.5:8200", PrivateEndpoint: true,
 	}}
-	if diff := cmp.Diff(want, got.Integration, cmpopts.IgnoreFields(Integration{}, "Policy")); diff != "" {
+	if diff := cmp.Diff(want, got.Integration, cmpopts.IgnoreFields(integration.Integration{}, "Policy")); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff([]NamedFile{{"/d/ca.pem", UseCA}, {"/d/jwt", UseToken}}, got.Files, cmp.AllowUnexported(NamedFile{}), cmpopts.SortSlices(func(a, b NamedFile) bool { return a.Path < b.Path })); diff != "" {
+	if diff := cmp.Diff([]integration.NamedFile{{Path: "/d/ca.pem", Use: integration.UseCA}, {Path: "/d/jwt", Use: integration.UseToken}}, got.Files, cmp.AllowUnexported(integration.NamedFile{}), cmpopts.SortSlices(func(a, b integration.NamedFile) bool { return a.Path < b.Path })); diff != "" {
 		t.Error(diff)
 	}
 }
 
 func TestParseVaultDecides(t *testing.T) {
-	got := ParseFile("/d/f.yaml", []byte(vaultFull), sound)
+	got := All().ParseFile("/d/f.yaml", []byte(vaultFull), sound)
 	if err := got.Faults.Err(); err != nil {
 		t.Fatal(err)
 	}
@@ -83,12 +86,12 @@ func TestParseVaultFaults(t *testing.T) {
 		"secret in the file": {vaultHead + vaultRest + "  auth: {type: approle, role_id: r, secret_id: s}\n", `7: vault.auth: unknown setting "secret_id"; did you mean "secret_id_file"?` + "\n/d/f:7: vault.auth.secret_id_file: missing; logging in by approle requires it"},
 		"token and role":     {vaultHead + vaultRest + "  auth: {type: token, token_file: t, role: r, mount: m}\n", "7: vault.auth.mount: does not belong to logging in by token; take it out or change the type\n/d/f:7: vault.auth.role: does not belong to logging in by token; take it out or change the type"},
 		"auth mount":         {vaultHead + vaultRest + "  auth: {type: cert, certificate_file: c, mount: ../sys}\n", "7: vault.auth.mount: expected where the auth method is mounted, without auth/, such as cert"},
-		"dial":               {vaultHead + vaultRest + vaultAuthLine + "  dial: 10.0.0.5\n", "8: vault.dial: expected where to connect to, host:port, such as 10.0.0.5:8200"},
+		"dial":               {vaultHead + vaultRest + vaultAuthLine + "  dial: 10.0.0.5\n", "8: vault.dial: expected the address to connect to, host:port, such as 10.0.0.5:8200"},
 		"stores and vaults":  {vaultFull + "    vaults: [https://vault.example.org:8200]\n", "10: grants[0].stores: another name for vaults, which is there too; leave out one of the two"},
 		"foreign store":      {strings.Replace(vaultFull, "stores: [https://vault.example.org:8200]", "stores: [https://other.example.org]", 1), "10: grants[0].stores[0]: not a store of the integration; add it to the integration first"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := ParseFile("/d/f", []byte(tt.data), sound)
+			got := All().ParseFile("/d/f", []byte(tt.data), sound)
 			if diff := cmp.Diff("/d/f:"+tt.want, got.Faults.Error()); diff != "" {
 				t.Error(diff)
 			}
@@ -97,12 +100,12 @@ func TestParseVaultFaults(t *testing.T) {
 }
 
 func TestParseLocal(t *testing.T) {
-	got := ParseFile("/d/f.yaml", []byte(localFull), sound)
+	got := All().ParseFile("/d/f.yaml", []byte(localFull), sound)
 	if err := got.Faults.Err(); err != nil {
 		t.Fatal(err)
 	}
-	want := &LocalFile{Directories: []string{"/run/secrets", "/d/data"}, Environment: []string{"DB"}}
-	if diff := cmp.Diff(want, got.Integration.Local); diff != "" {
+	want := &localfile.Settings{Directories: []string{"/run/secrets", "/d/data"}, Environment: []string{"DB"}}
+	if diff := cmp.Diff(want, got.Integration.Settings.(*localfile.Settings)); diff != "" {
 		t.Error(diff)
 	}
 	for r, want := range map[string]string{
@@ -122,7 +125,7 @@ func TestParseLocal(t *testing.T) {
 		"{environment: [A, A]}":          "3: local.environment[1]: the same variable is listed twice",
 		"{directories: [/a*b]}":          "3: local.directories[0]: not a local store: the directory's path must be letters, digits and \"-_.~@+=, \", without \"//\" and without \".\" or \"..\" segments; expected file:///DIRECTORY or env",
 	} {
-		got := ParseFile("/d/f", []byte("id: x\nkind: LOCAL_FILE\nlocal: "+section+"\n"), sound)
+		got := All().ParseFile("/d/f", []byte("id: x\nkind: LOCAL_FILE\nlocal: "+section+"\n"), sound)
 		if diff := cmp.Diff("/d/f:"+want, got.Faults.Error()); diff != "" {
 			t.Errorf("%s: %s", section, diff)
 		}

@@ -1,6 +1,8 @@
-package integration
+package kinds
 
-import "fmt"
+import (
+	"fmt"
+)
 
 const (
 	tenantID = "11111111-2222-3333-4444-555555555555"

@@ -1,10 +1,12 @@
-package integration
+package kinds
 
 import (
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
 func TestAWSCloudPolicies(t *testing.T) {
@@ -15,8 +17,8 @@ func TestAWSCloudPolicies(t *testing.T) {
     secrets: [prod/db]
     stores: [https://secretsmanager.eu-west-1.amazonaws.com]
 `
-	in := ParseFile("/x.yaml", []byte(data), sound).Integration
-	want := []CloudPolicy{
+	in := All().ParseFile("/x.yaml", []byte(data), sound).Integration
+	want := []integration.CloudPolicy{
 		{Title: "trust policy of the role arn:aws:iam::123456789012:role/r", JSON: `{
   "Version": "2012-10-17",
   "Statement": [
@@ -56,7 +58,7 @@ func TestAWSCloudPolicies(t *testing.T) {
 		t.Error(diff)
 	}
 
-	full := ParseFile("/aws.yaml", []byte(fullAWS), sound).Integration.CloudPolicies()
+	full := All().ParseFile("/aws.yaml", []byte(fullAWS), sound).Integration.CloudPolicies()
 	for i, parts := range [][]string{
 		{`"AWS": "arn:aws:iam::999999999999:role/broker"`, `"sts:TagSession"`, `"sts:SetSourceIdentity"`, `"sts:ExternalId": "5d1c7a52-`},
 		{"secretsmanager:DescribeSecret", "arn:aws:secretsmanager:eu-west-1:123456789012:secret:prod/*", "arn:aws:secretsmanager:us-east-1:123456789012:secret:*", "arn:aws:secretsmanager:eu-west-1:210987654321:secret:*"},
@@ -68,11 +70,11 @@ func TestAWSCloudPolicies(t *testing.T) {
 		}
 	}
 
-	ungranted := ParseFile("/x.yaml", []byte(soundAWS), sound).Integration
+	ungranted := All().ParseFile("/x.yaml", []byte(soundAWS), sound).Integration
 	if got := ungranted.CloudPolicies(); len(got) != 1 {
 		t.Errorf("without grants: %v", got)
 	}
-	if got := (&Integration{}).CloudPolicies(); got != nil {
+	if got := (&integration.Integration{}).CloudPolicies(); got != nil {
 		t.Errorf("of another kind: %v", got)
 	}
 }

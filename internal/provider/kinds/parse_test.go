@@ -1,4 +1,4 @@
-package integration
+package kinds
 
 import (
 	"crypto/sha256"
@@ -12,12 +12,14 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/provider/azurekv"
 	"github.com/secretbroker/secretbroker/internal/secret"
 	"github.com/secretbroker/secretbroker/internal/trust/trusttest"
 )
 
 // sound is a check that finds nothing wrong.
-func sound(NamedFile) string { return "" }
+func sound(integration.NamedFile) string { return "" }
 
 func ref(t *testing.T, s string) secret.Ref {
 	t.Helper()
@@ -33,22 +35,22 @@ func TestParseFull(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := ParseFile("/etc/integrations/full.yaml", data, sound)
+	got := All().ParseFile("/etc/integrations/full.yaml", data, sound)
 	if err := got.Faults.Err(); err != nil {
 		t.Fatal(err)
 	}
-	want := &Integration{
+	want := &integration.Integration{
 		ID:          "cspi-sqlserver",
 		DisplayName: "SQL Server CDC",
 		Kind:        secret.KindAzureKeyVault,
 		CacheTTL:    90 * time.Second,
-		Limits:      Limits{MaxConcurrentReads: 16, ReadsPerSecond: 100, Timeout: 2500 * time.Millisecond},
-		Placement:   Placement{Cloud: "azure", Region: "westeurope"},
+		Limits:      integration.Limits{MaxConcurrentReads: 16, ReadsPerSecond: 100, Timeout: 2500 * time.Millisecond},
+		Placement:   integration.Placement{Cloud: "azure", Region: "westeurope"},
 
-		Azure: &Azure{
+		Settings: &azurekv.Settings{
 			TenantID:                 "11111111-2222-3333-4444-555555555555",
 			ClientID:                 "66666666-7777-8888-9999-AAAAAAAAAAAA",
-			Credential:               AzureCredential{Type: AzureClientSecret, ClientSecretFile: "/etc/integrations/credentials/client-secret"},
+			Credential:               azurekv.Credential{Type: azurekv.ClientSecret, ClientSecretFile: "/etc/integrations/credentials/client-secret"},
 			Vaults:                   []string{"https://your-key-vault-name.vault.azure.net", "https://second-vault.vault.azure.net"},
 			CAFile:                   "/etc/integrations/ca.pem",
 			AuthorityHost:            "https://login.example.org:8443/",
@@ -60,14 +62,14 @@ func TestParseFull(t *testing.T) {
 			PrivateEndpoint: true,
 		},
 	}
-	if diff := cmp.Diff(want, got.Integration, cmpopts.IgnoreFields(Integration{}, "Policy", "Roles")); diff != "" {
+	if diff := cmp.Diff(want, got.Integration, cmpopts.IgnoreFields(integration.Integration{}, "Policy", "Roles")); diff != "" {
 		t.Error(diff)
 	}
 	if r := got.Integration.Roles; !r.Has(authz.ResourceOwner, "spiffe://example.org/teams/cdc") || !r.Has(authz.Assigner, "spiffe://example.org/ops/a") || r.Has(authz.Auditor, "spiffe://example.org/ops/a") {
 		t.Errorf("roles: %+v", r)
 	}
-	refs := []NamedFile{{"/etc/integrations/credentials/client-secret", UseCredential}, {"/etc/integrations/ca.pem", UseCA}}
-	if diff := cmp.Diff(refs, got.Files, cmp.AllowUnexported(NamedFile{})); diff != "" {
+	refs := []integration.NamedFile{{Path: "/etc/integrations/credentials/client-secret", Use: integration.UseCredential}, {Path: "/etc/integrations/ca.pem", Use: integration.UseCA}}
+	if diff := cmp.Diff(refs, got.Files, cmp.AllowUnexported(integration.NamedFile{})); diff != "" {
 		t.Error(diff)
 	}
 
@@ -94,29 +96,29 @@ func TestParseCredentials(t *testing.T) {
 	tests := []struct {
 		credential string
 		ids        bool
-		want       AzureCredential
+		want       azurekv.Credential
 	}{
-		{"{type: client_secret, client_secret_file: /c}", true, AzureCredential{Type: AzureClientSecret, ClientSecretFile: "/c"}},
-		{"{type: client_certificate, certificate_file: c}", true, AzureCredential{Type: AzureClientCertificate, CertificateFile: "/d/c"}},
-		{"{type: workload_identity, token_file: ../c}", true, AzureCredential{Type: AzureWorkloadIdentity, TokenFile: "/c"}},
-		{"{type: managed_identity}", false, AzureCredential{Type: AzureManagedIdentity}},
-		{"{type: default}", false, AzureCredential{Type: AzureDefault}},
+		{"{type: client_secret, client_secret_file: /c}", true, azurekv.Credential{Type: azurekv.ClientSecret, ClientSecretFile: "/c"}},
+		{"{type: client_certificate, certificate_file: c}", true, azurekv.Credential{Type: azurekv.ClientCertificate, CertificateFile: "/d/c"}},
+		{"{type: workload_identity, token_file: ../c}", true, azurekv.Credential{Type: azurekv.WorkloadIdentity, TokenFile: "/c"}},
+		{"{type: managed_identity}", false, azurekv.Credential{Type: azurekv.ManagedIdentity}},
+		{"{type: default}", false, azurekv.Credential{Type: azurekv.DefaultCredential}},
 	}
 	for _, tt := range tests {
 		data := "id: x\nkind: AZURE_KEY_VAULT\nazure:\n  credential: " + tt.credential + "\n  vaults: [https://abc.vault.azure.cn]\n"
 		if tt.ids {
 			data += "  tenant_id: example.onmicrosoft.com\n  client_id: " + clientID + "\n"
 		}
-		got := ParseFile("/d/x.yaml", []byte(data), sound)
+		got := All().ParseFile("/d/x.yaml", []byte(data), sound)
 		if err := got.Faults.Err(); err != nil {
 			t.Errorf("%s: %v", tt.credential, err)
 			continue
 		}
-		if diff := cmp.Diff(tt.want, got.Integration.Azure.Credential); diff != "" {
+		if diff := cmp.Diff(tt.want, got.Integration.Settings.(*azurekv.Settings).Credential); diff != "" {
 			t.Errorf("%s: %s", tt.credential, diff)
 		}
-		if got.Integration.CacheTTL != 0 || got.Integration.Azure.AuthorityHost != "https://login.chinacloudapi.cn/" {
-			t.Errorf("%s: defaults: %+v %+v", tt.credential, got.Integration, got.Integration.Azure)
+		if got.Integration.CacheTTL != 0 || got.Integration.Settings.(*azurekv.Settings).AuthorityHost != "https://login.chinacloudapi.cn/" {
+			t.Errorf("%s: defaults: %+v %+v", tt.credential, got.Integration, got.Integration.Settings.(*azurekv.Settings))
 		}
 		if d := got.Integration.Policy.Decide("spiffe://example.org/a", ref(t, "https://abc.vault.azure.cn::x")); !got.Ungranted || d.Effect != authz.Denied {
 			t.Errorf("%s: without grants: %+v", tt.credential, d)
@@ -137,7 +139,7 @@ func TestParseFaults(t *testing.T) {
 	const (
 		badTenant    = "azure.tenant_id: expected a tenant's UUID or a domain name of it"
 		badAuthority = "azure.authority_host: expected https://HOST/ with nothing after it, such as https://login.microsoftonline.com/"
-		badDial      = "azure.dial[abc.vault.azure.net]: expected where to connect to, host:port, such as 127.0.0.1:8444"
+		badDial      = "azure.dial[abc.vault.azure.net]: expected the address to connect to, host:port, such as 127.0.0.1:8444"
 		kinds        = "AZURE_KEY_VAULT, AWS_SECRETS_MANAGER, GCP_SECRET_MANAGER, HASHICORP_VAULT or LOCAL_FILE"
 		types        = "client_secret, client_certificate, workload_identity, managed_identity or default"
 		noVault      = "azure.vaults: at least one vault is required, such as https://NAME.vault.azure.net"
@@ -238,7 +240,7 @@ func TestParseFaults(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got := ParseFile("/d/f", []byte(tt.data), sound)
+			got := All().ParseFile("/d/f", []byte(tt.data), sound)
 			want := "/d/f:" + strings.ReplaceAll(tt.want, "\n", "\n/d/f:")
 			if diff := cmp.Diff(want, got.Faults.Error()); diff != "" {
 				t.Error(diff)
@@ -267,44 +269,41 @@ func TestReferenceFaults(t *testing.T) {
 	}
 	const missing = "there is no such file; a relative path begins at the directory of the file that it stands in"
 	tests := []struct {
-		ref  NamedFile
+		ref  integration.NamedFile
 		want string
 	}{
-		{NamedFile{"secret", UseCredential}, ""},
-		{NamedFile{"largest", UseCredential}, ""},
-		{NamedFile{"large", UseCredential}, "the file is larger than 1 MiB"},
-		{NamedFile{"blank", UseCredential}, "the file is empty"},
-		{NamedFile{"absent", UseCredential}, missing},
-		{NamedFile{".", UseCredential}, "not a regular file"},
-		{NamedFile{"secret/x", UseCredential}, "the file cannot be read: not a directory"},
-		{NamedFile{"ca", UseCA}, ""},
-		{NamedFile{"absent", UseCA}, missing},
-		{NamedFile{"blank", UseCA}, "the file is empty"},
-		{NamedFile{"none", UseCA}, "of this file only PEM certificates can be used: it contains no PEM certificate"},
-		{NamedFile{"cut", UseCA}, "of this file only PEM certificates can be used: it contains a truncated or damaged certificate"},
-		{NamedFile{"damaged", UseCA}, "of this file only PEM certificates can be used: its certificate 1 cannot be parsed"},
-		{NamedFile{"key", UseCA}, "of this file only PEM certificates can be used: it must contain only PEM certificates"},
+		{integration.NamedFile{Path: "secret", Use: integration.UseCredential}, ""},
+		{integration.NamedFile{Path: "largest", Use: integration.UseCredential}, ""},
+		{integration.NamedFile{Path: "large", Use: integration.UseCredential}, "the file is larger than 1 MiB"},
+		{integration.NamedFile{Path: "blank", Use: integration.UseCredential}, "the file is empty"},
+		{integration.NamedFile{Path: "absent", Use: integration.UseCredential}, missing},
+		{integration.NamedFile{Path: ".", Use: integration.UseCredential}, "not a regular file"},
+		{integration.NamedFile{Path: "secret/x", Use: integration.UseCredential}, "the file cannot be read: not a directory"},
+		{integration.NamedFile{Path: "ca", Use: integration.UseCA}, ""},
+		{integration.NamedFile{Path: "absent", Use: integration.UseCA}, missing},
+		{integration.NamedFile{Path: "blank", Use: integration.UseCA}, "the file is empty"},
+		{integration.NamedFile{Path: "none", Use: integration.UseCA}, "only PEM certificates can be used: it contains no PEM certificate"},
+		{integration.NamedFile{Path: "cut", Use: integration.UseCA}, "only PEM certificates can be used: it contains a truncated or damaged certificate"},
+		{integration.NamedFile{Path: "damaged", Use: integration.UseCA}, "only PEM certificates can be used: its certificate 1 cannot be parsed"},
+		{integration.NamedFile{Path: "key", Use: integration.UseCA}, "only PEM certificates can be used: it must contain only PEM certificates"},
 	}
-	look := NewLook()
+	look := integration.NewLook()
 	for _, tt := range tests {
 		tt.ref.Path = filepath.Join(dir, tt.ref.Path)
 		if got := look.Read(tt.ref).Fault; got != tt.want {
 			t.Errorf("%s: got %q, want %q", filepath.Base(tt.ref.Path), got, tt.want)
 		}
 	}
-	if got := look.Read(NamedFile{filepath.Join(dir, "secret"), UseCredential}).Sum; got != sha256.Sum256([]byte("hunter2")) {
+	if got := look.Read(integration.NamedFile{Path: filepath.Join(dir, "secret"), Use: integration.UseCredential}).Sum; got != sha256.Sum256([]byte("hunter2")) {
 		t.Error("the hash is not of the content")
-	}
-	if strings.Contains(string(look.credential), "hunter2") {
-		t.Error("a credential was kept")
 	}
 
 	// In a file, the fault has the line of the setting and not the path: that may
 	// be the credential itself.
 	data := strings.Replace(secretType, "client_secret_file: f", "client_secret_file: hunter2", 1) + "  ca_file: none\n"
-	got := ParseFile(filepath.Join(dir, "f"), []byte(data), func(r NamedFile) string { return look.Read(r).Fault })
+	got := All().ParseFile(filepath.Join(dir, "f"), []byte(data), func(r integration.NamedFile) string { return look.Read(r).Fault })
 	want := filepath.Join(dir, "f") + ":4: azure.credential.client_secret_file: " + missing + "\n" +
-		filepath.Join(dir, "f") + ":8: azure.ca_file: of this file only PEM certificates can be used: it contains no PEM certificate"
+		filepath.Join(dir, "f") + ":8: azure.ca_file: only PEM certificates can be used: it contains no PEM certificate"
 	if diff := cmp.Diff(want, got.Faults.Error()); diff != "" {
 		t.Error(diff)
 	}
@@ -324,17 +323,17 @@ func FuzzParseIntegration(f *testing.F) {
 	f.Add([]byte(secretType + "grants:\n  - principals: [dns:*.example.org, spiffe://example.org/**]\n    keys: [a]\n"))
 	stranger := authz.Principal("spiffe://stranger.invalid/nobody")
 	f.Fuzz(func(t *testing.T, data []byte) {
-		got := ParseFile("/d/f.yaml", data, sound)
+		got := All().ParseFile("/d/f.yaml", data, sound)
 		if (got.Integration == nil) == (len(got.Faults) == 0) {
 			t.Fatalf("neither accepted nor at fault, or both: %+v", got)
 		}
 		if got.Integration == nil || strings.Contains(string(data), "stranger") {
 			return
 		}
-		if !validID.MatchString(got.Integration.ID) || got.Claims != got.Integration.ID || len(stores(got.Integration)) == 0 {
+		if !integration.ValidID(got.Integration.ID) || got.Claims != got.Integration.ID || len(stores(got.Integration)) == 0 {
 			t.Errorf("accepted: %+v", got.Integration)
 		}
-		if a := got.Integration.Azure; a != nil && !strings.HasPrefix(a.AuthorityHost, "https://") {
+		if a, ok := got.Integration.Settings.(*azurekv.Settings); ok && !strings.HasPrefix(a.AuthorityHost, "https://") {
 			t.Errorf("accepted: %+v", a)
 		}
 		for _, store := range stores(got.Integration) {
@@ -352,17 +351,4 @@ func FuzzParseIntegration(f *testing.F) {
 }
 
 // stores returns those of an integration of whatever kind.
-func stores(in *Integration) []string {
-	switch in.Kind {
-	case secret.KindAzureKeyVault:
-		return in.Azure.Vaults
-	case secret.KindAWSSecretsManager:
-		return in.AWS.Stores
-	case secret.KindGCPSecretManager:
-		return in.GCP.Stores
-	case secret.KindHashiCorpVault:
-		return in.Vault.Stores()
-	default:
-		return in.Local.Stores()
-	}
-}
+func stores(in *integration.Integration) []string { return in.Settings.StoreNames() }

@@ -1,0 +1,53 @@
+package integration
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+
+	"github.com/secretbroker/secretbroker/internal/strictyaml"
+)
+
+var treeType = reflect.TypeFor[strictyaml.Tree]()
+
+// documentType returns the struct type of a document: the settings of Form, with the
+// sections of the kinds behind the kind.
+func documentType(specs []Spec, section func(Spec) reflect.Type) reflect.Type {
+	var fields []reflect.StructField
+	for f := range reflect.TypeFor[Form]().Fields() {
+		if f.Tag.Get("yaml") != "" {
+			fields = append(fields, reflect.StructField{Name: f.Name, Type: f.Type, Tag: f.Tag})
+		}
+		if f.Name == "Kind" {
+			for _, s := range specs {
+				fields = append(fields, reflect.StructField{
+					Name: sectionField(s), Type: section(s), Tag: reflect.StructTag(fmt.Sprintf(`yaml:"%s,omitempty"`, s.Section)),
+				})
+			}
+		}
+	}
+	return reflect.StructOf(fields)
+}
+
+func sectionField(s Spec) string { return "Section" + strings.ToUpper(s.Section) }
+
+// decode decodes a document as a struct of type as, which is returned, and copies what
+// all kinds have in common into form.
+func decode(as reflect.Type, name string, data []byte, form *Form) (*strictyaml.Document, reflect.Value) {
+	v := reflect.New(as)
+	doc := strictyaml.Decode(name, data, v.Interface())
+	copyFields(reflect.ValueOf(form).Elem(), v.Elem())
+	return doc, v.Elem()
+}
+
+// copyFields copies the exported fields that both structs have.
+func copyFields(to, from reflect.Value) {
+	for f := range to.Type().Fields() {
+		if f.Tag.Get("yaml") == "" {
+			continue
+		}
+		if source := from.FieldByName(f.Name); source.IsValid() {
+			to.FieldByIndex(f.Index).Set(source)
+		}
+	}
+}

@@ -1,0 +1,72 @@
+package integration
+
+import (
+	"slices"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/strictyaml"
+)
+
+// Fact is one line of what a person needs to know to set an integration up at its
+// stores. A Value of more than one line is a document to paste.
+type Fact struct{ Name, Value string }
+
+// Facts are the facts about one integration.
+type Facts []Fact
+
+// Add adds a fact unless its value is empty.
+func (f *Facts) Add(name, value string) {
+	if value != "" {
+		*f = append(*f, Fact{name, value})
+	}
+}
+
+// AddAll adds a fact for each value, sorted.
+func (f *Facts) AddAll(name string, values []string) {
+	for _, v := range slices.Sorted(slices.Values(values)) {
+		f.Add(name, v)
+	}
+}
+
+// Facts returns the facts about the integration.
+func (in *Integration) Facts() Facts {
+	var f Facts
+	f.Add("Cloud", in.Placement.Cloud)
+	f.Add("Region", in.Placement.Region)
+	if in.Settings != nil {
+		f = append(f, in.Settings.Facts()...)
+	}
+	return f
+}
+
+// CloudPolicy is a document that an integration needs at its cloud, to paste.
+type CloudPolicy struct {
+	// Title says what it is and where it belongs.
+	Title string
+	// JSON is indented. It holds no secret. Words in capital letters between angle
+	// brackets are for people to fill in.
+	JSON string
+}
+
+// Policied is implemented by Settings whose stores need policies.
+type Policied interface {
+	// CloudPolicies returns the policies that the integration needs to work and that
+	// let it read no more than the grants give.
+	CloudPolicies(grants *authz.Policy) []CloudPolicy
+}
+
+// CloudPolicies returns the policies that the integration needs at its cloud, if its
+// kind has any. They grow with the grants.
+func (in *Integration) CloudPolicies() []CloudPolicy {
+	if s, ok := in.Settings.(Policied); ok {
+		return s.CloudPolicies(in.Policy)
+	}
+	return nil
+}
+
+// FormatDuration writes a duration as documents have it: 1h, not 1h0m0s.
+func FormatDuration(d time.Duration) string {
+	text, _ := strictyaml.Duration(d).MarshalText() // never fails
+	return string(text)
+}

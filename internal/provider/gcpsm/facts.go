@@ -1,0 +1,17 @@
+package gcpsm
+
+import (
+	"github.com/secretbroker/secretbroker/internal/integration"
+)
+
+// Facts implements integration.Settings.
+func (g *Settings) Facts() (f integration.Facts) {
+	f.Add("Credential", string(g.Credential.Type))
+	f.Add("Service account", g.ImpersonateServiceAccount)
+	f.AddAll("Project", g.Stores)
+	if g.ImpersonateServiceAccount != "" {
+		f.Add("Role to grant", "Service Account Token Creator (roles/iam.serviceAccountTokenCreator), to the credential's identity, on the service account")
+	}
+	f.Add("Role to grant", "Secret Manager Secret Accessor (roles/secretmanager.secretAccessor), to the identity that reads, on the secrets")
+	return f
+}

@@ -1,0 +1,59 @@
+// Package kinds is the list of the kinds of stores that the broker knows. Everything
+// else about a kind is in its own package, except how its references look, which is in
+// package secret.
+package kinds
+
+import (
+	"sync"
+
+	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/provider/awssm"
+	"github.com/secretbroker/secretbroker/internal/provider/azurekv"
+	"github.com/secretbroker/secretbroker/internal/provider/gcpsm"
+	"github.com/secretbroker/secretbroker/internal/provider/localfile"
+	"github.com/secretbroker/secretbroker/internal/provider/vaultkv"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// list has one line for each kind.
+var list = []struct {
+	spec   integration.Spec
+	opener func(provider.Config) provider.Opener
+	keeps  func(*integration.Integration) bool
+}{
+	{azurekv.Spec(), azurekv.Opener, nil},
+	{awssm.Spec(), awssm.Opener, nil},
+	{gcpsm.Spec(), gcpsm.Opener, nil},
+	{vaultkv.Spec(), vaultkv.Opener, vaultkv.Keeps},
+	{localfile.Spec(), localfile.Opener, nil},
+}
+
+// All returns the kinds, for those who read documents.
+var All = sync.OnceValue(func() *integration.Kinds {
+	specs := make([]integration.Spec, len(list))
+	for i, k := range list {
+		specs[i] = k.spec
+	}
+	return integration.NewKinds(specs...)
+})
+
+// Openers returns the openers of all kinds, for a provider.Set.
+func Openers(c provider.Config) map[secret.Kind]provider.Opener {
+	openers := make(map[secret.Kind]provider.Opener, len(list))
+	for _, k := range list {
+		openers[k.spec.Kind] = k.opener(c)
+	}
+	return openers
+}
+
+// Keeps reports whether the integration's provider has a credential to renew while
+// nobody reads; see provider.SetConfig.
+func Keeps(in *integration.Integration) bool {
+	for _, k := range list {
+		if k.spec.Kind == in.Kind && k.keeps != nil {
+			return k.keeps(in)
+		}
+	}
+	return false
+}

@@ -1,0 +1,111 @@
+package localfile
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/secret"
+	"github.com/secretbroker/secretbroker/internal/strictyaml"
+)
+
+// Spec returns what the kind brings to integrations.
+func Spec() integration.Spec {
+	return integration.Spec{
+		Kind: secret.KindLocalFile, Section: "local",
+		// Nothing is mutable: its files and variables are the broker machine's.
+		Parse: integration.ParseSection(func(p *integration.Parser, s *section) integration.Settings { return parser{p}.settings(s) }),
+	}
+}
+
+// parser validates the section.
+type parser struct{ *integration.Parser }
+
+// settingsOf returns the settings of an integration, nil if it is of another kind.
+func settingsOf(in *integration.Integration) *Settings {
+	s, _ := in.Settings.(*Settings)
+	return s
+}
+
+// Settings is what an integration may read on the broker's own machine.
+type Settings struct {
+	// Directories are absolute and clean; only files in them and below are read.
+	Directories []string
+	// Environment are the only environment variables that are read.
+	Environment []string
+}
+
+// StoreNames returns the stores that references name, in canonical form.
+func (l *Settings) StoreNames() []string {
+	stores := make([]string, 0, len(l.Directories)+1)
+	for _, dir := range l.Directories {
+		stores = append(stores, StoreOf(dir))
+	}
+	if len(l.Environment) > 0 {
+		stores = append(stores, secret.LocalEnvironment)
+	}
+	return stores
+}
+
+// StoreOf returns the canonical store of a directory.
+func StoreOf(dir string) string { return "file://" + dir }
+
+func (l *Settings) List() []integration.Setting {
+	return slices.Concat(integration.Elements("local.directories", l.Directories), integration.Elements("local.environment", l.Environment))
+}
+
+type section struct {
+	Directories []string `yaml:"directories"`
+	Environment []string `yaml:"environment"`
+}
+
+// kernelDirectories hold no files but views of the machine and of the broker
+// itself.
+var kernelDirectories = []string{"/proc", "/sys", "/dev"}
+
+// local validates the section; what it returns is usable if there is no fault.
+func (p parser) settings(s *section) *Settings {
+	l := &Settings{}
+	if len(s.Directories)+len(s.Environment) == 0 {
+		p.Fault("local", "nothing to read; list local.directories, local.environment or both")
+	}
+	for i, dir := range s.Directories {
+		at := strictyaml.Index("local.directories", i)
+		dir = p.Abs(dir)
+		store, err := secret.ParseLocalStore(StoreOf(dir))
+		switch {
+		case err != nil:
+			p.Fault(at, "%s", secret.AsError(err).Message)
+			continue
+		case store == StoreOf("/") || slices.ContainsFunc(kernelDirectories, func(k string) bool {
+			return strings.HasPrefix(store+"/", StoreOf(k)+"/")
+		}):
+			p.Fault(at, "/, /proc, /sys and /dev are never read; name the directory that holds the secrets and nothing else")
+			continue
+		}
+		dir = strings.TrimPrefix(store, "file://")
+		if !p.MayRead(dir) {
+			p.Fault(at, "this directory may not be named here; registry.files in broker.yaml lists those that may be")
+			continue
+		}
+		if slices.Contains(l.Directories, dir) {
+			p.Fault(at, "the same directory is listed twice")
+			continue
+		}
+		l.Directories = append(l.Directories, dir)
+	}
+	for i, name := range s.Environment {
+		at := strictyaml.Index("local.environment", i)
+		switch {
+		case p.Restricted():
+			p.Fault(at, "environment variables are read for integrations in files only; put the value into a file")
+		case !secret.IsEnvName(name):
+			p.Fault(at, "expected an environment variable's name: letters, digits and underscores, not a digit first")
+		case slices.Contains(l.Environment, name):
+			p.Fault(at, "the same variable is listed twice")
+		default:
+			l.Environment = append(l.Environment, name)
+		}
+	}
+	return l
+}

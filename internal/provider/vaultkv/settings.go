@@ -1,0 +1,271 @@
+package vaultkv
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/secret"
+	"github.com/secretbroker/secretbroker/internal/strictyaml"
+)
+
+// Spec returns what the kind brings to integrations.
+func Spec() integration.Spec {
+	return integration.Spec{
+		Kind: secret.KindHashiCorpVault, Section: "vault",
+		Mutable: []string{
+			"vault.namespace", "vault.mounts", "vault.auth.mount", "vault.auth.role", "vault.auth.role_id",
+			"vault.auth.type=approle", "vault.auth.type=cert", "vault.auth.type=jwt", "vault.auth.type=token",
+		},
+		// The credential is sent to the address.
+		Immutable:   []string{"vault.address"},
+		Credentials: []string{"vault.auth.secret_id", "vault.auth.certificate"},
+		Choices:     map[string][]string{"vault.auth.type": integration.ChoiceNames(authRules)},
+		Parse:       integration.ParseSection(func(p *integration.Parser, s *section) integration.Settings { return parser{p}.settings(s) }),
+	}
+}
+
+// parser validates the section.
+type parser struct{ *integration.Parser }
+
+// settingsOf returns the settings of an integration, nil if it is of another kind.
+func settingsOf(in *integration.Integration) *Settings {
+	s, _ := in.Settings.(*Settings)
+	return s
+}
+
+// Vault is how an integration reaches its Vault or OpenBao server.
+type Settings struct {
+	// Address is the only server that is ever contacted, canonical
+	// (secret.ParseVaultAddress).
+	Address string
+	// Namespace is sent with every request; empty for the root namespace.
+	Namespace string
+	// Mounts are the only mounts that are read. None lies within another.
+	Mounts []Mount
+	Auth   Auth
+	// CAFile is a PEM file of roots added to the system's; empty for none.
+	CAFile string
+	// Dial is where to connect to, "host:port", instead of Address's host and
+	// port; empty for those. Name and certificate checks stay those of Address.
+	Dial string
+	// PrivateEndpoint says that the server's name may lead to a private address.
+	PrivateEndpoint bool
+}
+
+// StoreNames returns the store that references name, in canonical form.
+func (v *Settings) StoreNames() []string {
+	if v.Address == "" {
+		return nil
+	}
+	return []string{v.Address}
+}
+
+// Engine is what kind of secrets a mount has.
+type Engine string
+
+// The engines. Reading a KV secret has no effect; reading from any other engine
+// makes a new credential.
+const (
+	KV1     Engine = "kv1"
+	KV2     Engine = "kv2"
+	Dynamic Engine = "dynamic"
+)
+
+// Mount is a mounted secrets engine.
+type Mount struct {
+	// Path is without slashes at its ends; it may have some within.
+	Path   string
+	Engine Engine
+}
+
+// AuthType is a way to log in.
+type AuthType string
+
+// The ways to log in.
+const (
+	AppRole    AuthType = "approle"
+	JWT        AuthType = "jwt"
+	Kubernetes AuthType = "kubernetes"
+	Cert       AuthType = "cert"
+	Token      AuthType = "token"
+)
+
+// Auth is what an integration logs in with. Only the fields of its Type are
+// set.
+type Auth struct {
+	Type AuthType
+	// Mount is where the auth method is mounted, without "auth/"; never empty
+	// but for VaultToken.
+	Mount string
+	// Role is the role to log in to; of VaultCert it may be empty.
+	Role string
+	// RoleID belongs to approle. It is no secret by itself.
+	RoleID string
+	// SecretIDFile holds approle's secret ID; surrounding white space is cut.
+	SecretIDFile string
+	// TokenFile holds the JWT or the Vault token. It is read for each login.
+	TokenFile string
+	// CertificateFile is a PEM file with the client certificate and its key.
+	CertificateFile string
+}
+
+func (v *Settings) List() []integration.Setting {
+	mounts := make([]string, len(v.Mounts))
+	for i, m := range v.Mounts {
+		mounts[i] = m.Path + " (" + string(m.Engine) + ")"
+	}
+	return slices.Concat(
+		[]integration.Setting{{Name: "vault.address", Value: v.Address}, {Name: "vault.namespace", Value: v.Namespace}},
+		integration.Elements("vault.mounts", mounts),
+		[]integration.Setting{
+			{Name: "vault.auth.type", Value: string(v.Auth.Type)},
+			{Name: "vault.auth.mount", Value: v.Auth.Mount},
+			{Name: "vault.auth.role", Value: v.Auth.Role},
+			{Name: "vault.auth.role_id", Value: v.Auth.RoleID},
+			{Name: "vault.ca_file", Value: integration.IfFile(v.CAFile)},
+			{Name: "vault.dial", Value: v.Dial},
+			{Name: "vault.private_endpoint", Value: integration.IfSet(v.PrivateEndpoint)},
+		},
+	)
+}
+
+type section struct {
+	Address         string         `yaml:"address"`
+	Namespace       string         `yaml:"namespace"`
+	Mounts          []mountSection `yaml:"mounts"`
+	Auth            authSection    `yaml:"auth"`
+	CAFile          string         `yaml:"ca_file"`
+	Dial            string         `yaml:"dial"`
+	PrivateEndpoint bool           `yaml:"private_endpoint"`
+}
+
+type mountSection struct {
+	Path   string `yaml:"path"`
+	Engine string `yaml:"engine"`
+}
+
+type authSection struct {
+	Type            string `yaml:"type"`
+	Mount           string `yaml:"mount"`
+	Role            string `yaml:"role"`
+	RoleID          string `yaml:"role_id"`
+	SecretIDFile    string `yaml:"secret_id_file"`
+	TokenFile       string `yaml:"token_file"`
+	CertificateFile string `yaml:"certificate_file"`
+}
+
+// vault validates the section; what it returns is usable if there is no fault.
+func (p parser) settings(s *section) *Settings {
+	v := &Settings{PrivateEndpoint: s.PrivateEndpoint}
+	if !p.Has("vault.address") {
+		p.Fault("vault.address", "missing; it is required, such as https://vault.example.org:8200")
+	} else {
+		address, err := secret.ParseVaultAddress(s.Address)
+		if err != nil {
+			p.Fault("vault.address", "%s", secret.AsError(err).Message)
+		}
+		v.Address = address
+	}
+	v.Namespace = strings.Trim(s.Namespace, "/")
+	if v.Namespace != "" && !secret.IsVaultPath(v.Namespace) {
+		p.Fault("vault.namespace", "expected the namespace's path, such as team-a or org/team-a")
+	}
+	v.Mounts = p.mounts(s.Mounts)
+	v.Auth = p.auth(s.Auth)
+	v.CAFile = p.File("vault.ca_file", s.CAFile, integration.UseCA)
+	if v.Dial = s.Dial; s.Dial != "" {
+		if !integration.ValidAddress(s.Dial) {
+			p.Fault("vault.dial", "expected the address to connect to, host:port, such as 10.0.0.5:8200")
+		}
+	}
+	return v
+}
+
+func (p parser) mounts(list []mountSection) []Mount {
+	if len(list) == 0 {
+		p.Fault("vault.mounts", "at least one mount is required, such as {path: secret, engine: kv2}")
+	}
+	mounts := make([]Mount, 0, len(list))
+	for i, s := range list {
+		at := strictyaml.Index("vault.mounts", i)
+		m := Mount{Path: strings.Trim(s.Path, "/"), Engine: Engine(s.Engine)}
+		switch {
+		case !secret.IsVaultPath(m.Path):
+			p.Fault(at+".path", "expected the path of a mount, such as secret or team/kv")
+		case secret.VaultSystemPath(m.Path):
+			p.Fault(at+".path", "sys, auth, identity and cubbyhole are parts of the server itself, also behind a namespace; secrets are never read there")
+		}
+		if !slices.Contains([]Engine{KV1, KV2, Dynamic}, m.Engine) {
+			p.Fault(at+".engine", "expected kv1, kv2 or dynamic")
+		}
+		for _, other := range mounts {
+			if strings.HasPrefix(m.Path+"/", other.Path+"/") || strings.HasPrefix(other.Path+"/", m.Path+"/") {
+				p.Fault(at+".path", "the same mount as another, or within it; Vault has no such mounts")
+			}
+		}
+		mounts = append(mounts, m)
+	}
+	return mounts
+}
+
+// authRules are the settings that each way to log in requires. role is one
+// that cert can do without.
+var authRules = map[AuthType][]string{
+	AppRole:    {"role_id", "secret_id_file"},
+	JWT:        {"role", "token_file"},
+	Kubernetes: {"role", "token_file"},
+	Cert:       {"certificate_file"},
+	Token:      {"token_file"},
+}
+
+const authTypes = "approle, jwt, kubernetes, cert or token"
+
+func (p parser) auth(s authSection) Auth {
+	const at = "vault.auth"
+	a := Auth{Type: AuthType(s.Type), Role: s.Role, RoleID: s.RoleID}
+	required, known := authRules[a.Type]
+	if !p.Has(at + ".type") {
+		p.Fault(at+".type", "missing; it is required: %s", authTypes)
+		return a
+	}
+	if !known {
+		p.Fault(at+".type", "expected %s", authTypes)
+		return a
+	}
+	optional := []string{"mount"}
+	switch a.Type {
+	case Token:
+		optional = nil
+	case Cert:
+		optional = append(optional, "role")
+	}
+	for _, name := range []string{"mount", "role", "role_id", "secret_id_file", "token_file", "certificate_file"} {
+		path := at + "." + name
+		switch {
+		// What Kubernetes writes to a file it renews there.
+		case slices.Contains(required, name) && a.Type != Kubernetes && p.Stored(path):
+		case slices.Contains(required, name) && !p.Has(path):
+			p.Fault(path, "missing; logging in by %s requires it", a.Type)
+		case !slices.Contains(required, name) && !slices.Contains(optional, name) && p.Has(path):
+			p.Fault(path, "does not belong to logging in by %s; take it out or change the type", a.Type)
+		}
+	}
+	if a.Type != Token {
+		if a.Mount = strings.Trim(s.Mount, "/"); !p.Has(at + ".mount") {
+			a.Mount = string(a.Type)
+		}
+		if !secret.IsVaultPath(a.Mount) {
+			p.Fault(at+".mount", "expected where the auth method is mounted, without auth/, such as %s", a.Type)
+		}
+	}
+	for name, text := range map[string]string{"role": s.Role, "role_id": s.RoleID} {
+		if p.Has(at+"."+name) && (text == "" || len(text) > 256 || integration.ContainsControl(text)) {
+			p.Fault(at+"."+name, "expected 1 to 256 bytes of text")
+		}
+	}
+	a.SecretIDFile = p.File(at+".secret_id_file", s.SecretIDFile, integration.UseCredential)
+	a.TokenFile = p.File(at+".token_file", s.TokenFile, integration.UseToken)
+	a.CertificateFile = p.File(at+".certificate_file", s.CertificateFile, integration.UseCredential)
+	return a
+}
