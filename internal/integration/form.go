@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -135,9 +134,12 @@ func (f *Form) SetSettings(settings map[string]any) error {
 	return nil
 }
 
-// Bind says which kinds there are. A Form that ParseForm has not made is bound before
-// Document, Tree, CredentialFiles, Generated and SetGenerated are called. It returns
-// false for settings of a kind that there is not; the form is not usable then.
+// common is the type of a document without the section of a kind.
+var common = documentType(nil, nil)
+
+// Bind sets the kinds that there are. A Form with settings that ParseForm has not made
+// is bound before Document, Tree, CredentialFiles, Generated and SetGenerated are
+// called. It returns false for settings of an unknown kind; the form is not usable then.
 func (f *Form) Bind(kinds *Kinds) bool {
 	f.kinds = kinds
 	_, known := kinds.Spec(f.Kind)
@@ -172,10 +174,11 @@ func (f *Form) generated(settings map[string]any) (section map[string]any, name 
 // Document writes the form in the way that files have it. It fails for a form with
 // settings of a kind that there is not.
 func (f *Form) Document() ([]byte, error) {
-	if f.kinds == nil {
-		return nil, errors.New("integration: the form is not bound to kinds")
+	trees := common
+	if f.kinds != nil {
+		trees = f.kinds.trees
 	}
-	v := reflect.New(f.kinds.trees).Elem()
+	v := reflect.New(trees).Elem()
 	copyFields(v, reflect.ValueOf(f).Elem())
 	if spec, ok := f.kinds.Spec(f.Kind); ok {
 		v.FieldByName(sectionField(spec)).Set(reflect.ValueOf(f.section))

@@ -7,12 +7,14 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
 func maskForm(t *testing.T, settings map[string]any) *Form {
 	t.Helper()
 	f := &Form{ID: "i", Kind: secret.KindAzureKeyVault}
+	f.Bind(kinds.All())
 	if err := f.SetSettings(settings); err != nil {
 		t.Fatal(err)
 	}
