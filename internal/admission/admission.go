@@ -1,10 +1,19 @@
-// Package admission owns how many calls are let in: of each caller in a second
-// and at the same time, and of all callers at the same time.
+// Package admission limits the calls that the broker works on: how many calls one
+// caller may make per second, how many calls of one caller may be active at the same
+// time, and how many calls of all callers may be.
 //
-// A Gate says yes or no, at once and before anything else has been done for the
-// call. Calls that need much CPU time then wait for their turn in a Queue. When the CPUs cannot follow a Gate lets in fewer. A part
-// of the calls is reserved for callers that have few under way. The package knows neither
-// gRPC nor what a call is about; a caller is a text to it.
+// A call passes two stages:
+//
+//  1. A Limiter admits or refuses the call at once, before the server has decoded the
+//     request, so that a refusal costs almost no CPU time. The Limiter admits fewer
+//     calls while work waits long for a CPU. It reserves a part of the capacity for
+//     callers that have few active calls, so that a caller that makes many calls cannot
+//     lock out the others.
+//  2. A call that needs much CPU time then waits in a Queue for a slot. The Queue serves
+//     callers in turn.
+//
+// The package knows neither gRPC nor the content of a call. It identifies a caller by
+// a string.
 package admission
 
 import (
@@ -17,16 +26,17 @@ import (
 	"github.com/secretbroker/secretbroker/internal/cpulimit"
 )
 
-// Limits bound the calls. The zero value of each stands for its default.
+// Limits limits the calls. A field that is zero has its default.
 type Limits struct {
-	// PerSecond is how many calls of one caller are let in per second: 5,000. A
-	// caller that was silent may make as many at once.
+	// PerSecond is the maximum number of calls per second of one caller: 5,000 by
+	// default. The burst is as large.
 	PerSecond int
-	// PerCaller is how many calls of one caller may be under way: 128 for each CPU.
+	// PerCaller is the maximum number of active calls of one caller: by default 128
+	// for each CPU.
 	PerCaller int
-	// Total is how many calls may be under way: 1,024 for each CPU. When the CPUs
-	// are what there is too little of, this is how many calls wait for them. One
-	// in eight is reserved for callers that have few calls under way.
+	// Total is the maximum number of active calls: by default 1,024 for each CPU. If
+	// the CPUs are the bottleneck, this is the number of calls that wait for them.
+	// One eighth is reserved for callers that have few active calls.
 	Total int
 }
 
@@ -38,229 +48,233 @@ func (l Limits) withDefaults() Limits {
 	}
 }
 
-// Limit names one of the limits.
+// Limit is the name of a limit.
 type Limit string
 
-// The limits, by the names of their settings.
+// The limits. PerSecond, PerCaller and Total have the names of their settings.
 const (
 	PerSecond Limit = "max_calls_per_second_per_principal"
 	PerCaller Limit = "max_concurrent_calls_per_principal"
 	Total     Limit = "max_concurrent_calls"
-	// CPU is no setting: the CPUs are overloaded.
+	// CPU is not a setting: the CPUs are overloaded.
 	CPU Limit = "cpu"
-	// Memory is no setting: the callers' requests take more memory than they may. A
-	// Gate does not look at it.
+	// Memory is not a setting: the callers' requests use more memory than they may.
+	// A Limiter does not check it.
 	Memory Limit = "memory"
-	// Callers is no setting: more callers at the same time than a Gate knows apart.
+	// Callers is not a setting: there are more callers than a Limiter can track.
 	Callers Limit = "callers"
 )
 
 // All lists the limits.
 var All = []Limit{PerSecond, PerCaller, Total, CPU, Memory, Callers}
 
-// Refusal says why a call is not let in.
+// Refusal is the reason why a call was refused.
 type Refusal struct {
 	Limit Limit
-	// RetryAfter is when the caller's next call could be let in; zero where that
-	// depends on when others end.
+	// RetryAfter is the time after which the Limiter can admit the caller's next
+	// call; zero if that depends on when other calls end.
 	RetryAfter time.Duration
 }
 
 const (
-	// maxCallers is how many callers are known at the same time, some 200 bytes
-	// each. Only who makes calls right now has to be.
+	// maxCallers is the maximum number of callers that a Limiter tracks, at about
+	// 200 bytes each. It tracks only callers that made calls recently.
 	maxCallers = 1 << 16
-	// sweepPause is the least time between two looks for callers to forget.
+	// sweepPause is the minimum time between two removals of idle callers.
 	sweepPause = 10 * time.Second
-	// adaptPause is the least time between two looks at the CPUs.
+	// adaptPause is the minimum time between two measurements of the CPUs' load.
 	adaptPause = 20 * time.Millisecond
-	// maxCPUWait is how long one wait in ten may take before calls are refused.
+	// maxCPUWait is the 90th percentile of the waits for a CPU above which the Limiter
+	// refuses calls.
 	maxCPUWait = 200 * time.Millisecond
-	// oldNews is when what was seen of the CPUs says nothing any more.
-	oldNews = time.Second
-	// minAllowed calls for each CPU are let in however overloaded it is.
+	// staleAfter is the age at which a measurement of the CPUs no longer counts.
+	staleAfter = time.Second
+	// minAllowed is the number of calls for each CPU that the Limiter admits however
+	// overloaded the CPU is.
 	minAllowed = 16
-	// reservedShare is the part of the calls under way, one in so many, that only
-	// quiet callers may use: see quiet.
+	// reservedShare is the reciprocal of the part of Total that only quiet callers
+	// may use, see quiet.
 	reservedShare = 8
-	// quietShare and quietPerCPU bound the calls of a quiet caller.
+	// quietShare and quietPerCPU limit the active calls of a quiet caller.
 	quietShare  = 16
 	quietPerCPU = 8
 )
 
-// Gate lets calls in. It is safe for concurrent use and starts nothing that
-// would have to be ended.
-type Gate struct {
+// Limiter admits calls. It is safe for concurrent use. It starts no goroutine, so
+// there is nothing to close.
+type Limiter struct {
 	maxCallers int
 
 	mu      sync.Mutex
 	limits  Limits
 	callers map[string]*caller
-	total   int // calls under way
-	// allowed is how many calls may be under way just now: the limit, or less
+	total   int // active calls
+	// allowed is the number of calls that may be active now: limits.Total, or less
 	// while the CPUs are overloaded.
 	allowed int
 	adapted time.Time
-	// wait tells how long work waited for a CPU since it was last asked.
+	// wait returns how long work has waited for a CPU since the previous call of wait.
 	wait  func() time.Duration
 	swept time.Time
 }
 
-// caller is what is known of one caller. It is as good as new, and may be
-// forgotten, when it has no call under way and its bucket is full.
+// caller is the state of one caller. When the caller has no active call and its
+// bucket is full, the state equals that of a new caller and can be removed.
 type caller struct {
 	bucket *rate.Limiter
-	calls  int // under way
+	calls  int // active
 }
 
-// New makes a Gate.
-func New(l Limits) *Gate {
+// New returns a Limiter.
+func New(l Limits) *Limiter {
 	l = l.withDefaults()
-	return &Gate{maxCallers: maxCallers, limits: l, allowed: l.Total, wait: newCPUWait().since, callers: make(map[string]*caller)}
+	return &Limiter{maxCallers: maxCallers, limits: l, allowed: l.Total, wait: newCPUWait().since, callers: make(map[string]*caller)}
 }
 
-// Enter lets a call in or refuses it; a call that was let in has to Leave. open is
-// how many calls the caller has open, this one among them, if that is more than have
-// entered: those whose requests or answers are on their way. now is the time; it
-// should not go back between calls.
-func (g *Gate) Enter(name string, open int, now time.Time) *Refusal {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	c, over := g.mayEnter(name, open, now)
+// Acquire admits a call or refuses it. The caller of Acquire calls Release when an
+// admitted call ends. open is the number of open calls of the caller, including this
+// one and those whose requests or answers are still in transit; Acquire uses it if it
+// is larger than the number of active calls. now should not go backwards between calls.
+func (lim *Limiter) Acquire(name string, open int, now time.Time) *Refusal {
+	lim.mu.Lock()
+	defer lim.mu.Unlock()
+	c, over := lim.mayEnter(name, open, now)
 	if over != nil {
 		return over
 	}
 	if !c.bucket.AllowN(now, 1) {
-		return g.tooFast(c, now)
+		return lim.tooFast(c, now)
 	}
 	c.calls++
-	g.total++
+	lim.total++
 	return nil
 }
 
-// Look says why Enter would refuse a call, nil if it would not. It counts nothing.
-func (g *Gate) Look(name string, open int, now time.Time) *Refusal {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	c, over := g.mayEnter(name, open, now)
+// Check returns the refusal that Acquire would return, nil if Acquire would admit the
+// call. It changes no counter.
+func (lim *Limiter) Check(name string, open int, now time.Time) *Refusal {
+	lim.mu.Lock()
+	defer lim.mu.Unlock()
+	c, over := lim.mayEnter(name, open, now)
 	if over == nil && c.bucket.TokensAt(now) < 1 {
-		over = g.tooFast(c, now)
+		over = lim.tooFast(c, now)
 	}
 	return over
 }
 
-// tooFast is the refusal of a caller whose bucket is empty.
-func (g *Gate) tooFast(c *caller, now time.Time) *Refusal {
+// tooFast returns the refusal of a caller whose bucket is empty.
+func (lim *Limiter) tooFast(c *caller, now time.Time) *Refusal {
 	missing := 1 - c.bucket.TokensAt(now)
-	wait := time.Duration(missing / float64(g.limits.PerSecond) * float64(time.Second))
+	wait := time.Duration(missing / float64(lim.limits.PerSecond) * float64(time.Second))
 	return &Refusal{Limit: PerSecond, RetryAfter: wait.Round(time.Microsecond)}
 }
 
-// mayEnter finds the caller and says whether one more of its calls may be under
-// way. The lock is held.
-func (g *Gate) mayEnter(name string, open int, now time.Time) (*caller, *Refusal) {
-	if now.Sub(g.adapted) >= adaptPause {
-		g.adapt(now)
+// mayEnter returns the caller's state, or a refusal if no further call of the caller
+// may be active. It requires the lock.
+func (lim *Limiter) mayEnter(name string, open int, now time.Time) (*caller, *Refusal) {
+	if now.Sub(lim.adapted) >= adaptPause {
+		lim.adapt(now)
 	}
-	if g.total >= g.limits.Total {
+	if lim.total >= lim.limits.Total {
 		return nil, &Refusal{Limit: Total}
 	}
-	c := g.caller(name, now)
+	c := lim.caller(name, now)
 	if c == nil {
 		return nil, &Refusal{Limit: Callers}
 	}
 	under := max(c.calls, open-1)
-	quiet := g.quiet(under)
+	quiet := lim.quiet(under)
 	switch {
-	case !quiet && g.total >= g.limits.Total-g.limits.Total/reservedShare:
+	case !quiet && lim.total >= lim.limits.Total-lim.limits.Total/reservedShare:
 		return nil, &Refusal{Limit: Total}
-	case g.total >= g.allowedFor(under, quiet):
+	case lim.total >= lim.allowedFor(under, quiet):
 		return nil, &Refusal{Limit: CPU}
-	case c.calls >= g.limits.PerCaller, open > g.limits.PerCaller:
+	case c.calls >= lim.limits.PerCaller, open > lim.limits.PerCaller:
 		return nil, &Refusal{Limit: PerCaller}
 	}
 	return c, nil
 }
 
-// allowedFor is how many calls may be under way for a call to be let in of a caller
-// that has so many. While the CPUs are overloaded, a caller's only call has a reserve
-// as large as all that others may have.
-func (g *Gate) allowedFor(under int, quiet bool) int {
+// allowedFor returns the total number of active calls below which a further call of a
+// caller is admitted; under is the number of the caller's active calls. While the CPUs
+// are overloaded, the only call of a caller may use a reserve as large as allowed.
+func (lim *Limiter) allowedFor(under int, quiet bool) int {
 	switch {
 	case under == 0:
-		return 2 * g.allowed
+		return 2 * lim.allowed
 	case quiet:
-		return g.allowed + g.allowed/reservedShare
+		return lim.allowed + lim.allowed/reservedShare
 	default:
-		return g.allowed
+		return lim.allowed
 	}
 }
 
-// quiet reports whether a caller with so many calls has so few that it may use the
-// reserve. However many calls each of the others has, a quiet caller gets in.
-func (g *Gate) quiet(calls int) bool {
-	return calls < max(1, min(g.limits.PerCaller/quietShare, quietPerCPU*cpulimit.CPUs()))
+// quiet reports whether a caller with so many active calls may use the reserve. A quiet
+// caller is admitted however many calls each other caller has.
+func (lim *Limiter) quiet(calls int) bool {
+	return calls < max(1, min(lim.limits.PerCaller/quietShare, quietPerCPU*cpulimit.CPUs()))
 }
 
-// Leave ends a call that was let in.
-func (g *Gate) Leave(name string) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.callers[name].calls--
-	g.total--
+// Release ends a call that Acquire admitted.
+func (lim *Limiter) Release(name string) {
+	lim.mu.Lock()
+	defer lim.mu.Unlock()
+	lim.callers[name].calls--
+	lim.total--
 }
 
-// SetLimits puts other limits in force for what comes from now on. Calls under
-// way go on, also if there are more of them than the new limits allow.
-func (g *Gate) SetLimits(l Limits, now time.Time) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+// SetLimits replaces the limits for calls from now on. Active calls continue, even if
+// there are more of them than the new limits allow.
+func (lim *Limiter) SetLimits(l Limits, now time.Time) {
+	lim.mu.Lock()
+	defer lim.mu.Unlock()
 	l = l.withDefaults()
-	if l.PerSecond != g.limits.PerSecond {
-		for _, c := range g.callers {
+	if l.PerSecond != lim.limits.PerSecond {
+		for _, c := range lim.callers {
 			c.bucket.SetLimitAt(now, rate.Limit(l.PerSecond))
 			c.bucket.SetBurstAt(now, l.PerSecond)
 		}
 	}
-	g.limits, g.allowed = l, l.Total
+	lim.limits, lim.allowed = l, l.Total
 }
 
-// adapt allows fewer calls when work waits too long for a CPU, and more again
-// when it does not. Letting all in would have each wait for all, until their
-// callers have given up.
-func (g *Gate) adapt(now time.Time) {
-	stale := now.Sub(g.adapted) > oldNews
-	g.adapted = now
-	switch wait := g.wait(); {
+// adapt reduces allowed while work waits too long for a CPU, and raises it otherwise.
+// If the Limiter admitted all calls on an overloaded CPU, each would wait for all
+// others until its client had given up, and all the work would be lost.
+func (lim *Limiter) adapt(now time.Time) {
+	stale := now.Sub(lim.adapted) > staleAfter
+	lim.adapted = now
+	switch wait := lim.wait(); {
 	case stale:
-		g.allowed = g.limits.Total
+		lim.allowed = lim.limits.Total
 	case wait > maxCPUWait:
-		least := min(minAllowed*cpulimit.CPUs(), g.limits.Total)
-		g.allowed = max(min(g.allowed, g.total)*3/4, least)
+		least := min(minAllowed*cpulimit.CPUs(), lim.limits.Total)
+		lim.allowed = max(min(lim.allowed, lim.total)*3/4, least)
 	default:
-		g.allowed = min(g.allowed+g.allowed/8+1, g.limits.Total)
+		lim.allowed = min(lim.allowed+lim.allowed/8+1, lim.limits.Total)
 	}
 }
 
-// caller finds or makes what is known of a caller, nil if there is no room.
-func (g *Gate) caller(name string, now time.Time) *caller {
-	if now.Sub(g.swept) >= sweepPause {
-		g.sweep(now)
+// caller returns the state of a caller; it creates it if needed. It returns nil if
+// there is no room.
+func (lim *Limiter) caller(name string, now time.Time) *caller {
+	if now.Sub(lim.swept) >= sweepPause {
+		lim.sweep(now)
 	}
-	c := g.callers[name]
-	if c == nil && len(g.callers) < g.maxCallers {
-		c = &caller{bucket: rate.NewLimiter(rate.Limit(g.limits.PerSecond), g.limits.PerSecond)}
-		g.callers[name] = c
+	c := lim.callers[name]
+	if c == nil && len(lim.callers) < lim.maxCallers {
+		c = &caller{bucket: rate.NewLimiter(rate.Limit(lim.limits.PerSecond), lim.limits.PerSecond)}
+		lim.callers[name] = c
 	}
 	return c
 }
 
-// sweep forgets callers that are as good as new.
-func (g *Gate) sweep(now time.Time) {
-	g.swept = now
-	for name, c := range g.callers {
-		if c.calls == 0 && c.bucket.TokensAt(now) >= float64(g.limits.PerSecond) {
-			delete(g.callers, name)
+// sweep removes the state of idle callers.
+func (lim *Limiter) sweep(now time.Time) {
+	lim.swept = now
+	for name, c := range lim.callers {
+		if c.calls == 0 && c.bucket.TokensAt(now) >= float64(lim.limits.PerSecond) {
+			delete(lim.callers, name)
 		}
 	}
 }

@@ -11,180 +11,183 @@ import (
 
 var start = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-// newGate makes a Gate for which there are always CPUs.
-func newGate(l Limits) *Gate {
-	g := New(l)
-	g.wait = func() time.Duration { return 0 }
-	return g
+// newLimiter returns a Limiter whose CPUs are never overloaded.
+func newLimiter(l Limits) *Limiter {
+	lim := New(l)
+	lim.wait = func() time.Duration { return 0 }
+	return lim
 }
 
-// enter expects a call to be let in, or refused for want.
-func enter(t *testing.T, g *Gate, name string, now time.Time, want Limit) *Refusal {
+// enter expects the Limiter to admit a call if want is empty, and otherwise to refuse
+// it because of the limit want.
+func enter(t *testing.T, lim *Limiter, name string, now time.Time, want Limit) *Refusal {
 	t.Helper()
-	r := g.Enter(name, 0, now)
+	r := lim.Acquire(name, 0, now)
 	switch {
 	case r == nil && want != "":
-		t.Fatalf("%s is let in, want %s", name, want)
+		t.Fatalf("%s was admitted, want a refusal for %s", name, want)
 	case r != nil && r.Limit != want:
-		t.Fatalf("%s is refused for %s, want %q", name, r.Limit, want)
+		t.Fatalf("%s was refused for %s, want %q", name, r.Limit, want)
 	}
 	return r
 }
 
 func TestPerSecond(t *testing.T) {
-	g := newGate(Limits{PerSecond: 4})
+	lim := newLimiter(Limits{PerSecond: 4})
 	now := start
 	call := func(name string, want Limit) *Refusal {
 		t.Helper()
-		r := enter(t, g, name, now, want)
+		r := enter(t, lim, name, now, want)
 		if r == nil {
-			g.Leave(name)
+			lim.Release(name)
 		}
 		return r
 	}
-	for range 4 { // as many at once
+	for range 4 { // the burst
 		call("a", "")
 	}
 	if r := call("a", PerSecond); r.RetryAfter != 250*time.Millisecond {
 		t.Errorf("retry after %v", r.RetryAfter)
 	}
-	call("b", "") // is another caller
+	call("b", "") // b has its own bucket
 	now = now.Add(200 * time.Millisecond)
 	if r := call("a", PerSecond); r.RetryAfter != 50*time.Millisecond {
 		t.Errorf("retry after %v", r.RetryAfter)
 	}
 	now = now.Add(50 * time.Millisecond)
-	call("a", "") // refused calls have cost nothing
+	call("a", "") // refused calls used no tokens
 	call("a", PerSecond)
 	now = now.Add(time.Hour)
-	for range 4 { // and no more is saved up
+	for range 4 { // the bucket holds no more
 		call("a", "")
 	}
 	call("a", PerSecond)
 }
 
 func TestConcurrent(t *testing.T) {
-	g := newGate(Limits{PerSecond: 100, PerCaller: 2, Total: 3})
-	enter(t, g, "a", start, "")
-	enter(t, g, "a", start, "")
-	if r := enter(t, g, "a", start, PerCaller); r.RetryAfter != 0 {
+	lim := newLimiter(Limits{PerSecond: 100, PerCaller: 2, Total: 3})
+	enter(t, lim, "a", start, "")
+	enter(t, lim, "a", start, "")
+	if r := enter(t, lim, "a", start, PerCaller); r.RetryAfter != 0 {
 		t.Errorf("retry after %v", r.RetryAfter)
 	}
-	enter(t, g, "b", start, "")
-	enter(t, g, "c", start, Total)
-	g.Leave("a")
-	enter(t, g, "c", start, "")
-	enter(t, g, "a", start, Total)
-	g.Leave("c")
-	enter(t, g, "a", start, "")
+	enter(t, lim, "b", start, "")
+	enter(t, lim, "c", start, Total)
+	lim.Release("a")
+	enter(t, lim, "c", start, "")
+	enter(t, lim, "a", start, Total)
+	lim.Release("c")
+	enter(t, lim, "a", start, "")
 }
 
-// TestCallersAreForgotten when they are as good as new, and not before: memory
-// is bounded, and nobody gets a full bucket early.
+// TestCallersAreForgotten: the Limiter removes a caller's state once it equals that of a
+// new caller, and not before. That limits the memory, and no caller gets a full bucket
+// early.
 func TestCallersAreForgotten(t *testing.T) {
-	g := newGate(Limits{PerSecond: 10, PerCaller: 1})
-	g.maxCallers = 3
-	enter(t, g, "stays", start, "")
+	lim := newLimiter(Limits{PerSecond: 10, PerCaller: 1})
+	lim.maxCallers = 3
+	enter(t, lim, "stays", start, "")
 	for range 10 {
-		enter(t, g, "empties", start, "")
-		g.Leave("empties")
+		enter(t, lim, "empties", start, "")
+		lim.Release("empties")
 	}
-	enter(t, g, "leaves", start, "")
-	g.Leave("leaves")
-	enter(t, g, "new", start, Callers)
+	enter(t, lim, "leaves", start, "")
+	lim.Release("leaves")
+	enter(t, lim, "new", start, Callers)
 
 	now := start.Add(sweepPause / 2)
-	enter(t, g, "new", now, Callers) // looking again and again would be slow
+	enter(t, lim, "new", now, Callers) // the Limiter does not sweep on each call
 	now = start.Add(sweepPause)
-	enter(t, g, "new", now, "")
-	if len(g.callers) != 2 || g.callers["stays"] == nil || g.callers["new"] == nil {
-		t.Errorf("%d callers are known", len(g.callers))
+	enter(t, lim, "new", now, "")
+	if len(lim.callers) != 2 || lim.callers["stays"] == nil || lim.callers["new"] == nil {
+		t.Errorf("the limiter tracks %d callers", len(lim.callers))
 	}
-	enter(t, g, "stays", now, PerCaller)
-	g.Leave("stays")
-	enter(t, g, "stays", now, "")
+	enter(t, lim, "stays", now, PerCaller)
+	lim.Release("stays")
+	enter(t, lim, "stays", now, "")
 }
 
 func TestAnEmptyBucketIsNotForgotten(t *testing.T) {
-	g := newGate(Limits{PerSecond: 1})
-	enter(t, g, "a", start, "")
-	g.Leave("a")
-	// Had the sweep forgotten it, the bucket would be full again.
-	g.swept = start.Add(-sweepPause)
-	enter(t, g, "a", start, PerSecond)
+	lim := newLimiter(Limits{PerSecond: 1})
+	enter(t, lim, "a", start, "")
+	lim.Release("a")
+	// If the sweep had removed it, the bucket would be full.
+	lim.swept = start.Add(-sweepPause)
+	enter(t, lim, "a", start, PerSecond)
 }
 
 func TestSetLimits(t *testing.T) {
-	g := newGate(Limits{PerSecond: 1, PerCaller: 3, Total: 3})
-	enter(t, g, "a", start, "")
-	enter(t, g, "a", start, PerSecond)
-	g.SetLimits(Limits{PerSecond: 10, PerCaller: 2, Total: 4}, start)
+	lim := newLimiter(Limits{PerSecond: 1, PerCaller: 3, Total: 3})
+	enter(t, lim, "a", start, "")
+	enter(t, lim, "a", start, PerSecond)
+	lim.SetLimits(Limits{PerSecond: 10, PerCaller: 2, Total: 4}, start)
 	now := start.Add(100 * time.Millisecond)
-	enter(t, g, "a", now, "")
-	enter(t, g, "a", now.Add(time.Second), PerCaller)
-	g.SetLimits(Limits{PerSecond: 10, PerCaller: 1, Total: 1}, now)
-	enter(t, g, "b", now, Total)
-	g.Leave("a") // those under way go on
-	g.Leave("a")
-	enter(t, g, "b", now, "")
+	enter(t, lim, "a", now, "")
+	enter(t, lim, "a", now.Add(time.Second), PerCaller)
+	lim.SetLimits(Limits{PerSecond: 10, PerCaller: 1, Total: 1}, now)
+	enter(t, lim, "b", now, Total)
+	lim.Release("a") // active calls continue
+	lim.Release("a")
+	enter(t, lim, "b", now, "")
 }
 
 func TestDefaults(t *testing.T) {
-	if g := New(Limits{}); g.limits.PerSecond < 1000 || g.limits.PerCaller < 100 || g.limits.Total <= g.limits.PerCaller {
-		t.Errorf("%+v", g.limits)
+	if lim := New(Limits{}); lim.limits.PerSecond < 1000 || lim.limits.PerCaller < 100 || lim.limits.Total <= lim.limits.PerCaller {
+		t.Errorf("%+v", lim.limits)
 	}
 }
 
-// TestOverloadedCPUs lets in fewer calls, but always some, and all again later.
+// TestOverloadedCPUs: the Limiter admits fewer calls, but always some, and all of them
+// again later.
 func TestOverloadedCPUs(t *testing.T) {
 	var wait time.Duration
 	least := minAllowed * cpulimit.CPUs()
-	g := New(Limits{PerSecond: 1 << 20, PerCaller: 1 << 20, Total: 8 * least})
-	g.wait = func() time.Duration { return wait }
+	lim := New(Limits{PerSecond: 1 << 20, PerCaller: 1 << 20, Total: 8 * least})
+	lim.wait = func() time.Duration { return wait }
 	now := start
 	step := func() {
 		now = now.Add(adaptPause)
-		if g.Enter("a", 0, now) == nil {
-			g.Leave("a")
+		if lim.Acquire("a", 0, now) == nil {
+			lim.Release("a")
 		}
 	}
 	for range 4 * least {
-		enter(t, g, "a", now, "")
+		enter(t, lim, "a", now, "")
 	}
 	wait = maxCPUWait
 	step()
-	enter(t, g, "a", now, "") // just not too long
-	g.Leave("a")
+	enter(t, lim, "a", now, "") // the longest wait that is allowed
+	lim.Release("a")
 	wait++
 	step()
-	enter(t, g, "a", now, CPU)
-	if g.allowed != 3*least {
-		t.Errorf("%d are allowed, want %d", g.allowed, 3*least)
+	enter(t, lim, "a", now, CPU)
+	if lim.allowed != 3*least {
+		t.Errorf("%d are allowed, want %d", lim.allowed, 3*least)
 	}
 	for range 20 {
 		step()
 	}
-	if g.allowed != least {
-		t.Errorf("%d are allowed, want %d", g.allowed, least)
+	if lim.allowed != least {
+		t.Errorf("%d are allowed, want %d", lim.allowed, least)
 	}
 	wait = 0
 	for range 60 {
 		step()
 	}
-	if g.allowed != g.limits.Total {
-		t.Errorf("%d are allowed, want %d", g.allowed, g.limits.Total)
+	if lim.allowed != lim.limits.Total {
+		t.Errorf("%d are allowed, want %d", lim.allowed, lim.limits.Total)
 	}
 	wait = time.Hour
 	step()
-	now = now.Add(2 * oldNews)
-	step() // whatever was measured is long past
-	if g.allowed != g.limits.Total {
-		t.Errorf("%d are allowed after a pause, want %d", g.allowed, g.limits.Total)
+	now = now.Add(2 * staleAfter)
+	step() // the measurement is stale
+	if lim.allowed != lim.limits.Total {
+		t.Errorf("%d are allowed after a pause, want %d", lim.allowed, lim.limits.Total)
 	}
 }
 
-// TestCPUWait reads what Go measures: with more to do than there are CPUs, work
-// waits for one.
+// TestCPUWait reads Go's scheduling latencies: with more work than CPUs, work waits for
+// a CPU.
 func TestCPUWait(t *testing.T) {
 	w := newCPUWait()
 	w.since()
@@ -197,8 +200,8 @@ func TestCPUWait(t *testing.T) {
 	}
 }
 
-// TestWaitsOfAnIdleProcess are no lack of CPUs: with one P, a goroutine that waits
-// for the disk keeps all others waiting.
+// TestWaitsOfAnIdleProcess: the waits of an idle process do not count as a lack of CPUs.
+// With one P, a goroutine that waits for the disk delays all others.
 func TestWaitsOfAnIdleProcess(t *testing.T) {
 	w := newCPUWait()
 	now, used := start, time.Duration(0)
@@ -220,7 +223,7 @@ func TestWaitsOfAnIdleProcess(t *testing.T) {
 	}
 	w.used = func() (time.Duration, bool) { return 0, false }
 	if !busy(20*time.Millisecond, 0) {
-		t.Error("where CPU time is not known, waits no longer count")
+		t.Error("waits do not count although the CPU time is unknown")
 	}
 	w.used = func() (time.Duration, bool) { return used, true }
 	waitForWork(w)
@@ -234,7 +237,7 @@ func TestWaitsOfAnIdleProcess(t *testing.T) {
 func TestCPUTime(t *testing.T) {
 	before, known := cpuTime()
 	if !known {
-		t.Skip("this system does not tell")
+		t.Skip("this system does not report the CPU time")
 	}
 	for sum, n := 0, 0; ; n++ {
 		sum += n * n
@@ -244,9 +247,9 @@ func TestCPUTime(t *testing.T) {
 	}
 }
 
-// waitForWork has much work wait for CPUs.
+// waitForWork starts so much work that it waits for CPUs.
 func waitForWork(w *cpuWait) {
-	w.waited() // what was before
+	w.waited() // discard earlier waits
 	var busy sync.WaitGroup
 	sum := make([]int, 64*cpulimit.CPUs())
 	for i := range sum {
@@ -259,73 +262,72 @@ func waitForWork(w *cpuWait) {
 	busy.Wait()
 }
 
-// TestReserve: callers with many calls, however many of them there are, leave room
-// for one that has few.
+// TestReserve: any number of callers with many calls leave room for a caller with few.
 func TestReserve(t *testing.T) {
-	g := newGate(Limits{PerSecond: 1 << 20, PerCaller: 256, Total: 2048})
+	lim := newLimiter(Limits{PerSecond: 1 << 20, PerCaller: 256, Total: 2048})
 	for i := range 8 {
 		for range 256 {
-			g.Enter(fmt.Sprint("many", i), 0, start)
+			lim.Acquire(fmt.Sprint("many", i), 0, start)
 		}
 	}
-	if most := 2048 - 2048/reservedShare + 256/quietShare; g.total > most {
-		t.Errorf("callers with many calls have %d under way", g.total)
+	if most := 2048 - 2048/reservedShare + 256/quietShare; lim.total > most {
+		t.Errorf("callers with many calls have %d active calls", lim.total)
 	}
-	enter(t, g, "many0", start, Total)
+	enter(t, lim, "many0", start, Total)
 	for range 8 { // PerCaller / 16, or less on one CPU
-		enter(t, g, "quiet", start, "")
+		enter(t, lim, "quiet", start, "")
 	}
-	enter(t, g, "another", start, "")
-	g.allowed = g.total // the CPUs are overloaded as well
-	enter(t, g, "third", start, "")
-	enter(t, g, "many0", start, Total)
-	g.allowed = g.total - g.total/reservedShare
-	enter(t, g, "another", start, CPU) // has one already
-	enter(t, g, "fifth", start, "")
-	g.allowed = g.total / 2
-	enter(t, g, "sixth", start, CPU)
-	g.allowed = g.limits.Total
-	g.Leave("many0")
-	if r := g.Look("many0", 0, start); r == nil || r.Limit != Total {
-		t.Errorf("a look says %v", r)
+	enter(t, lim, "another", start, "")
+	lim.allowed = lim.total // the CPUs are overloaded as well
+	enter(t, lim, "third", start, "")
+	enter(t, lim, "many0", start, Total)
+	lim.allowed = lim.total - lim.total/reservedShare
+	enter(t, lim, "another", start, CPU) // has an active call
+	enter(t, lim, "fifth", start, "")
+	lim.allowed = lim.total / 2
+	enter(t, lim, "sixth", start, CPU)
+	lim.allowed = lim.limits.Total
+	lim.Release("many0")
+	if r := lim.Check("many0", 0, start); r == nil || r.Limit != Total {
+		t.Errorf("Check returned %v", r)
 	}
-	if r := g.Look("fourth", 0, start); r != nil {
-		t.Errorf("a look says %v", r)
+	if r := lim.Check("fourth", 0, start); r != nil {
+		t.Errorf("Check returned %v", r)
 	}
-	if g.callers["fourth"].calls != 0 {
-		t.Error("a look has taken a place")
+	if lim.callers["fourth"].calls != 0 {
+		t.Error("Check counted a call")
 	}
 }
 
 func TestConcurrentUse(t *testing.T) {
-	g := newGate(Limits{PerSecond: 1 << 20, PerCaller: 2, Total: 5})
+	lim := newLimiter(Limits{PerSecond: 1 << 20, PerCaller: 2, Total: 5})
 	var callers sync.WaitGroup
 	for i := range 8 {
 		callers.Go(func() {
 			name := fmt.Sprint(i % 4)
 			for n := range 1000 {
 				now := start.Add(time.Duration(n) * time.Millisecond)
-				if g.Enter(name, 0, now) == nil {
-					g.Leave(name)
+				if lim.Acquire(name, 0, now) == nil {
+					lim.Release(name)
 				}
 				if n%100 == 0 {
-					g.SetLimits(Limits{PerSecond: 1 << 20, PerCaller: 2, Total: 4 + n%2}, now)
+					lim.SetLimits(Limits{PerSecond: 1 << 20, PerCaller: 2, Total: 4 + n%2}, now)
 				}
 			}
 		})
 	}
 	callers.Wait()
-	if g.total != 0 {
-		t.Errorf("%d calls are still under way", g.total)
+	if lim.total != 0 {
+		t.Errorf("%d calls are still active", lim.total)
 	}
 }
 
-func BenchmarkEnter(b *testing.B) {
-	g := New(Limits{PerSecond: 1 << 20})
+func BenchmarkAcquire(b *testing.B) {
+	lim := New(Limits{PerSecond: 1 << 20})
 	b.ReportAllocs()
 	for b.Loop() {
-		if g.Enter("spiffe://example.org/connect/worker-1", 0, time.Now()) == nil {
-			g.Leave("spiffe://example.org/connect/worker-1")
+		if lim.Acquire("spiffe://example.org/connect/worker-1", 0, time.Now()) == nil {
+			lim.Release("spiffe://example.org/connect/worker-1")
 		}
 	}
 }

@@ -4,5 +4,5 @@ package admission
 
 import "time"
 
-// cpuTime does not know.
+// cpuTime returns false: the CPU time is unknown on this system.
 func cpuTime() (time.Duration, bool) { return 0, false }

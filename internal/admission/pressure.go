@@ -8,26 +8,27 @@ import (
 	"github.com/secretbroker/secretbroker/internal/cpulimit"
 )
 
-// schedulingWaits is how long goroutines that could run had to wait for a CPU.
+// schedulingWaits is the metric of how long runnable goroutines waited for a CPU.
 const schedulingWaits = "/sched/latencies:seconds"
 
-// minBusy is the part of its CPU time that a process has to use to be short of it.
+// minBusy is the part of the available CPU time above which a process counts as busy.
 const minBusy = 0.5
 
-// cpuWait tells how long work waits for a CPU: what a number of calls under way
-// cannot tell, because calls that wait for a store take none.
+// cpuWait measures how long work waits for a CPU. The number of active calls does not
+// show that, because calls that wait for a store use no CPU.
 //
-// Goroutines also wait to be scheduled while the CPU is idle: a goroutine that is
-// in fsync keeps its P for up to 10 ms, and those that are queued on it wait. So a
-// wait counts only if the process has used its CPU time meanwhile.
+// Goroutines also wait while the CPU is idle: a goroutine in fsync keeps its P for up to
+// 10 ms, and the goroutines in the P's queue wait for it. So a wait counts only if the
+// process was busy during the same period.
 type cpuWait struct {
 	sample []metrics.Sample
 	last   []uint64
 
-	// used is the CPU time of the process so far, false if it is not known.
+	// used returns the CPU time that the process has used so far; false if it is
+	// unknown.
 	used func() (time.Duration, bool)
 	now  func() time.Time
-	// cpus is how much CPU time the process may use in a second, in seconds.
+	// cpus returns the number of CPUs that the process may use.
 	cpus     func() float64
 	lastUsed time.Duration
 	lastTime time.Time
@@ -43,8 +44,8 @@ func newCPUWait() *cpuWait {
 	}
 }
 
-// since returns what nine of ten waits since the last time stayed below, 0 if the
-// process was not short of CPU time.
+// since returns the 90th percentile of the waits since its previous call; 0 if the
+// process was not busy.
 func (w *cpuWait) since() time.Duration {
 	waited, busy := w.waited(), w.busy()
 	if !busy {
@@ -53,8 +54,8 @@ func (w *cpuWait) since() time.Duration {
 	return waited
 }
 
-// busy reports whether the process has used most of its CPU time since the last
-// time.
+// busy reports whether the process has used most of its CPU time since the previous
+// call.
 func (w *cpuWait) busy() bool {
 	used, known := w.used()
 	now := w.now()
@@ -63,11 +64,11 @@ func (w *cpuWait) busy() bool {
 	return !known || cpu.Seconds() >= minBusy*wall.Seconds()*w.cpus()
 }
 
-// waited returns what nine of ten waits since the last time stayed below.
+// waited returns the 90th percentile of the waits since its previous call.
 func (w *cpuWait) waited() time.Duration {
 	metrics.Read(w.sample)
 	if w.sample[0].Value.Kind() != metrics.KindFloat64Histogram {
-		return 0 // a Go that no longer has it
+		return 0 // this version of Go lacks the metric
 	}
 	h := w.sample[0].Value.Float64Histogram()
 	if w.last == nil {
@@ -76,7 +77,7 @@ func (w *cpuWait) waited() time.Duration {
 	var all uint64
 	for i, n := range h.Counts {
 		n, w.last[i] = n-w.last[i], n
-		h.Counts[i] = n // ours until the next Read
+		h.Counts[i] = n // cpuWait owns it until the next Read
 		all += n
 	}
 	var seen uint64

@@ -12,20 +12,22 @@ import (
 )
 
 const (
-	// slotsPerCPU is how many calls of a Queue run for each CPU.
+	// slotsPerCPU is the number of slots of a Queue for each CPU.
 	slotsPerCPU = 2
-	// maxQueueTime is how long a call waits in a Queue.
+	// maxQueueTime is the maximum time that a call waits in a Queue.
 	maxQueueTime = 2 * time.Second
 )
 
-// Queue bounds how many calls run at the same time, for calls that need much CPU
-// time. Callers get slots in turn, however many calls each of them has waiting,
-// and one caller never has more than half of the slots. A Queue does not bound how
-// many calls wait; a Gate before it does. It is safe for concurrent use.
+// Queue limits how many calls that need much CPU time run at the same time. It gives
+// slots to callers in turn (round robin), however many calls each caller has waiting,
+// and at most half of the slots to one caller. A Queue does not limit the number of
+// waiting calls; the Limiter in front of it does. It is safe for concurrent use.
 //
-// Go's scheduler runs goroutines in the order in which they became ready, whoever they
-// work for. So a call gets no slot before the goroutines that are ready by then have run:
-// those that want slots wait by then, and those that need little time are done.
+// Go's scheduler runs goroutines in the order in which they became ready, without regard
+// to the caller for which they work. If the Queue gave a slot to the first call that
+// arrives, a caller with many calls would often get all slots. So the Queue first lets
+// the goroutines run that are ready: then all calls that need a slot are in the Queue,
+// and calls that need little time are done.
 type Queue struct {
 	slots, each int
 	maxWait     time.Duration
@@ -33,27 +35,28 @@ type Queue struct {
 	mu      sync.Mutex
 	running int
 	callers map[string]*queued
-	// turns are the callers with waiting calls, the one whose turn is next first.
+	// turns holds the callers with waiting calls; the first one gets the next slot.
 	turns []*queued
-	// filling says that a goroutine is about to give free slots away.
+	// filling reports that a goroutine is about to assign the free slots.
 	filling bool
 }
 
-// queued is a caller with calls that run or wait.
+// queued is a caller with running or waiting calls.
 type queued struct {
 	running int
-	waiting []chan struct{} // each is closed when its call gets a slot; oldest first
+	waiting []chan struct{} // oldest first; fill closes one to give its call a slot
 }
 
-// NewQueue makes a Queue with so many slots; 0 means two for each CPU.
+// NewQueue returns a Queue with the given number of slots; 0 means two for each CPU.
 func NewQueue(slots int) *Queue {
 	slots = cmp.Or(slots, slotsPerCPU*cpulimit.CPUs())
 	return &Queue{slots: slots, each: max(1, slots/2), maxWait: maxQueueTime, callers: make(map[string]*queued)}
 }
 
-// Wait waits for a slot, 2 s at most. A call that gets one has to Leave. Without a
-// slot the call gets a Refusal, if the wait was too long, or ctx's error.
-func (q *Queue) Wait(ctx context.Context, name string) (*Refusal, error) {
+// Acquire waits for a slot, for at most 2 s. The caller of Acquire calls Release when a
+// call that got a slot ends. Acquire returns a Refusal if the wait was too long, and
+// ctx's error if ctx ended.
+func (q *Queue) Acquire(ctx context.Context, name string) (*Refusal, error) {
 	turn := q.join(name)
 	timer := time.NewTimer(q.maxWait)
 	defer timer.Stop()
@@ -67,14 +70,14 @@ func (q *Queue) Wait(ctx context.Context, name string) (*Refusal, error) {
 	case <-timer.C:
 		over = &Refusal{Limit: CPU, RetryAfter: time.Second}
 	}
-	if !q.giveUp(name, turn) { // it got a slot just now
+	if !q.giveUp(name, turn) { // it got a slot in the meantime
 		return nil, nil
 	}
 	return over, err
 }
 
-// Leave ends a call that got a slot.
-func (q *Queue) Leave(name string) {
+// Release ends a call that got a slot.
+func (q *Queue) Release(name string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.callers[name].running--
@@ -83,7 +86,7 @@ func (q *Queue) Leave(name string) {
 	q.refill()
 }
 
-// join adds a call and returns what is closed when it has a slot.
+// join adds a call and returns the channel that fill closes when the call gets a slot.
 func (q *Queue) join(name string) chan struct{} {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -100,8 +103,8 @@ func (q *Queue) join(name string) chan struct{} {
 	return turn
 }
 
-// refill has the free slots given away, once the goroutines that are ready have run. The
-// lock is held.
+// refill starts a goroutine that assigns the free slots after the goroutines that are
+// ready now have run. It requires the lock.
 func (q *Queue) refill() {
 	if q.filling || q.next() < 0 {
 		return
@@ -116,7 +119,7 @@ func (q *Queue) refill() {
 	}()
 }
 
-// giveUp takes a waiting call out, and reports whether it was still waiting.
+// giveUp removes a waiting call, and reports whether the call was still waiting.
 func (q *Queue) giveUp(name string, turn chan struct{}) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -132,8 +135,8 @@ func (q *Queue) giveUp(name string, turn chan struct{}) bool {
 	return true
 }
 
-// next is the index of the caller that gets the next slot, -1 if there is none. The lock
-// is held.
+// next returns the index of the caller that gets the next slot, -1 if there is none. It
+// requires the lock.
 func (q *Queue) next() int {
 	if q.running == q.slots {
 		return -1
@@ -141,7 +144,7 @@ func (q *Queue) next() int {
 	return slices.IndexFunc(q.turns, func(c *queued) bool { return c.running < q.each })
 }
 
-// fill gives the free slots to the callers whose turn it is. The lock is held.
+// fill gives the free slots to the callers in turn. It requires the lock.
 func (q *Queue) fill() {
 	for i := q.next(); i >= 0; i = q.next() {
 		c := q.turns[i]
@@ -155,7 +158,7 @@ func (q *Queue) fill() {
 	}
 }
 
-// forget removes a caller without calls. The lock is held.
+// forget removes a caller that has no calls. It requires the lock.
 func (q *Queue) forget(name string) {
 	if c := q.callers[name]; c.running == 0 && len(c.waiting) == 0 {
 		delete(q.callers, name)

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// TestQueueTakesTurns: a caller with many calls waiting has at most half of the
-// places, and another caller waits for few of them.
+// TestQueueTakesTurns: a caller with many waiting calls gets at most half of the slots,
+// and another caller waits for few of these calls.
 func TestQueueTakesTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := NewQueue(2)
@@ -25,7 +25,7 @@ func TestQueueTakesTurns(t *testing.T) {
 		var calls sync.WaitGroup
 		call := func(name string) {
 			calls.Go(func() {
-				if over, err := q.Wait(t.Context(), name); over != nil || err != nil {
+				if over, err := q.Acquire(t.Context(), name); over != nil || err != nil {
 					t.Errorf("%s: %v, %v", name, over, err)
 					return
 				}
@@ -41,7 +41,7 @@ func TestQueueTakesTurns(t *testing.T) {
 				running[name]--
 				running["all"]--
 				mu.Unlock()
-				q.Leave(name)
+				q.Release(name)
 			})
 		}
 		for range 4 {
@@ -58,48 +58,47 @@ func TestQueueTakesTurns(t *testing.T) {
 		call("c")
 		calls.Wait()
 		if at := slices.Index(order, "c"); at > 5 {
-			t.Errorf("c is served after %d calls of others", at)
+			t.Errorf("c got a slot after %d calls of others", at)
 		}
 		if most["a"] != 1 || most["b"] != 1 || most["all"] != 2 || len(order) != 9 {
 			t.Errorf("%v, %d calls", most, len(order))
 		}
 		if len(q.callers) != 0 || len(q.turns) != 0 || q.running != 0 {
-			t.Errorf("left behind: %d callers, %d turns, %d running", len(q.callers), len(q.turns), q.running)
+			t.Errorf("the queue still has %d callers, %d turns, %d running", len(q.callers), len(q.turns), q.running)
 		}
 	})
 }
 
-// TestQueueEndsWaits: a call waits no longer than its context, and no longer than
-// the bound, and takes no slot after that.
+// TestQueueEndsWaits: a call waits at most until its context ends or the maximum time has
+// passed, and gets no slot afterwards.
 func TestQueueEndsWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := NewQueue(1)
-		if over, err := q.Wait(t.Context(), "a"); over != nil || err != nil {
+		if over, err := q.Acquire(t.Context(), "a"); over != nil || err != nil {
 			t.Fatal(over, err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if over, err := q.Wait(ctx, "b"); over != nil || !errors.Is(err, context.DeadlineExceeded) {
+		if over, err := q.Acquire(ctx, "b"); over != nil || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v, %v", over, err)
 		}
 		begin := time.Now()
-		over, err := q.Wait(t.Context(), "a")
+		over, err := q.Acquire(t.Context(), "a")
 		if err != nil || over == nil || over.Limit != CPU || over.RetryAfter == 0 || time.Since(begin) != maxQueueTime {
 			t.Errorf("got %+v, %v after %v", over, err, time.Since(begin))
 		}
-		q.Leave("a")
-		if over, err := q.Wait(t.Context(), "b"); over != nil || err != nil {
+		q.Release("a")
+		if over, err := q.Acquire(t.Context(), "b"); over != nil || err != nil {
 			t.Errorf("got %v, %v", over, err)
 		}
-		q.Leave("b")
+		q.Release("b")
 		if len(q.callers) != 0 || len(q.turns) != 0 {
 			t.Errorf("%d callers and %d turns are left", len(q.callers), len(q.turns))
 		}
 	})
 }
 
-// TestQueueLetsOthersRun: calls that wait for slots do not run before goroutines that
-// are ready.
+// TestQueueLetsOthersRun: goroutines that are ready run before calls that wait for slots.
 func TestQueueLetsOthersRun(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	q := NewQueue(2)
@@ -109,21 +108,21 @@ func TestQueueLetsOthersRun(t *testing.T) {
 	for i := range 40 {
 		calls.Go(func() {
 			name := strconv.Itoa(i % 4)
-			if over, err := q.Wait(t.Context(), name); over != nil || err != nil {
+			if over, err := q.Acquire(t.Context(), name); over != nil || err != nil {
 				t.Errorf("%v, %v", over, err)
 				return
 			}
 			heavy.Add(1)
-			q.Leave(name)
+			q.Release(name)
 		})
 	}
 	calls.Go(func() { before = heavy.Load() })
 	calls.Go(func() {}) // Go runs the last one first
 	calls.Wait()
 	if before < 0 || before > 4 {
-		t.Errorf("%d of %d heavy calls ran before the light one", before, heavy.Load())
+		t.Errorf("%d of %d heavy calls ran before the light call", before, heavy.Load())
 	}
 	if heavy.Load() != 40 || len(q.callers) != 0 || q.running != 0 {
-		t.Errorf("%d calls ran; left behind: %d callers, %d running", heavy.Load(), len(q.callers), q.running)
+		t.Errorf("%d calls ran; the queue still has %d callers, %d running", heavy.Load(), len(q.callers), q.running)
 	}
 }

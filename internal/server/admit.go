@@ -17,14 +17,14 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// gate is an admission.Gate and the counters of what it refuses.
-type gate struct {
-	*admission.Gate
+// gate is an admission.Limiter and the counters of what it refuses.
+type limiter struct {
+	*admission.Limiter
 	over map[admission.Limit]prometheus.Counter
 }
 
 // gateOf returns the gate before the unary methods of a service.
-func (ic *interceptor) gateOf(service string) *gate {
+func (ic *interceptor) limiterOf(service string) *limiter {
 	switch service {
 	case secretbrokerv1.IntegrationService_ServiceDesc.ServiceName, secretbrokerv1.PolicyService_ServiceDesc.ServiceName:
 		return ic.management
@@ -67,7 +67,7 @@ func (t *callTurn) Take(ctx context.Context) error {
 	if t.held.Load() || t.account != nil && t.account.Open.Load() <= fewOpen {
 		return nil
 	}
-	refusal, err := t.queue.Wait(ctx, t.caller)
+	refusal, err := t.queue.Acquire(ctx, t.caller)
 	switch {
 	case err != nil:
 		return secret.Errorf(secret.ReasonOverloaded, "the call ended while it waited for its turn; wait, or ask another broker").WithCause(err)
@@ -82,7 +82,7 @@ func (t *callTurn) Take(ctx context.Context) error {
 // Leave is resolve.Turn's.
 func (t *callTurn) Leave() {
 	if t.held.Swap(false) {
-		t.queue.Leave(t.caller)
+		t.queue.Release(t.caller)
 	}
 }
 
@@ -105,22 +105,22 @@ func identityOf(ctx context.Context, id *peerIdentity) (resolve.Caller, error) {
 // admit lets a call in, or says why not: within the limits, before anything else is
 // done for it, and a method that anyone like that may call. A call that is let in has
 // to leave the gate.
-func (ic *interceptor) admit(id *peerIdentity, at *gate, required rule, now time.Time) error {
+func (ic *interceptor) admit(id *peerIdentity, at *limiter, required rule, now time.Time) error {
 	// Peers without an identity count as one caller.
-	if over := at.Enter(string(id.principal), ic.openCalls(id, at), now); over != nil {
+	if over := at.Acquire(string(id.principal), ic.openCalls(id, at), now); over != nil {
 		at.over[over.Limit].Inc()
 		return overLimit(over)
 	}
 	if err := ic.mayCall(id, required, now); err != nil {
-		at.Leave(string(id.principal))
+		at.Release(string(id.principal))
 		return err
 	}
 	return nil
 }
 
 // look says why admit would refuse a call, nil if it would not.
-func (ic *interceptor) look(id *peerIdentity, at *gate, required rule, now time.Time) error {
-	if over := at.Look(string(id.principal), ic.openCalls(id, at), now); over != nil {
+func (ic *interceptor) check(id *peerIdentity, at *limiter, required rule, now time.Time) error {
+	if over := at.Check(string(id.principal), ic.openCalls(id, at), now); over != nil {
 		at.over[over.Limit].Inc()
 		return overLimit(over)
 	}
@@ -134,7 +134,7 @@ func (ic *interceptor) look(id *peerIdentity, at *gate, required rule, now time.
 // openCalls is how many calls of the principal are open, with those whose requests
 // are not complete and whose answers have not been taken; streams are none. Calls that
 // are counted apart go by how many have entered.
-func (ic *interceptor) openCalls(id *peerIdentity, at *gate) int {
+func (ic *interceptor) openCalls(id *peerIdentity, at *limiter) int {
 	if id.conn == nil || at != ic.calls {
 		return 0
 	}

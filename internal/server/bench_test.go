@@ -65,7 +65,7 @@ func BenchmarkHandle(b *testing.B) {
 		b.Run(bb.name, func(b *testing.B) {
 			ic := &interceptor{
 				log: slog.New(slog.DiscardHandler), metrics: newCallMetrics(prometheus.NewRegistry()), rules: rules,
-				calls: &gate{Gate: admission.New(admission.Limits{PerSecond: 1 << 30})}, refusals: newRefusalLog(),
+				calls: &limiter{Limiter: admission.New(admission.Limits{PerSecond: 1 << 30})}, refusals: newRefusalLog(),
 			}
 			if bb.traced {
 				ic.tracer = tracing.New(tracing.Config{Exporter: drain{}, MaxCallsPerSecond: 1 << 30})

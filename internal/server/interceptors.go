@@ -72,7 +72,7 @@ type interceptor struct {
 	// calls, management and streams let calls in, each without regard to the others:
 	// calls that manage integrations or ask about policies take no Resolve's place, nor
 	// the other way round, and neither do streams, which last.
-	calls, management, streams *gate
+	calls, management, streams *limiter
 	// heavy are the turns of Resolve and Check calls that need much CPU time, and turns
 	// those of the calls for which takesTurn.
 	heavy, turns *admission.Queue
@@ -106,7 +106,7 @@ func (ic *interceptor) guard(desc grpc.ServiceDesc) *grpc.ServiceDesc {
 	methods := make([]grpc.MethodDesc, len(desc.Methods))
 	for i, m := range desc.Methods {
 		name := "/" + desc.ServiceName + "/" + m.MethodName
-		g := &guarded{ic: ic, name: name, rule: ic.rules[name], gate: ic.gateOf(desc.ServiceName), turns: ic.heavy, metrics: ic.metrics.of(name), next: m.Handler}
+		g := &guarded{ic: ic, name: name, rule: ic.rules[name], limiter: ic.limiterOf(desc.ServiceName), turns: ic.heavy, metrics: ic.metrics.of(name), next: m.Handler}
 		if g.inTurn = takesTurn(desc.ServiceName, m.MethodName); g.inTurn {
 			g.turns = ic.turns
 		}
@@ -121,7 +121,7 @@ type guarded struct {
 	ic      *interceptor
 	name    string // "/SERVICE/METHOD"
 	rule    rule
-	gate    *gate
+	limiter *limiter
 	turns   *admission.Queue
 	inTurn  bool // calls wait for their turn before they run
 	metrics *methodMetrics
@@ -143,7 +143,7 @@ func (g *guarded) handle(srv any, ctx context.Context, decode func(any) error, _
 	if cc.call.who, err = identityOf(ctx, &id); err != nil {
 		return nil, g.ic.refuse(ctx, g.name, &cc.call, err)
 	}
-	cc.turn.queue, cc.turn.caller, cc.turn.over = g.turns, string(id.principal), g.gate.over[admission.CPU]
+	cc.turn.queue, cc.turn.caller, cc.turn.over = g.turns, string(id.principal), g.limiter.over[admission.CPU]
 	cc.call.who.Turn = &cc.turn
 	defer cc.turn.Leave()
 	if id.conn != nil {
@@ -152,7 +152,7 @@ func (g *guarded) handle(srv any, ctx context.Context, decode func(any) error, _
 		}
 		id.conn.traffic.work(cc)
 		defer id.conn.traffic.worked(cc, &resp, &err)
-		if g.gate != g.ic.calls {
+		if g.limiter != g.ic.calls {
 			id.conn.traffic.apart.Add(1)
 			defer id.conn.traffic.apart.Add(-1)
 		}
@@ -163,10 +163,10 @@ func (g *guarded) handle(srv any, ctx context.Context, decode func(any) error, _
 	if id.conn != nil && id.conn.traffic.incomplete.Load() > 0 {
 		return g.wait(srv, cc, decode)
 	}
-	if err := g.ic.admit(&id, g.gate, g.rule, start); err != nil {
+	if err := g.ic.admit(&id, g.limiter, g.rule, start); err != nil {
 		return nil, g.ic.refuse(ctx, g.name, &cc.call, err)
 	}
-	defer g.gate.Leave(string(id.principal))
+	defer g.limiter.Release(string(id.principal))
 	if !g.inTurn && id.conn != nil && id.conn.traffic.large.Load() {
 		if err := cc.turn.Take(cc); err != nil {
 			return nil, g.ic.refuse(ctx, g.name, &cc.call, err)
@@ -183,20 +183,20 @@ func (g *guarded) wait(srv any, cc *callContext, decode func(any) error) (any, e
 	if _, err := identityOf(ctx, &id); err != nil {
 		return nil, g.ic.refuse(ctx, g.name, &cc.call, err)
 	}
-	if err := g.ic.look(&id, g.gate, g.rule, time.Now()); err != nil {
+	if err := g.ic.check(&id, g.limiter, g.rule, time.Now()); err != nil {
 		return nil, g.ic.refuse(ctx, g.name, &cc.call, err)
 	}
 	entered := false
 	defer func() {
 		if entered {
-			g.gate.Leave(string(id.principal))
+			g.limiter.Release(string(id.principal))
 		}
 	}()
 	return g.answer(srv, cc, func(req any) error {
 		if err := decode(req); err != nil {
 			return err
 		}
-		if err := g.ic.admit(&id, g.gate, g.rule, time.Now()); err != nil {
+		if err := g.ic.admit(&id, g.limiter, g.rule, time.Now()); err != nil {
 			return g.ic.refuse(ctx, g.name, &cc.call, err)
 		}
 		entered = true
@@ -256,7 +256,7 @@ func (ic *interceptor) stream(srv any, ss grpc.ServerStream, info *grpc.StreamSe
 	if err := ic.admit(&id, ic.streams, ic.rules[info.FullMethod], start); err != nil {
 		return ic.refuse(ss.Context(), info.FullMethod, c, err)
 	}
-	defer ic.streams.Leave(string(c.who.Principal))
+	defer ic.streams.Release(string(c.who.Principal))
 	ctx, cancel := context.WithCancel(ss.Context())
 	defer cancel()
 	defer context.AfterFunc(ic.closing, cancel)()

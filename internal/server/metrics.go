@@ -48,8 +48,8 @@ func newCallMetrics(reg prometheus.Registerer) *callMetrics {
 }
 
 // gate makes a gate whose refusals are counted, with prefix in front of the limits.
-func (m *callMetrics) gate(prefix string, l admission.Limits) *gate {
-	g := &gate{admission.New(l), make(map[admission.Limit]prometheus.Counter, len(admission.All))}
+func (m *callMetrics) limiter(prefix string, l admission.Limits) *limiter {
+	g := &limiter{admission.New(l), make(map[admission.Limit]prometheus.Counter, len(admission.All))}
 	for _, limit := range admission.All {
 		g.over[limit] = m.overLimit.WithLabelValues(prefix + string(limit))
 	}

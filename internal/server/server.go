@@ -127,7 +127,7 @@ type Server struct {
 	// endStreams ends the streaming calls.
 	endStreams context.CancelFunc
 	handshakes prometheus.Counter // that failed
-	gates      []*gate            // that SetCallLimits is for
+	limiters   []*limiter         // that SetCallLimits is for
 
 	trust       *trust.Store
 	connections *connections
@@ -146,7 +146,7 @@ func New(cfg Config) (*Server, error) {
 	measured := newCallMetrics(cfg.Metrics)
 	ic := &interceptor{
 		log: cfg.Logger, metrics: measured, rules: rules, closing: closing,
-		calls: measured.gate("", limits.Calls), management: measured.gate("management_", managementLimits), streams: measured.gate("", limits.Calls),
+		calls: measured.limiter("", limits.Calls), management: measured.limiter("management_", managementLimits), streams: measured.limiter("", limits.Calls),
 		heavy: admission.NewQueue(0), turns: admission.NewQueue(cmp.Or(limits.ManagementRunning, cpulimit.CPUs())), refusals: newRefusalLog(), tracer: cfg.Tracer,
 	}
 	greetings := &handshakes{limit: limits.MaxHandshakes}
@@ -180,7 +180,7 @@ func New(cfg Config) (*Server, error) {
 			Timeout:               serverPingTimeout,
 		}),
 	)
-	s := &Server{grpc: g, health: health.NewServer(), endStreams: endStreams, handshakes: ic.metrics.handshakes, gates: []*gate{ic.calls, ic.streams}, trust: cfg.Trust, connections: known, greetings: greetings, recheck: recheckInterval, traffic: trafficInterval}
+	s := &Server{grpc: g, health: health.NewServer(), endStreams: endStreams, handshakes: ic.metrics.handshakes, limiters: []*limiter{ic.calls, ic.streams}, trust: cfg.Trust, connections: known, greetings: greetings, recheck: recheckInterval, traffic: trafficInterval}
 	for _, service := range []struct {
 		desc grpc.ServiceDesc
 		impl any
@@ -220,7 +220,7 @@ func (s *Server) Serve(l net.Listener) error {
 // SetCallLimits puts other limits in force for the calls to come. Those on calls
 // that manage integrations are fixed.
 func (s *Server) SetCallLimits(l admission.Limits) {
-	for _, g := range s.gates {
+	for _, g := range s.limiters {
 		g.SetLimits(l, time.Now())
 	}
 }

@@ -232,7 +232,7 @@ func TestCertificateExpiresDuringAConnection(t *testing.T) {
 		t.Fatalf("%v, %v", who, err)
 	}
 	const method = "/secretbroker.v1.ResolverService/Resolve"
-	entrance := &gate{Gate: admission.New(admission.Limits{})}
+	entrance := &limiter{Limiter: admission.New(admission.Limits{})}
 	if err := ic.admit(&id, entrance, ic.rules[method], now); err != nil {
 		t.Errorf("at its last moment: %v", err)
 	}
