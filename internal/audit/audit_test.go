@@ -16,7 +16,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/audit/chain"
 )
 
-// read returns a log's lines that are no segment headers.
+// read returns the lines of a log without segment headers.
 func read(t *testing.T, path string) []string {
 	t.Helper()
 	return slices.DeleteFunc(readAll(t, path), func(line string) bool { return chain.IsSegmentHeader([]byte(line)) })
@@ -59,7 +59,7 @@ func TestWriteAppendsLines(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := l.Write(t.Context(), []Event{e}); err == nil {
-			t.Error("a closed log took an event")
+			t.Error("a closed log accepted an event")
 		}
 	}
 	lines := read(t, path)
@@ -72,8 +72,8 @@ func TestWriteAppendsLines(t *testing.T) {
 	}
 }
 
-// TestConcurrentWrites: log rotation under load loses no line and tears none, and
-// the lines of one Write stand together and whole.
+// TestConcurrentWrites: log rotation under load loses and tears no line, and the lines of
+// one Write are contiguous.
 func TestConcurrentWrites(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
 	l, err := Open(Config{Path: path})
@@ -99,7 +99,7 @@ func TestConcurrentWrites(t *testing.T) {
 		if err := l.Reopen(); err != nil {
 			t.Error(err)
 		}
-		lines = append(lines, read(t, path+".1")...) // nothing comes after Reopen
+		lines = append(lines, read(t, path+".1")...) // the Log does not write to it after Reopen
 	}
 	writers.Wait()
 	if err := l.Close(); err != nil {
@@ -157,7 +157,7 @@ func TestReopenAfterRotation(t *testing.T) {
 	write("still") // the old file stays in use
 }
 
-// tornWriter takes a few bytes and then fails, as a full disk does.
+// tornWriter accepts room bytes and then fails, as a full disk does.
 type tornWriter struct {
 	strings.Builder
 	room int
@@ -173,7 +173,7 @@ func (w *tornWriter) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// TestTornLine: what a full disk cut off does not spoil the next record.
+// TestTornLine: a line that a full disk cut off does not damage the next record.
 func TestTornLine(t *testing.T) {
 	w := &tornWriter{room: 10}
 	l := New(w)

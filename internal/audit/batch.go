@@ -5,27 +5,28 @@ import (
 	"fmt"
 )
 
-// batch is what one write takes, and tells those who wait for it what came of it.
+// batch is the unit of a commit: the lines of all Writes that share one write and one
+// fsync. It also carries the result to those Writes.
 type batch struct {
-	// These are guarded by Log.mu until the writer takes the batch, and then the
-	// writer's alone.
+	// Log.mu guards these fields until the writer takes the batch. Then they belong to
+	// the writer.
 	lines []byte  // not chained yet
-	marks []marks // one for every Write that waits, in their order
-	later int     // how many of those have a Receipt
+	marks []marks // one for each waiting Write, in order
+	later int     // the number of those that have a Receipt
 
-	// done is closed once it is known what came of the batch: the first recorded
-	// Writes are recorded, the others failed with err.
+	// done is closed when the batch is complete: the first `recorded` Writes are
+	// recorded, and the others failed with err.
 	done     chan struct{}
 	recorded int
 	err      error
 }
 
-// marks say where the lines of a Write end: in batch.lines, and once they are
-// chained in the part of the batch that Log.out has.
+// marks are the ends of a Write's lines: in batch.lines, and, once they are chained, in
+// the part of the batch that is in Log.out.
 type marks struct{ end, outEnd int }
 
-// newBatch returns an empty batch that takes over the memory of used, whose Writes
-// have been told, unless that was needed for a burst only.
+// newBatch returns an empty batch. It reuses the buffers of used, which must be complete,
+// unless a burst made them too large to keep.
 func newBatch(used *batch) *batch {
 	b := &batch{done: make(chan struct{})}
 	if used == nil {
@@ -38,8 +39,9 @@ func newBatch(used *batch) *batch {
 	return b
 }
 
-// tell wakes those who wait for the batch. It is called once.
-func (l *Log) tell(b *batch, recorded int, err error) {
+// complete sets the result of the batch and wakes the Writes that wait for it. It is
+// called once per batch.
+func (l *Log) complete(b *batch, recorded int, err error) {
 	b.recorded, b.err = recorded, err
 	if err != nil {
 		l.failures.Add(uint64(b.later)) //nolint:gosec // a count; the others count themselves
@@ -47,12 +49,12 @@ func (l *Log) tell(b *batch, recorded int, err error) {
 	close(b.done)
 }
 
-// Receipt is what Begin returns. Receipts of one group commit are equal. The zero
-// Receipt is of what has been recorded.
+// Receipt identifies a commit that may not have finished. Receipts of one batch are equal.
+// The zero Receipt is that of events that are already recorded.
 type Receipt struct{ batch *batch }
 
-// Wait returns nil once everything is recorded that shares the Receipt's group
-// commit, and an error if some of that was not. It waits no longer than Write does.
+// Wait returns nil once the whole batch is recorded, and an error if some of it could not
+// be. It waits no longer than Write does.
 func (r Receipt) Wait() error {
 	if r.batch == nil {
 		return nil
@@ -61,21 +63,21 @@ func (r Receipt) Wait() error {
 	return r.batch.err
 }
 
-// ticket is one Write's place in a batch.
+// ticket identifies one Write in a batch.
 type ticket struct {
 	batch *batch
 	index int
-	// later says that the Write is in company, and is waited for elsewhere.
+	// later: the Write does not wait itself; the holder of its Receipt does.
 	later bool
 }
 
-// wait is the end of a Write.
+// wait waits until the batch is complete or ctx ends.
 func (t ticket) wait(ctx context.Context) error {
 	if t.batch == nil {
 		return nil
 	}
 	if ctx.Done() == nil {
-		<-t.batch.done // which takes half of what a select does
+		<-t.batch.done // costs half as much as a select
 		return t.result()
 	}
 	select {
@@ -84,7 +86,7 @@ func (t ticket) wait(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	select {
-	case <-t.batch.done: // both came at once: what is written is written
+	case <-t.batch.done: // both are ready: the result counts
 		return t.result()
 	default:
 		return fmt.Errorf("wait for the audit log to be written: %w", context.Cause(ctx))
@@ -98,9 +100,9 @@ func (t ticket) result() error {
 	return t.batch.err
 }
 
-// enqueue encodes the events and queues their lines. No events have no ticket.
-// mayLeave says that the Write would take a Receipt.
-func (l *Log) enqueue(events []Event, mayLeave bool) (ticket, error) {
+// enqueue encodes the events and queues their lines. Without events it returns the zero
+// ticket. acceptReceipt says that the caller accepts a Receipt instead of waiting.
+func (l *Log) enqueue(events []Event, acceptReceipt bool) (ticket, error) {
 	if len(events) == 0 {
 		return ticket{}, nil
 	}
@@ -120,14 +122,15 @@ func (l *Log) enqueue(events []Event, mayLeave bool) (ticket, error) {
 		return ticket{}, errClosed
 	}
 	b := l.queued
-	// Even the longest Write fits into an empty queue.
+	// An empty queue accepts a Write of any length.
 	if len(b.lines) > 0 && len(b.lines)+len(lines) > l.maxBytes {
 		l.full = true
 		return ticket{}, errFull
 	}
-	// One that comes alone, to a writer that rests, has no company whatever was before.
+	// The first Write that an idle writer gets waits itself, however large the last batch
+	// was: no other Write may share its commit.
 	t := ticket{batch: b, index: len(b.marks)}
-	t.later = mayLeave && l.last >= company && l.failed == nil && (l.current != nil || len(b.marks) > 0)
+	t.later = acceptReceipt && l.last >= minShared && l.failed == nil && (l.current != nil || len(b.marks) > 0)
 	if t.later {
 		b.later++
 	}
@@ -139,18 +142,18 @@ func (l *Log) enqueue(events []Event, mayLeave bool) (ticket, error) {
 	return t, nil
 }
 
-// abandon tells every Write that waits that there may be no record of it. What it
-// queued is still written if it can be. Those that come before the writer moves again
-// have no company. Callers hold l.mu.
+// abandon fails every waiting Write: its events may not be recorded. Their lines stay
+// queued, and the writer still writes them if it can. Setting last to 0 makes later calls
+// of Begin wait themselves until the writer continues. The caller holds l.mu.
 func (l *Log) abandon(err error) {
 	l.last = 0
 	if l.current != nil {
-		l.tell(l.current, 0, err)
+		l.complete(l.current, 0, err)
 		l.current = nil
 	}
 	if q := l.queued; len(q.marks) > 0 {
 		l.queued = newBatch(nil)
 		l.queued.lines, q.lines = q.lines, nil
-		l.tell(q, 0, err)
+		l.complete(q, 0, err)
 	}
 }

@@ -8,12 +8,12 @@ import (
 	"testing/synctest"
 )
 
-// begin is Begin of one event.
+// begin calls Begin with one event.
 func begin(l *Log, id string) (Receipt, error) { return l.Begin([]Event{{RequestID: id}}) }
 
-// inCompany makes a Log whose writer is at a batch of so many Writes, the first of
-// which it is stuck with.
-func inCompany(t *testing.T, writes int) (*Log, *gate, []<-chan error) {
+// stuckBatch returns a Log whose writer is stuck in the commit of a batch of the given number
+// of Writes, after a commit of one.
+func stuckBatch(t *testing.T, writes int) (*Log, *gate, []<-chan error) {
 	g := newGate()
 	l := New(g)
 	waiting := []<-chan error{write(t.Context(), l, "first")}
@@ -25,10 +25,10 @@ func inCompany(t *testing.T, writes int) (*Log, *gate, []<-chan error) {
 	return l, g, waiting
 }
 
-// TestBeginAlone: without company Begin is Write.
+// TestBeginAlone: after a small batch, Begin waits like Write.
 func TestBeginAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, g, waiting := inCompany(t, company-1)
+		l, g, waiting := stuckBatch(t, minShared-1)
 		done := make(chan error, 1)
 		go func() {
 			receipt, err := begin(l, "x")
@@ -54,11 +54,11 @@ func TestBeginAlone(t *testing.T) {
 	})
 }
 
-// TestBeginInCompany: Begin returns at once, and its Receipt waits for the batch
-// that has the events, which others share.
-func TestBeginInCompany(t *testing.T) {
+// TestBeginSharesBatch: after a large batch, Begin returns at once, and its Receipt waits
+// for the batch that has the events and shares it with other calls.
+func TestBeginSharesBatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, g, _ := inCompany(t, company)
+		l, g, _ := stuckBatch(t, minShared)
 		one, err := begin(l, "one")
 		other, err2 := begin(l, "other")
 		if err := errors.Join(err, err2); err != nil || one == (Receipt{}) || one != other {
@@ -66,7 +66,7 @@ func TestBeginInCompany(t *testing.T) {
 		}
 		done := make(chan error, 1)
 		go func() { done <- one.Wait() }()
-		g.let <- allowance{everything, nil} // what was before
+		g.let <- allowance{everything, nil} // the batch before
 		synctest.Wait()
 		if len(done) != 0 {
 			t.Error("the receipt did not wait for its own batch")
@@ -75,7 +75,7 @@ func TestBeginInCompany(t *testing.T) {
 		if err := errors.Join(<-done, other.Wait()); err != nil {
 			t.Error(err)
 		}
-		// The company has gone: one that comes later waits by itself.
+		// A Begin that comes to an idle writer waits itself.
 		late := make(chan Receipt, 1)
 		go func() {
 			receipt, _ := begin(l, "late")
@@ -87,9 +87,9 @@ func TestBeginInCompany(t *testing.T) {
 		}
 		g.let <- allowance{everything, nil}
 		if receipt := <-late; receipt != (Receipt{}) {
-			t.Error("a lone Begin left something to wait for")
+			t.Error("a lone Begin returned a Receipt")
 		}
-		if ids, torn := g.lines(); len(ids) != company+4 || len(torn) != 0 {
+		if ids, torn := g.lines(); len(ids) != minShared+4 || len(torn) != 0 {
 			t.Errorf("lines %q, torn %q", ids, torn)
 		}
 		if err := l.Close(); err != nil {
@@ -98,31 +98,31 @@ func TestBeginInCompany(t *testing.T) {
 	})
 }
 
-// TestBeginFails: whatever becomes of the batch, its Receipt tells; and while the
-// last write failed, Begin does.
+// TestBeginFails: the Receipt returns the error of its batch. After a failed commit, Begin
+// itself waits and returns the error.
 func TestBeginFails(t *testing.T) {
 	full := errors.New("no space left on device")
 	for name, fail := range map[string]func(l *Log, g *gate) error{
-		"nothing is written":     func(_ *Log, g *gate) error { g.let <- allowance{0, full}; return full },
-		"a part is written":      func(_ *Log, g *gate) error { g.let <- allowance{250, full}; return full },
-		"the file takes no more": func(*Log, *gate) error { return errSlow },
-		"the log is closed":      func(l *Log, _ *gate) error { return l.Close() },
+		"nothing is written":            func(_ *Log, g *gate) error { g.let <- allowance{0, full}; return full },
+		"a part is written":             func(_ *Log, g *gate) error { g.let <- allowance{250, full}; return full },
+		"the file accepts no more data": func(*Log, *gate) error { return errSlow },
+		"the log is closed":             func(l *Log, _ *gate) error { return l.Close() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				l, g, _ := inCompany(t, company)
+				l, g, _ := stuckBatch(t, minShared)
 				receipt, err := begin(l, "x")
 				if err != nil || receipt == (Receipt{}) {
 					t.Fatalf("receipt %v, %v", receipt, err)
 				}
-				if name != "the file takes no more" && name != "the log is closed" {
+				if name != "the file accepts no more data" && name != "the log is closed" {
 					g.let <- allowance{everything, nil}
 				}
 				synctest.Wait()
 				failures := l.Stats().Failures
 				want := fail(l, g)
 				if err := receipt.Wait(); err == nil || !errors.Is(err, want) && !errors.Is(want, errStuck) {
-					t.Errorf("the receipt tells %v", err)
+					t.Errorf("the receipt returned %v", err)
 				}
 				synctest.Wait()
 				if name == "nothing is written" {
@@ -137,46 +137,46 @@ func TestBeginFails(t *testing.T) {
 						t.Errorf("after the failure: %v", err)
 					}
 				}
-				close(g.let) // the writer may end: allowances of nothing
+				close(g.let) // let the writer end: every write is empty
 				_ = l.Close()
 			})
 		})
 	}
 }
 
-// TestBeginWhenStuck: once the Writes were told that the file takes too long, those
-// that come while it still does wait by themselves, so that callers are told why.
+// TestBeginWhenStuck: after the Writes of a stuck commit have failed, later calls of Begin
+// wait themselves and return the reason.
 func TestBeginWhenStuck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, g, _ := inCompany(t, company)
+		l, g, _ := stuckBatch(t, minShared)
 		receipt, _ := begin(l, "x")
 		if err := receipt.Wait(); !errors.Is(err, errSlow) {
-			t.Errorf("the receipt tells %v", err)
+			t.Errorf("the receipt returned %v", err)
 		}
-		told := make(chan error, company)
-		for i := range cap(told) {
+		results := make(chan error, minShared)
+		for i := range cap(results) {
 			go func() {
 				receipt, err := begin(l, fmt.Sprint("late", i))
 				if receipt != (Receipt{}) {
-					t.Error("a Begin left something to wait for")
+					t.Error("a Begin returned a Receipt")
 				}
-				told <- err
+				results <- err
 			}()
 		}
-		for range cap(told) {
-			if err := <-told; !errors.Is(err, errSlow) {
-				t.Errorf("a Begin tells %v", err)
+		for range cap(results) {
+			if err := <-results; !errors.Is(err, errSlow) {
+				t.Errorf("a Begin returned %v", err)
 			}
 		}
-		close(g.let) // the writer may end: allowances of nothing
+		close(g.let) // let the writer end: every write is empty
 		_ = l.Close()
 	})
 }
 
-// TestFailuresAreCountedOnce, whether somebody waits in the call or elsewhere.
+// TestFailuresAreCountedOnce: a failure counts once, whether the call or its Receipt waits.
 func TestFailuresAreCountedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, g, _ := inCompany(t, company)
+		l, g, _ := stuckBatch(t, minShared)
 		waiting := write(t.Context(), l, "waits")
 		receipt, err := begin(l, "does not")
 		if err != nil || receipt == (Receipt{}) {
@@ -185,7 +185,7 @@ func TestFailuresAreCountedOnce(t *testing.T) {
 		g.let <- allowance{everything, nil}
 		g.let <- allowance{0, errors.New("no space left on device")}
 		if <-waiting == nil || receipt.Wait() == nil {
-			t.Error("something was recorded")
+			t.Error("an event was recorded")
 		}
 		synctest.Wait()
 		if n := l.Stats().Failures; n != 2 {
@@ -197,11 +197,11 @@ func TestFailuresAreCountedOnce(t *testing.T) {
 	})
 }
 
-// TestReceiptsAreSmall: who keeps a Receipt, as a connection does whose client does not
-// read, keeps none of the lines of its group commit.
+// TestReceiptsAreSmall: a Receipt does not keep the lines of its batch in memory. The
+// connection of a client that does not read may keep it for long.
 func TestReceiptsAreSmall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, g, _ := inCompany(t, company)
+		l, g, _ := stuckBatch(t, minShared)
 		receipt, err := l.Begin([]Event{{Connector: strings.Repeat("x", 2*maxKept)}})
 		if err != nil || receipt == (Receipt{}) {
 			t.Fatalf("receipt %v, %v", receipt, err)
@@ -215,7 +215,7 @@ func TestReceiptsAreSmall(t *testing.T) {
 		g.let <- allowance{everything, nil}
 		synctest.Wait()
 		if n := cap(receipt.batch.lines); n > 0 {
-			t.Errorf("it keeps %d bytes", n)
+			t.Errorf("the receipt keeps %d bytes", n)
 		}
 		if err := l.Close(); err != nil {
 			t.Error(err)

@@ -15,8 +15,8 @@ var benchEvents = []Event{{
 	Config: "password", Reference: "https://my-vault.vault.azure.net::s", Outcome: Served, Version: "v", Source: "hit",
 }}
 
-// BenchmarkWrite is the cost of a record with so many calls at a time, and how
-// long the median call and the slowest hundredth wait for it.
+// BenchmarkWrite measures the cost of a record with concurrent calls, and the latency of
+// a call at the 50th and 99th percentile.
 func BenchmarkWrite(b *testing.B) {
 	key := testKey(b, "k")
 	for _, c := range []struct {

@@ -14,8 +14,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/audit/chain"
 )
 
-// TestChainIsAsDocumented computes a chain with the standard library alone, as
-// another program that verifies would.
+// TestChainIsAsDocumented computes a chain with the standard library alone, like another
+// program that verifies the log.
 func TestChainIsAsDocumented(t *testing.T) {
 	secret := bytes.Repeat([]byte("k"), 32)
 	key, err := chain.NewKey(secret)
@@ -49,9 +49,9 @@ func TestChainIsAsDocumented(t *testing.T) {
 	}
 }
 
-// TestChainGoesOn: whatever a file ends with, the log goes on with its chain, and
-// declares what is no record.
-func TestChainGoesOn(t *testing.T) {
+// TestChainContinues: whatever a file ends with, the log continues the chain and declares
+// the bytes that are not a record.
+func TestChainContinues(t *testing.T) {
 	var buf bytes.Buffer
 	l := New(&buf)
 	writeIDs(t, l, "a", "b", "c")
@@ -59,7 +59,7 @@ func TestChainGoesOn(t *testing.T) {
 	whole := buf.String()
 	tests := []struct {
 		name, file string
-		records    int   // with the segment header and one more
+		records    int   // including the segment header and the added one
 		unchained  int64 // bytes
 	}{
 		{"nothing", "", 2, 0},
@@ -91,8 +91,8 @@ func TestChainGoesOn(t *testing.T) {
 	}
 }
 
-// FuzzTail: whatever stands in a file, a log can go on with it and verifies from
-// its own marker on, with no more faults than before.
+// FuzzTail: whatever a file contains, a Log can append to it. If the file was intact before,
+// it still is.
 func FuzzTail(f *testing.F) {
 	var buf bytes.Buffer
 	l := New(&buf)

@@ -10,8 +10,10 @@ import (
 	"github.com/secretbroker/secretbroker/internal/audit/chain"
 )
 
-// commit chains the batch, writes it, and tells its Writes what came of it: those
-// that stand in what was written before an error are recorded.
+// commit writes the batch and completes it. If a write fails halfway, the Writes whose
+// lines were written in full before the error are recorded, and the others fail.
+//
+// Only the writer calls it. It locks mu after the I/O, to publish the result.
 func (l *Log) commit(b *batch) {
 	recorded, err := l.commitTo(b)
 	if err != nil {
@@ -22,9 +24,9 @@ func (l *Log) commit(b *batch) {
 	l.failed, l.slow = err, false
 	l.batches++
 	l.writing += time.Since(l.began)
-	if l.current == b { // otherwise its Writes were told that it takes too long
+	if l.current == b { // otherwise abandon has completed it
 		l.current = nil
-		l.tell(b, recorded, err)
+		l.complete(b, recorded, err)
 	}
 	if err == nil {
 		l.probePause = 0
@@ -34,7 +36,7 @@ func (l *Log) commit(b *batch) {
 		l.probing.Reset(l.probePause)
 	}
 	l.mu.Unlock()
-	// Only changes are logged: callers may come by the ten thousand.
+	// Log changes of the state only: ten thousand calls may fail in a second.
 	switch {
 	case err != nil && !failedBefore:
 		l.logger.Error("the audit log cannot be written; calls fail until it can", "path", l.path, "error", err)
@@ -43,14 +45,14 @@ func (l *Log) commit(b *batch) {
 	}
 }
 
-// The pauses between attempts to write after a failure, when no call comes. A broker
-// that is not ready is sent none.
+// The pauses between the writer's own attempts after a failure. They matter when no calls
+// come: a load balancer sends none to a broker that is not ready.
 const (
 	minProbe = time.Second
 	maxProbe = 10 * time.Second
 )
 
-// probeNow has the writer find out whether the log can be written again: it writes a
+// probeNow makes the writer test whether the log can be written again, by writing a
 // segment header.
 func (l *Log) probeNow() {
 	l.mu.Lock()
@@ -62,13 +64,19 @@ func (l *Log) probeNow() {
 	l.wake.Signal()
 }
 
-// commitTo returns how many of the batch's Writes are recorded: all of them if there
-// is no error.
+// commitTo chains and writes the batch, calls fsync, and sends the copies. It returns how
+// many of the batch's Writes are recorded: all of them if there is no error.
+//
+// A failed fsync fails the whole batch: the kernel may have dropped the pages, and a later
+// fsync that succeeds would not prove that they are on the disk. The records stay part of
+// the chain, because they may be in the file. A failed write leaves a partial line, which
+// the segment header of the next write declares (see took).
 func (l *Log) commitTo(b *batch) (recorded int, err error) {
 	if f, ok := l.w.(*os.File); ok && l.regular && removed(f) {
-		// What is written to it would be gone with it. Only the writer changes failed.
+		// Records in a file without a name would be lost. Reading failed without mu is
+		// safe, because only the writer changes it.
 		if l.failed == nil {
-			l.logger.Error("the audit log's file was removed; going on in a new one", "path", l.path)
+			l.logger.Error("the audit log's file was removed; continuing in a new file", "path", l.path)
 		}
 		if err := l.reopen(); err != nil {
 			return 0, err
@@ -95,9 +103,7 @@ func (l *Log) commitTo(b *batch) (recorded int, err error) {
 	if f, ok := l.w.(interface{ Sync() error }); ok && written > 0 && l.sync && l.regular {
 		delaySync()
 		if e := f.Sync(); e != nil {
-			// The kernel may have given up the pages: nothing of this is on disk
-			// for sure, even if the next fsync succeeds.
-			return 0, fmt.Errorf("force it to the disk: %w", e)
+			return 0, fmt.Errorf("fsync: %w", e)
 		}
 	}
 	for _, c := range l.copies {
@@ -111,16 +117,18 @@ func (l *Log) commitTo(b *batch) (recorded int, err error) {
 	return recorded, err
 }
 
-// progress is how far a batch has been chained: so many bytes of its lines, and so
-// many of its marks.
+// progress is how far a batch has been chained, in bytes of its lines and in its marks.
 type progress struct{ lines, marks int }
 
-// maxPart is after how many bytes a part of a batch is written, so that the memory
-// for chained lines does not grow with the calls under way.
+// maxPart is the size from which a part of a batch is written, in bytes. It keeps the
+// memory for chained lines from growing with the number of calls.
 const maxPart = 256 << 10
 
-// chain makes l.out what is to be written next: the batch's lines from p on, chained,
-// after what has to come before them. It reports whether there are more.
+// chain fills l.out with the next part to write: the batch's lines from p on, with their
+// chain values. Before them it puts the newline that ends a partial line, and a segment
+// header if one is due. It reports whether the batch has more lines.
+//
+// It does not change l.head: took does, for what was really written.
 func (l *Log) chain(b *batch, p *progress) (more bool) {
 	if cap(l.out) > 2*maxKept {
 		l.out = nil
@@ -146,13 +154,17 @@ func (l *Log) chain(b *batch, p *progress) (more bool) {
 		b.marks[p.marks].outEnd = len(out)
 	}
 	if more = p.marks < len(b.marks); !more {
-		chainTo(len(b.lines)) // of Writes that were told before it came to this
+		chainTo(len(b.lines)) // lines of Writes that abandon has failed; they have no marks
 	}
 	l.out = out
 	return more
 }
 
-// took keeps track of what stands in the file: p is what of l.out was written.
+// took updates the writer's state after a write: p is the part of l.out that is in the
+// file. The last whole record in p becomes the head. The rest, after an error, is a partial
+// line: it becomes part of unchained, and the next write begins with a segment header that
+// declares it. So the chain continues after a full disk, and a verifier can tell a partial
+// line from a removed record.
 func (l *Log) took(p []byte) {
 	if len(p) == 0 {
 		return
@@ -170,7 +182,7 @@ func (l *Log) took(p []byte) {
 		return
 	}
 	l.midline = true
-	if !l.tookRecord(rest) { // all of it but its newline
+	if !l.tookRecord(rest) { // it may be a record without its newline
 		l.unchained.Add(rest)
 		if l.header == "" {
 			l.header = chain.Torn
@@ -178,7 +190,7 @@ func (l *Log) took(p []byte) {
 	}
 }
 
-// tookRecord makes line the head if it is a whole record.
+// tookRecord makes line the head if it is a whole record, and reports whether it is.
 func (l *Log) tookRecord(line []byte) bool {
 	_, head, ok := chain.Unseal(line)
 	if !ok {

@@ -21,7 +21,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/audit/syslog"
 )
 
-// frame is what RFC 5424 and this package say a message looks like.
+// frame matches a message of RFC 5424 as this package writes it.
 var frame = regexp.MustCompile(`^<110>1 \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z \S+ secretbroker \d+ audit - (\{.*"chain":"[0-9a-f]{64}"\})$`)
 
 // records checks messages and returns the records in them.
@@ -38,7 +38,7 @@ func records(t *testing.T, messages []string) string {
 	return all.String()
 }
 
-// readFrames reads n messages with their lengths in front.
+// readFrames reads n messages, each with its length before it.
 func readFrames(t *testing.T, conn io.Reader, n int) (messages []string) {
 	t.Helper()
 	r := bufio.NewReader(conn)
@@ -103,7 +103,7 @@ func serverCertificate(t *testing.T) (*tls.Config, *x509.CertPool) {
 	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}, pool
 }
 
-// TestCopyOverStreams: the copy has the very lines of the file, over TCP and TLS.
+// TestCopyOverStreams: over TCP and TLS, the copy has exactly the lines of the file.
 func TestCopyOverStreams(t *testing.T) {
 	config, pool := serverCertificate(t)
 	for _, scheme := range []string{"tcp", "tls"} {
@@ -153,9 +153,9 @@ func TestCopyOverStreams(t *testing.T) {
 	}
 }
 
-// TestCopyOverDatagrams: one record each, to a local socket and over UDP.
+// TestCopyOverDatagrams: each datagram has one record, over a local socket and UDP.
 func TestCopyOverDatagrams(t *testing.T) {
-	t.Chdir(t.TempDir()) // a socket's path has about 100 bytes
+	t.Chdir(t.TempDir()) // a socket's path is limited to about 100 bytes
 	for _, network := range []string{"unixgram", "udp"} {
 		t.Run(network, func(t *testing.T) {
 			address := "log"
@@ -178,7 +178,7 @@ func TestCopyOverDatagrams(t *testing.T) {
 				}
 				messages = append(messages, string(buf[:n]))
 			}
-			// What fits in no datagram is given up, and holds nothing up.
+			// A record that fits into no datagram is dropped and does not delay others.
 			if err := l.Write(t.Context(), []Event{{Connector: strings.Repeat("x", 300_000)}}); err != nil {
 				t.Error(err)
 			}
@@ -199,8 +199,8 @@ func TestCopyOverDatagrams(t *testing.T) {
 	}
 }
 
-// TestRequiredCopy: without its collector nothing is recorded for good; with it
-// back everything goes on.
+// TestRequiredCopy: Writes fail while the collector of a required copy is down, and succeed
+// again when it is back.
 func TestRequiredCopy(t *testing.T) {
 	ln := listen(t, nil)
 	address := ln.Addr().String()
@@ -211,7 +211,7 @@ func TestRequiredCopy(t *testing.T) {
 	readFrames(t, first, 2)
 	ln.Close()
 	first.Close()
-	// The connection's end may take a record with it before it is known.
+	// The first records may be lost before the end of the connection is noticed.
 	var err error
 	for range 1000 {
 		if err = l.Write(t.Context(), []Event{{RequestID: "b", Outcome: Served}}); err != nil {
@@ -226,7 +226,7 @@ func TestRequiredCopy(t *testing.T) {
 	}
 	again, err := net.Listen("tcp", address)
 	if err != nil {
-		t.Skip(err) // somebody else has taken the port
+		t.Skip(err) // another process has taken the port
 	}
 	defer again.Close()
 	writeIDs(t, l, "c")
@@ -243,7 +243,7 @@ func TestRequiredCopy(t *testing.T) {
 	}
 }
 
-// TestCopyReconnects: a collector that restarts loses at most what was on its way.
+// TestCopyReconnects: a collector that restarts loses at most the records in transit.
 func TestCopyReconnects(t *testing.T) {
 	ln := listen(t, nil)
 	l := open(t, Config{Path: filepath.Join(t.TempDir(), "f"), Copies: []syslog.Copy{{Collector: syslog.Collector{Network: "tcp", Address: ln.Addr().String()}}}})

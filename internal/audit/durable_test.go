@@ -18,7 +18,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/audit/chain"
 )
 
-// disk is a file whose writes and fsyncs the test lets through.
+// disk is a file whose writes and fsyncs wait for the test.
 type disk struct {
 	*gate
 	fsync chan error
@@ -33,8 +33,7 @@ func newDiskLog(d *disk) *Log {
 	return l
 }
 
-// TestSyncBatch: Writes of a batch return when it is on the disk, and fail if it
-// may not be.
+// TestSyncBatch: Writes return when their batch is on the disk, and fail if it may not be.
 func TestSyncBatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &disk{newGate(), make(chan error)}
@@ -63,7 +62,7 @@ func TestSyncBatch(t *testing.T) {
 			t.Errorf("problem %q", p)
 		}
 		fourth := write(t.Context(), l, "d")
-		d.let <- allowance{len(d.String()) / 6, errors.New("no space left on device")} // a part is synced as well
+		d.let <- allowance{len(d.String()) / 6, errors.New("no space left on device")} // the written part is synced, too
 		d.fsync <- nil
 		if err := <-fourth; err == nil {
 			t.Error("a torn write succeeded")
@@ -77,7 +76,7 @@ func TestSyncBatch(t *testing.T) {
 		if s := l.Stats(); s.Failures != 3 || s.Batches != 4 || s.QueueBytes != 0 {
 			t.Errorf("%+v", s)
 		}
-		// What failed is recorded all the same, where it could be.
+		// The lines of failed Writes are in the file if they could be written.
 		if ids, _ := d.lines(); !strings.HasPrefix(strings.Join(ids, ""), "abc") || !strings.HasSuffix(strings.Join(ids, ""), "e") {
 			t.Errorf("got %q", ids)
 		}
@@ -87,8 +86,8 @@ func TestSyncBatch(t *testing.T) {
 	})
 }
 
-// TestEveryTornWrite: however a write is cut off, and however often, the log
-// declares what it left, and verifies.
+// TestEveryTornWrite: wherever and however often writes are cut off, the log declares the
+// partial lines and is intact.
 func TestEveryTornWrite(t *testing.T) {
 	for room := range 700 {
 		w := &tornWriter{room: room}
@@ -107,8 +106,8 @@ func TestEveryTornWrite(t *testing.T) {
 	}
 }
 
-// TestTornThenRotated: what a full disk left at the end of a file is declared in
-// the next one.
+// TestTornThenRotated: the partial line that a full disk left at the end of a file is
+// declared in the next file.
 func TestTornThenRotated(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
 	w := &tornWriter{room: 1 << 20}
@@ -132,7 +131,7 @@ func TestTornThenRotated(t *testing.T) {
 	}
 }
 
-// TestRemovedFile: nothing is written to a file that nobody can open any more.
+// TestRemovedFile: the Log does not write to a file that has been removed.
 func TestRemovedFile(t *testing.T) {
 	for _, sync := range []bool{false, true} {
 		path := filepath.Join(t.TempDir(), "audit.jsonl")
@@ -151,7 +150,7 @@ func TestRemovedFile(t *testing.T) {
 		if r := verify(t, path); r.Break != "" || r.First != 3 {
 			t.Errorf("%+v", r)
 		}
-		// Where no file can be made, nothing is recorded and nothing may leave.
+		// If no new file can be created, Write fails.
 		if err := os.Rename(filepath.Dir(path), filepath.Dir(path)+".away"); err != nil {
 			t.Fatal(err)
 		}
@@ -160,7 +159,7 @@ func TestRemovedFile(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := l.Write(t.Context(), []Event{{RequestID: "c"}}); err == nil {
-			t.Error("recorded in a file that was removed")
+			t.Error("a Write to a removed file succeeded")
 		}
 		if err := os.Rename(filepath.Dir(path)+".away", filepath.Dir(path)); err != nil {
 			t.Fatal(err)
@@ -183,8 +182,8 @@ func TestOneProcessPerFile(t *testing.T) {
 	if err := l.Reopen(); err != nil { // a hangup without a rotation
 		t.Errorf("Reopen: %v", err)
 	}
-	// After a rotation the new file is locked, and a file locked by another is
-	// not taken.
+	// After a rotation the Log locks the new file, and does not switch to a file that
+	// another Log has locked.
 	if err := os.Rename(path, path+".1"); err != nil {
 		t.Fatal(err)
 	}
@@ -192,7 +191,7 @@ func TestOneProcessPerFile(t *testing.T) {
 	if err := l.Reopen(); !errors.Is(err, errLocked) {
 		t.Errorf("Reopen onto another's file: %v", err)
 	}
-	writeIDs(t, l, "b") // the old file stays in use
+	writeIDs(t, l, "b") // the Log keeps the old file
 	closeLog(t, other)
 	if err := l.Reopen(); err != nil {
 		t.Error(err)
@@ -207,8 +206,8 @@ func TestOneProcessPerFile(t *testing.T) {
 	}
 }
 
-// TestFileSizeLimit lets a process of its own run into a full disk, which the
-// limit on a file's size stands for, and go on when there is room again.
+// TestFileSizeLimit starts a process whose limit of the file size acts as a full disk, and
+// then raises the limit: the log continues.
 func TestFileSizeLimit(t *testing.T) {
 	const env = "AUDIT_TEST_FILE"
 	if path := os.Getenv(env); path != "" {
@@ -265,7 +264,7 @@ func fillDisk(t *testing.T, path string) {
 	closeLog(t, l)
 }
 
-// TestStdoutReaderGone: a broken pipe fails the call; nothing hangs or ends.
+// TestStdoutReaderGone: a broken pipe fails the calls, and neither blocks nor ends the process.
 func TestStdoutReaderGone(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -283,7 +282,7 @@ func TestStdoutReaderGone(t *testing.T) {
 	}
 	closeLog(t, l)
 	if err := w.Close(); err != nil {
-		t.Error("standard output is not the log's to close")
+		t.Error("the log closed standard output")
 	}
 }
 

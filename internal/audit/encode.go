@@ -7,11 +7,11 @@ import (
 	"time"
 )
 
-// appendEvents appends a line for every event. What the events of one call have in
-// common is encoded once.
+// appendEvents appends a line for every event. It encodes the fields that the events of
+// one call share only once.
 func appendEvents(b []byte, events []Event) ([]byte, error) {
 	var err error
-	var start, end int // of what the event before has in common with those of its call
+	var start, end int // of the shared fields of the previous event in b
 	var before *Event
 	for i := range events {
 		e := &events[i]
@@ -34,9 +34,9 @@ func appendEvents(b []byte, events []Event) ([]byte, error) {
 	return b, nil
 }
 
-// appendEvent appends the event as a JSON object, exactly as encoding/json would
-// with the tags of Event. It is written by hand because every answer waits for
-// it: reflection takes five times as long.
+// appendEvent appends the event as a JSON object, byte for byte as encoding/json would with
+// the tags of Event. It does not use encoding/json because every answer waits for it:
+// reflection takes five times as long.
 func appendEvent(b []byte, e *Event) ([]byte, error) {
 	b, err := appendCall(b, e)
 	if err != nil {
@@ -45,14 +45,14 @@ func appendEvent(b []byte, e *Event) ([]byte, error) {
 	return appendOutcome(b, e)
 }
 
-// sameCall reports whether appendCall of both is the same.
+// sameCall reports whether appendCall encodes a and b alike.
 func sameCall(a, b *Event) bool {
 	return a.Time.Equal(b.Time) && a.Time.Location() == b.Time.Location() && a.RequestID == b.RequestID && a.Method == b.Method &&
 		a.Principal == b.Principal && a.PeerAddress == b.PeerAddress && a.CertificateSerial == b.CertificateSerial &&
 		a.Integration == b.Integration && a.Subject == b.Subject && a.Connector == b.Connector
 }
 
-// appendCall begins an event's object with what is the same for all of a call.
+// appendCall begins an event's object with the fields that all events of a call share.
 func appendCall(b []byte, e *Event) ([]byte, error) {
 	f := fields{b: append(b, `{"time":"`...)}
 	f.b = append(e.Time.AppendFormat(f.b, time.RFC3339Nano), '"')
@@ -67,7 +67,7 @@ func appendCall(b []byte, e *Event) ([]byte, error) {
 	return f.b, f.err
 }
 
-// appendOutcome ends it with what is the event's own.
+// appendOutcome ends the object with the fields of the single event.
 func appendOutcome(b []byte, e *Event) ([]byte, error) {
 	f := fields{b: b}
 	f.optional(`,"config":`, e.Config)
@@ -95,7 +95,7 @@ type fields struct {
 	err error
 }
 
-// text appends a member; name is its name with all that belongs to it.
+// text appends a member. name includes the comma before it, the quotes and the colon.
 func (f *fields) text(name, value string) {
 	f.b = append(f.b, name...)
 	if !isPlain(value) {
@@ -115,10 +115,13 @@ func (f *fields) optional(name, value string) {
 	}
 }
 
-// isPlain reports whether s stands for itself in a JSON string: ' ' to '~' without
-// quote and backslash. It looks at eight bytes at a time, which makes encoding twice
-// as fast: of each of them, the highest bit of one of the five terms is set if, and
-// as long as no byte before it was found, only if it is not plain.
+// isPlain reports whether s needs no escaping in a JSON string: it has only the bytes ' ' to
+// '~' without quote and backslash.
+//
+// It tests eight bytes at a time, which makes encoding twice as fast. If a byte is not
+// plain, at least one of the five terms sets the highest bit of that byte. They carry
+// into or borrow from the next byte only after such a byte, so the bit is never set if all
+// eight bytes are plain.
 func isPlain(s string) bool {
 	const (
 		each  = 0x0101010101010101
@@ -139,7 +142,7 @@ func isPlain(s string) bool {
 	return true
 }
 
-// appendJSON appends v as encoding/json writes it.
+// appendJSON appends v as encoding/json encodes it, without HTML escaping.
 func appendJSON(b []byte, v any) ([]byte, error) {
 	var text bytes.Buffer
 	enc := json.NewEncoder(&text)

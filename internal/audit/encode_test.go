@@ -11,8 +11,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// slow encodes as the records always were: by encoding/json, without escaping
-// what only matters in HTML.
+// slow encodes an event with encoding/json, without HTML escaping.
 func slow(t testing.TB, e *Event) []byte {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
@@ -23,8 +22,8 @@ func slow(t testing.TB, e *Event) []byte {
 	return bytes.TrimSuffix(b.Bytes(), []byte{'\n'})
 }
 
-// TestEncoding: every field, set and unset, with all sorts of texts, comes out as
-// encoding/json writes it. A new field of Event fails it until it is encoded.
+// TestEncoding: every field, set and unset, with various texts, is encoded as encoding/json
+// encodes it. The test fails for a new field of Event until appendEvent encodes it.
 func TestEncoding(t *testing.T) {
 	texts := []string{"", "plain", `"quoted"\`, "<html>&", "line\nbreak\t", "ключ 🔑", "bad\xffutf8", "\u2028", "\x00\x1f\x7f", "del\u0085"}
 	r := rand.New(rand.NewPCG(1, 2)) // the same events each time
@@ -47,7 +46,7 @@ func TestEncoding(t *testing.T) {
 			case f.Type() == reflect.TypeFor[time.Time]():
 				f.Set(reflect.ValueOf(time.Unix(r.Int64N(4e9), r.Int64N(1e9)/1e6*1e6).UTC()))
 			default:
-				t.Fatalf("a field of type %v is new here", f.Type())
+				t.Fatalf("add a case for fields of type %v", f.Type())
 			}
 		}
 		got, err := appendEvent(nil, &e)
@@ -60,7 +59,7 @@ func TestEncoding(t *testing.T) {
 	}
 }
 
-// TestIsPlain: every byte, at every place of a text, beside every sort of neighbour.
+// TestIsPlain tests every byte at every position of a text, next to various others.
 func TestIsPlain(t *testing.T) {
 	for c := range 256 {
 		want := c >= ' ' && c <= '~' && c != '"' && c != '\\'
@@ -76,8 +75,8 @@ func TestIsPlain(t *testing.T) {
 	}
 }
 
-// TestEncodingOfACall: events that differ in anything at all come out as each does
-// by itself.
+// TestEncodingOfACall: events of a call that differ in any field are encoded like single
+// events.
 func TestEncodingOfACall(t *testing.T) {
 	at := time.Unix(1e9, 5e6).UTC()
 	base := Event{Time: at, RequestID: "r", Principal: "p", Connector: "c", Config: "k"}

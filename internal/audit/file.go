@@ -15,28 +15,27 @@ import (
 	"github.com/secretbroker/secretbroker/internal/audit/syslog"
 )
 
-// Stdout is the file name that stands for standard output.
+// Stdout is the file name that means standard output.
 const Stdout = "stdout"
 
 // Config says where records go. Only Path is required.
 type Config struct {
-	// Path is the file to append to, or Stdout. It may be a symbolic link; it
-	// leads to a regular file or a character device.
+	// Path is the file to append to, or Stdout. It must be a regular file or a
+	// character device, or a symbolic link to one.
 	Path string
-	// Sync forces the records of every group commit to the disk (fsync) before
-	// its Writes return. It has no effect on what is not a regular file.
+	// Sync makes the writer call fsync for every batch before its Writes return. It has
+	// no effect on files that are not regular.
 	Sync bool
-	// Key, if not nil, makes the chain one that cannot be computed without it.
+	// Key, if not nil, is needed to compute the chain.
 	Key *chain.Key
-	// Copies are sent every record as well.
+	// Copies are the collectors that receive a copy of every record.
 	Copies []syslog.Copy
-	// Logger is told of what no caller can be told; nil is silence.
+	// Logger receives errors that concern no single call. Nil discards them.
 	Logger *slog.Logger
 }
 
-// Open opens the log for appending, creating its file readable to its owner
-// only, and goes on with the chain that stands in it. The error says so if
-// another process writes the file.
+// Open opens the log for appending and continues the chain in its file. It creates the
+// file if needed, readable by its owner only. It fails if another process writes the file.
 func Open(cfg Config) (*Log, error) {
 	l := newLog(cfg.Path, nil)
 	l.sync, l.header, l.linker = cfg.Sync, chain.Opened, chain.NewLinker(cfg.Key)
@@ -55,7 +54,7 @@ func Open(cfg Config) (*Log, error) {
 	return l, nil
 }
 
-// openFirst opens the file at path and takes up the chain in it.
+// openFirst opens the file at path and reads the end of its chain.
 func (l *Log) openFirst() error {
 	f, info, err := openFile(l.path)
 	if err == nil && info.Mode().IsRegular() {
@@ -71,9 +70,9 @@ func (l *Log) openFirst() error {
 	return l.syncDir()
 }
 
-// reopen makes the file now at path the one that is written; if that is another
-// one, a segment header in it names the head of the old one. On error the old file
-// stays. Only the writer calls it.
+// reopen switches to the file that is at path now. If it is another file, its first record
+// is a segment header that names the head of the old one. On error the Log keeps the old
+// file. Only the writer calls reopen.
 func (l *Log) reopen() error {
 	f, info, err := openFileUnless(l.path, l.file)
 	if err != nil {
@@ -104,22 +103,22 @@ func (l *Log) use(f *os.File, info os.FileInfo) {
 	l.mu.Unlock()
 }
 
-// syncDir makes a new file's name as durable as its records. A file system that
-// cannot do so for a directory is no reason to refuse it.
+// syncDir makes a new file's directory entry as durable as its records. It ignores file
+// systems that cannot sync a directory.
 func (l *Log) syncDir() error {
 	if !l.sync || !l.regular {
 		return nil
 	}
 	dir, err := os.Open(filepath.Dir(l.path))
 	if err != nil {
-		return nil //nolint:nilerr // a directory that may be searched but not read
+		return nil //nolint:nilerr // the directory may be searchable but not readable
 	}
 	_ = dir.Sync()
 	return dir.Close()
 }
 
-// openFileUnless opens and locks the file at path, unless it is the one that is
-// open already, which our own lock would refuse.
+// openFileUnless opens and locks the file at path. It returns nil if that is the file that
+// is open already: the Log's own lock on it would make openFile fail.
 func openFileUnless(path string, open os.FileInfo) (*os.File, os.FileInfo, error) {
 	if info, err := os.Stat(path); err == nil && open != nil && os.SameFile(info, open) {
 		return nil, nil, nil
@@ -127,17 +126,17 @@ func openFileUnless(path string, open os.FileInfo) (*os.File, os.FileInfo, error
 	return openFile(path)
 }
 
-// openFile opens path without ever waiting for somebody at the other end, and
-// locks it if it is a regular file.
+// openFile opens path, and locks it if it is a regular file. It never blocks, as opening a
+// FIFO without a reader would.
 func openFile(path string) (*os.File, os.FileInfo, error) {
-	// Asked before, since opening may do something to a device or to whoever
-	// reads a FIFO, and after, since it may have become another file meanwhile.
+	// Check the kind before opening, because opening may affect a device or the reader of
+	// a FIFO, and again after it, because the path may have been replaced meanwhile.
 	if info, err := os.Stat(path); err == nil {
 		if err := checkKind(path, info.Mode()); err != nil {
 			return nil, nil, err
 		}
 	}
-	// O_NONBLOCK matters for the opening alone: a FIFO without a reader fails.
+	// O_NONBLOCK affects the open only: it makes a FIFO without a reader fail.
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE|syscall.O_NONBLOCK, 0o600)
 	if err != nil {
 		return nil, nil, err
@@ -158,7 +157,7 @@ func openFile(path string) (*os.File, os.FileInfo, error) {
 	return f, info, nil
 }
 
-// checkKind refuses what a log cannot be appended to, or what blocks by nature.
+// checkKind refuses files that cannot be appended to, and those that block by nature.
 func checkKind(path string, mode fs.FileMode) error {
 	if mode.IsRegular() || mode&fs.ModeCharDevice != 0 {
 		return nil
@@ -166,25 +165,24 @@ func checkKind(path string, mode fs.FileMode) error {
 	return fmt.Errorf("%s is neither a regular file nor a character device; for a pipe use %q", path, Stdout)
 }
 
-// endsWithinLine reports whether a file that is not empty lacks its last
-// newline.
+// endsWithinLine reports whether a non-empty file lacks its last newline.
 func endsWithinLine(f *os.File, size int64) bool {
 	last := make([]byte, 1)
 	_, err := f.ReadAt(last, size-1)
 	return size > 0 && err == nil && last[0] != '\n'
 }
 
-// Refuses reports whether every Write fails just now: the last write of the file
-// failed, or the one under way takes too long. It becomes false by itself: after a
-// failure the Log tries again, at least every ten seconds.
+// Refuses reports whether Writes currently fail: the log is closed, the last commit
+// failed, or the current one takes too long. After a failure the Log tries again at least
+// every ten seconds, so Refuses becomes false without any Write.
 func (l *Log) Refuses() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.closed || l.failed != nil || !l.busySince.IsZero() && time.Since(l.busySince) >= l.patience
 }
 
-// Problem says what is wrong with the log just now, in words for an operator;
-// it is empty if all is well. It costs one stat of the path.
+// Problem describes for an operator what is wrong with the log now, "" if nothing is. It
+// calls stat on the path.
 func (l *Log) Problem() string {
 	l.mu.Lock()
 	closed, full, failed, since, file := l.closed, l.full, l.failed, l.busySince, l.file
@@ -201,14 +199,14 @@ func (l *Log) Problem() string {
 		all = append(all, errFull.Error())
 	}
 	if busy := time.Since(since); !since.IsZero() && busy >= l.patience {
-		// The path is not looked at: that may hang where the write does.
-		all = append(all, fmt.Sprintf("%v, for %v now", errStuck, busy.Round(time.Second)))
+		// Do not stat the path: that may hang like the write.
+		all = append(all, fmt.Sprintf("%v (for %v so far)", errStuck, busy.Round(time.Second)))
 	} else if file != nil {
 		switch now, err := os.Stat(l.path); {
 		case err != nil:
-			all = append(all, fmt.Sprintf("the file being written is no longer at its path: %v; send SIGHUP to open it anew", err))
+			all = append(all, fmt.Sprintf("the file being written is no longer at its path: %v; send SIGHUP to reopen it", err))
 		case !os.SameFile(now, file):
-			all = append(all, fmt.Sprintf("the file being written is no longer the one at %s; send SIGHUP to open it anew", l.path))
+			all = append(all, fmt.Sprintf("the file being written is no longer the one at %s; send SIGHUP to reopen it", l.path))
 		}
 	}
 	for _, c := range l.copies {

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// TestFileProblems: an operator learns that the log is not where it should be.
+// TestFileProblems: Problem reports that the open file is no longer at its path.
 func TestFileProblems(t *testing.T) {
 	must := func(err error) {
 		t.Helper()
@@ -37,7 +37,7 @@ func TestFileProblems(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := t.TempDir()
 			path := filepath.Join(dir, "link.jsonl")
-			must(os.Symlink("audit.jsonl", path)) // a link is as good as the file
+			must(os.Symlink("audit.jsonl", path)) // a symbolic link to the file
 			l, err := Open(Config{Path: path})
 			must(err)
 			defer l.Close()
@@ -45,7 +45,7 @@ func TestFileProblems(t *testing.T) {
 			if p := l.Problem(); (p == "") != (tt.want == "") || !strings.Contains(p, tt.want) {
 				t.Errorf("problem %q", p)
 			}
-			must(l.Write(t.Context(), []Event{{RequestID: "a"}})) // it is recorded all the same
+			must(l.Write(t.Context(), []Event{{RequestID: "a"}})) // the event is recorded nevertheless
 			must(l.Reopen())
 			if p := l.Problem(); p != "" {
 				t.Errorf("problem after Reopen: %q", p)
@@ -64,15 +64,15 @@ func TestFailedWriteIsAProblem(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	if err := l.Write(t.Context(), []Event{{Connector: "told-to-nobody"}}); err == nil {
-		t.Error("a full device took an event")
+	if err := l.Write(t.Context(), []Event{{Connector: "not-in-messages"}}); err == nil {
+		t.Error("a full device accepted an event")
 	}
-	if p := l.Problem(); !strings.Contains(p, "no space left") || strings.Contains(p, "told-to-nobody") {
+	if p := l.Problem(); !strings.Contains(p, "no space left") || strings.Contains(p, "not-in-messages") {
 		t.Errorf("problem %q", p)
 	}
 }
 
-// TestPipesAreRefused: whoever reads a FIFO could hang or lose the log.
+// TestPipesAreRefused: a FIFO is refused, because its reader could block or lose the log.
 func TestPipesAreRefused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
 	l, err := Open(Config{Path: path})
@@ -106,6 +106,6 @@ func TestPipesAreRefused(t *testing.T) {
 		t.Error(err)
 	}
 	if lines := read(t, path+".1"); len(lines) != 1 {
-		t.Errorf("the old file does not stay in use: %q", lines)
+		t.Errorf("the old file is not in use any more: %q", lines)
 	}
 }

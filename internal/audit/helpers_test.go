@@ -10,7 +10,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/audit/chain"
 )
 
-// Verified is what package logread says of a log.
+// Verified is the result of Verify.
 type Verified struct {
 	Break          string // "" if the log is intact
 	Records        int
@@ -18,7 +18,7 @@ type Verified struct {
 	UnchainedBytes int64
 }
 
-// Verify is logread.Verify with the heads expected. Package logread imports this one, so
+// Verify calls logread.Verify with the expected heads. Package logread imports this one, so
 // only the external test package can import it; its TestMain sets Verify.
 var Verify func(ctx context.Context, heads []chain.Head, files []string) (Verified, error)
 
@@ -27,7 +27,7 @@ func verify(t testing.TB, files ...string) Verified {
 	return verifyTo(t, chain.Head{}, files...)
 }
 
-// verifyTo expects the head, unless it is zero.
+// verifyTo verifies the files and expects the head, unless it is zero.
 func verifyTo(t testing.TB, head chain.Head, files ...string) Verified {
 	t.Helper()
 	var heads []chain.Head
@@ -41,7 +41,7 @@ func verifyTo(t testing.TB, head chain.Head, files ...string) Verified {
 	return v
 }
 
-// verifyText is verifyTo for a log that is in no file.
+// verifyText is verifyTo for the content of a log.
 func verifyText(t testing.TB, head chain.Head, log string) Verified {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "log")

@@ -14,44 +14,48 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// The bounds of a Limiter, for each second.
+// The limits of a Limiter, per second.
 const (
-	// MaxRefusalBytes is how many bytes of the log the refusals of one principal take
-	// in a second at most.
+	// MaxRefusalBytes limits how many bytes per second the refusals of one principal
+	// add to the log.
 	MaxRefusalBytes = 64 << 10
-	// maxCounted is how much of that is kept for the counted record: a principal
-	// and the number of each reason.
+	// maxCounted is the part of MaxRefusalBytes that is reserved for the Counted
+	// record: a principal and a number per reason.
 	maxCounted = 4 << 10
-	// maxRefused is how many principals a Limiter knows, each with 3 KiB at most. It
-	// has to know only those that were refused within the last second.
+	// maxRefused limits how many principals a Limiter tracks, with up to 3 KiB each. It
+	// tracks only those that were refused within the last second.
 	maxRefused = 4096
-	// countPause is the time between two writes of counted records.
+	// countPause is the interval at which Counted records are written.
 	countPause = time.Second
-	// flushed is how many Counted records share a Write.
+	// flushed is the number of Counted records per Write.
 	flushed = 512
-	// minRecord is less than the shortest record.
+	// minRecord is a lower bound of a record's length, in bytes.
 	minRecord = 200
 )
 
-// Count is what a Counted record says of refusals that are not recorded in full.
+// Count counts refusals that have no records of their own.
 type Count struct {
-	// Total is how many configs, and calls that are about none, the record is of.
+	// Total is the number of refused configs and of refused calls without configs.
 	Total uint64 `json:"total"`
-	// Since is when the first of them was refused.
+	// Since is the time of the first refusal.
 	Since time.Time `json:"since"`
-	// Reasons says how many there were of each reason. Withheld values have none and
-	// are in Total only.
+	// Reasons is the number of refusals per reason. Withheld values have no reason and
+	// count in Total only.
 	Reasons map[secret.Reason]uint64 `json:"reasons,omitempty"`
 }
 
-// Limiter bounds how much refused calls write to a Log, so that one caller cannot
-// fill the disk. A call that delivers something is recorded in full, always. Of the
-// calls that deliver nothing, a principal has for each integration and reason
-// one Denied or Rejected call each second in full, and its Failed and Withheld ones,
-// as long as all of them take less than MaxRefusalBytes. Every other one becomes part
-// of one Counted record of the principal, which is written within a second.
+// Limiter limits how much refused calls write to a Log, so that one caller cannot fill the
+// disk.
 //
-// A Limiter is safe for concurrent use. Run writes the Counted records.
+// It always records a call in full if the call delivers something to its caller. Of the
+// calls that deliver nothing, it records in full, per principal and second:
+//
+//   - one Denied or Rejected call for each integration and reason,
+//   - all Failed and Withheld ones,
+//   - but together at most MaxRefusalBytes.
+//
+// It counts the others in one Counted record per principal, which Run writes within a
+// second. A Limiter is safe for concurrent use.
 type Limiter struct {
 	log     *Log
 	seed    maphash.Seed
@@ -61,10 +65,10 @@ type Limiter struct {
 	callers map[authz.Principal]*refusals
 }
 
-// refusals are those of one principal since Counted records were last written.
+// refusals are the refusals of one principal since Counted records were last written.
 type refusals struct {
 	full  []uint64 // hashes of the integrations and reasons that are recorded in full
-	bytes int      // of what is recorded in full
+	bytes int      // size of the records in full
 	Count
 }
 
@@ -73,8 +77,8 @@ func NewLimiter(log *Log) *Limiter {
 	return &Limiter{log: log, seed: maphash.MakeSeed(), callers: make(map[authz.Principal]*refusals)}
 }
 
-// Begin is Log.Begin for the events of one call. Those that are only counted have no
-// Receipt: if the process is killed, the counts of the last second are lost.
+// Begin is Log.Begin for the events of one call. It waits for no record of events that it
+// only counts: if the process is killed, the counts of the last second are lost.
 func (l *Limiter) Begin(events []Event) (Receipt, error) {
 	if !delivers(events) {
 		events = l.limit(events)
@@ -82,8 +86,8 @@ func (l *Limiter) Begin(events []Event) (Receipt, error) {
 	return l.log.Begin(events)
 }
 
-// Refuse is Log.Write for the events of one call that delivers nothing. Like Begin it
-// may count some of them.
+// Refuse is Log.Write for the events of a call that delivers nothing. Like Begin, it may
+// count some of them instead.
 func (l *Limiter) Refuse(ctx context.Context, events []Event) error {
 	return l.log.Write(ctx, l.limit(events))
 }
@@ -114,7 +118,7 @@ func (l *Limiter) limit(events []Event) []Event {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	r := l.of(events[0].Principal)
-	before := len(r.full) // what the call itself adds does not count against it
+	before := len(r.full)
 	full := make([]Event, 0, min(len(events), 8))
 	for i := range events {
 		e := &events[i]
@@ -128,8 +132,8 @@ func (l *Limiter) limit(events []Event) []Event {
 	return full
 }
 
-// of returns the refusals of a principal, or those of nobody in particular if there
-// are too many principals. Callers hold l.mu.
+// of returns the refusals of a principal. If there are too many principals, it returns
+// the refusals that all others share, under the empty principal. The caller holds l.mu.
 func (l *Limiter) of(who authz.Principal) *refusals {
 	r := l.callers[who]
 	if r == nil && len(l.callers) >= maxRefused {
@@ -139,14 +143,15 @@ func (l *Limiter) of(who authz.Principal) *refusals {
 	if r == nil {
 		r = &refusals{}
 		if who == "" {
-			r.bytes = MaxRefusalBytes // their record names no caller, so none of them is in full
+			r.bytes = MaxRefusalBytes // the shared record names no caller, so count all of them
 		}
 		l.callers[who] = r
 	}
 	return r
 }
 
-// key is what at most one call in a second is recorded for in full; 0 is any.
+// key identifies the integration and reason of an event. At most one call per second and
+// key is recorded in full; 0 means no such limit.
 func (l *Limiter) key(e *Event) uint64 {
 	if e.Outcome != Denied && e.Outcome != Rejected {
 		return 0
@@ -159,17 +164,17 @@ func (l *Limiter) key(e *Event) uint64 {
 	return h.Sum64() | 1
 }
 
-// admit reports whether the event is recorded in full. before is how many keys there
-// were before its call.
+// admit reports whether the event is recorded in full. before is the number of keys before
+// the event's call: the events of one call do not exclude each other.
 func (r *refusals) admit(e *Event, key uint64, before int) bool {
-	const most = MaxRefusalBytes - maxCounted
+	const limit = MaxRefusalBytes - maxCounted
 	known := slices.Index(r.full, key)
-	if key != 0 && known >= 0 && known < before || r.bytes+minRecord > most {
+	if key != 0 && known >= 0 && known < before || r.bytes+minRecord > limit {
 		return false
 	}
 	size := sizeOf(e)
-	if r.bytes+size > most {
-		r.bytes = most // the rest of the second is only counted, without encoding
+	if r.bytes+size > limit {
+		r.bytes = limit // count the rest of the second without encoding it
 		return false
 	}
 	r.bytes += size
@@ -179,11 +184,11 @@ func (r *refusals) admit(e *Event, key uint64, before int) bool {
 	return true
 }
 
-// sizeOf is how long the event's line is at most.
+// sizeOf returns an upper bound of the length of the event's line, in bytes.
 func sizeOf(e *Event) int {
 	line, err := appendEvent(nil, e)
 	if err != nil {
-		return MaxRefusalBytes // writing it will fail, too
+		return MaxRefusalBytes // writing it would fail, too
 	}
 	return len(line) + chain.MaxEnding + 1
 }
@@ -205,8 +210,8 @@ func (r *refusals) count(reason secret.Reason, n uint64, at time.Time) {
 	r.Reasons[reason] += n
 }
 
-// Run writes the Counted records every second until ctx ends, and then the last
-// ones. Nothing may be refused after it has returned.
+// Run writes the Counted records every second until ctx ends, and then once more. Callers
+// must not call Begin or Refuse after Run has returned.
 func (l *Limiter) Run(ctx context.Context) error {
 	ticker := time.NewTicker(countPause)
 	defer ticker.Stop()
@@ -221,8 +226,8 @@ func (l *Limiter) Run(ctx context.Context) error {
 	}
 }
 
-// flush writes the Counted records and begins a new second. What cannot be written
-// is counted further.
+// flush writes the Counted records and starts the next second. If a write fails, the
+// counts are kept.
 func (l *Limiter) flush() {
 	l.mu.Lock()
 	callers := l.callers
@@ -242,7 +247,7 @@ func (l *Limiter) flush() {
 	}
 }
 
-// restore adds what could not be written to what has been counted since.
+// restore adds counts that could not be written to the current ones.
 func (l *Limiter) restore(records []Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -17,7 +17,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// memory is a sink that can fail.
+// memory is a writer that can fail.
 type memory struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -45,7 +45,7 @@ func (m *memory) len() int {
 	return m.buf.Len()
 }
 
-// events returns what was recorded, without markers.
+// events returns the recorded events.
 func (m *memory) events(t *testing.T) (all []Event) {
 	t.Helper()
 	m.mu.Lock()
@@ -63,7 +63,7 @@ func (m *memory) events(t *testing.T) (all []Event) {
 	return all
 }
 
-// limited runs f with a Limiter in a bubble, and then ends both it and its Log.
+// limited runs f with a Limiter in a bubble, and then stops the Limiter and its Log.
 func limited(t *testing.T, f func(t *testing.T, l *Limiter, m *memory)) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &memory{}
@@ -92,9 +92,8 @@ func begins(t *testing.T, l *Limiter, events ...Event) {
 	}
 }
 
-// TestRefusalsInFull: of a principal's refusals each second the first call for each
-// integration and reason is recorded in full, with all its configs, and the others
-// are one record that counts them.
+// TestRefusalsInFull: per second, the first refused call of a principal for each integration
+// and reason is recorded in full, with all its configs. One record counts the others.
 func TestRefusalsInFull(t *testing.T) {
 	limited(t, func(t *testing.T, l *Limiter, m *memory) {
 		time.Sleep(10 * time.Millisecond)
@@ -122,13 +121,13 @@ func TestRefusalsInFull(t *testing.T) {
 			}
 		}
 		if full != 2*(4+1) || counted != 2 || l.Counted() != 72 {
-			t.Errorf("%d in full, %d records that count, %d counted", full, counted, l.Counted())
+			t.Errorf("%d in full, %d Counted records, %d counted", full, counted, l.Counted())
 		}
 	})
 }
 
-// TestFloodOfRefusals: whatever names the refused calls of a principal carry, they write
-// no more than MaxRefusalBytes a second, and every one of them is in the log.
+// TestFloodOfRefusals: whatever names the refused calls of a principal carry, they add at
+// most MaxRefusalBytes per second to the log, and each of them is recorded or counted.
 func TestFloodOfRefusals(t *testing.T) {
 	for name, outcome := range map[string]Outcome{"denied": Denied, "rejected": Rejected, "failed": Failed, "withheld": Withheld} {
 		t.Run(name, func(t *testing.T) {
@@ -158,15 +157,15 @@ func TestFloodOfRefusals(t *testing.T) {
 					}
 				}
 				if total != seconds*callsASecond*configs {
-					t.Errorf("%d refusals are in the log, there were %d", total, seconds*callsASecond*configs)
+					t.Errorf("%d refusals in the log, want %d", total, seconds*callsASecond*configs)
 				}
 			})
 		})
 	}
 }
 
-// TestDeliveredIsRecordedInFull: a call that delivers anything is never counted, however
-// many there are, and nor is what Write is given.
+// TestDeliveredIsRecordedInFull: calls that deliver something, and events passed to Write,
+// are always recorded in full.
 func TestDeliveredIsRecordedInFull(t *testing.T) {
 	for _, outcome := range []Outcome{Served, Checked, Answered, Attempted, Changed} {
 		limited(t, func(t *testing.T, l *Limiter, m *memory) {
@@ -186,7 +185,7 @@ func TestDeliveredIsRecordedInFull(t *testing.T) {
 	}
 }
 
-// TestRefuse counts as Begin does.
+// TestRefuse: Refuse counts like Begin.
 func TestRefuse(t *testing.T) {
 	limited(t, func(t *testing.T, l *Limiter, m *memory) {
 		for range 3 {
@@ -200,8 +199,7 @@ func TestRefuse(t *testing.T) {
 	})
 }
 
-// TestCountsOutliveAFullDisk: what could not be written is counted further, and is
-// written when it can be.
+// TestCountsOutliveAFullDisk: counts that could not be written are kept and written later.
 func TestCountsOutliveAFullDisk(t *testing.T) {
 	limited(t, func(t *testing.T, l *Limiter, m *memory) {
 		const calls = 100
@@ -231,7 +229,8 @@ func TestCountsOutliveAFullDisk(t *testing.T) {
 	})
 }
 
-// TestManyRefusedPrincipals: a Limiter knows so many, and counts the others together.
+// TestManyRefusedPrincipals: a Limiter tracks maxRefused principals and counts the refusals of
+// the others together.
 func TestManyRefusedPrincipals(t *testing.T) {
 	limited(t, func(t *testing.T, l *Limiter, m *memory) {
 		const more = 10
@@ -242,7 +241,7 @@ func TestManyRefusedPrincipals(t *testing.T) {
 		known := len(l.callers)
 		l.mu.Unlock()
 		if known > maxRefused+1 {
-			t.Errorf("%d are known", known)
+			t.Errorf("%d principals are tracked", known)
 		}
 		time.Sleep(countPause + time.Millisecond)
 		events := m.events(t)

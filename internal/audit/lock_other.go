@@ -4,8 +4,8 @@ package audit
 
 import "os"
 
-// lock does nothing: there is no advisory lock in the standard library here.
+// lock does nothing: the standard library has no advisory lock for this system.
 func lock(*os.File) error { return nil }
 
-// removed reports false: an open file cannot be removed here.
+// removed reports false: this system does not remove open files.
 func removed(*os.File) bool { return false }

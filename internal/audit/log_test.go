@@ -16,15 +16,14 @@ import (
 	"github.com/secretbroker/secretbroker/internal/audit/chain"
 )
 
-// gate is a sink whose writes wait until the test lets them through, in a
-// bubble of synctest.
+// gate is a writer whose writes wait for the test, in a synctest bubble.
 type gate struct {
 	strings.Builder
 	writes int
 	let    chan allowance
 }
 
-// allowance is how much of a write is taken, and its error.
+// allowance is how many bytes a write accepts, and its error.
 type allowance struct {
 	bytes int
 	err   error
@@ -41,7 +40,7 @@ func (g *gate) Write(p []byte) (int, error) {
 	return n, a.err
 }
 
-// lines returns the request ids of the lines, and the lines that are torn.
+// lines returns the request IDs of the whole lines, and the torn lines.
 func (g *gate) lines() (ids, torn []string) {
 	for _, line := range strings.Split(strings.TrimSuffix(g.String(), "\n"), "\n") {
 		var e Event
@@ -56,7 +55,7 @@ func (g *gate) lines() (ids, torn []string) {
 	return ids, torn
 }
 
-// write starts a Write and waits until it stands in the queue.
+// write starts a Write and waits until it is queued.
 func write(ctx context.Context, l *Log, id string) <-chan error {
 	done := make(chan error, 1)
 	go func() { done <- l.Write(ctx, []Event{{RequestID: id}}) }()
@@ -64,7 +63,7 @@ func write(ctx context.Context, l *Log, id string) <-chan error {
 	return done
 }
 
-// TestGroupCommit: what is queued during a write shares the next one, in order.
+// TestGroupCommit: Writes that are queued during a commit share the next one, in order.
 func TestGroupCommit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGate()
@@ -95,8 +94,8 @@ func TestGroupCommit(t *testing.T) {
 	})
 }
 
-// TestPartOfABatch: a write that fails midway fails the Writes whose lines are
-// not whole, and them alone.
+// TestPartOfABatch: a write that fails halfway fails exactly the Writes whose lines are
+// incomplete.
 func TestPartOfABatch(t *testing.T) {
 	line := len(`{"time":"0001-01-01T00:00:00Z","request_id":"b","method":"","principal":"","outcome":"","seq":1,"chain":"` + strings.Repeat("0", 64) + "\"}\n")
 	broken := errors.New("no space left on device")
@@ -108,7 +107,7 @@ func TestPartOfABatch(t *testing.T) {
 	}{
 		{"nothing", allowance{0, broken}, "", 0},
 		{"half a line", allowance{line / 2, broken}, "", 1},
-		{"all but a newline", allowance{line - 1, broken}, "", 0}, // the line is whole, and yet not recorded
+		{"all but a newline", allowance{line - 1, broken}, "", 0}, // the record is complete, but its Write fails
 		{"a line", allowance{line, broken}, "b", 0},
 		{"a line and a half", allowance{line + line/2, broken}, "b", 1},
 		{"two lines", allowance{2 * line, broken}, "bc", 0},
@@ -177,7 +176,7 @@ func TestContextEnds(t *testing.T) {
 		if err := l.Write(ctx, []Event{{RequestID: "too late"}}); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v", err)
 		}
-		// Who has gone still gets a record once the sink moves again.
+		// The events of calls that gave up are recorded when the writer continues.
 		g.let <- allowance{everything, nil}
 		g.let <- allowance{everything, nil}
 		if err := l.Close(); err != nil {
@@ -228,7 +227,7 @@ func TestFullQueue(t *testing.T) {
 	})
 }
 
-// givesUp expects f to end after patience, since the sink takes nothing.
+// givesUp expects f to fail after patience, because the write does not return.
 func givesUp(t *testing.T, f func() error) {
 	t.Helper()
 	start := time.Now()
@@ -245,18 +244,18 @@ func TestReopenWhenStuck(t *testing.T) {
 		g := newGate()
 		path := filepath.Join(t.TempDir(), "audit.jsonl")
 		l := newLog(path, g)
-		l.maxWait = time.Hour // but for that, the Writes would give up at the same time
+		l.maxWait = time.Hour // otherwise the Writes would fail at the same time
 		go l.run()
 		under, queued := write(t.Context(), l, "a"), write(t.Context(), l, "b")
 		givesUp(t, l.Reopen)
-		if p := l.Problem(); !strings.Contains(p, "does not return, for 2s now") {
+		if p := l.Problem(); !strings.Contains(p, "does not return (for 2s so far)") {
 			t.Errorf("problem %q", p)
 		}
 		g.let <- allowance{everything, nil}
 		if err := errors.Join(<-under, <-queued, l.Close()); err != nil {
 			t.Error(err)
 		}
-		// The late Reopen was made up for, before what was queued was written.
+		// The writer reopened the file before it wrote the queue.
 		if lines := read(t, path); len(lines) != 1 || !strings.Contains(lines[0], `"b"`) {
 			t.Errorf("new file: %q", lines)
 		}
@@ -267,7 +266,7 @@ func TestCloseWhenStuck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGate()
 		l := newLog("", g)
-		l.maxWait = time.Hour // but for that, the Writes would give up at the same time
+		l.maxWait = time.Hour // otherwise the Writes would fail at the same time
 		go l.run()
 		under, queued := write(t.Context(), l, "a"), write(t.Context(), l, "b")
 		givesUp(t, l.Close)
@@ -281,9 +280,9 @@ func TestCloseWhenStuck(t *testing.T) {
 		}
 		givesUp(t, l.Close)
 		g.let <- allowance{everything, nil}
-		g.let <- allowance{everything, nil} // what was queued is written after all
+		g.let <- allowance{everything, nil} // the queue is still written
 		if err := l.Close(); err != nil {
-			t.Errorf("Close after all: %v", err)
+			t.Errorf("Close after the write returned: %v", err)
 		}
 		if ids, _ := g.lines(); strings.Join(ids, "") != "ab" {
 			t.Errorf("got %q", ids)
@@ -291,7 +290,7 @@ func TestCloseWhenStuck(t *testing.T) {
 	})
 }
 
-// TestStuckStdout: a collector that no longer reads our standard output.
+// TestStuckStdout: a collector no longer reads the standard output.
 func TestStuckStdout(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -305,7 +304,7 @@ func TestStuckStdout(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- l.Write(ctx, []Event{{Connector: strings.Repeat("x", 1<<20)}}) }()
-	if _, err := r.Read(make([]byte, 1)); err != nil { // the write is under way
+	if _, err := r.Read(make([]byte, 1)); err != nil { // the write is in progress
 		t.Fatal(err)
 	}
 	cancel()
@@ -321,7 +320,7 @@ func TestStuckStdout(t *testing.T) {
 	if p := l.Problem(); !strings.Contains(p, errStuck.Error()) {
 		t.Errorf("problem %q", p)
 	}
-	if _, err := io.CopyN(io.Discard, r, 1<<20); err != nil { // the collector is back
+	if _, err := io.CopyN(io.Discard, r, 1<<20); err != nil { // the collector reads again
 		t.Fatal(err)
 	}
 	<-l.ended
@@ -330,7 +329,7 @@ func TestStuckStdout(t *testing.T) {
 	}
 }
 
-// TestCloseUnderLoad: what was confirmed is there, and nothing comes after.
+// TestCloseUnderLoad: Close keeps every recorded event, and nothing is written after it.
 func TestCloseUnderLoad(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
 	l, err := Open(Config{Path: path})
@@ -372,7 +371,7 @@ func TestCloseUnderLoad(t *testing.T) {
 		total += n
 	}
 	if len(lines) != total {
-		t.Errorf("%d lines, %d confirmed", len(lines), total)
+		t.Errorf("%d lines, want %d", len(lines), total)
 	}
 	if err := l.Reopen(); !errors.Is(err, errClosed) {
 		t.Errorf("Reopen: %v", err)

@@ -9,19 +9,19 @@ import (
 	"github.com/secretbroker/secretbroker/internal/audit/chain"
 )
 
-// TestLargeBatchIsWrittenInParts: the memory for chained lines is that of a part, the
-// chain goes on from part to part, and an error in one fails the Writes from there on.
+// TestLargeBatchIsWrittenInParts: the writer keeps memory for one part of chained lines, the
+// chain continues from part to part, and an error in a part fails its Writes and later ones.
 func TestLargeBatchIsWrittenInParts(t *testing.T) {
 	for name, last := range map[string]allowance{
-		"all is written":    {everything, nil},
-		"the last is not":   {0, errors.New("no space left on device")},
-		"the last is short": {100, nil},
+		"all parts are written":  {everything, nil},
+		"the last part fails":    {0, errors.New("no space left on device")},
+		"the last part is short": {100, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				g := newGate()
 				l := New(g)
-				first := write(t.Context(), l, "first") // the writer is at it
+				first := write(t.Context(), l, "first") // the writer is stuck in it
 				const writes, parts = 9, 3
 				var waiting []chan error
 				for range writes {
@@ -53,7 +53,7 @@ func TestLargeBatchIsWrittenInParts(t *testing.T) {
 				if cap(l.out) > 2*maxPart {
 					t.Errorf("the writer keeps %d bytes", cap(l.out))
 				}
-				close(g.let) // the writer may end: allowances of nothing
+				close(g.let) // let the writer end: every write is empty
 				_ = l.Close()
 				if last.bytes == everything {
 					if v := verifyText(t, chain.Head{}, g.String()); v.Break != "" || v.Records != writes+1 {

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// TestRefuses: while the disk is full the Log says that it refuses and logs one line, and
-// once there is room it finds out by itself, although no call comes.
+// TestRefuses: while the disk is full, Refuses reports true and the Log logs one line. When
+// there is space again, the Log notices without any call.
 func TestRefuses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &memory{}
@@ -32,13 +32,13 @@ func TestRefuses(t *testing.T) {
 		}
 		time.Sleep(time.Hour)
 		if !l.Refuses() {
-			t.Error("the disk is still full")
+			t.Error("it does not refuse although the disk is still full")
 		}
 		m.fail(nil)
 		time.Sleep(maxProbe)
 		synctest.Wait()
 		if l.Refuses() {
-			t.Error("it refuses although there is room")
+			t.Error("it refuses although there is space")
 		}
 		if n := strings.Count(lines.String(), "\n"); n != 2 {
 			t.Errorf("%d lines in the log:\n%s", n, lines.String())
@@ -50,15 +50,15 @@ func TestRefuses(t *testing.T) {
 			t.Error(err)
 		}
 		if !l.Refuses() {
-			t.Error("a closed log takes records")
+			t.Error("a closed log does not refuse")
 		}
-		if r := verifyText(t, l.Head(), m.buf.String()); r.Break != "" || r.Records != 3 { // one of them says that it resumed
+		if r := verifyText(t, l.Head(), m.buf.String()); r.Break != "" || r.Records != 3 { // one of them is the segment header "resumed"
 			t.Errorf("%+v", r)
 		}
 	})
 }
 
-// TestRefusesWhenStuck: a write that does not return is a refusal as well, with one line.
+// TestRefusesWhenStuck: Refuses reports a write that does not return, too, with one log line.
 func TestRefusesWhenStuck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGate()

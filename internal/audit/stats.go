@@ -7,22 +7,22 @@ import (
 	"github.com/secretbroker/secretbroker/internal/audit/syslog"
 )
 
-// Stats are a Log's figures since it was opened.
+// Stats are the counters of a Log since it was opened.
 type Stats struct {
-	// Records counts what was written, segment headers included, and Batches the group
-	// commits that wrote it: Records/Batches is how many shared one write.
+	// Records counts the written records, including segment headers, and Batches the
+	// commits: Records/Batches is the average number of records per commit.
 	Records, Batches uint64
-	// WriteTime is how long those took altogether, fsync included.
+	// WriteTime is the total duration of the commits, including fsync.
 	WriteTime time.Duration
 	// Failures counts Writes that returned an error: calls that were refused.
 	Failures uint64
-	// QueueBytes wait for the writer.
+	// QueueBytes is the size of the queue, in bytes.
 	QueueBytes int
-	// Copies are the figures of Config.Copies, in their order.
+	// Copies are the counters of Config.Copies, in their order.
 	Copies []syslog.Stats
 }
 
-// Stats returns the figures of now. It waits for nothing.
+// Stats returns the current counters. It does not wait for the writer.
 func (l *Log) Stats() Stats {
 	l.mu.Lock()
 	s := Stats{Records: l.records, Batches: l.batches, WriteTime: l.writing, Failures: l.failures.Load(), QueueBytes: len(l.queued.lines)}
@@ -33,8 +33,8 @@ func (l *Log) Stats() Stats {
 	return s
 }
 
-// Head returns the last record's. Kept where the broker's operators cannot
-// change it, it proves later that nothing before it was.
+// Head returns the head of the last record. Stored where the broker's operators cannot
+// change it, it later proves that no record up to it was changed.
 func (l *Log) Head() chain.Head {
 	l.mu.Lock()
 	defer l.mu.Unlock()

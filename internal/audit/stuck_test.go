@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// TestStuckFailsEveryWrite: not only those that were there when the writer got
-// stuck, but also those that come later, each within a bounded time.
+// TestStuckFailsEveryWrite: a stuck writer fails the waiting Writes and every later one,
+// each within a bounded time.
 func TestStuckFailsEveryWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGate()
@@ -30,13 +30,12 @@ func TestStuckFailsEveryWrite(t *testing.T) {
 			g.let <- allowance{everything, nil}
 		}
 		if err := errors.Join(<-last, l.Close()); err != nil {
-			t.Errorf("once it moves again: %v", err)
+			t.Errorf("after the writes returned: %v", err)
 		}
 	})
 }
 
-// TestWriteTime: how long writes take can be seen, whether or not anybody waits for
-// them in a call.
+// TestWriteTime: Stats.WriteTime adds up the duration of the commits without the idle time.
 func TestWriteTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGate()
@@ -48,7 +47,7 @@ func TestWriteTime(t *testing.T) {
 			if err := <-done; err != nil {
 				t.Error(err)
 			}
-			time.Sleep(time.Second) // the writer rests
+			time.Sleep(time.Second) // the writer is idle
 		}
 		if took := l.Stats().WriteTime; took != 600*time.Millisecond {
 			t.Errorf("writes took %v", took)

@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// syncDelay is how much longer every fsync of the log takes. Only a build with the
-// tag syncdelay has it, to measure how the broker behaves on a slower disk: no
-// setting and no environment variable reaches it in a release.
+// syncDelay is added to the duration of every fsync of the log, to measure how the broker
+// behaves on a slower disk. It exists only in builds with the tag syncdelay: no setting and
+// no environment variable enables it in a release.
 var syncDelay = func() time.Duration {
 	text := os.Getenv("SECRETBROKER_AUDIT_SYNC_DELAY")
 	if text == "" {
@@ -19,7 +19,7 @@ var syncDelay = func() time.Duration {
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil || d < 0 {
-		panic(fmt.Sprintf("SECRETBROKER_AUDIT_SYNC_DELAY=%q: expected a duration such as 5ms", text)) // this build is for nothing else
+		panic(fmt.Sprintf("SECRETBROKER_AUDIT_SYNC_DELAY=%q: expected a duration such as 5ms", text)) // this build is only for measurements
 	}
 	return d
 }()

@@ -5,8 +5,8 @@
 // # Why a chain
 //
 // An audit log is read long after it was written, by people who do not trust the
-// machine that wrote it. A file alone cannot show whether somebody changed a line of it
-// since, removed one, or inserted one. So each record carries a hash of itself and of
+// machine that wrote it. A file alone cannot show whether a line of it was changed,
+// removed or inserted since. So each record carries a hash of itself and of
 // the hash before it, and thereby of every byte of every record before it. A change
 // anywhere makes all later hashes wrong, and a hash that was copied to another machine
 // earlier (a Head) fixes everything up to its record for good.
@@ -27,15 +27,14 @@
 //
 // # Segments
 //
-// A chain outlives the files and the processes that it is written by. A segment is a
+// A chain outlives the files and the processes that write it. A segment is a
 // part of it that one process wrote to one file without interruption, and begins with a
-// SegmentHeader: a record that names the algorithm and the key, the head that it
-// follows, which may be in another file, and what there is between the two that is no
-// record, such as a line that a crash cut off.
+// SegmentHeader. This record names the algorithm and the key, the head that it follows,
+// which may be in another file, and the bytes between the two that are not a record, such
+// as a line that a crash cut off.
 //
-// Without a Key, anybody who may write the file can compute a whole new chain. A Key
-// prevents that for those who do not have it, and a Head that was kept elsewhere for
-// everybody.
+// Without a Key, anyone who can write the file can compute a whole new chain. With a Key,
+// only those who have it can. A Head that was stored elsewhere detects even their changes.
 package chain
 
 import (
@@ -71,18 +70,18 @@ const (
 	algorithmKeyed = "hmac-sha256"
 )
 
-// Value is what a record and all records before it hash to.
+// Value is the hash over a record and all records before it.
 type Value = [sha256.Size]byte
 
-// Head names a record, and with it everything recorded before: whoever keeps
-// one elsewhere can later tell whether anything up to it was changed. The zero
-// Head is that of an empty log.
+// Head identifies a record, and with it every record before: a Head that was stored
+// elsewhere later shows whether any of them was changed. The zero Head is that of an empty
+// log.
 type Head struct {
 	Seq   uint64
 	Chain Value
 }
 
-// String returns h as ParseHead takes it, "SEQ:CHAIN".
+// String returns h in the form that ParseHead accepts, "SEQ:CHAIN".
 func (h Head) String() string {
 	return strconv.FormatUint(h.Seq, 10) + ":" + hex.EncodeToString(h.Chain[:])
 }
@@ -98,7 +97,7 @@ func ParseHead(s string) (Head, error) {
 	return h, nil
 }
 
-// decodeValue decodes the one spelling that a Linker writes: 64 lower-case digits.
+// decodeValue decodes the only form that a Linker writes: 64 lower-case digits.
 func decodeValue(dst, src []byte) bool {
 	for _, c := range src {
 		if 'A' <= c && c <= 'F' {
@@ -112,8 +111,8 @@ func decodeValue(dst, src []byte) bool {
 	return err == nil
 }
 
-// Key is a secret without which a chain cannot be computed. No method returns or prints
-// its bytes. It is safe for concurrent use.
+// Key is the secret that is needed to compute a chain. No method returns or prints its
+// bytes. It is safe for concurrent use.
 type Key struct {
 	mac func() hash.Hash
 	id  string
@@ -125,10 +124,10 @@ const (
 	maxKey = 4096
 )
 
-// NewKey returns the Key made of secret, 32 to 4096 bytes.
+// NewKey returns the Key with the given secret, 32 to 4096 bytes. It copies the secret.
 func NewKey(secret []byte) (*Key, error) {
 	if len(secret) < minKey || len(secret) > maxKey {
-		return nil, fmt.Errorf("an audit key has %d to %d bytes; make one with: openssl rand -hex 32", minKey, maxKey)
+		return nil, fmt.Errorf("an audit key must have %d to %d bytes; make one with: openssl rand -hex 32", minKey, maxKey)
 	}
 	secret = bytes.Clone(secret)
 	k := &Key{mac: func() hash.Hash { return hmac.New(sha256.New, secret) }}
@@ -138,8 +137,8 @@ func NewKey(secret []byte) (*Key, error) {
 	return k, nil
 }
 
-// ReadKey reads a Key from a file. It refuses a file that others than its owner may read
-// or write, and ignores line breaks at its end.
+// ReadKey reads a Key from a file. It refuses a file that others than its owner can read
+// or write, and it ignores line breaks at the end.
 func ReadKey(path string) (*Key, error) {
 	data, err := keyfile.Read(path, maxKey+2)
 	if err != nil {
@@ -153,14 +152,14 @@ func ReadKey(path string) (*Key, error) {
 	return k, nil
 }
 
-// ID identifies the key and reveals nothing of it.
+// ID returns an identifier of the key, which reveals nothing about its bytes.
 func (k *Key) ID() string { return k.id }
 
 // Linker computes chain values and appends records. It is not safe for concurrent use.
 type Linker struct {
 	h     hash.Hash
 	keyID string // empty without a key
-	// before and sum are scratch space of Link, which would allocate them otherwise.
+	// before and sum are scratch space of Link, so that it does not allocate.
 	before Value
 	sum    []byte
 }
@@ -196,8 +195,8 @@ func (k *Linker) Link(before Value, body []byte) (v Value) {
 	return v
 }
 
-// Seal appends line to out as the record after head, with its newline, and makes it the
-// head. line is a JSON object without a newline.
+// Seal appends line to out as the record after head, with a newline, and updates head.
+// line is a JSON object without a newline.
 func (k *Linker) Seal(out, line []byte, head *Head) []byte {
 	start := len(out)
 	out = append(out, line[:len(line)-1]...)
@@ -210,9 +209,9 @@ func (k *Linker) Seal(out, line []byte, head *Head) []byte {
 	return append(out, '\n')
 }
 
-// Unseal splits a line, without its newline, into the body that its chain value is
-// computed over and the head that it claims to be. It reports false for a line that is
-// no record. It looks at the line's last MaxEnding bytes only.
+// Unseal splits a line, without its newline, into the body that its chain value covers and
+// the head that the line claims; it does not check the value. It reports false for a line
+// that is not a record. It reads only the last MaxEnding bytes of the line.
 func Unseal(line []byte) (body []byte, head Head, ok bool) {
 	const tail = len(chainField) + 2*sha256.Size + len(lineEnd)
 	if len(line) < tail || !bytes.HasSuffix(line, []byte(lineEnd)) {

@@ -54,7 +54,7 @@ func TestReadKey(t *testing.T) {
 		t.Errorf("%v, %v, %v", a, b, err)
 	}
 	if text := fmt.Sprintf("%v %+v %#v", a, a, *a); strings.Contains(text, secret) || strings.Contains(text, hex.EncodeToString([]byte(secret))) {
-		t.Error("the key shows its bytes")
+		t.Error("formatting the key printed its bytes")
 	}
 	for _, path := range []string{file("short", secret[1:]), file("empty", ""), file("long", strings.Repeat("x", maxKey+1)), dir, filepath.Join(dir, "none")} {
 		if _, err := ReadKey(path); err == nil || strings.Contains(err.Error(), secret[1:]) {
@@ -63,8 +63,8 @@ func TestReadKey(t *testing.T) {
 	}
 }
 
-// TestLastRecordAnywhere: the end of the last record is found wherever it lies
-// between the pieces that the file is read in.
+// TestLastRecordAnywhere: lastRecord finds the last record wherever it lies relative to the
+// windows in which the file is read.
 func TestLastRecordAnywhere(t *testing.T) {
 	var want Head
 	record := NewLinker(nil).Seal(nil, []byte(`{"request_id":"a"}`), &want)

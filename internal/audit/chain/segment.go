@@ -12,7 +12,7 @@ import (
 )
 
 // SegmentHeader is the record at the beginning of a segment. Its first JSON name is
-// "segment", which no audit event has; the names are a promise.
+// "segment", which no audit event has. The names are a stable interface.
 type SegmentHeader struct {
 	// Cause says why the segment begins: opened, rotated, torn or resumed.
 	Cause string    `json:"segment"`
@@ -21,26 +21,26 @@ type SegmentHeader struct {
 	Algorithm string `json:"algorithm"`
 	KeyID     string `json:"key_id,omitempty"`
 	// PreviousSeq and PreviousChain are the head that this record follows, which
-	// may be in another file. They are left out if there is none.
+	// may be in another file. They are omitted if there is none.
 	PreviousSeq   uint64 `json:"previous_seq,omitempty"`
 	PreviousChain string `json:"previous_chain,omitempty"`
-	// UnchainedBytes is the number of bytes between the previous record and this
-	// one, its newline included, that are no record: a line that was cut off, or one
-	// that is older than the chain. UnchainedSHA256 is their hash in hexadecimal,
-	// without the last newline.
+	// UnchainedBytes is the number of bytes between the previous record and this one
+	// that are not a record, including their last newline: a line that was cut off, or
+	// lines from before the log had a chain. UnchainedSHA256 is their hash in
+	// hexadecimal, without the last newline.
 	UnchainedBytes  int64  `json:"unchained_bytes,omitempty"`
 	UnchainedSHA256 string `json:"unchained_sha256,omitempty"`
 }
 
 // The causes of a segment.
 const (
-	// Opened: a broker started.
+	// Opened: a broker opened the log.
 	Opened = "opened"
 	// Rotated: the broker began a new file.
 	Rotated = "rotated"
-	// Torn: an error cut off the line before.
+	// Torn: an error cut off the previous line.
 	Torn = "torn"
-	// Resumed: the log could not be written for a while, and now it can.
+	// Resumed: the log can be written again after an error.
 	Resumed = "resumed"
 )
 
@@ -49,7 +49,7 @@ const headerStart = `{"segment":"`
 // IsSegmentHeader reports whether a record is a SegmentHeader.
 func IsSegmentHeader(line []byte) bool { return bytes.HasPrefix(line, []byte(headerStart)) }
 
-// ParseSegmentHeader reports false for a record that is no SegmentHeader.
+// ParseSegmentHeader parses a record. It reports false if that is not a SegmentHeader.
 func ParseSegmentHeader(line []byte) (h SegmentHeader, ok bool) {
 	if !IsSegmentHeader(line) {
 		return SegmentHeader{}, false
@@ -57,8 +57,8 @@ func ParseSegmentHeader(line []byte) (h SegmentHeader, ok bool) {
 	return h, json.Unmarshal(line, &h) == nil
 }
 
-// NewSegmentHeader returns the header of a segment that follows head and the bytes in
-// between, which k chains.
+// NewSegmentHeader returns the header of a segment that k will chain. The segment follows
+// head and the unchained bytes after it.
 func NewSegmentHeader(cause string, k *Linker, head Head, between *Unchained) SegmentHeader {
 	h := SegmentHeader{Cause: cause, Time: time.Now().UTC(), Algorithm: k.Algorithm(), KeyID: k.keyID}
 	if head.Seq > 0 {
@@ -74,18 +74,18 @@ func NewSegmentHeader(cause string, k *Linker, head Head, between *Unchained) Se
 func (h *SegmentHeader) Encode() []byte {
 	text, err := json.Marshal(h)
 	if err != nil {
-		panic(err) // it consists of words, numbers and a time of this century
+		panic(err) // cannot happen: strings, numbers and a valid time
 	}
 	return text
 }
 
-// Previous returns the head that the header says it follows.
+// Previous returns the head that the header follows, according to the header itself.
 func (h *SegmentHeader) Previous() (head Head, ok bool) {
 	head.Seq = h.PreviousSeq
 	return head, h.PreviousSeq > 0 && decodeValue(head.Chain[:], []byte(h.PreviousChain))
 }
 
-// Declares reports whether the header declares exactly the bytes in between.
+// Declares reports whether the header declares exactly the given unchained bytes.
 func (h *SegmentHeader) Declares(between *Unchained) bool {
 	if !between.any {
 		return h.UnchainedBytes == 0
@@ -94,7 +94,7 @@ func (h *SegmentHeader) Declares(between *Unchained) bool {
 	return h.UnchainedBytes == n && h.UnchainedSHA256 == sum
 }
 
-// Unchained counts and hashes the bytes since the last record that are no record. The
+// Unchained counts and hashes the bytes since the last record that are not a record. The
 // zero Unchained is empty. It is not safe for concurrent use.
 type Unchained struct {
 	any bool
@@ -128,8 +128,8 @@ func (u *Unchained) Add(p []byte) {
 	u.n += int64(len(p))
 }
 
-// EndLine ends the line that Add has left open. In the file the newline may come later,
-// or, when the file ends there, never.
+// EndLine ends the line that Add has left open. The file may get the newline later, or
+// never if another file follows.
 func (u *Unchained) EndLine() {
 	if u.any && !u.newline {
 		u.newline = true
@@ -141,16 +141,16 @@ func (u *Unchained) sum() (n int64, sum string) {
 	return u.n + 1, hex.EncodeToString(u.h.Sum(nil))
 }
 
-// Reset makes l empty.
+// Reset makes u empty.
 func (u *Unchained) Reset() {
 	if u.any {
 		*u = Unchained{}
 	}
 }
 
-// ReadTail finds the last record of a file and what comes after it. It reads backwards,
-// so that the size of the file does not matter. open says that the file does not end
-// with a newline.
+// ReadTail returns the head of the last record of a file and the unchained bytes after it.
+// It reads backwards, so the time does not depend on the size of the file. open reports
+// that the file does not end with a newline.
 func ReadTail(r io.ReaderAt, size int64) (head Head, after Unchained, open bool, err error) {
 	head, end, err := lastRecord(r, size)
 	if err != nil {
@@ -168,7 +168,7 @@ func ReadTail(r io.ReaderAt, size int64) (head Head, after Unchained, open bool,
 			return Head{}, Unchained{}, false, fmt.Errorf("read the end of the audit log: %w", err)
 		}
 	}
-	// A record may lack its newline and nothing else.
+	// The last record may be complete except for its newline.
 	last := make([]byte, 1)
 	if size > 0 {
 		if _, err := r.ReadAt(last, size-1); err != nil && err != io.EOF {
@@ -178,8 +178,8 @@ func ReadTail(r io.ReaderAt, size int64) (head Head, after Unchained, open bool,
 	return head, after, size > 0 && last[0] != '\n', nil
 }
 
-// lastRecord returns the last record's head and where the next line begins. If
-// there is no record, that is the beginning of the file.
+// lastRecord returns the head of the last record and the offset of the line after it, or 0
+// if there is no record.
 func lastRecord(r io.ReaderAt, size int64) (head Head, end int64, err error) {
 	const step = 64 << 10
 	buf := make([]byte, step+MaxEnding)
@@ -190,7 +190,7 @@ func lastRecord(r io.ReaderAt, size int64) (head Head, end int64, err error) {
 			return Head{}, 0, err
 		}
 		i := len(window)
-		if high < size { // only there the end of the window is one of a line
+		if high < size { // only the last window ends where a line ends
 			i = bytes.LastIndexByte(window, '\n')
 		}
 		for ; i > 0; i = bytes.LastIndexByte(window[:i], '\n') {

@@ -2,10 +2,10 @@
 // their events.
 //
 // Verify and Query read the files of a log from the oldest to the newest, compressed or
-// not, and hold one line in memory. They are separate on purpose. Verify looks at bytes
-// and says up to where the log is what was written; it parses only segment headers, so
-// that no fault in an event can hide another. Query parses events and checks nothing; run
-// Verify first where it matters. Package chain explains the chain itself.
+// not, and keep one line in memory. They are separate on purpose. Verify compares bytes and
+// reports up to where the log is intact; it parses only segment headers, so that an error
+// in an event cannot hide another one. Query parses events and verifies nothing; run Verify
+// first if that matters. Package chain explains the chain itself.
 package logread
 
 import (
@@ -28,15 +28,15 @@ const Stdin = "-"
 type rawLine struct {
 	file   string
 	n      int   // from 1
-	offset int64 // of text, in bytes from the beginning of the file once it is decompressed
+	offset int64 // of text in the decompressed file, in bytes
 	text   []byte
-	// ended says that a newline follows, long that text is a part of a line that
-	// is too long to be a record.
+	// ended: a newline follows. long: text is a part of a line that is too long to be a
+	// record.
 	ended, long bool
 }
 
-// readLines calls f for each line of the files, in order. A file may be
-// compressed with gzip; its name does not matter. It holds one line in memory.
+// readLines calls f for each line of the files, in order. A file may be compressed with
+// gzip, whatever its name is. readLines keeps one line in memory.
 func readLines(ctx context.Context, paths []string, f func(rawLine) error) error {
 	for _, path := range paths {
 		if err := readFile(ctx, path, f); err != nil {
@@ -82,7 +82,7 @@ func scanLines(ctx context.Context, path string, file io.Reader, f func(rawLine)
 		if full && len(buf) <= chain.MaxLine {
 			continue
 		}
-		if len(buf) == 0 { // the end
+		if len(buf) == 0 { // end of the file
 			return nil
 		}
 		if !line.long {

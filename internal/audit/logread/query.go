@@ -15,23 +15,22 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Filter says which events are asked for. What is zero does not narrow.
+// Filter selects events. Zero fields select all.
 type Filter struct {
-	// Secret is a reference. Its version and JSON key narrow if they are given;
-	// an event without a JSON key matches every key, since the whole secret was
-	// read.
+	// Secret is a reference. If it has a version or a JSON key, these must match, too.
+	// An event without a JSON key matches every key, because the whole secret was read.
 	Secret secret.Ref
-	// Principals are those of the callers.
+	// Principals matches the callers.
 	Principals *authz.Principals
-	// These are compared as they stand.
+	// These match exact values.
 	Integration, Connector, RequestID string
-	// Outcomes are the outcomes of which there is one.
+	// Outcomes lists the outcomes, of which an event must have one.
 	Outcomes []audit.Outcome
-	// From and To bound the time: From is inside, To is not.
+	// From and To limit the time: From is inclusive, To is exclusive.
 	From, To time.Time
 }
 
-// Match reports whether the event is asked for.
+// Match reports whether f selects the event.
 func (f *Filter) Match(e *audit.Event) bool {
 	switch {
 	case f.Integration != "" && e.Integration != f.Integration,
@@ -57,19 +56,19 @@ func (f *Filter) matchSecret(e *audit.Event) bool {
 		(want.Key == "" || ref.Key == "" || ref.Key == want.Key)
 }
 
-// Record is an event as it stands in a log.
+// Record is an event of a log.
 type Record struct {
 	audit.Event
 	// Line is the whole line without its newline, valid until the next record.
 	Line []byte
-	// File and N are where it stands.
+	// File and N are the file and the line number, from 1.
 	File string
 	N    int
 }
 
-// Query calls f for every event of the files that filter matches, in their order.
-// Segment headers are left out. It returns how many lines could not be read as records.
-// It does not check the chain; see Verify. Memory does not grow with the files.
+// Query calls f for every event of the files that filter selects, in order. It skips
+// segment headers, and returns the number of lines that it could not parse. It does not
+// check the chain; see Verify. The memory it needs does not depend on the size of the files.
 func Query(ctx context.Context, filter *Filter, files []string, f func(*Record) error) (unreadable int, err error) {
 	err = readLines(ctx, files, func(l rawLine) error {
 		if _, isHeader := chain.ParseSegmentHeader(l.text); isHeader {
@@ -90,13 +89,13 @@ func Query(ctx context.Context, filter *Filter, files []string, f func(*Record) 
 	return unreadable, err
 }
 
-// Access is how often a principal's asking for a secret had an outcome. The JSON
-// names are a promise.
+// Access counts the requests of a principal for a secret with one outcome. The JSON names
+// are a stable interface.
 type Access struct {
 	Principal   authz.Principal `json:"principal"`
 	Integration string          `json:"integration"`
-	// Secret is the reference without version, decoding and JSON key; empty for
-	// events of none.
+	// Secret is the reference without version, decoding and JSON key. It is empty for
+	// events without a reference.
 	Secret  string        `json:"secret,omitempty"`
 	Outcome audit.Outcome `json:"outcome"`
 	Count   int           `json:"count"`
@@ -104,11 +103,11 @@ type Access struct {
 	Last    time.Time     `json:"last"`
 }
 
-// maxAccesses is how many accesses Distinct keeps in memory.
+// maxAccesses limits the number of accesses that Distinct keeps in memory.
 const maxAccesses = 1_000_000
 
-// Distinct is Query for who saw what: it adds up the events, in the order of
-// principal, integration, secret and outcome. Memory grows with the answer.
+// Distinct counts the events that filter selects per principal, integration, secret and
+// outcome, and returns the counts in that order. The memory it needs grows with the result.
 func Distinct(ctx context.Context, filter *Filter, files []string) (all []Access, unreadable int, err error) {
 	type key struct {
 		principal   authz.Principal
@@ -127,7 +126,7 @@ func Distinct(ctx context.Context, filter *Filter, files []string) (all []Access
 		a := found[k]
 		if a == nil {
 			if len(found) == maxAccesses {
-				return fmt.Errorf("more than %d different answers; narrow the question", maxAccesses)
+				return fmt.Errorf("more than %d different results; use a narrower filter", maxAccesses)
 			}
 			a = &Access{Principal: k.principal, Integration: k.integration, Secret: k.secret, Outcome: k.outcome, First: r.Time, Last: r.Time}
 			found[k] = a

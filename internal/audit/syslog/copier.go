@@ -12,12 +12,12 @@ import (
 )
 
 const (
-	// maxCopyQueue is how many bytes a Copier queues at most: some ten thousand records
-	// for the time of a collector's outage.
+	// maxCopyQueue limits the queue of a Copier, in bytes: about ten thousand records
+	// while the collector is down.
 	maxCopyQueue = 8 << 20
-	// sendTime is how long connecting and sending may take together.
+	// sendTime limits the time for connecting and sending a record together.
 	sendTime = 2 * time.Second
-	// minBackoff and maxBackoff are the times between attempts to connect.
+	// minBackoff and maxBackoff limit the pause between attempts to connect.
 	minBackoff = 500 * time.Millisecond
 	maxBackoff = 30 * time.Second
 )
@@ -25,15 +25,16 @@ const (
 // Copy says where the records of a log are sent.
 type Copy struct {
 	Collector Collector
-	// Required makes Take fail if the connection does not take the records. That proves
-	// less than it seems: syslog acknowledges nothing. Without Required a bounded queue
-	// holds records until they can be sent, and Take does not wait.
+	// Required makes Take fail if the records cannot be written to the connection. This
+	// does not prove that the collector has them: syslog has no acknowledgements.
+	// Without Required a bounded queue keeps records until they can be sent, and Take
+	// does not wait.
 	Required bool
 }
 
-// Copier sends the records of a log to one Copy. For a Copy that is not required it has
-// a goroutine, which ends with Close. A Copier is safe for concurrent use, but for Take
-// and Disconnect of a required one, which the writer of the log calls.
+// Copier sends the records of a log to one Copy. If the Copy is not required, the Copier
+// runs a goroutine, which ends with Close. A Copier is safe for concurrent use, except for
+// Take and Disconnect of a required one: only the writer of the log may call them.
 type Copier struct {
 	Copy
 	logger *slog.Logger
@@ -45,15 +46,14 @@ type Copier struct {
 	closed bool
 	sent   uint64
 	drop   uint64
-	down   error // why nothing is being sent
+	down   error // of the last attempt to send; nil if it succeeded
 
-	wake  chan struct{} // holds one token when there is something to look at
+	wake  chan struct{} // has a token when the queue or closed has changed
 	stop  context.CancelFunc
 	ended chan struct{}
 }
 
-// NewCopier returns a Copier. The caller has to Close it, or to Disconnect it if c is
-// required.
+// NewCopier returns a Copier. The caller must Close it, or Disconnect it if c is required.
 func NewCopier(c Copy, logger *slog.Logger) *Copier {
 	ctx, stop := context.WithCancel(context.Background())
 	cp := &Copier{
@@ -68,8 +68,8 @@ func NewCopier(c Copy, logger *slog.Logger) *Copier {
 	return cp
 }
 
-// Take sends or queues whole lines. It keeps nothing of lines, and returns an error only
-// if the copy is required.
+// Take sends or queues whole lines. It does not retain lines, and returns an error only if
+// the copy is required.
 func (c *Copier) Take(lines []byte) error {
 	if c.Required {
 		return c.sendAll(lines)
@@ -78,7 +78,7 @@ func (c *Copier) Take(lines []byte) error {
 	for line := range bytes.Lines(lines) {
 		line = bytes.TrimSuffix(line, []byte{'\n'})
 		switch {
-		case len(line) == 0: // what ended a torn line
+		case len(line) == 0: // the newline that ended a torn line
 		case c.closed || c.bytes+len(line) > maxCopyQueue:
 			c.drop++
 		default:
@@ -98,7 +98,7 @@ func (c *Copier) nudge() {
 	}
 }
 
-// sendAll is Take of a required copy. It takes two seconds at most.
+// sendAll is Take for a required copy. It returns within two seconds.
 func (c *Copier) sendAll(lines []byte) error {
 	ctx, cancel := context.WithTimeout(context.Background(), sendTime)
 	defer cancel()
@@ -109,18 +109,18 @@ func (c *Copier) sendAll(lines []byte) error {
 		}
 		fresh := c.sender.conn == nil
 		err := c.sender.send(ctx, line)
-		if err != nil && !fresh { // the connection may merely have grown old
+		if err != nil && !fresh { // the collector may have closed an idle connection
 			err = c.sender.send(ctx, line)
 		}
 		c.note(err)
 		if err != nil {
-			return fmt.Errorf("the copy to %s, which is required: %w", c.Collector, err)
+			return fmt.Errorf("send the required copy to %s: %w", c.Collector, err)
 		}
 	}
 	return nil
 }
 
-// run sends what is queued, in order.
+// run sends the queued lines in order.
 func (c *Copier) run(ctx context.Context) {
 	defer close(c.ended)
 	defer c.sender.close()
@@ -137,7 +137,7 @@ func (c *Copier) run(ctx context.Context) {
 				backoff = minBackoff
 				break
 			}
-			if errors.Is(err, syscall.EMSGSIZE) { // no datagram will ever hold it
+			if errors.Is(err, syscall.EMSGSIZE) { // the line does not fit into a datagram
 				c.count(&c.drop)
 				break
 			}
@@ -150,7 +150,8 @@ func (c *Copier) run(ctx context.Context) {
 	}
 }
 
-// next returns the next line, and false when there is none and will be none.
+// next waits for the next line. It returns false when the queue is empty and closed, or ctx
+// ends.
 func (c *Copier) next(ctx context.Context) ([]byte, bool) {
 	for {
 		c.mu.Lock()
@@ -175,8 +176,8 @@ func (c *Copier) next(ctx context.Context) ([]byte, bool) {
 	}
 }
 
-// wait returns false if there will be no other attempt: nobody waits for an
-// absent collector to return at the end.
+// wait waits for d before another attempt. It returns false if there must be none, because
+// the Copier is closed: Close does not wait for a collector to come back.
 func (c *Copier) wait(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -203,7 +204,7 @@ func (c *Copier) count(n *uint64) {
 	c.mu.Unlock()
 }
 
-// note keeps what came of an attempt, and logs when that changes.
+// note stores the result of an attempt, and logs a change between failure and success.
 func (c *Copier) note(err error) {
 	c.mu.Lock()
 	before := c.down
@@ -220,8 +221,8 @@ func (c *Copier) note(err error) {
 	}
 }
 
-// Close sends what is queued if that is possible within patience, and drops and logs the
-// rest. It is not for a required copy.
+// Close sends the queued lines for at most patience. It drops the rest and logs their
+// number. It must not be called for a required copy.
 func (c *Copier) Close(patience time.Duration) {
 	c.mu.Lock()
 	again := c.closed
@@ -249,14 +250,14 @@ func (c *Copier) Close(patience time.Duration) {
 // Disconnect closes the connection of a required copy.
 func (c *Copier) Disconnect() { c.sender.close() }
 
-// Stats returns the current figures.
+// Stats returns the current counters.
 func (c *Copier) Stats() Stats {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return Stats{Sent: c.sent, Dropped: c.drop, QueueBytes: c.bytes}
 }
 
-// Problem says why records cannot be sent, "" if they can.
+// Problem describes for an operator why records cannot be sent, "" if they can.
 func (c *Copier) Problem() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -266,11 +267,11 @@ func (c *Copier) Problem() string {
 	return fmt.Sprintf("the copy to %s cannot be sent: %v (dropped so far: %d)", c.Collector, c.down, c.drop)
 }
 
-// Stats are the figures of a Copier since it was made.
+// Stats are the counters of a Copier since its creation.
 type Stats struct {
-	// Sent counts records handed to the connection, Dropped those that were given
-	// up because the queue was full, they are too long, or the log was closed.
+	// Sent counts records written to the connection. Dropped counts records that were
+	// not sent because the queue was full, they were too long, or the log was closed.
 	Sent, Dropped uint64
-	// QueueBytes wait to be sent.
+	// QueueBytes is the size of the queue, in bytes.
 	QueueBytes int
 }

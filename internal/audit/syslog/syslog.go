@@ -1,12 +1,13 @@
 // Package syslog sends copies of an audit log's records to collectors.
 //
 // A copy is worth most on a machine that the broker's operators cannot write to: together
-// with the hash chain it shows what was changed on the broker's machine later. Every
-// collector accepts RFC 5424, so that is what it speaks: messages with facility 13, "log
-// audit", whose text is the record's line, one in each datagram (RFC 5426) or on a stream
-// with their length in front (RFC 6587 section 3.4.1, RFC 5425).
+// with the hash chain it shows what was changed on the broker's machine later. The
+// package sends messages of RFC 5424, which every collector accepts, with facility 13, "log
+// audit". The text of a message is the line of the record. Each datagram has one message
+// (RFC 5426); on a stream, the length of each message precedes it (RFC 6587 section 3.4.1,
+// RFC 5425).
 //
-// The standard library's log/syslog speaks the older format and is frozen.
+// The standard library's log/syslog is frozen and writes only the older format.
 package syslog
 
 import (
@@ -27,14 +28,14 @@ import (
 type Collector struct {
 	// Network is unixgram, udp or tcp; Address a path or host:port.
 	Network, Address string
-	// TLS, if not nil, is spoken over tcp.
+	// TLS, if not nil, is the configuration of TLS over tcp.
 	TLS *tls.Config
-	// Current, if not nil, makes the configuration of one connection of TLS, with the
-	// authorities and the certificate as they are then.
+	// Current, if not nil, returns the configuration of a new connection, made from TLS
+	// with the current authorities and certificate.
 	Current func(*tls.Config) *tls.Config
 }
 
-// String returns the URL that Parse takes.
+// String returns the URL in the form that Parse accepts.
 func (s Collector) String() string {
 	switch {
 	case s.Network == "unixgram":
@@ -47,8 +48,8 @@ func (s Collector) String() string {
 }
 
 // Parse parses unix:///PATH, udp://HOST:PORT, tcp://HOST:PORT and
-// tls://HOST:PORT. For the last one TLS is set to what verifies HOST with the
-// system's authorities, TLS 1.2 or later.
+// tls://HOST:PORT. For the last one it sets TLS to verify HOST with the system's
+// authorities, with TLS 1.2 or later.
 func Parse(s string) (Collector, error) {
 	bad := errors.New("expected unix:///dev/log, udp://HOST:PORT, tcp://HOST:PORT or tls://HOST:PORT")
 	u, err := url.Parse(s)
@@ -75,7 +76,7 @@ func Parse(s string) (Collector, error) {
 	}
 }
 
-// header holds what is the same in every message; RFC 5424 section 6.2.
+// header has the parts that are the same in every message; RFC 5424 section 6.2.
 type header struct{ before, after string }
 
 func newHeader() header {
@@ -107,8 +108,8 @@ type sender struct {
 	reader    sync.WaitGroup
 }
 
-// send hands one record to the connection, which is made if there is none. It
-// does not outlast ctx or sendTime. After an error there is no connection.
+// send writes one record to the connection, and connects first if needed. It returns by
+// the end of ctx and within sendTime. After an error the connection is closed.
 func (s *sender) send(ctx context.Context, line []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, sendTime)
 	defer cancel()
@@ -124,7 +125,7 @@ func (s *sender) send(ctx context.Context, line []byte) error {
 	conn := s.conn
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetWriteDeadline(time.Unix(1, 0)) })
 	_, err := conn.Write(m)
-	if !stop() && err == nil { // the deadline may stand now
+	if !stop() && err == nil { // ctx ended: the write deadline may be set
 		s.close()
 		return nil
 	}
@@ -150,8 +151,9 @@ func (s *sender) dial(ctx context.Context) error {
 		return err
 	}
 	if s.collector.Network == "tcp" {
-		// A collector says nothing; that it has gone shows in reading only. The
-		// next write then fails instead of being lost.
+		// A collector sends nothing. Read nevertheless, because only a read notices
+		// that the collector has closed the connection. The next write then fails
+		// instead of being lost.
 		conn := s.conn
 		s.reader.Go(func() {
 			_, _ = io.Copy(io.Discard, conn)
@@ -163,7 +165,7 @@ func (s *sender) dial(ctx context.Context) error {
 
 func (s *sender) close() {
 	if s.conn != nil {
-		_ = s.conn.Close() // what it did not take was reported by its Write
+		_ = s.conn.Close() // Write has reported data that was not sent
 		s.conn = nil
 	}
 	s.reader.Wait()

@@ -28,8 +28,8 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// TestCopyQueue: an absent collector holds nobody up. What a bounded queue does
-// not take is counted.
+// TestCopyQueue: a collector that is down does not block Take. The Copier counts the lines
+// that do not fit into its queue.
 func TestCopyQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log strings.Builder
@@ -48,7 +48,7 @@ func TestCopyQueue(t *testing.T) {
 		if p := c.Problem(); !strings.Contains(p, "unix:///nonexistent/socket") {
 			t.Errorf("problem %q", p)
 		}
-		time.Sleep(10 * time.Minute) // it goes on trying, and says so once
+		time.Sleep(10 * time.Minute) // it keeps trying and logs one line
 		start := time.Now()
 		c.Close(time.Second)
 		if took := time.Since(start); took > time.Second {
@@ -59,10 +59,10 @@ func TestCopyQueue(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 		if n := strings.Count(log.String(), "cannot be sent"); n != 1 {
-			t.Errorf("said %d times", n)
+			t.Errorf("logged %d times", n)
 		}
 		if err := c.Take(line); err != nil || c.Stats().Dropped != 21 {
-			t.Error("a closed copy took a record")
+			t.Error("a closed copy accepted a record")
 		}
 	})
 }

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// slowDisk is a sink whose fsync takes a while, by the clock of the test's bubble.
+// slowDisk is a writer whose fsync takes a given time of the bubble's clock.
 type slowDisk struct {
 	io.Writer
 	takes time.Duration
@@ -27,7 +27,7 @@ func newSlowLog(takes time.Duration) *Log {
 	return l
 }
 
-// TestOneProcessorGroups: on a single processor, Writes that are ready to run share a
+// TestOneProcessorGroups: on a single processor, Writes of runnable goroutines share a
 // commit, although the first of them wakes the writer.
 func TestOneProcessorGroups(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
@@ -47,14 +47,15 @@ func TestOneProcessorGroups(t *testing.T) {
 	if err := l.Close(); err != nil {
 		t.Error(err)
 	}
-	// Two would do: one of a crowd, and one of the rest. The scheduler may interrupt.
+	// Two commits per round are enough, a full batch and the rest, but the scheduler may
+	// preempt.
 	if s := l.Stats(); s.Records != calls*rounds || s.Batches > 6*rounds {
 		t.Errorf("%d records in %d commits", s.Records, s.Batches)
 	}
 }
 
-// TestLoneWritesWaitForNobody: each has its own commit, and begins it at once.
-func TestLoneWritesWaitForNobody(t *testing.T) {
+// TestLoneWritesDoNotLinger: each has its own commit, which begins at once.
+func TestLoneWritesDoNotLinger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const takes, writes = 5 * time.Millisecond, 20
 		l := newSlowLog(takes)
@@ -76,20 +77,20 @@ func TestLoneWritesWaitForNobody(t *testing.T) {
 	})
 }
 
-// TestCallersShareCommits: callers that come back as soon as they are released are one
-// group, not two that wait for each other's commits.
+// TestCallersShareCommits: callers that return as soon as a commit releases them form one
+// batch, not two that wait for each other's commits.
 func TestCallersShareCommits(t *testing.T) {
 	for _, tt := range []struct {
 		name         string
 		takes, think time.Duration
 		callers      int
-		commits      uint64 // for each round of the callers, in tenths
+		commits      uint64 // limit for each round of the callers, in tenths
 	}{
 		{"2, at once", 5 * time.Millisecond, 0, 2, 12},
 		{"16, at once", 5 * time.Millisecond, 0, 16, 12},
 		{"16, a fast disk", 150 * time.Microsecond, 100 * time.Microsecond, 16, 12},
 		{"16, after half a millisecond", 5 * time.Millisecond, 500 * time.Microsecond, 16, 12},
-		{"16, after longer than it waits", 5 * time.Millisecond, 3 * time.Millisecond, 16, 22},
+		{"16, after longer than the linger", 5 * time.Millisecond, 3 * time.Millisecond, 16, 22},
 		{"256, at once", 5 * time.Millisecond, 0, 256, 22},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -118,17 +119,17 @@ func TestCallersShareCommits(t *testing.T) {
 				if s.Records != uint64(tt.callers*rounds) || s.Batches > rounds*tt.commits/10 {
 					t.Errorf("%d records in %d commits", s.Records, s.Batches)
 				}
-				if most := rounds * (2*tt.takes + 2*pause + tt.think); took > most {
-					t.Errorf("took %v, want %v at most", took, most)
+				if limit := rounds * (2*tt.takes + 2*maxLinger + tt.think); took > limit {
+					t.Errorf("took %v, want at most %v", took, limit)
 				}
 			})
 		})
 	}
 }
 
-// TestCompanyThatStaysAway: the writer waits no longer for it than pause, and not at all
-// once somebody closes the log.
-func TestCompanyThatStaysAway(t *testing.T) {
+// TestLingerIsBounded: the writer waits at most maxLinger for callers that do not return,
+// and does not wait when the log is closed.
+func TestLingerIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const takes = 5 * time.Millisecond
 		l := newSlowLog(takes)
@@ -144,7 +145,7 @@ func TestCompanyThatStaysAway(t *testing.T) {
 		if err := l.Write(t.Context(), []Event{{RequestID: "alone"}}); err != nil {
 			t.Error(err)
 		}
-		if took := time.Since(began); took > takes+pause {
+		if took := time.Since(began); took > takes+maxLinger {
 			t.Errorf("a Write took %v", took)
 		}
 		both()
