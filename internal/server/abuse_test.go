@@ -19,10 +19,10 @@ import (
 	"github.com/secretbroker/secretbroker/internal/resolve"
 )
 
-// TestIncompleteRequests hold no place that others need, are charged to who sends
-// them, and are cut off.
+// TestIncompleteRequests: incomplete requests use no capacity that other callers need,
+// are charged to their sender, and get its connection closed.
 func TestIncompleteRequests(t *testing.T) {
-	b, with := memoryOf(64<<20, patience{request: 300 * time.Millisecond, write: time.Minute, answer: time.Minute, call: time.Minute})
+	b, with := memoryOf(64<<20, timeouts{request: 300 * time.Millisecond, write: time.Minute, answer: time.Minute, call: time.Minute})
 	ts := startServer(t, with)
 	ts.SetCallLimits(admission.Limits{PerCaller: 200, Total: 4})
 	a := ts.attack(t, otherID, 1<<16)
@@ -46,12 +46,12 @@ func TestIncompleteRequests(t *testing.T) {
 	conn := ts.dial(t, ts.ca.Client(string(granted)))
 	for range 20 {
 		if _, err := ask(t, conn, &secretbrokerv1.ResolveRequest{}); err != nil {
-			t.Errorf("another caller: %v", err)
+			t.Errorf("another caller got %v", err)
 		}
 	}
 	<-ended
 	if got := ts.cutFor(t, "request_time"); got != 1 {
-		t.Errorf("%v connections were cut", got)
+		t.Errorf("%v connections were closed", got)
 	}
 	conn.Close()
 	settled(t, b)
@@ -60,10 +60,10 @@ func TestIncompleteRequests(t *testing.T) {
 	}
 }
 
-// TestALateRequestIsAnswered: one that comes in pieces has its place once it is
+// TestALateRequestIsAnswered: a request that arrives in pieces is admitted once it is
 // complete.
 func TestALateRequestIsAnswered(t *testing.T) {
-	b, with := memoryOf(64<<20, defaultPatience)
+	b, with := memoryOf(64<<20, defaultTimeouts)
 	ts := startServer(t, with)
 	called := make(chan struct{}, 1)
 	ts.resolver.next = func(context.Context) (*resolve.Result, error) {
@@ -88,10 +88,10 @@ func TestALateRequestIsAnswered(t *testing.T) {
 	settled(t, b)
 }
 
-// TestRequestsTakeTheirShare: a caller that sends requests that do not end uses no
-// more than its share, and is cut off; others are not.
+// TestRequestsTakeTheirShare: a caller that sends requests without end uses at most its
+// share of memory. The server closes its connection and no other.
 func TestRequestsTakeTheirShare(t *testing.T) {
-	p := defaultPatience
+	p := defaultTimeouts
 	p.memory, p.request = 100*time.Millisecond, time.Second
 	b, with := memoryOf(8<<20, p)
 	ts := startServer(t, with)
@@ -119,20 +119,20 @@ func TestRequestsTakeTheirShare(t *testing.T) {
 		t.Errorf("%d bytes were charged", most)
 	}
 	if got := ts.cutFor(t, "memory") + ts.cutFor(t, "request_time"); got != 1 {
-		t.Errorf("%v connections were cut", got)
+		t.Errorf("%v connections were closed", got)
 	}
 	if _, err := ask(t, conn, &secretbrokerv1.ResolveRequest{}); err != nil {
-		t.Errorf("another caller: %v", err)
+		t.Errorf("another caller got %v", err)
 	}
 	conn.Close()
 	settled(t, b)
 }
 
-// TestReadingWaitsForMemory: a caller whose calls take all of its share is not read
-// from until some have ended; it is not cut off.
+// TestReadingWaitsForMemory: while the calls of a caller use its whole share of memory, the
+// server reads nothing from it. The connection stays open.
 func TestReadingWaitsForMemory(t *testing.T) {
 	const n, total = 100, 2 << 20 // of which each caller may have half
-	p := defaultPatience
+	p := defaultTimeouts
 	p.memory = time.Minute
 	b, with := memoryOf(total, p)
 	ts := startServer(t, with)
@@ -160,7 +160,7 @@ func TestReadingWaitsForMemory(t *testing.T) {
 	defer account.Close()
 	asynctest.Eventually(t, "the caller's share is used up", func() bool { return b.Stats().Used > total/accountShareInTest })
 	if open := account.Open.Load(); open > n-10 {
-		t.Errorf("%d of %d calls have been read", open, n)
+		t.Errorf("%d of %d calls were read", open, n)
 	}
 	close(finish)
 	if err := <-sent; err != nil {
@@ -173,17 +173,17 @@ func TestReadingWaitsForMemory(t *testing.T) {
 		t.Errorf("%d of %d were served", got, n)
 	}
 	if cut := ts.cutFor(t, "memory"); cut != 0 {
-		t.Errorf("%v connections were cut", cut)
+		t.Errorf("%v connections were closed", cut)
 	}
 	a.conn.Close()
 	settled(t, b)
 }
 
-// TestWaitingRequestsAreRefused where they would use up their caller's share, so that
-// it is still read from.
+// TestWaitingRequestsAreRefused: the server refuses waiting requests that would use up
+// their caller's share, so that it can go on reading from the caller.
 func TestWaitingRequestsAreRefused(t *testing.T) {
 	const n, total = 200, 2 << 20
-	b, with := memoryOf(total, defaultPatience)
+	b, with := memoryOf(total, defaultTimeouts)
 	ts := startServer(t, with)
 	ts.SetCallLimits(admission.Limits{PerCaller: 2 * n})
 	a := ts.attack(t, string(granted), 1<<16)
@@ -206,16 +206,16 @@ func TestWaitingRequestsAreRefused(t *testing.T) {
 	defer account.Close()
 	asynctest.Eventually(t, "all have ended", func() bool { return account.Open.Load() == 0 })
 	if cut := ts.cutFor(t, "memory"); cut != 0 {
-		t.Errorf("%v connections were cut", cut)
+		t.Errorf("%v connections were closed", cut)
 	}
 	a.conn.Close()
 	settled(t, b)
 }
 
-// TestRapidResets: a caller that resets calls as soon as it has begun them is cut
-// off; one that gives calls up later is not.
+// TestRapidResets: the server closes the connection of a caller that resets calls as soon
+// as it has started them, but not of one that cancels calls later.
 func TestRapidResets(t *testing.T) {
-	b, with := memoryOf(256<<20, defaultPatience)
+	b, with := memoryOf(256<<20, defaultTimeouts)
 	ts := startServer(t, with)
 	a := ts.attack(t, otherID, 1<<16)
 	ended := a.drain()
@@ -231,9 +231,9 @@ func TestRapidResets(t *testing.T) {
 	}
 	<-ended
 	if got := ts.cutFor(t, "resets"); got != 1 {
-		t.Errorf("%v connections were cut after %d resets", got, begun)
+		t.Errorf("%v connections were closed after %d resets", got, begun)
 	}
-	// The next connection of that principal has no more of them.
+	// The next connection of that principal may not make further rapid resets.
 	a = ts.attack(t, otherID, 1<<16)
 	ended = a.drain()
 	for range 1000 {
@@ -264,15 +264,16 @@ func TestRapidResets(t *testing.T) {
 	}
 	callers.Wait()
 	if got := ts.cutFor(t, "resets"); got != 2 {
-		t.Errorf("%v connections were cut", got)
+		t.Errorf("%v connections were closed", got)
 	}
 	conn.Close()
 	settled(t, b)
 }
 
-// TestTheQuietCallerGetsIn past eight that have as many calls as they may.
+// TestTheQuietCallerGetsIn: the server admits a caller with few calls although eight
+// others have as many calls as they may.
 func TestTheQuietCallerGetsIn(t *testing.T) {
-	b, with := memoryOf(512<<20, defaultPatience)
+	b, with := memoryOf(512<<20, defaultTimeouts)
 	ts := startServer(t, with)
 	ts.SetCallLimits(admission.Limits{PerCaller: 64, Total: 512})
 	finish := make(chan struct{})
@@ -297,7 +298,7 @@ func TestTheQuietCallerGetsIn(t *testing.T) {
 	conn := ts.dial(t, ts.ca.Client(string(granted)))
 	for range 20 {
 		if _, err := ask(t, conn, &secretbrokerv1.ResolveRequest{}); err != nil {
-			t.Errorf("the quiet caller: %v", err)
+			t.Errorf("the quiet caller got %v", err)
 		}
 	}
 	close(finish)
@@ -308,8 +309,9 @@ func TestTheQuietCallerGetsIn(t *testing.T) {
 	settled(t, b)
 }
 
-// TestControlFrames: a peer that sends PING frames without end is cut off, and its next
-// connection gets no new allowance. A client whose calls come with many PING frames is not.
+// TestControlFrames: the server closes the connection of a peer that sends PING frames
+// without end, and the peer's next connection gets no new allowance. A client whose calls
+// come with many PING frames keeps its connection.
 func TestControlFrames(t *testing.T) {
 	ts := startServer(t)
 	for _, most := range []int{4 * controlBurst, controlBurst} {
@@ -323,7 +325,7 @@ func TestControlFrames(t *testing.T) {
 		<-ended
 	}
 	if got := ts.cutFor(t, "control_frames"); got != 2 {
-		t.Errorf("%v connections were cut, want 2", got)
+		t.Errorf("%v connections were closed, want 2", got)
 	}
 
 	var busy traffic
@@ -341,7 +343,7 @@ func TestControlFrames(t *testing.T) {
 		}
 	}
 	if err := busy.received(ping, time.Now()); !errors.Is(err, errControlFrames) {
-		t.Errorf("one frame more than the calls allow for: %v", err)
+		t.Errorf("after one frame more than the calls allow: %v", err)
 	}
 }
 

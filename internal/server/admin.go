@@ -10,26 +10,26 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Problem is something an operator should know of although the broker serves:
-// an integration's file that cannot be used, for example.
+// Problem is a condition that an operator should know about although the broker serves
+// calls: a file of an integration that is invalid, for example.
 type Problem struct {
 	Component string `json:"component"`
 	Text      string `json:"text"`
 }
 
-// Readiness is what /readyz says. The zero Readiness is not ready.
+// Readiness serves /readyz. The zero Readiness is not ready.
 type Readiness struct {
 	ready atomic.Bool
-	// Problems, if not nil, lists what is wrong just now. It never makes the
-	// broker unready: one tenant's fault must not stop the others.
+	// Problems, if not nil, lists the current problems. They never make the broker
+	// unready: a mistake of one tenant must not stop the others.
 	Problems func() []Problem
-	// Refuses, if not nil, says whether every call is refused just now, by a
-	// dependency of this broker alone. That makes it unready: another one may do
-	// better.
+	// Refuses, if not nil, reports whether the broker currently refuses every call
+	// because of a dependency of its own, as its disk. That makes the broker unready:
+	// another replica may succeed.
 	Refuses func() bool
 }
 
-// Set says whether the broker takes calls.
+// Set sets whether the broker accepts calls.
 func (r *Readiness) Set(ready bool) { r.ready.Store(ready) }
 
 func (r *Readiness) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
@@ -46,11 +46,11 @@ func (r *Readiness) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(body) // the prober has gone
+	_ = json.NewEncoder(w).Encode(body) // fails only if the prober has disconnected
 }
 
-// NewAdmin makes the admin HTTP server: /healthz (the process lives), /readyz
-// (it takes calls) and /metrics. It serves no secrets and no profiles.
+// NewAdmin returns the admin HTTP server: /healthz (the process runs), /readyz (it accepts
+// calls) and /metrics. It serves no secrets and no profiles.
 func NewAdmin(readiness *Readiness, metrics prometheus.Gatherer) *http.Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {

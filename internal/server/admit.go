@@ -17,13 +17,13 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// gate is an admission.Limiter and the counters of what it refuses.
+// limiter is an admission.Limiter with the counters of its refusals.
 type limiter struct {
 	*admission.Limiter
 	over map[admission.Limit]prometheus.Counter
 }
 
-// gateOf returns the gate before the unary methods of a service.
+// limiterOf returns the limiter of the unary methods of a service.
 func (ic *interceptor) limiterOf(service string) *limiter {
 	switch service {
 	case secretbrokerv1.IntegrationService_ServiceDesc.ServiceName, secretbrokerv1.PolicyService_ServiceDesc.ServiceName:
@@ -33,10 +33,10 @@ func (ic *interceptor) limiterOf(service string) *limiter {
 	}
 }
 
-// takesTurn reports whether calls of a method wait for their turn to use the CPUs
-// before they run. ValidateIntegration does not: it mostly waits for stores, and the use
-// case bounds how many validations run. Calls of ResolverService take theirs when they
-// need it, see resolve.Turn.
+// takesTurn reports whether calls of a method wait for a slot of interceptor.turns before
+// they run. ValidateIntegration does not: it mostly waits for stores, and the use case
+// limits the number of validations. Calls of ResolverService wait for a slot of
+// interceptor.heavy when they need it, see resolve.Turn.
 func takesTurn(service, method string) bool {
 	switch service {
 	case secretbrokerv1.IntegrationService_ServiceDesc.ServiceName:
@@ -48,21 +48,21 @@ func takesTurn(service, method string) bool {
 	}
 }
 
-// fewOpen is how many open calls a principal may have for them to take no turns: so few
-// delay nobody, and a call that is alone need not wait for anything.
+// fewOpen is the number of open calls up to which the calls of a principal need no slot:
+// so few calls delay no other caller, and a principal's only call should not wait.
 const fewOpen = 2
 
-// callTurn is a call's turn to use the CPUs. It is safe for concurrent use.
+// callTurn gives a call a slot of an admission.Queue. It is safe for concurrent use.
 type callTurn struct {
-	// account, if not nil, has the principal's open calls.
+	// account, if not nil, counts the principal's open calls.
 	account *budget.Account
 	queue   *admission.Queue
 	caller  string
-	over    prometheus.Counter // of refusals
+	over    prometheus.Counter // counts refusals
 	held    atomic.Bool
 }
 
-// Take is resolve.Turn's.
+// Take implements resolve.Turn.
 func (t *callTurn) Take(ctx context.Context) error {
 	if t.held.Load() || t.account != nil && t.account.Open.Load() <= fewOpen {
 		return nil
@@ -70,7 +70,7 @@ func (t *callTurn) Take(ctx context.Context) error {
 	refusal, err := t.queue.Acquire(ctx, t.caller)
 	switch {
 	case err != nil:
-		return secret.Errorf(secret.ReasonOverloaded, "the call ended while it waited for its turn; wait, or ask another broker").WithCause(err)
+		return secret.Errorf(secret.ReasonOverloaded, "the call ended while it waited for a CPU; retry later, or call another broker").WithCause(err)
 	case refusal != nil:
 		t.over.Inc()
 		return overLimit(refusal)
@@ -79,14 +79,14 @@ func (t *callTurn) Take(ctx context.Context) error {
 	return nil
 }
 
-// Leave is resolve.Turn's.
+// Leave implements resolve.Turn.
 func (t *callTurn) Leave() {
 	if t.held.Swap(false) {
 		t.queue.Release(t.caller)
 	}
 }
 
-// identityOf says who calls.
+// identityOf returns the identity of the caller, and stores the connection's in id.
 func identityOf(ctx context.Context, id *peerIdentity) (resolve.Caller, error) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
@@ -102,9 +102,9 @@ func identityOf(ctx context.Context, id *peerIdentity) (resolve.Caller, error) {
 	return who, nil
 }
 
-// admit lets a call in, or says why not: within the limits, before anything else is
-// done for it, and a method that anyone like that may call. A call that is let in has
-// to leave the gate.
+// admit admits a call or returns the error that refuses it. It checks the limits first,
+// before any other work is done for the call, and then whether a peer like id may call
+// the method. An admitted call must be released from the limiter.
 func (ic *interceptor) admit(id *peerIdentity, at *limiter, required rule, now time.Time) error {
 	// Peers without an identity count as one caller.
 	if over := at.Acquire(string(id.principal), ic.openCalls(id, at), now); over != nil {
@@ -118,7 +118,7 @@ func (ic *interceptor) admit(id *peerIdentity, at *limiter, required rule, now t
 	return nil
 }
 
-// look says why admit would refuse a call, nil if it would not.
+// check returns the error with which admit would refuse a call, nil if it would admit it.
 func (ic *interceptor) check(id *peerIdentity, at *limiter, required rule, now time.Time) error {
 	if over := at.Check(string(id.principal), ic.openCalls(id, at), now); over != nil {
 		at.over[over.Limit].Inc()
@@ -131,9 +131,10 @@ func (ic *interceptor) check(id *peerIdentity, at *limiter, required rule, now t
 	return ic.mayCall(id, required, now)
 }
 
-// openCalls is how many calls of the principal are open, with those whose requests
-// are not complete and whose answers have not been taken; streams are none. Calls that
-// are counted apart go by how many have entered.
+// openCalls returns the number of open calls of the principal, without streams. It
+// includes calls whose requests are incomplete and calls whose answers the peer has not
+// read yet. It returns 0 for methods that are limited separately: their limiter counts
+// only admitted calls.
 func (ic *interceptor) openCalls(id *peerIdentity, at *limiter) int {
 	if id.conn == nil || at != ic.calls {
 		return 0
@@ -141,16 +142,16 @@ func (ic *interceptor) openCalls(id *peerIdentity, at *limiter) int {
 	return int(id.conn.traffic.account.Open.Load())
 }
 
-// mayCall returns nil if anyone like id may call a method of that rule, as far as that can be
-// told without the request.
+// mayCall returns nil if a peer like id may call a method with that rule, as far as this
+// does not depend on the request.
 func (ic *interceptor) mayCall(id *peerIdentity, required rule, now time.Time) error {
 	switch {
 	case required == refused:
 		return errNoSuchMethod
 	case id.excess:
-		return secret.Errorf(secret.ReasonOverloaded, "this caller has too many connections open; use fewer, every one carries many calls")
+		return secret.Errorf(secret.ReasonOverloaded, "this caller has too many open connections; use fewer: each carries many calls at the same time")
 	case now.After(id.notAfter):
-		return secret.Errorf(secret.ReasonUnauthenticated, "the client certificate has expired since the connection was made; renew it and connect anew")
+		return secret.Errorf(secret.ReasonUnauthenticated, "the client certificate has expired since the connection was made; renew it and reconnect")
 	case required == anyPeer:
 		return nil
 	case id.principal == "":
@@ -160,23 +161,23 @@ func (ic *interceptor) mayCall(id *peerIdentity, required rule, now time.Time) e
 	}
 }
 
-// errNoSuchMethod is the answer to methods without a rule, served or not. Tools
-// rely on the code to try another version of reflection.
+// errNoSuchMethod is the answer to calls of methods without a rule, whether or not they
+// are registered. Tools rely on the code to try another version of reflection.
 var errNoSuchMethod = status.Error(codes.Unimplemented, "no such method; the broker serves secretbroker.v1.ResolverService")
 
-// errCallOver is the answer to a call that its caller has given up.
-var errCallOver = status.Error(codes.Canceled, "the caller has given the call up")
+// errCallOver is the answer to a call that its caller has canceled.
+var errCallOver = status.Error(codes.Canceled, "the caller canceled the call")
 
-// overLimit is what a caller is told of a limit.
+// overLimit returns the error for a call that a limit refused.
 func overLimit(over *admission.Refusal) error {
-	text := "the broker has too many calls under way; wait, or ask another broker"
+	text := "the broker has too many active calls; retry later, or call another broker"
 	switch over.Limit {
 	case admission.PerSecond:
-		text = "this caller makes more calls per second than one caller may; wait, and look for a runtime that asks in a loop"
+		text = "this caller exceeds the calls per second allowed to one caller; retry later, and look for a runtime that calls in a loop"
 	case admission.PerCaller:
-		text = "this caller has too many calls under way; wait until some are answered"
+		text = "this caller has too many active calls; wait until some are answered"
 	case admission.Memory:
-		text = "this caller's requests take more of the broker's memory than one caller's may, or than is left; send fewer at the same time"
+		text = "this caller's requests need more of the broker's memory than one caller may use, or than is free; send fewer at the same time"
 	}
 	return &secret.Error{Reason: secret.ReasonOverloaded, Message: text, RetryAfter: over.RetryAfter}
 }

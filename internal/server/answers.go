@@ -7,13 +7,13 @@ import (
 	"github.com/secretbroker/secretbroker/internal/wirecodec"
 )
 
-// answer is an answer that is charged to the account until it has left.
+// answer is an answer that is charged to the account until it has been written.
 type answer struct {
 	traffic *traffic
-	charged int64 // with traffic's lock
+	charged int64 // guarded by traffic.mu
 }
 
-// queue takes over what was reserved for an answer whose handler is done.
+// queue transfers reserved bytes to the answer of a handler that has returned.
 func (t *traffic) queue(reserved int64) *answer {
 	a := &answer{t, reserved}
 	t.mu.Lock()
@@ -25,7 +25,7 @@ func (t *traffic) queue(reserved int64) *answer {
 	return a
 }
 
-// release gives back all but left bytes. The lock is held.
+// release reduces the charge of an answer to left bytes. It requires the lock.
 func (t *traffic) release(a *answer, left int64) {
 	if a.charged > left {
 		t.account.Release(a.charged - left)
@@ -36,38 +36,38 @@ func (t *traffic) release(a *answer, left int64) {
 	}
 }
 
-// Encoded is wirecodec.Keeper's: of the answer nothing is left but its encoding.
+// Encoded implements wirecodec.Keeper: only the encoding of the answer is left.
 func (a *answer) Encoded(size int) {
 	a.traffic.mu.Lock()
 	defer a.traffic.mu.Unlock()
 	a.traffic.release(a, int64(size))
 }
 
-// Gone is wirecodec.Keeper's: gRPC has written the answer, or dropped it.
+// Gone implements wirecodec.Keeper: gRPC has written the answer or dropped it.
 func (a *answer) Gone() {
 	a.traffic.mu.Lock()
 	defer a.traffic.mu.Unlock()
 	a.traffic.release(a, 0)
 }
 
-// callMemory is the memory that the values of one call take. It is safe for
+// callMemory accounts for the memory that the values of one call use. It is safe for
 // concurrent use.
 type callMemory struct {
-	account  *budget.Account // nil charges nobody
+	account  *budget.Account // nil: nothing is charged
 	values   atomic.Int64
 	reserved atomic.Int64
-	refused  atomic.Bool // then the rest of the call is as well
+	refused  atomic.Bool // if true, all further reservations are refused
 }
 
-// work notes that a call is worked on.
+// work records that a handler works on a call.
 func (t *traffic) work(cc *callContext) {
 	t.handlers.Add(1)
 	cc.memory.account = t.account
 	cc.call.who.Memory = &cc.memory
 }
 
-// worked notes that a call is worked on no longer. What was reserved for its values
-// is kept until the answer has left.
+// worked records that the handler of a call has returned. The memory that was reserved for
+// its values stays reserved until the answer has been written.
 func (t *traffic) worked(cc *callContext, resp *any, err *error) {
 	t.handlers.Add(-1)
 	switch reserved := cc.memory.reserved.Load(); {
@@ -80,14 +80,14 @@ func (t *traffic) worked(cc *callContext, resp *any, err *error) {
 }
 
 const (
-	// valueCopies is how often a value is in memory while its answer is made: as it
-	// was selected, in the message, and encoded.
+	// valueCopies is the number of copies of a value while the broker makes an answer:
+	// the selected one, the one in the message, and the encoded one.
 	valueCopies = 3
-	// freeValues is what the values of a call may take beside its streamBytes.
+	// freeValues is what the values of a call may use in addition to streamBytes.
 	freeValues = 4 << 10
 )
 
-// Reserve is resolve.Memory's.
+// Reserve implements resolve.Memory.
 func (m *callMemory) Reserve(n int) bool {
 	if m.refused.Load() {
 		return false

@@ -16,7 +16,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// large answers so many bytes in n values, reserving them as the use case does.
+// large makes the resolver answer with n values of the given size, which it reserves as
+// the use case does.
 func large(ts *testServer, n, size int) {
 	ts.resolver.next = func(ctx context.Context) (*resolve.Result, error) {
 		c := callOf(ctx)
@@ -31,13 +32,13 @@ func large(ts *testServer, n, size int) {
 	}
 }
 
-// TestAnswersNobodyTakes: what answers wait is bounded, as are the calls whose
-// answers wait, and the connection is cut off.
+// TestAnswersNobodyTakes: the memory of answers that a peer does not read is limited, and
+// so is the number of its calls. The server closes the connection.
 func TestAnswersNobodyTakes(t *testing.T) {
 	const total = 16 << 20
 	for _, tt := range []struct {
 		name    string
-		size    int // of ten values
+		size    int // of each of ten values
 		reads   bool
 		held    func(*budget.Account) bool
 		refused admission.Limit
@@ -47,7 +48,7 @@ func TestAnswersNobodyTakes(t *testing.T) {
 		{"nothing is read", 10 << 10, false, nil, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			b, with := memoryOf(total, patience{request: time.Minute, write: 500 * time.Millisecond, answer: 500 * time.Millisecond, call: time.Minute})
+			b, with := memoryOf(total, timeouts{request: time.Minute, write: 500 * time.Millisecond, answer: 500 * time.Millisecond, call: time.Minute})
 			ts := startServer(t, with)
 			ts.SetCallLimits(admission.Limits{PerCaller: 64, Total: 4096})
 			large(ts, 10, tt.size)
@@ -86,7 +87,7 @@ func TestAnswersNobodyTakes(t *testing.T) {
 				t.Errorf("%d bytes were charged", most)
 			}
 			if tt.refused != "" && ts.overLimit(t, tt.refused) == 0 {
-				t.Error("no call was refused, however many answers waited")
+				t.Error("no call was refused although many answers waited")
 			}
 		})
 	}
@@ -94,9 +95,10 @@ func TestAnswersNobodyTakes(t *testing.T) {
 
 const accountShareInTest = 2
 
-// TestLargeAnswers come whole, and leave nothing charged, however calls end.
+// TestLargeAnswers: large answers arrive complete, and leave nothing charged however the
+// calls end.
 func TestLargeAnswers(t *testing.T) {
-	b, with := memoryOf(64<<20, defaultPatience)
+	b, with := memoryOf(64<<20, defaultTimeouts)
 	ts := startServer(t, with)
 	conn := ts.dial(t, ts.ca.Client(string(granted)))
 	quiet := b.Stats().Used
@@ -108,7 +110,7 @@ func TestLargeAnswers(t *testing.T) {
 		}
 		for _, c := range res.GetConfigs() {
 			if c.GetValue() != strings.Repeat("v", size) {
-				t.Fatalf("%d: the value came as %.20q", size, c.GetValue())
+				t.Fatalf("%d: the value is %.20q", size, c.GetValue())
 			}
 		}
 	}
@@ -129,7 +131,7 @@ func TestLargeAnswers(t *testing.T) {
 		ts.resolver.mu.Unlock()
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 		_, err := secretbrokerv1.NewResolverServiceClient(conn).Resolve(ctx, &secretbrokerv1.ResolveRequest{})
-		if err == nil && name != "deadline" { // which the answer may just meet
+		if err == nil && name != "deadline" { // the answer may arrive just in time
 			t.Errorf("%s: no error", name)
 		}
 		cancel()
@@ -139,9 +141,10 @@ func TestLargeAnswers(t *testing.T) {
 	settled(t, b)
 }
 
-// TestTooLargeAnswersAreRefused with OVERLOADED, before they are made.
+// TestTooLargeAnswersAreRefused: too large answers are refused with OVERLOADED before they
+// are made.
 func TestTooLargeAnswersAreRefused(t *testing.T) {
-	b, with := memoryOf(8<<20, defaultPatience)
+	b, with := memoryOf(8<<20, defaultTimeouts)
 	ts := startServer(t, with)
 	large(ts, 20, 200_000)
 	conn := ts.dial(t, ts.ca.Client(string(granted)))
@@ -151,7 +154,8 @@ func TestTooLargeAnswersAreRefused(t *testing.T) {
 	settled(t, b)
 }
 
-// TestAnswerIsReleasedOnce, by gRPC or with its connection.
+// TestAnswerIsReleasedOnce: an answer is released once, by gRPC or when its connection is
+// closed.
 func TestAnswerIsReleasedOnce(t *testing.T) {
 	b := budget.New(1 << 20)
 	tr := &traffic{account: b.Account("a")}
@@ -165,7 +169,7 @@ func TestAnswerIsReleasedOnce(t *testing.T) {
 	sent, cut := tr.queue(100), tr.queue(200)
 	sent.Encoded(40)
 	used(240)
-	sent.Encoded(50) // it does not grow
+	sent.Encoded(50) // the charge does not grow
 	used(240)
 	sent.Gone()
 	used(200)

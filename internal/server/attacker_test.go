@@ -21,7 +21,7 @@ import (
 
 const otherID = "spiffe://example.org/connect/attacker"
 
-// attacker speaks HTTP/2 by hand.
+// attacker is an HTTP/2 client that sends raw frames.
 type attacker struct {
 	t      *testing.T
 	conn   net.Conn
@@ -50,7 +50,7 @@ func (ts *testServer) attack(t *testing.T, who string, window uint32) *attacker 
 	return a
 }
 
-// begin sends the headers of a Resolve. The error is the connection's.
+// begin sends the headers of a Resolve. An error is the connection's.
 func (a *attacker) begin() (uint32, error) {
 	if a.stream == 0 {
 		a.stream = 1
@@ -67,12 +67,12 @@ func (a *attacker) begin() (uint32, error) {
 	return a.stream, a.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: a.stream, BlockFragment: a.header.Bytes(), EndHeaders: true})
 }
 
-// message is a gRPC message whose prefix says so many bytes, with the first of them.
+// message is the beginning of a gRPC message: a prefix with the given length, and data.
 func message(length int, data []byte) []byte {
 	return append(binary.BigEndian.AppendUint32([]byte{0}, uint32(length)), data...)
 }
 
-// call sends a whole Resolve.
+// call sends a complete Resolve.
 func (a *attacker) call(req *secretbrokerv1.ResolveRequest) (uint32, error) {
 	id, err := a.begin()
 	if err != nil {
@@ -85,7 +85,7 @@ func (a *attacker) call(req *secretbrokerv1.ResolveRequest) (uint32, error) {
 	return id, a.framer.WriteData(id, true, message(len(data), data))
 }
 
-// drain reads whatever the server sends until the connection ends.
+// drain reads everything that the server sends until the connection ends.
 func (a *attacker) drain() chan struct{} {
 	ended := make(chan struct{})
 	go func() {
@@ -95,12 +95,12 @@ func (a *attacker) drain() chan struct{} {
 	return ended
 }
 
-func memoryOf(total int64, p patience) (*budget.Budget, func(*Config)) {
+func memoryOf(total int64, p timeouts) (*budget.Budget, func(*Config)) {
 	b := budget.New(total)
-	return b, func(c *Config) { c.Memory, c.patience = b, p }
+	return b, func(c *Config) { c.Memory, c.timeouts = b, p }
 }
 
-// watch returns the most that was charged until ctx ended.
+// watch returns the maximum charge until ctx ended.
 func watch(ctx context.Context, b *budget.Budget) (most int64) {
 	for ctx.Err() == nil {
 		most = max(most, b.Stats().Used)
@@ -109,13 +109,13 @@ func watch(ctx context.Context, b *budget.Budget) (most int64) {
 	return most
 }
 
-// settled waits until nothing is charged but what open connections are.
+// settled waits until only open connections are charged.
 func settled(t *testing.T, b *budget.Budget) {
 	t.Helper()
 	asynctest.Eventually(t, "everything is released", func() bool { return b.Stats().Used == 0 })
 }
 
-// cutFor returns how many connections were cut for reaching a bound.
+// cutFor returns the number of connections that were closed for reaching a bound.
 func (ts *testServer) cutFor(t *testing.T, bound string) float64 {
 	t.Helper()
 	return ts.counter(t, "secretbroker_connections_cut_total", bound)

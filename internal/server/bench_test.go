@@ -18,12 +18,12 @@ import (
 	"github.com/secretbroker/secretbroker/internal/tracing"
 )
 
-// drain is a tracing.Exporter that keeps nothing.
+// drain is a tracing.Exporter that discards spans.
 type drain struct{}
 
 func (drain) Export(context.Context, []tracing.Span) (int, error) { return 0, nil }
 
-// BenchmarkTraffic is what a call costs on the wire: two frames in, three out.
+// BenchmarkTraffic measures the accounting of a call's frames: two received, three sent.
 func BenchmarkTraffic(b *testing.B) {
 	var in, out bytes.Buffer
 	request, answer := http2.NewFramer(&in, nil), http2.NewFramer(&out, nil)
@@ -49,8 +49,8 @@ func BenchmarkTraffic(b *testing.B) {
 	}
 }
 
-// BenchmarkHandle is what a call pays for the chain around it, with and without
-// tracing, and for being traced. Traced calls are sent away meanwhile.
+// BenchmarkHandle measures the interceptor chain around a call: with and without tracing,
+// and for a traced call. The spans are exported during the benchmark.
 func BenchmarkHandle(b *testing.B) {
 	const unsampled = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"
 	for _, bb := range []struct {
@@ -78,7 +78,7 @@ func BenchmarkHandle(b *testing.B) {
 				MethodName: "Resolve",
 				Handler:    func(any, context.Context, func(any) error, grpc.UnaryServerInterceptor) (any, error) { return nil, nil },
 			}}})
-			// The headers of a gRPC client, as the transport puts them there.
+			// The headers of a gRPC client, as gRPC's transport stores them.
 			headers := metadata.Pairs(":authority", "broker.example.org:8443", "content-type", "application/grpc", "user-agent", "grpc-java-netty/1.80.0", "grpc-accept-encoding", "gzip")
 			if bb.traceparent != "" {
 				headers.Set("traceparent", bb.traceparent)

@@ -13,14 +13,14 @@ import (
 )
 
 const (
-	// maxCallTime bounds calls whose client set no deadline, or a longer one.
+	// maxCallTime limits calls whose client set no deadline or a later one.
 	maxCallTime = 30 * time.Second
-	// replyTime is kept of a caller's deadline, so that what went wrong beneath
-	// still reaches it.
+	// replyTime is how long before the caller's deadline the broker ends the call, so
+	// that the error that caused the delay still reaches the caller.
 	replyTime = 20 * time.Millisecond
 )
 
-// call is what the interceptors know of a call; the handlers read it.
+// call is what the interceptors know about a call. The handlers read it.
 type call struct {
 	requestID string
 	who       resolve.Caller
@@ -34,11 +34,10 @@ func callOf(ctx context.Context) *call {
 	return c
 }
 
-// callContext is the context of one call. It ends a little before the caller
-// stops listening.
+// callContext is the context of one call. It ends shortly before the caller's deadline.
 //
-// Its timer is not set before somebody waits for it: a call that is answered from
-// memory never does, and a timer costs more than the answer's lookup.
+// It starts its timer only when something waits for the context. A call that is answered
+// from the cache never waits, and a timer costs more than the cache lookup.
 type callContext struct {
 	context.Context // of the stream
 	call            call
@@ -47,12 +46,12 @@ type callContext struct {
 	deadline        time.Time
 
 	mu     sync.Mutex
-	timed  context.Context // nil before somebody waits
+	timed  context.Context // nil until wait is called
 	cancel context.CancelFunc
 }
 
-// newCallContext makes the context of a call that began at now. Whoever makes one
-// ends it.
+// newCallContext returns the context of a call that began at now. The caller ends it with
+// end.
 func newCallContext(ctx context.Context, c call, now time.Time) *callContext {
 	deadline := now.Add(maxCallTime)
 	if d, ok := ctx.Deadline(); ok && d.Add(-replyTime).Before(deadline) {
@@ -61,7 +60,7 @@ func newCallContext(ctx context.Context, c call, now time.Time) *callContext {
 	return &callContext{Context: ctx, call: c, deadline: deadline}
 }
 
-// wait returns the context with its timer set.
+// wait returns the context with its timer running.
 func (c *callContext) wait() context.Context {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -71,7 +70,7 @@ func (c *callContext) wait() context.Context {
 	return c.timed
 }
 
-// end releases the timer, if it was set.
+// end stops the timer, if it runs.
 func (c *callContext) end() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -91,7 +90,7 @@ func (c *callContext) Value(key any) any {
 		return &c.call
 	}
 	c.mu.Lock()
-	ctx := c.timed // by which package context finds out that it need not watch us
+	ctx := c.timed // package context asks for it to avoid a goroutine that watches c
 	c.mu.Unlock()
 	if ctx == nil {
 		ctx = c.Context
@@ -99,8 +98,8 @@ func (c *callContext) Value(key any) any {
 	return ctx.Value(key)
 }
 
-// newRequestID returns 128 random bits in hexadecimal, the form of a W3C trace
-// id. It names a call and authorizes nothing.
+// newRequestID returns 128 random bits in hexadecimal, the form of a W3C trace id. It
+// identifies a call and authorizes nothing.
 func newRequestID() string {
 	var id [16]byte
 	binary.LittleEndian.PutUint64(id[:8], rand.Uint64()) //nolint:gosec // see above

@@ -73,13 +73,13 @@ func (c *connection) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// Read reads from the connection, unless its peer makes the broker keep too much:
-// then it is cut off.
+// Read reads from the connection. It closes the connection if the peer exceeds a bound on
+// memory or frames, see traffic.
 func (c *connection) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if n > 0 {
 		why := c.traffic.received(b[:n], time.Now())
-		if why != nil && (!errors.Is(why, errTooMuchMemory) || !c.traffic.wait(c.patience.memory)) {
+		if why != nil && (!errors.Is(why, errTooMuchMemory) || !c.traffic.wait(c.timeouts.memory)) {
 			c.abused(why)
 			return 0, why
 		}

@@ -16,65 +16,65 @@ import (
 	"github.com/secretbroker/secretbroker/internal/trust"
 )
 
-// connections knows every open connection. It bounds how many each principal
-// has: up to the limit they serve; as many again are let in so that the caller
-// can be told why its calls are refused; beyond that the handshake fails. Peers
-// without an identity count as one principal. And it cuts off those whose
-// certificate is no longer good.
+// connections holds every open connection and limits the number of connections of each
+// principal. Up to the limit, connections serve calls. The same number again is accepted
+// but has its calls refused, so that the caller learns the reason. Beyond that the
+// handshake fails. Peers without an identity count as one principal. connections also
+// closes the connections of peers whose certificate is no longer valid.
 type connections struct {
 	limit    int
 	log      *slog.Logger
 	metrics  *connectionMetrics
 	memory   *budget.Budget
-	patience patience
-	abuse    *rate.Limiter // of log lines
+	timeouts timeouts
+	abuse    *rate.Limiter // limits log lines about abuse
 
 	mu   sync.Mutex
 	of   map[authz.Principal]*owner
 	open map[*connection]struct{}
 }
 
-// owner is what the connections of one principal have in common.
+// owner is the state that the connections of one principal share.
 type owner struct {
-	count   int // of open connections
+	count   int // open connections
 	account *budget.Account
 	resets  *rate.Limiter
 	control *rate.Limiter
 }
 
-func newConnections(limit int, log *slog.Logger, metrics *connectionMetrics, memory *budget.Budget, p patience) *connections {
+func newConnections(limit int, log *slog.Logger, metrics *connectionMetrics, memory *budget.Budget, p timeouts) *connections {
 	return &connections{
-		limit: limit, log: log, metrics: metrics, memory: memory, patience: p, abuse: rate.NewLimiter(refusalsPerSecond, refusalBurst),
+		limit: limit, log: log, metrics: metrics, memory: memory, timeouts: p, abuse: rate.NewLimiter(refusalsPerSecond, refusalBurst),
 		of: make(map[authz.Principal]*owner), open: make(map[*connection]struct{}),
 	}
 }
 
 var errTooManyConnections = errors.New("server: the caller has too many connections open")
 
-// connection is one of a known peer; it tells when it is closed.
+// connection is a connection to an identified peer. It reports when it is closed.
 type connection struct {
-	net.Conn          // TLS
-	raw      net.Conn // beneath it
+	net.Conn          // the TLS connection
+	raw      net.Conn // the connection below TLS
 	who      authz.Principal
 	serial   string
-	peer     *trust.Peer // for recheck alone
+	peer     *trust.Peer // used by recheck only
 	removed  func()
-	isCut    bool // for recheck alone
+	isCut    bool // used by recheck only
 	commitBarrier
 	traffic  traffic
-	patience patience
-	// abused is called when the peer makes the broker keep too much, or wait.
+	timeouts timeouts
+	// abused is called when the peer exceeds a bound on memory or waiting time.
 	abused func(why error)
-	// unrecorded is called when what was answered could not be recorded.
+	// unrecorded is called when the audit log could not record an answer.
 	unrecorded func(err error)
 }
 
-// add keeps a connection until it is closed.
+// add tracks a connection until it is closed.
 func (c *connections) add(conn *connection) (excess bool, err error) {
 	conn.removed = sync.OnceFunc(func() { c.remove(conn) })
 	conn.unrecorded = func(err error) {
 		c.metrics.unrecorded.Inc()
-		c.log.Error("a connection was closed, and its answers withheld: the audit log cannot be written", "peer", conn.RemoteAddr().String(),
+		c.log.Error("closed a connection and withheld its answers: the audit log cannot be written", "peer", conn.RemoteAddr().String(),
 			"principal", string(conn.who), "error", err)
 	}
 	conn.abused = func(why error) { c.cutAbuser(conn, why) }
@@ -91,7 +91,7 @@ func (c *connections) add(conn *connection) (excess bool, err error) {
 	o.count++
 	conn.traffic.account, conn.traffic.resets, conn.traffic.control = o.account, o.resets, o.control
 	conn.traffic.in.skip = prefaceLength
-	conn.patience = c.patience
+	conn.timeouts = c.timeouts
 	c.open[conn] = struct{}{}
 	return o.count > c.limit, nil
 }
@@ -104,8 +104,9 @@ func (c *connections) remove(conn *connection) {
 	delete(c.open, conn)
 }
 
-// forget forgets a principal that has no connection, unless it has recently made
-// rapid resets or sent many control frames. The lock is held.
+// forget removes the state of a principal that has no connection, unless the principal
+// recently made rapid resets or sent many control frames: a new connection must not give
+// it a new allowance. It requires the lock.
 func (c *connections) forget(who authz.Principal, now time.Time) {
 	if o := c.of[who]; o.count <= 0 && o.resets.TokensAt(now) >= resetBurst && o.control.TokensAt(now) >= controlBurst/2 {
 		o.account.Close()
@@ -113,18 +114,17 @@ func (c *connections) forget(who authz.Principal, now time.Time) {
 	}
 }
 
-// cutAbuser cuts off a connection whose peer makes the broker keep too much, or
-// wait.
+// cutAbuser closes a connection whose peer exceeded a bound on memory or waiting time.
 func (c *connections) cutAbuser(conn *connection, why error) {
 	c.metrics.abused[why].Inc()
 	if c.abuse.Allow() {
-		c.log.Warn("a connection was cut", "peer", conn.RemoteAddr().String(), "principal", string(conn.who), "serial", conn.serial, "error", why)
+		c.log.Warn("closed a connection", "peer", conn.RemoteAddr().String(), "principal", string(conn.who), "serial", conn.serial, "error", why)
 	}
-	_ = conn.raw.Close() // beneath TLS, as in recheck
+	_ = conn.raw.Close() // below TLS, as in recheck
 }
 
-// checkTraffic cuts off connections that keep the broker waiting, at every
-// interval, until ctx ends.
+// checkTraffic closes the connections that keep the broker waiting for too long. It checks
+// at every interval until ctx ends.
 func (c *connections) checkTraffic(ctx context.Context, interval time.Duration) {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
@@ -134,7 +134,7 @@ func (c *connections) checkTraffic(ctx context.Context, interval time.Duration) 
 			return
 		case now := <-tick.C:
 			for _, conn := range c.all() {
-				if why := conn.traffic.check(now, c.patience); why != nil {
+				if why := conn.traffic.check(now, c.timeouts); why != nil {
 					c.cutAbuser(conn, why)
 				}
 			}
@@ -158,13 +158,13 @@ func (c *connections) all() []*connection {
 	return open
 }
 
-// watch judges every open connection anew, as its handshake did, whenever
-// something else comes into force and at every interval, until ctx ends.
+// watch applies the checks of the handshake to every open connection again: after each
+// change of the trust configuration and at every interval, until ctx ends.
 func (c *connections) watch(ctx context.Context, in *trust.Store, interval time.Duration) {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
-		changed := in.Changed() // before, so that no change is missed
+		changed := in.Changed() // before recheck, so that no change is missed
 		c.recheck()
 		select {
 		case <-ctx.Done():
@@ -175,20 +175,20 @@ func (c *connections) watch(ctx context.Context, in *trust.Store, interval time.
 	}
 }
 
-// recheck cuts off whoever would not be let in just now. It is called by one
-// goroutine.
+// recheck closes the connections of peers that the handshake would now refuse. Only one
+// goroutine calls it.
 func (c *connections) recheck() {
 	for _, conn := range c.all() {
 		if conn.isCut {
 			continue
 		}
 		if err := conn.peer.Check(); err != nil {
-			c.log.Warn("a connection was cut: its client certificate is no longer good", "peer", conn.RemoteAddr().String(),
+			c.log.Warn("closed a connection: its client certificate is no longer valid", "peer", conn.RemoteAddr().String(),
 				"principal", string(conn.who), "serial", conn.serial, "error", err)
 			conn.isCut = true
 			c.metrics.cut.Inc()
-			// Beneath TLS, which would wait for the peer to take its goodbye. gRPC
-			// notices, ends the calls and closes the connection.
+			// Close the connection below TLS: TLS would wait for the peer to read the close
+			// notification. gRPC notices, ends the calls and closes conn.
 			_ = conn.raw.Close()
 		}
 	}
@@ -201,7 +201,7 @@ func (c *connection) Close() error {
 	return err
 }
 
-// SyscallConn lets gRPC set the socket's options, as it could without counting.
+// SyscallConn lets gRPC set options of the socket, as on an unwrapped connection.
 func (c *connection) SyscallConn() (syscall.RawConn, error) {
 	if s, ok := c.Conn.(syscall.Conn); ok {
 		return s.SyscallConn()

@@ -13,19 +13,19 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// An error travels in the call's trailers, the message twice, the details in
-// base64, and some clients take only 8 KiB of them (grpc-java and grpc-core by
-// default): more, and the caller learns nothing at all. These budgets, in bytes,
-// keep every error within that. A caller that wants to hear of a hundred failing
-// configs asks with allow_partial, whose errors travel in the answer.
+// An error travels in the call's trailers: the message twice, and the details in base64.
+// Some clients accept only 8 KiB of trailers (grpc-java and grpc-core by default); if an
+// error is larger, the caller learns nothing at all. These budgets, in bytes, keep every
+// error within that size. A caller that wants the errors of a hundred configs sets
+// allow_partial, which puts the errors into the answer.
 const (
 	messageBudget   = 1000
 	violationBudget = 3000
-	// violationOverhead is about what a violation takes beside its texts.
+	// violationOverhead is roughly the size of a violation without its texts.
 	violationOverhead = 10
 )
 
-// trouble is what several configs may have in common.
+// trouble is an error that several configs may share.
 type trouble struct {
 	reason  secret.Reason
 	message string
@@ -33,7 +33,7 @@ type trouble struct {
 
 func troubleOf(c resolve.ConfigError) trouble { return trouble{c.Err.Reason, c.Err.Message} }
 
-// failureStatus makes the status of a call that failed for some of its configs.
+// failureStatus returns the status of a call that failed for some of its configs.
 func failureStatus(f *resolve.Failure, requestID string) *status.Status {
 	worst := f.Configs[0].Err
 	_, worstRank := rowOf(worst.Reason)
@@ -50,8 +50,8 @@ func failureStatus(f *resolve.Failure, requestID string) *status.Status {
 	return newStatus(worst.Reason, failureText(f, worst.Reason), requestID, delay, violationsOf(f))
 }
 
-// violationsOf lists the failing configs with their reasons, and with as many
-// texts as there is room for: each distinct one once before any is repeated.
+// violationsOf lists the failed configs with their reasons, and with as many texts as
+// fit: every distinct text once before any is repeated.
 func violationsOf(f *resolve.Failure) *errdetails.BadRequest {
 	bad := &errdetails.BadRequest{}
 	budget := violationBudget
@@ -60,7 +60,7 @@ func violationsOf(f *resolve.Failure) *errdetails.BadRequest {
 		if budget -= len(v.Field) + len(v.Reason) + violationOverhead; budget < 0 {
 			bad.FieldViolations = append(bad.FieldViolations, &errdetails.BadRequest_FieldViolation{
 				Field:       "configs",
-				Description: fmt.Sprintf("%d more configs failed; ask with allow_partial to see them all", len(f.Configs)-i),
+				Description: fmt.Sprintf("%d more configs failed; set allow_partial to see all of them", len(f.Configs)-i),
 			})
 			break
 		}
@@ -83,8 +83,8 @@ func violationsOf(f *resolve.Failure) *errdetails.BadRequest {
 	return bad
 }
 
-// failureText says what is wrong with which configs, on one line, those with the
-// same trouble together, the worst first.
+// failureText returns one line that lists the failed configs and their errors. It groups
+// configs with the same error, and starts with the worst reason.
 func failureText(f *resolve.Failure, worst secret.Reason) string {
 	names := make(map[trouble][]string)
 	var order []trouble
@@ -103,7 +103,7 @@ func failureText(f *resolve.Failure, worst secret.Reason) string {
 	for i, t := range order {
 		part := fmt.Sprintf("%s: %s: %s", someOf(names[t]), t.reason, t.message)
 		if i > 0 && encodedLen(text.String())+encodedLen(part) > messageBudget {
-			text.WriteString("; and more, see the error's details")
+			text.WriteString("; more errors in the error's details")
 			break
 		}
 		if i > 0 {
@@ -114,7 +114,7 @@ func failureText(f *resolve.Failure, worst secret.Reason) string {
 	return text.String()
 }
 
-// someOf lists names, or the first of many.
+// someOf joins the names, or as many of them as fit.
 func someOf(names []string) string {
 	const most = 200 // bytes
 	length := 0
@@ -126,7 +126,7 @@ func someOf(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// encodedLen is the length of s as grpc-message encodes it.
+// encodedLen returns the length of s in the encoding of grpc-message.
 func encodedLen(s string) int {
 	n := 0
 	for i := range len(s) {
@@ -139,8 +139,8 @@ func encodedLen(s string) int {
 	return n
 }
 
-// failuresOf returns the failed configs of err, or err itself as the failure of
-// no config in particular.
+// failuresOf returns the failed configs of err, or err itself as a failure without a
+// config name.
 func failuresOf(err error) []resolve.ConfigError {
 	var failure *resolve.Failure
 	if errors.As(err, &failure) {

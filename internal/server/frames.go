@@ -2,9 +2,9 @@ package server
 
 import "encoding/binary"
 
-// The parts of HTTP/2 (RFC 9113) that are looked at.
+// The parts of HTTP/2 (RFC 9113) that the server examines.
 const (
-	prefaceLength     = 24 // what a client sends before its first frame
+	prefaceLength     = 24 // sent by the client before its first frame
 	frameHeaderLength = 9
 
 	frameData         = 0x0
@@ -20,21 +20,21 @@ const (
 
 // frame is the header of an HTTP/2 frame.
 type frame struct {
-	length      int // of the payload
+	length      int // of the payload, in bytes
 	kind, flags byte
 	stream      uint32
 }
 
-// frames finds the frames in one direction of a connection, whose bytes it is given
-// in pieces of any length. It looks at headers alone.
+// frames finds the frames in one direction of a connection. It receives the bytes in
+// pieces of any length, and parses only frame headers.
 type frames struct {
-	skip   int // bytes until the next frame begins
-	length int // of header
+	skip   int // bytes to skip to the next frame
+	length int // number of bytes in header
 	header [frameHeaderLength]byte
 }
 
-// next returns the next frame whose header is complete in b, and what follows the
-// header; or false if there is none.
+// next returns the next frame whose header is complete in b, and the bytes that follow the
+// header. It returns false if there is none.
 func (f *frames) next(b []byte) (frame, []byte, bool) {
 	if n := min(f.skip, len(b)); n > 0 {
 		f.skip -= n

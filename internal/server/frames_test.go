@@ -9,8 +9,7 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// TestFrames: whatever pieces the bytes come in, the frames are those that were
-// written.
+// TestFrames: frames finds the frames that were written, however the bytes are split.
 func TestFrames(t *testing.T) {
 	var wire bytes.Buffer
 	wire.WriteString(http2.ClientPreface)

@@ -8,8 +8,8 @@ import (
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 )
 
-// integrationSamples are the messages of IntegrationService, each with every field
-// set to something that its name and number tell apart.
+// integrationSamples are messages of IntegrationService. Each field has a value that
+// shows its name and number.
 func integrationSamples() map[string]proto.Message {
 	samples := make(map[string]proto.Message)
 	methods := secretbrokerv1.File_secretbroker_v1_integration_proto.Services().ByName("IntegrationService").Methods()

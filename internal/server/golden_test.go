@@ -24,9 +24,9 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-var update = flag.Bool("update", false, "write the golden files of the wire anew; only ever add to them")
+var update = flag.Bool("update", false, "rewrite the golden files of the wire format; only add to them")
 
-// wireSamples are messages with every field set.
+// wireSamples are messages in which every field is set.
 func wireSamples() map[string]proto.Message {
 	at := func(seconds int64) *timestamppb.Timestamp { return &timestamppb.Timestamp{Seconds: seconds, Nanos: 5} }
 	failure := &secretbrokerv1.ConfigError{Reason: "STORE_THROTTLED", Message: "wait", RetryDelay: durationpb.New(time.Second)}
@@ -78,8 +78,8 @@ func wireSamples() map[string]proto.Message {
 	return samples
 }
 
-// TestWireIsStable compares the wire, binary and JSON, with what it was: clients
-// built then must understand brokers built now, and the other way round.
+// TestWireIsStable compares the encodings of the messages, binary and JSON, with the golden
+// files: older clients must understand newer brokers, and the other way round.
 func TestWireIsStable(t *testing.T) {
 	for name, msg := range wireSamples() {
 		t.Run(name, func(t *testing.T) {
@@ -92,7 +92,7 @@ func TestWireIsStable(t *testing.T) {
 				t.Fatal(err)
 			}
 			var indented bytes.Buffer
-			if err := json.Indent(&indented, text, "", "  "); err != nil { // protojson varies its spaces
+			if err := json.Indent(&indented, text, "", "  "); err != nil { // protojson's spacing is not stable
 				t.Fatal(err)
 			}
 			golden(t, name+".hex", hex.Dump(binary))
@@ -117,12 +117,12 @@ func golden(t *testing.T, name, got string) {
 		t.Fatal(err)
 	}
 	if got != string(want) {
-		t.Errorf("%s differs: the wire has changed\n got: %s\nwant: %s", name, got, want)
+		t.Errorf("%s differs: the wire format has changed\n got: %s\nwant: %s", name, got, want)
 	}
 }
 
-// TestWireSamplesAreComplete: every message of the contract stands in a sample,
-// with every field set.
+// TestWireSamplesAreComplete: the samples contain every message of the API, with every
+// field set.
 func TestWireSamplesAreComplete(t *testing.T) {
 	seen := make(map[protoreflect.FullName]bool)
 	var walk func(m protoreflect.Message)
@@ -155,7 +155,7 @@ func TestWireSamplesAreComplete(t *testing.T) {
 	protoregistry.GlobalTypes.RangeMessages(func(mt protoreflect.MessageType) bool {
 		name := mt.Descriptor().FullName()
 		if strings.HasPrefix(string(name), "secretbroker.v1.") && !seen[name] && !mt.Descriptor().IsMapEntry() {
-			t.Errorf("%s stands in no sample", name)
+			t.Errorf("no sample contains %s", name)
 		}
 		return true
 	})

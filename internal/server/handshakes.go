@@ -14,25 +14,26 @@ import (
 )
 
 const (
-	// refusalPause is the least time between two log lines about failed
-	// handshakes: whoever is not let in must not be able to fill the log.
+	// refusalPause is the minimum time between two log lines about failed handshakes:
+	// peers that are refused must not be able to fill the log.
 	refusalPause = time.Second
-	// maxHandshakeBytes is how much a peer may send before it is known. A chain of
-	// three certificates with RSA keys has some 6 KiB; crypto/tls alone would take
-	// 256 KiB from each stranger.
+	// maxHandshakeBytes is how much a peer may send before it is authenticated. A chain
+	// of three certificates with RSA keys has about 6 KiB; crypto/tls alone would accept
+	// 256 KiB from every peer.
 	maxHandshakeBytes = 32 << 10
 )
 
 var (
-	errDisplaced       = errors.New("server: the handshake took too long while many others were under way, or the broker is ending")
-	errTooMuchGreeting = errors.New("server: the peer sent too much before it was known")
+	errDisplaced         = errors.New("server: the handshake took too long during many others, or the broker is shutting down")
+	errHandshakeTooLarge = errors.New("server: the peer sent too many bytes before it was authenticated")
 )
 
-// handshakes bounds what strangers can hold: how many handshakes are under way,
-// and how much each may send. One too many ends the oldest of the address that has
-// the most, so that a flood from one address displaces itself; among addresses with
-// as many, an honest client needs milliseconds, and the silent and the slow ones
-// go. gRPC ends each after handshakeTimeout in any case.
+// handshakes limits what unauthenticated peers can use: the number of concurrent
+// handshakes, and the bytes that each may send. If there is one too many, it ends the
+// oldest handshake of the address that has the most, so that a flood from one address
+// displaces itself. Among addresses with equal numbers it ends the oldest handshake: an
+// honest client finishes within milliseconds, so silent and slow peers lose. In any case
+// gRPC ends a handshake after handshakeTimeout.
 type handshakes struct {
 	limit     int
 	displaced prometheus.Counter
@@ -42,11 +43,11 @@ type handshakes struct {
 	closed   bool
 }
 
-// handshake is a connection whose peer is not known yet.
+// handshake is a connection whose peer is not authenticated yet.
 type handshake struct {
 	net.Conn
-	left int // bytes that the peer may still send; less than 0 is no bound
-	// source and at are where it is kept, nil once it is over.
+	left int // bytes that the peer may still send; negative: no limit
+	// source and at locate the handshake in sources; nil after its end.
 	source *source
 	at     *list.Element
 }
@@ -66,15 +67,14 @@ func (h *handshakes) begin(raw net.Conn) *handshake {
 	return conn
 }
 
-// drop ends one handshake. The lock is held.
+// drop ends one handshake. It requires the lock.
 func (h *handshakes) drop() {
 	worst := h.underWay.worst()
 	h.underWay.remove(worst)
 	_ = worst.Close()
 }
 
-// close ends all handshakes, those to come as well. gRPC's own shutdown would
-// wait for them.
+// close ends all handshakes, including later ones. gRPC's shutdown would wait for them.
 func (h *handshakes) close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -84,7 +84,7 @@ func (h *handshakes) close() {
 	}
 }
 
-// end says that the handshake is over, and whether it was ended for another.
+// end ends the tracking of a handshake, and reports whether drop had closed it.
 func (h *handshakes) end(conn *handshake) (displaced bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -96,27 +96,27 @@ func (h *handshakes) end(conn *handshake) (displaced bool) {
 	return false
 }
 
-// count returns how many are under way.
+// count returns the number of current handshakes.
 func (h *handshakes) count() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.underWay.count
 }
 
-// Read is not called by two goroutines, nor while end is.
+// Read must not be called concurrently with itself or with end.
 func (c *handshake) Read(p []byte) (int, error) {
 	if c.left < 0 {
 		return c.Conn.Read(p)
 	}
 	if c.left == 0 {
-		return 0, errTooMuchGreeting
+		return 0, errHandshakeTooLarge
 	}
 	n, err := c.Conn.Read(p[:min(len(p), c.left)])
 	c.left -= n
 	return n, err
 }
 
-// SyscallConn lets gRPC set the socket's options, as it could without a bound.
+// SyscallConn lets gRPC set options of the socket, as on an unwrapped connection.
 func (c *handshake) SyscallConn() (syscall.RawConn, error) {
 	if s, ok := c.Conn.(syscall.Conn); ok {
 		return s.SyscallConn()
@@ -124,8 +124,8 @@ func (c *handshake) SyscallConn() (syscall.RawConn, error) {
 	return nil, errors.ErrUnsupported
 }
 
-// handshakeLog tells the operator of runtimes that cannot connect, who would
-// otherwise leave no trace.
+// handshakeLog logs failed handshakes, so that an operator can find runtimes that cannot
+// connect: a failed handshake leaves no other trace.
 type handshakeLog struct {
 	log   *slog.Logger
 	count func()
@@ -135,11 +135,11 @@ type handshakeLog struct {
 	suppressed int
 }
 
-// refused is told of every handshake that failed.
+// refused logs a failed handshake; it is called for each.
 func (h *handshakeLog) refused(peer net.Addr, err error) {
 	h.count()
 	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
-		return // a port check or a client that went away, not one that was refused
+		return // a port check, or a client that disconnected by itself
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -148,6 +148,6 @@ func (h *handshakeLog) refused(peer net.Addr, err error) {
 		h.suppressed++
 		return
 	}
-	h.log.Warn("a client could not connect", "peer", peer.String(), "error", err, "more_since_last", h.suppressed)
+	h.log.Warn("refused a connection", "peer", peer.String(), "error", err, "more_since_last", h.suppressed)
 	h.last, h.suppressed = now, 0
 }

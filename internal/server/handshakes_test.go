@@ -20,7 +20,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/resolve"
 )
 
-// strangers are peers that never become known, each with what it does to the
+// strangers are peers that never authenticate. Each function does something to the
 // connection until it or ctx ends.
 var strangers = map[string]func(ctx context.Context, conn net.Conn){
 	"silent": func(_ context.Context, conn net.Conn) { _, _ = io.Copy(io.Discard, conn) },
@@ -56,8 +56,7 @@ var strangers = map[string]func(ctx context.Context, conn net.Conn){
 	"gone after the hello": func(_ context.Context, conn net.Conn) { _, _ = conn.Write(clientHello(512)) },
 }
 
-// clientHello is the beginning of a handshake message of 64 KiB, in a record of n
-// bytes.
+// clientHello is the beginning of a handshake message of 64 KiB, in a record of n bytes.
 func clientHello(n int) []byte {
 	record := append([]byte{22, 3, 1, 0, 0}, make([]byte, n)...)
 	binary.BigEndian.PutUint16(record[3:], uint16(n))
@@ -65,7 +64,7 @@ func clientHello(n int) []byte {
 	return record
 }
 
-// TestFlood: hundreds of peers that never become known keep nobody else from
+// TestFlood: hundreds of peers that never authenticate do not prevent others from
 // connecting and calling.
 func TestFlood(t *testing.T) {
 	s := startTrusted(t, Limits{}, IdentityRules{})
@@ -87,7 +86,7 @@ func TestFlood(t *testing.T) {
 					stranger(ctx, conn)
 					unblock()
 					conn.Close()
-					select { // a flood of half-open connections, not of processor time
+					select { // slow enough to leave CPU time: this tests connections
 					case <-ctx.Done():
 					case <-time.After(3 * time.Second):
 					}
@@ -100,7 +99,7 @@ func TestFlood(t *testing.T) {
 	}
 	for range 20 {
 		if _, err := ask(t, lasting, &secretbrokerv1.ResolveRequest{}); err != nil {
-			t.Errorf("on a lasting connection: %v", err)
+			t.Errorf("on an existing connection: %v", err)
 		}
 		conn := s.dial(t, worker)
 		if _, err := ask(t, conn, &secretbrokerv1.ResolveRequest{}); err != nil {
@@ -125,8 +124,8 @@ func (s *trustedServer) gauge(t *testing.T, name string) float64 {
 	return 0
 }
 
-// TestHandshakesAreBounded: one handshake too many ends the oldest, and whoever
-// is honest gets in past any number of silent ones.
+// TestHandshakesAreBounded: one handshake too many ends the oldest one, and an honest
+// client connects in spite of any number of silent peers.
 func TestHandshakesAreBounded(t *testing.T) {
 	const limit, silent = 16, 200
 	s := startTrusted(t, Limits{MaxHandshakes: limit}, IdentityRules{})
@@ -142,7 +141,7 @@ func TestHandshakesAreBounded(t *testing.T) {
 		<-time.After(time.Millisecond)
 	}
 	if n := s.gauge(t, "secretbroker_tls_handshakes_under_way"); n != limit {
-		t.Errorf("%v are under way, want %d", n, limit)
+		t.Errorf("%v handshakes are active, want %d", n, limit)
 	}
 	open := 0
 	for _, conn := range conns {
@@ -156,13 +155,13 @@ func TestHandshakesAreBounded(t *testing.T) {
 		t.Errorf("%d of the silent connections are open, want %d", open, limit)
 	}
 	if _, err := ask(t, s.dial(t, s.ca.Client(string(granted))), &secretbrokerv1.ResolveRequest{}); err != nil {
-		t.Errorf("an honest client: %v", err)
+		t.Errorf("an honest client got %v", err)
 	}
 	if n := s.gauge(t, "secretbroker_tls_handshakes_displaced_total"); n != silent-limit+1 {
-		t.Errorf("%v were displaced, want %d", n, silent-limit+1)
+		t.Errorf("%v handshakes were displaced, want %d", n, silent-limit+1)
 	}
-	if log := s.log.String(); strings.Count(log, "could not connect") > 20 {
-		t.Errorf("the log is flooded: %s", log)
+	if log := s.log.String(); strings.Count(log, "refused a connection") > 20 {
+		t.Errorf("too many log lines: %s", log)
 	}
 }
 
@@ -172,8 +171,8 @@ func asNetError(err error, target *net.Error) bool {
 	return ok
 }
 
-// TestStrangerMayNotSendMuch: a chain of certificates is memory that a peer takes
-// before it is known.
+// TestStrangerMayNotSendMuch: a peer that is not authenticated yet can send only a few
+// certificates, because they use the broker's memory.
 func TestStrangerMayNotSendMuch(t *testing.T) {
 	s := startTrusted(t, Limits{}, IdentityRules{})
 	for name, tt := range map[string]struct {
@@ -189,11 +188,11 @@ func TestStrangerMayNotSendMuch(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 			if !tt.ok {
-				asynctest.Eventually(t, "the log says why", func() bool { return strings.Contains(s.log.String(), "sent too much") })
+				asynctest.Eventually(t, "the log says why", func() bool { return strings.Contains(s.log.String(), "sent too many bytes") })
 			}
 		})
 	}
-	// Once it is known it may send what a request may have.
+	// After authentication the peer may send as much as a request may contain.
 	conn := s.dial(t, s.ca.Client(string(granted)))
 	for range 3 {
 		if _, err := ask(t, conn, &secretbrokerv1.ResolveRequest{Connector: strings.Repeat("x", maxHandshakeBytes)}); err != nil {
@@ -202,7 +201,7 @@ func TestStrangerMayNotSendMuch(t *testing.T) {
 	}
 }
 
-// TestStreamLimit: one call more than a connection may have waits at the client.
+// TestStreamLimit: a call beyond the limit of a connection waits at the client.
 func TestStreamLimit(t *testing.T) {
 	s := startTrusted(t, Limits{MaxStreamsPerConnection: 2}, IdentityRules{})
 	begun, finish := make(chan struct{}, 3), make(chan struct{})
@@ -212,7 +211,7 @@ func TestStreamLimit(t *testing.T) {
 		return &resolve.Result{}, nil
 	}
 	conn := s.dial(t, s.ca.Client(string(granted)))
-	ready(t, conn) // and has heard of the limit
+	ready(t, conn) // the client now knows the limit
 	answered := make(chan error, 3)
 	for range 3 {
 		go func() {
@@ -224,7 +223,7 @@ func TestStreamLimit(t *testing.T) {
 	<-begun
 	select {
 	case <-begun:
-		t.Error("a third call is under way")
+		t.Error("a third call is active")
 	case <-time.After(50 * time.Millisecond):
 	}
 	close(finish)
@@ -245,8 +244,8 @@ func ready(t *testing.T, conn *grpc.ClientConn) {
 	}
 }
 
-// TestOtherTrustDomain: with a pinned trust domain a certificate of the same
-// authority is nobody if it is of another domain.
+// TestOtherTrustDomain: if the trust domain is pinned, a certificate of the same authority
+// but of another trust domain has no identity.
 func TestOtherTrustDomain(t *testing.T) {
 	s := startTrusted(t, Limits{}, IdentityRules{TrustDomain: spiffeid.RequireTrustDomainFromString("example.org")})
 	if _, err := ask(t, s.dial(t, s.ca.Client(string(granted))), &secretbrokerv1.ResolveRequest{}); err != nil {
@@ -258,8 +257,8 @@ func TestOtherTrustDomain(t *testing.T) {
 	}
 }
 
-// TestShutdownDoesNotWaitForStrangers: whoever is not known yet cannot hold up
-// the end.
+// TestShutdownDoesNotWaitForStrangers: peers that are not authenticated yet do not delay
+// the shutdown.
 func TestShutdownDoesNotWaitForStrangers(t *testing.T) {
 	s := startTrusted(t, Limits{}, IdentityRules{})
 	conn, err := net.Dial("tcp", s.addr)
@@ -274,6 +273,6 @@ func TestShutdownDoesNotWaitForStrangers(t *testing.T) {
 	defer cancel()
 	s.Shutdown(ctx)
 	if ctx.Err() != nil {
-		t.Error("it took as long as it could")
+		t.Error("the shutdown used all of its time")
 	}
 }

@@ -14,41 +14,41 @@ import (
 	"github.com/secretbroker/secretbroker/internal/trust"
 )
 
-// peerIdentity is the AuthInfo of a connection: who the verified client
-// certificate says the peer is. It is worked out once, in the handshake.
+// peerIdentity is the AuthInfo of a connection: the identity in the peer's verified client
+// certificate. The handshake determines it once.
 type peerIdentity struct {
 	credentials.TLSInfo
 	principal authz.Principal
 	serial    string // hexadecimal
-	address   string // where the peer connects from
+	address   string // the peer's address
 	notAfter  time.Time
-	// problem says why principal is empty.
+	// problem is the reason why principal is empty.
 	problem string
-	// excess says that the caller has more connections open than it may: calls on
-	// this one are refused.
+	// excess reports that the caller has more open connections than it may: the server
+	// refuses calls on this one.
 	excess bool
 	// conn is the connection.
 	conn *connection
 }
 
-// IdentityRules say which certificates name a caller. The zero value takes any
-// SPIFFE ID, or a DNS name where there is none.
+// IdentityRules determine which certificates identify a caller. The zero value accepts any
+// SPIFFE ID, or the DNS name of a certificate without one.
 type IdentityRules struct {
-	// TrustDomain, if set, is the only one whose SPIFFE IDs are callers.
+	// TrustDomain, if set, is the only trust domain whose SPIFFE IDs are accepted.
 	TrustDomain spiffeid.TrustDomain
-	// SPIFFEOnly takes DNS names for no caller.
+	// SPIFFEOnly rejects DNS names as identities.
 	SPIFFEOnly bool
 }
 
-// identifyingCredentials are mTLS credentials that leave a peerIdentity behind
-// and keep account of connections, from their first byte on.
+// identifyingCredentials are mTLS credentials that determine the peerIdentity and track
+// connections from their first byte on.
 type identifyingCredentials struct {
 	credentials.TransportCredentials
 	trust       *trust.Store
 	rules       IdentityRules
 	handshakes  *handshakes
 	connections *connections
-	// refused is told of every handshake that failed.
+	// refused is called for every failed handshake.
 	refused func(peer net.Addr, err error)
 }
 
@@ -74,7 +74,7 @@ func (c identifyingCredentials) ServerHandshake(raw net.Conn) (net.Conn, credent
 	return known, id, nil
 }
 
-// know takes a connection whose handshake has succeeded.
+// know tracks a connection after a successful handshake.
 func (c identifyingCredentials) know(raw, conn net.Conn, info credentials.AuthInfo) (*connection, peerIdentity, error) {
 	tlsInfo, err := checkConnection(info)
 	if err != nil {
@@ -93,13 +93,13 @@ func (c identifyingCredentials) Clone() credentials.TransportCredentials {
 	return c
 }
 
-// ClientHandshake is not used: these credentials are a server's.
+// ClientHandshake is not used: these are the credentials of a server.
 func (c identifyingCredentials) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	return nil, nil, errNotTLS
 }
 
-// identify reads the caller's identity from the verified chain, never from the
-// certificates that the peer merely presented.
+// identify determines the caller's identity from the verified chain, never from
+// certificates that the peer sent but the handshake did not verify.
 func identify(info credentials.TLSInfo, rules IdentityRules) peerIdentity {
 	p := peerIdentity{TLSInfo: info}
 	chains := info.State.VerifiedChains
@@ -114,13 +114,13 @@ func identify(info credentials.TLSInfo, rules IdentityRules) peerIdentity {
 	return p
 }
 
-// principalOf returns the SPIFFE ID of the certificate, or else its DNS name.
-// A certificate that could mean two callers means none: which of them the
-// operator had granted something would be a guess.
+// principalOf returns the SPIFFE ID of the certificate, or else its DNS name. A certificate
+// that could identify two callers identifies none: the broker would have to guess which of
+// them the operator meant in a grant.
 func principalOf(leaf *x509.Certificate, rules IdentityRules) (who authz.Principal, problem string) {
 	// X509-SVID section 4: a leaf must not be able to sign others.
 	if leaf.IsCA || leaf.KeyUsage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0 {
-		return "", "the client certificate is an authority's own; issue one that can sign nothing"
+		return "", "the client certificate is a CA certificate; issue a leaf certificate"
 	}
 	for _, uri := range leaf.URIs {
 		if uri.Scheme != "spiffe" {
@@ -129,13 +129,13 @@ func principalOf(leaf *x509.Certificate, rules IdentityRules) (who authz.Princip
 		// X509-SVID section 2: exactly one URI SAN, a valid SPIFFE ID with a path.
 		id, err := x509svid.IDFromCert(leaf)
 		if err != nil {
-			return "", "the client certificate's SPIFFE ID is not usable: " + err.Error()
+			return "", "the client certificate's SPIFFE ID is invalid: " + err.Error()
 		}
 		if id.Path() == "" {
-			return "", "the client certificate's SPIFFE ID names a trust domain and no workload"
+			return "", "the client certificate's SPIFFE ID names a trust domain but no workload"
 		}
 		if !rules.TrustDomain.IsZero() && !id.MemberOf(rules.TrustDomain) {
-			return "", "the client certificate's SPIFFE ID is of another trust domain than the broker's"
+			return "", "the client certificate's SPIFFE ID belongs to another trust domain than the broker's"
 		}
 		return authz.SPIFFEPrincipal(id), ""
 	}
@@ -152,6 +152,6 @@ func principalOf(leaf *x509.Certificate, rules IdentityRules) (who authz.Princip
 		}
 		return who, ""
 	default:
-		return "", "the client certificate has several DNS names, so that it is unclear which caller it stands for; issue one with a SPIFFE ID or a single DNS name"
+		return "", "the client certificate has several DNS names, which makes the caller ambiguous; issue one with a SPIFFE ID or a single DNS name"
 	}
 }

@@ -23,23 +23,23 @@ type Manager interface {
 	Revoke(ctx context.Context, who manage.Caller, id string, g manage.Grant, o manage.WriteOptions) (manage.Integration, error)
 	Usage(ctx context.Context, who manage.Caller, id string, size int, token string) (manage.UsagePage, error)
 	Explain(ctx context.Context, who manage.Caller, q manage.Question) (manage.Answer, error)
-	// Reject records a call whose message nobody can make sense of, and returns err.
+	// Reject records a call whose message is invalid, and returns err.
 	Reject(ctx context.Context, who manage.Caller, method, id string, err error) error
 }
 
-// integrationService translates between the wire and the use case. Who may do
-// what is the use case's to decide.
+// integrationService translates between the wire format and the use case. The use case
+// decides who may do what.
 type integrationService struct {
 	secretbrokerv1.UnimplementedIntegrationServiceServer
 	manager Manager
 	log     *slog.Logger
 }
 
-// failed makes the status of a call that failed, and tells the log of causes that
-// the caller is not told.
+// failed returns the status of a failed call. It logs the cause of the failure, which the
+// caller does not get.
 func (s *integrationService) failed(ctx context.Context, c *call, err error) error {
 	if e := secret.AsError(err); e.Cause != nil {
-		s.log.ErrorContext(ctx, "an integration could not be managed", "request_id", c.requestID, "reason", string(e.Reason), "cause", e.Cause)
+		s.log.ErrorContext(ctx, "a call that manages integrations failed", "request_id", c.requestID, "reason", string(e.Reason), "cause", e.Cause)
 	}
 	return statusOf(err, c.requestID).Err()
 }
@@ -171,7 +171,7 @@ func (s *integrationService) ListUsage(ctx context.Context, req *secretbrokerv1.
 	return out, nil
 }
 
-// credentialsOf takes the credentials of a message; the use case wipes them.
+// credentialsOf returns the credentials in a message. The use case wipes them.
 func credentialsOf(m *secretbrokerv1.Integration) map[string]secret.Value {
 	if len(m.GetCredentials()) == 0 {
 		return nil

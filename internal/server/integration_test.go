@@ -23,10 +23,10 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// fakeManager lets ownerID do everything and auditorID look, and remembers what
-// it was asked last.
+// fakeManager allows ownerID everything and auditorID to read, and records its last
+// arguments.
 type fakeManager struct {
-	// listing, if not nil, is told of each List, which then waits for list.
+	// listing, if not nil, receives a value for each List, which then waits for list.
 	listing, list chan struct{}
 	mu            sync.Mutex
 	form          manage.Form
@@ -122,8 +122,8 @@ func (f *fakeManager) Reject(_ context.Context, _ manage.Caller, method, id stri
 	return err
 }
 
-// TestIntegrationRoundTrip: what a caller sets arrives, comes back the same, and
-// credentials do not come back.
+// TestIntegrationRoundTrip: the fields that a caller sets reach the use case and come back
+// unchanged, and credentials do not come back.
 func TestIntegrationRoundTrip(t *testing.T) {
 	ts := startServer(t)
 	cl := secretbrokerv1.NewIntegrationServiceClient(ts.dial(t, ts.ca.Client(string(ownerID))))
@@ -178,7 +178,7 @@ func TestIntegrationFaults(t *testing.T) {
 		t.Fatalf("%v, %d bytes", st.Code(), len(st.Message()))
 	}
 	bad := faultsOf(ts.manager.err)
-	if n := len(bad.GetFieldViolations()); n < 10 || n > 100 || bad.GetFieldViolations()[0].GetField() != "integration.settings.vaults[0]" || !strings.HasSuffix(bad.GetFieldViolations()[n-1].GetDescription(), "more faults are not listed") {
+	if n := len(bad.GetFieldViolations()); n < 10 || n > 100 || bad.GetFieldViolations()[0].GetField() != "integration.settings.vaults[0]" || !strings.HasSuffix(bad.GetFieldViolations()[n-1].GetDescription(), "more problems are not listed") {
 		t.Errorf("%d violations", n)
 	}
 

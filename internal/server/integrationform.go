@@ -13,12 +13,12 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// formOf translates what a caller may set of an integration.
+// formOf returns the part of an integration that callers may set.
 func formOf(m *secretbrokerv1.Integration) (manage.Form, error) {
 	f := manage.Form{ID: m.GetId(), DisplayName: m.GetDisplayName(), Kind: secret.Kind(m.GetKind())}
 	if settings := m.GetSettings().AsMap(); len(settings) > 0 {
 		if f.Kind == "" {
-			return f, secret.Errorf(secret.ReasonInvalidRequest, "integration.kind: required where there are settings, which are the kind's")
+			return f, secret.Errorf(secret.ReasonInvalidRequest, "integration.kind: required if there are settings")
 		}
 		if err := f.SetSettings(settings); err != nil {
 			return f, secret.Errorf(secret.ReasonInvalidIntegration, "integration.%v", err)
@@ -34,7 +34,7 @@ func formOf(m *secretbrokerv1.Integration) (manage.Form, error) {
 		{"limits.timeout", m.GetLimits().GetTimeout(), func(d time.Duration) { f.Limits.SetTimeout(d) }},
 	} {
 		if d.from != nil && !d.from.IsValid() {
-			return f, secret.Errorf(secret.ReasonInvalidRequest, "integration.%s: not a duration", d.name)
+			return f, secret.Errorf(secret.ReasonInvalidRequest, "integration.%s: not a valid duration", d.name)
 		}
 		d.set(d.from.AsDuration())
 	}
@@ -53,7 +53,7 @@ func formOf(m *secretbrokerv1.Integration) (manage.Form, error) {
 		case secretbrokerv1.Role_ROLE_AUDITOR:
 			f.Roles.Auditor = append(f.Roles.Auditor, binding.GetPrincipals()...)
 		default:
-			return f, secret.Errorf(secret.ReasonInvalidRequest, "integration.roles: a binding has no role that this broker knows")
+			return f, secret.Errorf(secret.ReasonInvalidRequest, "integration.roles: a binding has no role, or a role that this broker does not know")
 		}
 	}
 	return f, nil
@@ -63,7 +63,7 @@ func grantOf(m *secretbrokerv1.Grant) manage.Grant {
 	return manage.Grant{Principals: m.GetPrincipals(), Vaults: m.GetVaults(), Stores: m.GetStores(), Secrets: m.GetSecrets(), Keys: m.GetKeys()}
 }
 
-// messageOf is an integration on the wire. It has no credentials to show.
+// messageOf returns the message of an integration, without its credentials.
 func messageOf(in *manage.Integration) *secretbrokerv1.Integration {
 	f := &in.Form
 	m := &secretbrokerv1.Integration{
@@ -73,7 +73,7 @@ func messageOf(in *manage.Integration) *secretbrokerv1.Integration {
 		ReadOnly: in.ReadOnly, LastUseTime: timeOf(in.LastUsedAt), Problem: in.Problem,
 	}
 	if settings := f.Settings(); len(settings) > 0 {
-		m.Settings, _ = structpb.NewStruct(settings) // plain values can be one
+		m.Settings, _ = structpb.NewStruct(settings) // cannot fail for plain values
 	}
 	if ttl, stale := int64(f.Cache.TTL), int64(f.Cache.MaxStale); ttl|stale != 0 {
 		m.Cache = &secretbrokerv1.IntegrationCache{Ttl: durationOf(ttl), MaxStale: durationOf(stale)}
@@ -110,7 +110,7 @@ func messageOf(in *manage.Integration) *secretbrokerv1.Integration {
 	return m
 }
 
-// timeOf is nil for the zero time.
+// timeOf returns the timestamp of t, nil for the zero time.
 func timeOf(t time.Time) *timestamppb.Timestamp {
 	if t.IsZero() {
 		return nil

@@ -17,27 +17,27 @@ import (
 	"github.com/secretbroker/secretbroker/internal/tracing"
 )
 
-// rule says who may call a method at all. What a caller may then read is the
-// policy's business.
+// rule determines which peers may call a method at all. The policy decides which secrets
+// a caller may read.
 type rule uint8
 
 const (
-	// refused is the zero rule: a method that nobody wrote a rule for is closed.
+	// refused is the zero rule: a method without a rule cannot be called.
 	refused rule = iota
-	// anyPeer admits every peer whose certificate the client CA has signed.
+	// anyPeer admits every peer whose certificate a client CA has signed.
 	anyPeer
-	// identified admits peers that are some Principal.
+	// identified admits peers that have a Principal.
 	identified
 )
 
-// rules has a row for every method that the broker serves. New adds a method by
-// adding a row; the authorization matrix test fails until it does.
+// rules has a row for every method that the broker serves. A new method needs a new row;
+// until it has one, New fails, and so does the authorization matrix test.
 var rules = map[string]rule{
 	"/secretbroker.v1.ResolverService/Resolve": identified,
 	"/secretbroker.v1.ResolverService/Check":   identified,
 	"/secretbroker.v1.PolicyService/Explain":   identified,
-	// What a principal may do with which integration, or ask about it, takes a role on
-	// that very integration, which package manage decides.
+	// A caller needs a role on an integration to manage it or to ask about it. Package
+	// manage checks that.
 	"/secretbroker.v1.IntegrationService/CreateIntegration":     identified,
 	"/secretbroker.v1.IntegrationService/GetIntegration":        identified,
 	"/secretbroker.v1.IntegrationService/ListIntegrations":      identified,
@@ -51,57 +51,71 @@ var rules = map[string]rule{
 	"/grpc.health.v1.Health/List":                               anyPeer,
 	"/grpc.health.v1.Health/Watch":                              anyPeer,
 	"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": anyPeer,
-	// ghz and older tools still ask for v1alpha.
+	// ghz and older tools still use v1alpha.
 	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": anyPeer,
 }
 
-// So many lines about refused calls are logged per second, and so many at once.
+// refusalsPerSecond and refusalBurst limit the log lines about refused calls.
 const (
 	refusalsPerSecond = 10
 	refusalBurst      = 100
 )
 
-// interceptor is the one chain around every call: request id, metrics, panics,
-// admission, deadline.
+// interceptor is the chain around every call: identity, request id, admission, deadline,
+// metrics, tracing, and recovery from panics.
+//
+// A unary call passes it before its request is decoded. Decoding is the largest cost of a
+// refused call, and a request may be as large as 1 MiB: if the broker decoded first, a
+// caller over its limits could still use all CPU time. So gRPC's usual unary interceptor,
+// which runs after decoding, is not used, see guard.
+//
+//  1. handle identifies the caller from the connection.
+//  2. admit applies the limits and the rule of the method.
+//  3. If the connection has an incomplete request, the limits are checked twice, see wait:
+//     a caller that sends requests slowly must not use the capacity of others.
+//  4. The request is decoded. A large request waits for a CPU slot before that, see
+//     callTurn; a management call waits for one afterwards.
+//  5. The service's handler runs. It waits for a slot if it turns out that the call needs
+//     much CPU time, see resolve.Turn.
 type interceptor struct {
 	log     *slog.Logger
 	metrics *callMetrics
 	rules   map[string]rule
-	// closing ends at shutdown, when the health service has told its watchers.
+	// closing ends at shutdown, after the health service has notified its watchers.
 	closing context.Context
-	// calls, management and streams let calls in, each without regard to the others:
-	// calls that manage integrations or ask about policies take no Resolve's place, nor
-	// the other way round, and neither do streams, which last.
+	// calls, management and streams admit calls independently of each other: calls that
+	// manage integrations or ask about policies use no capacity of Resolve and the other
+	// way round, and long-lived streams use no capacity of either.
 	calls, management, streams *limiter
-	// heavy are the turns of Resolve and Check calls that need much CPU time, and turns
-	// those of the calls for which takesTurn.
+	// heavy gives slots to Resolve and Check calls that need much CPU time, and turns to
+	// the calls of methods with takesTurn.
 	heavy, turns *admission.Queue
 	refusals     *refusalLog
 	tracer       *tracing.Tracer // nil if no call is traced
 }
 
-// managementLimits bound the calls that manage integrations or ask about policies.
-// People and pipelines make them, some of them work through every integration, and
-// none is on a connector's way. One that reads or changes integrations then waits for
-// its turn: parsing a large integration takes CPU time that Resolve needs.
+// managementLimits limit the calls that manage integrations or ask about policies. People
+// and pipelines make them, some for every integration in turn, and no connector depends on
+// them. A call that reads or changes integrations also waits for a slot: parsing a large
+// integration takes CPU time that Resolve needs.
 var managementLimits = admission.Limits{PerSecond: 50, PerCaller: 8, Total: 128}
 
-// checkRules returns an error if there is a method that has no rule, or one that
-// cannot be held.
+// checkRules returns an error if a method has no rule, or a streaming method has a rule
+// that the stream interceptor cannot enforce.
 func (ic *interceptor) checkRules(services map[string]grpc.ServiceInfo) error {
 	for service, info := range services {
 		for _, m := range info.Methods {
 			full := "/" + service + "/" + m.Name
 			if ic.rules[full] == refused {
-				return fmt.Errorf("server: no rule says who may call %s", full)
+				return fmt.Errorf("server: %s has no rule that determines who may call it", full)
 			}
 		}
 	}
 	return nil
 }
 
-// guard returns a service whose unary methods pass the chain before their requests
-// are even decoded, so that refusing a call costs little.
+// guard returns the service desc with its unary methods wrapped in the interceptor chain,
+// which runs before the requests are decoded.
 func (ic *interceptor) guard(desc grpc.ServiceDesc) *grpc.ServiceDesc {
 	methods := make([]grpc.MethodDesc, len(desc.Methods))
 	for i, m := range desc.Methods {
@@ -116,14 +130,14 @@ func (ic *interceptor) guard(desc grpc.ServiceDesc) *grpc.ServiceDesc {
 	return &desc
 }
 
-// guarded is one unary method behind the chain.
+// guarded is a unary method wrapped in the interceptor chain.
 type guarded struct {
 	ic      *interceptor
 	name    string // "/SERVICE/METHOD"
 	rule    rule
 	limiter *limiter
 	turns   *admission.Queue
-	inTurn  bool // calls wait for their turn before they run
+	inTurn  bool // calls wait for a slot before they run
 	metrics *methodMetrics
 	next    grpc.MethodHandler // decodes the request and calls the service
 }
@@ -175,11 +189,12 @@ func (g *guarded) handle(srv any, ctx context.Context, decode func(any) error, _
 	return g.answer(srv, cc, decode, start)
 }
 
-// wait answers a call whose request may not have come as a whole: until it has, the
-// call has no place among those under way that others may need.
+// wait handles a call on a connection that has an incomplete request, which may be the
+// call's own. It checks the limits without counting the call, then decodes, which waits for
+// the request, and admits the call when the request is complete.
 func (g *guarded) wait(srv any, cc *callContext, decode func(any) error) (any, error) {
 	ctx := cc.Context
-	var id peerIdentity // of its own, so that handle's need not be allocated
+	var id peerIdentity // a second one, so that handle's stays on the stack
 	if _, err := identityOf(ctx, &id); err != nil {
 		return nil, g.ic.refuse(ctx, g.name, &cc.call, err)
 	}
@@ -213,8 +228,8 @@ func (g *guarded) answer(srv any, cc *callContext, decode func(any) error, start
 	return g.next(srv, cc, decode, nil)
 }
 
-// takeTurn decodes a request and then waits until the call may run, so that a request
-// that comes slowly takes no slot.
+// takeTurn returns a decode function that waits for a slot after decoding, so that a request
+// that arrives slowly occupies no slot.
 func (g *guarded) takeTurn(cc *callContext, decode func(any) error) func(any) error {
 	ctx := cc.Context
 	return func(req any) error {
@@ -232,8 +247,8 @@ func (g *guarded) takeTurn(cc *callContext, decode func(any) error) func(any) er
 	}
 }
 
-// stream is the same for the few streaming methods (reflection, health). They
-// need no deadline: they end with their connection, or at shutdown.
+// stream is the interceptor of the few streaming methods (reflection, health). They need
+// no deadline: they end with their connection, or at shutdown.
 func (ic *interceptor) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 	start := time.Now()
 	c := &call{requestID: newRequestID()}
@@ -263,8 +278,8 @@ func (ic *interceptor) stream(srv any, ss grpc.ServerStream, info *grpc.StreamSe
 	return handler(srv, &endingStream{ServerStream: ss, ctx: ctx})
 }
 
-// endingStream is a stream that ends at shutdown; a client that watches the
-// broker's health would otherwise hold that up.
+// endingStream is a stream that ends at shutdown. Otherwise a client that watches the
+// broker's health would delay the shutdown.
 type endingStream struct {
 	grpc.ServerStream
 	ctx context.Context
@@ -272,7 +287,7 @@ type endingStream struct {
 
 func (s *endingStream) Context() context.Context { return s.ctx }
 
-// refuse makes the answer to a call that is not let in.
+// refuse logs a call that was not admitted and returns its status.
 func (ic *interceptor) refuse(ctx context.Context, method string, c *call, err error) error {
 	ic.refusals.write(ctx, ic.log, method, c, err)
 	if errors.Is(err, errNoSuchMethod) {
@@ -281,15 +296,15 @@ func (ic *interceptor) refuse(ctx context.Context, method string, c *call, err e
 	return statusOf(err, c.requestID).Err()
 }
 
-// refusalLog tells the operator of refused calls, all of them unless there are
-// so many that they would fill the log; secretbroker_grpc_calls_total counts all.
+// refusalLog logs refused calls, as long as they are not so many that they would fill the
+// log; secretbroker_grpc_calls_total counts all of them.
 type refusalLog struct {
-	pace       *rate.Limiter
+	limiter    *rate.Limiter
 	suppressed atomic.Int64
 }
 
 func newRefusalLog() *refusalLog {
-	return &refusalLog{pace: rate.NewLimiter(refusalsPerSecond, refusalBurst)}
+	return &refusalLog{limiter: rate.NewLimiter(refusalsPerSecond, refusalBurst)}
 }
 
 func (r *refusalLog) write(ctx context.Context, log *slog.Logger, method string, c *call, err error) {
@@ -301,18 +316,18 @@ func (r *refusalLog) write(ctx context.Context, log *slog.Logger, method string,
 		"peer", c.who.PeerAddress, "error", err, "more_since_last", more)
 }
 
-// next reports whether one more line may be logged, and how many were not since the
-// last one.
+// next reports whether another line may be logged, and how many were suppressed since the
+// previous one.
 func (r *refusalLog) next() (suppressed int64, ok bool) {
-	if !r.pace.Allow() {
+	if !r.limiter.Allow() {
 		r.suppressed.Add(1)
 		return 0, false
 	}
 	return r.suppressed.Swap(0), true
 }
 
-// panicked makes the answer to a call whose handler panicked. The panic's value
-// is not logged: it might hold a secret.
+// panicked returns the status of a call whose handler panicked. It does not log the value
+// of the panic, which may contain a secret.
 func (ic *interceptor) panicked(ctx context.Context, method string, c *call, p any) error {
 	ic.log.ErrorContext(ctx, "panic in a call", "method", method, "request_id", c.requestID,
 		"panic_type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))

@@ -19,7 +19,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// expectOverloaded looks at what a caller over a limit gets.
+// expectOverloaded checks the error that a caller over a limit gets.
 func expectOverloaded(t *testing.T, err error) {
 	t.Helper()
 	if status.Code(err) != codes.ResourceExhausted {
@@ -36,7 +36,7 @@ func expectOverloaded(t *testing.T, err error) {
 		}
 	}
 	if reason != string(secret.ReasonOverloaded) || delay < time.Second {
-		t.Errorf("reason %q, to be tried again after %v", reason, delay)
+		t.Errorf("reason %q, retry delay %v", reason, delay)
 	}
 }
 
@@ -65,11 +65,12 @@ func (ts *testServer) counter(t *testing.T, name, label string) float64 {
 			}
 		}
 	}
-	t.Fatalf("%s is not counted", label)
+	t.Fatalf("there is no counter for %s", label)
 	return 0
 }
 
-// TestCallsPerSecond limits each principal by itself, whatever it calls.
+// TestCallsPerSecond: the limit counts each principal's calls separately, of all methods
+// together.
 func TestCallsPerSecond(t *testing.T) {
 	ts := startServer(t)
 	ts.SetCallLimits(admission.Limits{PerSecond: 2})
@@ -80,7 +81,7 @@ func TestCallsPerSecond(t *testing.T) {
 	if _, err := healthpb.NewHealthClient(conn).Check(t.Context(), &healthpb.HealthCheckRequest{}); err != nil {
 		t.Fatal(err)
 	}
-	// The bucket fills while the test runs; sooner or later it is empty.
+	// The bucket fills while the test runs. The calls are faster and empty it.
 	var err error
 	for err == nil {
 		_, err = ask(t, conn, &secretbrokerv1.ResolveRequest{})
@@ -93,11 +94,11 @@ func TestCallsPerSecond(t *testing.T) {
 		t.Errorf("log: %s", log)
 	}
 	if _, err := ask(t, ts.dial(t, ts.ca.Client(string(granted)+"0")), &secretbrokerv1.ResolveRequest{}); status.Code(err) != codes.PermissionDenied {
-		t.Errorf("another principal gets %v", err)
+		t.Errorf("another principal got %v", err)
 	}
 }
 
-// TestMethodsWithoutARuleAreLimited as well: asking for them is no way around.
+// TestMethodsWithoutARuleAreLimited: calls of unknown methods count as well.
 func TestMethodsWithoutARuleAreLimited(t *testing.T) {
 	ts := startServer(t)
 	ts.SetCallLimits(admission.Limits{PerSecond: 1})
@@ -111,8 +112,8 @@ func TestMethodsWithoutARuleAreLimited(t *testing.T) {
 	}
 }
 
-// TestConcurrentCalls refuses a caller what it has too much of under way, and
-// takes it back when a call ends, in whatever way.
+// TestConcurrentCalls: a caller with too many active calls is refused, and admitted again
+// when a call ends in any way.
 func TestConcurrentCalls(t *testing.T) {
 	ts := startServer(t)
 	ts.SetCallLimits(admission.Limits{PerCaller: 1})
@@ -135,9 +136,9 @@ func TestConcurrentCalls(t *testing.T) {
 		<-begun
 		_, err := ask(t, conn, &secretbrokerv1.ResolveRequest{})
 		expectOverloaded(t, err)
-		// Another principal is not held up, nor are streams.
+		// Neither another principal nor streams are delayed.
 		if _, err := healthpb.NewHealthClient(ts.dial(t, ts.ca.Client(string(auditorID)))).Check(t.Context(), &healthpb.HealthCheckRequest{}); err != nil {
-			t.Errorf("another principal: %v", err)
+			t.Errorf("another principal got %v", err)
 		}
 		finish <- end
 		if err := <-answered; (err == nil) != (end == nil) {
@@ -159,8 +160,8 @@ func TestConcurrentCalls(t *testing.T) {
 	<-answered
 }
 
-// TestStreamsTakeNoCallsPlace: those who watch the broker's health for hours are
-// counted apart.
+// TestStreamsTakeNoCallsPlace: clients that watch the broker's health for hours are counted
+// separately.
 func TestStreamsTakeNoCallsPlace(t *testing.T) {
 	ts := startServer(t)
 	ts.SetCallLimits(admission.Limits{PerCaller: 1})
@@ -176,19 +177,19 @@ func TestStreamsTakeNoCallsPlace(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := ask(t, conn, &secretbrokerv1.ResolveRequest{}); err != nil {
-		t.Errorf("beside a stream: %v", err)
+		t.Errorf("during a stream: %v", err)
 	}
 	expectOverloaded(t, watch())
 }
 
-// TestRefusalsDoNotFillTheLog: a flood of refused calls is told of, and counted.
+// TestRefusalsDoNotFillTheLog: a flood of refused calls is counted, and logged in part.
 func TestRefusalsDoNotFillTheLog(t *testing.T) {
 	ts := startServer(t)
 	ts.SetCallLimits(admission.Limits{PerSecond: 1})
 	conn := ts.dial(t, ts.ca.Client(string(granted)))
 	const n = 2 * refusalBurst
 	for range n {
-		_, _ = ask(t, conn, &secretbrokerv1.ResolveRequest{}) // refused, nearly always
+		_, _ = ask(t, conn, &secretbrokerv1.ResolveRequest{}) // nearly always refused
 	}
 	if lines := strings.Count(ts.log.String(), "call refused"); lines < refusalBurst/2 || lines >= n {
 		t.Errorf("%d lines", lines)
@@ -198,8 +199,8 @@ func TestRefusalsDoNotFillTheLog(t *testing.T) {
 	}
 }
 
-// TestFailuresDoNotFillTheLog: configs that cannot be resolved are told of, but so many
-// a second at most: at a full disk every call fails with an error of the operator's.
+// TestFailuresDoNotFillTheLog: the number of log lines per second about configs that could
+// not be resolved is limited: if the disk is full, every call fails with such an error.
 func TestFailuresDoNotFillTheLog(t *testing.T) {
 	ts := startServer(t)
 	ts.resolver.next = func(context.Context) (*resolve.Result, error) {
@@ -217,8 +218,8 @@ func TestFailuresDoNotFillTheLog(t *testing.T) {
 	}
 }
 
-// TestManagementIsAdmittedApart: calls that manage integrations and calls that
-// resolve take no place of each other, and one principal has few of the former.
+// TestManagementIsAdmittedApart: calls that manage integrations and calls that resolve use
+// separate capacity, and one principal may have few of the former.
 func TestManagementIsAdmittedApart(t *testing.T) {
 	ts := startServer(t)
 	ts.SetCallLimits(admission.Limits{PerSecond: 1000, PerCaller: 1, Total: 2})
@@ -239,14 +240,14 @@ func TestManagementIsAdmittedApart(t *testing.T) {
 		t.Errorf("%v refusals are counted", got)
 	}
 	if got := ts.overLimit(t, admission.PerCaller); got != 0 {
-		t.Errorf("%v refusals are counted as of other calls", got)
+		t.Errorf("%v refusals are counted for other calls", got)
 	}
 	if _, err := ask(t, conn, &secretbrokerv1.ResolveRequest{}); err != nil {
 		t.Errorf("Resolve of the same principal: %v", err)
 	}
 	another := ts.dial(t, ts.ca.Client(string(auditorID)))
 	if _, err := secretbrokerv1.NewPolicyServiceClient(another).Explain(t.Context(), &secretbrokerv1.ExplainRequest{}); err != nil {
-		t.Errorf("another principal: %v", err)
+		t.Errorf("another principal got %v", err)
 	}
 	for range n {
 		ts.manager.list <- struct{}{}
@@ -256,7 +257,7 @@ func TestManagementIsAdmittedApart(t *testing.T) {
 	}
 	ts.manager.listing = nil
 
-	// And the other way round, while all that may be resolved is under way.
+	// The other way round: the capacity for Resolve is used up.
 	begun, finish := make(chan struct{}, 1), make(chan struct{})
 	ts.resolver.next = func(context.Context) (*resolve.Result, error) {
 		begun <- struct{}{}
@@ -270,7 +271,7 @@ func TestManagementIsAdmittedApart(t *testing.T) {
 	}()
 	<-begun
 	if err := list(); err != nil {
-		t.Errorf("while a Resolve is under way: %v", err)
+		t.Errorf("during a Resolve: %v", err)
 	}
 	close(finish)
 	if err := <-answered; err != nil {
@@ -278,8 +279,8 @@ func TestManagementIsAdmittedApart(t *testing.T) {
 	}
 }
 
-// TestManagementTakesTurns: while all places of management calls are taken, further
-// ones wait, and neither ValidateIntegration nor Resolve does.
+// TestManagementTakesTurns: while management calls occupy all slots, further ones wait, but
+// neither ValidateIntegration nor Resolve does.
 func TestManagementTakesTurns(t *testing.T) {
 	ts := startServer(t, func(c *Config) { c.Limits.ManagementRunning = 2 })
 	ts.manager.listing, ts.manager.list = make(chan struct{}), make(chan struct{})
@@ -306,7 +307,7 @@ func TestManagementTakesTurns(t *testing.T) {
 		t.Errorf("Resolve: %v", err)
 	}
 	if err := list(t.Context(), ownerID); err == nil || ts.overLabel(t, "management_cpu") != 1 {
-		t.Errorf("a call that has waited too long: %v", err)
+		t.Errorf("a call that waited too long: %v", err)
 	} else {
 		expectOverloaded(t, err)
 	}
@@ -314,7 +315,7 @@ func TestManagementTakesTurns(t *testing.T) {
 	for range n - 1 {
 		ts.manager.list <- struct{}{}
 	}
-	<-ts.manager.listing // the one that waited
+	<-ts.manager.listing // the call that waited
 	ts.manager.list <- struct{}{}
 	for range n {
 		if err := <-listed; err != nil {

@@ -2,11 +2,11 @@ package server
 
 import "syscall"
 
-// awaitSeconds is about how long the kernel keeps a connection without data. It drops
-// it then, as the server would after handshakeTimeout.
+// awaitSeconds is about how long the kernel keeps a connection without data before it drops
+// the connection, as the server does after handshakeTimeout.
 const awaitSeconds = 10
 
-// awaitData has the kernel accept a connection when its first bytes have come.
+// awaitData makes the kernel pass a connection on when its first bytes have arrived.
 func awaitData(_, _ string, c syscall.RawConn) error {
 	var err error
 	if e := c.Control(func(fd uintptr) {

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestSilentConnectionsAreNotAccepted: of two connections the one that says something is
-// accepted, although the other one was there before it.
+// TestSilentConnectionsAreNotAccepted: of two connections, the one that sends data is
+// accepted although the silent one connected earlier.
 func TestSilentConnectionsAreNotAccepted(t *testing.T) {
 	l, err := Listen(t.Context(), "127.0.0.1:0")
 	if err != nil {

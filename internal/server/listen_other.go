@@ -4,5 +4,5 @@ package server
 
 import "syscall"
 
-// awaitData does nothing: there is no way to have the system wait for data.
+// awaitData does nothing: this system cannot wait for data before it accepts.
 func awaitData(_, _ string, _ syscall.RawConn) error { return nil }

@@ -20,8 +20,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/trust/trusttest"
 )
 
-// TestAuthorizationMatrix calls every method that the server serves as every
-// kind of caller. A method or a kind without an expectation fails it.
+// TestAuthorizationMatrix calls every method that the server serves as every kind of
+// caller. It fails for a method or a kind of caller without an expectation.
 func TestAuthorizationMatrix(t *testing.T) {
 	ts := startServer(t)
 	stranger := trusttest.NewCA(t, "test CA")
@@ -39,15 +39,14 @@ func TestAuthorizationMatrix(t *testing.T) {
 		"an owner":                      ts.ca.Client(string(ownerID)),
 		"granted":                       ts.ca.Client(string(granted)),
 	}
-	// What the wire says to each kind of caller. "refused" callers do not get
-	// through the handshake.
+	// The expected codes by kind of caller. "refused" callers fail the handshake.
 	const refusedCode = codes.Unavailable
 	refusedCallers := map[string]bool{
 		"without a certificate": true, "of another CA": true, "with an expired certificate": true, "with a server certificate": true,
 	}
 	unidentified := map[string]bool{"without an identity": true, "with two SPIFFE IDs": true, "with several DNS names": true}
 	anybody := func(string) codes.Code { return codes.OK }
-	// Reflection's own answer to an empty question: it was reached.
+	// Reflection's answer to an empty request shows that the call was admitted.
 	reflected := func(string) codes.Code { return codes.InvalidArgument }
 	resolving := func(caller string) codes.Code {
 		switch {
@@ -59,7 +58,7 @@ func TestAuthorizationMatrix(t *testing.T) {
 			return codes.PermissionDenied
 		}
 	}
-	// Who has a role is decided beneath; everybody else with an identity gets there.
+	// The use case checks roles, so every caller with an identity reaches it.
 	managing := func(may ...string) func(string) codes.Code {
 		return func(caller string) codes.Code {
 			switch {
@@ -74,7 +73,7 @@ func TestAuthorizationMatrix(t *testing.T) {
 	}
 	want := map[string]func(caller string) codes.Code{
 		"/secretbroker.v1.ResolverService/Resolve": resolving,
-		// A dry run tells a caller without a grant that it has none.
+		// Check reports to a caller without a grant that it has none.
 		"/secretbroker.v1.ResolverService/Check": func(caller string) codes.Code {
 			if unidentified[caller] {
 				return codes.Unauthenticated
@@ -116,7 +115,7 @@ func TestAuthorizationMatrix(t *testing.T) {
 			t.Run(strings.TrimPrefix(method, "/")+" "+caller, func(t *testing.T) {
 				expect, ok := want[method]
 				if !ok {
-					t.Fatal("a method that nobody wrote an expectation for")
+					t.Fatal("the method has no expectation")
 				}
 				code := expect(caller)
 				if refusedCallers[caller] {
@@ -130,7 +129,7 @@ func TestAuthorizationMatrix(t *testing.T) {
 	}
 }
 
-// callAny calls a method with an empty message and takes one answer.
+// callAny calls a method with an empty message and receives one answer.
 func callAny(t *testing.T, conn *grpc.ClientConn, method string, streaming bool) error {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()

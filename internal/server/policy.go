@@ -9,7 +9,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// policyService translates between the wire and the use case.
+// policyService translates between the wire format and the use case.
 type policyService struct {
 	secretbrokerv1.UnimplementedPolicyServiceServer
 	manager Manager
@@ -25,7 +25,7 @@ func (s *policyService) Explain(ctx context.Context, req *secretbrokerv1.Explain
 	})
 	if err != nil {
 		if e := secret.AsError(err); e.Cause != nil {
-			s.log.ErrorContext(ctx, "a question could not be answered", "request_id", c.requestID, "reason", string(e.Reason), "cause", e.Cause)
+			s.log.ErrorContext(ctx, "a policy question failed", "request_id", c.requestID, "reason", string(e.Reason), "cause", e.Cause)
 		}
 		return nil, statusOf(err, c.requestID).Err()
 	}

@@ -20,13 +20,13 @@ type Resolver interface {
 	Check(ctx context.Context, who resolve.Caller, req resolve.Request) ([]resolve.Report, error)
 }
 
-// resolverService translates between the wire and the use case and does nothing
+// resolverService translates between the wire format and the use case, and does nothing
 // else.
 type resolverService struct {
 	secretbrokerv1.UnimplementedResolverServiceServer
 	resolver Resolver
 	log      *slog.Logger
-	// failures bounds the lines about configs that could not be resolved.
+	// failures limits the log lines about configs that could not be resolved.
 	failures *refusalLog
 }
 
@@ -72,7 +72,7 @@ func (s *resolverService) Check(ctx context.Context, req *secretbrokerv1.CheckRe
 	return out, nil
 }
 
-// askedFor is what ResolveRequest and CheckRequest have in common.
+// askedFor is the common part of ResolveRequest and CheckRequest.
 type askedFor interface {
 	GetIntegrationId() string
 	GetConfigs() map[string]string
@@ -91,7 +91,7 @@ func requestOf(req askedFor, c *call) resolve.Request {
 	if req.GetMaxAge() != nil {
 		maxAge := req.GetMaxAge().AsDuration()
 		if !req.GetMaxAge().IsValid() {
-			maxAge = -1 // which the use case refuses, and records
+			maxAge = -1 // the use case refuses it and records the refusal
 		}
 		in.MaxAge = &maxAge
 	}
@@ -103,7 +103,7 @@ func responseOf(res *resolve.Result, requestID string, now time.Time) *secretbro
 		RequestId: requestID,
 		Configs:   make(map[string]*secretbrokerv1.ResolvedConfig, len(res.Configs)),
 	}
-	// One allocation for all of them.
+	// One allocation for all configs.
 	configs := make([]struct {
 		config        secretbrokerv1.ResolvedConfig
 		fetch, expire timestamppb.Timestamp
@@ -135,7 +135,7 @@ func responseOf(res *resolve.Result, requestID string, now time.Time) *secretbro
 	return out
 }
 
-// setTime is timestamppb.New in place.
+// setTime sets to to t, without the allocation of timestamppb.New.
 func setTime(to *timestamppb.Timestamp, t time.Time) {
 	to.Seconds, to.Nanos = t.Unix(), int32(t.Nanosecond()) //nolint:gosec // below 1e9
 }
@@ -170,7 +170,7 @@ func reportOf(r *resolve.Report, now time.Time) *secretbrokerv1.ConfigReport {
 	return out
 }
 
-// lengthClassOf tells a length so roughly that it gives nothing away.
+// lengthClassOf returns a class of lengths that is too coarse to reveal the value.
 func lengthClassOf(n int) secretbrokerv1.LengthClass {
 	switch {
 	case n < 0:
@@ -188,16 +188,15 @@ func lengthClassOf(n int) secretbrokerv1.LengthClass {
 	}
 }
 
-// logFailure tells the operator's log of failures with a cause that the caller
-// is not told, once for each kind of failure in a call, as long as there are not too many.
-// Plain refusals are in the audit and nowhere else.
+// logFailure logs failures whose cause the caller does not get: each kind of failure once
+// per call, and only a limited number per second. Plain refusals are only in the audit log.
 func (s *resolverService) logFailure(ctx context.Context, c *call, integration string, err error) {
 	type kind struct {
 		reason  secret.Reason
 		message string
 	}
 	if !resolve.ValidID(integration) {
-		integration = "" // whatever the caller wrote there
+		integration = "" // it may be any text of the caller
 	}
 	configs := make(map[kind][]string)
 	failures := failuresOf(err)

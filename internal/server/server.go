@@ -1,9 +1,24 @@
-// Package server owns the wire: the gRPC services and their interceptors, mutual
-// TLS and the caller's identity, the table that turns errors into statuses, and
-// the admin HTTP endpoint.
+// Package server implements the broker's network interface: the gRPC services and their
+// interceptors, mutual TLS and the identity of callers, the table that maps errors to gRPC
+// statuses, and the admin HTTP endpoint.
 //
-// It decides who somebody is and whether a method may be called at all. What a
-// caller may read is decided beneath it; it knows no stores and no cache.
+// A call passes these stages, from the socket inwards:
+//
+//  1. Listen and handshakes accept connections and limit what unauthenticated peers can
+//     use. identifyingCredentials determine the caller from its verified client certificate,
+//     and connections tracks the connection from then on.
+//  2. traffic parses the frame headers of HTTP/2 and charges the memory of open calls to
+//     the caller. It closes connections that exceed a bound, before gRPC sees the bytes.
+//  3. interceptor admits the call, before gRPC decodes its request: see its documentation
+//     for the reason. guarded wraps one unary method.
+//  4. The handlers translate between the wire format and the use cases (packages resolve
+//     and manage).
+//  5. statusOf maps an error to a status; statusTable has the mapping.
+//  6. commitBarrier delays the writes of a connection until the audit log has recorded the
+//     answers in them. traffic releases the memory of the answer.
+//
+// The package determines who the caller is and whether it may call a method at all. The
+// use cases decide what a caller may read. The package knows neither stores nor the cache.
 package server
 
 import (
@@ -37,75 +52,74 @@ const (
 	maxHeaderListSize = 16 << 10 // bytes
 	handshakeTimeout  = 10 * time.Second
 	maxConnectionIdle = 30 * time.Minute
-	// maxConnectionAge makes clients come back now and then, so that they spread
-	// over replicas and show a current certificate: one that is renewed at half of
-	// its life, as SPIRE's are, of an hour by default, is never cut off for its age.
+	// maxConnectionAge makes clients reconnect regularly, so that they spread over
+	// replicas and present a current certificate. A certificate that is renewed at half
+	// of its lifetime, an hour by default in SPIRE, never expires during a connection.
 	maxConnectionAge      = 10 * time.Minute
 	maxConnectionAgeGrace = time.Minute
 	minClientPing         = 10 * time.Second
 	serverPing            = time.Minute
 	serverPingTimeout     = 20 * time.Second
-	// recheckInterval is how often the peers of open connections are judged anew,
-	// at least.
+	// recheckInterval is the maximum time between two checks of the peers of open
+	// connections.
 	recheckInterval = 5 * time.Second
-	// trafficInterval is how often it is looked whether a connection keeps the broker
+	// trafficInterval is the interval of the checks for connections that keep the broker
 	// waiting.
 	trafficInterval = time.Second
-	// defaultMemory is the Config's default, in bytes.
+	// defaultMemory is the default of Config.Memory, in bytes.
 	defaultMemory = 512 << 20
-	// streamWorkers is how many goroutines gRPC keeps for calls. A new one for each
-	// call would have to grow its stack each time, which takes a fifth of the CPU
-	// of a call; calls beyond the workers, which may all wait for the audit or a
-	// store, do get one.
+	// streamWorkers is the number of goroutines that gRPC keeps for calls. A new
+	// goroutine for each call would have to grow its stack each time, which takes a fifth
+	// of the CPU time of a call. Calls beyond the workers, which may all wait for the
+	// audit log or a store, get a new goroutine.
 	streamWorkers = 256
-	// watcherTime is how long streams last into a shutdown.
+	// watcherTime is the time for which streams continue after the start of a shutdown.
 	watcherTime = 100 * time.Millisecond
 )
 
-// Config is what a Server is made of. All fields are required but Identity, Limits
-// and Tracer.
+// Config configures a Server. All fields are required except Identity, Limits, Memory and
+// Tracer.
 type Config struct {
 	Resolver Resolver
 	Manager  Manager
-	// Trust is the server's certificate and the trust in clients. The Server does
-	// not run it.
+	// Trust has the server's certificate and the authorities of client certificates. The
+	// caller of New runs it.
 	Trust *trust.Store
-	// Identity says which client certificates name a caller; the zero value will
-	// do.
+	// Identity determines which client certificates identify a caller; the zero value is
+	// valid.
 	Identity IdentityRules
 	Logger   *slog.Logger
 	Metrics  prometheus.Registerer
-	// Limits bound the callers; zero ones take their defaults.
+	// Limits limits the callers; a field that is zero has its default.
 	Limits Limits
-	// Memory bounds the memory that callers make the broker keep; 512 MiB if nil.
+	// Memory limits the memory that callers make the broker use; 512 MiB if nil.
 	Memory *budget.Budget
-	// Tracer, if not nil, traces the calls whose callers ask for it. The Server does
-	// not run it.
+	// Tracer, if not nil, traces the calls whose callers request it. The caller of New
+	// runs it.
 	Tracer *tracing.Tracer
 
-	patience patience // defaultPatience, but in tests
+	timeouts timeouts // defaultTimeouts except in tests
 }
 
-// Limits bound what callers may send and keep open. The zero value of each
-// stands for its default.
+// Limits limits what callers may send and keep open. A field that is zero has its default.
 type Limits struct {
-	// MaxRequestBytes is the largest request: 1 MiB. A whole connector
-	// configuration has some 10 KiB.
+	// MaxRequestBytes is the maximum size of a request: 1 MiB by default. A complete
+	// connector configuration has about 10 KiB.
 	MaxRequestBytes int
-	// MaxStreamsPerConnection is how many calls of one connection may be under
-	// way: 256. Further ones wait at the client.
+	// MaxStreamsPerConnection is the maximum number of active calls of one connection:
+	// 256 by default. Further calls wait at the client.
 	MaxStreamsPerConnection int
-	// MaxConnectionsPerPrincipal is how many connections of one principal serve
-	// calls: 256.
+	// MaxConnectionsPerPrincipal is the maximum number of connections of one principal
+	// that serve calls: 256 by default.
 	MaxConnectionsPerPrincipal int
-	// MaxHandshakes is how many handshakes may be under way: 1,000. One more ends
-	// the oldest of the address that has the most.
+	// MaxHandshakes is the maximum number of concurrent handshakes: 1,000 by default. One
+	// more ends the oldest handshake of the address that has the most.
 	MaxHandshakes int
-	// Calls bounds the calls per second and at the same time.
+	// Calls limits the calls per second and the active calls.
 	Calls admission.Limits
-	// ManagementRunning is how many calls that manage integrations or ask about
-	// policies run at the same time, of one principal half as many: one for each CPU.
-	// Further ones wait for their turn.
+	// ManagementRunning is the number of calls that manage integrations or ask about
+	// policies that run at the same time: by default one for each CPU. At most half of
+	// them are of one principal. Further calls wait in a queue.
 	ManagementRunning int
 }
 
@@ -126,20 +140,20 @@ type Server struct {
 	health *health.Server
 	// endStreams ends the streaming calls.
 	endStreams context.CancelFunc
-	handshakes prometheus.Counter // that failed
-	limiters   []*limiter         // that SetCallLimits is for
+	handshakes prometheus.Counter // failed handshakes
+	limiters   []*limiter         // the limiters that SetCallLimits changes
 
 	trust       *trust.Store
 	connections *connections
 	greetings   *handshakes
-	// recheck and traffic are recheckInterval and trafficInterval, but in tests.
+	// recheck and traffic are recheckInterval and trafficInterval except in tests.
 	recheck, traffic time.Duration
 }
 
-// New makes a Server with every service registered.
+// New returns a Server with every service registered.
 func New(cfg Config) (*Server, error) {
 	if cfg.Trust == nil {
-		return nil, errors.New("server: there is no certificate and no trust in clients")
+		return nil, errors.New("server: Config.Trust is required: the server's certificate and the client CAs")
 	}
 	limits := cfg.Limits.withDefaults()
 	closing, endStreams := context.WithCancel(context.Background())
@@ -153,7 +167,7 @@ func New(cfg Config) (*Server, error) {
 	ended := newConnectionMetrics(cfg.Metrics, greetings.count)
 	greetings.displaced = ended.displaced
 	refusals := &handshakeLog{log: cfg.Logger, count: ic.metrics.handshakes.Inc}
-	known := newConnections(limits.MaxConnectionsPerPrincipal, cfg.Logger, ended, cmp.Or(cfg.Memory, budget.New(defaultMemory)), cmp.Or(cfg.patience, defaultPatience))
+	known := newConnections(limits.MaxConnectionsPerPrincipal, cfg.Logger, ended, cmp.Or(cfg.Memory, budget.New(defaultMemory)), cmp.Or(cfg.timeouts, defaultTimeouts))
 	g := grpc.NewServer(
 		grpc.Creds(identifyingCredentials{
 			TransportCredentials: credentials.NewTLS(cfg.Trust.TLSConfig()),
@@ -163,7 +177,7 @@ func New(cfg Config) (*Server, error) {
 			connections:          known,
 			refused:              refusals.refused,
 		}),
-		grpc.StreamInterceptor(ic.stream), // unary methods are guarded below
+		grpc.StreamInterceptor(ic.stream), // guard wraps unary methods below
 		grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error { return errNoSuchMethod }),
 		grpc.MaxRecvMsgSize(limits.MaxRequestBytes),
 		grpc.NumStreamWorkers(streamWorkers),
@@ -195,7 +209,7 @@ func New(cfg Config) (*Server, error) {
 	for _, service := range []string{secretbrokerv1.ResolverService_ServiceDesc.ServiceName, secretbrokerv1.PolicyService_ServiceDesc.ServiceName, secretbrokerv1.IntegrationService_ServiceDesc.ServiceName} {
 		s.health.SetServingStatus(service, healthpb.HealthCheckResponse_SERVING)
 	}
-	reflection.Register(g) // v1, and v1alpha beside it
+	reflection.Register(g) // v1 and v1alpha
 	if err := ic.checkRules(g.GetServiceInfo()); err != nil {
 		endStreams()
 		return nil, err
@@ -214,23 +228,23 @@ func (s *Server) Serve(l net.Listener) error {
 	if err := s.grpc.Serve(l); !errors.Is(err, grpc.ErrServerStopped) {
 		return err
 	}
-	return nil // shut down before it had begun
+	return nil // Shutdown was called before Serve
 }
 
-// SetCallLimits puts other limits in force for the calls to come. Those on calls
-// that manage integrations are fixed.
+// SetCallLimits replaces the limits for future calls. The limits on calls that manage
+// integrations are fixed.
 func (s *Server) SetCallLimits(l admission.Limits) {
 	for _, g := range s.limiters {
 		g.SetLimits(l, time.Now())
 	}
 }
 
-// Drain tells who asks for the broker's health to go elsewhere. Calls are
-// answered as ever, until Shutdown.
+// Drain makes the health service report NOT_SERVING, so that load balancers and clients
+// use other replicas. The Server still serves calls until Shutdown.
 func (s *Server) Drain() { s.health.Shutdown() }
 
-// Shutdown tells clients to go elsewhere, lets the calls under way finish until
-// ctx ends, and then cuts off what is left.
+// Shutdown tells clients to reconnect elsewhere, lets active calls finish until ctx ends,
+// and then closes the remaining connections.
 func (s *Server) Shutdown(ctx context.Context) {
 	s.health.Shutdown()
 	s.greetings.close()
@@ -239,14 +253,14 @@ func (s *Server) Shutdown(ctx context.Context) {
 		s.grpc.GracefulStop()
 		close(done)
 	}()
-	// Watchers of the health service have been told by now, or will not listen.
-	told := time.NewTimer(watcherTime)
-	defer told.Stop()
+	// The watchers of the health service have received the change by now.
+	notified := time.NewTimer(watcherTime)
+	defer notified.Stop()
 	select {
 	case <-done:
 		s.endStreams()
 		return
-	case <-told.C:
+	case <-notified.C:
 	case <-ctx.Done():
 	}
 	s.endStreams()

@@ -35,7 +35,7 @@ const (
 	ownerID   = authz.Principal("spiffe://example.org/ops/owner")
 )
 
-// fakeResolver answers the granted principal and records who asked.
+// fakeResolver answers the granted principal and records its last arguments.
 type fakeResolver struct {
 	mu   sync.Mutex
 	who  resolve.Caller
@@ -134,7 +134,7 @@ func startServer(t *testing.T, change ...func(*Config)) *testServer {
 	return ts
 }
 
-// dial connects with a certificate, or with none.
+// dial connects with a certificate; nil is no certificate.
 func (ts *testServer) dial(t *testing.T, cert *tls.Certificate) *grpc.ClientConn {
 	t.Helper()
 	cfg := &tls.Config{RootCAs: ts.ca.Pool(), MinVersion: tls.VersionTLS12}
@@ -165,7 +165,7 @@ func TestPanicIsInternalAndSilent(t *testing.T) {
 	ts := startServer(t)
 	ts.resolver.next = func(context.Context) (*resolve.Result, error) { panic("canary") }
 	conn := ts.dial(t, ts.ca.Client(string(granted)))
-	for range 2 { // the server lives on
+	for range 2 { // the server continues
 		_, err := ask(t, conn, &secretbrokerv1.ResolveRequest{})
 		if status.Code(err) != codes.Internal || strings.Contains(err.Error(), "canary") {
 			t.Errorf("got %v", err)
@@ -176,8 +176,8 @@ func TestPanicIsInternalAndSilent(t *testing.T) {
 	}
 }
 
-// TestReplyBeforeTheDeadline: a caller hears why there is no value, instead of
-// nothing but its own deadline.
+// TestReplyBeforeTheDeadline: a caller gets the reason for the failure before its own
+// deadline passes.
 func TestReplyBeforeTheDeadline(t *testing.T) {
 	ts := startServer(t)
 	ts.resolver.next = func(ctx context.Context) (*resolve.Result, error) {
@@ -186,7 +186,7 @@ func TestReplyBeforeTheDeadline(t *testing.T) {
 	}
 	client := secretbrokerv1.NewResolverServiceClient(ts.dial(t, ts.ca.Client(string(granted))))
 	var err error
-	for range 5 { // a machine that stands still for the 20 ms takes them away
+	for range 5 { // a machine that pauses for 20 ms can miss the deadline
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		_, err = client.Resolve(ctx, &secretbrokerv1.ResolveRequest{})
 		cancel()

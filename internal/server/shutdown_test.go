@@ -11,7 +11,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/resolve"
 )
 
-// TestShutdown: calls under way finish, and health says where to go meanwhile.
+// TestShutdown: active calls finish, and the health service reports NOT_SERVING meanwhile.
 func TestShutdown(t *testing.T) {
 	ts := startServer(t)
 	begun, finish := make(chan struct{}), make(chan struct{})
@@ -34,7 +34,7 @@ func TestShutdown(t *testing.T) {
 		answered <- err
 	}()
 	<-begun
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // which the watcher must not use up
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // the watcher must not use it up
 	defer cancel()
 	down := make(chan struct{})
 	go func() { ts.Shutdown(ctx); close(down) }()
@@ -43,7 +43,7 @@ func TestShutdown(t *testing.T) {
 	}
 	close(finish)
 	if err := <-answered; err != nil {
-		t.Errorf("a call under way was lost: %v", err)
+		t.Errorf("an active call failed: %v", err)
 	}
 	<-down
 }

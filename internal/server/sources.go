@@ -6,27 +6,26 @@ import (
 	"net/netip"
 )
 
-// sources keeps handshakes by the address that they come from, and finds the one to
-// end when there are too many. The zero sources is empty. It is not safe for
-// concurrent use.
+// sources groups handshakes by the address of the peer, and selects the one to end if there
+// are too many. The zero sources is empty. It is not safe for concurrent use.
 type sources struct {
 	of map[netip.Prefix]*source
-	// level[n] are the sources of n handshakes, of *source, those that have been
-	// there for longest first; most is the highest level that is in use.
+	// level[n] lists the sources (*source) with n handshakes, in the order in which they
+	// got that number; most is the highest level in use.
 	level []*list.List
 	most  int
 	count int
 }
 
-// source is one address that handshakes come from.
+// source is an address with handshakes.
 type source struct {
 	from       netip.Prefix
-	handshakes list.List // of *handshake, the oldest first
+	handshakes list.List // of *handshake; oldest first
 	at         *list.Element
 }
 
-// sourceOf returns where a connection comes from: its IPv4 address, or the /64 of
-// its IPv6 address, which is the least that one host is given.
+// sourceOf returns the source of a connection: its IPv4 address, or the /64 of its IPv6
+// address, because a provider assigns at least a /64 to one host.
 func sourceOf(addr net.Addr) netip.Prefix {
 	tcp, ok := addr.(*net.TCPAddr)
 	if !ok {
@@ -37,11 +36,11 @@ func sourceOf(addr net.Addr) netip.Prefix {
 	if ip.Is6() {
 		bits = 64
 	}
-	prefix, _ := ip.Prefix(bits) // zero for no address
+	prefix, _ := ip.Prefix(bits) // the zero Prefix if there is no address
 	return prefix
 }
 
-// add keeps a handshake.
+// add adds a handshake.
 func (s *sources) add(h *handshake) {
 	from := sourceOf(h.RemoteAddr())
 	src := s.of[from]
@@ -58,7 +57,7 @@ func (s *sources) add(h *handshake) {
 	s.move(src)
 }
 
-// remove forgets a handshake.
+// remove removes a handshake.
 func (s *sources) remove(h *handshake) {
 	src := h.source
 	src.handshakes.Remove(h.at)
@@ -70,14 +69,14 @@ func (s *sources) remove(h *handshake) {
 	}
 }
 
-// move puts a source, which has one handshake more or less than before, on its
-// level.
+// move moves a source to the level of its current number of handshakes, which is one more or
+// one less than before.
 func (s *sources) move(src *source) {
 	now := src.handshakes.Len()
 	if src.at != nil {
 		for _, before := range []int{now - 1, now + 1} {
 			if before > 0 && before < len(s.level) {
-				s.level[before].Remove(src.at) // of the list that it is in, and no other
+				s.level[before].Remove(src.at) // src is in no other list
 			}
 		}
 		src.at = nil
@@ -94,13 +93,12 @@ func (s *sources) move(src *source) {
 	}
 }
 
-// worst returns the oldest handshake of a source that has the most, nil if there is
-// none.
+// worst returns the oldest handshake of a source that has the most; nil if there is none.
 func (s *sources) worst() *handshake {
 	if s.most == 0 {
 		return nil
 	}
-	src, _ := s.level[s.most].Front().Value.(*source) // nothing else is in it
-	h, _ := src.handshakes.Front().Value.(*handshake) // nor here
+	src, _ := s.level[s.most].Front().Value.(*source) // the list has no other type
+	h, _ := src.handshakes.Front().Value.(*handshake) // nor has this one
 	return h
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// peerConn is a connection from somewhere.
+// peerConn is a connection from a given address.
 type peerConn struct {
 	net.Conn
 	from   net.Addr
@@ -20,8 +20,8 @@ func (c *peerConn) Close() error         { c.closed = true; return nil }
 
 func from(ip string) *peerConn { return &peerConn{from: &net.TCPAddr{IP: net.ParseIP(ip), Port: 1}} }
 
-// TestAFloodDisplacesItself: however many handshakes one address begins, those of
-// others stay, and so do those of the same host's other addresses of IPv6 not.
+// TestAFloodDisplacesItself: however many handshakes one address starts, those of other
+// addresses stay, except those of the same host's other IPv6 addresses.
 func TestAFloodDisplacesItself(t *testing.T) {
 	for _, tt := range []struct {
 		name          string
@@ -42,17 +42,17 @@ func TestAFloodDisplacesItself(t *testing.T) {
 			h.begin(from(tt.flood(i)))
 		}
 		if n := h.count(); n != 16 {
-			t.Errorf("%s: %d handshakes are under way", tt.name, n)
+			t.Errorf("%s: %d handshakes are active", tt.name, n)
 		}
 		for _, conn := range honest {
 			if h.end(conn) {
-				t.Errorf("%s: an honest handshake was displaced", tt.name)
+				t.Errorf("%s: a handshake of the other address was displaced", tt.name)
 			}
 		}
 	}
 }
 
-// TestSources compares with a plain list, whatever is added and removed.
+// TestSources compares sources with a plain list through random additions and removals.
 func TestSources(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	var s sources
@@ -81,12 +81,12 @@ func TestSources(t *testing.T) {
 			continue
 		}
 		if count[got.source] != most {
-			t.Fatalf("the worst is of a source with %d, the most is %d", count[got.source], most)
+			t.Fatalf("worst returned a handshake of a source with %d, the maximum is %d", count[got.source], most)
 		}
 		for _, h := range kept {
 			if h.source == got.source {
 				if h != got {
-					t.Fatal("the worst is not its source's oldest")
+					t.Fatal("worst did not return the source's oldest handshake")
 				}
 				break
 			}

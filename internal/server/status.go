@@ -22,19 +22,19 @@ import (
 // errorDomain is the ErrorInfo.domain of every error of the broker.
 const errorDomain = "secretbroker"
 
-// statusRow is what the wire says of a reason.
+// statusRow is the gRPC status of a reason.
 type statusRow struct {
 	reason secret.Reason
 	code   codes.Code
-	// retry is the RetryInfo delay if the error brings none; zero means that
-	// trying again does not help and no RetryInfo is sent.
+	// retry is the RetryInfo delay if the error has none; zero means that a retry does
+	// not help, and the status has no RetryInfo.
 	retry time.Duration
 }
 
 // statusTable is the one table of errors. When a call fails for several configs
-// the reason that stands first here gives the call's status: what a person has
-// to mend comes before what only needs patience, so that a call is retryable
-// only if all of it is.
+// the reason that comes first here gives the call's status: a failure that a person
+// has to fix comes before one that a retry may fix, so that a call is retryable only
+// if all of its failures are.
 var statusTable = []statusRow{
 	{secret.ReasonInternal, codes.Internal, 0},
 	{secret.ReasonUnauthenticated, codes.Unauthenticated, 0},
@@ -69,8 +69,8 @@ var statusTable = []statusRow{
 	{secret.ReasonAuditUnavailable, codes.Unavailable, 5 * time.Second},
 }
 
-// rowOf returns a reason's row and its rank in the table. A reason without a
-// row is a fault of the broker.
+// rowOf returns a reason's row and its rank in the table. A reason without a row is a bug
+// in the broker.
 func rowOf(r secret.Reason) (row statusRow, rank int) {
 	for i, row := range statusTable {
 		if row.reason == r {
@@ -80,8 +80,8 @@ func rowOf(r secret.Reason) (row statusRow, rank int) {
 	return statusTable[0], 0
 }
 
-// retryAfter is how long a caller should wait before trying again, zero if that
-// does not help.
+// retryAfter returns the time after which the caller should retry, zero if a retry does
+// not help.
 func retryAfter(e *secret.Error) time.Duration {
 	row, _ := rowOf(e.Reason)
 	if row.retry == 0 {
@@ -90,7 +90,7 @@ func retryAfter(e *secret.Error) time.Duration {
 	return max(row.retry, e.RetryAfter)
 }
 
-// statusOf makes the gRPC status of a failed call.
+// statusOf returns the gRPC status of a failed call.
 func statusOf(err error, requestID string) *status.Status {
 	var failure *resolve.Failure
 	if errors.As(err, &failure) && len(failure.Configs) > 0 {
@@ -104,7 +104,7 @@ func newStatus(reason secret.Reason, message, requestID string, delay time.Durat
 	row, rank := rowOf(reason)
 	st := &spb.Status{Code: int32(row.code), Message: message, Details: append(make([]*anypb.Any, 0, 4), errorInfos[rank], requestInfo(requestID))} //nolint:gosec // a gRPC code
 	more := func(m proto.Message) {
-		if packed, err := anypb.New(m); err == nil { // else the caller gets what there is
+		if packed, err := anypb.New(m); err == nil { // otherwise the status lacks this detail
 			st.Details = append(st.Details, packed)
 		}
 	}
@@ -114,20 +114,20 @@ func newStatus(reason secret.Reason, message, requestID string, delay time.Durat
 	if delay > 0 {
 		more(&errdetails.RetryInfo{RetryDelay: durationpb.New(delay)})
 	}
-	return status.FromProto(st) // of which it makes a copy
+	return status.FromProto(st) // copies st
 }
 
-// errorInfos are the rows' ErrorInfo, made beforehand: when there is too much to do,
-// refusing a call must cost little.
+// errorInfos holds the ErrorInfo of each row, encoded in advance: under overload, refusing
+// a call must cost little.
 var errorInfos = func() []*anypb.Any {
 	infos := make([]*anypb.Any, len(statusTable))
 	for i, row := range statusTable {
-		infos[i], _ = anypb.New(&errdetails.ErrorInfo{Reason: string(row.reason), Domain: errorDomain}) // two plain texts
+		infos[i], _ = anypb.New(&errdetails.ErrorInfo{Reason: string(row.reason), Domain: errorDomain}) // cannot fail for two strings
 	}
 	return infos
 }()
 
-// requestInfo is the detail RequestInfo{RequestId: id}, whose field has number 1.
+// requestInfo returns the detail RequestInfo{RequestId: id}, whose field has number 1.
 func requestInfo(id string) *anypb.Any {
 	return &anypb.Any{
 		TypeUrl: "type.googleapis.com/google.rpc.RequestInfo",
@@ -135,8 +135,7 @@ func requestInfo(id string) *anypb.Any {
 	}
 }
 
-// faultsOf lists the fields of an integration that are at fault, as many as there
-// is room for; nil for other errors.
+// faultsOf lists the invalid fields of an integration, as many as fit; nil for other errors.
 func faultsOf(err error) *errdetails.BadRequest {
 	invalid, ok := manage.IsInvalid(err)
 	if !ok {
@@ -148,7 +147,7 @@ func faultsOf(err error) *errdetails.BadRequest {
 	for i, f := range invalid.Faults {
 		if budget -= len(f.Field) + len(f.Text) + len(reason) + violationOverhead; budget < 0 {
 			bad.FieldViolations = append(bad.FieldViolations, &errdetails.BadRequest_FieldViolation{
-				Field: "integration", Description: fmt.Sprintf("%d more faults are not listed", len(invalid.Faults)-i),
+				Field: "integration", Description: fmt.Sprintf("%d more problems are not listed", len(invalid.Faults)-i),
 			})
 			break
 		}

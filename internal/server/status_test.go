@@ -19,7 +19,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// details takes an error's details apart.
+// details are the details of an error.
 type details struct {
 	info    *errdetails.ErrorInfo
 	request *errdetails.RequestInfo
@@ -129,7 +129,7 @@ func TestStatusListsEveryFailingConfig(t *testing.T) {
 	}{
 		{"one throttled", []resolve.ConfigError{{Config: "a", Err: throttled}}, codes.ResourceExhausted, secret.ReasonStoreThrottled, 7 * time.Second},
 		{
-			"what must be mended comes first",
+			"a reason that a person must fix comes first",
 			[]resolve.ConfigError{
 				{Config: "a", Err: throttled},
 				{Config: "b", Err: secret.Errorf(secret.ReasonSecretNotFound, "fix the name")},
@@ -172,9 +172,9 @@ func TestStatusListsEveryFailingConfig(t *testing.T) {
 	}
 }
 
-// TestStatusStaysSmall: however many configs fail, with whatever names and
-// texts, the error fits the 8 KiB of trailers that some clients take, says the
-// worst reason with its text, and lists the configs or says how many more.
+// TestStatusStaysSmall: however many configs fail, with any names and texts, the error fits
+// into the 8 KiB of trailers that some clients accept. It has the worst reason with its
+// text, and lists the configs or says how many are missing.
 func TestStatusStaysSmall(t *testing.T) {
 	long := strings.Repeat("é%", 85)
 	for name, config := range map[string]func(i int) resolve.ConfigError{
@@ -201,11 +201,11 @@ func TestStatusStaysSmall(t *testing.T) {
 					t.Errorf("the trailers take %d bytes", size)
 				}
 				if !strings.Contains(st.Message(), "z: INVALID_REFERENCE: the worst text") {
-					t.Errorf("the message does not say the worst: %s", st.Message())
+					t.Errorf("the message lacks the worst text: %s", st.Message())
 				}
 				violations := detailsOf(t, st).bad.GetFieldViolations()
 				last := violations[len(violations)-1]
-				if len(violations) < n+1 && last.GetDescription() != fmt.Sprintf("%d more configs failed; ask with allow_partial to see them all", n+1-(len(violations)-1)) {
+				if len(violations) < n+1 && last.GetDescription() != fmt.Sprintf("%d more configs failed; set allow_partial to see all of them", n+1-(len(violations)-1)) {
 					t.Errorf("%d of %d listed, and last: %v", len(violations), n+1, last)
 				}
 				if n <= 5 && violations[0].GetDescription() == "" {
@@ -216,8 +216,8 @@ func TestStatusStaysSmall(t *testing.T) {
 	}
 }
 
-// TestErrorsPage keeps docs/errors.md true: the same reasons, statuses and
-// retries in the same order.
+// TestErrorsPage: docs/errors.md has the same reasons, statuses and retries in the same
+// order.
 func TestErrorsPage(t *testing.T) {
 	f, err := os.Open("../../docs/errors.md")
 	if err != nil {
@@ -241,7 +241,7 @@ func TestErrorsPage(t *testing.T) {
 		code := strings.ToUpper(camelToSnake(row.code.String()))
 		again := map[bool]string{true: "yes", false: "no"}[row.retry > 0]
 		if got := rows[i][:3]; got[0] != string(row.reason) || got[1] != code || got[2] != again {
-			t.Errorf("row %d of the page says %v, the table %v %v %v", i+1, got, row.reason, code, again)
+			t.Errorf("row %d of the page is %v, of the table %v %v %v", i+1, got, row.reason, code, again)
 		}
 	}
 }

@@ -14,9 +14,9 @@ var (
 	errNotHTTP2 = errors.New("server: the client did not agree on HTTP/2 (ALPN)")
 )
 
-// checkConnection is the last look at a finished handshake. It repeats what the
-// configuration and gRPC are there for, so that no mistake in the one and no
-// environment variable of the other lets anybody in.
+// checkConnection checks a finished handshake again. It repeats what the TLS configuration
+// and gRPC enforce, so that neither a mistake in the configuration nor an environment
+// variable of gRPC can admit a weak connection.
 func checkConnection(info credentials.AuthInfo) (credentials.TLSInfo, error) {
 	tlsInfo, ok := info.(credentials.TLSInfo)
 	if !ok {
@@ -31,7 +31,7 @@ func checkConnection(info credentials.AuthInfo) (credentials.TLSInfo, error) {
 	return tlsInfo, nil
 }
 
-// connectionMetrics counts connections that were ended for what they are.
+// connectionMetrics counts connections and handshakes that the server ended.
 type connectionMetrics struct {
 	displaced  prometheus.Counter // handshakes
 	cut        prometheus.Counter // connections
@@ -43,20 +43,20 @@ func newConnectionMetrics(reg prometheus.Registerer, underWay func() int) *conne
 	m := &connectionMetrics{
 		displaced: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "secretbroker_tls_handshakes_displaced_total",
-			Help: "Handshakes ended unfinished because as many newer ones as limits.max_handshakes were under way.",
+			Help: "Handshakes that the broker ended early because more than limits.max_handshakes were in progress.",
 		}),
 		cut: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "secretbroker_tls_connections_cut_total",
-			Help: "Open connections closed because their client certificate had been revoked, had expired or was no longer trusted.",
+			Help: "Open connections that the broker closed because their client certificate was revoked, expired or no longer trusted.",
 		}),
 		unrecorded: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "secretbroker_connections_unrecorded_total",
-			Help: "Connections closed, with the answers under way on them, because the audit log could not be written.",
+			Help: "Connections that the broker closed, with their pending answers, because it could not write the audit log.",
 		}),
 	}
 	abused := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "secretbroker_connections_cut_total",
-		Help: "Connections closed because the peer made the broker keep too much, or wait, by the bound that it had reached.",
+		Help: "Connections that the broker closed because the peer exceeded a bound on memory, time or frames, by bound.",
 	}, []string{"bound"})
 	m.abused = map[error]prometheus.Counter{
 		errIncompleteRequest: abused.WithLabelValues("request_time"),
@@ -67,7 +67,7 @@ func newConnectionMetrics(reg prometheus.Registerer, underWay func() int) *conne
 	}
 	reg.MustRegister(abused, m.displaced, m.cut, m.unrecorded, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "secretbroker_tls_handshakes_under_way",
-		Help: "Connections whose peer is not known yet; limits.max_handshakes bounds them.",
+		Help: "TLS handshakes in progress; limits.max_handshakes limits them.",
 	}, func() float64 { return float64(underWay()) }))
 	return m
 }

@@ -36,17 +36,17 @@ func TestTLSPolicy(t *testing.T) {
 	t.Run("no ALPN", func(t *testing.T) {
 		conn, err := tls.Dial("tcp", ts.addr, &tls.Config{RootCAs: ts.ca.Pool(), Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13})
 		if err != nil {
-			return // refused in the handshake, as it should be
+			return // the handshake refuses it
 		}
 		defer conn.Close()
 		if _, err := conn.Read(make([]byte, 1)); err == nil {
-			t.Error("a client without ALPN was let in")
+			t.Error("a client without ALPN was accepted")
 		}
 	})
 }
 
-// TestCheckConnection: no mistake in the configuration, and no environment
-// variable of gRPC's, lets a weak connection in.
+// TestCheckConnection: neither a mistake in the configuration nor an environment variable of
+// gRPC lets a weak connection pass.
 func TestCheckConnection(t *testing.T) {
 	ca := trusttest.NewCA(t, "test CA")
 	leaf := ca.Client(string(granted)).Leaf
@@ -77,7 +77,7 @@ func TestCheckConnection(t *testing.T) {
 		t.Error("no TLS: accepted")
 	}
 	if _, err := New(Config{}); err == nil {
-		t.Error("a server without a certificate is made")
+		t.Error("New accepts a server without a certificate")
 	}
 }
 
@@ -87,14 +87,14 @@ func TestPrincipalOf(t *testing.T) {
 		cert *tls.Certificate
 		want authz.Principal
 	}{
-		"a SPIFFE ID":                    {ca.Client("spiffe://example.org/connect/a"), "spiffe://example.org/connect/a"},
-		"a SPIFFE ID beside another URI": {ca.Client("https://example.org", "spiffe://example.org/a"), ""},
-		"another URI":                    {ca.Client("https://example.org"), ""},
-		"a trust domain":                 {ca.Client("spiffe://example.org"), ""},
-		"a SPIFFE ID with a query":       {ca.Client("spiffe://example.org/a?b"), ""},
-		"a SPIFFE ID with a port":        {ca.Client("spiffe://example.org:1/a"), ""},
-		"one DNS name":                   {ca.DNS("Worker.Example.org"), "dns:worker.example.org"},
-		"a wildcard":                     {ca.DNS("*.example.org"), ""},
+		"a SPIFFE ID":                 {ca.Client("spiffe://example.org/connect/a"), "spiffe://example.org/connect/a"},
+		"a SPIFFE ID and another URI": {ca.Client("https://example.org", "spiffe://example.org/a"), ""},
+		"another URI":                 {ca.Client("https://example.org"), ""},
+		"a trust domain":              {ca.Client("spiffe://example.org"), ""},
+		"a SPIFFE ID with a query":    {ca.Client("spiffe://example.org/a?b"), ""},
+		"a SPIFFE ID with a port":     {ca.Client("spiffe://example.org:1/a"), ""},
+		"one DNS name":                {ca.DNS("Worker.Example.org"), "dns:worker.example.org"},
+		"a wildcard":                  {ca.DNS("*.example.org"), ""},
 		"an authority": {ca.Issue(func(c *x509.Certificate) {
 			c.URIs, c.IsCA, c.BasicConstraintsValid = ca.Client("spiffe://example.org/a").Leaf.URIs, true, true
 		}), ""},
@@ -116,8 +116,7 @@ func TestPrincipalOf(t *testing.T) {
 	}
 }
 
-// TestIdentityRules: a pinned trust domain takes identities away, and never
-// gives one.
+// TestIdentityRules: a pinned trust domain can remove an identity, and never adds one.
 func TestIdentityRules(t *testing.T) {
 	ca := trusttest.NewCA(t, "test CA")
 	pinned := IdentityRules{TrustDomain: spiffeid.RequireTrustDomainFromString("example.org")}
@@ -127,15 +126,15 @@ func TestIdentityRules(t *testing.T) {
 		rules IdentityRules
 		want  authz.Principal
 	}{
-		"of the domain":              {ca.Client("spiffe://example.org/a"), pinned, "spiffe://example.org/a"},
-		"of another":                 {ca.Client("spiffe://example.com/a"), pinned, ""},
-		"of a domain beneath":        {ca.Client("spiffe://a.example.org/a"), pinned, ""},
-		"of a domain that begins so": {ca.Client("spiffe://example.org.example.com/a"), pinned, ""},
-		"of a domain in a path":      {ca.Client("spiffe://example.com/example.org"), pinned, ""},
-		"a DNS name beside the pin":  {ca.DNS("a.example.org"), pinned, "dns:a.example.org"},
-		"of the domain, SPIFFE only": {ca.Client("spiffe://example.org/a"), only, "spiffe://example.org/a"},
-		"a DNS name, SPIFFE only":    {ca.DNS("a.example.org"), only, ""},
-		"of another domain, with DNS": {ca.Issue(func(c *x509.Certificate) {
+		"in the domain":                {ca.Client("spiffe://example.org/a"), pinned, "spiffe://example.org/a"},
+		"in another domain":            {ca.Client("spiffe://example.com/a"), pinned, ""},
+		"in a subdomain":               {ca.Client("spiffe://a.example.org/a"), pinned, ""},
+		"in a domain with that prefix": {ca.Client("spiffe://example.org.example.com/a"), pinned, ""},
+		"in a domain that is a path":   {ca.Client("spiffe://example.com/example.org"), pinned, ""},
+		"a DNS name and the pin":       {ca.DNS("a.example.org"), pinned, "dns:a.example.org"},
+		"in the domain, SPIFFE only":   {ca.Client("spiffe://example.org/a"), only, "spiffe://example.org/a"},
+		"a DNS name, SPIFFE only":      {ca.DNS("a.example.org"), only, ""},
+		"in another domain, with DNS": {ca.Issue(func(c *x509.Certificate) {
 			c.URIs, c.DNSNames = ca.Client("spiffe://example.com/a").Leaf.URIs, []string{"a.example.org"}
 		}), pinned, ""},
 	} {

@@ -12,10 +12,10 @@ import (
 	"github.com/secretbroker/secretbroker/internal/tracing"
 )
 
-// trace begins the trace of a call that was let in, if its caller asks for one. It
-// is nil for all others, which pay for looking one header up and for nothing else.
+// trace starts the trace of an admitted call if its caller requests one, and returns nil
+// otherwise. A call without a trace costs only the lookup of one header.
 func (g *guarded) trace(ctx context.Context, c *call, start time.Time) *tracing.Call {
-	if g.ic.tracer == nil || g.rule == anyPeer { // of those there is nobody to name
+	if g.ic.tracer == nil || g.rule == anyPeer { // peers without an identity are not traced
 		return nil
 	}
 	parents := metadata.ValueFromIncomingContext(ctx, "traceparent")
@@ -25,7 +25,8 @@ func (g *guarded) trace(ctx context.Context, c *call, start time.Time) *tracing.
 	return g.ic.tracer.Begin(parents[0], tracing.Span{Start: start, Method: g.name, RequestID: c.requestID, Principal: string(c.who.Principal)})
 }
 
-// endTrace tells what came of a call. The texts of an error are for its caller.
+// endTrace ends a trace with the outcome of the call. It leaves out the texts of an error,
+// which are for its caller.
 func endTrace(trace *tracing.Call, err error) {
 	if trace == nil {
 		return
@@ -44,7 +45,7 @@ func endTrace(trace *tracing.Call, err error) {
 	trace.End(code, reason)
 }
 
-// codeNames are gRPC's codes as other languages and OpenTelemetry write them.
+// codeNames are the names of gRPC's codes in other languages and in OpenTelemetry.
 var codeNames = [...]string{
 	"OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
 	"PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",

@@ -18,7 +18,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/tracing"
 )
 
-// spanSink is a tracing.Exporter that keeps everything.
+// spanSink is a tracing.Exporter that stores all spans.
 type spanSink struct {
 	mu    sync.Mutex
 	spans []tracing.Span
@@ -31,8 +31,8 @@ func (s *spanSink) Export(_ context.Context, spans []tracing.Span) (int, error) 
 	return 0, nil
 }
 
-// startTraced starts a server with tracing. The spans are there when collect returns
-// them, once.
+// startTraced starts a server with tracing. collect ends the tracing and returns the spans;
+// it may be called once.
 func startTraced(t *testing.T) (ts *testServer, collect func() []tracing.Span) {
 	t.Helper()
 	sink := &spanSink{}
@@ -51,7 +51,7 @@ func startTraced(t *testing.T) (ts *testServer, collect func() []tracing.Span) {
 
 const sampledParent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
-// TestTraces: what callers ask for and nothing else.
+// TestTraces: the broker traces the calls whose callers request it, and no others.
 func TestTraces(t *testing.T) {
 	ts, collect := startTraced(t)
 	conn := ts.dial(t, ts.ca.Client(string(granted)))
@@ -67,7 +67,7 @@ func TestTraces(t *testing.T) {
 	call(conn, "two of them", "traceparent", sampledParent, "traceparent", sampledParent)
 	call(conn, "another format", "b3", "80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1-1")
 	call(conn, "sampled", "traceparent", sampledParent, "tracestate", "canary=1", "baggage", "canary=1")
-	// A stranger is not let in, a peer without a name has no call of interest.
+	// Calls of peers that are refused or have no identity are not traced.
 	call(ts.dial(t, ts.ca.Issue(func(*x509.Certificate) {})), "refused", "traceparent", sampledParent)
 	ctx := metadata.AppendToOutgoingContext(t.Context(), "traceparent", sampledParent)
 	if _, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{}); err != nil {
@@ -87,17 +87,17 @@ func TestTraces(t *testing.T) {
 		t.Error(diff)
 	}
 	if s.RequestID == "4bf92f3577b34da6a3ce929d0e0e4736" {
-		t.Error("the caller has chosen the request id")
+		t.Error("the caller could choose the request id")
 	}
 	ts.resolver.mu.Lock()
 	defer ts.resolver.mu.Unlock()
 	if ts.resolver.req.Trace == nil {
-		t.Error("the use case does not know that it is traced")
+		t.Error("the use case did not get the trace")
 	}
 }
 
-// TestTracedFailures: what came of a call is its code and reason, also of one that
-// panicked.
+// TestTracedFailures: a trace has the code and the reason of a failed call, including a call
+// that panicked.
 func TestTracedFailures(t *testing.T) {
 	for name, tt := range map[string]struct {
 		next         func(context.Context) (*resolve.Result, error)

@@ -12,96 +12,112 @@ import (
 )
 
 const (
-	// streamBytes and handlerBytes are what gRPC and the broker keep of a call
-	// beside its message, while it is open and while it is worked on.
+	// streamBytes and handlerBytes are the memory that gRPC and the broker use for a call
+	// in addition to its message: while it is open, and while its handler runs.
 	streamBytes  = 4 << 10
 	handlerBytes = 8 << 10
-	// memoryLook is how often it is looked whether a caller beyond its share is within
-	// it again.
-	memoryLook = 5 * time.Millisecond
-	// pieceBytes is what gRPC keeps of a piece of a request beside its bytes, and
-	// headerCopies how often it keeps those of a header.
+	// memoryPollInterval is the interval at which wait checks whether a caller's memory is within
+	// its share again.
+	memoryPollInterval = 5 * time.Millisecond
+	// pieceBytes is the memory that gRPC uses for a DATA frame in addition to its
+	// payload, and headerCopies the number of copies of a header that it keeps.
 	pieceBytes   = 128
 	headerCopies = 2
-	// largeRequest is how many bytes a request has to have for decoding it to take much
+	// largeRequest is the size of a request, in bytes, above which decoding takes much
 	// CPU time.
 	largeRequest = 2 << 10
-	// rapidReset is how soon after its beginning the end of a call counts as a rapid
-	// reset; a principal may have so many per second, and so many at once.
+	// rapidReset is the age of a call below which its reset counts as a rapid reset. A
+	// principal may make resetsPerSecond of them, and resetBurst at once.
 	rapidReset      = 20 * time.Millisecond
 	resetsPerSecond = 100
 	resetBurst      = 1000
-	// controlPerSecond and controlBurst bound the PING, SETTINGS and PRIORITY frames of
-	// a principal that come without calls: reading them costs CPU. Each call allows for
-	// controlPerCall more, because clients measure the link with a PING for answers that
-	// arrive and acknowledge those of gRPC; at most maxControl are saved up.
+	// controlPerSecond and controlBurst limit the PING, SETTINGS and PRIORITY frames of a
+	// principal, because reading them costs CPU time. Each call allows controlPerCall
+	// further frames: clients send a PING to measure the link when answers arrive, and
+	// acknowledge gRPC's frames. At most maxControl allowances accumulate.
 	controlPerSecond = 1000
 	controlBurst     = 10_000
 	controlPerCall   = 8
 	maxControl       = 10_000
-	// answerProgress is how many bytes of its answers a peer has to take between two
-	// checks to be taking them.
+	// answerProgress is the number of bytes of answers that a peer must read between two
+	// checks to count as reading.
 	answerProgress = 16 << 10
 )
 
-// patience is how long a connection may keep the broker waiting.
-type patience struct {
-	request time.Duration // for the end of a request that has begun
-	write   time.Duration // for a write to be taken
-	answer  time.Duration // for an answer to be taken, or for some of it
-	call    time.Duration // for the broker's work on a call, and answer for the rest
-	memory  time.Duration // for a caller to come back within its share of memory
+// timeouts holds the maximum times that a peer may keep the broker waiting.
+type timeouts struct {
+	request time.Duration // until a request is complete
+	write   time.Duration // until a write returns
+	answer  time.Duration // until the peer has read an answer, or a part of it
+	call    time.Duration // for the handler of a call; answer comes on top
+	memory  time.Duration // until a caller's memory is within its share again
 }
 
-var defaultPatience = patience{request: 5 * time.Second, write: 10 * time.Second, answer: 15 * time.Second, call: maxCallTime, memory: time.Second}
+var defaultTimeouts = timeouts{request: 5 * time.Second, write: 10 * time.Second, answer: 15 * time.Second, call: maxCallTime, memory: time.Second}
 
-// The reasons for which a connection is cut off; the metric's labels.
+// The reasons for closing a connection; they are labels of the metric.
 var (
-	errIncompleteRequest = errors.New("a request was not complete in time")
-	errNothingTaken      = errors.New("the peer does not take its answers")
-	errRapidResets       = errors.New("the caller resets calls as soon as it has begun them")
-	errControlFrames     = errors.New("the peer sends PING, SETTINGS or PRIORITY frames without end")
-	errTooMuchMemory     = errors.New("the caller makes the broker keep more than its share of memory")
+	errIncompleteRequest = errors.New("the peer did not complete a request in time")
+	errNothingTaken      = errors.New("the peer does not read its answers")
+	errRapidResets       = errors.New("the caller resets calls as soon as it has started them")
+	errControlFrames     = errors.New("the peer sends too many PING, SETTINGS or PRIORITY frames")
+	errTooMuchMemory     = errors.New("the caller uses more than its share of the broker's memory")
 )
 
-// traffic is what the peer of one connection makes the broker keep: open calls, the
-// bytes of their requests, and answers that have not left. All of it is charged to
-// the principal's account, from the first byte read until the last byte is handed
-// to the kernel or the connection is closed. It sees what gRPC reads and writes,
-// because gRPC tells of a call only while a handler works on it.
+// traffic accounts for the memory that the peer of one connection makes the broker use:
+// open calls, the bytes of their requests, and unsent answers. It charges all of it to the
+// principal's account.
 //
-// The zero traffic counts, and charges nobody.
+// gRPC reports a call only while its handler runs. Before that, gRPC holds the frames of
+// incomplete requests, and afterwards the answers that the peer does not read; a peer can
+// fill the broker's memory with either. So traffic parses the HTTP/2 frames of both
+// directions itself, from the first byte read until the last byte is written or the
+// connection is closed:
+//
+//   - received sees the bytes before gRPC does. It counts HEADERS, DATA and RST_STREAM
+//     frames, and returns an error if the peer must be disconnected. While the principal
+//     is over its share, the connection waits (wait) and reads nothing: TCP's flow control
+//     then stops the peer.
+//   - writes sees the bytes before they are written, and ends the calls whose last frame is
+//     among them.
+//   - update compares the sum with what is charged, and charges or releases the difference.
+//   - check runs periodically and reports peers that keep a request incomplete or do not
+//     read their answers.
+//
+// The parser needs only the frame headers: kind, length, flags and stream.
+//
+// The zero traffic counts but charges no account.
 type traffic struct {
 	account *budget.Account
-	resets  *rate.Limiter // of the principal
-	control *rate.Limiter // of the principal
+	resets  *rate.Limiter // shared by the principal's connections
+	control *rate.Limiter // shared by the principal's connections
 
-	// incomplete is how many requests have begun and not ended.
+	// incomplete is the number of incomplete requests.
 	incomplete atomic.Int64
-	// handlers is how many calls are worked on, streaming those that last.
+	// handlers is the number of running handlers, streaming those of streams.
 	handlers, streaming atomic.Int64
-	// apart is how many handlers work on calls that are counted apart and do not last.
+	// apart is the number of running handlers of unary calls that are limited separately.
 	apart atomic.Int64
-	// large says that the open calls' requests are large on average.
+	// large reports that the requests of the open calls are large on average.
 	large atomic.Bool
-	// writeBegan is when the write under way began, in Unix nanoseconds, or 0.
+	// writeBegan is the start of the current write in Unix nanoseconds, or 0.
 	writeBegan atomic.Int64
 
 	mu      sync.Mutex
 	in, out frames
-	streams map[uint32]stream // the open ones
-	last    uint32            // the highest stream
-	credit  int               // control frames that calls have allowed for
-	bytes   int64             // of the open streams' requests
-	// held are streams that the peer has reset during the write under way: gRPC
-	// keeps them until the write is taken.
+	streams map[uint32]stream // open streams
+	last    uint32            // the highest stream id so far
+	credit  int               // control frames that calls still allow
+	bytes   int64             // sum of the open streams' bytes
+	// held is the number of streams that the peer has reset during the current write:
+	// gRPC keeps them until the write returns.
 	held    int64
-	sent    int64 // bytes of answers
-	charged int64 // to the account
-	opened  int64 // the account's Open has of this connection
+	sent    int64 // bytes of answers written so far
+	charged int64 // bytes charged to the account
+	opened  int64 // this connection's part of account.Open
 	closed  bool
 	answers map[*answer]struct{}
-	// sentBefore is sent at the last check; stuck says that an answer waited then.
+	// sentBefore is sent at the last check. stuck reports that an answer waited then.
 	sentBefore int64
 	stuck      bool
 }
@@ -110,11 +126,11 @@ type traffic struct {
 type stream struct {
 	since    time.Time
 	bytes    int64
-	complete bool // the request
+	complete bool // the request is complete
 }
 
-// received looks at bytes that the peer has sent, before gRPC does. The error says
-// why the connection is to be cut off.
+// received accounts for bytes from the peer, before gRPC sees them. It returns an error if
+// the connection must be closed.
 func (t *traffic) received(b []byte, now time.Time) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -147,20 +163,21 @@ func (t *traffic) received(b []byte, now time.Time) error {
 			}
 		}
 	}
-	if !t.settle() && err == nil {
+	if !t.update() && err == nil {
 		err = errTooMuchMemory
 	}
 	return err
 }
 
-// wait waits until the principal is within its share of memory again: calls end, and
-// until then nothing more is read from the peer. It is false if that takes too long.
+// wait waits until the principal's memory is within its share again, because calls have
+// ended. Meanwhile the connection reads nothing from the peer. wait returns false if that
+// takes longer than most.
 func (t *traffic) wait(most time.Duration) bool {
-	tick := time.NewTicker(memoryLook)
+	tick := time.NewTicker(memoryPollInterval)
 	defer tick.Stop()
 	for end := time.Now().Add(most); ; <-tick.C {
 		t.mu.Lock()
-		within := t.settle() && (t.closed || t.account.Charge(0))
+		within := t.update() && (t.closed || t.account.Charge(0))
 		t.mu.Unlock()
 		if within {
 			return true
@@ -171,21 +188,21 @@ func (t *traffic) wait(most time.Duration) bool {
 	}
 }
 
-// hasRoom reports whether the principal may have one more call that waits for its
-// request, without coming so near to its share that it would not be read from.
+// hasRoom reports whether the principal may have one more call that waits for its request.
+// It keeps a margin to the share, because the connection reads nothing beyond the share.
 func (t *traffic) hasRoom() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.settle()
+	t.update()
 	return t.account.Fits(handlerBytes)
 }
 
-// headers notes a call that begins, or more of its headers. The lock is held.
+// headers records the start of a call, or further headers. It requires the lock.
 func (t *traffic) headers(f frame, now time.Time) {
 	s, open := t.streams[f.stream]
 	if !open {
 		if f.kind != frameHeaders || f.stream <= t.last || f.stream%2 == 0 {
-			return // which gRPC refuses
+			return // gRPC refuses it
 		}
 		t.last = f.stream
 		t.credit = min(t.credit+controlPerCall, maxControl)
@@ -195,7 +212,7 @@ func (t *traffic) headers(f frame, now time.Time) {
 	t.more(f, s, headerCopies*int64(f.length))
 }
 
-// data notes bytes of a request. The lock is held.
+// data records bytes of a request. It requires the lock.
 func (t *traffic) data(f frame) {
 	if s, open := t.streams[f.stream]; open {
 		n := int64(f.length)
@@ -206,7 +223,7 @@ func (t *traffic) data(f frame) {
 	}
 }
 
-// more notes n more bytes of a request, and its end. The lock is held.
+// more records n further bytes of a request, and its end. It requires the lock.
 func (t *traffic) more(f frame, s stream, n int64) {
 	s.bytes += n
 	t.bytes += n
@@ -220,7 +237,7 @@ func (t *traffic) more(f frame, s stream, n int64) {
 	t.streams[f.stream] = s
 }
 
-// end forgets a call. The lock is held.
+// end removes a call. It requires the lock.
 func (t *traffic) end(id uint32, s stream) {
 	delete(t.streams, id)
 	t.bytes -= s.bytes
@@ -229,7 +246,7 @@ func (t *traffic) end(id uint32, s stream) {
 	}
 }
 
-// writes looks at bytes that are about to be written.
+// writes accounts for bytes that are about to be written.
 func (t *traffic) writes(b []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -247,24 +264,24 @@ func (t *traffic) writes(b []byte) {
 			}
 		}
 	}
-	t.settle()
+	t.update()
 	t.writeBegan.Store(time.Now().UnixNano())
 }
 
-// written says that the write has been taken.
+// written records that the write has returned.
 func (t *traffic) written() {
 	t.writeBegan.Store(0)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.held > 0 {
 		t.held = 0
-		t.settle()
+		t.update()
 	}
 }
 
-// settle brings the account up to date. It is false if the principal is beyond its
-// share. The lock is held.
-func (t *traffic) settle() bool {
+// update charges or releases the difference to what is charged already. It returns false if
+// the principal exceeds its share. It requires the lock.
+func (t *traffic) update() bool {
 	if t.account == nil || t.closed {
 		return true
 	}
@@ -286,9 +303,9 @@ func (t *traffic) settle() bool {
 	return true
 }
 
-// check says why the connection is to be cut off, nil if it may go on. It is called
-// again and again by one goroutine.
-func (t *traffic) check(now time.Time, p patience) error {
+// check returns the reason for which the connection must be closed, nil if there is none.
+// One goroutine calls it periodically.
+func (t *traffic) check(now time.Time, p timeouts) error {
 	if began := t.writeBegan.Load(); began != 0 && now.Sub(time.Unix(0, began)) >= p.write {
 		return errNothingTaken
 	}
@@ -308,28 +325,28 @@ func (t *traffic) check(now time.Time, p patience) error {
 		}
 	}
 	handlers, lasting := t.handlers.Load(), t.streaming.Load()
-	if late > lasting { // a stream may last, and its request with it
+	if late > lasting { // the request of a stream may stay incomplete
 		return errIncompleteRequest
 	}
-	// Where more calls are old than are worked on, an answer waits. It may have begun
-	// to wait just now, so the next check decides.
+	// If more calls are old than handlers run, an answer waits. It may have started to
+	// wait just now, so the next check decides.
 	stuck := old > handlers && t.sent-t.sentBefore < answerProgress
 	if expired > lasting || stuck && t.stuck {
 		return errNothingTaken
 	}
 	t.stuck, t.sentBefore = stuck, t.sent
 	if int64(len(t.streams))+t.held <= handlers {
-		// No answer waits, so whatever is charged for one has been dropped unseen:
-		// gRPC does so with an answer to a call that was reset that very moment.
+		// No answer waits, so gRPC has dropped all answers that are still charged. That
+		// happens if the peer resets a call at the moment of its answer.
 		for a := range t.answers {
 			t.release(a, 0)
 		}
 	}
-	t.settle()
+	t.update()
 	return nil
 }
 
-// close releases whatever is charged.
+// close releases everything that is charged.
 func (t *traffic) close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()

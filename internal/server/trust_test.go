@@ -26,14 +26,14 @@ import (
 	"github.com/secretbroker/secretbroker/internal/trust/trusttest"
 )
 
-// trustedServer is a listening Server whose certificate, authorities and CRL are
-// files of the test's.
+// trustedServer is a listening Server whose certificate, authorities and CRL are files of
+// the test.
 type trustedServer struct {
 	*testServer
 	ca    *trusttest.CA
 	files trusttest.Files
 	trust *trust.Store
-	ahead atomic.Int64 // of the clock that certificates are judged by
+	ahead atomic.Int64 // offset of the clock that checks certificates
 }
 
 func startTrusted(t *testing.T, limits Limits, rules IdentityRules) *trustedServer {
@@ -110,8 +110,8 @@ func counted(t *testing.T, metrics *prometheus.Registry, name string, want float
 	t.Errorf("there is no %s", name)
 }
 
-// TestOpenConnectionIsCut: who would not be let in any more is cut off, with the
-// calls that are under way, and cannot come back; others notice nothing.
+// TestOpenConnectionIsCut: the server closes the connection of a peer that it would no longer
+// accept, with its active calls, and the peer cannot reconnect. Other peers keep theirs.
 func TestOpenConnectionIsCut(t *testing.T) {
 	tests := map[string]func(s *trustedServer, victim *x509.Certificate, other *trusttest.CA){
 		"revoked": func(s *trustedServer, victim *x509.Certificate, other *trusttest.CA) {
@@ -122,7 +122,7 @@ func TestOpenConnectionIsCut(t *testing.T) {
 			trusttest.Put(s.ca.T(), s.files.ClientCA, s.ca.PEM())
 			s.trust.Reload()
 		},
-		// Nothing is reloaded: time alone does it.
+		// Nothing is reloaded: the certificate expires.
 		"expired": func(s *trustedServer, _ *x509.Certificate, _ *trusttest.CA) {
 			s.ahead.Store(int64(31 * time.Minute))
 		},
@@ -147,7 +147,7 @@ func TestOpenConnectionIsCut(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			// A call of each is under way.
+			// Each caller has an active call.
 			begun, finish := make(chan context.Context, 2), make(chan struct{})
 			s.resolver.mu.Lock()
 			s.resolver.next = func(ctx context.Context) (*resolve.Result, error) {
@@ -171,29 +171,29 @@ func TestOpenConnectionIsCut(t *testing.T) {
 			}
 			revoke(s, victim.Leaf, other)
 			if err := <-answers[0]; status.Code(err) != codes.Unavailable {
-				t.Errorf("the call under way got %v", err)
+				t.Errorf("the active call got %v", err)
 			}
 			ended(t, bad)
 			close(finish)
 			if err := <-answers[1]; err != nil {
-				t.Errorf("another's call was lost: %v", err)
+				t.Errorf("another caller's call failed: %v", err)
 			}
 			if state := good.GetState(); state != connectivity.Ready {
-				t.Errorf("another's connection is %v", state)
+				t.Errorf("another caller's connection is %v", state)
 			}
 			if _, err := ask(t, bad, &secretbrokerv1.ResolveRequest{}); status.Code(err) != codes.Unavailable {
-				t.Errorf("it is back: %v", err)
+				t.Errorf("it could reconnect: %v", err)
 			}
 			counted(t, s.metrics, "secretbroker_tls_connections_cut_total", 1)
-			if log := s.log.String(); strings.Count(log, "a connection was cut") != 1 || !strings.Contains(log, "principal="+string(granted)) {
+			if log := s.log.String(); strings.Count(log, "closed a connection") != 1 || !strings.Contains(log, "principal="+string(granted)) {
 				t.Errorf("log: %s", log)
 			}
 		})
 	}
 }
 
-// TestRotationDropsNothing: while certificate and CRL are replaced again and
-// again, good connections stay and new ones are made, and no call fails.
+// TestRotationDropsNothing: while certificate and CRL are replaced repeatedly, connections
+// with valid certificates stay open, new ones are accepted, and no call fails.
 func TestRotationDropsNothing(t *testing.T) {
 	s := startTrusted(t, Limits{}, IdentityRules{})
 	worker := s.ca.Client(string(granted))
@@ -213,7 +213,7 @@ func TestRotationDropsNothing(t *testing.T) {
 				default:
 				}
 				if _, err := ask(t, lasting, &secretbrokerv1.ResolveRequest{}); err != nil {
-					t.Errorf("on the lasting connection: %v", err)
+					t.Errorf("on the existing connection: %v", err)
 					return
 				}
 				calls.Add(1)
@@ -241,7 +241,7 @@ func TestRotationDropsNothing(t *testing.T) {
 		last = s.ca.Server()
 		trusttest.Put(t, s.files.Cert, trusttest.CertPEM(last))
 		if i%5 == 0 {
-			s.trust.Reload() // between the two halves: a pair that does not match
+			s.trust.Reload() // certificate and key do not match here
 		}
 		trusttest.Put(t, s.files.Key, trusttest.KeyPEM(t, last))
 		trusttest.Put(t, s.files.CRL, s.ca.CRL(nil))
@@ -253,7 +253,7 @@ func TestRotationDropsNothing(t *testing.T) {
 	close(stop)
 	callers.Wait()
 	if state := lasting.GetState(); state != connectivity.Ready {
-		t.Errorf("the lasting connection is %v", state)
+		t.Errorf("the existing connection is %v", state)
 	}
 	conn, err := tls.Dial("tcp", s.addr, &tls.Config{RootCAs: s.ca.Pool(), Certificates: []tls.Certificate{*worker}, NextProtos: []string{"h2"}})
 	if err != nil {
@@ -261,13 +261,13 @@ func TestRotationDropsNothing(t *testing.T) {
 	}
 	defer conn.Close()
 	if !conn.ConnectionState().PeerCertificates[0].Equal(last.Leaf) {
-		t.Error("the last certificate is not in force")
+		t.Error("the server does not use the latest certificate")
 	}
 	counted(t, s.metrics, "secretbroker_tls_connections_cut_total", 0)
 	t.Logf("%d calls, %d connections", calls.Load(), connections.Load())
 }
 
-// TestAccountIsKept: a closed connection leaves nothing behind.
+// TestAccountIsKept: a closed connection leaves no state.
 func TestAccountIsKept(t *testing.T) {
 	s := startTrusted(t, Limits{}, IdentityRules{})
 	for range 20 {

@@ -11,8 +11,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// TestCallTurn: calls of a principal with few open ones need no turn; others wait for
-// a slot and give it back once.
+// TestCallTurn: calls of a principal with few open calls need no slot; others wait for a
+// slot and release it once.
 func TestCallTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		queue := admission.NewQueue(1)
@@ -25,7 +25,7 @@ func TestCallTurn(t *testing.T) {
 		if err := first.Take(t.Context()); err != nil || !first.held.Load() {
 			t.Fatalf("held %v, %v", first.held.Load(), err)
 		}
-		if err := first.Take(t.Context()); err != nil { // it has it already
+		if err := first.Take(t.Context()); err != nil { // it already has a slot
 			t.Fatal(err)
 		}
 		second := turnOf()

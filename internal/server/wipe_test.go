@@ -9,7 +9,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// An answer's values are wiped as soon as they stand in the message.
+// The values of a result are wiped as soon as the message contains them.
 func TestAnswersAreWiped(t *testing.T) {
 	ts := startServer(t)
 	value, decoded := []byte("the-value"), []byte{0xff, 'b'}
@@ -24,9 +24,9 @@ func TestAnswersAreWiped(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := res.GetConfigs(); got["p"].GetValue() != "the-value" || string(got["q"].GetDecodedValue()) != "\xffb" {
-		t.Errorf("the answer is not whole: %v", res)
+		t.Errorf("the answer is incomplete: %v", res)
 	}
 	if string(value) != "\x00\x00\x00\x00\x00\x00\x00\x00\x00" || string(decoded) != "\x00\x00" {
-		t.Errorf("what is left: %q, %q", value, decoded)
+		t.Errorf("the values still are %q, %q", value, decoded)
 	}
 }

@@ -43,7 +43,7 @@ func TestResolveOverTheWire(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 	if left := got.GetTimeLeft().AsDuration(); left <= 0 || left > time.Hour || !got.GetSecretExpireTime().AsTime().After(got.GetExpireTime().AsTime()) {
-		t.Errorf("left %v, of the secret's own validity: %v", left, got.GetSecretExpireTime().AsTime())
+		t.Errorf("the copy expires after %v, the secret at %v", left, got.GetSecretExpireTime().AsTime())
 	}
 	if e := res.GetErrors()["q"]; e.GetReason() != "STORE_THROTTLED" || e.GetRetryDelay().AsDuration() != time.Second {
 		t.Errorf("got %v", e)
@@ -80,7 +80,7 @@ func TestCheckOverTheWire(t *testing.T) {
 		t.Errorf("got %v", p)
 	}
 	if strings.Contains(res.String(), "the-value") {
-		t.Errorf("a report tells the value: %v", res)
+		t.Errorf("a report contains the value: %v", res)
 	}
 }
 
@@ -94,7 +94,7 @@ func TestLengthClasses(t *testing.T) {
 	}
 }
 
-// TestDecodedBytes: decoded values come as bytes, and as text too where they are.
+// TestDecodedBytes: decoded values arrive as bytes, and also as text if they are text.
 func TestDecodedBytes(t *testing.T) {
 	res := responseOf(&resolve.Result{Configs: []resolve.Resolved{
 		{Config: "text", Decoded: true, Value: secret.NewValue([]byte("abc"))},
@@ -103,7 +103,7 @@ func TestDecodedBytes(t *testing.T) {
 	}}, "r", time.Now()).GetConfigs()
 	for name, want := range map[string][2]string{"text": {"abc", "abc"}, "bytes": {"", "\xff\x00"}, "plain": {"abc", ""}} {
 		if got := res[name]; got.SecretExpireTime != nil || got.TimeLeft != nil {
-			t.Errorf("%s: a secret without an end is told to have one", name)
+			t.Errorf("%s: a secret without an expiry has an expire time", name)
 		}
 		if got := res[name]; got.GetValue() != want[0] || string(got.GetDecodedValue()) != want[1] {
 			t.Errorf("%s: %q, %q", name, got.GetValue(), got.GetDecodedValue())
@@ -111,8 +111,8 @@ func TestDecodedBytes(t *testing.T) {
 	}
 }
 
-// TestConnectionsPerPrincipal: a caller with too many connections is told so,
-// with even more it is refused, and others do not notice.
+// TestConnectionsPerPrincipal: a caller with too many connections gets an error that says
+// so; with even more, its connections are refused. Other callers are not affected.
 func TestConnectionsPerPrincipal(t *testing.T) {
 	ts := startServer(t) // with a limit of 4
 	cert := ts.ca.Client(string(granted))
@@ -132,7 +132,7 @@ func TestConnectionsPerPrincipal(t *testing.T) {
 		conns = append(conns, conn)
 	}
 	if _, err := ask(t, ts.dial(t, ts.ca.Client("spiffe://example.org/other")), &secretbrokerv1.ResolveRequest{}); status.Code(err) != codes.PermissionDenied {
-		t.Errorf("another caller: %v", err)
+		t.Errorf("another caller got %v", err)
 	}
 	for _, conn := range conns {
 		conn.Close()
@@ -154,7 +154,7 @@ func TestInvalidMaxAge(t *testing.T) {
 	}
 }
 
-// TestErrorsReachSmallClients: grpc-java and grpc-core take 8 KiB of headers.
+// TestErrorsReachSmallClients: grpc-java and grpc-core accept 8 KiB of headers.
 func TestErrorsReachSmallClients(t *testing.T) {
 	ts := startServer(t)
 	ts.resolver.next = func(context.Context) (*resolve.Result, error) {
@@ -179,8 +179,8 @@ func TestErrorsReachSmallClients(t *testing.T) {
 	}
 }
 
-// TestUnknownMethods: their names, which a caller chooses, neither end the
-// process nor become metrics.
+// TestUnknownMethods: the names of unknown methods, which a caller chooses, neither crash
+// the process nor become labels of metrics.
 func TestUnknownMethods(t *testing.T) {
 	ts := startServer(t)
 	conn := ts.dial(t, ts.ca.Issue(func(*x509.Certificate) {}))
@@ -207,22 +207,22 @@ func TestUnknownMethods(t *testing.T) {
 	}
 }
 
-// TestFailedHandshakesAreTold to the operator, without filling the log.
+// TestFailedHandshakesAreTold: failed handshakes are logged, without filling the log.
 func TestFailedHandshakesAreTold(t *testing.T) {
 	ts := startServer(t)
 	stranger := trusttest.NewCA(t, "test CA").Client(string(granted))
 	for range 5 {
 		if _, err := ask(t, ts.dial(t, stranger), &secretbrokerv1.ResolveRequest{}); err == nil {
-			t.Fatal("let in")
+			t.Fatal("the connection was accepted")
 		}
 	}
 	asynctest.Eventually(t, "the handshakes are counted", func() bool { return testutil.ToFloat64(ts.handshakes) >= 5 })
-	if log := ts.log.String(); strings.Count(log, "could not connect") != 1 || !strings.Contains(log, "127.0.0.1") {
+	if log := ts.log.String(); strings.Count(log, "refused a connection") != 1 || !strings.Contains(log, "127.0.0.1") {
 		t.Errorf("log: %s", log)
 	}
 }
 
-// TestCertificateExpiresDuringAConnection: it ends the caller's identity.
+// TestCertificateExpiresDuringAConnection: the expiry ends the caller's identity.
 func TestCertificateExpiresDuringAConnection(t *testing.T) {
 	ic := &interceptor{rules: rules}
 	now := time.Now()
