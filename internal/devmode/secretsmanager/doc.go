@@ -1,7 +1,7 @@
 // Package secretsmanager is an in-process fake of what a broker talks to at AWS:
-// the operations of Secrets Manager that read a secret, and STS AssumeRole. It
-// exists for development and tests, and a test that passes against it proves
-// nothing about the real store.
+// the operations of Secrets Manager that read a secret, and of STS AssumeRole and
+// AssumeRoleWithWebIdentity. It exists for development and tests, and a test that
+// passes against it proves nothing about the real store.
 //
 // It is honest about what a client can see: AWS's JSON protocol and STS's XML, the
 // codes of errors, ARNs with their suffixes, parts of ARNs that are completed,
@@ -11,6 +11,8 @@
 // connects to the fake for the hosts of *.amazonaws.com.
 //
 // Where it deviates from the real store:
+//   - A web identity token is not verified: the one text that it was told is let in,
+//     in a request without a signature.
 //   - It reads secrets and does nothing else: no writing, listing, rotating,
 //     batches, KMS or replication. A policy is a secret's denied setting.
 //   - Version IDs follow from the secret's name and the version's number.

@@ -8,7 +8,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/devmode/secretsfile"
 )
 
-// Config is what a Server is made of.
+// Config is what a Server with a file is made of.
 type Config struct {
 	// Path is a YAML file with regions. It is looked at on every request. While it
 	// cannot be read or has a fault, the last good content is served.
@@ -27,20 +27,17 @@ func Open(cfg Config) (*Server, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	if cfg.Now == nil {
-		cfg.Now = time.Now
+	s, err := New(&State{Identity: cfg.Identity}, cfg.Now)
+	if err != nil {
+		return nil, err
 	}
-	s := &Server{cfg: cfg, now: cfg.Now, sessions: make(map[string]session)}
-	s.file = &secretsfile.File[document]{Path: cfg.Path, Store: "Secrets Manager", Logger: cfg.Logger, Use: func(doc *document) error {
-		if err := check(doc.Regions); err != nil {
-			return err
-		}
-		s.regions.Store(&doc.Regions)
-		return nil
+	f := &secretsfile.File[document]{Path: cfg.Path, Store: "Secrets Manager", Logger: cfg.Logger, Use: func(doc *document) error {
+		return s.Replace(&State{Identity: cfg.Identity, Regions: doc.Regions})
 	}}
-	if err := s.file.Open(); err != nil {
+	if err := f.Open(); err != nil {
 		return nil, fmt.Errorf("secretsmanager: %w", err)
 	}
+	s.file = f
 	return s, nil
 }
 

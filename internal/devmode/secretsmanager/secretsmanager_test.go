@@ -101,6 +101,7 @@ func TestAssumeRole(t *testing.T) {
 		"no external ID":      {base, now, strings.Replace(assume, "&ExternalId=ext", "", 1), "AccessDenied"},
 		"another role":        {base, now, strings.Replace(assume, "reader", "admin", 1), "AccessDenied"},
 		"too long":            {base, now, strings.Replace(assume, "=900", "=7200", 1), "ValidationError"},
+		"no such identity":    {base, now, "Action=AssumeRoleWithWebIdentity&WebIdentityToken=", "InvalidIdentityToken"},
 		"another action":      {base, now, "Action=GetSessionToken", "InvalidAction"},
 	} {
 		if status, body := ask(s, request(tt.keys, tt.at, stsURL, "", tt.body)); status < 400 || between(body, "Code") != tt.code {

@@ -1,8 +1,10 @@
 package secretsmanager
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -15,30 +17,48 @@ import (
 	"github.com/secretbroker/secretbroker/internal/devmode/secretsfile"
 )
 
-// Identity is who may read: an access key that may assume a role.
-type Identity struct {
-	AccessKeyID, SecretAccessKey string
-	// RoleARN is the role whose sessions read, and ExternalID what its trust policy
-	// asks for. The secrets are of the role's account.
-	RoleARN, ExternalID string
-}
-
-func (id Identity) account() string { return strings.Split(id.RoleARN+":::::", ":")[4] }
-
 // Server is the fake: STS and Secrets Manager by the Host of a request. It is safe
 // for concurrent use, starts no goroutine and needs no closing.
 type Server struct {
-	cfg     Config
-	now     func() time.Time
-	file    *secretsfile.File[document]
-	regions atomic.Pointer[map[string]*Region]
-	reads   atomic.Int64
+	state atomic.Pointer[State]
+	now   func() time.Time
+	file  *secretsfile.File[document] // nil if the state is in memory alone
+	reads atomic.Int64
 
 	mu       sync.Mutex
-	sessions map[string]session // by access key ID
+	sessions map[string]key // by access key ID
 }
 
 var _ http.Handler = (*Server)(nil)
+
+// New returns a Server with that state. now is the clock for signatures and
+// sessions; nil is time.Now.
+func New(state *State, now func() time.Time) (*Server, error) {
+	if now == nil {
+		now = time.Now
+	}
+	s := &Server{now: now, sessions: make(map[string]key)}
+	if err := s.Replace(state); err != nil {
+		return nil, fmt.Errorf("secretsmanager: %w", err)
+	}
+	return s, nil
+}
+
+// Replace makes state the Server's from the next request on. Sessions go on.
+func (s *Server) Replace(state *State) error {
+	if err := check(state.Regions); err != nil {
+		return err
+	}
+	s.state.Store(state)
+	return nil
+}
+
+// Revoke ends all sessions.
+func (s *Server) Revoke() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.sessions)
+}
 
 // Reads is the number of requests for a value that carried a good signature.
 func (s *Server) Reads() int64 { return s.reads.Load() }
@@ -59,24 +79,34 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the fake takes POST /", http.StatusBadRequest)
 		return
 	}
+	if s.file != nil {
+		s.file.Look()
+	}
+	state := s.state.Load()
 	switch service {
 	case "sts":
-		s.serveSTS(w, r, region, body)
+		s.serveSTS(w, r, state, region, body)
 	case "secretsmanager":
-		s.serveSecrets(w, r, region, body)
+		s.serveSecrets(w, r, state, region, body)
 	default:
 		http.NotFound(w, r)
 	}
 }
 
-func (s *Server) serveSecrets(w http.ResponseWriter, r *http.Request, name string, body []byte) {
-	s.file.Look()
-	if code := s.authenticate(r, name, body); code != "" {
-		fault(w, http.StatusBadRequest, code, "The security token or the signature included in the request is invalid.")
+func (s *Server) serveSecrets(w http.ResponseWriter, r *http.Request, state *State, name string, body []byte) {
+	fault := func(status int, code, message string) {
+		answer(w, status, map[string]string{"__type": code, "Message": message + state.ErrorNote})
+	}
+	signer, code := s.authenticate(r, state, "secretsmanager", name, body)
+	if code == "" && signer.role == "" && !state.Identity.Reads {
+		code = "AccessDeniedException" // it may assume the role and do nothing else
+	}
+	if code != "" {
+		fault(http.StatusBadRequest, code, invalidSignature)
 		return
 	}
 	operation, _ := strings.CutPrefix(r.Header.Get("X-Amz-Target"), "secretsmanager.")
-	region := (*s.regions.Load())[name]
+	region := state.Regions[name]
 	if region == nil {
 		region = &Region{}
 	}
@@ -94,101 +124,105 @@ func (s *Server) serveSecrets(w http.ResponseWriter, r *http.Request, name strin
 	}
 	switch region.Fault {
 	case "throttled":
-		fault(w, http.StatusBadRequest, "ThrottlingException", "Rate exceeded")
+		fault(http.StatusBadRequest, "ThrottlingException", "Rate exceeded")
 		return
 	case "unavailable":
-		fault(w, http.StatusServiceUnavailable, "ServiceUnavailableException", "The service is unavailable.")
+		fault(http.StatusServiceUnavailable, "ServiceUnavailableException", "The service is unavailable.")
 		return
 	}
 	var in struct{ SecretId, VersionId, VersionStage string }
 	if err := json.Unmarshal(body, &in); err != nil || in.SecretId == "" {
-		fault(w, http.StatusBadRequest, "InvalidParameterException", "SecretId is missing.")
+		fault(http.StatusBadRequest, "InvalidParameterException", "SecretId is missing.")
 		return
 	}
-	prefix := "arn:aws:secretsmanager:" + name + ":" + s.cfg.Identity.account() + ":secret:"
-	id, secret := region.find(prefix, in.SecretId)
+	arn, id, secret := region.find("arn:aws:secretsmanager:"+name+":", state.Identity.account(), in.SecretId)
 	switch {
 	case secret == nil:
-		fault(w, http.StatusBadRequest, "ResourceNotFoundException", "Secrets Manager can't find the specified secret.")
+		fault(http.StatusBadRequest, "ResourceNotFoundException", "Secrets Manager can't find the specified secret.")
 	case secret.Denied:
-		fault(w, http.StatusBadRequest, "AccessDeniedException", "User is not authorized to perform: secretsmanager:"+operation+" because no identity-based policy allows the action")
+		fault(http.StatusBadRequest, "AccessDeniedException", "User is not authorized to perform: secretsmanager:"+operation+" because no identity-based policy allows the action")
 	case operation == "DescribeSecret":
-		secret.describe(w, prefix, id)
+		secret.describe(w, arn, id)
 	case operation != "GetSecretValue":
-		fault(w, http.StatusBadRequest, "UnknownOperationException", "")
+		fault(http.StatusBadRequest, "UnknownOperationException", "")
 	case secret.Deleted:
-		fault(w, http.StatusBadRequest, "InvalidRequestException", "You can't perform this operation on the secret because it was marked for deletion.")
+		fault(http.StatusBadRequest, "InvalidRequestException", "You can't perform this operation on the secret because it was marked for deletion.")
 	default:
-		secret.serve(w, prefix, id, in.VersionId, in.VersionStage)
+		if !secret.serve(w, arn, id, in.VersionId, in.VersionStage) {
+			fault(http.StatusBadRequest, "ResourceNotFoundException", "Secrets Manager can't find the specified secret value.")
+		}
 	}
 }
 
-// authenticate returns the code of AWS's error unless a session of the role has
-// signed the request.
-func (s *Server) authenticate(r *http.Request, region string, body []byte) (code string) {
+const invalidSignature = "The security token or the signature included in the request is invalid."
+
+// authenticate returns whose signature the request has, or the code of AWS's error.
+func (s *Server) authenticate(r *http.Request, state *State, service, region string, body []byte) (signer key, code string) {
 	sig, ok := parseSignature(r.Header.Get("Authorization"))
 	if !ok {
-		return "MissingAuthenticationTokenException"
+		return key{}, "MissingAuthenticationTokenException"
 	}
 	s.mu.Lock()
-	ses, known := s.sessions[sig.keyID]
+	signer, known := s.sessions[sig.keyID]
 	s.mu.Unlock()
-	switch {
-	case sig.keyID == s.cfg.Identity.AccessKeyID:
-		return "AccessDeniedException" // it may assume the role and do nothing else
-	case !known || r.Header.Get("X-Amz-Security-Token") != ses.token:
-		return "UnrecognizedClientException"
-	case !s.now().Before(ses.ends):
-		return "ExpiredTokenException"
+	if id := state.Identity; sig.keyID == id.AccessKeyID {
+		signer, known = key{secret: id.SecretAccessKey, token: id.SessionToken}, true
 	}
-	return sig.verify(r, body, ses.key, "secretsmanager", region, s.now())
+	switch {
+	case !known || r.Header.Get("X-Amz-Security-Token") != signer.token:
+		return key{}, "UnrecognizedClientException"
+	case signer.role != "" && !s.now().Before(signer.ends):
+		return key{}, "ExpiredTokenException"
+	}
+	return signer, sig.verify(r, body, signer.secret, service, region, s.now())
 }
 
 // find looks a secret up as AWS does: by its name, its ARN, or its ARN without the
-// suffix.
-func (r *Region) find(prefix, id string) (name string, s *Secret) {
-	for name, s := range r.Secrets {
-		if arn := prefix + name; id == name || id == arn+"-"+s.Suffix {
-			return name, s
+// suffix. The secrets of another account than own have no name here.
+func (r *Region) find(prefix, own, id string) (arn, name string, s *Secret) {
+	for n, other := range r.Secrets {
+		account := cmp.Or(other.Account, own)
+		begin := prefix + account + ":secret:" + n
+		switch full := begin + "-" + other.Suffix; id {
+		case full:
+			return full, n, other
+		case n, begin:
+			if id == begin || account == own {
+				arn, name, s = full, n, other
+			}
 		}
 	}
-	if name, ok := strings.CutPrefix(id, prefix); ok {
-		return name, r.Secrets[name]
-	}
-	return "", nil
+	return arn, name, s
 }
 
-func (s *Secret) serve(w http.ResponseWriter, prefix, name, version, stage string) {
+// serve writes the version that was asked for, and reports whether there is one.
+func (s *Secret) serve(w http.ResponseWriter, arn, name, version, stage string) bool {
 	if version == "" && stage == "" {
 		stage = "AWSCURRENT"
 	}
 	for i, v := range s.Versions {
-		id, stages := versionID(name, i), s.stages(i)
+		id, stages := VersionID(name, i), s.stages(i)
 		if version != "" && version != id || stage != "" && !slices.Contains(stages, stage) {
 			continue
 		}
-		out := map[string]any{"ARN": prefix + name + "-" + s.Suffix, "Name": name, "VersionId": id, "VersionStages": stages, "CreatedDate": 1.8e9}
+		out := map[string]any{"ARN": arn, "Name": name, "VersionId": id, "VersionStages": stages, "CreatedDate": 1.8e9}
 		if v.Base64 {
 			out["SecretBinary"], _ = base64.StdEncoding.DecodeString(v.Value) // checked
 		} else {
 			out["SecretString"] = v.Value
 		}
 		answer(w, http.StatusOK, out)
-		return
+		return true
 	}
-	fault(w, http.StatusBadRequest, "ResourceNotFoundException", "Secrets Manager can't find the specified secret value.")
+	return false
 }
 
-func (s *Secret) describe(w http.ResponseWriter, prefix, name string) {
-	out := map[string]any{"ARN": prefix + name + "-" + s.Suffix, "Name": name}
+func (s *Secret) describe(w http.ResponseWriter, arn, name string) {
+	out := map[string]any{"ARN": arn, "Name": name}
 	if !s.NextRotation.IsZero() {
 		out["RotationEnabled"], out["NextRotationDate"] = true, s.NextRotation.Unix()
 	}
 	answer(w, http.StatusOK, out)
-}
-
-func fault(w http.ResponseWriter, status int, code, message string) {
-	answer(w, status, map[string]string{"__type": code, "Message": message})
 }
 
 func answer(w http.ResponseWriter, status int, v any) {

@@ -6,8 +6,36 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strings"
 	"time"
 )
+
+// State is everything that the fake knows. A State that has been handed over does not
+// change any more.
+type State struct {
+	Identity Identity
+	// Regions are Secrets Manager's regions by name.
+	Regions map[string]*Region
+	// ErrorNote is appended to the message of every error: a test sets a word that its
+	// client must not repeat.
+	ErrorNote string
+}
+
+// Identity is who may read: the sessions of a role, which an access key may assume.
+type Identity struct {
+	// SessionToken is required with the access key, if it is not empty.
+	AccessKeyID, SecretAccessKey, SessionToken string
+	// Reads: the access key may read without assuming the role.
+	Reads bool
+	// RoleARN is the role whose sessions read, and ExternalID what its trust policy
+	// asks for. The secrets are of the role's account.
+	RoleARN, ExternalID string
+	// WebIdentityToken gives a session of any role of any account, which may read and
+	// assume the role RoleARN; none does if it is empty.
+	WebIdentityToken string
+}
+
+func (id Identity) account() string { return strings.Split(id.RoleARN+":::::", ":")[4] }
 
 // Region is Secrets Manager in one region.
 type Region struct {
@@ -26,6 +54,8 @@ type Secret struct {
 	// Versions are from the oldest to the newest: the last one is AWSCURRENT, the
 	// one before it AWSPREVIOUS. Without any, the secret has no value.
 	Versions []Version `yaml:"versions"`
+	// Account is the account that shares it; the role's own if empty.
+	Account string `yaml:"account"`
 	// Deleted: it is scheduled for deletion.
 	Deleted bool `yaml:"deleted"`
 	// Denied: the role has no permission to read it.
@@ -90,8 +120,8 @@ func (s *Secret) check(name string) error {
 	return nil
 }
 
-// versionID is a UUID for the version with that index.
-func versionID(name string, index int) string {
+// VersionID is the ID, a UUID, of the version with that index of the secret.
+func VersionID(name string, index int) string {
 	h := sha256.Sum256(fmt.Appendf(nil, "%s#%d", name, index))
 	return fmt.Sprintf("%x-%x-4%x-a%x-%x", h[0:4], h[4:6], h[6:8], h[8:10], h[10:16])[:36]
 }

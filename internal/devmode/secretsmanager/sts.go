@@ -1,6 +1,7 @@
 package secretsmanager
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/xml"
 	"fmt"
@@ -11,45 +12,61 @@ import (
 	"time"
 )
 
-// session is one of the role.
-type session struct {
-	key, token string
-	ends       time.Time
+// key is the secret part of an access key: of the Identity, or of a session.
+type key struct {
+	secret, token string
+	role          string // of a session, "" for the Identity's key
+	ends          time.Time
 }
 
 const requestID = "c0ffee00-1111-4222-8333-444455556666"
 
-// serveSTS answers AssumeRole, for the one access key and with the one external
-// ID.
-func (s *Server) serveSTS(w http.ResponseWriter, r *http.Request, region string, body []byte) {
+// stsCodes are STS's names of Secrets Manager's errors.
+var stsCodes = map[string]string{
+	"MissingAuthenticationTokenException": "MissingAuthenticationToken",
+	"UnrecognizedClientException":         "InvalidClientTokenId",
+	"ExpiredTokenException":               "ExpiredToken",
+	"InvalidSignatureException":           "SignatureDoesNotMatch",
+}
+
+// serveSTS answers AssumeRole for the one role with the one external ID, and
+// AssumeRoleWithWebIdentity for the one token.
+func (s *Server) serveSTS(w http.ResponseWriter, r *http.Request, state *State, region string, body []byte) {
+	fault := func(status int, code, message string) { stsFault(w, status, code, message+state.ErrorNote) }
 	form, err := url.ParseQuery(string(body))
-	if err != nil || form.Get("Action") != "AssumeRole" {
-		stsFault(w, http.StatusBadRequest, "InvalidAction", "the fake knows AssumeRole")
-		return
-	}
-	sig, ok := parseSignature(r.Header.Get("Authorization"))
-	id := s.cfg.Identity
+	id, action, role := state.Identity, form.Get("Action"), form.Get("RoleArn")
 	switch {
-	case !ok:
-		stsFault(w, http.StatusForbidden, "MissingAuthenticationToken", "Request is missing Authentication Token")
-		return
-	case sig.keyID != id.AccessKeyID:
-		stsFault(w, http.StatusForbidden, "InvalidClientTokenId", "The security token included in the request is invalid.")
-		return
-	case sig.verify(r, body, id.SecretAccessKey, "sts", region, s.now()) != "":
-		stsFault(w, http.StatusForbidden, "SignatureDoesNotMatch", "The request signature we calculated does not match the signature you provided.")
-		return
-	case form.Get("RoleArn") != id.RoleARN || form.Get("ExternalId") != id.ExternalID:
-		stsFault(w, http.StatusForbidden, "AccessDenied", "User is not authorized to perform: sts:AssumeRole on resource: "+form.Get("RoleArn"))
+	case err == nil && action == "AssumeRole":
+		signer, code := s.authenticate(r, state, "sts", region, body)
+		if code != "" {
+			fault(http.StatusForbidden, stsCodes[code], invalidSignature)
+			return
+		}
+		if role != id.RoleARN || form.Get("ExternalId") != id.ExternalID || signer.role == role {
+			fault(http.StatusForbidden, "AccessDenied", "User is not authorized to perform: sts:AssumeRole on resource: "+role)
+			return
+		}
+	case err == nil && action == "AssumeRoleWithWebIdentity":
+		if id.WebIdentityToken == "" || form.Get("WebIdentityToken") != id.WebIdentityToken || r.Header.Get("Authorization") != "" {
+			fault(http.StatusBadRequest, "InvalidIdentityToken", "The web identity token could not be validated.")
+			return
+		}
+	default:
+		fault(http.StatusBadRequest, "InvalidAction", "the fake knows AssumeRole and AssumeRoleWithWebIdentity")
 		return
 	}
-	seconds, err := strconv.Atoi(form.Get("DurationSeconds"))
+	seconds, err := strconv.Atoi(cmp.Or(form.Get("DurationSeconds"), "3600"))
 	if err != nil || seconds < 900 || seconds > 3600 {
-		stsFault(w, http.StatusBadRequest, "ValidationError", "The requested DurationSeconds exceeds the MaxSessionDuration set for this role.")
+		fault(http.StatusBadRequest, "ValidationError", "The requested DurationSeconds exceeds the MaxSessionDuration set for this role.")
 		return
 	}
+	s.issue(w, action, role, form.Get("RoleSessionName"), time.Duration(seconds)*time.Second)
+}
+
+// issue writes the keys of a new session, whose secrets are recognizable in a log.
+func (s *Server) issue(w http.ResponseWriter, action, role, name string, life time.Duration) {
 	keyID := "ASIA" + rand.Text()[:16]
-	ses := session{key: rand.Text() + rand.Text()[:14], token: rand.Text() + rand.Text(), ends: s.now().Add(time.Duration(seconds) * time.Second)}
+	ses := key{secret: "session-secret-" + rand.Text(), token: "session-token-" + rand.Text() + rand.Text(), role: role, ends: s.now().Add(life)}
 	s.mu.Lock()
 	for old, other := range s.sessions {
 		if s.now().After(other.ends) {
@@ -58,14 +75,12 @@ func (s *Server) serveSTS(w http.ResponseWriter, r *http.Request, region string,
 	}
 	s.sessions[keyID] = ses
 	s.mu.Unlock()
-	role := id.RoleARN[strings.LastIndexByte(id.RoleARN, '/')+1:]
-	name := form.Get("RoleSessionName")
 	w.Header().Set("Content-Type", "text/xml")
-	_, _ = fmt.Fprintf(w, `<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult>`+
+	_, _ = fmt.Fprintf(w, `<%[9]sResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><%[9]sResult>`+
 		`<AssumedRoleUser><AssumedRoleId>AROAEXAMPLE:%[1]s</AssumedRoleId><Arn>arn:aws:sts::%[2]s:assumed-role/%[3]s/%[1]s</Arn></AssumedRoleUser>`+
 		`<Credentials><AccessKeyId>%[4]s</AccessKeyId><SecretAccessKey>%[5]s</SecretAccessKey><SessionToken>%[6]s</SessionToken><Expiration>%[7]s</Expiration></Credentials>`+
-		`</AssumeRoleResult><ResponseMetadata><RequestId>%[8]s</RequestId></ResponseMetadata></AssumeRoleResponse>`,
-		escape(name), id.account(), role, keyID, ses.key, ses.token, ses.ends.UTC().Format(time.RFC3339), requestID)
+		`</%[9]sResult><ResponseMetadata><RequestId>%[8]s</RequestId></ResponseMetadata></%[9]sResponse>`,
+		escape(name), escape(Identity{RoleARN: role}.account()), escape(role[strings.LastIndexByte(role, '/')+1:]), keyID, ses.secret, ses.token, ses.ends.UTC().Format(time.RFC3339), requestID, action)
 }
 
 func stsFault(w http.ResponseWriter, status int, code, message string) {

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/devmode/secretsmanager"
 	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -166,25 +167,24 @@ func TestRetryAfter(t *testing.T) {
 
 func TestRotationDates(t *testing.T) {
 	f := newFake(t)
-	sec := f.put(region, "db", canary)
+	arn := f.put(region, "db", canary)
 	next := time.Now().Add(time.Hour).Truncate(time.Second)
 	in := f.integration()
 	settingsOf(in).RotationDates = true
 	s := f.open(f.Config(), in)
 	for _, tt := range []struct {
 		name      string
-		rotates   bool
-		next      time.Time
+		next      time.Time // zero: rotation is off
 		reference string
 		want      time.Time
 	}{
-		{"rotation is off", false, next, storeURL + "::db", time.Time{}},
-		{"rotation is due", true, next, storeURL + "::db", next},
-		{"by ARN", true, next, sec.arn(region), next},
-		{"rotation has failed", true, time.Now().Add(-time.Hour), storeURL + "::db", time.Time{}},
-		{"pinned", true, next, storeURL + "::db#" + sec.versions[0].id, time.Time{}},
+		{"rotation is off", time.Time{}, storeURL + "::db", time.Time{}},
+		{"rotation is due", next, storeURL + "::db", next},
+		{"by ARN", next, arn, next},
+		{"rotation has failed", time.Now().Add(-time.Hour), storeURL + "::db", time.Time{}},
+		{"pinned", next, storeURL + "::db#" + secretsmanager.VersionID("db", 0), time.Time{}},
 	} {
-		sec.rotates, sec.next = tt.rotates, tt.next
+		f.set(region, "db", func(s *secretsmanager.Secret) { s.NextRotation = tt.next })
 		if got := f.Fetch(s, tt.reference).ExpiresAt; !got.Equal(tt.want) {
 			t.Errorf("%s: expires %v, want %v", tt.name, got, tt.want)
 		}

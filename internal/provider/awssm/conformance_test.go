@@ -1,6 +1,7 @@
 package awssm
 
 import (
+	"encoding/base64"
 	"fmt"
 	"io"
 	"net/http"
@@ -8,6 +9,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"github.com/secretbroker/secretbroker/internal/devmode/secretsmanager"
 	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 )
 
@@ -59,35 +61,35 @@ type world struct {
 }
 
 func (w *world) put(_ testing.TB, name string, value []byte) (version string) {
-	s := w.fake.put(region, name, string(value))
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	v := s.versions[len(s.versions)-1]
+	v := secretsmanager.Version{Value: string(value)}
 	if !utf8.Valid(value) {
-		v.text, v.binary = nil, value
+		v = secretsmanager.Version{Value: base64.StdEncoding.EncodeToString(value), Base64: true}
 	}
-	return v.id
+	w.set(region, name, func(s *secretsmanager.Secret) {
+		version = secretsmanager.VersionID(name, len(s.Versions))
+		s.Versions = append(s.Versions, v)
+	})
+	return version
 }
 
 func (w *world) become(t testing.TB, name string, state providertest.State) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	s := w.find(region, name)
 	switch state {
 	case providertest.Disabled: // what comes nearest to it
-		s.deleted = true
+		w.set(region, name, func(s *secretsmanager.Secret) { s.Deleted = true })
 	case providertest.Deleted:
-		s.name = "nobody's"
+		w.change(func(s *secretsmanager.State) { delete(s.Regions[region].Secrets, name) })
 	case providertest.Forbidden:
+		w.mu.Lock()
+		defer w.mu.Unlock()
 		w.forbidden = map[string]bool{name: true}
 	default:
 		t.Fatalf("no secret can be %s", state)
 	}
 }
 
-func (w *world) suffer(_ testing.TB, trouble providertest.Trouble) {
+func (w *world) suffer(t testing.TB, trouble providertest.Trouble) {
 	if trouble == providertest.Unreachable {
-		w.server[smHost].Close()
+		w.Dial[smHost] = providertest.ClosedPort(t)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -96,7 +98,7 @@ func (w *world) suffer(_ testing.TB, trouble providertest.Trouble) {
 
 func (w *world) login(_ testing.TB, fate providertest.Fate) {
 	if fate == providertest.Revoked {
-		w.revoke()
+		w.server.Revoke()
 		return
 	}
 	w.mu.Lock()

@@ -9,8 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-
+	"github.com/secretbroker/secretbroker/internal/devmode/secretsmanager"
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/providertest"
@@ -44,14 +43,16 @@ func TestCredentials(t *testing.T) {
 	}{
 		{"static", func(f *fake) Credential { return settingsOf(f.integration()).Credential }, false, "AssumeRole"},
 		{"static session", func(f *fake) Credential {
-			f.keys["ASIABASE"] = owner{keys: aws.Credentials{AccessKeyID: "ASIABASE", SecretAccessKey: baseSecret, SessionToken: "session-token-0"}}
+			f.change(func(s *secretsmanager.State) {
+				s.Identity.AccessKeyID, s.Identity.SessionToken = "ASIABASE", "session-token-0"
+			})
 			return Credential{
 				Type: Static, AccessKeyIDFile: providertest.WriteFile(f, "id", "ASIABASE"),
 				SecretAccessKeyFile: providertest.WriteFile(f, "key", baseSecret), SessionTokenFile: providertest.WriteFile(f, "token", "session-token-0\n"),
 			}
 		}, false, "AssumeRole"},
 		{"static without a role", func(f *fake) Credential {
-			f.keys[baseKey] = owner{f.keys[baseKey].keys, "itself"}
+			f.change(func(s *secretsmanager.State) { s.Identity.Reads = true })
 			return settingsOf(f.integration()).Credential
 		}, true, ""},
 		{"profile", func(f *fake) Credential {
@@ -72,10 +73,10 @@ func TestCredentials(t *testing.T) {
 			}
 			f.Fetch(f.open(f.Config(), in), storeURL+"::db")
 			var asked []string
-			for _, a := range f.asked {
-				asked = append(asked, a.action)
+			for _, a := range f.asked("AssumeRole") {
+				asked = append(asked, a.operation)
 				if got := a.form.Get("RoleSessionName"); got != "secretbroker-it" {
-					t.Errorf("%s for the session %q", a.action, got)
+					t.Errorf("%s for the session %q", a.operation, got)
 				}
 			}
 			if got := strings.Join(asked, " "); got != tt.sessions {
@@ -104,7 +105,7 @@ func TestCredentialIsReadAgain(t *testing.T) {
 	f.Fetch(s, storeURL+"::db")
 	providertest.Must(t, os.Remove(settingsOf(in).Credential.TokenFile))
 	f.Fetch(s, storeURL+"::db") // the session is good
-	f.revoke()
+	f.server.Revoke()
 	f.Fails(t.Context(), s, storeURL+"::db", secret.ReasonStoreAuthenticationFailed)
 
 	file := providertest.WriteFile(t, "creds", "[p]\naws_access_key_id = AKIAOLD\naws_secret_access_key = x\n")
@@ -215,10 +216,10 @@ func TestDefaultCredential(t *testing.T) {
 
 	t.Setenv("AWS_WEB_IDENTITY_TOKEN_FILE", providertest.WriteFile(t, "token", oidcToken))
 	t.Setenv("AWS_ROLE_ARN", "arn:aws:iam::"+account+":role/broker")
-	f.asked = nil
+	before := len(f.asked("AssumeRole"))
 	f.Fetch(f.open(f.Config(), in), storeURL+"::db")
-	if len(f.asked) != 2 || f.asked[0].action != "AssumeRoleWithWebIdentity" {
-		t.Errorf("with a web identity, STS was asked for %v", f.asked)
+	if asked := f.asked("AssumeRole")[before:]; len(asked) != 2 || asked[0].operation != "AssumeRoleWithWebIdentity" {
+		t.Errorf("with a web identity, STS was asked for %v", asked)
 	}
 
 	t.Setenv("AWS_CA_BUNDLE", f.CAFile)

@@ -6,18 +6,18 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/secretbroker/secretbroker/internal/devmode/secretsmanager"
 	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
 func TestFetch(t *testing.T) {
 	f := newFake(t)
-	sec := f.put(region, "prod/db", canary+"-1")
-	f.put(region, "prod/db", canary)
+	f.put(region, "prod/db", canary+"-1")
+	arn := f.put(region, "prod/db", canary)
 	f.put("us-east-1", "prod/db", canary+" in America")
-	arn := sec.arn(region)
 	s := f.open(f.Config(), f.integration())
-	v1, v2 := sec.versions[0].id, sec.versions[1].id
+	v1, v2 := secretsmanager.VersionID("prod/db", 0), secretsmanager.VersionID("prod/db", 1)
 	for _, tt := range []struct{ reference, want, version string }{
 		{storeURL + "::prod/db", canary, v2},
 		{storeURL + "::prod/db#AWSCURRENT", canary, v2},
@@ -43,12 +43,13 @@ func TestFetch(t *testing.T) {
 
 func TestBinary(t *testing.T) {
 	f := newFake(t)
-	sec := f.put(region, "blob", "x")
 	blob := make([]byte, 65536)
 	for i := range blob {
 		blob[i] = byte(i * 7)
 	}
-	sec.versions[0].text, sec.versions[0].binary = nil, blob
+	f.set(region, "blob", func(s *secretsmanager.Secret) {
+		s.Versions = []secretsmanager.Version{{Value: base64.StdEncoding.EncodeToString(blob), Base64: true}}
+	})
 	s := f.open(f.Config(), f.integration())
 	got := f.Fetch(s, storeURL+"::blob")
 	if providertest.Reveal(t, got) != base64.StdEncoding.EncodeToString(blob) {
@@ -67,14 +68,11 @@ func TestBinary(t *testing.T) {
 
 func TestFetchFails(t *testing.T) {
 	f := newFake(t)
-	sec := f.put(region, "db", canary)
-	gone := f.put(region, "gone", canary)
-	gone.deleted = true
-	pending := f.put(region, "pending", canary)
-	pending.versions[0].text = nil
-	f.put(region, "my-secret", canary) // and a part of its ARN looks complete
-	foreign := f.put(region, "shared", canary)
-	foreign.account = otherOne
+	db, gone := f.put(region, "db", canary), f.put(region, "gone", canary)
+	f.set(region, "gone", func(s *secretsmanager.Secret) { s.Deleted = true })
+	f.set(region, "pending", func(*secretsmanager.Secret) {}) // no version yet
+	f.put(region, "my-secret", canary)                        // and a part of its ARN looks complete
+	foreign := f.share("shared")
 	s := f.open(f.Config(), f.integration())
 	for _, tt := range []struct {
 		reference string
@@ -87,10 +85,10 @@ func TestFetchFails(t *testing.T) {
 		{storeARN + ":secret:db-ZZZZZZ", secret.ReasonSecretNotFound},
 		{storeARN + ":secret:my-secret", secret.ReasonSecretNotFound},
 		{storeURL + "::gone", secret.ReasonSecretDisabled},
-		{gone.arn(region), secret.ReasonSecretDisabled},
-		{foreign.arn(region), secret.ReasonStoreNotAllowed},
+		{gone, secret.ReasonSecretDisabled},
+		{foreign, secret.ReasonStoreNotAllowed},
 		{"https://secretsmanager.eu-west-2.amazonaws.com::db", secret.ReasonStoreNotAllowed},
-		{strings.Replace(sec.arn(region), region, "eu-west-2", 1), secret.ReasonStoreNotAllowed},
+		{strings.Replace(db, region, "eu-west-2", 1), secret.ReasonStoreNotAllowed},
 	} {
 		f.Fails(t.Context(), s, tt.reference, tt.want)
 	}
@@ -101,15 +99,21 @@ func TestFetchFails(t *testing.T) {
 	f.CheckError(err, secret.ReasonInvalidReference)
 }
 
+// share puts a secret of another account and returns its ARN.
+func (f *fake) share(name string) (arn string) {
+	arn = f.put(region, name, canary)
+	f.set(region, name, func(s *secretsmanager.Secret) { s.Account = otherOne })
+	return strings.Replace(arn, account, otherOne, 1)
+}
+
 // The secrets of another account are read by their ARNs, if that is a store.
 func TestOtherAccount(t *testing.T) {
 	f := newFake(t)
-	foreign := f.put(region, "shared", canary)
-	foreign.account = otherOne
+	foreign := f.share("shared")
 	in := f.integration()
 	settingsOf(in).Stores = append(settingsOf(in).Stores, "arn:aws:secretsmanager:"+region+":"+otherOne)
 	s := f.open(f.Config(), in)
-	if got := f.Fetch(s, foreign.arn(region)); providertest.Reveal(t, got) != canary {
+	if got := f.Fetch(s, foreign); providertest.Reveal(t, got) != canary {
 		t.Error("another value")
 	}
 	f.Fails(t.Context(), s, storeURL+"::shared", secret.ReasonSecretNotFound)

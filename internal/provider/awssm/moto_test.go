@@ -49,8 +49,8 @@ func startMoto(t *testing.T) *moto {
 		t.Skip("needs moto, which make test-peers installs")
 	}
 	f := &fake{Env: providertest.NewEnv(t)}
-	f.cert = f.Certificate(smHost, stsHost, "iam.amazonaws.com")
-	key, err := x509.MarshalPKCS8PrivateKey(f.cert.PrivateKey)
+	cert := f.Certificate(smHost, stsHost, "iam.amazonaws.com")
+	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
 	providertest.Must(t, err)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	providertest.Must(t, err)
@@ -58,7 +58,7 @@ func startMoto(t *testing.T) *moto {
 	providertest.Must(t, l.Close())
 	_, port, _ := net.SplitHostPort(m.addr)
 	cmd := exec.CommandContext(t.Context(), installMoto(t), "-H", "127.0.0.1", "-p", port,
-		"-c", providertest.WriteFile(t, "cert.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: f.cert.Certificate[0]}))),
+		"-c", providertest.WriteFile(t, "cert.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]}))),
 		"-k", providertest.WriteFile(t, "key.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}))))
 	output := &providertest.Log{}
 	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = output, output, 5*time.Second
@@ -70,7 +70,7 @@ func startMoto(t *testing.T) *moto {
 			t.Log(output.String())
 		}
 	})
-	m.connect(f)
+	m.connect(cert)
 	m.users()
 	return m
 }
@@ -98,12 +98,12 @@ func installMoto(t *testing.T) string {
 }
 
 // connect waits until the server answers.
-func (m *moto) connect(f *fake) {
+func (m *moto) connect(cert tls.Certificate) {
 	m.t.Helper()
 	roots := x509.NewCertPool()
-	leaf, err := x509.ParseCertificate(f.cert.Certificate[0])
+	leaf, err := x509.ParseCertificate(cert.Certificate[0])
 	providertest.Must(m.t, err)
-	ca, err := os.ReadFile(f.CAFile)
+	ca, err := os.ReadFile(m.caFile)
 	providertest.Must(m.t, err)
 	roots.AppendCertsFromPEM(ca)
 	roots.AddCert(leaf)

@@ -1,15 +1,11 @@
 package awssm
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
-	"net/url"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"unicode/utf8"
@@ -37,11 +33,8 @@ func TestMotoConformance(t *testing.T) {
 
 // world is one in which all names begin with prefix.
 func (m *moto) world(t testing.TB, prefix string) *providertest.World {
-	f := &fake{Env: providertest.NewEnv(t), server: map[string]*httptest.Server{}}
-	f.cert = f.Certificate(smHost, stsHost)
-	for _, host := range []string{smHost, stsHost} {
-		f.serve(host, func(w http.ResponseWriter, r *http.Request) { m.forward(f, w, r) })
-	}
+	f := &fake{Env: providertest.NewEnv(t)}
+	f.start(http.HandlerFunc(m.forward))
 	w := &world{fake: f}
 	f.answer = w.answer
 	return &providertest.World{
@@ -89,24 +82,13 @@ func (m *moto) put(t testing.TB, name string, value []byte) (version string) {
 	return *changed.VersionId
 }
 
-// forward hands a request on to moto, unless the world answers it.
-func (m *moto) forward(f *fake, w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(r.Body)
+// forward hands a request on to moto.
+func (m *moto) forward(w http.ResponseWriter, r *http.Request) {
+	on, err := http.NewRequestWithContext(context.WithoutCancel(r.Context()), r.Method, "https://"+r.Host+r.URL.RequestURI(), r.Body)
 	if err != nil {
 		return
 	}
-	operation, ok := strings.CutPrefix(r.Header.Get("X-Amz-Target"), "secretsmanager.")
-	if form, err := url.ParseQuery(string(body)); !ok && err == nil {
-		operation = form.Get("Action")
-	}
-	if f.begin(w, r, operation, body) {
-		return
-	}
-	on, err := http.NewRequestWithContext(context.WithoutCancel(r.Context()), r.Method, "https://"+r.Host+r.URL.RequestURI(), bytes.NewReader(body))
-	if err != nil {
-		return
-	}
-	on.Header = r.Header.Clone()
+	on.Header, on.ContentLength = r.Header.Clone(), r.ContentLength
 	resp, err := m.http.Do(on)
 	if err != nil {
 		w.WriteHeader(http.StatusBadGateway)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 
+	"github.com/secretbroker/secretbroker/internal/devmode/secretsmanager"
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/credential"
@@ -30,14 +31,15 @@ func TestAssumeRole(t *testing.T) {
 	settingsOf(in).Role.Tags = map[string]string{"team": "orders", "env": "prod"}
 	settingsOf(in).Role.Duration = 30 * time.Minute
 	f.Fetch(f.open(f.Config(), in), storeURL+"::db")
-	if len(f.asked) != 1 {
-		t.Fatalf("STS was asked %d times", len(f.asked))
+	asked := f.asked("AssumeRole")
+	if len(asked) != 1 {
+		t.Fatalf("STS was asked %d times", len(asked))
 	}
 	for name, want := range map[string]string{
 		"RoleArn": roleARN, "RoleSessionName": "secretbroker-it", "ExternalId": externalID, "DurationSeconds": "1800",
 		"SourceIdentity": "secretbroker", "Tags.member.1.Key": "env", "Tags.member.1.Value": "prod", "Tags.member.2.Key": "team", "Tags.member.2.Value": "orders",
 	} {
-		if got := f.asked[0].form.Get(name); got != want {
+		if got := asked[0].form.Get(name); got != want {
 			t.Errorf("%s is %q, want %q", name, got, want)
 		}
 	}
@@ -71,7 +73,14 @@ func TestSessionFails(t *testing.T) {
 		}
 	}
 	refusal := func(code string, status int) func(*fake) {
-		return answer(`<ErrorResponse><Error><Code>`+code+`</Code><Message>`+canary+`</Message></Error></ErrorResponse>`, status)
+		return func(f *fake) {
+			f.answer = func(w http.ResponseWriter, _ *http.Request, operation string, _ []byte) bool {
+				if operation == asking {
+					writeSTSFault(w, status, code)
+				}
+				return operation == asking
+			}
+		}
 	}
 	session := func(arn, expires string) func(*fake) {
 		return answer(`<AssumeRoleResponse><AssumeRoleResult><AssumedRoleUser><Arn>`+arn+`</Arn></AssumedRoleUser><Credentials><AccessKeyId>ASIA</AccessKeyId>`+
@@ -85,9 +94,9 @@ func TestSessionFails(t *testing.T) {
 		says  string
 	}{
 		{"wrong external ID", func(f *fake) {}, secret.ReasonStoreAuthenticationFailed, "aws.role.external_id"},
-		{"wrong key", func(f *fake) { delete(f.keys, baseKey) }, secret.ReasonStoreAuthenticationFailed, "renew aws.credential"},
+		{"wrong key", func(f *fake) { f.change(func(s *secretsmanager.State) { s.Identity.AccessKeyID = "AKIAOTHER" }) }, secret.ReasonStoreAuthenticationFailed, "renew aws.credential"},
 		{"wrong signature", func(f *fake) {
-			f.keys[baseKey] = owner{keys: aws.Credentials{AccessKeyID: baseKey, SecretAccessKey: "x"}}
+			f.change(func(s *secretsmanager.State) { s.Identity.SecretAccessKey = "x" })
 		}, secret.ReasonStoreAuthenticationFailed, "clock"},
 		{"duration", refusal("ValidationError", 400), secret.ReasonStoreAuthenticationFailed, "aws.role.duration"},
 		{"region", refusal("RegionDisabledException", 403), secret.ReasonStoreAuthenticationFailed, "aws.sts_region"},
@@ -99,7 +108,7 @@ func TestSessionFails(t *testing.T) {
 		{"another role", session(strings.Replace(ours, "reader", "admin", 1), "2999-01-01T00:00:00Z"), secret.ReasonStoreUnavailable, "another role"},
 		{"another account", session(strings.Replace(ours, account, otherOne, 1), "2999-01-01T00:00:00Z"), secret.ReasonStoreUnavailable, "another role"},
 		{"over already", session(ours, "2001-01-01T00:00:00Z"), secret.ReasonStoreAuthenticationFailed, "clock"},
-		{"down", func(f *fake) { f.server[stsHost].Close() }, secret.ReasonStoreUnavailable, "STS, which is asked for the role aws.role.arn, refuses the connection"},
+		{"down", func(f *fake) { f.Dial[stsHost] = providertest.ClosedPort(f) }, secret.ReasonStoreUnavailable, "STS, which is asked for the role aws.role.arn, refuses the connection"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := newFake(t)
@@ -128,7 +137,7 @@ func TestRefusedKeys(t *testing.T) {
 	cfg.Now = func() time.Time { return now }
 	s := f.open(cfg, f.integration())
 	f.Fetch(s, storeURL+"::db")
-	f.revoke()
+	f.server.Revoke()
 	f.Fetch(s, storeURL+"::db")
 	if n := f.count("AssumeRole"); n != 2 {
 		t.Errorf("%d sessions", n)
@@ -230,7 +239,7 @@ func TestRefusedRoleIsLeftAlone(t *testing.T) {
 	now := time.Now()
 	cfg := f.Config()
 	cfg.Now = func() time.Time { return now }
-	delete(f.keys, baseKey)
+	f.change(func(s *secretsmanager.State) { s.Identity.AccessKeyID = "AKIAOTHER" })
 	s := f.open(cfg, f.integration())
 	for range 200 {
 		f.Fails(t.Context(), s, storeURL+"::db", secret.ReasonStoreAuthenticationFailed)

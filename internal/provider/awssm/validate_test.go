@@ -1,6 +1,7 @@
 package awssm
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -45,7 +46,7 @@ func TestValidate(t *testing.T) {
 					f.CheckError(step.Err, secret.AsError(step.Err).Reason)
 				}
 			}
-			for _, read := range f.reads {
+			for _, read := range slices.Concat(f.asked("GetSecretValue"), f.asked("DescribeSecret")) {
 				asked := read.SecretId
 				if read.VersionId != "" {
 					asked += "#" + read.VersionId

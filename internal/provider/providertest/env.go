@@ -103,13 +103,14 @@ func (e *Env) Open(opener provider.Opener, in *integration.Integration) provider
 	return p
 }
 
-// Fetch expects a secret.
+// Fetch expects a secret, and that the log contains no private word.
 func (e *Env) Fetch(p provider.Provider, ref string) *secret.Secret {
 	e.Helper()
 	got, err := p.Fetch(e.Context(), Ref(e, ref))
 	if err != nil {
 		e.Fatalf("Fetch(%s): %v", ref, err)
 	}
+	e.CheckClean("the log", e.Logs.String())
 	return got
 }
 
