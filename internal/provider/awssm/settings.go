@@ -40,7 +40,7 @@ func settingsOf(in *integration.Integration) *Settings {
 // StoreNames implements integration.Settings.
 func (a *Settings) StoreNames() []string { return a.Stores }
 
-// AWS is how an integration reaches AWS Secrets Manager.
+// Settings is how an integration reaches AWS Secrets Manager.
 type Settings struct {
 	// Stores are the only stores that are ever read, canonical
 	// (secret.Kind.ParseStore), all of one partition. A region of AccountID is

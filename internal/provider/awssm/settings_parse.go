@@ -308,6 +308,7 @@ func (p parser) url(path, s string) string {
 	return "https://" + rest
 }
 
+// List implements integration.Settings.
 func (a *Settings) List() []integration.Setting {
 	settings := slices.Concat(
 		integration.Elements("aws.stores", a.Stores),

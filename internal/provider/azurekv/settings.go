@@ -37,7 +37,7 @@ func settingsOf(in *integration.Integration) *Settings {
 // StoreNames implements integration.Settings.
 func (a *Settings) StoreNames() []string { return a.Vaults }
 
-// Azure is how an integration reaches its Key Vaults.
+// Settings is how an integration reaches its Key Vaults.
 type Settings struct {
 	TenantID   string
 	ClientID   string
@@ -87,6 +87,7 @@ type Credential struct {
 	TokenFile string
 }
 
+// List implements integration.Settings.
 func (a *Settings) List() []integration.Setting {
 	return slices.Concat(
 		[]integration.Setting{

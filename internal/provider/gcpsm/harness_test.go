@@ -1,8 +1,6 @@
 package gcpsm
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
@@ -181,13 +179,6 @@ func publicPEM(t testing.TB) string {
 	der, err := x509.MarshalPKIXPublicKey(key.Public())
 	providertest.Must(t, err)
 	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
-}
-
-func ecKey(t testing.TB) *ecdsa.PrivateKey {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	providertest.Must(t, err)
-	return key
 }
 
 func writeJSONFile(t testing.TB, doc any) string {

@@ -33,7 +33,7 @@ func settingsOf(in *integration.Integration) *Settings {
 // StoreNames implements integration.Settings.
 func (g *Settings) StoreNames() []string { return g.Stores }
 
-// GCP is how an integration reaches Google Cloud's Secret Manager.
+// Settings is how an integration reaches Google Cloud's Secret Manager.
 type Settings struct {
 	// Stores are the projects, and locations of projects, whose secrets may be
 	// read, canonical (secret.Kind.ParseStore). Nothing else is asked for.
@@ -120,6 +120,7 @@ func (g *Settings) TokenHosts() []string {
 	return hosts
 }
 
+// List implements integration.Settings.
 func (g *Settings) List() []integration.Setting {
 	return slices.Concat(
 		integration.Elements("gcp.projects", g.Stores),

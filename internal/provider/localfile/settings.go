@@ -50,6 +50,7 @@ func (l *Settings) StoreNames() []string {
 // StoreOf returns the canonical store of a directory.
 func StoreOf(dir string) string { return "file://" + dir }
 
+// List implements integration.Settings.
 func (l *Settings) List() []integration.Setting {
 	return slices.Concat(integration.Elements("local.directories", l.Directories), integration.Elements("local.environment", l.Environment))
 }

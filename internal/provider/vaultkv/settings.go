@@ -34,7 +34,7 @@ func settingsOf(in *integration.Integration) *Settings {
 	return s
 }
 
-// Vault is how an integration reaches its Vault or OpenBao server.
+// Settings is how an integration reaches its Vault or OpenBao server.
 type Settings struct {
 	// Address is the only server that is ever contacted, canonical
 	// (secret.ParseVaultAddress).
@@ -110,6 +110,7 @@ type Auth struct {
 	CertificateFile string
 }
 
+// List implements integration.Settings.
 func (v *Settings) List() []integration.Setting {
 	mounts := make([]string, len(v.Mounts))
 	for i, m := range v.Mounts {
