@@ -75,9 +75,7 @@ type Placement struct{ Cloud, Region string }
 // Grant lets principals read secrets; see docs/configuration.md. Empty narrowings
 // leave their side open.
 type Grant struct {
-	Principals, Vaults, Secrets, Keys []string
-	// Stores is Vaults for kinds whose stores are called something else.
-	Stores []string
+	Principals, Stores, Secrets, Keys []string
 }
 
 // Change is when and by whom; zero where that is not known.
@@ -259,7 +257,7 @@ func (c *Client) ListUsage(ctx context.Context, id string, limit int) (*UsageRep
 }
 
 func (g Grant) message() *secretbrokerv1.Grant {
-	return &secretbrokerv1.Grant{Principals: g.Principals, Vaults: g.Vaults, Stores: g.Stores, Secrets: g.Secrets, Keys: g.Keys}
+	return &secretbrokerv1.Grant{Principals: g.Principals, Stores: g.Stores, Secrets: g.Secrets, Keys: g.Keys}
 }
 
 var wireRoles = []struct {
@@ -321,7 +319,7 @@ func newIntegration(m *secretbrokerv1.Integration) *Integration {
 		in.Settings = m.GetSettings().AsMap()
 	}
 	for _, g := range m.GetGrants() {
-		in.Grants = append(in.Grants, Grant{Principals: g.GetPrincipals(), Vaults: g.GetVaults(), Stores: g.GetStores(), Secrets: g.GetSecrets(), Keys: g.GetKeys()})
+		in.Grants = append(in.Grants, Grant{Principals: g.GetPrincipals(), Stores: g.GetStores(), Secrets: g.GetSecrets(), Keys: g.GetKeys()})
 	}
 	for _, b := range m.GetRoles() {
 		for _, r := range wireRoles {

@@ -141,7 +141,7 @@ func (in *isoIntegration) yaml(env *devmode.Environment, sample string) string {
 	fmt.Fprintln(&b, "cache: {ttl: 1s, max_stale: 1m}\ngrants:")
 	for _, g := range in.grants {
 		fmt.Fprintf(&b, "  - principals: [%q]\n", strings.Join(g.principals, `", "`))
-		for name, list := range map[string][]string{"vaults": urls(g.vaults), "secrets": g.secrets, "keys": g.keys} {
+		for name, list := range map[string][]string{"stores": urls(g.vaults), "secrets": g.secrets, "keys": g.keys} {
 			if list != nil {
 				fmt.Fprintf(&b, "    %s: [%s]\n", name, `"`+strings.Join(list, `", "`)+`"`)
 			}

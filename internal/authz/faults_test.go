@@ -72,14 +72,14 @@ func TestNarrowingFaults(t *testing.T) {
 		{"no principals", Grant{}, []GrantError{{1, "principals", -1, "a grant needs at least one principal"}}},
 		{"empty principals", Grant{Principals: []string{}}, []GrantError{{1, "principals", -1, "a grant needs at least one principal"}}},
 		{"empty stores", Grant{Principals: someone, Stores: []string{}},
-			[]GrantError{{1, "vaults", -1, "the list is empty; leave it out to allow every store of the integration"}}},
+			[]GrantError{{1, "stores", -1, "the list is empty; leave it out to allow every store of the integration"}}},
 		{"empty secrets", Grant{Principals: someone, Secrets: []string{}},
 			[]GrantError{{1, "secrets", -1, "the list is empty; leave it out to allow every secret"}}},
 		{"empty keys", Grant{Principals: someone, Keys: []string{}},
 			[]GrantError{{1, "keys", -1, "the list is empty; leave it out to allow every key and the whole secret"}}},
 		{"stores", Grant{Principals: someone, Stores: []string{prod, other, "prod"}}, []GrantError{
-			{1, "vaults", 1, foreignVault},
-			{1, "vaults", 2, "not a vault: the store does not begin with https://; expected https://NAME.vault.azure.net"},
+			{1, "stores", 1, foreignVault},
+			{1, "stores", 2, "not a vault: the store does not begin with https://; expected https://NAME.vault.azure.net"},
 		}},
 		{"secrets", Grant{Principals: someone, Secrets: []string{"ok", "", "**", "a*b", "*a", "a_b", "a/b", "\u212a", "a ", strings.Repeat("a", 128)}}, []GrantError{
 			{1, "secrets", 1, wantName}, {1, "secrets", 2, wantName}, {1, "secrets", 3, wantName}, {1, "secrets", 4, wantName}, {1, "secrets", 5, wantName},
@@ -89,7 +89,7 @@ func TestNarrowingFaults(t *testing.T) {
 			{1, "keys", 1, wantKey}, {1, "keys", 2, wantKey}, {1, "keys", 3, wantKey}, {1, "keys", 4, wantKey}, {1, "keys", 5, wantKey},
 		}},
 		{"everything at once", Grant{Principals: []string{"x"}, Stores: []string{other}, Secrets: []string{"_"}, Keys: []string{""}}, []GrantError{
-			{1, "vaults", 0, foreignVault}, {1, "keys", 0, wantKey}, {1, "secrets", 0, wantName}, {1, "principals", 0, wantPrincipal},
+			{1, "stores", 0, foreignVault}, {1, "keys", 0, wantKey}, {1, "secrets", 0, wantName}, {1, "principals", 0, wantPrincipal},
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

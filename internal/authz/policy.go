@@ -234,17 +234,17 @@ func (c *compiler) stores(list []string) map[string]bool {
 		return nil
 	}
 	if len(list) == 0 {
-		c.fault("vaults", -1, "the list is empty; leave it out to allow every store of the integration")
+		c.fault("stores", -1, "the list is empty; leave it out to allow every store of the integration")
 	}
 	stores := make(map[string]bool, len(list))
 	for i, s := range list {
 		canonical, err := c.kind.ParseStore(s)
 		if err != nil {
-			c.fault("vaults", i, secret.AsError(err).Message)
+			c.fault("stores", i, secret.AsError(err).Message)
 			continue
 		}
 		if !c.policy.stores[canonical] {
-			c.fault("vaults", i, "not a store of the integration; add it to the integration first")
+			c.fault("stores", i, "not a store of the integration; add it to the integration first")
 			continue
 		}
 		stores[canonical] = true

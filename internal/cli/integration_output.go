@@ -227,7 +227,7 @@ func printParts(w io.Writer, in *client.Integration, usage *client.UsageReport) 
 		fmt.Fprintln(t, "\nGRANT\tPRINCIPALS\tSTORES\tSECRETS\tKEYS\tUSED")
 	}
 	for i, g := range in.Grants {
-		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\n", i, cell(g.Principals), cell(slices.Concat(g.Vaults, g.Stores)), cell(g.Secrets), cell(g.Keys), used[i])
+		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\n", i, cell(g.Principals), cell(g.Stores), cell(g.Secrets), cell(g.Keys), used[i])
 	}
 	if len(in.Roles) > 0 {
 		fmt.Fprintln(t, "\nROLE\tPRINCIPALS")

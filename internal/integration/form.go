@@ -47,11 +47,9 @@ type FormLimits struct {
 // FormGrant is one entry of grants.
 type FormGrant struct {
 	Principals []string `yaml:"principals"`
-	Vaults     []string `yaml:"vaults,omitempty"`
-	// Stores is Vaults for kinds whose stores are called something else.
-	Stores  []string `yaml:"stores,omitempty"`
-	Secrets []string `yaml:"secrets,omitempty"`
-	Keys    []string `yaml:"keys,omitempty"`
+	Stores     []string `yaml:"stores,omitempty"`
+	Secrets    []string `yaml:"secrets,omitempty"`
+	Keys       []string `yaml:"keys,omitempty"`
 }
 
 // Equal reports whether two grants say the same, in whatever order.
@@ -59,7 +57,7 @@ func (g FormGrant) Equal(other FormGrant) bool {
 	same := func(a, b []string) bool {
 		return len(a) == len(b) && slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
 	}
-	return same(g.Principals, other.Principals) && same(g.Vaults, other.Vaults) && same(g.Stores, other.Stores) && same(g.Secrets, other.Secrets) && same(g.Keys, other.Keys)
+	return same(g.Principals, other.Principals) && same(g.Stores, other.Stores) && same(g.Secrets, other.Secrets) && same(g.Keys, other.Keys)
 }
 
 // FormRoles is the section roles.
@@ -102,7 +100,7 @@ func (k *Kinds) ParseForm(name string, data []byte) FormFile {
 	}
 	for i, g := range f.Grants {
 		// Left out it would leave open what an empty list wants closed.
-		for name, list := range map[string][]string{"vaults": g.Vaults, "stores": g.Stores, "secrets": g.Secrets, "keys": g.Keys} {
+		for name, list := range map[string][]string{"stores": g.Stores, "secrets": g.Secrets, "keys": g.Keys} {
 			if list != nil && len(list) == 0 {
 				f.doc.Fault(strictyaml.Index("grants", i)+"."+name, "an empty list would allow nothing; list what is allowed, or take the setting out to leave it open")
 			}

@@ -142,16 +142,14 @@ func withAliases(in *Integration, grants []FormGrant) []FormGrant {
 	}
 	grants = slices.Clone(grants)
 	for i := range grants {
-		for _, list := range []*[]string{&grants[i].Vaults, &grants[i].Stores} {
-			also := slices.Clone(*list)
-			for _, s := range *list {
-				store, err := in.Kind.ParseStore(s)
-				if err == nil && slices.Contains(in.storeNames(), store) {
-					also = append(also, settings.Aliases(store)...)
-				}
+		also := slices.Clone(grants[i].Stores)
+		for _, s := range grants[i].Stores {
+			store, err := in.Kind.ParseStore(s)
+			if err == nil && slices.Contains(in.storeNames(), store) {
+				also = append(also, settings.Aliases(store)...)
 			}
-			*list = also
 		}
+		grants[i].Stores = also
 	}
 	return grants
 }
@@ -208,13 +206,7 @@ func ContainsControl(s string) bool {
 func (p *Parser) policy(in *Integration, sections []FormGrant) *authz.Policy {
 	grants := make([]authz.Grant, len(sections))
 	for i, g := range sections {
-		grants[i] = authz.Grant{Principals: g.Principals, Stores: g.Vaults, Secrets: g.Secrets, Keys: g.Keys}
-		if at := strictyaml.Index("grants", i); p.Has(at + ".stores") {
-			grants[i].Stores = g.Stores
-			if p.Has(at + ".vaults") {
-				p.Fault(at+".stores", "another name for vaults, which is there too; leave out one of the two")
-			}
-		}
+		grants[i] = authz.Grant{Principals: g.Principals, Stores: g.Stores, Secrets: g.Secrets, Keys: g.Keys}
 	}
 	policy, err := authz.NewPolicy(in.Kind, in.storeNames(), grants)
 	if err == nil {
@@ -231,9 +223,6 @@ func (p *Parser) policy(in *Integration, sections []FormGrant) *authz.Policy {
 			continue
 		}
 		path := strictyaml.Index("grants", g.Grant) + "." + g.Field
-		if at := strictyaml.Index("grants", g.Grant) + ".stores"; g.Field == "vaults" && p.Has(at) {
-			path = at
-		}
 		if g.Index >= 0 {
 			path = strictyaml.Index(path, g.Index)
 		}

@@ -90,7 +90,7 @@ func differentGrants(before, after *Form) (gone, added []int) {
 
 // sameLists reports whether two grants are written alike, the order included.
 func sameLists(g, other *Grant) bool {
-	return slices.Equal(g.Principals, other.Principals) && slices.Equal(g.Vaults, other.Vaults) && slices.Equal(g.Stores, other.Stores) &&
+	return slices.Equal(g.Principals, other.Principals) && slices.Equal(g.Stores, other.Stores) &&
 		slices.Equal(g.Secrets, other.Secrets) && slices.Equal(g.Keys, other.Keys)
 }
 

@@ -242,7 +242,7 @@ func TestFaultsNameFields(t *testing.T) {
 	b := newBench(t, placement.Config{})
 	f := sample(t, "cspi")
 	change(t, &f, func(s map[string]any) { s["vaults"], s["tenant"] = []any{"http://x"}, "y" })
-	f.Grants[0].Vaults = []string{"https://other-vault.vault.azure.net"}
+	f.Grants[0].Stores = []string{"https://other-vault.vault.azure.net"}
 	_, err := b.Create(t.Context(), as(orgOwner), f, nil, manage.WriteOptions{})
 	invalid, ok := manage.IsInvalid(err)
 	if !ok {
@@ -252,7 +252,7 @@ func TestFaultsNameFields(t *testing.T) {
 	for _, fault := range invalid.Faults {
 		fields[fault.Field] = true
 	}
-	for _, want := range []string{"integration.settings.vaults[0]", "integration.settings", "integration.grants[0].vaults[0]", "integration.settings.credential.client_secret_file"} {
+	for _, want := range []string{"integration.settings.vaults[0]", "integration.settings", "integration.grants[0].stores[0]", "integration.settings.credential.client_secret_file"} {
 		if !fields[want] {
 			t.Errorf("no fault of %s in %v", want, invalid.Faults)
 		}

@@ -136,7 +136,7 @@ func TestIntegrationRoundTrip(t *testing.T) {
 		Cache:     &secretbrokerv1.IntegrationCache{Ttl: durationpb.New(90 * time.Second), MaxStale: durationpb.New(time.Hour)},
 		Limits:    &secretbrokerv1.IntegrationLimits{MaxConcurrentReads: 3, ReadsPerSecond: 4, Timeout: durationpb.New(2500 * time.Millisecond)},
 		Placement: &secretbrokerv1.Placement{Cloud: "azure", Region: "westeurope"},
-		Grants:    []*secretbrokerv1.Grant{{Principals: []string{"dns:a"}, Vaults: []string{"v"}, Stores: []string{"w"}, Secrets: []string{"s"}, Keys: []string{"k"}}},
+		Grants:    []*secretbrokerv1.Grant{{Principals: []string{"dns:a"}, Stores: []string{"v"}, Secrets: []string{"s"}, Keys: []string{"k"}}},
 		Roles: []*secretbrokerv1.RoleBinding{
 			{Role: secretbrokerv1.Role_ROLE_RESOURCE_OWNER, Principals: []string{"dns:o"}},
 			{Role: secretbrokerv1.Role_ROLE_ASSIGNER, Principals: []string{"dns:as"}},

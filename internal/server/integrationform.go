@@ -60,7 +60,7 @@ func formOf(m *secretbrokerv1.Integration) (manage.Form, error) {
 }
 
 func grantOf(m *secretbrokerv1.Grant) manage.Grant {
-	return manage.Grant{Principals: m.GetPrincipals(), Vaults: m.GetVaults(), Stores: m.GetStores(), Secrets: m.GetSecrets(), Keys: m.GetKeys()}
+	return manage.Grant{Principals: m.GetPrincipals(), Stores: m.GetStores(), Secrets: m.GetSecrets(), Keys: m.GetKeys()}
 }
 
 // messageOf returns the message of an integration, without its credentials.
@@ -89,7 +89,7 @@ func messageOf(in *manage.Integration) *secretbrokerv1.Integration {
 		m.Placement = &secretbrokerv1.Placement{Cloud: p.Cloud, Region: p.Region}
 	}
 	for _, g := range f.Grants {
-		m.Grants = append(m.Grants, &secretbrokerv1.Grant{Principals: g.Principals, Vaults: g.Vaults, Stores: g.Stores, Secrets: g.Secrets, Keys: g.Keys})
+		m.Grants = append(m.Grants, &secretbrokerv1.Grant{Principals: g.Principals, Stores: g.Stores, Secrets: g.Secrets, Keys: g.Keys})
 	}
 	bindings := f.Roles.Bindings()
 	for _, r := range []struct {

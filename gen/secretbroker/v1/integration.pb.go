@@ -498,15 +498,13 @@ type Grant struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Patterns of principals, for example "spiffe://example.org/connect/*".
 	Principals []string `protobuf:"bytes,1,rep,name=principals,proto3" json:"principals,omitempty"`
-	// Some of the integration's vaults.
-	Vaults []string `protobuf:"bytes,2,rep,name=vaults,proto3" json:"vaults,omitempty"`
+	// Some of the integration's stores, as references begin with them.
+	Stores []string `protobuf:"bytes,2,rep,name=stores,proto3" json:"stores,omitempty"`
 	// Names of secrets, or prefixes followed by "*".
 	Secrets []string `protobuf:"bytes,3,rep,name=secrets,proto3" json:"secrets,omitempty"`
 	// JSON keys, or prefixes followed by "*". A grant with keys never allows reading a
 	// whole secret.
-	Keys []string `protobuf:"bytes,4,rep,name=keys,proto3" json:"keys,omitempty"`
-	// As vaults, for kinds whose stores are called something else.
-	Stores        []string `protobuf:"bytes,5,rep,name=stores,proto3" json:"stores,omitempty"`
+	Keys          []string `protobuf:"bytes,4,rep,name=keys,proto3" json:"keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -548,9 +546,9 @@ func (x *Grant) GetPrincipals() []string {
 	return nil
 }
 
-func (x *Grant) GetVaults() []string {
+func (x *Grant) GetStores() []string {
 	if x != nil {
-		return x.Vaults
+		return x.Stores
 	}
 	return nil
 }
@@ -565,13 +563,6 @@ func (x *Grant) GetSecrets() []string {
 func (x *Grant) GetKeys() []string {
 	if x != nil {
 		return x.Keys
-	}
-	return nil
-}
-
-func (x *Grant) GetStores() []string {
-	if x != nil {
-		return x.Stores
 	}
 	return nil
 }
@@ -1985,15 +1976,14 @@ const file_secretbroker_v1_integration_proto_rawDesc = "" +
 	"\atimeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"9\n" +
 	"\tPlacement\x12\x14\n" +
 	"\x05cloud\x18\x01 \x01(\tR\x05cloud\x12\x16\n" +
-	"\x06region\x18\x02 \x01(\tR\x06region\"\x85\x01\n" +
+	"\x06region\x18\x02 \x01(\tR\x06region\"m\n" +
 	"\x05Grant\x12\x1e\n" +
 	"\n" +
 	"principals\x18\x01 \x03(\tR\n" +
 	"principals\x12\x16\n" +
-	"\x06vaults\x18\x02 \x03(\tR\x06vaults\x12\x18\n" +
+	"\x06stores\x18\x02 \x03(\tR\x06stores\x12\x18\n" +
 	"\asecrets\x18\x03 \x03(\tR\asecrets\x12\x12\n" +
-	"\x04keys\x18\x04 \x03(\tR\x04keys\x12\x16\n" +
-	"\x06stores\x18\x05 \x03(\tR\x06stores\"X\n" +
+	"\x04keys\x18\x04 \x03(\tR\x04keys\"X\n" +
 	"\vRoleBinding\x12)\n" +
 	"\x04role\x18\x01 \x01(\x0e2\x15.secretbroker.v1.RoleR\x04role\x12\x1e\n" +
 	"\n" +

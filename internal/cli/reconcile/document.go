@@ -83,7 +83,7 @@ func IntegrationOf(f *integration.Form) *client.Integration {
 		Roles:     make(map[client.Role][]string),
 	}
 	for _, g := range f.Grants {
-		in.Grants = append(in.Grants, client.Grant{Principals: g.Principals, Vaults: g.Vaults, Stores: g.Stores, Secrets: g.Secrets, Keys: g.Keys})
+		in.Grants = append(in.Grants, client.Grant{Principals: g.Principals, Stores: g.Stores, Secrets: g.Secrets, Keys: g.Keys})
 	}
 	for role, patterns := range f.Roles.Bindings() {
 		in.Roles[client.Role(role)] = patterns
@@ -128,7 +128,7 @@ func FormOf(in *client.Integration) (*integration.Form, error) {
 	f.Limits.SetTimeout(in.Limits.Timeout)
 	f.Placement = integration.Placement{Cloud: in.Placement.Cloud, Region: in.Placement.Region}
 	for _, g := range in.Grants {
-		f.Grants = append(f.Grants, integration.FormGrant{Principals: g.Principals, Vaults: g.Vaults, Stores: g.Stores, Secrets: g.Secrets, Keys: g.Keys})
+		f.Grants = append(f.Grants, integration.FormGrant{Principals: g.Principals, Stores: g.Stores, Secrets: g.Secrets, Keys: g.Keys})
 	}
 	f.Roles = integration.FormRoles{
 		ResourceOwner: in.Roles[client.Role(authz.ResourceOwner)], Assigner: in.Roles[client.Role(authz.Assigner)], Auditor: in.Roles[client.Role(authz.Auditor)],

@@ -216,8 +216,8 @@ func TestParseFaults(t *testing.T) {
 
 		{"grant without principals", full + "grants:\n  - secrets: [a]\n", "7: grants[0].principals: a grant needs at least one principal"},
 		{"grant to an open trust domain", full + "grants:\n  - principals:\n      - dns:a.example.org\n      - spiffe://example*\n", "9: grants[0].principals[1]: a pattern must name the complete trust domain"},
-		{"grant of another vault", full + "grants:\n  - principals: [dns:a.example.org]\n    vaults:\n      - https://xyz.vault.azure.net\n",
-			"9: grants[0].vaults[0]: not a store of the integration; add it to the integration first"},
+		{"grant of another vault", full + "grants:\n  - principals: [dns:a.example.org]\n    stores:\n      - https://xyz.vault.azure.net\n",
+			"9: grants[0].stores[0]: not a store of the integration; add it to the integration first"},
 		{"grant of bad names", full + "grants:\n  - principals: [dns:a.example.org]\n    secrets: [a]\n  - principals: [dns:b.example.org]\n    secrets:\n      - a\n      - b_c\n      - '*x'\n",
 			"12: grants[1].secrets[1]: expected a secret's name, or a prefix followed by one \"*\"\n13: grants[1].secrets[2]: expected a secret's name, or a prefix followed by one \"*\""},
 		{"grant with empty secrets", full + "grants:\n  - principals: [dns:a.example.org]\n    secrets: []\n", "8: grants[0].secrets: the list is empty; leave it out to allow every secret"},
