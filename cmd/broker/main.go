@@ -20,6 +20,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/cli"
 	"github.com/secretbroker/secretbroker/internal/cli/operator"
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 )
 
 // Short names for what every command here returns.
@@ -84,9 +85,9 @@ Begin with:  broker dev`,
 		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.AddCommand(cli.Commands()...)
+	root.AddCommand(cli.Commands(kinds.All())...)
 	root.AddCommand(newServeCommand(), newDevCommand(), newValidateCommand())
-	root.AddCommand(operator.Commands()...)
+	root.AddCommand(operator.Commands(kinds.All())...)
 	return root
 }
 

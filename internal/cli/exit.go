@@ -12,6 +12,8 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+
+	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
 // The exit codes are a promise to scripts. The resolve command uses all of them.
@@ -43,9 +45,10 @@ func (e *ExitError) Error() string {
 
 func (e *ExitError) Unwrap() error { return e.Err }
 
-// Commands returns the commands that talk to a running broker.
-func Commands() []*cobra.Command {
-	return []*cobra.Command{newResolveCommand(), newCheckCommand(), newExplainCommand(), newIntegrationCommand()}
+// Commands returns the commands that talk to a running broker. kinds are the kinds of
+// stores that integrations may be of.
+func Commands(kinds *integration.Kinds) []*cobra.Command {
+	return []*cobra.Command{newResolveCommand(), newCheckCommand(), newExplainCommand(kinds), newIntegrationCommand(kinds)}
 }
 
 // CompleteWords makes the shell complete the values of a flag of cmd with words. It

@@ -11,7 +11,6 @@ import (
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/manage"
-	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/registry/dirstore"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -37,7 +36,7 @@ broker answers at the address, or not one that is trusted; 8 try again later;
 1 other failure. With --diff: 0 compared; 1 there are changes, if --exit-code is
 given; 2 something is wrong.`
 
-func newExplainCommand() *cobra.Command {
+func newExplainCommand(kinds *integration.Kinds) *cobra.Command {
 	var (
 		conn           Connection
 		q              client.ExplainRequest
@@ -67,14 +66,14 @@ func newExplainCommand() *cobra.Command {
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if diff {
-				return explainDiff(cmd, output, exitCode, args[0], args[1])
+				return explainDiff(cmd, kinds, output, exitCode, args[0], args[1])
 			}
 			if exitCode {
 				return &ExitError{ExitUsage, errors.New("--exit-code goes with --diff only")}
 			}
 			q.Reference = args[0]
 			if configFile != "" {
-				return explainOffline(cmd, output, configFile, q)
+				return explainOffline(cmd, kinds, output, configFile, q)
 			}
 			return explainOnline(cmd, output, &conn, q)
 		},
@@ -111,8 +110,8 @@ func explainOnline(cmd *cobra.Command, output string, conn *Connection, q client
 }
 
 // explainOffline answers as a broker with these files would.
-func explainOffline(cmd *cobra.Command, output, configFile string, q client.ExplainRequest) error {
-	integrations, err := readIntegrations(configFile)
+func explainOffline(cmd *cobra.Command, kinds *integration.Kinds, output, configFile string, q client.ExplainRequest) error {
+	integrations, err := readIntegrations(kinds, configFile)
 	if err != nil {
 		return err
 	}
@@ -147,9 +146,9 @@ func explanationOf(a manage.Answer) *client.Explanation {
 	return e
 }
 
-func explainDiff(cmd *cobra.Command, output string, exitCode bool, old, now string) error {
-	before, err := readIntegrations(old)
-	after, err2 := readIntegrations(now)
+func explainDiff(cmd *cobra.Command, kinds *integration.Kinds, output string, exitCode bool, old, now string) error {
+	before, err := readIntegrations(kinds, old)
+	after, err2 := readIntegrations(kinds, now)
 	switch {
 	case err != nil || err2 != nil:
 		return &ExitError{ExitUsage, errors.Join(err, err2)}
@@ -169,7 +168,7 @@ func explainDiff(cmd *cobra.Command, output string, exitCode bool, old, now stri
 // readIntegrations reads the integrations that a broker.yaml points to, or those
 // of a directory. It takes nothing of what is partly wrong: an answer from half
 // the grants would be a wrong one.
-func readIntegrations(path string) ([]*integration.Integration, error) {
+func readIntegrations(kinds *integration.Kinds, path string) ([]*integration.Integration, error) {
 	dir := path
 	if info, err := os.Stat(path); err != nil || !info.IsDir() {
 		cfg, err := config.Load(path)
@@ -180,7 +179,7 @@ func readIntegrations(path string) ([]*integration.Integration, error) {
 			return nil, &ExitError{ExitUsage, fmt.Errorf("%s: its integrations are in a database; ask a broker that has it open, or explain what broker integration export writes", path)}
 		}
 	}
-	integrations, faults := dirstore.ReadPolicies(kinds.All(), dir)
+	integrations, faults := dirstore.ReadPolicies(kinds, dir)
 	if len(faults) > 0 {
 		return nil, &ExitError{ExitUsage, faults}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/client"
 	"github.com/secretbroker/secretbroker/internal/cli/reconcile"
+	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
 const integrationHelp = `Manage the provider integrations of a running broker. The caller needs a role,
@@ -25,7 +26,7 @@ acceptable; 5 there is no such integration; 6 it is in use, read-only, has been
 changed meanwhile, or does not work; 7 no broker answers at the address, or not
 one that is trusted; 8 try again later.`
 
-func newIntegrationCommand() *cobra.Command {
+func newIntegrationCommand(kinds *integration.Kinds) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "integration",
 		Short: "Manage provider integrations",
@@ -34,15 +35,17 @@ func newIntegrationCommand() *cobra.Command {
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(
-		newIntegrationCreateCommand(), newIntegrationListCommand(), newIntegrationDescribeCommand(), newIntegrationUpdateCommand(),
-		newIntegrationDeleteCommand(), newIntegrationValidateCommand(), newIntegrationGrantCommand(), newIntegrationRevokeCommand(),
-		newIntegrationApplyCommand(), newIntegrationExportCommand(),
+		newIntegrationCreateCommand(kinds), newIntegrationListCommand(kinds), newIntegrationDescribeCommand(kinds), newIntegrationUpdateCommand(kinds),
+		newIntegrationDeleteCommand(kinds), newIntegrationValidateCommand(kinds), newIntegrationGrantCommand(kinds), newIntegrationRevokeCommand(kinds),
+		newIntegrationApplyCommand(kinds), newIntegrationExportCommand(kinds),
 	)
 	return cmd
 }
 
-// managing is what the commands have in common: a broker and a way to print.
+// managing is what the commands have in common: a broker, the kinds of stores and a
+// way to print.
 type managing struct {
+	kinds  *integration.Kinds
 	conn   Connection
 	output string
 }
@@ -101,12 +104,12 @@ func (m *managing) completeOneID(cmd *cobra.Command, args []string, toComplete s
 
 // readDocument reads an integration's file. The error is for the person who wrote
 // it, with all faults.
-func readDocument(path string) (*reconcile.Document, error) {
+func readDocument(kinds *integration.Kinds, path string) (*reconcile.Document, error) {
 	data, err := readRegular(path)
 	if err != nil {
 		return nil, err
 	}
-	return reconcile.ParseDocument(path, data)
+	return reconcile.ParseDocument(kinds, path, data)
 }
 
 // readCredentials reads what --credential NAME=FILE names.

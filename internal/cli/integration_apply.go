@@ -12,6 +12,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/client"
 	"github.com/secretbroker/secretbroker/internal/cli/reconcile"
+	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
 const applyHelp = `Make a broker's integrations what the files of a directory say: create those that
@@ -29,9 +30,9 @@ Credentials that the files name are sent with a new integration, and with one th
 has none of that name yet; --replace-credentials sends them all, since nobody can
 tell whether they differ.`
 
-func newIntegrationApplyCommand() *cobra.Command {
+func newIntegrationApplyCommand(kinds *integration.Kinds) *cobra.Command {
 	var (
-		m    managing
+		m    = managing{kinds: kinds}
 		o    applyOptions
 		dirs string
 	)
@@ -46,12 +47,12 @@ func newIntegrationApplyCommand() *cobra.Command {
 			if o.exitCode && !o.dryRun {
 				return &ExitError{ExitUsage, errors.New("--exit-code goes with --dry-run only")}
 			}
-			documents, err := readDocuments(dirs)
+			documents, err := readDocuments(kinds, dirs)
 			if err != nil {
 				return &ExitError{ExitUsage, err}
 			}
 			return m.do(cmd, func(ctx context.Context, cl *client.Client) error {
-				return apply(ctx, cmd, cl, m.output, documents, o)
+				return m.apply(ctx, cmd, cl, documents, o)
 			})
 		},
 	}
@@ -72,7 +73,7 @@ type applyOptions struct {
 
 // readDocuments reads a directory as the broker does, or one file. The error has
 // the faults of all files.
-func readDocuments(path string) ([]*reconcile.Document, error) {
+func readDocuments(kinds *integration.Kinds, path string) ([]*reconcile.Document, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
@@ -96,7 +97,7 @@ func readDocuments(path string) ([]*reconcile.Document, error) {
 	)
 	first := make(map[string]string)
 	for _, file := range files {
-		d, err := readDocument(file)
+		d, err := readDocument(kinds, file)
 		switch {
 		case err != nil:
 			faults = append(faults, err)
@@ -111,30 +112,30 @@ func readDocuments(path string) ([]*reconcile.Document, error) {
 }
 
 // apply makes the plan, has the broker check it, prints it, and carries it out.
-func apply(ctx context.Context, cmd *cobra.Command, cl *client.Client, output string, documents []*reconcile.Document, o applyOptions) error {
+func (m *managing) apply(ctx context.Context, cmd *cobra.Command, cl *client.Client, documents []*reconcile.Document, o applyOptions) error {
 	there, err := cl.ListIntegrations(ctx, "")
 	if err != nil {
 		return err
 	}
-	plan, err := reconcile.NewPlan(documents, there, reconcile.Options{Prune: o.prune, ReplaceCredentials: o.replaceCredentials})
+	plan, err := reconcile.NewPlan(documents, there, reconcile.Options{Kinds: m.kinds, Prune: o.prune, ReplaceCredentials: o.replaceCredentials})
 	if err != nil {
 		return &ExitError{ExitUsage, err}
 	}
 	results := checkPlan(ctx, cl, plan, o)
-	if output == "table" {
+	if m.output == "table" {
 		printPlan(cmd.OutOrStdout(), plan)
 	}
 	if failed := failedOf(results); failed != nil || o.dryRun {
-		return finishPlan(cmd, output, plan, results, o, "nothing was changed")
+		return finishPlan(cmd, m.output, plan, results, o, "nothing was changed")
 	}
 	results = make([]error, len(plan))
 	for i := range plan {
 		results[i] = plan[i].Apply(ctx, cl, client.WriteOptions{Force: o.force})
-		if output == "table" && results[i] == nil && plan[i].Action != reconcile.None {
+		if m.output == "table" && results[i] == nil && plan[i].Action != reconcile.None {
 			fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", plan[i].ID, pastOf(plan[i].Action))
 		}
 	}
-	return finishPlan(cmd, output, plan, results, o, "the others were changed")
+	return finishPlan(cmd, m.output, plan, results, o, "the others were changed")
 }
 
 // checkPlan has the broker check every part of the plan, so that a fault anywhere

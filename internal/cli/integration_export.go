@@ -14,6 +14,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/client"
 	"github.com/secretbroker/secretbroker/internal/cli/reconcile"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/keyfile"
 )
 
@@ -25,13 +26,13 @@ which a comment at the top of the file says.
 Without --dir one integration is written to standard output. A file that is there
 and differs is replaced only with --force.`
 
-func newIntegrationExportCommand() *cobra.Command {
+func newIntegrationExportCommand(kinds *integration.Kinds) *cobra.Command {
 	var (
 		conn  Connection
 		dir   string
 		force bool
 	)
-	m := managing{output: "table"}
+	m := managing{kinds: kinds, output: "table"}
 	cmd := &cobra.Command{
 		Use:     "export [ID ...]",
 		Short:   "Write integrations as files",
@@ -52,13 +53,13 @@ func newIntegrationExportCommand() *cobra.Command {
 					return err
 				}
 				if dir == "" {
-					data, err := exportOf(all[0])
+					data, err := exportOf(kinds, all[0])
 					if err == nil {
 						_, err = cmd.OutOrStdout().Write(data)
 					}
 					return printed(err)
 				}
-				return export(cmd, dir, all, force)
+				return export(cmd, kinds, dir, all, force)
 			})
 		},
 	}
@@ -85,8 +86,8 @@ func exported(ctx context.Context, cl *client.Client, ids []string) ([]*client.I
 	return all, nil
 }
 
-func exportOf(in *client.Integration) ([]byte, error) {
-	form, err := reconcile.FormOf(in)
+func exportOf(kinds *integration.Kinds, in *client.Integration) ([]byte, error) {
+	form, err := reconcile.FormOf(kinds, in)
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +103,7 @@ func exportOf(in *client.Integration) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-func export(cmd *cobra.Command, dir string, all []*client.Integration, force bool) error {
+func export(cmd *cobra.Command, kinds *integration.Kinds, dir string, all []*client.Integration, force bool) error {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return &ExitError{ExitFailure, err}
 	}
@@ -112,7 +113,7 @@ func export(cmd *cobra.Command, dir string, all []*client.Integration, force boo
 			kept = append(kept, fmt.Errorf("%s: files that begin with a dot are not read; it was not written", in.ID))
 			continue
 		}
-		data, err := exportOf(in)
+		data, err := exportOf(kinds, in)
 		if err != nil {
 			return &ExitError{ExitFailure, err}
 		}

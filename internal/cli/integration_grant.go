@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
 // grantFlags say what is granted, or no more.
@@ -29,8 +30,8 @@ func (g *grantFlags) register(cmd *cobra.Command) {
 	}
 }
 
-func newIntegrationGrantCommand() *cobra.Command {
-	var g grantFlags
+func newIntegrationGrantCommand(kinds *integration.Kinds) *cobra.Command {
+	g := grantFlags{writing: writing{managing: managing{kinds: kinds}}}
 	cmd := &cobra.Command{
 		Use:   "grant ID --principal PATTERN",
 		Short: "Let somebody use an integration",
@@ -53,8 +54,8 @@ func newIntegrationGrantCommand() *cobra.Command {
 	return cmd
 }
 
-func newIntegrationRevokeCommand() *cobra.Command {
-	var g grantFlags
+func newIntegrationRevokeCommand(kinds *integration.Kinds) *cobra.Command {
+	g := grantFlags{writing: writing{managing: managing{kinds: kinds}}}
 	cmd := &cobra.Command{
 		Use:   "revoke ID --principal PATTERN",
 		Short: "Take a grant away",

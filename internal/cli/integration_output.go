@@ -91,8 +91,8 @@ func printStructured(w io.Writer, output string, v any) error {
 	return err
 }
 
-func structuredIntegration(in *client.Integration, usage *client.UsageReport) (IntegrationJSON, error) {
-	form, err := reconcile.FormOf(in)
+func structuredIntegration(kinds *integration.Kinds, in *client.Integration, usage *client.UsageReport) (IntegrationJSON, error) {
+	form, err := reconcile.FormOf(kinds, in)
 	if err != nil {
 		return IntegrationJSON{}, err
 	}
@@ -123,12 +123,12 @@ func timeOrNil(t time.Time) *time.Time {
 	return &t
 }
 
-func printIntegrations(w io.Writer, output string, all []*client.Integration, now time.Time) error {
+func printIntegrations(w io.Writer, kinds *integration.Kinds, output string, all []*client.Integration, now time.Time) error {
 	if output != "table" {
 		list := make([]IntegrationJSON, len(all))
 		for i, in := range all {
 			var err error
-			if list[i], err = structuredIntegration(in, nil); err != nil {
+			if list[i], err = structuredIntegration(kinds, in, nil); err != nil {
 				return err
 			}
 		}
@@ -157,9 +157,9 @@ func stateOf(in *client.Integration) string {
 	}
 }
 
-func printIntegration(w io.Writer, output string, in *client.Integration, usage *client.UsageReport) error {
+func printIntegration(w io.Writer, kinds *integration.Kinds, output string, in *client.Integration, usage *client.UsageReport) error {
 	if output != "table" {
-		v, err := structuredIntegration(in, usage)
+		v, err := structuredIntegration(kinds, in, usage)
 		if err != nil {
 			return err
 		}

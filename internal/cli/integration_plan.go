@@ -11,8 +11,6 @@ import (
 
 	"github.com/secretbroker/secretbroker/client"
 	"github.com/secretbroker/secretbroker/internal/cli/reconcile"
-	"github.com/secretbroker/secretbroker/internal/provider/kinds"
-	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
 type (
@@ -150,12 +148,8 @@ func faultsOf(p *reconcile.Change, err error) []client.ConfigError {
 // settingOf is the setting of a file that corresponds to a field of the API.
 func settingOf(p *reconcile.Change, field string) string {
 	setting := strings.TrimPrefix(strings.TrimPrefix(field, "integration"), ".")
-	var kind secret.Kind
-	if p.Document != nil {
-		kind = p.Document.Kind
-	}
-	if rest, ok := strings.CutPrefix(setting, "settings"); ok {
-		return kinds.All().Section(kind) + rest
+	if rest, ok := strings.CutPrefix(setting, "settings"); ok && p.Document != nil {
+		return p.Document.Section() + rest
 	}
 	return setting
 }

@@ -10,11 +10,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
-func newIntegrationListCommand() *cobra.Command {
+func newIntegrationListCommand(kinds *integration.Kinds) *cobra.Command {
 	var (
-		m      managing
+		m      = managing{kinds: kinds}
 		filter string
 		unused bool
 	)
@@ -40,7 +41,7 @@ which NOT turns around.`,
 				if err != nil {
 					return err
 				}
-				return printed(printIntegrations(cmd.OutOrStdout(), m.output, all, time.Now()))
+				return printed(printIntegrations(cmd.OutOrStdout(), kinds, m.output, all, time.Now()))
 			})
 		},
 	}
@@ -59,9 +60,9 @@ func printed(err error) error {
 	return nil
 }
 
-func newIntegrationDescribeCommand() *cobra.Command {
+func newIntegrationDescribeCommand(kinds *integration.Kinds) *cobra.Command {
 	var (
-		m     managing
+		m     = managing{kinds: kinds}
 		limit int
 	)
 	cmd := &cobra.Command{
@@ -83,7 +84,7 @@ func newIntegrationDescribeCommand() *cobra.Command {
 						return err
 					}
 				}
-				return printed(printIntegration(cmd.OutOrStdout(), m.output, in, usage))
+				return printed(printIntegration(cmd.OutOrStdout(), kinds, m.output, in, usage))
 			})
 		},
 	}
@@ -92,9 +93,9 @@ func newIntegrationDescribeCommand() *cobra.Command {
 	return cmd
 }
 
-func newIntegrationValidateCommand() *cobra.Command {
+func newIntegrationValidateCommand(kinds *integration.Kinds) *cobra.Command {
 	var (
-		m   managing
+		m   = managing{kinds: kinds}
 		all bool
 	)
 	cmd := &cobra.Command{

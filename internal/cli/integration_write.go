@@ -13,7 +13,6 @@ import (
 	"github.com/secretbroker/secretbroker/client"
 	"github.com/secretbroker/secretbroker/internal/cli/reconcile"
 	"github.com/secretbroker/secretbroker/internal/integration"
-	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 )
 
 // credentialHelp is said by all commands that send credentials.
@@ -51,7 +50,7 @@ func (w *writing) read() (*client.Integration, error) {
 	if w.file == "" {
 		return &client.Integration{Credentials: given}, nil
 	}
-	d, err := readDocument(w.file)
+	d, err := readDocument(w.kinds, w.file)
 	if err != nil {
 		return nil, &ExitError{ExitUsage, err}
 	}
@@ -71,7 +70,7 @@ func (w *writing) read() (*client.Integration, error) {
 // done says what was done, or shows the integration.
 func (w *writing) done(cmd *cobra.Command, what string, in *client.Integration) error {
 	if w.output != "table" {
-		return printed(printIntegration(cmd.OutOrStdout(), w.output, in, nil))
+		return printed(printIntegration(cmd.OutOrStdout(), w.kinds, w.output, in, nil))
 	}
 	if w.dryRun {
 		what = "would be " + what
@@ -80,8 +79,8 @@ func (w *writing) done(cmd *cobra.Command, what string, in *client.Integration) 
 	return nil
 }
 
-func newIntegrationCreateCommand() *cobra.Command {
-	var w writing
+func newIntegrationCreateCommand(kinds *integration.Kinds) *cobra.Command {
+	w := writing{managing: managing{kinds: kinds}}
 	cmd := &cobra.Command{
 		Use:   "create -f FILE",
 		Short: "Create an integration",
@@ -121,9 +120,9 @@ With --etag the change is made only if the integration is still the one that was
 read. Giving up one's own role RESOURCE_OWNER takes --force.
 `
 
-func newIntegrationUpdateCommand() *cobra.Command {
+func newIntegrationUpdateCommand(kinds *integration.Kinds) *cobra.Command {
 	var (
-		w          writing
+		w          = writing{managing: managing{kinds: kinds}}
 		name, etag string
 		set, unset []string
 		force      bool
@@ -158,7 +157,7 @@ func newIntegrationUpdateCommand() *cobra.Command {
 					if err != nil {
 						return err
 					}
-					if now, err = edits.apply(now); err != nil {
+					if now, err = edits.apply(kinds, now); err != nil {
 						return &ExitError{ExitUsage, err}
 					}
 					now.Credentials, in = in.Credentials, now
@@ -199,8 +198,8 @@ func (e *edits) empty() bool { return !e.named && len(e.set)+len(e.unset) == 0 }
 
 // apply returns the integration as it is to be. It goes by way of the document, so
 // that settings are read as those of a file are.
-func (e *edits) apply(in *client.Integration) (*client.Integration, error) {
-	form, err := reconcile.FormOf(in)
+func (e *edits) apply(kinds *integration.Kinds, in *client.Integration) (*client.Integration, error) {
+	form, err := reconcile.FormOf(kinds, in)
 	if err != nil {
 		return nil, err
 	}
@@ -226,7 +225,7 @@ func (e *edits) apply(in *client.Integration) (*client.Integration, error) {
 	if err != nil {
 		return nil, err
 	}
-	edited := kinds.All().ParseForm(in.ID, data)
+	edited := kinds.ParseForm(in.ID, data)
 	if err := edited.Faults.Err(); err != nil {
 		return nil, err
 	}
@@ -297,9 +296,9 @@ func put(tree map[string]any, path []string, value any) error {
 	return nil
 }
 
-func newIntegrationDeleteCommand() *cobra.Command {
+func newIntegrationDeleteCommand(kinds *integration.Kinds) *cobra.Command {
 	var (
-		m             managing
+		m             = managing{kinds: kinds}
 		etag          string
 		force, dryRun bool
 	)

@@ -113,6 +113,9 @@ func (k *Kinds) ParseForm(name string, data []byte) FormFile {
 // Line returns the line of a setting, or of the section that it would stand in.
 func (f *FormFile) Line(path string) int { return f.doc.Line(path) }
 
+// Section returns the name of the section that has the settings, "" for an unknown kind.
+func (f *Form) Section() string { return f.kinds.Section(f.Kind) }
+
 // Settings returns the settings of the kind as plain maps, lists, strings, bools
 // and ints. The caller may change them.
 func (f *Form) Settings() map[string]any { return plainMap(f.section) }

@@ -18,10 +18,11 @@ import (
 	"github.com/secretbroker/secretbroker/internal/audit/logread"
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/cli"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-func newAuditCommand() *cobra.Command {
+func newAuditCommand(kinds *integration.Kinds) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "audit",
 		Short: "Verify and query audit logs, and compare a database with them",
@@ -32,7 +33,7 @@ compressed with gzip are read as they are, and - is standard input.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newAuditVerifyCommand(), newAuditQueryCommand(), newAuditCompareCommand())
+	cmd.AddCommand(newAuditVerifyCommand(), newAuditQueryCommand(), newAuditCompareCommand(kinds))
 	return cmd
 }
 

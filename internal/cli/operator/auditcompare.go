@@ -11,8 +11,8 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/cli"
 	"github.com/secretbroker/secretbroker/internal/config"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/manage/history"
-	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 )
 
 const auditCompareHelp = `Compare the database of integrations with what audit logs say was last in it.
@@ -32,7 +32,7 @@ the logs first.
 Exit codes: 0 no difference; 1 there are differences, or a file or the database
 cannot be read; 2 the command line or the configuration is wrong.`
 
-func newAuditCompareCommand() *cobra.Command {
+func newAuditCompareCommand(kinds *integration.Kinds) *cobra.Command {
 	var configFile, output string
 	cmd := &cobra.Command{
 		Use:     "compare --config broker.yaml FILE...",
@@ -53,7 +53,7 @@ func newAuditCompareCommand() *cobra.Command {
 			if err != nil {
 				return &cli.ExitError{Code: cli.ExitFailure, Err: err}
 			}
-			report := h.Compare(kinds.All(), kept)
+			report := h.Compare(kinds, kept)
 			if err := printComparison(cmd.OutOrStdout(), output, h, len(kept), &report); err != nil {
 				return &cli.ExitError{Code: cli.ExitFailure, Err: err}
 			}

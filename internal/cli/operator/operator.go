@@ -18,15 +18,17 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/cli"
 	"github.com/secretbroker/secretbroker/internal/config"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/registry/sqlstore"
 )
 
 // openTimeout is how long a command waits until its database is open.
 const openTimeout = 30 * time.Second
 
-// Commands returns the commands of this package.
-func Commands() []*cobra.Command {
-	return []*cobra.Command{newAuditCommand(), newKeyCommand()}
+// Commands returns the commands of this package. kinds are the kinds of stores that
+// integrations may be of.
+func Commands(kinds *integration.Kinds) []*cobra.Command {
+	return []*cobra.Command{newAuditCommand(kinds), newKeyCommand()}
 }
 
 // firstOf lists a few of the names.

@@ -9,7 +9,6 @@ import (
 	"github.com/secretbroker/secretbroker/client"
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/integration"
-	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -23,10 +22,10 @@ type Document struct {
 	Credentials map[string]string
 }
 
-// ParseDocument parses the content of the file at path. The error has all faults with
-// their lines.
-func ParseDocument(path string, data []byte) (*Document, error) {
-	d := &Document{Path: path, FormFile: kinds.All().ParseForm(path, data)}
+// ParseDocument parses the content of the file at path, a document of one of kinds. The
+// error has all faults with their lines.
+func ParseDocument(kinds *integration.Kinds, path string, data []byte) (*Document, error) {
+	d := &Document{Path: path, FormFile: kinds.ParseForm(path, data)}
 	if err := d.Faults.Err(); err != nil {
 		return nil, err
 	}
@@ -113,10 +112,10 @@ func numbersAsFloats(m map[string]any) map[string]any {
 	return m
 }
 
-// FormOf returns the form of an integration that a broker answered.
-func FormOf(in *client.Integration) (*integration.Form, error) {
+// FormOf returns the form of an integration that a broker answered, of one of kinds.
+func FormOf(kinds *integration.Kinds, in *client.Integration) (*integration.Form, error) {
 	f := &integration.Form{ID: in.ID, DisplayName: in.DisplayName, Kind: secret.Kind(in.Kind)}
-	f.Bind(kinds.All())
+	f.Bind(kinds)
 	if len(in.Settings) > 0 {
 		if err := f.SetSettings(in.Settings); err != nil {
 			return nil, fmt.Errorf("%s: this version of the command does not understand the broker's answer: %w", in.ID, err)

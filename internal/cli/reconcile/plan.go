@@ -24,6 +24,7 @@ import (
 	"slices"
 
 	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/manage"
 )
 
@@ -55,6 +56,8 @@ type Change struct {
 
 // Options say how a plan is made.
 type Options struct {
+	// Kinds are the kinds of stores that there are.
+	Kinds *integration.Kinds
 	// Prune deletes integrations that no document describes, except read-only ones.
 	Prune bool
 	// ReplaceCredentials sends every credential that the documents name.
@@ -98,7 +101,7 @@ func newChange(d *Document, now *client.Integration, o Options) (Change, error) 
 		c.Fields = manage.Diff(nil, &d.Form)
 		return c, nil
 	}
-	form, err := FormOf(now)
+	form, err := FormOf(o.Kinds, now)
 	if err != nil {
 		return c, err
 	}

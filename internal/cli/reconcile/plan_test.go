@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 )
 
 // TestNewPlan: one change for each integration, and none for what is as it should be, is
@@ -13,7 +14,7 @@ import (
 func TestNewPlan(t *testing.T) {
 	document := func(id, ttl string) *Document {
 		t.Helper()
-		d, err := ParseDocument(id+".yaml", []byte("id: "+id+"\nkind: AZURE_KEY_VAULT\nazure:\n  tenant_id: 8d3f6a52-1c0b-4a7e-9f25-6b1e0c9d4a10\n"+
+		d, err := ParseDocument(kinds.All(), id+".yaml", []byte("id: "+id+"\nkind: AZURE_KEY_VAULT\nazure:\n  tenant_id: 8d3f6a52-1c0b-4a7e-9f25-6b1e0c9d4a10\n"+
 			"  client_id: c2a97b14-5e6d-4f38-8b0a-73d5e1f2a649\n  credential: {type: client_secret, client_secret_file: secret.txt}\n"+
 			"  vaults: [https://my-vault.vault.azure.net]\ncache: {ttl: "+ttl+"}\n"))
 		if err != nil {
@@ -39,6 +40,7 @@ func TestNewPlan(t *testing.T) {
 		{Options{Prune: true}, []string{"create new [" + name + "]", "update changed [] cache.ttl", "none same []", "delete extra []"}},
 		{Options{ReplaceCredentials: true}, []string{"create new [" + name + "]", "update changed [" + name + "] cache.ttl", "update same [" + name + "]"}},
 	} {
+		tt.o.Kinds = kinds.All()
 		plan, err := NewPlan(documents(), all, tt.o)
 		if err != nil {
 			t.Fatal(err)

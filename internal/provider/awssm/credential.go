@@ -91,7 +91,7 @@ func staticKeys(in *integration.Integration) (keySource, error) {
 		if f.path == "" && in.Stored(f.setting) == nil && f.to == &keys.SessionToken {
 			continue
 		}
-		b, err := egress.ReadCredential(in, f.setting, f.path)
+		b, err := egress.ReadCredential(in.Stored(f.setting), f.setting, f.path)
 		if err != nil {
 			return nil, err
 		}

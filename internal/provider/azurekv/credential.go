@@ -78,7 +78,7 @@ func credentialMaker(in *integration.Integration, opts azcore.ClientOptions) (fu
 func clientSecret(in *integration.Integration, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
 	const setting = "azure.credential.client_secret_file"
 	a := settingsOf(in)
-	b, err := egress.ReadCredential(in, setting, a.Credential.ClientSecretFile)
+	b, err := egress.ReadCredential(in.Stored(setting), setting, a.Credential.ClientSecretFile)
 	if err != nil {
 		return nil, err
 	}
@@ -95,7 +95,7 @@ func clientSecret(in *integration.Integration, opts azcore.ClientOptions) (func(
 func clientCertificate(in *integration.Integration, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
 	const setting = "azure.credential.certificate_file"
 	a := settingsOf(in)
-	b, err := egress.ReadPrivateKey(in, setting, a.Credential.CertificateFile)
+	b, err := egress.ReadPrivateKey(in.Stored(setting), setting, a.Credential.CertificateFile)
 	if err != nil {
 		return nil, err
 	}

@@ -10,7 +10,6 @@ import (
 	"os"
 	"strings"
 
-	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/keyfile"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 )
@@ -57,11 +56,10 @@ func trim(b []byte) []byte {
 	return bytes.TrimSpace(bytes.TrimPrefix(b, []byte("\xef\xbb\xbf")))
 }
 
-// ReadCredential returns what the registry keeps sealed with the integration in
-// place of the file that a setting would name or, if the setting names a file or
-// nothing is kept, what ReadFile does. The caller owns the bytes.
-func ReadCredential(in *integration.Integration, setting, path string) ([]byte, error) {
-	open := in.Stored(setting)
+// ReadCredential returns what open returns: the credential that is stored sealed with
+// the integration in place of the file that a setting would name. If the setting names a
+// file, or open is nil, it returns what ReadFile returns. The caller owns the bytes.
+func ReadCredential(open func() ([]byte, error), setting, path string) ([]byte, error) {
 	if path != "" || open == nil {
 		return ReadFile(setting, path)
 	}
@@ -78,9 +76,9 @@ func ReadCredential(in *integration.Integration, setting, path string) ([]byte, 
 
 // ReadPrivateKey is ReadCredential for a credential that has a private key. A file that
 // others than its owner may read or write is refused, see package keyfile.
-func ReadPrivateKey(in *integration.Integration, setting, path string) ([]byte, error) {
+func ReadPrivateKey(open func() ([]byte, error), setting, path string) ([]byte, error) {
 	if path == "" {
-		return ReadCredential(in, setting, path)
+		return ReadCredential(open, setting, path)
 	}
 	b, err := keyfile.Read(path, maxFile)
 	switch {

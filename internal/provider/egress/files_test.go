@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -18,12 +17,12 @@ func TestReadCredential(t *testing.T) {
 		t.Fatal(err)
 	}
 	broken := errors.New("sealed with another key")
-	kept := func(text string, err error) map[string]integration.Credential {
-		return map[string]integration.Credential{name: func() ([]byte, error) { return []byte(text), err }}
+	kept := func(text string, err error) func() ([]byte, error) {
+		return func() ([]byte, error) { return []byte(text), err }
 	}
 	for _, tt := range []struct {
 		name, path string
-		kept       map[string]integration.Credential
+		kept       func() ([]byte, error)
 		want       string
 		fault      string
 	}{
@@ -31,11 +30,10 @@ func TestReadCredential(t *testing.T) {
 		{"a file comes first", file, kept("kept", nil), "of the file", ""},
 		{"only a file", file, nil, "of the file", ""},
 		{"neither", "", nil, "", setting + " is missing"},
-		{"another is kept", "", map[string]integration.Credential{"vault.auth.token": nil}, "", setting + " is missing"},
 		{"cannot be opened", "", kept("", broken), "", name + ": the credential stored with the integration cannot be opened"},
 		{"empty", "", kept(" \n", nil), "", name + ": the credential stored with the integration is empty"},
 	} {
-		b, err := ReadCredential(&integration.Integration{Credentials: tt.kept}, setting, tt.path)
+		b, err := ReadCredential(tt.kept, setting, tt.path)
 		if string(b) != tt.want || (err == nil) != (tt.fault == "") {
 			t.Errorf("%s: %d bytes, %v", tt.name, len(b), err)
 		}
@@ -57,18 +55,18 @@ func TestReadPrivateKey(t *testing.T) {
 	if err := os.WriteFile(file, []byte("\ufeffkey\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	in := &integration.Integration{Credentials: map[string]integration.Credential{"vault.auth.certificate": func() ([]byte, error) { return []byte("kept"), nil }}}
-	if b, err := ReadPrivateKey(in, setting, file); err != nil || string(b) != "key" {
+	kept := func() ([]byte, error) { return []byte("kept"), nil }
+	if b, err := ReadPrivateKey(kept, setting, file); err != nil || string(b) != "key" {
 		t.Errorf("%d bytes, %v", len(b), err)
 	}
-	if b, err := ReadPrivateKey(in, setting, ""); err != nil || string(b) != "kept" {
+	if b, err := ReadPrivateKey(kept, setting, ""); err != nil || string(b) != "kept" {
 		t.Errorf("of the kept one %d bytes, %v", len(b), err)
 	}
 	if err := os.Chmod(file, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	for path, fault := range map[string]string{file: "chmod 600", file + "-missing": "does not exist"} {
-		_, err := ReadPrivateKey(in, setting, path)
+		_, err := ReadPrivateKey(kept, setting, path)
 		if err == nil {
 			t.Errorf("%s was read", path)
 			continue

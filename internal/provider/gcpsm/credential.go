@@ -141,7 +141,7 @@ type credentialFile struct {
 func fromKey(in *integration.Integration) (*identity, error) {
 	const setting = "gcp.credential.key_file"
 	path := settingsOf(in).Credential.KeyFile
-	data, err := egress.ReadPrivateKey(in, setting, path)
+	data, err := egress.ReadPrivateKey(in.Stored(setting), setting, path)
 	if err != nil {
 		return nil, err
 	}

@@ -55,6 +55,9 @@ func TestStoredCredentials(t *testing.T) {
 			if p.Integration == nil || !slices.Equal(p.Used, tt.required) {
 				t.Fatalf("used %v, %v", p.Used, p.Faults.Err())
 			}
+			if p.Integration.Stored(tt.never+"_file") != nil {
+				t.Errorf("%s is with the integration", tt.never)
+			}
 			for _, name := range tt.required {
 				open := p.Integration.Stored(name + "_file")
 				if open == nil {

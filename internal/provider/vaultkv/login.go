@@ -102,7 +102,7 @@ func (l *logins) replaced(s *session) bool {
 	if l.auth.Type != Token {
 		return false
 	}
-	b, err := egress.ReadCredential(l.in, "vault.auth.token_file", l.auth.TokenFile)
+	b, err := egress.ReadCredential(l.in.Stored("vault.auth.token_file"), "vault.auth.token_file", l.auth.TokenFile)
 	defer clear(b)
 	return err == nil && string(b) != s.token
 }
@@ -145,7 +145,7 @@ func (l *logins) login(ctx context.Context) (*session, error) {
 // proof is the body of a login: what the integration's credentials are at this moment.
 func (l *logins) proof() (map[string]string, error) {
 	read := func(setting, path string) (string, error) {
-		b, err := egress.ReadCredential(l.in, "vault.auth."+setting, path)
+		b, err := egress.ReadCredential(l.in.Stored("vault.auth."+setting), "vault.auth."+setting, path)
 		defer clear(b)
 		return string(b), err
 	}
@@ -167,7 +167,7 @@ func (l *logins) proof() (map[string]string, error) {
 // ownToken takes the token from its file and asks the server how long it lives. A
 // token that may not ask for that is taken to have no end.
 func (l *logins) ownToken(ctx context.Context, began time.Time) (*session, error) {
-	b, err := egress.ReadCredential(l.in, "vault.auth.token_file", l.auth.TokenFile)
+	b, err := egress.ReadCredential(l.in.Stored("vault.auth.token_file"), "vault.auth.token_file", l.auth.TokenFile)
 	if err != nil {
 		return nil, err
 	}

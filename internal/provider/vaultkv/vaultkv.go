@@ -102,7 +102,7 @@ func open(cfg provider.Config, in *integration.Integration) (*store, error) {
 func clientCertificate(in *integration.Integration) (*tls.Certificate, error) {
 	const setting = "vault.auth.certificate_file"
 	path := settingsOf(in).Auth.CertificateFile
-	pem, err := egress.ReadPrivateKey(in, setting, path)
+	pem, err := egress.ReadPrivateKey(in.Stored(setting), setting, path)
 	if err != nil {
 		return nil, err
 	}
