@@ -7,6 +7,7 @@
 package integration
 
 import (
+	"context"
 	"strings"
 	"time"
 
@@ -69,6 +70,7 @@ type Limits struct {
 	Timeout time.Duration
 }
 
-// Credential opens a credential that the Store keeps sealed. The caller owns the
-// bytes and clears them. As a func it shows nothing when it is printed.
-type Credential func() ([]byte, error)
+// Credential opens a credential that the Store keeps sealed. It may wait for a key
+// service, until ctx ends. The caller owns the bytes and clears them. As a func it shows
+// nothing when it is printed.
+type Credential func(ctx context.Context) ([]byte, error)

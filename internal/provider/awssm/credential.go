@@ -41,7 +41,7 @@ func (s *store) credential(ctx context.Context, in *integration.Integration, sts
 	c := s.aws.Credential
 	switch c.Type {
 	case Static:
-		return staticKeys(in)
+		return staticKeys(ctx, in)
 	case Profile:
 		return s.profileKeys(ctx, c)
 	case WebIdentity:
@@ -77,7 +77,7 @@ func credentialFiles(c Credential) []string {
 }
 
 // staticKeys reads the files once: a changed one makes another integration.
-func staticKeys(in *integration.Integration) (keySource, error) {
+func staticKeys(ctx context.Context, in *integration.Integration) (keySource, error) {
 	c := settingsOf(in).Credential
 	keys := aws.Credentials{Source: "secretbroker"}
 	for _, f := range []struct {
@@ -91,7 +91,7 @@ func staticKeys(in *integration.Integration) (keySource, error) {
 		if f.path == "" && in.Stored(f.setting) == nil && f.to == &keys.SessionToken {
 			continue
 		}
-		b, err := egress.ReadCredential(in.Stored(f.setting), f.setting, f.path)
+		b, err := egress.ReadCredential(ctx, in.Stored(f.setting), f.setting, f.path)
 		if err != nil {
 			return nil, err
 		}

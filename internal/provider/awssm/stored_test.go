@@ -1,6 +1,7 @@
 package awssm
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -11,7 +12,9 @@ import (
 
 // TestStoredKeys: keys that the registry keeps with the integration.
 func TestStoredKeys(t *testing.T) {
-	keep := func(text string) integration.Credential { return func() ([]byte, error) { return []byte(text), nil } }
+	keep := func(text string) integration.Credential {
+		return func(context.Context) ([]byte, error) { return []byte(text), nil }
+	}
 	f := newFake(t)
 	f.put(region, "db", canary)
 	in := f.integration()
@@ -23,7 +26,7 @@ func TestStoredKeys(t *testing.T) {
 
 	for says, change := range map[string]func(){
 		"aws.credential.secret_access_key: the credential stored": func() {
-			in.Credentials["aws.credential.secret_access_key"] = func() ([]byte, error) { return nil, errors.New("another key") }
+			in.Credentials["aws.credential.secret_access_key"] = func(context.Context) ([]byte, error) { return nil, errors.New("another key") }
 		},
 		"what is stored with the integration holds more than one word": func() {
 			in.Credentials["aws.credential.secret_access_key"] = keep("two words " + baseSecret)

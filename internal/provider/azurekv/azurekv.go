@@ -46,8 +46,8 @@ const (
 // ReasonStoreAuthenticationFailed and name the setting or file to fix, never a
 // file's content.
 func Opener(cfg provider.Config) provider.Opener {
-	return func(_ context.Context, in *integration.Integration) (provider.Provider, error) {
-		return open(cfg, in)
+	return func(ctx context.Context, in *integration.Integration) (provider.Provider, error) {
+		return open(ctx, cfg, in)
 	}
 }
 
@@ -78,7 +78,7 @@ type session struct {
 	clients map[string]*azsecrets.Client // canonical vault URL to client
 }
 
-func open(cfg provider.Config, in *integration.Integration) (*store, error) {
+func open(ctx context.Context, cfg provider.Config, in *integration.Integration) (*store, error) {
 	if err := checkSettings(in); err != nil {
 		return nil, err
 	}
@@ -103,7 +103,7 @@ func open(cfg provider.Config, in *integration.Integration) (*store, error) {
 	}
 	s.vaultHTTP = newVaultClient(cfg, in, roots, s.hosts)
 	s.loginHTTP = newLoginClient(cfg, in, roots)
-	if s.newCredential, err = credentialMaker(in, s.clientOptions(s.loginHTTP)); err != nil {
+	if s.newCredential, err = credentialMaker(ctx, in, s.clientOptions(s.loginHTTP)); err != nil {
 		return nil, err
 	}
 	if s.current, err = s.newSession(); err != nil {

@@ -43,13 +43,13 @@ func checkSettings(in *integration.Integration) error {
 // credentialMaker reads what the integration's credential is made of and
 // returns a func that makes a fresh instance, without the tokens that an
 // earlier one holds.
-func credentialMaker(in *integration.Integration, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
+func credentialMaker(ctx context.Context, in *integration.Integration, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
 	a := settingsOf(in)
 	switch a.Credential.Type {
 	case ClientSecret:
-		return clientSecret(in, opts)
+		return clientSecret(ctx, in, opts)
 	case ClientCertificate:
-		return clientCertificate(in, opts)
+		return clientCertificate(ctx, in, opts)
 	case WorkloadIdentity:
 		return workloadIdentity(a, opts)
 	case ManagedIdentity:
@@ -75,10 +75,10 @@ func credentialMaker(in *integration.Integration, opts azcore.ClientOptions) (fu
 	}
 }
 
-func clientSecret(in *integration.Integration, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
+func clientSecret(ctx context.Context, in *integration.Integration, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
 	const setting = "azure.credential.client_secret_file"
 	a := settingsOf(in)
-	b, err := egress.ReadCredential(in.Stored(setting), setting, a.Credential.ClientSecretFile)
+	b, err := egress.ReadCredential(ctx, in.Stored(setting), setting, a.Credential.ClientSecretFile)
 	if err != nil {
 		return nil, err
 	}
@@ -92,10 +92,10 @@ func clientSecret(in *integration.Integration, opts azcore.ClientOptions) (func(
 	}, nil
 }
 
-func clientCertificate(in *integration.Integration, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
+func clientCertificate(ctx context.Context, in *integration.Integration, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
 	const setting = "azure.credential.certificate_file"
 	a := settingsOf(in)
-	b, err := egress.ReadPrivateKey(in.Stored(setting), setting, a.Credential.CertificateFile)
+	b, err := egress.ReadPrivateKey(ctx, in.Stored(setting), setting, a.Credential.CertificateFile)
 	if err != nil {
 		return nil, err
 	}

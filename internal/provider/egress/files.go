@@ -3,6 +3,7 @@ package egress
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"crypto/x509"
 	"errors"
 	"io"
@@ -59,12 +60,12 @@ func trim(b []byte) []byte {
 // ReadCredential returns what open returns: the credential that is stored sealed with
 // the integration in place of the file that a setting would name. If the setting names a
 // file, or open is nil, it returns what ReadFile returns. The caller owns the bytes.
-func ReadCredential(open func() ([]byte, error), setting, path string) ([]byte, error) {
+func ReadCredential(ctx context.Context, open func(context.Context) ([]byte, error), setting, path string) ([]byte, error) {
 	if path != "" || open == nil {
 		return ReadFile(setting, path)
 	}
 	name := strings.TrimSuffix(setting, "_file")
-	b, err := open()
+	b, err := open(ctx)
 	if err != nil {
 		return nil, storeerror.Setup("%s: the credential stored with the integration cannot be opened; set it again, or give the broker the key that it was sealed with", name).WithCause(err)
 	}
@@ -76,9 +77,9 @@ func ReadCredential(open func() ([]byte, error), setting, path string) ([]byte, 
 
 // ReadPrivateKey is ReadCredential for a credential that has a private key. A file that
 // others than its owner may read or write is refused, see package keyfile.
-func ReadPrivateKey(open func() ([]byte, error), setting, path string) ([]byte, error) {
+func ReadPrivateKey(ctx context.Context, open func(context.Context) ([]byte, error), setting, path string) ([]byte, error) {
 	if path == "" {
-		return ReadCredential(open, setting, path)
+		return ReadCredential(ctx, open, setting, path)
 	}
 	b, err := keyfile.Read(path, maxFile)
 	switch {

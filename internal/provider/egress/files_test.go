@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -17,12 +18,12 @@ func TestReadCredential(t *testing.T) {
 		t.Fatal(err)
 	}
 	broken := errors.New("sealed with another key")
-	kept := func(text string, err error) func() ([]byte, error) {
-		return func() ([]byte, error) { return []byte(text), err }
+	kept := func(text string, err error) func(context.Context) ([]byte, error) {
+		return func(context.Context) ([]byte, error) { return []byte(text), err }
 	}
 	for _, tt := range []struct {
 		name, path string
-		kept       func() ([]byte, error)
+		kept       func(context.Context) ([]byte, error)
 		want       string
 		fault      string
 	}{
@@ -33,7 +34,7 @@ func TestReadCredential(t *testing.T) {
 		{"cannot be opened", "", kept("", broken), "", name + ": the credential stored with the integration cannot be opened"},
 		{"empty", "", kept(" \n", nil), "", name + ": the credential stored with the integration is empty"},
 	} {
-		b, err := ReadCredential(tt.kept, setting, tt.path)
+		b, err := ReadCredential(t.Context(), tt.kept, setting, tt.path)
 		if string(b) != tt.want || (err == nil) != (tt.fault == "") {
 			t.Errorf("%s: %d bytes, %v", tt.name, len(b), err)
 		}
@@ -55,18 +56,18 @@ func TestReadPrivateKey(t *testing.T) {
 	if err := os.WriteFile(file, []byte("\ufeffkey\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	kept := func() ([]byte, error) { return []byte("kept"), nil }
-	if b, err := ReadPrivateKey(kept, setting, file); err != nil || string(b) != "key" {
+	kept := func(context.Context) ([]byte, error) { return []byte("kept"), nil }
+	if b, err := ReadPrivateKey(t.Context(), kept, setting, file); err != nil || string(b) != "key" {
 		t.Errorf("%d bytes, %v", len(b), err)
 	}
-	if b, err := ReadPrivateKey(kept, setting, ""); err != nil || string(b) != "kept" {
+	if b, err := ReadPrivateKey(t.Context(), kept, setting, ""); err != nil || string(b) != "kept" {
 		t.Errorf("of the kept one %d bytes, %v", len(b), err)
 	}
 	if err := os.Chmod(file, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	for path, fault := range map[string]string{file: "chmod 600", file + "-missing": "does not exist"} {
-		_, err := ReadPrivateKey(kept, setting, path)
+		_, err := ReadPrivateKey(t.Context(), kept, setting, path)
 		if err == nil {
 			t.Errorf("%s was read", path)
 			continue

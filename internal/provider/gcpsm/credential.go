@@ -65,7 +65,7 @@ type step struct {
 
 // newIdentity reads what the integration's credential is made of. Its errors are
 // *secret.Error that name the setting or file to fix, never a file's content.
-func newIdentity(in *integration.Integration) (*identity, error) {
+func newIdentity(ctx context.Context, in *integration.Integration) (*identity, error) {
 	g := settingsOf(in)
 	var id *identity
 	var err error
@@ -75,7 +75,7 @@ func newIdentity(in *integration.Integration) (*identity, error) {
 	case WorkloadIdentityFederation:
 		id, err = fromFile("gcp.credential.config_file", g.Credential.ConfigFile, "external_account")
 	case ServiceAccountKey:
-		id, err = fromKey(in)
+		id, err = fromKey(ctx, in)
 	case ApplicationDefault:
 		id, err = fromDefault()
 	default:
@@ -138,10 +138,10 @@ type credentialFile struct {
 // fromKey makes the identity of a service account's key. A key may come with the
 // integration, from its owner; it names nothing of the broker's machine,
 // as a configuration of federation does, which comes from files only.
-func fromKey(in *integration.Integration) (*identity, error) {
+func fromKey(ctx context.Context, in *integration.Integration) (*identity, error) {
 	const setting = "gcp.credential.key_file"
 	path := settingsOf(in).Credential.KeyFile
-	data, err := egress.ReadPrivateKey(in.Stored(setting), setting, path)
+	data, err := egress.ReadPrivateKey(ctx, in.Stored(setting), setting, path)
 	if err != nil {
 		return nil, err
 	}

@@ -35,8 +35,8 @@ import (
 // ReasonStoreAuthenticationFailed and name the setting or file to fix, never a
 // file's content.
 func Opener(cfg provider.Config) provider.Opener {
-	return func(_ context.Context, in *integration.Integration) (provider.Provider, error) {
-		return open(cfg, in)
+	return func(ctx context.Context, in *integration.Integration) (provider.Provider, error) {
+		return open(ctx, cfg, in)
 	}
 }
 
@@ -53,7 +53,7 @@ type store struct {
 	numbers numbers
 }
 
-func open(cfg provider.Config, in *integration.Integration) (*store, error) {
+func open(ctx context.Context, cfg provider.Config, in *integration.Integration) (*store, error) {
 	g := settingsOf(in)
 	if in.Kind != secret.KindGCPSecretManager || g == nil {
 		return nil, storeerror.Setup("the integration has no gcp settings")
@@ -74,7 +74,7 @@ func open(cfg provider.Config, in *integration.Integration) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
-	id, err := newIdentity(in)
+	id, err := newIdentity(ctx, in)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package gcpsm
 
 import (
+	"context"
 	"errors"
 	"os"
 	"strings"
@@ -15,10 +16,10 @@ import (
 // one cannot have it name a file of the broker's machine.
 func TestStoredKey(t *testing.T) {
 	f := newFake(t)
-	keep := func(file string) func() ([]byte, error) {
+	keep := func(file string) func(context.Context) ([]byte, error) {
 		b, err := os.ReadFile(file)
 		providertest.Must(t, err)
-		return func() ([]byte, error) { return append([]byte(nil), b...), nil }
+		return func(context.Context) ([]byte, error) { return append([]byte(nil), b...), nil }
 	}
 	in := f.integration()
 	settingsOf(in).Credential = Credential{Type: ServiceAccountKey}
@@ -29,9 +30,9 @@ func TestStoredKey(t *testing.T) {
 	f.Gives(f.open(f.Config(), with(keep(f.keyFile(base)))), project+"/secrets/db", canary)
 
 	for says, c := range map[string]integration.Credential{
-		"gcp.credential.key: the credential stored with the integration cannot be opened": func() ([]byte, error) { return nil, errors.New("another key") },
+		"gcp.credential.key: the credential stored with the integration cannot be opened": func(context.Context) ([]byte, error) { return nil, errors.New("another key") },
 		"what is stored with the integration is not a credential of the right type":       keep(f.federation(nil)),
-		"what is stored with the integration is not a credential file of Google":          func() ([]byte, error) { return []byte("no JSON " + canary), nil },
+		"what is stored with the integration is not a credential file of Google":          func(context.Context) ([]byte, error) { return []byte("no JSON " + canary), nil },
 	} {
 		_, err := Opener(f.Config())(t.Context(), with(c))
 		if err == nil {

@@ -1,6 +1,7 @@
 package kinds
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -44,7 +45,7 @@ func TestFileBeforeCredential(t *testing.T) {
 	put(t, file, "s3cret")
 	c := integration.DocumentConfig{
 		Files:       []string{file},
-		Credentials: map[string]integration.Credential{"azure.credential.client_secret": func() ([]byte, error) { return []byte("x"), nil }},
+		Credentials: map[string]integration.Credential{"azure.credential.client_secret": func(context.Context) ([]byte, error) { return []byte("x"), nil }},
 	}
 	if p := All().ParseDocument([]byte(withSecret("a", file)), c); p.Integration == nil || len(p.Used) != 0 || len(p.Integration.Credentials) != 0 {
 		t.Errorf("%+v", p)

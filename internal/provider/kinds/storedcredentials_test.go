@@ -1,6 +1,7 @@
 package kinds
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -41,7 +42,7 @@ func TestStoredCredentials(t *testing.T) {
 			parse := func(names ...string) integration.Parsed {
 				c := integration.DocumentConfig{Credentials: make(map[string]integration.Credential)}
 				for _, name := range names {
-					c.Credentials[name] = func() ([]byte, error) { return []byte("s3cret " + name), nil }
+					c.Credentials[name] = func(context.Context) ([]byte, error) { return []byte("s3cret " + name), nil }
 				}
 				return All().ParseDocument([]byte(tt.document), c)
 			}
@@ -63,7 +64,7 @@ func TestStoredCredentials(t *testing.T) {
 				if open == nil {
 					t.Fatalf("%s is not with the integration", name)
 				}
-				if b, err := open(); err != nil || string(b) != "s3cret "+name {
+				if b, err := open(t.Context()); err != nil || string(b) != "s3cret "+name {
 					t.Errorf("%s is another: %v", name, err)
 				}
 				without := slices.DeleteFunc(slices.Clone(tt.required), func(n string) bool { return n == name })

@@ -1,6 +1,7 @@
 package providertest
 
 import (
+	"context"
 	"strings"
 	"testing"
 
@@ -34,7 +35,7 @@ func Grant(t testing.TB, spec integration.Spec, in *integration.Integration, sec
 		document += "grants: [{principals: [dns:a.example.org], secrets: " + List(secrets) + "}]\n"
 	}
 	parsed := integration.NewKinds(spec).ParseDocument([]byte(document), integration.DocumentConfig{Credentials: map[string]integration.Credential{
-		"vault.auth.token": func() ([]byte, error) { return nil, nil },
+		"vault.auth.token": func(context.Context) ([]byte, error) { return nil, nil },
 	}})
 	if parsed.Integration == nil {
 		t.Fatal(parsed.Faults.Err())

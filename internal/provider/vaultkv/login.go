@@ -85,7 +85,7 @@ func (l *logins) session(ctx context.Context) (*session, error) {
 func (l *logins) acquire(ctx context.Context, last *credential.Held[*session]) (*credential.Held[*session], error) {
 	var s *session
 	var err error
-	if last != nil && last.Value.renewable && !l.replaced(last.Value) {
+	if last != nil && last.Value.renewable && !l.replaced(ctx, last.Value) {
 		s = l.renew(ctx, last.Value)
 	}
 	if s == nil {
@@ -98,11 +98,11 @@ func (l *logins) acquire(ctx context.Context, last *credential.Held[*session]) (
 }
 
 // replaced reports whether the token's file holds another one by now.
-func (l *logins) replaced(s *session) bool {
+func (l *logins) replaced(ctx context.Context, s *session) bool {
 	if l.auth.Type != Token {
 		return false
 	}
-	b, err := egress.ReadCredential(l.in.Stored("vault.auth.token_file"), "vault.auth.token_file", l.auth.TokenFile)
+	b, err := egress.ReadCredential(ctx, l.in.Stored("vault.auth.token_file"), "vault.auth.token_file", l.auth.TokenFile)
 	defer clear(b)
 	return err == nil && string(b) != s.token
 }
@@ -127,7 +127,7 @@ func (l *logins) login(ctx context.Context) (*session, error) {
 	if l.auth.Type == Token {
 		return l.ownToken(ctx, began)
 	}
-	body, err := l.proof()
+	body, err := l.proof(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -143,9 +143,9 @@ func (l *logins) login(ctx context.Context) (*session, error) {
 }
 
 // proof is the body of a login: what the integration's credentials are at this moment.
-func (l *logins) proof() (map[string]string, error) {
+func (l *logins) proof(ctx context.Context) (map[string]string, error) {
 	read := func(setting, path string) (string, error) {
-		b, err := egress.ReadCredential(l.in.Stored("vault.auth."+setting), "vault.auth."+setting, path)
+		b, err := egress.ReadCredential(ctx, l.in.Stored("vault.auth."+setting), "vault.auth."+setting, path)
 		defer clear(b)
 		return string(b), err
 	}
@@ -167,7 +167,7 @@ func (l *logins) proof() (map[string]string, error) {
 // ownToken takes the token from its file and asks the server how long it lives. A
 // token that may not ask for that is taken to have no end.
 func (l *logins) ownToken(ctx context.Context, began time.Time) (*session, error) {
-	b, err := egress.ReadCredential(l.in.Stored("vault.auth.token_file"), "vault.auth.token_file", l.auth.TokenFile)
+	b, err := egress.ReadCredential(ctx, l.in.Stored("vault.auth.token_file"), "vault.auth.token_file", l.auth.TokenFile)
 	if err != nil {
 		return nil, err
 	}
@@ -210,7 +210,7 @@ func (l *logins) ownToken(ctx context.Context, began time.Time) (*session, error
 // help, or is not to be had yet.
 func (l *logins) refuses(ctx context.Context, s *session) bool {
 	same := func(v *session) bool { return v == s }
-	if l.replaced(s) {
+	if l.replaced(ctx, s) {
 		l.held.Forget(same)
 		return true
 	}

@@ -1,6 +1,7 @@
 package vaultkv
 
 import (
+	"context"
 	"errors"
 	"os"
 	"strings"
@@ -14,8 +15,10 @@ import (
 // TestStoredCredentials: what the registry keeps with the integration is what the
 // login proves.
 func TestStoredCredentials(t *testing.T) {
-	keep := func(text string) integration.Credential { return func() ([]byte, error) { return []byte(text), nil } }
-	lost := func() ([]byte, error) { return nil, errors.New("another key") }
+	keep := func(text string) integration.Credential {
+		return func(context.Context) ([]byte, error) { return []byte(text), nil }
+	}
+	lost := func(context.Context) ([]byte, error) { return nil, errors.New("another key") }
 	for _, tt := range []struct {
 		name string
 		auth Auth
@@ -51,8 +54,8 @@ func TestStoredCertificate(t *testing.T) {
 	ca, err := os.ReadFile(f.CAFile)
 	providertest.Must(t, err)
 	for says, c := range map[string]integration.Credential{
-		"vault.auth.certificate: the credential stored with the integration cannot be opened": func() ([]byte, error) { return nil, errors.New("another key") },
-		"what is stored with the integration does not hold a certificate and the key":         func() ([]byte, error) { return append([]byte(nil), ca...), nil },
+		"vault.auth.certificate: the credential stored with the integration cannot be opened": func(context.Context) ([]byte, error) { return nil, errors.New("another key") },
+		"what is stored with the integration does not hold a certificate and the key":         func(context.Context) ([]byte, error) { return append([]byte(nil), ca...), nil },
 	} {
 		in.Credentials = map[string]integration.Credential{"vault.auth.certificate": c}
 		if _, err := Opener(f.Config())(t.Context(), in); err == nil || !strings.Contains(secret.AsError(err).Message, says) {

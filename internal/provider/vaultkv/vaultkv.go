@@ -39,8 +39,8 @@ const (
 // Opener returns the provider.Opener of Vault. Opening reads the integration's
 // files and sends no request. Its errors name the setting or file to fix.
 func Opener(cfg provider.Config) provider.Opener {
-	return func(_ context.Context, in *integration.Integration) (provider.Provider, error) {
-		return open(cfg, in)
+	return func(ctx context.Context, in *integration.Integration) (provider.Provider, error) {
+		return open(ctx, cfg, in)
 	}
 }
 
@@ -62,7 +62,7 @@ var (
 	_ provider.Keeper   = (*store)(nil)
 )
 
-func open(cfg provider.Config, in *integration.Integration) (*store, error) {
+func open(ctx context.Context, cfg provider.Config, in *integration.Integration) (*store, error) {
 	v := settingsOf(in)
 	if in.Kind != secret.KindHashiCorpVault || v == nil {
 		return nil, storeerror.Setup("the integration has no vault settings")
@@ -81,7 +81,7 @@ func open(cfg provider.Config, in *integration.Integration) (*store, error) {
 		return nil, err
 	}
 	if v.Auth.Type == Cert {
-		if out.Certificate, err = clientCertificate(in); err != nil {
+		if out.Certificate, err = clientCertificate(ctx, in); err != nil {
 			return nil, err
 		}
 	}
@@ -99,10 +99,10 @@ func open(cfg provider.Config, in *integration.Integration) (*store, error) {
 	return s, nil
 }
 
-func clientCertificate(in *integration.Integration) (*tls.Certificate, error) {
+func clientCertificate(ctx context.Context, in *integration.Integration) (*tls.Certificate, error) {
 	const setting = "vault.auth.certificate_file"
 	path := settingsOf(in).Auth.CertificateFile
-	pem, err := egress.ReadPrivateKey(in.Stored(setting), setting, path)
+	pem, err := egress.ReadPrivateKey(ctx, in.Stored(setting), setting, path)
 	if err != nil {
 		return nil, err
 	}

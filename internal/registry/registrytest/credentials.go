@@ -33,7 +33,7 @@ func checkCredential(t *testing.T, in *integration.Integration, name, want strin
 		t.Fatalf("the integration has no credential %s", name)
 	}
 	for range 2 {
-		b, err := open()
+		b, err := open(t.Context())
 		if err != nil || string(b) != want {
 			t.Errorf("%s opens to %d bytes, %v", name, len(b), err)
 		}

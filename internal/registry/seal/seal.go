@@ -6,6 +6,7 @@
 package seal
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -14,18 +15,20 @@ import (
 	"github.com/tink-crypto/tink-go/v2/tink"
 )
 
-// ErrCannotOpen says that sealed bytes are not what a key at hand has sealed for
-// this place: another key is needed, or they were changed or moved.
+// ErrCannotOpen says that none of the keys opens sealed bytes with the associated data:
+// another key is needed, or the bytes were changed or moved.
 var ErrCannotOpen = errors.New("seal: no key at hand opens this credential for this integration; give the broker the key that it was sealed with, or give the integration its credential anew")
 
-// Sealer seals and opens. It is safe for concurrent use.
+// Sealer seals and opens. Implementations are safe for concurrent use. Seal and Open may
+// wait for a key service, until ctx ends.
 type Sealer interface {
-	// Seal returns plaintext sealed for a place: only Open for the same place
-	// returns it. The place itself is not secret. plaintext stays the caller's.
-	Seal(plaintext []byte, place string) ([]byte, error)
-	// Open returns a copy of what was sealed for the place, or ErrCannotOpen. The
-	// caller owns and clears it.
-	Open(sealed []byte, place string) ([]byte, error)
+	// Seal encrypts plaintext and authenticates associatedData with it: Open takes the
+	// same associatedData only. associatedData is not secret. plaintext stays the
+	// caller's.
+	Seal(ctx context.Context, plaintext []byte, associatedData string) ([]byte, error)
+	// Open returns a copy of the plaintext, or ErrCannotOpen. The caller owns and clears
+	// it.
+	Open(ctx context.Context, sealed []byte, associatedData string) ([]byte, error)
 	// Current reports whether Seal would use the same key that these bytes were
 	// sealed with.
 	Current(sealed []byte) bool
@@ -73,18 +76,18 @@ func (k *Keys) Reload() error {
 	return nil
 }
 
-// Seal implements Sealer.
-func (k *Keys) Seal(plaintext []byte, place string) ([]byte, error) {
-	sealed, err := k.ring.Load().aead.Encrypt(plaintext, []byte(place))
+// Seal implements Sealer. It does not wait.
+func (k *Keys) Seal(_ context.Context, plaintext []byte, associatedData string) ([]byte, error) {
+	sealed, err := k.ring.Load().aead.Encrypt(plaintext, []byte(associatedData))
 	if err != nil {
 		return nil, errors.New("seal: the credential could not be sealed")
 	}
 	return sealed, nil
 }
 
-// Open implements Sealer.
-func (k *Keys) Open(sealed []byte, place string) ([]byte, error) {
-	b, err := k.ring.Load().aead.Decrypt(sealed, []byte(place))
+// Open implements Sealer. It does not wait.
+func (k *Keys) Open(_ context.Context, sealed []byte, associatedData string) ([]byte, error) {
+	b, err := k.ring.Load().aead.Decrypt(sealed, []byte(associatedData))
 	if err != nil {
 		return nil, ErrCannotOpen
 	}

@@ -26,9 +26,9 @@ func newKeys(t *testing.T) (path string, keys *seal.Keys) {
 	return path, keys
 }
 
-func mustSeal(t *testing.T, k *seal.Keys, place string) []byte {
+func mustSeal(t *testing.T, k *seal.Keys, data string) []byte {
 	t.Helper()
-	b, err := k.Seal([]byte(planted), place)
+	b, err := k.Seal(t.Context(), []byte(planted), data)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,29 +38,29 @@ func mustSeal(t *testing.T, k *seal.Keys, place string) []byte {
 	return b
 }
 
-func checkOpens(t *testing.T, k *seal.Keys, sealed []byte, place string) {
+func checkOpens(t *testing.T, k *seal.Keys, sealed []byte, data string) {
 	t.Helper()
-	if b, err := k.Open(sealed, place); err != nil || string(b) != planted {
-		t.Errorf("Open for %q: %d bytes, %v", place, len(b), err)
+	if b, err := k.Open(t.Context(), sealed, data); err != nil || string(b) != planted {
+		t.Errorf("Open for %q: %d bytes, %v", data, len(b), err)
 	}
 }
 
-func TestSealIsForOnePlace(t *testing.T) {
+func TestSealBindsAssociatedData(t *testing.T) {
 	_, k := newKeys(t)
 	sealed := mustSeal(t, k, "a/x")
 	checkOpens(t, k, sealed, "a/x")
-	for _, place := range []string{"", "a", "a/y", "b/x", "a/x/"} {
-		if _, err := k.Open(sealed, place); !errors.Is(err, seal.ErrCannotOpen) {
-			t.Errorf("opened for %q: %v", place, err)
+	for _, data := range []string{"", "a", "a/y", "b/x", "a/x/"} {
+		if _, err := k.Open(t.Context(), sealed, data); !errors.Is(err, seal.ErrCannotOpen) {
+			t.Errorf("opened for %q: %v", data, err)
 		}
 	}
 	for i := range sealed {
 		broken := bytes.Clone(sealed)
 		broken[i] ^= 1
-		if _, err := k.Open(broken, "a/x"); !errors.Is(err, seal.ErrCannotOpen) {
+		if _, err := k.Open(t.Context(), broken, "a/x"); !errors.Is(err, seal.ErrCannotOpen) {
 			t.Errorf("opened with a changed byte %d: %v", i, err)
 		}
-		if _, err := k.Open(sealed[:i], "a/x"); err == nil {
+		if _, err := k.Open(t.Context(), sealed[:i], "a/x"); err == nil {
 			t.Errorf("opened %d bytes of it", i)
 		}
 	}
@@ -68,7 +68,7 @@ func TestSealIsForOnePlace(t *testing.T) {
 		t.Error("sealed twice it looks the same")
 	}
 	_, other := newKeys(t)
-	if _, err := other.Open(sealed, "a/x"); !errors.Is(err, seal.ErrCannotOpen) {
+	if _, err := other.Open(t.Context(), sealed, "a/x"); !errors.Is(err, seal.ErrCannotOpen) {
 		t.Errorf("another key opens: %v", err)
 	}
 }
@@ -101,7 +101,7 @@ func TestKeysAreExchanged(t *testing.T) {
 	}
 	step(seal.Drop)
 	checkOpens(t, k, now, "p")
-	if _, err := k.Open(old, "p"); !errors.Is(err, seal.ErrCannotOpen) {
+	if _, err := k.Open(t.Context(), old, "p"); !errors.Is(err, seal.ErrCannotOpen) {
 		t.Errorf("a dropped key opens: %v", err)
 	}
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {

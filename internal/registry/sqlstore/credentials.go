@@ -12,18 +12,17 @@ import (
 // maxCredential is the size in bytes of the largest credential that is kept.
 const maxCredential = 64 << 10
 
-// place is where a credential belongs: sealed for one place, it opens for no
-// other, so that nobody who can write in the database gives one integration
-// another one's credential.
-func place(id, name string) string { return "integration/" + id + "/" + name }
+// associatedData binds a sealed credential to its integration and name, so that someone
+// who can write in the database cannot give one integration the credential of another.
+func associatedData(id, name string) string { return "integration/" + id + "/" + name }
 
 // opener returns the func that opens a credential when it is needed.
 func (s *Store) opener(id, name string, sealed []byte) integration.Credential {
-	return func() ([]byte, error) {
+	return func(ctx context.Context) ([]byte, error) {
 		if s.cfg.Sealer == nil {
 			return nil, seal.ErrCannotOpen
 		}
-		return s.cfg.Sealer.Open(sealed, place(id, name))
+		return s.cfg.Sealer.Open(ctx, sealed, associatedData(id, name))
 	}
 }
 
@@ -75,7 +74,7 @@ func (s *Store) stale(ctx context.Context) ([]*sealedCredential, error) {
 		if s.cfg.Sealer.Current(c.sealed) {
 			continue
 		}
-		b, err := s.opener(c.integration, c.name, c.sealed)()
+		b, err := s.opener(c.integration, c.name, c.sealed)(ctx)
 		clear(b)
 		if err != nil {
 			s.cfg.Logger.Warn("a credential cannot be opened", "integration", c.integration, "credential", c.name, "error", err)
@@ -94,11 +93,11 @@ func (s *Store) reseal(ctx context.Context, stale []*sealedCredential) (int64, e
 	var revision int64
 	changed := make([]int64, len(stale))
 	for i, c := range stale {
-		b, err := s.opener(c.integration, c.name, c.sealed)()
+		b, err := s.opener(c.integration, c.name, c.sealed)(ctx)
 		if err != nil {
 			return 0, err
 		}
-		sealed, err := s.cfg.Sealer.Seal(b, place(c.integration, c.name))
+		sealed, err := s.cfg.Sealer.Seal(ctx, b, associatedData(c.integration, c.name))
 		clear(b)
 		if err != nil {
 			return 0, err

@@ -128,7 +128,7 @@ func TestMovedCredentialsDoNotOpen(t *testing.T) {
 	)
 	s.Reload()
 	in := get(t, s, "poor")
-	if b, err := in.Credentials[credential](); !errors.Is(err, seal.ErrCannotOpen) {
+	if b, err := in.Credentials[credential](t.Context()); !errors.Is(err, seal.ErrCannotOpen) {
 		t.Errorf("it opens to %d bytes, %v", len(b), err)
 	}
 }
@@ -159,7 +159,7 @@ func TestWithoutAKey(t *testing.T) {
 	create(t, with, secretDocument("a"), planted)
 	for name, s := range map[string]*Store{"none": openSQLite(t, file, Config{Kinds: kinds.All()}), "another": openSQLite(t, file, Config{Kinds: kinds.All(), Sealer: newKeys(t)})} {
 		in := get(t, s, "a")
-		if _, err := in.Credentials[credential](); !errors.Is(err, seal.ErrCannotOpen) {
+		if _, err := in.Credentials[credential](t.Context()); !errors.Is(err, seal.ErrCannotOpen) {
 			t.Errorf("%s key: %v", name, err)
 		}
 		if n, err := s.Reseal(t.Context()); n != 0 || err != nil {

@@ -159,7 +159,7 @@ func (s *Store) load(ctx context.Context, last *snapshot) (next *snapshot, ids [
 	look := integration.NewLook()
 	for id, k := range changes {
 		if k != nil {
-			changes[id] = s.parse(k, last.get(id), look)
+			changes[id] = s.parse(ctx, k, last.get(id), look)
 		}
 	}
 	next, ids = last.with(changes)

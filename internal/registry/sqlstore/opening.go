@@ -1,6 +1,7 @@
 package sqlstore
 
 import (
+	"context"
 	"slices"
 
 	"github.com/secretbroker/secretbroker/internal/integration"
@@ -17,13 +18,13 @@ const (
 // sealedFaults opens the credentials that a document uses and says which of them
 // do not open. The integration is still served, since its grants are known, and
 // values in the cache need no credential: calls that need it fail.
-func (s *Store) sealedFaults(id string, used []string, credentials map[string]integration.Credential) (faults strictyaml.Faults) {
+func (s *Store) sealedFaults(ctx context.Context, id string, used []string, credentials map[string]integration.Credential) (faults strictyaml.Faults) {
 	for _, name := range used {
 		open := credentials[name]
 		if open == nil {
 			continue // which is a fault of the document
 		}
-		b, err := open()
+		b, err := open(ctx)
 		clear(b)
 		if err == nil {
 			continue
@@ -40,7 +41,7 @@ func (s *Store) sealedFaults(id string, used []string, credentials map[string]in
 // checkKeys finds credentials that open or do not open since the keys have changed.
 func (s *Store) checkKeys() {
 	s.recheck(func(k *kept) bool {
-		now := s.sealedFaults(k.id, k.parsed.Used, k.credentials)
+		now := s.sealedFaults(s.ctx, k.id, k.parsed.Used, k.credentials)
 		return !slices.Equal(now, k.sealedFaults)
 	})
 }

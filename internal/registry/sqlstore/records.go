@@ -58,7 +58,7 @@ func (s *Store) records(ctx context.Context, which, whose string, args ...any) (
 	for i, r := range rows {
 		k := credentials[r.id]
 		parsed := s.cfg.Kinds.ParseDocument([]byte(r.spec), integration.DocumentConfig{Name: r.id, Credentials: k.credentials, Files: s.cfg.Files, Look: look})
-		parsed.Faults = append(parsed.Faults, s.sealedFaults(r.id, parsed.Used, k.credentials)...)
+		parsed.Faults = append(parsed.Faults, s.sealedFaults(ctx, r.id, parsed.Used, k.credentials)...)
 		records[i] = r.record(parsed, k.names)
 	}
 	return records, nil

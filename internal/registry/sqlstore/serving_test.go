@@ -113,7 +113,7 @@ func TestReloadSealsWithTheNewKey(t *testing.T) {
 	other.Reload()
 	for name, s := range map[string]*Store{"this": s, "the other": other} {
 		in := get(t, s, "a")
-		if b, err := in.Credentials[credential](); err != nil || string(b) != planted {
+		if b, err := in.Credentials[credential](t.Context()); err != nil || string(b) != planted {
 			t.Errorf("%s Store, without the old key: %d bytes, %v", name, len(b), err)
 		}
 	}

@@ -168,9 +168,9 @@ func (k *kept) listed() (in []*integration.Integration, faults []registry.FileFa
 // parse says what the document means now. What old served goes on being served
 // only while it is the same document: a change that cannot be understood here,
 // such as one of a newer release, may have taken a grant away.
-func (s *Store) parse(k, old *kept, look *integration.Look) *kept {
+func (s *Store) parse(ctx context.Context, k, old *kept, look *integration.Look) *kept {
 	k.parsed = s.cfg.Kinds.ParseDocument(k.spec, integration.DocumentConfig{Name: k.id, Credentials: k.credentials, Digests: k.digests, Files: s.cfg.Files, Look: look})
-	k.sealedFaults = s.sealedFaults(k.id, k.parsed.Used, k.credentials)
+	k.sealedFaults = s.sealedFaults(ctx, k.id, k.parsed.Used, k.credentials)
 	k.parsed.Faults = append(k.parsed.Faults, k.sealedFaults...)
 	in := k.parsed.Integration
 	switch {
@@ -266,7 +266,7 @@ func (s *Store) recheck(may func(*kept) bool) {
 			return
 		}
 		k := *old
-		now := s.parse(&k, old, look)
+		now := s.parse(s.ctx, &k, old, look)
 		if now.serving != old.serving || now.parsed.Faults.Error() != old.parsed.Faults.Error() {
 			differ[old.id] = now
 		}

@@ -143,7 +143,7 @@ func (s *Store) putOnce(ctx context.Context, id string, c registry.Change, creat
 		next.etag, next.createdAt, next.updatedAt = "", 0, 0
 		return next.record(w.parsed, w.names()), nil
 	}
-	stmts, err := w.statements(next, there.row)
+	stmts, err := w.statements(ctx, next, there.row)
 	if err != nil {
 		return registry.Record{}, err
 	}
@@ -262,7 +262,7 @@ func (s *Store) judge(there []*sealedCredential, id string, c registry.Change) (
 		credentials[sealed.name] = s.opener(id, sealed.name, sealed.sealed)
 	}
 	for name, v := range c.Credentials {
-		credentials[name] = func() ([]byte, error) { return v.RevealBytes(), nil }
+		credentials[name] = func(context.Context) ([]byte, error) { return v.RevealBytes(), nil }
 	}
 	w.parsed = s.cfg.Kinds.ParseDocument(c.Document, integration.DocumentConfig{Credentials: credentials, Files: s.cfg.Files})
 	faults := w.parsed.Faults
@@ -305,7 +305,7 @@ func (w *written) names() []string { return w.parsed.Used }
 // statements write the integration in the place of what was read, nil if nothing
 // was there, the credentials that were given, and take out those that it has no use
 // for any more. All but the first do nothing if the first has changed nothing.
-func (w *written) statements(r, was *row) ([]stmt, error) {
+func (w *written) statements(ctx context.Context, r, was *row) ([]stmt, error) {
 	stmts := make([]stmt, 0, 1+len(w.kept)+len(w.given))
 	if was == nil {
 		stmts = append(stmts, stmt{
@@ -331,7 +331,7 @@ func (w *written) statements(r, was *row) ([]stmt, error) {
 	}
 	for name, v := range w.given {
 		b := v.RevealBytes()
-		sealed, err := w.s.cfg.Sealer.Seal(b, place(r.id, name))
+		sealed, err := w.s.cfg.Sealer.Seal(ctx, b, associatedData(r.id, name))
 		clear(b)
 		if err != nil {
 			return nil, err
