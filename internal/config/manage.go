@@ -115,7 +115,7 @@ func (p *Placement) validate(doc *strictyaml.Document) {
 			doc.Fault(path, "an empty list would allow nothing; take the setting out to allow any")
 		}
 		for i, name := range names {
-			placeName(doc, strictyaml.Index(path, i), name)
+			placementName(doc, strictyaml.Index(path, i), name)
 		}
 	}
 	if p.Kinds != nil && len(p.Kinds) == 0 {
@@ -147,16 +147,16 @@ func (p *Placement) validate(doc *strictyaml.Document) {
 		if !doc.Has(path + ".cloud") {
 			doc.Fault(path+".cloud", "missing; it is required")
 		} else {
-			placeName(doc, path+".cloud", c.Cloud)
+			placementName(doc, path+".cloud", c.Cloud)
 		}
 		if c.Region != "" {
-			placeName(doc, path+".region", c.Region)
+			placementName(doc, path+".region", c.Region)
 		}
 	}
 }
 
-func placeName(doc *strictyaml.Document, path, name string) {
-	if !integration.IsPlaceName(name) {
+func placementName(doc *strictyaml.Document, path, name string) {
+	if !integration.IsPlacementName(name) {
 		doc.Fault(path, "expected lower-case letters, digits and hyphens, such as westeurope")
 	}
 }

@@ -33,7 +33,7 @@ type DocumentConfig struct {
 
 // Parsed is what came of a document.
 type Parsed struct {
-	// ID is the id that the document claims, "" if it cannot be told.
+	// ID is the id that the document declares, "" if it cannot be told.
 	ID string
 	// Integration is nil if the document has Faults. It has a ReadRevision; its Revision is
 	// empty.
@@ -64,7 +64,7 @@ func (k *Kinds) ParseDocument(data []byte, c DocumentConfig) Parsed {
 	}
 	p.mayRead = func(dir string) bool { return allowedFile(dir, c.Files) }
 	out := p.parse(c.Name, data)
-	parsed := Parsed{ID: out.Claims, Integration: out.Integration, Faults: out.Faults, Used: slices.Sorted(maps.Keys(p.used))}
+	parsed := Parsed{ID: out.DeclaredID, Integration: out.Integration, Faults: out.Faults, Used: slices.Sorted(maps.Keys(p.used))}
 	if len(out.Files) > 0 && out.Integration != nil {
 		var contents []Content
 		for _, r := range out.Files {

@@ -27,10 +27,10 @@ var validID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
 // ParsedFile is what came of one file's content.
 type ParsedFile struct {
-	// Claims is the id that the content asks for, "" if it cannot be told, and
+	// DeclaredID is the id that the content declares, "" if it cannot be told, and
 	// Line where it does.
-	Claims string
-	Line   int
+	DeclaredID string
+	Line       int
 	// Ungranted: there are no grants, so nobody may use the integration.
 	Ungranted bool
 	// Integration is without a Revision; nil if there are Faults.
@@ -76,7 +76,7 @@ func (p *Parser) parse(name string, data []byte) ParsedFile {
 	case !validID.MatchString(f.ID):
 		p.Fault("id", "expected 1 to 64 letters, digits, dots, underscores and hyphens")
 	default:
-		out.Claims = f.ID
+		out.DeclaredID = f.ID
 	}
 	if len(f.DisplayName) > maxDisplayName || ContainsControl(f.DisplayName) {
 		p.Fault("display_name", "expected one line of at most %d bytes", maxDisplayName)

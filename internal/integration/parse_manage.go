@@ -19,15 +19,15 @@ type Placement struct {
 	Region string `yaml:"region,omitempty"`
 }
 
-var placeName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+var placementName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
 
-// IsPlaceName reports whether s can be the name of a cloud or a region.
-func IsPlaceName(s string) bool { return placeName.MatchString(s) }
+// IsPlacementName reports whether s can be the name of a cloud or a region.
+func IsPlacementName(s string) bool { return placementName.MatchString(s) }
 
 func (p *Parser) placement(kind secret.Kind, s Placement) Placement {
 	k, _ := p.kinds.Spec(kind)
 	for path, name := range map[string]string{"placement.cloud": s.Cloud, "placement.region": s.Region} {
-		if p.Has(path) && !IsPlaceName(name) {
+		if p.Has(path) && !IsPlacementName(name) {
 			p.Fault(path, "expected lower-case letters, digits and hyphens, such as westeurope")
 		}
 	}

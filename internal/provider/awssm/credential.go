@@ -98,7 +98,7 @@ func staticKeys(ctx context.Context, in *integration.Integration) (keySource, er
 		*f.to = string(b)
 		clear(b)
 		if strings.ContainsFunc(*f.to, func(r rune) bool { return r <= ' ' || r > '~' }) {
-			return nil, storeerror.Setup("%s: %s holds more than one word of plain text", f.setting, egress.CredentialPlace(f.path))
+			return nil, storeerror.Setup("%s: %s holds more than one word of plain text", f.setting, egress.CredentialSource(f.path))
 		}
 	}
 	return func(context.Context) (aws.Credentials, error) { return keys, nil }, nil

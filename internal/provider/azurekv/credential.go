@@ -101,7 +101,7 @@ func clientCertificate(ctx context.Context, in *integration.Integration, opts az
 	}
 	certs, key, err := azidentity.ParseCertificates(b, nil)
 	if err != nil { // the cause is about the content
-		return nil, storeerror.Setup("%s: %s does not hold a certificate and its unencrypted RSA key in PEM form", setting, egress.CredentialPlace(a.Credential.CertificateFile))
+		return nil, storeerror.Setup("%s: %s does not hold a certificate and its unencrypted RSA key in PEM form", setting, egress.CredentialSource(a.Credential.CertificateFile))
 	}
 	return func() (azcore.TokenCredential, error) {
 		cred, err := azidentity.NewClientCertificateCredential(a.TenantID, a.ClientID, certs, key, &azidentity.ClientCertificateCredentialOptions{

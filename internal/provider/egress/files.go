@@ -94,9 +94,9 @@ func ReadPrivateKey(ctx context.Context, open func(context.Context) ([]byte, err
 	return b, nil
 }
 
-// CredentialPlace is how people are told of where ReadCredential takes a
-// credential from.
-func CredentialPlace(path string) string {
+// CredentialSource is the text that tells people where ReadCredential takes a credential
+// from.
+func CredentialSource(path string) string {
 	return cmp.Or(path, "what is stored with the integration")
 }
 

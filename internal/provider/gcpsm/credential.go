@@ -145,7 +145,7 @@ func fromKey(ctx context.Context, in *integration.Integration) (*identity, error
 	if err != nil {
 		return nil, err
 	}
-	return fromJSON(setting, egress.CredentialPlace(path), data, "service_account")
+	return fromJSON(setting, egress.CredentialSource(path), data, "service_account")
 }
 
 // fromFile makes the identity of a credential file of one of types.

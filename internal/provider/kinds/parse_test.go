@@ -330,7 +330,7 @@ func FuzzParseIntegration(f *testing.F) {
 		if got.Integration == nil || strings.Contains(string(data), "stranger") {
 			return
 		}
-		if !integration.ValidID(got.Integration.ID) || got.Claims != got.Integration.ID || len(stores(got.Integration)) == 0 {
+		if !integration.ValidID(got.Integration.ID) || got.DeclaredID != got.Integration.ID || len(stores(got.Integration)) == 0 {
 			t.Errorf("accepted: %+v", got.Integration)
 		}
 		if a, ok := got.Integration.Settings.(*azurekv.Settings); ok && !strings.HasPrefix(a.AuthorityHost, "https://") {

@@ -174,7 +174,7 @@ func (l *logins) ownToken(ctx context.Context, began time.Time) (*session, error
 	defer clear(b)
 	s := &session{token: string(b), began: began}
 	if !isToken(s.token) {
-		return nil, storeerror.Setup("vault.auth.token_file: %s does not hold a token and nothing else", egress.CredentialPlace(l.auth.TokenFile))
+		return nil, storeerror.Setup("vault.auth.token_file: %s does not hold a token and nothing else", egress.CredentialSource(l.auth.TokenFile))
 	}
 	a, err := l.client.do(ctx, http.MethodGet, s.token, "auth/token/lookup-self", "", nil)
 	if isDenied(err) { // by policy, or because it is none

@@ -109,7 +109,7 @@ func clientCertificate(ctx context.Context, in *integration.Integration) (*tls.C
 	defer clear(pem)
 	cert, err := tls.X509KeyPair(pem, pem)
 	if err != nil { // whose text might quote the file
-		return nil, storeerror.Setup("%s: %s does not hold a certificate and the key that belongs to it, in PEM form", setting, egress.CredentialPlace(path))
+		return nil, storeerror.Setup("%s: %s does not hold a certificate and the key that belongs to it, in PEM form", setting, egress.CredentialSource(path))
 	}
 	return &cert, nil
 }

@@ -50,7 +50,7 @@ type Config struct {
 //
 // A file at fault never takes the others with it. At start its integration is
 // not served; later, what it last served stays until the file is mended or
-// removed. An id that two files claim stays with the one that serves it
+// removed. An id that two files declare stays with the one that serves it
 // already, and with neither if none does.
 //
 // A file that is deleted takes its integration away at once. When several vanish
@@ -72,7 +72,7 @@ type Store struct {
 	listing    listing
 	expected   *expected                     // nil until the first poll
 	files      map[string]*file              // by path
-	claims     index                         // by the id that they ask for
+	declared   index                         // by the id that they declare
 	named      index                         // by the paths of the files that they name
 	linked     int                           // how many are
 	faulty     map[string]registry.FileFault // by path
@@ -98,7 +98,7 @@ func Open(c Config) (*Store, error) {
 		f.now = time.Now
 	}
 	f.files, f.faulty = make(map[string]*file), make(map[string]registry.FileFault)
-	f.claims, f.named = make(index), make(index)
+	f.declared, f.named = make(index), make(index)
 	f.current.Store(&snapshot{byID: make(map[string]served)})
 	if err := f.poll(); err != nil { // of nothing that is known, which reads everything
 		return nil, fmt.Errorf("registry: %w", err)
@@ -196,7 +196,7 @@ func (f *Store) update(how func() error) {
 func (f *Store) install(paths []string, loaded []*file) {
 	last := f.current.Load()
 	if c := f.replace(paths, loaded, last); len(c.files)+len(c.ids) > 0 {
-		f.publish(f.settle(c, last), c.ids)
+		f.publish(f.nextSnapshot(c, last), c.ids)
 	}
 }
 

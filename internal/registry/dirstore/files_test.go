@@ -43,7 +43,7 @@ type world struct {
 	dir   string
 	files *Store
 	log   *asynctest.Buffer
-	// clock is an hour ahead, so that files are settled as soon as written.
+	// clock is an hour ahead, so that files are stable as soon as written.
 	clock time.Time
 	// removed and changed are what OnChange was told last.
 	removed, changed []string

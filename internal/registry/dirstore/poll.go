@@ -13,7 +13,7 @@ import (
 type expected struct {
 	groups []*group
 	// apart are the integrations' files that are looked at one by one: those that
-	// are not settled, and those that have changed since.
+	// are not stable, and those that have changed since.
 	apart   map[string]struct{}
 	changes int
 }
@@ -34,20 +34,20 @@ type group struct {
 type expectedFile struct {
 	name  string
 	stamp filestamp.Stamp
-	// concerns are the integrations' files that are to be read if it looks
+	// affects are the integrations' files that are to be read if it looks
 	// otherwise: itself, or those that name it.
-	concerns []string
+	affects []string
 }
 
 // newExpected says what files look like if nothing has changed.
 func newExpected(files map[string]*file) *expected {
-	type place struct {
+	type position struct {
 		group *group
 		index int
 	}
 	ex := &expected{apart: make(map[string]struct{})}
 	groups := make(map[string]*group)
-	add := func(path string, s filestamp.Stamp, concerns []string) place {
+	add := func(path string, s filestamp.Stamp, affects []string) position {
 		dir, name := filepath.Split(path)
 		g := groups[dir]
 		if g == nil {
@@ -55,12 +55,12 @@ func newExpected(files map[string]*file) *expected {
 			groups[dir] = g
 			ex.groups = append(ex.groups, g)
 		}
-		g.files = append(g.files, expectedFile{name, s, concerns})
-		return place{g, len(g.files) - 1}
+		g.files = append(g.files, expectedFile{name, s, affects})
+		return position{g, len(g.files) - 1}
 	}
-	named := make(map[string]place, len(files)) // what several may name
+	named := make(map[string]position, len(files)) // what several may name
 	for path, f := range files {
-		if !f.settled {
+		if !f.stable {
 			ex.apart[path] = struct{}{}
 			continue
 		}
@@ -70,7 +70,7 @@ func newExpected(files map[string]*file) *expected {
 			p, ok := named[r.Path]
 			if ok && p.group.files[p.index].stamp == f.contents[i].Stamp {
 				e := &p.group.files[p.index]
-				e.concerns = append(e.concerns, path)
+				e.affects = append(e.affects, path)
 				continue
 			}
 			named[r.Path] = add(r.Path, f.contents[i].Stamp, itself)
@@ -86,7 +86,7 @@ func (ex *expected) changed(path string) {
 }
 
 // unlike returns those of the integrations' files, perhaps more than once, that
-// are concerned by what looks otherwise, or are not settled.
+// are affected by what looks otherwise, or are not stable.
 func (ex *expected) unlike(files map[string]*file) (paths []string) {
 	for _, g := range ex.groups {
 		paths = g.unlike(paths, ex.apart)
@@ -102,7 +102,7 @@ func (ex *expected) unlike(files map[string]*file) (paths []string) {
 
 // looksSame reports whether a poll takes it that nothing has changed.
 func (f *file) looksSame(look *integration.Look) bool {
-	if !f.settled || f.stamp != look.Stamp(f.path) {
+	if !f.stable || f.stamp != look.Stamp(f.path) {
 		return false
 	}
 	for i, r := range f.Files {
@@ -129,7 +129,7 @@ func (g *group) unlike(paths []string, apart map[string]struct{}) []string {
 		if filestamp.At(dir, name) == e.stamp {
 			continue
 		}
-		for _, path := range e.concerns {
+		for _, path := range e.affects {
 			if _, ok := apart[path]; !ok {
 				paths = append(paths, path)
 			}

@@ -26,20 +26,20 @@ type file struct {
 	integration.ParsedFile
 	// contents belong to ParsedFile.Files.
 	contents []integration.Content
-	// settled: to a poll, equal stamps mean equal content from now on.
-	settled bool
+	// stable: to a poll, equal stamps mean equal content from now on.
+	stable bool
 	// linked: which content the file has or names is up to further names in the
 	// directory, as in a mounted ConfigMap.
 	linked bool
 	// serving is what is served from this file, nil if nothing is.
 	serving *integration.Integration
-	// claimed is the claim that stands in Files.claims.
-	claimed string
+	// indexedID is the id under which Store.declared has the file, "" for none.
+	indexedID string
 }
 
-// settleTime is how old a change has to be before its time stamp tells it from
+// stampResolution is how old a change has to be before its time stamp tells it from
 // the next one: the coarsest clock of a file system in use is 2 s.
-const settleTime = 2 * time.Second
+const stampResolution = 2 * time.Second
 
 // filesPerWorker is how many files are worth a goroutine.
 const filesPerWorker = 100
@@ -97,13 +97,13 @@ func (f *Store) load(path string, old *file, look *integration.Look) *file {
 		next.Integration.Revision = integration.Revision(next.sum, next.contents)
 		next.Integration.ReadRevision = integration.ReadRevision(next.Integration, integration.FilesSum(next.contents), nil)
 	}
-	next.settled = next.isSettled(f.now().Add(-settleTime))
+	next.stable = next.isStable(f.now().Add(-stampResolution))
 	return next.orSame(old)
 }
 
 // orSame returns old if it says the same as f.
 func (f *file) orSame(old *file) *file {
-	if old == nil || old.stamp != f.stamp || old.sum != f.sum || old.settled != f.settled || old.linked != f.linked ||
+	if old == nil || old.stamp != f.stamp || old.sum != f.sum || old.stable != f.stable || old.linked != f.linked ||
 		!slices.Equal(old.contents, f.contents) || old.Faults.Error() != f.Faults.Error() {
 		return f
 	}
@@ -122,9 +122,9 @@ func (f *Store) leadsOn(path string) bool {
 	return ok && strings.ContainsRune(below, filepath.Separator)
 }
 
-// isSettled leaves out files at fault, because what mends them need not show in
+// isStable leaves out files at fault, because what mends them need not show in
 // their stamps (an owner, a directory's mode).
-func (f *file) isSettled(then time.Time) bool {
+func (f *file) isStable(then time.Time) bool {
 	if len(f.Faults) > 0 || !f.stamp.Before(then) {
 		return false
 	}

@@ -19,9 +19,9 @@ import (
 type listing struct {
 	// stamp is the directory's own, taken before it was read.
 	stamp filestamp.Stamp
-	// settled: while the stamp is the same, so are the files.
-	settled bool
-	at      time.Time
+	// stable: while the stamp is the same, so are the files.
+	stable bool
+	at     time.Time
 }
 
 // isIntegration reports whether a file of that name holds an integration.
@@ -73,7 +73,7 @@ func (f *Store) list() (added, missing []string, err error) {
 			}
 		}
 	}
-	next.settled = next.stamp.Before(next.at.Add(-settleTime))
+	next.stable = next.stamp.Before(next.at.Add(-stampResolution))
 	f.vanished.replaced = f.listing.stamp != (filestamp.Stamp{}) && (f.listing.stamp.Device != next.stamp.Device || f.listing.stamp.Inode != next.stamp.Inode)
 	f.listing = next
 	return added, missing, nil
@@ -88,7 +88,7 @@ const relistAfter = 30 * time.Second
 // have not are not read.
 func (f *Store) poll() (err error) {
 	var changed, missing []string
-	if !f.listing.settled || len(f.vanished.held) > 0 || f.now().Sub(f.listing.at) >= relistAfter || f.listing.stamp != filestamp.At(filestamp.NoDirectory, f.dir) {
+	if !f.listing.stable || len(f.vanished.held) > 0 || f.now().Sub(f.listing.at) >= relistAfter || f.listing.stamp != filestamp.At(filestamp.NoDirectory, f.dir) {
 		if changed, missing, err = f.list(); err != nil && !f.vanished.absent {
 			return err
 		}
@@ -155,11 +155,11 @@ func (f *Store) takeUp(changed, missing []string, workers int) (gone bool) {
 		}
 	}
 	if gone {
-		f.listing.settled = false
+		f.listing.stable = false
 	}
 	var removed []string
 	if missing != nil {
-		removed = f.settleVanished(missing, changed, loaded)
+		removed = f.holdVanished(missing, changed, loaded)
 	}
 	f.install(slices.Concat(changed, removed), append(loaded, make([]*file, len(removed))...))
 	return gone

@@ -31,10 +31,10 @@ type vanished struct {
 	confirmed bool
 }
 
-// settleVanished returns those of the files that are not in the directory whose
+// holdVanished returns those of the files that are not in the directory whose
 // removal takes effect now, and holds the others. loaded are what the changed files
 // hold now. Callers pass all files that are missing.
-func (f *Store) settleVanished(missing, changed []string, loaded []*file) (removed []string) {
+func (f *Store) holdVanished(missing, changed []string, loaded []*file) (removed []string) {
 	now := f.now()
 	lost := f.losses(missing, changed, loaded)
 	fresh := 0
@@ -68,7 +68,7 @@ func (f *Store) losses(missing, changed []string, loaded []*file) map[string]boo
 	if len(missing) == 0 {
 		return lost
 	}
-	apart := make(map[string]bool, len(missing)+len(changed)) // files whose claims do not count as they are
+	apart := make(map[string]bool, len(missing)+len(changed)) // files whose ids do not count as they are
 	for _, path := range slices.Concat(missing, changed) {
 		apart[path] = true
 	}
@@ -87,7 +87,7 @@ func (f *Store) losses(missing, changed []string, loaded []*file) map[string]boo
 		if serving == nil || taken[serving.ID] {
 			continue
 		}
-		if !slices.ContainsFunc(f.claims[serving.ID], func(c *file) bool { return !apart[c.path] && c.Integration != nil }) {
+		if !slices.ContainsFunc(f.declared[serving.ID], func(c *file) bool { return !apart[c.path] && c.Integration != nil }) {
 			lost[path] = true
 		}
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
-// Backend is one place where integrations are kept, empty at first.
+// Backend keeps the integrations of one test; it is empty at first.
 type Backend struct {
 	// Open opens another Store, as a replica would, that closes with the test.
 	Open func(t *testing.T, s Settings) registry.Store

@@ -87,7 +87,7 @@ func (s *Store) put(ctx context.Context, c registry.Change, create bool) (regist
 		return registry.Record{}, &registry.InvalidError{Faults: s.cfg.Kinds.ParseDocument(c.Document, integration.DocumentConfig{Files: s.cfg.Files}).Faults}
 	}
 	var rec registry.Record
-	err := s.untilSettled(ctx, func(ctx context.Context) (err error) {
+	err := s.retryRaced(ctx, func(ctx context.Context) (err error) {
 		rec, err = s.putOnce(ctx, id, c, create)
 		return err
 	})
@@ -98,9 +98,9 @@ func (s *Store) put(ctx context.Context, c registry.Change, create bool) (regist
 // that race always comes through.
 const racing = 100
 
-// untilSettled runs a write, again while others get ahead of it. What is not one of
+// retryRaced runs a write, again while others get ahead of it. What is not one of
 // the registry's errors is the database's.
-func (s *Store) untilSettled(ctx context.Context, write func(context.Context) error) error {
+func (s *Store) retryRaced(ctx context.Context, write func(context.Context) error) error {
 	limited, cancel := s.bounded(ctx)
 	defer cancel()
 	var err error
@@ -183,7 +183,7 @@ func (s *Store) followTo(ctx context.Context, revision int64) {
 
 // Delete implements registry.Store.
 func (s *Store) Delete(ctx context.Context, id, etag string) error {
-	return s.untilSettled(ctx, func(ctx context.Context) error {
+	return s.retryRaced(ctx, func(ctx context.Context) error {
 		there, err := s.find(ctx, id)
 		switch {
 		case err != nil:

@@ -49,7 +49,7 @@ func TestSettleConcerned(t *testing.T) {
 		w.poll()
 		history = append(history, "poll")
 		now := w.files.current.Load()
-		anew := w.files.settle(concern{files: maps.Clone(w.files.files), ids: map[string]bool{"a": true, "b": true, "c": true}}, now)
+		anew := w.files.nextSnapshot(affected{files: maps.Clone(w.files.files), ids: map[string]bool{"a": true, "b": true, "c": true}}, now)
 		if diff := cmp.Diff(told(now), told(anew)); diff != "" {
 			t.Fatalf("%s\nafter %q", diff, history[max(0, len(history)-20):])
 		}

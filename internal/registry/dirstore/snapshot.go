@@ -51,24 +51,24 @@ func (x index) remove(key, path string) {
 	}
 }
 
-// claim is the id that f asks for. A broken file goes on claiming what is
-// served from it; one that never was good claims what can be made out, so that
-// no other file takes its place.
-func (f *file) claim() string {
+// effectiveID is the id that f declares. A broken file keeps the id that is served from
+// it. One that was never good has the id that can be made out, so that no other file
+// takes its place.
+func (f *file) effectiveID() string {
 	if f.Integration == nil && f.serving != nil {
 		return f.serving.ID
 	}
-	return f.Claims
+	return f.DeclaredID
 }
 
-// concern is what a reload has to decide: no other file and no other id is
-// concerned by what has changed.
-type concern struct {
+// affected is what a reload has to decide: a change affects no other file and no other
+// id.
+type affected struct {
 	files map[string]*file // by path
 	ids   map[string]bool
 }
 
-func (c *concern) add(f *file) {
+func (c *affected) add(f *file) {
 	c.files[f.path] = f
 	if f.serving != nil {
 		c.ids[f.serving.ID] = true
@@ -76,9 +76,9 @@ func (c *concern) add(f *file) {
 }
 
 // replace notes that these files are now as loaded, nil for one that is gone, and
-// returns what that concerns. last is what is served.
-func (f *Store) replace(paths []string, loaded []*file, last *snapshot) concern {
-	c := concern{files: make(map[string]*file), ids: make(map[string]bool)}
+// returns what that affects. last is what is served.
+func (f *Store) replace(paths []string, loaded []*file, last *snapshot) affected {
+	c := affected{files: make(map[string]*file), ids: make(map[string]bool)}
 	touched := make(map[string]bool) // ids
 	for i, path := range paths {
 		old, now := f.files[path], loaded[i]
@@ -89,25 +89,25 @@ func (f *Store) replace(paths []string, loaded []*file, last *snapshot) concern 
 			f.expected.changed(path)
 		}
 		if old != nil {
-			touched[old.claimed] = true
+			touched[old.indexedID] = true
 			if old.serving != nil {
 				touched[old.serving.ID] = true
 			}
 		}
 		if now != nil {
-			now.claimed = now.claim()
+			now.indexedID = now.effectiveID()
 		}
 		f.forget(old, now)
 		if now != nil {
-			touched[now.claimed] = true
+			touched[now.indexedID] = true
 			f.know(now)
 			c.add(now)
 		}
 	}
 	for id := range touched {
 		c.ids[id] = true
-		for _, claimant := range f.claims[id] {
-			c.add(claimant)
+		for _, other := range f.declared[id] {
+			c.add(other)
 		}
 		if s, ok := last.byID[id]; ok && f.files[s.from.path] != nil {
 			c.add(f.files[s.from.path])
@@ -119,8 +119,8 @@ func (f *Store) replace(paths []string, loaded []*file, last *snapshot) concern 
 // know adds a file to what is known.
 func (f *Store) know(now *file) {
 	f.files[now.path] = now
-	if now.claimed != "" {
-		f.claims.add(now.claimed, now)
+	if now.indexedID != "" {
+		f.declared.add(now.indexedID, now)
 	}
 	for _, r := range now.Files {
 		f.named.add(r.Path, now)
@@ -138,8 +138,8 @@ func (f *Store) forget(old, now *file) {
 	}
 	delete(f.files, old.path)
 	delete(f.faulty, old.path)
-	if now == nil || now.claimed != old.claimed {
-		f.claims.remove(old.claimed, old.path)
+	if now == nil || now.indexedID != old.indexedID {
+		f.declared.remove(old.indexedID, old.path)
 	}
 	for _, r := range old.Files {
 		if now == nil || !now.names(r.Path) {
@@ -155,10 +155,10 @@ func (f *file) names(path string) bool {
 	return slices.ContainsFunc(f.Files, func(r integration.NamedFile) bool { return r.Path == path })
 }
 
-// settle decides which file serves which id, given what was served last, and
-// notes it in the files. Only what is concerned is decided; everything else stays
+// nextSnapshot decides which file serves which id, given what was served last, and
+// notes it in the files. Only what is affected is decided; everything else stays
 // as it is.
-func (f *Store) settle(c concern, last *snapshot) *snapshot {
+func (f *Store) nextSnapshot(c affected, last *snapshot) *snapshot {
 	next := &snapshot{byID: maps.Clone(last.byID)}
 	for id := range c.ids {
 		delete(next.byID, id)
@@ -167,11 +167,11 @@ func (f *Store) settle(c concern, last *snapshot) *snapshot {
 		from := c.files[path]
 		faults := from.Faults
 		candidate := from.Integration
-		if rival := from.rival(f.claims[from.claimed], last); rival != nil {
-			faults = append(slices.Clone(faults), from.duplicate(rival))
+		if other := from.conflicting(f.declared[from.indexedID], last); other != nil {
+			faults = append(slices.Clone(faults), from.duplicate(other))
 			candidate = nil
 		}
-		if candidate == nil && from.serving != nil && (from.Integration == nil || len(f.claims[from.serving.ID]) == 0) {
+		if candidate == nil && from.serving != nil && (from.Integration == nil || len(f.declared[from.serving.ID]) == 0) {
 			candidate = from.serving
 		}
 		from.serving = next.serve(candidate, from, last)
@@ -249,32 +249,32 @@ func merge(last []*integration.Integration, next *snapshot, ids map[string]bool)
 	return append(sorted, rest...)
 }
 
-// rival returns a file that keeps f from having the id that both claim: the one
+// conflicting returns a file that keeps f from having the id that both declare: the one
 // that it was served from last or, if that is neither, any other.
-func (f *file) rival(claimants []*file, last *snapshot) *file {
-	if len(claimants) < 2 {
+func (f *file) conflicting(declaring []*file, last *snapshot) *file {
+	if len(declaring) < 2 {
 		return nil
 	}
 	incumbent := ""
-	if s, ok := last.byID[f.claimed]; ok {
+	if s, ok := last.byID[f.indexedID]; ok {
 		incumbent = s.from.path
 	}
-	var rival *file
-	for _, c := range claimants {
+	var other *file
+	for _, c := range declaring {
 		switch {
 		case c.path == incumbent:
 			if c == f {
 				return nil
 			}
 			return c
-		case c != f && rival == nil:
-			rival = c
+		case c != f && other == nil:
+			other = c
 		}
 	}
-	return rival
+	return other
 }
 
-func (f *file) duplicate(rival *file) strictyaml.Fault {
+func (f *file) duplicate(other *file) strictyaml.Fault {
 	return strictyaml.Fault{File: f.path, Line: f.Line, Path: "id",
-		Text: "also claimed by " + filepath.Base(rival.path) + "; give each integration an id of its own"}
+		Text: "also claimed by " + filepath.Base(other.path) + "; give each integration an id of its own"}
 }
