@@ -9,6 +9,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/secretbroker/secretbroker/internal/backoff"
 )
 
 const (
@@ -17,10 +19,10 @@ const (
 	maxCopyQueue = 8 << 20
 	// sendTime limits the time for connecting and sending a record together.
 	sendTime = 2 * time.Second
-	// minBackoff and maxBackoff limit the pause between attempts to connect.
-	minBackoff = 500 * time.Millisecond
-	maxBackoff = 30 * time.Second
 )
+
+// reconnects are the pauses between attempts to connect.
+var reconnects = backoff.Limits{First: 500 * time.Millisecond, Longest: 30 * time.Second}
 
 // Copy says where the records of a log are sent.
 type Copy struct {
@@ -124,7 +126,7 @@ func (c *Copier) sendAll(lines []byte) error {
 func (c *Copier) run(ctx context.Context) {
 	defer close(c.ended)
 	defer c.sender.close()
-	backoff := minBackoff
+	failures := 0 // in a row
 	for {
 		line, ok := c.next(ctx)
 		if !ok {
@@ -134,18 +136,18 @@ func (c *Copier) run(ctx context.Context) {
 			err := c.sender.send(ctx, line)
 			c.note(err)
 			if err == nil {
-				backoff = minBackoff
+				failures = 0
 				break
 			}
 			if errors.Is(err, syscall.EMSGSIZE) { // the line does not fit into a datagram
 				c.count(&c.drop)
 				break
 			}
-			if !c.wait(ctx, backoff) {
+			failures++
+			if !c.wait(ctx, backoff.Jitter(reconnects.After(failures))) {
 				c.count(&c.drop)
 				return
 			}
-			backoff = min(2*backoff, maxBackoff)
 		}
 	}
 }

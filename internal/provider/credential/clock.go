@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/backoff"
 	"github.com/secretbroker/secretbroker/internal/elapsed"
 	"github.com/secretbroker/secretbroker/internal/provider/task"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -49,24 +50,15 @@ func newFailure(err error, now time.Time, inputs uint64, before *failure) *failu
 	if before != nil && before.refused == f.refused {
 		f.inARow += before.inARow
 	}
-	first, most := OutagePause, MaxOutagePause
+	limits := backoff.Limits{First: OutagePause, Longest: MaxOutagePause}
 	if f.refused {
-		first, most = RefusalPause, MaxRefusalPause
+		limits = refusalLimits
 	}
-	// A fifth less at random, so that the replicas do not ask at the same time.
-	pause := pauseAfter(f.inARow, first, most)
-	pause -= time.Duration(rand.Int64N(int64(pause)/5 + 1)) //nolint:gosec // no secret
-	f.pause = max(pause, asked)
+	f.pause = max(backoff.Jitter(limits.After(f.inARow)), asked)
 	return f
 }
 
-// pauseAfter is the pause after so many failures in a row.
-func pauseAfter(inARow int, first, most time.Duration) time.Duration {
-	for ; inARow > 1 && first < most; inARow-- {
-		first *= 2
-	}
-	return min(first, most)
-}
+var refusalLimits = backoff.Limits{First: RefusalPause, Longest: MaxRefusalPause}
 
 // good reports whether the credential at hand can be used. s.mu is held.
 func (s *Source[T]) good(now time.Time) bool {

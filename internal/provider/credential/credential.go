@@ -244,7 +244,7 @@ func (s *Source[T]) Replaceable() bool {
 }
 
 func (s *Source[T]) replaceable(now time.Time) bool {
-	return s.dropped.IsZero() || elapsed.Between(s.dropped, now) >= pauseAfter(s.refusals, RefusalPause, MaxRefusalPause)
+	return s.dropped.IsZero() || elapsed.Between(s.dropped, now) >= refusalLimits.After(s.refusals)
 }
 
 // Forget drops the credential if it is one: the next Get asks for another one. It is

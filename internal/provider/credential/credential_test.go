@@ -163,7 +163,7 @@ func TestRefusedCredentialIsLeftAlone(t *testing.T) {
 		}
 		i.asks(t, 12, 18)
 		for n := 1; n < len(i.at); n++ {
-			pause, want := i.at[n].Sub(i.at[n-1]), pauseAfter(n, RefusalPause, MaxRefusalPause)
+			pause, want := i.at[n].Sub(i.at[n-1]), refusalLimits.After(n)
 			if pause < want*4/5 || pause > want+5*time.Millisecond {
 				t.Errorf("pause %d is %v, want %v or a fifth less", n, pause, want)
 			}

@@ -14,27 +14,26 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/secretbroker/secretbroker/internal/backoff"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// retryDelay is the wait before the first repetition of a read; it doubles.
-const retryDelay = 100 * time.Millisecond
+// retries are the pauses before repetitions of a read.
+var retries = backoff.Limits{First: 100 * time.Millisecond, Longest: time.Second}
 
 // read asks for ref with tok, again if that may well help. answered says whether
 // the last request brought an answer that is not the sign of an outage.
 func (s *store) read(ctx context.Context, host string, ref secret.Ref, tok token) (sec *secret.Secret, answered bool, err error) {
-	delay := retryDelay
 	for try := 0; ; try++ {
 		var transient bool
 		sec, answered, transient, err = s.try(ctx, host, ref, tok)
 		if !transient || try >= s.cfg.MaxRetries || ctx.Err() != nil {
 			return sec, answered, err
 		}
-		timer := time.NewTimer(delay)
+		timer := time.NewTimer(backoff.Jitter(retries.After(try + 1)))
 		select {
 		case <-timer.C:
-			delay *= 2
 		case <-ctx.Done():
 			timer.Stop()
 			return nil, false, ctx.Err()
