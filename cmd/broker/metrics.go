@@ -99,13 +99,16 @@ func (m *metrics) watchIntegrations(store registry.Store) {
 func (m *metrics) watchRegistry(store registry.Store) {
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "secretbroker_registry_up",
-		Help: "1 while the database of integrations is read, and always if they are files.",
+		Help: "1 while the database or the directory of integrations is read; at 0 no change takes effect, a revocation neither.",
 	}, func() float64 { return gaugeOf(store.Status().Problem == "") }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "secretbroker_registry_writes_up",
 		Help: "1 while the database of integrations takes writes, which is tried every 10 s, and always if they are files. At 0 no grant can be revoked.",
 	}, func() float64 { return gaugeOf(store.Status().WriteProblem == "") }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "secretbroker_registry_held_integrations",
+		Help: "Integrations that are still served, for 5 minutes, although their files vanished, because several vanished together; always 0 with a database.",
+	}, func() float64 { return float64(store.Status().Held) }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "secretbroker_registry_age_seconds",
-		Help: "Seconds since the integrations in force were last seen to be those that are kept.",
+		Help: "Seconds since the last complete look at the database or the directory of integrations; the integrations in force are those that it found.",
 	}, func() float64 { return max(0, elapsed.Between(store.Status().SeenAt, time.Now()).Seconds()) }))
 }
 

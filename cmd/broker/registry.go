@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -47,7 +48,7 @@ func openIntegrations(ctx context.Context, cfg *config.Config, log *slog.Logger,
 		used := usage.NewMemory(0)
 		used.Keep(func(id string) bool {
 			_, err := files.Get(id)
-			return err == nil
+			return !errors.Is(err, registry.ErrNotFound)
 		})
 		return &integrationStore{Store: files, usage: used, close: func() error { return nil }}, nil
 	}
@@ -134,7 +135,7 @@ func (s *integrationStore) problems() []server.Problem {
 	if text := st.Problem; text != "" {
 		switch {
 		case st.Refuses:
-			text += "; calls are refused, because what was last seen is older than registry.max_outage"
+			text += "; calls are refused, because what was last seen is older than registry.max_outage (15 minutes for files)"
 		case !st.RefusesAt.IsZero():
 			text += fmt.Sprintf("; calls are refused from %s on", st.RefusesAt.UTC().Format(time.RFC3339))
 		}

@@ -210,7 +210,7 @@ func errorOf(kind secret.Kind, err error) error {
 	case errors.Is(err, registry.ErrNotFound):
 		return secret.Errorf(secret.ReasonIntegrationNotFound, "there is no integration of that id")
 	case errors.Is(err, registry.ErrUnavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		return secret.Errorf(secret.ReasonRegistryUnavailable, "the broker's database of integrations gave no answer; wait, and look at the database").WithCause(err)
+		return secret.Errorf(secret.ReasonRegistryUnavailable, "the broker could not read its database or directory of integrations; wait, and have the operator look at it").WithCause(err)
 	default:
 		return err
 	}

@@ -25,9 +25,9 @@ var (
 	ErrConflict = errors.New("registry: the integration has changed since it was read; read it again")
 	// ErrQuota: there are as many integrations as are allowed.
 	ErrQuota = errors.New("registry: there are as many integrations as are allowed; delete one or raise registry.max_integrations")
-	// ErrUnavailable: where the integrations are kept cannot be reached, and what
-	// was last seen there is too old to decide by.
-	ErrUnavailable = errors.New("registry: the integrations' database cannot be reached")
+	// ErrUnavailable: where the integrations are kept cannot be read, and what was
+	// last seen there is too old to decide by.
+	ErrUnavailable = errors.New("registry: the integrations' database or files cannot be read")
 )
 
 // InvalidError says that a document is not acceptable. It quotes no value.
@@ -155,6 +155,9 @@ type Status struct {
 	RefusesAt time.Time
 	// Refuses: Get returns ErrUnavailable.
 	Refuses bool
+	// Held is how many integrations are served although their files have vanished,
+	// because several did together; 0 for a database.
+	Held int
 	// WriteProblem says which writes fail and why, "" if none does: while it lasts
 	// no grant can be revoked.
 	WriteProblem string

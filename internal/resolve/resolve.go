@@ -272,7 +272,7 @@ func unavailable(err error) error {
 		return nil
 	case errors.Is(err, registry.ErrUnavailable):
 		return secret.Errorf(secret.ReasonRegistryUnavailable,
-			"the broker has not reached its database of integrations for too long to decide who may have what; wait, and look at the database").WithCause(err)
+			"the broker could not read its database or directory of integrations for too long to decide who may have what; wait, and have the operator look at it").WithCause(err)
 	default:
 		return err
 	}

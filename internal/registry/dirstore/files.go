@@ -56,6 +56,9 @@ type Config struct {
 // A file that is deleted takes its integration away at once. When several vanish
 // in one look, or all with their directory, they are held: their integrations are
 // served for five minutes more, or until Reload, and Faults says so.
+//
+// While no look at the files completes, because reading them hangs or the directory
+// cannot be read, Status says so, and after 15 minutes Get returns ErrUnavailable.
 type Store struct {
 	dir      string
 	log      *slog.Logger
@@ -78,6 +81,10 @@ type Store struct {
 	faulty     map[string]registry.FileFault // by path
 	unreadable string                        // what keeps the directory from being read
 	vanished   vanished
+
+	seen      atomic.Pointer[time.Time] // when the last complete look began
+	heldCount atomic.Int64              // integrations that are served although their files vanished
+	reloading chan struct{}             // has an element while a Reload is under way
 }
 
 // Open reads the directory. Files at fault are no error, see Faults; a directory
@@ -87,7 +94,7 @@ func Open(c Config) (*Store, error) {
 	if c.Dir == "" || err != nil {
 		return nil, fmt.Errorf("registry: a directory of integrations is required")
 	}
-	f := &Store{dir: dir, kinds: c.Kinds, log: c.Logger, interval: c.PollInterval, now: c.Now, blind: c.PoliciesOnly}
+	f := &Store{dir: dir, kinds: c.Kinds, log: c.Logger, interval: c.PollInterval, now: c.Now, blind: c.PoliciesOnly, reloading: make(chan struct{}, 1)}
 	if f.log == nil {
 		f.log = slog.New(slog.DiscardHandler)
 	}
@@ -100,6 +107,7 @@ func Open(c Config) (*Store, error) {
 	f.files, f.faulty = make(map[string]*file), make(map[string]registry.FileFault)
 	f.declared, f.named = make(index), make(index)
 	f.current.Store(&snapshot{byID: make(map[string]served)})
+	f.looked(f.now())
 	if err := f.poll(); err != nil { // of nothing that is known, which reads everything
 		return nil, fmt.Errorf("registry: %w", err)
 	}
@@ -133,8 +141,12 @@ func validate(c Config) ([]*integration.Integration, strictyaml.Faults) {
 	return f.List(), faults
 }
 
-// Get returns the integration of that id, or ErrNotFound. It takes no lock.
+// Get returns the integration of that id, ErrNotFound, or ErrUnavailable if the last
+// complete look at the files is more than 15 minutes ago. It takes no lock.
 func (f *Store) Get(id string) (*integration.Integration, error) {
+	if !f.mayServe() {
+		return nil, registry.ErrUnavailable
+	}
 	if s, ok := f.current.Load().byID[id]; ok {
 		return s.in, nil
 	}
@@ -144,23 +156,17 @@ func (f *Store) Get(id string) (*integration.Integration, error) {
 // List returns the integrations that are served, by ID.
 func (f *Store) List() []*integration.Integration { return slices.Clone(f.current.Load().sorted) }
 
-// WithRole returns those of List on which who has a role, by ID. The error is nil.
+// WithRole returns those of List on which who has a role, by ID, or ErrUnavailable as
+// Get does.
 func (f *Store) WithRole(who authz.Principal) ([]*integration.Integration, error) {
+	if !f.mayServe() {
+		return nil, registry.ErrUnavailable
+	}
 	return f.roles.Find(f.current.Load().sorted, who), nil
 }
 
 // Faults returns the files that are at fault now, by path.
 func (f *Store) Faults() []registry.FileFault { return slices.Clone(f.current.Load().faults) }
-
-// Reload looks for changes now and returns when they have taken effect, the removal
-// of files that are held because several vanished included. What time
-// stamps show does so at once; then every file is read, those that integrations
-// name included, so that a change is found which no time stamp shows. Parsed and
-// told of is what has changed. Of ten thousand integrations with a credential each
-// the first takes some 10 ms, the second some 250 ms on one CPU, from the page
-// cache. If there is a directory that cannot be read, everything stays as it is and
-// Faults says so.
-func (f *Store) Reload() { f.lookAtAll(true) }
 
 // lookAtAll is Reload. Files that vanished together are removed only if somebody
 // has confirmed that.
@@ -185,6 +191,7 @@ func (f *Store) update(how func() error) {
 		unreadable = "the directory cannot be read, so no change takes effect: " + err.Error()
 	}
 	f.unreadable = unreadable
+	f.heldCount.Store(f.heldServing())
 	if f.directoryFaults().Error() != before {
 		last := f.current.Load()
 		f.publish(&snapshot{byID: last.byID, sorted: last.sorted, faults: f.atFault()}, nil)

@@ -87,6 +87,7 @@ const relistAfter = 30 * time.Second
 // changed is not listed, unless files are held that were not in it, and files that
 // have not are not read.
 func (f *Store) poll() (err error) {
+	began := f.now()
 	var changed, missing []string
 	if !f.listing.stable || len(f.vanished.held) > 0 || f.now().Sub(f.listing.at) >= relistAfter || f.listing.stamp != filestamp.At(filestamp.NoDirectory, f.dir) {
 		if changed, missing, err = f.list(); err != nil && !f.vanished.absent {
@@ -97,17 +98,20 @@ func (f *Store) poll() (err error) {
 		f.expected = newExpected(f.files)
 	}
 	f.takeUp(append(changed, f.expected.unlike(f.files)...), missing, runtime.GOMAXPROCS(0))
+	f.looked(began)
 	return err
 }
 
 // readAll takes up what has changed, whatever the stamps say. It takes longer and
 // leaves the other CPUs to the calls.
 func (f *Store) readAll() error {
+	began := f.now()
 	added, missing, err := f.list()
 	if err != nil && !f.vanished.absent {
 		return err
 	}
 	f.takeUp(slices.AppendSeq(added, maps.Keys(f.files)), missing, 1)
+	f.looked(began)
 	return err
 }
 

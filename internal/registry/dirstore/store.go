@@ -17,13 +17,6 @@ import (
 
 var _ registry.Store = (*Store)(nil)
 
-// Status implements Store. Files that cannot be read are Faults; what was served
-// last goes on being served without end, because nobody but the operator could
-// have changed it.
-func (f *Store) Status() registry.Status {
-	return registry.Status{Backend: "files", SeenAt: f.now()}
-}
-
 // Create implements Store by ErrReadOnly.
 func (f *Store) Create(context.Context, registry.Change) (registry.Record, error) {
 	return registry.Record{}, registry.ErrReadOnly
@@ -41,6 +34,9 @@ func (f *Store) Delete(context.Context, string, string) error { return registry.
 // has a record only while its last good content is served, which then comes
 // without its document.
 func (f *Store) Record(_ context.Context, id string) (registry.Record, error) {
+	if !f.mayServe() { // reading the file may hang
+		return registry.Record{}, registry.ErrUnavailable
+	}
 	s := f.current.Load()
 	if _, ok := s.byID[id]; !ok {
 		return registry.Record{}, registry.ErrNotFound
@@ -50,6 +46,9 @@ func (f *Store) Record(_ context.Context, id string) (registry.Record, error) {
 
 // Records implements Store, see Record.
 func (f *Store) Records(ctx context.Context, page registry.Page) ([]registry.Record, error) {
+	if !f.mayServe() {
+		return nil, registry.ErrUnavailable
+	}
 	s := f.current.Load()
 	records := []registry.Record{}
 	begin := sort.Search(len(s.sorted), func(i int) bool { return s.sorted[i].ID > page.After })

@@ -94,6 +94,16 @@ func (f *Store) losses(missing, changed []string, loaded []*file) map[string]boo
 	return lost
 }
 
+// heldServing is how many integrations are served although their files vanished.
+func (f *Store) heldServing() (n int64) {
+	for path := range f.vanished.held {
+		if f.files[path].serving != nil {
+			n++
+		}
+	}
+	return n
+}
+
 // maxNamed is how many of the files that are held a fault names.
 const maxNamed = 5
 

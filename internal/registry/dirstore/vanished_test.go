@@ -69,6 +69,9 @@ func TestVanishedTogether(t *testing.T) {
 				w.told(nil, nil)
 				w.serves("a", "b", "c")
 				w.faulty(filepath.Base(w.dir))
+				if st := w.files.Status(); st.Held != 3 || st.Problem != "" {
+					t.Errorf("Status: %+v", st)
+				}
 				w.later(holdTime/3 - time.Second)
 			}
 			out := w.log.Take()
@@ -79,6 +82,9 @@ func TestVanishedTogether(t *testing.T) {
 			w.poll()
 			w.told([]string{"a", "b", "c"}, nil)
 			w.serves()
+			if held := w.files.Status().Held; held != 0 {
+				t.Errorf("afterwards %d are held", held)
+			}
 		})
 	}
 }

@@ -17,11 +17,8 @@ const debounce = 100 * time.Millisecond
 // changed, it is as quick to look at all.
 const maxNotices = 1000
 
-// Run makes changes take effect until ctx ends, and then returns nil. Changes
-// in the directory are noticed at once where the system can notify, and only what
-// they concern is read. A poll finds those it does not tell of, and changes of the
-// files that integrations name. Run is called once at most.
-func (f *Store) Run(ctx context.Context) error {
+// follow is Run without its end while a look hangs.
+func (f *Store) follow(ctx context.Context) {
 	w := &watch{files: f}
 	defer w.close()
 	w.start()
@@ -34,7 +31,7 @@ func (f *Store) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case e := <-w.events():
 			if len(notices) <= maxNotices {
 				notices[e.Name] = struct{}{}

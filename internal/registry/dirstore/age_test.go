@@ -1,0 +1,165 @@
+package dirstore
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/asynctest"
+	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
+	"github.com/secretbroker/secretbroker/internal/registry"
+)
+
+// changing is a Store whose next look hangs, as at a file server that does not
+// respond, until release is called. It is only for synctest's bubbles.
+func changing(t *testing.T) (f *Store, log *asynctest.Buffer, release func()) {
+	t.Helper()
+	dir := t.TempDir()
+	write(t, dir+"/a.yaml", managed("a", "aaa"))
+	log = &asynctest.Buffer{}
+	blocked := make(chan struct{})
+	f, err := Open(Config{Kinds: kinds.All(), Dir: dir, Logger: slog.New(slog.NewTextHandler(log, nil)), OnChange: func(_, _ []*integration.Integration) { <-blocked }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st := f.Status(); st.Problem != "" || st.Refuses || time.Since(st.SeenAt) > time.Second {
+		t.Fatalf("at first: %+v", st)
+	}
+	write(t, dir+"/a.yaml", managed("a", "changed"))
+	return f, log, func() { close(blocked) }
+}
+
+// run starts Run without the system's notices, which synctest cannot wait for.
+func run(ctx context.Context, f *Store) (ended <-chan error) {
+	done := make(chan error, 1)
+	go func() {
+		done <- f.run(ctx, func(ctx context.Context) {
+			for ctx.Err() == nil {
+				f.update(f.poll)
+				select {
+				case <-ctx.Done():
+				case <-time.After(f.interval):
+				}
+			}
+		})
+	}()
+	return done
+}
+
+// TestHangingLook: a look that does not end shows at once in Status and in the log,
+// and after maxOutage calls are refused, until a look is complete again.
+func TestHangingLook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		f, log, release := changing(t)
+		ended, began := run(ctx, f), time.Now()
+		time.Sleep(f.interval + lookTime - time.Second)
+		if st := f.Status(); st.Problem != "" {
+			t.Errorf("too early: %+v", st)
+		}
+		time.Sleep(3 * time.Second)
+		st := f.Status()
+		if !strings.Contains(st.Problem, f.dir) || st.Refuses || st.SeenAt.After(began) || !st.RefusesAt.Equal(st.SeenAt.Add(maxOutage)) {
+			t.Errorf("while it hangs: %+v", st)
+		}
+		if out := log.Take(); strings.Count(out, "level=ERROR") != 1 || !strings.Contains(out, "no change takes effect") {
+			t.Errorf("log: %s", out)
+		}
+		if _, err := f.Get("a"); err != nil {
+			t.Errorf("within maxOutage: %v", err)
+		}
+		time.Sleep(maxOutage)
+		for name, get := range map[string]func() error{
+			"Get":      func() error { _, err := f.Get("a"); return err },
+			"WithRole": func() error { _, err := f.WithRole("spiffe://example.org/x"); return err },
+			"Record":   func() error { _, err := f.Record(ctx, "a"); return err },
+			"Records":  func() error { _, err := f.Records(ctx, registry.Page{}); return err },
+		} {
+			if err := get(); !errors.Is(err, registry.ErrUnavailable) {
+				t.Errorf("%s after maxOutage: %v", name, err)
+			}
+		}
+		if !f.Status().Refuses {
+			t.Error("Status does not say that calls are refused")
+		}
+		release()
+		time.Sleep(f.interval + 2*time.Second)
+		if _, err := f.Get("a"); err != nil || f.Status().Problem != "" || !strings.Contains(log.Take(), "read again") {
+			t.Errorf("afterwards: %v, %+v", err, f.Status())
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestRunEndsWhileALookHangs, as the process does that is told to stop.
+func TestRunEndsWhileALookHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		f, _, release := changing(t)
+		ended := run(ctx, f)
+		time.Sleep(time.Second)
+		cancel()
+		begin := time.Now()
+		if err := <-ended; err != nil || time.Since(begin) != endTime {
+			t.Errorf("Run ended after %v: %v", time.Since(begin), err)
+		}
+		release()
+	})
+}
+
+// TestReloadReturnsWhileItHangs, so that a SIGHUP holds up nothing else, and later
+// ones do not add up.
+func TestReloadReturnsWhileItHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, log, release := changing(t)
+		for _, want := range []string{"has not ended yet", "an earlier reload has not ended", "an earlier reload has not ended"} {
+			begin := time.Now()
+			if f.Reload(); time.Since(begin) != lookTime {
+				t.Errorf("Reload returned after %v", time.Since(begin))
+			}
+			if out := log.Take(); strings.Count(out, "level=ERROR") != 1 || !strings.Contains(out, want) {
+				t.Errorf("log: %s", out)
+			}
+		}
+		release()
+		synctest.Wait()
+		write(t, f.dir+"/b.yaml", managed("b", "bbb"))
+		if f.Reload(); len(f.List()) != 2 {
+			t.Error("the reload afterwards has no effect")
+		}
+	})
+}
+
+// TestUnreadableDirectoryHasAnEnd: what a directory held that cannot be read is served
+// for maxOutage, as what a database held.
+func TestUnreadableDirectoryHasAnEnd(t *testing.T) {
+	w := three(t)
+	if err := os.Rename(w.dir, w.dir+".moved"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(w.dir + ".moved") })
+	if err := os.WriteFile(w.dir, nil, 0o600); err != nil { // a file cannot be listed
+		t.Fatal(err)
+	}
+	w.poll()
+	w.later(maxOutage - time.Second)
+	w.poll()
+	if st := w.files.Status(); st.Problem == "" || st.Refuses {
+		t.Errorf("before the end: %+v", st)
+	}
+	w.serves("a", "b", "c")
+	w.later(2 * time.Second)
+	w.poll()
+	if _, err := w.files.Get("a"); !errors.Is(err, registry.ErrUnavailable) || !w.files.Status().Refuses {
+		t.Errorf("after the end: %v, %+v", err, w.files.Status())
+	}
+}
