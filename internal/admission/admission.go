@@ -223,6 +223,13 @@ func (lim *Limiter) Release(name string) {
 	lim.total--
 }
 
+// Active returns how many admitted calls have not been released.
+func (lim *Limiter) Active() int {
+	lim.mu.Lock()
+	defer lim.mu.Unlock()
+	return lim.total
+}
+
 // SetLimits replaces the limits for calls from now on. Active calls continue, even if
 // there are more of them than the new limits allow.
 func (lim *Limiter) SetLimits(l Limits, now time.Time) {

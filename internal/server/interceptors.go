@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
 	"github.com/secretbroker/secretbroker/internal/admission"
@@ -83,10 +84,10 @@ type interceptor struct {
 	rules   map[string]rule
 	// closing ends at shutdown, after the health service has notified its watchers.
 	closing context.Context
-	// calls, management and streams admit calls independently of each other: calls that
-	// manage integrations or ask about policies use no capacity of Resolve and the other
-	// way round, and long-lived streams use no capacity of either.
-	calls, management, streams *limiter
+	// calls, management, watches and reflection admit calls independently of each other:
+	// calls that manage integrations or ask about policies use no capacity of Resolve and
+	// the other way round, and long-lived streams use no capacity of either.
+	calls, management, watches, reflection *limiter
 	// heavy gives slots to Resolve and Check calls that need much CPU time, and turns to
 	// the calls of methods with takesTurn.
 	heavy, turns *admission.Queue
@@ -99,6 +100,17 @@ type interceptor struct {
 // them. A call that reads or changes integrations also waits for a slot: parsing a large
 // integration takes CPU time that Resolve needs.
 var managementLimits = admission.Limits{PerSecond: 50, PerCaller: 8, Total: 128}
+
+// reflectionLimits limit the streams of reflection, which people's tools use, and the
+// calls of methods that the broker does not have.
+var reflectionLimits = admission.Limits{PerSecond: 50, PerCaller: 8, Total: 256}
+
+// watchLimits limit the streams of the health service. A client that checks the health of
+// each connection, as package client does, has one stream on each, and all processes with
+// the same identity are one principal.
+func watchLimits(connections int) admission.Limits {
+	return admission.Limits{PerSecond: 1000, PerCaller: connections, Total: 16_384}
+}
 
 // checkRules returns an error if a method has no rule, or a streaming method has a rule
 // that the stream interceptor cannot enforce.
@@ -268,10 +280,14 @@ func (ic *interceptor) stream(srv any, ss grpc.ServerStream, info *grpc.StreamSe
 		defer id.conn.traffic.handlers.Add(-1)
 		defer id.conn.traffic.streaming.Add(-1)
 	}
-	if err := ic.admit(&id, ic.streams, ic.rules[info.FullMethod], start); err != nil {
+	at := ic.reflection
+	if info.FullMethod == healthpb.Health_Watch_FullMethodName {
+		at = ic.watches
+	}
+	if err := ic.admit(&id, at, ic.rules[info.FullMethod], start); err != nil {
 		return ic.refuse(ss.Context(), info.FullMethod, c, err)
 	}
-	defer ic.streams.Release(string(c.who.Principal))
+	defer at.Release(string(c.who.Principal))
 	ctx, cancel := context.WithCancel(ss.Context())
 	defer cancel()
 	defer context.AfterFunc(ic.closing, cancel)()

@@ -3,17 +3,21 @@ package server
 import (
 	"context"
 	"errors"
+	"io"
 	"strings"
 	"testing"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 	"github.com/secretbroker/secretbroker/internal/admission"
+	"github.com/secretbroker/secretbroker/internal/asynctest"
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -51,7 +55,7 @@ func (ts *testServer) overLabel(t *testing.T, label string) float64 {
 	return ts.counter(t, "secretbroker_calls_over_limit_total", label)
 }
 
-// counter returns the counter name whose first label has that value.
+// counter returns the counter or gauge name whose first label has that value.
 func (ts *testServer) counter(t *testing.T, name, label string) float64 {
 	t.Helper()
 	families, err := ts.metrics.Gather()
@@ -61,7 +65,7 @@ func (ts *testServer) counter(t *testing.T, name, label string) float64 {
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
 			if f.GetName() == name && m.GetLabel()[0].GetValue() == label {
-				return m.GetCounter().GetValue()
+				return m.GetCounter().GetValue() + m.GetGauge().GetValue()
 			}
 		}
 	}
@@ -160,26 +164,59 @@ func TestConcurrentCalls(t *testing.T) {
 	<-answered
 }
 
-// TestStreamsTakeNoCallsPlace: clients that watch the broker's health for hours are counted
-// separately.
-func TestStreamsTakeNoCallsPlace(t *testing.T) {
-	ts := startServer(t)
+// TestStreams: streams that watch the broker's health for hours are counted separately from
+// calls, and limited for each principal, and so are streams of reflection.
+func TestStreams(t *testing.T) {
+	ts := startServer(t, func(c *Config) { c.Limits.MaxConnectionsPerPrincipal = 3 })
 	ts.SetCallLimits(admission.Limits{PerCaller: 1})
-	conn := ts.dial(t, ts.ca.Client(string(granted)))
-	watch := func() error {
-		stream, err := healthpb.NewHealthClient(conn).Watch(t.Context(), &healthpb.HealthCheckRequest{})
-		if err == nil {
-			_, err = stream.Recv()
-		}
-		return err
+	for name, tc := range map[string]struct {
+		most int
+		open func(context.Context, *grpc.ClientConn) error
+	}{
+		"health": {3, func(ctx context.Context, conn *grpc.ClientConn) error {
+			stream, err := healthpb.NewHealthClient(conn).Watch(ctx, &healthpb.HealthCheckRequest{})
+			if err == nil {
+				_, err = stream.Recv()
+			}
+			return err
+		}},
+		"reflection": {8, func(ctx context.Context, conn *grpc.ClientConn) error {
+			stream, err := reflectionpb.NewServerReflectionClient(conn).ServerReflectionInfo(ctx)
+			if err == nil {
+				err = stream.Send(&reflectionpb.ServerReflectionRequest{MessageRequest: &reflectionpb.ServerReflectionRequest_ListServices{}})
+			}
+			if err == nil || errors.Is(err, io.EOF) { // refused before the request was sent
+				_, err = stream.Recv()
+			}
+			return err
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			conn := ts.dial(t, ts.ca.Client(string(granted)))
+			for n := range tc.most {
+				if err := tc.open(ctx, conn); err != nil {
+					t.Fatalf("stream %d: %v", n, err)
+				}
+			}
+			expectOverloaded(t, tc.open(ctx, conn))
+			if got := ts.overLabel(t, name+"_"+string(admission.PerCaller)); got != 1 {
+				t.Errorf("%v refusals are counted", got)
+			}
+			if got := ts.counter(t, "secretbroker_streams", name); got != float64(tc.most) {
+				t.Errorf("%v streams are counted", got)
+			}
+			if _, err := ask(t, conn, &secretbrokerv1.ResolveRequest{}); err != nil {
+				t.Errorf("a call beside the streams: %v", err)
+			}
+			if err := tc.open(ctx, ts.dial(t, ts.ca.Client(string(auditorID)))); err != nil {
+				t.Errorf("another principal: %v", err)
+			}
+			cancel()
+			asynctest.Eventually(t, "the streams have left", func() bool { return ts.counter(t, "secretbroker_streams", name) == 0 })
+		})
 	}
-	if err := watch(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := ask(t, conn, &secretbrokerv1.ResolveRequest{}); err != nil {
-		t.Errorf("during a stream: %v", err)
-	}
-	expectOverloaded(t, watch())
 }
 
 // TestRefusalsDoNotFillTheLog: a flood of refused calls is counted, and logged in part.

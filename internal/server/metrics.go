@@ -20,11 +20,14 @@ type callMetrics struct {
 	// overLimit counts refused calls by the label of the limit.
 	overLimit *prometheus.CounterVec
 
+	reg prometheus.Registerer
+
 	methods sync.Map // of *methodMetrics, by label
 }
 
 func newCallMetrics(reg prometheus.Registerer) *callMetrics {
 	m := &callMetrics{
+		reg: reg,
 		total: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "secretbroker_grpc_calls_total",
 			Help: "Calls by method and gRPC code. A call is counted when its answer is ready, which may be before the audit log has recorded it.",
@@ -41,7 +44,7 @@ func newCallMetrics(reg prometheus.Registerer) *callMetrics {
 	})
 	m.overLimit = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "secretbroker_calls_over_limit_total",
-		Help: "Calls refused with OVERLOADED before any work was done for them, by limit. The prefix management_ marks the limits on calls that manage integrations or ask about policies.",
+		Help: "Calls refused with OVERLOADED before any work was done for them, by limit. The prefix management_ marks the limits on calls that manage integrations or ask about policies, health_ and reflection_ those on streams.",
 	}, []string{"limit"})
 	reg.MustRegister(m.total, m.seconds, m.handshakes, m.overLimit)
 	return m
@@ -55,6 +58,17 @@ func (m *callMetrics) limiter(prefix string, l admission.Limits) *limiter {
 		g.over[limit] = m.overLimit.WithLabelValues(prefix + string(limit))
 	}
 	return g
+}
+
+// streamLimiter is limiter for the streams of a service, with a metric of the open ones.
+func (m *callMetrics) streamLimiter(service string, l admission.Limits) *limiter {
+	lim := m.limiter(service+"_", l)
+	m.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name:        "secretbroker_streams",
+		Help:        "Open streams by service.",
+		ConstLabels: prometheus.Labels{"service": service},
+	}, func() float64 { return float64(lim.Active()) }))
+	return lim
 }
 
 // of returns the metrics of a method; methods without a rule share one. It caches them

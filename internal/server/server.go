@@ -141,7 +141,7 @@ type Server struct {
 	// endStreams ends the streaming calls.
 	endStreams context.CancelFunc
 	handshakes prometheus.Counter // failed handshakes
-	limiters   []*limiter         // the limiters that SetCallLimits changes
+	calls      *limiter           // the limiter that SetCallLimits changes
 
 	trust       *trust.Store
 	connections *connections
@@ -160,7 +160,8 @@ func New(cfg Config) (*Server, error) {
 	measured := newCallMetrics(cfg.Metrics)
 	ic := &interceptor{
 		log: cfg.Logger, metrics: measured, rules: rules, closing: closing,
-		calls: measured.limiter("", limits.Calls), management: measured.limiter("management_", managementLimits), streams: measured.limiter("", limits.Calls),
+		calls: measured.limiter("", limits.Calls), management: measured.limiter("management_", managementLimits),
+		watches: measured.streamLimiter("health", watchLimits(limits.MaxConnectionsPerPrincipal)), reflection: measured.streamLimiter("reflection", reflectionLimits),
 		heavy: admission.NewQueue(0), turns: admission.NewQueue(cmp.Or(limits.ManagementRunning, cpulimit.CPUs())), refusals: newRefusalLog(), tracer: cfg.Tracer,
 	}
 	greetings := &handshakes{limit: limits.MaxHandshakes}
@@ -194,7 +195,7 @@ func New(cfg Config) (*Server, error) {
 			Timeout:               serverPingTimeout,
 		}),
 	)
-	s := &Server{grpc: g, health: health.NewServer(), endStreams: endStreams, handshakes: ic.metrics.handshakes, limiters: []*limiter{ic.calls, ic.streams}, trust: cfg.Trust, connections: known, greetings: greetings, recheck: recheckInterval, traffic: trafficInterval}
+	s := &Server{grpc: g, health: health.NewServer(), endStreams: endStreams, handshakes: ic.metrics.handshakes, calls: ic.calls, trust: cfg.Trust, connections: known, greetings: greetings, recheck: recheckInterval, traffic: trafficInterval}
 	for _, service := range []struct {
 		desc grpc.ServiceDesc
 		impl any
@@ -231,13 +232,9 @@ func (s *Server) Serve(l net.Listener) error {
 	return nil // Shutdown was called before Serve
 }
 
-// SetCallLimits replaces the limits for future calls. The limits on calls that manage
-// integrations are fixed.
-func (s *Server) SetCallLimits(l admission.Limits) {
-	for _, g := range s.limiters {
-		g.SetLimits(l, time.Now())
-	}
-}
+// SetCallLimits replaces the limits for future calls. The limits on streams and on calls
+// that manage integrations are fixed.
+func (s *Server) SetCallLimits(l admission.Limits) { s.calls.SetLimits(l, time.Now()) }
 
 // Drain makes the health service report NOT_SERVING, so that load balancers and clients
 // use other replicas. The Server still serves calls until Shutdown.
