@@ -35,8 +35,8 @@ func keyOf(u *registry.Usage) useKey {
 
 var _ registry.UsageStore = (*Memory)(nil)
 
-// NewMemory makes a Memory of at most so many entries for each integration; 0
-// means 10,000.
+// NewMemory makes a Memory of at most so many entries for each integration, and one
+// more for each principal; 0 means 10,000.
 func NewMemory(most int) *Memory {
 	return &Memory{most: cmp.Or(most, 10_000), entries: make(map[string]map[useKey]*registry.Usage)}
 }
@@ -73,15 +73,39 @@ func (m *Memory) MergeUsage(_ context.Context, batch []registry.Usage) error {
 	return nil
 }
 
-// shrink forgets the oldest of what is too much, and some more so that this is
-// rare.
+// shrink replaces the entries of one integration that are too many, and some more so
+// that this is rare, by one entry for each principal, which says that it used the
+// integration and not what: what is no longer told apart must not look unused.
+// Principals share the places: the k-th latest entry of each stays before the k+1-th of
+// any, so that one with many entries takes no place of others.
 func (m *Memory) shrink(of map[useKey]*registry.Usage) {
 	if len(of) <= m.most {
 		return
 	}
-	oldest := slices.SortedFunc(maps.Values(of), func(a, b *registry.Usage) int { return a.LastAt.Compare(b.LastAt) })
-	for _, u := range oldest[:len(oldest)-m.most+m.most/10] {
+	byPrincipal := make(map[authz.Principal][]*registry.Usage)
+	for _, u := range of {
+		byPrincipal[u.Principal] = append(byPrincipal[u.Principal], u)
+	}
+	nth := make(map[*registry.Usage]int, len(of))
+	for _, own := range byPrincipal {
+		slices.SortFunc(own, func(a, b *registry.Usage) int { return b.LastAt.Compare(a.LastAt) })
+		for i, u := range own {
+			nth[u] = i
+		}
+	}
+	order := slices.SortedFunc(maps.Values(of), func(a, b *registry.Usage) int {
+		return cmp.Or(cmp.Compare(nth[a], nth[b]), b.LastAt.Compare(a.LastAt))
+	})
+	for _, u := range order[m.most-m.most/10:] {
+		if u.Secret == "" {
+			continue // tells nothing apart already
+		}
 		delete(of, keyOf(u))
+		folded := registry.Usage{Integration: u.Integration, Principal: u.Principal, FirstAt: u.FirstAt, LastAt: u.LastAt}
+		if old := of[keyOf(&folded)]; old != nil {
+			folded = registry.MergeUsage(*old, folded)
+		}
+		of[keyOf(&folded)] = &folded
 	}
 }
 

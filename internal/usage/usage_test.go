@@ -260,6 +260,41 @@ func TestOnePrincipalLeavesRoomForOthers(t *testing.T) {
 	}
 }
 
+// One principal that invents names of connectors takes no place of another one's older
+// entries, and what is no longer told apart still counts as used.
+func TestMemoryIsShared(t *testing.T) {
+	m := NewMemory(20)
+	noon := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+	for i := range 300 {
+		who := authz.Principal("dns:flood")
+		if i < 5 {
+			who = "dns:old"
+		}
+		at := noon.Add(time.Duration(i) * time.Minute)
+		if err := m.MergeUsage(t.Context(), []registry.Usage{{Integration: "a", Principal: who, Connector: fmt.Sprint("c", i), Store: ref.Store, Secret: "x", FirstAt: at, LastAt: at}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all, err := m.Usage(t.Context(), "a", time.Time{}, 0)
+	if err != nil || len(all) > 21 || len(all) < 10 {
+		t.Fatalf("%d entries, %v", len(all), err)
+	}
+	old, kept, folded := 0, 0, registry.Usage{}
+	for _, u := range all {
+		switch {
+		case u.Principal == "dns:old" && u.Secret == "x":
+			old++
+		case u.Secret == "x":
+			kept++
+		case u.Principal == "dns:flood":
+			folded = u
+		}
+	}
+	if want := all[kept-1].FirstAt.Add(-time.Minute); old != 5 || !folded.FirstAt.Equal(noon.Add(5*time.Minute)) || !folded.LastAt.Equal(want) {
+		t.Errorf("%d of the other's entries are kept, %d of its own, the rest is folded into %+v", old, kept, folded)
+	}
+}
+
 // The usage of an integration that is gone is gone.
 func TestMemoryForgetsIntegrations(t *testing.T) {
 	m := NewMemory(0)

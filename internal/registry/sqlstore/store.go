@@ -99,6 +99,8 @@ type Store struct {
 	file   *dbFile // of SQLite, else nil
 	// logged: the tables have registry_changes.
 	logged bool
+	// maxUsage is the constant of that name, but in tests.
+	maxUsage int
 
 	current atomic.Pointer[snapshot]
 	roles   registry.RoleIndex
@@ -140,7 +142,7 @@ func newStore(c Config, db, looks *sql.DB, d *dialect) *Store {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	s := &Store{cfg: c, db: db, looks: looks, d: d, hosts: 1, turn: make(chan struct{}, 1), trouble: make(map[string]string)}
+	s := &Store{maxUsage: maxUsage, cfg: c, db: db, looks: looks, d: d, hosts: 1, turn: make(chan struct{}, 1), trouble: make(map[string]string)}
 	s.logged = c.program >= changesVersion
 	s.recent = min(c.MaxOutage, c.PollInterval+slack)
 	s.ctx, s.stop = context.WithCancel(context.Background())

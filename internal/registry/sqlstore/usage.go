@@ -18,8 +18,8 @@ import (
 const (
 	// usageChunk is how many entries one statement writes.
 	usageChunk = 100
-	// maxUsage is how many entries are kept of one integration: callers choose the
-	// names of their connectors. The latest stay.
+	// maxUsage is how many entries of one integration are kept: callers choose the names
+	// of their connectors. See surplusUsage.
 	maxUsage = 10_000
 	// maxUsageText bounds what is kept of a connector's name or a reference, in
 	// bytes.
@@ -70,11 +70,7 @@ func (s *Store) MergeUsage(ctx context.Context, batch []registry.Usage) error {
 		}
 	}
 	for some := range slices.Chunk(slices.Sorted(maps.Keys(integrations)), usageChunk) {
-		var stmts []stmt
-		for _, id := range some {
-			stmts = append(stmts, capUsage(id))
-		}
-		if err := s.writeUsage(ctx, stmts...); err != nil {
+		if err := s.foldSurplus(ctx, some); err != nil {
 			return err
 		}
 	}
@@ -83,9 +79,14 @@ func (s *Store) MergeUsage(ctx context.Context, batch []registry.Usage) error {
 
 // writeUsage runs statements in a transaction of their own.
 func (s *Store) writeUsage(ctx context.Context, stmts ...stmt) error {
+	return s.runUsage(ctx, batch{access: writing, first: func() []stmt { return stmts }})
+}
+
+// runUsage runs a batch that writes usage.
+func (s *Store) runUsage(ctx context.Context, b batch) error {
 	limited, cancel := s.bounded(ctx)
 	defer cancel()
-	err := s.d.run(limited, s.db, batch{access: writing, first: func() []stmt { return stmts }})
+	err := s.d.run(limited, s.db, b)
 	if ctx.Err() == nil {
 		s.wrote(uses, err)
 	}
@@ -121,12 +122,71 @@ func upsertUsage(ids []string, merged map[string]registry.Usage) stmt {
 			last_at  = CASE WHEN excluded.last_at > integration_usage.last_at THEN excluded.last_at ELSE integration_usage.last_at END`}
 }
 
-// capUsage returns what deletes what is too much of an integration, the oldest
-// first.
-func capUsage(integration string) stmt {
-	return stmt{args: []any{integration, integration, maxUsage}, query: `
-		DELETE FROM integration_usage WHERE integration_id = ? AND last_at < (
-			SELECT last_at FROM integration_usage WHERE integration_id = ? ORDER BY last_at DESC LIMIT 1 OFFSET ?)`}
+// foldSurplus replaces the surplus entries of integrations by one entry for each
+// principal, which says that it used the integration and not what: what is no longer
+// told apart must not look unused.
+func (s *Store) foldSurplus(ctx context.Context, integrations []string) error {
+	var surplus []*usageRow
+	return s.runUsage(ctx, batch{
+		access: writing,
+		first: func() []stmt {
+			surplus = nil
+			stmts := make([]stmt, len(integrations))
+			for i, id := range integrations {
+				stmts[i] = s.surplusUsage(id, &surplus)
+			}
+			return stmts
+		},
+		then: func() []stmt { return foldUsage(surplus) },
+	})
+}
+
+// surplusUsage returns what reads the entries that are to be folded once an
+// integration has more than maxUsage: all but nine tenths as many, so that this is rare.
+// Principals share the places: the k-th latest entry of each stays before the k+1-th of
+// any, so that one with many entries takes no place of others.
+func (s *Store) surplusUsage(integration string, surplus *[]*usageRow) stmt {
+	most := s.maxUsage
+	return stmt{
+		args: []any{integration, integration, most, most - most/10},
+		row: each(surplus, func(r *usageRow) []any {
+			return []any{&r.id, &r.Integration, &r.principal, &r.first, &r.latest}
+		}),
+		query: `
+		SELECT id, integration_id, principal, first_at, last_at FROM (
+			SELECT ranked.*, row_number() OVER (ORDER BY nth, last_at DESC, id) AS place FROM (
+				SELECT id, integration_id, principal, secret, first_at, last_at,
+					row_number() OVER (PARTITION BY principal ORDER BY CASE WHEN secret = '' THEN 0 ELSE 1 END, last_at DESC, id) AS nth
+				FROM integration_usage
+				WHERE integration_id = ? AND EXISTS (SELECT 1 FROM integration_usage WHERE integration_id = ? ORDER BY last_at DESC LIMIT 1 OFFSET ?)
+			) AS ranked
+		) AS placed WHERE place > ? AND secret <> ''`,
+	}
+}
+
+// foldUsage returns what replaces entries by one for each integration and principal,
+// none if there are no entries.
+func foldUsage(surplus []*usageRow) (stmts []stmt) {
+	folded := make(map[string]registry.Usage)
+	for _, r := range surplus {
+		u := registry.Usage{Integration: r.Integration, Principal: principal(r.principal), FirstAt: instant(r.first), LastAt: instant(r.latest)}
+		id := usageID(&u)
+		if old, ok := folded[id]; ok {
+			u = registry.MergeUsage(old, u)
+		}
+		folded[id] = u
+	}
+	for ids := range slices.Chunk(slices.Sorted(maps.Keys(folded)), usageChunk) {
+		stmts = append(stmts, upsertUsage(ids, folded))
+	}
+	for rows := range slices.Chunk(surplus, usageChunk) {
+		args := make([]any, len(rows))
+		for i, r := range rows {
+			args[i] = r.id
+		}
+		stmts = append(stmts, stmt{args: args, query: `DELETE FROM integration_usage WHERE id IN (?` + strings.Repeat(", ?", len(rows)-1) + `)`})
+	}
+	return stmts
 }
 
 // prune deletes usage that is older than it is kept.
@@ -141,7 +201,7 @@ func (s *Store) prune(ctx context.Context) {
 // usageRow is a row of integration_usage.
 type usageRow struct {
 	registry.Usage
-	principal     string
+	id, principal string
 	first, latest int64
 }
 
