@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -121,6 +122,55 @@ func TestMissesAreChargedToTheirCaller(t *testing.T) {
 			}
 		})
 	}
+}
+
+// However many reads of one caller hang, one that has none running is read for at once, as
+// long as there are no more such callers than reserved places.
+func TestHangingReadsLeaveRoomForNewcomers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		s := stores{fetch: func(_ context.Context, r secret.Ref) error {
+			if strings.HasPrefix(r.Name, "hangs-") {
+				<-release
+				return nil
+			}
+			if strings.HasPrefix(r.Name, "slow-") {
+				time.Sleep(8 * time.Second)
+			}
+			time.Sleep(10 * time.Millisecond)
+			return nil
+		}}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		c := &crowd{t: t, set: s.set(t, nil), in: of("i", "1"), ctx: ctx}
+		if n := c.call("hog", "slow-", 64); n != 64 { // so that long reads are expected
+			t.Fatalf("%d reads", n)
+		}
+		c.wg.Go(func() { c.call("hog", "hangs-", 64) })
+		synctest.Wait()
+		if s.most["i 1"] != 64 {
+			t.Errorf("%d reads of one caller run", s.most["i 1"])
+		}
+		c.wg.Go(func() { c.call("other", "hangs-", 200) }) // takes one of the reserved places
+		synctest.Wait()
+		if n := c.call("newcomer", "db-", 1); n != 1 {
+			t.Fatal("a read that need not wait is refused because it would wait too long")
+		}
+		for range 50 {
+			_ = c.call("newcomer", "db-", 1) // short reads are expected again
+		}
+		for range 20 { // each has the next one of the others
+			begin := time.Now()
+			if n := c.call("newcomer", "db-", 7); n != 7 || time.Since(begin) != 70*time.Millisecond {
+				t.Fatalf("%d reads in %v", n, time.Since(begin))
+			}
+		}
+		close(release)
+		c.wg.Wait()
+		if s.most["i 1"] > 72 {
+			t.Errorf("%d reads run at a time", s.most["i 1"])
+		}
+	})
 }
 
 // Callers that all want more than there is get the same.

@@ -31,11 +31,15 @@ const (
 	maxTries = 10
 	// maxRetryAfter is the most that callers are told to wait.
 	maxRetryAfter = time.Minute
+	// reservedShare is the part of the concurrent reads, one in so many, that is reserved
+	// for callers that have none running. Else one caller whose reads hang delays all
+	// others until those reads time out.
+	reservedShare = 9
 )
 
 // limiter decides when a read of one store of one integration starts. Callers take
 // turns, and each caller's reads start in the order in which they arrived. At most max
-// reads run concurrently, at the rate that the rate controller allows, and none while
+// reads run concurrently, some of them only for callers that have no other, at the rate that the rate controller allows, and none while
 // the circuit breaker is open. It is safe for concurrent use.
 type limiter struct {
 	log   *slog.Logger
@@ -202,16 +206,29 @@ func (lim *limiter) cost() float64 { return max(lim.typical.Seconds(), leastUse)
 // before is how many others will have their turns before w. lim.mu is held.
 func (lim *limiter) before(w *waiter, now time.Time) int { return lim.queue.before(w, now, lim.cost()) }
 
+// limit is how many reads may run for one more to start, of a caller that has none
+// running or of another one.
+func (lim *limiter) limit(newcomer bool) int {
+	if newcomer {
+		return lim.max
+	}
+	return lim.max - lim.max/reservedShare
+}
+
 // dispatch lets in those whose turn it is, and sees to it that it is called again
 // when it is the next one's. lim.mu is held.
 func (lim *limiter) dispatch() {
 	now := time.Now()
 	pause := time.Duration(0)
-	for lim.queue.waiting > 0 && lim.running < lim.max {
+	for lim.running < lim.max {
+		l := lim.queue.next(now, lim.cost(), lim.running >= lim.limit(false))
+		if l == nil {
+			break
+		}
 		if pause = lim.rate.wait(now); pause > 0 {
 			break
 		}
-		w, l := lim.queue.next(now, lim.cost())
+		w := lim.queue.take(l, now, lim.cost())
 		a := lim.admit(w, now)
 		if a.err == nil {
 			lim.queue.begun(l, now)
@@ -317,18 +334,18 @@ func (lim *limiter) refuse(w *waiter, before int, now time.Time) *secret.Error {
 	if pause := lim.rate.pausedUntil.Sub(now); pause > maxPause {
 		return lim.late(before, now) // whoever asks
 	}
-	if wait := lim.turnIn(before, now); wait > 0 && !w.deadline.IsZero() && now.Add(wait+lim.typical).After(w.deadline) {
+	if wait := lim.turnIn(before, w.newcomer(), now); wait > 0 && !w.deadline.IsZero() && now.Add(wait+lim.typical).After(w.deadline) {
 		return lim.outOfTime(before, now, nil)
 	}
 	return nil
 }
 
 // turnIn estimates when it is the turn of a read with that many others before
-// it. lim.mu is held.
-func (lim *limiter) turnIn(before int, now time.Time) time.Duration {
+// it, whose caller has no read running or is another one. lim.mu is held.
+func (lim *limiter) turnIn(before int, newcomer bool, now time.Time) time.Duration {
 	wait := lim.rate.turnIn(before, now)
-	if lim.running >= lim.max {
-		rounds := time.Duration(before/lim.max + 1)
+	if most := lim.limit(newcomer); lim.running >= most {
+		rounds := time.Duration(before/most + 1)
 		wait = max(wait, rounds*lim.typical)
 	}
 	return wait

@@ -34,7 +34,7 @@ func (lim *limiter) late(before int, now time.Time) *secret.Error {
 	if lim.rate.slowed(now) {
 		e = secret.Errorf(secret.ReasonStoreThrottled, "the store throttles the broker, and this read cannot start before the call's deadline; wait")
 	}
-	e.RetryAfter = min(lim.turnIn(before, now), maxRetryAfter)
+	e.RetryAfter = min(lim.turnIn(before, false, now), maxRetryAfter)
 	return e
 }
 

@@ -159,19 +159,32 @@ func (q *queue) tidy(l *lane) {
 	}
 }
 
-// next takes out the waiter whose turn it is, and returns the lane whose turn that
-// was. Somebody waits.
-func (q *queue) next(now time.Time, typical float64) (*waiter, *lane) {
-	l, least := q.order[0], q.use(q.order[0], now, typical)
-	for _, other := range q.order[1:] {
-		if use := q.use(other, now, typical); use < least || use == least && other.served < l.served {
+// next returns the lane whose turn it is, nil if there is none. If newcomers, only the
+// lanes of callers that have no read running get a turn.
+func (q *queue) next(now time.Time, typical float64, newcomers bool) (l *lane) {
+	least := 0.0
+	for _, other := range q.order {
+		if newcomers && other.running > 0 {
+			continue
+		}
+		if use := q.use(other, now, typical); l == nil || use < least || use == least && other.served < l.served {
 			l, least = other, use
 		}
 	}
-	q.level, q.leveled = least, now
+	return l
+}
+
+// take takes out the waiter whose turn it is of those in the lane, one at least.
+func (q *queue) take(l *lane, now time.Time, typical float64) *waiter {
+	q.level, q.leveled = q.use(l, now, typical), now
 	w := l.queue[0]
 	q.remove(w)
-	return w, l
+	return w
+}
+
+// newcomer reports whether w waits for a caller that has no read running.
+func (w *waiter) newcomer() bool {
+	return slices.ContainsFunc(w.lanes, func(l *lane) bool { return l.running == 0 })
 }
 
 // begun charges a lane for a turn.

@@ -22,7 +22,7 @@ type SetConfig struct {
 	Observe func(ctx context.Context, kind secret.Kind, err error, took time.Duration)
 	// MaxConcurrentReads bounds the reads of one store through one integration
 	// that run at a time, unless the integration has a bound of its own; zero
-	// means 64.
+	// means 72.
 	MaxConcurrentReads int
 	// MaxWaitingReads bounds those that wait for their turn beyond that; zero means
 	// 4000. A further one takes the place of the last one of the caller with the most,
@@ -66,7 +66,7 @@ func NewSet(cfg SetConfig) *Set {
 		cfg.Observe = func(context.Context, secret.Kind, error, time.Duration) {}
 	}
 	if cfg.MaxConcurrentReads <= 0 {
-		cfg.MaxConcurrentReads = 64
+		cfg.MaxConcurrentReads = 72
 	}
 	if cfg.MaxWaitingReads <= 0 {
 		cfg.MaxWaitingReads = 4000
@@ -262,7 +262,7 @@ func (s *Set) enter(in *integration.Integration, store, caller string) (*state, 
 		st.limiters[store] = lim
 	}
 	lim.configure(in.Limits, s.cfg.MaxConcurrentReads)
-	if lim.fetches >= lim.max+s.cfg.MaxWaitingReads && !lim.makeRoom(caller) {
+	if lim.fetches >= lim.limit(false)+s.cfg.MaxWaitingReads && !lim.makeRoom(caller) {
 		return nil, nil, lim.crowded()
 	}
 	st.fetches++
