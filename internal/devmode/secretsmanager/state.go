@@ -55,7 +55,7 @@ type Secret struct {
 	// one before it AWSPREVIOUS. Without any, the secret has no value.
 	Versions []Version `yaml:"versions"`
 	// Account is the account that shares it; the role's own if empty.
-	Account string `yaml:"account"`
+	Account string `yaml:"-"`
 	// Deleted: it is scheduled for deletion.
 	Deleted bool `yaml:"deleted"`
 	// Denied: the role has no permission to read it.
