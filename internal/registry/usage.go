@@ -15,7 +15,8 @@ type Usage struct {
 	// Connector is what the caller called itself, "" if it did not; nobody checked
 	// it.
 	Connector string
-	// Store and Secret are canonical. Key is the JSON key, "" for a whole secret.
+	// Store and Secret are canonical. Both are "" in an entry that stands for uses which
+	// are no longer told apart. Key is the JSON key, "" for a whole secret.
 	Store, Secret, Key string
 	// Version is the version that was handed out last.
 	Version string
@@ -27,7 +28,8 @@ type Usage struct {
 // use.
 type UsageStore interface {
 	// MergeUsage adds to what is kept: the earlier FirstAt, the later LastAt and
-	// its Version hold. Usage of integrations that are not kept is dropped.
+	// its Version hold. Usage of integrations that are not kept is dropped. Too many
+	// entries of an integration become one for each principal, without the secret.
 	MergeUsage(ctx context.Context, batch []Usage) error
 	// Usage returns the usage of one integration since then, the latest first, at
 	// most limit entries; 0 for all.

@@ -55,13 +55,14 @@ func (f *Store) tellProblem(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		switch st := f.Status(); {
+		st := f.Status()
+		switch {
 		case st.Problem != "" && !told:
 			f.log.Error("the files of the integrations cannot be read; no change takes effect", "problem", st.Problem, "calls_refused_from", st.RefusesAt)
 		case st.Problem == "" && told:
 			f.log.Info("the files of the integrations are read again", "dir", f.dir)
 		}
-		told = f.Status().Problem != ""
+		told = st.Problem != ""
 	}
 }
 
