@@ -87,11 +87,11 @@ func exported(ctx context.Context, cl *client.Client, ids []string) ([]*client.I
 }
 
 func exportOf(kinds *integration.Kinds, in *client.Integration) ([]byte, error) {
-	form, err := reconcile.FormOf(kinds, in)
+	doc, err := reconcile.DocumentOf(kinds, in)
 	if err != nil {
 		return nil, err
 	}
-	document, err := form.Document()
+	document, err := doc.Encode()
 	if err != nil {
 		return nil, err
 	}

@@ -92,7 +92,7 @@ func printStructured(w io.Writer, output string, v any) error {
 }
 
 func structuredIntegration(kinds *integration.Kinds, in *client.Integration, usage *client.UsageReport) (IntegrationJSON, error) {
-	form, err := reconcile.FormOf(kinds, in)
+	doc, err := reconcile.DocumentOf(kinds, in)
 	if err != nil {
 		return IntegrationJSON{}, err
 	}
@@ -100,7 +100,7 @@ func structuredIntegration(kinds *integration.Kinds, in *client.Integration, usa
 		usage = &client.UsageReport{}
 	}
 	out := IntegrationJSON{
-		Integration: form.Tree(), ETag: in.ETag, Revision: in.Revision, CredentialNames: in.CredentialNames,
+		Integration: doc.Tree(), ETag: in.ETag, Revision: in.Revision, CredentialNames: in.CredentialNames,
 		CreateTime: timeOrNil(in.Created.At), Creator: in.Created.By, UpdateTime: timeOrNil(in.Updated.At), Updater: in.Updated.By,
 		ReadOnly: in.ReadOnly, LastUseTime: timeOrNil(in.LastUsed), Problem: in.Problem, UnusedGrants: usage.UnusedGrants,
 	}

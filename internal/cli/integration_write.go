@@ -199,14 +199,14 @@ func (e *edits) empty() bool { return !e.named && len(e.set)+len(e.unset) == 0 }
 // apply returns the integration as it is to be. It goes by way of the document, so
 // that settings are read as those of a file are.
 func (e *edits) apply(kinds *integration.Kinds, in *client.Integration) (*client.Integration, error) {
-	form, err := reconcile.FormOf(kinds, in)
+	doc, err := reconcile.DocumentOf(kinds, in)
 	if err != nil {
 		return nil, err
 	}
 	if e.named {
-		form.DisplayName = e.name
+		doc.DisplayName = e.name
 	}
-	tree := form.Tree()
+	tree := doc.Tree()
 	for _, s := range e.set {
 		setting, value, ok := strings.Cut(s, "=")
 		if !ok || setting == "" || value == "" {
@@ -225,14 +225,14 @@ func (e *edits) apply(kinds *integration.Kinds, in *client.Integration) (*client
 	if err != nil {
 		return nil, err
 	}
-	edited := kinds.ParseForm(in.ID, data)
+	edited := kinds.DecodeDocument(in.ID, data)
 	if err := edited.Faults.Err(); err != nil {
 		return nil, err
 	}
 	if edited.ID != in.ID || string(edited.Kind) != in.Kind {
 		return nil, errors.New("id and kind never change; create another integration")
 	}
-	out := reconcile.IntegrationOf(&edited.Form)
+	out := reconcile.IntegrationOf(&edited.Document)
 	out.ETag = in.ETag
 	return out, nil
 }

@@ -1,99 +1,315 @@
 package integration
 
 import (
+	"fmt"
 	"maps"
+	"math"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/secretbroker/secretbroker/internal/secret"
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
-// DocumentConfig is what the parsing of a document that comes from elsewhere
-// than a file depends on. The zero DocumentConfig is a document without any
-// credential and with no right to name files.
-type DocumentConfig struct {
-	// Name is what faults call the document; "" means "integration".
-	Name string
-	// Credentials are those that are kept for the document, by the setting that
-	// would otherwise name their file, without "_file".
-	Credentials map[string]Credential
-	// Digests are hashes of the credentials as they are kept, by the same names. They
-	// are part of the integration's ReadRevision.
-	Digests map[string]Digest
-	// Files are directories and files, absolute: the document may name these files
-	// and what lies in these directories, absolutely. Whoever may write a document
-	// could otherwise have any file of the broker's host sent to a server of his. For
-	// directories of LOCAL_FILE it is the same; its environment variables, among
-	// which the broker's own are, no document may name.
-	Files []string
-	// Look, if not nil, is that of all documents which are parsed in one go.
-	Look *Look
+// Document is an integration as it is written down, section by section, before its
+// settings are validated. A zero section or setting is not there.
+type Document struct {
+	ID          string         `yaml:"id"`
+	DisplayName string         `yaml:"display_name,omitempty"`
+	Kind        secret.Kind    `yaml:"kind"`
+	Cache       CacheSection   `yaml:"cache,omitempty"`
+	Limits      LimitsSection  `yaml:"limits,omitempty"`
+	Placement   Placement      `yaml:"placement,omitempty"`
+	Grants      []GrantSection `yaml:"grants,omitempty"`
+	Roles       RolesSection   `yaml:"roles,omitempty"`
+	// section has the settings of Kind.
+	section strictyaml.Tree
+	kinds   *Kinds // nil for a document without one, see Bind
 }
 
-// Parsed is what came of a document.
-type Parsed struct {
-	// ID is the id that the document declares, "" if it cannot be told.
-	ID string
-	// Integration is nil if the document has Faults. It has a ReadRevision; its Revision is
-	// empty.
-	Integration *Integration
-	Faults      strictyaml.Faults
-	// Used are the credentials that the document has use for, sorted.
-	Used []string
-	// FilesSum is a hash over the files that the document names, federated tokens
-	// excluded; "" if it names none.
-	FilesSum string
+// CacheSection is the section cache.
+type CacheSection struct {
+	TTL      strictyaml.Duration `yaml:"ttl,omitempty"`
+	MaxStale strictyaml.Duration `yaml:"max_stale,omitempty"`
 }
 
-// ParseDocument parses and validates a document.
-func (k *Kinds) ParseDocument(data []byte, c DocumentConfig) Parsed {
-	if c.Name == "" {
-		c.Name = "integration"
-	}
-	if c.Look == nil {
-		c.Look = NewLook()
-	}
-	look := c.Look
-	p := &Parser{kinds: k, stored: c.Credentials, used: make(map[string]bool)}
-	p.check = func(r NamedFile) string {
-		if !allowedFile(r.Path, c.Files) {
-			return "this file may not be named here; registry.files in broker.yaml lists those that may be, and a credential is better given with the integration"
-		}
-		return look.Read(r).Fault
-	}
-	p.mayRead = func(dir string) bool { return allowedFile(dir, c.Files) }
-	out := p.parse(c.Name, data)
-	parsed := Parsed{ID: out.DeclaredID, Integration: out.Integration, Faults: out.Faults, Used: slices.Sorted(maps.Keys(p.used))}
-	if len(out.Files) > 0 && out.Integration != nil {
-		var contents []Content
-		for _, r := range out.Files {
-			contents = append(contents, look.Read(r))
-		}
-		parsed.FilesSum = FilesSum(contents)
-	}
-	if parsed.Integration != nil && len(p.used) > 0 {
-		in := parsed.Integration
-		in.Credentials = make(map[string]Credential, len(p.used))
-		for name := range p.used {
-			in.Credentials[name] = c.Credentials[name]
-		}
-	}
-	if in := parsed.Integration; in != nil {
-		in.ReadRevision = ReadRevision(in, parsed.FilesSum, c.Digests)
-	}
-	return parsed
+// LimitsSection is the section limits.
+type LimitsSection struct {
+	MaxConcurrentReads int                 `yaml:"max_concurrent_reads,omitempty"`
+	ReadsPerSecond     int                 `yaml:"reads_per_second,omitempty"`
+	Timeout            strictyaml.Duration `yaml:"timeout,omitempty"`
 }
 
-// allowedFile goes by names: who may write in an allowed directory may put a
-// link there.
-func allowedFile(path string, allowed []string) bool {
-	path = filepath.Clean(path)
-	for _, a := range allowed {
-		a = filepath.Clean(a)
-		if path == a || strings.HasPrefix(path, strings.TrimSuffix(a, string(filepath.Separator))+string(filepath.Separator)) {
-			return true
+// GrantSection is one entry of grants.
+type GrantSection struct {
+	Principals []string `yaml:"principals"`
+	Stores     []string `yaml:"stores,omitempty"`
+	Secrets    []string `yaml:"secrets,omitempty"`
+	Keys       []string `yaml:"keys,omitempty"`
+}
+
+// Equal reports whether two grants say the same, in whatever order.
+func (g GrantSection) Equal(other GrantSection) bool {
+	same := func(a, b []string) bool {
+		return len(a) == len(b) && slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
+	}
+	return same(g.Principals, other.Principals) && same(g.Stores, other.Stores) && same(g.Secrets, other.Secrets) && same(g.Keys, other.Keys)
+}
+
+// RolesSection is the section roles.
+type RolesSection struct {
+	ResourceOwner []string `yaml:"resource_owner,omitempty"`
+	Assigner      []string `yaml:"assigner,omitempty"`
+	Auditor       []string `yaml:"auditor,omitempty"`
+}
+
+// DecodedDocument is a Document with its faults and the lines of its settings.
+type DecodedDocument struct {
+	Document
+	// Faults are what is wrong with how it is written. What the settings say has
+	// not been looked at.
+	Faults strictyaml.Faults
+	doc    *strictyaml.Document
+}
+
+// DecodeDocument decodes a document and does not validate its settings, as
+// ParseDocument does. Faults call the document name.
+func (k *Kinds) DecodeDocument(name string, data []byte) DecodedDocument {
+	f := DecodedDocument{Document: Document{kinds: k}}
+	doc, v := decode(k.trees, name, data, &f.Document)
+	f.doc = doc
+	for _, required := range []string{"id", "kind"} {
+		if !f.doc.Has(required) {
+			f.doc.Fault(required, "missing; it is required")
 		}
 	}
-	return false
+	if f.Kind != "" && k.Section(f.Kind) == "" {
+		f.doc.Fault("kind", "there is no such kind")
+	}
+	for _, s := range k.specs {
+		tree, _ := v.FieldByName(sectionField(s)).Interface().(strictyaml.Tree)
+		switch {
+		case s.Kind == f.Kind:
+			f.section = tree
+		case tree != nil:
+			f.doc.Fault(s.Section, "does not belong to the kind; take it out or change the kind")
+		}
+	}
+	for i, g := range f.Grants {
+		// Left out it would leave open what an empty list wants closed.
+		for name, list := range map[string][]string{"stores": g.Stores, "secrets": g.Secrets, "keys": g.Keys} {
+			if list != nil && len(list) == 0 {
+				f.doc.Fault(strictyaml.Index("grants", i)+"."+name, "an empty list would allow nothing; list what is allowed, or take the setting out to leave it open")
+			}
+		}
+	}
+	f.Faults = f.doc.Faults()
+	return f
 }
+
+// Line returns the line of a setting, or of the section that it would stand in.
+func (f *DecodedDocument) Line(path string) int { return f.doc.Line(path) }
+
+// Section returns the name of the section that has the settings, "" for an unknown kind.
+func (f *Document) Section() string { return f.kinds.Section(f.Kind) }
+
+// Settings returns the settings of the kind as plain maps, lists, strings, bools
+// and ints. The caller may change them.
+func (f *Document) Settings() map[string]any { return plainMap(f.section) }
+
+// SetSettings replaces the settings of the kind. Whole numbers may come as float64,
+// as JSON has them. It fails for a value that no setting can have.
+func (f *Document) SetSettings(settings map[string]any) error {
+	if len(settings) == 0 {
+		f.section = nil
+		return nil
+	}
+	t, err := treeOf("settings", settings, 0)
+	if err != nil {
+		return err
+	}
+	f.section = t
+	return nil
+}
+
+// common is the type of a document without the section of a kind.
+var common = documentType(nil, nil)
+
+// Bind sets the kinds that there are. A Document with settings that DecodeDocument has not made
+// is bound before Encode, Tree, CredentialFiles, Generated and SetGenerated are
+// called. It returns false for settings of an unknown kind; the document is not usable then.
+func (f *Document) Bind(kinds *Kinds) bool {
+	f.kinds = kinds
+	_, known := kinds.Spec(f.Kind)
+	return known || f.section == nil
+}
+
+// Generated returns the setting of the document that the broker generates if it is missing.
+// wanted is false if the document has no place for it.
+func (f *Document) Generated() (value any, wanted bool) {
+	section, name := f.generated(f.Settings())
+	value, there := section[name]
+	return value, section != nil && !there
+}
+
+// SetGenerated sets it.
+func (f *Document) SetGenerated(value any) error {
+	settings := f.Settings()
+	section, name := f.generated(settings)
+	section[name] = value
+	return f.SetSettings(settings)
+}
+
+// generated returns the section of settings that the generated setting belongs to, nil
+// if there is none, and the name of the setting.
+func (f *Document) generated(settings map[string]any) (section map[string]any, name string) {
+	spec, _ := f.kinds.Spec(f.Kind)
+	parent, name, _ := strings.Cut(spec.Generated, ".")
+	section, _ = settings[parent].(map[string]any)
+	return section, name
+}
+
+// Encode returns the document as YAML, as files have it. It fails for a document with
+// settings of a kind that there is not.
+func (f *Document) Encode() ([]byte, error) {
+	trees := common
+	if f.kinds != nil {
+		trees = f.kinds.trees
+	}
+	v := reflect.New(trees).Elem()
+	copyFields(v, reflect.ValueOf(f).Elem())
+	if spec, ok := f.kinds.Spec(f.Kind); ok {
+		v.FieldByName(sectionField(spec)).Set(reflect.ValueOf(f.section))
+	} else if f.section != nil {
+		return nil, fmt.Errorf("there is no kind %q", f.Kind)
+	}
+	data, err := strictyaml.Encode(v.Interface())
+	if err != nil {
+		return nil, fmt.Errorf("integration: %w", err)
+	}
+	return data, nil
+}
+
+// Tree returns the whole document as plain maps, lists, strings, bools and ints.
+func (f *Document) Tree() map[string]any {
+	data, err := f.Encode()
+	if err != nil {
+		panic(err) // Bind has not been called, or not heeded
+	}
+	var t strictyaml.Tree
+	strictyaml.Decode("", data, &t)
+	return plainMap(t)
+}
+
+// CredentialFiles returns the files that the settings name for credentials, by
+// the name under which a Store keeps the credential, and takes these settings out
+// of the document. Relative paths are taken from dir.
+func (f *Document) CredentialFiles(dir string) map[string]string {
+	files := make(map[string]string)
+	spec, _ := f.kinds.Spec(f.Kind)
+	takeCredentialFiles(spec.Section, f.section, spec.Credentials, func(name, path string) {
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(dir, path)
+		}
+		files[name] = path
+	})
+	return files
+}
+
+func takeCredentialFiles(path string, t strictyaml.Tree, names []string, found func(name, file string)) {
+	for _, key := range slices.Sorted(maps.Keys(t)) {
+		switch v := t[key].(type) {
+		case strictyaml.Tree:
+			takeCredentialFiles(path+"."+key, v, names, found)
+		case string:
+			if name, ok := strings.CutSuffix(path+"."+key, "_file"); ok && slices.Contains(names, name) {
+				found(name, v)
+				delete(t, key)
+			}
+		}
+	}
+}
+
+func plainMap(t strictyaml.Tree) map[string]any {
+	if t == nil {
+		return nil
+	}
+	m := make(map[string]any, len(t))
+	for k, v := range t {
+		m[k] = plainValue(v)
+	}
+	return m
+}
+
+func plainValue(v any) any {
+	switch v := v.(type) {
+	case strictyaml.Tree:
+		return plainMap(v)
+	case []any:
+		list := make([]any, len(v))
+		for i := range v {
+			list[i] = plainValue(v[i])
+		}
+		return list
+	default:
+		return v
+	}
+}
+
+const maxSettingsDepth = 16
+
+func treeOf(path string, m map[string]any, depth int) (strictyaml.Tree, error) {
+	t := make(strictyaml.Tree, len(m))
+	for k, v := range m {
+		value, err := treeValue(path+"."+k, v, depth)
+		if err != nil {
+			return nil, err
+		}
+		t[k] = value
+	}
+	return t, nil
+}
+
+func treeValue(path string, v any, depth int) (any, error) {
+	if depth == maxSettingsDepth {
+		return nil, fmt.Errorf("%s: nested too deeply", path)
+	}
+	switch v := v.(type) {
+	case string, bool, int:
+		return v, nil
+	case float64:
+		if v != math.Trunc(v) || math.Abs(v) > 1<<53 {
+			return nil, fmt.Errorf("%s: expected a whole number", path)
+		}
+		return int(v), nil
+	case map[string]any:
+		return treeOf(path, v, depth+1)
+	case []any:
+		list := make([]any, len(v))
+		for i := range v {
+			value, err := treeValue(strictyaml.Index(path, i), v[i], depth+1)
+			if err != nil {
+				return nil, err
+			}
+			list[i] = value
+		}
+		return list, nil
+	default:
+		return nil, fmt.Errorf("%s: there is no value; write one or take the setting out", path)
+	}
+}
+
+// SetTTL sets the time-to-live; zero leaves it out.
+func (c *CacheSection) SetTTL(d time.Duration) { c.TTL = strictyaml.Duration(d) }
+
+// SetMaxStale sets max_stale; zero leaves it out.
+func (c *CacheSection) SetMaxStale(d time.Duration) { c.MaxStale = strictyaml.Duration(d) }
+
+// SetTimeout sets the timeout; zero leaves it out.
+func (l *LimitsSection) SetTimeout(d time.Duration) { l.Timeout = strictyaml.Duration(d) }
+
+// EncodeYAML writes plain maps, lists and single values as YAML.
+func EncodeYAML(v map[string]any) ([]byte, error) { return strictyaml.Encode(v) }

@@ -10,11 +10,11 @@ import (
 
 var treeType = reflect.TypeFor[strictyaml.Tree]()
 
-// documentType returns the struct type of a document: the settings of Form, with the
+// documentType returns the struct type of a document: the settings of Document, with the
 // sections of the kinds behind the kind.
 func documentType(specs []Spec, section func(Spec) reflect.Type) reflect.Type {
 	var fields []reflect.StructField
-	for f := range reflect.TypeFor[Form]().Fields() {
+	for f := range reflect.TypeFor[Document]().Fields() {
 		if f.Tag.Get("yaml") != "" {
 			fields = append(fields, reflect.StructField{Name: f.Name, Type: f.Type, Tag: f.Tag})
 		}
@@ -32,11 +32,11 @@ func documentType(specs []Spec, section func(Spec) reflect.Type) reflect.Type {
 func sectionField(s Spec) string { return "Section" + strings.ToUpper(s.Section) }
 
 // decode decodes a document as a struct of type as, which is returned, and copies what
-// all kinds have in common into form.
-func decode(as reflect.Type, name string, data []byte, form *Form) (*strictyaml.Document, reflect.Value) {
+// all kinds have in common to into.
+func decode(as reflect.Type, name string, data []byte, into *Document) (*strictyaml.Document, reflect.Value) {
 	v := reflect.New(as)
 	doc := strictyaml.Decode(name, data, v.Interface())
-	copyFields(reflect.ValueOf(form).Elem(), v.Elem())
+	copyFields(reflect.ValueOf(into).Elem(), v.Elem())
 	return doc, v.Elem()
 }
 

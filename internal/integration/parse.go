@@ -65,7 +65,7 @@ func (k *Kinds) ParseFile(path string, data []byte, check func(NamedFile) (fault
 
 // parse is for one document; faults call it name.
 func (p *Parser) parse(name string, data []byte) ParsedFile {
-	var f Form
+	var f Document
 	doc, sections := decode(p.kinds.typed, name, data, &f)
 	p.doc = doc
 	in := &Integration{ID: f.ID, DisplayName: f.DisplayName, CacheTTL: time.Duration(f.Cache.TTL), CacheMaxStale: time.Duration(f.Cache.MaxStale)}
@@ -100,7 +100,7 @@ func (p *Parser) parse(name string, data []byte) ParsedFile {
 
 // kind validates the section that belongs to the integration's kind, refuses
 // those of others, and compiles the grants for the section's stores.
-func (p *Parser) kind(f *Form, sections reflect.Value, in *Integration) {
+func (p *Parser) kind(f *Document, sections reflect.Value, in *Integration) {
 	in.Kind = f.Kind
 	own, known := p.kinds.Spec(in.Kind)
 	if !known {
@@ -135,7 +135,7 @@ func (in *Integration) storeNames() []string {
 // withAliases returns the grants with every name of the stores that they name. Names
 // that are added are behind those that were there. Stores that are not the
 // integration's are left for the policy to refuse.
-func withAliases(in *Integration, grants []FormGrant) []FormGrant {
+func withAliases(in *Integration, grants []GrantSection) []GrantSection {
 	settings, ok := in.Settings.(Aliaser)
 	if !ok {
 		return grants
@@ -177,7 +177,7 @@ func (p *Parser) Restricted() bool { return p.mayRead != nil }
 func (p *Parser) MayRead(dir string) bool { return p.mayRead == nil || p.mayRead(dir) }
 
 // limits validates the section. What it leaves out is the broker's to decide.
-func (p *Parser) limits(s FormLimits) Limits {
+func (p *Parser) limits(s LimitsSection) Limits {
 	l := Limits{MaxConcurrentReads: s.MaxConcurrentReads, ReadsPerSecond: s.ReadsPerSecond, Timeout: time.Duration(s.Timeout)}
 	if p.Has("limits.max_concurrent_reads") && (l.MaxConcurrentReads < 1 || l.MaxConcurrentReads > 1024) {
 		p.Fault("limits.max_concurrent_reads", "expected 1 to 1024")
@@ -203,7 +203,7 @@ func ContainsControl(s string) bool {
 
 // policy compiles the grants. Where that is not possible it returns nil, which
 // denies everything.
-func (p *Parser) policy(in *Integration, sections []FormGrant) *authz.Policy {
+func (p *Parser) policy(in *Integration, sections []GrantSection) *authz.Policy {
 	grants := make([]authz.Grant, len(sections))
 	for i, g := range sections {
 		grants[i] = authz.Grant{Principals: g.Principals, Stores: g.Stores, Secrets: g.Secrets, Keys: g.Keys}

@@ -42,7 +42,7 @@ func (p *Parser) placement(kind secret.Kind, s Placement) Placement {
 
 // roles compiles the section. Where that is not possible it returns nil, which
 // gives nobody anything.
-func (p *Parser) roles(s FormRoles) *authz.Roles {
+func (p *Parser) roles(s RolesSection) *authz.Roles {
 	if len(s.ResourceOwner)+len(s.Assigner)+len(s.Auditor) == 0 {
 		return nil
 	}
@@ -56,7 +56,7 @@ func (p *Parser) roles(s FormRoles) *authz.Roles {
 }
 
 // Bindings returns the section by role.
-func (s FormRoles) Bindings() map[authz.Role][]string {
+func (s RolesSection) Bindings() map[authz.Role][]string {
 	return map[authz.Role][]string{authz.ResourceOwner: s.ResourceOwner, authz.Assigner: s.Assigner, authz.Auditor: s.Auditor}
 }
 

@@ -68,7 +68,7 @@ func SectionField(setting string) (rest string, ok bool) {
 	if i < 0 {
 		i = len(setting)
 	}
-	for f := range reflect.TypeFor[Form]().Fields() {
+	for f := range reflect.TypeFor[Document]().Fields() {
 		if name, _, _ := strings.Cut(f.Tag.Get("yaml"), ","); name == setting[:i] {
 			return "", false
 		}

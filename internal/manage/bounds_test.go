@@ -24,11 +24,11 @@ func TestChangeOutlivesItsCaller(t *testing.T) {
 		}
 		return false
 	}
-	if _, _, err := b.Update(ctx, as(owner), manage.Form{ID: "cspi", DisplayName: "x"}, nil, nil, manage.WriteOptions{}); err != nil {
+	if _, _, err := b.Update(ctx, as(owner), manage.Document{ID: "cspi", DisplayName: "x"}, nil, nil, manage.WriteOptions{}); err != nil {
 		t.Errorf("got %v", err)
 	}
 	lines, _ := b.audit.take(t)
-	if got := strings.Join(lines, ", "); got != "UpdateIntegration attempted, UpdateIntegration changed" || b.get(t, "cspi").Form.DisplayName != "x" {
+	if got := strings.Join(lines, ", "); got != "UpdateIntegration attempted, UpdateIntegration changed" || b.get(t, "cspi").Document.DisplayName != "x" {
 		t.Errorf("recorded %s", got)
 	}
 }
@@ -40,7 +40,7 @@ func TestChangeThatCannotBeRecorded(t *testing.T) {
 	for range 9 {
 		grants = append(grants, manage.Grant{Principals: []string{"dns:a"}, Keys: []string{strings.Repeat("k", audit.MaxChange/8)}})
 	}
-	_, _, err := b.Update(t.Context(), as(owner), manage.Form{ID: "cspi", Grants: grants}, []string{"grants"}, nil, manage.WriteOptions{})
+	_, _, err := b.Update(t.Context(), as(owner), manage.Document{ID: "cspi", Grants: grants}, []string{"grants"}, nil, manage.WriteOptions{})
 	if err == nil || reasonOf(err) != secret.ReasonInvalidRequest && reasonOf(err) != secret.ReasonInvalidIntegration {
 		t.Errorf("got %v", err)
 	}

@@ -20,7 +20,7 @@ type FieldChange struct {
 // Diff lists the settings that differ, in the order of their names. Either may be
 // nil: an integration that is not there. Grants are compared one by one, by what
 // they say, all other lists as a whole.
-func Diff(before, after *Form) []FieldChange {
+func Diff(before, after *Document) []FieldChange {
 	gone, added := differentGrants(before, after)
 	a, b := treeOf(before, gone), treeOf(after, added)
 	grantsBefore, grantsAfter := listOf(a["grants"]), listOf(b["grants"])
@@ -39,7 +39,7 @@ func Diff(before, after *Form) []FieldChange {
 
 // treeOf returns f as plain values, of its grants only those of these indexes: there
 // may be thousands, and few of them differ.
-func treeOf(f *Form, grants []int) map[string]any {
+func treeOf(f *Document, grants []int) map[string]any {
 	if f == nil {
 		return nil
 	}
@@ -57,7 +57,7 @@ func listOf(v any) []any {
 }
 
 // differentGrants returns the indexes of the grants that are only on one side.
-func differentGrants(before, after *Form) (gone, added []int) {
+func differentGrants(before, after *Document) (gone, added []int) {
 	var a, b []Grant
 	if before != nil {
 		a = before.Grants

@@ -12,7 +12,7 @@ import (
 
 // KeepGenerated sets in after what the broker generated for before, if after leaves
 // it out.
-func KeepGenerated(before, after *Form) error {
+func KeepGenerated(before, after *Document) error {
 	if before == nil || before.Kind != after.Kind {
 		return nil
 	}
@@ -24,7 +24,7 @@ func KeepGenerated(before, after *Form) error {
 }
 
 // generate generates what an integration leaves out for the broker to generate.
-func generate(f *Form) error {
+func generate(f *Document) error {
 	if _, wanted := f.Generated(); !wanted {
 		return nil
 	}

@@ -128,8 +128,8 @@ func (s *Service) summary(rec *registry.Record) summary {
 	if in := rec.Integration; in != nil {
 		sum.kind, sum.displayName = in.Kind, in.DisplayName
 	} else {
-		form := s.cfg.Kinds.ParseForm(rec.ID, rec.Document).Form
-		sum.kind, sum.displayName = form.Kind, form.DisplayName
+		doc := s.cfg.Kinds.DecodeDocument(rec.ID, rec.Document).Document
+		sum.kind, sum.displayName = doc.Kind, doc.DisplayName
 	}
 	return sum
 }

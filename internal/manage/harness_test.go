@@ -156,9 +156,9 @@ func as(who authz.Principal) manage.Caller {
 }
 
 // sample is an integration whose roles are the team's.
-func sample(t *testing.T, id string) manage.Form {
+func sample(t *testing.T, id string) manage.Document {
 	t.Helper()
-	f := kinds.All().ParseForm("sample", []byte(`id: `+id+`
+	f := kinds.All().DecodeDocument("sample", []byte(`id: `+id+`
 display_name: SQL Server CDC
 kind: AZURE_KEY_VAULT
 azure:
@@ -178,15 +178,15 @@ roles:
 	if err := f.Faults.Err(); err != nil {
 		t.Fatal(err)
 	}
-	return f.Form
+	return f.Document
 }
 
 func credentials() map[string]secret.Value {
 	return map[string]secret.Value{"azure.credential.client_secret": secret.NewValue([]byte(canary))}
 }
 
-// change changes the settings of a form.
-func change(t *testing.T, f *manage.Form, change func(map[string]any)) {
+// change changes the settings of a document.
+func change(t *testing.T, f *manage.Document, change func(map[string]any)) {
 	t.Helper()
 	s := f.Settings()
 	change(s)

@@ -40,13 +40,13 @@ vault:
 `
 )
 
-func formOf(t *testing.T, text string) manage.Form {
+func decoded(t *testing.T, text string) manage.Document {
 	t.Helper()
-	f := kinds.All().ParseForm("f", []byte(text+"roles: {resource_owner: ["+string(owner)+"]}\n"))
+	f := kinds.All().DecodeDocument("f", []byte(text+"roles: {resource_owner: ["+string(owner)+"]}\n"))
 	if err := f.Faults.Err(); err != nil {
 		t.Fatal(err)
 	}
-	return f.Form
+	return f.Document
 }
 
 func secrets(names ...string) map[string]secret.Value {
@@ -74,8 +74,8 @@ func factOf(in manage.Integration, name string) string {
 // stays, and which whoever owns one integration cannot exchange for another's.
 func TestExternalID(t *testing.T) {
 	b := newBench(t, placement.Config{})
-	form := formOf(t, awsSample)
-	created, err := b.Create(t.Context(), as(orgOwner), form, awsKeys(), manage.WriteOptions{})
+	doc := decoded(t, awsSample)
+	created, err := b.Create(t.Context(), as(orgOwner), doc, awsKeys(), manage.WriteOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +94,7 @@ func TestExternalID(t *testing.T) {
 	if err != nil || len(all) != 1 || slices.ContainsFunc(all[0].Facts, func(f manage.Fact) bool { return strings.Contains(f.Value, "\n") }) {
 		t.Errorf("a list has documents: %+v, %v", all, err)
 	}
-	other := form
+	other := doc
 	other.ID = "cspi-other"
 	second, err := b.Create(t.Context(), as(orgOwner), other, awsKeys(), manage.WriteOptions{})
 	if got := factOf(second, "External ID"); err != nil || got == id || got == "" {
@@ -102,11 +102,11 @@ func TestExternalID(t *testing.T) {
 	}
 
 	edit := func(who authz.Principal, role func(map[string]any)) (manage.Integration, []string, error) {
-		f := form
+		f := doc
 		change(t, &f, func(s map[string]any) { role(s["role"].(map[string]any)) })
 		return b.Update(t.Context(), as(who), f, []string{"settings"}, nil, manage.WriteOptions{})
 	}
-	// The form has no external ID, as its file.
+	// The document has no external ID, as its file.
 	in, changed, err := edit(owner, func(role map[string]any) { role["duration"] = "30m" })
 	if err != nil || factOf(in, "External ID") != id || !slices.Equal(changed, []string{"aws.role.duration"}) {
 		t.Errorf("changed %v, external ID %q, %v", changed, factOf(in, "External ID"), err)
@@ -122,13 +122,13 @@ func TestExternalID(t *testing.T) {
 // TestRoleLater: an integration without a role is given one, by its owner.
 func TestRoleLater(t *testing.T) {
 	b := newBench(t, placement.Config{})
-	form := formOf(t, strings.Replace(awsSample, `role: {arn: "arn:aws:iam::123456789012:role/reader"}`, `account_id: "123456789012"`, 1))
-	in, err := b.Create(t.Context(), as(orgOwner), form, awsKeys(), manage.WriteOptions{})
+	doc := decoded(t, strings.Replace(awsSample, `role: {arn: "arn:aws:iam::123456789012:role/reader"}`, `account_id: "123456789012"`, 1))
+	in, err := b.Create(t.Context(), as(orgOwner), doc, awsKeys(), manage.WriteOptions{})
 	if err != nil || factOf(in, "External ID") != "" {
 		t.Fatalf("%v, %v", in.Facts, err)
 	}
-	change(t, &form, func(s map[string]any) { s["role"] = map[string]any{"arn": "arn:aws:iam::123456789012:role/reader"} })
-	in, _, err = b.Update(t.Context(), as(owner), form, []string{"settings"}, nil, manage.WriteOptions{})
+	change(t, &doc, func(s map[string]any) { s["role"] = map[string]any{"arn": "arn:aws:iam::123456789012:role/reader"} })
+	in, _, err = b.Update(t.Context(), as(owner), doc, []string{"settings"}, nil, manage.WriteOptions{})
 	if err != nil || len(factOf(in, "External ID")) != 36 {
 		t.Errorf("%v, %v", in.Facts, err)
 	}
@@ -161,14 +161,14 @@ func TestOwnersOfKinds(t *testing.T) {
 		{gcpSample, secrets("gcp.credential.key"), "credential", map[string]any{"type": "workload_identity_federation", "config_file": "/etc/x"}, secret.ReasonAccessDenied},
 	} {
 		b := newBench(t, placement.Config{})
-		form := formOf(t, tt.sample)
-		if _, err := b.Create(t.Context(), as(orgOwner), form, tt.credentials, manage.WriteOptions{}); err != nil {
+		doc := decoded(t, tt.sample)
+		if _, err := b.Create(t.Context(), as(orgOwner), doc, tt.credentials, manage.WriteOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		change(t, &form, func(s map[string]any) { s[tt.setting] = tt.value })
-		_, _, err := b.Update(t.Context(), as(owner), form, []string{"settings"}, nil, manage.WriteOptions{ValidateOnly: true})
+		change(t, &doc, func(s map[string]any) { s[tt.setting] = tt.value })
+		_, _, err := b.Update(t.Context(), as(owner), doc, []string{"settings"}, nil, manage.WriteOptions{ValidateOnly: true})
 		if got := reasonOf(err); got != tt.want {
-			t.Errorf("%s: %s = %v: %q, want %q: %v", form.ID, tt.setting, tt.value, got, tt.want, err)
+			t.Errorf("%s: %s = %v: %q, want %q: %v", doc.ID, tt.setting, tt.value, got, tt.want, err)
 		}
 	}
 }
@@ -178,8 +178,8 @@ func TestOwnersOfKinds(t *testing.T) {
 func TestNobodyChoosesFilesOfTheMachine(t *testing.T) {
 	b := newBench(t, placement.Config{})
 	for _, settings := range []string{"{directories: [/etc]}", "{environment: [HOME]}"} {
-		form := formOf(t, "id: cspi-local\nkind: LOCAL_FILE\nlocal: "+settings+"\n")
-		if _, err := b.Create(t.Context(), as(orgOwner), form, nil, manage.WriteOptions{}); reasonOf(err) != secret.ReasonInvalidIntegration {
+		doc := decoded(t, "id: cspi-local\nkind: LOCAL_FILE\nlocal: "+settings+"\n")
+		if _, err := b.Create(t.Context(), as(orgOwner), doc, nil, manage.WriteOptions{}); reasonOf(err) != secret.ReasonInvalidIntegration {
 			t.Errorf("%s: %v", settings, err)
 		}
 	}
@@ -201,14 +201,14 @@ func TestFactsOfKinds(t *testing.T) {
 			"Policy of the role, to narrow to what the grants give: path \"secret/data/*\" {\n  capabilities = [\"read\"]\n}\npath \"legacy/*\" {\n  capabilities = [\"read\"]\n}",
 		}},
 	} {
-		in, err := b.Create(t.Context(), as(orgOwner), formOf(t, tt.sample), tt.credentials, manage.WriteOptions{})
+		in, err := b.Create(t.Context(), as(orgOwner), decoded(t, tt.sample), tt.credentials, manage.WriteOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, want := range tt.want {
 			name, value, _ := strings.Cut(want, ": ")
 			if !slices.Contains(in.Facts, manage.Fact{Name: name, Value: value}) {
-				t.Errorf("%s: no %q in %q", in.Form.ID, want, in.Facts)
+				t.Errorf("%s: no %q in %q", in.Document.ID, want, in.Facts)
 			}
 		}
 	}

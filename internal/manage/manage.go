@@ -98,15 +98,15 @@ type Caller struct {
 	CertificateSerial string
 }
 
-// Form is an integration as it is written down.
-type Form = integration.Form
+// Document is an integration as it is written down.
+type Document = integration.Document
 
 // Grant is one entry of its grants.
-type Grant = integration.FormGrant
+type Grant = integration.GrantSection
 
 // Integration is one integration as those may see it who have a role on it.
 type Integration struct {
-	Form Form
+	Document Document
 	// CredentialNames are those that the broker keeps.
 	CredentialNames []string
 	Revision, ETag  string
@@ -218,20 +218,20 @@ func errorOf(kind secret.Kind, err error) error {
 
 // present makes what is shown of a record.
 func (s *Service) present(rec *registry.Record, lastUsed time.Time) Integration {
-	form := s.cfg.Kinds.ParseForm(rec.ID, rec.Document)
+	doc := s.cfg.Kinds.DecodeDocument(rec.ID, rec.Document)
 	in := Integration{
-		Form: form.Form, CredentialNames: rec.Credentials, ETag: rec.ETag,
+		Document: doc.Document, CredentialNames: rec.Credentials, ETag: rec.ETag,
 		CreatedAt: rec.CreatedAt, UpdatedAt: rec.UpdatedAt, CreatedBy: rec.CreatedBy, UpdatedBy: rec.UpdatedBy,
 		ReadOnly: rec.File != "", LastUsedAt: lastUsed,
 	}
-	in.Form.ID = rec.ID // also of a document that cannot be read
+	in.Document.ID = rec.ID // also of a document that cannot be read
 	if rec.Integration != nil {
 		if live, err := s.cfg.Store.Get(rec.ID); err == nil {
 			in.Revision = live.ReadRevision
 		}
 		in.Facts = rec.Integration.Facts()
 		if len(rec.Document) == 0 { // the file has just been changed, and is served as it was
-			in.Form.Kind, in.Form.DisplayName = rec.Integration.Kind, rec.Integration.DisplayName
+			in.Document.Kind, in.Document.DisplayName = rec.Integration.Kind, rec.Integration.DisplayName
 		}
 	}
 	in.Problem = s.problem(rec)

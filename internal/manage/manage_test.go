@@ -29,7 +29,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 		"get":   func(b *bench, who manage.Caller, id string) error { return fault(b.Get(t.Context(), who, id)) },
 		"usage": func(b *bench, who manage.Caller, id string) error { return fault(b.Usage(t.Context(), who, id, 0, "")) },
 		"update": func(b *bench, who manage.Caller, id string) error {
-			_, _, err := b.Update(t.Context(), who, manage.Form{ID: id, DisplayName: "new"}, nil, nil, check)
+			_, _, err := b.Update(t.Context(), who, manage.Document{ID: id, DisplayName: "new"}, nil, nil, check)
 			return err
 		},
 		"delete":   func(b *bench, who manage.Caller, id string) error { return b.Delete(t.Context(), who, id, check) },
@@ -104,7 +104,7 @@ func TestChangesAreRecordedBeforeAndAfter(t *testing.T) {
 	if in.ETag == "" || in.CreatedBy != orgOwner || !cmp.Equal(in.CredentialNames, []string{"azure.credential.client_secret"}) {
 		t.Errorf("%+v", in)
 	}
-	_, changed, err := b.Update(t.Context(), as(owner), manage.Form{ID: "cspi", Cache: integration.FormCache{TTL: 6e10}}, []string{"cache.ttl"}, credentials(), manage.WriteOptions{ETag: in.ETag})
+	_, changed, err := b.Update(t.Context(), as(owner), manage.Document{ID: "cspi", Cache: integration.CacheSection{TTL: 6e10}}, []string{"cache.ttl"}, credentials(), manage.WriteOptions{ETag: in.ETag})
 	if err != nil || !cmp.Equal(changed, []string{"cache.ttl", "credentials.azure.credential.client_secret"}) {
 		t.Fatalf("%v, %v", changed, err)
 	}
@@ -135,7 +135,7 @@ func TestNoChangeWithoutARecord(t *testing.T) {
 	b.audit.broken = func(audit.Event) bool { return true }
 	who := as(orgOwner)
 	_, errCreate := b.Create(t.Context(), who, sample(t, "other"), credentials(), manage.WriteOptions{})
-	_, _, errUpdate := b.Update(t.Context(), who, manage.Form{ID: "cspi", DisplayName: "x"}, nil, nil, manage.WriteOptions{})
+	_, _, errUpdate := b.Update(t.Context(), who, manage.Document{ID: "cspi", DisplayName: "x"}, nil, nil, manage.WriteOptions{})
 	errDelete := b.Delete(t.Context(), who, "cspi", manage.WriteOptions{})
 	_, errGet := b.Get(t.Context(), who, "cspi")
 	_, _, errList := b.List(t.Context(), who, manage.ListOptions{})
@@ -153,7 +153,7 @@ func TestNoChangeWithoutARecord(t *testing.T) {
 	}
 	// A record that fails only afterwards does not hide the change.
 	b.audit.broken = func(e audit.Event) bool { return e.Outcome == audit.Changed }
-	_, _, err := b.Update(t.Context(), who, manage.Form{ID: "cspi", DisplayName: "y"}, nil, nil, manage.WriteOptions{})
+	_, _, err := b.Update(t.Context(), who, manage.Document{ID: "cspi", DisplayName: "y"}, nil, nil, manage.WriteOptions{})
 	if reasonOf(err) != secret.ReasonAuditUnavailable || !strings.Contains(err.Error(), "has been made") {
 		t.Errorf("got %v", err)
 	}
@@ -162,8 +162,8 @@ func TestNoChangeWithoutARecord(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	b := newBench(t, placement.Config{Regions: []string{"westeurope"}})
 	in := b.create(t, "cspi")
-	update := func(who authz.Principal, edit func(*manage.Form), mask []string, o manage.WriteOptions) error {
-		f := in.Form
+	update := func(who authz.Principal, edit func(*manage.Document), mask []string, o manage.WriteOptions) error {
+		f := in.Document
 		edit(&f)
 		_, _, err := b.Update(t.Context(), as(who), f, mask, nil, o)
 		return err
@@ -174,28 +174,28 @@ func TestRefusals(t *testing.T) {
 		want secret.Reason
 	}{
 		{"an id that is taken", func() error {
-			_, err := b.Create(t.Context(), as(orgOwner), in.Form, credentials(), manage.WriteOptions{})
+			_, err := b.Create(t.Context(), as(orgOwner), in.Document, credentials(), manage.WriteOptions{})
 			return err
 		}(), secret.ReasonIntegrationExists},
-		{"an etag of before", update(owner, func(f *manage.Form) { f.DisplayName = "x" }, nil, manage.WriteOptions{ETag: "old"}), secret.ReasonIntegrationChanged},
-		{"another kind", update(owner, func(f *manage.Form) { f.Kind = "AWS_SECRETS_MANAGER" }, nil, manage.WriteOptions{}), secret.ReasonInvalidIntegration},
-		{"a mask of the kind", update(owner, func(*manage.Form) {}, []string{"kind"}, manage.WriteOptions{}), secret.ReasonInvalidRequest},
-		{"a mask of nothing there is", update(owner, func(*manage.Form) {}, []string{"azure"}, manage.WriteOptions{}), secret.ReasonInvalidRequest},
-		{"a vault that is none", update(owner, func(f *manage.Form) { change(t, f, func(s map[string]any) { s["vaults"] = []any{"http://x"} }) }, nil, manage.WriteOptions{}), secret.ReasonInvalidIntegration},
-		{"a grant to nobody", update(owner, func(f *manage.Form) { f.Grants = []manage.Grant{{Secrets: []string{"a"}}} }, nil, manage.WriteOptions{}), secret.ReasonInvalidIntegration},
-		{"a role of no principal", update(owner, func(f *manage.Form) { f.Roles.Auditor = []string{"x"} }, nil, manage.WriteOptions{}), secret.ReasonInvalidIntegration},
-		{"an owner who gives it up", update(owner, func(f *manage.Form) { f.Roles.ResourceOwner = []string{"dns:b"} }, nil, manage.WriteOptions{}), secret.ReasonOwnerLockout},
-		{"a region that is not allowed", update(owner, func(f *manage.Form) { f.Placement.Region = "eastus" }, nil, manage.WriteOptions{}), secret.ReasonPlacementDenied},
-		{"no region", update(owner, func(f *manage.Form) { f.Placement.Region = "" }, []string{"placement"}, manage.WriteOptions{}), secret.ReasonPlacementDenied},
-		{"the machine's identity", update(owner, func(f *manage.Form) {
+		{"an etag of before", update(owner, func(f *manage.Document) { f.DisplayName = "x" }, nil, manage.WriteOptions{ETag: "old"}), secret.ReasonIntegrationChanged},
+		{"another kind", update(owner, func(f *manage.Document) { f.Kind = "AWS_SECRETS_MANAGER" }, nil, manage.WriteOptions{}), secret.ReasonInvalidIntegration},
+		{"a mask of the kind", update(owner, func(*manage.Document) {}, []string{"kind"}, manage.WriteOptions{}), secret.ReasonInvalidRequest},
+		{"a mask of nothing there is", update(owner, func(*manage.Document) {}, []string{"azure"}, manage.WriteOptions{}), secret.ReasonInvalidRequest},
+		{"a vault that is none", update(owner, func(f *manage.Document) { change(t, f, func(s map[string]any) { s["vaults"] = []any{"http://x"} }) }, nil, manage.WriteOptions{}), secret.ReasonInvalidIntegration},
+		{"a grant to nobody", update(owner, func(f *manage.Document) { f.Grants = []manage.Grant{{Secrets: []string{"a"}}} }, nil, manage.WriteOptions{}), secret.ReasonInvalidIntegration},
+		{"a role of no principal", update(owner, func(f *manage.Document) { f.Roles.Auditor = []string{"x"} }, nil, manage.WriteOptions{}), secret.ReasonInvalidIntegration},
+		{"an owner who gives it up", update(owner, func(f *manage.Document) { f.Roles.ResourceOwner = []string{"dns:b"} }, nil, manage.WriteOptions{}), secret.ReasonOwnerLockout},
+		{"a region that is not allowed", update(owner, func(f *manage.Document) { f.Placement.Region = "eastus" }, nil, manage.WriteOptions{}), secret.ReasonPlacementDenied},
+		{"no region", update(owner, func(f *manage.Document) { f.Placement.Region = "" }, []string{"placement"}, manage.WriteOptions{}), secret.ReasonPlacementDenied},
+		{"the machine's identity", update(owner, func(f *manage.Document) {
 			change(t, f, func(s map[string]any) { s["credential"] = map[string]any{"type": "managed_identity"} })
 		}, nil, manage.WriteOptions{}), secret.ReasonAccessDenied},
-		{"an address to connect to", update(owner, func(f *manage.Form) {
+		{"an address to connect to", update(owner, func(f *manage.Document) {
 			change(t, f, func(s map[string]any) {
 				s["dial"] = map[string]any{"your-key-vault-name.vault.azure.net": "10.0.0.1:443"}
 			})
 		}, nil, manage.WriteOptions{}), secret.ReasonAccessDenied},
-		{"a file of the machine, by the owner of all", update(orgOwner, func(f *manage.Form) {
+		{"a file of the machine, by the owner of all", update(orgOwner, func(f *manage.Document) {
 			change(t, f, func(s map[string]any) { s["ca_file"] = "/etc/shadow" })
 		}, nil, manage.WriteOptions{}), secret.ReasonInvalidIntegration},
 		{"a grant that is not there", func() error {
@@ -233,7 +233,7 @@ func TestLentIdentityStaysWhereItWasLent(t *testing.T) {
 			t.Errorf("%s: %v", who, err)
 		}
 	}
-	if _, _, err := b.Update(t.Context(), as(owner), manage.Form{ID: "cspi", DisplayName: "x"}, nil, nil, manage.WriteOptions{}); err != nil {
+	if _, _, err := b.Update(t.Context(), as(owner), manage.Document{ID: "cspi", DisplayName: "x"}, nil, nil, manage.WriteOptions{}); err != nil {
 		t.Errorf("the owner may change the rest: %v", err)
 	}
 }
@@ -283,14 +283,14 @@ func TestCredentialFaultsNameFields(t *testing.T) {
 func TestValidateOnlyChangesNothing(t *testing.T) {
 	b := newBench(t, placement.Config{})
 	in, err := b.Create(t.Context(), as(orgOwner), sample(t, "cspi"), credentials(), manage.WriteOptions{ValidateOnly: true})
-	if err != nil || in.Form.ID != "cspi" || in.ETag != "" {
+	if err != nil || in.Document.ID != "cspi" || in.ETag != "" {
 		t.Fatalf("%+v, %v", in, err)
 	}
 	if _, err := b.Get(t.Context(), as(orgOwner), "cspi"); reasonOf(err) != secret.ReasonIntegrationNotFound {
 		t.Errorf("got %v", err)
 	}
 	was := b.create(t, "cspi")
-	if _, changed, err := b.Update(t.Context(), as(owner), manage.Form{ID: "cspi", DisplayName: "x"}, nil, nil, manage.WriteOptions{ValidateOnly: true}); err != nil || !cmp.Equal(changed, []string{"display_name"}) {
+	if _, changed, err := b.Update(t.Context(), as(owner), manage.Document{ID: "cspi", DisplayName: "x"}, nil, nil, manage.WriteOptions{ValidateOnly: true}); err != nil || !cmp.Equal(changed, []string{"display_name"}) {
 		t.Errorf("%v, %v", changed, err)
 	}
 	if err := b.Delete(t.Context(), as(owner), "cspi", manage.WriteOptions{ValidateOnly: true}); err != nil {
@@ -310,8 +310,8 @@ func TestGrantAndRevoke(t *testing.T) {
 	g := manage.Grant{Principals: []string{"dns:b", "dns:a"}, Keys: []string{"k"}}
 	for range 2 { // the second time it is there already
 		in, err := b.Grant(t.Context(), as(assigner), "cspi", g, manage.WriteOptions{})
-		if err != nil || len(in.Form.Grants) != 2 {
-			t.Fatalf("%v, %v", in.Form.Grants, err)
+		if err != nil || len(in.Document.Grants) != 2 {
+			t.Fatalf("%v, %v", in.Document.Grants, err)
 		}
 	}
 	live, err := b.store.Get("cspi")
@@ -319,7 +319,7 @@ func TestGrantAndRevoke(t *testing.T) {
 		t.Error("the grant is not in force")
 	}
 	in, err := b.Revoke(t.Context(), as(assigner), "cspi", manage.Grant{Principals: []string{"dns:a", "dns:b"}, Keys: []string{"k"}}, manage.WriteOptions{})
-	if err != nil || len(in.Form.Grants) != 1 || in.CreatedAt != now {
+	if err != nil || len(in.Document.Grants) != 1 || in.CreatedAt != now {
 		t.Errorf("%v, %v", in, err)
 	}
 	lines, _ := b.audit.take(t)

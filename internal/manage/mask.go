@@ -10,22 +10,22 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// sections are the parts of a form that a mask may name, each with what takes it
-// from another form. "settings" and its parts are handled apart.
-var sections = map[string]func(to, from *Form){
-	"display_name":                func(to, from *Form) { to.DisplayName = from.DisplayName },
-	"cache":                       func(to, from *Form) { to.Cache = from.Cache },
-	"cache.ttl":                   func(to, from *Form) { to.Cache.TTL = from.Cache.TTL },
-	"cache.max_stale":             func(to, from *Form) { to.Cache.MaxStale = from.Cache.MaxStale },
-	"limits":                      func(to, from *Form) { to.Limits = from.Limits },
-	"limits.max_concurrent_reads": func(to, from *Form) { to.Limits.MaxConcurrentReads = from.Limits.MaxConcurrentReads },
-	"limits.reads_per_second":     func(to, from *Form) { to.Limits.ReadsPerSecond = from.Limits.ReadsPerSecond },
-	"limits.timeout":              func(to, from *Form) { to.Limits.Timeout = from.Limits.Timeout },
-	"placement":                   func(to, from *Form) { to.Placement = from.Placement },
-	"placement.cloud":             func(to, from *Form) { to.Placement.Cloud = from.Placement.Cloud },
-	"placement.region":            func(to, from *Form) { to.Placement.Region = from.Placement.Region },
-	"grants":                      func(to, from *Form) { to.Grants = from.Grants },
-	"roles":                       func(to, from *Form) { to.Roles = from.Roles },
+// sections are the parts of a document that a mask may name, each with what takes it
+// from another document. "settings" and its parts are handled apart.
+var sections = map[string]func(to, from *Document){
+	"display_name":                func(to, from *Document) { to.DisplayName = from.DisplayName },
+	"cache":                       func(to, from *Document) { to.Cache = from.Cache },
+	"cache.ttl":                   func(to, from *Document) { to.Cache.TTL = from.Cache.TTL },
+	"cache.max_stale":             func(to, from *Document) { to.Cache.MaxStale = from.Cache.MaxStale },
+	"limits":                      func(to, from *Document) { to.Limits = from.Limits },
+	"limits.max_concurrent_reads": func(to, from *Document) { to.Limits.MaxConcurrentReads = from.Limits.MaxConcurrentReads },
+	"limits.reads_per_second":     func(to, from *Document) { to.Limits.ReadsPerSecond = from.Limits.ReadsPerSecond },
+	"limits.timeout":              func(to, from *Document) { to.Limits.Timeout = from.Limits.Timeout },
+	"placement":                   func(to, from *Document) { to.Placement = from.Placement },
+	"placement.cloud":             func(to, from *Document) { to.Placement.Cloud = from.Placement.Cloud },
+	"placement.region":            func(to, from *Document) { to.Placement.Region = from.Placement.Region },
+	"grants":                      func(to, from *Document) { to.Grants = from.Grants },
+	"roles":                       func(to, from *Document) { to.Roles = from.Roles },
 }
 
 // whole are the parts that together are everything.
@@ -33,7 +33,7 @@ var whole = []string{"display_name", "settings", "cache", "limits", "placement",
 
 // applyMask returns before with those parts of wanted that the mask names; an
 // empty one means those that are set.
-func applyMask(before, wanted *Form, mask []string) (*Form, error) {
+func applyMask(before, wanted *Document, mask []string) (*Document, error) {
 	if len(mask) == 0 {
 		mask = setParts(wanted)
 	}
@@ -69,14 +69,14 @@ func applyMask(before, wanted *Form, mask []string) (*Form, error) {
 	return &after, nil
 }
 
-// setParts lists the parts of a form that are not zero.
-func setParts(f *Form) []string {
+// setParts lists the parts of a document that are not zero.
+func setParts(f *Document) []string {
 	var parts []string
 	for part, set := range map[string]bool{
 		"display_name": f.DisplayName != "",
 		"settings":     len(f.Settings()) > 0,
-		"cache":        f.Cache != integration.FormCache{},
-		"limits":       f.Limits != integration.FormLimits{},
+		"cache":        f.Cache != integration.CacheSection{},
+		"limits":       f.Limits != integration.LimitsSection{},
 		"placement":    f.Placement != integration.Placement{},
 		"grants":       len(f.Grants) > 0,
 		"roles":        len(f.Roles.ResourceOwner)+len(f.Roles.Assigner)+len(f.Roles.Auditor) > 0,

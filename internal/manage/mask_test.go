@@ -11,9 +11,9 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-func maskForm(t *testing.T, settings map[string]any) *Form {
+func maskDocument(t *testing.T, settings map[string]any) *Document {
 	t.Helper()
-	f := &Form{ID: "i", Kind: secret.KindAzureKeyVault}
+	f := &Document{ID: "i", Kind: secret.KindAzureKeyVault}
 	f.Bind(kinds.All())
 	if err := f.SetSettings(settings); err != nil {
 		t.Fatal(err)
@@ -22,11 +22,11 @@ func maskForm(t *testing.T, settings map[string]any) *Form {
 }
 
 func TestApplyMask(t *testing.T) {
-	before := maskForm(t, map[string]any{"a": "1", "b": map[string]any{"c": "2", "d": "3"}})
+	before := maskDocument(t, map[string]any{"a": "1", "b": map[string]any{"c": "2", "d": "3"}})
 	before.DisplayName = "name"
 	before.Cache.SetTTL(time.Minute)
 	before.Grants = []Grant{{Principals: []string{"dns:a"}}}
-	wanted := maskForm(t, map[string]any{"a": "9", "b": map[string]any{"c": "8"}, "e": "7"})
+	wanted := maskDocument(t, map[string]any{"a": "9", "b": map[string]any{"c": "8"}, "e": "7"})
 	wanted.Cache.SetMaxStale(time.Hour)
 	wanted.Limits.ReadsPerSecond = 5
 	wanted.Roles.Auditor = []string{"dns:b"}

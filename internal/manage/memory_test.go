@@ -62,7 +62,7 @@ func TestStrangersCauseNoWork(t *testing.T) {
 	b := newSampleBench(t)
 	elsewhere := authz.Principal("spiffe://example.org/teams/other/owner")
 	other := sample(t, "other")
-	other.Roles = integration.FormRoles{ResourceOwner: []string{string(elsewhere)}}
+	other.Roles = integration.RolesSection{ResourceOwner: []string{string(elsewhere)}}
 	if _, err := b.Create(t.Context(), as(orgOwner), other, credentials(), manage.WriteOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -73,13 +73,13 @@ func TestStrangersCauseNoWork(t *testing.T) {
 	g := manage.Grant{Principals: []string{"dns:x"}}
 	for _, who := range []authz.Principal{worker, elsewhere} {
 		for _, id := range []string{"cspi", "nope", "not an id"} {
-			form := sample(t, id)
-			_, _, errUpdate := s.Update(t.Context(), as(who), form, nil, credentials(), manage.WriteOptions{ValidateOnly: true})
+			doc := sample(t, id)
+			_, _, errUpdate := s.Update(t.Context(), as(who), doc, nil, credentials(), manage.WriteOptions{ValidateOnly: true})
 			for i, err := range []error{
 				fault(s.Get(t.Context(), as(who), id)), errUpdate, fault(s.Validate(t.Context(), as(who), id)),
 				fault(s.Usage(t.Context(), as(who), id, 0, "")), fault(s.Grant(t.Context(), as(who), id, g, manage.WriteOptions{})),
 				fault(s.Revoke(t.Context(), as(who), id, g, manage.WriteOptions{ETag: "x"})),
-				fault(s.Create(t.Context(), as(who), form, nil, manage.WriteOptions{})),
+				fault(s.Create(t.Context(), as(who), doc, nil, manage.WriteOptions{})),
 				s.Delete(t.Context(), as(who), id, manage.WriteOptions{Force: true}),
 			} {
 				if reasonOf(err) != secret.ReasonAccessDenied {
@@ -105,9 +105,9 @@ func TestRolesTakeEffectAtOnce(t *testing.T) {
 	for i := range 3 {
 		who := authz.Principal(fmt.Sprintf("spiffe://example.org/new/%d", i))
 		for _, roles := range [][]string{{"spiffe://example.org/new/*"}, nil, {string(who)}} {
-			form := sample(t, "cspi")
-			form.Roles.Auditor = roles
-			if _, _, err := b.Update(t.Context(), as(orgOwner), form, []string{"roles"}, nil, manage.WriteOptions{}); err != nil {
+			doc := sample(t, "cspi")
+			doc.Roles.Auditor = roles
+			if _, _, err := b.Update(t.Context(), as(orgOwner), doc, []string{"roles"}, nil, manage.WriteOptions{}); err != nil {
 				t.Fatal(err)
 			}
 			_, err := b.Get(t.Context(), as(who), "cspi")

@@ -94,7 +94,7 @@ func (s *Service) list(ctx context.Context, who authz.Principal, records records
 				continue
 			}
 			if len(all) == size { // there is at least this one more
-				return all, makeToken(all[size-1].Form.ID, o.Filter), nil
+				return all, makeToken(all[size-1].Document.ID, o.Filter), nil
 			}
 			all = append(all, s.present(rec, used))
 		}

@@ -27,7 +27,7 @@ func TestList(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := b.Update(t.Context(), as(orgOwner), manage.Form{ID: "d", DisplayName: "Other, one"}, nil, nil, manage.WriteOptions{}); err != nil {
+	if _, _, err := b.Update(t.Context(), as(orgOwner), manage.Document{ID: "d", DisplayName: "Other, one"}, nil, nil, manage.WriteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct {
@@ -57,7 +57,7 @@ func TestList(t *testing.T) {
 		all, _, err := b.List(t.Context(), as(tt.who), manage.ListOptions{Filter: tt.filter})
 		var ids []string
 		for _, in := range all {
-			ids = append(ids, in.Form.ID)
+			ids = append(ids, in.Document.ID)
 		}
 		got := strings.Join(ids, " ")
 		if err != nil {
@@ -82,7 +82,7 @@ func TestPages(t *testing.T) {
 			t.Fatalf("%v %v", all, err)
 		}
 		for _, in := range all {
-			ids = append(ids, in.Form.ID)
+			ids = append(ids, in.Document.ID)
 		}
 		if token = next; token == "" {
 			if pages != 1 {

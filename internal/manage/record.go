@@ -146,8 +146,8 @@ func (op *operation) change(ctx context.Context, c *audit.Change, do func(ctx co
 	return err
 }
 
-// documentOf is a form as it stands in the audit; nil for none.
-func documentOf(f *Form) json.RawMessage {
+// documentOf is a document as it stands in the audit; nil for none.
+func documentOf(f *Document) json.RawMessage {
 	if f == nil {
 		return nil
 	}
@@ -158,8 +158,8 @@ func documentOf(f *Form) json.RawMessage {
 	return data
 }
 
-// rolesOf compiles the roles of a form.
-func rolesOf(f *Form) (*authz.Roles, *Fault) {
+// rolesOf compiles the roles of a document.
+func rolesOf(f *Document) (*authz.Roles, *Fault) {
 	roles, err := authz.NewRoles(f.Roles.Bindings())
 	var fault *authz.RoleError
 	if errors.As(err, &fault) {

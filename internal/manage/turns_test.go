@@ -49,7 +49,7 @@ func storm(t *testing.T, b *bench, services ...*manage.Service) {
 		t.Errorf("of %d changes failed: %v", 2*grants-grants/kept, reasons)
 	}
 	var got, want []string
-	for _, g := range b.get(t, "cspi").Form.Grants[1:] { // the first is the sample's
+	for _, g := range b.get(t, "cspi").Document.Grants[1:] { // the first is the sample's
 		got = append(got, g.Principals...)
 	}
 	for i := 0; i < grants; i += kept {

@@ -29,26 +29,26 @@ type WriteOptions struct {
 // Create makes a new integration. A role of AWS that has no external ID is given
 // one. It wipes the credentials. The error is, or
 // wraps, a *secret.Error, as all errors of a Service.
-func (s *Service) Create(ctx context.Context, who Caller, form Form, credentials map[string]secret.Value, o WriteOptions) (Integration, error) {
+func (s *Service) Create(ctx context.Context, who Caller, doc Document, credentials map[string]secret.Value, o WriteOptions) (Integration, error) {
 	defer wipe(credentials)
-	op := s.begin(who, methodCreate, form.ID)
+	op := s.begin(who, methodCreate, doc.ID)
 	if !s.authority(nil).May(who.Principal, authz.ToCreate) {
 		return Integration{}, op.answer(ctx, secret.Errorf(secret.ReasonAccessDenied, "creating integrations takes %s", needs[authz.ToCreate]))
 	}
-	if !form.Bind(s.cfg.Kinds) {
-		return Integration{}, op.answer(ctx, newInvalid(form.Kind, Fault{Setting: "kind", Text: "there is no such kind"}))
+	if !doc.Bind(s.cfg.Kinds) {
+		return Integration{}, op.answer(ctx, newInvalid(doc.Kind, Fault{Setting: "kind", Text: "there is no such kind"}))
 	}
-	if err := s.comply(who.Principal, s.authority(nil), nil, &form, o); err != nil {
+	if err := s.comply(who.Principal, s.authority(nil), nil, &doc, o); err != nil {
 		return Integration{}, op.answer(ctx, err)
 	}
-	if err := generate(&form); err != nil {
-		return Integration{}, op.answer(ctx, newInvalid(form.Kind, Fault{Text: err.Error()}))
+	if err := generate(&doc); err != nil {
+		return Integration{}, op.answer(ctx, newInvalid(doc.Kind, Fault{Text: err.Error()}))
 	}
-	change, err := changeOf(who.Principal, &form, credentials, o)
+	change, err := changeOf(who.Principal, &doc, credentials, o)
 	if err != nil {
 		return Integration{}, op.answer(ctx, err)
 	}
-	rec, err := op.commit(ctx, s.cfg.Store.Create, nil, &form, change, o)
+	rec, err := op.commit(ctx, s.cfg.Store.Create, nil, &doc, change, o)
 	if err != nil {
 		return Integration{}, err
 	}
@@ -57,9 +57,9 @@ func (s *Service) Create(ctx context.Context, who Caller, form Form, credentials
 
 // Update changes the parts of an integration that mask names. It wipes the
 // credentials. changed lists the settings that differ.
-func (s *Service) Update(ctx context.Context, who Caller, wanted Form, mask []string, credentials map[string]secret.Value, o WriteOptions) (in Integration, changed []string, err error) {
+func (s *Service) Update(ctx context.Context, who Caller, wanted Document, mask []string, credentials map[string]secret.Value, o WriteOptions) (in Integration, changed []string, err error) {
 	defer wipe(credentials)
-	return s.edit(ctx, who, methodUpdate, authz.ToChange, wanted.ID, credentials, o, func(before *Form) (*Form, error) {
+	return s.edit(ctx, who, methodUpdate, authz.ToChange, wanted.ID, credentials, o, func(before *Document) (*Document, error) {
 		if wanted.Kind == "" {
 			wanted.Kind = before.Kind
 		}
@@ -73,7 +73,7 @@ func (s *Service) Update(ctx context.Context, who Caller, wanted Form, mask []st
 
 // Grant adds a grant. One that is there already is not added again.
 func (s *Service) Grant(ctx context.Context, who Caller, id string, g Grant, o WriteOptions) (Integration, error) {
-	in, _, err := s.edit(ctx, who, methodGrant, authz.ToAssign, id, nil, o, func(before *Form) (*Form, error) {
+	in, _, err := s.edit(ctx, who, methodGrant, authz.ToAssign, id, nil, o, func(before *Document) (*Document, error) {
 		after := *before
 		if !slices.ContainsFunc(before.Grants, g.Equal) {
 			after.Grants = append(slices.Clone(before.Grants), g)
@@ -85,7 +85,7 @@ func (s *Service) Grant(ctx context.Context, who Caller, id string, g Grant, o W
 
 // Revoke takes a grant away, all that say the same.
 func (s *Service) Revoke(ctx context.Context, who Caller, id string, g Grant, o WriteOptions) (Integration, error) {
-	in, _, err := s.edit(ctx, who, methodRevoke, authz.ToAssign, id, nil, o, func(before *Form) (*Form, error) {
+	in, _, err := s.edit(ctx, who, methodRevoke, authz.ToAssign, id, nil, o, func(before *Document) (*Document, error) {
 		after := *before
 		after.Grants = slices.DeleteFunc(slices.Clone(before.Grants), g.Equal)
 		if len(after.Grants) == len(before.Grants) {
@@ -98,7 +98,7 @@ func (s *Service) Revoke(ctx context.Context, who Caller, id string, g Grant, o 
 
 // edit changes an integration as edited says. Where the caller names no etag, it
 // is tried again, from what is there by then, if somebody else was quicker.
-func (s *Service) edit(ctx context.Context, who Caller, method string, act authz.Action, id string, credentials map[string]secret.Value, o WriteOptions, edited func(before *Form) (*Form, error)) (in Integration, changed []string, err error) {
+func (s *Service) edit(ctx context.Context, who Caller, method string, act authz.Action, id string, credentials map[string]secret.Value, o WriteOptions, edited func(before *Document) (*Document, error)) (in Integration, changed []string, err error) {
 	op := s.begin(who, method, id)
 	if o.ETag == "" && !o.ValidateOnly {
 		if err := s.mayFind(who.Principal, id); err != nil { // who may not waits for nothing
@@ -124,7 +124,7 @@ func isChanged(err error) bool {
 	return err != nil && secret.AsError(err).Reason == secret.ReasonIntegrationChanged
 }
 
-func (op *operation) editOnce(ctx context.Context, act authz.Action, id string, credentials map[string]secret.Value, o WriteOptions, edited func(before *Form) (*Form, error)) (Integration, []string, error) {
+func (op *operation) editOnce(ctx context.Context, act authz.Action, id string, credentials map[string]secret.Value, o WriteOptions, edited func(before *Document) (*Document, error)) (Integration, []string, error) {
 	s := op.s
 	fail := func(err error) (Integration, []string, error) { return Integration{}, nil, op.answer(ctx, err) }
 	rec, err := s.load(ctx, op.who.Principal, id, act)
@@ -137,7 +137,7 @@ func (op *operation) editOnce(ctx context.Context, act authz.Action, id string, 
 	if o.ETag != "" && o.ETag != rec.ETag {
 		return fail(errorOf("", registry.ErrConflict))
 	}
-	before := s.cfg.Kinds.ParseForm(id, rec.Document).Form
+	before := s.cfg.Kinds.DecodeDocument(id, rec.Document).Document
 	after, err := edited(&before)
 	if err != nil {
 		return fail(err)
@@ -171,17 +171,17 @@ func (op *operation) editOnce(ctx context.Context, act authz.Action, id string, 
 	return withPolicies(s.present(&next, time.Time{}), next.Integration), changed, nil
 }
 
-func changeOf(by authz.Principal, form *Form, credentials map[string]secret.Value, o WriteOptions) (registry.Change, error) {
-	document, err := form.Document()
+func changeOf(by authz.Principal, doc *Document, credentials map[string]secret.Value, o WriteOptions) (registry.Change, error) {
+	document, err := doc.Encode()
 	if err != nil {
 		return registry.Change{}, err
 	}
-	return registry.Change{ID: form.ID, Document: document, Credentials: credentials, ETag: o.ETag, By: by, ValidateOnly: o.ValidateOnly}, nil
+	return registry.Change{ID: doc.ID, Document: document, Credentials: credentials, ETag: o.ETag, By: by, ValidateOnly: o.ValidateOnly}, nil
 }
 
 // commit has the store check the change and then, unless that was all, make it,
 // with the records of it. after is what the change is to.
-func (op *operation) commit(ctx context.Context, do func(context.Context, registry.Change) (registry.Record, error), before, after *Form, c registry.Change, o WriteOptions) (registry.Record, error) {
+func (op *operation) commit(ctx context.Context, do func(context.Context, registry.Change) (registry.Record, error), before, after *Document, c registry.Change, o WriteOptions) (registry.Record, error) {
 	check := c
 	check.ValidateOnly = true
 	rec, err := do(ctx, check)
@@ -225,7 +225,7 @@ func credentialFields(err error, credentials map[string]secret.Value) error {
 // comply holds a change against what is not the registry's to know: what the
 // caller may decide, the organisation's rules, and that there remains an owner.
 // before is nil for a new integration.
-func (s *Service) comply(who authz.Principal, a authz.Authority, before, after *Form, o WriteOptions) error {
+func (s *Service) comply(who authz.Principal, a authz.Authority, before, after *Document, o WriteOptions) error {
 	for i, g := range after.Grants {
 		if len(g.Principals) == 0 {
 			return newInvalid(after.Kind, Fault{Setting: fmt.Sprintf("grants[%d].principals", i), Text: "missing; it is required: who may use the integration"})
@@ -274,7 +274,7 @@ func (e *placementError) Unwrap() []error {
 // decide, "" if there is none. Where the integration has such a setting, none of
 // its kind's settings is: which vaults are read with the machine's identity is
 // decided by whoever lends that.
-func (s *Service) immutable(before, after *Form) string {
+func (s *Service) immutable(before, after *Document) string {
 	section := s.cfg.Kinds.Section(after.Kind) + "."
 	touched := false
 	for _, c := range Diff(before, after) {
@@ -329,7 +329,7 @@ func (s *Service) Delete(ctx context.Context, who Caller, id string, o WriteOpti
 		op.note = "validated only"
 		return op.answer(ctx, nil)
 	}
-	before := s.cfg.Kinds.ParseForm(id, rec.Document).Form
+	before := s.cfg.Kinds.DecodeDocument(id, rec.Document).Document
 	return op.change(ctx, &audit.Change{Before: documentOf(&before), Fields: settingsOf(Diff(&before, nil)), Credentials: rec.Credentials, Forced: o.Force}, func(ctx context.Context) error {
 		return errorOf(before.Kind, s.cfg.Store.Delete(ctx, id, rec.ETag))
 	})

@@ -13,10 +13,10 @@ import (
 
 // Manager is the use case behind IntegrationService; manage.Service is one.
 type Manager interface {
-	Create(ctx context.Context, who manage.Caller, form manage.Form, credentials map[string]secret.Value, o manage.WriteOptions) (manage.Integration, error)
+	Create(ctx context.Context, who manage.Caller, doc manage.Document, credentials map[string]secret.Value, o manage.WriteOptions) (manage.Integration, error)
 	Get(ctx context.Context, who manage.Caller, id string) (manage.Integration, error)
 	List(ctx context.Context, who manage.Caller, o manage.ListOptions) (all []manage.Integration, next string, err error)
-	Update(ctx context.Context, who manage.Caller, wanted manage.Form, mask []string, credentials map[string]secret.Value, o manage.WriteOptions) (in manage.Integration, changed []string, err error)
+	Update(ctx context.Context, who manage.Caller, wanted manage.Document, mask []string, credentials map[string]secret.Value, o manage.WriteOptions) (in manage.Integration, changed []string, err error)
 	Delete(ctx context.Context, who manage.Caller, id string, o manage.WriteOptions) error
 	Validate(ctx context.Context, who manage.Caller, id string) ([]manage.Step, error)
 	Grant(ctx context.Context, who manage.Caller, id string, g manage.Grant, o manage.WriteOptions) (manage.Integration, error)
@@ -50,11 +50,11 @@ func managerOf(c *call) manage.Caller {
 
 func (s *integrationService) CreateIntegration(ctx context.Context, req *secretbrokerv1.CreateIntegrationRequest) (*secretbrokerv1.CreateIntegrationResponse, error) {
 	c := callOf(ctx)
-	form, err := formOf(req.GetIntegration())
+	doc, err := documentOf(req.GetIntegration())
 	if err != nil {
-		return nil, s.failed(ctx, c, s.manager.Reject(ctx, managerOf(c), "CreateIntegration", form.ID, err))
+		return nil, s.failed(ctx, c, s.manager.Reject(ctx, managerOf(c), "CreateIntegration", doc.ID, err))
 	}
-	in, err := s.manager.Create(ctx, managerOf(c), form, credentialsOf(req.GetIntegration()), manage.WriteOptions{ValidateOnly: req.GetValidateOnly()})
+	in, err := s.manager.Create(ctx, managerOf(c), doc, credentialsOf(req.GetIntegration()), manage.WriteOptions{ValidateOnly: req.GetValidateOnly()})
 	if err != nil {
 		return nil, s.failed(ctx, c, err)
 	}
@@ -87,11 +87,11 @@ func (s *integrationService) ListIntegrations(ctx context.Context, req *secretbr
 
 func (s *integrationService) UpdateIntegration(ctx context.Context, req *secretbrokerv1.UpdateIntegrationRequest) (*secretbrokerv1.UpdateIntegrationResponse, error) {
 	c := callOf(ctx)
-	form, err := formOf(req.GetIntegration())
+	doc, err := documentOf(req.GetIntegration())
 	if err != nil {
-		return nil, s.failed(ctx, c, s.manager.Reject(ctx, managerOf(c), "UpdateIntegration", form.ID, err))
+		return nil, s.failed(ctx, c, s.manager.Reject(ctx, managerOf(c), "UpdateIntegration", doc.ID, err))
 	}
-	in, changed, err := s.manager.Update(ctx, managerOf(c), form, req.GetUpdateMask().GetPaths(), credentialsOf(req.GetIntegration()), manage.WriteOptions{
+	in, changed, err := s.manager.Update(ctx, managerOf(c), doc, req.GetUpdateMask().GetPaths(), credentialsOf(req.GetIntegration()), manage.WriteOptions{
 		ETag: req.GetIntegration().GetEtag(), ValidateOnly: req.GetValidateOnly(), Force: req.GetForce(),
 	})
 	if err != nil {

@@ -29,7 +29,7 @@ type fakeManager struct {
 	// listing, if not nil, receives a value for each List, which then waits for list.
 	listing, list chan struct{}
 	mu            sync.Mutex
-	form          manage.Form
+	doc           manage.Document
 	mask          []string
 	credentials   map[string]string
 	options       manage.WriteOptions
@@ -51,25 +51,25 @@ func (f *fakeManager) may(who manage.Caller, principals ...authz.Principal) erro
 	return secret.Errorf(secret.ReasonAccessDenied, "no role")
 }
 
-func (f *fakeManager) keep(form manage.Form, mask []string, credentials map[string]secret.Value, o manage.WriteOptions) manage.Integration {
+func (f *fakeManager) keep(doc manage.Document, mask []string, credentials map[string]secret.Value, o manage.WriteOptions) manage.Integration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.form, f.mask, f.options = form, mask, o
+	f.doc, f.mask, f.options = doc, mask, o
 	f.credentials = map[string]string{}
 	for name, v := range credentials {
 		f.credentials[name] = v.Reveal()
 		v.Wipe()
 	}
-	return manage.Integration{Form: form, ETag: "e2", CredentialNames: []string{"azure.credential.client_secret"}, CreatedAt: time.Unix(1, 0), CreatedBy: ownerID,
+	return manage.Integration{Document: doc, ETag: "e2", CredentialNames: []string{"azure.credential.client_secret"}, CreatedAt: time.Unix(1, 0), CreatedBy: ownerID,
 		Facts: []manage.Fact{{Name: "Cloud", Value: "azure"}}}
 }
 
-func (f *fakeManager) Create(_ context.Context, who manage.Caller, form manage.Form, c map[string]secret.Value, o manage.WriteOptions) (manage.Integration, error) {
-	return f.keep(form, nil, c, o), f.may(who, ownerID)
+func (f *fakeManager) Create(_ context.Context, who manage.Caller, doc manage.Document, c map[string]secret.Value, o manage.WriteOptions) (manage.Integration, error) {
+	return f.keep(doc, nil, c, o), f.may(who, ownerID)
 }
 
 func (f *fakeManager) Get(_ context.Context, who manage.Caller, id string) (manage.Integration, error) {
-	return manage.Integration{Form: manage.Form{ID: id}}, f.may(who, ownerID, auditorID)
+	return manage.Integration{Document: manage.Document{ID: id}}, f.may(who, ownerID, auditorID)
 }
 
 func (f *fakeManager) List(context.Context, manage.Caller, manage.ListOptions) ([]manage.Integration, string, error) {
@@ -77,15 +77,15 @@ func (f *fakeManager) List(context.Context, manage.Caller, manage.ListOptions) (
 		f.listing <- struct{}{}
 		<-f.list
 	}
-	return []manage.Integration{{Form: manage.Form{ID: "cspi"}}}, "next", nil
+	return []manage.Integration{{Document: manage.Document{ID: "cspi"}}}, "next", nil
 }
 
-func (f *fakeManager) Update(_ context.Context, who manage.Caller, form manage.Form, mask []string, c map[string]secret.Value, o manage.WriteOptions) (manage.Integration, []string, error) {
-	return f.keep(form, mask, c, o), []string{"cache.ttl"}, f.may(who, ownerID)
+func (f *fakeManager) Update(_ context.Context, who manage.Caller, doc manage.Document, mask []string, c map[string]secret.Value, o manage.WriteOptions) (manage.Integration, []string, error) {
+	return f.keep(doc, mask, c, o), []string{"cache.ttl"}, f.may(who, ownerID)
 }
 
 func (f *fakeManager) Delete(_ context.Context, who manage.Caller, _ string, o manage.WriteOptions) error {
-	f.keep(manage.Form{}, nil, nil, o)
+	f.keep(manage.Document{}, nil, nil, o)
 	return f.may(who, ownerID)
 }
 
@@ -94,7 +94,7 @@ func (f *fakeManager) Validate(_ context.Context, who manage.Caller, _ string) (
 }
 
 func (f *fakeManager) Grant(_ context.Context, who manage.Caller, id string, g manage.Grant, o manage.WriteOptions) (manage.Integration, error) {
-	return f.keep(manage.Form{ID: id, Grants: []manage.Grant{g}}, nil, nil, o), f.may(who, ownerID)
+	return f.keep(manage.Document{ID: id, Grants: []manage.Grant{g}}, nil, nil, o), f.may(who, ownerID)
 }
 
 func (f *fakeManager) Revoke(_ context.Context, who manage.Caller, id string, g manage.Grant, o manage.WriteOptions) (manage.Integration, error) {

@@ -16,16 +16,16 @@ import (
 type Document struct {
 	// Path is the file's, for messages.
 	Path string
-	integration.FormFile
+	integration.DecodedDocument
 	// Credentials are the files that the document names for credentials, by the name
-	// under which the broker keeps them. They are not in the form.
+	// under which the broker keeps them. They are not in the document.
 	Credentials map[string]string
 }
 
 // ParseDocument parses the content of the file at path, a document of one of kinds. The
 // error has all faults with their lines.
 func ParseDocument(kinds *integration.Kinds, path string, data []byte) (*Document, error) {
-	d := &Document{Path: path, FormFile: kinds.ParseForm(path, data)}
+	d := &Document{Path: path, DecodedDocument: kinds.DecodeDocument(path, data)}
 	if err := d.Faults.Err(); err != nil {
 		return nil, err
 	}
@@ -36,7 +36,7 @@ func ParseDocument(kinds *integration.Kinds, path string, data []byte) (*Documen
 // Integration returns what the client sends for the document, with the named credentials,
 // which it reads from their files.
 func (d *Document) Integration(names []string) (*client.Integration, error) {
-	in := IntegrationOf(&d.Form)
+	in := IntegrationOf(&d.Document)
 	for _, name := range names {
 		content, err := ReadCredential(d.Credentials[name])
 		if err != nil {
@@ -70,8 +70,8 @@ func ReadCredential(path string) ([]byte, error) {
 	return data, nil
 }
 
-// IntegrationOf returns what the client sends for a form.
-func IntegrationOf(f *integration.Form) *client.Integration {
+// IntegrationOf returns what the client sends for a document.
+func IntegrationOf(f *integration.Document) *client.Integration {
 	in := &client.Integration{
 		ID: f.ID, DisplayName: f.DisplayName, Kind: string(f.Kind), Settings: numbersAsFloats(f.Settings()),
 		CacheTTL: time.Duration(f.Cache.TTL), CacheMaxStale: time.Duration(f.Cache.MaxStale),
@@ -112,9 +112,9 @@ func numbersAsFloats(m map[string]any) map[string]any {
 	return m
 }
 
-// FormOf returns the form of an integration that a broker answered, of one of kinds.
-func FormOf(kinds *integration.Kinds, in *client.Integration) (*integration.Form, error) {
-	f := &integration.Form{ID: in.ID, DisplayName: in.DisplayName, Kind: secret.Kind(in.Kind)}
+// DocumentOf returns the document of an integration that a broker answered, of one of kinds.
+func DocumentOf(kinds *integration.Kinds, in *client.Integration) (*integration.Document, error) {
+	f := &integration.Document{ID: in.ID, DisplayName: in.DisplayName, Kind: secret.Kind(in.Kind)}
 	f.Bind(kinds)
 	if len(in.Settings) > 0 {
 		if err := f.SetSettings(in.Settings); err != nil {
@@ -127,9 +127,9 @@ func FormOf(kinds *integration.Kinds, in *client.Integration) (*integration.Form
 	f.Limits.SetTimeout(in.Limits.Timeout)
 	f.Placement = integration.Placement{Cloud: in.Placement.Cloud, Region: in.Placement.Region}
 	for _, g := range in.Grants {
-		f.Grants = append(f.Grants, integration.FormGrant{Principals: g.Principals, Stores: g.Stores, Secrets: g.Secrets, Keys: g.Keys})
+		f.Grants = append(f.Grants, integration.GrantSection{Principals: g.Principals, Stores: g.Stores, Secrets: g.Secrets, Keys: g.Keys})
 	}
-	f.Roles = integration.FormRoles{
+	f.Roles = integration.RolesSection{
 		ResourceOwner: in.Roles[client.Role(authz.ResourceOwner)], Assigner: in.Roles[client.Role(authz.Assigner)], Auditor: in.Roles[client.Role(authz.Auditor)],
 	}
 	return f, nil

@@ -98,17 +98,17 @@ func NewPlan(documents []*Document, existing []*client.Integration, o Options) (
 func newChange(d *Document, now *client.Integration, o Options) (Change, error) {
 	c := Change{Action: Create, ID: d.ID, Document: d, Now: now, Credentials: slices.Sorted(maps.Keys(d.Credentials))}
 	if now == nil {
-		c.Fields = manage.Diff(nil, &d.Form)
+		c.Fields = manage.Diff(nil, &d.Document)
 		return c, nil
 	}
-	form, err := FormOf(o.Kinds, now)
+	doc, err := DocumentOf(o.Kinds, now)
 	if err != nil {
 		return c, err
 	}
-	if err := manage.KeepGenerated(form, &d.Form); err != nil {
+	if err := manage.KeepGenerated(doc, &d.Document); err != nil {
 		return c, err
 	}
-	c.Action, c.Fields = Update, manage.Diff(form, &d.Form)
+	c.Action, c.Fields = Update, manage.Diff(doc, &d.Document)
 	if !o.ReplaceCredentials {
 		c.Credentials = slices.DeleteFunc(c.Credentials, func(name string) bool { return slices.Contains(now.CredentialNames, name) })
 	}

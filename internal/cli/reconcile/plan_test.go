@@ -24,7 +24,7 @@ func TestNewPlan(t *testing.T) {
 	}
 	const name = "azure.credential.client_secret"
 	existing := func(id, ttl string, readOnly bool) *client.Integration {
-		in := IntegrationOf(&document(id, ttl).Form)
+		in := IntegrationOf(&document(id, ttl).Document)
 		in.CredentialNames, in.ReadOnly = []string{name}, readOnly
 		return in
 	}

@@ -119,17 +119,17 @@ func compareDocument(kinds *integration.Kinds, id string, last *Change, recorded
 		return nil
 	case len(recorded) == 0:
 		found = append(found, Finding{Integration: id, Kind: IntegrationReturned, Last: last})
-		form := kinds.ParseForm(id, kept.Document).Form
-		return append(found, differences(id, last, &manage.Form{ID: form.ID, Kind: form.Kind}, &form, true)...)
+		doc := kinds.DecodeDocument(id, kept.Document).Document
+		return append(found, differences(id, last, &manage.Document{ID: doc.ID, Kind: doc.Kind}, &doc, true)...)
 	case !there:
 		return []Finding{{Integration: id, Kind: IntegrationLost, Last: last}}
 	}
-	before, after := kinds.ParseForm(id, recorded).Form, kinds.ParseForm(id, kept.Document).Form
+	before, after := kinds.DecodeDocument(id, recorded).Document, kinds.DecodeDocument(id, kept.Document).Document
 	return differences(id, last, &before, &after, false)
 }
 
 // differences are those between a recorded document and that of the database.
-func differences(id string, last *Change, recorded, database *manage.Form, grantsAlone bool) (returned []Finding) {
+func differences(id string, last *Change, recorded, database *manage.Document, grantsAlone bool) (returned []Finding) {
 	var rest []Finding
 	for _, d := range manage.Diff(recorded, database) {
 		f := Finding{Integration: id, Kind: SettingDiffers, Setting: d.Setting, Recorded: d.Before, Database: d.After, Last: last}

@@ -22,7 +22,7 @@ type Reversal struct {
 
 // Reverse compares two documents of an integration, nil for none.
 func Reverse(kinds *integration.Kinds, id string, before, after []byte) Reversal {
-	was, is := formOf(kinds, id, before), formOf(kinds, id, after)
+	was, is := documentOf(kinds, id, before), documentOf(kinds, id, after)
 	r := Reversal{Before: treeOf(was), After: treeOf(is)}
 	seen := make(map[string]bool)
 	for _, d := range manage.Diff(was, is) {
@@ -43,15 +43,15 @@ func Reverse(kinds *integration.Kinds, id string, before, after []byte) Reversal
 	return r
 }
 
-func formOf(kinds *integration.Kinds, id string, document []byte) *manage.Form {
+func documentOf(kinds *integration.Kinds, id string, document []byte) *manage.Document {
 	if document == nil {
 		return nil
 	}
-	form := kinds.ParseForm(id, document).Form
-	return &form
+	doc := kinds.DecodeDocument(id, document).Document
+	return &doc
 }
 
-func treeOf(f *manage.Form) json.RawMessage {
+func treeOf(f *manage.Document) json.RawMessage {
 	if f == nil {
 		return nil
 	}

@@ -82,8 +82,8 @@ func TestNewKind(t *testing.T) {
 	if diff := cmp.Diff([]integration.Setting{{Name: "shelf.shelf", Value: "/run/shelf"}}, in.ListSettings()); diff != "" {
 		t.Error(diff)
 	}
-	form := all.ParseForm("x", []byte(document))
-	written, err := form.Document()
+	doc := all.DecodeDocument("x", []byte(document))
+	written, err := doc.Encode()
 	if err != nil || !strings.Contains(string(written), "shelf: /run/shelf") {
 		t.Errorf("%s, %v", written, err)
 	}

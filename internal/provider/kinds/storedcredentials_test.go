@@ -81,9 +81,9 @@ func TestStoredCredentials(t *testing.T) {
 	}
 }
 
-// What a form takes from files and gives to the API are credentials that a
+// What a document takes from files and gives to the API are credentials that a
 // document can have kept.
-func TestFormCredentialFilesOfKinds(t *testing.T) {
+func TestDocumentCredentialFilesOfKinds(t *testing.T) {
 	for document, want := range map[string][]string{
 		"id: x\nkind: AWS_SECRETS_MANAGER\naws: {credential: {type: static, access_key_id_file: a, secret_access_key_file: b, session_token_file: c}}\n": {
 			"aws.credential.access_key_id", "aws.credential.secret_access_key", "aws.credential.session_token",
@@ -95,8 +95,8 @@ func TestFormCredentialFilesOfKinds(t *testing.T) {
 		"id: x\nkind: HASHICORP_VAULT\nvault: {auth: {type: kubernetes, token_file: a}}\n":                           nil,
 		"id: x\nkind: HASHICORP_VAULT\nvault: {auth: {type: cert, certificate_file: a}}\n":                           {"vault.auth.certificate"},
 	} {
-		form := All().ParseForm("f", []byte(document))
-		if got := integration.ChoiceNames(form.CredentialFiles("/d")); len(got) != len(want) || slices.ContainsFunc(want, func(n string) bool { return !slices.Contains(got, n) }) {
+		doc := All().DecodeDocument("f", []byte(document))
+		if got := integration.ChoiceNames(doc.CredentialFiles("/d")); len(got) != len(want) || slices.ContainsFunc(want, func(n string) bool { return !slices.Contains(got, n) }) {
 			t.Errorf("%s: %v", document, got)
 		}
 	}

@@ -6,31 +6,31 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// FuzzForm: what is read of a document and written again says the same, also by
+// FuzzDecodeDocument: what is read of a document and written again says the same, also by
 // way of the plain settings that the API has.
-func FuzzForm(f *testing.F) {
+func FuzzDecodeDocument(f *testing.F) {
 	f.Add([]byte("id: a\nkind: AZURE_KEY_VAULT\nazure: {n: 010, t: yes, l: [1, \"2\", {x: 1e3}]}\ncache: {ttl: 90m}\ngrants: [{principals: [\"dns:a\"], keys: [\"\\t\"]}]\n"))
 	f.Add([]byte("{id: \"on\", kind: LOCAL_FILE, local: {\"~\": \"null\", a: \"\\u2028\", b: \"- x\"}, roles: {auditor: [x]}, limits: {timeout: 1ns}}"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		form := All().ParseForm("f", data)
-		if len(form.Faults) > 0 {
+		doc := All().DecodeDocument("f", data)
+		if len(doc.Faults) > 0 {
 			return
 		}
-		written, err := form.Document()
+		written, err := doc.Encode()
 		if err != nil {
 			t.Fatal(err)
 		}
-		again := All().ParseForm("g", written)
+		again := All().DecodeDocument("g", written)
 		if err := again.Faults.Err(); err != nil {
 			t.Fatalf("%v\n%s", err, written)
 		}
-		if diff := cmp.Diff(form.Tree(), again.Tree()); diff != "" {
+		if diff := cmp.Diff(doc.Tree(), again.Tree()); diff != "" {
 			t.Fatalf("%s\n%s", diff, written)
 		}
-		if err := again.SetSettings(form.Settings()); err != nil {
+		if err := again.SetSettings(doc.Settings()); err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(form.Tree(), again.Tree()); diff != "" {
+		if diff := cmp.Diff(doc.Tree(), again.Tree()); diff != "" {
 			t.Fatalf("%s\n%s", diff, written)
 		}
 	})

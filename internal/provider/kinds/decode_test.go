@@ -11,17 +11,17 @@ import (
 	"github.com/secretbroker/secretbroker/internal/provider/azurekv"
 )
 
-// A form that is read and written again says the same to the parser.
-func TestFormKeepsWhatAFileSays(t *testing.T) {
+// A document that is read and written again says the same to the parser.
+func TestDocumentKeepsWhatAFileSays(t *testing.T) {
 	data, err := os.ReadFile("testdata/full.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	form := All().ParseForm("full.yaml", data)
-	if err := form.Faults.Err(); err != nil {
+	doc := All().DecodeDocument("full.yaml", data)
+	if err := doc.Faults.Err(); err != nil {
 		t.Fatal(err)
 	}
-	written, err := form.Document()
+	written, err := doc.Encode()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,35 +41,35 @@ func TestFormKeepsWhatAFileSays(t *testing.T) {
 		t.Errorf("%+v\n%+v", before.Integration, after.Integration)
 	}
 	// By way of what JSON makes of it.
-	settings := form.Settings()
-	if err := form.SetSettings(settings); err != nil {
+	settings := doc.Settings()
+	if err := doc.SetSettings(settings); err != nil {
 		t.Fatal(err)
 	}
-	again, err := form.Document()
+	again, err := doc.Encode()
 	if err != nil || string(again) != string(written) {
 		t.Errorf("%v\n%s", err, again)
 	}
-	if got := form.Line("azure.vaults[1]"); got != 13 {
+	if got := doc.Line("azure.vaults[1]"); got != 13 {
 		t.Errorf("line %d", got)
 	}
 }
 
-func TestFormCredentialFiles(t *testing.T) {
+func TestDocumentCredentialFiles(t *testing.T) {
 	data, err := os.ReadFile("testdata/full.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	form := All().ParseForm("full.yaml", data)
+	doc := All().DecodeDocument("full.yaml", data)
 	want := map[string]string{"azure.credential.client_secret": "/d/credentials/client-secret"}
-	if diff := cmp.Diff(want, form.CredentialFiles("/d")); diff != "" {
+	if diff := cmp.Diff(want, doc.CredentialFiles("/d")); diff != "" {
 		t.Error(diff)
 	}
-	if document, err := form.Document(); err != nil || strings.Contains(string(document), "credentials/client-secret") || !strings.Contains(string(document), "ca_file: ca.pem") {
+	if document, err := doc.Encode(); err != nil || strings.Contains(string(document), "credentials/client-secret") || !strings.Contains(string(document), "ca_file: ca.pem") {
 		t.Errorf("%v\n%s", err, document)
 	}
 }
 
-func TestFormFaults(t *testing.T) {
+func TestDecodeDocumentFaults(t *testing.T) {
 	for _, tt := range []struct{ text, want string }{
 		{"id: a", "f:1: kind: missing; it is required"},
 		{"id: a\nkind: X", "f:2: kind: there is no such kind"},
@@ -77,7 +77,7 @@ func TestFormFaults(t *testing.T) {
 		{"id: a\nkind: AZURE_KEY_VAULT\ngrants: [{principals: [a], secrets: []}]",
 			"f:3: grants[0].secrets: an empty list would allow nothing; list what is allowed, or take the setting out to leave it open"},
 	} {
-		f := All().ParseForm("f", []byte(tt.text))
+		f := All().DecodeDocument("f", []byte(tt.text))
 		if got := f.Faults.Error(); got != tt.want {
 			t.Errorf("%s: got %s", tt.text, got)
 		}
@@ -85,7 +85,7 @@ func TestFormFaults(t *testing.T) {
 }
 
 func TestSetSettings(t *testing.T) {
-	f := integration.Form{Kind: "AZURE_KEY_VAULT"}
+	f := integration.Document{Kind: "AZURE_KEY_VAULT"}
 	if err := f.SetSettings(map[string]any{"n": 3.0, "l": []any{true, map[string]any{"s": "x"}}}); err != nil {
 		t.Fatal(err)
 	}

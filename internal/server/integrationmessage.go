@@ -13,9 +13,9 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// formOf returns the part of an integration that callers may set.
-func formOf(m *secretbrokerv1.Integration) (manage.Form, error) {
-	f := manage.Form{ID: m.GetId(), DisplayName: m.GetDisplayName(), Kind: secret.Kind(m.GetKind())}
+// documentOf returns the part of an integration that callers may set.
+func documentOf(m *secretbrokerv1.Integration) (manage.Document, error) {
+	f := manage.Document{ID: m.GetId(), DisplayName: m.GetDisplayName(), Kind: secret.Kind(m.GetKind())}
 	if settings := m.GetSettings().AsMap(); len(settings) > 0 {
 		if f.Kind == "" {
 			return f, secret.Errorf(secret.ReasonInvalidRequest, "integration.kind: required if there are settings")
@@ -65,7 +65,7 @@ func grantOf(m *secretbrokerv1.Grant) manage.Grant {
 
 // messageOf returns the message of an integration, without its credentials.
 func messageOf(in *manage.Integration) *secretbrokerv1.Integration {
-	f := &in.Form
+	f := &in.Document
 	m := &secretbrokerv1.Integration{
 		Id: f.ID, DisplayName: f.DisplayName, Kind: string(f.Kind),
 		CredentialNames: in.CredentialNames, Revision: in.Revision, Etag: in.ETag,
