@@ -78,18 +78,18 @@ func (m integrations) Get(id string) (*integration.Integration, error) {
 func (m integrations) List() []*integration.Integration { return slices.Collect(maps.Values(m)) }
 
 type bench struct {
-	admit func(authz.Principal, *integration.Integration) string // nil admits everybody
+	admit func(authz.Principal, *integration.Integration) string // nil admits all callers
 	*resolve.Resolver
 	store  *fakeStore
 	audit  *asynctest.Buffer
 	broken *brokenAudit
 	cache  *cache.Cache
-	// integration is the one of integrations.
+	// integration is the only one in integrations.
 	integration  *integration.Integration
 	integrations integrations
 }
 
-// brokenAudit fails once told to.
+// brokenAudit fails if err is set.
 type brokenAudit struct {
 	resolve.AuditLog
 	err error
@@ -102,7 +102,7 @@ func (a *brokenAudit) Begin(events []audit.Event) (audit.Receipt, error) {
 	return a.AuditLog.Begin(events)
 }
 
-// newBench makes a bench, with changes to the Resolver's Config.
+// newBench returns a bench. changes modify the Resolver's Config.
 func newBench(t *testing.T, changes ...func(*resolve.Config)) *bench {
 	t.Helper()
 	policy, err := authz.NewPolicy(secret.KindAzureKeyVault, []string{vault}, []authz.Grant{
@@ -164,7 +164,7 @@ func (b *bench) call(who authz.Principal, req resolve.Request) (*resolve.Result,
 	return b.Resolve(context.Background(), resolve.Caller{Principal: who, PeerAddress: "192.0.2.1:1", CertificateSerial: "ab"}, req)
 }
 
-// events returns the audit's lines since the last call of it.
+// events returns the audit events since its previous call.
 func (b *bench) events(t *testing.T) []audit.Event {
 	t.Helper()
 	var events []audit.Event

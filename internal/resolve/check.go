@@ -9,31 +9,30 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Report is what Check found out about one config. It holds no value.
+// Report is the result of Check for one config. It contains no value.
 type Report struct {
 	Config string
-	// Ref is what the config refers to; zero if it is not a reference.
+	// Ref is the config's reference; zero if the config is not a reference.
 	Ref secret.Ref
-	// Version and FetchedAt are of the secret that was read; zero if none was.
+	// Version and FetchedAt describe the secret that was read; zero if none was.
 	Version   string
 	FetchedAt time.Time
 	// ExpiresAt is the end of the secret's own validity, zero if it has none.
 	ExpiresAt time.Time
-	// HasKey says that the reference names a JSON key and that it is there.
+	// HasKey reports that the reference has a JSON key and that the secret contains it.
 	HasKey bool
-	// Length is the value's, in bytes; -1 if there is no value.
+	// Length is the length of the value in bytes; -1 if there is no value.
 	Length int
-	// Err is why the config cannot be resolved, nil if it can.
+	// Err is the reason why the config cannot be resolved, nil if it can be.
 	Err *secret.Error
 }
 
-// Check does all that Resolve does, but for handing out values: it reports on
-// every config, sorted by name. The error is a *secret.Error for the call as a
-// whole.
+// Check does everything that Resolve does except return values: it reports on every
+// config, sorted by name. The error is a *secret.Error for the call as a whole.
 func (r *Resolver) Check(ctx context.Context, who Caller, req Request) ([]Report, error) {
 	lent, err := r.look(ctx, methodCheck, who, &req)
 	var contradiction *Failure
-	if errors.As(err, &contradiction) { // which configs are references is unclear; it has been recorded
+	if errors.As(err, &contradiction) { // it is unclear which configs are references; look has recorded that
 		reports := make([]Report, len(contradiction.Configs))
 		for i, c := range contradiction.Configs {
 			reports[i] = Report{Config: c.Config, Length: -1, Err: c.Err}

@@ -47,7 +47,7 @@ func TestCheck(t *testing.T) {
 		t.Errorf("got\n%s\nwant\n%s", g, w)
 	}
 	if text := fmt.Sprintf("%v %+v", reports, reports); strings.Contains(text, "canary") {
-		t.Errorf("a report holds a value: %s", text)
+		t.Errorf("a report contains a value: %s", text)
 	}
 	checked := 0
 	for _, e := range b.events(t) {
@@ -59,11 +59,11 @@ func TestCheck(t *testing.T) {
 		}
 	}
 	if checked != 3 {
-		t.Errorf("%d events say checked, want 3", checked)
+		t.Errorf("%d events have the outcome checked, want 3", checked)
 	}
 }
 
-// TestCheckReportsContradictions: a dry run succeeds and tells what is wrong.
+// TestCheckReportsContradictions: a dry run succeeds and reports the contradictions.
 func TestCheckReportsContradictions(t *testing.T) {
 	b := newBench(t)
 	reports, err := b.Check(t.Context(), resolve.Caller{Principal: worker}, resolve.Request{ID: "r", IntegrationID: "cspi", Configs: map[string]string{
@@ -114,12 +114,12 @@ func TestLimits(t *testing.T) {
 		text    string
 	}{
 		{"within all", map[string]string{"a": vault + "::db-big", "b": ok, "c": ok, "d": ok}, "", ""},
-		{"entries", map[string]string{"a": ok, "b": ok, "c": ok, "d": ok, "e": ok, "f": ok}, secret.ReasonInvalidRequest, "configs has 6 entries, the most is 5"},
-		{"references", map[string]string{"a": ok, "b": ok, "c": ok, "d": ok, "e": ok}, secret.ReasonInvalidRequest, "5 references, the most is 4"},
-		{"secrets", map[string]string{"a": ok, "b": vault + "::plain", "c": vault + "::db-other"}, secret.ReasonInvalidRequest, "3 different secrets, the most is 2"},
-		{"reference length", map[string]string{"a": ok + "::" + strings.Repeat("k", 80)}, secret.ReasonInvalidReference, "bytes long, the most is 100"},
-		{"key length", map[string]string{"a": ok + "::" + strings.Repeat("k", 11)}, secret.ReasonInvalidReference, "JSON key is 11 bytes long, the most is 10"},
-		{"document size", map[string]string{"a": vault + "::db-big::user"}, secret.ReasonSecretNotJSON, "looks for a JSON key in at most 50"},
+		{"entries", map[string]string{"a": ok, "b": ok, "c": ok, "d": ok, "e": ok, "f": ok}, secret.ReasonInvalidRequest, "configs has 6 entries, the maximum is 5"},
+		{"references", map[string]string{"a": ok, "b": ok, "c": ok, "d": ok, "e": ok}, secret.ReasonInvalidRequest, "5 references, the maximum is 4"},
+		{"secrets", map[string]string{"a": ok, "b": vault + "::plain", "c": vault + "::db-other"}, secret.ReasonInvalidRequest, "3 different secrets, the maximum is 2"},
+		{"reference length", map[string]string{"a": ok + "::" + strings.Repeat("k", 80)}, secret.ReasonInvalidReference, "bytes long, the maximum is 100"},
+		{"key length", map[string]string{"a": ok + "::" + strings.Repeat("k", 11)}, secret.ReasonInvalidReference, "JSON key is 11 bytes long, the maximum is 10"},
+		{"document size", map[string]string{"a": vault + "::db-big::user"}, secret.ReasonSecretNotJSON, "parses at most 50 bytes"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -6,8 +6,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// The properties by which a connector's configuration says which of its configs
-// are references. Source: Confluent, "Create a secret manager integration".
+// The properties of a connector's configuration that determine which of its configs are
+// references. Source: Confluent, "Create a secret manager integration".
 const (
 	propPrefix      = "secret.manager"
 	propEnabled     = "secret.manager.enabled"
@@ -16,104 +16,102 @@ const (
 	propIntegration = "secret.manager.provider.integration.id"
 )
 
-// references returns the configs that hold references, by name, and the faults
-// of single configs. Without secret.manager properties every entry is one; with
-// them only the listed names are, and the others are not even looked at. A
-// contradiction between the properties fails the whole configuration. There are
-// at most about as many faults as most, the number of references that a request
-// may have.
-func references(integrationID string, configs map[string]string, most int) (refs map[string]string, faults []ConfigError, err error) {
+// references returns the configs that contain references, by name, and the errors of
+// single configs. Without secret.manager properties, every entry is a reference. With
+// them, only the listed names are, and the other entries are ignored. A contradiction
+// between the properties fails the whole configuration. The number of errors is at most
+// about most, the number of references that a request may have.
+func references(integrationID string, configs map[string]string, most int) (refs map[string]string, problems []ConfigError, err error) {
 	properties := false
 	for name := range configs {
 		if isProperty(name) {
 			properties = true
-			if len(faults) == most {
-				break // whoever wrote so many wrong ones has enough to mend
+			if len(problems) == most {
+				break // the caller has enough to fix
 			}
-			if fault := checkProperty(name, configs[name], integrationID); fault != "" {
-				faults = append(faults, ConfigError{Config: name, Err: mismatch("%s", fault)})
+			if problem := checkProperty(name, configs[name], integrationID); problem != "" {
+				problems = append(problems, ConfigError{Config: name, Err: mismatch("%s", problem)})
 			}
 		}
 	}
 	if !properties {
 		return configs, nil, nil
 	}
-	if len(faults) > 0 {
-		return nil, nil, newFailure(faults)
+	if len(problems) > 0 {
+		return nil, nil, newFailure(problems)
 	}
 	enabled, ok := configs[propEnabled]
 	if !ok {
 		return nil, nil, newFailure([]ConfigError{{Config: propEnabled, Err: mismatch(
-			"the configuration has secret.manager properties but not this one; set it to true or false")}})
+			"the configuration has secret.manager properties but lacks this one; set it to true or false")}})
 	}
 	if strings.EqualFold(enabled, "false") {
 		return nil, nil, nil
 	}
 	for _, required := range []string{propKind, propManaged} {
 		if _, ok := configs[required]; !ok {
-			faults = append(faults, ConfigError{Config: required, Err: mismatch(
+			problems = append(problems, ConfigError{Config: required, Err: mismatch(
 				"secret.manager.enabled is true, but this property is missing")})
 		}
 	}
-	if len(faults) > 0 {
-		return nil, nil, newFailure(faults)
+	if len(problems) > 0 {
+		return nil, nil, newFailure(problems)
 	}
 	if n := 1 + strings.Count(configs[propManaged], ","); n > most {
 		return nil, nil, newFailure([]ConfigError{{Config: propManaged, Err: mismatch(
-			"the list has %d elements, the most is %d", n, most)}})
+			"the list has %d elements, the maximum is %d", n, most)}})
 	}
-	refs, faults = managedConfigs(configs)
-	return refs, faults, nil
+	refs, problems = managedConfigs(configs)
+	return refs, problems, nil
 }
 
-// managedConfigs picks the configs that secret.manager.managed.configs lists.
-func managedConfigs(configs map[string]string) (refs map[string]string, faults []ConfigError) {
+// managedConfigs returns the configs that secret.manager.managed.configs lists.
+func managedConfigs(configs map[string]string) (refs map[string]string, problems []ConfigError) {
 	refs = make(map[string]string)
 	listed := make(map[string]bool)
 	for name := range strings.SplitSeq(configs[propManaged], ",") {
 		name = strings.TrimSpace(name)
 		ref, present := configs[name]
 		switch {
-		case name == "" && listed[name]: // said already
+		case name == "" && listed[name]: // already reported
 		case name == "":
-			faults = append(faults, ConfigError{Config: propManaged, Err: mismatch(
+			problems = append(problems, ConfigError{Config: propManaged, Err: mismatch(
 				"the list is empty or has an empty element; expected config names separated by commas, for example database.password,database.user")})
 		case len(name) > MaxNameLen:
-			faults = append(faults, ConfigError{Config: propManaged, Err: mismatch(
-				"the list has an element of %d bytes, the longest config name is %d", len(name), MaxNameLen)})
+			problems = append(problems, ConfigError{Config: propManaged, Err: mismatch(
+				"the list has an element of %d bytes, a config name has at most %d", len(name), MaxNameLen)})
 		case !printable(name):
-			faults = append(faults, ConfigError{Config: propManaged, Err: mismatch(
-				"the list has an element with a control character or that is not UTF-8")})
+			problems = append(problems, ConfigError{Config: propManaged, Err: mismatch(
+				"the list has an element that contains a control character or is not UTF-8")})
 		case listed[name]:
-			faults = append(faults, ConfigError{Config: name, Err: mismatch(
+			problems = append(problems, ConfigError{Config: name, Err: mismatch(
 				"%s lists this config twice", propManaged)})
 		case isProperty(name):
-			faults = append(faults, ConfigError{Config: name, Err: mismatch(
+			problems = append(problems, ConfigError{Config: name, Err: mismatch(
 				"%s lists one of the secret manager's own properties", propManaged)})
 		case !present:
-			faults = append(faults, ConfigError{Config: name, Err: mismatch(
-				"%s lists this config, but the configuration does not have it", propManaged)})
+			problems = append(problems, ConfigError{Config: name, Err: mismatch(
+				"%s lists this config, but the configuration does not contain it", propManaged)})
 		case strings.TrimSpace(ref) == "":
-			faults = append(faults, ConfigError{Config: name, Err: mismatch(
+			problems = append(problems, ConfigError{Config: name, Err: mismatch(
 				"%s lists this config, but its value is empty", propManaged)})
 		default:
 			refs[name] = ref
 		}
 		listed[name] = true
 	}
-	for _, f := range faults { // a name with a fault has no value, whatever else is said of it
+	for _, f := range problems { // a name with an error has no value, even if it is also valid elsewhere in the list
 		delete(refs, f.Config)
 	}
-	return refs, faults
+	return refs, problems
 }
 
 func isProperty(name string) bool {
 	return name == propPrefix || strings.HasPrefix(name, propPrefix+".")
 }
 
-// checkProperty says what is wrong with one secret.manager property, if
-// anything.
-func checkProperty(name, value, integrationID string) (fault string) {
+// checkProperty returns what is wrong with one secret.manager property, or "".
+func checkProperty(name, value, integrationID string) (problem string) {
 	switch name {
 	case propEnabled:
 		if !strings.EqualFold(value, "true") && !strings.EqualFold(value, "false") {
@@ -121,15 +119,15 @@ func checkProperty(name, value, integrationID string) (fault string) {
 		}
 	case propKind:
 		if !secret.Kind(value).Known() {
-			return "not a secret manager that this broker knows; expected one of " + knownKinds()
+			return "unknown secret manager; expected one of " + knownKinds()
 		}
 	case propIntegration:
 		if value != integrationID {
-			return "names another integration than the request's integration_id"
+			return "differs from the request's integration_id"
 		}
 	case propManaged:
 	default:
-		return "no such property; known are " + strings.Join([]string{propEnabled, propKind, propManaged, propIntegration}, ", ")
+		return "unknown property; known are " + strings.Join([]string{propEnabled, propKind, propManaged, propIntegration}, ", ")
 	}
 	return ""
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// TestConnectorConfiguration holds the meaning of the secret.manager properties
-// as Confluent documents them.
+// TestConnectorConfiguration checks the meaning of the secret.manager properties that
+// Confluent documents.
 func TestConnectorConfiguration(t *testing.T) {
 	whole := map[string]string{
 		"connector.class":                        "SqlServerCdcSourceV2",
@@ -47,7 +47,7 @@ func TestConnectorConfiguration(t *testing.T) {
 		{"switched off", with("secret.manager.enabled", "false"), "", ""},
 		{"upper case", with("secret.manager.enabled", "TRUE"), "database.password database.user", ""},
 		{"neither on nor off", with("secret.manager.enabled", "yes"), "", "secret.manager.enabled CONFIG_MISMATCH"},
-		{"not said whether on", with("secret.manager.enabled", "-"), "", "secret.manager.enabled CONFIG_MISMATCH"},
+		{"without the switch", with("secret.manager.enabled", "-"), "", "secret.manager.enabled CONFIG_MISMATCH"},
 		{"another store", with("secret.manager", "CONJUR"), "", "secret.manager CONFIG_MISMATCH"},
 		{"no store", with("secret.manager", "-"), "", "secret.manager CONFIG_MISMATCH"},
 		{"no list", with("secret.manager.managed.configs", "-"), "", "secret.manager.managed.configs CONFIG_MISMATCH"},
@@ -59,7 +59,7 @@ func TestConnectorConfiguration(t *testing.T) {
 		{"its own property", with("secret.manager.managed.configs", "secret.manager"), "", "secret.manager CONFIG_MISMATCH"},
 		{"misspelt property", with("secret.manager.managed.config", "x"), "", "secret.manager.managed.config CONFIG_MISMATCH"},
 		{"another integration", with("secret.manager.provider.integration.id", "cspi-2"), "", "secret.manager.provider.integration.id CONFIG_MISMATCH"},
-		{"a value that is no reference", with("database.password", "canary-pasted"), "", "database.password INVALID_REFERENCE"},
+		{"a value that is not a reference", with("database.password", "canary-pasted"), "", "database.password INVALID_REFERENCE"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -83,17 +83,17 @@ func TestConnectorConfiguration(t *testing.T) {
 				t.Errorf("resolved %q, want %q", got, tt.want)
 			}
 			if got := strings.Join(faults, ", "); got != tt.faults {
-				t.Errorf("faults %q, want %q", got, tt.faults)
+				t.Errorf("errors %q, want %q", got, tt.faults)
 			}
 			if text := fmt.Sprint(err, b.audit.String()); strings.Contains(text, "canary") {
-				t.Errorf("a config's value is told: %s", text)
+				t.Errorf("a message contains a config's value: %s", text)
 			}
 		})
 	}
 }
 
-// TestConnectorContradictionIsNeverPartial: with contradicting properties it is
-// unclear which configs are references, so none is taken for one.
+// TestConnectorContradictionIsNeverPartial: with contradicting properties it is unclear which
+// configs are references, so the broker resolves none.
 func TestConnectorContradictionIsNeverPartial(t *testing.T) {
 	b := newBench(t)
 	res, err := b.call(worker, resolve.Request{AllowPartial: true, Configs: map[string]string{
@@ -108,8 +108,8 @@ func TestConnectorContradictionIsNeverPartial(t *testing.T) {
 	}
 }
 
-// TestHugeListsCostLittle: what a caller without a grant writes into the list
-// must not become a fault for each element.
+// TestHugeListsCostLittle: the number of errors stays small whatever a caller without a grant
+// writes into the list.
 func TestHugeListsCostLittle(t *testing.T) {
 	b := newBench(t)
 	properties := func(managed string) map[string]string {
@@ -136,8 +136,8 @@ func TestHugeListsCostLittle(t *testing.T) {
 	}
 }
 
-// TestLookalikesAreNoProperties: internal/connectorfile decides in the same way
-// what it sends.
+// TestLookalikesAreNoProperties: properties that only look like secret.manager properties are
+// ordinary configs. internal/connectorfile makes the same decision when it sends configs.
 func TestLookalikesAreNoProperties(t *testing.T) {
 	b := newBench(t)
 	res, err := b.call(worker, resolve.Request{AllowPartial: true, Configs: map[string]string{

@@ -20,7 +20,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// slowStore takes 58 ms for a read and has no secret whose name begins with missing.
+// slowStore needs 58 ms for a read and has no secret whose name begins with missing.
 type slowStore struct{}
 
 func (slowStore) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, error) {
@@ -38,9 +38,9 @@ func (slowStore) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, err
 
 func (slowStore) Close() error { return nil }
 
-// attacked returns how many calls of a worker, of one new secret each, succeed in five
-// seconds while another one makes calls of 64 names that do not exist, so many at a
-// time. trap names what the other one asks for in each of its calls beside them.
+// attacked returns the number of successful calls of a worker in five seconds, of one new
+// secret each. Meanwhile an attacker makes the given number of concurrent calls of 64 names
+// that do not exist. trap returns a further name that the attacker requests in each call.
 func attacked(t *testing.T, calls int, trap func() string) (succeeded int) {
 	synctest.Test(t, func(t *testing.T) {
 		policy, err := authz.NewPolicy(secret.KindAzureKeyVault, []string{vault}, []authz.Grant{{Principals: []string{"spiffe://example.org/**"}}})
@@ -108,15 +108,16 @@ func attacked(t *testing.T, calls int, trap func() string) (succeeded int) {
 	return succeeded
 }
 
-// victims counts the victim's secrets, so that each of its calls asks for a new one.
+// victims counts the victim's secrets, so that each of its calls requests a new one.
 var victims atomic.Int64
 
 type discard struct{}
 
 func (discard) Write(p []byte) (int, error) { return len(p), nil }
 
-// The caller of a call is who its reads of a store are charged to. An attacker cannot
-// draw another's secrets into its own queue either, by asking for them first.
+// TestReadsAreChargedToTheCaller: a read of a store is charged to the caller that requested
+// it. An attacker also cannot move another caller's secrets into its own queue by
+// requesting them first.
 func TestReadsAreChargedToTheCaller(t *testing.T) {
 	quiet := attacked(t, 0, nil)
 	for name, trap := range map[string]func() string{

@@ -15,11 +15,11 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// fetch finds the secrets of the allowed items, each distinct one once, and selects
-// the items' values. What is in memory is taken from there; what is not is read, all
-// of it at the same time.
+// fetch gets the secrets of the allowed items, each distinct one once, and selects the
+// items' values. It takes secrets from the cache if it can, and reads all others
+// concurrently.
 func (r *Resolver) fetch(ctx context.Context, who Caller, in *integration.Integration, request *Request, items []item, firsts []int) {
-	absent := firsts[:0] // overwrites what has been looked at
+	absent := firsts[:0] // reuses the part of firsts that the loop has passed
 	for _, i := range firsts {
 		for items[i].err != nil && items[i].next != 0 { // not allowed
 			i = items[i].next
@@ -43,11 +43,11 @@ func (r *Resolver) fetch(ctx context.Context, who Caller, in *integration.Integr
 	}
 }
 
-// beginTogether is how many reads a call begins before it lets others run.
+// beginTogether is the number of reads that a call starts before it lets others run.
 const beginTogether = 8
 
-// readAll reads the secrets of several items at the same time. The call has its turn
-// until all reads have begun, which takes most of their CPU time.
+// readAll reads the secrets of several items concurrently. The call keeps its turn until all
+// reads have started, because starting them takes most of their CPU time.
 func (r *Resolver) readAll(ctx context.Context, who Caller, in *integration.Integration, request *Request, items []item, absent []int) {
 	if err := who.takeTurn(ctx); err != nil {
 		for _, i := range absent {
@@ -60,7 +60,7 @@ func (r *Resolver) readAll(ctx context.Context, who Caller, in *integration.Inte
 		for _, i := range some {
 			running.Go(func() {
 				defer func() {
-					if p := recover(); p != nil { // the call's own recovery does not reach here
+					if p := recover(); p != nil { // the recovery of the call's goroutine does not cover this one
 						r.take(who.Memory, items, i, cache.Result{}, fmt.Errorf("resolve: panic of type %T", p))
 					}
 				}()
@@ -95,11 +95,11 @@ func (r *Resolver) cacheRequest(in *integration.Integration, maxAge *time.Durati
 	return req
 }
 
-// read gets the secret of the i-th item from its store, or from whoever is reading
-// it already. The caller is charged for a read of the store.
+// read gets the secret of the i-th item from its store, or joins a read of the same secret
+// that is in progress. A read of the store is charged to the caller.
 func (r *Resolver) read(ctx context.Context, who Caller, in *integration.Integration, request *Request, items []item, i int) {
 	ref := items[i].ref.Secret()
-	loading := request.Trace.Load(ref.Kind, ref.Store) // the policy has allowed it, so it is one of the integration's
+	loading := request.Trace.Load(ref.Kind, ref.Store) // the policy allowed the reference, so the integration lists the store
 	callers := provider.NewCallers(string(who.Principal))
 	req := r.cacheRequest(in, request.MaxAge, ref)
 	req.Account = callers
@@ -115,12 +115,12 @@ func (r *Resolver) read(ctx context.Context, who Caller, in *integration.Integra
 	r.take(who.Memory, items, i, got, err)
 }
 
-// take gives the i-th item and the allowed ones after it that name the same secret
-// what they select of it, or the error. It releases the secret.
+// take gives the i-th item, and the allowed items of the same secret after it, the value
+// that each selects, or the error. It releases the secret.
 func (r *Resolver) take(memory Memory, items []item, i int, got cache.Result, err error) {
-	defer got.Secret.Release() // the items get copies; nil has nothing to release
+	defer got.Secret.Release() // the items have copies; Release accepts nil
 	if n := wholeBytes(items, i, got); err == nil && n > 0 && memory != nil && !memory.Reserve(n) {
-		err = errNoMemory // before anything is copied
+		err = errNoMemory // before any value is copied
 	}
 	for {
 		it := &items[i]
@@ -146,9 +146,9 @@ func (r *Resolver) take(memory Memory, items []item, i int, got cache.Result, er
 	}
 }
 
-// wholeBytes is how many bytes the i-th item and the allowed ones after it copy that
-// ask for the whole secret. How large those are that ask for a JSON key shows only
-// when they have been selected.
+// wholeBytes returns the number of bytes that will be copied for those items of the secret
+// that request the whole secret. The size of a value at a JSON key is known only after it
+// has been selected.
 func wholeBytes(items []item, i int, got cache.Result) (n int) {
 	if got.Secret == nil {
 		return 0
@@ -163,11 +163,11 @@ func wholeBytes(items []item, i int, got cache.Result) (n int) {
 	}
 }
 
-// value selects and decodes what ref asks for.
+// value selects and decodes the value that ref refers to.
 func (r *Resolver) value(s *secret.Secret, ref secret.Ref) (secret.Value, error) {
 	if n, most := s.Size(), r.cfg.Limits.MaxDocumentBytes; ref.Key != "" && n > most {
 		return secret.Value{}, secret.Errorf(secret.ReasonSecretNotJSON,
-			"the secret has %d bytes, and the broker looks for a JSON key in at most %d; store a smaller document, or raise limits.max_document_bytes", n, most)
+			"the secret has %d bytes, but to find a JSON key the broker parses at most %d bytes; store a smaller document, or raise limits.max_document_bytes", n, most)
 	}
 	v, err := s.Select(ref.Key)
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// get resolves the plain secret and returns its text, or the reason.
+// get resolves the plain secret and returns its text, or the reason of the error.
 func (b *bench) get(maxAge *time.Duration) (text string, res resolve.Resolved, reason secret.Reason) {
 	r, err := b.call(worker, resolve.Request{AllowPartial: true, MaxAge: maxAge, Configs: map[string]string{"p": vault + "::plain"}})
 	switch {
@@ -34,27 +34,27 @@ func (b *bench) fail(reason secret.Reason) {
 	defer b.store.mu.Unlock()
 	delete(b.store.errs, "plain")
 	if reason != "" {
-		b.store.errs["plain"] = secret.Errorf(reason, "as the test says")
+		b.store.errs["plain"] = secret.Errorf(reason, "set by the test")
 	}
 }
 
-// TestSecretsOwnExpiry: it is told apart from the end of the cached copy.
+// TestSecretsOwnExpiry: the secret's expiry differs from the expiry of the cached copy.
 func TestSecretsOwnExpiry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
 		if _, res, _ := b.get(nil); !res.SecretExpiresAt.IsZero() {
-			t.Errorf("a secret without an end ends %v", res.SecretExpiresAt)
+			t.Errorf("a secret without an expiry expires at %v", res.SecretExpiresAt)
 		}
 		b.store.expires = time.Now().Add(time.Hour)
-		time.Sleep(time.Minute) // the copy is over
+		time.Sleep(time.Minute) // the cached copy expires
 		if _, res, _ := b.get(nil); !res.SecretExpiresAt.Equal(b.store.expires) || !res.ExpiresAt.Before(b.store.expires) {
-			t.Errorf("the secret ends %v, its copy %v, want %v and sooner", res.SecretExpiresAt, res.ExpiresAt, b.store.expires)
+			t.Errorf("the secret expires at %v, its copy at %v, want %v and earlier", res.SecretExpiresAt, res.ExpiresAt, b.store.expires)
 		}
 	})
 }
 
-// TestFreshness follows one secret through rotations and outages, with a
-// time-to-live of a minute.
+// TestFreshness follows one secret through rotations and outages, with a time-to-live of
+// one minute.
 func TestFreshness(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
@@ -78,14 +78,14 @@ func TestFreshness(t *testing.T) {
 		expect(nil, "canary-plain", "")                 // from the cache
 		expect(ptr(15*time.Second), "canary-plain", "") // new enough
 		expect(ptr(5*time.Second), "second", "")        // too old for this caller
-		expect(nil, "second", "")                       // and so for everybody
+		expect(nil, "second", "")                       // the new copy serves all callers
 
 		b.rotate("third")
 		pass(time.Minute)
-		expect(nil, "third", "") // the time-to-live is over
+		expect(nil, "third", "") // the time-to-live has passed
 
-		// A definite answer ends the cached value at the next read, and is itself
-		// remembered for seconds only.
+		// A definite error removes the cached value at the next read, and is cached itself for
+		// a few seconds only.
 		b.fail(secret.ReasonSecretDisabled)
 		pass(2 * time.Second)
 		expect(ptr(time.Duration(0)), "", secret.ReasonSecretDisabled)
@@ -100,15 +100,15 @@ func TestFreshness(t *testing.T) {
 		pass(6 * time.Second)
 		expect(nil, "third", "")
 
-		// An outage is not bridged unless the integration says so.
+		// The broker does not bridge an outage unless the integration allows it.
 		b.fail(secret.ReasonStoreUnavailable)
 		pass(2 * time.Minute)
 		expect(nil, "", secret.ReasonStoreUnavailable)
 	})
 }
 
-// TestStaleIfError: with a bound set, an outage and throttling are bridged,
-// labelled, up to the bound; nothing else is.
+// TestStaleIfError: if the integration sets a bound, the broker answers with stale values,
+// marked as such, up to the bound during an outage and throttling, and for no other errors.
 func TestStaleIfError(t *testing.T) {
 	for reason, bridged := range map[secret.Reason]bool{
 		secret.ReasonStoreUnavailable: true, secret.ReasonStoreThrottled: true,
@@ -131,7 +131,7 @@ func TestStaleIfError(t *testing.T) {
 					t.Errorf("%q %s", text, why)
 				}
 				if _, _, why := b.get(ptr(time.Minute)); why != reason {
-					t.Errorf("a caller that takes nothing older got %s", why)
+					t.Errorf("a caller with a smaller max_age got %s", why)
 				}
 				time.Sleep(10 * time.Minute)
 				if _, _, why := b.get(nil); why != reason {
@@ -144,7 +144,7 @@ func TestStaleIfError(t *testing.T) {
 
 var _ resolve.Integrations = integrations{}
 
-// TestThousandForcedReads: max_age zero cannot be used to burn a vault's quota.
+// TestThousandForcedReads: max_age zero cannot be used to exhaust a vault's quota.
 func TestThousandForcedReads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
@@ -159,7 +159,7 @@ func TestThousandForcedReads(t *testing.T) {
 		}
 		callers.Wait()
 		if n := b.store.reads.Load(); n != 1 {
-			t.Errorf("1000 callers at one time caused %d reads, want 1", n)
+			t.Errorf("1000 concurrent callers caused %d reads, want 1", n)
 		}
 	})
 }

@@ -9,9 +9,9 @@ import (
 	"github.com/secretbroker/secretbroker/internal/usage"
 )
 
-// BenchmarkResolveGrowth shows how the CPU time of a call that is answered from
-// memory grows with the number of cached secrets, which the calls request in turn,
-// and with the number of configs in a call. Usage is recorded as in a broker.
+// BenchmarkResolveGrowth measures how the CPU time of a call that is answered from the cache
+// grows with the number of cached secrets, which the calls request in turn, and with the
+// number of configs in a call. It records usage as the broker does.
 func BenchmarkResolveGrowth(b *testing.B) {
 	for _, c := range []struct{ secrets, configs int }{
 		{10, 2}, {10_000, 2}, {100_000, 2}, {64, 8}, {64, 64},
@@ -35,7 +35,7 @@ func benchmarkGrowth(b *testing.B, secrets, configs int) {
 	}
 	req := resolve.Request{ID: "0123456789abcdef0123456789abcdef", IntegrationID: "cspi", Connector: "orders-sink", Configs: make(map[string]string, configs)}
 	call := func(i int) {
-		// As a decoder does, make the strings of each request, which are then close to the CPU.
+		// Make new strings for each request, as a decoder does; they are then in the CPU's cache.
 		for c, name := range names {
 			of, key := i, "::password"
 			if configs > 2 { // a secret for each config, otherwise two members of one

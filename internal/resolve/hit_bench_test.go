@@ -33,7 +33,7 @@ func (b *barrier) HoldUntil(commit resolve.Commit) {
 	}
 }
 
-// newBenchmark makes a Resolver with one integration, whose secrets stay in its cache.
+// newBenchmark returns a Resolver with one integration whose secrets stay in its cache.
 func newBenchmark(b *testing.B, store *fakeStore, used func(authz.Principal, string, string, secret.Ref, string)) (*resolve.Resolver, resolve.Caller) {
 	b.Helper()
 	policy, err := authz.NewPolicy(secret.KindAzureKeyVault, []string{vault}, []authz.Grant{
@@ -56,9 +56,8 @@ func newBenchmark(b *testing.B, store *fakeStore, used func(authz.Principal, str
 	}), resolve.Caller{Principal: worker, PeerAddress: "192.0.2.1:41234", CertificateSerial: strings.Repeat("ab", 16), Barrier: &barrier{}}
 }
 
-// BenchmarkResolveHit is a call of two configs that is answered from memory, with
-// all that the use case does for it, the audit's writer included. What counts is
-// cpu-ns/op: the time of all threads.
+// BenchmarkResolveHit measures a call of two configs that is answered from the cache,
+// including the audit log's writer. The result is cpu-ns/op: the CPU time of all threads.
 func BenchmarkResolveHit(b *testing.B) {
 	r, who := newBenchmark(b, &fakeStore{secrets: map[string]string{"db-secret": `{"user":"dbadmin","password":"p4ssw0rd","port":1433}`}}, nil)
 	var failed atomic.Int64

@@ -14,8 +14,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
-// What the worlds of TestIsolation are made of. Names are chosen to be mistaken
-// for one another: beginnings, other cases, other clouds, other trust domains.
+// The parts of the worlds of TestIsolation. Many names are easily confused: prefixes of each
+// other, and differences only in case, cloud or trust domain.
 var (
 	isoIDs        = []string{"team", "Team", "team-2"}
 	isoUnknownIDs = []string{"TEAM", "none"}
@@ -36,17 +36,17 @@ var (
 
 const (
 	isoCanary = "canary"
-	isoAbsent = "gone" // a secret that no store has
-	isoBlob   = "blob" // a key whose value is base64
+	isoAbsent = "gone" // no store has this secret
+	isoBlob   = "blob" // the value of this key is base64
 )
 
-// plant is a value that says what it is, so that whoever holds it can be asked
-// whether it should.
+// plant returns a value that contains its origin, so that the test can check whether the
+// caller that got the value may have it.
 func plant(in *integration.Integration, store, name, key string, generation int) string {
 	return strings.Join([]string{isoCanary, in.ID, in.ReadRevision, store, name, strconv.Itoa(generation), key}, "|")
 }
 
-// isoDocument is a whole secret: a plant under each key.
+// isoDocument returns a complete secret with a planted value for each key.
 func isoDocument(in *integration.Integration, store, name string, generation int) map[string]string {
 	doc := make(map[string]string)
 	for _, key := range isoKeys[1 : len(isoKeys)-1] {
@@ -58,15 +58,14 @@ func isoDocument(in *integration.Integration, store, name string, generation int
 
 func isoVersion(generation int) string { return fmt.Sprintf("%032x", generation) }
 
-// ask is one reference, in parts. The oracle works on these and not on what the
-// product makes of the text.
+// ask is one reference, in parts. The oracle uses these parts and not the product's parser.
 type ask struct {
 	store, name, key string
 	generation       int // pinned by version, -1 for the current one
 	decode           bool
 }
 
-// text writes the reference in one of the many ways that mean the same.
+// text returns one of the many equivalent forms of the reference.
 func (a ask) text(rng *rand.Rand) string {
 	s := shout(rng, a.store) + []string{"", "/", ":443"}[rng.IntN(3)] + "::" + shout(rng, a.name)
 	if a.generation >= 0 {
@@ -81,7 +80,7 @@ func (a ask) text(rng *rand.Rand) string {
 	return s
 }
 
-// shout writes some letters in upper case.
+// shout changes some letters to upper case.
 func shout(rng *rand.Rand, s string) string {
 	if rng.IntN(2) == 0 {
 		return s
@@ -121,8 +120,8 @@ func configsOf(rng *rand.Rand, asks map[string]ask) map[string]string {
 	return configs
 }
 
-// connectorOf makes a whole connector configuration of references. Others stand
-// beside them that it does not list.
+// connectorOf returns a complete connector configuration with references, and with others
+// that it does not list.
 func connectorOf(rng *rand.Rand, id string, configs map[string]string) map[string]string {
 	whole := maps.Clone(configs)
 	whole["secret.manager"], whole["secret.manager.enabled"] = "AZURE_KEY_VAULT", "true"
@@ -136,7 +135,7 @@ func connectorOf(rng *rand.Rand, id string, configs map[string]string) map[strin
 	return whole
 }
 
-// wrongValue says what is wrong with a value that was allowed, or nothing.
+// wrongValue returns what is wrong with a value that the policy allows, or "".
 func wrongValue(in *integration.Integration, a ask, o outcome) (fault string) {
 	generation, err := strconv.ParseInt(o.at, 16, 32)
 	if err != nil || a.generation >= 0 && int(generation) != a.generation {
@@ -145,11 +144,11 @@ func wrongValue(in *integration.Integration, a ask, o outcome) (fault string) {
 	doc := isoDocument(in, a.store, a.name, int(generation))
 	want := doc[a.key]
 	if a.key == "" {
-		whole, _ := json.Marshal(doc) // a map of texts
+		whole, _ := json.Marshal(doc) // a map of strings
 		want = string(whole)
 	}
 	if a.decode {
-		want = plant(in, a.store, a.name, isoBlob, int(generation)) // nothing else is base64
+		want = plant(in, a.store, a.name, isoBlob, int(generation)) // no other value is base64
 	}
 	if got := o.value.Reveal(); got != want {
 		return fmt.Sprintf("the value is %q, want %q", got, want)

@@ -22,12 +22,12 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// TestIsolation: no sequence of calls gives anybody a value that the grants do
-// not give. Callers resolve and check at random and at the same time while
-// grants are given and taken, integrations come and go, secrets are rotated and
-// stores fail. Every answer must be what the oracle says of some state of the
-// policy in force during the call. Then everything that is denied is asked for
-// once more, whatever the stores and the cache are like: nobody can tell.
+// TestIsolation: no sequence of calls gives a caller a value that the grants do not allow.
+// Callers resolve and check at random and concurrently, while grants are added and removed,
+// integrations are created and deleted, secrets are rotated and stores fail. Every answer
+// must be correct for some state of the policy that was in force during the call, according
+// to an oracle. Afterwards the test requests everything that is denied once more, with
+// different states of the stores and the cache: the answers must not reveal any state.
 func TestIsolation(t *testing.T) {
 	seeds, calls := 6, 150
 	if testing.Short() {
@@ -58,7 +58,7 @@ func TestIsolation(t *testing.T) {
 }
 
 func newWorld(t *testing.T) *world {
-	values, err := cache.New(cache.Config{MaxBytes: 128 << 10}) // small, so that entries are given up too
+	values, err := cache.New(cache.Config{MaxBytes: 128 << 10}) // small, so that the cache also evicts entries
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +76,7 @@ func newWorld(t *testing.T) *world {
 	_, err = w.Resolve(t.Context(), resolve.Caller{Principal: "spiffe://td/stranger"},
 		resolve.Request{IntegrationID: "none", Configs: map[string]string{"p": isoStores[0] + "::db"}})
 	if !errors.As(err, &failure) || failure.Configs[0].Err.Reason != secret.ReasonAccessDenied {
-		t.Fatalf("a stranger got %v", err)
+		t.Fatalf("an unknown caller got %v", err)
 	}
 	w.denied = failure.Configs[0].Err
 	for _, id := range isoIDs {
@@ -85,9 +85,9 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// change is the world around the callers.
+// change changes the world around the callers.
 func (w *world) change(rng *rand.Rand, done <-chan struct{}) {
-	revisions := make(map[string]int) // integrations may have equal ones
+	revisions := make(map[string]int) // integrations may have equal revisions
 	for {
 		id := pick(rng, isoIDs)
 		switch rng.IntN(10) {
@@ -120,7 +120,7 @@ func (w *world) change(rng *rand.Rand, done <-chan struct{}) {
 	}
 }
 
-// changeBehind makes integrations change while they are being read.
+// changeBehind makes integrations change while a call reads them.
 func (w *world) changeBehind(rng *rand.Rand) {
 	var mu sync.Mutex // guards rng
 	w.registry.behind = func(id string) {
@@ -132,7 +132,7 @@ func (w *world) changeBehind(rng *rand.Rand) {
 	}
 }
 
-// call makes random calls and judges the answers.
+// call makes random calls and checks the answers.
 func (w *world) call(rng *rand.Rand, caller, calls int) {
 	for n := range calls {
 		who := pick(rng, isoPrincipals)
@@ -140,7 +140,7 @@ func (w *world) call(rng *rand.Rand, caller, calls int) {
 		asks := make(map[string]ask)
 		for i := range 1 + rng.IntN(5) {
 			a := randomAsk(rng)
-			for try := range 40 { // most things are denied: look for some that are not
+			for try := range 40 { // most references are denied: look for some that are allowed
 				if i%2 == 1 || w.registry.since(id, w.registry.now())[0].effect(who, a) == authz.Allowed {
 					break
 				}
@@ -165,17 +165,17 @@ func (w *world) call(rng *rand.Rand, caller, calls int) {
 	}
 }
 
-// outcome is what became of one reference.
+// outcome is the outcome of one reference.
 type outcome struct {
 	err   *secret.Error
-	value *secret.Value // nil of a check, and where there is err
+	value *secret.Value // nil for a check and if err is set
 	at    string        // version
 }
 
-// ask makes one call, Resolve or Check, and judges it.
+// ask makes one call, Resolve or Check, and checks it.
 func (w *world) ask(rng *rand.Rand, who authz.Principal, req resolve.Request, asks map[string]ask) {
 	ctx := context.Background()
-	if rng.IntN(4) == 0 { // who gives up, or has before it begins
+	if rng.IntN(4) == 0 { // the caller cancels, perhaps before the call starts
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(rng.IntN(3000))*time.Millisecond)
 		defer cancel()
@@ -205,16 +205,16 @@ func (w *world) ask(rng *rand.Rand, who authz.Principal, req resolve.Request, as
 		}
 		return
 	}
-	// A failing call names the configs that failed: the others were allowed.
+	// A failed call lists the failed configs: the others were allowed.
 	for name := range asks {
 		if _, named := outcomes[name]; failure != nil && !named {
 			outcomes[name] = outcome{}
 		}
 	}
-	w.judge(who, &req, asks, outcomes, events, changes)
+	w.checkAnswers(who, &req, asks, outcomes, events, changes)
 	if !slices.ContainsFunc(slices.Collect(maps.Values(outcomes)), func(o outcome) bool { return !isDenial(o) }) {
 		if took := time.Since(start); took != 0 {
-			w.errorf("%s: all is denied, but only after %v: it waited for something", req.ID, took)
+			w.errorf("%s: everything was denied, but only after %v: the call waited for something", req.ID, took)
 		}
 	}
 }
@@ -254,20 +254,20 @@ func (w *world) noteReports(reports []resolve.Report, outcomes map[string]outcom
 		o := outcome{err: r.Err, at: r.Version}
 		outcomes[r.Config] = o
 		if isDenial(o) && (r.Version != "" || !r.FetchedAt.IsZero() || !r.ExpiresAt.IsZero() || r.HasKey || r.Length != -1) {
-			w.errorf("a denied caller is told %+v", r)
+			w.errorf("a denied caller got %+v", r)
 		}
 		if err := r.Err; err != nil {
-			r.Err = &secret.Error{Reason: err.Reason, Message: err.Message} // the cause is not told
+			r.Err = &secret.Error{Reason: err.Reason, Message: err.Message} // the caller does not get the cause
 		}
 		if text := fmt.Sprintf("%+v %v", r, r.Err); strings.Contains(text, isoCanary) {
-			w.errorf("a report holds a value: %s", text)
+			w.errorf("a report contains a value: %s", text)
 		}
 	}
 }
 
-// judge looks for a state of the policy during the call that explains all of its
+// checkAnswers looks for a state of the policy during the call that explains all of its
 // outcomes.
-func (w *world) judge(who authz.Principal, req *resolve.Request, asks map[string]ask, outcomes map[string]outcome, events map[string]audit.Event, changes int) {
+func (w *world) checkAnswers(who authz.Principal, req *resolve.Request, asks map[string]ask, outcomes map[string]outcome, events map[string]audit.Event, changes int) {
 	var why []string
 	for _, f := range w.registry.since(req.IntegrationID, changes) {
 		fault := ""
@@ -284,19 +284,19 @@ func (w *world) judge(who authz.Principal, req *resolve.Request, asks map[string
 		}
 	}
 	if why != nil {
-		w.errorf("%s: %s through %s got what no policy in force gives:\n%s", req.ID, who, req.IntegrationID, strings.Join(why, "\n"))
+		w.errorf("%s: %s through %s got a value that no policy in force allows:\n%s", req.ID, who, req.IntegrationID, strings.Join(why, "\n"))
 	}
 	for name := range outcomes {
 		if _, ok := asks[name]; !ok {
-			w.errorf("%s: an answer for %s, which is no reference", req.ID, name)
+			w.errorf("%s: an answer for %s, which is not a reference", req.ID, name)
 		}
 	}
 	if text, err := json.Marshal(events); err != nil || strings.Contains(string(text), isoCanary) {
-		w.errorf("%s: the audit holds a value: %s %v", req.ID, text, err)
+		w.errorf("%s: the audit log contains a value: %s %v", req.ID, text, err)
 	}
 }
 
-// unexplained says what is wrong with an outcome if the policy is f, or nothing.
+// unexplained returns what is wrong with an outcome if the policy is f, or "".
 func (w *world) unexplained(f *facts, who authz.Principal, a ask, o outcome, answered bool, e audit.Event) (fault string) {
 	effect := f.effect(who, a)
 	switch {
@@ -305,20 +305,20 @@ func (w *world) unexplained(f *facts, who authz.Principal, a ask, o outcome, ans
 	case effect == authz.Allowed && isDenial(o), effect != authz.Allowed && !isDenial(o):
 		return fmt.Sprintf("%v, but the outcome is %v with a value: %v", effect, o.err, o.value != nil)
 	case effect == authz.StoreNotAllowed && o.err.Reason != secret.ReasonStoreNotAllowed:
-		return "told " + o.err.Error()
+		return "got the error " + o.err.Error()
 	case effect == authz.Denied && *o.err != *w.denied:
-		return fmt.Sprintf("a denied caller is told %v instead of %v", o.err, w.denied)
+		return fmt.Sprintf("a denied caller got %v instead of %v", o.err, w.denied)
 	case effect != authz.Allowed && (e.Outcome != audit.Denied || e.Version != "" || e.Source != "" || e.Grant != nil):
 		return fmt.Sprintf("denied, and recorded as %+v", e)
 	case effect != authz.Allowed:
 		w.refused.Add(1)
 		return ""
 	case e.Grant == nil || *e.Grant >= len(f.grants) || !f.grants[*e.Grant].gives(who, a):
-		return fmt.Sprintf("recorded with a grant that does not give it: %+v", e)
+		return fmt.Sprintf("recorded with a grant that does not allow it: %+v", e)
 	case o.err != nil && strings.Contains(o.err.Message, isoCanary):
-		return "an error quotes a value: " + o.err.Message
+		return "an error contains a value: " + o.err.Message
 	case o.err != nil && strings.Contains(o.err.Message, "complains") && o.err.Message != complaint(f.in, a.whole()):
-		return "told of another secret: " + o.err.Message
+		return "the error names another secret: " + o.err.Message
 	case o.value == nil:
 		return ""
 	case e.Outcome != audit.Served || e.Version != o.at:
@@ -328,12 +328,12 @@ func (w *world) unexplained(f *facts, who authz.Principal, a ask, o outcome, ans
 	return wrongValue(f.in, a, o)
 }
 
-// quiet asks for all that is denied, of integrations that exist and of others,
-// warm and cold, while the stores answer, fail and hang: nothing may differ,
-// nothing may be read, and no time may pass.
+// quiet requests everything that is denied, for existing integrations and others, with a warm
+// and a cold cache, while the stores answer, fail and hang. The answers must be equal, no
+// store may be read, and no time may pass.
 func (w *world) quiet(rng *rand.Rand) {
 	w.registry.behind = nil
-	time.Sleep(time.Minute) // the reads that callers have left alone end
+	time.Sleep(time.Minute) // reads whose callers have canceled end
 	reads := w.stores.reads.Load()
 	for _, fault := range []string{"", string(secret.ReasonStoreUnavailable), "slow"} {
 		for _, store := range isoStores {

@@ -23,8 +23,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// facts are an integration with its grants as they were written: the oracle's
-// own reading of them, by regular expressions. Nil facts are no integration.
+// facts are an integration with its grants as written: the oracle's own interpretation, by
+// regular expressions. Nil facts mean that there is no integration.
 type facts struct {
 	in     *integration.Integration
 	vaults []string
@@ -32,11 +32,11 @@ type facts struct {
 }
 
 type naiveGrant struct {
-	principals, secrets, keys []*regexp.Regexp // secrets, keys: nil leaves it open
+	principals, secrets, keys []*regexp.Regexp // nil secrets or keys match everything
 	stores                    []string
 }
 
-// effect is what the policy's documentation says, word by word.
+// effect implements the documentation of the policy literally.
 func (f *facts) effect(who authz.Principal, a ask) authz.Effect {
 	if f == nil {
 		return authz.Denied
@@ -64,7 +64,7 @@ func (g *naiveGrant) gives(who authz.Principal, a ask) bool {
 		(g.keys == nil || a.key != "" && matches(g.keys, a.key))
 }
 
-// naive reads patterns; open is what a "*" at the end stands for.
+// naive converts patterns to regular expressions; open is the expression for a final "*".
 func naive(patterns []string, open string) []*regexp.Regexp {
 	var list []*regexp.Regexp
 	for _, p := range patterns {
@@ -84,7 +84,7 @@ func naive(patterns []string, open string) []*regexp.Regexp {
 	return list
 }
 
-// randomFacts makes an integration with a few grants.
+// randomFacts returns an integration with a few grants.
 func randomFacts(rng *rand.Rand, id, revision string) (*facts, error) {
 	f := &facts{vaults: slices.Compact(slices.Sorted(slices.Values(some(rng, isoStores, 3))))}
 	grants := make([]authz.Grant, rng.IntN(6))
@@ -114,21 +114,21 @@ func randomFacts(rng *rand.Rand, id, revision string) (*facts, error) {
 	return f, err
 }
 
-// history is a registry that remembers what was in force when.
+// history is a registry that records which integrations were in force at which time.
 type history struct {
 	resolve.Integrations // for List
 	mu                   sync.Mutex
 	changes              int
 	eras                 map[string][]era
 	byIn                 map[*integration.Integration]*facts
-	// behind, if not nil, is called when somebody has just read an integration:
-	// what was read may have changed by the time it is used.
+	// behind, if not nil, is called when a call has just read an integration: the
+	// integration may change before the call uses it.
 	behind func(id string)
 }
 
-// era is how an integration stood from one count of changes to another.
+// era is the state of an integration between two counts of changes.
 type era struct {
-	from, until int // until is excluded; 0: in force
+	from, until int // until is exclusive; 0: still in force
 	*facts
 }
 
@@ -146,8 +146,7 @@ func (h *history) put(id string, f *facts) {
 	}
 }
 
-// revert puts an integration back to what it once was, with the revision that it
-// had then.
+// revert restores an earlier state of an integration, with the revision of that state.
 func (h *history) revert(rng *rand.Rand, id string) {
 	h.mu.Lock()
 	eras := slices.DeleteFunc(slices.Clone(h.eras[id]), func(e era) bool { return e.facts == nil })
@@ -175,8 +174,7 @@ func (h *history) now() int {
 	return h.changes
 }
 
-// since returns every way in which an integration has stood since a count of
-// changes, the latest first.
+// since returns every state of an integration since a count of changes, the latest first.
 func (h *history) since(id string, changes int) []*facts {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -187,7 +185,7 @@ func (h *history) since(id string, changes int) []*facts {
 		}
 	}
 	if len(all) == 0 {
-		all = []*facts{nil} // an id that never was
+		all = []*facts{nil} // an id that never existed
 	}
 	return all
 }
@@ -198,27 +196,27 @@ func (h *history) factsOf(in *integration.Integration) *facts {
 	return h.byIn[in]
 }
 
-// world is a resolver with everything around it, and the oracle.
+// world is a resolver with its environment, and the oracle.
 type world struct {
 	*resolve.Resolver
 	t        *testing.T
 	registry *history
 	stores   *tellingStores
 	audit    *memoryAudit
-	denied   *secret.Error // what every denied caller is told
+	denied   *secret.Error // the error that every denied caller gets
 	faults   atomic.Int32
-	served   atomic.Int32 // values that were handed out
+	served   atomic.Int32 // values that callers got
 	refused  atomic.Int32
 }
 
 func (w *world) errorf(format string, args ...any) {
 	w.t.Helper()
-	if w.faults.Add(1) <= 10 { // one leak tends to be many
+	if w.faults.Add(1) <= 10 { // one leak usually causes many errors
 		w.t.Errorf(format, args...)
 	}
 }
 
-// memoryAudit keeps the events of calls until they are looked at.
+// memoryAudit stores the events of calls until the test takes them.
 type memoryAudit struct {
 	broken atomic.Bool
 	mu     sync.Mutex
@@ -247,7 +245,7 @@ func (a *memoryAudit) take(requestID string) map[string]audit.Event {
 	return a.events[requestID]
 }
 
-// tellingStores plant values, and know on whose behalf they may be read.
+// tellingStores return planted values, and know for which callers they may be read.
 type tellingStores struct {
 	w     *world
 	reads atomic.Int64
@@ -255,7 +253,7 @@ type tellingStores struct {
 	mu         sync.Mutex
 	generation map[ask]int
 	fault      map[string]string // by store
-	// asked is who has asked for what up to now, by id and by ask without the key.
+	// asked records who has requested what so far, by id and by ask without the key.
 	asked map[string]map[ask]map[asker]bool
 }
 
@@ -264,7 +262,7 @@ type asker struct {
 	key string
 }
 
-// whole is what has to be read for a.
+// whole returns the part of a that a store must be read for.
 func (a ask) whole() ask { return ask{store: a.store, name: a.name, generation: a.generation} }
 
 func (s *tellingStores) expect(who authz.Principal, id string, asks map[string]ask) {
@@ -281,7 +279,7 @@ func (s *tellingStores) expect(who authz.Principal, id string, asks map[string]a
 	}
 }
 
-// wanted reports whether somebody who may has asked for a.
+// wanted reports whether a caller with a grant has requested a.
 func (s *tellingStores) wanted(f *facts, a ask) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -324,7 +322,7 @@ func (s *tellingStores) Fetch(ctx context.Context, in *integration.Integration, 
 		a.generation = int(n)
 	}
 	if f := s.w.registry.factsOf(in); f == nil || !s.wanted(f, a) {
-		s.w.errorf("%s revision %s was read for nobody who may have it: %+v", in.ID, in.ReadRevision, a)
+		s.w.errorf("%s revision %s was read although no caller with a grant had requested it: %+v", in.ID, in.ReadRevision, a)
 	}
 	generation, fault := s.state(a)
 	switch fault {
@@ -353,8 +351,8 @@ func (s *tellingStores) Fetch(ctx context.Context, in *integration.Integration, 
 	return secret.New(isoVersion(generation), began, time.Time{}, doc), err
 }
 
-// complaint is an error's text that says what was read, so that a failure of one
-// secret cannot be told for another's.
+// complaint is an error text that contains the origin of the secret, so that the test notices
+// if the failure of one secret is reported for another.
 func complaint(in *integration.Integration, a ask) string {
-	return fmt.Sprintf("the store complains of %s %s %s %s %d", in.ID, in.ReadRevision, a.store, a.name, a.generation)
+	return fmt.Sprintf("the store failed for %s %s %s %s %d", in.ID, in.ReadRevision, a.store, a.name, a.generation)
 }

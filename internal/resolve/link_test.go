@@ -9,7 +9,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Every secret has one chain, with all of its items and no other.
+// TestLink: every secret has one chain, with all of its items and no others.
 func TestLink(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for _, n := range []int{0, 1, 2, 9, 64, 128, 129, 1000} {
@@ -19,7 +19,7 @@ func TestLink(t *testing.T) {
 				want := make(map[secret.Ref][]int)
 				for i := range items {
 					s := random.IntN(different)
-					// Some have a name in common, and some differ in nothing else.
+					// Some secrets have the same name, and some differ in one part only.
 					items[i].ref = secret.Ref{Store: fmt.Sprint("s", s%2), Name: fmt.Sprint("n", s/4), Version: fmt.Sprint("v", s/2%2), Key: fmt.Sprint("k", i%3)}
 					if i%10 == 9 {
 						items[i].err = errDenied // for instance
@@ -46,14 +46,14 @@ func TestLink(t *testing.T) {
 	}
 }
 
-// Calls leave the memory of their items for others, those with the most references
-// too.
+// TestItemsAreUsedAgain: calls return the memory of their items to the pool, including calls
+// with the maximum number of references.
 func TestItemsAreUsedAgain(t *testing.T) {
 	for _, n := range []int{1, 64, 128} {
 		items := make([]item, 0, 1)
 		items = slices.Grow(items, n)
 		if cap(items) > maxKept {
-			t.Errorf("%d items have room for %d, and are not kept", n, cap(items))
+			t.Errorf("%d items have capacity %d and are not kept", n, cap(items))
 		}
 	}
 }

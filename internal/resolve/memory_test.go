@@ -9,7 +9,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// memory grants so many bytes.
+// memory grants a number of bytes.
 type memory struct {
 	left  int
 	asked []int
@@ -24,8 +24,8 @@ func (m *memory) Reserve(n int) bool {
 	return true
 }
 
-// TestMemory is asked for before values are handed out and recorded as served: of
-// whole secrets for all of them before any is copied.
+// TestMemory: the call reserves memory before it returns values and records them as served.
+// For whole secrets it reserves the memory of all copies before it makes any.
 func TestMemory(t *testing.T) {
 	whole := map[string]string{"a": vault + "::plain", "b": vault + "::plain", "c": vault + "::plain"}
 	keyed := map[string]string{"a": vault + "::db-secret::user", "b": vault + "::db-secret::password"}

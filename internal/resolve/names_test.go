@@ -9,8 +9,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// TestUnprintableNames: names with control characters are refused, and no record
-// repeats them: escaping would make them several times as long.
+// TestUnprintableNames: names with control characters are refused. No record contains them,
+// because escaping would make them several times as long.
 func TestUnprintableNames(t *testing.T) {
 	for _, bad := range []string{"a\x00", "\n", "a\x7fb", "\u0085", "\u2028", "a\xffb", strings.Repeat("\x01", resolve.MaxNameLen)} {
 		for where, req := range map[string]resolve.Request{
@@ -35,7 +35,7 @@ func TestUnprintableNames(t *testing.T) {
 			}
 		}
 	}
-	// What people write in other languages is none of that.
+	// Letters of other languages are printable.
 	b := newBench(t)
 	if _, err := b.call(worker, resolve.Request{Connector: "Bestellungen für Größe 🔑", Configs: one("пароль", vault+"::plain")}); err != nil {
 		t.Error(err)

@@ -10,8 +10,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// A caller in the wrong place gets nothing, cached or not, and learns why only if
-// it has a grant.
+// TestPlacement: a caller in the wrong place gets no value, cached or not, and learns the
+// reason only if it has a grant.
 func TestPlacement(t *testing.T) {
 	b := newBench(t)
 	ask := resolve.Request{Configs: map[string]string{"p": vault + "::db-secret::password"}}
@@ -20,7 +20,7 @@ func TestPlacement(t *testing.T) {
 	}
 	b.events(t)
 	reads := b.store.reads.Load()
-	b.admit = func(_ authz.Principal, in *integration.Integration) string { return "wrong place for " + in.ID }
+	b.admit = func(_ authz.Principal, in *integration.Integration) string { return "wrong placement for " + in.ID }
 	for who, want := range map[authz.Principal]secret.Reason{worker: secret.ReasonPlacementDenied, nobody: secret.ReasonAccessDenied} {
 		_, err := b.call(who, ask)
 		if err == nil || !strings.Contains(err.Error(), string(want)) || who == nobody && strings.Contains(err.Error(), "place") {

@@ -10,7 +10,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// The calls' names in the audit.
+// The names of the calls in the audit log.
 const (
 	methodResolve = "Resolve"
 	methodCheck   = "Check"
@@ -32,12 +32,12 @@ func (r *Resolver) record(who Caller, events []audit.Event) error {
 	if err != nil {
 		r.cfg.Observe(secret.ReasonAuditUnavailable)
 		return secret.Errorf(secret.ReasonAuditUnavailable,
-			"the broker cannot write its audit log and therefore answers nothing; look at the broker's disk and log").WithCause(err)
+			"the broker cannot write its audit log and therefore answers no calls; check the broker's disk and log").WithCause(err)
 	}
 	return nil
 }
 
-// recordDecisions writes what came of every item; outcome is that of the items
+// recordDecisions records the outcome of every item; outcome is the outcome of the items
 // that have a value.
 func (r *Resolver) recordDecisions(method string, who Caller, req *Request, items []item, outcome audit.Outcome) error {
 	if len(items) == 0 {
@@ -73,7 +73,7 @@ func (r *Resolver) recordDecisions(method string, who Caller, req *Request, item
 func (r *Resolver) reject(method string, who Caller, req *Request, err error) error {
 	safe := *req
 	if !ValidID(safe.IntegrationID) {
-		safe.IntegrationID = "" // whatever stands there, it is not one
+		safe.IntegrationID = "" // the text is not an integration id
 	}
 	if len(safe.Connector) > MaxNameLen || !printable(safe.Connector) {
 		safe.Connector = ""
@@ -112,8 +112,8 @@ func newEvent(method string, who Caller, req *Request) audit.Event {
 	}
 }
 
-// numbers holds what number returns for the first grants, so that most records
-// need no memory for it.
+// numbers holds what number returns for the first grants, so that most records allocate
+// no memory for it.
 var numbers = func() (ns [64]int) {
 	for i := range ns {
 		ns[i] = i
@@ -121,16 +121,16 @@ var numbers = func() (ns [64]int) {
 	return ns
 }()
 
-// number returns a pointer to n, which nobody may write to.
+// number returns a pointer to n. Callers must not change the value.
 func number(n int) *int {
 	if 0 <= n && n < len(numbers) {
 		return &numbers[n]
 	}
-	own := n // n itself would be allocated in either case
+	own := n // without the copy, n would escape to the heap in every call
 	return &own
 }
 
-// decisionEvent completes the record of what came of one item.
+// decisionEvent completes the record of one item's outcome.
 func decisionEvent(e *audit.Event, it *item, outcome audit.Outcome) {
 	e.Config = it.name
 	if it.ref.Name == "" { // not a reference

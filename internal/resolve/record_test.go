@@ -12,7 +12,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// TestGoneCallerIsRecorded: hanging up does not keep a decision out of the audit.
+// TestGoneCallerIsRecorded: a decision is recorded although its caller has disconnected.
 func TestGoneCallerIsRecorded(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -33,7 +33,7 @@ func TestGoneCallerIsRecorded(t *testing.T) {
 	}
 }
 
-// stuckFile never takes anything before it is closed.
+// stuckFile is a file whose writes block until it is closed.
 type stuckFile chan struct{}
 
 func (f stuckFile) Write([]byte) (int, error) {
@@ -41,7 +41,7 @@ func (f stuckFile) Write([]byte) (int, error) {
 	return 0, io.ErrClosedPipe
 }
 
-// TestStuckAudit: a log that takes nothing fails the call after two seconds.
+// TestStuckAudit: if the log's writes block, the call fails after two seconds.
 func TestStuckAudit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)

@@ -14,29 +14,30 @@ import (
 	"github.com/secretbroker/secretbroker/internal/tracing"
 )
 
-// MaxNameLen is the longest config name and connector name, in bytes.
+// MaxNameLen is the maximum length of a config name and of a connector name, in bytes.
 const MaxNameLen = 256
 
-// maxIntegrationIDLen is the longest integration id, in bytes.
+// maxIntegrationIDLen is the maximum length of an integration id, in bytes.
 const maxIntegrationIDLen = 64
 
-// Limits bound one request, so that one caller cannot make the broker work
-// without measure. The zero value of each stands for its default.
+// Limits limits the size of a request, so that one caller cannot cause unlimited work. A
+// field that is zero has its default.
 type Limits struct {
-	// MaxConfigs is how many entries configs may have: 1000. Whole connector
-	// configurations have up to a few hundred.
+	// MaxConfigs is the maximum number of entries in configs: 1000 by default. Complete
+	// connector configurations have up to a few hundred.
 	MaxConfigs int
-	// MaxReferences is how many of them may be references: 128.
+	// MaxReferences is the maximum number of references among them: 128 by default.
 	MaxReferences int
-	// MaxSecrets is how many different secrets they may name: 64. All of them may
-	// have to be read at the same time.
+	// MaxSecrets is the maximum number of distinct secrets that they refer to: 64 by
+	// default. The broker may have to read all of them concurrently.
 	MaxSecrets int
-	// MaxReferenceBytes is the longest reference: 2048, at most secret.MaxRefLen.
+	// MaxReferenceBytes is the maximum length of a reference: 2048 by default, and at
+	// most secret.MaxRefLen.
 	MaxReferenceBytes int
-	// MaxKeyBytes is the longest JSON key in a reference: 512.
+	// MaxKeyBytes is the maximum length of a reference's JSON key: 512 by default.
 	MaxKeyBytes int
-	// MaxDocumentBytes is the largest secret in which a JSON key is looked for:
-	// 256 KiB. Stores allow between 25 KiB and 1 MiB.
+	// MaxDocumentBytes is the maximum size of a secret in which the broker looks up a JSON
+	// key: 256 KiB by default. The stores' own limits are between 25 KiB and 1 MiB.
 	MaxDocumentBytes int
 }
 
@@ -59,45 +60,49 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// parseRef is secret.ParseRef within the limits.
+// parseRef applies the limits in addition to secret.ParseRef.
 func (l *Limits) parseRef(text string) (secret.Ref, error) {
 	if len(text) > l.MaxReferenceBytes {
 		return secret.Ref{}, secret.Errorf(secret.ReasonInvalidReference,
-			"the reference is %d bytes long, the most is %d", len(text), l.MaxReferenceBytes)
+			"the reference is %d bytes long, the maximum is %d", len(text), l.MaxReferenceBytes)
 	}
 	ref, err := secret.ParseRef(text)
 	if err == nil && len(ref.Key) > l.MaxKeyBytes {
 		return secret.Ref{}, secret.Errorf(secret.ReasonInvalidReference,
-			"the reference's JSON key is %d bytes long, the most is %d", len(ref.Key), l.MaxKeyBytes)
+			"the reference's JSON key is %d bytes long, the maximum is %d", len(ref.Key), l.MaxKeyBytes)
 	}
 	return ref, err
 }
 
-// Caller is who asks: the verified identity that decisions are made on, and
-// what tells its instances apart in the audit.
+// Caller is the caller of a request: the verified identity that decisions depend on, and
+// the attributes that distinguish its instances in the audit log.
 type Caller struct {
 	Principal         authz.Principal
 	PeerAddress       string
 	CertificateSerial string
 	// Barrier, if not nil, delays every answer to the caller until it is recorded.
 	Barrier CommitBarrier
-	// Memory, if not nil, is asked before values are copied for the caller.
+	// Memory, if not nil, must grant memory before values are copied for the caller.
 	Memory Memory
-	// Turn, if not nil, is the call's turn to use the CPUs.
+	// Turn, if not nil, gives the call a CPU slot.
 	Turn Turn
 }
 
-// Turn is a call's turn to use the CPUs. A call that needs much CPU time takes it, so
-// that calls that need little do not wait for all of those, and gives it up before it
-// waits for anything. It is safe for concurrent use.
+// Turn is a call's turn to use the CPUs: one of a few slots that callers get in turn.
+//
+// Most calls are answered from the cache within microseconds and need no slot. A call that
+// needs much CPU time (many configs to parse, several secrets to read) takes a slot, so that
+// a caller that makes many of these calls cannot delay the cheap calls of others. The call
+// gives the slot back before it waits for a store or for the audit log: a slow store must
+// not block slots. A Turn is safe for concurrent use.
 type Turn interface {
-	// Take waits for the turn. The error is a *secret.Error.
+	// Take waits for a slot, if the call has none. The error is a *secret.Error.
 	Take(ctx context.Context) error
-	// Leave gives the turn up, if the call has it.
+	// Leave gives the slot back, if the call has one.
 	Leave()
 }
 
-// takeTurn waits for the call's turn.
+// takeTurn waits for a CPU slot.
 func (c *Caller) takeTurn(ctx context.Context) error {
 	if c.Turn == nil {
 		return nil
@@ -105,17 +110,17 @@ func (c *Caller) takeTurn(ctx context.Context) error {
 	return c.Turn.Take(ctx)
 }
 
-// leaveTurn gives the call's turn up.
+// leaveTurn gives the CPU slot back.
 func (c *Caller) leaveTurn() {
 	if c.Turn != nil {
 		c.Turn.Leave()
 	}
 }
 
-// Memory bounds the memory that callers' values take. It is safe for concurrent use.
+// Memory limits the memory of callers' values. It is safe for concurrent use.
 type Memory interface {
-	// Reserve takes so many bytes for the call, until it has been answered; false
-	// refuses them.
+	// Reserve reserves n bytes for the call until it has been answered. It returns false
+	// if the bytes are not available.
 	Reserve(bytes int) bool
 }
 
@@ -137,20 +142,20 @@ type Commit interface {
 	Wait() error
 }
 
-// Request is one call, as the caller sent it: nothing in it is trusted.
+// Request is one call as the caller sent it: its contents are not trusted.
 type Request struct {
-	// ID identifies the call in audit and logs. It is the broker's own.
+	// ID identifies the call in the audit log and other logs. The broker generates it.
 	ID            string
 	IntegrationID string
-	// Configs maps config names to references, or is a connector's whole
-	// configuration with its secret.manager properties.
+	// Configs maps config names to references, or is a connector's complete configuration
+	// with its secret.manager properties.
 	Configs map[string]string
-	// MaxAge, if set, is how long ago a value may have been read at most.
+	// MaxAge, if set, is the maximum time since a value was read.
 	MaxAge *time.Duration
-	// AllowPartial answers the configs that can be answered when others fail.
+	// AllowPartial answers the configs that can be answered even if others fail.
 	AllowPartial bool
 	Connector    string
-	// Trace is the call's trace, the broker's own too; nil if it is not traced.
+	// Trace is the broker's trace of the call; nil if the call is not traced.
 	Trace *tracing.Call
 }
 
@@ -161,28 +166,28 @@ func (r *Request) validate(limits *Limits) error {
 	case len(r.Configs) == 0:
 		return invalid("configs is empty; give at least one config name with its reference")
 	case len(r.Configs) > limits.MaxConfigs:
-		return invalid("configs has %d entries, the most is %d", len(r.Configs), limits.MaxConfigs)
+		return invalid("configs has %d entries, the maximum is %d", len(r.Configs), limits.MaxConfigs)
 	case len(r.Connector) > MaxNameLen:
-		return invalid("connector is %d bytes long, the most is %d", len(r.Connector), MaxNameLen)
+		return invalid("connector is %d bytes long, the maximum is %d", len(r.Connector), MaxNameLen)
 	case !printable(r.Connector):
-		return invalid("connector has a control character or is not UTF-8; give the connector's name as it is in its configuration")
+		return invalid("connector contains a control character or is not UTF-8; use the connector's name from its configuration")
 	case r.MaxAge != nil && *r.MaxAge < 0:
-		return invalid("max_age is negative or no valid duration; 0s reads now")
+		return invalid("max_age must be a valid duration of at least 0s; 0s forces a read")
 	}
 	for name := range r.Configs {
 		if name == "" || len(name) > MaxNameLen {
 			return invalid("configs has a name that is empty or longer than %d bytes", MaxNameLen)
 		}
 		if !printable(name) {
-			return invalid("configs has a name with a control character or that is not UTF-8")
+			return invalid("configs has a name that contains a control character or is not UTF-8")
 		}
 	}
 	return nil
 }
 
-// printable reports whether a name is free of what a record would have to escape to
-// several times its length: control characters, line and paragraph separators, and
-// bytes that are not UTF-8.
+// printable reports whether a name contains no characters that a record would escape, which
+// would make it several times as long: control characters, line and paragraph separators,
+// and bytes that are not UTF-8.
 func printable(name string) bool {
 	for i := range len(name) {
 		if c := name[i]; c < ' ' || c >= 0x7f {
@@ -194,8 +199,8 @@ func printable(name string) bool {
 	return true
 }
 
-// ValidID holds the rule for integration ids. ':' and '}' are out because Kafka
-// Connect's ${provider:path:key} ends there.
+// ValidID reports whether an integration id is valid. ':' and '}' are invalid because they
+// end the path in Kafka Connect's ${provider:path:key}.
 func ValidID(id string) bool {
 	if id == "" || len(id) > maxIntegrationIDLen {
 		return false
@@ -213,14 +218,14 @@ func invalid(format string, args ...any) *secret.Error {
 	return secret.Errorf(secret.ReasonInvalidRequest, format, args...)
 }
 
-// ConfigError is why one config has no value.
+// ConfigError is the reason why one config has no value.
 type ConfigError struct {
 	Config string
 	Err    *secret.Error
 }
 
-// Failure is the error of a call that failed for one or more of its configs. It
-// lists every one of them, by name.
+// Failure is the error of a call that failed for at least one of its configs. It lists all
+// of them, sorted by name.
 type Failure struct {
 	Configs []ConfigError
 }
@@ -241,31 +246,31 @@ func (f *Failure) Error() string {
 	return b.String()
 }
 
-// Resolved is one config that has a value.
+// Resolved is a config that has a value.
 type Resolved struct {
 	Config string
 	Value  secret.Value
-	// Decoded says that the reference asked for decoding, so that Value may be
-	// any bytes.
+	// Decoded reports that the reference requested decoding, so that Value may be any
+	// bytes.
 	Decoded   bool
 	Version   string
 	FetchedAt time.Time
-	// ExpiresAt is until when the broker answers from this copy.
+	// ExpiresAt is the time until which the broker answers with this copy.
 	ExpiresAt time.Time
 	// SecretExpiresAt is the end of the secret's own validity, zero if it has none.
 	SecretExpiresAt time.Time
 	Stale           bool
 }
 
-// Result is what a call is answered: the resolved configs, and, when partial
-// answers were allowed, why the others are missing. Both are sorted by name.
+// Result is the answer to a call: the resolved configs and, if the request allows partial
+// answers, the errors of the others. Both are sorted by name.
 type Result struct {
 	Configs []Resolved
 	Errors  []ConfigError
 }
 
-// Wipe overwrites the values, which are nobody else's, when the call has been
-// answered.
+// Wipe overwrites the values, which only the Result has. The caller calls it after it has
+// sent the answer.
 func (r *Result) Wipe() {
 	for i := range r.Configs {
 		r.Configs[i].Value.Wipe()

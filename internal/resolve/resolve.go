@@ -1,9 +1,24 @@
-// Package resolve owns the use case: a caller's references come in, the values
-// that it may have go out, and every decision is recorded before a value
-// leaves.
+// Package resolve implements the use case Resolve: a caller sends references and gets the
+// values that it may have. The audit log records every decision before a value leaves the
+// broker.
 //
-// It ties policy, cache, stores and audit together and knows no gRPC, no SDK
-// and no database.
+// A call makes its decisions in a fixed order, so that a caller learns nothing that it may
+// not know, neither from an error nor from the time that the answer takes:
+//
+//  1. The request is validated, and its references are parsed (look, parse). Errors depend
+//     only on the request.
+//  2. The policy decides about every reference (decide), before the cache or a store is
+//     used. A caller without a grant gets the same error whether or not the integration or
+//     the secret exists. Only a caller with a grant learns that a store is not listed or
+//     that its placement is wrong.
+//  3. The secrets of the allowed references are taken from the cache or read, each distinct
+//     secret once (link, fetch).
+//  4. The decisions are recorded, and only then does the caller get the values (handOut).
+//     If a reference failed and the request does not allow partial answers, all values are
+//     withheld, and recorded as withheld.
+//
+// Check goes the same way but returns no values. The package connects policy, cache, stores
+// and audit log. It knows neither gRPC, nor SDKs, nor a database.
 package resolve
 
 import (
@@ -23,47 +38,48 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Integrations finds an integration, registry.ErrNotFound says that there is
-// none, and lists those in force.
+// Integrations finds an integration, or returns registry.ErrNotFound, and lists the
+// integrations in force.
 type Integrations interface {
 	Get(id string) (*integration.Integration, error)
 	List() []*integration.Integration
 }
 
-// Stores reads a secret through an integration; provider.Set is one. The context says
-// who is charged for the read, see provider.WithCallers.
+// Stores reads a secret through an integration; provider.Set implements it. The context
+// contains the caller that the read is charged to, see provider.WithCallers.
 type Stores interface {
 	Fetch(ctx context.Context, in *integration.Integration, ref secret.Ref) (*secret.Secret, error)
 }
 
-// AuditLog records decisions; audit.Limiter and audit.Log are ones. All events of a Begin
-// are recorded once its Receipt says so, or Begin or the Receipt fails; of a call that
-// delivers nothing some may only be counted. It keeps none of them.
-// It waits for a bounded time: a caller that has gone away cannot prevent its record.
+// AuditLog records decisions; audit.Limiter and audit.Log implement it. All events of a
+// Begin are recorded once its Receipt reports success; otherwise Begin or the Receipt
+// fails. Of a call that returns no value, some events may only be counted. AuditLog does
+// not retain the events. It waits for a limited time, and not for the call's context: a
+// caller cannot prevent its record by disconnecting.
 type AuditLog interface {
 	Begin(events []audit.Event) (audit.Receipt, error)
 }
 
-// Config is what a Resolver is made of. Integrations, Stores, Cache, Audit and
-// CacheTTL are required.
+// Config configures a Resolver. Integrations, Stores, Cache, Audit and CacheTTL are
+// required.
 type Config struct {
 	Integrations Integrations
 	Stores       Stores
 	Cache        *cache.Cache
 	Audit        AuditLog
-	// CacheTTL is how long values of an integration without a time-to-live of
-	// its own are answered from the cache.
+	// CacheTTL is the time for which the cache answers with values of integrations that
+	// have no time-to-live of their own.
 	CacheTTL time.Duration
-	// Limits bound one request; zero ones take their defaults.
+	// Limits limits one request; a field that is zero has its default.
 	Limits Limits
-	// Admit, if not nil, says why a caller may not use an integration, whatever its
-	// grants, "" if it may: placement.Rules.Admit is one. It is told only to callers
-	// that have a grant.
+	// Admit, if not nil, returns why a caller may not use an integration whatever its
+	// grants are, "" if it may; see placement.Rules.Admit. Only callers with a grant get
+	// the text.
 	Admit func(who authz.Principal, in *integration.Integration) (why string)
 	// Observe, if not nil, is told of every config's reason, empty for success. As with
 	// Used, the CommitBarrier may still hold the value back then, and the value may never leave.
 	Observe func(reason secret.Reason)
-	// Used, if not nil, is told of every value that is handed out. It must not wait.
+	// Used, if not nil, is called for every value that a caller gets. It must not block.
 	Used func(who authz.Principal, connector, id string, ref secret.Ref, version string)
 }
 
@@ -72,7 +88,7 @@ type Resolver struct {
 	cfg Config
 }
 
-// New makes a Resolver.
+// New returns a Resolver.
 func New(cfg Config) *Resolver {
 	if cfg.Observe == nil {
 		cfg.Observe = func(secret.Reason) {}
@@ -84,33 +100,31 @@ func New(cfg Config) *Resolver {
 	return &Resolver{cfg: cfg}
 }
 
-// item is one reference on its way through a call.
+// item is the state of one reference during a call.
 type item struct {
 	name     string
-	ref      secret.Ref // zero if it could not be parsed
-	text     string     // of ref, canonical
+	ref      secret.Ref // zero if the text is not a reference
+	text     string     // the canonical text of ref
 	decision authz.Decision
-	value    secret.Value // a copy, which the call wipes or its Result does
-	got      cache.Result // its Secret tells of itself, but may have been wiped
+	value    secret.Value // a copy; the call or its Result wipes it
+	got      cache.Result // the metadata of its Secret stays valid after the wipe
 	err      *secret.Error
-	// next is the index of the call's next item of the same secret, 0 if it is the
-	// last one.
+	// next is the index of the call's next item of the same secret, 0 if there is none.
 	next int
 }
 
-// itemPool and eventPool keep what every call needs and none keeps: together they
-// are a third of the memory that a call would allocate.
+// itemPool and eventPool reuse memory that every call needs and no call keeps: a third of
+// the bytes that a call would otherwise allocate.
 var (
 	itemPool  = sync.Pool{New: func() any { return new([]item) }}
 	eventPool = sync.Pool{New: func() any { return new([]audit.Event) }}
 )
 
-// maxKept is the most items or events that are kept for other calls: those of a call
-// with as many references as the default limits allow, and what append rounds up to.
+// maxKept is the maximum capacity that the pools keep: the items of a call with as many
+// references as the default limits allow, rounded up as append does.
 const maxKept = 160
 
-// recycle keeps the memory of items, and nothing of what stood there, for other
-// calls.
+// recycle clears the items and returns their memory to the pool.
 func recycle(items *[]item) {
 	clear(*items)
 	if cap(*items) <= maxKept {
@@ -118,9 +132,9 @@ func recycle(items *[]item) {
 	}
 }
 
-// Resolve answers a call of who. The error is a *secret.Error for the call as a
-// whole, or a *Failure that lists every config which stood in its way. The caller
-// wipes the Result when it has answered.
+// Resolve answers a call of who. The error is a *secret.Error for the call as a whole, or a
+// *Failure that lists every config that failed. The caller wipes the Result after it has
+// sent the answer.
 func (r *Resolver) Resolve(ctx context.Context, who Caller, req Request) (res *Result, err error) {
 	lent, err := r.look(ctx, methodResolve, who, &req)
 	if err != nil {
@@ -135,19 +149,18 @@ func (r *Resolver) Resolve(ctx context.Context, who Caller, req Request) (res *R
 	return r.handOut(who, &req, *lent)
 }
 
-// wipe overwrites the values that nobody will be told.
+// wipe overwrites the values that no caller will get.
 func wipe(items []item) {
 	for i := range items {
 		items[i].value.Wipe()
 	}
 }
 
-// lightConfigs is how many configs a request may have to need little CPU time.
+// lightConfigs is the number of configs up to which a request needs little CPU time.
 const lightConfigs = 8
 
-// look finds out about every reference of a request what there is to know: who
-// may have it, and its value. Nothing has been recorded yet and no value may
-// leave. The caller recycles the items.
+// look decides about every reference of a request and gets the values of the allowed ones.
+// It records nothing yet, so no value may leave. The caller recycles the items.
 func (r *Resolver) look(ctx context.Context, method string, who Caller, req *Request) (*[]item, error) {
 	if len(req.Configs) > lightConfigs {
 		if err := who.takeTurn(ctx); err != nil {
@@ -157,20 +170,20 @@ func (r *Resolver) look(ctx context.Context, method string, who Caller, req *Req
 	if err := req.validate(&r.cfg.Limits); err != nil {
 		return nil, r.reject(method, who, req, err)
 	}
-	refs, faults, err := references(req.IntegrationID, req.Configs, r.cfg.Limits.MaxReferences)
+	refs, problems, err := references(req.IntegrationID, req.Configs, r.cfg.Limits.MaxReferences)
 	if err != nil {
 		return nil, r.reject(method, who, req, err)
 	}
-	if n, most := len(refs)+len(faults), r.cfg.Limits.MaxReferences; n > most {
-		return nil, r.reject(method, who, req, invalid("the request has %d references, the most is %d; split it", n, most))
+	if n, most := len(refs)+len(problems), r.cfg.Limits.MaxReferences; n > most {
+		return nil, r.reject(method, who, req, invalid("the request has %d references, the maximum is %d; split it", n, most))
 	}
 	lent := itemPool.Get().(*[]item)
-	items := r.parse((*lent)[:0], refs, faults, secret.Kind(req.Configs[propKind]))
+	items := r.parse((*lent)[:0], refs, problems, secret.Kind(req.Configs[propKind]))
 	*lent = items
 	var few [64]int
 	firsts := link(items, few[:0])
 	if n, most := len(firsts), r.cfg.Limits.MaxSecrets; n > most {
-		return nil, r.reject(method, who, req, invalid("the request names %d different secrets, the most is %d; split it", n, most))
+		return nil, r.reject(method, who, req, invalid("the request refers to %d different secrets, the maximum is %d; split it", n, most))
 	}
 	in, err := r.decide(who.Principal, req.IntegrationID, items)
 	if err != nil {
@@ -183,11 +196,11 @@ func (r *Resolver) look(ctx context.Context, method string, who Caller, req *Req
 	return lent, nil
 }
 
-// parse appends the call's items, sorted by name: a parsed reference or what is
-// wrong with it. A connector's configuration says of which kind all of them are.
-func (r *Resolver) parse(items []item, refs map[string]string, faults []ConfigError, kind secret.Kind) []item {
-	items = slices.Grow(items, len(refs)+len(faults))
-	// Names are sorted before there are items, which are fifteen times as large.
+// parse appends the call's items, sorted by name. Each has a parsed reference or an error.
+// If kind is set, a connector's configuration requires that kind of all references.
+func (r *Resolver) parse(items []item, refs map[string]string, problems []ConfigError, kind secret.Kind) []item {
+	items = slices.Grow(items, len(refs)+len(problems))
+	// Sort the names and not the items, which are fifteen times as large.
 	var space [64]string
 	names := space[:0]
 	for name := range refs {
@@ -198,17 +211,17 @@ func (r *Resolver) parse(items []item, refs map[string]string, faults []ConfigEr
 		items = append(items, item{name: name})
 		r.parseItem(&items[len(items)-1], refs[name], kind)
 	}
-	if len(faults) == 0 {
+	if len(problems) == 0 {
 		return items
 	}
-	for _, f := range faults {
+	for _, f := range problems {
 		items = append(items, item{name: f.Config, err: f.Err})
 	}
 	slices.SortFunc(items, func(a, b item) int { return strings.Compare(a.name, b.name) })
 	return items
 }
 
-// parseItem parses the reference of an item, or says what is wrong with it.
+// parseItem parses the reference of an item, or sets the item's error.
 func (r *Resolver) parseItem(it *item, text string, kind secret.Kind) {
 	ref, err := r.cfg.Limits.parseRef(text)
 	switch {
@@ -223,14 +236,14 @@ func (r *Resolver) parseItem(it *item, text string, kind secret.Kind) {
 	}
 }
 
-// linkSeed keeps callers from choosing secrets that meet in link's table.
+// linkSeed prevents callers from choosing secrets whose hashes collide in link's table.
 var linkSeed = maphash.MakeSeed()
 
-// link chains the items of each secret by their next and appends the index of the
-// first item of each to firsts.
+// link chains the items of each secret by their next, and appends the index of each
+// secret's first item to firsts.
 func link(items []item, firsts []int) []int {
-	var space [256]int32 // enough for as many references as the default limits allow
-	table := space[:]    // of first items by a hash of their names, each plus one; zero is free
+	var space [256]int32 // sufficient for the default limits
+	table := space[:]    // index of a first item plus one, by a hash of its names; zero is free
 	for len(table) < 2*len(items) {
 		table = make([]int32, 2*len(table))
 	}
@@ -259,28 +272,28 @@ var errDenied = secret.Errorf(secret.ReasonAccessDenied,
 	"this caller has no grant for this secret through this integration, or there is no such integration; ask the broker's operator, who finds the decision in the audit log by the request id")
 
 var errStoreNotAllowed = secret.Errorf(secret.ReasonStoreNotAllowed,
-	"the store is not one of the integration's; add it to the integration's file, or fix the reference")
+	"the integration does not list the store; add it to the integration, or fix the reference")
 
 var errNoMemory = secret.Errorf(secret.ReasonOverloaded,
-	"the values would take more of the broker's memory than this caller may have, or than is left; ask for fewer values at the same time, or wait")
+	"the values need more of the broker's memory than this caller may use, or than is free; request fewer values at the same time, or retry later")
 
-// unavailable returns what to tell of the registry's error: nothing of an
-// integration that does not exist.
+// unavailable returns the error for a caller if the registry failed. It does not depend on
+// whether the integration exists.
 func unavailable(err error) error {
 	switch {
 	case err == nil || errors.Is(err, registry.ErrNotFound):
 		return nil
 	case errors.Is(err, registry.ErrUnavailable):
 		return secret.Errorf(secret.ReasonRegistryUnavailable,
-			"the broker could not read its database or directory of integrations for too long to decide who may have what; wait, and have the operator look at it").WithCause(err)
+			"the broker could not read its database or directory of integrations for so long that it no longer answers calls; retry later, and ask the operator to check it").WithCause(err)
 	default:
 		return err
 	}
 }
 
-// decide asks the policy about every reference, on every call, before anything
-// else about the integration, the cache or the store can be observed. An
-// integration that does not exist has no policy, and no policy denies.
+// decide asks the policy about every reference, in every call, before the call uses the
+// cache or a store. An integration that does not exist has no policy, and no policy denies
+// everything: a caller cannot distinguish that from a missing grant.
 func (r *Resolver) decide(who authz.Principal, id string, items []item) (*integration.Integration, error) {
 	in, err := r.cfg.Integrations.Get(id)
 	if err := unavailable(err); err != nil {
@@ -316,7 +329,7 @@ func (r *Resolver) decide(who authz.Principal, id string, items []item) (*integr
 	return in, nil
 }
 
-// handOut records every decision and, if that succeeded, hands out the values.
+// handOut records every decision, and returns the values if that succeeded.
 func (r *Resolver) handOut(who Caller, req *Request, items []item) (*Result, error) {
 	res := &Result{Configs: make([]Resolved, 0, len(items))}
 	for i := range items {

@@ -55,7 +55,7 @@ func TestResolve(t *testing.T) {
 			audit:   "b failed SECRET_NOT_FOUND , d served  miss",
 		},
 		{
-			name:    "a grant of one key gives neither another nor the whole",
+			name:    "a grant of one key allows neither another key nor the whole secret",
 			who:     "spiffe://example.org/narrow",
 			req:     resolve.Request{AllowPartial: true, Configs: refs("k", vault+"::db-secret::user", "o", vault+"::db-secret::password", "w", vault+"::db-secret")},
 			want:    map[string]string{"k": "dbadmin"},
@@ -64,12 +64,12 @@ func TestResolve(t *testing.T) {
 		},
 	}
 	for name, req := range map[string]resolve.Request{
-		"no configs":                     {},
-		"an integration id that is none": {IntegrationID: "a:b", Configs: refs("p", vault+"::plain")},
-		"a negative max_age":             {MaxAge: ptr(-time.Second), Configs: refs("p", vault+"::plain")},
-		"too many references":            {Configs: many(129)},
-		"too many entries":               {Configs: many(1001)},
-		"a long connector name":          {Connector: strings.Repeat("x", resolve.MaxNameLen+1), Configs: refs("p", vault+"::plain")},
+		"no configs":                {},
+		"an invalid integration id": {IntegrationID: "a:b", Configs: refs("p", vault+"::plain")},
+		"a negative max_age":        {MaxAge: ptr(-time.Second), Configs: refs("p", vault+"::plain")},
+		"too many references":       {Configs: many(129)},
+		"too many entries":          {Configs: many(1001)},
+		"a long connector name":     {Connector: strings.Repeat("x", resolve.MaxNameLen+1), Configs: refs("p", vault+"::plain")},
 	} {
 		reasons := map[string]secret.Reason{"": secret.ReasonInvalidRequest}
 		tests = append(tests, test{name: name, req: req, reasons: reasons, audit: " rejected INVALID_REQUEST "})
@@ -84,7 +84,7 @@ func TestResolve(t *testing.T) {
 		{"an integration that does not exist", "", "unknown", vault + "::db-secret::password", secret.ReasonAccessDenied},
 		{"a secret outside the grant", "", "", vault + "::other-secret", secret.ReasonAccessDenied},
 		{"a vault that the integration does not list", "", "", other + "::db-secret::password", secret.ReasonStoreNotAllowed},
-		{"a vault that the integration does not list, to a stranger", nobody, "", other + "::db-secret::password", secret.ReasonAccessDenied},
+		{"a vault that the integration does not list, for a caller without a grant", nobody, "", other + "::db-secret::password", secret.ReasonAccessDenied},
 	} {
 		tests = append(tests, test{
 			name: denied.name, who: denied.who, req: resolve.Request{IntegrationID: denied.integration, Configs: one("p", denied.ref)},
@@ -126,13 +126,13 @@ func TestResolve(t *testing.T) {
 				t.Errorf("reasons %v, want %v", reasons, tt.reasons)
 			}
 			if text := b.audit.String(); strings.Contains(text, "canary") || strings.Contains(text, "pasted") {
-				t.Errorf("the audit holds a value: %s", text)
+				t.Errorf("the audit log contains a value: %s", text)
 			}
 			var lines []string
 			for _, e := range b.events(t) {
 				source := e.Source
 				if source == "shared" {
-					source = "miss" // which of a call's own reads went first does not matter
+					source = "miss" // it does not matter which read of a call was first
 				}
 				lines = append(lines, fmt.Sprintf("%s %s %s %s", e.Config, e.Outcome, e.Reason, source))
 				if e.RequestID != "request-1" || e.Principal != who || e.PeerAddress != "192.0.2.1:1" || e.CertificateSerial != "ab" || e.Method != "Resolve" || e.Time.IsZero() {
@@ -154,7 +154,7 @@ func TestDecidedBeforeAnythingElse(t *testing.T) {
 	before := b.store.reads.Load()
 	for range 3 {
 		if _, err := b.call(nobody, resolve.Request{Configs: map[string]string{"p": vault + "::plain", "q": vault + "::db-missing"}}); err == nil {
-			t.Fatal("a cached value went to a caller without a grant")
+			t.Fatal("a caller without a grant got a cached value")
 		}
 	}
 	if n := b.store.reads.Load(); n != before {
@@ -190,7 +190,7 @@ func TestNothingLeavesUnaudited(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	if _, err := b.call(worker, resolve.Request{}); secret.AsError(err).Reason != secret.ReasonAuditUnavailable {
-		t.Errorf("a rejected request that cannot be recorded: %v", err)
+		t.Errorf("a rejected request that could not be recorded: %v", err)
 	}
 }
 

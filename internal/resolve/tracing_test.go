@@ -15,7 +15,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/tracing"
 )
 
-// spanSink is a tracing.Exporter that keeps everything.
+// spanSink is a tracing.Exporter that stores all spans.
 type spanSink struct{ spans []tracing.Span }
 
 func (s *spanSink) Export(_ context.Context, spans []tracing.Span) (int, error) {
@@ -23,8 +23,8 @@ func (s *spanSink) Export(_ context.Context, spans []tracing.Span) (int, error) 
 	return 0, nil
 }
 
-// TestTracedLoads: what took time and whose it was, for calls that read the same
-// secrets at the same time, that are answered from memory, and that fail.
+// TestTracedLoads: the spans contain the duration and the owner of a load, for calls that read
+// the same secrets concurrently, calls that are answered from the cache, and failing calls.
 func TestTracedLoads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
@@ -83,7 +83,7 @@ func TestTracedLoads(t *testing.T) {
 			}
 		}
 		want := []said{
-			{Of: "first", Integration: "cspi", References: 3, Took: time.Second}, // one is denied
+			{Of: "first", Integration: "cspi", References: 3, Took: time.Second}, // a fourth is denied
 			{Of: "first", Took: time.Second, Own: true, Source: "miss"},
 			{Of: "second", Integration: "cspi", References: 1, Took: time.Second / 2},
 			{Of: "second", Took: time.Second / 2, Source: "shared"},
@@ -92,10 +92,10 @@ func TestTracedLoads(t *testing.T) {
 			{Of: "failing", Took: time.Second, Own: true, Reason: secret.ReasonStoreThrottled},
 			{Of: "failed before", Integration: "cspi", References: 1},
 			{Of: "failed before", Reason: secret.ReasonStoreThrottled},
-			{Of: "no integration"}, // whatever its caller calls it
+			{Of: "no integration"}, // the caller's text is left out
 			{Of: "no reference", Integration: "cspi", References: 1},
 		}
-		slices.SortStableFunc(got, func(a, b said) int { // the first two end at the same time
+		slices.SortStableFunc(got, func(a, b said) int { // the first two spans end at the same time
 			place := func(s said) int { return slices.IndexFunc(want, func(w said) bool { return w.Of == s.Of }) }
 			return place(a) - place(b)
 		})

@@ -18,7 +18,7 @@ type fakeTurn struct {
 	mu    sync.Mutex
 	taken int
 	held  bool
-	left  chan struct{} // closed when it is left
+	left  chan struct{} // closed by Leave
 }
 
 func newFakeTurn() *fakeTurn { return &fakeTurn{left: make(chan struct{})} }
@@ -48,7 +48,7 @@ func (f *fakeTurn) isHeld() bool {
 	return f.held
 }
 
-// turnAudit fails the test if a call waits for the audit log in its turn.
+// turnAudit fails the test if a call waits for the audit log during its turn.
 type turnAudit struct {
 	resolve.AuditLog
 	t    *testing.T
@@ -57,13 +57,13 @@ type turnAudit struct {
 
 func (a *turnAudit) Begin(events []audit.Event) (audit.Receipt, error) {
 	if a.turn.isHeld() {
-		a.t.Error("the call waits for its record in its turn")
+		a.t.Error("the call waits for the audit log during its turn")
 	}
 	return a.AuditLog.Begin(events)
 }
 
-// TestTurn: calls with many configs, or with several secrets to read, take their turn,
-// and give it up before they wait.
+// TestTurn: calls with many configs, or with several secrets to read, take a turn, and leave
+// it before they wait.
 func TestTurn(t *testing.T) {
 	plain := func(n int) map[string]string {
 		m := make(map[string]string)
@@ -79,7 +79,7 @@ func TestTurn(t *testing.T) {
 	}{
 		{"few configs of one secret", plain(8), 0},
 		{"many configs of one secret", plain(9), 1},
-		{"two secrets that are to be read", map[string]string{"a": vault + "::plain", "b": vault + "::db-secret"}, 1},
+		{"two secrets to read", map[string]string{"a": vault + "::plain", "b": vault + "::db-secret"}, 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			b := newBench(t)
@@ -91,10 +91,10 @@ func TestTurn(t *testing.T) {
 				if tt.taken == 0 {
 					return
 				}
-				select { // the turn is given up while the store is waited for
+				select { // the call leaves its turn while it waits for the store
 				case <-turn.left:
 				case <-time.After(10 * time.Second):
-					t.Error("the call waits for a store in its turn")
+					t.Error("the call waits for a store during its turn")
 				}
 			}
 			res, err := b.Resolve(t.Context(), resolve.Caller{Principal: worker, Turn: turn}, resolve.Request{ID: "r", IntegrationID: "cspi", Configs: tt.configs})

@@ -14,7 +14,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// What is handed out is noted, and nothing else.
+// TestUsed: Used is called for the values that callers get, and for no others.
 func TestUsed(t *testing.T) {
 	var used []string
 	b := newBench(t, func(c *resolve.Config) {
@@ -28,7 +28,7 @@ func TestUsed(t *testing.T) {
 	good, bad := vault+"::db-secret::user", vault+"::db-missing"
 	call(worker, false, map[string]string{"a": good})
 	call(nobody, false, map[string]string{"a": good})
-	call(worker, false, map[string]string{"a": good, "b": bad}) // all is withheld
+	call(worker, false, map[string]string{"a": good, "b": bad}) // all values are withheld
 	call(worker, true, map[string]string{"a": good, "b": bad})
 	if _, err := b.Check(t.Context(), resolve.Caller{Principal: worker}, resolve.Request{ID: "r", IntegrationID: "cspi", Configs: map[string]string{"a": good}}); err != nil {
 		t.Fatal(err)
@@ -39,7 +39,7 @@ func TestUsed(t *testing.T) {
 	}
 }
 
-// failing is a registry that cannot be read.
+// failing is a registry whose reads fail.
 type failing struct {
 	integrations
 	err error
@@ -47,11 +47,11 @@ type failing struct {
 
 func (f failing) Get(string) (*integration.Integration, error) { return nil, f.err }
 
-// Nothing is decided without a registry, and that is recorded.
+// TestNoRegistry: without a registry a call fails, and the failure is recorded.
 func TestNoRegistry(t *testing.T) {
 	for failure, want := range map[error]secret.Reason{
 		registry.ErrUnavailable:            secret.ReasonRegistryUnavailable,
-		errors.New("the database is away"): secret.ReasonInternal,
+		errors.New("the database is down"): secret.ReasonInternal,
 	} {
 		b := newBench(t, func(c *resolve.Config) { c.Integrations = failing{err: failure} })
 		_, err := b.call(worker, resolve.Request{Configs: one("p", vault+"::db-secret")})

@@ -16,14 +16,14 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// plantingStore makes secrets of a value that the process has in no other place.
+// plantingStore returns secrets with a value of which the process has no other copy.
 type plantingStore struct {
 	plain, encoded []byte // masked
 }
 
-// newPlantingStore makes up a value and forgets it. It is longer than what the
-// registers hold of it at a time: those are saved on stacks when Go or the kernel
-// interrupts a copy, where they stay for a while.
+// newPlantingStore generates a value and forgets it. The value is longer than the registers:
+// if Go or the kernel interrupts a copy, it saves the registers on a stack, where they may
+// stay for a while.
 func newPlantingStore() *plantingStore {
 	value := make([]byte, 600)
 	for i := range value {
@@ -64,13 +64,13 @@ func (s *plantingStore) Fetch(_ context.Context, _ *integration.Integration, ref
 	return secret.New(version, time.Now(), time.Time{}, b), nil
 }
 
-// newPlantingBench is a bench with a plantingStore.
+// newPlantingBench returns a bench with a plantingStore.
 func newPlantingBench(t *testing.T, ttl time.Duration) (*bench, *plantingStore) {
 	store := newPlantingStore()
 	return newBench(t, func(c *resolve.Config) { c.Stores, c.CacheTTL = store, ttl }), store
 }
 
-// copies counts how often the value stands in memory, encoded or not.
+// copies returns the number of copies of the value in memory, encoded or not.
 func (s *plantingStore) copies(t *testing.T) int {
 	t.Helper()
 	n, err := procmem.Count(os.Getpid(), s.plain, s.encoded)
@@ -83,8 +83,8 @@ func (s *plantingStore) copies(t *testing.T) int {
 	return n[0] + n[1]
 }
 
-// Once a call has been answered, its values are nowhere in the memory of the
-// process, not even as garbage, unless they are cached. However it ended.
+// TestNothingIsLeftOfACall: after a call has ended in any way, the memory of the process
+// contains none of its values, not even as garbage, unless they are cached.
 func TestNothingIsLeftOfACall(t *testing.T) {
 	configs := func(kv ...string) resolve.Request {
 		req := resolve.Request{Configs: make(map[string]string)}
@@ -121,7 +121,7 @@ func TestNothingIsLeftOfACall(t *testing.T) {
 			if tt.check {
 				_, _ = b.Check(t.Context(), who, req)
 			} else if res, err := b.Resolve(t.Context(), who, req); err == nil {
-				b.cache.Close() // which waits for the loads to be over
+				b.cache.Close() // waits for the loads to end
 				if n := store.copies(t); n != tt.answered {
 					t.Errorf("%d copies in the answer, want %d", n, tt.answered)
 				}
@@ -136,7 +136,7 @@ func TestNothingIsLeftOfACall(t *testing.T) {
 			}
 			b.cache.Close()
 			if n := store.copies(t); n != 0 {
-				t.Errorf("%d copies are left", n)
+				t.Errorf("%d copies remain", n)
 			}
 		})
 	}
@@ -148,7 +148,7 @@ func wiped(v secret.Value) (gone bool) {
 	return false
 }
 
-// What is cached is there once, however often it was answered.
+// TestOnlyTheCacheKeepsAValue: a cached value exists once, however often it was returned.
 func TestOnlyTheCacheKeepsAValue(t *testing.T) {
 	b, store := newPlantingBench(t, time.Hour)
 	for range 20 {
@@ -167,7 +167,7 @@ func TestOnlyTheCacheKeepsAValue(t *testing.T) {
 	}
 }
 
-// The bytes of an answer are the caller's own: wiping one answer leaves another whole.
+// TestAnswersAreWipedAlone: each answer has its own copy, so wiping one leaves others intact.
 func TestAnswersAreWipedAlone(t *testing.T) {
 	b := newBench(t)
 	ask := func() *resolve.Result {

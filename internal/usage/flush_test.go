@@ -13,7 +13,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// slow is a Memory that takes a while for each batch.
+// slow is a Memory that needs some time for each batch.
 type slow struct {
 	*Memory
 	each    time.Duration
@@ -30,7 +30,7 @@ func (s *slow) MergeUsage(ctx context.Context, batch []registry.Usage) error {
 	}
 }
 
-// fillWith has each of 8 principals use 8,192 secrets of integration a.
+// fillWith records that each of 8 principals uses 8,192 secrets of integration a.
 func fillWith(r *Recorder) {
 	for p := range shareOf {
 		for i := range r.cfg.MaxEntries / shareOf {
@@ -39,15 +39,15 @@ func fillWith(r *Recorder) {
 	}
 }
 
-// A flush to a slow store ends in time, what it has written stays written, and the
-// next ones write the rest.
+// TestSlowFlushesGetThrough: a flush to a slow store ends within its time limit, the batches
+// that it wrote stay written, and the next flushes write the rest.
 func TestSlowFlushesGetThrough(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &slow{Memory: NewMemory(1 << 20), each: 3 * time.Second}
 		r := New(Config{Store: store})
 		fillWith(r)
 		for n := range 15 {
-			fillWith(r) // all is used again meanwhile
+			fillWith(r) // meanwhile all secrets are used again
 			begin := time.Now()
 			if err := r.Flush(t.Context()); !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) != writeTime {
 				t.Fatalf("flush %d: %v after %v", n, err, time.Since(begin))
@@ -65,7 +65,7 @@ func TestSlowFlushesGetThrough(t *testing.T) {
 	})
 }
 
-// What is in memory is told without the store, also while a flush is writing it.
+// TestInMemory: InMemory returns unwritten uses without the store, also during a flush.
 func TestInMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &slow{Memory: NewMemory(0), each: 3 * time.Second}
@@ -77,7 +77,7 @@ func TestInMemory(t *testing.T) {
 		r.Used(worker, "later", "a", ref, "v1")
 		flushed := make(chan error)
 		go func() { flushed <- r.Flush(t.Context()) }()
-		synctest.Wait() // in the store
+		synctest.Wait() // the flush waits in the store
 		got := r.InMemory("a", begin)
 		if len(got) != 2 || got[0].Connector != "later" || got[1].Connector != "sink" || got[1].Principal != worker || !got[1].LastAt.Equal(begin) {
 			t.Errorf("got %+v", got)

@@ -12,18 +12,18 @@ import (
 	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
-// Memory is a registry.UsageStore for integrations that are files: it knows what
-// this process has seen since its start, and no more.
+// Memory is a registry.UsageStore for integrations in files. It has only the usage since
+// the start of the process.
 type Memory struct {
 	most int
-	// keeps says whether there still is an integration of an id; nil keeps all.
+	// keeps reports whether an integration still exists; nil keeps all.
 	keeps func(id string) bool
 
 	mu      sync.Mutex
 	entries map[string]map[useKey]*registry.Usage // by integration
 }
 
-// useKey tells the uses of one integration apart.
+// useKey identifies a use of an integration.
 type useKey struct {
 	principal                     authz.Principal
 	connector, store, secret, key string
@@ -35,14 +35,14 @@ func keyOf(u *registry.Usage) useKey {
 
 var _ registry.UsageStore = (*Memory)(nil)
 
-// NewMemory makes a Memory of at most so many entries for each integration, and one
-// more for each principal; 0 means 10,000.
+// NewMemory returns a Memory that stores at most the given number of entries for each
+// integration, and one more for each principal; 0 means 10,000.
 func NewMemory(most int) *Memory {
 	return &Memory{most: cmp.Or(most, 10_000), entries: make(map[string]map[useKey]*registry.Usage)}
 }
 
-// Keep makes m forget the usage of integrations of which keeps says that they are no
-// longer there, with each batch that is merged. It is called before m is used.
+// Keep sets a function that reports whether an integration still exists. MergeUsage removes
+// the usage of integrations that do not. Keep must be called before m is used.
 func (m *Memory) Keep(keeps func(id string) bool) { m.keeps = keeps }
 
 // MergeUsage implements registry.UsageStore.
@@ -50,7 +50,7 @@ func (m *Memory) MergeUsage(_ context.Context, batch []registry.Usage) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for i := range batch {
-		u := batch[i] // a copy, which does not keep the batch in memory
+		u := batch[i] // a copy, so that the entry does not retain the batch
 		of := m.entries[u.Integration]
 		if of == nil {
 			of = make(map[useKey]*registry.Usage)
@@ -73,11 +73,11 @@ func (m *Memory) MergeUsage(_ context.Context, batch []registry.Usage) error {
 	return nil
 }
 
-// shrink replaces the entries of one integration that are too many, and some more so
-// that this is rare, by one entry for each principal, which says that it used the
-// integration and not what: what is no longer told apart must not look unused.
-// Principals share the places: the k-th latest entry of each stays before the k+1-th of
-// any, so that one with many entries takes no place of others.
+// shrink reduces the entries of an integration that has too many. It replaces some of them,
+// more than necessary so that this is rare, by one entry for each principal without
+// connector and secret: the integration must not look unused to the principal's owner.
+// Principals share the entries fairly: the k-th latest entry of every principal is kept
+// before the k+1-th of any, so that a principal with many entries cannot displace others.
 func (m *Memory) shrink(of map[useKey]*registry.Usage) {
 	if len(of) <= m.most {
 		return

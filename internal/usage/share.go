@@ -7,28 +7,28 @@ import (
 )
 
 const (
-	// maxConnectors is how many names of connectors are told apart of one principal:
-	// they are its own word.
+	// maxConnectors is the maximum number of connector names of one principal that are
+	// distinguished. Callers choose these names.
 	maxConnectors = 256
-	// shareOf is the part of all entries, one in so many, that one principal may have.
+	// shareOf is the reciprocal of one principal's maximum share of all entries.
 	shareOf = 8
 )
 
-// shares bound the entries of each principal, so that one that invents names takes
-// no place of another. It is only asked about uses that are not in memory yet.
+// shares limits the entries of each principal, so that a principal that invents names cannot
+// displace the entries of others. It is used only for uses that are not in memory yet.
 type shares struct {
 	mu   sync.Mutex
-	most int // entries of one principal
+	most int // maximum number of entries of one principal
 	of   map[authz.Principal]*share
 }
 
 type share struct {
 	entries    int
-	connectors map[string]int // entries of each name
+	connectors map[string]int // number of entries of each name
 }
 
-// join counts one entry more, and reports whether the principal may have it under
-// the connector's name; if not, nothing is counted.
+// join counts a new entry and reports whether the principal may have it under the connector's
+// name. If not, it counts nothing.
 func (s *shares) join(who authz.Principal, connector string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -46,7 +46,7 @@ func (s *shares) join(who authz.Principal, connector string) bool {
 	return true
 }
 
-// leave is the end of what join has counted.
+// leave reverses join.
 func (s *shares) leave(who authz.Principal, connector string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -1,7 +1,20 @@
-// Package usage owns the account of who uses which integration: off the way of a
-// call, in bounded memory, and written down in batches.
+// Package usage records which principal uses which secret of which integration, and when.
+// It records no values.
 //
-// It knows who, what and when, and never a value.
+// A call must not wait for the database to record its usage, so the package works in two
+// steps:
+//
+//  1. Recorder.Used counts a use in memory. The memory is limited: a principal with too many
+//     different uses keeps coarser entries, and its share of the entries is limited.
+//  2. Run periodically flushes the uses since the last flush to a registry.UsageStore, in
+//     batches.
+//
+// A flush takes the entries of a few shards, marks them as written and sends them to the
+// store as one batch, without holding a lock. If the store fails, the entries of this batch
+// are marked as unwritten again (giveBack), with the time of their first use; nothing is
+// lost but the process's memory if it ends. Batches before it stay written. The next flush
+// starts with the shard at which this one failed, so that a slow store, which never gets
+// through all shards within the time limit, does not always omit the same entries.
 package usage
 
 import (
@@ -20,35 +33,35 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Config is what a Recorder is made of. Only Store is required.
+// Config configures a Recorder. Only Store is required.
 type Config struct {
 	Store registry.UsageStore
-	// Interval is how often usage is written down; 0 means 5 s.
+	// Interval is the time between two flushes; 0 means 5 s.
 	Interval time.Duration
-	// MaxEntries is how many different uses are told apart at a time; 0 means
-	// 65,536. Callers choose the names of their connectors, so there has to be an
-	// end. One principal has at most an eighth of them, and one more entry for each
-	// integration that it uses.
+	// MaxEntries is the maximum number of different uses in memory; 0 means 65,536.
+	// There has to be a limit because callers choose the names of their connectors. One
+	// principal has at most an eighth of the entries, and one more for each integration
+	// that it uses.
 	MaxEntries int
-	// Logger is told when usage cannot be written down; nil discards.
+	// Logger logs failed flushes; nil discards the messages.
 	Logger *slog.Logger
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
 
 const (
-	// shards keep callers out of each other's way.
+	// shards is the number of shards, which reduce lock contention between callers.
 	shards = 64
-	// idle is how many intervals an entry is kept without being used.
+	// idle is the number of intervals after which an unused entry is removed.
 	idle = 60
-	// writeTime bounds one writing down.
+	// writeTime limits the duration of a flush.
 	writeTime = 10 * time.Second
-	// batchSize is how many entries are written in one go, some more by those of one
-	// shard. What is written stays written if a later batch fails.
+	// batchSize is the number of entries at which a batch is written; a batch can be larger
+	// by the entries of one shard. A written batch stays written if a later one fails.
 	batchSize = 2048
 )
 
-// Recorder counts uses. It is safe for concurrent use.
+// Recorder records uses. It is safe for concurrent use.
 type Recorder struct {
 	cfg     Config
 	seed    maphash.Seed
@@ -57,33 +70,33 @@ type Recorder struct {
 	folded  atomic.Uint64
 	shares  shares
 	failing atomic.Bool
-	// flushing has an element while a flush is under way. Another one waits for it:
-	// what it has taken is written down only when it ends.
+	// flushing has an element during a flush. Another flush waits for it: its entries are
+	// written only when it ends.
 	flushing chan struct{}
-	next     int // shard that the next flush begins with; guarded by flushing
+	next     int // the shard with which the next flush starts; guarded by flushing
 }
 
 type shard struct {
-	mu sync.Mutex // guards the entries and what is in them
-	// entries are by what appendKey writes: one text for each, so that a lookup reads
-	// one place in memory, and the garbage collector nothing.
+	mu sync.Mutex // guards entries and their fields
+	// entries has the keys of appendKey. A key is a single string, so that a lookup reads
+	// one block of memory and the garbage collector has no pointers to follow in it.
 	entries map[string]*entry
-	_       [64]byte // a cache line, so that shards do not share one
+	_       [64]byte // a cache line, to avoid false sharing between shards
 }
 
-// entry is one use since the last flush. Times are in nanoseconds since 1970.
+// entry is a use since the last flush. Times are in nanoseconds since 1970.
 type entry struct {
-	first, last int64 // first is 0 if it was not used since
+	first, last int64 // first is 0 if there was no use since the last flush
 	version     string
 	shard       int32
-	quiet       int32 // intervals without a use
-	limited     bool  // counted by shares
+	quiet       int32 // number of intervals without a use
+	limited     bool  // shares counts the entry
 }
 
-// keyParts is how many strings a key consists of.
+// keyParts is the number of strings in a key.
 const keyParts = 6
 
-// appendKey appends what tells uses apart: the strings, each after its length.
+// appendKey appends the key of a use: its strings, each preceded by its length.
 func appendKey(b []byte, who authz.Principal, connector, integration string, ref *secret.Ref) []byte {
 	for _, part := range [keyParts]string{integration, string(who), connector, ref.Store, ref.Name, ref.Key} {
 		b = binary.AppendUvarint(b, uint64(len(part)))
@@ -92,7 +105,7 @@ func appendKey(b []byte, who authz.Principal, connector, integration string, ref
 	return b
 }
 
-// splitKey returns the strings of a key, which are parts of it.
+// splitKey returns the strings of a key. They share the key's memory.
 func splitKey(k string) (parts [keyParts]string) {
 	for i := range parts {
 		n, width := uvarint(k)
@@ -101,7 +114,7 @@ func splitKey(k string) (parts [keyParts]string) {
 	return parts
 }
 
-// uvarint is binary.Uvarint of a string that begins with the length of a part.
+// uvarint is binary.Uvarint for a string.
 func uvarint(s string) (n, width int) {
 	for shift := 0; ; shift += 7 {
 		c := s[width]
@@ -112,7 +125,7 @@ func uvarint(s string) (n, width int) {
 	}
 }
 
-// New makes a Recorder, which Run runs.
+// New returns a Recorder. The caller runs it with Run.
 func New(c Config) *Recorder {
 	if c.Interval <= 0 {
 		c.Interval = 5 * time.Second
@@ -134,12 +147,12 @@ func New(c Config) *Recorder {
 	return r
 }
 
-// Used notes that who was given a secret. It waits for nothing, and allocates
-// only for what it sees for the first time in a while and for names that are very
-// long. It keeps version, but none of the other strings.
+// Used records that a caller got a secret. It never blocks, and allocates memory only for
+// uses that it has not seen for some time and for very long names. It retains version, but
+// none of the other strings.
 //
-// Nothing goes unnoted: what a principal has too many of is noted without the
-// connector's name, and beyond that as a use of the integration alone.
+// Every use is recorded. If a principal has too many different uses, Used leaves out the
+// connector's name, or else records only a use of the integration.
 func (r *Recorder) Used(who authz.Principal, connector, integration string, ref secret.Ref, version string) {
 	switch {
 	case r.note(who, connector, integration, &ref, version, true):
@@ -151,8 +164,8 @@ func (r *Recorder) Used(who authz.Principal, connector, integration string, ref 
 	r.folded.Add(1)
 }
 
-// note notes a use under a key. A key that is not in memory yet has to be one that
-// the principal may add, if limited; it reports whether that is so.
+// note records a use under a key. If limited, a new key must be within the principal's share;
+// note reports whether it recorded the use.
 func (r *Recorder) note(who authz.Principal, connector, integration string, ref *secret.Ref, version string, limited bool) bool {
 	var space [512]byte
 	k := appendKey(space[:0], who, connector, integration, ref)
@@ -179,31 +192,31 @@ func (r *Recorder) note(who authz.Principal, connector, integration string, ref 
 	return true
 }
 
-// Folded is how many uses were noted without all that tells them apart, because
-// there were too many different ones.
+// Folded returns the number of uses that were recorded without some of their attributes
+// because there were too many different uses.
 func (r *Recorder) Folded() uint64 { return r.folded.Load() }
 
-// Entries is how many different uses are in memory.
+// Entries returns the number of different uses in memory.
 func (r *Recorder) Entries() int { return int(r.entries.Load()) }
 
-// Run writes usage down until ctx ends, and then once more. It is called once at
-// most.
+// Run flushes usage at every interval until ctx ends, and then once more. It must be called
+// at most once.
 func (r *Recorder) Run(ctx context.Context) error {
 	tick := time.NewTicker(r.cfg.Interval)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			_ = r.flush(context.WithoutCancel(ctx)) // which logs
+			_ = r.flush(context.WithoutCancel(ctx)) // flush logs errors
 			return nil
 		case <-tick.C:
-			_ = r.flush(ctx) // which logs
+			_ = r.flush(ctx) // flush logs errors
 		}
 	}
 }
 
-// Flush writes down what has been noted so far, for 10 s at most. If there is an
-// error, nothing is lost: what is not written yet is tried again.
+// Flush writes the unwritten uses to the store, for at most 10 s. If it fails, the next flush
+// tries the remaining ones again.
 func (r *Recorder) Flush(ctx context.Context) error { return r.flush(ctx) }
 
 func (r *Recorder) flush(ctx context.Context) error {
@@ -219,7 +232,8 @@ func (r *Recorder) flush(ctx context.Context) error {
 	var taken []*entry
 	first := r.next
 	for n := range shards {
-		// A flush that fails is continued, so that each entry gets its turn.
+		// The next flush continues after the shards of this one, so that each entry is
+		// written eventually.
 		r.next = (first + n + 1) % shards
 		batch, taken = r.take(&r.shards[(first+n)%shards], batch, taken)
 		if len(batch) < batchSize && n < shards-1 || len(batch) == 0 {
@@ -233,28 +247,28 @@ func (r *Recorder) flush(ctx context.Context) error {
 	return nil
 }
 
-// write writes a batch down, or puts it back.
+// write writes a batch, or marks its entries as unwritten again.
 func (r *Recorder) write(ctx context.Context, batch []registry.Usage, taken []*entry) error {
 	err := r.cfg.Store.MergeUsage(ctx, batch)
 	if err == nil {
 		if r.failing.Swap(false) {
-			r.cfg.Logger.Info("usage is written down again")
+			r.cfg.Logger.Info("recording usage works again")
 		}
 		return nil
 	}
-	// Put back: the next flush may succeed.
+	// Mark the entries as unwritten: the next flush may succeed.
 	for i, e := range taken {
 		r.giveBack(e, batch[i].FirstAt.UnixNano())
 	}
 	if !r.failing.Swap(true) {
-		r.cfg.Logger.Warn("usage cannot be written down for now", "error", err)
+		r.cfg.Logger.Warn("cannot record usage; retrying", "error", err)
 	}
 	return err
 }
 
-// InMemory returns the uses of an integration since then that r remembers, the latest
-// first. They include all that are not written down yet, also those that a flush is
-// writing. FirstAt is not set. It waits for no store.
+// InMemory returns the uses of an integration since the given time that are in memory, the
+// latest first. They include all unwritten uses, also those that a flush is writing now.
+// FirstAt is not set. InMemory does not access the store.
 func (r *Recorder) InMemory(integration string, since time.Time) []registry.Usage {
 	prefix := string(binary.AppendUvarint(nil, uint64(len(integration)))) + integration
 	var all []registry.Usage
@@ -272,7 +286,7 @@ func (r *Recorder) InMemory(integration string, since time.Time) []registry.Usag
 	return all
 }
 
-// usageOf returns an entry but for its FirstAt.
+// usageOf returns an entry without its FirstAt.
 func usageOf(k string, e *entry) registry.Usage {
 	part := splitKey(k)
 	return registry.Usage{
@@ -282,7 +296,7 @@ func usageOf(k string, e *entry) registry.Usage {
 	}
 }
 
-// giveBack makes first what it was: no use that was noted meanwhile is older.
+// giveBack restores first. Uses that were recorded in the meantime are later.
 func (r *Recorder) giveBack(e *entry, first int64) {
 	s := &r.shards[e.shard]
 	s.mu.Lock()
@@ -292,8 +306,8 @@ func (r *Recorder) giveBack(e *entry, first int64) {
 	}
 }
 
-// take adds what was used in a shard to batch, and forgets what has not been for
-// long.
+// take appends the unwritten uses of a shard to batch, marks them as written, and removes
+// entries that have not been used for a long time.
 func (r *Recorder) take(s *shard, batch []registry.Usage, taken []*entry) ([]registry.Usage, []*entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

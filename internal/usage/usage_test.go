@@ -30,7 +30,7 @@ func used(version string, first, last time.Time) registry.Usage {
 		Version: version, FirstAt: first.UTC(), LastAt: last.UTC()}
 }
 
-// failing is a Memory that can be out of order.
+// failing is a Memory whose MergeUsage can fail.
 type failing struct {
 	mu sync.Mutex
 	*Memory
@@ -38,7 +38,7 @@ type failing struct {
 	batches []int
 }
 
-// set makes it fail, or begin anew.
+// set sets the error, and replaces the Memory.
 func (f *failing) set(m *Memory, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -80,28 +80,28 @@ func TestRecorder(t *testing.T) {
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if diff := cmp.Diff([]int{1}, store.batches); diff != "" {
-			t.Errorf("nothing new is written down: %s", diff)
+			t.Errorf("a flush without new uses changed the store: %s", diff)
 		}
-		// While the store is out of order nothing is lost, and the first time stays.
-		store.set(store.Memory, errors.New("out of order"))
+		// While the store fails nothing is lost, and the time of the first use stays.
+		store.set(store.Memory, errors.New("the store is down"))
 		failed := time.Now()
 		r.Used(worker, "sink", "a", ref, "v3")
 		time.Sleep(20 * time.Second)
 		r.Used(worker, "sink", "a", ref, "v3")
 		last := time.Now()
-		store.set(NewMemory(0), nil) // to see what is written alone
+		store.set(NewMemory(0), nil) // to see only what is written from now on
 		time.Sleep(5 * time.Second)
 		check(t, store, used("v3", failed, last))
-		// What has not been used for long is forgotten here, but not there.
+		// Entries that have not been used for long are removed from memory, but not from the store.
 		if r.Entries() != 1 {
-			t.Errorf("%d entries", r.Entries())
+			t.Errorf("%d entries in memory", r.Entries())
 		}
 		time.Sleep((idle + 2) * 5 * time.Second)
 		if r.Entries() != 0 {
 			t.Errorf("%d entries after a long time", r.Entries())
 		}
 		check(t, store, used("v3", failed, last))
-		// The end writes down what there is.
+		// The end of Run writes the unwritten uses.
 		r.Used(worker, "sink", "a", ref, "v4")
 		last = time.Now()
 		cancel()
@@ -119,8 +119,8 @@ func TestRecorderIsBounded(t *testing.T) {
 		r.Used(worker, fmt.Sprint("c", i), "a", ref, "v1")
 		r.Used(worker, "c0", "a", ref, "v1")
 	}
-	// An eighth of the entries, one of them without a connector's name or not, and the
-	// integration's.
+	// An eighth of the entries, one of them perhaps without a connector's name, and the
+	// integration's entry.
 	if r.Entries() != 100/shareOf+1 || r.Folded() < 980 {
 		t.Errorf("%d entries, %d folded", r.Entries(), r.Folded())
 	}
@@ -158,7 +158,7 @@ func TestRecorderIsConcurrent(t *testing.T) {
 	}
 }
 
-// Names that run together as one text are still told apart.
+// TestRecorderTellsNamesApart: names whose concatenations are equal are distinguished.
 func TestRecorderTellsNamesApart(t *testing.T) {
 	store := NewMemory(0)
 	r := New(Config{Store: store})
@@ -189,7 +189,7 @@ func TestUsedDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// BenchmarkUsed notes one use again and again, and many different ones in turn.
+// BenchmarkUsed records one use repeatedly, and many different uses in turn.
 func BenchmarkUsed(b *testing.B) {
 	for _, uses := range []int{1, 20_000} {
 		b.Run(fmt.Sprint("uses=", uses), func(b *testing.B) {
@@ -211,7 +211,7 @@ func BenchmarkUsed(b *testing.B) {
 	}
 }
 
-// BenchmarkFlush flushes more uses of one integration than a Memory keeps.
+// BenchmarkFlush flushes more uses of one integration than a Memory stores.
 func BenchmarkFlush(b *testing.B) {
 	r := New(Config{Store: NewMemory(0)})
 	for b.Loop() {
@@ -222,8 +222,8 @@ func BenchmarkFlush(b *testing.B) {
 	}
 }
 
-// One principal that invents names of connectors takes no place of another, and all
-// that it uses is noted as used.
+// TestOnePrincipalLeavesRoomForOthers: a principal that invents connector names displaces no
+// entries of others, and all of its uses are recorded.
 func TestOnePrincipalLeavesRoomForOthers(t *testing.T) {
 	store := NewMemory(0)
 	r := New(Config{Store: store})
@@ -234,7 +234,7 @@ func TestOnePrincipalLeavesRoomForOthers(t *testing.T) {
 	if n := r.Entries(); n > maxConnectors+1 {
 		t.Errorf("%d entries of one secret", n)
 	}
-	for i := range flood { // of as many secrets
+	for i := range flood { // and the same number of secrets
 		r.Used("dns:flood", "c", "b", secret.Ref{Store: ref.Store, Name: fmt.Sprint("s", i)}, "v1")
 	}
 	if n := r.Entries(); n > r.cfg.MaxEntries/shareOf+2 {
@@ -247,10 +247,10 @@ func TestOnePrincipalLeavesRoomForOthers(t *testing.T) {
 	}
 	all, err := store.Usage(t.Context(), "a", time.Time{}, 0)
 	if err != nil || !slices.ContainsFunc(all, func(u registry.Usage) bool { return u.Principal == worker && u.Connector == "sink" }) {
-		t.Errorf("the other's use is not noted: %d, %v", len(all), err)
+		t.Errorf("the other principal's use is not recorded: %d, %v", len(all), err)
 	}
 	if late, err := store.Usage(t.Context(), "only", time.Time{}, 0); err != nil || len(late) != 1 || late[0].Secret != "" || late[0].Principal != "dns:flood" {
-		t.Errorf("what was too much is noted as %v, %v", late, err)
+		t.Errorf("the uses beyond the limit are recorded as %v, %v", late, err)
 	}
 	for range idle + 1 {
 		_ = r.Flush(t.Context()) // a Memory does not fail
@@ -260,8 +260,8 @@ func TestOnePrincipalLeavesRoomForOthers(t *testing.T) {
 	}
 }
 
-// One principal that invents names of connectors takes no place of another one's older
-// entries, and what is no longer told apart still counts as used.
+// TestMemoryIsShared: a principal that invents connector names displaces no older entries of
+// others, and uses without an entry of their own still count.
 func TestMemoryIsShared(t *testing.T) {
 	m := NewMemory(20)
 	noon := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
@@ -295,7 +295,7 @@ func TestMemoryIsShared(t *testing.T) {
 	}
 }
 
-// The usage of an integration that is gone is gone.
+// TestMemoryForgetsIntegrations: the usage of a deleted integration is deleted.
 func TestMemoryForgetsIntegrations(t *testing.T) {
 	m := NewMemory(0)
 	there := map[string]bool{"a": true, "b": true}
