@@ -1,10 +1,9 @@
-// Package clienttls keeps the TLS files of a client: the authorities that it trusts, and
-// the certificate with which it proves itself. Every outgoing connection of the broker
-// and of its Go client takes them from here, so that files that are renewed are used
-// without a restart.
+// Package clienttls reads the TLS files of a client: the authorities that it trusts, and its
+// client certificate. Every outgoing connection of the broker and of its Go client uses it,
+// so that renewed files take effect without a restart.
 //
-// It knows neither gRPC nor what the connections are for. Its errors quote nothing of
-// the files.
+// The package knows neither gRPC nor the purpose of the connections. Its errors contain
+// nothing from the files.
 package clienttls
 
 import (
@@ -18,38 +17,38 @@ import (
 	"github.com/secretbroker/secretbroker/internal/certfile"
 )
 
-// Config names the files, all in PEM. CertFile and KeyFile go together.
+// Config has the paths of the files, all in PEM. CertFile and KeyFile go together.
 type Config struct {
-	// CAFile has the authorities that are trusted; empty for the system's.
+	// CAFile contains the trusted authorities; empty for the system's.
 	CAFile string
-	// CertFile is the certificate chain, the leaf first, and KeyFile the leaf's key; empty
-	// for none.
+	// CertFile contains the certificate chain, the leaf first, and KeyFile the leaf's key;
+	// empty for none.
 	CertFile, KeyFile string
-	// Section, if not empty, is the section of a configuration file in which errors name
-	// the settings, such as "tracing" for tracing.ca_file.
+	// Section, if not empty, is the section of the configuration file whose settings are
+	// named in errors, such as "tracing" for tracing.ca_file.
 	Section string
-	// ReadKey, if not nil, reads KeyFile in place of os.ReadFile.
+	// ReadKey, if not nil, reads KeyFile instead of os.ReadFile.
 	ReadKey func(path string) ([]byte, error)
-	// Changed, if not nil, is told what is wrong with the files when that has changed;
-	// problem is empty when they are good again.
+	// Changed, if not nil, is called when the problem with the files has changed; problem is
+	// empty when they are valid again.
 	Changed func(problem string)
 }
 
-// Files holds what was last read from the files. It is safe for concurrent use.
+// Files holds the last valid contents of the files. It is safe for concurrent use.
 //
-// The files are read whenever a connection is made, instead of being watched:
-// connections are rare, reading costs nothing beside a handshake, and no change
-// is missed because it left time and size as they were.
+// It reads the files for each connection instead of watching them: connections are rare,
+// reading is cheap compared with a handshake, and it cannot miss a change that leaves time
+// and size of a file unchanged.
 type Files struct {
 	cfg Config
 
 	mu      sync.Mutex
 	roots   *x509.CertPool
 	cert    *tls.Certificate
-	problem string // why the files on disk are not, or not all, in use
+	problem string // why some or all files on disk are not in use
 }
 
-// Open reads the files, which must be good.
+// Open reads the files. It fails if they are invalid.
 func Open(cfg Config) (*Files, error) {
 	if cfg.ReadKey == nil {
 		cfg.ReadKey = os.ReadFile
@@ -64,39 +63,39 @@ func Open(cfg Config) (*Files, error) {
 	return f, nil
 }
 
-// current reads the files again and returns what is to be used now, and what is
-// wrong with the files on disk if that is not what they contain.
+// current reads the files again and returns what to use now. problem describes what is wrong
+// with the files on disk if older contents are in use.
 func (f *Files) current() (roots *x509.CertPool, cert *tls.Certificate, problem string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.read(); err != nil {
 		problem = err.Error()
 	}
-	if problem != f.problem { // told once, not at every connection
+	if problem != f.problem { // report a change, not every connection
 		f.problem = problem
 		f.cfg.Changed(problem)
 	}
 	return f.roots, f.cert, problem
 }
 
-// TLS reads the files again and returns base with their authorities and certificate,
-// for one connection. problem is what is wrong with the files on disk if those that were
-// read earlier are still in use.
+// TLS reads the files again and returns base with their authorities and certificate, for one
+// connection. problem describes what is wrong with the files on disk if older contents are
+// in use.
 func (f *Files) TLS(base *tls.Config) (config *tls.Config, problem string) {
 	c := base.Clone()
 	roots, cert, problem := f.current()
 	c.RootCAs = roots
 	if cert != nil {
-		// Not Certificates: those are held back when the server's list of CAs lacks
-		// theirs, and the server would then report a missing certificate instead of a
+		// Not Certificates: crypto/tls does not send them if the server's list of CAs lacks
+		// their issuer, and the server would then report a missing certificate instead of a
 		// wrong one.
 		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil }
 	}
 	return c, problem
 }
 
-// read takes over what can be used: the CA certificates, and the certificate
-// with its key, each on its own.
+// read reads the CA certificates, and the certificate with its key. It keeps each of the two
+// that is valid, even if the other is not.
 func (f *Files) read() error {
 	var caErr, certErr error
 	if f.cfg.CAFile != "" {
@@ -114,8 +113,8 @@ func (f *Files) read() error {
 	return errors.Join(caErr, certErr)
 }
 
-// readRoots is strict where x509.CertPool.AppendCertsFromPEM is not: a file that
-// is still being written is an error, not a shorter list.
+// readRoots is stricter than x509.CertPool.AppendCertsFromPEM: a partly written file is an
+// error and not a shorter list.
 func (f *Files) readRoots() (*x509.CertPool, error) {
 	b, err := os.ReadFile(f.cfg.CAFile)
 	if err != nil {
@@ -128,7 +127,7 @@ func (f *Files) readRoots() (*x509.CertPool, error) {
 	return roots, nil
 }
 
-// named is how errors call a file: by its setting, if there is a Section.
+// named returns the name of a file in errors: its setting, if there is a Section.
 func (c *Config) named(plain, setting string) string {
 	if c.Section == "" {
 		return plain
@@ -136,7 +135,7 @@ func (c *Config) named(plain, setting string) string {
 	return c.Section + "." + setting
 }
 
-// readKeyPair returns errors that quote nothing of the files.
+// readKeyPair returns errors that contain nothing from the files.
 func (f *Files) readKeyPair() (*tls.Certificate, error) {
 	certPEM, err := os.ReadFile(f.cfg.CertFile)
 	if err != nil {

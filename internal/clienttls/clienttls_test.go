@@ -11,8 +11,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/trust/trusttest"
 )
 
-// TestRenewal: each connection takes the files as they are then; what cannot be used
-// leaves in force what was read earlier, and is told once.
+// TestRenewal: each connection uses the current files. If they are invalid, it uses the older
+// contents, and the problem is reported once.
 func TestRenewal(t *testing.T) {
 	ca, other := trusttest.NewCA(t, "one"), trusttest.NewCA(t, "other")
 	dir := t.TempDir()
@@ -57,11 +57,12 @@ func TestRenewal(t *testing.T) {
 	put(first)
 	expect("renewed again", first, other, "")
 	if len(told) != 2 || told[0] == "" || told[1] != "" {
-		t.Errorf("told %q", told)
+		t.Errorf("Changed was called with %q", told)
 	}
 }
 
-// TestWithoutFiles: the system's authorities, and nothing to show.
+// TestWithoutFiles: without files, the client trusts the system's authorities and has no
+// certificate.
 func TestWithoutFiles(t *testing.T) {
 	f, err := Open(Config{})
 	if err != nil {
@@ -73,7 +74,7 @@ func TestWithoutFiles(t *testing.T) {
 	}
 }
 
-// TestReadKey: who opens the files may be stricter about the key.
+// TestReadKey: ReadKey can be stricter about the key file.
 func TestReadKey(t *testing.T) {
 	cert := trusttest.NewCA(t, "one").Client("spiffe://example.org/broker")
 	file := filepath.Join(t.TempDir(), "tls.pem")

@@ -1,10 +1,10 @@
-// Package config owns broker.yaml: what may stand in it, its defaults, and what
-// makes it acceptable.
+// Package config implements broker.yaml: its settings, their defaults and their
+// validation.
 //
-// Only cmd/broker and the commands in internal/cli import it; cmd/broker passes every part
-// of the broker its own settings, and this package knows none of those parts. Live is the
-// broker.yaml in force while the broker runs. Names of settings are a promise:
-// they are never renamed. No secret stands in the file, only paths to files.
+// Only cmd/broker and the commands in internal/cli import it. cmd/broker passes each part
+// of the broker its own settings, and this package does not depend on those parts. Live is
+// the configuration in effect while the broker runs. Names of settings are stable: they are
+// never renamed. The file contains no secrets, only paths of files that do.
 package config
 
 import (
@@ -18,18 +18,18 @@ import (
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
-// Config is a validated broker.yaml. Paths are absolute.
+// Config is a validated broker.yaml. Its paths are absolute.
 type Config struct {
-	// Listen is the gRPC address, host:port: mutual TLS, TLS 1.3.
+	// Listen is the address of the gRPC server (mutual TLS, TLS 1.3), host:port.
 	Listen string `yaml:"listen"`
-	// AdminListen is the address of plain HTTP for /healthz, /readyz and
+	// AdminListen is the address of the plain HTTP server for /healthz, /readyz and
 	// /metrics, host:port.
 	AdminListen string `yaml:"admin_listen"`
-	// TLS and SPIFFE are two ways to the same; exactly one of them is given.
+	// TLS and SPIFFE are alternatives; exactly one of them is set.
 	TLS    TLS    `yaml:"tls"`
 	SPIFFE SPIFFE `yaml:"spiffe"`
-	// Integrations is the directory of the integrations' files, Registry the
-	// database that they are in; exactly one of them is given.
+	// Integrations is the directory of the integrations' files, Registry the database of
+	// integrations; exactly one of them is set.
 	Integrations string   `yaml:"integrations"`
 	Registry     Registry `yaml:"registry"`
 	Cache        Cache    `yaml:"cache"`
@@ -39,104 +39,104 @@ type Config struct {
 	Shutdown     Shutdown `yaml:"shutdown"`
 	Memory       Memory   `yaml:"memory"`
 	Tracing      Tracing  `yaml:"tracing"`
-	// Management is how integrations are managed, Placement where they may be.
+	// Management configures how integrations are managed, Placement where they may be.
 	Management Management `yaml:"management"`
 	Placement  Placement  `yaml:"placement"`
 }
 
-// Limits bound what one caller can make the broker do.
+// Limits limits what one caller can make the broker do.
 type Limits struct {
-	// MaxRequestBytes is the largest request, 64 KiB to 16 MiB.
+	// MaxRequestBytes is the maximum size of a request, 64 KiB to 16 MiB.
 	MaxRequestBytes strictyaml.Bytes `yaml:"max_request_bytes"`
-	// MaxConfigs is how many entries a request's configs may have, 1 to 100,000.
+	// MaxConfigs is the maximum number of entries in a request's configs, 1 to 100,000.
 	MaxConfigs int `yaml:"max_configs"`
-	// MaxReferences is how many of them may be references, 1 to 10,000.
+	// MaxReferences is the maximum number of references among them, 1 to 10,000.
 	MaxReferences int `yaml:"max_references"`
-	// MaxSecrets is how many different secrets they may name, 1 to 1,000.
+	// MaxSecrets is the maximum number of distinct secrets that they refer to, 1 to 1,000.
 	MaxSecrets int `yaml:"max_secrets"`
-	// MaxReferenceBytes is the longest reference, 64 to 8,192.
+	// MaxReferenceBytes is the maximum length of a reference, 64 to 8,192.
 	MaxReferenceBytes int `yaml:"max_reference_bytes"`
-	// MaxKeyBytes is the longest JSON key in a reference, 1 to 8,192.
+	// MaxKeyBytes is the maximum length of a reference's JSON key, 1 to 8,192.
 	MaxKeyBytes int `yaml:"max_key_bytes"`
-	// MaxDocumentBytes is the largest secret in which a JSON key is looked for, 1
-	// KiB to 1 MiB.
+	// MaxDocumentBytes is the maximum size of a secret in which the broker looks up a
+	// JSON key, 1 KiB to 1 MiB.
 	MaxDocumentBytes strictyaml.Bytes `yaml:"max_document_bytes"`
-	// MaxStreamsPerConnection is how many calls one connection may have under
-	// way, 1 to 10,000.
+	// MaxStreamsPerConnection is the maximum number of active calls of one connection, 1
+	// to 10,000.
 	MaxStreamsPerConnection int `yaml:"max_streams_per_connection"`
-	// MaxConnectionsPerPrincipal is how many connections one principal may have
-	// open, 1 to 100,000.
+	// MaxConnectionsPerPrincipal is the maximum number of open connections of one
+	// principal, 1 to 100,000.
 	MaxConnectionsPerPrincipal int `yaml:"max_connections_per_principal"`
-	// MaxCallsPerSecondPerPrincipal is how many calls of one principal are let in
-	// per second, 1 to 1,000,000.
+	// MaxCallsPerSecondPerPrincipal is the maximum number of calls per second of one
+	// principal, 1 to 1,000,000.
 	MaxCallsPerSecondPerPrincipal int `yaml:"max_calls_per_second_per_principal"`
-	// MaxConcurrentCallsPerPrincipal is how many calls of one principal may be
-	// under way, 1 to 1,000,000.
+	// MaxConcurrentCallsPerPrincipal is the maximum number of active calls of one
+	// principal, 1 to 1,000,000.
 	MaxConcurrentCallsPerPrincipal int `yaml:"max_concurrent_calls_per_principal"`
-	// MaxConcurrentCalls is how many calls may be under way, 1 to 10,000,000.
+	// MaxConcurrentCalls is the maximum number of active calls, 1 to 10,000,000.
 	MaxConcurrentCalls int `yaml:"max_concurrent_calls"`
-	// MaxHandshakes is how many TLS handshakes may be under way, 16 to 100,000.
+	// MaxHandshakes is the maximum number of concurrent TLS handshakes, 16 to 100,000.
 	MaxHandshakes int `yaml:"max_handshakes"`
 }
 
-// Shutdown says how the broker ends. Together the two should be less than what
-// the service manager allows before it kills.
+// Shutdown configures how the broker stops. The sum of both times should be less than the
+// time after which the service manager kills the process.
 type Shutdown struct {
-	// DrainDelay is how long the broker goes on as ever, but not ready, after it
-	// was told to end; 0 s to 5 min.
+	// DrainDelay is the time for which the broker still serves calls, but reports that it
+	// is not ready, after it was asked to stop; 0 s to 5 min.
 	DrainDelay strictyaml.Duration `yaml:"drain_delay"`
-	// Timeout is how long calls under way may then take to finish; 1 s to 5 min.
+	// Timeout is the time that active calls then have to finish; 1 s to 5 min.
 	Timeout strictyaml.Duration `yaml:"timeout"`
 }
 
-// Memory says what is asked of the operating system for the process's memory
-// beyond what is asked always.
+// Memory configures what the broker requests from the operating system to protect the
+// process's memory, in addition to what it always requests.
 type Memory struct {
-	// Limit is how much memory the broker may use where neither GOMEMLIMIT nor a
-	// cgroup says so; at least 64 MiB, or 0 for no limit. A lower limit of the cgroup
-	// counts.
+	// Limit is the maximum memory of the broker if neither GOMEMLIMIT nor a cgroup sets
+	// one; at least 64 MiB, or 0 for no limit. A lower limit of the cgroup takes
+	// precedence.
 	Limit strictyaml.Bytes `yaml:"limit"`
-	// Lock keeps all of it out of swap, or the broker does not start.
+	// Lock locks all of the memory in RAM. The broker does not start if that fails.
 	Lock bool `yaml:"lock"`
 }
 
-// TLS is the server's identity and whom it believes, as files. The first three
-// are required unless there is SPIFFE: there is no broker without mutual TLS.
+// TLS configures the server's identity and the trusted client CAs from files. The first
+// three settings are required unless SPIFFE is set: the broker always uses mutual TLS.
 type TLS struct {
 	// CertFile is a PEM file with the server's certificate chain, the leaf first.
 	CertFile string `yaml:"cert_file"`
 	// KeyFile is a PEM file with the leaf's private key.
 	KeyFile string `yaml:"key_file"`
-	// ClientCAFile is a PEM file with the authorities that issue the runtimes'
-	// client certificates.
+	// ClientCAFile is a PEM file with the authorities that issue the runtimes' client
+	// certificates.
 	ClientCAFile string `yaml:"client_ca_file"`
-	// CRLFiles hold CRLs of those authorities, PEM or DER. If there is any, every
-	// authority needs a current CRL.
+	// CRLFiles are files with CRLs of those authorities, PEM or DER. If there are any,
+	// every authority needs a current CRL.
 	CRLFiles []string `yaml:"crl_files"`
-	// TrustDomain, if set, is the only one whose SPIFFE IDs are callers.
+	// TrustDomain, if set, is the only trust domain whose SPIFFE IDs are accepted.
 	TrustDomain string `yaml:"trust_domain"`
 }
 
-// SPIFFE is the server's identity and whom it believes, from the SPIFFE Workload
-// API. Both settings go together.
+// SPIFFE configures the server's identity and the trusted client CAs from the SPIFFE
+// Workload API. Both settings are required together.
 type SPIFFE struct {
 	// Socket is the Workload API's address, unix:///PATH.
 	Socket string `yaml:"socket"`
-	// TrustDomain is the server's own, and the only one whose workloads are
-	// callers.
+	// TrustDomain is the server's trust domain, and the only one whose workloads are
+	// accepted as callers.
 	TrustDomain string `yaml:"trust_domain"`
 }
 
-// Cache bounds how long and how much the broker remembers.
+// Cache limits the time and the memory for which the broker caches values.
 type Cache struct {
-	// TTL is how long a value is answered from memory where its integration does
-	// not say otherwise; 1 s to 24 h.
+	// TTL is the time for which the broker answers from the cache, unless the integration
+	// has its own; 1 s to 24 h.
 	TTL strictyaml.Duration `yaml:"ttl"`
-	// MaxBytes bounds all values in memory together; at least 1 MiB.
+	// MaxBytes limits the total size of all cached values; at least 1 MiB.
 	MaxBytes strictyaml.Bytes `yaml:"max_bytes"`
 }
 
-// Audit says where the record of every decision goes.
+// Audit configures where the broker records every decision.
 type Audit struct {
 	// File is the file that records are appended to, or AuditStdout. Required.
 	File string `yaml:"file"`
@@ -144,39 +144,39 @@ type Audit struct {
 	Sync string `yaml:"sync"`
 	// KeyFile is a file with the key of the records' chain; empty for none.
 	KeyFile string `yaml:"key_file"`
-	// Copies are sent every record as well.
+	// Copies receive a copy of every record.
 	Copies []AuditCopy `yaml:"copies"`
 }
 
 // AuditCopy is a collector that audit records are copied to.
 type AuditCopy struct {
-	// Syslog is its URL, as audit.ParseSyslog takes it.
+	// Syslog is the URL of the collector, see audit.ParseSyslog.
 	Syslog string `yaml:"syslog"`
-	// CAFile is a PEM file with the authorities of a tls:// collector; empty for
-	// the system's.
+	// CAFile is a PEM file with the authorities of a tls:// collector; empty for the
+	// system's.
 	CAFile string `yaml:"ca_file"`
-	// CertFile and KeyFile are PEM files with what the broker shows to a tls://
+	// CertFile and KeyFile are PEM files with the client certificate for a tls://
 	// collector; both or neither.
 	CertFile string `yaml:"cert_file"`
 	KeyFile  string `yaml:"key_file"`
-	// Required makes calls fail whose records the collector's connection does
-	// not take.
+	// Required makes a call fail if the connection to the collector does not accept the
+	// call's records.
 	Required bool `yaml:"required"`
 }
 
 // The values of Audit.Sync.
 const (
-	// AuditSyncBatch forces records to the disk before their values leave.
+	// AuditSyncBatch syncs records to the disk before their values leave the broker.
 	AuditSyncBatch = "batch"
-	// AuditSyncNone leaves them to the operating system, which writes them to the
-	// disk within some seconds.
+	// AuditSyncNone leaves syncing to the operating system, which writes the records to
+	// the disk within some seconds.
 	AuditSyncNone = "none"
 )
 
 // AuditStdout as Audit.File writes audit records to standard output.
 const AuditStdout = "stdout"
 
-// The bounds of settings.
+// The ranges of settings.
 const (
 	MinTTL      = time.Second
 	MaxTTL      = 24 * time.Hour
@@ -185,7 +185,7 @@ const (
 	MaxShutdown = 5 * time.Minute
 )
 
-// defaults is what holds for settings that broker.yaml leaves out.
+// defaults returns the values of settings that broker.yaml omits.
 func defaults() *Config {
 	return &Config{
 		Listen:      "127.0.0.1:8443",
@@ -216,15 +216,15 @@ func defaults() *Config {
 	}
 }
 
-// Load reads and validates the file at path. Relative paths in it are taken
-// from the directory that it lies in. If it is not acceptable the error is
-// strictyaml.Faults with every fault; the files it names are not looked at.
+// Load reads and validates the file at path. Relative paths in it are relative to the
+// directory of the file. If the file is invalid, the error is a strictyaml.Faults with
+// every problem. Load does not open the files that the settings name.
 func Load(path string) (*Config, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("config: %w", err)
 	}
-	defer func() { _ = f.Close() }() // it was only read
+	defer func() { _ = f.Close() }() // opened for reading only
 	data, err := io.ReadAll(io.LimitReader(f, strictyaml.MaxSize+1))
 	if err != nil {
 		return nil, fmt.Errorf("config: %w", err)
@@ -232,8 +232,7 @@ func Load(path string) (*Config, error) {
 	return Parse(path, data)
 }
 
-// Parse is Load for data that has been read already; path is where it is said
-// to come from.
+// Parse is Load for data that was already read; path is the path of the file in errors.
 func Parse(path string, data []byte) (*Config, error) {
 	c := defaults()
 	doc := strictyaml.Decode(path, data, c)

@@ -103,14 +103,14 @@ func TestLoadNoFile(t *testing.T) {
 	}
 }
 
-// tail has all that is required, on lines that tests do not count.
+// tail has all required settings, on lines that the tests do not count.
 const tail = `
 tls: {cert_file: a, key_file: b, client_ca_file: c}
 integrations: d
 audit: {file: e}
 `
 
-// auditTail is tail with another setting for the audit, all on line 1.
+// auditTail is tail with another audit setting, all on line 1.
 func auditTail(setting string) string {
 	return "audit: {file: e, " + setting + "}" + strings.Replace(tail, "audit: {file: e}\n", "", 1)
 }
@@ -132,7 +132,7 @@ func TestFaults(t *testing.T) {
 		{"no key", "integrations: d\naudit: {file: e}\ntls:\n  cert_file: b\n  client_ca_file: c\n", "b.yaml:3: " + noKey},
 		{"no client CA", "integrations: d\naudit: {file: e}\ntls:\n  cert_file: b\n  key_file: c\n", "b.yaml:3: " + noCA},
 		{"empty sections", "integrations: d\naudit:\ntls:\n", "b.yaml:2: " + noAudit + "\nb.yaml:3: " + noCert + "\nb.yaml:3: " + noKey + "\nb.yaml:3: " + noCA},
-		{"empty value", "integrations: d\naudit: {file: e}\ntls:\n  cert_file: a\n  key_file: b\n  client_ca_file: \"\"\n", "b.yaml:6: tls.client_ca_file: there is no value; write one or take the setting out"},
+		{"empty value", "integrations: d\naudit: {file: e}\ntls:\n  cert_file: a\n  key_file: b\n  client_ca_file: \"\"\n", "b.yaml:6: tls.client_ca_file: there is no value; add a value or remove the setting"},
 		{"TLS is text", "integrations: d\naudit: {file: e}\ntls: off\n", "b.yaml:3: tls: expected a section of settings (name: value), found a single value"},
 
 		{"listen without port", "listen: 127.0.0.1" + tail, "b.yaml:1: listen: " + badAddress},
@@ -140,7 +140,7 @@ func TestFaults(t *testing.T) {
 		{"listen with large port", "listen: localhost:65536" + tail, "b.yaml:1: listen: " + badAddress},
 		{"listen is a URL", "listen: https://localhost:1" + tail, "b.yaml:1: listen: " + badAddress},
 		{"admin_listen", "admin_listen: \"8081\"" + tail, "b.yaml:1: admin_listen: " + badAddress},
-		{"same address", "listen: :1\nadmin_listen: :1" + tail, "b.yaml:2: admin_listen: the same address as listen; give it a port of its own"},
+		{"same address", "listen: :1\nadmin_listen: :1" + tail, "b.yaml:2: admin_listen: the same address as listen; use another port"},
 
 		{"ttl too short", "cache:\n  ttl: 999ms" + tail, "b.yaml:2: cache.ttl: expected 1s to 24h"},
 		{"ttl zero", "cache:\n  ttl: 0s" + tail, "b.yaml:2: cache.ttl: expected 1s to 24h"},
@@ -151,7 +151,7 @@ func TestFaults(t *testing.T) {
 		{"max_bytes zero", "cache:\n  max_bytes: 0" + tail, "b.yaml:2: cache.max_bytes: expected at least 1MiB"},
 		{"max_bytes text", "cache:\n  max_bytes: all" + tail, `b.yaml:2: cache.max_bytes: expected an amount of bytes, such as "64MiB"`},
 
-		{"auditor that is no principal", "roles:\n  auditor:\n    - spiffe://example.org/a\n    - anybody" + tail, `b.yaml:4: roles.auditor[1]: expected a SPIFFE ID ("spiffe://...") or "dns:HOST"`},
+		{"auditor that is not a principal", "roles:\n  auditor:\n    - spiffe://example.org/a\n    - anybody" + tail, `b.yaml:4: roles.auditor[1]: expected a SPIFFE ID ("spiffe://...") or "dns:HOST"`},
 		{"a request too large", "limits:\n  max_request_bytes: 1GiB" + tail, "b.yaml:2: limits.max_request_bytes: expected 65536 to 16777216"},
 		{"no secrets", "limits:\n  max_secrets: 0" + tail, "b.yaml:2: limits.max_secrets: expected 1 to 1000"},
 		{"no calls", "limits:\n  max_calls_per_second_per_principal: 0" + tail, "b.yaml:2: limits.max_calls_per_second_per_principal: expected 1 to 1000000"},
@@ -166,7 +166,7 @@ func TestFaults(t *testing.T) {
 		{"a copy to a website", auditTail("copies: [{syslog: 'https://h:1'}]"), "b.yaml:1: audit.copies[0].syslog: expected unix:///dev/log, udp://HOST:PORT, tcp://HOST:PORT or tls://HOST:PORT"},
 		{"a copy with authorities and no TLS", auditTail("copies: [{syslog: 'tcp://h:1', ca_file: x}]"), "b.yaml:1: audit.copies[0]: ca_file, cert_file and key_file go with tls:// only"},
 		{"half an identity", auditTail("copies: [{syslog: 'tls://h:1', cert_file: x}]"), "b.yaml:1: audit.copies[0]: cert_file and key_file go together"},
-		{"required datagrams", auditTail("copies: [{syslog: 'udp://h:1', required: true}]"), "b.yaml:1: audit.copies[0].required: over udp nobody learns what is lost; use tcp, tls or unix"},
+		{"required datagrams", auditTail("copies: [{syslog: 'udp://h:1', required: true}]"), "b.yaml:1: audit.copies[0].required: udp does not report lost records; use tcp, tls or unix"},
 
 		{"too little memory", "memory: {limit: 63MiB}" + tail, "b.yaml:1: memory.limit: expected at least 64MiB, or 0 for no limit"},
 		{"a lock that is neither", "memory: {lock: maybe}" + tail, "b.yaml:1: memory.lock: expected true or false, without quotes"},
@@ -198,7 +198,7 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// Two listeners on port 0 get two ports.
+// Two listeners on port 0 get different ports.
 func TestAnyFreePort(t *testing.T) {
 	if _, err := Parse("b.yaml", []byte("listen: 127.0.0.1:0\nadmin_listen: 127.0.0.1:0"+tail)); err != nil {
 		t.Error(err)
@@ -226,7 +226,7 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 		if from != 1 {
-			t.Errorf("accepted with %d places of integrations", from)
+			t.Errorf("accepted with %d sources of integrations", from)
 		}
 		for _, path := range []string{c.TLS.CertFile, c.TLS.KeyFile, c.TLS.ClientCAFile} {
 			if spiffe := c.SPIFFE.Socket != "" && c.SPIFFE.TrustDomain != ""; filepath.IsAbs(path) == spiffe {

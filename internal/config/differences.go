@@ -2,8 +2,8 @@ package config
 
 import "reflect"
 
-// Differences lists the settings that differ between two configurations, by
-// their full names, in the order of the file.
+// Differences returns the full names of the settings that differ between two
+// configurations, in the order of the file.
 func (c *Config) Differences(other *Config) []string {
 	return differences(nil, "", reflect.ValueOf(*c), reflect.ValueOf(*other))
 }
@@ -16,7 +16,7 @@ func differences(found []string, section string, a, b reflect.Value) []string {
 		case x.Kind() == reflect.Struct:
 			found = differences(found, name+".", x, y)
 		case x.Kind() == reflect.Slice && x.Len() == 0 && y.Len() == 0:
-			// An empty list and none say the same.
+			// An empty list is equal to no list.
 		case !reflect.DeepEqual(x.Interface(), y.Interface()):
 			found = append(found, name)
 		}

@@ -8,7 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestDifferences changes every setting there is, one at a time.
+// TestDifferences changes every setting, one at a time.
 func TestDifferences(t *testing.T) {
 	load := func() *Config {
 		c, err := Load(filepath.Join("testdata", "full.yaml"))

@@ -20,12 +20,12 @@ func TestLoadSPIFFE(t *testing.T) {
 	}
 }
 
-// TestOneIdentity: the certificate comes from one place, and completely.
+// TestOneIdentity: the certificate comes from exactly one complete source.
 func TestOneIdentity(t *testing.T) {
 	const (
 		rest      = "\nintegrations: d\naudit: {file: e}\n"
 		files     = "cert_file: a, key_file: b, client_ca_file: c"
-		both      = "tls: the certificate comes from files (tls) or from the Workload API (spiffe); take one of the two sections out"
+		both      = "tls: the certificate comes from files (tls) or from the Workload API (spiffe); remove one of the two sections"
 		noSocket  = "spiffe.socket: missing; it is required: the address of the SPIFFE Workload API, such as unix:///run/spire/agent.sock"
 		noDomain  = "spiffe.trust_domain: missing; it is required: the broker's trust domain, such as example.org"
 		badSocket = "spiffe.socket: expected the address of a Unix socket, such as unix:///run/spire/agent.sock"
@@ -35,7 +35,7 @@ func TestOneIdentity(t *testing.T) {
 		{"both", "spiffe: {socket: unix:///a, trust_domain: example.org}\ntls: {" + files + "}" + rest, "b.yaml:2: " + both},
 		{"both, one of them empty", "spiffe: {socket: unix:///a, trust_domain: example.org}\ntls:" + rest, "b.yaml:2: " + both},
 		{"both, halves", "spiffe: {socket: unix:///a}\ntls: {cert_file: a}" + rest, "b.yaml:1: " + noDomain + "\nb.yaml:2: " + both},
-		{"a pin beside", "spiffe: {socket: unix:///a, trust_domain: example.org}\ntls: {trust_domain: example.org}" + rest, "b.yaml:2: " + both},
+		{"a pin in addition", "spiffe: {socket: unix:///a, trust_domain: example.org}\ntls: {trust_domain: example.org}" + rest, "b.yaml:2: " + both},
 		{"no trust domain", "spiffe: {socket: unix:///a}" + rest, "b.yaml:1: " + noDomain},
 		{"no socket", "spiffe: {trust_domain: example.org}" + rest, "b.yaml:1: " + noSocket},
 		{"empty section", "spiffe:" + rest, "b.yaml:1: " + noSocket + "\nb.yaml:1: " + noDomain},

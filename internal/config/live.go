@@ -12,27 +12,27 @@ import (
 	"github.com/secretbroker/secretbroker/internal/authz"
 )
 
-// Live is the broker.yaml in force. Reload reads the file again and puts a few
-// settings in force: those that an operator needs when the broker cannot be restarted
-// now (roles, limits on calls, shutdown). All others take effect at start only. A
-// faulty file changes nothing. Live is safe for concurrent use.
+// Live is the configuration in effect. Reload reads the file again and applies a few
+// settings: those that an operator may need when the broker cannot be restarted now (roles,
+// limits on calls, shutdown). All others are applied only at the start. An invalid file
+// changes nothing. Live is safe for concurrent use.
 type Live struct {
 	log  *slog.Logger
 	load func() (*Config, error)
-	// OnChange, if not nil, is called with the configuration in force after each
-	// successful Reload. It is set before the first one.
+	// OnChange, if not nil, is called with the configuration in effect after each
+	// successful Reload. It must be set before the first one.
 	OnChange func(*Config)
 
-	// roles are those for all integrations.
+	// roles are the roles on all integrations.
 	roles atomic.Pointer[authz.Roles]
 
 	mu      sync.Mutex
 	inForce *Config
-	// problem says what of the file on disk is not in force, "" if all of it is.
+	// problem describes what is on disk but not in effect, "" if nothing is.
 	problem string
 }
 
-// NewLive returns a Live whose configuration in force is cfg. load reads the file again.
+// NewLive returns a Live with the configuration cfg in effect. load reads the file again.
 func NewLive(cfg *Config, load func() (*Config, error), log *slog.Logger) (*Live, error) {
 	l := &Live{log: log, load: load, inForce: cfg}
 	roles, err := rolesOf(cfg)
@@ -43,7 +43,7 @@ func NewLive(cfg *Config, load func() (*Config, error), log *slog.Logger) (*Live
 	return l, nil
 }
 
-// rolesOf compiles the roles for all integrations.
+// rolesOf compiles the roles on all integrations.
 func rolesOf(cfg *Config) (*authz.Roles, error) {
 	roles, err := authz.NewRoles(cfg.Roles.Bindings())
 	if fault, ok := errors.AsType[*authz.RoleError](err); ok {
@@ -52,8 +52,7 @@ func rolesOf(cfg *Config) (*authz.Roles, error) {
 	return roles, err
 }
 
-// withReloadable returns old with the settings of next that a reload puts in
-// force.
+// withReloadable returns old with those settings of next that a reload applies.
 func withReloadable(old, next *Config) *Config {
 	c := *old
 	c.Roles = next.Roles
@@ -64,25 +63,25 @@ func withReloadable(old, next *Config) *Config {
 	return &c
 }
 
-// Roles returns the roles for all integrations that are in force.
+// Roles returns the roles on all integrations that are in effect.
 func (l *Live) Roles() *authz.Roles { return l.roles.Load() }
 
-// Current returns the configuration in force. Callers must not change it.
+// Current returns the configuration in effect. Callers must not change it.
 func (l *Live) Current() *Config {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.inForce
 }
 
-// Problem says what of the file on disk is not in force, "" if all of it is.
+// Problem describes what is on disk but not in effect, "" if nothing is.
 func (l *Live) Problem() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.problem
 }
 
-// Reload reads the file again. If the file is faulty, Reload returns an error and
-// changes nothing.
+// Reload reads the file again. If the file is invalid, Reload returns an error and changes
+// nothing.
 func (l *Live) Reload() error {
 	next, err := l.load()
 	var roles *authz.Roles
@@ -92,7 +91,7 @@ func (l *Live) Reload() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
-		l.problem = "the broker's configuration on disk is faulty, and the broker would not start with it; what was read before stays in force: " + err.Error()
+		l.problem = "the broker's configuration on disk is invalid, and the broker would not start with it; the previous configuration stays in effect: " + err.Error()
 		return err
 	}
 	merged := withReloadable(l.inForce, next)
@@ -106,8 +105,8 @@ func (l *Live) Reload() error {
 	}
 	if waiting := merged.Differences(next); len(waiting) > 0 {
 		slices.Sort(waiting)
-		l.problem = "changed on disk and not in force before a restart: " + strings.Join(waiting, ", ")
-		l.log.Warn("settings have changed that take a restart", "settings", waiting)
+		l.problem = "changed on disk, but in effect only after a restart: " + strings.Join(waiting, ", ")
+		l.log.Warn("settings changed that need a restart", "settings", waiting)
 	}
 	return nil
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/authz"
 )
 
-// TestLive: what a reload puts in force is all there is to it, or nothing.
+// TestLive: a reload applies all settings that can be applied, or none.
 func TestLive(t *testing.T) {
 	const first, second = authz.Principal("spiffe://example.org/ops/first"), authz.Principal("spiffe://example.org/ops/second")
 	onDisk := Config{Roles: Roles{Auditor: []string{string(first)}}}
@@ -55,14 +55,14 @@ func TestLive(t *testing.T) {
 
 	onDisk.Roles.Auditor = []string{string(first), "*"}
 	if err := s.Reload(); err == nil {
-		t.Error("everyone is an auditor")
+		t.Error("an unknown caller is an auditor")
 	}
 	expect(second, time.Second, 1, "roles.auditor")
 
 	onDisk.Roles.Auditor = []string{string(first)}
 	faulty = errors.New("line 1: no")
 	if err := s.Reload(); err == nil {
-		t.Error("a faulty file is in force")
+		t.Error("an invalid file is in effect")
 	}
 	expect(second, time.Second, 1, "line 1: no")
 
@@ -74,7 +74,7 @@ func TestLive(t *testing.T) {
 	}
 	expect(first, time.Second, 2, "restart: cache.ttl, listen")
 	if s.Current().Listen != "" {
-		t.Error("listen is in force")
+		t.Error("listen is in effect")
 	}
 
 	onDisk.Listen = ""

@@ -10,14 +10,14 @@ import (
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
-// Roles names the principals that manage all integrations, by patterns as in a
-// grant. No role gives a secret.
+// Roles are the principals that manage all integrations, as patterns like in a grant. No
+// role allows its principals to read secrets.
 type Roles struct {
 	// ResourceOwner may do everything with integrations.
 	ResourceOwner []string `yaml:"resource_owner"`
-	// Assigner may look at integrations and grant and revoke their use.
+	// Assigner may read integrations, and grant and revoke their use.
 	Assigner []string `yaml:"assigner"`
-	// Auditor may look at integrations and have decisions explained.
+	// Auditor may read integrations and request explanations of decisions.
 	Auditor []string `yaml:"auditor"`
 }
 
@@ -26,41 +26,41 @@ func (r Roles) Bindings() map[authz.Role][]string {
 	return map[authz.Role][]string{authz.ResourceOwner: r.ResourceOwner, authz.Assigner: r.Assigner, authz.Auditor: r.Auditor}
 }
 
-// Management says how integrations are managed.
+// Management configures how integrations are managed.
 type Management struct {
-	// UsageWindow is how long ago an integration may have been used to count as
-	// unused; 1 min to 90 days.
+	// UsageWindow is the time without use after which an integration counts as unused;
+	// 1 min to 90 days.
 	UsageWindow strictyaml.Duration `yaml:"usage_window"`
-	// ValidateAtStart contacts the stores of all integrations once the broker runs.
+	// ValidateAtStart contacts the stores of all integrations after the broker has started.
 	ValidateAtStart bool `yaml:"validate_at_start"`
-	// ValidateEvery does so again and again; 0 for never, 1 min to 7 days.
+	// ValidateEvery repeats that periodically; 0 for never, 1 min to 7 days.
 	ValidateEvery strictyaml.Duration `yaml:"validate_every"`
 }
 
-// Placement is which integrations there may be, where, and for whom. The zero
+// Placement restricts which integrations may exist, where, and for which callers. The zero
 // Placement allows everything.
 type Placement struct {
-	// Kinds, Clouds and Regions are what integrations may have; empty for any.
+	// Kinds, Clouds and Regions are the allowed values; empty for any.
 	Kinds   []string `yaml:"kinds"`
 	Clouds  []string `yaml:"clouds"`
 	Regions []string `yaml:"regions"`
-	// Same is what a caller and the integration that it uses must have in common:
-	// "cloud" or "region"; empty for nothing.
+	// Same is what a caller and the integration that it uses must have in common: "cloud"
+	// or "region"; empty for nothing.
 	Same string `yaml:"same"`
-	// CallerPath is how the SPIFFE paths of callers name their place.
+	// CallerPath is the pattern of the callers' SPIFFE paths that contains their placement.
 	CallerPath string `yaml:"caller_path"`
-	// Callers say where callers are, before CallerPath does.
+	// Callers sets the placement of callers. It takes precedence over CallerPath.
 	Callers []PlacedCallers `yaml:"callers"`
 }
 
-// PlacedCallers are callers in one place.
+// PlacedCallers are callers with the same placement.
 type PlacedCallers struct {
 	Principals []string `yaml:"principals"`
 	Cloud      string   `yaml:"cloud"`
 	Region     string   `yaml:"region"`
 }
 
-// Rules returns the section in the form of the package that decides.
+// Rules returns the configuration of package placement.
 func (p Placement) Rules() placement.Config {
 	c := placement.Config{Clouds: p.Clouds, Regions: p.Regions, Same: placement.Same(p.Same), Path: p.CallerPath}
 	for _, k := range p.Kinds {
@@ -72,7 +72,7 @@ func (p Placement) Rules() placement.Config {
 	return c
 }
 
-// The bounds of settings.
+// The ranges of settings.
 const (
 	maxUsageWindow   = 90 * 24 * time.Hour
 	maxValidateEvery = 7 * 24 * time.Hour
@@ -112,23 +112,23 @@ func (p *Placement) validate(doc *strictyaml.Document) {
 	places := map[string][]string{"placement.clouds": p.Clouds, "placement.regions": p.Regions}
 	for path, names := range places {
 		if names != nil && len(names) == 0 {
-			doc.Fault(path, "an empty list would allow nothing; take the setting out to allow any")
+			doc.Fault(path, "an empty list would allow nothing; remove the setting to allow any")
 		}
 		for i, name := range names {
 			placementName(doc, strictyaml.Index(path, i), name)
 		}
 	}
 	if p.Kinds != nil && len(p.Kinds) == 0 {
-		doc.Fault("placement.kinds", "an empty list would allow nothing; take the setting out to allow any")
+		doc.Fault("placement.kinds", "an empty list would allow nothing; remove the setting to allow any")
 	}
 	switch placement.Same(p.Same) {
 	case placement.SameNothing:
 		if p.CallerPath != "" || len(p.Callers) > 0 {
-			doc.Fault("placement.same", "missing; without it nobody asks where callers are: cloud or region")
+			doc.Fault("placement.same", "missing; set it to cloud or region, without it the broker does not check where callers are")
 		}
 	case placement.SameCloud, placement.SameRegion:
 		if p.CallerPath == "" && len(p.Callers) == 0 {
-			doc.Fault("placement.same", "nothing says where callers are, so that none could use anything; add caller_path or callers")
+			doc.Fault("placement.same", "no setting determines where callers are, so no caller could use an integration; add caller_path or callers")
 		}
 	default:
 		doc.Fault("placement.same", "expected cloud or region")
@@ -141,7 +141,7 @@ func (p *Placement) validate(doc *strictyaml.Document) {
 	for i, c := range p.Callers {
 		path := strictyaml.Index("placement.callers", i)
 		if len(c.Principals) == 0 {
-			doc.Fault(path+".principals", "missing; it is required: who is in that place")
+			doc.Fault(path+".principals", "missing; it is required: the callers in that place")
 		}
 		principals(doc, path+".principals", c.Principals)
 		if !doc.Has(path + ".cloud") {

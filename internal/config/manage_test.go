@@ -7,19 +7,19 @@ integrations: d
 audit: {file: stdout}
 `
 
-// Half a rule would be a closed door, or an open one.
+// Incomplete rules would deny or allow everything.
 func TestManagementAndPlacementFaults(t *testing.T) {
 	for _, tt := range []struct{ text, want string }{
 		{"roles: {assigner: [x]}", `b.yaml:4: roles.assigner[0]: expected a SPIFFE ID ("spiffe://...") or "dns:HOST"`},
 		{"management: {usage_window: 1s}", "b.yaml:4: management.usage_window: expected 1m to 2160h"},
 		{"management: {validate_every: 1s}", "b.yaml:4: management.validate_every: expected 1m to 168h, or 0s for never"},
 		{"placement: {kinds: [AZURE]}", "b.yaml:4: placement.kinds[0]: there is no such kind"},
-		{"placement: {regions: []}", "b.yaml:4: placement.regions: an empty list would allow nothing; take the setting out to allow any"},
+		{"placement: {regions: []}", "b.yaml:4: placement.regions: an empty list would allow nothing; remove the setting to allow any"},
 		{"placement: {regions: [West Europe]}", "b.yaml:4: placement.regions[0]: expected lower-case letters, digits and hyphens, such as westeurope"},
 		{"placement: {same: planet}", "b.yaml:4: placement.same: expected cloud or region"},
-		{"placement: {same: region}", "b.yaml:4: placement.same: nothing says where callers are, so that none could use anything; add caller_path or callers"},
-		{"placement: {caller_path: '/{region}'}", "b.yaml:4: placement.same: missing; without it nobody asks where callers are: cloud or region"},
-		{"placement: {same: cloud, callers: [{cloud: azure}]}", "b.yaml:4: placement.callers[0].principals: missing; it is required: who is in that place"},
+		{"placement: {same: region}", "b.yaml:4: placement.same: no setting determines where callers are, so no caller could use an integration; add caller_path or callers"},
+		{"placement: {caller_path: '/{region}'}", "b.yaml:4: placement.same: missing; set it to cloud or region, without it the broker does not check where callers are"},
+		{"placement: {same: cloud, callers: [{cloud: azure}]}", "b.yaml:4: placement.callers[0].principals: missing; it is required: the callers in that place"},
 		{"placement: {same: cloud, callers: [{principals: ['dns:a']}]}", "b.yaml:4: placement.callers[0].cloud: missing; it is required"},
 		{"placement: {same: cloud, caller_path: region}", "b.yaml:4: placement.caller_path: expected how SPIFFE paths begin, such as /connect/{cloud}/{region}"},
 	} {

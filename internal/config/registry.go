@@ -7,23 +7,23 @@ import (
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
-// Registry keeps integrations in a database, to be managed while the broker
-// runs. It takes the place of Integrations: exactly one of the two is given.
+// Registry keeps integrations in a database, in which they are managed while the broker
+// runs. It replaces Integrations: exactly one of the two is set.
 type Registry struct {
-	// SQLite is for one broker, Postgres for many; exactly one of them is given.
+	// SQLite is for one broker, Postgres for several; exactly one of them is set.
 	SQLite   SQLite   `yaml:"sqlite"`
 	Postgres Postgres `yaml:"postgres"`
-	// KeyFile holds the keys that seal credentials, as broker key create makes it;
-	// empty if none are to be kept.
+	// KeyFile is a file with the keys that seal credentials, see broker key create; empty
+	// if the database keeps no credentials.
 	KeyFile string `yaml:"key_file"`
-	// Files are the files, and directories of files, that integrations may name.
+	// Files are the files, and directories of files, that integrations may refer to.
 	Files []string `yaml:"files"`
-	// MaxIntegrations is how many there may be, 1 to 100,000.
+	// MaxIntegrations is the maximum number of integrations, 1 to 100,000.
 	MaxIntegrations int `yaml:"max_integrations"`
-	// MaxOutage is how long the broker answers by what it saw last while the
-	// database cannot be reached; 1 s to 24 h.
+	// MaxOutage is the time for which the broker continues with its last state if it
+	// cannot reach the database; 1 s to 24 h.
 	MaxOutage strictyaml.Duration `yaml:"max_outage"`
-	// UsageRetention is how long it is kept who used what, after the last use; 1 h
+	// UsageRetention is the time for which a usage record is kept after the last use; 1 h
 	// to 10 years.
 	UsageRetention strictyaml.Duration `yaml:"usage_retention"`
 }
@@ -37,7 +37,7 @@ type SQLite struct {
 type Postgres struct {
 	// URL is a libpq connection URI without a password.
 	URL string `yaml:"url"`
-	// PasswordFile holds the password; it is read for every connection.
+	// PasswordFile is a file with the password. The broker reads it for every connection.
 	PasswordFile string `yaml:"password_file"`
 }
 
@@ -51,11 +51,11 @@ func defaultRegistry() Registry {
 	}
 }
 
-// validateIntegrations sees to it that integrations come from one place.
+// validateIntegrations checks that integrations come from exactly one source.
 func (c *Config) validateIntegrations(doc *strictyaml.Document) {
 	switch has := doc.Has("registry"); {
 	case has && doc.Has("integrations"):
-		doc.Fault("registry", "integrations come from files (integrations) or from a database (registry); take one of the two out")
+		doc.Fault("registry", "integrations come from files (integrations) or from a database (registry); remove one of the two")
 	case !has:
 		required(doc, "integrations", "the directory of the integrations' files")
 		return
@@ -63,7 +63,7 @@ func (c *Config) validateIntegrations(doc *strictyaml.Document) {
 	r := &c.Registry
 	switch lite, postgres := doc.Has("registry.sqlite"), doc.Has("registry.postgres"); {
 	case lite && postgres:
-		doc.Fault("registry.postgres", "there is one database, sqlite or postgres; take one of the two out")
+		doc.Fault("registry.postgres", "there is one database, sqlite or postgres; remove one of the two")
 	case lite:
 		required(doc, "registry.sqlite.file", "the file of the database")
 	case postgres:
@@ -85,7 +85,7 @@ func (c *Config) validateIntegrations(doc *strictyaml.Document) {
 	}
 }
 
-// paths are the settings that name files.
+// paths returns the settings that name files.
 func (r *Registry) paths() []*string {
 	paths := []*string{&r.SQLite.File, &r.Postgres.PasswordFile, &r.KeyFile}
 	for i := range r.Files {

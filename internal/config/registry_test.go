@@ -44,14 +44,14 @@ audit: {file: stdout}
 func TestRegistryFaults(t *testing.T) {
 	for _, tt := range []struct{ text, want string }{
 		{"", "b.yaml:1: integrations: missing; it is required: the directory of the integrations' files"},
-		{"integrations: d\nregistry: {sqlite: {file: r.db}}", "b.yaml:4: registry: integrations come from files (integrations) or from a database (registry); take one of the two out"},
+		{"integrations: d\nregistry: {sqlite: {file: r.db}}", "b.yaml:4: registry: integrations come from files (integrations) or from a database (registry); remove one of the two"},
 		{"registry: {}", "b.yaml:3: registry: the database is missing: add sqlite, for one broker, or postgres"},
 		{"registry: {sqlite: {}}", "b.yaml:3: registry.sqlite.file: missing; it is required: the file of the database"},
 		{"registry: {postgres: {}}", "b.yaml:3: registry.postgres.url: missing; it is required: the URL of the database, such as postgres://broker@db.example.org/secretbroker"},
-		{"registry: {sqlite: {file: a}, postgres: {url: 'postgres:///x?host=/s'}}", "b.yaml:3: registry.postgres: there is one database, sqlite or postgres; take one of the two out"},
+		{"registry: {sqlite: {file: a}, postgres: {url: 'postgres:///x?host=/s'}}", "b.yaml:3: registry.postgres: there is one database, sqlite or postgres; remove one of the two"},
 		{"registry: {postgres: {url: 'postgres://u:hunter2@db/x'}}", "b.yaml:3: registry.postgres.url: the URL holds a password; put that in a file and name it in password_file"},
 		{"registry: {postgres: {url: 'postgres://u@db/x?sslmode=prefer'}}", "b.yaml:3: registry.postgres.url: the connection to a database on another host has to be sslmode=verify-full, which holds where sslmode is left out"},
-		{"registry: {sqlite: {file: a}, files: ['']}", "b.yaml:3: registry.files[0]: there is no value; write one or take the setting out"},
+		{"registry: {sqlite: {file: a}, files: ['']}", "b.yaml:3: registry.files[0]: there is no value; add a value or remove the setting"},
 		{"registry: {sqlite: {file: a}, max_integrations: 0}", "b.yaml:3: registry.max_integrations: expected 1 to 100000"},
 		{"registry: {sqlite: {file: a}, max_outage: 0s}", "b.yaml:3: registry.max_outage: expected 1s to 24h"},
 		{"registry: {sqlite: {file: a}, usage_retention: 1m}", "b.yaml:3: registry.usage_retention: expected 1h to 87840h"},

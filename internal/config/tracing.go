@@ -8,22 +8,22 @@ import (
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
-// Tracing says where the traces go that callers ask for. Without the section there
-// are none.
+// Tracing configures the export of traces that callers request. Without this section there
+// are no traces.
 type Tracing struct {
 	// Endpoint is the collector's OTLP/gRPC address, host:port; empty for no tracing.
 	Endpoint string `yaml:"endpoint"`
 	// CAFile is a PEM file with the collector's authorities; empty for the system's.
 	CAFile string `yaml:"ca_file"`
-	// CertFile and KeyFile are PEM files with what the broker shows to the
-	// collector; both or neither.
+	// CertFile and KeyFile are PEM files with the client certificate for the collector;
+	// both or neither.
 	CertFile string `yaml:"cert_file"`
 	KeyFile  string `yaml:"key_file"`
-	// Insecure speaks plaintext. It goes with none of the files.
+	// Insecure uses plaintext. It cannot be combined with the files.
 	Insecure bool `yaml:"insecure"`
-	// ServiceName is what the broker is called in traces.
+	// ServiceName is the name of the broker in traces.
 	ServiceName string `yaml:"service_name"`
-	// MaxCallsPerSecond is how many calls are traced, 1 to 10,000.
+	// MaxCallsPerSecond is the maximum number of traced calls per second, 1 to 10,000.
 	MaxCallsPerSecond int `yaml:"max_calls_per_second"`
 }
 
@@ -31,14 +31,14 @@ func defaultTracing() Tracing {
 	return Tracing{ServiceName: "secretbroker", MaxCallsPerSecond: 100}
 }
 
-// maxServiceName is the longest service name, in bytes.
+// maxServiceName is the maximum length of the service name, in bytes.
 const maxServiceName = 255
 
 func (t *Tracing) validate(doc *strictyaml.Document) {
 	if !doc.Has("tracing") {
 		return
 	}
-	required(doc, "tracing.endpoint", "the address of a collector that takes OTLP over gRPC, such as collector.example.org:4317")
+	required(doc, "tracing.endpoint", "the address of a collector that accepts OTLP over gRPC, such as collector.example.org:4317")
 	if doc.Has("tracing.endpoint") && !isHostPort(t.Endpoint) {
 		doc.Fault("tracing.endpoint", "expected host:port of a collector, without a scheme, such as collector.example.org:4317")
 	}
@@ -46,7 +46,7 @@ func (t *Tracing) validate(doc *strictyaml.Document) {
 		doc.Fault("tracing", "cert_file and key_file go together")
 	}
 	if t.Insecure && (t.CAFile != "" || t.CertFile != "" || t.KeyFile != "") {
-		doc.Fault("tracing.insecure", "plaintext has no use for ca_file, cert_file and key_file; take these or this out")
+		doc.Fault("tracing.insecure", "a plaintext connection does not use ca_file, cert_file and key_file; remove them or insecure")
 	}
 	if t.ServiceName == "" || len(t.ServiceName) > maxServiceName || strings.ContainsFunc(t.ServiceName, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		doc.Fault("tracing.service_name", "expected 1 to %d printable ASCII characters without spaces", maxServiceName)

@@ -6,7 +6,7 @@ import (
 )
 
 func TestTracing(t *testing.T) {
-	const missing = "b.yaml:1: tracing.endpoint: missing; it is required: the address of a collector that takes OTLP over gRPC, such as collector.example.org:4317"
+	const missing = "b.yaml:1: tracing.endpoint: missing; it is required: the address of a collector that accepts OTLP over gRPC, such as collector.example.org:4317"
 	const notOne = "b.yaml:1: tracing.endpoint: expected host:port of a collector, without a scheme, such as collector.example.org:4317"
 	for section, want := range map[string]string{
 		"{endpoint: 'collector:4317'}":                                  "",
@@ -25,7 +25,7 @@ func TestTracing(t *testing.T) {
 		"{endpoint: 'a/b:4317'}":                        notOne,
 		"{endpoint: 'c:1', cert_file: b}":               "b.yaml:1: tracing: cert_file and key_file go together",
 		"{endpoint: 'c:1', key_file: b}":                "b.yaml:1: tracing: cert_file and key_file go together",
-		"{endpoint: 'c:1', insecure: true, ca_file: b}": "b.yaml:1: tracing.insecure: plaintext has no use for ca_file, cert_file and key_file; take these or this out",
+		"{endpoint: 'c:1', insecure: true, ca_file: b}": "b.yaml:1: tracing.insecure: a plaintext connection does not use ca_file, cert_file and key_file; remove them or insecure",
 		"{endpoint: 'c:1', service_name: 'a b'}":        "b.yaml:1: tracing.service_name: expected 1 to 255 printable ASCII characters without spaces",
 		"{endpoint: 'c:1', service_name: \"a\\u00e9\"}": "b.yaml:1: tracing.service_name: expected 1 to 255 printable ASCII characters without spaces",
 		"{endpoint: 'c:1', max_calls_per_second: 0}":    "b.yaml:1: tracing.max_calls_per_second: expected 1 to 10000",

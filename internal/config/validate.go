@@ -16,7 +16,7 @@ func (c *Config) validate(doc *strictyaml.Document) {
 	address(doc, "listen", c.Listen)
 	address(doc, "admin_listen", c.AdminListen)
 	if c.Listen == c.AdminListen && !strings.HasSuffix(c.Listen, ":0") {
-		doc.Fault("admin_listen", "the same address as listen; give it a port of its own")
+		doc.Fault("admin_listen", "the same address as listen; use another port")
 	}
 	c.validateIdentity(doc)
 	c.validateIntegrations(doc)
@@ -44,8 +44,8 @@ func (c *Config) validate(doc *strictyaml.Document) {
 	}
 }
 
-// validateIdentity sees to it that the server's identity and whom it believes
-// come from one place, and completely.
+// validateIdentity checks that the server's identity and the client CAs come from exactly
+// one complete source.
 func (c *Config) validateIdentity(doc *strictyaml.Document) {
 	if !doc.Has("spiffe") {
 		required(doc, "tls.cert_file", "the PEM file with the server's certificate chain")
@@ -62,7 +62,7 @@ func (c *Config) validateIdentity(doc *strictyaml.Document) {
 		return
 	}
 	if doc.Has("tls") {
-		doc.Fault("tls", "the certificate comes from files (tls) or from the Workload API (spiffe); take one of the two sections out")
+		doc.Fault("tls", "the certificate comes from files (tls) or from the Workload API (spiffe); remove one of the two sections")
 	}
 	required(doc, "spiffe.socket", "the address of the SPIFFE Workload API, such as unix:///run/spire/agent.sock")
 	required(doc, "spiffe.trust_domain", "the broker's trust domain, such as example.org")
@@ -95,7 +95,7 @@ func (a *Audit) validate(doc *strictyaml.Document) {
 		case to.TLS == nil && (c.CAFile != "" || c.CertFile != "" || c.KeyFile != ""):
 			doc.Fault(path, "ca_file, cert_file and key_file go with tls:// only")
 		case c.Required && to.Network == "udp":
-			doc.Fault(path+".required", "over udp nobody learns what is lost; use tcp, tls or unix")
+			doc.Fault(path+".required", "udp does not report lost records; use tcp, tls or unix")
 		}
 		if (c.CertFile == "") != (c.KeyFile == "") {
 			doc.Fault(path, "cert_file and key_file go together")
@@ -134,8 +134,8 @@ func required(doc *strictyaml.Document, path, what string) {
 	}
 }
 
-// address accepts what net.Listen does, but for named ports; port 0 takes any
-// free one.
+// address accepts the addresses of net.Listen except for named ports. Port 0 selects any
+// free port.
 func address(doc *strictyaml.Document, path, addr string) {
 	host, port, err := net.SplitHostPort(addr)
 	if err == nil {

@@ -1,7 +1,7 @@
-// Package cpulimit tells how many CPUs the process may use, and gives Go's scheduler
-// one processor more than that.
+// Package cpulimit determines how many CPUs the process may use, and gives Go's scheduler one
+// processor (P) more than that.
 //
-// It knows nothing of what the CPUs are used for.
+// It does not know what the CPUs are used for.
 package cpulimit
 
 import (
@@ -10,24 +10,24 @@ import (
 	"runtime"
 )
 
-// atStart is Go's own choice, or the environment's.
+// atStart is GOMAXPROCS at the start: Go's default or the environment's setting.
 var atStart = runtime.GOMAXPROCS(0)
 
-// CPUs returns how many CPUs the process may use, at least 1: GOMAXPROCS as it was
-// before AddProcessor.
+// CPUs returns the number of CPUs that the process may use, at least 1: GOMAXPROCS before
+// AddProcessor.
 func CPUs() int { return atStart }
 
 // AddProcessor sets GOMAXPROCS to one more than the CPUs, unless the environment sets
-// GOMAXPROCS. A goroutine that is in fsync keeps its processor (P) until Go's monitor
-// takes it away, which can last 10 ms: on a single CPU, every other goroutine waits
-// meanwhile although the CPU is idle. Go no longer follows changes of the quota then.
+// GOMAXPROCS. A goroutine in fsync keeps its processor (P) until Go's monitor takes the
+// processor away, which can last 10 ms. With a single P, every other goroutine waits
+// meanwhile although the CPU is idle. Afterwards, Go no longer follows changes of the quota.
 func AddProcessor() {
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(processors(atStart, Quota()))
 	}
 }
 
-// processors is GOMAXPROCS for so many CPUs as Go counts them and such a quota.
+// processors returns GOMAXPROCS for a number of CPUs according to Go and a quota.
 func processors(cpus int, quota float64) int {
 	return max(cpus, int(min(float64(cpus), math.Ceil(quota)))+1)
 }

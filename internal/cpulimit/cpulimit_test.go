@@ -16,7 +16,7 @@ func TestProcessors(t *testing.T) {
 	}{
 		{1, math.Inf(1), 2},
 		{8, math.Inf(1), 9},
-		{2, 0.5, 2}, // Go counts two CPUs at least where there is a quota
+		{2, 0.5, 2}, // with a quota, Go counts at least two CPUs
 		{2, 1, 2},
 		{2, 1.5, 3},
 		{1, 3, 2},
@@ -28,7 +28,7 @@ func TestProcessors(t *testing.T) {
 	}
 }
 
-// TestAddProcessor: the CPUs stay what they were, and the environment goes first.
+// TestAddProcessor: CPUs does not change, and the environment takes precedence.
 func TestAddProcessor(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	cpus := CPUs()
@@ -37,12 +37,12 @@ func TestAddProcessor(t *testing.T) {
 	if got := runtime.GOMAXPROCS(0); got != cpus {
 		t.Errorf("GOMAXPROCS is %d although the environment sets it", got)
 	}
-	if err := os.Unsetenv("GOMAXPROCS"); err != nil { // until t restores it
+	if err := os.Unsetenv("GOMAXPROCS"); err != nil { // t restores it
 		t.Fatal(err)
 	}
 	AddProcessor()
 	if got := runtime.GOMAXPROCS(0); got != processors(cpus, Quota()) || CPUs() != cpus {
-		t.Errorf("GOMAXPROCS is %d for %d CPUs, which were %d", got, CPUs(), cpus)
+		t.Errorf("GOMAXPROCS is %d for %d CPUs, before %d", got, CPUs(), cpus)
 	}
 }
 

@@ -1,14 +1,13 @@
-// Package elapsed measures how long ago something happened where a clock that is
-// set back, or a machine that is suspended, must not make it look recent.
+// Package elapsed measures the time since an event. A clock that is set back, or a suspended
+// machine, does not make the event appear recent.
 package elapsed
 
 import "time"
 
-// Between returns the time from one instant to another by the monotonic or by the
-// wall clock, whichever says more: the monotonic clock stands still while a machine
-// is suspended, and the wall clock can be set back. It is negative only if both
-// clocks say so. An instant without a monotonic reading is compared by the wall
-// clock alone.
+// Between returns the time from one instant to another, by the monotonic or by the wall
+// clock, whichever is longer: the monotonic clock stops while a machine is suspended, and the
+// wall clock can be set back. The result is negative only if it is negative by both clocks.
+// If an instant has no monotonic reading, Between uses the wall clock only.
 func Between(from, to time.Time) time.Duration {
 	return max(to.Sub(from), to.Round(0).Sub(from.Round(0)))
 }

@@ -298,7 +298,7 @@ func treeValue(path string, v any, depth int) (any, error) {
 		}
 		return list, nil
 	default:
-		return nil, fmt.Errorf("%s: there is no value; write one or take the setting out", path)
+		return nil, fmt.Errorf("%s: there is no value; add a value or remove the setting", path)
 	}
 }
 

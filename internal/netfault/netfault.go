@@ -1,6 +1,6 @@
-// Package netfault is a TCP proxy for tests that fails the way networks do: it
-// delays, holds traffic back without closing anything, resets connections, refuses
-// new ones, and sends new connections to another server. It counts what passes.
+// Package netfault is a TCP proxy for tests that simulates network failures: it delays
+// traffic, stalls it without closing connections, resets connections, refuses new ones, and
+// redirects new connections to another server. It counts the traffic.
 package netfault
 
 import (
@@ -28,16 +28,16 @@ type Proxy struct {
 	target string
 	delay  time.Duration
 	refuse bool
-	hold   chan struct{} // closed by Release; nil while nothing is held
+	hold   chan struct{} // closed by Release; nil while traffic flows
 	conns  map[*pair]struct{}
 }
 
-// pair is a client's connection and the one to the server; server is nil until
-// that is made.
+// pair is a connection of a client and the connection to the server; server is nil until it
+// has been made.
 type pair struct {
 	client, server net.Conn
-	// answered: the last bytes that passed went to the client, so that the next
-	// ones from the client begin another round trip.
+	// answered reports that the last bytes went to the client, so that the next bytes of
+	// the client start another round trip.
 	answered atomic.Bool
 }
 
@@ -55,7 +55,7 @@ func Listen(addr, target string) (*Proxy, error) {
 	return p, nil
 }
 
-// Addr is the address that clients connect to.
+// Addr returns the address that clients connect to.
 func (p *Proxy) Addr() string { return p.listener.Addr().String() }
 
 // Close resets all connections, stops listening and waits for the proxy's
@@ -69,32 +69,31 @@ func (p *Proxy) Close() error {
 	return err
 }
 
-// SetTarget sends connections that are made from now on to another server. Open
-// connections stay where they are.
+// SetTarget sends future connections to another server. It does not affect open ones.
 func (p *Proxy) SetTarget(addr string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.target = addr
 }
 
-// SetDelay makes bytes that arrive from now on wait that long in each direction.
-// Throughput is not reduced.
+// SetDelay delays bytes that arrive from now on by oneWay in each direction. It does not
+// reduce the throughput.
 func (p *Proxy) SetDelay(oneWay time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.delay = oneWay
 }
 
-// Refuse makes the proxy reset new connections, or accept them again.
+// Refuse makes the proxy reset new connections (true), or accept them again (false).
 func (p *Proxy) Refuse(refuse bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.refuse = refuse
 }
 
-// Hold is a black hole: connections stay open and new ones are accepted, but no
-// byte is forwarded in either direction, and no end of a connection is passed on,
-// until Release. What is sent meanwhile is then delivered, as TCP would.
+// Hold makes the proxy a black hole: connections stay open and new ones are accepted, but
+// until Release the proxy forwards neither bytes nor the end of a connection. Release
+// delivers what was sent in the meantime, as TCP does.
 func (p *Proxy) Hold() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -125,18 +124,18 @@ func (p *Proxy) Cut() {
 	}
 }
 
-// Open is the number of open connections.
+// Open returns the number of open connections.
 func (p *Proxy) Open() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return len(p.conns)
 }
 
-// Stats is what has passed since Listen.
+// Stats counts the traffic since Listen.
 type Stats struct {
 	ToServer, ToClient uint64 // bytes
-	// RoundTrips counts how often a client began to send after the server had
-	// answered, over all connections: what a pipelining client sends at once is one.
+	// RoundTrips is how many times a client started to send after the server had
+	// answered, over all connections. Pipelined requests count as one.
 	RoundTrips uint64
 	// Accepted is the number of connections.
 	Accepted uint64
@@ -150,16 +149,16 @@ func (s Stats) Sub(earlier Stats) Stats {
 	}
 }
 
-// Stats returns what has passed.
+// Stats returns the counts so far.
 func (p *Proxy) Stats() Stats {
 	return Stats{ToServer: p.toServer.Load(), ToClient: p.toClient.Load(), RoundTrips: p.roundTrips.Load(), Accepted: p.accepted.Load()}
 }
 
 func reset(c net.Conn) {
 	if t, ok := c.(*net.TCPConn); ok {
-		_ = t.SetLinger(0) // then Close resets; an error means that it is closed already
+		_ = t.SetLinger(0) // makes Close send a reset; fails if c is closed
 	}
-	_ = c.Close() // nothing depends on what was written
+	_ = c.Close() // the written data does not matter
 }
 
 func (p *Proxy) accept() {
@@ -194,7 +193,7 @@ func (p *Proxy) forward(c *pair) {
 		delete(p.conns, c)
 		_ = c.client.Close()
 	}()
-	if p.waitHeld() != nil { // a black hole answers for no server
+	if p.waitHeld() != nil { // a black hole does not connect to the server
 		return
 	}
 	p.mu.Lock()
@@ -216,7 +215,7 @@ func (p *Proxy) forward(c *pair) {
 	ways.Wait()
 }
 
-// waitHeld waits while traffic is held. It fails when the proxy closes.
+// waitHeld waits while traffic is held. It fails if the proxy is closed.
 func (p *Proxy) waitHeld() error {
 	for {
 		p.mu.Lock()
@@ -233,14 +232,14 @@ func (p *Proxy) waitHeld() error {
 	}
 }
 
-// chunk is what was read at once, and when it may go on; nil bytes are the end.
+// chunk is the result of one Read and the time at which to forward it; nil bytes are the end.
 type chunk struct {
 	bytes []byte
 	due   time.Time
 }
 
-// pump forwards one direction. Reading and writing are apart, so that a delay
-// keeps nobody from sending more.
+// pump forwards one direction. It reads and writes in different goroutines, so that a delay
+// does not stop the sender.
 func (p *Proxy) pump(c *pair, to, from net.Conn, fromClient bool) {
 	queue := make(chan chunk, 1024)
 	p.running.Go(func() {

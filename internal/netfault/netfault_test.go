@@ -14,8 +14,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// echo is a server that answers every byte with another one; the answer says
-// which server it is.
+// echo is a server that answers every byte with the byte name.
 func echo(t *testing.T, name byte) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -129,7 +128,7 @@ func TestCutAndRefuse(t *testing.T) {
 		t.Errorf("after Cut: %v", err)
 	}
 	p.Refuse(true)
-	// The reset may arrive before Dial returns.
+	// The reset can arrive before Dial returns.
 	var d net.Dialer
 	if c, err := d.DialContext(t.Context(), "tcp", p.Addr()); err == nil {
 		defer c.Close()
@@ -152,11 +151,11 @@ func TestDelayAndCounts(t *testing.T) {
 	began := time.Now()
 	expect(t, c, 'a')
 	if took := time.Since(began); took < 60*time.Millisecond {
-		t.Errorf("there and back took %v with 30 ms each way", took)
+		t.Errorf("the round trip took %v with a delay of 30 ms in each direction", took)
 	}
 	p.SetDelay(0)
 	expect(t, c, 'a')
-	// Sent at once, this is one round trip more.
+	// Bytes sent at once are one further round trip.
 	if _, err := c.Write([]byte("???")); err != nil {
 		t.Fatal(err)
 	}

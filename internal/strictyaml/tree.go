@@ -37,7 +37,7 @@ func (d *Document) tree(n *yaml.Node, path string, depth int) Tree {
 			p = Key(path, key.Value)
 		}
 		if isNull(value) {
-			d.add(key.Line, path, "a setting has no value; write one or take the setting out")
+			d.add(key.Line, path, "a setting has no value; add a value or remove the setting")
 			return
 		}
 		d.lines[p] = key.Line

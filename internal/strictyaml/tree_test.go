@@ -61,8 +61,8 @@ func TestTreeFaults(t *testing.T) {
 		{"section: {a: &x 1, b: *x}", "f.yaml:1: section.b: aliases are not allowed; write the value out"},
 		{"section: {a: !!str 1}", `f.yaml:1: section.a: tags ("!...") are not allowed; write the plain value`},
 		{"section: {a: 1, a: 2}", `f.yaml:1: section: "a" is set twice, first on line 1`},
-		{"section:\n  a:\n  b: 1", "f.yaml:2: section: a setting has no value; write one or take the setting out"},
-		{"section: {a: [b, null]}", "f.yaml:1: section.a[1]: there is no value; write one or take the setting out"},
+		{"section:\n  a:\n  b: 1", "f.yaml:2: section: a setting has no value; add a value or remove the setting"},
+		{"section: {a: [b, null]}", "f.yaml:1: section.a[1]: there is no value; add a value or remove the setting"},
 		{"section: [a]", "f.yaml:1: section: expected a section of settings (name: value), found a list"},
 		{"section: {a: " + strings.Repeat("[", 20) + strings.Repeat("]", 20) + "}", "f.yaml:1: section.a" + strings.Repeat("[0]", 16) + ": nested too deeply"},
 	} {

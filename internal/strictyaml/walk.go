@@ -169,7 +169,7 @@ func (d *Document) scalar(n *yaml.Node, path string) (text string, ok bool) {
 	case n.Kind != yaml.ScalarNode:
 		d.spoil(path, "expected a single value, found %s", sortOf(n))
 	case isNull(n) || n.Value == "":
-		d.spoil(path, "there is no value; write one or take the setting out")
+		d.spoil(path, "there is no value; add a value or remove the setting")
 	default:
 		return n.Value, true
 	}
