@@ -13,28 +13,28 @@ import (
 	"google.golang.org/grpc/resolver/manual"
 )
 
-// Balance is how calls are spread over a broker's replicas.
+// Balance determines how calls are distributed over a broker's replicas.
 type Balance string
 
 const (
-	// BalanceNone sends all calls to one replica, the first that answers, until
-	// its connection ends.
+	// BalanceNone sends all calls to one replica, the first that answers, until its
+	// connection ends.
 	BalanceNone Balance = ""
-	// BalanceRoundRobin sends each call to the next replica: even load, and every
-	// replica reads every secret of its own.
+	// BalanceRoundRobin sends each call to the next replica. The load is even, but every
+	// replica reads every secret.
 	BalanceRoundRobin Balance = "round_robin"
-	// BalanceIntegration sends the calls of one integration to one replica, another
-	// one while that is away: each secret is read by one replica. The load is as
-	// even as the integrations are many.
+	// BalanceIntegration sends the calls of one integration to one replica, and to another
+	// while that one is unavailable: only one replica reads each secret. The load is even
+	// if there are many integrations.
 	BalanceIntegration Balance = "integration"
 )
 
-// integrationHeader carries the integration of a call for a load balancer. The
-// broker itself does not look at it.
+// integrationHeader contains the integration of a call, for load balancers. The broker
+// ignores it.
 const integrationHeader = "x-secretbroker-integration"
 
-// The configurations of gRPC by Balance. With the health check a replica that is
-// about to stop is left before it refuses.
+// The service configurations of gRPC by Balance. The health check makes clients leave a
+// replica that is about to stop, before it refuses calls.
 var serviceConfigs = map[Balance]string{
 	BalanceNone: "",
 	BalanceRoundRobin: `{"loadBalancingConfig":[{"round_robin":{}}],
@@ -43,7 +43,7 @@ var serviceConfigs = map[Balance]string{
 		"healthCheckConfig":{"serviceName":""}}`,
 }
 
-// balanceOptions are the dial options for spreading calls.
+// balanceOptions returns the dial options that distribute calls.
 func (cfg *Config) balanceOptions() []grpc.DialOption {
 	text := serviceConfigs[cfg.Balance]
 	if text == "" {
@@ -52,7 +52,7 @@ func (cfg *Config) balanceOptions() []grpc.DialOption {
 	return []grpc.DialOption{grpc.WithDefaultServiceConfig(text)}
 }
 
-// target is what to give to grpc.NewClient, and the options that go with it.
+// target returns the target for grpc.NewClient, and the options that belong to it.
 func (cfg *Config) target() (string, []grpc.DialOption) {
 	if len(cfg.Addrs) == 0 {
 		return "dns:///" + cfg.Addr, nil
@@ -60,8 +60,8 @@ func (cfg *Config) target() (string, []grpc.DialOption) {
 	all := cfg.addrs()
 	state := resolver.State{}
 	for _, addr := range all {
-		host, _, _ := net.SplitHostPort(addr) // validate has seen to it
-		// Each replica has to prove its own name, unless ServerName says another.
+		host, _, _ := net.SplitHostPort(addr) // validate has checked it
+		// Each replica must prove its own name, unless ServerName is set.
 		a := resolver.Address{Addr: addr, ServerName: host}
 		if cfg.ServerName != "" {
 			a.ServerName = cfg.ServerName
@@ -70,11 +70,11 @@ func (cfg *Config) target() (string, []grpc.DialOption) {
 	}
 	replicas := manual.NewBuilderWithScheme("replicas")
 	replicas.InitialState(state)
-	// The endpoint names the channel; the state has the addresses to connect to.
+	// The endpoint names the channel. The state contains the addresses to connect to.
 	return "replicas:///" + all[0], []grpc.DialOption{grpc.WithResolvers(replicas)}
 }
 
-// addrs are all addresses that the broker is said to have.
+// addrs returns all configured addresses of the broker.
 func (cfg *Config) addrs() []string {
 	if cfg.Addr == "" {
 		return cfg.Addrs
@@ -82,7 +82,7 @@ func (cfg *Config) addrs() []string {
 	return append([]string{cfg.Addr}, cfg.Addrs...)
 }
 
-// balanced tells a load balancer which integration a call is about.
+// balanced adds the header with the integration of a call to ctx.
 func (c *Client) balanced(ctx context.Context, in any) context.Context {
 	of, ok := in.(interface{ GetIntegrationId() string })
 	if c.balance != BalanceIntegration || !ok || of.GetIntegrationId() == "" {

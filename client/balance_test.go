@@ -13,15 +13,15 @@ import (
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 )
 
-// replicas are brokers that note who has answered what.
+// replicas are brokers that record which replica answered which call.
 type replicas struct {
 	brokers []*broker
 	cfg     client.Config
 
 	mu sync.Mutex
-	// by is which replicas have answered an integration's calls.
+	// by has the replicas that answered an integration's calls.
 	by map[string]map[int]int
-	// headers are those that calls came with.
+	// headers has the integration headers of the calls.
 	headers map[string]bool
 }
 
@@ -50,7 +50,7 @@ func newReplicas(t *testing.T, n int, balance client.Balance) *replicas {
 	return r
 }
 
-// ask makes calls for integrations, each several times.
+// ask makes calls for several integrations, several for each.
 func (r *replicas) ask(t *testing.T, c *client.Client, integrations, times int) {
 	t.Helper()
 	for n := range integrations * times {
@@ -61,8 +61,8 @@ func (r *replicas) ask(t *testing.T, c *client.Client, integrations, times int) 
 	}
 }
 
-// answered is how many calls each replica has answered, and how many integrations
-// more than one.
+// answered returns the number of calls that each replica answered, and the number of
+// integrations that more than one replica answered.
 func (r *replicas) answered() (calls []int, shared int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -120,7 +120,7 @@ func TestBalanceIntegration(t *testing.T) {
 	}
 	for i, n := range calls {
 		if n == 0 {
-			t.Errorf("replica %d has answered nothing: %v", i, calls)
+			t.Errorf("replica %d answered no calls: %v", i, calls)
 		}
 	}
 	if r.headers[""] || !r.headers["i1"] {
@@ -141,12 +141,12 @@ func TestBalanceRoundRobin(t *testing.T) {
 	r.ask(t, c, 1, 90)
 	calls, _ := r.answered()
 	for i, n := range calls {
-		if n < 15 { // a connection may have come up a little later
-			t.Errorf("replica %d has answered %d of 90 calls: %v", i, n, calls)
+		if n < 15 { // a connection may have started later
+			t.Errorf("replica %d answered %d of 90 calls: %v", i, n, calls)
 		}
 	}
 	if !r.headers[""] || len(r.headers) != 1 {
-		t.Errorf("headers without need: %v", r.headers)
+		t.Errorf("unexpected headers: %v", r.headers)
 	}
 }
 
@@ -157,7 +157,7 @@ func TestBalanceNone(t *testing.T) {
 	r.ask(t, c, 10, 2)
 	calls, _ := r.answered()
 	if calls[0] != 20 && calls[1] != 20 {
-		t.Errorf("one replica was to answer all: %v", calls)
+		t.Errorf("more than one replica answered: %v", calls)
 	}
 	r.brokers[0].stop()
 	r.ask(t, c, 10, 2)

@@ -25,7 +25,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// must is for the making of certificates, which fails only if the test is wrong.
+// must returns v. It is used for certificates, whose creation cannot fail in a correct test.
 func must[T any](v T, err error) T {
 	if err != nil {
 		panic(err)
@@ -33,15 +33,14 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// noTest is for what fails only if these tests are wrong, where an example has no
-// testing.TB: it panics.
+// noTest is a testing.TB for code that an example runs. It panics if that code fails.
 type noTest struct{ testing.TB }
 
 func (noTest) Helper() {}
 
 func newCA(name string) *trusttest.CA { return trusttest.NewCA(noTest{}, name) }
 
-// issue makes a certificate for name, and for 127.0.0.1 if name is empty.
+// issue issues a certificate for name, or for 127.0.0.1 if name is empty.
 func issue(ca *trusttest.CA, name string, notAfter time.Time) (certPEM, keyPEM []byte) {
 	cert := ca.Issue(func(c *x509.Certificate) {
 		c.NotBefore, c.NotAfter = time.Now().Add(-2*time.Hour), notAfter
@@ -56,8 +55,8 @@ func issue(ca *trusttest.CA, name string, notAfter time.Time) (certPEM, keyPEM [
 
 func inAnHour() time.Time { return time.Now().Add(time.Hour) }
 
-// broker is a ResolverService behind real mutual TLS. What it answers and which
-// certificates it has can be changed while it runs.
+// broker is a ResolverService with mutual TLS. Tests can change its answers and certificates
+// while it runs.
 type broker struct {
 	secretbrokerv1.UnimplementedResolverServiceServer
 
@@ -66,19 +65,19 @@ type broker struct {
 	done   chan struct{}
 	tls    atomic.Pointer[tls.Config]
 	answer atomic.Pointer[answerFunc]
-	check  atomic.Pointer[checkFunc] // what Check answers, unimplemented if nil
+	check  atomic.Pointer[checkFunc] // answers Check; nil: unimplemented
 	calls  atomic.Int32
 	policy policyService
 	manage integrationService
 
 	mu    sync.Mutex
-	conns []net.Conn // every connection there ever was
+	conns []net.Conn // all connections so far
 }
 
 type answerFunc func(context.Context, *secretbrokerv1.ResolveRequest) (*secretbrokerv1.ResolveResponse, error)
 
-// startBroker starts a broker for 127.0.0.1 with a certificate of authority,
-// which it also expects of its clients. The caller stops it.
+// startBroker starts a broker on 127.0.0.1 with a certificate of authority, which must also
+// have issued the clients' certificates. The caller stops it.
 func startBroker(authority *trusttest.CA, answer answerFunc) *broker {
 	lis := must(net.Listen("tcp", "127.0.0.1:0"))
 	b := &broker{addr: lis.Addr().String(), done: make(chan struct{})}
@@ -106,8 +105,8 @@ func (b *broker) stop() {
 	<-b.done
 }
 
-// setTLS has new connections use a certificate of own for name (see issue) and
-// expect the client's to be of clients.
+// setTLS changes the TLS configuration of new connections: the certificate is for name (see
+// issue) and issued by own, and the client's must be issued by clients.
 func (b *broker) setTLS(own, clients *trusttest.CA, name string, notAfter time.Time) {
 	certPEM, keyPEM := issue(own, name, notAfter)
 	b.tls.Store(&tls.Config{
@@ -125,7 +124,7 @@ func (b *broker) Resolve(ctx context.Context, in *secretbrokerv1.ResolveRequest)
 	return (*b.answer.Load())(ctx, in)
 }
 
-// connections returns how many there have been.
+// connections returns the number of connections so far.
 func (b *broker) connections() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -156,12 +155,12 @@ func (l *listener) Accept() (net.Conn, error) {
 	return c, err
 }
 
-// setup is a broker, a CA and a client's files that go together.
+// setup is a broker, its CA and the files of a client.
 type setup struct {
 	*broker
 	ca  *trusttest.CA
 	cfg client.Config
-	log *asynctest.Buffer // what the client logs
+	log *asynctest.Buffer // the client's log
 }
 
 func newSetup(t *testing.T, answer answerFunc) *setup {
@@ -196,8 +195,8 @@ func write(path string, b []byte) {
 	}
 }
 
-// client makes a client that does not wait between attempts, and the list of
-// the waits it was to make.
+// client returns a client that does not wait between attempts, and the list of waits that it
+// would have made.
 func (s *setup) client(t *testing.T) (*client.Client, *[]time.Duration) {
 	t.Helper()
 	c := s.waitingClient(t)
@@ -209,7 +208,7 @@ func (s *setup) client(t *testing.T) (*client.Client, *[]time.Duration) {
 	return c, waits
 }
 
-// waitingClient makes a client that does wait.
+// waitingClient returns a client that waits between attempts.
 func (s *setup) waitingClient(t *testing.T) *client.Client {
 	t.Helper()
 	c, err := client.New(s.cfg)
@@ -220,7 +219,7 @@ func (s *setup) waitingClient(t *testing.T) *client.Client {
 	return c
 }
 
-// echo answers every config with its own reference.
+// echo answers every config with its reference.
 func echo(_ context.Context, in *secretbrokerv1.ResolveRequest) (*secretbrokerv1.ResolveResponse, error) {
 	out := &secretbrokerv1.ResolveResponse{RequestId: "req-1", Configs: map[string]*secretbrokerv1.ResolvedConfig{}}
 	for name, ref := range in.GetConfigs() {

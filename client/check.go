@@ -11,7 +11,7 @@ import (
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 )
 
-// CheckRequest asks what Resolve would come to.
+// CheckRequest is a dry run of a Request.
 type CheckRequest struct {
 	// IntegrationID, Configs, MaxAge and Connector are as in Request.
 	IntegrationID string
@@ -20,52 +20,50 @@ type CheckRequest struct {
 	Connector     string
 }
 
-// CheckResponse is what the broker found out. It belongs to the caller and holds
-// no value.
+// CheckResponse is the result of a dry run. It belongs to the caller and contains no value.
 type CheckResponse struct {
-	// Reports has every reference and every config at fault, sorted by config.
+	// Reports has every reference and every invalid config, sorted by config.
 	Reports []Report
-	// OK says that every config can be resolved.
+	// OK reports that every config can be resolved.
 	OK bool
-	// RequestID names this call in the broker's audit and logs.
+	// RequestID identifies this call in the broker's audit log and other logs.
 	RequestID string
 }
 
-// Report is what the broker found out about one config. What it could not find
-// out, because of Err, is left zero.
+// Report is the result for one config. Fields that the broker could not determine, because
+// of Err, are zero.
 type Report struct {
 	// Config is the name of the config.
 	Config string
 	// Store is the canonical store, for example
-	// "https://my-vault.vault.azure.net", and Secret the canonical name in it.
+	// "https://my-vault.vault.azure.net", and Secret the canonical name in the store.
 	Store, Secret string
 	// Version is the store's identifier of the version that was read.
 	Version string
-	// JSONKey is the JSON key that the reference names, empty for the whole
-	// secret. JSONKeyFound says that it is there.
+	// JSONKey is the reference's JSON key, empty for the whole secret. JSONKeyFound
+	// reports that the secret contains it.
 	JSONKey      string
 	JSONKeyFound bool
-	// FetchTime is when the broker read the secret from the store.
+	// FetchTime is the time at which the broker read the secret from the store.
 	FetchTime time.Time
-	// SecretExpireTime is when the secret's own validity ends, zero if it has no
-	// end. TimeLeft is how long that is from the check on, by the broker's clock;
-	// it means something only if HasTimeLeft is set.
+	// SecretExpireTime is the end of the secret's own validity, zero if it has none.
+	// TimeLeft is the time from the check to that end, by the broker's clock; it is valid
+	// only if HasTimeLeft is set.
 	SecretExpireTime time.Time
 	TimeLeft         time.Duration
 	HasTimeLeft      bool
-	// Length is roughly how long the value is.
+	// Length is the length class of the value.
 	Length LengthClass
-	// Err is why the config cannot be resolved, nil if it can.
+	// Err is the reason why the config cannot be resolved, nil if it can be.
 	Err *ConfigError
 }
 
-// LengthClass is a coarse length of a value in bytes: enough to see that
-// something is there, not enough to help anybody guess it. The names do not
-// change.
+// LengthClass is a coarse length of a value in bytes. It shows that there is a value, but
+// does not help to guess it. The names are stable.
 type LengthClass string
 
-// The length classes. LengthUnknown means that there is no value, and for
-// classes that only a newer broker knows.
+// The length classes. LengthUnknown means that there is no value, or that the class is
+// known only to a newer broker.
 const (
 	LengthUnknown LengthClass = ""
 	LengthEmpty   LengthClass = "empty"
@@ -83,12 +81,12 @@ var lengthClasses = map[secretbrokerv1.LengthClass]LengthClass{
 	secretbrokerv1.LengthClass_LENGTH_CLASS_LONG:   LengthLong,
 }
 
-// Check is the dry run of Resolve: the broker parses, authorizes and resolves
-// req.Configs and reports on each, but no value comes back. It succeeds also
-// when configs fail; see CheckResponse.OK.
+// Check is a dry run of Resolve: the broker parses, authorizes and resolves req.Configs and
+// reports on each, but returns no values. It succeeds even if configs fail; see
+// CheckResponse.OK.
 //
-// It tries again as Resolve does. The error is an *Error, for the call as a
-// whole: the broker cannot be reached, or does not take the request.
+// It retries like Resolve. The error is an *Error for the call as a whole: the broker is
+// unreachable, or it refuses the request.
 func (c *Client) Check(ctx context.Context, req CheckRequest) (*CheckResponse, error) {
 	out, err := call(ctx, c, c.rpc.Check, req.message())
 	if err != nil {

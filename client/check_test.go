@@ -102,7 +102,7 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// Every class of the protocol has a name of its own.
+// TestLengthClasses: every class of the protocol has a name.
 func TestLengthClasses(t *testing.T) {
 	t.Parallel()
 	s := newSetup(t, echo)
@@ -134,7 +134,7 @@ func TestLengthClasses(t *testing.T) {
 	}
 }
 
-// Check tries again, and gives up, as Resolve does.
+// TestCheckFails: Check retries and gives up like Resolve.
 func TestCheckFails(t *testing.T) {
 	t.Parallel()
 	unavailable := failWith(codes.Unavailable, "", reason("AUDIT_UNAVAILABLE"))
@@ -158,7 +158,7 @@ func TestCheckFails(t *testing.T) {
 		t.Errorf("%d waits, want 2", len(*waits))
 	}
 
-	s.check.Store(nil) // a broker from before there was a Check
+	s.check.Store(nil) // a broker without Check
 	if _, err = c.Check(t.Context(), client.CheckRequest{}); !errors.As(err, &e) || e.Code != codes.Unimplemented {
 		t.Errorf("got %v, want UNIMPLEMENTED", err)
 	}

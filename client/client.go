@@ -1,7 +1,7 @@
 // Package client resolves references to secrets through a secretbroker.
 //
-// A program holds a client certificate and nothing else: no cloud credential
-// and no store's SDK. It makes one Client and keeps it:
+// A program needs only a client certificate: no cloud credential and no SDK of a store. It
+// creates one Client and keeps it:
 //
 //	c, err := client.New(client.Config{
 //		Addr:     "broker.example.org:8443",
@@ -25,10 +25,10 @@
 //	}
 //	password := res.Values["database.password"].Reveal()
 //
-// The package owns the connection to the broker: mutual TLS with files that are
-// read again when they change, retries of what may pass by itself, and errors a
-// program can decide on. It knows nothing of stores, policies or how references
-// are written: it sends what it is given and the broker judges it.
+// The package manages the connection to the broker: mutual TLS with files that are read
+// again when they change, retries of transient failures, and errors that a program can
+// handle. It does not know stores, policies or the syntax of references: it sends references
+// unchanged, and the broker validates them.
 package client
 
 import (
@@ -54,58 +54,57 @@ const (
 	defaultTimeout     = 10 * time.Second
 	defaultMaxAttempts = 4
 
-	// The wait before the second attempt is at most minBackoff; it doubles from
-	// attempt to attempt up to maxBackoff.
+	// The wait before the second attempt is at most minBackoff. It doubles with each
+	// attempt up to maxBackoff.
 	minBackoff = 200 * time.Millisecond
 	maxBackoff = 5 * time.Second
 
-	// maxResponseBytes leaves room for hundreds of secrets of the largest size
-	// that a store allows (64 KiB), and bounds what an answer may take of memory.
+	// maxResponseBytes allows hundreds of secrets of the largest size that a store allows
+	// (64 KiB), and limits the memory for an answer.
 	maxResponseBytes = 16 << 20
-	// maxHeaderBytes bounds an error's details, which travel as a header.
+	// maxHeaderBytes limits an error's details, which are sent as a header.
 	maxHeaderBytes = 1 << 20
 )
 
-// Config says how to reach the broker. Addr, CAFile, CertFile and KeyFile are
-// required; the others have useful zero values.
+// Config configures a Client. Addr, CAFile, CertFile and KeyFile are required; the others
+// have useful zero values.
 type Config struct {
-	// Addr is the broker's address, "host:port". Every address that the host
-	// resolves to is tried. HTTPS_PROXY and NO_PROXY apply.
+	// Addr is the broker's address, "host:port". The client tries every address that the
+	// host resolves to. HTTPS_PROXY and NO_PROXY apply.
 	Addr string
-	// Addrs are the addresses of further replicas, for a broker that has no one
-	// name for all of them. Addr may then be left out.
+	// Addrs are the addresses of further replicas, for a broker whose replicas have no
+	// common name. Addr may then be empty.
 	Addrs []string
-	// Balance is how calls are spread over the replicas.
+	// Balance determines how calls are distributed over the replicas.
 	Balance Balance
 
-	// CAFile is a PEM file with the certificates that may have signed the
-	// broker's. The system's roots are not trusted.
+	// CAFile is a PEM file with the authorities that may have issued the broker's
+	// certificate. The client does not trust the system's roots.
 	CAFile string
-	// CertFile is a PEM file with this program's certificate, followed by any
-	// intermediate ones.
+	// CertFile is a PEM file with this program's certificate, followed by any intermediate
+	// certificates.
 	CertFile string
 	// KeyFile is a PEM file with the certificate's private key, unencrypted.
 	KeyFile string
-	// ServerName is the name that the broker's certificate must be for, where
-	// that is not the host of Addr.
+	// ServerName is the name that the broker's certificate must have, if it differs from
+	// the host of Addr.
 	ServerName string
 
-	// Timeout bounds one call from beginning to end, its retries and the
-	// waits between them included; an earlier deadline of the context counts.
-	// Zero means 10 seconds.
+	// Timeout limits the duration of one call, including its retries and the waits between
+	// them. An earlier deadline of the context takes precedence. Zero means 10 seconds.
 	Timeout time.Duration
-	// MaxAttempts is how often one call is tried at most. Zero means 4, one
-	// means that nothing is tried again.
+	// MaxAttempts is the maximum number of attempts of one call. Zero means 4; one
+	// disables retries.
 	MaxAttempts int
 
-	// Logger is told when changed files cannot be used, so that a failed
-	// rotation is seen before the old certificate ends. It gets no key material
-	// and no values. Nil means slog.Default().
+	// Logger logs when changed files are invalid, so that an operator notices a failed
+	// rotation before the old certificate expires. The messages contain neither key
+	// material nor values. Nil means slog.Default().
 	Logger *slog.Logger
 }
 
-// Client talks to one broker over one connection to each replica that it uses,
-// which it makes when it is first needed and makes again when it is lost. It is safe for concurrent use.
+// Client calls one broker. It uses one connection for each replica, which it makes when it
+// is first needed and makes again after it was lost. It is safe for concurrent use.
 type Client struct {
 	addr        string
 	balance     Balance
@@ -113,15 +112,15 @@ type Client struct {
 	maxAttempts int
 	conn        *grpc.ClientConn
 	rpc         secretbrokerv1.ResolverServiceClient
-	// wait is sleep, but in tests.
+	// wait is sleep except in tests.
 	wait func(ctx context.Context, d time.Duration) error
 }
 
-// New makes a Client. It reads the files, so that a wrong path fails here, but
-// does not contact the broker. The files are read again for every new
-// connection; when they cannot be used, the last ones that could stay in use.
+// New returns a Client. It reads the files, so that a wrong path fails here, but does not
+// contact the broker. The client reads the files again for every new connection; if they
+// are invalid, it continues with the last valid contents.
 //
-// The error names everything that is wrong with cfg.
+// The error lists everything that is wrong with cfg.
 func New(cfg Config) (*Client, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("secretbroker: client configuration: %w", err)
@@ -137,9 +136,9 @@ func New(cfg Config) (*Client, error) {
 	}
 	files, err := clienttls.Open(clienttls.Config{CAFile: cfg.CAFile, CertFile: cfg.CertFile, KeyFile: cfg.KeyFile, Changed: func(problem string) {
 		if problem != "" {
-			cfg.Logger.Warn("secretbroker: TLS files cannot be used, those read earlier stay in use", "error", problem)
+			cfg.Logger.Warn("secretbroker: TLS files are invalid; continuing with their earlier contents", "error", problem)
 		} else {
-			cfg.Logger.Info("secretbroker: TLS files can be used again")
+			cfg.Logger.Info("secretbroker: TLS files are valid again")
 		}
 	}})
 	if err != nil {
@@ -150,23 +149,23 @@ func New(cfg Config) (*Client, error) {
 	options = append(options, cfg.balanceOptions()...)
 	conn, err := grpc.NewClient(target, append(options,
 		grpc.WithTransportCredentials(&transportCreds{addr: addr, caFile: cfg.CAFile, certFile: cfg.CertFile, files: files}),
-		// Also the name that the handshake verifies; empty means the host of Addr.
+		// The handshake verifies this name; empty means the host of Addr.
 		grpc.WithAuthority(cfg.ServerName),
 		grpc.WithUserAgent("secretbroker-go/"+version()),
-		// The operator of the DNS must not influence how the broker is called.
+		// The DNS must not be able to change how the client calls the broker.
 		grpc.WithDisableServiceConfig(),
 		grpc.WithMaxHeaderListSize(maxHeaderBytes),
 		grpc.WithDefaultCallOptions(grpc.WaitForReady(false), grpc.MaxCallRecvMsgSize(maxResponseBytes)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{
-			// Below the idle limit of the load balancers on the way (some four
-			// minutes), well above what the broker takes for abuse.
+			// Shorter than the idle timeout of load balancers (about four minutes), and
+			// much longer than the interval that the broker considers abuse.
 			Time:                time.Minute,
 			Timeout:             10 * time.Second,
 			PermitWithoutStream: true,
 		}),
 		grpc.WithConnectParams(grpc.ConnectParams{
-			// grpc's own ceiling of two minutes would leave a client failing long
-			// after its broker is back.
+			// grpc's default maximum of two minutes would let calls fail long after the
+			// broker has returned.
 			Backoff:           backoff.Config{BaseDelay: minBackoff, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * maxBackoff},
 			MinConnectTimeout: 5 * time.Second,
 		}),
@@ -185,40 +184,38 @@ func New(cfg Config) (*Client, error) {
 	}, nil
 }
 
-// Close ends the connection and every call that is under way. The Client
-// cannot be used afterwards.
+// Close closes the connections and ends every active call. The Client cannot be used
+// afterwards.
 func (c *Client) Close() error { return c.conn.Close() }
 
-// Request asks for the secrets that a set of references names.
+// Request is a request for secrets by their references.
 type Request struct {
-	// IntegrationID is the provider integration whose cloud identity reads the
-	// secrets.
+	// IntegrationID is the provider integration whose cloud identity reads the secrets.
 	IntegrationID string
-	// Configs is config name to reference, or a connector's whole configuration:
-	// when that has the property secret.manager.enabled, only the names listed in
-	// secret.manager.managed.configs are references, and only those come back.
-	// It is not changed, and must not be changed before Resolve returns.
+	// Configs maps config names to references, or is a connector's complete configuration:
+	// if it has the property secret.manager.enabled, only the names listed in
+	// secret.manager.managed.configs are references, and the response has only those.
+	// Resolve does not change it; it must not be changed before Resolve returns.
 	Configs map[string]string
-	// MaxAge refuses values that the broker read from the store longer ago than
-	// this; zero has them read now. Nil takes what the broker's cache holds.
+	// MaxAge is the maximum time since the broker read a value from the store; zero makes
+	// the broker read now. Nil accepts any value in the broker's cache.
 	MaxAge *time.Duration
-	// AllowPartial has failing configs reported in Response.Errors and the others
-	// answered, instead of failing the whole call.
+	// AllowPartial reports failed configs in Response.Errors and returns the other
+	// values, instead of failing the whole call.
 	AllowPartial bool
-	// Connector is the caller's own name for what it resolves for. It is written
-	// to the broker's audit log and decides nothing.
+	// Connector is the caller's name for the connector that needs the secrets. The broker
+	// writes it to its audit log and uses it for no decision.
 	Connector string
 }
 
-// Resolve asks the broker for the values of req.Configs. Without
-// req.AllowPartial either all of them are answered or the call fails.
+// Resolve requests the values of req.Configs from the broker. Without req.AllowPartial, it
+// returns either all of them or an error.
 //
-// It tries again, with growing waits, when the broker cannot be reached, is
-// overloaded or says that its store is, and waits as long as the broker asks
-// for. A wait that would outlast ctx or Config.Timeout is not begun: the last
-// error is returned at once.
+// It retries with exponential backoff if the broker is unreachable or overloaded, or reports
+// that its store is, and waits at least as long as the broker requests. If a wait would
+// exceed the deadline of ctx or Config.Timeout, it returns the last error at once.
 //
-// The error is an *Error. It also matches ctx's error when that ended the call.
+// The error is an *Error. It also matches ctx's error if that ended the call.
 func (c *Client) Resolve(ctx context.Context, req Request) (*Response, error) {
 	out, err := call(ctx, c, c.rpc.Resolve, req.message())
 	if err != nil {
@@ -227,14 +224,13 @@ func (c *Client) Resolve(ctx context.Context, req Request) (*Response, error) {
 	return newResponse(out), nil
 }
 
-// call does one call of the Client's from beginning to end: rpc is tried as
-// Config.Timeout, Config.MaxAttempts and what the broker asks for allow. in is
-// not changed. The error is an *Error.
+// call makes one call with its retries, within Config.Timeout, Config.MaxAttempts and the
+// delays that the broker requests. It does not change in. The error is an *Error.
 func call[In, Out any](ctx context.Context, c *Client, rpc func(context.Context, *In, ...grpc.CallOption) (*Out, error), in *In) (*Out, error) {
 	return callWhile(ctx, c, rpc, in, (*Error).retryable)
 }
 
-// callWhile is call for which again says what failures it is tried again after.
+// callWhile is call with a function that determines which failures are retried.
 func callWhile[In, Out any](ctx context.Context, c *Client, rpc func(context.Context, *In, ...grpc.CallOption) (*Out, error), in *In, again func(*Error) bool) (*Out, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
@@ -261,16 +257,15 @@ func callWhile[In, Out any](ctx context.Context, c *Client, rpc func(context.Con
 	}
 }
 
-// retryDelay returns how long to wait after a failed attempt, and false if that
-// would outlast ctx. What the broker asks for is the least; the part above it
-// is spread at random, so that runtimes that failed together do not come back
-// together.
+// retryDelay returns the time to wait after a failed attempt, and false if the wait would
+// exceed the deadline of ctx. The delay that the broker requests is the minimum. Jitter is
+// added to it, so that runtimes that failed at the same time do not retry at the same time.
 func retryDelay(ctx context.Context, attempt int, retryAfter time.Duration) (time.Duration, bool) {
 	step := maxBackoff
-	if shift := attempt - 1; shift < 8 { // beyond that it has long reached maxBackoff
+	if shift := attempt - 1; shift < 8 { // larger shifts exceed maxBackoff
 		step = min(minBackoff<<shift, maxBackoff)
 	}
-	spread := step/2 + rand.N(step/2) //nolint:gosec // spreads load, protects nothing
+	spread := step/2 + rand.N(step/2) //nolint:gosec // not used for security
 	deadline, ok := ctx.Deadline()
 	if !ok {
 		return retryAfter + spread, true
@@ -294,20 +289,19 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// validate reports everything that can be seen to be wrong without reading a
-// file.
+// validate returns all errors in cfg that can be found without reading a file.
 func (cfg Config) validate() error {
 	var errs []error
 	if len(cfg.addrs()) == 0 {
-		errs = append(errs, errors.New(`the broker's address Addr is not set; give it as "host:port"`))
+		errs = append(errs, errors.New(`the broker's address Addr is not set; set it to "host:port"`))
 	}
 	for _, addr := range cfg.addrs() {
 		if host, port, err := net.SplitHostPort(addr); err != nil || host == "" || port == "" {
-			errs = append(errs, fmt.Errorf(`the broker's address Addr is %q; give it as "host:port"`, addr))
+			errs = append(errs, fmt.Errorf(`the broker's address Addr is %q; set it to "host:port"`, addr))
 		}
 	}
 	if _, ok := serviceConfigs[cfg.Balance]; !ok {
-		errs = append(errs, fmt.Errorf(`the Balance is %q; give "", "round_robin" or "integration"`, cfg.Balance))
+		errs = append(errs, fmt.Errorf(`the Balance is %q; set it to "", "round_robin" or "integration"`, cfg.Balance))
 	}
 	var missing []string
 	for _, f := range []struct{ name, path string }{
@@ -318,7 +312,7 @@ func (cfg Config) validate() error {
 		}
 	}
 	if len(missing) > 0 {
-		errs = append(errs, fmt.Errorf("%s not set; the broker is reached by mutual TLS only, which needs CAFile, CertFile and KeyFile", strings.Join(missing, ", ")))
+		errs = append(errs, fmt.Errorf("%s not set; the broker requires mutual TLS, which needs CAFile, CertFile and KeyFile", strings.Join(missing, ", ")))
 	}
 	if cfg.Timeout < 0 {
 		errs = append(errs, fmt.Errorf("the Timeout is %v; leave it zero for %v", cfg.Timeout, defaultTimeout))
@@ -329,12 +323,11 @@ func (cfg Config) validate() error {
 	return errors.Join(errs...)
 }
 
-// modulePath is the module path under which a program's build
-// information.
+// modulePath is this module's path in a program's build information.
 const modulePath = "github.com/secretbroker/secretbroker"
 
-// version returns the module's version in the running program, "devel" where it
-// was not built from a released one.
+// version returns the version of the module in the running program, "devel" if the program
+// was not built with a released version.
 func version() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {

@@ -24,7 +24,7 @@ import (
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 )
 
-// failWith returns an answer that is always this error.
+// failWith returns a function that always answers with this error.
 func failWith(code codes.Code, message string, details ...protoadapt.MessageV1) answerFunc {
 	st := must(status.New(code, message).WithDetails(details...))
 	return func(context.Context, *secretbrokerv1.ResolveRequest) (*secretbrokerv1.ResolveResponse, error) {
@@ -65,7 +65,7 @@ func TestResolve(t *testing.T) {
 			RequestId: "req-9",
 		}, nil
 	})
-	// The certificate is for a name that is not the host of the address.
+	// The name in the certificate differs from the host of the address.
 	s.setTLS(s.ca, s.ca, "broker.test", inAnHour())
 	s.cfg.ServerName = "broker.test"
 	c, _ := s.client(t)
@@ -110,7 +110,7 @@ func TestResolve(t *testing.T) {
 		t.Errorf("a: version %q, fetched %v, expires %v, stale %v, right value %v", a.Version, a.FetchTime, a.ExpireTime, a.Stale, a.Reveal() == "hunter2")
 	}
 	if b.Reveal() != "" || !b.FetchTime.IsZero() || !b.ExpireTime.IsZero() || !b.SecretExpireTime.IsZero() || b.Stale {
-		t.Errorf("b: fetched %v, expires %v: unset times must be zero", b.FetchTime, b.ExpireTime)
+		t.Errorf("b: fetched %v, expires %v: want zero times", b.FetchTime, b.ExpireTime)
 	}
 	if diff := cmp.Diff(map[string]client.ConfigError{
 		"c": {Config: "c", Reason: client.ReasonStoreThrottled, Message: "wait", RetryAfter: 3 * time.Second},
@@ -120,8 +120,8 @@ func TestResolve(t *testing.T) {
 	}
 }
 
-// An unset max_age takes what the cache holds, zero reads now: they must not be
-// confused.
+// TestResolveMaxAge: an unset max_age accepts the cached value, and zero forces a read. The
+// client must not confuse them.
 func TestResolveMaxAge(t *testing.T) {
 	t.Parallel()
 	got := make(chan *durationpb.Duration, 1)
@@ -156,21 +156,21 @@ func TestRetries(t *testing.T) {
 		name        string
 		fail        answerFunc
 		maxAttempts int
-		calls       int // at most this many are made
+		calls       int // maximum number of calls
 		atLeast     time.Duration
 	}{
 		{name: "unavailable", fail: failWith(codes.Unavailable, "", reason("STORE_UNAVAILABLE")), calls: 4},
 		{name: "unavailable without details", fail: failWith(codes.Unavailable, ""), calls: 4},
 		{name: "overloaded", fail: failWith(codes.ResourceExhausted, "", reason("OVERLOADED")), calls: 4},
-		{name: "delay is the least wait", fail: failWith(codes.ResourceExhausted, "", reason("STORE_THROTTLED"), retryIn(3*time.Second)), calls: 4, atLeast: 3 * time.Second},
-		{name: "delay alone", fail: failWith(codes.ResourceExhausted, "", retryIn(time.Second)), calls: 4, atLeast: time.Second},
+		{name: "delay is the minimum wait", fail: failWith(codes.ResourceExhausted, "", reason("STORE_THROTTLED"), retryIn(3*time.Second)), calls: 4, atLeast: 3 * time.Second},
+		{name: "delay without a reason", fail: failWith(codes.ResourceExhausted, "", retryIn(time.Second)), calls: 4, atLeast: time.Second},
 		{name: "delay negative", fail: failWith(codes.Unavailable, "", retryIn(-time.Hour)), calls: 4},
 		{name: "delay beyond the deadline", fail: failWith(codes.Unavailable, "", retryIn(time.Hour)), calls: 1},
-		{name: "delay beyond all reason", fail: failWith(codes.Unavailable, "", &errdetails.RetryInfo{RetryDelay: &durationpb.Duration{Seconds: 1 << 62}}), calls: 1},
+		{name: "extremely long delay", fail: failWith(codes.Unavailable, "", &errdetails.RetryInfo{RetryDelay: &durationpb.Duration{Seconds: 1 << 62}}), calls: 1},
 		{name: "fewer attempts", fail: failWith(codes.Unavailable, ""), maxAttempts: 2, calls: 2},
 		{name: "one attempt", fail: failWith(codes.Unavailable, ""), maxAttempts: 1, calls: 1},
 		{name: "many attempts", fail: failWith(codes.Unavailable, ""), maxAttempts: 70, calls: 70},
-		// A message that is too large stays too large.
+		// A message that is too large does not become smaller.
 		{name: "exhausted without reason", fail: failWith(codes.ResourceExhausted, "message larger than max"), calls: 1},
 		{name: "denied", fail: failWith(codes.PermissionDenied, "", reason("ACCESS_DENIED"), retryIn(time.Second)), calls: 1},
 		{name: "invalid", fail: failWith(codes.InvalidArgument, ""), calls: 1},
@@ -233,7 +233,7 @@ func TestRetryThenSuccess(t *testing.T) {
 	}
 }
 
-// A response above the limit is refused, and not asked for again.
+// TestResolveTooLarge: a response above the limit is refused and not requested again.
 func TestResolveTooLarge(t *testing.T) {
 	t.Parallel()
 	large := strings.Repeat("x", 17<<20)
@@ -251,7 +251,7 @@ func TestResolveTooLarge(t *testing.T) {
 	}
 }
 
-// hang answers when the call is over.
+// hang answers when the call has ended.
 func hang(begun chan<- struct{}) answerFunc {
 	return func(ctx context.Context, _ *secretbrokerv1.ResolveRequest) (*secretbrokerv1.ResolveResponse, error) {
 		begun <- struct{}{}
@@ -305,7 +305,7 @@ func TestCancelledWhileWaiting(t *testing.T) {
 		t.Fatalf("got %v, want an *Error that is context.Canceled", err)
 	}
 	if e.Code != codes.Canceled || e.RequestID != "req-3" || !strings.Contains(e.Message, "the store is down") {
-		t.Errorf("got %v, want what was waited for in it", err)
+		t.Errorf("got %v, want an error that contains the last failure", err)
 	}
 }
 
@@ -349,7 +349,7 @@ func TestNewRefuses(t *testing.T) {
 		{"negative attempts", func(c *client.Config) { c.MaxAttempts = -1 }, []string{"MaxAttempts"}},
 		{"all files missing", func(c *client.Config) { c.CAFile, c.CertFile = "/none/ca", "/none/cert" }, []string{"/none/ca", "/none/cert"}},
 		{"key file missing", func(c *client.Config) { c.KeyFile = "/none/key" }, []string{"/none/key"}},
-		{"another's key", func(c *client.Config) { c.KeyFile = file("other-key", otherKey) }, []string{"other-key", "does not match"}},
+		{"key of another certificate", func(c *client.Config) { c.KeyFile = file("other-key", otherKey) }, []string{"other-key", "does not match"}},
 		{"certificate cut off", func(c *client.Config) { c.CertFile = file("cut-cert", append(otherCert, otherCert[:90]...)) }, []string{"cut-cert", "cut off"}},
 		{"CA cut off", func(c *client.Config) { c.CAFile = file("cut-ca", append(authority.PEM(), authority.PEM()[:90]...)) }, []string{"cut-ca", "cut off"}},
 		{"CA empty", func(c *client.Config) { c.CAFile = file("empty-ca", nil) }, []string{"empty-ca", "no PEM certificate"}},
@@ -377,7 +377,7 @@ func TestNewRefuses(t *testing.T) {
 			}
 		})
 	}
-	c, err := client.New(good) // and so that the table is not refused for another reason
+	c, err := client.New(good) // the cases fail for no other reason
 	if err != nil {
 		t.Fatal(err)
 	}

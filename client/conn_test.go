@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// scriptedConn reads and writes what a test tells it to.
+// scriptedConn reads and writes what a test defines.
 type scriptedConn struct {
 	net.Conn
 	read  func([]byte) (int, error)
@@ -32,7 +32,7 @@ func newFirstReadConn(c net.Conn) *firstReadConn {
 
 var errRefused = &net.OpError{Op: "remote error", Err: tls.AlertError(48)}
 
-// The write that runs into the closed connection reports the refusal that the
+// TestWriteReportsRefusal: a write on the closed connection reports the refusal that the
 // reader finds a moment later.
 func TestWriteReportsRefusal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -58,7 +58,7 @@ func TestWriteReportsRefusal(t *testing.T) {
 	})
 }
 
-// Without a reader's verdict a write fails all the same.
+// TestWriteDoesNotWaitForEver: a write also fails if the reader finds no reason.
 func TestWriteDoesNotWaitForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broken := errors.New("broken pipe")
@@ -73,7 +73,7 @@ func TestWriteDoesNotWaitForEver(t *testing.T) {
 	})
 }
 
-// Once the broker has said something, errors are what they are.
+// TestLaterErrorsStay: after the broker has sent data, errors are unchanged.
 func TestLaterErrorsStay(t *testing.T) {
 	broken := errors.New("broken pipe")
 	n, readErr := 1, error(nil)

@@ -13,13 +13,12 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// errorDomain marks the broker's own google.rpc.ErrorInfo among those of
-// whatever may stand between it and the client.
+// errorDomain distinguishes the broker's google.rpc.ErrorInfo from those of proxies between
+// the client and the broker.
 const errorDomain = "secretbroker"
 
-// The reasons that the broker gives, in Error.Reason and ConfigError.Reason.
-// They are never renamed; more may come. docs/errors.md says what to do about
-// each.
+// The broker's reasons, in Error.Reason and ConfigError.Reason. They are never renamed; new
+// ones may be added. docs/errors.md says how to resolve each.
 const (
 	// ReasonInvalidReference and the next two: fix the request.
 	ReasonInvalidReference = string(secret.ReasonInvalidReference)
@@ -33,8 +32,8 @@ const (
 	ReasonStoreNotAllowed = string(secret.ReasonStoreNotAllowed)
 	// ReasonPlacementDenied: the organisation's placement rules forbid it.
 	ReasonPlacementDenied = string(secret.ReasonPlacementDenied)
-	// ReasonInvalidIntegration and the next seven are of calls that manage
-	// integrations; docs/errors.md says what to do about each.
+	// ReasonInvalidIntegration and the next seven occur in calls that manage integrations;
+	// docs/errors.md says how to resolve each.
 	ReasonInvalidIntegration  = string(secret.ReasonInvalidIntegration)
 	ReasonIntegrationNotFound = string(secret.ReasonIntegrationNotFound)
 	ReasonIntegrationExists   = string(secret.ReasonIntegrationExists)
@@ -43,8 +42,7 @@ const (
 	ReasonIntegrationReadOnly = string(secret.ReasonIntegrationReadOnly)
 	ReasonOwnerLockout        = string(secret.ReasonOwnerLockout)
 	ReasonQuotaExceeded       = string(secret.ReasonQuotaExceeded)
-	// ReasonSecretNotFound and the next six: the secret is not there, or not fit
-	// to be used.
+	// ReasonSecretNotFound and the next six: the secret does not exist, or is not usable.
 	ReasonSecretNotFound    = string(secret.ReasonSecretNotFound)
 	ReasonJSONKeyNotFound   = string(secret.ReasonJSONKeyNotFound)
 	ReasonSecretDisabled    = string(secret.ReasonSecretDisabled)
@@ -52,70 +50,67 @@ const (
 	ReasonSecretNotYetValid = string(secret.ReasonSecretNotYetValid)
 	ReasonSecretNotJSON     = string(secret.ReasonSecretNotJSON)
 	ReasonSecretNotBase64   = string(secret.ReasonSecretNotBase64)
-	// ReasonStoreAccessDenied and the next two: the integration cannot read its
-	// store.
+	// ReasonStoreAccessDenied and the next two: the integration cannot read its store.
 	ReasonStoreAccessDenied         = string(secret.ReasonStoreAccessDenied)
 	ReasonStoreAuthenticationFailed = string(secret.ReasonStoreAuthenticationFailed)
 	ReasonStoreNotFound             = string(secret.ReasonStoreNotFound)
-	// ReasonStoreThrottled and the next four pass by themselves; Resolve has
-	// tried again already.
+	// ReasonStoreThrottled and the next four are transient; Resolve has already retried.
 	ReasonStoreThrottled   = string(secret.ReasonStoreThrottled)
 	ReasonOverloaded       = string(secret.ReasonOverloaded)
 	ReasonStoreUnavailable = string(secret.ReasonStoreUnavailable)
 	// ReasonRegistryUnavailable: the broker cannot reach its database of integrations.
 	ReasonRegistryUnavailable = string(secret.ReasonRegistryUnavailable)
 	ReasonAuditUnavailable    = string(secret.ReasonAuditUnavailable)
-	// ReasonInternal: a fault of the broker; its operator finds it by request id.
+	// ReasonInternal: a bug in the broker; its operator finds it by the request id.
 	ReasonInternal = string(secret.ReasonInternal)
 )
 
-// The reasons that the client itself gives, always with codes.Unavailable.
+// The client's own reasons, always with codes.Unavailable.
 const (
 	// ReasonBrokerUnreachable: there is no connection to the broker.
 	ReasonBrokerUnreachable = "BROKER_UNREACHABLE"
-	// ReasonBrokerNotTrusted: the broker's certificate is not signed by
-	// Config.CAFile, not for the right name, or not valid now.
+	// ReasonBrokerNotTrusted: the broker's certificate was not issued by Config.CAFile, has
+	// another name, or is not valid now.
 	ReasonBrokerNotTrusted = "BROKER_NOT_TRUSTED"
 	// ReasonCertificateRefused: the broker does not accept Config.CertFile.
 	ReasonCertificateRefused = "CERTIFICATE_REFUSED"
 )
 
-// Error is why a call failed. It never holds a secret's value.
+// Error is the error of a failed call. It never contains a secret's value.
 type Error struct {
 	// Code is the gRPC status.
 	Code codes.Code
-	// Reason is one of the constants, or one that a newer broker knows. It is
-	// empty where neither the broker nor the client has one, as when ctx ended
-	// before there was an answer.
+	// Reason is one of the constants, or a reason of a newer broker. It is empty if neither
+	// the broker nor the client has one, as when ctx ended before there was an answer.
 	Reason string
-	// Message is written for the person who has to act.
+	// Message is a text for the person who has to resolve the failure.
 	Message string
-	// RequestID names the call in the broker's audit and logs; empty if the
-	// broker did not get to answer.
+	// RequestID identifies the call in the broker's audit log and other logs; empty if the
+	// broker did not answer.
 	RequestID string
-	// RetryAfter is how long the broker asks to wait before trying again, zero if
-	// it does not.
+	// RetryAfter is the time that the broker requests to wait before a retry, zero if it
+	// requests none.
 	RetryAfter time.Duration
-	// Configs are the configs that failed, if it was because of them.
+	// Configs are the failed configs, if they caused the failure.
 	Configs []ConfigError
 
 	cause error // ctx's error, if that ended the call
 }
 
-// ConfigError is why one config has no value.
+// ConfigError is the reason why one config has no value.
 type ConfigError struct {
 	// Config is the name of the config.
 	Config string
-	// Reason is one of the constants, or one that a newer broker knows.
+	// Reason is one of the constants, or a reason of a newer broker.
 	Reason string
-	// Message says what is wrong and what to do about it.
+	// Message describes the problem and how to fix it.
 	Message string
-	// RetryAfter is how long to wait before trying again, zero where that does
-	// not help. It is set in Response.Errors only; else see Error.RetryAfter.
+	// RetryAfter is the time to wait before a retry, zero if a retry does not help. It is
+	// set in Response.Errors only; otherwise see Error.RetryAfter.
 	RetryAfter time.Duration
 }
 
-// Error returns all of it on one line.
+// Error returns the whole error on one line.
 func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString("secretbroker: ")
@@ -135,7 +130,7 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// Unwrap returns the context's error if that is what ended the call, else nil.
+// Unwrap returns the context's error if it ended the call, else nil.
 func (e *Error) Unwrap() error { return e.cause }
 
 // ended reports whether a context may have ended the call, here or at the
@@ -144,9 +139,9 @@ func (e *Error) ended() bool {
 	return e.Code == codes.Canceled || e.Code == codes.DeadlineExceeded
 }
 
-// retryable reports whether the failure may pass by itself. RESOURCE_EXHAUSTED
-// also means a message that is too large, which a retry does not change: only one that
-// comes with a reason or a delay is the broker's "later".
+// retryable reports whether the failure is transient. RESOURCE_EXHAUSTED can also mean a
+// message that is too large, for which a retry does not help: only an error with a reason or
+// a delay is transient.
 func (e *Error) retryable() bool {
 	switch e.Code {
 	case codes.Unavailable:
@@ -158,8 +153,8 @@ func (e *Error) retryable() bool {
 	}
 }
 
-// newError makes an Error of what a call to the broker at addr returned, which
-// is not nil. Details that it does not know are left out.
+// newError converts the non-nil error of a call to the broker at addr. It ignores details
+// that it does not know.
 func newError(addr string, err error) *Error {
 	st := status.Convert(err)
 	e := &Error{Code: st.Code(), Message: st.Message()}
@@ -184,24 +179,24 @@ func newError(addr string, err error) *Error {
 	case codes.Unavailable:
 		e.Reason, e.Message = explainConnection(addr, e.Message)
 	case codes.DeadlineExceeded:
-		e.Message = fmt.Sprintf("no answer from the broker at %s in time: %s", addr, e.Message)
+		e.Message = fmt.Sprintf("timed out waiting for the broker at %s: %s", addr, e.Message)
 	}
 	return e
 }
 
-// endedWaiting is the error of a call whose context ended, with err, before it
-// could be tried again after last.
+// endedWaiting returns the error of a call whose context ended, with err, during the wait
+// for a retry after last.
 func endedWaiting(err error, last *Error) *Error {
 	e := *last
 	e.Code = status.FromContextError(err).Code()
-	e.Message = fmt.Sprintf("%v while waiting to try again: %s", err, last.Message)
+	e.Message = fmt.Sprintf("%v while waiting to retry: %s", err, last.Message)
 	e.cause = err
 	return &e
 }
 
-// configErrorsOf takes the failing configs out of a BadRequest. To stay small the
-// broker may say a text only once; configs without one have the text of an
-// earlier one that failed for the same reason.
+// configErrorsOf returns the failed configs in a BadRequest. To keep errors small, the broker
+// may send a text only once; a config without a text gets that of an earlier config with the
+// same reason.
 func configErrorsOf(d *errdetails.BadRequest) []ConfigError {
 	configs := make([]ConfigError, 0, len(d.GetFieldViolations()))
 	texts := make(map[string]string)
@@ -217,8 +212,8 @@ func configErrorsOf(d *errdetails.BadRequest) []ConfigError {
 	return configs
 }
 
-// configName takes the name out of the field of a BadRequest's violation,
-// `configs["database.password"]`. Any other field stays as it is.
+// configName returns the name in a field of a BadRequest's violation,
+// `configs["database.password"]`. It returns any other field unchanged.
 func configName(field string) string {
 	inner, ok := strings.CutPrefix(field, "configs[")
 	if !ok {
@@ -235,9 +230,9 @@ func configName(field string) string {
 	return name
 }
 
-// explainConnection makes a reason and a text for a person of what grpc says of
-// a connection that failed. grpc passes errors of the transport on as text
-// only, so those of this package begin with their reason; see connError.
+// explainConnection returns a reason and a text for a connection failure that grpc reports.
+// grpc passes errors of the transport on as text only, so this package's own errors begin
+// with their reason; see connError.
 func explainConnection(addr, text string) (reason, message string) {
 	if _, quoted, ok := strings.Cut(text, "connection error: desc = "); ok {
 		if q, err := strconv.QuotedPrefix(quoted); err == nil {

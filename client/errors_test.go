@@ -50,7 +50,7 @@ func TestNewError(t *testing.T) {
 				}},
 				&errdetails.RequestInfo{RequestId: "req-1"},
 				&errdetails.RetryInfo{RetryDelay: durationpb.New(2 * time.Second)},
-				&errdetails.Help{}, // not known to the client
+				&errdetails.Help{}, // unknown to the client
 			},
 			want: Error{
 				Code: codes.NotFound, Reason: ReasonSecretNotFound, Message: "2 configs cannot be resolved", RequestID: "req-1", RetryAfter: 2 * time.Second,
@@ -62,7 +62,7 @@ func TestNewError(t *testing.T) {
 			text: `secretbroker: SECRET_NOT_FOUND: 2 configs cannot be resolved; "database.password": SECRET_NOT_FOUND: no such secret; "a\"b": SECRET_DISABLED: it is disabled (request id req-1)`,
 		},
 		{
-			name: "another's reason", code: codes.PermissionDenied, message: "no",
+			name: "a reason of another domain", code: codes.PermissionDenied, message: "no",
 			details: []protoadapt.MessageV1{info("proxy.test", "RATE"), info(errorDomain, "ACCESS_DENIED"), info("proxy.test", "RATE")},
 			want:    Error{Code: codes.PermissionDenied, Reason: ReasonAccessDenied, Message: "no"},
 			text:    "secretbroker: ACCESS_DENIED: no",
@@ -79,15 +79,15 @@ func TestNewError(t *testing.T) {
 			text: "secretbroker: Unimplemented: unknown service",
 		},
 		{
-			name: "the broker is unavailable by its own word", code: codes.Unavailable, message: "the store does not answer",
+			name: "the broker answers UNAVAILABLE", code: codes.Unavailable, message: "the store does not answer",
 			details: []protoadapt.MessageV1{info(errorDomain, "STORE_UNAVAILABLE")},
 			want:    Error{Code: codes.Unavailable, Reason: ReasonStoreUnavailable, Message: "the store does not answer"},
 			text:    "secretbroker: STORE_UNAVAILABLE: the store does not answer",
 		},
 		{
-			name: "in time", code: codes.DeadlineExceeded, message: "context deadline exceeded",
-			want: Error{Code: codes.DeadlineExceeded, Message: "no answer from the broker at broker.test:8443 in time: context deadline exceeded"},
-			text: "secretbroker: DeadlineExceeded: no answer from the broker at broker.test:8443 in time: context deadline exceeded",
+			name: "timeout", code: codes.DeadlineExceeded, message: "context deadline exceeded",
+			want: Error{Code: codes.DeadlineExceeded, Message: "timed out waiting for the broker at broker.test:8443: context deadline exceeded"},
+			text: "secretbroker: DeadlineExceeded: timed out waiting for the broker at broker.test:8443: context deadline exceeded",
 		},
 		{
 			name: "dialing", code: codes.Unavailable, message: `connection error: desc = "transport: Error while dialing: dial tcp: lookup \"x\": no such host"`,
@@ -100,7 +100,7 @@ func TestNewError(t *testing.T) {
 			text: `secretbroker: BROKER_NOT_TRUSTED: the certificate in "f" is not`,
 		},
 		{
-			name: "refused, as grpc says it without quotes", code: codes.Unavailable, message: `error reading server preface: CERTIFICATE_REFUSED: no`,
+			name: "refused, without quotes", code: codes.Unavailable, message: `error reading server preface: CERTIFICATE_REFUSED: no`,
 			want: Error{Code: codes.Unavailable, Reason: ReasonCertificateRefused, Message: "no"},
 			text: "secretbroker: CERTIFICATE_REFUSED: no",
 		},
@@ -144,7 +144,7 @@ func TestConfigName(t *testing.T) {
 	}
 }
 
-// Every reason of the broker is there for a program to decide on, spelt alike.
+// TestReasonsAreComplete: the package has a constant for every reason of the broker.
 func TestReasonsAreComplete(t *testing.T) {
 	broker := reasonConstants(t, "../internal/secret/reason.go")
 	own := reasonConstants(t, "errors.go")
@@ -202,7 +202,7 @@ func TestSleep(t *testing.T) {
 	})
 }
 
-// A wait is begun only if something of the deadline is left after it.
+// TestRetryDelayDeadline: a wait starts only if time remains before the deadline after it.
 func TestRetryDelayDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -213,7 +213,7 @@ func TestRetryDelayDeadline(t *testing.T) {
 		}{
 			{0, true},
 			{9 * time.Second, true},
-			{9950 * time.Millisecond, false}, // with what is added at random it is too long
+			{9950 * time.Millisecond, false}, // too long with the jitter
 			{10 * time.Second, false},
 			{1<<63 - 1, false},
 		} {
@@ -270,7 +270,7 @@ func FuzzNewError(f *testing.F) {
 	})
 }
 
-// TestTextsSaidOnce: the broker may leave out a text that it has said before.
+// TestTextsSaidOnce: the broker may omit a text that it has sent before.
 func TestTextsSaidOnce(t *testing.T) {
 	got := configErrorsOf(&errdetails.BadRequest{FieldViolations: []*errdetails.BadRequest_FieldViolation{
 		{Field: `configs["a"]`, Reason: "X", Description: "about x"},

@@ -75,7 +75,7 @@ func ExampleRequest_maxAge() {
 	}
 	defer func() { _ = c.Close() }()
 
-	// After a rotation: not the copy in the broker's cache.
+	// After a rotation: not the cached value of the broker.
 	now := time.Duration(0)
 	res, err := c.Resolve(context.Background(), client.Request{
 		IntegrationID: "sqlserver-prod",
@@ -89,7 +89,7 @@ func ExampleRequest_maxAge() {
 	// Output: false
 }
 
-// runningBroker takes the place of a broker and the files that a runtime is given.
+// runningBroker starts a broker and writes the files of a runtime.
 func runningBroker() (cfg client.Config, stop func()) {
 	authority := newCA("example CA")
 	denied := failWith(codes.PermissionDenied, "no grant for this caller, or no such integration", reason("ACCESS_DENIED"))

@@ -6,35 +6,35 @@ import (
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 )
 
-// ExplainRequest asks who may read a secret, and, of one caller, why it may or
-// may not.
+// ExplainRequest asks which callers may read a secret and, for one caller, why it may or may
+// not.
 type ExplainRequest struct {
-	// Reference is the reference in question, with or without a JSON key; its
-	// version does not matter. Required.
+	// Reference is the reference to explain, with or without a JSON key; its version is
+	// ignored. Required.
 	Reference string
-	// IntegrationID asks about this integration only; empty asks about all.
+	// IntegrationID restricts the request to one integration; empty for all.
 	IntegrationID string
-	// Principal is the caller in question, for example
-	// "spiffe://example.org/connect/worker-1" or "dns:worker-1.example.org"; empty
-	// asks only who may.
+	// Principal is the caller to explain, for example
+	// "spiffe://example.org/connect/worker-1" or "dns:worker-1.example.org"; empty to
+	// request only the readers.
 	Principal string
 }
 
-// Explanation is what the broker answered. It holds no secret's value and
-// belongs to the caller.
+// Explanation is the broker's answer. It contains no secret's value and belongs to the
+// caller.
 type Explanation struct {
-	// Reference is the canonical reference that was looked at.
+	// Reference is the canonical form of the reference.
 	Reference string
-	// Readers are all who may read it, by integration and grant.
+	// Readers lists who may read the secret, by integration and grant.
 	Readers []Access
-	// Decisions has one for every integration that was asked about, if a
-	// principal was.
+	// Decisions has one decision for every requested integration, if the request has a
+	// principal.
 	Decisions []Decision
-	// RequestID names this call in the broker's audit and logs.
+	// RequestID identifies this call in the broker's audit log and other logs.
 	RequestID string
 }
 
-// Access is one grant that gives the secret to a pattern of principals.
+// Access is a grant that allows a pattern of principals to read the secret.
 type Access struct {
 	IntegrationID string
 	// Grant is the index of the grant in the integration, from 0.
@@ -44,35 +44,35 @@ type Access struct {
 	Principal string
 }
 
-// Decision is what one integration says to one principal.
+// Decision is the decision of one integration about one principal.
 type Decision struct {
 	IntegrationID string
-	// Allowed: the principal may read the secret.
+	// Allowed reports whether the principal may read the secret.
 	Allowed bool
-	// Grant is the index of the grant that allows it, -1 if none does.
+	// Grant is the index of the grant that allows it, -1 if there is none.
 	Grant int
-	// Explanation says in words what allows it, or what prevents it. It is
-	// for people; its wording may change.
+	// Explanation is a text that explains the decision. It is for people; its wording may
+	// change.
 	Explanation string
-	// Grants says how each grant was judged.
+	// Grants has the result for each grant.
 	Grants []GrantMatch
 }
 
-// GrantMatch says which parts of one grant match.
+// GrantMatch reports which parts of a grant match.
 type GrantMatch struct {
 	// Grant is the index of the grant in the integration, from 0.
 	Grant            int
 	PrincipalMatches bool
-	// StoreMatches, SecretMatches and KeyMatches are true also where the grant
-	// does not narrow them.
+	// StoreMatches, SecretMatches and KeyMatches are also true if the grant does not
+	// restrict them.
 	StoreMatches, SecretMatches, KeyMatches bool
 }
 
-// Explain asks the broker who may read a secret and why. Only those whom the
-// broker's configuration names as auditors may ask; nothing is read from a store.
+// Explain asks the broker who may read a secret and why. Only auditors in the broker's
+// configuration may ask. The broker reads nothing from a store.
 //
-// It tries again as Resolve does. The error is an *Error, with
-// ReasonAccessDenied for a caller that is no auditor.
+// It retries like Resolve. The error is an *Error, with ReasonAccessDenied if the caller is
+// not an auditor.
 func (c *Client) Explain(ctx context.Context, req ExplainRequest) (*Explanation, error) {
 	rpc := secretbrokerv1.NewPolicyServiceClient(c.conn).Explain
 	out, err := call(ctx, c, rpc, &secretbrokerv1.ExplainRequest{

@@ -18,8 +18,7 @@ import (
 
 type explainFunc func(context.Context, *secretbrokerv1.ExplainRequest) (*secretbrokerv1.ExplainResponse, error)
 
-// policyService is a broker's PolicyService; unimplemented until it has an
-// answer.
+// policyService is a broker's PolicyService; it is unimplemented until it has an answer.
 type policyService struct {
 	secretbrokerv1.UnimplementedPolicyServiceServer
 	answer atomic.Pointer[explainFunc]
@@ -112,7 +111,7 @@ func TestExplainErrors(t *testing.T) {
 		}
 		return e
 	}
-	if e := explain(nil); e.Code != codes.Unimplemented { // a broker that is older than the service
+	if e := explain(nil); e.Code != codes.Unimplemented { // a broker without the service
 		t.Errorf("err = %v", e)
 	}
 	denied := must(status.New(codes.PermissionDenied, "not an auditor").WithDetails(reason("ACCESS_DENIED"))).Err()
@@ -122,6 +121,6 @@ func TestExplainErrors(t *testing.T) {
 		t.Errorf("err = %v", e)
 	}
 	if len(*waits) != 0 {
-		t.Errorf("waited %v for what does not pass", *waits)
+		t.Errorf("waited %v after a permanent error", *waits)
 	}
 }

@@ -8,5 +8,5 @@ import (
 // SetWait replaces the waits between attempts.
 func (c *Client) SetWait(wait func(context.Context, time.Duration) error) { c.wait = wait }
 
-// Sleep is the wait that New sets.
+// Sleep is the default wait of New.
 var Sleep = sleep

@@ -12,7 +12,8 @@ import (
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 )
 
-// Role is what somebody may do with an integration. No role gives a secret.
+// Role determines what a principal may do with an integration. No role allows it to read
+// secrets.
 type Role string
 
 // The roles.
@@ -22,8 +23,8 @@ const (
 	RoleAuditor       Role = "AUDITOR"
 )
 
-// Integration is a provider integration: a cloud identity, the stores it may read,
-// and who may use it. The names are those of an integration's file; see
+// Integration is a provider integration: a cloud identity, the stores that it may read, and
+// the principals that may use it. The names are those of an integration's file; see
 // docs/configuration.md.
 type Integration struct {
 	// ID and Kind never change.
@@ -40,29 +41,29 @@ type Integration struct {
 	Grants                  []Grant
 	// Roles are patterns of principals by role.
 	Roles map[Role][]string
-	// Credentials are sent and never answered: the content of each, by the name of
-	// the setting that would otherwise name its file, without "_file". What is not
-	// given stays as it is.
+	// Credentials are sent but never returned: the content of each, by the name of the
+	// setting that would otherwise contain the path of its file, without "_file". Others
+	// stay unchanged.
 	Credentials map[string][]byte
 
-	// What follows is answered and not sent, but for ETag: a change that has one is
-	// made only if the integration is still the one that was read.
+	// The fields below are returned and not sent, except ETag: a change with an ETag fails
+	// if the integration has changed since it was read.
 	ETag             string
 	Revision         string
 	CredentialNames  []string
 	Created, Updated Change
-	// ReadOnly: it is a file of the broker's.
+	// ReadOnly reports that the integration is a file of the broker.
 	ReadOnly bool
-	// Facts are what a person needs to know of the kind in question.
+	// Facts are what a person needs to know about integrations of this kind.
 	Facts []Fact
-	// LastUsed is zero if it never was.
+	// LastUsed is zero if the integration was never used.
 	LastUsed time.Time
-	// Problem says what prevents the use of the integration in this form, "" if nothing does.
+	// Problem is the reason why the integration cannot be used as it is, "" if it can be.
 	Problem string
 }
 
-// IntegrationLimits are how hard each store may be used; zero ones take the
-// broker's defaults.
+// IntegrationLimits limit the load on each store. A field that is zero has the broker's
+// default.
 type IntegrationLimits struct {
 	MaxConcurrentReads int
 	ReadsPerSecond     int
@@ -72,39 +73,39 @@ type IntegrationLimits struct {
 // Placement is where an integration's stores are.
 type Placement struct{ Cloud, Region string }
 
-// Grant lets principals read secrets; see docs/configuration.md. Empty narrowings
-// leave their side open.
+// Grant allows principals to read secrets; see docs/configuration.md. An empty list does not
+// restrict its field.
 type Grant struct {
 	Principals, Stores, Secrets, Keys []string
 }
 
-// Change is when and by whom; zero where that is not known.
+// Change is the time and the author of a change; zero if unknown.
 type Change struct {
 	At time.Time
 	By string
 }
 
-// Fact is one line about an integration, or a document of several lines that
-// stands at its cloud, to paste there.
+// Fact is a line about an integration, or a document of several lines to paste into the
+// cloud's console.
 type Fact struct{ Name, Value string }
 
-// WriteOptions are what changes of integrations have in common.
+// WriteOptions are the common options of changes to integrations.
 type WriteOptions struct {
-	// ETag, for calls that take no Integration.
+	// ETag is for calls without an Integration.
 	ETag string
-	// ValidateOnly checks everything and changes nothing.
+	// ValidateOnly checks the change without making it.
 	ValidateOnly bool
-	// Force does what would otherwise be refused as an accident: deleting what is
-	// in use, giving up one's own ownership.
+	// Force makes changes that the broker otherwise refuses as a probable mistake: deleting
+	// an integration in use, removing one's own ownership.
 	Force bool
 }
 
-// ValidationStep is one thing that was tried.
+// ValidationStep is the result of one step of a validation.
 type ValidationStep struct {
 	Name    string
 	OK      bool
 	Skipped bool
-	// Reason is one of the constants, "" if OK; Message says what to do.
+	// Reason is one of the constants, "" if OK; Message says how to fix the problem.
 	Reason, Message string
 }
 
@@ -112,14 +113,14 @@ type ValidationStep struct {
 type Usage struct {
 	Principal, Connector   string
 	Store, Secret, JSONKey string
-	// Version is the one that was read last.
+	// Version is the version that was read last.
 	Version             string
 	FirstUsed, LastUsed time.Time
 }
 
-// UsageReport is who uses an integration.
+// UsageReport lists the uses of an integration.
 type UsageReport struct {
-	// Usage is the latest first.
+	// Usage is sorted by time, the latest first.
 	Usage []Usage
 	// UnusedGrants are the indexes of the grants without a recent use.
 	UnusedGrants []int
@@ -129,10 +130,10 @@ func (c *Client) integrations() secretbrokerv1.IntegrationServiceClient {
 	return secretbrokerv1.NewIntegrationServiceClient(c.conn)
 }
 
-// CreateIntegration makes an integration. Errors are an *Error here and in the
-// calls below; one with ReasonInvalidIntegration lists in Error.Configs what is
-// wrong, by field, such as "integration.settings.vaults[0]". Changes are not tried
-// again: if an answer was lost, the client cannot tell whether the change was made.
+// CreateIntegration creates an integration. Errors are an *Error here and in the calls below;
+// one with ReasonInvalidIntegration lists in Error.Configs the problems by field, such as
+// "integration.settings.vaults[0]". Changes are not retried: if an answer was lost, the
+// client cannot know whether the broker made the change.
 func (c *Client) CreateIntegration(ctx context.Context, in *Integration, o WriteOptions) (*Integration, error) {
 	m, err := in.message()
 	if err != nil {
@@ -154,8 +155,8 @@ func (c *Client) GetIntegration(ctx context.Context, id string) (*Integration, e
 	return newIntegration(out.GetIntegration()), nil
 }
 
-// ListIntegrations returns all integrations that filter leaves and that this
-// caller has a role on, by id. The filter is that of the API, for example
+// ListIntegrations returns the integrations that match filter and that this caller has a role
+// on, sorted by id. The filter is that of the API, for example
 // "kind = AZURE_KEY_VAULT AND unused"; empty for all.
 func (c *Client) ListIntegrations(ctx context.Context, filter string) ([]*Integration, error) {
 	var all []*Integration
@@ -174,8 +175,8 @@ func (c *Client) ListIntegrations(ctx context.Context, filter string) ([]*Integr
 	}
 }
 
-// UpdateIntegration changes the parts of an integration that mask names; see the
-// API. "*" is everything. It returns the settings that differ, too.
+// UpdateIntegration changes the fields of an integration that are in mask; see the API. "*"
+// means all fields. It also returns the settings that changed.
 func (c *Client) UpdateIntegration(ctx context.Context, in *Integration, mask []string, o WriteOptions) (now *Integration, changed []string, err error) {
 	m, err := in.message()
 	if err != nil {
@@ -198,8 +199,8 @@ func (c *Client) DeleteIntegration(ctx context.Context, id string, o WriteOption
 	return err
 }
 
-// ValidateIntegration has the broker contact the integration's stores. It is
-// answered also where steps failed.
+// ValidateIntegration makes the broker contact the integration's stores. It succeeds even if
+// steps failed.
 func (c *Client) ValidateIntegration(ctx context.Context, id string) ([]ValidationStep, error) {
 	out, err := call(ctx, c, c.integrations().ValidateIntegration, &secretbrokerv1.ValidateIntegrationRequest{IntegrationId: id})
 	if err != nil {
@@ -212,7 +213,7 @@ func (c *Client) ValidateIntegration(ctx context.Context, id string) ([]Validati
 	return steps, nil
 }
 
-// GrantUse adds a grant to an integration, unless it has it already.
+// GrantUse adds a grant to an integration, unless the integration already has it.
 func (c *Client) GrantUse(ctx context.Context, id string, g Grant, o WriteOptions) (*Integration, error) {
 	out, err := callChange(ctx, c, c.integrations().GrantUse, &secretbrokerv1.GrantUseRequest{IntegrationId: id, Grant: g.message(), Etag: o.ETag, ValidateOnly: o.ValidateOnly})
 	if err != nil {
@@ -221,7 +222,7 @@ func (c *Client) GrantUse(ctx context.Context, id string, g Grant, o WriteOption
 	return newIntegration(out.GetIntegration()), nil
 }
 
-// RevokeUse takes a grant away, the one that says the same.
+// RevokeUse removes the grant that equals g.
 func (c *Client) RevokeUse(ctx context.Context, id string, g Grant, o WriteOptions) (*Integration, error) {
 	out, err := callChange(ctx, c, c.integrations().RevokeUse, &secretbrokerv1.RevokeUseRequest{IntegrationId: id, Grant: g.message(), Etag: o.ETag, ValidateOnly: o.ValidateOnly})
 	if err != nil {
@@ -230,7 +231,7 @@ func (c *Client) RevokeUse(ctx context.Context, id string, g Grant, o WriteOptio
 	return newIntegration(out.GetIntegration()), nil
 }
 
-// ListUsage returns who uses an integration, at most limit entries.
+// ListUsage returns the uses of an integration, at most limit entries.
 func (c *Client) ListUsage(ctx context.Context, id string, limit int) (*UsageReport, error) {
 	report := &UsageReport{}
 	req := &secretbrokerv1.ListUsageRequest{IntegrationId: id, PageSize: int32(min(limit, 500))} //nolint:gosec // 500 at most
@@ -344,9 +345,9 @@ func durationOf(d time.Duration) *durationpb.Duration {
 	return durationpb.New(d)
 }
 
-// callChange is call for a change: it is tried again only if the broker says that it
-// has too much to do, since it says that before it begins a change. After any other
-// failure the client cannot tell whether the change has been made.
+// callChange is call for a change. It retries only if the broker is overloaded, because the
+// broker then has not started the change. After any other failure the client cannot know
+// whether the broker made the change.
 func callChange[In, Out any](ctx context.Context, c *Client, rpc func(context.Context, *In, ...grpc.CallOption) (*Out, error), in *In) (*Out, error) {
 	return callWhile(ctx, c, rpc, in, func(e *Error) bool { return e.Reason == ReasonOverloaded && e.retryable() })
 }

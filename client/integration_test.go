@@ -20,8 +20,8 @@ import (
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 )
 
-// integrationService is a broker's IntegrationService that gives back what it is
-// sent, and remembers it.
+// integrationService is a broker's IntegrationService that records its requests and returns
+// what it got.
 type integrationService struct {
 	secretbrokerv1.UnimplementedIntegrationServiceServer
 	mu   sync.Mutex
@@ -168,8 +168,8 @@ func TestIntegrationCalls(t *testing.T) {
 	}
 }
 
-// TestChangesAreMadeOnce: a question is asked again, a change is not, unless the
-// broker had too much to do to begin it.
+// TestChangesAreMadeOnce: the client retries reads, and changes only if the broker was too
+// busy to start them.
 func TestChangesAreMadeOnce(t *testing.T) {
 	t.Parallel()
 	s := newSetup(t, echo)

@@ -11,46 +11,44 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Response is what the broker answered. It belongs to the caller.
+// Response is the broker's answer. It belongs to the caller.
 type Response struct {
-	// Values is config name to value. It is never nil.
+	// Values maps config names to values. It is never nil.
 	Values map[string]Value
-	// Errors is config name to what is wrong with it; empty unless
-	// Request.AllowPartial was set.
+	// Errors maps config names to errors; it is empty unless Request.AllowPartial was set.
 	Errors map[string]ConfigError
-	// RequestID names this call in the broker's audit and logs.
+	// RequestID identifies this call in the broker's audit log and other logs.
 	RequestID string
 }
 
-// Value is one secret, and how fresh it is. What it holds comes out of Reveal and
-// Bytes only: printed, logged or marshalled, a Value is "[REDACTED]". It is safe
-// for concurrent use; the zero Value is empty.
+// Value is a secret with its version and times. Only Reveal and Bytes return the secret:
+// printed, logged or marshalled, a Value is "[REDACTED]". It is safe for concurrent use; the
+// zero Value is empty.
 type Value struct {
 	// Version is the store's identifier of the version that was read.
 	Version string
-	// FetchTime is when the broker read the value from the store.
+	// FetchTime is the time at which the broker read the value from the store.
 	FetchTime time.Time
-	// ExpireTime is until when the broker answers from this copy; asking sooner
-	// gives the same value. Zero if the broker did not say.
+	// ExpireTime is the time until which the broker answers with this copy; earlier
+	// requests get the same value. Zero if the broker did not send it.
 	ExpireTime time.Time
-	// SecretExpireTime is when the secret's own validity ends. Zero if it has no end.
+	// SecretExpireTime is the end of the secret's own validity. Zero if it has none.
 	SecretExpireTime time.Time
-	// Stale says that the value is past ExpireTime and was answered only because
-	// the store cannot be reached.
+	// Stale reports that ExpireTime has passed, and that the broker returned the value only
+	// because it cannot reach the store.
 	Stale bool
 
 	text    secret.Value
 	decoded secret.Value
 }
 
-// Reveal returns the secret as text. Call it where the secret is used, and keep
-// the Value rather than the string until then. It is empty for a reference with
-// ?decode=base64 whose bytes are not text; see Bytes.
+// Reveal returns the secret as text. Call it at the point of use, and pass the Value rather
+// than the string until then. It is empty for a reference with ?decode=base64 whose bytes are
+// not text; see Bytes.
 func (v Value) Reveal() string { return v.text.Reveal() }
 
-// Bytes returns a copy of the decoded bytes of a reference with ?decode=base64,
-// whether they are text or not, and nil for any other reference. As for Reveal,
-// call it where they are used.
+// Bytes returns a copy of the decoded bytes of a reference with ?decode=base64, whether they
+// are text or not, and nil for any other reference. Like Reveal, call it at the point of use.
 func (v Value) Bytes() []byte {
 	if v.decoded.Len() == 0 {
 		return nil
@@ -58,17 +56,17 @@ func (v Value) Bytes() []byte {
 	return v.decoded.RevealBytes()
 }
 
-// String implements fmt.Stringer and never shows the secret.
+// String implements fmt.Stringer. It never returns the secret.
 func (v Value) String() string { return v.text.String() }
 
-// GoString implements fmt.GoStringer and never shows the secret.
+// GoString implements fmt.GoStringer. It never returns the secret.
 func (v Value) GoString() string { return v.text.GoString() }
 
-// MarshalText implements encoding.TextMarshaler, and so JSON, and never shows
-// the secret.
+// MarshalText implements encoding.TextMarshaler, which JSON uses. It never returns the
+// secret.
 func (v Value) MarshalText() ([]byte, error) { return v.text.MarshalText() }
 
-// LogValue implements slog.LogValuer and never shows the secret.
+// LogValue implements slog.LogValuer. It never returns the secret.
 func (v Value) LogValue() slog.Value { return v.text.LogValue() }
 
 func (r Request) message() *secretbrokerv1.ResolveRequest {
@@ -117,7 +115,7 @@ func newConfigError(config string, e *secretbrokerv1.ConfigError) ConfigError {
 	}
 }
 
-// timeOf gives the zero time for an unset timestamp, not 1970.
+// timeOf returns the zero time for an unset timestamp, not 1970.
 func timeOf(t *timestamppb.Timestamp) time.Time {
 	if !t.IsValid() {
 		return time.Time{}
@@ -125,6 +123,6 @@ func timeOf(t *timestamppb.Timestamp) time.Time {
 	return t.AsTime()
 }
 
-// positive gives zero for an unset or negative duration. One that is too long
-// for a time.Duration becomes the longest.
+// positive returns zero for an unset or negative duration. A duration that is too long for
+// time.Duration becomes the longest one.
 func positive(d *durationpb.Duration) time.Duration { return max(d.AsDuration(), 0) }

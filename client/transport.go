@@ -15,27 +15,27 @@ import (
 	"github.com/secretbroker/secretbroker/internal/clienttls"
 )
 
-// connError is why a connection to the broker failed. grpc turns it into text,
-// so its own begins with the reason for explainConnection to find.
+// connError is the reason why a connection to the broker failed. grpc converts it to text, so
+// the text begins with the reason, which explainConnection extracts.
 type connError struct {
 	reason, message string
 }
 
 func (e *connError) Error() string { return e.reason + ": " + e.message }
 
-// transportCreds is mutual TLS 1.3 with the files as they are when a connection
-// is made. It is immutable but for files, and safe for concurrent use.
+// transportCreds implements mutual TLS 1.3 with the current contents of the files for each
+// connection. It is immutable except for files, and safe for concurrent use.
 type transportCreds struct {
 	addr string
-	// caFile and certFile are named in errors.
+	// caFile and certFile are used in errors.
 	caFile, certFile string
 	files            *clienttls.Files
 }
 
 var _ credentials.TransportCredentials = (*transportCreds)(nil)
 
-// ClientHandshake implements credentials.TransportCredentials. Each handshake
-// has a tls.Config of its own and leaves every check to crypto/tls.
+// ClientHandshake implements credentials.TransportCredentials. Each handshake has its own
+// tls.Config; crypto/tls makes all checks.
 func (t *transportCreds) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	config, problem := t.files.TLS(&tls.Config{MinVersion: tls.VersionTLS13})
 	conn, info, err := credentials.NewTLS(config).ClientHandshake(ctx, authority, raw)
@@ -60,9 +60,9 @@ func (t *transportCreds) handshakeError(err error, problem string) error {
 		"cannot reach the broker at %s: the TLS handshake failed: %v", t.addr, err)}
 }
 
-// firstReadError explains why nothing could be read after a handshake. In TLS
-// 1.3 the client is done before the server has looked at its certificate, so a
-// refusal arrives here; no other alert has a reason to.
+// firstReadError explains why the first read after a handshake failed. In TLS 1.3 the client
+// finishes the handshake before the server has verified its certificate, so a refusal arrives
+// here; no other alert can.
 func (t *transportCreds) firstReadError(err error, problem string) error {
 	var alert *net.OpError
 	switch {
@@ -70,7 +70,7 @@ func (t *transportCreds) firstReadError(err error, problem string) error {
 		return &connError{ReasonCertificateRefused, fmt.Sprintf(
 			"the broker at %s refused the client certificate in %s: %v%s",
 			t.addr, t.certFile, alert.Err, stillInUse(problem))}
-	case errors.Is(err, net.ErrClosed): // by this side
+	case errors.Is(err, net.ErrClosed): // closed by this side
 		return err
 	case errors.Is(err, io.EOF):
 		err = errors.New("connection closed")
@@ -80,17 +80,17 @@ func (t *transportCreds) firstReadError(err error, problem string) error {
 		t.addr, err, t.certFile, stillInUse(problem))}
 }
 
-// stillInUse is the part of an error's text that tells of a failed rotation.
+// stillInUse returns the part of an error's text that reports a failed rotation.
 func stillInUse(problem string) string {
 	if problem == "" {
 		return ""
 	}
-	return fmt.Sprintf(" (the files on disk cannot be used, those read earlier still are: %s)", problem)
+	return fmt.Sprintf(" (the files on disk are invalid, so their earlier contents are in use: %s)", problem)
 }
 
 // ServerHandshake implements credentials.TransportCredentials.
 func (*transportCreds) ServerHandshake(net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	return nil, nil, errors.New("secretbroker: these credentials are a client's")
+	return nil, nil, errors.New("secretbroker: these are the credentials of a client")
 }
 
 // Info implements credentials.TransportCredentials.
@@ -98,30 +98,27 @@ func (*transportCreds) Info() credentials.ProtocolInfo {
 	return credentials.ProtocolInfo{SecurityProtocol: "tls"}
 }
 
-// Clone implements credentials.TransportCredentials; there is nothing that a
-// copy could change.
+// Clone implements credentials.TransportCredentials. A copy would share everything.
 func (t *transportCreds) Clone() credentials.TransportCredentials { return t }
 
-// OverrideServerName implements credentials.TransportCredentials, where it is
-// deprecated.
+// OverrideServerName implements credentials.TransportCredentials, which deprecates it.
 func (*transportCreds) OverrideServerName(string) error {
 	return errors.New("secretbroker: set Config.ServerName instead")
 }
 
-// refusalWait is how long a failed write waits for the alert that explains it.
-// The alert was sent before the connection was closed, so it is there or lost.
+// refusalWait is the time that a failed write waits for the alert that explains it. The
+// server sends the alert before it closes the connection, so it has arrived or is lost.
 const refusalWait = time.Second
 
-// firstReadConn replaces the error of a connection on which nothing was ever
-// read by one that says what that means. One goroutine reads from it, as grpc
-// does.
+// firstReadConn replaces the error of a connection on which no byte was read by one that
+// explains it. Only one goroutine may read from it, as in grpc.
 type firstReadConn struct {
 	net.Conn
 	explain func(error) error
 
 	once  sync.Once
-	known chan struct{} // closed when the first Read has ended
-	err   error         // why it failed, nil if it did not; set before known is closed
+	known chan struct{} // closed after the first Read
+	err   error         // the error of the first Read; set before known is closed
 }
 
 func (c *firstReadConn) Read(p []byte) (int, error) {
@@ -138,8 +135,7 @@ func (c *firstReadConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Write reports why the other side closed the connection, rather than that it
-// has.
+// Write returns the reason why the other side closed the connection, if there is one.
 func (c *firstReadConn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	if err == nil {

@@ -15,8 +15,7 @@ import (
 	"github.com/secretbroker/secretbroker/client"
 )
 
-// resolveError resolves, which must fail for that reason, and returns the
-// error's message.
+// resolveError resolves, which must fail with that reason, and returns the error's message.
 func resolveError(t *testing.T, c *client.Client, reason string) string {
 	t.Helper()
 	_, err := c.Resolve(t.Context(), request)
@@ -114,7 +113,7 @@ func TestOldTLSRefused(t *testing.T) {
 	mustContain(t, resolveError(t, c, client.ReasonBrokerUnreachable), s.addr, "TLS handshake failed", "protocol version")
 }
 
-// serveRaw accepts connections and hands each to serve, which must close it.
+// serveRaw accepts connections and passes each to serve, which must close it.
 func serveRaw(t *testing.T, serve func(net.Conn)) (addr string) {
 	t.Helper()
 	lis := must(net.Listen("tcp", "127.0.0.1:0"))
@@ -147,8 +146,8 @@ func TestNotTLS(t *testing.T) {
 	mustContain(t, resolveError(t, c, client.ReasonBrokerUnreachable), s.cfg.Addr, "TLS handshake failed", "does not look like a TLS handshake")
 }
 
-// A broker that closes without a word, or whose alert is lost, may be refusing
-// the certificate; the error says so without claiming it.
+// TestClosedAfterHandshake: a broker that closes the connection without an alert, or whose
+// alert is lost, may have refused the certificate. The error mentions that possibility.
 func TestClosedAfterHandshake(t *testing.T) {
 	t.Parallel()
 	s := newSetup(t, echo)
@@ -163,8 +162,8 @@ func TestClosedAfterHandshake(t *testing.T) {
 	mustContain(t, resolveError(t, c, client.ReasonBrokerUnreachable), s.cfg.Addr, "right after the TLS handshake", s.cfg.CertFile)
 }
 
-// Certificate, key and CA change under a running client: what is connected
-// stays connected, and the next connection uses the new files.
+// TestRotation: certificate, key and CA change while the client runs. Connections stay open,
+// and the next connection uses the new files.
 func TestRotation(t *testing.T) {
 	t.Parallel()
 	s := newSetup(t, echo)
@@ -198,8 +197,8 @@ func TestRotation(t *testing.T) {
 	}
 }
 
-// While the files on disk cannot be used, the last good ones are, and the
-// trouble is logged once.
+// TestHalfRotation: while the files on disk are invalid, the client uses the last valid ones,
+// and logs the problem once.
 func TestHalfRotation(t *testing.T) {
 	t.Parallel()
 	authority := newCA("test CA")
@@ -209,11 +208,11 @@ func TestHalfRotation(t *testing.T) {
 		damage func(client.Config)
 		want   string
 	}{
-		{"key half written", func(c client.Config) { write(c.KeyFile, must(os.ReadFile(c.KeyFile))[:80]) }, "tls-key.pem"},
+		{"key partly written", func(c client.Config) { write(c.KeyFile, must(os.ReadFile(c.KeyFile))[:80]) }, "tls-key.pem"},
 		{"key of the next certificate", func(c client.Config) { write(c.KeyFile, otherKey) }, "does not match"},
 		{"next certificate without its key", func(c client.Config) { write(c.CertFile, otherCert) }, "does not match"},
 		{"certificate gone", func(c client.Config) { _ = os.Remove(c.CertFile) }, "tls.pem"},
-		{"CA half written", func(c client.Config) { write(c.CAFile, must(os.ReadFile(c.CAFile))[:80]) }, "ca.pem"},
+		{"CA partly written", func(c client.Config) { write(c.CAFile, must(os.ReadFile(c.CAFile))[:80]) }, "ca.pem"},
 		{"CA emptied", func(c client.Config) { write(c.CAFile, nil) }, "ca.pem"},
 	}
 	for _, tt := range tests {
@@ -252,8 +251,8 @@ func TestHalfRotation(t *testing.T) {
 	}
 }
 
-// When the last good certificate no longer does, the error tells of the files
-// that could not be read, and the client recovers when they can be.
+// TestFailedRotationIsExplained: when the last valid certificate is refused, the error
+// contains the problem with the new files, and the client recovers when they are valid.
 func TestFailedRotationIsExplained(t *testing.T) {
 	t.Parallel()
 	s := newSetup(t, echo)
@@ -264,7 +263,7 @@ func TestFailedRotationIsExplained(t *testing.T) {
 	next := newCA("next CA")
 	certPEM, keyPEM := issue(next, "worker-1.test", inAnHour())
 	s.setTLS(s.ca, next, "", inAnHour())
-	write(s.cfg.CertFile, certPEM) // and not yet the key
+	write(s.cfg.CertFile, certPEM) // but not yet the key
 	var message string
 	c.SetWait(func(context.Context, time.Duration) error { return context.Canceled })
 	_, err := c.Resolve(t.Context(), request)
@@ -272,9 +271,9 @@ func TestFailedRotationIsExplained(t *testing.T) {
 	if errors.As(err, &e) {
 		message = e.Message
 	}
-	mustContain(t, message, "refused the client certificate", "files on disk cannot be used", "does not match")
+	mustContain(t, message, "refused the client certificate", "files on disk are invalid", "does not match")
 
-	// grpc connects again in its own time.
+	// grpc decides when it reconnects.
 	c.SetWait(client.Sleep)
 	write(s.cfg.KeyFile, keyPEM)
 	if _, err := c.Resolve(t.Context(), request); err != nil {

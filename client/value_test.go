@@ -15,8 +15,8 @@ import (
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 )
 
-// However a Value, or anything that holds one, is printed, the secret is not in
-// the output; only Reveal and Bytes give it away.
+// TestValueIsUnprintable: the output never contains the secret, however a Value or something
+// that contains it is printed; only Reveal and Bytes return it.
 func TestValueIsUnprintable(t *testing.T) {
 	t.Parallel()
 	const text = "hunter2-tops3cret"
@@ -30,10 +30,10 @@ func TestValueIsUnprintable(t *testing.T) {
 	}
 	v := res.Values["a"]
 	if v.Reveal() != text {
-		t.Fatal("Reveal does not give the secret")
+		t.Fatal("Reveal does not return the secret")
 	}
 	if string(v.Bytes()) != text {
-		t.Fatal("Bytes does not give the secret")
+		t.Fatal("Bytes does not return the secret")
 	}
 
 	holders := map[string]any{
@@ -75,7 +75,7 @@ func TestValueIsUnprintable(t *testing.T) {
 	_ = gob.NewEncoder(&buf).Encode(v)
 	leaks("XML and gob", buf.String())
 
-	// Not merely absent: recognisably left out.
+	// The output shows that something was left out.
 	for how, out := range map[string]string{
 		"%v": fmt.Sprintf("%v", v), "%+v": fmt.Sprintf("%+v", v), "%#v": fmt.Sprintf("%#v", v), "%s": v.String(),
 	} {
@@ -91,8 +91,7 @@ func TestValueIsUnprintable(t *testing.T) {
 	}
 }
 
-// Bytes that are not text come out as they are, each time in a copy of the
-// caller's own.
+// TestValueBytes: bytes that are not text are returned unchanged, each time as a new copy.
 func TestValueBytes(t *testing.T) {
 	t.Parallel()
 	const keystore = "\xfe\xed\xfe\xed\x00\x00"
@@ -113,7 +112,7 @@ func TestValueBytes(t *testing.T) {
 	}
 	clear(v.Bytes())
 	if string(v.Bytes()) != keystore {
-		t.Error("the caller's copy is the Value's own")
+		t.Error("Bytes did not return a copy")
 	}
 	if b := res.Values["password"].Bytes(); b != nil {
 		t.Errorf("a value that was not decoded has the bytes %x", b)

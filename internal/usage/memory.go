@@ -75,7 +75,7 @@ func (m *Memory) MergeUsage(_ context.Context, batch []registry.Usage) error {
 
 // shrink reduces the entries of an integration that has too many. It replaces some of them,
 // more than necessary so that this is rare, by one entry for each principal without
-// connector and secret: the integration must not look unused to the principal's owner.
+// connector and secret, so that the integration does not look unused.
 // Principals share the entries fairly: the k-th latest entry of every principal is kept
 // before the k+1-th of any, so that a principal with many entries cannot displace others.
 func (m *Memory) shrink(of map[useKey]*registry.Usage) {
