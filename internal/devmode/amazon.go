@@ -13,7 +13,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/keyfile"
 )
 
-// What the samples of AWS are called.
+// The names of the AWS samples.
 const (
 	AWSIntegrationID = "cspi-aws"
 	AWSStore         = "https://secretsmanager." + awsRegion + ".amazonaws.com"
@@ -27,18 +27,18 @@ const (
 
 // AWS is the embedded Secrets Manager and the files that belong to it.
 type AWS struct {
-	// IntegrationFile is written once and then the user's, and so is SecretsFile,
-	// the Secrets Manager's content.
+	// IntegrationFile and SecretsFile, the Secrets Manager's content, are written once.
+	// The user may edit them.
 	IntegrationFile, SecretsFile string
-	// AccessKeyIDFile and SecretAccessKeyFile are the broker's credential, another
-	// one after every Start.
+	// AccessKeyIDFile and SecretAccessKeyFile are the broker's credential. Every Start
+	// replaces it.
 	AccessKeyIDFile, SecretAccessKeyFile string
-	// SecretsManager is for its counter of reads.
+	// SecretsManager gives access to its counter of reads.
 	SecretsManager *secretsmanager.Server
 }
 
-// addAWS writes the files of the embedded Secrets Manager, and returns a handler
-// that serves it beside next.
+// addAWS writes the files of the embedded Secrets Manager, and returns a handler that serves
+// it and passes other requests to next.
 func (env *Environment) addAWS(opts Options, next http.Handler) (http.Handler, error) {
 	a := &AWS{
 		IntegrationFile:     filepath.Join(filepath.Dir(env.IntegrationFile), AWSIntegrationID+".yaml"),

@@ -18,17 +18,17 @@ import (
 )
 
 const (
-	// certLifetime is how long the certificates last; a Start makes new ones.
+	// certLifetime is the lifetime of the certificates. Every Start makes new ones.
 	certLifetime = 30 * 24 * time.Hour
-	// certBackdate allows for clocks that are behind, in containers on the same
-	// machine for example.
+	// certBackdate allows for clocks that are behind, for example in containers on the
+	// same machine.
 	certBackdate = time.Hour
 )
 
-// loopbackIPs are the addresses that the server certificates are good for.
+// loopbackIPs are the addresses in the server certificates.
 var loopbackIPs = []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}
 
-// authority is a throwaway CA. Its key stays in memory and is gone with it.
+// authority is a throwaway CA. Its key exists in memory only.
 type authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
@@ -84,8 +84,8 @@ func serverTemplate(name string, dnsNames ...string) *x509.Certificate {
 	}
 }
 
-// clientTemplate is an X.509 SVID: one URI and no other name (SPIFFE X509-SVID
-// section 2).
+// clientTemplate returns the template of an X.509-SVID: one URI and no other name (SPIFFE
+// X509-SVID section 2).
 func clientTemplate(id string) (*x509.Certificate, error) {
 	uri, err := url.Parse(id)
 	if err != nil {
@@ -97,8 +97,8 @@ func clientTemplate(id string) (*x509.Certificate, error) {
 	}, nil
 }
 
-// writeCertificates replaces every certificate and key in the folder, and
-// returns the embedded Key Vault's own, which is kept in memory.
+// writeCertificates replaces every certificate and key in the folder, and returns the
+// certificate of the embedded Key Vault, whose key exists in memory only.
 func (env *Environment) writeCertificates(now time.Time) (tls.Certificate, error) {
 	ca, err := newAuthority("secretbroker development CA", now)
 	if err != nil {
@@ -116,7 +116,7 @@ func (env *Environment) writeCertificates(now time.Time) (tls.Certificate, error
 			return tls.Certificate{}, err
 		}
 	}
-	// A CA of its own: the broker trusts it for the vault and for no caller.
+	// A separate CA: the broker trusts it for the vault, and not for callers.
 	vaultCA, err := newAuthority("secretbroker embedded Key Vault CA", now)
 	if err != nil {
 		return tls.Certificate{}, err
@@ -132,7 +132,7 @@ func (env *Environment) writeCertificates(now time.Time) (tls.Certificate, error
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, keyfile.Replace(env.KeyVaultCAFile, vaultCA.pem())
 }
 
-// writePair issues a certificate into a pair of files.
+// writePair issues a certificate and writes it and its key to files.
 func (a *authority) writePair(certFile, keyFile string, template *x509.Certificate) error {
 	der, key, err := a.issue(template)
 	if err != nil {

@@ -28,13 +28,13 @@ func TestServerCertificate(t *testing.T) {
 		}
 	}
 	if leaf.VerifyHostname("your-key-vault-name.vault.azure.net") == nil {
-		t.Error("the broker's certificate is good for a vault")
+		t.Error("the broker's certificate is valid for a vault")
 	}
 	if _, err := leaf.Verify(x509.VerifyOptions{Roots: others}); err == nil {
-		t.Error("the Key Vault's CA vouches for the broker")
+		t.Error("the Key Vault's CA verifies the broker's certificate")
 	}
 	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err == nil {
-		t.Error("the broker's certificate is good for a client")
+		t.Error("the broker's certificate is valid for a client")
 	}
 }
 
@@ -63,10 +63,10 @@ func TestClientCertificates(t *testing.T) {
 			t.Errorf("%s as a client: %v", want, err)
 		}
 		if _, err := leaf.Verify(x509.VerifyOptions{Roots: pool(t, env.KeyVaultCAFile), KeyUsages: usages}); err == nil {
-			t.Errorf("%s: the Key Vault's CA vouches for it", want)
+			t.Errorf("%s: the Key Vault's CA verifies the certificate", want)
 		}
 		if _, err := leaf.Verify(x509.VerifyOptions{Roots: pool(t, env.CAFile)}); err == nil {
-			t.Errorf("%s is good for a server", want)
+			t.Errorf("%s is valid for a server", want)
 		}
 		if len(leaf.DNSNames)+len(leaf.IPAddresses) > 0 || leaf.IsCA {
 			t.Errorf("%s has other names or is a CA", want)
@@ -87,7 +87,7 @@ func TestKeyVaultCertificate(t *testing.T) {
 		}
 	}
 	if conn, err := tls.Dial("tcp", env.VaultListen, &tls.Config{RootCAs: pool(t, env.CAFile), ServerName: "127.0.0.1"}); err == nil {
-		t.Error("the broker's CA vouches for the Key Vault", conn.Close())
+		t.Error("the broker's CA verifies the Key Vault's certificate", conn.Close())
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/devmode/keyvault"
 )
 
-// What the samples are called.
+// The names of the samples.
 const (
 	IntegrationID = "cspi-sqlserver"
 	VaultURL      = "https://" + sampleVaultHost
@@ -27,7 +27,7 @@ const (
 	clientID        = "c2a97b14-5e6d-4f38-8b0a-73d5e1f2a649"
 )
 
-// Where things are when Options says nothing else.
+// The defaults of Options.
 const (
 	DefaultDir         = ".secretbroker"
 	DefaultListen      = "127.0.0.1:8443"
@@ -35,94 +35,94 @@ const (
 	DefaultVaultListen = "127.0.0.1:8444"
 )
 
-// closeTimeout bounds how long Close waits for requests under way.
+// closeTimeout limits the time that Close waits for active requests.
 const closeTimeout = time.Second
 
-// Options says what Start makes. The zero Options is useful.
+// Options configures Start. The zero Options is valid.
 type Options struct {
-	// Dir is the folder for all files; DefaultDir if empty. It is created for
-	// its owner alone (0700). The mode of an existing one is not changed; Start
-	// refuses one that other users can write in.
+	// Dir is the folder for all files; DefaultDir if empty. Start creates it with access
+	// for its owner only (0700). It does not change the mode of an existing folder, and
+	// refuses one in which other users can write.
 	Dir string
-	// Listen and AdminListen are the broker's own addresses, written to
-	// broker.yaml; DefaultListen and DefaultAdminListen if empty. Start refuses
-	// addresses that other machines can reach, except with InsecureListen.
+	// Listen and AdminListen are the broker's addresses, which Start writes to
+	// broker.yaml; DefaultListen and DefaultAdminListen if empty. Start refuses addresses
+	// that other machines can reach, unless InsecureListen is set.
 	Listen, AdminListen string
-	// InsecureListen permits addresses that other machines can reach.
+	// InsecureListen allows addresses that other machines can reach.
 	InsecureListen bool
-	// VaultListen is the loopback address of the embedded Key Vault. Empty or
-	// with port 0, it is the one that an existing integration file dials; else
-	// DefaultVaultListen, or a free port.
+	// VaultListen is the loopback address of the embedded Key Vault. If it is empty or has
+	// port 0, Start uses the address that an existing integration file dials, or else
+	// DefaultVaultListen or a free port.
 	VaultListen string
-	// GoogleCloud adds an embedded Secret Manager of Google Cloud, at the Key Vault's
-	// address, with an integration and sample secrets of its own.
+	// GoogleCloud adds an embedded Secret Manager of Google Cloud at the Key Vault's
+	// address, with its own integration and sample secrets.
 	GoogleCloud bool
 	// AWS adds an embedded Secrets Manager of AWS in the same way.
 	AWS bool
 	// LocalFiles adds an integration with files of the machine, and a sample.
 	LocalFiles bool
-	// Logger hears of the embedded stores. Nil is silent.
+	// Logger gets the messages of the embedded stores. Nil discards them.
 	Logger *slog.Logger
 	// Now is the clock for the certificates and the Key Vault's tokens. Nil is
 	// time.Now.
 	Now func() time.Time
 }
 
-// Identity is a client certificate of the throwaway CA, as files.
+// Identity is a client certificate of the throwaway CA, in files.
 type Identity struct {
 	CertFile, KeyFile string
 	// ID is the SPIFFE ID in the certificate.
 	ID string
 }
 
-// Environment is what Start made. Its fields are paths, made of Options.Dir, and
-// addresses; they are not to be changed.
+// Environment is the result of Start. Its fields are paths below Options.Dir and addresses.
+// Callers must not change them.
 type Environment struct {
 	Dir string
 	// ConfigFile is broker.yaml. Every Start overwrites it.
 	ConfigFile string
-	// IntegrationID is that of IntegrationFile, a file that is written once and
-	// then the user's.
+	// IntegrationID is the id of the integration in IntegrationFile. The file is written
+	// once; the user may edit it.
 	IntegrationID, IntegrationFile string
-	// SecretsFile holds the embedded Key Vault's content. It is written once and
-	// then the user's, to be edited at any time.
+	// SecretsFile contains the secrets of the embedded Key Vault. It is written once; the
+	// user may edit it at any time.
 	SecretsFile string
-	// ClientSecretFile is the broker's credential for the embedded Key Vault,
-	// another one after every Start.
+	// ClientSecretFile is the broker's credential for the embedded Key Vault. Every Start
+	// replaces it.
 	ClientSecretFile string
-	// CAFile has the root of the broker's and its clients' certificates,
-	// KeyVaultCAFile that of the embedded Key Vault.
+	// CAFile contains the root of the broker's and its clients' certificates,
+	// KeyVaultCAFile that of the embedded Key Vault's.
 	CAFile, KeyVaultCAFile string
-	// ServerCertFile and ServerKeyFile are the broker's own, for localhost and
-	// the loopback addresses.
+	// ServerCertFile and ServerKeyFile are the broker's certificate, for localhost and the
+	// loopback addresses.
 	ServerCertFile, ServerKeyFile string
 	// Google is set with Options.GoogleCloud, AWS with Options.AWS.
 	Google *Google
 	AWS    *AWS
-	// Local is set with Options.LocalFiles, where references can name the folder.
+	// Local is set with Options.LocalFiles, if references can name the folder.
 	Local *Local
-	// Worker may read the samples, OtherWorker is granted nothing, Auditor may look
-	// at integrations and have decisions explained, and Owner owns all integrations.
+	// Worker may read the samples, OtherWorker has no grant, Auditor may read integrations
+	// and request explanations of decisions, and Owner owns all integrations.
 	Worker, OtherWorker, Auditor, Owner Identity
-	// Listen and AdminListen are those of ConfigFile. VaultListen is where the
-	// embedded Key Vault really listens.
+	// Listen and AdminListen are the addresses in ConfigFile. VaultListen is the actual
+	// address of the embedded Key Vault.
 	Listen, AdminListen, VaultListen string
-	// KeyVault is the embedded Key Vault, for its counter of reads.
+	// KeyVault gives access to the embedded Key Vault's counter of reads.
 	KeyVault *keyvault.Server
 
 	http   *http.Server
 	cancel context.CancelFunc
-	served chan struct{} // closed when the serving goroutine has ended
+	served chan struct{} // closed when the serving goroutine ends
 }
 
-// Start writes the folder and serves the embedded Key Vault until Close. ctx
-// bounds Start alone.
+// Start writes the folder and serves the embedded stores until Close. ctx limits the
+// duration of Start only.
 //
-// A failing Start leaves nothing running. The address is taken before anything
-// is written, so that a second Start on the folder of a running one fails
-// without replacing its certificates.
+// If Start fails, it leaves nothing running. It listens before it writes any file, so that a
+// second Start in the folder of a running environment fails without replacing its
+// certificates.
 func Start(ctx context.Context, opts Options) (*Environment, error) {
-	if err := ctx.Err(); err != nil { // listening on an IP address does not look
+	if err := ctx.Err(); err != nil { // listening on an IP address ignores ctx
 		return nil, fmt.Errorf("devmode: %w", err)
 	}
 	opts = opts.withDefaults()
@@ -146,7 +146,7 @@ func Start(ctx context.Context, opts Options) (*Environment, error) {
 	return env, nil
 }
 
-// prepare writes the files and starts to serve. It fails only before the latter.
+// prepare writes the files and then starts to serve. It does not fail after that.
 func (env *Environment) prepare(opts Options, ln net.Listener) error {
 	if err := os.MkdirAll(filepath.Dir(env.IntegrationFile), 0o700); err != nil {
 		return err
@@ -212,15 +212,15 @@ func (env *Environment) serve(ln net.Listener, cert tls.Certificate, log *slog.L
 	}()
 }
 
-// Close stops the embedded Key Vault and waits for its end. The files stay. It
-// may be called more than once.
+// Close stops the embedded stores and waits for their end. It leaves the files. It may be
+// called more than once.
 func (env *Environment) Close() error {
-	env.cancel() // simulated delays end now
+	env.cancel() // ends simulated delays
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	err := env.http.Shutdown(ctx)
 	if errors.Is(err, context.DeadlineExceeded) {
-		err = env.http.Close() // a client that keeps its connection is no fault
+		err = env.http.Close() // not an error: a client may keep its connection open
 	}
 	<-env.served
 	if err != nil {

@@ -31,7 +31,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// start starts on a free port in the folder and closes at the test's end.
+// start starts an environment on a free port and closes it at the end of the test.
 func start(t *testing.T, opts devmode.Options) *devmode.Environment {
 	t.Helper()
 	env, err := devmode.Start(t.Context(), opts)
@@ -50,7 +50,7 @@ func freePort(dir string) devmode.Options {
 	return devmode.Options{Dir: dir, VaultListen: "127.0.0.1:0"}
 }
 
-// integration is the layout of an integration's file, as docs have it.
+// integration is the layout of an integration's file, as documented.
 type integration struct {
 	ID          string
 	DisplayName string `yaml:"display_name"`
@@ -90,7 +90,7 @@ func read(t *testing.T, file string) []byte {
 	return data
 }
 
-// vault makes a client from nothing but what the integration's file says.
+// vault returns a client that uses only the settings in the integration's file.
 func vault(t *testing.T, env *devmode.Environment, url string) *azsecrets.Client {
 	t.Helper()
 	var in integration
@@ -149,7 +149,7 @@ func TestExampleConnectorResolves(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := connector.Config["secret.manager.provider.integration.id"]; got != env.IntegrationID {
-		t.Errorf("the example asks for %q, the integration is %q", got, env.IntegrationID)
+		t.Errorf("the example uses the integration %q, the integration is %q", got, env.IntegrationID)
 	}
 	for config, want := range map[string]string{"database.user": "dbadmin", "database.password": "$trongPassw0rdExamp1e"} {
 		ref, err := secret.ParseRef(connector.Config[config])
@@ -327,10 +327,10 @@ func TestSecondStartKeepsEdits(t *testing.T) {
 		t.Error("the edited integration was overwritten")
 	}
 	if bytes.Contains(read(t, second.ConfigFile), []byte("nonsense")) {
-		t.Error("broker.yaml was not written again")
+		t.Error("broker.yaml was not rewritten")
 	}
 	if bytes.Equal(read(t, second.ClientSecretFile), credential) || bytes.Equal(read(t, second.CAFile), ca) {
-		t.Error("the client secret or the CA is that of the first start")
+		t.Error("the client secret or the CA was not replaced")
 	}
 	resp, err := vault(t, second, devmode.VaultURL).GetSecret(t.Context(), "postgres-password", "", nil)
 	if err != nil {

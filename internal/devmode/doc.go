@@ -1,14 +1,13 @@
-// Package devmode makes everything that a broker needs to run on one machine
-// without a cloud: an embedded Key Vault with a login authority, if wanted an
-// embedded Secrets Manager of AWS and Secret Manager of Google Cloud, throwaway
-// certificates for both sides, sample secrets, and an ordinary configuration that
-// points to them.
+// Package devmode provides everything that a broker needs to run on one machine without a
+// cloud: an embedded Key Vault with its login authority, optionally an embedded Secrets
+// Manager of AWS and Secret Manager of Google Cloud, throwaway certificates for both sides,
+// sample secrets, and an ordinary configuration that refers to them.
 //
-// It owns the files in its folder and the embedded stores. It knows the
-// layout of broker.yaml and of an integration as text only: the broker is then
-// started on them like on any others, by the same wiring, so that nothing in it
-// can tell development from production.
+// The package manages the files in its folder and the embedded stores. It writes broker.yaml
+// and the integrations as text, and does not import the packages that read them. The broker
+// starts with these files as with any others, by the same code, so that it cannot behave
+// differently in development and production.
 //
-// None of it is safe beyond development: a user who can read the folder has the
-// certificates' keys and the sample secrets.
+// Use it for development only: a user who can read the folder has the keys of the
+// certificates and the sample secrets.
 package devmode

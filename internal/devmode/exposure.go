@@ -7,24 +7,24 @@ import (
 	"os"
 )
 
-// checkReach refuses addresses that other machines can reach: the certificates are
-// throwaway ones whose keys are in the folder, and the admin endpoint asks for none.
+// checkReach refuses addresses that other machines can reach: the keys of the throwaway
+// certificates are in the folder, and the admin endpoint requires no certificate.
 func checkReach(opts Options) error {
 	if opts.InsecureListen {
 		return nil
 	}
 	for _, at := range []struct{ flag, address string }{{"--listen", opts.Listen}, {"--admin-listen", opts.AdminListen}} {
 		if !isLoopback(at.address) {
-			return fmt.Errorf("%s %s can be reached from other machines, and a development broker is not secured for that: give a loopback address with a port, such as %s, or add --insecure-listen",
+			return fmt.Errorf("%s %s can be reached from other machines, for which a development broker is not secure: use a loopback address with a port, such as %s, or add --insecure-listen",
 				at.flag, at.address, DefaultListen)
 		}
 	}
 	return nil
 }
 
-// checkOwned refuses a folder in which other users can write: they could replace
-// the integrations, or put links where Start writes keys. One that does not exist
-// is made for its owner alone.
+// checkOwned refuses a folder in which other users can write: they could replace the
+// integrations, or create links where Start writes keys. If the folder does not exist,
+// checkOwned creates it with access for its owner only.
 func checkOwned(dir string) error {
 	info, err := os.Stat(dir)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -35,7 +35,7 @@ func TestStartRefusesExposure(t *testing.T) {
 		"its integrations": {prepare: func(t *testing.T, dir string) { open(t, filepath.Join(dir, "integrations"), 0o777) },
 			refused: filepath.Join("dev", "integrations")},
 		"a directory that all may read": {prepare: func(t *testing.T, dir string) { open(t, dir, 0o755) }},
-		"another user's": {prepare: func(t *testing.T, dir string) {
+		"owned by another user": {prepare: func(t *testing.T, dir string) {
 			if os.Geteuid() != 0 {
 				t.Skip("only root can give a directory away")
 			}

@@ -17,8 +17,8 @@ import (
 //go:embed templates
 var templateFiles embed.FS
 
-// templates are the settings files; "scalar" writes a text as YAML, in quotes
-// where it needs them.
+// templates are the configuration files. The function "scalar" quotes a text if YAML
+// requires it.
 var templates = template.Must(template.New("").
 	Option("missingkey=error").
 	Funcs(template.FuncMap{"scalar": func(s string) (string, error) {
@@ -27,7 +27,7 @@ var templates = template.Must(template.New("").
 	}}).
 	ParseFS(templateFiles, "templates/*.yaml"))
 
-// writeSettings writes what the broker reads, but keeps what the user may have
+// writeSettings writes the broker's configuration. It keeps the files that the user may have
 // edited: the secrets and the integration.
 func (env *Environment) writeSettings(clientSecret string) error {
 	data := map[string]any{

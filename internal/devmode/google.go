@@ -14,7 +14,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/keyfile"
 )
 
-// What the samples of Google Cloud are called.
+// The names of the Google Cloud samples.
 const (
 	GoogleIntegrationID = "cspi-google"
 	GoogleProject       = "projects/my-project"
@@ -27,20 +27,20 @@ const (
 
 // Google is the embedded Secret Manager and the files that belong to it.
 type Google struct {
-	// IntegrationFile is written once and then the user's, and so is SecretsFile,
-	// the Secret Manager's content.
+	// IntegrationFile and SecretsFile, the Secret Manager's content, are written once. The
+	// user may edit them.
 	IntegrationFile, SecretsFile string
-	// ConfigFile is the configuration of workload identity federation and TokenFile
-	// the broker's token of the other identity provider, others after every Start.
+	// ConfigFile is the configuration of workload identity federation, and TokenFile the
+	// broker's token of the other identity provider. Every Start replaces them.
 	ConfigFile, TokenFile string
-	// SecretManager is for its counter of reads.
+	// SecretManager gives access to its counter of reads.
 	SecretManager *secretmanager.Server
 }
 
-// addGoogle writes the files of the embedded Secret Manager, and returns a handler
-// that serves it beside the Key Vault.
+// addGoogle writes the files of the embedded Secret Manager, and returns a handler that
+// serves it at the Key Vault's address.
 func (env *Environment) addGoogle(opts Options) (http.Handler, error) {
-	dir, err := filepath.Abs(env.Dir) // the configuration takes no relative path
+	dir, err := filepath.Abs(env.Dir) // the configuration requires absolute paths
 	if err != nil {
 		return nil, err
 	}

@@ -15,8 +15,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// The files of the embedded Secret Manager: what is the user's is kept, what is the
-// broker's is made anew, and all of it is for the owner alone.
+// TestGoogleFiles: a second Start keeps the user's files and replaces the broker's. All
+// files are accessible for their owner only.
 func TestGoogleFiles(t *testing.T) {
 	dir := t.TempDir()
 	opts := freePort(dir)
@@ -73,15 +73,16 @@ func TestGoogleFiles(t *testing.T) {
 	second := start(t, opts)
 	for _, file := range []string{second.Google.IntegrationFile, second.Google.SecretsFile} {
 		if !bytes.HasSuffix(read(t, file), []byte("# edited\n")) {
-			t.Errorf("%s was written again", file)
+			t.Errorf("%s was rewritten", file)
 		}
 	}
 	if string(read(t, second.Google.TokenFile)) == token {
-		t.Error("the token is that of the last start")
+		t.Error("the token was not replaced")
 	}
 }
 
-// The log warns of an integration that dials another address: all its reads would fail.
+// TestGoogleDialsElsewhere: the log warns about an integration that dials another address,
+// because all its reads would fail.
 func TestGoogleDialsElsewhere(t *testing.T) {
 	dir := t.TempDir()
 	var log bytes.Buffer
@@ -90,7 +91,7 @@ func TestGoogleDialsElsewhere(t *testing.T) {
 	opts.Logger = slog.New(slog.NewTextHandler(&log, nil))
 	env := start(t, opts)
 	if strings.Contains(log.String(), "level=WARN") {
-		t.Errorf("the log warns of nothing: %s", log.String())
+		t.Errorf("the log has no warning: %s", log.String())
 	}
 	if err := env.Close(); err != nil {
 		t.Fatal(err)
@@ -105,7 +106,7 @@ func TestGoogleDialsElsewhere(t *testing.T) {
 	}
 }
 
-// A broken file of secrets is a fault at start, quoted nowhere.
+// TestGoogleBrokenSecrets: an invalid secrets file fails the start, and no error quotes it.
 func TestGoogleBrokenSecrets(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "google-secrets.yaml"), []byte("projects: [tr0ub4dor]\n"), 0o600); err != nil {

@@ -41,11 +41,11 @@ func TestAddressOfAnExistingIntegration(t *testing.T) {
 			[]string{"taken", taken.Addr().String(), "delete", file}},
 		{"port left open, address taken", "azure: {dial: {your-key-vault-name.vault.azure.net: '" + taken.Addr().String() + "', a.vault.azure.net: '127.0.0.1:1'}}", "127.0.0.1:0",
 			[]string{"taken", taken.Addr().String()}},
-		{"no YAML", "azure: [", "127.0.0.1:0", []string{file, "correct the file"}},
-		{"no YAML further down", "id: a\nazure:\n  dial: \"hunter2\n", "127.0.0.1:0", []string{file + ", near line 3,", "correct the file"}},
-		{"a value in place of the table", "id: a\nazure:\n  dial: hunter2\n", "127.0.0.1:0", []string{file + ", near line 3,", "azure.dial", "correct the file"}},
+		{"not YAML", "azure: [", "127.0.0.1:0", []string{file, "correct the file"}},
+		{"invalid YAML further down", "id: a\nazure:\n  dial: \"hunter2\n", "127.0.0.1:0", []string{file + ", near line 3,", "correct the file"}},
+		{"a value instead of the table", "id: a\nazure:\n  dial: hunter2\n", "127.0.0.1:0", []string{file + ", near line 3,", "azure.dial", "correct the file"}},
 		{"a list in an address", "azure:\n  dial:\n    a: [hunter2]\n", "127.0.0.1:0", []string{file + ", near line 3,", "correct the file"}},
-		{"an alias of nothing", "azure:\n  client_secret: *hunter2\n", "127.0.0.1:0", []string{file, "correct the file"}},
+		{"an undefined alias", "azure:\n  client_secret: *hunter2\n", "127.0.0.1:0", []string{file, "correct the file"}},
 		{"not loopback", "", "0.0.0.0:0", []string{"loopback", `"0.0.0.0:0"`}},
 		{"no port", "", "127.0.0.1", []string{"loopback", `"127.0.0.1"`}},
 		{"dials a real vault", "azure: {dial: {your-key-vault-name.vault.azure.net: '192.0.2.1:443'}}", "127.0.0.1:0", nil},
@@ -82,11 +82,11 @@ func TestAddressOfAnExistingIntegration(t *testing.T) {
 			}
 			for _, leak := range []string{"hunter2", "map[", "!!", "string"} {
 				if strings.Contains(err.Error(), leak) {
-					t.Errorf("error %q shows %q", err, leak)
+					t.Errorf("error %q contains %q", err, leak)
 				}
 			}
 			if _, err := os.Stat(filepath.Join(dir, "ca.pem")); err == nil {
-				t.Error("certificates were written, though the address cannot be had")
+				t.Error("certificates were written although the address is in use")
 			}
 		})
 	}
@@ -122,8 +122,8 @@ func TestStartHonoursItsContext(t *testing.T) {
 	}
 }
 
-// TestClose has a request under way that would take an hour, and a connection on
-// which nothing was ever asked.
+// TestClose closes the environment during a request that would last an hour, and with an open
+// connection that never sent a request.
 func TestClose(t *testing.T) {
 	env := start(t, freePort(t.TempDir()))
 	if _, err := vault(t, env, devmode.VaultURL).GetSecret(t.Context(), "postgres-password", "", nil); err != nil {
@@ -140,15 +140,15 @@ func TestClose(t *testing.T) {
 		_, err := client.GetSecret(context.Background(), "s", "", nil)
 		ended <- err
 	}()
-	silent, err := tls.Dial("tcp", env.VaultListen, &tls.Config{InsecureSkipVerify: true}) // what answers is not looked at
+	silent, err := tls.Dial("tcp", env.VaultListen, &tls.Config{InsecureSkipVerify: true}) // the test does not use the connection
 	if err != nil {
 		t.Fatal(err)
 	}
 	for env.KeyVault.Reads() == reads {
-		// The counter is the only sign that the request has arrived.
+		// Only the counter shows that the request has arrived.
 		select {
 		case err := <-ended:
-			t.Fatalf("the slow request ended by itself: %v", err)
+			t.Fatalf("the slow request ended before Close: %v", err)
 		default:
 			runtime.Gosched()
 		}
@@ -160,12 +160,12 @@ func TestClose(t *testing.T) {
 	}
 	err = <-ended
 	if re, ok := errors.AsType[*azcore.ResponseError](err); !ok || re.StatusCode != http.StatusServiceUnavailable {
-		t.Errorf("the request under way ended with %v, want status 503", err)
+		t.Errorf("the active request ended with %v, want status 503", err)
 	}
 	if _, err := bufio.NewReader(silent).ReadByte(); err == nil {
 		t.Error("the idle connection is still open")
 	}
-	_ = silent.Close() // the other end is gone
+	_ = silent.Close() // the other end is closed
 	if conn, err := net.Dial("tcp", env.VaultListen); err == nil {
 		t.Error("the address is still served", conn.Close())
 	}

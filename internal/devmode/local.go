@@ -7,16 +7,16 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// LocalIntegrationID is what the sample integration with local files is called.
+// LocalIntegrationID is the id of the sample integration with local files.
 const LocalIntegrationID = "cspi-local"
 
 const localSample = "# Read by the integration " + LocalIntegrationID + ". Yours to edit; put no real secrets here.\nuser=connect\npassword=localPassw0rdExamp1e\n"
 
 // Local are the sample files of a local store.
 type Local struct {
-	// IntegrationFile and File are written once and then the user's.
+	// IntegrationFile and File are written once. The user may edit them.
 	IntegrationFile, File string
-	// Reference is to the sample's password.
+	// Reference refers to the password in the sample.
 	Reference string
 }
 
@@ -28,7 +28,7 @@ func (env *Environment) addLocal(opts Options) error {
 	}
 	store, err := secret.ParseLocalStore("file://" + filepath.ToSlash(dir))
 	if err != nil {
-		opts.Logger.Warn("there is no sample of local files: references cannot name this folder", "dir", dir)
+		opts.Logger.Warn("skipping the sample of local files: references cannot name this folder", "dir", dir)
 		return nil
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {

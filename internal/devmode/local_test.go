@@ -9,8 +9,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// TestLocal: the sample is there, its reference can be parsed, and what the user
-// has edited stays.
+// TestLocal: Start writes the sample, its reference can be parsed, and a second Start keeps
+// the user's edits.
 func TestLocal(t *testing.T) {
 	dir := t.TempDir()
 	for _, want := range []string{"", "edited"} {
@@ -45,6 +45,6 @@ func TestLocalWithoutAName(t *testing.T) {
 	}
 	defer func() { _ = env.Close() }()
 	if env.Local != nil {
-		t.Error("a reference that nobody can write")
+		t.Error("a reference with characters that references cannot have")
 	}
 }

@@ -4,5 +4,5 @@ package devmode
 
 import "io/fs"
 
-// foreignOwner finds nothing: this system does not tell owners by a number.
+// foreignOwner returns "": this system has no numeric owners.
 func foreignOwner(fs.FileInfo) string { return "" }

@@ -9,8 +9,8 @@ import (
 	"syscall"
 )
 
-// foreignOwner returns the numeric id of the owner of a file if that is neither
-// root nor the user that the process runs as, and "" otherwise.
+// foreignOwner returns the numeric id of a file's owner if the owner is neither root nor the
+// user of the process, and "" otherwise.
 func foreignOwner(info fs.FileInfo) string {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok || st.Uid == 0 || int(st.Uid) == os.Geteuid() {

@@ -27,14 +27,14 @@ func TestEditWhileRunning(t *testing.T) {
 	want("one")
 	version := get(t, client, "s", "").ID.Version()
 
-	f.edit(t, `{vaults: {my-vault: {secrets: {s: {value: two}}}}}`) // of the same length
+	f.edit(t, `{vaults: {my-vault: {secrets: {s: {value: two}}}}}`) // same length
 	want("two")
 	if get(t, client, "s", "").ID.Version() == version {
 		t.Error("another value has the same version")
 	}
 
-	// Written in place, not renamed over, of the same length, and within one tick
-	// of the file system's clock.
+	// Written in place and not renamed, with the same length, and within one tick of the
+	// file system's clock.
 	tick := time.Now().Add(time.Hour)
 	for _, value := range []string{"six", "ten"} {
 		if err := os.WriteFile(f.secretsFile, []byte(`{vaults: {my-vault: {secrets: {s: {value: `+value+`}}}}}`), 0o600); err != nil {
@@ -64,18 +64,18 @@ func TestBrokenEditKeepsLastGood(t *testing.T) {
 		before := strings.Count(f.logs.String(), "level=ERROR")
 		for range 3 {
 			if got := *get(t, client, "s", "").Value; got != "good" {
-				t.Fatalf("value = %q, want the last good one", got)
+				t.Fatalf("value = %q, want the last valid one", got)
 			}
 		}
 		if got := strings.Count(f.logs.String(), "level=ERROR") - before; got != 1 {
-			t.Errorf("the fault was logged %d times, want once", got)
+			t.Errorf("the problem was logged %d times, want once", got)
 		}
 	}
 	if err := os.Remove(f.secretsFile); err != nil {
 		t.Fatal(err)
 	}
 	if got := *get(t, client, "s", "").Value; got != "good" {
-		t.Errorf("value = %q without the file, want the last good one", got)
+		t.Errorf("value = %q without the file, want the last valid one", got)
 	}
 	f.edit(t, `{vaults: {my-vault: {secrets: {s: {value: repaired}}}}}`)
 	if got := *get(t, client, "s", "").Value; got != "repaired" {
@@ -88,7 +88,7 @@ func TestBrokenEditKeepsLastGood(t *testing.T) {
 	}
 }
 
-// TestReadsDuringEdits is for the race detector.
+// TestReadsDuringEdits is a test for the race detector.
 func TestReadsDuringEdits(t *testing.T) {
 	f := start(t, `{vaults: {my-vault: {secrets: {s: {value: a0}}}}}`)
 	client := f.vault(t, "my-vault")
@@ -124,14 +124,14 @@ func TestFaultsOfTheFile(t *testing.T) {
 		{"comments only", "# nothing\n", []string{"the file is empty"}},
 		{"syntax", "vaults:\n  a: [" + value, []string{"not valid YAML"}},
 		{"unknown anchor", "vaults: {my-vault: {secrets: {s: {value: *" + value + "}}}}", []string{"not valid YAML"}},
-		{"unknown key", "vaults:\n  my-vault:\n    secrets:\n      s: {value: x, " + value + ": y}", []string{"line 4: there is no such setting"}},
-		{"wrong type", "vaults:\n  my-vault:\n    secrets: {s: {value: x, enabled: " + value + "}}", []string{"line 3: a value of another type"}},
+		{"unknown key", "vaults:\n  my-vault:\n    secrets:\n      s: {value: x, " + value + ": y}", []string{"line 4: unknown setting"}},
+		{"wrong type", "vaults:\n  my-vault:\n    secrets: {s: {value: x, enabled: " + value + "}}", []string{"line 3: expected a value of another type"}},
 		{"key twice", "vaults: {my-vault: {secrets: {s: {value: " + value + ", value: x}}}}", []string{"line 1: the same key occurs twice"}},
-		{"second document", "vaults: {}\n---\nvaults: {}", []string{"after its first document"}},
+		{"second document", "vaults: {}\n---\nvaults: {}", []string{"more than one document"}},
 		{"missing value", "vaults: {my-vault: {secrets: {a: , b: {deleted: true}, c: {value: x, previous: [{enabled: true}]}}}}",
 			[]string{"secrets.a: value is missing", "secrets.b: value is missing", "secrets.c.previous[0]: value is missing"}},
 		{"names", "vaults: {My-Vault: {}, ab: {}, a--b: {}, abc-: {}, abcdefghijklmnopqrstuvwxy: {}, ok-1: {secrets: {a_b: {value: x}, A: {value: x}, a: {value: x}}}}",
-			[]string{`"My-Vault" is no vault's name`, `"ab" is`, `"a--b" is`, `"abc-" is`, `"abcdefghijklmnopqrstuvwxy" is`, `"a_b" is no secret's name`, `"a" is listed twice`}},
+			[]string{`"My-Vault" is not a valid vault name`, `"ab" is`, `"a--b" is`, `"abc-" is`, `"abcdefghijklmnopqrstuvwxy" is`, `"a_b" is not a valid secret name`, `"a" is listed twice`}},
 		{"vault settings", "vaults: {aaa: {fault: slow}, bbb: {retry_after: 1s}, ccc: {delay: -1s}, ddd: {fault: throttled, retry_after: -1s}}",
 			[]string{"vaults.aaa.fault: expected", "vaults.bbb.retry_after: expected", "vaults.ccc.delay: expected", "vaults.ddd.retry_after"}},
 		{"too long", "vaults: {my-vault: {secrets: {s: {value: " + strings.Repeat(value, 3000) + "}}}}", []string{"secrets.s.value: it is 27000 bytes long"}},
@@ -167,7 +167,7 @@ func TestNewRefuses(t *testing.T) {
 	}
 }
 
-// TestDelay runs without a network, so that the clock can be a fake one.
+// TestDelay runs without a network, so that the clock can be fake.
 func TestDelay(t *testing.T) {
 	f := start(t, `{vaults: {my-vault: {delay: 1h, secrets: {s: {value: v}}}}}`)
 	token := f.token(t)
@@ -187,7 +187,7 @@ func TestDelay(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		if w := serve(ctx); w.Code != 503 || time.Since(begin) != time.Minute {
-			t.Errorf("status %d after %v, want 503 when the client goes after 1m", w.Code, time.Since(begin))
+			t.Errorf("status %d after %v, want 503 when the client cancels after 1m", w.Code, time.Since(begin))
 		}
 	})
 }

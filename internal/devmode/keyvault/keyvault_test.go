@@ -36,17 +36,17 @@ const (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// fake is a Server behind real TLS, and what a client of it needs.
+// fake is a Server with TLS, and what its clients need.
 type fake struct {
 	*keyvault.Server
 	secretsFile string
 	authority   string
-	client      *http.Client // dials the fake for every host
+	client      *http.Client // dials the fake, whatever the host is
 	logs        *asynctest.Buffer
-	clock       *atomic.Int64 // what the server takes for now, in seconds since 1970
+	clock       *atomic.Int64 // the server's time, in seconds since 1970
 }
 
-// start serves the vaults of the YAML text.
+// start serves the vaults in the YAML text.
 func start(t *testing.T, secrets string) *fake {
 	t.Helper()
 	f := &fake{secretsFile: filepath.Join(t.TempDir(), "secrets.yaml"), logs: &asynctest.Buffer{}, clock: new(atomic.Int64)}
@@ -85,7 +85,7 @@ func start(t *testing.T, secrets string) *fake {
 	return f
 }
 
-// edit replaces the secrets file as an editor does.
+// edit replaces the secrets file like an editor.
 func (f *fake) edit(t *testing.T, secrets string) {
 	t.Helper()
 	temp := f.secretsFile + "~"
@@ -117,7 +117,7 @@ func (f *fake) credential(t *testing.T, tenant, client, secret string) azcore.To
 	return cred
 }
 
-// vault returns a client as the broker has one: challenge verification is on.
+// vault returns a client like the broker's, with challenge verification enabled.
 func (f *fake) vault(t *testing.T, name string) *azsecrets.Client {
 	t.Helper()
 	return f.vaultAs(t, name, f.credential(t, tenantID, clientID, clientSecret))
@@ -132,7 +132,7 @@ func (f *fake) vaultAs(t *testing.T, name string, cred azcore.TokenCredential) *
 	return client
 }
 
-// token returns a token that the fake has issued.
+// token returns a token that the fake issued.
 func (f *fake) token(t *testing.T) string {
 	t.Helper()
 	token, err := f.credential(t, tenantID, clientID, clientSecret).GetToken(t.Context(), policy.TokenRequestOptions{Scopes: []string{"https://vault.azure.net/.default"}})
@@ -142,7 +142,7 @@ func (f *fake) token(t *testing.T) string {
 	return token.Token
 }
 
-// get reads a secret's current version, which has to succeed.
+// get reads a version of a secret; it must succeed.
 func get(t *testing.T, client *azsecrets.Client, name, version string) azsecrets.GetSecretResponse {
 	t.Helper()
 	resp, err := client.GetSecret(t.Context(), name, version, nil)

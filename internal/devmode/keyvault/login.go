@@ -12,14 +12,14 @@ import (
 )
 
 const (
-	// maxTokenRequest bounds the body of a token request, in bytes; a client
-	// assertion with a chain of certificates is a few thousand.
+	// maxTokenRequest limits the body of a token request, in bytes; a client assertion
+	// with a certificate chain has a few thousand.
 	maxTokenRequest = 64 << 10
 	// jwtBearer is the type of a client assertion (RFC 7523 section 2.2).
 	jwtBearer = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 )
 
-// serveLogin is the login authority of one tenant with one application in it.
+// serveLogin serves the login authority of one tenant with one application.
 func (s *Server) serveLogin(w http.ResponseWriter, r *http.Request) {
 	tenant, operation, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	var serve func(http.ResponseWriter, *http.Request)
@@ -40,8 +40,8 @@ func (s *Server) serveLogin(w http.ResponseWriter, r *http.Request) {
 	serve(w, r)
 }
 
-// serveDiscovery names the host that was asked as the issuer, because a client
-// refuses an issuer that is not its authority.
+// serveDiscovery returns the requested host as the issuer, because a client refuses an
+// issuer that differs from its authority.
 func (s *Server) serveDiscovery(w http.ResponseWriter, r *http.Request) {
 	base := "https://" + r.Host + "/" + s.cfg.TenantID
 	writeJSON(w, http.StatusOK, map[string]any{
@@ -91,7 +91,7 @@ func (s *Server) checkTokenRequest(r *http.Request) *loginError {
 	return nil
 }
 
-// checkClient judges the proof that a client gave of being the application.
+// checkClient checks the client's proof that it is the application.
 func (s *Server) checkClient(clientSecret, assertionType, assertion string) *loginError {
 	switch {
 	case clientSecret != "":
@@ -107,8 +107,8 @@ func (s *Server) checkClient(clientSecret, assertionType, assertion string) *log
 	}
 }
 
-// checkAssertion accepts every unexpired JWT whose issuer or subject is the
-// application. The signature is not verified.
+// checkAssertion accepts every unexpired JWT whose issuer or subject is the application. It
+// does not verify the signature.
 func (s *Server) checkAssertion(assertion string) *loginError {
 	malformed := &loginError{http.StatusUnauthorized, 50027, "invalid_client", "JWT token is invalid or malformed."}
 	parts := strings.Split(assertion, ".")
@@ -136,8 +136,8 @@ func (s *Server) checkAssertion(assertion string) *loginError {
 	return nil
 }
 
-// loginError is a refusal of the login authority. Its number becomes the AADSTS
-// code (Microsoft Entra authentication and authorization error codes).
+// loginError is an error of the login authority. Its number is in the AADSTS code (Microsoft
+// Entra authentication and authorization error codes).
 type loginError struct {
 	status int
 	number int

@@ -32,7 +32,7 @@ func TestClientSecretRefused(t *testing.T) {
 		want                         string
 	}{
 		{"wrong secret", tenantID, clientID, "wrong", "AADSTS7000215: Invalid client secret provided."},
-		{"secret's beginning", tenantID, clientID, clientSecret[:5], "AADSTS7000215: Invalid client secret provided."},
+		{"prefix of the secret", tenantID, clientID, clientSecret[:5], "AADSTS7000215: Invalid client secret provided."},
 		{"unknown client", tenantID, tenantID, clientSecret, "AADSTS700016: Application with identifier '" + tenantID},
 		{"unknown tenant", clientID, clientID, clientSecret, "AADSTS90002: Tenant '" + clientID},
 	}
@@ -113,7 +113,7 @@ func TestFederatedToken(t *testing.T) {
 	}
 }
 
-// newJWT makes a token that is signed by a key nobody knows.
+// newJWT returns a token that is signed with a throwaway key.
 func newJWT(t *testing.T, claims map[string]any) string {
 	t.Helper()
 	payload, err := json.Marshal(claims)
@@ -169,7 +169,7 @@ func TestTokenEndpoint(t *testing.T) {
 				t.Errorf("status %d with %q, want %d with %q", status, body, tt.status, tt.want)
 			}
 			if strings.Contains(body, clientSecret) {
-				t.Error("the answer quotes the client secret")
+				t.Error("the answer contains the client secret")
 			}
 		})
 	}
@@ -216,7 +216,7 @@ func TestDiscovery(t *testing.T) {
 	}
 	base := f.authority + "/" + tenantID
 	if got.Issuer != base+"/v2.0" || got.TokenEndpoint != base+"/oauth2/v2.0/token" || got.AuthorizationEndpoint != base+"/oauth2/v2.0/authorize" {
-		t.Errorf("discovery document %+v does not lead to %s", got, base)
+		t.Errorf("discovery document %+v does not refer to %s", got, base)
 	}
 }
 

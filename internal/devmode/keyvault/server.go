@@ -16,14 +16,14 @@ import (
 	"github.com/secretbroker/secretbroker/internal/devmode/secretsfile"
 )
 
-// vaultSuffix is what follows a vault's name in its host, and resource is what
-// a token for a vault is issued for: those of Azure's public cloud.
+// vaultSuffix is the suffix of a vault's host, and resource is the audience of a token for
+// vaults: those of Azure's public cloud.
 const (
 	vaultSuffix = ".vault.azure.net"
 	resource    = "https://vault.azure.net"
 )
 
-// Config is what a Server is made of.
+// Config configures a Server.
 type Config struct {
 	// SecretsFile is the YAML file with the vaults and their secrets:
 	//
@@ -37,31 +37,31 @@ type Config struct {
 	//	        value: '{"user":"dbadmin","password":"..."}'
 	//	        content_type: application/json
 	//	        enabled: true                     # the default
-	//	        not_before: 2027-01-01T00:00:00Z  # told to clients, not enforced
-	//	        expires: 2028-01-01T00:00:00Z     # told to clients, not enforced
+	//	        not_before: 2027-01-01T00:00:00Z  # sent to clients, not enforced
+	//	        expires: 2028-01-01T00:00:00Z     # sent to clients, not enforced
 	//	        deleted: false                    # true: soft-deleted
 	//	        previous: []                      # older versions, newest first, each
 	//	                                          # with the fields value to expires
 	//
-	// It is looked at on every request and read again when it has changed. While
-	// it cannot be read or has a fault, the last good state is served.
+	// The Server checks it on every request and reads it again if it has changed. While
+	// it cannot be read or is invalid, the Server uses the last valid content.
 	SecretsFile string
-	// Logger gets changes and faults of the file, never what is in
-	// it. Nil is silent.
+	// Logger gets changes of and problems with the file, never its content. Nil discards
+	// them.
 	Logger *slog.Logger
 	// Now is the clock for the validity of tokens. Nil is time.Now.
 	Now func() time.Time
-	// TenantID and ClientID name the one tenant and the one application that the
-	// login authority knows. Both are required.
+	// TenantID and ClientID are the only tenant and application of the login authority.
+	// Both are required.
 	TenantID, ClientID string
-	// ClientSecret is the application's secret. Empty means that it has none:
-	// then only client assertions are accepted.
+	// ClientSecret is the application's secret. If it is empty, only client assertions are
+	// accepted.
 	ClientSecret string
 }
 
-// Server is the fake: a vault for each NAME.vault.azure.net in a request's Host,
-// the login authority for every other. It is safe for concurrent use, starts no
-// goroutine and needs no closing.
+// Server is the fake: a vault for each host NAME.vault.azure.net, and the login authority for
+// every other host. It is safe for concurrent use and starts no goroutine, so there is
+// nothing to close.
 type Server struct {
 	cfg    Config
 	tokens *tokens
@@ -72,8 +72,8 @@ type Server struct {
 
 var _ http.Handler = (*Server)(nil)
 
-// New reads the secrets file and returns a Server that serves it. A fault in the
-// file is an error that gives its position and quotes no value.
+// New reads the secrets file and returns a Server that serves it. If the file is invalid, the
+// error has the position and quotes no value.
 func New(cfg Config) (*Server, error) {
 	if cfg.TenantID == "" || cfg.ClientID == "" {
 		return nil, errors.New("keyvault: TenantID and ClientID are required")
@@ -92,7 +92,7 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// use serves the vaults of a document.
+// use replaces the vaults with those of a document.
 func (s *Server) use(doc *fileDoc) error {
 	info, err := os.Stat(s.cfg.SecretsFile)
 	if err != nil {
@@ -106,8 +106,8 @@ func (s *Server) use(doc *fileDoc) error {
 	return nil
 }
 
-// Reads is the number of requests for a secret that carried a valid token,
-// whatever their result: the real store would count them towards its limits.
+// Reads returns the number of requests for a secret with a valid token, whatever their
+// result: the requests that the real store would count towards its limits.
 func (s *Server) Reads() int64 { return s.reads.Load() }
 
 // ServeHTTP implements http.Handler.
@@ -127,14 +127,14 @@ func writeJSON(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-cache")
 	w.WriteHeader(status)
-	// Only the connection can fail here, and there is no one left to tell.
+	// Encode fails only if the connection does, so there is no client to report it to.
 	_ = json.NewEncoder(w).Encode(body)
 }
 
 // newUUID returns a random UUID, version 4 (RFC 9562).
 func newUUID() string {
 	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails
+	_, _ = rand.Read(b[:]) // rand.Read never fails
 	b[6] = b[6]&0x0f | 0x40
 	b[8] = b[8]&0x3f | 0x80
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])

@@ -12,31 +12,31 @@ import (
 	"time"
 )
 
-// The faults that a vault can be told to have.
+// The faults that a vault can simulate.
 const (
 	faultThrottled   = "throttled"
 	faultForbidden   = "forbidden"
 	faultUnavailable = "unavailable"
 )
 
-// maxValue is the most bytes that Key Vault takes as a secret's value.
+// maxValue is the maximum size of a secret's value in Key Vault, in bytes.
 const maxValue = 25 << 10
 
-// vaultName is Key Vault's rule for the names of vaults, in lower case; the
-// length, 3 to 24, comes on top.
+// vaultName is Key Vault's rule for vault names, in lower case, without the length (3 to
+// 24).
 var vaultName = regexp.MustCompile(`^[a-z](-?[0-9a-z])+$`)
 
-// vault is the state of one vault; immutable.
+// vault is the state of a vault; immutable.
 type vault struct {
 	fault             string // one of the fault constants, or empty
 	retryAfter, delay time.Duration
 	modified          time.Time
-	secrets           map[string]*entry // by name in lower case
+	secrets           map[string]*entry // by lower-case name
 }
 
 // entry is a secret with all its versions, the newest first.
 type entry struct {
-	name     string // as it is spelt in the file
+	name     string // as spelled in the file
 	deleted  bool
 	versions []version
 }
@@ -48,7 +48,7 @@ type version struct {
 	notBefore, expires time.Time
 }
 
-// The file's layout; see Config.SecretsFile.
+// The layout of the file; see Config.SecretsFile.
 type (
 	fileDoc struct {
 		Vaults map[string]fileVault `yaml:"vaults"`
@@ -73,14 +73,14 @@ type (
 	}
 )
 
-// checkState returns the vaults of a document that was written at modified. The error
-// joins every fault and quotes no value.
+// checkState returns the vaults of a document that was written at modified. The error joins
+// all problems and quotes no value.
 func checkState(doc *fileDoc, modified time.Time) (map[string]*vault, error) {
-	var f faults
+	var f problems
 	vaults := make(map[string]*vault, len(doc.Vaults))
 	for _, name := range slices.Sorted(maps.Keys(doc.Vaults)) {
 		if len(name) < 3 || len(name) > 24 || !vaultName.MatchString(name) {
-			f.add("vaults", "%q is no vault's name: expected 3 to 24 lower-case letters, digits and single hyphens, beginning with a letter", name)
+			f.add("vaults", "%q is not a valid vault name: expected 3 to 24 lower-case letters, digits and single hyphens, beginning with a letter", name)
 			continue
 		}
 		vaults[name] = f.vault(name, doc.Vaults[name], modified)
@@ -88,14 +88,14 @@ func checkState(doc *fileDoc, modified time.Time) (map[string]*vault, error) {
 	return vaults, errors.Join(f...)
 }
 
-// faults collects the faults of a file, each with its position.
-type faults []error
+// problems collects the problems of a file, each with its position.
+type problems []error
 
-func (f *faults) add(position, format string, args ...any) {
+func (f *problems) add(position, format string, args ...any) {
 	*f = append(*f, errors.New(position+": "+fmt.Sprintf(format, args...)))
 }
 
-func (f *faults) vault(name string, in fileVault, modified time.Time) *vault {
+func (f *problems) vault(name string, in fileVault, modified time.Time) *vault {
 	position := "vaults." + name
 	switch in.Fault {
 	case "", faultThrottled, faultForbidden, faultUnavailable:
@@ -113,9 +113,9 @@ func (f *faults) vault(name string, in fileVault, modified time.Time) *vault {
 		key := strings.ToLower(secret)
 		switch {
 		case !secretName.MatchString(secret):
-			f.add(position+".secrets", "%q is no secret's name: expected 1 to 127 letters, digits and hyphens", secret)
+			f.add(position+".secrets", "%q is not a valid secret name: expected 1 to 127 letters, digits and hyphens", secret)
 		case v.secrets[key] != nil:
-			f.add(position+".secrets", "%q is listed twice in different case; the store takes both for one", secret)
+			f.add(position+".secrets", "%q is listed twice in different case; the store ignores case", secret)
 		default:
 			v.secrets[key] = f.secret(position+".secrets."+secret, name, secret, in.Secrets[secret])
 		}
@@ -123,7 +123,7 @@ func (f *faults) vault(name string, in fileVault, modified time.Time) *vault {
 	return v
 }
 
-func (f *faults) secret(position, vault, name string, in fileSecret) *entry {
+func (f *problems) secret(position, vault, name string, in fileSecret) *entry {
 	e := &entry{name: name, deleted: in.Deleted}
 	for i, ver := range slices.Concat([]fileVersion{in.fileVersion}, in.Previous) {
 		at := position
@@ -135,7 +135,7 @@ func (f *faults) secret(position, vault, name string, in fileSecret) *entry {
 			continue
 		}
 		if len(*ver.Value) > maxValue {
-			f.add(at+".value", "it is %d bytes long, the most is %d", len(*ver.Value), maxValue)
+			f.add(at+".value", "it is %d bytes long, the maximum is %d", len(*ver.Value), maxValue)
 		}
 		e.versions = append(e.versions, version{
 			id:          versionID(vault, name, len(in.Previous)-i, *ver.Value),
@@ -149,9 +149,9 @@ func (f *faults) secret(position, vault, name string, in fileSecret) *entry {
 	return e
 }
 
-// versionID makes a version's identifier of what the version is: reading the
-// file again changes none, editing a value makes a new one, and a value that
-// moves on to previous keeps its own, as it counts from the oldest.
+// versionID derives a version's identifier from its content: reading the file again changes
+// no identifier, editing a value makes a new one, and a value that moves to previous keeps
+// its own, because positions are counted from the oldest version.
 func versionID(vault, name string, fromOldest int, value string) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%d\x00%s", vault, strings.ToLower(name), fromOldest, value))
 	return hex.EncodeToString(sum[:16])

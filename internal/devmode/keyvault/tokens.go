@@ -8,28 +8,27 @@ import (
 )
 
 const (
-	// tokenLifetime is Entra's default at its shortest.
+	// tokenLifetime is the shortest default of Entra.
 	tokenLifetime = time.Hour
-	// maxTokens bounds the memory that a client without a token cache can take.
+	// maxTokens limits the memory that clients without a token cache can use.
 	maxTokens = 1024
 )
 
-// tokens are the access tokens that are valid, by their hash, so that looking
-// one up takes the same time whatever was guessed right. It is safe for
-// concurrent use.
+// tokens are the valid access tokens, by their hash, so that the duration of a lookup reveals
+// nothing about a token. It is safe for concurrent use.
 type tokens struct {
 	now func() time.Time
 
 	mu      sync.Mutex
 	expires map[[sha256.Size]byte]time.Time
-	oldest  [][sha256.Size]byte // in the order of issue, which is that of expiry
+	oldest  [][sha256.Size]byte // in the order of issue and therefore of expiry
 }
 
 func newTokens(now func() time.Time) *tokens {
 	return &tokens{now: now, expires: make(map[[sha256.Size]byte]time.Time)}
 }
 
-// issue returns a new token. It forgets the oldest one if there are too many.
+// issue returns a new token. It removes the oldest one if there are too many.
 func (t *tokens) issue() string {
 	token := rand.Text() + rand.Text()
 	sum := sha256.Sum256([]byte(token))

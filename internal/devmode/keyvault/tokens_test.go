@@ -19,6 +19,6 @@ func TestTokensAreBounded(t *testing.T) {
 		t.Error("the oldest token is still valid")
 	}
 	if !tokens.valid(second) {
-		t.Error("the second oldest token is not valid any more")
+		t.Error("the second oldest token is no longer valid")
 	}
 }

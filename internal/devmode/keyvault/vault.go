@@ -9,16 +9,16 @@ import (
 	"time"
 )
 
-// secretName is Key Vault's rule for the names of secrets.
+// secretName is Key Vault's rule for secret names.
 var secretName = regexp.MustCompile(`^[0-9a-zA-Z-]{1,127}$`)
 
-// serveVault answers for the vault of that name, in lower case. The order of the
-// checks is the real store's: identity, then permission, then existence.
+// serveVault serves the vault with a name in lower case. It makes its checks in the order of
+// the real store: identity, then permission, then existence.
 func (s *Server) serveVault(w http.ResponseWriter, r *http.Request, vaultName string) {
 	s.file.Look()
 	v, ok := (*s.vaults.Load())[vaultName]
 	if !ok {
-		http.Error(w, "no such vault in the secrets file; the real one's name would not resolve", http.StatusNotFound)
+		http.Error(w, "no such vault in the secrets file; the name of a real one would not resolve", http.StatusNotFound)
 		return
 	}
 	if refusal := s.checkToken(w, r); refusal != nil {
@@ -31,7 +31,7 @@ func (s *Server) serveVault(w http.ResponseWriter, r *http.Request, vaultName st
 		return
 	}
 	s.reads.Add(1)
-	if !wait(r, v.delay) { // the client has gone, or the server stops
+	if !wait(r, v.delay) { // the client disconnected, or the server is stopping
 		v.unavailable().write(w)
 		return
 	}
@@ -47,8 +47,8 @@ func (s *Server) serveVault(w http.ResponseWriter, r *http.Request, vaultName st
 	writeJSON(w, http.StatusOK, newSecretBundle(vaultName, e, ver, v.modified))
 }
 
-// checkToken returns the challenge that tells a client where to get a token, and
-// sets its header.
+// checkToken returns the challenge with the address of the login authority, and sets its
+// header. It returns nil if the token is valid.
 func (s *Server) checkToken(w http.ResponseWriter, r *http.Request) *vaultError {
 	const scheme = "bearer "
 	header := r.Header.Get("Authorization")
@@ -56,8 +56,8 @@ func (s *Server) checkToken(w http.ResponseWriter, r *http.Request) *vaultError 
 	if isBearer && s.tokens.valid(header[len(scheme):]) {
 		return nil
 	}
-	// The host is the real authority's, as in the real challenge: clients take
-	// the tenant from it and stay with the authority that they are set to.
+	// The host is that of the real authority, as in the real challenge: clients read the
+	// tenant from it, and use the authority in their configuration.
 	w.Header().Set("WWW-Authenticate", fmt.Sprintf("Bearer authorization=\"https://login.microsoftonline.com/%s\", resource=\"%s\"", s.cfg.TenantID, resource))
 	e := &vaultError{status: http.StatusUnauthorized, code: "Unauthorized", message: "AKV10000: Request is missing a Bearer or PoP token."}
 	if isBearer {
@@ -66,8 +66,7 @@ func (s *Server) checkToken(w http.ResponseWriter, r *http.Request) *vaultError 
 	return e
 }
 
-// secretPath takes /secrets/NAME, /secrets/NAME/ and /secrets/NAME/VERSION
-// apart.
+// secretPath parses /secrets/NAME, /secrets/NAME/ and /secrets/NAME/VERSION.
 func secretPath(r *http.Request) (name, version string, ok bool) {
 	rest, ok := strings.CutPrefix(r.URL.Path, "/secrets/")
 	if !ok || r.Method != http.MethodGet {
@@ -77,7 +76,7 @@ func secretPath(r *http.Request) (name, version string, ok bool) {
 	return name, version, name != "" && !strings.Contains(version, "/")
 }
 
-// wait returns after d, or with false when the request is given up before.
+// wait waits for d. It returns false if the request is canceled first.
 func wait(r *http.Request, d time.Duration) bool {
 	if d == 0 {
 		return true
@@ -92,7 +91,8 @@ func wait(r *http.Request, d time.Duration) bool {
 	}
 }
 
-// refusal is what keeps the vault from looking at its secrets at all.
+// refusal returns the error with which the vault refuses a request before it looks up the
+// secret, nil if it does not.
 func (v *vault) refusal(cfg Config, vaultName, name string, r *http.Request) *vaultError {
 	switch {
 	case v.fault == faultUnavailable:
@@ -121,8 +121,8 @@ func (v *vault) unavailable() *vaultError {
 	return &vaultError{status: http.StatusServiceUnavailable, code: "ServiceUnavailable", message: "The service is temporarily unavailable.", retryAfter: v.retryAfter}
 }
 
-// find returns the version that was asked for, the newest one if id is empty. A
-// newest version that is disabled is refused and not replaced by an older one.
+// find returns the requested version, or the newest one if id is empty. If the newest version
+// is disabled, it returns an error and not an older version.
 func (v *vault) find(name, id string) (*entry, *version, *vaultError) {
 	e, ok := v.secrets[strings.ToLower(name)]
 	if ok && !e.deleted {
@@ -151,7 +151,7 @@ type secretBundle struct {
 	Attributes  secretAttributes `json:"attributes"`
 }
 
-// secretAttributes has its times in seconds since 1970.
+// secretAttributes has times in seconds since 1970.
 type secretAttributes struct {
 	Enabled         bool   `json:"enabled"`
 	NotBefore       *int64 `json:"nbf,omitempty"`
@@ -185,19 +185,19 @@ func newSecretBundle(vaultName string, e *entry, ver *version, modified time.Tim
 	}
 }
 
-// vaultError is a refusal of the vault (Azure Key Vault REST API error codes).
+// vaultError is an error of the vault (Azure Key Vault REST API error codes).
 type vaultError struct {
 	status     int
 	code       string
-	inner      string // empty for none
+	inner      string // inner code; may be empty
 	message    string
 	retryAfter time.Duration // zero for no header
 }
 
 func (e *vaultError) write(w http.ResponseWriter) {
 	if e.retryAfter > 0 {
-		// Whole seconds (RFC 9110 section 10.2.3), rounded up: a shorter wait
-		// than was asked for would not help.
+		// Whole seconds (RFC 9110 section 10.2.3), rounded up: a retry after a shorter wait
+		// would fail.
 		w.Header().Set("Retry-After", strconv.FormatInt(int64((e.retryAfter+time.Second-1)/time.Second), 10))
 	}
 	body := map[string]any{"code": e.code, "message": e.message}

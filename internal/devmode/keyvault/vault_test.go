@@ -83,7 +83,7 @@ func deref[T any](p *T) (v T) {
 	return v
 }
 
-// errorBody is what a client can read of a refusal.
+// errorBody contains the parts of an error that a client can read.
 type errorBody struct {
 	Status     int
 	Code       string
@@ -124,7 +124,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// readError takes a client's error apart as the broker has to.
+// readError parses a client's error as the broker does.
 func readError(t *testing.T, err error) (errorBody, string) {
 	t.Helper()
 	re, ok := errors.AsType[*azcore.ResponseError](err)
@@ -152,7 +152,7 @@ func TestVersionPinning(t *testing.T) {
 	client := f.vault(t, "my-vault")
 	third := get(t, client, "s", "").ID.Version()
 
-	// A new value on top: every older version keeps its identifier.
+	// A new version: every older version keeps its identifier.
 	f.edit(t, `{vaults: {my-vault: {secrets: {s: {value: fourth, previous: [{value: third}, {value: second, enabled: false}, {value: first}]}}}}}`)
 	fourth := get(t, client, "s", "").ID.Version()
 	if fourth == third {
@@ -165,7 +165,7 @@ func TestVersionPinning(t *testing.T) {
 		t.Errorf("pinned in upper case, got %q", got)
 	}
 
-	// A disabled newest version is not replaced by an older one, which can still
+	// If the newest version is disabled, no older one replaces it. An older version can still
 	// be pinned.
 	f.edit(t, `{vaults: {my-vault: {secrets: {s: {value: fourth, enabled: false, previous: [{value: third}, {value: second, enabled: false}, {value: first}]}}}}}`)
 	_, err := client.GetSecret(t.Context(), "s", "", nil)
@@ -177,7 +177,7 @@ func TestVersionPinning(t *testing.T) {
 	}
 }
 
-// request sends a plain request to a vault.
+// request sends a plain HTTP request to a vault.
 func (f *fake) request(t *testing.T, method, url, authorization string) (*http.Response, string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, url, nil)

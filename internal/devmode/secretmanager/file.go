@@ -8,23 +8,23 @@ import (
 	"github.com/secretbroker/secretbroker/internal/devmode/secretsfile"
 )
 
-// FileConfig is what a Server with a file is made of.
+// FileConfig configures a Server with a file.
 type FileConfig struct {
-	// Path is a YAML file with the State's projects. It is looked at on every
-	// request. While it cannot be read or has a fault, the last good content is
-	// served.
+	// Path is a YAML file with the State's projects. The Server checks it on every
+	// request. While it cannot be read or is invalid, the Server uses the last valid
+	// content.
 	Path string
-	// Base has everything else: the identities.
+	// Base contains the rest of the State: the identities.
 	Base State
-	// Logger gets changes and faults of the file, never its content.
-	// Nil is silent.
+	// Logger gets changes of and problems with the file, never its content. Nil discards
+	// them.
 	Logger *slog.Logger
 	// Now is the clock for the validity of tokens. Nil is time.Now.
 	Now func() time.Time
 }
 
-// Open reads the file and returns a Server that serves it. A fault in the file is
-// an error that gives its position and quotes no value.
+// Open reads the file and returns a Server that serves it. If the file is invalid, the error
+// has the position and quotes no value.
 func Open(cfg FileConfig) (*Server, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -45,7 +45,7 @@ func Open(cfg FileConfig) (*Server, error) {
 	return s, nil
 }
 
-// document is what the file holds.
+// document is the content of the file.
 type document struct {
 	Projects map[string]*Project `yaml:"projects"`
 }

@@ -36,7 +36,7 @@ func project() map[string]*secretmanager.Project {
 	}}
 }
 
-// ask sends a request and returns status and body.
+// ask sends a request and returns the status and the body.
 func ask(s http.Handler, method, target string, header http.Header, body string) (int, string) {
 	r := httptest.NewRequest(method, target, strings.NewReader(body))
 	for name, values := range header {
@@ -49,7 +49,7 @@ func ask(s http.Handler, method, target string, header http.Header, body string)
 
 func bearer(text string) http.Header { return http.Header{"Authorization": {"Bearer " + text}} }
 
-// machineToken is the machine's token, of its metadata server.
+// machineToken returns a token of the metadata server.
 func machineToken(t *testing.T, s http.Handler) string {
 	t.Helper()
 	status, body := ask(s, http.MethodGet, "http://169.254.169.254/computeMetadata/v1/instance/service-accounts/default/token", http.Header{"Metadata-Flavor": {"Google"}}, "")
@@ -87,7 +87,7 @@ func TestTokens(t *testing.T) {
 	}
 }
 
-// What no client of Google's does is refused as there.
+// TestRefused: the fake refuses requests that no client of Google makes, as Google does.
 func TestRefused(t *testing.T) {
 	state := base()
 	state.Projects = project()
@@ -103,20 +103,20 @@ func TestRefused(t *testing.T) {
 		body           string
 		status         int
 	}{
-		"no token":                  {http.MethodGet, db, nil, "", 401},
-		"unknown token":             {http.MethodGet, db, bearer("ya29.x"), "", 401},
-		"another method":            {http.MethodPost, db, tok, "", 404},
-		"another operation":         {http.MethodGet, strings.TrimSuffix(db, ":access"), tok, "", 404},
-		"another location":          {http.MethodGet, strings.Replace(db, "secretmanager.", "secretmanager.us-east1.rep.", 1), tok, "", 400},
-		"metadata without header":   {http.MethodGet, "http://169.254.169.254/computeMetadata/v1/instance/service-accounts/default/token", nil, "", 403},
-		"no assertion":              {http.MethodPost, token, formHeader, form(url.Values{"grant_type": {"urn:ietf:params:oauth:grant-type:jwt-bearer"}}), 400},
-		"unsigned assertion":        {http.MethodPost, token, formHeader, form(url.Values{"grant_type": {"urn:ietf:params:oauth:grant-type:jwt-bearer"}, "assertion": {"e30.eyJpc3MiOiJtYWNoaW5lIn0."}}), 400},
-		"another grant":             {http.MethodPost, token, formHeader, form(url.Values{"grant_type": {"password"}}), 400},
-		"unknown subject token":     {http.MethodPost, "https://sts.googleapis.com/v1/token", formHeader, form(url.Values{"subject_token": {"x"}}), 400},
-		"impersonation of nobody":   {http.MethodPost, impersonate + "nobody@x:generateAccessToken", tok, `{"scope": ["s"]}`, 403},
-		"impersonation of itself":   {http.MethodPost, impersonate + machine + ":generateAccessToken", tok, `{"scope": ["s"]}`, 403},
-		"impersonation, no scope":   {http.MethodPost, impersonate + reader + ":generateAccessToken", tok, `{}`, 400},
-		"impersonation by a nobody": {http.MethodPost, impersonate + reader + ":generateAccessToken", nil, `{"scope": ["s"]}`, 401},
+		"no token":                {http.MethodGet, db, nil, "", 401},
+		"unknown token":           {http.MethodGet, db, bearer("ya29.x"), "", 401},
+		"another method":          {http.MethodPost, db, tok, "", 404},
+		"another operation":       {http.MethodGet, strings.TrimSuffix(db, ":access"), tok, "", 404},
+		"another location":        {http.MethodGet, strings.Replace(db, "secretmanager.", "secretmanager.us-east1.rep.", 1), tok, "", 400},
+		"metadata without header": {http.MethodGet, "http://169.254.169.254/computeMetadata/v1/instance/service-accounts/default/token", nil, "", 403},
+		"no assertion":            {http.MethodPost, token, formHeader, form(url.Values{"grant_type": {"urn:ietf:params:oauth:grant-type:jwt-bearer"}}), 400},
+		"unsigned assertion":      {http.MethodPost, token, formHeader, form(url.Values{"grant_type": {"urn:ietf:params:oauth:grant-type:jwt-bearer"}, "assertion": {"e30.eyJpc3MiOiJtYWNoaW5lIn0."}}), 400},
+		"another grant":           {http.MethodPost, token, formHeader, form(url.Values{"grant_type": {"password"}}), 400},
+		"unknown subject token":   {http.MethodPost, "https://sts.googleapis.com/v1/token", formHeader, form(url.Values{"subject_token": {"x"}}), 400},
+		"impersonation, unknown":  {http.MethodPost, impersonate + "nobody@x:generateAccessToken", tok, `{"scope": ["s"]}`, 403},
+		"impersonation of itself": {http.MethodPost, impersonate + machine + ":generateAccessToken", tok, `{"scope": ["s"]}`, 403},
+		"impersonation, no scope": {http.MethodPost, impersonate + reader + ":generateAccessToken", tok, `{}`, 400},
+		"unauthenticated":         {http.MethodPost, impersonate + reader + ":generateAccessToken", nil, `{"scope": ["s"]}`, 401},
 	} {
 		if status, body := ask(s, tt.method, tt.target, tt.header, tt.body); status != tt.status {
 			t.Errorf("%s: HTTP %d, want %d: %s", name, status, tt.status, body)
@@ -131,14 +131,14 @@ func TestRefused(t *testing.T) {
 func TestFaultyState(t *testing.T) {
 	long := strings.Repeat("x", 64<<10+1)
 	for want, edit := range map[string]func(p *secretmanager.Project){
-		"has no number":        func(p *secretmanager.Project) { p.Number = "my-project" },
-		"the fault is none of": func(p *secretmanager.Project) { p.Fault = "broken" },
+		"has no number":          func(p *secretmanager.Project) { p.Number = "my-project" },
+		"fault: expected one of": func(p *secretmanager.Project) { p.Fault = "broken" },
 		"is not base64": func(p *secretmanager.Project) {
 			p.Secrets["db"].Versions[0] = secretmanager.Version{Value: "%", Base64: true}
 		},
 		"is larger than":         func(p *secretmanager.Project) { p.Secrets["db"].Versions[0].Value = long },
 		"the state of version 1": func(p *secretmanager.Project) { p.Secrets["db"].Versions[0].State = "PENDING" },
-		"is of no version":       func(p *secretmanager.Project) { p.Secrets["db"].Aliases = map[string]int{"a": 2} },
+		"refers to no version":   func(p *secretmanager.Project) { p.Secrets["db"].Aliases = map[string]int{"a": 2} },
 		"secret db is empty":     func(p *secretmanager.Project) { p.Secrets["db"] = nil },
 	} {
 		state := base()
@@ -150,8 +150,8 @@ func TestFaultyState(t *testing.T) {
 	}
 }
 
-// The file may be edited while it is served; what is broken changes nothing, is
-// told once, and quoted nowhere.
+// TestFile: the file may be edited while the Server runs. Invalid content changes nothing, is
+// logged once, and no message quotes it.
 func TestFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "secrets.yaml")
 	var log bytes.Buffer

@@ -16,7 +16,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/devmode/secretsfile"
 )
 
-// The hosts that the fake answers for.
+// The hosts of the fake.
 const (
 	globalHost = "secretmanager.googleapis.com"
 	oauthHost  = "oauth2.googleapis.com"
@@ -24,21 +24,21 @@ const (
 	iamHost    = "iamcredentials.googleapis.com"
 )
 
-// Server is the fake: Secret Manager and the token endpoints by the Host of a
-// request, the metadata server for every other. It is safe for concurrent use,
-// starts no goroutine and needs no closing.
+// Server is the fake: Secret Manager and the token endpoints by the host of a request, and
+// the metadata server for every other host. It is safe for concurrent use and starts no
+// goroutine, so there is nothing to close.
 type Server struct {
 	state  atomic.Pointer[State]
 	tokens tokens
 	now    func() time.Time
 	reads  atomic.Int64
-	file   *secretsfile.File[document] // nil if the state is in memory alone
+	file   *secretsfile.File[document] // nil if the state is only in memory
 }
 
 var _ http.Handler = (*Server)(nil)
 
-// New returns a Server with that state. now is the clock for the validity of
-// tokens; nil is time.Now.
+// New returns a Server with the given state. now is the clock for the validity of tokens; nil
+// is time.Now.
 func New(state *State, now func() time.Time) (*Server, error) {
 	if now == nil {
 		now = time.Now
@@ -51,7 +51,7 @@ func New(state *State, now func() time.Time) (*Server, error) {
 	return s, nil
 }
 
-// Replace makes state the Server's from the next request on.
+// Replace replaces the state for future requests.
 func (s *Server) Replace(state *State) error {
 	if err := state.check(); err != nil {
 		return fmt.Errorf("secretmanager: %w", err)
@@ -60,14 +60,14 @@ func (s *Server) Replace(state *State) error {
 	return nil
 }
 
-// Reads is the number of access requests that carried a valid token, whatever came
-// of them: what the real store would count towards its quota.
+// Reads returns the number of access requests with a valid token, whatever their result: the
+// requests that the real store would count towards its quota.
 func (s *Server) Reads() int64 { return s.reads.Load() }
 
-// Issued is the number of access tokens that have been issued.
+// Issued returns the number of access tokens issued so far.
 func (s *Server) Issued() int64 { return s.tokens.issued.Load() }
 
-// Revoke makes every token that has been issued so far worthless.
+// Revoke invalidates every token issued so far.
 func (s *Server) Revoke() { s.tokens.revoke() }
 
 // ServeHTTP implements http.Handler.
@@ -101,8 +101,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 var accessPath = regexp.MustCompile(`^/v1/projects/([^/]+)(?:/locations/([^/]+))?/secrets/([^/]+)/versions/([^/:]+):access$`)
 
-// access serves secrets.versions.access at the endpoint of a location, "" for the
-// global one.
+// access serves secrets.versions.access at the endpoint of a location; "" is the global one.
 func (s *Server) access(w http.ResponseWriter, r *http.Request, state *State, endpoint string) {
 	m := accessPath.FindStringSubmatch(r.URL.Path)
 	if r.Method != http.MethodGet || m == nil {
@@ -171,7 +170,7 @@ func writeVersion(w http.ResponseWriter, parent string, secret *Secret, version 
 		writeError(w, apiFault{http.StatusBadRequest, "FAILED_PRECONDITION", "Secret Version [" + full + "] is in " + v.State + " state.", "", nil})
 		return
 	}
-	payload, _ := v.payload() // it has been checked
+	payload, _ := v.payload() // check has decoded it before
 	type data struct {
 		Data       []byte `json:"data,omitempty"`
 		DataCrc32c string `json:"dataCrc32c"`
@@ -180,7 +179,7 @@ func writeVersion(w http.ResponseWriter, parent string, secret *Secret, version 
 	writeJSON(w, http.StatusOK, map[string]any{"name": full, "payload": data{payload, strconv.FormatUint(uint64(sum), 10)}})
 }
 
-// simulated is the project's fault as the real service words it.
+// simulated returns the project's simulated fault with the real service's texts.
 func (p *Project) simulated() *apiFault {
 	var details []any
 	if p.RetryAfter > 0 {
@@ -205,11 +204,11 @@ func (p *Project) simulated() *apiFault {
 	}
 }
 
-// apiFault is an error answer of a Google API (AIP-193).
+// apiFault is an error of a Google API (AIP-193).
 type apiFault struct {
 	http          int
 	code, message string
-	reason        string // of its ErrorInfo, "" for none
+	reason        string // of the ErrorInfo; "" for none
 	details       []any
 }
 
@@ -229,6 +228,6 @@ func writeJSON(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json; charset=UTF-8")
 	w.Header().Set("Cache-Control", "private")
 	w.WriteHeader(status)
-	// Only the connection can fail here, and there is no one left to tell.
+	// Encode fails only if the connection does, so there is no client to report it to.
 	_ = json.NewEncoder(w).Encode(body)
 }

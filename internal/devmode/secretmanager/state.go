@@ -8,31 +8,31 @@ import (
 	"time"
 )
 
-// State is everything that the fake knows. A State that has been handed over does
-// not change any more.
+// State is the complete state of the fake. It must not change after it was passed to a
+// Server.
 type State struct {
 	// Projects are the projects by ID.
 	Projects map[string]*Project `yaml:"projects"`
 	// ServiceAccounts are the service accounts by e-mail address.
 	ServiceAccounts map[string]*ServiceAccount `yaml:"service_accounts"`
-	// SubjectTokens says which token of another identity provider is which
-	// identity, such as principal://iam.googleapis.com/...
+	// SubjectTokens maps tokens of another identity provider to identities, such as
+	// principal://iam.googleapis.com/...
 	SubjectTokens map[string]string `yaml:"subject_tokens"`
-	// Machine is the service account that the metadata server has, if any.
+	// Machine is the service account of the metadata server, if any.
 	Machine string `yaml:"machine"`
 }
 
-// ServiceAccount is one that tokens can be had of.
+// ServiceAccount is an account for which the fake issues tokens.
 type ServiceAccount struct {
 	// PublicKeyPEM verifies its assertions; empty if it has no key.
 	PublicKeyPEM string `yaml:"public_key"`
 	// TokenCreators are the identities that may impersonate it.
 	TokenCreators []string `yaml:"token_creators"`
-	// Disabled: its tokens are refused and none are issued.
+	// Disabled: the fake refuses its tokens and issues none.
 	Disabled bool `yaml:"disabled"`
 }
 
-// Project is one project and its secrets.
+// Project is a project and its secrets.
 type Project struct {
 	Number string `yaml:"number"`
 	// Readers are the identities that may access every secret of the project.
@@ -42,10 +42,10 @@ type Project struct {
 	Fault string `yaml:"fault"`
 	// RetryAfter is sent with throttled and unavailable; zero is not sent.
 	RetryAfter time.Duration `yaml:"retry_after"`
-	// Delay comes before every answer.
+	// Delay is the delay before every answer.
 	Delay time.Duration `yaml:"delay"`
-	// Secrets are the global secrets by name, Locations the regional ones by
-	// location and name.
+	// Secrets are the global secrets by name, Locations the regional ones by location and
+	// name.
 	Secrets   map[string]*Secret            `yaml:"secrets"`
 	Locations map[string]map[string]*Secret `yaml:"locations"`
 }
@@ -54,22 +54,22 @@ type Project struct {
 type Secret struct {
 	// Readers are the identities that may access this secret.
 	Readers []string `yaml:"readers"`
-	// Versions are numbered from 1, the newest is the last.
+	// Versions are numbered from 1; the newest is the last.
 	Versions []Version `yaml:"versions"`
-	// Aliases are names of versions' numbers.
+	// Aliases maps names to version numbers.
 	Aliases map[string]int `yaml:"aliases"`
 }
 
 // Version is one version of a secret.
 type Version struct {
 	Value string `yaml:"value"`
-	// Base64: Value is base64 of the payload.
+	// Base64 reports that Value is base64 of the payload.
 	Base64 bool `yaml:"base64"`
 	// State is ENABLED if empty, or DISABLED or DESTROYED.
 	State string `yaml:"state"`
 }
 
-// payload returns what the version holds.
+// payload returns the content of the version.
 func (v Version) payload() ([]byte, error) {
 	if v.Base64 {
 		return base64.StdEncoding.DecodeString(v.Value)
@@ -80,7 +80,7 @@ func (v Version) payload() ([]byte, error) {
 // maxPayload is Secret Manager's limit, in bytes.
 const maxPayload = 64 << 10
 
-// check finds what the real store would not have. It quotes no value.
+// check finds states that the real store cannot have. Its error quotes no value.
 func (s *State) check() error {
 	for id, p := range s.Projects {
 		if p == nil {
@@ -90,7 +90,7 @@ func (s *State) check() error {
 			return fmt.Errorf("project %s has no number", id)
 		}
 		if !slices.Contains([]string{"", "throttled", "unavailable", "api_disabled", "perimeter"}, p.Fault) {
-			return fmt.Errorf("project %s: the fault is none of throttled, unavailable, api_disabled, perimeter", id)
+			return fmt.Errorf("project %s: fault: expected one of throttled, unavailable, api_disabled, perimeter", id)
 		}
 		if err := checkSecrets(p.Secrets); err != nil {
 			return fmt.Errorf("project %s: %w", id, err)
@@ -117,19 +117,19 @@ func checkSecrets(secrets map[string]*Secret) error {
 			case len(b) > maxPayload:
 				return fmt.Errorf("secret %s: version %d is larger than %d bytes", name, i+1, maxPayload)
 			case v.State != "" && v.State != "ENABLED" && v.State != "DISABLED" && v.State != "DESTROYED":
-				return fmt.Errorf("secret %s: the state of version %d is none of ENABLED, DISABLED, DESTROYED", name, i+1)
+				return fmt.Errorf("secret %s: the state of version %d must be ENABLED, DISABLED or DESTROYED", name, i+1)
 			}
 		}
 		for alias, n := range s.Aliases {
 			if n < 1 || n > len(s.Versions) {
-				return fmt.Errorf("secret %s: the alias %s is of no version", name, alias)
+				return fmt.Errorf("secret %s: the alias %s refers to no version", name, alias)
 			}
 		}
 	}
 	return nil
 }
 
-// project finds a project by its ID or number.
+// project returns the project with an ID or number, nil if there is none.
 func (s *State) project(idOrNumber string) *Project {
 	if p := s.Projects[idOrNumber]; p != nil {
 		return p
@@ -142,7 +142,7 @@ func (s *State) project(idOrNumber string) *Project {
 	return nil
 }
 
-// number returns the number of the version that text names, 0 if there is none.
+// number returns the version number for a version's name, 0 if there is none.
 func (s *Secret) number(text string) int {
 	if text == "latest" {
 		return len(s.Versions)

@@ -17,10 +17,10 @@ import (
 	"time"
 )
 
-// lifetime is how long a token is good for.
+// lifetime is the lifetime of a token.
 const lifetime = time.Hour
 
-// tokens are the access tokens that have been issued.
+// tokens are the issued access tokens.
 type tokens struct {
 	now    func() time.Time
 	issued atomic.Int64
@@ -57,7 +57,7 @@ func (t *tokens) revoke() {
 	t.live = nil
 }
 
-// holder returns the account to which a token belongs, "" if there is none.
+// holder returns the account that a token was issued for, "" if there is none.
 func (t *tokens) holder(text string) string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -68,7 +68,7 @@ func (t *tokens) holder(text string) string {
 	return i.who
 }
 
-// authenticate returns who makes the request.
+// authenticate returns the account that makes the request.
 func (s *Server) authenticate(r *http.Request, state *State) (who string, _ *apiFault) {
 	text, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !ok {
@@ -103,8 +103,8 @@ func (s *Server) serveOAuth(w http.ResponseWriter, r *http.Request, state *State
 	writeJSON(w, http.StatusOK, map[string]any{"access_token": text, "expires_in": int(lifetime.Seconds()), "token_type": "Bearer"})
 }
 
-// verify returns the service account whose assertion jws is, or what the real
-// service would say about it.
+// verify returns the service account that issued the assertion jws, or the error text of the
+// real service.
 func (s *Server) verify(jws string, state *State) (who, fault string) {
 	parts := strings.Split(jws, ".")
 	if len(parts) != 3 {

@@ -1,7 +1,7 @@
-// Package secretsfile follows the YAML file of an embedded store: what is in it
-// is served, and while it has a fault, what stood there last.
+// Package secretsfile reads the YAML file of an embedded store again whenever it changes.
+// While the file is invalid, the store uses the last valid content.
 //
-// It knows neither stores nor what their files hold.
+// The package knows neither the stores nor the content of their files.
 package secretsfile
 
 import (
@@ -17,33 +17,31 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// File is a file whose document is a T, and what was read of it last. Its exported
-// fields are set before it is used. It is safe for concurrent use.
+// File is a file whose document is a T, and the state of the last read. Its exported fields
+// must be set before use. It is safe for concurrent use.
 type File[T any] struct {
 	Path string
-	// Store is what the log calls the embedded store.
+	// Store is the name of the embedded store in the log.
 	Store string
-	// Logger gets changes and faults, never the file's content.
+	// Logger gets changes and problems, never the file's content.
 	Logger *slog.Logger
-	// Use makes a document what is served, or says what is wrong with it without
-	// quoting a value.
+	// Use applies a document, or returns what is wrong with it without quoting a value.
 	Use func(doc *T) error
 
 	mu    sync.Mutex
 	data  []byte
-	fault string // what was reported last, empty while all is well
+	fault string // the last reported problem; empty while the file is valid
 }
 
-// Open reads the file for the first time, which has to succeed. The error gives the
-// position of a fault and quotes no value.
+// Open reads the file for the first time; that must succeed. The error has the position of
+// the problem and quotes no value.
 func (f *File[T]) Open() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.refresh()
 }
 
-// Look makes the file's content what is served, if it has changed and is good. A
-// fault is logged once.
+// Look applies the file's content if it has changed and is valid. It logs a problem once.
 func (f *File[T]) Look() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -53,11 +51,11 @@ func (f *File[T]) Look() {
 		f.fault = ""
 	case err.Error() != f.fault:
 		f.fault = err.Error()
-		f.Logger.Error("the embedded "+f.Store+" keeps serving the last good secrets; correct the file", "error", err) //nolint:sloglint // one of two names
+		f.Logger.Error("the embedded "+f.Store+" uses the last valid secrets; correct the file", "error", err) //nolint:sloglint // one of two names
 	}
 }
 
-// refresh reads the file. f.mu is held.
+// refresh reads the file. It requires f.mu.
 func (f *File[T]) refresh() error {
 	data, err := os.ReadFile(f.Path)
 	if err != nil {
@@ -73,7 +71,7 @@ func (f *File[T]) refresh() error {
 		return fmt.Errorf("secrets file %s: %w", f.Path, withoutValues(err))
 	}
 	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return fmt.Errorf(`secrets file %s: the file goes on after its first document; remove the "---" and what follows`, f.Path)
+		return fmt.Errorf(`secrets file %s: the file has more than one document; remove everything from the second "---" on`, f.Path)
 	}
 	if err := f.Use(&doc); err != nil {
 		return fmt.Errorf("secrets file %s: %w", f.Path, err)
@@ -85,8 +83,8 @@ func (f *File[T]) refresh() error {
 	return nil
 }
 
-// withoutValues keeps of a decoder's error what cannot be a piece of a value:
-// the lines, and the kind of fault.
+// withoutValues returns the parts of a decoder's error that cannot contain a value: the lines
+// and the kinds of the problems.
 func withoutValues(err error) error {
 	if errors.Is(err, io.EOF) {
 		return errors.New("the file is empty")
@@ -102,13 +100,13 @@ func withoutValues(err error) error {
 		add := func(text string) { faults = append(faults, fmt.Errorf("line %d: %s", max(1, fault.Mark.Line), text)) }
 		switch {
 		case strings.Contains(fault.Message, "not found in type"):
-			add("there is no such setting here; the comment at the head of the file lists them")
+			add("unknown setting; the comment at the top of the file lists the settings")
 		case strings.Contains(fault.Message, "already"):
 			add("the same key occurs twice")
 		case fault.Stage == yaml.ConstructorStage:
-			add("a value of another type is expected here; put texts in single quotes")
+			add("expected a value of another type; write texts in single quotes")
 		default:
-			add("not valid YAML at or near here")
+			add("not valid YAML on or near this line")
 		}
 	}
 	return errors.Join(faults...)

@@ -8,21 +8,21 @@ import (
 	"github.com/secretbroker/secretbroker/internal/devmode/secretsfile"
 )
 
-// Config is what a Server with a file is made of.
+// Config configures a Server with a file.
 type Config struct {
-	// Path is a YAML file with regions. It is looked at on every request. While it
-	// cannot be read or has a fault, the last good content is served.
+	// Path is a YAML file with regions. The Server checks it on every request. While it
+	// cannot be read or is invalid, the Server uses the last valid content.
 	Path     string
 	Identity Identity
-	// Logger gets changes and faults of the file, never its content.
-	// Nil is silent.
+	// Logger gets changes of and problems with the file, never its content. Nil discards
+	// them.
 	Logger *slog.Logger
 	// Now is the clock for signatures and sessions. Nil is time.Now.
 	Now func() time.Time
 }
 
-// Open reads the file and returns a Server that serves it. A fault in the file is
-// an error that gives its position and quotes no value.
+// Open reads the file and returns a Server that serves it. If the file is invalid, the error
+// has the position and quotes no value.
 func Open(cfg Config) (*Server, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -41,7 +41,7 @@ func Open(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// document is what the file holds.
+// document is the content of the file.
 type document struct {
 	Regions map[string]*Region `yaml:"regions"`
 }

@@ -49,7 +49,7 @@ func open(t *testing.T, now *time.Time, log *slog.Logger) (s *secretsmanager.Ser
 	return s, path
 }
 
-// request is one that AWS's own signer signs.
+// request returns a request that is signed with AWS's own signer.
 func request(keys aws.Credentials, at time.Time, url, target, body string) *http.Request {
 	r := httptest.NewRequest(http.MethodPost, url, strings.NewReader(body))
 	r.Header.Set("X-Amz-Target", target)
@@ -127,18 +127,18 @@ func TestReads(t *testing.T) {
 		target, id string
 		want       string
 	}{
-		"by name":         {keys, now, "GetSecretValue", `"db"`, `"SecretString":"one"`},
-		"by ARN":          {keys, now, "GetSecretValue", `"` + arn + `-AbCdEf"`, `"ARN":"` + arn + `-AbCdEf"`},
-		"by a part of it": {keys, now, "GetSecretValue", `"` + arn + `"`, `"SecretString":"one"`},
-		"previous":        {keys, now, "GetSecretValue", `"db","VersionStage":"AWSPREVIOUS"`, `"SecretString":"old"`},
-		"another version": {keys, now, "GetSecretValue", `"db","VersionId":"x"`, "ResourceNotFoundException"},
-		"another suffix":  {keys, now, "GetSecretValue", `"` + arn + `-ZZZZZZ"`, "ResourceNotFoundException"},
-		"description":     {keys, now, "DescribeSecret", `"db"`, `"NextRotationDate":1893456000`},
-		"no ID":           {keys, now, "GetSecretValue", `""`, "InvalidParameterException"},
-		"other operation": {keys, now, "PutSecretValue", `"db"`, "UnknownOperationException"},
-		"other token":     {other, now, "GetSecretValue", `"db"`, "UnrecognizedClientException"},
-		"other time":      {keys, now.Add(-6 * time.Minute), "GetSecretValue", `"db"`, "InvalidSignatureException"},
-		"base credential": {aws.Credentials{AccessKeyID: "AKIABASE", SecretAccessKey: "base"}, now, "GetSecretValue", `"db"`, "AccessDeniedException"},
+		"by name":          {keys, now, "GetSecretValue", `"db"`, `"SecretString":"one"`},
+		"by ARN":           {keys, now, "GetSecretValue", `"` + arn + `-AbCdEf"`, `"ARN":"` + arn + `-AbCdEf"`},
+		"by a partial ARN": {keys, now, "GetSecretValue", `"` + arn + `"`, `"SecretString":"one"`},
+		"previous":         {keys, now, "GetSecretValue", `"db","VersionStage":"AWSPREVIOUS"`, `"SecretString":"old"`},
+		"another version":  {keys, now, "GetSecretValue", `"db","VersionId":"x"`, "ResourceNotFoundException"},
+		"another suffix":   {keys, now, "GetSecretValue", `"` + arn + `-ZZZZZZ"`, "ResourceNotFoundException"},
+		"description":      {keys, now, "DescribeSecret", `"db"`, `"NextRotationDate":1893456000`},
+		"no ID":            {keys, now, "GetSecretValue", `""`, "InvalidParameterException"},
+		"other operation":  {keys, now, "PutSecretValue", `"db"`, "UnknownOperationException"},
+		"other token":      {other, now, "GetSecretValue", `"db"`, "UnrecognizedClientException"},
+		"other time":       {keys, now.Add(-6 * time.Minute), "GetSecretValue", `"db"`, "InvalidSignatureException"},
+		"base credential":  {aws.Credentials{AccessKeyID: "AKIABASE", SecretAccessKey: "base"}, now, "GetSecretValue", `"db"`, "AccessDeniedException"},
 	} {
 		if _, body := ask(s, request(tt.keys, tt.at, smURL, "secretsmanager."+tt.target, `{"SecretId":`+tt.id+`}`)); !strings.Contains(body, tt.want) {
 			t.Errorf("%s: %s, want %s", name, body, tt.want)
@@ -147,7 +147,7 @@ func TestReads(t *testing.T) {
 	tampered := request(keys, now, smURL, "secretsmanager.GetSecretValue", `{"SecretId":"db"}`)
 	tampered.Body = http.NoBody
 	if _, body := ask(s, tampered); !strings.Contains(body, "InvalidSignatureException") {
-		t.Errorf("another body than was signed: %s", body)
+		t.Errorf("a body that was not signed: %s", body)
 	}
 	now = now.Add(15 * time.Minute)
 	if _, body := ask(s, request(keys, now, smURL, "secretsmanager.GetSecretValue", `{"SecretId":"db"}`)); !strings.Contains(body, "ExpiredTokenException") {
@@ -155,8 +155,8 @@ func TestReads(t *testing.T) {
 	}
 }
 
-// The file may be edited while it is served; what is broken changes nothing, is
-// told once, and quoted nowhere.
+// TestFile: the file may be edited while the Server runs. Invalid content changes nothing, is
+// logged once, and no message quotes it.
 func TestFile(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
 	var log bytes.Buffer

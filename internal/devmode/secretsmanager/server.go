@@ -17,8 +17,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/devmode/secretsfile"
 )
 
-// Server is the fake: STS and Secrets Manager by the Host of a request. It is safe
-// for concurrent use, starts no goroutine and needs no closing.
+// Server is the fake: STS and Secrets Manager by the host of a request. It is safe
+// for concurrent use and starts no goroutine, so there is nothing to close.
 type Server struct {
 	state atomic.Pointer[State]
 	now   func() time.Time
@@ -31,7 +31,7 @@ type Server struct {
 
 var _ http.Handler = (*Server)(nil)
 
-// New returns a Server with that state. now is the clock for signatures and
+// New returns a Server with the given state. now is the clock for signatures and
 // sessions; nil is time.Now.
 func New(state *State, now func() time.Time) (*Server, error) {
 	if now == nil {
@@ -44,7 +44,7 @@ func New(state *State, now func() time.Time) (*Server, error) {
 	return s, nil
 }
 
-// Replace makes state the Server's from the next request on. Sessions go on.
+// Replace replaces the state for future requests. Sessions stay valid.
 func (s *Server) Replace(state *State) error {
 	if err := check(state.Regions); err != nil {
 		return err
@@ -63,7 +63,7 @@ func (s *Server) Revoke() {
 // Reads is the number of requests for a value that carried a good signature.
 func (s *Server) Reads() int64 { return s.reads.Load() }
 
-// maxBody is the most that is read of a request, in bytes.
+// maxBody is the maximum size of a request's body, in bytes.
 const maxBody = 64 << 10
 
 // ServeHTTP implements http.Handler.
@@ -76,7 +76,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	region, _, _ := strings.Cut(rest, ".")
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil || r.Method != http.MethodPost || r.URL.Path != "/" {
-		http.Error(w, "the fake takes POST /", http.StatusBadRequest)
+		http.Error(w, "the fake accepts only POST /", http.StatusBadRequest)
 		return
 	}
 	if s.file != nil {
@@ -156,7 +156,7 @@ func (s *Server) serveSecrets(w http.ResponseWriter, r *http.Request, state *Sta
 
 const invalidSignature = "The security token or the signature included in the request is invalid."
 
-// authenticate returns whose signature the request has, or the code of AWS's error.
+// authenticate returns the key that signed the request, or the code of AWS's error.
 func (s *Server) authenticate(r *http.Request, state *State, service, region string, body []byte) (signer key, code string) {
 	sig, ok := parseSignature(r.Header.Get("Authorization"))
 	if !ok {
@@ -195,7 +195,7 @@ func (r *Region) find(prefix, own, id string) (arn, name string, s *Secret) {
 	return arn, name, s
 }
 
-// serve writes the version that was asked for, and reports whether there is one.
+// serve writes the requested version, and reports whether it exists.
 func (s *Secret) serve(w http.ResponseWriter, arn, name, version, stage string) bool {
 	if version == "" && stage == "" {
 		stage = "AWSCURRENT"
@@ -207,7 +207,7 @@ func (s *Secret) serve(w http.ResponseWriter, arn, name, version, stage string) 
 		}
 		out := map[string]any{"ARN": arn, "Name": name, "VersionId": id, "VersionStages": stages, "CreatedDate": 1.8e9}
 		if v.Base64 {
-			out["SecretBinary"], _ = base64.StdEncoding.DecodeString(v.Value) // checked
+			out["SecretBinary"], _ = base64.StdEncoding.DecodeString(v.Value) // check has decoded it before
 		} else {
 			out["SecretString"] = v.Value
 		}
@@ -229,5 +229,5 @@ func answer(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/x-amz-json-1.1")
 	w.Header().Set("X-Amzn-Requestid", requestID)
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(v) // the client may have gone
+	_ = json.NewEncoder(w).Encode(v) // the client may have disconnected
 }

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// maxSkew is how far the time of a request may be from the server's.
+// maxSkew is the maximum difference between the times of a request and of the server.
 const maxSkew = 5 * time.Minute
 
 const algorithm = "AWS4-HMAC-SHA256"
@@ -23,7 +23,7 @@ type signature struct {
 	value                        string
 }
 
-// parseSignature takes the header apart; ok is false if it is none.
+// parseSignature parses the header; ok is false if it is not a signature.
 func parseSignature(header string) (s signature, ok bool) {
 	rest, ok := strings.CutPrefix(header, algorithm+" ")
 	if !ok {
@@ -47,9 +47,9 @@ func parseSignature(header string) (s signature, ok bool) {
 	return s, s.keyID != "" && s.value != "" && slices.Contains(s.headers, "host") && slices.Contains(s.headers, "x-amz-date")
 }
 
-// verify returns the code of AWS's error, or nothing if the signature is good: of
-// this body, for this service and region, by the owner of the key. Source: AWS
-// General Reference, Signature Version 4.
+// verify returns "" if the signature is valid for this body, service and region and was made
+// with the key, and otherwise the code of AWS's error. Source: AWS General Reference,
+// Signature Version 4.
 func (s signature) verify(r *http.Request, body []byte, key, service, region string, now time.Time) (code string) {
 	at, err := time.Parse("20060102T150405Z", r.Header.Get("X-Amz-Date"))
 	if err != nil || s.service != service || s.region != region || s.date != at.Format("20060102") {

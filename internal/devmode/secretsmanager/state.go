@@ -41,33 +41,33 @@ func (id Identity) account() string { return strings.Split(id.RoleARN+":::::", "
 type Region struct {
 	// Fault makes every read fail: "throttled" or "unavailable"; empty for none.
 	Fault string `yaml:"fault"`
-	// Delay passes before every answer.
+	// Delay is the delay before every answer.
 	Delay time.Duration `yaml:"delay"`
-	// Secrets are by name.
+	// Secrets are the secrets by name.
 	Secrets map[string]*Secret `yaml:"secrets"`
 }
 
 // Secret is one secret.
 type Secret struct {
-	// Suffix are the six letters and digits behind the name in the ARN.
+	// Suffix is the six letters and digits after the name in the ARN.
 	Suffix string `yaml:"suffix"`
-	// Versions are from the oldest to the newest: the last one is AWSCURRENT, the
-	// one before it AWSPREVIOUS. Without any, the secret has no value.
+	// Versions are sorted from the oldest to the newest: the last one is AWSCURRENT, the
+	// one before it AWSPREVIOUS. A secret without versions has no value.
 	Versions []Version `yaml:"versions"`
-	// Account is the account that shares it; the role's own if empty.
+	// Account is the account that shares the secret; the role's account if empty.
 	Account string `yaml:"-"`
-	// Deleted: it is scheduled for deletion.
+	// Deleted: the secret is scheduled for deletion.
 	Deleted bool `yaml:"deleted"`
 	// Denied: the role has no permission to read it.
 	Denied bool `yaml:"denied"`
-	// NextRotation is when it is rotated at the latest; zero if it is not.
+	// NextRotation is the latest time of the next rotation; zero if there is none.
 	NextRotation time.Time `yaml:"next_rotation"`
 }
 
-// Version is one value of a secret.
+// Version is a value of a secret.
 type Version struct {
 	Value string `yaml:"value"`
-	// Base64: Value is base64 of what was put as binary.
+	// Base64 reports that Value is base64 of a binary value.
 	Base64 bool `yaml:"base64"`
 }
 
@@ -78,14 +78,14 @@ var (
 
 const maxValue = 65536
 
-// check says what is wrong with the regions, without quoting a value.
+// check returns what is wrong with the regions, without quoting a value.
 func check(regions map[string]*Region) error {
 	for name, r := range regions {
 		if r == nil {
 			return fmt.Errorf("region %s is empty", name)
 		}
 		if r.Fault != "" && r.Fault != "throttled" && r.Fault != "unavailable" {
-			return fmt.Errorf("region %s: the fault is none of throttled and unavailable", name)
+			return fmt.Errorf("region %s: fault: expected throttled or unavailable", name)
 		}
 		for id, s := range r.Secrets {
 			if err := s.check(id); err != nil {
@@ -101,7 +101,7 @@ func (s *Secret) check(name string) error {
 	case s == nil:
 		return errors.New("is empty")
 	case !secretName.MatchString(name):
-		return errors.New("the name has other than letters, digits and /_+=.@!-")
+		return errors.New("the name may have only letters, digits and /_+=.@!-")
 	case !arnSuffix.MatchString(s.Suffix):
 		return errors.New("the suffix must be six letters and digits")
 	}
@@ -126,7 +126,7 @@ func VersionID(name string, index int) string {
 	return fmt.Sprintf("%x-%x-4%x-a%x-%x", h[0:4], h[4:6], h[6:8], h[8:10], h[10:16])[:36]
 }
 
-// stages are the staging labels of the version with that index.
+// stages returns the staging labels of the version with an index.
 func (s *Secret) stages(index int) []string {
 	switch index {
 	case len(s.Versions) - 1:

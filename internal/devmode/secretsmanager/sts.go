@@ -92,6 +92,6 @@ func stsFault(w http.ResponseWriter, status int, code, message string) {
 
 func escape(text string) string {
 	var b strings.Builder
-	_ = xml.EscapeText(&b, []byte(text)) // a Builder takes everything
+	_ = xml.EscapeText(&b, []byte(text)) // writes to a Builder do not fail
 	return b.String()
 }
