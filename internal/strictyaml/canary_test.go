@@ -10,25 +10,25 @@ import (
 
 const canary = "hunter2Passw0rd"
 
-// checkCanary fails the test if a fault of data shows the canary, unless it
-// used as a name: before the ":" of something.
+// checkCanary fails the test if an error for data contains the canary, unless the canary is
+// used as a name: before a ":".
 func checkCanary(t *testing.T, data string) (faulty bool) {
 	t.Helper()
 	doc := Decode("f.yaml", []byte(data), &sample{})
 	faults := doc.Faults()
 	for _, f := range faults {
 		if strings.Contains(strings.ToLower(f.String()), strings.ToLower(canary)) && !isName(data) {
-			t.Errorf("%q: the fault shows the value: %s", data, f)
+			t.Errorf("%q: the error contains the value: %s", data, f)
 		}
 		if f.Line < 1 && !strings.HasSuffix(f.Text, "are not listed") || f.Line > len(lineBreak.FindAllString(data, -1))+2 {
-			t.Errorf("%q: a line that is not there: %s", data, f)
+			t.Errorf("%q: a line that does not exist: %s", data, f)
 		}
 	}
 	return len(faults) > 0
 }
 
-// isName reports whether the first document is YAML and has the canary in a name
-// that has a value.
+// isName reports whether the first document is YAML and has the canary in a name with a
+// value.
 func isName(data string) bool {
 	var n yaml.Node
 	return yaml.NewDecoder(strings.NewReader(data)).Decode(&n) == nil && named(&n)
@@ -46,8 +46,8 @@ func named(n *yaml.Node) bool {
 	return false
 }
 
-// A value may occur at any place of a file, after anything that means something
-// in YAML and before anything that breaks it.
+// TestFaultsShowNoValue: a value may be anywhere in a file, after any YAML syntax and before
+// anything that makes the file invalid.
 func TestFaultsShowNoValue(t *testing.T) {
 	const at = "@@"
 	places := []string{
@@ -90,7 +90,8 @@ func FuzzFaultsShowNoValue(f *testing.F) {
 	f.Fuzz(func(t *testing.T, before, after string) { checkCanary(t, before+canary+after) })
 }
 
-// A file that is broken at its end costs a look at its parts, not at each line.
+// TestLocateInALargeFile: an error at the end of a large file is found without parsing the
+// file line by line.
 func TestLocateInALargeFile(t *testing.T) {
 	const lines = 20_000
 	data := []byte(strings.Repeat("# x\n", lines) + "name: *x\n")

@@ -13,32 +13,31 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// MaxSize is the size in bytes of the largest file that is looked at.
+// MaxSize is the maximum size of a file, in bytes.
 const MaxSize = 1 << 20
 
-// Document is a decoded file: it knows the line of every setting and collects
-// the faults. It is not safe for concurrent use.
+// Document is a decoded file. It knows the line of every setting and collects the problems.
+// It is not safe for concurrent use.
 type Document struct {
 	file   string
 	lines  map[string]int
-	broken map[string]bool // paths whose value was not decoded
+	broken map[string]bool // paths of values that could not be decoded
 	faults Faults
 }
 
-// Decode decodes data, the content of the named file, into the struct that into
-// points to. It always returns a Document: what could be decoded has been, so
-// that the caller can go on to validate it with Fault and then ask Faults for
-// everything that is wrong.
+// Decode decodes data, the content of the named file, into the struct that into points to. It
+// always returns a Document and decodes as much as possible, so that the caller can validate
+// the result with Fault and then get all problems from Faults.
 //
-// Settings are the fields with a yaml tag. They may be of the types string,
-// bool, int, struct, pointer to struct, slice of these, map[string]string, Tree, and
-// whatever implements encoding.TextUnmarshaler. A setting without a value is a
-// fault; a list or section without one is there and empty.
+// Settings are the fields with a yaml tag. They may have the types string, bool, int, struct,
+// pointer to struct, slice of these, map[string]string, Tree, and types that implement
+// encoding.TextUnmarshaler. A setting without a value is an error; a list or section without
+// one is present and empty.
 func Decode(file string, data []byte, into any) *Document {
 	d := &Document{file: file, lines: make(map[string]int), broken: make(map[string]bool)}
 	d.lines[""] = 1
 	if len(data) > MaxSize {
-		d.spoil("", "the file is larger than the %d bytes that are allowed", MaxSize)
+		d.spoil("", "the file is larger than the allowed %d bytes", MaxSize)
 		return d
 	}
 	dec := yaml.NewDecoder(bytes.NewReader(data))
@@ -58,7 +57,7 @@ func Decode(file string, data []byte, into any) *Document {
 	case err != nil:
 		d.syntax(data, err)
 	default:
-		d.add(second.Line, "", `a second document begins here ("---"); a file holds one`)
+		d.add(second.Line, "", `a second document begins here ("---"); a file may have only one`)
 	}
 	return d
 }
@@ -69,8 +68,8 @@ func (d *Document) Has(path string) bool {
 	return ok
 }
 
-// Line returns the line of a setting; of one that is not there, the line of the
-// section that it would be in.
+// Line returns the line of a setting. For a setting that is not in the file, it returns the
+// line of the section to which the setting belongs.
 func (d *Document) Line(path string) int {
 	for {
 		if line, ok := d.lines[path]; ok {
@@ -80,8 +79,8 @@ func (d *Document) Line(path string) int {
 	}
 }
 
-// Fault records a fault of the setting at path. It is left out when
-// that value could not be decoded, because that has been said already.
+// Fault records a problem with the setting at path. It is ignored if the value could not be
+// decoded, because Decode has already reported that.
 func (d *Document) Fault(path, format string, args ...any) {
 	for p := path; ; p = parent(p) {
 		if d.broken[p] {
@@ -94,10 +93,10 @@ func (d *Document) Fault(path, format string, args ...any) {
 	d.add(d.Line(path), path, fmt.Sprintf(format, args...))
 }
 
-// Faults returns all faults so far in the order of their lines.
+// Faults returns all problems so far, sorted by line.
 func (d *Document) Faults() Faults { return d.faults.sorted() }
 
-// plainKey is what a key of a map looks like in a path without quotes.
+// plainKey matches the keys of a map that need no quotes in a path.
 var plainKey = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,256}$`)
 
 // Key returns the path of an entry of the map at path.
@@ -118,15 +117,15 @@ func join(path, name string) string {
 	return path + "." + name
 }
 
-// parent returns a path nearer to the root. It may stop at places within a
-// quoted or dotted key, which no setting has.
+// parent returns a path nearer to the root. The result may end within a quoted or dotted key,
+// where no setting is.
 func parent(path string) string { return path[:max(0, strings.LastIndexAny(path, ".["))] }
 
 func (d *Document) add(line int, path, text string) {
 	d.faults = append(d.faults, Fault{File: d.file, Line: line, Path: path, Text: text})
 }
 
-// spoil records a fault that keeps the value at path from being decoded.
+// spoil records a problem that prevents the decoding of the value at path.
 func (d *Document) spoil(path, format string, args ...any) {
 	d.Fault(path, format, args...)
 	d.broken[path] = true

@@ -6,16 +6,16 @@ import (
 	"strings"
 )
 
-// Fault is one thing that is wrong with a file.
+// Fault is one problem in a file.
 type Fault struct {
-	// File is the file's name as given to Decode.
+	// File is the name of the file that was passed to Decode.
 	File string
 	// Line counts from 1; 0 means the file as a whole.
 	Line int
-	// Path is the setting, for example "grants[0].secrets[2]"; empty for the
-	// document itself.
+	// Path is the setting, for example "grants[0].secrets[2]"; empty for the document
+	// itself.
 	Path string
-	// Text says what is wrong and what to do about it.
+	// Text describes the problem and how to fix it.
 	Text string
 }
 
@@ -34,10 +34,10 @@ func (f Fault) String() string {
 	return b.String()
 }
 
-// Faults are the faults of one or more files.
+// Faults are the problems of one or more files.
 type Faults []Fault
 
-// Error lists the faults, one on a line.
+// Error lists the problems, one per line.
 func (fs Faults) Error() string {
 	lines := make([]string, len(fs))
 	for i, f := range fs {
@@ -46,7 +46,7 @@ func (fs Faults) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// Err returns fs as an error, and nil if there is no fault.
+// Err returns fs as an error, and nil if fs is empty.
 func (fs Faults) Err() error {
 	if len(fs) == 0 {
 		return nil
@@ -54,11 +54,10 @@ func (fs Faults) Err() error {
 	return fs
 }
 
-// maxFaults bounds what one file can make the broker say.
+// maxFaults limits the number of problems reported for one file.
 const maxFaults = 100
 
-// sorted returns a copy in the order of the lines; faults of one line keep the
-// order in which they were found.
+// sorted returns a copy sorted by line; problems on the same line keep their order.
 func (fs Faults) sorted() Faults {
 	fs = slices.Clone(fs)
 	slices.SortStableFunc(fs, func(a, b Fault) int { return a.Line - b.Line })
@@ -66,7 +65,7 @@ func (fs Faults) sorted() Faults {
 		more := len(fs) - maxFaults
 		fs = append(fs[:maxFaults:maxFaults], Fault{
 			File: fs[0].File,
-			Text: fmt.Sprintf("%d more faults are not listed", more),
+			Text: fmt.Sprintf("%d more problems are not listed", more),
 		})
 	}
 	return fs

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// unknownText says what is the matter with name, which is none of the known
-// settings, and which of them was probably meant.
+// unknownText returns an error text about name, which is not in known, with the setting that
+// the author probably meant.
 func unknownText(what, name string, known []string) string {
 	if name == "<<" {
 		return `merging ("<<") is not allowed; write the settings out`
@@ -17,7 +17,7 @@ func unknownText(what, name string, known []string) string {
 	return fmt.Sprintf("%s; known here: %s", what, strings.Join(known, ", "))
 }
 
-// quote quotes a name of the author's, shortened to what names are long.
+// quote quotes a name from the file, and shortens it to a usual length.
 func quote(name string) string {
 	const most = 64
 	if len(name) > most {
@@ -26,8 +26,8 @@ func quote(name string) string {
 	return fmt.Sprintf("%q", name)
 }
 
-// nearest returns the known name that name is probably a slip of: another
-// spelling of its words, its beginning, or a few characters away.
+// nearest returns the known name of which name is probably a misspelling: another spelling of
+// its words, a prefix, or a few characters different.
 func nearest(name string, known []string) string {
 	const most = 64
 	if len(name) > most {
@@ -49,12 +49,12 @@ func nearest(name string, known []string) string {
 	return best
 }
 
-// plain takes away what differs between maxBytes, max-bytes and max_bytes.
+// plain removes the differences between maxBytes, max-bytes and max_bytes.
 func plain(s string) string {
 	return strings.NewReplacer("_", "", "-", "").Replace(strings.ToLower(s))
 }
 
-// distance is the Levenshtein distance in bytes.
+// distance returns the Levenshtein distance in bytes.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

@@ -64,7 +64,7 @@ items:
 		t.Errorf("sections: %+v", got)
 	}
 	if len(got.Items) != 2 || got.Items[1].Tags == nil || len(got.Items[1].Tags) != 0 {
-		t.Errorf("a list without a value must be there and empty: %+v", got.Items)
+		t.Errorf("a list without a value must be present and empty: %+v", got.Items)
 	}
 	lines := map[string]int{
 		"name": 2, "list[1]": 7, "table[x.example.org]": 8, "section": 9, "section.cert_file": 10,
@@ -93,14 +93,14 @@ func TestDecodeFaults(t *testing.T) {
 		{"binary", "name: \x00\n", "f.yaml:1: not YAML, here or soon after: control characters are not allowed"},
 		{"binary further down", "name: a\n# c\nlist:\n  - b\n  - \x00\n", "f.yaml:5: not YAML, here or soon after: control characters are not allowed"},
 		{"not UTF-8", "name: a\r\ncount: 1\rlist: [\xff]\n", "f.yaml:3: not YAML, here or soon after: invalid leading UTF-8 octet"},
-		{"alias of nothing", "name: a\nsection:\n  # *hunter2Passw0rd\n  cert_file: *hunter2Passw0rd\ncount: 1\n", `f.yaml:4: not YAML: an alias ("*...") of nothing; put a value that begins with "*" in quotes`},
-		{"alias of nothing, last line", "name: '*a\n *b'\nlist: [c, *b]", `f.yaml:3: not YAML: an alias ("*...") of nothing; put a value that begins with "*" in quotes`},
-		{"alias of nothing, second document", "name: a\n---\nname: *hunter2\n", `f.yaml:3: not YAML: an alias ("*...") of nothing; put a value that begins with "*" in quotes`},
+		{"undefined alias", "name: a\nsection:\n  # *hunter2Passw0rd\n  cert_file: *hunter2Passw0rd\ncount: 1\n", `f.yaml:4: not YAML: an undefined alias ("*..."); quote a value that begins with "*"`},
+		{"undefined alias, last line", "name: '*a\n *b'\nlist: [c, *b]", `f.yaml:3: not YAML: an undefined alias ("*..."); quote a value that begins with "*"`},
+		{"undefined alias, second document", "name: a\n---\nname: *hunter2\n", `f.yaml:3: not YAML: an undefined alias ("*..."); quote a value that begins with "*"`},
 		{"tag handle", "name: a\ncount: !hunter2!x 1\n", "f.yaml:2: not YAML, here or soon after: found undefined tag handle"},
 		{"directive", "name: a\n...\n%YAML 3.0\n---\n", "f.yaml:3: not YAML, here or soon after: found incompatible YAML document"},
 		{"root list", "- a\n", "f.yaml:1: expected a section of settings (name: value), found a list"},
 		{"root value", "hunter2\n", "f.yaml:1: expected a section of settings (name: value), found a single value"},
-		{"second document", "name: a\n---\nname: b\n", `f.yaml:2: a second document begins here ("---"); a file holds one`},
+		{"second document", "name: a\n---\nname: b\n", `f.yaml:2: a second document begins here ("---"); a file may have only one`},
 		{"second document broken", "name: a\n---\nname: [\n", "f.yaml:4: not YAML, here or soon after: did not find expected node content"},
 
 		{"unknown, close", "nmae: a\n", `f.yaml:1: unknown setting "nmae"; did you mean "name"?`},
@@ -111,7 +111,7 @@ func TestDecodeFaults(t *testing.T) {
 		{"unknown in list", "items:\n  - tags: []\n    tag: a\n", `f.yaml:3: items[0]: unknown setting "tag"; did you mean "tags"?`},
 		{"unknown without value, close", "nmae:\n", `f.yaml:1: unknown setting without a value; did you mean "name"?`},
 		{"unknown without value, far", "section: {cert_file: a,hunter2}\n", `f.yaml:1: section: unknown setting without a value; known here: cert_file, key_file`},
-		{"table entry without value", "table: {a: b,hunter2}\n", `f.yaml:1: table: an entry has no value; write one or take the entry out`},
+		{"table entry without value", "table: {a: b,hunter2}\n", `f.yaml:1: table: an entry has no value; add a value or remove the entry`},
 		{"duplicates without value", "section: {cert_file: a,hunter2,hunter2}\n", `f.yaml:1: section: unknown setting without a value; known here: cert_file, key_file
 f.yaml:1: section: a name without a value is set twice, first on line 1`},
 		{"merge", "name: a\n<<: {count: 1}\n", `f.yaml:2: merging ("<<") is not allowed; write the settings out`},
@@ -162,7 +162,7 @@ f.yaml:5: "name" is set twice, first on line 4`},
 func TestDecodeBounds(t *testing.T) {
 	tooLarge := make([]byte, MaxSize+1)
 	got := Decode("f.yaml", tooLarge, &sample{}).Faults().Error()
-	if want := "f.yaml:1: the file is larger than the 1048576 bytes that are allowed"; got != want {
+	if want := "f.yaml:1: the file is larger than the allowed 1048576 bytes"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 
@@ -181,7 +181,7 @@ func TestDecodeBounds(t *testing.T) {
 	if len(faults) != maxFaults+1 {
 		t.Fatalf("%d faults, want %d and a last one", len(faults), maxFaults)
 	}
-	if got, want := faults[maxFaults].String(), "f.yaml: 400 more faults are not listed"; got != want {
+	if got, want := faults[maxFaults].String(), "f.yaml: 400 more problems are not listed"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
@@ -190,8 +190,8 @@ func TestFault(t *testing.T) {
 	const data = "name: a\nsection:\n  cert_file: [x]\n  key_file: k\n"
 	doc := Decode("f.yaml", []byte(data), &sample{})
 	doc.Fault("section.key_file", "not a %s", "key")
-	doc.Fault("section.cert_file", "said already by Decode")
-	doc.Fault("section.cert_file[0]", "said already by Decode")
+	doc.Fault("section.cert_file", "reported by Decode")
+	doc.Fault("section.cert_file[0]", "reported by Decode")
 	doc.Fault("list", "missing")
 	doc.Fault("section.other", "missing")
 	want := `f.yaml:1: list: missing
@@ -205,10 +205,10 @@ f.yaml:4: section.key_file: not a key`
 	doc = Decode("f.yaml", []byte("{"), &sample{})
 	doc.Fault("name", "missing")
 	if got := doc.Faults(); len(got) != 1 {
-		t.Errorf("a file that is not YAML has faults of settings too: %v", got)
+		t.Errorf("a file that is not YAML also has problems with settings: %v", got)
 	}
 	if err := (Faults{}).Err(); err != nil {
-		t.Errorf("no faults are an error: %v", err)
+		t.Errorf("no problems are an error: %v", err)
 	}
 }
 
@@ -242,7 +242,7 @@ func FuzzDecode(f *testing.F) {
 		doc.Fault("section.key_file", "x")
 		for _, fault := range doc.Faults() {
 			if fault.Line < 0 || fault.Line > strings.Count(data, "\n")+strings.Count(data, "\r")+strings.Count(data, "\u0085")+strings.Count(data, "\u2028")+strings.Count(data, "\u2029")+2 {
-				t.Errorf("a line that is not there: %v", fault)
+				t.Errorf("a line that does not exist: %v", fault)
 			}
 			if strings.ContainsAny(fault.Path, "\n\r") {
 				t.Errorf("a path of more than one line: %q", fault.Path)

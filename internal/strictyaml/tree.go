@@ -11,21 +11,20 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// Tree is a section whose settings are another package's: it takes whatever is
-// there. Its values are strings, bools, ints, Trees and []any of these. A number
-// that an int does not say exactly as it is written (010, 1e3, one beyond 2^53)
-// stays a string.
+// Tree is a section whose settings another package defines: it accepts any settings. Its
+// values are strings, bools, ints, Trees and []any of these. A number that an int does not
+// represent exactly as written (010, 1e3, larger than 2^53) stays a string.
 type Tree map[string]any
 
 var treeType = reflect.TypeFor[Tree]()
 
-// settingName tells settings from the names of a table's entries.
+// settingName distinguishes settings from the names of a table's entries.
 var settingName = regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
 
-// maxTreeDepth bounds what Decode takes into a Tree.
+// maxTreeDepth limits the depth of a Tree.
 const maxTreeDepth = 16
 
-// maxExactInt is the largest number that JSON's readers agree on.
+// maxExactInt is the largest number that all JSON parsers represent exactly.
 const maxExactInt = 1 << 53
 
 // tree decodes a mapping into a Tree.
@@ -48,7 +47,7 @@ func (d *Document) tree(n *yaml.Node, path string, depth int) Tree {
 	return t
 }
 
-// treeValue returns nil, with a fault, for what a Tree cannot hold.
+// treeValue records a problem and returns nil for values that a Tree cannot have.
 func (d *Document) treeValue(n *yaml.Node, path string, depth int) any {
 	switch {
 	case n.Kind == yaml.AliasNode:
@@ -90,8 +89,7 @@ func (d *Document) treeValue(n *yaml.Node, path string, depth int) any {
 	return text
 }
 
-// Encode writes v, a struct with yaml tags or a Tree, as a document that Decode
-// reads.
+// Encode encodes v, a struct with yaml tags or a Tree, as a document that Decode accepts.
 func Encode(v any) ([]byte, error) {
 	var b bytes.Buffer
 	enc := yaml.NewEncoder(&b)
@@ -105,10 +103,10 @@ func Encode(v any) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// MarshalText writes a Duration as UnmarshalText reads it.
+// MarshalText formats a Duration as UnmarshalText parses it.
 func (d Duration) MarshalText() ([]byte, error) {
 	s := d.String()
-	// "5m0s" is what people write as "5m".
+	// People write "5m" instead of "5m0s".
 	if strings.HasSuffix(s, "m0s") {
 		s = strings.TrimSuffix(s, "0s")
 	}

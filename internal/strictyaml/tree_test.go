@@ -52,7 +52,7 @@ section:
 		t.Fatalf("%v\n%s", err, encoded)
 	}
 	if diff := cmp.Diff(want, again); diff != "" {
-		t.Errorf("what is written is read otherwise: %s\n%s", diff, encoded)
+		t.Errorf("the decoded document differs from the encoded one: %s\n%s", diff, encoded)
 	}
 }
 
@@ -82,7 +82,7 @@ func TestDurationText(t *testing.T) {
 		}
 		var back Duration
 		if err := back.UnmarshalText(text); err != nil || time.Duration(back) != d {
-			t.Errorf("%q is read as %v, %v", text, back, err)
+			t.Errorf("%q is parsed as %v, %v", text, back, err)
 		}
 	}
 }

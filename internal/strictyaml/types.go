@@ -9,14 +9,14 @@ import (
 	"github.com/dustin/go-humanize"
 )
 
-// Duration is a length of time, written with its unit: "5m", "1h30m". It may be
-// negative; bounds are the validator's.
+// Duration is a duration with its unit: "5m", "1h30m". It may be negative; the validator
+// checks its range.
 type Duration time.Duration
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (d *Duration) UnmarshalText(text []byte) error {
 	v, err := time.ParseDuration(string(text))
-	// ParseDuration takes a bare "0".
+	// ParseDuration accepts "0" without a unit.
 	if err != nil || !strings.ContainsAny(string(text), "hmnsuµμ") {
 		return errors.New(`expected a duration with its unit, such as "30s" or "5m"`)
 	}
@@ -26,8 +26,7 @@ func (d *Duration) UnmarshalText(text []byte) error {
 
 func (d Duration) String() string { return time.Duration(d).String() }
 
-// Bytes is an amount of data in bytes, written with a unit or without: "64MiB",
-// "67108864".
+// Bytes is a number of bytes, with or without a unit: "64MiB", "67108864".
 type Bytes int64
 
 // UnmarshalText implements encoding.TextUnmarshaler.

@@ -10,8 +10,7 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// decode puts the value of n, which is at path, into v. How deep it goes is
-// bounded by the type of v.
+// decode stores the value of n, which is at path, in v. The type of v limits its recursion.
 func (d *Document) decode(n *yaml.Node, path string, v reflect.Value) {
 	switch {
 	case n.Kind == yaml.AliasNode:
@@ -85,7 +84,7 @@ func (d *Document) section(n *yaml.Node, path string, v reflect.Value) {
 		field, known := fields[key.Value]
 		if !known {
 			if isNull(value) {
-				// It may be no name at all: {password: a,b} is a "b" without a value.
+				// Perhaps it is not a name: {password: a,b} contains a "b" without a value.
 				d.add(key.Line, path, unknownText("unknown setting without a value", key.Value, names))
 				return
 			}
@@ -98,13 +97,13 @@ func (d *Document) section(n *yaml.Node, path string, v reflect.Value) {
 	})
 }
 
-// table decodes a mapping whose names are the author's own.
+// table decodes a mapping whose names are chosen by the author of the file.
 func (d *Document) table(n *yaml.Node, path string, v reflect.Value) {
 	m := reflect.MakeMap(v.Type())
 	v.Set(m)
 	d.entries(n, path, "a table (name: value)", func(key, value *yaml.Node) {
-		if isNull(value) { // and perhaps no name either, so it is not to be quoted
-			d.add(key.Line, path, "an entry has no value; write one or take the entry out")
+		if isNull(value) { // the key may be a part of a value, so do not quote it
+			d.add(key.Line, path, "an entry has no value; add a value or remove the entry")
 			return
 		}
 		p := Key(path, key.Value)
@@ -115,7 +114,7 @@ func (d *Document) table(n *yaml.Node, path string, v reflect.Value) {
 	})
 }
 
-// entries calls do for every entry of a mapping, the first of each name.
+// entries calls do for the first entry of each name in a mapping.
 func (d *Document) entries(n *yaml.Node, path, want string, do func(key, value *yaml.Node)) {
 	if isNull(n) {
 		return
@@ -145,7 +144,7 @@ func (d *Document) entries(n *yaml.Node, path, want string, do func(key, value *
 }
 
 func (d *Document) list(n *yaml.Node, path string, v reflect.Value) {
-	// Never nil: a list that is there and empty is not one that is left out.
+	// Never nil: an empty list differs from a missing one.
 	v.Set(reflect.MakeSlice(v.Type(), 0, len(n.Content)))
 	if isNull(n) {
 		return
@@ -162,8 +161,7 @@ func (d *Document) list(n *yaml.Node, path string, v reflect.Value) {
 	}
 }
 
-// scalar returns the text of a single value as it is written, so that 010 and
-// 1e3 stay what they look like.
+// scalar returns the text of a single value as written, so that 010 and 1e3 stay unchanged.
 func (d *Document) scalar(n *yaml.Node, path string) (text string, ok bool) {
 	switch {
 	case n.Kind != yaml.ScalarNode:

@@ -9,21 +9,21 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Call is the trace of one call. A nil Call is that of a call which is not traced:
-// all it does is nothing. It is safe for concurrent use, until End and after.
+// Call is the trace of one call. The methods of a nil Call, which is the trace of an untraced
+// call, do nothing. It is safe for concurrent use, also during and after End.
 type Call struct {
 	tracer *Tracer
 	trace  TraceID
-	id     SpanID // of the call's own span
+	id     SpanID // id of the call's span
 
 	mu    sync.Mutex
 	ended bool
-	spans []Span // the first is the call's own
-	lost  uint64 // spans for which there was no room
+	spans []Span // the first is the call's span
+	lost  uint64 // number of dropped spans
 }
 
-// Asked tells which integration the call is about, which must be one that exists or
-// "", and for how many references it asks.
+// Asked sets the integration of the call, which must be an existing one or "", and the number
+// of references in the request.
 func (c *Call) Asked(integration string, references int) {
 	if c == nil {
 		return
@@ -35,8 +35,7 @@ func (c *Call) Asked(integration string, references int) {
 	}
 }
 
-// End ends the trace: what comes later is no part of it. The reason is empty for
-// success.
+// End ends the trace. Later spans are not part of it. The reason is empty for success.
 func (c *Call) End(code string, reason secret.Reason) {
 	if c == nil {
 		return
@@ -49,7 +48,7 @@ func (c *Call) End(code string, reason secret.Reason) {
 	c.ended = true
 	own := &c.spans[0]
 	own.Code, own.Reason, own.End = code, reason, time.Now()
-	c.mu.Unlock() // it does not change any more
+	c.mu.Unlock() // c does not change after End
 	c.tracer.overflown.Add(c.lost)
 	c.tracer.enqueue(c)
 }
@@ -68,7 +67,7 @@ func (c *Call) add(s Span) {
 	}
 }
 
-// Loading is a Load under way. A nil one does nothing.
+// Loading is a Load in progress. The methods of a nil Loading do nothing.
 type Loading struct {
 	call *Call
 	span Span
@@ -77,23 +76,23 @@ type Loading struct {
 	own bool
 }
 
-// Load begins a Load; the store is one of the integration's. It returns nil for a
-// nil Call.
+// Load starts a Load; store is one of the integration's stores. It returns nil for a nil
+// Call.
 func (c *Call) Load(kind secret.Kind, store string) *Loading {
 	if c == nil {
 		return nil
 	}
 	return &Loading{call: c, span: Span{
 		ID: newSpanID(), Parent: c.id, Step: Load, Start: time.Now(),
-		Kind: kind, Store: strings.Clone(store), // which may be a part of the request
+		Kind: kind, Store: strings.Clone(store), // store may share the request's memory
 	}}
 }
 
 type loadingKey struct{}
 
-// Begin says that the call itself has the secret read, and returns ctx for that: a
-// ReadDone with it, or with a context made of it, is about this Load. The reading
-// may go on after the Load and the call have ended; that part is not reported.
+// Begin records that the call itself reads the secret, and returns the context for that: a
+// ReadDone with that context, or one derived from it, belongs to this Load. The read may
+// continue after the Load and the call have ended; that part is not reported.
 func (l *Loading) Begin(ctx context.Context) context.Context {
 	if l == nil {
 		return ctx
@@ -104,7 +103,7 @@ func (l *Loading) Begin(ctx context.Context) context.Context {
 	return context.WithValue(ctx, loadingKey{}, l)
 }
 
-// End ends the Load with its answer's source, or with an error.
+// End ends the Load with the source of its answer, or with an error.
 func (l *Loading) End(source string, err error) {
 	if l == nil {
 		return
@@ -122,8 +121,8 @@ func (l *Loading) End(source string, err error) {
 	l.call.add(s)
 }
 
-// ReadDone tells of one exchange with a store, which took so long and has just
-// ended, nil or an error having come of it. It does nothing unless ctx is of a Load.
+// ReadDone reports an exchange with a store that has just ended after the given time, with an
+// error or nil. It does nothing if ctx belongs to no Load.
 func ReadDone(ctx context.Context, err error, took time.Duration) {
 	l, ok := ctx.Value(loadingKey{}).(*Loading)
 	if !ok {

@@ -2,23 +2,23 @@ package tracing
 
 import "encoding/hex"
 
-// TraceID names a trace; it is not all zeros.
+// TraceID identifies a trace; it is not all zeros.
 type TraceID [16]byte
 
-// SpanID names a span of a trace; it is not all zeros.
+// SpanID identifies a span in a trace; it is not all zeros.
 type SpanID [8]byte
 
-// Parent is what a caller says of the span that its call is a part of.
+// Parent is the caller's span, of which the call is a part.
 type Parent struct {
 	Trace TraceID
 	ID    SpanID
-	// Sampled says that the caller asks for a trace.
+	// Sampled reports that the caller requests a trace.
 	Sampled bool
 }
 
-// ParseParent parses a traceparent of W3C Trace Context, level 1 and 2: of version
-// 00, or of a later one as far as it is like it. Nothing that is not one is a
-// parent: see https://www.w3.org/TR/trace-context/#versioning-of-traceparent.
+// ParseParent parses a traceparent of W3C Trace Context, level 1 and 2: of version 00, or the
+// known part of one of a later version. It returns false for any other text: see
+// https://www.w3.org/TR/trace-context/#versioning-of-traceparent.
 func ParseParent(s string) (p Parent, ok bool) {
 	const length = len("00-0123456789abcdef0123456789abcdef-0123456789abcdef-01")
 	if len(s) < length || s[2] != '-' || s[35] != '-' || s[52] != '-' {
@@ -38,8 +38,7 @@ func ParseParent(s string) (p Parent, ok bool) {
 	return p, true
 }
 
-// decode decodes lower-case hexadecimal digits, of which there are two for each
-// byte of into.
+// decode decodes lower-case hexadecimal digits, two for each byte of into.
 func decode(into []byte, digits string) bool {
 	for i := range len(digits) {
 		if 'A' <= digits[i] && digits[i] <= 'F' {

@@ -22,7 +22,7 @@ func TestParseParent(t *testing.T) {
 		"00-" + traceText + "-" + spanText + "-03":      "sampled", // random trace id
 		"00-" + traceText + "-" + spanText + "-02":      "unsampled",
 		"00-" + traceText + "-" + spanText + "-ff":      "sampled",
-		"01-" + traceText + "-" + spanText + "-01":      "sampled", // of later versions, what is known of them
+		"01-" + traceText + "-" + spanText + "-01":      "sampled", // the known part of later versions
 		"fe-" + traceText + "-" + spanText + "-01-more": "sampled",
 		"cc-" + traceText + "-" + spanText + "-01.more": none,
 		"ff-" + traceText + "-" + spanText + "-01":      none,
@@ -60,8 +60,8 @@ func TestParseParent(t *testing.T) {
 	}
 }
 
-// FuzzParseParent holds the parser to the grammar of the recommendation, written as
-// a regular expression.
+// FuzzParseParent compares the parser with the grammar in the recommendation, as a regular
+// expression.
 func FuzzParseParent(f *testing.F) {
 	grammar := regexp.MustCompile(`^([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?$`)
 	for _, s := range []string{sampled, unsampled, "01" + sampled[2:] + "-x", "ff" + sampled[2:], sampled + "-x", "00-" + strings.Repeat("0", 32) + sampled[35:]} {
@@ -69,14 +69,14 @@ func FuzzParseParent(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		p, ok := ParseParent(s)
-		m := grammar.FindStringSubmatch(strings.ReplaceAll(s, "\n", "?")) // which . does not match
+		m := grammar.FindStringSubmatch(strings.ReplaceAll(s, "\n", "?")) // . does not match it
 		valid := m != nil && m[1] != "ff" && m[2] != strings.Repeat("0", 32) && m[3] != strings.Repeat("0", 16) && (m[1] != "00" || m[5] == "")
 		if ok != valid {
 			t.Fatalf("%q: %v, want %v", s, ok, valid)
 		}
 		if !ok {
 			if p != (Parent{}) {
-				t.Errorf("%q is none, but something came of it: %+v", s, p)
+				t.Errorf("%q is invalid, but parsed as %+v", s, p)
 			}
 			return
 		}

@@ -6,32 +6,32 @@ import (
 	"time"
 )
 
-// The times of sending.
+// The durations in sending.
 const (
-	// gatherTime is how long spans wait for others to be sent with.
+	// gatherTime is how long spans wait for more spans.
 	gatherTime = time.Second
-	// exportTime bounds one Export.
+	// exportTime limits one Export.
 	exportTime = 10 * time.Second
-	// firstPause is the pause before spans are sent again; each is twice the one
-	// before, up to maxPause, and after retryTime they are given up.
+	// firstPause is the pause before the first retry. It doubles with each retry up to
+	// maxPause. After retryTime the spans are dropped.
 	firstPause = time.Second
 	maxPause   = 30 * time.Second
 	retryTime  = time.Minute
-	// flushTime is how long what is left is sent for at the end.
+	// flushTime limits sending at the end.
 	flushTime = 3 * time.Second
-	// complaintPause is the least time between two lines in the log.
+	// complaintPause is the minimum time between two lines in the log.
 	complaintPause = time.Minute
 )
 
-// Run sends spans until ctx ends, and what is left then for at most 3 s. No call
-// that is traced should still be under way by then.
+// Run sends spans until ctx ends, and then the remaining ones for at most 3 s. All traced
+// calls should have ended by then.
 func (t *Tracer) Run(ctx context.Context) error {
 	bound, cancel := outlast(ctx, flushTime)
 	defer cancel()
 	for {
 		batch := t.gather(ctx)
 		if len(batch) == 0 {
-			t.complained = time.Time{} // so that the losses since then are logged now
+			t.complained = time.Time{} // log the losses now
 			t.complain(time.Now(), nil)
 			return nil // ctx has ended and the queue is empty
 		}
@@ -41,7 +41,7 @@ func (t *Tracer) Run(ctx context.Context) error {
 	}
 }
 
-// outlast returns a context that ends d after ctx has.
+// outlast returns a context that ends d after ctx.
 func outlast(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
 	later, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() {
@@ -56,8 +56,8 @@ func outlast(ctx context.Context, d time.Duration) (context.Context, context.Can
 	return later, func() { stop(); cancel() }
 }
 
-// gather waits for the first call, and for more until there is a batch or nobody
-// should wait longer. Nothing is left only when ctx has ended.
+// gather waits for the first call, and then until the batch is full or gatherTime has passed.
+// It returns no spans only if ctx has ended and the queue is empty.
 func (t *Tracer) gather(ctx context.Context) (batch []Span) {
 	select {
 	case c := <-t.queue:
@@ -87,16 +87,16 @@ func (t *Tracer) gather(ctx context.Context) (batch []Span) {
 	return batch
 }
 
-// deliver exports a batch, again and again for a while if need be, but once only
-// when ctx has ended, and not beyond the end of bound.
+// deliver exports a batch, with retries for a limited time. After ctx has ended it tries only
+// once more, and not beyond the end of bound.
 func (t *Tracer) deliver(ctx, bound context.Context, batch []Span) {
 	begin := time.Now()
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
 		last := ctx.Err() != nil
 		rejected, err := t.export(bound, batch)
 		if err == nil {
-			t.sent.Add(uint64(len(batch) - rejected)) //nolint:gosec // export sees to it
-			t.rejected.Add(uint64(rejected))          //nolint:gosec // export sees to it
+			t.sent.Add(uint64(len(batch) - rejected)) //nolint:gosec // export limits it
+			t.rejected.Add(uint64(rejected))          //nolint:gosec // export limits it
 			return
 		}
 		t.complain(time.Now(), err)
@@ -111,13 +111,13 @@ func (t *Tracer) deliver(ctx, bound context.Context, batch []Span) {
 		timer := time.NewTimer(pause)
 		select {
 		case <-timer.C:
-		case <-ctx.Done(): // once more, and that is it
+		case <-ctx.Done(): // one last attempt
 			timer.Stop()
 		}
 	}
 }
 
-// export is one Export, in bounded time; what is rejected are at most all spans.
+// export makes one Export in limited time. It returns at most len(batch) rejected spans.
 func (t *Tracer) export(ctx context.Context, batch []Span) (rejected int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, exportTime)
 	defer cancel()
@@ -125,8 +125,8 @@ func (t *Tracer) export(ctx context.Context, batch []Span) (rejected int, err er
 	return max(0, min(rejected, len(batch))), err
 }
 
-// complain tells the log of spans that were lost and of an Export that failed, now
-// and then; the metrics have all.
+// complain logs lost spans and failed Exports, at most once per complaintPause. The metrics
+// count all of them.
 func (t *Tracer) complain(now time.Time, err error) {
 	s := t.Stats()
 	lost := s.Overflown + s.Unsent + s.Rejected
@@ -139,5 +139,5 @@ func (t *Tracer) complain(now time.Time, err error) {
 		args = append(args, "error", err)
 	}
 	t.told = lost
-	t.log.Warn("traces do not reach the collector; calls are not affected", args...)
+	t.log.Warn("cannot send traces to the collector; calls are not affected", args...)
 }

@@ -6,45 +6,45 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Step is what a span is about.
+// Step is the kind of a span.
 type Step uint8
 
 // The steps of a call.
 const (
 	// Serve is the call as a whole.
 	Serve Step = iota
-	// Load is the call's wait for one secret that was not in memory.
+	// Load is the call's wait for one secret that was not cached.
 	Load
-	// Read is one exchange with the secret's store within a Load of the call's own.
+	// Read is one exchange with a secret's store, during a Load in which the call reads.
 	Read
 )
 
-// Span is all that a trace contains about one step of a call. Its texts are the broker's own
-// words or the operator's, but for the trace's and the parent's numbers: what else a
-// caller writes does not come here.
+// Span is the complete content of a trace about one step of a call. Its texts come from the
+// broker or the operator. From the caller come only the ids of the trace and of the parent: no
+// other text of a caller gets into a trace.
 type Span struct {
 	Trace  TraceID
 	ID     SpanID
 	Parent SpanID
 	Step   Step
-	// Start and End have the monotonic clock's reading.
+	// Start and End include the monotonic clock's reading.
 	Start, End time.Time
-	// Reason is why the step failed, empty if it did not.
+	// Reason is the reason why the step failed, empty if it succeeded.
 	Reason secret.Reason
 
-	// Of Serve: the method, /SERVICE/METHOD; the request id, by which the audit has
-	// the call; the verified principal; gRPC's code in upper case; and, where a
-	// reference was resolved or checked, the integration, empty if there is none
-	// such, and how many references there were.
+	// For Serve: the method, /SERVICE/METHOD; the request id, which the audit log
+	// contains; the verified principal; gRPC's code in upper case; and, if references were
+	// resolved or checked, the integration, empty if it does not exist, and the number of
+	// references.
 	Method, RequestID, Principal, Code, Integration string
 	References                                      int
 
-	// Of Load and Read: the kind of the store and its name as the integration lists
-	// it, without the secret's.
+	// For Load and Read: the kind of the store and its name in the integration, without
+	// the secret's name.
 	Kind  secret.Kind
 	Store string
-	// Of Load: whether the call began the reading itself, rather than having joined
-	// another's or been told of an earlier failure; and where the answer came from,
+	// For Load: Own reports whether the call started the read itself, instead of joining
+	// another call's read or getting a cached failure. Source is the source of the answer,
 	// empty if there is none: hit, miss, shared or stale.
 	Own    bool
 	Source string

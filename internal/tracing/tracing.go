@@ -1,10 +1,13 @@
-// Package tracing owns the traces of calls whose callers asked for one: what may
-// stand in a trace, how many are made, and their way to an Exporter, which never
-// slows or fails a call.
+// Package tracing records traces of calls whose callers request them, and passes them to an
+// Exporter. Tracing never delays or fails a call.
 //
-// What may be told of a call is a Span's fields and nothing else: there is no way
-// to add a text of one's choice. None is a secret's value or its name. The package
-// knows no gRPC and no format of traces; tracing/otlp does.
+// A trace contains only the fields of Span: there is no way to add other texts. None of them
+// is a secret's value or name. The package knows neither gRPC nor a format of traces; package
+// otlp does.
+//
+// A call begins with Tracer.Begin, collects its spans in memory, and puts them into a queue
+// when it ends. Tracer.Run takes them from the queue and exports them in batches. If the queue
+// is full, spans are dropped and counted.
 package tracing
 
 import (
@@ -18,30 +21,30 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// The bounds of what waits for the exporter.
+// The limits of the queue.
 const (
-	// maxQueued is how many spans are kept, some 300 bytes each; further ones are
-	// dropped.
+	// maxQueued is the maximum number of queued spans, about 300 bytes each; further ones
+	// are dropped.
 	maxQueued = 8192
-	// maxSpans is how many spans one call may have: a load and a read or two of as
-	// many secrets as a request may name by default.
+	// maxSpans is the maximum number of spans of one call: a load and one or two reads for
+	// each of the secrets that a request may have by default.
 	maxSpans = 256
-	// maxBatch is with how many spans a batch is complete.
+	// maxBatch is the number of spans at which a batch is full.
 	maxBatch = 512
 )
 
-// Exporter sends spans on.
+// Exporter sends spans to a collector.
 type Exporter interface {
-	// Export sends spans, and keeps nothing of them. It returns how many of them
-	// the collector did not take, or an error if it took none; a *RetryError if the
-	// same spans may be sent again.
+	// Export sends spans and does not retain them. It returns the number of spans that the
+	// collector rejected, or an error if the collector accepted none; a *RetryError if the
+	// spans may be sent again.
 	Export(ctx context.Context, spans []Span) (rejected int, err error)
 }
 
-// RetryError is that of an Export that may succeed later.
+// RetryError is the error of an Export that may be retried.
 type RetryError struct {
 	Err error
-	// After is how long the collector asks to be left alone, zero if it does not say.
+	// After is the delay that the collector requests, zero if it requests none.
 	After time.Duration
 }
 
@@ -50,35 +53,35 @@ func (e *RetryError) Error() string { return e.Err.Error() }
 // Unwrap returns Err.
 func (e *RetryError) Unwrap() error { return e.Err }
 
-// Config is what a Tracer is made of. Only Exporter is required.
+// Config configures a Tracer. Only Exporter is required.
 type Config struct {
 	Exporter Exporter
-	// MaxCallsPerSecond is how many calls a second are traced, of all callers
-	// together: 100.
+	// MaxCallsPerSecond is the maximum number of traced calls per second, of all callers
+	// together: 100 by default.
 	MaxCallsPerSecond int
-	// Logger gets, at most once a minute, the number of spans that were lost; nil discards.
+	// Logger logs the number of lost spans, at most once a minute; nil discards.
 	Logger *slog.Logger
 }
 
-// Tracer makes the traces of calls and brings them to its Exporter, as long as it
-// runs. It is safe for concurrent use.
+// Tracer records the traces of calls and exports them while Run runs. It is safe for
+// concurrent use.
 type Tracer struct {
 	exporter Exporter
 	log      *slog.Logger
 	pace     *rate.Limiter
 
-	queue  chan *Call   // of ended calls
-	queued atomic.Int64 // spans in the queue and in the batch under way
+	queue  chan *Call   // ended calls
+	queued atomic.Int64 // spans in the queue and in the current batch
 
 	calls, overLimit, sent      atomic.Uint64
 	overflown, unsent, rejected atomic.Uint64
 
-	// Of Run alone: when it last complained, and what it had to complain of then.
+	// Used by Run only: the time of the last log line, and the losses that it reported.
 	complained time.Time
 	told       uint64
 }
 
-// New makes a Tracer, which Run runs.
+// New returns a Tracer. The caller runs it with Run.
 func New(c Config) *Tracer {
 	if c.MaxCallsPerSecond <= 0 {
 		c.MaxCallsPerSecond = 100
@@ -89,26 +92,26 @@ func New(c Config) *Tracer {
 	return &Tracer{
 		exporter: c.Exporter, log: c.Logger,
 		pace: rate.NewLimiter(rate.Limit(c.MaxCallsPerSecond), c.MaxCallsPerSecond),
-		// A call has one span at least, so the spans' bound is always the nearer one.
+		// A call has at least one span, so the limit of spans is always reached first.
 		queue: make(chan *Call, maxQueued),
 	}
 }
 
-// Stats are counts since New, but for Queued, which is as of now.
+// Stats are counts since New, except Queued, which is the current number.
 type Stats struct {
-	// Calls were traced; OverLimit were not, though their callers asked for it,
-	// because there were too many.
+	// Calls is the number of traced calls, OverLimit of those whose trace was requested but
+	// exceeded MaxCallsPerSecond.
 	Calls, OverLimit uint64
-	// Sent are the spans that the collector took.
+	// Sent is the number of spans that the collector accepted.
 	Sent uint64
-	// Overflown are the spans for which there was no room, Unsent those that the
-	// collector could not be given in time, Rejected those that it did not want.
+	// Overflown is the number of spans dropped because the queue was full, Unsent of those
+	// that could not be sent in time, Rejected of those that the collector rejected.
 	Overflown, Unsent, Rejected uint64
-	// Queued are the spans that wait to be sent.
+	// Queued is the number of spans that wait to be sent.
 	Queued int64
 }
 
-// Stats returns the counts, read one by one.
+// Stats returns the counts. They are read one by one and may be slightly inconsistent.
 func (t *Tracer) Stats() Stats {
 	return Stats{
 		Calls: t.calls.Load(), OverLimit: t.overLimit.Load(), Sent: t.sent.Load(),
@@ -117,9 +120,9 @@ func (t *Tracer) Stats() Stats {
 	}
 }
 
-// Begin begins the trace of a call that arrived with that traceparent, own telling
-// its Start, Method, RequestID and Principal. It returns nil, which is as good as a
-// Call, if the caller asks for no trace or there are too many.
+// Begin starts the trace of a call with the given traceparent; own has the Start, Method,
+// RequestID and Principal. It returns nil, which is a valid Call, if the caller does not
+// request a trace or if there are too many.
 func (t *Tracer) Begin(traceparent string, own Span) *Call {
 	parent, ok := ParseParent(traceparent)
 	if !ok || !parent.Sampled {
@@ -136,7 +139,7 @@ func (t *Tracer) Begin(traceparent string, own Span) *Call {
 	return c
 }
 
-// enqueue takes over an ended call.
+// enqueue queues an ended call.
 func (t *Tracer) enqueue(c *Call) {
 	n := int64(len(c.spans))
 	if t.queued.Add(n) > maxQueued {
@@ -144,11 +147,11 @@ func (t *Tracer) enqueue(c *Call) {
 		t.overflown.Add(uint64(n))
 		return
 	}
-	t.queue <- c // which has room for more calls than there may be spans
+	t.queue <- c // never blocks: the queue has room for maxQueued calls
 }
 
-// newSpanID returns 64 random bits, not all of them zero. They name a span and
-// authorize nothing.
+// newSpanID returns 64 random bits that are not all zero. They identify a span and authorize
+// nothing.
 func newSpanID() (id SpanID) {
 	for id == (SpanID{}) {
 		binary.LittleEndian.PutUint64(id[:], rand.Uint64()) //nolint:gosec // see above

@@ -19,7 +19,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// sink is an Exporter that keeps what it gets, unless do says otherwise.
+// sink is an Exporter that stores its spans, unless do is set.
 type sink struct {
 	mu      sync.Mutex
 	batches [][]Span
@@ -47,7 +47,7 @@ func (s *sink) count() (spans int) {
 	return spans
 }
 
-// runningTracer is a Tracer that runs until stop, in a bubble.
+// runningTracer is a Tracer that runs until stop, in a synctest bubble.
 type runningTracer struct {
 	*Tracer
 	sink *sink
@@ -94,8 +94,8 @@ func TestSpansOfACall(t *testing.T) {
 		own.End("miss", nil)
 		shared.End("stale", secret.Errorf(secret.ReasonStoreUnavailable, "gone"))
 		c.End("UNAVAILABLE", secret.ReasonStoreUnavailable)
-		c.End("OK", "") // once is enough
-		// What comes later is no part of it.
+		c.End("OK", "") // a second End has no effect
+		// Later spans are not part of the trace.
 		ReadDone(ctx, nil, time.Second)
 		c.Load(secret.KindLocalFile, "env").End("hit", nil)
 		c.Asked("other", 1)
@@ -140,7 +140,7 @@ func TestSpansOfACall(t *testing.T) {
 	})
 }
 
-// TestUntraced: without a trace nothing is made and everything may be called.
+// TestUntraced: without a trace, all methods can be called and do nothing.
 func TestUntraced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := start(t, 100)
@@ -152,7 +152,7 @@ func TestUntraced(t *testing.T) {
 			c.Asked("i", 1)
 			l := c.Load(secret.KindLocalFile, "env")
 			if ctx := l.Begin(t.Context()); ctx != t.Context() {
-				t.Error("another context")
+				t.Error("Begin returned another context")
 			}
 			l.End("miss", nil)
 			c.End("OK", "")
@@ -165,7 +165,7 @@ func TestUntraced(t *testing.T) {
 	})
 }
 
-// TestCallsPerSecond: callers that ask for a trace of every call get some.
+// TestCallsPerSecond: callers that request a trace of every call get some traces.
 func TestCallsPerSecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := start(t, 10)
@@ -176,14 +176,14 @@ func TestCallsPerSecond(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 		}
 		r.stop()
-		// 10 at once, and 10 in each second.
+		// A burst of 10, and 10 in each second.
 		if s := r.Stats(); s.Calls != 29 || s.OverLimit != 1000-29 || s.Sent != 29 || s.Queued != 0 {
 			t.Errorf("%+v", s)
 		}
 	})
 }
 
-// TestSpansPerCall: one call cannot take all the room.
+// TestSpansPerCall: one call cannot fill the queue.
 func TestSpansPerCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := start(t, 10)
@@ -199,7 +199,7 @@ func TestSpansPerCall(t *testing.T) {
 	})
 }
 
-// TestBatches: spans are sent together, and none waits for long.
+// TestBatches: spans are sent in batches, and none waits for long.
 func TestBatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := start(t, 10000)
@@ -224,8 +224,7 @@ func TestBatches(t *testing.T) {
 	})
 }
 
-// TestRejected: the collector may take some and not others, and is not believed
-// when it counts wrong.
+// TestRejected: the collector may reject some spans. A wrong count from it is corrected.
 func TestRejected(t *testing.T) {
 	for _, rejected := range []int{1, 5, -7} {
 		synctest.Test(t, func(t *testing.T) {
@@ -245,11 +244,11 @@ func TestRejected(t *testing.T) {
 	}
 }
 
-// TestDeadCollector: nothing of a call waits, what is kept is bounded, what is lost
-// is counted, and the log is not filled.
+// TestDeadCollector: no call waits, the number of queued spans is limited, lost spans are
+// counted, and the log stays small.
 func TestDeadCollector(t *testing.T) {
 	down := errors.New("connection refused")
-	for name, err := range map[string]error{"may be tried again": &RetryError{Err: down}, "for good": down} {
+	for name, err := range map[string]error{"retryable": &RetryError{Err: down}, "permanent": down} {
 		synctest.Test(t, func(t *testing.T) {
 			r := start(t, 1000)
 			dead := true
@@ -270,7 +269,7 @@ func TestDeadCollector(t *testing.T) {
 					t.Fatal("a call waited")
 				}
 				if q := r.Stats().Queued; q > maxQueued {
-					t.Fatalf("%d spans are kept", q)
+					t.Fatalf("%d spans are queued", q)
 				}
 				time.Sleep(100 * time.Millisecond)
 			}
@@ -295,7 +294,7 @@ func TestDeadCollector(t *testing.T) {
 	}
 }
 
-// TestPatience: a collector is left alone for as long as it asks.
+// TestPatience: the Tracer waits as long as the collector requests.
 func TestPatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := start(t, 100)
@@ -314,7 +313,7 @@ func TestPatience(t *testing.T) {
 		r.oneCall()
 		time.Sleep(time.Minute)
 		r.stop()
-		// A second to gather, ten as asked, twice that.
+		// One second to gather, ten as requested, and twice that.
 		if diff := cmp.Diff([]time.Duration{time.Second, 11 * time.Second, 31 * time.Second}, at); diff != "" {
 			t.Error(diff)
 		}
@@ -324,7 +323,7 @@ func TestPatience(t *testing.T) {
 	})
 }
 
-// TestEnd: what is left is sent at the end, once and in bounded time, whatever the
+// TestEnd: at the end, the remaining spans are sent once and in limited time, whatever the
 // collector does.
 func TestEnd(t *testing.T) {
 	hang := func(ctx context.Context, _ []Span) (int, error) {
@@ -361,7 +360,7 @@ func TestEnd(t *testing.T) {
 				if told := strings.Contains(r.log.String(), "spans_lost"); told != (tt.sent == 0) {
 					t.Errorf("%s, log: %s", name, r.log)
 				}
-				r.oneCall() // goes nowhere and waits for nobody
+				r.oneCall() // is dropped without waiting
 			})
 		}
 	}

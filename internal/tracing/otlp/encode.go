@@ -11,11 +11,11 @@ import (
 	"github.com/secretbroker/secretbroker/internal/tracing"
 )
 
-// schema is the version of OpenTelemetry's semantic conventions that the names
-// without "secretbroker." are of.
+// schema is the version of OpenTelemetry's semantic conventions that defines the names
+// without "secretbroker.".
 const schema = "https://opentelemetry.io/schemas/1.43.0"
 
-// resource is who sends.
+// resource identifies the sender.
 type resource struct {
 	of    *resourcepb.Resource
 	scope *commonpb.InstrumentationScope
@@ -30,7 +30,7 @@ func resourceOf(c Config) resource {
 	}
 }
 
-// request makes the one request that spans are sent in.
+// request returns the request that contains the spans.
 func (r resource) request(spans []tracing.Span) *collectorpb.ExportTraceServiceRequest {
 	all := make([]*tracepb.Span, len(spans))
 	for i := range spans {
@@ -42,13 +42,13 @@ func (r resource) request(spans []tracing.Span) *collectorpb.ExportTraceServiceR
 	}}}
 }
 
-// spanOf is the table of what is said of each step.
+// spanOf converts a span. It defines the attributes of each step.
 func spanOf(s *tracing.Span) *tracepb.Span {
 	start := s.Start.UnixNano()
 	out := &tracepb.Span{
 		TraceId: s.Trace[:], SpanId: s.ID[:], ParentSpanId: s.Parent[:],
 		StartTimeUnixNano: uint64(start),
-		EndTimeUnixNano:   uint64(start + int64(s.End.Sub(s.Start))), //nolint:gosec // after that, by the monotonic clock
+		EndTimeUnixNano:   uint64(start + int64(s.End.Sub(s.Start))), //nolint:gosec // not negative: by the monotonic clock, End is after Start
 		Flags:             uint32(tracepb.SpanFlags_SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK) | sampled,
 		Status:            &tracepb.Status{},
 	}
@@ -86,13 +86,13 @@ func spanOf(s *tracing.Span) *tracepb.Span {
 // sampled is the trace flag of W3C Trace Context, in a span's low bits.
 const sampled = 1
 
-// serverErrors are the codes that the semantic conventions call an error of the
-// server, rather than of its caller.
+// serverErrors are the codes that the semantic conventions consider errors of the server and
+// not of its caller.
 var serverErrors = map[string]bool{
 	"UNKNOWN": true, "DEADLINE_EXCEEDED": true, "UNIMPLEMENTED": true, "INTERNAL": true, "UNAVAILABLE": true, "DATA_LOSS": true,
 }
 
-// attributes leaves out those that are nil.
+// attributes omits nil attributes.
 func attributes(all ...*commonpb.KeyValue) []*commonpb.KeyValue {
 	kept := all[:0]
 	for _, kv := range all {
@@ -103,8 +103,8 @@ func attributes(all ...*commonpb.KeyValue) []*commonpb.KeyValue {
 	return kept
 }
 
-// text is an attribute, nil if there is nothing to say. A text that is no UTF-8
-// would keep the whole request from being encoded.
+// text returns an attribute, nil if value is empty. It makes value valid UTF-8, without which
+// the whole request could not be encoded.
 func text(key, value string) *commonpb.KeyValue {
 	if value == "" {
 		return nil
@@ -112,7 +112,7 @@ func text(key, value string) *commonpb.KeyValue {
 	return &commonpb.KeyValue{Key: key, Value: &commonpb.AnyValue{Value: &commonpb.AnyValue_StringValue{StringValue: strings.ToValidUTF8(value, "\uFFFD")}}}
 }
 
-// number is an attribute, nil if it is zero.
+// number returns an attribute, nil if value is zero.
 func number(key string, value int) *commonpb.KeyValue {
 	if value == 0 {
 		return nil

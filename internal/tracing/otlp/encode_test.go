@@ -14,7 +14,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/tracing/otlp/otlptest"
 )
 
-// told is a span as a person would read it.
+// told is a span in readable form.
 type told struct {
 	Name, Kind, Status string
 	Flags              uint32
@@ -80,7 +80,7 @@ func TestSpans(t *testing.T) {
 		{"load secret", "SPAN_KIND_INTERNAL", "STATUS_CODE_ERROR", 0x101, 0, map[string]any{
 			"secretbroker.store.kind": "LOCAL_FILE", "secretbroker.store.name": "env", "secretbroker.load.own": false, "error.type": "SECRET_NOT_FOUND",
 		}},
-		{"s/m", "SPAN_KIND_SERVER", "STATUS_CODE_UNSET", 0x301, 0, map[string]any{ // the caller's fault
+		{"s/m", "SPAN_KIND_SERVER", "STATUS_CODE_UNSET", 0x301, 0, map[string]any{ // an error of the caller
 			"rpc.system.name": "grpc", "rpc.method": "s/m", "rpc.response.status_code": "PERMISSION_DENIED", "error.type": "ACCESS_DENIED",
 		}},
 		{"s/m", "SPAN_KIND_SERVER", "STATUS_CODE_ERROR", 0x301, 0, map[string]any{
@@ -111,7 +111,7 @@ func TestSpans(t *testing.T) {
 	}
 }
 
-// BenchmarkEncode is what a call's own span costs when it is sent.
+// BenchmarkEncode measures the encoding of a call's span.
 func BenchmarkEncode(b *testing.B) {
 	spans := make([]tracing.Span, 512)
 	for i := range spans {

@@ -1,9 +1,8 @@
-// Package otlp owns the way of spans to a collector: OTLP over gRPC, as of
-// OpenTelemetry's protocol specification 1.x, in the project's own generated
-// messages.
+// Package otlp sends spans to a collector: OTLP over gRPC, according to OpenTelemetry's
+// protocol specification 1.x, with the project's own generated messages.
 //
-// It decides neither what is traced nor when spans are sent; tracing does. It reads
-// no environment variables.
+// It decides neither which calls are traced nor when spans are sent; package tracing does. It
+// reads no environment variables.
 package otlp
 
 import (
@@ -26,35 +25,35 @@ import (
 	"github.com/secretbroker/secretbroker/internal/tracing"
 )
 
-// export is the one method that is called. The slim module of messages has no
-// client; the other one brings an HTTP gateway.
+// export is the only method that the package calls. The slim module with the messages has no
+// client; the other module depends on an HTTP gateway.
 const export = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
 const (
 	connectTime = 5 * time.Second
-	// reconnectPause is the longest pause between two attempts to connect.
+	// reconnectPause is the maximum pause between two attempts to connect.
 	reconnectPause = 30 * time.Second
-	// pingPause is never over while an Export lasts. That there is one at all makes
-	// the system end a connection whose packets have not been acknowledged for
-	// pingTime, rather than after a quarter of an hour.
+	// pingPause is longer than any Export, so that no ping is sent. gRPC's keepalive is
+	// enabled nevertheless because it makes the operating system close a connection whose
+	// packets have not been acknowledged for pingTime, instead of a quarter of an hour.
 	pingPause = 5 * time.Minute
 	pingTime  = 20 * time.Second
-	// maxErrorText is how much of a collector's words is repeated, in bytes.
+	// maxErrorText is the maximum length of a collector's error text in errors, in bytes.
 	maxErrorText = 200
 )
 
-// Config says where the collector is and who sends. Endpoint is required.
+// Config configures an Exporter. Endpoint is required.
 type Config struct {
 	// Endpoint is host:port.
 	Endpoint string
-	// TLS is how the collector proves itself, by the endpoint's host if ServerName is
-	// empty; nil is plaintext.
+	// TLS is the configuration for verifying the collector; if ServerName is empty, the
+	// name is the endpoint's host. Nil means plaintext.
 	TLS *tls.Config
-	// Current, if not nil, makes the configuration of one connection of TLS, with the
-	// authorities and the certificate as they are then.
+	// Current, if not nil, returns the TLS configuration for one connection, with the
+	// current authorities and certificate.
 	Current func(*tls.Config) *tls.Config
-	// ServiceName, ServiceVersion and HostName are told of the sender if they are
-	// not empty.
+	// ServiceName, ServiceVersion and HostName describe the sender; empty ones are
+	// omitted.
 	ServiceName, ServiceVersion, HostName string
 }
 
@@ -66,7 +65,7 @@ type Exporter struct {
 
 var _ tracing.Exporter = (*Exporter)(nil)
 
-// New makes an Exporter, which connects when there is something to send.
+// New returns an Exporter. It connects when there are spans to send.
 func New(c Config) (*Exporter, error) {
 	creds := insecure.NewCredentials()
 	if c.TLS != nil {
@@ -81,8 +80,8 @@ func New(c Config) (*Exporter, error) {
 		grpc.WithTransportCredentials(creds),
 		grpc.WithConnectParams(connecting),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingPause, Timeout: pingTime}),
-		grpc.WithNoProxy(),              // HTTPS_PROXY is for the stores
-		grpc.WithDisableServiceConfig(), // the operator of the DNS must not influence how the collector is called
+		grpc.WithNoProxy(),              // HTTPS_PROXY applies to stores only
+		grpc.WithDisableServiceConfig(), // the DNS must not be able to change how the collector is called
 		grpc.WithUserAgent("secretbroker"),
 	)
 	if err != nil {
@@ -91,9 +90,9 @@ func New(c Config) (*Exporter, error) {
 	return &Exporter{conn: conn, resource: resourceOf(c)}, nil
 }
 
-// currentTLS is TLS whose configuration is made for each connection.
+// currentTLS is TLS with a new configuration for each connection.
 type currentTLS struct {
-	credentials.TransportCredentials // of base
+	credentials.TransportCredentials // the credentials of base
 	base                             *tls.Config
 	current                          func(*tls.Config) *tls.Config
 }
@@ -103,11 +102,10 @@ func (c *currentTLS) ClientHandshake(ctx context.Context, authority string, raw 
 	return credentials.NewTLS(c.current(c.base)).ClientHandshake(ctx, authority, raw)
 }
 
-// Clone implements credentials.TransportCredentials; there is nothing that a copy could
-// change.
+// Clone implements credentials.TransportCredentials. A copy would share everything.
 func (c *currentTLS) Clone() credentials.TransportCredentials { return c }
 
-// Close ends the connection, and with it an Export under way.
+// Close closes the connection and ends a current Export.
 func (e *Exporter) Close() error { return e.conn.Close() }
 
 // Export sends spans in one request. See tracing.Exporter.
@@ -119,16 +117,16 @@ func (e *Exporter) Export(ctx context.Context, spans []tracing.Span) (rejected i
 	return int(answer.GetPartialSuccess().GetRejectedSpans()), nil
 }
 
-// exportError says whether it may be tried again, as the specification has it
-// (OTLP/gRPC response, failures), and repeats only the beginning of what the
-// collector says.
+// exportError returns the error of a request, as a tracing.RetryError if the request may be
+// retried according to the specification (OTLP/gRPC response, failures). It contains only the
+// beginning of the collector's text.
 func exportError(err error) error {
 	st := status.Convert(err)
 	text := st.Message()
 	if len(text) > maxErrorText {
 		text = text[:maxErrorText]
 	}
-	failure := fmt.Errorf("otlp: the collector or the way to it: %v: %q", st.Code(), text)
+	failure := fmt.Errorf("otlp: cannot send spans to the collector: %v: %q", st.Code(), text)
 	var after time.Duration
 	for _, d := range st.Details() {
 		if retry, ok := d.(*errdetails.RetryInfo); ok {
@@ -138,7 +136,7 @@ func exportError(err error) error {
 	switch st.Code() {
 	case codes.Canceled, codes.DeadlineExceeded, codes.Aborted, codes.OutOfRange, codes.Unavailable, codes.DataLoss:
 	case codes.ResourceExhausted:
-		if after == 0 { // only if the collector says when
+		if after == 0 { // retryable only if the collector sets a delay
 			return failure
 		}
 	default:

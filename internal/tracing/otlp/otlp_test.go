@@ -43,7 +43,7 @@ var someSpans = []tracing.Span{
 	{Trace: tracing.TraceID{1}, ID: tracing.SpanID{3}, Start: time.Unix(1, 0), End: time.Unix(2, 0)},
 }
 
-// TestTLS: the collector proves its name, and the broker itself where that is asked.
+// TestTLS: the collector must prove its name, and the broker presents a certificate.
 func TestTLS(t *testing.T) {
 	ca, other := trusttest.NewCA(t, "collectors"), trusttest.NewCA(t, "others")
 	server := ca.Issue(func(c *x509.Certificate) { c.DNSNames = []string{"localhost"} })
@@ -59,12 +59,12 @@ func TestTLS(t *testing.T) {
 		config *tls.Config
 		good   bool
 	}{
-		"both proven":              {config(ca.Pool(), *client), true},
-		"nothing shown":            {config(ca.Pool()), false},
-		"shown by another":         {config(ca.Pool(), *other.Client("spiffe://example.org/broker")), false},
-		"a collector of others":    {config(other.Pool(), *client), false},
-		"the system's authorities": {config(nil, *client), false},
-		"plaintext":                {nil, false},
+		"mutual TLS":                       {config(ca.Pool(), *client), true},
+		"no client certificate":            {config(ca.Pool()), false},
+		"client certificate of another CA": {config(ca.Pool(), *other.Client("spiffe://example.org/broker")), false},
+		"collector of another CA":          {config(other.Pool(), *client), false},
+		"the system's authorities":         {config(nil, *client), false},
+		"plaintext":                        {nil, false},
 	} {
 		e := newExporter(t, Config{Endpoint: "localhost:" + port, TLS: tt.config})
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -76,14 +76,14 @@ func TestTLS(t *testing.T) {
 	}
 	e := newExporter(t, Config{Endpoint: "127.0.0.1:" + port, TLS: config(ca.Pool(), *client)})
 	if _, err := e.Export(t.Context(), someSpans); err == nil {
-		t.Error("another name was taken for the collector's")
+		t.Error("a certificate with another name was accepted")
 	}
 	if n := len(collector.Requests()); n != 1 {
 		t.Errorf("%d requests arrived", n)
 	}
 }
 
-// TestAnswers: what the collector says decides whether spans are sent again.
+// TestAnswers: the collector's answer determines whether spans are sent again.
 func TestAnswers(t *testing.T) {
 	collector := otlptest.Start(t, nil)
 	e := newExporter(t, Config{Endpoint: collector.Addr})
@@ -124,8 +124,8 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// TestBounds: an Export ends with its context, with Close, and at once where nobody
-// listens.
+// TestBounds: an Export ends with its context, with Close, and at once if nothing listens on
+// the endpoint.
 func TestBounds(t *testing.T) {
 	collector := otlptest.Start(t, nil)
 	begun := make(chan struct{}, 2)
@@ -163,7 +163,7 @@ func TestBounds(t *testing.T) {
 	again(err)
 }
 
-// TestEnvironment: neither OpenTelemetry's variables nor a proxy's mean anything.
+// TestEnvironment: the Exporter ignores OpenTelemetry's and proxies' environment variables.
 func TestEnvironment(t *testing.T) {
 	for _, name := range []string{"HTTPS_PROXY", "https_proxy", "ALL_PROXY", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"} {
 		t.Setenv(name, "http://127.0.0.1:1")
@@ -176,6 +176,6 @@ func TestEnvironment(t *testing.T) {
 		t.Fatal(err)
 	}
 	if strings.Contains(collector.Text(t), "canary") {
-		t.Error("the environment stands in a trace")
+		t.Error("a trace contains values of environment variables")
 	}
 }

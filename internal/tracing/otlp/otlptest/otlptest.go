@@ -1,7 +1,7 @@
-// Package otlptest is a collector for tests: a gRPC server with OTLP's TraceService,
-// in the project's own messages, that keeps what it is sent. tools/peers/otlp tests
-// against the receiver of OpenTelemetry's Collector, whose dependencies are not for
-// the product's module.
+// Package otlptest is a collector for tests: a gRPC server with OTLP's TraceService, in the
+// project's own messages, that stores the spans it gets. tools/peers/otlp tests with the
+// receiver of OpenTelemetry's Collector, whose dependencies the broker's module should not
+// have.
 package otlptest
 
 import (
@@ -17,7 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Collector takes traces. It is safe for concurrent use.
+// Collector accepts traces. It is safe for concurrent use.
 type Collector struct {
 	// Addr is host:port.
 	Addr string
@@ -29,7 +29,7 @@ type Collector struct {
 	arrived  chan struct{} // closed and replaced with each request
 }
 
-// Start starts a Collector that ends with the test. With nil creds it is plaintext.
+// Start starts a Collector that ends with the test. It uses plaintext if creds is nil.
 func Start(t testing.TB, creds credentials.TransportCredentials) *Collector {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -55,8 +55,8 @@ func Start(t testing.TB, creds credentials.TransportCredentials) *Collector {
 	return c
 }
 
-// Answer has all requests from now on answered by do, which keeps what is neither
-// rejected nor failed. nil takes everything.
+// Answer sets the function that answers future requests. The Collector stores the spans of
+// requests that neither are rejected nor fail. If do is nil, it accepts all requests.
 func (c *Collector) Answer(do func(ctx context.Context) (rejected int64, err error)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -94,15 +94,15 @@ func (c *Collector) export(_ any, ctx context.Context, decode func(any) error, _
 	return out, nil
 }
 
-// Requests returns what has been taken.
+// Requests returns the accepted requests.
 func (c *Collector) Requests() []*collectorpb.ExportTraceServiceRequest {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return append([]*collectorpb.ExportTraceServiceRequest(nil), c.requests...)
 }
 
-// Text returns everything that has been taken, for those who look for what must not
-// be there: as it was encoded.
+// Text returns all accepted requests in encoded form, for tests that search it for texts that
+// must not be there.
 func (c *Collector) Text(t testing.TB) string {
 	t.Helper()
 	var all []byte
@@ -116,7 +116,7 @@ func (c *Collector) Text(t testing.TB) string {
 	return string(all)
 }
 
-// Wait waits until it has at least n spans, or ctx ends, and returns those it has.
+// Wait waits until the Collector has at least n spans or ctx ends, and returns its spans.
 func (c *Collector) Wait(ctx context.Context, n int) []*tracepb.Span {
 	for {
 		c.mu.Lock()
