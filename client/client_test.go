@@ -350,13 +350,13 @@ func TestNewRefuses(t *testing.T) {
 		{"all files missing", func(c *client.Config) { c.CAFile, c.CertFile = "/none/ca", "/none/cert" }, []string{"/none/ca", "/none/cert"}},
 		{"key file missing", func(c *client.Config) { c.KeyFile = "/none/key" }, []string{"/none/key"}},
 		{"key of another certificate", func(c *client.Config) { c.KeyFile = file("other-key", otherKey) }, []string{"other-key", "does not match"}},
-		{"certificate cut off", func(c *client.Config) { c.CertFile = file("cut-cert", append(otherCert, otherCert[:90]...)) }, []string{"cut-cert", "cut off"}},
-		{"CA cut off", func(c *client.Config) { c.CAFile = file("cut-ca", append(authority.PEM(), authority.PEM()[:90]...)) }, []string{"cut-ca", "cut off"}},
+		{"certificate cut off", func(c *client.Config) { c.CertFile = file("cut-cert", append(otherCert, otherCert[:90]...)) }, []string{"cut-cert", "truncated"}},
+		{"CA cut off", func(c *client.Config) { c.CAFile = file("cut-ca", append(authority.PEM(), authority.PEM()[:90]...)) }, []string{"cut-ca", "truncated"}},
 		{"CA empty", func(c *client.Config) { c.CAFile = file("empty-ca", nil) }, []string{"empty-ca", "no PEM certificate"}},
 		{"CA damaged", func(c *client.Config) {
 			c.CAFile = file("bad-ca", []byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"))
 		}, []string{"bad-ca", "certificate 1"}},
-		{"key as CA", func(c *client.Config) { c.CAFile = c.KeyFile }, []string{"tls-key.pem", "something else"}},
+		{"key as CA", func(c *client.Config) { c.CAFile = c.KeyFile }, []string{"tls-key.pem", "only PEM certificates"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// fault is one thing that breaks and is mended again.
+// fault is a failure that the test causes and ends.
 type fault struct {
 	name  string
 	begin func(ctx context.Context, w *world) error
@@ -18,7 +18,7 @@ type fault struct {
 	last  time.Duration
 }
 
-// toxic is a fault of the network between broker and vault.
+// toxic is a failure of the network between the broker and the vault.
 func toxic(name, kind, attributes string) fault {
 	return fault{
 		name: name,
@@ -39,7 +39,7 @@ var faults = []fault{
 	toxic("vault silent", "timeout", `{"timeout":0}`),
 	toxic("connections reset", "reset_peer", `{"timeout":20}`),
 	toxic("answers cut off", "limit_data", `{"bytes":2000}`),
-	toxic("answers in crumbs", "slicer", `{"average_size":40,"size_variation":20,"delay":500}`),
+	toxic("answers in small pieces", "slicer", `{"average_size":40,"size_variation":20,"delay":500}`),
 	{
 		name:  "vault down",
 		begin: func(_ context.Context, w *world) error { w.proxy.Stop(); return nil },
@@ -71,13 +71,13 @@ var faults = []fault{
 		last:  0,
 	},
 	{
-		name:  "a grant taken away",
+		name:  "a grant removed",
 		begin: func(ctx context.Context, w *world) error { return w.revoke(ctx) },
 		end:   func(_ context.Context, w *world) error { return w.regrant() },
 		last:  3 * time.Second,
 	},
 	{
-		name: "an integration's file broken",
+		name: "an invalid integration file",
 		begin: func(_ context.Context, w *world) error {
 			return writeFile(filepath.Join(w.env.Dir, "integrations", "cspi-shaky.yaml.new"), "")
 		},
@@ -117,8 +117,8 @@ var faults = []fault{
 	},
 }
 
-// breakThings goes through the faults, again and again, until ctx ends. The
-// secrets change all the while.
+// breakThings causes the failures one after the other, repeatedly, until ctx ends. Secrets
+// change during the whole time.
 func (w *world) breakThings(ctx context.Context, l *load) {
 	pause(ctx, 2*time.Second)
 	for {
@@ -152,8 +152,7 @@ func (w *world) editSecrets(change func(string) string) error {
 	return writeFile(w.env.SecretsFile, change(string(data)))
 }
 
-// revoke takes the steady integration's grant away; two seconds later it must be
-// gone.
+// revoke removes the steady integration's grant. Two seconds later it must have no effect.
 func (w *world) revoke(ctx context.Context) error {
 	if err := w.steadyGrant(false); err != nil {
 		return err

@@ -12,30 +12,30 @@ import (
 	"github.com/secretbroker/secretbroker/internal/devmode"
 )
 
-// load is the callers and what they met.
+// load is the set of callers with their results.
 type load struct {
 	world   *world
 	running sync.WaitGroup
 
 	mu     sync.Mutex
 	counts counts
-	// cleared is when the last fault ended; zero once the broker has answered a
-	// fresh read after it.
+	// cleared is the time at which the last failure ended; zero after the broker has
+	// answered a later fresh read.
 	cleared    time.Time
 	fault      string
-	recoveries map[string]time.Duration // the slowest of each fault
-	latest     []string                 // what was wrong, a few
+	recoveries map[string]time.Duration // the slowest recovery from each failure
+	latest     []string                 // some of the errors
 }
 
 type counts struct {
 	Sent, Answered, Stale                 int
-	Denied                                int // as they should be
+	Denied                                int // expected denials
 	WrongAnswers, DeniedButServed, TooOld int
-	Errors                                map[string]int // by reason, of callers that try once
-	Patient, PatientFailed                int            // of callers that try again
+	Errors                                map[string]int // by reason, of callers without retries
+	Patient, PatientFailed                int            // of callers with retries
 }
 
-// kind is one sort of caller.
+// kind is a kind of caller.
 type kind struct {
 	who         func(*devmode.Environment) devmode.Identity
 	integration string
@@ -92,7 +92,7 @@ func (l *load) dial(k kind) (*client.Client, error) {
 
 func (l *load) wait() { l.running.Wait() }
 
-// call asks for a few secrets and judges the answer.
+// call requests a few secrets and checks the answer.
 func (l *load) call(ctx context.Context, c *client.Client, k kind) {
 	configs := make(map[string]string)
 	for range 1 + rand.IntN(3) {
@@ -129,7 +129,7 @@ func (l *load) call(ctx context.Context, c *client.Client, k kind) {
 	for name, v := range res.Values {
 		if !l.world.right(k.vault+"/"+name, v.Reveal(), v.FetchTime) {
 			l.counts.WrongAnswers++
-			l.wrong("%s %s: a value that it did not have at %s", k.vault, name, v.FetchTime)
+			l.wrong("%s %s: a value that the secret did not have at %s", k.vault, name, v.FetchTime)
 		}
 		oldest := ttl
 		if v.Stale {
@@ -142,12 +142,12 @@ func (l *load) call(ctx context.Context, c *client.Client, k kind) {
 		const clockSlack = 50 * time.Millisecond
 		if age := begun.Sub(v.FetchTime); age > oldest+clockSlack {
 			l.counts.TooOld++
-			l.wrong("%s %s: %s old, at most %s may it be (stale %v)", k.vault, name, age, oldest, v.Stale)
+			l.wrong("%s %s: %s old, the maximum is %s (stale %v)", k.vault, name, age, oldest, v.Stale)
 		}
 	}
 }
 
-// failed counts a call without an answer; l.mu is held.
+// failed counts a call without an answer. It requires l.mu.
 func (l *load) failed(err error, k kind) {
 	var e *client.Error
 	if !errors.As(err, &e) {
@@ -175,7 +175,7 @@ func (l *load) wrong(format string, args ...any) {
 	}
 }
 
-// probe reads now through the shaky integration and notes when that works again.
+// probe forces a read through the shaky integration and records when reads work again.
 func (l *load) probe(ctx context.Context, c *client.Client) {
 	zero := time.Duration(0)
 	name := fmt.Sprintf("load-%02d", rand.IntN(secrets))

@@ -1,13 +1,12 @@
-// Command reliability runs the real broker under steady load against the
-// embedded Key Vault behind a fault-injecting proxy, breaks one thing after the
-// other on a schedule, and counts what came of it: calls answered, answered
-// wrongly, values that leaked, callers served that must not be, and how long the
-// broker took to recover.
+// Command reliability runs the broker under steady load against the embedded Key Vault
+// behind a fault-injecting proxy. It causes one failure after the other on a schedule, and
+// counts the results: answered calls, wrong answers, leaked values, callers that were served
+// although they must be denied, and the broker's recovery times.
 //
 //	go run . -for 3m
 //
-// It needs nothing but Go, listens on loopback only, and ends by itself. It exits
-// with 1 if anything was answered wrongly, leaked, or served to somebody denied.
+// It needs only Go, listens on loopback only, and ends by itself. The exit code is 1 if an
+// answer was wrong, a value leaked, or a denied caller was served.
 package main
 
 import (

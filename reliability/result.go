@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// result is what a run came to.
+// result is the result of a run.
 type result struct {
 	Duration time.Duration `json:"duration"`
 	counts
@@ -24,7 +24,7 @@ func (l *load) result(w *world, duration time.Duration) *result {
 	return &result{Duration: duration, counts: l.counts, Leaked: w.leaks(), Recoveries: l.recoveries, Examples: l.latest}
 }
 
-// clean reports that nothing happened that must never happen.
+// clean reports whether none of the events occurred that must never occur.
 func (r *result) clean() bool {
 	return r.WrongAnswers == 0 && r.TooOld == 0 && r.DeniedButServed == 0 && r.Leaked == 0 && r.Answered > 0 && r.Denied > 0
 }
@@ -34,15 +34,15 @@ func (r *result) print(w io.Writer) {
 	fmt.Fprintf(w, "| over %s | |\n|---|---|\n", r.Duration)
 	row("calls sent", r.Sent)
 	row("answered", r.Answered)
-	row("denied, as they had to be", r.Denied)
+	row("denied as expected", r.Denied)
 	row("answered with a wrong value", r.WrongAnswers)
 	row("answered with a value older than allowed", r.TooOld)
 	row("denied but served", r.DeniedButServed)
 	row("values in logs, audit, metrics, readiness", r.Leaked)
 	row("values served stale, labelled", r.Stale)
-	row("calls of clients that try again, of these without an answer", fmt.Sprintf("%d, %d", r.Patient, r.PatientFailed))
+	row("calls of clients with retries, of these without an answer", fmt.Sprintf("%d, %d", r.Patient, r.PatientFailed))
 	for _, reason := range slices.Sorted(maps.Keys(r.Errors)) {
-		row("told "+reason+" (clients that try once)", r.Errors[reason])
+		row("got "+reason+" (clients without retries)", r.Errors[reason])
 	}
 	fmt.Fprintf(w, "\n| fault | slowest recovery, until a fresh read succeeds |\n|---|---|\n")
 	for _, name := range slices.Sorted(maps.Keys(r.Recoveries)) {

@@ -22,19 +22,19 @@ import (
 	"github.com/secretbroker/secretbroker/internal/devmode"
 )
 
-// The two vaults: every fault of the network meets the first, none the second.
+// The two vaults: network failures affect only the first.
 const (
 	shakyVault  = "your-key-vault-name"
 	steadyVault = "steady-key-vault"
 	secrets     = 20 // in each vault
 	ttl         = 2 * time.Second
 	maxStale    = 5 * time.Second
-	// canary begins every value, to be looked for where no value may stand.
+	// canary is the prefix of every value, to find values where they must not be.
 	canary = "canary-7f3a"
 )
 
-// world is everything around the load: the embedded Key Vault, the proxy before
-// it, the broker's process and files.
+// world is the environment of the load: the embedded Key Vault, the proxy in front of it, and
+// the broker's process and files.
 type world struct {
 	env    *devmode.Environment
 	proxy  *toxiproxy.Proxy
@@ -46,13 +46,13 @@ type world struct {
 	mu      sync.Mutex
 	process *exec.Cmd
 	history map[string][]value // vault/name -> its values, oldest first
-	// deniedFrom and deniedUntil bound the time in which the steady
-	// integration's grant is certainly gone.
+	// deniedFrom and deniedUntil limit the period in which the steady integration
+	// certainly has no grant.
 	deniedFrom, deniedUntil time.Time
 	scraped                 []string // metrics pages
 }
 
-// value is what a secret was set to, and when at the earliest.
+// value is a value of a secret, and the earliest time at which the secret had it.
 type value struct {
 	text string
 	from time.Time
@@ -87,7 +87,7 @@ func (w *world) steadyGrant(granted bool) error {
 // integration writes an integration's file as an operator would.
 func (w *world) integration(id, vault, dial, cache string, granted bool) error {
 	sample, err := os.ReadFile(w.env.IntegrationFile)
-	if err != nil { // only the first time is it there
+	if err != nil { // the sample exists only the first time
 		sample, err = os.ReadFile(filepath.Join(w.env.Dir, "integrations", "cspi-shaky.yaml"))
 	}
 	if err != nil {
@@ -124,7 +124,7 @@ grants:
 	return writeFile(filepath.Join(w.env.Dir, "integrations", id+".yaml"), text)
 }
 
-// rotate gives every secret a new value.
+// rotate sets a new value for every secret.
 func (w *world) rotate() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -146,12 +146,11 @@ func (w *world) rotate() {
 	}
 }
 
-// right reports whether a secret had this value at some time between the read
-// and now.
+// right reports whether a secret had this value at some time between the read and now.
 func (w *world) right(key, text string, fetched time.Time) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	// A read under way while the file is replaced may see either.
+	// A read during the replacement of the file may see either value.
 	const slack = 100 * time.Millisecond
 	values := w.history[key]
 	for i, v := range values {
@@ -162,8 +161,8 @@ func (w *world) right(key, text string, fetched time.Time) bool {
 	return false
 }
 
-// mustBeDenied reports whether a call to the steady integration that was begun
-// and ended at these times had no grant all the while.
+// mustBeDenied reports whether a call to the steady integration with these start and end
+// times had no grant during its whole duration.
 func (w *world) mustBeDenied(begun, ended time.Time) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -217,7 +216,7 @@ func (w *world) signal(sig syscall.Signal) {
 	}
 }
 
-// scrape keeps a copy of the metrics and the readiness, to be searched.
+// scrape stores a copy of the metrics and the readiness for the search for values.
 func (w *world) scrape() {
 	for _, page := range []string{"/metrics", "/readyz"} {
 		resp, err := http.Get("http://" + w.admin + page)
@@ -239,7 +238,7 @@ func (w *world) close() {
 	_ = w.env.Close()
 }
 
-// leaks counts the values that stand where none may.
+// leaks counts the values in places where they must not be.
 func (w *world) leaks() int {
 	n := strings.Count(w.log.String(), canary)
 	files, _ := filepath.Glob(filepath.Join(w.env.Dir, "audit.jsonl*"))
@@ -264,7 +263,7 @@ func freeAddr() string {
 	return l.Addr().String()
 }
 
-// writeFile replaces a file at once.
+// writeFile replaces a file atomically.
 func writeFile(path, text string) error {
 	temp := filepath.Join(filepath.Dir(path), ".new-"+filepath.Base(path))
 	if err := os.WriteFile(temp, []byte(text), 0o600); err != nil {

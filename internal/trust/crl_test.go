@@ -39,15 +39,15 @@ func (w *world) putCRLs(crls ...[]byte) {
 	trusttest.Put(w.t, w.files.CRL, trusttest.PEM("X509 CRL", crls...))
 }
 
-// TestRevocation: who is let in depends on current CRLs of all authorities of a
-// chain, and on nothing else.
+// TestRevocation: whether a client is accepted depends on current CRLs of all authorities in
+// its chain, and on nothing else.
 func TestRevocation(t *testing.T) {
 	old := func(l *x509.RevocationList) { l.NextUpdate = time.Now().Add(-time.Second) }
 	tests := map[string]struct {
 		set  func(w *world, cert *tls.Certificate)
-		sub  bool   // the client's certificate is of an intermediate authority
-		want string // in the refusal; empty if it is let in
-		says string // in the problems
+		sub  bool   // an intermediate authority issued the client's certificate
+		want string // part of the error; empty if the client is accepted
+		says string // part of the problems
 	}{
 		"not listed":         {set: func(w *world, _ *tls.Certificate) { w.putCRL(nil, w.ca.Client("spiffe://example.org/b").Leaf) }},
 		"not listed, in PEM": {set: func(w *world, _ *tls.Certificate) { w.putCRLs(w.ca.CRL(nil)) }},
@@ -70,15 +70,15 @@ func TestRevocation(t *testing.T) {
 			w.Reload()
 			w.putCRLs(other.CRL(nil))
 		}, want: "there is no CRL", says: `no CRL of the client authority "CN=clients"`},
-		"no CRL of its authority but of a namesake": {set: func(w *world, _ *tls.Certificate) {
+		"no CRL of its authority, but of one with the same name": {set: func(w *world, _ *tls.Certificate) {
 			namesake := trusttest.NewCA(w.t, "clients")
 			w.putAuthorities(w.ca, namesake)
 			w.Reload()
 			w.putCRLs(namesake.CRL(nil))
 		}, want: "there is no CRL", says: `no CRL of the client authority "CN=clients"`},
-		// A list that is too old replaces none that is current.
-		"a list too old":                  {set: func(w *world, _ *tls.Certificate) { w.putCRL(old) }, says: "should have been replaced"},
-		"authority not listed by its own": {sub: true, set: func(w *world, c *tls.Certificate) {}, want: "there is no CRL"},
+		// An outdated list does not replace a current one.
+		"a list too old":                   {set: func(w *world, _ *tls.Certificate) { w.putCRL(old) }, says: "should have been replaced"},
+		"no CRL of the authority's issuer": {sub: true, set: func(w *world, c *tls.Certificate) {}, want: "there is no CRL"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -101,8 +101,8 @@ func TestRevocation(t *testing.T) {
 	}
 }
 
-// TestRevokedIntermediate: clients of an authority that its own has revoked are
-// refused, even if they are trusted through another chain as well.
+// TestRevokedIntermediate: clients of an authority that its issuer has revoked are refused,
+// even if another chain makes them trusted.
 func TestRevokedIntermediate(t *testing.T) {
 	w := newWorld(t, true)
 	sub := w.ca.Sub("intermediate")
@@ -121,9 +121,8 @@ func TestRevokedIntermediate(t *testing.T) {
 	}
 }
 
-// TestOldListAtStart: a broker starts on a CRL that should have been replaced,
-// refuses that authority's clients, and takes the new one when it comes;
-// CheckFiles calls it a fault.
+// TestOldListAtStart: a broker starts with an outdated CRL, refuses that authority's clients,
+// and accepts them when a new CRL arrives. CheckFiles reports the outdated CRL as an error.
 func TestOldListAtStart(t *testing.T) {
 	w := newWorld(t, true)
 	worker := w.ca.Client("spiffe://example.org/a")
@@ -137,10 +136,10 @@ func TestOldListAtStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := w.admits(worker); err == nil {
-		t.Error("let in")
+		t.Error("the client was accepted")
 	}
 	if err := w.admits(gone); err == nil || !strings.Contains(err.Error(), "revoked by") {
-		t.Errorf("whom the old list names gets %v", err)
+		t.Errorf("a client on the old list got %v", err)
 	}
 	if len(w.Problems()) != 1 {
 		t.Errorf("problems: %q", w.Problems())
@@ -155,8 +154,8 @@ func TestOldListAtStart(t *testing.T) {
 	}
 }
 
-// TestPeer: what Check found holds until something else is in force or the first
-// of what it rests on expires.
+// TestPeer: the result of Check is valid until the trust configuration changes or the first
+// of the certificates and CRLs that it depends on expires.
 func TestPeer(t *testing.T) {
 	w := newWorld(t, true)
 	worker := w.ca.Issue(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(30 * time.Minute) })
@@ -166,7 +165,7 @@ func TestPeer(t *testing.T) {
 	}
 	w.ahead.Store(int64(31 * time.Minute))
 	if err := p.Check(); err == nil {
-		t.Error("an expired certificate passes")
+		t.Error("Check accepts an expired certificate")
 	}
 	w.ahead.Store(0)
 	if err := p.Check(); err != nil {
@@ -175,12 +174,12 @@ func TestPeer(t *testing.T) {
 	w.putCRL(nil, worker.Leaf)
 	w.Reload()
 	if err := p.Check(); err == nil {
-		t.Error("a revoked certificate passes")
+		t.Error("Check accepts a revoked certificate")
 	}
 	if err := w.Peer(nil).Check(); err == nil {
-		t.Error("no certificate passes")
+		t.Error("Check accepts an empty chain")
 	}
-	// Its CRL is the first to expire.
+	// The CRL expires first.
 	long := w.ca.Issue(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(20 * time.Hour) })
 	p = w.Peer([]*x509.Certificate{long.Leaf})
 	if err := p.Check(); err != nil || time.Until(p.until) > 2*time.Hour {

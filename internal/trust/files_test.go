@@ -14,47 +14,47 @@ import (
 	"github.com/secretbroker/secretbroker/internal/trust/trusttest"
 )
 
-// TestFaultyFiles: whatever is wrong with a file, the broker neither starts on it
-// nor lets go of what it has, says so once, and takes the next good one.
+// TestFaultyFiles: if a file is invalid, the broker does not start with it, or keeps the
+// contents that it has, reports the problem once, and uses the next valid file.
 func TestFaultyFiles(t *testing.T) {
 	other := trusttest.NewCA(t, "another")
 	tests := map[string]struct {
 		spoil func(w *world)
-		place func(f trusttest.Files) string // that the problem names
+		place func(f trusttest.Files) string // the file that the problem must name
 	}{
 		"half a certificate": {func(w *world) { w.spoil(w.files.Cert, half) }, cert},
 		"half a key":         {func(w *world) { w.spoil(w.files.Key, half) }, cert},
 		"key of another": {func(w *world) {
 			trusttest.Put(w.t, w.files.Key, trusttest.KeyPEM(w.t, w.ca.Server()))
 		}, cert},
-		"certificate of another":   {func(w *world) { trusttest.Put(w.t, w.files.Cert, trusttest.CertPEM(w.ca.Server())) }, cert},
-		"key in the wrong place":   {func(w *world) { w.spoil(w.files.Cert, func([]byte) []byte { return read(w.t, w.files.Key) }) }, cert},
-		"garbage as a key":         {func(w *world) { w.spoil(w.files.Key, garbage) }, cert},
-		"garbage in the key":       {func(w *world) { w.spoil(w.files.Key, scrambled) }, cert},
-		"an empty key":             {func(w *world) { w.spoil(w.files.Key, empty) }, cert},
-		"no key":                   {func(w *world) { _ = os.Remove(w.files.Key) }, func(f trusttest.Files) string { return f.Key }},
-		"no certificate":           {func(w *world) { _ = os.Remove(w.files.Cert) }, cert},
-		"a directory":              {func(w *world) { _ = os.Remove(w.files.Cert); _ = os.Mkdir(w.files.Cert, 0o700) }, cert},
-		"an expired certificate":   {func(w *world) { w.putServer(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Second) }) }, cert},
-		"a certificate to come":    {func(w *world) { w.putServer(func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }) }, cert},
-		"half the authorities":     {func(w *world) { w.spoil(w.files.ClientCA, half) }, clientCA},
-		"a damaged authority":      {func(w *world) { w.spoil(w.files.ClientCA, scrambled) }, clientCA},
-		"no authorities":           {func(w *world) { w.spoil(w.files.ClientCA, empty) }, clientCA},
-		"key as an authority":      {func(w *world) { w.spoil(w.files.ClientCA, func([]byte) []byte { return read(w.t, w.files.Key) }) }, clientCA},
-		"authorities missing":      {func(w *world) { _ = os.Remove(w.files.ClientCA) }, clientCA},
-		"too much":                 {func(w *world) { w.spoil(w.files.ClientCA, func([]byte) []byte { return make([]byte, maxPEM+1) }) }, clientCA},
-		"half a CRL":               {func(w *world) { w.spoil(w.files.CRL, half) }, crlFile},
-		"half a PEM CRL":           {func(w *world) { trusttest.Put(w.t, w.files.CRL, half(trusttest.PEM("X509 CRL", w.ca.CRL(nil)))) }, crlFile},
-		"certificates as CRL":      {func(w *world) { w.spoil(w.files.CRL, func([]byte) []byte { return read(w.t, w.files.Cert) }) }, crlFile},
-		"garbage as CRL":           {func(w *world) { w.spoil(w.files.CRL, garbage) }, crlFile},
-		"CRL missing":              {func(w *world) { _ = os.Remove(w.files.CRL) }, crlFile},
-		"CRL of nobody we know":    {func(w *world) { trusttest.Put(w.t, w.files.CRL, other.CRL(nil)) }, crlFile},
-		"CRL of a namesake":        {func(w *world) { trusttest.Put(w.t, w.files.CRL, trusttest.NewCA(w.t, "clients").CRL(nil)) }, crlFile},
-		"CRL with a broken seal":   {func(w *world) { w.spoil(w.files.CRL, func(b []byte) []byte { b[len(b)-1] ^= 1; return b }) }, crlFile},
-		"CRL to come":              {func(w *world) { w.putCRL(func(l *x509.RevocationList) { l.ThisUpdate = time.Now().Add(time.Minute) }) }, crlFile},
-		"CRL that only adds":       {func(w *world) { w.putCRL(critical(deltaIndicator)) }, crlFile},
-		"CRL of a part":            {func(w *world) { w.putCRL(critical(distribution)) }, crlFile},
-		"CRL of something unknown": {func(w *world) { w.putCRL(critical([]int{1, 2, 3})) }, crlFile},
+		"certificate for another key":            {func(w *world) { trusttest.Put(w.t, w.files.Cert, trusttest.CertPEM(w.ca.Server())) }, cert},
+		"key in the certificate file":            {func(w *world) { w.spoil(w.files.Cert, func([]byte) []byte { return read(w.t, w.files.Key) }) }, cert},
+		"garbage as a key":                       {func(w *world) { w.spoil(w.files.Key, garbage) }, cert},
+		"garbage in the key":                     {func(w *world) { w.spoil(w.files.Key, scrambled) }, cert},
+		"an empty key":                           {func(w *world) { w.spoil(w.files.Key, empty) }, cert},
+		"no key":                                 {func(w *world) { _ = os.Remove(w.files.Key) }, func(f trusttest.Files) string { return f.Key }},
+		"no certificate":                         {func(w *world) { _ = os.Remove(w.files.Cert) }, cert},
+		"a directory":                            {func(w *world) { _ = os.Remove(w.files.Cert); _ = os.Mkdir(w.files.Cert, 0o700) }, cert},
+		"an expired certificate":                 {func(w *world) { w.putServer(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Second) }) }, cert},
+		"a certificate that is not valid yet":    {func(w *world) { w.putServer(func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }) }, cert},
+		"half the authorities":                   {func(w *world) { w.spoil(w.files.ClientCA, half) }, clientCA},
+		"a damaged authority":                    {func(w *world) { w.spoil(w.files.ClientCA, scrambled) }, clientCA},
+		"no authorities":                         {func(w *world) { w.spoil(w.files.ClientCA, empty) }, clientCA},
+		"key as an authority":                    {func(w *world) { w.spoil(w.files.ClientCA, func([]byte) []byte { return read(w.t, w.files.Key) }) }, clientCA},
+		"authorities missing":                    {func(w *world) { _ = os.Remove(w.files.ClientCA) }, clientCA},
+		"too much":                               {func(w *world) { w.spoil(w.files.ClientCA, func([]byte) []byte { return make([]byte, maxPEM+1) }) }, clientCA},
+		"half a CRL":                             {func(w *world) { w.spoil(w.files.CRL, half) }, crlFile},
+		"half a PEM CRL":                         {func(w *world) { trusttest.Put(w.t, w.files.CRL, half(trusttest.PEM("X509 CRL", w.ca.CRL(nil)))) }, crlFile},
+		"certificates as CRL":                    {func(w *world) { w.spoil(w.files.CRL, func([]byte) []byte { return read(w.t, w.files.Cert) }) }, crlFile},
+		"garbage as CRL":                         {func(w *world) { w.spoil(w.files.CRL, garbage) }, crlFile},
+		"CRL missing":                            {func(w *world) { _ = os.Remove(w.files.CRL) }, crlFile},
+		"CRL of an unknown authority":            {func(w *world) { trusttest.Put(w.t, w.files.CRL, other.CRL(nil)) }, crlFile},
+		"CRL of an authority with the same name": {func(w *world) { trusttest.Put(w.t, w.files.CRL, trusttest.NewCA(w.t, "clients").CRL(nil)) }, crlFile},
+		"CRL with an invalid signature":          {func(w *world) { w.spoil(w.files.CRL, func(b []byte) []byte { b[len(b)-1] ^= 1; return b }) }, crlFile},
+		"CRL that is not valid yet":              {func(w *world) { w.putCRL(func(l *x509.RevocationList) { l.ThisUpdate = time.Now().Add(time.Minute) }) }, crlFile},
+		"CRL that only adds":                     {func(w *world) { w.putCRL(critical(deltaIndicator)) }, crlFile},
+		"CRL of a part":                          {func(w *world) { w.putCRL(critical(distribution)) }, crlFile},
+		"CRL of something unknown":               {func(w *world) { w.putCRL(critical([]int{1, 2, 3})) }, crlFile},
 		"CRL of others' certificates": {func(w *world) {
 			w.putCRL(func(l *x509.RevocationList) {
 				l.RevokedCertificateEntries = []x509.RevocationListEntry{{SerialNumber: l.Number, RevocationTime: time.Now(), ExtraExtensions: extension([]int{2, 5, 29, 29})}}
@@ -76,7 +76,7 @@ func TestFaultyFiles(t *testing.T) {
 			}
 			s, err := OpenFiles(w.config())
 			if err == nil {
-				t.Errorf("a broker starts on it: %v", s.Problems())
+				t.Errorf("a broker starts with the file: %v", s.Problems())
 			} else {
 				noKeyIn(t, err.Error(), keys)
 			}
@@ -86,11 +86,11 @@ func TestFaultyFiles(t *testing.T) {
 			}
 			select {
 			case <-changed:
-				t.Error("something else is in force")
+				t.Error("the trust configuration changed")
 			default:
 			}
 			if !w.shown().Equal(before) || w.admits(worker) != nil {
-				t.Error("what was good is not in force any more")
+				t.Error("the earlier contents are no longer in effect")
 			}
 			problems := strings.Join(w.Problems(), "\n")
 			if !strings.Contains(problems, tt.place(w.files)) || !strings.Contains(problems, "remains in use") {
@@ -104,14 +104,14 @@ func TestFaultyFiles(t *testing.T) {
 			}
 			noKeyIn(t, w.log.String()+problems, keys)
 
-			_ = os.Remove(w.files.Cert) // it might be a directory
+			_ = os.Remove(w.files.Cert) // the case may have made it a directory
 			for f, data := range good {
 				trusttest.Put(t, f, data)
 			}
 			renewed := w.putServer(func(*x509.Certificate) {})
 			w.Reload()
 			if !w.shown().Equal(renewed.Leaf) {
-				t.Error("the good files that followed are not in force")
+				t.Error("the next valid files are not in effect")
 			}
 			if p := w.Problems(); len(p) != 0 || !strings.Contains(w.log.String(), "has been resolved") {
 				t.Errorf("problems %q, log\n%s", p, w.log)
@@ -120,7 +120,7 @@ func TestFaultyFiles(t *testing.T) {
 	}
 }
 
-// TestKubernetesSwap: a mounted Secret changes by one symbolic link.
+// TestKubernetesSwap: a mounted Secret changes when one symbolic link is replaced.
 func TestKubernetesSwap(t *testing.T) {
 	ca := trusttest.NewCA(t, "clients")
 	dir := t.TempDir()
@@ -153,12 +153,11 @@ func TestKubernetesSwap(t *testing.T) {
 	_ = os.RemoveAll(filepath.Join(dir, "..1"))
 	s.Reload()
 	if s.current.Load().own.Leaf.Equal(before) || len(s.Problems()) > 0 {
-		t.Errorf("the old certificate is in force: %q", s.Problems())
+		t.Errorf("the old certificate is still in effect: %q", s.Problems())
 	}
 }
 
-// TestEachOnItsOwn: a broken certificate does not keep an authority from being
-// taken out.
+// TestEachOnItsOwn: an invalid certificate does not prevent the removal of an authority.
 func TestEachOnItsOwn(t *testing.T) {
 	w := newWorld(t, false)
 	worker := w.ca.Client("spiffe://example.org/a")
@@ -166,7 +165,7 @@ func TestEachOnItsOwn(t *testing.T) {
 	trusttest.Put(t, w.files.ClientCA, trusttest.PEM("CERTIFICATE", trusttest.NewCA(t, "next").Cert.Raw))
 	w.Reload()
 	if err := w.admits(worker); err == nil {
-		t.Error("a client of the authority that was taken out is let in")
+		t.Error("a client of the removed authority was accepted")
 	}
 }
 
@@ -183,7 +182,7 @@ func TestPoll(t *testing.T) {
 		ended := make(chan error)
 		go func() { ended <- s.Run(ctx) }()
 		synctest.Wait()
-		renewed := w.putServer(func(c *x509.Certificate) { // not by this clock
+		renewed := w.putServer(func(c *x509.Certificate) { // not valid by this clock
 			c.NotBefore, c.NotAfter = w.ca.Cert.NotBefore, w.ca.Cert.NotAfter
 		})
 		begin := time.Now()
@@ -192,7 +191,7 @@ func TestPoll(t *testing.T) {
 			t.Errorf("it took %v", took)
 		}
 		if !s.current.Load().own.Leaf.Equal(renewed.Leaf) {
-			t.Error("something else is in force")
+			t.Error("the trust configuration changed")
 		}
 		cancel()
 		if err := <-ended; err != nil {
@@ -201,8 +200,8 @@ func TestPoll(t *testing.T) {
 	})
 }
 
-// TestNoResumption: a session ticket would be an identity that outlives its
-// certificate's revocation.
+// TestNoResumption: the server issues no session tickets, because a ticket would be an
+// identity that outlives the revocation of its certificate.
 func TestNoResumption(t *testing.T) {
 	w := newWorld(t, false)
 	withTickets := w.TLSConfig()
@@ -224,8 +223,8 @@ func TestNoResumption(t *testing.T) {
 	}
 }
 
-// TestExpiry: what expires while it is in force is a problem beforehand and
-// afterwards, and nobody connects to a server whose certificate has expired.
+// TestExpiry: an expiry is reported as a problem before and after it happens, and no client
+// connects to a server whose certificate has expired.
 func TestExpiry(t *testing.T) {
 	w := newWorld(t, true)
 	worker := w.ca.Client("spiffe://example.org/a")
@@ -236,7 +235,7 @@ func TestExpiry(t *testing.T) {
 	}
 	for _, step := range []struct {
 		ahead time.Duration
-		want  []string // that the problems say
+		want  []string // texts that the problems must contain
 		in    bool
 	}{
 		{0, nil, true},

@@ -21,7 +21,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// world is a Store on files, with a clock that the test can put forward.
+// world is a Store with files, and with a clock that the test can advance.
 type world struct {
 	*Store
 	t     *testing.T
@@ -54,8 +54,8 @@ func (w *world) config() FilesConfig {
 	return FilesConfig{CertFile: w.files.Cert, KeyFile: w.files.Key, ClientCAFile: w.files.ClientCA, CRLFiles: []string{w.files.CRL}, Options: w.options()}
 }
 
-// connect makes a TLS connection, and says whether the server let the client in
-// and which certificate it showed.
+// connect makes a TLS connection. It returns an error if the server refused the client, and
+// the certificate that the server presented.
 func connect(t *testing.T, server, client *tls.Config) (shown *x509.Certificate, resumed bool, err error) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -74,7 +74,7 @@ func connect(t *testing.T, server, client *tls.Config) (shown *x509.Certificate,
 		conn := tls.Server(raw, server)
 		err = conn.Handshake()
 		if err == nil {
-			_, _ = conn.Write([]byte("x")) // with any session tickets before it
+			_, _ = conn.Write([]byte("x")) // sends any session tickets before it
 		}
 		served <- err
 	}()
@@ -83,7 +83,7 @@ func connect(t *testing.T, server, client *tls.Config) (shown *x509.Certificate,
 		t.Fatal(err)
 	}
 	defer here.Close()
-	client.InsecureSkipVerify = true // whom the client believes is not the question
+	client.InsecureSkipVerify = true // the test is about the server's checks
 	conn := tls.Client(here, client)
 	if conn.Handshake() == nil {
 		_, _ = conn.Read(make([]byte, 1))
@@ -94,8 +94,8 @@ func connect(t *testing.T, server, client *tls.Config) (shown *x509.Certificate,
 	return shown, conn.ConnectionState().DidResume, <-served
 }
 
-// admits reports whether a client is let in by handshake and by Peer, which must
-// be of one opinion.
+// admits returns the error with which the handshake and Peer refuse a client, nil if they
+// accept it. Both must agree.
 func (w *world) admits(cert *tls.Certificate) error {
 	w.t.Helper()
 	_, _, handshake := connect(w.t, w.TLSConfig(), &tls.Config{Certificates: []tls.Certificate{*cert}})
@@ -108,7 +108,7 @@ func (w *world) admits(cert *tls.Certificate) error {
 		certs = append(certs, c)
 	}
 	if again := w.Peer(certs).Check(); (again == nil) != (handshake == nil) {
-		w.t.Errorf("the handshake says %v, Check %v", handshake, again)
+		w.t.Errorf("the handshake returned %v, Check %v", handshake, again)
 	}
 	return handshake
 }
@@ -130,15 +130,15 @@ func half(b []byte) []byte    { return b[:len(b)/2] }
 func empty([]byte) []byte     { return nil }
 func garbage(b []byte) []byte { return append([]byte("hunter2 "), b[20:60]...) }
 
-// scrambled is well-formed PEM of other bytes.
+// scrambled returns well-formed PEM with other bytes.
 func scrambled(b []byte) []byte {
 	lines := strings.Split(string(b), "\n")
 	lines[1] = "AAAA" + lines[1][4:]
 	return []byte(strings.Join(lines, "\n"))
 }
 
-// noKeyIn fails if text holds 12 bytes in a row of a key, raw, hexadecimal or as
-// in the file.
+// noKeyIn fails the test if text contains 12 consecutive bytes of a key, raw, in hexadecimal
+// or as in the file.
 func noKeyIn(t *testing.T, text string, files [][]byte) {
 	t.Helper()
 	for _, data := range files {
@@ -147,12 +147,12 @@ func noKeyIn(t *testing.T, text string, files [][]byte) {
 		der, _ := base64.StdEncoding.DecodeString(body)
 		for i := 0; i+12 <= len(body); i++ {
 			if strings.Contains(text, body[i:i+12]) {
-				t.Fatalf("holds part of a key's file: %s", text)
+				t.Fatalf("contains a part of a key file: %s", text)
 			}
 		}
 		for i := 0; i+12 <= len(der); i++ {
 			if part := der[i : i+12]; strings.Contains(text, string(part)) || strings.Contains(strings.ToLower(text), hex.EncodeToString(part)) {
-				t.Fatalf("holds part of a key: %s", text)
+				t.Fatalf("contains a part of a key: %s", text)
 			}
 		}
 	}

@@ -20,7 +20,7 @@ import (
 
 const brokerID = "spiffe://example.org/broker"
 
-// agentWorld is a Store that follows an agent.
+// agentWorld is a Store that watches an agent.
 type agentWorld struct {
 	world
 	agent *trusttest.WorkloadAPI
@@ -44,7 +44,7 @@ func newAgentWorld(t *testing.T) *agentWorld {
 			t.Error(err)
 		}
 	})
-	w.wait(changed) // the watch begins with what is known already
+	w.wait(changed) // the watch first sends the current identity
 	return w
 }
 
@@ -55,7 +55,7 @@ func (w *agentWorld) config() WorkloadAPIConfig {
 	return cfg
 }
 
-// push makes the agent say something else, and waits until that is in force.
+// push changes the agent's answer, and waits until the Store uses it.
 func (w *agentWorld) push(answer *workload.X509SVIDResponse) {
 	w.t.Helper()
 	changed := w.Changed()
@@ -68,11 +68,11 @@ func (w *agentWorld) wait(changed <-chan struct{}) {
 	select {
 	case <-changed:
 	case <-time.After(10 * time.Second):
-		w.t.Fatalf("nothing else came into force; problems %q, log:\n%s", w.Problems(), w.log)
+		w.t.Fatalf("the Store did not change; problems %q, log:\n%s", w.Problems(), w.log)
 	}
 }
 
-// problem waits for a problem that says what, or for none at all.
+// problem waits for a problem that contains what, or for no problems if what is empty.
 func (w *agentWorld) problem(what string) {
 	w.t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); ; {
@@ -87,8 +87,8 @@ func (w *agentWorld) problem(what string) {
 	}
 }
 
-// TestWorkloadAPI: certificate and authorities rotate as the agent says, and
-// nobody but the trust domain's own workloads is believed.
+// TestWorkloadAPI: certificate and authorities rotate with the agent's answers, and only
+// workloads of the broker's trust domain are accepted.
 func TestWorkloadAPI(t *testing.T) {
 	w := newAgentWorld(t)
 	worker := w.ca.Client("spiffe://example.org/a")
@@ -98,7 +98,7 @@ func TestWorkloadAPI(t *testing.T) {
 	if got := w.shown().URIs[0].String(); got != brokerID {
 		t.Errorf("it shows %s", got)
 	}
-	// The federated bundle of another trust domain comes along and is not used.
+	// The answer contains the bundle of a federated trust domain, which the Store ignores.
 	foreign := trusttest.NewCA(t, "example.com")
 	renewed := w.ca.Client(brokerID)
 	answer := trusttest.Identity(t, w.ca, renewed)
@@ -108,21 +108,21 @@ func TestWorkloadAPI(t *testing.T) {
 		t.Error("the old certificate is shown")
 	}
 	if err := w.admits(foreign.Client("spiffe://example.org/a")); err == nil {
-		t.Error("a client of a federated authority is let in")
+		t.Error("a client of a federated authority was accepted")
 	}
 	if err := w.admits(worker); err != nil {
 		t.Error(err)
 	}
-	// The authority is replaced: its clients are out at once.
+	// The authority is replaced: its clients are refused at once.
 	next := trusttest.NewCA(t, "example.org")
 	w.push(trusttest.Identity(t, next, next.Client(brokerID)))
 	if w.admits(worker) == nil || w.admits(next.Client("spiffe://example.org/a")) != nil {
-		t.Error("the old authority is believed, or the new one is not")
+		t.Error("the old authority is trusted, or the new one is not")
 	}
 }
 
-// TestWorkloadAPIFaults: what the agent says and cannot be used leaves the last
-// good identity in force, and the next good one is taken, whatever happened.
+// TestWorkloadAPIFaults: after an unusable answer of the agent, the last valid identity stays
+// in effect, and the next valid one replaces it.
 func TestWorkloadAPIFaults(t *testing.T) {
 	tests := map[string]struct {
 		do   func(w *agentWorld, good *workload.X509SVIDResponse)
@@ -130,7 +130,7 @@ func TestWorkloadAPIFaults(t *testing.T) {
 	}{
 		"the agent stops":           {func(w *agentWorld, _ *workload.X509SVIDResponse) { w.agent.Stop() }, "code = "},
 		"no longer registered":      {func(w *agentWorld, _ *workload.X509SVIDResponse) { w.agent.Fail(codes.PermissionDenied) }, "PermissionDenied"},
-		"a watch that is given up":  {func(w *agentWorld, _ *workload.X509SVIDResponse) { w.agent.Fail(codes.InvalidArgument) }, "InvalidArgument"},
+		"a watch that fails":        {func(w *agentWorld, _ *workload.X509SVIDResponse) { w.agent.Fail(codes.InvalidArgument) }, "InvalidArgument"},
 		"a watch that is cancelled": {func(w *agentWorld, _ *workload.X509SVIDResponse) { w.agent.Fail(codes.Canceled) }, "Canceled"},
 		"an expired identity": {func(w *agentWorld, _ *workload.X509SVIDResponse) {
 			svid := w.ca.Client(brokerID)
@@ -138,11 +138,11 @@ func TestWorkloadAPIFaults(t *testing.T) {
 				c.URIs, c.NotAfter = svid.Leaf.URIs, time.Now().Add(-time.Second)
 			})))
 		}, "expired"},
-		"an identity elsewhere": {func(w *agentWorld, _ *workload.X509SVIDResponse) {
+		"an identity in another trust domain": {func(w *agentWorld, _ *workload.X509SVIDResponse) {
 			w.agent.Set(trusttest.Identity(w.t, w.ca, w.ca.Client("spiffe://example.com/broker")))
 		}, "no identity in the trust domain"},
 		"no authorities": {func(w *agentWorld, good *workload.X509SVIDResponse) { good.Svids[0].Bundle = nil; w.agent.Set(good) }, "no authorities"},
-		"key of another": {func(w *agentWorld, good *workload.X509SVIDResponse) {
+		"key of another certificate": {func(w *agentWorld, good *workload.X509SVIDResponse) {
 			good.Svids[0].X509SvidKey = trusttest.Identity(w.t, w.ca, w.ca.Client(brokerID)).Svids[0].X509SvidKey
 			w.agent.Set(good)
 		}, "does not match private key"},
@@ -162,14 +162,14 @@ func TestWorkloadAPIFaults(t *testing.T) {
 			tt.do(w, bad)
 			w.problem(tt.says)
 			if !w.shown().Equal(before) || w.admits(worker) != nil {
-				t.Error("what was good is not in force any more")
+				t.Error("the last valid identity is no longer in effect")
 			}
 			if w.Stats().ReloadFailures == 0 || !strings.Contains(w.log.String(), "level=ERROR") {
-				t.Errorf("not loud enough: %s", w.log)
+				t.Errorf("the log lacks an error: %s", w.log)
 			}
 			select {
 			case <-changed:
-				t.Error("something else is in force")
+				t.Error("the trust configuration changed")
 			default:
 			}
 			if name == "the agent stops" {
@@ -178,7 +178,7 @@ func TestWorkloadAPIFaults(t *testing.T) {
 			next := w.ca.Client(brokerID)
 			w.push(trusttest.Identity(t, w.ca, next))
 			if !w.shown().Equal(next.Leaf) {
-				t.Error("the next identity is not in force")
+				t.Error("the next identity is not in effect")
 			}
 			w.problem("")
 			noKeyIn(t, w.log.String(), [][]byte{key, trusttest.KeyPEM(t, next)})
@@ -186,8 +186,8 @@ func TestWorkloadAPIFaults(t *testing.T) {
 	}
 }
 
-// TestSilentAgent: an agent that says nothing new is not believed for longer
-// than the broker's own certificate lasts.
+// TestSilentAgent: if the agent sends no update, its last answer is trusted only until the
+// broker's certificate expires.
 func TestSilentAgent(t *testing.T) {
 	w := newAgentWorld(t)
 	worker := w.ca.Issue(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(20 * time.Hour) })
@@ -198,10 +198,10 @@ func TestSilentAgent(t *testing.T) {
 	w.agent.Stop()
 	w.ahead.Store(int64(61 * time.Minute))
 	if _, _, err := connect(t, w.TLSConfig(), &tls.Config{Certificates: []tls.Certificate{*worker}}); err == nil {
-		t.Error("a client is let in although the broker's certificate has expired")
+		t.Error("a client was accepted although the broker's certificate has expired")
 	}
 	if err := peer.Check(); err == nil || !strings.Contains(err.Error(), "not been confirmed") {
-		t.Errorf("who is connected stays: %v", err)
+		t.Errorf("a connected client is still accepted: %v", err)
 	}
 	w.problem("own certificate expired")
 }
@@ -224,9 +224,9 @@ func TestOpenWorkloadAPI(t *testing.T) {
 	none := cfg
 	none.TrustDomain = spiffeid.TrustDomain{}
 	if _, err := OpenWorkloadAPI(t.Context(), none); err == nil {
-		t.Error("it starts without a trust domain")
+		t.Error("OpenWorkloadAPI accepts an empty trust domain")
 	}
-	// An agent that comes up later, within the time.
+	// An agent that starts later, within the timeout.
 	cfg.StartTimeout = 0
 	opened := make(chan error, 1)
 	go func() {

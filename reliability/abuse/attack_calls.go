@@ -16,15 +16,15 @@ import (
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 )
 
-// The names of integrations that attackers ask for.
+// The names of the integrations that attackers use.
 const (
-	largeIntegration   = "large" // of which attackers are assigners in one case
+	largeIntegration   = "large" // in one case, attackers are assigners of it
 	missingIntegration = "there-is-none"
 	fillerIntegration  = "filler-%03d"
 	fillers            = 800
 )
 
-// dial makes a gRPC connection, or counts that it could not.
+// dial makes a gRPC connection, or counts the failure.
 func (a *attacker) dial() *grpc.ClientConn {
 	config, err := a.tlsConfig(a.CAFile)
 	if err == nil {
@@ -33,10 +33,10 @@ func (a *attacker) dial() *grpc.ClientConn {
 			return conn
 		}
 	}
-	panic(err) // the suite has written the files
+	panic(err) // the suite wrote the files
 }
 
-// call runs do in several goroutines until ctx ends, and counts what it is told.
+// call runs do in several goroutines until ctx ends, and counts the results.
 func (a *attacker) call(ctx context.Context, goroutines int, do func(ctx context.Context, conn *grpc.ClientConn) error) {
 	conn := a.dial()
 	defer conn.Close()
@@ -49,7 +49,7 @@ func (a *attacker) call(ctx context.Context, goroutines int, do func(ctx context
 				a.counts.add("answered", 1)
 			} else if ctx.Err() == nil {
 				a.counts.add(reason, 1)
-				if reason == "Unavailable" { // gRPC's connection is down
+				if reason == "Unavailable" { // the connection is down
 					pause(ctx, 10*time.Millisecond)
 				}
 			}
@@ -57,9 +57,8 @@ func (a *attacker) call(ctx context.Context, goroutines int, do func(ctx context
 	})
 }
 
-// attackAudit makes calls that are refused, whose names grow in the audit log: a
-// control character has six bytes there, and so has "<". Some of them ask for ever
-// new integrations.
+// attackAudit makes calls that are refused and whose names grow in the audit log: a control
+// character has six bytes there, and so has "<". Some of the calls use new integration ids.
 func attackAudit(ctx context.Context, a *attacker) {
 	named := func(with string) map[string]string {
 		configs := make(map[string]string)
@@ -80,7 +79,7 @@ func attackAudit(ctx context.Context, a *attacker) {
 	})
 }
 
-// attackUsage uses what it may use under ever new connector names.
+// attackUsage uses the secrets that it may read under ever new connector names.
 func attackUsage(ctx context.Context, a *attacker) {
 	configs := make(map[string]string)
 	for i := range 64 {
@@ -93,7 +92,7 @@ func attackUsage(ctx context.Context, a *attacker) {
 	})
 }
 
-// attackQueue asks for 64 secrets that do not exist in each call.
+// attackQueue requests 64 secrets that do not exist in each call.
 func attackQueue(ctx context.Context, a *attacker) {
 	a.call(ctx, 8, func(ctx context.Context, conn *grpc.ClientConn) error {
 		req := &secretbrokerv1.ResolveRequest{IntegrationId: a.Integration, Connector: "hog", Configs: make(map[string]string)}
@@ -105,7 +104,7 @@ func attackQueue(ctx context.Context, a *attacker) {
 	})
 }
 
-// attackList looks at integrations without any role.
+// attackList lists integrations without any role.
 func attackList(ctx context.Context, a *attacker) {
 	a.call(ctx, 8, func(ctx context.Context, conn *grpc.ClientConn) (err error) {
 		service := secretbrokerv1.NewIntegrationServiceClient(conn)
@@ -118,8 +117,8 @@ func attackList(ctx context.Context, a *attacker) {
 	})
 }
 
-// attackValidate has grants checked, and not made, on a large integration of which
-// the attackers are assigners.
+// attackValidate makes the broker check grants, without adding them, on a large integration
+// of which the attackers are assigners.
 func attackValidate(ctx context.Context, a *attacker) {
 	a.call(ctx, 8, func(ctx context.Context, conn *grpc.ClientConn) error {
 		_, err := secretbrokerv1.NewIntegrationServiceClient(conn).GrantUse(ctx, &secretbrokerv1.GrantUseRequest{
@@ -130,9 +129,9 @@ func attackValidate(ctx context.Context, a *attacker) {
 	})
 }
 
-// attackGet asks for integrations that a stranger may not see, one after the other,
-// and tells how much longer one that exists takes than one that does not. One
-// attacker does it, so that they do not wait for each other.
+// attackGet requests integrations that it may not see, one after the other, and reports how
+// much longer the answer takes for one that exists. Only one attacker does it, so that
+// attackers do not delay each other.
 func attackGet(ctx context.Context, a *attacker) {
 	if a.number > 0 {
 		return
@@ -152,16 +151,16 @@ func attackGet(ctx context.Context, a *attacker) {
 			}
 			reason := reasonOf(err)
 			a.counts.add(reason, 1)
-			if reason != "ACCESS_DENIED" { // of another call it says nothing how long it takes
+			if reason != "ACCESS_DENIED" { // the time of other answers does not count
 				pause(ctx, 20*time.Millisecond)
-			} else if n > 5 { // connected, and warm
+			} else if n > 5 { // after a warm-up
 				took[id] = append(took[id], float64(time.Since(begin).Microseconds()))
 			}
 		}
 	}
 	for _, id := range ids {
 		if slices.Sort(took[id]); len(took[id]) == 0 {
-			return // the suite finds no figure
+			return // the suite reports the missing figure
 		}
 	}
 	median := func(id string) float64 { return took[id][len(took[id])/2] }
@@ -170,11 +169,11 @@ func attackGet(ctx context.Context, a *attacker) {
 	a.counts.add("large to missing", median(largeIntegration)/median(missingIntegration))
 }
 
-// attackConnects connects as strangers do, from one address, and says nothing. It
-// keeps up to 1,500 connections and resets the oldest for each further one.
+// attackConnects opens connections without certificates from one address and sends nothing.
+// It keeps up to 1,500 connections and resets the oldest for each further one.
 func attackConnects(ctx context.Context, a *attacker) {
 	if a.number > 0 {
-		return // strangers have no certificates, and one core makes no more with eight
+		return // the attack needs no certificates, and one process saturates a core
 	}
 	const most = 1500
 	open := make([]interface{ Close() error }, most)
@@ -198,18 +197,18 @@ func attackConnects(ctx context.Context, a *attacker) {
 	}
 }
 
-// reset makes closing a connection reset it, which leaves no port waiting.
+// reset makes Close reset the connection, which leaves no port in TIME_WAIT.
 func reset(conn net.Conn) {
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0)
 	}
 }
 
-// attackHandshakes has the broker sign handshakes, and leaves.
+// attackHandshakes makes the broker sign handshakes and disconnects.
 func attackHandshakes(ctx context.Context, a *attacker) {
 	config, err := a.tlsConfig(a.CAFile)
 	if err != nil {
-		panic(err) // the suite has written the files
+		panic(err) // the suite wrote the files
 	}
 	config.ServerName, config.Certificates = "localhost", nil
 	for ctx.Err() == nil {
@@ -220,12 +219,12 @@ func attackHandshakes(ctx context.Context, a *attacker) {
 		}
 		reset(conn)
 		handshake, cancel := context.WithTimeout(ctx, 5*time.Second)
-		if tls.Client(conn, config).HandshakeContext(handshake) == nil { // as far as a client knows
+		if tls.Client(conn, config).HandshakeContext(handshake) == nil { // from the client's point of view
 			a.counts.add("handshakes", 1)
 		} else {
 			a.counts.add("handshakes failed", 1)
 		}
 		cancel()
-		_ = conn.Close() // that was all
+		_ = conn.Close() // the attack needs only the handshake
 	}
 }

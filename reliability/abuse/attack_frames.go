@@ -12,11 +12,11 @@ import (
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 )
 
-// reconnect is how long an attacker rests before it connects again.
+// reconnect is the pause before an attacker connects again.
 const reconnect = 20 * time.Millisecond
 
-// attackUnfinished holds calls whose requests never end: 256 on one connection,
-// eight bytes each of a message of 1 MiB.
+// attackUnfinished keeps calls open whose requests never end: 256 on one connection, with
+// eight bytes of a message of 1 MiB each.
 func attackUnfinished(ctx context.Context, a *attacker) {
 	body := message(1<<20, []byte{0, 0, 0})
 	again(ctx, reconnect, func() {
@@ -26,7 +26,7 @@ func attackUnfinished(ctx context.Context, a *attacker) {
 	})
 }
 
-// large asks for one secret of 200 kB 128 times: 25 MB.
+// large returns a request for one secret of 200 kB 128 times: 25 MB.
 func (a *attacker) large() []byte {
 	req := &secretbrokerv1.ResolveRequest{IntegrationId: a.Integration, Configs: make(map[string]string)}
 	for i := range 128 {
@@ -35,7 +35,7 @@ func (a *attacker) large() []byte {
 	return request(req)
 }
 
-// attackUntaken opens windows of no byte at all, so that no answer can be sent.
+// attackUntaken sets HTTP/2 windows of 0 bytes, so that no answer can be sent.
 func attackUntaken(ctx context.Context, a *attacker) {
 	body := a.large()
 	again(ctx, reconnect, func() {
@@ -45,7 +45,7 @@ func attackUntaken(ctx context.Context, a *attacker) {
 	})
 }
 
-// attackDeaf opens the largest windows and never reads the socket.
+// attackDeaf sets the largest HTTP/2 windows and never reads the socket.
 func attackDeaf(ctx context.Context, a *attacker) {
 	const largest = 1<<31 - 1
 	body := a.large()
@@ -59,7 +59,7 @@ func attackDeaf(ctx context.Context, a *attacker) {
 			c.call(body, true)
 		}
 		a.counts.add("calls opened", 60)
-		for c.flush() == nil && ctx.Err() == nil { // finds out that it was cut
+		for c.flush() == nil && ctx.Err() == nil { // fails when the broker has closed the connection
 			pause(ctx, 100*time.Millisecond)
 			_ = c.fr.WritePing(true, [8]byte{})
 		}
@@ -67,7 +67,7 @@ func attackDeaf(ctx context.Context, a *attacker) {
 	each(2, func(i int) { again(ctx, reconnect, func() { deaf(i) }) })
 }
 
-// attackReset opens calls and takes them back at once, on six connections.
+// attackReset opens calls and resets them at once, on six connections.
 func attackReset(ctx context.Context, a *attacker) {
 	body := request(&secretbrokerv1.ResolveRequest{IntegrationId: a.Integration, Configs: map[string]string{"password": a.Reference}})
 	each(6, func(int) {
@@ -78,7 +78,7 @@ func attackReset(ctx context.Context, a *attacker) {
 	})
 }
 
-// flood writes to connections without end, and reads all that comes.
+// flood writes to connections without end, and reads all answers.
 func (a *attacker) flood(ctx context.Context, what string, write func(c *http2Conn)) {
 	again(ctx, reconnect, func() {
 		c, err := a.connect(ctx, preface{})
@@ -103,7 +103,7 @@ func (a *attacker) flood(ctx context.Context, what string, write func(c *http2Co
 	})
 }
 
-// attackContinuation begins headers that never end.
+// attackContinuation sends headers that never end.
 func attackContinuation(ctx context.Context, a *attacker) {
 	// A header that is not indexed, 8 KiB of it in each frame.
 	part := []byte("\x00\x01a\x7f\x81\x3f" + strings.Repeat("a", 8192))
@@ -124,15 +124,15 @@ func attackContinuation(ctx context.Context, a *attacker) {
 	})
 }
 
-// attackPing sends pings, which have to be answered.
+// attackPing sends PING frames, which must be acknowledged.
 func attackPing(ctx context.Context, a *attacker) {
 	each(2, func(int) {
 		a.flood(ctx, "PING frames", func(c *http2Conn) { _ = c.fr.WritePing(false, [8]byte{1}) })
 	})
 }
 
-// attackSettings sends settings, which have to be acknowledged, the size of the
-// compression table among them.
+// attackSettings sends SETTINGS frames, which must be acknowledged. They include the size of
+// the compression table.
 func attackSettings(ctx context.Context, a *attacker) {
 	each(2, func(int) {
 		a.flood(ctx, "SETTINGS frames", func(c *http2Conn) {

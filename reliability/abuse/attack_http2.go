@@ -16,8 +16,8 @@ import (
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 )
 
-// http2Conn is a client's side of an HTTP/2 connection, frame by frame. Writing is
-// for one goroutine at a time, which holds mu.
+// http2Conn is a client's side of an HTTP/2 connection at the level of frames. Only one
+// goroutine may write at a time, while it holds mu.
 type http2Conn struct {
 	tls *tls.Conn
 	out *bufio.Writer
@@ -27,11 +27,11 @@ type http2Conn struct {
 	block  bytes.Buffer
 	header *hpack.Encoder
 	next   uint32
-	ended  chan uint32   // streams that the server has ended
-	closed chan struct{} // when the server has closed the connection
+	ended  chan uint32   // streams that the server ended
+	closed chan struct{} // closed after the server closed the connection
 }
 
-// preface is how a connection begins.
+// preface describes the beginning of a connection.
 type preface struct {
 	settings []http2.Setting
 	// window is added to the connection's flow control window.
@@ -55,7 +55,7 @@ func (a *attacker) connect(ctx context.Context, p preface) (*http2Conn, error) {
 	c := &http2Conn{tls: tls.Client(raw, config), next: 1, ended: make(chan uint32, 4096), closed: make(chan struct{})}
 	if err := c.tls.HandshakeContext(ctx); err != nil {
 		a.counts.add("handshakes failed", 1)
-		_ = raw.Close() // it has failed already
+		_ = raw.Close() // the handshake failed
 		return nil, err
 	}
 	a.counts.add("connections", 1)
@@ -71,13 +71,13 @@ func (a *attacker) connect(ctx context.Context, p preface) (*http2Conn, error) {
 	return c, c.flush()
 }
 
-// flush sends what was written, within a second.
+// flush sends the written frames, within a second.
 func (c *http2Conn) flush() error {
 	_ = c.tls.SetWriteDeadline(time.Now().Add(time.Second))
 	return c.out.Flush()
 }
 
-// headers returns the encoded headers of a call. c.mu is held.
+// headers returns the encoded headers of a call. It requires c.mu.
 func (c *http2Conn) headers(method string) []byte {
 	c.block.Reset()
 	for _, f := range [][2]string{
@@ -89,13 +89,13 @@ func (c *http2Conn) headers(method string) []byte {
 	return c.block.Bytes()
 }
 
-// call writes the frames of a call and returns its stream: all of them if end is
-// true, or without the end of the request.
+// call writes the frames of a call and returns its stream; if end is false, it leaves out the
+// end of the request.
 func (c *http2Conn) call(body []byte, end bool) uint32 {
 	stream := c.next
 	c.next += 2
 	_ = c.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: c.headers(secretbrokerv1.ResolverService_Resolve_FullMethodName), EndHeaders: true})
-	const most = 16 << 10 // the least that every peer takes in a frame
+	const most = 16 << 10 // every peer accepts frames of this size
 	for len(body) > most {
 		_ = c.fr.WriteData(stream, false, body[:most])
 		body = body[most:]
@@ -104,8 +104,8 @@ func (c *http2Conn) call(body []byte, end bool) uint32 {
 	return stream
 }
 
-// read takes what the server sends, acknowledges what is to be acknowledged, and
-// returns when the connection ends. It gives the streams that end to c.ended.
+// read reads and acknowledges the server's frames until the connection ends. It sends the
+// streams that end to c.ended.
 func (c *http2Conn) read() {
 	defer close(c.closed)
 	for {
@@ -147,7 +147,7 @@ func (c *http2Conn) isClosed() bool {
 func (c *http2Conn) tell(stream uint32) {
 	select {
 	case c.ended <- stream:
-	default: // nobody keeps count
+	default: // c.ended has no reader
 	}
 }
 
@@ -155,10 +155,10 @@ func (c *http2Conn) answer(write func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	write()
-	_ = c.flush() // read finds out
+	_ = c.flush() // read notices a failure
 }
 
-// message is a gRPC message of the length in its prefix, with what of it is sent.
+// message is the beginning of a gRPC message: a prefix with the given length, and data.
 func message(length int, sent []byte) []byte {
 	return append(binary.BigEndian.AppendUint32([]byte{0}, uint32(length)), sent...)
 }
@@ -166,13 +166,13 @@ func message(length int, sent []byte) []byte {
 func request(req *secretbrokerv1.ResolveRequest) []byte {
 	data, err := proto.Marshal(req)
 	if err != nil {
-		panic(err) // only for text that is not UTF-8, and ours is
+		panic(err) // fails only for text that is not UTF-8
 	}
 	return message(len(data), data)
 }
 
-// hold keeps so many calls under way on the connection, and opens others for those
-// that the server ends, up to perSecond, until the connection or ctx ends.
+// hold keeps so many calls open on the connection, and opens others for those that the server
+// ends, up to perSecond, until the connection or ctx ends.
 func (a *attacker) hold(ctx context.Context, c *http2Conn, calls, perSecond int, body []byte, end bool) {
 	defer c.tls.Close()
 	go c.read() // until the connection ends

@@ -25,19 +25,19 @@ const (
 	operator       = "/ops/admin"
 )
 
-// bed is everything around the attack on one broker: files, certificates, the
-// embedded Key Vault, PostgreSQL, and the brokers themselves.
+// bed is the environment of the attack on one broker: files, certificates, the embedded Key
+// Vault, PostgreSQL, and the brokers.
 type bed struct {
 	world     *testbed.World
 	options   *options
-	broker    *broker // the one that is attacked
+	broker    *broker // the attacked broker
 	other     *broker // another replica, with PostgreSQL
 	postgres  *pgserver.Server
 	attackers []identity
 	victim    identity
-	prober    identity // loses its grant now and then
+	prober    identity // its grant is revoked periodically
 	operator  identity
-	mounted   string // a disk, see smallDisk
+	mounted   string // a mount, see smallDisk
 	audits    string // a directory for audit logs
 }
 
@@ -55,8 +55,8 @@ func newBed(ctx context.Context, o *options, c *abuse) (_ *bed, err error) {
 	if err := errors.Join(b.writeIdentities(), b.writeValues()); err != nil {
 		return nil, err
 	}
-	// In memory where that can be: how long this machine's disk takes is no part of
-	// what is measured, and varies more than anything that is.
+	// In memory if possible: the speed of this machine's disk is not part of the
+	// measurement, and varies more than the measured values.
 	if b.audits, err = os.MkdirTemp("/dev/shm", "abuse-"); err != nil {
 		b.audits, err = os.MkdirTemp("", "abuse-")
 	}
@@ -75,7 +75,7 @@ func (b *bed) path(name ...string) string {
 	return filepath.Join(append([]string{b.world.Env.Dir}, name...)...)
 }
 
-// writeIdentities issues everybody's certificate.
+// writeIdentities issues all certificates.
 func (b *bed) writeIdentities() (err error) {
 	issue := func(path string) identity {
 		cert, e := b.world.Clients.Issue(path)
@@ -98,8 +98,8 @@ func (b *bed) writeIdentities() (err error) {
 	return err
 }
 
-// writeValues writes the secrets: 64 small ones and a large one, which are files,
-// and as many in the embedded Key Vault, which takes 10 ms for each.
+// writeValues writes the secrets: 64 small ones and a large one in files, and as many in the
+// embedded Key Vault, which takes 10 ms for each read.
 func (b *bed) writeValues() error {
 	err := os.Mkdir(b.path("values"), 0o700)
 	var vault strings.Builder
@@ -114,7 +114,7 @@ func (b *bed) writeValues() error {
 		os.WriteFile(b.world.Env.SecretsFile, []byte(vault.String()), 0o600))
 }
 
-// document is an integration whose secrets are files.
+// document returns an integration whose secrets are files.
 func (b *bed) document(id, rest string) string {
 	return fmt.Sprintf("id: %s\nkind: LOCAL_FILE\nlocal: {directories: [%s]}\n%s", id, b.path("values"), rest)
 }
@@ -123,7 +123,7 @@ func grant(principal string) string {
 	return fmt.Sprintf("grants: [{principals: [\"spiffe://example.org%s\"]}]\n", principal)
 }
 
-// documents are the integrations of every case.
+// documents returns the integrations of every case.
 func (b *bed) documents() map[string]string {
 	return map[string]string{
 		"mine":      b.document("mine", grant("/connect/victim")),
@@ -132,7 +132,7 @@ func (b *bed) documents() map[string]string {
 	}
 }
 
-// reference of a secret that is a file.
+// reference returns a reference to a secret in a file.
 func (b *bed) reference(secret string) string { return "file://" + b.path("values") + "::" + secret }
 
 // startAlone starts a broker whose integrations are files.
@@ -156,8 +156,8 @@ func (b *bed) startAlone(ctx context.Context, c *abuse) (err error) {
 	return err
 }
 
-// vaulted is an integration with the embedded Key Vault, of which eight secrets are
-// read at a time, 800 in a second.
+// vaulted returns an integration with the embedded Key Vault that allows eight concurrent
+// reads, which are 800 per second.
 func (b *bed) vaulted() (string, error) {
 	sample, err := os.ReadFile(b.world.Env.IntegrationFile)
 	if err != nil {
@@ -173,8 +173,8 @@ grants: [{principals: [spiffe://example.org/connect/victim, "spiffe://example.or
 `, os.Remove(b.world.Env.IntegrationFile)
 }
 
-// startReplicas starts two brokers on one PostgreSQL database with 800 more
-// integrations, and a large one.
+// startReplicas starts two brokers with one PostgreSQL database, 800 additional integrations,
+// and a large one.
 func (b *bed) startReplicas(ctx context.Context, c *abuse) (err error) {
 	if b.postgres, err = pgserver.New(); err != nil {
 		return err
@@ -199,7 +199,7 @@ func (b *bed) startReplicas(ctx context.Context, c *abuse) (err error) {
 	return err
 }
 
-// fill writes the integrations of the replicas into the database.
+// fill writes the integrations of the replicas to the database.
 func (b *bed) fill(ctx context.Context, c *abuse, keys seal.Sealer) (err error) {
 	store, err := sqlstore.OpenPostgres(ctx, sqlstore.Postgres{URL: b.postgres.URL("postgres")}, sqlstore.Config{Sealer: keys, Files: []string{b.world.Env.Dir}, MaxIntegrations: 2 * fillers})
 	if err != nil {

@@ -16,22 +16,22 @@ import (
 	"github.com/secretbroker/secretbroker/bench/testbed"
 )
 
-// mostMemory is what a broker may take before the suite ends it, to protect the
-// machine: by then it is far over its limit.
+// mostMemory is the memory at which the suite kills a broker to protect the machine; the
+// broker is then far above its limit.
 const mostMemory = 2 << 30
 
-// broker is a process of the real binary.
+// broker is a process of the broker's binary.
 type broker struct {
 	addr, admin string
 	audit       string // its audit log
 	logFile     string
 	cmd         *exec.Cmd
 	ended       chan struct{}
-	killed      atomic.Bool // for its memory
+	killed      atomic.Bool // killed for its memory
 	peak        atomic.Int64
 }
 
-// startBroker starts a broker with these settings and waits until it is ready.
+// startBroker starts a broker with the given settings and waits until it is ready.
 func startBroker(ctx context.Context, b *bed, name, settings, audit, cpus string) (*broker, error) {
 	config := b.path(name + ".yaml")
 	err := os.WriteFile(config, fmt.Appendf(nil, `
@@ -50,7 +50,7 @@ shutdown: {drain_delay: 0s, timeout: 1s}
 	if err != nil {
 		return nil, err
 	}
-	defer log.Close() // the process has its own
+	defer log.Close() // the process has its own handle
 	command := pinned(cpus, b.options.broker, "serve", "--config", config, "--log-format", "json")
 	p.cmd = exec.Command(command[0], command[1:]...)
 	p.cmd.Env = append(os.Environ(), fmt.Sprintf("GOMEMLIMIT=%d", b.options.memory/10*9))
@@ -59,7 +59,7 @@ shutdown: {drain_delay: 0s, timeout: 1s}
 		return nil, err
 	}
 	go func() {
-		_ = p.cmd.Wait() // how it ended is seen by what it no longer does
+		_ = p.cmd.Wait() // later checks notice that it has ended
 		close(p.ended)
 	}()
 	if err := p.awaitReady(ctx); err != nil {
@@ -71,7 +71,7 @@ shutdown: {drain_delay: 0s, timeout: 1s}
 	return p, nil
 }
 
-// pinned is a command that is held to these CPUs, if there are any.
+// pinned returns a command that runs on the given CPUs, if there are any.
 func pinned(cpus string, command ...string) []string {
 	if cpus == "" {
 		return command
@@ -79,7 +79,7 @@ func pinned(cpus string, command ...string) []string {
 	return append([]string{"taskset", "-c", cpus}, command...)
 }
 
-// awaitReady waits for the log line that says where the broker answers.
+// awaitReady waits for the log line with the broker's address.
 func (p *broker) awaitReady(ctx context.Context) error {
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); pause(ctx, 10*time.Millisecond) {
 		text, err := os.ReadFile(p.logFile)
@@ -112,8 +112,8 @@ func (p *broker) hasEnded() bool {
 	}
 }
 
-// watchMemory notes the peak of the resident memory, which the kernel keeps, and
-// ends a broker that has taken far too much.
+// watchMemory records the peak of the resident memory, which the kernel measures, and kills a
+// broker that uses far too much.
 func (p *broker) watchMemory() {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -127,7 +127,7 @@ func (p *broker) watchMemory() {
 		p.peak.Store(max(p.peak.Load(), peak))
 		if peak > mostMemory {
 			p.killed.Store(true)
-			_ = p.cmd.Process.Kill() // if it has ended meanwhile, so much the better
+			_ = p.cmd.Process.Kill() // fails if it has already ended
 			return
 		}
 	}
@@ -144,24 +144,24 @@ func (p *broker) stop() {
 	}
 }
 
-// ready reports whether /readyz says that the broker takes calls.
+// ready reports whether /readyz reports that the broker accepts calls.
 func (p *broker) ready() bool {
 	c := http.Client{Timeout: time.Second}
 	resp, err := c.Get("http://" + p.admin + "/readyz")
 	if err != nil {
 		return false
 	}
-	_ = resp.Body.Close() // its status is what counts
+	_ = resp.Body.Close() // only the status matters
 	return resp.StatusCode == http.StatusOK
 }
 
-// logLines is how many lines the broker has logged.
+// logLines returns the number of lines in the broker's log.
 func (p *broker) logLines() int {
 	text, _ := os.ReadFile(p.logFile) // written by this program
 	return bytes.Count(text, []byte("\n"))
 }
 
-// auditBytes is how long the audit log is.
+// auditBytes returns the size of the audit log.
 func (p *broker) auditBytes() int64 {
 	info, err := os.Stat(p.audit)
 	if err != nil {

@@ -21,13 +21,13 @@ import (
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 )
 
-// callTimeout is how long a call may take before it counts as unanswered.
+// callTimeout is the time after which a call counts as unanswered.
 const callTimeout = 3 * time.Second
 
 // identity is a client certificate in files.
 type identity struct{ CertFile, KeyFile string }
 
-// tlsConfig is what this caller connects with.
+// tlsConfig returns the TLS configuration of the caller.
 func (id identity) tlsConfig(caFile string) (*tls.Config, error) {
 	cert, err := tls.LoadX509KeyPair(id.CertFile, id.KeyFile)
 	if err != nil {
@@ -36,34 +36,34 @@ func (id identity) tlsConfig(caFile string) (*tls.Config, error) {
 	return testbed.ClientTLS(caFile, cert)
 }
 
-// callTask is what a process of well-behaved callers does: it makes their calls at
-// their rates, whatever comes of them, and prints each as a call in JSON.
+// callTask is the task of a process with well-behaved callers: it makes their calls at their
+// rates, whatever the results are, and prints each as a call in JSON.
 type callTask struct {
 	Addr, CAFile string
 	Callers      []caller
 }
 
-// caller is one of them.
+// caller is a well-behaved caller.
 type caller struct {
 	Name        string
 	Identity    identity
 	Integration string
-	References  []string // of which each call takes the next
+	References  []string // each call uses the next one
 	PerSecond   float64
-	// Fresh has each call read the store.
+	// Fresh makes each call read the store.
 	Fresh bool
-	// Reconnect makes a connection for each call, from Source, with a network on
-	// the way that takes RoundTrip there and back.
+	// Reconnect makes a new connection for each call, from Source, over a simulated
+	// network with a round-trip time of RoundTrip.
 	Reconnect bool
 	Source    string
 	RoundTrip time.Duration
 }
 
-// call is what came of one of them.
+// call is the result of a call.
 type call struct {
 	Caller string        `json:"c"`
 	Due    time.Time     `json:"due"`
-	Took   time.Duration `json:"took"`             // since it was due
+	Took   time.Duration `json:"took"`             // time since the call was due
 	Reason string        `json:"reason,omitempty"` // "" if it was answered
 }
 
@@ -74,7 +74,7 @@ func makeCalls(ctx context.Context, t callTask) error {
 		out := bufio.NewWriter(os.Stdout)
 		enc := json.NewEncoder(out)
 		for r := range results {
-			_ = enc.Encode(r) // the suite has gone
+			_ = enc.Encode(r) // fails if the suite has ended
 			_ = out.Flush()
 		}
 	})
@@ -92,8 +92,8 @@ func makeCalls(ctx context.Context, t callTask) error {
 	return nil
 }
 
-// connect makes the caller's connection, which is made again when it breaks as
-// that of the Go client is.
+// connect makes the caller's connection. gRPC makes it again when it breaks, as in the Go
+// client.
 func (c *caller) connect(t callTask) (*grpc.ClientConn, error) {
 	config, err := c.Identity.tlsConfig(t.CAFile)
 	if err != nil {
@@ -108,7 +108,7 @@ func (c *caller) connect(t callTask) (*grpc.ClientConn, error) {
 		grpc.WithContextDialer(c.dial))
 }
 
-// run makes calls until ctx ends, and waits for those under way.
+// run makes calls until ctx ends, and waits for the active ones.
 func (c *caller) run(ctx context.Context, t callTask, conn *grpc.ClientConn, results chan<- call) {
 	var underWay sync.WaitGroup
 	defer underWay.Wait()
@@ -126,7 +126,7 @@ func (c *caller) run(ctx context.Context, t callTask, conn *grpc.ClientConn, res
 	}
 }
 
-// call makes one call and returns why it was not answered.
+// call makes one call and returns the reason of its failure, "" if it was answered.
 func (c *caller) call(t callTask, conn *grpc.ClientConn, reference string, due time.Time) string {
 	ctx, cancel := context.WithDeadline(context.Background(), due.Add(callTimeout))
 	defer cancel()
@@ -141,12 +141,12 @@ func (c *caller) call(t callTask, conn *grpc.ClientConn, reference string, due t
 	if c.Fresh {
 		req.MaxAge = durationpb.New(0)
 	}
-	// One that reconnects is told when its connection fails; others wait for theirs.
+	// A caller that reconnects gets an error if its connection fails; others wait.
 	_, err := secretbrokerv1.NewResolverServiceClient(conn).Resolve(ctx, req, grpc.WaitForReady(!c.Reconnect))
 	return reasonOf(err)
 }
 
-// reasonOf is the broker's reason for a refusal, or else gRPC's code.
+// reasonOf returns the broker's reason for a refusal, or else gRPC's code.
 func reasonOf(err error) string {
 	if err == nil {
 		return ""
@@ -176,8 +176,8 @@ func dialFrom(ctx context.Context, source, addr string) (net.Conn, error) {
 	return d.DialContext(ctx, "tcp", addr)
 }
 
-// farConn is a connection to somewhere far away, as far as the TLS handshake goes:
-// its first answer takes a round trip longer.
+// farConn simulates a distant peer for the TLS handshake: its first answer is delayed by a
+// round trip.
 type farConn struct {
 	net.Conn
 	roundTrip time.Duration

@@ -11,33 +11,33 @@ import (
 // abuse is one case.
 type abuse struct {
 	name, title string
-	// attack is what each attacker does, by its name in attacks, with an
-	// integration and a reference.
+	// attack is the key in attacks of the attackers' behavior; integration and reference
+	// are its targets.
 	attack                 string
 	integration, reference string
-	// postgres has two replicas on a database, of which one is attacked. Without
-	// it integrations are files.
+	// postgres runs two replicas with a database, of which one is attacked. Without it,
+	// integrations are files.
 	postgres bool
-	// assigners gives the attackers that role on the large integration.
+	// assigners makes the attackers assigners of the large integration.
 	assigners bool
-	// fresh has the victim read the embedded Key Vault with each call.
+	// fresh makes the victim read the embedded Key Vault in each call.
 	fresh bool
-	// newcomers are honest callers that connect again for each call.
+	// newcomers adds honest callers that reconnect for each call.
 	newcomers bool
-	// disk, if not nil, makes a place for the audit log and returns its file.
+	// disk, if not nil, prepares a disk for the audit log and returns the log's file.
 	disk func(b *bed) (string, error)
-	// during, if not nil, is what else happens while the attack lasts.
+	// during, if not nil, runs during the attack.
 	during func(ctx context.Context, r *running) error
 	// judge, if not nil, adds the case's own figures.
 	judge func(r *running)
 }
 
-// The integrations and secrets that attackers ask for; file: is replaced by the
-// place of the files.
+// The integrations and secrets that attackers use; file: is replaced by the directory of the
+// files.
 const (
 	anyFile   = "file:v-0"
 	largeFile = "file:big"
-	nobodys   = "mine" // the victim's, of which the attackers have no grant
+	nobodys   = "mine" // the victim's integration; attackers have no grant for it
 )
 
 var cases = []*abuse{
@@ -68,12 +68,12 @@ func caseOf(name string) *abuse {
 	return nil
 }
 
-// callers are the well-behaved ones of a case: the victim, the prober whose grant
-// is revoked now and then, and perhaps newcomers.
+// callers returns the well-behaved callers of a case: the victim, the prober whose grant is
+// revoked periodically, and newcomers if the case has them.
 func (c *abuse) callers(b *bed) []caller {
 	victim := caller{Name: victimName, Identity: b.victim, Integration: "mine", References: []string{b.reference("v-0")}, PerSecond: 50}
 	if c.fresh {
-		// A ninth of what the store takes, with the attackers, is less than 50 a second.
+		// The victim's share of the store's rate, one ninth, is less than 50 per second.
 		victim.Integration, victim.Fresh, victim.References, victim.PerSecond = "vaulted", true, nil, 20
 		for i := range 64 {
 			victim.References = append(victim.References, fmt.Sprintf("%s::v-%d", devmode.VaultURL, i))
@@ -96,13 +96,13 @@ const (
 	newcomerName = "newcomer"
 )
 
-// judgeAudit bounds what eight principals without a grant can have written: 64 KiB
-// a second each, and as much again for everybody else.
+// judgeAudit limits what eight principals without a grant can write: 64 KiB per second each,
+// and as much again for all other callers.
 func judgeAudit(r *running) {
 	r.figure("audit log", "MiB/s", r.auditRate, 1)
 }
 
-// judgeGet compares medians, so that noise does not count.
+// judgeGet compares medians to reduce noise.
 func judgeGet(r *running) {
 	most := 1.15
 	if r.options.slack {
@@ -115,7 +115,7 @@ func judgeGet(r *running) {
 	}
 }
 
-// judgeNewcomers says which share of those who connect from elsewhere get in.
+// judgeNewcomers reports the share of newcomers without an answer.
 func judgeNewcomers(r *running) {
 	p := phaseOf(r.calls.of(newcomerName, r.begun, r.ended))
 	r.figure("newcomers without an answer", "%", 100*(1-p.Share), 100*(1-r.options.demands().share))

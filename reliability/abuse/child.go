@@ -13,16 +13,16 @@ import (
 	"time"
 )
 
-// child is a process of this program with a part of the work: callers whose
-// latency is measured must not wait for goroutines of attackers.
+// child is a process of this program with a part of the work: goroutines of attackers must
+// not delay callers whose latency is measured.
 type child struct {
 	cmd   *exec.Cmd
 	stdin io.Closer
-	out   bytes.Buffer // of an attack
+	out   bytes.Buffer // output of an attack
 	read  sync.WaitGroup
 }
 
-// startChild starts a part with its task. line, if not nil, gets what it prints.
+// startChild starts a process with a part and its task. line, if not nil, gets its output.
 func startChild(b *bed, niceness int, part string, task any, line func(*json.Decoder) error) (*child, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -51,7 +51,7 @@ func startChild(b *bed, niceness int, part string, task any, line func(*json.Dec
 	}
 	c.read.Go(func() {
 		if line == nil {
-			_, _ = io.Copy(&c.out, out) // what is missing does not parse
+			_, _ = io.Copy(&c.out, out) // an incomplete output does not parse
 			return
 		}
 		for dec := json.NewDecoder(out); line(dec) == nil; {
@@ -60,7 +60,7 @@ func startChild(b *bed, niceness int, part string, task any, line func(*json.Dec
 	return c, nil
 }
 
-// stop tells the child to end and waits for it, some seconds at most.
+// stop ends the child and waits for it, for a few seconds at most.
 func (c *child) stop() error {
 	_ = c.stdin.Close()
 	late := time.AfterFunc(15*time.Second, func() { _ = c.cmd.Process.Kill() })
@@ -72,7 +72,7 @@ func (c *child) stop() error {
 	return nil
 }
 
-// calls are those of the well-behaved callers, as they come in.
+// calls collects the calls of the well-behaved callers.
 type calls struct {
 	mu  sync.Mutex
 	all []call
@@ -89,7 +89,7 @@ func (c *calls) take(dec *json.Decoder) error {
 	return nil
 }
 
-// of returns a caller's calls that were due in [from, until).
+// of returns the calls of a caller that were due in [from, until).
 func (c *calls) of(caller string, from, until time.Time) (found []call) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -8,10 +8,10 @@ import (
 	"os"
 )
 
-// table writes what two runs came to as a table in Markdown.
+// table writes the results of two runs as a Markdown table.
 func table(w io.Writer, args []string) error {
 	if len(args) != 2 {
-		return errors.New("give two results: table BEFORE.json AFTER.json")
+		return errors.New("expected two results: table BEFORE.json AFTER.json")
 	}
 	var runs [2]report
 	for i, file := range args {

@@ -16,10 +16,10 @@ import (
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 )
 
-// usedIntegrations are how many integrations are used and then deleted.
+// usedIntegrations is the number of integrations that are used and then deleted.
 const usedIntegrations = 3
 
-// dial makes a connection of the suite itself to a broker.
+// dial makes a connection of the suite to a broker.
 func (b *bed) dial(to *broker, as identity) (*grpc.ClientConn, error) {
 	config, err := as.tlsConfig(b.world.Env.CAFile)
 	if err != nil {
@@ -28,8 +28,8 @@ func (b *bed) dial(to *broker, as identity) (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///"+to.addr, grpc.WithTransportCredentials(credentials.NewTLS(config)))
 }
 
-// setGrant gives the prober its grant or takes it away: in the integration's file,
-// or as the operator on the replica that is not attacked.
+// setGrant adds or removes the prober's grant: in the integration's file, or as the operator
+// on the replica that is not attacked.
 func (b *bed) setGrant(ctx context.Context, granted bool) error {
 	if b.other == nil {
 		who := "/connect/nobody"
@@ -56,9 +56,9 @@ func (b *bed) setGrant(ctx context.Context, granted bool) error {
 	return err
 }
 
-// deleteUsed uses integrations ten times each, as a worker whose first use it is,
-// and at once has them deleted without force, which must be refused. It begins when
-// the attack has filled what it can.
+// deleteUsed uses each integration ten times, as a worker that never used it before, and
+// deletes it at once without force, which must be refused. It starts when the attack has
+// filled as much as it can.
 func deleteUsed(ctx context.Context, r *running) error {
 	worker, err := r.bed.dial(r.bed.broker, r.bed.victim)
 	if err != nil {
@@ -102,8 +102,8 @@ func deleteUsed(ctx context.Context, r *running) error {
 	return nil
 }
 
-// insist makes a call again while the broker has too much to do for it, and returns
-// why it was refused at last.
+// insist retries a call while the broker is overloaded, and returns the final reason of the
+// refusal.
 func insist(ctx context.Context, do func() error) string {
 	for {
 		reason := reasonOf(do())
@@ -127,12 +127,12 @@ func smallDisk(b *bed) (string, error) {
 	return filepath.Join(dir, "audit.jsonl"), nil
 }
 
-// aroundOutage is how long before the disk is full calls may begin that it fails, and
-// how long after there is room again connections may take to be made.
+// aroundOutage is the tolerance around the time in which the disk is full: calls may fail
+// that much earlier, and connections may be restored that much later.
 const aroundOutage = 500 * time.Millisecond
 
-// fillDisk fills the disk of the audit log. While no call is answered /readyz must
-// not say ready; when there is room again, calls must be answered.
+// fillDisk fills the disk of the audit log. While no call is answered, /readyz must not
+// report that the broker is ready. When there is room again, calls must be answered.
 func fillDisk(ctx context.Context, r *running) error {
 	pause(ctx, r.options.attack/5)
 	filler := filepath.Join(r.bed.mounted, "filler")
@@ -153,7 +153,7 @@ func fillDisk(ctx context.Context, r *running) error {
 	if err := os.Remove(filler); err != nil {
 		return err
 	}
-	// The attackers have filled it, if they could: what an operator does then.
+	// The attackers have filled the disk, if they could. Now do what an operator does.
 	if err := os.Truncate(filepath.Join(r.bed.mounted, "audit.jsonl"), 0); err != nil {
 		return err
 	}
@@ -170,7 +170,7 @@ func fillDisk(ctx context.Context, r *running) error {
 	return err
 }
 
-// fill writes a file until there is no room, the last byte included.
+// fill writes a file until no byte fits.
 func fill(file string) error {
 	f, err := os.Create(file)
 	if err != nil {

@@ -1,15 +1,15 @@
-// Command abuse attacks a real broker as callers who mean harm: each case lets
-// eight principals with ordinary certificates do one thing to it, while a granted
-// worker (the victim) makes 50 calls a second. It measures which share of the
-// victim's calls is answered and how late, the broker's peak memory, and how long
-// a revocation takes until it is honoured, and judges them.
+// Command abuse attacks a broker as malicious callers would: in each case eight principals
+// with ordinary certificates attack it in one way, while a granted worker (the victim) makes
+// 50 calls a second. It measures the share of the victim's calls that are answered and their
+// latency, the broker's peak memory, and the time until a revocation takes effect, and
+// compares them with limits.
 //
 //	go run ./abuse                       # all cases, 10 s of attack each
 //	go run ./abuse -case unfinished,ping # some of them
 //	go run ./abuse table before.json after.json
 //
-// The broker has a CPU of its own, and a memory limit. It exits with 1 if a case
-// fails, with 2 if it could not measure. Everything listens on loopback.
+// The broker has a CPU of its own, and a memory limit. The exit code is 1 if a case fails,
+// and 2 if abuse could not measure. Everything listens on loopback.
 package main
 
 import (
@@ -31,13 +31,13 @@ type options struct {
 	broker       string
 	out          string
 	attack       time.Duration
-	memory       int64 // bytes, what the broker may have
+	memory       int64 // the broker's memory limit, in bytes
 	slack        bool
 	list         bool
 	serverCPUs   string
 	loadCPUs     string
 	keepFailures bool
-	built        string // a directory with the broker, to be removed
+	built        string // a temporary directory with the broker's binary
 }
 
 func main() {
@@ -90,18 +90,18 @@ func run(ctx context.Context, args []string) int {
 	return 0
 }
 
-// parts are what this program starts of itself, and what it does with results.
+// parts are the subcommands of the child processes, and those for results.
 var parts = map[string]func(ctx context.Context, args []string) error{
 	"call":   func(ctx context.Context, args []string) error { return runPart(ctx, args, makeCalls) },
 	"attack": func(ctx context.Context, args []string) error { return runPart(ctx, args, runAttack) },
 	"table":  func(_ context.Context, args []string) error { return table(os.Stdout, args) },
 }
 
-// runPart runs one that gets its task as a file of JSON and ends with its standard
-// input.
+// runPart runs a part that reads its task from a JSON file and ends when its standard input
+// ends.
 func runPart[T any](ctx context.Context, args []string, part func(context.Context, T) error) error {
 	if len(args) != 1 {
-		return errors.New("this is started by the suite itself")
+		return errors.New("only the suite starts this subcommand")
 	}
 	data, err := os.ReadFile(args[0])
 	if err != nil {

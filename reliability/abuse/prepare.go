@@ -28,7 +28,7 @@ func (o *options) prepare(ctx context.Context) error {
 	o.built = dir
 	o.broker = filepath.Join(dir, "broker")
 	build := exec.CommandContext(ctx, "go", "build", "-o", o.broker, "./cmd/broker")
-	build.Dir = ".." // this module is run from its own directory
+	build.Dir = ".." // the suite runs in its own module's directory
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the broker: %w\n%s", err, out)
 	}
@@ -38,9 +38,9 @@ func (o *options) prepare(ctx context.Context) error {
 // placed marks a process that place has started.
 const placed = "ABUSE_PLACED"
 
-// place chooses the CPUs where the command line does not, and replaces this process
-// by one that is off the broker's CPU and, where that is allowed, goes before other
-// work of the machine. What the process starts inherits both.
+// place chooses the CPUs if the command line does not, and replaces this process by one that
+// does not run on the broker's CPU and, if permitted, has a higher priority than other work on
+// the machine. Child processes inherit both.
 func (o *options) place(args []string) error {
 	if os.Getenv(placed) != "" {
 		return nil
@@ -52,8 +52,8 @@ func (o *options) place(args []string) error {
 	}
 	command := pinned(o.loadCPUs, append([]string{self}, args...)...)
 	command = append(command, "-server-cpus="+o.serverCPUs, "-load-cpus="+o.loadCPUs)
-	runtime.LockOSThread()                               // the priority is the thread's that goes on as the process
-	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, priority) // if it is allowed
+	runtime.LockOSThread()                               // the priority belongs to the thread that calls exec
+	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, priority) // if permitted
 	path, err := exec.LookPath(command[0])
 	if err != nil {
 		return err
@@ -61,15 +61,15 @@ func (o *options) place(args []string) error {
 	return unix.Exec(path, command, append(os.Environ(), placed+"=1"))
 }
 
-// priority goes before the work of others, as the kernel's niceness; attackers have
-// attackerNiceness more.
+// priority is the niceness of this process, above other work; attackers add
+// attackerNiceness.
 const (
 	priority         = -20
 	attackerNiceness = 10
 )
 
-// chooseCPUs gives the broker the first CPU and everything else the others. Where
-// there is only one they share it.
+// chooseCPUs gives the first CPU to the broker and the others to everything else. If there is
+// only one, they share it.
 func (o *options) chooseCPUs() {
 	var cpus []string
 	for _, cpu := range testbed.CPUs(testbed.Available()) {
@@ -82,7 +82,7 @@ func (o *options) chooseCPUs() {
 	o.loadCPUs = cmp.Or(o.loadCPUs, strings.Join(cpus[1:], ","))
 }
 
-// cleanUp removes what was built.
+// cleanUp removes the built binary.
 func (o *options) cleanUp() {
 	if o.built != "" {
 		_ = os.RemoveAll(o.built)

@@ -15,7 +15,7 @@ import (
 	"github.com/secretbroker/secretbroker/bench/testbed"
 )
 
-// demands are what a case is held to.
+// demands are the limits for a case.
 type demands struct {
 	share      float64 // of the victim's calls, at least
 	p99        float64 // ms, at most, or ten times the quiet one if that is more
@@ -24,8 +24,7 @@ type demands struct {
 	logLines   float64 // a second
 }
 
-// demands are the same everywhere but for the time that a busy machine takes, and
-// for a call that it costs.
+// demands returns the limits. They depend on the options only by the slack for a busy machine.
 func (o *options) demands() demands {
 	d := demands{share: 0.999, p99: 50, memory: float64(o.memory) / (1 << 20), revocation: float64(revocationLimit.Milliseconds()), logLines: mostLogLines}
 	if o.slack {
@@ -34,10 +33,10 @@ func (o *options) demands() demands {
 	return d
 }
 
-// mostLogLines is how many lines a broker may log in a second.
+// mostLogLines is the maximum number of lines that a broker may log per second.
 const mostLogLines = 100.0
 
-// report is what a run came to.
+// report is the result of a run.
 type report struct {
 	Commit        string     `json:"commit"`
 	CPUs          int        `json:"cpus"`
@@ -47,7 +46,7 @@ type report struct {
 	Cases         []*outcome `json:"cases"`
 }
 
-// outcome is what one case came to.
+// outcome is the result of a case.
 type outcome struct {
 	Name    string `json:"name"`
 	Title   string `json:"title"`
@@ -56,9 +55,9 @@ type outcome struct {
 	Quiet      phase   `json:"quiet"`
 	Attack     phase   `json:"attack"`
 	PeakRSSMiB float64 `json:"peak_rss_mib"`
-	// Died says how the broker's process ended before its time.
+	// Died is the way in which the broker's process ended too early.
 	Died string `json:"died,omitempty"`
-	// Revocations are the milliseconds from the request until one was honoured.
+	// Revocations are the times from a request until it took effect, in milliseconds.
 	QuietRevocation   float64            `json:"quiet_revocation_ms"`
 	Revocations       []float64          `json:"revocations_ms"`
 	LogLinesPerSecond float64            `json:"log_lines_per_second"`
@@ -70,7 +69,7 @@ type outcome struct {
 	mu sync.Mutex // guards Failures and Figures
 }
 
-// phase is what a caller met in a time.
+// phase is what a caller experienced in a period.
 type phase struct {
 	Calls    int            `json:"calls"`
 	Answered int            `json:"answered"`
@@ -80,7 +79,7 @@ type phase struct {
 	Refused  map[string]int `json:"refused,omitempty"`
 }
 
-// figure is one of a case's own.
+// figure is a measured value that only this case has.
 type figure struct {
 	Name  string  `json:"name"`
 	Unit  string  `json:"unit"`
@@ -119,7 +118,7 @@ func (o *outcome) fail(format string, args ...any) {
 	}
 }
 
-// figure notes one of the case's own figures, which fails above most.
+// figure adds one of the case's own figures. The case fails if it exceeds most.
 func (o *outcome) figure(name, unit string, value, most float64) {
 	o.mu.Lock()
 	o.Figures = append(o.Figures, figure{name, unit, value, most})
@@ -129,7 +128,7 @@ func (o *outcome) figure(name, unit string, value, most float64) {
 	}
 }
 
-// judge works out what the calls say and holds it to what is demanded.
+// judge computes the figures of the calls and applies the limits.
 func (r *running) judge() {
 	r.Quiet = phaseOf(r.calls.of(victimName, r.quiet, r.begun))
 	all := r.calls.of(victimName, r.begun, r.ended)
@@ -142,19 +141,19 @@ func (r *running) judge() {
 	case r.bed.broker.hasEnded():
 		r.Died = "ended by itself: " + r.bed.broker.cmd.ProcessState.String()
 	}
-	r.hold(r.options.demands())
+	r.enforce(r.options.demands())
 	if r.c.judge != nil {
 		r.c.judge(r)
 	}
 }
 
-// hold notes a failure for each demand that is not met.
-func (o *outcome) hold(d demands) {
+// enforce records a failure for each limit that is exceeded.
+func (o *outcome) enforce(d demands) {
 	if o.Died != "" {
 		o.fail("the broker was %s", o.Died)
 	}
 	if o.Quiet.Answered == 0 || o.Attack.Calls == 0 {
-		o.fail("the victim was not answered before the attack, so that nothing was measured")
+		o.fail("the victim was not answered before the attack, so nothing was measured")
 	}
 	if o.Attack.Share < d.share {
 		o.fail("%.2f %% of the victim's calls were answered, at least %.1f", 100*o.Attack.Share, 100*d.share)
@@ -193,7 +192,7 @@ func (r *report) write(file string) error {
 	return os.WriteFile(file, append(data, '\n'), 0o644)
 }
 
-// failed reports whether a case failed that is not known to.
+// failed reports whether a case failed that is not in known.
 func (r *report) failed(known string) bool {
 	return slices.ContainsFunc(r.Cases, func(o *outcome) bool {
 		return len(o.Failures) > 0 && !slices.Contains(names(known), o.Name)
@@ -211,13 +210,13 @@ func (o *outcome) verdict() string {
 	return "PASS"
 }
 
-// line is the outcome in a line, as it is printed while the suite runs.
+// line returns the outcome as one line, which is printed while the suite runs.
 func (o *outcome) line() string {
 	return fmt.Sprintf("%s %-13s answered %6.2f %%  p99 %7.1f ms (quiet %.1f)  peak %4.0f MiB  revocation %5.0f ms  log %.0f/s  audit %.2f MiB/s",
 		o.verdict(), o.Name, 100*o.Attack.Share, o.Attack.P99, o.Quiet.P99, o.PeakRSSMiB, o.worstRevocation(), o.LogLinesPerSecond, o.AuditMiBPerSecond)
 }
 
-// print writes the report for people.
+// print writes the report in readable form.
 func (r *report) print(w io.Writer) {
 	fmt.Fprintf(w, "%s, %d CPUs, %.0f s of attack, memory limit %d MiB\n\n", r.Commit, r.CPUs, r.AttackSeconds, r.MemoryMiB)
 	for _, o := range r.Cases {
@@ -232,7 +231,7 @@ func (r *report) print(w io.Writer) {
 			fmt.Fprintf(w, "      %s: %.4g %s\n", f.Name, f.Value, f.Unit)
 		}
 		for _, reason := range slices.Sorted(maps.Keys(o.Attack.Refused)) {
-			fmt.Fprintf(w, "      the victim was told %s: %d\n", reason, o.Attack.Refused[reason])
+			fmt.Fprintf(w, "      the victim got %s: %d\n", reason, o.Attack.Refused[reason])
 		}
 		for _, what := range slices.Sorted(maps.Keys(o.Attackers)) {
 			fmt.Fprintf(w, "      attackers: %s: %.6g\n", what, o.Attackers[what])

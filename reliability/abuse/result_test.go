@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// good is an outcome that meets all demands.
+// good returns an outcome within all limits.
 func good() *outcome {
 	return &outcome{
 		Name: "ping", Title: "PING frames",
@@ -18,7 +18,7 @@ func good() *outcome {
 	}
 }
 
-// Each demand alone makes a case fail.
+// TestHold: exceeding a single limit makes a case fail.
 func TestHold(t *testing.T) {
 	o := options{memory: 256 << 20}
 	for name, change := range map[string]func(*outcome){
@@ -34,7 +34,7 @@ func TestHold(t *testing.T) {
 	} {
 		found := good()
 		change(found)
-		found.hold(o.demands())
+		found.enforce(o.demands())
 		if name == "" {
 			if len(found.Failures) > 0 {
 				t.Errorf("a good outcome failed: %q", found.Failures)
@@ -45,17 +45,17 @@ func TestHold(t *testing.T) {
 	}
 }
 
-// Ten times the quiet p99 is allowed where that is more, and on a busy machine more
-// again; memory and revocations have no slack.
+// TestHoldSlack: the p99 may be ten times that of the quiet phase, and more on a busy machine;
+// the limits of memory and revocation have no slack.
 func TestHoldSlack(t *testing.T) {
 	slow := good()
 	slow.Quiet.P99, slow.Attack.P99 = 20, 200
-	if slow.hold((&options{memory: 256 << 20}).demands()); len(slow.Failures) > 0 {
+	if slow.enforce((&options{memory: 256 << 20}).demands()); len(slow.Failures) > 0 {
 		t.Errorf("ten times the quiet p99: %q", slow.Failures)
 	}
 	busy := good()
 	busy.Attack.Share, busy.Attack.P99, busy.PeakRSSMiB, busy.Revocations = 0.99, 1000, 257, []float64{1001}
-	if busy.hold((&options{memory: 256 << 20, slack: true}).demands()); len(busy.Failures) != 2 {
+	if busy.enforce((&options{memory: 256 << 20, slack: true}).demands()); len(busy.Failures) != 2 {
 		t.Errorf("with slack failures are %q; want memory and revocation", busy.Failures)
 	}
 }
@@ -81,8 +81,8 @@ func TestPhaseOf(t *testing.T) {
 	}
 }
 
-// A revocation is honoured when no call is answered any more: an answer after a
-// denial takes it back, in whatever order the calls came in.
+// TestDeniedFrom: a revocation has taken effect when no call is answered any more. An answer
+// after a denial means that it has not, whatever the order of the results is.
 func TestDeniedFrom(t *testing.T) {
 	at := func(ms int, reason string) call { return call{Due: time.UnixMilli(int64(ms)), Reason: reason} }
 	for _, test := range []struct {

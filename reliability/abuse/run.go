@@ -13,13 +13,13 @@ import (
 )
 
 const (
-	// revocationLimit is when a revocation has to be honoured.
+	// revocationLimit is the maximum time until a revocation takes effect.
 	revocationLimit = time.Second
-	// revocationWait is how long the suite waits for one.
+	// revocationWait is the time for which the suite waits for that.
 	revocationWait = 10 * time.Second
 )
 
-// running is a case while it runs.
+// running is the state of a case while it runs.
 type running struct {
 	outcome
 	options *options
@@ -30,11 +30,11 @@ type running struct {
 	quiet, begun, ended time.Time
 	auditRate           float64 // MiB/s
 
-	// out is a time in which nobody can be answered.
+	// out is a period in which no call can be answered.
 	outFrom, outUntil time.Time
 }
 
-// runCase runs one case from its start to its decision.
+// runCase runs a case and evaluates it.
 func runCase(ctx context.Context, o *options, c *abuse) (_ *outcome, err error) {
 	r := &running{outcome: outcome{Name: c.name, Title: c.title}, options: o, c: c, calls: &calls{}}
 	if r.bed, err = newBed(ctx, o, c); err != nil {
@@ -63,12 +63,12 @@ func runCase(ctx context.Context, o *options, c *abuse) (_ *outcome, err error) 
 	return &r.outcome, ctx.Err()
 }
 
-// skipError says why a case cannot run here.
+// skipError is the reason why a case cannot run on this machine.
 type skipError struct{ reason string }
 
 func (e skipError) Error() string { return e.reason }
 
-// measure lets the well-behaved callers call, first alone and then under attack.
+// measure makes the well-behaved callers call, first alone and then under attack.
 func (r *running) measure(ctx context.Context) error {
 	if err := r.awaitAnswer(ctx, victimName, time.Now()); err != nil {
 		return fmt.Errorf("before the attack: %w", err)
@@ -80,7 +80,7 @@ func (r *running) measure(ctx context.Context) error {
 	log, audit := r.bed.broker.logLines(), r.bed.broker.auditBytes()
 	r.begun = time.Now()
 	niceness := attackerNiceness
-	if r.c.attack == "get" { // what it measures is time
+	if r.c.attack == "get" { // this case measures time
 		niceness = 0
 	}
 	attack, err := startChild(r.bed, niceness, "attack", attackTask{
@@ -93,7 +93,7 @@ func (r *running) measure(ctx context.Context) error {
 	until, cancel := context.WithDeadline(ctx, r.begun.Add(r.options.attack))
 	defer cancel()
 	var meanwhile sync.WaitGroup
-	if r.c.disk == nil { // without a disk nobody is told that a grant is gone
+	if r.c.disk == nil { // with a full disk, no caller gets a denial
 		meanwhile.Go(func() { r.revokeAgain(until) })
 	}
 	if r.c.during != nil {
@@ -116,7 +116,7 @@ func (r *running) measure(ctx context.Context) error {
 	return err
 }
 
-// revokeAgain revokes the prober's grant again and again.
+// revokeAgain revokes the prober's grant repeatedly.
 func (r *running) revokeAgain(ctx context.Context) {
 	for pause(ctx, r.options.attack/5); ctx.Err() == nil; pause(ctx, r.options.attack/4) {
 		var worst float64
@@ -125,8 +125,8 @@ func (r *running) revokeAgain(ctx context.Context) {
 	}
 }
 
-// revoke takes the prober's grant away, waits until that is honoured, and gives it
-// back. took is in milliseconds from the request.
+// revoke removes the prober's grant, waits until that takes effect, and restores the grant.
+// took is the time since the request, in milliseconds.
 func (r *running) revoke(ctx context.Context, took *float64) {
 	begin := time.Now()
 	err := r.bed.setGrant(ctx, false)
@@ -142,10 +142,10 @@ func (r *running) revoke(ctx context.Context, took *float64) {
 	}
 }
 
-// awaitDenial returns how long after begin the prober was denied, or
-// revocationWait. An answer later than that takes it back.
+// awaitDenial returns the time from begin until the prober was denied, or revocationWait. A
+// later answer to the prober invalidates a denial.
 func (r *running) awaitDenial(ctx context.Context, begin time.Time) time.Duration {
-	const settled = 100 * time.Millisecond // the prober calls ten times in it
+	const settled = 100 * time.Millisecond // time for ten calls of the prober
 	for ; time.Since(begin) < revocationWait && ctx.Err() == nil; pause(ctx, 20*time.Millisecond) {
 		if r.bed.broker.hasEnded() {
 			break
@@ -158,12 +158,12 @@ func (r *running) awaitDenial(ctx context.Context, begin time.Time) time.Duratio
 	return revocationWait
 }
 
-// deniedFrom returns when the first of these calls was due from which on none was
-// answered, because its caller has no grant; zero if there is none yet.
+// deniedFrom returns the due time of the first call from which on all calls were denied for a
+// missing grant; zero if there is none yet.
 func deniedFrom(all []call) (denied time.Time) {
 	for _, c := range slices.SortedFunc(slices.Values(all), func(a, b call) int { return a.Due.Compare(b.Due) }) {
 		switch {
-		case c.Reason == "": // it is not honoured yet
+		case c.Reason == "": // the revocation has not taken effect
 			denied = time.Time{}
 		case c.Reason == "ACCESS_DENIED" && denied.IsZero():
 			denied = c.Due
@@ -172,8 +172,7 @@ func deniedFrom(all []call) (denied time.Time) {
 	return denied
 }
 
-// awaitAnswer waits until a caller has an answer to a call that was due after
-// begin.
+// awaitAnswer waits until a caller gets an answer to a call that was due after begin.
 func (r *running) awaitAnswer(ctx context.Context, caller string, begin time.Time) error {
 	var last string
 	for ; time.Since(begin) < revocationWait && ctx.Err() == nil; pause(ctx, 20*time.Millisecond) {
@@ -190,7 +189,7 @@ func (r *running) awaitAnswer(ctx context.Context, caller string, begin time.Tim
 	return fmt.Errorf("the %s was not answered again: %s", caller, last)
 }
 
-// suite runs the cases that are wanted.
+// suite runs the selected cases.
 func suite(ctx context.Context, o options) (*report, error) {
 	if err := o.prepare(ctx); err != nil {
 		return nil, err

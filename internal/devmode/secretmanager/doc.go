@@ -22,5 +22,4 @@
 //     secrets.
 //
 // It imports no package of the broker, so that the two cannot share a mistake.
-// It imports nothing of the broker, so that the two cannot agree on a mistake.
 package secretmanager

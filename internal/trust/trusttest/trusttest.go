@@ -28,7 +28,7 @@ type CA struct {
 	key    *ecdsa.PrivateKey
 	serial int64
 	crl    int64
-	chain  [][]byte // for an intermediate: itself and those above, without the root
+	chain  [][]byte // for an intermediate: its chain without the root
 }
 
 // NewCA returns a root authority that is valid from a day ago until a day from now.
@@ -102,7 +102,7 @@ func (ca *CA) Server() *tls.Certificate {
 	return ca.Issue(func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)} })
 }
 
-// Client issues a certificate with these URIs, which are SPIFFE IDs as a rule.
+// Client issues a certificate with the given URIs, usually SPIFFE IDs.
 func (ca *CA) Client(ids ...string) *tls.Certificate {
 	ca.t.Helper()
 	return ca.Issue(func(c *x509.Certificate) {
@@ -116,7 +116,7 @@ func (ca *CA) Client(ids ...string) *tls.Certificate {
 	})
 }
 
-// DNS issues a certificate with these DNS names.
+// DNS issues a certificate with the given DNS names.
 func (ca *CA) DNS(names ...string) *tls.Certificate {
 	ca.t.Helper()
 	return ca.Issue(func(c *x509.Certificate) { c.DNSNames = names })

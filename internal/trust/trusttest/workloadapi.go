@@ -16,10 +16,10 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// WorkloadAPI is a SPIFFE agent as a workload sees it.
+// WorkloadAPI is a fake SPIFFE agent with a Workload API.
 type WorkloadAPI struct {
 	workload.UnimplementedSpiffeWorkloadAPIServer
-	// Socket is its address.
+	// Socket is the address of the Workload API.
 	Socket string
 
 	t      testing.TB
@@ -33,7 +33,7 @@ type WorkloadAPI struct {
 	watches int
 }
 
-// NewWorkloadAPI starts an agent that knows nobody yet. It stops with the test.
+// NewWorkloadAPI starts an agent that has no identity yet. The agent stops with the test.
 func NewWorkloadAPI(t testing.TB) *WorkloadAPI {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "agent") //nolint:usetesting // t.TempDir can be too long a name for a socket
@@ -66,7 +66,7 @@ func (a *WorkloadAPI) Start() {
 // Stop ends the agent and its connections.
 func (a *WorkloadAPI) Stop() { a.server.Stop() }
 
-// Identity is what the agent gives to the workload.
+// Identity returns the agent's answer with an identity for the workload.
 func Identity(t testing.TB, ca *CA, svid *tls.Certificate) *workload.X509SVIDResponse {
 	t.Helper()
 	var chain []byte
@@ -78,12 +78,12 @@ func Identity(t testing.TB, ca *CA, svid *tls.Certificate) *workload.X509SVIDRes
 	}}}
 }
 
-// Set makes the agent give this from now on, and push it to those who watch.
+// Set makes the agent return answer from now on, and sends it to all current watches.
 func (a *WorkloadAPI) Set(answer *workload.X509SVIDResponse) { a.set(answer, nil) }
 
-// Fail makes the agent refuse, and end all watches with this code.
+// Fail makes the agent refuse requests, and ends all watches with this code.
 func (a *WorkloadAPI) Fail(code codes.Code) {
-	a.set(nil, status.Error(code, "the agent has been told to fail"))
+	a.set(nil, status.Error(code, "the test made the agent fail"))
 }
 
 func (a *WorkloadAPI) set(answer *workload.X509SVIDResponse, fault error) {
@@ -94,7 +94,7 @@ func (a *WorkloadAPI) set(answer *workload.X509SVIDResponse, fault error) {
 	a.changed = make(chan struct{})
 }
 
-// Watches returns how many watches have begun.
+// Watches returns the number of watches so far.
 func (a *WorkloadAPI) Watches() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
