@@ -23,62 +23,61 @@ import (
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 )
 
-// resourceExhausted is the gRPC code of calls that a broker refuses because it has
-// too much to do.
+// resourceExhausted is the gRPC code of calls that an overloaded broker refuses.
 const resourceExhausted = "8"
 
-// conditions are what all measurements in rounds have in common.
+// conditions are the common options of all measurements in rounds.
 type conditions struct {
 	rounds               int
 	warm, duration       time.Duration
 	serverCPUs, loadCPUs string
 	// memory is the GOMEMLIMIT of all servers; empty for none.
 	memory string
-	// quiet is which part of the servers' CPUs others may take while something is
-	// measured; zero is any.
+	// quiet is the maximum part of the servers' CPUs that other processes may use during a
+	// measurement; zero for no limit.
 	quiet float64
 }
 
 func (c *conditions) register(flags *flag.FlagSet) {
-	flags.IntVar(&c.rounds, "rounds", 5, "how often each server is measured")
-	flags.DurationVar(&c.warm, "warm", time.Second, "how long to load a server before measuring")
-	flags.DurationVar(&c.duration, "duration", 4*time.Second, "how long to measure")
+	flags.IntVar(&c.rounds, "rounds", 5, "how many times each server is measured")
+	flags.DurationVar(&c.warm, "warm", time.Second, "the load's duration before the measurement")
+	flags.DurationVar(&c.duration, "duration", 4*time.Second, "the duration of a measurement")
 	usual := placementNamed(placements(testbed.CPUs(testbed.Available())), "2")
-	flags.StringVar(&c.serverCPUs, "server-cpus", usual.Server, "hold the servers to these CPUs with taskset; empty for all")
-	flags.StringVar(&c.loadCPUs, "load-cpus", usual.Load, "hold the load to these CPUs")
+	flags.StringVar(&c.serverCPUs, "server-cpus", usual.Server, "run the servers on these CPUs, with taskset; empty for all")
+	flags.StringVar(&c.loadCPUs, "load-cpus", usual.Load, "run the load on these CPUs")
 	flags.StringVar(&c.memory, "memory", "", "the GOMEMLIMIT of every server, such as 256MiB; empty for none")
-	flags.Float64Var(&c.quiet, "quiet", 0, "measure only while others take no more than this part of the servers' CPUs, such as 0.1; 0 for always")
+	flags.Float64Var(&c.quiet, "quiet", 0, "measure only while other processes use at most this part of the servers' CPUs, such as 0.1; 0 for no limit")
 }
 
-// server is one of those that are compared.
+// server is a server that is compared.
 type server struct {
 	name    string
 	command []string
 	env     []string
-	// start, if not nil, starts it instead, and may say what to send to it.
+	// start, if not nil, starts the server instead of command, and may return other calls.
 	start func(ctx context.Context) (p *testbed.Process, calls string, err error)
 }
 
-// workload is what a server is asked, and how much of it at a time.
+// workload is the load on a server.
 type workload struct {
-	// calls is a file with what to send.
+	// calls is a file with the calls to send.
 	calls string
-	// connections have inFlight calls under way on each, or, if rate is set, so
-	// many calls a second on all of them.
+	// connections is the number of connections. Each has inFlight active calls; or, if
+	// rate is set, all of them together get that many calls per second.
 	connections, inFlight int
 	rate                  *float64
-	// least is how long to measure at least.
+	// least is the minimum duration of a measurement.
 	least time.Duration
 }
 
-// bed is what all measurements share.
+// bed is the environment that all measurements share.
 type bed struct {
 	conditions
 	world  *testbed.World
 	self   string
-	env    []string  // of the servers
-	client [2]string // certificate and key
-	// attempts are how often something is measured until it was not disturbed.
+	env    []string  // environment of the servers
+	client [2]string // files of the certificate and the key
+	// attempts is the maximum number of attempts until a measurement is not disturbed.
 	attempts int
 }
 
@@ -110,17 +109,17 @@ func newBed(ctx context.Context, c conditions) (_ *bed, err error) {
 	)
 }
 
-// floor is the command of a floor server.
+// floor returns the command of a floor server.
 func (b *bed) floor(args ...string) []string {
 	return append([]string{b.self, "floor", "-cert", b.world.ServerCertFile(), "-key", b.world.ServerKeyFile(), "-client-ca", b.world.ClientCAFile()}, args...)
 }
 
-// broker is the command of a broker with that configuration.
+// broker returns the command of a broker with that configuration.
 func (b *bed) broker(binary, config string) []string {
 	return []string{binary, "serve", "--config", config, "--log-format", "json"}
 }
 
-// writeCalls writes what to send to a file and returns its path.
+// writeCalls writes the calls to a file and returns its path.
 func (b *bed) writeCalls(name string, what calls) (string, error) {
 	data, err := json.Marshal(what)
 	if err != nil {
@@ -130,7 +129,7 @@ func (b *bed) writeCalls(name string, what calls) (string, error) {
 	return path, os.WriteFile(path, data, 0o600)
 }
 
-// resolveCalls are calls of Resolve.
+// resolveCalls returns calls of Resolve.
 func resolveCalls(requests ...*secretbrokerv1.ResolveRequest) (calls, error) {
 	what := calls{Path: secretbrokerv1.ResolverService_Resolve_FullMethodName}
 	for _, req := range requests {
@@ -143,14 +142,14 @@ func resolveCalls(requests ...*secretbrokerv1.ResolveRequest) (calls, error) {
 	return what, nil
 }
 
-// undisturbed is by how much a measurement may be longer than it should be: more,
-// and the machine or its user has stopped something meanwhile.
+// undisturbed is how much longer than planned a measurement may take. If it takes longer,
+// the machine or its user has stopped the process meanwhile.
 const undisturbed = 250 * time.Millisecond
 
 var errDisturbed = errors.New("disturbed")
 
-// measure runs one server under one load, again if it was disturbed, until it has
-// tried b.attempts times.
+// measure measures one server under one load, again if it was disturbed, at most b.attempts
+// times.
 func (b *bed) measure(ctx context.Context, s server, w workload) (sample, error) {
 	for attempt := 1; ; attempt++ {
 		b.waitForQuiet(ctx)
@@ -158,11 +157,11 @@ func (b *bed) measure(ctx context.Context, s server, w workload) (sample, error)
 		if !errors.Is(err, errDisturbed) || attempt >= b.attempts || ctx.Err() != nil {
 			return result, err
 		}
-		fmt.Fprintln(os.Stderr, s.name+":", err, "- once more")
+		fmt.Fprintln(os.Stderr, s.name+":", err, "- measuring again")
 	}
 }
 
-// waitForQuiet waits until others leave the servers' CPUs alone.
+// waitForQuiet waits until other processes do not use the servers' CPUs.
 func (b *bed) waitForQuiet(ctx context.Context) {
 	const pause = time.Second
 	for b.quiet > 0 && ctx.Err() == nil {
@@ -174,7 +173,7 @@ func (b *bed) waitForQuiet(ctx context.Context) {
 	}
 }
 
-// share is which part of the servers' CPUs so much of their time is.
+// share returns the part of the servers' CPUs that a CPU time is.
 func (b *bed) share(used, took time.Duration) float64 {
 	return float64(used) / float64(took) / float64(max(1, len(testbed.CPUs(b.serverCPUs))))
 }
@@ -183,7 +182,7 @@ func (b *bed) start(ctx context.Context, s server) (p *testbed.Process, calls st
 	if s.start != nil {
 		return s.start(ctx)
 	}
-	// A log of some GiB would fill the disk, and be read by the next broker.
+	// A log of several GiB would fill the disk, and the next broker would read it.
 	if err := os.RemoveAll(filepath.Join(b.world.Env.Dir, auditFile)); err != nil {
 		return nil, "", err
 	}
@@ -195,11 +194,10 @@ func (b *bed) start(ctx context.Context, s server) (p *testbed.Process, calls st
 	return p, "", err
 }
 
-// auditFile is the brokers' audit log, beside their configuration.
+// auditFile is the brokers' audit log, in the directory of their configuration.
 const auditFile = "audit.jsonl"
 
-// overdue is how much longer than it should a measurement may take before it is
-// given up.
+// overdue is how much longer than planned a measurement may take before it is aborted.
 const overdue = 2 * time.Minute
 
 func (b *bed) measureOnce(ctx context.Context, s server, w workload) (_ sample, err error) {
@@ -253,12 +251,12 @@ func (b *bed) measureOnce(ctx context.Context, s server, w workload) (_ sample, 
 		return nil, fmt.Errorf("%w: %v instead of %v", errDisturbed, longest.Round(time.Millisecond), duration)
 	}
 	if others := b.share(after.busy-before.busy-(after.CPU-before.CPU), took); b.quiet > 0 && others > b.quiet {
-		return nil, fmt.Errorf("%w: others took %.0f %% of the CPUs", errDisturbed, 100*others)
+		return nil, fmt.Errorf("%w: other processes used %.0f %% of the CPUs", errDisturbed, 100*others)
 	}
 	return report.sample(s.name, before, after)
 }
 
-// sample are the figures of a server that has used so much meanwhile.
+// sample computes the figures of a server from its usage before and after.
 func (report *loadReport) sample(server string, before, after used) (sample, error) {
 	if report.Calls == 0 {
 		return nil, fmt.Errorf("no call was answered, failed %v", report.Failed)
@@ -288,10 +286,10 @@ func (report *loadReport) sample(server string, before, after used) (sample, err
 	}, nil
 }
 
-// used is what a server has used.
+// used is the usage of a server.
 type used struct {
 	testbed.Usage
-	busy    time.Duration // of its CPUs, whoever used them
+	busy    time.Duration // of its CPUs, for all processes
 	mallocs float64
 }
 
@@ -300,7 +298,7 @@ func (b *bed) usageOf(ctx context.Context, p *testbed.Process) used {
 	if p.AdminAddr == "" {
 		return u
 	}
-	m, _ := metrics(ctx, p.AdminAddr) // without it there are no allocations in the table
+	m, _ := metrics(ctx, p.AdminAddr) // without metrics the table has no allocations
 	u.mallocs = m["go_memstats_mallocs_total"]
 	return u
 }

@@ -14,33 +14,33 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// event is something that happens again and again.
+// event is an event that occurs repeatedly.
 type event struct {
 	what string
-	// perHour is how often, in the hour that is assumed.
+	// perHour is the number of events in the assumed hour.
 	perHour int
-	// atOnce is how many may be under way; further ones are left out.
+	// atOnce is the maximum number of concurrent events; further ones are skipped.
 	atOnce int
-	// do does it for the n-th time. Its error is what the broker said where it
-	// should not have, or that it said something else than it should.
+	// do causes the n-th event. Its error is an unexpected error or an unexpected answer
+	// of the broker.
 	do func(ctx context.Context, n int) error
 
 	done, refused, late, failed atomic.Int64
 	first                       atomic.Pointer[error]
 }
 
-// churn lets an hour's comings and goings happen in a shorter time, and tells
-// whether the broker's memory, goroutines and files grow meanwhile.
+// churn runs the events of an hour in a shorter time, and reports whether the broker's
+// memory, goroutines and files grow.
 func churn(ctx context.Context, args []string) (err error) {
 	flags := flag.NewFlagSet("perf churn", flag.ExitOnError)
-	duration := flags.Duration("duration", 5*time.Minute, "how long; the events are those of an hour in any case")
-	every := flags.Duration("every", 5*time.Second, "how often to look")
+	duration := flags.Duration("duration", 5*time.Minute, "the duration; the events are always those of an hour")
+	every := flags.Duration("every", 5*time.Second, "the interval of the measurements")
 	binary := flags.String("binary", "", "the broker's binary; built from this checkout if empty")
-	cpus := flags.String("server-cpus", "", "hold the broker to these CPUs with taskset; empty for all")
+	cpus := flags.String("server-cpus", "", "run the broker on these CPUs, with taskset; empty for all")
 	_ = flags.Parse(args) // ends the process
 
 	speed := float64(time.Hour) / float64(*duration)
-	// What stays for a time must not stay longer for it, in events, than it would.
+	// Entries with a lifetime must not live longer, counted in events, than in an hour.
 	ttl := max(time.Duration(float64(5*time.Minute)/speed), time.Second).Round(time.Second)
 	s, err := newScene(ctx, *binary, *cpus, ttl)
 	if err != nil {
@@ -79,8 +79,8 @@ func churn(ctx context.Context, args []string) (err error) {
 	return nil
 }
 
-// run does it speed times as often as in the assumed hour, until ctx ends. What
-// could not be done in time, because all was stopped, is not made up for.
+// run causes the event speed times as often as in the assumed hour, until ctx ends. It does
+// not catch up on events that were missed while the machine was suspended.
 func (e *event) run(ctx context.Context, speed float64) {
 	pause := time.Duration(float64(time.Hour) / float64(e.perHour) / speed)
 	var underWay sync.WaitGroup
@@ -101,7 +101,7 @@ func (e *event) run(ctx context.Context, speed float64) {
 			continue
 		}
 		underWay.Go(func() {
-			// What has begun may end.
+			// Let started events end.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 15*time.Second)
 			e.note(e.do(ctx, n))
 			cancel()
@@ -124,8 +124,8 @@ func (e *event) note(err error) {
 	}
 }
 
-// watch looks at the broker again and again, for that long. Time in which all was
-// stopped does not count.
+// watch measures the broker repeatedly for the given time. Time in which the machine was
+// suspended does not count.
 func (s *scene) watch(ctx context.Context, duration, every time.Duration) (looks []look, err error) {
 	fmt.Fprintf(os.Stdout, "\n| after | %s |\n|---|---|---|---|---|---|---|---|\n", header())
 	tick := time.NewTicker(every)
@@ -154,8 +154,8 @@ func (s *scene) watch(ctx context.Context, duration, every time.Duration) (looks
 	return looks, nil
 }
 
-// quiet waits until Go has collected what is no longer in use, which it does every
-// two minutes when nothing happens, and looks once more.
+// quiet waits until Go has collected the garbage, which it does every two minutes when the
+// process is idle, and measures once more.
 func (s *scene) quiet(ctx context.Context) (look, error) {
 	s.hangUp()
 	wait(ctx, 150*time.Second)

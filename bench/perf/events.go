@@ -20,7 +20,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/devmode"
 )
 
-// events are those of the assumed hour of one broker.
+// events are the events of the assumed hour of one broker.
 func (s *scene) events() []*event {
 	return []*event{
 		{what: "calls of 40 callers that stay, for 500 secrets", perHour: 360_000, atOnce: 128, do: s.ask},
@@ -31,7 +31,7 @@ func (s *scene) events() []*event {
 		{what: "references that fail, in seven ways, with new names", perHour: 18_000, atOnce: 32, do: s.fail},
 		{what: "calls that their callers give up", perHour: 3_600, atOnce: 16, do: s.giveUp},
 		{what: "streams opened and given up", perHour: 3_600, atOnce: 16, do: s.stream},
-		{what: "connections that never say a word", perHour: 1_800, atOnce: 16, do: s.silence},
+		{what: "connections that never send anything", perHour: 1_800, atOnce: 16, do: s.silence},
 		{what: "secrets rotated, and read at once", perHour: 1_200, atOnce: 8, do: s.rotate},
 		{what: "integrations changed", perHour: 240, atOnce: 1, do: s.change},
 		{what: "integrations made, used and deleted", perHour: 240, atOnce: 4, do: s.comeAndGo},
@@ -40,7 +40,7 @@ func (s *scene) events() []*event {
 	}
 }
 
-// expect checks that a call was answered with that.
+// expect checks the value in a call's answer.
 func expect(want, got string, err error) error {
 	if err == nil && got != want {
 		return fmt.Errorf("a wrong value, of %d bytes", len(got))
@@ -48,7 +48,7 @@ func expect(want, got string, err error) error {
 	return err
 }
 
-// expectCode checks that a call failed like that.
+// expectCode checks that a call failed with the given code.
 func expectCode(want codes.Code, err error) error {
 	switch status.Code(err) {
 	case want:
@@ -72,12 +72,12 @@ func (s *scene) ask(ctx context.Context, n int) error {
 	return err
 }
 
-// newName makes a secret that nobody has asked for, and says how to.
+// newName creates a secret that no call has requested yet, and returns its reference.
 func (s *scene) newName() (ref, value string, remove func(), err error) {
 	name := fmt.Sprint("n", s.made.Add(1))
 	value = fmt.Sprintf("%s-%01000d", name, 0)
 	path := s.path(names, name)
-	return fmt.Sprintf("file://%s::%s::password", s.path(names), name), value, func() { _ = os.Remove(path) }, // at the end the directory goes
+	return fmt.Sprintf("file://%s::%s::password", s.path(names), name), value, func() { _ = os.Remove(path) }, // the directory is removed at the end
 		os.WriteFile(path, fmt.Appendf(nil, `{"password":%q}`, value), 0o600)
 }
 
@@ -143,7 +143,7 @@ func (s *scene) giveUp(ctx context.Context, n int) error {
 	req := s.inVault()
 	req.MaxAge = durationpb.New(0)
 	_, err := resolve(ctx, s.conns[n%staff], req, fmt.Sprintf("%s::s%d::password", devmode.VaultURL, n%stored))
-	if status.Code(err) == codes.Unavailable { // the broker was faster to tell
+	if status.Code(err) == codes.Unavailable { // the broker noticed it first
 		return nil
 	}
 	return expectCode(codes.DeadlineExceeded, err)
@@ -205,8 +205,8 @@ func (s *scene) comeAndGo(ctx context.Context, n int) error {
 	}
 	for {
 		_, err := resolve(ctx, s.conns[n%staff], req, devmode.VaultURL+"::s1::password")
-		if status.Code(err) != codes.PermissionDenied { // which it is until the broker has seen the file
-			_ = os.Remove(file) // at the end the directory goes
+		if status.Code(err) != codes.PermissionDenied { // denied until the broker has read the file
+			_ = os.Remove(file) // the directory is removed at the end
 			return err
 		}
 		wait(ctx, 50*time.Millisecond)
@@ -252,7 +252,7 @@ func (s *scene) herd(ctx context.Context, n int) error {
 }
 
 func (s *scene) hangup(context.Context, int) error {
-	if err := os.Rename(s.path("audit.jsonl"), s.path("audit.old")); err != nil { // in the place of the one before
+	if err := os.Rename(s.path("audit.jsonl"), s.path("audit.old")); err != nil { // replaces the previous one
 		return err
 	}
 	return syscall.Kill(s.broker.Pid(), syscall.SIGHUP)

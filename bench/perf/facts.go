@@ -24,8 +24,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/devmode"
 )
 
-// facts measures what does not compare with a floor: how reads of a store are
-// saved and spread, what connections and integrations cost.
+// facts measures what has no counterpart in a floor server: how reads of a store are saved
+// and distributed, and the cost of connections and integrations.
 func facts(ctx context.Context, args []string) (err error) {
 	flags := flag.NewFlagSet("perf facts", flag.ExitOnError)
 	only := flags.String("only", "cold,herd,connections,start", "what to measure")
@@ -42,7 +42,7 @@ func facts(ctx context.Context, args []string) (err error) {
 	return nil
 }
 
-// stage is a broker in a world of its own and connections to it.
+// stage is a broker with its own environment, and connections to it.
 type stage struct {
 	world   *testbed.World
 	command []string
@@ -50,8 +50,8 @@ type stage struct {
 	conns   []*grpc.ClientConn
 }
 
-// newStage starts a broker whose embedded Key Vault has n secrets s0, s1, ... and
-// takes 30 ms for each read. limits are the integration's.
+// newStage starts a broker whose embedded Key Vault has n secrets s0, s1, ... and needs 30 ms
+// for each read. limits are the integration's limits.
 func newStage(ctx context.Context, secrets, conns int, limits string) (_ *stage, err error) {
 	s := &stage{}
 	defer func() {
@@ -94,7 +94,7 @@ func newStage(ctx context.Context, secrets, conns int, limits string) (_ *stage,
 	return s, s.start(conns)
 }
 
-// start starts a broker and connects to it.
+// start starts the broker and connects to it.
 func (s *stage) start(conns int) (err error) {
 	if s.broker, err = testbed.Start("", nil, s.command...); err != nil {
 		return err
@@ -102,10 +102,10 @@ func (s *stage) start(conns int) (err error) {
 	return s.connect(conns)
 }
 
-// stop ends the broker.
+// stop stops the broker.
 func (s *stage) stop() error {
 	for _, c := range s.conns {
-		_ = c.Close() // they are no longer needed
+		_ = c.Close() // the connections are no longer needed
 	}
 	broker := s.broker
 	s.conns, s.broker = nil, nil
@@ -145,7 +145,7 @@ func (s *stage) resolve(ctx context.Context, conn, first, n int) error {
 	return err
 }
 
-// metric sums a metric of the broker.
+// metric returns the sum of a metric of the broker.
 func (s *stage) metric(ctx context.Context, name string) (sum float64) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.broker.AdminAddr+"/metrics", nil)
 	if err != nil {
@@ -156,7 +156,7 @@ func (s *stage) metric(ctx context.Context, name string) (sum float64) {
 		return 0
 	}
 	defer resp.Body.Close()
-	data, _ := io.ReadAll(resp.Body) // nothing read shows in the table
+	data, _ := io.ReadAll(resp.Body) // a failed read shows as zero in the table
 	for line := range strings.Lines(string(data)) {
 		if strings.HasPrefix(line, name) {
 			v, _ := strconv.ParseFloat(strings.TrimSpace(line[strings.LastIndexByte(line, ' '):]), 64)
@@ -174,12 +174,12 @@ func (s *stage) close() error {
 	return err
 }
 
-// coldSizes are how many secrets a call asks for.
+// coldSizes are the numbers of secrets in a call.
 var coldSizes = []int{1, 2, 8, 64}
 
-// cold reads one secret and many at once that nobody has read before: through a
-// broker that has a connection to the store, and through one that has just been
-// started and logs in first. Every size is measured in each round.
+// cold reads secrets that no call has read before, one and many in a call: through a broker
+// that has a connection to the store, and through one that has just started and logs in
+// first. It measures every size in each round.
 func cold(ctx context.Context) (err error) {
 	const rounds, starts = 41, 9
 	s, err := newStage(ctx, 4000, 1, "limits: {max_concurrent_reads: 128}\n")
@@ -194,7 +194,7 @@ func cold(ctx context.Context) (err error) {
 		next += n
 		return time.Since(begin), err
 	}
-	if _, err := read(64); err != nil { // connects, and gets a token
+	if _, err := read(64); err != nil { // makes the broker connect and get a token
 		return err
 	}
 	connected, first := make(map[int][]time.Duration), make(map[int][]time.Duration)
@@ -231,7 +231,7 @@ func cold(ctx context.Context) (err error) {
 	return nil
 }
 
-// ready returns once the first connection stands.
+// ready waits for the first connection.
 func (s *stage) ready(ctx context.Context) error {
 	conn := s.conns[0]
 	conn.Connect()
@@ -249,8 +249,8 @@ func spread(took []time.Duration) string {
 	return fmt.Sprintf("%v [%v-%v]", at(1, 2), at(1, 4), at(3, 4))
 }
 
-// herd lets 10,000 connectors with 2,000 distinct secrets begin at one moment,
-// against a store that takes 400 reads a second.
+// herd starts 10,000 connectors with 2,000 distinct secrets at the same moment, with a store
+// that allows 400 reads per second.
 func herd(ctx context.Context) (err error) {
 	const connectors, secrets, conns = 10_000, 2_000, 250
 	s, err := newStage(ctx, secrets+1, conns, "limits: {reads_per_second: 400, max_concurrent_reads: 64}\n")
@@ -258,7 +258,7 @@ func herd(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	for i := range conns { // all are connected, and the store has given a token
+	for i := range conns { // make all connections, and get a token from the store
 		if err := s.resolve(ctx, i, secrets, 1); err != nil {
 			return err
 		}
@@ -310,18 +310,18 @@ func connections(ctx context.Context) (err error) {
 		if err := at.connect(1); err != nil {
 			return err
 		}
-		_ = at.resolve(ctx, 0, 0, 1) // the floor knows no secrets
+		_ = at.resolve(ctx, 0, 0, 1) // the floor does not have the secret, which does not matter
 		before := at.metric(ctx, "go_memstats_heap_inuse_bytes") + at.metric(ctx, "go_memstats_stack_inuse_bytes")
 		if err := at.connect(n); err != nil {
 			return err
 		}
 		for i := range n {
-			_ = at.resolve(ctx, i+1, 0, 1) // which makes the connection
+			_ = at.resolve(ctx, i+1, 0, 1) // makes the connection
 		}
 		after := at.metric(ctx, "go_memstats_heap_inuse_bytes") + at.metric(ctx, "go_memstats_stack_inuse_bytes")
 		perConnection[name] = (after - before) / n / 1024
 		for _, c := range at.conns {
-			_ = c.Close() // they are no longer needed
+			_ = c.Close() // the connections are no longer needed
 		}
 	}
 	fmt.Fprintf(os.Stdout, "\nidle connections, heap and stacks in use: floor %.0f KiB, broker %.0f KiB each (%.2f x; garbage not yet collected counts too)\n",

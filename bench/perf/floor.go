@@ -21,14 +21,14 @@ import (
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 )
 
-// floor is a gRPC server that does nothing but answer.
+// floor is a gRPC server that only returns constant answers.
 func floor(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("perf floor", flag.ExitOnError)
 	cert := flags.String("cert", "", "the server's certificate")
 	key := flags.String("key", "", "its key")
 	clientCA := flags.String("client-ca", "", "the clients' authority")
 	tuned := flags.Bool("tuned", false, "use the broker's gRPC settings and codec")
-	plain := flags.Bool("plain", false, "do without TLS")
+	plain := flags.Bool("plain", false, "disable TLS")
 	configs := flags.Int("configs", 2, "values in the answer")
 	size := flags.Int("value-bytes", len(password), "size of the values but the first")
 	_ = flags.Parse(args) // ends the process
@@ -79,7 +79,7 @@ func mutualTLS(cert, key, clientCA string) (credentials.TransportCredentials, er
 	}), nil
 }
 
-// nothing answers every call alike.
+// nothing returns the same answer to every call.
 type nothing struct {
 	secretbrokerv1.UnimplementedResolverServiceServer
 	answer *secretbrokerv1.ResolveResponse
@@ -89,13 +89,13 @@ func (n *nothing) Resolve(context.Context, *secretbrokerv1.ResolveRequest) (*sec
 	return n.answer, nil
 }
 
-// What the broker is asked for, where nothing else is said.
+// The default values of the calls.
 const (
 	user     = "dbadmin"
 	password = "correct-horse-battery-staple"
 )
 
-// configName is the name of the i-th config of a call.
+// configName returns the name of the i-th config of a call.
 func configName(i int) string {
 	switch i {
 	case 0:
@@ -107,7 +107,7 @@ func configName(i int) string {
 	}
 }
 
-// answer has the shape and size of the broker's to a call with so many configs.
+// answer returns an answer like the broker's to a call with so many configs.
 func answer(configs, size int) *secretbrokerv1.ResolveResponse {
 	resp := &secretbrokerv1.ResolveResponse{RequestId: "0123456789abcdef0123456789abcdef", Configs: make(map[string]*secretbrokerv1.ResolvedConfig)}
 	value := user

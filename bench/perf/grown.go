@@ -10,15 +10,15 @@ import (
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 )
 
-// grown makes what the levels of growth need: secrets that are files, since these
-// may have any size and are read fast, and integrations for them. Answers come from
-// the cache, so that the kind of store does not matter.
+// grown creates the data for the levels of growth: secrets in files, because these can have
+// any size and are fast to read, and integrations for them. Answers come from the cache, so
+// the kind of store does not matter.
 type grown struct {
 	*bed
 	binary string
 }
 
-// keep lets nothing be read a second time.
+// keep configures a cache that never reads a secret a second time.
 const keep = "cache: {ttl: 24h, max_bytes: %s}\n"
 
 const (
@@ -26,12 +26,12 @@ const (
 	connectAll = "  - principals: [spiffe://example.org/connect/*]\n"
 )
 
-// path is where something of a broker is.
+// path returns a path in the directory of the broker.
 func (g *grown) path(name ...string) string {
 	return filepath.Join(append([]string{g.world.Env.Dir}, name...)...)
 }
 
-// write makes n secrets s0, s1, ... with a password of so many bytes.
+// write creates n secrets s0, s1, ... with a password of the given size.
 func (g *grown) write(store string, n, size int) error {
 	if err := os.MkdirAll(g.path(store), 0o700); err != nil {
 		return err
@@ -45,8 +45,8 @@ func (g *grown) write(store string, n, size int) error {
 	return nil
 }
 
-// integrate makes a directory of integrations that consists of one for the store,
-// and returns the broker's configuration for it.
+// integrate creates a directory with one integration for the store, and returns the path of
+// the broker's configuration for it.
 func (g *grown) integrate(store, cacheBytes string) (string, error) {
 	if err := g.integration(store, store, store, connectAll); err != nil {
 		return "", err
@@ -71,7 +71,7 @@ func (g *grown) config(name, cacheBytes string) (string, error) {
   max_secrets: 1000`)
 }
 
-// request asks for the user of the first secret and for the passwords of others.
+// request requests the user of the first secret and the passwords of the others.
 func (g *grown) request(integration, store string, secrets ...int) *secretbrokerv1.ResolveRequest {
 	req := &secretbrokerv1.ResolveRequest{IntegrationId: integration, Connector: "sqlserver-orders-cdc", Configs: make(map[string]string)}
 	key := "user"
@@ -82,7 +82,7 @@ func (g *grown) request(integration, store string, secrets ...int) *secretbroker
 	return req
 }
 
-// level puts a level together.
+// level returns a level.
 func (g *grown) level(label, config string, connections, inFlight int, floor []string, requests ...*secretbrokerv1.ResolveRequest) (level, error) {
 	what, err := resolveCalls(requests...)
 	if err != nil {

@@ -13,19 +13,19 @@ import (
 	"github.com/secretbroker/secretbroker/bench/testbed"
 )
 
-// dimension is something that the cost of a call may grow with.
+// dimension is a quantity with which the cost of a call may grow.
 type dimension struct {
 	name, unit string
-	// say is what a reader has to know of the table.
+	// say describes the conditions above the table.
 	say    string
 	levels func(*grown) ([]level, error)
 }
 
-// level is one value of a dimension, everything else being as ever.
+// level is one value of a dimension; everything else is constant.
 type level struct {
 	label string
 	floor []string // arguments of the floor server
-	// config is the broker's.
+	// config is the path of the broker's configuration.
 	config string
 	workload
 }
@@ -39,7 +39,7 @@ var dimensions = []dimension{
 	{"secrets", "secrets in the cache", "the calls ask for all of them in turn; 4 connections x 16 calls under way", (*grown).secrets},
 }
 
-// growth measures how the cost of a call grows, with one thing at a time.
+// growth measures how the cost of a call grows with each dimension separately.
 func growth(ctx context.Context, args []string) (err error) {
 	var c conditions
 	flags := flag.NewFlagSet("perf growth", flag.ExitOnError)
@@ -49,7 +49,7 @@ func growth(ctx context.Context, args []string) (err error) {
 		names = append(names, d.name)
 	}
 	only := flags.String("only", strings.Join(names, ","), "what to vary")
-	out := flags.String("out", "", "where to save the results; empty for nowhere")
+	out := flags.String("out", "", "a file for the results; empty for none")
 	_ = flags.Parse(args) // ends the process
 	for name := range strings.SplitSeq(*only, ",") {
 		if !slices.Contains(names, name) {
@@ -78,8 +78,8 @@ func growth(ctx context.Context, args []string) (err error) {
 	return res.save(*out)
 }
 
-// measureAll measures all levels in each round, so that what the machine does
-// meanwhile hits all alike.
+// measureAll measures all levels in each round, so that disturbances of the machine affect all
+// levels equally.
 func (g *grown) measureAll(ctx context.Context, res *results, d dimension) error {
 	levels, err := d.levels(g)
 	if err != nil {
@@ -105,8 +105,8 @@ func (g *grown) measureAll(ctx context.Context, res *results, d dimension) error
 	return nil
 }
 
-// printGrowth writes the table of a dimension: medians of floor and broker, and
-// the median and quartiles of the ratio of their CPU in the same round.
+// printGrowth writes the table of a dimension: medians of floor and broker, and the median and
+// quartiles of the ratio of their CPU times in the same round.
 func printGrowth(w io.Writer, d dimension, levels []level, groups []*group) {
 	columns := []string{throughput, answerBytes, cpuPerCall, allocations, p50, p99, rss}
 	fmt.Fprintf(w, "\nfloor, broker by %s: %s; medians of %d\n\n| %s | %s | CPU ratio |\n|---|%s---|\n",

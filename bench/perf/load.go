@@ -14,35 +14,35 @@ import (
 	"github.com/secretbroker/secretbroker/bench/testbed"
 )
 
-// loadReport is what the load prints, as JSON.
+// loadReport is the output of the load, as JSON.
 type loadReport struct {
 	Calls  int            `json:"calls"`
 	Failed map[string]int `json:"failed,omitempty"` // by gRPC code or HTTP status
-	// Bytes are those of all answers.
+	// Bytes is the total size of all answers.
 	Bytes int `json:"bytes"`
-	// Seconds is how long was measured.
+	// Seconds is the duration of the measurement.
 	Seconds float64 `json:"seconds"`
-	// P50, P99 and P999 are microseconds since a call was due.
+	// P50, P99 and P999 are the latencies since a call was due, in microseconds.
 	P50  float64 `json:"p50_us"`
 	P99  float64 `json:"p99_us"`
 	P999 float64 `json:"p999_us"`
 }
 
-// load sends calls from many connections: a fixed number at a time, or at a fixed
-// rate. It prints "begin" when it begins to measure, which it does not before every
-// message has been answered once, and then its report.
+// load sends calls on many connections: a fixed number at a time, or at a fixed rate. It
+// prints "begin" when the measurement starts, after every message has been answered once, and
+// then its report.
 func load(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("perf load", flag.ExitOnError)
 	addr := flags.String("addr", "", "the server")
 	ca := flags.String("ca", "", "the server's authority")
 	certFile := flags.String("cert", "", "the client's certificate")
 	keyFile := flags.String("key", "", "its key")
-	callsFile := flags.String("calls", "", "a file that says what to send, as JSON")
+	callsFile := flags.String("calls", "", "a file with the calls to send, as JSON")
 	connections := flags.Int("connections", 4, "connections")
 	inFlight := flags.Int("in-flight", 64, "calls under way on each connection")
-	rate := flags.Float64("rate", 0, "offer so many calls a second on all connections together, whatever comes of them, instead of a number at a time")
-	warm := flags.Duration("warm", time.Second, "how long to load before measuring")
-	duration := flags.Duration("duration", 5*time.Second, "how long to measure")
+	rate := flags.Float64("rate", 0, "send so many calls per second on all connections together, whether or not they are answered, instead of a fixed number at a time")
+	warm := flags.Duration("warm", time.Second, "the duration before the measurement")
+	duration := flags.Duration("duration", 5*time.Second, "the duration of the measurement")
 	_ = flags.Parse(args) // ends the process
 
 	pair, err := tls.LoadX509KeyPair(*certFile, *keyFile)
@@ -100,13 +100,13 @@ func load(ctx context.Context, args []string) error {
 	}
 	cancel(nil)
 	for _, c := range all {
-		_ = c.conn.Close() // which ends receive
+		_ = c.conn.Close() // ends receive
 	}
 	running.Wait()
 	return json.NewEncoder(os.Stdout).Encode(report(all, took))
 }
 
-// sentAll reports whether c has had answers to its share of the messages.
+// sentAll reports whether c has received answers to its share of the messages.
 func (c *connection) sentAll(connections int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -134,7 +134,7 @@ func measure(all []*connection, on bool) {
 	}
 }
 
-// offer sends perSecond calls a second, each when it is due.
+// offer sends perSecond calls per second, each when it is due.
 func (c *connection) offer(ctx context.Context, perSecond float64) error {
 	tick := time.NewTicker(200 * time.Microsecond)
 	defer tick.Stop()

@@ -18,15 +18,14 @@ import (
 // gauge is one figure of a look.
 type gauge struct {
 	name string
-	// per is the unit, in what the figure counts.
+	// per is the unit of the table in units of the figure.
 	per float64
-	// slack is how much more of it, as a part of the mean, is no growth; zero if
-	// the figure is not judged. least is the same in units.
+	// slack is the growth, relative to the mean, up to which the figure is flat; zero if
+	// there is no verdict on it. least is the same in units of the table.
 	slack, least float64
 }
 
-// gauges are what a look shows. What Go has and keeps of the memory that it was
-// given moves more than what is live.
+// gauges are the figures of a look. The heap that Go holds varies more than the live heap.
 var gauges = []gauge{
 	{"RSS MiB", 1 << 20, 0.1, 1},
 	{"heap in use MiB", 1 << 20, 0.1, 1},
@@ -37,13 +36,13 @@ var gauges = []gauge{
 	{"calls", 1, 0, 0},
 }
 
-// look is how a broker was found, by the place in gauges.
+// look has the figures of a broker, in the order of gauges.
 type look struct {
 	after  time.Duration
 	values [7]float64
 }
 
-// look reads all gauges.
+// look measures all gauges.
 func (s *scene) look(ctx context.Context) (look, error) {
 	m, err := metrics(ctx, s.broker.AdminAddr)
 	if err != nil {
@@ -54,18 +53,18 @@ func (s *scene) look(ctx context.Context) (look, error) {
 		return look{}, err
 	}
 	if m["secretbroker_grpc_calls_total"] == 0 || m["go_goroutines"] == 0 {
-		return look{}, errors.New("the broker's metrics have other names than expected")
+		return look{}, errors.New("the broker lacks some of the expected metrics")
 	}
 	return look{values: [7]float64{
 		float64(testbed.UsageOf(s.broker.Pid()).RSS),
 		m["go_memstats_heap_inuse_bytes"],
-		// What the last collection found, but for stacks, of which there are few.
+		// The live heap of the last garbage collection, without stacks, of which there are few.
 		m["go_memstats_next_gc_bytes"] / (1 + m["go_gc_gogc_percent"]/100),
 		m["go_goroutines"], float64(len(files)), m["secretbroker_cache_entries"], m["secretbroker_grpc_calls_total"],
 	}}, nil
 }
 
-// metrics are a server's, summed over their labels.
+// metrics returns a server's metrics, summed over their labels.
 func metrics(ctx context.Context, addr string) (map[string]float64, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/metrics", nil)
 	if err != nil {
@@ -114,8 +113,8 @@ func (l look) String() string {
 	return strings.Join(all, ", ")
 }
 
-// printVerdict says of each gauge whether it grew over the second half, by a
-// straight line through what was seen, and how sure that is.
+// printVerdict prints for each gauge whether it grew during the second half, according to a
+// linear fit, and the uncertainty of that.
 func printVerdict(w io.Writer, looks []look) {
 	half := looks[len(looks)/2:]
 	if len(half) < 5 {
@@ -145,12 +144,12 @@ func (g gauge) verdict(mean, growth, uncertain float64) string {
 	case growth-uncertain > allowed:
 		return "GROWS"
 	default:
-		return "unclear, take a longer time"
+		return "unclear, measure for a longer time"
 	}
 }
 
-// line fits a straight line and returns the mean of y, by how much the line rises
-// for one of x, and twice the standard error of that.
+// line fits a straight line. It returns the mean of y, the slope, and twice the standard error
+// of the slope.
 func line(x, y []float64) (mean, rise, uncertain float64) {
 	n := float64(len(x))
 	var sumX, sumY float64

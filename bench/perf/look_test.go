@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// looks makes a look each five seconds with that many MiB of memory.
+// looks returns looks at intervals of five seconds with the given MiB of memory.
 func looks(n int, mib func(i int) float64) []look {
 	all := make([]look, n)
 	for i := range all {

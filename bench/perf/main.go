@@ -1,15 +1,15 @@
-// Command perf measures what a Resolve costs, beside a gRPC server that does
-// nothing: broker and floor servers run as processes of their own on the same
-// CPUs, the load comes from another process on other CPUs, and the runs of all
-// servers alternate, so that what the machine does meanwhile hits all alike.
+// Command perf measures the cost of a Resolve in comparison with a gRPC server that only
+// returns constant answers (the floor). Broker and floor servers run as separate processes on
+// the same CPUs, and the load in another process on other CPUs. The runs of the servers
+// alternate, so that disturbances of the machine affect all of them equally.
 //
 //	go run ./bench/perf run                      # the table, and results.json
 //	go run ./bench/perf compare OLD.json NEW.json
 //
-// The floor is a default grpc-go server with the broker's TLS that answers every
-// Resolve with the same two values. The tuned floor has the broker's settings and
-// codec as well. What the tables say of a server is its ratio to the floor in the
-// same round; absolute figures mean little on another machine.
+// The floor is a default grpc-go server with the broker's TLS that answers every Resolve with
+// the same two values. The tuned floor also has the broker's gRPC settings and codec. The
+// tables show a server's ratio to the floor in the same round; absolute figures mean little
+// on another machine.
 package main
 
 import (

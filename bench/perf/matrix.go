@@ -16,13 +16,13 @@ import (
 
 // The parts of the matrix.
 const (
-	partLoads   = "loads"   // every shape with every delay of fsync
+	partLoads   = "loads"   // every shape with every fsync delay
 	partConfigs = "configs" // many configs in a call
 	partSecrets = "secrets" // many secrets in the cache
-	partHalf    = "half"    // half of the broker's capacity offered, whatever comes of it
+	partHalf    = "half"    // half of the broker's capacity, at a fixed rate
 )
 
-// The servers of the matrix; a broker with a delay has it in its name.
+// The servers of the matrix. The name of a broker with an fsync delay includes the delay.
 const (
 	serverFloor    = "floor"
 	serverUnsynced = "unsynced"
@@ -48,19 +48,19 @@ type matrixOptions struct {
 	out                               string
 }
 
-// matrix measures the broker on the shapes of machines, disks and loads that differ
-// most, and compares the result with the targets.
+// matrix measures the broker on the combinations of machine, disk and load that differ most,
+// and compares the results with the targets.
 func matrix(ctx context.Context, args []string) (err error) {
 	var o matrixOptions
 	flags := flag.NewFlagSet("perf matrix", flag.ExitOnError)
 	o.register(flags)
-	flags.StringVar(&o.placements, "placements", "1,2,all", "CPUs of the servers; those of -server-cpus and -load-cpus do not count")
-	flags.StringVar(&o.delays, "delays", "0,1ms,5ms,20ms", "how much longer every fsync of the audit takes")
+	flags.StringVar(&o.placements, "placements", "1,2,all", "CPUs of the servers; -server-cpus and -load-cpus are ignored")
+	flags.StringVar(&o.delays, "delays", "0,1ms,5ms,20ms", "delays added to every fsync of the audit log")
 	flags.StringVar(&o.shapes, "shapes", "1x1,4x4,4x64,64x64", "connections x calls in flight on each")
 	flags.StringVar(&o.parts, "parts", strings.Join([]string{partLoads, partConfigs, partSecrets, partHalf}, ","), "what to measure; half needs loads")
-	flags.DurationVar(&o.limit, "limit", 2*time.Hour, "stop after this time with what has been measured")
-	flags.StringVar(&o.profiles, "profiles", "", "build brokers to be profiled, and write their CPU profiles to this directory")
-	flags.StringVar(&o.out, "out", "bench/results/matrix.json", "where to save the results; empty for nowhere")
+	flags.DurationVar(&o.limit, "limit", 2*time.Hour, "stop after this time and report the results so far")
+	flags.StringVar(&o.profiles, "profiles", "", "build brokers with profiling, and write their CPU profiles to this directory")
+	flags.StringVar(&o.out, "out", "bench/results/matrix.json", "a file for the results; empty for none")
 	for name, value := range map[string]string{"memory": "256MiB", "duration": "3s"} {
 		if err := flags.Set(name, value); err != nil {
 			return err
@@ -78,20 +78,20 @@ func matrix(ctx context.Context, args []string) (err error) {
 	return g.measureAll(ctx)
 }
 
-// contender is a server in one cell, and the load on it.
+// contender is a server in one cell, with its load.
 type contender struct {
 	server
 	workload
 }
 
-// cell is what is measured side by side: the same load on several servers.
+// cell is one comparison: the same load on several servers.
 type cell struct {
 	placement
 	part, shape string
 	contenders  []contender
 }
 
-// grid is the matrix while it is measured.
+// grid is the state of the matrix during the measurement.
 type grid struct {
 	*grown
 	options    matrixOptions
@@ -140,14 +140,14 @@ func newGrid(ctx context.Context, o matrixOptions) (_ *grid, err error) {
 	return g, nil
 }
 
-// syncTime is the median time of an fsync in a directory after a small write.
+// syncTime returns the median time of an fsync in a directory after a small write.
 func syncTime(dir string) (time.Duration, error) {
 	f, err := os.CreateTemp(dir, "sync-*")
 	if err != nil {
 		return 0, err
 	}
-	defer func() { _ = os.Remove(f.Name()) }() // goes with the directory otherwise
-	defer func() { _ = f.Close() }()           // nothing is in it
+	defer func() { _ = os.Remove(f.Name()) }() // otherwise removed with the directory
+	defer func() { _ = f.Close() }()           // its content does not matter
 	took := make([]time.Duration, 101)
 	for i := range took {
 		begin := time.Now()
@@ -165,14 +165,14 @@ func syncTime(dir string) (time.Duration, error) {
 
 func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 
-// measureAll measures all cells, saves and prints the results. Once ctx ends, it
-// does so with what there is.
+// measureAll measures all cells, and saves and prints the results; if ctx ends, the results so
+// far.
 func (g *grid) measureAll(ctx context.Context) error {
 	cells, err := g.cells()
 	if err != nil {
 		return err
 	}
-	const overhead = 800 * time.Millisecond // of a start, a stop and of warming a cache
+	const overhead = 800 * time.Millisecond // for a start, a stop and warming the cache
 	samples := 0
 	for _, c := range cells {
 		samples += len(c.contenders)
@@ -200,7 +200,7 @@ func (g *grid) wants(part string) bool {
 	return slices.Contains(strings.Split(g.options.parts, ","), part)
 }
 
-// measureRounds measures every cell once in each round and saves after each.
+// measureRounds measures every cell once in each round, and saves the results after each.
 func (g *grid) measureRounds(ctx context.Context, cells []cell) error {
 	for round := range g.rounds {
 		took, err := syncTime(g.world.Env.Dir)
@@ -224,7 +224,7 @@ func (g *grid) measureRounds(ctx context.Context, cells []cell) error {
 	return nil
 }
 
-// measureOne adds a sample to the results, or what prevented it.
+// measureOne adds a sample to the results, or the problem that prevented it.
 func (g *grid) measureOne(ctx context.Context, round int, c *cell, who contender) {
 	if g.options.profiles != "" {
 		name := strings.NewReplacer(" ", "", "+", "-").Replace(strings.Join([]string{c.placement.Name, c.part, c.shape, who.name}, "_"))
@@ -246,7 +246,7 @@ func errorText(err error) string {
 	return err.Error()
 }
 
-// brokerNamed is the name of the broker with this delay of fsync.
+// brokerNamed returns the name of the broker with this fsync delay.
 func brokerNamed(delay time.Duration) string {
 	if delay == 0 {
 		return serverBroker
@@ -258,11 +258,11 @@ func (g *grid) brokerWith(config string, delay time.Duration) server {
 	return server{name: brokerNamed(delay), command: g.broker(g.binary, config), env: []string{"SECRETBROKER_AUDIT_SYNC_DELAY=" + delay.String()}}
 }
 
-// shaped is a workload of so many connections x calls in flight.
+// shaped returns a workload with so many connections x calls in flight.
 func shaped(shape, calls string) (workload, error) {
 	w := workload{calls: calls}
 	if _, err := fmt.Sscanf(shape, "%dx%d", &w.connections, &w.inFlight); err != nil {
-		return w, fmt.Errorf("%q is not CONNECTIONSxCALLS", shape)
+		return w, fmt.Errorf("%q is not of the form CONNECTIONSxCALLS", shape)
 	}
 	return w, nil
 }

@@ -10,7 +10,7 @@ import (
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 )
 
-// cells are all but those whose load depends on what comes out of others.
+// cells returns all cells except those whose load depends on results of others.
 func (g *grid) cells() ([]cell, error) {
 	var all []cell
 	for part, build := range map[string]func() ([]cell, error){partLoads: g.loadCells, partConfigs: g.configCells, partSecrets: g.secretCells} {
@@ -32,7 +32,7 @@ func (g *grid) cells() ([]cell, error) {
 	return all, nil
 }
 
-// requestFile writes the calls for n secrets in turn, of so many configs each.
+// requestFile writes calls for n secrets in turn, with so many configs each.
 func (g *grid) requestFile(store string, n, configs int) (string, error) {
 	requests := make([]*secretbrokerv1.ResolveRequest, n)
 	for i := range requests {
@@ -51,7 +51,7 @@ func (g *grid) requestFile(store string, n, configs int) (string, error) {
 	return g.writeCalls(fmt.Sprintf("%s-%d-%d", store, n, configs), what)
 }
 
-// prepare makes the secrets of a store and the broker's configuration for it.
+// prepare creates the secrets of a store and the broker's configuration for it.
 func (g *grid) prepare(store string, secrets int) (config string, err error) {
 	if err := g.write(store, secrets, len(password)); err != nil {
 		return "", err
@@ -107,8 +107,8 @@ func (g *grid) configCells() ([]cell, error) {
 	}}}, err
 }
 
-// flushInterval is how often a broker flushes usage, which costs the more the more
-// secrets are used: a sample has to contain one flush.
+// flushInterval is the interval at which a broker flushes usage, whose cost grows with the
+// number of secrets in use: a sample must contain one flush.
 const flushInterval = 5 * time.Second
 
 func (g *grid) secretCells() ([]cell, error) {
@@ -134,13 +134,13 @@ func (g *grid) secretCells() ([]cell, error) {
 	return []cell{c}, nil
 }
 
-// secretsName is a server whose load requests so many secrets.
+// secretsName returns the name of a server whose load requests so many secrets.
 func secretsName(server string, secrets int) string {
 	return fmt.Sprintf("%s, %d secrets", server, secrets)
 }
 
-// halves offer half of what each broker was measured to answer, to it and to the
-// floor.
+// halves returns the cells that send half of each broker's measured capacity to the broker
+// and to the floor.
 func (g *grid) halves(cells []cell) (halves []cell) {
 	for i := range cells {
 		c := &cells[i]
@@ -161,5 +161,5 @@ func (g *grid) halves(cells []cell) (halves []cell) {
 	return halves
 }
 
-// halfShape names the load that half of a broker's capacity is.
+// halfShape returns the name of the load of half of a broker's capacity.
 func halfShape(broker string) string { return "of " + broker }

@@ -17,13 +17,13 @@ type matrixResults struct {
 	results
 	Placements []placement     `json:"placements"`
 	Delays     []time.Duration `json:"delays_ns"`
-	// SyncMicros is what an fsync without a delay took before each round.
+	// SyncMicros is the time of an fsync without a delay before each round.
 	SyncMicros []float64 `json:"sync_us"`
-	// Problems are the samples that are missing, and why.
+	// Problems are the missing samples with their reasons.
 	Problems []string `json:"problems,omitempty"`
 }
 
-// group is the group of a cell, which it makes if there is none.
+// group returns the group of a cell; it creates it if needed.
 func (m *matrixResults) group(c *cell) *group {
 	if g := m.find(c.placement.Name, c.part, c.shape); g != nil {
 		return g
@@ -45,7 +45,7 @@ func (m *matrixResults) find(placement, part, shape string) *group {
 	return nil
 }
 
-// add adds a sample, nil if there is none in this round.
+// add adds a sample, nil if the round has none.
 func (g *group) add(server string, s sample) {
 	if !slices.Contains(g.Servers, server) {
 		g.Servers = append(g.Servers, server)
@@ -81,7 +81,7 @@ func (m *matrixResults) print(w io.Writer) {
 	}
 }
 
-// conditions say what the figures were taken with.
+// conditions describes the conditions of the measurement.
 func (m *matrixResults) conditions() string {
 	rounds := 0
 	for _, g := range m.Groups {
@@ -98,7 +98,7 @@ func (m *matrixResults) syncMicros() float64 {
 	return median
 }
 
-// name is what a reader is told of the load.
+// name returns the load's name in the tables.
 func (g *group) name() string {
 	switch g.Part {
 	case partConfigs:
@@ -110,9 +110,8 @@ func (g *group) name() string {
 	}
 }
 
-// printRows writes the medians of each server and, from the second one on, the
-// medians of the ratios to the first in the same round, with their quartiles for
-// throughput and CPU.
+// printRows writes the medians of each server and, from the second server on, the medians of
+// the ratios to the first in the same round, with quartiles for throughput and CPU.
 func (g *group) printRows(w io.Writer, columns []string) {
 	for i, s := range g.Servers {
 		fmt.Fprintf(w, "| %s | %s |", g.name(), s)
@@ -166,12 +165,12 @@ func matrixDocs(args []string) error {
 	return os.WriteFile(*docs, text, 0o644) //nolint:gosec // a document that everybody may read
 }
 
-// replaceBlock puts the matrix between the two lines of a document.
+// replaceBlock replaces the text between the two marker lines of a document by the matrix.
 func replaceBlock(text []byte, m *matrixResults) ([]byte, error) {
 	before, rest, ok := bytes.Cut(text, []byte(docsBegin))
 	_, after, also := bytes.Cut(rest, []byte(docsEnd))
 	if !ok || !also {
-		return nil, fmt.Errorf("it has no lines between which the matrix belongs: %q and %q", docsBegin, docsEnd)
+		return nil, fmt.Errorf("it lacks the lines between which to write the matrix: %q and %q", docsBegin, docsEnd)
 	}
 	var block bytes.Buffer
 	m.print(&block)

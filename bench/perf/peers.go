@@ -20,21 +20,21 @@ import (
 	"github.com/secretbroker/secretbroker/internal/devmode"
 )
 
-// The secret that everybody is asked for.
+// The secret that all servers are asked for.
 const storedSecret = "sqlserver-db-secret"
 
-// peers measures what one would use instead, in the same rounds as a floor and a
-// broker: Vault over mutual TLS, and Dapr, whose API has none, without.
+// peers measures alternatives in the same rounds as a floor and a broker: Vault with mutual
+// TLS, and Dapr without TLS, which its API does not support.
 func peers(ctx context.Context, args []string) (err error) {
 	var c conditions
 	flags := flag.NewFlagSet("perf peers", flag.ExitOnError)
 	c.register(flags)
 	shape := flags.String("shape", "4x16", "connections x calls under way on each")
 	rate := flags.Float64("rate", 300, "then offer so many calls a second")
-	only := flags.String("only", "vault,dapr", "whom to compare with")
+	only := flags.String("only", "vault,dapr", "the servers to compare with")
 	vault := flags.String("vault", "", "Vault's test server; built from tools/peers/vault if empty")
 	dapr := flags.String("dapr", "", "daprd; built from bench/peers/dapr if empty")
-	out := flags.String("out", "", "where to save the results; empty for nowhere")
+	out := flags.String("out", "", "a file for the results; empty for none")
 	_ = flags.Parse(args) // ends the process
 
 	b, err := newBed(ctx, c)
@@ -54,7 +54,7 @@ func peers(ctx context.Context, args []string) (err error) {
 			group, err = b.withDapr(ctx, *dapr)
 			say = ", no TLS"
 		default:
-			err = errors.New("-only: nobody of that name")
+			err = errors.New("-only: unknown server")
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
@@ -69,8 +69,8 @@ func peers(ctx context.Context, args []string) (err error) {
 	return res.save(*out)
 }
 
-// build builds somebody else's server in the directory of its module, unless it is
-// there already.
+// build builds the server of another project in the directory of its module, unless the binary
+// exists already.
 func (b *bed) build(ctx context.Context, binary, module string, args ...string) (string, error) {
 	if binary != "" {
 		return binary, nil
@@ -86,8 +86,8 @@ func (b *bed) build(ctx context.Context, binary, module string, args ...string) 
 	return binary, build.Run()
 }
 
-// withVault compares floor and brokers with Vault servers, each of which is asked
-// for the same two values.
+// withVault compares floor and brokers with Vault servers, all of which return the same two
+// values.
 func (b *bed) withVault(ctx context.Context, binary string) (*contest, error) {
 	binary, err := b.build(ctx, binary, "tools/peers/vault", ".")
 	if err != nil {
@@ -126,8 +126,8 @@ func (b *bed) withVault(ctx context.Context, binary string) (*contest, error) {
 	}}, err
 }
 
-// unsynced is the configuration with an audit that is not forced to the disk,
-// which is all that Vault's does.
+// unsynced returns the configuration with an audit log that is not synced to the disk, like
+// Vault's.
 func (b *bed) unsynced(config string) (string, error) {
 	data, err := os.ReadFile(config)
 	if err != nil {
@@ -138,8 +138,7 @@ func (b *bed) unsynced(config string) (string, error) {
 	return path, os.WriteFile(path, []byte(content), 0o600) //nolint:gosec // in a directory of ours
 }
 
-// withDapr compares a floor without TLS with a Dapr sidecar that has its secrets in
-// a file.
+// withDapr compares a floor without TLS with a Dapr sidecar that has its secrets in a file.
 func (b *bed) withDapr(ctx context.Context, binary string) (*contest, error) {
 	binary, err := b.build(ctx, binary, "bench/peers/dapr", "-tags", "stablecomponents", "github.com/dapr/dapr/cmd/daprd")
 	if err != nil {
@@ -175,7 +174,7 @@ spec:
 	if err != nil {
 		return nil, err
 	}
-	// What a floor is sent matters to nobody; it answers with the same two values.
+	// The request to a floor does not matter; it always answers with the same two values.
 	ask, err := resolveCalls(&secretbrokerv1.ResolveRequest{IntegrationId: store, Configs: map[string]string{"key": storedSecret}})
 	if err != nil {
 		return nil, err
@@ -191,10 +190,10 @@ spec:
 	}}, err
 }
 
-// startDapr starts a sidecar as for production, but with fewer log lines.
+// startDapr starts a sidecar as in production, but with fewer log lines.
 func (b *bed) startDapr(binary, dir string) (*testbed.Process, error) {
 	var listeners [4]net.Listener
-	for i := range listeners { // all at a time, so that the ports differ
+	for i := range listeners { // all at the same time, so that the ports differ
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return nil, err
@@ -203,7 +202,7 @@ func (b *bed) startDapr(binary, dir string) (*testbed.Process, error) {
 	}
 	port := func(i int) string { return strconv.Itoa(listeners[i].Addr().(*net.TCPAddr).Port) }
 	for _, l := range listeners {
-		_ = l.Close() // Dapr takes the port
+		_ = l.Close() // Dapr will listen on the port
 	}
 	return testbed.StartUntil(b.serverCPUs, b.env, func(line string, p *testbed.Process) bool {
 		p.Addr, p.AdminAddr = "127.0.0.1:"+port(0), "127.0.0.1:"+port(1)

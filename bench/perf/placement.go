@@ -5,20 +5,20 @@ import (
 	"strings"
 )
 
-// placement says on which CPUs the servers and the load run. Go sets GOMAXPROCS to
-// the number of CPUs that a process is held to.
+// placement assigns CPUs to the servers and to the load. Go sets GOMAXPROCS to the number of
+// CPUs that a process may use.
 type placement struct {
-	// Name is how many CPUs the servers have, or "all".
+	// Name is the number of CPUs of the servers, or "all".
 	Name   string `json:"name"`
 	Server string `json:"server"`
 	Load   string `json:"load"`
-	// Shared says that the load has no CPUs of its own.
+	// Shared reports that the load has no CPUs of its own.
 	Shared bool `json:"shared,omitempty"`
 }
 
-// placements are what can be measured on so many CPUs: one, two and all of them for
-// the servers. The load has as many of its own where there are enough, otherwise
-// those that are left, and the same ones where none is.
+// placements returns the possible placements on the given CPUs: one, two and all of them for
+// the servers. The load has as many other CPUs if possible, otherwise the remaining ones, and
+// if there are none, the same ones.
 func placements(cpus []int) []placement {
 	list := func(cpus []int) string {
 		var numbers []string
@@ -41,7 +41,7 @@ func placements(cpus []int) []placement {
 	return all
 }
 
-// placementNamed is the placement of that name, or the last one.
+// placementNamed returns the placement with that name, or the last one.
 func placementNamed(all []placement, name string) placement {
 	for _, p := range all {
 		if p.Name == name {

@@ -35,13 +35,13 @@ var figures = []string{throughput, refusals, failures, cpuPerCall, p50, p99, p99
 // sample is one measurement of one server.
 type sample map[string]float64
 
-// group is what was measured under one load.
+// group has the samples of all servers under one load.
 type group struct {
 	Shape string `json:"shape"`
-	// Placement and Part say where in a matrix the group belongs.
+	// Placement and Part locate the group in a matrix.
 	Placement string `json:"placement,omitempty"`
 	Part      string `json:"part,omitempty"`
-	// Offered is the rate offered, empty where so many calls were under way.
+	// Offered is the rate; empty for a fixed number of active calls.
 	Offered string              `json:"offered,omitempty"`
 	Servers []string            `json:"servers"`
 	Samples map[string][]sample `json:"samples"` // by server, one a round, null if it is missing
@@ -108,7 +108,7 @@ func (r *results) add(shape string, rate *float64, server string, s sample) {
 	r.Groups[i].add(server, s)
 }
 
-// median of a figure where so many calls are under way.
+// median returns the median of a figure for a load with a fixed number of active calls.
 func (r *results) median(shape, server, figure string) float64 {
 	for _, g := range r.Groups {
 		if g.Shape == shape && g.Offered == "" {
@@ -129,7 +129,7 @@ func (g *group) values(server, figure string) []float64 {
 	return vs
 }
 
-// ratios are a server's figures over the base's of the same round.
+// ratios returns a server's figures divided by those of base in the same round.
 func (g *group) ratios(server, base, figure string) []float64 {
 	var vs []float64
 	for i, s := range g.Samples[server] {
@@ -156,8 +156,8 @@ func quartiles(vs []float64) (low, median, high float64) {
 	return at(0.25), at(0.5), at(0.75)
 }
 
-// print writes a table for each load: medians, and the medians and quartiles of
-// the ratios to the first server.
+// print writes a table for each load: medians, and the medians and quartiles of the ratios to
+// the first server.
 func (r *results) print(w io.Writer) {
 	for _, g := range r.Groups {
 		fmt.Fprintf(w, "\n%s: connections x calls under way", g.Shape)
@@ -198,8 +198,8 @@ func short(v float64) string {
 	return fmt.Sprintf("%.0f", v)
 }
 
-// compare prints how the ratios of two saved runs differ: ratios, since the
-// absolute figures of two runs can rarely be compared.
+// compare prints the differences of the ratios of two saved runs. Absolute figures of two runs
+// can rarely be compared.
 func compare(args []string) error {
 	flags := flag.NewFlagSet("perf compare", flag.ExitOnError)
 	_ = flags.Parse(args) // ends the process

@@ -75,14 +75,14 @@ func run(ctx context.Context, args []string) (err error) {
 	return res.save(o.out)
 }
 
-// unlimited lifts the limits of one principal, who makes all the calls.
+// unlimited removes the limits of one principal, because one principal makes all the calls.
 const unlimited = `limits:
   max_calls_per_second_per_principal: 1000000
   max_concurrent_calls_per_principal: 10000
   max_concurrent_calls: 100000`
 
-// unsynced writes the configuration again, beside itself, with an audit that is not
-// forced to the disk.
+// unsynced writes a copy of the configuration in the same directory, with an audit log that is
+// not synced to the disk.
 func unsynced(config string) (string, error) {
 	text, err := os.ReadFile(config)
 	if err != nil {
@@ -93,11 +93,11 @@ func unsynced(config string) (string, error) {
 		bytes.Replace(text, []byte("audit: {"), []byte("audit: {sync: none, "), 1), 0o600)
 }
 
-// contest is the servers that are compared, and what they are asked.
+// contest is a comparison: the servers and their calls.
 type contest struct {
 	*bed
 	servers []server
-	calls   string // a file
+	calls   string // path of a file
 }
 
 func newContest(ctx context.Context, b *bed, o options) (*contest, error) {
@@ -158,7 +158,7 @@ func newContest(ctx context.Context, b *bed, o options) (*contest, error) {
 	return c, err
 }
 
-// measureAll measures every server in turn, as many times as there are rounds.
+// measureAll measures every server in turn in each round.
 func (c *contest) measureAll(ctx context.Context, res *results, shape string, rate *float64) error {
 	w, err := shaped(shape, c.calls)
 	if err != nil {
@@ -167,7 +167,7 @@ func (c *contest) measureAll(ctx context.Context, res *results, shape string, ra
 	w.rate = rate
 	for round := range c.rounds {
 		for i := range c.servers {
-			s := c.servers[(i+round)%len(c.servers)] // nobody is always the first
+			s := c.servers[(i+round)%len(c.servers)] // no server is always the first
 			sample, err := c.measure(ctx, s, w)
 			if err != nil {
 				return fmt.Errorf("%s: %w", s.name, err)

@@ -24,18 +24,18 @@ import (
 
 const (
 	stored = 500 // secrets in the Key Vault
-	staff  = 40  // callers that stay
-	// names is the integration of secrets that are files, of which there are ever
-	// new ones.
+	staff  = 40  // callers with permanent connections
+	// names is the integration whose secrets are files, of which the events create new
+	// ones.
 	names = "names"
 )
 
-// scene is what churns: a broker, its stores and integrations, and its callers.
+// scene is the environment of churn: a broker, its stores and integrations, and its callers.
 type scene struct {
 	world  *testbed.World
 	broker *testbed.Process
-	conns  []*grpc.ClientConn // of callers that stay
-	other  *grpc.ClientConn   // of one that is granted nothing
+	conns  []*grpc.ClientConn // of callers with permanent connections
+	other  *grpc.ClientConn   // of a caller without grants
 	made   atomic.Int64       // names so far
 
 	mu       sync.Mutex // guards the files
@@ -61,7 +61,7 @@ func newScene(ctx context.Context, binary, cpus string, ttl time.Duration) (_ *s
 			return nil, err
 		}
 	}
-	// A cache that the new names do not fit into.
+	// A cache that is too small for the new names.
 	config, err := s.world.Config("churn.yaml", fmt.Sprintf("cache: {ttl: %v, max_bytes: 4MiB}\nlimits: {max_calls_per_second_per_principal: 100000}", ttl))
 	if err != nil {
 		return nil, err
@@ -84,7 +84,7 @@ func (s *scene) path(name ...string) string {
 	return filepath.Join(append([]string{s.world.Env.Dir}, name...)...)
 }
 
-// replace puts a file in the place of another at once.
+// replace replaces a file atomically.
 func replace(path, content string) error {
 	if err := os.WriteFile(path+".new", []byte(content), 0o600); err != nil { //nolint:gosec // in a directory of ours
 		return err
@@ -96,7 +96,7 @@ func (s *scene) value(secret int) string {
 	return fmt.Sprintf("correct-horse-battery-staple-%d-%d", secret, s.versions[secret])
 }
 
-// writeSecrets writes the Key Vault's content. s.mu is held, or nobody else there.
+// writeSecrets writes the Key Vault's content. It requires s.mu, except during setup.
 func (s *scene) writeSecrets() error {
 	name := func(url string) string {
 		return strings.TrimSuffix(strings.TrimPrefix(url, "https://"), ".vault.azure.net")
@@ -109,8 +109,8 @@ func (s *scene) writeSecrets() error {
 	return replace(s.path("secrets.yaml"), content.String())
 }
 
-// writeIntegrations writes both integrations, with something in them that is
-// different each time. s.mu is held, or nobody else there.
+// writeIntegrations writes both integrations with a difference to the previous version. It
+// requires s.mu, except during setup.
 func (s *scene) writeIntegrations() error {
 	s.changes++
 	file := s.path("integrations", s.world.Env.IntegrationID+".yaml")
@@ -121,7 +121,7 @@ func (s *scene) writeIntegrations() error {
 	vault, _, _ := strings.Cut(string(data), "cache:")
 	grants := fmt.Sprintf("grants:\n  - {principals: [spiffe://example.org/connect/*], secrets: [s*, n*, missing-*]}\n  - {principals: [spiffe://example.org/team-%d/*]}\n", s.changes)
 	local := fmt.Sprintf("id: %s\nkind: LOCAL_FILE\nlocal: {directories: [%s]}\n", names, s.path(names))
-	if s.changes%2 == 0 { // the cache is of use to the others
+	if s.changes%2 == 0 { // only one integration at a time has the setting
 		return replace(s.path("integrations", names+".yaml"), local+grants)
 	}
 	return errors.Join(replace(file, vault+"cache: {}\n"+grants), replace(s.path("integrations", names+".yaml"), local+grants))
@@ -144,16 +144,16 @@ func (s *scene) dial(cert tls.Certificate) (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///"+s.broker.Addr, grpc.WithTransportCredentials(credentials.NewTLS(config)))
 }
 
-// resolve asks for one reference and returns its value.
+// resolve resolves one reference and returns its value.
 func resolve(ctx context.Context, conn *grpc.ClientConn, req *secretbrokerv1.ResolveRequest, ref string) (string, error) {
 	req.Configs = map[string]string{"connection.password": ref}
 	resp, err := secretbrokerv1.NewResolverServiceClient(conn).Resolve(ctx, req)
 	return resp.GetConfigs()["connection.password"].GetValue(), err
 }
 
-// fillUsage makes as many different uses as the broker tells apart. It forgets
-// them after five minutes, which is a time that does not shorten, and would
-// otherwise take the whole run to have all that there will ever be.
+// fillUsage makes as many different uses as the broker distinguishes. The broker forgets a use
+// after five minutes, which this program cannot shorten; without fillUsage the number of
+// entries would grow during the whole run.
 func (s *scene) fillUsage(ctx context.Context) error {
 	const uses = 66_000
 	var workers sync.WaitGroup
@@ -177,13 +177,13 @@ func (s *scene) fillUsage(ctx context.Context) error {
 	return <-failed
 }
 
-// hangUp ends the connections of those who stayed.
+// hangUp closes the permanent connections.
 func (s *scene) hangUp() {
 	for _, c := range s.conns {
-		_ = c.Close() // it is no longer needed
+		_ = c.Close() // the connection is no longer needed
 	}
 	if s.other != nil {
-		_ = s.other.Close() // nor this one
+		_ = s.other.Close() // as above
 	}
 }
 

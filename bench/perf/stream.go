@@ -20,67 +20,67 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// calls is what the load sends: always to the same path, the messages in turn.
+// calls are the calls of the load: to one path, with the messages in turn.
 type calls struct {
 	Path string `json:"path"`
-	// Fields are header fields beside those that every request has.
+	// Fields are additional header fields.
 	Fields [][2]string `json:"fields"`
-	// Messages are protobufs; with none it is no gRPC, but a GET.
+	// Messages are protobufs. Without messages, the calls are GET requests and not gRPC.
 	Messages [][]byte `json:"messages,omitempty"`
-	// Plain is without TLS.
+	// Plain disables TLS.
 	Plain bool `json:"plain,omitempty"`
 }
 
-// frame puts before each message what gRPC puts there.
+// frame adds gRPC's prefix to each message.
 func (c *calls) frame() {
 	for i, m := range c.Messages {
 		c.Messages[i] = append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(m))), m...) //nolint:gosec // some hundred bytes
 	}
 }
 
-// connection sends such calls again and again over one HTTP/2 connection. It
-// speaks just enough of the protocol for that, and so costs a fifth of what a
-// gRPC client does: the load must not be what is measured.
+// connection sends the calls repeatedly over one HTTP/2 connection. It implements only the
+// necessary parts of the protocol, and so needs a fifth of the CPU time of a gRPC client: the
+// load should not influence the measurement.
 type connection struct {
 	conn   net.Conn
 	in     *bufio.Reader
 	read   *http2.Framer
 	fields *hpack.Decoder
 
-	mu    sync.Mutex // guards what writes
+	mu    sync.Mutex // guards writes and the fields below
 	out   *bufio.Writer
 	write *http2.Framer
-	next  uint32 // stream
+	next  uint32 // id of the next stream
 	begun bool
 	first []byte   // header block of the first call, which fills the server's table
-	again []byte   // of the others, which only refers to it
-	data  [][]byte // the messages; none where calls have none
-	turn  int      // which of them is next
-	good  string   // the status of an answer that is one
+	again []byte   // header block of the others, which refers to the table
+	data  [][]byte // the framed messages, if any
+	turn  int      // index of the next message
+	good  string   // the status of a successful answer
 
 	underWay map[uint32]call   // by stream
-	limit    int               // how many of those the server allows
-	waiting  []call            // for their turn, because of the limit
-	statuses map[uint32]string // of answers that have begun and are not good
+	limit    int               // the server's limit of streams
+	waiting  []call            // calls that wait because of the limit
+	statuses map[uint32]string // statuses of incomplete answers that failed
 	status   string            // of the header block being read
-	answered int               // since the beginning
-	consumed uint32            // bytes of answers not yet given back
-	bytes    int               // of answers, since measured
-	took     []time.Duration   // since calls were due, of those answered
+	answered int               // number of answers so far
+	consumed uint32            // bytes of answers not yet returned to the window
+	bytes    int               // bytes of answers during the measurement
+	took     []time.Duration   // latencies of answered calls since they were due
 	failed   map[string]int    // calls by gRPC code
-	measured bool              // what is answered now counts
+	measured bool              // the measurement is running
 }
 
-// call is one call from when it was due until it has been answered.
+// call is a call from its due time until its answer.
 type call struct {
 	due time.Time
-	// again says that the server has refused its stream once and has not seen it.
+	// again reports that the server has refused the call's stream once without handling it.
 	again bool
 }
 
 const (
 	window = 1 << 30
-	// greeting bounds the wait for the server's first settings.
+	// greeting limits the wait for the server's first settings.
 	greeting = 10 * time.Second
 )
 
@@ -145,7 +145,7 @@ func (c *connection) greet() error {
 	if err := c.out.Flush(); err != nil {
 		return err
 	}
-	// Before the server's settings nobody knows how many streams it allows.
+	// Before the server's settings arrive, its limit of streams is unknown.
 	if err := c.conn.SetReadDeadline(time.Now().Add(greeting)); err != nil {
 		return err
 	}
@@ -162,15 +162,14 @@ func (c *connection) greet() error {
 	return errors.Join(c.flush(), c.conn.SetReadDeadline(time.Time{}))
 }
 
-// send begins a call that is due now or was, or queues it while the server has as
-// many as it allows, as a gRPC client does: the wait counts as time of the call.
-// Callers hold c.mu and flush.
+// send starts a call that is due, or queues it while the server allows no more streams, like a
+// gRPC client: the wait counts as time of the call. Callers hold c.mu and flush.
 func (c *connection) send(due time.Time) error {
 	c.waiting = append(c.waiting, call{due: due})
 	return c.sendWaiting()
 }
 
-// sendWaiting begins the calls whose turn it is. Callers hold c.mu and flush.
+// sendWaiting starts queued calls up to the limit. Callers hold c.mu and flush.
 func (c *connection) sendWaiting() error {
 	for len(c.waiting) > 0 && len(c.underWay) < c.limit {
 		first := c.waiting[0]
@@ -182,7 +181,7 @@ func (c *connection) sendWaiting() error {
 	return nil
 }
 
-// open begins a call on a new stream. Callers hold c.mu and flush.
+// open starts a call on a new stream. Callers hold c.mu and flush.
 func (c *connection) open(begun call) error {
 	block := c.again
 	if !c.begun {
@@ -198,7 +197,7 @@ func (c *connection) open(begun call) error {
 	return c.write.WriteData(id, true, c.data[c.turn%len(c.data)])
 }
 
-// start begins n calls.
+// start starts n calls.
 func (c *connection) start(n int) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -211,8 +210,8 @@ func (c *connection) start(n int) error {
 	return c.out.Flush()
 }
 
-// receive reads answers until the connection ends. ended is called for each, with
-// c.mu held, and may send.
+// receive reads answers until the connection ends. It calls ended for each, with c.mu held;
+// ended may send.
 func (c *connection) receive(ended func(now time.Time) error) error {
 	for {
 		if c.in.Buffered() == 0 {
@@ -280,19 +279,19 @@ func (c *connection) handle(frame http2.Frame, ended func(now time.Time) error) 
 			return c.write.WritePing(true, f.Data)
 		}
 	case *http2.RSTStreamFrame:
-		// After an early answer it has no meaning.
+		// After an early answer, the reset has no meaning.
 		if refused, waiting := c.underWay[f.StreamID]; waiting {
 			delete(c.underWay, f.StreamID)
 			return c.reset(refused, f.ErrCode, ended)
 		}
 	case *http2.GoAwayFrame:
-		return fmt.Errorf("the server sent the connection away: %v %s", f.ErrCode, f.DebugData())
+		return fmt.Errorf("the server sent GOAWAY: %v %s", f.ErrCode, f.DebugData())
 	}
 	return nil
 }
 
-// reset takes note of a call that the server has reset. One whose stream was refused
-// the server has not seen: it is sent again once, as a gRPC client does.
+// reset handles a call that the server has reset. If the server refused the stream without
+// handling the call, the call is sent again once, as by a gRPC client.
 func (c *connection) reset(refused call, code http2.ErrCode, ended func(now time.Time) error) error {
 	if code == http2.ErrCodeRefusedStream && !refused.again {
 		refused.again = true
@@ -306,7 +305,7 @@ func (c *connection) reset(refused call, code http2.ErrCode, ended func(now time
 	return errors.Join(c.sendWaiting(), ended(time.Now()))
 }
 
-// end takes note of an answer that is complete.
+// end handles a complete answer.
 func (c *connection) end(id uint32, ended func(now time.Time) error) error {
 	now := time.Now()
 	status, bad := c.statuses[id]

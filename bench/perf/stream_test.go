@@ -17,8 +17,7 @@ import (
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 )
 
-// crowded counts how many calls it has at a time, and holds each until so many have
-// come.
+// crowded counts its concurrent calls, and blocks each until the given number has arrived.
 type crowded struct {
 	secretbrokerv1.UnimplementedResolverServiceServer
 	now, most atomic.Int64
@@ -64,7 +63,7 @@ func listen(t *testing.T) net.Listener {
 	return l
 }
 
-// The load keeps to the number of streams that a server allows, and queues the rest.
+// TestLoadQueuesForStreams: the load observes the server's limit of streams, and queues calls.
 func TestLoadQueuesForStreams(t *testing.T) {
 	const limit, offered = 3, 200
 	service := &crowded{full: make(chan struct{}), limit: limit}
@@ -93,14 +92,13 @@ func TestLoadQueuesForStreams(t *testing.T) {
 	if err := <-done; !errors.Is(err, io.EOF) {
 		t.Fatal(err)
 	}
-	_ = c.conn.Close() // it has served
+	_ = c.conn.Close() // the connection is no longer needed
 	if len(c.failed) > 0 || len(c.took) != offered || service.most.Load() != limit {
 		t.Errorf("%d of %d calls answered, failed %v, at most %d at a time", len(c.took), offered, c.failed, service.most.Load())
 	}
 }
 
-// refusing is an HTTP/2 server that refuses each stream so many times before it
-// answers.
+// refusing is an HTTP/2 server that refuses each stream so many times before it answers.
 func refusing(conn net.Conn, times int) error {
 	if _, err := io.ReadFull(conn, make([]byte, len(http2.ClientPreface))); err != nil {
 		return err
@@ -116,7 +114,7 @@ func refusing(conn net.Conn, times int) error {
 	for refused := 0; ; {
 		frame, err := framer.ReadFrame()
 		if err != nil {
-			return nil // the client has gone
+			return nil // the client has disconnected
 		}
 		if _, ok := frame.(*http2.DataFrame); !ok {
 			continue
@@ -134,7 +132,7 @@ func refusing(conn net.Conn, times int) error {
 	}
 }
 
-// A call whose stream was refused is sent again once, and then has failed.
+// TestLoadSendsRefusedCallsAgain: a call whose stream was refused is sent again once.
 func TestLoadSendsRefusedCallsAgain(t *testing.T) {
 	for _, test := range []struct {
 		name             string
@@ -168,7 +166,7 @@ func TestLoadSendsRefusedCallsAgain(t *testing.T) {
 			if err := <-done; !errors.Is(err, io.EOF) {
 				t.Fatal(err)
 			}
-			_ = c.conn.Close() // which ends the server
+			_ = c.conn.Close() // ends the server
 			if err := <-served; err != nil {
 				t.Error(err)
 			}

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// verdict is what came of a target.
+// verdict is the result of a target.
 type verdict struct {
 	target, got string
 	met         bool
@@ -15,15 +15,15 @@ type verdict struct {
 
 const notMeasured = "not measured"
 
-// ratioTarget is a bound of the median of the ratios in the same round.
+// ratioTarget is a limit on the median of the ratios in the same round.
 type ratioTarget struct {
 	part, shape, figure string
 	server, base        string
-	atLeast, atMost     float64 // one of them
+	atLeast, atMost     float64 // one of them is set
 	text                string
 }
 
-// ratioTargets are the targets that bound a ratio.
+// ratioTargets are the targets that limit a ratio.
 var ratioTargets = []ratioTarget{
 	{partLoads, "4x64", throughput, serverBroker, serverUnsynced, 0.95, 0, "4x64: throughput >= 0.95 x that of the unsynced broker"},
 	{partLoads, "4x64", throughput, serverBroker, serverFloor, 0.75, 0, "4x64: throughput >= 0.75 x the floor's"},
@@ -36,7 +36,7 @@ var ratioTargets = []ratioTarget{
 	{partSecrets, secretsShape, cpuPerCall, secretsName(serverBroker, manySecrets), secretsName(serverBroker, fewSecrets), 0, 1.15, "10,000 cached secrets: CPU <= 1.15 x that with 10"},
 }
 
-// verdict is what came of it; ok is false if it was not to be measured.
+// verdict returns the result; ok is false if the target was not part of the measurement.
 func (t *ratioTarget) verdict(m *matrixResults, p placement) (v verdict, ok bool) {
 	g := m.find(p.Name, t.part, t.shape)
 	if g == nil {
@@ -53,9 +53,9 @@ func (t *ratioTarget) verdict(m *matrixResults, p placement) (v verdict, ok bool
 	return verdict{t.text, fmt.Sprintf("%.2f [%.2f-%.2f]", ratio, low, high), met}, true
 }
 
-// delayed is the target at this delay of fsync: calls in flight each wait 12 ms at
-// most, unless the CPU is the limit, and none is refused. The CPU's limit is what the
-// unsynced broker answers, as far as the first target allows to be below it.
+// delayed returns the verdicts for an fsync delay: each call in flight waits at most 12 ms,
+// unless the CPU is the limit, and none is refused. The CPU's limit is the throughput of the
+// unsynced broker times the tolerance of the first target.
 func delayed(m *matrixResults, p placement, delay, perCall time.Duration) (all []verdict) {
 	if !slices.Contains(m.Delays, delay) {
 		return nil
@@ -86,8 +86,8 @@ func delayed(m *matrixResults, p placement, delay, perCall time.Duration) (all [
 	return all
 }
 
-// latency is the target of the p99 at half of the capacity: 1.3 x the floor's and
-// two times fsync.
+// latency returns the verdict on the p99 at half of the capacity, which may be 1.3 times the
+// floor's plus two fsyncs.
 func latency(m *matrixResults, p placement, delay time.Duration) (verdict, bool) {
 	broker := brokerNamed(delay)
 	g := m.find(p.Name, partHalf, halfShape(broker))
@@ -100,7 +100,7 @@ func latency(m *matrixResults, p placement, delay time.Duration) (verdict, bool)
 		return verdict{}, false
 	}
 	bound := func(floor float64) float64 { return 1.3*floor + 2*(m.syncMicros()+micros(delay)) }
-	var parts []float64 // of the bound in the same round
+	var parts []float64 // ratios to the limit in the same round
 	for i, s := range g.Samples[broker] {
 		if of := g.Samples[serverFloor]; i < len(of) && s != nil && of[i] != nil {
 			parts = append(parts, s[p99]/bound(of[i][p99]))
@@ -117,7 +117,7 @@ func latency(m *matrixResults, p placement, delay time.Duration) (verdict, bool)
 	}, true
 }
 
-// verdicts are what came of all targets on a placement.
+// verdicts returns the results of all targets on a placement.
 func (m *matrixResults) verdicts(p placement) (all []verdict) {
 	for i := range ratioTargets {
 		if v, ok := ratioTargets[i].verdict(m, p); ok {
@@ -132,7 +132,7 @@ func (m *matrixResults) verdicts(p placement) (all []verdict) {
 	return append(all, delayed(m, p, 5*time.Millisecond, 12*time.Millisecond)...)
 }
 
-// printTargets writes a table of the targets and what came of them.
+// printTargets writes a table of the targets and their results.
 func (m *matrixResults) printTargets(w io.Writer) {
 	fmt.Fprint(w, "\n| CPUs | target | result | met |\n|---|---|---|---|\n")
 	for _, p := range m.Placements {

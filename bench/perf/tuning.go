@@ -8,7 +8,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/wirecodec"
 )
 
-// tuning is what the broker's own server sets.
+// tuning returns the settings of the broker's server.
 func tuning() []grpc.ServerOption {
 	debug.SetGCPercent(400)
 	return []grpc.ServerOption{grpc.NumStreamWorkers(256), grpc.ForceServerCodecV2(wirecodec.New())}

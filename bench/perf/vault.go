@@ -16,12 +16,12 @@ import (
 	"github.com/secretbroker/secretbroker/bench/testbed"
 )
 
-// vaultSetup says what a Vault server is like.
+// vaultSetup configures a Vault server.
 type vaultSetup struct {
 	binary, name string
-	// audit is to a file.
+	// audit enables the audit log in a file.
 	audit bool
-	// onlyPolicy gives the token no default policy beside the one that it needs.
+	// onlyPolicy leaves out the token's default policy.
 	onlyPolicy bool
 }
 
@@ -51,14 +51,14 @@ func (b *bed) vault(setup vaultSetup) server {
 	}}
 }
 
-// vaultServer is a server's API for its root token.
+// vaultServer is a client of a server's API with its root token.
 type vaultServer struct {
 	url, root string
 	client    *http.Client
 }
 
-// prepareVault mounts a KV engine, version 2, with the secret in it, and makes a
-// token that may read it. It returns the calls for that.
+// prepareVault mounts a KV engine, version 2, with the secret, and creates a token that may
+// read it. It returns the calls that read the secret.
 func (b *bed) prepareVault(ctx context.Context, v *vaultServer, addr string, setup vaultSetup) (string, error) {
 	pair, err := tls.LoadX509KeyPair(b.client[0], b.client[1])
 	if err != nil {
@@ -74,7 +74,7 @@ func (b *bed) prepareVault(ctx context.Context, v *vaultServer, addr string, set
 		return "", err
 	}
 	path := "secret/data/" + storedSecret
-	for begin := time.Now(); ; wait(ctx, 50*time.Millisecond) { // the mount is made ready in the background
+	for begin := time.Now(); ; wait(ctx, 50*time.Millisecond) { // Vault prepares the mount in the background
 		_, err := v.post(ctx, path, map[string]any{"data": map[string]string{"user": user, "password": password}})
 		if err == nil {
 			break
@@ -92,7 +92,7 @@ func (b *bed) prepareVault(ctx context.Context, v *vaultServer, addr string, set
 	}
 	if setup.audit {
 		log := filepath.Join(b.world.Dir(), "vault-audit.log")
-		_ = os.Remove(log) // of the round before
+		_ = os.Remove(log) // from the previous round
 		if _, err := v.post(ctx, "sys/audit/file", map[string]any{"type": "file", "options": map[string]string{"file_path": log}}); err != nil {
 			return "", err
 		}
@@ -100,7 +100,7 @@ func (b *bed) prepareVault(ctx context.Context, v *vaultServer, addr string, set
 	return b.writeCalls("vault", calls{Path: "/v1/" + path, Fields: [][2]string{{"x-vault-token", token}, {"x-vault-request", "true"}}})
 }
 
-// post writes something and returns the token in the answer, if there is one.
+// post sends a write request and returns the token in the answer, if there is one.
 func (v *vaultServer) post(ctx context.Context, path string, body any) (token string, err error) {
 	data, err := json.Marshal(body)
 	if err != nil {

@@ -19,19 +19,19 @@ type Authority struct {
 	last int64
 }
 
-// NewAuthority makes an Authority that lasts a day.
+// NewAuthority returns an Authority that is valid for a day.
 func NewAuthority() (*Authority, error) {
 	a := &Authority{last: 1}
 	cert, err := a.sign(&x509.Certificate{IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign})
 	if err != nil {
 		return nil, err
 	}
-	a.key, _ = cert.PrivateKey.(*ecdsa.PrivateKey) // as made below
+	a.key, _ = cert.PrivateKey.(*ecdsa.PrivateKey) // sign creates this type
 	a.cert = cert.Leaf
 	return a, nil
 }
 
-// Issue makes the certificate of the caller spiffe://example.org/PATH.
+// Issue issues the certificate of the caller spiffe://example.org/PATH.
 func (a *Authority) Issue(path string) (tls.Certificate, error) {
 	return a.sign(&x509.Certificate{
 		URIs:        []*url.URL{{Scheme: "spiffe", Host: "example.org", Path: path}},
@@ -40,8 +40,8 @@ func (a *Authority) Issue(path string) (tls.Certificate, error) {
 	})
 }
 
-// ClientTLS is what a caller with that certificate connects with. caFile checks
-// the server.
+// ClientTLS returns the TLS configuration of a caller with that certificate. The client
+// verifies the server with caFile.
 func ClientTLS(caFile string, cert tls.Certificate) (*tls.Config, error) {
 	data, err := os.ReadFile(caFile)
 	if err != nil {
@@ -52,7 +52,7 @@ func ClientTLS(caFile string, cert tls.Certificate) (*tls.Config, error) {
 	return &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"}}, nil
 }
 
-// sign makes a certificate of template, signed by itself if a has none yet.
+// sign signs a certificate with a new key; it is self-signed if a has no certificate yet.
 func (a *Authority) sign(template *x509.Certificate) (tls.Certificate, error) {
 	a.last++
 	template.SerialNumber = big.NewInt(a.last)

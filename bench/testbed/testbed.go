@@ -1,8 +1,8 @@
-// Package testbed is what the measurements share: a real broker process with an
-// embedded Key Vault on loopback, an authority for callers' certificates, and a
-// look at what a process uses.
+// Package testbed has the common parts of the measurements: a broker process with an embedded
+// Key Vault on loopback, an authority for callers' certificates, and the resource usage of
+// processes.
 //
-// It measures nothing itself and is no part of the product.
+// It makes no measurements itself and is not part of the product.
 package testbed
 
 import (
@@ -24,13 +24,13 @@ import (
 
 // Process is a server that runs until Stop.
 type Process struct {
-	// Addr and AdminAddr are where it answers.
+	// Addr and AdminAddr are the addresses of the server.
 	Addr, AdminAddr string
 	cmd             *exec.Cmd
 }
 
-// Start runs a command, held to the CPUs of pin if that is not empty, and waits
-// until it logs a JSON line with the message "ready" and its addresses.
+// Start starts a command, on the CPUs of pin if it is not empty, and waits until the command
+// logs a JSON line with the message "ready" and its addresses.
 func Start(pin string, env []string, command ...string) (*Process, error) {
 	return StartUntil(pin, env, func(text string, p *Process) bool {
 		var line struct {
@@ -48,15 +48,15 @@ func Start(pin string, env []string, command ...string) (*Process, error) {
 	}, command...)
 }
 
-// StartUntil is Start for a command that says otherwise when it is ready: ready
-// gets each line that it prints, fills in the addresses and returns true.
+// StartUntil is Start for a command with another log line: ready is called for each line of
+// output; it sets the addresses and returns true when the command is ready.
 func StartUntil(pin string, env []string, ready func(line string, p *Process) bool, command ...string) (*Process, error) {
 	if pin != "" {
 		command = append([]string{"taskset", "-c", pin}, command...)
 	}
 	p := &Process{cmd: exec.Command(command[0], command[1:]...)} //nolint:gosec,noctx // our own programs, ended by Stop
 	p.cmd.Env = append(os.Environ(), env...)
-	if _, err := p.cmd.StdinPipe(); err != nil { // open until Stop: some end with it
+	if _, err := p.cmd.StdinPipe(); err != nil { // open until Stop: some processes end when it is closed
 		return nil, err
 	}
 	output, writer, err := os.Pipe()
@@ -65,16 +65,16 @@ func StartUntil(pin string, env []string, ready func(line string, p *Process) bo
 	}
 	p.cmd.Stdout, p.cmd.Stderr = writer, writer
 	err = p.cmd.Start()
-	_ = writer.Close() // the process has its own
+	_ = writer.Close() // the process has its own handle
 	if err != nil {
 		return nil, errors.Join(err, output.Close())
 	}
 	lines := bufio.NewScanner(output)
 	for lines.Scan() {
 		if ready(lines.Text(), p) {
-			go func() { // until the process ends
+			go func() { // ends with the process
 				_, _ = io.Copy(io.Discard, output)
-				_ = output.Close() // of no more use
+				_ = output.Close() // no longer needed
 			}()
 			return p, nil
 		}
@@ -82,30 +82,30 @@ func StartUntil(pin string, env []string, ready func(line string, p *Process) bo
 	return nil, errors.Join(errors.New("the process did not become ready"), p.cmd.Wait(), output.Close())
 }
 
-// Pid is the process's number.
+// Pid returns the process id.
 func (p *Process) Pid() int { return p.cmd.Process.Pid }
 
-// stopTime is how long a process may take to end before it is killed.
+// stopTime is the time that a process has to end before it is killed.
 const stopTime = time.Minute
 
-// Stop ends the process and says if it did not end well.
+// Stop ends the process. It returns an error if the process failed.
 func (p *Process) Stop() error {
-	_ = p.cmd.Process.Signal(syscall.SIGTERM) // Wait tells if it has gone
+	_ = p.cmd.Process.Signal(syscall.SIGTERM) // Wait reports if the process has ended
 	kill := time.AfterFunc(stopTime, func() { _ = p.cmd.Process.Kill() })
 	defer kill.Stop()
 	err := p.cmd.Wait()
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		if how, ok := exit.Sys().(syscall.WaitStatus); ok && how.Signal() == syscall.SIGTERM {
-			return nil // one that has nothing to do first
+			return nil // a process without a handler for the signal
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("a process did not end well: %w", err)
+		return fmt.Errorf("a process failed at its end: %w", err)
 	}
 	return nil
 }
 
-// Build builds a command of this module into dir and returns the binary.
+// Build builds a command of this module into dir and returns the binary's path.
 func Build(ctx context.Context, dir, pkg string, flags ...string) (string, error) {
 	out := filepath.Join(dir, filepath.Base(pkg))
 	args := append(append([]string{"build"}, flags...), "-o", out, "github.com/secretbroker/secretbroker/"+pkg)
@@ -117,8 +117,8 @@ func Build(ctx context.Context, dir, pkg string, flags ...string) (string, error
 	return out, nil
 }
 
-// World is a directory with what a broker needs, and the embedded Key Vault that
-// runs in this process.
+// World is a directory with the files that a broker needs, and an embedded Key Vault that runs
+// in this process.
 type World struct {
 	Env *devmode.Environment
 	// Clients issues the certificates of callers; Config trusts it.
@@ -126,7 +126,7 @@ type World struct {
 	dir     string
 }
 
-// NewWorld makes a World in a temporary directory.
+// NewWorld creates a World in a temporary directory.
 func NewWorld(ctx context.Context) (w *World, err error) {
 	w = &World{}
 	defer func() {
@@ -150,24 +150,24 @@ func NewWorld(ctx context.Context) (w *World, err error) {
 	return w, os.WriteFile(w.ClientCAFile(), block, 0o600)
 }
 
-// Dir is a directory for whatever goes with the World.
+// Dir returns the directory of the World.
 func (w *World) Dir() string { return w.dir }
 
-// ServerCertFile is the certificate of servers; clients check it by Env.CAFile.
+// ServerCertFile is the certificate of servers; clients verify it with Env.CAFile.
 func (w *World) ServerCertFile() string { return filepath.Join(w.Env.Dir, "server.pem") }
 
-// ServerKeyFile goes with ServerCertFile.
+// ServerKeyFile is the key of ServerCertFile.
 func (w *World) ServerKeyFile() string { return filepath.Join(w.Env.Dir, "server-key.pem") }
 
-// ClientCAFile is what servers check clients by.
+// ClientCAFile contains the authorities with which servers verify clients.
 func (w *World) ClientCAFile() string { return filepath.Join(w.Env.Dir, "clients-ca.pem") }
 
-// Config writes a broker.yaml with so much added to it and returns its path.
+// Config writes a broker.yaml with additional settings and returns its path.
 func (w *World) Config(name, more string) (string, error) {
 	return w.ConfigFor(name, "integrations/", more)
 }
 
-// ConfigFor is Config with the integrations of another directory.
+// ConfigFor is Config with another directory of integrations.
 func (w *World) ConfigFor(name, integrations, more string) (string, error) {
 	path := filepath.Join(w.Env.Dir, name)
 	return path, os.WriteFile(path, fmt.Appendf(nil, `

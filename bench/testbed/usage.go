@@ -10,15 +10,15 @@ import (
 	"time"
 )
 
-// Usage is what a process has used, as Linux counts it; zero elsewhere.
+// Usage is the resource usage of a process on Linux; zero elsewhere.
 type Usage struct {
 	// CPU is user and system time, in steps of 10 ms.
 	CPU time.Duration
-	// RSS and PeakRSS are resident memory in bytes, now and at most.
+	// RSS and PeakRSS are the current and the maximum resident memory in bytes.
 	RSS, PeakRSS int64
 }
 
-// UsageOf reads what the process has used.
+// UsageOf returns the usage of a process.
 func UsageOf(pid int) Usage {
 	var u Usage
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
@@ -28,8 +28,8 @@ func UsageOf(pid int) Usage {
 	// The fields after the name in parentheses; 14 and 15 are utime and stime, in
 	// hundredths of a second.
 	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
-	user, _ := strconv.Atoi(fields[11])   // zero, should it be
-	system, _ := strconv.Atoi(fields[12]) // something else
+	user, _ := strconv.Atoi(fields[11])   // zero if it is not a number
+	system, _ := strconv.Atoi(fields[12]) // as above
 	u.CPU = time.Duration(user+system) * 10 * time.Millisecond
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -49,8 +49,8 @@ func UsageOf(pid int) Usage {
 	return u
 }
 
-// Busy returns how long the CPUs of a list such as 0-1,3 have been busy since the
-// machine started, with whatever; zero where that cannot be told.
+// Busy returns how long the CPUs of a list such as 0-1,3 have been busy since the machine
+// started, for all processes; zero if unknown.
 func Busy(cpus string) time.Duration {
 	data, err := os.ReadFile("/proc/stat")
 	if err != nil {
@@ -63,15 +63,15 @@ func Busy(cpus string) time.Duration {
 		if !strings.HasPrefix(fields[0], "cpu") || err != nil || !listed(cpus, number) {
 			continue
 		}
-		for _, i := range []int{1, 2, 3, 8} { // user, nice, system, and stolen from this machine
-			n, _ := strconv.Atoi(fields[i]) // zero, should it be something else
+		for _, i := range []int{1, 2, 3, 8} { // user, nice, system and steal
+			n, _ := strconv.Atoi(fields[i]) // zero if it is not a number
 			busy += time.Duration(n) * 10 * time.Millisecond
 		}
 	}
 	return busy
 }
 
-// CPUs are the numbers in a list such as 0-1,3, in order.
+// CPUs returns the numbers in a list such as 0-1,3, in order.
 func CPUs(list string) []int {
 	var numbers []int
 	for number := range 1024 {
@@ -82,9 +82,9 @@ func CPUs(list string) []int {
 	return numbers
 }
 
-// Available is the list of the CPUs that this process may use.
+// Available returns the list of the CPUs that this process may use.
 func Available() string {
-	data, _ := os.ReadFile("/proc/self/status") // there is none outside of Linux
+	data, _ := os.ReadFile("/proc/self/status") // exists on Linux only
 	for line := range strings.Lines(string(data)) {
 		if list, ok := strings.CutPrefix(line, "Cpus_allowed_list:"); ok {
 			return strings.TrimSpace(list)

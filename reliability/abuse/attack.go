@@ -9,18 +9,18 @@ import (
 	"time"
 )
 
-// attackTask is what a process of attackers does until it is told to stop.
+// attackTask is the task of a process with attackers. It runs until the suite stops it.
 type attackTask struct {
 	Kind         string
 	Addr, CAFile string
 	Attackers    []identity
-	// Integration is one that the attackers may use, or know the name of.
+	// Integration is an integration that the attackers may use, or whose id they know.
 	Integration string
-	// Reference is what they ask for.
+	// Reference is the reference that they request.
 	Reference string
 }
 
-// attacker is one of the principals with a certificate.
+// attacker is a principal with a certificate that attacks.
 type attacker struct {
 	*attackTask
 	identity
@@ -28,7 +28,7 @@ type attacker struct {
 	counts *counts
 }
 
-// counts says what an attack came to: how often something happened, or a figure.
+// counts are the results of an attack: numbers of events, or figures.
 type counts struct {
 	mu sync.Mutex
 	of map[string]float64
@@ -40,8 +40,8 @@ func (c *counts) add(what string, n float64) {
 	c.of[what] += n
 }
 
-// attacks are what one attacker does, by the attack's kind. Each returns when ctx
-// ends.
+// attacks maps the kinds of attacks to the behavior of one attacker. Each function returns
+// when ctx ends.
 var attacks = map[string]func(ctx context.Context, a *attacker){
 	"unfinished":   attackUnfinished,
 	"untaken":      attackUntaken,
@@ -61,7 +61,7 @@ var attacks = map[string]func(ctx context.Context, a *attacker){
 	"well-behaved": func(ctx context.Context, _ *attacker) { <-ctx.Done() },
 }
 
-// runAttack attacks until ctx ends and prints what came of it as JSON.
+// runAttack attacks until ctx ends and prints the results as JSON.
 func runAttack(ctx context.Context, t attackTask) error {
 	attack, ok := attacks[t.Kind]
 	if !ok {
@@ -76,7 +76,7 @@ func runAttack(ctx context.Context, t attackTask) error {
 	return json.NewEncoder(os.Stdout).Encode(found.of)
 }
 
-// again runs do until ctx ends, with a pause after each.
+// again calls do repeatedly until ctx ends, with a pause after each call.
 func again(ctx context.Context, rest time.Duration, do func()) {
 	for ctx.Err() == nil {
 		do()
@@ -91,7 +91,7 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// each runs n of do at the same time, and returns when all have.
+// each calls do n times concurrently, and returns when all calls have returned.
 func each(n int, do func(i int)) {
 	var all sync.WaitGroup
 	for i := range n {
