@@ -7,27 +7,27 @@ import (
 )
 
 const (
-	// slack is how much later than planned a look may begin before the process is
-	// taken to have been stopped.
+	// slack is how late a look may begin before the Store assumes that the process was
+	// suspended (SIGSTOP, a paused virtual machine).
 	slack = 2 * time.Second
-	// freshTime is how long a call waits for a look after the process was stopped.
+	// freshTime bounds how long a call waits for a look after the process was suspended.
 	freshTime = time.Second
 )
 
-// schedule says until when everything goes as planned: a look is under way and
-// within its time, or the next one is not overdue.
+// schedule is the period within which the Store considers itself on schedule: a look is
+// running and within its time limit, or the next one is not overdue.
 type schedule struct {
 	from   time.Time
 	within time.Duration
 }
 
-// plan notes that the next sign of life is due that long after an instant.
+// plan records that the next look is due within the given time after from.
 func (s *Store) plan(from time.Time, within time.Duration) {
 	s.planned.Store(&schedule{from, within + s.cfg.PollInterval + slack})
 }
 
-// planLook is plan at the beginning of a look. A look that comes too late changes
-// nothing before it has ended: calls wait for it.
+// planLook calls plan for a look that begins now. A look that begins too late does not put
+// the Store back on schedule until it has ended; calls wait for it.
 func (s *Store) planLook(begin time.Time, allowed time.Duration) {
 	if s.planned.Load() == nil || s.onSchedule(begin) {
 		s.plan(begin, allowed)
@@ -39,12 +39,13 @@ func (s *Store) onSchedule(now time.Time) bool {
 	return elapsed.Between(p.from, now) <= p.within
 }
 
-// age is how long ago the snapshot was last seen to be what the database holds.
+// age is the time since the database was last seen to match the snapshot.
 func (s *Store) age(now time.Time) time.Duration { return elapsed.Between(*s.seen.Load(), now) }
 
-// mayServe reports whether the snapshot may be decided by. That depends on its age
-// alone, whatever goroutine hangs or believes that all is well. If the process was
-// stopped, it waits for a look first.
+// mayServe reports whether calls may be decided by the snapshot. Only the age of the
+// snapshot counts, so a goroutine that hangs or wrongly assumes that it is up to date
+// cannot extend the use of an old snapshot. If the process was suspended, mayServe waits
+// for a look first: the snapshot may be older than any outage that the Store has noticed.
 func (s *Store) mayServe(now time.Time) bool {
 	if s.age(now) <= s.recent {
 		return true
@@ -56,8 +57,7 @@ func (s *Store) mayServe(now time.Time) bool {
 	return s.age(now) <= s.cfg.MaxOutage
 }
 
-// awaitLook waits until a look has ended that began after the process went on, for
-// freshTime at most.
+// awaitLook waits for a look that began after the process resumed, for at most freshTime.
 func (s *Store) awaitLook() {
 	timer := time.NewTimer(freshTime)
 	defer timer.Stop()
@@ -74,8 +74,8 @@ func (s *Store) awaitLook() {
 	}
 }
 
-// lookNow starts a look, one for all that wait, and returns a channel that is
-// closed when it has ended; nil if the Store is closed.
+// lookNow starts a look that all waiting calls share. It returns a channel that is closed
+// when the look has ended, or nil if the Store is closed.
 func (s *Store) lookNow() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -86,7 +86,7 @@ func (s *Store) lookNow() <-chan struct{} {
 		ended := make(chan struct{})
 		s.awaited = ended
 		s.tasks.Go(func() {
-			_ = s.follow(s.ctx, false) // which notes what fails
+			_ = s.follow(s.ctx, false) // follow records a failure
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.awaited = nil

@@ -14,18 +14,18 @@ import (
 type stmt struct {
 	query string
 	args  []any
-	// row, if not nil, is called for each row of the result.
+	// row, if not nil, is called for every row of the result.
 	row func(scan func(...any) error) error
-	// changed, if not nil, gets the number of rows that the statement has changed.
+	// changed, if not nil, receives the number of rows that the statement changed.
 	changed *int64
 }
 
-// into returns a row func for a result of one row.
+// into returns a row func that scans a result of one row into fields.
 func into(fields ...any) func(scan func(...any) error) error {
 	return func(scan func(...any) error) error { return scan(fields...) }
 }
 
-// each returns a row func that appends to all.
+// each returns a row func that appends every row to all.
 func each[T any](all *[]*T, fields func(*T) []any) func(scan func(...any) error) error {
 	return func(scan func(...any) error) error {
 		v := new(T)
@@ -37,28 +37,29 @@ func each[T any](all *[]*T, fields func(*T) []any) func(scan func(...any) error)
 	}
 }
 
-// access is what a batch's transaction is for.
+// access is the purpose of a batch's transaction.
 type access int
 
 const (
-	reading access = iota // all statements see one point in time
-	writing               // each statement sees what was committed before it began
+	reading access = iota // all statements see the same point in time
+	writing               // each statement sees everything committed before it began
 )
 
-// batch is a transaction whose statements are sent without waiting for each
-// other's results: with PostgreSQL it is one round trip, and no lock is held while
-// an answer travels.
+// batch is a transaction whose statements are sent without waiting for the result of each.
+// With PostgreSQL it takes one round trip, so the row lock of a write is not held while
+// results travel over the network.
 type batch struct {
 	access access
-	// first returns the statements. It is called again for each try, and resets what
-	// their row funcs have collected.
+	// first returns the statements. It is called again for every attempt, so it must reset
+	// whatever the row funcs have collected.
 	first func() []stmt
-	// then, if not nil, returns more statements of the same transaction once the
-	// results of the first are there, for another round trip; none ends it.
+	// then, if not nil, is called once the results of first have arrived. It returns
+	// further statements for the same transaction, which take a second round trip, or none
+	// to commit at once.
 	then func() []stmt
 }
 
-// run runs a batch, again if other transactions got in its way.
+// run runs a batch and retries it when it conflicts with another transaction.
 func (d *dialect) run(ctx context.Context, db *sql.DB, b batch) error {
 	var err error
 	for range tries {
@@ -74,7 +75,8 @@ func (d *dialect) run(ctx context.Context, db *sql.DB, b batch) error {
 	return err
 }
 
-// inSequence runs a batch where a round trip costs nothing.
+// inSequence runs a batch statement by statement, for databases without network round
+// trips.
 func (d *dialect) inSequence(ctx context.Context, db *sql.DB, b batch) error {
 	opts := d.read
 	if b.access == writing {
@@ -87,7 +89,7 @@ func (d *dialect) inSequence(ctx context.Context, db *sql.DB, b batch) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = t.Rollback() }() // does nothing after a commit
+	defer func() { _ = t.Rollback() }() // no effect after a commit
 	for _, st := range b.first() {
 		if err := runOne(ctx, t, st); err != nil {
 			return err
@@ -103,7 +105,7 @@ func (d *dialect) inSequence(ctx context.Context, db *sql.DB, b batch) error {
 	if err := t.Commit(); err != nil || b.access == reading {
 		return err
 	}
-	return d.check() // what was written to a file that was replaced is lost
+	return d.check() // a write to a file that has been replaced is lost
 }
 
 func runOne(ctx context.Context, t *sql.Tx, st stmt) error {
@@ -118,7 +120,7 @@ func runOne(ctx context.Context, t *sql.Tx, st stmt) error {
 	if err != nil {
 		return err
 	}
-	defer rows.Close() // rows.Err tells
+	defer rows.Close() // rows.Err returns its error
 	for rows.Next() {
 		if err := st.row(rows.Scan); err != nil {
 			return err
@@ -127,21 +129,21 @@ func runOne(ctx context.Context, t *sql.Tx, st stmt) error {
 	return rows.Err()
 }
 
-// pipelined runs a batch in one round trip, or two if more statements follow.
+// pipelined runs a batch in one round trip, or two if then returns statements.
 func (d *dialect) pipelined(ctx context.Context, db *sql.DB, b batch) error {
 	conn, err := db.Conn(ctx)
 	if err != nil {
 		return err
 	}
-	defer conn.Close() // gives it back to the pool
+	defer conn.Close() // returns it to the pool
 	return conn.Raw(func(driverConn any) error {
-		c := driverConn.(*stdlib.Conn).Conn() // OpenPostgres has opened it
+		c := driverConn.(*stdlib.Conn).Conn() // OpenPostgres uses this driver
 		err := d.send(ctx, c, b)
 		if err != nil && !c.IsClosed() && c.PgConn().TxStatus() != 'I' {
 			end, cancel := context.WithTimeout(ctx, connectTime)
 			defer cancel()
 			if _, rollback := c.Exec(end, "ROLLBACK"); rollback != nil {
-				_ = c.Close(end) // the server rolls back by itself then
+				_ = c.Close(end) // makes the server roll back
 			}
 		}
 		return err
@@ -189,15 +191,16 @@ func (d *dialect) queue(p *pgx.Batch, stmts []stmt) {
 	}
 }
 
-// bounded adds the deadline that holds for whatever is neither a look nor a load.
+// bounded adds the deadline for operations other than looks and loads, which have
+// deadlines of their own.
 func (s *Store) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, operationTime+time.Duration(maxRoundTrips)*s.link.roundTrip())
 }
 
 const (
-	// operationTime bounds an operation on the database, beside the time of its
+	// operationTime bounds an operation on the database, in addition to the time for its
 	// round trips.
 	operationTime = 10 * time.Second
-	// maxRoundTrips is how many round trips an operation takes, or more.
+	// maxRoundTrips is an upper bound on the round trips of one operation.
 	maxRoundTrips = 4
 )

@@ -11,7 +11,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
-// BenchmarkOpen reads a thousand integrations at a start.
+// BenchmarkOpen measures the start with a thousand integrations.
 func BenchmarkOpen(b *testing.B) {
 	file := filepath.Join(b.TempDir(), "r.db")
 	s, err := OpenSQLite(b.Context(), file, Config{Kinds: kinds.All(), MaxIntegrations: 1000})
@@ -33,7 +33,7 @@ func BenchmarkOpen(b *testing.B) {
 	}
 }
 
-// BenchmarkGet is what every call asks.
+// BenchmarkGet measures the lookup that every call makes.
 func BenchmarkGet(b *testing.B) {
 	s, err := OpenSQLite(b.Context(), filepath.Join(b.TempDir(), "r.db"), Config{Kinds: kinds.All()})
 	if err != nil {

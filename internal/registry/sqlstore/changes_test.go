@@ -18,8 +18,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/registry/sqlstore/pgtest"
 )
 
-// A write, with all that its Store then reads, is four round trips at most. The
-// first of them only asks a connection that was idle whether it still works.
+// TestRoundTripsOfAWrite: a write, including what its Store then reads, takes at most four
+// round trips. The first of them only checks that an idle connection still works.
 func TestRoundTripsOfAWrite(t *testing.T) {
 	t.Parallel()
 	server := pgtest.New(t)
@@ -34,13 +34,13 @@ func TestRoundTripsOfAWrite(t *testing.T) {
 		got := way.Stats().Sub(before)
 		t.Logf("%s: %d round trips, %d B to the server, %d B from it", what, got.RoundTrips, got.ToServer, got.ToClient)
 		if got.RoundTrips > want {
-			t.Errorf("%s takes %d round trips, want %d at most", what, got.RoundTrips, want)
+			t.Errorf("%s took %d round trips, want at most %d", what, got.RoundTrips, want)
 		}
 	}
 	change := func(c registry.Change, write func(context.Context, registry.Change) (registry.Record, error)) func() error {
 		return func() error { _, err := write(t.Context(), c); return err }
 	}
-	for range 2 { // the second time with nothing to be set up
+	for range 2 { // the second time without setup
 		count("Create", 4, change(registry.Change{Document: secretDocument("a"), Credentials: secrets(planted)}, s.Create))
 		count("Update", 4, change(registry.Change{Document: secretDocument("a"), Credentials: secrets(planted)}, s.Update))
 		count("validating", 2, change(registry.Change{Document: secretDocument("a"), ValidateOnly: true}, s.Update))
@@ -53,8 +53,8 @@ func TestRoundTripsOfAWrite(t *testing.T) {
 	count("usage", 3, func() error { return s.MergeUsage(t.Context(), use) })
 }
 
-// On a link of 400 ms each way nothing is taken for an outage, changes are seen, and
-// a write comes through.
+// TestSlowLink: a link with a latency of 400 ms each way is not taken for an outage;
+// changes are seen, and a write succeeds.
 func TestSlowLink(t *testing.T) {
 	t.Parallel()
 	const oneWay = 400 * time.Millisecond
@@ -74,7 +74,7 @@ func TestSlowLink(t *testing.T) {
 	if _, err := s.Get("a"); err != nil {
 		t.Error(err)
 	}
-	// A connection takes several round trips.
+	// Connecting takes several round trips.
 	fresh, err := OpenPostgres(t.Context(), Postgres{URL: through(way)}, Config{Kinds: kinds.All()})
 	if err != nil {
 		t.Fatal(err)
@@ -85,7 +85,7 @@ func TestSlowLink(t *testing.T) {
 	}
 }
 
-// fill writes n integrations past the Store.
+// fill inserts n integrations without using a Store.
 func fill(t *testing.T, server *pgtest.Server, n int) {
 	t.Helper()
 	server.Query("postgres", fmt.Sprintf(`
@@ -94,7 +94,8 @@ func fill(t *testing.T, server *pgtest.Server, n int) {
 		UPDATE registry_state SET stamp = stamp || 'x'`, strings.ReplaceAll(string(document("ID", "abc", worker)), "'", "''"), n))
 }
 
-// What one change costs a replica does not grow with the number of integrations.
+// TestAChangeCostsWhatChanged: the cost of one change for a replica does not grow with the
+// number of integrations.
 func TestAChangeCostsWhatChanged(t *testing.T) {
 	t.Parallel()
 	const integrations = 5000
@@ -104,7 +105,7 @@ func TestAChangeCostsWhatChanged(t *testing.T) {
 	writer.Reload()
 	way := newProxy(t, server)
 	s := openPostgres(t, through(way), Config{Kinds: kinds.All()})
-	grant(t, writer) // from here on the log continues
+	grant(t, writer) // from here on the log has no gap
 	s.Reload()
 	read := func(what string) netfault.Stats {
 		t.Helper()
@@ -113,7 +114,7 @@ func TestAChangeCostsWhatChanged(t *testing.T) {
 			t.Fatal(err)
 		}
 		if s.current.Load().stamp != writer.current.Load().stamp || len(s.List()) != len(writer.List()) {
-			t.Errorf("%s: not everything was read", what)
+			t.Errorf("%s: the reader has not read everything", what)
 		}
 		got := way.Stats().Sub(before)
 		t.Logf("%s: %d round trips, %d B from the server", what, got.RoundTrips, got.ToClient)
@@ -136,17 +137,17 @@ func TestAChangeCostsWhatChanged(t *testing.T) {
 		t.Errorf("a changed integration: %v", err)
 	}
 	if _, err := s.Get("i4000"); err == nil {
-		t.Error("a deleted integration is served")
+		t.Error("a deleted integration is still served")
 	}
 	server.Query("postgres", `UPDATE integrations SET etag = etag || 'x' WHERE id = 'i9'; UPDATE registry_state SET stamp = stamp || 'x'`)
 	writer.Reload()
 	if list := read("an edit by hand"); list.ToClient < integrations*32 {
-		t.Errorf("an edit by hand does not lead to the whole list: %+v", list)
+		t.Errorf("an edit by hand did not make the reader read the complete list: %+v", list)
 	}
 }
 
-// stateTables are the tables that a backup has. save keeps what is in them, and
-// restore puts it back in one transaction, as pg_restore and SQLite's .restore do.
+// stateTables are the tables that a backup contains. save copies their content, and
+// restore writes it back in one transaction, as pg_restore and SQLite's .restore do.
 var stateTables = []string{"registry_state", "registry_changes", "integrations", "credentials"}
 
 func save(t *testing.T, s *Store, name string) {
@@ -175,8 +176,9 @@ func restore(t *testing.T, s *Store, name string) {
 	}
 }
 
-// Whatever happens to a database between two looks, a reader ends up with what is in
-// it: writes of this release and the one before, backups restored, edits by hand.
+// TestReadersEndUpRight: no matter what happens to a database between two looks, a reader
+// ends up with its content: writes of this release and the previous one, restored backups,
+// manual edits.
 func TestReadersEndUpRight(t *testing.T) {
 	backends(t, func(t *testing.T, open opener) {
 		s := open.must(t, Config{Kinds: kinds.All()})
@@ -211,7 +213,7 @@ func TestReadersEndUpRight(t *testing.T) {
 			r := readers[random.IntN(len(readers))]
 			r.Reload()
 			if got, want := held(r.current.Load()), inDatabase(t, s); got != want {
-				t.Fatalf("a reader has\n%s\nand the database\n%s\nafter %q", got, want, history)
+				t.Fatalf("the reader has\n%s\nthe database has\n%s\nafter %q", got, want, history)
 			}
 		}
 	})
@@ -228,7 +230,7 @@ func write(t *testing.T, s *Store, id string) string {
 	return "update " + id
 }
 
-// held is what a snapshot has, by id and etag, and inDatabase what it should have.
+// held returns the ids and etags in a snapshot, inDatabase those in the database.
 func held(n *snapshot) (text string) {
 	for _, in := range n.sorted {
 		text += in.ID + " " + n.get(in.ID).etag + "\n"
@@ -250,8 +252,8 @@ func inDatabase(t *testing.T, s *Store) (text string) {
 	return text
 }
 
-// The log of changes does not grow without end, and a reader that is behind it reads
-// the list.
+// TestOldChangesAreForgotten: the change log is bounded, and a reader that is too far
+// behind reads the complete list.
 func TestOldChangesAreForgotten(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "r.db")
 	s, behind := openSQLite(t, file, Config{Kinds: kinds.All()}), openSQLite(t, file, Config{Kinds: kinds.All()})

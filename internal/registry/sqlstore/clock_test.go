@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// clock is the real one, which a test may put forward.
+// clock is the real clock plus an offset that a test sets.
 type clock struct {
 	mu    sync.Mutex
 	ahead time.Duration

@@ -9,14 +9,14 @@ import (
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
 )
 
-// maxCredential is the size in bytes of the largest credential that is kept.
+// maxCredential is the maximum size of a stored credential, in bytes.
 const maxCredential = 64 << 10
 
 // associatedData binds a sealed credential to its integration and name, so that someone
 // who can write in the database cannot give one integration the credential of another.
 func associatedData(id, name string) string { return "integration/" + id + "/" + name }
 
-// opener returns the func that opens a credential when it is needed.
+// opener returns a func that opens a credential when it is needed.
 func (s *Store) opener(id, name string, sealed []byte) integration.Credential {
 	return func(ctx context.Context) ([]byte, error) {
 		if s.cfg.Sealer == nil {
@@ -26,12 +26,12 @@ func (s *Store) opener(id, name string, sealed []byte) integration.Credential {
 	}
 }
 
-// resealing is how many credentials one transaction seals again.
+// resealing is the number of credentials that one transaction seals again.
 const resealing = 50
 
-// Reseal seals again what is sealed with another key than the current one, and
-// returns how many credentials that were. What no key at hand opens is left as it
-// is, and so is what changes meanwhile.
+// Reseal seals every credential with the current key that is sealed with another key, and
+// returns their number. It skips credentials that no available key opens, and those that
+// change while it runs.
 func (s *Store) Reseal(ctx context.Context) (int, error) {
 	if s.cfg.Sealer == nil {
 		return 0, nil
@@ -54,8 +54,8 @@ func (s *Store) Reseal(ctx context.Context) (int, error) {
 	return int(done), nil
 }
 
-// stale returns the credentials that can be opened and are sealed with another
-// key than the current one.
+// stale returns the credentials that can be opened but are sealed with a key other than
+// the current one.
 func (s *Store) stale(ctx context.Context) ([]*sealedCredential, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
@@ -85,7 +85,7 @@ func (s *Store) stale(ctx context.Context) ([]*sealedCredential, error) {
 	return stale, nil
 }
 
-// reseal seals credentials again and returns how many had not changed meanwhile.
+// reseal seals credentials again and returns how many of them were still unchanged.
 func (s *Store) reseal(ctx context.Context, stale []*sealedCredential) (int64, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
@@ -106,7 +106,7 @@ func (s *Store) reseal(ctx context.Context, stale []*sealedCredential) (int64, e
 		stmts = append(stmts,
 			stmt{query: `UPDATE credentials SET sealed = ? WHERE integration_id = ? AND name = ? AND sealed = ?`,
 				args: []any{sealed, c.integration, c.name, c.sealed}, changed: &changed[i]},
-			// With a new etag every replica reads it.
+			// A new etag makes every replica read the integration again.
 			stmt{query: `UPDATE integrations SET etag = ? WHERE id = ? AND EXISTS (SELECT 1 FROM credentials WHERE integration_id = CAST(? AS TEXT) AND name = CAST(? AS TEXT) AND sealed = ` + s.d.bytes + `)`,
 				args: []any{rand.Text(), c.integration, c.integration, c.name, sealed}})
 	}

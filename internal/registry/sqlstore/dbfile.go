@@ -11,39 +11,39 @@ import (
 	"time"
 )
 
-// dbFile is the file of a SQLite database that is open. SQLite opens it by its name
-// once for each connection and never looks at the name again: if another file is
-// put there, old connections go on in the old file, new ones open the new file, and
-// both use the write-ahead log of the old one.
+// dbFile is the open file of a SQLite database. SQLite opens the file by name for every
+// connection and never compares them: if another file replaces it, existing connections
+// continue in the old file, new ones open the new file, and both use the write-ahead log
+// of the old one. That corrupts both, so dbFile detects it.
 type dbFile struct {
 	path string
-	info os.FileInfo // of the file that was opened
+	info os.FileInfo // of the file when it was opened
 
 	mu  sync.Mutex
-	log os.FileInfo // of its write-ahead log, nil as long as there was none
+	log os.FileInfo // of its write-ahead log; nil if there was none yet
 }
 
-// The files that SQLite puts beside a database.
+// Suffixes of the files that SQLite creates next to a database.
 const (
 	walSuffix = "-wal"
 	shmSuffix = "-shm"
 )
 
-// restoreSteps is what to do, for errors.
+// restoreSteps returns the steps for restoring a backup, for use in errors.
 func restoreSteps(path string) string {
-	return fmt.Sprintf("stop the broker, remove %[1]s-wal and %[1]s-shm, put the file of the backup in place as %[1]s, and start the broker", path)
+	return fmt.Sprintf("stop the broker, remove %[1]s-wal and %[1]s-shm, copy the backup to %[1]s, and start the broker", path)
 }
 
-// unmoved returns an error unless the file at the path is the one that was opened.
+// unmoved returns an error unless path still leads to the file that was opened.
 func (f *dbFile) unmoved() error {
 	info, err := os.Stat(f.path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("the file %s is gone; this broker no longer writes to it: to restore a backup, %s", f.path, restoreSteps(f.path))
+		return fmt.Errorf("the file %s was removed or renamed; this broker no longer writes to it; to restore a backup, %s", f.path, restoreSteps(f.path))
 	case err != nil:
 		return err
 	case !os.SameFile(info, f.info):
-		return fmt.Errorf("another file was put in the place of %s while this broker had it open, so that it neither reads nor writes it; %s", f.path, restoreSteps(f.path))
+		return fmt.Errorf("the file %s was replaced while this broker had it open, so the broker neither reads nor writes it; %s", f.path, restoreSteps(f.path))
 	}
 	if log, err := os.Stat(f.path + walSuffix); err == nil {
 		f.mu.Lock()
@@ -53,19 +53,19 @@ func (f *dbFile) unmoved() error {
 	return nil
 }
 
-// setAside renames the write-ahead log of a file that another one has replaced: the
-// next start would apply it to the new file, and undo what was restored. It is
-// called when the database is closed.
+// setAside renames the write-ahead log of a file that has been replaced. Otherwise the
+// next start would apply the log to the new file and undo the restore. It is called when
+// the database is closed.
 func (f *dbFile) setAside() error {
 	info, err := os.Stat(f.path)
 	if err != nil || os.SameFile(info, f.info) {
-		return nil //nolint:nilerr // it is the same, or there is none that could be damaged
+		return nil //nolint:nilerr // the file is the same, or there is none to protect
 	}
 	f.mu.Lock()
 	ours := f.log
 	f.mu.Unlock()
 	if log, err := os.Stat(f.path + walSuffix); err != nil || ours == nil || !os.SameFile(log, ours) {
-		return nil //nolint:nilerr // there is none, or it is the new file's
+		return nil //nolint:nilerr // there is no log, or it belongs to the new file
 	}
 	err = os.Rename(f.path+walSuffix, f.path+walSuffix+".replaced")
 	if e := os.Remove(f.path + shmSuffix); err == nil && !errors.Is(e, fs.ErrNotExist) {
@@ -74,13 +74,15 @@ func (f *dbFile) setAside() error {
 	return err
 }
 
-// walSlack is how much later than its write-ahead log a database's file may have
-// been changed: SQLite writes into the file only what is in the log already.
+// walSlack is how much newer than its write-ahead log a database file may be. SQLite
+// writes to the file only what the log already contains, so a file that is much newer than
+// its log was not written by SQLite.
 const walSlack = 5 * time.Second
 
-// checkLog refuses a write-ahead log that was there before the file beside it. After
-// a crash the log belongs to the file and has to be applied; after a backup was put
-// in the file's place it is the old file's and would undo that, or mix the two.
+// checkLog refuses a write-ahead log that is older than the database file. After a crash,
+// the log belongs to the file and must be applied. After the file was replaced by a
+// backup, the log belongs to the old file, and applying it would undo the restore or mix
+// both contents.
 func checkLog(path string) error {
 	log, err := os.Stat(path + walSuffix)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -92,11 +94,11 @@ func checkLog(path string) error {
 	if log.Size() == 0 || !lastChange(path).After(lastChange(path+walSuffix).Add(walSlack)) {
 		return nil
 	}
-	return fmt.Errorf("%[1]s was changed later than %[1]s-wal beside it, which may belong to another file and would undo a restored backup: if %[1]s was restored, remove %[1]s-wal and %[1]s-shm; if it was not, run: touch %[1]s-wal", path)
+	return fmt.Errorf("%[1]s is newer than its write-ahead log %[1]s-wal, which may belong to another file and would then undo a restored backup: if %[1]s was restored, remove %[1]s-wal and %[1]s-shm; otherwise run: touch %[1]s-wal", path)
 }
 
-// checkTables refuses a file whose tables of integrations are damaged, as they are
-// after the write-ahead log of another file was applied.
+// checkTables refuses a file whose tables of integrations are corrupt, for example because
+// the write-ahead log of another file was applied to it.
 func checkTables(ctx context.Context, db *sql.DB, path string) error {
 	for _, table := range []string{"registry_state", "integrations", "credentials"} {
 		var there int

@@ -14,8 +14,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
-// backedUp makes a database with 300 integrations, and a backup with 130 of them,
-// where each has a grant that was revoked since. It returns the database open, with
+// backedUp creates a database with 300 integrations and a backup of it with 130 of them,
+// each with a grant that was revoked after the backup. It returns the open database, with
 // changes in its write-ahead log.
 func backedUp(t *testing.T, dir string) (s *Store, file, backup string) {
 	t.Helper()
@@ -38,7 +38,8 @@ var (
 	madeOnce [2][]byte
 )
 
-// made returns the files of a database and of its backup, which take long to make.
+// made returns the files of a database and of its backup. They take long to create, so
+// tests share them.
 func made(t *testing.T) [2][]byte {
 	t.Helper()
 	making.Lock()
@@ -71,7 +72,7 @@ func made(t *testing.T) [2][]byte {
 	return madeOnce
 }
 
-// checkRestored fails the test unless a database holds what the backup does.
+// checkRestored fails the test unless the database has the content of the backup.
 func checkRestored(t *testing.T, s *Store, restored bool) {
 	t.Helper()
 	want := 300
@@ -106,14 +107,15 @@ func copyFile(t *testing.T, from, to string) {
 	}
 }
 
-// TestBackupPutInPlaceWhileOpen: the broker neither goes on in the old file nor mixes
-// the two, says so, and the next start has what the backup holds.
+// TestBackupPutInPlaceWhileOpen: the broker neither continues in the old file nor mixes
+// the two files, reports the replacement, and has the content of the backup after a
+// restart.
 func TestBackupPutInPlaceWhileOpen(t *testing.T) {
 	for range 3 {
 		s, file, backup := backedUp(t, t.TempDir())
 		rename(t, backup, file)
 		s.Reload()
-		if st := s.Status(); !strings.Contains(st.Problem, "another file was put in the place of "+file) || !strings.Contains(st.Problem, "remove "+file+"-wal") {
+		if st := s.Status(); !strings.Contains(st.Problem, "the file "+file+" was replaced") || !strings.Contains(st.Problem, "remove "+file+"-wal") {
 			t.Errorf("Status: %+v", st)
 		}
 		_, err := s.Create(t.Context(), registry.Change{Document: document("new", "abc", "dns:w.example.org")})
@@ -126,7 +128,7 @@ func TestBackupPutInPlaceWhileOpen(t *testing.T) {
 		if s.Status().WriteProblem == "" {
 			t.Error("no problem with writes")
 		}
-		checkRestored(t, s, false) // what was seen last, until MaxOutage
+		checkRestored(t, s, false) // the last snapshot is served until MaxOutage
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -134,7 +136,7 @@ func TestBackupPutInPlaceWhileOpen(t *testing.T) {
 	}
 }
 
-// TestFileIsGone while the broker has it open, and comes back.
+// TestFileIsGone removes the file while the broker has it open, and puts it back.
 func TestFileIsGone(t *testing.T) {
 	s, file, _ := backedUp(t, t.TempDir())
 	rename(t, file, file+".away")
@@ -154,8 +156,8 @@ func TestFileIsGone(t *testing.T) {
 	checkRestored(t, openSQLite(t, file, Config{Kinds: kinds.All()}), false)
 }
 
-// crashed returns a database's file as a killed broker leaves it, with a write-ahead
-// log beside it, and its backup.
+// crashed returns a database file as a killed broker leaves it, with its write-ahead log,
+// and a backup of it.
 func crashed(t *testing.T) (file, backup string) {
 	t.Helper()
 	_, open, backup := backedUp(t, t.TempDir())
@@ -169,14 +171,14 @@ func crashed(t *testing.T) (file, backup string) {
 	return file, backup
 }
 
-// TestLogOfACrashIsApplied: nothing is lost.
+// TestLogOfACrashIsApplied: a crash loses no committed change.
 func TestLogOfACrashIsApplied(t *testing.T) {
 	file, _ := crashed(t)
 	checkRestored(t, openSQLite(t, file, Config{Kinds: kinds.All()}), false)
 }
 
-// TestLogOfAnotherFile: a backup was put in the place of a killed broker's file, and
-// the write-ahead log was left. Three of three.
+// TestLogOfAnotherFile: the file of a killed broker was replaced by a backup, but its
+// write-ahead log was not removed.
 func TestLogOfAnotherFile(t *testing.T) {
 	for range 3 {
 		file, backup := crashed(t)
@@ -201,7 +203,7 @@ func TestLogOfAnotherFile(t *testing.T) {
 	}
 }
 
-// TestDamagedTable is refused at the start, not served in part.
+// TestDamagedTable: a corrupt table is refused at start, not served in part.
 func TestDamagedTable(t *testing.T) {
 	s, file, _ := backedUp(t, t.TempDir())
 	var page, size int64
@@ -220,8 +222,8 @@ func TestDamagedTable(t *testing.T) {
 	if _, err := f.ReadAt(root, (page-1)*size); err != nil {
 		t.Fatal(err)
 	}
-	root[5], root[6] = root[5]^0x01, root[6]^0x10 // where the cells begin
-	root[12] ^= 0x40                              // where the first one is
+	root[5], root[6] = root[5]^0x01, root[6]^0x10 // the offset of the cells
+	root[12] ^= 0x40                              // the offset of the first one
 	if _, err := f.WriteAt(root, (page-1)*size); err != nil {
 		t.Fatal(err)
 	}

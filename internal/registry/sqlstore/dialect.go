@@ -12,40 +12,42 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// dialect is where the two databases differ.
+// dialect describes the differences between the two databases.
 type dialect struct {
 	name string
-	// numbered: placeholders are $1, $2 and not ?.
+	// numbered is whether placeholders are written $1, $2 instead of ?.
 	numbered bool
-	// lockSchema, if not "", is run first in a transaction that changes tables.
+	// lockSchema, if not "", is the first statement of a transaction that changes tables.
 	lockSchema string
 	// hasMigrations counts the tables schema_migrations.
 	hasMigrations string
-	// state reads the row of registry_state, and whether the server is a standby or
+	// state reads the row of registry_state and whether the server is a standby or
 	// read-only.
 	state string
-	// now is the server's clock, in microseconds since 1970.
+	// now is the server's clock, in microseconds since the Unix epoch.
 	now string
-	// bytes is a placeholder for bytes where the type cannot be told.
+	// bytes is a placeholder for bytes where the database cannot infer the type.
 	bytes string
-	// notify, if not "", is run in every transaction that changes integrations: it
-	// tells the other replicas.
+	// notify, if not "", notifies the other replicas. It is run in every transaction that
+	// changes integrations.
 	notify string
-	// write are the options of transactions that change something, and beginWrite
-	// their beginning where statements are pipelined.
+	// write are the options of transactions that write. beginWrite begins one where
+	// statements are pipelined.
 	write      *sql.TxOptions
 	beginWrite string
-	// read are the options of transactions that must see one point in time.
+	// read are the options of transactions whose statements must see the same point in
+	// time.
 	read      *sql.TxOptions
 	beginRead string
-	// unmoved, if not nil, returns an error if connections no longer lead to the
-	// database that was opened. It is asked before each use, and after each write.
+	// unmoved, if not nil, returns an error if connections no longer lead to the database
+	// that was opened. It is called before every use and after every write.
 	unmoved func() error
-	// again reports whether a transaction that failed so can be tried again as it is.
+	// again reports whether a transaction that failed with this error can be retried
+	// unchanged.
 	again func(error) bool
 }
 
-// channel is where replicas tell each other that integrations have changed.
+// channel is the NOTIFY channel on which replicas announce changes of integrations.
 const channel = "secretbroker_registry"
 
 var sqliteDialect = dialect{
@@ -54,7 +56,7 @@ var sqliteDialect = dialect{
 	state:         `SELECT revision, stamp, 0, 0 FROM registry_state WHERE id = 1`,
 	now:           `CAST(1000000 * unixepoch('subsec') AS INTEGER)`,
 	bytes:         `?`,
-	// Begun with BEGIN IMMEDIATE, see sqliteDSN: one writer at a time.
+	// Transactions begin with BEGIN IMMEDIATE, see sqliteDSN: one writer at a time.
 	write: &sql.TxOptions{},
 	read:  &sql.TxOptions{ReadOnly: true},
 	again: func(err error) bool {
@@ -72,11 +74,11 @@ var postgresDialect = dialect{
 	now:           `CAST(1000000 * extract(epoch FROM clock_timestamp()) AS BIGINT)`,
 	bytes:         `CAST(? AS BYTEA)`,
 	notify:        "SELECT pg_notify('" + channel + "', '')",
-	// Writers wait for each other at the row of registry_state, and see what the
-	// others have committed once they have it.
+	// Writers wait for each other's lock on the row of registry_state. READ COMMITTED lets
+	// a writer that gets the lock see what the others have committed.
 	write:      &sql.TxOptions{Isolation: sql.LevelReadCommitted},
 	beginWrite: "BEGIN ISOLATION LEVEL READ COMMITTED",
-	// Not READ ONLY: a server that is read-only by itself has to show.
+	// READ ONLY is not requested here: it would hide whether the server is read-only.
 	beginRead: "BEGIN ISOLATION LEVEL REPEATABLE READ",
 	again: func(err error) bool {
 		var e *pgconn.PgError
@@ -85,15 +87,15 @@ var postgresDialect = dialect{
 		}
 		switch e.Code {
 		case "40001", "40P01", // serialization failure, deadlock
-			"23503", // usage of an integration that is being deleted
-			"23505": // usage that another replica writes for the first time, too
+			"23503", // usage of an integration that another transaction deletes
+			"23505": // usage that another replica inserts at the same time
 			return true
 		}
 		return false
 	},
 }
 
-// sql rewrites the placeholders of a statement, which holds no other "?".
+// sql rewrites the placeholders of a statement, which must not contain any other "?".
 func (d *dialect) sql(query string) string {
 	if !d.numbered {
 		return query
@@ -110,7 +112,7 @@ func (d *dialect) sql(query string) string {
 	}
 }
 
-// check returns an error if the database is not the one that was opened.
+// check returns an error if the database is no longer the one that was opened.
 func (d *dialect) check() error {
 	if d.unmoved == nil {
 		return nil
@@ -118,7 +120,7 @@ func (d *dialect) check() error {
 	return d.unmoved()
 }
 
-// tries is how often a transaction is tried that others get in the way of.
+// tries is the maximum number of attempts for a transaction that conflicts with others.
 const tries = 8
 
 // tx is a transaction in a dialect.
@@ -132,7 +134,7 @@ func (t tx) exec(ctx context.Context, query string, args ...any) error {
 	return err
 }
 
-// alone runs one statement by itself.
+// alone runs one statement outside of a batch.
 func (d *dialect) alone(ctx context.Context, db *sql.DB, st stmt) error {
 	if err := d.check(); err != nil {
 		return err
@@ -141,7 +143,7 @@ func (d *dialect) alone(ctx context.Context, db *sql.DB, st stmt) error {
 	if err != nil {
 		return err
 	}
-	defer rows.Close() // rows.Err tells
+	defer rows.Close() // rows.Err returns its error
 	for rows.Next() {
 		if err := st.row(rows.Scan); err != nil {
 			return err
@@ -150,8 +152,9 @@ func (d *dialect) alone(ctx context.Context, db *sql.DB, st stmt) error {
 	return rows.Err()
 }
 
-// inTx runs do in a transaction, again if others got in its way. do therefore
-// begins anew each time. It commits if do returns nil.
+// inTx runs do in a transaction, which commits if do returns nil. On a conflict with
+// another transaction it calls do again, so do must not depend on state from an earlier
+// call.
 func inTx(ctx context.Context, db *sql.DB, d *dialect, opts *sql.TxOptions, do func(tx) error) error {
 	var err error
 	for range tries {
@@ -167,7 +170,7 @@ func once(ctx context.Context, db *sql.DB, d *dialect, opts *sql.TxOptions, do f
 	if err != nil {
 		return err
 	}
-	defer func() { _ = t.Rollback() }() // does nothing after a commit
+	defer func() { _ = t.Rollback() }() // no effect after a commit
 	if err := do(tx{t, d}); err != nil {
 		return err
 	}

@@ -14,9 +14,9 @@ import (
 	"github.com/secretbroker/secretbroker/internal/registry/sqlstore/pgtest"
 )
 
-// After a failover that leaves the old primary up, a replica follows the new one:
-// at once if the old one is read-only, and when its connections are old enough if it
-// takes writes, which nothing that it says tells from a primary.
+// TestFailover: if the old primary keeps running after a failover, a replica follows the
+// new one: at once if the old one is read-only; if it accepts writes, which makes it look
+// like a primary, when the replica's connections reach their lifetime.
 func TestFailover(t *testing.T) {
 	t.Parallel()
 	old := pgtest.New(t)
@@ -28,7 +28,7 @@ func TestFailover(t *testing.T) {
 	promoted := old.Standby()
 	promoted.CatchUp(old)
 
-	// A standby is refused, whatever the URL says.
+	// A standby is refused, no matter what the URL says.
 	for url, want := range map[string]string{
 		"&target_session_attrs=any": "standby",
 		"":                          "read only",
@@ -45,11 +45,11 @@ func TestFailover(t *testing.T) {
 	way.SetTarget(promoted.Addr())
 	after := openPostgres(t, promoted.URL("postgres"), Config{Kinds: kinds.All()})
 	revoke(t, after)
-	t.Logf("two primaries: honoured after %v, with connections of 2 s", awaitRevoked(t, short).Round(time.Millisecond))
+	t.Logf("two primaries: the revocation took effect after %v, with connections of 2 s", awaitRevoked(t, short).Round(time.Millisecond))
 	if is, _ := allowed(forever, "a", worker); !is {
-		t.Error("a connection that is used for an hour has changed servers: the test shows nothing")
+		t.Error("a connection with a lifetime of an hour changed servers: the test proves nothing")
 	}
-	// Writes go to the new one as well.
+	// Writes go to the new primary, too.
 	create(t, short, document("b", "abc", worker))
 	if got := promoted.Query("postgres", "SELECT count(*) FROM integrations WHERE id = 'b'"); got != "1" {
 		t.Error("a write went to the old primary")
@@ -57,11 +57,11 @@ func TestFailover(t *testing.T) {
 
 	old.Query("postgres", "ALTER SYSTEM SET default_transaction_read_only = on")
 	old.Query("postgres", "SELECT pg_reload_conf()")
-	t.Logf("a read-only primary: honoured after %v", awaitRevoked(t, forever).Round(time.Millisecond))
+	t.Logf("a read-only primary: the revocation took effect after %v", awaitRevoked(t, forever).Round(time.Millisecond))
 }
 
-// A server that has become read-only and has no successor is an outage, which says
-// so and ends in refusals.
+// TestReadOnlyServer: a server that has become read-only without a successor is an outage.
+// The Store reports it, and refuses calls after MaxOutage.
 func TestReadOnlyServer(t *testing.T) {
 	t.Parallel()
 	server := pgtest.New(t)
@@ -80,7 +80,7 @@ func TestReadOnlyServer(t *testing.T) {
 	await(t, "calls are answered again", func() bool { _, err := s.Get("a"); return err == nil && s.Status().Problem == "" })
 }
 
-// opening opens a Store in the background and closes it again.
+// opening opens a Store in the background and closes it when the test ends.
 func opening(url string, c Config) <-chan error {
 	opened := make(chan error, 1)
 	go func() {
@@ -93,7 +93,7 @@ func opening(url string, c Config) <-chan error {
 	return opened
 }
 
-// ownDatabase is the address of a database whose owner is a role of its own.
+// ownDatabase returns the address of a database that a role of its own owns.
 func ownDatabase(t *testing.T) (server *pgtest.Server, url string) {
 	t.Helper()
 	server = pgtest.New(t)
@@ -102,8 +102,8 @@ func ownDatabase(t *testing.T) (server *pgtest.Server, url string) {
 	return server, strings.Replace(server.URL("secretbroker"), "postgres@", "broker@", 1)
 }
 
-// What passes by itself is waited for at the start: a server that is read-only, has
-// no connection to spare, or is not there. What does not ends the start at once.
+// TestStartDuringAFailover: a start waits for a server that is read-only, has no free
+// connection, or is not running. Other errors end the start at once.
 func TestStartDuringAFailover(t *testing.T) {
 	t.Parallel()
 	server, url := ownDatabase(t)
@@ -124,7 +124,8 @@ func TestStartDuringAFailover(t *testing.T) {
 	}
 }
 
-// A start on tables that are up to date changes nothing, and needs no right to.
+// TestMigrationsOfNothingWriteNothing: a start with current tables writes nothing, and
+// needs no permission to.
 func TestMigrationsOfNothingWriteNothing(t *testing.T) {
 	t.Parallel()
 	server, url := ownDatabase(t)
@@ -133,7 +134,7 @@ func TestMigrationsOfNothingWriteNothing(t *testing.T) {
 	before := server.Query("secretbroker", "SELECT pg_current_xact_id()")
 	openPostgres(t, url, Config{Kinds: kinds.All()})
 	if after := server.Query("secretbroker", "SELECT pg_current_xact_id()::text::bigint - "+before); after != "1" {
-		t.Errorf("a start has taken %s transactions that write", after)
+		t.Errorf("a start used %s writing transactions", after)
 	}
 	file := filepath.Join(t.TempDir(), "r.db")
 	s := openSQLite(t, file, Config{Kinds: kinds.All()})
@@ -146,6 +147,6 @@ func TestMigrationsOfNothingWriteNothing(t *testing.T) {
 	first := version()
 	openSQLite(t, file, Config{Kinds: kinds.All()})
 	if now := version(); now != first {
-		t.Error("a start has written to the file")
+		t.Error("a start wrote to the file")
 	}
 }

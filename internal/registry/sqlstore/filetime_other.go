@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// lastChange is when the content of the file at path last changed. It is zero if
-// there is no file.
+// lastChange returns when the content of the file at path last changed, or the zero time
+// if there is no file.
 func lastChange(path string) time.Time {
 	info, err := os.Stat(path)
 	if err != nil {

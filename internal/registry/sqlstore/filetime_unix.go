@@ -8,8 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lastChange is when the content or the attributes of the file at path last changed;
-// file systems count a change of its name, too. It is zero if there is no file.
+// lastChange returns when the content or the attributes of the file at path last changed,
+// or the zero time if there is no file. File systems count a rename as a change of
+// attributes.
 func lastChange(path string) time.Time {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {

@@ -30,20 +30,21 @@ func secrets(v string) map[string]secret.Value {
 	return map[string]secret.Value{credential: secret.NewValue([]byte(v))}
 }
 
-// checkHidden fails if data shows the planted credential in any usual form.
+// checkHidden fails the test if data contains the planted credential in any usual
+// encoding.
 func checkHidden(t *testing.T, where string, data []byte) {
 	t.Helper()
 	lower := bytes.ToLower(data)
 	std := base64.StdEncoding.EncodeToString([]byte(planted))
 	for _, form := range []string{planted, hex.EncodeToString([]byte(planted)), std[:len(std)-4]} {
 		if bytes.Contains(lower, []byte(strings.ToLower(form))) {
-			t.Errorf("%s shows the credential", where)
+			t.Errorf("%s contains the credential", where)
 		}
 	}
 }
 
-// plant writes the credential in every way that a Store can: first, replaced,
-// kept, sealed anew, replaced by another, deleted.
+// plant writes the credential in every way that a Store can: created, replaced, kept,
+// sealed again, replaced by another one, deleted.
 func plant(t *testing.T, s *Store, path string, keys *seal.Keys) {
 	t.Helper()
 	create(t, s, secretDocument("a"), planted)
@@ -76,7 +77,7 @@ func checkFilesHide(t *testing.T, dir string) {
 		return err
 	})
 	if err != nil || files == 0 {
-		t.Errorf("looked into %d files: %v", files, err)
+		t.Errorf("searched %d files: %v", files, err)
 	}
 }
 
@@ -95,7 +96,7 @@ func TestSQLiteFilesHideCredentials(t *testing.T) {
 	checkFilesHide(t, dir)
 	checkHidden(t, "the log", log.Bytes())
 	if log.Len() == 0 {
-		t.Error("nothing was logged")
+		t.Error("the log is empty")
 	}
 }
 
@@ -114,8 +115,8 @@ func TestPostgresHidesCredentials(t *testing.T) {
 	checkFilesHide(t, filepath.Dir(server.Data())) // tables, write-ahead log and the server's own log
 }
 
-// Who can write in the database cannot make one integration use another's
-// credential, nor bring back an old name's.
+// TestMovedCredentialsDoNotOpen: write access to the database allows neither giving one
+// integration another's credential nor restoring the credential of an old name.
 func TestMovedCredentialsDoNotOpen(t *testing.T) {
 	keys := newKeys(t)
 	s := openSQLite(t, filepath.Join(t.TempDir(), "r.db"), Config{Kinds: kinds.All(), Sealer: keys})
@@ -139,7 +140,7 @@ func TestSQLiteFileIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := OpenSQLite(t.Context(), file, Config{Kinds: kinds.All()}); err == nil || !strings.Contains(err.Error(), "chmod 600") {
-		t.Errorf("a file that everybody reads: %v", err)
+		t.Errorf("a file that all users can read: %v", err)
 	}
 	if _, err := OpenSQLite(t.Context(), t.TempDir(), Config{Kinds: kinds.All()}); err == nil {
 		t.Error("a directory was opened")

@@ -5,30 +5,30 @@ import (
 	"time"
 )
 
-// The bounds of what a link is given.
+// Bounds of the time limits that a link computes.
 const (
 	minRoundTrip = 2 * time.Second
 	maxRoundTrip = 15 * time.Second
-	// connectTime bounds making a connection to one host unless the URL has
-	// connect_timeout; slow links get up to maxConnect.
+	// connectTime bounds connecting to one host unless the URL sets connect_timeout. On
+	// slow links the limit grows to maxConnect.
 	connectTime = 5 * time.Second
 	maxConnect  = 20 * time.Second
-	// loadTime bounds reading what has changed; slow links get up to maxLoad.
+	// loadTime bounds reading what has changed. On slow links the limit grows to maxLoad.
 	loadTime = 10 * time.Second
 	maxLoad  = 30 * time.Second
 )
 
-// link is what is known of the way to the database. Its zero value is ready for
-// use, and it is safe for concurrent use.
+// link estimates the latency of the connection to the database and derives time limits
+// from it. The zero value is ready for use, and it is safe for concurrent use.
 type link struct {
 	mu sync.Mutex
-	// mean and deviation of a round trip, smoothed as TCP does (RFC 6298); 0 before
-	// the first one.
+	// mean and deviation of a round trip, smoothed as in TCP (RFC 6298); 0 before the
+	// first measurement.
 	mean, deviation time.Duration
-	timeouts        int // in a row
+	timeouts        int // consecutive
 }
 
-// measured notes how long a round trip has taken.
+// measured records the duration of a round trip.
 func (l *link) measured(d time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -41,29 +41,29 @@ func (l *link) measured(d time.Duration) {
 	l.mean += (d - l.mean) / 8
 }
 
-// timedOut notes that something took longer than it was given: the next attempt
-// gets twice the time.
+// timedOut records that an operation exceeded its time limit. The next attempt gets twice
+// the time.
 func (l *link) timedOut() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.timeouts = min(l.timeouts+1, 4)
 }
 
-// roundTrip is how long one round trip may take.
+// roundTrip is the time limit of one round trip.
 func (l *link) roundTrip() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	usual := 2 * minRoundTrip // nothing is known
+	usual := 2 * minRoundTrip // before the first measurement
 	if l.mean > 0 {
 		usual = max(minRoundTrip, 2*l.mean+4*l.deviation)
 	}
 	return min(usual<<l.timeouts, maxRoundTrip)
 }
 
-// connect is how long making a connection may take: some eight round trips.
+// connect is the time limit of connecting, which takes about eight round trips.
 func (l *link) connect() time.Duration { return l.scaled(connectTime, maxConnect) }
 
-// load is how long reading what has changed may take.
+// load is the time limit of reading what has changed.
 func (l *link) load() time.Duration { return l.scaled(loadTime, maxLoad) }
 
 func (l *link) scaled(least, most time.Duration) time.Duration {

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Deadlines follow what a link takes, and what takes longer gets more time with each
-// attempt.
+// TestLinkGivesTheTimeThatItTakes: deadlines follow the measured latency, and double after
+// every timeout.
 func TestLinkGivesTheTimeThatItTakes(t *testing.T) {
 	var l link
 	if got := l.roundTrip(); got != 2*minRoundTrip {

@@ -11,7 +11,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
-// state is the row of registry_state, and who has told it.
+// state is the row of registry_state, and the role of the server that returned it.
 type state struct {
 	revision           int64
 	stamp              string
@@ -22,12 +22,12 @@ func (d *dialect) stateInto(st *state) stmt {
 	return stmt{query: d.state, row: into(&st.revision, &st.stamp, &st.standby, &st.readsOnly)}
 }
 
-// errNotPrimary: the server is not the one that changes are written to. What it
-// says may be old, and will stay so.
-var errNotPrimary = errors.New("registry.postgres.url leads to the wrong server, or the failover has not ended")
+// errNotPrimary means that the server is not the one that accepts writes. Its data may be
+// out of date, permanently so if it was replaced by a failover.
+var errNotPrimary = errors.New("registry.postgres.url leads to the wrong server, or a failover is in progress")
 
-// check returns an error unless a writable primary has told the state: a server
-// that a failover has left behind may answer for hours.
+// check returns an error unless a writable primary returned the state. A former primary
+// may keep answering for hours after a failover.
 func (st *state) check() error {
 	switch {
 	case st.standby:
@@ -38,13 +38,14 @@ func (st *state) check() error {
 	return nil
 }
 
-// follow is refresh for those to whom their own end is no outage. changed says
-// that something is known to have changed.
+// follow is refresh for callers whose canceled context does not mean an outage. If the
+// database cannot be read, it also closes idle connections. changed is whether the caller
+// knows of a change, which saves the look.
 func (s *Store) follow(ctx context.Context, changed bool) error {
 	err := s.refresh(ctx, changed)
 	if err != nil && ctx.Err() == nil {
-		// Other open connections lead where the database was: after a failover they
-		// may hang, or lead to the wrong server.
+		// Other open connections were made to the same server. After a failover they may
+		// hang or lead to a former primary.
 		s.looks.SetMaxIdleConns(0)
 		s.looks.SetMaxIdleConns(1)
 		s.db.SetMaxIdleConns(0)
@@ -53,8 +54,8 @@ func (s *Store) follow(ctx context.Context, changed bool) error {
 	return err
 }
 
-// refresh makes what is in the database what is served, and notes whether it could
-// be read. It has deadlines of its own.
+// refresh brings the snapshot up to date with the database and records whether the
+// database could be read. It sets its own deadlines.
 func (s *Store) refresh(ctx context.Context, changed bool) error {
 	select {
 	case s.turn <- struct{}{}:
@@ -67,31 +68,31 @@ func (s *Store) refresh(ctx context.Context, changed bool) error {
 	now := s.cfg.Now()
 	if err == nil {
 		s.seen.Store(&begin)
-		s.plan(begin, 0) // a look that took so long that it is old asks for another one
+		s.plan(begin, 0) // from begin: after a slow look, the next one is due sooner
 		if s.outage.Swap(nil) != nil {
 			s.cfg.Logger.Info("the integrations' database can be read again", "backend", s.d.name)
 		}
 		return nil
 	}
-	if s.seen.Load() == nil || ctx.Err() != nil { // while opening, or given up by the caller
+	if s.seen.Load() == nil || ctx.Err() != nil { // during start, or canceled by the caller
 		return err
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		s.link.timedOut()
 	}
-	if elapsed.Between(begin, now) <= allowed+slack { // else the process was stopped meanwhile
+	if elapsed.Between(begin, now) <= allowed+slack { // otherwise the process was suspended
 		s.plan(now, 0)
 	}
 	text := err.Error()
 	if s.outage.Swap(&text) == nil {
-		s.cfg.Logger.Error("the integrations' database cannot be read; what was seen last is served for a while",
+		s.cfg.Logger.Error("the integrations' database cannot be read; the broker keeps serving what it read last until refuses_at",
 			"backend", s.d.name, "refuses_at", s.seen.Load().Add(s.cfg.MaxOutage).UTC().Format(time.RFC3339), "error", err)
 	}
 	return err
 }
 
-// update looks at the database and reads what has changed. It returns how long it
-// was allowed to take.
+// update looks at the database and loads what has changed. It returns the time limit that
+// it applied.
 func (s *Store) update(ctx context.Context, begin time.Time, changed bool) (time.Duration, error) {
 	allowed := s.link.roundTrip()
 	connecting := s.looks.Stats().Idle == 0
@@ -134,9 +135,9 @@ func (s *Store) update(ctx context.Context, begin time.Time, changed bool) (time
 	return allowed, nil
 }
 
-// load reads what has changed since last. It goes by the log of changes as long as
-// that continues what last knows, and otherwise by the whole list. back says that the
-// database does not continue what last knows.
+// load reads what has changed since last: from the change log if the log continues the
+// history of last, otherwise from the complete list. back is whether the database's
+// history does not continue that of last, as after a restore.
 func (s *Store) load(ctx context.Context, last *snapshot) (next *snapshot, ids []string, back bool, err error) {
 	var (
 		st      state
@@ -167,12 +168,12 @@ func (s *Store) load(ctx context.Context, last *snapshot) (next *snapshot, ids [
 	return next, ids, back, nil
 }
 
-// readLog reads what the log of changes names. It returns nil unless the log leads
-// from what last knows to what the database holds now: it has last's revision with
-// last's stamp, which no other history has, the present revision with the present
-// stamp, and each revision in between continues the one before. A restored backup,
-// commits that a failover lost, a writer of a release without the log, and an edit by
-// hand break that.
+// readLog reads the integrations that the change log lists after last's revision. It
+// returns nil unless the log proves that the current state follows from last: the log has
+// last's revision with last's stamp, which exists in no other history; it has the current
+// revision with the current stamp; and every revision in between names the stamp of the
+// one before. The proof fails after a restored backup, a failover that lost commits, a
+// write by a release without the log, and a manual edit.
 func (s *Store) readLog(ctx context.Context, last *snapshot, st *state) (map[string]*kept, error) {
 	var (
 		ends, links int64
@@ -212,12 +213,12 @@ func (s *Store) readLog(ctx context.Context, last *snapshot, st *state) (map[str
 	return changes, nil
 }
 
-// fewChanges is up to how many integrations are asked for by their ids.
+// fewChanges is the number of integrations up to which readList selects them by id.
 const fewChanges = 32
 
-// readList reads the whole list of ids and etags, and then what is not as last has
-// it. It ends up right whatever happened to the database in between. logged is the
-// stamp that the log of changes has for last's revision, "" if it has none.
+// readList reads the complete list of ids and etags, then the integrations that differ
+// from last. The result is correct no matter what happened to the database in between.
+// logged is the stamp that the change log has for last's revision, or "" if it has none.
 func (s *Store) readList(ctx context.Context, last *snapshot, st *state) (changes map[string]*kept, logged string, err error) {
 	var (
 		listed, rows []*kept
@@ -247,7 +248,7 @@ func (s *Store) readList(ctx context.Context, last *snapshot, st *state) (change
 			if len(args) == 0 {
 				return nil
 			}
-			if len(args) <= fewChanges { // more would take longer than all
+			if len(args) <= fewChanges { // beyond that, reading all of them is faster
 				in := ` IN (?` + strings.Repeat(", ?", len(args)-1) + `)`
 				where, of = ` WHERE id`+in, ` WHERE integration_id`+in
 			} else {

@@ -11,19 +11,18 @@ import (
 //go:embed migrations
 var migrationFiles embed.FS
 
-// migration is one step of the schema. A step is never changed once it has been
-// released.
+// migration is one step of the schema. A step never changes once it has been released.
 //
-// A program works with the schema of its own version and with that of the next:
-// during a rolling upgrade the first new replica brings the schema forward while
-// the old ones still run, and a rollback leaves it there. So a step adds, and
-// what becomes useless is taken out one version later at the earliest; programs
-// name the columns that they read and write, and new columns have defaults.
+// A release works with its own version of the schema and the next one: during a rolling
+// upgrade, the first new replica migrates the schema while old replicas still run, and a
+// rollback does not undo the migration. So a step only adds. A column or table that is no
+// longer used is removed at least one version later. Queries list their columns, and new
+// columns have defaults.
 type migration struct {
 	version int
 	name    string
-	// oldest is the schema version of the oldest program that works with this one.
-	// Programs that are older refuse to start.
+	// oldest is the schema version of the oldest release that works with this step. Older
+	// releases refuse to start.
 	oldest int
 }
 
@@ -33,19 +32,19 @@ var migrations = []migration{
 	{version: changesVersion, name: "changes", oldest: 2},
 }
 
-// changesVersion is the schema version that has the log of changes. Writers of older
-// programs leave gaps in it, which readers notice.
+// changesVersion is the schema version that introduced the change log. Writers of older
+// releases leave gaps in the log, which readers detect.
 const changesVersion = 3
 
-// latest is the schema version of this program.
+// latest is the schema version of this release.
 func latest() int { return migrations[len(migrations)-1].version }
 
-// errTooOld: a newer release has changed the tables.
+// errTooOld means that a newer release has migrated the tables.
 var errTooOld = errors.New("use a newer release of the broker")
 
-// migrate brings the schema to the version that program has, and leaves a newer
-// one alone. Several may do so at the same time. It writes only if there is
-// something to change, so that replicas start on a database that takes no writes.
+// migrate brings the schema to the version of this release. It does not change a newer
+// schema. Replicas may run it concurrently. It writes only if there is something to
+// migrate, so a replica can start while the database is read-only.
 func migrate(ctx context.Context, db *sql.DB, d *dialect, program int) error {
 	var tables int
 	if err := d.alone(ctx, db, stmt{query: d.hasMigrations, row: into(&tables)}); err != nil {
@@ -82,13 +81,13 @@ func migrate(ctx context.Context, db *sql.DB, d *dialect, program int) error {
 	})
 }
 
-// schemaVersion returns the version that the tables have, 0 for none, or an error
-// if program is too old for it.
+// schemaVersion returns the version of the tables, 0 if there are none, or an error if
+// program is too old for it.
 func schemaVersion(program int, query func(string) *sql.Row) (version int, err error) {
 	var oldest int
 	err = query(`SELECT coalesce(max(version), 0), coalesce(max(oldest), 0) FROM schema_migrations`).Scan(&version, &oldest)
 	if err == nil && program < oldest {
-		err = fmt.Errorf("the database has schema version %d, which this release (%d) is too old for; %w", version, program, errTooOld)
+		err = fmt.Errorf("the database has schema version %d, which is too new for this release (%d); %w", version, program, errTooOld)
 	}
 	return version, err
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/registry/sqlstore/pgtest"
 )
 
-// opener opens a database, with a Store that closes with the test.
+// opener opens a database. The Store closes when the test ends.
 type opener func(Config) (*Store, error)
 
 // must fails the test if the database cannot be opened.
@@ -57,8 +57,8 @@ func version(t *testing.T, s *Store) (v int) {
 	return v
 }
 
-// checkWorks reads and writes integrations through one Store and sees it through
-// the other.
+// checkWorks reads and writes integrations through one Store and checks them through the
+// other.
 func checkWorks(t *testing.T, s, other *Store) {
 	t.Helper()
 	id := "works-" + rand.Text()
@@ -75,18 +75,18 @@ func checkWorks(t *testing.T, s, other *Store) {
 	}
 }
 
-// During a rolling upgrade programs of one version and of the next work on one
-// database, and after a rollback the older one does alone.
+// TestReleasesSideBySide: during a rolling upgrade, releases of one schema version and the
+// next work on one database; after a rollback, the older one works alone.
 func TestReleasesSideBySide(t *testing.T) {
 	backends(t, func(t *testing.T, open opener) {
 		old := open.must(t, Config{Kinds: kinds.All(), program: latest() - 1})
 		if v := version(t, old); v != latest()-1 {
-			t.Fatalf("the older program makes version %d", v)
+			t.Fatalf("the older release created version %d", v)
 		}
 		checkWorks(t, old, old)
 		now := open.must(t, Config{Kinds: kinds.All()})
 		if v := version(t, now); v != latest() {
-			t.Fatalf("the newer program makes version %d", v)
+			t.Fatalf("the newer release created version %d", v)
 		}
 		checkWorks(t, old, now)
 		checkWorks(t, now, old)
@@ -94,7 +94,7 @@ func TestReleasesSideBySide(t *testing.T) {
 		if err := now.MergeUsage(t.Context(), []registry.Usage{use}); err != nil {
 			t.Fatal(err)
 		}
-		// The older program deletes what it does not know of along with the rest.
+		// The older release also deletes the rows of tables that it does not know.
 		if err := old.Delete(t.Context(), use.Integration, ""); err != nil {
 			t.Errorf("Delete by the older program: %v", err)
 		}
@@ -106,8 +106,9 @@ func TestReleasesSideBySide(t *testing.T) {
 	})
 }
 
-// What the next release will do to the schema by the rules of migration: columns
-// with defaults, tables, indexes. This release works on through it and after it.
+// TestNextReleasesSchema: this release keeps working during and after the migrations that
+// the rules of migration allow to the next release: columns with defaults, tables,
+// indexes.
 func TestNextReleasesSchema(t *testing.T) {
 	backends(t, func(t *testing.T, open opener) {
 		s := open.must(t, Config{Kinds: kinds.All()})
@@ -121,7 +122,7 @@ func TestNextReleasesSchema(t *testing.T) {
 			`CREATE INDEX integrations_updated ON integrations (updated_at)`,
 			fmt.Sprintf(`INSERT INTO schema_migrations (version, oldest) VALUES (%d, %d)`, latest()+1, latest()),
 		)
-		checkWorks(t, s, s) // with what it had prepared before
+		checkWorks(t, s, s) // with statements that it prepared before
 		again := open.must(t, Config{Kinds: kinds.All()})
 		checkWorks(t, again, s)
 		use := registry.Usage{Integration: again.List()[0].ID, Principal: "dns:a.example.org", FirstAt: time.Unix(1, 0), LastAt: time.Unix(2, 0)}
@@ -131,7 +132,7 @@ func TestNextReleasesSchema(t *testing.T) {
 		if v := version(t, again); v != latest()+1 {
 			t.Errorf("the newer schema became %d", v)
 		}
-		// The release after the next may need something that this one does not do.
+		// The release after the next may require something that this one does not do.
 		execute(t, s, fmt.Sprintf(`INSERT INTO schema_migrations (version, oldest) VALUES (%d, %d)`, latest()+2, latest()+1))
 		if _, err := open(Config{Kinds: kinds.All()}); err == nil || !strings.Contains(err.Error(), "too old") {
 			t.Errorf("a schema that is too new: %v", err)

@@ -8,21 +8,21 @@ import (
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
-// What is wrong with a stored credential that does not open. The first one stands
-// for a broker without keys.
+// The faults of a stored credential that cannot be opened. The first is for a broker that
+// has no keys.
 const (
-	faultNoKeyFile = "the credential is stored sealed, and this broker has no key: set registry.key_file in its broker.yaml"
-	faultNoKey     = "no key in registry.key_file opens the stored credential: bring the file with the key that it was sealed with to this broker and send SIGHUP, or give the integration the credential again"
+	faultNoKeyFile = "the stored credential is sealed and this broker has no key to open it: set registry.key_file in its broker.yaml"
+	faultNoKey     = "no key in registry.key_file opens the stored credential: copy the key file with the key that sealed it to this broker and send SIGHUP, or set the integration's credential again"
 )
 
-// sealedFaults opens the credentials that a document uses and says which of them
-// do not open. The integration is still served, since its grants are known, and
-// values in the cache need no credential: calls that need it fail.
+// sealedFaults tries to open the credentials that a document uses, and returns a fault for
+// each that does not open. The integration is still served, because its grants are known
+// and cached values need no credential; only the calls that need the credential fail.
 func (s *Store) sealedFaults(ctx context.Context, id string, used []string, credentials map[string]integration.Credential) (faults strictyaml.Faults) {
 	for _, name := range used {
 		open := credentials[name]
 		if open == nil {
-			continue // which is a fault of the document
+			continue // the document's own faults report it
 		}
 		b, err := open(ctx)
 		clear(b)
@@ -38,7 +38,7 @@ func (s *Store) sealedFaults(ctx context.Context, id string, used []string, cred
 	return faults
 }
 
-// checkKeys finds credentials that open or do not open since the keys have changed.
+// checkKeys finds the credentials that a change of the keys has made usable or unusable.
 func (s *Store) checkKeys() {
 	s.recheck(func(k *kept) bool {
 		now := s.sealedFaults(s.ctx, k.id, k.parsed.Used, k.credentials)

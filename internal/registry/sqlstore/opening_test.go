@@ -12,8 +12,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
 )
 
-// checkSealedFault fails the test unless exactly these integrations are at fault
-// for a credential that does not open, and are served all the same.
+// checkSealedFault fails the test unless exactly these integrations have the fault of a
+// credential that does not open, and are still served.
 func checkSealedFault(t *testing.T, s *Store, text string, want ...string) {
 	t.Helper()
 	faults := s.Faults()
@@ -35,9 +35,9 @@ func checkSealedFault(t *testing.T, s *Store, text string, want ...string) {
 	}
 }
 
-// TestCredentialThatNoKeyOpens is a fault of its integration: at the start, when
-// another replica seals with a key that this one does not have, and until the key
-// file has it.
+// TestCredentialThatNoKeyOpens: a credential that no key opens is a fault of its
+// integration at start, and after another replica has sealed it with a key that this one
+// does not have, until the key file has that key.
 func TestCredentialThatNoKeyOpens(t *testing.T) {
 	backends(t, func(t *testing.T, open opener) {
 		path, keys := keyFile(t)
@@ -51,7 +51,7 @@ func TestCredentialThatNoKeyOpens(t *testing.T) {
 		foreign := open.must(t, Config{Kinds: kinds.All(), Sealer: newKeys(t)})
 		checkSealedFault(t, foreign, faultNoKey, "a")
 
-		// Another replica's file is a copy that has not got the newest key yet.
+		// This replica's copy of the key file lacks the newest key.
 		old, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
@@ -81,8 +81,8 @@ func TestCredentialThatNoKeyOpens(t *testing.T) {
 	})
 }
 
-// TestKeyIsTakenAway from a broker that runs: SIGHUP finds what does not open any
-// more, without any change in the database.
+// TestKeyIsTakenAway: after a key was removed, SIGHUP finds the credentials that no longer
+// open, without any change in the database.
 func TestKeyIsTakenAway(t *testing.T) {
 	path, keys := keyFile(t)
 	s := openSQLite(t, filepath.Join(t.TempDir(), "r.db"), Config{Kinds: kinds.All(), Sealer: keys})
@@ -92,8 +92,7 @@ func TestKeyIsTakenAway(t *testing.T) {
 	checkSealedFault(t, s, faultNoKey, "a")
 }
 
-// TestRevokeWithoutKey: a credential that does not open keeps nobody from taking a
-// grant away.
+// TestRevokeWithoutKey: a grant can be revoked although a credential does not open.
 func TestRevokeWithoutKey(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "r.db")
 	s := openSQLite(t, file, Config{Kinds: kinds.All(), Sealer: newKeys(t)})

@@ -20,7 +20,7 @@ import (
 
 const worker, stranger = "spiffe://example.org/connect/worker-1", "spiffe://example.org/somebody/else"
 
-// revoke takes the worker's grant of integration "a" away.
+// revoke revokes the worker's grant of integration "a".
 func revoke(t *testing.T, s *Store) {
 	t.Helper()
 	update(t, s, document("a", "abc", stranger))
@@ -37,17 +37,16 @@ func grant(t *testing.T, s *Store) {
 	}
 }
 
-// awaitRevoked waits until a Store honours the revocation, and returns how long
-// that took.
+// awaitRevoked waits until a Store applies the revocation, and returns how long that took.
 func awaitRevoked(t *testing.T, s *Store) time.Duration {
 	t.Helper()
 	began := time.Now()
-	await(t, "the revocation is honoured", func() bool { is, err := allowed(s, "a", worker); return !is && err == nil })
+	await(t, "the revocation takes effect", func() bool { is, err := allowed(s, "a", worker); return !is && err == nil })
 	return time.Since(began)
 }
 
-// Whatever hangs, a snapshot older than max_outage is not served, and a Store that
-// cannot look says so.
+// TestAgeDecides: no matter what hangs, a snapshot older than max_outage is not served,
+// and a Store that cannot look reports it.
 func TestAgeDecides(t *testing.T) {
 	clock := newClock()
 	s := openSQLite(t, filepath.Join(t.TempDir(), "r.db"), Config{Kinds: kinds.All(), MaxOutage: time.Minute, Now: clock.now})
@@ -79,8 +78,8 @@ func TestAgeDecides(t *testing.T) {
 	}
 }
 
-// A machine that was suspended has a wall clock that has gone on and a monotonic one
-// that has not; one whose wall clock is set back the other way round.
+// TestAgeByBothClocks: suspending a machine advances its wall clock but not its monotonic
+// clock; setting the wall clock back does the opposite.
 func TestAgeByBothClocks(t *testing.T) {
 	seen := time.Now()
 	for name, tt := range map[string]struct {
@@ -101,8 +100,8 @@ func TestAgeByBothClocks(t *testing.T) {
 	}
 }
 
-// After the process was stopped a call waits for a look before it is served, all
-// calls for one.
+// TestPauseAsksForALook: after the process was suspended, a call waits for a look before
+// it is answered, and all calls share that look.
 func TestPauseAsksForALook(t *testing.T) {
 	clock := newClock()
 	file := filepath.Join(t.TempDir(), "r.db")
@@ -116,7 +115,7 @@ func TestPauseAsksForALook(t *testing.T) {
 	if is, err := allowed(s, "a", worker); is || err != nil {
 		t.Errorf("after a pause: %v, %v", is, err)
 	}
-	// The look that is overdue has begun, and has not ended.
+	// The overdue look has begun, but has not ended.
 	grant(t, s)
 	revoke(t, other)
 	clock.add(10 * time.Second)
@@ -124,7 +123,7 @@ func TestPauseAsksForALook(t *testing.T) {
 	if is, err := allowed(s, "a", worker); is || err != nil {
 		t.Errorf("after a pause, in the next look: %v, %v", is, err)
 	}
-	// A look that began before the pause and ends after it is as old.
+	// A look that began before the pause counts as old even if it ends after it.
 	grant(t, s)
 	revoke(t, other)
 	began := clock.now()
@@ -136,8 +135,8 @@ func TestPauseAsksForALook(t *testing.T) {
 	}
 }
 
-// Connections that become a black hole while credentials are sealed again: the age
-// of what is served is never above max_outage.
+// TestBlackHoleInReseal: connections become a black hole while credentials are sealed
+// again; nothing older than max_outage is served.
 func TestBlackHoleInReseal(t *testing.T) {
 	t.Parallel()
 	const maxOutage = 3 * time.Second
@@ -148,12 +147,12 @@ func TestBlackHoleInReseal(t *testing.T) {
 	grant(t, s)
 	create(t, s, secretDocument("sealed"), planted)
 	changeKeys(t, path, keys, seal.Add, seal.Use)
-	s.Reload() // but for the credentials: the last look is now
+	s.Reload() // except for the credentials: the last look is now
 	way.Hold()
 	held := time.Now()
 	running(t, s)
 	await(t, "calls are refused", func() bool {
-		// Both are read before the answer: it may be no older than it was then.
+		// Both are read before the answer, so the answer may use nothing older.
 		age, refuses := s.age(time.Now()), s.Status().Refuses
 		_, err := s.Get("a")
 		if err == nil && (age > maxOutage || refuses) {
@@ -170,8 +169,8 @@ func TestBlackHoleInReseal(t *testing.T) {
 	await(t, "the database is read again", func() bool { _, err := s.Get("a"); return err == nil && s.Status().Problem == "" })
 }
 
-// lock runs SQL in a transaction that then stays open, until the test or the
-// returned func ends it.
+// lock runs SQL in a transaction that stays open until the test ends or calls the returned
+// func.
 func lock(t *testing.T, server *pgtest.Server, query string) (release func()) {
 	t.Helper()
 	db, err := sql.Open("pgx", server.URL("postgres"))
@@ -190,8 +189,8 @@ func lock(t *testing.T, server *pgtest.Server, query string) (release func()) {
 	return release
 }
 
-// VACUUM FULL and its like lock the table that usage is pruned from. A revocation
-// is honoured meanwhile, and the failing writes show.
+// TestLockedUsage: VACUUM FULL locks the table that usage is pruned from. A revocation
+// takes effect meanwhile, and the failing writes are reported.
 func TestLockedUsage(t *testing.T) {
 	t.Parallel()
 	server := pgtest.New(t)
@@ -203,16 +202,17 @@ func TestLockedUsage(t *testing.T) {
 		return server.Query("postgres", "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'DELETE FROM integration_usage%'") == "t"
 	})
 	revoke(t, writer)
-	t.Logf("honoured after %v", awaitRevoked(t, s))
-	await(t, "failing writes show", func() bool { return strings.Contains(s.Status().WriteProblem, uses) })
+	t.Logf("in effect after %v", awaitRevoked(t, s))
+	await(t, "failing writes are reported", func() bool { return strings.Contains(s.Status().WriteProblem, uses) })
 	if got := server.Query("postgres", "SELECT count(*) FROM pg_locks WHERE relation = 'integration_usage'::regclass AND mode = 'AccessExclusiveLock' AND granted"); got != "1" {
 		t.Errorf("the table is no longer locked: %s", got)
 	}
 	release()
-	await(t, "writes are well again", func() bool { return s.Status().WriteProblem == "" })
+	await(t, "writes succeed again", func() bool { return s.Status().WriteProblem == "" })
 }
 
-// Writes that would fail show before anybody needs one.
+// TestWritesThatWouldFailShow: a database that does not accept writes is reported before a
+// write is needed.
 func TestWritesThatWouldFailShow(t *testing.T) {
 	t.Parallel()
 	server := pgtest.New(t)
@@ -233,7 +233,7 @@ func TestWritesThatWouldFailShow(t *testing.T) {
 	check("a full disk", "No space left", func() { server.Query("postgres", "DROP TRIGGER full_disk ON registry_state") })
 }
 
-// Of many replicas that probe, one in each interval writes.
+// TestProbesAreFew: of many replicas, one writes a probe in each interval.
 func TestProbesAreFew(t *testing.T) {
 	t.Parallel()
 	server := pgtest.New(t)
@@ -243,18 +243,19 @@ func TestProbesAreFew(t *testing.T) {
 	stores[0].probe(t.Context())
 	first := written()
 	if first == before {
-		t.Error("a probe writes nothing")
+		t.Error("the probe wrote nothing")
 	}
 	for i := range 10 {
 		stores[i%2].probe(t.Context())
 	}
 	if written() != first {
-		t.Error("probes that follow write as well")
+		t.Error("the following probes wrote as well")
 	}
 }
 
-// A replica that is cut off while it holds the lock that writers wait for, as
-// replicas of earlier releases may, keeps the others from revoking for seconds.
+// TestCutOffWriter: a replica that is cut off while it holds the lock that writers wait
+// for, which can happen with earlier releases, delays revocations by other replicas only
+// for seconds.
 func TestCutOffWriter(t *testing.T) {
 	t.Parallel()
 	server := pgtest.New(t)
@@ -283,8 +284,9 @@ func TestCutOffWriter(t *testing.T) {
 	way.Release()
 }
 
-// A write of this release never waits for its client while it holds a lock: with
-// the way held back at every possible point, others revoke at once.
+// TestWriterHoldsNoLockWhileItWaits: a write never waits for its client while it holds a
+// lock. The connection is held back at every possible point, and other replicas revoke at
+// once.
 func TestWriterHoldsNoLockWhileItWaits(t *testing.T) {
 	t.Parallel()
 	server := pgtest.New(t)

@@ -12,34 +12,35 @@ import (
 	"github.com/secretbroker/secretbroker/internal/keyfile"
 )
 
-// positionInterval is the time between two writes of a PositionFile.
+// positionInterval is the minimum time between two writes of a PositionFile.
 const positionInterval = 5 * time.Second
 
-// PositionFile stores the last Position in the history of its database that the
-// broker saw, so that the next start notices a restored backup. One goroutine uses
-// it at a time.
+// PositionFile stores the latest Position in the database's history that the broker has
+// seen, so that the next start detects a restored backup. It is not safe for concurrent
+// use.
 type PositionFile struct {
-	path     string // "" for none
-	database string // what the position belongs to
+	path     string // "" if positions are not stored
+	database string // that the position belongs to
 	logger   *slog.Logger
 	written  Position
 	warned   bool
 }
 
-// position is what the file holds.
+// position is the content of the file.
 type position struct {
 	Database string `json:"database"`
 	Position
 }
 
-// NewPositionFile returns the PositionFile at path. database identifies the database
-// that the position belongs to: its file or its URL. An empty path keeps nothing.
+// NewPositionFile returns the PositionFile at path. database identifies the database that
+// the position belongs to, by its file or its URL. If path is empty, positions are not
+// stored.
 func NewPositionFile(path, database string, log *slog.Logger) *PositionFile {
 	return &PositionFile{path: path, database: database, logger: log}
 }
 
 // Read returns the stored Position, or the zero Position if none is stored for the
-// database. A file that cannot be read is logged and otherwise ignored.
+// database. It logs an error if the file cannot be read, and returns the zero Position.
 func (p *PositionFile) Read() Position {
 	if p.path == "" {
 		return Position{}
@@ -53,18 +54,18 @@ func (p *PositionFile) Read() Position {
 		err = json.Unmarshal(data, &known)
 	}
 	if err != nil {
-		p.logger.Warn("what was last seen of the integrations' database is not known; a backup that was restored since goes unnoticed", "file", p.path, "error", err)
+		p.logger.Warn("the last known position in the integrations' database cannot be read; a backup restored while the broker was stopped would not be detected", "file", p.path, "error", err)
 		return Position{}
 	}
 	if known.Database != p.database {
-		return Position{} // another one was configured
+		return Position{} // another database was configured
 	}
 	p.written = known.Position
 	return known.Position
 }
 
-// Run writes what current returns, every five seconds if it changed and once more when
-// ctx ends.
+// Run writes the result of current to the file every five seconds if it has changed, and
+// once more when ctx ends.
 func (p *PositionFile) Run(ctx context.Context, current func() Position) {
 	if p.path == "" {
 		return
@@ -96,6 +97,6 @@ func (p *PositionFile) write(now Position) {
 	}
 	if !p.warned {
 		p.warned = true
-		p.logger.Warn("what was last seen of the integrations' database cannot be noted; a backup that is restored while this broker is stopped goes unnoticed", "file", p.path, "error", err)
+		p.logger.Warn("the position in the integrations' database cannot be stored; a backup restored while this broker is stopped will not be detected", "file", p.path, "error", err)
 	}
 }

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// TestPositionFile: a start knows what was seen of the same database, and nothing
-// that cannot be read keeps the broker from starting.
+// TestPositionFile: a start knows the position that was seen in the same database, and an
+// unreadable file does not prevent the start.
 func TestPositionFile(t *testing.T) {
 	dir := t.TempDir()
 	var log bytes.Buffer

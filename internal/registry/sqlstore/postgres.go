@@ -19,22 +19,23 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 )
 
-// Postgres says where a database is.
+// Postgres is the location of a PostgreSQL database.
 type Postgres struct {
-	// URL is a libpq connection URI, as CheckPostgresURL accepts it.
+	// URL is a libpq connection URI that CheckPostgresURL accepts.
 	URL string
-	// PasswordFile holds the password; "" for none. It is read again for every
+	// PasswordFile is the file with the password, or "". It is read for every new
 	// connection.
 	PasswordFile string
 }
 
-// minLifetime is how long a connection is used at least. After as long again at most
-// it is made anew, by the address that the database has then.
+// minLifetime is the minimum time that a connection is used. After at most twice that
+// time, it is replaced by a connection to the address that the host name has then, so that
+// replicas follow a change of DNS.
 const minLifetime = 30 * time.Second
 
-// sessionDefaults are parameters of every connection from its beginning, unless the
-// URL has others. With them the server ends what a broker that is cut off leaves
-// behind. The numbers are milliseconds, those of tcp_keepalives seconds.
+// sessionDefaults are parameters of every connection unless the URL sets them. They make
+// the server end the sessions of a broker that was cut off, which might hold locks. The
+// values are in milliseconds, those of tcp_keepalives in seconds.
 var sessionDefaults = map[string]string{
 	"application_name":                    "secretbroker",
 	"statement_timeout":                   "30000",
@@ -46,19 +47,19 @@ var sessionDefaults = map[string]string{
 	"tcp_keepalives_count":                "3",
 }
 
-// CheckPostgresURL says what is wrong with a connection URI, "" if nothing is. A
-// password does not belong in it, and what leaves the host has to be encrypted
-// and for the right server. It quotes nothing.
+// CheckPostgresURL returns what is wrong with a connection URI, or "". The URI must not
+// contain a password, and a connection to another host must be encrypted and verify the
+// server. The result quotes no part of the URI.
 func CheckPostgresURL(uri string) string {
 	if holdsPassword(uri) {
-		return "the URL holds a password; put that in a file and name it in password_file"
+		return "the URL contains a password; put it into a file and set password_file to its path"
 	}
 	_, fault := parsePostgres(uri)
 	return fault
 }
 
-// holdsPassword looks at the URL itself: what it is parsed to has the password of
-// the process's environment as well.
+// holdsPassword examines the URL itself, because the parsed configuration also contains
+// the password from the process's environment.
 func holdsPassword(uri string) bool {
 	_, rest, _ := strings.Cut(uri, "://")
 	rest, query, _ := strings.Cut(rest, "?")
@@ -71,26 +72,26 @@ func holdsPassword(uri string) bool {
 }
 
 func parsePostgres(uri string) (*pgx.ConnConfig, string) {
-	const expected = "expected the URL of a PostgreSQL database, such as postgres://broker@db.example.org/secretbroker?sslrootcert=/etc/secretbroker/db-ca.pem; the files that it names have to be there"
+	const expected = "expected the URL of a PostgreSQL database, such as postgres://broker@db.example.org/secretbroker?sslrootcert=/etc/secretbroker/db-ca.pem; the files that it names must exist"
 	if !strings.HasPrefix(uri, "postgres://") && !strings.HasPrefix(uri, "postgresql://") {
 		return nil, expected
 	}
 	c, err := pgx.ParseConfig(withVerification(uri))
-	if err != nil { // which may quote the URL
+	if err != nil { // not wrapped: it may quote the URL
 		return nil, expected
 	}
 	switch attrs := parameter(uri, "target_session_attrs"); attrs {
 	case "":
 		c.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
 	case "read-only", "standby", "prefer-standby":
-		return nil, "target_session_attrs=" + attrs + " leads to a standby, which may not know of a revoked grant; leave it out: read-write holds then"
+		return nil, "target_session_attrs=" + attrs + " may lead to a standby, which may not know of a revoked grant; remove it: the default is read-write"
 	}
 	for name, value := range sessionDefaults {
 		if c.RuntimeParams[name] == "" {
 			c.RuntimeParams[name] = value
 		}
 	}
-	// No statement is prepared in a round trip of its own.
+	// This mode does not spend a round trip on preparing each statement.
 	c.DefaultQueryExecMode = pgx.QueryExecModeExec
 	dialer := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3}}
 	c.DialFunc = dialer.DialContext
@@ -106,20 +107,20 @@ func parsePostgres(uri string) (*pgx.ConnConfig, string) {
 		ip := net.ParseIP(t.host)
 		local := strings.HasPrefix(t.host, "/") || t.host == "localhost" || ip != nil && ip.IsLoopback()
 		if !t.verified && !local {
-			return nil, "the connection to a database on another host has to be sslmode=verify-full, which holds where sslmode is left out"
+			return nil, "a connection to a database on another host requires sslmode=verify-full, which is the default if sslmode is not set"
 		}
 	}
 	return c, ""
 }
 
-// parameter is a parameter of a connection URI, "" if it is not there.
+// parameter returns a parameter of a connection URI, or "".
 func parameter(uri, name string) string {
 	_, query, _ := strings.Cut(uri, "?")
-	values, _ := url.ParseQuery(query) // pgx has parsed it
+	values, _ := url.ParseQuery(query) // pgx has parsed it before
 	return values.Get(name)
 }
 
-// withVerification makes sslmode what it should have been from the beginning.
+// withVerification makes sslmode=verify-full the default.
 func withVerification(uri string) string {
 	if strings.Contains(uri, "sslmode=") {
 		return uri
@@ -131,13 +132,14 @@ func withVerification(uri string) string {
 	return uri + sep + "sslmode=verify-full"
 }
 
-// OpenPostgres opens a database that many brokers may share.
+// OpenPostgres opens a database that many brokers may share. It waits until the database
+// can be reached or ctx ends.
 func OpenPostgres(ctx context.Context, p Postgres, c Config) (*Store, error) {
 	conf, fault := parsePostgres(p.URL)
 	if fault != "" {
 		return nil, errors.New("registry: " + fault)
 	}
-	if p.PasswordFile != "" { // now, so that a mistake shows at once
+	if p.PasswordFile != "" { // now, to report a mistake at once
 		if _, err := readPassword(p.PasswordFile); err != nil {
 			return nil, err
 		}
@@ -152,7 +154,7 @@ func OpenPostgres(ctx context.Context, p Postgres, c Config) (*Store, error) {
 		}
 		return err
 	}
-	lifetime := cmp.Or(c.lifetime, minLifetime+rand.N(minLifetime)) //nolint:gosec // keeps replicas out of step, hides nothing
+	lifetime := cmp.Or(c.lifetime, minLifetime+rand.N(minLifetime)) //nolint:gosec // only spreads the load of replicas
 	pool := func(open, idle int) *sql.DB {
 		db := stdlib.OpenDB(*conf, stdlib.OptionBeforeConnect(prepare))
 		db.SetMaxOpenConns(open)
@@ -179,9 +181,9 @@ func OpenPostgres(ctx context.Context, p Postgres, c Config) (*Store, error) {
 // startPause is the pause between two attempts to start.
 const startPause = 500 * time.Millisecond
 
-// startWhenReady is start, again while the database cannot be reached, is starting,
-// is failing over or has no connection to spare, until ctx ends. What only a person
-// can change it returns at once.
+// startWhenReady calls start until it succeeds or ctx ends, while the database cannot be
+// reached, is starting, is failing over or has no free connection. It returns other
+// errors, which need a person's action, at once.
 func (s *Store) startWhenReady(ctx context.Context) error {
 	var before error
 	for {
@@ -195,7 +197,7 @@ func (s *Store) startWhenReady(ctx context.Context) error {
 		if before == nil {
 			s.cfg.Logger.Warn("waiting for the integrations' database", "backend", s.d.name, "error", err)
 		} else if ctx.Err() != nil {
-			err = before // says more than that time is over
+			err = before // more helpful than "deadline exceeded"
 		}
 		before = err
 		if !sleep(ctx, startPause) {
@@ -204,7 +206,7 @@ func (s *Store) startWhenReady(ctx context.Context) error {
 	}
 }
 
-// mayPass reports whether what keeps a broker from starting may pass by itself.
+// mayPass reports whether the cause of a failed start may pass without a person's action.
 func mayPass(err error) bool {
 	var refused *pgconn.PgError
 	if !errors.As(err, &refused) {
@@ -226,18 +228,18 @@ func mayPass(err error) bool {
 func readPassword(file string) (string, error) {
 	b, err := os.ReadFile(file)
 	if err != nil {
-		return "", fmt.Errorf("registry: the database's password cannot be read: %w", err)
+		return "", fmt.Errorf("registry: reading the database's password: %w", err)
 	}
 	defer clear(b)
 	return string(bytes.TrimRight(b, "\r\n")), nil
 }
 
-// idleNotices is how long the connection for notices may be silent before it is
-// asked whether it is still there.
+// idleNotices is how long the connection for notifications may be silent before its peer
+// is checked.
 const idleNotices = 10 * time.Second
 
-// listen calls wake at every notice, until ctx ends or the connection breaks. After
-// its lifetime it returns nil.
+// listen calls wake for every notification, until ctx ends or the connection breaks. It
+// returns nil after the connection's lifetime.
 func listen(ctx context.Context, conf *pgx.ConnConfig, lifetime time.Duration, wake func()) error {
 	conn, err := pgx.ConnectConfig(ctx, conf)
 	if err != nil {
@@ -247,7 +249,7 @@ func listen(ctx context.Context, conf *pgx.ConnConfig, lifetime time.Duration, w
 	defer func() {
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
-		_ = conn.Close(end) // it holds nothing
+		_ = conn.Close(end) // it has no open transaction
 	}()
 	begin, cancel := context.WithTimeout(ctx, conf.ConnectTimeout)
 	_, err = conn.Exec(begin, "LISTEN "+channel)
@@ -255,7 +257,7 @@ func listen(ctx context.Context, conf *pgx.ConnConfig, lifetime time.Duration, w
 	if err != nil {
 		return err
 	}
-	wake() // for what came before
+	wake() // for changes before LISTEN took effect
 	for time.Now().Before(old) {
 		quiet, cancel := context.WithTimeout(ctx, min(idleNotices, time.Until(old)))
 		_, err := conn.WaitForNotification(quiet)

@@ -19,7 +19,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// openPostgres opens a Store that closes with the test.
+// openPostgres opens a Store that closes when the test ends.
 func openPostgres(t *testing.T, url string, c Config) *Store {
 	t.Helper()
 	s, err := OpenPostgres(t.Context(), Postgres{URL: url}, c)
@@ -49,7 +49,7 @@ func running(t *testing.T, s *Store) *Store {
 	return s
 }
 
-// document is an integration that one principal may use.
+// document returns an integration that one principal may use.
 func document(id, vault, principal string) []byte {
 	return fmt.Appendf(nil, "id: %s\nkind: AZURE_KEY_VAULT\nazure:\n  credential: {type: managed_identity}\n  vaults: [https://%s.vault.azure.net]\ngrants:\n  - principals: ['%s']\n",
 		id, vault, principal)
@@ -59,13 +59,13 @@ func secretDocument(id string) []byte {
 	return fmt.Appendf(nil, "id: %s\nkind: AZURE_KEY_VAULT\nazure:\n  tenant_id: 11111111-2222-3333-4444-555555555555\n  client_id: 66666666-7777-8888-9999-aaaaaaaaaaaa\n  credential: {type: client_secret}\n  vaults: [https://abc.vault.azure.net]\n", id)
 }
 
-// await waits for something that takes a moment.
+// await waits until is returns true.
 func await(t *testing.T, what string, is func() bool) {
 	t.Helper()
 	for deadline := time.After(30 * time.Second); !is(); {
 		select {
 		case <-deadline:
-			t.Fatalf("waited in vain: %s", what)
+			t.Fatalf("timed out waiting for: %s", what)
 		case <-time.After(2 * time.Millisecond):
 		}
 	}
@@ -84,7 +84,8 @@ func TestPostgresConformance(t *testing.T) {
 	})
 }
 
-// Replicas that start together on an empty database do not get in each other's way.
+// TestPostgresManyOpenAtOnce: replicas that start at the same time on an empty database do
+// not conflict.
 func TestPostgresManyOpenAtOnce(t *testing.T) {
 	server := pgtest.New(t)
 	var opening sync.WaitGroup
@@ -101,7 +102,7 @@ func TestPostgresManyOpenAtOnce(t *testing.T) {
 	opening.Wait()
 }
 
-// decide is what a replica says of one principal's call.
+// allowed reports whether a replica allows a principal's call.
 func allowed(s *Store, id string, who string) (bool, error) {
 	in, err := s.Get(id)
 	if err != nil {
@@ -114,7 +115,8 @@ func allowed(s *Store, id string, who string) (bool, error) {
 	return in.Policy.Decide(principal(who), ref).Effect.String() == "allowed", nil
 }
 
-// newProxy makes what can happen between a replica and its database.
+// newProxy returns a proxy that can disturb the connection between a replica and its
+// database.
 func newProxy(t *testing.T, server *pgtest.Server) *netfault.Proxy {
 	t.Helper()
 	p, err := netfault.Listen("127.0.0.1:0", server.Addr())
@@ -125,13 +127,13 @@ func newProxy(t *testing.T, server *pgtest.Server) *netfault.Proxy {
 	return p
 }
 
-// through is the URL of the database behind a proxy.
+// through returns the URL of the database behind a proxy.
 func through(p *netfault.Proxy) string {
 	return "postgres://postgres@" + p.Addr() + "/postgres?sslmode=disable"
 }
 
-// A revoked grant is gone on the other replicas soon, however the news comes
-// through.
+// TestPostgresRevocation: a revocation takes effect on the other replicas soon, no matter
+// how they learn of it.
 func TestPostgresRevocation(t *testing.T) {
 	const worker = "spiffe://example.org/connect/worker-1"
 	server := pgtest.New(t)
@@ -140,10 +142,10 @@ func TestPostgresRevocation(t *testing.T) {
 	way := newProxy(t, server)
 	notified := running(t, openPostgres(t, server.URL("postgres"), Config{Kinds: kinds.All(), PollInterval: time.Hour}))
 	polling := openPostgres(t, server.URL("postgres"), Config{Kinds: kinds.All()})
-	polling.listen = nil // every notice is lost
+	polling.listen = nil // every notification is lost
 	running(t, polling)
 	dropped := running(t, openPostgres(t, through(way), Config{Kinds: kinds.All()}))
-	replicas := map[string]*Store{"by notice alone": notified, "by the poll alone": polling, "with its connections cut": dropped}
+	replicas := map[string]*Store{"by notification only": notified, "by polling only": polling, "with its connections cut": dropped}
 	grant := func(who string, want bool) {
 		t.Helper()
 		began := time.Now()
@@ -157,15 +159,15 @@ func TestPostgresRevocation(t *testing.T) {
 				}
 				took := time.Since(began).Round(time.Millisecond)
 				if took > 30*time.Second {
-					t.Errorf("%s: waited in vain", name)
+					t.Errorf("%s: timed out", name)
 				}
 				t.Logf("%s: %v", name, took)
 			})
 		}
 		waiting.Wait()
 	}
-	// The listener is there once one notice has come through.
-	await(t, "the first notice", func() bool {
+	// The first notification shows that the listener is connected.
+	await(t, "the first notification", func() bool {
 		update(t, writer, document("a", "abc", worker))
 		w, _ := writer.Get("a")
 		n, _ := notified.Get("a")
@@ -177,8 +179,8 @@ func TestPostgresRevocation(t *testing.T) {
 	}
 }
 
-// While the database is away a replica serves what it saw last, says so, and
-// refuses in the end; when it is back, so is the replica.
+// TestPostgresOutage: while the database is down, a replica serves the last snapshot,
+// reports the outage, and eventually refuses; it recovers with the database.
 func TestPostgresOutage(t *testing.T) {
 	const worker = "spiffe://example.org/connect/worker-1"
 	server := pgtest.New(t)
@@ -206,7 +208,7 @@ func TestPostgresOutage(t *testing.T) {
 			t.Errorf("round %d: after max_outage: %v", round, err)
 		}
 		if _, err := s.Get("none"); !errors.Is(err, registry.ErrUnavailable) {
-			t.Errorf("round %d: what is not there looks different: %v", round, err)
+			t.Errorf("round %d: an unknown integration gets a different error: %v", round, err)
 		}
 		server.Start()
 		await(t, "the database is back", func() bool { return s.Status().Problem == "" })
@@ -217,7 +219,8 @@ func TestPostgresOutage(t *testing.T) {
 	}
 }
 
-// A server that is there and says nothing is an outage too.
+// TestPostgresSilence: a server that accepts connections but does not answer is an outage,
+// too.
 func TestPostgresSilence(t *testing.T) {
 	server := pgtest.New(t)
 	way := newProxy(t, server)
@@ -233,8 +236,8 @@ func TestPostgresSilence(t *testing.T) {
 	await(t, "the database is back", func() bool { return s.Status().Problem == "" })
 }
 
-// Whatever isolation the database's owner has made the default, writers come
-// through.
+// TestPostgresSerializable: writes succeed with any default isolation level of the
+// database.
 func TestPostgresSerializable(t *testing.T) {
 	server := pgtest.New(t)
 	server.Query("postgres", "ALTER DATABASE postgres SET default_transaction_isolation = 'serializable'")
@@ -254,7 +257,7 @@ func TestPostgresSerializable(t *testing.T) {
 					if err == nil || errors.Is(err, registry.ErrExists) {
 						return
 					}
-					if !strings.Contains(err.Error(), "40001") { // given up after some tries
+					if !strings.Contains(err.Error(), "40001") { // that is, the retries are exhausted
 						t.Error(err)
 						return
 					}

@@ -11,18 +11,18 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// probeInterval is how often it is tried whether the database takes writes.
+// probeInterval is the time between two checks of whether the database accepts writes.
 const probeInterval = 10 * time.Second
 
-// The kinds of writes whose failures are told apart.
+// The kinds of writes whose failures are reported separately.
 const (
 	changes = "integrations cannot be changed, and grants cannot be revoked"
 	uses    = "usage cannot be recorded"
 )
 
-// probe tries to write the row that every change writes first. All replicas
-// together write it once in each interval; a replica that comes later finds that
-// another one could, and neither locks nor writes anything.
+// probe tries to write the row that every change writes first. All replicas together write
+// it once per interval: a replica that finds that another one has written it recently
+// neither locks nor writes.
 func (s *Store) probe(ctx context.Context) {
 	if s.cfg.program < changesVersion {
 		return
@@ -41,7 +41,7 @@ func (s *Store) probe(ctx context.Context) {
 	}
 }
 
-// wrote notes what came of a write.
+// wrote records the result of a write.
 func (s *Store) wrote(kind string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -49,25 +49,25 @@ func (s *Store) wrote(kind string, err error) {
 	switch {
 	case err == nil && known:
 		delete(s.trouble, kind)
-		s.cfg.Logger.Info("the integrations' database takes writes again", "backend", s.d.name)
+		s.cfg.Logger.Info("the integrations' database accepts writes again", "backend", s.d.name)
 	case err != nil:
 		s.trouble[kind] = reason(err)
 		if !known {
-			s.cfg.Logger.Error("the integrations' database does not take a write", "backend", s.d.name, "consequence", kind, "error", err)
+			s.cfg.Logger.Error("the integrations' database did not accept a write", "backend", s.d.name, "consequence", kind, "error", err)
 		}
 	}
 }
 
-// reason is what a person can do something about.
+// reason returns the text of an error, with what a person can do about it.
 func reason(err error) string {
 	var e *pgconn.PgError
 	if errors.As(err, &e) && e.Code == "55P03" {
-		return "a row or table stays locked (lock_timeout); look for the session that holds it in pg_stat_activity: " + err.Error()
+		return "a row or table stays locked (lock_timeout); find the session that holds the lock in pg_stat_activity: " + err.Error()
 	}
 	return err.Error()
 }
 
-// writeProblem says what keeps the database from being written, "" if nothing does.
+// writeProblem returns what prevents writes to the database, or "".
 func (s *Store) writeProblem() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -18,15 +18,14 @@ import (
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
 )
 
-// Reader reads a database of integrations for a command, beside brokers or without
-// any. It writes nothing and does not bring the tables up to date. It is safe for
-// concurrent use.
+// Reader reads a database of integrations for a command, whether brokers are running or
+// not. It writes nothing and does not migrate the tables. It is safe for concurrent use.
 type Reader struct {
 	db *sql.DB
 	d  *dialect
 }
 
-// ReadSQLite opens the database in a file, which has to exist.
+// ReadSQLite opens the database in a file, which must exist.
 func ReadSQLite(ctx context.Context, file string) (*Reader, error) {
 	file, err := filepath.Abs(file)
 	if err != nil {
@@ -47,14 +46,14 @@ func ReadSQLite(ctx context.Context, file string) (*Reader, error) {
 	return newReader(ctx, db, &sqliteDialect)
 }
 
-// ReadPostgres opens a database on a server that can be reached now.
+// ReadPostgres opens a database. It does not wait for a server that cannot be reached.
 func ReadPostgres(ctx context.Context, p Postgres) (*Reader, error) {
 	conf, fault := parsePostgres(p.URL)
 	if fault != "" {
 		return nil, errors.New("registry: " + fault)
 	}
 	conf.RuntimeParams["default_transaction_read_only"] = "on"
-	conf.ValidateConnect = nil // it reads standbys, too
+	conf.ValidateConnect = nil // reading from a standby is fine here
 	conf.ConnectTimeout = cmp.Or(conf.ConnectTimeout, connectTime)
 	db := stdlib.OpenDB(*conf, stdlib.OptionBeforeConnect(func(_ context.Context, c *pgx.ConnConfig) error {
 		if p.PasswordFile == "" {
@@ -71,11 +70,11 @@ func newReader(ctx context.Context, db *sql.DB, d *dialect) (*Reader, error) {
 	var oldest int
 	err := db.QueryRowContext(ctx, `SELECT coalesce(max(oldest), 0) FROM schema_migrations`).Scan(&oldest)
 	if err == nil && oldest > latest() {
-		err = errors.New("its tables are of a newer release; use the broker command of that release")
+		err = errors.New("a newer release has migrated its tables; use the broker command of that release")
 	}
 	if err != nil {
 		_ = db.Close() // nothing was written
-		return nil, fmt.Errorf("registry: the integrations cannot be read from the %s database: %w", d.name, err)
+		return nil, fmt.Errorf("registry: reading the integrations from the %s database: %w", d.name, err)
 	}
 	return &Reader{db, d}, nil
 }
@@ -83,7 +82,7 @@ func newReader(ctx context.Context, db *sql.DB, d *dialect) (*Reader, error) {
 // Close closes the database.
 func (r *Reader) Close() error { return r.db.Close() }
 
-// Kept is an integration as it is kept.
+// Kept is an integration as the database stores it.
 type Kept struct {
 	ID       string
 	Document []byte
@@ -91,7 +90,7 @@ type Kept struct {
 	UpdatedAt time.Time
 }
 
-// Integrations returns all integrations of one point in time, by their ids.
+// Integrations returns all integrations as of one point in time, sorted by id.
 func (r *Reader) Integrations(ctx context.Context) ([]Kept, error) {
 	all, err := readRows(ctx, r, `SELECT `+rowColumns+` FROM integrations ORDER BY id`, (*row).fields)
 	list := make([]Kept, len(all))
@@ -101,15 +100,15 @@ func (r *Reader) Integrations(ctx context.Context) ([]Kept, error) {
 	return list, err
 }
 
-// Sealed is a credential as it is kept.
+// Sealed is a sealed credential as the database stores it.
 type Sealed struct {
-	// Integration and Name say which one it is.
+	// Integration and Name identify the credential.
 	Integration, Name string
-	// KeyID is the key that it is sealed with, 0 if that cannot be told.
+	// KeyID is the key that sealed the credential, 0 if it cannot be determined.
 	KeyID uint32
 }
 
-// Sealed returns all credentials, by Integration and Name.
+// Sealed returns all credentials, sorted by Integration and Name.
 func (r *Reader) Sealed(ctx context.Context) ([]Sealed, error) {
 	all, err := readRows(ctx, r, `SELECT integration_id, name, sealed FROM credentials ORDER BY integration_id, name`,
 		func(c *sealedCredential) []any { return []any{&c.integration, &c.name, &c.sealed} })
@@ -123,18 +122,18 @@ func (r *Reader) Sealed(ctx context.Context) ([]Sealed, error) {
 func readRows[T any](ctx context.Context, r *Reader, query string, fields func(*T) []any) ([]*T, error) {
 	rows, err := r.db.QueryContext(ctx, query)
 	if err != nil {
-		return nil, fmt.Errorf("registry: the %s database cannot be read: %w", r.d.name, err)
+		return nil, fmt.Errorf("registry: reading the %s database: %w", r.d.name, err)
 	}
 	all, err := collect(rows, fields)
 	if err != nil {
-		return nil, fmt.Errorf("registry: the %s database cannot be read: %w", r.d.name, err)
+		return nil, fmt.Errorf("registry: reading the %s database: %w", r.d.name, err)
 	}
 	return all, nil
 }
 
-// collect reads all rows and closes them.
+// collect scans all rows and closes them.
 func collect[T any](rows *sql.Rows, fields func(*T) []any) ([]*T, error) {
-	defer rows.Close() // rows.Err tells
+	defer rows.Close() // rows.Err returns its error
 	var all []*T
 	for rows.Next() {
 		v := new(T)

@@ -33,7 +33,7 @@ func (s *Store) Records(ctx context.Context, page registry.Page) ([]registry.Rec
 	return s.records(ctx, ` WHERE id > ? ORDER BY id LIMIT ?`, ids, page.After, limit)
 }
 
-// records reads rows and their credentials, all of one point in time.
+// records reads rows and their credentials as of one point in time.
 func (s *Store) records(ctx context.Context, which, whose string, args ...any) ([]registry.Record, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()

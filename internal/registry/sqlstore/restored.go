@@ -4,52 +4,52 @@ import (
 	"bytes"
 )
 
-// Position is a place in the history of a database. Two databases, or one before
-// and after a backup was restored, have the same Position only if they hold the
-// same integrations.
+// Position is a position in the history of a database. Two databases, or one database
+// before and after a restore, have the same Position only if they hold the same
+// integrations.
 type Position struct {
-	// Revision counts changes. Stamp is random and belongs to the change; it is ""
-	// where there was none.
+	// Revision counts changes. Stamp is a random value that identifies the change; it is
+	// "" before the first change.
 	Revision int64  `json:"revision"`
 	Stamp    string `json:"stamp"`
 }
 
-// Restored says that a database has gone back: a backup was restored, a failover
-// lost commits, or somebody has put another database in its place. What it holds
-// now is served, since all replicas have to go by the same database and no replica
-// could hold on to what it alone remembers; so grants that were revoked may be in
-// force again.
+// Restored reports that a database has gone back to an earlier state: a backup was
+// restored, a failover lost commits, or the database was replaced by another one. The
+// Store serves what the database holds now, because all replicas must follow the same
+// database and no replica could keep what it alone remembers. Grants that had been revoked
+// may therefore be in force again.
 type Restored struct {
-	// Was is what was seen last, Is what the database has now.
+	// Was is the position that was seen last, Is the database's current one.
 	Was, Is Position
-	// Known is false if it was found out at start: then Was is that of an earlier
-	// process, and Reversals are not known.
+	// Known is false if the change was found at start: then Was comes from an earlier
+	// process, and Reversals are unknown.
 	Known bool
-	// Reversals are the integrations that differ, by ID.
+	// Reversals are the integrations that differ, sorted by ID.
 	Reversals []Reversal
 }
 
-// Reversal is an integration that a restored database has otherwise.
+// Reversal is an integration that differs in the restored database.
 type Reversal struct {
 	ID string
-	// Before is the document that was seen last, After that of the database; nil for
-	// none. They are equal if only credentials differ.
+	// Before is the document that was seen last, After the one in the database; nil if
+	// there is none. They are equal if only the credentials differ.
 	Before, After []byte
 }
 
-// Position returns the place in the database's history that is served.
+// Position returns the position in the database's history that is being served.
 func (s *Store) Position() Position {
 	n := s.current.Load()
 	return Position{n.revision, n.stamp}
 }
 
-// wentBack reports whether what the database holds does not follow from what was
-// seen last. logged is the stamp that the log of changes has for the revision that
-// was seen last, "" if it has none, as when there were very many changes since.
+// wentBack reports whether the database's state does not follow from the position that was
+// seen last. logged is the stamp that the change log has for that revision, or "" if the
+// log does not have it, for example after very many changes.
 func wentBack(last Position, st *state, logged string) bool {
 	switch {
 	case last.Stamp == "":
-		return false // nothing was seen yet
+		return false // no position is known yet
 	case st.revision < last.Revision:
 		return true
 	case st.revision == last.Revision:
@@ -59,7 +59,7 @@ func wentBack(last Position, st *state, logged string) bool {
 	}
 }
 
-// reversals are the integrations of these ids, sorted, that next has otherwise.
+// reversals returns those of the given integrations that differ in next. ids are sorted.
 func reversals(last, next *snapshot, ids []string) []Reversal {
 	var all []Reversal
 	for _, id := range ids {
@@ -78,7 +78,7 @@ func reversals(last, next *snapshot, ids []string) []Reversal {
 	return all
 }
 
-// noteRestored tells of a database that has gone back.
+// noteRestored reports that the database has gone back to an earlier state.
 func (s *Store) noteRestored(last, next *snapshot, ids []string) {
 	r := Restored{Was: Position{last.revision, last.stamp}, Is: Position{next.revision, next.stamp}, Known: last.read}
 	if last.read {

@@ -36,8 +36,8 @@ func TestWentBack(t *testing.T) {
 	}
 }
 
-// TestRestored: a replica that runs tells what has come back, one that starts tells
-// that something may have, and neither tells anything of ordinary changes.
+// TestRestored: a running replica reports what has come back, a replica that starts
+// reports that something may have, and neither reports ordinary changes.
 func TestRestored(t *testing.T) {
 	backends(t, func(t *testing.T, open opener) {
 		var told []Restored
@@ -57,7 +57,7 @@ func TestRestored(t *testing.T) {
 		s.Reload()
 		seen := s.Position()
 		if len(told) > 0 || strings.Contains(log.String(), "WARN") {
-			t.Fatalf("told of ordinary changes: %+v\n%s", told, log.String())
+			t.Fatalf("ordinary changes were reported: %+v\n%s", told, log.String())
 		}
 
 		restore(t, s, "backup")
@@ -76,13 +76,13 @@ func TestRestored(t *testing.T) {
 			t.Errorf("reversals %q, want %q", got, want)
 		}
 		if may, err := allowed(s, "a", "dns:w.example.org"); err != nil || !may {
-			t.Errorf("what the database holds is not served: %v, %v", may, err)
+			t.Errorf("the content of the database is not served: %v, %v", may, err)
 		}
 		if strings.Count(log.String(), "has gone back") != 1 {
 			t.Errorf("log: %s", log.String())
 		}
 
-		// More changes than were lost, before anybody looks.
+		// More changes than were lost, before the next look.
 		update(t, other, document("a", "xyz", "dns:w.example.org"))
 		s.Reload()
 		seen = s.Position()
@@ -94,7 +94,7 @@ func TestRestored(t *testing.T) {
 			t.Errorf("told %+v", told)
 		}
 
-		// A start, with what an earlier process saw.
+		// A start with the position that an earlier process saw.
 		for _, c := range []struct {
 			seen Position
 			want int
@@ -104,7 +104,7 @@ func TestRestored(t *testing.T) {
 				t.Fatal(err)
 			}
 			if len(told) != c.want || c.want > 0 && (told[0].Known || told[0].Was != c.seen || told[0].Reversals != nil) {
-				t.Errorf("at start after %+v: %+v", c.seen, told)
+				t.Errorf("start with the position %+v: %+v", c.seen, told)
 			}
 		}
 	})

@@ -7,26 +7,27 @@ import (
 	"time"
 )
 
-// The bounds of the wait before the next attempt to listen for notices.
+// Bounds of the backoff between attempts to listen for notifications.
 const (
 	minRelisten = 100 * time.Millisecond
 	maxRelisten = 5 * time.Second
 )
 
-// pruneInterval is how often usage that is too old is deleted.
+// pruneInterval is the time between two deletions of expired usage.
 const pruneInterval = time.Hour
 
-// resealPause is the pause after credentials could not be sealed again.
+// resealPause is the pause after a failed attempt to seal credentials with the current
+// key.
 const resealPause = time.Minute
 
-// Run implements registry.Store. The loop that looks for changes does nothing else,
-// so that nothing which hangs keeps it from looking; each other duty has a goroutine
-// of its own. Notices of the database only wake the loop up: what it goes by is what
-// it then reads, and it also reads without any.
+// Run implements registry.Store. The loop that looks for changes does nothing else, so
+// that no other work can delay a look; every other duty has its own goroutine.
+// Notifications from the database only trigger a look early: the Store acts only on what a
+// look reads, and looks happen without notifications, too.
 func (s *Store) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var duties sync.WaitGroup
-	defer duties.Wait() // after cancel, as deferred calls go
+	defer duties.Wait() // runs after cancel
 	defer cancel()
 	notices := make(chan struct{}, 1)
 	if s.listen != nil {
@@ -43,22 +44,22 @@ func (s *Store) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-notices:
-			_ = s.follow(ctx, true) // which notes what fails
+			_ = s.follow(ctx, true) // follow records a failure
 		case <-poll.C:
 			_ = s.follow(ctx, false) // as above
 		}
 	}
 }
 
-// every does something at about that interval, until ctx ends. Replicas that start
-// together do not keep in step.
+// every calls do at about the given interval until ctx ends. The interval varies, so that
+// replicas that start together spread their load.
 func every(ctx context.Context, interval time.Duration, do func()) {
-	for sleep(ctx, interval-interval/10+rand.N(interval/5)) { //nolint:gosec // hides nothing
+	for sleep(ctx, interval-interval/10+rand.N(interval/5)) { //nolint:gosec // needs no secrecy
 		do()
 	}
 }
 
-// sleep waits and reports whether ctx goes on.
+// sleep waits for d and reports whether ctx is still valid.
 func sleep(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -70,8 +71,8 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// resealUntilDone seals credentials with the current key, as after a change of keys
-// while the broker was stopped.
+// resealUntilDone seals credentials with the current key, in case the keys changed while
+// the broker was stopped.
 func (s *Store) resealUntilDone(ctx context.Context) {
 	for {
 		_, err := s.Reseal(ctx)
@@ -85,13 +86,13 @@ func (s *Store) resealUntilDone(ctx context.Context) {
 	}
 }
 
-// keepListening listens for notices, again whenever the connection has broken or is
-// old enough.
+// keepListening listens for notifications and reconnects whenever the connection breaks or
+// reaches its lifetime.
 func (s *Store) keepListening(ctx context.Context, notices chan<- struct{}) {
 	wake := func() {
 		select {
 		case notices <- struct{}{}:
-		default: // one is waiting already
+		default: // a wake-up is already pending
 		}
 	}
 	wait := minRelisten
@@ -107,7 +108,7 @@ func (s *Store) keepListening(ctx context.Context, notices chan<- struct{}) {
 		}
 		if !warned {
 			warned = true
-			s.cfg.Logger.Warn("no notices of changes from the integrations' database, polling only", "error", err)
+			s.cfg.Logger.Warn("listening for changes of the integrations' database failed; the broker finds changes by polling only", "error", err)
 		}
 		if !sleep(ctx, wait) {
 			return

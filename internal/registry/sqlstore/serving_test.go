@@ -19,7 +19,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/registry/sqlstore/pgtest"
 )
 
-// overwrite changes a row as a newer release, or a hand, would.
+// overwrite changes a row as a newer release or a manual edit would.
 func overwrite(t *testing.T, s *Store, id, spec string) {
 	t.Helper()
 	execute(t, s,
@@ -29,8 +29,8 @@ func overwrite(t *testing.T, s *Store, id, spec string) {
 	s.Reload()
 }
 
-// What cannot be read here may have taken a grant away: it is not served as it
-// was before, and the others are.
+// TestUnreadableChangeIsNotServed: a document that this release cannot read may have
+// revoked a grant, so the integration is no longer served. The others are.
 func TestUnreadableChangeIsNotServed(t *testing.T) {
 	s := openSQLite(t, filepath.Join(t.TempDir(), "r.db"), Config{Kinds: kinds.All()})
 	good := string(document("a", "abc", "dns:a.example.org"))
@@ -58,8 +58,8 @@ func TestUnreadableChangeIsNotServed(t *testing.T) {
 	}
 }
 
-// Files that documents name are watched like those of files; while one is away
-// the same document goes on being served.
+// TestNamedFilesAreFollowed: files that documents refer to are watched as in a dirstore.
+// While one is missing, the same document continues to be served.
 func TestNamedFilesAreFollowed(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "client-secret")
@@ -99,8 +99,8 @@ func TestNamedFilesAreFollowed(t *testing.T) {
 	}
 }
 
-// Reload is what SIGHUP does: with another key in the file, everything is sealed
-// with it, and every replica reads it anew.
+// TestReloadSealsWithTheNewKey: on SIGHUP, credentials are sealed with the new key in the
+// key file, and every replica reads them again.
 func TestReloadSealsWithTheNewKey(t *testing.T) {
 	path, keys := keyFile(t)
 	file := filepath.Join(t.TempDir(), "r.db")
@@ -119,7 +119,7 @@ func TestReloadSealsWithTheNewKey(t *testing.T) {
 	}
 }
 
-// A user with a password and a database of his own is all that it takes; the
+// TestPostgresPassword: a role with a password and its own database is sufficient, and the
 // password may change while the broker runs.
 func TestPostgresPassword(t *testing.T) {
 	server := pgtest.New(t)
@@ -156,15 +156,16 @@ func TestPostgresPassword(t *testing.T) {
 	create(t, s, document("a", "abc", "dns:a.example.org"))
 	server.Query("postgres", "ALTER ROLE broker PASSWORD 'second-pl4nted'")
 	server.Query("postgres", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'broker'")
-	await(t, "the password no longer does", func() bool { return s.Status().Problem != "" })
+	await(t, "the old password is rejected", func() bool { return s.Status().Problem != "" })
 	if problem := s.Status().Problem; strings.Contains(problem, "pl4nted") {
-		t.Errorf("the problem tells the password: %s", problem)
+		t.Errorf("the problem contains the password: %s", problem)
 	}
 	set("second-pl4nted")
-	await(t, "the new password does", func() bool { return s.Status().Problem == "" })
+	await(t, "the new password is accepted", func() bool { return s.Status().Problem == "" })
 }
 
-// A broker may start before its database does, and gives up when told to.
+// TestPostgresStartsLater: a broker may start before its database, and gives up when its
+// context ends.
 func TestPostgresStartsLater(t *testing.T) {
 	server := pgtest.New(t)
 	server.Kill()
@@ -181,7 +182,7 @@ func TestPostgresStartsLater(t *testing.T) {
 			t.Error(err)
 		}
 	case <-time.After(time.Minute):
-		t.Error("the server's start goes unnoticed")
+		t.Error("the broker did not notice the server's start")
 	}
 	for name, p := range map[string]Postgres{
 		"no such database": {URL: server.URL("none")},

@@ -15,45 +15,46 @@ import (
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
-// shards is how many parts a snapshot has: a change copies one of them.
+// shards is the number of parts of a snapshot. A change copies only the parts that it
+// affects.
 const shards = 256
 
 var shardSeed = maphash.MakeSeed()
 
-// shardOf is the part that an integration belongs to.
+// shardOf returns the shard that an integration belongs to.
 func shardOf(id string) int { return int(maphash.String(shardSeed, id) % shards) }
 
-// snapshot is what was in the database at one time. It is immutable, and shares
-// what has not changed with the one before.
+// snapshot is the content of the database at one point in time. It is immutable.
+// Consecutive snapshots share the parts that did not change.
 type snapshot struct {
-	read     bool // false of the first, which is empty
+	read     bool // false for the initial snapshot, which is empty
 	revision int64
 	stamp    string
 	byID     [shards]map[string]*kept
-	sorted   []*integration.Integration // those that are served, by ID
-	faults   []registry.FileFault       // by File
+	sorted   []*integration.Integration // those that are served, sorted by ID
+	faults   []registry.FileFault       // sorted by File
 }
 
-// kept is one integration as it is in the database.
+// kept is one integration as the database stores it.
 type kept struct {
 	id, etag    string
 	spec        []byte
 	credentials map[string]integration.Credential
-	digests     map[string]integration.Digest // of the credentials, sealed
+	digests     map[string]integration.Digest // of the sealed credentials
 	names       []string                      // of the credentials, sorted
 	parsed      integration.Parsed            // its Faults include sealedFaults
-	// sealedFaults are those of credentials that no key opens.
+	// sealedFaults are the faults of credentials that no key opens.
 	sealedFaults strictyaml.Faults
-	// serving is what is served, nil if nothing is.
+	// serving is the integration that is served, or nil.
 	serving *integration.Integration
 }
 
 func (k *kept) fields() []any { return []any{&k.id, &k.etag, &k.spec} }
 
-// get returns an integration, nil if there is none.
+// get returns an integration, or nil.
 func (n *snapshot) get(id string) *kept { return n.byID[shardOf(id)][id] }
 
-// serving returns what is served of an integration, nil if nothing is.
+// serving returns the integration that is served under this id, or nil.
 func (n *snapshot) serving(id string) *integration.Integration {
 	if k := n.get(id); k != nil {
 		return k.serving
@@ -70,7 +71,8 @@ func (n *snapshot) all(do func(*kept)) {
 	}
 }
 
-// differences returns what is not as n has it, and nil for what is not listed.
+// differences returns the listed integrations that differ from the snapshot, and nil for
+// every id in the snapshot that is not listed.
 func (n *snapshot) differences(listed []*kept) map[string]*kept {
 	changes := make(map[string]*kept)
 	found := make(map[string]bool, len(listed))
@@ -88,11 +90,12 @@ func (n *snapshot) differences(listed []*kept) map[string]*kept {
 	return changes
 }
 
-// manyChanges is from how many changes on the lists are sorted again.
+// manyChanges is the number of changes from which sorting the lists again is faster than
+// inserting into them.
 const manyChanges = 64
 
-// with returns a snapshot with other integrations, nil taking one out, and the ids
-// of these, sorted.
+// with returns a snapshot with the given integrations replaced or, where nil, removed. It
+// also returns their ids, sorted.
 func (n *snapshot) with(changes map[string]*kept) (*snapshot, []string) {
 	next := *n
 	copied := make(map[int]bool)
@@ -128,8 +131,8 @@ func (n *snapshot) with(changes map[string]*kept) (*snapshot, []string) {
 	return &next, ids
 }
 
-// replace puts the entries of one id, none or one, in the place of those that a
-// sorted list has of it.
+// replace replaces the entries of one id in a sorted list by the given entries, at most
+// one.
 func replace[E any](list []E, id string, key func(E) string, entries []E) []E {
 	at, found := slices.BinarySearchFunc(list, id, func(e E, id string) int { return cmp.Compare(key(e), id) })
 	end := at
@@ -139,7 +142,7 @@ func replace[E any](list []E, id string, key func(E) string, entries []E) []E {
 	return slices.Replace(list, at, end, entries...)
 }
 
-// arrange makes the lists of all integrations.
+// arrange rebuilds the sorted lists.
 func (n *snapshot) arrange() {
 	n.sorted, n.faults = nil, nil
 	n.all(func(k *kept) {
@@ -150,7 +153,7 @@ func (n *snapshot) arrange() {
 	slices.SortFunc(n.faults, func(a, b registry.FileFault) int { return cmp.Compare(a.File, b.File) })
 }
 
-// listed returns what the lists have of an integration.
+// listed returns the entries of an integration in the sorted lists.
 func (k *kept) listed() (in []*integration.Integration, faults []registry.FileFault) {
 	if k.serving != nil {
 		in = append(in, k.serving)
@@ -165,9 +168,9 @@ func (k *kept) listed() (in []*integration.Integration, faults []registry.FileFa
 	return in, faults
 }
 
-// parse says what the document means now. What old served goes on being served
-// only while it is the same document: a change that cannot be understood here,
-// such as one of a newer release, may have taken a grant away.
+// parse parses the document. If it is not acceptable, what old serves stays in force only
+// while the document is the same: a change that this release cannot understand, for
+// example one made by a newer release, may have revoked a grant.
 func (s *Store) parse(ctx context.Context, k, old *kept, look *integration.Look) *kept {
 	k.parsed = s.cfg.Kinds.ParseDocument(k.spec, integration.DocumentConfig{Name: k.id, Credentials: k.credentials, Digests: k.digests, Files: s.cfg.Files, Look: look})
 	k.sealedFaults = s.sealedFaults(ctx, k.id, k.parsed.Used, k.credentials)
@@ -188,7 +191,7 @@ func (s *Store) parse(ctx context.Context, k, old *kept, look *integration.Look)
 	return k
 }
 
-// sealedCredential is a row of the table credentials.
+// sealedCredential is a row of the credentials table.
 type sealedCredential struct {
 	integration, name string
 	sealed            []byte
@@ -196,7 +199,8 @@ type sealedCredential struct {
 
 func (c *sealedCredential) fields() []any { return []any{&c.integration, &c.name, &c.sealed} }
 
-// addCredentials gives integrations their credentials; those of others are left out.
+// addCredentials assigns credentials to the integrations in to, and ignores those of other
+// integrations.
 func (s *Store) addCredentials(all []*sealedCredential, to map[string]*kept) {
 	for _, c := range all {
 		k := to[c.integration]
@@ -212,8 +216,8 @@ func (s *Store) addCredentials(all []*sealedCredential, to map[string]*kept) {
 	}
 }
 
-// publish makes next the current snapshot and tells what is different, which is
-// the integrations of those ids at most. Callers hold s.turn.
+// publish makes next the current snapshot and reports the differences. ids must include
+// every integration that differs. The caller holds s.turn.
 func (s *Store) publish(next *snapshot, ids []string) {
 	last := s.current.Swap(next)
 	var removed, changed []*integration.Integration
@@ -235,7 +239,7 @@ func (s *Store) publish(next *snapshot, ids []string) {
 	}
 }
 
-// tellFaults logs faults that were not there before.
+// tellFaults logs the faults that are new.
 func (s *Store) tellFaults(before, after *kept) {
 	if after == nil || len(after.parsed.Faults) == 0 {
 		return
@@ -247,17 +251,17 @@ func (s *Store) tellFaults(before, after *kept) {
 	if after.serving != nil {
 		serving = after.id
 	}
-	s.cfg.Logger.LogAttrs(context.Background(), slog.LevelError, "integration is not acceptable",
+	s.cfg.Logger.LogAttrs(context.Background(), slog.LevelError, "integration is not valid",
 		slog.String("integration", after.id), slog.String("faults", text), slog.String("still_serving", serving))
 }
 
-// checkFiles finds changes of the files that documents name.
+// checkFiles finds changes of the files that documents refer to.
 func (s *Store) checkFiles() {
 	s.recheck(func(k *kept) bool { return k.parsed.FilesSum != "" || len(k.parsed.Faults) > 0 })
 }
 
-// recheck parses again what may mean something else although its document is the
-// same. It reads files, which may hang, before it takes its turn.
+// recheck parses integrations whose meaning may have changed although their documents did
+// not. It reads files, which may block, before it acquires s.turn.
 func (s *Store) recheck(may func(*kept) bool) {
 	last, look := s.current.Load(), integration.NewLook()
 	differ := make(map[string]*kept)
@@ -277,6 +281,6 @@ func (s *Store) recheck(may func(*kept) bool) {
 	s.turn <- struct{}{}
 	defer func() { <-s.turn }()
 	current := s.current.Load()
-	maps.DeleteFunc(differ, func(id string, _ *kept) bool { return current.get(id) != last.get(id) }) // changed meanwhile
+	maps.DeleteFunc(differ, func(id string, _ *kept) bool { return current.get(id) != last.get(id) }) // changed in the meantime
 	s.publish(current.with(differ))
 }

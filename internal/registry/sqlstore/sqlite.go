@@ -12,15 +12,14 @@ import (
 	"modernc.org/sqlite"
 )
 
-// Connections to a database: a broker reads and writes integrations rarely.
+// Connection limits. They are low because a broker rarely reads and writes integrations.
 const (
 	maxOpen = 8
 	maxIdle = 2
 )
 
-// OpenSQLite opens the database in a file, on a local disk, and makes it if there
-// is none. It is meant for one broker; what other processes change it notices by
-// its poll.
+// OpenSQLite opens the database in a file on a local disk, and creates it if it does not
+// exist. It is meant for one broker: changes by other processes are found only by polling.
 func OpenSQLite(ctx context.Context, file string, c Config) (*Store, error) {
 	file, err := filepath.Abs(file)
 	if err != nil {
@@ -54,14 +53,15 @@ func OpenSQLite(ctx context.Context, file string, c Config) (*Store, error) {
 		err = s.start(ctx)
 	}
 	if err != nil {
-		_ = s.Close() // nothing was written
+		_ = s.Close() // nothing has been written
 		return nil, err
 	}
 	return s, nil
 }
 
-// sqliteDSN are the settings of every connection: writing and reading at the
-// same time, on the disk when it is told to be, and a wait for other writers.
+// sqliteDSN returns the settings of every connection: a write-ahead log, so that reads and
+// writes do not block each other; fsync on commit; and a wait for the lock of another
+// writer.
 func sqliteDSN(file string) string {
 	q := url.Values{
 		"_txlock":    {"immediate"},
@@ -73,8 +73,8 @@ func sqliteDSN(file string) string {
 	return u.String()
 }
 
-// makeFile sees to it that the file is its owner's alone; SQLite gives the files
-// that it puts beside it the same mode.
+// makeFile makes sure that only the owner can read and write the file. SQLite gives its
+// log files the same mode.
 func makeFile(file string) error {
 	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err == nil {
@@ -91,7 +91,7 @@ func makeFile(file string) error {
 		return fmt.Errorf("%s is not a regular file", file)
 	}
 	if info.Mode().Perm()&0o007 != 0 {
-		return fmt.Errorf("%s may be read or written by everybody; run chmod 600 on it", file)
+		return fmt.Errorf("%s can be read or written by other users; run chmod 600 on it", file)
 	}
 	return nil
 }

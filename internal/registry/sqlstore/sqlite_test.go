@@ -16,7 +16,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// keyFile makes a key file and opens it.
+// keyFile creates a key file and opens it.
 func keyFile(t *testing.T) (string, *seal.Keys) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "registry.key")
@@ -36,7 +36,7 @@ func newKeys(t *testing.T) *seal.Keys {
 	return keys
 }
 
-// changeKeys changes a key file and reads it again.
+// changeKeys changes a key file and reloads it.
 func changeKeys(t *testing.T, path string, keys *seal.Keys, steps ...func(string) error) {
 	t.Helper()
 	for _, step := range steps {
@@ -49,8 +49,8 @@ func changeKeys(t *testing.T, path string, keys *seal.Keys, steps ...func(string
 	}
 }
 
-// create makes an integration, with credentials if their texts are given, and
-// update changes it.
+// create creates an integration, with credentials if their values are given. update
+// changes it.
 func create(t *testing.T, s *Store, document []byte, credentials ...string) registry.Record {
 	t.Helper()
 	return change(t, s.Create, document, credentials)
@@ -92,7 +92,7 @@ func execute(t *testing.T, s *Store, queries ...string) {
 	}
 }
 
-// openSQLite opens a Store that closes with the test.
+// openSQLite opens a Store that closes when the test ends.
 func openSQLite(t *testing.T, file string, c Config) *Store {
 	t.Helper()
 	s, err := OpenSQLite(t.Context(), file, c)

@@ -1,9 +1,3 @@
-// Package sqlstore keeps integrations and their usage in a database: SQLite for
-// one broker, PostgreSQL for many.
-//
-// It owns the tables, how they change from release to release, and how a change
-// reaches every replica. What an integration is, and whether a document of one
-// is acceptable, is registry's to say; how credentials are sealed is seal's.
 package sqlstore
 
 import (
@@ -25,79 +19,77 @@ import (
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
 )
 
-// Config is what both databases need. Its zero value is useful but for
-// credentials, which are refused without a Sealer.
+// Config is the configuration of both databases. The zero value is usable, but without a
+// Sealer credentials are rejected.
 type Config struct {
-	// Kinds are the kinds of stores that there are.
+	// Kinds are the supported kinds of stores.
 	Kinds *integration.Kinds
-	// Sealer seals credentials; nil refuses them.
+	// Sealer seals credentials. If nil, credentials are rejected.
 	Sealer seal.Sealer
-	// Files are the files and directories that documents may name files of, see
+	// Files are the files and directories that documents may refer to, see
 	// integration.DocumentConfig.
 	Files []string
-	// MaxIntegrations is how many there may be; 0 means DefaultMaxIntegrations.
+	// MaxIntegrations is the maximum number of integrations; 0 means
+	// DefaultMaxIntegrations.
 	MaxIntegrations int
-	// MaxOutage is how old what was last seen may be to be served; 0 means
-	// DefaultMaxOutage.
+	// MaxOutage is the maximum age of a snapshot that is served; 0 means DefaultMaxOutage.
 	MaxOutage time.Duration
-	// PollInterval is how often Run looks for changes that it was not notified of;
-	// 0 means 500 ms.
+	// PollInterval is the time between two looks without a notification; 0 means 500 ms.
 	PollInterval time.Duration
 	// UsageRetention is how long usage is kept after the last use; 0 means
 	// DefaultUsageRetention.
 	UsageRetention time.Duration
-	// Logger is told of every change and fault; nil discards.
+	// Logger receives every change and fault. Nil discards them.
 	Logger *slog.Logger
-	// OnChange is as that of dirstore.Config.
+	// OnChange has the semantics of dirstore.Config.OnChange.
 	OnChange func(removed, changed []*integration.Integration)
-	// Seen is the Position that an earlier process saw last; zero if that is not
-	// known.
+	// Seen is the latest Position that an earlier process saw; zero if unknown.
 	Seen Position
-	// OnRestored, if not nil, is called when the database has gone back, after what
-	// it holds has taken effect, and also while it is opened. It must not call the
-	// Store, and returns soon.
+	// OnRestored, if not nil, is called when the database has gone back to an earlier
+	// state, after its content has taken effect, possibly before Open returns. It must not
+	// call the Store and must return quickly.
 	OnRestored func(Restored)
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 
-	// program is the schema version that the Store works with, for tests of
-	// releases side by side; 0 means this release's.
+	// program overrides the schema version of this release, for tests of mixed releases; 0
+	// means this release's.
 	program int
-	// lifetime is how long a connection to PostgreSQL is used, for tests; 0 means 30
-	// to 60 s.
+	// lifetime overrides how long a connection to PostgreSQL is used, for tests; 0 means
+	// 30 to 60 s.
 	lifetime time.Duration
-	// upkeep is how often usage is pruned, for tests; 0 means pruneInterval.
+	// upkeep overrides pruneInterval, for tests.
 	upkeep time.Duration
-	// probing is how often it is tried whether the database takes writes, for tests;
-	// 0 means probeInterval.
+	// probing overrides probeInterval, for tests.
 	probing time.Duration
 }
 
-// What holds for settings that are zero.
+// Defaults of Config.
 const (
 	DefaultMaxIntegrations = 100
 	DefaultMaxOutage       = 15 * time.Minute
 	DefaultUsageRetention  = 90 * 24 * time.Hour
 )
 
-// filesInterval is how often files that documents name are looked at.
+// filesInterval is the time between two checks of the files that documents refer to.
 const filesInterval = 5 * time.Second
 
-// Store is a registry.Store and a registry.UsageStore. It is safe for concurrent
-// use.
+// Store is a registry.Store and a registry.UsageStore. It is safe for concurrent use.
 type Store struct {
 	cfg Config
-	// db is for what callers and upkeep do. looks, one connection, is for looking at
-	// the database alone, so that nothing keeps a replica from seeing a change.
+	// db serves callers and maintenance. looks has one connection that is reserved for
+	// looking at the database, so that no other work can keep a replica from seeing a
+	// change.
 	db, looks *sql.DB
 	d         *dialect
 	link      link
-	hosts     int // of PostgreSQL, to be tried one after the other
-	// listen, if not nil, calls wake whenever the database notifies of a change,
-	// until ctx ends, the connection breaks or is old enough; then it returns nil.
+	hosts     int // number of PostgreSQL hosts, which are tried one after the other
+	// listen, if not nil, calls wake for every notification from the database, until ctx
+	// ends or the connection breaks. It returns nil when the connection has reached its
+	// lifetime.
 	listen func(ctx context.Context, wake func()) error
-	file   *dbFile // of SQLite, else nil
-	// logged: the tables have registry_changes.
+	file   *dbFile // nil with PostgreSQL
+	// logged is whether the schema has the change log, registry_changes.
 	logged bool
 	// maxUsage is the constant of that name, but in tests.
 	maxUsage int
@@ -106,19 +98,19 @@ type Store struct {
 	roles   registry.RoleIndex
 	seen    atomic.Pointer[time.Time]
 	planned atomic.Pointer[schedule]
-	outage  atomic.Pointer[string] // why the last look failed, nil if it did not
-	// recent is the age up to which a snapshot is served without further thought.
+	outage  atomic.Pointer[string] // why the last look failed; nil if it succeeded
+	// recent is the age up to which a snapshot is served without checking the schedule.
 	recent time.Duration
 
-	// turn is held, by a value in it, by whoever replaces current.
+	// turn is a semaphore of one: whoever replaces current holds it.
 	turn chan struct{}
 
-	ctx   context.Context // ends with Close
+	ctx   context.Context // canceled by Close
 	stop  context.CancelFunc
 	tasks sync.WaitGroup
 
 	mu      sync.Mutex
-	awaited chan struct{} // closed when the look ends that calls wait for
+	awaited chan struct{} // closed at the end of the look that calls wait for
 	trouble map[string]string
 }
 
@@ -127,7 +119,7 @@ var (
 	_ registry.UsageStore = (*Store)(nil)
 )
 
-// newStore makes a Store that has read nothing yet.
+// newStore returns a Store that has not read anything yet.
 func newStore(c Config, db, looks *sql.DB, d *dialect) *Store {
 	c.MaxIntegrations = cmp.Or(c.MaxIntegrations, DefaultMaxIntegrations)
 	c.MaxOutage = cmp.Or(c.MaxOutage, DefaultMaxOutage)
@@ -150,22 +142,22 @@ func newStore(c Config, db, looks *sql.DB, d *dialect) *Store {
 	return s
 }
 
-// start brings the schema up to date and reads everything.
+// start migrates the schema and reads all integrations.
 func (s *Store) start(ctx context.Context) error {
 	if err := migrate(ctx, s.db, s.d, s.cfg.program); err != nil {
-		return fmt.Errorf("registry: the tables of the %s database cannot be brought up to date: %w", s.d.name, err)
+		return fmt.Errorf("registry: migrating the tables of the %s database: %w", s.d.name, err)
 	}
 	onChange := s.cfg.OnChange
-	s.cfg.OnChange = nil // what is there at first is no change
+	s.cfg.OnChange = nil // the initial content is not a change
 	err := s.refresh(ctx, true)
 	s.cfg.OnChange = onChange
 	if err != nil {
-		return fmt.Errorf("registry: the integrations cannot be read from the %s database: %w", s.d.name, err)
+		return fmt.Errorf("registry: reading the integrations from the %s database: %w", s.d.name, err)
 	}
 	return nil
 }
 
-// Close closes the database. List goes on answering, Get for MaxOutage.
+// Close closes the database. List continues to work, and Get does for MaxOutage.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	s.stop()
@@ -178,7 +170,7 @@ func (s *Store) Close() error {
 	return err
 }
 
-// Get implements registry.Store. It takes no lock, unless the process was stopped.
+// Get implements registry.Store. It takes no lock unless the process was suspended.
 func (s *Store) Get(id string) (*integration.Integration, error) {
 	if !s.mayServe(s.cfg.Now()) {
 		return nil, registry.ErrUnavailable
@@ -222,8 +214,8 @@ func (s *Store) Status() registry.Status {
 	return st
 }
 
-// Reload implements registry.Store. It also seals credentials again for which the
-// key file names another key now.
+// Reload implements registry.Store. It also seals credentials with the current key if the
+// key file now names another one.
 func (s *Store) Reload() {
 	if s.follow(s.ctx, false) != nil {
 		return
@@ -235,5 +227,5 @@ func (s *Store) Reload() {
 	}
 }
 
-// unavailable is what callers get of a database's error.
+// unavailable returns the error that callers get for a database error.
 func unavailable(err error) error { return fmt.Errorf("%w: %w", registry.ErrUnavailable, err) }

@@ -16,17 +16,18 @@ import (
 )
 
 const (
-	// usageChunk is how many entries one statement writes.
+	// usageChunk is the number of entries that one statement writes.
 	usageChunk = 100
 	// maxUsage is how many entries of one integration are kept: callers choose the names
 	// of their connectors. See surplusUsage.
 	maxUsage = 10_000
-	// maxUsageText bounds what is kept of a connector's name or a reference, in
+	// maxUsageText bounds the stored name of a connector and the stored reference, in
 	// bytes.
 	maxUsageText = 2048
 )
 
-// usageID tells entries apart. Lengths keep apart what stands in which column.
+// usageID identifies an entry. It contains the lengths of the columns, so that different
+// columns never result in the same ID.
 func usageID(u *registry.Usage) string {
 	h := sha256.New()
 	for _, s := range []string{u.Integration, string(u.Principal), u.Connector, u.Store, u.Secret, u.Key} {
@@ -35,7 +36,7 @@ func usageID(u *registry.Usage) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// text makes s what both databases take for text.
+// text replaces what one of the databases does not accept as text.
 func text(s string) string {
 	if len(s) > maxUsageText {
 		s = s[:maxUsageText]
@@ -54,7 +55,7 @@ func (s *Store) MergeUsage(ctx context.Context, batch []registry.Usage) error {
 		}
 		merged[id] = u
 	}
-	// In one order, so that replicas do not wait for each other in a circle.
+	// All replicas write in the same order, so that they cannot deadlock.
 	ids := make([]string, 0, len(merged))
 	integrations := make(map[string]bool)
 	for id, u := range merged {
@@ -77,7 +78,7 @@ func (s *Store) MergeUsage(ctx context.Context, batch []registry.Usage) error {
 	return nil
 }
 
-// writeUsage runs statements in a transaction of their own.
+// writeUsage runs statements in their own transaction.
 func (s *Store) writeUsage(ctx context.Context, stmts ...stmt) error {
 	return s.runUsage(ctx, batch{access: writing, first: func() []stmt { return stmts }})
 }
@@ -96,9 +97,9 @@ func (s *Store) runUsage(ctx context.Context, b batch) error {
 	return nil
 }
 
-// upsertUsage returns what merges entries into the table. The first entry's casts tell
-// PostgreSQL the types of all; the names column1 and so on are those that both
-// databases give.
+// upsertUsage returns the statement that merges entries into the table. The casts in the
+// first entry tell PostgreSQL the types of the columns; column1 and so on are the names
+// that both databases assign.
 func upsertUsage(ids []string, merged map[string]registry.Usage) stmt {
 	var values strings.Builder
 	args := make([]any, 0, 10*len(ids))
@@ -189,16 +190,16 @@ func foldUsage(surplus []*usageRow) (stmts []stmt) {
 	return stmts
 }
 
-// prune deletes usage that is older than it is kept.
+// prune deletes usage that has exceeded its retention.
 func (s *Store) prune(ctx context.Context) {
 	before := s.cfg.Now().Add(-s.cfg.UsageRetention).UnixMicro()
 	err := s.writeUsage(ctx, stmt{query: `DELETE FROM integration_usage WHERE last_at < ?`, args: []any{before}})
 	if err != nil && ctx.Err() == nil {
-		s.cfg.Logger.Warn("usage that is too old is not deleted", "error", err)
+		s.cfg.Logger.Warn("deleting expired usage failed", "error", err)
 	}
 }
 
-// usageRow is a row of integration_usage.
+// usageRow is a row of the integration_usage table.
 type usageRow struct {
 	registry.Usage
 	id, principal string
@@ -233,7 +234,7 @@ func (s *Store) Usage(ctx context.Context, integration string, since time.Time, 
 
 // LastUsed implements registry.UsageStore.
 func (s *Store) LastUsed(ctx context.Context) (map[string]time.Time, error) {
-	// One step into the index for each integration.
+	// One index lookup per integration.
 	all, err := s.readUsage(ctx, stmt{query: `
 		SELECT id, coalesce((SELECT max(last_at) FROM integration_usage WHERE integration_id = integrations.id), 0) FROM integrations`},
 		func(r *usageRow) []any { return []any{&r.Integration, &r.latest} })

@@ -16,9 +16,10 @@ import (
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
-// change returns the statements that make a transaction the only one that writes,
-// until it ends, and tell readers that an integration changes. Every write begins
-// with them, once for each integration. revision gets the number of the change.
+// change returns the statements that every write begins with, once per integration. They
+// lock the row of registry_state, which makes the transaction the only writer until it
+// ends, and they record the change for readers. revision receives the number of the
+// change.
 func (s *Store) change(id string, revision *int64) []stmt {
 	state := stmt{query: `UPDATE registry_state SET revision = revision + 1, stamp = ? WHERE id = 1 RETURNING revision`, args: []any{rand.Text()}, row: into(revision)}
 	if !s.logged {
@@ -32,11 +33,11 @@ func (s *Store) change(id string, revision *int64) []stmt {
 	}
 }
 
-// keptChanges is how many changes are kept in the log: a reader that is further
-// behind reads the whole list.
+// keptChanges is the number of changes that the log keeps. A reader that is further behind
+// reads the complete list.
 const keptChanges = 10_000
 
-// notify appends what tells the other replicas at once.
+// notify appends the statement that notifies the other replicas.
 func (s *Store) notify(stmts []stmt) []stmt {
 	if s.d.notify == "" {
 		return stmts
@@ -54,7 +55,7 @@ func (s *Store) Update(ctx context.Context, c registry.Change) (registry.Record,
 	return s.put(ctx, c, false)
 }
 
-// row is one integration as its table has it.
+// row is a row of the integrations table.
 type row struct {
 	id, spec, etag       string
 	createdAt, updatedAt int64
@@ -71,14 +72,15 @@ func (r *row) values() []any {
 	return []any{r.id, r.spec, r.etag, r.createdAt, r.createdBy, r.updatedAt, r.updatedBy}
 }
 
-// errRaced: what a write was made from is no longer there.
+// errRaced means that the integration changed between the read and the write of an
+// operation.
 var errRaced = errors.New("sqlstore: the integration has changed since it was read")
 
 func (s *Store) put(ctx context.Context, c registry.Change, create bool) (registry.Record, error) {
 	if !utf8.Valid(c.Document) || bytes.IndexByte(c.Document, 0) >= 0 {
 		return registry.Record{}, invalid("", "the document is not UTF-8 text")
 	}
-	// The id first: everything else depends on what is there of it.
+	// The id comes first: everything else depends on what is stored under it.
 	id := c.ID
 	if !integration.ValidID(id) {
 		id = s.cfg.Kinds.ParseDocument(c.Document, integration.DocumentConfig{}).ID
@@ -94,12 +96,12 @@ func (s *Store) put(ctx context.Context, c registry.Change, create bool) (regist
 	return rec, err
 }
 
-// racing bounds how often a write is tried that others get ahead of. One of those
-// that race always comes through.
+// racing bounds the attempts of a write that competes with others. In every round one of
+// the competing writes succeeds.
 const racing = 100
 
-// retryRaced runs a write, again while others get ahead of it. What is not one of
-// the registry's errors is the database's.
+// retryRaced retries a write until it does not lose a race. It wraps every error that is
+// not one of the registry's as an error of the database.
 func (s *Store) retryRaced(ctx context.Context, write func(context.Context) error) error {
 	limited, cancel := s.bounded(ctx)
 	defer cancel()
@@ -124,8 +126,8 @@ func (s *Store) retryRaced(ctx context.Context, write func(context.Context) erro
 	}
 }
 
-// putOnce reads what is there, and writes unless that has changed meanwhile: two
-// round trips, and no lock between them.
+// putOnce reads the integration, and writes the change unless the integration has changed
+// in the meantime. That takes two round trips, and no lock is held between them.
 func (s *Store) putOnce(ctx context.Context, id string, c registry.Change, create bool) (registry.Record, error) {
 	there, err := s.find(ctx, id)
 	if err != nil {
@@ -153,8 +155,8 @@ func (s *Store) putOnce(ctx context.Context, id string, c registry.Change, creat
 	return next.record(w.parsed, w.names()), nil
 }
 
-// write makes a change, whose first statement changes one row unless what it was
-// made from is no longer there, and makes it take effect here.
+// write commits a change and puts it into effect in this Store. The first of stmts must
+// change one row, or none if the integration has changed since it was read.
 func (s *Store) write(ctx context.Context, id string, stmts []stmt) error {
 	var revision, changed int64
 	stmts[0].changed = &changed
@@ -173,11 +175,11 @@ func (s *Store) write(ctx context.Context, id string, stmts []stmt) error {
 	return nil
 }
 
-// followTo is follow unless the snapshot has that change already, as that of
-// another writer's follow may.
+// followTo calls follow unless the snapshot already includes the revision, for example
+// because another write has loaded it.
 func (s *Store) followTo(ctx context.Context, revision int64) {
 	if s.current.Load().revision < revision {
-		_ = s.follow(ctx, true) // an outage is noted
+		_ = s.follow(ctx, true) // follow records an outage
 	}
 }
 
@@ -194,14 +196,14 @@ func (s *Store) Delete(ctx context.Context, id, etag string) error {
 			return registry.ErrConflict
 		}
 		return s.write(ctx, id, []stmt{
-			{query: `DELETE FROM integrations WHERE id = ? AND etag = ?`, args: []any{id, there.row.etag}}, // and all that hangs on it
+			{query: `DELETE FROM integrations WHERE id = ? AND etag = ?`, args: []any{id, there.row.etag}}, // cascades to credentials and usage
 		})
 	})
 }
 
-// found is what there is of an integration.
+// found is what the database holds about an integration.
 type found struct {
-	row         *row // nil if there is none
+	row         *row // nil if it does not exist
 	credentials []*sealedCredential
 	count       int // of all integrations
 }
@@ -224,7 +226,8 @@ func (s *Store) find(ctx context.Context, id string) (*found, error) {
 	return &f, err
 }
 
-// next returns the row that a change makes, if what is there lets it.
+// next returns the row that results from a change, or an error if the change is not
+// allowed.
 func (s *Store) next(f *found, id string, c registry.Change, create bool) (*row, error) {
 	at := s.cfg.Now().UnixMicro()
 	r := row{id: id, createdAt: at, createdBy: string(c.By)}
@@ -245,15 +248,16 @@ func (s *Store) next(f *found, id string, c registry.Change, create bool) (*row,
 	return &r, nil
 }
 
-// written is what a change comes to.
+// written is the result of judging a change.
 type written struct {
 	s      *Store
 	given  map[string]secret.Value
 	parsed integration.Parsed
-	kept   []string // names of the credentials that were there before
+	kept   []string // names of the credentials that are kept
 }
 
-// judge parses the document of a change with the credentials that it would have.
+// judge parses the document of a change together with the credentials that the integration
+// would have.
 func (s *Store) judge(there []*sealedCredential, id string, c registry.Change) (*written, error) {
 	w := &written{s: s, given: c.Credentials}
 	credentials := make(map[string]integration.Credential)
@@ -267,7 +271,7 @@ func (s *Store) judge(there []*sealedCredential, id string, c registry.Change) (
 	w.parsed = s.cfg.Kinds.ParseDocument(c.Document, integration.DocumentConfig{Credentials: credentials, Files: s.cfg.Files})
 	faults := w.parsed.Faults
 	if w.parsed.ID != id && len(faults) == 0 {
-		return nil, invalid("id", "the document is of another integration than the change")
+		return nil, invalid("id", "the document's id differs from the change's")
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Credentials)) {
 		if text := w.faultOf(name); text != "" {
@@ -280,16 +284,16 @@ func (s *Store) judge(there []*sealedCredential, id string, c registry.Change) (
 	return w, nil
 }
 
-// faultOf says what is wrong with a credential that was given.
+// faultOf returns what is wrong with a given credential, or "".
 func (w *written) faultOf(name string) string {
 	size := w.given[name].Len()
 	switch {
 	case !slices.Contains(w.parsed.Used, name) && w.parsed.Integration == nil:
-		return "" // nobody can tell; the document's own faults come first
+		return "" // unknown until the document is valid
 	case !slices.Contains(w.parsed.Used, name):
-		return "the document has no use for this credential; leave it out, or change the document"
+		return "the document does not use this credential; remove it, or change the document"
 	case w.s.cfg.Sealer == nil:
-		return "this broker keeps no credentials; set registry.key_file in its broker.yaml, or name a file"
+		return "this broker does not store credentials; set registry.key_file in its broker.yaml, or refer to a file instead"
 	case size == 0:
 		return "the credential is empty"
 	case size > maxCredential:
@@ -299,12 +303,12 @@ func (w *written) faultOf(name string) string {
 	}
 }
 
-// names are those of the credentials that there will be.
+// names returns the names of the credentials after the change.
 func (w *written) names() []string { return w.parsed.Used }
 
-// statements write the integration in the place of what was read, nil if nothing
-// was there, the credentials that were given, and take out those that it has no use
-// for any more. All but the first do nothing if the first has changed nothing.
+// statements writes the integration over was (nil if it does not exist), writes the given
+// credentials, and deletes those that are no longer used. All but the first have no effect
+// if the first changes no row.
 func (w *written) statements(ctx context.Context, r, was *row) ([]stmt, error) {
 	stmts := make([]stmt, 0, 1+len(w.kept)+len(w.given))
 	if was == nil {
@@ -340,7 +344,7 @@ func (w *written) statements(ctx context.Context, r, was *row) ([]stmt, error) {
 			query: `INSERT INTO credentials (integration_id, name, sealed) SELECT CAST(? AS TEXT), CAST(? AS TEXT), ` + w.s.d.bytes + ` WHERE ` + written,
 			args:  []any{r.id, name, sealed, r.id, r.etag},
 		})
-		// What the record hands out outlives the change's values.
+		// The record returned outlives the values in the change.
 		w.parsed.Integration.Credentials[name] = w.s.opener(r.id, name, sealed)
 	}
 	return stmts, nil
@@ -350,7 +354,7 @@ func invalid(path, text string) error {
 	return &registry.InvalidError{Faults: strictyaml.Faults{{File: "integration", Path: path, Text: text}}}
 }
 
-// record is what may be told of a row.
+// record returns the part of a row that callers may see.
 func (r *row) record(p integration.Parsed, credentials []string) registry.Record {
 	return registry.Record{
 		ID: r.id, Document: []byte(r.spec), ETag: r.etag, Credentials: credentials,

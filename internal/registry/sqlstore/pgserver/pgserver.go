@@ -1,11 +1,10 @@
 //go:build unix
 
-// Package pgserver runs a real PostgreSQL server for tests and measurements: a
-// cluster of its own in a temporary directory, which the user may kill and start
-// again.
+// Package pgserver runs a real PostgreSQL server for tests and measurements, with its own
+// cluster in a temporary directory, which the caller may kill and start again.
 //
-// It needs the server's programs (Debian's package postgresql). Package pgtest
-// wraps it for tests.
+// It needs the server's programs (Debian's package postgresql). Package pgtest wraps it
+// for tests.
 package pgserver
 
 import (
@@ -25,7 +24,7 @@ import (
 )
 
 // ErrMissing is returned by New where PostgreSQL is not installed.
-var ErrMissing = errors.New("there is no PostgreSQL server here; install the package postgresql")
+var ErrMissing = errors.New("PostgreSQL is not installed on this machine; install the package postgresql")
 
 // Server is a PostgreSQL server. Its methods must not be called concurrently.
 type Server struct {
@@ -33,13 +32,13 @@ type Server struct {
 	data       string
 	sockets    string
 	port       int
-	credential *syscall.Credential // nil: that of this process
+	credential *syscall.Credential // nil means that of this process
 
 	process *os.Process // nil while it does not run
 	ended   chan struct{}
 }
 
-// New makes a cluster and starts its server. The caller closes it.
+// New creates a cluster and starts its server. The caller closes it.
 func New() (*Server, error) {
 	return start(func(s *Server) error {
 		_, err := s.run("initdb", "--pgdata", s.data, "--username", "postgres", "--auth", "trust", "--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync")
@@ -57,7 +56,7 @@ func (s *Server) Standby() (*Server, error) {
 	})
 }
 
-// start starts a server in a new directory once fill has made its cluster.
+// start starts a server in a new directory after fill has created its cluster.
 func start(fill func(*Server) error) (_ *Server, err error) {
 	bin, err := programs()
 	if err != nil {
@@ -77,7 +76,7 @@ func start(fill func(*Server) error) (_ *Server, err error) {
 		return nil, err
 	}
 	s := &Server{bin: bin, data: filepath.Join(dir, "data"), sockets: dir, port: port}
-	if os.Geteuid() == 0 { // as whom PostgreSQL does not run
+	if os.Geteuid() == 0 { // PostgreSQL refuses to run as root
 		if s.credential, err = unprivileged(); err != nil {
 			return nil, err
 		}
@@ -91,7 +90,7 @@ func start(fill func(*Server) error) (_ *Server, err error) {
 	return s, s.Start()
 }
 
-// CatchUp waits until a standby has what the primary has committed.
+// CatchUp waits until a standby has everything that the primary has committed.
 func (s *Server) CatchUp(primary *Server) error {
 	position, err := primary.Query("postgres", "SELECT pg_current_wal_lsn()")
 	if err != nil {
@@ -103,26 +102,25 @@ func (s *Server) CatchUp(primary *Server) error {
 			return err
 		}
 		if time.Now().After(deadline) {
-			return errors.New("the standby does not catch up")
+			return errors.New("timed out waiting for the standby to catch up")
 		}
 	}
 }
 
-// Promote makes a standby a primary. The server that it followed is not told: if
-// it still runs, there are two primaries.
+// Promote makes a standby a primary. The server that it followed is not notified: if it
+// still runs, there are two primaries.
 func (s *Server) Promote() error {
 	_, err := s.Query("postgres", "SELECT pg_promote()")
 	return err
 }
 
-// Close ends the server, if it runs, and removes its files.
+// Close stops the server if it runs, and removes its files.
 func (s *Server) Close() error {
 	s.end(syscall.SIGQUIT)
 	return os.RemoveAll(s.sockets)
 }
 
-// programs is the directory of PostgreSQL's programs, those of the newest
-// version.
+// programs returns the directory of the newest version of PostgreSQL's programs.
 func programs() (string, error) {
 	dirs, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
 	if len(dirs) > 0 {
@@ -134,7 +132,7 @@ func programs() (string, error) {
 	return "", ErrMissing
 }
 
-// unprivileged is the user that the server's package has made, or else nobody.
+// unprivileged returns the user that the postgresql package creates, or the user nobody.
 func unprivileged() (*syscall.Credential, error) {
 	u, err := user.Lookup("postgres")
 	if err != nil {
@@ -160,9 +158,9 @@ func freePort() (int, error) {
 	return addr.Port, l.Close()
 }
 
-// Start starts the server and returns when it answers.
+// Start starts the server and waits until it answers.
 func (s *Server) Start() error {
-	// After a loss the old server's processes have first to notice it.
+	// After a kill, the old server's processes must first notice that it is gone.
 	for deadline := time.Now().Add(time.Minute); ; <-time.After(50 * time.Millisecond) {
 		err := s.tryStart()
 		if err == nil {
@@ -175,7 +173,7 @@ func (s *Server) Start() error {
 }
 
 func (s *Server) log() []byte {
-	log, _ := os.ReadFile(filepath.Join(s.sockets, "log")) // a hint for people
+	log, _ := os.ReadFile(filepath.Join(s.sockets, "log")) // only informative
 	return log
 }
 
@@ -185,8 +183,8 @@ func (s *Server) tryStart() error {
 		return err
 	}
 	defer log.Close()
-	// A child of this process, which reaps it: while a killed server is a zombie the
-	// next one takes it for alive.
+	// The server is a child of this process, which reaps it: the next server would take a
+	// zombie for a running one.
 	cmd := s.command(context.Background(), "postgres", "-D", s.data, "-k", s.sockets, "-p", strconv.Itoa(s.port),
 		"-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "max_connections=200")
 	cmd.Stdout, cmd.Stderr = log, log
@@ -211,10 +209,10 @@ func (s *Server) tryStart() error {
 	}
 }
 
-// Kill ends the server at once, as the loss of its machine would.
+// Kill kills the server, as a loss of its machine would.
 func (s *Server) Kill() { s.end(syscall.SIGKILL) }
 
-// end sends a signal and waits for the server's end.
+// end sends a signal and waits until the server has ended.
 func (s *Server) end(sig syscall.Signal) {
 	if s.process == nil {
 		return
@@ -224,18 +222,18 @@ func (s *Server) end(sig syscall.Signal) {
 	s.process = nil
 }
 
-// URL is the address of a database by the server's Unix socket.
+// URL returns the address of a database on the server's Unix socket.
 func (s *Server) URL(database string) string {
 	return fmt.Sprintf("postgres://postgres@/%s?host=%s&port=%d", database, url.QueryEscape(s.sockets), s.port)
 }
 
-// Addr is the server's address on the loopback.
+// Addr returns the server's address on the loopback interface.
 func (s *Server) Addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.port)) }
 
-// Data is the directory of the cluster.
+// Data returns the directory of the cluster.
 func (s *Server) Data() string { return s.data }
 
-// CreateDatabase makes an empty database.
+// CreateDatabase creates an empty database.
 func (s *Server) CreateDatabase(name string) error {
 	_, err := s.run("createdb", "--host", s.sockets, "--port", strconv.Itoa(s.port), "--username", "postgres", name)
 	return err
@@ -247,7 +245,7 @@ func (s *Server) Query(database, sql string) (string, error) {
 		"--tuples-only", "--no-align", "--set", "ON_ERROR_STOP=1", "--command", sql, database)
 }
 
-// Dump returns everything in a database, as a backup has it.
+// Dump returns the content of a database, as a backup contains it.
 func (s *Server) Dump(database string) (string, error) {
 	return s.run("pg_dump", "--host", s.sockets, "--port", strconv.Itoa(s.port), "--username", "postgres", database)
 }

@@ -2,8 +2,8 @@
 
 // Package pgtest runs a real PostgreSQL server for tests (see pgserver).
 //
-// Tests on a machine without PostgreSQL are skipped, unless
-// SECRETBROKER_TEST_POSTGRES is "required".
+// Tests are skipped on a machine without PostgreSQL, unless SECRETBROKER_TEST_POSTGRES is
+// "required".
 package pgtest
 
 import (
@@ -14,14 +14,14 @@ import (
 	"github.com/secretbroker/secretbroker/internal/registry/sqlstore/pgserver"
 )
 
-// Server is a pgserver.Server whose failures fail the test. Its methods are for
-// the test's goroutine.
+// Server is a pgserver.Server that reports its failures to the test. Its methods must be
+// called from the test's goroutine.
 type Server struct {
 	t      testing.TB
 	server *pgserver.Server
 }
 
-// New makes a cluster and starts its server, which ends with the test.
+// New creates a cluster and starts its server, which stops when the test ends.
 func New(t testing.TB) *Server {
 	t.Helper()
 	server, err := pgserver.New()
@@ -31,12 +31,12 @@ func New(t testing.TB) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = server.Close() }) // a temporary directory that stays fails no test
+	t.Cleanup(func() { _ = server.Close() }) // a directory that remains must not fail the test
 	return &Server{t: t, server: server}
 }
 
-// Standby copies the cluster and starts the copy as a standby, which follows this
-// server until Promote and ends with the test.
+// Standby copies the cluster and starts the copy as a standby, which follows this server
+// until Promote and stops when the test ends.
 func (s *Server) Standby() *Server {
 	s.t.Helper()
 	server, err := s.server.Standby()
@@ -47,7 +47,7 @@ func (s *Server) Standby() *Server {
 	return &Server{t: s.t, server: server}
 }
 
-// CatchUp waits until a standby has what the primary has committed.
+// CatchUp waits until a standby has everything that the primary has committed.
 func (s *Server) CatchUp(primary *Server) {
 	s.t.Helper()
 	if err := s.server.CatchUp(primary.server); err != nil {
@@ -55,7 +55,7 @@ func (s *Server) CatchUp(primary *Server) {
 	}
 }
 
-// Promote makes a standby a primary. The server that it followed is not told.
+// Promote makes a standby a primary. The server that it followed is not notified.
 func (s *Server) Promote() {
 	s.t.Helper()
 	if err := s.server.Promote(); err != nil {
@@ -63,7 +63,7 @@ func (s *Server) Promote() {
 	}
 }
 
-// Start starts the server again and returns when it answers.
+// Start starts the server again and waits until it answers.
 func (s *Server) Start() {
 	s.t.Helper()
 	if err := s.server.Start(); err != nil {
@@ -71,19 +71,19 @@ func (s *Server) Start() {
 	}
 }
 
-// Kill ends the server at once, as the loss of its machine would.
+// Kill kills the server, as a loss of its machine would.
 func (s *Server) Kill() { s.server.Kill() }
 
-// URL is the address of a database by the server's Unix socket.
+// URL returns the address of a database on the server's Unix socket.
 func (s *Server) URL(database string) string { return s.server.URL(database) }
 
-// Addr is the server's address on the loopback.
+// Addr returns the server's address on the loopback interface.
 func (s *Server) Addr() string { return s.server.Addr() }
 
-// Data is the directory of the cluster.
+// Data returns the directory of the cluster.
 func (s *Server) Data() string { return s.server.Data() }
 
-// CreateDatabase makes an empty database.
+// CreateDatabase creates an empty database.
 func (s *Server) CreateDatabase(name string) {
 	s.t.Helper()
 	if err := s.server.CreateDatabase(name); err != nil {
@@ -97,7 +97,7 @@ func (s *Server) Query(database, sql string) string {
 	return s.must(s.server.Query(database, sql))
 }
 
-// Dump returns everything in a database, as a backup has it.
+// Dump returns the content of a database, as a backup contains it.
 func (s *Server) Dump(database string) string {
 	s.t.Helper()
 	return s.must(s.server.Dump(database))
