@@ -7,35 +7,32 @@ import (
 	"sync"
 )
 
-// ErrCallersShare says, in the chain of an error, that a Fetch was refused because
-// its caller's share of the way to the store is used up. Another caller's Fetch of
-// the same secret may succeed.
+// ErrCallersShare is in the chain of the error of a Fetch that was refused because its
+// caller's share of the store's reads is used up. A Fetch of the same secret by another
+// caller may succeed.
 var ErrCallersShare = errors.New("provider: the caller's share of the reads of this store is used up")
 
-// maxJoined bounds the callers that one Fetch is made for, as far as its turn is
-// concerned.
+// maxJoined bounds the callers in whose queues one Fetch waits.
 const maxJoined = 16
 
-// Callers are the callers on whose behalf one Fetch is made. Callers share a store's
-// limiter: each has its own queue there. When another caller joins, the Fetch takes its
-// turn in whichever of the callers' queues that comes first. It is safe for concurrent
-// use.
+// Callers are the callers on whose behalf one Fetch is made. Each caller has its own queue
+// at a store's limiter. When another caller joins, the Fetch waits in both queues and
+// starts with the turn that comes first. It is safe for concurrent use.
 type Callers struct {
-	charged string // the caller that the Fetch counts for
+	charged string // the caller to which the Fetch is charged
 
 	mu      sync.Mutex
-	names   []string // whose turns it may take; charged is the first
-	limiter *limiter // where the Fetch waits or has waited; nil before that
+	names   []string // in whose queues it waits; charged is the first
+	limiter *limiter // where the Fetch waits or waited; nil before that
 	waiter  *waiter
 }
 
-// NewCallers returns the callers of a Fetch that the caller makes. The name is only
-// compared.
+// NewCallers returns the callers of a Fetch made for one caller. Names are only compared.
 func NewCallers(caller string) *Callers { return &Callers{charged: caller, names: []string{caller}} }
 
-// Join adds the caller of other, a *Callers, which waits for the result of the Fetch as
-// well. It reports whether the result applies to that caller: if not, a Fetch that ended
-// with ErrCallersShare says nothing about that caller's share.
+// Join adds the caller of other, a *Callers, which also waits for the result of the Fetch.
+// It reports whether the result applies to that caller. If it does not, a Fetch that
+// failed with ErrCallersShare does not mean that this caller's share is used up.
 func (c *Callers) Join(other any) bool {
 	o, ok := other.(*Callers)
 	if !ok {
@@ -56,8 +53,8 @@ func (c *Callers) Join(other any) bool {
 	return true
 }
 
-// enter queues w at lim for all callers. cut is why waiting is over
-// before it has begun, if it is.
+// enter queues w at lim for all callers. cut, if not nil, is why waiting has already
+// ended.
 func (c *Callers) enter(lim *limiter, w *waiter, again bool, cut error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -70,8 +67,8 @@ func (c *Callers) enter(lim *limiter, w *waiter, again bool, cut error) error {
 
 type callersKey struct{}
 
-// WithCallers returns a context whose Fetch is charged to these callers. Fetches
-// without any are those of one nameless caller.
+// WithCallers returns a context whose Fetch is charged to these callers. Fetches without
+// callers share one nameless caller.
 func WithCallers(ctx context.Context, c *Callers) context.Context {
 	return context.WithValue(ctx, callersKey{}, c)
 }

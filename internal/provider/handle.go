@@ -9,22 +9,21 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// state is what a Set knows of one integration. It is guarded by Set.mu.
+// state is the state of one integration in a Set. It is guarded by Set.mu.
 type state struct {
 	kind    secret.Kind
-	fetches int // that run or wait
-	// current is the revision whose Provider stays open while it is not used,
-	// unless the integration is gone.
+	fetches int // running or waiting
+	// current is the revision whose Provider stays open while idle, until the integration
+	// is removed.
 	current string
 	gone    bool
-	handles map[string]*handle // by revision; more than one only while the others are in use
-	// limiters are by store. They outlive revisions: the store's capacity does not
+	handles map[string]*handle // by revision; superseded ones remain only while they are in use
+	// limiters are keyed by store. They outlive revisions: the store's capacity does not
 	// change with the integration.
 	limiters map[string]*limiter
 }
 
-// forgetStores drops the limiters that are idle: the integration may no longer list
-// their stores.
+// forgetStores drops idle limiters, since the integration may no longer list their stores.
 func (st *state) forgetStores(now time.Time) {
 	for store, lim := range st.limiters {
 		if lim.fetches == 0 && lim.idle(now) {
@@ -36,33 +35,33 @@ func (st *state) forgetStores(now time.Time) {
 // handle is the Provider of one revision.
 type handle struct {
 	revision string
-	// ready is closed when the opening has ended, which sets provider or err.
+	// ready is closed at the end of the opening, which sets provider or err.
 	ready    chan struct{}
 	provider Provider
 	err      error
-	// users are the Fetches that have the handle, and the opening. Guarded by
-	// Set.mu.
+	// users is the number of Fetches that use the handle, plus one while it is being
+	// opened. Guarded by Set.mu.
 	users int
 }
 
-// wait returns the handle's Provider once it is open.
+// wait waits until the handle is open and returns its Provider.
 func (h *handle) wait(ctx context.Context) (Provider, error) {
 	select {
 	case <-h.ready:
 		return h.provider, h.err
-	default: // it is not the files' fault if ctx has ended too
+	default: // if both are ready, the files are not to blame
 	}
 	select {
 	case <-h.ready:
 		return h.provider, h.err
 	case <-ctx.Done():
 		return nil, secret.Errorf(secret.ReasonStoreUnavailable,
-			"the integration's files could not be read in time; the broker's operator should look at the disk they are on").WithCause(ctx.Err())
+			"the integration's files could not be read in time; ask the broker's operator to check the disk that they are on").WithCause(ctx.Err())
 	}
 }
 
-// acquire returns the handle of the integration's revision, with one user more.
-// If there is none, its opening begins.
+// acquire returns the handle of the integration's revision and adds one user. If there is
+// no handle, it starts opening one.
 func (s *Set) acquire(st *state, in *integration.Integration) (*handle, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -75,12 +74,12 @@ func (s *Set) acquire(st *state, in *integration.Integration) (*handle, error) {
 	}
 	open, ok := s.cfg.Openers[in.Kind]
 	if !ok {
-		return nil, secret.Errorf(secret.ReasonInternal, "this broker has no support for integrations of kind %s", in.Kind)
+		return nil, secret.Errorf(secret.ReasonInternal, "this broker does not support integrations of kind %s", in.Kind)
 	}
 	h := &handle{revision: in.ReadRevision, ready: make(chan struct{}), users: 2} // the caller and the opening
 	st.handles[in.ReadRevision] = h
-	// In a goroutine of its own, and of no caller's context: files may lie where
-	// reading them takes for ever, and others wait for the same.
+	// The opening has its own goroutine and is independent of the caller's context:
+	// reading files may hang, and other Fetches wait for the same handle.
 	s.opened.Go(func() {
 		p, err := openSafely(s.opening, open, in)
 		s.mu.Lock()
@@ -89,31 +88,34 @@ func (s *Set) acquire(st *state, in *integration.Integration) (*handle, error) {
 			delete(st.handles, h.revision) // the next Fetch tries again
 		}
 		s.mu.Unlock()
-		// First, so that a Close after the last Fetch finds the Provider idle.
+		// The handle is released before ready is closed, so that a Close after the last
+		// Fetch finds the Provider idle.
 		s.release(in.ID, st, h)
 		close(h.ready)
 	})
 	return h, nil
 }
 
-// openSafely calls open. Its error is what the caller may be told.
+// openSafely calls open and recovers from a panic. The returned error may be shown to the
+// caller.
 func openSafely(ctx context.Context, open Opener, in *integration.Integration) (p Provider, err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			// What it carries may be a credential.
+			// The panic's value may contain a credential, so only its type is reported.
 			p, err = nil, secret.AsError(fmt.Errorf("provider: the opener panicked with a %T", v))
 		}
 	}()
 	if p, err = open(ctx, in); err != nil {
-		// The cause names the broker's files, which is the operator's
-		// business and not the caller's.
+		// The cause names files of the broker, which the operator may see but the caller
+		// may not.
 		return nil, secret.Errorf(secret.AsError(err).Reason,
-			"the integration's credential or settings cannot be used; the broker's log says why, by the request id").WithCause(err)
+			"the integration's credential or settings cannot be used; the broker's log has the reason under the request id").WithCause(err)
 	}
 	return p, nil
 }
 
-// release gives a handle back, and closes its Provider if that was the last use.
+// release removes one user of a handle, and closes the Provider if it was the last one and
+// the handle is no longer needed.
 func (s *Set) release(id string, st *state, h *handle) {
 	s.mu.Lock()
 	h.users--
@@ -122,8 +124,8 @@ func (s *Set) release(id string, st *state, h *handle) {
 	closeAll(idle)
 }
 
-// retire takes away the handles that are not used and will not be, and returns
-// their Providers to be closed. s.mu is held.
+// retire removes the handles that are unused and superseded, and returns their Providers
+// for closing. s.mu is held.
 func (s *Set) retire(id string, st *state) (idle []Provider) {
 	for revision, h := range st.handles {
 		kept := revision == st.current && !st.gone && !s.closed
@@ -137,16 +139,18 @@ func (s *Set) retire(id string, st *state) (idle []Provider) {
 	return idle
 }
 
-// closeAll closes Providers outside of any lock: it may wait for connections.
+// closeAll closes Providers. It must not be called with a lock held, because closing may
+// wait for connections.
 func closeAll(idle []Provider) {
 	for _, p := range idle {
-		_ = p.Close() // there is no caller to report it to
+		_ = p.Close() // no caller is left to receive the error
 	}
 }
 
-// maxRemovals is about how many removed integrations a Set remembers, in two
-// generations of which the older one is forgotten as a whole. A Fetch may be
-// late by a few seconds, in which fewer than half of these are removed.
+// maxRemovals is about how many removed integrations a Set remembers, in two generations.
+// When the newer one is full, the older one is dropped as a whole. A Fetch may arrive a
+// few seconds after its integration was removed; fewer than half of maxRemovals are
+// removed in that time.
 const maxRemovals = 10_000
 
 // removals are the ids of recently removed integrations. The zero value is ready

@@ -20,16 +20,16 @@ const (
 	tripAfter = 5
 	// openFor is how long the breaker stays open before one read probes the store.
 	openFor = 3 * time.Second
-	// patience is how long a read must have run for its end by its own deadline to
-	// say something about the store.
+	// patience is the minimum duration of a read for its deadline to count as a failure of
+	// the store: a caller with a short deadline proves nothing.
 	patience = 3 * time.Second
-	// maxPause is the longest pause asked for by a store that reads wait out;
-	// their callers are told of longer ones at once.
+	// maxPause is the longest pause requested by a store that reads wait for. Callers of
+	// longer pauses get an error at once.
 	maxPause = 3 * time.Second
-	// maxTries is how often a read that the store throttles is begun at most. Time
-	// ends sooner, mostly.
+	// maxTries is the maximum number of attempts of a read that the store throttles.
+	// Usually the deadline comes first.
 	maxTries = 10
-	// maxRetryAfter is the most that callers are told to wait.
+	// maxRetryAfter is the longest RetryAfter in an error.
 	maxRetryAfter = time.Minute
 	// reservedShare is the part of the concurrent reads, one in so many, that is reserved
 	// for callers that have none running. Else one caller whose reads hang delays all
@@ -44,8 +44,8 @@ const (
 type limiter struct {
 	log   *slog.Logger
 	count *counters
-	// fetches are those that are anywhere in or before the limiter, altogether and by
-	// caller. Guarded by Set.mu.
+	// fetches counts the Fetches that wait or run, in total and by caller. Guarded by
+	// Set.mu.
 	fetches  int
 	byCaller map[string]int
 
@@ -53,25 +53,25 @@ type limiter struct {
 	max     int
 	running int
 	queue   queue
-	timer   *time.Timer // of the next dispatch; nil if none is needed
+	timer   *time.Timer // fires at the next dispatch; nil if none is needed
 	rate    rateController
 	breaker *gobreaker.TwoStepCircuitBreaker[struct{}]
 	opened  time.Time // when the breaker last opened
-	// typical is the smoothed time that reads take.
+	// typical is the smoothed duration of reads.
 	typical time.Duration
 }
 
-// admission is the end of waiting.
+// admission is the result of waiting: a turn or an error.
 type admission struct {
 	turn turn
 	err  error
 }
 
-// turn is one read under way.
+// turn is one running read.
 type turn struct {
 	began time.Time
-	lane  *lane       // that is charged for it
-	done  func(error) // tells the breaker
+	lane  *lane       // the lane that is charged for it
+	done  func(error) // reports the result to the breaker
 }
 
 func newLimiter(log *slog.Logger, count *counters, now time.Time) *limiter {
@@ -85,10 +85,11 @@ func newLimiter(log *slog.Logger, count *counters, now time.Time) *limiter {
 	return lim
 }
 
-// errNoVerdict ends a turn that says nothing about the store.
+// errNoVerdict is the result, for the breaker, of a read that says nothing about the
+// store.
 var errNoVerdict = errors.New("provider: the read says nothing about the store")
 
-// configure sets what the integration's current revision allows.
+// configure applies the limits of the integration's current revision.
 func (lim *limiter) configure(limits integration.Limits, maxReads int) {
 	lim.mu.Lock()
 	defer lim.mu.Unlock()
@@ -99,9 +100,9 @@ func (lim *limiter) configure(limits integration.Limits, maxReads int) {
 	lim.rate.limit = float64(limits.ReadsPerSecond)
 }
 
-// do calls read when it is its turn, and again while the store throttles it and
-// ctx leaves time. The callers are charged. Its error is read's or a *secret.Error
-// that says why there was no turn.
+// do calls read when its turn comes, and again while the store throttles it and ctx leaves
+// time. The callers are charged for it. The error is read's, or a *secret.Error if no turn
+// came.
 func (lim *limiter) do(ctx context.Context, callers *Callers, read func() error) error {
 	for try := 1; ; try++ {
 		t, err := lim.wait(ctx, callers, try > 1)
@@ -115,15 +116,15 @@ func (lim *limiter) do(ctx context.Context, callers *Callers, read func() error)
 	}
 }
 
-// run is one turn. It ends whatever read does.
+// run runs read in its turn, and ends the turn even if read panics.
 func (lim *limiter) run(ctx context.Context, t turn, read func() error) (err error) {
-	err = errNoVerdict // of a panic
+	err = errNoVerdict // the result if read panics
 	defer func() { lim.end(ctx, t, err) }()
 	return read()
 }
 
-// wait returns when it is the callers' turn. A read that comes again goes before
-// the caller's others.
+// wait waits for the callers' turn. A read that is repeated goes before the caller's other
+// reads.
 func (lim *limiter) wait(ctx context.Context, callers *Callers, again bool) (turn, error) {
 	w := &waiter{admitted: make(chan admission, 1)}
 	w.deadline, _ = ctx.Deadline()
@@ -138,7 +139,7 @@ func (lim *limiter) wait(ctx context.Context, callers *Callers, again bool) (tur
 	}
 }
 
-// enter puts a waiter into the queues of its callers, unless it need not wait.
+// enter puts a waiter into the queues of its callers, or refuses it at once.
 func (lim *limiter) enter(w *waiter, callers []string, again bool, cut error) *secret.Error {
 	lim.mu.Lock()
 	defer lim.mu.Unlock()
@@ -161,8 +162,8 @@ func (lim *limiter) enter(w *waiter, callers []string, again bool, cut error) *s
 	return nil
 }
 
-// join adds a caller to a waiter's. It reports whether what comes of the waiting
-// is the caller's concern too.
+// join adds a caller to a waiter. It reports whether the result of the waiting applies to
+// that caller.
 func (lim *limiter) join(w *waiter, caller string) bool {
 	lim.mu.Lock()
 	defer lim.mu.Unlock()
@@ -172,7 +173,7 @@ func (lim *limiter) join(w *waiter, caller string) bool {
 	return !w.refused
 }
 
-// abandon takes a waiter away whose context has ended.
+// abandon removes a waiter whose context has ended.
 func (lim *limiter) abandon(ctx context.Context, w *waiter) error {
 	lim.mu.Lock()
 	defer lim.mu.Unlock()
@@ -181,10 +182,10 @@ func (lim *limiter) abandon(ctx context.Context, w *waiter) error {
 		err := lim.outOfTime(lim.before(w, now), now, ctx.Err())
 		w.refused = true
 		lim.queue.remove(w)
-		lim.dispatch() // or stop the timer
+		lim.dispatch() // updates the timer
 		return err
 	}
-	a := <-w.admitted // at the same moment
+	a := <-w.admitted // it was admitted at the same moment
 	if a.err != nil {
 		return a.err
 	}
@@ -194,20 +195,20 @@ func (lim *limiter) abandon(ctx context.Context, w *waiter) error {
 	return lim.outOfTime(lim.queue.waiting, time.Now(), ctx.Err())
 }
 
-// over gives a turn's place back. lim.mu is held.
+// over frees the place of a turn. lim.mu is held.
 func (lim *limiter) over(t turn, now time.Time) {
 	lim.running--
 	lim.queue.ended(t.lane, t.began, now)
 }
 
-// cost is what a read is expected to use of a caller's share, in seconds. lim.mu is held.
+// cost is the expected use of a caller's share by one read, in seconds. lim.mu is held.
 func (lim *limiter) cost() float64 { return max(lim.typical.Seconds(), leastUse) }
 
-// before is how many others will have their turns before w. lim.mu is held.
+// before is the number of reads that will have their turns before w. lim.mu is held.
 func (lim *limiter) before(w *waiter, now time.Time) int { return lim.queue.before(w, now, lim.cost()) }
 
-// limit is how many reads may run for one more to start, of a caller that has none
-// running or of another one.
+// limit is the number of running reads below which another one may start. It is lower for
+// callers that already have a read running.
 func (lim *limiter) limit(newcomer bool) int {
 	if newcomer {
 		return lim.max
@@ -215,8 +216,8 @@ func (lim *limiter) limit(newcomer bool) int {
 	return lim.max - lim.max/reservedShare
 }
 
-// dispatch lets in those whose turn it is, and sees to it that it is called again
-// when it is the next one's. lim.mu is held.
+// dispatch admits the reads whose turn has come, and sets the timer for the next one.
+// lim.mu is held.
 func (lim *limiter) dispatch() {
 	now := time.Now()
 	pause := time.Duration(0)
@@ -251,9 +252,9 @@ func (lim *limiter) dispatch() {
 	}
 }
 
-// admit begins the turn of a waiter, if that still makes sense. lim.mu is held.
+// admit begins the turn of a waiter, unless it cannot finish in time. lim.mu is held.
 func (lim *limiter) admit(w *waiter, now time.Time) admission {
-	// A read that cannot end in time would only take the place of one that can.
+	// A read that cannot finish in time would only occupy the place of one that can.
 	if w.waited && !w.deadline.IsZero() && now.Add(lim.typical).After(w.deadline) {
 		return admission{err: lim.outOfTime(0, now, nil)}
 	}
@@ -266,7 +267,7 @@ func (lim *limiter) admit(w *waiter, now time.Time) admission {
 	return admission{turn: turn{began: now, done: done}}
 }
 
-// end is the end of a turn: it draws the conclusions from what came of it.
+// end ends a turn and evaluates its result.
 func (lim *limiter) end(ctx context.Context, t turn, err error) {
 	lim.mu.Lock()
 	defer lim.mu.Unlock()
@@ -278,7 +279,7 @@ func (lim *limiter) end(ctx context.Context, t turn, err error) {
 	case reason == secret.ReasonStoreThrottled:
 		lim.count.throttled.Add(1)
 		lim.rate.throttled(now, t.began, secret.AsError(err).RetryAfter)
-		t.done(nil) // alive
+		t.done(nil) // a sign of life
 		lim.review(now)
 	case reason == secret.ReasonInternal, errors.Is(err, errNoVerdict), ctx.Err() != nil && (errors.Is(ctx.Err(), context.Canceled) || took < patience):
 		t.done(errNoVerdict)
@@ -294,8 +295,7 @@ func (lim *limiter) end(ctx context.Context, t turn, err error) {
 	lim.dispatch()
 }
 
-// review sends away those in the queue whose turn will not come in time. lim.mu is
-// held.
+// review refuses the waiters whose turn will not come in time. lim.mu is held.
 func (lim *limiter) review(now time.Time) {
 	kept := 0
 	lim.queue.filter(now, lim.cost(), func(w *waiter) bool {
@@ -310,8 +310,8 @@ func (lim *limiter) review(now time.Time) {
 	})
 }
 
-// displace makes room for a read of another caller: the last one that waits for
-// this caller alone is refused. It reports whether there was one.
+// displace makes room for a read of another caller: it refuses the last waiter that
+// belongs only to this caller. It reports whether there was one.
 func (lim *limiter) displace(caller string) bool {
 	lim.mu.Lock()
 	defer lim.mu.Unlock()
@@ -325,14 +325,14 @@ func (lim *limiter) displace(caller string) bool {
 	return true
 }
 
-// refuse returns why a read with that many others before it need not wait, or
-// nil. lim.mu is held.
+// refuse returns why a read with the given number of reads before it cannot have a turn in
+// time, or nil. lim.mu is held.
 func (lim *limiter) refuse(w *waiter, before int, now time.Time) *secret.Error {
 	if lim.breaker.State() == gobreaker.StateOpen {
 		return lim.dead(now)
 	}
 	if pause := lim.rate.pausedUntil.Sub(now); pause > maxPause {
-		return lim.late(before, now) // whoever asks
+		return lim.late(before, now) // applies to all callers
 	}
 	if wait := lim.turnIn(before, w.newcomer(), now); wait > 0 && !w.deadline.IsZero() && now.Add(wait+lim.typical).After(w.deadline) {
 		return lim.outOfTime(before, now, nil)
@@ -340,8 +340,8 @@ func (lim *limiter) refuse(w *waiter, before int, now time.Time) *secret.Error {
 	return nil
 }
 
-// turnIn estimates when it is the turn of a read with that many others before
-// it, whose caller has no read running or is another one. lim.mu is held.
+// turnIn estimates the time until the turn of a read with the given number of reads before
+// it. newcomer is whether its caller has no read running. lim.mu is held.
 func (lim *limiter) turnIn(before int, newcomer bool, now time.Time) time.Duration {
 	wait := lim.rate.turnIn(before, now)
 	if most := lim.limit(newcomer); lim.running >= most {
@@ -351,8 +351,8 @@ func (lim *limiter) turnIn(before int, newcomer bool, now time.Time) time.Durati
 	return wait
 }
 
-// changed notes that the breaker has gone to another state. Only end calls what
-// calls it, and admit and refuse, so that lim.mu is held.
+// changed logs and counts a state change of the breaker. The breaker calls it from end,
+// admit and refuse, so lim.mu is held.
 func (lim *limiter) changed(_ string, from, to gobreaker.State) {
 	switch {
 	case to == gobreaker.StateOpen:
@@ -366,15 +366,15 @@ func (lim *limiter) changed(_ string, from, to gobreaker.State) {
 	}
 }
 
-// idle reports whether nothing is lost if the limiter is forgotten. The caller has
-// seen to it that no Fetch is under way.
+// idle reports whether the limiter can be dropped without losing state. The caller makes
+// sure that no Fetch is running.
 func (lim *limiter) idle(now time.Time) bool {
 	lim.mu.Lock()
 	defer lim.mu.Unlock()
 	return !lim.rate.slowed(now) && lim.breaker.State() == gobreaker.StateClosed && lim.breaker.Counts().ConsecutiveFailures == 0
 }
 
-// reasonOf returns err's reason, "" if there is no error.
+// reasonOf returns err's reason, or "" if err is nil.
 func reasonOf(err error) secret.Reason {
 	if err == nil {
 		return ""

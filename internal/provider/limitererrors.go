@@ -7,7 +7,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// crowded is the error of a read for which there is no room.
+// crowded returns the error of a read for which the queue has no room.
 func (lim *limiter) crowded() *secret.Error {
 	lim.count.refused.Add(1)
 	e := secret.Errorf(secret.ReasonOverloaded, "too many reads of this store are under way; try again later").WithCause(ErrCallersShare)
@@ -15,8 +15,8 @@ func (lim *limiter) crowded() *secret.Error {
 	return e
 }
 
-// outOfTime is the error of a read whose callers' turns do not come in time, or did
-// not before cut. lim.mu is held.
+// outOfTime returns the error of a read whose callers' turns did not come, or will not
+// come, before its deadline. cut, if not nil, is why waiting ended. lim.mu is held.
 func (lim *limiter) outOfTime(before int, now time.Time, cut error) *secret.Error {
 	lim.count.refused.Add(1)
 	cause := ErrCallersShare
@@ -26,19 +26,19 @@ func (lim *limiter) outOfTime(before int, now time.Time, cut error) *secret.Erro
 	return lim.late(before, now).WithCause(cause)
 }
 
-// late is the error of a read that would get no turn in time: the store's fault
-// if it throttles, ours if not. lim.mu is held.
+// late returns the error of a read whose turn would come too late. Its reason depends on
+// whether the store's throttling or the broker's own limit is the cause. lim.mu is held.
 func (lim *limiter) late(before int, now time.Time) *secret.Error {
 	e := secret.Errorf(secret.ReasonOverloaded,
-		"too many reads of this store are queued to finish this one before the call's deadline; try again later")
+		"too many reads of this store are queued; this one cannot finish before the call's deadline; try again later")
 	if lim.rate.slowed(now) {
-		e = secret.Errorf(secret.ReasonStoreThrottled, "the store throttles the broker, and this read cannot start before the call's deadline; wait")
+		e = secret.Errorf(secret.ReasonStoreThrottled, "the store throttles the broker, and this read cannot start before the call's deadline; try again later")
 	}
 	e.RetryAfter = min(lim.turnIn(before, false, now), maxRetryAfter)
 	return e
 }
 
-// dead is the error of a read of a store that does not answer. lim.mu is held.
+// dead returns the error of a read of a store whose breaker is open. lim.mu is held.
 func (lim *limiter) dead(now time.Time) *secret.Error {
 	e := secret.Errorf(secret.ReasonStoreUnavailable,
 		"the store did not respond to the last reads, so the broker has stopped reading it for a few seconds; check the store and the network path to it")

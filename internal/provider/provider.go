@@ -38,39 +38,38 @@ import (
 // SDK's own error is translated where it arises and is kept as the cause only
 // if it cannot hold a value.
 type Provider interface {
-	// Fetch reads the current version of the secret that ref names, or the
-	// version it pins. ref.Key is not looked at. A secret that is disabled,
-	// expired or not yet valid is an error, whatever the store says. What a store
-	// keeps as binary, and what is not UTF-8, becomes its text in standard base64,
-	// so that ?decode=base64 gives the bytes.
+	// Fetch reads the current version of the secret that ref names, or the version that
+	// ref pins. It ignores ref.Key. A secret that is disabled, expired or not yet valid is
+	// an error, even if the store returns it. Binary values, and values that are not
+	// UTF-8, are returned in standard base64, so that ?decode=base64 results in the
+	// original bytes.
 	Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, error)
-	// Close releases connections. No Fetch may be under way or follow.
+	// Close releases connections. No Fetch may be running or follow.
 	Close() error
 }
 
-// Keeper is a Provider whose credential is lost for good when it is not renewed in
-// time.
+// Keeper is a Provider whose credential is lost permanently unless it is renewed in time.
 type Keeper interface {
-	// Keep has the credential renewed until Close, beginning now, and waits for nothing.
+	// Keep starts renewing the credential, until Close. It does not block.
 	Keep()
 }
 
-// Opener makes the Provider of an integration. It reads credential files but
-// sends no request.
+// Opener opens the Provider of an integration. It reads credential files but sends no
+// request.
 type Opener func(ctx context.Context, in *integration.Integration) (Provider, error)
 
-// CheckRef refuses a Ref of another kind and one that secret.ParseRef has not
-// made: the providers rely on its form. The error has
-// ReasonInvalidReference.
+// CheckRef refuses a Ref of another kind, and a Ref that secret.ParseRef did not return,
+// because providers rely on its canonical form. The error has ReasonInvalidReference.
 func CheckRef(ref secret.Ref, kind secret.Kind) error {
 	if canonical, err := secret.ParseRef(ref.String()); err != nil || canonical != ref || ref.Kind != kind {
-		return secret.Errorf(secret.ReasonInvalidReference, "the reference is not in canonical form; use one that was parsed")
+		return secret.Errorf(secret.ReasonInvalidReference, "the reference is not in canonical form; parse it before use")
 	}
 	return nil
 }
 
-// Text returns what a Secret holds of a store's bytes: themselves if they are
-// UTF-8, else their text in standard base64, with b overwritten. It takes over b.
+// Text returns the content of a Secret for the bytes of a store: b if it is UTF-8,
+// otherwise b in standard base64, and then b is overwritten. The caller must not use b
+// afterwards.
 func Text(b []byte) []byte {
 	if utf8.Valid(b) {
 		return b

@@ -7,59 +7,59 @@ import (
 	"time"
 )
 
-// waiter is a read that waits for its turn.
+// waiter is a read that is waiting for its turn.
 type waiter struct {
 	deadline time.Time // zero for none
-	waited   bool      // its turn was not at once
-	refused  bool      // it gets no turn
-	// lanes are those that it waits in, one for each caller that it is read for;
-	// none once it has been admitted or refused.
+	waited   bool      // it did not get a turn at once
+	refused  bool      // it will not get a turn
+	// lanes are the lanes in which it waits, one for each caller; empty after it was
+	// admitted or refused.
 	lanes []*lane
-	// admitted gets a turn or an error, once.
+	// admitted receives a turn or an error, once.
 	admitted chan admission
 }
 
 const (
-	// useHalfLife is how fast it is forgotten what a caller has used.
+	// useHalfLife is the half-life of the recorded use of a caller.
 	useHalfLife = time.Second
-	// leastUse is what a read counts for at least, in seconds: where a store's pace
-	// and not its latency is what is short, callers take turns.
+	// leastUse is the minimum use of a read, in seconds. Where a store is limited by its
+	// rate and not by its latency, it makes callers take turns.
 	leastUse = 0.001
-	// settleEvery is how exactly uses are kept.
+	// settleEvery is the resolution with which uses decay.
 	settleEvery = 10 * time.Millisecond
-	// fewLanes are those that nothing is done about.
+	// fewLanes is the number of lanes below which idle lanes are not removed.
 	fewLanes = 64
 )
 
-// lane is one caller at a limiter.
+// lane is the queue of one caller at a limiter.
 type lane struct {
 	caller string
 	queue  []*waiter
-	served uint64 // when it last got a turn, or came
+	served uint64 // the turn number when it last got a turn, or was created
 
-	// used is for how long the caller's ended reads have had places, in seconds of
-	// one place, as far as that is not forgotten at the time of settled.
+	// used is the decayed time for which the caller's finished reads have occupied places,
+	// in seconds of one place, as of settled.
 	used    float64
 	settled time.Time
 	running int
-	began   float64 // the sum of when those began
+	began   float64 // the sum of their start times
 }
 
-// queue has the reads that wait at a limiter, by caller. The next turn is the caller's that has
-// used the least recently. So callers get the same share of the places, and of the
-// store's pace, however many reads each has in the queue. A caller that is alone gets
-// all of it, and one that asks only now and then need not wait for those that ask
-// all the time. A caller of which nothing is remembered begins with what the last one had
-// used that got a turn: else a caller that has asked all along would wait until each of
-// many newcomers has used as much. It is not safe for concurrent use.
+// queue holds the waiting reads of a limiter, by caller. The next turn goes to the caller
+// with the least recent use. So all callers get the same share of the concurrent reads and
+// of the store's rate, no matter how many reads each one has queued. A caller that is
+// alone gets the full capacity, and a caller that asks rarely does not wait for those that
+// ask all the time. A new caller starts with the use of the caller that had the last turn;
+// if it started at zero, an active caller would wait until each of many new callers had
+// used as much. It is not safe for concurrent use.
 type queue struct {
 	epoch   time.Time
 	lanes   map[string]*lane
-	many    int     // lanes from which on some are to be forgotten
-	order   []*lane // those in which somebody waits, in the order in which they came
+	many    int     // the number of lanes at which idle ones are removed
+	order   []*lane // the lanes with waiters, in order of arrival
 	waiting int     // waiters, each counted once
 	turns   uint64
-	// level is what the caller of the last turn had used at the time of leveled.
+	// level is the use of the caller of the last turn, as of leveled.
 	level   float64
 	leveled time.Time
 }
@@ -68,7 +68,7 @@ func newQueue(now time.Time) queue {
 	return queue{epoch: now, leveled: now, lanes: make(map[string]*lane), many: fewLanes}
 }
 
-// settle forgets what the lane's caller used long ago.
+// settle applies the decay to the lane's use.
 func (l *lane) settle(now time.Time) {
 	if past := now.Sub(l.settled); past >= settleEvery {
 		l.used = forget(l.used, past)
@@ -76,20 +76,20 @@ func (l *lane) settle(now time.Time) {
 	}
 }
 
-// forget returns what is remembered of a use after so long.
+// forget returns what remains of a use after the given time.
 func forget(used float64, past time.Duration) float64 {
 	return used * math.Exp2(-past.Seconds()/useHalfLife.Seconds())
 }
 
-// use is what the caller has used by now, where a read is expected to take typical, in
-// seconds.
+// use returns the caller's use at now, including its running reads, if a read is expected
+// to take typical seconds.
 func (q *queue) use(l *lane, now time.Time, typical float64) float64 {
 	l.settle(now)
 	n := float64(l.running)
 	return l.used + max(n*typical, n*now.Sub(q.epoch).Seconds()-l.began)
 }
 
-// lane returns a caller's.
+// lane returns the lane of a caller, and creates it if necessary.
 func (q *queue) lane(caller string, now time.Time) *lane {
 	l := q.lanes[caller]
 	if l == nil {
@@ -107,10 +107,10 @@ func (q *queue) lane(caller string, now time.Time) *lane {
 	return l
 }
 
-// idle reports whether nothing is lost if the lane is forgotten.
+// idle reports whether the lane can be removed without losing state.
 func (l *lane) idle() bool { return len(l.queue) == 0 && l.running == 0 && l.used < leastUse }
 
-// add puts w into a caller's lane, at its front or its end, unless it is there.
+// add puts w at the front or the end of a caller's lane, unless it is already there.
 func (q *queue) add(w *waiter, caller string, front bool, now time.Time) {
 	l := q.lane(caller, now)
 	if slices.Contains(w.lanes, l) {
@@ -124,7 +124,8 @@ func (q *queue) add(w *waiter, caller string, front bool, now time.Time) {
 		l.used = max(l.used, forget(q.level, now.Sub(q.leveled)))
 	}
 	if len(l.queue) == 0 {
-		// Before the one that had the last turn, and after those that wait already.
+		// The new lane comes before the one that had the last turn, and after those that
+		// are already waiting.
 		q.order, l.served = append(q.order, l), max(l.served, 2*q.turns-min(1, q.turns))
 	}
 	at := len(l.queue)
@@ -134,7 +135,7 @@ func (q *queue) add(w *waiter, caller string, front bool, now time.Time) {
 	l.queue = slices.Insert(l.queue, at, w)
 }
 
-// remove takes w out of all lanes.
+// remove removes w from all lanes.
 func (q *queue) remove(w *waiter) {
 	if len(w.lanes) == 0 {
 		return
@@ -149,7 +150,7 @@ func (q *queue) remove(w *waiter) {
 	w.lanes = nil
 }
 
-// tidy takes note of a lane that has become empty.
+// tidy removes an empty lane from order.
 func (q *queue) tidy(l *lane) {
 	if len(l.queue) > 0 {
 		return
@@ -159,8 +160,8 @@ func (q *queue) tidy(l *lane) {
 	}
 }
 
-// next returns the lane whose turn it is, nil if there is none. If newcomers, only the
-// lanes of callers that have no read running get a turn.
+// next returns the lane whose turn it is, or nil. If newcomers is set, only the lanes of
+// callers without a running read get a turn.
 func (q *queue) next(now time.Time, typical float64, newcomers bool) (l *lane) {
 	least := 0.0
 	for _, other := range q.order {
@@ -195,20 +196,20 @@ func (q *queue) begun(l *lane, now time.Time) {
 	l.served = 2 * q.turns
 }
 
-// ended is the end of a turn that began then.
+// ended records the end of a turn that began at began.
 func (q *queue) ended(l *lane, began, now time.Time) {
 	l.settle(now)
 	l.used += max(now.Sub(began).Seconds(), leastUse)
 	if l.running--; l.running == 0 {
-		l.began = 0 // without what was rounded
+		l.began = 0 // drops rounding errors
 	} else {
 		l.began -= began.Sub(q.epoch).Seconds()
 	}
 }
 
-// before is how many others will have had their turns before w, if those under way
-// do not end: the k-th read of a caller is due when each of the others has used as
-// much as this caller will have then.
+// before returns the number of waiters that will get their turns before w if no running
+// read ends: a caller's k-th read is due when every other caller has used as much as this
+// caller will have used by then.
 func (q *queue) before(w *waiter, now time.Time, typical float64) int {
 	least := q.waiting
 	for _, l := range w.lanes {
@@ -224,12 +225,12 @@ func (q *queue) before(w *waiter, now time.Time, typical float64) int {
 	return least
 }
 
-// filter calls keep for each waiter in the order of their turns, and takes out
-// those for which it is false.
+// filter calls keep for each waiter in the order of their turns, and removes those for
+// which it returns false.
 func (q *queue) filter(now time.Time, typical float64, keep func(*waiter) bool) {
 	type queued struct {
 		w   *waiter
-		due float64 // what its caller will have used when it is its turn
+		due float64 // its caller's use at its turn
 	}
 	all := make([]queued, 0, q.waiting)
 	for _, l := range q.order {
@@ -240,7 +241,7 @@ func (q *queue) filter(now time.Time, typical float64, keep func(*waiter) bool) 
 		}
 	}
 	slices.SortStableFunc(all, func(a, b queued) int { return cmp.Compare(a.due, b.due) })
-	seen := make(map[*waiter]bool, q.waiting) // and whether it is kept
+	seen := make(map[*waiter]bool, q.waiting) // value: whether it is kept
 	for _, p := range all {
 		if _, ok := seen[p.w]; !ok {
 			seen[p.w] = keep(p.w)
@@ -258,7 +259,7 @@ func (q *queue) filter(now time.Time, typical float64, keep func(*waiter) bool) 
 	}
 }
 
-// last returns the last waiter that is a caller's alone, nil if there is none.
+// last returns the last waiter that belongs only to this caller, or nil.
 func (q *queue) last(caller string) *waiter {
 	l := q.lanes[caller]
 	if l == nil {

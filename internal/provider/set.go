@@ -12,42 +12,41 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// SetConfig is what a Set needs to know. Only Openers is required.
+// SetConfig is the configuration of a Set. Only Openers is required.
 type SetConfig struct {
-	// Openers are the kinds of integrations that are supported.
+	// Openers has an Opener for every supported kind of store.
 	Openers map[secret.Kind]Opener
-	// Observe, if not nil, is told of every read of a store: what came of it (nil
-	// or a *secret.Error) and how long it took, with the context of the Fetch. A
-	// Fetch that ends before it reaches the store is none.
+	// Observe, if not nil, is called after every read of a store, with the context of the
+	// Fetch, the error (nil or a *secret.Error) and the duration. It is not called for a
+	// Fetch that ends before it reaches the store.
 	Observe func(ctx context.Context, kind secret.Kind, err error, took time.Duration)
-	// MaxConcurrentReads bounds the reads of one store through one integration
-	// that run at a time, unless the integration has a bound of its own; zero
-	// means 72.
+	// MaxConcurrentReads bounds the concurrent reads of one store through one integration,
+	// unless the integration sets its own bound. Zero means 72.
 	MaxConcurrentReads int
-	// MaxWaitingReads bounds those that wait for their turn beyond that; zero means
-	// 4000. A further one takes the place of the last one of the caller with the most,
-	// if its own caller has fewer, else it fails at once.
+	// MaxWaitingReads bounds the reads that wait beyond those; zero means 4000. Beyond the
+	// bound, a new read displaces the last read of the caller with the most reads, if its
+	// own caller has fewer. Otherwise it fails at once.
 	MaxWaitingReads int
-	// Keeps, if not nil, picks the integrations whose credential is lost for good when
-	// it is not renewed: their Providers are opened by Keep, and are Keepers.
+	// Keeps, if not nil, selects the integrations whose credential is lost permanently
+	// unless it is renewed. Keep opens their Providers, which are Keepers.
 	Keeps func(in *integration.Integration) bool
-	// Reserve, if not nil, is asked for the memory of each read when its turn has
-	// come, in the name of its caller, and may wait until ctx ends. What it returns is
-	// called when the read is over.
+	// Reserve, if not nil, is called for every read when its turn has come, to reserve its
+	// memory on behalf of the caller. It may wait until ctx ends. The Set calls release at
+	// the end of the read.
 	Reserve func(ctx context.Context, caller string) (release func(), err error)
 	// Logger receives the state changes of circuit breakers. Nil discards them.
 	Logger *slog.Logger
 }
 
-// Set holds one open Provider for each integration that has been read from, and
-// sees to it that no store's reads are in the way of another's. It is safe for
-// concurrent use.
+// Set manages one open Provider for each integration that is read from, and isolates
+// stores from each other: the reads of one store do not delay those of another. It is safe
+// for concurrent use.
 type Set struct {
 	cfg SetConfig
 
-	opening context.Context // of all openings; done when the set closes
+	opening context.Context // context of all openings; canceled by Close
 	cancel  context.CancelFunc
-	opened  sync.WaitGroup // the openings under way
+	opened  sync.WaitGroup // the running openings
 
 	mu      sync.Mutex
 	closed  bool
@@ -56,11 +55,11 @@ type Set struct {
 	removed removals
 }
 
-// closeTimeout bounds how long Close waits for openings under way: a file on a
-// server that has gone cannot be given up.
+// closeTimeout bounds how long Close waits for running openings: reading a file from an
+// unreachable file server cannot be canceled.
 const closeTimeout = 5 * time.Second
 
-// NewSet makes an empty Set. It must be closed.
+// NewSet returns an empty Set. The caller must close it.
 func NewSet(cfg SetConfig) *Set {
 	if cfg.Observe == nil {
 		cfg.Observe = func(context.Context, secret.Kind, error, time.Duration) {}
@@ -79,19 +78,18 @@ func NewSet(cfg SetConfig) *Set {
 	return s
 }
 
-// Fetch reads ref through the Provider of this revision of the integration,
-// opening it if need be. The error is a *secret.Error or the Provider's.
+// Fetch reads ref through the Provider of this revision of the integration, and opens the
+// Provider if necessary. The error is a *secret.Error or the Provider's.
 //
-// A revision that is not the integration's current one, because it has been
-// superseded or the integration removed while the call was on its way, is still
-// read; what was opened for it is closed with its last Fetch.
+// A revision that is no longer current, because it was superseded or the integration was
+// removed while the call was in progress, is still read. Its Provider is closed after its
+// last Fetch.
 //
-// Fetches of one store wait for their turn, as long as ctx allows; callers take
-// turns, see WithCallers and limiter. One
-// whose turn would come too late for ctx's deadline fails at once, with
-// ReasonStoreThrottled if it is the store that asks for patience and
-// ReasonOverloaded if it is the broker, and with RetryAfter. So does, with
-// ReasonStoreUnavailable, a Fetch of a store that does not answer.
+// Fetches of one store wait for their turn until ctx ends, and callers take turns (see
+// WithCallers). A Fetch whose turn would come after ctx's deadline fails at once with a
+// RetryAfter: with ReasonStoreThrottled if the store limits the rate, with
+// ReasonOverloaded if the broker does. A Fetch of a store whose circuit breaker is open
+// fails at once with ReasonStoreUnavailable.
 func (s *Set) Fetch(ctx context.Context, in *integration.Integration, ref secret.Ref) (*secret.Secret, error) {
 	callers := callersOf(ctx)
 	st, lim, err := s.enter(in, ref.Store, callers.charged)
@@ -126,23 +124,22 @@ func (s *Set) Fetch(ctx context.Context, in *integration.Integration, ref secret
 	return sec, nil
 }
 
-// reserve takes the memory of a read.
+// reserve reserves the memory of a read.
 func (s *Set) reserve(ctx context.Context, caller string) (release func(), err error) {
 	if s.cfg.Reserve == nil {
 		return func() {}, nil
 	}
 	release, err = s.cfg.Reserve(ctx, caller)
 	if err != nil {
-		return nil, secret.Errorf(secret.ReasonOverloaded, "the broker has no memory for another read of a store; wait, or ask another broker").
+		return nil, secret.Errorf(secret.ReasonOverloaded, "the broker has no memory left for another read of a store; try again later, or ask another replica").
 			WithCause(fmt.Errorf("%w: %w", errNoVerdict, err))
 	}
 	return release, nil
 }
 
-// Supersede makes revision the current one of an integration that is new or has
-// changed, and closes the Providers of others once they are idle. Until it is
-// first called for an id, the revision that is first fetched through is taken to
-// be current.
+// Supersede makes revision the current one of a new or changed integration, and closes the
+// Providers of other revisions when they are idle. Before its first call for an id, the
+// revision of the first Fetch counts as current.
 func (s *Set) Supersede(id, revision string) {
 	s.mu.Lock()
 	var idle []Provider
@@ -157,9 +154,10 @@ func (s *Set) Supersede(id, revision string) {
 	closeAll(idle)
 }
 
-// Keep has an integration's credential kept alive, if it is one of SetConfig.Keeps,
-// from now on until another revision supersedes this one or it is removed. It does not
-// wait. It is called for what there is at first, and with Supersede.
+// Keep starts renewing an integration's credential if SetConfig.Keeps selects the
+// integration, until another revision supersedes this one or the integration is removed.
+// It does not block. The owner of the Set calls it for every integration at start, and
+// together with Supersede.
 func (s *Set) Keep(in *integration.Integration) {
 	if s.cfg.Keeps == nil || !s.cfg.Keeps(in) {
 		return
@@ -174,7 +172,7 @@ func (s *Set) Keep(in *integration.Integration) {
 	s.mu.Unlock()
 	h, err := s.acquire(st, in)
 	if err != nil {
-		return // it is closed, or there is no such kind, which a Fetch says
+		return // closed, or an unsupported kind, which a Fetch reports
 	}
 	s.mu.Lock()
 	closed := s.closed
@@ -187,12 +185,12 @@ func (s *Set) Keep(in *integration.Integration) {
 	}
 }
 
-// keep begins to keep the credential of a handle's Provider, once that is open.
+// keep starts renewing the credential of a handle's Provider when the handle is open.
 func (s *Set) keep(id string, st *state, h *handle) {
 	defer s.release(id, st, h)
 	p, err := h.wait(s.opening)
 	if err != nil {
-		s.cfg.Logger.Warn("a credential cannot be kept alive before it is first used", "integration", id, "error", err)
+		s.cfg.Logger.Warn("a credential cannot be renewed until it is first used", "integration", id, "error", err)
 		return
 	}
 	if k, ok := p.(Keeper); ok {
@@ -200,8 +198,7 @@ func (s *Set) keep(id string, st *state, h *handle) {
 	}
 }
 
-// Remove says that the integration no longer exists, and closes its Providers
-// once they are idle.
+// Remove removes the integration, and closes its Providers when they are idle.
 func (s *Set) Remove(id string) {
 	s.mu.Lock()
 	var idle []Provider
@@ -216,9 +213,8 @@ func (s *Set) Remove(id string) {
 	closeAll(idle)
 }
 
-// Close closes every Provider. The caller has seen to it that no Fetch is under
-// way. Openings that no Fetch waits for may be; the error says if one has
-// not ended within a few seconds.
+// Close closes every Provider. No Fetch may be running. If an opening that no Fetch waits
+// for is still running after a few seconds, Close returns an error.
 func (s *Set) Close() error {
 	s.mu.Lock()
 	s.closed = true
@@ -247,7 +243,7 @@ func (s *Set) Close() error {
 	return errors.Join(errs...)
 }
 
-// enter counts one Fetch of an integration's store, unless there are too many.
+// enter counts one Fetch of an integration's store, or refuses it if there are too many.
 func (s *Set) enter(in *integration.Integration, store, caller string) (*state, *limiter, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -271,9 +267,9 @@ func (s *Set) enter(in *integration.Integration, store, caller string) (*state, 
 	return st, lim, nil
 }
 
-// makeRoom makes the caller with the most Fetches give up one, unless that is the
-// one who asks, or has no more than this one. It reports whether there is room.
-// Set.mu is held.
+// makeRoom makes the caller with the most Fetches give up one, unless that caller is the
+// one that asks or has no more Fetches than it. It reports whether there is room. Set.mu
+// is held.
 func (lim *limiter) makeRoom(caller string) bool {
 	greedy, most := "", lim.byCaller[caller]+1
 	for c, n := range lim.byCaller {
@@ -284,7 +280,7 @@ func (lim *limiter) makeRoom(caller string) bool {
 	return most > lim.byCaller[caller]+1 && lim.displace(greedy)
 }
 
-// leave is the end of what enter began.
+// leave reverts enter.
 func (s *Set) leave(id string, st *state, lim *limiter, caller string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -296,8 +292,8 @@ func (s *Set) leave(id string, st *state, lim *limiter, caller string) {
 	s.drop(id, st)
 }
 
-// state returns what is known of an integration, which Fetches of that
-// revision have made known if nothing was. s.mu is held.
+// state returns the state of an integration. If there is none, it creates one with this
+// revision as the current one. s.mu is held.
 func (s *Set) state(id, revision string) *state {
 	st := s.states[id]
 	if st == nil {
@@ -312,9 +308,10 @@ func (s *Set) state(id, revision string) *state {
 	return st
 }
 
-// drop forgets a removed integration that nothing is under way of. s.mu is held.
+// drop deletes the state of a removed integration that is no longer in use. s.mu is held.
 func (s *Set) drop(id string, st *state) {
-	// A failed opening may be the last to let go, after another state was made.
+	// A failed opening may be the last user, after a new state has been created under the
+	// same id.
 	if s.states[id] == st && st.gone && st.fetches == 0 && len(st.handles) == 0 {
 		delete(s.states, id)
 	}

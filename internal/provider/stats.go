@@ -8,21 +8,21 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Stats are figures of all integrations of one kind.
+// Stats are figures over all integrations of one kind.
 type Stats struct {
-	// Reading and Waiting are how many Fetches read a store, or wait for their
-	// turn to.
+	// Reading and Waiting are the numbers of Fetches that are reading a store, and that
+	// are waiting for their turn.
 	Reading, Waiting int64
 	// Unanswering is the number of stores whose circuit breaker is not closed.
 	Unanswering int64
-	// Trips counts how often a store has begun to be one of those, Throttled the
-	// reads that a store refused because there were too many, Refused those that the
-	// broker refused because their caller's turn would not have come in time or its
-	// share of the queue was used up.
+	// Trips counts how often a circuit breaker opened. Throttled counts the reads that a
+	// store rejected because of its rate limit. Refused counts the reads that the broker
+	// rejected because their turn would have come too late or their caller's share of the
+	// queue was used up.
 	Trips, Throttled, Refused uint64
 }
 
-// counters are the Stats that outlive a store.
+// counters are the Stats that are kept after a store's limiter is dropped.
 type counters struct{ opened, throttled, refused atomic.Uint64 }
 
 // Stats returns the figures of a kind.
@@ -51,7 +51,7 @@ func (s *Set) Stats(kind secret.Kind) Stats {
 	return stats
 }
 
-// counters returns those of a kind. s.mu is held.
+// counters returns the counters of a kind. s.mu is held.
 func (s *Set) counters(kind secret.Kind) *counters {
 	c := s.counts[kind]
 	if c == nil {

@@ -12,50 +12,49 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Step is one thing that was tried to find out whether an integration works.
+// Step is one check of whether an integration works.
 type Step struct {
-	// Name says what was tried, such as "token" or "read https://v.vault.azure.net".
+	// Name is what was checked, such as "token" or "read https://v.vault.azure.net".
 	Name string
-	// Err is a *secret.Error that says what is wrong and what to do, nil if it
-	// worked.
+	// Err is nil if the check succeeded, and otherwise a *secret.Error that says what is
+	// wrong and what to do.
 	Err error
-	// Found says what was found where it worked.
+	// Found is what a successful check found.
 	Found string
-	// Skipped: it was not tried, because an earlier step failed.
+	// Skipped is whether the check was not made because an earlier one failed.
 	Skipped bool
 }
 
-// Validator is a Provider that can say more of what works than whether a read
-// would.
+// Validator is a Provider with checks that go beyond a read of each store.
 type Validator interface {
 	Provider
-	// Validate contacts the integration's stores and reports what works, step by
-	// step, within ctx. It reads no secret's value.
+	// Validate contacts the integration's stores and returns the result of each check. It
+	// ends with ctx. It reads no secret's value.
 	Validate(ctx context.Context) []Step
 }
 
-// Validate finds out whether an integration works: whether its credentials can be
-// read, it is given a token, and each of its stores lets it read. It uses nothing
-// that is already open, so that it sees what a broker that starts just now would.
+// Validate checks whether an integration works: its credentials can be read, it obtains a
+// token, and each of its stores permits reads. It opens a new Provider, so that the result
+// is that of a broker that has just started.
 func (s *Set) Validate(ctx context.Context, in *integration.Integration) []Step {
 	open, ok := s.cfg.Openers[in.Kind]
 	if !ok {
-		return []Step{{Name: "open", Err: secret.Errorf(secret.ReasonInternal, "this broker does not know the kind %s", in.Kind)}}
+		return []Step{{Name: "open", Err: secret.Errorf(secret.ReasonInternal, "this broker does not support the kind %s", in.Kind)}}
 	}
 	p, err := open(ctx, in)
 	if err != nil {
 		return []Step{{Name: "credential", Err: secret.AsError(err)}}
 	}
 	defer func() { _ = p.Close() }()
-	steps := []Step{{Name: "credential", Found: "the settings and files can be used"}}
+	steps := []Step{{Name: "credential", Found: "the settings and files are valid"}}
 	if v, ok := p.(Validator); ok {
 		return append(steps, v.Validate(ctx)...)
 	}
 	return append(steps, Probe(ctx, p, in.Kind, in.Policy.Stores())...)
 }
 
-// Probe asks each store for a secret that does not exist, as Fetch would: that it is
-// not found shows that the identity may read.
+// Probe asks each store for a secret that does not exist, as Fetch would. The response
+// "not found" shows that the identity may read.
 func Probe(ctx context.Context, p Provider, kind secret.Kind, stores []string) []Step {
 	steps := make([]Step, 0, len(stores))
 	for _, store := range stores {
@@ -64,7 +63,7 @@ func Probe(ctx context.Context, p Provider, kind secret.Kind, stores []string) [
 	return steps
 }
 
-// ProbeOne is Probe for one store, by a reference that leads to nothing.
+// ProbeOne probes one store with a reference to a secret that does not exist.
 func ProbeOne(ctx context.Context, p Provider, nothing secret.Ref) Step {
 	step := Step{Name: "read " + nothing.Store}
 	sec, err := p.Fetch(ctx, nothing)
@@ -76,17 +75,16 @@ func ProbeOne(ctx context.Context, p Provider, nothing secret.Ref) Step {
 	case err == nil, errors.As(err, &e) && e.Reason == secret.ReasonSecretNotFound:
 		step.Found = "the identity may read secrets"
 	case ctx.Err() != nil:
-		step.Err = secret.Errorf(secret.ReasonStoreUnavailable, "no answer in the time that there was").WithCause(err)
+		step.Err = secret.Errorf(secret.ReasonStoreUnavailable, "the store did not answer in time").WithCause(err)
 	default:
 		step.Err = secret.AsError(err)
 	}
 	return step
 }
 
-// NothingOf returns a reference into a store that leads to nothing, and that an
-// identity may read if it may read what the grants give there and no more: a name
-// that does not exist, below a prefix that is granted, or else a version that there is
-// not, of a name that is granted.
+// NothingOf returns a reference to a secret or version that does not exist in the store,
+// but that an identity may read if its permissions match the integration's grants exactly:
+// a missing name below a granted prefix, or else a missing version of a granted name.
 func NothingOf(in *integration.Integration, store, version string) secret.Ref {
 	ref := secret.Ref{Kind: in.Kind, Store: store, Name: missingName()}
 	exact := ""
@@ -106,12 +104,12 @@ func NothingOf(in *integration.Integration, store, version string) secret.Ref {
 	return ref
 }
 
-// MissingBelow returns a name that begins as a pattern does and that nobody has.
+// MissingBelow returns a name that matches the pattern and that does not exist.
 func MissingBelow(pattern string) string {
 	return strings.TrimSuffix(pattern, "*") + missingName()
 }
 
-// Skipped are the steps that read stores, none of which was tried.
+// Skipped returns the steps that read stores, all marked as skipped.
 func Skipped(stores []string) []Step {
 	steps := make([]Step, len(stores))
 	for i, store := range stores {
@@ -120,7 +118,7 @@ func Skipped(stores []string) []Step {
 	return steps
 }
 
-// missingName returns the name of a secret that there is not.
+// missingName returns a random name that no secret has.
 func missingName() string {
 	var b [12]byte
 	_, _ = rand.Read(b[:]) // never fails

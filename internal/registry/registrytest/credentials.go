@@ -111,8 +111,8 @@ func testCredentialFaults(t *testing.T, b *Backend) {
 		credentials map[string]secret.Value
 		want        string
 	}{
-		"not needed":   {document("a", "abc"), given(clientSecret, "pl4nted"), "no use"},
-		"unknown":      {secretDocument("a"), given(clientSecret, "pl4nted", "azure.credential.pl4nted", "x"), "no use"},
+		"not needed":   {document("a", "abc"), given(clientSecret, "pl4nted"), "does not use this credential"},
+		"unknown":      {secretDocument("a"), given(clientSecret, "pl4nted", "azure.credential.pl4nted", "x"), "does not use this credential"},
 		"wrong name":   {secretDocument("a"), given("client_secret", "pl4nted"), "missing"},
 		"empty":        {secretDocument("a"), given(clientSecret, ""), "empty"},
 		"huge":         {secretDocument("a"), given(clientSecret, strings.Repeat("pl4nted", 10_000)), "larger"},

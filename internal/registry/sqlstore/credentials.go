@@ -12,8 +12,9 @@ import (
 // maxCredential is the maximum size of a stored credential, in bytes.
 const maxCredential = 64 << 10
 
-// associatedData binds a sealed credential to its integration and name, so that someone
-// who can write in the database cannot give one integration the credential of another.
+// associatedData binds a sealed credential to its integration and name. It then opens for
+// no other, so write access to the database is not enough to give one integration the
+// credential of another.
 func associatedData(id, name string) string { return "integration/" + id + "/" + name }
 
 // opener returns a func that opens a credential when it is needed.

@@ -119,7 +119,7 @@ func TestBackupPutInPlaceWhileOpen(t *testing.T) {
 			t.Errorf("Status: %+v", st)
 		}
 		_, err := s.Create(t.Context(), registry.Change{Document: document("new", "abc", "dns:w.example.org")})
-		if !errors.Is(err, registry.ErrUnavailable) || !strings.Contains(err.Error(), "another file") {
+		if !errors.Is(err, registry.ErrUnavailable) || !strings.Contains(err.Error(), "was replaced while") {
 			t.Errorf("Create: %v", err)
 		}
 		if err := s.Delete(t.Context(), "i000", ""); !errors.Is(err, registry.ErrUnavailable) {
@@ -141,7 +141,7 @@ func TestFileIsGone(t *testing.T) {
 	s, file, _ := backedUp(t, t.TempDir())
 	rename(t, file, file+".away")
 	s.Reload()
-	if st := s.Status(); !strings.Contains(st.Problem, file+" is gone") {
+	if st := s.Status(); !strings.Contains(st.Problem, file+" was removed or renamed") {
 		t.Errorf("Status: %+v", st)
 	}
 	rename(t, file+".away", file)

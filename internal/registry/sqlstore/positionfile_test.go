@@ -42,7 +42,7 @@ func TestPositionFile(t *testing.T) {
 	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got := file().Read(); got != none || !strings.Contains(log.String(), "goes unnoticed") {
+	if got := file().Read(); got != none || !strings.Contains(log.String(), "would not be detected") {
 		t.Errorf("damaged: %+v\n%s", got, log.String())
 	}
 	path = ""

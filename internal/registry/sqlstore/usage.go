@@ -18,8 +18,8 @@ import (
 const (
 	// usageChunk is the number of entries that one statement writes.
 	usageChunk = 100
-	// maxUsage is how many entries of one integration are kept: callers choose the names
-	// of their connectors. See surplusUsage.
+	// maxUsage is the maximum number of entries per integration. It is bounded because
+	// callers choose the names of their connectors. See surplusUsage.
 	maxUsage = 10_000
 	// maxUsageText bounds the stored name of a connector and the stored reference, in
 	// bytes.
@@ -124,8 +124,8 @@ func upsertUsage(ids []string, merged map[string]registry.Usage) stmt {
 }
 
 // foldSurplus replaces the surplus entries of integrations by one entry for each
-// principal, which says that it used the integration and not what: what is no longer
-// told apart must not look unused.
+// principal, which records that the principal used the integration but not which secrets.
+// Deleting the entries would make used secrets look unused.
 func (s *Store) foldSurplus(ctx context.Context, integrations []string) error {
 	var surplus []*usageRow
 	return s.runUsage(ctx, batch{
@@ -142,10 +142,10 @@ func (s *Store) foldSurplus(ctx context.Context, integrations []string) error {
 	})
 }
 
-// surplusUsage returns what reads the entries that are to be folded once an
-// integration has more than maxUsage: all but nine tenths as many, so that this is rare.
-// Principals share the places: the k-th latest entry of each stays before the k+1-th of
-// any, so that one with many entries takes no place of others.
+// surplusUsage returns the statement that reads the entries to fold once an integration
+// has more than maxUsage: all beyond nine tenths of maxUsage, so that folding is rare.
+// Principals share the places: the k-th latest entry of each is kept before the k+1-th of
+// any, so that a principal with many entries does not displace those of others.
 func (s *Store) surplusUsage(integration string, surplus *[]*usageRow) stmt {
 	most := s.maxUsage
 	return stmt{
@@ -165,8 +165,8 @@ func (s *Store) surplusUsage(integration string, surplus *[]*usageRow) stmt {
 	}
 }
 
-// foldUsage returns what replaces entries by one for each integration and principal,
-// none if there are no entries.
+// foldUsage returns the statements that replace entries by one for each integration and
+// principal, none if there are no entries.
 func foldUsage(surplus []*usageRow) (stmts []stmt) {
 	folded := make(map[string]registry.Usage)
 	for _, r := range surplus {
