@@ -1,18 +1,18 @@
-// Package filestamp tells by a file's attributes whether it has changed.
+// Package filestamp detects changes of a file by its attributes, without reading it.
 package filestamp
 
 import "time"
 
-// Stamp is what the system says of a file without reading it. Equal ones mean
-// the same content once the last change is older than the clock of the file system is coarse. The zero stamp is that
-// of a file that cannot be looked at.
+// Stamp is a file's attributes. Equal stamps mean equal content if the last change is
+// older than the resolution of the file system's clock. The zero Stamp means that the
+// file's attributes cannot be read.
 type Stamp struct {
-	Device, Inode uint64 // zero where the system does not tell
+	Device, Inode uint64 // zero where the system does not provide them
 	Size          int64
 	Mode          uint32
-	// In nanoseconds since 1970. Unlike Modified, which anybody can set, Changed
-	// is when the system last saw content or attributes change. It is zero where
-	// the system does not tell: what a poll overlooks there, Reload finds.
+	// In nanoseconds since the Unix epoch. Unlike Modified, which any writer can set,
+	// Changed is when the system last saw content or attributes change. It is zero where
+	// the system does not provide it; there, Reload finds the changes that a poll misses.
 	Modified, Changed int64
 }
 

@@ -4,11 +4,11 @@ package filestamp
 
 import "golang.org/x/sys/unix"
 
-// NoDirectory makes At take a path.
+// NoDirectory makes At interpret its name as a path.
 const NoDirectory = unix.AT_FDCWD
 
-// OpenDirectory returns NoDirectory for one that cannot be read, which may
-// still be looked into.
+// OpenDirectory returns NoDirectory for a directory that cannot be read, whose files may
+// still be accessible by path.
 func OpenDirectory(path string) (fd int) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -17,10 +17,10 @@ func OpenDirectory(path string) (fd int) {
 	return fd
 }
 
-// CloseDirectory closes what OpenDirectory returned.
-func CloseDirectory(fd int) { _ = unix.Close(fd) } // nothing was written
+// CloseDirectory closes the result of OpenDirectory.
+func CloseDirectory(fd int) { _ = unix.Close(fd) } // opened for reading only
 
-// At follows links. It returns the zero stamp for what cannot be looked at.
+// At follows links. It returns the zero Stamp if the file's attributes cannot be read.
 func At(dir int, name string) Stamp {
 	var st unix.Stat_t
 	for {

@@ -8,7 +8,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
-// Fact is one line of what a person needs to know to set an integration up at its
+// Fact is one piece of information that a person needs to set up an integration at its
 // stores. A Value of more than one line is a document to paste.
 type Fact struct{ Name, Value string }
 
@@ -40,19 +40,19 @@ func (in *Integration) Facts() Facts {
 	return f
 }
 
-// CloudPolicy is a document that an integration needs at its cloud, to paste.
+// CloudPolicy is a policy document to paste, which an integration needs at its cloud.
 type CloudPolicy struct {
-	// Title says what it is and where it belongs.
+	// Title is what the document is and where it belongs.
 	Title string
-	// JSON is indented. It holds no secret. Words in capital letters between angle
-	// brackets are for people to fill in.
+	// JSON is indented. It contains no secret. Capitalized words in angle brackets are
+	// placeholders.
 	JSON string
 }
 
 // Policied is implemented by Settings whose stores need policies.
 type Policied interface {
-	// CloudPolicies returns the policies that the integration needs to work and that
-	// let it read no more than the grants give.
+	// CloudPolicies returns the policies that let the integration read what the grants
+	// give, and no more.
 	CloudPolicies(grants *authz.Policy) []CloudPolicy
 }
 
@@ -65,7 +65,7 @@ func (in *Integration) CloudPolicies() []CloudPolicy {
 	return nil
 }
 
-// FormatDuration writes a duration as documents have it: 1h, not 1h0m0s.
+// FormatDuration formats a duration as documents do: 1h, not 1h0m0s.
 func FormatDuration(d time.Duration) string {
 	text, _ := strictyaml.Duration(d).MarshalText() // never fails
 	return string(text)

@@ -33,9 +33,9 @@ func ValidAddress(s string) bool {
 	return err == nil && ValidHost(host) && ValidPort(port)
 }
 
-// Dial validates a table of hosts and the addresses to connect to in their place.
-// notListed is the fault of a host that is not one of hosts. It returns the table
-// with its hosts in lower case, nil if it is empty.
+// Dial validates a table that maps hosts to the addresses to connect to instead. notListed
+// is the fault of a host that is not in hosts. It returns the table with its hosts in
+// lower case, or nil if it is empty.
 func (p *Parser) Dial(path string, table map[string]string, hosts []string, notListed string) map[string]string {
 	if len(table) == 0 {
 		return nil

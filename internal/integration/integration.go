@@ -1,9 +1,9 @@
-// Package integration has the provider integrations: what each one is, how it is
-// written down and validated, and what a read through it depends on.
+// Package integration defines integrations: what an integration is, how its document is
+// parsed and validated, and which of its settings a read of a store depends on.
 //
-// It does not know where integrations are kept (registry), and no callers, caches,
-// gRPC or store SDKs: the settings it hands out are plain data, and credentials
-// appear in them only as paths of files or as funcs that open what is kept sealed.
+// It knows neither where integrations are stored (package registry) nor callers, caches,
+// gRPC and store SDKs. Settings are plain data; credentials appear in them only as paths
+// of files, or as funcs that open a sealed credential.
 package integration
 
 import (
@@ -20,57 +20,56 @@ import (
 type Integration struct {
 	// ID matches [A-Za-z0-9._-]{1,64}.
 	ID string
-	// Revision changes whenever anything in the integration changes, the content
-	// of its credential and CA files included, that of a federated token excluded.
+	// Revision changes whenever anything in the integration changes, including the content
+	// of its credential and CA files but not of a federated token.
 	Revision string
-	// ReadRevision changes whenever something changes that a read of a store depends
-	// on: the kind, the stores, the credential, how the store is reached. A change of
-	// grants, roles or descriptions leaves it as it is. What is cached and what is
-	// open for an integration goes by it; decisions do not, they go by Policy.
+	// ReadRevision changes whenever something changes that a read of a store depends on:
+	// the kind, the stores, the credential, or how the store is reached. It does not
+	// change with grants, roles or descriptions. Cached values and open providers are
+	// keyed by it. Authorization is not: it always uses the current Policy.
 	ReadRevision string
 	DisplayName  string
 	Kind         secret.Kind
 	// Settings are those of Kind.
 	Settings Settings
-	// CacheTTL is how long a value of this integration may be answered from the
-	// cache; zero means the broker's default.
+	// CacheTTL is how long a value of this integration may be served from the cache; zero
+	// means the broker's default.
 	CacheTTL time.Duration
-	// CacheMaxStale is how long past its time-to-live a value may be answered
-	// while its store cannot be reached or throttles; zero means not at all.
+	// CacheMaxStale is how long past its time-to-live a value may be served while its
+	// store cannot be reached or throttles; zero means not at all.
 	CacheMaxStale time.Duration
 	Limits        Limits
-	// Placement is where its stores are, as far as that is known.
+	// Placement is where its stores are, as far as known.
 	Placement Placement
 	// Policy decides who may read what through this integration.
 	Policy *authz.Policy
-	// Roles say who may manage it, beside those who may manage all.
+	// Roles define who may manage it, in addition to those who may manage all
+	// integrations.
 	Roles *authz.Roles
-	// Credentials are kept sealed in place of a file: for a setting X_file that is
-	// empty, the credential is the one named X ("azure.credential.client_secret").
-	// Nil for an integration that stands in a file.
+	// Credentials are stored sealed instead of in a file. If a setting X_file is empty,
+	// the credential is the one named X ("azure.credential.client_secret"). It is nil for
+	// an integration in a file.
 	Credentials map[string]Credential `json:"-"` // funcs; see readRevision
 }
 
-// Stored returns the credential that is kept in place of the file which the
-// setting, such as "azure.credential.client_secret_file", would name; nil if none
-// is.
+// Stored returns the stored credential that replaces the file of a setting such as
+// "azure.credential.client_secret_file", or nil.
 func (in *Integration) Stored(setting string) Credential {
 	return in.Credentials[strings.TrimSuffix(setting, "_file")]
 }
 
-// Limits are how hard each store of an integration may be used. Zero values mean
-// the broker's defaults.
+// Limits bound the load on each store of an integration. Zero values mean the broker's
+// defaults.
 type Limits struct {
-	// MaxConcurrentReads is how many reads of one store run at a time.
+	// MaxConcurrentReads is the maximum number of concurrent reads of one store.
 	MaxConcurrentReads int
-	// ReadsPerSecond is the most reads of one store that begin in a second; zero
-	// for as many as the store takes.
+	// ReadsPerSecond is the maximum number of reads of one store that begin within a
+	// second; zero means no limit.
 	ReadsPerSecond int
 	// Timeout bounds one exchange with a store or its login authority.
 	Timeout time.Duration
 }
 
-// Credential opens a credential that the Store keeps sealed. It may wait for a key
-// service, until ctx ends. The caller owns the bytes and clears them. As a func it shows
-// nothing when it is printed.
+// Credential opens a credential that the Store keeps sealed. The caller owns the bytes and
+// clears them. It is a func so that printing it reveals nothing.
 type Credential func(ctx context.Context) ([]byte, error)

@@ -13,21 +13,22 @@ import (
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
-// FileUse is what a file that an integration names is for.
+// FileUse is the purpose of a file that an integration refers to.
 type FileUse uint8
 
 const (
-	// UseCredential is for a file that must exist and hold something, which is hashed and wiped.
+	// UseCredential is for a file that must exist and not be empty. Its content is hashed
+	// and wiped.
 	UseCredential FileUse = iota
-	// UseToken is as UseCredential, but the content is not part of the revision.
-	// Kubernetes renews such tokens every hour, and the provider reads the file
-	// for each exchange anyway.
+	// UseToken is like UseCredential, but the content is not part of the revision.
+	// Kubernetes renews such tokens every hour, and the provider reads the file for each
+	// exchange.
 	UseToken
-	// UseCA is for PEM certificates and nothing else.
+	// UseCA is for a file that contains only PEM certificates.
 	UseCA
 )
 
-// NamedFile is one file that an integration names.
+// NamedFile is a file that an integration refers to.
 type NamedFile struct {
 	Path string // absolute
 	Use  FileUse
@@ -36,23 +37,23 @@ type NamedFile struct {
 // Digest is a SHA-256 hash.
 type Digest [sha256.Size]byte
 
-// Content is what is known of a referenced file: never what it holds.
+// Content is the result of reading a referenced file. It does not include the content
+// itself.
 type Content struct {
 	Stamp filestamp.Stamp // taken before reading
 	Sum   Digest
-	Fault string // "" for a file that can be used
+	Fault string // "" for a usable file
 }
 
-// Look reads every file that documents name at most once, so that a thousand
-// integrations with one CA file cost one read of it. It is used for one reload and by
-// one goroutine.
+// Look reads every referenced file at most once, so that a thousand integrations with one
+// CA file cost one read of it. A Look is for one reload and one goroutine.
 type Look struct {
 	stamps   map[string]filestamp.Stamp
 	contents map[NamedFile]Content
-	// Where files are read to, allocated when first needed and used again: a
-	// credential leaves no copies behind.
+	// Read buffers, allocated when first needed and reused, so that a credential leaves no
+	// copies in memory.
 	page, credential []byte
-	// Blind takes every referenced file for a good one, unread.
+	// Blind treats every referenced file as usable without reading it.
 	Blind bool
 }
 
@@ -61,7 +62,7 @@ func NewLook() *Look {
 	return &Look{stamps: make(map[string]filestamp.Stamp), contents: make(map[NamedFile]Content)}
 }
 
-// Stamp returns the zero Stamp for what cannot be looked at.
+// Stamp returns the zero Stamp if the file's attributes cannot be read.
 func (i *Look) Stamp(path string) filestamp.Stamp {
 	s, ok := i.stamps[path]
 	if !ok {
@@ -71,7 +72,7 @@ func (i *Look) Stamp(path string) filestamp.Stamp {
 	return s
 }
 
-// Read returns what there is to know of ref.
+// Read reads the file, or returns the earlier result for it.
 func (i *Look) Read(ref NamedFile) Content {
 	if i.Blind {
 		return Content{}
@@ -92,15 +93,16 @@ func (i *Look) Read(ref NamedFile) Content {
 	return c
 }
 
-// ReadPage reads an integration's file. The bytes are good until the next call.
+// ReadPage reads an integration's file. The result is valid until the next call.
 func (i *Look) ReadPage(path string) (data []byte, fault string) {
 	return ReadFile(path, &i.page)
 }
 
-// ReadFile reads a regular file of bounded size into buf. fault says what is
-// wrong with it, without its name.
+// ReadFile reads a regular file of bounded size into buf. fault is what is wrong with the
+// file, without its name.
 func ReadFile(path string, buf *[]byte) (data []byte, fault string) {
-	// Asked before opening: to open a pipe waits for its other end.
+	// The type is checked before opening, because opening a pipe blocks until its other
+	// end is opened.
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, faultOf(err)
@@ -112,7 +114,7 @@ func ReadFile(path string, buf *[]byte) (data []byte, fault string) {
 	if err != nil {
 		return nil, faultOf(err)
 	}
-	defer func() { _ = f.Close() }() // it was only read
+	defer func() { _ = f.Close() }() // opened for reading only
 	if *buf == nil {
 		*buf = make([]byte, strictyaml.MaxSize+1)
 	}
@@ -128,13 +130,13 @@ func ReadFile(path string, buf *[]byte) (data []byte, fault string) {
 	return (*buf)[:n], ""
 }
 
-// faultOf leaves out the path, which the text of an *fs.PathError begins with.
+// faultOf removes the path, with which the text of an *fs.PathError begins.
 func faultOf(err error) string {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return "there is no such file; a relative path begins at the directory of the file that it stands in"
+		return "there is no such file; a relative path is resolved against the directory of the integration's file"
 	case errors.Is(err, fs.ErrPermission):
-		return "the broker may not read the file; give its user the right to"
+		return "the broker has no permission to read the file; grant it to the broker's user"
 	}
 	var p *fs.PathError
 	if errors.As(err, &p) {
@@ -151,7 +153,7 @@ func checkContent(use FileUse, data []byte) (fault string) {
 		return ""
 	}
 	if _, err := certfile.Parse(data); err != nil {
-		return "only PEM certificates can be used: " + err.Error()
+		return "the CA file is not valid: " + err.Error()
 	}
 	return ""
 }

@@ -14,56 +14,57 @@ import (
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
-// The bounds of cache.ttl; the upper one holds for cache.max_stale too.
+// The bounds of cache.ttl; the upper bound also applies to cache.max_stale.
 const (
 	minCacheTTL = time.Second
 	maxCacheTTL = 24 * time.Hour
 )
 
-// maxDisplayName is in bytes.
+// maxDisplayName is the maximum length, in bytes.
 const maxDisplayName = 256
 
 var validID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
-// ParsedFile is what came of one file's content.
+// ParsedFile is the result of parsing the content of one file.
 type ParsedFile struct {
-	// DeclaredID is the id that the content declares, "" if it cannot be told, and
-	// Line where it does.
+	// DeclaredID is the id that the content declares, or "" if it cannot be
+	// determined, and Line is its line.
 	DeclaredID string
 	Line       int
-	// Ungranted: there are no grants, so nobody may use the integration.
+	// Ungranted is whether there are no grants, so that no principal may use the
+	// integration.
 	Ungranted bool
-	// Integration is without a Revision; nil if there are Faults.
+	// Integration is nil if there are Faults. Its Revision is not set.
 	Integration *Integration
 	Faults      strictyaml.Faults
-	// Files are those that the content names, in the order of the settings.
+	// Files are the files that the content refers to, in the order of the settings.
 	Files []NamedFile
 }
 
-// Parser validates the content of one document. Kinds use it for their sections.
+// Parser validates the content of one document. Kinds use it to validate their sections.
 type Parser struct {
-	dir   string // relative paths begin here
+	dir   string // relative paths are resolved against it
 	doc   *strictyaml.Document
 	kinds *Kinds
 	check func(NamedFile) (fault string)
 	refs  []NamedFile
-	// stored are the credentials that are kept apart from the content, and used
-	// those of them that it has use for. A file keeps none.
+	// stored are the credentials that are stored separately from the document, and used
+	// those of them that the document uses. Integrations in files have none.
 	stored map[string]Credential
 	used   map[string]bool
-	// mayRead, if not nil, says which directories of this machine the content may
-	// have read, and that it may name none of its environment variables.
+	// mayRead, if not nil, reports which directories of this machine the document may
+	// refer to. The document may then not refer to environment variables.
 	mayRead func(dir string) bool
 }
 
-// ParseFile parses and validates data, the content of the file at path.
-// check says what is wrong with a file that the content names.
+// ParseFile parses and validates data, the content of the file at path. check returns what
+// is wrong with a file that the content refers to.
 func (k *Kinds) ParseFile(path string, data []byte, check func(NamedFile) (fault string)) ParsedFile {
 	p := &Parser{kinds: k, dir: filepath.Dir(path), check: check}
 	return p.parse(path, data)
 }
 
-// parse is for one document; faults call it name.
+// parse parses one document. name is its name in faults.
 func (p *Parser) parse(name string, data []byte) ParsedFile {
 	var f Document
 	doc, sections := decode(p.kinds.typed, name, data, &f)
@@ -98,8 +99,8 @@ func (p *Parser) parse(name string, data []byte) ParsedFile {
 	return out
 }
 
-// kind validates the section that belongs to the integration's kind, refuses
-// those of others, and compiles the grants for the section's stores.
+// kind validates the section of the integration's kind, rejects sections of other kinds,
+// and compiles the grants for the section's stores.
 func (p *Parser) kind(f *Document, sections reflect.Value, in *Integration) {
 	in.Kind = f.Kind
 	own, known := p.kinds.Spec(in.Kind)
@@ -132,9 +133,9 @@ func (in *Integration) storeNames() []string {
 	return in.Settings.StoreNames()
 }
 
-// withAliases returns the grants with every name of the stores that they name. Names
-// that are added are behind those that were there. Stores that are not the
-// integration's are left for the policy to refuse.
+// withAliases adds to each grant the other names of the stores that it lists, after the
+// names that are already there. It leaves stores that are not the integration's for the
+// policy to reject.
 func withAliases(in *Integration, grants []GrantSection) []GrantSection {
 	settings, ok := in.Settings.(Aliaser)
 	if !ok {
@@ -160,8 +161,8 @@ func (p *Parser) Has(path string) bool { return p.doc.Has(path) }
 // Fault reports a fault of the setting at path.
 func (p *Parser) Fault(path, format string, args ...any) { p.doc.Fault(path, format, args...) }
 
-// Abs returns a path that is relative to the directory of the document as an absolute
-// one. A document that is in no directory keeps its path.
+// Abs resolves a relative path against the directory of the document. It returns the path
+// unchanged if the document is in no directory.
 func (p *Parser) Abs(path string) string {
 	if path != "" && !filepath.IsAbs(path) && p.dir != "" {
 		return filepath.Join(p.dir, path)
@@ -169,14 +170,15 @@ func (p *Parser) Abs(path string) string {
 	return path
 }
 
-// Restricted reports whether the document comes from elsewhere than from a file of the
-// broker's machine: it may name only what MayRead allows, and no environment variable.
+// Restricted reports whether the document does not come from a file of the broker's
+// machine. Such a document may refer only to what MayRead allows, and to no environment
+// variable.
 func (p *Parser) Restricted() bool { return p.mayRead != nil }
 
-// MayRead reports whether the document may have a directory of this machine read.
+// MayRead reports whether the document may refer to a directory of this machine.
 func (p *Parser) MayRead(dir string) bool { return p.mayRead == nil || p.mayRead(dir) }
 
-// limits validates the section. What it leaves out is the broker's to decide.
+// limits validates the section. The broker decides on settings that are missing.
 func (p *Parser) limits(s LimitsSection) Limits {
 	l := Limits{MaxConcurrentReads: s.MaxConcurrentReads, ReadsPerSecond: s.ReadsPerSecond, Timeout: time.Duration(s.Timeout)}
 	if p.Has("limits.max_concurrent_reads") && (l.MaxConcurrentReads < 1 || l.MaxConcurrentReads > 1024) {
@@ -201,8 +203,8 @@ func ContainsControl(s string) bool {
 	return false
 }
 
-// policy compiles the grants. Where that is not possible it returns nil, which
-// denies everything.
+// policy compiles the grants. If they are not valid it returns nil, which denies
+// everything.
 func (p *Parser) policy(in *Integration, sections []GrantSection) *authz.Policy {
 	grants := make([]authz.Grant, len(sections))
 	for i, g := range sections {
@@ -231,8 +233,8 @@ func (p *Parser) policy(in *Integration, sections []GrantSection) *authz.Policy 
 	return nil
 }
 
-// Stored reports whether the credential whose file the setting at path would
-// name is kept apart, and notes that it is used. A file that is named comes first.
+// Stored reports whether the credential whose file the setting at path would name is
+// stored, and marks it as used. A file in the document takes precedence.
 func (p *Parser) Stored(path string) bool {
 	name, ok := strings.CutSuffix(path, "_file")
 	if !ok || p.stored[name] == nil || p.Has(path) {
@@ -242,15 +244,15 @@ func (p *Parser) Stored(path string) bool {
 	return true
 }
 
-// File notes that the setting at path names a file, and returns its absolute
-// path. Faults leave the name out: a credential may stand there by mistake.
+// File records that the setting at path refers to a file, and returns its absolute path.
+// Faults do not quote the name: it may be a credential entered by mistake.
 func (p *Parser) File(path, name string, use FileUse) string {
 	if name == "" {
 		return ""
 	}
 	if !filepath.IsAbs(name) {
 		if p.dir == "" {
-			p.Fault(path, "expected an absolute path: this document lies in no directory")
+			p.Fault(path, "expected an absolute path: this document has no directory")
 			return name
 		}
 		name = filepath.Join(p.dir, name)

@@ -10,12 +10,13 @@ import (
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
-// Placement is where an integration's stores, or a caller, are. An empty field is
-// one that nobody has said.
+// Placement is where an integration's stores, or a caller, are. An empty field means
+// unknown.
 type Placement struct {
-	// Cloud is "azure", "aws" or "gcp", or whatever an organisation calls its own.
+	// Cloud is "azure", "aws" or "gcp", or any other name that an organization uses for
+	// its own cloud.
 	Cloud string `yaml:"cloud,omitempty"`
-	// Region is the cloud's own name of it, such as "westeurope".
+	// Region is the cloud's own name of the region, such as "westeurope".
 	Region string `yaml:"region,omitempty"`
 }
 
@@ -40,8 +41,8 @@ func (p *Parser) placement(kind secret.Kind, s Placement) Placement {
 	return s
 }
 
-// roles compiles the section. Where that is not possible it returns nil, which
-// gives nobody anything.
+// roles compiles the section. If it is not valid it returns nil, which gives no principal
+// a role.
 func (p *Parser) roles(s RolesSection) *authz.Roles {
 	if len(s.ResourceOwner)+len(s.Assigner)+len(s.Auditor) == 0 {
 		return nil

@@ -9,36 +9,35 @@ import (
 	"slices"
 )
 
-// withoutEdits returns a copy of the integration with only those settings that a
-// read of a store depends on. A new field belongs to them unless it is listed
-// here: the worst that comes of a missing line is a read too many. Credentials are
-// funcs, which cannot be compared; their digests represent them.
+// withoutEdits returns a copy of the integration with only the settings that a read of a
+// store depends on. A new field counts as such unless it is cleared here: forgetting one
+// only causes unnecessary reads. Credentials are funcs, which cannot be compared; their
+// digests represent them.
 func withoutEdits(in *Integration) Integration {
 	of := *in
 	of.Revision, of.ReadRevision = "", ""
 	of.DisplayName = ""
-	// The policy, the roles and the placement are asked in every call.
+	// Every call evaluates the policy, the roles and the placement.
 	of.Policy, of.Roles, of.Placement = nil, nil, Placement{}
-	// These are given to the cache with every request, which applies them to what
-	// it has.
+	// These are passed to the cache with every request, and it applies them to existing
+	// entries.
 	of.CacheTTL, of.CacheMaxStale = 0, 0
-	// The queue of a store takes it over with every read.
+	// The limiter of a store applies it with every read.
 	of.Limits.ReadsPerSecond = 0
 	return of
 }
 
-// ReadRevision is a hash over what a read depends on: the settings, files, which
-// is a hash over the content of the files that they name, and the digests of the
-// credentials that are kept in place of files. A credential without a digest makes
-// a revision that no other integration has.
+// ReadRevision is a hash of what a read depends on: the settings; files, a hash of the
+// content of the files that they refer to; and the digests of the credentials that are
+// stored instead of files. With a credential that has no digest, the revision is unique.
 func ReadRevision(in *Integration, files string, digests map[string]Digest) string {
 	of := withoutEdits(in)
 	settings, err := json.Marshal(&of)
-	if err != nil { // a field of a type that JSON does not have
+	if err != nil { // a field of a type that JSON does not support
 		return rand.Text()
 	}
 	h := sha256.New()
-	write := func(part []byte) { // the fixed length keeps the parts apart
+	write := func(part []byte) { // parts have a fixed length, so they cannot be confused
 		sum := sha256.Sum256(part)
 		h.Write(sum[:])
 	}
@@ -55,9 +54,9 @@ func ReadRevision(in *Integration, files string, digests map[string]Digest) stri
 	return hex.EncodeToString(h.Sum(nil))[:16]
 }
 
-// FilesSum is a hash over the content of the files that a document names, federated
-// tokens excluded; "" if it names none. Hashing hashes of a fixed length keeps apart
-// what is in which file.
+// FilesSum is a hash of the content of the files that a document refers to, without
+// federated tokens; "" if there are none. It hashes hashes of a fixed length, so the
+// contents of different files cannot be confused.
 func FilesSum(contents []Content) string {
 	if len(contents) == 0 {
 		return ""
@@ -65,7 +64,7 @@ func FilesSum(contents []Content) string {
 	return hashOf(contents)
 }
 
-// Revision is a hash over the content of a document and of the files that it names.
+// Revision is a hash of the content of a document and of the files that it refers to.
 func Revision(document Digest, contents []Content) string {
 	return hashOf(append([]Content{{Sum: document}}, contents...))
 }

@@ -7,14 +7,15 @@ import (
 	"strings"
 )
 
-// Setting is one setting of an integration as people are told of it. Paths of
-// files are not in it, only that there is one.
+// Setting is one setting of an integration for display. It does not contain paths of
+// files, only whether one is set.
 type Setting struct {
 	// Name is its name in the integration's file, for example "azure.tenant_id".
 	Name string
-	// Value is empty where the setting is not set.
+	// Value is empty if the setting is not set.
 	Value string
-	// Element: Value is one element of a list; there is a Setting for each.
+	// Element is whether Value is one element of a list; every element has its own
+	// Setting.
 	Element bool
 }
 
@@ -60,9 +61,9 @@ func IfFile(path string) string {
 	return "a file"
 }
 
-// SectionField splits the name of a setting of a document of any kind, such as
-// "azure.vaults[0]", behind the section of the kind: ".vaults[0]". ok is false for a
-// setting that all kinds have in common.
+// SectionField returns the part of a setting's name that follows the section of the kind:
+// ".vaults[0]" for "azure.vaults[0]". ok is false for a setting that all kinds have in
+// common.
 func SectionField(setting string) (rest string, ok bool) {
 	i := strings.IndexAny(setting, ".[")
 	if i < 0 {

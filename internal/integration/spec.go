@@ -9,34 +9,33 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Spec is what a kind of store brings with it: its section of a document, who may
-// change which of its settings, and the credentials that it takes. How its references
-// look is package secret's, because clients need to know it as well.
+// Spec is what a kind of store adds to integrations: its section of a document, who may
+// change which of its settings, and its credentials. Package secret has the format of its
+// references, because clients need it as well.
 type Spec struct {
 	Kind secret.Kind
-	// Section is the name of the section that has its settings.
+	// Section is the name of the section with its settings.
 	Section string
-	// Cloud is where its stores are, "" if the kind does not determine it.
+	// Cloud is the cloud of its stores, or "" if the kind does not determine it.
 	Cloud string
-	// Mutable are the settings, by their beginnings, that the owner of one integration
-	// may change: they say what it reads and as whom, and nothing about the broker's
-	// own machine. All others (addresses to connect to, files, the machine's identity)
+	// Mutable are prefixes of the settings that the owner of an integration may change.
+	// They determine what it reads and as which identity, and nothing about the broker's
+	// machine. All other settings (addresses to connect to, files, the machine's identity)
 	// are the operator's.
 	Mutable []string
-	// Immutable are settings that the operator decides and that leave the others to
+	// Immutable are settings that only the operator may set, and that leave the others to
 	// the integration's owner: where the credential is sent, and what protects the
 	// identity of one integration from the owner of another.
 	Immutable []string
-	// Credentials are the names of those that are read from the file which a document
-	// names and are then kept by a registry.Store. Tokens, which are renewed in place,
-	// are not among them.
+	// Credentials are the names of the credentials that are read from a file that a
+	// document refers to, and that a registry.Store then stores. They do not include
+	// tokens that are renewed in place.
 	Credentials []string
-	// Generated, if not "", is a setting, such as "role.external_id" of Section, for which
-	// the broker generates a UUID if its section is there without it.
+	// Generated, if not "", is a setting such as "role.external_id" of Section. The broker
+	// generates a UUID for it if the setting's section exists without it.
 	Generated string
-	// Choices are the values of the settings that choose how the integration
-	// authenticates, by the names of these settings. What Mutable says of them is said of
-	// each value.
+	// Choices are the values of the settings that select how the integration
+	// authenticates, keyed by setting. Mutable lists each permitted value separately.
 	Choices map[string][]string
 	// Parse validates the section; use ParseSection.
 	Parse SectionParser
@@ -46,15 +45,15 @@ type Spec struct {
 type Settings interface {
 	// StoreNames returns the stores that may be read, in canonical form.
 	StoreNames() []string
-	// List returns the settings as people are told of them.
+	// List returns the settings for display.
 	List() []Setting
 	// Facts returns what a person needs to know to set the integration up at its stores.
 	Facts() Facts
 }
 
-// Aliaser is implemented by Settings of which a store has more than one name.
+// Aliaser is implemented by Settings whose stores have more than one name.
 type Aliaser interface {
-	// Aliases returns all names of a store, itself among them.
+	// Aliases returns all names of a store, including the given one.
 	Aliases(store string) []string
 }
 
@@ -64,9 +63,9 @@ type SectionParser struct {
 	parse   func(p *Parser, section any) Settings
 }
 
-// ParseSection makes a SectionParser of a function that validates the section, a
-// struct with yaml tags, which is not nil. What it returns is used only if it reported
-// no fault.
+// ParseSection returns a SectionParser that decodes the section into a struct with yaml
+// tags and calls parse to validate it. The struct is never nil. The result is used only if
+// parse reported no fault.
 func ParseSection[S any](parse func(p *Parser, section *S) Settings) SectionParser {
 	return SectionParser{reflect.TypeFor[*S](), func(p *Parser, section any) Settings { return parse(p, section.(*S)) }}
 }
@@ -74,11 +73,11 @@ func ParseSection[S any](parse func(p *Parser, section *S) Settings) SectionPars
 // Section returns the type of the struct that the section is decoded into.
 func (s SectionParser) Section() reflect.Type { return s.section.Elem() }
 
-// Kinds are the kinds of stores that documents may be of. They are immutable.
+// Kinds are the supported kinds of stores. They are immutable.
 type Kinds struct {
 	specs []Spec
-	// typed and trees are structs with the settings of a document: of typed the
-	// sections of kinds are decoded into their structs, of trees into Trees.
+	// typed and trees are struct types with the settings of a document. typed decodes the
+	// sections of kinds into their structs, trees into Trees.
 	typed, trees reflect.Type
 }
 
@@ -104,10 +103,10 @@ func (k *Kinds) Spec(kind secret.Kind) (Spec, bool) {
 	return Spec{}, false
 }
 
-// All returns the Specs in order. The caller does not change the slice.
+// All returns the Specs in order. The caller must not change the slice.
 func (k *Kinds) All() []Spec { return k.specs }
 
-// Section returns the name of the section of a kind, "" if there is no such kind.
+// Section returns the name of the section of a kind, or "" if the kind is unknown.
 func (k *Kinds) Section(kind secret.Kind) string {
 	s, _ := k.Spec(kind)
 	return s.Section

@@ -7,18 +7,18 @@ import (
 	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
-// RoleIndex finds the integrations on which a principal has a role of their own. It
-// is made when it is first asked after a change, so that brokers whose integrations
-// nobody manages do without, and then holds until the next change. The zero
-// RoleIndex is ready for use. It is safe for concurrent use.
+// RoleIndex finds the integrations on which a principal has a role. It is built at the
+// first call after a change, so that brokers without such roles do not pay for it. The
+// zero RoleIndex is ready for use. It is safe for concurrent use.
 type RoleIndex struct {
 	mu      sync.Mutex
 	of      []*integration.Integration
 	holders *authz.Holders
 }
 
-// Find returns those of the integrations on which who has a role, in their order.
-// The slice must not change afterwards: the same one is taken to mean the same.
+// Find returns those of the integrations on which who has a role, in their order. The
+// slice must not change afterwards: the index assumes that the same slice has the same
+// content.
 func (x *RoleIndex) Find(integrations []*integration.Integration, who authz.Principal) []*integration.Integration {
 	var found []*integration.Integration
 	for _, i := range x.index(integrations).Of(who) {
@@ -40,7 +40,7 @@ func (x *RoleIndex) index(integrations []*integration.Integration) *authz.Holder
 	return x.holders
 }
 
-// same reports whether two slices are one.
+// same reports whether two slices share the same array and length.
 func same(a, b []*integration.Integration) bool {
 	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }

@@ -1,5 +1,5 @@
-// Package registry is the contract between those who use integrations and the
-// backends that keep them: the directory of files (dirstore) and databases (sqlstore).
+// Package registry defines the contract between the users of integrations and the backends
+// that store them: a directory of files (dirstore) or a database (sqlstore).
 package registry
 
 import (
@@ -13,24 +13,25 @@ import (
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
-// Why a Store does not do what it is asked.
+// The errors of a Store.
 var (
-	// ErrNotFound says that there is no usable integration of that id.
+	// ErrNotFound means that no integration has this id, or that it is not valid.
 	ErrNotFound = errors.New("registry: no such integration")
-	// ErrReadOnly: the integrations are files, which are changed where they come from.
-	ErrReadOnly = errors.New("registry: the integrations are files: change them where they come from")
-	// ErrExists: Create of an id that is taken.
-	ErrExists = errors.New("registry: an integration of that id exists already")
-	// ErrConflict: the integration has changed since the etag was given out.
+	// ErrReadOnly means that the integrations are files, which are changed at their
+	// source.
+	ErrReadOnly = errors.New("registry: the integrations are files: change the files instead")
+	// ErrExists means that Create was called with an id that is in use.
+	ErrExists = errors.New("registry: an integration with this id already exists")
+	// ErrConflict means that the integration has changed since its etag was read.
 	ErrConflict = errors.New("registry: the integration has changed since it was read; read it again")
-	// ErrQuota: there are as many integrations as are allowed.
-	ErrQuota = errors.New("registry: there are as many integrations as are allowed; delete one or raise registry.max_integrations")
-	// ErrUnavailable: where the integrations are kept cannot be read, and what was
-	// last seen there is too old to decide by.
+	// ErrQuota means that the maximum number of integrations is reached.
+	ErrQuota = errors.New("registry: the maximum number of integrations is reached; delete one or raise registry.max_integrations")
+	// ErrUnavailable means that the backend cannot be read and that what was last read
+	// from it is too old to decide by.
 	ErrUnavailable = errors.New("registry: the integrations' database or files cannot be read")
 )
 
-// InvalidError says that a document is not acceptable. It quotes no value.
+// InvalidError means that a document is not valid. It contains no value from the document.
 type InvalidError struct {
 	// Faults is never empty.
 	Faults strictyaml.Faults
@@ -38,79 +39,78 @@ type InvalidError struct {
 
 func (e *InvalidError) Error() string { return e.Faults.Error() }
 
-// Store keeps the integrations. All implementations pass registrytest, and are
-// safe for concurrent use.
+// Store stores the integrations. All implementations pass registrytest and are safe for
+// concurrent use.
 //
-// Get, List, WithRole, Faults and Status answer from memory and do not wait for a
-// backend, but for Get and WithRole when the process was stopped for seconds: they
-// wait up to a second for news. All other methods may wait, as long as their context
-// lets them.
+// Get, List, WithRole, Faults and Status answer from memory and do not wait for the
+// backend. There is one exception: after the process was suspended for seconds, Get and
+// WithRole wait for up to a second for current data. All other methods may wait until
+// their context ends.
 type Store interface {
-	// Get returns the integration of that id, ErrNotFound, or ErrUnavailable. The
-	// integrations it returns are those of one point in time, never of a time
-	// before that of an earlier call.
+	// Get returns the integration with this id, ErrNotFound, or ErrUnavailable. Successive
+	// calls never go back in time.
 	Get(id string) (*integration.Integration, error)
-	// List returns the integrations that are served, by ID, however old.
+	// List returns the integrations that are served, sorted by ID, no matter how old they
+	// are.
 	List() []*integration.Integration
-	// WithRole returns those of List on which who has a role of their own, by ID, or
-	// ErrUnavailable as Get does. It takes as long however many integrations there are,
-	// but for the first call after a change.
+	// WithRole returns those of List on which who has a role granted by the integration,
+	// sorted by ID, or ErrUnavailable as Get does. Except for the first call after a
+	// change, its duration does not depend on the number of integrations.
 	WithRole(who authz.Principal) ([]*integration.Integration, error)
-	// Faults returns what is kept but is not served as it stands there.
+	// Faults returns what is stored but not served because it is not valid.
 	Faults() []FileFault
-	// Status says how fresh Get and List are.
+	// Status reports how current Get and List are.
 	Status() Status
 
-	// Record returns one integration as it is kept, ErrNotFound if there is none.
-	// That includes one that is at fault and not served.
+	// Record returns one integration as it is stored, or ErrNotFound. It includes
+	// integrations that are not valid and therefore not served.
 	Record(ctx context.Context, id string) (Record, error)
-	// Records returns integrations as they are kept, by ID.
+	// Records returns integrations as they are stored, sorted by ID.
 	Records(ctx context.Context, page Page) ([]Record, error)
 
-	// Create keeps a new integration: ErrExists, ErrQuota or *InvalidError. Once
-	// it and its like have returned, Get of the same Store shows the change; other
-	// replicas follow within a second.
+	// Create stores a new integration. Its errors are ErrExists, ErrQuota and
+	// *InvalidError. When a write has returned, Get of the same Store shows the change;
+	// other replicas follow within a second.
 	Create(ctx context.Context, c Change) (Record, error)
-	// Update replaces the integration that the document's id names: ErrNotFound,
-	// ErrConflict or *InvalidError.
+	// Update replaces the integration with the document's id. Its errors are ErrNotFound,
+	// ErrConflict and *InvalidError.
 	Update(ctx context.Context, c Change) (Record, error)
-	// Delete removes an integration with its credentials and usage: ErrNotFound, or
-	// ErrConflict if etag is neither "" nor the record's.
+	// Delete deletes an integration with its credentials and usage. It returns
+	// ErrNotFound, or ErrConflict if etag is neither "" nor the record's.
 	Delete(ctx context.Context, id, etag string) error
 
-	// Run makes changes that others make take effect until ctx ends, and then
-	// returns nil. It is called once at most.
+	// Run applies changes made by others until ctx ends, and then returns nil. It is
+	// called at most once.
 	Run(ctx context.Context) error
-	// Reload looks for changes now and returns when they have taken effect.
+	// Reload looks for changes and returns when they have taken effect.
 	Reload()
 }
 
-// Page is a part of a list. The zero Page is the whole list.
+// Page selects a part of a list. The zero Page selects the whole list.
 type Page struct {
-	// After is the id that the page begins behind; "" for the first page.
+	// After is the id after which the page begins; "" for the first page.
 	After string
-	// Limit is how many entries are wanted at most; 0 for all.
+	// Limit is the maximum number of entries; 0 for all.
 	Limit int
 }
 
-// Change is what Create and Update are to write.
+// Change is the input of Create and Update.
 type Change struct {
-	// ID, if set, is the id that Document has to have. It spares the Store reading
-	// Document for its id.
+	// ID, if set, is the id that Document must have. It saves the Store from parsing
+	// Document to find its id.
 	ID string
-	// Document is the integration in the form that files have it, its id included:
-	// YAML, of which JSON is a part. It holds no credential.
+	// Document is the integration in the format of files, with its id: YAML, which
+	// includes JSON. It contains no credential.
 	Document []byte
-	// Credentials are sealed before they are written and are never read back by
-	// any call. Each is named by the setting of the document that would otherwise
-	// name its file, without "_file": "azure.credential.client_secret". Update
-	// keeps those that it is not given and that the document still has use for,
-	// and forgets the others; one that the document has no use for is a fault. The
-	// caller wipes them.
+	// Credentials are sealed before they are written, and no call returns them. Each is
+	// named by the setting that would otherwise name its file, without "_file":
+	// "azure.credential.client_secret". Update keeps the credentials that it is not given
+	// and that the document still uses, and deletes the others. A credential that the
+	// document does not use is a fault. The caller wipes them.
 	Credentials map[string]secret.Value
-	// ETag is that of the record which Update is to replace; "" replaces any.
+	// ETag is the etag of the record that Update replaces; "" replaces any.
 	ETag string
-	// By is who makes the change.
+	// By is the principal that makes the change.
 	By authz.Principal
 	// ValidateOnly does everything but write: what it returns is what would be
 	// kept, without an etag and times. Its credentials open until the caller wipes

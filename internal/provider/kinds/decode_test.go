@@ -75,7 +75,7 @@ func TestDecodeDocumentFaults(t *testing.T) {
 		{"id: a\nkind: X", "f:2: kind: there is no such kind"},
 		{"id: a\nkind: AZURE_KEY_VAULT\naws: {a: b}", "f:3: aws: does not belong to the kind; take it out or change the kind"},
 		{"id: a\nkind: AZURE_KEY_VAULT\ngrants: [{principals: [a], secrets: []}]",
-			"f:3: grants[0].secrets: an empty list would allow nothing; list what is allowed, or take the setting out to leave it open"},
+			"f:3: grants[0].secrets: an empty list would allow nothing; list what is allowed, or remove the setting to allow everything"},
 	} {
 		f := All().DecodeDocument("f", []byte(tt.text))
 		if got := f.Faults.Error(); got != tt.want {

@@ -267,7 +267,7 @@ func TestReferenceFaults(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	const missing = "there is no such file; a relative path begins at the directory of the file that it stands in"
+	const missing = "there is no such file; a relative path is resolved against the directory of the integration's file"
 	tests := []struct {
 		ref  integration.NamedFile
 		want string
@@ -282,10 +282,10 @@ func TestReferenceFaults(t *testing.T) {
 		{integration.NamedFile{Path: "ca", Use: integration.UseCA}, ""},
 		{integration.NamedFile{Path: "absent", Use: integration.UseCA}, missing},
 		{integration.NamedFile{Path: "blank", Use: integration.UseCA}, "the file is empty"},
-		{integration.NamedFile{Path: "none", Use: integration.UseCA}, "only PEM certificates can be used: it contains no PEM certificate"},
-		{integration.NamedFile{Path: "cut", Use: integration.UseCA}, "only PEM certificates can be used: it contains a truncated or damaged certificate"},
-		{integration.NamedFile{Path: "damaged", Use: integration.UseCA}, "only PEM certificates can be used: its certificate 1 cannot be parsed"},
-		{integration.NamedFile{Path: "key", Use: integration.UseCA}, "only PEM certificates can be used: it must contain only PEM certificates"},
+		{integration.NamedFile{Path: "none", Use: integration.UseCA}, "the CA file is not valid: it contains no PEM certificate"},
+		{integration.NamedFile{Path: "cut", Use: integration.UseCA}, "the CA file is not valid: it contains a truncated or damaged certificate"},
+		{integration.NamedFile{Path: "damaged", Use: integration.UseCA}, "the CA file is not valid: its certificate 1 cannot be parsed"},
+		{integration.NamedFile{Path: "key", Use: integration.UseCA}, "the CA file is not valid: it must contain only PEM certificates"},
 	}
 	look := integration.NewLook()
 	for _, tt := range tests {
@@ -303,7 +303,7 @@ func TestReferenceFaults(t *testing.T) {
 	data := strings.Replace(secretType, "client_secret_file: f", "client_secret_file: hunter2", 1) + "  ca_file: none\n"
 	got := All().ParseFile(filepath.Join(dir, "f"), []byte(data), func(r integration.NamedFile) string { return look.Read(r).Fault })
 	want := filepath.Join(dir, "f") + ":4: azure.credential.client_secret_file: " + missing + "\n" +
-		filepath.Join(dir, "f") + ":8: azure.ca_file: only PEM certificates can be used: it contains no PEM certificate"
+		filepath.Join(dir, "f") + ":8: azure.ca_file: the CA file is not valid: it contains no PEM certificate"
 	if diff := cmp.Diff(want, got.Faults.Error()); diff != "" {
 		t.Error(diff)
 	}

@@ -16,12 +16,11 @@ import (
 	"github.com/secretbroker/secretbroker/internal/keyfile"
 )
 
-// maxKeyFile is the most that is read of a key file, in bytes.
+// maxKeyFile is the maximum size of a key file, in bytes.
 const maxKeyFile = 64 << 10
 
-// Create writes a key file with one new key, readable by its owner alone. A file
-// that is there already is never overwritten: what its keys have sealed could
-// not be opened any more.
+// Create creates a key file with one new key, readable only by its owner. It never
+// overwrites a file, because what the old keys have sealed could no longer be opened.
 func Create(path string) error {
 	handle, err := keyset.NewHandle(aead.AES256GCMKeyTemplate())
 	if err != nil {
@@ -39,8 +38,8 @@ func Create(path string) error {
 	return finish(f, b)
 }
 
-// Add adds a new key to a key file that opens, and does not seal yet: every
-// replica has to have it before the first one seals with it.
+// Add adds a new key to a key file. The key opens but does not seal yet: every replica
+// must have it before the first one seals with it.
 func Add(path string) error {
 	return change(path, func(m *keyset.Manager, _ *keyset.Handle) error {
 		_, err := m.Add(aead.AES256GCMKeyTemplate())
@@ -56,8 +55,8 @@ func Use(path string) error {
 	})
 }
 
-// Drop removes the keys of a key file that do not seal. What is still sealed with
-// them, backups included, cannot be opened any more.
+// Drop removes the keys of a key file that do not seal. What is still sealed with them,
+// including backups, can no longer be opened.
 func Drop(path string) error {
 	return change(path, func(m *keyset.Manager, h *keyset.Handle) error {
 		info := h.KeysetInfo()
@@ -73,14 +72,14 @@ func Drop(path string) error {
 	})
 }
 
-// Key is what may be told of a key.
+// Key is the public information about a key.
 type Key struct {
 	ID uint32
-	// Seals: it is the one that seals; the others open only.
+	// Seals is whether it is the key that seals; all others only open.
 	Seals bool
 }
 
-// List returns the keys of a key file, the oldest first.
+// List returns the keys of a key file, oldest first.
 func List(path string) ([]Key, error) {
 	handle, err := read(path)
 	if err != nil {
@@ -94,7 +93,7 @@ func List(path string) ([]Key, error) {
 	return keys, nil
 }
 
-// change replaces a key file in one step.
+// change replaces a key file atomically.
 func change(path string, edit func(*keyset.Manager, *keyset.Handle) error) error {
 	handle, err := read(path)
 	if err != nil {
@@ -149,7 +148,8 @@ func finish(f *os.File, b []byte) error {
 	return nil
 }
 
-// read reads a key file. No error of a parser is passed on: it may quote.
+// read reads a key file. It wraps no error of a parser, because such an error may quote
+// the file.
 func read(path string) (*keyset.Handle, error) {
 	b, err := keyfile.Read(path, maxKeyFile)
 	if errors.Is(err, os.ErrNotExist) {
@@ -166,8 +166,8 @@ func read(path string) (*keyset.Handle, error) {
 	return handle, nil
 }
 
-// primaryPrefix is what Tink puts in front of what the primary key has sealed:
-// a version and the key's id (developers.google.com/tink/wire-format).
+// primaryPrefix is the prefix of everything that the primary key seals: a version and the
+// key's id (developers.google.com/tink/wire-format).
 func primaryPrefix(handle *keyset.Handle) (string, error) {
 	info := handle.KeysetInfo()
 	for _, k := range info.GetKeyInfo() {
@@ -182,8 +182,8 @@ func primaryPrefix(handle *keyset.Handle) (string, error) {
 	return "", errors.New("no key of the file seals")
 }
 
-// KeyID returns the id of the key that bytes were sealed with, as List has it, or 0
-// if they do not say.
+// KeyID returns the id, as in List, of the key that sealed the bytes, or 0 if they do not
+// contain one.
 func KeyID(sealed []byte) uint32 {
 	if len(sealed) < 5 || sealed[0] != 1 {
 		return 0

@@ -1,8 +1,8 @@
-// Package seal owns how credentials are kept at rest: sealed with a key that is
-// not where they are.
+// Package seal encrypts ("seals") credentials at rest with a key that is stored elsewhere
+// than the credentials.
 //
-// It knows keys and bytes. It does not know integrations, nor where sealed bytes
-// are kept.
+// It knows keys and bytes. It knows neither integrations nor where sealed bytes are
+// stored.
 package seal
 
 import (
@@ -15,16 +15,16 @@ import (
 	"github.com/tink-crypto/tink-go/v2/tink"
 )
 
-// ErrCannotOpen says that none of the keys opens sealed bytes with the associated data:
+// ErrCannotOpen means that none of the keys opens sealed bytes with the associated data:
 // another key is needed, or the bytes were changed or moved.
-var ErrCannotOpen = errors.New("seal: no key at hand opens this credential for this integration; give the broker the key that it was sealed with, or give the integration its credential anew")
+var ErrCannotOpen = errors.New("seal: no available key opens this credential for this integration; add the key that sealed it to the broker's key file, or set the integration's credential again")
 
 // Sealer seals and opens. Implementations are safe for concurrent use. Seal and Open may
 // wait for a key service, until ctx ends.
 type Sealer interface {
-	// Seal encrypts plaintext and authenticates associatedData with it: Open takes the
-	// same associatedData only. associatedData is not secret. plaintext stays the
-	// caller's.
+	// Seal encrypts plaintext and authenticates associatedData with it: Open requires
+	// the same associatedData. associatedData is not secret. The caller keeps ownership
+	// of plaintext.
 	Seal(ctx context.Context, plaintext []byte, associatedData string) ([]byte, error)
 	// Open returns a copy of the plaintext, or ErrCannotOpen. The caller owns and clears
 	// it.
@@ -34,9 +34,9 @@ type Sealer interface {
 	Current(sealed []byte) bool
 }
 
-// Keys seals with the first key of a key file and opens with any of them. What
-// is sealed begins with the id of its key, so that keys can be exchanged while
-// old ones still open.
+// Keys seals with the primary key of a key file and opens with any of its keys. Sealed
+// bytes begin with the id of their key, so the keys can be rotated while old ones still
+// open.
 type Keys struct {
 	path string
 	ring atomic.Pointer[ring]
@@ -44,7 +44,7 @@ type Keys struct {
 
 type ring struct {
 	aead   tink.AEAD
-	prefix string // what is sealed with the primary key begins with it
+	prefix string // of everything sealed with the primary key
 }
 
 var _ Sealer = (*Keys)(nil)
@@ -58,7 +58,7 @@ func Open(path string) (*Keys, error) {
 	return k, nil
 }
 
-// Reload reads the key file again. If that fails the keys stay as they are.
+// Reload reads the key file again. If that fails, it keeps the current keys.
 func (k *Keys) Reload() error {
 	handle, err := read(k.path)
 	if err != nil {

@@ -1,0 +1,315 @@
+package integration
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/secret"
+	"github.com/secretbroker/secretbroker/internal/strictyaml"
+)
+
+// Form is an integration as written in a document, section by section, before its settings
+// are validated. Zero sections and settings are omitted from the document.
+type Form struct {
+	ID          string      `yaml:"id"`
+	DisplayName string      `yaml:"display_name,omitempty"`
+	Kind        secret.Kind `yaml:"kind"`
+	Cache       FormCache   `yaml:"cache,omitempty"`
+	Limits      FormLimits  `yaml:"limits,omitempty"`
+	Placement   Placement   `yaml:"placement,omitempty"`
+	Grants      []FormGrant `yaml:"grants,omitempty"`
+	Roles       FormRoles   `yaml:"roles,omitempty"`
+	// section has the settings of Kind.
+	section strictyaml.Tree
+	kinds   *Kinds // nil for a form made otherwise, see Bind
+}
+
+// FormCache is the section cache.
+type FormCache struct {
+	TTL      strictyaml.Duration `yaml:"ttl,omitempty"`
+	MaxStale strictyaml.Duration `yaml:"max_stale,omitempty"`
+}
+
+// FormLimits is the section limits.
+type FormLimits struct {
+	MaxConcurrentReads int                 `yaml:"max_concurrent_reads,omitempty"`
+	ReadsPerSecond     int                 `yaml:"reads_per_second,omitempty"`
+	Timeout            strictyaml.Duration `yaml:"timeout,omitempty"`
+}
+
+// FormGrant is one entry of grants.
+type FormGrant struct {
+	Principals []string `yaml:"principals"`
+	Stores     []string `yaml:"stores,omitempty"`
+	Secrets    []string `yaml:"secrets,omitempty"`
+	Keys       []string `yaml:"keys,omitempty"`
+}
+
+// Equal reports whether two grants are equal, ignoring the order of their lists.
+func (g FormGrant) Equal(other FormGrant) bool {
+	same := func(a, b []string) bool {
+		return len(a) == len(b) && slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
+	}
+	return same(g.Principals, other.Principals) && same(g.Stores, other.Stores) && same(g.Secrets, other.Secrets) && same(g.Keys, other.Keys)
+}
+
+// FormRoles is the section roles.
+type FormRoles struct {
+	ResourceOwner []string `yaml:"resource_owner,omitempty"`
+	Assigner      []string `yaml:"assigner,omitempty"`
+	Auditor       []string `yaml:"auditor,omitempty"`
+}
+
+// FormFile is a Form with the lines of its settings.
+type FormFile struct {
+	Form
+	// Faults are the faults of the document's syntax and structure. The values of the
+	// settings have not been validated.
+	Faults strictyaml.Faults
+	doc    *strictyaml.Document
+}
+
+// ParseForm parses a document. name is its name in faults.
+func (k *Kinds) ParseForm(name string, data []byte) FormFile {
+	f := FormFile{Form: Form{kinds: k}}
+	doc, v := decode(k.trees, name, data, &f.Form)
+	f.doc = doc
+	for _, required := range []string{"id", "kind"} {
+		if !f.doc.Has(required) {
+			f.doc.Fault(required, "missing; it is required")
+		}
+	}
+	if f.Kind != "" && k.Section(f.Kind) == "" {
+		f.doc.Fault("kind", "there is no such kind")
+	}
+	for _, s := range k.specs {
+		tree, _ := v.FieldByName(sectionField(s)).Interface().(strictyaml.Tree)
+		switch {
+		case s.Kind == f.Kind:
+			f.section = tree
+		case tree != nil:
+			f.doc.Fault(s.Section, "does not belong to the kind; take it out or change the kind")
+		}
+	}
+	for i, g := range f.Grants {
+		// A setting that is not set does not restrict; an empty list is meant to restrict.
+		for name, list := range map[string][]string{"stores": g.Stores, "secrets": g.Secrets, "keys": g.Keys} {
+			if list != nil && len(list) == 0 {
+				f.doc.Fault(strictyaml.Index("grants", i)+"."+name, "an empty list would allow nothing; list what is allowed, or remove the setting to allow everything")
+			}
+		}
+	}
+	f.Faults = f.doc.Faults()
+	return f
+}
+
+// Line returns the line of a setting, or of the section that it would belong to.
+func (f *FormFile) Line(path string) int { return f.doc.Line(path) }
+
+// Section returns the name of the section that has the settings, "" for an unknown kind.
+func (f *Form) Section() string { return f.kinds.Section(f.Kind) }
+
+// Settings returns the settings of the kind as plain maps, lists, strings, bools
+// and ints. The caller may change them.
+func (f *Form) Settings() map[string]any { return plainMap(f.section) }
+
+// SetSettings replaces the settings of the kind. Integers may be float64, as in decoded
+// JSON. It returns an error for a value that no setting can have.
+func (f *Form) SetSettings(settings map[string]any) error {
+	if len(settings) == 0 {
+		f.section = nil
+		return nil
+	}
+	t, err := treeOf("settings", settings, 0)
+	if err != nil {
+		return err
+	}
+	f.section = t
+	return nil
+}
+
+// common is the type of a document without the section of a kind.
+var common = documentType(nil, nil)
+
+// Bind sets the supported kinds. A Form with settings that was not returned by ParseForm
+// must be bound before Document, Tree, CredentialFiles, Generated and SetGenerated are
+// called. Bind returns false if the form has settings of an unknown kind; such a form must
+// not be used.
+func (f *Form) Bind(kinds *Kinds) bool {
+	f.kinds = kinds
+	_, known := kinds.Spec(f.Kind)
+	return known || f.section == nil
+}
+
+// Generated returns the setting that the broker generates if it is missing. wanted is
+// false if the form has no section for it.
+func (f *Form) Generated() (value any, wanted bool) {
+	section, name := f.generated(f.Settings())
+	value, there := section[name]
+	return value, section != nil && !there
+}
+
+// SetGenerated sets the generated setting.
+func (f *Form) SetGenerated(value any) error {
+	settings := f.Settings()
+	section, name := f.generated(settings)
+	section[name] = value
+	return f.SetSettings(settings)
+}
+
+// generated returns the section that the generated setting belongs to and the setting's
+// name, or nil if there is no such section.
+func (f *Form) generated(settings map[string]any) (section map[string]any, name string) {
+	spec, _ := f.kinds.Spec(f.Kind)
+	parent, name, _ := strings.Cut(spec.Generated, ".")
+	section, _ = settings[parent].(map[string]any)
+	return section, name
+}
+
+// Document returns the form in the format of files. It returns an error for settings of an
+// unknown kind.
+func (f *Form) Document() ([]byte, error) {
+	trees := common
+	if f.kinds != nil {
+		trees = f.kinds.trees
+	}
+	v := reflect.New(trees).Elem()
+	copyFields(v, reflect.ValueOf(f).Elem())
+	if spec, ok := f.kinds.Spec(f.Kind); ok {
+		v.FieldByName(sectionField(spec)).Set(reflect.ValueOf(f.section))
+	} else if f.section != nil {
+		return nil, fmt.Errorf("unknown kind %q", f.Kind)
+	}
+	data, err := strictyaml.Encode(v.Interface())
+	if err != nil {
+		return nil, fmt.Errorf("integration: %w", err)
+	}
+	return data, nil
+}
+
+// Tree returns the whole form as plain maps, lists, strings, bools and ints.
+func (f *Form) Tree() map[string]any {
+	data, err := f.Document()
+	if err != nil {
+		panic(err) // Bind has not been called, or not heeded
+	}
+	var t strictyaml.Tree
+	strictyaml.Decode("", data, &t)
+	return plainMap(t)
+}
+
+// CredentialFiles returns the credential files that the settings refer to, keyed by the
+// name under which a Store stores the credential, and removes these settings from the
+// form. Relative paths are resolved against dir.
+func (f *Form) CredentialFiles(dir string) map[string]string {
+	files := make(map[string]string)
+	spec, _ := f.kinds.Spec(f.Kind)
+	takeCredentialFiles(spec.Section, f.section, spec.Credentials, func(name, path string) {
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(dir, path)
+		}
+		files[name] = path
+	})
+	return files
+}
+
+func takeCredentialFiles(path string, t strictyaml.Tree, names []string, found func(name, file string)) {
+	for _, key := range slices.Sorted(maps.Keys(t)) {
+		switch v := t[key].(type) {
+		case strictyaml.Tree:
+			takeCredentialFiles(path+"."+key, v, names, found)
+		case string:
+			if name, ok := strings.CutSuffix(path+"."+key, "_file"); ok && slices.Contains(names, name) {
+				found(name, v)
+				delete(t, key)
+			}
+		}
+	}
+}
+
+func plainMap(t strictyaml.Tree) map[string]any {
+	if t == nil {
+		return nil
+	}
+	m := make(map[string]any, len(t))
+	for k, v := range t {
+		m[k] = plainValue(v)
+	}
+	return m
+}
+
+func plainValue(v any) any {
+	switch v := v.(type) {
+	case strictyaml.Tree:
+		return plainMap(v)
+	case []any:
+		list := make([]any, len(v))
+		for i := range v {
+			list[i] = plainValue(v[i])
+		}
+		return list
+	default:
+		return v
+	}
+}
+
+const maxSettingsDepth = 16
+
+func treeOf(path string, m map[string]any, depth int) (strictyaml.Tree, error) {
+	t := make(strictyaml.Tree, len(m))
+	for k, v := range m {
+		value, err := treeValue(path+"."+k, v, depth)
+		if err != nil {
+			return nil, err
+		}
+		t[k] = value
+	}
+	return t, nil
+}
+
+func treeValue(path string, v any, depth int) (any, error) {
+	if depth == maxSettingsDepth {
+		return nil, fmt.Errorf("%s: nested too deeply", path)
+	}
+	switch v := v.(type) {
+	case string, bool, int:
+		return v, nil
+	case float64:
+		if v != math.Trunc(v) || math.Abs(v) > 1<<53 {
+			return nil, fmt.Errorf("%s: expected a whole number", path)
+		}
+		return int(v), nil
+	case map[string]any:
+		return treeOf(path, v, depth+1)
+	case []any:
+		list := make([]any, len(v))
+		for i := range v {
+			value, err := treeValue(strictyaml.Index(path, i), v[i], depth+1)
+			if err != nil {
+				return nil, err
+			}
+			list[i] = value
+		}
+		return list, nil
+	default:
+		return nil, fmt.Errorf("%s: there is no value; write one or take the setting out", path)
+	}
+}
+
+// SetTTL sets the time-to-live; zero removes it.
+func (c *FormCache) SetTTL(d time.Duration) { c.TTL = strictyaml.Duration(d) }
+
+// SetMaxStale sets max_stale; zero removes it.
+func (c *FormCache) SetMaxStale(d time.Duration) { c.MaxStale = strictyaml.Duration(d) }
+
+// SetTimeout sets the timeout; zero removes it.
+func (l *FormLimits) SetTimeout(d time.Duration) { l.Timeout = strictyaml.Duration(d) }
+
+// EncodeYAML encodes plain maps, lists and scalars as YAML.
+func EncodeYAML(v map[string]any) ([]byte, error) { return strictyaml.Encode(v) }
