@@ -70,6 +70,7 @@ type Limits struct {
 	Timeout time.Duration
 }
 
-// Credential opens a credential that the Store keeps sealed. The caller owns the bytes and
-// clears them. It is a func so that printing it reveals nothing.
+// Credential opens a credential that the Store keeps sealed. It may wait for a key
+// service, until ctx ends. The caller owns the bytes and clears them. It is a func so that
+// printing it reveals nothing.
 type Credential func(ctx context.Context) ([]byte, error)
