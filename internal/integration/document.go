@@ -102,7 +102,7 @@ func (k *Kinds) DecodeDocument(name string, data []byte) DecodedDocument {
 		// Left out it would leave open what an empty list wants closed.
 		for name, list := range map[string][]string{"stores": g.Stores, "secrets": g.Secrets, "keys": g.Keys} {
 			if list != nil && len(list) == 0 {
-				f.doc.Fault(strictyaml.Index("grants", i)+"."+name, "an empty list would allow nothing; list what is allowed, or take the setting out to leave it open")
+				f.doc.Fault(strictyaml.Index("grants", i)+"."+name, "an empty list would allow nothing; list what is allowed, or remove the setting to allow everything")
 			}
 		}
 	}
