@@ -171,10 +171,10 @@ func TestAuditCompare(t *testing.T) {
 
 		code, stdout, stderr := command(t, compare...)
 		for _, want := range []string{
-			`revoked +grant came back +grants\[1\] +- +{"principals":\["dns:goes.example.org"\]} +\S+ GrantUse by spiffe:`,
+			`revoked +grant is back +grants\[1\] +- +{"principals":\["dns:goes.example.org"\]} +\S+ GrantUse by spiffe:`,
 			`revoked +grant is missing +grants\[1\] +{"principals":\["dns:new.example.org"\]}`,
-			`deleted +came back after it was deleted +- +- +- +\S+ DeleteIntegration by`,
-			`deleted +grant came back +grants\[0\]`,
+			`deleted +is back although it was deleted +- +- +- +\S+ DeleteIntegration by`,
+			`deleted +grant is back +grants\[0\]`,
 			`created +is missing`,
 			`rotated +credential is older than its last replacement +azure.credential.client_secret`,
 			`changed +setting differs +display_name +"another name" +-`,

@@ -13,18 +13,18 @@ import (
 	"github.com/secretbroker/secretbroker/internal/connectorfile"
 )
 
-// What a check finds beside the broker's reasons. The names are a promise.
+// Findings of check that are not reasons of the broker. The names are a stable interface.
 const (
-	// Warnings: the config can be resolved, but look at it.
+	// Warnings: the config can be resolved, but may need attention.
 	warnExpiresSoon = "EXPIRES_SOON"
 	// WarnEmptyValue warns of a value that is empty.
 	WarnEmptyValue = "EMPTY_VALUE"
 
-	// FaultInvalidFile is a file that cannot be parsed.
+	// FaultInvalidFile is the code of a file that cannot be parsed.
 	FaultInvalidFile = "INVALID_FILE"
-	// Faults of the call for a file.
-	faultCallFailed = "CALL_FAILED" // without a reason of the broker
-	faultNotChecked = "NOT_CHECKED" // because an earlier call failed in a way that this one would, too
+	// Errors of the call for a file.
+	faultCallFailed = "CALL_FAILED" // the broker gave no reason
+	faultNotChecked = "NOT_CHECKED" // an earlier call failed, and this one would fail in the same way
 )
 
 // check is the check command.
@@ -41,17 +41,17 @@ func newCheckCommand() *cobra.Command {
 	var c check
 	cmd := &cobra.Command{
 		Use:   "check [NAME=REFERENCE ...]",
-		Short: "Check through a broker that references can be resolved",
-		Long: `Check through a broker that references can be resolved, as the client
-certificate's owner and without any value leaving the broker: made for the
-pipeline that deploys connectors. Every failing config is listed with its reason
-and what to do. docs/check.md describes the output.
+		Short: "Check that a broker can resolve references",
+		Long: `Check that a broker can resolve references for the owner of the client certificate.
+No value leaves the broker. Use the command in the pipeline that deploys
+connectors. It lists every failing config with its reason and a remedy.
+docs/check.md describes the output.
 
-References are given as NAME=REFERENCE, or in connectors' configurations with
---file, which are JSON or .properties files and may be several.
+Give the references as NAME=REFERENCE, or name the configurations of connectors
+with --file: JSON or .properties files. The flag can be repeated.
 
-Exit codes: 0 all can be resolved; 2 the command line or a file is wrong; else
-the code of the worst failure, as of "broker resolve".
+Exit codes: 0 all references can be resolved; 2 the command line or a file is
+invalid; otherwise the code of the worst failure, as for "broker resolve".
 With --strict, 6 if there are warnings.`,
 		Example: `  broker check --file connector.json
   broker check --file orders.json --file payments.properties --output github
@@ -62,9 +62,9 @@ With --strict, 6 if there are warnings.`,
 	c.conn.register(cmd)
 	c.what.register(cmd)
 	RegisterOutput(cmd, &c.output, "table", "json", "github")
-	cmd.Flags().StringArrayVar(&c.files, "file", nil, "a connector's configuration: JSON, or a .properties file; may be given several times")
-	cmd.Flags().DurationVar(&c.warnExpiry, "warn-expiry", 7*24*time.Hour, "warn of secrets that expire within this time")
-	cmd.Flags().BoolVar(&c.strict, "strict", false, "fail on warnings too: secrets that expire soon, empty values")
+	cmd.Flags().StringArrayVar(&c.files, "file", nil, "configuration of a connector: JSON, or a .properties file (repeatable)")
+	cmd.Flags().DurationVar(&c.warnExpiry, "warn-expiry", 7*24*time.Hour, "warn about secrets that expire within this time")
+	cmd.Flags().BoolVar(&c.strict, "strict", false, "also fail on warnings: secrets that expire soon, empty values")
 	_ = cmd.MarkFlagFilename("file", "json", "properties") // the flag exists
 	return cmd
 }
@@ -85,7 +85,7 @@ func (c *check) run(cmd *cobra.Command, args []string) error {
 			return &ExitError{ExitUsage, err}
 		}
 		f := c.ask(cmd.Context(), cl, "", configs)
-		if f.fault != nil && f.fault.reason == FaultInvalidFile { // there is none
+		if f.fault != nil && f.fault.reason == FaultInvalidFile { // the arguments, not a file
 			return &ExitError{ExitUsage, errors.New(f.fault.message)}
 		}
 		checked = append(checked, f)
@@ -106,15 +106,14 @@ func (c *check) validate(args []string) error {
 	case len(c.files) > 0 && len(args) > 0:
 		return errArgsAndFile
 	case len(c.files) > 1 && c.what.connector != "":
-		return errors.New("--connector names one connector; leave it out where several files name their own")
+		return errors.New("--connector names one connector; omit it with several files, which name their own")
 	case c.warnExpiry < 0:
-		return errors.New("--warn-expiry is negative; 0s warns of no secret's end")
+		return errors.New("--warn-expiry must not be negative; 0s disables the warning")
 	}
 	return nil
 }
 
-// checkedFile is the result for one file, or of the references on the command
-// line.
+// checkedFile is the result for one file, or for the references on the command line.
 type checkedFile struct {
 	file        string // empty for the command line
 	connector   string
@@ -130,9 +129,9 @@ type checkedConfig struct {
 	warnings []checkWarning
 }
 
-// checkFault is what kept a whole file from being checked.
+// checkFault is the error that prevented the check of a whole file.
 type checkFault struct {
-	line       int // zero if it has no place
+	line       int // zero if unknown
 	reason     string
 	message    string
 	retryAfter time.Duration
@@ -141,8 +140,8 @@ type checkFault struct {
 
 type checkWarning struct{ code, message string }
 
-// checkFiles checks every file with a call of its own, so that one which is
-// wrong hides no other.
+// checkFiles checks every file with a separate call, so that an invalid file does not hide
+// the results of the others.
 func (c *check) checkFiles(ctx context.Context, cl *client.Client) []checkedFile {
 	checked := make([]checkedFile, 0, len(c.files))
 	hopeless := false
@@ -159,15 +158,15 @@ func (c *check) checkFiles(ctx context.Context, cl *client.Client) []checkedFile
 			continue
 		}
 		f := c.ask(ctx, cl, file, configs)
-		// Where the request was at fault the next one need not be. Any other
-		// failure, such as no broker, would only cost its time again.
+		// An invalid request says nothing about the next one. Any other failure, such
+		// as an unreachable broker, would only repeat after the same wait.
 		hopeless = f.fault != nil && f.fault.code != ExitBadReference && f.fault.code != ExitUsage
 		checked = append(checked, f)
 	}
 	return checked
 }
 
-// ask has the broker check one configuration.
+// ask lets the broker check one configuration.
 func (c *check) ask(ctx context.Context, cl *client.Client, file string, configs connectorfile.Connector) checkedFile {
 	f := checkedFile{file: file}
 	req, err := c.what.request(configs)
@@ -193,7 +192,7 @@ func (c *check) ask(ctx context.Context, cl *client.Client, file string, configs
 	return f
 }
 
-// fail notes why a call failed: because of some configs, or as a whole.
+// fail stores the error of a call, for the failed configs or for the whole file.
 func (f *checkedFile) fail(err error, configs connectorfile.Connector) {
 	var e *client.Error
 	if !errors.As(err, &e) {
@@ -217,23 +216,23 @@ func newFileFault(err error) *checkFault {
 	return f
 }
 
-// warningsOf looks for what is not wrong yet.
+// warningsOf returns the warnings for a config that can be resolved.
 func (c *check) warningsOf(r client.Report) []checkWarning {
 	if r.Err != nil {
 		return nil
 	}
 	var w []checkWarning
 	if r.HasTimeLeft && r.TimeLeft <= c.warnExpiry && c.warnExpiry > 0 {
-		w = append(w, checkWarning{warnExpiresSoon, fmt.Sprintf("the secret expires in %s, at %s; set a new version before, or move its expiry date",
+		w = append(w, checkWarning{warnExpiresSoon, fmt.Sprintf("the secret expires in %s, at %s; set a new version before then, or change its expiry date",
 			roughly(r.TimeLeft), r.SecretExpireTime.Format(time.RFC3339))})
 	}
 	if r.Length == client.LengthEmpty {
-		w = append(w, checkWarning{WarnEmptyValue, "the value is empty, which hardly anybody wants; set the secret, or check the reference's key"})
+		w = append(w, checkWarning{WarnEmptyValue, "the value is empty; set the secret, or check the JSON key of the reference"})
 	}
 	return w
 }
 
-// roughly rounds a time for people.
+// roughly formats a duration, rounded for readers.
 func roughly(d time.Duration) string {
 	const day = 24 * time.Hour
 	if d >= 2*day {
@@ -242,8 +241,8 @@ func roughly(d time.Duration) string {
 	return d.Round(time.Second).String()
 }
 
-// exitCodeOfCheck is decided by the first file at fault, or else by the worst of
-// the failing configs.
+// exitCodeOfCheck returns the code of the first file with an error, or otherwise that of
+// the worst failing config.
 func exitCodeOfCheck(checked []checkedFile, strict bool) int {
 	warned := false
 	var failed []client.ConfigError

@@ -12,7 +12,7 @@ import (
 	"github.com/secretbroker/secretbroker/client"
 )
 
-// unescape reads an escaped text as GitHub's runner does.
+// unescape decodes an escaped text like GitHub's runner.
 var unescapeCommand = strings.NewReplacer("%0D", "\r", "%0A", "\n", "%3A", ":", "%2C", ",", "%25", "%")
 
 func TestAnnotation(t *testing.T) {
@@ -23,7 +23,7 @@ func TestAnnotation(t *testing.T) {
 	}{
 		{"all", annotation{"error", "connectors/a.json", 12, "SECRET_NOT_FOUND", "database.password: no such secret"},
 			"::error file=connectors/a.json,line=12,title=SECRET_NOT_FOUND::database.password: no such secret"},
-		{"no place", annotation{level: "warning", title: "EMPTY_VALUE", message: "m"}, "::warning title=EMPTY_VALUE::m"},
+		{"no position", annotation{level: "warning", title: "EMPTY_VALUE", message: "m"}, "::warning title=EMPTY_VALUE::m"},
 		{"no line", annotation{level: "error", file: "a.json", title: "T", message: "m"}, "::error file=a.json,title=T::m"},
 		{"escapes in the message", annotation{level: "error", title: "T", message: "100%: a,b\r\n::error::forged %0A"},
 			"::error title=T::100%25: a,b%0D%0A::error::forged %250A"},
@@ -58,7 +58,7 @@ func FuzzAnnotation(f *testing.F) {
 	})
 }
 
-// sampleChecked has something of everything.
+// sampleChecked has a file of every kind.
 func sampleChecked() []checkedFile {
 	at := time.Date(2027, 1, 2, 3, 4, 5, 0, time.UTC)
 	return []checkedFile{
@@ -82,7 +82,7 @@ func sampleChecked() []checkedFile {
 	}
 }
 
-// The names in the JSON output are a promise: see docs/check.md.
+// The names in the JSON output are a stable interface: see docs/check.md.
 func TestCheckJSON(t *testing.T) {
 	var b bytes.Buffer
 	if err := PrintJSON(&b, newJSONCheck(sampleChecked())); err != nil {
@@ -194,11 +194,11 @@ func TestWarnings(t *testing.T) {
 		warn time.Duration
 		want string
 	}{
-		{"no end", client.Report{}, week, ""},
+		{"no expiry", client.Report{}, week, ""},
 		{"far away", expires(week + 1), week, ""},
 		{"just within", expires(week), week, warnExpiresSoon},
-		{"over", expires(-time.Second), week, warnExpiresSoon},
-		{"switched off", expires(0), 0, ""},
+		{"expired", expires(-time.Second), week, warnExpiresSoon},
+		{"disabled", expires(0), 0, ""},
 		{"failed already", client.Report{HasTimeLeft: true, Length: client.LengthEmpty, Err: &client.ConfigError{}}, week, ""},
 		{"empty", client.Report{Length: client.LengthEmpty}, week, WarnEmptyValue},
 		{"tiny", client.Report{Length: client.LengthTiny}, week, ""},
@@ -211,7 +211,7 @@ func TestWarnings(t *testing.T) {
 				got = append(got, w.code)
 			}
 			if strings.Join(got, ",") != tt.want {
-				t.Errorf("warns of %v, want %q", got, tt.want)
+				t.Errorf("warnings %v, want %q", got, tt.want)
 			}
 		})
 	}

@@ -23,8 +23,8 @@ func (c *check) print(cmd *cobra.Command, checked []checkedFile) error {
 	}
 }
 
-// printCheckTables prints a table for each file, followed by what is wrong or
-// to be looked at. What kept a file from being checked goes to errs.
+// printCheckTables prints a table for each file, followed by its errors and warnings. The
+// errors of files that could not be checked go to errs.
 func printCheckTables(w, errs io.Writer, checked []checkedFile) error {
 	tables := 0
 	for _, f := range checked {
@@ -50,7 +50,7 @@ func printCheckTables(w, errs io.Writer, checked []checkedFile) error {
 
 func (f *checkedFile) printTable(w io.Writer) error {
 	if len(f.configs) == 0 {
-		_, err := fmt.Fprintln(w, "no config is a reference")
+		_, err := fmt.Fprintln(w, "no references to check")
 		return err
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
@@ -75,7 +75,7 @@ func (f *checkedFile) printTable(w io.Writer) error {
 	for _, c := range f.configs {
 		at := ""
 		if f.file != "" {
-			at = place(f.file, c.line) + ": "
+			at = position(f.file, c.line) + ": "
 		}
 		if c.Err != nil {
 			failed = true
@@ -102,8 +102,8 @@ func expiryOf(r client.Report) string {
 	}
 }
 
-// place is where to look, as compilers and editors write it.
-func place(file string, line int) string {
+// position formats a file and line like compilers and editors do.
+func position(file string, line int) string {
 	if line == 0 {
 		return Printable(file)
 	}
@@ -115,7 +115,7 @@ func (f *checkFault) text(file string) string {
 	if file == "" {
 		return text
 	}
-	return place(file, f.line) + ": " + text
+	return position(file, f.line) + ": " + text
 }
 
 type (
@@ -124,7 +124,7 @@ type (
 		OK    bool              `json:"ok"`
 		Files []CheckedFileJSON `json:"files"`
 	}
-	// CheckedFileJSON is what check found in one file.
+	// CheckedFileJSON is the result for one file.
 	CheckedFileJSON struct {
 		File        string                       `json:"file,omitempty"`
 		Connector   string                       `json:"connector,omitempty"`
@@ -134,7 +134,7 @@ type (
 		Error       *CheckErrorJSON              `json:"error,omitempty"`
 		RequestID   string                       `json:"request_id,omitempty"`
 	}
-	// CheckedConfigJSON is what check found of one config.
+	// CheckedConfigJSON is the result for one config.
 	CheckedConfigJSON struct {
 		OK               bool               `json:"ok"`
 		Line             int                `json:"line,omitempty"`
@@ -150,12 +150,12 @@ type (
 		TimeLeftSeconds  *int64             `json:"time_left_seconds,omitempty"`
 		Length           client.LengthClass `json:"length,omitempty"`
 	}
-	// CheckErrorJSON says why a file or a config cannot be resolved.
+	// CheckErrorJSON is the error of a file or a config.
 	CheckErrorJSON struct {
 		ErrorJSON
 		Line int `json:"line,omitempty"`
 	}
-	// CheckWarningJSON is something to look at in a config that can be resolved.
+	// CheckWarningJSON is a warning about a config that can be resolved.
 	CheckWarningJSON struct {
 		Warning string `json:"warning"`
 		Message string `json:"message"`

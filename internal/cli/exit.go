@@ -1,11 +1,11 @@
 // Package cli contains the commands that talk to a running broker (resolve, check,
 // explain, integration), what they print, and the exit codes of all commands.
 //
-// It knows the public Go client and the formats of files that people keep:
-// connector configurations and integration documents. It knows nothing of how a
-// broker is built; cmd/broker adds the commands that run one or read its files.
+// It uses the public Go client and the formats of users' files: connector
+// configurations and integration documents. It does not depend on the parts of a
+// broker; cmd/broker adds the commands that run one or read its files.
 //
-// Output types with JSON names are a promise to scripts, and so are the exit codes.
+// The exit codes and the output types with JSON names are a stable interface for scripts.
 package cli
 
 import (
@@ -16,21 +16,21 @@ import (
 	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
-// The exit codes are a promise to scripts. The resolve command uses all of them.
+// The exit codes are a stable interface for scripts. The resolve command uses all of them.
 const (
 	ExitOK           = iota
-	ExitFailure      // any failure without a code of its own
-	ExitUsage        // the command line or a configuration file is wrong
-	ExitDenied       // the caller has no grant, or no usable identity
+	ExitFailure      // any other failure
+	ExitUsage        // the command line or a configuration file is invalid
+	ExitDenied       // the caller has no grant, or no valid identity
 	ExitBadReference // a reference or the request is malformed
 	ExitNotFound     // no such secret, version or JSON key
 	ExitPrecondition // the secret or the integration is not in a usable state
-	ExitUnreachable  // no broker answers at the address, or it is not trusted
+	ExitUnreachable  // no trusted broker answers at the address
 	ExitTryLater     // the broker or the store asks the caller to wait
 )
 
-// ExitError is an error together with the exit code that it means. A nil Err says
-// that the command has already printed what is wrong.
+// ExitError is an error with its exit code. A nil Err means that the command has already
+// printed the error.
 type ExitError struct {
 	Code int
 	Err  error
@@ -51,8 +51,8 @@ func Commands(kinds *integration.Kinds) []*cobra.Command {
 	return []*cobra.Command{newResolveCommand(), newCheckCommand(), newExplainCommand(kinds), newIntegrationCommand(kinds)}
 }
 
-// CompleteWords makes the shell complete the values of a flag of cmd with words. It
-// panics if cmd has no such flag.
+// CompleteWords registers words as the shell completion of a flag of cmd. It panics if cmd
+// has no such flag.
 func CompleteWords(cmd *cobra.Command, flag string, words ...string) {
 	if err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)); err != nil {
 		panic(err)

@@ -15,26 +15,25 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-const explainHelp = `Say who may read the secret that a reference stands for, and, with --principal,
-why that caller may or may not. No secret is read.
+const explainHelp = `Show which principals may read the secret of a reference, and, with --principal,
+why that caller may or may not read it. The command reads no secret.
 
-A running broker is asked, which answers those whom its configuration names as
-auditors. With --config no broker is needed: the integrations that broker.yaml
-points to are read instead. Neither the TLS files that it names nor the
-credential files that the integrations name need be there, so that a checkout of
-the configuration is enough.
+By default the command asks a running broker, which answers only callers that its
+configuration lists as auditors. With --config it needs no broker: it reads the
+integrations of broker.yaml itself. The TLS files and the credential files that
+these name need not exist, so a checkout of the configuration is enough.
 
-With --diff two versions of the integrations are compared, each given as a
-broker.yaml or as a directory of integrations: lines with + are permissions that
-only NEW gives, lines with - those that only OLD gave, lines with ~ settings that
-differ. A grant that is only written differently is no change.
+With --diff, the command compares two versions of the integrations. Each is a
+broker.yaml or a directory of integrations. Lines with + are permissions that only
+NEW gives, lines with - are permissions that only OLD gives, and lines with ~ are
+settings that differ. A grant that is only written differently is not a change.
 
-Exit codes: 0 answered, also if the answer is no; 2 the command line, broker.yaml
-or an integration's file is wrong; 3 the broker does not take the caller for an
-auditor; 4 the reference, the principal or the integration's id is wrong; 7 no
-broker answers at the address, or not one that is trusted; 8 try again later;
-1 other failure. With --diff: 0 compared; 1 there are changes, if --exit-code is
-given; 2 something is wrong.`
+Exit codes: 0 success, also if the caller may not read the secret; 2 the command
+line, broker.yaml or an integration's file is invalid; 3 the caller is not an
+auditor of the broker; 4 the reference, the principal or the integration's id is
+invalid; 7 no trusted broker answers at the address; 8 try again later; 1 other
+failure. With --diff: 0 success; 1 there are changes and --exit-code is given;
+2 an argument or a file is invalid.`
 
 func newExplainCommand(kinds *integration.Kinds) *cobra.Command {
 	var (
@@ -46,7 +45,7 @@ func newExplainCommand(kinds *integration.Kinds) *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "explain [flags] REFERENCE\n  broker explain --diff [flags] OLD NEW",
-		Short: "Say who may read a secret and why, or what a policy change gives and takes",
+		Short: "Show who may read a secret and why, or what a policy change grants and revokes",
 		Long:  explainHelp,
 		Example: `  broker explain https://my-vault.vault.azure.net::db-secret::password
   broker explain --config broker.yaml --principal spiffe://example.org/connect/worker-1 \
@@ -69,7 +68,7 @@ func newExplainCommand(kinds *integration.Kinds) *cobra.Command {
 				return explainDiff(cmd, kinds, output, exitCode, args[0], args[1])
 			}
 			if exitCode {
-				return &ExitError{ExitUsage, errors.New("--exit-code goes with --diff only")}
+				return &ExitError{ExitUsage, errors.New("--exit-code requires --diff")}
 			}
 			q.Reference = args[0]
 			if configFile != "" {
@@ -81,8 +80,8 @@ func newExplainCommand(kinds *integration.Kinds) *cobra.Command {
 	conn.register(cmd)
 	RegisterOutput(cmd, &output, "table", "json")
 	cmd.Flags().StringVar(&configFile, "config", "", "read the integrations of this broker.yaml instead of asking a broker")
-	cmd.Flags().StringVar(&q.IntegrationID, "integration", "", "look at this integration only (default: all)")
-	cmd.Flags().StringVar(&q.Principal, "principal", "", "the caller to judge: a SPIFFE ID, or dns: and a host's name")
+	cmd.Flags().StringVar(&q.IntegrationID, "integration", "", "consider only this integration (default: all)")
+	cmd.Flags().StringVar(&q.Principal, "principal", "", "caller to explain: a SPIFFE ID, or dns: and a host name")
 	cmd.Flags().BoolVar(&diff, "diff", false, "compare two versions of the integrations")
 	cmd.Flags().BoolVar(&exitCode, "exit-code", false, "with --diff: exit with 1 if there are changes")
 	for _, flag := range []string{"config", "integration", "principal", "addr"} {
@@ -109,7 +108,7 @@ func explainOnline(cmd *cobra.Command, output string, conn *Connection, q client
 	return printExplanation(cmd, output, e)
 }
 
-// explainOffline answers as a broker with these files would.
+// explainOffline answers like a broker with these files.
 func explainOffline(cmd *cobra.Command, kinds *integration.Kinds, output, configFile string, q client.ExplainRequest) error {
 	integrations, err := readIntegrations(kinds, configFile)
 	if err != nil {
@@ -126,7 +125,7 @@ func explainOffline(cmd *cobra.Command, kinds *integration.Kinds, output, config
 	return printExplanation(cmd, output, explanationOf(a))
 }
 
-// explanationOf is what the client makes of the same answer over the wire.
+// explanationOf converts an answer to the type that the client returns for it.
 func explanationOf(a manage.Answer) *client.Explanation {
 	e := &client.Explanation{Reference: a.Reference}
 	for _, r := range a.Readers {
@@ -153,7 +152,7 @@ func explainDiff(cmd *cobra.Command, kinds *integration.Kinds, output string, ex
 	case err != nil || err2 != nil:
 		return &ExitError{ExitUsage, errors.Join(err, err2)}
 	case len(before)+len(after) == 0: // two wrong directories have no differences
-		return &ExitError{ExitUsage, errors.New("there is no integration on either side; give two broker.yaml files or directories of integrations")}
+		return &ExitError{ExitUsage, errors.New("neither side has an integration; give two broker.yaml files or directories of integrations")}
 	}
 	changes := manage.ComparePolicies(before, after)
 	if err := printChanges(cmd.OutOrStdout(), output, changes); err != nil {
@@ -165,9 +164,8 @@ func explainDiff(cmd *cobra.Command, kinds *integration.Kinds, output string, ex
 	return nil
 }
 
-// readIntegrations reads the integrations that a broker.yaml points to, or those
-// of a directory. It takes nothing of what is partly wrong: an answer from half
-// the grants would be a wrong one.
+// readIntegrations reads the integrations of a broker.yaml or of a directory. It fails if
+// any of them is invalid: an answer from a part of the grants would be wrong.
 func readIntegrations(kinds *integration.Kinds, path string) ([]*integration.Integration, error) {
 	dir := path
 	if info, err := os.Stat(path); err != nil || !info.IsDir() {
@@ -176,7 +174,7 @@ func readIntegrations(kinds *integration.Kinds, path string) ([]*integration.Int
 			return nil, &ExitError{ExitUsage, err}
 		}
 		if dir = cfg.Integrations; dir == "" {
-			return nil, &ExitError{ExitUsage, fmt.Errorf("%s: its integrations are in a database; ask a broker that has it open, or explain what broker integration export writes", path)}
+			return nil, &ExitError{ExitUsage, fmt.Errorf("%s: the integrations are in a database; ask a running broker, or use a directory written by \"broker integration export\"", path)}
 		}
 	}
 	integrations, faults := dirstore.ReadPolicies(kinds, dir)

@@ -13,7 +13,7 @@ import (
 )
 
 type (
-	// ExplanationJSON is the JSON output of manage.
+	// ExplanationJSON is the JSON output of explain.
 	ExplanationJSON struct {
 		Reference string         `json:"reference"`
 		Readers   []AccessJSON   `json:"readers"`
@@ -46,7 +46,7 @@ type (
 	ChangesJSON struct {
 		Changes []ChangeJSON `json:"changes"`
 	}
-	// ChangeJSON is what changes in one integration.
+	// ChangeJSON is the change of one integration.
 	ChangeJSON struct {
 		IntegrationID string           `json:"integration_id"`
 		Change        string           `json:"change"` // added, removed, changed
@@ -60,10 +60,10 @@ type (
 		Store     string `json:"store"`
 		Secret    string `json:"secret"`
 		Key       string `json:"key"`
-		// WholeSecret: without a key too.
+		// WholeSecret: the permission includes references without a key.
 		WholeSecret bool `json:"whole_secret"`
 	}
-	// NoteJSON is a setting that differs without giving or taking a permission.
+	// NoteJSON is a setting that differs without affecting a permission.
 	NoteJSON struct {
 		Setting string `json:"setting"`
 		Old     string `json:"old,omitempty"`
@@ -148,7 +148,7 @@ func printChanges(w io.Writer, output string, changes manage.Changes) error {
 	return t.Flush()
 }
 
-// settingLines says what is different but for permissions.
+// settingLines describes the differences that are not permissions.
 func settingLines(changes manage.Changes) []string {
 	var lines []string
 	for _, c := range changes {

@@ -7,15 +7,13 @@ import (
 	"strings"
 )
 
-// annotation is a workflow command of GitHub Actions that marks a line of a file
-// in the changes that somebody reviews.
+// annotation is a workflow command of GitHub Actions that marks a line of a file in the
+// changes of a pull request.
 //
-// There is no SARIF beside it. Code scanning keeps SARIF as alerts of a branch
-// that open and close with commits, but what a check finds depends on the state
-// of a vault and on a clock: no commit fixes an expired secret. It would
-// also need an upload with a permission of its own, where an annotation needs a
-// line of output, and a catalogue of rules that said again what docs/errors.md
-// says.
+// The command has no SARIF output. Code scanning stores SARIF as alerts of a branch, which
+// commits open and close, but the result of a check depends on the state of a vault and on
+// the time: no commit fixes an expired secret. SARIF would also need an upload with another
+// permission, and a catalogue of rules that would repeat docs/errors.md.
 type annotation struct {
 	level   string // error or warning
 	file    string // empty for none
@@ -24,8 +22,8 @@ type annotation struct {
 	message string
 }
 
-// String returns the command. Source for the form and the escapes: GitHub,
-// "Workflow commands for GitHub Actions", and the runner's ActionCommand.
+// String returns the command. The format and the escapes are those of GitHub's "Workflow
+// commands for GitHub Actions" and of the runner's ActionCommand.
 func (a annotation) String() string {
 	var properties []string
 	if a.file != "" {
@@ -38,8 +36,8 @@ func (a annotation) String() string {
 	return "::" + a.level + " " + strings.Join(properties, ",") + "::" + escapeData(a.message)
 }
 
-// The percent sign comes first in both: a replacer looks at every character
-// once, so that what one escape writes is not escaped again.
+// A replacer looks at every character of its input once, so it does not escape its own
+// output again.
 var (
 	dataEscapes     = strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A")
 	propertyEscapes = strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A", ":", "%3A", ",", "%2C")
@@ -49,8 +47,8 @@ func escapeData(s string) string { return dataEscapes.Replace(s) }
 
 func escapeProperty(s string) string { return propertyEscapes.Replace(s) }
 
-// printAnnotations prints everything that was found as annotations, and one line
-// for the job's log. Under strict a warning fails the job, and so is an error.
+// printAnnotations prints all errors and warnings as annotations, and a summary line for
+// the job's log. With strict, warnings fail the job, so they are printed as errors.
 func printAnnotations(w io.Writer, checked []checkedFile, strict bool) error {
 	warning := "warning"
 	if strict {

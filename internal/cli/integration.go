@@ -15,16 +15,16 @@ import (
 )
 
 const integrationHelp = `Manage the provider integrations of a running broker. The caller needs a role,
-for all integrations (roles in broker.yaml) or for the one in question (roles of
-the integration). Integrations that are files of the broker's can be looked at and
-not changed.
+for all integrations (roles in broker.yaml) or for a single one (roles of the
+integration). Integrations that the broker reads from files can be shown but not
+changed.
 
-Exit codes, of all these commands: 0 done; 1 other failure, or, with --exit-code,
-there are differences; 2 the command line or a file is wrong; 3 no role allows it,
-or a placement rule forbids it; 4 the integration or the request is not
-acceptable; 5 there is no such integration; 6 it is in use, read-only, has been
-changed meanwhile, or does not work; 7 no broker answers at the address, or not
-one that is trusted; 8 try again later.`
+Exit codes of all these commands: 0 success; 1 other failure, or, with --exit-code,
+there are differences; 2 the command line or a file is invalid; 3 no role allows
+the operation, or a placement rule forbids it; 4 the integration or the request is
+invalid; 5 the integration does not exist; 6 the integration is in use or
+read-only, was changed meanwhile, or does not work; 7 no trusted broker answers at the address;
+8 try again later.`
 
 func newIntegrationCommand(kinds *integration.Kinds) *cobra.Command {
 	cmd := &cobra.Command{
@@ -55,7 +55,7 @@ func (m *managing) register(cmd *cobra.Command) {
 	RegisterOutput(cmd, &m.output, "table", "json", "yaml")
 }
 
-// do runs f with a client and prints its error.
+// do calls f with a client, and prints the error of f.
 func (m *managing) do(cmd *cobra.Command, f func(ctx context.Context, cl *client.Client) error) error {
 	cl, err := m.conn.dial()
 	if err != nil {
@@ -72,8 +72,7 @@ func (m *managing) do(cmd *cobra.Command, f func(ctx context.Context, cl *client
 	return nil
 }
 
-// completeIDs completes the ids of integrations, as long as the broker answers
-// within a moment.
+// completeIDs completes the ids of integrations, if the broker answers within two seconds.
 func (m *managing) completeIDs(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
 	m.conn.Timeout = 2 * time.Second
 	cl, err := m.conn.dial()
@@ -94,7 +93,7 @@ func (m *managing) completeIDs(cmd *cobra.Command, args []string, toComplete str
 	return ids, cobra.ShellCompDirectiveNoFileComp
 }
 
-// completeOneID is completeIDs for commands that take one.
+// completeOneID is completeIDs for commands with one argument.
 func (m *managing) completeOneID(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
@@ -102,8 +101,8 @@ func (m *managing) completeOneID(cmd *cobra.Command, args []string, toComplete s
 	return m.completeIDs(cmd, args, toComplete)
 }
 
-// readDocument reads an integration's file. The error is for the person who wrote
-// it, with all faults.
+// readDocument reads an integration's file. The error lists all errors in the file with
+// their lines.
 func readDocument(kinds *integration.Kinds, path string) (*reconcile.Document, error) {
 	data, err := readRegular(path)
 	if err != nil {
@@ -112,7 +111,7 @@ func readDocument(kinds *integration.Kinds, path string) (*reconcile.Document, e
 	return reconcile.ParseDocument(kinds, path, data)
 }
 
-// readCredentials reads what --credential NAME=FILE names.
+// readCredentials reads the files of --credential NAME=FILE.
 func readCredentials(flags []string) (map[string][]byte, error) {
 	credentials := make(map[string][]byte, len(flags))
 	for _, flag := range flags {

@@ -15,20 +15,21 @@ import (
 	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
-const applyHelp = `Make a broker's integrations what the files of a directory say: create those that
-are missing, change those that differ, and, with --prune, delete those that no file
-describes. The plan is printed first; --dry-run leaves it at that. Files are those
-that "integrations:" in broker.yaml takes, and export writes them.
+const applyHelp = `Apply the integrations in a directory to a broker: create those that are missing,
+update those that differ, and, with --prune, delete those that no file describes.
+The command prints the plan first; with --dry-run it stops there. The files have
+the format of "integrations:" in broker.yaml, and "export" writes them.
 
-The broker checks everything before anything is changed: if one file is not
-acceptable, nothing is done. What has been changed by somebody else since the plan
-was made is left alone, and so is, unless --force is given, what --prune would
-delete although it is in use. Integrations that are files of the broker's are
-never touched.
+The broker checks all changes before it makes the first one: if a file is invalid,
+nothing is changed. The command does not change integrations that another client
+has changed since the plan was made. With --prune, it does not delete integrations
+that are in use unless --force is given. It never changes integrations that the
+broker reads from files.
 
-Credentials that the files name are sent with a new integration, and with one that
-has none of that name yet; --replace-credentials sends them all, since nobody can
-tell whether they differ.`
+The command sends the credentials that the files name with new integrations, and
+with integrations that have no credential of that name yet. The broker never
+returns credentials, so the command cannot tell whether they differ;
+--replace-credentials sends all of them.`
 
 func newIntegrationApplyCommand(kinds *integration.Kinds) *cobra.Command {
 	var (
@@ -38,14 +39,14 @@ func newIntegrationApplyCommand(kinds *integration.Kinds) *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "apply -f DIR",
-		Short: "Make integrations what the files of a directory say",
+		Short: "Apply the integrations in a directory",
 		Long:  applyHelp,
 		Example: `  broker integration apply -f integrations/ --dry-run
   broker integration apply -f integrations/ --prune`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.exitCode && !o.dryRun {
-				return &ExitError{ExitUsage, errors.New("--exit-code goes with --dry-run only")}
+				return &ExitError{ExitUsage, errors.New("--exit-code requires --dry-run")}
 			}
 			documents, err := readDocuments(kinds, dirs)
 			if err != nil {
@@ -57,12 +58,12 @@ func newIntegrationApplyCommand(kinds *integration.Kinds) *cobra.Command {
 		},
 	}
 	m.register(cmd)
-	cmd.Flags().StringVarP(&dirs, "file", "f", "", "a directory with one integration in each .yaml file, or one such file (required)")
+	cmd.Flags().StringVarP(&dirs, "file", "f", "", "directory with one integration per .yaml file, or one such file (required)")
 	cmd.Flags().BoolVar(&o.prune, "prune", false, "delete integrations that no file describes")
 	cmd.Flags().BoolVar(&o.dryRun, "dry-run", false, "print the plan and change nothing")
-	cmd.Flags().BoolVar(&o.exitCode, "exit-code", false, "with --dry-run: exit with 1 if there is something to change")
-	cmd.Flags().BoolVar(&o.replaceCredentials, "replace-credentials", false, "send the credentials that the files name, also where the broker has some")
-	cmd.Flags().BoolVar(&o.force, "force", false, "delete what is in use, and let changes take the role RESOURCE_OWNER away from you")
+	cmd.Flags().BoolVar(&o.exitCode, "exit-code", false, "with --dry-run: exit with 1 if there are changes")
+	cmd.Flags().BoolVar(&o.replaceCredentials, "replace-credentials", false, "send all credentials that the files name, even if the broker has them")
+	cmd.Flags().BoolVar(&o.force, "force", false, "delete integrations that are in use, and allow changes that remove your role RESOURCE_OWNER")
 	_ = cmd.MarkFlagRequired("file") // the flag exists
 	return cmd
 }
@@ -71,8 +72,8 @@ type applyOptions struct {
 	prune, dryRun, exitCode, replaceCredentials, force bool
 }
 
-// readDocuments reads a directory as the broker does, or one file. The error has
-// the faults of all files.
+// readDocuments reads the files of a directory like the broker, or one file. The error
+// lists the errors of all files.
 func readDocuments(kinds *integration.Kinds, path string) ([]*reconcile.Document, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -102,7 +103,7 @@ func readDocuments(kinds *integration.Kinds, path string) ([]*reconcile.Document
 		case err != nil:
 			faults = append(faults, err)
 		case first[d.ID] != "":
-			faults = append(faults, fmt.Errorf("%s:%d: id: also that of %s; give each integration an id of its own", file, d.Line("id"), first[d.ID]))
+			faults = append(faults, fmt.Errorf("%s:%d: id: %s has the same id; give each integration a unique id", file, d.Line("id"), first[d.ID]))
 		default:
 			first[d.ID] = file
 			documents = append(documents, d)
@@ -111,7 +112,7 @@ func readDocuments(kinds *integration.Kinds, path string) ([]*reconcile.Document
 	return documents, errors.Join(faults...)
 }
 
-// apply makes the plan, has the broker check it, prints it, and carries it out.
+// apply makes the plan, lets the broker check it, prints it, and applies it.
 func (m *managing) apply(ctx context.Context, cmd *cobra.Command, cl *client.Client, documents []*reconcile.Document, o applyOptions) error {
 	there, err := cl.ListIntegrations(ctx, "")
 	if err != nil {
@@ -138,8 +139,8 @@ func (m *managing) apply(ctx context.Context, cmd *cobra.Command, cl *client.Cli
 	return finishPlan(cmd, m.output, plan, results, o, "the others were changed")
 }
 
-// checkPlan has the broker check every part of the plan, so that a fault anywhere
-// keeps everything as it is.
+// checkPlan lets the broker check every change of the plan, so that one invalid change
+// prevents all of them.
 func checkPlan(ctx context.Context, cl *client.Client, plan reconcile.Plan, o applyOptions) []error {
 	results := make([]error, len(plan))
 	for i := range plan {

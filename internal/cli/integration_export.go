@@ -18,13 +18,13 @@ import (
 	"github.com/secretbroker/secretbroker/internal/keyfile"
 )
 
-const exportHelp = `Write integrations as files, one each, as apply and "integrations:" in broker.yaml
-take them. Credentials that the broker keeps are not in them: apply leaves them as
-they are, and for "integrations:" each needs a file and the setting that names it,
-which a comment at the top of the file says.
+const exportHelp = `Write each integration to a file in the format of "apply" and of "integrations:" in
+broker.yaml. The files do not contain the credentials that the broker stores:
+"apply" keeps them, and for "integrations:" each needs a file and the setting that
+names it. A comment at the top of the file lists these settings.
 
-Without --dir one integration is written to standard output. A file that is there
-and differs is replaced only with --force.`
+Without --dir, the command writes one integration to standard output. It replaces
+existing files that differ only with --force.`
 
 func newIntegrationExportCommand(kinds *integration.Kinds) *cobra.Command {
 	var (
@@ -44,7 +44,7 @@ func newIntegrationExportCommand(kinds *integration.Kinds) *cobra.Command {
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if dir == "" && len(args) != 1 {
-				return &ExitError{ExitUsage, errors.New("give --dir for several integrations, or one id")}
+				return &ExitError{ExitUsage, errors.New("give --dir to export several integrations, or the id of one")}
 			}
 			m.conn = conn
 			return m.do(cmd, func(ctx context.Context, cl *client.Client) error {
@@ -64,13 +64,13 @@ func newIntegrationExportCommand(kinds *integration.Kinds) *cobra.Command {
 		},
 	}
 	conn.register(cmd)
-	cmd.Flags().StringVar(&dir, "dir", "", "the directory to write to; it is made if it is not there")
+	cmd.Flags().StringVar(&dir, "dir", "", "directory to write to; it is created if it does not exist")
 	cmd.Flags().BoolVar(&force, "force", false, "replace files that differ")
 	_ = cmd.MarkFlagDirname("dir") // the flag exists
 	return cmd
 }
 
-// exported reads the integrations with these ids, or all.
+// exported reads the integrations with these ids, or all if there are none.
 func exported(ctx context.Context, cl *client.Client, ids []string) ([]*client.Integration, error) {
 	if len(ids) == 0 {
 		return cl.ListIntegrations(ctx, "")
@@ -97,7 +97,7 @@ func exportOf(kinds *integration.Kinds, in *client.Integration) ([]byte, error) 
 	}
 	var b bytes.Buffer
 	for _, name := range in.CredentialNames {
-		fmt.Fprintf(&b, "# The broker keeps %s. Where it does not, %s_file names the file.\n", name, name)
+		fmt.Fprintf(&b, "# The broker stores %s. To read it from a file instead, set %s_file.\n", name, name)
 	}
 	b.Write(document)
 	return b.Bytes(), nil
@@ -110,7 +110,7 @@ func export(cmd *cobra.Command, kinds *integration.Kinds, dir string, all []*cli
 	var kept []error
 	for _, in := range all {
 		if strings.HasPrefix(in.ID, ".") {
-			kept = append(kept, fmt.Errorf("%s: files that begin with a dot are not read; it was not written", in.ID))
+			kept = append(kept, fmt.Errorf("%s: not written, because the broker ignores files whose names begin with a dot", in.ID))
 			continue
 		}
 		data, err := exportOf(kinds, in)
@@ -123,7 +123,7 @@ func export(cmd *cobra.Command, kinds *integration.Kinds, dir string, all []*cli
 		case err == nil && bytes.Equal(old, data):
 			continue
 		case err == nil && !force:
-			kept = append(kept, fmt.Errorf("%s: it differs; --force replaces it", path))
+			kept = append(kept, fmt.Errorf("%s: the file exists and differs; use --force to replace it", path))
 			continue
 		case err != nil && !errors.Is(err, fs.ErrNotExist):
 			return &ExitError{ExitFailure, err}

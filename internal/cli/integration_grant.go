@@ -9,7 +9,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
-// grantFlags say what is granted, or no more.
+// grantFlags are the flags of the grant to add or remove.
 type grantFlags struct {
 	writing
 	etag  string
@@ -19,11 +19,11 @@ type grantFlags struct {
 func (g *grantFlags) register(cmd *cobra.Command) {
 	g.writing.register(cmd)
 	f := cmd.Flags()
-	f.StringArrayVar(&g.grant.Principals, "principal", nil, "who: a SPIFFE ID, dns: and a host's name, or a pattern; give the flag again for others (required)")
-	f.StringArrayVar(&g.grant.Stores, "store", nil, "only of this store of the integration's, as references begin with it; give the flag again for others")
-	f.StringArrayVar(&g.grant.Secrets, "secret", nil, "only secrets of this name, or beginning followed by *; give the flag again for others")
-	f.StringArrayVar(&g.grant.Keys, "json-key", nil, "only this JSON key, or beginning followed by *, and no whole secret; give the flag again for others")
-	f.StringVar(&g.etag, "etag", "", "change only if this is still the integration's")
+	f.StringArrayVar(&g.grant.Principals, "principal", nil, "who: a SPIFFE ID, dns: and a host's name, or a pattern (required, repeatable)")
+	f.StringArrayVar(&g.grant.Stores, "store", nil, "only of this store of the integration's, as references begin with it (repeatable)")
+	f.StringArrayVar(&g.grant.Secrets, "secret", nil, "only secrets of this name, or beginning followed by * (repeatable)")
+	f.StringArrayVar(&g.grant.Keys, "json-key", nil, "only this JSON key, or beginning followed by *, and no whole secret (repeatable)")
+	f.StringVar(&g.etag, "etag", "", "change only if the integration still has this etag")
 	_ = cmd.MarkFlagRequired("principal") // the flag exists
 	for _, flag := range []string{"principal", "store", "secret", "json-key", "etag"} {
 		CompleteWords(cmd, flag)
@@ -34,7 +34,7 @@ func newIntegrationGrantCommand(kinds *integration.Kinds) *cobra.Command {
 	g := grantFlags{writing: writing{managing: managing{kinds: kinds}}}
 	cmd := &cobra.Command{
 		Use:   "grant ID --principal PATTERN",
-		Short: "Let somebody use an integration",
+		Short: "Allow a principal to use an integration",
 		Long: `Add a grant to an integration. What is not narrowed with --store, --secret or
 --json-key stays open. It takes the role ASSIGNER or RESOURCE_OWNER.`,
 		Example:           "  broker integration grant cspi-sqlserver --principal 'spiffe://example.org/connect/*' --secret 'sqlserver-*'",
@@ -58,7 +58,7 @@ func newIntegrationRevokeCommand(kinds *integration.Kinds) *cobra.Command {
 	g := grantFlags{writing: writing{managing: managing{kinds: kinds}}}
 	cmd := &cobra.Command{
 		Use:   "revoke ID --principal PATTERN",
-		Short: "Take a grant away",
+		Short: "Remove a grant",
 		Long: `Take a grant away: the one that names exactly these principals, stores, secrets
 and keys, in whatever order. It takes the role ASSIGNER or RESOURCE_OWNER.`,
 		Example:           "  broker integration revoke cspi-sqlserver --principal 'spiffe://example.org/connect/*' --secret 'sqlserver-*'",

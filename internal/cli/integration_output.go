@@ -16,7 +16,8 @@ import (
 )
 
 type (
-	// IntegrationJSON is the JSON and YAML output of one integration: its document and what the broker adds to it.
+	// IntegrationJSON is the JSON and YAML output of one integration: its document and the
+	// fields that the broker adds.
 	IntegrationJSON struct {
 		Integration     map[string]any `json:"integration"`
 		ETag            string         `json:"etag,omitempty"`
@@ -33,12 +34,12 @@ type (
 		Resources       []UsageJSON    `json:"resources,omitempty"`
 		UnusedGrants    []int          `json:"unused_grants,omitempty"`
 	}
-	// FactJSON is something that the store has to be told about the broker.
+	// FactJSON is a value that the store's configuration needs.
 	FactJSON struct {
 		Name  string `json:"name"`
 		Value string `json:"value"`
 	}
-	// UsageJSON is one use of a secret through an integration.
+	// UsageJSON is the use of one secret through an integration.
 	UsageJSON struct {
 		Principal    string     `json:"principal"`
 		Connector    string     `json:"connector,omitempty"`
@@ -182,7 +183,7 @@ func printIntegration(w io.Writer, kinds *integration.Kinds, output string, in *
 	row("Cache", strings.Join(notEmpty(durationText("for ", in.CacheTTL), durationText("stale for ", in.CacheMaxStale)), ", "))
 	row("Limits", limitsText(in.Limits))
 	for _, name := range in.CredentialNames {
-		row("Credential kept", name)
+		row("Credential stored", name)
 	}
 	row("Created", changeText(in.Created))
 	row("Updated", changeText(in.Updated))
@@ -198,7 +199,8 @@ func printIntegration(w io.Writer, kinds *integration.Kinds, output string, in *
 	return printParts(w, in, usage)
 }
 
-// isDocument: it has several lines, to paste somewhere.
+// isDocument reports whether the fact is a text of several lines, to copy into the store's
+// configuration.
 func isDocument(f client.Fact) bool { return strings.Contains(f.Value, "\n") }
 
 func printDocuments(w io.Writer, in *client.Integration) {
@@ -301,7 +303,7 @@ func momentText(t time.Time) string {
 	return t.UTC().Format(time.RFC3339)
 }
 
-// cell is a list in a table.
+// cell formats a list as a cell of a table.
 func cell(list []string) string {
 	if len(list) == 0 {
 		return "any"

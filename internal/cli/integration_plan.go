@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -24,7 +23,7 @@ type (
 		// Applied: the changes without an error have been made.
 		Applied bool `json:"applied"`
 	}
-	// PlannedJSON is what apply does with one integration.
+	// PlannedJSON is the change of one integration.
 	PlannedJSON struct {
 		ID          string            `json:"id"`
 		Action      string            `json:"action"`
@@ -44,7 +43,7 @@ func pastOf(action reconcile.Action) string {
 	return map[reconcile.Action]string{reconcile.Create: "created", reconcile.Update: "updated", reconcile.Delete: "deleted"}[action]
 }
 
-// printPlan prints what is to be done, as a diff.
+// printPlan prints the plan as a diff.
 func printPlan(w io.Writer, plan reconcile.Plan) {
 	counts := make(map[reconcile.Action]int)
 	for i := range plan {
@@ -59,36 +58,22 @@ func printPlan(w io.Writer, plan reconcile.Plan) {
 			switch {
 			case p.Action == reconcile.Create && c.Setting == "id":
 			case c.Before == nil:
-				fmt.Fprintf(w, "    + %s: %s\n", Printable(c.Setting), compact(c.After))
+				fmt.Fprintf(w, "    + %s: %s\n", Printable(c.Setting), OneLine(c.After))
 			case c.After == nil:
-				fmt.Fprintf(w, "    - %s: %s\n", Printable(c.Setting), compact(c.Before))
+				fmt.Fprintf(w, "    - %s: %s\n", Printable(c.Setting), OneLine(c.Before))
 			default:
-				fmt.Fprintf(w, "    ~ %s: %s -> %s\n", Printable(c.Setting), compact(c.Before), compact(c.After))
+				fmt.Fprintf(w, "    ~ %s: %s -> %s\n", Printable(c.Setting), OneLine(c.Before), OneLine(c.After))
 			}
 		}
 		for _, name := range p.Credentials {
-			fmt.Fprintf(w, "    ~ %s: the credential is sent\n", Printable(name))
+			fmt.Fprintf(w, "    ~ %s: send the credential\n", Printable(name))
 		}
 	}
 	fmt.Fprintf(w, "Plan: %d to create, %d to update, %d to delete, %d unchanged\n", counts[reconcile.Create], counts[reconcile.Update], counts[reconcile.Delete], counts[reconcile.None])
 }
 
-// compact is a value on one line.
-func compact(v any) string {
-	if s, ok := v.(string); ok {
-		return Printable(s)
-	}
-	var b strings.Builder
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
-		return "?" // plain values can be written
-	}
-	return Printable(strings.TrimSuffix(b.String(), "\n"))
-}
-
-// finishPlan prints the results of the plan and returns its exit code. rest says
-// what happened to the parts that did not fail.
+// finishPlan prints the results of the plan and returns its exit code. rest describes
+// what happened to the changes that did not fail.
 func finishPlan(cmd *cobra.Command, output string, plan reconcile.Plan, results []error, o applyOptions, rest string) error {
 	failed := failedOf(results)
 	applied := !o.dryRun && (failed == nil || rest != "nothing was changed")
@@ -113,7 +98,7 @@ func finishPlan(cmd *cobra.Command, output string, plan reconcile.Plan, results 
 	return nil
 }
 
-// printPlanFaults prints the faults of each file with their lines.
+// printPlanFaults prints the errors of each file with their lines.
 func printPlanFaults(w io.Writer, plan reconcile.Plan, results []error) {
 	for i, err := range results {
 		for _, fault := range faultsOf(&plan[i], err) {
@@ -122,8 +107,8 @@ func printPlanFaults(w io.Writer, plan reconcile.Plan, results []error) {
 	}
 }
 
-// faultsOf takes an error apart. The Config of each part is its position: a
-// line of a file, or an id.
+// faultsOf splits an error into its parts. The Config of each part is its position: a line
+// of a file, or an id.
 func faultsOf(p *reconcile.Change, err error) []client.ConfigError {
 	var e *client.Error
 	switch {
@@ -145,7 +130,7 @@ func faultsOf(p *reconcile.Change, err error) []client.ConfigError {
 	return faults
 }
 
-// settingOf is the setting of a file that corresponds to a field of the API.
+// settingOf returns the setting of a file for a field of the API.
 func settingOf(p *reconcile.Change, field string) string {
 	setting := strings.TrimPrefix(strings.TrimPrefix(field, "integration"), ".")
 	if rest, ok := strings.CutPrefix(setting, "settings"); ok && p.Document != nil {

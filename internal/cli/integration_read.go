@@ -24,9 +24,9 @@ func newIntegrationListCommand(kinds *integration.Kinds) *cobra.Command {
 		Short: "List the integrations that this caller has a role on",
 		Long: `List the integrations that this caller has a role on.
 
---filter takes comparisons joined by AND: id, kind and display_name with = or !=
-and a value, which may end with *, and the words unused, read_only and faulty,
-which NOT turns around.`,
+--filter accepts terms joined by AND: comparisons of id, kind or display_name with =
+or != and a value, which may end with *; and the words unused, read_only and faulty,
+which NOT negates.`,
 		Example: `  broker integration list --filter 'kind = AZURE_KEY_VAULT AND NOT faulty'
   broker integration list --unused`,
 		Args: cobra.NoArgs,
@@ -46,13 +46,13 @@ which NOT turns around.`,
 		},
 	}
 	m.register(cmd)
-	cmd.Flags().StringVar(&filter, "filter", "", "only those for which this holds")
-	cmd.Flags().BoolVar(&unused, "unused", false, "only those that nobody has used within the usage window")
+	cmd.Flags().StringVar(&filter, "filter", "", "list only integrations that match this filter")
+	cmd.Flags().BoolVar(&unused, "unused", false, "list only integrations that were not used within the usage window")
 	CompleteWords(cmd, "filter")
 	return cmd
 }
 
-// printed makes the error of output that could not be written.
+// printed returns the error of a failed write of the output.
 func printed(err error) error {
 	if err != nil {
 		return &ExitError{ExitFailure, err}
@@ -67,8 +67,8 @@ func newIntegrationDescribeCommand(kinds *integration.Kinds) *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:               "describe ID",
-		Short:             "Show an integration, its grants and roles, and who uses it",
-		Long:              "Show an integration: what it is and where, its grants and roles, and the resources that use it.",
+		Short:             "Show an integration, its grants, roles and usage",
+		Long:              "Show an integration: its settings, its grants and roles, and the resources that use it.",
 		Example:           "  broker integration describe cspi-sqlserver",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: m.completeOneID,
@@ -89,7 +89,7 @@ func newIntegrationDescribeCommand(kinds *integration.Kinds) *cobra.Command {
 		},
 	}
 	m.register(cmd)
-	cmd.Flags().IntVar(&limit, "resources", 20, "how many of those that use it to show at most; 0 for none")
+	cmd.Flags().IntVar(&limit, "resources", 20, "maximum number of resources to show; 0 for none")
 	return cmd
 }
 
@@ -100,11 +100,11 @@ func newIntegrationValidateCommand(kinds *integration.Kinds) *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "validate [ID ...]",
-		Short: "Have the broker contact the stores of integrations, and report what works",
-		Long: `Have the broker contact the stores of integrations: can their credentials be
-used, are they given a token, may they read each of their vaults? No secret's
-value is read. What fails is reported with what to do about it, and makes the
-command exit with 6.`,
+		Short: "Check that the broker can reach the stores of integrations",
+		Long: `Let the broker contact the stores of integrations, and report for each whether its
+credential can be used, whether the store issues a token for it, and whether it may
+read each of its vaults. The broker reads no value of a secret. A failed step is
+reported with a remedy, and the command then exits with 6.`,
 		Example:           "  broker integration validate cspi-sqlserver\n  broker integration validate --all",
 		ValidArgsFunction: m.completeIDs,
 		Args: func(_ *cobra.Command, args []string) error {
@@ -115,7 +115,7 @@ command exit with 6.`,
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !cmd.Flags().Changed("timeout") {
-				m.conn.Timeout = 25 * time.Second // the broker gives its stores 20
+				m.conn.Timeout = 25 * time.Second // the broker waits up to 20 s for its stores
 			}
 			return m.do(cmd, func(ctx context.Context, cl *client.Client) error {
 				if all {
@@ -143,7 +143,7 @@ func validateIntegrations(ctx context.Context, cmd *cobra.Command, cl *client.Cl
 		steps, err := cl.ValidateIntegration(ctx, id)
 		var refused *client.Error
 		if errors.As(err, &refused) && len(ids) > 1 && refused.Reason != "" && refused.RequestID != "" {
-			// One that this caller may only look at does not hide the others.
+			// A refusal for one integration must not hide the others.
 			steps, err = []client.ValidationStep{{Name: "validate", Reason: refused.Reason, Message: refused.Message}}, nil
 		}
 		if err != nil {

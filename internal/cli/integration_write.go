@@ -15,14 +15,14 @@ import (
 	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
-// credentialHelp is said by all commands that send credentials.
+// credentialHelp is part of the help of all commands that send credentials.
 const credentialHelp = `
-A credential that the file names (client_secret_file and the like) is read here
-and sent with the integration; --credential NAME=FILE sends one that it does not
-name, NAME being the setting without "_file". The broker keeps credentials sealed
-and never gives them out.`
+The command reads the credentials that the file names (client_secret_file and the
+like) on this machine and sends them with the integration. --credential NAME=FILE
+sends one that the file does not name; NAME is the setting without "_file". The
+broker stores credentials sealed and never returns them.`
 
-// writing are the flags of commands that change something.
+// writing has the flags of commands that change an integration.
 type writing struct {
 	managing
 	file        string
@@ -32,16 +32,16 @@ type writing struct {
 
 func (w *writing) register(cmd *cobra.Command) {
 	w.managing.register(cmd)
-	cmd.Flags().BoolVar(&w.dryRun, "dry-run", false, "have the broker check everything and change nothing")
+	cmd.Flags().BoolVar(&w.dryRun, "dry-run", false, "let the broker check everything, and change nothing")
 }
 
 func (w *writing) registerFile(cmd *cobra.Command, usage string) {
 	cmd.Flags().StringVarP(&w.file, "file", "f", "", usage)
-	cmd.Flags().StringArrayVar(&w.credentials, "credential", nil, "NAME=FILE of a credential to send, - for standard input; give the flag again for others")
+	cmd.Flags().StringArrayVar(&w.credentials, "credential", nil, "credential to send as NAME=FILE; FILE - is standard input (repeatable)")
 	_ = cmd.MarkFlagFilename("file", "yaml", "yml") // the flag exists
 }
 
-// read makes the integration of the flags, nil without --file.
+// read returns the integration of the flags. Without --file it has only credentials.
 func (w *writing) read() (*client.Integration, error) {
 	given, err := readCredentials(w.credentials)
 	if err != nil {
@@ -67,7 +67,7 @@ func (w *writing) read() (*client.Integration, error) {
 	return in, nil
 }
 
-// done says what was done, or shows the integration.
+// done prints what was done, or the integration.
 func (w *writing) done(cmd *cobra.Command, what string, in *client.Integration) error {
 	if w.output != "table" {
 		return printed(printIntegration(cmd.OutOrStdout(), w.kinds, w.output, in, nil))
@@ -84,7 +84,7 @@ func newIntegrationCreateCommand(kinds *integration.Kinds) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create -f FILE",
 		Short: "Create an integration",
-		Long:  "Create an integration from a file, as docs/configuration.md describes it,\nand print what has to stand at its cloud, if that is more than a name. A role of\nAWS without an external_id is given one.\n" + credentialHelp,
+		Long:  "Create an integration from a file in the format of docs/configuration.md, and\nprint the policies that its cloud needs, if any. The broker generates an\nexternal_id for an AWS role without one.\n" + credentialHelp,
 		Example: `  broker integration create -f cspi-sqlserver.yaml
   broker integration create -f cspi-sqlserver.yaml --credential azure.credential.client_secret=secret.txt`,
 		Args: cobra.NoArgs,
@@ -112,12 +112,12 @@ func newIntegrationCreateCommand(kinds *integration.Kinds) *cobra.Command {
 	return cmd
 }
 
-const updateHelp = `Change an integration: all of it to what a file says (--file), or single settings
-(--set, --unset, --name). A setting is written as in the file, with dots: cache.ttl,
-azure.tenant_id; a list with commas between its entries.
+const updateHelp = `Change an integration: replace it with the content of a file (--file), or change
+single settings (--set, --unset, --name). Name a setting by its path in the file,
+with dots: cache.ttl, azure.tenant_id. Separate the entries of a list with commas.
 
-With --etag the change is made only if the integration is still the one that was
-read. Giving up one's own role RESOURCE_OWNER takes --force.
+With --etag, the broker makes the change only if the integration still has this
+etag. A change that removes your own role RESOURCE_OWNER requires --force.
 `
 
 func newIntegrationUpdateCommand(kinds *integration.Kinds) *cobra.Command {
@@ -144,7 +144,7 @@ func newIntegrationUpdateCommand(kinds *integration.Kinds) *cobra.Command {
 			edits := edits{name: name, set: set, unset: unset, named: cmd.Flags().Changed("name")}
 			switch {
 			case w.file != "" && !edits.empty():
-				return &ExitError{ExitUsage, errors.New("--file says what all of it is to be; leave out --name, --set and --unset")}
+				return &ExitError{ExitUsage, errors.New("--file replaces the whole integration; remove --name, --set and --unset")}
 			case w.file != "" && in.ID != args[0]:
 				return &ExitError{ExitUsage, fmt.Errorf("%s: its id is %q, not %q", w.file, in.ID, args[0])}
 			case w.file == "" && edits.empty() && len(in.Credentials) == 0:
@@ -171,19 +171,19 @@ func newIntegrationUpdateCommand(kinds *integration.Kinds) *cobra.Command {
 				}
 				what := "updated: " + strings.Join(changed, ", ")
 				if len(changed) == 0 {
-					what = "as it was"
+					what = "unchanged"
 				}
 				return w.done(cmd, what, in)
 			})
 		},
 	}
 	w.register(cmd)
-	w.registerFile(cmd, "a file that says what the integration is to be")
-	cmd.Flags().StringVar(&name, "name", "", "another name for people (display_name)")
-	cmd.Flags().StringArrayVar(&set, "set", nil, "SETTING=VALUE; give the flag again for others")
-	cmd.Flags().StringArrayVar(&unset, "unset", nil, "a setting to take out; give the flag again for others")
-	cmd.Flags().StringVar(&etag, "etag", "", "change only if this is still the integration's")
-	cmd.Flags().BoolVar(&force, "force", false, "let the change take the role RESOURCE_OWNER away from you")
+	w.registerFile(cmd, "file with the new integration")
+	cmd.Flags().StringVar(&name, "name", "", "new display name (display_name)")
+	cmd.Flags().StringArrayVar(&set, "set", nil, "SETTING=VALUE (repeatable)")
+	cmd.Flags().StringArrayVar(&unset, "unset", nil, "setting to remove (repeatable)")
+	cmd.Flags().StringVar(&etag, "etag", "", "change only if the integration still has this etag")
+	cmd.Flags().BoolVar(&force, "force", false, "allow a change that removes your role RESOURCE_OWNER")
 	return cmd
 }
 
@@ -196,8 +196,8 @@ type edits struct {
 
 func (e *edits) empty() bool { return !e.named && len(e.set)+len(e.unset) == 0 }
 
-// apply returns the integration as it is to be. It goes by way of the document, so
-// that settings are read as those of a file are.
+// apply returns the edited integration. It edits the document and parses that, so that the
+// settings are parsed and checked like those of a file.
 func (e *edits) apply(kinds *integration.Kinds, in *client.Integration) (*client.Integration, error) {
 	doc, err := reconcile.DocumentOf(kinds, in)
 	if err != nil {
@@ -230,15 +230,15 @@ func (e *edits) apply(kinds *integration.Kinds, in *client.Integration) (*client
 		return nil, err
 	}
 	if edited.ID != in.ID || string(edited.Kind) != in.Kind {
-		return nil, errors.New("id and kind never change; create another integration")
+		return nil, errors.New("id and kind cannot be changed; create another integration")
 	}
 	out := reconcile.IntegrationOf(&edited.Document)
 	out.ETag = in.ETag
 	return out, nil
 }
 
-// valueOf reads a value of the command line: a list where the document has a list, or where
-// there is a comma.
+// valueOf parses a value of the command line. It is a list if the document has a list there
+// or if it contains a comma.
 func valueOf(setting, value string, tree map[string]any) any {
 	_, isList := at(tree, strings.Split(setting, ".")).([]any)
 	if !isList && !strings.Contains(value, ",") {
@@ -265,11 +265,11 @@ func at(tree map[string]any, path []string) any {
 	return v
 }
 
-// put sets a value, or takes it out if it is nil, with sections that become empty.
+// put sets the value at path, or removes it if value is nil, and removes empty sections.
 func put(tree map[string]any, path []string, value any) error {
 	name := path[0]
 	if name == "" || name == "grants" {
-		return errors.New("expected a setting with its section, such as cache.ttl; grants are changed with grant and revoke")
+		return errors.New("expected a setting with its section, such as cache.ttl; use grant and revoke to change grants")
 	}
 	if len(path) == 1 {
 		if value == nil {
@@ -282,7 +282,7 @@ func put(tree map[string]any, path []string, value any) error {
 	section, ok := tree[name].(map[string]any)
 	if !ok {
 		if tree[name] != nil {
-			return fmt.Errorf("%s has no parts", name)
+			return fmt.Errorf("%s is not a section", name)
 		}
 		section = make(map[string]any)
 	}
@@ -304,10 +304,10 @@ func newIntegrationDeleteCommand(kinds *integration.Kinds) *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "delete ID",
-		Short: "Delete an integration that nobody uses",
-		Long: `Delete an integration with its grants and credentials. One that was used within
-the usage window (management.usage_window in broker.yaml) is left alone, and the
-error says by whom it was used; --force deletes it all the same.`,
+		Short: "Delete an integration that is not in use",
+		Long: `Delete an integration with its grants and credentials. The command
+fails if the integration was used within the usage window (management.usage_window
+in broker.yaml), and the error lists who used it; --force deletes it nevertheless.`,
 		Example:           "  broker integration delete cspi-sqlserver",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: m.completeOneID,
@@ -329,8 +329,8 @@ error says by whom it was used; --force deletes it all the same.`,
 		},
 	}
 	m.register(cmd)
-	cmd.Flags().StringVar(&etag, "etag", "", "delete only if this is still the integration's")
-	cmd.Flags().BoolVar(&force, "force", false, "delete it although it is in use")
-	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "have the broker check everything and change nothing")
+	cmd.Flags().StringVar(&etag, "etag", "", "delete only if the integration still has this etag")
+	cmd.Flags().BoolVar(&force, "force", false, "delete the integration even if it is in use")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "let the broker check everything, and change nothing")
 	return cmd
 }

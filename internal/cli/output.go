@@ -18,10 +18,10 @@ import (
 	"github.com/secretbroker/secretbroker/client"
 )
 
-// mask is printed in place of every value, whatever its length.
+// mask is printed instead of every value, whatever its length.
 const mask = "********"
 
-// printer prints what a broker answered, for people or for machines.
+// printer prints the answers of a broker as a table or as JSON.
 type printer struct {
 	output string
 	reveal bool
@@ -32,8 +32,7 @@ func (p *printer) register(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&p.reveal, "reveal", false, "print the values in clear")
 }
 
-// RegisterOutput gives a command the flag that chooses its output's format. The
-// first one is the default.
+// RegisterOutput adds the flag --output to a command. The first format is the default.
 func RegisterOutput(cmd *cobra.Command, output *string, formats ...string) {
 	cmd.Flags().StringVarP(output, "output", "o", formats[0], "output format: "+strings.Join(formats, ", "))
 	CompleteWords(cmd, "output", formats...)
@@ -49,8 +48,8 @@ func RegisterOutput(cmd *cobra.Command, output *string, formats ...string) {
 type (
 	// ValueJSON is one resolved config.
 	ValueJSON struct {
-		Value       *string   `json:"value,omitempty"`        // with --reveal only, and only if it is text
-		ValueBase64 []byte    `json:"value_base64,omitempty"` // with --reveal only, what ?decode=base64 decoded
+		Value       *string   `json:"value,omitempty"`        // only with --reveal, and only if it is text
+		ValueBase64 []byte    `json:"value_base64,omitempty"` // only with --reveal
 		Version     string    `json:"version"`
 		FetchTime   time.Time `json:"fetch_time"`
 		ExpireTime  time.Time `json:"expire_time"`
@@ -68,13 +67,13 @@ type (
 		Configs   map[string]ValueJSON `json:"configs,omitempty"`
 		Errors    []ErrorJSON          `json:"errors,omitempty"`
 		RequestID string               `json:"request_id,omitempty"`
-		// RetryAfter is set when the whole call should be tried again.
+		// RetryAfter is set if the caller should retry the whole call.
 		RetryAfter string `json:"retry_after,omitempty"`
 	}
 )
 
-// printResponse prints an answer. A partial one exits with the code of what
-// failed.
+// printResponse prints an answer. The exit code of a partial one is that of its worst
+// failure.
 func (p *printer) printResponse(cmd *cobra.Command, res *client.Response) error {
 	failed := configErrors(res.Errors)
 	if p.output == "json" {
@@ -125,13 +124,13 @@ func (p *printer) printTable(w io.Writer, res *client.Response, now time.Time) e
 	return t.Flush()
 }
 
-// textOf returns a value that is text.
+// textOf returns a value as text. ok is false if it is not text.
 func textOf(v client.Value) (text string, ok bool) {
 	text = v.Reveal()
 	return text, text != "" || v.Bytes() == nil
 }
 
-// revealed is a value as a terminal can show it.
+// revealed formats a value for a terminal.
 func revealed(v client.Value) string {
 	text, ok := textOf(v)
 	if !ok {
@@ -140,7 +139,7 @@ func revealed(v client.Value) string {
 	return Printable(text)
 }
 
-// printError prints why a call failed and returns the exit code for it.
+// printError prints the error of a call and returns an ExitError with its exit code.
 func (p *printer) printError(cmd *cobra.Command, err error) error {
 	code := exitCodeOf(err)
 	var e *client.Error
@@ -187,7 +186,7 @@ func PrintJSON(w io.Writer, v any) error {
 	return enc.Encode(v)
 }
 
-// configErrors returns a partial answer's errors by name.
+// configErrors returns the errors of a partial answer, sorted by name.
 func configErrors(m map[string]client.ConfigError) []client.ConfigError {
 	var errs []client.ConfigError
 	for _, name := range slices.Sorted(maps.Keys(m)) {
@@ -212,8 +211,26 @@ func newJSONError(e client.ConfigError) ErrorJSON {
 	return out
 }
 
-// Printable keeps a text that others wrote from doing something to the terminal,
-// or to a CI runner, which takes a line that begins with "::" for a command.
+// OneLine formats a value of a document on one line: a string as it is, "-" for nil, and
+// other values as JSON.
+func OneLine(v any) string {
+	switch v := v.(type) {
+	case nil:
+		return "-"
+	case string:
+		return Printable(v)
+	}
+	var b strings.Builder
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return "?" // cannot happen: documents consist of plain values
+	}
+	return Printable(strings.TrimSuffix(b.String(), "\n"))
+}
+
+// Printable quotes a text if it contains control characters, which could change the
+// terminal, or if it begins with "::", which a CI runner executes as a command.
 func Printable(s string) string {
 	if strings.HasPrefix(s, "::") {
 		return strconv.Quote(s)
@@ -226,8 +243,7 @@ func Printable(s string) string {
 	return s
 }
 
-// PrintableLines is Printable for texts of several lines, such as the faults of a
-// file.
+// PrintableLines applies Printable to each line of a text.
 func PrintableLines(text string) string {
 	lines := strings.Split(text, "\n")
 	for i, line := range lines {
@@ -236,7 +252,7 @@ func PrintableLines(text string) string {
 	return strings.Join(lines, "\n")
 }
 
-// OrDash is s as a cell of a table, "-" if it is empty.
+// OrDash returns s as a cell of a table, or "-" if s is empty.
 func OrDash(s string) string {
 	if s == "" {
 		return "-"

@@ -18,15 +18,15 @@ import (
 	"github.com/secretbroker/secretbroker/internal/connectorfile"
 )
 
-// Connection says how the client commands reach a broker. Each flag has an
-// environment variable beside it.
+// Connection has the flags with which the client commands connect to a broker. Each flag
+// except --timeout also has an environment variable.
 type Connection struct {
 	Addr string // host:port
 	// CA, Cert and Key are PEM files.
 	CA, Cert, Key string
 	// ServerName is the name in the broker's certificate, "" for the host of Addr.
 	ServerName string
-	// Timeout bounds a call with its retries; zero is the client's default.
+	// Timeout limits a call including its retries; zero is the client's default.
 	Timeout time.Duration
 }
 
@@ -42,7 +42,7 @@ func (c *Connection) register(cmd *cobra.Command) {
 	env(&c.Cert, "cert", "SECRETBROKER_CERT", "", "PEM file with the client certificate")
 	env(&c.Key, "key", "SECRETBROKER_KEY", "", "PEM file with the client certificate's key")
 	env(&c.ServerName, "server-name", "SECRETBROKER_SERVER_NAME", "", "name in the broker's certificate, if not the host of --addr")
-	cmd.Flags().DurationVar(&c.Timeout, "timeout", 10*time.Second, "how long to wait for the answer, retries included")
+	cmd.Flags().DurationVar(&c.Timeout, "timeout", 10*time.Second, "timeout of a call, including retries")
 	for _, flag := range []string{"ca", "cert", "key"} {
 		_ = cmd.MarkFlagFilename(flag, "pem", "crt", "key") // the flag exists
 	}
@@ -63,8 +63,8 @@ func (c *Connection) dial() (*client.Client, error) {
 	return cl, nil
 }
 
-// Resolve sends a request to the broker, and prints the answer or the error as the
-// resolve command does: a table with masked values.
+// Resolve sends a request to the broker and prints the answer or the error like the
+// resolve command: as a table with masked values.
 func (c *Connection) Resolve(cmd *cobra.Command, req client.Request) error {
 	return c.resolve(cmd, &printer{output: "table"}, req)
 }
@@ -82,7 +82,7 @@ func (c *Connection) resolve(cmd *cobra.Command, out *printer, req client.Reques
 	return out.printResponse(cmd, res)
 }
 
-// question are the flags that say what the client commands ask for.
+// question has the flags of a request.
 type question struct {
 	integration, connector string
 	maxAge                 time.Duration
@@ -92,12 +92,12 @@ type question struct {
 func (q *question) register(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&q.integration, "integration", "", "the provider integration to resolve through (default: the one that --file names)")
 	cmd.Flags().StringVar(&q.connector, "connector", "", "the connector's name, for the audit log (default: the one in --file)")
-	cmd.Flags().DurationVar(&q.maxAge, "max-age", 0, "take no value read longer ago than this; 0s reads now (default: what the broker's cache holds)")
+	cmd.Flags().DurationVar(&q.maxAge, "max-age", 0, "maximum age of a cached value; 0s reads the store (default: the broker's cache settings)")
 	q.maxAgeGiven = func() bool { return cmd.Flags().Changed("max-age") }
 }
 
-// request makes the request for a configuration, which says itself what the
-// flags leave open. Only what the broker has to see of it is in the request.
+// request returns the request for a configuration. The flags take precedence over the
+// configuration. The request contains only the configs that the broker needs.
 func (q *question) request(c connectorfile.Connector) (client.Request, error) {
 	req := client.Request{
 		IntegrationID: cmp.Or(q.integration, c.IntegrationID()),
@@ -105,7 +105,7 @@ func (q *question) request(c connectorfile.Connector) (client.Request, error) {
 		Connector:     cmp.Or(q.connector, c.Name),
 	}
 	if req.IntegrationID == "" {
-		return req, errors.New("--integration is missing, and the configuration does not name one")
+		return req, errors.New("--integration is missing, and the configuration does not name an integration")
 	}
 	if q.maxAgeGiven() {
 		req.MaxAge = &q.maxAge
@@ -124,18 +124,18 @@ func newResolveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "resolve [NAME=REFERENCE ...]",
 		Short: "Resolve references through a broker",
-		Long: `Resolve references through a broker and print what they stand for, values
-masked unless --reveal is given.
+		Long: `Resolve references through a broker and print the values, masked unless --reveal is
+given.
 
-References are given as NAME=REFERENCE, or in a connector's configuration with
---file, which is JSON or a .properties file. Of a configuration with
-secret.manager properties only those and the configs that they list are sent to
-the broker.
+Give the references as NAME=REFERENCE, or name the configuration of a connector
+with --file: a JSON or .properties file. If the configuration has secret.manager
+properties, the command sends only these and the configs that they list to the
+broker.
 
-Exit codes: 0 resolved; 1 other failure; 2 the command line is wrong; 3 denied;
+Exit codes: 0 success; 1 other failure; 2 the command line is invalid; 3 denied;
 4 a reference or the request is malformed; 5 no such secret, version or key;
-6 the secret or the integration is not in a usable state; 7 no broker answers
-at the address, or not one that is trusted; 8 try again later.`,
+6 the secret or the integration is not in a usable state; 7 no trusted broker
+answers at the address; 8 try again later.`,
 		Example: `  broker resolve --integration cspi-sqlserver \
       password=https://my-vault.vault.azure.net::sqlserver-db-secret::password
   broker resolve --file connector.json --output json`,
@@ -155,8 +155,8 @@ at the address, or not one that is trusted; 8 try again later.`,
 	conn.register(cmd)
 	what.register(cmd)
 	out.register(cmd)
-	cmd.Flags().StringVar(&file, "file", "", "a connector's configuration: JSON, or a .properties file")
-	cmd.Flags().BoolVar(&allowPartial, "allow-partial", false, "answer the configs that can be answered when others fail")
+	cmd.Flags().StringVar(&file, "file", "", "configuration of a connector: JSON, or a .properties file")
+	cmd.Flags().BoolVar(&allowPartial, "allow-partial", false, "resolve the other configs if some fail")
 	_ = cmd.MarkFlagFilename("file", "json", "properties") // the flag exists
 	return cmd
 }
@@ -192,10 +192,10 @@ func readConnector(file string) (connectorfile.Connector, error) {
 	return connectorfile.Parse(file, data)
 }
 
-// readRegular reads at most a little more than a connector's file may have. What
-// a pull request names must not be a pipe that never ends.
+// readRegular reads a regular file, up to one byte more than the size limit. A pull request
+// may name the file, so it must not be a pipe that never ends.
 func readRegular(file string) ([]byte, error) {
-	info, err := os.Stat(file) // before opening, which waits for the other end of a pipe
+	info, err := os.Stat(file) // before opening, which would block on a pipe
 	if err != nil {
 		return nil, err
 	}
@@ -229,7 +229,7 @@ func configsOfArgs(args []string) (connectorfile.Connector, error) {
 	return c, nil
 }
 
-// exitCodeOf tells scripts apart what went wrong.
+// exitCodeOf returns the exit code for the error of a call.
 func exitCodeOf(err error) int {
 	var e *client.Error
 	if !errors.As(err, &e) {
@@ -241,8 +241,8 @@ func exitCodeOf(err error) int {
 	return ExitCodeOfReason(e.Reason)
 }
 
-// worstExitCode is the exit code of several failures: what has to be fixed comes
-// before what only needs patience, as in the broker's own table of errors.
+// worstExitCode returns the exit code for several failures. Failures that need a fix take
+// precedence over those that only need a retry, as in the broker's own table of errors.
 func worstExitCode(errs []client.ConfigError) int {
 	order := []int{ExitFailure, ExitBadReference, ExitDenied, ExitPrecondition, ExitNotFound, ExitTryLater}
 	worst := len(order) - 1
@@ -254,7 +254,7 @@ func worstExitCode(errs []client.ConfigError) int {
 	return order[worst]
 }
 
-// ExitCodeOfReason returns the exit code that a reason of docs/errors.md means.
+// ExitCodeOfReason returns the exit code for a reason of docs/errors.md.
 func ExitCodeOfReason(reason string) int {
 	switch reason {
 	case client.ReasonUnauthenticated, client.ReasonAccessDenied, client.ReasonStoreNotAllowed, client.ReasonCertificateRefused,

@@ -26,10 +26,10 @@ func newAuditCommand(kinds *integration.Kinds) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "audit",
 		Short: "Verify and query audit logs, and compare a database with them",
-		Long: `Verify and query audit logs, and compare the database of integrations with what
-was recorded. All of them read the files and ask no broker. Files are
-given in the order in which they were written, the oldest first; those that are
-compressed with gzip are read as they are, and - is standard input.`,
+		Long: `Verify and query audit logs, and compare the database of integrations with them.
+These commands read files and contact no broker. Give the files in the order in
+which they were written, the oldest first. Files may be compressed with gzip, and -
+is standard input.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -37,19 +37,18 @@ compressed with gzip are read as they are, and - is standard input.`,
 	return cmd
 }
 
-const auditVerifyHelp = `Check that no record was changed, removed, inserted or moved since it was
-written, and that each file continues the one before it. The command prints up to
-where the log is intact and, if it is not, the first break: file, line, kind and byte
-offset. It does not look beyond the break, because the chain proves nothing from there
-on.
+const auditVerifyHelp = `Check that no record was changed, removed, inserted or moved since it was written,
+and that each file continues the one before it. The command prints up to where the
+log is intact and, if it is not, the first break: file, line, kind and byte offset. It
+does not look beyond the break, because the chain proves nothing from there on.
 
-Without a key and without an expected head this finds accidents and clumsy changes
-only: anybody who may write the file can compute a new chain. With --key-file that
-takes the key (audit.key_file). --expect-head compares with a head that was kept
-elsewhere, as the broker's log shows one every minute ("audit head"): then nobody can
-have changed what was recorded up to it, or cut any of it off.
+Without a key and an expected head, the command finds only accidents and careless
+changes: anyone who can write the file can compute a new chain. With --key-file, an
+attacker also needs the key (audit.key_file). --expect-head compares the log with a
+head that was stored elsewhere; the broker logs one every minute ("audit head"). It
+proves that no record up to this head was changed or removed.
 
-A file that is being written may end within a line, which is reported as torn.
+A file that the broker is writing may end within a line, which is reported as torn.
 
 Exit codes: 0 the log is intact; 1 it is not, or a file cannot be read; 2 the
 command line is wrong.`
@@ -61,7 +60,7 @@ func newAuditVerifyCommand() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:     "verify [flags] FILE...",
-		Short:   "Check up to where audit logs are as they were written",
+		Short:   "Check that audit logs were not changed",
 		Long:    auditVerifyHelp,
 		Example: "  broker audit verify --key-file audit.key audit.jsonl.2.gz audit.jsonl.1 audit.jsonl",
 		Args:    cobra.MinimumNArgs(1),
@@ -83,8 +82,8 @@ func newAuditVerifyCommand() *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().StringArrayVar(&keyFiles, "key-file", nil, "file with the key that the logs were written with; give the flag again for others")
-	cmd.Flags().StringArrayVar(&heads, "expect-head", nil, "SEQ:CHAIN of a record that the logs must lead through; give the flag again for others")
+	cmd.Flags().StringArrayVar(&keyFiles, "key-file", nil, "file with the key that the logs were written with (repeatable)")
+	cmd.Flags().StringArrayVar(&heads, "expect-head", nil, "SEQ:CHAIN of a record that the logs must contain (repeatable)")
 	_ = cmd.MarkFlagFilename("key-file") // the flag exists
 	cli.CompleteWords(cmd, "expect-head")
 	cli.RegisterOutput(cmd, &output, "table", "json")
@@ -110,19 +109,20 @@ func verifyConfig(keyFiles, heads []string) (logread.VerifyConfig, error) {
 	return cfg, nil
 }
 
-// VerificationJSON is the JSON output of audit verify. The names are a promise.
+// VerificationJSON is the JSON output of audit verify. The names are a stable interface.
 type VerificationJSON struct {
-	// OK says that all of the log is intact; otherwise Break is where it is not.
+	// OK: all of the log is intact. Otherwise Break is the first break.
 	OK    bool           `json:"ok"`
 	Break *logread.Break `json:"break,omitempty"`
-	// Records is how many records are intact, First the number of the first of them.
+	// Records is the number of intact records, and First the seq of the first of them.
 	Records int    `json:"records"`
 	First   uint64 `json:"first_seq,omitempty"`
-	// Head is the last intact record, as --expect-head takes it, and Previous the one that
-	// First follows in a file that was not given.
+	// Head is the last intact record in the form of --expect-head. Previous is the record
+	// before First, if it is in an earlier file that was not given.
 	Head     string `json:"head,omitempty"`
 	Previous string `json:"previous_head,omitempty"`
-	// UnchainedBytes are no records, and declared by the record after them.
+	// UnchainedBytes is the number of bytes that are not records and that a segment header
+	// declares.
 	UnchainedBytes int64 `json:"unchained_bytes,omitempty"`
 }
 
@@ -151,33 +151,33 @@ func printReport(w io.Writer, output string, r *logread.Report) error {
 		fmt.Fprintf(&b, ", %d to %d, head %s", out.First, r.Last.Seq, out.Head)
 	}
 	if out.Previous != "" {
-		fmt.Fprintf(&b, "\nthe log goes on from a file that was not given, whose head is %s", out.Previous)
+		fmt.Fprintf(&b, "\nthe log continues an earlier file with the head %s, which was not given", out.Previous)
 	}
 	if out.UnchainedBytes > 0 {
-		fmt.Fprintf(&b, "\n%d byte(s) are no records, as the records after them declare: lines that were cut off, or older than the chain", out.UnchainedBytes)
+		fmt.Fprintf(&b, "\n%d byte(s) are not records, as a later record declares: lines that were cut off, or that are older than the chain", out.UnchainedBytes)
 	}
 	_, err := fmt.Fprintln(w, b.String())
 	return err
 }
 
-const auditQueryHelp = `Find events in audit logs: who read a secret, what a runtime saw.
+const auditQueryHelp = `Find events in audit logs: who read a secret, or which secrets a runtime received.
 
---secret takes a reference, or its beginning STORE::NAME, in any spelling. With a
-JSON key it finds the reads of that key and those of the whole secret, which
-contain it; with a version only the reads of that one. --principal takes patterns
-as a grant does. A time is RFC 3339, a date (UTC), or how long ago: 24h.
+--secret accepts a reference, or its beginning STORE::NAME, in any spelling. With a
+JSON key it finds the reads of that key and of the whole secret, which contains it;
+with a version it finds only the reads of that version. --principal accepts the
+patterns of grants. A time is RFC 3339, a date (UTC), or a duration before now: 24h.
 
---distinct adds up what was found: one line for each principal, secret and
-outcome. A runtime has seen what is "served" to it; "checked" was looked at and
-did not leave.
+--distinct prints one line per principal, secret and outcome, with a count. A
+runtime received a value only if the outcome is "served"; "checked" means that the
+broker read the value and did not send it.
 
-The jsonl output is the lines as they stand in the log. The chain is not checked:
-run "broker audit verify" first.
+The jsonl output has the unchanged lines of the log. The command does not verify the
+chain: run "broker audit verify" first.
 
-Exit codes: 0 answered, also if nothing was found; 1 a file cannot be read; 2 the
-command line is wrong.`
+Exit codes: 0 success, also if nothing was found; 1 a file cannot be read; 2 the
+command line is invalid.`
 
-// auditQuestion is what the flags of "broker audit query" say.
+// auditQuestion has the flags of "broker audit query".
 type auditQuestion struct {
 	filter                    logread.Filter
 	reference, from, to       string
@@ -190,7 +190,7 @@ func newAuditQueryCommand() *cobra.Command {
 	var q auditQuestion
 	cmd := &cobra.Command{
 		Use:   "query [flags] FILE...",
-		Short: "Find who read a secret, or what a runtime saw",
+		Short: "Find who read a secret, or which secrets a runtime received",
 		Long:  auditQueryHelp,
 		Example: `  broker audit query --secret https://my-vault.vault.azure.net::db-secret --outcome served \
       --from 2027-01-10T00:00:00Z --to 2027-01-11T00:00:00Z audit.jsonl.1 audit.jsonl
@@ -205,21 +205,21 @@ func newAuditQueryCommand() *cobra.Command {
 				return &cli.ExitError{Code: cli.ExitFailure, Err: err}
 			}
 			if unreadable > 0 {
-				fmt.Fprintf(cmd.ErrOrStderr(), "%d line(s) are no records and were left out; \"broker audit verify\" says which\n", unreadable)
+				fmt.Fprintf(cmd.ErrOrStderr(), "%d line(s) are not records and were skipped; \"broker audit verify\" reports the first one\n", unreadable)
 			}
 			return nil
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&q.reference, "secret", "", "events about this secret: a reference")
-	f.StringArrayVar(&q.principals, "principal", nil, "events of this caller, or of those who match a pattern; give the flag again for others")
+	f.StringVar(&q.reference, "secret", "", "events of this secret: a reference")
+	f.StringArrayVar(&q.principals, "principal", nil, "events of this caller, or of callers that match a pattern (repeatable)")
 	f.StringVar(&q.filter.Integration, "integration", "", "events of this integration")
 	f.StringVar(&q.filter.Connector, "connector", "", "events of this connector, as the callers named it")
 	f.StringVar(&q.filter.RequestID, "request-id", "", "events of this request")
 	f.StringSliceVar(&q.outcomeFilter, "outcome", nil, "events with one of these outcomes: served, withheld, checked, answered, attempted, changed, denied, failed, rejected, counted")
 	f.StringVar(&q.from, "from", "", "events at this time or later")
 	f.StringVar(&q.to, "to", "", "events before this time")
-	f.BoolVar(&q.distinct, "distinct", false, "add up: one line for each principal, secret and outcome")
+	f.BoolVar(&q.distinct, "distinct", false, "count events: one line for each principal, secret and outcome")
 	cli.CompleteWords(cmd, "outcome", "served", "withheld", "checked", "answered", "attempted", "changed", "denied", "failed", "rejected", "counted")
 	for _, flag := range []string{"secret", "principal", "integration", "connector", "request-id", "from", "to"} {
 		cli.CompleteWords(cmd, flag)
@@ -228,7 +228,7 @@ func newAuditQueryCommand() *cobra.Command {
 	return cmd
 }
 
-// parse turns the flags into the filter.
+// parse sets the filter from the flags.
 func (q *auditQuestion) parse(now time.Time) (err error) {
 	if q.reference != "" {
 		if q.filter.Secret, err = secret.ParseRef(q.reference); err != nil {
@@ -254,12 +254,12 @@ func (q *auditQuestion) parse(now time.Time) (err error) {
 		return fmt.Errorf("--to: %w", err)
 	}
 	if !q.filter.To.IsZero() && !q.filter.From.Before(q.filter.To) {
-		return errors.New("--from is not before --to: nothing can be found")
+		return errors.New("--from must be before --to")
 	}
 	return nil
 }
 
-// parseTime returns the zero time for nothing.
+// parseTime parses a time flag. It returns the zero time for "".
 func parseTime(s string, now time.Time) (time.Time, error) {
 	if s == "" {
 		return time.Time{}, nil
@@ -271,12 +271,12 @@ func parseTime(s string, now time.Time) (time.Time, error) {
 	}
 	d, err := time.ParseDuration(strings.TrimSuffix(s, " ago"))
 	if err != nil || d < 0 {
-		return time.Time{}, errors.New("expected a time such as 2027-01-10T08:00:00Z or 2027-01-10, or how long ago, such as 90m or 24h")
+		return time.Time{}, errors.New("expected a time such as 2027-01-10T08:00:00Z or 2027-01-10, or a duration before now such as 90m or 24h")
 	}
 	return now.Add(-d), nil
 }
 
-// answer prints what is found and returns how many lines could not be read.
+// answer prints the events and returns the number of lines that could not be parsed.
 func (q *auditQuestion) answer(cmd *cobra.Command, files []string) (unreadable int, err error) {
 	out := cmd.OutOrStdout()
 	if q.distinct {
@@ -297,8 +297,8 @@ func (q *auditQuestion) answer(cmd *cobra.Command, files []string) (unreadable i
 	return unreadable, errors.Join(err, table.w.Flush())
 }
 
-// eventTable prints events. Its columns are aligned anew every so many rows, so
-// that it needs no memory for all of them.
+// eventTable prints events. It aligns the columns per 1000 rows, so that it needs memory
+// for these only.
 type eventTable struct {
 	w    *tabwriter.Writer
 	rows int
@@ -324,7 +324,7 @@ func (t *eventTable) add(r *logread.Record) error {
 	return nil
 }
 
-// subjectOf is what an event is about: a reference, or what is done to an
+// subjectOf describes the subject of an event: a reference, or the change of an
 // integration.
 func subjectOf(r *logread.Record) string {
 	if r.Reference != "" || !strings.Contains(r.Method, "Integration") && r.Note == "" && r.Change == nil && r.Count == nil {
@@ -343,7 +343,7 @@ func subjectOf(r *logread.Record) string {
 	return strings.TrimSpace(r.Method + " " + strings.Join(parts, ", "))
 }
 
-// countOf says how many refusals there were, by reason.
+// countOf describes a Count, with the number of refusals per reason.
 func countOf(c *audit.Count) string {
 	parts := make([]string, 0, len(c.Reasons))
 	for _, reason := range slices.Sorted(maps.Keys(c.Reasons)) {
@@ -361,7 +361,7 @@ func printAccesses(w io.Writer, output string, all []logread.Access) error {
 		enc := json.NewEncoder(w)
 		enc.SetEscapeHTML(false)
 		for i := range all {
-			if err := enc.Encode(&all[i]); err != nil { //nolint:gosec // G117: it is the name of a secret
+			if err := enc.Encode(&all[i]); err != nil { //nolint:gosec // G117: the name of a secret
 				return err
 			}
 		}

@@ -2,7 +2,6 @@ package operator
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"text/tabwriter"
@@ -15,16 +14,16 @@ import (
 	"github.com/secretbroker/secretbroker/internal/manage/history"
 )
 
-const auditCompareHelp = `Compare the database of integrations with what audit logs say was last in it.
-After a backup was restored this lists what the restore has undone: grants and
-integrations that have come back although they were revoked or deleted since,
-grants and integrations that are missing, and other settings and credentials that
-are older than the last recorded change.
+const auditCompareHelp = `Compare the database of integrations with the last changes in audit logs. After you
+have restored a backup, the command lists what the restore has undone: grants and
+integrations that are back although they were revoked or deleted since, grants and
+integrations that are missing, and other settings and credentials that are older
+than the last recorded change.
 
-Give the logs of all replicas, the rotated ones included, at least from before
-the time of the backup on. Nothing can be said about integrations that no log
-mentions: they are counted. A change that was cut off in the middle, so that the
-log does not say what came of it, is no difference whether it was made or not.
+Give the logs of all replicas, including rotated ones, that begin before the time
+of the backup. The command only counts integrations that no log mentions. If the
+log does not have the result of a change, because the broker stopped during it,
+both results are accepted.
 
 The command reads the database and changes nothing. Run "broker audit verify" on
 the logs first.
@@ -75,7 +74,7 @@ func readKept(ctx context.Context, cfg *config.Config, configFile string) (map[s
 	if err != nil {
 		return nil, err
 	}
-	defer db.Close() // nothing is written
+	defer db.Close() // opened for reading
 	rows, err := db.Integrations(ctx)
 	if err != nil {
 		return nil, &cli.ExitError{Code: cli.ExitFailure, Err: err}
@@ -87,7 +86,7 @@ func readKept(ctx context.Context, cfg *config.Config, configFile string) (map[s
 	return kept, nil
 }
 
-// comparisonJSON is the JSON output: names are a promise.
+// comparisonJSON is the JSON output. The names are a stable interface.
 type comparisonJSON struct {
 	OK           bool              `json:"ok"`
 	Integrations int               `json:"integrations"`
@@ -97,11 +96,11 @@ type comparisonJSON struct {
 	Unrecorded   []string          `json:"unrecorded"`
 }
 
-// kindWords are what people are told of each kind of difference.
+// kindWords describe the kinds of differences in the table.
 var kindWords = map[history.Kind]string{
-	history.GrantReturned:       "grant came back",
+	history.GrantReturned:       "grant is back",
 	history.GrantLost:           "grant is missing",
-	history.IntegrationReturned: "came back after it was deleted",
+	history.IntegrationReturned: "is back although it was deleted",
 	history.IntegrationLost:     "is missing",
 	history.SettingDiffers:      "setting differs",
 	history.CredentialOld:       "credential is older than its last replacement",
@@ -124,7 +123,7 @@ func printComparison(w io.Writer, output string, h *history.History, integration
 	}
 	for _, f := range r.Findings {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", cli.Printable(f.Integration), kindWords[f.Kind], cli.Printable(cli.OrDash(f.Setting)),
-			compact(f.Recorded), compact(f.Database), cli.Printable(f.Last.String()))
+			cli.OneLine(f.Recorded), cli.OneLine(f.Database), cli.Printable(f.Last.String()))
 	}
 	if err := t.Flush(); err != nil {
 		return err
@@ -138,19 +137,7 @@ func printComparison(w io.Writer, output string, h *history.History, integration
 		fmt.Fprintf(w, "no record of %d integration(s): %s\n", n, firstOf(r.Unrecorded))
 	}
 	if h.Unreadable > 0 {
-		fmt.Fprintf(w, "%d line(s) are no records\n", h.Unreadable)
+		fmt.Fprintf(w, "%d line(s) are not records\n", h.Unreadable)
 	}
 	return nil
-}
-
-// compact is a plain value in one line.
-func compact(v any) string {
-	if v == nil {
-		return "-"
-	}
-	data, err := json.Marshal(v)
-	if err != nil {
-		return "-" // a plain value holds nothing that cannot be written
-	}
-	return cli.Printable(string(data))
 }

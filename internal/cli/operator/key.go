@@ -15,13 +15,14 @@ import (
 func newKeyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "key",
-		Short: "Make and exchange the keys that seal stored credentials",
-		Long: `Make and exchange the keys of registry.key_file, which seal the credentials that
-are stored with integrations.
+		Short: "Create and rotate the keys that seal stored credentials",
+		Long: `Create and rotate the keys of registry.key_file, which seal the credentials that are
+stored with integrations.
 
-To exchange a key: "add" a new one, bring the file to every replica and have each
-read it (SIGHUP); then "use" it, and do so again. The brokers then seal all
-credentials with it. The old one still opens what is in backups; "drop" removes it.`,
+To rotate the key: "add" a new key, copy the file to every replica, and reload each
+replica (SIGHUP); then "use" the new key, and copy and reload again. The brokers
+then seal all credentials with the new key. The old key is still needed to restore
+older backups; "drop" removes it.`,
 		Example: "  broker key create /etc/secretbroker/registry.key",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
@@ -30,9 +31,9 @@ credentials with it. The old one still opens what is in backups; "drop" removes 
 		name, short, done string
 		do                func(string) error
 	}{
-		{"create", "Make a key file, readable by its owner alone", "made; keep a copy in a safe place: without it stored credentials cannot be opened", seal.Create},
-		{"add", "Add a key that opens, and does not seal yet", "a key is added; bring the file to every replica before using the key", seal.Add},
-		{"use", "Seal with the newest key from now on", "the newest key seals now", seal.Use},
+		{"create", "Create a key file, readable by its owner only", "created; keep a copy in a safe place: without it stored credentials cannot be decrypted", seal.Create},
+		{"add", "Add a key that can unseal but does not seal yet", "key added; copy the file to every replica before you use the key", seal.Add},
+		{"use", "Seal with the newest key from now on", "the newest key now seals", seal.Use},
 	} {
 		cmd.AddCommand(&cobra.Command{
 			Use:   step.name + " FILE",
@@ -62,9 +63,9 @@ func newKeyListCommand() *cobra.Command {
 				return &cli.ExitError{Code: cli.ExitFailure, Err: err}
 			}
 			for _, k := range keys {
-				what := "opens"
+				what := "unseals"
 				if k.Seals {
-					what = "seals and opens"
+					what = "seals and unseals"
 				}
 				fmt.Fprintf(cmd.OutOrStdout(), "%d\t%s\n", k.ID, what)
 			}
@@ -81,41 +82,41 @@ func newKeyDropCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "drop --config broker.yaml FILE",
 		Short: "Remove the keys that do not seal",
-		Long: `Remove the keys that do not seal. The command looks into the database of --config
-and refuses while a credential there is sealed with one of them. It cannot see
-backups: what is sealed in them with a key that is dropped cannot be opened any
-more, so keep a copy of the old file as long as such a backup.
+		Long: `Remove the keys that do not seal. The command reads the database of --config and
+fails if a credential there is still sealed with one of them. It cannot check
+backups: credentials in a backup that are sealed with a dropped key are lost. Keep
+a copy of the old key file as long as such backups.
 
---force drops without looking. Credentials that are still sealed with a dropped
-key are lost and have to be given again.`,
+--force removes the keys without reading the database. Credentials that are still
+sealed with a dropped key are lost and must be set again.`,
 		Example: "  broker key drop --config /etc/secretbroker/broker.yaml /etc/secretbroker/registry.key",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
 			case force && configFile != "":
-				return &cli.ExitError{Code: cli.ExitUsage, Err: errors.New("--force does not look into the database: give either --config or --force")}
+				return &cli.ExitError{Code: cli.ExitUsage, Err: errors.New("--force does not read the database: give either --config or --force")}
 			case configFile != "":
 				if err := checkUnused(cmd.Context(), configFile, args[0]); err != nil {
 					return err
 				}
 			case !force:
-				return &cli.ExitError{Code: cli.ExitUsage, Err: errors.New("give --config broker.yaml, so that the command can see whether the database still needs the keys, or --force to drop them without looking")}
+				return &cli.ExitError{Code: cli.ExitUsage, Err: errors.New("give --config broker.yaml, so that the command can check whether the database still needs the keys, or --force to drop them without this check")}
 			}
 			if err := seal.Drop(args[0]); err != nil {
 				return &cli.ExitError{Code: cli.ExitFailure, Err: err}
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s: the other keys are gone\n", args[0])
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: the other keys were removed\n", args[0])
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&configFile, "config", "", "the broker's configuration file, whose registry is looked into")
-	cmd.Flags().BoolVar(&force, "force", false, "drop the keys without looking into the database")
+	cmd.Flags().StringVar(&configFile, "config", "", "the broker's configuration file, whose registry is checked")
+	cmd.Flags().BoolVar(&force, "force", false, "drop the keys without checking the database")
 	_ = cmd.MarkFlagFilename("config", "yaml", "yml") // the flag exists
 	return cmd
 }
 
-// checkUnused refuses to drop keys of a key file while something in the database of
-// the configuration is sealed with them.
+// checkUnused returns an error if a credential in the database of the configuration is
+// sealed with a key of the file that would be dropped.
 func checkUnused(ctx context.Context, configFile, keyFile string) error {
 	cfg, err := config.Load(configFile)
 	if err != nil {
@@ -140,7 +141,7 @@ func checkUnused(ctx context.Context, configFile, keyFile string) error {
 	}
 	for _, k := range keys {
 		if names := used[k.ID]; !k.Seals && len(names) > 0 {
-			return &cli.ExitError{Code: cli.ExitFailure, Err: fmt.Errorf("key %d still seals stored credentials: %s; bring the key file to every replica and send SIGHUP, so that they are sealed with the new key, and try again",
+			return &cli.ExitError{Code: cli.ExitFailure, Err: fmt.Errorf("stored credentials are still sealed with key %d: %s; copy the key file to every replica and send SIGHUP, so that the broker seals them with the new key, and try again",
 				k.ID, firstOf(names))}
 		}
 	}

@@ -1,10 +1,10 @@
-// Package operator contains the commands that people run beside a broker: they
+// Package operator contains the commands for operators of a broker: they
 // verify and query audit logs, compare a database with them, and create and replace
 // the keys that seal stored credentials.
 //
 // These commands contact no broker. They read the files and the database that
 // broker.yaml names, so they also work while no broker runs, and run with the
-// permissions of whoever starts them. Package cli has the commands that talk to a
+// permissions of the user who starts them. Package cli has the commands that talk to a
 // broker, the exit codes, and the functions that print.
 package operator
 
@@ -22,7 +22,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/registry/sqlstore"
 )
 
-// openTimeout is how long a command waits until its database is open.
+// openTimeout limits how long a command waits for its database to open.
 const openTimeout = 30 * time.Second
 
 // Commands returns the commands of this package. kinds are the kinds of stores that
@@ -31,7 +31,7 @@ func Commands(kinds *integration.Kinds) []*cobra.Command {
 	return []*cobra.Command{newAuditCommand(kinds), newKeyCommand()}
 }
 
-// firstOf lists a few of the names.
+// firstOf lists the first names and the number of the others.
 func firstOf(names []string) string {
 	const shown = 5
 	list := strings.Join(names[:min(shown, len(names))], ", ")
@@ -41,10 +41,10 @@ func firstOf(names []string) string {
 	return list
 }
 
-// readRegistry opens the database of a configuration to look into it.
+// readRegistry opens the database of a configuration for reading.
 func readRegistry(ctx context.Context, cfg *config.Config, configFile string) (*sqlstore.Reader, error) {
 	if cfg.Integrations != "" {
-		return nil, &cli.ExitError{Code: cli.ExitUsage, Err: fmt.Errorf("%s keeps its integrations in files; this command needs one with a registry", configFile)}
+		return nil, &cli.ExitError{Code: cli.ExitUsage, Err: fmt.Errorf("%s: the integrations are in files; this command needs a configuration with registry", configFile)}
 	}
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()

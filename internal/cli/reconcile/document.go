@@ -14,7 +14,7 @@ import (
 
 // Document is an integration as a file on this machine describes it.
 type Document struct {
-	// Path is the file's, for messages.
+	// Path is the path of the file, for messages.
 	Path string
 	integration.DecodedDocument
 	// Credentials are the files that the document names for credentials, by the name
@@ -33,8 +33,8 @@ func ParseDocument(kinds *integration.Kinds, path string, data []byte) (*Documen
 	return d, nil
 }
 
-// Integration returns what the client sends for the document, with the named credentials,
-// which it reads from their files.
+// Integration returns the document as an integration of the client. It reads the named
+// credentials from their files.
 func (d *Document) Integration(names []string) (*client.Integration, error) {
 	in := IntegrationOf(&d.Document)
 	for _, name := range names {
@@ -50,10 +50,10 @@ func (d *Document) Integration(names []string) (*client.Integration, error) {
 	return in, nil
 }
 
-// maxCredentialFile is the largest file with a credential, in bytes.
+// maxCredentialFile limits the size of a credential file, in bytes.
 const maxCredentialFile = 64 << 10
 
-// ReadCredential reads a file with a credential; "-" is standard input.
+// ReadCredential reads a credential file; "-" is standard input.
 func ReadCredential(path string) ([]byte, error) {
 	if path == "-" {
 		path = "/dev/stdin"
@@ -90,7 +90,7 @@ func IntegrationOf(f *integration.Document) *client.Integration {
 	return in
 }
 
-// numbersAsFloats converts settings to the form that an answer has: numbers are floats.
+// numbersAsFloats converts the numbers of settings to floats, as in a broker's answer.
 func numbersAsFloats(m map[string]any) map[string]any {
 	var convert func(v any) any
 	convert = func(v any) any {
@@ -118,7 +118,7 @@ func DocumentOf(kinds *integration.Kinds, in *client.Integration) (*integration.
 	f.Bind(kinds)
 	if len(in.Settings) > 0 {
 		if err := f.SetSettings(in.Settings); err != nil {
-			return nil, fmt.Errorf("%s: this version of the command does not understand the broker's answer: %w", in.ID, err)
+			return nil, fmt.Errorf("%s: this version of the command cannot parse the broker's answer: %w", in.ID, err)
 		}
 	}
 	f.Cache.SetTTL(in.CacheTTL)

@@ -1,21 +1,21 @@
-// Package reconcile makes a broker's integrations what a set of documents says. It is the
-// part of "broker integration apply" that knows neither files in a directory nor a
-// terminal, so that other programs can use it.
+// Package reconcile applies a set of integration documents to a broker. It is the part of
+// "broker integration apply" that depends neither on files in a directory nor on a terminal,
+// so that other programs can use it.
 //
-// A run has three steps, and the caller decides between them whether to go on:
+// A run has three steps. The caller decides after each whether to continue:
 //
 //  1. NewPlan compares the documents with the integrations that the broker listed. It does
-//     no I/O, and its result is complete: what it does not list will not be touched.
-//  2. Change.Apply with WriteOptions.ValidateOnly has the broker check a change. Check all
-//     changes first and stop if one is refused, so that a fault in one document leaves
-//     everything as it is.
-//  3. Change.Apply makes it. Each change carries the etag of the integration that the plan
-//     was made from, so that the broker refuses it if somebody changed the integration
-//     meanwhile. There is no transaction over several integrations: a change that fails
-//     leaves those before it made, and running the three steps again completes them.
+//     no I/O. The plan is complete: integrations that it does not list are not changed.
+//  2. Change.Apply with WriteOptions.ValidateOnly lets the broker check a change. Check all
+//     changes first and stop if one is refused, so that an error in one document prevents
+//     all changes.
+//  3. Change.Apply makes the change. It sends the etag of the integration that the plan was
+//     made from, so the broker refuses the change if another client has changed the
+//     integration meanwhile. There is no transaction over several integrations: if a
+//     change fails, those before it stay, and another run completes the rest.
 //
-// The broker never returns credentials, so that a plan cannot tell whether one differs. It
-// sends a credential if the broker has none of that name, or if it is told to send all.
+// The broker never returns credentials, so a plan cannot tell whether one differs. It sends
+// a credential if the broker has none of that name, or all with ReplaceCredentials.
 package reconcile
 
 import (
@@ -28,10 +28,10 @@ import (
 	"github.com/secretbroker/secretbroker/internal/manage"
 )
 
-// Action is what a plan does with an integration.
+// Action is the kind of a change.
 type Action string
 
-// The actions. They are in the output of commands: never rename one.
+// The actions. The output of commands contains them, so they must not be renamed.
 const (
 	None   Action = "none"
 	Create Action = "create"
@@ -39,22 +39,23 @@ const (
 	Delete Action = "delete"
 )
 
-// Plan is what there is to do, one Change for each integration: first those of the
-// documents, in their order, then those to delete, by id.
+// Plan has one Change for each integration: first those of the documents, in their order,
+// then those to delete, sorted by id.
 type Plan []Change
 
-// Change is what there is to do with one integration.
+// Change is the change of one integration.
 type Change struct {
 	Action   Action
 	ID       string
 	Document *Document           // nil for Delete
 	Now      *client.Integration // nil for Create
-	// Fields are the settings that differ, Credentials the names of those that are sent.
+	// Fields are the settings that differ, and Credentials the names of the credentials to
+	// send.
 	Fields      []manage.FieldChange
 	Credentials []string
 }
 
-// Options say how a plan is made.
+// Options configure NewPlan.
 type Options struct {
 	// Kinds are the kinds of stores that there are.
 	Kinds *integration.Kinds
@@ -64,15 +65,15 @@ type Options struct {
 	ReplaceCredentials bool
 }
 
-// CredentialError says that a file with a credential cannot be read.
+// CredentialError is the error of a credential file that cannot be read.
 type CredentialError struct{ Err error }
 
 func (e *CredentialError) Error() string { return e.Err.Error() }
 
 func (e *CredentialError) Unwrap() error { return e.Err }
 
-// NewPlan compares documents, each with an id of its own, with the broker's integrations.
-// The error says that an integration has settings that this version does not know.
+// NewPlan compares documents, which must have unique ids, with the broker's integrations. It
+// returns an error if an integration has settings that this version does not know.
 func NewPlan(documents []*Document, existing []*client.Integration, o Options) (Plan, error) {
 	byID := make(map[string]*client.Integration, len(existing))
 	for _, in := range existing {
@@ -118,8 +119,8 @@ func newChange(d *Document, now *client.Integration, o Options) (Change, error) 
 	return c, nil
 }
 
-// Apply makes the change, or has the broker check it. It sets the etag of o. The error is a
-// *CredentialError or one of the client's.
+// Apply makes the change, or lets the broker check it with o.ValidateOnly. It sets o.ETag
+// itself. The error is a *CredentialError or an error of the client.
 func (c *Change) Apply(ctx context.Context, cl *client.Client, o client.WriteOptions) error {
 	switch c.Action {
 	case None:

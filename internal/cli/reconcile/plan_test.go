@@ -9,8 +9,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 )
 
-// TestNewPlan: one change for each integration, and none for what is as it should be, is
-// read-only or is not to be pruned.
+// TestNewPlan: the plan has one change for each integration, and none for integrations that
+// are equal, read-only, or not to be pruned.
 func TestNewPlan(t *testing.T) {
 	document := func(id, ttl string) *Document {
 		t.Helper()
