@@ -13,9 +13,9 @@ import (
 	"github.com/secretbroker/secretbroker/internal/config"
 )
 
-// headInterval is how often the head of the audit log's chain goes to the log,
-// if there are new records: what is changed in the file later is found as far
-// as the last head that was kept elsewhere.
+// headInterval is the interval at which the head of the audit log's chain is logged if
+// there are new records. A head that is stored elsewhere later detects every change of a
+// record up to it.
 const headInterval = time.Minute
 
 // openAudit opens the audit log and its copies as configured.
@@ -64,7 +64,7 @@ func auditCopy(cfg config.AuditCopy, section string, log *slog.Logger) (syslog.C
 	return s, err
 }
 
-// logHeads keeps the head of the audit log's chain in the log.
+// logHeads logs the head of the audit log's chain every headInterval until ctx ends.
 func logHeads(ctx context.Context, log *slog.Logger, l *audit.Log) error {
 	ticker := time.NewTicker(headInterval)
 	defer ticker.Stop()
@@ -88,7 +88,7 @@ func logHead(log *slog.Logger, l *audit.Log, last chain.Head) chain.Head {
 	return head
 }
 
-// closeAudit writes what is queued, and logs the last head.
+// closeAudit closes the audit log, which writes its queue, and logs the last head.
 func closeAudit(l *audit.Log, log *slog.Logger) error {
 	err := l.Close()
 	logHead(log, l, chain.Head{})

@@ -9,7 +9,7 @@ import (
 
 // startProfile writes a CPU profile to the file that SECRETBROKER_CPUPROFILE
 // names until stop is called. Only a build with the tag cpuprofile has it, from
-// which default.pgo is made: profiles tell too much to be switched on in
+// which default.pgo is made: a profile reveals too much to be available in
 // production.
 func startProfile() (stop func()) {
 	path := os.Getenv("SECRETBROKER_CPUPROFILE")
@@ -21,10 +21,10 @@ func startProfile() (stop func()) {
 		err = pprof.StartCPUProfile(f)
 	}
 	if err != nil {
-		panic(err) // this build is for nothing else
+		panic(err) // this build is only for profiles
 	}
 	return func() {
 		pprof.StopCPUProfile()
-		_ = f.Close() // a profile that is cut off cannot be read, which shows
+		_ = f.Close() // a truncated profile is noticed when it is read
 	}
 }

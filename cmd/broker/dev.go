@@ -28,20 +28,20 @@ func newDevCommand() *cobra.Command {
 	var flags devFlags
 	cmd := &cobra.Command{
 		Use:   "dev",
-		Short: "Run a broker with an embedded Key Vault, for trying out and development",
-		Long: `Run the ordinary broker on a sample configuration: embedded Azure Key
-Vault, AWS Secrets Manager and Google Cloud Secret Manager with sample secrets, a file
-with a local one, throwaway certificates, and integrations that one of two sample workers
-may use. Everything lies in --dir as ordinary files; edit the integrations or the secrets
-while it runs.
+		Short: "Run a broker with an embedded Key Vault for tests and development",
+		Long: `Run the broker with a sample configuration: an embedded Azure Key Vault, AWS Secrets
+Manager and Google Cloud Secret Manager with sample secrets, a file with a local
+secret, temporary certificates, and integrations that one of two sample workers may
+use. All of it is in files in --dir; you can edit the integrations and the secrets
+while the broker runs.
 
-With --once it resolves the sample connector configuration through a real call,
-prints what came back, values masked, and ends. It then runs in a temporary
-directory on free ports unless flags say otherwise.
+With --once, the command resolves the sample connector configuration with a real
+call, prints the answer with masked values, and exits. By default it then uses a
+temporary directory and free ports.
 
-The embedded stores are for development: never put a real secret into them. For
-the same reason dev refuses a --dir that other users can write in, and addresses
-that other machines can reach unless --insecure-listen is given.`,
+The embedded stores are for development only: never put a real secret into them.
+For the same reason dev refuses a --dir that other users can write to, and
+addresses that other machines can reach unless --insecure-listen is given.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runDev(cmd, flags) },
 	}
@@ -49,8 +49,8 @@ that other machines can reach unless --insecure-listen is given.`,
 	f.StringVar(&flags.dir, "dir", devmode.DefaultDir, "directory for the configuration, certificates and secrets")
 	f.StringVar(&flags.listen, "listen", devmode.DefaultListen, "address of the broker, gRPC")
 	f.StringVar(&flags.adminListen, "admin-listen", devmode.DefaultAdminListen, "address of the admin endpoint, HTTP")
-	f.StringVar(&flags.vaultListen, "vault-listen", "", "loopback address of the embedded Key Vault (default "+devmode.DefaultVaultListen+", or where the integration's file dials)")
-	f.BoolVar(&flags.insecureListen, "insecure-listen", false, "permit --listen and --admin-listen to be reachable from other machines")
+	f.StringVar(&flags.vaultListen, "vault-listen", "", "loopback address of the embedded Key Vault (default "+devmode.DefaultVaultListen+", or the address in the integration's file)")
+	f.BoolVar(&flags.insecureListen, "insecure-listen", false, "allow addresses in --listen and --admin-listen that other machines can reach")
 	f.BoolVar(&flags.once, "once", false, "resolve the sample connector once, print it and exit")
 	_ = cmd.MarkFlagDirname("dir") // the flag exists
 	flags.logs.register(cmd)
@@ -92,8 +92,8 @@ func runDev(cmd *cobra.Command, flags devFlags) (err error) {
 		return err
 	}
 
-	// From here on it is "broker serve"; what dev adds happens beside it, once
-	// the broker answers.
+	// From here on the command runs like "broker serve". The additions of dev run in
+	// parallel once the broker is ready.
 	parts := newGroup(cmd.Context())
 	ready := make(chan listening, 1)
 	ctx, stop := context.WithCancel(parts.ctx)
@@ -116,8 +116,8 @@ func runDev(cmd *cobra.Command, flags devFlags) (err error) {
 	return parts.wait()
 }
 
-// forOnce makes a single run independent of any other broker on the machine,
-// where the flags leave that open.
+// forOnce makes a single run independent of other brokers on the machine, unless flags
+// say otherwise.
 func forOnce(cmd *cobra.Command, flags *devFlags) (cleanUp func(), err error) {
 	free := func(flag string, address *string) {
 		if !cmd.Flags().Changed(flag) {
@@ -141,8 +141,8 @@ func forOnce(cmd *cobra.Command, flags *devFlags) (cleanUp func(), err error) {
 	return func() { _ = os.RemoveAll(dir) }, nil // the system cleans up as well
 }
 
-// resolveSample does what a connector runtime would do with the sample
-// connector's configuration.
+// resolveSample resolves the configuration of the sample connector like a connector
+// runtime.
 func resolveSample(cmd *cobra.Command, env *devmode.Environment, l listening) error {
 	const sample = "sqlserver-cdc.json"
 	data, err := examples.Files.ReadFile(sample)

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// group runs the parts of a broker together: all of them end when the context
-// does or when one of them fails.
+// group runs the parts of a broker. All parts end when the context ends or when one of
+// them fails.
 type group struct {
 	ctx  context.Context
 	stop context.CancelFunc // ends all parts
@@ -22,8 +22,7 @@ func newGroup(ctx context.Context) *group {
 	return &group{ctx: ctx, stop: stop, eg: eg}
 }
 
-// run starts a part. Its error is named after it, unless it says itself how the
-// command is to exit.
+// run starts a part. Its error is prefixed with name, unless it is an exitError.
 func (g *group) run(name string, part func(context.Context) error) {
 	g.eg.Go(func() error {
 		err := part(g.ctx)
@@ -35,7 +34,7 @@ func (g *group) run(name string, part func(context.Context) error) {
 	})
 }
 
-// wait returns the first part's error when all have ended.
+// wait waits until all parts have ended and returns the first error.
 func (g *group) wait() error {
 	defer g.stop()
 	return g.eg.Wait()

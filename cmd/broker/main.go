@@ -1,8 +1,7 @@
-// Command broker is secretbroker: the server, a development mode that needs
-// nothing else, and the client.
+// Command broker is secretbroker: the server, a development mode without dependencies, and
+// the client.
 //
-// This package is the only place where the parts are wired together; see
-// serve.go.
+// Only this package wires the parts together; see serve.go.
 package main
 
 import (
@@ -23,7 +22,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 )
 
-// Short names for what every command here returns.
+// Short names for the exit codes and the error of the commands.
 const (
 	exitOK      = cli.ExitOK
 	exitFailure = cli.ExitFailure
@@ -46,8 +45,8 @@ func main() {
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	// The first signal asks; from then on signals do what they do by default, so
-	// that a second one ends the process at once.
+	// The first signal starts the shutdown. It also restores the default behaviour, so
+	// that a second signal ends the process at once.
 	defer context.AfterFunc(ctx, stop)()
 	return execute(ctx, newRootCommand())
 }
@@ -72,13 +71,13 @@ func newRootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "broker",
 		Short: "Resolve secret references for connector runtimes",
-		Long: `secretbroker answers connector runtimes that need passwords, keys and tokens
-out of their customers' secret stores. A runtime sends the references that stand
-in a connector's configuration and shows its client certificate; the broker
-checks that it may have them, reads the store with the integration's own cloud
-identity, and answers.
+		Long: `secretbroker provides connector runtimes with passwords, keys and tokens from their
+customers' secret stores. A runtime presents its client certificate and sends the
+references in a connector's configuration. The broker checks that the runtime may
+read these secrets, reads them with the integration's own cloud identity, and
+returns the values.
 
-Begin with:  broker dev`,
+Start with:  broker dev`,
 		Version:       buildVersion(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -91,7 +90,8 @@ Begin with:  broker dev`,
 	return root
 }
 
-// buildVersion is the release's version, or what Go stamped into the binary.
+// buildVersion returns the version of the release, or the version control information in
+// the binary.
 func buildVersion() string {
 	if version != "" {
 		return version

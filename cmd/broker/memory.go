@@ -14,12 +14,12 @@ import (
 	"github.com/secretbroker/secretbroker/internal/memlimit"
 )
 
-// minMemory is how much memory the broker needs beside its cache: below it, a busy
-// broker refuses calls for lack of memory.
+// minMemory is the memory that the broker needs in addition to its cache. With less, a
+// busy broker refuses calls.
 const minMemory = 128 << 20
 
-// harden keeps the process's memory to the process. It comes before anything
-// secret is read.
+// harden protects the memory of the process from other processes. It must run before the
+// broker reads a secret.
 func harden(cfg *config.Config, log *slog.Logger) error {
 	if err := hardening.Apply(hardening.Config{LockMemory: cfg.Memory.Lock, Logger: log}); err != nil {
 		return &exitError{Code: exitFailure, Err: err}
@@ -27,7 +27,7 @@ func harden(cfg *config.Config, log *slog.Logger) error {
 	return nil
 }
 
-// limitMemory makes the process keep to its memory limit, and tells the log of it.
+// limitMemory sets the memory limit of the process and logs it.
 func limitMemory(cfg *config.Config, log *slog.Logger) memlimit.Limit {
 	limit := memlimit.Apply(int64(cfg.Memory.Limit))
 	if limit.Bytes == 0 {
@@ -36,28 +36,29 @@ func limitMemory(cfg *config.Config, log *slog.Logger) memlimit.Limit {
 	}
 	log.Info("memory limit", "source", limit.Source, "heap", sizeOf(limit.Bytes))
 	if least := minMemory + int64(cfg.Cache.MaxBytes); limit.Bytes < least*memlimit.GoPercent/100 {
-		log.Warn("the broker has less memory than it needs under load; raise the limit, or lower cache.max_bytes",
+		log.Warn("the memory limit is too low for load; raise the limit, or lower cache.max_bytes",
 			"source", limit.Source, "heap", sizeOf(limit.Bytes), "needed", sizeOf(least))
 	}
 	return limit
 }
 
 const (
-	// baseMemory is what the broker takes without any calls, beside its cache.
+	// baseMemory is the memory that the broker needs without calls, in addition to its
+	// cache.
 	baseMemory = 64 << 20
-	// leastBudget and unlimitedBudget are what there is for calls and reads at least,
-	// and where there is no memory limit.
+	// leastBudget is the minimum of each budget, and unlimitedBudget the budget without
+	// a memory limit.
 	leastBudget     = 24 << 20
 	unlimitedBudget = 768 << 20
 )
 
-// budgets are what there is for calls and for reads of stores under way.
+// budgets limit the memory for calls and for reads of stores.
 type budgets struct {
 	calls, reads *budget.Budget
 }
 
-// newBudgets divides what a memory limit leaves beside the broker itself and its
-// cache: a quarter is for the garbage collector, half for calls, a quarter for reads.
+// newBudgets divides the memory that the limit leaves after the broker itself and its
+// cache: a quarter for the garbage collector, half for calls, a quarter for reads.
 func newBudgets(cfg *config.Config) budgets {
 	total := int64(unlimitedBudget)
 	if limit := debug.SetMemoryLimit(-1); limit < math.MaxInt64 {
@@ -66,11 +67,11 @@ func newBudgets(cfg *config.Config) budgets {
 	return budgets{calls: budget.New(total / 3 * 2), reads: budget.New(total / 3)}
 }
 
-// readBytes is what one read of a store takes: a secret of 64 KiB, as it comes in, as
-// the SDK decodes it, and as it is kept.
+// readBytes is the memory that one read of a store needs: a secret of 64 KiB as received,
+// as decoded by the SDK, and as cached.
 const readBytes = 256 << 10
 
-// reserveRead is provider.SetConfig's.
+// reserveRead reserves the memory for one read of a store; see provider.SetConfig.
 func (b budgets) reserveRead(ctx context.Context, caller string) (release func(), err error) {
 	account := b.reads.Account(caller)
 	if err := account.Wait(ctx, readBytes); err != nil {
@@ -83,5 +84,5 @@ func (b budgets) reserveRead(ctx context.Context, caller string) (release func()
 	}, nil
 }
 
-// sizeOf writes a number of bytes, such as 64 MiB.
+// sizeOf formats a number of bytes, such as 64 MiB.
 func sizeOf(n int64) string { return humanize.IBytes(uint64(n)) } //nolint:gosec // not negative

@@ -18,12 +18,12 @@ import (
 	"github.com/secretbroker/secretbroker/internal/usage"
 )
 
-// metrics are the figures of the parts that know no metrics library. No label
-// ever holds a reference, a secret's name, an integration or a principal.
+// metrics exports the counters of the parts that do not depend on a metrics library. No
+// label contains a reference, a secret's name, an integration or a principal.
 type metrics struct {
 	registry     *prometheus.Registry
 	configs      *prometheus.CounterVec
-	configsOK    prometheus.Counter // of configs; looking it up each time would take longer than counting
+	configsOK    prometheus.Counter // of configs; the lookup would take longer than the increment
 	storeReads   *prometheus.CounterVec
 	storeSeconds *prometheus.HistogramVec
 }
@@ -33,15 +33,15 @@ func newMetrics(reg *prometheus.Registry) *metrics {
 		registry: reg,
 		configs: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "secretbroker_configs_total",
-			Help: "Configs looked at in Resolve calls, by what came of them: OK or the reason of docs/errors.md.",
+			Help: "Configs processed in Resolve calls, by result: OK or the reason of docs/errors.md.",
 		}, []string{"reason"}),
 		storeReads: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "secretbroker_store_reads_total",
-			Help: "Reads of secret stores, by kind and what came of them.",
+			Help: "Reads of secret stores, by kind and result.",
 		}, []string{"kind", "reason"}),
 		storeSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "secretbroker_store_read_duration_seconds",
-			Help:    "Time that reads of secret stores took.",
+			Help:    "Duration of reads of secret stores.",
 			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}, []string{"kind"}),
 	}
@@ -49,7 +49,7 @@ func newMetrics(reg *prometheus.Registry) *metrics {
 	reg.MustRegister(m.configs, m.storeReads, m.storeSeconds)
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "secretbroker_build_info",
-		Help:        "Always 1; the label says which version runs.",
+		Help:        "Always 1; the label is the version of the broker.",
 		ConstLabels: prometheus.Labels{"version": buildVersion()},
 	})
 	info.Set(1)
@@ -86,7 +86,7 @@ func (m *metrics) watchIntegrations(store registry.Store) {
 	gauge := func(state, help string, count func() int) {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name:        "secretbroker_integrations",
-			Help:        "Integrations that can be used, and files that are not in effect because they are faulty.",
+			Help:        "Integrations that can be used, and files that are not in effect because they are invalid.",
 			ConstLabels: prometheus.Labels{"state": state},
 		}, func() float64 { return float64(count()) }))
 	}
@@ -95,14 +95,14 @@ func (m *metrics) watchIntegrations(store registry.Store) {
 	m.watchRegistry(store)
 }
 
-// watchRegistry tells how old what is decided by may be.
+// watchRegistry exports the state of the source of integrations.
 func (m *metrics) watchRegistry(store registry.Store) {
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "secretbroker_registry_up",
 		Help: "1 while the database or the directory of integrations is read; at 0 no change takes effect, a revocation neither.",
 	}, func() float64 { return gaugeOf(store.Status().Problem == "") }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "secretbroker_registry_writes_up",
-		Help: "1 while the database of integrations takes writes, which is tried every 10 s, and always if they are files. At 0 no grant can be revoked.",
+		Help: "1 while the database of integrations accepts writes, which the broker tests every 10 s. Always 1 if integrations are files. At 0 no grant can be revoked.",
 	}, func() float64 { return gaugeOf(store.Status().WriteProblem == "") }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "secretbroker_registry_held_integrations",
 		Help: "Integrations that are still served, for 5 minutes, although their files vanished, because several vanished together; always 0 with a database.",
@@ -119,19 +119,19 @@ func gaugeOf(is bool) float64 {
 	return 0
 }
 
-// watchUsage tells how much of who uses what is in memory, and what is not told apart.
+// watchUsage exports the counters of the usage recorder.
 func (m *metrics) watchUsage(r *usage.Recorder) {
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "secretbroker_usage_entries",
-		Help: "Different uses of integrations that are noted in memory.",
+		Help: "Distinct uses of integrations in memory.",
 	}, func() float64 { return float64(r.Entries()) }), prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "secretbroker_usage_folded_total",
-		Help: "Uses of integrations that were noted without the connector, or as a use of the integration alone, because their principal had too many different ones.",
+		Help: "Uses of integrations that were recorded without the connector or the secret because their principal had too many distinct ones.",
 	}, func() float64 { return float64(r.Folded()) }))
 }
 
 // watchAudit reads the audit log's counters at each scrape. The label of a copy
-// is its place in audit.copies.
+// is its index in audit.copies.
 func (m *metrics) watchAudit(l *audit.Log, limiter *audit.Limiter, copies []config.AuditCopy) {
 	counter := func(name, help string, labels prometheus.Labels, read func(audit.Stats) uint64) {
 		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "secretbroker_audit_" + name, Help: help, ConstLabels: labels},
@@ -141,24 +141,24 @@ func (m *metrics) watchAudit(l *audit.Log, limiter *audit.Limiter, copies []conf
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "secretbroker_audit_" + name, Help: help, ConstLabels: labels}, read))
 	}
 	counter("records_total", "Audit records written.", nil, func(s audit.Stats) uint64 { return s.Records })
-	counter("batches_total", "Writes of the audit log; records_total / batches_total is how many records shared one.", nil, func(s audit.Stats) uint64 { return s.Batches })
+	counter("batches_total", "Commits of the audit log; records_total / batches_total is the average number of records per commit.", nil, func(s audit.Stats) uint64 { return s.Batches })
 	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "secretbroker_audit_write_seconds_total",
-		Help: "Time that the audit log's writes took; by batches_total it is how long answers wait for the disk.",
+		Help: "Total duration of the audit log's commits; divided by batches_total it is the average commit time, for which answers wait.",
 	}, func() float64 { return l.Stats().WriteTime.Seconds() }))
 	counter("failures_total", "Calls that failed because their records could not be written.", nil, func(s audit.Stats) uint64 { return s.Failures })
-	counter("refusals_counted_total", "Refusals that have no audit record of their own because their principal had too many; they are in its counted records.", nil, func(audit.Stats) uint64 { return limiter.Counted() })
-	gauge("queue_bytes", "Bytes that wait for the audit log's file or pipe.", nil, func() float64 { return float64(l.Stats().QueueBytes) })
+	counter("refusals_counted_total", "Refusals without an audit record of their own because their principal had too many; counted records include them.", nil, func(audit.Stats) uint64 { return limiter.Counted() })
+	gauge("queue_bytes", "Bytes queued for the audit log's file or pipe.", nil, func() float64 { return float64(l.Stats().QueueBytes) })
 	gauge("sequence", "Number of the audit log's last record.", nil, func() float64 { return float64(l.Head().Seq) })
 	for i := range copies {
 		labels := prometheus.Labels{"copy": strconv.Itoa(i)}
-		counter("copy_sent_total", "Audit records handed to a copy's connection.", labels, func(s audit.Stats) uint64 { return s.Copies[i].Sent })
-		counter("copy_dropped_total", "Audit records that a copy did not get; the file has them.", labels, func(s audit.Stats) uint64 { return s.Copies[i].Dropped })
-		gauge("copy_queue_bytes", "Bytes that wait for a copy's connection.", labels, func() float64 { return float64(l.Stats().Copies[i].QueueBytes) })
+		counter("copy_sent_total", "Audit records written to the connection of a copy.", labels, func(s audit.Stats) uint64 { return s.Copies[i].Sent })
+		counter("copy_dropped_total", "Audit records that were not sent to a copy; the file has them.", labels, func(s audit.Stats) uint64 { return s.Copies[i].Dropped })
+		gauge("copy_queue_bytes", "Bytes queued for a copy's connection.", labels, func() float64 { return float64(l.Stats().Copies[i].QueueBytes) })
 	}
 }
 
-// watchStores reads the figures of the stores, by kind, at each scrape.
+// watchStores reads the counters of the stores, by kind, at each scrape.
 func (m *metrics) watchStores(stores *provider.Set) {
 	for _, kind := range secret.Kinds() {
 		m.watchKind(stores, kind)
@@ -183,7 +183,7 @@ func (m *metrics) watchKind(stores *provider.Set, kind secret.Kind) {
 	gauge("reads_running", "Reads of stores in progress.", func(s provider.Stats) int64 { return s.Reading })
 }
 
-// watchMemory reads the figures of the memory that calls and reads may take.
+// watchMemory reads the memory budgets at each scrape.
 func (m *metrics) watchMemory(b budgets) {
 	for use, of := range map[string]*budget.Budget{"calls": b.calls, "reads": b.reads} {
 		labels := prometheus.Labels{"use": use}
@@ -191,11 +191,11 @@ func (m *metrics) watchMemory(b budgets) {
 			m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "secretbroker_memory_" + name, Help: help, ConstLabels: labels},
 				func() float64 { return read(of.Stats()) }))
 		}
-		gauge("budget_bytes", "Memory that calls and reads of stores under way may take.", func(s budget.Stats) float64 { return float64(s.Total) })
-		gauge("used_bytes", "Estimated memory that calls and reads of stores under way take.", func(s budget.Stats) float64 { return float64(s.Used) })
+		gauge("budget_bytes", "Memory budget for calls or reads of stores in progress.", func(s budget.Stats) float64 { return float64(s.Total) })
+		gauge("used_bytes", "Estimated memory in use by calls or reads of stores in progress.", func(s budget.Stats) float64 { return float64(s.Used) })
 		gauge("waiting", "Reads of stores that wait for memory.", func(s budget.Stats) float64 { return float64(s.Waiting) })
 		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Name: "secretbroker_memory_refused_total", Help: "Values and reads of stores that were refused because there was no memory for them.", ConstLabels: labels,
+			Name: "secretbroker_memory_refused_total", Help: "Values and reads of stores that were refused because the memory budget was exhausted.", ConstLabels: labels,
 		}, func() float64 { return float64(of.Stats().Refused) }))
 	}
 }
@@ -215,23 +215,23 @@ func (m *metrics) watchCache(c *cache.Cache) {
 	counter("shared_total", "Requests that joined another's read of the store.", func(s cache.Stats) uint64 { return s.Shared })
 	counter("negative_hits_total", "Requests answered with a remembered failure.", func(s cache.Stats) uint64 { return s.NegativeHits })
 	counter("stale_answers_total", "Requests answered with an expired value because of an outage.", func(s cache.Stats) uint64 { return s.StaleAnswers })
-	counter("paced_total", "Requests that had to wait because the secret had only just been read.", func(s cache.Stats) uint64 { return s.Paced })
-	counter("refreshes_total", "Reads ahead of expiry.", func(s cache.Stats) uint64 { return s.Refreshes })
+	counter("paced_total", "Requests that had to wait because the secret was read within the minimum interval.", func(s cache.Stats) uint64 { return s.Paced })
+	counter("refreshes_total", "Reads that refreshed a value before its expiry.", func(s cache.Stats) uint64 { return s.Refreshes })
 	counter("load_failures_total", "Reads that failed.", func(s cache.Stats) uint64 { return s.LoadFailures })
 	counter("dropped_sets_total", "Values read but not kept because the cache was too busy.", func(s cache.Stats) uint64 { return s.DroppedSets })
 	counter("rejected_sets_total", "Values read but not kept because the cache is too small for the working set; if this grows, raise cache.max_bytes.", func(s cache.Stats) uint64 { return s.RejectedSets })
-	counter("evictions_total", "Values given up for want of room; if this grows, raise cache.max_bytes.", func(s cache.Stats) uint64 { return s.Evictions })
+	counter("evictions_total", "Values evicted because the cache was full; if this grows, raise cache.max_bytes.", func(s cache.Stats) uint64 { return s.Evictions })
 	gauge("entries", "Values in memory.", func(s cache.Stats) int64 { return s.Entries })
-	gauge("bytes", "Estimated memory that cached values take.", func(s cache.Stats) int64 { return s.Bytes })
+	gauge("bytes", "Estimated memory of cached values.", func(s cache.Stats) int64 { return s.Bytes })
 }
 
-// watchValidation tells how many integrations worked when they were last
-// validated.
+// watchValidation exports the number of integrations that passed and failed their last
+// validation.
 func (m *metrics) watchValidation(w *manage.Watcher) {
 	gauge := func(result string, read func() int) {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name:        "secretbroker_integrations_validated",
-			Help:        "Integrations by what came of their last validation (management.validate_every); /readyz says what fails.",
+			Help:        "Integrations by result of their last validation (management.validate_every); /readyz lists the failures.",
 			ConstLabels: prometheus.Labels{"result": result},
 		}, func() float64 { return float64(read()) }))
 	}

@@ -8,21 +8,21 @@ import (
 	"github.com/secretbroker/secretbroker/internal/keyfile"
 )
 
-// maxKeyFile is the most that is read of a file with a private key, in bytes.
+// maxKeyFile limits the size of a file with a private key, in bytes.
 const maxKeyFile = 1 << 20
 
-// outgoingTLS reads the TLS files of a connection that the broker makes, to be read
-// again for each connection. log, which may be nil, is told once if they cannot be used
-// later.
+// outgoingTLS reads the TLS files of an outgoing connection. current reads them again for
+// each connection. If log is not nil, it logs when they cannot be used any more, and when
+// they can again.
 func outgoingTLS(cfg clienttls.Config, to string, log *slog.Logger) (current func(*tls.Config) *tls.Config, err error) {
 	cfg.ReadKey = func(path string) ([]byte, error) { return keyfile.Read(path, maxKeyFile) }
 	cfg.Changed = func(problem string) {
 		switch {
 		case log == nil:
 		case problem != "":
-			log.Error("the TLS files of an outgoing connection cannot be used; those read earlier stay in use", "to", to, "error", problem)
+			log.Error("the TLS files of an outgoing connection are invalid; the last valid ones remain in use", "to", to, "error", problem)
 		default:
-			log.Info("the TLS files of an outgoing connection can be used again", "to", to)
+			log.Info("the TLS files of an outgoing connection are valid again", "to", to)
 		}
 	}
 	files, err := clienttls.Open(cfg)

@@ -12,7 +12,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/trust"
 )
 
-// problems lists what /readyz should tell an operator.
+// problems lists the problems that /readyz reports.
 func problems(identity *trust.Store, integrations *integrationStore, places *placement.Rules, auditLog *audit.Log, settings *config.Live, working *manage.Watcher) []server.Problem {
 	var ps []server.Problem
 	for _, text := range identity.Problems() {

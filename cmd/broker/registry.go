@@ -22,17 +22,17 @@ import (
 	"github.com/secretbroker/secretbroker/internal/usage"
 )
 
-// databaseTime is how long a broker that starts waits for its database.
+// databaseTime limits how long a starting broker waits for its database.
 const databaseTime = 30 * time.Second
 
-// integrationStore is where the integrations are, and who used them.
+// integrationStore is the source of the integrations and of their usage.
 type integrationStore struct {
 	registry.Store
 	usage registry.UsageStore
-	keys  *seal.Keys // nil if no credentials are kept
+	keys  *seal.Keys // nil if no credentials are stored
 	close func() error
-	// restores tells of a database that has gone back, seen notes how far it was seen;
-	// both are nil for files, as is position.
+	// restores reports that the database was restored to an earlier state, and seen stores
+	// the last position that the broker saw. Both and position are nil for files.
 	restores *history.Restores
 	seen     *sqlstore.PositionFile
 	position func() sqlstore.Position
@@ -87,7 +87,8 @@ func openIntegrations(ctx context.Context, cfg *config.Config, log *slog.Logger,
 	return s, nil
 }
 
-// positionFile is beside the audit log, unless that is no regular file.
+// positionFile returns the position file, which is next to the audit log. It returns nil if
+// that is not a regular file.
 func positionFile(cfg *config.Config, log *slog.Logger) *sqlstore.PositionFile {
 	path := ""
 	if info, err := os.Stat(cfg.Audit.File); err == nil && //nolint:gosec // G703: the operator names it
@@ -97,8 +98,8 @@ func positionFile(cfg *config.Config, log *slog.Logger) *sqlstore.PositionFile {
 	return sqlstore.NewPositionFile(path, cfg.Registry.SQLite.File+cfg.Registry.Postgres.URL, log)
 }
 
-// watchRestores records that the database has gone back, and how far it was seen,
-// until ctx ends.
+// watchRestores records restores of the database and the last position that the broker
+// saw, until ctx ends.
 func (s *integrationStore) watchRestores(ctx context.Context, log *audit.Log) error {
 	if s.restores == nil {
 		return nil
@@ -109,8 +110,8 @@ func (s *integrationStore) watchRestores(ctx context.Context, log *audit.Log) er
 	return s.restores.Run(ctx, log)
 }
 
-// reload reads the keys and then the integrations again, whose credentials are
-// sealed anew if another key does that now.
+// reload reads the keys and then the integrations again. If another key seals now, their
+// credentials are sealed again.
 func (s *integrationStore) reload() error {
 	if s.keys != nil {
 		if err := s.keys.Reload(); err != nil {
@@ -118,17 +119,17 @@ func (s *integrationStore) reload() error {
 		}
 	}
 	if s.restores != nil {
-		s.restores.Acknowledge() // before the look, which may find out more
+		s.restores.Acknowledge() // before Reload, which may find another restore
 	}
-	s.Reload() // which reports by itself
+	s.Reload() // logs its own errors
 	return nil
 }
 
-// refuses says whether calls are refused because what was last seen of the database
+// refuses reports whether calls are refused because the last state read from the database
 // is too old.
 func (s *integrationStore) refuses() bool { return s.Status().Refuses }
 
-// problems is what /readyz tells of the integrations.
+// problems returns the problems with the integrations, for /readyz.
 func (s *integrationStore) problems() []server.Problem {
 	var ps []server.Problem
 	st := s.Status()
@@ -137,12 +138,12 @@ func (s *integrationStore) problems() []server.Problem {
 		case st.Refuses:
 			text += "; calls are refused, because what was last seen is older than registry.max_outage (15 minutes for files)"
 		case !st.RefusesAt.IsZero():
-			text += fmt.Sprintf("; calls are refused from %s on", st.RefusesAt.UTC().Format(time.RFC3339))
+			text += fmt.Sprintf("; calls will be refused from %s", st.RefusesAt.UTC().Format(time.RFC3339))
 		}
 		ps = append(ps, server.Problem{Component: "registry", Text: text})
 	}
 	if st.WriteProblem != "" {
-		ps = append(ps, server.Problem{Component: "registry", Text: "the integrations' database does not take writes: " + st.WriteProblem})
+		ps = append(ps, server.Problem{Component: "registry", Text: "the integrations' database does not accept writes: " + st.WriteProblem})
 	}
 	if s.restores != nil {
 		if text := s.restores.Problem(); text != "" {

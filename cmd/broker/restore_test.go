@@ -177,7 +177,7 @@ func TestAuditCompare(t *testing.T) {
 			`deleted +grant is back +grants\[0\]`,
 			`created +is missing`,
 			`rotated +credential is older than its last replacement +azure.credential.client_secret`,
-			`changed +setting differs +display_name +"another name" +-`,
+			`changed +setting differs +display_name +another name +-`,
 			`8 difference\(s\): 5 integration\(s\) compared with \d+ recorded change\(s\)`,
 		} {
 			if !matches(stdout, want) {

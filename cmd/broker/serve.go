@@ -42,21 +42,21 @@ func newServeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve --config broker.yaml",
 		Short: "Run the broker",
-		Long: `Run the broker until it is told to stop (SIGINT, SIGTERM).
+		Long: `Run the broker until it receives SIGINT or SIGTERM.
 
-Told to stop, it first says so on /readyz and in its health service, goes on
-answering for shutdown.drain_delay, and then lets the calls under way finish for
-shutdown.timeout. A second signal ends it at once.
+On the first signal, the broker reports not ready on /readyz and in its health
+service, keeps answering for shutdown.drain_delay, and then waits up to
+shutdown.timeout for calls in progress. A second signal ends the process at once.
 
-Integrations are read again when their files change. SIGHUP reads them at once
-and opens the audit log anew, for log rotation. It also reads broker.yaml again:
-roles, shutdown and the limits on calls take effect, the log and /readyz say what
-else has changed and waits for a restart.`,
+The broker reads integrations again when their files change. SIGHUP makes it read
+them at once, reopen the audit log (for log rotation) and read broker.yaml again:
+changes of roles, shutdown and the limits on calls take effect. The log and /readyz
+list other changes, which need a restart.`,
 		Example: "  broker serve --config /etc/secretbroker/broker.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			// A SIGHUP must not end the process, however early it arrives, nor a closed
-			// pipe of the audit log: writing to it fails instead, and so do the calls.
+			// Neither an early SIGHUP nor a closed pipe of the audit log must end the
+			// process. Writes to a closed pipe fail instead, and so do the calls.
 			hangups, stop := hangup.Notify()
 			defer stop()
 			signal.Ignore(syscall.SIGPIPE)
@@ -87,26 +87,25 @@ else has changed and waits for a restart.`,
 	return cmd
 }
 
-// listening is where a broker that has become ready answers.
+// listening has the addresses of a broker that is ready.
 type listening struct {
 	addr, adminAddr net.Addr
 }
 
-// process is what the process around a broker does for it. The zero process does
-// nothing.
+// process connects a broker to the process that runs it. The zero process does nothing.
 type process struct {
-	// hangups asks, each time, to read anew what can be.
+	// hangups requests a reload with each element.
 	hangups <-chan os.Signal
-	// reload reads broker.yaml again. It goes with hangups.
+	// reload reads broker.yaml again. It is required with hangups.
 	reload func() (*config.Config, error)
-	// onReady, if not nil, is called once the broker answers.
+	// onReady, if not nil, is called when the broker is ready.
 	onReady func(listening)
 }
 
-// serve is the whole wiring: it builds every part from the configuration, runs
-// them until ctx ends, and takes them down in reverse order.
+// serve wires the broker: it builds every part from the configuration, runs the parts until
+// ctx ends, and closes them in reverse order.
 func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc process) (err error) {
-	// Whatever is security refuses to start when it is half there.
+	// Security settings that are incomplete make the start fail.
 	identity, identityRules, err := openTrust(ctx, cfg, log)
 	if err != nil {
 		return err
@@ -126,8 +125,8 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	records := audit.NewLimiter(auditLog)
 	m.watchAudit(auditLog, records, cfg.Audit.Copies)
 
-	// net/http tells the standard logger what a store has sent beyond its answer,
-	// which may be a part of a secret. Nothing else of the broker writes there.
+	// net/http logs unsolicited data from a store to the standard logger. It may be a
+	// part of a secret. No other part of the broker uses that logger.
 	stdlog.SetOutput(io.Discard) //nolint:forbidigo // not to log
 
 	traces, err := openTracing(cfg.Tracing, m, log)
@@ -248,8 +247,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		return &exitError{Code: exitFailure, Err: fmt.Errorf("listen for the admin endpoint: %w", err)}
 	}
 
-	// All parts run until the last call is answered; the first one that fails ends
-	// it for all.
+	// All parts run until the last call is answered. If one fails, all of them end.
 	parts := newGroup(context.WithoutCancel(ctx))
 	manager := serviceManager{log}
 	parts.run("gRPC server", func(context.Context) error { return grpcServer.Serve(listener) })
@@ -267,7 +265,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	parts.run("tracing", traces.run)
 	parts.run("signals", func(ctx context.Context) error {
 		return onHangup(ctx, log, proc.hangups, manager, []reload{
-			{"tls", func() error { identity.Reload(); return nil }}, // which reports by itself
+			{"tls", func() error { identity.Reload(); return nil }}, // logs its own errors
 			{"integrations", integrations.reload},
 			{"audit log", auditLog.Reopen},
 			{"configuration", settings.Reload},
@@ -275,7 +273,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	})
 	parts.run("audit refusals", records.Run)
 	parts.run("audit heads", func(ctx context.Context) error { return logHeads(ctx, log, auditLog) })
-	// What /readyz asks goes through the locks of all parts.
+	// The checks of /readyz take the locks of all parts, so they detect a deadlock.
 	parts.run("watchdog", func(ctx context.Context) error { return manager.watchdog(ctx, func() { readiness.Problems() }) })
 
 	readiness.Set(true)
@@ -290,20 +288,20 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	case <-ctx.Done():
 	case <-parts.ctx.Done():
 	}
-	// Whoever chooses brokers by their readiness learns it first, and has time to
-	// send new calls elsewhere before this one takes no more.
+	// Report not ready first, so that load balancers have time to send new calls to
+	// other brokers before this one refuses them.
 	readiness.Set(false)
 	grpcServer.Drain()
 	manager.stopping()
 	ending := settings.Current().Shutdown
 	log.Info("shutting down", "drain_delay", ending.DrainDelay.String(), "timeout", ending.Timeout.String())
 	wait(parts.ctx, time.Duration(ending.DrainDelay))
-	log.Info("taking no more calls")
+	log.Info("refusing new calls")
 	finish, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Duration(ending.Timeout))
 	defer cancel()
 	grpcServer.Shutdown(finish)
 	parts.stop()
-	_ = admin.Shutdown(finish) // whoever scrapes us now can do without
+	_ = admin.Shutdown(finish) // a scrape at this moment may fail
 	return parts.wait()
 }
 
@@ -325,14 +323,14 @@ func wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// reload is something that a hangup reads anew. What fails leaves in force what
-// was before.
+// reload is a reload that SIGHUP triggers. If it fails, the previous state remains in
+// effect.
 type reload struct {
 	what string
 	do   func() error
 }
 
-// onHangup does all reloads at each hangup.
+// onHangup runs all reloads at each SIGHUP.
 func onHangup(ctx context.Context, log *slog.Logger, hangups <-chan os.Signal, manager serviceManager, reloads []reload) error {
 	for {
 		select {
@@ -342,7 +340,7 @@ func onHangup(ctx context.Context, log *slog.Logger, hangups <-chan os.Signal, m
 			manager.reloading()
 			for _, r := range reloads {
 				if err := r.do(); err != nil {
-					log.Error("reload failed; what was in force stays so", "what", r.what, "error", err)
+					log.Error("reload failed; the previous state remains in effect", "what", r.what, "error", err)
 				}
 			}
 			log.Info("reloaded")
@@ -351,7 +349,7 @@ func onHangup(ctx context.Context, log *slog.Logger, hangups <-chan os.Signal, m
 	}
 }
 
-// closing runs a deferred close and keeps its error if there is none yet.
+// closing calls closeIt, and sets *err to its error if *err is nil.
 func closing(err *error, closeIt func() error) {
 	if e := closeIt(); e != nil && *err == nil {
 		*err = e

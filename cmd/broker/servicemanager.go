@@ -8,31 +8,31 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 )
 
-// serviceManager tells systemd, where that has started the broker as
-// Type=notify or notify-reload, how the broker is. Elsewhere it does nothing.
+// serviceManager reports the state of the broker to systemd if that has started it with
+// Type=notify or notify-reload. Otherwise it does nothing.
 type serviceManager struct{ log *slog.Logger }
 
-func (s serviceManager) tell(state string) {
+func (s serviceManager) notify(state string) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
-		s.log.Warn("the service manager could not be told", "error", err)
+		s.log.Warn("cannot notify the service manager", "error", err)
 	}
 }
 
-func (s serviceManager) ready()    { s.tell(daemon.SdNotifyReady) }
-func (s serviceManager) stopping() { s.tell(daemon.SdNotifyStopping) }
+func (s serviceManager) ready()    { s.notify(daemon.SdNotifyReady) }
+func (s serviceManager) stopping() { s.notify(daemon.SdNotifyStopping) }
 
-// reloading has to be followed by ready.
+// reloading reports the start of a reload. The caller must call ready after it.
 func (s serviceManager) reloading() {
-	s.tell(daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec())
+	s.notify(daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec())
 }
 
-// watchdog says that the broker lives, twice in the time after which systemd
-// would restart it (WatchdogSec), until ctx ends. alive goes before each time:
-// should it hang, so does the broker.
+// watchdog notifies systemd that the broker is alive, at half the interval after which
+// systemd would restart it (WatchdogSec), until ctx ends. It calls alive before each
+// notification, which hangs if the broker does.
 func (s serviceManager) watchdog(ctx context.Context, alive func()) error {
 	every, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
-		s.log.Warn("the service manager's watchdog is not served", "error", err)
+		s.log.Warn("cannot read the settings of the service manager's watchdog", "error", err)
 		return nil
 	}
 	if every == 0 {
@@ -42,7 +42,7 @@ func (s serviceManager) watchdog(ctx context.Context, alive func()) error {
 	defer tick.Stop()
 	for {
 		alive()
-		s.tell(daemon.SdNotifyWatchdog)
+		s.notify(daemon.SdNotifyWatchdog)
 		select {
 		case <-ctx.Done():
 			return nil

@@ -2,5 +2,5 @@
 
 package main
 
-// ignoreFileSizeSignal does nothing: there is no such signal here.
+// ignoreFileSizeSignal does nothing: this system has no such signal.
 func ignoreFileSizeSignal() {}

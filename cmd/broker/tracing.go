@@ -16,14 +16,13 @@ import (
 	"github.com/secretbroker/secretbroker/internal/tracing/otlp"
 )
 
-// traces are the traces of calls on their way to a collector. The zero traces make
-// none.
+// traces sends the traces of calls to a collector. The zero value makes no traces.
 type traces struct {
-	tracer   *tracing.Tracer // nil if there are none
+	tracer   *tracing.Tracer // nil if tracing is disabled
 	exporter *otlp.Exporter
 }
 
-// openTracing makes what broker.yaml asks for.
+// openTracing returns the traces of the configuration.
 func openTracing(cfg config.Tracing, m *metrics, log *slog.Logger) (*traces, error) {
 	if cfg.Endpoint == "" {
 		return &traces{}, nil
@@ -36,7 +35,7 @@ func openTracing(cfg config.Tracing, m *metrics, log *slog.Logger) (*traces, err
 	if err != nil {
 		return nil, &exitError{Code: exitFailure, Err: err}
 	}
-	log.Info("traces of calls that ask for one go to a collector", "endpoint", cfg.Endpoint, "plaintext", cfg.Insecure)
+	log.Info("sending traces of calls that request one to a collector", "endpoint", cfg.Endpoint, "plaintext", cfg.Insecure)
 	tracer := tracing.New(tracing.Config{Exporter: exporter, MaxCallsPerSecond: cfg.MaxCallsPerSecond, Logger: log})
 	m.watchTracing(tracer)
 	return &traces{tracer: tracer, exporter: exporter}, nil
@@ -45,7 +44,7 @@ func openTracing(cfg config.Tracing, m *metrics, log *slog.Logger) (*traces, err
 // tracingConfig reads the files that the settings name.
 func tracingConfig(cfg config.Tracing, log *slog.Logger) (otlp.Config, error) {
 	to := otlp.Config{Endpoint: cfg.Endpoint, ServiceName: cfg.ServiceName, ServiceVersion: buildVersion()}
-	to.HostName, _ = os.Hostname() // traces can do without
+	to.HostName, _ = os.Hostname() // optional
 	if cfg.Insecure {
 		return to, nil
 	}
@@ -73,7 +72,7 @@ func (t *traces) run(ctx context.Context) error {
 	return t.tracer.Run(ctx)
 }
 
-// observeRead tells metrics and traces of a read of a store.
+// observeRead returns a function that adds a read of a store to metrics and traces.
 func observeRead(m *metrics) func(context.Context, secret.Kind, error, time.Duration) {
 	return func(ctx context.Context, kind secret.Kind, err error, took time.Duration) {
 		m.storeRead(kind, err, took)
@@ -81,21 +80,21 @@ func observeRead(m *metrics) func(context.Context, secret.Kind, error, time.Dura
 	}
 }
 
-// watchTracing reads the figures of the traces at each scrape.
+// watchTracing reads the counters of the tracer at each scrape.
 func (m *metrics) watchTracing(t *tracing.Tracer) {
 	counter := func(name, help string, labels prometheus.Labels, read func(tracing.Stats) uint64) {
 		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "secretbroker_tracing_" + name, Help: help, ConstLabels: labels},
 			func() float64 { return float64(read(t.Stats())) }))
 	}
-	counter("calls_total", "Calls of which a trace was made because their callers asked for it.", nil, func(s tracing.Stats) uint64 { return s.Calls })
-	counter("calls_over_limit_total", "Calls of which none was made because of tracing.max_calls_per_second.", nil, func(s tracing.Stats) uint64 { return s.OverLimit })
-	counter("spans_sent_total", "Spans that the collector took.", nil, func(s tracing.Stats) uint64 { return s.Sent })
-	const dropped = "Spans that were lost: too many waited (full), the collector did not take them in time (unsent), or it did not want them (rejected)."
+	counter("calls_total", "Calls with a trace, because their callers requested one.", nil, func(s tracing.Stats) uint64 { return s.Calls })
+	counter("calls_over_limit_total", "Calls whose requested trace was omitted because of tracing.max_calls_per_second.", nil, func(s tracing.Stats) uint64 { return s.OverLimit })
+	counter("spans_sent_total", "Spans that the collector accepted.", nil, func(s tracing.Stats) uint64 { return s.Sent })
+	const dropped = "Spans that were dropped: the queue was full (full), the collector did not accept them in time (unsent), or it rejected them (rejected)."
 	counter("spans_dropped_total", dropped, prometheus.Labels{"why": "full"}, func(s tracing.Stats) uint64 { return s.Overflown })
 	counter("spans_dropped_total", dropped, prometheus.Labels{"why": "unsent"}, func(s tracing.Stats) uint64 { return s.Unsent })
 	counter("spans_dropped_total", dropped, prometheus.Labels{"why": "rejected"}, func(s tracing.Stats) uint64 { return s.Rejected })
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "secretbroker_tracing_spans_waiting",
-		Help: "Spans that wait to be sent.",
+		Help: "Spans in the queue.",
 	}, func() float64 { return float64(t.Stats().Queued) }))
 }

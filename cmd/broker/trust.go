@@ -13,9 +13,9 @@ import (
 	"github.com/secretbroker/secretbroker/internal/trust"
 )
 
-// openTrust opens the broker's certificate and the trust in clients, from the
-// files of tls or from the Workload API of spiffe. config.Load has seen to it
-// that there is exactly one of the two.
+// openTrust opens the broker's certificate and its client authorities, from the files of
+// tls or from the Workload API of spiffe. config.Load ensures that exactly one of the two
+// is configured.
 func openTrust(ctx context.Context, cfg *config.Config, log *slog.Logger) (*trust.Store, server.IdentityRules, error) {
 	if cfg.SPIFFE.Socket == "" {
 		rules, err := fileRules(cfg.TLS)
@@ -63,17 +63,16 @@ func tlsFiles(t config.TLS, log *slog.Logger) trust.FilesConfig {
 	}
 }
 
-// watchTrust reads when what is in force expires, and what could not be read, at
-// each scrape.
+// watchTrust reads the expiry times in effect and the number of failed reads at each scrape.
 func (m *metrics) watchTrust(store *trust.Store) {
 	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "secretbroker_tls_reload_failures_total",
-		Help: "Attempts to renew certificate, client authorities or CRLs that failed; the last valid version remains in use.",
+		Help: "Failed attempts to read the certificate, client authorities or CRLs again; the last valid version remains in use.",
 	}, func() float64 { return float64(store.Stats().ReloadFailures) }))
 	expiry := func(which string, read func(trust.Stats) time.Time) {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name:        "secretbroker_tls_certificate_expiry_seconds",
-			Help:        "Unix time at which the server certificate expires, the first client authority does, and the first CRL has to be replaced (0: there is none).",
+			Help:        "Unix time at which the server certificate or the first client authority expires, or the first CRL must be replaced (0: none).",
 			ConstLabels: prometheus.Labels{"which": which},
 		}, func() float64 {
 			if at := read(store.Stats()); !at.IsZero() {

@@ -19,11 +19,11 @@ func newValidateCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "validate --config broker.yaml",
 		Short: "Check a configuration and its integrations without running them",
-		Long: `Check broker.yaml, the certificates and CRLs it names and every integration, and
-report all faults at once with their lines. Nothing is contacted and nothing is
-started.
+		Long: `Check broker.yaml, the certificates and CRLs that it names, and every integration, and
+report all errors with their lines. The command contacts no other system and starts
+nothing.
 
-Exit codes: 0 everything is in order; 2 there are faults.`,
+Exit codes: 0 everything is valid; 2 there are errors.`,
 		Example: "  broker validate --config /etc/secretbroker/broker.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -48,7 +48,7 @@ Exit codes: 0 everything is in order; 2 there are faults.`,
 					faults = append(faults, err)
 				}
 			}
-			integrations := "its integrations in a database, which was not looked at"
+			integrations := "with the integrations in a database, which was not checked"
 			if cfg.Integrations != "" {
 				good, bad := dirstore.Validate(kinds.All(), cfg.Integrations)
 				if len(bad) > 0 {
@@ -66,7 +66,7 @@ Exit codes: 0 everything is in order; 2 there are faults.`,
 			if len(faults) > 0 {
 				return &exitError{Code: exitUsage, Err: errors.Join(faults...)}
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s: in order, %s\n", configFile, integrations)
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: valid, %s\n", configFile, integrations)
 			return nil
 		},
 	}

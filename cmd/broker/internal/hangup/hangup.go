@@ -1,11 +1,11 @@
-// Package hangup keeps a SIGHUP that arrives while the broker starts from ending
-// the process.
+// Package hangup prevents a SIGHUP that arrives during the start of the broker from
+// ending the process.
 //
-// Go ends a process on SIGHUP until somebody asks to be notified, and main runs
-// only after the initialization of all packages, which takes tens of milliseconds.
+// Go ends a process on SIGHUP until signal.Notify is called, and main runs only after
+// the initialization of all packages, which takes tens of milliseconds.
 // Packages are initialized as soon as their imports are, in the order of their
-// paths, so that one with few imports comes early. This one therefore imports only
-// what it needs for the signal; do not add to it.
+// paths, so a package with few imports comes early. This package therefore imports only
+// what the signal needs; do not add imports.
 package hangup
 
 import (
@@ -14,11 +14,11 @@ import (
 	"syscall"
 )
 
-// signals keeps one SIGHUP until it is received. More than one ask for the same
-// thing: to reload.
+// signals buffers one SIGHUP. Further ones can be dropped, because all of them request the
+// same reload.
 var signals = make(chan os.Signal, 1)
 
-// The call is what this package is for: it happens when packages are initialized.
+// This call during package initialization is the purpose of the package.
 var _ = notifyEarly(os.Args)
 
 func notifyEarly(args []string) bool {
@@ -29,13 +29,13 @@ func notifyEarly(args []string) bool {
 	return true
 }
 
-// serves reports whether the command line runs a broker. All other commands end
-// on SIGHUP, as is usual when the terminal is closed.
+// serves reports whether the command line runs a broker. All other commands end on SIGHUP,
+// as usual when a terminal is closed.
 func serves(args []string) bool { return len(args) > 1 && args[1] == "serve" }
 
 // Notify returns the channel on which SIGHUP arrives, including one that arrived
-// before the call. Each call returns the same channel. stop makes SIGHUP do again
-// what it does by default.
+// before the call. Each call returns the same channel. stop restores the default
+// behaviour of SIGHUP.
 func Notify() (hangups <-chan os.Signal, stop func()) {
 	signal.Notify(signals, syscall.SIGHUP)
 	return signals, func() { signal.Stop(signals) }
