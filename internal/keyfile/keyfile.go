@@ -1,8 +1,9 @@
-// Package keyfile reads files that hold a key: of a certificate, of the audit's chain, of
-// sealed credentials. It refuses one that others may read or write. ReadRegular and
-// Replace are the bounded read and the atomic write of other small files.
+// Package keyfile reads files that contain a key: of a certificate, of the audit log's chain,
+// or of sealed credentials. It refuses files that other users can read or write. ReadRegular
+// and Replace read and atomically write other small files.
 //
-// It knows no format of keys. Its errors quote nothing of a file.
+// The package does not depend on the format of the keys. Its errors never quote the content
+// of a file.
 package keyfile
 
 import (
@@ -13,19 +14,20 @@ import (
 	"path/filepath"
 )
 
-// Read returns the content of a file of at most so many bytes. The file must be a
-// regular one, which its owner alone may read and write, or its group may read where it
-// belongs to root and the process does not run as root: PostgreSQL's rule for its
-// server's key. An error for a file that is not there is os.ErrNotExist.
-func Read(path string, most int64) ([]byte, error) { return read(path, most, tooOpen) }
+// Read returns the content of a file of at most limit bytes. It must be a regular file that
+// only its owner can read and write. If the file belongs to root and the process does not
+// run as root, its group may read it, too; this is PostgreSQL's rule for the server key. If
+// the file does not exist, the error is os.ErrNotExist.
+func Read(path string, limit int64) ([]byte, error) { return read(path, limit, tooOpen) }
 
-// ReadRegular reads a regular file of at most so many bytes, whoever may read it.
-func ReadRegular(path string, most int64) ([]byte, error) {
-	return read(path, most, func(os.FileInfo) string { return "" })
+// ReadRegular returns the content of a regular file of at most limit bytes, whatever its
+// permissions.
+func ReadRegular(path string, limit int64) ([]byte, error) {
+	return read(path, limit, func(os.FileInfo) string { return "" })
 }
 
-func read(path string, most int64, fault func(os.FileInfo) string) ([]byte, error) {
-	// Checked before opening: that may wait for a writer of a FIFO.
+func read(path string, limit int64, fault func(os.FileInfo) string) ([]byte, error) {
+	// Check the kind before opening, which would block on a FIFO without a writer.
 	if info, err := os.Stat(path); err != nil {
 		return nil, err
 	} else if !info.Mode().IsRegular() {
@@ -43,19 +45,19 @@ func read(path string, most int64, fault func(os.FileInfo) string) ([]byte, erro
 	if text := fault(info); text != "" {
 		return nil, fmt.Errorf("%s %s", path, text)
 	}
-	data, err := io.ReadAll(io.LimitReader(f, most+1))
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
 		return nil, err
 	}
-	if int64(len(data)) > most {
+	if int64(len(data)) > limit {
 		clear(data)
-		return nil, fmt.Errorf("%s is larger than %d bytes", path, most)
+		return nil, fmt.Errorf("%s is larger than %d bytes", path, limit)
 	}
 	return data, nil
 }
 
-// Replace writes a file for its owner alone (0600). A reader sees the old content
-// or the new, never a part. It does not wait until the content is on the disk.
+// Replace writes a file with mode 0600. A reader sees either the old or the new content. It
+// does not wait until the content is on the disk.
 func Replace(path string, data []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*") // with mode 0600
 	if err != nil {
@@ -67,7 +69,7 @@ func Replace(path string, data []byte) error {
 		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
-		_ = os.Remove(f.Name()) // it is of no use
+		_ = os.Remove(f.Name()) // incomplete
 	}
 	return err
 }

@@ -4,5 +4,5 @@ package keyfile
 
 import "io/fs"
 
-// tooOpen finds nothing where modes do not say who may read a file.
+// tooOpen returns "": file modes have no permissions on this system.
 func tooOpen(fs.FileInfo) string { return "" }

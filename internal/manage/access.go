@@ -11,7 +11,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// authority is who may do what with the integration of rec.
+// authority returns the roles on the integration of rec, or the roles on all for nil.
 func (s *Service) authority(rec *registry.Record) authz.Authority {
 	a := authz.Authority{Organisation: s.cfg.Roles()}
 	if rec != nil && rec.Integration != nil {
@@ -20,7 +20,7 @@ func (s *Service) authority(rec *registry.Record) authz.Authority {
 	return a
 }
 
-// needs is what a refusal says of who may do something.
+// needs describes the role that an action requires, for refusals.
 var needs = map[authz.Action]string{
 	authz.ToRead:       "a role on it",
 	authz.ToValidate:   "the role RESOURCE_OWNER or ASSIGNER on it",
@@ -32,8 +32,8 @@ var needs = map[authz.Action]string{
 	authz.ToUseMachine: "the role RESOURCE_OWNER for all integrations (roles.resource_owner in broker.yaml)",
 }
 
-// errNoRole is all that somebody learns who has no role: it is the same whether or
-// not there is such an integration.
+// errNoRole is the only answer to a caller without a role. It does not depend on whether
+// the integration exists.
 var errNoRole = secret.Errorf(secret.ReasonAccessDenied,
 	"this caller has no role on this integration, or there is no such integration; ask the broker's operator or the integration's owner")
 
@@ -42,10 +42,10 @@ func (s *Service) readsAll(who authz.Principal) bool {
 	return authz.Authority{Organisation: s.cfg.Roles()}.May(who, authz.ToRead)
 }
 
-// mayFind fails with errNoRole unless who has a role on an integration, by the
-// roles that are in memory. It does the same whether or not there is one of that
-// id, so that nobody without a role can measure which ids are there: the store is
-// not asked for the id, and roles are found from the side of the principal.
+// mayFind returns errNoRole unless who has a role on an integration, according to the roles
+// in memory. It does the same work whether or not the id exists, so that a caller without a
+// role cannot measure which ids exist: it does not ask the store for the id, and looks up
+// roles by the principal.
 func (s *Service) mayFind(who authz.Principal, id string) error {
 	if s.readsAll(who) {
 		return nil
@@ -60,7 +60,7 @@ func (s *Service) mayFind(who authz.Principal, id string) error {
 	return nil
 }
 
-// load returns an integration with which who may do act.
+// load returns an integration on which who may do act.
 func (s *Service) load(ctx context.Context, who authz.Principal, id string, act authz.Action) (*registry.Record, error) {
 	if err := s.mayFind(who, id); err != nil {
 		return nil, err
@@ -70,7 +70,7 @@ func (s *Service) load(ctx context.Context, who authz.Principal, id string, act 
 	}
 	rec, err := s.cfg.Store.Record(ctx, id)
 	switch {
-	case errors.Is(err, registry.ErrNotFound) && !s.readsAll(who): // deleted just now
+	case errors.Is(err, registry.ErrNotFound) && !s.readsAll(who): // deleted meanwhile
 		return nil, errNoRole
 	case err != nil:
 		return nil, errorOf("", err)
@@ -80,7 +80,7 @@ func (s *Service) load(ctx context.Context, who authz.Principal, id string, act 
 	case !a.May(who, authz.ToRead):
 		return nil, errNoRole
 	case !a.May(who, act):
-		return nil, secret.Errorf(secret.ReasonAccessDenied, "that takes %s", needs[act])
+		return nil, secret.Errorf(secret.ReasonAccessDenied, "this requires %s", needs[act])
 	}
 	return &rec, nil
 }

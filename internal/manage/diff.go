@@ -12,14 +12,14 @@ import (
 type FieldChange struct {
 	// Setting is its name in the document, such as "azure.vaults" or "grants[2]".
 	Setting string
-	// Before and After are what stood there and what will; nil for nothing. They
-	// are plain values: string, bool, int, []any, map[string]any.
+	// Before and After are the old and the new value; nil if there is none. They are
+	// plain values: string, bool, int, []any, map[string]any.
 	Before, After any
 }
 
-// Diff lists the settings that differ, in the order of their names. Either may be
-// nil: an integration that is not there. Grants are compared one by one, by what
-// they say, all other lists as a whole.
+// Diff returns the settings that differ, sorted by name. Either form may be nil for an
+// integration that does not exist. Diff compares grants individually and independent of
+// their order, and all other lists as a whole.
 func Diff(before, after *Document) []FieldChange {
 	gone, added := differentGrants(before, after)
 	a, b := treeOf(before, gone), treeOf(after, added)
@@ -37,8 +37,8 @@ func Diff(before, after *Document) []FieldChange {
 	return changes
 }
 
-// treeOf returns f as plain values, of its grants only those of these indexes: there
-// may be thousands, and few of them differ.
+// treeOf returns f as plain values, with only the given grants: there may be thousands, and
+// few of them differ.
 func treeOf(f *Document, grants []int) map[string]any {
 	if f == nil {
 		return nil
@@ -56,7 +56,7 @@ func listOf(v any) []any {
 	return list
 }
 
-// differentGrants returns the indexes of the grants that are only on one side.
+// differentGrants returns the indexes of the grants that only one side has.
 func differentGrants(before, after *Document) (gone, added []int) {
 	var a, b []Grant
 	if before != nil {
@@ -66,7 +66,7 @@ func differentGrants(before, after *Document) (gone, added []int) {
 		b = after.Grants
 	}
 	matched := make([]bool, len(b))
-	next := 0 // after the last match, where the next one mostly is
+	next := 0 // after the last match; the next one is usually here
 	for i := range a {
 		same := func(j int) bool { return !matched[j] && sameLists(&a[i], &b[j]) }
 		j := next
@@ -88,7 +88,7 @@ func differentGrants(before, after *Document) (gone, added []int) {
 	return gone, added
 }
 
-// sameLists reports whether two grants are written alike, the order included.
+// sameLists reports whether two grants have the same lists in the same order.
 func sameLists(g, other *Grant) bool {
 	return slices.Equal(g.Principals, other.Principals) && slices.Equal(g.Stores, other.Stores) &&
 		slices.Equal(g.Secrets, other.Secrets) && slices.Equal(g.Keys, other.Keys)
@@ -121,7 +121,7 @@ func diffMaps(found []FieldChange, path string, a, b map[string]any) []FieldChan
 	return found
 }
 
-// settingsOf lists the settings that differ, each once, grants being one setting.
+// settingsOf lists the settings that differ, each once, with "grants" as one setting.
 func settingsOf(changes []FieldChange) []string {
 	var names []string
 	for _, c := range changes {

@@ -10,54 +10,53 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Question is what an auditor asks. Nothing in it is trusted.
+// Question is the question of an auditor. It is untrusted input.
 type Question struct {
-	// Reference is the reference in question, as in a connector's configuration.
-	// Required. Its version and decoding do not matter.
+	// Reference is a reference as in a connector's configuration. Required. Its version
+	// and decoding are ignored.
 	Reference string
-	// IntegrationID leaves out all other integrations; empty asks about all.
+	// IntegrationID limits the question to one integration; empty means all.
 	IntegrationID string
-	// Principal is the caller in question; empty asks only who may.
+	// Principal is the caller to explain; empty asks only for the readers.
 	Principal string
 }
 
-// Answer is who may read a reference.
+// Answer is the answer to a Question.
 type Answer struct {
-	// Reference is the canonical reference that was looked at.
+	// Reference is the canonical form of Question.Reference.
 	Reference string
-	// Readers are all who may, by integration and grant.
+	// Readers are the principals that may read the reference, by integration and grant.
 	Readers []Access
-	// Decisions has one for every integration, by id, if a principal was asked
-	// about.
+	// Decisions has one Decision for every integration, sorted by id, if the question
+	// has a principal.
 	Decisions []Decision
 }
 
-// Access is one grant that gives the secret to a pattern of principals.
+// Access is one grant that allows a pattern of principals to read the secret.
 type Access struct {
 	IntegrationID string
 	// Grant is the index of the grant in the integration.
 	Grant int
-	// Principal is the pattern as written in the grant.
+	// Principal is the pattern as it is written in the grant.
 	Principal string
 }
 
-// Decision is what one integration says to one principal.
+// Decision is the decision of one integration for one principal.
 type Decision struct {
 	IntegrationID string
 	Allowed       bool
-	// Grant is the index of the grant that allows it, -1 if none does.
+	// Grant is the index of the grant that allows the read, -1 if none does.
 	Grant int
-	// Explanation says in words what allows it, or what prevents it.
+	// Explanation describes in words what allows or prevents the read.
 	Explanation string
 	// Grants has one Match for every grant, by its index.
 	Grants []authz.Match
 }
 
-// Explain answers q by the given integrations, whose order does not matter. It reads
-// nothing else, and asks the very policies that decide requests. The
-// error is a *secret.Error: ReasonInvalidReference for the reference,
-// ReasonInvalidRequest for anything else in q. It names the integrations that
-// there are, which only those may know who may ask at all.
+// Explain answers q with the policies of the given integrations, in any order. These are
+// the same policies that decide requests. The error is a *secret.Error:
+// ReasonInvalidReference for the reference, ReasonInvalidRequest for anything else in q. It
+// lists ids of integrations, so the caller must check first that the auditor may know them.
 func Explain(integrations []*integration.Integration, q Question) (Answer, error) {
 	ref, err := secret.ParseRef(q.Reference)
 	if err != nil {
@@ -102,22 +101,22 @@ func byID(integrations []*integration.Integration) []*integration.Integration {
 	return slices.SortedFunc(slices.Values(integrations), func(a, b *integration.Integration) int { return strings.Compare(a.ID, b.ID) })
 }
 
-// maxListed bounds the lists in texts: ids, grants, patterns.
+// maxListed limits the lists in texts: ids, grants, patterns.
 const maxListed = 5
 
 func unknownIntegration(integrations []*integration.Integration) error {
 	if len(integrations) == 0 {
-		return secret.Errorf(secret.ReasonInvalidRequest, "there is no integration of that id, nor any other")
+		return secret.Errorf(secret.ReasonInvalidRequest, "there is no integration with this id; the broker has no integrations")
 	}
 	ids := make([]string, len(integrations))
 	for i, in := range integrations {
 		ids[i] = in.ID
 	}
-	return secret.Errorf(secret.ReasonInvalidRequest, "there is no integration of that id; there are %s", listed(ids))
+	return secret.Errorf(secret.ReasonInvalidRequest, "there is no integration with this id; the ids are %s", listed(ids))
 }
 
-// listed writes texts of an operator's configuration in a row. One that could be
-// misread, or do something to a terminal, is quoted.
+// listed joins texts of an operator's configuration. It quotes texts that could be misread
+// or contain control characters.
 func listed(texts []string) string {
 	var b strings.Builder
 	for i, s := range texts {

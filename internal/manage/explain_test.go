@@ -76,7 +76,7 @@ func TestExplain(t *testing.T) {
 			},
 			Decisions: []Decision{
 				{"orders", false, -1, "no grant names this principal", []authz.Match{match("", true, true, true)}},
-				{"sqlserver", true, 0, "grant 0 gives it to spiffe://example.org/connect/*", []authz.Match{
+				{"sqlserver", true, 0, "grant 0 allows it for spiffe://example.org/connect/*", []authz.Match{
 					match("spiffe://example.org/connect/*", true, true, true), match("", true, true, true),
 				}},
 			},
@@ -84,7 +84,7 @@ func TestExplain(t *testing.T) {
 		{"a name in capitals", Question{Reference: stage + "::x", IntegrationID: "sqlserver", Principal: "dns:OPS.example.org"}, Answer{
 			Reference: stage + "::x",
 			Readers:   []Access{{"sqlserver", 1, "spiffe://example.org/ops"}, {"sqlserver", 1, "dns:ops.example.org"}},
-			Decisions: []Decision{{"sqlserver", true, 1, "grant 1 gives it to dns:ops.example.org", []authz.Match{
+			Decisions: []Decision{{"sqlserver", true, 1, "grant 1 allows it for dns:ops.example.org", []authz.Match{
 				match("", true, false, true), match("dns:ops.example.org", true, true, true),
 			}}},
 		}},
@@ -117,7 +117,7 @@ func TestExplainErrors(t *testing.T) {
 		{"a password by mistake", nil, Question{Reference: "hunter2"}, secret.ReasonInvalidReference, "not a reference"},
 		{"no principal", nil, Question{Reference: prod + "::x", Principal: "worker-1"}, secret.ReasonInvalidRequest, "the principal: expected a SPIFFE ID"},
 		{"a pattern", nil, Question{Reference: prod + "::x", Principal: "spiffe://example.org/*"}, secret.ReasonInvalidRequest, "a pattern can match many principals"},
-		{"no integration", nil, Question{Reference: prod + "::x", IntegrationID: "sql"}, secret.ReasonInvalidRequest, "there is no integration of that id, nor any other"},
+		{"no integration", nil, Question{Reference: prod + "::x", IntegrationID: "sql"}, secret.ReasonInvalidRequest, "there is no integration with this id; the broker has no integrations"},
 		{"no such integration", sample(t), Question{Reference: prod + "::x", IntegrationID: "sql"}, secret.ReasonInvalidRequest, "there are orders, sqlserver"},
 		{"one of many", many, Question{Reference: prod + "::x", IntegrationID: "sql"}, secret.ReasonInvalidRequest, "there are a, b, c, d, e and 2 more"},
 	} {
@@ -167,25 +167,25 @@ func TestExplanations(t *testing.T) {
 		{"no grants", prod + "::db", nil, "the integration has no grants, so no principal may use it"},
 		{"not named", prod + "::db", []authz.Grant{stranger}, "no grant names this principal"},
 		{"not named, vault neither", other + "::db", []authz.Grant{stranger}, "no grant names this principal; the store is not one of the integration's"},
-		{"other secrets", prod + "::db", []authz.Grant{bySecret}, "grant 0 names it but gives only secrets sqlserver-*, oracle"},
-		{"other vaults", prod + "::db", []authz.Grant{stranger, byVault}, "grant 1 names it but gives only stores " + stage},
-		{"other keys", prod + "::db::Password", []authz.Grant{byKey}, "grant 0 names it but gives only JSON keys password, user*"},
-		{"the whole secret", prod + "::db", []authz.Grant{byKey}, "grant 0 gives single JSON keys only (password, user*), the reference asks for the whole secret"},
-		{"the vault", other + "::db", []authz.Grant{stranger, narrowed(authz.Grant{})}, "grant 1 would, but the store is not one of the integration's"},
-		{"the vault and more", other + "::db", []authz.Grant{bySecret}, "grant 0 names it but gives only secrets sqlserver-*, oracle; the store is not one of the integration's"},
-		{"everything", prod + "::db::key", []authz.Grant{byAll}, "grant 0 names it but gives only stores " + stage + " and secrets a and JSON keys k"},
+		{"other secrets", prod + "::db", []authz.Grant{bySecret}, "grant 0 names the principal but allows only secrets sqlserver-*, oracle"},
+		{"other vaults", prod + "::db", []authz.Grant{stranger, byVault}, "grant 1 names the principal but allows only stores " + stage},
+		{"other keys", prod + "::db::Password", []authz.Grant{byKey}, "grant 0 names the principal but allows only JSON keys password, user*"},
+		{"the whole secret", prod + "::db", []authz.Grant{byKey}, "grant 0 allows only single JSON keys (password, user*), but the reference asks for the whole secret"},
+		{"the vault", other + "::db", []authz.Grant{stranger, narrowed(authz.Grant{})}, "grant 1 would allow it, but the store is not one of the integration's"},
+		{"the vault and more", other + "::db", []authz.Grant{bySecret}, "grant 0 names the principal but allows only secrets sqlserver-*, oracle; the store is not one of the integration's"},
+		{"everything", prod + "::db::key", []authz.Grant{byAll}, "grant 0 names the principal but allows only stores " + stage + " and secrets a and JSON keys k"},
 		{"everything, and the whole", prod + "::db", []authz.Grant{byAll},
-			"grant 0 names it but gives only stores " + stage + " and secrets a, and of those single JSON keys only, while the reference asks for the whole secret"},
+			"grant 0 names the principal but allows only stores " + stage + " and secrets a, and of those only single JSON keys, but the reference asks for the whole secret"},
 		{"the closest first", prod + "::db", []authz.Grant{byAll, bySecret, byKey},
-			"grant 1 names it but gives only secrets sqlserver-*, oracle; " +
-				"grant 2 gives single JSON keys only (password, user*), the reference asks for the whole secret; " +
-				"grant 0 names it but gives only stores " + stage + " and secrets a, and of those single JSON keys only, while the reference asks for the whole secret"},
+			"grant 1 names the principal but allows only secrets sqlserver-*, oracle; " +
+				"grant 2 allows only single JSON keys (password, user*), but the reference asks for the whole secret; " +
+				"grant 0 names the principal but allows only stores " + stage + " and secrets a, and of those only single JSON keys, but the reference asks for the whole secret"},
 		{"many grants", prod + "::db", []authz.Grant{byVault, byVault, byVault, byVault, byVault, byVault, byVault},
-			strings.Repeat("grant N names it but gives only stores "+stage+"; ", 5) + "2 more grants name it but do not give it either"},
+			strings.Repeat("grant N names the principal but allows only stores "+stage+"; ", 5) + "2 more grants name the principal but do not allow it either"},
 		{"many patterns", prod + "::db", []authz.Grant{narrowed(authz.Grant{Secrets: []string{"a", "b", "c", "d", "e", "f"}})},
-			"grant 0 names it but gives only secrets a, b, c, d, e and 1 more"},
+			"grant 0 names the principal but allows only secrets a, b, c, d, e and 1 more"},
 		{"odd keys", prod + "::db::k", []authz.Grant{narrowed(authz.Grant{Keys: []string{"a, b", "\x1b[2J", "é"}})},
-			`grant 0 names it but gives only JSON keys "a, b", "\x1b[2J", é`},
+			`grant 0 names the principal but allows only JSON keys "a, b", "\x1b[2J", é`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			a, err := Explain([]*integration.Integration{sampleIntegration(t, "x", []string{prod, stage}, tt.grants...)}, Question{Reference: tt.ref, Principal: worker})

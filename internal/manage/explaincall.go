@@ -11,11 +11,11 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// errNoAuditor is the same whether or not there is the integration in question.
+// errNoAuditor does not depend on whether the integration exists.
 var errNoAuditor = secret.Errorf(secret.ReasonAccessDenied,
-	"only auditors may ask this; the broker's operator names them under roles.auditor, and an integration's owner those who may ask about it alone")
+	"only auditors may ask this; the broker's operator lists them in roles.auditor, and an integration's owner lists the auditors of that integration")
 
-// Explain answers an auditor's question about the integrations in force. The error is a
+// Explain answers an auditor's question about the integrations in effect. The error is a
 // *secret.Error.
 func (s *Service) Explain(ctx context.Context, who Caller, q Question) (Answer, error) {
 	op := s.begin(who, methodExplain, q.IntegrationID)
@@ -33,7 +33,7 @@ func (s *Service) explain(who authz.Principal, q Question) (Answer, error) {
 	if err := s.mayExplain(who, q.IntegrationID); err != nil {
 		return Answer{}, err
 	}
-	// Get fails if the integrations in memory are too old to decide by.
+	// Get fails if the integrations in memory are too old for decisions.
 	if _, err := s.cfg.Store.Get(q.IntegrationID); err != nil && !errors.Is(err, registry.ErrNotFound) {
 		return Answer{}, errorOf("", err)
 	}
@@ -52,9 +52,9 @@ func (s *Service) explain(who authz.Principal, q Question) (Answer, error) {
 	return answer, nil
 }
 
-// mayExplain fails unless who may ask about an integration, about all for "". Like
-// mayFind it finds roles from the side of the principal, so that a caller without a role
-// cannot measure which ids there are.
+// mayExplain returns an error unless who may ask about an integration, or about all for "".
+// Like mayFind it looks up roles by the principal, so that a caller without a role cannot
+// measure which ids exist.
 func (s *Service) mayExplain(who authz.Principal, id string) error {
 	a := authz.Authority{Organisation: s.cfg.Roles()}
 	if a.May(who, authz.ToExplain) {

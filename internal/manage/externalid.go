@@ -5,13 +5,13 @@ import (
 	"encoding/hex"
 )
 
-// A role of AWS is assumed with an external ID, by which its trust policy knows
-// that it is this integration which asks, and not another one of the broker's. So
-// that no two integrations have the same one, the broker generates it if it is left
-// out; afterwards it stays. A kind declares such a setting, see integration.Spec.
+// The broker assumes an AWS role with an external ID, which tells the role's trust policy
+// that the request is for this integration and not for another one of the same broker. If
+// the external ID is omitted, the broker generates a unique one, which later changes keep.
+// A kind declares such a setting; see integration.Spec.
 
-// KeepGenerated sets in after what the broker generated for before, if after leaves
-// it out.
+// KeepGenerated copies the values that the broker generated from before to after, if after
+// omits them.
 func KeepGenerated(before, after *Document) error {
 	if before == nil || before.Kind != after.Kind {
 		return nil
@@ -23,7 +23,7 @@ func KeepGenerated(before, after *Document) error {
 	return after.SetGenerated(had)
 }
 
-// generate generates what an integration leaves out for the broker to generate.
+// generate sets the omitted values that the broker generates.
 func generate(f *Document) error {
 	if _, wanted := f.Generated(); !wanted {
 		return nil

@@ -6,8 +6,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
-// withPolicies adds the documents to paste at the cloud. They are as long as the
-// grants are many, and not for lists.
+// withPolicies adds the policies to paste into the cloud's configuration. They grow with
+// the grants, so lists of integrations do not include them.
 func withPolicies(in Integration, of *integration.Integration) Integration {
 	if of == nil {
 		return in

@@ -8,7 +8,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// filter is a parsed ListOptions.Filter: all of its terms have to hold.
+// filter is a parsed ListOptions.Filter. An integration must match all of its terms.
 type filter []term
 
 type term struct {
@@ -17,11 +17,11 @@ type term struct {
 	not   bool
 }
 
-// maxFilter is the longest filter, in bytes.
+// maxFilter limits the length of a filter, in bytes.
 const maxFilter = 1024
 
-// parseFilter reads terms that are joined by AND: FIELD = VALUE, FIELD != VALUE, a
-// word, or NOT and a word.
+// parseFilter parses terms joined by AND: FIELD = VALUE, FIELD != VALUE, a word, or NOT and
+// a word.
 func parseFilter(s string) (filter, error) {
 	if len(s) > maxFilter {
 		return nil, fmt.Errorf("longer than %d bytes", maxFilter)
@@ -91,7 +91,7 @@ func tokensOf(s string) ([]token, error) {
 		case s[0] == '"':
 			end := strings.IndexByte(s[1:], '"')
 			if end < 0 {
-				return nil, fmt.Errorf("a quote is not closed")
+				return nil, fmt.Errorf("a quote is missing its end")
 			}
 			tokens = append(tokens, token{s[1 : end+1], true})
 			s = s[end+2:]
@@ -107,7 +107,7 @@ func tokensOf(s string) ([]token, error) {
 				end = len(s)
 			}
 			if end == 0 {
-				return nil, fmt.Errorf("a %q stands where no such thing can", s[:1])
+				return nil, fmt.Errorf("unexpected %q", s[:1])
 			}
 			tokens = append(tokens, token{text: s[:end]})
 			s = s[end:]
@@ -115,14 +115,14 @@ func tokensOf(s string) ([]token, error) {
 	}
 }
 
-// summary is what a filter looks at of an integration.
+// summary has the fields of an integration that a filter can use.
 type summary struct {
 	id, displayName  string
 	kind             secret.Kind
 	readOnly, faulty bool
 }
 
-// summary does without parsing the document again, unless it is at fault.
+// summary returns the summary of a record. It parses the document only if that is invalid.
 func (s *Service) summary(rec *registry.Record) summary {
 	sum := summary{id: rec.ID, readOnly: rec.File != "", faulty: s.problem(rec) != ""}
 	if in := rec.Integration; in != nil {
@@ -134,8 +134,8 @@ func (s *Service) summary(rec *registry.Record) summary {
 	return sum
 }
 
-// match reports whether every term holds. unused says whether nobody has used the
-// integration within the window.
+// match reports whether the integration matches every term. unused: it was not used within
+// the window.
 func (f filter) match(in summary, unused bool) bool {
 	for _, t := range f {
 		var holds bool

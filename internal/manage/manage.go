@@ -1,9 +1,15 @@
-// Package manage owns the use case of managing integrations: who may do what with
-// one, what a change has to comply with, and the record of it.
+// Package manage implements the management of integrations: which caller may do what with
+// an integration, the rules that a change must satisfy, and its audit records.
 //
-// It ties the registry, roles, placement rules, usage and the audit together, and
-// knows no gRPC and no database. A credential passes through it on its way in and
-// never comes back.
+// It combines the registry, roles, placement rules, usage and the audit log, and does not
+// depend on gRPC or a database. It passes credentials to the registry and never returns
+// them.
+//
+// A change goes through these steps: load finds the integration and checks the caller's
+// role; edit makes the new form; comply checks the rules that the registry does not know;
+// commit lets the registry validate the change, writes the audit record "attempted", makes
+// the change, and records the result. The first record must be written before the change,
+// so that no change can lack a record. See write.go, record.go and turns.go.
 package manage
 
 import (
@@ -23,41 +29,41 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// AuditLog records what is done; audit.Limiter is one.
+// AuditLog records the calls; audit.Limiter implements it.
 type AuditLog interface {
-	// Write records the events, each of them.
+	// Write records every event.
 	Write(ctx context.Context, events []audit.Event) error
-	// Refuse records the events of a call that does and answers nothing. It may only
-	// count them.
+	// Refuse records the events of a call that neither changed nor returned anything. It
+	// may count them instead.
 	Refuse(ctx context.Context, events []audit.Event) error
 }
 
-// Config is what a Service is made of. Store, Audit and Roles are required.
+// Config configures a Service. Store, Audit and Roles are required.
 type Config struct {
 	Store registry.Store
-	// Kinds are the kinds of stores that there are.
+	// Kinds are the known kinds of stores.
 	Kinds *integration.Kinds
-	// Usage tells who has used what; nil if nobody keeps that.
+	// Usage is the stored usage; nil if the broker does not store it.
 	Usage registry.UsageStore
-	// NoteUsage, if not nil, writes down what this broker has noted of usage so far,
-	// so that it is listed. An error says that some of it is not written down.
+	// NoteUsage, if not nil, writes the usage that this broker has in memory to Usage,
+	// so that it is listed. On error some of it was not written.
 	NoteUsage func(ctx context.Context) error
-	// UsageInMemory, if not nil, returns the uses of an integration since then that
-	// this broker has in memory, the latest first: all that are not in Usage yet, so
-	// that what has just been used does not pass for unused.
+	// UsageInMemory, if not nil, returns the uses of an integration since the given time
+	// that are only in this broker's memory, the latest first. Without it, an
+	// integration that was just used would count as unused.
 	UsageInMemory func(id string, since time.Time) []registry.Usage
 	Audit         AuditLog
-	// Roles returns the roles for all integrations, as they are just now.
+	// Roles returns the current roles for all integrations.
 	Roles func() *authz.Roles
 	// Placement are the organisation's rules; nil for none.
 	Placement *placement.Rules
-	// Validate contacts an integration's stores; provider.Set.Validate does. Nil if
-	// nobody can.
+	// Validate contacts an integration's stores, like provider.Set.Validate. Nil
+	// disables Service.Validate.
 	Validate func(ctx context.Context, in *integration.Integration) []provider.Step
-	// UsageWindow is how long ago an integration may have been used to count as
+	// UsageWindow is the time after its last use from which an integration counts as
 	// unused; zero means 24 hours.
 	UsageWindow time.Duration
-	// Logger is told of what nobody else is; nil discards.
+	// Logger receives errors that no call returns; nil discards them.
 	Logger *slog.Logger
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
@@ -66,7 +72,7 @@ type Config struct {
 // Service manages integrations. It is safe for concurrent use.
 type Service struct {
 	cfg        Config
-	validating chan struct{} // has an element for each validation under way
+	validating chan struct{} // has an element for each validation in progress
 	turns      turns
 }
 
@@ -90,7 +96,7 @@ func New(cfg Config) *Service {
 	return &Service{cfg: cfg, validating: make(chan struct{}, maxValidating)}
 }
 
-// Caller is who asks, as the server found out, and the call.
+// Caller is the caller of a call, as the server authenticated it, and the call's id.
 type Caller struct {
 	RequestID         string
 	Principal         authz.Principal
@@ -101,33 +107,33 @@ type Caller struct {
 // Document is an integration as it is written down.
 type Document = integration.Document
 
-// Grant is one entry of its grants.
+// Grant is one grant of an integration.
 type Grant = integration.GrantSection
 
-// Integration is one integration as those may see it who have a role on it.
+// Integration is an integration as callers with a role on it may see it.
 type Integration struct {
 	Document Document
-	// CredentialNames are those that the broker keeps.
+	// CredentialNames are the names of the stored credentials.
 	CredentialNames []string
 	Revision, ETag  string
-	// CreatedAt and UpdatedAt, and who did it; zero where that is not known.
+	// CreatedAt and UpdatedAt, and the principals that did it; zero if unknown.
 	CreatedAt, UpdatedAt time.Time
 	CreatedBy, UpdatedBy authz.Principal
-	// ReadOnly: it is a file.
+	// ReadOnly: the integration is a file.
 	ReadOnly bool
-	// Facts are what a person needs to know of the kind in question.
+	// Facts are the facts that the kind provides for people.
 	Facts []Fact
-	// LastUsedAt is zero if it never was.
+	// LastUsedAt is zero if the integration was never used.
 	LastUsedAt time.Time
-	// Problem says what keeps it from being used as it stands here, "" if nothing.
+	// Problem says why the integration cannot be used, "" if it can.
 	Problem string
 }
 
-// Fact is one line about an integration, or a document of several lines that
-// stands at its cloud, to paste there.
+// Fact is one line about an integration, or a document of several lines to paste into the
+// configuration of its cloud.
 type Fact = integration.Fact
 
-// Fault is what is wrong with a setting of an integration.
+// Fault is an error in a setting of an integration.
 type Fault struct {
 	// Setting is its name in the integration's document, such as "azure.vaults[0]".
 	Setting string
@@ -136,7 +142,7 @@ type Fault struct {
 	Text  string
 }
 
-// InvalidError says that an integration is not acceptable. It quotes no value.
+// InvalidError is the error of an invalid integration. It quotes no value.
 type InvalidError struct {
 	// Faults is never empty.
 	Faults []Fault
@@ -144,11 +150,11 @@ type InvalidError struct {
 
 // Error lists the faults on one line, or the first of many.
 func (e *InvalidError) Error() string {
-	const most = 600 // bytes
+	const limit = 600 // bytes
 	var b strings.Builder
 	for i, f := range e.Faults {
 		text := strings.TrimPrefix(f.Setting+": "+f.Text, ": ")
-		if i > 0 && b.Len()+len(text) > most {
+		if i > 0 && b.Len()+len(text) > limit {
 			fmt.Fprintf(&b, "; and %d more", len(e.Faults)-i)
 			break
 		}
@@ -165,7 +171,7 @@ func (e *InvalidError) Unwrap() error {
 	return secret.Errorf(secret.ReasonInvalidIntegration, "%s", e.Error())
 }
 
-// newInvalid makes the error of faults in an integration of that kind.
+// newInvalid returns the error of faults in an integration of the kind.
 func newInvalid(kind secret.Kind, faults ...Fault) *InvalidError {
 	for i := range faults {
 		if faults[i].Field == "" {
@@ -175,7 +181,7 @@ func newInvalid(kind secret.Kind, faults ...Fault) *InvalidError {
 	return &InvalidError{Faults: faults}
 }
 
-// fieldOf is the API's name of a setting: that of the kind's section is settings.
+// fieldOf returns the API's name of a setting. The section of the kind is "settings" there.
 func fieldOf(kind secret.Kind, setting string) string {
 	if setting == "" {
 		return "integration"
@@ -186,8 +192,7 @@ func fieldOf(kind secret.Kind, setting string) string {
 	return "integration." + setting
 }
 
-// errorOf translates the registry's errors. kind is that of the integration in
-// question.
+// errorOf translates an error of the registry. kind is the kind of the integration.
 func errorOf(kind secret.Kind, err error) error {
 	var invalid *registry.InvalidError
 	switch {
@@ -200,15 +205,15 @@ func errorOf(kind secret.Kind, err error) error {
 		}
 		return newInvalid(kind, faults...)
 	case errors.Is(err, registry.ErrReadOnly):
-		return secret.Errorf(secret.ReasonIntegrationReadOnly, "the integrations are files of the broker; change them where they come from")
+		return secret.Errorf(secret.ReasonIntegrationReadOnly, "the integrations are files of the broker; change them at their source")
 	case errors.Is(err, registry.ErrExists):
-		return secret.Errorf(secret.ReasonIntegrationExists, "there is an integration of that id already; choose another id, or update it")
+		return secret.Errorf(secret.ReasonIntegrationExists, "an integration with this id already exists; choose another id, or update the integration")
 	case errors.Is(err, registry.ErrConflict):
-		return secret.Errorf(secret.ReasonIntegrationChanged, "the integration has been changed since it was read; read it again and decide anew")
+		return secret.Errorf(secret.ReasonIntegrationChanged, "the integration was changed since you read it; read it again and repeat the change")
 	case errors.Is(err, registry.ErrQuota):
-		return secret.Errorf(secret.ReasonQuotaExceeded, "there are as many integrations as are allowed; delete one that nobody uses, or have the quota raised (registry.max_integrations)")
+		return secret.Errorf(secret.ReasonQuotaExceeded, "the maximum number of integrations is reached; delete an unused one, or ask the operator to raise registry.max_integrations")
 	case errors.Is(err, registry.ErrNotFound):
-		return secret.Errorf(secret.ReasonIntegrationNotFound, "there is no integration of that id")
+		return secret.Errorf(secret.ReasonIntegrationNotFound, "there is no integration with this id")
 	case errors.Is(err, registry.ErrUnavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return secret.Errorf(secret.ReasonRegistryUnavailable, "the broker could not read its database or directory of integrations; wait, and have the operator look at it").WithCause(err)
 	default:
@@ -216,7 +221,7 @@ func errorOf(kind secret.Kind, err error) error {
 	}
 }
 
-// present makes what is shown of a record.
+// present converts a record to the Integration that callers see.
 func (s *Service) present(rec *registry.Record, lastUsed time.Time) Integration {
 	doc := s.cfg.Kinds.DecodeDocument(rec.ID, rec.Document)
 	in := Integration{
@@ -224,13 +229,13 @@ func (s *Service) present(rec *registry.Record, lastUsed time.Time) Integration 
 		CreatedAt: rec.CreatedAt, UpdatedAt: rec.UpdatedAt, CreatedBy: rec.CreatedBy, UpdatedBy: rec.UpdatedBy,
 		ReadOnly: rec.File != "", LastUsedAt: lastUsed,
 	}
-	in.Document.ID = rec.ID // also of a document that cannot be read
+	in.Document.ID = rec.ID // even if the document cannot be parsed
 	if rec.Integration != nil {
 		if live, err := s.cfg.Store.Get(rec.ID); err == nil {
 			in.Revision = live.ReadRevision
 		}
 		in.Facts = rec.Integration.Facts()
-		if len(rec.Document) == 0 { // the file has just been changed, and is served as it was
+		if len(rec.Document) == 0 { // the file was just changed, and the previous version is in effect
 			in.Document.Kind, in.Document.DisplayName = rec.Integration.Kind, rec.Integration.DisplayName
 		}
 	}
@@ -238,8 +243,7 @@ func (s *Service) present(rec *registry.Record, lastUsed time.Time) Integration 
 	return in
 }
 
-// problem says what keeps an integration from being used as it stands, "" if
-// nothing does.
+// problem says why an integration cannot be used, "" if it can.
 func (s *Service) problem(rec *registry.Record) string {
 	if len(rec.Faults) > 0 {
 		texts := make([]string, len(rec.Faults))
@@ -257,14 +261,14 @@ func (s *Service) problem(rec *registry.Record) string {
 	return ""
 }
 
-// lastUsedOf returns when one integration was used last, as lastUsed does.
+// lastUsedOf is lastUsed for one integration.
 func (s *Service) lastUsedOf(ctx context.Context, id string) time.Time {
 	if s.cfg.Usage == nil {
 		return time.Time{}
 	}
 	latest, err := s.cfg.Usage.Usage(ctx, id, time.Time{}, 1)
 	if err != nil {
-		s.cfg.Logger.WarnContext(ctx, "it cannot be found out when an integration was used last", "integration", id, "error", err)
+		s.cfg.Logger.WarnContext(ctx, "cannot read when an integration was last used", "integration", id, "error", err)
 	}
 	if len(latest) == 0 {
 		return time.Time{}
@@ -272,15 +276,15 @@ func (s *Service) lastUsedOf(ctx context.Context, id string) time.Time {
 	return latest[0].LastAt
 }
 
-// lastUsed returns when each integration was used last; nothing if that cannot be
-// found out, which is no reason not to show the integrations.
+// lastUsed returns when each integration was last used. If that cannot be read, it returns
+// nil, because integrations must be shown nevertheless.
 func (s *Service) lastUsed(ctx context.Context) map[string]time.Time {
 	if s.cfg.Usage == nil {
 		return nil
 	}
 	at, err := s.cfg.Usage.LastUsed(ctx)
 	if err != nil {
-		s.cfg.Logger.WarnContext(ctx, "it cannot be found out when integrations were used last", "error", err)
+		s.cfg.Logger.WarnContext(ctx, "cannot read when integrations were last used", "error", err)
 		return nil
 	}
 	return at

@@ -28,11 +28,11 @@ var sections = map[string]func(to, from *Document){
 	"roles":                       func(to, from *Document) { to.Roles = from.Roles },
 }
 
-// whole are the parts that together are everything.
+// whole lists the parts that "*" names.
 var whole = []string{"display_name", "settings", "cache", "limits", "placement", "grants", "roles"}
 
-// applyMask returns before with those parts of wanted that the mask names; an
-// empty one means those that are set.
+// applyMask returns before with the parts of wanted that the mask names. An empty mask names
+// the parts that are set in wanted.
 func applyMask(before, wanted *Document, mask []string) (*Document, error) {
 	if len(mask) == 0 {
 		mask = setParts(wanted)
@@ -57,9 +57,9 @@ func applyMask(before, wanted *Document, mask []string) (*Document, error) {
 		case sections[path] != nil:
 			sections[path](&after, wanted)
 		case path == "id" || path == "kind":
-			return nil, secret.Errorf(secret.ReasonInvalidRequest, "update_mask: %s never changes; create another integration", path)
+			return nil, secret.Errorf(secret.ReasonInvalidRequest, "update_mask: %s cannot be changed; create another integration", path)
 		default:
-			return nil, secret.Errorf(secret.ReasonInvalidRequest, "update_mask: %q: there is nothing of that name to change; known are %s, * and parts of settings",
+			return nil, secret.Errorf(secret.ReasonInvalidRequest, "update_mask: %q is unknown; expected %s, * or parts of settings",
 				path, strings.Join(slices.Sorted(maps.Keys(sections)), ", "))
 		}
 	}
@@ -88,12 +88,12 @@ func setParts(f *Document) []string {
 	return parts
 }
 
-// copyPath puts what stands in from at the path into to, or takes it out of to if
-// nothing does.
+// copyPath copies the value at path in from into to, or removes it from to if from has no
+// value there.
 func copyPath(to, from map[string]any, path []string) error {
 	name := path[0]
 	if name == "" {
-		return fmt.Errorf("expected names with dots between them")
+		return fmt.Errorf("expected names separated by dots")
 	}
 	value, there := from[name]
 	if len(path) == 1 {
@@ -106,7 +106,7 @@ func copyPath(to, from map[string]any, path []string) error {
 	}
 	inner, _ := value.(map[string]any)
 	if there && inner == nil {
-		return fmt.Errorf("%s has no parts", name)
+		return fmt.Errorf("%s is not a section", name)
 	}
 	next, ok := to[name].(map[string]any)
 	if !ok {

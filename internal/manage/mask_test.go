@@ -47,7 +47,7 @@ func TestApplyMask(t *testing.T) {
 		{"cache.max_stale limits", "cache.max_stale limits.reads_per_second"},
 		{"grants roles", "grants roles.auditor"},
 		{"placement", ""},
-		{"settings.a.b", "!update_mask: \"settings.a.b\": a has no parts"},
+		{"settings.a.b", "!update_mask: \"settings.a.b\": a is not a section"},
 		{"settings..a", "!update_mask: \"settings..a\": expected names"},
 		{"id", "!update_mask: id never changes"},
 		{"etag", "!update_mask: \"etag\": there is nothing"},

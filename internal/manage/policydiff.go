@@ -11,44 +11,44 @@ import (
 	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
-// Changes are what one set of integrations gives and takes compared with
-// another: by integration id, only those in which something differs.
+// Changes are the differences between two sets of integrations, sorted by integration id.
+// Integrations that do not differ are omitted.
 type Changes []Change
 
-// Change is what is different in one integration.
+// Change is the difference in one integration.
 type Change struct {
 	IntegrationID string
 	Kind          ChangeKind
-	// Gained are the new permissions that no single old one covers, Lost the old
-	// ones that no single new one covers; sorted. How the grants are written and
-	// ordered does not matter.
+	// Gained are the new permissions that no single old one covers, and Lost the old
+	// ones that no single new one covers; both are sorted. The form and the order of
+	// the grants do not matter.
 	Gained, Lost []authz.Rule
-	// Notes are differences that give no principal a permission but change what the
-	// permissions reach. An integration that is added or removed has none.
+	// Notes are differences that change no permission of a principal but the secrets
+	// that the permissions reach. An integration that is added or removed has none.
 	Notes []Note
 }
 
-// ChangeKind says what happened to an integration.
+// ChangeKind is the kind of a Change.
 type ChangeKind string
 
-// The kinds of change. They are written to JSON: never rename one.
+// The kinds of change. JSON output contains them, so they must not be renamed.
 const (
 	Added   ChangeKind = "added"
 	Removed ChangeKind = "removed"
 	Changed ChangeKind = "changed"
 )
 
-// Note is a setting that differs. For an element of a list or table that is only
-// in one of the two, the other is empty.
+// Note is a setting that differs. If only one side has an element of a list or table, the
+// value of the other side is empty.
 type Note struct {
 	// Setting is its name in the integration's file, for example
 	// "azure.tenant_id".
 	Setting string
-	// Old and New are empty where it is not set.
+	// Old and New are empty if the setting is not set.
 	Old, New string
 }
 
-// String says it in words.
+// String describes the difference in words.
 func (n Note) String() string {
 	switch {
 	case n.Old == "":
@@ -61,8 +61,8 @@ func (n Note) String() string {
 }
 
 // ComparePolicies compares two sets of integrations, whose order does not matter. Two
-// integrations are the same if their ids are: what one of them loses is never
-// made up for by another, which has another cloud identity.
+// integrations correspond if their ids are equal: a permission of another integration does
+// not replace one that is lost, because that integration has another cloud identity.
 func ComparePolicies(before, after []*integration.Integration) Changes {
 	old, now := make(map[string]*integration.Integration), make(map[string]*integration.Integration)
 	ids := make(map[string]bool)
@@ -113,8 +113,8 @@ func notCovered(rules, others []authz.Rule) []authz.Rule {
 	return left
 }
 
-// notes compares what is no grant. Paths of files are left out: the same
-// integration has others in another checkout.
+// notes compares the settings other than grants. It ignores paths of files, which differ
+// between checkouts.
 func notes(old, now *integration.Integration) []Note {
 	var differ []Note
 	compare := func(setting, was, is string) {
@@ -132,8 +132,8 @@ func notes(old, now *integration.Integration) []Note {
 	return differ
 }
 
-// union returns what is in either list, each thing to compare once: in the
-// order of the sections, the elements of a list or table sorted.
+// union returns the settings of both lists, each setting to compare once, in the order of
+// the sections and with the elements of lists and tables sorted.
 func union(lists ...[]integration.Setting) []integration.Setting {
 	base := func(s integration.Setting) string { name, _, _ := strings.Cut(s.Name, "["); return name }
 	var all []integration.Setting
@@ -141,7 +141,7 @@ func union(lists ...[]integration.Setting) []integration.Setting {
 	seen := make(map[integration.Setting]bool)
 	for _, s := range slices.Concat(lists...) {
 		if !s.Element {
-			s.Value = "" // the old and the new one are one difference
+			s.Value = "" // a changed value is one difference
 		}
 		if _, ok := rank[base(s)]; !ok {
 			rank[base(s)] = len(rank)
@@ -157,8 +157,8 @@ func union(lists ...[]integration.Setting) []integration.Setting {
 	return all
 }
 
-// valueOf returns the value that the settings have at the position of s: of an element
-// of a list its own if it is there.
+// valueOf returns the value of the setting s in settings. For an element of a list that is
+// the element itself, if the list has it.
 func valueOf(settings []integration.Setting, s integration.Setting) string {
 	for _, other := range settings {
 		if other.Name == s.Name && (!s.Element || other.Value == s.Value) {

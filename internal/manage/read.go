@@ -37,24 +37,25 @@ func (s *Service) Get(ctx context.Context, who Caller, id string) (Integration, 
 	return in, nil
 }
 
-// ListOptions say which integrations are listed.
+// ListOptions select the integrations to list.
 type ListOptions struct {
-	// PageSize is the most to return; 0 for 50, at most 500.
+	// PageSize is the maximum number of integrations to return; 0 means 50, and the
+	// maximum is 500.
 	PageSize  int
 	PageToken string
-	// Filter is as IntegrationService has it.
+	// Filter has the syntax of IntegrationService.
 	Filter string
 }
 
-// List returns the integrations that who has a role on, by id, and the token of
-// the next page, "" if there is none.
+// List returns the integrations on which who has a role, sorted by id, and the token of the
+// next page, "" if there is none.
 func (s *Service) List(ctx context.Context, who Caller, o ListOptions) (all []Integration, next string, err error) {
 	op := s.begin(who, methodList, "")
 	records, err := s.readable(who.Principal)
 	switch {
 	case err != nil:
 	case records == nil:
-		op.refused = true // nothing is told, and the filter was not looked at
+		op.refused = true // nothing is returned, and the filter was not parsed
 	default:
 		if all, next, err = s.list(ctx, who.Principal, records, o); err == nil {
 			op.note = o.Filter
@@ -93,7 +94,7 @@ func (s *Service) list(ctx context.Context, who authz.Principal, records records
 			if !s.authority(rec).May(who, authz.ToRead) || !f.match(s.summary(rec), used.Before(since)) {
 				continue
 			}
-			if len(all) == size { // there is at least this one more
+			if len(all) == size { // at least one more follows
 				return all, makeToken(all[size-1].Document.ID, o.Filter), nil
 			}
 			all = append(all, s.present(rec, used))
@@ -107,8 +108,8 @@ func (s *Service) list(ctx context.Context, who authz.Principal, records records
 // recordsFunc returns integrations, as registry.Store.Records does.
 type recordsFunc func(context.Context, registry.Page) ([]registry.Record, error)
 
-// readable returns how to get at the integrations that who may have a role on, nil
-// if there are none: then nothing else is done for the call.
+// readable returns a function that reads the integrations on which who may have a role, or
+// nil if there are none; the call is then finished.
 func (s *Service) readable(who authz.Principal) (recordsFunc, error) {
 	if s.readsAll(who) {
 		return s.cfg.Store.Records, nil
@@ -149,22 +150,22 @@ func pageSize(n int) (int, error) {
 	}
 }
 
-// makeToken makes the token of the page that begins behind a place. It holds a
-// hash of the question, so that it answers no other; it hides nothing.
-func makeToken(place, question string) string {
-	return base64.RawURLEncoding.EncodeToString([]byte(hashOf(question) + place))
+// makeToken returns the token of the page that begins after a position. It contains a hash
+// of the request, so that it is invalid for other requests. It is not encrypted.
+func makeToken(position, request string) string {
+	return base64.RawURLEncoding.EncodeToString([]byte(hashOf(request) + position))
 }
 
-func openToken(token, question string) (place string, err error) {
+func openToken(token, request string) (position string, err error) {
 	if token == "" {
 		return "", nil
 	}
 	data, err := base64.RawURLEncoding.DecodeString(token)
-	place, ok := strings.CutPrefix(string(data), hashOf(question))
+	position, ok := strings.CutPrefix(string(data), hashOf(request))
 	if err != nil || !ok {
-		return "", secret.Errorf(secret.ReasonInvalidRequest, "page_token: it is not of this question; ask for the first page")
+		return "", secret.Errorf(secret.ReasonInvalidRequest, "page_token: the token belongs to another request; request the first page")
 	}
-	return place, nil
+	return position, nil
 }
 
 func hashOf(s string) string {
@@ -172,17 +173,17 @@ func hashOf(s string) string {
 	return hex.EncodeToString(sum[:4])
 }
 
-// UsagePage is a part of an integration's usage.
+// UsagePage is one page of an integration's usage.
 type UsagePage struct {
-	// Usage is the latest first.
+	// Usage is sorted, the latest first.
 	Usage []registry.Usage
-	// UnusedGrants are those, by index, that nobody has used within the window.
+	// UnusedGrants are the indexes of the grants that were not used within the window.
 	UnusedGrants []int
 	// Next is the token of the next page, "" if there is none.
 	Next string
 }
 
-// Usage returns who has used an integration.
+// Usage returns the usage of an integration.
 func (s *Service) Usage(ctx context.Context, who Caller, id string, size int, token string) (UsagePage, error) {
 	op := s.begin(who, methodUsage, id)
 	rec, err := s.load(ctx, who.Principal, id, authz.ToRead)
@@ -201,14 +202,14 @@ func (s *Service) usage(ctx context.Context, rec *registry.Record, size int, tok
 	if err != nil {
 		return UsagePage{}, err
 	}
-	place, err := openToken(token, "usage of "+rec.ID)
+	position, err := openToken(token, "usage of "+rec.ID)
 	if err != nil {
 		return UsagePage{}, err
 	}
 	from := 0
-	if place != "" {
-		if from, err = strconv.Atoi(place); err != nil || from < 0 {
-			return UsagePage{}, secret.Errorf(secret.ReasonInvalidRequest, "page_token: it is not of this question; ask for the first page")
+	if position != "" {
+		if from, err = strconv.Atoi(position); err != nil || from < 0 {
+			return UsagePage{}, secret.Errorf(secret.ReasonInvalidRequest, "page_token: the token belongs to another request; request the first page")
 		}
 	}
 	if s.cfg.Usage == nil {
@@ -217,7 +218,7 @@ func (s *Service) usage(ctx context.Context, rec *registry.Record, size int, tok
 	noting, cancel := context.WithTimeout(ctx, noteTime)
 	defer cancel()
 	if err := s.cfg.NoteUsage(noting); err != nil {
-		s.cfg.Logger.WarnContext(ctx, "usage is listed without what could not be written down", "error", err)
+		s.cfg.Logger.WarnContext(ctx, "usage is listed without the usage that could not be written", "error", err)
 	}
 	usage, err := s.cfg.Usage.Usage(ctx, rec.ID, time.Time{}, 0)
 	if err != nil {
@@ -231,13 +232,13 @@ func (s *Service) usage(ctx context.Context, rec *registry.Record, size int, tok
 	return page, nil
 }
 
-// noteTime is how long a list of usage waits until what this broker has noted is
-// written down.
+// noteTime limits how long a list of usage waits for the broker to write the usage in
+// memory.
 const noteTime = 2 * time.Second
 
-// unusedGrants lists the grants by which nothing was read since then, as far as
-// usage tells. Of several grants that allow the same the policy takes one, and
-// the others count as unused.
+// unusedGrants returns the indexes of the grants through which no read since then is known.
+// If several grants allow a read, the policy selects one of them, and the others count as
+// unused.
 func unusedGrants(in *integration.Integration, usage []registry.Usage, since time.Time) []int {
 	if in == nil {
 		return nil
@@ -247,7 +248,7 @@ func unusedGrants(in *integration.Integration, usage []registry.Usage, since tim
 		if u.LastAt.Before(since) {
 			continue
 		}
-		if u.Secret == "" { // of too many uses to be told apart: any that the principal may
+		if u.Secret == "" { // one of too many uses to distinguish: any grant that the principal may
 			for i, g := range in.Policy.Grants() {
 				used[i] = used[i] || matchesAny(g.Principals, u.Principal)
 			}
@@ -267,7 +268,7 @@ func unusedGrants(in *integration.Integration, usage []registry.Usage, since tim
 	return slices.Clip(unused)
 }
 
-// matchesAny reports whether a pattern, all of which are valid, matches who.
+// matchesAny reports whether one of the patterns, which must be valid, matches who.
 func matchesAny(patterns []string, who authz.Principal) bool {
 	set, err := authz.NewPrincipals(patterns)
 	return err != nil || set.Contains(who)

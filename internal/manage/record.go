@@ -12,7 +12,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// The calls' names in the audit.
+// The names of the calls in the audit log.
 const (
 	methodCreate   = "CreateIntegration"
 	methodGet      = "GetIntegration"
@@ -26,36 +26,36 @@ const (
 	methodExplain  = "Explain"
 )
 
-// recordTime is how long a call waits for its record at most.
+// recordTime limits how long a call waits for its record.
 const recordTime = 2 * time.Second
 
-// operation is one call and its records.
+// operation is one call with its audit records.
 type operation struct {
 	s      *Service
 	who    Caller
 	method string
-	id     string // "" if it is none
-	// again: if somebody else has changed the integration meanwhile, another attempt
-	// follows.
+	id     string // "" if the call has no valid id
+	// again: if another call has changed the integration meanwhile, edit makes another
+	// attempt.
 	again bool
-	// note is what the last record says beyond its outcome.
+	// note is the note of the last record.
 	note string
-	// reference and subject are what the last record is about, if it is about grants.
+	// reference and subject are those of the last record, for a question about grants.
 	reference string
 	subject   authz.Principal
-	// refused: the record is of a call that did nothing, and may be counted instead.
+	// refused: the call did nothing, so its record may be counted instead.
 	refused bool
 }
 
 func (s *Service) begin(who Caller, method, id string) *operation {
 	if !integration.ValidID(id) {
-		id = "" // whatever stands there
+		id = "" // do not record arbitrary text
 	}
 	return &operation{s: s, who: who, method: method, id: id}
 }
 
 func (op *operation) record(ctx context.Context, outcome audit.Outcome, reason secret.Reason, change *audit.Change) error {
-	// A caller that has gone away cannot prevent its record.
+	// A caller must not be able to prevent the record by cancelling the call.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTime)
 	defer cancel()
 	write := op.s.cfg.Audit.Write
@@ -79,18 +79,18 @@ func (op *operation) record(ctx context.Context, outcome audit.Outcome, reason s
 	}})
 	if err != nil {
 		return secret.Errorf(secret.ReasonAuditUnavailable,
-			"the broker cannot write its audit log and therefore neither answers nor changes anything; look at the broker's disk and log").WithCause(err)
+			"the broker cannot write its audit log and therefore neither answers nor changes anything; check the broker's disk and log").WithCause(err)
 	}
 	return nil
 }
 
-// Reject records a call whose message nobody can make sense of, and returns err.
+// Reject records a call whose message is invalid, and returns err.
 func (s *Service) Reject(ctx context.Context, who Caller, method, id string, err error) error {
 	return s.begin(who, method, id).answer(ctx, err)
 }
 
-// answer records that a question was answered, or what came of it otherwise, and
-// returns the call's error.
+// answer records the result of a call that changes nothing, and returns the error of the
+// call: err, or the error of the record.
 func (op *operation) answer(ctx context.Context, err error) error {
 	outcome, reason := audit.Answered, secret.Reason("")
 	if err != nil {
@@ -115,15 +115,15 @@ func outcomeOf(err error) (audit.Outcome, secret.Reason) {
 	}
 }
 
-// changeTime bounds a change once it has been recorded.
+// changeTime limits the duration of a change after its first record.
 const changeTime = 10 * time.Second
 
-// change makes a change between two records: what is about to be done, which has
-// to be accepted, and what came of it. From the first record on it does not end
-// with the caller's patience: the second one should be true.
+// change makes a change between two records: the attempt, which must be written before the
+// change, and the result. After the first record it ignores the cancellation of ctx, so
+// that the second record has the true result.
 func (op *operation) change(ctx context.Context, c *audit.Change, do func(ctx context.Context) error) error {
 	if len(c.Before)+len(c.After) > audit.MaxChange {
-		return op.answer(ctx, secret.Errorf(secret.ReasonInvalidRequest, "the integration is too large for its change to be recorded; make several of it"))
+		return op.answer(ctx, secret.Errorf(secret.ReasonInvalidRequest, "the integration is too large for an audit record of its change; split it into several integrations"))
 	}
 	if err := op.record(ctx, audit.Attempted, "", c); err != nil {
 		return err
@@ -136,11 +136,11 @@ func (op *operation) change(ctx context.Context, c *audit.Change, do func(ctx co
 		outcome, reason = outcomeOf(err)
 	}
 	if unrecorded := op.record(ctx, outcome, reason, nil); unrecorded != nil {
-		op.s.cfg.Logger.ErrorContext(ctx, "what came of a change could not be recorded; the audit log has the attempt",
+		op.s.cfg.Logger.ErrorContext(ctx, "the result of a change could not be recorded; the audit log has only the attempt",
 			"request_id", op.who.RequestID, "method", op.method, "integration", op.id, "outcome", string(outcome), "error", unrecorded)
 		if err == nil {
 			return secret.Errorf(secret.ReasonAuditUnavailable,
-				"the change was recorded beforehand and has been made, but the broker cannot write its audit log any more; look at the broker's disk and log").WithCause(unrecorded)
+				"the change was made and its attempt recorded, but the broker can no longer write its audit log; check the broker's disk and log").WithCause(unrecorded)
 		}
 	}
 	return err
@@ -153,7 +153,7 @@ func documentOf(f *Document) json.RawMessage {
 	}
 	data, err := json.Marshal(f.Tree())
 	if err != nil {
-		return nil // a tree holds nothing that cannot be written
+		return nil // cannot happen: a tree consists of plain values
 	}
 	return data
 }

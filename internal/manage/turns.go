@@ -7,20 +7,19 @@ import (
 	"time"
 )
 
-// maxAttempts is how often a change that names no etag is tried when others change
-// the same integration meanwhile, if the call's deadline lets it. Changes through
-// this broker take turns, so that those are changes through other replicas, or with
-// an etag.
+// maxAttempts limits how often a change without etag is tried if other calls change the
+// integration meanwhile. Changes through this broker take turns, so the other calls are
+// changes through other replicas, or changes with an etag.
 const maxAttempts = 100
 
-// maxPause bounds the random wait before the next attempt. It is short beside a
-// change and does not grow: who has just succeeded begins its next change at once,
-// and would be ahead again of whoever waits longer for having failed.
+// maxPause limits the random wait before the next attempt. It is short compared to a change
+// and does not grow: a caller that has succeeded starts its next change at once, and would
+// always overtake a caller that waits longer after each failure.
 const maxPause = 5 * time.Millisecond
 
-// pause waits before another attempt, and reports whether ctx lets it.
+// pause waits before another attempt. It returns false if ctx ends.
 func pause(ctx context.Context) bool {
-	timer := time.NewTimer(rand.N(maxPause)) //nolint:gosec // a pause is no secret
+	timer := time.NewTimer(rand.N(maxPause)) //nolint:gosec // not security-relevant
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
@@ -30,20 +29,20 @@ func pause(ctx context.Context) bool {
 	}
 }
 
-// turns lets one at a time change an integration. The zero turns is ready for use.
-// It is safe for concurrent use.
+// turns serializes the changes of each integration. The zero turns is ready for use. It is
+// safe for concurrent use.
 type turns struct {
 	mu sync.Mutex
-	of map[string]*turn // by integration; only those that somebody has or waits for
+	of map[string]*turn // by integration; only those that a call has or waits for
 }
 
 type turn struct {
-	held chan struct{} // has an element while somebody has the turn
-	by   int           // who have it or wait for it
+	held chan struct{} // has an element while a call has the turn
+	by   int           // the number of calls that have it or wait for it
 }
 
-// take waits for the turn of an integration, until ctx ends. The caller calls done,
-// unless there is an error.
+// take waits for the turn of an integration until ctx ends. Without an error, the caller
+// must call done.
 func (t *turns) take(ctx context.Context, id string) (done func(), err error) {
 	t.mu.Lock()
 	if t.of == nil {

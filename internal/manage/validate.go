@@ -12,20 +12,20 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Step is one thing that was tried to find out whether an integration works.
+// Step is one step of the validation of an integration.
 type Step = provider.Step
 
-// maxValidating is how many validations are under way at a time: each opens an
-// integration anew, and asks its stores without waiting for its turn.
+// maxValidating limits the number of concurrent validations: each opens the integration
+// again and contacts its stores without waiting in their queues.
 const maxValidating = 4
 
-// validateTime bounds one validation, all its steps together.
+// validateTime limits the duration of one validation with all its steps.
 const validateTime = 20 * time.Second
 
-// Validate contacts the stores of an integration and returns what was tried.
+// Validate contacts the stores of an integration and returns the steps with their results.
 func (s *Service) Validate(ctx context.Context, who Caller, id string) ([]provider.Step, error) {
 	op := s.begin(who, methodValidate, id)
-	if err := s.mayFind(who.Principal, id); err != nil { // the caller may not take a place
+	if err := s.mayFind(who.Principal, id); err != nil { // a caller without a role must not use up validations
 		return nil, op.answer(ctx, err)
 	}
 	// Before load, which parses the integration.
@@ -33,7 +33,7 @@ func (s *Service) Validate(ctx context.Context, who Caller, id string) ([]provid
 	case s.validating <- struct{}{}:
 		defer func() { <-s.validating }()
 	default:
-		return nil, op.answer(ctx, secret.Errorf(secret.ReasonOverloaded, "the broker validates other integrations; wait until it is done"))
+		return nil, op.answer(ctx, secret.Errorf(secret.ReasonOverloaded, "the broker is validating other integrations; retry later"))
 	}
 	rec, err := s.load(ctx, who.Principal, id, authz.ToValidate)
 	if err == nil && rec.Integration == nil {
@@ -61,7 +61,7 @@ func (s *Service) Validate(ctx context.Context, who Caller, id string) ([]provid
 	return steps, nil
 }
 
-// validate puts the organisation's rules before what the stores say.
+// validate checks the organisation's rules first and then contacts the stores.
 func (s *Service) validate(ctx context.Context, in *integration.Integration) []provider.Step {
 	var steps []provider.Step
 	if s.cfg.Placement.Restrict() {
@@ -74,7 +74,7 @@ func (s *Service) validate(ctx context.Context, in *integration.Integration) []p
 	return append(steps, s.cfg.Validate(ctx, in)...)
 }
 
-// failing names the steps that failed, "" if none did.
+// failing returns the names of the failed steps, "" if there are none.
 func failing(steps []provider.Step) string {
 	var names []string
 	for _, step := range steps {
@@ -85,25 +85,25 @@ func failing(steps []provider.Step) string {
 	return strings.Join(names, ", ")
 }
 
-// WatchConfig says when Watcher validates.
+// WatchConfig configures a Watcher.
 type WatchConfig struct {
 	AtStart bool
-	// Every is the time from one round to the next; 0 for no further ones.
+	// Every is the time between rounds; 0 means one round only.
 	Every time.Duration
 }
 
-// Watcher validates all integrations again and again and remembers what came of
-// it. It is safe for concurrent use.
+// Watcher validates all integrations periodically and keeps the results. It is safe for
+// concurrent use.
 type Watcher struct {
 	s   *Service
 	cfg WatchConfig
 
 	mu       sync.Mutex
-	failures map[string]string // by integration: what is wrong
+	failures map[string]string // by integration
 	ok       int
 }
 
-// NewWatcher makes a Watcher.
+// NewWatcher returns a Watcher. Run runs it.
 func NewWatcher(s *Service, cfg WatchConfig) *Watcher { return &Watcher{s: s, cfg: cfg} }
 
 // Run validates until ctx ends.
@@ -126,7 +126,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	}
 }
 
-// round validates every integration, one after the other: it is in nobody's way.
+// round validates all integrations one after the other, to limit the load on the stores.
 func (w *Watcher) round(ctx context.Context) {
 	failures, ok := make(map[string]string), 0
 	for _, in := range w.s.cfg.Store.List() {
@@ -168,7 +168,7 @@ func describeFailure(steps []provider.Step) string {
 	return ""
 }
 
-// Failures returns what is wrong, by integration, as the last round found it.
+// Failures returns the failures of the last round by integration.
 func (w *Watcher) Failures() map[string]string {
 	w.mu.Lock()
 	defer w.mu.Unlock()

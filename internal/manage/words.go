@@ -14,12 +14,12 @@ import (
 
 const notListed = "the store is not one of the integration's"
 
-// inWords says for an operator what e says of ref: what allows it, or what would
-// have to change.
+// inWords describes e for an operator: what allows the read of ref, or what would have to
+// change.
 func inWords(grants []authz.Grant, e authz.Explanation, ref secret.Ref) string {
 	if e.Decision.Effect == authz.Allowed {
 		i := e.Decision.Grant
-		return fmt.Sprintf("grant %d gives it to %s", i, e.Grants[i].Principal)
+		return fmt.Sprintf("grant %d allows it for %s", i, e.Grants[i].Principal)
 	}
 	var naming []int // the grants that name the principal
 	for i, m := range e.Grants {
@@ -27,7 +27,7 @@ func inWords(grants []authz.Grant, e authz.Explanation, ref secret.Ref) string {
 			naming = append(naming, i)
 		}
 	}
-	// The grants that come closest are the ones to look at.
+	// List the grants that match best first.
 	slices.SortStableFunc(naming, func(a, b int) int { return cmp.Compare(lacks(e.Grants[a]), lacks(e.Grants[b])) })
 
 	var parts []string
@@ -39,7 +39,7 @@ func inWords(grants []authz.Grant, e authz.Explanation, ref secret.Ref) string {
 	}
 	for n, i := range naming {
 		if n == maxListed {
-			parts = append(parts, fmt.Sprintf("%d more grants name it but do not give it either", len(naming)-maxListed))
+			parts = append(parts, fmt.Sprintf("%d more grants name the principal but do not allow it either", len(naming)-maxListed))
 			break
 		}
 		parts = append(parts, grantInWords(i, grants[i], e.Grants[i], ref))
@@ -50,7 +50,7 @@ func inWords(grants []authz.Grant, e authz.Explanation, ref secret.Ref) string {
 	return strings.Join(parts, "; ")
 }
 
-// lacks counts what of a grant does not fit.
+// lacks returns the number of parts of a grant that do not match.
 func lacks(m authz.Match) int {
 	n := 0
 	for _, fits := range []bool{m.Store, m.Secret, m.Key} {
@@ -61,7 +61,7 @@ func lacks(m authz.Match) int {
 	return n
 }
 
-// grantInWords says why a grant that names the principal does not give ref.
+// grantInWords describes why a grant that names the principal does not allow ref.
 func grantInWords(i int, g authz.Grant, m authz.Match, ref secret.Ref) string {
 	var only []string
 	if !m.Store {
@@ -76,17 +76,17 @@ func grantInWords(i int, g authz.Grant, m authz.Match, ref secret.Ref) string {
 	wholeSecret := !m.Key && ref.Key == ""
 	switch {
 	case len(only) > 0 && wholeSecret:
-		return fmt.Sprintf("grant %d names it but gives only %s, and of those single JSON keys only, while the reference asks for the whole secret", i, strings.Join(only, " and "))
+		return fmt.Sprintf("grant %d names the principal but allows only %s, and of those only single JSON keys, but the reference asks for the whole secret", i, strings.Join(only, " and "))
 	case len(only) > 0:
-		return fmt.Sprintf("grant %d names it but gives only %s", i, strings.Join(only, " and "))
+		return fmt.Sprintf("grant %d names the principal but allows only %s", i, strings.Join(only, " and "))
 	case wholeSecret:
-		return fmt.Sprintf("grant %d gives single JSON keys only (%s), the reference asks for the whole secret", i, listed(g.Keys))
+		return fmt.Sprintf("grant %d allows only single JSON keys (%s), but the reference asks for the whole secret", i, listed(g.Keys))
 	default:
-		return fmt.Sprintf("grant %d would, but %s", i, notListed)
+		return fmt.Sprintf("grant %d would allow it, but %s", i, notListed)
 	}
 }
 
-// quoted returns s, in quotes if it could be misread.
+// quoted returns s, quoted if it could be misread.
 func quoted(s string) string {
 	if s == "" || strings.ContainsFunc(s, func(r rune) bool {
 		return !unicode.IsPrint(r) || unicode.IsSpace(r) || strings.ContainsRune(`,;()"`, r)

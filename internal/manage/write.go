@@ -16,24 +16,24 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// WriteOptions are what calls that change something have in common.
+// WriteOptions are the options of all changes.
 type WriteOptions struct {
-	// ETag, if set, is that of what the caller decided by.
+	// ETag, if set, must be the current etag of the integration.
 	ETag string
 	// ValidateOnly checks everything and changes nothing.
 	ValidateOnly bool
-	// Force does what would otherwise be refused as an accident.
+	// Force allows changes that are otherwise refused as likely mistakes.
 	Force bool
 }
 
-// Create makes a new integration. A role of AWS that has no external ID is given
-// one. It wipes the credentials. The error is, or
-// wraps, a *secret.Error, as all errors of a Service.
+// Create creates an integration. It generates an external ID for an AWS role without one.
+// It wipes the credentials. The error is, or wraps, a *secret.Error, like all errors of a
+// Service.
 func (s *Service) Create(ctx context.Context, who Caller, doc Document, credentials map[string]secret.Value, o WriteOptions) (Integration, error) {
 	defer wipe(credentials)
 	op := s.begin(who, methodCreate, doc.ID)
 	if !s.authority(nil).May(who.Principal, authz.ToCreate) {
-		return Integration{}, op.answer(ctx, secret.Errorf(secret.ReasonAccessDenied, "creating integrations takes %s", needs[authz.ToCreate]))
+		return Integration{}, op.answer(ctx, secret.Errorf(secret.ReasonAccessDenied, "creating integrations requires %s", needs[authz.ToCreate]))
 	}
 	if !doc.Bind(s.cfg.Kinds) {
 		return Integration{}, op.answer(ctx, newInvalid(doc.Kind, Fault{Setting: "kind", Text: "there is no such kind"}))
@@ -65,13 +65,13 @@ func (s *Service) Update(ctx context.Context, who Caller, wanted Document, mask 
 		}
 		wanted.Bind(s.cfg.Kinds)
 		if wanted.Kind != before.Kind {
-			return nil, newInvalid(before.Kind, Fault{Setting: "kind", Text: "the kind of an integration never changes; create another"})
+			return nil, newInvalid(before.Kind, Fault{Setting: "kind", Text: "the kind of an integration cannot be changed; create another integration"})
 		}
 		return applyMask(before, &wanted, mask)
 	})
 }
 
-// Grant adds a grant. One that is there already is not added again.
+// Grant adds a grant. It does nothing if an equal one exists.
 func (s *Service) Grant(ctx context.Context, who Caller, id string, g Grant, o WriteOptions) (Integration, error) {
 	in, _, err := s.edit(ctx, who, methodGrant, authz.ToAssign, id, nil, o, func(before *Document) (*Document, error) {
 		after := *before
@@ -83,30 +83,30 @@ func (s *Service) Grant(ctx context.Context, who Caller, id string, g Grant, o W
 	return in, err
 }
 
-// Revoke takes a grant away, all that say the same.
+// Revoke removes all grants that are equal to g.
 func (s *Service) Revoke(ctx context.Context, who Caller, id string, g Grant, o WriteOptions) (Integration, error) {
 	in, _, err := s.edit(ctx, who, methodRevoke, authz.ToAssign, id, nil, o, func(before *Document) (*Document, error) {
 		after := *before
 		after.Grants = slices.DeleteFunc(slices.Clone(before.Grants), g.Equal)
 		if len(after.Grants) == len(before.Grants) {
-			return nil, secret.Errorf(secret.ReasonInvalidRequest, "the integration has no such grant; give the grant as it stands there, with all its lists")
+			return nil, secret.Errorf(secret.ReasonInvalidRequest, "the integration has no such grant; give exactly the lists of the existing grant")
 		}
 		return &after, nil
 	})
 	return in, err
 }
 
-// edit changes an integration as edited says. Where the caller names no etag, it
-// is tried again, from what is there by then, if somebody else was quicker.
+// edit changes an integration to the form that edited returns. If the caller gives no etag
+// and another call changes the integration meanwhile, edit starts again from the new state.
 func (s *Service) edit(ctx context.Context, who Caller, method string, act authz.Action, id string, credentials map[string]secret.Value, o WriteOptions, edited func(before *Document) (*Document, error)) (in Integration, changed []string, err error) {
 	op := s.begin(who, method, id)
 	if o.ETag == "" && !o.ValidateOnly {
-		if err := s.mayFind(who.Principal, id); err != nil { // who may not waits for nothing
+		if err := s.mayFind(who.Principal, id); err != nil { // a caller without a role must not wait
 			return Integration{}, nil, op.answer(ctx, err)
 		}
 		done, err := s.turns.take(ctx, id)
 		if err != nil {
-			return Integration{}, nil, op.answer(ctx, secret.Errorf(secret.ReasonOverloaded, "too many changes of this integration are under way; wait, and try again").WithCause(err))
+			return Integration{}, nil, op.answer(ctx, secret.Errorf(secret.ReasonOverloaded, "too many changes of this integration are in progress; retry later").WithCause(err))
 		}
 		defer done()
 	}
@@ -179,8 +179,8 @@ func changeOf(by authz.Principal, doc *Document, credentials map[string]secret.V
 	return registry.Change{ID: doc.ID, Document: document, Credentials: credentials, ETag: o.ETag, By: by, ValidateOnly: o.ValidateOnly}, nil
 }
 
-// commit has the store check the change and then, unless that was all, make it,
-// with the records of it. after is what the change is to.
+// commit lets the store check the change and then make it between its audit records. With
+// ValidateOnly it only checks. after is the changed form.
 func (op *operation) commit(ctx context.Context, do func(context.Context, registry.Change) (registry.Record, error), before, after *Document, c registry.Change, o WriteOptions) (registry.Record, error) {
 	check := c
 	check.ValidateOnly = true
@@ -188,7 +188,7 @@ func (op *operation) commit(ctx context.Context, do func(context.Context, regist
 	if err != nil {
 		err = credentialFields(errorOf(after.Kind, err), c.Credentials)
 		if op.again && isChanged(err) {
-			return rec, err // not the call's outcome
+			return rec, err // edit tries again
 		}
 		return rec, op.answer(ctx, err)
 	}
@@ -209,8 +209,8 @@ func (op *operation) commit(ctx context.Context, do func(context.Context, regist
 	return rec, err
 }
 
-// credentialFields names the fields of faults in credentials, which the registry
-// names by their settings.
+// credentialFields sets the fields of faults in credentials, for which the registry gives
+// only the settings.
 func credentialFields(err error, credentials map[string]secret.Value) error {
 	if invalid, ok := IsInvalid(err); ok {
 		for i, f := range invalid.Faults {
@@ -222,19 +222,19 @@ func credentialFields(err error, credentials map[string]secret.Value) error {
 	return err
 }
 
-// comply holds a change against what is not the registry's to know: what the
-// caller may decide, the organisation's rules, and that there remains an owner.
-// before is nil for a new integration.
+// comply checks the rules that the registry does not know: which settings the caller may
+// change, the organisation's placement rules, and that the caller does not lose the role
+// RESOURCE_OWNER by mistake. before is nil for a new integration.
 func (s *Service) comply(who authz.Principal, a authz.Authority, before, after *Document, o WriteOptions) error {
 	for i, g := range after.Grants {
 		if len(g.Principals) == 0 {
-			return newInvalid(after.Kind, Fault{Setting: fmt.Sprintf("grants[%d].principals", i), Text: "missing; it is required: who may use the integration"})
+			return newInvalid(after.Kind, Fault{Setting: fmt.Sprintf("grants[%d].principals", i), Text: "missing; list the principals that may use the integration"})
 		}
 	}
 	if !a.May(who, authz.ToUseMachine) {
 		if setting := s.immutable(before, after); setting != "" {
 			return secret.Errorf(secret.ReasonAccessDenied,
-				"the setting %s can make use of what belongs to the broker's own machine; changing it takes %s", setting, needs[authz.ToUseMachine])
+				"the setting %s can use resources of the broker's own machine; changing it requires %s", setting, needs[authz.ToUseMachine])
 		}
 	}
 	roles, fault := rolesOf(after)
@@ -243,7 +243,7 @@ func (s *Service) comply(who authz.Principal, a authz.Authority, before, after *
 	}
 	if before != nil && a.Locks(who, roles) && !o.Force {
 		return secret.Errorf(secret.ReasonOwnerLockout,
-			"the change would take the role RESOURCE_OWNER away from who makes it; leave the caller an owner, or have another owner do it, or force it")
+			"the change would remove the caller's own role RESOURCE_OWNER; keep the caller as an owner, let another owner make the change, or force it")
 	}
 	at := after.Placement
 	if at.Cloud == "" {
@@ -262,18 +262,18 @@ func (s *Service) comply(who authz.Principal, a authz.Authority, before, after *
 	return nil
 }
 
-// placementError is an InvalidError with a reason of its own.
+// placementError is an InvalidError with the reason PLACEMENT_DENIED.
 type placementError struct{ *InvalidError }
 
-// Unwrap makes it a *secret.Error, and the InvalidError that it is.
+// Unwrap returns the *secret.Error and the InvalidError.
 func (e *placementError) Unwrap() []error {
 	return []error{secret.Errorf(secret.ReasonPlacementDenied, "%s", e.InvalidError.Error()), e.InvalidError}
 }
 
-// immutable returns a setting that is not for the owner of one integration to
-// decide, "" if there is none. Where the integration has such a setting, none of
-// its kind's settings is: which vaults are read with the machine's identity is
-// decided by whoever lends that.
+// immutable returns a changed setting that the owner of a single integration may not
+// change, "" if there is none. If the integration has such a setting, for example the use
+// of the machine's identity, then the owner may change no setting of its kind: the
+// operator who lends this identity decides which vaults are read with it.
 func (s *Service) immutable(before, after *Document) string {
 	section := s.cfg.Kinds.Section(after.Kind) + "."
 	touched := false
@@ -294,8 +294,9 @@ func (s *Service) immutable(before, after *Document) string {
 	return ""
 }
 
-// spelled writes a change as integration.Kinds.IsMutable takes it: with what the setting
-// will be, or what it was where it goes, if that is one word.
+// spelled formats a change in the form that integration.Kinds.IsMutable accepts: the
+// setting, followed by "=" and its new value, or its old one if it is removed, if that is
+// one word.
 func spelled(c FieldChange) string {
 	for _, v := range []any{c.After, c.Before} {
 		if text, ok := v.(string); ok && text != "" && !strings.ContainsAny(text, "=. ") {
@@ -308,7 +309,8 @@ func spelled(c FieldChange) string {
 	return c.Setting
 }
 
-// Delete removes an integration, unless it was used of late.
+// Delete deletes an integration. Without Force it fails if the integration was used within
+// the usage window.
 func (s *Service) Delete(ctx context.Context, who Caller, id string, o WriteOptions) error {
 	op := s.begin(who, methodDelete, id)
 	rec, err := s.load(ctx, who.Principal, id, authz.ToDelete)
@@ -335,16 +337,17 @@ func (s *Service) Delete(ctx context.Context, who Caller, id string, o WriteOpti
 	})
 }
 
-// errUnknownUse: what is not known does not count as unused.
-var errUnknownUse = secret.Errorf(secret.ReasonRegistryUnavailable, "it cannot be found out whether the integration is in use; wait, or force the deletion")
+// errUnknownUse refuses a deletion: an integration with unknown usage does not count as
+// unused.
+var errUnknownUse = secret.Errorf(secret.ReasonRegistryUnavailable, "cannot read whether the integration is in use; retry later, or force the deletion")
 
-// unused fails if the integration was used within the window, or if that cannot
-// be found out.
+// unused returns an error if the integration was used within the window, or if that is
+// unknown.
 func (s *Service) unused(ctx context.Context, id string) error {
 	if s.cfg.Usage == nil {
 		return nil
 	}
-	// Memory first: the store may be slow, and writing the usage down even slower.
+	// Check the memory first: reading the store may be slow, and writing to it slower.
 	since := s.cfg.Now().Add(-s.cfg.UsageWindow)
 	usage := s.cfg.UsageInMemory(id, since)
 	if len(usage) == 0 {
@@ -359,7 +362,7 @@ func (s *Service) unused(ctx context.Context, id string) error {
 	return s.inUse(usage)
 }
 
-// inUse is the refusal because of usage, the latest first.
+// inUse returns the error for an integration in use. usage is sorted, the latest first.
 func (s *Service) inUse(usage []registry.Usage) error {
 	const named = 3
 	var by []string
@@ -376,7 +379,7 @@ func (s *Service) inUse(usage []registry.Usage) error {
 	if len(by) > named {
 		by, more = by[:named], fmt.Sprintf(" and %d more", len(by)-named)
 	}
-	return secret.Errorf(secret.ReasonIntegrationInUse, "the integration was used within the last %s, last at %s, by %s%s; take its users away first, or force the deletion",
+	return secret.Errorf(secret.ReasonIntegrationInUse, "the integration was used within the last %s, last at %s, by %s%s; stop its users first, or force the deletion",
 		integration.FormatDuration(s.cfg.UsageWindow), usage[0].LastAt.UTC().Format(time.RFC3339), strings.Join(by, ", "), more)
 }
 
@@ -386,7 +389,7 @@ func wipe(credentials map[string]secret.Value) {
 	}
 }
 
-// IsInvalid returns the faults of an integration that is not acceptable.
+// IsInvalid returns the InvalidError in the chain of err, if there is one.
 func IsInvalid(err error) (*InvalidError, bool) {
 	var invalid *InvalidError
 	ok := errors.As(err, &invalid)

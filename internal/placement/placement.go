@@ -104,7 +104,7 @@ func CheckPath(path string) (text string) {
 		}
 	}
 	if len(seen) == 0 {
-		return "there is neither {cloud} nor {region} in it; " + want
+		return "it contains neither {cloud} nor {region}; " + want
 	}
 	return ""
 }
@@ -127,7 +127,7 @@ func (r *Rules) Violations(integrations []*integration.Integration) []string {
 	return texts
 }
 
-// Check returns what is wrong with an integration of that kind in that place.
+// Check returns the rules that an integration with this kind and placement violates.
 func (r *Rules) Check(kind secret.Kind, at integration.Placement) []Fault {
 	if r == nil {
 		return nil
@@ -140,7 +140,7 @@ func (r *Rules) Check(kind secret.Kind, at integration.Placement) []Fault {
 		switch {
 		case len(allowed) == 0 || slices.Contains(allowed, is):
 		case is == "":
-			faults = append(faults, Fault{setting, "missing; the organisation's rules ask for it: " + strings.Join(allowed, ", ")})
+			faults = append(faults, Fault{setting, "missing; the organisation's rules require one of " + strings.Join(allowed, ", ")})
 		default:
 			faults = append(faults, Fault{setting, "the organisation allows " + strings.Join(allowed, ", ")})
 		}
@@ -158,9 +158,9 @@ func kinds(list []secret.Kind) string {
 	return strings.Join(names, ", ")
 }
 
-// CallerPlace returns the placement of who. Parts that the rules do not determine are
+// CallerPlacement returns the placement of who. Parts that the rules do not determine are
 // empty.
-func (r *Rules) CallerPlace(who authz.Principal) integration.Placement {
+func (r *Rules) CallerPlacement(who authz.Principal) integration.Placement {
 	if r == nil {
 		return integration.Placement{}
 	}
@@ -207,7 +207,7 @@ func (r *Rules) Admit(who authz.Principal, in *integration.Integration) (why str
 	if r.cfg.Same == SameNothing {
 		return ""
 	}
-	caller, store := r.CallerPlace(who), in.Placement
+	caller, store := r.CallerPlacement(who), in.Placement
 	if caller.Cloud == "" || caller.Cloud != store.Cloud {
 		return differ("cloud", caller.Cloud, store.Cloud)
 	}
@@ -220,10 +220,10 @@ func (r *Rules) Admit(who authz.Principal, in *integration.Integration) (why str
 func differ(what, caller, store string) string {
 	name := func(s string) string {
 		if s == "" {
-			return "an unknown one"
+			return "unknown"
 		}
 		return fmt.Sprintf("%q", s)
 	}
-	return fmt.Sprintf("callers and the integrations that they use must be in the same %s: this caller is in %s, the integration in %s",
+	return fmt.Sprintf("callers and the integrations that they use must be in the same %s: the %[1]s of this caller is %s, and that of the integration is %s",
 		what, name(caller), name(store))
 }

@@ -11,30 +11,31 @@ import (
 	"github.com/secretbroker/secretbroker/internal/manage"
 )
 
-// Kept is an integration as a database has it.
+// Kept is an integration in a database.
 type Kept struct {
 	Document []byte
-	// UpdatedAt is when it was last written; zero if that is not known.
+	// UpdatedAt is the time of its last write; zero if unknown.
 	UpdatedAt time.Time
 }
 
-// Kind is in which way a database differs from the logs. The names are a promise.
+// Kind is the kind of a difference between a database and the logs. The names are a stable
+// interface.
 type Kind string
 
 // The kinds of differences.
 const (
-	// GrantReturned: a grant is in force that the logs do not have.
+	// GrantReturned: the database has a grant that the logs do not have.
 	GrantReturned Kind = "grant_returned"
-	// GrantLost: a grant is missing that the logs have.
+	// GrantLost: the logs have a grant that the database does not have.
 	GrantLost Kind = "grant_lost"
-	// IntegrationReturned: an integration is there that was deleted.
+	// IntegrationReturned: the database has an integration that was deleted.
 	IntegrationReturned Kind = "integration_returned"
-	// IntegrationLost: an integration is missing that was not deleted.
+	// IntegrationLost: the database does not have an integration that was not deleted.
 	IntegrationLost Kind = "integration_lost"
-	// SettingDiffers: any other setting of the document.
+	// SettingDiffers: another setting of the document differs.
 	SettingDiffers Kind = "setting_differs"
-	// CredentialOld: a credential was replaced after the database's last change of
-	// the integration, so that an older one is in use.
+	// CredentialOld: a credential was replaced after the database's last change of the
+	// integration, so the database has an older one.
 	CredentialOld Kind = "credential_old"
 )
 
@@ -42,28 +43,28 @@ const (
 type Finding struct {
 	Integration string `json:"integration"`
 	Kind        Kind   `json:"kind"`
-	// Setting is what differs, such as "azure.vaults"; empty for whole integrations.
+	// Setting is the setting that differs, such as "azure.vaults"; empty for whole
+	// integrations.
 	Setting string `json:"setting,omitempty"`
-	// Recorded is what the logs have, Database what the database has: plain values,
-	// nil for nothing.
+	// Recorded and Database are the values in the logs and in the database: plain
+	// values, nil if there is none.
 	Recorded any `json:"recorded,omitempty"`
 	Database any `json:"database,omitempty"`
 	// Last is the last recorded change of the integration.
 	Last *Change `json:"last_change"`
 }
 
-// Report is what a comparison found.
+// Report is the result of a comparison.
 type Report struct {
 	// Findings are sorted by integration, returned grants first.
 	Findings []Finding
-	// Unrecorded are integrations in the database that no log mentions, sorted.
-	// Nothing can be said about them.
+	// Unrecorded are the integrations in the database that no log mentions, sorted. They
+	// cannot be compared.
 	Unrecorded []string
 }
 
-// Compare says where a database differs from the state after the last recorded
-// changes. A change that may or may not have been made is no difference in either
-// case.
+// Compare returns the differences between a database and the state after the last recorded
+// changes. If it is unknown whether a change was made, both states are accepted.
 func (h *History) Compare(kinds *integration.Kinds, database map[string]Kept) Report {
 	var r Report
 	ids := make(map[string]bool)
@@ -85,8 +86,8 @@ func (h *History) Compare(kinds *integration.Kinds, database map[string]Kept) Re
 	return r
 }
 
-// compareOne compares an integration with each state that the logs permit, and
-// returns what differs from the last one unless one of them is as the database is.
+// compareOne compares an integration with each state that the logs permit. It returns nil
+// if one of them equals the database, and otherwise the differences from the last one.
 func compareOne(kinds *integration.Kinds, id string, changes []*Change, kept Kept, there bool) []Finding {
 	var found []Finding
 	for i := len(changes) - 1; i >= 0; i-- {
@@ -103,7 +104,7 @@ func compareOne(kinds *integration.Kinds, id string, changes []*Change, kept Kep
 			break
 		}
 		if i == 0 && len(compareDocument(kinds, id, c, c.before, kept, there)) == 0 {
-			found = nil // the first change may not have been made
+			found = nil // the first change may have failed
 		}
 	}
 	if there {
@@ -128,7 +129,7 @@ func compareDocument(kinds *integration.Kinds, id string, last *Change, recorded
 	return differences(id, last, &before, &after, false)
 }
 
-// differences are those between a recorded document and that of the database.
+// differences returns the differences between a recorded document and that of the database.
 func differences(id string, last *Change, recorded, database *manage.Document, grantsAlone bool) (returned []Finding) {
 	var rest []Finding
 	for _, d := range manage.Diff(recorded, database) {
@@ -149,9 +150,9 @@ func differences(id string, last *Change, recorded, database *manage.Document, g
 	return append(returned, rest...)
 }
 
-// oldCredentials are those that were replaced after the database's last write. The
-// clocks are those of one broker: it records an attempt, writes, and records the
-// outcome.
+// oldCredentials returns the credentials that were replaced after the database's last
+// write. Their times are comparable, because one broker records an attempt, writes, and
+// records the outcome.
 func oldCredentials(id string, changes []*Change, kept Kept) (found []Finding) {
 	if kept.UpdatedAt.IsZero() {
 		return nil

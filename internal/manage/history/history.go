@@ -1,11 +1,11 @@
-// Package history compares the integrations in a database with what the audit logs
-// say about them: after a backup was restored, grants are in force again that were
-// taken away since, and changes are missing.
+// Package history compares the integrations in a database with the changes in audit logs.
+// After a backup was restored, grants that were revoked since are in effect again, and
+// later changes are missing.
 //
 // Read replays the changes that the logs of all replicas contain, in the order of their
 // times, and Compare says how a database differs from that. The caller reads the
-// integrations from the database. Restores reports the same while a broker runs: its
-// database noticed that it went back.
+// integrations from the database. Restores reports the same while a broker runs, when its
+// database detects that it was restored.
 package history
 
 import (
@@ -24,31 +24,31 @@ import (
 
 // Change is a recorded change of one integration.
 type Change struct {
-	// Time is when the record of its outcome was written, or that of the attempt if
-	// there is no other.
+	// Time is the time of the record of its outcome, or of the attempt if there is no
+	// outcome.
 	Time      time.Time       `json:"time"`
 	Method    string          `json:"method"`
 	Principal authz.Principal `json:"principal"`
 	RequestID string          `json:"request_id"`
 
 	attempted time.Time
-	// certain: the log says that the change was made. Otherwise it may have been:
-	// the broker ended, or lost its database, in the middle.
+	// certain: the log shows that the change was made. Otherwise it may have been made:
+	// the broker stopped or lost its database during it.
 	certain       bool
 	before, after json.RawMessage
 	credentials   []string
 }
 
-// History is what logs say of integrations. It is immutable after Read.
+// History has the recorded changes of integrations. It is immutable after Read.
 type History struct {
-	changes map[string][]*Change // by the integration's id, the oldest first
-	// Changes is how many changes were found. Unreadable is how many lines are not
-	// records of an audit log.
+	changes map[string][]*Change // by integration id, the oldest first
+	// Changes is the number of changes, and Unreadable the number of lines that are not
+	// records.
 	Changes, Unreadable int
 }
 
-// Read replays audit logs. The files of one broker come in the order in which they
-// were written; in which order brokers come does not matter.
+// Read replays audit logs. The files of one broker must be in the order in which they were
+// written. The order of the brokers does not matter.
 func Read(ctx context.Context, files []string) (*History, error) {
 	h := &History{changes: make(map[string][]*Change)}
 	open := make(map[string]*Change) // attempts whose outcome is not known
@@ -64,7 +64,7 @@ func Read(ctx context.Context, files []string) (*History, error) {
 		}
 		c := open[key]
 		if c == nil {
-			return nil // a read that failed, or an attempt in a file that was not given
+			return nil // a failed read, or the attempt is in a file that was not given
 		}
 		delete(open, key)
 		switch {
@@ -85,8 +85,7 @@ func Read(ctx context.Context, files []string) (*History, error) {
 	return h, nil
 }
 
-// changeOf returns what a record says was attempted, nil if it is about no
-// integration.
+// changeOf returns the attempted change of a record, nil if the record has none.
 func changeOf(r *logread.Record) *Change {
 	if r.Change == nil || r.Integration == "" {
 		return nil
@@ -97,7 +96,7 @@ func changeOf(r *logread.Record) *Change {
 	}
 }
 
-// mayBeMade reports whether a change that failed for that reason can have been made
+// mayBeMade reports whether a change that failed for this reason may have been made
 // nevertheless, because the answer of the database was lost.
 func mayBeMade(reason secret.Reason) bool {
 	switch reason {
@@ -118,7 +117,7 @@ func (h *History) remove(id string, c *Change) {
 	}
 }
 
-// String is one line for people.
+// String describes the change on one line.
 func (c *Change) String() string {
 	return fmt.Sprintf("%s %s by %s", c.Time.UTC().Format(time.RFC3339), c.Method, c.Principal)
 }

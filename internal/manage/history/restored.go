@@ -16,19 +16,19 @@ import (
 )
 
 const (
-	// methodRestored is the Method of the audit records of a restore.
+	// methodRestored is the method in the audit records of a restore.
 	methodRestored = "RegistryRestored"
-	// restoredRetry is the pause after the audit log refused records.
+	// restoredRetry is the pause after a failed write of records.
 	restoredRetry = 5 * time.Second
-	// eventsAtOnce is how many records are written together.
+	// eventsAtOnce is the number of records per write.
 	eventsAtOnce = 64
-	// maxNote is the most bytes of grants that one record lists.
+	// maxNote limits the bytes of grants that one record lists.
 	maxNote = 8 << 10
 )
 
-// Restores reports that the database of integrations went back: a backup was restored,
-// or a failover lost changes. Problem reports it until Acknowledge, and Run writes it to
-// the audit log, one record for each integration that differs. Restores is safe for
+// Restores reports that the database of integrations returned to an earlier state: a backup
+// was restored, or a failover lost changes. Problem reports it until Acknowledge, and Run
+// writes one audit record for each integration that differs. Restores is safe for
 // concurrent use.
 type Restores struct {
 	kinds *integration.Kinds
@@ -38,7 +38,7 @@ type Restores struct {
 
 	mu      sync.Mutex
 	problem string
-	events  []audit.Event // that the audit log does not have yet
+	events  []audit.Event // not written to the audit log yet
 }
 
 // NewRestores returns Restores that log to log.
@@ -46,7 +46,7 @@ func NewRestores(kinds *integration.Kinds, log *slog.Logger) *Restores {
 	return &Restores{kinds: kinds, log: log, now: time.Now, wake: make(chan struct{}, 1)}
 }
 
-// Note takes a restore that the database reports; it is sqlstore.Config.OnRestored.
+// Note adds a restore that the database reports. It is for sqlstore.Config.OnRestored.
 func (r *Restores) Note(restored sqlstore.Restored) {
 	events, summary := restoredEvents(r.kinds, restored, r.now())
 	r.mu.Lock()
@@ -55,7 +55,7 @@ func (r *Restores) Note(restored sqlstore.Restored) {
 	r.mu.Unlock()
 	select {
 	case r.wake <- struct{}{}:
-	default: // run has not yet seen the last one
+	default: // Run has not received the last token yet
 	}
 }
 
@@ -73,7 +73,7 @@ func (r *Restores) Acknowledge() {
 	r.problem = ""
 }
 
-// Run writes the records to log until ctx ends. It retries those that log refuses.
+// Run writes the records to log until ctx ends, and retries failed writes.
 func (r *Restores) Run(ctx context.Context, log *audit.Log) error {
 	retry := time.NewTicker(restoredRetry)
 	defer retry.Stop()
@@ -88,7 +88,7 @@ func (r *Restores) Run(ctx context.Context, log *audit.Log) error {
 	}
 }
 
-// write writes what the audit log does not have yet.
+// write writes the pending records.
 func (r *Restores) write(ctx context.Context, log *audit.Log) {
 	r.mu.Lock()
 	events := r.events
@@ -99,7 +99,7 @@ func (r *Restores) write(ctx context.Context, log *audit.Log) {
 		cancel()
 		if err != nil {
 			if ctx.Err() == nil {
-				r.log.Error("the audit log does not have yet that the integrations' database has gone back", "error", err)
+				r.log.Error("the restore of the integrations' database could not be recorded yet", "error", err)
 			}
 			return
 		}
@@ -109,7 +109,7 @@ func (r *Restores) write(ctx context.Context, log *audit.Log) {
 	}
 }
 
-// restoredEvents makes the records of a restore, and a summary.
+// restoredEvents returns the records of a restore, and a summary.
 func restoredEvents(kinds *integration.Kinds, restored sqlstore.Restored, now time.Time) (events []audit.Event, summary string) {
 	event := audit.Event{Time: now.UTC(), RequestID: strings.ToLower(rand.Text()), Method: methodRestored, Outcome: audit.Changed}
 	var returned, integrations, lost int
@@ -141,7 +141,7 @@ func restoredEvents(kinds *integration.Kinds, restored sqlstore.Restored, now ti
 	return append([]audit.Event{event}, events...), summary
 }
 
-// noteOf says in words what a restore has done to an integration.
+// noteOf describes in words how a restore has changed an integration.
 func noteOf(r sqlstore.Reversal, d Reversal) string {
 	var parts []string
 	switch {
@@ -161,7 +161,7 @@ func noteOf(r sqlstore.Reversal, d Reversal) string {
 	return strings.Join(parts, "; ")
 }
 
-// listed joins grants, as many as a record has room for.
+// listed joins grants up to maxNote bytes.
 func listed(grants []string) string {
 	var b strings.Builder
 	for i, g := range grants {

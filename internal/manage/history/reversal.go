@@ -8,15 +8,15 @@ import (
 	"github.com/secretbroker/secretbroker/internal/manage"
 )
 
-// Reversal is what a restored database has otherwise of one integration.
+// Reversal is how a restore changed one integration.
 type Reversal struct {
-	// Before and After are the document before the restore and now, as JSON; empty
-	// for none.
+	// Before and After are the documents before and after the restore, as JSON; empty if
+	// there is none.
 	Before, After json.RawMessage
-	// Returned are the grants that are in force now and were not, Lost those that
-	// were and are not, each as JSON.
+	// Returned are the grants that only After has, and Lost those that only Before has,
+	// each as JSON.
 	Returned, Lost []string
-	// Settings are the names of all that differs, such as "azure.vaults".
+	// Settings are the names of the settings that differ, such as "azure.vaults".
 	Settings []string
 }
 
@@ -58,11 +58,11 @@ func treeOf(f *manage.Document) json.RawMessage {
 	return json.RawMessage(text(f.Tree()))
 }
 
-// text is a plain value as JSON.
+// text returns a plain value as JSON.
 func text(v any) string {
 	data, err := json.Marshal(v)
 	if err != nil {
-		return "" // plain values hold nothing that cannot be written
+		return "" // cannot happen with plain values
 	}
 	return string(data)
 }
