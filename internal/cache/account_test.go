@@ -12,7 +12,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// payer is an Account that shares outcomes with whom it is told to.
+// payer is an Account that shares outcomes with a given other one.
 type payer struct {
 	name   string
 	shares string // the name of the other that it shares all outcomes with
@@ -33,7 +33,7 @@ func errOwn() error {
 	return secret.Errorf(secret.ReasonOverloaded, "too much").WithCause(fmt.Errorf("of this caller: %w", ErrOwn))
 }
 
-// A load that fails because of who began it fails for nobody else: another caller who
+// A load that fails with ErrOwn fails only for its own Account: another caller that
 // waits for it loads by itself, and the failure is not remembered.
 func TestOwnFailures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

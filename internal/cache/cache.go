@@ -24,7 +24,7 @@ type Request struct {
 	// begun before this call. Zero reads now.
 	MaxAge    time.Duration
 	HasMaxAge bool
-	// MaxStale is how long past TTL a value may stand in for a store that cannot
+	// MaxStale is how long past TTL a value may replace the answer of a store that cannot
 	// be reached or that throttles, though never past the secret's own expiry nor
 	// past MaxAge. Zero turns that off.
 	MaxStale time.Duration
@@ -32,20 +32,20 @@ type Request struct {
 	Account Account
 }
 
-// Account is what the Loader of a call charges its work to. The cache tells it of
-// calls that wait for a load that it did not begin, and knows nothing else of it.
+// Account is the account that the Loader of a call charges its work to. The cache only
+// notifies it of other calls that wait for its load.
 // It must be safe for concurrent use.
 type Account interface {
-	// Join is told the Account of another call that waits for the load. It reports
+	// Join receives the Account of another call that waits for the load. It reports
 	// whether the outcome counts for that call even if it is an ErrOwn.
 	Join(other any) bool
 }
 
-// ErrOwn says, in the chain of a Loader's error, that the load failed because of who
-// began it, and not because of the key or its store. Such a failure is not remembered,
-// and calls that have shared the load, and whose Accounts it is not, load by
-// themselves.
-var ErrOwn = errors.New("cache: the load failed because of who began it")
+// ErrOwn, in the chain of a Loader's error, means that the load failed because of the call
+// that started it, for example because its budget is exhausted, and not because of the key
+// or its store. The cache does not remember such a failure, and calls of other Accounts
+// that shared the load start their own.
+var ErrOwn = errors.New("cache: the load failed because of the call that started it")
 
 // Source says where an answer came from.
 type Source uint8
@@ -117,7 +117,7 @@ type Config struct {
 	// which a hit starts a load in the background; zero means 0.2, negative turns
 	// that off.
 	RefreshAhead float64
-	// Logger is told of loads that panic; nil discards.
+	// Logger receives panics of loads; nil discards them.
 	Logger *slog.Logger
 }
 
@@ -242,7 +242,7 @@ func (c *Cache) Close() {
 // stale value instead if the last load of the Key that ended, within MaxStale,
 // ended in an outage. A call that has to wait for its
 // turn under MinReadInterval and cannot gets ReasonOverloaded, with the time to
-// wait; it is told at once if its deadline is too near for the wait.
+// wait; it gets the error at once if its deadline is too near for the wait.
 func (c *Cache) Get(ctx context.Context, req Request, load Loader) (Result, error) {
 	now := time.Now()
 	req.TTL, req.MaxAge = max(req.TTL, 0), max(req.MaxAge, 0)

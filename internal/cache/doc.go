@@ -3,8 +3,8 @@
 //
 // It owns freshness: how old an answer may be, when a newer read replaces it,
 // how failures are remembered, and how often one secret may be read. It knows
-// neither who asks nor where values come from: whoever calls Get has already
-// been allowed to, and brings the Loader that does the reading.
+// neither callers nor stores: the caller of Get has checked the permission and
+// passes the Loader that reads the store.
 //
 // Beneath lies ristretto, which bounds the memory and nothing more. It may drop
 // or refuse an entry at any time, applies new entries late, keeps the first of
@@ -13,7 +13,7 @@
 //
 //   - an entry carries its full Key and the time of its read, and both are
 //     checked on every hit;
-//   - whoever waited for a load is answered from the load, not from ristretto;
+//   - a call that waited for a load is answered from the load, not from ristretto;
 //   - loads of one key never overlap, and a load is over only when ristretto
 //     shows its entry or none.
 package cache

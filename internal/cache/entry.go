@@ -41,7 +41,7 @@ type origin struct{ integration, revision, store string }
 
 func (k *Key) origin() origin { return origin{k.Integration, k.Revision, k.Store} }
 
-// entryOverhead is about what an entry takes beside its texts and its payload, in
+// entryOverhead is about what an entry takes in addition to its texts and payload, in
 // bytes, measured with a hundred thousand of them (BenchmarkMemory): 186 of its own,
 // its Secret and its element of the expiry queue, 110 to 160 of ristretto's map and its policy's,
 // which double their size at times, and what texts and payload are rounded up by.
@@ -174,7 +174,7 @@ func (e *entry) refreshIsDue(age time.Duration) bool {
 	return at != neverRefresh && int64(age) >= at
 }
 
-// claimRefresh reports whether the caller, and nobody else, is to start a
+// claimRefresh reports whether the caller, and no other call, is to start a
 // refresh.
 func (e *entry) claimRefresh(age time.Duration) bool {
 	at := e.refreshAt.Load()

@@ -12,7 +12,8 @@ import (
 type class uint8
 
 const (
-	// definite: the store, or whoever guards it, has said no. The entry goes.
+	// definite: the store or its access control has refused the read. The entry is
+	// removed.
 	definite class = iota
 	// outage: the store could not be asked. The entry stays until its end and,
 	// where the request allows, beyond.

@@ -202,7 +202,7 @@ func TestHasteIsNoOutage(t *testing.T) {
 			time.Sleep(2*time.Second + outageTTL)
 			s.failWith(nil)
 			if res, err := hurried(); err != nil || res.Source != Stale {
-				t.Errorf("while nobody knows that it is over: %v, %v", res.Source, err)
+				t.Errorf("while the end of the outage is unknown: %v, %v", res.Source, err)
 			}
 			time.Sleep(2 * time.Second)
 			short := req

@@ -14,7 +14,7 @@ import (
 )
 
 // flight is one load under way and those who wait for it. It ends when done is
-// closed; what stands below it may be read from then on.
+// closed; the fields below it may be read from then on.
 //
 // The load and every call that is to get its outcome hold the flight. The last of
 // them to part gives up the flight's reference to what was read, so that a value
@@ -51,7 +51,7 @@ type step struct {
 // wait answers a request that memory did not.
 func (c *Cache) wait(ctx context.Context, req Request, load Loader, h uint64, arrival time.Time) (Result, error) {
 	for {
-		// Only a cancelled call is over before it has begun: nobody is listening. A
+		// Only a cancelled call ends before it has begun: its caller has gone. A
 		// deadline, however near, is looked at only once the load is under way, or
 		// callers in a hurry would never get a value, however often they tried.
 		if err := ctx.Err(); errors.Is(err, context.Canceled) {
@@ -97,7 +97,7 @@ func (c *Cache) share(ctx context.Context, req *Request, f *flight, arrival time
 	}
 }
 
-// join tells the flight's Account of a call that waits. It reports whether the
+// join notifies the flight's Account of a call that waits. It reports whether the
 // outcome is the call's, whatever it is.
 func (f *flight) join(account Account) bool {
 	return f.account == nil || account == nil || f.account.Join(account)
@@ -133,9 +133,9 @@ func (c *Cache) next(req *Request, load Loader, h uint64, arrival time.Time) ste
 	}
 	if last := c.negative.get(h, &req.Key, now); last != nil {
 		knows := !req.HasMaxAge || elapsed.Between(last.started, arrival) <= req.MaxAge
-		if last.failure != nil && now.Before(last.failure.told) && knows {
+		if last.failure != nil && now.Before(last.failure.until) && knows {
 			c.count.negative.Add(1)
-			return step{err: last.failure.tell(now)}
+			return step{err: last.failure.errorAt(now)}
 		}
 		if pause := c.pauseAfter(last, now); req.HasMaxAge && pause > 0 {
 			c.count.paced.Add(1)
@@ -196,7 +196,7 @@ func (c *Cache) start(req *Request, load Loader, h uint64, now time.Time, calls 
 	return f
 }
 
-// land ends a flight. Whoever looks after that sees the new entry or none, and
+// land ends a flight. Every lookup after that sees the new entry or none, and
 // never an older one.
 func (c *Cache) land(f *flight) {
 	if f.secret == nil && f.err == nil {
@@ -211,8 +211,8 @@ func (c *Cache) land(f *flight) {
 		last.key = f.key.clone()
 		c.count.failures.Add(1)
 		remember := c.rememberFor(f.err)
-		last.failure = &failure{err: f.err, at: now, told: now.Add(remember)}
-		last.remember(last.failure.told)
+		last.failure = &failure{err: f.err, at: now, until: now.Add(remember)}
+		last.remember(last.failure.until)
 		if classes[f.err.Reason] == outage {
 			// The next load may take longer to fail than its callers can wait.
 			last.remember(now.Add(f.maxStale))
@@ -270,7 +270,7 @@ func (c *Cache) keep(f *flight, s *secret.Secret, now time.Time) *entry {
 		return old
 	}
 	// Never updated in place: ristretto makes no room for an entry that grows.
-	// Gone is gone at once, so from here on nobody sees the older one.
+	// Del takes effect at once, so from here on no lookup returns the older one.
 	c.store.Del(f.hash)
 	keep, cost := e.keepFor(f.maxStale, now), e.cost()
 	if keep <= 0 {

@@ -182,7 +182,7 @@ func checkError(t *testing.T, res Result, err error, reason secret.Reason) *secr
 		return &secret.Error{}
 	}
 	if res != (Result{}) {
-		t.Errorf("Get: a result beside the error: %+v", res)
+		t.Errorf("Get: a result together with the error: %+v", res)
 	}
 	return e
 }

@@ -57,7 +57,7 @@ func TestMaxAgeZeroAtOneInstantIsOneLoad(t *testing.T) {
 }
 
 // A call that came after a load had begun may not have its outcome, because the
-// secret may have changed between the two; nor may it start a second one beside.
+// secret may have changed between the two; nor may it start a second one in parallel.
 func TestMaxAgeTakesTheNextLoad(t *testing.T) {
 	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		s.delay = 4 * time.Second // reads the version after 2
@@ -131,7 +131,7 @@ func TestForcedReadsArePaced(t *testing.T) {
 				}
 			})
 		}
-		wg.Go(func() { // cannot wait that long, and is told at once
+		wg.Go(func() { // cannot wait that long, and fails at once
 			res, err := c.getWithin(t, 899*time.Millisecond, s, want("a").noOlderThan(0))
 			e := checkError(t, res, err, secret.ReasonOverloaded)
 			if e.RetryAfter != 900*time.Millisecond || !errors.Is(e, context.DeadlineExceeded) || !time.Now().Equal(began) {

@@ -21,7 +21,7 @@ func inUse() float64 {
 	return float64(m.HeapAlloc)
 }
 
-// fill reads so many secrets into c, and selects what key stands for of each.
+// fill reads n secrets into c and selects the value of key in each.
 func fill(tb testing.TB, c *Cache, secrets int, document, key string) {
 	tb.Helper()
 	for i := range secrets {
@@ -49,7 +49,7 @@ var documents = []struct{ name, text, key string }{
 	{"file of 1 KiB", strings.Repeat("x", 1024), ""},
 }
 
-// BenchmarkMemory tells what a cached secret takes beside its payload, at a hundred
+// BenchmarkMemory measures the memory of a cached secret in addition to its payload, with a hundred
 // thousand of them: all that the heap grows by, from before there is a cache, which
 // is a third larger than it needs to be. Estimated is what MaxBytes counts.
 func BenchmarkMemory(b *testing.B) {

@@ -7,53 +7,52 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// maxNegative is how many loads a negativeCache remembers. Beyond that it forgets the
-// oldest, which costs one read of the store, or a stale value that a call with a short
+// maxNegative limits the number of loads in a negativeCache. Beyond that it removes the
+// oldest. This costs one read of the store, or the stale value that a call with a short
 // deadline would have got.
 const maxNegative = 10_000
 
-// lastLoad is the latest finished load of a key: when it began and, if it failed,
-// how.
+// lastLoad is the latest finished load of a key: when it began and its failure, if any.
 type lastLoad struct {
 	key     Key
 	hash    uint64 // of key
 	started time.Time
-	until   time.Time // of no use from then on
+	until   time.Time // can be removed from then on
 	failure *failure  // nil after a success
 }
 
-// failure is how and when a load failed, and until when callers are told so without
-// another one.
+// failure is the error and time of a failed load. Until the given time, callers get the
+// error without another load.
 type failure struct {
-	err  *secret.Error
-	at   time.Time
-	told time.Time
+	err   *secret.Error
+	at    time.Time
+	until time.Time
 }
 
-// remember makes l be of use until t at least.
+// remember keeps l at least until t.
 func (l *lastLoad) remember(t time.Time) {
 	if l.until.Before(t) {
 		l.until = t
 	}
 }
 
-// tell returns the error with what is left of its RetryAfter, though never less than
-// what this memory lasts.
-func (f *failure) tell(now time.Time) *secret.Error {
+// errorAt returns the error with the remaining RetryAfter, which is never shorter than the
+// time until the next load is allowed.
+func (f *failure) errorAt(now time.Time) *secret.Error {
 	if f.err.RetryAfter == 0 {
 		return f.err
 	}
 	e := *f.err
-	e.RetryAfter = max(e.RetryAfter-now.Sub(f.at), f.told.Sub(now))
+	e.RetryAfter = max(e.RetryAfter-now.Sub(f.at), f.until.Sub(now))
 	return &e
 }
 
-// negativeCache remembers how the latest load of a key went, so that a failure is not
-// repeated for every call. It remembers a bounded number of keys exactly, which ristretto
-// would not, and holds no values. The zero value is ready for use; it is not safe for
-// concurrent use.
+// negativeCache keeps the result of the latest load of each key, so that a failing load is
+// not repeated for every call. Unlike ristretto, it never drops a recent key at random. It
+// keeps a bounded number of keys and no values. The zero value is ready for use; it is not
+// safe for concurrent use.
 //
-// Of two keys with the same hash it remembers one, and never takes it for the other.
+// Of two keys with the same hash it keeps the later one, and never confuses them.
 type negativeCache struct {
 	byHash map[uint64]*list.Element // of *lastLoad
 	order  list.List                // oldest load first

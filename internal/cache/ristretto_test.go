@@ -123,7 +123,7 @@ func TestRistrettoRejectsNewKeys(t *testing.T) {
 	})
 }
 
-// Under any pressure, what is read anew is never hidden by what was read before.
+// Under any pressure, an older value never hides a newer one.
 func TestRistrettoEvicts(t *testing.T) {
 	simulated(t, Config{MaxBytes: 32 << 10}, func(t *testing.T, c *Cache, s *fakeStore) {
 		s.size = 500

@@ -22,15 +22,15 @@ type Stats struct {
 	// ristretto was too busy, or because it preferred others or the value was too
 	// large. If they grow, MaxBytes is too small for the working set.
 	DroppedSets, RejectedSets uint64
-	// Evictions were made for want of room.
+	// Evictions made room for other values.
 	Evictions uint64
 	// Entries and Bytes are what is in memory, expired entries that have not
 	// been cleaned up yet included. Bytes is an estimate.
 	Entries, Bytes int64
 }
 
-// counters are the live form of Stats. hits stands apart from the others, as
-// the only one that a hit writes.
+// counters are the live form of Stats. hits is on a cache line of its own, because it is
+// the only counter that a hit writes.
 type counters struct {
 	hits atomic.Uint64
 	_    [56]byte

@@ -22,7 +22,7 @@ type watchedStore struct {
 	size    int
 	delay   time.Duration
 	expires time.Duration // after the read
-	fail    error         // beside the secret
+	fail    error         // returned together with the secret
 	bufs    [][]byte
 	secrets []*secret.Secret
 }
@@ -258,7 +258,7 @@ func TestNotKeptIsWholeForAll(t *testing.T) {
 }
 
 // A read that all its callers have given up, that comes with an error, has expired
-// or is older than what is cached is nobody's.
+// or is older than the cached value is wiped.
 func TestWipedWhenNobodyWantsIt(t *testing.T) {
 	tiny := func(t *testing.T, c *Cache, s *watchedStore, req Request) {
 		t.Helper()
@@ -281,7 +281,7 @@ func TestWipedWhenNobodyWantsIt(t *testing.T) {
 		time.Sleep(time.Minute)
 		s.expectWiped(t, 0)
 	})
-	bubbleRun(t, "an error beside it", Config{}, func(t *testing.T, c *Cache, s *watchedStore) {
+	bubbleRun(t, "with an error", Config{}, func(t *testing.T, c *Cache, s *watchedStore) {
 		s.fail = errors.New("fault")
 		res, err := c.Get(t.Context(), want("a"), s.loader(key("a")))
 		checkError(t, res, err, secret.ReasonInternal)

@@ -49,7 +49,7 @@ func TestRead(t *testing.T) {
 	}
 }
 
-// info is a file's, as the rule sees it.
+// info is the os.FileInfo of a file with the given owner and mode.
 type info struct {
 	mode os.FileMode
 	uid  uint32
@@ -62,8 +62,7 @@ func (info) ModTime() time.Time  { return time.Time{} }
 func (info) IsDir() bool         { return false }
 func (i info) Sys() any          { return &syscall.Stat_t{Uid: i.uid} }
 
-// TestGroupOfRoots: a mounted Kubernetes secret belongs to root, and the process's group
-// may read it.
+// TestGroupOfRoots: the group may read a file of root, such as a mounted Kubernetes secret.
 func TestGroupOfRoots(t *testing.T) {
 	for _, tt := range []struct {
 		info

@@ -14,7 +14,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Once it is recorded, a change is made whether or not its caller waits for it.
+// After its first record, a change is made even if its caller cancels the call.
 func TestChangeOutlivesItsCaller(t *testing.T) {
 	b := newSampleBench(t)
 	ctx, leave := context.WithCancel(t.Context())
@@ -52,7 +52,7 @@ func TestChangeThatCannotBeRecorded(t *testing.T) {
 	}
 }
 
-// Validations ask stores out of turn, so only a few run at a time.
+// Validations bypass the queues of stores, so only a few run at a time.
 func TestFewValidationsAtATime(t *testing.T) {
 	b := newSampleBench(t)
 	begun, finish := make(chan struct{}), make(chan struct{})

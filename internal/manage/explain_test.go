@@ -65,7 +65,7 @@ func TestExplain(t *testing.T) {
 			Reference: db + "::password",
 			Readers:   []Access{{"orders", 0, "dns:*.orders.example.org"}},
 		}},
-		{"nobody", Question{Reference: other + "::x"}, Answer{Reference: other + "::x"}},
+		{"no readers", Question{Reference: other + "::x"}, Answer{Reference: other + "::x"}},
 		{"may this one", Question{Reference: db + "::password", Principal: worker}, Answer{
 			Reference: db + "::password",
 			Readers: []Access{
@@ -131,13 +131,13 @@ func TestExplainErrors(t *testing.T) {
 				t.Errorf("%s: %s, want %s: %s", e.Reason, e.Message, tt.reason, tt.text)
 			}
 			if strings.Contains(err.Error(), "hunter2") {
-				t.Error("the text quotes what stood in the reference's place")
+				t.Error("the error quotes the invalid reference")
 			}
 		})
 	}
 }
 
-// An integration's nil Policy denies; it must not take the others with it.
+// An integration's nil Policy denies; it must not affect the others.
 func TestExplainNilPolicy(t *testing.T) {
 	a, err := Explain([]*integration.Integration{{ID: "x"}}, Question{Reference: prod + "::x", Principal: worker})
 	if err != nil {

@@ -18,8 +18,8 @@ import (
 const explained = vault + "::sqlserver-db"
 
 // TestWhoMayExplain: an auditor of all integrations may ask about all, one of a single
-// integration about that one. Every other caller is refused in the same words whether or
-// not there is the integration, and the refusal is recorded like those of Get.
+// integration about that one. Every other caller gets the same error whether or not the
+// integration exists, and the refusal is recorded like those of Get.
 func TestWhoMayExplain(t *testing.T) {
 	b := newBench(t, placement.Config{})
 	b.create(t, "a")
@@ -43,7 +43,7 @@ func TestWhoMayExplain(t *testing.T) {
 		case secret.ReasonAccessDenied:
 			outcome, refused = "Explain denied ACCESS_DENIED", 1
 			if text := secret.AsError(err).Message; !strings.Contains(text, "only auditors may ask this") || strings.Contains(text, "none") {
-				t.Errorf("%s about %q is told %q", tt.who, tt.id, text)
+				t.Errorf("%s about %q gets %q", tt.who, tt.id, text)
 			}
 		case secret.ReasonInvalidRequest:
 			outcome, refused = "Explain rejected INVALID_REQUEST", 1
@@ -51,7 +51,7 @@ func TestWhoMayExplain(t *testing.T) {
 		if diff := cmp.Diff([]string{outcome}, lines); diff != "" || b.audit.refused != refused || events[0].Integration != tt.id {
 			t.Errorf("%s about %q: %d may be counted, %+v\n%s", tt.who, tt.id, b.audit.refused, events, diff)
 		}
-		if told := len(answer.Readers) + len(answer.Decisions); (told > 0) != (tt.want == "") {
+		if n := len(answer.Readers) + len(answer.Decisions); (n > 0) != (tt.want == "") {
 			t.Errorf("%s about %q: %+v", tt.who, tt.id, answer)
 		}
 		if tt.want == "" && (events[0].Reference != explained || events[0].Subject != worker) {
@@ -70,8 +70,8 @@ func TestWhoMayExplain(t *testing.T) {
 	}
 }
 
-// TestExplainTellsOfPlacement: a grant does not help a caller in another place.
-func TestExplainTellsOfPlacement(t *testing.T) {
+// TestExplainChecksPlacement: a grant does not allow a caller with another placement.
+func TestExplainChecksPlacement(t *testing.T) {
 	b := newBench(t, placement.Config{Same: placement.SameCloud})
 	b.create(t, "a")
 	answer, err := b.Explain(t.Context(), as(orgAuditor), manage.Question{Reference: explained, Principal: string(worker)})
@@ -88,8 +88,8 @@ type lost struct{ registry.Store }
 
 func (lost) Get(string) (*integration.Integration, error) { return nil, registry.ErrUnavailable }
 
-// TestNothingIsExplainedWithoutARegistry: integrations that are too old to decide by
-// explain nothing.
+// TestNothingIsExplainedWithoutARegistry: Explain fails if the integrations in memory are too
+// old for decisions.
 func TestNothingIsExplainedWithoutARegistry(t *testing.T) {
 	b := newBench(t, placement.Config{})
 	b.create(t, "a")

@@ -49,11 +49,11 @@ type bench struct {
 	cfg   manage.Config
 }
 
-// recordedAudit is an audit log whose lines a test reads, and that can break.
+// recordedAudit is an audit log in memory that can fail.
 type recordedAudit struct {
 	mu     sync.Mutex
 	events []audit.Event
-	// refused is how many of them may only be counted.
+	// refused is the number of events that may be counted.
 	refused int
 	broken  func(audit.Event) bool
 }
@@ -77,8 +77,7 @@ func (a *recordedAudit) Refuse(ctx context.Context, events []audit.Event) error 
 	return a.Write(ctx, events)
 }
 
-// take returns what was recorded since the last call of it, as
-// "method outcome reason".
+// take returns the records since its last call, each as "method outcome reason".
 func (a *recordedAudit) take(t *testing.T) (lines []string, events []audit.Event) {
 	t.Helper()
 	a.mu.Lock()
@@ -140,7 +139,7 @@ func newBench(t *testing.T, rules placement.Config) *bench {
 	return b
 }
 
-// newSampleBench has the sample as "cspi".
+// newSampleBench returns a bench with the sample as "cspi".
 func newSampleBench(t *testing.T) *bench {
 	t.Helper()
 	b := newBench(t, placement.Config{})

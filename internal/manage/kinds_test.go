@@ -70,8 +70,8 @@ func factOf(in manage.Integration, name string) string {
 	return ""
 }
 
-// TestExternalID: an integration whose role has none is given one, its own, which
-// stays, and which whoever owns one integration cannot exchange for another's.
+// TestExternalID: the broker generates a unique external ID for a role without one. It stays,
+// and the owner of an integration cannot set it to that of another one.
 func TestExternalID(t *testing.T) {
 	b := newBench(t, placement.Config{})
 	doc := decoded(t, awsSample)
@@ -112,14 +112,14 @@ func TestExternalID(t *testing.T) {
 		t.Errorf("changed %v, external ID %q, %v", changed, factOf(in, "External ID"), err)
 	}
 	if _, _, err := edit(owner, func(role map[string]any) { role["external_id"] = "another-one" }); reasonOf(err) != secret.ReasonAccessDenied {
-		t.Errorf("an owner takes an external ID: %v", err)
+		t.Errorf("an owner changed an external ID: %v", err)
 	}
 	if in, _, err := edit(orgOwner, func(role map[string]any) { role["external_id"] = "another-one" }); err != nil || factOf(in, "External ID") != "another-one" {
 		t.Errorf("the owner of all: %v", err)
 	}
 }
 
-// TestRoleLater: an integration without a role is given one, by its owner.
+// TestRoleLater: the owner of an integration without a role can add one.
 func TestRoleLater(t *testing.T) {
 	b := newBench(t, placement.Config{})
 	doc := decoded(t, strings.Replace(awsSample, `role: {arn: "arn:aws:iam::123456789012:role/reader"}`, `account_id: "123456789012"`, 1))
@@ -134,8 +134,8 @@ func TestRoleLater(t *testing.T) {
 	}
 }
 
-// TestOwnersOfKinds: what the owner of one integration may change of it, and what
-// would have the broker send its credential elsewhere or use its own machine.
+// TestOwnersOfKinds: the settings that the owner of one integration may change, and those
+// that would make the broker send its credential elsewhere or use its own machine.
 func TestOwnersOfKinds(t *testing.T) {
 	for _, tt := range []struct {
 		sample      string
@@ -173,9 +173,9 @@ func TestOwnersOfKinds(t *testing.T) {
 	}
 }
 
-// TestNobodyChoosesFilesOfTheMachine: not even who owns all integrations, by the
-// API, beyond what the broker's own configuration lists.
-func TestNobodyChoosesFilesOfTheMachine(t *testing.T) {
+// TestFilesOfTheMachineAreImmutable: through the API, not even an owner of all integrations
+// may use files that the broker's own configuration does not list.
+func TestFilesOfTheMachineAreImmutable(t *testing.T) {
 	b := newBench(t, placement.Config{})
 	for _, settings := range []string{"{directories: [/etc]}", "{environment: [HOME]}"} {
 		doc := decoded(t, "id: cspi-local\nkind: LOCAL_FILE\nlocal: "+settings+"\n")

@@ -17,8 +17,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// TestWhoMayDoWhat calls everything as everybody, on an integration that is there
-// and on one that is not.
+// TestWhoMayDoWhat makes every call as every caller, on an integration that exists and on
+// one that does not.
 func TestWhoMayDoWhat(t *testing.T) {
 	check := manage.WriteOptions{ValidateOnly: true}
 	const denied, missing = secret.ReasonAccessDenied, secret.ReasonIntegrationNotFound
@@ -81,7 +81,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 	}
 }
 
-// To somebody without a role there is no telling what there is.
+// A caller without a role cannot find out which integrations exist.
 func TestNothingIsLearnedWithoutARole(t *testing.T) {
 	b := newSampleBench(t)
 	_, there := b.Get(t.Context(), as(worker), "cspi")
@@ -128,7 +128,7 @@ func TestChangesAreRecordedBeforeAndAfter(t *testing.T) {
 	}
 }
 
-// Nothing is changed that is not recorded, and nothing answered.
+// Without a record, nothing is changed and nothing is answered.
 func TestNoChangeWithoutARecord(t *testing.T) {
 	b := newBench(t, placement.Config{})
 	in := b.create(t, "cspi")
@@ -210,16 +210,16 @@ func TestRefusals(t *testing.T) {
 	lines, _ := b.audit.take(t)
 	for _, line := range lines {
 		if strings.HasSuffix(line, " attempted") || strings.HasSuffix(line, " changed") {
-			t.Errorf("something refused was attempted: %s", line)
+			t.Errorf("a refused change was attempted: %s", line)
 		}
 	}
 	if got := b.get(t, "cspi"); got.ETag != in.ETag {
-		t.Error("something refused was done")
+		t.Error("a refused change was made")
 	}
 }
 
-// Where an integration uses the machine's identity, its owner does not choose
-// what that reads.
+// If an integration uses the machine's identity, its owner may not change the stores that
+// are read with it.
 func TestLentIdentityStaysWhereItWasLent(t *testing.T) {
 	b := newBench(t, placement.Config{})
 	f := sample(t, "cspi")
@@ -316,7 +316,7 @@ func TestGrantAndRevoke(t *testing.T) {
 	}
 	live, err := b.store.Get("cspi")
 	if err != nil || live.Policy.Decide("dns:a", secret.Ref{Kind: secret.KindAzureKeyVault, Store: vault, Name: "x", Key: "k"}).Effect != authz.Allowed {
-		t.Error("the grant is not in force")
+		t.Error("the grant is not in effect")
 	}
 	in, err := b.Revoke(t.Context(), as(assigner), "cspi", manage.Grant{Principals: []string{"dns:a", "dns:b"}, Keys: []string{"k"}}, manage.WriteOptions{})
 	if err != nil || len(in.Document.Grants) != 1 || in.CreatedAt != now {

@@ -13,8 +13,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// countingStore counts what may take longer for one id than for another: everything
-// that is about an id.
+// countingStore counts the operations that depend on an id, whose duration may depend on it.
 type countingStore struct {
 	registry.Store
 	registry.UsageStore
@@ -56,8 +55,8 @@ func (s *countingStore) Delete(ctx context.Context, id, etag string) error {
 	return s.Store.Delete(ctx, id, etag)
 }
 
-// Whoever has no role on an integration, or none at all, is answered without a look
-// at any integration, whether there is one of that id or not.
+// A caller without a role on an integration is refused without a read of any integration,
+// whether or not the id exists.
 func TestStrangersCauseNoWork(t *testing.T) {
 	b := newSampleBench(t)
 	elsewhere := authz.Principal("spiffe://example.org/teams/other/owner")
@@ -95,11 +94,11 @@ func TestStrangersCauseNoWork(t *testing.T) {
 		t.Errorf("the store was asked %d times", n)
 	}
 	if _, err := s.Get(t.Context(), as(elsewhere), "other"); err != nil || store.asked.Load() == 0 {
-		t.Errorf("who has a role: %v, asked %d times", err, store.asked.Load())
+		t.Errorf("caller with a role: %v, asked %d times", err, store.asked.Load())
 	}
 }
 
-// A role takes effect with the change that gives or takes it, also for a list.
+// A role takes effect with the change that grants or removes it, also for a list.
 func TestRolesTakeEffectAtOnce(t *testing.T) {
 	b := newSampleBench(t)
 	for i := range 3 {

@@ -160,8 +160,8 @@ func TestNoteString(t *testing.T) {
 	}
 }
 
-// Whatever the new grants allow and the old ones did not is covered by something
-// gained, and the other way round: nothing goes unreported.
+// Every request that only the new grants allow is covered by a gained permission, and every
+// request that only the old ones allow by a lost one.
 func TestComparePoliciesMissesNothing(t *testing.T) {
 	pick := func(r *rand.Rand, pool ...string) string { return pool[r.IntN(len(pool))] }
 	some := func(r *rand.Rand, pool ...string) []string {
@@ -225,8 +225,8 @@ func TestComparePoliciesMissesNothing(t *testing.T) {
 	}
 }
 
-// Two large versions with little in common are compared in reasonable time: this
-// does not end if every rule is compared with every other.
+// The comparison of two large versions with little in common ends in reasonable time, which
+// it would not if every rule were compared with every other.
 func TestComparePoliciesOfManyGrants(t *testing.T) {
 	const n = 10_000
 	many := func(format string) []*integration.Integration {

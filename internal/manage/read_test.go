@@ -191,7 +191,7 @@ func FuzzFilter(f *testing.F) {
 	f.Fuzz(func(_ *testing.T, text string) { _ = b.CheckFilter(text) })
 }
 
-// TestListOfAStranger: who has no role is told nothing, and what is recorded of it is
+// TestListOfAStranger: a caller without a role gets an empty list, and its record is
 // bounded and does not repeat the filter, which may be of any length.
 func TestListOfAStranger(t *testing.T) {
 	b := newBench(t, placement.Config{})

@@ -20,7 +20,7 @@ func (unreadable) Usage(context.Context, string, time.Time, int) ([]registry.Usa
 	return nil, errors.New("the database is gone")
 }
 
-// What cannot be read does not count as unused.
+// Unknown usage does not count as unused.
 func TestDeleteIsRefusedWhileUsageIsUnknown(t *testing.T) {
 	b := newSampleBench(t)
 	cfg := b.cfg
@@ -33,8 +33,7 @@ func TestDeleteIsRefusedWhileUsageIsUnknown(t *testing.T) {
 	}
 }
 
-// A use in memory has a deletion refused at once, whether or not usage can be written
-// down or read.
+// A use in memory makes a deletion fail at once, whether or not usage can be written or read.
 func TestDeleteIsRefusedByUsageInMemory(t *testing.T) {
 	b := newSampleBench(t)
 	cfg := b.cfg
@@ -51,11 +50,11 @@ func TestDeleteIsRefusedByUsageInMemory(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	if noted != 0 {
-		t.Errorf("a deletion has usage written down %d times", noted)
+		t.Errorf("a deletion wrote usage %d times", noted)
 	}
 }
 
-// Usage is listed also when some of it cannot be written down.
+// Usage is listed even if some of it cannot be written.
 func TestUsageIsListedWithoutWhatCannotBeWritten(t *testing.T) {
 	b := newSampleBench(t)
 	cfg := b.cfg
@@ -66,7 +65,7 @@ func TestUsageIsListedWithoutWhatCannotBeWritten(t *testing.T) {
 	}
 }
 
-// A use without its secret may be of any grant that its principal has.
+// A use without its secret counts for every grant of its principal.
 func TestFoldedUsageSparesGrants(t *testing.T) {
 	b := newSampleBench(t)
 	if _, err := b.Grant(t.Context(), as(owner), "cspi", manage.Grant{Principals: []string{"dns:other.example.org"}}, manage.WriteOptions{}); err != nil {

@@ -119,7 +119,7 @@ func (s *Service) edit(ctx context.Context, who Caller, method string, act authz
 	}
 }
 
-// isChanged reports whether somebody else has changed the integration.
+// isChanged reports whether another call has changed the integration.
 func isChanged(err error) bool {
 	return err != nil && secret.AsError(err).Reason == secret.ReasonIntegrationChanged
 }

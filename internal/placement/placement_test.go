@@ -28,14 +28,14 @@ func TestCheck(t *testing.T) {
 		cfg  Config
 		kind secret.Kind
 		at   integration.Placement
-		want string // settings at fault
+		want string // settings that violate a rule
 	}{
-		{"nothing switched on", Config{}, "X", integration.Placement{}, ""},
+		{"no rules", Config{}, "X", integration.Placement{}, ""},
 		{"allowed", closed, secret.KindAzureKeyVault, azure("eastus"), ""},
 		{"another kind and cloud", closed, "AWS_SECRETS_MANAGER", integration.Placement{Cloud: "aws", Region: "eastus"}, "kind placement.cloud"},
 		{"another region", closed, secret.KindAzureKeyVault, azure("brazilsouth"), "placement.region"},
-		{"no region stated", closed, secret.KindAzureKeyVault, azure(""), "placement.region"},
-		{"no cloud stated", Config{Clouds: []string{"azure"}}, "HASHICORP_VAULT", integration.Placement{}, "placement.cloud"},
+		{"no region", closed, secret.KindAzureKeyVault, azure(""), "placement.region"},
+		{"no cloud", Config{Clouds: []string{"azure"}}, "HASHICORP_VAULT", integration.Placement{}, "placement.cloud"},
 	} {
 		var got []string
 		for _, f := range rules(t, tt.cfg).Check(tt.kind, tt.at) {

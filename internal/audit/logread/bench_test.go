@@ -14,7 +14,7 @@ var benchEvent = audit.Event{
 	Config: "password", Reference: "https://my-vault.vault.azure.net::s", Outcome: audit.Served, Version: "v", Source: "hit",
 }
 
-// BenchmarkVerify is the time for a log's line.
+// BenchmarkVerify measures the time per line of a log.
 func BenchmarkVerify(b *testing.B) {
 	path := filepath.Join(b.TempDir(), "audit.jsonl")
 	l := open(b, audit.Config{Path: path})
@@ -29,7 +29,7 @@ func BenchmarkVerify(b *testing.B) {
 	}
 }
 
-// BenchmarkQuery is the time for a log's line.
+// BenchmarkQuery measures the time per line of a log.
 func BenchmarkQuery(b *testing.B) {
 	path := filepath.Join(b.TempDir(), "audit.jsonl")
 	l := open(b, audit.Config{Path: path})

@@ -12,8 +12,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/audit"
 )
 
-// Records of changes stand in the same chain and are found like all others, the
-// largest that is allowed too.
+// TestChangesAreRecords: records of changes, up to the largest size, are in the same chain
+// and are found like all others.
 func TestChangesAreRecords(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
 	l := open(t, audit.Config{Path: path})

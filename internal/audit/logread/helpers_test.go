@@ -47,8 +47,8 @@ func closeLog(t testing.TB, l *audit.Log) {
 // tornLine is a line that a crash cut off.
 const tornLine = `{"time":"2027-01-`
 
-// writeSample writes a log with all that a chain goes through: a restart, a line
-// torn by a crash, a rotation and a start with or without a key. It returns its
+// writeSample writes a log with a restart, a line torn by a crash and a rotation, with or
+// without a key. It returns its
 // two files and the head.
 func writeSample(t testing.TB, key *chain.Key) (files []string, head chain.Head) {
 	t.Helper()

@@ -16,7 +16,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/audit/chain"
 )
 
-// found is the break as "FILE:LINE: KIND", "" for none.
+// found returns the break as "FILE:LINE: KIND", "" for none.
 func found(r *Report) string {
 	if r.Break == nil {
 		return ""
@@ -112,7 +112,7 @@ func TestVerifyFindsEveryChange(t *testing.T) {
 				if i > 0 && original[i-1] != '\n' && original[i] != '\n' {
 					changed(fmt.Sprintf("byte %d is a newline", i), line, append(append(bytes.Clone(original[:i]), '\n'), original[i:]...))
 				}
-				if i < len(original)-1 { // a newline at the end is no loss
+				if i < len(original)-1 { // a missing newline at the end changes nothing
 					changed(fmt.Sprintf("byte %d is gone", i), line, append(bytes.Clone(original[:i]), original[i+1:]...))
 				}
 				if original[i] == '\n' {
@@ -124,7 +124,7 @@ func TestVerifyFindsEveryChange(t *testing.T) {
 			lines[len(lines)-1] = append(bytes.Clone(lines[len(lines)-1]), '\n')
 			for i := range lines {
 				changed(fmt.Sprintf("line %d is gone", i+1), i+1, bytes.Join(slices.Delete(slices.Clone(lines), i, i+1), nil))
-				changed(fmt.Sprintf("line %d stands twice", i+1), i+2, bytes.Join(slices.Insert(slices.Clone(lines), i, lines[i]), nil))
+				changed(fmt.Sprintf("line %d is duplicated", i+1), i+2, bytes.Join(slices.Insert(slices.Clone(lines), i, lines[i]), nil))
 				for j := range i {
 					other := slices.Clone(lines)
 					other[i], other[j] = other[j], other[i]
@@ -233,7 +233,7 @@ func TestVerifyFiles(t *testing.T) {
 		files []string
 		want  string
 	}{
-		{"the other way round", nil, []string{files[1], files[0]}, "audit.jsonl.1:1: sequence"},
+		{"files in the wrong order", nil, []string{files[1], files[0]}, "audit.jsonl.1:1: sequence"},
 		{"the end of a file is missing", nil, []string{cut, files[1]}, "audit.jsonl:1: sequence"},
 		{"another log", nil, []string{files[0], other[0]}, "audit.jsonl.1:1: sequence"},
 		{"the first file is missing", []chain.Head{{Seq: 3}}, files[1:], "audit.jsonl:4: head"},
@@ -248,12 +248,11 @@ func TestVerifyFiles(t *testing.T) {
 		})
 	}
 	if _, err := Verify(t.Context(), VerifyConfig{}, []string{filepath.Join(t.TempDir(), "none")}); err == nil {
-		t.Error("a file that is not there was read")
+		t.Error("a file that does not exist was read")
 	}
 }
 
-// TestVerifyKeys: who does not have the key cannot make a chain that passes for
-// one with it.
+// TestVerifyKeys: a chain that was computed without the key does not pass for one with it.
 func TestVerifyKeys(t *testing.T) {
 	key, other := testKey(t, "k"), testKey(t, "o")
 	keyed, _ := writeSample(t, key)
@@ -279,11 +278,11 @@ func TestVerifyKeys(t *testing.T) {
 		files []string
 		want  string
 	}{
-		{"no key at hand", nil, keyed, "audit.jsonl.1:1: key"},
+		{"no key given", nil, keyed, "audit.jsonl.1:1: key"},
 		{"another key", []*chain.Key{other}, keyed, "audit.jsonl.1:1: key"},
-		{"computed anew without the key", []*chain.Key{key}, plain, "audit.jsonl:4: key"},
+		{"computed again without the key", []*chain.Key{key}, plain, "audit.jsonl:4: key"},
 		{"key introduced and changed", []*chain.Key{key, other}, []string{introduced}, ""},
-		{"key given up", []*chain.Key{key, other}, []string{path}, "audit.jsonl:10: key"},
+		{"key removed later", []*chain.Key{key, other}, []string{path}, "audit.jsonl:10: key"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := verify(t, VerifyConfig{Keys: tt.keys}, tt.files...)
@@ -311,10 +310,10 @@ func FuzzVerify(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		v := newVerifier(VerifyConfig{Heads: []chain.Head{head}})
 		if err := scanLines(t.Context(), "f", bytes.NewReader(data), v.line); err != nil && !errors.Is(err, errBroken) {
-			return // compressed, and badly so
+			return // invalid gzip
 		}
 		v.finish()
-		// Its end, from a marker on, is in order by itself.
+		// The end of the log, from a segment header on, is intact by itself.
 		intact := bytes.HasSuffix(bytes.TrimSuffix(all, []byte("\n")), bytes.TrimSuffix(data, []byte("\n")))
 		if !intact && !bytes.HasPrefix(data, []byte{0x1f, 0x8b}) && v.report.Break == nil {
 			t.Errorf("no break in %q", data)
