@@ -10,8 +10,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/devmode"
 )
 
-// TestAWS resolves through a broker of its own process that reads the embedded
-// Secrets Manager as a role that it assumes.
+// TestAWS resolves through a broker in a separate process that reads the embedded Secrets
+// Manager with an assumed role.
 func TestAWS(t *testing.T) {
 	s := startCloud(t, devmode.Options{AWS: true}, devmode.AWSIntegrationID)
 	const byName, byARN = devmode.AWSStore + "::prod/", devmode.AWSAccountARN + ":secret:prod/"
@@ -45,13 +45,13 @@ func TestAWS(t *testing.T) {
 		"another life": "SECRET_NOT_FOUND", "foreign": "STORE_NOT_ALLOWED", "ungranted": "ACCESS_DENIED", "half an ARN": "INVALID_REFERENCE",
 	})
 
-	// A rotation and an outage, by the file that the embedded store is edited with.
+	// Change the file of the embedded store: a rotation and an outage.
 	s.rotateAndThrottle(t, s.AWS.SecretsFile, map[string]string{"p": byName + "postgres-password"}, "  eu-west-1:\n", "  eu-west-1:\n    fault: throttled\n")
 
 	audit := readFile(filepath.Join(s.Dir, "audit.jsonl"))
 	for _, text := range []string{audit, s.log.String()} {
 		if strings.Contains(text, "Passw0rdExamp1e") || strings.Contains(text, strings.TrimSpace(readFile(s.AWS.SecretAccessKeyFile))) {
-			t.Error("a value or a key is told")
+			t.Error("the output contains a value or a key")
 		}
 	}
 	if !strings.Contains(audit, byARN+"sqlserver-AbCdEf#AWSPREVIOUS") {

@@ -20,9 +20,9 @@ import (
 	"github.com/secretbroker/secretbroker/internal/devmode"
 )
 
-// TestAuditDiskFillsUpUnderLoad: a whole broker, whose audit log is rotated onto a full
-// disk and back while many callers ask, and which is told to end while they do. Every
-// value that anybody got has its record in the file.
+// TestAuditDiskFillsUpUnderLoad runs a whole broker under load. Its audit log is rotated onto
+// a full disk and back, and then the broker is shut down. Every value that a caller received
+// must have its record in the file.
 func TestAuditDiskFillsUpUnderLoad(t *testing.T) {
 	var file, link string
 	b := newBroker(t, func(env *devmode.Environment) error {
@@ -84,14 +84,14 @@ func TestAuditDiskFillsUpUnderLoad(t *testing.T) {
 	for range 500 {
 		var e *client.Error
 		if _, err := clients[0].Resolve(t.Context(), request("p", vault+"::sqlserver-db-secret")); !errors.As(err, &e) {
-			t.Fatal("it answers without its audit")
+			t.Fatal("the broker answers without its audit log")
 		}
 	}
 	if lines := strings.Count(b.log.String(), "could not be resolved"); lines == 0 || lines > 400 {
-		t.Errorf("%d lines of the log are about calls that failed", lines)
+		t.Errorf("%d log lines about failed calls", lines)
 	}
 	rotate(file)
-	asynctest.Eventually(t, "it is ready, although nobody calls it", ready)
+	asynctest.Eventually(t, "the broker is ready again without calls", ready)
 	asynctest.Eventually(t, "it answers again", func() bool {
 		_, err := clients[0].Resolve(t.Context(), request("p", vault+"::sqlserver-db-secret"))
 		return err == nil
@@ -119,7 +119,7 @@ func TestAuditDiskFillsUpUnderLoad(t *testing.T) {
 	}
 }
 
-// patient returns a worker's client with a connection of its own.
+// patient returns a client of a worker with its own connection.
 func (b *broker) patient(t *testing.T) *client.Client {
 	t.Helper()
 	c, err := client.New(client.Config{

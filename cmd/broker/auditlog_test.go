@@ -23,8 +23,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/trust/trusttest"
 )
 
-// TestAuditLog takes a broker with a key and a copy through a rotation and a
-// restart: the chain goes on, the heads stand in the log and prove it.
+// TestAuditLog rotates the audit log of a broker with a key and a copy, and restarts the
+// broker: the chain continues, and the heads in the log prove it.
 func TestAuditLog(t *testing.T) {
 	collector, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
@@ -97,7 +97,7 @@ func TestAuditLog(t *testing.T) {
 	}
 }
 
-// waitForFile waits until the file is there.
+// waitForFile waits until the file exists.
 func waitForFile(t *testing.T, path string) {
 	t.Helper()
 	for t.Context().Err() == nil {
@@ -107,8 +107,8 @@ func waitForFile(t *testing.T, path string) {
 	}
 }
 
-// TestAuditFileRemoved: nothing leaves whose record nobody could read, and the
-// broker recovers by itself.
+// TestAuditFileRemoved: the broker answers no call while its audit file cannot be created,
+// and recovers by itself.
 func TestAuditFileRemoved(t *testing.T) {
 	logs := filepath.Join(t.TempDir(), "logs")
 	if err := os.Mkdir(logs, 0o700); err != nil {
@@ -147,7 +147,7 @@ func TestAuditFileRemoved(t *testing.T) {
 	}
 }
 
-// TestOpenAuditRefuses: what is half there does not start.
+// TestOpenAuditRefuses: an incomplete configuration is refused.
 func TestOpenAuditRefuses(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "audit.jsonl")
@@ -171,8 +171,8 @@ func TestOpenAuditRefuses(t *testing.T) {
 	}
 }
 
-// TestRequiredCopyAfterRenewal: a required copy shows the certificate that is in its
-// files when it connects, so that records go on when the one of the start has expired.
+// TestRequiredCopyAfterRenewal: a required copy uses the certificate that its files contain
+// when it connects, so it keeps working after the first certificate has expired.
 func TestRequiredCopyAfterRenewal(t *testing.T) {
 	dir, ca := t.TempDir(), trusttest.NewCA(t, "collectors")
 	to := config.AuditCopy{Required: true, CAFile: filepath.Join(dir, "ca.pem"), CertFile: filepath.Join(dir, "tls.pem"), KeyFile: filepath.Join(dir, "key.pem")}
@@ -196,7 +196,7 @@ func TestRequiredCopyAfterRenewal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// accepted is what the client of the collector's next connection showed.
+	// accepted returns the client certificate of the collector's next connection.
 	accepted := func() (net.Conn, []byte) {
 		conn, err := collector.Accept()
 		if err != nil {
@@ -228,8 +228,8 @@ func TestRequiredCopyAfterRenewal(t *testing.T) {
 	}
 }
 
-// TestKeysThatOthersMayRead: neither serve nor validate takes a key file that others than
-// its owner may read or write.
+// TestKeysThatOthersMayRead: serve and validate refuse a key file that other users than its
+// owner can read or write.
 func TestKeysThatOthersMayRead(t *testing.T) {
 	for _, name := range []string{"server-key.pem", "audit.key", "copy-key.pem"} {
 		for _, mode := range []os.FileMode{0o644, 0o640, 0o620} {

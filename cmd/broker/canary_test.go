@@ -16,14 +16,14 @@ import (
 )
 
 // planted is a JSON document whose password is the canary. The vault sends it in
-// another spelling, as a string of JSON, so that copies of the document as it stands
-// are the cache's, or the SDK's until they are collected, and copies that go on in
-// the vault's spelling were received from it and not yet read.
+// another encoding, as a JSON string. So copies of the plain document belong to the cache, or
+// to the SDK until they are collected, and copies in the vault's encoding are received data
+// that was not parsed yet.
 type planted struct{ canary, document, received string }
 
 func plant() planted {
 	canary := "canary-"
-	for range 20 { // longer than what registers hold, which are saved on stacks
+	for range 20 { // longer than registers, which are saved on stacks
 		canary += rand.Text()
 	}
 	return planted{canary, `{"user":"sa","password":"` + canary + `"}`, canary + `\"}"`}
@@ -33,7 +33,7 @@ func vaultWith(p planted) string {
 	return "vaults: {your-key-vault-name: {secrets: {sqlserver-db: {value: '" + p.document + "'}}}}\n"
 }
 
-// count says how often the three stand in the broker's memory.
+// count returns how often the three forms are in the broker's memory.
 func (c *child) count(t *testing.T, p planted) (canaries, documents, received int) {
 	t.Helper()
 	n, err := procmem.Count(c.cmd.Process.Pid, procmem.Mask([]byte(p.canary)), procmem.Mask([]byte(p.document)), procmem.Mask([]byte(p.received)))
@@ -46,9 +46,9 @@ func (c *child) count(t *testing.T, p planted) (canaries, documents, received in
 	return n[0], n[1], n[2]
 }
 
-// TestMemory looks into the memory of a real broker. Go is told to overwrite what
-// it collects (clobberfree), so that after a collection every copy that is found is
-// one that somebody holds. What the broker wipes is gone without one.
+// TestMemory searches the memory of a real broker. With clobberfree, Go overwrites memory
+// that it collects, so that after a collection every copy that is found is still referenced.
+// Values that the broker wipes disappear without a collection.
 func TestMemory(t *testing.T) {
 	t.Parallel()
 	first, second := plant(), plant()
@@ -94,21 +94,21 @@ func TestMemory(t *testing.T) {
 		_, docs, _ := c.count(t, p)
 		return docs == 0
 	}
-	// What is left then lies in the buffers of the connection to the vault, where
-	// this project cannot wipe it: TLS records, HTTP/2 frames, bodies. Later answers
-	// overwrite it, and the connection's end lets it go.
+	// The remaining copies are in the buffers of the connection to the vault, which this
+	// project cannot wipe: TLS records, HTTP/2 frames, bodies. Later answers overwrite
+	// them, and the end of the connection frees them.
 	onlyReceived := func(p planted, when string) {
 		t.Helper()
 		c.collect(t)
 		n, docs, received := c.count(t, p)
 		t.Logf("%-30s %3d copies of the password: %d in the document, %d as received", when+", collected", n, docs, received)
 		if n != received || docs > 0 {
-			t.Errorf("%s: somebody holds copies that were not just received", when)
+			t.Errorf("%s: copies are referenced that were not just received", when)
 		}
 	}
 
 	if count(first, "before") > 0 {
-		t.Error("it is there before it was read: this tests nothing")
+		t.Error("the value is in memory before the read: the test is void")
 	}
 	ask(nil)
 	count(first, "after one call")
@@ -138,13 +138,13 @@ func TestMemory(t *testing.T) {
 	}
 	onlyReceived(second, "ended")
 	if strings.Contains(c.log.String(), "canary") {
-		t.Error("the log tells a value")
+		t.Error("the log contains a value")
 	}
 }
 
-// TestStacksTellNothing: dumps of all goroutines, asked for or after a crash, show
-// addresses and lengths.
-func TestStacksTellNothing(t *testing.T) {
+// TestStacksContainNoValue: dumps of all goroutines, on request or after a crash, contain
+// addresses and lengths only.
+func TestStacksContainNoValue(t *testing.T) {
 	p := plant()
 	check := func(t *testing.T, dump string) {
 		t.Helper()

@@ -10,8 +10,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/devmode"
 )
 
-// cloudBroker is a broker of its own process that reads a cloud's embedded store,
-// and a client of it.
+// cloudBroker is a broker in a separate process that reads the embedded store of a cloud, and
+// a client of the broker.
 type cloudBroker struct {
 	*served
 	*client.Client
@@ -40,7 +40,7 @@ func (b *cloudBroker) resolve(t *testing.T, configs map[string]string, maxAge ti
 	return res
 }
 
-// checkReasons checks why configs could not be resolved.
+// checkReasons checks the reasons of failed configs.
 func checkReasons(t *testing.T, res *client.Response, reasons map[string]string) {
 	t.Helper()
 	for config, want := range reasons {
@@ -50,8 +50,8 @@ func checkReasons(t *testing.T, res *client.Response, reasons map[string]string)
 	}
 }
 
-// rotateAndThrottle changes the secret that p of configs refers to, and then makes
-// the store throttle, by the file that the embedded store is edited with.
+// rotateAndThrottle changes the secret that configs["p"] refers to, and then makes the store
+// throttle, by editing the file of the embedded store.
 func (b *cloudBroker) rotateAndThrottle(t *testing.T, file string, configs map[string]string, old, throttled string) {
 	t.Helper()
 	if err := edit(file, "correct-horse-battery-staple", "rotatedPassw0rdExamp1e"); err != nil {

@@ -8,8 +8,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/config"
 )
 
-// TestDeployExamples: the broker takes the configuration in deploy/, and ends
-// within the time that the service managers there give it.
+// TestDeployExamples: the broker accepts the configuration in deploy/, and ends within the
+// timeout of the service managers there.
 func TestDeployExamples(t *testing.T) {
 	cfg, err := config.Load(filepath.Join("..", "..", "deploy", "kubernetes", "broker.yaml"))
 	if err != nil {

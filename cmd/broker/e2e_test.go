@@ -38,10 +38,9 @@ func vaultFault(fault string) func(*devmode.Environment) error {
 	}
 }
 
-// TestEveryReason meets each reason the way a user would, through the whole
-// broker and the real Azure SDK. UNAUTHENTICATED and INTERNAL are met in
-// internal/server, STORE_NOT_FOUND, for which there is no name to be looked up
-// here, in internal/provider/azurekv.
+// TestEveryReason causes each reason like a user, through the whole broker and the real
+// Azure SDK. Tests of internal/server cover UNAUTHENTICATED and INTERNAL, and those of
+// internal/provider/azurekv cover STORE_NOT_FOUND, which needs a name lookup.
 func TestEveryReason(t *testing.T) {
 	const secretRef = vault + "::sqlserver-db-secret"
 	zero := time.Duration(0)
@@ -49,9 +48,9 @@ func TestEveryReason(t *testing.T) {
 		reason string
 		code   codes.Code
 		change func(*devmode.Environment) error
-		first  *client.Request // answered beforehand
+		first  *client.Request // sent before
 		req    client.Request
-		short  bool // the caller has little time
+		short  bool // the caller has a short deadline
 	}{
 		{reason: "INVALID_REQUEST", code: codes.InvalidArgument, req: client.Request{IntegrationID: "a:b"}},
 		{reason: "INVALID_REFERENCE", code: codes.InvalidArgument, req: request("p", "http://my-vault.vault.azure.net::s")},
@@ -131,10 +130,9 @@ func readFile(path string) string {
 	return string(data)
 }
 
-// TestNoValueIsTold plants values everywhere a secret can stand and looks for
-// them in everything the broker says: log at its most talkative, audit, metrics,
-// readiness, errors.
-func TestNoValueIsTold(t *testing.T) {
+// TestNoValueIsInOutput puts values everywhere a secret can be and searches for them in all
+// output of the broker: the log at debug level, the audit log, metrics, readiness, errors.
+func TestNoValueIsInOutput(t *testing.T) {
 	const canary = "canary-4d1f"
 	collector := otlptest.Start(t, nil)
 	b := newBroker(t, func(env *devmode.Environment) error {
@@ -156,17 +154,17 @@ vaults:
       oracle-password: {value: `+canary+`-denied}
 `)
 	})
-	var told strings.Builder
+	var answers strings.Builder
 	ask := func(who devmode.Identity, req client.Request) {
 		c := b.as(t, who)
 		for _, partial := range []bool{false, true} {
 			req.AllowPartial = partial
 			ctx := metadata.AppendToOutgoingContext(traced(t.Context()), "tracestate", "a="+canary, "baggage", "a="+canary, canary, canary)
 			res, err := c.Resolve(ctx, req)
-			fmt.Fprintf(&told, "%v %+v %#v %v %+v %#v\n", res, res, res, err, err, err)
+			fmt.Fprintf(&answers, "%v %+v %#v %v %+v %#v\n", res, res, res, err, err, err)
 			var e *client.Error
 			if errors.As(err, &e) {
-				fmt.Fprintf(&told, "%+v\n", *e)
+				fmt.Fprintf(&answers, "%+v\n", *e)
 			}
 		}
 	}
@@ -206,19 +204,19 @@ vaults:
 		}
 	}
 	clientSecret := strings.TrimSpace(readFile(b.ClientSecretFile))
-	if err := edit(b.SecretsFile, "value: ", "valeu: "); err != nil { // a broken file, with the values beside the fault
+	if err := edit(b.SecretsFile, "value: ", "valeu: "); err != nil { // a broken file, with the values next to the error
 		t.Fatal(err)
 	}
 	ask(b.Worker, request("p", vault+"::sqlserver-late"))
 
-	traces := func() string { // asked for when everything else has been
+	traces := func() string { // read after everything else
 		if err := b.stop(); err != nil {
 			t.Fatal(err)
 		}
 		return collector.Text(t)
 	}
 	for where, text := range map[string]string{
-		"errors and answers": told.String(),
+		"errors and answers": answers.String(),
 		"log":                b.log.String(),
 		"audit":              b.auditText(t),
 		"metrics":            b.get(t, "/metrics"),
@@ -226,22 +224,22 @@ vaults:
 		"traces":             traces(),
 	} {
 		if i := strings.Index(text, canary); i >= 0 {
-			t.Errorf("a value stands in the %s: ...%s...", where, text[max(0, i-200):min(len(text), i+100)])
+			t.Errorf("the %s contains a value: ...%s...", where, text[max(0, i-200):min(len(text), i+100)])
 		}
 		if strings.Contains(text, clientSecret) || strings.Contains(text, "PRIVATE KEY") {
-			t.Errorf("a credential stands in the %s", where)
+			t.Errorf("the %s contains a credential", where)
 		}
 	}
 	if !strings.Contains(b.log.String(), "could not be resolved") || strings.Count(b.auditText(t), "\n") < len(refs) {
-		t.Error("the test did not make the broker talk")
+		t.Error("the broker has too little output for this test")
 	}
 	if n := len(collector.Wait(t.Context(), 0)); n < len(refs) {
 		t.Errorf("there are only %d spans", n)
 	}
 }
 
-// TestGrantsTakeEffect: a grant that is taken away, and one that is given, count
-// without a restart, also for values in the cache.
+// TestGrantsTakeEffect: removed and added grants take effect without a restart, also for
+// values in the cache.
 func TestGrantsTakeEffect(t *testing.T) {
 	b := newBroker(t, nil)
 	worker, other := b.as(t, b.Worker), b.as(t, b.OtherWorker)
@@ -259,12 +257,12 @@ func TestGrantsTakeEffect(t *testing.T) {
 	_, err := worker.Resolve(t.Context(), req)
 	var e *client.Error
 	if !errors.As(err, &e) || e.Reason != client.ReasonAccessDenied {
-		t.Errorf("after its grant was taken away the worker gets %v", err)
+		t.Errorf("after its grant was removed the worker gets %v", err)
 	}
 }
 
-// TestBrokenReloadKeepsTheLastGood, says so in readiness, and a mended file
-// takes effect.
+// TestBrokenReloadKeepsTheLastGood: after an edit that makes a file invalid, the previous
+// version stays in effect and readiness reports the error. A fixed file takes effect.
 func TestBrokenReloadKeepsTheLastGood(t *testing.T) {
 	b := newBroker(t, nil)
 	c := b.as(t, b.Worker)
@@ -279,7 +277,7 @@ func TestBrokenReloadKeepsTheLastGood(t *testing.T) {
 		t.Errorf("one broken file made the broker unready: %s", page)
 	}
 	if _, err := c.Resolve(t.Context(), request("p", vault+"::postgres-password")); err != nil {
-		t.Errorf("the last good integration is not in force: %v", err)
+		t.Errorf("the previous integration is not in effect: %v", err)
 	}
 	if err := replace(b.IntegrationFile, good); err != nil {
 		t.Fatal(err)
@@ -289,7 +287,7 @@ func TestBrokenReloadKeepsTheLastGood(t *testing.T) {
 	})
 }
 
-// TestRotatedClientSecret: the broker takes up a renewed credential by itself.
+// TestRotatedClientSecret: the broker uses a renewed credential without a restart.
 func TestRotatedClientSecret(t *testing.T) {
 	var good string
 	b := newBroker(t, func(env *devmode.Environment) error {

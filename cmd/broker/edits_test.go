@@ -18,8 +18,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/devmode"
 )
 
-// database is a Vault server with a secrets engine that makes a database user
-// for every read.
+// database is a Vault server with a secrets engine that creates a database user for every
+// read.
 type database struct {
 	*httptest.Server
 	mu            sync.Mutex
@@ -49,16 +49,15 @@ func (d *database) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// made returns how many logins and users there were.
+// made returns the number of logins and users.
 func (d *database) made() [2]int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return [2]int{d.logins, d.users}
 }
 
-// What is edited about an integration without touching what it reads opens no
-// session, makes no user in Vault and takes nothing from the cache, and yet takes
-// effect at once.
+// An edit of an integration that does not affect its reads takes effect at once. It opens no
+// session, creates no user in Vault and removes nothing from the cache.
 func TestEditsLeaveReadsAlone(t *testing.T) {
 	vault := newDatabase(t)
 	var file, secretID string
@@ -82,8 +81,8 @@ grants:
 `, vault.Listener.Addr(), ca, secretID, env.Worker.ID), 0o600))
 	})
 	loaded := func() int { return strings.Count(b.log.String(), `msg="integration loaded" integration=db`) }
-	// reload makes the broker look at its files, unless it has noticed by itself. Each
-	// change is loaded once.
+	// reload makes the broker read its files, unless it has already noticed the change.
+	// Each change is loaded once.
 	loads := loaded()
 	reload := func(what string, change error) {
 		t.Helper()

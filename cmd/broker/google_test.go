@@ -11,8 +11,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/devmode"
 )
 
-// TestGoogleCloud resolves through a broker of its own process that reads the
-// embedded Secret Manager: federation, impersonation, global and regional secrets.
+// TestGoogleCloud resolves through a broker in a separate process that reads the embedded
+// Secret Manager: federation, impersonation, global and regional secrets.
 func TestGoogleCloud(t *testing.T) {
 	s := startCloud(t, devmode.Options{GoogleCloud: true}, devmode.GoogleIntegrationID)
 	const secrets = devmode.GoogleProject + "/secrets/"
@@ -56,13 +56,13 @@ func TestGoogleCloud(t *testing.T) {
 		t.Errorf("a whole configuration: %v, %v", whole, err)
 	}
 
-	// A rotation and an outage, by the file that the embedded store is edited with.
+	// Change the file of the embedded store: a rotation and an outage.
 	s.rotateAndThrottle(t, s.Google.SecretsFile, map[string]string{"p": secrets + "postgres-password"}, "  my-project:\n", "  my-project:\n    fault: throttled\n    retry_after: 2s\n")
 
 	audit := readFile(filepath.Join(s.Dir, "audit.jsonl"))
 	for _, text := range []string{audit, s.log.String()} {
 		if strings.Contains(text, "Passw0rdExamp1e") || strings.Contains(text, "ya29.") {
-			t.Error("a value or a token is told")
+			t.Error("the output contains a value or a token")
 		}
 	}
 	if !strings.Contains(audit, secrets+"sqlserver-db-secret#stable") {

@@ -10,12 +10,12 @@ import (
 	"testing"
 )
 
-// hangupPackage is how the Go runtime names the package in its trace of package
-// initialization (GODEBUG=inittrace=1), one line when each is done.
+// hangupPackage is the name of the package in the Go runtime's trace of package
+// initialization (GODEBUG=inittrace=1), which has one line per initialized package.
 const hangupPackage = "init github.com/secretbroker/secretbroker/cmd/broker/internal/hangup @"
 
-// TestHangupWhileStarting sends SIGHUP to brokers that have just been started: from
-// the first packages' initialization on none ends by it, and each becomes ready.
+// TestHangupWhileStarting sends SIGHUP to starting brokers, from the initialization of the
+// first packages on. None of them ends, and each becomes ready.
 func TestHangupWhileStarting(t *testing.T) {
 	env := newEnvironment(t)
 	starts := 20
@@ -65,6 +65,6 @@ func hangUpEarly(t *testing.T, configFile string, n int) {
 	}
 	// Some 300 packages are initialized before main.
 	if before > 60 {
-		t.Errorf("%d packages are initialized before SIGHUP is handled; package hangup has got an import that comes late", before)
+		t.Errorf("%d packages are initialized before SIGHUP is handled; package hangup has an import that is initialized late", before)
 	}
 }

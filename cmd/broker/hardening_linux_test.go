@@ -12,11 +12,11 @@ import (
 	"testing"
 )
 
-// nobody is whom brokers run as here if the tests run as root.
+// nobody is the user of the brokers if the tests run as root.
 const nobody = 65534
 
-// asNobody makes a command one of nobody in particular. The binary is handed over,
-// because nobody may not walk to where go test has built it.
+// asNobody makes a command run as the user nobody. It passes the open binary, because nobody
+// cannot access the directory in which go test has built it.
 func asNobody(t *testing.T, cmd *exec.Cmd) error {
 	if os.Getuid() != 0 {
 		return nil
@@ -32,7 +32,7 @@ func asNobody(t *testing.T, cmd *exec.Cmd) error {
 	return nil
 }
 
-// ownedByNobody gives a broker's files to whom it runs as.
+// ownedByNobody changes the owner of a broker's files to nobody.
 func ownedByNobody(c *child) error {
 	if os.Getuid() != 0 {
 		return nil

@@ -35,7 +35,7 @@ func startBroker(ctx context.Context, dir string, change func(*devmode.Environme
 	return startBrokerWith(ctx, devmode.Options{Dir: dir}, change)
 }
 
-// startBrokerWith is startBroker with stores of other clouds beside the Key Vault.
+// startBrokerWith is startBroker with stores of other clouds in addition to the Key Vault.
 func startBrokerWith(ctx context.Context, opts devmode.Options, change func(*devmode.Environment) error) (*broker, error) {
 	b := &broker{log: &asynctest.Buffer{}, hangups: make(chan os.Signal, 1)}
 	log := slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -106,7 +106,7 @@ func (b *broker) as(t *testing.T, who devmode.Identity) *client.Client {
 	return c
 }
 
-// edit replaces text in a file the way an editor does: write beside, rename.
+// edit replaces text in a file like an editor: it writes a new file and renames it.
 func edit(file, old, replacement string) error {
 	data, err := os.ReadFile(file)
 	if err != nil {

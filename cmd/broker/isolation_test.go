@@ -71,7 +71,7 @@ func TestIsolation(t *testing.T) {
 	}
 	for where, text := range map[string]string{"log": b.log.String(), "audit": b.auditText(t), "metrics": b.get(t, "/metrics")} {
 		if strings.Contains(text, isoCanary) {
-			t.Errorf("a value stands in the %s", where)
+			t.Errorf("the %s contains a value", where)
 		}
 	}
 }
@@ -81,7 +81,7 @@ type isoWorld struct {
 	clients map[string]*client.Client
 	// known are the integrations that may be in force.
 	known           [][]*isoIntegration
-	denied          *client.Error // what every denied caller is told
+	denied          *client.Error // the error that every denied caller gets
 	served, refused atomic.Int32
 }
 
@@ -182,7 +182,7 @@ func (w *isoWorld) check(ctx context.Context, t *testing.T, who string, req clie
 		}
 		w.judge(t, who, req.IntegrationID, asks[r.Config], reason)
 		if isDenial(reason) && (r.Version != "" || r.JSONKeyFound || !r.FetchTime.IsZero() || r.HasTimeLeft || r.Length != client.LengthUnknown) {
-			t.Errorf("a denied caller is told %+v", r)
+			t.Errorf("a denied caller gets %+v", r)
 		}
 	}
 }

@@ -235,7 +235,7 @@ func TestReloadOfSettings(t *testing.T) {
 	set(t, env.ConfigFile, "cache", "{ttl: 5m, max_bytes: 64MiB}")
 	hangup()
 	if body := problem(); strings.Contains(body, "configuration") || overloaded() {
-		t.Errorf("all is as it was: %s", body)
+		t.Errorf("nothing has changed: %s", body)
 	}
 }
 
@@ -261,7 +261,7 @@ func TestServiceManager(t *testing.T) {
 		return string(buf[:n])
 	}
 	watchdogs := 0
-	// next is what is heard next beside the watchdog.
+	// next returns the next notification other than those of the watchdog.
 	next := func() string {
 		t.Helper()
 		for {

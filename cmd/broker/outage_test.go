@@ -26,14 +26,14 @@ type line struct {
 
 func newLine(t *testing.T, to string) *line {
 	l := &line{addr: "127.0.0.1:0", to: to}
-	l.mend(t)
+	l.restore(t)
 	l.addr = l.listener.Addr().String()
 	t.Cleanup(l.cut)
 	return l
 }
 
-// mend makes it carry connections.
-func (l *line) mend(t *testing.T) {
+// restore makes the line carry connections.
+func (l *line) restore(t *testing.T) {
 	t.Helper()
 	listener, err := net.Listen("tcp", l.addr)
 	if err != nil {
@@ -120,7 +120,7 @@ func TestDyingVault(t *testing.T) {
 	if v, err := ask("postgres-password"); err != nil || !v.Stale {
 		t.Errorf("while the vault is taken for dead: %+v, %v", v, err)
 	}
-	vaultLine.mend(t)
+	vaultLine.restore(t)
 	asynctest.Eventually(t, "the vault is read again", func() bool {
 		v, err := ask("postgres-password")
 		return err == nil && !v.Stale && v.FetchTime.After(first.FetchTime)

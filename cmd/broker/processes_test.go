@@ -23,7 +23,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// The processes that tests run beside themselves: this binary under another name.
+// Tests start this binary under other names as separate processes.
 // TestMain lists them.
 
 // watchedBroker is the broker's main, but that it collects its garbage when it is

@@ -51,7 +51,7 @@ func TestOutageOfTheDatabase(t *testing.T) {
 	c.await("the integration is there", func() bool { return ask(t.Context(), cl, "cspi-0") == nil })
 	c.postgres.Kill()
 	killed := time.Now()
-	c.await("the outage is told", func() bool { _, body := r.get(t, "/readyz"); return strings.Contains(body, `"registry"`) })
+	c.await("/readyz reports the outage", func() bool { _, body := r.get(t, "/readyz"); return strings.Contains(body, `"registry"`) })
 	if err := ask(t.Context(), cl, "cspi-0"); err != nil && time.Since(killed) < 2*time.Second {
 		t.Errorf("a call within max_outage: %v", err)
 	}
@@ -69,7 +69,7 @@ func TestOutageOfTheDatabase(t *testing.T) {
 		t.Errorf("/readyz says %d while calls are refused", code)
 	}
 	if code, _ := r.get(t, "/healthz"); code != http.StatusOK {
-		t.Errorf("/healthz says %d: a restart would help nobody", code)
+		t.Errorf("/healthz says %d: a restart would not help", code)
 	}
 	c.postgres.Start()
 	c.await("calls are answered again", func() bool { return ask(t.Context(), cl, "cspi-0") == nil })
@@ -152,10 +152,10 @@ func TestKeysAreExchangedWhileRunning(t *testing.T) {
 		c.await("all have read the keys", func() bool { return count("msg=reloaded") == len(c.replicas)*(i+1) })
 	}
 	if n := count("sealed with the current key"); n != 1 {
-		t.Errorf("sealed anew by %d brokers, want one", n)
+		t.Errorf("sealed again by %d brokers, want one", n)
 	}
 	for _, r := range c.replicas {
-		c.await("the integration is read anew", logged(r, "integration loaded"))
+		c.await("the integration is read again", logged(r, "integration loaded"))
 		cl := c.client(nil, r)
 		c.await("the credential opens", func() bool { return ask(t.Context(), cl, "cspi-0") == nil })
 	}

@@ -182,7 +182,7 @@ func (c *cluster) await(what string, is func() bool) {
 			for _, r := range c.replicas {
 				c.t.Logf("%s:\n%s", r.config, r.text())
 			}
-			c.t.Fatalf("waited in vain: %s", what)
+			c.t.Fatalf("timed out waiting: %s", what)
 		case <-time.After(5 * time.Millisecond):
 		}
 	}

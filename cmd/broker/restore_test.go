@@ -111,7 +111,7 @@ func (db *testDatabase) broker(t *testing.T, dir string) *broker {
 	return b
 }
 
-// managed is an integration with a stored credential that nothing asks a store for.
+// managed is an integration with a stored credential. No test reads its store.
 func managed(id string, grants ...client.Grant) *client.Integration {
 	return &client.Integration{
 		ID: id, Kind: "AZURE_KEY_VAULT", Grants: grants,
@@ -125,8 +125,8 @@ func managed(id string, grants ...client.Grant) *client.Integration {
 
 func grantTo(principal string) client.Grant { return client.Grant{Principals: []string{principal}} }
 
-// changesSinceBackup makes five integrations, a backup of them, and changes that a
-// restore undoes.
+// changesSinceBackup creates five integrations, a backup of them, and changes that a restore
+// undoes.
 func changesSinceBackup(t *testing.T, db *testDatabase, owner *client.Client) {
 	t.Helper()
 	o, ctx := client.WriteOptions{}, t.Context()
@@ -216,7 +216,7 @@ func TestAuditCompare(t *testing.T) {
 			t.Errorf("%d %v %s", code, out.OK, diff)
 		}
 
-		// Without the logs nothing is known.
+		// Without the logs nothing can be compared.
 		empty := filepath.Join(dir, "empty.jsonl")
 		if err := os.WriteFile(empty, nil, 0o600); err != nil {
 			t.Fatal(err)
@@ -232,18 +232,18 @@ func matches(text, pattern string) bool {
 	return regexp.MustCompile(`(?m)^` + pattern).MatchString(text)
 }
 
-// TestRestoreIsTold restores a backup under a running broker, and then under one that
-// is stopped: /readyz, the log and the audit say so, until SIGHUP.
-func TestRestoreIsTold(t *testing.T) {
+// TestRestoreIsReported restores a backup under a running broker, and then under a stopped
+// one: /readyz, the log and the audit log report it. SIGHUP clears /readyz.
+func TestRestoreIsReported(t *testing.T) {
 	databases(t, func(t *testing.T, db *testDatabase) {
 		dir := t.TempDir()
 		b := db.broker(t, dir)
 		owner := b.as(t, b.Owner)
 		changesSinceBackup(t, db, owner)
 		db.restore(t)
-		// The record comes with the first look that sees the restored database.
-		asynctest.Eventually(t, "/readyz says it", func() bool { return strings.Contains(b.get(t, "/readyz"), "has gone back") })
-		asynctest.Eventually(t, "the audit says it", func() bool { return strings.Count(b.auditText(t), `"method":"RegistryRestored"`) == 6 })
+		// The broker writes the records when it first reads the restored database.
+		asynctest.Eventually(t, "/readyz reports it", func() bool { return strings.Contains(b.get(t, "/readyz"), "has gone back") })
+		asynctest.Eventually(t, "the audit log has it", func() bool { return strings.Count(b.auditText(t), `"method":"RegistryRestored"`) == 6 })
 		if text := b.get(t, "/readyz"); !strings.Contains(text, "5 integration(s) differ: 3 grant(s) are in force again, 1 integration(s) came back, 1 are gone") {
 			t.Errorf("readyz: %s", text)
 		}
@@ -262,9 +262,9 @@ func TestRestoreIsTold(t *testing.T) {
 			}
 		}
 		b.hangups <- syscall.SIGHUP
-		asynctest.Eventually(t, "SIGHUP takes note", func() bool { return !strings.Contains(b.get(t, "/readyz"), "has gone back") })
+		asynctest.Eventually(t, "SIGHUP clears /readyz", func() bool { return !strings.Contains(b.get(t, "/readyz"), "has gone back") })
 
-		// What is served is what the database holds, and can be revoked again.
+		// The restored grant is in effect and can be revoked again.
 		if in, err := owner.RevokeUse(t.Context(), "revoked", grantTo("dns:goes.example.org"), client.WriteOptions{}); err != nil || len(in.Grants) != 1 {
 			t.Errorf("revoked again: %+v, %v", in, err)
 		}
@@ -276,7 +276,7 @@ func TestRestoreIsTold(t *testing.T) {
 		if text := b.get(t, "/readyz"); !strings.Contains(text, "has gone back") || !strings.Contains(text, "while this broker was stopped") {
 			t.Errorf("readyz after a start: %s", text)
 		}
-		asynctest.Eventually(t, "the audit says it", func() bool { return strings.Count(b.auditText(t), `"method":"RegistryRestored"`) == 7 })
+		asynctest.Eventually(t, "the audit log has it", func() bool { return strings.Count(b.auditText(t), `"method":"RegistryRestored"`) == 7 })
 		if err := b.stop(); err != nil {
 			t.Fatal(err)
 		}

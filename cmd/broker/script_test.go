@@ -31,8 +31,8 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// TestScripts runs the sessions in testdata as a user would type them, beside a
-// running broker whose address and files are in the environment.
+// TestScripts runs the sessions in testdata like a user would type them. A broker runs at the
+// same time, and the environment has its address and files.
 func TestScripts(t *testing.T) {
 	repo, err := filepath.Abs("../..")
 	if err != nil {
@@ -75,7 +75,7 @@ func TestScripts(t *testing.T) {
 				"SECRETS_FILE":      b.SecretsFile,
 				"EXAMPLES":          filepath.Join(repo, "examples"),
 				"VAULT":             "https://your-key-vault-name.vault.azure.net",
-				// A command under the race detector need not linger for a second.
+				// Under the race detector a command would wait a second before it exits.
 				"GORACE": "atexit_sleep_ms=0",
 			} {
 				env.Setenv(name, value)
@@ -92,7 +92,7 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// placementRules let one of the sample workers use what is in westeurope.
+// placementRules allow one of the sample workers to use integrations in westeurope.
 const placementRules = `
 management: {validate_every: 1m}
 placement:
@@ -105,9 +105,8 @@ placement:
     - {principals: [spiffe://example.org/other/*], cloud: azure, region: eastus}
 `
 
-// inDatabase has the broker keep its integrations in a database, which is empty at
-// first, and leaves the sample in the directory "managed". more is appended to the
-// configuration.
+// inDatabase makes the broker store its integrations in a database, which is empty at first,
+// and leaves the sample in the directory "managed". It appends more to the configuration.
 func inDatabase(env *devmode.Environment, more string) error {
 	if err := edit(env.ConfigFile, "integrations: integrations/", "registry: {sqlite: {file: registry.db}, key_file: registry.key, files: [keyvault-ca.pem, google-federation.json, local], max_integrations: 3}"+more); err != nil {
 		return err
@@ -123,12 +122,12 @@ func inDatabase(env *devmode.Environment, more string) error {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
-	// In a database there is no directory that a path could be relative to.
+	// Paths in a database cannot be relative, because there is no directory.
 	text := strings.Replace(string(sample), "../keyvault-ca.pem", env.KeyVaultCAFile, 1)
 	return os.WriteFile(filepath.Join(dir, filepath.Base(env.IntegrationFile)), []byte(text), 0o600)
 }
 
-// addLocalFiles gives a broker an integration with files of its own machine.
+// addLocalFiles adds an integration with files of the broker's own machine.
 func addLocalFiles(env *devmode.Environment) error {
 	dir := filepath.Join(env.Dir, "local")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -196,21 +195,19 @@ func waitFor(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// hides fails if what stands in one file can be found in another: "hides SECRET
-// FILE".
+// hides fails if FILE contains the content of SECRET: "hides SECRET FILE".
 func hides(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: hides SECRET FILE")
 	}
 	text := strings.TrimSpace(ts.ReadFile(args[0]))
 	if text == "" || strings.Contains(ts.ReadFile(args[1]), text) {
-		ts.Fatalf("%s shows what stands in %s", args[1], args[0])
+		ts.Fatalf("%s contains the content of %s", args[1], args[0])
 	}
 }
 
-// example runs check and resolve on a sample and expects what comes of it: "ok",
-// the reason or warning of every config that has one, or INVALID_FILE. "example
-// FILE EXPECTED [FLAG ...]".
+// example runs check and resolve on a sample and expects the result: "ok", the reason or
+// warning of every config that has one, or INVALID_FILE. "example FILE EXPECTED [FLAG ...]".
 func example(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: example FILE EXPECTED [FLAG ...]")
@@ -261,8 +258,8 @@ func example(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// Every sample configuration in examples/ has its place in testdata/examples.txt;
-// the other folders there are programs.
+// Every sample configuration in examples/ must be listed in testdata/examples.txt. The other
+// folders there are programs.
 func TestNoExampleIsLeftOut(t *testing.T) {
 	script, err := os.ReadFile("testdata/examples.txt")
 	if err != nil {
@@ -278,7 +275,7 @@ func TestNoExampleIsLeftOut(t *testing.T) {
 		}
 		n++
 		if !strings.Contains(string(script), "\nexample "+path+" ") {
-			t.Errorf("testdata/examples.txt does not say what comes of examples/%s", path)
+			t.Errorf("testdata/examples.txt has no result for examples/%s", path)
 		}
 		return nil
 	})

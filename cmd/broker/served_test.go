@@ -18,7 +18,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/devmode"
 )
 
-// served is "broker serve" in a process of its own. The Key Vault is the test's.
+// served is "broker serve" in a separate process. The test runs the Key Vault.
 type served struct {
 	*devmode.Environment
 	cmd         *exec.Cmd
@@ -88,7 +88,7 @@ func (s *served) signal(t *testing.T, sig os.Signal) {
 	}
 }
 
-// client returns one that tries so often.
+// client returns a client with the given number of attempts.
 func (s *served) client(t *testing.T, attempts int) *client.Client {
 	t.Helper()
 	c, err := client.New(client.Config{
@@ -102,7 +102,7 @@ func (s *served) client(t *testing.T, attempts int) *client.Client {
 	return c
 }
 
-// readyz returns what /readyz says, nothing if it cannot be reached.
+// readyz returns the answer of /readyz, "" if it cannot be reached.
 func (s *served) readyz() (code int, body string) {
 	res, err := http.Get("http://" + s.admin + "/readyz")
 	if err != nil {

@@ -26,7 +26,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/trust/trusttest"
 )
 
-// traced asks for a trace of the calls that are made with it.
+// traced requests a trace for calls with the returned context.
 func traced(ctx context.Context) context.Context {
 	return metadata.AppendToOutgoingContext(ctx, "traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
 }
@@ -51,8 +51,8 @@ func attribute(s *tracepb.Span, key string) string {
 	return ""
 }
 
-// TestTraces follows calls through a whole broker: one that reads its store, one
-// that is answered from memory, and one that is denied.
+// TestTraces checks the traces of a whole broker: of a call that reads the store, of one that
+// is answered from memory, and of one that is denied.
 func TestTraces(t *testing.T) {
 	collector := otlptest.Start(t, nil)
 	b := newBroker(t, tracingTo("endpoint: '"+collector.Addr+"', insecure: true, service_name: broker-under-test"))
@@ -111,7 +111,7 @@ func TestTraces(t *testing.T) {
 	if diff := gocmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
-	// The way back from a trace goes by the request id.
+	// The request id of a trace leads to its audit records.
 	for _, id := range append(ids, denied.RequestID) {
 		if !strings.Contains(b.auditText(t), id) {
 			t.Errorf("the audit does not have request %s", id)
@@ -124,7 +124,7 @@ func TestTraces(t *testing.T) {
 		}
 	}
 	if !strings.Contains(text, "broker-under-test") {
-		t.Error("service_name is not told")
+		t.Error("service_name is missing")
 	}
 	for _, line := range []string{"secretbroker_tracing_calls_total 3", "secretbroker_tracing_calls_over_limit_total 0", "secretbroker_tracing_spans_waiting"} {
 		if !strings.Contains(b.get(t, "/metrics"), line) {
@@ -133,9 +133,9 @@ func TestTraces(t *testing.T) {
 	}
 }
 
-// TestTracesOverTLS: both sides prove themselves, the broker with a certificate that
-// may be renewed; what cannot be used keeps the broker from starting, and validate
-// says so before.
+// TestTracesOverTLS: broker and collector authenticate each other, and the broker's
+// certificate can be renewed. With invalid files the broker does not start, and validate
+// reports them.
 func TestTracesOverTLS(t *testing.T) {
 	ca := trusttest.NewCA(t, "collectors")
 	server := ca.Issue(func(c *x509.Certificate) { c.DNSNames = []string{"localhost"} })
@@ -159,7 +159,7 @@ func TestTracesOverTLS(t *testing.T) {
 	if _, err := b.as(t, b.Worker).Resolve(traced(t.Context()), sample); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.stop(); err != nil { // which sends what is left
+	if err := b.stop(); err != nil { // sends the remaining spans
 		t.Fatal(err)
 	}
 	if n := len(collector.Wait(t.Context(), 0)); n != 3 {
@@ -175,11 +175,12 @@ func TestTracesOverTLS(t *testing.T) {
 		}
 	}
 	if _, err := tracingConfig(config.Tracing{Endpoint: "c:1", CAFile: "missing.pem"}, nil); err == nil {
-		t.Error("validate would say nothing")
+		t.Error("validate reports no error")
 	}
 }
 
-// TestTracesWithoutCollector: nobody notices but the metrics and one line in the log.
+// TestTracesWithoutCollector: an unreachable collector affects no call; the metrics and one
+// log line report it.
 func TestTracesWithoutCollector(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -194,12 +195,12 @@ func TestTracesWithoutCollector(t *testing.T) {
 		}
 	}
 	if page := b.get(t, "/metrics"); !strings.Contains(page, `secretbroker_tracing_spans_dropped_total{why="full"} 0`) || strings.Contains(page, "secretbroker_tracing_calls_over_limit_total 0\n") {
-		t.Error("the metrics do not tell of calls over the limit")
+		t.Error("the metrics do not count calls over the limit")
 	}
 	if err := b.stop(); err != nil {
 		t.Fatal(err)
 	}
 	if log := b.log.String(); strings.Count(log, "traces do not reach the collector") == 0 {
-		t.Errorf("the log says nothing:\n%s", log)
+		t.Errorf("the log does not report it:\n%s", log)
 	}
 }

@@ -19,7 +19,7 @@ import (
 
 const devTLS = "tls: {cert_file: server.pem, key_file: server-key.pem, client_ca_file: ca.pem}"
 
-// worker writes a client's files and returns a client of the broker.
+// worker writes the files of a client and returns a client of the broker.
 func (b *broker) worker(t *testing.T, ca *trusttest.CA, cert *tls.Certificate) *client.Client {
 	t.Helper()
 	dir := t.TempDir()
@@ -40,8 +40,8 @@ func read1(t *testing.T, c *client.Client) error {
 	return err
 }
 
-// TestTrustReload: a hangup takes a new certificate and a new CRL, a broken file
-// changes nothing, and an operator sees all of it.
+// TestTrustReload: SIGHUP makes the broker use a new certificate and a new CRL. An invalid
+// file changes nothing, and /readyz and the metrics report it.
 func TestTrustReload(t *testing.T) {
 	ca := trusttest.NewCA(t, "clients")
 	files := ca.Write(t.TempDir())
@@ -114,8 +114,8 @@ func TestSPIFFE(t *testing.T) {
 	if err := read1(t, byDNS); err == nil || !strings.Contains(err.Error(), "no SPIFFE ID") {
 		t.Errorf("a client with a DNS name: %v", err)
 	}
-	// The trust domain's authority is replaced: the old one's clients are out, and
-	// a restart was not needed.
+	// Replace the authority of the trust domain: without a restart, clients of the old one
+	// are refused.
 	next := trusttest.NewCA(t, "example.org")
 	agent.Set(trusttest.Identity(t, next, identity()))
 	asynctest.Eventually(t, "the old authority's client is cut off", func() bool { return read1(t, worker) != nil })
@@ -123,7 +123,7 @@ func TestSPIFFE(t *testing.T) {
 	asynctest.Eventually(t, "the silent agent is a problem", func() bool { return strings.Contains(b.get(t, "/readyz"), agent.Socket) })
 }
 
-// TestValidateTLS: what "broker validate" says of certificates and CRLs.
+// TestValidateTLS: "broker validate" reports invalid certificates and CRLs.
 func TestValidateTLS(t *testing.T) {
 	ca := trusttest.NewCA(t, "clients")
 	dir := t.TempDir()
@@ -164,7 +164,7 @@ func TestValidateTLS(t *testing.T) {
 		}
 	}
 	// The Workload API is not contacted.
-	trusttest.Put(t, config, []byte("spiffe: {socket: unix:///nobody/here.sock, trust_domain: example.org}"+rest))
+	trusttest.Put(t, config, []byte("spiffe: {socket: unix:///no/such.sock, trust_domain: example.org}"+rest))
 	if err := validate(); err != nil {
 		t.Error(err)
 	}

@@ -30,25 +30,24 @@ import (
 	"github.com/secretbroker/secretbroker/internal/server"
 )
 
-// ledger is the audit log's file in a test. Under load it takes its time, as a disk
-// does: until more calls wait for it, or as long as it has patience. And it fails when
-// the test says so.
+// ledger is the file of an audit log in a test. Like a disk under load, a write takes until
+// more calls wait for it, within a time limit. It fails when the test says so.
 type ledger struct {
 	mu       sync.Mutex
-	more     *sync.Cond // calls have come
-	begun    int        // calls that have come
+	more     *sync.Cond // signals begun
+	begun    int        // calls so far
 	written  int        // lines
 	last     int        // lines of the last write
-	loaded   bool       // there are callers who go on
+	loaded   bool       // callers keep calling
 	recorded map[string]bool
 
-	// fault takes what is written, once it is there and two writes in a row were of
-	// many calls, so that connections hold answers back.
+	// fault, if set, replaces the write after two writes in a row with many calls, so
+	// that the commit barrier delays answers.
 	fault func(p []byte) (int, error)
 	hit   bool // fault has begun
 }
 
-// many calls in one write make the audit log hold answers back until they are recorded.
+// many is the number of calls per write from which the commit barrier delays answers.
 const many = 8
 
 func newLedger() *ledger {
@@ -108,7 +107,7 @@ func (l *ledger) has(requestID string) bool {
 	return l.recorded[requestID]
 }
 
-// countedLog tells the ledger of the calls that come.
+// countedLog counts the calls for the ledger.
 type countedLog struct {
 	*audit.Log
 	ledger *ledger
@@ -129,8 +128,7 @@ func (v oneSecret) Fetch(context.Context, *integration.Integration, secret.Ref) 
 	return secret.New("v1", time.Now(), time.Time{}, []byte(v)), nil
 }
 
-// recordedServer is a server with all that answers and records a call, and nothing
-// else of a broker.
+// recordedServer is a server with only the parts of a broker that answer and record a call.
 type recordedServer struct {
 	*server.Server
 	*devmode.Environment
@@ -186,17 +184,17 @@ func newRecordedServer(t *testing.T) *recordedServer {
 	return s
 }
 
-// shutdown is as serve does it: the calls under way come first.
+// shutdown shuts down like serve: it waits for calls in progress first.
 func (s *recordedServer) shutdown(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	s.Shutdown(ctx)
 	if ctx.Err() != nil {
-		t.Error("the shutdown took as long as it might")
+		t.Error("the shutdown took the whole timeout")
 	}
 }
 
-// clients returns clients with so many connections.
+// clients returns n clients, each with its own connection.
 func (s *recordedServer) clients(t *testing.T, n int) []*client.Client {
 	t.Helper()
 	cs := make([]*client.Client, n)
@@ -214,8 +212,8 @@ func (s *recordedServer) clients(t *testing.T, n int) []*client.Client {
 	return cs
 }
 
-// callerLoad is callers that go on until the broker is unavailable to them. Of everything
-// that they are told, whatever it is, the record must be there by then.
+// callerLoad is a number of callers that call until the broker is unavailable. Each answer,
+// whatever it is, must have been recorded before a caller receives it.
 type callerLoad struct {
 	callers  sync.WaitGroup
 	answered atomic.Int64
@@ -251,8 +249,7 @@ func (s *recordedServer) load(t *testing.T, clients []*client.Client) *callerLoa
 	return l
 }
 
-// call reports whether the caller is told anything but that the broker is not
-// available.
+// call reports whether the caller gets an answer other than that the broker is unavailable.
 func (s *recordedServer) call(t *testing.T, c *client.Client, req client.Request) bool {
 	res, err := c.Resolve(t.Context(), req)
 	var e *client.Error
@@ -261,14 +258,14 @@ func (s *recordedServer) call(t *testing.T, c *client.Client, req client.Request
 	case err == nil:
 		id = res.RequestID
 		if v := res.Values["p"]; v.Reveal() != theValue {
-			t.Error("a caller was told another value")
+			t.Error("a caller received another value")
 		}
 	case !errors.As(err, &e):
 		t.Errorf("a caller got %v", err)
 		return false
 	case e.Code == codes.Unavailable:
 		return false
-	case e.Reason == client.ReasonOverloaded: // which is recorded nowhere
+	case e.Reason == client.ReasonOverloaded: // not recorded
 		return true
 	default:
 		id = e.RequestID
@@ -279,7 +276,7 @@ func (s *recordedServer) call(t *testing.T, c *client.Client, req client.Request
 	return true
 }
 
-// unrecorded is how many connections were closed with their answers.
+// unrecorded returns the number of connections that were closed with unsent answers.
 func (s *recordedServer) unrecorded(t *testing.T) float64 {
 	families, err := s.metrics.Gather()
 	if err != nil {
@@ -293,13 +290,12 @@ func (s *recordedServer) unrecorded(t *testing.T) float64 {
 	return 0
 }
 
-// TestNothingLeavesUnrecorded: many callers on several connections, and an audit
-// log that begins to fail in one way or another. Nobody is told anything that has
-// no record by then, nobody waits for ever, callers that come later are told what
-// is wrong, and all is well again once the log is.
+// TestNothingLeavesUnrecorded: the audit log starts to fail in various ways while many
+// callers call on several connections. No caller receives an unrecorded answer or waits for
+// ever, later callers get the reason, and calls succeed again when the log does.
 func TestNothingLeavesUnrecorded(t *testing.T) {
 	for name, tt := range map[string]struct {
-		stuck bool // the first write returns once the callers were told
+		stuck bool // the first write returns after the callers have their errors
 		first func(p []byte) (int, error)
 		later error
 	}{
@@ -326,7 +322,7 @@ func TestNothingLeavesUnrecorded(t *testing.T) {
 			})
 			l.callers.Wait()
 			if s.unrecorded(t) == 0 {
-				t.Error("no answer was held back: the test tests nothing")
+				t.Error("no answer was delayed: the test is void")
 			}
 			var later sync.WaitGroup
 			for range 64 {
@@ -352,8 +348,8 @@ func TestNothingLeavesUnrecorded(t *testing.T) {
 	}
 }
 
-// TestShutdownWhileStuck: a broker that is told to end while its audit log hangs ends,
-// and nothing leaves on the way.
+// TestShutdownWhileStuck: a broker shuts down while its audit log hangs, and no unrecorded
+// answer leaves.
 func TestShutdownWhileStuck(t *testing.T) {
 	s := newRecordedServer(t)
 	l := s.load(t, s.clients(t, 4))
@@ -371,12 +367,12 @@ func TestShutdownWhileStuck(t *testing.T) {
 	}
 	l.callers.Wait()
 	if err := s.log.Close(); err == nil {
-		t.Error("the log was closed, though stuck")
+		t.Error("Close succeeded although the log is stuck")
 	}
 	close(release)
 }
 
-// TestShutdownUnderLoad: what is held back at the end is answered once it is recorded.
+// TestShutdownUnderLoad: delayed answers are sent during a shutdown after they are recorded.
 func TestShutdownUnderLoad(t *testing.T) {
 	s := newRecordedServer(t)
 	l := s.load(t, s.clients(t, 4))

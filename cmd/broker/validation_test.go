@@ -11,8 +11,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/devmode"
 )
 
-// An integration that does not work is named by /readyz and counted, and the
-// broker is ready all the same: the others work.
+// /readyz and a metric report an integration that does not work. The broker is ready
+// nevertheless, because the others work.
 func TestValidationFeedsReadiness(t *testing.T) {
 	b := newBroker(t, func(env *devmode.Environment) error {
 		data, err := os.ReadFile(env.ConfigFile)
@@ -40,7 +40,7 @@ func TestValidationFeedsReadiness(t *testing.T) {
 		code, body := get("/readyz")
 		if strings.Contains(body, `"component":"validation"`) && strings.Contains(body, "cspi-sqlserver: read https://no-role-key-vault.vault.azure.net: STORE_ACCESS_DENIED") {
 			if code != http.StatusOK {
-				t.Errorf("not ready for it: %d", code)
+				t.Errorf("not ready because of it: %d", code)
 			}
 			break
 		}
