@@ -14,21 +14,21 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Request is what one call wants and how old it may be.
+// Request is the request of one call: a key, and how old the answer may be.
 type Request struct {
 	Key Key
-	// TTL is how long a value may be answered after its read began. It also
-	// bounds the reads under way that the call may join. Zero keeps nothing.
+	// TTL limits the age of the answer, counted from the start of its read. The call
+	// also joins only loads that started within TTL. With zero nothing is cached.
 	TTL time.Duration
-	// MaxAge, if HasMaxAge, is the most that the read of the answer may have
-	// begun before this call. Zero reads now.
+	// MaxAge, if HasMaxAge, limits how long before this call the read of the answer may
+	// have started. Zero forces a new read.
 	MaxAge    time.Duration
 	HasMaxAge bool
-	// MaxStale is how long past TTL a value may replace the answer of a store that cannot
-	// be reached or that throttles, though never past the secret's own expiry nor
-	// past MaxAge. Zero turns that off.
+	// MaxStale is how long after TTL the cached value may be the answer while the store
+	// cannot be reached or throttles. The secret's own expiry and MaxAge still apply.
+	// Zero disables stale answers.
 	MaxStale time.Duration
-	// Account, if not nil, is whom the load is charged to if this call begins it.
+	// Account, if not nil, is charged for the load if this call starts it.
 	Account Account
 }
 
@@ -77,45 +77,43 @@ func (s Source) String() string {
 
 // Result is an answer.
 type Result struct {
-	// Secret is shared with other callers and immutable. The caller has a
-	// reference to it and must Release it: it is wiped when the cache has given
-	// it up and every caller has.
+	// Secret is shared with other callers and immutable. The caller has a reference to
+	// it and must Release it. It is wiped when the cache and all callers have released
+	// it.
 	Secret *secret.Secret
-	// Expires is until when this read answers from memory: the end of TTL after
-	// the read, or of the secret's own validity if that is sooner. It has passed
-	// if Source is Stale.
+	// Expires is the time until which the cache answers with this read: the end of TTL
+	// after the read, or of the secret's own validity if that is earlier. It is in the
+	// past if Source is Stale.
 	Expires time.Time
 	Source  Source
 }
 
-// Loader reads the secret of one Key from its store. Its context is the cache's
-// own: it carries nothing of any caller and ends with Config.LoadTimeout or
-// Close, which a Loader must honour. It may be called after the Get that it was
-// handed to has returned, so it must not use that call's context either.
+// Loader reads the secret of one Key from its store. Its context belongs to the cache: it
+// has no values of a caller and ends with Config.LoadTimeout or Close, which a Loader must
+// honour. The cache may call a Loader after the Get that passed it has returned, so a Loader
+// must not use the context of that call.
 //
-// Errors should be *secret.Error and hold no value. The secret's FetchedAt must
-// not lie before the Loader was called, and the cache takes over its first
-// reference.
+// Errors should be of type *secret.Error and must not contain a value. The secret's
+// FetchedAt must not be before the call of the Loader. The cache owns its first reference.
 type Loader func(ctx context.Context) (*secret.Secret, error)
 
-// Config is what a Cache needs to know. The zero value is useful.
+// Config configures a Cache. The zero value is useful.
 type Config struct {
-	// MaxBytes bounds the memory that entries take, as estimated; zero means 64
-	// MiB. Leave room beyond the working set: a full cache may refuse new entries.
-	// An entry of more than an eighth of it is never kept.
+	// MaxBytes limits the estimated memory of the entries; zero means 64 MiB. Set it
+	// larger than the working set: a full cache may refuse new entries. An entry larger
+	// than an eighth of MaxBytes is never cached.
 	MaxBytes int64
-	// LoadTimeout bounds one load; zero means 10 seconds.
+	// LoadTimeout limits the duration of one load; zero means 10 seconds.
 	LoadTimeout time.Duration
-	// MinReadInterval is the least time between the starts of two loads of one
-	// key where a MaxAge asks for the second; zero means 1 second.
+	// MinReadInterval is the minimum time between the starts of two loads of one key, if
+	// a MaxAge forces the second; zero means 1 second.
 	MinReadInterval time.Duration
-	// NegativeTTL is how long a definite failure is remembered; zero means 5
-	// seconds. Throttling is remembered for as long as the store asks, but no
-	// longer than twice this; other outages and faults for 1 second.
+	// NegativeTTL is how long a definite failure is cached; zero means 5 seconds.
+	// Throttling is cached for as long as the store requests, up to twice NegativeTTL,
+	// and other outages and faults for 1 second.
 	NegativeTTL time.Duration
-	// RefreshAhead is the last part of an entry's life, as a fraction of it, in
-	// which a hit starts a load in the background; zero means 0.2, negative turns
-	// that off.
+	// RefreshAhead is the last fraction of an entry's lifetime in which a hit starts a
+	// load in the background; zero means 0.2, and a negative value disables refreshes.
 	RefreshAhead float64
 	// Logger receives panics of loads; nil discards them.
 	Logger *slog.Logger
@@ -123,7 +121,7 @@ type Config struct {
 
 func (c Config) withDefaults() (Config, error) {
 	if c.MaxBytes < 0 || c.LoadTimeout < 0 || c.MinReadInterval < 0 || c.NegativeTTL < 0 || c.RefreshAhead > 1 {
-		return c, errors.New("cache: MaxBytes, LoadTimeout, MinReadInterval and NegativeTTL must not be negative, and RefreshAhead not above 1")
+		return c, errors.New("cache: MaxBytes, LoadTimeout, MinReadInterval and NegativeTTL must not be negative, and RefreshAhead must not exceed 1")
 	}
 	setDefault(&c.MaxBytes, 64<<20)
 	setDefault(&c.LoadTimeout, 10*time.Second)
@@ -202,20 +200,20 @@ func (c *Cache) storeConfig() *ristretto.Config[uint64, *entry] {
 	}
 }
 
-// numCounters is how many keys ristretto counts the uses of, to tell whom to keep
-// when the cache is full. For each it takes 3.6 bytes if their number is five sixths
-// of a power of two, else up to twice as much, because it rounds up both its tables.
-// This is such a number: 4 to 7 for each KiB, 1.2 to 2.4 % of maxBytes. Ten for each
-// entry, which ristretto advises, find some 3 % more of a working set that is ten
-// times the cache than two for each entry do, twenty no more than ten.
+// numCounters returns the number of keys whose uses ristretto counts, to decide which
+// entries to keep when the cache is full. A counter takes 3.6 bytes if the number is five
+// sixths of a power of two, and otherwise up to twice as much, because ristretto rounds up
+// both its tables. The returned number is of this form: 4 to 7 counters per KiB, or 1.2 to
+// 2.4 % of maxBytes. ristretto recommends ten counters per entry. For a working set of ten
+// times the cache, ten give 3 % more hits than two, and twenty no more than ten.
 func numCounters(maxBytes int64) int64 {
-	most := max(maxBytes/128, 1200)
-	return (1 << (bits.Len64(uint64(most)) - 1)) * 5 / 6
+	limit := max(maxBytes/128, 1200)
+	return (1 << (bits.Len64(uint64(limit)) - 1)) * 5 / 6
 }
 
-// Close cancels the loads under way, waits for them and wipes every value that no
-// caller still has a reference to. Calls that are waiting, and later ones, fail
-// with ReasonStoreUnavailable.
+// Close cancels the loads in progress, waits for them, and releases all values; those
+// without a reference of a caller are wiped. Waiting and later calls fail with
+// ReasonStoreUnavailable.
 func (c *Cache) Close() {
 	c.mu.Lock()
 	c.using.Lock()
@@ -232,23 +230,22 @@ func (c *Cache) Close() {
 	c.expiry.stop()
 }
 
-// Get answers req from memory or by load, of which at most one runs for each
-// Key at any time. The error is a *secret.Error. Without one the caller must
-// Release the Result's Secret.
+// Get answers req from memory or with load. At most one load runs per Key at any time. The
+// error is a *secret.Error. Without an error the caller must Release the Result's Secret.
 //
-// When ctx ends first, the load that the call waited for goes on, even if the
-// deadline had passed before the call; the error has ReasonStoreUnavailable and
-// wraps the context's. A deadline, but no cancellation, may be answered by a
-// stale value instead if the last load of the Key that ended, within MaxStale,
-// ended in an outage. A call that has to wait for its
-// turn under MinReadInterval and cannot gets ReasonOverloaded, with the time to
-// wait; it gets the error at once if its deadline is too near for the wait.
+// If ctx ends first, the load continues, even if the deadline had passed before the call.
+// The error then has ReasonStoreUnavailable and wraps the error of ctx. If a deadline ended
+// ctx, and not a cancellation, Get returns a stale value instead if the last finished load
+// of the Key ended in an outage and MaxStale allows it.
+//
+// A call that must wait for MinReadInterval but cannot gets ReasonOverloaded with the time
+// to wait. It gets the error at once if its deadline is too near for the wait.
 func (c *Cache) Get(ctx context.Context, req Request, load Loader) (Result, error) {
 	now := time.Now()
 	req.TTL, req.MaxAge = max(req.TTL, 0), max(req.MaxAge, 0)
 	h := c.hash(&req.Key)
 	e, age := c.lookup(h, &req.Key, now)
-	if e == nil || !e.fresh(&req, age, age) || !e.secret.Retain() { // it may have expired meanwhile
+	if e == nil || !e.fresh(&req, age, age) || !e.secret.Retain() { // Retain fails if it has expired meanwhile
 		return c.wait(ctx, req, load, h, now)
 	}
 	c.count.hits.Add(1)
@@ -258,9 +255,9 @@ func (c *Cache) Get(ctx context.Context, req Request, load Loader) (Result, erro
 	return e.result(&req, Hit), nil
 }
 
-// Hit answers req if that takes nothing but a look into memory, and is false
-// otherwise, also when it is time for a read ahead of expiry: then Get is due. With
-// an answer the caller must Release the Result's Secret.
+// Hit answers req from memory. It returns false if the caller must call Get instead, because
+// a load is needed or a refresh is due. With an answer the caller must Release the Result's
+// Secret.
 func (c *Cache) Hit(req *Request) (Result, bool) {
 	now := time.Now()
 	req.TTL, req.MaxAge = max(req.TTL, 0), max(req.MaxAge, 0)
@@ -274,7 +271,7 @@ func (c *Cache) Hit(req *Request) (Result, bool) {
 
 func (c *Cache) hash(k *Key) uint64 { return maphash.Comparable(c.seed, *k) }
 
-// lookup returns the entry of key, however old, and its age by now, or nil.
+// lookup returns the entry of key, whatever its age, and its age at now, or nil.
 func (c *Cache) lookup(h uint64, key *Key, now time.Time) (*entry, time.Duration) {
 	c.using.RLock()
 	defer c.using.RUnlock()
@@ -288,28 +285,27 @@ func (c *Cache) lookup(h uint64, key *Key, now time.Time) (*entry, time.Duration
 	return e, e.age(now)
 }
 
-// peek is lookup for those whom Close waits for.
+// peek is lookup for goroutines that Close waits for: they need no lock.
 func (c *Cache) peek(h uint64, key *Key) *entry {
 	e, ok := c.store.Get(h)
-	if !ok || !e.is(key) { // another key of the same hash
+	if !ok || !e.is(key) { // another key with the same hash
 		return nil
 	}
 	return e
 }
 
-// bury takes an expired entry out of ristretto.
+// bury removes an expired entry from ristretto.
 func (c *Cache) bury(e *entry) {
 	key := e.key()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.closed && c.flights[key] == nil { // that flight will see to it
+	if !c.closed && c.flights[key] == nil { // the flight cleans up itself
 		c.clean(c.hash(&key), &key)
 	}
 }
 
-// clean takes the entry of key out of ristretto if it has expired. c.mu is held and
-// no load of the key is under way, so that there is none that could be put there
-// meanwhile.
+// clean removes the entry of key from ristretto if it has expired. The caller holds c.mu, and
+// no load of the key is in progress that could store another entry meanwhile.
 func (c *Cache) clean(h uint64, key *Key) {
 	if e := c.peek(h, key); e != nil && !c.expiry.has(e) {
 		c.store.Del(h)

@@ -15,16 +15,16 @@ import (
 // contains the caller. Every field is in canonical form.
 type Key struct {
 	Integration string
-	// Revision makes an integration miss by itself once it reads otherwise than
-	// before.
+	// Revision changes when the integration reads differently, so that its old entries
+	// no longer match.
 	Revision string
 	Store    string
 	Name     string
-	// Version is empty for the current one.
+	// Version is empty for the current version.
 	Version string
 }
 
-// clone returns a Key that keeps none of the caller's larger strings alive.
+// clone returns a Key that does not keep larger strings of the caller in memory.
 func (k Key) clone() Key {
 	return Key{
 		Integration: strings.Clone(k.Integration),
@@ -35,44 +35,44 @@ func (k Key) clone() Key {
 	}
 }
 
-// origin is what the keys of many secrets have in common. There is one in memory
-// for all of them.
+// origin is the part that the keys of many secrets share. It is in memory once for all of
+// them.
 type origin struct{ integration, revision, store string }
 
 func (k *Key) origin() origin { return origin{k.Integration, k.Revision, k.Store} }
 
 // entryOverhead is about what an entry takes in addition to its texts and payload, in
-// bytes, measured with a hundred thousand of them (BenchmarkMemory): 186 of its own,
-// its Secret and its element of the expiry queue, 110 to 160 of ristretto's map and its policy's,
-// which double their size at times, and what texts and payload are rounded up by.
+// bytes, measured with a hundred thousand entries (BenchmarkMemory): 186 for the entry, its
+// Secret and its element of the expiry queue, 110 to 160 for the maps of ristretto and its
+// policy, which double their size at times, and the rounding of texts and payload.
 const entryOverhead = 340
 
-// neverRefresh as an entry's refreshAt says that no hit is to start a refresh:
-// one is under way, or refreshing ahead is off.
+// neverRefresh as an entry's refreshAt means that no hit starts a refresh, because one is in
+// progress or refreshing is disabled.
 const neverRefresh = math.MaxInt64
 
-// entry is one successful read. What it says of itself is immutable but for
-// refreshAt. There are as many entries as secrets in memory, so its fields are few
-// and in an order that leaves no gaps: 64 bytes.
+// entry is one successful read. It is immutable except for refreshAt and the fields of the
+// expiry queue. There is one per secret in memory, so its fields are ordered without
+// padding: 64 bytes.
 type entry struct {
-	// secret is the flight's reference at first. An entry in ristretto has one of
-	// its own, for as long as it is in the expiry queue. FetchedAt is when the read began, by
-	// the cache's clocks.
+	// secret is the flight's reference at first. An entry in ristretto has its own
+	// reference while it is in the expiry queue. FetchedAt is the start of the read, by
+	// the cache's clock.
 	secret *secret.Secret
-	// origin, and name with the version behind it from the split on, are the Key.
+	// origin and name are the Key. name is the name up to split, and then the version.
 	origin unique.Handle[origin]
 	name   string
 	split  uint32
-	place  int32 // in the expiry queue, counted from one; its mutex guards place and ends
+	index  int32 // in the expiry queue, from 1; the mutex of the queue guards index and ends
 	ends   time.Duration
-	// ttl is how long after the read the integration lets a value be answered.
+	// ttl is how long after the read the integration allows the value as an answer.
 	ttl time.Duration
 	// refreshAt is the age in nanoseconds from which a hit starts a refresh.
 	refreshAt atomic.Int64
 }
 
-// newEntry makes the entry of a load that began at started and ended at now. It
-// takes over the load's reference.
+// newEntry returns the entry of a load that began at started and ended at now. It takes the
+// load's reference.
 func newEntry(key Key, s *secret.Secret, ttl time.Duration, refreshAhead float64, started, now time.Time) *entry {
 	e := &entry{
 		secret: dated(s, started, now),
@@ -85,9 +85,8 @@ func newEntry(key Key, s *secret.Secret, ttl time.Duration, refreshAhead float64
 	return e
 }
 
-// dated returns s or, if its FetchedAt is nothing to reckon with, the same as of a
-// time that is: with a monotonic reading if started has one, and not from the
-// future, which would live too long.
+// dated returns s with a usable FetchedAt: with a monotonic clock reading if started has one,
+// and not in the future, because the entry would otherwise live too long.
 func dated(s *secret.Secret, started, now time.Time) *secret.Secret {
 	asOf := s.FetchedAt
 	if hasMonotonic(started) && !hasMonotonic(asOf) {
@@ -111,15 +110,15 @@ func (e *entry) key() Key {
 	return Key{Integration: o.integration, Revision: o.revision, Store: o.store, Name: e.name[:e.split], Version: e.name[e.split:]}
 }
 
-// is reports whether the entry is key's.
+// is reports whether the entry is that of key.
 func (e *entry) is(key *Key) bool {
 	return e.name[:e.split] == key.Name && e.name[e.split:] == key.Version && e.origin.Value() == key.origin()
 }
 
-// age is the time from the read to an instant.
+// age returns the time from the read until at.
 func (e *entry) age(at time.Time) time.Duration { return elapsed.Between(e.secret.FetchedAt, at) }
 
-// validFor is how long after the read the secret itself is valid.
+// validFor returns how long after the read the secret itself is valid.
 func (e *entry) validFor() time.Duration {
 	if e.secret.ExpiresAt.IsZero() {
 		return math.MaxInt64
@@ -127,39 +126,37 @@ func (e *entry) validFor() time.Duration {
 	return e.secret.ExpiresAt.Sub(e.secret.FetchedAt)
 }
 
-// fresh reports whether the entry, of this age now, answers a request at whose
-// arrival it was of that age: it is within its life and no older than the request
-// takes.
+// fresh reports whether the entry may answer a request: it has not expired at its current
+// age, and at the arrival of the request it was not older than MaxAge.
 func (e *entry) fresh(req *Request, atArrival, age time.Duration) bool {
 	return age < e.lifeFor(req) && e.recentFor(req, atArrival)
 }
 
-// stale reports whether the entry, past its life, may stand in for a store that
-// cannot be reached.
+// stale reports whether the entry may answer a request during an outage although it has
+// expired.
 func (e *entry) stale(req *Request, atArrival, age time.Duration) bool {
 	return age-min(e.ttl, req.TTL) < req.MaxStale && age < e.validFor() && e.recentFor(req, atArrival)
 }
 
-// recentFor reports whether the request's MaxAge, if any, allows the entry. It
-// counts from the request's arrival, so that a caller may take the read it has
-// itself waited for.
+// recentFor reports whether the request's MaxAge, if any, allows the entry. MaxAge counts
+// back from the arrival of the request, so that a caller may get the read that it has waited
+// for.
 func (e *entry) recentFor(req *Request, atArrival time.Duration) bool {
 	return !req.HasMaxAge || atArrival <= req.MaxAge
 }
 
-// lifeFor is how long after its read the entry answers this request. The request's
-// own TTL counts too, so that a shortened one takes effect at once.
+// lifeFor returns how long after its read the entry answers this request. It includes the
+// request's own TTL, so that a shortened TTL takes effect at once.
 func (e *entry) lifeFor(req *Request) time.Duration {
 	return min(e.ttl, e.validFor(), req.TTL)
 }
 
-// keepFor is how long from now ristretto should keep the entry.
+// keepFor returns how long from now the entry must stay in memory.
 func (e *entry) keepFor(maxStale time.Duration, now time.Time) time.Duration {
 	return min(e.ttl+maxStale, e.validFor()) - e.age(now)
 }
 
-// refreshDue is the age at which the last part of the entry's life begins, in which
-// a hit starts a refresh.
+// refreshDue returns the age from which a hit starts a refresh.
 func (e *entry) refreshDue(refreshAhead float64) time.Duration {
 	if refreshAhead <= 0 {
 		return neverRefresh
@@ -186,15 +183,14 @@ func (c *Cache) postponeRefresh(e *entry, now time.Time, wait time.Duration) {
 	e.refreshAt.Store(int64(max(e.refreshDue(c.cfg.RefreshAhead), e.age(now)+wait)))
 }
 
-// cost is about what the entry takes in memory, in bytes. An eighth of the payload
-// is for where the members of a JSON document stand, and for what the sizes of
-// objects are rounded up by.
+// cost returns the estimated memory of the entry, in bytes. An eighth of the payload is for
+// the positions of the members of a JSON document and for the rounding of object sizes.
 func (e *entry) cost() int64 {
 	size := e.secret.Size()
 	return int64(entryOverhead + len(e.name) + len(e.secret.Version) + size + size/8)
 }
 
-// result makes an answer of a secret that has been retained for it.
+// result returns the entry as an answer. The caller has retained its secret.
 func (e *entry) result(req *Request, source Source) Result {
 	return Result{Secret: e.secret, Expires: e.secret.FetchedAt.Add(e.lifeFor(req)), Source: source}
 }

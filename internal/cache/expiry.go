@@ -46,8 +46,8 @@ func (q *expiryQueue) add(e *entry, keep time.Duration) {
 func (q *expiryQueue) remove(e *entry) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if e.place != 0 {
-		heap.Remove(&q.heap, int(e.place-1))
+	if e.index != 0 {
+		heap.Remove(&q.heap, int(e.index-1))
 		e.secret.Release()
 	}
 }
@@ -56,7 +56,7 @@ func (q *expiryQueue) remove(e *entry) {
 func (q *expiryQueue) has(e *entry) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return e.place != 0
+	return e.index != 0
 }
 
 // wake has the timer call expire after d; q.mu is held.
@@ -114,14 +114,14 @@ func (h entryHeap) Less(i, j int) bool { return h[i].ends < h[j].ends }
 // Swap implements heap.Interface.
 func (h entryHeap) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
-	h[i].place, h[j].place = int32(i+1), int32(j+1) //nolint:gosec // no memory holds that many
+	h[i].index, h[j].index = int32(i+1), int32(j+1) //nolint:gosec // no memory holds that many
 }
 
 // Push implements heap.Interface.
 func (h *entryHeap) Push(x any) {
 	e := x.(*entry)
 	*h = append(*h, e)
-	e.place = int32(len(*h)) //nolint:gosec // no memory holds that many
+	e.index = int32(len(*h)) //nolint:gosec // no memory holds that many
 }
 
 // Pop implements heap.Interface.
@@ -129,7 +129,7 @@ func (h *entryHeap) Pop() any {
 	old := *h
 	last := len(old) - 1
 	e := old[last]
-	e.place = 0
+	e.index = 0
 	old[last] = nil
 	*h = old[:last]
 	return e

@@ -13,12 +13,12 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// flight is one load under way and those who wait for it. It ends when done is
-// closed; the fields below it may be read from then on.
+// flight is one load in progress and the calls that wait for it. It ends when done is
+// closed; the fields below done may be read from then on.
 //
-// The load and every call that is to get its outcome hold the flight. The last of
-// them to part gives up the flight's reference to what was read, so that a value
-// which is not kept is wiped when its last reader is done.
+// The load and every call that gets its outcome hold the flight. The last holder releases
+// the flight's reference to the secret, so that a value that is not cached is wiped after
+// its last reader.
 type flight struct {
 	key      Key
 	hash     uint64
@@ -28,32 +28,32 @@ type flight struct {
 	account  Account
 	started  time.Time
 
-	holders atomic.Int64 // joined under Cache.mu while the load holds it
+	holders atomic.Int64 // incremented under Cache.mu, while the load is a holder
 
 	done   chan struct{}
-	secret *secret.Secret // what was read; entry may be a newer one
+	secret *secret.Secret // the result of the load; entry may have a newer one
 	entry  *entry         // nil after a failure; the flight has a reference to its secret
 	err    *secret.Error  // nil after a success
 }
 
-// step is what a waiting call does next: take an entry, whose secret has been
-// retained for it, or an error, or the outcome of a flight, which it holds; or else
-// sit out a flight or a pause and look again.
+// step is the next step of a waiting call: it returns an entry, whose secret was retained
+// for it, or an error, or the outcome of a flight, which it holds. Otherwise it waits for a
+// flight or a pause and asks next again.
 type step struct {
 	entry   *entry
 	err     *secret.Error
 	flight  *flight
-	outcome bool   // of flight is for this call
+	outcome bool   // the outcome of flight answers this call
 	source  Source // of the outcome
 	pause   time.Duration
 }
 
-// wait answers a request that memory did not.
+// wait answers a request that needs a load.
 func (c *Cache) wait(ctx context.Context, req Request, load Loader, h uint64, arrival time.Time) (Result, error) {
 	for {
 		// Only a cancelled call ends before it has begun: its caller has gone. A
-		// deadline, however near, is looked at only once the load is under way, or
-		// callers in a hurry would never get a value, however often they tried.
+		// deadline counts only after the load has started. Otherwise callers with short
+		// deadlines would never get a value, however often they tried.
 		if err := ctx.Err(); errors.Is(err, context.Canceled) {
 			return Result{}, gaveUp(err)
 		}
@@ -86,7 +86,7 @@ func (c *Cache) wait(ctx context.Context, req Request, load Loader, h uint64, ar
 	}
 }
 
-// share waits for a flight that the call holds, and answers by its outcome.
+// share waits for a flight that the call holds, and answers with its outcome.
 func (c *Cache) share(ctx context.Context, req *Request, f *flight, arrival time.Time, source Source) (Result, error) {
 	defer f.part()
 	select {
@@ -97,20 +97,20 @@ func (c *Cache) share(ctx context.Context, req *Request, f *flight, arrival time
 	}
 }
 
-// join notifies the flight's Account of a call that waits. It reports whether the
-// outcome is the call's, whatever it is.
+// join notifies the flight's Account of a call that waits. It reports whether
+// the outcome answers the call even if it is an ErrOwn.
 func (f *flight) join(account Account) bool {
 	return f.account == nil || account == nil || f.account.Join(account)
 }
 
-// part gives up a hold on the flight.
+// part ends one hold of the flight.
 func (f *flight) part() {
 	if f.holders.Add(-1) == 0 && f.entry != nil {
 		f.entry.secret.Release()
 	}
 }
 
-// next decides under the lock what a call does, and starts its load if need be.
+// next decides under the lock what a call does next, and starts its load if needed.
 func (c *Cache) next(req *Request, load Loader, h uint64, arrival time.Time) step {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -118,8 +118,8 @@ func (c *Cache) next(req *Request, load Loader, h uint64, arrival time.Time) ste
 		return step{err: errClosed}
 	}
 	now := time.Now()
-	// A load may have ended since the last look. One that ends later is still in
-	// flights: it leaves only once its entry can be seen.
+	// A load may have ended since the last lookup. One that ends later is still in
+	// flights: it is removed only after its entry is visible.
 	if e, age := c.lookup(h, &req.Key, now); e != nil && e.fresh(req, e.age(arrival), age) && e.secret.Retain() {
 		return step{entry: e}
 	}
@@ -146,8 +146,8 @@ func (c *Cache) next(req *Request, load Loader, h uint64, arrival time.Time) ste
 	return step{flight: c.start(req, load, h, now, 1), outcome: true, source: Miss}
 }
 
-// joinable reports whether the outcome will be new enough for a request that
-// arrived at arrival.
+// joinable reports whether the outcome will be recent enough for a request that arrived at
+// arrival.
 func (f *flight) joinable(req *Request, arrival time.Time) bool {
 	within := req.TTL
 	if req.HasMaxAge {
@@ -156,16 +156,16 @@ func (f *flight) joinable(req *Request, arrival time.Time) bool {
 	return elapsed.Between(f.started, arrival) <= within
 }
 
-// pauseAfter is how long the next load has to wait after the last one.
+// pauseAfter returns how long the next load must wait after the last one.
 func (c *Cache) pauseAfter(last *lastLoad, now time.Time) time.Duration {
 	return last.started.Add(c.cfg.MinReadInterval).Sub(now)
 }
 
-// refresh starts a load in the background, for an entry whose claim it has.
+// refresh starts a load in the background, after a successful claimRefresh of the entry.
 func (c *Cache) refresh(e *entry, req Request, load Loader, h uint64, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed || c.flights[req.Key] != nil { // that flight will see to the entry
+	if c.closed || c.flights[req.Key] != nil { // the flight replaces the entry
 		return
 	}
 	if last := c.negative.get(h, &req.Key, now); last != nil {
@@ -178,8 +178,8 @@ func (c *Cache) refresh(e *entry, req Request, load Loader, h uint64, now time.T
 	c.start(&req, load, h, now, 0)
 }
 
-// start begins a load that so many calls hold; c.mu is held, the cache is open and
-// no load of the key is under way.
+// start starts a load that the given number of calls hold. The caller holds c.mu, the cache
+// is open, and no load of the key is in progress.
 func (c *Cache) start(req *Request, load Loader, h uint64, now time.Time, calls int64) *flight {
 	f := &flight{
 		key: req.Key, hash: h, ttl: req.TTL, maxStale: req.MaxStale,
@@ -225,16 +225,16 @@ func (c *Cache) land(f *flight) {
 	}
 	c.mu.Lock()
 	delete(c.flights, f.key)
-	if f.err == nil || !errors.Is(f.err, ErrOwn) { // which says nothing of the key
+	if f.err == nil || !errors.Is(f.err, ErrOwn) { // ErrOwn says nothing about the key
 		c.negative.put(last, now)
 	}
-	c.clean(f.hash, &f.key) // it may be over since the flight began
+	c.clean(f.hash, &f.key) // the entry may have expired during the flight
 	c.mu.Unlock()
 	close(f.done)
 }
 
-// read calls the loader under the cache's own deadline. A panic fails this load
-// alone; what it carries is not logged, because it may hold a value.
+// read calls the loader with the cache's own deadline. A panic fails only this load. Its
+// value is not logged, because it may contain a secret.
 func (c *Cache) read(f *flight) (s *secret.Secret, err *secret.Error) {
 	ctx, cancel := context.WithTimeout(c.base, c.cfg.LoadTimeout)
 	defer cancel()
@@ -254,14 +254,14 @@ func (c *Cache) read(f *flight) (s *secret.Secret, err *secret.Error) {
 	}
 	if s != nil && !s.ExpiresAt.IsZero() && !time.Now().Before(s.ExpiresAt) {
 		s.Release()
-		return nil, secret.Errorf(secret.ReasonSecretExpired, "the secret has expired; set a new version or move its expiry")
+		return nil, secret.Errorf(secret.ReasonSecretExpired, "the secret has expired; set a new version or change its expiry")
 	}
 	return s, nil
 }
 
-// keep puts what was read in the place of what is cached, unless that is newer,
-// and returns the newer of the two. It takes over the load's reference to what was
-// read, and gives the flight one to what it returns.
+// keep replaces the cached entry with the new secret, unless the entry is newer, and returns
+// the newer of the two. It takes the load's reference to the secret, and gives the flight a
+// reference to the secret of the returned entry.
 func (c *Cache) keep(f *flight, s *secret.Secret, now time.Time) *entry {
 	e := newEntry(f.key, s, f.ttl, c.cfg.RefreshAhead, f.started, now)
 	if old := c.peek(f.hash, &f.key); old != nil && old.secret.FetchedAt.After(e.secret.FetchedAt) && old.secret.Retain() {
@@ -269,7 +269,7 @@ func (c *Cache) keep(f *flight, s *secret.Secret, now time.Time) *entry {
 		c.postponeRefresh(old, now, outageTTL)
 		return old
 	}
-	// Never updated in place: ristretto makes no room for an entry that grows.
+	// Do not update in place: ristretto does not evict others for an entry that grows.
 	// Del takes effect at once, so from here on no lookup returns the older one.
 	c.store.Del(f.hash)
 	keep, cost := e.keepFor(f.maxStale, now), e.cost()
@@ -284,25 +284,25 @@ func (c *Cache) keep(f *flight, s *secret.Secret, now time.Time) *entry {
 	c.count.entries.Add(1)
 	if !c.store.Set(f.hash, e, cost) {
 		c.expiry.remove(e)
-		c.count.entries.Add(-1) // ristretto calls OnExit for all but these
+		c.count.entries.Add(-1) // ristretto calls OnExit for all entries except these
 		c.count.dropped.Add(1)
 		return e
 	}
 	c.store.Wait()
 	if visible, ok := c.store.Get(f.hash); !ok || visible != e {
 		c.count.rejected.Add(1)
-		c.drop(f.hash) // whatever is there instead
+		c.drop(f.hash) // whatever entry is there instead
 	}
 	return e
 }
 
-// drop removes an entry and what ristretto may still have queued for it.
+// drop removes an entry and the writes for it that ristretto may have queued.
 func (c *Cache) drop(h uint64) {
 	c.store.Del(h)
 	c.store.Wait()
 }
 
-// complete answers a request by the outcome of a flight.
+// complete answers a request with the outcome of a flight.
 func (c *Cache) complete(ctx context.Context, req *Request, f *flight, arrival time.Time, source Source) (Result, error) {
 	if f.err != nil {
 		return c.fail(ctx, req, f.hash, arrival, f.err)
@@ -311,13 +311,13 @@ func (c *Cache) complete(ctx context.Context, req *Request, f *flight, arrival t
 	if e.secret.FetchedAt.Before(f.started) && !e.fresh(req, e.age(arrival), e.age(time.Now())) {
 		return Result{}, errOldRead
 	}
-	e.secret.Retain() // the flight has a reference
+	e.secret.Retain() // succeeds, because the flight has a reference
 	return e.result(req, source), nil
 }
 
-// leave answers a request whose context ended before its load did. That the
-// caller was in a hurry says nothing of the store: only how the last load ended
-// does.
+// leave answers a request whose context ended before its load did. A short deadline says
+// nothing about the store, so only the result of the last finished load allows a stale
+// value.
 func (c *Cache) leave(ctx context.Context, req *Request, h uint64, arrival time.Time) (Result, error) {
 	err := gaveUp(ctx.Err())
 	if !c.lastWasOutage(h, &req.Key) {
@@ -326,8 +326,8 @@ func (c *Cache) leave(ctx context.Context, req *Request, h uint64, arrival time.
 	return c.fail(ctx, req, h, arrival, err)
 }
 
-// lastWasOutage reports whether the last load of key that ended, as far as is
-// remembered, could not ask the store.
+// lastWasOutage reports whether the last finished load of key, if it is still known, ended
+// in an outage.
 func (c *Cache) lastWasOutage(h uint64, key *Key) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -335,9 +335,8 @@ func (c *Cache) lastWasOutage(h uint64, key *Key) bool {
 	return last != nil && last.failure != nil && classes[last.failure.err.Reason] == outage
 }
 
-// fail answers a request without a load's value: by a stale one if there is an
-// outage and the request allows it, else by err. A call that is cancelled gets
-// no value.
+// fail answers a request whose load failed: with a stale value if the failure is an outage
+// and the request allows it, and otherwise with err. A cancelled call gets no value.
 func (c *Cache) fail(ctx context.Context, req *Request, h uint64, arrival time.Time, err *secret.Error) (Result, error) {
 	if cause := ctx.Err(); errors.Is(cause, context.Canceled) {
 		return Result{}, gaveUp(cause)
@@ -351,7 +350,7 @@ func (c *Cache) fail(ctx context.Context, req *Request, h uint64, arrival time.T
 	return Result{}, err
 }
 
-// pause waits until a call may look again: after d, or when the cache closes.
+// pause waits until a call may ask next again: for d, or until the cache closes.
 func (c *Cache) pause(ctx context.Context, d time.Duration) error {
 	if end, ok := ctx.Deadline(); ok && time.Until(end) < d {
 		return paced(d, context.DeadlineExceeded)

@@ -2,30 +2,31 @@ package cache
 
 import "sync/atomic"
 
-// Stats are counts since New, but for Entries and Bytes, which are as of now.
+// Stats are counters since New, except for Entries and Bytes, which are current values.
 type Stats struct {
-	// Hits were answered from memory, Misses by a load of their own, Shared by
-	// a load that another call had started.
+	// Hits counts requests that were answered from memory, Misses those that started a
+	// load, and Shared those that joined the load of another call.
 	Hits, Misses, Shared uint64
-	// StaleAnswers were given past their expiry because of an outage.
+	// StaleAnswers counts requests that were answered with an expired value because of an
+	// outage.
 	StaleAnswers uint64
-	// NegativeHits were answered with a remembered failure, or with a stale
-	// value because of one.
+	// NegativeHits counts requests that were answered with a cached failure, or with a
+	// stale value because of it.
 	NegativeHits uint64
-	// Paced calls had to wait, or were refused, because the secret had only just
-	// been read.
+	// Paced counts requests that had to wait, or were refused, because of
+	// Config.MinReadInterval.
 	Paced uint64
-	// Loads are the reads asked of Loaders; Refreshes are those of them that ran
-	// ahead of expiry, LoadFailures those that failed.
+	// Loads counts the calls of Loaders, Refreshes those that refreshed an entry before
+	// its expiry, and LoadFailures those that failed.
 	Loads, Refreshes, LoadFailures uint64
-	// DroppedSets and RejectedSets are values that were read but not kept: because
-	// ristretto was too busy, or because it preferred others or the value was too
-	// large. If they grow, MaxBytes is too small for the working set.
+	// DroppedSets and RejectedSets count values that were read but not cached, because
+	// ristretto was too busy, or because it preferred others or the value was too large.
+	// If they grow, MaxBytes is too small for the working set.
 	DroppedSets, RejectedSets uint64
-	// Evictions made room for other values.
+	// Evictions counts values that were removed to make room for others.
 	Evictions uint64
-	// Entries and Bytes are what is in memory, expired entries that have not
-	// been cleaned up yet included. Bytes is an estimate.
+	// Entries and Bytes are the number and the estimated memory of the entries, including
+	// expired ones that are not removed yet.
 	Entries, Bytes int64
 }
 
@@ -41,8 +42,8 @@ type counters struct {
 	entries                                atomic.Int64
 }
 
-// Stats returns the counts. They are read one by one, so that sums may be off
-// by what happens meanwhile.
+// Stats returns the counters. It reads them one after the other, so sums may be slightly
+// inconsistent under load.
 func (c *Cache) Stats() Stats {
 	n := &c.count
 	return Stats{

@@ -136,7 +136,7 @@ user       STORE_THROTTLED   -                           -        -         -   
 request id req-1
 
 d.json
-no config is a reference
+no references to check
 `
 	if diff := cmp.Diff(wantOut, out.String()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

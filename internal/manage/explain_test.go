@@ -118,8 +118,8 @@ func TestExplainErrors(t *testing.T) {
 		{"no principal", nil, Question{Reference: prod + "::x", Principal: "worker-1"}, secret.ReasonInvalidRequest, "the principal: expected a SPIFFE ID"},
 		{"a pattern", nil, Question{Reference: prod + "::x", Principal: "spiffe://example.org/*"}, secret.ReasonInvalidRequest, "a pattern can match many principals"},
 		{"no integration", nil, Question{Reference: prod + "::x", IntegrationID: "sql"}, secret.ReasonInvalidRequest, "there is no integration with this id; the broker has no integrations"},
-		{"no such integration", sample(t), Question{Reference: prod + "::x", IntegrationID: "sql"}, secret.ReasonInvalidRequest, "there are orders, sqlserver"},
-		{"one of many", many, Question{Reference: prod + "::x", IntegrationID: "sql"}, secret.ReasonInvalidRequest, "there are a, b, c, d, e and 2 more"},
+		{"no such integration", sample(t), Question{Reference: prod + "::x", IntegrationID: "sql"}, secret.ReasonInvalidRequest, "the ids are orders, sqlserver"},
+		{"one of many", many, Question{Reference: prod + "::x", IntegrationID: "sql"}, secret.ReasonInvalidRequest, "the ids are a, b, c, d, e and 2 more"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			a, err := Explain(tt.integrations, tt.q)

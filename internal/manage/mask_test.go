@@ -49,9 +49,9 @@ func TestApplyMask(t *testing.T) {
 		{"placement", ""},
 		{"settings.a.b", "!update_mask: \"settings.a.b\": a is not a section"},
 		{"settings..a", "!update_mask: \"settings..a\": expected names"},
-		{"id", "!update_mask: id never changes"},
-		{"etag", "!update_mask: \"etag\": there is nothing"},
-		{"* cache", "!update_mask: \"*\": there is nothing"},
+		{"id", "!update_mask: id cannot be changed"},
+		{"etag", "!update_mask: \"etag\" is unknown"},
+		{"* cache", "!update_mask: \"*\" is unknown"},
 	} {
 		was := before.Tree()
 		after, err := applyMask(before, wanted, strings.Fields(tt.mask))

@@ -52,7 +52,7 @@ func TestList(t *testing.T) {
 		{orgOwner, `id = a AND`, "!filter: expected AND"},
 		{orgOwner, `id = "a`, "!filter: a quote"},
 		{orgOwner, `created = now`, "!filter: expected id"},
-		{orgOwner, `id ! a`, "!filter: a \"!\""},
+		{orgOwner, `id ! a`, "!filter: unexpected \"!\""},
 	} {
 		all, _, err := b.List(t.Context(), as(tt.who), manage.ListOptions{Filter: tt.filter})
 		var ids []string
