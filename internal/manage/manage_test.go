@@ -154,7 +154,7 @@ func TestNoChangeWithoutARecord(t *testing.T) {
 	// A record that fails only afterwards does not hide the change.
 	b.audit.broken = func(e audit.Event) bool { return e.Outcome == audit.Changed }
 	_, _, err := b.Update(t.Context(), who, manage.Document{ID: "cspi", DisplayName: "y"}, nil, nil, manage.WriteOptions{})
-	if reasonOf(err) != secret.ReasonAuditUnavailable || !strings.Contains(err.Error(), "has been made") {
+	if reasonOf(err) != secret.ReasonAuditUnavailable || !strings.Contains(err.Error(), "the change was made") {
 		t.Errorf("got %v", err)
 	}
 }
