@@ -234,10 +234,25 @@ func (g *guarded) wait(srv any, cc *callContext, decode func(any) error) (any, e
 // answer decodes the request and calls the service.
 func (g *guarded) answer(srv any, cc *callContext, decode func(any) error, start time.Time) (any, error) {
 	cc.call.trace = g.trace(cc.Context, &cc.call, start)
+	decode = g.known(cc, decode)
 	if g.inTurn {
 		decode = g.takeTurn(cc, decode)
 	}
 	return g.next(srv, cc, decode, nil)
+}
+
+// known decodes a request and refuses it if it has a field that the broker must not
+// ignore.
+func (g *guarded) known(cc *callContext, decode func(any) error) func(any) error {
+	return func(req any) error {
+		if err := decode(req); err != nil {
+			return err
+		}
+		if err := checkKnown(req); err != nil {
+			return g.ic.refuse(cc.Context, g.name, &cc.call, err)
+		}
+		return nil
+	}
 }
 
 // takeTurn returns a decode function that waits for a slot after decoding, so that a request

@@ -49,6 +49,10 @@ const (
 // are as in ResolverService; the field violations of a google.rpc.BadRequest name
 // the invalid fields of Integration, for example
 // "integration.settings.vaults[0]".
+//
+// A request that creates or changes an integration or a grant must not have any field
+// in them that the broker does not know: the broker would lose it, and refuses the
+// call with INVALID_INTEGRATION. For other fields, see ResolverService.
 type IntegrationServiceClient interface {
 	// CreateIntegration creates an integration. Needs the role RESOURCE_OWNER on all
 	// integrations.
@@ -195,6 +199,10 @@ func (c *integrationServiceClient) ListUsage(ctx context.Context, in *ListUsageR
 // are as in ResolverService; the field violations of a google.rpc.BadRequest name
 // the invalid fields of Integration, for example
 // "integration.settings.vaults[0]".
+//
+// A request that creates or changes an integration or a grant must not have any field
+// in them that the broker does not know: the broker would lose it, and refuses the
+// call with INVALID_INTEGRATION. For other fields, see ResolverService.
 type IntegrationServiceServer interface {
 	// CreateIntegration creates an integration. Needs the role RESOURCE_OWNER on all
 	// integrations.

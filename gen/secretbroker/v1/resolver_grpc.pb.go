@@ -35,6 +35,11 @@ const (
 // in docs/errors.md, a google.rpc.BadRequest with one field violation for each
 // failing config, a google.rpc.RequestInfo, and a google.rpc.RetryInfo if a
 // retry can succeed.
+//
+// The field numbers 1000 to 1999 of a request, and of every message in it, are
+// reserved for fields that restrict what may be answered or done. A broker that does
+// not know one of them refuses the call with INVALID_REQUEST. It ignores other fields
+// that it does not know.
 type ResolverServiceClient interface {
 	// Resolve reads the secrets that the given references name. If a
 	// config cannot be resolved, the call fails and names every such config, unless
@@ -87,6 +92,11 @@ func (c *resolverServiceClient) Check(ctx context.Context, in *CheckRequest, opt
 // in docs/errors.md, a google.rpc.BadRequest with one field violation for each
 // failing config, a google.rpc.RequestInfo, and a google.rpc.RetryInfo if a
 // retry can succeed.
+//
+// The field numbers 1000 to 1999 of a request, and of every message in it, are
+// reserved for fields that restrict what may be answered or done. A broker that does
+// not know one of them refuses the call with INVALID_REQUEST. It ignores other fields
+// that it does not know.
 type ResolverServiceServer interface {
 	// Resolve reads the secrets that the given references name. If a
 	// config cannot be resolved, the call fails and names every such config, unless
