@@ -7,16 +7,18 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 )
 
 // CheckRequest is a dry run of a Request.
 type CheckRequest struct {
-	// IntegrationID, Configs, MaxAge and Connector are as in Request.
+	// IntegrationID, Configs, MaxAge, NotReadBefore and Connector are as in Request.
 	IntegrationID string
 	Configs       map[string]string
 	MaxAge        *time.Duration
+	NotReadBefore time.Time
 	Connector     string
 }
 
@@ -103,6 +105,9 @@ func (r CheckRequest) message() *secretbrokerv1.CheckRequest {
 	}
 	if r.MaxAge != nil {
 		m.MaxAge = durationpb.New(*r.MaxAge)
+	}
+	if !r.NotReadBefore.IsZero() {
+		m.NotReadBefore = timestamppb.New(r.NotReadBefore)
 	}
 	return m
 }

@@ -200,6 +200,10 @@ type Request struct {
 	// MaxAge is the maximum time since the broker read a value from the store; zero makes
 	// the broker read now. Nil accepts any value in the broker's cache.
 	MaxAge *time.Duration
+	// NotReadBefore, unless zero, refuses values whose read the broker began earlier, by
+	// the broker's clock. Use a time that the broker has given, such as a FetchTime. A
+	// broker that does not know this field refuses the call.
+	NotReadBefore time.Time
 	// AllowPartial reports failed configs in Response.Errors and returns the other
 	// values, instead of failing the whole call.
 	AllowPartial bool

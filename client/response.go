@@ -79,6 +79,9 @@ func (r Request) message() *secretbrokerv1.ResolveRequest {
 	if r.MaxAge != nil {
 		m.MaxAge = durationpb.New(*r.MaxAge)
 	}
+	if !r.NotReadBefore.IsZero() {
+		m.NotReadBefore = timestamppb.New(r.NotReadBefore)
+	}
 	return m
 }
 

@@ -107,6 +107,55 @@ func TestFreshness(t *testing.T) {
 	})
 }
 
+// TestNotReadBefore: the moment of a read counts, whatever max_age allows.
+func TestNotReadBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		ask := func(ctx context.Context, before time.Time, maxAge *time.Duration) (string, error) {
+			res, err := b.Resolve(ctx, resolve.Caller{Principal: worker}, resolve.Request{
+				ID: "r", IntegrationID: "cspi", NotReadBefore: before, MaxAge: maxAge, Configs: map[string]string{"p": vault + "::plain"},
+			})
+			if err != nil {
+				return "", err
+			}
+			defer res.Wipe()
+			return res.Configs[0].Value.Reveal(), nil
+		}
+		expect := func(before time.Time, maxAge *time.Duration, want string) {
+			t.Helper()
+			if got, err := ask(t.Context(), before, maxAge); err != nil || got != want {
+				t.Errorf("%q %v, want %q", got, err, want)
+			}
+		}
+		read := time.Now()
+		expect(time.Time{}, nil, "canary-plain")
+		b.rotate("second")
+		time.Sleep(10 * time.Second)
+		expect(read, nil, "canary-plain")
+		expect(read, ptr(time.Minute), "canary-plain")
+		expect(read.Add(time.Second), ptr(time.Minute), "second")
+
+		b.rotate("third")
+		time.Sleep(10 * time.Second)
+		expect(read, ptr(time.Second), "third") // max_age holds as well
+
+		b.rotate("fourth")
+		now := time.Now()
+		expect(now.Add(5*time.Second), nil, "fourth")
+		if waited := time.Since(now); waited != 5*time.Second {
+			t.Errorf("a time 5s ahead was answered after %v", waited)
+		}
+		if _, err := ask(t.Context(), time.Now().Add(5*time.Second+1), nil); secret.AsError(err).Reason != secret.ReasonInvalidRequest {
+			t.Errorf("a time too far ahead: %v", err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := ask(ctx, time.Now().Add(2*time.Second), nil); secret.AsError(err).Reason != secret.ReasonOverloaded {
+			t.Errorf("a time beyond the call's deadline: %v", err)
+		}
+	})
+}
+
 // TestStaleIfError: if the integration sets a bound, the broker answers with stale values,
 // marked as such, up to the bound during an outage and throttling, and for no other errors.
 func TestStaleIfError(t *testing.T) {

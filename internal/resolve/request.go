@@ -152,6 +152,9 @@ type Request struct {
 	Configs map[string]string
 	// MaxAge, if set, is the maximum time since a value was read.
 	MaxAge *time.Duration
+	// NotReadBefore, unless zero, is when the read of a value may have begun at the
+	// earliest, by the broker's wall clock.
+	NotReadBefore time.Time
 	// AllowPartial answers the configs that can be answered even if others fail.
 	AllowPartial bool
 	Connector    string
@@ -181,6 +184,38 @@ func (r *Request) validate(limits *Limits) error {
 		if !printable(name) {
 			return invalid("configs has a name that contains a control character or is not UTF-8")
 		}
+	}
+	return nil
+}
+
+// maxReadWait is how far NotReadBefore may be ahead of the broker's clock: as much as
+// the clocks of replicas may differ.
+const maxReadWait = 5 * time.Second
+
+// awaitRead waits until NotReadBefore and expresses it as a MaxAge. It returns an error
+// if NotReadBefore is too far ahead or ctx ends first. The call must not hold a slot of its
+// Turn.
+func (r *Request) awaitRead(ctx context.Context) error {
+	if r.NotReadBefore.IsZero() {
+		return nil
+	}
+	wait := time.Until(r.NotReadBefore)
+	if wait > maxReadWait {
+		return invalid("not_read_before is more than %v ahead of the broker's clock; use a time that the broker has given", maxReadWait)
+	}
+	if wait > 0 {
+		timer := time.NewTimer(wait)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return secret.Errorf(secret.ReasonOverloaded,
+				"the call's time ended before not_read_before; give the call a later deadline").WithCause(ctx.Err())
+		}
+	}
+	// The wall clock may have been set back while the timer ran.
+	if age := max(time.Since(r.NotReadBefore), 0); r.MaxAge == nil || age < *r.MaxAge {
+		r.MaxAge = &age
 	}
 	return nil
 }

@@ -162,6 +162,9 @@ const lightConfigs = 8
 // look decides about every reference of a request and gets the values of the allowed ones.
 // It records nothing yet, so no value may leave. The caller recycles the items.
 func (r *Resolver) look(ctx context.Context, method string, who Caller, req *Request) (*[]item, error) {
+	if err := req.awaitRead(ctx); err != nil {
+		return nil, r.reject(method, who, req, err)
+	}
 	if len(req.Configs) > lightConfigs {
 		if err := who.takeTurn(ctx); err != nil {
 			return nil, err

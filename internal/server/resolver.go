@@ -78,7 +78,12 @@ type askedFor interface {
 	GetConfigs() map[string]string
 	GetMaxAge() *durationpb.Duration
 	GetConnector() string
+	GetNotReadBefore() *timestamppb.Timestamp
 }
+
+// farFuture replaces a not_read_before that is no time, so that the use case refuses and
+// records the call.
+var farFuture = time.Date(9999, time.December, 31, 0, 0, 0, 0, time.UTC)
 
 func requestOf(req askedFor, c *call) resolve.Request {
 	in := resolve.Request{
@@ -94,6 +99,12 @@ func requestOf(req askedFor, c *call) resolve.Request {
 			maxAge = -1 // the use case refuses it and records the refusal
 		}
 		in.MaxAge = &maxAge
+	}
+	if t := req.GetNotReadBefore(); t != nil {
+		in.NotReadBefore = t.AsTime()
+		if !t.IsValid() {
+			in.NotReadBefore = farFuture
+		}
 	}
 	return in
 }

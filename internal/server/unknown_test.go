@@ -29,7 +29,7 @@ func TestUnknownFields(t *testing.T) {
 		want secret.Reason
 	}{
 		"below the range":           {withUnknown(&secretbrokerv1.ResolveRequest{}, 999), ""},
-		"first of the range":        {withUnknown(&secretbrokerv1.ResolveRequest{}, 1000), secret.ReasonInvalidRequest},
+		"first of the range":        {withUnknown(&secretbrokerv1.ExplainRequest{}, 1000), secret.ReasonInvalidRequest},
 		"last of the range":         {withUnknown(&secretbrokerv1.ResolveRequest{}, 1999), secret.ReasonInvalidRequest},
 		"above the range":           {withUnknown(&secretbrokerv1.ResolveRequest{}, 2000), ""},
 		"check":                     {withUnknown(&secretbrokerv1.CheckRequest{}, 1500), secret.ReasonInvalidRequest},

@@ -109,7 +109,12 @@ type ResolveRequest struct {
 	AllowPartial bool `protobuf:"varint,4,opt,name=allow_partial,json=allowPartial,proto3" json:"allow_partial,omitempty"`
 	// The caller's own name for the connector that it resolves for. The broker writes
 	// it to the audit log as a claim; it never affects a decision.
-	Connector     string `protobuf:"bytes,5,opt,name=connector,proto3" json:"connector,omitempty"`
+	Connector string `protobuf:"bytes,5,opt,name=connector,proto3" json:"connector,omitempty"`
+	// A value is returned only if the broker began to read it from the store at or after
+	// this time, by the broker's clock; see ResolvedConfig.fetch_time. With max_age, both
+	// apply. A time that is up to 5 seconds ahead of the broker's clock makes the call
+	// wait; a later one is INVALID_REQUEST.
+	NotReadBefore *timestamppb.Timestamp `protobuf:"bytes,1000,opt,name=not_read_before,json=notReadBefore,proto3" json:"not_read_before,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -177,6 +182,13 @@ func (x *ResolveRequest) GetConnector() string {
 		return x.Connector
 	}
 	return ""
+}
+
+func (x *ResolveRequest) GetNotReadBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotReadBefore
+	}
+	return nil
 }
 
 type ResolveResponse struct {
@@ -251,7 +263,8 @@ type ResolvedConfig struct {
 	Value string `protobuf:"bytes,1,opt,name=value,proto3" json:"value,omitempty"`
 	// The store's identifier of the version that was read.
 	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
-	// When the broker read the value from the store.
+	// When the broker began to read the value from the store, by the broker's clock. The
+	// value is at least as new as this.
 	FetchTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=fetch_time,json=fetchTime,proto3" json:"fetch_time,omitempty"`
 	// Until when the broker answers from this copy: the end of the cache's
 	// time-to-live or of the secret's own validity, whichever is sooner.
@@ -431,7 +444,9 @@ type CheckRequest struct {
 	// As in ResolveRequest.
 	MaxAge *durationpb.Duration `protobuf:"bytes,3,opt,name=max_age,json=maxAge,proto3,oneof" json:"max_age,omitempty"`
 	// As in ResolveRequest.
-	Connector     string `protobuf:"bytes,4,opt,name=connector,proto3" json:"connector,omitempty"`
+	Connector string `protobuf:"bytes,4,opt,name=connector,proto3" json:"connector,omitempty"`
+	// As in ResolveRequest.
+	NotReadBefore *timestamppb.Timestamp `protobuf:"bytes,1000,opt,name=not_read_before,json=notReadBefore,proto3" json:"not_read_before,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -492,6 +507,13 @@ func (x *CheckRequest) GetConnector() string {
 		return x.Connector
 	}
 	return ""
+}
+
+func (x *CheckRequest) GetNotReadBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotReadBefore
+	}
+	return nil
 }
 
 type CheckResponse struct {
@@ -571,7 +593,7 @@ type ConfigReport struct {
 	JsonKey string `protobuf:"bytes,4,opt,name=json_key,json=jsonKey,proto3" json:"json_key,omitempty"`
 	// True if the document has the JSON key; false if the reference names none.
 	JsonKeyFound bool `protobuf:"varint,5,opt,name=json_key_found,json=jsonKeyFound,proto3" json:"json_key_found,omitempty"`
-	// When the broker read the secret from the store.
+	// When the broker began to read the secret from the store, by the broker's clock.
 	FetchTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=fetch_time,json=fetchTime,proto3" json:"fetch_time,omitempty"`
 	// When the secret's own validity ends; unset if it does not end. This is not the
 	// end of the cache's time-to-live.
@@ -691,13 +713,14 @@ var File_secretbroker_v1_resolver_proto protoreflect.FileDescriptor
 
 const file_secretbroker_v1_resolver_proto_rawDesc = "" +
 	"\n" +
-	"\x1esecretbroker/v1/resolver.proto\x12\x0fsecretbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc3\x02\n" +
+	"\x1esecretbroker/v1/resolver.proto\x12\x0fsecretbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x88\x03\n" +
 	"\x0eResolveRequest\x12%\n" +
 	"\x0eintegration_id\x18\x01 \x01(\tR\rintegrationId\x12F\n" +
 	"\aconfigs\x18\x02 \x03(\v2,.secretbroker.v1.ResolveRequest.ConfigsEntryR\aconfigs\x127\n" +
 	"\amax_age\x18\x03 \x01(\v2\x19.google.protobuf.DurationH\x00R\x06maxAge\x88\x01\x01\x12#\n" +
 	"\rallow_partial\x18\x04 \x01(\bR\fallowPartial\x12\x1c\n" +
-	"\tconnector\x18\x05 \x01(\tR\tconnector\x1a:\n" +
+	"\tconnector\x18\x05 \x01(\tR\tconnector\x12C\n" +
+	"\x0fnot_read_before\x18\xe8\a \x01(\v2\x1a.google.protobuf.TimestampR\rnotReadBefore\x1a:\n" +
 	"\fConfigsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\n" +
@@ -729,12 +752,13 @@ const file_secretbroker_v1_resolver_proto_rawDesc = "" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12:\n" +
 	"\vretry_delay\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\n" +
-	"retryDelay\"\x9a\x02\n" +
+	"retryDelay\"\xdf\x02\n" +
 	"\fCheckRequest\x12%\n" +
 	"\x0eintegration_id\x18\x01 \x01(\tR\rintegrationId\x12D\n" +
 	"\aconfigs\x18\x02 \x03(\v2*.secretbroker.v1.CheckRequest.ConfigsEntryR\aconfigs\x127\n" +
 	"\amax_age\x18\x03 \x01(\v2\x19.google.protobuf.DurationH\x00R\x06maxAge\x88\x01\x01\x12\x1c\n" +
-	"\tconnector\x18\x04 \x01(\tR\tconnector\x1a:\n" +
+	"\tconnector\x18\x04 \x01(\tR\tconnector\x12C\n" +
+	"\x0fnot_read_before\x18\xe8\a \x01(\v2\x1a.google.protobuf.TimestampR\rnotReadBefore\x1a:\n" +
 	"\fConfigsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\n" +
@@ -806,33 +830,35 @@ var file_secretbroker_v1_resolver_proto_goTypes = []any{
 var file_secretbroker_v1_resolver_proto_depIdxs = []int32{
 	8,  // 0: secretbroker.v1.ResolveRequest.configs:type_name -> secretbroker.v1.ResolveRequest.ConfigsEntry
 	13, // 1: secretbroker.v1.ResolveRequest.max_age:type_name -> google.protobuf.Duration
-	9,  // 2: secretbroker.v1.ResolveResponse.configs:type_name -> secretbroker.v1.ResolveResponse.ConfigsEntry
-	10, // 3: secretbroker.v1.ResolveResponse.errors:type_name -> secretbroker.v1.ResolveResponse.ErrorsEntry
-	14, // 4: secretbroker.v1.ResolvedConfig.fetch_time:type_name -> google.protobuf.Timestamp
-	14, // 5: secretbroker.v1.ResolvedConfig.expire_time:type_name -> google.protobuf.Timestamp
-	14, // 6: secretbroker.v1.ResolvedConfig.secret_expire_time:type_name -> google.protobuf.Timestamp
-	13, // 7: secretbroker.v1.ResolvedConfig.time_left:type_name -> google.protobuf.Duration
-	13, // 8: secretbroker.v1.ConfigError.retry_delay:type_name -> google.protobuf.Duration
-	11, // 9: secretbroker.v1.CheckRequest.configs:type_name -> secretbroker.v1.CheckRequest.ConfigsEntry
-	13, // 10: secretbroker.v1.CheckRequest.max_age:type_name -> google.protobuf.Duration
-	12, // 11: secretbroker.v1.CheckResponse.configs:type_name -> secretbroker.v1.CheckResponse.ConfigsEntry
-	14, // 12: secretbroker.v1.ConfigReport.fetch_time:type_name -> google.protobuf.Timestamp
-	14, // 13: secretbroker.v1.ConfigReport.secret_expire_time:type_name -> google.protobuf.Timestamp
-	13, // 14: secretbroker.v1.ConfigReport.time_left:type_name -> google.protobuf.Duration
-	0,  // 15: secretbroker.v1.ConfigReport.length_class:type_name -> secretbroker.v1.LengthClass
-	4,  // 16: secretbroker.v1.ConfigReport.error:type_name -> secretbroker.v1.ConfigError
-	3,  // 17: secretbroker.v1.ResolveResponse.ConfigsEntry.value:type_name -> secretbroker.v1.ResolvedConfig
-	4,  // 18: secretbroker.v1.ResolveResponse.ErrorsEntry.value:type_name -> secretbroker.v1.ConfigError
-	7,  // 19: secretbroker.v1.CheckResponse.ConfigsEntry.value:type_name -> secretbroker.v1.ConfigReport
-	1,  // 20: secretbroker.v1.ResolverService.Resolve:input_type -> secretbroker.v1.ResolveRequest
-	5,  // 21: secretbroker.v1.ResolverService.Check:input_type -> secretbroker.v1.CheckRequest
-	2,  // 22: secretbroker.v1.ResolverService.Resolve:output_type -> secretbroker.v1.ResolveResponse
-	6,  // 23: secretbroker.v1.ResolverService.Check:output_type -> secretbroker.v1.CheckResponse
-	22, // [22:24] is the sub-list for method output_type
-	20, // [20:22] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	14, // 2: secretbroker.v1.ResolveRequest.not_read_before:type_name -> google.protobuf.Timestamp
+	9,  // 3: secretbroker.v1.ResolveResponse.configs:type_name -> secretbroker.v1.ResolveResponse.ConfigsEntry
+	10, // 4: secretbroker.v1.ResolveResponse.errors:type_name -> secretbroker.v1.ResolveResponse.ErrorsEntry
+	14, // 5: secretbroker.v1.ResolvedConfig.fetch_time:type_name -> google.protobuf.Timestamp
+	14, // 6: secretbroker.v1.ResolvedConfig.expire_time:type_name -> google.protobuf.Timestamp
+	14, // 7: secretbroker.v1.ResolvedConfig.secret_expire_time:type_name -> google.protobuf.Timestamp
+	13, // 8: secretbroker.v1.ResolvedConfig.time_left:type_name -> google.protobuf.Duration
+	13, // 9: secretbroker.v1.ConfigError.retry_delay:type_name -> google.protobuf.Duration
+	11, // 10: secretbroker.v1.CheckRequest.configs:type_name -> secretbroker.v1.CheckRequest.ConfigsEntry
+	13, // 11: secretbroker.v1.CheckRequest.max_age:type_name -> google.protobuf.Duration
+	14, // 12: secretbroker.v1.CheckRequest.not_read_before:type_name -> google.protobuf.Timestamp
+	12, // 13: secretbroker.v1.CheckResponse.configs:type_name -> secretbroker.v1.CheckResponse.ConfigsEntry
+	14, // 14: secretbroker.v1.ConfigReport.fetch_time:type_name -> google.protobuf.Timestamp
+	14, // 15: secretbroker.v1.ConfigReport.secret_expire_time:type_name -> google.protobuf.Timestamp
+	13, // 16: secretbroker.v1.ConfigReport.time_left:type_name -> google.protobuf.Duration
+	0,  // 17: secretbroker.v1.ConfigReport.length_class:type_name -> secretbroker.v1.LengthClass
+	4,  // 18: secretbroker.v1.ConfigReport.error:type_name -> secretbroker.v1.ConfigError
+	3,  // 19: secretbroker.v1.ResolveResponse.ConfigsEntry.value:type_name -> secretbroker.v1.ResolvedConfig
+	4,  // 20: secretbroker.v1.ResolveResponse.ErrorsEntry.value:type_name -> secretbroker.v1.ConfigError
+	7,  // 21: secretbroker.v1.CheckResponse.ConfigsEntry.value:type_name -> secretbroker.v1.ConfigReport
+	1,  // 22: secretbroker.v1.ResolverService.Resolve:input_type -> secretbroker.v1.ResolveRequest
+	5,  // 23: secretbroker.v1.ResolverService.Check:input_type -> secretbroker.v1.CheckRequest
+	2,  // 24: secretbroker.v1.ResolverService.Resolve:output_type -> secretbroker.v1.ResolveResponse
+	6,  // 25: secretbroker.v1.ResolverService.Check:output_type -> secretbroker.v1.CheckResponse
+	24, // [24:26] is the sub-list for method output_type
+	22, // [22:24] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_secretbroker_v1_resolver_proto_init() }
