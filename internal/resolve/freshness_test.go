@@ -1,6 +1,7 @@
 package resolve_test
 
 import (
+	"context"
 	"sync"
 	"testing"
 	"testing/synctest"

@@ -38,7 +38,7 @@ func wireSamples() map[string]proto.Message {
 	samples := integrationSamples()
 	maps.Copy(samples, map[string]proto.Message{
 		"resolve_request": &secretbrokerv1.ResolveRequest{
-			IntegrationId: "cspi-sqlserver", MaxAge: durationpb.New(0), AllowPartial: true, Connector: "SqlServerCdcSource1",
+			IntegrationId: "cspi-sqlserver", MaxAge: durationpb.New(0), NotReadBefore: at(1), AllowPartial: true, Connector: "SqlServerCdcSource1",
 			Configs: map[string]string{"database.password": "https://my-vault.vault.azure.net::sqlserver-db-secret::password"},
 		},
 		"resolve_response": &secretbrokerv1.ResolveResponse{
@@ -50,7 +50,7 @@ func wireSamples() map[string]proto.Message {
 			Errors: map[string]*secretbrokerv1.ConfigError{"database.user": failure},
 		},
 		"check_request": &secretbrokerv1.CheckRequest{
-			IntegrationId: "cspi-sqlserver", MaxAge: durationpb.New(time.Minute), Connector: "SqlServerCdcSource1",
+			IntegrationId: "cspi-sqlserver", MaxAge: durationpb.New(time.Minute), NotReadBefore: at(1), Connector: "SqlServerCdcSource1",
 			Configs: map[string]string{"database.password": "https://my-vault.vault.azure.net::sqlserver-db-secret::password"},
 		},
 		"check_response": &secretbrokerv1.CheckResponse{

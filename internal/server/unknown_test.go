@@ -66,7 +66,7 @@ func TestUnknownFields(t *testing.T) {
 // the use case is not reached.
 func TestUnknownRestrictionOnTheWire(t *testing.T) {
 	ts := startServer(t)
-	conn := ts.dial(t, ts.ca.withURIs(string(granted)))
+	conn := ts.dial(t, ts.ca.Client(string(granted)))
 	req := &secretbrokerv1.ResolveRequest{IntegrationId: "i", Configs: map[string]string{"a": "b"}}
 	if _, err := ask(t, conn, withUnknown(proto.CloneOf(req), 999)); err != nil {
 		t.Errorf("field 999: %v", err)
