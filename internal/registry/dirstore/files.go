@@ -1,5 +1,59 @@
-// Package dirstore is a registry.Store of integrations that are files in a directory,
-// which it watches.
+// Package dirstore implements a registry.Store of integrations that are files in a
+// directory. It watches the directory and serves the current content.
+//
+// # Reading
+//
+// Every .yaml or .yml file in the directory defines one integration, and may refer to
+// further files: credentials, tokens and CA certificates. Open reads all of them. The
+// result is a snapshot, an immutable map from ids to integrations. Readers load the
+// current snapshot without a lock; a reload builds the next one and replaces the pointer.
+//
+// A faulty file does not affect the others. If it never was valid, its integration is not
+// served. If it was, its last valid content is served until the file is fixed or removed.
+//
+// # Changes
+//
+// Run learns of changes from the system's notifications and, for what these do not cover,
+// from polls. After a notification it waits for a moment (debounce), because writing a
+// file or swapping a mounted ConfigMap takes several steps. All files that changed in the
+// meantime are then applied together, in one snapshot: two files may exchange their ids,
+// or one may take over the id of a renamed file, and a file-by-file update would find a
+// duplicate id or a missing integration in between.
+//
+// # Stamps
+//
+// A poll does not read files. It compares stamps: size, inode, modification time and,
+// where the system has one, change time. A stamp is always taken before the content is
+// read, so a write during the read changes the stamp and the next poll reads the file
+// again. An equal stamp proves equal content only if the file was old enough when its
+// stamp was taken: two writes within one tick of the file system's clock have the same
+// time. A file that is younger is read at each poll, until it is old enough; it is then
+// called stable. The same holds for the directory and its list of files. Reload trusts no
+// stamp and reads every file.
+//
+// # Races
+//
+// While another directory replaces the watched one, all files are missing for a moment.
+// The failure to open a file therefore never removes its integration; only a listing of
+// the directory does. A notification may also arrive after the file has changed again, and
+// notifications may be lost. Run reads the current content in either case, and looks at
+// all files after a loss.
+//
+// # Held files
+//
+// If one file disappears, its integration is removed at once, because this may be a
+// revocation. If several files disappear in one look, or all of them with the directory,
+// the likely cause is an accident, such as an unmounted volume. These files are held:
+// their integrations are served for five more minutes, or until Reload confirms the
+// removal.
+//
+// # Age
+//
+// A look is a pass over all files: a poll, or a read of every file. Reading may hang, for
+// example on a network file system, and the goroutine that hangs cannot report it. The
+// Store therefore records when the last complete look began. Status reports a Problem if
+// that time is overdue, and Get returns ErrUnavailable if it is more than 15 minutes ago,
+// so that a revocation that cannot be read takes effect in bounded time.
 package dirstore
 
 import (
@@ -19,50 +73,51 @@ import (
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
-// Config is what Open needs. Only Kinds and Dir are required.
+// Config is the configuration of a Store. Only Kinds and Dir are required.
 type Config struct {
-	// Kinds are the kinds of stores that there are.
+	// Kinds are the supported kinds of stores.
 	Kinds *integration.Kinds
-	// Dir is the directory with one integration in every .yaml or .yml file.
-	// Hidden files, other files and subdirectories are left alone. Files are best
-	// replaced by renaming: one that is overwritten in place may be read while
-	// half of it is there, and half a list of grants can be a valid file.
+	// Dir is the directory. Every .yaml or .yml file in it defines one integration. Hidden
+	// files, other files and subdirectories are ignored. Files should be replaced by
+	// renaming: a file that is overwritten in place may be read when it is half written,
+	// and half a list of grants can be a valid file.
 	Dir string
-	// Logger is told of every change and every fault; nil discards.
+	// Logger receives every change and every fault; nil discards them.
 	Logger *slog.Logger
-	// PollInterval is how often Run looks for changes that it was not notified
-	// of, those of credential files above all; 0 means 5 s. A poll goes by sizes
-	// and time stamps; where the system keeps a change time, no write escapes that.
+	// PollInterval is the time between the polls of Run, which find changes without a
+	// notification, such as those of credential files; 0 means 5 s. A poll compares sizes
+	// and time stamps. Where the system records a change time, a poll finds every write.
 	PollInterval time.Duration
-	// OnChange, if not nil, is called by Reload after what is served has changed:
-	// removed are integrations that are gone, as they last were; changed are
-	// those that are new or differ, as they now are. Calls do not overlap, and
-	// must not call Reload.
+	// OnChange, if not nil, is called after the current snapshot has changed. removed are
+	// the integrations that are no longer served, in their last state; changed are those
+	// that are new or differ, in their new state. Calls do not overlap. OnChange must not
+	// call Reload.
 	OnChange func(removed, changed []*integration.Integration)
-	// Now is the clock that ages of files are told by; nil means time.Now.
+	// Now returns the current time, from which the ages of files are calculated; nil means
+	// time.Now.
 	Now func() time.Time
-	// PoliciesOnly leaves the files that integrations name unread: for questions
-	// about grants where the credentials are not, as in a pull request's checkout.
+	// PoliciesOnly leaves the files that integrations refer to unread. It is for questions
+	// about grants where the credentials are absent, as in the checkout of a pull request.
 	PoliciesOnly bool
 }
 
 // Store serves the integrations of a directory. It is safe for concurrent use.
 //
-// A file at fault never takes the others with it. At start its integration is
-// not served; later, what it last served stays until the file is mended or
-// removed. An id that two files declare stays with the one that serves it
-// already, and with neither if none does.
+// A faulty file does not affect the others. At start its integration is not served; later,
+// its last valid content is served until the file is fixed or removed. If two files
+// declare the same id, the file that already serves it keeps it; if neither does, the id
+// is not served.
 //
-// A file that is deleted takes its integration away at once. When several vanish
-// in one look, or all with their directory, they are held: their integrations are
-// served for five minutes more, or until Reload, and Faults says so.
+// Deleting one file removes its integration at once. If several files disappear in one
+// look, or all of them with the directory, they are held: their integrations are served
+// for five more minutes, or until Reload, and Faults lists the files.
 //
-// While no look at the files completes, because reading them hangs or the directory
-// cannot be read, Status says so, and after 15 minutes Get returns ErrUnavailable.
+// While no look completes, because reading hangs or the directory cannot be read, Status
+// reports it. After 15 minutes Get returns ErrUnavailable.
 type Store struct {
 	dir      string
 	log      *slog.Logger
-	interval time.Duration // of polls
+	interval time.Duration // between polls
 	kinds    *integration.Kinds
 	onChange func(removed, changed []*integration.Integration)
 	now      func() time.Time
@@ -71,24 +126,24 @@ type Store struct {
 	current atomic.Pointer[snapshot]
 	roles   registry.RoleIndex
 
-	reload     sync.Mutex // serialises Reload and guards the rest; no call waits for it
+	reload     sync.Mutex // serializes reloads and guards the fields below; readers do not take it
 	listing    listing
 	expected   *expected                     // nil until the first poll
 	files      map[string]*file              // by path
 	declared   index                         // by the id that they declare
 	named      index                         // by the paths of the files that they name
-	linked     int                           // how many are
+	linked     int                           // number of files with linked set
 	faulty     map[string]registry.FileFault // by path
-	unreadable string                        // what keeps the directory from being read
+	unreadable string                        // why the directory cannot be read, or ""
 	vanished   vanished
 
 	seen      atomic.Pointer[time.Time] // when the last complete look began
-	heldCount atomic.Int64              // integrations that are served although their files vanished
+	heldCount atomic.Int64              // integrations served from held files
 	reloading chan struct{}             // has an element while a Reload is under way
 }
 
-// Open reads the directory. Files at fault are no error, see Faults; a directory
-// that cannot be read is one. Changes take effect by Run or Reload.
+// Open reads the directory. It returns an error if the directory cannot be read, but not
+// for faulty files, which Faults returns. Later changes take effect through Run or Reload.
 func Open(c Config) (*Store, error) {
 	dir, err := filepath.Abs(c.Dir)
 	if c.Dir == "" || err != nil {
@@ -108,23 +163,23 @@ func Open(c Config) (*Store, error) {
 	f.declared, f.named = make(index), make(index)
 	f.current.Store(&snapshot{byID: make(map[string]served)})
 	f.looked(f.now())
-	if err := f.poll(); err != nil { // of nothing that is known, which reads everything
+	if err := f.poll(); err != nil { // no file is known, so this reads all of them
 		return nil, fmt.Errorf("registry: %w", err)
 	}
-	f.onChange = c.OnChange // what is there at first is no change
+	f.onChange = c.OnChange // set here because the initial content is not a change
 	if len(f.files) == 0 {
 		f.log.Warn("no integrations: the directory has no .yaml file", "dir", dir)
 	}
 	return f, nil
 }
 
-// Validate reads the directory as Open does and returns the integrations that
-// would be served, by ID, and every fault.
+// Validate reads the directory as Open does. It returns the integrations that would be
+// served, sorted by ID, and all faults.
 func Validate(kinds *integration.Kinds, dir string) ([]*integration.Integration, strictyaml.Faults) {
 	return validate(Config{Kinds: kinds, Dir: dir})
 }
 
-// ReadPolicies is Validate without a look at the files that integrations name.
+// ReadPolicies is like Validate, but does not read the files that integrations refer to.
 func ReadPolicies(kinds *integration.Kinds, dir string) ([]*integration.Integration, strictyaml.Faults) {
 	return validate(Config{Kinds: kinds, Dir: dir, PoliciesOnly: true})
 }
@@ -141,8 +196,8 @@ func validate(c Config) ([]*integration.Integration, strictyaml.Faults) {
 	return f.List(), faults
 }
 
-// Get returns the integration of that id, ErrNotFound, or ErrUnavailable if the last
-// complete look at the files is more than 15 minutes ago. It takes no lock.
+// Get returns the integration with this id. It returns ErrNotFound if there is none, and
+// ErrUnavailable if the last complete look is more than 15 minutes ago. It takes no lock.
 func (f *Store) Get(id string) (*integration.Integration, error) {
 	if !f.mayServe() {
 		return nil, registry.ErrUnavailable
@@ -153,11 +208,11 @@ func (f *Store) Get(id string) (*integration.Integration, error) {
 	return nil, registry.ErrNotFound
 }
 
-// List returns the integrations that are served, by ID.
+// List returns the integrations that are served, sorted by ID.
 func (f *Store) List() []*integration.Integration { return slices.Clone(f.current.Load().sorted) }
 
-// WithRole returns those of List on which who has a role, by ID, or ErrUnavailable as
-// Get does.
+// WithRole returns the integrations of List on which who has a role, sorted by ID. Like
+// Get, it may return ErrUnavailable.
 func (f *Store) WithRole(who authz.Principal) ([]*integration.Integration, error) {
 	if !f.mayServe() {
 		return nil, registry.ErrUnavailable
@@ -165,11 +220,11 @@ func (f *Store) WithRole(who authz.Principal) ([]*integration.Integration, error
 	return f.roles.Find(f.current.Load().sorted, who), nil
 }
 
-// Faults returns the files that are at fault now, by path.
+// Faults returns the files that are currently at fault, sorted by path.
 func (f *Store) Faults() []registry.FileFault { return slices.Clone(f.current.Load().faults) }
 
-// lookAtAll is Reload. Files that vanished together are removed only if somebody
-// has confirmed that.
+// lookAtAll polls and then reads every file. If confirmed, the removal of files that
+// vanished together takes effect; otherwise they are held.
 func (f *Store) lookAtAll(confirmed bool) {
 	for _, how := range []func() error{f.poll, f.readAll} {
 		f.update(func() error {
@@ -180,8 +235,8 @@ func (f *Store) lookAtAll(confirmed bool) {
 	}
 }
 
-// update takes up changes by one of the ways that there are, and says so if the
-// directory cannot be read or files are held that are no longer in it.
+// update applies changes with how: poll, readAll or noticed. It publishes a fault if how
+// fails to read the directory or if files are held.
 func (f *Store) update(how func() error) {
 	f.reload.Lock()
 	defer f.reload.Unlock()
@@ -198,8 +253,9 @@ func (f *Store) update(how func() error) {
 	}
 }
 
-// install makes what loaded says of these files what is served, nil of those that
-// are gone. Callers hold f.reload or are Open.
+// install replaces the state of the files at paths with loaded, where nil means a removed
+// file, and publishes the resulting snapshot. Only Open and callers that hold f.reload may
+// call it.
 func (f *Store) install(paths []string, loaded []*file) {
 	last := f.current.Load()
 	if c := f.replace(paths, loaded, last); len(c.files)+len(c.ids) > 0 {
@@ -207,7 +263,7 @@ func (f *Store) install(paths []string, loaded []*file) {
 	}
 }
 
-// publish makes next the current snapshot and tells what is different of ids.
+// publish makes next the current snapshot and reports which of ids changed.
 func (f *Store) publish(next *snapshot, ids map[string]bool) {
 	last := f.current.Swap(next)
 	f.logFaults(last.faults, next)
@@ -232,7 +288,7 @@ func (f *Store) publish(next *snapshot, ids map[string]bool) {
 	}
 }
 
-// logFaults reports each distinct fault once, not at every poll.
+// logFaults logs each distinct fault once, not at every poll.
 func (f *Store) logFaults(last []registry.FileFault, next *snapshot) {
 	known := make(map[string]string, len(last))
 	for _, ff := range last {

@@ -7,39 +7,39 @@ import (
 	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
-// expected is what a poll compares with. The stamps stand side by side in memory
-// and are not read from the integrations one by one: of ten thousand, those are
-// all over the heap, and to get at them takes as long as to ask the system.
+// expected is the state with which a poll compares the files. It stores the stamps
+// contiguously, because the integrations are spread over the heap: reading the stamps of
+// ten thousand integrations from there would take as long as the system calls.
 type expected struct {
 	groups []*group
-	// apart are the integrations' files that are looked at one by one: those that
-	// are not stable, and those that have changed since.
+	// apart are the integrations' files that a poll checks individually: those that are
+	// not stable, and those that changed after expected was built.
 	apart   map[string]struct{}
 	changes int
 }
 
-// maxChanges is how many changes are looked at one by one, before what is
-// expected is put together anew.
+// maxChanges is the maximum number of changed files that polls check individually. Beyond
+// it, expected is built again.
 const maxChanges = 250
 
-// group are files of one directory, which is held open while a poll looks at
-// them: the system then walks one name for each and not the whole path, which
-// takes a third of the time.
+// group is the files of one directory. A poll opens the directory while it checks them, so
+// that the system resolves one name per file instead of the whole path, which takes a
+// third of the time.
 type group struct {
 	dir   string // with a separator at its end, or ""
 	files []expectedFile
 }
 
-// expectedFile is a file as it looked when it was read.
+// expectedFile is a file with its stamp from when it was read.
 type expectedFile struct {
 	name  string
 	stamp filestamp.Stamp
-	// affects are the integrations' files that are to be read if it looks
-	// otherwise: itself, or those that name it.
+	// affects are the integrations' files to read if the stamp differs: the file itself,
+	// or the files that refer to it.
 	affects []string
 }
 
-// newExpected says what files look like if nothing has changed.
+// newExpected builds the expected state from the known files.
 func newExpected(files map[string]*file) *expected {
 	type position struct {
 		group *group
@@ -58,7 +58,7 @@ func newExpected(files map[string]*file) *expected {
 		g.files = append(g.files, expectedFile{name, s, affects})
 		return position{g, len(g.files) - 1}
 	}
-	named := make(map[string]position, len(files)) // what several may name
+	named := make(map[string]position, len(files)) // files that several integrations may refer to
 	for path, f := range files {
 		if !f.stable {
 			ex.apart[path] = struct{}{}
@@ -79,14 +79,14 @@ func newExpected(files map[string]*file) *expected {
 	return ex
 }
 
-// changed notes that another file is known of that path.
+// changed records that the state of the file at path was replaced.
 func (ex *expected) changed(path string) {
 	ex.apart[path] = struct{}{}
 	ex.changes++
 }
 
-// unlike returns those of the integrations' files, perhaps more than once, that
-// are affected by what looks otherwise, or are not stable.
+// unlike returns the integrations' files to read: those affected by a file whose stamp
+// differs, and those that are not stable. The result may contain duplicates.
 func (ex *expected) unlike(files map[string]*file) (paths []string) {
 	for _, g := range ex.groups {
 		paths = g.unlike(paths, ex.apart)
@@ -100,7 +100,7 @@ func (ex *expected) unlike(files map[string]*file) (paths []string) {
 	return paths
 }
 
-// looksSame reports whether a poll takes it that nothing has changed.
+// looksSame reports whether a poll may assume that nothing has changed.
 func (f *file) looksSame(look *integration.Look) bool {
 	if !f.stable || f.stamp != look.Stamp(f.path) {
 		return false

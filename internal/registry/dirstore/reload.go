@@ -15,38 +15,38 @@ import (
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
-// file is what is known of one file of the directory. But for the last two fields,
-// which are Files.reload's, it does not change: what has changed makes another one.
+// file is the state of one file of the directory. It is immutable except for the last two
+// fields, which Store.reload guards; a change of the file creates a new one.
 type file struct {
 	path string
-	// stamp was taken before the content was read, so that a write in between
-	// shows as a change.
+	// stamp was taken before the content was read, so that a write during the read is
+	// detected as a change.
 	stamp filestamp.Stamp
 	sum   integration.Digest // of the content
 	integration.ParsedFile
-	// contents belong to ParsedFile.Files.
+	// contents are the contents of ParsedFile.Files, in the same order.
 	contents []integration.Content
-	// stable: to a poll, equal stamps mean equal content from now on.
+	// stable is whether a poll may conclude from an equal stamp that the content is equal.
 	stable bool
-	// linked: which content the file has or names is up to further names in the
-	// directory, as in a mounted ConfigMap.
+	// linked is whether the content of the file, or of a file that it refers to, depends
+	// on other names in the directory, as in a mounted ConfigMap.
 	linked bool
-	// serving is what is served from this file, nil if nothing is.
+	// serving is the integration that is served from this file, or nil.
 	serving *integration.Integration
-	// indexedID is the id under which Store.declared has the file, "" for none.
+	// indexedID is the id under which Store.declared lists the file, or "".
 	indexedID string
 }
 
-// stampResolution is how old a change has to be before its time stamp tells it from
-// the next one: the coarsest clock of a file system in use is 2 s.
+// stampResolution is the age from which the time stamp of a change differs from that of
+// the next change: the coarsest clock of a file system in use has a resolution of 2 s.
 const stampResolution = 2 * time.Second
 
-// filesPerWorker is how many files are worth a goroutine.
+// filesPerWorker is the number of files that justifies another goroutine.
 const filesPerWorker = 100
 
-// read returns what the files at paths hold now, nil for those that are gone. It
-// changes nothing of f. Calls are not held up: whoever else wants to run goes
-// first after each file.
+// read returns the current state of the files at paths, nil for those that do not exist.
+// It does not modify f. It yields the CPU after each file, so that it does not delay
+// calls.
 func (f *Store) read(paths []string, workers int) []*file {
 	loaded := make([]*file, len(paths))
 	workers = min(workers, len(paths)/filesPerWorker+1)
@@ -65,11 +65,11 @@ func (f *Store) read(paths []string, workers int) []*file {
 	return loaded
 }
 
-// load reads the file at path. It returns old, which may be nil, if nothing at
-// all has changed, and nil if there is no such file.
+// load reads the file at path. It returns old, which may be nil, if nothing has changed,
+// and nil if the file does not exist.
 func (f *Store) load(path string, old *file, look *integration.Look) *file {
-	// Only what is gone may be forgotten: a link that leads nowhere, or a file
-	// that cannot be looked at, is a fault.
+	// Only a file that does not exist may be dropped. A dangling link, or a file whose
+	// attributes cannot be read, is a fault.
 	entry, err := os.Lstat(path)
 	if os.IsNotExist(err) || (err == nil && entry.IsDir()) {
 		return nil
@@ -101,7 +101,7 @@ func (f *Store) load(path string, old *file, look *integration.Look) *file {
 	return next.orSame(old)
 }
 
-// orSame returns old if it says the same as f.
+// orSame returns old if it has the same content as f.
 func (f *file) orSame(old *file) *file {
 	if old == nil || old.stamp != f.stamp || old.sum != f.sum || old.stable != f.stable || old.linked != f.linked ||
 		!slices.Equal(old.contents, f.contents) || old.Faults.Error() != f.Faults.Error() {
@@ -112,8 +112,7 @@ func (f *file) orSame(old *file) *file {
 
 func isLink(entry os.FileInfo) bool { return entry.Mode()&os.ModeSymlink != 0 }
 
-// leadsOn reports whether what lies at path is up to an entry of the directory
-// that has another name.
+// leadsOn reports whether the content at path depends on another entry of the directory.
 func (f *Store) leadsOn(path string) bool {
 	if entry, err := os.Lstat(path); err == nil && isLink(entry) {
 		return true
@@ -122,8 +121,8 @@ func (f *Store) leadsOn(path string) bool {
 	return ok && strings.ContainsRune(below, filepath.Separator)
 }
 
-// isStable leaves out files at fault, because what mends them need not show in
-// their stamps (an owner, a directory's mode).
+// isStable returns false for files at fault, because a fix, such as a change of the owner
+// or of a directory's mode, need not change their stamps.
 func (f *file) isStable(then time.Time) bool {
 	if len(f.Faults) > 0 || !f.stamp.Before(then) {
 		return false

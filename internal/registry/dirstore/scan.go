@@ -15,24 +15,24 @@ import (
 	"github.com/secretbroker/secretbroker/internal/filestamp"
 )
 
-// listing is what is known of the directory since it was last listed.
+// listing is the state of the directory when it was last listed.
 type listing struct {
-	// stamp is the directory's own, taken before it was read.
+	// stamp is the directory's own stamp, taken before the directory was read.
 	stamp filestamp.Stamp
-	// stable: while the stamp is the same, so are the files.
+	// stable is whether an equal stamp implies an unchanged set of files.
 	stable bool
 	at     time.Time
 }
 
-// isIntegration reports whether a file of that name holds an integration.
+// isIntegration reports whether a file with this name defines an integration.
 func isIntegration(name string) bool {
 	ext := filepath.Ext(name)
 	return (ext == ".yaml" || ext == ".yml") && !strings.HasPrefix(name, ".")
 }
 
-// list lists the directory anew, and returns the files that are new in it and
-// those that are known and no longer there; missing is not nil. If there is no
-// directory, none are there, besides the error.
+// list lists the directory. It returns the files that are new and the known files that are
+// missing; missing is not nil. If the directory does not exist, it returns all known files
+// as missing, and an error.
 func (f *Store) list() (added, missing []string, err error) {
 	next := listing{stamp: filestamp.At(filestamp.NoDirectory, f.dir), at: f.now()}
 	dir, err := os.Open(f.dir)
@@ -44,7 +44,7 @@ func (f *Store) list() (added, missing []string, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	defer dir.Close() // nothing was written
+	defer dir.Close() // opened for reading only
 	there := make(map[*file]bool, len(f.files))
 	for {
 		entries, err := dir.ReadDir(1024)
@@ -79,13 +79,13 @@ func (f *Store) list() (added, missing []string, err error) {
 	return added, missing, nil
 }
 
-// relistAfter is how long a list is believed: there are file systems whose
-// directories do not change with their files, remote ones above all.
+// relistAfter is the maximum age of a listing. On some file systems, especially remote
+// ones, the stamp of a directory does not change with its files.
 const relistAfter = 30 * time.Second
 
-// poll takes up what stamps show to have changed. A directory that has not
-// changed is not listed, unless files are held that were not in it, and files that
-// have not are not read.
+// poll applies the changes that stamps reveal. It lists the directory only if its stamp
+// has changed, files are held, or the last listing is too old, and it reads only the files
+// that have changed.
 func (f *Store) poll() (err error) {
 	began := f.now()
 	var changed, missing []string
@@ -102,8 +102,8 @@ func (f *Store) poll() (err error) {
 	return err
 }
 
-// readAll takes up what has changed, whatever the stamps say. It takes longer and
-// leaves the other CPUs to the calls.
+// readAll applies all changes, without relying on stamps. It takes longer than poll, and
+// uses one CPU to leave the others to calls.
 func (f *Store) readAll() error {
 	began := f.now()
 	added, missing, err := f.list()
@@ -115,10 +115,9 @@ func (f *Store) readAll() error {
 	return err
 }
 
-// noticed takes up what has changed of these files. Which of the integrations
-// that concerns is told by their names; where names lead on to others, where a
-// file is gone, and where the directory itself is concerned, everything is looked
-// at.
+// noticed applies the changes of the given files. It finds the affected integrations by
+// path. If a path may be linked to others, a file is missing, or the directory itself is
+// affected, it polls all files instead.
 func (f *Store) noticed(paths map[string]struct{}) error {
 	if _, itself := paths[f.dir]; itself || f.unreadable != "" || len(f.vanished.held) > 0 || len(paths) > maxNotices {
 		return f.poll()
@@ -141,10 +140,10 @@ func (f *Store) noticed(paths map[string]struct{}) error {
 	return nil
 }
 
-// takeUp reads what changed and makes it what is served, without those that are
-// missing and not held; missing is nil if the directory was not listed. It reports whether some of what changed was not there: only
-// the list of the directory is believed that a file has been removed, because all
-// of them are gone for a moment while another directory takes its place.
+// takeUp reads the changed files and publishes the result, without the missing files that
+// are not held; missing is nil if the directory was not listed. It reports whether some
+// changed files did not exist. Only a listing proves that a file was removed, because all
+// files are missing for a moment while another directory replaces theirs.
 func (f *Store) takeUp(changed, missing []string, workers int) (gone bool) {
 	slices.Sort(missing)
 	slices.Sort(changed)

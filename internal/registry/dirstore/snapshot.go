@@ -11,27 +11,27 @@ import (
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
-// snapshot is what is served at one time. It is immutable.
+// snapshot is what the Store serves at one point in time. It is immutable.
 type snapshot struct {
 	byID   map[string]served
-	sorted []*integration.Integration // by ID
-	faults []registry.FileFault       // by File, that of the directory first
+	sorted []*integration.Integration // sorted by ID
+	faults []registry.FileFault       // sorted by File, the directory's fault first
 }
 
-// served is an integration and the file that it is served from.
+// served is an integration and the file that defines it.
 type served struct {
 	in   *integration.Integration
 	from *file
 }
 
-// index has files by what they ask for or name, and then by path. It is kept from
-// one reload to the next: to go through ten thousand files for one that has changed
-// takes longer than all the rest.
+// index lists files by a key (a declared id, or the path of a referenced file), sorted by
+// path. It is kept between reloads, because searching ten thousand files for one change
+// would take longer than all other work.
 type index map[string][]*file
 
 func byPath(f *file, path string) int { return strings.Compare(f.path, path) }
 
-// add puts f in, in the place of what was of the same path.
+// add adds f. It replaces an entry with the same path.
 func (x index) add(key string, f *file) {
 	i, found := slices.BinarySearchFunc(x[key], f.path, byPath)
 	if !found {
@@ -40,7 +40,7 @@ func (x index) add(key string, f *file) {
 	x[key][i] = f
 }
 
-// remove takes out the file of that path.
+// remove removes the file with this path.
 func (x index) remove(key, path string) {
 	i, found := slices.BinarySearchFunc(x[key], path, byPath)
 	if !found {
@@ -51,9 +51,9 @@ func (x index) remove(key, path string) {
 	}
 }
 
-// effectiveID is the id that f declares. A broken file keeps the id that is served from
-// it. One that was never good has the id that can be made out, so that no other file
-// takes its place.
+// effectiveID returns the id that f declares. A file that has become invalid keeps the id
+// that is served from it. A file that never was valid has the id that can be determined
+// from it, so that no other file can take over this id.
 func (f *file) effectiveID() string {
 	if f.Integration == nil && f.serving != nil {
 		return f.serving.ID
@@ -61,10 +61,10 @@ func (f *file) effectiveID() string {
 	return f.DeclaredID
 }
 
-// affected is what a reload has to decide: a change affects no other file and no other
+// affected is what a reload has to decide on. A change affects no other file and no other
 // id.
 type affected struct {
-	files map[string]*file // by path
+	files map[string]*file // keyed by path
 	ids   map[string]bool
 }
 
@@ -75,8 +75,8 @@ func (c *affected) add(f *file) {
 	}
 }
 
-// replace notes that these files are now as loaded, nil for one that is gone, and
-// returns what that affects. last is what is served.
+// replace records the new states of these files, nil for a removed one, and returns what
+// the change affects. last is the snapshot that is served.
 func (f *Store) replace(paths []string, loaded []*file, last *snapshot) affected {
 	c := affected{files: make(map[string]*file), ids: make(map[string]bool)}
 	touched := make(map[string]bool) // ids
@@ -116,7 +116,7 @@ func (f *Store) replace(paths []string, loaded []*file, last *snapshot) affected
 	return c
 }
 
-// know adds a file to what is known.
+// know adds a file to the known files and the indexes.
 func (f *Store) know(now *file) {
 	f.files[now.path] = now
 	if now.indexedID != "" {
@@ -130,8 +130,8 @@ func (f *Store) know(now *file) {
 	}
 }
 
-// forget takes a file out of what is known, but for where now is to stand in its
-// place. Both may be nil.
+// forget removes old from the known files and the indexes, except for entries that now
+// will replace. Both may be nil.
 func (f *Store) forget(old, now *file) {
 	if old == nil {
 		return
@@ -155,9 +155,9 @@ func (f *file) names(path string) bool {
 	return slices.ContainsFunc(f.Files, func(r integration.NamedFile) bool { return r.Path == path })
 }
 
-// nextSnapshot decides which file serves which id, given what was served last, and
-// notes it in the files. Only what is affected is decided; everything else stays
-// as it is.
+// nextSnapshot decides which file serves which id, given the last snapshot, and records
+// the result in the files. It decides only on what the change affects; the rest remains
+// unchanged.
 func (f *Store) nextSnapshot(c affected, last *snapshot) *snapshot {
 	next := &snapshot{byID: maps.Clone(last.byID)}
 	for id := range c.ids {
@@ -195,7 +195,7 @@ func fileFault(f *file, faults strictyaml.Faults) registry.FileFault {
 	return ff
 }
 
-// atFault returns what is at fault now, as snapshot.faults.
+// atFault returns the current faults, in the order of snapshot.faults.
 func (f *Store) atFault() []registry.FileFault {
 	var list []registry.FileFault
 	if faults := f.directoryFaults(); len(faults) > 0 {
@@ -207,7 +207,7 @@ func (f *Store) atFault() []registry.FileFault {
 	return list
 }
 
-// directoryFaults returns what is wrong with the directory itself.
+// directoryFaults returns the faults of the directory itself.
 func (f *Store) directoryFaults() (faults strictyaml.Faults) {
 	for _, text := range []string{f.unreadable, f.heldFault()} {
 		if text != "" {
@@ -217,8 +217,8 @@ func (f *Store) directoryFaults() (faults strictyaml.Faults) {
 	return faults
 }
 
-// serve adds in, which may be nil. One that is the same as before stays the
-// very same, also if its file has been renamed.
+// serve adds in, which may be nil. If it equals the integration served before, the
+// previous object is kept, even if its file was renamed.
 func (s *snapshot) serve(in *integration.Integration, from *file, last *snapshot) *integration.Integration {
 	if in == nil {
 		return nil
@@ -230,8 +230,7 @@ func (s *snapshot) serve(in *integration.Integration, from *file, last *snapshot
 	return in
 }
 
-// merge returns the integrations of next by ID. They are those of last but for
-// ids.
+// merge returns the integrations of next, sorted by ID. They differ from last only in ids.
 func merge(last []*integration.Integration, next *snapshot, ids map[string]bool) []*integration.Integration {
 	sorted := make([]*integration.Integration, 0, len(next.byID))
 	rest := last
@@ -249,8 +248,8 @@ func merge(last []*integration.Integration, next *snapshot, ids map[string]bool)
 	return append(sorted, rest...)
 }
 
-// conflicting returns a file that keeps f from having the id that both declare: the one
-// that it was served from last or, if that is neither, any other.
+// conflicting returns a file because of which f cannot have the id that both declare: the
+// file from which the id was last served or, if it is neither of them, any other.
 func (f *file) conflicting(declaring []*file, last *snapshot) *file {
 	if len(declaring) < 2 {
 		return nil

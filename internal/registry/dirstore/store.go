@@ -17,22 +17,21 @@ import (
 
 var _ registry.Store = (*Store)(nil)
 
-// Create implements Store by ErrReadOnly.
+// Create implements registry.Store. It returns ErrReadOnly.
 func (f *Store) Create(context.Context, registry.Change) (registry.Record, error) {
 	return registry.Record{}, registry.ErrReadOnly
 }
 
-// Update implements Store by ErrReadOnly.
+// Update implements registry.Store. It returns ErrReadOnly.
 func (f *Store) Update(context.Context, registry.Change) (registry.Record, error) {
 	return registry.Record{}, registry.ErrReadOnly
 }
 
-// Delete implements Store by ErrReadOnly.
+// Delete implements registry.Store. It returns ErrReadOnly.
 func (f *Store) Delete(context.Context, string, string) error { return registry.ErrReadOnly }
 
-// Record implements Store. It returns what is served: a file that is at fault
-// has a record only while its last good content is served, which then comes
-// without its document.
+// Record implements registry.Store. It returns what is served. A file at fault has a
+// record only while its last valid content is served, and this record has no document.
 func (f *Store) Record(_ context.Context, id string) (registry.Record, error) {
 	if !f.mayServe() { // reading the file may hang
 		return registry.Record{}, registry.ErrUnavailable
@@ -44,7 +43,7 @@ func (f *Store) Record(_ context.Context, id string) (registry.Record, error) {
 	return f.record(s, id)
 }
 
-// Records implements Store, see Record.
+// Records implements registry.Store, see Record.
 func (f *Store) Records(ctx context.Context, page registry.Page) ([]registry.Record, error) {
 	if !f.mayServe() {
 		return nil, registry.ErrUnavailable
@@ -68,7 +67,7 @@ func (f *Store) Records(ctx context.Context, page registry.Page) ([]registry.Rec
 	return records, nil
 }
 
-// record reads the file again: what stands in it is not kept in memory.
+// record reads the file again, because documents are not kept in memory.
 func (f *Store) record(s *snapshot, id string) (registry.Record, error) {
 	in, from := s.byID[id].in, s.byID[id].from
 	r := registry.Record{ID: id, ETag: in.Revision, File: from.path, Integration: in}
@@ -82,7 +81,7 @@ func (f *Store) record(s *snapshot, id string) (registry.Record, error) {
 	data, fault := integration.ReadFile(from.path, &page)
 	switch {
 	case fault != "" && errors.Is(statError(from.path), os.ErrNotExist):
-		return r, nil // removed just now, and served until that is noticed
+		return r, nil // just removed, and served until that is detected
 	case fault != "":
 		return registry.Record{}, fmt.Errorf("registry: %s: %s", from.path, fault)
 	case len(r.Faults) == 0 && sha256.Sum256(data) == from.sum:

@@ -11,29 +11,30 @@ import (
 	"github.com/secretbroker/secretbroker/internal/elapsed"
 )
 
-// holdTime is how long the integrations of files that vanished together are still
-// served. It gives people the time to notice that a volume is not mounted, and
-// bounds how long a grant lives that was taken away by removing several files.
+// holdTime is how long the integrations of files that vanished together are still served.
+// It gives people time to notice, for example, an unmounted volume, and it bounds how long
+// a grant remains in force that was revoked by removing several files.
 const holdTime = 5 * time.Minute
 
-// vanished is what is known of files that are no longer in the directory.
+// vanished tracks files that are no longer in the directory.
 //
-// One file that is deleted may be a revocation and takes effect at once. Several
-// that vanish in one look, or all of them with their directory, are more likely an
-// accident: a volume that is not mounted, a wrong checkout. These are held.
+// Deleting one file may be a revocation and takes effect at once. If several files vanish
+// in one look, or all of them with the directory, the likely cause is an accident, such as
+// an unmounted volume or a wrong checkout. These files are held.
 type vanished struct {
-	// held are the files whose integrations are still served, and since when.
+	// held are the files whose integrations are still served, with the time at which they
+	// vanished.
 	held map[string]time.Time
-	// absent and replaced say of the last look that there was no directory, or
-	// another one than before.
+	// absent and replaced are whether, at the last look, the directory did not exist, or
+	// was not the same directory as before.
 	absent, replaced bool
-	// confirmed: somebody has asked for a reload, and means what is there now.
+	// confirmed is set during Reload, which confirms that the current content is intended.
 	confirmed bool
 }
 
-// holdVanished returns those of the files that are not in the directory whose
-// removal takes effect now, and holds the others. loaded are what the changed files
-// hold now. Callers pass all files that are missing.
+// holdVanished returns the missing files whose removal takes effect now, and holds the
+// others. loaded is the new state of the changed files. missing must include all missing
+// files.
 func (f *Store) holdVanished(missing, changed []string, loaded []*file) (removed []string) {
 	now := f.now()
 	lost := f.losses(missing, changed, loaded)
@@ -60,15 +61,15 @@ func (f *Store) holdVanished(missing, changed []string, loaded []*file) (removed
 	return removed
 }
 
-// losses returns those of the missing files whose integration no other file has
-// taken over, as it does when files are renamed. Without a directory that is all of
-// them.
+// losses returns the missing files whose integration no other file has taken over. A
+// renamed file takes over its integration. If the directory does not exist, losses returns
+// all missing files.
 func (f *Store) losses(missing, changed []string, loaded []*file) map[string]bool {
 	lost := make(map[string]bool)
 	if len(missing) == 0 {
 		return lost
 	}
-	apart := make(map[string]bool, len(missing)+len(changed)) // files whose ids do not count as they are
+	apart := make(map[string]bool, len(missing)+len(changed)) // files whose previous ids do not count
 	for _, path := range slices.Concat(missing, changed) {
 		apart[path] = true
 	}
@@ -94,7 +95,7 @@ func (f *Store) losses(missing, changed []string, loaded []*file) map[string]boo
 	return lost
 }
 
-// heldServing is how many integrations are served although their files vanished.
+// heldServing returns the number of integrations that are served from held files.
 func (f *Store) heldServing() (n int64) {
 	for path := range f.vanished.held {
 		if f.files[path].serving != nil {
@@ -104,10 +105,10 @@ func (f *Store) heldServing() (n int64) {
 	return n
 }
 
-// maxNamed is how many of the files that are held a fault names.
+// maxNamed is the maximum number of held files that a fault lists.
 const maxNamed = 5
 
-// heldFault says which files are held; "" if none are.
+// heldFault returns the fault that lists the held files, or "".
 func (f *Store) heldFault() string {
 	if len(f.vanished.held) == 0 {
 		return ""

@@ -9,24 +9,24 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// debounce is how long Run waits after the first notice of a change: writing a
-// file, or swapping a mounted ConfigMap, takes several steps.
+// debounce is how long Run waits after the first notification of a change: writing a file,
+// or swapping a mounted ConfigMap, takes several steps.
 const debounce = 100 * time.Millisecond
 
-// maxNotices is how many files are looked at by their names; when more have
-// changed, it is as quick to look at all.
+// maxNotices is the maximum number of notified files that are read individually. Beyond
+// it, a poll of all files is as fast.
 const maxNotices = 1000
 
-// follow is Run without its end while a look hangs.
+// follow is Run without the bounded wait for a look that hangs.
 func (f *Store) follow(ctx context.Context) {
 	w := &watch{files: f}
 	defer w.close()
 	w.start()
 	poll := time.NewTicker(f.interval)
 	defer poll.Stop()
-	// What changed since Open has not been notified of.
+	// The watch does not report changes made between Open and its start.
 	f.update(f.poll)
-	var due <-chan time.Time // fires when the debounce is over
+	var due <-chan time.Time // fires at the end of the debounce
 	notices, lost := make(map[string]struct{}), false
 	for {
 		select {
@@ -40,7 +40,7 @@ func (f *Store) follow(ctx context.Context) {
 				due = time.After(debounce)
 			}
 		case err := <-w.errors():
-			// An overflow above all: something has changed, nobody knows what.
+			// Typically an overflow: something has changed, but it is unknown what.
 			f.log.Warn("notices of changes were lost", "dir", f.dir, "error", err)
 			lost = true
 			if due == nil {
@@ -61,13 +61,13 @@ func (f *Store) follow(ctx context.Context) {
 	}
 }
 
-// watch is the system's notification of changes in the directory. Where there
-// is none its channels are nil, which blocks, and the poll does all the work.
+// watch receives the system's notifications of changes in the directory. Without system
+// support its channels are nil and never ready, and only polls find changes.
 type watch struct {
 	files   *Store
 	watcher *fsnotify.Watcher
-	watched fs.FileInfo // the directory that is watched, nil if none is
-	warned  bool        // that it could not be watched
+	watched fs.FileInfo // the watched directory, or nil
+	warned  bool        // whether the failure to watch has been logged
 }
 
 func (w *watch) start() {
@@ -80,8 +80,8 @@ func (w *watch) start() {
 	w.follow()
 }
 
-// follow begins to watch the directory, again if another one has taken its
-// place since: what is watched is the directory, not its name.
+// follow starts watching the directory, and does so again if another directory has
+// replaced it: the system watches the directory itself, not its path.
 func (w *watch) follow() {
 	if w.watcher == nil {
 		return
@@ -91,12 +91,11 @@ func (w *watch) follow() {
 		w.watched = nil // Reload reports it
 		return
 	}
-	// A directory that is removed ends its watch; the next one may well get its
-	// inode.
+	// Removing a directory ends its watch, and a new directory may have the same inode.
 	if w.watched != nil && os.SameFile(dir, w.watched) && len(w.watcher.WatchList()) > 0 {
 		return
 	}
-	_ = w.watcher.Remove(w.files.dir) // an error means that there was nothing to remove
+	_ = w.watcher.Remove(w.files.dir) // fails only if there is nothing to remove
 	if err := w.watcher.Add(w.files.dir); err != nil {
 		if !w.warned {
 			w.files.log.Warn("no notices of changes, polling only", "dir", w.files.dir, "error", err)
@@ -123,6 +122,6 @@ func (w *watch) errors() <-chan error {
 
 func (w *watch) close() {
 	if w.watcher != nil {
-		_ = w.watcher.Close() // nothing is written through it
+		_ = w.watcher.Close() // nothing to flush
 	}
 }
