@@ -14,8 +14,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
-// Document is an integration as it is written down, section by section, before its
-// settings are validated. A zero section or setting is not there.
+// Document is an integration as written, section by section, before its settings are
+// validated. A section or setting with the zero value is absent.
 type Document struct {
 	ID          string         `yaml:"id"`
 	DisplayName string         `yaml:"display_name,omitempty"`
@@ -25,25 +25,25 @@ type Document struct {
 	Placement   Placement      `yaml:"placement,omitempty"`
 	Grants      []GrantSection `yaml:"grants,omitempty"`
 	Roles       RolesSection   `yaml:"roles,omitempty"`
-	// section has the settings of Kind.
+	// section contains the settings of Kind.
 	section strictyaml.Tree
-	kinds   *Kinds // nil for a document without one, see Bind
+	kinds   *Kinds // nil until Bind if the caller made the Document
 }
 
-// CacheSection is the section cache.
+// CacheSection is the section "cache".
 type CacheSection struct {
 	TTL      strictyaml.Duration `yaml:"ttl,omitempty"`
 	MaxStale strictyaml.Duration `yaml:"max_stale,omitempty"`
 }
 
-// LimitsSection is the section limits.
+// LimitsSection is the section "limits".
 type LimitsSection struct {
 	MaxConcurrentReads int                 `yaml:"max_concurrent_reads,omitempty"`
 	ReadsPerSecond     int                 `yaml:"reads_per_second,omitempty"`
 	Timeout            strictyaml.Duration `yaml:"timeout,omitempty"`
 }
 
-// GrantSection is one entry of grants.
+// GrantSection is one entry of "grants".
 type GrantSection struct {
 	Principals []string `yaml:"principals"`
 	Stores     []string `yaml:"stores,omitempty"`
@@ -51,7 +51,8 @@ type GrantSection struct {
 	Keys       []string `yaml:"keys,omitempty"`
 }
 
-// Equal reports whether two grants say the same, in whatever order.
+// Equal reports whether two grants have the same meaning; the order of their lists is
+// ignored.
 func (g GrantSection) Equal(other GrantSection) bool {
 	same := func(a, b []string) bool {
 		return len(a) == len(b) && slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
@@ -59,7 +60,7 @@ func (g GrantSection) Equal(other GrantSection) bool {
 	return same(g.Principals, other.Principals) && same(g.Stores, other.Stores) && same(g.Secrets, other.Secrets) && same(g.Keys, other.Keys)
 }
 
-// RolesSection is the section roles.
+// RolesSection is the section "roles".
 type RolesSection struct {
 	ResourceOwner []string `yaml:"resource_owner,omitempty"`
 	Assigner      []string `yaml:"assigner,omitempty"`
@@ -69,14 +70,14 @@ type RolesSection struct {
 // DecodedDocument is a Document with its faults and the lines of its settings.
 type DecodedDocument struct {
 	Document
-	// Faults are what is wrong with how it is written. What the settings say has
-	// not been looked at.
+	// Faults are the faults of the document's form: its syntax, unknown keys and wrong
+	// types. The values of settings are not validated.
 	Faults strictyaml.Faults
 	doc    *strictyaml.Document
 }
 
-// DecodeDocument decodes a document and does not validate its settings, as
-// ParseDocument does. Faults call the document name.
+// DecodeDocument decodes a document. Unlike ParseDocument, it does not validate the
+// settings. name is the name of the document in Faults.
 func (k *Kinds) DecodeDocument(name string, data []byte) DecodedDocument {
 	f := DecodedDocument{Document: Document{kinds: k}}
 	doc, v := decode(k.trees, name, data, &f.Document)
@@ -99,7 +100,7 @@ func (k *Kinds) DecodeDocument(name string, data []byte) DecodedDocument {
 		}
 	}
 	for i, g := range f.Grants {
-		// Left out it would leave open what an empty list wants closed.
+		// A missing list means no restriction, an empty one the opposite.
 		for name, list := range map[string][]string{"stores": g.Stores, "secrets": g.Secrets, "keys": g.Keys} {
 			if list != nil && len(list) == 0 {
 				f.doc.Fault(strictyaml.Index("grants", i)+"."+name, "an empty list would allow nothing; list what is allowed, or remove the setting to allow everything")
@@ -110,18 +111,19 @@ func (k *Kinds) DecodeDocument(name string, data []byte) DecodedDocument {
 	return f
 }
 
-// Line returns the line of a setting, or of the section that it would stand in.
+// Line returns the line of a setting or, if it is absent, of its section.
 func (f *DecodedDocument) Line(path string) int { return f.doc.Line(path) }
 
-// Section returns the name of the section that has the settings, "" for an unknown kind.
+// Section returns the name of the section with the settings of the kind, or "" for an
+// unknown kind.
 func (f *Document) Section() string { return f.kinds.Section(f.Kind) }
 
-// Settings returns the settings of the kind as plain maps, lists, strings, bools
-// and ints. The caller may change them.
+// Settings returns the settings of the kind as plain maps, lists, strings, bools and ints.
+// The caller may modify them.
 func (f *Document) Settings() map[string]any { return plainMap(f.section) }
 
-// SetSettings replaces the settings of the kind. Whole numbers may come as float64,
-// as JSON has them. It fails for a value that no setting can have.
+// SetSettings replaces the settings of the kind. Whole numbers may be of type float64, as
+// encoding/json decodes them. It returns an error for a value that no setting can have.
 func (f *Document) SetSettings(settings map[string]any) error {
 	if len(settings) == 0 {
 		f.section = nil
@@ -135,27 +137,28 @@ func (f *Document) SetSettings(settings map[string]any) error {
 	return nil
 }
 
-// common is the type of a document without the section of a kind.
+// common is the type of a document without the sections of the kinds.
 var common = documentType(nil, nil)
 
-// Bind sets the kinds that there are. A Document with settings that DecodeDocument has not made
-// is bound before Encode, Tree, CredentialFiles, Generated and SetGenerated are
-// called. It returns false for settings of an unknown kind; the document is not usable then.
+// Bind sets the supported kinds. A Document with settings that DecodeDocument has not made
+// must be bound before Encode, Tree, CredentialFiles, Generated and SetGenerated are
+// called. Bind returns false if the settings are of an unknown kind; the document must not
+// be used then.
 func (f *Document) Bind(kinds *Kinds) bool {
 	f.kinds = kinds
 	_, known := kinds.Spec(f.Kind)
 	return known || f.section == nil
 }
 
-// Generated returns the setting of the document that the broker generates if it is missing.
-// wanted is false if the document has no place for it.
+// Generated returns the setting that the broker generates if it is missing. wanted is
+// false if the document has no section for it.
 func (f *Document) Generated() (value any, wanted bool) {
 	section, name := f.generated(f.Settings())
 	value, there := section[name]
 	return value, section != nil && !there
 }
 
-// SetGenerated sets it.
+// SetGenerated sets the setting that Generated returns.
 func (f *Document) SetGenerated(value any) error {
 	settings := f.Settings()
 	section, name := f.generated(settings)
@@ -163,8 +166,8 @@ func (f *Document) SetGenerated(value any) error {
 	return f.SetSettings(settings)
 }
 
-// generated returns the section of settings that the generated setting belongs to, nil
-// if there is none, and the name of the setting.
+// generated returns the section to which the generated setting belongs, or nil if the
+// document does not have it, and the name of the setting.
 func (f *Document) generated(settings map[string]any) (section map[string]any, name string) {
 	spec, _ := f.kinds.Spec(f.Kind)
 	parent, name, _ := strings.Cut(spec.Generated, ".")
@@ -172,8 +175,8 @@ func (f *Document) generated(settings map[string]any) (section map[string]any, n
 	return section, name
 }
 
-// Encode returns the document as YAML, as files have it. It fails for a document with
-// settings of a kind that there is not.
+// Encode returns the document as YAML, in the format of the files. It returns an error for
+// settings of an unknown kind.
 func (f *Document) Encode() ([]byte, error) {
 	trees := common
 	if f.kinds != nil {
@@ -197,16 +200,16 @@ func (f *Document) Encode() ([]byte, error) {
 func (f *Document) Tree() map[string]any {
 	data, err := f.Encode()
 	if err != nil {
-		panic(err) // Bind has not been called, or not heeded
+		panic(err) // Bind was not called, or its result was ignored
 	}
 	var t strictyaml.Tree
 	strictyaml.Decode("", data, &t)
 	return plainMap(t)
 }
 
-// CredentialFiles returns the files that the settings name for credentials, by
-// the name under which a Store keeps the credential, and takes these settings out
-// of the document. Relative paths are taken from dir.
+// CredentialFiles returns the paths of the credential files in the settings, keyed by the
+// name under which a Store keeps the credential, and removes these settings from the
+// document. Relative paths are resolved against dir.
 func (f *Document) CredentialFiles(dir string) map[string]string {
 	files := make(map[string]string)
 	spec, _ := f.kinds.Spec(f.Kind)
@@ -302,14 +305,14 @@ func treeValue(path string, v any, depth int) (any, error) {
 	}
 }
 
-// SetTTL sets the time-to-live; zero leaves it out.
+// SetTTL sets the time-to-live; zero removes it.
 func (c *CacheSection) SetTTL(d time.Duration) { c.TTL = strictyaml.Duration(d) }
 
-// SetMaxStale sets max_stale; zero leaves it out.
+// SetMaxStale sets max_stale; zero removes it.
 func (c *CacheSection) SetMaxStale(d time.Duration) { c.MaxStale = strictyaml.Duration(d) }
 
-// SetTimeout sets the timeout; zero leaves it out.
+// SetTimeout sets the timeout; zero removes it.
 func (l *LimitsSection) SetTimeout(d time.Duration) { l.Timeout = strictyaml.Duration(d) }
 
-// EncodeYAML writes plain maps, lists and single values as YAML.
+// EncodeYAML encodes plain maps, lists and scalars as YAML.
 func EncodeYAML(v map[string]any) ([]byte, error) { return strictyaml.Encode(v) }

@@ -10,8 +10,8 @@ import (
 
 var treeType = reflect.TypeFor[strictyaml.Tree]()
 
-// documentType returns the struct type of a document: the settings of Document, with the
-// sections of the kinds behind the kind.
+// documentType returns the struct type of a document: the fields of Document, with the
+// sections of the kinds after the kind.
 func documentType(specs []Spec, section func(Spec) reflect.Type) reflect.Type {
 	var fields []reflect.StructField
 	for f := range reflect.TypeFor[Document]().Fields() {
@@ -31,8 +31,8 @@ func documentType(specs []Spec, section func(Spec) reflect.Type) reflect.Type {
 
 func sectionField(s Spec) string { return "Section" + strings.ToUpper(s.Section) }
 
-// decode decodes a document as a struct of type as, which is returned, and copies what
-// all kinds have in common to into.
+// decode decodes a document into a new struct of type as, which it returns, and copies the
+// fields common to all kinds to into.
 func decode(as reflect.Type, name string, data []byte, into *Document) (*strictyaml.Document, reflect.Value) {
 	v := reflect.New(as)
 	doc := strictyaml.Decode(name, data, v.Interface())

@@ -9,40 +9,41 @@ import (
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
-// DocumentConfig is what the parsing of a document that comes from elsewhere
-// than a file depends on. The zero DocumentConfig is a document without any
-// credential and with no right to name files.
+// DocumentConfig configures the parsing of a document that is not a file of the broker's
+// machine. The zero DocumentConfig is for a document that has no stored credential and may
+// not refer to files.
 type DocumentConfig struct {
-	// Name is what faults call the document; "" means "integration".
+	// Name is the name of the document in faults; "" means "integration".
 	Name string
-	// Credentials are those that are kept for the document, by the setting that
-	// would otherwise name their file, without "_file".
+	// Credentials are the credentials that are stored for the document, keyed by the
+	// setting that would otherwise name their file, without "_file".
 	Credentials map[string]Credential
-	// Digests are hashes of the credentials as they are kept, by the same names. They
-	// are part of the integration's ReadRevision.
+	// Digests are hashes of the stored credentials, keyed like Credentials. They are part
+	// of the integration's ReadRevision.
 	Digests map[string]Digest
-	// Files are directories and files, absolute: the document may name these files
-	// and what lies in these directories, absolutely. Whoever may write a document
-	// could otherwise have any file of the broker's host sent to a server of his. For
-	// directories of LOCAL_FILE it is the same; its environment variables, among
-	// which the broker's own are, no document may name.
+	// Files are absolute paths of files and directories. The document may refer, by
+	// absolute path, to these files and to files in these directories only. Otherwise, an
+	// author of a document could have any file of the broker's host sent to a server of
+	// their choice. The same restriction applies to directories of LOCAL_FILE. The
+	// document may not refer to environment variables, because those of the broker are
+	// among them.
 	Files []string
-	// Look, if not nil, is that of all documents which are parsed in one go.
+	// Look, if not nil, is shared by all documents that are parsed together.
 	Look *Look
 }
 
-// Parsed is what came of a document.
+// Parsed is the result of parsing a document.
 type Parsed struct {
-	// ID is the id that the document declares, "" if it cannot be told.
+	// ID is the id that the document declares, or "" if it cannot be determined.
 	ID string
-	// Integration is nil if the document has Faults. It has a ReadRevision; its Revision is
-	// empty.
+	// Integration is nil if the document has Faults. Its ReadRevision is set, and its
+	// Revision is empty.
 	Integration *Integration
 	Faults      strictyaml.Faults
-	// Used are the credentials that the document has use for, sorted.
+	// Used are the names of the stored credentials that the document uses, sorted.
 	Used []string
-	// FilesSum is a hash over the files that the document names, federated tokens
-	// excluded; "" if it names none.
+	// FilesSum is a hash of the files that the document refers to, without federated
+	// tokens; "" if there are none.
 	FilesSum string
 }
 
@@ -85,8 +86,8 @@ func (k *Kinds) ParseDocument(data []byte, c DocumentConfig) Parsed {
 	return parsed
 }
 
-// allowedFile goes by names: who may write in an allowed directory may put a
-// link there.
+// allowedFile compares paths without resolving links: a person who may write to an allowed
+// directory may also put a link there.
 func allowedFile(path string, allowed []string) bool {
 	path = filepath.Clean(path)
 	for _, a := range allowed {

@@ -14,7 +14,7 @@ func TestAllowedFile(t *testing.T) {
 		"/etc/broker/ca/../ca/a.pem":       true,
 		"/run/token":                       true,
 		"/srv/y/a":                         true,
-		"/etc/broker/ca":                   true, // which is no file
+		"/etc/broker/ca":                   true, // allowed, although it is not a file
 		"/etc/broker/ca/../registry.key":   false,
 		"/etc/broker/cab":                  false,
 		"/etc/broker/ca.pem":               false,

@@ -16,8 +16,9 @@ import (
 	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
-// changing is a Store whose next look hangs, as at a file server that does not
-// respond, until release is called. It is only for synctest's bubbles.
+// changing returns a Store with a changed file whose next look hangs until release is
+// called, as at a file server that does not respond. It must be called in a synctest
+// bubble.
 func changing(t *testing.T) (f *Store, log *asynctest.Buffer, release func()) {
 	t.Helper()
 	dir := t.TempDir()
@@ -35,7 +36,7 @@ func changing(t *testing.T) (f *Store, log *asynctest.Buffer, release func()) {
 	return f, log, func() { close(blocked) }
 }
 
-// run starts Run without the system's notices, which synctest cannot wait for.
+// run starts Run without the system's notifications, for which synctest cannot wait.
 func run(ctx context.Context, f *Store) (ended <-chan error) {
 	done := make(chan error, 1)
 	go func() {
@@ -52,8 +53,8 @@ func run(ctx context.Context, f *Store) (ended <-chan error) {
 	return done
 }
 
-// TestHangingLook: a look that does not end shows at once in Status and in the log,
-// and after maxOutage calls are refused, until a look is complete again.
+// TestHangingLook: a look that does not end is reported by Status and in the log, and
+// after maxOutage calls are refused until a look is complete again.
 func TestHangingLook(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -100,7 +101,7 @@ func TestHangingLook(t *testing.T) {
 	})
 }
 
-// TestRunEndsWhileALookHangs, as the process does that is told to stop.
+// TestRunEndsWhileALookHangs: a process that is asked to stop ends although a look hangs.
 func TestRunEndsWhileALookHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -116,8 +117,8 @@ func TestRunEndsWhileALookHangs(t *testing.T) {
 	})
 }
 
-// TestReloadReturnsWhileItHangs, so that a SIGHUP holds up nothing else, and later
-// ones do not add up.
+// TestReloadReturnsWhileItHangs: a SIGHUP does not block other work, and later SIGHUPs do
+// not accumulate goroutines.
 func TestReloadReturnsWhileItHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, log, release := changing(t)
@@ -139,8 +140,8 @@ func TestReloadReturnsWhileItHangs(t *testing.T) {
 	})
 }
 
-// TestUnreadableDirectoryHasAnEnd: what a directory held that cannot be read is served
-// for maxOutage, as what a database held.
+// TestUnreadableDirectoryHasAnEnd: the content of a directory that cannot be read any more
+// is served for maxOutage, like the content of a database.
 func TestUnreadableDirectoryHasAnEnd(t *testing.T) {
 	w := three(t)
 	if err := os.Rename(w.dir, w.dir+".moved"); err != nil {

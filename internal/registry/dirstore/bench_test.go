@@ -12,8 +12,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/trust/trusttest"
 )
 
-// many makes a directory of n integrations, each with a client secret of its
-// own, a shared CA file and ten grants.
+// many makes a directory of n integrations, each with its own client secret, a shared CA
+// file and ten grants.
 func many(b *testing.B, n int) (dir string) {
 	b.Helper()
 	dir = b.TempDir()
@@ -52,9 +52,10 @@ func BenchmarkOpen10k(b *testing.B) {
 	}
 }
 
-// BenchmarkReload10k: none of ten thousand has changed, one has, and all have to be
-// read or have changed. "one" is a file that is replaced by renaming and noticed;
-// "one polled" is one whose change a poll has to find.
+// BenchmarkReload10k measures reloads of ten thousand integrations of which none has
+// changed, one has changed, or all must be read or have changed. In "one", a file is
+// replaced by renaming and its notification is handled; in "one polled", a poll must find
+// the change.
 func BenchmarkReload10k(b *testing.B) {
 	poll := func(f *Store) { f.update(f.poll) }
 	b.Run("nothing", func(b *testing.B) { benchmarkReload(b, poll, nil) })
@@ -99,7 +100,7 @@ func replace(b *testing.B, path, content string) {
 	}
 }
 
-// benchmarkReload times reload after each change.
+// benchmarkReload measures reload after each change.
 func benchmarkReload(b *testing.B, reload func(*Store), change func(dir string, i int)) {
 	dir := many(b, 10_000)
 	f := openMany(b, dir)

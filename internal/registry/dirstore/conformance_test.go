@@ -30,7 +30,7 @@ func TestFilesConformance(t *testing.T) {
 					}
 					return
 				}
-				// In place of what was there, in one step.
+				// Renaming replaces the file in one step.
 				if err := os.WriteFile(path+".new", []byte(document), 0o600); err != nil {
 					t.Fatal(err)
 				}

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// To open a pipe would wait for its other end for ever.
+// Opening a pipe would block until its other end is opened.
 func TestPipe(t *testing.T) {
 	w := newWorld(t, map[string]string{"a.yaml": managed("a", "aaa"), "b.yaml": withSecret("b", "pipe")})
 	for _, name := range []string{"pipe", "c.yaml"} {

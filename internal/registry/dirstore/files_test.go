@@ -26,26 +26,26 @@ const (
 	clientID = "66666666-7777-8888-9999-aaaaaaaaaaaa"
 )
 
-// managed returns the smallest file of an integration.
+// managed returns the smallest document of an integration.
 func managed(id, vault string) string {
 	return fmt.Sprintf("id: %s\nkind: AZURE_KEY_VAULT\nazure:\n  credential: {type: managed_identity}\n  vaults: [https://%s.vault.azure.net]\n", id, vault)
 }
 
-// withSecret returns the file of an integration with a client secret.
+// withSecret returns the document of an integration with a client secret.
 func withSecret(id, secretFile string) string {
 	return fmt.Sprintf("id: %s\nkind: AZURE_KEY_VAULT\nazure:\n  tenant_id: %s\n  client_id: %s\n  credential: {type: client_secret, client_secret_file: %s}\n  vaults: [https://abc.vault.azure.net]\n",
 		id, tenantID, clientID, secretFile)
 }
 
-// world is a directory, the Files of it, and what they logged and reported.
+// world is a directory, its Store, and what the Store logged and reported.
 type world struct {
 	*testing.T
 	dir   string
 	files *Store
 	log   *asynctest.Buffer
-	// clock is an hour ahead, so that files are stable as soon as written.
+	// clock is an hour ahead, so that files are stable as soon as they are written.
 	clock time.Time
-	// removed and changed are what OnChange was told last.
+	// removed and changed are the arguments of the last call of OnChange.
 	removed, changed []string
 }
 
@@ -97,7 +97,7 @@ func (w *world) reload() {
 	w.files.Reload()
 }
 
-// poll looks for changes as Run's poll does.
+// poll looks for changes as a poll of Run does.
 func (w *world) poll() {
 	w.removed, w.changed = nil, nil
 	w.files.update(w.files.poll)
@@ -124,7 +124,7 @@ func (w *world) serves(want ...string) {
 	}
 }
 
-// told fails the test unless the last reload reported this.
+// told fails the test unless the last reload reported these changes.
 func (w *world) told(removed, changed []string) {
 	w.Helper()
 	if diff := cmp.Diff([][]string{removed, changed}, [][]string{w.removed, w.changed}); diff != "" {
@@ -132,8 +132,8 @@ func (w *world) told(removed, changed []string) {
 	}
 }
 
-// faulty fails the test unless these files are at fault; want is "FILE" or, if
-// one goes on being served, "FILE serves ID".
+// faulty fails the test unless these files are at fault; want is "FILE", or "FILE serves
+// ID" if the file's last valid content is still served.
 func (w *world) faulty(want ...string) {
 	w.Helper()
 	var got []string
@@ -225,7 +225,7 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-// TestReadPolicies: questions about grants need no credentials.
+// TestReadPolicies: questions about grants do not require the credentials.
 func TestReadPolicies(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(withSecret("a", "nowhere.txt")), 0o600); err != nil {

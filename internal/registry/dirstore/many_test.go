@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestManyFiles: so many that they are read by several goroutines; what is wrong
-// with a few of them is told as ever, and the others are served.
+// TestManyFiles: with files for several goroutines, the faults of a few files are
+// reported, and the other files are served.
 func TestManyFiles(t *testing.T) {
 	files := map[string]string{"broken.yaml": "id: [", "twice.yaml": managed("i0007", "twice")}
 	var want []string

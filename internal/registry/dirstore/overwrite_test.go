@@ -10,8 +10,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/filestamp"
 )
 
-// overwrite writes a file in place with as many bytes as it has, and sets its
-// modification time back.
+// overwrite writes a file in place with content of the same length, and resets its
+// modification time.
 func (w *world) overwrite(name, content string) {
 	w.Helper()
 	before, err := os.Stat(w.path(name))
@@ -24,8 +24,8 @@ func (w *world) overwrite(name, content string) {
 	}
 }
 
-// Whatever the time stamps say, Reload finds what has changed; a poll finds it
-// where the system keeps a time that nobody can set.
+// Reload finds a change whatever the time stamps are. A poll finds it where the system
+// records a change time, which writers cannot set.
 func TestOverwrittenInPlace(t *testing.T) {
 	looks := map[string]func(*world){"Reload": (*world).reload}
 	if runtime.GOOS == "linux" || runtime.GOOS == "darwin" {
@@ -52,8 +52,7 @@ func TestOverwrittenInPlace(t *testing.T) {
 	}
 }
 
-// tick returns once the file system's clock has moved on since these were
-// written.
+// tick returns once the file system's clock has advanced since these files were written.
 func tick(t *testing.T, paths ...string) {
 	t.Helper()
 	written := func(path string) time.Time {
@@ -73,12 +72,12 @@ func tick(t *testing.T, paths ...string) {
 	}
 }
 
-// Reload goes by no time stamp at all.
+// Reload relies on no time stamp.
 func TestReloadTrustsNoStats(t *testing.T) {
 	w := newWorld(t, map[string]string{"a.yaml": managed("a", "aaa"), "b.yaml": withSecret("b", "password"), "password": "hunter2"})
 	w.overwrite("a.yaml", managed("a", "bbb"))
 	w.overwrite("password", "hunter3")
-	for _, f := range w.files.files { // as if nothing showed
+	for _, f := range w.files.files { // as if no stamp had changed
 		f.stamp = filestamp.At(filestamp.NoDirectory, f.path)
 		for i, r := range f.Files {
 			f.contents[i].Stamp = filestamp.At(filestamp.NoDirectory, r.Path)

@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// processorTime is what the process has used so far.
+// processorTime returns the CPU time that the process has used.
 func processorTime() time.Duration {
 	var r syscall.Rusage
-	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &r) // of oneself it cannot fail
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &r) // cannot fail for this process
 	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }

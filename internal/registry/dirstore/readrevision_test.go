@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// What is edited of a file, and what a read depends on.
+// Edits of a document change its Revision; only settings that a read depends on change its
+// ReadRevision.
 func TestReadRevisionOfFiles(t *testing.T) {
 	w := newWorld(t, nil)
 	w.write("secret", "s3cret")

@@ -66,8 +66,7 @@ func TestReloadUnchanged(t *testing.T) {
 	w.faulty()
 }
 
-// A write within the same tick of the file system's clock does not show in the
-// stats.
+// Stamps do not reveal a write within the same tick of the file system's clock.
 func TestReloadWithinOneTick(t *testing.T) {
 	w := newWorld(t, map[string]string{"a.yaml": managed("a", "aaa")})
 	stamp := w.clock.Add(-time.Second)
@@ -90,7 +89,7 @@ func TestReloadBroken(t *testing.T) {
 	w := newWorld(t, map[string]string{"a.yaml": good, "b.yaml": managed("b", "bbb")})
 	a := w.get("a")
 	w.log.Take()
-	// A file that is being written, and what else is not acceptable.
+	// A half-written file, and other invalid content.
 	for _, broken := range []string{"", good[:len(good)/2], good[:len(good)-3], "id: a\n", good + "x: 1\n", "id: [", "id: b\n"} {
 		w.write("a.yaml", broken)
 		w.reload()
@@ -192,7 +191,7 @@ func TestDuplicateAtStart(t *testing.T) {
 	w.faulty()
 }
 
-// The id of a broken file is not to be had for another.
+// No other file can take over the id of a broken file.
 func TestDuplicateOfBrokenAtStart(t *testing.T) {
 	w := newWorld(t, map[string]string{"a.yaml": managed("x", "a!"), "b.yaml": managed("x", "bbb")})
 	w.serves()
@@ -210,7 +209,7 @@ func TestDuplicateLater(t *testing.T) {
 	if w.get("x") != x {
 		t.Error("the file that came later took the id")
 	}
-	// The incumbent keeps the id while it changes and while it is broken.
+	// The file that serves the id keeps it while it changes and while it is broken.
 	w.write("m.yaml", managed("x", "nnn"))
 	w.reload()
 	w.told(nil, []string{"x"})
@@ -227,7 +226,8 @@ func TestDuplicateLater(t *testing.T) {
 	}
 }
 
-// A file that is broken beyond telling its id still keeps what it serves.
+// A file keeps the id that it serves even if it is so broken that its id cannot be
+// determined.
 func TestDuplicateOfBrokenLater(t *testing.T) {
 	w := newWorld(t, map[string]string{"m.yaml": managed("x", "mmm")})
 	w.write("m.yaml", "id: [")
@@ -248,12 +248,12 @@ func TestChangeToTakenID(t *testing.T) {
 	w.told(nil, nil)
 	w.serves("a", "b")
 	w.faulty("a.yaml serves a")
-	// Another file may take the id that is served only from the past.
+	// Another file may take over an id that is served only from an earlier state.
 	w.write("c.yaml", managed("a", "ccc"))
 	w.reload()
 	w.told(nil, []string{"a"})
 	w.faulty("a.yaml")
-	// Two files that swap their ids are two good files.
+	// Two files that exchange their ids are both valid.
 	w.write("b.yaml", managed("a", "bbb"))
 	w.write("c.yaml", managed("b", "ccc"))
 	w.remove("a.yaml")
@@ -301,7 +301,7 @@ func TestCredentialFile(t *testing.T) {
 		t.Error("a rotated credential has the old revision")
 	}
 
-	put("") // half of os.WriteFile
+	put("") // the first half of os.WriteFile
 	w.reload()
 	w.told(nil, nil)
 	w.faulty("a.yaml serves a", "b.yaml serves b")
@@ -317,7 +317,7 @@ func TestCredentialFile(t *testing.T) {
 
 func TestConfigMap(t *testing.T) {
 	w := &world{T: t, dir: t.TempDir(), log: &asynctest.Buffer{}, clock: time.Now().Add(time.Hour)}
-	// As the kubelet writes it: NAME -> ..data/NAME, ..data -> ..TIMESTAMP.
+	// The kubelet writes NAME -> ..data/NAME, ..data -> ..TIMESTAMP.
 	mount := func(stamp string, files map[string]string) {
 		if err := os.Mkdir(w.path(stamp), 0o700); err != nil {
 			t.Fatal(err)
@@ -353,8 +353,8 @@ func TestConfigMap(t *testing.T) {
 	w.faulty()
 }
 
-// TestRenewedToken: a federated token that Kubernetes renews every hour is no
-// change of the integration; one that is gone is a fault.
+// TestRenewedToken: renewing a federated token, as Kubernetes does every hour, does not
+// change the integration; a missing token is a fault.
 func TestRenewedToken(t *testing.T) {
 	w := newWorld(t, nil)
 	token := filepath.Join(t.TempDir(), "token")

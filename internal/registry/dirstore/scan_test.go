@@ -10,7 +10,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/filestamp"
 )
 
-// notice has the Files look at what was noticed, as Run does.
+// notice handles notifications of these files, as Run does.
 func (w *world) notice(names ...string) {
 	w.removed, w.changed = nil, nil
 	paths := make(map[string]struct{})
@@ -20,7 +20,7 @@ func (w *world) notice(names ...string) {
 	w.files.update(func() error { return w.files.noticed(paths) })
 }
 
-// TestNoticedAlone: a notice has read what it concerns and nothing else.
+// TestNoticedAlone: a notification causes reads of the affected files only.
 func TestNoticedAlone(t *testing.T) {
 	w := newWorld(t, map[string]string{
 		"a.yaml": managed("a", "aaa"), "b.yaml": managed("b", "bbb"), "c.yaml": withSecret("c", "password"), "password": "hunter2",
@@ -50,7 +50,7 @@ func TestNoticedAlone(t *testing.T) {
 	w.serves("a", "b", "c")
 }
 
-// What is noticed is read, whatever the stamps say.
+// A file with a notification is read even if its stamp is unchanged.
 func TestNoticedTrustsNoStamps(t *testing.T) {
 	w := newWorld(t, map[string]string{"a.yaml": managed("a", "aaa")})
 	w.overwrite("a.yaml", managed("a", "bbb"))
@@ -61,7 +61,8 @@ func TestNoticedTrustsNoStamps(t *testing.T) {
 	w.told(nil, []string{"a"})
 }
 
-// TestNoticedLink: a name that no integration has may lead to what one does.
+// TestNoticedLink: a link that no integration refers to by name may lead to a file that
+// one refers to.
 func TestNoticedLink(t *testing.T) {
 	for what, lay := range map[string]func(w *world){
 		"file": func(w *world) {
@@ -104,8 +105,8 @@ func TestNoticedLink(t *testing.T) {
 	}
 }
 
-// TestNoticedWithoutDirectory: files are gone for a moment while another directory
-// takes the place of theirs, and that removes no integration.
+// TestNoticedWithoutDirectory: files that are missing for a moment, while another
+// directory replaces theirs, remove no integration.
 func TestNoticedWithoutDirectory(t *testing.T) {
 	w := newWorld(t, map[string]string{"a.yaml": managed("a", "aaa"), "b.yaml": managed("b", "bbb")})
 	moved := w.dir + ".moved"
@@ -116,7 +117,7 @@ func TestNoticedWithoutDirectory(t *testing.T) {
 	w.serves("a", "b")
 	w.told(nil, nil)
 	w.faulty(filepath.Base(w.dir))
-	// So it is when the directory goes after it was listed.
+	// The same holds if the directory is removed after it was listed.
 	if gone := w.files.takeUp([]string{w.path("a.yaml"), w.path("b.yaml")}, nil, 1); !gone {
 		t.Error("that files are gone was not noticed")
 	}
@@ -124,7 +125,7 @@ func TestNoticedWithoutDirectory(t *testing.T) {
 	if err := os.Rename(moved, w.dir); err != nil {
 		t.Fatal(err)
 	}
-	// What did not come back with the directory is held.
+	// A file that the new directory does not contain is held.
 	w.remove("b.yaml")
 	w.notice("a.yaml")
 	w.told(nil, nil)
@@ -135,8 +136,8 @@ func TestNoticedWithoutDirectory(t *testing.T) {
 	w.faulty()
 }
 
-// TestSharedCredential: those that name one file may have read it at different
-// times.
+// TestSharedCredential: integrations that refer to the same file may have read it at
+// different times.
 func TestSharedCredential(t *testing.T) {
 	w := newWorld(t, map[string]string{"a.yaml": withSecret("a", "password"), "b.yaml": withSecret("b", "password"), "password": "hunter2"})
 	w.poll()
@@ -159,8 +160,8 @@ func TestSharedCredential(t *testing.T) {
 	w.faulty()
 }
 
-// TestPollAfterManyChanges: whether what has changed is looked at one by one or with
-// the others, it is found.
+// TestPollAfterManyChanges: a poll finds a change whether the file is checked individually
+// or in a group.
 func TestPollAfterManyChanges(t *testing.T) {
 	w := newWorld(t, map[string]string{"a.yaml": withSecret("a", "password"), "b.yaml": withSecret("b", "password"), "password": "hunter2"})
 	for i := range maxChanges + 3 {
@@ -175,7 +176,7 @@ func TestPollAfterManyChanges(t *testing.T) {
 	w.told(nil, []string{"a", "b"})
 }
 
-// TestNoticedMuch: when very much has changed, everything is looked at.
+// TestNoticedMuch: after very many notifications everything is read.
 func TestNoticedMuch(t *testing.T) {
 	w := newWorld(t, map[string]string{"a.yaml": managed("a", "aaa")})
 	w.write("a.yaml", managed("a", "bbb"))
@@ -187,8 +188,8 @@ func TestNoticedMuch(t *testing.T) {
 	w.told(nil, []string{"a"})
 }
 
-// TestPollLists: the directory is listed when it has changed, and now and then in
-// case that does not show.
+// TestPollLists: a poll lists the directory if its stamp has changed, and from time to
+// time in case the stamp does not reveal a change.
 func TestPollLists(t *testing.T) {
 	w := newWorld(t, map[string]string{"a.yaml": managed("a", "aaa")})
 	listed := func() bool {
@@ -215,7 +216,7 @@ func TestPollLists(t *testing.T) {
 	if !listed() {
 		t.Error("an old list is believed")
 	}
-	// What changes within a tick of the directory's clock does not show.
+	// A stamp does not reveal changes within one tick of the directory's clock.
 	w.clock = time.Unix(0, filestamp.At(filestamp.NoDirectory, w.dir).Changed)
 	w.files.Reload()
 	for range 2 {

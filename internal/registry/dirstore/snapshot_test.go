@@ -11,8 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestSettleConcerned: what is decided of the files that a change concerns is what
-// would be decided if all were looked at.
+// TestSettleConcerned: deciding only on the files that a change affects has the same
+// result as deciding on all files.
 func TestSettleConcerned(t *testing.T) {
 	w := newWorld(t, nil)
 	random := rand.New(rand.NewPCG(1, 2))
@@ -35,7 +35,7 @@ func TestSettleConcerned(t *testing.T) {
 			from, to := name(), name()
 			switch random.IntN(5) {
 			case 0:
-				_ = os.Remove(w.path(from)) // it need not be there
+				_ = os.Remove(w.path(from)) // it may not exist
 				history = append(history, "remove "+from)
 			case 1:
 				_ = os.Rename(w.path(from), w.path(to))
@@ -61,7 +61,7 @@ func TestSettleConcerned(t *testing.T) {
 	}
 }
 
-// told describes what a snapshot serves and says.
+// told describes the content of a snapshot.
 func told(s *snapshot) (lines []string) {
 	for _, id := range slices.Sorted(maps.Keys(s.byID)) {
 		lines = append(lines, fmt.Sprint("serves ", id, " ", s.byID[id].in.Revision, " from ", s.byID[id].from.path))

@@ -11,7 +11,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/asynctest"
 )
 
-// three is a world with three integrations.
+// three makes a world with three integrations.
 func three(t *testing.T) *world {
 	t.Helper()
 	w := newWorld(t, map[string]string{"a.yaml": managed("a", "aaa"), "b.yaml": managed("b", "bbb"), "c.yaml": managed("c", "ccc")})
@@ -20,10 +20,10 @@ func three(t *testing.T) *world {
 	return w
 }
 
-// later moves the clock of w, as the poll after the directory's last change.
+// later advances the clock of w.
 func (w *world) later(d time.Duration) { w.clock = w.clock.Add(d) }
 
-// vanishings are the ways in which a directory loses its integrations at once.
+// vanishings are the ways in which a directory loses all its integrations at once.
 var vanishings = map[string]func(w *world){
 	"an emptied directory": func(w *world) {
 		for _, name := range []string{"a.yaml", "b.yaml", "c.yaml"} {
@@ -44,8 +44,8 @@ var vanishings = map[string]func(w *world){
 	},
 }
 
-// replaceDirectory puts an empty directory in the place of the one that w has, as
-// where a volume is not mounted.
+// replaceDirectory replaces the directory of w with an empty one, as when a volume is not
+// mounted.
 func (w *world) replaceDirectory() {
 	w.Helper()
 	if err := os.Rename(w.dir, w.dir+".moved"); err != nil {
@@ -57,8 +57,8 @@ func (w *world) replaceDirectory() {
 	}
 }
 
-// TestVanishedTogether: integrations whose files vanish together are served for
-// holdTime, and the log and Faults say so.
+// TestVanishedTogether: integrations whose files vanish together are served for holdTime,
+// and the log and Faults report them.
 func TestVanishedTogether(t *testing.T) {
 	for name, vanish := range vanishings {
 		t.Run(name, func(t *testing.T) {
@@ -89,7 +89,7 @@ func TestVanishedTogether(t *testing.T) {
 	}
 }
 
-// TestVanishedAreConfirmed by a reload, which is what SIGHUP does.
+// TestVanishedAreConfirmed: a reload, as SIGHUP causes, confirms the removal.
 func TestVanishedAreConfirmed(t *testing.T) {
 	for name, vanish := range vanishings {
 		t.Run(name, func(t *testing.T) {
@@ -97,7 +97,7 @@ func TestVanishedAreConfirmed(t *testing.T) {
 			vanish(w)
 			w.poll()
 			w.serves("a", "b", "c")
-			w.files.lookAtAll(false) // after lost notices
+			w.files.lookAtAll(false) // after lost notifications
 			w.serves("a", "b", "c")
 			w.reload()
 			w.serves()
@@ -105,7 +105,7 @@ func TestVanishedAreConfirmed(t *testing.T) {
 	}
 }
 
-// TestVanishedComeBack: nothing has happened.
+// TestVanishedComeBack: files that return leave no trace of having vanished.
 func TestVanishedComeBack(t *testing.T) {
 	w := three(t)
 	before := w.get("a")
@@ -134,8 +134,8 @@ func TestVanishedComeBack(t *testing.T) {
 	w.serves("a", "b", "c")
 }
 
-// TestOneDeletedTakesEffect at once, also while others are held, and also if it is
-// the only one.
+// TestOneDeletedTakesEffect: the removal takes effect at once, also while other files are
+// held, and also if it is the only file.
 func TestOneDeletedTakesEffect(t *testing.T) {
 	w := three(t)
 	w.remove("b.yaml")
@@ -162,7 +162,8 @@ func TestOneDeletedTakesEffect(t *testing.T) {
 	alone.faulty()
 }
 
-// TestOnlyOneVanishes with its directory: that is no deletion.
+// TestOnlyOneVanishes: if the only file disappears with its directory, this is not a
+// deletion.
 func TestOnlyOneVanishes(t *testing.T) {
 	for _, name := range []string{"a missing directory", "another directory, empty"} {
 		w := newWorld(t, map[string]string{"a.yaml": managed("a", "aaa")})
@@ -174,8 +175,8 @@ func TestOnlyOneVanishes(t *testing.T) {
 	}
 }
 
-// TestOneDeletedByRelease: deployments that put a new directory in the place of the
-// old one, with all integrations but one.
+// TestOneDeletedByRelease: a deployment replaces the directory with one that lacks one
+// integration.
 func TestOneDeletedByRelease(t *testing.T) {
 	w := three(t)
 	w.replaceDirectory()
@@ -186,7 +187,7 @@ func TestOneDeletedByRelease(t *testing.T) {
 	w.faulty()
 }
 
-// TestRenamedTogether: files that are renamed have not vanished.
+// TestRenamedTogether: renamed files have not vanished.
 func TestRenamedTogether(t *testing.T) {
 	w := three(t)
 	before := w.get("a")
@@ -203,8 +204,8 @@ func TestRenamedTogether(t *testing.T) {
 	}
 }
 
-// TestHeldIsTakenOver: another file that has the integration ends its hold, and a
-// broken one does not.
+// TestHeldIsTakenOver: another valid file that declares the integration ends its hold; an
+// invalid one does not.
 func TestHeldIsTakenOver(t *testing.T) {
 	w := three(t)
 	vanishings["an emptied directory"](w)
@@ -221,19 +222,19 @@ func TestHeldIsTakenOver(t *testing.T) {
 	w.faulty("x.yaml")
 }
 
-// TestHeldAcrossSuspend: the time of a suspended machine counts.
+// TestHeldAcrossSuspend: time during which the machine is suspended counts.
 func TestHeldAcrossSuspend(t *testing.T) {
 	w := three(t)
 	w.clock = time.Now() // with a monotonic reading
 	vanishings["an emptied directory"](w)
 	w.poll()
 	w.serves("a", "b", "c")
-	w.clock = w.clock.Round(0).Add(holdTime) // the wall clock alone went on
+	w.clock = w.clock.Round(0).Add(holdTime) // only the wall clock advanced
 	w.poll()
 	w.serves()
 }
 
-// TestHeldAreNamedInPart: of many files the fault names a few.
+// TestHeldAreNamedInPart: if many files are held, the fault lists a few.
 func TestHeldAreNamedInPart(t *testing.T) {
 	files := make(map[string]string)
 	for i := range 12 {
@@ -250,8 +251,8 @@ func TestHeldAreNamedInPart(t *testing.T) {
 	}
 }
 
-// TestConfigMapLosesKeys: Kubernetes takes the links of keys that are gone out of
-// the volume; one takes effect, several are held.
+// TestConfigMapLosesKeys: Kubernetes removes the links of deleted keys from the volume;
+// the removal of one takes effect, and several are held.
 func TestConfigMapLosesKeys(t *testing.T) {
 	w := &world{T: t, dir: t.TempDir(), log: &asynctest.Buffer{}, clock: time.Now().Add(time.Hour)}
 	mount := func(stamp string, ids ...string) {

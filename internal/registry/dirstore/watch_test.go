@@ -16,7 +16,7 @@ import (
 
 type change struct{ Removed, Changed []string }
 
-// running starts Run on a directory and returns what OnChange is told.
+// running starts Run on a directory and returns the changes that OnChange reports.
 func running(t *testing.T, dir string, poll time.Duration) (f *Store, changes <-chan change) {
 	t.Helper()
 	told := make(chan change, 100)
@@ -44,7 +44,7 @@ func running(t *testing.T, dir string, poll time.Duration) (f *Store, changes <-
 
 func write(t *testing.T, path, content string) {
 	t.Helper()
-	// Half a file must not be seen: what half of it makes is for other tests.
+	// Renaming, because a half-written file must not be read; other tests cover that.
 	if err := os.WriteFile(path+".tmp", []byte(content), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -60,13 +60,12 @@ func expect(t *testing.T, changes <-chan change, want change) {
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Fatal(diff)
 		}
-	case <-time.After(time.Minute): // so that a failure is one, not a hang
+	case <-time.After(time.Minute): // so that a failure does not hang
 		t.Fatalf("nobody told of %+v", want)
 	}
 }
 
-// never is a poll that does not come during a test: what is noticed has been
-// notified.
+// never is a poll interval longer than any test: only notifications reveal changes.
 const never = time.Hour
 
 func TestRunNotified(t *testing.T) {
@@ -108,7 +107,7 @@ func TestRunConfigMapSwap(t *testing.T) {
 	}
 }
 
-// Credential files lie elsewhere: nobody notifies of them.
+// Credential files are in another directory, which is not watched.
 func TestRunPolls(t *testing.T) {
 	dir, credential := t.TempDir(), filepath.Join(t.TempDir(), "secret")
 	write(t, credential, "hunter2")
@@ -118,7 +117,7 @@ func TestRunPolls(t *testing.T) {
 	expect(t, changes, change{nil, []string{"a"}})
 }
 
-// Another directory takes the place of the one that is watched.
+// Another directory replaces the watched one.
 func TestRunFollowsDirectory(t *testing.T) {
 	parent := t.TempDir()
 	dir := filepath.Join(parent, "current")
@@ -168,8 +167,8 @@ func TestWatchFollow(t *testing.T) {
 		if err := os.Remove(dir); err != nil {
 			t.Fatal(err)
 		}
-		<-w.events()  // of the removal
-		if i%2 == 0 { // else it is back before anybody looks, perhaps as the same inode
+		<-w.events()  // for the removal
+		if i%2 == 0 { // else the directory returns before Run looks, perhaps with the same inode
 			w.follow()
 		}
 		remake()
