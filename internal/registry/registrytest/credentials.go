@@ -17,7 +17,7 @@ const (
 	certificate  = "azure.credential.certificate"
 )
 
-// given returns credentials to give, by name and value.
+// given returns credentials from pairs of names and values.
 func given(pairs ...string) map[string]secret.Value {
 	m := make(map[string]secret.Value)
 	for pair := range slices.Chunk(pairs, 2) {
@@ -47,7 +47,7 @@ func testCredentials(t *testing.T, b *Backend) {
 	credentials := given(clientSecret, "s3cret-1")
 	r := mustCreate(t, s, registry.Change{Document: doc, Credentials: credentials})
 	checkCredential(t, r.Integration, clientSecret, "s3cret-1")
-	credentials[clientSecret].Wipe() // the caller's
+	credentials[clientSecret].Wipe() // owned by the caller
 	in := mustGet(t, s, "a")
 	checkCredential(t, in, clientSecret, "s3cret-1")
 	checkCredential(t, r.Integration, clientSecret, "s3cret-1")
@@ -78,7 +78,7 @@ func testCredentials(t *testing.T, b *Backend) {
 	}
 }
 
-// A credential stays as long as the document has use for it, and no longer.
+// The store keeps a credential exactly as long as the document uses it.
 func testCredentialsFollow(t *testing.T, b *Backend) {
 	s := b.Open(t, Settings{})
 	mustCreate(t, s, registry.Change{Document: []byte(secretDocument("a")), Credentials: given(clientSecret, "s3cret")})
@@ -130,7 +130,7 @@ func testCredentialFaults(t *testing.T, b *Backend) {
 	}
 }
 
-// What is read back, however it is printed, shows no credential.
+// No credential appears in a record, however it is printed.
 func testCredentialsAreHidden(t *testing.T, b *Backend) {
 	const planted = "pl4nted-Secret"
 	s := b.Open(t, Settings{})

@@ -78,7 +78,7 @@ func testRead(t *testing.T, b *Backend) {
 
 func testPaging(t *testing.T, b *Backend) {
 	s := b.Open(t, Settings{})
-	// In the order of bytes, whatever language a database speaks.
+	// Sorted by bytes, independent of the database's collation.
 	for _, id := range []string{"b", "A", "_x", "a.1", "a-1", "a", "B", "9"} {
 		b.put(t, s, id, document(id, "abc"))
 	}

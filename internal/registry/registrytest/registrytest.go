@@ -1,5 +1,5 @@
-// Package registrytest is the contract of registry.Store as tests. Every store
-// runs it.
+// Package registrytest contains the conformance tests of registry.Store. Every
+// implementation must pass them.
 package registrytest
 
 import (
@@ -12,23 +12,24 @@ import (
 	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
-// Backend keeps the integrations of one test; it is empty at first.
+// Backend stores the integrations of one test. It is empty at first.
 type Backend struct {
-	// Open opens another Store, as a replica would, that closes with the test.
+	// Open opens another Store on the Backend, as a replica would. The Store is closed
+	// when the test ends.
 	Open func(t *testing.T, s Settings) registry.Store
-	// Write writes an integration past the Store, where that is the only way: to a
-	// file. Nil for stores that can be written to. An empty document removes.
+	// Write writes an integration without the Store, for stores that are read-only, such
+	// as files. It is nil for other stores. An empty document removes the integration.
 	Write func(t *testing.T, id, document string)
 }
 
-// Settings are what a test wants of a Store.
+// Settings are the settings of a Store that a test requires.
 type Settings struct {
-	// MaxIntegrations; 0 for enough.
+	// MaxIntegrations is the quota; 0 means one that no test reaches.
 	MaxIntegrations int
 	OnChange        func(removed, changed []*integration.Integration)
 }
 
-// Run runs all tests, each with a Backend of its own.
+// Run runs all tests, each with its own Backend.
 func Run(t *testing.T, newBackend func(t *testing.T) *Backend) {
 	each := func(tests map[string]func(*testing.T, *Backend)) {
 		for name, test := range tests {
@@ -69,20 +70,20 @@ func Run(t *testing.T, newBackend func(t *testing.T) *Backend) {
 
 const worker = "spiffe://example.org/connect/worker-1"
 
-// document is a small integration with one grant.
+// document returns a small integration with one grant.
 func document(id, vault string) string {
 	return fmt.Sprintf("id: %s # kept as it is\nkind: AZURE_KEY_VAULT\nazure:\n  credential: {type: managed_identity}\n  vaults: [https://%s.vault.azure.net]\ngrants:\n  - principals: [%s]\n",
 		id, vault, worker)
 }
 
-// secretDocument is an integration that needs a client secret.
+// secretDocument returns an integration that requires a client secret.
 func secretDocument(id string) string {
 	const tenant, client = "11111111-2222-3333-4444-555555555555", "66666666-7777-8888-9999-aaaaaaaaaaaa"
 	return fmt.Sprintf("id: %s\nkind: AZURE_KEY_VAULT\nazure:\n  tenant_id: %s\n  client_id: %s\n  credential: {type: client_secret}\n  vaults: [https://abc.vault.azure.net]\n",
 		id, tenant, client)
 }
 
-// put makes an integration be there, and open Stores know it.
+// put creates or replaces an integration, or deletes it if doc is empty.
 func (b *Backend) put(t *testing.T, s registry.Store, id, doc string) {
 	t.Helper()
 	if b.Write != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
-// noon is when the tests' usage begins, in the store's resolution.
+// noon is the start of the tests' usage, in the resolution of the store.
 var noon = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
 
 func use(connector, key, version string, first, last int) registry.Usage {
@@ -60,7 +60,7 @@ func testUsage(t *testing.T, b *Backend) {
 	merge()
 	merge(use("sink", "password", "v2", 10, 20), use("", "", "v1", 0, 5))
 	checkUsage(t, u, time.Time{}, 0, use("sink", "password", "v2", 10, 20), use("", "", "v1", 0, 5))
-	// An older report comes late, and two of one batch are of the same.
+	// An older report arrives late, and one batch contains two reports of the same use.
 	merge(use("sink", "password", "v1", 1, 2), use("sink", "password", "v3", 30, 30), use("sink", "password", "v2", 25, 25))
 	checkUsage(t, u, time.Time{}, 0, use("sink", "password", "v3", 1, 30), use("", "", "v1", 0, 5))
 	checkUsage(t, u, time.Time{}, 1, use("sink", "password", "v3", 1, 30))
@@ -74,7 +74,7 @@ func testUsage(t *testing.T, b *Backend) {
 	if diff := cmp.Diff(want, last); err != nil || diff != "" {
 		t.Errorf("LastUsed: %v\n%s", err, diff)
 	}
-	// Whatever a caller calls its connector.
+	// Connector names may be arbitrary bytes of any length.
 	odd := use("a\x00b\xff"+string(make([]byte, 10_000)), "", "v1", 40, 40)
 	merge(odd)
 	if got, err := u.Usage(t.Context(), "a", noon.Add(40*time.Minute), 0); err != nil || len(got) != 1 || len(got[0].Connector) > 10_000 {
@@ -99,7 +99,7 @@ func testUsageGoesAlong(t *testing.T, b *Backend) {
 	checkUsage(t, u, time.Time{}, 0)
 }
 
-// Replicas report the same callers at the same time.
+// Replicas report the same callers concurrently.
 func testUsageFromReplicas(t *testing.T, b *Backend) {
 	stores := []registry.Store{b.Open(t, Settings{}), b.Open(t, Settings{}), b.Open(t, Settings{})}
 	mustCreate(t, stores[0], registry.Change{Document: []byte(document("a", "abc"))})

@@ -37,7 +37,7 @@ func testCreate(t *testing.T, b *Backend) {
 	if got := mustGet(t, s, "a").Settings.StoreNames()[0]; got != "https://abc.vault.azure.net" {
 		t.Errorf("after a Create that failed: %s", got)
 	}
-	// JSON is YAML.
+	// JSON is valid YAML.
 	json := `{"id": "j", "kind": "AZURE_KEY_VAULT", "azure": {"credential": {"type": "default"}, "vaults": ["https://abc.vault.azure.net"]}}`
 	if r := mustCreate(t, s, registry.Change{Document: []byte(json)}); string(r.Document) != json {
 		t.Errorf("Create of JSON: %s", r.Document)
@@ -89,14 +89,13 @@ func testDelete(t *testing.T, b *Backend) {
 	}
 }
 
-// An etag and a revision are never those of another state, however the state
-// came about.
+// No two states have the same etag or revision, even if their documents are equal.
 func testETag(t *testing.T, b *Backend) {
 	s := b.Open(t, Settings{})
 	etags, revisions := map[string]bool{}, map[string]bool{}
 	for i := range 8 {
 		var r registry.Record
-		c := registry.Change{Document: []byte(document("a", "abc"))} // the same each time
+		c := registry.Change{Document: []byte(document("a", "abc"))} // the same document each time
 		if i%2 == 0 {
 			r = mustCreate(t, s, c)
 		} else {
@@ -153,7 +152,7 @@ func testInvalid(t *testing.T, b *Backend) {
 			var invalid *registry.InvalidError
 			if !errors.As(err, &invalid) || len(invalid.Faults) == 0 {
 				if method == "Create" && errors.Is(err, registry.ErrExists) {
-					continue // said first
+					continue // Create checks first whether the id exists
 				}
 				t.Errorf("%s, %s: %v", method, name, err)
 			} else if strings.Contains(err.Error(), planted) {
@@ -192,7 +191,7 @@ func testValidateOnly(t *testing.T, b *Backend) {
 	}
 }
 
-// A caller that goes away is no outage, and writes nothing.
+// A cancelled call does not return ErrUnavailable, and writes nothing.
 func testCancelled(t *testing.T, b *Backend) {
 	s := b.Open(t, Settings{})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -227,8 +226,8 @@ func testReplicas(t *testing.T, b *Backend) {
 	asynctest.Eventually(t, "a removal", func() bool { _, err := second.Get("a"); return errors.Is(err, registry.ErrNotFound) })
 }
 
-// Of writers that replace the same state one comes through, on whichever
-// replica; none is lost.
+// If several writers replace the same state on any replicas, exactly one succeeds, and no
+// write is lost.
 func testTwoWriters(t *testing.T, b *Backend) {
 	stores := []registry.Store{b.Open(t, Settings{}), b.Open(t, Settings{})}
 	r := mustCreate(t, stores[0], registry.Change{Document: []byte(document("a", "vault0"))})
@@ -258,7 +257,7 @@ func testTwoWriters(t *testing.T, b *Backend) {
 		}
 		r = won[0]
 	}
-	// The same for an id that is taken, and for the quota.
+	// The same applies to an id that is taken, and to the quota.
 	var writers sync.WaitGroup
 	errs := make([]error, 8)
 	for i := range errs {
