@@ -23,7 +23,7 @@ import (
 	"time"
 )
 
-// ErrMissing is returned by New where PostgreSQL is not installed.
+// ErrMissing is returned by New if PostgreSQL is not installed.
 var ErrMissing = errors.New("PostgreSQL is not installed on this machine; install the package postgresql")
 
 // Server is a PostgreSQL server. Its methods must not be called concurrently.
@@ -32,9 +32,9 @@ type Server struct {
 	data       string
 	sockets    string
 	port       int
-	credential *syscall.Credential // nil means that of this process
+	credential *syscall.Credential // nil means the user of this process
 
-	process *os.Process // nil while it does not run
+	process *os.Process // nil while the server is stopped
 	ended   chan struct{}
 }
 
@@ -160,7 +160,7 @@ func freePort() (int, error) {
 
 // Start starts the server and waits until it answers.
 func (s *Server) Start() error {
-	// After a kill, the old server's processes must first notice that it is gone.
+	// After a kill, the old server's processes must first detect that it has ended.
 	for deadline := time.Now().Add(time.Minute); ; <-time.After(50 * time.Millisecond) {
 		err := s.tryStart()
 		if err == nil {
@@ -173,7 +173,7 @@ func (s *Server) Start() error {
 }
 
 func (s *Server) log() []byte {
-	log, _ := os.ReadFile(filepath.Join(s.sockets, "log")) // only informative
+	log, _ := os.ReadFile(filepath.Join(s.sockets, "log")) // an empty log is acceptable in the error
 	return log
 }
 
@@ -183,8 +183,8 @@ func (s *Server) tryStart() error {
 		return err
 	}
 	defer log.Close()
-	// The server is a child of this process, which reaps it: the next server would take a
-	// zombie for a running one.
+	// The server is a child of this process, which must reap it: the next server would
+	// assume that a zombie is a running server.
 	cmd := s.command(context.Background(), "postgres", "-D", s.data, "-k", s.sockets, "-p", strconv.Itoa(s.port),
 		"-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "max_connections=200")
 	cmd.Stdout, cmd.Stderr = log, log
@@ -193,7 +193,7 @@ func (s *Server) tryStart() error {
 	}
 	ended := make(chan struct{})
 	go func() {
-		_ = cmd.Wait() // that it was killed
+		_ = cmd.Wait() // reports only the signal
 		close(ended)
 	}()
 	for {
