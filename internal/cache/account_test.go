@@ -12,10 +12,10 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// payer is an Account that shares outcomes with a given other one.
+// payer is an Account that shares outcomes with one other Account.
 type payer struct {
 	name   string
-	shares string // the name of the other that it shares all outcomes with
+	shares string // the name of the other Account
 
 	mu     sync.Mutex
 	joined []string
@@ -33,8 +33,8 @@ func errOwn() error {
 	return secret.Errorf(secret.ReasonOverloaded, "too much").WithCause(fmt.Errorf("of this caller: %w", ErrOwn))
 }
 
-// A load that fails with ErrOwn fails only for its own Account: another caller that
-// waits for it loads by itself, and the failure is not remembered.
+// A load that fails with ErrOwn fails only for its own Account: another waiting caller
+// starts its own load, and the failure is not remembered.
 func TestOwnFailures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache(t, Config{})
@@ -52,7 +52,7 @@ func TestOwnFailures(t *testing.T) {
 			return c.Get(t.Context(), req, load)
 		}
 		var wg sync.WaitGroup
-		for range 2 { // one begins it, the other shares it and its failure
+		for range 2 { // the first starts the load, the second shares it and its failure
 			wg.Go(func() {
 				res, err := get(greedy, failing)
 				checkError(t, res, err, secret.ReasonOverloaded)
@@ -81,7 +81,7 @@ func TestOwnFailuresAreNotRemembered(t *testing.T) {
 		expectError(t, c, s, want("a"), secret.ReasonOverloaded)
 		s.failWith(nil)
 		expect(t, c, s, want("a"), 1, Miss)
-		// Nor does one erase what is remembered of an outage.
+		// It does not erase the memory of an outage either.
 		time.Sleep(2 * time.Minute)
 		down := secret.Errorf(secret.ReasonStoreUnavailable, "down")
 		s.failWith(down)
@@ -102,7 +102,7 @@ func TestOwnFailuresAreNotRemembered(t *testing.T) {
 	})
 }
 
-// An outcome that is shared is taken, whatever it is.
+// An Account accepts every outcome of a load that it shares.
 func TestSharedFailures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache(t, Config{})

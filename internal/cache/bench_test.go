@@ -29,8 +29,8 @@ func benchCache(b *testing.B) (*Cache, Request, Loader) {
 	return c, Request{Key: benchKey, TTL: time.Hour}, load
 }
 
-// BenchmarkGet includes, where a value is kept, what it takes to put it into
-// ristretto and to see it there.
+// BenchmarkGet includes, for values that are kept, the time until ristretto has stored the
+// value and returns it.
 func BenchmarkGet(b *testing.B) {
 	for name, ttl := range map[string]time.Duration{"hit": time.Hour, "miss": 0, "miss, kept": time.Hour} {
 		b.Run(name, func(b *testing.B) {
@@ -51,8 +51,8 @@ func BenchmarkGet(b *testing.B) {
 	}
 }
 
-// BenchmarkHitToText is what a config of a call that is answered from memory costs
-// here and in package secret, up to the string that goes into the reply.
+// BenchmarkHitToText measures one config of a call that is answered from memory, in this
+// package and in package secret, up to the string in the reply.
 func BenchmarkHitToText(b *testing.B) {
 	for _, doc := range documents {
 		b.Run(doc.name, func(b *testing.B) {

@@ -28,7 +28,7 @@ func TestConfig(t *testing.T) {
 	}
 }
 
-// A value is answered from memory for its TTL after the read began, and not for
+// A value is served from memory for its TTL, counted from the start of the read, and not
 // an instant longer.
 func TestTTL(t *testing.T) {
 	simulated(t, Config{RefreshAhead: -1}, func(t *testing.T, c *Cache, s *fakeStore) {
@@ -83,7 +83,7 @@ func TestTTLZeroKeepsNothing(t *testing.T) {
 	}
 }
 
-// A secret's own expiry ends its life before the TTL does.
+// A secret's own expiry ends its time in the cache before the TTL does.
 func TestSecretExpiry(t *testing.T) {
 	simulated(t, Config{RefreshAhead: -1}, func(t *testing.T, c *Cache, s *fakeStore) {
 		s.expires = time.Now().Add(20 * time.Second).Round(0)
@@ -95,10 +95,10 @@ func TestSecretExpiry(t *testing.T) {
 		expect(t, c, s, req, 1, Hit)
 		time.Sleep(1)
 		s.failWith(secret.Errorf(secret.ReasonStoreUnavailable, "down"))
-		expectError(t, c, s, req, secret.ReasonStoreUnavailable) // not stale either
+		expectError(t, c, s, req, secret.ReasonStoreUnavailable) // not served as stale either
 
 		time.Sleep(time.Minute)
-		s.failWith(nil) // and says yes, though the secret has expired
+		s.failWith(nil) // the store returns the secret although it has expired
 		expectError(t, c, s, req, secret.ReasonSecretExpired)
 	})
 }

@@ -9,9 +9,9 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// withMonotonic moves t's monotonic reading alone, which no clock of a test can
-// do: time.Time is {wall uint64; ext int64; loc}, and ext is the monotonic
-// reading where there is one.
+// withMonotonic moves only the monotonic reading of a time, which no test clock can do:
+// time.Time is {wall uint64; ext int64; loc}, and ext is the monotonic reading if there is
+// one.
 func withMonotonic(t *testing.T, at time.Time, move time.Duration) time.Time {
 	t.Helper()
 	moved := at
@@ -44,7 +44,7 @@ func TestElapsedTakesTheLaterClock(t *testing.T) {
 	}
 }
 
-// A jump of the wall clock or a suspended machine never keeps a value longer.
+// A jump of the wall clock or a suspension of the machine never keeps a value longer.
 func TestClockJumps(t *testing.T) {
 	const hour = time.Hour
 	for name, jump := range map[string]struct{ wall, monotonic time.Duration }{
@@ -59,8 +59,8 @@ func TestClockJumps(t *testing.T) {
 			expect(t, c, s, want("a"), 1, Miss)
 			expect(t, c, s, want("a"), 1, Hit)
 			s.rotate()
-			// That the clocks have jumped is the same as that the read was made as
-			// much earlier by each of them. A bubble has no monotonic clock.
+			// A jump of both clocks is simulated by moving the time of the read back on
+			// each of them. A synctest bubble has no monotonic clock.
 			k := key("a")
 			e := c.peek(c.hash(&k), &k)
 			e.secret.FetchedAt = withMonotonic(t, e.secret.FetchedAt.Add(-jump.wall), jump.wall-jump.monotonic)
@@ -74,7 +74,7 @@ func TestNewEntryAsOf(t *testing.T) {
 	now := started.Add(3 * time.Second)
 	for name, tt := range map[string]struct {
 		fetched time.Time
-		want    time.Duration // after started
+		want    time.Duration // since started
 	}{
 		"at the start":         {started, 0},
 		"later":                {started.Add(time.Second), time.Second},
@@ -103,7 +103,7 @@ func TestRecentLoadsAreBounded(t *testing.T) {
 	}
 	for i := range maxNegative + 100 {
 		put(i, time.Second)
-		put(i, time.Second) // again is not another one
+		put(i, time.Second) // replaces the first
 		if len(r.byHash) > maxNegative || len(r.byHash) != r.order.Len() {
 			t.Fatalf("%d loads are remembered, %d in order", len(r.byHash), r.order.Len())
 		}
@@ -130,7 +130,8 @@ func TestRecentLoadsAreBounded(t *testing.T) {
 	}
 }
 
-// Of two keys of the same hash neither is answered with what is known of the other.
+// Neither of two keys with the same hash is answered with the remembered load of the
+// other.
 func TestRecentLoadsOfTheSameHash(t *testing.T) {
 	var r negativeCache
 	now := time.Now()

@@ -10,30 +10,30 @@ import (
 // expiryQueue releases the secret of each entry at the moment the entry expires. It is
 // safe for concurrent use.
 //
-// ristretto's own expiry cannot do that: it hides an entry that has expired, but releases
-// it only in sweeps, which come seconds later and, after the wall clock jumped ahead, not
-// at all. It would also take 30 bytes for each entry and a look at the clock for each hit.
-// A timer for each entry takes 150 bytes, an element of this heap ten.
+// The expiry of ristretto cannot do that. It hides an expired entry, but releases it only
+// in sweeps, which run seconds later and, after the wall clock has jumped ahead, not at
+// all. It would also need 30 bytes per entry and read the clock for each hit. A timer per
+// entry needs 150 bytes, an element of this heap ten.
 //
 // An entry is in the queue from add until it expires or remove is called, whichever comes
-// first. For that time the queue holds a reference to the entry's secret.
+// first. During this time the queue holds a reference to the entry's secret.
 type expiryQueue struct {
-	began   time.Time    // zero of entry.ends, by the monotonic clock
-	expired func(*entry) // is called for each entry after it expired
+	began   time.Time    // the origin of entry.ends, on the monotonic clock
+	expired func(*entry) // called for each entry after it has expired
 
 	mu    sync.Mutex
 	heap  entryHeap
-	timer *time.Timer // for the first of the heap; nil before there was one
+	timer *time.Timer // for the first entry of the heap; nil before the first add
 }
 
-// add takes a reference to the entry's secret for keep at most. The caller has one
-// already.
+// add adds the entry for the duration keep, and retains its secret. The caller must hold a
+// reference to the secret.
 func (q *expiryQueue) add(e *entry, keep time.Duration) {
 	e.secret.Retain()
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	e.ends = time.Since(q.began) + keep
-	if e.ends < keep { // an overflow
+	if e.ends < keep { // overflow
 		e.ends = math.MaxInt64
 	}
 	heap.Push(&q.heap, e)
@@ -42,7 +42,8 @@ func (q *expiryQueue) add(e *entry, keep time.Duration) {
 	}
 }
 
-// remove releases that reference unless the entry has expired. Readers keep theirs.
+// remove removes the entry and releases the queue's reference, unless the entry has
+// expired. It does not affect readers' references.
 func (q *expiryQueue) remove(e *entry) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -59,7 +60,7 @@ func (q *expiryQueue) has(e *entry) bool {
 	return e.index != 0
 }
 
-// wake has the timer call expire after d; q.mu is held.
+// wake makes the timer call expire after d. The caller holds q.mu.
 func (q *expiryQueue) wake(d time.Duration) {
 	if q.timer == nil {
 		q.timer = time.AfterFunc(d, q.expire)
@@ -68,15 +69,15 @@ func (q *expiryQueue) wake(d time.Duration) {
 	}
 }
 
-// expire takes all entries out that have expired.
+// expire removes all entries that have expired.
 func (q *expiryQueue) expire() {
 	for e := q.pop(); e != nil; e = q.pop() {
 		q.expired(e)
 	}
 }
 
-// pop takes out one entry that has expired. If there is none, it returns nil and sets the
-// timer.
+// pop removes and returns one entry that has expired. If there is none, it sets the timer
+// and returns nil.
 func (q *expiryQueue) pop() *entry {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -89,11 +90,11 @@ func (q *expiryQueue) pop() *entry {
 		return nil
 	}
 	heap.Pop(&q.heap)
-	e.secret.Release() // under the lock, so that remove returns only after it
+	e.secret.Release() // under the lock, so that a concurrent remove returns only after the release
 	return e
 }
 
-// stop stops the timer. The queue has to be empty and to stay so.
+// stop stops the timer. The queue must be empty and remain empty.
 func (q *expiryQueue) stop() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -102,7 +103,7 @@ func (q *expiryQueue) stop() {
 	}
 }
 
-// entryHeap is a heap, the entry that expires first in front.
+// entryHeap is a heap with the entry that expires first at the front.
 type entryHeap []*entry
 
 // Len implements heap.Interface.

@@ -12,8 +12,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Whatever begins, ends early or not and in whatever order: each life ends at its
-// instant, and nothing stays that has ended.
+// Each entry expires at its time, whether entries are added or removed in any order, and
+// no expired entry remains.
 func TestLivesEndInTime(t *testing.T) {
 	for seed := range uint64(20) {
 		synctest.Test(t, func(t *testing.T) {
@@ -50,9 +50,9 @@ func TestLivesEndInTime(t *testing.T) {
 					keep := upTo(rnd, time.Minute)
 					due[e] = time.Since(began) + keep
 					l.add(e, keep)
-					e.secret.Release() // the load's
+					e.secret.Release() // the reference of the load
 				case 1:
-					for e := range due { // any
+					for e := range due { // an arbitrary entry
 						l.remove(e)
 						due[e] = min(due[e], time.Since(began))
 						break
@@ -85,7 +85,7 @@ func TestLifeForEver(t *testing.T) {
 	})
 }
 
-// What has left does not stay in memory until its life would have ended.
+// A removed entry does not stay in memory until it would have expired.
 func TestNothingStaysForItsEnd(t *testing.T) {
 	bubble(t, Config{}, func(t *testing.T, c *Cache, s *watchedStore) {
 		for i := range 10 {
@@ -106,8 +106,8 @@ func TestNothingStaysForItsEnd(t *testing.T) {
 	})
 }
 
-// An entry whose life ends while its key is being read is not left in ristretto,
-// however that read ends.
+// An entry that expires while its key is being read does not remain in ristretto, however
+// the read ends.
 func TestEndsDuringALoad(t *testing.T) {
 	for name, fail := range map[string]error{
 		"read":        nil,

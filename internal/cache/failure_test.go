@@ -10,8 +10,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Every reason: for how long it is remembered, whether a cached value outlives
-// it, and whether one that has expired may stand in.
+// For each reason: how long the failure is remembered, whether a cached value remains
+// valid, and whether an expired one may be served as stale.
 func TestFailures(t *testing.T) {
 	const definite, throttle = 5 * time.Second, 7 * time.Second
 	tests := []struct {
@@ -61,7 +61,7 @@ func TestFailures(t *testing.T) {
 			time.Sleep(time.Minute)
 			if tt.lent {
 				expect(t, c, s, req, 1, Stale)
-				expect(t, c, s, req, 1, Stale) // of the remembered failure, too
+				expect(t, c, s, req, 1, Stale) // also while the failure is remembered
 			} else {
 				expectError(t, c, s, req, tt.err.Reason)
 			}
@@ -69,12 +69,12 @@ func TestFailures(t *testing.T) {
 	}
 }
 
-// A remembered failure is an answer as old as its read, no newer.
+// The age of a remembered failure counts from its read.
 func TestMaxAgePassesByOlderFailures(t *testing.T) {
 	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		s.failWith(secret.Errorf(secret.ReasonSecretNotFound, ""))
 		expectError(t, c, s, want("a"), secret.ReasonSecretNotFound)
-		s.failWith(nil) // the operator has created it
+		s.failWith(nil) // the operator has created the secret
 		time.Sleep(600 * time.Millisecond)
 		expectError(t, c, s, want("a"), secret.ReasonSecretNotFound)
 		expectError(t, c, s, want("a").noOlderThan(time.Second), secret.ReasonSecretNotFound)
@@ -100,11 +100,11 @@ func TestStale(t *testing.T) {
 		if res := expect(t, c, s, req, 1, Stale); !res.Expires.Equal(expires) {
 			t.Errorf("a stale answer expires %v, want %v as before", res.Expires, expires)
 		}
-		expectError(t, c, s, want("a"), secret.ReasonStoreUnavailable) // not asked for
+		expectError(t, c, s, want("a"), secret.ReasonStoreUnavailable) // the request does not permit stale values
 		expect(t, c, s, req.noOlderThan(time.Minute), 1, Stale)
 		expectError(t, c, s, req.noOlderThan(time.Minute-1), secret.ReasonStoreUnavailable)
 		shorter := req
-		shorter.TTL = 30 * time.Second // has been stale for as long as may be
+		shorter.TTL = 30 * time.Second // the stale time counted from this TTL is over
 		expectError(t, c, s, shorter, secret.ReasonStoreUnavailable)
 
 		time.Sleep(30*time.Second - 2*time.Second)
@@ -118,7 +118,8 @@ func TestStale(t *testing.T) {
 	})
 }
 
-// A store that recovers is noticed at the first load after the outage's memory.
+// The first load after the failure is no longer remembered detects that the store has
+// recovered.
 func TestStaleEndsWithTheOutage(t *testing.T) {
 	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		req := want("a").orStale(time.Hour)
@@ -134,8 +135,8 @@ func TestStaleEndsWithTheOutage(t *testing.T) {
 	})
 }
 
-// A store that hangs is an outage once a load has found out, from then on for
-// calls that cannot wait for the next one to find out as well.
+// A store that hangs counts as an outage once a load has timed out. From then on, calls
+// that cannot wait for the next timeout get stale values.
 func TestStaleWhenTheStoreHangs(t *testing.T) {
 	simulated(t, Config{RefreshAhead: -1}, func(t *testing.T, c *Cache, s *fakeStore) {
 		req := want("a").orStale(time.Hour)
@@ -159,7 +160,7 @@ func TestStaleWhenTheStoreHangs(t *testing.T) {
 		}
 
 		ctx, cancel := context.WithCancel(t.Context())
-		time.AfterFunc(700*time.Millisecond, cancel) // when no load ends
+		time.AfterFunc(700*time.Millisecond, cancel) // while no load ends
 		res, err = c.get(ctx, s, req)
 		checkError(t, res, err, secret.ReasonStoreUnavailable)
 		s.set(func(s *fakeStore) { s.delay = 0 })
@@ -168,8 +169,8 @@ func TestStaleWhenTheStoreHangs(t *testing.T) {
 	})
 }
 
-// A caller's own haste is no outage: while the store is healthy it gets no stale
-// value, and what it has asked for is read.
+// A caller's short deadline is not an outage: while the store is healthy, the caller gets
+// no stale value, and its load completes.
 func TestHasteIsNoOutage(t *testing.T) {
 	for name, timeout := range map[string]time.Duration{"expired": -time.Second, "tiny": 1} {
 		simulatedRun(t, name, Config{RefreshAhead: -1}, func(t *testing.T, c *Cache, s *fakeStore) {
@@ -179,7 +180,7 @@ func TestHasteIsNoOutage(t *testing.T) {
 			s.set(func(s *fakeStore) { s.delay = time.Second })
 			s.rotate()
 			hurried := func() (Result, error) { return c.getWithin(t, timeout, s, req) }
-			for range 3 { // starts the load, joins it
+			for range 3 { // the first starts the load, the others join it
 				res, err := hurried()
 				if e := checkError(t, res, err, secret.ReasonStoreUnavailable); !errors.Is(e, context.DeadlineExceeded) {
 					t.Errorf("not a deadline: %v", e)
@@ -191,7 +192,7 @@ func TestHasteIsNoOutage(t *testing.T) {
 				t.Errorf("after the load: %v, %v", res.Source, err)
 			}
 
-			// What counts is how the last load ended.
+			// The result of the last load decides.
 			time.Sleep(time.Minute)
 			s.failWith(secret.Errorf(secret.ReasonStoreUnavailable, "down"))
 			expect(t, c, s, req, 2, Stale)
@@ -206,15 +207,14 @@ func TestHasteIsNoOutage(t *testing.T) {
 			}
 			time.Sleep(2 * time.Second)
 			short := req
-			short.TTL = 1 // the entry is past its time at once
+			short.TTL = 1 // the entry's stale time is over at once
 			res, err := c.getWithin(t, timeout, s, short)
 			checkError(t, res, err, secret.ReasonStoreUnavailable)
 		})
 	}
 }
 
-// A cancelled call gets nothing, whatever there is and however it would come by
-// it.
+// A cancelled call gets no value, on any path by which it could get one.
 func TestCancelledCallGetsNothingStale(t *testing.T) {
 	simulated(t, Config{RefreshAhead: -1}, func(t *testing.T, c *Cache, s *fakeStore) {
 		req := want("a").orStale(time.Hour)
@@ -238,7 +238,7 @@ func TestCancelledCallGetsNothingStale(t *testing.T) {
 	})
 }
 
-// A remembered failure says how long there is still to wait.
+// RetryAfter of a remembered failure is the remaining time.
 func TestRememberedFailureCountsDown(t *testing.T) {
 	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		retryAfter := func(asks time.Duration, name string, passed, want time.Duration) {
@@ -248,7 +248,7 @@ func TestRememberedFailureCountsDown(t *testing.T) {
 				t.Errorf("at first: to be tried again after %v, want %v", e.RetryAfter, asks)
 			}
 			time.Sleep(passed)
-			for range 2 { // the remembered error stays as it is
+			for range 2 { // the remembered error is not modified
 				if e := expectError(t, c, s, Request{Key: key(name), TTL: time.Minute}, secret.ReasonStoreThrottled); e.RetryAfter != want {
 					t.Errorf("to be tried again after %v, want %v", e.RetryAfter, want)
 				}
@@ -258,7 +258,8 @@ func TestRememberedFailureCountsDown(t *testing.T) {
 		retryAfter(30*time.Second, "b", 9*time.Second, 21*time.Second)
 		retryAfter(0, "c", 500*time.Millisecond, 0) // the reason's default
 		expectLoads(t, s, 3)
-		// What is remembered for longer than was asked for is of no use sooner.
+		// If the failure is remembered for longer than the store requested, RetryAfter
+		// covers the longer time.
 		s.failWith(&secret.Error{Reason: secret.ReasonStoreUnavailable, RetryAfter: 100 * time.Millisecond})
 		expectError(t, c, s, want("d"), secret.ReasonStoreUnavailable)
 		time.Sleep(300 * time.Millisecond)

@@ -43,7 +43,7 @@ func TestCallersShareOneLoad(t *testing.T) {
 	})
 }
 
-// One caller's end is none of the others', and none of the load's.
+// Cancelling one caller affects neither the other callers nor the load.
 func TestCancellationIsTheCallersOwn(t *testing.T) {
 	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		s.delay = 4 * time.Second
@@ -89,7 +89,7 @@ func TestEndedCallStartsNoLoad(t *testing.T) {
 	})
 }
 
-// Nothing of a caller reaches the load: not its deadline, not its values.
+// A load inherits nothing from a caller: neither its deadline nor its values.
 func TestLoadInheritsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache(t, Config{LoadTimeout: 3 * time.Second})
@@ -128,8 +128,8 @@ func TestLoadTimeout(t *testing.T) {
 	}
 }
 
-// A load that breaks in whatever way is an error for all who wait, and the end
-// of nothing else; the log does not show what a panic carried.
+// A load that breaks in any way returns an error to all waiting callers and affects
+// nothing else. The log does not show the value of a panic.
 func TestBrokenLoads(t *testing.T) {
 	for name, load := range map[string]Loader{
 		"panics with a text": func(context.Context) (*secret.Secret, error) { panic("hunter2") },
@@ -186,7 +186,7 @@ func TestClose(t *testing.T) {
 				checkError(t, res, err, secret.ReasonStoreUnavailable)
 			})
 		}
-		wg.Go(func() { // waits for its turn
+		wg.Go(func() { // waits for the next load
 			time.Sleep(time.Millisecond)
 			res, err := c.get(t.Context(), s, want("kept").noOlderThan(0))
 			checkError(t, res, err, secret.ReasonStoreUnavailable)
@@ -206,12 +206,12 @@ func TestClose(t *testing.T) {
 	})
 }
 
-// Readers that run on while the cache closes get an answer or an error. This is
-// about data races, so it needs threads rather than a bubble.
+// Readers that continue while the cache closes get an answer or an error. This test looks
+// for data races, so it needs threads instead of a bubble.
 func TestCloseUnderReaders(t *testing.T) {
 	for range 10 {
 		c, s := newCache(t, Config{MinReadInterval: 1}), newFakeStore()
-		// Every hit reaches for what Close takes away.
+		// Every hit uses the state that Close removes.
 		swapStore(t, c, func(cfg *ristretto.Config[uint64, *entry]) { cfg.BufferItems = 1 })
 		var wg sync.WaitGroup
 		started, closed := make(chan struct{}, 8), make(chan struct{})

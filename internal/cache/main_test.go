@@ -18,17 +18,17 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// fakeStore is a secret store with one secret per Key, whose version counts up.
+// fakeStore is a secret store with one secret per Key, whose version is a counter.
 type fakeStore struct {
 	mu      sync.Mutex
-	delay   time.Duration // of a read; the version is taken in the middle
-	size    int           // of a value, padded
+	delay   time.Duration // duration of a read, which determines the version halfway
+	size    int           // of a value, with padding
 	expires time.Time
 	fail    error
 	version int
 	starts  []time.Time
 	running map[Key]int
-	overlap bool // two reads of one key at a time have been seen
+	overlap bool // two concurrent reads of one key have occurred
 }
 
 func newFakeStore() *fakeStore { return &fakeStore{version: 1, running: make(map[Key]int)} }
@@ -107,7 +107,7 @@ func key(name string) Key {
 	return Key{Integration: "acme", Revision: "r1", Store: "https://acme.vault.azure.net", Name: name}
 }
 
-// want is a request for a key that is good for a minute.
+// want returns a request for a key with a TTL of one minute.
 func want(name string) Request { return Request{Key: key(name), TTL: time.Minute} }
 
 func (r Request) noOlderThan(d time.Duration) Request {
@@ -130,13 +130,13 @@ func newCache(t testing.TB, cfg Config) *Cache {
 	return c
 }
 
-// simulated runs a test in a bubble with a new cache and store.
+// simulated runs a test in a synctest bubble with a new cache and store.
 func simulated(t *testing.T, cfg Config, f func(t *testing.T, c *Cache, s *fakeStore)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) { f(t, newCache(t, cfg), newFakeStore()) })
 }
 
-// simulatedRun is simulated as a subtest.
+// simulatedRun runs simulated as a subtest.
 func simulatedRun(t *testing.T, name string, cfg Config, f func(t *testing.T, c *Cache, s *fakeStore)) {
 	t.Helper()
 	t.Run(name, func(t *testing.T) { simulated(t, cfg, f) })
@@ -152,8 +152,8 @@ func (c *Cache) getWithin(t *testing.T, d time.Duration, s *fakeStore, req Reque
 	return c.get(ctx, s, req)
 }
 
-// expect makes a call and checks the version and the source of its answer. Like
-// all of these it may be called from any goroutine of a test.
+// expect makes a call and checks the version and the source of its answer. Like all
+// helpers here, it may be called from any goroutine of a test.
 func expect(t *testing.T, c *Cache, s *fakeStore, req Request, version int, source Source) Result {
 	t.Helper()
 	res, err := c.get(t.Context(), s, req)
@@ -166,14 +166,14 @@ func expect(t *testing.T, c *Cache, s *fakeStore, req Request, version int, sour
 	return res
 }
 
-// expectError makes a call and checks the reason for its failure.
+// expectError makes a call and checks the reason of its failure.
 func expectError(t *testing.T, c *Cache, s *fakeStore, req Request, reason secret.Reason) *secret.Error {
 	t.Helper()
 	res, err := c.get(t.Context(), s, req)
 	return checkError(t, res, err, reason)
 }
 
-// checkError returns the error that it has checked, never nil.
+// checkError checks the error and returns it; the result is never nil.
 func checkError(t *testing.T, res Result, err error, reason secret.Reason) *secret.Error {
 	t.Helper()
 	var e *secret.Error

@@ -22,7 +22,7 @@ func TestMaxAge(t *testing.T) {
 		expect(t, c, s, want("a").noOlderThan(time.Hour), 2, Hit)
 		time.Sleep(time.Minute)
 		s.rotate()
-		expect(t, c, s, want("a").noOlderThan(time.Hour), 3, Miss) // never more than the TTL
+		expect(t, c, s, want("a").noOlderThan(time.Hour), 3, Miss) // the TTL also applies
 	})
 }
 
@@ -56,11 +56,11 @@ func TestMaxAgeZeroAtOneInstantIsOneLoad(t *testing.T) {
 	}
 }
 
-// A call that came after a load had begun may not have its outcome, because the
-// secret may have changed between the two; nor may it start a second one in parallel.
+// A call that arrives after a load has begun must not use its outcome, because the secret
+// may have changed in between. It must not start a second load in parallel either.
 func TestMaxAgeTakesTheNextLoad(t *testing.T) {
 	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
-		s.delay = 4 * time.Second // reads the version after 2
+		s.delay = 4 * time.Second // the version is determined after 2 s
 		var wg sync.WaitGroup
 		wg.Go(func() { expect(t, c, s, want("a"), 1, Miss) })
 		time.Sleep(3 * time.Second)
@@ -89,7 +89,7 @@ func TestMaxAgeTakesTheNextLoad(t *testing.T) {
 func TestJoinable(t *testing.T) {
 	arrival := time.Now()
 	for name, tt := range map[string]struct {
-		started time.Duration // after the arrival
+		started time.Duration // since the arrival
 		req     Request
 		want    bool
 	}{
@@ -113,7 +113,7 @@ func TestJoinable(t *testing.T) {
 
 func TestForcedReadsArePaced(t *testing.T) {
 	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
-		expect(t, c, s, want("a").noOlderThan(0), 1, Miss) // the first is not
+		expect(t, c, s, want("a").noOlderThan(0), 1, Miss) // the first load is not paced
 		s.rotate()
 		time.Sleep(100 * time.Millisecond)
 
@@ -131,14 +131,14 @@ func TestForcedReadsArePaced(t *testing.T) {
 				}
 			})
 		}
-		wg.Go(func() { // cannot wait that long, and fails at once
+		wg.Go(func() { // its deadline is too short, so it fails at once
 			res, err := c.getWithin(t, 899*time.Millisecond, s, want("a").noOlderThan(0))
 			e := checkError(t, res, err, secret.ReasonOverloaded)
 			if e.RetryAfter != 900*time.Millisecond || !errors.Is(e, context.DeadlineExceeded) || !time.Now().Equal(began) {
 				t.Errorf("after %v: retry after %v, %v", time.Since(began), e.RetryAfter, e)
 			}
 		})
-		wg.Go(func() { // goes away while it waits
+		wg.Go(func() { // is cancelled while it waits
 			ctx, cancel := context.WithCancel(t.Context())
 			time.AfterFunc(500*time.Millisecond, cancel)
 			res, err := c.get(ctx, s, want("a").noOlderThan(0))
@@ -147,7 +147,7 @@ func TestForcedReadsArePaced(t *testing.T) {
 				t.Errorf("retry after %v, %v", e.RetryAfter, e)
 			}
 		})
-		expect(t, c, s, want("a"), 1, Hit) // those who ask for nothing special do not wait
+		expect(t, c, s, want("a"), 1, Hit) // requests without MaxAge do not wait
 		wg.Wait()
 		if d := time.Since(began); d != 900*time.Millisecond {
 			t.Errorf("waited %v", d)
@@ -162,8 +162,8 @@ func TestForcedReadsArePaced(t *testing.T) {
 	})
 }
 
-// However many ask, the loads that MaxAge forces begin an interval apart; also
-// when the entry is gone, as it may be under pressure.
+// Loads that MaxAge forces begin at least an interval apart, however many callers request
+// them, and also if the entry has been evicted.
 func TestForcedReadsKeepTheirInterval(t *testing.T) {
 	simulated(t, Config{MinReadInterval: 3 * time.Second}, func(t *testing.T, c *Cache, s *fakeStore) {
 		s.delay = 100 * time.Millisecond
@@ -192,7 +192,7 @@ func TestForcedReadsKeepTheirInterval(t *testing.T) {
 	})
 }
 
-// A call that looks again late takes what was read while it waited.
+// A call that looks again after a delay uses a value that was read while it waited.
 func TestMaxAgeCountsFromTheArrival(t *testing.T) {
 	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		arrival := time.Now()
@@ -206,8 +206,8 @@ func TestMaxAgeCountsFromTheArrival(t *testing.T) {
 	})
 }
 
-// A read that the loader had already made is not passed off as a new one, and
-// never takes the place of a newer one.
+// A read that the loader made earlier does not count as new, and never replaces a newer
+// one.
 func TestOldReads(t *testing.T) {
 	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		began := time.Now()

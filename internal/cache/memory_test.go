@@ -12,16 +12,16 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// inUse is the memory of the process's heap that is in use.
+// inUse returns the heap memory in use, in bytes.
 func inUse() float64 {
 	var m runtime.MemStats
 	runtime.GC()
-	runtime.GC() // what has a finalizer or lies in a pool takes a second one
+	runtime.GC() // objects with finalizers or in pools need a second collection
 	runtime.ReadMemStats(&m)
 	return float64(m.HeapAlloc)
 }
 
-// fill reads n secrets into c and selects the value of key in each.
+// fill reads n secrets into c and selects the value of key in each of them.
 func fill(tb testing.TB, c *Cache, secrets int, document, key string) {
 	tb.Helper()
 	for i := range secrets {
@@ -49,9 +49,9 @@ var documents = []struct{ name, text, key string }{
 	{"file of 1 KiB", strings.Repeat("x", 1024), ""},
 }
 
-// BenchmarkMemory measures the memory of a cached secret in addition to its payload, with a hundred
-// thousand of them: all that the heap grows by, from before there is a cache, which
-// is a third larger than it needs to be. Estimated is what MaxBytes counts.
+// BenchmarkMemory measures the memory of a cached secret in addition to its payload, for a
+// hundred thousand secrets. It is the growth of the whole heap, including the cache, which
+// is a third larger than necessary. The metric estimated-B/secret is the size that counts towards MaxBytes.
 func BenchmarkMemory(b *testing.B) {
 	const secrets = 100_000
 	for _, doc := range documents {
@@ -76,8 +76,8 @@ func BenchmarkMemory(b *testing.B) {
 	}
 }
 
-// What MaxBytes bounds is what the entries take. The counters, which are bounded by
-// themselves, and the memory of recent loads, which is forgotten, do not count.
+// MaxBytes bounds the memory of the entries. The counters, which have a fixed size, and
+// the memory of recent loads, which is temporary, do not count.
 func TestBytesAreWhatEntriesTake(t *testing.T) {
 	const secrets = 5_000
 	for _, doc := range documents {
@@ -96,7 +96,7 @@ func TestCountersTakeLittle(t *testing.T) {
 	for _, maxBytes := range []int64{1 << 20, 5 << 20, 64 << 20, 65 << 20, 127 << 20, 128 << 20} {
 		before := inUse()
 		c := newCache(t, Config{MaxBytes: maxBytes})
-		took := inUse() - before - 400<<10 // what every ristretto takes
+		took := inUse() - before - 400<<10 // the fixed size of a ristretto cache
 		if most := float64(maxBytes) * 0.025; took > most {
 			t.Errorf("%d MiB: %.0f bytes of counters, want at most %.0f", maxBytes>>20, took, most)
 		}
@@ -104,7 +104,7 @@ func TestCountersTakeLittle(t *testing.T) {
 	}
 }
 
-// There are as many of them as secrets.
+// There is one entry per secret.
 func TestEntryIsSmall(t *testing.T) {
 	if size := unsafe.Sizeof(entry{}); size > 64 {
 		t.Errorf("an entry takes %d bytes", size)

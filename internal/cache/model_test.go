@@ -15,11 +15,11 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// model is what the answers to one key are held against: when the secret was
-// rotated, and the newest version that any finished call has returned.
+// model is the oracle for the answers to one key: the times at which the secret was
+// rotated, and the newest version that a completed call has returned.
 type model struct {
 	mu      sync.Mutex
-	rotated []time.Time // rotated[v] is when version v+1 came
+	rotated []time.Time // rotated[v] is the time of version v+1
 	newest  int
 }
 
@@ -30,7 +30,7 @@ func (m *model) rotate(s *fakeStore) {
 	m.rotated = append(m.rotated, time.Now())
 }
 
-// versionBefore is the version that every read begun at or after t must see.
+// versionBefore returns the version that every read begun at or after t must return.
 func (m *model) versionBefore(t time.Time) int {
 	v := 0
 	for v < len(m.rotated) && m.rotated[v].Before(t) {
@@ -39,9 +39,9 @@ func (m *model) versionBefore(t time.Time) int {
 	return v
 }
 
-// check runs one call and holds it against the model: no answer older than its
-// TTL, none older than its MaxAge, none older than one that another call had
-// returned before this one began.
+// check makes one call and compares it with the model: no answer may be older than its
+// TTL, older than its MaxAge, or older than an answer that another call returned before
+// this call began.
 func (m *model) check(t *testing.T, req Request, get func() (Result, error)) {
 	m.mu.Lock()
 	floor := m.newest
@@ -78,8 +78,8 @@ func (m *model) check(t *testing.T, req Request, get func() (Result, error)) {
 	m.newest = max(m.newest, version)
 }
 
-// A rotated secret, read by many with all sorts of demands, while its store
-// fails now and then and its entry is dropped or evicted by others.
+// TestModel rotates a secret that many callers read with random requirements, while its
+// store fails at times and its entry is removed or evicted.
 func TestModel(t *testing.T) {
 	var all Stats
 	for seed := range uint64(24) {
@@ -102,7 +102,7 @@ func TestModel(t *testing.T) {
 	}
 }
 
-// upTo returns a duration of more than zero and at most d.
+// upTo returns a positive duration of at most d.
 func upTo(rnd *rand.Rand, d time.Duration) time.Duration {
 	return time.Duration(rnd.Int64N(int64(d))) + 1
 }
@@ -134,7 +134,7 @@ func runModel(t *testing.T, rnd *rand.Rand) Stats {
 		})
 	})
 	k := key("a")
-	// Some runs are calm enough for entries to grow old.
+	// Some runs have few enough calls for entries to grow old.
 	forced, readers := []int{0, 2, 50}[rnd.IntN(3)], []int{4, 40}[rnd.IntN(2)]
 	drops := []time.Duration{4 * time.Second, 5 * length}[rnd.IntN(2)]
 	pressure := []time.Duration{100 * time.Millisecond, 5 * length}[rnd.IntN(2)]
@@ -175,9 +175,9 @@ func runModel(t *testing.T, rnd *rand.Rand) Stats {
 	return c.Stats()
 }
 
-// The same promise on real threads and clocks: a call that reads now sees every
-// rotation that was complete before it began, and no call goes back behind an
-// answer that had been returned before it began.
+// The same guarantee with real threads and clocks: a call with MaxAge zero returns the
+// newest version whose rotation was complete before the call began, and no call returns an
+// older version than one returned before the call began.
 func TestReadNowIsLinearizable(t *testing.T) {
 	c := newCache(t, Config{MinReadInterval: 1, MaxBytes: 16 << 10})
 	var version, newest atomic.Int64
@@ -198,7 +198,7 @@ func TestReadNowIsLinearizable(t *testing.T) {
 					floor = max(floor, version.Load())
 				case 2:
 					version.Add(1)
-				case 3: // others push it out
+				case 3: // other entries evict it
 					_, _ = c.Get(t.Context(), want(fmt.Sprint(n%50)), load)
 				}
 				res, err := c.Get(t.Context(), req, load)

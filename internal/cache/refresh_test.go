@@ -20,12 +20,12 @@ func TestRefreshAhead(t *testing.T) {
 		expectLoads(t, s, 2)
 
 		time.Sleep(1)
-		for range 100 { // none of whom waits
+		for range 100 { // no call waits
 			expect(t, c, s, want("a"), 1, Hit)
 		}
 		time.Sleep(time.Second)
 		synctest.Wait()
-		expectLoads(t, s, 3) // and nothing for what is not asked for
+		expectLoads(t, s, 3) // no refresh of a secret that is not requested
 		if res := expect(t, c, s, want("a"), 2, Hit); time.Until(res.Expires) != 59*time.Second {
 			t.Errorf("expires %v from now", time.Until(res.Expires))
 		}
@@ -35,8 +35,8 @@ func TestRefreshAhead(t *testing.T) {
 	})
 }
 
-// A refresh that cannot be made leaves the entry to its life, and is tried again
-// once the failure is no longer remembered.
+// A failed refresh does not change the entry, and is retried once the failure is no longer
+// remembered.
 func TestRefreshInAnOutage(t *testing.T) {
 	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		expect(t, c, s, want("a"), 1, Miss)
@@ -61,7 +61,7 @@ func TestRefreshInAnOutage(t *testing.T) {
 	})
 }
 
-// A failed read that was not for the sake of the refresh does not bring it on.
+// A failed read that was not a refresh does not start one early.
 func TestRefreshIsNotMadeEarlier(t *testing.T) {
 	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		expect(t, c, s, want("a"), 1, Miss)
@@ -76,8 +76,8 @@ func TestRefreshIsNotMadeEarlier(t *testing.T) {
 	})
 }
 
-// A secret that turns out to be gone or forbidden is no longer answered, though
-// its TTL has not passed.
+// A secret that turns out to be deleted or forbidden is no longer served, although its TTL
+// has not passed.
 func TestRefreshRevokes(t *testing.T) {
 	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		expect(t, c, s, want("a"), 1, Miss)
@@ -93,8 +93,7 @@ func TestRefreshRevokes(t *testing.T) {
 	})
 }
 
-// A very short life does not make the refresh run more often than forced reads
-// may.
+// A very short TTL does not make refreshes more frequent than forced reads may be.
 func TestRefreshIsPaced(t *testing.T) {
 	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		req := want("a")
@@ -113,7 +112,7 @@ func TestRefreshIsPaced(t *testing.T) {
 	})
 }
 
-// Callers whose entry ends while its refresh is under way wait for that one.
+// Callers whose entry expires during its refresh wait for that refresh.
 func TestRefreshIsJoined(t *testing.T) {
 	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		expect(t, c, s, want("a"), 1, Miss)

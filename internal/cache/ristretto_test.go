@@ -13,10 +13,10 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// The tests of this file are named after what ristretto does to those who use it
-// plainly. Each fails if Cache did.
+// The tests of this file are named after properties of ristretto that surprise callers.
+// Each test fails if Cache does not handle its property.
 
-// swapStore gives c another ristretto, which a test can look into.
+// swapStore gives c another ristretto cache, which a test can inspect.
 func swapStore(t *testing.T, c *Cache, change func(*ristretto.Config[uint64, *entry])) {
 	t.Helper()
 	cfg := c.storeConfig()
@@ -29,7 +29,7 @@ func swapStore(t *testing.T, c *Cache, change func(*ristretto.Config[uint64, *en
 	c.store = store
 }
 
-// Set applies a new entry some time later.
+// Set stores a new entry asynchronously.
 func TestRistrettoSetsLate(t *testing.T) {
 	c, s := newCache(t, Config{}), newFakeStore()
 	for i := range 1000 {
@@ -38,7 +38,7 @@ func TestRistrettoSetsLate(t *testing.T) {
 	}
 }
 
-// Of two Sets in a row of a new key, the first one stays.
+// If Set is called twice in a row for a new key, the first entry remains.
 func TestRistrettoFirstSetWins(t *testing.T) {
 	c, s := newCache(t, Config{MinReadInterval: 1}), newFakeStore()
 	for i := range 1000 {
@@ -54,30 +54,30 @@ func TestRistrettoFirstSetWins(t *testing.T) {
 	}
 }
 
-// Set drops what does not fit into its buffer, without telling its callbacks.
+// Set drops entries that do not fit into its buffer, without calling a callback.
 func TestRistrettoDropsSets(t *testing.T) {
 	c, s := newCache(t, Config{}), newFakeStore()
 	expect(t, c, s, want("a"), 1, Miss)
 	s.rotate()
 
-	// What exceeds the bound is rejected, by a callback that does not return.
+	// An entry above the bound is rejected by a callback that does not return.
 	stuck, block := make(chan struct{}), make(chan struct{})
 	release := sync.OnceFunc(func() { close(block) })
-	t.Cleanup(release) // before Close
+	t.Cleanup(release) // runs before Close
 	swapStore(t, c, func(cfg *ristretto.Config[uint64, *entry]) {
 		cfg.MaxCost = 1 << 20
 		cfg.OnReject = func(*ristretto.Item[*entry]) { close(stuck); <-block }
 	})
 	store := c.store
 	store.Set(0, &entry{}, 2<<20)
-	<-stuck                      // the worker stays there
-	const bufferSize = 32 * 1024 // leave one place, for the Del before the Set
+	<-stuck                      // the worker remains in the callback
+	const bufferSize = 32 * 1024 // minus one below, for the Del before the Set
 	for i := range bufferSize - 1 {
 		if !store.Set(uint64(i+1), &entry{}, 1) {
 			t.Fatalf("the buffer is full after %d", i)
 		}
 	}
-	expect(t, c, s, want("a"), 2, Miss) // answered all the same
+	expect(t, c, s, want("a"), 2, Miss) // answered although Set drops the entry
 	if n := c.Stats().DroppedSets; n != 1 {
 		t.Errorf("%d dropped sets", n)
 	}
@@ -87,12 +87,12 @@ func TestRistrettoDropsSets(t *testing.T) {
 	expect(t, c, s, want("a"), 2, Hit)
 }
 
-// TinyLFU refuses new keys when the cache is full of others. All that is at stake
-// is a load: answers are right and failures are remembered.
+// TinyLFU rejects new keys when the cache is full of other keys. This costs only loads:
+// answers are correct and failures are remembered.
 func TestRistrettoRejectsNewKeys(t *testing.T) {
 	simulated(t, Config{MaxBytes: 64 << 10}, func(t *testing.T, c *Cache, s *fakeStore) {
 		s.size = 1000
-		// Every hit is to count, at once.
+		// Every hit counts immediately.
 		swapStore(t, c, func(cfg *ristretto.Config[uint64, *entry]) { cfg.BufferItems = 1 })
 		for i := range 500 { // make some keys hot
 			if _, err := c.get(t.Context(), s, want(fmt.Sprint("hot", i%25))); err != nil {
@@ -123,7 +123,7 @@ func TestRistrettoRejectsNewKeys(t *testing.T) {
 	})
 }
 
-// Under any pressure, an older value never hides a newer one.
+// An older value never hides a newer one, under any pressure.
 func TestRistrettoEvicts(t *testing.T) {
 	simulated(t, Config{MaxBytes: 32 << 10}, func(t *testing.T, c *Cache, s *fakeStore) {
 		s.size = 500
@@ -145,7 +145,7 @@ func TestRistrettoEvicts(t *testing.T) {
 	})
 }
 
-// An entry that is updated in place may grow past the bound of all.
+// An update in place may make an entry grow beyond the bound of the cache.
 func TestRistrettoUpdatesDoNotEvict(t *testing.T) {
 	simulated(t, Config{MaxBytes: 64 << 10}, func(t *testing.T, c *Cache, s *fakeStore) {
 		for i := range 60 {
@@ -162,8 +162,8 @@ func TestRistrettoUpdatesDoNotEvict(t *testing.T) {
 	})
 }
 
-// What is too large is rejected without a word, and the old entry stays. What is
-// nearly so pushes out all others.
+// An entry that is too large is rejected silently, and the old entry remains. An entry
+// that is almost too large evicts all others.
 func TestRistrettoRejectsWhatIsTooLarge(t *testing.T) {
 	for _, size := range []int{8 << 10, 40 << 10} {
 		simulated(t, Config{MaxBytes: 64 << 10}, func(t *testing.T, c *Cache, s *fakeStore) {
@@ -182,8 +182,8 @@ func TestRistrettoRejectsWhatIsTooLarge(t *testing.T) {
 	}
 }
 
-// Expired entries are hidden at once but stay in the heap until a sweep, and a
-// TTL of zero is for ever.
+// Expired entries are hidden at once but remain in the heap until a sweep, and a TTL of
+// zero means no expiry.
 func TestRistrettoKeepsExpiredEntries(t *testing.T) {
 	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		for i := range 100 {
@@ -191,7 +191,7 @@ func TestRistrettoKeepsExpiredEntries(t *testing.T) {
 			expect(t, c, s, want(fmt.Sprint("lent", i)).orStale(time.Minute), 1, Miss)
 		}
 		s.delay = time.Minute
-		req := want("slow") // its TTL has passed to the nanosecond when it is there
+		req := want("slow") // its TTL has passed exactly when the read ends
 		slow := newCache(t, Config{LoadTimeout: time.Hour})
 		expect(t, slow, s, req, 1, Miss)
 		if n := slow.Stats().Entries; n != 0 {
@@ -208,7 +208,7 @@ func TestRistrettoKeepsExpiredEntries(t *testing.T) {
 	})
 }
 
-// A key is kept as 64 bits of hash only, so that two may fall together.
+// ristretto keeps only a 64-bit hash of a key, so two keys may collide.
 func TestRistrettoForgetsKeys(t *testing.T) {
 	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		expect(t, c, s, want("theirs"), 1, Miss)
@@ -247,7 +247,7 @@ func TestRistrettoCloseRacesSet(t *testing.T) {
 	}
 }
 
-// Deleting what is not there calls back with no entry.
+// Deleting an absent key calls the callback without an entry.
 func TestRistrettoExitsNothing(t *testing.T) {
 	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
 		expect(t, c, s, want("a"), 1, Miss)

@@ -9,9 +9,8 @@ import (
 	"time"
 )
 
-// Evicted, rejected, replaced, expired and dropped all at once, with readers who
-// take their time: every answer is whole, and in the end nothing is left of any
-// read.
+// Entries are evicted, rejected, replaced, expired and dropped at the same time, with slow
+// readers: every answer is complete, and at the end no buffer of any read remains.
 func TestWipingUnderPressure(t *testing.T) {
 	c, s := newCache(t, Config{MaxBytes: 32 << 10, MinReadInterval: 1}), &watchedStore{size: 1000}
 	var readers sync.WaitGroup
@@ -50,7 +49,7 @@ func TestWipingUnderPressure(t *testing.T) {
 	c.Close()
 	deadline := time.Now().Add(10 * time.Second)
 	for i, sec := range s.secrets {
-		for sec.Retain() { // an entry's timer may be at it
+		for sec.Retain() { // an entry's timer may still hold a reference
 			sec.Release()
 			if time.Now().After(deadline) {
 				t.Fatalf("read %d of %d is left", i, len(s.secrets))
@@ -60,7 +59,7 @@ func TestWipingUnderPressure(t *testing.T) {
 	}
 }
 
-// A hit costs no memory.
+// A hit does not allocate.
 func TestHitDoesNotAllocate(t *testing.T) {
 	c, s := newCache(t, Config{}), &watchedStore{size: 100}
 	req, load := want("a"), s.loader(key("a"))

@@ -16,18 +16,18 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// watchedStore hands out secrets and keeps their buffers in sight.
+// watchedStore returns secrets and keeps track of their buffers.
 type watchedStore struct {
 	mu      sync.Mutex
 	size    int
 	delay   time.Duration
-	expires time.Duration // after the read
+	expires time.Duration // time from the read to the secret's expiry
 	fail    error         // returned together with the secret
 	bufs    [][]byte
 	secrets []*secret.Secret
 }
 
-// text is what every secret of that key and size holds.
+// text returns the content of every secret with that key and size.
 func text(name string, size int) string {
 	return name + ":" + strings.Repeat("v", max(0, size-len(name)-1))
 }
@@ -54,8 +54,7 @@ func (s *watchedStore) loader(k Key) Loader {
 	}
 }
 
-// expectWiped says which of the reads, by number, have been wiped by now, all
-// others not.
+// expectWiped checks that exactly the reads with these numbers have been wiped.
 func (s *watchedStore) expectWiped(t *testing.T, numbers ...int) {
 	t.Helper()
 	synctest.Wait()
@@ -78,7 +77,7 @@ func (s *watchedStore) expectWiped(t *testing.T, numbers ...int) {
 	}
 }
 
-// ask makes a call and is done with its answer at once.
+// ask makes a call and releases its answer at once.
 func (s *watchedStore) ask(t *testing.T, c *Cache, req Request) {
 	t.Helper()
 	res := s.hold(t, c, req)
@@ -100,14 +99,14 @@ func bubble(t *testing.T, cfg Config, f func(t *testing.T, c *Cache, s *watchedS
 	synctest.Test(t, func(t *testing.T) { f(t, newCache(t, cfg), &watchedStore{size: 100}) })
 }
 
-// bubbleRun is bubble as a subtest.
+// bubbleRun runs bubble as a subtest.
 func bubbleRun(t *testing.T, name string, cfg Config, f func(t *testing.T, c *Cache, s *watchedStore)) {
 	t.Helper()
 	t.Run(name, func(t *testing.T) { bubble(t, cfg, f) })
 }
 
-// An entry is wiped to the instant at which it can no longer be answered: not by
-// the next sweep of ristretto, which here never comes.
+// An entry is wiped exactly when it can no longer be served, not by the next sweep of
+// ristretto, which never runs in this test.
 func TestWipedWhenExpired(t *testing.T) {
 	for name, tt := range map[string]struct {
 		req     Request
@@ -145,7 +144,7 @@ func TestWipedWhenReplaced(t *testing.T) {
 		s.ask(t, c, want("a").noOlderThan(0))
 		s.expectWiped(t, 0)
 		time.Sleep(40 * time.Second)
-		s.ask(t, c, want("b")) // which starts a refresh
+		s.ask(t, c, want("b")) // starts a refresh
 		s.expectWiped(t, 0, 1)
 	})
 }
@@ -177,8 +176,8 @@ func TestWipedWhenClosed(t *testing.T) {
 	})
 }
 
-// However an entry goes, the answers that are being made of it stay whole, and the
-// last of them wipes.
+// Answers that are being made from an entry remain complete however the entry is removed,
+// and the last of them wipes it.
 func TestHeldAnswersAreWhole(t *testing.T) {
 	for name, end := range map[string]func(t *testing.T, c *Cache, s *watchedStore){
 		"expires": func(*testing.T, *Cache, *watchedStore) { time.Sleep(time.Minute) },
@@ -205,7 +204,8 @@ func TestHeldAnswersAreWhole(t *testing.T) {
 	}
 }
 
-// What is never kept is wiped when the last of those who waited for it is done.
+// A value that is never kept is wiped when the last caller that waited for it has released
+// it.
 func TestWipedWhenNotKept(t *testing.T) {
 	for name, prepare := range map[string]func(s *watchedStore) Request{
 		"no TTL":    func(*watchedStore) Request { return Request{Key: key("a"), MaxAge: time.Hour, HasMaxAge: true} },
@@ -224,7 +224,7 @@ func TestWipedWhenNotKept(t *testing.T) {
 			if n := c.Stats().Entries; n != 0 {
 				t.Fatalf("%d entries are kept", n)
 			}
-			for i := range held { // each of its own read where reads are not shared
+			for i := range held { // each has its own read if reads are not shared
 				held[i].Secret.Release()
 			}
 			all := make([]int, len(s.bufs))
@@ -236,7 +236,7 @@ func TestWipedWhenNotKept(t *testing.T) {
 	}
 }
 
-// A shared read that is not kept is whole for the slowest of its readers.
+// A shared read that is not kept remains complete for its slowest reader.
 func TestNotKeptIsWholeForAll(t *testing.T) {
 	bubble(t, Config{MaxBytes: 64 << 10}, func(t *testing.T, c *Cache, s *watchedStore) {
 		s.delay, s.size = time.Second, 10<<10
@@ -257,8 +257,8 @@ func TestNotKeptIsWholeForAll(t *testing.T) {
 	})
 }
 
-// A read that all its callers have given up, that comes with an error, has expired
-// or is older than the cached value is wiped.
+// A read is wiped if all its callers have given up, it was returned with an error, it has
+// expired, or it is older than the cached value.
 func TestWipedWhenNobodyWantsIt(t *testing.T) {
 	tiny := func(t *testing.T, c *Cache, s *watchedStore, req Request) {
 		t.Helper()
