@@ -14,10 +14,10 @@ type Config struct {
 	// cannot be read or is invalid, the Server uses the last valid content.
 	Path     string
 	Identity Identity
-	// Logger gets changes of and problems with the file, never its content. Nil discards
-	// them.
+	// Logger receives the changes of the file and its problems, but never its content. Nil
+	// discards them.
 	Logger *slog.Logger
-	// Now is the clock for signatures and sessions. Nil is time.Now.
+	// Now returns the time for signatures and sessions. Nil means time.Now.
 	Now func() time.Time
 }
 

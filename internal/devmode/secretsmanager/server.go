@@ -17,12 +17,13 @@ import (
 	"github.com/secretbroker/secretbroker/internal/devmode/secretsfile"
 )
 
-// Server is the fake: STS and Secrets Manager by the host of a request. It is safe
-// for concurrent use and starts no goroutine, so there is nothing to close.
+// Server is the fake. It serves STS or Secrets Manager, depending on the host of a
+// request. It is safe for concurrent use and starts no goroutine, so there is nothing to
+// close.
 type Server struct {
 	state atomic.Pointer[State]
 	now   func() time.Time
-	file  *secretsfile.File[document] // nil if the state is in memory alone
+	file  *secretsfile.File[document] // nil if the state is only in memory
 	reads atomic.Int64
 
 	mu       sync.Mutex
@@ -31,8 +32,8 @@ type Server struct {
 
 var _ http.Handler = (*Server)(nil)
 
-// New returns a Server with the given state. now is the clock for signatures and
-// sessions; nil is time.Now.
+// New returns a Server with the given state. now returns the time for signatures and
+// sessions; nil means time.Now.
 func New(state *State, now func() time.Time) (*Server, error) {
 	if now == nil {
 		now = time.Now
@@ -44,7 +45,7 @@ func New(state *State, now func() time.Time) (*Server, error) {
 	return s, nil
 }
 
-// Replace replaces the state for future requests. Sessions stay valid.
+// Replace replaces the state for future requests. Sessions remain valid.
 func (s *Server) Replace(state *State) error {
 	if err := check(state.Regions); err != nil {
 		return err
@@ -60,7 +61,7 @@ func (s *Server) Revoke() {
 	clear(s.sessions)
 }
 
-// Reads is the number of requests for a value that carried a good signature.
+// Reads returns the number of requests for a value that had a valid signature.
 func (s *Server) Reads() int64 { return s.reads.Load() }
 
 // maxBody is the maximum size of a request's body, in bytes.
@@ -99,7 +100,7 @@ func (s *Server) serveSecrets(w http.ResponseWriter, r *http.Request, state *Sta
 	}
 	signer, code := s.authenticate(r, state, "secretsmanager", name, body)
 	if code == "" && signer.role == "" && !state.Identity.Reads {
-		code = "AccessDeniedException" // it may assume the role and do nothing else
+		code = "AccessDeniedException" // the access key may only assume the role
 	}
 	if code != "" {
 		fault(http.StatusBadRequest, code, invalidSignature)
@@ -177,8 +178,8 @@ func (s *Server) authenticate(r *http.Request, state *State, service, region str
 	return signer, sig.verify(r, body, signer.secret, service, region, s.now())
 }
 
-// find looks a secret up as AWS does: by its name, its ARN, or its ARN without the
-// suffix. The secrets of another account than own have no name here.
+// find looks up a secret as AWS does: by its name, its ARN, or its ARN without the suffix.
+// Secrets of accounts other than own cannot be found by name.
 func (r *Region) find(prefix, own, id string) (arn, name string, s *Secret) {
 	for n, other := range r.Secrets {
 		account := cmp.Or(other.Account, own)
@@ -207,7 +208,7 @@ func (s *Secret) serve(w http.ResponseWriter, arn, name, version, stage string) 
 		}
 		out := map[string]any{"ARN": arn, "Name": name, "VersionId": id, "VersionStages": stages, "CreatedDate": 1.8e9}
 		if v.Base64 {
-			out["SecretBinary"], _ = base64.StdEncoding.DecodeString(v.Value) // check has decoded it before
+			out["SecretBinary"], _ = base64.StdEncoding.DecodeString(v.Value) // check has verified that it decodes
 		} else {
 			out["SecretString"] = v.Value
 		}

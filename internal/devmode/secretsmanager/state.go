@@ -10,28 +10,30 @@ import (
 	"time"
 )
 
-// State is everything that the fake knows. A State that has been handed over does not
-// change any more.
+// State is the state of the fake. It must not be modified after it has been passed to New
+// or Replace.
 type State struct {
 	Identity Identity
-	// Regions are Secrets Manager's regions by name.
+	// Regions are the regions of Secrets Manager, keyed by name.
 	Regions map[string]*Region
-	// ErrorNote is appended to the message of every error: a test sets a word that its
+	// ErrorNote is appended to the message of every error. Tests set it to a word that the
 	// client must not repeat.
 	ErrorNote string
 }
 
-// Identity is who may read: the sessions of a role, which an access key may assume.
+// Identity defines the principals that may read: the sessions of a role, which an access
+// key may assume.
 type Identity struct {
 	// SessionToken is required with the access key, if it is not empty.
 	AccessKeyID, SecretAccessKey, SessionToken string
-	// Reads: the access key may read without assuming the role.
+	// Reads is whether the access key may read without assuming the role.
 	Reads bool
-	// RoleARN is the role whose sessions read, and ExternalID what its trust policy
-	// asks for. The secrets are of the role's account.
+	// RoleARN is the role whose sessions may read, and ExternalID the external ID that its
+	// trust policy requires. The secrets belong to the role's account.
 	RoleARN, ExternalID string
-	// WebIdentityToken gives a session of any role of any account, which may read and
-	// assume the role RoleARN; none does if it is empty.
+	// WebIdentityToken is the token that returns a session of any role of any account. The
+	// session may read, and may assume the role RoleARN. If it is empty, no token is
+	// accepted.
 	WebIdentityToken string
 }
 
@@ -43,7 +45,7 @@ type Region struct {
 	Fault string `yaml:"fault"`
 	// Delay is the delay before every answer.
 	Delay time.Duration `yaml:"delay"`
-	// Secrets are the secrets by name.
+	// Secrets are the secrets, keyed by name.
 	Secrets map[string]*Secret `yaml:"secrets"`
 }
 
@@ -56,9 +58,9 @@ type Secret struct {
 	Versions []Version `yaml:"versions"`
 	// Account is the account that shares the secret; the role's account if empty.
 	Account string `yaml:"-"`
-	// Deleted: the secret is scheduled for deletion.
+	// Deleted is whether the secret is scheduled for deletion.
 	Deleted bool `yaml:"deleted"`
-	// Denied: the role has no permission to read it.
+	// Denied is whether the role has no permission to read the secret.
 	Denied bool `yaml:"denied"`
 	// NextRotation is the latest time of the next rotation; zero if there is none.
 	NextRotation time.Time `yaml:"next_rotation"`
@@ -67,7 +69,7 @@ type Secret struct {
 // Version is a value of a secret.
 type Version struct {
 	Value string `yaml:"value"`
-	// Base64 reports that Value is base64 of a binary value.
+	// Base64 is whether Value is the base64 encoding of a binary value.
 	Base64 bool `yaml:"base64"`
 }
 
@@ -120,7 +122,7 @@ func (s *Secret) check(name string) error {
 	return nil
 }
 
-// VersionID is the ID, a UUID, of the version with that index of the secret.
+// VersionID returns the ID, a UUID, of the version of the secret with that index.
 func VersionID(name string, index int) string {
 	h := sha256.Sum256(fmt.Appendf(nil, "%s#%d", name, index))
 	return fmt.Sprintf("%x-%x-4%x-a%x-%x", h[0:4], h[4:6], h[6:8], h[8:10], h[10:16])[:36]

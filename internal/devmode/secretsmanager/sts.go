@@ -21,7 +21,7 @@ type key struct {
 
 const requestID = "c0ffee00-1111-4222-8333-444455556666"
 
-// stsCodes are STS's names of Secrets Manager's errors.
+// stsCodes maps error codes of Secrets Manager to those of STS.
 var stsCodes = map[string]string{
 	"MissingAuthenticationTokenException": "MissingAuthenticationToken",
 	"UnrecognizedClientException":         "InvalidClientTokenId",
@@ -29,8 +29,8 @@ var stsCodes = map[string]string{
 	"InvalidSignatureException":           "SignatureDoesNotMatch",
 }
 
-// serveSTS answers AssumeRole for the one role with the one external ID, and
-// AssumeRoleWithWebIdentity for the one token.
+// serveSTS answers AssumeRole for the configured role and external ID, and
+// AssumeRoleWithWebIdentity for the configured token.
 func (s *Server) serveSTS(w http.ResponseWriter, r *http.Request, state *State, region string, body []byte) {
 	fault := func(status int, code, message string) { stsFault(w, status, code, message+state.ErrorNote) }
 	form, err := url.ParseQuery(string(body))
@@ -63,7 +63,7 @@ func (s *Server) serveSTS(w http.ResponseWriter, r *http.Request, state *State, 
 	s.issue(w, action, role, form.Get("RoleSessionName"), time.Duration(seconds)*time.Second)
 }
 
-// issue writes the keys of a new session, whose secrets are recognizable in a log.
+// issue writes the keys of a new session. Their secrets are recognizable in a log.
 func (s *Server) issue(w http.ResponseWriter, action, role, name string, life time.Duration) {
 	keyID := "ASIA" + rand.Text()[:16]
 	ses := key{secret: "session-secret-" + rand.Text(), token: "session-token-" + rand.Text() + rand.Text(), role: role, ends: s.now().Add(life)}
