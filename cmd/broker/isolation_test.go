@@ -23,10 +23,10 @@ import (
 	"github.com/secretbroker/secretbroker/internal/devmode"
 )
 
-// TestIsolation: many callers, each with a certificate of its own, ask a whole
-// broker for everything at the same time, while the integrations are replaced
-// and the vaults fail. Nobody gets what no grant gives, and nobody who is denied
-// can tell what is there.
+// TestIsolation runs a whole broker with many concurrent callers, each with its own
+// certificate, that request everything while the integrations are replaced and the vaults
+// fail. No caller gets a value without a grant, and no denied caller can determine whether
+// a secret exists.
 func TestIsolation(t *testing.T) {
 	rng := mathrand.New(mathrand.NewPCG(1, 2))
 	var before, after []*isoIntegration
@@ -81,12 +81,12 @@ type isoWorld struct {
 	clients map[string]*client.Client
 	// known are the integrations that may be in force.
 	known           [][]*isoIntegration
-	denied          *client.Error // the error that every denied caller gets
+	denied          *client.Error // the error of every denied caller
 	served, refused atomic.Int32
 }
 
-// reasons returns what a caller may be told of a reference: as many as there may
-// be policies in force.
+// reasons returns the permitted reasons for a reference, one for each policy that may be
+// in force.
 func (w *isoWorld) reasons(who, id string, a isoAsk) []string {
 	var all []string
 	for _, integrations := range w.known {
@@ -112,7 +112,7 @@ func (w *isoWorld) measureDenial(t *testing.T) {
 	}
 }
 
-// call makes random calls and judges what comes back.
+// call makes random calls and checks the results.
 func (w *isoWorld) call(t *testing.T, rng *mathrand.Rand, calls int) {
 	for range calls {
 		who := isoCallers[rng.IntN(len(isoCallers))]
@@ -170,7 +170,7 @@ func (w *isoWorld) resolve(ctx context.Context, t *testing.T, who string, req cl
 func (w *isoWorld) check(ctx context.Context, t *testing.T, who string, req client.CheckRequest, asks map[string]isoAsk) {
 	res, err := w.clients[who].Check(ctx, req)
 	if err != nil {
-		return // it has run out of time
+		return // the time of the call is over
 	}
 	if text := fmt.Sprintf("%+v", res); strings.Contains(text, isoCanary) {
 		t.Errorf("a report holds a value: %s", text)
@@ -187,7 +187,7 @@ func (w *isoWorld) check(ctx context.Context, t *testing.T, who string, req clie
 	}
 }
 
-// judge holds one outcome against the oracle: the reason, empty for a value.
+// judge compares one result with the oracle. reason is empty for a value.
 func (w *isoWorld) judge(t *testing.T, who, id string, a isoAsk, reason string) {
 	reasons := w.reasons(who, id, a)
 	if isDenial(reason) {
@@ -200,11 +200,11 @@ func (w *isoWorld) judge(t *testing.T, who, id string, a isoAsk, reason string) 
 	}
 }
 
-// quiet asks for all that is denied, cached or not, there or not, of vaults that
-// answer and of one that does not: every answer is the same to the letter, and
-// no vault is asked.
+// quiet requests references that are denied, cached or not, existing or not, of vaults
+// that answer and of one that does not. Every error must be identical, and no vault may
+// receive a request.
 func (w *isoWorld) quiet(t *testing.T, rng *mathrand.Rand) {
-	// Reads go on without the callers that began them.
+	// Reads continue after their callers have ended.
 	asynctest.Eventually(t, "no read is under way", func() bool {
 		page := w.get(t, "/metrics")
 		return strings.Contains(page, `secretbroker_store_reads_running{kind="AZURE_KEY_VAULT"} 0`) &&
@@ -234,8 +234,8 @@ func (w *isoWorld) quiet(t *testing.T, rng *mathrand.Rand) {
 	}
 }
 
-// explain: who is no auditor learns nothing, whatever the question, that of its
-// own rights included.
+// explain checks that a caller that is not an auditor learns nothing from any question,
+// even about its own rights.
 func (w *isoWorld) explain(t *testing.T) {
 	questions := []client.ExplainRequest{{}, {Reference: "no reference", IntegrationID: "/", Principal: "/"}}
 	for _, id := range []string{"", "team", isoUnknownID} {

@@ -16,7 +16,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/trust/trusttest"
 )
 
-// What TestIsolation plays with; names are chosen to be mistaken for one another.
+// The data of TestIsolation, with names that are easily confused.
 var (
 	isoVaults    = []string{"alpha-vault", "alpha-vault2", "beta-vault"}
 	isoNames     = []string{"db", "db-1", "db-10", "app"}
@@ -28,7 +28,7 @@ var (
 
 const isoCanary = "canary"
 
-// isoGrant and isoIntegration are what stands in an integration's file.
+// isoGrant and isoIntegration are the content of an integration's file.
 type isoGrant struct{ principals, vaults, secrets, keys []string }
 
 type isoIntegration struct {
@@ -37,7 +37,7 @@ type isoIntegration struct {
 	grants []isoGrant
 }
 
-// isoAsk is one reference, in parts.
+// isoAsk is one reference, split into its parts.
 type isoAsk struct{ vault, name, key string }
 
 func (a isoAsk) text(rng *mathrand.Rand) string {
@@ -51,7 +51,7 @@ func (a isoAsk) text(rng *mathrand.Rand) string {
 	return s
 }
 
-// value is what the embedded vault has there.
+// value returns the value of the reference in the embedded vault.
 func (a isoAsk) value() string {
 	if a.key != "" {
 		return strings.Join([]string{isoCanary, a.vault, a.name, a.key}, "|")
@@ -63,9 +63,8 @@ func (a isoAsk) value() string {
 	return "{" + strings.Join(members, ",") + "}"
 }
 
-// reason is what the documentation says of a caller's reference: empty if it is
-// to be answered. path.Match reads these patterns as they are meant: "*" stops
-// at "/".
+// reason returns the documented reason for refusing a caller's reference, or "" if it must
+// be answered. path.Match implements these patterns: "*" does not match "/".
 func (in *isoIntegration) reason(who string, a isoAsk) string {
 	reason := client.ReasonAccessDenied
 	matches := func(patterns []string, s string) bool {
@@ -119,7 +118,7 @@ func randomIntegration(rng *mathrand.Rand, id string) *isoIntegration {
 	return in
 }
 
-// yaml writes the integration like the sample one.
+// yaml returns the integration's file, based on the sample one.
 func (in *isoIntegration) yaml(env *devmode.Environment, sample string) string {
 	settings, _, _ := strings.Cut(sample, "\ngrants:")
 	_, settings, _ = strings.Cut(settings, "\nkind:")
@@ -150,7 +149,7 @@ func (in *isoIntegration) yaml(env *devmode.Environment, sample string) string {
 	return strings.ReplaceAll(b.String(), `\"`, `"`)
 }
 
-// writeIsoSecrets fills the embedded vaults.
+// writeIsoSecrets writes the secrets of the embedded vaults.
 func writeIsoSecrets(env *devmode.Environment) error {
 	b := strings.Builder{}
 	fmt.Fprintln(&b, "vaults:")
@@ -164,7 +163,7 @@ func writeIsoSecrets(env *devmode.Environment) error {
 }
 
 func writeIsoIntegrations(env *devmode.Environment, sample string, integrations []*isoIntegration) error {
-	for i, in := range integrations { // ids that differ in case only would be one file to some systems
+	for i, in := range integrations { // on some systems, ids that differ only in case would be the same file
 		if err := replace(filepath.Join(filepath.Dir(env.IntegrationFile), fmt.Sprintf("isolation-%d.yaml", i)), in.yaml(env, sample)); err != nil {
 			return err
 		}
@@ -172,14 +171,14 @@ func writeIsoIntegrations(env *devmode.Environment, sample string, integrations 
 	return nil
 }
 
-// isoIdentity is where the certificate of one of isoCallers lies.
+// isoIdentity returns the paths of the certificate and key of one of isoCallers.
 func isoIdentity(env *devmode.Environment, caller int) devmode.Identity {
 	file := filepath.Join(env.Dir, fmt.Sprintf("caller-%d", caller))
 	return devmode.Identity{CertFile: file + ".pem", KeyFile: file + "-key.pem", ID: isoCallers[caller]}
 }
 
-// issueIsoCertificates makes the certificates of isoCallers by an authority that
-// the broker takes beside that of development mode.
+// issueIsoCertificates issues the certificates of isoCallers by an authority that the
+// broker trusts in addition to that of development mode.
 func issueIsoCertificates(t testing.TB, env *devmode.Environment, clientCAs string) {
 	t.Helper()
 	ca := trusttest.NewCA(t, "clients")

@@ -20,8 +20,9 @@ import (
 	"github.com/secretbroker/secretbroker/internal/devmode"
 )
 
-// TestReadinessFallsFirst: a broker that was told to end says so and answers on,
-// old connections and new ones. A second signal does not wait.
+// TestReadinessFallsFirst: a broker that has received a signal to end reports that it is
+// not ready and continues to answer, on old and new connections. After a second signal it
+// does not wait.
 func TestReadinessFallsFirst(t *testing.T) {
 	env := newEnvironment(t)
 	set(t, env.ConfigFile, "shutdown", "{drain_delay: 5m}")
@@ -44,8 +45,8 @@ func TestReadinessFallsFirst(t *testing.T) {
 	}
 }
 
-// endDuringCall starts a broker whose vault answers after delay, and tells it to end
-// while a call is under way. answered gets what comes of the call.
+// endDuringCall starts a broker whose vault answers after delay, and signals it to end
+// during a call. answered receives the result of the call.
 func endDuringCall(t *testing.T, env *devmode.Environment, delay string) (b *served, answered <-chan error) {
 	t.Helper()
 	if err := edit(env.SecretsFile, "  your-key-vault-name:\n", "  your-key-vault-name:\n    delay: "+delay+"\n"); err != nil {
@@ -63,7 +64,7 @@ func endDuringCall(t *testing.T, env *devmode.Environment, delay string) (b *ser
 	return b, result
 }
 
-// TestCallsUnderWayFinish although the broker takes no more.
+// TestCallsUnderWayFinish: active calls complete although the broker accepts no new ones.
 func TestCallsUnderWayFinish(t *testing.T) {
 	env := newEnvironment(t)
 	b, answered := endDuringCall(t, env, "1s")
@@ -82,7 +83,8 @@ func TestCallsUnderWayFinish(t *testing.T) {
 	}
 }
 
-// TestCallsThatDoNotFinishAreCut after shutdown.timeout.
+// TestCallsThatDoNotFinishAreCut: calls that are still active after shutdown.timeout are
+// cut off.
 func TestCallsThatDoNotFinishAreCut(t *testing.T) {
 	env := newEnvironment(t)
 	set(t, env.ConfigFile, "shutdown", "{drain_delay: 0s, timeout: 1s}")
@@ -95,8 +97,8 @@ func TestCallsThatDoNotFinishAreCut(t *testing.T) {
 	}
 }
 
-// TestRollingRestart restarts two brokers in turn under load. Each caller asks
-// one, and the other where that fails: no call fails.
+// TestRollingRestart restarts two brokers in turn under load. Each caller calls one of
+// them and, if that fails, the other one: no call fails.
 func TestRollingRestart(t *testing.T) {
 	env := newEnvironment(t)
 	var brokers [2]*served
@@ -109,7 +111,7 @@ func TestRollingRestart(t *testing.T) {
 		set(t, file, "audit", fmt.Sprintf("{file: audit-%d.jsonl}", i))
 		set(t, file, "shutdown", "{drain_delay: 100ms}")
 		brokers[i] = startServed(t, env, file)
-		set(t, file, "listen", brokers[i].addr) // the next one is found at the same address
+		set(t, file, "listen", brokers[i].addr) // the next broker listens on the same address
 		clients[i] = brokers[i].client(t, 1)
 	}
 	ctx, stop := context.WithCancel(t.Context())
@@ -133,7 +135,7 @@ func TestRollingRestart(t *testing.T) {
 			}
 		})
 	}
-	more := func(n int64) { // callers get on
+	more := func(n int64) { // waits for n further answers
 		t.Helper()
 		goal := answered.Load() + n
 		asynctest.Eventually(t, "calls are answered", func() bool { return answered.Load() >= goal || failed.Load() > 0 })
@@ -146,7 +148,7 @@ func TestRollingRestart(t *testing.T) {
 				t.Errorf("ended with %v\n%s", brokers[i].err, brokers[i].log.String())
 			}
 			brokers[i] = startServed(t, env, file)
-			// Until its connection is back a client fails at once, with backoff.
+			// Until it has reconnected, a client fails at once, with backoff.
 			asynctest.Eventually(t, "the client is back", func() bool { _, err := clients[i].Resolve(t.Context(), sample); return err == nil })
 		}
 	}
@@ -155,7 +157,8 @@ func TestRollingRestart(t *testing.T) {
 	callers.Wait()
 }
 
-// TestOneBrokenIntegration at the start: the others serve, and readiness names it.
+// TestOneBrokenIntegration: a broken integration at the start does not affect the others,
+// and the readiness names it.
 func TestOneBrokenIntegration(t *testing.T) {
 	env := newEnvironment(t)
 	if err := os.WriteFile(filepath.Join(filepath.Dir(env.IntegrationFile), "broken.yaml"), []byte("id: broken\nkind: NO_SUCH_STORE\n"), 0o600); err != nil {
@@ -178,8 +181,8 @@ func TestOneBrokenIntegration(t *testing.T) {
 	}
 }
 
-// TestReloadOfSettings: some settings take effect, others wait for a restart and
-// are named, and a faulty file changes nothing.
+// TestReloadOfSettings: some settings take effect, others require a restart and are
+// listed, and an invalid file changes nothing.
 func TestReloadOfSettings(t *testing.T) {
 	env := newEnvironment(t)
 	b := startServed(t, env, env.ConfigFile)
@@ -239,7 +242,7 @@ func TestReloadOfSettings(t *testing.T) {
 	}
 }
 
-// TestServiceManager: what systemd hears of a broker's life.
+// TestServiceManager checks the notifications that systemd receives from a broker.
 func TestServiceManager(t *testing.T) {
 	env := newEnvironment(t)
 	socket := filepath.Join(t.TempDir(), "s")

@@ -18,7 +18,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
 )
 
-// get returns what the admin endpoint says.
+// get returns the status and body of a path of the admin endpoint.
 func (r *replica) get(t *testing.T, path string) (int, string) {
 	t.Helper()
 	res, err := http.Get("http://" + r.admin + path)
@@ -41,8 +41,8 @@ func reasonOf(err error) string {
 	return ""
 }
 
-// A broker without its database says so at once, answers on for max_outage, and
-// then refuses until it is back.
+// A broker without its database reports this at once, continues to answer for max_outage,
+// and then refuses calls until the database is back.
 func TestOutageOfTheDatabase(t *testing.T) {
 	c := newCluster(t, 1, "max_outage: 3s")
 	c.create("cspi-0")
@@ -78,9 +78,9 @@ func TestOutageOfTheDatabase(t *testing.T) {
 	}
 }
 
-// A broker that was stopped for seconds looks at the database before it answers a
-// call by what it knew before: calls that arrive meanwhile are all refused when the
-// grant is gone.
+// A broker that was stopped for seconds queries the database before it answers a call from
+// its previous state: if the grant was removed, it refuses all calls that arrived in the
+// meantime.
 func TestStoppedBroker(t *testing.T) {
 	c := newCluster(t, 1)
 	c.create("cspi-0")
@@ -104,7 +104,7 @@ func TestStoppedBroker(t *testing.T) {
 	for i := range calls {
 		go func() { answers <- ask(context.Background(), clients[i%len(clients)], "cspi-0") }()
 	}
-	<-time.After(200 * time.Millisecond) // they are in the broker's sockets by then
+	<-time.After(200 * time.Millisecond) // by then, the calls are in the broker's sockets
 	if err := r.cmd.Process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +122,7 @@ func TestStoppedBroker(t *testing.T) {
 	}
 }
 
-// Keys are exchanged while brokers run: each step is a changed file and a SIGHUP.
+// Keys are replaced while brokers run: each step is a changed file and a SIGHUP.
 func TestKeysAreExchangedWhileRunning(t *testing.T) {
 	c := newCluster(t, 2)
 	c.create("cspi-0")
@@ -159,7 +159,7 @@ func TestKeysAreExchangedWhileRunning(t *testing.T) {
 		cl := c.client(nil, r)
 		c.await("the credential opens", func() bool { return ask(t.Context(), cl, "cspi-0") == nil })
 	}
-	// A start has nothing but the new key.
+	// A restarted broker has only the new key.
 	r := c.replicas[0]
 	c.stop(r, syscall.SIGTERM)
 	c.start(r)

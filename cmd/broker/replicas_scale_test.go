@@ -17,8 +17,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/devmode"
 )
 
-// vaultOf is the content of a Key Vault with so many secrets, which takes its
-// time.
+// vaultOf returns the content of a slow Key Vault with this number of secrets.
 func vaultOf(secrets int) string {
 	var b strings.Builder
 	b.WriteString("vaults:\n  your-key-vault-name:\n    delay: 20ms\n    secrets:\n")
@@ -28,7 +27,7 @@ func vaultOf(secrets int) string {
 	return b.String()
 }
 
-// restart is what a connector asks when it starts: five secrets at once.
+// restart makes the call of a starting connector, for five secrets at once.
 func restart(ctx context.Context, cl *client.Client, integration, first, secrets int) error {
 	configs := make(map[string]string, 5)
 	for i := range 5 {
@@ -41,8 +40,8 @@ func restart(ctx context.Context, cl *client.Client, integration, first, secrets
 	return err
 }
 
-// Reads of the store against replicas, for docs/scaling.md: what a client's way of
-// choosing a replica costs the store.
+// The number of store reads by the number of replicas, for docs/scaling.md: how many reads
+// each balancing policy of a client causes.
 func TestReadsAgainstReplicas(t *testing.T) {
 	const integrations, secrets, calls = 12, 5, 240
 	for _, replicas := range []int{1, 3, 5} {
@@ -67,7 +66,7 @@ func TestReadsAgainstReplicas(t *testing.T) {
 			})
 		}
 		for _, balance := range []client.Balance{client.BalanceIntegration, client.BalanceRoundRobin} {
-			for _, r := range c.replicas { // with empty caches
+			for _, r := range c.replicas { // to empty the caches
 				c.stop(r, os.Interrupt)
 				c.start(r)
 			}
@@ -86,7 +85,7 @@ func TestReadsAgainstReplicas(t *testing.T) {
 			if balance == client.BalanceRoundRobin {
 				most *= int64(replicas)
 			} else if replicas > 1 {
-				most += most / 2 // on a busy machine a connection may be late, and its calls go elsewhere
+				most += most / 2 // on a busy machine a connection may be late, and its calls use other replicas
 			}
 			if reads < integrations*secrets || reads > most {
 				t.Errorf("%d replicas, %s: %d reads, want at most %d", replicas, balance, reads, most)
@@ -95,8 +94,7 @@ func TestReadsAgainstReplicas(t *testing.T) {
 	}
 }
 
-// Ten thousand connectors that start at once, for docs/scaling.md, against what
-// the model there says.
+// Ten thousand connectors that start at once, compared with the model in docs/scaling.md.
 func TestHerdOfConnectors(t *testing.T) {
 	if os.Getenv("SECRETBROKER_SCALING") == "" {
 		t.Skip("a measurement: make scaling runs it")
@@ -110,7 +108,7 @@ func TestHerdOfConnectors(t *testing.T) {
 		c.create(fmt.Sprintf("cspi-%d", i))
 	}
 	for _, balance := range []client.Balance{client.BalanceIntegration, client.BalanceRoundRobin} {
-		for _, r := range c.replicas { // with empty caches
+		for _, r := range c.replicas { // to empty the caches
 			c.stop(r, os.Interrupt)
 			c.start(r)
 		}
@@ -137,7 +135,7 @@ func TestHerdOfConnectors(t *testing.T) {
 	}
 }
 
-// herd makes all calls at once and returns when each was answered, sorted.
+// herd makes all calls at once and returns the times at which they were answered, sorted.
 func herd(n int, clients []*client.Client, call func(int, *client.Client) error) (took time.Duration, answered []time.Duration, failed int64) {
 	var callers sync.WaitGroup
 	var failures atomic.Int64
@@ -160,7 +158,7 @@ func herd(n int, clients []*client.Client, call func(int, *client.Client) error)
 	return answered[n-1], answered, failures.Load()
 }
 
-// steady is how many such calls are answered a second, when none waits.
+// steady returns the number of such calls per second that are answered when no call waits.
 func steady(clients []*client.Client, integrations, secrets int) float64 {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()

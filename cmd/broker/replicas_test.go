@@ -31,15 +31,15 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// cluster is brokers as processes of their own, on one PostgreSQL server and one
-// Key Vault.
+// cluster is a group of brokers, each in its own process, with one PostgreSQL server and
+// one Key Vault.
 type cluster struct {
 	*devmode.Environment
 	t        *testing.T
 	postgres *pgtest.Server
-	store    *sqlstore.Store // the test's way to the integrations
+	store    *sqlstore.Store // the test's access to the integrations
 	replicas []*replica
-	document string // of an integration, with ID in place of its id
+	document string // of an integration, with the placeholder ID as its id
 }
 
 // replica is one of the brokers.
@@ -49,7 +49,7 @@ type replica struct {
 	log                 *os.File
 }
 
-// more are further lines of the section registry.
+// newCluster starts a cluster. more are additional lines of the section registry.
 func newCluster(t *testing.T, replicas int, more ...string) *cluster {
 	t.Helper()
 	env, err := devmode.Start(t.Context(), devmode.Options{
@@ -119,8 +119,8 @@ func (c *cluster) newReplica(i int, more []string) *replica {
 	return r
 }
 
-// freeAddr is an address to listen on, below the ports that the system gives to
-// outgoing connections: while a replica is away none takes it.
+// freeAddr returns an address to listen on. Its port is below those that the system
+// assigns to outgoing connections, so it remains free while a replica is stopped.
 func freeAddr(t *testing.T) string {
 	t.Helper()
 	for range 100 {
@@ -150,7 +150,7 @@ func (c *cluster) start(r *replica) {
 	c.await("a replica is ready", func() bool { return r.readyz() == http.StatusOK })
 }
 
-// text is what the replica has logged.
+// text returns the log of the replica.
 func (r *replica) text() string {
 	b, _ := os.ReadFile(r.log.Name())
 	return string(b)
@@ -188,7 +188,7 @@ func (c *cluster) await(what string, is func() bool) {
 	}
 }
 
-// create makes an integration whose credential is stored.
+// create creates an integration whose credential is stored.
 func (c *cluster) create(id string) {
 	c.t.Helper()
 	credential, err := os.ReadFile(c.ClientSecretFile)
@@ -204,7 +204,7 @@ func (c *cluster) create(id string) {
 	}
 }
 
-// client is one of replicas, or of all.
+// client returns a client of these replicas or, without any, of all.
 func (c *cluster) client(change func(*client.Config), replicas ...*replica) *client.Client {
 	c.t.Helper()
 	cfg := client.Config{CAFile: c.CAFile, CertFile: c.Worker.CertFile, KeyFile: c.Worker.KeyFile, ServerName: "localhost"}
@@ -222,7 +222,7 @@ func (c *cluster) client(change func(*client.Config), replicas ...*replica) *cli
 	return cl
 }
 
-// ask is one connector's call.
+// ask makes one call of a connector.
 func ask(ctx context.Context, cl *client.Client, integration string) error {
 	res, err := cl.Resolve(ctx, client.Request{
 		IntegrationID: integration, Connector: "sink-1",
@@ -237,7 +237,7 @@ func ask(ctx context.Context, cl *client.Client, integration string) error {
 	return nil
 }
 
-// load is callers that never stop asking.
+// load is a group of callers that call continuously.
 type load struct {
 	answered atomic.Int64
 	mu       sync.Mutex
@@ -273,7 +273,7 @@ func (c *cluster) load(integrations int, clients ...*client.Client) *load {
 	return l
 }
 
-// during runs what happens under load and returns how many calls failed.
+// during calls do under load and returns the number of calls that failed.
 func (l *load) during(t *testing.T, what string, do func()) {
 	t.Helper()
 	l.mu.Lock()
@@ -293,8 +293,8 @@ func (l *load) during(t *testing.T, what string, do func()) {
 	}
 }
 
-// Three replicas under load: restarted one after the other, killed, without their
-// database; and a grant that is revoked.
+// Three replicas under load: they are restarted one after the other, killed, and cut off
+// from their database, and a grant is revoked.
 func TestReplicasUnderLoad(t *testing.T) {
 	c := newCluster(t, 3)
 	const integrations = 12
@@ -312,7 +312,7 @@ func TestReplicasUnderLoad(t *testing.T) {
 		c.await("all replicas have the integrations", func() bool { return ask(t.Context(), direct, fmt.Sprintf("cspi-%d", integrations-1)) == nil })
 	}
 	pause := func() { <-time.After(time.Second) }
-	l := c.load(integrations, clients(1)...) // nothing is tried again
+	l := c.load(integrations, clients(1)...) // no retries
 	l.during(t, "steady", pause)
 	l.during(t, "rolling restart", func() {
 		for _, r := range c.replicas {
@@ -344,7 +344,7 @@ func TestReplicasUnderLoad(t *testing.T) {
 	c.checkRevocation()
 }
 
-// checkUsage expects what all replicas have seen, in one account.
+// checkUsage checks that the usage of all replicas is recorded together.
 func (c *cluster) checkUsage(l *load, integrations int) {
 	c.t.Helper()
 	c.await("usage is written down", func() bool {
@@ -358,8 +358,8 @@ func (c *cluster) checkUsage(l *load, integrations int) {
 	}
 }
 
-// checkRevocation takes a grant away and measures until when each replica still
-// honours it.
+// checkRevocation removes a grant and measures how long each replica continues to apply
+// it.
 func (c *cluster) checkRevocation() {
 	c.t.Helper()
 	var waiting sync.WaitGroup
