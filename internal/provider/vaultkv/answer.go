@@ -13,7 +13,7 @@ import (
 // unversioned is the version of a secret that has no versions.
 const unversioned = "unversioned"
 
-// kv2Data is what the version 2 of the KV engine answers.
+// kv2Data is the "data" member of a response of the KV version 2 engine.
 type kv2Data struct {
 	Data     json.RawMessage `json:"data"`
 	Metadata struct {
@@ -23,9 +23,9 @@ type kv2Data struct {
 	} `json:"metadata"`
 }
 
-// kv2 makes a secret of the answer of a KV version 2 engine that was asked for a
-// version, "" for the current one. The answer names no secret; that of another
-// version is refused.
+// kv2 converts a response of the KV version 2 engine to a secret. version is the
+// version that the request asked for, "" for the current one. The response does not
+// name the secret. kv2 refuses a response with another version.
 func (a *answer) kv2(host, version string, now time.Time) (*secret.Secret, error) {
 	var d kv2Data
 	if err := json.Unmarshal(a.Data, &d); err != nil || d.Metadata.Version < 1 || a.wrapped() {
@@ -43,7 +43,8 @@ func (a *answer) kv2(host, version string, now time.Time) (*secret.Secret, error
 	return secret.New(got, a.began, expires, bytes.Clone(d.Data)), nil
 }
 
-// fault says why a version cannot be used. One whose deletion lies ahead can.
+// fault returns the reason why a version cannot be used, nil if there is none. A
+// version whose deletion is scheduled for the future can be used.
 func (d *kv2Data) fault(host string, now time.Time) error {
 	deleted, err := time.Parse(time.RFC3339Nano, d.Metadata.DeletionTime)
 	switch {
@@ -56,8 +57,9 @@ func (d *kv2Data) fault(host string, now time.Time) error {
 	}
 }
 
-// kv1 makes a secret of the answer of a KV version 1 engine. Its lease is a hint,
-// worth something only if the secret's own ttl field has set it.
+// kv1 converts a response of the KV version 1 engine to a secret. The lease of the
+// response limits the secret's life only if the secret has a ttl field; otherwise the
+// engine returns a default that means nothing.
 func (a *answer) kv1(host string) (*secret.Secret, error) {
 	if !isObject(a.Data) || a.LeaseID != "" || a.wrapped() {
 		return nil, somethingElse(host, "no answer of a KV version 1 engine; check the mount's engine in vault.mounts")
@@ -78,8 +80,8 @@ func (a *answer) kv1(host string) (*secret.Secret, error) {
 	return secret.New(unversioned, a.began, expires, bytes.Clone(a.Data)), nil
 }
 
-// dynamic makes a secret of a credential that an engine has made, which ends with
-// its lease or with the token that it was asked for with.
+// dynamic converts a credential that an engine has generated to a secret. The secret
+// expires with its lease, or with the token that requested it if that is earlier.
 func (a *answer) dynamic(host string, ses *session) (*secret.Secret, error) {
 	if !isObject(a.Data) || a.wrapped() {
 		return nil, somethingElse(host, "no answer of a secrets engine")
@@ -91,9 +93,9 @@ func (a *answer) dynamic(host string, ses *session) (*secret.Secret, error) {
 	return secret.New(version, a.began, a.ends(ses), bytes.Clone(a.Data)), nil
 }
 
-// ends says until when a credential can be relied on: a little less than its
-// lease, or than the token lives. Static roles have no lease, but the time until
-// their next rotation.
+// ends returns until when a credential can be used: until a little before the end of
+// its lease or of the token. A static role has no lease; its credential can be used
+// until the next rotation.
 func (a *answer) ends(ses *session) time.Time {
 	d := seconds(a.LeaseDuration)
 	if a.LeaseID == "" {
@@ -115,13 +117,16 @@ func (a *answer) ends(ses *session) time.Time {
 	return end
 }
 
-// margin is how long before its end a lease or token is no longer relied on.
+// margin returns how long before its end the broker stops using a lease or token of
+// duration d.
 func margin(d time.Duration) time.Duration { return min(d/10, time.Minute) }
 
-// wrapped: the answer is a wrapping token, which was not requested.
+// wrapped reports whether the response is a wrapping token. The client never requests
+// one.
 func (a *answer) wrapped() bool { return isObject(a.WrapInfo) }
 
-// seconds bounds what a server may claim.
+// seconds converts n to a duration and limits it, because a server may send any
+// value.
 func seconds(n int64) time.Duration {
 	return time.Duration(min(max(n, 0), 100*365*24*3600)) * time.Second
 }

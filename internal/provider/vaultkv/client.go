@@ -15,15 +15,15 @@ import (
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 )
 
-// client speaks the protocol. It is safe for concurrent use. Its errors are
-// *statusError or of the transport, and quote nothing of an answer.
+// client speaks the HTTP API of Vault. It is safe for concurrent use. Its errors are
+// *statusError or errors of the transport, and quote nothing from a response.
 type client struct {
 	http      *http.Client
 	address   string // "https://HOST:PORT"
 	namespace string
 }
 
-// answer is what the server says to a request that it grants.
+// answer is a successful response.
 type answer struct {
 	RequestID     string          `json:"request_id"`
 	LeaseID       string          `json:"lease_id"`
@@ -33,37 +33,39 @@ type answer struct {
 	WrapInfo      json.RawMessage `json:"wrap_info"`
 	Auth          *grant          `json:"auth"`
 
-	began time.Time // when it was asked for
+	began time.Time // when the request was sent
 }
 
-// grant is what logging in and renewing give.
+// grant is the part of a response that describes a token, after a login or a renewal.
 type grant struct {
 	ClientToken   string `json:"client_token"`
-	LeaseDuration int64  `json:"lease_duration"` // seconds; 0 for no end
+	LeaseDuration int64  `json:"lease_duration"` // seconds; 0 means no end
 	Renewable     bool   `json:"renewable"`
 }
 
-// wipe overwrites what it can of the values.
+// wipe overwrites the values that it can reach.
 func (a *answer) wipe() { clear(a.Data[:cap(a.Data)]) }
 
-// statusError is an answer that is none: an HTTP status, and what the log may be
-// told of it.
+// statusError is an error response: its HTTP status, and the details that are safe to
+// log.
 type statusError struct {
 	status     int
 	retryAfter time.Duration
-	// gone is set of a KV version 2 secret whose version was deleted: a 404 with
-	// its metadata.
+	// gone is the metadata of a KV version 2 secret whose version was deleted. The
+	// server sends it with a 404.
 	gone *answer
-	// misplaced: the server warns that the path is not one of its KV version.
+	// misplaced means that the server warned that the path belongs to the other KV
+	// version.
 	misplaced bool
 }
 
 func (e *statusError) Error() string { return fmt.Sprintf("HTTP %d", e.status) }
 
-// errNoProtocol is an answer of 200 that is not the protocol's.
+// errNoProtocol is the error for a 200 response that does not follow Vault's
+// protocol.
 var errNoProtocol = egress.AnswerError("vaultkv: the answer is not one of Vault's")
 
-// read gets a path, and once more if a second try may help.
+// read requests a path, and repeats the request once if that may help.
 func (c *client) read(ctx context.Context, token, path, query string) (*answer, error) {
 	a, err := c.do(ctx, http.MethodGet, token, path, query, nil)
 	if !worthRepeating(err) {
@@ -91,7 +93,7 @@ func worthRepeating(err error) bool {
 	}
 }
 
-// do sends one request, with body as JSON unless it is nil.
+// do sends one request. The body is sent as JSON unless it is nil.
 func (c *client) do(ctx context.Context, method, token, path, query string, body any) (*answer, error) {
 	var content io.Reader
 	if body != nil {
@@ -111,7 +113,7 @@ func (c *client) do(ctx context.Context, method, token, path, query string, body
 	if err != nil {
 		return nil, errors.New("vaultkv: no request can be made of the path")
 	}
-	r.Header.Set("X-Vault-Request", "true") // asked for by proxies and agents
+	r.Header.Set("X-Vault-Request", "true") // proxies and agents may require it
 	if token != "" {
 		r.Header.Set("X-Vault-Token", token)
 	}
@@ -127,7 +129,7 @@ func (c *client) do(ctx context.Context, method, token, path, query string, body
 		return nil, err
 	}
 	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body) // which the transport has bounded
+	b, err := io.ReadAll(resp.Body) // the transport limits the size
 	if err != nil {
 		return nil, err
 	}

@@ -7,7 +7,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 )
 
-// exceptions hold for every server.
+// exceptions are the cases of the suite that no Vault server can pass, with the
+// reason.
 func exceptions() map[string]string {
 	return map[string]string{
 		"binary":        "a KV secret is a JSON object",

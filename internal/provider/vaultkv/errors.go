@@ -14,18 +14,18 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// The server's error texts may repeat what was sent. So nothing of an error answer
-// goes further than its status.
+// The server's error texts may repeat parts of the request. The errors of this
+// package therefore contain only the status of an error response.
 
 var advice = egress.Advice{CAFile: "vault.ca_file", PrivateEndpoint: "vault.private_endpoint or vault.dial", Store: "Vault"}
 
-// isDenied reports whether the server's word was 403.
+// isDenied reports whether the server answered 403.
 func isDenied(err error) bool {
 	var e *statusError
 	return errors.As(err, &e) && e.status == http.StatusForbidden
 }
 
-// explainRead makes the error of a read.
+// explainRead returns the error for a failed read.
 func explainRead(ctx context.Context, host string, err error) *secret.Error {
 	var known *secret.Error
 	if errors.As(err, &known) {
@@ -62,7 +62,7 @@ func explainMissing(host string, e *statusError) *secret.Error {
 		"Vault %s has no secret of that path, or not that version of it; fix the reference, which has no data/ after the mount", host).WithCause(e)
 }
 
-// explainLogin makes the error of a login.
+// explainLogin returns the error for a failed login.
 func explainLogin(ctx context.Context, host string, auth Auth, err error) *secret.Error {
 	var known *secret.Error
 	if errors.As(err, &known) {
@@ -81,7 +81,8 @@ func explainLogin(ctx context.Context, host string, auth Auth, err error) *secre
 	}
 }
 
-// explainStatus makes the error of a status that means the same everywhere.
+// explainStatus returns the error for a status that means the same for reads and
+// logins.
 func explainStatus(host, who string, err *statusError) *secret.Error {
 	e := &secret.Error{Reason: secret.ReasonStoreUnavailable, Cause: err, RetryAfter: err.retryAfter}
 	switch {
@@ -103,7 +104,7 @@ func explainStatus(host, who string, err *statusError) *secret.Error {
 	return e
 }
 
-// explainOutage makes the error of a request that got no answer that can be used.
+// explainOutage returns the error for a request that got no usable response.
 func explainOutage(ctx context.Context, host, who string, err error) *secret.Error {
 	if cut := ctx.Err(); cut != nil {
 		return secret.Errorf(secret.ReasonStoreUnavailable, "%s %s took longer than the request could wait", who, host).WithCause(cut)
@@ -112,7 +113,7 @@ func explainOutage(ctx context.Context, host, who string, err error) *secret.Err
 	switch {
 	case errors.As(err, new(egress.AnswerError)):
 		return somethingElse(host, "no answer of Vault")
-	case o.MissingHost != "" && o.MissingHost == hostname(host): // and not a proxy's
+	case o.MissingHost != "" && o.MissingHost == hostname(host): // the store's own name, not a proxy's
 		return secret.Errorf(secret.ReasonStoreNotFound, "there is no server %s: its name does not exist in the DNS; check vault.address", host).WithCause(o.Cause)
 	case o.Text == "":
 		o.Text = "cannot be reached"
@@ -120,7 +121,7 @@ func explainOutage(ctx context.Context, host, who string, err error) *secret.Err
 	return secret.Errorf(secret.ReasonStoreUnavailable, "%s %s %s", who, host, o.Text).WithCause(o.Cause)
 }
 
-// hostname is host without its port.
+// hostname returns host without its port.
 func hostname(host string) string {
 	name, _, _ := strings.Cut(host, ":")
 	return name
@@ -131,7 +132,7 @@ func somethingElse(host, what string) *secret.Error {
 		"the server that responds as Vault %s answered with something else than the secret (%s); check what is between the broker and the server", host, what).WithCause(storeerror.ErrAnswered)
 }
 
-// jsonObject decodes an object.
+// jsonObject decodes raw into to and reports whether raw is a JSON object.
 func jsonObject(raw json.RawMessage, to any) bool {
 	return isObject(raw) && json.Unmarshal(raw, to) == nil
 }

@@ -27,7 +27,7 @@ func (v *Settings) Facts() (f integration.Facts) {
 		f.Add("Mount", fmt.Sprintf("%s (%s)", m.Path, m.Engine))
 		rules = append(rules, fmt.Sprintf("path %q {\n  capabilities = [\"read\"]\n}", path))
 	}
-	// With more than one line it is a document to paste.
+	// A value with more than one line is a document to paste.
 	f.Add("Policy of the role, to narrow to what the grants give", strings.Join(rules, "\n"))
 	return f
 }

@@ -12,20 +12,20 @@ import (
 	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 )
 
-// fake answers as Vault does, by its API documentation and by what was seen of a
-// real server.
+// fake responds as Vault does according to its API documentation and to observations
+// of a real server.
 type fake struct {
 	mu      sync.Mutex
 	secrets map[string][]kvVersion // by path, mount included
 	denied  map[string]bool
 	tokens  map[string]bool
 	logins  int
-	// login, if not nil, answers logins; made answers reads of other engines;
-	// renewed answers renewals of leases, renewedSelf of tokens.
+	// login, if not nil, handles logins; made handles reads of other engines; renewed
+	// handles renewals of leases, renewedSelf those of tokens.
 	login, made, renewed, renewedSelf http.HandlerFunc
 	// tokenTTL is in seconds.
 	tokenTTL int
-	// proofs are the bodies of logins, by path.
+	// proofs are the bodies of the login requests, by path.
 	proofs map[string]map[string]string
 }
 
@@ -76,7 +76,7 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serveMount tells of the mounts that there are. A namespace is none.
+// serveMount reports the existing mounts. A namespace is not a mount.
 func (f *fake) serveMount(w http.ResponseWriter, path string) {
 	mounted := map[string]string{"secret": "kv", "legacy": "kv", "team/deep/kv": "kv", "database": "database"}[path]
 	if mounted == "" {
@@ -156,7 +156,7 @@ func (f *fake) newest(path string, change func(*kvVersion)) {
 	change(&f.secrets[path][len(f.secrets[path])-1])
 }
 
-// revoke makes the tokens issued so far worth nothing.
+// revoke invalidates the tokens issued so far.
 func (f *fake) revoke() {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -11,8 +11,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// FuzzAnswer: whatever a server answers, nothing panics, errors quote nothing, and
-// what is served is a JSON object of the version that was asked for.
+// FuzzAnswer checks that no response causes a panic, that errors quote nothing from
+// the response, and that each secret is a JSON object of the requested version.
 func FuzzAnswer(f *testing.F) {
 	f.Add(200, `{"request_id":"r","data":{"data":{"a":"b"},"metadata":{"version":3,"deletion_time":"","destroyed":false}}}`)
 	f.Add(200, `{"request_id":"r","lease_id":"l","lease_duration":9223372036854775807,"renewable":true,"data":{"ttl":-1}}`)

@@ -18,13 +18,13 @@ import (
 )
 
 const (
-	address  = "https://example.com:8200" // which the certificate of net/http/httptest is for
+	address  = "https://example.com:8200" // the certificate of net/http/httptest is valid for this name
 	roleID   = "role-of-the-test"
 	secretID = "secret-id-of-the-test"
 )
 
-// front stands before a server, the fake or a real one: it counts, and makes
-// trouble.
+// front is a proxy in front of a server, the fake or a real one. It counts requests
+// and injects faults.
 type front struct {
 	next   http.Handler
 	server *httptest.Server
@@ -36,7 +36,7 @@ type front struct {
 	reads   int
 	// paths are the requests that arrived, as "METHOD path".
 	paths []string
-	// namespaces are the namespaces that were asked for.
+	// namespaces are the namespaces that requests named.
 	namespaces map[string]bool
 }
 
@@ -98,7 +98,7 @@ func (f *front) count() int {
 	return f.reads
 }
 
-// requests counts those that begin so.
+// requests returns how many requests begin with prefix.
 func (f *front) requests(prefix string) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -111,7 +111,8 @@ func (f *front) requests(prefix string) int {
 	return n
 }
 
-// integration reads through the front, logged in by approle.
+// integration returns an integration that reads through the front and logs in with
+// AppRole.
 func (f *front) integration(t testing.TB, role, id string) *integration.Integration {
 	return &integration.Integration{
 		ID: "it", Revision: "1", Kind: secret.KindHashiCorpVault,
@@ -171,7 +172,7 @@ func text(t testing.TB, s *secret.Secret, key string) string {
 	return v.Reveal()
 }
 
-// document is a KV secret with one field.
+// document returns a KV secret with one field.
 func document(text string) string {
 	b, err := json.Marshal(map[string]string{"value": text})
 	if err != nil {

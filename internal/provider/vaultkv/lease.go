@@ -10,43 +10,44 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// maxLeases bounds the leases that are kept for renewal; credentials beyond that
-// are made again each time.
+// maxLeases limits the leases that are kept for renewal. Every read of a credential
+// beyond the limit generates a new one.
 const maxLeases = 1000
 
-// leaseRetry is the part of what is left of a lease after which a renewal that got no
-// answer is tried again.
+// leaseRetry is the fraction of the rest of a lease after which a renewal that got no
+// response is tried again: 4 means a quarter.
 const leaseRetry = 4
 
 // lease is a credential that can be renewed.
 type lease struct {
 	id    string
-	ses   *session // with whose token it ends
+	ses   *session // the session whose token the lease ends with
 	began time.Time
 	end   time.Time
-	// used: it was read since it was made or last renewed by the clock.
+	// used means that the credential was read since the engine generated it or the
+	// timer last renewed it.
 	used bool
-	// secret is the credential; the lease has a reference to it.
+	// secret is the credential. The lease holds a reference to it.
 	secret *secret.Secret
-	timer  *time.Timer // of the next renewal by the clock
+	timer  *time.Timer // of the next renewal
 }
 
-// leases are the renewable credentials of an integration, by path. It is safe for
-// concurrent use.
+// leases holds the renewable credentials of an integration, by path. A caller locks a
+// path while it uses the path's lease. leases is safe for concurrent use.
 type leases struct {
 	mu     sync.Mutex
-	byPath map[string]*lease        // nil once they are given up
-	taken  map[string]chan struct{} // closed when the lease of that path is back, or gone
-	renew  func(path string)        // is called when it is time to
+	byPath map[string]*lease        // nil after release
+	taken  map[string]chan struct{} // the locked paths; leave closes the channel
+	renew  func(path string)        // called by the timer of a lease
 }
 
 func newLeases(renew func(path string)) *leases {
 	return &leases{byPath: make(map[string]*lease), taken: make(map[string]chan struct{}), renew: renew}
 }
 
-// take takes the path's place, and removes and returns its lease; nil if there is
-// none. It waits, no longer than ctx, while somebody else has the place. The caller
-// gives it back by leave.
+// take locks the path, removes its lease from l and returns it; nil if there is none.
+// While another caller holds the lock, take waits, at most until ctx ends. The caller
+// unlocks the path with leave.
 func (l *leases) take(ctx context.Context, path string) (*lease, error) {
 	for {
 		l.mu.Lock()
@@ -70,7 +71,7 @@ func (l *leases) take(ctx context.Context, path string) (*lease, error) {
 	}
 }
 
-// leave gives a path's place back.
+// leave unlocks a path.
 func (l *leases) leave(path string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -78,7 +79,8 @@ func (l *leases) leave(path string) {
 	delete(l.taken, path)
 }
 
-// keep takes over a lease, to be renewed after d. The caller has the path's place.
+// keep stores a lease, and calls renew for it after d. The caller holds the lock of
+// the path.
 func (l *leases) keep(path string, kept *lease, d time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -90,7 +92,7 @@ func (l *leases) keep(path string, kept *lease, d time.Duration) {
 	l.byPath[path] = kept
 }
 
-// release gives all leases up. None is kept afterwards.
+// release drops all leases. After that, keep stores no lease.
 func (l *leases) release() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -101,9 +103,9 @@ func (l *leases) release() {
 	l.byPath = nil
 }
 
-// credential returns what an engine makes at path. While the last one's lease can
-// be renewed it is that, so that the store is not filled with credentials: every
-// read makes one.
+// credential returns a credential of the engine at path. Every read generates a new
+// one in the store, so credential renews the lease of the last one as long as it can,
+// and returns that.
 func (s *store) credential(ctx context.Context, path string) (*secret.Secret, error) {
 	kept, err := s.leases.take(ctx, path)
 	if err != nil {
@@ -124,16 +126,16 @@ func (s *store) credential(ctx context.Context, path string) (*secret.Secret, er
 	})
 }
 
-// keepLease keeps a lease until two thirds of its time are over.
+// keepLease keeps a lease, to be renewed after two thirds of its duration.
 func (s *store) keepLease(path string, kept *lease) {
 	whole := kept.end.Sub(kept.began)
 	s.leases.keep(path, kept, kept.began.Add(whole*2/3).Sub(s.now()))
 }
 
-// extend renews a lease and returns its credential with the new end. It returns
-// neither that nor an error, having let go of the lease, if that cannot be done or
-// would not last: what is left of a lease that has reached its greatest age is of no
-// use to a caller. If the server does not answer, the lease stays.
+// extend renews a lease and returns its credential with the new end. If the lease
+// cannot be renewed, or is so close to its maximum lifetime that the rest is of no
+// use to a caller, extend drops the lease and returns nil and no error. If the server
+// does not respond, extend keeps the lease.
 func (s *store) extend(ctx context.Context, path string, kept *lease) (*secret.Secret, error) {
 	switch err := s.renew(ctx, kept); {
 	case errors.Is(err, errLeaseOver):
@@ -153,11 +155,12 @@ func (s *store) extend(ctx context.Context, path string, kept *lease) (*secret.S
 	return again, nil
 }
 
-// errLeaseOver says that a lease cannot be renewed any more, or not for long.
+// errLeaseOver means that a lease cannot be renewed any more, or only for a short
+// time.
 var errLeaseOver = errors.New("vaultkv: the lease is over")
 
-// renew extends a lease. Its error is errLeaseOver, or that of a request that got no
-// answer about the lease.
+// renew extends a lease. Its error is errLeaseOver, or the error of a request that
+// got no response about the lease.
 func (s *store) renew(ctx context.Context, kept *lease) error {
 	if !s.now().Before(kept.end) {
 		return errLeaseOver
@@ -177,7 +180,7 @@ func (s *store) renew(ctx context.Context, kept *lease) error {
 	if a.LeaseID != kept.id || a.LeaseDuration <= 0 {
 		return errLeaseOver
 	}
-	if ses.token == kept.ses.token { // its end may have been put off since
+	if ses.token == kept.ses.token { // the token may have been renewed since
 		kept.ses = ses
 	}
 	end := a.ends(kept.ses)
@@ -188,7 +191,7 @@ func (s *store) renew(ctx context.Context, kept *lease) error {
 	return nil
 }
 
-// renewInTime is called by the clock, when two thirds of a lease are over.
+// renewInTime is called by the timer of a lease, after two thirds of its duration.
 func (s *store) renewInTime(path string) {
 	s.tasks.Start(func(closing context.Context) {
 		ctx, cancel := context.WithTimeout(closing, s.cfg.LoginTimeout)
@@ -197,13 +200,14 @@ func (s *store) renewInTime(path string) {
 	})
 }
 
-// renewUsed renews the lease of a path if it was read since it was last renewed so:
-// those who read it go on using the credential, and the next read finds it. A lease
-// that was not is let go. So it outlives its last read by two lives at most.
+// renewUsed renews the lease of a path if the credential was read since the last
+// renewal by the timer. The callers that read it keep using it, and the next read
+// returns it again. Otherwise renewUsed drops the lease. A credential therefore ends
+// at most two lease durations after its last read.
 func (s *store) renewUsed(ctx context.Context, path string) {
 	kept, err := s.leases.take(ctx, path)
 	if err != nil {
-		return // a read has it
+		return // a read has locked the path
 	}
 	defer s.leases.leave(path)
 	switch {

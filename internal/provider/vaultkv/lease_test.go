@@ -11,7 +11,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// engine is a fake's secrets engine at database/.
+// engine is the fake of a secrets engine at database/.
 type engine struct {
 	made, renewed int
 	duration      int // of leases, in seconds
@@ -63,7 +63,7 @@ func TestLeases(t *testing.T) {
 	first.Release()
 	second.Release()
 	step("renewed again, though both were given up", "p1", 1, 2).Release()
-	e.duration = 30 // the lease nears its greatest age
+	e.duration = 30 // the lease is close to its maximum lifetime
 	step("hardly renewed", "p2", 2, 3).Release()
 	e.duration = 100
 	e.refuse = true
@@ -73,7 +73,7 @@ func TestLeases(t *testing.T) {
 	step("too late", "p4", 4, 3).Release()
 }
 
-// TestLeaseEndsWithItsToken: Vault revokes the leases of a token that ends.
+// TestLeaseEndsWithItsToken: Vault revokes the leases of a token when the token ends.
 func TestLeaseEndsWithItsToken(t *testing.T) {
 	v := newFake()
 	v.tokenTTL = 50
@@ -85,7 +85,8 @@ func TestLeaseEndsWithItsToken(t *testing.T) {
 	}
 }
 
-// TestStaticRoles have no lease; the engine says when it rotates the password.
+// TestStaticRoles: static roles have no lease; the engine reports when it rotates the
+// password.
 func TestStaticRoles(t *testing.T) {
 	v := newFake()
 	v.made = func(w http.ResponseWriter, _ *http.Request) {
@@ -98,8 +99,9 @@ func TestStaticRoles(t *testing.T) {
 	}
 }
 
-// A lease that was read is renewed by the clock, so that the credential lives on for
-// those who have it; one that was not read since is let go.
+// The timer renews the lease of a credential that was read, so that its callers can
+// keep using it. It drops the lease of a credential that was not read since the last
+// renewal.
 func TestLeasesInUseAreRenewedByTheClock(t *testing.T) {
 	v := newFake()
 	e := newEngine(v)
@@ -118,7 +120,7 @@ func TestLeasesInUseAreRenewedByTheClock(t *testing.T) {
 	s.renewUsed(t.Context(), path)
 	read("renewed by the clock, and by this read", "p1", 1, 2)
 	s.renewUsed(t.Context(), path)
-	s.renewUsed(t.Context(), path) // a whole life without a read
+	s.renewUsed(t.Context(), path) // a whole lease duration without a read
 	if e.renewed != 3 || len(s.leases.byPath) != 0 {
 		t.Errorf("%d renewals, %d leases are kept; nobody has read it", e.renewed, len(s.leases.byPath))
 	}
@@ -129,8 +131,8 @@ func TestLeasesInUseAreRenewedByTheClock(t *testing.T) {
 	read("one that could not be renewed", "p3", 3, 3)
 }
 
-// A server that does not answer is no reason to let go of a lease: every read after that
-// would make another credential.
+// The store keeps a lease while the server does not respond. Otherwise each later
+// read would generate another credential.
 func TestLeaseSurvivesAnOutage(t *testing.T) {
 	v := newFake()
 	e := newEngine(v)
@@ -155,7 +157,7 @@ func TestLeaseSurvivesAnOutage(t *testing.T) {
 	}
 }
 
-// The clock itself: two thirds of a lease, without anybody's asking.
+// The timer itself renews after two thirds of a lease, without a read.
 func TestLeaseClock(t *testing.T) {
 	v := newFake()
 	e := newEngine(v)

@@ -15,18 +15,18 @@ import (
 	"github.com/secretbroker/secretbroker/internal/provider/task"
 )
 
-// session is a token. It does not change.
+// session is a token. It is immutable.
 type session struct {
 	token     string
 	began     time.Time
-	ttl       time.Duration // 0 for no end
+	ttl       time.Duration // 0 means no end
 	renewable bool
-	// unproven: the token is from a file, and the server does not even let it look
-	// itself up.
+	// unproven means that the token is from a file and that the server did not allow
+	// it to look itself up, so it is not known whether the token is valid.
 	unproven bool
 }
 
-// ends says until when the token can be relied on; zero for no end.
+// ends returns until when the token can be used; zero means no end.
 func (s *session) ends() time.Time {
 	if s.ttl == 0 {
 		return time.Time{}
@@ -37,7 +37,7 @@ func (s *session) ends() time.Time {
 // logins keeps the integration logged in. It is safe for concurrent use.
 type logins struct {
 	client *client
-	in     *integration.Integration // whose credentials are read for each login
+	in     *integration.Integration // the integration whose credentials each login reads
 	auth   Auth
 	host   string
 	now    func() time.Time
@@ -51,7 +51,7 @@ func newLogins(cfg provider.Config, in *integration.Integration, c *client, host
 	source := credential.Config[*session]{
 		Acquire: l.acquire, Timeout: cfg.LoginTimeout, Now: cfg.Now, Tasks: tasks, Closed: storeerror.Closed(),
 		Margin: margin,
-		// A token in a file cannot be acquired again once it has ended.
+		// A token in a file cannot be acquired again after it has ended.
 		Keep:   l.auth.Type == Token,
 		Failed: func(err error) { l.log.Warn("logging in to Vault failed", "server", host, "error", err) },
 	}
@@ -68,7 +68,7 @@ func newLogins(cfg provider.Config, in *integration.Integration, c *client, host
 	return l
 }
 
-// session returns the present one, or logs in.
+// session returns the current session, or logs in.
 func (l *logins) session(ctx context.Context) (*session, error) {
 	h, err := l.held.Get(ctx)
 	switch {
@@ -81,7 +81,7 @@ func (l *logins) session(ctx context.Context) (*session, error) {
 	}
 }
 
-// acquire renews the token of last, or else logs in.
+// acquire renews the token of last, or logs in if it cannot be renewed.
 func (l *logins) acquire(ctx context.Context, last *credential.Held[*session]) (*credential.Held[*session], error) {
 	var s *session
 	var err error
@@ -97,7 +97,7 @@ func (l *logins) acquire(ctx context.Context, last *credential.Held[*session]) (
 	return &credential.Held[*session]{Value: s, Began: s.began, Life: s.ttl}, nil
 }
 
-// replaced reports whether the token's file holds another one by now.
+// replaced reports whether the token's file now holds another token.
 func (l *logins) replaced(ctx context.Context, s *session) bool {
 	if l.auth.Type != Token {
 		return false
@@ -107,14 +107,15 @@ func (l *logins) replaced(ctx context.Context, s *session) bool {
 	return err == nil && string(b) != s.token
 }
 
-// renew extends a token's life; nil if a new login has to take its place.
+// renew extends a token's life. It returns nil if a new login is necessary.
 func (l *logins) renew(ctx context.Context, s *session) *session {
 	began := l.now()
 	a, err := l.client.do(ctx, http.MethodPut, s.token, "auth/token/renew-self", "", struct{}{})
 	if err != nil || a.Auth == nil {
 		return nil
 	}
-	// One that nears its greatest age is replaced, if it can be.
+	// A token that is close to its maximum lifetime is replaced by a new login,
+	// except a token from a file.
 	if seconds(a.Auth.LeaseDuration) < s.ttl/2 && l.auth.Type != Token {
 		return nil
 	}
@@ -142,7 +143,8 @@ func (l *logins) login(ctx context.Context) (*session, error) {
 	return &session{token: a.Auth.ClientToken, began: began, ttl: seconds(a.Auth.LeaseDuration), renewable: a.Auth.Renewable}, nil
 }
 
-// proof is the body of a login: what the integration's credentials are at this moment.
+// proof returns the body of a login request, with the integration's current
+// credentials.
 func (l *logins) proof(ctx context.Context) (map[string]string, error) {
 	read := func(setting, path string) (string, error) {
 		b, err := egress.ReadCredential(ctx, l.in.Stored("vault.auth."+setting), "vault.auth."+setting, path)
@@ -158,14 +160,15 @@ func (l *logins) proof(ctx context.Context) (map[string]string, error) {
 			return map[string]string{}, nil
 		}
 		return map[string]string{"name": l.auth.Role}, nil
-	default: // jwt and kubernetes
+	default: // JWT and Kubernetes
 		jwt, err := read("token_file", l.auth.TokenFile)
 		return map[string]string{"role": l.auth.Role, "jwt": jwt}, err
 	}
 }
 
-// ownToken takes the token from its file and asks the server how long it lives. A
-// token that may not ask for that is taken to have no end.
+// ownToken reads the token from its file and asks the server for its remaining life.
+// If the token is not permitted to look itself up, ownToken assumes that it has no
+// end.
 func (l *logins) ownToken(ctx context.Context, began time.Time) (*session, error) {
 	b, err := egress.ReadCredential(ctx, l.in.Stored("vault.auth.token_file"), "vault.auth.token_file", l.auth.TokenFile)
 	if err != nil {
@@ -177,11 +180,11 @@ func (l *logins) ownToken(ctx context.Context, began time.Time) (*session, error
 		return nil, storeerror.Setup("vault.auth.token_file: %s does not hold a token and nothing else", egress.CredentialSource(l.auth.TokenFile))
 	}
 	a, err := l.client.do(ctx, http.MethodGet, s.token, "auth/token/lookup-self", "", nil)
-	if isDenied(err) { // by policy, or because it is none
+	if isDenied(err) { // a policy denies the lookup, or the token is not valid
 		if renewed := l.renew(ctx, s); renewed != nil {
 			return renewed, nil
 		}
-		s.unproven = true // the first read will tell
+		s.unproven = true // the first read will show it
 		return s, nil
 	}
 	if err != nil {
@@ -196,7 +199,8 @@ func (l *logins) ownToken(ctx context.Context, began time.Time) (*session, error
 	if jsonObject(a.Data, &about) {
 		s.ttl, s.renewable = seconds(about.TTL), about.Renewable
 	}
-	// It may be about to end. Its clock begins with a whole life.
+	// The token may be close to its end. A renewal resets its life to the full
+	// duration.
 	if whole := seconds(max(about.Whole, about.Period)); s.renewable && s.ttl > 0 && (whole == 0 || s.ttl < whole*2/3) {
 		if renewed := l.renew(ctx, s); renewed != nil {
 			return renewed, nil
@@ -205,9 +209,10 @@ func (l *logins) ownToken(ctx context.Context, began time.Time) (*session, error
 	return s, nil
 }
 
-// refuses finds out, after a read was denied, whether it is the token that the
-// server does not take: both are a 403. False means that another token would not
-// help, or is not to be had yet.
+// refuses reports, after a read was denied, whether the server refused the token and
+// another one may help. A refused token and a missing permission both give a 403, so
+// refuses asks the server about the token. It returns false if another token would
+// not help, or if a new one must not be requested yet.
 func (l *logins) refuses(ctx context.Context, s *session) bool {
 	same := func(v *session) bool { return v == s }
 	if l.replaced(ctx, s) {
@@ -217,7 +222,7 @@ func (l *logins) refuses(ctx context.Context, s *session) bool {
 	if !l.held.Replaceable() {
 		return false
 	}
-	if !s.unproven { // which is denied that, whatever it is
+	if !s.unproven { // an unproven token may not look itself up even if it is valid
 		if _, err := l.client.do(ctx, http.MethodGet, s.token, "auth/token/lookup-self", "", nil); !isDenied(err) {
 			return false
 		}

@@ -8,21 +8,23 @@ import (
 )
 
 // checkMount refuses a path below a mount that may lead to a part of the server
-// itself. A server takes leading segments of a path for namespaces: if the
-// integration's "mount" team is a namespace, then team/auth/token/lookup-self is
-// the token that the integration is logged in with. A secret may have such a name,
-// though, so for these names alone the server is asked whether the mount is one.
-// What it does not confirm is not read.
+// itself. A server interprets the first segments of a path as namespaces: if the
+// integration's mount "team" is in fact a namespace, then team/auth/token/lookup-self
+// returns the token that the integration is logged in with. A secret may legitimately
+// have such a name, so for these names, and only for these, checkMount asks the
+// server whether the mount exists. It refuses the path unless the server confirms the
+// mount.
 //
-// An engine kv2 is read below MOUNT/data, and an answer of another form is refused,
-// so nothing of the server can pass for one of its secrets.
+// The engine kv2 is not affected: its secrets are read below MOUNT/data, and a
+// response of another form is refused, so no response of the server itself can pass
+// for a secret.
 func (s *store) checkMount(ctx context.Context, mount Mount, path string) error {
 	if mount.Engine == KV2 || !secret.VaultSystemPath(path) {
 		return nil
 	}
-	// Any token may ask this about a mount below which it may read anything. It is
-	// not documented, but Vault's and OpenBao's own user interfaces and "vault kv"
-	// depend on it.
+	// Every token may send this request for a mount below which it may read anything.
+	// The endpoint is not documented, but the user interfaces of Vault and OpenBao
+	// and "vault kv" depend on it.
 	_, err := s.read(ctx, "sys/internal/ui/mounts/"+mount.Path, "", func(a *answer, _ *session) (*secret.Secret, error) {
 		var about struct {
 			Path string `json:"path"`
@@ -39,7 +41,7 @@ func (s *store) checkMount(ctx context.Context, mount Mount, path string) error 
 	return err
 }
 
-// mayHold reports whether a mount of that type can be one of the engine.
+// mayHold reports whether a mount of the type mounted can be the engine.
 func mayHold(engine Engine, mounted string) bool {
 	if engine == KV1 {
 		return mounted == "kv" || mounted == "generic"

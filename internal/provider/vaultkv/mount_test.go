@@ -9,8 +9,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// A namespace that is listed as a mount does not open the way to the server's own
-// parts in it: neither to the integration's token nor to the system.
+// A namespace that is listed as a mount gives no access to the server's own endpoints
+// in that namespace, neither to the integration's token nor to the system.
 func TestNamespaceIsNoMount(t *testing.T) {
 	v := newFake()
 	f := newFront(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -34,7 +34,7 @@ func TestNamespaceIsNoMount(t *testing.T) {
 	}
 }
 
-// A secret may well have such a name.
+// A secret may legitimately have such a name.
 func TestSecretsNamedLikeTheSystem(t *testing.T) {
 	v := newFake()
 	newEngine(v)
@@ -50,7 +50,7 @@ func TestSecretsNamedLikeTheSystem(t *testing.T) {
 	}
 }
 
-// What an engine is mounted as must be what the integration says.
+// The type of a mounted engine must be the one that the integration states.
 func TestMountTypes(t *testing.T) {
 	for _, tc := range []struct {
 		engine  Engine

@@ -40,7 +40,7 @@ func (o *ownToken) integration(t *testing.T) *integration.Integration {
 	return in
 }
 
-// A token of a file is renewed from the start and by a clock, also where nothing is read.
+// A token from a file is renewed from the start and by a timer, also without reads.
 func TestOwnTokenIsKeptAlive(t *testing.T) {
 	o := newOwnToken(t, "hvs.own")
 	s := o.front.open(t, o.front.Config(), o.integration(t))
@@ -60,7 +60,7 @@ func TestOwnTokenIsKeptAlive(t *testing.T) {
 	fetch(t, s, "secret/db")
 }
 
-// A token that may not look itself up may still be renewed.
+// A token that is not permitted to look itself up may still be renewed.
 func TestOwnTokenWithoutLookup(t *testing.T) {
 	o := newOwnToken(t, "hvs.own")
 	o.denied["auth/token/lookup-self"] = true
@@ -71,7 +71,7 @@ func TestOwnTokenWithoutLookup(t *testing.T) {
 	}
 }
 
-// Another token in the file takes the place of the one that is renewed.
+// Another token in the file replaces the one that is being renewed.
 func TestOwnTokenIsReplaced(t *testing.T) {
 	o := newOwnToken(t, "hvs.first")
 	s := o.front.open(t, o.front.Config(), o.integration(t))
@@ -88,8 +88,8 @@ func TestOwnTokenIsReplaced(t *testing.T) {
 	}
 }
 
-// A token that has ended is not asked about with every read, and a good one in the file
-// is taken with the next.
+// The broker does not ask about an ended token with every read, and uses a valid
+// token in the file with the next read.
 func TestOwnTokenThatHasEnded(t *testing.T) {
 	o := newOwnToken(t, "hvs.ended")
 	o.revoke()

@@ -27,8 +27,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 )
 
-// vaultVersion is that of tools/peers/vault/go.mod, and part of the name under
-// which the server is kept.
+// vaultVersion is the version in tools/peers/vault/go.mod, and part of the name of
+// the cached server binary.
 const vaultVersion = "1.21.4"
 
 // peer is a real Vault server: HashiCorp's own core, KV engine and auth methods.
@@ -36,13 +36,13 @@ type peer struct {
 	t       testing.TB
 	addr    string
 	root    string
-	caFile  string // of its certificate, for example.com
+	caFile  string // the root of its certificate, for example.com
 	client  *http.Client
-	certPEM []byte // certificate and key, which it takes from clients too
+	certPEM []byte // certificate and key, which the server also accepts from clients
 }
 
-// startPeer builds the server if need be, into the user's cache, and starts it. It
-// runs where TEST_PEERS is set: make test-peers.
+// startPeer builds the server into the user's cache unless it is there, and starts
+// it. It runs only if TEST_PEERS is set: make test-peers.
 func startPeer(t testing.TB) *peer {
 	t.Helper()
 	if os.Getenv("TEST_PEERS") == "" {
@@ -58,7 +58,7 @@ func startPeer(t testing.TB) *peer {
 	logs := &providertest.Log{}
 	cmd.Stderr = logs
 	providertest.Must(t, cmd.Start())
-	t.Cleanup(func() { // it ends with its standard input
+	t.Cleanup(func() { // the server exits at the end of its standard input
 		_ = stdin.Close()
 		if err := cmd.Wait(); err != nil || t.Failed() {
 			t.Logf("the server: %v\n%s", err, logs.String())
@@ -142,7 +142,7 @@ func (p *peer) try(method, path, body string) (status int, answer map[string]any
 	return resp.StatusCode, answer
 }
 
-// policy is what docs/integrations/hashicorp-vault.md gives an integration.
+// policy is the policy for an integration in docs/integrations/hashicorp-vault.md.
 const policy = `
 path "secret/data/*" { capabilities = ["read"] }
 path "secret/data/forbidden-*" { capabilities = ["deny"] }
@@ -152,7 +152,7 @@ path "database/creds/*" { capabilities = ["read"] }
 path "sys/leases/renew" { capabilities = ["update"] }
 `
 
-// prepare mounts what integration expects and returns approle's role.
+// prepare mounts what integration expects and returns the ID of AppRole's role.
 func (p *peer) prepare(tokenTTL string) (role string) {
 	p.t.Helper()
 	for path, body := range map[string]string{
@@ -171,14 +171,14 @@ func (p *peer) prepare(tokenTTL string) (role string) {
 	return role
 }
 
-// secretID makes one of approle's.
+// secretID returns a new secret ID of AppRole.
 func (p *peer) secretID() string {
 	p.t.Helper()
 	return p.as("POST", "auth/approle/role/broker/secret-id", "{}")["data"].(map[string]any)["secret_id"].(string)
 }
 
-// eventually repeats a request while the KV engine turns a new mount into one with
-// versions.
+// eventually repeats a request while the KV engine upgrades a new mount to versioned
+// secrets.
 func (p *peer) eventually(method, path, body string) {
 	p.t.Helper()
 	for range 100 {
@@ -190,7 +190,7 @@ func (p *peer) eventually(method, path, body string) {
 	p.t.Fatalf("%s %s: never succeeds", method, path)
 }
 
-// newFront puts the trouble-maker before the server.
+// newFront returns a front before the server.
 func (p *peer) newFront(t testing.TB) *front {
 	to, err := url.Parse(address)
 	providertest.Must(p.t, err)
@@ -202,7 +202,7 @@ func (p *peer) newFront(t testing.TB) *front {
 	return newFront(t, proxy)
 }
 
-// clear takes everything out of secret/ again and restores the policy.
+// clear deletes all secrets below secret/ and restores the policy.
 func (p *peer) clear() {
 	p.t.Helper()
 	status, answer := p.try("LIST", "secret/metadata", "")
@@ -214,7 +214,7 @@ func (p *peer) clear() {
 	p.permit("")
 }
 
-// permit sets the integration's policy, with more at its end.
+// permit sets the integration's policy, with more appended.
 func (p *peer) permit(more string) {
 	p.t.Helper()
 	text, err := json.Marshal(map[string]string{"policy": policy + more})

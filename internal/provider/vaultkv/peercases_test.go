@@ -18,8 +18,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// TestPeerConformance runs the suite against a real server. Its troubles are made
-// by a proxy before it.
+// TestPeerConformance runs the suite against a real server. A proxy in front of the
+// server injects the faults.
 func TestPeerConformance(t *testing.T) {
 	p := startPeer(t)
 	role := p.prepare("1h")
@@ -30,8 +30,8 @@ func TestPeerConformance(t *testing.T) {
 	})
 }
 
-// TestPeerEngines reads from every engine, at nested mounts too, with the policy
-// of the guide.
+// TestPeerEngines reads from every engine, also at nested mounts, with the policy of
+// the guide.
 func TestPeerEngines(t *testing.T) {
 	p := startPeer(t)
 	role := p.prepare("1h")
@@ -81,7 +81,7 @@ func TestPeerEngines(t *testing.T) {
 	}
 }
 
-// TestPeerLogins logs in by everything that the server has.
+// TestPeerLogins logs in with every auth method that the server has.
 func TestPeerLogins(t *testing.T) {
 	p := startPeer(t)
 	role := p.prepare("1h")
@@ -135,8 +135,8 @@ func TestPeerLogins(t *testing.T) {
 	}
 }
 
-// TestPeerTokenEnds: tokens that live for seconds are renewed, and replaced when
-// they cannot be.
+// TestPeerTokenEnds: tokens that live for seconds are renewed, and replaced when they
+// cannot be renewed.
 func TestPeerTokenEnds(t *testing.T) {
 	p := startPeer(t)
 	role := p.prepare("2s")
@@ -153,7 +153,7 @@ func TestPeerTokenEnds(t *testing.T) {
 	}
 }
 
-// direct is an integration that reads the server without anything in between.
+// direct returns an integration that reads the server without a proxy.
 func (p *peer) direct() *integration.Integration {
 	return &integration.Integration{
 		ID: "it", Revision: "1", Kind: secret.KindHashiCorpVault,
@@ -161,7 +161,7 @@ func (p *peer) direct() *integration.Integration {
 	}
 }
 
-// signed makes a JWT.
+// signed returns a signed JWT.
 func signed(t testing.TB, key *ecdsa.PrivateKey, claims map[string]any) string {
 	t.Helper()
 	body, err := json.Marshal(claims)

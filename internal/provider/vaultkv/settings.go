@@ -9,7 +9,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
-// Spec returns what the kind brings to integrations.
+// Spec returns the integration.Spec of the kind.
 func Spec() integration.Spec {
 	return integration.Spec{
 		Kind: secret.KindHashiCorpVault, Section: "vault",
@@ -17,7 +17,7 @@ func Spec() integration.Spec {
 			"vault.namespace", "vault.mounts", "vault.auth.mount", "vault.auth.role", "vault.auth.role_id",
 			"vault.auth.type=approle", "vault.auth.type=cert", "vault.auth.type=jwt", "vault.auth.type=token",
 		},
-		// The credential is sent to the address.
+		// The credential is sent to this address.
 		Immutable:   []string{"vault.address"},
 		Credentials: []string{"vault.auth.secret_id", "vault.auth.certificate"},
 		Choices:     map[string][]string{"vault.auth.type": integration.ChoiceNames(authRules)},
@@ -25,31 +25,33 @@ func Spec() integration.Spec {
 	}
 }
 
-// parser validates the section.
+// parser validates the kind's section of an integration file.
 type parser struct{ *integration.Parser }
 
-// settingsOf returns the settings of an integration, nil if it is of another kind.
+// settingsOf returns the Vault settings of an integration; nil if it is of another
+// kind.
 func settingsOf(in *integration.Integration) *Settings {
 	s, _ := in.Settings.(*Settings)
 	return s
 }
 
-// Settings is how an integration reaches its Vault or OpenBao server.
+// Settings describes how an integration reaches its Vault or OpenBao server.
 type Settings struct {
-	// Address is the only server that is ever contacted, canonical
+	// Address is the only server that is contacted, in canonical form
 	// (secret.ParseVaultAddress).
 	Address string
-	// Namespace is sent with every request; empty for the root namespace.
+	// Namespace is sent with every request; empty means the root namespace.
 	Namespace string
-	// Mounts are the only mounts that are read. None lies within another.
+	// Mounts are the only mounts that are read. No mount is inside another.
 	Mounts []Mount
 	Auth   Auth
-	// CAFile is a PEM file of roots added to the system's; empty for none.
+	// CAFile is a PEM file with roots that are added to the system's; empty for none.
 	CAFile string
-	// Dial is where to connect to, "host:port", instead of Address's host and
-	// port; empty for those. Name and certificate checks stay those of Address.
+	// Dial is the "host:port" to connect to instead of the host and port of Address;
+	// empty to connect to Address. The certificate is still checked for the host of
+	// Address.
 	Dial string
-	// PrivateEndpoint says that the server's name may lead to a private address.
+	// PrivateEndpoint permits the server's name to resolve to a private address.
 	PrivateEndpoint bool
 }
 
@@ -61,11 +63,11 @@ func (v *Settings) StoreNames() []string {
 	return []string{v.Address}
 }
 
-// Engine is what kind of secrets a mount has.
+// Engine is the type of a secrets engine.
 type Engine string
 
-// The engines. Reading a KV secret has no effect; reading from any other engine
-// makes a new credential.
+// The engines. Reading a KV secret has no side effect. Reading from any other engine
+// generates a new credential.
 const (
 	KV1     Engine = "kv1"
 	KV2     Engine = "kv2"
@@ -74,15 +76,15 @@ const (
 
 // Mount is a mounted secrets engine.
 type Mount struct {
-	// Path is without slashes at its ends; it may have some within.
+	// Path has no slash at its start or end; it may contain slashes.
 	Path   string
 	Engine Engine
 }
 
-// AuthType is a way to log in.
+// AuthType is an auth method.
 type AuthType string
 
-// The ways to log in.
+// The auth methods.
 const (
 	AppRole    AuthType = "approle"
 	JWT        AuthType = "jwt"
@@ -91,18 +93,19 @@ const (
 	Token      AuthType = "token"
 )
 
-// Auth is what an integration logs in with. Only the fields of its Type are
-// set.
+// Auth is the credential that an integration logs in with. Only the fields of its
+// Type are set.
 type Auth struct {
 	Type AuthType
-	// Mount is where the auth method is mounted, without "auth/"; never empty
-	// but for VaultToken.
+	// Mount is the path where the auth method is mounted, without "auth/". It is
+	// empty only for VaultToken.
 	Mount string
-	// Role is the role to log in to; of VaultCert it may be empty.
+	// Role is the role to log in to. It may be empty for VaultCert.
 	Role string
-	// RoleID belongs to approle. It is no secret by itself.
+	// RoleID is the role ID of AppRole. It is not a secret.
 	RoleID string
-	// SecretIDFile holds approle's secret ID; surrounding white space is cut.
+	// SecretIDFile holds the secret ID of AppRole. Surrounding white space is
+	// removed.
 	SecretIDFile string
 	// TokenFile holds the JWT or the Vault token. It is read for each login.
 	TokenFile string
@@ -156,7 +159,8 @@ type authSection struct {
 	CertificateFile string `yaml:"certificate_file"`
 }
 
-// vault validates the section; what it returns is usable if there is no fault.
+// settings validates the section. The result is usable only if the parser has
+// reported no fault.
 func (p parser) settings(s *section) *Settings {
 	v := &Settings{PrivateEndpoint: s.PrivateEndpoint}
 	if !p.Has("vault.address") {
@@ -210,8 +214,8 @@ func (p parser) mounts(list []mountSection) []Mount {
 	return mounts
 }
 
-// authRules are the settings that each way to log in requires. role is one
-// that cert can do without.
+// authRules lists the settings that each auth method requires. The exception is cert,
+// which does not require role.
 var authRules = map[AuthType][]string{
 	AppRole:    {"role_id", "secret_id_file"},
 	JWT:        {"role", "token_file"},
@@ -244,7 +248,7 @@ func (p parser) auth(s authSection) Auth {
 	for _, name := range []string{"mount", "role", "role_id", "secret_id_file", "token_file", "certificate_file"} {
 		path := at + "." + name
 		switch {
-		// What Kubernetes writes to a file it renews there.
+		// Kubernetes renews a service account token in a file of its own.
 		case slices.Contains(required, name) && a.Type != Kubernetes && p.Stored(path):
 		case slices.Contains(required, name) && !p.Has(path):
 			p.Fault(path, "missing; logging in by %s requires it", a.Type)

@@ -12,8 +12,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// TestStoredCredentials: what the registry keeps with the integration is what the
-// login proves.
+// TestStoredCredentials: a login sends the credential that the registry stores with
+// the integration.
 func TestStoredCredentials(t *testing.T) {
 	keep := func(text string) integration.Credential {
 		return func(context.Context) ([]byte, error) { return []byte(text), nil }
@@ -23,7 +23,7 @@ func TestStoredCredentials(t *testing.T) {
 		name string
 		auth Auth
 		text string
-		sent string // "PATH FIELD" of the proof
+		sent string // "PATH FIELD" of the login body
 	}{
 		{"vault.auth.secret_id", Auth{Type: AppRole, Mount: "approle", RoleID: roleID}, secretID, "auth/approle/login secret_id"},
 		{"vault.auth.token", Auth{Type: JWT, Mount: "ci", Role: "r"}, "a.b.c", "auth/ci/login jwt"},

@@ -13,10 +13,10 @@ import (
 
 var _ provider.Validator = (*store)(nil)
 
-// Validate implements provider.Validator: a login, and then for each mount what the
-// token may do there, which the server says without anything being read. Where it
-// does not, a KV mount is asked for a secret that does not exist; reading from another
-// engine would make a credential.
+// Validate implements provider.Validator. It logs in, and then asks the server for
+// each mount what the token may do there, which reads nothing. If the server does not
+// answer that, Validate reads a secret that does not exist from a KV mount. It reads
+// nothing from another engine, because that would generate a credential.
 func (s *store) Validate(ctx context.Context) []provider.Step {
 	step := provider.Step{Name: "login", Found: "the server gave or took a token"}
 	ses, err := s.logins.session(ctx)
@@ -66,8 +66,9 @@ func (s *store) validateMount(ctx context.Context, ses *session, m Mount) provid
 	return step
 }
 
-// nameBelow returns a name in the mount that the grants give; one that nobody has
-// where they give many. granted is false if they do not speak of the mount.
+// nameBelow returns a name in the mount that the grants permit. If they permit a
+// pattern, the name is one that no secret has. granted is false if no grant is about
+// the mount.
 func (s *store) nameBelow(m Mount) (name string, granted bool) {
 	exact := ""
 	for _, rule := range s.in.Policy.Rules() {
@@ -85,9 +86,9 @@ func (s *store) nameBelow(m Mount) (name string, granted bool) {
 	return provider.MissingBelow(m.Path + "/*"), false
 }
 
-// mayRead asks what the token may do with a secret. known is false if the server
-// does not say. Source: the API's "POST /sys/capabilities-self", which the policy
-// named default allows.
+// mayRead asks the server what the token may do with a secret. known is false if the
+// server does not answer that. Source: the API's "POST /sys/capabilities-self", which
+// the policy named default permits.
 func (s *store) mayRead(ctx context.Context, ses *session, m Mount, name string) (may, known bool) {
 	path := name
 	if m.Engine == KV2 {

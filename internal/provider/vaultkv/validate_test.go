@@ -9,8 +9,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 )
 
-// TestValidate: each step says what it found, nothing is read where the server
-// tells, and no credential is made.
+// TestValidate: each step reports what it found. Nothing is read if the server
+// reports capabilities, and no credential is generated.
 func TestValidate(t *testing.T) {
 	const mounts = "secret, legacy, team/deep/kv, database"
 	all := func(result string) string {
@@ -23,7 +23,7 @@ func TestValidate(t *testing.T) {
 	for _, tt := range []struct {
 		name      string
 		id        string
-		policies  map[string][]string // by path's beginning; nil for a server that does not say
+		policies  map[string][]string // by path prefix; nil for a server that does not report capabilities
 		forbidden bool
 		want      string
 		reads     int
@@ -73,7 +73,7 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-// TestPeerValidate: what a real server says of its capabilities.
+// TestPeerValidate uses the capabilities that a real server reports.
 func TestPeerValidate(t *testing.T) {
 	p := startPeer(t)
 	role := p.prepare("1h")
@@ -92,7 +92,7 @@ func TestPeerValidate(t *testing.T) {
 	}
 }
 
-// answerCapabilities is as the API's documentation has it.
+// answerCapabilities responds as the API documentation describes.
 func answerCapabilities(t *testing.T, w http.ResponseWriter, r *http.Request, policies map[string][]string) {
 	var in struct{ Paths []string }
 	if err := json.NewDecoder(r.Body).Decode(&in); err != nil || len(in.Paths) != 1 {

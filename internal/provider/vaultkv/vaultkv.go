@@ -1,14 +1,27 @@
-// Package vaultkv reads secrets from HashiCorp Vault and OpenBao: KV secrets of
-// both versions, and the credentials that other engines make on request.
+// Package vaultkv reads secrets from HashiCorp Vault and OpenBao: KV secrets of both
+// versions, and the credentials that other engines generate on request.
 //
-// It owns everything that is particular to them: logging in and keeping the token,
-// the paths of requests, leases, and the meaning of answers. It keeps no value but
-// that of a credential whose lease can be renewed, for as long as the lease runs.
+// It owns everything that is specific to Vault: logins and the token that they
+// return, the paths of requests, leases, and the interpretation of responses. It does
+// not know the policy, the cache or the limits on requests; those belong to its
+// callers.
 //
-// The protocol is spoken here and not by the vendors' client libraries, which take
-// the server's address, tokens, headers, namespaces and TLS settings from the
-// process's environment, for every client that is made. Nothing here reads the
-// environment but for the operator's proxy.
+// Tokens (login.go). A token is renewed while it is in use, and replaced by a new
+// login when it cannot be renewed. A token from a file cannot be acquired again after
+// it has ended, so it is renewed for as long as the store is open, also without
+// reads. Vault answers 403 both to an invalid token and to a missing permission, so
+// after a 403 the store asks the server about the token before it logs in again.
+//
+// Leases (lease.go). Each read from an engine other than KV generates a credential in
+// the store behind it. To keep their number small, the store keeps a credential whose
+// lease can be renewed, returns it to the next read, and renews it while it is read.
+// The package keeps no other value.
+//
+// The package implements the protocol itself. The vendors' client libraries read the
+// server's address, tokens, headers, namespaces and TLS settings from the process's
+// environment for every client, and the broker serves many integrations in one
+// process. The only environment variables that apply here are those of the operator's
+// proxy.
 package vaultkv
 
 import (
@@ -27,17 +40,18 @@ import (
 )
 
 const (
-	// closeTimeout bounds how long Close waits for what it has cancelled.
+	// closeTimeout limits how long Close waits for the operations that it has
+	// canceled.
 	closeTimeout = 5 * time.Second
-	// maxBody is the most that is read of an answer, in bytes: Vault's secrets have no
-	// greatest size, and those of the storage backends are about this.
+	// maxBody limits the size of a response, in bytes. Vault has no limit for a
+	// secret; its storage backends have limits of about this size.
 	maxBody = 1 << 20
-	// retryPause stands before the one repetition of a request.
+	// retryPause is the pause before a request is repeated.
 	retryPause = 100 * time.Millisecond
 )
 
-// Opener returns the provider.Opener of Vault. Opening reads the integration's
-// files and sends no request. Its errors name the setting or file to fix.
+// Opener returns the provider.Opener of Vault. Opening reads the integration's files
+// and sends no request. Its errors name the setting or file to fix.
 func Opener(cfg provider.Config) provider.Opener {
 	return func(ctx context.Context, in *integration.Integration) (provider.Provider, error) {
 		return open(ctx, cfg, in)
@@ -49,7 +63,7 @@ type store struct {
 	cfg    provider.Config
 	vault  *Settings
 	in     *integration.Integration
-	host   string // for messages
+	host   string // for error messages
 	now    func() time.Time
 	client *client
 	logins *logins
@@ -108,15 +122,16 @@ func clientCertificate(ctx context.Context, in *integration.Integration) (*tls.C
 	}
 	defer clear(pem)
 	cert, err := tls.X509KeyPair(pem, pem)
-	if err != nil { // whose text might quote the file
+	if err != nil { // its text might quote the file
 		return nil, storeerror.Setup("%s: %s does not hold a certificate and the key that belongs to it, in PEM form", setting, egress.CredentialSource(path))
 	}
 	return &cert, nil
 }
 
-// Fetch implements provider.Provider. A KV secret is the JSON object of its
-// fields; so is what any other engine answers. Reading from another engine makes
-// a new credential, unless the last one's lease can still be renewed.
+// Fetch implements provider.Provider. The value of a KV secret is the JSON object of
+// its fields; the value from any other engine is the JSON object that the engine
+// returns. Reading from such an engine generates a new credential, unless the lease
+// of the last one can still be renewed.
 func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, error) {
 	if err := provider.CheckRef(ref, secret.KindHashiCorpVault); err != nil {
 		return nil, err
@@ -150,8 +165,8 @@ func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, erro
 	}
 }
 
-// mountOf splits a secret's name into one of the integration's mounts and what
-// lies below.
+// mountOf splits a secret's name into one of the integration's mounts and the path
+// below it.
 func (s *store) mountOf(name string) (mount Mount, path string, ok bool) {
 	for _, m := range s.vault.Mounts {
 		if path, ok := strings.CutPrefix(name, m.Path+"/"); ok {
@@ -161,8 +176,8 @@ func (s *store) mountOf(name string) (mount Mount, path string, ok bool) {
 	return Mount{}, "", false
 }
 
-// read reads a path and makes a secret of the answer. A token that is refused is
-// replaced once.
+// read reads a path and converts the response to a secret. If the server refuses the
+// token, read replaces it and tries again, once.
 func (s *store) read(ctx context.Context, path, query string, make func(*answer, *session) (*secret.Secret, error)) (*secret.Secret, error) {
 	ses, err := s.logins.session(ctx)
 	if err != nil {
@@ -185,8 +200,8 @@ func (s *store) read(ctx context.Context, path, query string, make func(*answer,
 	return make(a, ses)
 }
 
-// Keeps picks the integrations that have a Vault token of their own: once it has ended,
-// no other one can be acquired. It is provider.SetConfig.Keeps.
+// Keeps reports whether the integration uses a Vault token from a file. Such a token
+// cannot be acquired again after it has ended. It is a provider.SetConfig.Keeps.
 func Keeps(in *integration.Integration) bool {
 	return settingsOf(in) != nil && settingsOf(in).Auth.Type == Token
 }
@@ -194,8 +209,8 @@ func Keeps(in *integration.Integration) bool {
 // Keep implements provider.Keeper.
 func (s *store) Keep() { s.logins.held.Begin() }
 
-// Close implements provider.Provider. Leases are not revoked: those who were
-// given the credentials may go on using them until they end.
+// Close implements provider.Provider. It does not revoke leases: the callers that
+// have received the credentials may use them until they end.
 func (s *store) Close() error {
 	s.logins.held.Close()
 	err := s.tasks.Stop(closeTimeout)

@@ -14,8 +14,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// TestEnvironmentStaysOut: what the vendors' clients take from the environment, a
-// process that serves many tenants must not.
+// TestEnvironmentStaysOut: the vendors' clients read settings from the environment; a
+// process that serves many integrations must not.
 func TestEnvironmentStaysOut(t *testing.T) {
 	for name, value := range map[string]string{
 		"VAULT_ADDR": "https://evil.example.com", "VAULT_AGENT_ADDR": "https://evil.example.com", "VAULT_TOKEN": "hvs.of-the-environment",
@@ -58,7 +58,7 @@ func TestNamespaceAndPaths(t *testing.T) {
 	}
 }
 
-// TestWrongAnswers: what is not the answer to the question is not served.
+// TestWrongAnswers: a response that does not belong to the request is not served.
 func TestWrongAnswers(t *testing.T) {
 	const canary = "CANARY"
 	for name, tc := range map[string]struct {
@@ -115,8 +115,9 @@ func TestWrongAnswers(t *testing.T) {
 	}
 }
 
-// TestDeniedPathsCauseNoLogins: a path that the policy denies looks like a token
-// that has ended. The token is asked about; it is not replaced.
+// TestDeniedPathsCauseNoLogins: for the client, a path that the policy denies looks
+// like an ended token. The store asks the server about the token and does not replace
+// it.
 func TestDeniedPathsCauseNoLogins(t *testing.T) {
 	v := newFake()
 	v.put("secret/db", `{"a":"b"}`)
@@ -131,8 +132,8 @@ func TestDeniedPathsCauseNoLogins(t *testing.T) {
 	}
 }
 
-// TestRefusedTokensCauseFewLogins: a server that refuses every token is not logged
-// in to with every read.
+// TestRefusedTokensCauseFewLogins: if a server refuses every token, the store does
+// not log in with every read.
 func TestRefusedTokensCauseFewLogins(t *testing.T) {
 	v := newFake()
 	f := newFront(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -148,8 +149,8 @@ func TestRefusedTokensCauseFewLogins(t *testing.T) {
 	}
 }
 
-// TestFailingLoginsAreShared: whoever comes right after a failed login gets its
-// error.
+// TestFailingLoginsAreShared: a caller that arrives right after a failed login gets
+// its error.
 func TestFailingLoginsAreShared(t *testing.T) {
 	v := newFake()
 	v.login = func(w http.ResponseWriter, _ *http.Request) { providertest.WriteJSON(w, 400, `{"errors":["CANARY"]}`) }
@@ -199,7 +200,7 @@ func TestLoginBodies(t *testing.T) {
 	}
 }
 
-// TestSetup: what cannot work is said at opening, with the setting.
+// TestSetup: opening reports settings that cannot work, by name.
 func TestSetup(t *testing.T) {
 	for name, tc := range map[string]struct {
 		change func(*Settings)
@@ -221,7 +222,7 @@ func TestSetup(t *testing.T) {
 	}
 }
 
-// TestCloseEndsWaiting: closing lets those go who wait for a login.
+// TestCloseEndsWaiting: Close ends the wait of callers for a login.
 func TestCloseEndsWaiting(t *testing.T) {
 	arrived := make(chan struct{})
 	f := newFront(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

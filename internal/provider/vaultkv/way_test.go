@@ -13,8 +13,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// TestWayToTheServer: what cannot be reached, or must not be, is said with what
-// there is to do about it.
+// TestWayToTheServer: the error for a server that cannot be reached, or must not be,
+// states what to do about it.
 func TestWayToTheServer(t *testing.T) {
 	stopped := errors.New("stopped by the test")
 	for name, tc := range map[string]struct {
@@ -56,11 +56,11 @@ func TestWayToTheServer(t *testing.T) {
 	}
 }
 
-// nipServer is a connection to a DNS server that answers A.B.C.D.nip.example.org
-// with the address in the name, and has no other names.
+// nipServer is a connection to a DNS server that resolves A.B.C.D.nip.example.org to
+// the address in the name, and knows no other names.
 func nipServer(context.Context, string, string) (net.Conn, error) {
 	client, server := net.Pipe()
-	go func() { // ends when the resolver hangs up
+	go func() { // ends when the resolver closes the connection
 		defer server.Close()
 		for {
 			length := make([]byte, 2)
