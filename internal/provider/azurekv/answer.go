@@ -11,15 +11,16 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// answer is what a vault sent, with the time at which it was asked.
+// answer is a vault's response, with the time of the request.
 type answer struct {
 	azsecrets.GetSecretResponse
 	began time.Time
 }
 
-// check makes a Secret of the answer to ref, unless it is the answer to
-// something else or its attributes forbid to use it. Key Vault returns expired
-// and not yet valid secrets like any other: enforcing the dates is up to us.
+// check converts the response to ref to a Secret. It refuses a response to something
+// else, and a secret whose attributes forbid its use. Key Vault returns secrets that
+// are expired or not yet valid like any other, so the broker has to enforce these
+// dates.
 func (a *answer) check(host string, ref secret.Ref, now time.Time) (*secret.Secret, error) {
 	version, ok := a.identifies(host, ref)
 	if !ok {
@@ -47,9 +48,9 @@ func (a *answer) check(host string, ref secret.Ref, now time.Time) (*secret.Secr
 	return secret.New(version, a.began, expires, []byte(*a.Value)), nil
 }
 
-// identifies reports whether the answer's identifier,
-// https://VAULT/secrets/NAME/VERSION, is the one that ref asks for, and its
-// version. The SDK's own ID.Name panics when there is no name.
+// identifies reports whether the identifier in the response,
+// https://VAULT/secrets/NAME/VERSION, is the one that ref asks for, and returns its
+// version. The SDK's own ID.Name panics if the name is missing.
 func (a *answer) identifies(host string, ref secret.Ref) (version string, ok bool) {
 	if a.ID == nil {
 		return "", false

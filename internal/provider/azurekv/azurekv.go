@@ -1,14 +1,26 @@
 // Package azurekv reads secrets from Azure Key Vault.
 //
-// It owns everything that is particular to Azure: credentials and their tokens,
-// the way to the vaults and to the login authority, the meaning of their
-// answers. It keeps no value: caching, throttling and the decision who may read
-// belong to its callers. Nothing here is process-wide, with one exception that
-// is the SDK's: managed identities share one token cache per process.
+// It owns everything that is specific to Azure: credentials and their tokens, the
+// connections to the vaults and to the login authority, and the interpretation of
+// their responses. It keeps no value. Authorization, caching and limits on requests
+// belong to its callers.
 //
-// Requests leave for the integration's vaults and for its login authority and
-// for nowhere else, see newVaultClient and newLoginClient, and their names must
-// not lead to where vaults do not live, see dialer.
+// Requests are sent only to the integration's vaults and to its login authority (see
+// newVaultClient and newLoginClient), by two separate clients, so that no access
+// token reaches a host of the other kind. The names of these hosts must not resolve
+// to internal addresses, see egress.Dialer.
+//
+// Tokens (token.go). The SDK's credentials hold a lock during a token request, use
+// the context of the first caller, and send a new request with each read after a
+// failure. A tokenSource between the vault clients and the credential avoids all
+// three.
+//
+// Sessions (azurekv.go). A vault may refuse a token before its expiry, but the SDK's
+// caches keep the token until then and cannot be emptied. The store therefore
+// replaces the credential and all clients together, as one session.
+//
+// The package has no process-wide state, with one exception in the SDK: managed
+// identities share one token cache per process.
 package azurekv
 
 import (
@@ -33,11 +45,12 @@ import (
 )
 
 const (
-	// renewPause is the least time between two renewals of a credential because
-	// a vault refused its token. A vault that refuses every token must not make
-	// the broker ask for a new one with each read.
+	// renewPause is the minimum time between two replacements of a credential after a
+	// vault refused its token. It keeps a vault that refuses every token from causing
+	// one token request per read.
 	renewPause = 5 * time.Second
-	// closeTimeout bounds how long Close waits for what it has cancelled.
+	// closeTimeout limits how long Close waits for the operations that it has
+	// canceled.
 	closeTimeout = 5 * time.Second
 )
 
@@ -56,26 +69,27 @@ type store struct {
 	cfg   provider.Config
 	log   *slog.Logger
 	azure *Settings
-	// hosts are the vaults that may be read: canonical URL to host.
+	// hosts are the vaults that may be read, from canonical URL to host.
 	hosts map[string]string
 
 	vaultHTTP *http.Client
 	loginHTTP *http.Client
-	// newCredential makes a fresh credential from what was read at opening.
+	// newCredential returns a new credential, built from the files that were read at
+	// opening.
 	newCredential func() (azcore.TokenCredential, error)
 	tasks         *task.Group
 
 	mu      sync.Mutex
 	current *session
-	renewed time.Time // when current replaced one whose token was refused
+	renewed time.Time // when current replaced a session whose token was refused
 }
 
-// session is a credential and the clients that hold its tokens. The three
-// caches of a token (in the client, in MSAL, in tokenSource) cannot be emptied:
-// they are dropped together, by replacing the session.
+// session is a credential and the clients that hold its tokens. A token has three
+// caches (in the client, in MSAL and in tokenSource), which cannot be emptied. They
+// are dropped together, by replacing the session.
 type session struct {
 	tokens  *tokenSource
-	clients map[string]*azsecrets.Client // canonical vault URL to client
+	clients map[string]*azsecrets.Client // from canonical vault URL to client
 }
 
 func open(ctx context.Context, cfg provider.Config, in *integration.Integration) (*store, error) {
@@ -112,8 +126,8 @@ func open(ctx context.Context, cfg provider.Config, in *integration.Integration)
 	return s, nil
 }
 
-// clientOptions are the SDK's options for everything that sends through client.
-// SDK logging is left alone: it would be process-wide.
+// clientOptions returns the SDK's options for everything that sends through client.
+// It does not configure the SDK's logging, because that would be process-wide.
 func (s *store) clientOptions(client *http.Client) azcore.ClientOptions {
 	return azcore.ClientOptions{
 		Cloud:     cloud.Configuration{ActiveDirectoryAuthorityHost: s.azure.AuthorityHost},
@@ -124,8 +138,8 @@ func (s *store) clientOptions(client *http.Client) azcore.ClientOptions {
 			RetryDelay:    100 * time.Millisecond,
 			MaxRetryDelay: time.Second,
 			ShouldRetry:   worthRetrying,
-			// TryTimeout would also cut short the wait for a token, which is
-			// bounded apart; the transport bounds the exchanges.
+			// TryTimeout would also limit the wait for a token, which has a limit of
+			// its own. The transport limits each exchange.
 		},
 	}
 }
@@ -150,10 +164,10 @@ func (s *store) newSession() (*session, error) {
 
 // Fetch implements provider.Provider.
 //
-// A vault may refuse a token that the SDK takes for valid and would send until
-// it expires, for example after the identity's sessions were revoked. The first
-// Fetch to see that drops the credential, and each that saw it tries once more
-// with a new one.
+// A vault may refuse a token that the SDK considers valid and would send until it
+// expires, for example after an administrator revoked the identity's sessions. The
+// first Fetch that gets such a refusal drops the credential. Every Fetch that got one
+// tries once more with a new credential.
 func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, error) {
 	if err := provider.CheckRef(ref, secret.KindAzureKeyVault); err != nil {
 		return nil, err
@@ -191,9 +205,9 @@ func (s *store) session() *session {
 	return s.current
 }
 
-// renew returns the session to use after a vault refused old's token: a new one,
-// or the one that another Fetch has made meanwhile. It returns nil if a new one
-// would not help.
+// renew returns the session to use after a vault refused the token of old: a new
+// session, or the one that another Fetch has already created. It returns nil if a new
+// session would not help.
 func (s *store) renew(old *session, host string) *session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -201,7 +215,7 @@ func (s *store) renew(old *session, host string) *session {
 		return s.current
 	}
 	if s.azure.Credential.Type == ManagedIdentity {
-		return nil // its token cache is the process's: a new credential gets the same token
+		return nil // the token cache is process-wide: a new credential would get the same token
 	}
 	now := s.cfg.Now()
 	if now.Sub(s.renewed) < renewPause {
@@ -218,9 +232,9 @@ func (s *store) renew(old *session, host string) *session {
 	return fresh
 }
 
-// read asks the vault. It runs in a goroutine of its own because the SDK waits
-// for a token that another caller acquires without looking at ctx; read itself
-// returns as soon as ctx ends.
+// read reads a secret from the vault. It calls the SDK in a goroutine of its own,
+// because the SDK ignores ctx while it waits for a token that another caller
+// acquires. read itself returns as soon as ctx ends.
 func (s *store) read(ctx context.Context, ses *session, ref secret.Ref) (*answer, error) {
 	type result struct {
 		answer *answer
@@ -250,8 +264,9 @@ func (s *store) read(ctx context.Context, ses *session, ref secret.Ref) (*answer
 	}
 }
 
-// Close implements provider.Provider. It waits at most a few seconds for token
-// requests that no caller waits for; the error says that some remained.
+// Close implements provider.Provider. It waits a few seconds at most for token
+// requests that no caller waits for, and returns an error if some of them are still
+// running.
 func (s *store) Close() error {
 	s.session().tokens.close()
 	err := s.tasks.Stop(closeTimeout)

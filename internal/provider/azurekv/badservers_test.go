@@ -17,7 +17,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 )
 
-// drip sends a byte now and then, for as long as somebody listens.
+// drip sends a byte now and then until the client disconnects.
 func drip(_ *fake, w http.ResponseWriter, r *http.Request) {
 	every := time.NewTicker(20 * time.Millisecond)
 	defer every.Stop()
@@ -54,7 +54,7 @@ func randomBytes(n int) []byte {
 	return b
 }
 
-// zipped is n spaces, compressed.
+// zipped returns n spaces, compressed.
 func zipped(n int) []byte {
 	var b bytes.Buffer
 	w := gzip.NewWriter(&b)
@@ -63,8 +63,8 @@ func zipped(n int) []byte {
 	return b.Bytes()
 }
 
-// serveConns listens and hands each connection to a goroutine, which all have
-// ended when the test has.
+// serveConns accepts connections and serves each in a goroutine. All goroutines end
+// with the test.
 func serveConns(t testing.TB, l net.Listener, serve func(net.Conn)) string {
 	t.Helper()
 	var wg sync.WaitGroup
@@ -97,7 +97,7 @@ func serveConns(t testing.TB, l net.Listener, serve func(net.Conn)) string {
 	return l.Addr().String()
 }
 
-// silent takes connections and says nothing.
+// silent returns the address of a server that accepts connections and sends nothing.
 func silent(t testing.TB) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	providertest.Must(t, err)
@@ -112,8 +112,8 @@ func listenTLS(f *fake, protocols ...string) net.Listener {
 	return l
 }
 
-// flood answers a request over HTTP/1.1 with a status line, unless text is one,
-// and then text for ever.
+// flood returns the address of a server that answers a request over HTTP/1.1 with a
+// status line, unless text contains one, and then sends text without end.
 func flood(f *fake, text string) string {
 	return serveConns(f, listenTLS(f), func(c net.Conn) {
 		if _, err := http.ReadRequest(bufio.NewReader(c)); err != nil {
@@ -130,8 +130,8 @@ func flood(f *fake, text string) string {
 	})
 }
 
-// goAway answers whatever comes over HTTP/2 with GOAWAY, ENHANCE_YOUR_CALM and a
-// word of its own.
+// goAway returns the address of a server that answers every HTTP/2 request with
+// GOAWAY, ENHANCE_YOUR_CALM and debug data of its own.
 func goAway(f *fake) string {
 	frame := func(kind byte, payload string) string {
 		n := len(payload)

@@ -13,8 +13,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// BenchmarkNeighbour reads a good vault, which takes 2 ms to answer, while a herd
-// of 200 callers keeps asking for secrets of a bad vault of the same integration.
+// BenchmarkNeighbour reads a healthy vault, which takes 2 ms to respond, while 200
+// callers keep requesting secrets of a failing vault of the same integration.
 func BenchmarkNeighbour(b *testing.B) {
 	all := misbehaviours()
 	bad := map[string]misbehaviour{"none": {}}

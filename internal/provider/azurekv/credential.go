@@ -15,7 +15,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// checkSettings refuses what would only fail with the first read.
+// checkSettings refuses settings with which the first read would fail.
 func checkSettings(in *integration.Integration) error {
 	if in.Kind != secret.KindAzureKeyVault || settingsOf(in) == nil {
 		return storeerror.Setup("the integration has no azure settings")
@@ -29,7 +29,7 @@ func checkSettings(in *integration.Integration) error {
 	}
 	switch a.Credential.Type {
 	case ClientSecret, ClientCertificate, WorkloadIdentity:
-		// Left empty, the SDK would take them from the process's environment.
+		// The SDK would replace empty values by those in the process's environment.
 		if a.TenantID == "" {
 			return storeerror.Setup("azure.tenant_id is missing")
 		}
@@ -40,9 +40,8 @@ func checkSettings(in *integration.Integration) error {
 	return nil
 }
 
-// credentialMaker reads what the integration's credential is made of and
-// returns a func that makes a fresh instance, without the tokens that an
-// earlier one holds.
+// credentialMaker reads the files of the integration's credential and returns a func
+// that creates a new instance, which does not hold the tokens of earlier ones.
 func credentialMaker(ctx context.Context, in *integration.Integration, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
 	a := settingsOf(in)
 	switch a.Credential.Type {
@@ -100,7 +99,7 @@ func clientCertificate(ctx context.Context, in *integration.Integration, opts az
 		return nil, err
 	}
 	certs, key, err := azidentity.ParseCertificates(b, nil)
-	if err != nil { // the cause is about the content
+	if err != nil { // the cause may quote the content
 		return nil, storeerror.Setup("%s: %s does not hold a certificate and its unencrypted RSA key in PEM form", setting, egress.CredentialSource(a.Credential.CertificateFile))
 	}
 	return func() (azcore.TokenCredential, error) {
@@ -111,9 +110,10 @@ func clientCertificate(ctx context.Context, in *integration.Integration, opts az
 	}, nil
 }
 
-// workloadIdentity exchanges the token in a file, typically a Kubernetes service
-// account's. The SDK's own WorkloadIdentityCredential keeps what it read for ten
-// minutes, bad tokens included; this one reads the file for every exchange.
+// workloadIdentity exchanges the token in a file, typically that of a Kubernetes
+// service account. The SDK's own WorkloadIdentityCredential caches the file's content
+// for ten minutes, invalid tokens included; this one reads the file for every
+// exchange.
 func workloadIdentity(a *Settings, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
 	const setting = "azure.credential.token_file"
 	if _, err := readFile(setting, a.Credential.TokenFile); err != nil {
@@ -122,7 +122,7 @@ func workloadIdentity(a *Settings, opts azcore.ClientOptions) (func() (azcore.To
 	assertion := func(context.Context) (string, error) {
 		b, err := readFile(setting, a.Credential.TokenFile)
 		if err != nil {
-			// The SDK keeps the chain of this kind of error only.
+			// The SDK keeps the error chain only for errors of this type.
 			return "", errors.Join(azidentity.NewCredentialUnavailableError("federated token"), err)
 		}
 		return string(b), nil
@@ -144,6 +144,6 @@ func made(cred azcore.TokenCredential, err error, fault string) (azcore.TokenCre
 
 func readFile(setting, path string) ([]byte, error) { return egress.ReadFile(setting, path) }
 
-// loadRoots returns the system's roots and those in path; or nil, which means the
-// system's, if path is empty.
+// loadRoots returns the system's roots and those in path. If path is empty it returns
+// nil, which means the system's roots.
 func loadRoots(path string) (*x509.CertPool, error) { return egress.LoadRoots("azure.ca_file", path) }

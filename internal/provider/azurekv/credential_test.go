@@ -121,7 +121,7 @@ func TestWorkloadIdentityReadsItsFileEachTime(t *testing.T) {
 	in := f.integration()
 	settingsOf(in).Credential = workload(file)
 	s := f.open(f.Config(), in)
-	// A wrong token does not stick.
+	// A wrong token is not kept.
 	f.token = func(w http.ResponseWriter, r *http.Request) {
 		if r.PostForm.Get("client_assertion") == "federated-1" {
 			providertest.WriteJSON(w, http.StatusUnauthorized, `{"error":"invalid_client","error_description":"AADSTS700024: `+canary+`"}`)
@@ -147,7 +147,8 @@ func TestWorkloadIdentityReadsItsFileEachTime(t *testing.T) {
 
 func TestManagedIdentity(t *testing.T) {
 	clearAzureEnv(t)
-	// The SDK's cache of these tokens is the process's: each case has an id of its own.
+	// The SDK's cache of these tokens is process-wide, so each case has an ID of its
+	// own.
 	for i, tc := range []struct {
 		name   string
 		status int
@@ -217,7 +218,7 @@ func TestDefaultCredential(t *testing.T) {
 	settingsOf(in).TenantID, settingsOf(in).ClientID = "", ""
 	settingsOf(in).Credential = Credential{Type: DefaultCredential}
 
-	t.Setenv("AZURE_TOKEN_CREDENTIALS", "WorkloadIdentityCredential") // which is not set up
+	t.Setenv("AZURE_TOKEN_CREDENTIALS", "WorkloadIdentityCredential") // which is not configured
 	e := f.Fails(t.Context(), f.open(f.Config(), in), vaultURL+"::db", secret.ReasonStoreAuthenticationFailed)
 	if !strings.Contains(e.Message, "azure.credential.type") {
 		t.Errorf("message %q", e.Message)
@@ -234,7 +235,7 @@ func TestDefaultCredential(t *testing.T) {
 	f.CheckError(err, secret.ReasonStoreAuthenticationFailed)
 }
 
-// TestLoginAnswers plants the canary where an answer has room for it.
+// TestLoginAnswers puts the canary everywhere in a response where text is possible.
 func TestLoginAnswers(t *testing.T) {
 	refusal := func(code string) string {
 		return fmt.Sprintf(`{"error":"invalid_client","error_description":"%s: %s %s"}`, code, canary, testSecret)
@@ -293,18 +294,18 @@ func TestLoginAnswers(t *testing.T) {
 	}
 }
 
-// clearAzureEnv removes what would turn the SDK's credentials elsewhere.
+// clearAzureEnv unsets the variables that would redirect the SDK's credentials.
 func clearAzureEnv(t *testing.T) {
 	for _, name := range []string{
 		"IDENTITY_ENDPOINT", "IDENTITY_HEADER", "IDENTITY_SERVER_THUMBPRINT", "IMDS_ENDPOINT", "MSI_ENDPOINT", "MSI_SECRET",
 		"AZURE_TOKEN_CREDENTIALS", "AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_FEDERATED_TOKEN_FILE",
 	} {
-		t.Setenv(name, "") // restores it afterwards
+		t.Setenv(name, "") // restores the variable after the test
 		providertest.Must(t, os.Unsetenv(name))
 	}
 }
 
-// selfSigned is a certificate and its key in PEM form.
+// selfSigned returns a certificate and its key in PEM form.
 func selfSigned(t *testing.T, key crypto.Signer, valid time.Duration) []byte {
 	t.Helper()
 	template := &x509.Certificate{

@@ -16,14 +16,14 @@ import (
 	"github.com/secretbroker/secretbroker/internal/provider"
 )
 
-// hostileDNS answers every question about a host with the next of its lists of
-// addresses, the last one for ever. Both kinds of questions (A and AAAA) count
-// as one. It records what may be connected to, and lets nothing through to
-// addresses that are not of this machine.
+// hostileDNS answers each question about a host with the next of the host's lists of
+// addresses, and repeats the last one. The questions for A and AAAA of one lookup
+// count as one. It records the addresses that the client is permitted to connect to,
+// and blocks connections to addresses of other machines.
 type hostileDNS struct {
 	mu        sync.Mutex
-	answers   map[string][]string // by host: addresses, separated by spaces
-	asked     map[string]int      // questions of type A
+	answers   map[string][]string // addresses of each host, separated by spaces
+	asked     map[string]int      // number of questions of type A
 	connected []string
 }
 
@@ -45,11 +45,11 @@ func (d *hostileDNS) config(cfg provider.Config) provider.Config {
 	return cfg
 }
 
-// dial is the resolver's connection to its server: one question, one answer, each
-// after its length in two bytes.
+// dial returns the resolver's connection to its server: one question and one
+// response, each after its length in two bytes.
 func (d *hostileDNS) dial(context.Context, string, string) (net.Conn, error) {
 	client, server := net.Pipe()
-	go func() { // ends when the resolver hangs up
+	go func() { // ends when the resolver closes the connection
 		defer server.Close()
 		for {
 			var length uint16
@@ -85,7 +85,7 @@ func (d *hostileDNS) answer(question []byte) []byte {
 	lists := d.answers[host]
 	var list []string
 	if len(lists) > 0 {
-		// The questions for A and AAAA of one lookup come in any order.
+		// The questions for A and AAAA of one lookup arrive in any order.
 		turn := d.asked[fmt.Sprint(host, kind)]
 		d.asked[fmt.Sprint(host, kind)]++
 		list = strings.Fields(lists[min(turn, len(lists)-1)])
@@ -100,7 +100,7 @@ func (d *hostileDNS) answer(question []byte) []byte {
 		b[7]++
 		b = append(b, 0xc0, header) // the name in the question
 		b = binary.BigEndian.AppendUint16(b, kind)
-		b = append(b, 0, 1, 0, 0, 0, 0) // class IN, kept for no time
+		b = append(b, 0, 1, 0, 0, 0, 0) // class IN, TTL 0
 		b = binary.BigEndian.AppendUint16(b, uint16(a.BitLen()/8))
 		b = append(b, a.AsSlice()...)
 	}

@@ -13,8 +13,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// TestNamesThatLeadInside: the vault's name leads where no vault is. A connection
-// is made to none of these addresses, and the token does not even exist.
+// TestNamesThatLeadInside: the vault's name resolves to addresses where no vault can
+// be. The client connects to none of them, and does not even request a token.
 func TestNamesThatLeadInside(t *testing.T) {
 	const public, public6 = "20.50.1.1", "2603:1030:408::4"
 	for name, tc := range map[string]struct {
@@ -73,8 +73,9 @@ func withoutPorts(t *testing.T, addresses []string) []string {
 	return hosts
 }
 
-// TestRebinding: a name is good at its first lookup and leads inside at every
-// later one. What is connected to is what was checked, at each connection anew.
+// TestRebinding: a name resolves to a public address at its first lookup and to an
+// internal one at every later lookup. The client checks the address that it connects
+// to, at each connection.
 func TestRebinding(t *testing.T) {
 	f := newFake(t)
 	arrived := make(chan net.Addr, 8)
@@ -121,8 +122,8 @@ func TestRebinding(t *testing.T) {
 	}
 }
 
-// TestTokenStaysWithTheVault: whatever a hostile vault answers to an authorized
-// read, nobody else gets a connection, let alone the token.
+// TestTokenStaysWithTheVault: whatever a hostile vault answers to an authorized read,
+// the client connects to no other host, so the token cannot reach one.
 func TestTokenStaysWithTheVault(t *testing.T) {
 	type respond func(f *fake, w http.ResponseWriter, r *http.Request)
 	stranger := "https://" + strangers + "/secrets/db"
@@ -186,9 +187,9 @@ func TestTokenStaysWithTheVault(t *testing.T) {
 			connections := watchConnections(f, strangers)
 			in := f.integration()
 			settingsOf(in).Vaults = settingsOf(in).Vaults[:1]
-			dns := newHostileDNS(nil) // whatever is looked up is recorded
+			dns := newHostileDNS(nil) // records every lookup
 			s := f.open(dns.config(f.Config()), in)
-			for range 2 { // the second read goes by what the first has learnt
+			for range 2 { // the second read uses what the SDK learned in the first
 				_, err := s.Fetch(t.Context(), providertest.Ref(t, vaultURL+"::db"))
 				if err != nil {
 					f.CheckError(err, secret.AsError(err).Reason)
@@ -212,8 +213,8 @@ func TestTokenStaysWithTheVault(t *testing.T) {
 	}
 }
 
-// watchConnections puts a listener in the place of host, which says how many have
-// come to it.
+// watchConnections replaces host by a listener and returns a func that counts the
+// connections to it.
 func watchConnections(f *fake, host string) (count func() int) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	providertest.Must(f, err)
@@ -245,7 +246,7 @@ func watchConnections(f *fake, host string) (count func() int) {
 	}
 }
 
-// A raw answer over HTTP/1.1 can say what net/http's server would not.
+// A raw HTTP/1.1 response can contain headers that net/http's server would not send.
 func TestTokenStaysWithTheVaultRaw(t *testing.T) {
 	for name, answer := range map[string]string{
 		"absolute status line": "HTTP/1.1 302 https://" + strangers + "/\r\nLocation: https://" + strangers + "/secrets/db\r\nContent-Length: 0\r\n\r\n",

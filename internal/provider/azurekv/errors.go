@@ -19,16 +19,17 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// The SDK's errors quote whole answers: an error page may repeat the request's
-// token, an answer of 200 that cannot be decoded holds the secret. So no SDK
-// error becomes a cause; causes are made here, of status, codes and ids.
+// The SDK's errors quote whole responses. An error page may repeat the request's
+// token, and a 200 response that cannot be decoded contains the secret. Therefore no
+// SDK error becomes a cause: this package builds causes from statuses, codes and
+// identifiers.
 
-// advice names the settings that cure outages of vaults and login authorities.
+// advice names the settings that fix outages of vaults and login authorities.
 var advice = egress.Advice{CAFile: "azure.ca_file", PrivateEndpoint: "azure.private_endpoint or azure.dial", Store: "vault"}
 
-// worthRetrying is the SDK's retry condition, for vaults and login authority:
-// what a second try moments later may well cure. Timeouts have already taken
-// their time, and throttling is the caller's to wait for.
+// worthRetrying is the SDK's retry condition for vaults and the login authority. It
+// accepts failures that a second attempt moments later may fix. It excludes timeouts,
+// which have already used up their time, and throttling, which the caller waits out.
 func worthRetrying(resp *http.Response, err error) bool {
 	if err != nil {
 		return egress.OutageOf(err, advice).Transient
@@ -42,13 +43,13 @@ func worthRetrying(resp *http.Response, err error) bool {
 	}
 }
 
-// refusedToken reports whether the vault's last word was 401.
+// refusedToken reports whether the vault's last response was a 401.
 func refusedToken(err error) bool {
 	var re *azcore.ResponseError
 	return errors.As(err, &re) && re.StatusCode == http.StatusUnauthorized
 }
 
-// explainRead makes the error of a read of the vault at host.
+// explainRead returns the error for a failed read of the vault at host.
 func explainRead(ctx context.Context, host string, err error) *secret.Error {
 	var known *secret.Error
 	if errors.As(err, &known) { // from the tokenSource
@@ -75,7 +76,7 @@ func explainRead(ctx context.Context, host string, err error) *secret.Error {
 	}
 }
 
-// explainAnswer makes the error of an answer other than 200.
+// explainAnswer returns the error for a response other than 200.
 func explainAnswer(host string, re *azcore.ResponseError) *secret.Error {
 	a := parseErrorAnswer(re)
 	e := &secret.Error{Cause: a}
@@ -134,13 +135,13 @@ func somethingElse(host, what string) *secret.Error {
 		"the server that responds as vault %s answered with something else than the secret (%s); check what is between the broker and the vault", host, what)
 }
 
-// errorAnswer is what an error answer may tell the log: no text that the other
-// side is free to choose.
+// errorAnswer holds the parts of an error response that are safe to log. It contains
+// no free text of the server.
 type errorAnswer struct {
 	status       int
 	code, inner  string
 	requestID    string
-	appID, objID string // of the identity that was denied
+	appID, objID string // the identity that was denied
 	retryAfter   time.Duration
 }
 
@@ -173,7 +174,7 @@ func parseErrorAnswer(re *azcore.ResponseError) *errorAnswer {
 	if err != nil || re.StatusCode < 300 {
 		return a
 	}
-	var doc struct { // encoding/json matches names without case: innererror and innerError are both seen
+	var doc struct { // encoding/json ignores case, so this matches both innererror and innerError
 		Error struct {
 			Message    string
 			InnerError struct{ Code string }
@@ -192,8 +193,8 @@ func parseErrorAnswer(re *azcore.ResponseError) *errorAnswer {
 	return a
 }
 
-// retryAfter reads the headers by which Azure says how long to wait, at most
-// storeerror.MaxRetryAfter; zero if it does not.
+// retryAfter returns how long the response's headers ask the client to wait, at most
+// storeerror.MaxRetryAfter. It returns zero if they do not.
 func retryAfter(h http.Header) time.Duration {
 	wait := time.Duration(0)
 	for _, f := range []struct {

@@ -16,7 +16,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// TestVaultAnswers plants the canary in every answer that has room for it.
+// TestVaultAnswers puts the canary into every response where text is possible.
 func TestVaultAnswers(t *testing.T) {
 	forbidden := func(inner string) string {
 		return fmt.Sprintf(`{"error":{"code":"Forbidden","message":"%s Caller: appid=%s;oid=%s;iss=x","innererror":{"code":%q}}}`,
@@ -215,7 +215,7 @@ func TestSlowVault(t *testing.T) {
 	}
 }
 
-// fetchOnce reads and ignores what comes of it.
+// fetchOnce reads a secret and ignores the result.
 func (f *fake) fetchOnce(s *store) { _, _ = s.Fetch(f.Context(), providertest.Ref(f, vaultURL+"::db")) }
 
 func TestExpiredContext(t *testing.T) {
@@ -280,7 +280,8 @@ func TestTenantSpelling(t *testing.T) {
 	}
 }
 
-// rawTCP listens and sends text to whoever connects, then hangs up.
+// rawTCP returns the address of a server that sends text to each client and then
+// closes the connection.
 func rawTCP(t testing.TB, text string) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -313,7 +314,8 @@ func sendRaw(t testing.TB, l net.Listener, text string) string {
 			if err != nil {
 				return
 			}
-			// What the other side sends is read first: closing over it would reset.
+			// Read the client's data before closing. Otherwise the system would reset
+			// the connection.
 			if text == "" || isTLS(c) {
 				_, _ = c.Read(make([]byte, 4096))
 			}

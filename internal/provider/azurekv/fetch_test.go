@@ -94,7 +94,7 @@ func TestAttributes(t *testing.T) {
 	unix := func(d time.Duration) int64 { return now.Add(d).Unix() }
 	for name, tc := range map[string]struct {
 		attributes string
-		want       secret.Reason // "": a value
+		want       secret.Reason // "" means a value
 		expires    time.Time
 	}{
 		"none":             {"", "", time.Time{}},

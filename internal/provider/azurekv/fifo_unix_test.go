@@ -12,7 +12,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// To open a pipe would wait for its other end for ever.
+// Opening a pipe would block until another process opens its other end.
 func TestReadFileRefusesPipes(t *testing.T) {
 	dir := t.TempDir()
 	pipe := filepath.Join(dir, "pipe")

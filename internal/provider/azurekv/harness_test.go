@@ -35,12 +35,13 @@ const (
 	goodSecret = `{"id":"` + vaultURL + `/secrets/db/` + version1 + `","value":"` + canary + `","attributes":{"enabled":true}}`
 )
 
-// fake is a vault, a login authority and a stranger, all behind TLS certificates
-// of a CA that only integrations with its CAFile trust.
+// fake is a vault, a login authority and an unrelated server, all with TLS
+// certificates of a CA that only integrations with its CAFile trust.
 type fake struct {
 	*providertest.Env
 	cert tls.Certificate
-	// foreign is of the same CA, for a name that nobody asks for; expired has expired.
+	// foreign is of the same CA, for a name that no client requests; expired has
+	// expired.
 	foreign, expired tls.Certificate
 
 	mu        sync.Mutex
@@ -48,15 +49,15 @@ type fake struct {
 	refused   map[string]bool // tokens that the vaults refuse
 	reads     int             // requests to a vault with a token
 	probes    int             // requests to a vault without one
-	elsewhere []*http.Request // requests that reached the stranger
+	elsewhere []*http.Request // requests that reached the unrelated server
 	forms     []url.Values    // token requests
 
-	// vault answers an authorized read; token answers a token request; challenge
-	// is the vaults' WWW-Authenticate header. Set before the first request.
+	// vault handles an authorized read; token handles a token request; challenge is
+	// the vaults' WWW-Authenticate header. They are set before the first request.
 	vault     http.HandlerFunc
 	token     http.HandlerFunc
 	challenge string
-	// discovery is the authority's discovery document, if not the usual one.
+	// discovery is the authority's discovery document; empty means the usual one.
 	discovery string
 }
 
@@ -98,7 +99,7 @@ func (f *fake) serveVault(w http.ResponseWriter, r *http.Request) {
 	f.vault(w, r)
 }
 
-// answer is a good answer to any read, with more attributes if given.
+// answer sends a successful response to a read, with more attributes if given.
 func (f *fake) answer(w http.ResponseWriter, r *http.Request, attributes string, status int) {
 	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
 	version := version1
@@ -160,7 +161,7 @@ func (f *fake) counts() (issued, reads int) {
 	return f.issued, f.reads
 }
 
-// integration is one that reaches the fake by client secret.
+// integration returns an integration that logs in to the fake with a client secret.
 func (f *fake) integration() *integration.Integration {
 	return &integration.Integration{
 		ID: "it", Revision: "1", Kind: secret.KindAzureKeyVault,

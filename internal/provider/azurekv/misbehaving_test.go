@@ -18,18 +18,19 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// misbehaviour is a way for a vault, or for what stands in its place, to be bad.
+// misbehaviour is a way in which a vault, or a server in its position, can fail.
 type misbehaviour struct {
-	// begin makes the vault at host bad.
+	// begin makes the vault at host fail.
 	begin func(f *fake, host string)
-	want  secret.Reason // "": it is coped with
+	want  secret.Reason // "" means that the read succeeds
 	says  string
-	// answers: there is somebody, so that the vault is not taken for dead.
+	// answers means that the server responds, so that the breaker does not count the
+	// failure.
 	answers bool
-	hangs   bool // until the broker loses patience
+	hangs   bool // until the broker's timeout
 }
 
-// answering is a misbehaviour of good TLS and HTTP/2 with a bad answer to an
+// answering is a misbehaviour with correct TLS and HTTP/2 and a bad response to an
 // authorized read.
 func answering(h func(f *fake, w http.ResponseWriter, r *http.Request)) func(*fake, string) {
 	return func(f *fake, host string) {
@@ -118,10 +119,10 @@ func misbehaviours() map[string]misbehaviour {
 	}
 }
 
-// TestMisbehavingVault reads a bad vault again and again through a Set, and at
-// the same time a good vault of the same integration and another integration: the
-// bad one fails with its reason while its callers still have time, and the good
-// ones never notice.
+// TestMisbehavingVault reads a failing vault repeatedly through a Set, and at the
+// same time a healthy vault of the same integration and another integration. The
+// failing vault's reads return its reason while their callers still have time, and
+// the other reads are not affected.
 func TestMisbehavingVault(t *testing.T) {
 	for name, m := range misbehaviours() {
 		t.Run(name, func(t *testing.T) {
@@ -129,7 +130,7 @@ func TestMisbehavingVault(t *testing.T) {
 			f := newFake(t)
 			m.begin(f, vaultHost)
 			cfg := f.Config()
-			cfg.TryTimeout = 15 * time.Second // never, unless it hangs
+			cfg.TryTimeout = 15 * time.Second // not reached, unless the server hangs
 			if m.hangs {
 				cfg.TryTimeout = 2 * time.Second
 			}
@@ -138,10 +139,10 @@ func TestMisbehavingVault(t *testing.T) {
 			other.ID, settingsOf(other).Vaults = "other", []string{otherURL}
 			settingsOf(other).Dial = map[string]string{otherHost: f.Dial[otherHost], loginHost: f.Dial[loginHost]}
 
-			const rounds = 8 // more than a breaker bears
+			const rounds = 8 // more failures than open the breaker
 			db := providertest.Ref(t, vaultURL+"::db")
 			var wg sync.WaitGroup
-			var told atomic.Int32 // what is wrong
+			var told atomic.Int32 // errors with the expected message
 			for range rounds {
 				wg.Go(func() {
 					ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -164,7 +165,7 @@ func TestMisbehavingVault(t *testing.T) {
 					switch {
 					case strings.Contains(e.Message, m.says):
 						told.Add(1)
-					case m.answers || !strings.Contains(e.Message, "stopped reading it"): // by the breaker
+					case m.answers || !strings.Contains(e.Message, "stopped reading it"): // the breaker's message
 						t.Errorf("message %q does not say %q", e.Message, m.says)
 					}
 				})
@@ -190,7 +191,7 @@ func TestMisbehavingVault(t *testing.T) {
 	}
 }
 
-// TestMisbehavingLogin: the same of the login authority.
+// TestMisbehavingLogin does the same with the login authority.
 func TestMisbehavingLogin(t *testing.T) {
 	login := func(h http.HandlerFunc) func(*fake) { return func(f *fake) { f.token = h } }
 	answer := func(status int, body string) func(*fake) {
@@ -220,7 +221,7 @@ func TestMisbehavingLogin(t *testing.T) {
 		"huge":        {answer(200, `{"access_token":"`+strings.Repeat("x", maxBody)+`"}`), secret.ReasonStoreUnavailable, "something else than an access token", false},
 		"refuses":     {answer(401, `{"error":"invalid_client","error_description":"AADSTS7000215: `+canary+`"}`), secret.ReasonStoreAuthenticationFailed, "AADSTS7000215", false},
 		"no lifetime": {answer(200, `{"token_type":"Bearer","expires_in":-5,"access_token":"access-token-1"}`), "", "", false},
-		// The vault's clock is behind: it takes the token for one of the future.
+		// The vault's clock is slow, so the token's start is in the vault's future.
 		"token of the future": {func(f *fake) {
 			answer(200, token(fmt.Sprintf(`{"nbf":%d}`, time.Now().Add(time.Hour).Unix())))(f)
 			f.vault = func(w http.ResponseWriter, _ *http.Request) {
@@ -269,7 +270,7 @@ func TestMisbehavingLogin(t *testing.T) {
 	}
 }
 
-// set makes a Set of Azure integrations.
+// set returns a Set of Azure integrations.
 func (f *fake) set(cfg provider.Config) *provider.Set {
 	set := provider.NewSet(provider.SetConfig{
 		Openers: map[secret.Kind]provider.Opener{secret.KindAzureKeyVault: Opener(cfg)},

@@ -23,7 +23,7 @@ func TestRefusedTokenIsRenewedOnce(t *testing.T) {
 	f.Fetch(s, db)
 	f.refuse()
 	f.Fetch(s, db)
-	// The refused read, its repetition by the SDK with the same token, the good one.
+	// The refused read, the SDK's retry with the same token, and the successful read.
 	if issued, reads := f.counts(); issued != 2 || reads != 4 {
 		t.Errorf("%d tokens, %d reads; want 2 and 4", issued, reads)
 	}
@@ -79,8 +79,9 @@ func TestVaultThatRefusesEveryToken(t *testing.T) {
 	}
 }
 
-// TestSlowLoginHoldsNobody: the login authority hangs; callers leave when they
-// want to, also those of another vault, and the acquisition goes on for the rest.
+// TestSlowLoginHoldsNobody: while the login authority hangs, callers can stop waiting
+// at any time, also those of another vault, and the acquisition continues for the
+// others.
 func TestSlowLoginHoldsNobody(t *testing.T) {
 	f := newFake(t)
 	arrived, release := make(chan struct{}), make(chan struct{})
@@ -139,7 +140,7 @@ func TestCloseEndsWhatNobodyWaitsFor(t *testing.T) {
 	}
 }
 
-// 200 reads with a secret that Entra ID refuses are a handful of requests for tokens.
+// 200 reads with a secret that Entra ID refuses cause only a few token requests.
 func TestRefusedSecretIsLeftAlone(t *testing.T) {
 	f := newFake(t)
 	var asked atomic.Int32

@@ -11,7 +11,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
-// Spec returns what the kind brings to integrations.
+// Spec returns the integration.Spec of the kind.
 func Spec() integration.Spec {
 	return integration.Spec{
 		Kind: secret.KindAzureKeyVault, Section: "azure", Cloud: "azure",
@@ -25,10 +25,11 @@ func Spec() integration.Spec {
 	}
 }
 
-// parser validates the section.
+// parser validates the kind's section of an integration file.
 type parser struct{ *integration.Parser }
 
-// settingsOf returns the settings of an integration, nil if it is of another kind.
+// settingsOf returns the Azure settings of an integration; nil if it is of another
+// kind.
 func settingsOf(in *integration.Integration) *Settings {
 	s, _ := in.Settings.(*Settings)
 	return s
@@ -37,35 +38,35 @@ func settingsOf(in *integration.Integration) *Settings {
 // StoreNames implements integration.Settings.
 func (a *Settings) StoreNames() []string { return a.Vaults }
 
-// Settings is how an integration reaches its Key Vaults.
+// Settings describes how an integration reaches its Key Vaults.
 type Settings struct {
 	TenantID   string
 	ClientID   string
 	Credential Credential
-	// Vaults are the only vaults that are ever contacted, canonical
-	// (secret.ParseAzureVault), all of one cloud.
+	// Vaults are the only vaults that are contacted, in canonical form
+	// (secret.ParseAzureVault). They all belong to one cloud.
 	Vaults []string
-	// CAFile is a PEM file of roots added to the system's, for the vaults and
-	// for the login authority; empty for none.
+	// CAFile is a PEM file with roots that are added to the system's, for the vaults
+	// and for the login authority; empty for none.
 	CAFile string
-	// AuthorityHost is the login authority's base URL, https; never empty.
+	// AuthorityHost is the https base URL of the login authority. It is never empty.
 	AuthorityHost string
-	// DisableInstanceDiscovery keeps the credential from asking Microsoft's
-	// public endpoint whether AuthorityHost is genuine; needed for authorities
-	// that it does not know.
+	// DisableInstanceDiscovery stops the credential from asking Microsoft's public
+	// endpoint whether AuthorityHost is genuine. It is needed for authorities that
+	// this endpoint does not know.
 	DisableInstanceDiscovery bool
-	// Dial maps a host name in lower case to the "host:port" to connect to
-	// instead. Name and certificate checks stay those of the host name.
+	// Dial maps a host name in lower case to the "host:port" to connect to instead.
+	// The certificate is still checked for the host name.
 	Dial map[string]string
-	// PrivateEndpoint says that the names of the vaults and of the login authority
-	// may lead to private addresses. Without it they are refused.
+	// PrivateEndpoint permits the names of the vaults and of the login authority to
+	// resolve to private addresses.
 	PrivateEndpoint bool
 }
 
-// CredentialType is a way to prove an identity to Microsoft Entra ID.
+// CredentialType is a method of authentication to Microsoft Entra ID.
 type CredentialType string
 
-// The credential types of azidentity that a server can use.
+// The credential types of azidentity that are suitable for a server.
 const (
 	ClientSecret      CredentialType = "client_secret"
 	ClientCertificate CredentialType = "client_certificate"
@@ -74,16 +75,16 @@ const (
 	DefaultCredential CredentialType = "default"
 )
 
-// Credential names the files an Azure credential is made of. Only the
-// fields of its Type are set.
+// Credential names the files of an Azure credential. Only the fields of its Type are
+// set.
 type Credential struct {
 	Type CredentialType
-	// ClientSecretFile holds the client secret; surrounding white space is cut.
+	// ClientSecretFile holds the client secret. Surrounding white space is removed.
 	ClientSecretFile string
 	// CertificateFile is a PEM file with the certificate and its RSA key.
 	CertificateFile string
-	// TokenFile holds the federated token. It is read again when a new access
-	// token is needed.
+	// TokenFile holds the federated token. It is read again for each new access
+	// token.
 	TokenFile string
 }
 
@@ -125,12 +126,11 @@ type credentialSection struct {
 	TokenFile        string `yaml:"token_file"`
 }
 
-// credentialRule is what a type of credential needs.
+// credentialRule states which settings a type of credential requires.
 type credentialRule struct {
-	// file is the one setting of the credential that belongs to the type, "" if
-	// none does.
+	// file is the one file setting of the type, "" if it has none.
 	file string
-	// ids: tenant_id and client_id are required.
+	// ids means that tenant_id and client_id are required.
 	ids bool
 }
 
@@ -148,7 +148,8 @@ var (
 	uuidPattern = regexp.MustCompile(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
 )
 
-// azure validates the section; what it returns is usable if there is no fault.
+// settings validates the section. The result is usable only if the parser has
+// reported no fault.
 func (p parser) settings(s *section) *Settings {
 	a := &Settings{
 		TenantID:                 s.TenantID,
@@ -212,7 +213,7 @@ func (p parser) credential(s *section) Credential {
 	return c
 }
 
-// vaults returns the vaults that can be made out, in canonical form.
+// vaults returns the valid vaults of list, in canonical form.
 func (p parser) vaults(list []string) []string {
 	const path = "azure.vaults"
 	if len(list) == 0 {
@@ -259,7 +260,7 @@ func (p parser) authority(s string, vaults []string) string {
 	return "https://" + strings.ToLower(u.Host) + "/"
 }
 
-// hosts returns the hosts that requests go to.
+// hosts returns the hosts that requests are sent to.
 func (a *Settings) hosts() []string {
 	hosts := make([]string, 0, len(a.Vaults)+1)
 	for _, v := range a.Vaults {

@@ -20,24 +20,25 @@ import (
 )
 
 const (
-	// tokenMargin is how long a token must still be valid to be handed out.
+	// tokenMargin is the minimum remaining life of a token that GetToken returns.
 	tokenMargin = time.Minute
-	// tokenAhead is how long before its end a token's successor is asked for. The SDK's
-	// own caches give up a token five minutes before its end.
+	// tokenAhead is how long before the end of a token its successor is requested.
+	// The SDK's own caches drop a token five minutes before its end.
 	tokenAhead = 5 * time.Minute
-	// maxPurposes bounds the tokens that are held: what they are for is said by vaults.
+	// maxPurposes limits the number of tokens that are held, because the vaults
+	// choose the purposes.
 	maxPurposes = 8
 )
 
 var uuid = regexp.MustCompile(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
 
-// tokenSource stands between the vault clients and a credential, because the
-// SDK's credentials hold a lock during their requests, use the context of
-// whoever came first, and ask again with each read after a failure. It has a
+// tokenSource sits between the vault clients and a credential. It is needed because
+// the SDK's credentials hold a lock during their requests, use the context of the
+// first caller, and send a new request with each read after a failure. It has one
 // credential.Source for each purpose of a token.
 //
-// It is safe for concurrent use. Its errors are *secret.Error, the caller's
-// context error, or storeerror.ErrClosed.
+// It is safe for concurrent use. Its errors are *secret.Error, the caller's context
+// error, or storeerror.ErrClosed.
 type tokenSource struct {
 	cred    azcore.TokenCredential
 	azure   *Settings
@@ -48,11 +49,11 @@ type tokenSource struct {
 
 	mu         sync.Mutex
 	held       map[purpose]*credential.Source[azcore.AccessToken]
-	challenged time.Time // when claims that are not held were last asked for
+	challenged time.Time // when claims without a held token were last requested
 	closed     bool
 }
 
-// purpose is what an access token is for.
+// purpose identifies what an access token is for.
 type purpose struct {
 	tenant, scopes, claims string
 	cae                    bool
@@ -68,7 +69,8 @@ func newTokenSource(cfg provider.Config, log *slog.Logger, a *Settings, cred azc
 	}
 }
 
-// touch says that a read uses the tokens, which the SDK's clients hold on to as well.
+// touch marks the tokens as in use. A read calls it because the SDK's clients cache
+// tokens, too, and may not call GetToken.
 func (t *tokenSource) touch() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -77,7 +79,7 @@ func (t *tokenSource) touch() {
 	}
 }
 
-// close ends the renewal of tokens by the clock.
+// close stops the renewal of tokens by timers.
 func (t *tokenSource) close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -90,8 +92,8 @@ func (t *tokenSource) close() {
 // GetToken implements azcore.TokenCredential.
 func (t *tokenSource) GetToken(ctx context.Context, opts policy.TokenRequestOptions) (azcore.AccessToken, error) {
 	if t.hasTenant() {
-		// The vault says which tenant it is in, by its id. Tokens are asked for in
-		// the integration's tenant alone, which may be given by a domain name.
+		// The vault names its tenant by ID. Tokens are requested only in the
+		// integration's tenant, which may also be configured as a domain name.
 		asked, own := opts.TenantID, t.azure.TenantID
 		if !strings.EqualFold(asked, own) && uuid.MatchString(asked) && uuid.MatchString(own) {
 			return azcore.AccessToken{}, wrongTenant(asked)
@@ -118,9 +120,9 @@ func (t *tokenSource) hasTenant() bool {
 	}
 }
 
-// source returns what holds the tokens of a purpose. A vault asks for claims because it
-// refused the token without them; one that asks for others each time gets no token for
-// them but after a pause.
+// source returns the credential.Source for a purpose. A vault requests claims when it
+// has refused the token without them. If it requests different claims each time,
+// source returns an error until a pause is over.
 func (t *tokenSource) source(opts policy.TokenRequestOptions) (*credential.Source[azcore.AccessToken], error) {
 	p := purpose{opts.TenantID, strings.Join(opts.Scopes, " "), opts.Claims, opts.EnableCAE}
 	t.mu.Lock()
@@ -147,7 +149,7 @@ func (t *tokenSource) source(opts policy.TokenRequestOptions) (*credential.Sourc
 	return s, nil
 }
 
-// drop makes room for another purpose. t.mu is held.
+// drop removes at least one purpose. The caller holds t.mu.
 func (t *tokenSource) drop() {
 	for p, s := range t.held {
 		if p.claims != "" || len(t.held) == maxPurposes {
@@ -177,7 +179,7 @@ func (t *tokenSource) newSource(p purpose, opts policy.TokenRequestOptions) *cre
 	return credential.New(c)
 }
 
-// forget drops a token that a vault has refused by asking for one with claims.
+// forget drops the token of p, which a vault has refused by requesting claims.
 func (t *tokenSource) forget(p purpose) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -199,8 +201,8 @@ func (t *tokenSource) acquire(ctx context.Context, opts policy.TokenRequestOptio
 	if err != nil {
 		return nil, explainToken(ctx, t.azure, t.timeout, err, seen)
 	}
-	// One that has ended by this clock is used for a moment: the clock may be wrong, and
-	// the vault's is what counts.
+	// A token that has already ended by the local clock is still used for a moment:
+	// the local clock may be wrong, and the vault goes by its own.
 	now := t.now()
 	return &token{Value: got, Began: now, Life: max(got.ExpiresOn.Sub(now), tokenMargin+credential.RefusalPause)}, nil
 }

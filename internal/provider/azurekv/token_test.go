@@ -23,8 +23,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// credentialFunc is a credential made of a func, which gets the number of the
-// call, from 1.
+// credentialFunc is a credential that calls a func with the number of the call, from
+// 1.
 type credentialFunc struct {
 	mu    sync.Mutex
 	calls int
@@ -76,7 +76,7 @@ func TestTokenIsSharedAndDetached(t *testing.T) {
 		for i := range 100 {
 			wg.Go(func() {
 				ctx := t.Context()
-				if i%2 == 0 { // the impatient, the first caller most likely among them
+				if i%2 == 0 { // callers that give up, probably the first caller among them
 					var cancel context.CancelFunc
 					ctx, cancel = context.WithTimeout(ctx, time.Second)
 					defer cancel()
@@ -133,11 +133,11 @@ func TestTokenAcquisitionIsBounded(t *testing.T) {
 	})
 }
 
-// A failure is the answer to all for a while, for this purpose.
+// For a while after a failure, all callers for this purpose get the same error.
 func TestFailureIsRemembered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cred := &credentialFunc{get: func(context.Context, int) (azcore.AccessToken, error) {
-			time.Sleep(time.Second) // of the bubble's clock
+			time.Sleep(time.Second) // by the bubble's clock
 			return azcore.AccessToken{}, errors.New("no")
 		}}
 		src, tasks := newTestSource(t, cred)
@@ -157,7 +157,7 @@ func TestFailureIsRemembered(t *testing.T) {
 	})
 }
 
-// The successor of a token is got by the clock, and nobody waits for it.
+// A timer requests a token's successor, and no caller waits for it.
 func TestRenewalKeepsNobodyWaiting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cred := &credentialFunc{get: func(_ context.Context, call int) (azcore.AccessToken, error) {
@@ -181,7 +181,7 @@ func TestRenewalKeepsNobodyWaiting(t *testing.T) {
 		if time.Since(began) != 0 {
 			t.Errorf("waited %v for a renewal", time.Since(began))
 		}
-		// The SDK's clients hold on to it: reads say that it is in use.
+		// The SDK's clients cache the token, so reads mark it as in use.
 		for range 6 {
 			time.Sleep(30 * time.Minute)
 			src.touch()
@@ -194,8 +194,8 @@ func TestRenewalKeepsNobodyWaiting(t *testing.T) {
 	})
 }
 
-// A vault that refuses every token by asking for other claims each time has one token
-// made in five seconds, and what it refused is not given again.
+// If a vault refuses every token by requesting different claims each time, the source
+// acquires one token in five seconds, and does not return a refused token again.
 func TestClaims(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cred := &credentialFunc{get: func(_ context.Context, call int) (azcore.AccessToken, error) { return hourToken(call), nil }}
@@ -238,7 +238,7 @@ func TestCredentialThatFailsByItself(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			src, tasks := newTestSource(t, &credentialFunc{get: get})
 			_, err := src.GetToken(t.Context(), vaultScope)
-			// Nothing was sent, so the fault is on this side.
+			// Nothing was sent, so the fault is on the broker's side.
 			if reason := secret.AsError(err).Reason; err == nil || reason != secret.ReasonStoreAuthenticationFailed {
 				t.Fatalf("%v, want %s", err, secret.ReasonStoreAuthenticationFailed)
 			}
@@ -264,7 +264,7 @@ func TestStopCancelsAndWaits(t *testing.T) {
 			cancelled <- err
 		}()
 		synctest.Wait()
-		cancel() // nobody waits for the acquisition any more
+		cancel() // no caller waits for the acquisition any more
 		if err := <-cancelled; !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}

@@ -14,9 +14,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// aadstsAdvice says what to do about Entra ID's error codes that come up with a
-// credential of a service. Source: Microsoft Entra authentication and
-// authorization error codes.
+// aadstsAdvice maps Entra ID's error codes for service credentials to advice. Source:
+// Microsoft Entra authentication and authorization error codes.
 var aadstsAdvice = map[string]string{
 	"AADSTS7000215": "the client secret is wrong; put the secret's value, not its id, into azure.credential.client_secret_file",
 	"AADSTS7000222": "the client secret has expired; create a new one and put its value into azure.credential.client_secret_file",
@@ -40,11 +39,12 @@ func wrongTenant(asked string) *secret.Error {
 		WithCause(fmt.Errorf("the vault asks for tenant %q", storeerror.Plain(asked)))
 }
 
-// explainToken makes the error of an acquisition under ctx, of what its last
-// exchange came to: the SDK's error is only looked at where there was none.
+// explainToken returns the error for a failed acquisition under ctx. It uses the
+// result of the last exchange, and looks at the SDK's error only if there was no
+// exchange.
 func explainToken(ctx context.Context, a *Settings, timeout time.Duration, err error, seen *trace) *secret.Error {
 	var known *secret.Error
-	if errors.As(err, &known) { // a file of the credential
+	if errors.As(err, &known) { // an error about a file of the credential
 		return known
 	}
 	who := "the login authority (azure.authority_host)"

@@ -20,33 +20,33 @@ import (
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 )
 
-// maxBody is the most that is read of an answer, in bytes, after decompression.
-// The largest secret is 25 KB (Key Vault service limits).
+// maxBody limits the size of a response, in bytes, after decompression. The largest
+// secret has 25 KB (Key Vault service limits).
 const maxBody = 256 << 10
 
-// Where managed identities get their tokens if the environment names no other
-// place: the instance metadata service of a virtual machine, and the agent of
-// Azure Arc. Both are links of the machine itself and speak plain HTTP.
+// The default endpoints for managed identities, used unless the environment names
+// another: the instance metadata service of a virtual machine, and the agent of Azure
+// Arc. Both are local to the machine and use plain HTTP.
 const (
 	imdsOrigin = "http://169.254.169.254"
 	arcOrigin  = "http://127.0.0.1:40342"
 )
 
-// discoveryOrigin is where the SDK asks whether an authority that it does not
-// know is genuine.
+// discoveryOrigin is the endpoint that the SDK asks whether an authority that it does
+// not know is genuine.
 const discoveryOrigin = "https://login.microsoftonline.com"
 
-// authorityAliases are the hosts of each cloud's login authority. Its discovery
-// document may name another one of them as the token endpoint. Source: instance
-// discovery metadata of Microsoft Entra ID.
+// authorityAliases are the hosts of each cloud's login authority. The discovery
+// document of an authority may name another of its hosts as the token endpoint.
+// Source: instance discovery metadata of Microsoft Entra ID.
 var authorityAliases = [][]string{
 	{"login.microsoftonline.com", "login.windows.net", "login.microsoft.com", "sts.windows.net"},
 	{"login.chinacloudapi.cn", "login.partner.microsoftonline.cn"},
 	{"login.microsoftonline.us", "login.usgovcloudapi.net"},
 }
 
-// newVaultClient makes the client for the vaults: it sends to https on their
-// hosts and nowhere else, so that no access token can go elsewhere.
+// newVaultClient returns the client for the vaults. It sends only to https on their
+// hosts, so that no access token can reach another host.
 func newVaultClient(cfg provider.Config, in *integration.Integration, roots *x509.CertPool, hosts map[string]string) *http.Client {
 	allowed := make(map[string]bool, len(hosts))
 	for _, host := range hosts {
@@ -55,7 +55,7 @@ func newVaultClient(cfg provider.Config, in *integration.Integration, roots *x50
 	return newClient(cfg, in, roots, allowed, nil)
 }
 
-// newLoginClient makes the client for credentials. It sends to:
+// newLoginClient returns the client for credentials. It sends to:
 //
 //   - https on the host of the login authority, and, if that is one of
 //     Microsoft's, on the other names of the same authority;
@@ -65,7 +65,7 @@ func newVaultClient(cfg provider.Config, in *integration.Integration, roots *x50
 //     names (App Service, Azure ML, Arc), or else the machine's own metadata
 //     service or Arc agent. managed_identity sends to nothing else.
 //
-// A regional authority (AZURE_REGIONAL_AUTHORITY_NAME) is not among them.
+// It does not send to a regional authority (AZURE_REGIONAL_AUTHORITY_NAME).
 func newLoginClient(cfg provider.Config, in *integration.Integration, roots *x509.CertPool) *http.Client {
 	a := settingsOf(in)
 	allowed, local := make(map[string]bool), make(map[string]bool)
@@ -106,9 +106,9 @@ func authorityOrigins(a *Settings) []string {
 	return origins
 }
 
-// identityOrigins follows the SDK's order of looking for a managed identity:
-// App Service, then Azure ML or Cloud Shell, then Arc, then the metadata service.
-// Arc may also be found by its agent's file, with or without the variable.
+// identityOrigins follows the order in which the SDK looks for a managed identity:
+// App Service, then Azure ML or Cloud Shell, then Arc, then the metadata service. The
+// SDK also detects Arc by its agent's file, with or without the variable.
 func identityOrigins() []string {
 	of := func(name string) string {
 		u, err := url.Parse(os.Getenv(name))
@@ -130,8 +130,9 @@ func identityOrigins() []string {
 	}
 }
 
-// newClient makes a client that sends to the allowed origins only, to the local
-// ones never through a proxy, and records each exchange in its context's trace.
+// newClient returns a client that sends only to the allowed and the local origins,
+// and to the local ones never through a proxy. It records each exchange in the trace
+// of the request's context.
 func newClient(cfg provider.Config, in *integration.Integration, roots *x509.CertPool, allowed, local map[string]bool) *http.Client {
 	out := cfg.Egress(in)
 	out.Dial, out.PrivateEndpoint, out.Roots, out.MaxBody = settingsOf(in).Dial, settingsOf(in).PrivateEndpoint, roots, maxBody
@@ -148,7 +149,7 @@ func newClient(cfg provider.Config, in *integration.Integration, roots *x509.Cer
 	return c
 }
 
-// recorder tells the trace in each request's context of what came of it.
+// recorder records the result of each request in the trace of the request's context.
 type recorder struct{ next *egress.Transport }
 
 func (g *recorder) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -158,16 +159,16 @@ func (g *recorder) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// CloseIdleConnections is found by http.Client.CloseIdleConnections.
+// CloseIdleConnections is called by http.Client.CloseIdleConnections.
 func (g *recorder) CloseIdleConnections() { g.next.CloseIdleConnections() }
 
 func origin(u *url.URL) string { return egress.Origin(u) }
 
-// errTimedOut is an exchange that took longer than TryTimeout.
+// errTimedOut is the error for an exchange that took longer than TryTimeout.
 var errTimedOut = egress.ErrTimedOut
 
-// trace is what the last exchange of a token acquisition came to. The SDK puts
-// some of it into its errors' texts, answers included, and loses the rest.
+// trace holds the result of the last exchange of a token acquisition. The SDK puts
+// part of it into its errors' texts, responses included, and drops the rest.
 type trace struct {
 	mu   sync.Mutex
 	last exchange
@@ -192,8 +193,8 @@ func withTrace(ctx context.Context, t *trace) context.Context {
 
 var aadsts = regexp.MustCompile(`AADSTS[0-9]{4,8}`)
 
-// record takes resp's body, which readAll has put there. A nil trace records
-// nothing.
+// record stores the result of an exchange. It reads resp's body, which is already in
+// memory, and replaces it by a copy. A nil trace records nothing.
 func (t *trace) record(resp *http.Response, err error) {
 	if t == nil {
 		return
@@ -214,9 +215,9 @@ func (t *trace) record(resp *http.Response, err error) {
 	t.last = x
 }
 
-// answered reports whether the last exchange brought an answer that is not the
-// sign of an outage: neither a failure of the server nor the challenge with which
-// each client's first read begins.
+// answered reports whether the last exchange got a response that shows that the
+// service works. A failure of the server does not, and neither does the challenge
+// that each client's first read gets.
 func (t *trace) answered() bool {
 	x := t.get()
 	if errors.As(x.err, new(egress.AnswerError)) {

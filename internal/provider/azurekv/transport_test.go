@@ -102,8 +102,8 @@ func TestLoginOrigins(t *testing.T) {
 	}
 }
 
-// TestTokenEndpointElsewhere: whoever controls the discovery document does not
-// get the client secret.
+// TestTokenEndpointElsewhere: an attacker who controls the discovery document does
+// not receive the client secret.
 func TestTokenEndpointElsewhere(t *testing.T) {
 	f := newFake(t)
 	in := f.integration()
@@ -161,8 +161,8 @@ func TestTransportBounds(t *testing.T) {
 
 func TestProxy(t *testing.T) {
 	f := newFake(t)
-	// Only what the integration does not dial itself goes through the proxy; the
-	// TLS connection inside stays with the vault.
+	// Only connections without an entry in the dial table use the proxy. The TLS
+	// connection inside the tunnel ends at the vault.
 	targets := maps.Clone(f.Dial)
 	delete(f.Dial, vaultHost)
 	asked := make(chan string, 8)
@@ -182,7 +182,7 @@ func TestProxy(t *testing.T) {
 	if got := <-asked; got != "CONNECT "+vaultHost+":443" || len(asked) != 0 {
 		t.Errorf("%s went through the proxy, and %d more", got, len(asked))
 	}
-	// The metadata service answers in plain text: a proxy would read the token.
+	// The metadata service uses plain HTTP, so a proxy would see the token.
 	login := newLoginClient(cfg, &integration.Integration{Settings: &Settings{Credential: Credential{Type: ManagedIdentity}}}, nil)
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, imdsOrigin+"/metadata/identity/oauth2/token", nil)
 	providertest.Must(t, err)
@@ -192,8 +192,8 @@ func TestProxy(t *testing.T) {
 	s.vaultHTTP.CloseIdleConnections()
 }
 
-// tunnel answers a CONNECT and passes bytes to and from target until one side
-// hangs up.
+// tunnel answers a CONNECT and copies bytes to and from target until one side closes
+// its connection.
 func tunnel(t *testing.T, w http.ResponseWriter, target string) {
 	up, err := (&net.Dialer{}).DialContext(context.Background(), "tcp", target)
 	if err != nil {

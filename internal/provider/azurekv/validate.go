@@ -14,9 +14,9 @@ import (
 
 var _ provider.Validator = (*store)(nil)
 
-// Validate implements provider.Validator: a token, and then each vault, by asking
-// for a secret that does not exist. Key Vault looks at the role before it looks for the
-// secret, so that "not found" shows that the identity may read.
+// Validate implements provider.Validator. It acquires a token, and then asks each
+// vault for a secret that does not exist. Key Vault checks the role before it looks
+// for the secret, so "not found" shows that the identity may read.
 func (s *store) Validate(ctx context.Context) []provider.Step {
 	step := provider.Step{Name: "token", Found: "the login authority gave an access token"}
 	if err := s.askForToken(ctx); err != nil {
@@ -34,8 +34,8 @@ func (s *store) Validate(ctx context.Context) []provider.Step {
 
 func (s *store) askForToken(ctx context.Context) error {
 	ses := s.session()
-	// https://NAME.vault.azure.net is of the resource https://vault.azure.net, and
-	// so in all clouds.
+	// The resource of https://NAME.vault.azure.net is https://vault.azure.net. The
+	// other clouds follow the same rule.
 	_, resource, _ := strings.Cut(s.azure.Vaults[0], ".")
 	_, err := ses.tokens.GetToken(ctx, policy.TokenRequestOptions{
 		Scopes: []string{fmt.Sprintf("https://%s/.default", resource)}, TenantID: s.azure.TenantID, EnableCAE: true,

@@ -10,7 +10,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// TestValidate: each step says what it found, and nothing is read.
+// TestValidate: each step reports what it found, and no value is read.
 func TestValidate(t *testing.T) {
 	notFound := func(w http.ResponseWriter, r *http.Request) {
 		if r.Host == otherHost {
@@ -25,7 +25,7 @@ func TestValidate(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		token http.HandlerFunc
-		want  string // "step reason|ok|skipped" of each
+		want  string // "step reason|ok|skipped" of each step
 		reads int
 	}{
 		{"a vault without the role", nil, "token ok, read " + vaultURL + " ok, read " + otherURL + " STORE_ACCESS_DENIED", 2},

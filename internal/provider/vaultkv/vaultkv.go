@@ -2,9 +2,8 @@
 // versions, and the credentials that other engines generate on request.
 //
 // It owns everything that is specific to Vault: logins and the token that they
-// return, the paths of requests, leases, and the interpretation of responses. It does
-// not know the policy, the cache or the limits on requests; those belong to its
-// callers.
+// return, the paths of requests, leases, and the interpretation of responses.
+// Authorization, caching and limits on requests belong to its callers.
 //
 // Tokens (login.go). A token is renewed while it is in use, and replaced by a new
 // login when it cannot be renewed. A token from a file cannot be acquired again after
