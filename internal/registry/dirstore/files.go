@@ -22,22 +22,25 @@
 //
 // # Stamps
 //
-// A poll does not read files. It compares stamps: size, inode, modification time and,
-// where the system has one, change time. A stamp is always taken before the content is
-// read, so a write during the read changes the stamp and the next poll reads the file
-// again. An equal stamp proves equal content only if the file was old enough when its
-// stamp was taken: two writes within one tick of the file system's clock have the same
-// time. A file that is younger is read at each poll, until it is old enough; it is then
-// called stable. The same holds for the directory and its list of files. Reload trusts no
-// stamp and reads every file.
+// A poll reads only files whose stamps have changed. A stamp consists of a file's size,
+// inode, mode, modification time and, where the system records one, change time. It is
+// always taken before the content is read, so a write during the read changes the stamp,
+// and the next poll reads the file again.
+//
+// Two writes within one tick of the file system's clock have the same time. An equal stamp
+// therefore proves equal content only if the file was last changed some time before it was
+// read. Such a file is called stable; a poll reads all other files, until they are stable.
+// Files at fault are never stable, because a fix need not change their stamps. The same
+// distinction applies to the directory and its list of files. Reload does not rely on
+// stamps and reads every file.
 //
 // # Races
 //
-// While another directory replaces the watched one, all files are missing for a moment.
-// The failure to open a file therefore never removes its integration; only a listing of
-// the directory does. A notification may also arrive after the file has changed again, and
-// notifications may be lost. Run reads the current content in either case, and looks at
-// all files after a loss.
+// While another directory replaces the watched one, all files are missing for a moment. A
+// file that is missing when it is to be read therefore keeps its integration; only a
+// listing of the directory proves that the file was removed. A notification may arrive
+// after the file has changed again: Run always reads the current content. Notifications
+// may be lost: Run then reads all files.
 //
 // # Held files
 //
@@ -130,8 +133,8 @@ type Store struct {
 	listing    listing
 	expected   *expected                     // nil until the first poll
 	files      map[string]*file              // by path
-	declared   index                         // by the id that they declare
-	named      index                         // by the paths of the files that they name
+	declared   index                         // by the declared id
+	named      index                         // by the path of a referenced file
 	linked     int                           // number of files with linked set
 	faulty     map[string]registry.FileFault // by path
 	unreadable string                        // why the directory cannot be read, or ""
@@ -139,7 +142,7 @@ type Store struct {
 
 	seen      atomic.Pointer[time.Time] // when the last complete look began
 	heldCount atomic.Int64              // integrations served from held files
-	reloading chan struct{}             // has an element while a Reload is under way
+	reloading chan struct{}             // has an element while a Reload is in progress
 }
 
 // Open reads the directory. It returns an error if the directory cannot be read, but not
