@@ -51,7 +51,8 @@ var documents = []struct{ name, text, key string }{
 
 // BenchmarkMemory measures the memory of a cached secret in addition to its payload, for a
 // hundred thousand secrets. It is the growth of the whole heap, including the cache, which
-// is a third larger than necessary. The metric estimated-B/secret is the size that counts towards MaxBytes.
+// is a third larger than necessary. The metric estimated-B/secret is the size that counts
+// towards MaxBytes.
 func BenchmarkMemory(b *testing.B) {
 	const secrets = 100_000
 	for _, doc := range documents {

@@ -40,9 +40,9 @@ func (in *Integration) Facts() Facts {
 	return f
 }
 
-// CloudPolicy is a policy document to paste, which an integration needs at its cloud.
+// CloudPolicy is a policy document that an integration requires at its cloud, for pasting.
 type CloudPolicy struct {
-	// Title is what the document is and where it belongs.
+	// Title states the purpose of the document and where to paste it.
 	Title string
 	// JSON is indented. It contains no secret. Capitalized words in angle brackets are
 	// placeholders.
@@ -51,8 +51,8 @@ type CloudPolicy struct {
 
 // Policied is implemented by Settings whose stores need policies.
 type Policied interface {
-	// CloudPolicies returns the policies that let the integration read what the grants
-	// give, and no more.
+	// CloudPolicies returns the policies that permit the integration to read what the
+	// grants permit, and no more.
 	CloudPolicies(grants *authz.Policy) []CloudPolicy
 }
 
