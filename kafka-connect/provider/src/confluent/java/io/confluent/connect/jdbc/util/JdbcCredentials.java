@@ -1,13 +1,13 @@
 package io.confluent.connect.jdbc.util;
 
 /**
- * The JDBC connectors' interface of this name, to compile against without them. It does not go into
- * the jar: the connector brings its own.
+ * A copy of the JDBC connectors' interface, so that this module compiles without them. The jar does
+ * not contain it, because each connector provides the original.
  */
 public interface JdbcCredentials {
-  /** The name to log in with. */
+  /** Returns the user name. */
   String getUsername();
 
-  /** The password to log in with. */
+  /** Returns the password. */
   String getPassword();
 }

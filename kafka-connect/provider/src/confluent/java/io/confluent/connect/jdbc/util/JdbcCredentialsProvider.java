@@ -1,13 +1,13 @@
 package io.confluent.connect.jdbc.util;
 
 /**
- * The JDBC connectors' interface of this name, to compile against without them. It does not go into
- * the jar: the connector brings its own.
+ * A copy of the JDBC connectors' interface, so that this module compiles without them. The jar does
+ * not contain it, because each connector provides the original.
  */
 public interface JdbcCredentialsProvider {
-  /** What to log in with. */
+  /** Returns the credentials for the next login. */
   JdbcCredentials getJdbcCredentials();
 
-  /** Asks for newer ones. */
+  /** Requests newer credentials for the next login. */
   default void refresh() {}
 }
