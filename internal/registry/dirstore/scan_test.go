@@ -61,8 +61,8 @@ func TestNoticedTrustsNoStamps(t *testing.T) {
 	w.told(nil, []string{"a"})
 }
 
-// TestNoticedLink: a link that no integration refers to by name may lead to a file that
-// one refers to.
+// TestNoticedLink: a change of a link to which no integration refers directly may change
+// a file to which one refers.
 func TestNoticedLink(t *testing.T) {
 	for what, lay := range map[string]func(w *world){
 		"file": func(w *world) {

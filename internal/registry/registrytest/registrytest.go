@@ -83,7 +83,8 @@ func secretDocument(id string) string {
 		id, tenant, client)
 }
 
-// put creates or replaces an integration, or deletes it if doc is empty.
+// put creates or replaces an integration, or deletes it if doc is empty. When it returns,
+// s serves the new state.
 func (b *Backend) put(t *testing.T, s registry.Store, id, doc string) {
 	t.Helper()
 	if b.Write != nil {

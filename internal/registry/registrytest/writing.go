@@ -191,7 +191,7 @@ func testValidateOnly(t *testing.T, b *Backend) {
 	}
 }
 
-// A cancelled call does not return ErrUnavailable, and writes nothing.
+// A cancelled call does not count as an outage, and writes nothing.
 func testCancelled(t *testing.T, b *Backend) {
 	s := b.Open(t, Settings{})
 	ctx, cancel := context.WithCancel(t.Context())
