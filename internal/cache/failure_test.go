@@ -207,7 +207,7 @@ func TestHasteIsNoOutage(t *testing.T) {
 			}
 			time.Sleep(2 * time.Second)
 			short := req
-			short.TTL = 1 // the entry's stale time is over at once
+			short.TTL = 1 // the new entry has already exceeded this TTL
 			res, err := c.getWithin(t, timeout, s, short)
 			checkError(t, res, err, secret.ReasonStoreUnavailable)
 		})
