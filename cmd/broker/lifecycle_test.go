@@ -228,7 +228,7 @@ func TestReloadOfSettings(t *testing.T) {
 	}
 	set(t, env.ConfigFile, "limits", "{max_calls_per_second_per_principal: 100000, max_configs: none}")
 	hangup()
-	if body := problem(); !strings.Contains(body, "faulty") || !strings.Contains(body, "limits.max_configs") {
+	if body := problem(); !strings.Contains(body, "is invalid") || !strings.Contains(body, "limits.max_configs") {
 		t.Errorf("a faulty file: %s", body)
 	}
 	if !overloaded() {

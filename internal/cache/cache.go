@@ -41,7 +41,7 @@ type Account interface {
 	Join(other any) bool
 }
 
-// ErrOwn, in the chain of a Loader's error, means that the load failed because of the call
+// ErrOwn means, in the chain of a Loader's error, that the load failed because of the call
 // that started it, for example because its budget is exhausted, and not because of the key
 // or its store. The cache does not remember such a failure, and calls of other Accounts
 // that shared the load start their own.
