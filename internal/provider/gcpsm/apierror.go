@@ -11,16 +11,17 @@ import (
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 )
 
-// apiError is what an error answer may tell the log: no text that the other side
-// is free to choose.
+// apiError holds the parts of an error response that are safe to log. It contains no
+// free text of the server.
 type apiError struct {
 	status int
-	// code is the canonical code of the answer, such as "PERMISSION_DENIED", or an
+	// code is the canonical code of the response, such as "PERMISSION_DENIED", or an
 	// OAuth error, such as "invalid_grant".
 	code string
-	// reason is that of the answer's ErrorInfo, such as "SERVICE_DISABLED".
+	// reason is the reason in the response's ErrorInfo, such as "SERVICE_DISABLED".
 	reason string
-	// state is the state that the version is said to be in, such as "DISABLED".
+	// state is the state of the version according to the response, such as
+	// "DISABLED".
 	state      string
 	retryAfter time.Duration
 }
@@ -36,12 +37,12 @@ func (e *apiError) Error() string {
 	return b.String()
 }
 
-// versionState finds what Secret Manager says about a version that cannot be
-// accessed: "Secret Version [projects/N/secrets/S/versions/V] is in DISABLED
-// state." There is no field for it.
+// versionState matches Secret Manager's message about a version that cannot be
+// accessed: "Secret Version [projects/N/secrets/S/versions/V] is in DISABLED state."
+// The response has no field for the state.
 var versionState = regexp.MustCompile(`\bis in ([A-Z_]{1,32}) state\b`)
 
-// parseError reads an error answer, of an API (AIP-193) or of OAuth (RFC 6749,
+// parseError parses an error response of an API (AIP-193) or of OAuth (RFC 6749,
 // section 5.2).
 func parseError(status int, header http.Header, body []byte) *apiError {
 	e := &apiError{status: status, retryAfter: storeerror.RetryAfter(header)}
@@ -81,7 +82,7 @@ func parseError(status int, header http.Header, body []byte) *apiError {
 			if wait, err := time.ParseDuration(d.RetryDelay); err == nil && wait > 0 {
 				e.retryAfter = min(wait, storeerror.MaxRetryAfter)
 			}
-		case "PreconditionFailure": // older answers of VPC Service Controls have this alone
+		case "PreconditionFailure": // older responses of VPC Service Controls have only this
 			if len(d.Violations) > 0 && e.reason == "" {
 				e.reason = storeerror.Plain(d.Violations[0].Type)
 			}

@@ -29,7 +29,7 @@ func conformance() providertest.Harness {
 	}
 }
 
-// world is the embedded Secret Manager with the suite's hands on it.
+// world is the embedded Secret Manager with the controls that the suite needs.
 type world struct{ *fake }
 
 func startWorld(t testing.TB) *providertest.World {
@@ -79,7 +79,7 @@ func (f world) become(_ testing.TB, name string, state providertest.State) {
 		case providertest.Deleted:
 			delete(p.Secrets, name)
 		case providertest.Forbidden:
-			p.Readers = nil // from here on a role on each secret counts
+			p.Readers = nil // from now on, each secret's own role decides
 			for other, s := range p.Secrets {
 				if other != name {
 					s.Readers = []string{reader}

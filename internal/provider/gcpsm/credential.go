@@ -24,8 +24,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// scope is the one OAuth scope that Secret Manager takes. What the identity may
-// do is up to its roles.
+// scope is the only OAuth scope that Secret Manager accepts. The identity's roles
+// determine what it may do.
 const scope = "https://www.googleapis.com/auth/cloud-platform"
 
 const (
@@ -35,7 +35,7 @@ const (
 
 // token is an access token. It is a credential: never print it.
 type token struct {
-	text    func() string // out of reach of reflection, and so of %v
+	text    func() string // a func, so that reflection and therefore %v cannot reach the text
 	expires time.Time
 }
 
@@ -43,13 +43,13 @@ func newToken(text string, expires time.Time) token {
 	return token{text: func() string { return text }, expires: expires}
 }
 
-// identity is who the broker is to Google: how it gets access tokens, and which
-// project has to pay for their use.
+// identity determines how the broker gets access tokens from Google, and which
+// project pays for their use.
 type identity struct {
-	// steps are taken one after the other; each gets the token of the one before
-	// it and makes one request.
+	// steps run one after the other. Each makes one request and receives the token of
+	// the previous step.
 	steps []step
-	// files are those that the steps read each time.
+	// files are the files that the steps read each time.
 	files []string
 	// quotaProject is sent with every read; empty for the secret's own project.
 	quotaProject string
@@ -57,13 +57,14 @@ type identity struct {
 
 // step gets a token from one endpoint.
 type step struct {
-	// who names the endpoint, setting what to check if it refuses; for people.
+	// who names the endpoint in messages; setting is what to check if the endpoint
+	// refuses.
 	who, setting string
-	// get asks for a token with client, with ctx alone.
+	// get requests a token through client. It must not use a context other than ctx.
 	get func(ctx context.Context, client *caller, before token) (token, error)
 }
 
-// newIdentity reads what the integration's credential is made of. Its errors are
+// newIdentity reads the files of the integration's credential. Its errors are
 // *secret.Error that name the setting or file to fix, never a file's content.
 func newIdentity(ctx context.Context, in *integration.Integration) (*identity, error) {
 	g := settingsOf(in)
@@ -94,11 +95,12 @@ func newIdentity(ctx context.Context, in *integration.Integration) (*identity, e
 	return id, nil
 }
 
-// defaultVariable and its file are where Google's own tools look for credentials.
+// Google's own tools look for credentials in the file that defaultVariable names, or
+// in gcloud's own file.
 const defaultVariable = "GOOGLE_APPLICATION_CREDENTIALS"
 
-// fromDefault looks where Google's tools do: the file that the environment names,
-// gcloud's own file, the metadata server.
+// fromDefault looks for a credential where Google's tools do: in the file that the
+// environment names, in gcloud's own file, at the metadata server.
 func fromDefault() (*identity, error) {
 	types := []string{"service_account", "external_account", "authorized_user"}
 	if path := os.Getenv(defaultVariable); path != "" {
@@ -113,21 +115,21 @@ func fromDefault() (*identity, error) {
 	return fromMetadataServer(), nil
 }
 
-// credentialFile is what is looked at in the files of all types. Whatever names a
-// place to send something to has to name Google's, or is refused: the file may be
-// somebody else's work.
+// credentialFile holds the fields that are checked in credential files of all types.
+// The file may come from an untrusted source. Therefore a field that names a
+// destination for requests must name one of Google's, or the file is refused.
 type credentialFile struct {
 	Type           string `json:"type"`
 	UniverseDomain string `json:"universe_domain"`
 	QuotaProjectID string `json:"quota_project_id"`
 
-	// Of service_account.
+	// For the type service_account.
 	ClientEmail  string `json:"client_email"`
 	PrivateKey   string `json:"private_key"`
 	PrivateKeyID string `json:"private_key_id"`
 	TokenURI     string `json:"token_uri"`
 
-	// Of authorized_user.
+	// For the type authorized_user.
 	ClientID     string `json:"client_id"`
 	ClientSecret string `json:"client_secret"`
 	RefreshToken string `json:"refresh_token"`
@@ -135,9 +137,9 @@ type credentialFile struct {
 	externalAccount
 }
 
-// fromKey makes the identity of a service account's key. A key may come with the
-// integration, from its owner; it names nothing of the broker's machine,
-// as a configuration of federation does, which comes from files only.
+// fromKey returns the identity of a service account's key. The owner of the
+// integration may store a key with it, because a key names nothing on the broker's
+// machine. The configuration of a federation does, so it is accepted only from files.
 func fromKey(ctx context.Context, in *integration.Integration) (*identity, error) {
 	const setting = "gcp.credential.key_file"
 	path := settingsOf(in).Credential.KeyFile
@@ -148,7 +150,7 @@ func fromKey(ctx context.Context, in *integration.Integration) (*identity, error
 	return fromJSON(setting, egress.CredentialSource(path), data, "service_account")
 }
 
-// fromFile makes the identity of a credential file of one of types.
+// fromFile returns the identity of a credential file, which must have one of types.
 func fromFile(setting, path string, types ...string) (*identity, error) {
 	data, err := egress.ReadFile(setting, path)
 	if err != nil {
@@ -157,11 +159,12 @@ func fromFile(setting, path string, types ...string) (*identity, error) {
 	return fromJSON(setting, path, data, types...)
 }
 
-// fromJSON takes over data, which stands at path.
+// fromJSON returns the identity of data, the content of path. It takes ownership of
+// data.
 func fromJSON(setting, path string, data []byte, types ...string) (*identity, error) {
 	defer clear(data)
 	var f credentialFile
-	if json.Unmarshal(data, &f) != nil { // its error quotes the content
+	if json.Unmarshal(data, &f) != nil { // the error quotes the content
 		return nil, storeerror.Setup("%s: %s is not a credential file of Google in JSON form", setting, path)
 	}
 	if !slices.Contains(types, f.Type) {
@@ -186,7 +189,7 @@ func fromJSON(setting, path string, data []byte, types ...string) (*identity, er
 	return id, nil
 }
 
-// tokenURIs are what Google has written into key files over the years.
+// tokenURIs are the values that Google has written into key files over the years.
 var tokenURIs = []string{"", oauthURL, "https://accounts.google.com/o/oauth2/token", "https://www.googleapis.com/oauth2/v4/token"}
 
 func (f *credentialFile) serviceAccountKey(setting string) (_ *identity, fault string) {
@@ -259,8 +262,8 @@ func (f *credentialFile) federation(setting string) (_ *identity, fault string) 
 	return id, ""
 }
 
-// result makes a token of what the library returns, which makes tokens without
-// an expiry of some answers.
+// result converts what the library returns to a token. For some responses the library
+// returns tokens without an expiry, which result refuses.
 func result(t *oauth2.Token, err error) (token, error) {
 	switch {
 	case err != nil:
@@ -271,17 +274,19 @@ func result(t *oauth2.Token, err error) (token, error) {
 	return newToken(t.AccessToken, t.Expiry), nil
 }
 
-// errNoToken is an answer of 200 that holds no access token.
+// errNoToken is the error for a 200 response without a token that has an expiry.
 var errNoToken = errors.New("gcpsm: the answer holds no access token with an expiry")
 
 var (
-	// serviceAccount is as in the registry: nothing but what is safe in a path.
+	// serviceAccount matches only characters that are safe in a URL path, as the
+	// settings do.
 	serviceAccount = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?@([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.){1,4}gserviceaccount\.com$`)
 	projectID      = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{3,28}[a-z0-9]$`)
 )
 
-// impersonationURL is where tokens of a service account are made for identities that have
-// the role. The path is safe: account matches serviceAccount.
+// impersonationURL is the endpoint that issues tokens of a service account to
+// identities with the required role. The path is safe because account matches
+// serviceAccount.
 func impersonationURL(account string) string {
 	u := url.URL{Scheme: "https", Host: IAMCredentialsHost, Path: "/v1/projects/-/serviceAccounts/" + account + ":generateAccessToken"}
 	return u.String()

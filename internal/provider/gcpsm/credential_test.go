@@ -15,7 +15,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// federation is an external account's configuration as gcloud writes it.
+// federation returns an external account's configuration as gcloud writes it.
 func (f *fake) federation(edit func(doc, source map[string]any)) string {
 	source := map[string]any{"file": providertest.WriteFile(f, "token", []byte(subject+"\n")), "format": map[string]any{"type": "text"}}
 	doc := map[string]any{
@@ -33,7 +33,8 @@ func (f *fake) federation(edit func(doc, source map[string]any)) string {
 	return writeJSONFile(f, doc)
 }
 
-// metadata serves the metadata server on plain HTTP, where the environment names it.
+// metadata serves the metadata server over plain HTTP and points the environment to
+// it.
 func (f *fake) metadata(t *testing.T) {
 	srv := httptest.NewServer(f.server)
 	t.Cleanup(srv.Close)
@@ -45,7 +46,7 @@ func TestCredentials(t *testing.T) {
 	type setting struct {
 		credential  Credential
 		impersonate string
-		reader      string // who is to read in the end
+		reader      string // the account that reads in the end
 	}
 	tests := map[string]func(t *testing.T, f *fake) setting{
 		"key": func(_ *testing.T, f *fake) setting {
@@ -105,7 +106,7 @@ func TestCredentials(t *testing.T) {
 	}
 }
 
-// A developer's own credential, as gcloud leaves it, pays with the project that it
+// A developer's own credential, as gcloud writes it, uses the quota project that it
 // names.
 func TestUserCredential(t *testing.T) {
 	f := newFake(t)
@@ -127,7 +128,7 @@ func TestUserCredential(t *testing.T) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write([]byte(`{"access_token": "ya29.x", "expires_in": 3599, "token_type": "Bearer"}`))
 	})
-	f.Fails(t.Context(), s, project+"/secrets/db", secret.ReasonStoreAuthenticationFailed) // the fake knows no users
+	f.Fails(t.Context(), s, project+"/secrets/db", secret.ReasonStoreAuthenticationFailed) // the fake has no users
 	if form["grant_type"][0] != "refresh_token" || form["refresh_token"][0] != "REFRESH-token" {
 		t.Errorf("the token was not asked for by the refresh token but with %d fields", len(form))
 	}
@@ -142,9 +143,9 @@ func TestUserCredential(t *testing.T) {
 	}
 }
 
-// What a credential file may not do: name places to send to or programs to run, or
-// be of another type than the setting says. All of it is found when opening, and
-// nobody is asked.
+// A credential file must not name destinations for requests or programs to run, or
+// have another type than the setting states. Opening detects all of these and sends
+// no request.
 func TestRefusedFiles(t *testing.T) {
 	type edit = func(doc, source map[string]any)
 	of := func(key string, value any) edit { return func(doc, _ map[string]any) { doc[key] = value } }
@@ -227,7 +228,7 @@ func TestRefusedKeys(t *testing.T) {
 	}
 }
 
-// Settings that the registry lets nobody write are refused here as well.
+// Settings that the parser refuses are refused here as well.
 func TestRefusedSettings(t *testing.T) {
 	for name, edit := range map[string]func(in *integration.Integration){
 		"no section":   func(in *integration.Integration) { in.Settings = nil },

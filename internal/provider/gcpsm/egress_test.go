@@ -21,7 +21,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Where each client sends to, and so where a token can go at the most.
+// The origins that each client sends to. A token can reach no others.
 func TestOrigins(t *testing.T) {
 	t.Setenv(metadataVariable, "")
 	origins := func(c *http.Client) []string { return c.Transport.(*egress.Transport).Origins() }
@@ -54,8 +54,8 @@ func TestOrigins(t *testing.T) {
 	}
 }
 
-// Google's names may not lead to private addresses, unless the integration says
-// so, and to the machine's own or its link's in no case.
+// Google's names must not resolve to private addresses, unless the integration
+// permits it, and never to addresses of the machine itself or of its link.
 func TestPrivateAddresses(t *testing.T) {
 	for _, tt := range []struct {
 		address string
@@ -86,12 +86,12 @@ func TestPrivateAddresses(t *testing.T) {
 	}
 }
 
-// answering connects to a DNS server that answers every question about IPv4 with
-// addr, and each other with nothing.
+// answering returns a dial func for a DNS server that answers every question about
+// IPv4 with addr, and all others with no record.
 func answering(addr netip.Addr) func(context.Context, string, string) (net.Conn, error) {
 	return func(context.Context, string, string) (net.Conn, error) {
 		client, server := net.Pipe()
-		go func() { // ends when the resolver hangs up
+		go func() { // ends when the resolver closes the connection
 			defer server.Close()
 			for {
 				var length uint16
@@ -131,8 +131,8 @@ func TestForeignCertificate(t *testing.T) {
 	}
 }
 
-// A proxy sees the hosts and not what is said: everything is TLS. It is not asked
-// about the metadata server.
+// A proxy sees the host names but no content, because everything is TLS. The metadata
+// server is never contacted through the proxy.
 func TestProxy(t *testing.T) {
 	f := newFake(t)
 	f.metadata(t)
@@ -162,7 +162,7 @@ func TestLeastTLS(t *testing.T) {
 	}
 }
 
-// A token does not print.
+// No fmt verb prints a token.
 func TestTokenDoesNotPrint(t *testing.T) {
 	f := newFake(t)
 	s := f.open(f.Config(), f.integration())

@@ -11,10 +11,10 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// advice names the settings that cure some outages.
+// advice names the settings that fix some outages.
 var advice = egress.Advice{CAFile: "gcp.ca_file", PrivateEndpoint: "gcp.private_endpoint or gcp.dial", Store: "endpoint of Google"}
 
-// explainRead makes the error of a read of store at host.
+// explainRead returns the error for a failed read of a store at host.
 func explainRead(ctx context.Context, host string, ref secret.Ref, err error) *secret.Error {
 	var known *secret.Error
 	if errors.As(err, &known) { // from the tokenSource
@@ -37,7 +37,7 @@ func explainRead(ctx context.Context, host string, ref secret.Ref, err error) *s
 	return secret.Errorf(secret.ReasonStoreUnavailable, "%s %s", host, o.Text).WithCause(o.Cause)
 }
 
-// explainAnswer makes the error of an answer other than 200.
+// explainAnswer returns the error for a response other than 200.
 func explainAnswer(host string, ref secret.Ref, a *apiError) *secret.Error {
 	e := &secret.Error{Reason: secret.ReasonStoreUnavailable, RetryAfter: a.retryAfter, Cause: a}
 	switch {
@@ -93,9 +93,9 @@ func explainForbidden(ref secret.Ref, a *apiError) *secret.Error {
 	return e
 }
 
-// explainState makes the error of a version that is there and cannot be accessed.
-// "latest" is the newest version whatever state it is in: there is no falling back
-// to the one before.
+// explainState returns the error for a version that exists but cannot be accessed.
+// "latest" is the newest version in any state: Secret Manager does not fall back to
+// an earlier one.
 func explainState(ref secret.Ref, a *apiError) *secret.Error {
 	e := &secret.Error{Reason: secret.ReasonSecretDisabled, Cause: a}
 	which := "the version of the secret"
@@ -118,12 +118,12 @@ func somethingElse(host, what string) *secret.Error {
 		"the server that responds as %s answered with something else than the secret (%s); check what is between the broker and Secret Manager", host, what)
 }
 
-// explainToken makes the error of a step under ctx, of what its exchange came to:
-// the library's error may quote the answer and is only looked at where it was
-// made here.
+// explainToken returns the error for a failed step under ctx. It uses the result of
+// the step's exchange. The library's error may quote the response, so explainToken
+// looks at it only if it originates in this package.
 func explainToken(ctx context.Context, s step, timeout time.Duration, x exchange, err error) *secret.Error {
 	var known *secret.Error
-	if errors.As(err, &known) { // a file of the credential
+	if errors.As(err, &known) { // an error about a file of the credential
 		return known
 	}
 	switch cut := context.Cause(ctx); {
@@ -151,7 +151,7 @@ func explainToken(ctx context.Context, s step, timeout time.Duration, x exchange
 	}
 }
 
-// tokenAnswer makes the error of an answer other than 200 of a step.
+// tokenAnswer returns the error for a step that got a response other than 200.
 func tokenAnswer(s step, a *apiError) *secret.Error {
 	e := &secret.Error{Reason: secret.ReasonStoreAuthenticationFailed, Cause: a}
 	switch {

@@ -12,7 +12,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// apiBody is an error answer of a Google API as recorded from the real ones.
+// apiBody returns an error response in the form that was recorded from Google's APIs.
 func apiBody(status int, code, message, details string) string {
 	return fmt.Sprintf(`{"error": {"code": %d, "message": %q, "status": %q, "details": [%s]}}`, status, message+" "+canary, code, details)
 }
@@ -80,7 +80,7 @@ func TestErrorAnswers(t *testing.T) {
 	}
 }
 
-// A token that is refused is replaced once, and not again with every read.
+// A refused token is replaced once, and not again with every read.
 func TestRefusedForGood(t *testing.T) {
 	f := newFake(t)
 	s := f.open(f.Config(), f.integration())
@@ -104,7 +104,7 @@ func TestRefusedForGood(t *testing.T) {
 	}
 }
 
-// What a second try may cure is tried again at once, and nothing else is.
+// The client retries at once what a retry may fix, and nothing else.
 func TestRetries(t *testing.T) {
 	for name, tt := range map[string]struct {
 		hook     func(http.ResponseWriter)

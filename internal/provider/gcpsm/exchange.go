@@ -13,7 +13,7 @@ import (
 	"golang.org/x/oauth2"
 )
 
-// What the endpoints that issue tokens are called in messages.
+// The names of the token endpoints in messages.
 const (
 	oauthEndpoint    = "Google's token endpoint (" + OAuthHost + ")"
 	stsEndpoint      = "Google's Security Token Service (" + STSHost + ")"
@@ -21,16 +21,16 @@ const (
 	metadataEndpoint = "the metadata server"
 )
 
-// metadataHost is where machines and pods of Google Cloud find their metadata
-// server, unless the environment names another place, as Google's own clients
-// have it: a link of the machine itself, which speaks plain HTTP.
+// metadataHost is the metadata server of machines and pods of Google Cloud. The
+// environment may name another host, as with Google's own clients. It is local to the
+// machine and uses plain HTTP.
 const (
 	metadataHost     = "169.254.169.254"
 	metadataVariable = "GCE_METADATA_HOST"
 	metadataPath     = "/computeMetadata/v1/instance/service-accounts/default/token"
 )
 
-// metadataOrigin is scheme and host of the metadata server.
+// metadataOrigin returns scheme and host of the metadata server.
 func metadataOrigin() string {
 	if host := os.Getenv(metadataVariable); host != "" {
 		return "http://" + strings.ToLower(host)
@@ -38,8 +38,8 @@ func metadataOrigin() string {
 	return "http://" + metadataHost
 }
 
-// tokenLifetime is what is asked for of an impersonated account's token: what
-// Google gives without an organization policy that allows more.
+// tokenLifetime is the requested lifetime of an impersonated account's token. It is
+// the maximum that Google permits unless an organization policy allows more.
 const tokenLifetime = "3600s"
 
 func fromMetadataServer() *identity {
@@ -51,7 +51,7 @@ func fromMetadataServer() *identity {
 			if err != nil {
 				return token{}, err
 			}
-			req.Header.Set("Metadata-Flavor", "Google") // refused without: nobody else sends it by mistake
+			req.Header.Set("Metadata-Flavor", "Google") // required; no other protocol sends it by accident
 			var answer struct {
 				AccessToken string `json:"access_token"`
 				ExpiresIn   int64  `json:"expires_in"` // seconds
@@ -68,8 +68,9 @@ func fromMetadataServer() *identity {
 	}}}
 }
 
-// impersonation exchanges the token before it for one of account. Source: IAM
-// Service Account Credentials API, projects.serviceAccounts.generateAccessToken.
+// impersonation exchanges the token of the previous step for a token of account.
+// Source: IAM Service Account Credentials API,
+// projects.serviceAccounts.generateAccessToken.
 func impersonation(account, setting string) step {
 	url := impersonationURL(account)
 	return step{
@@ -97,17 +98,17 @@ func impersonation(account, setting string) step {
 	}
 }
 
-// exchange is what came of one request for a token. The library puts whole
-// answers into its errors; this keeps what of them can be told.
+// exchange is the result of one token request. The library puts whole responses into
+// its errors; exchange keeps only what is safe to log.
 type exchange struct {
 	made   bool
 	status int
-	failed *apiError // of an answer other than 200
-	err    error     // below HTTP
+	failed *apiError // for a response other than 200
+	err    error     // a failure below HTTP
 }
 
-// caller makes the one request of a step, whichever way the library asks for it,
-// and notes what came of it. It is for one goroutine.
+// caller makes the single request of a step, for each way in which the library sends
+// it, and records the result. It must not be used by more than one goroutine.
 type caller struct {
 	ctx  context.Context
 	next http.RoundTripper
@@ -121,8 +122,8 @@ func (c *caller) oauth(ctx context.Context) context.Context {
 
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// RoundTrip implements http.RoundTripper. The library does not pass its context
-// to every request, so the step's is put in.
+// RoundTrip implements http.RoundTripper. The library does not pass its context to
+// every request, so RoundTrip sets the step's context.
 func (c *caller) RoundTrip(r *http.Request) (*http.Response, error) {
 	c.last = exchange{made: true}
 	resp, err := c.next.RoundTrip(r.WithContext(c.ctx))
@@ -132,7 +133,7 @@ func (c *caller) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	c.last.status = resp.StatusCode
 	if resp.StatusCode != http.StatusOK {
-		body, err := io.ReadAll(resp.Body) // bounded by egress
+		body, err := io.ReadAll(resp.Body) // egress limits the size
 		_ = resp.Body.Close()
 		if err != nil {
 			c.last.err = err
@@ -144,7 +145,7 @@ func (c *caller) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// do makes a request and decodes the answer of 200.
+// do sends a request and decodes the body of a 200 response into answer.
 func (c *caller) do(req *http.Request, answer any) error {
 	resp, err := c.RoundTrip(req)
 	if err != nil {
@@ -158,7 +159,7 @@ func (c *caller) do(req *http.Request, answer any) error {
 	if err != nil {
 		return err
 	}
-	if json.Unmarshal(body, answer) != nil { // its error quotes the answer
+	if json.Unmarshal(body, answer) != nil { // the error quotes the response
 		return errNoToken
 	}
 	return nil

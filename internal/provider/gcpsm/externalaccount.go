@@ -13,10 +13,10 @@ import (
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 )
 
-// externalAccount is the configuration of workload identity federation, as far as
-// it is supported: a token in a file. The format can also name programs to run,
-// URLs to fetch and cloud metadata to ask, all of which would make whoever wrote
-// the file the master of what the broker does.
+// externalAccount is the supported part of a configuration for workload identity
+// federation: a token in a file. The format can also name programs to run, URLs to
+// fetch and cloud metadata to request. These are refused, because they would give the
+// author of the file control over the broker.
 type externalAccount struct {
 	Audience                       string `json:"audience"`
 	SubjectTokenType               string `json:"subject_token_type"`
@@ -33,15 +33,15 @@ type credentialSource struct {
 		Field string `json:"subject_token_field_name"`
 	} `json:"format"`
 
-	// What is refused, if it is there at all.
+	// Each of these is refused if it is present.
 	URL           json.RawMessage `json:"url"`
 	Executable    json.RawMessage `json:"executable"`
 	EnvironmentID json.RawMessage `json:"environment_id"`
 	Certificate   json.RawMessage `json:"certificate"`
 }
 
-// field is the member of the token file that holds the token, empty if the whole
-// file does.
+// field returns the member of the token file that holds the token; empty if the token
+// is the whole file.
 func (s credentialSource) field() string {
 	if s.Format.Type == "json" {
 		return s.Format.Field
@@ -59,8 +59,8 @@ var (
 	}
 )
 
-// check returns the service account that the configuration names, if any, or what
-// is wrong with the configuration.
+// check returns the service account that the configuration names, if any, or the
+// fault of the configuration.
 func (e *externalAccount) check() (account, fault string) {
 	s := e.CredentialSource
 	switch {
@@ -91,8 +91,8 @@ func (e *externalAccount) check() (account, fault string) {
 	return m[1], ""
 }
 
-// subjectToken is the file with the token of the other identity provider. It is
-// read for every exchange: such tokens live for minutes.
+// subjectToken is the file with the token of the other identity provider. The file is
+// read for every exchange, because such tokens live for minutes.
 type subjectToken struct{ setting, path, field string }
 
 // SubjectToken implements externalaccount.SubjectTokenSupplier.

@@ -10,7 +10,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Whatever an error answer says, the log gets codes, and callers texts of ours.
+// For every error response, the log contains only codes, and messages only text of
+// the broker's own.
 func FuzzErrorAnswer(f *testing.F) {
 	f.Add(403, apiBody(403, "PERMISSION_DENIED", "no", errorInfo("SERVICE_DISABLED")))
 	f.Add(400, apiBody(400, "FAILED_PRECONDITION", "Secret Version [x] is in DISABLED state.", ""))
@@ -34,7 +35,7 @@ func FuzzErrorAnswer(f *testing.F) {
 	})
 }
 
-// No answer but one about the secret that was asked for gives a value.
+// Only a response about the requested secret results in a value.
 func FuzzAnswer(f *testing.F) {
 	f.Add([]byte(answer(goodName, `{"data": "aGVsbG8=", "dataCrc32c": "2591144780"}`)))
 	f.Add([]byte(answer(project+"/secrets/db/versions/2", `{"data": "/u3+7Q=="}`)))

@@ -1,19 +1,25 @@
 // Package gcpsm reads secrets from Google Cloud's Secret Manager.
 //
-// It owns everything that is particular to Google: credentials and their tokens,
-// the REST API's one method that is used, the meaning of its answers. It keeps no
-// value: caching, throttling and the decision who may read belong to its callers.
+// It owns everything that is specific to Google: credentials and their tokens, the
+// one method of the REST API that it uses, and the interpretation of its responses.
+// It keeps no value. Authorization, caching and limits on requests belong to its
+// callers.
 //
-// Requests leave through package egress, for the endpoints of Secret Manager that
-// have the integration's projects, and for those that issue its tokens, by two
-// clients: no access token of the integration can reach a host of the other kind.
-// Credential files name hosts, too; one that names another than Google's is
-// refused.
+// Requests are sent through package egress, by two clients: one sends to the
+// endpoints of Secret Manager that hold the integration's projects, the other to the
+// endpoints that issue its tokens. So no access token of the integration can reach a
+// host of the other kind. Credential files name hosts, too; a file that names a host
+// other than Google's is refused.
 //
-// It speaks REST by itself because the official client brings more than a hundred
-// modules for the sake of one GET, and neither lets its requests be confined nor
-// its errors be kept from quoting answers. Tokens are the business of
-// golang.org/x/oauth2.
+// Tokens (credential.go, token.go). An access token is the result of a few steps,
+// each one request: for example a federation's exchange and then the impersonation of
+// a service account. Package golang.org/x/oauth2 implements most steps. It may quote
+// responses in its errors and does not pass its context to every request; a caller
+// (exchange.go) wraps each request for that reason.
+//
+// The package implements the REST call itself. The official client adds more than a
+// hundred modules for a single GET; neither can its requests be restricted to hosts,
+// nor its errors be kept from quoting responses.
 package gcpsm
 
 import (
@@ -32,8 +38,8 @@ import (
 
 // Opener returns the provider.Opener of Secret Manager. Opening reads the
 // integration's files and sends no request. Its errors are *secret.Error with
-// ReasonStoreAuthenticationFailed and name the setting or file to fix, never a
-// file's content.
+// ReasonStoreAuthenticationFailed and name the setting or file to fix, never a file's
+// content.
 func Opener(cfg provider.Config) provider.Opener {
 	return func(ctx context.Context, in *integration.Integration) (provider.Provider, error) {
 		return open(ctx, cfg, in)
@@ -44,9 +50,9 @@ func Opener(cfg provider.Config) provider.Opener {
 type store struct {
 	cfg     provider.Config
 	in      *integration.Integration
-	hosts   map[string]string // canonical store to the host that has its secrets
+	hosts   map[string]string // from canonical store to the host that has its secrets
 	api     *http.Client      // to Secret Manager
-	login   *http.Client      // to what issues tokens
+	login   *http.Client      // to the token endpoints
 	tokens  *tokenSource
 	tasks   *task.Group
 	quota   string // the project that pays, empty for the secret's own
@@ -64,7 +70,8 @@ func open(ctx context.Context, cfg provider.Config, in *integration.Integration)
 	cfg = cfg.For(in)
 	s := &store{cfg: cfg, in: in, hosts: make(map[string]string, len(g.Stores)), tasks: task.NewGroup()}
 	for _, project := range g.Stores {
-		// The host is made of the location: what is no store must not make one.
+		// The location in the store's name determines the host, so an invalid store
+		// must not get here.
 		if canonical, err := secret.KindGCPSecretManager.ParseStore(project); err != nil || canonical != project {
 			return nil, storeerror.Setup("gcp.projects has an entry that is not projects/PROJECT or projects/PROJECT/locations/LOCATION")
 		}
@@ -101,9 +108,10 @@ func open(ctx context.Context, cfg provider.Config, in *integration.Integration)
 
 // Fetch implements provider.Provider.
 //
-// Secret Manager may refuse a token that has not expired, for example after the
-// service account was disabled or its key deleted. The first Fetch to see that
-// drops the token, and each that saw it tries once more with another.
+// Secret Manager may refuse a token that has not expired, for example after an
+// administrator disabled the service account or deleted its key. The first Fetch that
+// gets such a refusal drops the token. Every Fetch that got one tries once more with
+// another token.
 func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, error) {
 	if err := provider.CheckRef(ref, secret.KindGCPSecretManager); err != nil {
 		return nil, err
@@ -123,8 +131,8 @@ func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, erro
 	return nil, e
 }
 
-// fetch reads ref; answered says whether the last request brought an answer that
-// is not the sign of an outage.
+// fetch reads ref. answered reports whether the last request got a response that
+// shows that the service works.
 func (s *store) fetch(ctx context.Context, host string, ref secret.Ref) (_ *secret.Secret, answered bool, err error) {
 	for again := false; ; again = true {
 		a, err := s.tokens.Get(ctx)
@@ -139,7 +147,7 @@ func (s *store) fetch(ctx context.Context, host string, ref secret.Ref) (_ *secr
 	}
 }
 
-// closeTimeout bounds how long Close waits for what it has cancelled.
+// closeTimeout limits how long Close waits for the operations that it has canceled.
 const closeTimeout = 5 * time.Second
 
 // Close implements provider.Provider.

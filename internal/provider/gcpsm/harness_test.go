@@ -33,8 +33,8 @@ const (
 	canary        = providertest.Canary
 )
 
-// fake is Google Cloud: the embedded endpoint behind TLS certificates of a CA that
-// only integrations with its CAFile trust, with hooks to make it misbehave.
+// fake is Google Cloud: the embedded server with TLS certificates of a CA that only
+// integrations with its CAFile trust, and with hooks for faults.
 type fake struct {
 	*providertest.Env
 	server *secretmanager.Server
@@ -44,7 +44,7 @@ type fake struct {
 	hosts map[string]int // requests by host
 	reads int            // to Secret Manager
 	hook  http.HandlerFunc
-	only  string // the host that hook is for
+	only  string // the host that hook handles
 }
 
 func newFake(t testing.TB) *fake {
@@ -93,14 +93,14 @@ func (f *fake) serve(w http.ResponseWriter, r *http.Request) {
 	f.server.ServeHTTP(w, r)
 }
 
-// intercept makes hook answer the requests to host; nil ends that.
+// intercept makes hook handle the requests to host; nil removes the hook.
 func (f *fake) intercept(host string, hook http.HandlerFunc) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.only, f.hook = host, hook
 }
 
-// change changes the state.
+// change edits the state.
 func (f *fake) change(edit func(s *secretmanager.State, p *secretmanager.Project)) {
 	f.Helper()
 	f.mu.Lock()
@@ -126,7 +126,8 @@ func (f *fake) readCount() int {
 	return f.reads
 }
 
-// integration reaches the fake by the broker's key, and reads as another account.
+// integration returns an integration that logs in with the broker's key and reads as
+// another account.
 func (f *fake) integration() *integration.Integration {
 	return &integration.Integration{
 		ID: "it", Revision: "1", Kind: secret.KindGCPSecretManager,
@@ -139,7 +140,7 @@ func (f *fake) integration() *integration.Integration {
 	}
 }
 
-// keyFile is a key file as the console writes it.
+// keyFile returns a key file as the console writes it.
 func (f *fake) keyFile(account string) string {
 	return writeJSONFile(f, map[string]string{
 		"type": "service_account", "project_id": "my-project", "private_key_id": "k1", "private_key": privatePEM(f),
@@ -148,7 +149,7 @@ func (f *fake) keyFile(account string) string {
 	})
 }
 
-// config has the patience that tests need on a machine with much else to do.
+// Config returns a configuration with timeouts that suit tests on a busy machine.
 func (f *fake) Config() provider.Config {
 	cfg := f.Env.Config()
 	cfg.TryTimeout, cfg.LoginTimeout = time.Minute, time.Minute
@@ -160,7 +161,7 @@ func (f *fake) open(cfg provider.Config, in *integration.Integration) *store {
 	return f.Open(Opener(cfg), in).(*store)
 }
 
-// rsaKey is made once: that takes a while.
+// rsaKey is generated once, because that is slow.
 var rsaKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
 
 func privatePEM(t testing.TB) string {
@@ -188,5 +189,5 @@ func writeJSONFile(t testing.TB, doc any) string {
 	return providertest.WriteFile(t, "credential.json", b)
 }
 
-// printed is all that reflection finds in v.
+// printed returns all that fmt's reflection finds in v.
 func printed(v any) string { return fmt.Sprintf("%v %+v %#v", v, v, v) }

@@ -16,7 +16,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// What the token endpoints refuse, with what to do about it.
+// The errors for refusals by the token endpoints state what to do.
 func TestLoginRefused(t *testing.T) {
 	tests := map[string]struct {
 		prepare func(t *testing.T, f *fake, in *integration.Integration)
@@ -74,7 +74,7 @@ func TestLoginRefused(t *testing.T) {
 	}
 }
 
-// Trouble with an endpoint is no fault of the credential.
+// A failure of an endpoint is not reported as a fault of the credential.
 func TestLoginTrouble(t *testing.T) {
 	say := func(status int, body string) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) {
@@ -131,7 +131,8 @@ func TestNoMetadataServer(t *testing.T) {
 	}
 }
 
-// The token of the other provider is read for every exchange: it lives for minutes.
+// The token of the other provider is read for every exchange, because it lives for
+// minutes.
 func TestSubjectTokenIsReadAgain(t *testing.T) {
 	f := newFake(t)
 	path := providertest.WriteFile(t, "rotating", []byte("expired"))
@@ -150,8 +151,8 @@ func TestSubjectTokenIsReadAgain(t *testing.T) {
 	f.Gives(s, project+"/secrets/db", canary)
 }
 
-// The library does not pass its context to every request: none outlives the time
-// for a token for all that.
+// The library does not pass its context to every request. Nevertheless no request
+// lasts longer than the timeout of a token.
 func TestSilentLogin(t *testing.T) {
 	for _, host := range []string{OAuthHost, STSHost, IAMCredentialsHost} {
 		t.Run(host, func(t *testing.T) {
@@ -173,7 +174,7 @@ func TestSilentLogin(t *testing.T) {
 	}
 }
 
-// 200 reads with a key that Google refuses are one request for a token.
+// 200 reads with a key that Google refuses cause one token request.
 func TestRefusedKeyIsLeftAlone(t *testing.T) {
 	f := newFake(t)
 	f.change(func(s *secretmanager.State, _ *secretmanager.Project) { s.ServiceAccounts[base].Disabled = true })

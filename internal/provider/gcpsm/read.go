@@ -22,8 +22,8 @@ import (
 // retries are the pauses before repetitions of a read.
 var retries = backoff.Limits{First: 100 * time.Millisecond, Longest: time.Second}
 
-// read asks for ref with tok, again if that may well help. answered says whether
-// the last request brought an answer that is not the sign of an outage.
+// read reads ref with tok, and retries if that may help. answered reports whether the
+// last request got a response that shows that the service works.
 func (s *store) read(ctx context.Context, host string, ref secret.Ref, tok token) (sec *secret.Secret, answered bool, err error) {
 	for try := 0; ; try++ {
 		var transient bool
@@ -41,14 +41,14 @@ func (s *store) read(ctx context.Context, host string, ref secret.Ref, tok token
 	}
 }
 
-// try makes one request: projects.secrets.versions.access of the Secret Manager
-// API, version v1, or projects.locations.secrets.versions.access.
+// try makes one request: projects.secrets.versions.access of the Secret Manager API,
+// version v1, or projects.locations.secrets.versions.access.
 func (s *store) try(ctx context.Context, host string, ref secret.Ref, tok token) (sec *secret.Secret, answered, transient bool, err error) {
 	version := ref.Version
 	if version == "" {
 		version = "latest"
 	}
-	// Every part of ref has been checked: there is nothing to escape.
+	// All parts of ref have been checked, so they need no escaping.
 	url := "https://" + host + "/v1/" + ref.Store + "/secrets/" + ref.Name + "/versions/" + version + ":access"
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -65,7 +65,7 @@ func (s *store) try(ctx context.Context, host string, ref secret.Ref, tok token)
 		return nil, errors.As(err, new(egress.AnswerError)), egress.OutageOf(err, advice).Transient, err
 	}
 	defer func() { _ = resp.Body.Close() }() // it was only read
-	body, err := io.ReadAll(resp.Body)       // bounded by egress
+	body, err := io.ReadAll(resp.Body)       // egress limits the size
 	if err != nil {
 		return nil, false, true, err
 	}
@@ -83,18 +83,18 @@ type accessed struct {
 	Name    string `json:"name"`
 	Payload *struct {
 		Data *[]byte `json:"data"` // base64; left out if empty
-		// DataCRC32C is an int64, which JSON has as a string.
+		// DataCRC32C is an int64, which JSON encodes as a string.
 		DataCRC32C json.Number `json:"dataCrc32c"`
 	} `json:"payload"`
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// check makes a Secret of the answer to ref, unless it is the answer to something
-// else or was damaged on its way.
+// check converts the response to ref to a Secret. It refuses a response to something
+// else and a value with a wrong checksum.
 func (s *store) check(host string, ref secret.Ref, body []byte, began time.Time) (*secret.Secret, error) {
 	var a accessed
-	if json.Unmarshal(body, &a) != nil { // its error quotes the answer
+	if json.Unmarshal(body, &a) != nil { // the error quotes the response
 		return nil, somethingElse(host, "the answer is not JSON of the right form")
 	}
 	var data []byte
@@ -112,12 +112,12 @@ func (s *store) check(host string, ref secret.Ref, body []byte, began time.Time)
 	if a.Payload == nil {
 		return fail("the answer is without a payload")
 	}
-	// Versions from before Secret Manager kept checksums may have none; TLS has
-	// seen to what came over the wire.
+	// Versions that are older than Secret Manager's checksums may have none. TLS has
+	// protected the response in transit.
 	if sum := a.Payload.DataCRC32C; sum != "" && sum.String() != strconv.FormatUint(uint64(crc32.Checksum(data, castagnoli)), 10) {
 		return fail("the payload does not have the checksum that it says")
 	}
-	if !utf8.Valid(data) { // values are text; decode=base64 in a reference gives the bytes back
+	if !utf8.Valid(data) { // values are text; decode=base64 in a reference returns the bytes
 		text := base64.StdEncoding.AppendEncode(nil, data)
 		clear(data)
 		data = text
@@ -125,13 +125,13 @@ func (s *store) check(host string, ref secret.Ref, body []byte, began time.Time)
 	return secret.New(version, began, time.Time{}, data), nil
 }
 
-// identifies reports whether name, the resource name in an answer, is of the
-// version that ref asks for, and its number. The answer has the project's number
-// where the reference mostly has its ID.
+// identifies reports whether name, the resource name in a response, names the version
+// that ref asks for, and returns the version's number. The response contains the
+// project's number, while most references contain its ID.
 func (s *store) identifies(name string, ref secret.Ref) (version string, ok bool) {
 	got, err := secret.ParseRef(name)
 	if err != nil || got.Kind != secret.KindGCPSecretManager || got.Name != ref.Name || !isNumber(got.Version) ||
-		name != got.Store+"/secrets/"+got.Name+"/versions/"+got.Version { // it has other spellings in references
+		name != got.Store+"/secrets/"+got.Name+"/versions/"+got.Version { // references permit other spellings
 		return "", false
 	}
 	if isNumber(ref.Version) && got.Version != ref.Version {
@@ -152,17 +152,18 @@ func (s *store) identifies(name string, ref secret.Ref) (version string, ok bool
 // aliases begin with a letter.
 func isNumber(s string) bool { return s != "" && '0' <= s[0] && s[0] <= '9' }
 
-// numbers are the projects' numbers by ID, as answers told them. What cannot be
-// known beforehand can still not change: a project has one number for ever, and
-// no two have the same. It is safe for concurrent use.
+// numbers maps project IDs to project numbers, as learned from responses. The broker
+// does not know the number beforehand, but it can detect a change: a project keeps
+// its number for ever, and no two projects have the same. numbers is safe for
+// concurrent use.
 type numbers struct {
 	mu   sync.Mutex
 	byID map[string]string
 }
 
-// agree notes that the project has the number. It is false if that contradicts
-// what was noted; which of the two is wrong nobody can tell, so that the note is
-// dropped and the next answer decides.
+// agree records that the project has the number. It returns false if that contradicts
+// the record. Since either of the two may be wrong, agree then drops the record, and
+// the next response determines the number.
 func (n *numbers) agree(id, number string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -32,8 +32,8 @@ func TestVersionsAndAliases(t *testing.T) {
 	}
 }
 
-// The newest version counts, whatever its state: what is disabled is not replaced
-// by the version before it.
+// "latest" is the newest version in any state: the client does not replace a disabled
+// version by the one before it.
 func TestLatestDoesNotFallBack(t *testing.T) {
 	f := newFake(t)
 	s := f.open(f.Config(), f.integration())
@@ -62,7 +62,8 @@ func TestProjectByNumber(t *testing.T) {
 
 const goodName = "projects/" + projectNumber + "/secrets/db/versions/2"
 
-// answer is what Secret Manager sends, of its reference documentation.
+// answer returns a response of Secret Manager according to its reference
+// documentation.
 func answer(name, payload string) string {
 	return fmt.Sprintf(`{"name": %q, "payload": %s}`, name, payload)
 }
@@ -74,7 +75,7 @@ func TestAnswers(t *testing.T) {
 		whole = `{` + data + `, ` + sum + `}`
 	)
 	tests := []struct {
-		name, ref, body, want string // want is empty for a useless answer
+		name, ref, body, want string // want is empty if the response must be refused
 	}{
 		{"good", "", answer(goodName, whole), "hello"},
 		{"more members", "", `{"name": "` + goodName + `", "payload": {` + data + `, ` + sum + `, "new": [1]}, "new": {}}`, "hello"},
@@ -127,8 +128,8 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// A project has one number, and no number is that of two projects. After a
-// contradiction the next answer decides, so that one wrong answer is not for ever.
+// A project has one number, and no two projects have the same. After a contradiction
+// the next response decides, so that one wrong response has no lasting effect.
 func TestNumbersAgree(t *testing.T) {
 	var n numbers
 	for i, step := range []struct {

@@ -10,7 +10,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
-// Spec returns what the kind brings to integrations.
+// Spec returns the integration.Spec of the kind.
 func Spec() integration.Spec {
 	return integration.Spec{
 		Kind: secret.KindGCPSecretManager, Section: "gcp", Cloud: "gcp",
@@ -21,10 +21,11 @@ func Spec() integration.Spec {
 	}
 }
 
-// parser validates the section.
+// parser validates the kind's section of an integration file.
 type parser struct{ *integration.Parser }
 
-// settingsOf returns the settings of an integration, nil if it is of another kind.
+// settingsOf returns the Google Cloud settings of an integration; nil if it is of
+// another kind.
 func settingsOf(in *integration.Integration) *Settings {
 	s, _ := in.Settings.(*Settings)
 	return s
@@ -33,56 +34,56 @@ func settingsOf(in *integration.Integration) *Settings {
 // StoreNames implements integration.Settings.
 func (g *Settings) StoreNames() []string { return g.Stores }
 
-// Settings is how an integration reaches Google Cloud's Secret Manager.
+// Settings describes how an integration reaches Google Cloud's Secret Manager.
 type Settings struct {
-	// Stores are the projects, and locations of projects, whose secrets may be
-	// read, canonical (secret.Kind.ParseStore). Nothing else is asked for.
+	// Stores are the projects, and locations of projects, whose secrets may be read,
+	// in canonical form (secret.Kind.ParseStore). No others are requested.
 	Stores []string
 	// ImpersonateServiceAccount is the e-mail address of the service account that
-	// reads, whose tokens Credential is exchanged for; empty to read as Credential.
+	// reads. The token of Credential is exchanged for one of this account. Empty
+	// means that Credential itself reads.
 	ImpersonateServiceAccount string
 	Credential                Credential
-	// CAFile is a PEM file of roots added to the system's, for all of Hosts; empty
-	// for none.
+	// CAFile is a PEM file with roots that are added to the system's, for all hosts;
+	// empty for none.
 	CAFile string
-	// Dial maps one of Hosts to the "host:port" to connect to instead. Name and
-	// certificate checks stay those of the host name.
+	// Dial maps a host name to the "host:port" to connect to instead. The certificate
+	// is still checked for the host name.
 	Dial map[string]string
-	// PrivateEndpoint says that the names of Hosts may lead to private addresses.
-	// Without it they are refused.
+	// PrivateEndpoint permits host names to resolve to private addresses.
 	PrivateEndpoint bool
 }
 
-// CredentialType is a way to prove an identity to Google.
+// CredentialType is a method of authentication to Google.
 type CredentialType string
 
-// The credential types, by Google's names for them.
+// The credential types, with Google's names for them.
 const (
 	// MetadataServer is the service account of the machine or, in GKE, of the
-	// Kubernetes service account, from the metadata server.
+	// Kubernetes service account. Its tokens come from the metadata server.
 	MetadataServer CredentialType = "metadata_server"
 	// WorkloadIdentityFederation exchanges another identity provider's token.
 	WorkloadIdentityFederation CredentialType = "workload_identity_federation"
 	// ServiceAccountKey is a service account's own key.
 	ServiceAccountKey CredentialType = "service_account_key"
-	// ApplicationDefault is what Google's own tools would find.
+	// ApplicationDefault is the credential that Google's own tools would find.
 	ApplicationDefault CredentialType = "application_default"
 )
 
-// Credential names the files a Google credential is made of. Only the fields of
-// its Type are set.
+// Credential names the files of a Google credential. Only the fields of its Type are
+// set.
 type Credential struct {
 	Type CredentialType
 	// ConfigFile is the configuration of an external account, as "gcloud iam
-	// workload-identity-pools create-cred-config" writes it. The token that it
-	// names is read again when a new access token is needed.
+	// workload-identity-pools create-cred-config" writes it. The token file that it
+	// names is read again for each new access token.
 	ConfigFile string
 	// KeyFile is a service account's key in JSON form.
 	KeyFile string
 }
 
-// The hosts that issue access tokens. Source: the API discovery documents of
-// OAuth 2.0, Security Token Service and IAM Service Account Credentials.
+// The hosts that issue access tokens. Source: the API discovery documents of OAuth
+// 2.0, Security Token Service and IAM Service Account Credentials.
 const (
 	OAuthHost          = "oauth2.googleapis.com"
 	STSHost            = "sts.googleapis.com"
@@ -90,7 +91,7 @@ const (
 )
 
 // Endpoints returns the hosts of Secret Manager that have the secrets of Stores,
-// each once.
+// without duplicates.
 func (g *Settings) Endpoints() []string {
 	hosts := make([]string, 0, 1)
 	for _, s := range g.Stores {
@@ -101,13 +102,13 @@ func (g *Settings) Endpoints() []string {
 	return hosts
 }
 
-// TokenHosts returns the hosts that access tokens may be asked of. The metadata
+// TokenHosts returns the hosts that may be asked for access tokens. The metadata
 // server is not among them.
 func (g *Settings) TokenHosts() []string {
 	var hosts []string
 	switch g.Credential.Type {
 	case WorkloadIdentityFederation:
-		// The file may ask for a service account's token too.
+		// The file may also request a service account's token.
 		return []string{STSHost, IAMCredentialsHost}
 	case ServiceAccountKey:
 		hosts = []string{OAuthHost}
@@ -151,8 +152,8 @@ type credentialSection struct {
 	KeyFile    string `yaml:"key_file"`
 }
 
-// credentialFiles has for each type of credential the one setting of the
-// credential that belongs to it, "" if none does.
+// credentialFiles maps each type of credential to its one file setting, "" if it has
+// none.
 var credentialFiles = map[CredentialType]string{
 	MetadataServer:             "",
 	WorkloadIdentityFederation: "config_file",
@@ -162,11 +163,12 @@ var credentialFiles = map[CredentialType]string{
 
 const credentialTypes = "metadata_server, workload_identity_federation, service_account_key or application_default"
 
-// serviceAccountEmail is the e-mail address of a service account, of a project's own
-// or of Google's.
+// serviceAccountEmail matches the e-mail address of a service account, of a project's
+// own or of Google's.
 var serviceAccountEmail = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?@([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.){1,4}gserviceaccount\.com$`)
 
-// gcp validates the section; what it returns is usable if there is no fault.
+// settings validates the section. The result is usable only if the parser has
+// reported no fault.
 func (p parser) settings(s *section) *Settings {
 	if s == nil {
 		p.Fault("gcp", "missing; the kind %s requires it", secret.KindGCPSecretManager)
@@ -220,7 +222,7 @@ func (p parser) credential(s *section) Credential {
 	return c
 }
 
-// stores returns the projects that can be made out, in canonical form.
+// stores returns the valid projects of list, in canonical form.
 func (p parser) stores(list []string) []string {
 	const path = "gcp.projects"
 	if len(list) == 0 {

@@ -12,8 +12,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// TestStoredKey: a key that the registry keeps with the integration. Whoever gives
-// one cannot have it name a file of the broker's machine.
+// TestStoredKey: a key that the registry stores with the integration. The owner of
+// the key cannot use it to name a file on the broker's machine.
 func TestStoredKey(t *testing.T) {
 	f := newFake(t)
 	keep := func(file string) func(context.Context) ([]byte, error) {

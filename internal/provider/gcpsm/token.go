@@ -14,10 +14,10 @@ import (
 )
 
 const (
-	// refreshMargin is how long before its end a token's successor is asked for.
-	// Google's metadata server gives a new one from then on.
+	// refreshMargin is how long before the end of a token its successor is requested.
+	// From then on, Google's metadata server returns a new one.
 	refreshMargin = 4 * time.Minute
-	// tokenMargin is how long a token must still be valid to be handed out.
+	// tokenMargin is the minimum remaining life of a token that is used.
 	tokenMargin = time.Minute
 )
 
@@ -51,8 +51,8 @@ func newTokenSource(cfg provider.Config, log *slog.Logger, id *identity, client 
 	return t
 }
 
-// refused says that Secret Manager did not take a token. It reports whether another one
-// may be had.
+// refused records that Secret Manager refused a token. It reports whether Get may
+// return another one.
 func (t *tokenSource) refused(h *heldToken) bool {
 	again := t.Refused(h)
 	if again {
@@ -61,7 +61,7 @@ func (t *tokenSource) refused(h *heldToken) bool {
 	return again
 }
 
-// acquire takes the steps of the identity.
+// acquire runs the steps of the identity.
 func (t *tokenSource) acquire(ctx context.Context, _ *heldToken) (*heldToken, error) {
 	var tok token
 	for _, s := range t.id.steps {

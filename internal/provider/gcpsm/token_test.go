@@ -19,12 +19,13 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// issuer is an identity of one step that does as told.
+// issuer is an identity of one step, whose result the test determines.
 type issuer struct {
 	calls    atomic.Int64
 	lifetime time.Duration
 	stop     func() // of source
-	// work is what takes time or fails; nil is neither.
+	// work runs during each acquisition, to delay it or make it fail; nil does
+	// neither.
 	work func(ctx context.Context) error
 }
 
@@ -84,8 +85,8 @@ func TestTokenIsShared(t *testing.T) {
 	})
 }
 
-// A token's successor is there before its end, and not before the metadata server has
-// another one.
+// A token's successor is requested before the token ends, but not before the metadata
+// server issues a new one.
 func TestTokenIsRenewedInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := &issuer{lifetime: time.Hour}
@@ -127,7 +128,7 @@ func TestTokenExpires(t *testing.T) {
 	})
 }
 
-// Whoever gives up waiting does not take the acquisition along.
+// A caller that stops waiting does not cancel the acquisition.
 func TestTokenWaitersAreIndependent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := &issuer{lifetime: time.Hour, work: func(context.Context) error { time.Sleep(3 * time.Second); return nil }}
@@ -168,7 +169,7 @@ func TestTokenAlreadyExpired(t *testing.T) {
 	})
 }
 
-// stop ends what is under way, and there is nothing to be had after it.
+// stop ends running acquisitions, and Get returns no token after it.
 func TestTokenStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := &issuer{work: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }}
@@ -199,7 +200,7 @@ func TestTokenRefused(t *testing.T) {
 		if second == first {
 			t.Fatal("the refused token is still used")
 		}
-		if !s.refused(first) { // said late, by another read
+		if !s.refused(first) { // reported late, by another read
 			t.Error("the second token is not offered")
 		}
 		if s.refused(second) {

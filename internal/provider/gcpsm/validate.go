@@ -9,15 +9,15 @@ import (
 
 var _ provider.Validator = (*store)(nil)
 
-// noVersion is the number of a version that no secret has.
+// noVersion is a version number that no secret has.
 const noVersion = "999999999"
 
-// Validate implements provider.Validator: a token, and then each project, by
-// asking for a secret that does not exist. Secret Manager looks at the role before it
-// looks for the secret, so that "not found" shows that the identity may read.
+// Validate implements provider.Validator. It acquires a token, and then asks each
+// project for a secret that does not exist. Secret Manager checks the role before it
+// looks for the secret, so "not found" shows that the identity may read.
 //
-// Where the role is given secret by secret, names that are not there are denied:
-// then the grants have to name a secret for this to find anything out.
+// If the role is granted for single secrets, Secret Manager denies access to names
+// that do not exist. Validate then needs a grant with the exact name of a secret.
 func (s *store) Validate(ctx context.Context) []provider.Step {
 	step := provider.Step{Name: "token", Found: "the identity was given an access token"}
 	if _, err := s.tokens.Get(ctx); err != nil {
@@ -31,7 +31,7 @@ func (s *store) Validate(ctx context.Context) []provider.Step {
 	return steps
 }
 
-// explainLogin makes the error of a failed token request.
+// explainLogin returns the error for a failed token request.
 func explainLogin(ctx context.Context, err error) *secret.Error {
 	if ctx.Err() != nil {
 		return secret.Errorf(secret.ReasonStoreUnavailable, "no access token was had in the time that there was; look at the way to Google").WithCause(err)

@@ -9,7 +9,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// TestValidate: each step says what it found, and no value is read.
+// TestValidate: each step reports what it found, and no value is read.
 func TestValidate(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
@@ -52,7 +52,7 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-// What answers something else than a token is told as such.
+// A response that is not a token is reported as an outage.
 func TestValidateOutage(t *testing.T) {
 	f := newFake(t)
 	f.intercept("oauth2.googleapis.com", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
