@@ -12,16 +12,17 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// answer is what a store sent, with the time at which it was asked.
+// answer is a store's response, with the time of the request.
 type answer struct {
 	value    *secretsmanager.GetSecretValueOutput
-	rotation *secretsmanager.DescribeSecretOutput // nil if it was not asked for
+	rotation *secretsmanager.DescribeSecretOutput // nil if it was not requested
 	began    time.Time
 }
 
-// check makes a Secret of the answer to ref, unless it is the answer to something
-// else. The policy has decided on ref's store and name, so it is these that the
-// answer's ARN and name must be; AWS itself also takes a part of an ARN for one.
+// check converts the response to ref to a Secret. It refuses a response to something
+// else. The policy has decided on the store and the name in ref, so the ARN and the
+// name in the response must match exactly these. AWS itself also accepts a part of an
+// ARN in place of the whole.
 func (a *answer) check(at *endpoint, ref secret.Ref, now time.Time) (*secret.Secret, error) {
 	if a.value == nil {
 		return nil, somethingElse(at, "the answer is empty")
@@ -46,17 +47,17 @@ func (a *answer) check(at *endpoint, ref secret.Ref, now time.Time) (*secret.Sec
 	if a.value.SecretString != nil {
 		return secret.New(version, a.began, expires, []byte(*a.value.SecretString)), nil
 	}
-	// Values are text: decode=base64 in a reference gives the bytes back. What was
-	// put as binary comes encoded whatever it is, for what looks like text today may
-	// not after the next rotation.
+	// Values are text: decode=base64 in a reference returns the bytes. A binary value
+	// is always encoded, because a value that happens to be text today may not be
+	// text after the next rotation.
 	text := base64.StdEncoding.AppendEncode(nil, a.value.SecretBinary)
 	clear(a.value.SecretBinary)
 	return secret.New(version, a.began, expires, text), nil
 }
 
 // identifies returns an error unless ARN and name are those of the secret that ref
-// names: at's prefix, the name, a hyphen and six characters, and these too if ref
-// has them.
+// names. The ARN consists of the prefix of at, the name, a hyphen and six characters,
+// which must match ref if ref contains them.
 func identifies(at *endpoint, ref secret.Ref, arn, name *string) error {
 	if arn == nil || name == nil {
 		return somethingElse(at, "the answer does not say whose it is")
@@ -78,7 +79,7 @@ func isSuffix(s string) bool {
 	return len(s) == 6 && s == storeerror.Plain(s) && !strings.ContainsAny(s, "-_")
 }
 
-// version returns the version's ID, and whether it is what ref asks for.
+// version returns the version's ID, and reports whether ref asks for that version.
 func (a *answer) version(ref secret.Ref) (id string, ok bool) {
 	if a.value.VersionId == nil || *a.value.VersionId == "" || storeerror.Plain(*a.value.VersionId) == "" {
 		return "", false
@@ -94,9 +95,9 @@ func (a *answer) version(ref secret.Ref) (id string, ok bool) {
 	}
 }
 
-// nextRotation is when the value is replaced at the latest, zero if that is not
-// known. AWS keeps a date that has passed after a rotation failed: the old value
-// is the good one then, so it is not looked at.
+// nextRotation returns the time by which the value will be replaced, zero if that is
+// not known. After a failed rotation AWS keeps the past date, and the old value stays
+// valid, so nextRotation ignores a date in the past.
 func nextRotation(d *secretsmanager.DescribeSecretOutput, now time.Time) time.Time {
 	if d.RotationEnabled == nil || !*d.RotationEnabled || d.NextRotationDate == nil || !now.Before(*d.NextRotationDate) {
 		return time.Time{}

@@ -16,8 +16,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// answers makes the fake answer GetSecretValue with fields beside and instead of
-// those of a good answer.
+// answers makes the fake add fields to a successful response to GetSecretValue, or
+// replace them.
 func (f *fake) answers(fields map[string]any) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -38,7 +38,7 @@ func (f *fake) answers(fields map[string]any) {
 	}
 }
 
-// What is not about the very secret and version that was asked for is not served.
+// A response about another secret or version than the requested one is not served.
 func TestAnswerToSomethingElse(t *testing.T) {
 	f := newFake(t)
 	s := f.open(f.Config(), f.integration())
@@ -86,7 +86,7 @@ func TestAnswerToSomethingElse(t *testing.T) {
 	f.TB = t
 }
 
-// Every error of AWS becomes a reason, and says what to do.
+// Each error of AWS maps to a reason and a message that states what to do.
 func TestErrors(t *testing.T) {
 	f := newFake(t)
 	s := f.open(f.Config(), f.integration())
@@ -97,7 +97,7 @@ func TestErrors(t *testing.T) {
 		says          string
 	}{
 		{"ResourceNotFoundException", "", 400, secret.ReasonSecretNotFound, "fix the reference"},
-		{"ResourceNotFoundException", "", 404, secret.ReasonSecretNotFound, "fix the reference"}, // moto's status
+		{"ResourceNotFoundException", "", 404, secret.ReasonSecretNotFound, "fix the reference"}, // the status that moto uses
 		{"InvalidRequestException", "marked for deletion", 400, secret.ReasonSecretDisabled, "scheduled for deletion"},
 		{"InvalidParameterException", "", 400, secret.ReasonInvalidReference, "fix the reference"},
 		{"ValidationException", "", 400, secret.ReasonInvalidReference, "fix the reference"},
@@ -137,7 +137,7 @@ func TestErrors(t *testing.T) {
 	f.TB = t
 }
 
-// An endpoint whose name does not exist is a region that does not.
+// If the name of an endpoint does not exist, the region does not exist.
 func TestNoSuchRegion(t *testing.T) {
 	for host, want := range map[string]secret.Reason{smHost: secret.ReasonStoreNotFound, "proxy.example.test": secret.ReasonStoreUnavailable} {
 		err := &net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host", Name: host + ".", IsNotFound: true}}
@@ -174,7 +174,7 @@ func TestRotationDates(t *testing.T) {
 	s := f.open(f.Config(), in)
 	for _, tt := range []struct {
 		name      string
-		next      time.Time // zero: rotation is off
+		next      time.Time // zero means no rotation
 		reference string
 		want      time.Time
 	}{

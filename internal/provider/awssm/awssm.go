@@ -1,13 +1,21 @@
 // Package awssm reads secrets from AWS Secrets Manager.
 //
-// It owns everything that is particular to AWS: credentials, the roles that they
-// assume and the sessions that come of it, the way to the endpoints, the meaning
-// of their answers. It keeps no value: caching, throttling and the decision who
-// may read belong to its callers. Nothing here is process-wide, and nothing but
-// the credential type default looks at the process's environment.
+// It owns everything that is specific to AWS: credentials, the roles that they assume
+// and the sessions that result, the connections to the endpoints, and the
+// interpretation of their responses. It keeps no value. Authorization, caching and
+// limits on requests belong to its callers.
 //
-// Requests leave for the endpoints of the integration's regions and for STS, and
-// for nowhere else; see origins for what the credential type default adds.
+// Requests are sent only to the endpoints of the integration's regions and to STS.
+// The credential type default adds some origins, see defaultOrigins.
+//
+// Sessions (session.go). Requests are signed with keys, which are static or belong to
+// a session of a role. A timer replaces the keys before their end while they are in
+// use. AWS may refuse keys earlier, for example after an administrator revoked the
+// role's sessions; Fetch then replaces them once. The SDK's own caches are not used,
+// because they would keep keys that AWS has refused.
+//
+// The package has no process-wide state, and only the credential type default reads
+// the process's environment.
 package awssm
 
 import (
@@ -33,7 +41,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// closeTimeout bounds how long Close waits for what it has cancelled.
+// closeTimeout limits how long Close waits for the operations that it has canceled.
 const closeTimeout = 5 * time.Second
 
 // Opener returns the provider.Opener of AWS Secrets Manager. Opening reads the
@@ -59,13 +67,13 @@ type store struct {
 	clients   []*http.Client
 }
 
-// endpoint is where the secrets of one store are.
+// endpoint is the Secrets Manager endpoint of one store.
 type endpoint struct {
-	// arn is how the ARNs of the store's secrets begin, up to the name.
+	// arn is the prefix of the ARNs of the store's secrets, up to the name.
 	arn string
-	// region is how people are told of it.
+	// region is the region's name in messages.
 	region string
-	// host is that of the endpoint.
+	// host is the endpoint's host.
 	host   string
 	client *secretsmanager.Client
 }
@@ -112,8 +120,8 @@ func open(ctx context.Context, cfg provider.Config, in *integration.Integration)
 	return s, nil
 }
 
-// newClient makes a client for https on the origins, and on the local ones
-// whatever they are.
+// newClient returns a client that sends only to the origins, which are https, and to
+// the local origins, which may use plain HTTP.
 func (s *store) newClient(roots *x509.CertPool, origins, local []string) *http.Client {
 	out := s.cfg.Egress(s.in)
 	out.Origins, out.Local, out.Roots = origins, local, roots
@@ -123,9 +131,9 @@ func (s *store) newClient(roots *x509.CertPool, origins, local []string) *http.C
 	return c
 }
 
-// secretsManagerOptions are made by hand, so that nothing comes from the
-// process's environment. The SDK neither repeats requests (its callers have a
-// pace of their own), nor logs, nor signs with another clock than the system's.
+// secretsManagerOptions sets the options explicitly, so that none comes from the
+// process's environment. The SDK does not retry requests, because its callers limit
+// their rate. It does not log, and does not correct the clock for signatures.
 func secretsManagerOptions(region, endpoint string, client *http.Client) secretsmanager.Options {
 	return secretsmanager.Options{
 		Region:                     region,
@@ -138,18 +146,19 @@ func secretsManagerOptions(region, endpoint string, client *http.Client) secrets
 	}
 }
 
-// userAgent is what AWS logs of the broker, beside the SDK's version.
+// userAgent identifies the broker in AWS's logs, in addition to the SDK's version.
 const userAgent = "secretbroker"
 
 // Fetch implements provider.Provider.
 //
-// A read that broke off, as with a connection that AWS has just closed, or that
-// AWS failed is repeated once, at once. Timeouts have already taken their time,
-// and throttling is the caller's to wait for.
+// Fetch repeats a read once, without a pause, if the connection broke, as happens
+// when AWS has just closed it, or if AWS answered with a server error. It does not
+// repeat timeouts, which have already used up their time, and throttling, which the
+// caller waits out.
 //
-// AWS may refuse keys before their end, for example after the role's sessions
-// were revoked. The first Fetch to see that drops them, and each that saw it
-// tries once more with new ones.
+// AWS may refuse keys before their end, for example after an administrator revoked
+// the role's sessions. The first Fetch that gets such a refusal drops the keys. Every
+// Fetch that got one tries once more with new keys.
 func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, error) {
 	if err := provider.CheckRef(ref, secret.KindAWSSecretsManager); err != nil {
 		return nil, err
@@ -179,7 +188,7 @@ func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, erro
 	return sec, nil
 }
 
-// read asks the store. Its errors are the SDK's, or *secret.Error.
+// read reads a secret from the store. Its errors are the SDK's, or *secret.Error.
 func (s *store) read(ctx context.Context, at *endpoint, k *keys, ref secret.Ref) (*secret.Secret, error) {
 	sign := func(o *secretsmanager.Options) {
 		o.Credentials = aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) { return k.Value, nil })
@@ -191,8 +200,9 @@ func (s *store) read(ctx context.Context, at *endpoint, k *keys, ref secret.Ref)
 	var a answer
 	err := task.Contain(func() (err error) {
 		if s.aws.RotationDates && ref.Version == "" {
-			// Before the value is read: if it is rotated in between, the date is too
-			// early, which costs a read, and not too late.
+			// The date is read before the value. If a rotation happens in between,
+			// the date is too early, which costs one read; in the other order it
+			// would be too late.
 			if a.rotation, err = at.client.DescribeSecret(ctx, &secretsmanager.DescribeSecretInput{SecretId: &id}, sign); err != nil {
 				return &describeError{err}
 			}
@@ -215,8 +225,8 @@ func (s *store) read(ctx context.Context, at *endpoint, k *keys, ref secret.Ref)
 	return a.check(at, ref, s.cfg.Now())
 }
 
-// Close implements provider.Provider. It waits at most a few seconds for requests
-// that no caller waits for; the error says that some remained.
+// Close implements provider.Provider. It waits a few seconds at most for requests
+// that no caller waits for, and returns an error if some of them are still running.
 func (s *store) Close() error {
 	s.sessions.Close()
 	err := s.tasks.Stop(closeTimeout)

@@ -74,7 +74,7 @@ func (w *world) put(_ testing.TB, name string, value []byte) (version string) {
 
 func (w *world) become(t testing.TB, name string, state providertest.State) {
 	switch state {
-	case providertest.Disabled: // what comes nearest to it
+	case providertest.Disabled: // the closest state in AWS
 		w.set(region, name, func(s *secretsmanager.Secret) { s.Deleted = true })
 	case providertest.Deleted:
 		w.change(func(s *secretsmanager.State) { delete(s.Regions[region].Secrets, name) })
@@ -106,7 +106,7 @@ func (w *world) login(_ testing.TB, fate providertest.Fate) {
 	w.refused = true
 }
 
-// answer is fake.answer.
+// answer is used as fake.answer.
 func (w *world) answer(rw http.ResponseWriter, r *http.Request, operation string, body []byte) bool {
 	w.mu.Lock()
 	trouble, refused, forbidden := w.trouble, w.refused, w.forbidden

@@ -15,12 +15,12 @@ import (
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 )
 
-// profileLife is how long keys of a credentials file are used before it is read
-// again. Whoever renews them does so well before their end.
+// profileLife is how long keys of a credentials file are used before the file is read
+// again. The program that renews the keys does so well before their end.
 const profileLife = 10 * time.Minute
 
-// keySource returns where the integration's keys come from: its credential, and
-// the role that this assumes. It reads what the credential is made of.
+// keySource returns the source of the integration's keys: its credential, and the
+// role that the credential assumes, if any. It reads the credential's files.
 func (s *store) keySource(ctx context.Context, in *integration.Integration, roots *x509.CertPool) (keySource, error) {
 	sts := s.newSTS(in.ID, roots)
 	base, err := s.credential(ctx, in, sts, roots)
@@ -63,8 +63,8 @@ func (s *store) credential(ctx context.Context, in *integration.Integration, sts
 	}
 }
 
-// credentialFiles are those that a key source reads for each acquisition. A change of
-// others makes another integration.
+// credentialFiles returns the files that a key source reads for each acquisition. A
+// change of any other file changes the integration's revision.
 func credentialFiles(c Credential) []string {
 	switch c.Type {
 	case Profile:
@@ -76,7 +76,8 @@ func credentialFiles(c Credential) []string {
 	}
 }
 
-// staticKeys reads the files once: a changed one makes another integration.
+// staticKeys reads the files once, because a changed file changes the integration's
+// revision.
 func staticKeys(ctx context.Context, in *integration.Integration) (keySource, error) {
 	c := settingsOf(in).Credential
 	keys := aws.Credentials{Source: "secretbroker"}
@@ -104,13 +105,13 @@ func staticKeys(ctx context.Context, in *integration.Integration) (keySource, er
 	return func(context.Context) (aws.Credentials, error) { return keys, nil }, nil
 }
 
-// profileKeys takes keys from a section of a credentials file. What else such a
-// section may ask for (roles, processes to run, other sources) is refused: it
-// would be authority that the integration's file does not show.
+// profileKeys reads keys from a section of a credentials file. It refuses a section
+// with other settings (roles, processes to run, other sources), because they would
+// grant authority that the integration's file does not show.
 func (s *store) profileKeys(ctx context.Context, c Credential) (keySource, error) {
 	const setting = "aws.credential.credentials_file"
 	read := func(ctx context.Context) (aws.Credentials, error) {
-		if _, err := egress.ReadFile(setting, c.CredentialsFile); err != nil { // which the SDK would take for empty
+		if _, err := egress.ReadFile(setting, c.CredentialsFile); err != nil { // the SDK would treat a missing file as empty
 			return aws.Credentials{}, err
 		}
 		p, err := config.LoadSharedConfigProfile(ctx, c.Profile, func(o *config.LoadSharedConfigOptions) {
@@ -134,8 +135,8 @@ func (s *store) profileKeys(ctx context.Context, c Credential) (keySource, error
 	return read, nil
 }
 
-// defaultKeys takes the SDK's default chain: the process's environment, the
-// user's files, the container's or machine's metadata service.
+// defaultKeys uses the SDK's default chain: the process's environment, the user's
+// files, and the metadata service of the container or machine.
 func (s *store) defaultKeys(ctx context.Context, roots *x509.CertPool) (keySource, error) {
 	origins, local := defaultOrigins(ctx, s.aws)
 	client := s.newClient(roots, origins, local)
@@ -145,7 +146,7 @@ func (s *store) defaultKeys(ctx context.Context, roots *x509.CertPool) (keySourc
 			config.WithHTTPClient(client),
 			config.WithLogger(logging.Nop{}),
 			config.WithClientLogMode(0),
-			config.WithDefaultsMode(aws.DefaultsModeLegacy), // auto would ask the metadata service
+			config.WithDefaultsMode(aws.DefaultsModeLegacy), // the automatic mode would query the metadata service
 			config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }),
 			config.WithAppID(userAgent),
 		)
@@ -158,7 +159,8 @@ func (s *store) defaultKeys(ctx context.Context, roots *x509.CertPool) (keySourc
 		return nil, err
 	}
 	return func(ctx context.Context) (aws.Credentials, error) {
-		// Anew each time: the SDK's provider would keep keys that AWS has refused.
+		// A new provider for each acquisition, because the SDK's provider would keep
+		// keys that AWS has refused.
 		cfg, err := load(ctx)
 		if err != nil {
 			return aws.Credentials{}, err

@@ -16,7 +16,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// poison is an environment as of another identity, none of which may reach an
+// poison sets environment variables of another identity. None of them may affect an
 // integration that does not choose the default credential.
 func poison(t *testing.T) {
 	file := providertest.WriteFile(t, "config", "[default]\naws_access_key_id = AKIAPOISON\naws_secret_access_key = x\nregion = us-west-2\nendpoint_url = https://poison.example.test\n")
@@ -33,7 +33,7 @@ func poison(t *testing.T) {
 	}
 }
 
-// Every type of credential but default works as if there were no environment.
+// Every type of credential except default ignores the environment.
 func TestCredentials(t *testing.T) {
 	for _, tt := range []struct {
 		name       string
@@ -104,7 +104,7 @@ func TestCredentialIsReadAgain(t *testing.T) {
 	providertest.Must(t, os.WriteFile(settingsOf(in).Credential.TokenFile, []byte(oidcToken), 0o600))
 	f.Fetch(s, storeURL+"::db")
 	providertest.Must(t, os.Remove(settingsOf(in).Credential.TokenFile))
-	f.Fetch(s, storeURL+"::db") // the session is good
+	f.Fetch(s, storeURL+"::db") // the session is still valid
 	f.server.Revoke()
 	f.Fails(t.Context(), s, storeURL+"::db", secret.ReasonStoreAuthenticationFailed)
 
@@ -169,7 +169,7 @@ func TestOpenFails(t *testing.T) {
 	}
 }
 
-// The default credential looks where the SDK looks: here, the environment and a
+// The default credential uses the sources of the SDK: here, the environment and a
 // container's metadata service.
 func TestDefaultCredential(t *testing.T) {
 	f := newFake(t)

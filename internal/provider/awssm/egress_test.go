@@ -19,7 +19,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// origins are all endpoints that requests may leave for.
+// origins returns all origins that requests may be sent to.
 func origins(s *store) []string {
 	var all []string
 	for _, c := range s.clients {
@@ -29,8 +29,8 @@ func origins(s *store) []string {
 	return slices.Compact(all)
 }
 
-// Nothing is contacted but the endpoints and STS; metadata services only where
-// the default credential has been chosen.
+// Requests are sent only to the endpoints and STS, and to metadata services only with
+// the default credential.
 func TestOrigins(t *testing.T) {
 	for _, name := range []string{"AWS_CA_BUNDLE", "AWS_PROFILE", "AWS_EC2_METADATA_SERVICE_ENDPOINT"} {
 		t.Setenv(name, "")
@@ -52,17 +52,17 @@ func TestOrigins(t *testing.T) {
 	}
 }
 
-// noProxy keeps the machine's own proxy settings out.
+// noProxy ignores the machine's own proxy settings.
 func noProxy(*http.Request) (*url.URL, error) { return nil, nil }
 
-// A name that leads to the machine itself or to a private network is not
-// connected to, unless the integration says that it may.
+// The client does not connect to a name that resolves to the machine itself. It
+// connects to private networks only if the integration permits it.
 func TestAddresses(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		private bool
 		dial    map[string]string
-		want    string // what may be connected to
+		want    string // the address that the client may connect to
 	}{
 		{"private address without leave", false, map[string]string{}, ""},
 		{"address of the dial table", false, map[string]string{stsHost: "127.0.0.1:9", smHost: "127.0.0.1:9"}, "127.0.0.1:9"},
@@ -89,7 +89,8 @@ func TestAddresses(t *testing.T) {
 	}
 }
 
-// Answers that cannot be used say so, and are no sign of an outage.
+// The error for a useless response states that there was one, and is not counted as
+// an outage.
 func TestUselessAnswers(t *testing.T) {
 	f := newFake(t)
 	s := f.open(f.Config(), f.integration())
@@ -120,7 +121,7 @@ func TestUselessAnswers(t *testing.T) {
 	f.TB = t
 }
 
-// A redirect is an answer: nothing that was signed goes anywhere else.
+// A redirect is a response: no signed request reaches another host.
 func TestRedirect(t *testing.T) {
 	f := newFake(t)
 	for _, status := range []int{301, 302, 303, 307, 308} {
@@ -138,11 +139,11 @@ func TestRedirect(t *testing.T) {
 	}
 }
 
-// What breaks off or fails is tried once more, and throttling is not.
+// A broken connection or a server error is retried once. Throttling is not.
 func TestRepeated(t *testing.T) {
 	for name, tt := range map[string]struct {
 		trouble func(w http.ResponseWriter)
-		want    secret.Reason // after both tries have failed
+		want    secret.Reason // after both attempts failed
 		tries   int
 	}{
 		"broken off": {func(http.ResponseWriter) { panic(http.ErrAbortHandler) }, secret.ReasonStoreUnavailable, 2},

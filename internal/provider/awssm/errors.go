@@ -11,9 +11,10 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// The SDK's errors quote what the other side sent: an error page may repeat the
-// request, an answer of 200 that cannot be decoded holds the secret. So no SDK
-// error becomes a cause; causes are made here, of status, codes and ids.
+// The SDK's errors quote what the server sent. An error page may repeat the request,
+// and a 200 response that cannot be decoded contains the secret. Therefore no SDK
+// error becomes a cause: this package builds causes from statuses, codes and
+// identifiers.
 
 var advice = egress.Advice{CAFile: "aws.ca_file", PrivateEndpoint: "aws.private_endpoint or aws.dial", Store: "endpoint of AWS"}
 
@@ -23,7 +24,7 @@ type describeError struct{ err error }
 func (e *describeError) Error() string { return "awssm: describing the secret failed" }
 func (e *describeError) Unwrap() error { return e.err }
 
-// explainGet makes the error of a read that got no keys.
+// explainGet returns the error for a read that got no keys.
 func explainGet(ctx context.Context, err error) *secret.Error {
 	var known *secret.Error
 	switch {
@@ -36,10 +37,10 @@ func explainGet(ctx context.Context, err error) *secret.Error {
 	}
 }
 
-// explainRead makes the error of a read at an endpoint.
+// explainRead returns the error for a failed read at an endpoint.
 func explainRead(ctx context.Context, at *endpoint, ref secret.Ref, err error) *secret.Error {
 	var known *secret.Error
-	if errors.As(err, &known) { // from the answer's check
+	if errors.As(err, &known) { // an error of the response's check
 		return known
 	}
 	if f := failureOf(err); f != nil {
@@ -61,11 +62,11 @@ func explainRead(ctx context.Context, at *endpoint, ref secret.Ref, err error) *
 	}
 }
 
-// String is how people are told of the endpoint.
+// String returns the endpoint's name in messages.
 func (p *endpoint) String() string { return "Secrets Manager in " + p.region + " (" + p.host + ")" }
 
-// explainAnswer makes the error of an answer other than 200. describing: it is one
-// to DescribeSecret.
+// explainAnswer returns the error for a response other than 200. describing means
+// that it is a response to DescribeSecret.
 func explainAnswer(at *endpoint, ref secret.Ref, f *failure, describing bool) *secret.Error {
 	e := &secret.Error{Cause: f}
 	say := func(r secret.Reason, format string, args ...any) *secret.Error {
@@ -105,7 +106,7 @@ func explainAnswer(at *endpoint, ref secret.Ref, f *failure, describing bool) *s
 	}
 }
 
-// whose reminds of where a name is looked up.
+// whose returns the second half of a hint for a secret that was not found.
 func whose(ref secret.Ref) string {
 	if ref.Suffix != "" {
 		return ", or the secret was created again and has another ARN"
@@ -129,7 +130,8 @@ func somethingElse(at *endpoint, what string) *secret.Error {
 		"the server that responds as %s answered with something else than the secret (%s); check what is between the broker and AWS", at, what).WithCause(storeerror.ErrAnswered)
 }
 
-// refusedKeys reports whether err says that other keys may help.
+// refusedKeys reports whether err means that AWS refused the keys and that other keys
+// may help.
 func refusedKeys(err error) bool {
 	if err == nil {
 		return false
@@ -138,7 +140,7 @@ func refusedKeys(err error) bool {
 	return f != nil && (f.class() == classKeys || f.class() == classSignature)
 }
 
-// worthRepeating reports whether a second try at once may well do.
+// worthRepeating reports whether an immediate second attempt is likely to succeed.
 func worthRepeating(ctx context.Context, err error) bool {
 	if err == nil || ctx.Err() != nil || errors.As(err, new(*secret.Error)) {
 		return false
@@ -149,7 +151,7 @@ func worthRepeating(ctx context.Context, err error) bool {
 	return egress.OutageOf(err, advice).Transient
 }
 
-// isFailing reports whether a status says that AWS itself has failed.
+// isFailing reports whether status means a failure of AWS itself.
 func isFailing(status int) bool {
 	return status >= http.StatusInternalServerError || status == http.StatusRequestTimeout
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 )
 
-// failure is what an error answer may tell the log: no text that the other side
-// is free to choose.
+// failure holds the parts of an error response that are safe to log. It contains no
+// free text of the server.
 type failure struct {
 	status     int
 	code       string
@@ -34,12 +34,11 @@ func (f *failure) Error() string {
 	return text
 }
 
-// failureOf returns what an error of the SDK says of an answer, nil if there was
-// none.
+// failureOf returns the failure in an error of the SDK, nil if there was no response.
 func failureOf(err error) *failure {
 	var answer *smithyhttp.ResponseError
 	if !errors.As(err, &answer) || answer.Response == nil || answer.Response.Response == nil || answer.HTTPStatusCode() == 0 {
-		return nil // the SDK makes one up for requests that got no answer
+		return nil // the SDK invents a response for a request that got none
 	}
 	f := &failure{status: answer.HTTPStatusCode()}
 	h := answer.Response.Header
@@ -57,26 +56,26 @@ func failureOf(err error) *failure {
 	return f
 }
 
-// class is what a person can do about a failure.
+// class groups error codes by what a person can do about them.
 type class uint8
 
 const (
 	classOther class = iota
 	classThrottled
 	classNotFound
-	classState // of the secret
-	classKey   // of KMS
+	classState // state of the secret
+	classKey   // KMS key
 	classInvalid
 	classDenied
-	classKeys // of the session
+	classKeys // keys of the session
 	classSignature
-	classToken // OpenID Connect
+	classToken // OpenID Connect token
 	classRegion
 	classFailing
 )
 
-// classes are the error codes of Secrets Manager, of STS and of all of AWS. AWS
-// writes some with "Exception" and some without: the table has them without.
+// classes maps the error codes of Secrets Manager, of STS and those common to all of
+// AWS. AWS sends some of them with and without "Exception"; the map has them without.
 var classes = map[string]class{
 	"Throttling": classThrottled, "ThrottledException": classThrottled, "RequestThrottled": classThrottled,
 	"TooManyRequests": classThrottled, "RequestLimitExceeded": classThrottled, "BandwidthLimitExceeded": classThrottled,

@@ -71,7 +71,7 @@ func TestFetchFails(t *testing.T) {
 	db, gone := f.put(region, "db", canary), f.put(region, "gone", canary)
 	f.set(region, "gone", func(s *secretsmanager.Secret) { s.Deleted = true })
 	f.set(region, "pending", func(*secretsmanager.Secret) {}) // no version yet
-	f.put(region, "my-secret", canary)                        // and a part of its ARN looks complete
+	f.put(region, "my-secret", canary)                        // a name and a part of its ARN that looks complete
 	foreign := f.share("shared")
 	s := f.open(f.Config(), f.integration())
 	for _, tt := range []struct {
@@ -99,14 +99,15 @@ func TestFetchFails(t *testing.T) {
 	f.CheckError(err, secret.ReasonInvalidReference)
 }
 
-// share puts a secret of another account and returns its ARN.
+// share creates a secret of another account and returns its ARN.
 func (f *fake) share(name string) (arn string) {
 	arn = f.put(region, name, canary)
 	f.set(region, name, func(s *secretsmanager.Secret) { s.Account = otherOne })
 	return strings.Replace(arn, account, otherOne, 1)
 }
 
-// The secrets of another account are read by their ARNs, if that is a store.
+// The secrets of another account are read by their ARNs, if the ARN prefix is a store
+// of the integration.
 func TestOtherAccount(t *testing.T) {
 	f := newFake(t)
 	foreign := f.share("shared")

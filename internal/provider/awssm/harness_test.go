@@ -37,19 +37,19 @@ const (
 	suffix     = "AbCdEf" // of every secret's ARN
 )
 
-// fake is Secrets Manager in two regions and STS, behind TLS certificates of a CA that
-// only integrations with its CAFile trust, with a hook to make it misbehave.
+// fake is Secrets Manager in two regions and STS, with TLS certificates of a CA that
+// only integrations with its CAFile trust, and with a hook for faults.
 type fake struct {
 	*providertest.Env
 	server *secretsmanager.Server
-	next   http.Handler // server, or what a test has in its place
+	next   http.Handler // server, or a handler of the test
 
 	mu    sync.Mutex
 	state *secretsmanager.State
 	calls []call
 
-	// answer, if set, answers an operation instead, before the signature is checked; it
-	// returns false to let the fake do so.
+	// answer, if set, handles an operation before the signature is checked. If it
+	// returns false, the fake handles the operation.
 	answer func(w http.ResponseWriter, r *http.Request, operation string, body []byte) bool
 }
 
@@ -80,17 +80,17 @@ func newFake(t testing.TB) *fake {
 	return f
 }
 
-// start serves the hosts by next.
+// start serves the hosts with next.
 func (f *fake) start(next http.Handler) {
 	f.next = next
 	f.Serve(f.Certificate(smHost, otherHost, stsHost), http.HandlerFunc(f.serve), smHost, otherHost, stsHost)
 }
 
-// serve notes the operation and lets the test answer it.
+// serve records the operation and calls the test's handler.
 func (f *fake) serve(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
-		return // the client has gone
+		return // the client has disconnected
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	var c call
@@ -114,7 +114,7 @@ func (f *fake) serve(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// asked returns the calls of the operations that begin with prefix.
+// asked returns the calls whose operations begin with prefix.
 func (f *fake) asked(prefix string) (found []call) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -126,7 +126,7 @@ func (f *fake) asked(prefix string) (found []call) {
 	return found
 }
 
-// count returns how often an operation was asked for.
+// count returns the number of calls of an operation.
 func (f *fake) count(operation string) (n int) {
 	for _, c := range f.asked(operation) {
 		if c.operation == operation {
@@ -136,7 +136,7 @@ func (f *fake) count(operation string) (n int) {
 	return n
 }
 
-// change changes the state.
+// change edits the state.
 func (f *fake) change(edit func(s *secretsmanager.State)) {
 	f.Helper()
 	f.mu.Lock()
@@ -150,7 +150,7 @@ func (f *fake) change(edit func(s *secretsmanager.State)) {
 	f.state = fresh
 }
 
-// set changes a secret, which need not exist.
+// set edits a secret, and creates it if it does not exist.
 func (f *fake) set(region, name string, edit func(s *secretsmanager.Secret)) {
 	f.Helper()
 	f.change(func(state *secretsmanager.State) {
@@ -162,15 +162,16 @@ func (f *fake) set(region, name string, edit func(s *secretsmanager.Secret)) {
 	})
 }
 
-// put adds a version with the text as the current one, and returns the secret's ARN in
-// the first region.
+// put adds a version with the text, makes it the current one, and returns the
+// secret's ARN in the first region.
 func (f *fake) put(region, name, text string) (arn string) {
 	f.Helper()
 	f.set(region, name, func(s *secretsmanager.Secret) { s.Versions = append(s.Versions, secretsmanager.Version{Value: text}) })
 	return storeARN + ":secret:" + name + "-" + suffix
 }
 
-// integration is one that reaches the fake by static keys and a role.
+// integration returns an integration that reaches the fake with static keys and a
+// role.
 func (f *fake) integration() *integration.Integration {
 	return &integration.Integration{
 		ID: "it", Revision: "1", Kind: secret.KindAWSSecretsManager,

@@ -26,12 +26,12 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// motoVersion is what is installed, from PyPI.
+// motoVersion is the version that is installed from PyPI.
 const motoVersion = "5.2.5"
 
-// moto is a server that others wrote: IAM, STS and Secrets Manager, which checks
-// signatures, policies of users and roles, and whether a role's trust policy asks
-// for the external ID.
+// moto is an independent server for IAM, STS and Secrets Manager. It checks
+// signatures, the policies of users and roles, and the external ID that a role's
+// trust policy requires.
 type moto struct {
 	t      *testing.T
 	addr   string
@@ -41,8 +41,8 @@ type moto struct {
 	broker aws.Credentials
 }
 
-// startMoto installs moto if need be, into the user's cache, and starts it. It
-// runs where TEST_PEERS is set: make test-peers.
+// startMoto installs moto into the user's cache unless it is there, and starts it. It
+// runs only if TEST_PEERS is set: make test-peers.
 func startMoto(t *testing.T) *moto {
 	t.Helper()
 	if os.Getenv("TEST_PEERS") == "" {
@@ -130,7 +130,7 @@ func (m *moto) post(to, body string) (string, error) {
 	providertest.Must(m.t, err)
 	if strings.HasPrefix(body, "Action=") {
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		// By which moto knows the service; it checks no signature yet.
+		// moto determines the service from this header; it checks no signature yet.
 		r.Header.Set("Authorization", "AWS4-HMAC-SHA256 Credential=AKIASETUP/20260101/us-east-1/iam/aws4_request, SignedHeaders=host, Signature=0")
 	}
 	resp, err := m.http.Do(r)
@@ -145,7 +145,7 @@ func (m *moto) post(to, body string) (string, error) {
 	return string(b), err
 }
 
-// iam asks IAM for an action.
+// iam sends an action to IAM.
 func (m *moto) iam(action string, parameters ...string) string {
 	m.t.Helper()
 	form := url.Values{"Action": {action}, "Version": {"2010-05-08"}}
@@ -165,8 +165,8 @@ func policy(statement map[string]any) string {
 	return string(b)
 }
 
-// users makes an administrator, a user "broker" that may assume two roles, and
-// these, of which "reader" may read secrets. From then on moto checks every request.
+// users creates an administrator, and a user "broker" that may assume two roles, of
+// which "reader" may read secrets. From then on moto checks every request.
 func (m *moto) users() {
 	m.t.Helper()
 	keys := func(user, allowed string) aws.Credentials {
@@ -196,7 +196,8 @@ func (m *moto) users() {
 	providertest.Must(m.t, err)
 }
 
-// integration is one that reads as the role "reader", by way of f's dial table.
+// integration returns an integration that reads as the role "reader", through f's
+// dial table.
 func (m *moto) integration(f *fake) *integration.Integration {
 	in := f.integration()
 	a := settingsOf(in)
@@ -270,8 +271,8 @@ func TestMoto(t *testing.T) {
 		t.Log(name)
 		f.Fails(t.Context(), openWith(change), storeURL+"::prod/db", secret.ReasonStoreAuthenticationFailed)
 	}
-	// moto says no in STS's language where AWS would do it in that of Secrets
-	// Manager, so that the reason is another one than AWS's.
+	// moto refuses with an error code of STS where AWS uses one of Secrets Manager,
+	// so the reason differs from the one for AWS.
 	bystander := openWith(func(a *Settings) { a.Role.ARN = "arn:aws:iam::" + account + ":role/bystander" })
 	f.Fails(t.Context(), bystander, storeURL+"::prod/db", secret.ReasonStoreUnavailable)
 }

@@ -17,9 +17,9 @@ import (
 	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 )
 
-// TestMotoConformance runs the suite against moto. What moto cannot be made to do
-// (to throttle, to hang, to forbid one secret in the right words) a proxy before it
-// does, which else hands on what comes, signatures included.
+// TestMotoConformance runs the suite against moto. A proxy in front of moto injects
+// the faults that moto cannot produce (throttling, hanging, denying one secret with
+// AWS's error code), and forwards all other requests unchanged, signatures included.
 func TestMotoConformance(t *testing.T) {
 	m := startMoto(t)
 	h := conformance()
@@ -31,7 +31,7 @@ func TestMotoConformance(t *testing.T) {
 	providertest.Run(t, h)
 }
 
-// world is one in which all names begin with prefix.
+// world returns a World in which all names begin with prefix.
 func (m *moto) world(t testing.TB, prefix string) *providertest.World {
 	f := &fake{Env: providertest.NewEnv(t)}
 	f.start(http.HandlerFunc(m.forward))
@@ -82,7 +82,7 @@ func (m *moto) put(t testing.TB, name string, value []byte) (version string) {
 	return *changed.VersionId
 }
 
-// forward hands a request on to moto.
+// forward forwards a request to moto.
 func (m *moto) forward(w http.ResponseWriter, r *http.Request) {
 	on, err := http.NewRequestWithContext(context.WithoutCancel(r.Context()), r.Method, "https://"+r.Host+r.URL.RequestURI(), r.Body)
 	if err != nil {

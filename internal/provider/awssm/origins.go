@@ -13,20 +13,22 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Where machines and containers get their keys if the environment names no other
-// place. All are links of the machine itself and speak plain HTTP.
+// The default endpoints from which machines and containers get their keys, used
+// unless the environment names another. All are local to the machine and use plain
+// HTTP.
 var metadataOrigins = []string{
 	"http://169.254.169.254", "http://[fd00:ec2::254]", // EC2
 	"http://169.254.170.2",                           // ECS
 	"http://169.254.170.23", "http://[fd00:ec2::23]", // EKS Pod Identity
 }
 
-// defaultOrigins are where the credential type default sends to, and no other:
+// defaultOrigins returns the only origins that the credential type default sends to:
 //
 //   - STS in the integration's region, and the sign-in portal of the region that
 //     the user's profile names;
-//   - what AWS_CONTAINER_CREDENTIALS_FULL_URI and AWS_EC2_METADATA_SERVICE_ENDPOINT
-//     name, and else the metadata services of EC2, ECS and EKS.
+//   - the endpoints in AWS_CONTAINER_CREDENTIALS_FULL_URI and
+//     AWS_EC2_METADATA_SERVICE_ENDPOINT, or else the metadata services of EC2, ECS
+//     and EKS.
 func defaultOrigins(ctx context.Context, a *Settings) (origins, local []string) {
 	origins = []string{a.STSEndpoint}
 	if partition, ok := secret.AWSPartitionOf(a.STSRegion); ok {

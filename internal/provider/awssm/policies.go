@@ -17,8 +17,8 @@ type statement struct {
 	Condition map[string]map[string]string `json:",omitempty"`
 }
 
-// CloudPolicies returns the trust policy and the permissions of the role. It is empty
-// without a role.
+// CloudPolicies returns the trust policy and the permissions of the role. It returns
+// nothing if there is no role.
 func (a *Settings) CloudPolicies(grants *authz.Policy) []integration.CloudPolicy {
 	if a.Role == nil {
 		return nil
@@ -40,10 +40,10 @@ func (a *Settings) CloudPolicies(grants *authz.Policy) []integration.CloudPolicy
 	return policies
 }
 
-// trust are the statements by which the role lets the credential assume it, with
-// the external ID and in no other way.
+// trust returns the statements that permit the credential to assume the role, only
+// with the external ID.
 func (a *Settings) trust() []statement {
-	// Who the credential is, its type says in one case only.
+	// Only one type of credential determines the identity of the broker.
 	who := "arn:" + strings.Split(a.Role.ARN, ":")[1] + ":iam::<ACCOUNT>:role/<THE BROKER'S ROLE>"
 	if a.Credential.Type == WebIdentity {
 		who = a.Credential.RoleARN
@@ -66,13 +66,13 @@ func (a *Settings) trust() []statement {
 	return statements
 }
 
-// resources are the ARNs of what the grants give. AWS puts a hyphen and six
-// characters behind a name; "?" stands for one of them.
+// resources returns the ARNs of the secrets that the grants permit. AWS appends a
+// hyphen and six characters to a name; each "?" matches one of them.
 func resources(grants *authz.Policy) []string {
 	var resources []string
 	for _, rule := range grants.Rules() {
 		if accountOf(rule.Store) == "" {
-			continue // the same secrets by another name
+			continue // the same secrets under another name
 		}
 		name := rule.Secret
 		if !strings.HasSuffix(name, "*") {
@@ -93,7 +93,7 @@ func document(statements ...statement) string {
 		Version   string
 		Statement []statement
 	}{"2012-10-17", statements})
-	if err != nil { // texts and lists of them
+	if err != nil { // cannot happen: the document consists of strings and lists
 		panic("awssm: a policy that cannot be written: " + err.Error())
 	}
 	return strings.TrimSpace(b.String())

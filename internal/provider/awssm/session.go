@@ -21,16 +21,16 @@ const (
 	refreshAhead = 5 * time.Minute
 )
 
-// keySource says where keys come from. It contacts AWS or reads files; what it
-// returns is not kept by it. Its errors are *secret.Error.
+// keySource acquires keys. It contacts AWS or reads files, and keeps nothing. Its
+// errors are *secret.Error.
 type keySource func(ctx context.Context) (aws.Credentials, error)
 
 // keys are what requests are signed with.
 type keys = credential.Held[aws.Credentials]
 
-// newSessions holds the keys that requests are signed with, and has them replaced.
-// files are those that source reads. Its errors are *secret.Error, the caller's
-// context error, or storeerror.ErrClosed.
+// newSessions returns a Source that holds the keys for signing requests and replaces
+// them. files are the files that source reads. Its errors are *secret.Error, the
+// caller's context error, or storeerror.ErrClosed.
 func newSessions(cfg provider.Config, log *slog.Logger, source keySource, files []string, tasks *task.Group) *credential.Source[aws.Credentials] {
 	c := credential.Config[aws.Credentials]{
 		Timeout: cfg.LoginTimeout, Now: cfg.Now, Tasks: tasks, Closed: storeerror.ErrClosed,

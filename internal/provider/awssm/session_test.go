@@ -21,8 +21,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// What the role is assumed with: the integration's name, external ID, duration,
-// and, where set, source identity and tags.
+// AssumeRole contains the integration's name, external ID and duration, and, if set,
+// source identity and tags.
 func TestAssumeRole(t *testing.T) {
 	f := newFake(t)
 	f.put(region, "db", canary)
@@ -161,7 +161,7 @@ func TestRefusedKeys(t *testing.T) {
 	}
 }
 
-// source makes a holder of sessions whose keys come from f.
+// source returns a Source whose keys come from f.
 func source(t *testing.T, f keySource) *credential.Source[aws.Credentials] {
 	t.Helper()
 	tasks := task.NewGroup()
@@ -173,7 +173,7 @@ func source(t *testing.T, f keySource) *credential.Source[aws.Credentials] {
 	return s
 }
 
-// Keys are replaced before their end, by the clock, and nobody waits for that.
+// A timer replaces keys before their end, and no caller waits for that.
 func TestRefreshAhead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var asked atomic.Int32
@@ -198,7 +198,7 @@ func TestRefreshAhead(t *testing.T) {
 	})
 }
 
-// Keys for life are not replaced.
+// Keys without an end are not replaced.
 func TestStaticKeysAreKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var asked atomic.Int32
@@ -217,7 +217,7 @@ func TestStaticKeysAreKept(t *testing.T) {
 	})
 }
 
-// A source that hangs is given up, and so is one that panics.
+// An acquisition that hangs ends with its timeout, and one that panics is an error.
 func TestHangingSource(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := source(t, func(ctx context.Context) (aws.Credentials, error) { <-ctx.Done(); return aws.Credentials{}, ctx.Err() })
@@ -232,7 +232,7 @@ func TestHangingSource(t *testing.T) {
 	})
 }
 
-// 200 reads with a key that STS refuses are one request to STS.
+// 200 reads with a key that STS refuses cause one request to STS.
 func TestRefusedRoleIsLeftAlone(t *testing.T) {
 	f := newFake(t)
 	f.put(region, "db", canary)

@@ -11,14 +11,14 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// acquisitionError is a failure to get keys. It keeps the SDK's error for
-// explainSession alone.
+// acquisitionError is a failure to get keys. Only explainSession may use the SDK's
+// error in it.
 type acquisitionError struct {
-	// what is acquired.
+	// what names the thing that was to be acquired.
 	what string
-	// assuming and withToken tell how.
+	// assuming and withToken state the method.
 	assuming, withToken bool
-	// answer says what is wrong with an answer that looked good.
+	// answer is the fault of a response that had status 200.
 	answer string
 	err    error
 }
@@ -30,7 +30,7 @@ func clockFault(what string) *secret.Error {
 	return secret.Errorf(secret.ReasonStoreAuthenticationFailed, "%s, or the broker's clock is wrong; check both", what)
 }
 
-// explainSession makes the error of an acquisition.
+// explainSession returns the error for a failed acquisition.
 func explainSession(ctx context.Context, timeout time.Duration, err error) *secret.Error {
 	var known *secret.Error
 	if errors.As(err, &known) {
@@ -62,8 +62,8 @@ func explainSession(ctx context.Context, timeout time.Duration, err error) *secr
 	}
 }
 
-// explainRefusal makes the error of an answer other than 200, of STS or of where
-// the default credential is taken from.
+// explainRefusal returns the error for a response other than 200, from STS or from a
+// source of the default credential.
 func explainRefusal(a *acquisitionError, f *failure) *secret.Error {
 	e := &secret.Error{Reason: secret.ReasonStoreAuthenticationFailed, Cause: f}
 	c := f.class()

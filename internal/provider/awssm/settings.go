@@ -10,7 +10,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Spec returns what the kind brings to integrations.
+// Spec returns the integration.Spec of the kind.
 func Spec() integration.Spec {
 	return integration.Spec{
 		Kind: secret.KindAWSSecretsManager, Section: "aws", Cloud: "aws",
@@ -18,8 +18,8 @@ func Spec() integration.Spec {
 			"aws.stores", "aws.account_id", "aws.role.arn", "aws.role.duration", "aws.role.source_identity", "aws.role.tags",
 			"aws.fips", "aws.sts_region", "aws.rotation_dates", "aws.credential.type=static",
 		},
-		// An owner who could choose the external ID could choose the one by which another
-		// integration's role recognises the broker.
+		// An owner who could choose the external ID could choose the one by which
+		// another integration's role recognises the broker.
 		Immutable:   []string{"aws.role.external_id"},
 		Credentials: []string{"aws.credential.access_key_id", "aws.credential.secret_access_key", "aws.credential.session_token"},
 		Generated:   "role.external_id",
@@ -28,10 +28,11 @@ func Spec() integration.Spec {
 	}
 }
 
-// parser validates the section.
+// parser validates the kind's section of an integration file.
 type parser struct{ *integration.Parser }
 
-// settingsOf returns the settings of an integration, nil if it is of another kind.
+// settingsOf returns the AWS settings of an integration; nil if it is of another
+// kind.
 func settingsOf(in *integration.Integration) *Settings {
 	s, _ := in.Settings.(*Settings)
 	return s
@@ -40,56 +41,59 @@ func settingsOf(in *integration.Integration) *Settings {
 // StoreNames implements integration.Settings.
 func (a *Settings) StoreNames() []string { return a.Stores }
 
-// Settings is how an integration reaches AWS Secrets Manager.
+// Settings describes how an integration reaches AWS Secrets Manager.
 type Settings struct {
-	// Stores are the only stores that are ever read, canonical
-	// (secret.Kind.ParseStore), all of one partition. A region of AccountID is
-	// listed twice, by its endpoint and by its ARN: either names the same secrets.
+	// Stores are the only stores that are read, in canonical form
+	// (secret.Kind.ParseStore), all of one partition. A region of AccountID is listed
+	// twice, by its endpoint and by its ARN: both name the same secrets.
 	Stores []string
-	// AccountID is the account of the identity that reads, 12 digits. Secrets named
-	// by an endpoint are this account's.
+	// AccountID is the account of the identity that reads, 12 digits. A store that is
+	// named by an endpoint contains this account's secrets.
 	AccountID string
-	// Role is what the credential takes on to read; nil if it reads itself.
+	// Role is the role that the credential assumes to read; nil if the credential
+	// reads without a role.
 	Role       *Role
 	Credential Credential
-	// Endpoints maps each region of Stores to where its Secrets Manager is:
+	// Endpoints maps each region of Stores to its Secrets Manager endpoint:
 	// "https://HOST[:PORT]".
 	Endpoints map[string]string
-	// STSRegion and STSEndpoint are where roles are assumed.
+	// STSRegion and STSEndpoint are the region and endpoint of STS.
 	STSRegion, STSEndpoint string
-	// CAFile is a PEM file of roots added to the system's, for all endpoints;
-	// empty for none.
+	// CAFile is a PEM file with roots that are added to the system's, for all
+	// endpoints; empty for none.
 	CAFile string
-	// Dial maps a host name in lower case to the "host:port" to connect to
-	// instead. Name and certificate checks stay those of the host name.
+	// Dial maps a host name in lower case to the "host:port" to connect to instead.
+	// The certificate is still checked for the host name.
 	Dial map[string]string
-	// PrivateEndpoint says that the names of the endpoints may lead to private
-	// addresses. Without it they are refused.
+	// PrivateEndpoint permits the names of the endpoints to resolve to private
+	// addresses.
 	PrivateEndpoint bool
-	// RotationDates says that the date of a secret's next rotation, which takes a
-	// second request for each read, ends the time for which a value is good.
+	// RotationDates limits the time for which a value is valid by the date of the
+	// secret's next rotation. It costs a second request for each read.
 	RotationDates bool
 }
 
 // Role is a role that an integration's credential assumes.
 type Role struct {
 	ARN string
-	// ExternalID is what the role's trust policy asks for, so that nobody can have
-	// the broker use another's role. It is no secret.
+	// ExternalID is the external ID that the role's trust policy requires. It
+	// prevents an integration from using the role of another one through the broker.
+	// It is not a secret.
 	ExternalID string
-	// Duration is how long a session lasts, 15 minutes to 12 hours.
+	// Duration is the duration of a session, 15 minutes to 12 hours.
 	Duration time.Duration
-	// SourceIdentity, if set, is what CloudTrail records as the session's source.
+	// SourceIdentity, if set, is recorded by CloudTrail as the session's source
+	// identity.
 	SourceIdentity string
-	// Tags are the session's.
+	// Tags are the session's tags.
 	Tags map[string]string
 }
 
-// CredentialType is a way to prove an identity to AWS.
+// CredentialType is a method of authentication to AWS.
 type CredentialType string
 
-// The credential types of AWS. AWSDefault alone looks at the process's
-// environment, the user's files and the machine's metadata service.
+// The credential types of AWS. Only AWSDefault reads the process's environment, the
+// user's files and the machine's metadata service.
 const (
 	Static            CredentialType = "static"
 	Profile           CredentialType = "profile"
@@ -97,14 +101,14 @@ const (
 	DefaultCredential CredentialType = "default"
 )
 
-// Credential names what an AWS credential is made of. Only the fields of its
-// Type are set.
+// Credential names the files of an AWS credential. Only the fields of its Type are
+// set.
 type Credential struct {
 	Type CredentialType
-	// AccessKeyIDFile, SecretAccessKeyFile and, for temporary keys,
-	// SessionTokenFile hold one text each; surrounding white space is cut.
+	// AccessKeyIDFile, SecretAccessKeyFile and, for temporary keys, SessionTokenFile
+	// each hold one text. Surrounding white space is removed.
 	AccessKeyIDFile, SecretAccessKeyFile, SessionTokenFile string
-	// CredentialsFile is in the format of the AWS tools, Profile a section of it.
+	// CredentialsFile has the format of the AWS tools. Profile is a section of it.
 	CredentialsFile, Profile string
 	// TokenFile holds an OpenID Connect token for which STS gives a session of
 	// RoleARN. It is read again for each session.

@@ -46,8 +46,8 @@ type credentialSection struct {
 	RoleARN             string `yaml:"role_arn"`
 }
 
-// credentialRules are the settings of each type of credential: true for those
-// that it requires.
+// credentialRules maps each type of credential to its settings: true for a required
+// one, false for an optional one.
 var credentialRules = map[CredentialType]map[string]bool{
 	Static:            {"access_key_id_file": true, "secret_access_key_file": true, "session_token_file": false},
 	Profile:           {"credentials_file": true, "profile": true},
@@ -57,8 +57,8 @@ var credentialRules = map[CredentialType]map[string]bool{
 
 const credentialTypes = "static, profile, web_identity or default"
 
-// The patterns and bounds of AWS's API reference: IAM ARNs, and the parameters of
-// STS AssumeRole.
+// The patterns and limits of AWS's API reference: IAM ARNs, and the parameters of STS
+// AssumeRole.
 var (
 	roleARNPattern    = regexp.MustCompile(`^arn:(aws(?:-[a-z-]{1,16})?):iam::([0-9]{12}):role/[\w+=,.@/-]{1,576}$`)
 	externalIDPattern = regexp.MustCompile(`^[\w+=,.@:/-]{2,1000}[\w+=,.@:/-]{0,224}$`)
@@ -70,11 +70,12 @@ var (
 const (
 	minSession     = 15 * time.Minute
 	maxSession     = 12 * time.Hour
-	defaultSession = time.Hour // what every role allows, and the most for a role that a role assumes
+	defaultSession = time.Hour // every role permits it, and role chaining permits no more
 	maxTags        = 50
 )
 
-// aws validates the section; what it returns is usable if there is no fault.
+// settings validates the section. The result is usable only if the parser has
+// reported no fault.
 func (p parser) settings(s *section) *Settings {
 	a := &Settings{PrivateEndpoint: s.PrivateEndpoint, RotationDates: s.RotationDates}
 	stores := p.stores(s.Stores)
@@ -95,7 +96,7 @@ func (p parser) settings(s *section) *Settings {
 	return a
 }
 
-// stores returns the stores that can be made out, in canonical form.
+// stores returns the valid stores of list, in canonical form.
 func (p parser) stores(list []string) []string {
 	const path = "aws.stores"
 	if len(list) == 0 {
@@ -133,7 +134,7 @@ func (p parser) credential(s credentialSection) Credential {
 		name, from string
 		to         *string
 		use        integration.FileUse
-		pattern    *regexp.Regexp // not a file, but a text
+		pattern    *regexp.Regexp // the setting is a text, not a file
 	}{
 		{"access_key_id_file", s.AccessKeyIDFile, &c.AccessKeyIDFile, integration.UseCredential, nil},
 		{"secret_access_key_file", s.SecretAccessKeyFile, &c.SecretAccessKeyFile, integration.UseCredential, nil},
@@ -166,7 +167,7 @@ func (p parser) credential(s credentialSection) Credential {
 	return c
 }
 
-// roleSection returns nil if there is no such section.
+// role returns nil if the section has no role.
 func (p parser) role(s roleSection, credential CredentialType) *Role {
 	const at = "aws.role"
 	if !p.Has(at) {
@@ -206,7 +207,7 @@ func (p parser) role(s roleSection, credential CredentialType) *Role {
 	return r
 }
 
-// accountOf returns the account of the identity that reads.
+// account returns the account of the identity that reads.
 func (p parser) account(s *section, a *Settings) string {
 	const path = "aws.account_id"
 	arn, from := a.Credential.RoleARN, "aws.credential.role_arn"
@@ -230,7 +231,8 @@ func (p parser) account(s *section, a *Settings) string {
 	return account
 }
 
-// partition refuses to mix partitions: an identity of one is nobody in others.
+// partition refuses stores of different partitions: an identity exists in one
+// partition only.
 func (p parser) partition(a *Settings, stores []string) {
 	if len(stores) == 0 {
 		return
@@ -255,7 +257,7 @@ func (p parser) partition(a *Settings, stores []string) {
 	}
 }
 
-// endpoints sets where the regions of stores and STS are.
+// endpoints sets the endpoints of the stores' regions and of STS.
 func (p parser) endpoints(s *section, a *Settings, stores []string) {
 	a.Endpoints = make(map[string]string, len(stores))
 	for _, store := range stores {
@@ -286,11 +288,11 @@ func (p parser) endpoints(s *section, a *Settings, stores []string) {
 	}
 }
 
-// hostOf returns a service's endpoint in a region. Source: the endpoint rules of
-// the AWS SDKs.
+// hostOf returns the host of a service's endpoint in a region. Source: the endpoint
+// rules of the AWS SDKs.
 func hostOf(service, region string, fips bool) string {
 	partition, _ := secret.AWSPartitionOf(region)
-	if fips && (service != "sts" || partition.ID != "aws-us-gov") { // where STS is that by itself
+	if fips && (service != "sts" || partition.ID != "aws-us-gov") { // there the plain name is a FIPS endpoint
 		service += "-fips"
 	}
 	return "https://" + service + "." + region + partition.Suffix

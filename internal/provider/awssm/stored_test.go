@@ -10,7 +10,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// TestStoredKeys: keys that the registry keeps with the integration.
+// TestStoredKeys uses keys that the registry stores with the integration.
 func TestStoredKeys(t *testing.T) {
 	keep := func(text string) integration.Credential {
 		return func(context.Context) ([]byte, error) { return []byte(text), nil }

@@ -17,7 +17,7 @@ import (
 // tokenService gets sessions of roles from STS.
 type tokenService struct {
 	client *sts.Client
-	// session names the sessions: it is what CloudTrail shows of them.
+	// session is the name of the sessions, which CloudTrail shows.
 	session string
 }
 
@@ -36,11 +36,11 @@ func (s *store) newSTS(id string, roots *x509.CertPool) *tokenService {
 	}
 }
 
-// maxSessionName is the length of the longest RoleSessionName.
+// maxSessionName is the maximum length of a RoleSessionName.
 const maxSessionName = 64
 
-// sessionName names the integration, whose ID is of characters that STS takes
-// too. With the broker's name before it, it is of at least two.
+// sessionName returns a session name with the integration's ID, whose characters STS
+// accepts. The prefix with the broker's name ensures the minimum length of two.
 func sessionName(id string) string {
 	if name := userAgent + "-" + id; len(name) <= maxSessionName {
 		return name
@@ -72,7 +72,7 @@ func (t *tokenService) assume(ctx context.Context, keys aws.Credentials, role *R
 }
 
 // assumeWithToken gets a session of the role for the owner of an OpenID Connect
-// token. That is what authenticates the request, which is not signed.
+// token. The token authenticates the request, which is not signed.
 func (t *tokenService) assumeWithToken(ctx context.Context, token, arn string) (aws.Credentials, error) {
 	out, err := t.client.AssumeRoleWithWebIdentity(ctx, &sts.AssumeRoleWithWebIdentityInput{
 		RoleArn:          &arn,
@@ -85,7 +85,7 @@ func (t *tokenService) assumeWithToken(ctx context.Context, token, arn string) (
 	return t.keys(out.Credentials, out.AssumedRoleUser, arn)
 }
 
-// keys checks STS's answer: the session must be one of the role, and end.
+// keys checks STS's response: the session must belong to the role and have an end.
 func (t *tokenService) keys(c *types.Credentials, user *types.AssumedRoleUser, role string) (aws.Credentials, error) {
 	wrong := func(what string) (aws.Credentials, error) {
 		return aws.Credentials{}, &acquisitionError{what: "STS", answer: what}
@@ -107,7 +107,8 @@ func (t *tokenService) keys(c *types.Credentials, user *types.AssumedRoleUser, r
 	}, nil
 }
 
-// sessionARN is the ARN of a session of the role: without the role's path.
+// sessionARN returns the ARN of a session of the role. It does not contain the role's
+// path.
 func (t *tokenService) sessionARN(role string) string {
 	parts := strings.SplitN(role, ":", 6) // arn, partition, iam, "", account, role/PATH/NAME
 	if len(parts) != 6 {

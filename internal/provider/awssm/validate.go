@@ -9,16 +9,16 @@ import (
 
 var _ provider.Validator = (*store)(nil)
 
-// noVersion is the ID of a version that no secret has.
+// noVersion is a version ID that no secret has.
 const noVersion = "00000000-0000-4000-8000-000000000000"
 
-// Validate implements provider.Validator: keys, by the role if there is one, and
-// then each region, by asking for a secret that does not exist. AWS looks at the
-// permissions before it looks for the secret, so that "not found" shows that the
-// identity may read.
+// Validate implements provider.Validator. It acquires keys, of the role if there is
+// one, and then asks each region for a secret that does not exist. AWS checks the
+// permissions before it looks for the secret, so "not found" shows that the identity
+// may read.
 //
-// Of another account's secrets AWS says that they are denied where they are not
-// there, so that there is nothing to ask for.
+// For a missing secret of another account AWS answers "access denied", so Validate
+// skips such stores.
 func (s *store) Validate(ctx context.Context) []provider.Step {
 	var own, others []string
 	for _, st := range s.aws.Stores {
@@ -26,7 +26,7 @@ func (s *store) Validate(ctx context.Context) []provider.Step {
 		switch {
 		case account != s.aws.AccountID:
 			others = append(others, st)
-		case !strings.HasPrefix(st, "arn:"): // which is the same by another name
+		case !strings.HasPrefix(st, "arn:"): // the same store under another name
 			own = append(own, st)
 		}
 	}

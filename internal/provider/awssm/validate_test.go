@@ -11,7 +11,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// TestValidate: each step says what it found, and no value is read.
+// TestValidate: each step reports what it found, and no value is read.
 func TestValidate(t *testing.T) {
 	const otherURL, foreign = "https://" + otherHost, "arn:aws:secretsmanager:eu-west-1:" + otherOne
 	for _, tt := range []struct {
@@ -19,7 +19,7 @@ func TestValidate(t *testing.T) {
 		change func(*Settings)
 		grants []string
 		want   string
-		asked  string // how the names that are asked for begin
+		asked  string // prefix of the names that are requested
 	}{
 		{"all well", func(*Settings) {}, []string{"prod/*"}, "session ok, read " + storeURL + " ok, read " + otherURL + " ok", "prod/secretbroker-validate-"},
 		{"no grants", func(*Settings) {}, nil, "session ok, read " + storeURL + " ok, read " + otherURL + " ok", "secretbroker-validate-"},
@@ -59,8 +59,8 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-// TestMotoValidate: an independent server, which checks permissions, says of a
-// version that there is not what Validate relies on.
+// TestMotoValidate: an independent server that checks permissions answers as Validate
+// expects when the version does not exist.
 func TestMotoValidate(t *testing.T) {
 	m := startMoto(t)
 	m.create(&secretsmanager.CreateSecretInput{Name: aws.String("prod/db"), SecretString: aws.String(canary)})
