@@ -12,18 +12,18 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// failure is a failed attempt, and for how long it is the answer to everybody.
+// failure is a failed attempt, and for how long every Get returns its error.
 type failure struct {
 	err    error
 	at     time.Time
 	pause  time.Duration
-	inputs uint64 // as they were
-	// refused and inARow say what the next pause is.
+	inputs uint64 // at the time of the attempt
+	// refused and inARow determine the next pause.
 	refused bool
 	inARow  int
 }
 
-// tell returns the error with what is left of the pause.
+// tell returns the error with the rest of the pause as its RetryAfter.
 func (f *failure) tell(now time.Time) error {
 	var e *secret.Error
 	if !errors.As(f.err, &e) || e.RetryAfter <= 0 {
@@ -34,7 +34,7 @@ func (f *failure) tell(now time.Time) error {
 	return &c
 }
 
-// newFailure makes the failure of an attempt, with a pause that grows from before's.
+// newFailure returns the failure of an attempt. Its pause grows from that of before.
 func newFailure(err error, now time.Time, inputs uint64, before *failure) *failure {
 	f := &failure{err: err, at: now, inputs: inputs, inARow: 1}
 	var asked time.Duration
@@ -60,26 +60,28 @@ func newFailure(err error, now time.Time, inputs uint64, before *failure) *failu
 
 var refusalLimits = backoff.Limits{First: RefusalPause, Longest: MaxRefusalPause}
 
-// good reports whether the credential at hand can be used. s.mu is held.
+// good reports whether the current credential can be used. The caller holds s.mu.
 func (s *Source[T]) good(now time.Time) bool {
 	h := s.held
 	return h != nil && (h.Life == 0 || elapsed.Between(h.Began, now) < h.Life-s.cfg.Margin(h.Life))
 }
 
-// due reports whether it is time for the successor of the credential at hand. s.mu is
-// held.
+// due reports whether it is time to renew the current credential. The caller holds
+// s.mu.
 func (s *Source[T]) due(now time.Time) bool {
 	h := s.held
 	return h != nil && h.Life > 0 && elapsed.Between(h.Began, now) >= h.Life-s.ahead
 }
 
-// pausing reports whether the last failure still counts. s.mu is held.
+// pausing reports whether the pause after the last failure is still running. The
+// caller holds s.mu.
 func (s *Source[T]) pausing(now time.Time) bool {
 	return s.failed != nil && elapsed.Between(s.failed.at, now) < s.failed.pause
 }
 
-// start begins an attempt; nil if the Tasks are stopped. With recheck it is one only if
-// the inputs have changed since the last failure. None is running, and s.mu is held.
+// start starts an attempt and returns it; nil if the Tasks are stopped. With recheck,
+// the attempt acquires only if the inputs have changed since the last failure. The
+// caller holds s.mu and has checked that no attempt is running.
 func (s *Source[T]) start(recheck bool) *attempt[T] {
 	a := &attempt[T]{done: make(chan struct{})}
 	var last *Held[T]
@@ -94,7 +96,7 @@ func (s *Source[T]) start(recheck bool) *attempt[T] {
 	return a
 }
 
-// run is an attempt, after the failure before if that is not nil.
+// run executes an attempt. before is the previous failure, or nil.
 func (s *Source[T]) run(closing context.Context, a *attempt[T], last *Held[T], before *failure, recheck bool) {
 	var inputs uint64
 	if s.cfg.Inputs != nil {
@@ -121,7 +123,7 @@ func (s *Source[T]) run(closing context.Context, a *attempt[T], last *Held[T], b
 		s.cfg.Failed(a.err)
 	}
 	a.held = nil
-	if recheck { // another credential than the one that failed
+	if recheck { // the input is another credential than the one that failed
 		before = nil
 	}
 	s.end(a, newFailure(a.err, s.cfg.Now(), inputs, before))
@@ -129,7 +131,7 @@ func (s *Source[T]) run(closing context.Context, a *attempt[T], last *Held[T], b
 
 var errNothing = errors.New("credential: neither a credential nor an error")
 
-// end is the end of an attempt, with its failure, if it is one.
+// end completes an attempt. failed is its failure, or nil.
 func (s *Source[T]) end(a *attempt[T], failed *failure) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -137,7 +139,7 @@ func (s *Source[T]) end(a *attempt[T], failed *failure) {
 	s.running, s.failed = nil, failed
 	now := s.cfg.Now()
 	if failed != nil {
-		if a.err == nil { // it was the earlier one
+		if a.err == nil { // recheck found no change: the earlier failure remains
 			a.err = failed.tell(now)
 		}
 		if s.cfg.Keep || s.used && s.good(now) {
@@ -148,13 +150,14 @@ func (s *Source[T]) end(a *attempt[T], failed *failure) {
 	s.held, s.used = a.held, a.wanted
 	if life := s.held.Life; life > 0 {
 		s.ahead = min(s.cfg.Ahead(life), life)
-		// Up to a quarter later, so that what began together is not renewed together.
+		// Up to a quarter later, so that credentials acquired together are not
+		// renewed together.
 		s.ahead -= time.Duration(rand.Int64N(int64(s.ahead)/4 + 1)) //nolint:gosec // no secret
 		s.wake(life - s.ahead - elapsed.Between(s.held.Began, now))
 	}
 }
 
-// wake has the clock call tick after d. s.mu is held.
+// wake makes the timer call tick after d. The caller holds s.mu.
 func (s *Source[T]) wake(d time.Duration) {
 	d = max(d, leastInterval)
 	switch {
@@ -166,7 +169,7 @@ func (s *Source[T]) wake(d time.Duration) {
 	}
 }
 
-// stopTimer ends the clock until the next wake. s.mu is held.
+// stopTimer stops the timer until the next wake. The caller holds s.mu.
 func (s *Source[T]) stopTimer() {
 	if s.timer != nil {
 		s.timer.Stop()
@@ -184,7 +187,7 @@ func (s *Source[T]) tick() {
 	switch {
 	case s.pausing(now):
 		s.wake(s.failed.pause - elapsed.Between(s.failed.at, now))
-	case s.good(now) && !s.due(now): // it has been replaced meanwhile
+	case s.good(now) && !s.due(now): // replaced in the meantime
 		s.wake(s.held.Life - s.ahead - elapsed.Between(s.held.Began, now))
 	default:
 		s.start(false)

@@ -33,59 +33,62 @@ import (
 )
 
 const (
-	// RefusalPause is how long a first definite refusal is the answer to everybody.
-	// Each further one in a row doubles the pause, up to MaxRefusalPause, which is
-	// also the longest time that a credential which has been put right elsewhere, such
-	// as a role that has been granted meanwhile, is not tried again. One whose files
-	// have changed is tried with the next Get.
+	// RefusalPause is how long every Get returns the error of a first refusal. Each
+	// further refusal in a row doubles the pause, up to MaxRefusalPause. A refusal
+	// that is fixed elsewhere, for example by granting a role, therefore takes effect
+	// after MaxRefusalPause at the latest. A credential whose files have changed is
+	// tried with the next Get.
 	RefusalPause = 5 * time.Second
 	// MaxRefusalPause is the longest pause after a refusal.
 	MaxRefusalPause = time.Minute
-	// OutagePause and MaxOutagePause are those after failures of another kind.
+	// OutagePause is the first pause after a failure of another kind.
 	OutagePause = time.Second
-	// MaxOutagePause is the longest pause after an outage that asked for no longer one.
+	// MaxOutagePause is the longest pause after an outage, unless the error asks for
+	// a longer one.
 	MaxOutagePause = 10 * time.Second
-	// leastInterval is the least time between two renewals by the clock.
+	// leastInterval is the minimum time between two renewals by the timer.
 	leastInterval = time.Second
 )
 
-// Held is a credential. It does not change.
+// Held is a credential. It is immutable.
 type Held[T any] struct {
 	Value T
-	// Began is when it was asked for or, if the other side gave an instant for its end,
-	// when that instant was compared with the clock.
+	// Began is when the credential was requested or, if the issuer returned an
+	// absolute end, when that end was compared with the clock.
 	Began time.Time
-	// Life is how long after Began the credential ends; zero for never.
+	// Life is how long after Began the credential ends; zero means never.
 	Life time.Duration
 }
 
-// Config is what a Source is made of. Acquire, Tasks, Timeout and Closed are required.
+// Config configures a Source. Acquire, Tasks, Timeout and Closed are required.
 type Config[T any] struct {
-	// Acquire gets a credential: the successor of last, which is still good, or a first
-	// one if last is nil. Its error is what Get returns, and best a *secret.Error: the
-	// reason tells outages from refusals, and a RetryAfter is honoured. A panic is an
-	// error.
+	// Acquire gets a credential: the successor of last, which is still valid, or a
+	// first one if last is nil. Get returns its error, which should be a
+	// *secret.Error: its reason distinguishes outages from refusals, and its
+	// RetryAfter is honoured. A panic counts as an error.
 	Acquire func(ctx context.Context, last *Held[T]) (*Held[T], error)
-	// Timeout bounds one Acquire.
+	// Timeout limits one call of Acquire.
 	Timeout time.Duration
-	// Tasks run the acquisitions. Once they are stopped, Get returns Closed unless a
-	// good credential is at hand.
+	// Tasks run the acquisitions. After they are stopped, Get returns Closed unless
+	// the Source holds a valid credential.
 	Tasks  *task.Group
 	Closed error
-	// Margin is how long before its end a credential of that life is no longer used,
-	// Ahead how long before its end its successor is asked for. Nil means zero, and a
-	// third of its life.
+	// Margin returns how long before its end a credential with that life is no longer
+	// used; nil means zero. Ahead returns how long before its end its successor is
+	// requested; nil means a third of its life.
 	Margin, Ahead func(life time.Duration) time.Duration
-	// Keep has the credential renewed for as long as the Source is open, since one that
-	// has ended cannot be acquired again. Otherwise it is renewed if it has been used since
-	// it was got: it ends, at the latest, one life after the one in which it was used.
+	// Keep makes the Source renew the credential for as long as the Source is open,
+	// because one that has ended cannot be acquired again. Without Keep, the Source
+	// renews a credential only if it was used since it was acquired; an unused
+	// credential ends at most one life after the one in which it was last used.
 	Keep bool
-	// Inputs, if not nil, tells apart the contents of the files that Acquire reads, see
-	// Files: when they have changed, a failure no longer counts.
+	// Inputs, if not nil, returns a value that changes with the contents of the files
+	// that Acquire reads, see Files. After a change, an earlier failure no longer
+	// counts.
 	Inputs func() uint64
-	// Failed, if not nil, is told of each failure of Acquire but those by stopping.
+	// Failed, if not nil, is called for each failure of Acquire, except after a stop.
 	Failed func(error)
-	// Now is the clock that lives are measured with; nil means time.Now.
+	// Now is the clock that measures lives; nil means time.Now.
 	Now func() time.Time
 }
 
@@ -94,27 +97,27 @@ type Source[T any] struct {
 	cfg Config[T]
 
 	mu      sync.Mutex
-	held    *Held[T] // the latest, unless it was refused
-	used    bool     // since it was got
+	held    *Held[T] // the latest credential; nil after a store refused it
+	used    bool     // since it was acquired
 	ahead   time.Duration
 	running *attempt[T]
-	failed  *failure // the latest attempt's; nil if it succeeded
+	failed  *failure // of the latest attempt; nil if it succeeded
 	timer   *time.Timer
 	closed  bool
 
-	refusals int       // of credentials by stores, in a row
-	dropped  time.Time // when one was last dropped because of that
+	refusals int       // number of refusals by stores in a row
+	dropped  time.Time // when a credential was last dropped after such a refusal
 }
 
 // attempt is one run of Acquire. Its result may be read once done is closed.
 type attempt[T any] struct {
 	done   chan struct{}
-	wanted bool // somebody needs its result, now or soon; guarded by Source.mu
+	wanted bool // a caller needs its result, now or soon; guarded by Source.mu
 	held   *Held[T]
 	err    error
 }
 
-// New makes a Source, which asks for nothing yet.
+// New returns a Source, which does not acquire anything yet.
 func New[T any](cfg Config[T]) *Source[T] {
 	if cfg.Margin == nil {
 		cfg.Margin = func(time.Duration) time.Duration { return 0 }
@@ -131,9 +134,9 @@ func New[T any](cfg Config[T]) *Source[T] {
 	return &Source[T]{cfg: cfg}
 }
 
-// Get returns a credential that is good now. It waits for one no longer than ctx, and
-// not at all while one is at hand. The error is Acquire's, of this or an earlier
-// attempt, ctx's, or Config.Closed.
+// Get returns a valid credential. If the Source holds one, Get does not wait;
+// otherwise it waits for an acquisition, at most until ctx ends. The error is that of
+// Acquire, from this or an earlier attempt, that of ctx, or Config.Closed.
 func (s *Source[T]) Get(ctx context.Context) (*Held[T], error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -143,7 +146,7 @@ func (s *Source[T]) Get(ctx context.Context) (*Held[T], error) {
 		return held, err
 	}
 	select {
-	case <-a.done: // a result is not given up because ctx has ended too
+	case <-a.done: // prefer an available result over the end of ctx
 		return a.held, a.err
 	default:
 	}
@@ -168,7 +171,7 @@ func (s *Source[T]) next() (*Held[T], *attempt[T], error) {
 			a = s.start(false)
 		}
 		if a != nil {
-			a.wanted = true // by who will come again
+			a.wanted = true // by a caller that will try again
 		}
 		return s.held, nil, nil
 	}
@@ -185,8 +188,8 @@ func (s *Source[T]) next() (*Held[T], *attempt[T], error) {
 	return nil, a, nil
 }
 
-// Begin sees to it that there is a credential, without waiting for it: for a Source
-// that keeps one.
+// Begin starts to acquire a credential unless there is one, and does not wait for it.
+// It is for a Source with Config.Keep.
 func (s *Source[T]) Begin() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -196,23 +199,23 @@ func (s *Source[T]) Begin() {
 	}
 }
 
-// Touch says that the credential is in use though Get is not called: something else
-// holds on to what Get returned.
+// Touch marks the credential as in use. It is for callers that cache the result of
+// Get.
 func (s *Source[T]) Touch() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.used = true
 }
 
-// Refused says that a store did not take a credential. It reports whether Get may give
-// another one: at first at once, then after pauses that grow as those after refusals
-// do, so that a store which refuses all of them does not have new ones made with each
-// read.
+// Refused records that a store refused a credential, and drops it. It reports whether
+// Get may return another one: immediately after the first refusal, later only after
+// pauses that grow as those after failed acquisitions. So a store that refuses every
+// credential does not cause one acquisition per read.
 func (s *Source[T]) Refused(held *Held[T]) bool {
 	return s.refused(func(h *Held[T]) bool { return h == held })
 }
 
-// RefusedValue is Refused for the credential whose value is the one.
+// RefusedValue is like Refused, for the credential whose value satisfies is.
 func (s *Source[T]) RefusedValue(is func(T) bool) bool {
 	return s.refused(func(h *Held[T]) bool { return h != nil && is(h.Value) })
 }
@@ -221,7 +224,7 @@ func (s *Source[T]) refused(is func(*Held[T]) bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.held == nil || !is(s.held) {
-		return true // another Fetch has said so
+		return true // another caller has reported it
 	}
 	now := s.cfg.Now()
 	if !s.replaceable(now) {
@@ -236,7 +239,7 @@ func (s *Source[T]) refused(is func(*Held[T]) bool) bool {
 	return true
 }
 
-// Replaceable reports whether Refused would give up the credential at hand by now.
+// Replaceable reports whether Refused would now drop the current credential.
 func (s *Source[T]) Replaceable() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -247,8 +250,8 @@ func (s *Source[T]) replaceable(now time.Time) bool {
 	return s.dropped.IsZero() || elapsed.Between(s.dropped, now) >= refusalLimits.After(s.refusals)
 }
 
-// Forget drops the credential if it is one: the next Get asks for another one. It is
-// for callers who know that another one is available.
+// Forget drops the credential if its value satisfies is, so the next Get acquires
+// another. It is for callers that know that another one is available.
 func (s *Source[T]) Forget(is func(T) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -258,8 +261,8 @@ func (s *Source[T]) Forget(is func(T) bool) {
 	}
 }
 
-// Close ends the renewal by the clock. What is at hand can still be used, and
-// acquisitions under way end with the Tasks.
+// Close stops the renewal by the timer. The current credential remains usable, and
+// running acquisitions end with the Tasks.
 func (s *Source[T]) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

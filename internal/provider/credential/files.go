@@ -8,8 +8,8 @@ import (
 
 var seed = maphash.MakeSeed()
 
-// Files returns Config.Inputs for files that are read for each acquisition. What it
-// keeps of them is a hash that means nothing outside of this process.
+// Files returns a Config.Inputs for the files that each acquisition reads. It keeps
+// only a hash of their contents, which has no meaning outside this process.
 func Files(paths ...string) func() uint64 {
 	return func() uint64 {
 		var h maphash.Hash

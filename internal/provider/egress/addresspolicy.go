@@ -9,17 +9,17 @@ import (
 // special-purpose IPv4 and IPv6 addresses, and the clouds' documentation for
 // their metadata services.
 var (
-	// privateNetworks may hold a private endpoint.
+	// privateNetworks may contain a private endpoint.
 	privateNetworks = prefixes(
 		"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", // RFC 1918
-		"100.64.0.0/10", // carrier-grade NAT, used inside of clouds
+		"100.64.0.0/10", // carrier-grade NAT, used inside clouds
 		"fc00::/7",      // unique local
 	)
-	// neverDialled are wrong for a store whatever the operator says, unless that
-	// is the address itself.
+	// neverDialled are addresses that no store can have. They are refused regardless
+	// of PrivateEndpoint, unless a setting contains the address itself.
 	neverDialled = prefixes(
-		// Of the machine and its link, among them the metadata services of most
-		// clouds, and what the clouds have put elsewhere.
+		// The machine and its link, which includes the metadata services of most
+		// clouds, and the other internal addresses of the clouds.
 		"127.0.0.0/8", "::1/128", "0.0.0.0/8", "::/128",
 		"169.254.0.0/16", "fe80::/10",
 		"168.63.129.16/32",   // Azure's wire server
@@ -32,12 +32,12 @@ var (
 		// Documentation and benchmarks.
 		"192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "198.18.0.0/15",
 		"2001:db8::/32", "3fff::/20", "2001:2::/48",
-		// Given up, or of protocols of their own.
+		// Deprecated, or used by protocols of their own.
 		"192.88.99.0/24", "2001:10::/28", "2001:20::/28", "2001::/32", "64:ff9b:1::/48",
 	)
-	// publicIPv6 is all that has been given out of IPv6.
+	// publicIPv6 is the allocated part of IPv6.
 	publicIPv6 = netip.MustParsePrefix("2000::/3")
-	// An IPv4 address stands at this byte of these.
+	// embeddings maps a prefix to the offset of the IPv4 address in its addresses.
 	embeddings = map[netip.Prefix]int{
 		netip.MustParsePrefix("64:ff9b::/96"):    12, // NAT64
 		netip.MustParsePrefix("::ffff:0:0:0/96"): 12, // translated
@@ -95,7 +95,8 @@ func (p addressPolicy) allows(a netip.Addr) bool {
 	return publicIPv6.Contains(a)
 }
 
-// AddressError is a connection that was not made because of where it led.
+// AddressError is the error for a connection that was not made because of its
+// address.
 type AddressError struct{ address string }
 
 func (e *AddressError) Error() string {

@@ -18,9 +18,9 @@ import (
 	"unicode/utf8"
 )
 
-// NewClient makes a client that sends to cfg's origins only, to the local ones
-// never through a proxy, and connects as Dialer allows. It follows no redirect:
-// the 3xx is the answer. Its Transport is a *Transport.
+// NewClient returns a client that sends only to cfg's origins, to the local ones
+// never through a proxy, and connects as Dialer permits. It does not follow
+// redirects: the 3xx is the response. Its Transport is a *Transport.
 func NewClient(cfg Config) *http.Client {
 	cfg = cfg.withDefaults()
 	d := NewDialer(cfg)
@@ -45,8 +45,8 @@ func NewClient(cfg Config) *http.Client {
 		TLSClientConfig: &tls.Config{
 			MinVersion: tls.VersionTLS12,
 			RootCAs:    cfg.Roots,
-			// Of this client alone: a session is only as good as the roots and the
-			// certificate that it was made with.
+			// The cache belongs to this client alone: a TLS session is only valid for
+			// the roots and the certificate that it was established with.
 			ClientSessionCache: tls.NewLRUClientSessionCache(0),
 		},
 		TLSHandshakeTimeout:    cfg.Timeout,
@@ -56,8 +56,8 @@ func NewClient(cfg Config) *http.Client {
 		MaxIdleConnsPerHost:    cfg.Concurrency,
 		IdleConnTimeout:        90 * time.Second,
 		ForceAttemptHTTP2:      true,
-		// A connection that died silently must not swallow the requests after it.
-		// Often that shows when what was sent is not acknowledged, see setUserTimeout.
+		// A connection that died silently must not delay later requests. Usually the
+		// system detects it, when data is not acknowledged, see setUserTimeout.
 		HTTP2: &http.HTTP2Config{
 			SendPingTimeout: 10 * time.Second, PingTimeout: 5 * time.Second,
 			MaxReceiveBufferPerStream: streamBuffer, MaxReceiveBufferPerConnection: connectionBuffer,
@@ -77,9 +77,9 @@ func NewClient(cfg Config) *http.Client {
 	}
 }
 
-// Transport is an http.RoundTripper that refuses requests to other than the
-// allowed origins and bounds one exchange in time and size: the answer is read
-// before RoundTrip returns. An answer of 200 must be UTF-8.
+// Transport is an http.RoundTripper that refuses requests to other origins than the
+// permitted ones, and limits the time and size of each exchange: it reads the
+// response before RoundTrip returns. A 200 response must be UTF-8.
 type Transport struct {
 	next    *http.Transport
 	allowed map[string]*dialGroup // by origin
@@ -87,10 +87,10 @@ type Transport struct {
 	maxBody int64
 }
 
-// Origins returns where it sends to, sorted.
+// Origins returns the origins that the transport sends to, sorted.
 func (g *Transport) Origins() []string { return slices.Sorted(maps.Keys(g.allowed)) }
 
-// Base returns what the requests go through. It is for tests.
+// Base returns the underlying transport. It is for tests.
 func (g *Transport) Base() *http.Transport { return g.next }
 
 // RoundTrip implements http.RoundTripper.
@@ -121,10 +121,10 @@ func (g *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// CloseIdleConnections is found by http.Client.CloseIdleConnections.
+// CloseIdleConnections is called by http.Client.CloseIdleConnections.
 func (g *Transport) CloseIdleConnections() { g.next.CloseIdleConnections() }
 
-// readAll replaces resp's body by what it holds.
+// readAll replaces resp's body by its content.
 func (g *Transport) readAll(resp *http.Response) error {
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, g.maxBody+1))
@@ -137,7 +137,7 @@ func (g *Transport) readAll(resp *http.Response) error {
 	if int64(len(b)) > g.maxBody {
 		return errTooLarge
 	}
-	// Decoding would replace what is not UTF-8 and so change the secret.
+	// Decoding would replace invalid UTF-8 and so change the secret.
 	if resp.StatusCode == http.StatusOK && !utf8.Valid(b) {
 		return errNotText
 	}
@@ -145,7 +145,7 @@ func (g *Transport) readAll(resp *http.Response) error {
 	return nil
 }
 
-// origin is scheme and host, with the port if it is not the scheme's own.
+// origin returns scheme and host, with the port unless it is the scheme's default.
 func origin(u *url.URL) string {
 	host := strings.ToLower(u.Host)
 	if u.Scheme == "https" {
@@ -154,7 +154,7 @@ func origin(u *url.URL) string {
 	return u.Scheme + "://" + host
 }
 
-// OriginError is a request that was stopped before it left.
+// OriginError is the error for a request to an origin that is not permitted.
 type OriginError struct{ origin string }
 
 func (e *OriginError) Error() string {
@@ -164,7 +164,7 @@ func (e *OriginError) Error() string {
 // NonRetriable tells Azure's SDK not to try again.
 func (*OriginError) NonRetriable() {}
 
-// AnswerError is an answer that cannot be used.
+// AnswerError is the error for a response that cannot be used.
 type AnswerError string
 
 func (e AnswerError) Error() string { return string(e) }
@@ -178,5 +178,5 @@ const (
 	errNotGzip  = AnswerError("egress: the answer is not compressed as it says")
 )
 
-// ErrTimedOut is an exchange that took longer than Config.Timeout.
+// ErrTimedOut is the error for an exchange that took longer than Config.Timeout.
 var ErrTimedOut = errors.New("egress: no complete answer in time")

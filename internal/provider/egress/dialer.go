@@ -11,29 +11,30 @@ import (
 	"time"
 )
 
-// addressPolicy says which addresses a client may connect to for a host.
+// addressPolicy determines the addresses that a client may connect to for a host.
 type addressPolicy uint8
 
 const (
-	// publicOnly allows addresses of the public Internet.
+	// publicOnly permits addresses of the public Internet.
 	publicOnly addressPolicy = iota
-	// publicAndPrivate allows private networks too.
+	// publicAndPrivate permits private networks, too.
 	publicAndPrivate
-	// anyAddress allows every address: the operator wrote it down.
+	// anyAddress permits every address, because the operator has configured it.
 	anyAddress
 )
 
-// Dialer connects for a client, to addresses that the host's address policy allows only.
-// Whoever controls a store's name in the DNS must not make the broker connect to
-// the inside of its network, the machine itself or the cloud's metadata service.
-// The check is of the very address that is connected to, after every lookup, so
-// that no second answer of the DNS can differ from the one that was checked.
+// Dialer connects only to addresses that the host's address policy permits. An
+// attacker who controls a store's name in the DNS must not be able to make the broker
+// connect to its internal network, to the machine itself or to the cloud's metadata
+// service. Dialer checks the address that it is about to connect to, after every
+// lookup, so a later DNS response cannot replace the checked address.
 //
-// A proxy is the operator's choice and not checked; it does its own lookups, so
-// behind one the check is the proxy's to make. It is safe for concurrent use.
+// The operator configures the proxy, so Dialer does not check its address. A proxy
+// resolves names itself, so behind a proxy the check is the proxy's responsibility.
+// Dialer is safe for concurrent use.
 type Dialer struct {
 	cfg Config
-	// targets has the address policy of each "host:port" that requests are for.
+	// targets maps the "host:port" of each permitted origin to its address policy.
 	targets map[string]addressPolicy
 	net     net.Dialer
 
@@ -41,9 +42,9 @@ type Dialer struct {
 	proxies map[string]bool // "host:port"
 }
 
-// NewDialer makes the dialer of cfg, for protocols other than HTTP: NewClient has
-// one of its own. Hosts that are not among cfg's origins are connected to if they
-// are public; to refuse them is the caller's business.
+// NewDialer returns a dialer for cfg, for protocols other than HTTP; NewClient has
+// its own. The dialer also connects to hosts that are not among cfg's origins if
+// their addresses are public; callers have to refuse such hosts themselves.
 func NewDialer(cfg Config) *Dialer {
 	cfg = cfg.withDefaults()
 	d := &Dialer{
@@ -60,7 +61,7 @@ func NewDialer(cfg Config) *Dialer {
 			}
 			policy := publicOnly
 			switch {
-			// An address in a setting is as exact as one in a dial table.
+			// The operator wrote the address in a setting, as in a dial table.
 			case local, exact(u.Hostname()):
 				policy = anyAddress
 			case cfg.PrivateEndpoint:
@@ -74,7 +75,7 @@ func NewDialer(cfg Config) *Dialer {
 	return d
 }
 
-// trust notes a proxy that the operator's settings name.
+// trust records a proxy that the operator's settings name.
 func (d *Dialer) trust(proxy *url.URL) {
 	if proxy == nil {
 		return
@@ -101,7 +102,7 @@ func (d *Dialer) Dial(ctx context.Context, network, addr string) (net.Conn, erro
 	return nd.DialContext(ctx, network, addr)
 }
 
-// route returns where to connect for addr, and the policy for its address.
+// route returns the address to connect to for addr, and the policy for it.
 func (d *Dialer) route(addr string) (string, addressPolicy) {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -125,13 +126,13 @@ func (d *Dialer) route(addr string) (string, addressPolicy) {
 	return addr, publicOnly
 }
 
-// exact reports whether host names one address, without the help of the DNS.
+// exact reports whether host is an address, which needs no DNS lookup.
 func exact(host string) bool {
 	_, err := netip.ParseAddr(host)
 	return err == nil || strings.EqualFold(host, "localhost")
 }
 
-// hostPort is where http.Transport connects to for u.
+// hostPort returns the "host:port" that http.Transport connects to for u.
 func hostPort(u *url.URL) string {
 	port := u.Port()
 	if port == "" {

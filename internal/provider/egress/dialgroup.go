@@ -8,29 +8,28 @@ import (
 	"time"
 )
 
-// maxLead is how long requests wait for the one that leads. To connect takes three
-// round trips, which is less than half a second around the globe.
+// maxLead limits how long requests wait for the leading one. Connecting takes three
+// round trips, less than half a second around the globe.
 const maxLead = time.Second
 
 // dialGroup lets concurrent requests to one origin share one dial. The first request
-// leads: it dials, or gets a connection at once, and the others wait for it. Over
-// HTTP/2 they share its connection, where net/http by itself makes one for each and
-// then throws away all but one. It is safe for concurrent use.
+// leads: it dials, or gets an idle connection, and the others wait for it. Over
+// HTTP/2 they then share its connection. net/http alone would open one connection for
+// each and then close all but one. dialGroup is safe for concurrent use.
 type dialGroup struct {
-	patience time.Duration // that followers have
+	patience time.Duration // how long followers wait
 
 	mu sync.Mutex
-	// leading is closed once the request that leads has a connection, or has
-	// failed; nil if none leads.
+	// leading is closed when the leading request has a connection, or has failed; nil
+	// if no request leads.
 	leading chan struct{}
-	// single: the last connection takes one request at a time, as in HTTP/1. Then
-	// there is nothing to share and none leads.
+	// single means that the last connection serves one request at a time, as with
+	// HTTP/1. Then requests cannot share it, and none leads.
 	single bool
 }
 
-// enter returns when it is the request's turn to ask for a connection, at the
-// latest when ctx ends. The request is made with the context that it returns; done
-// is called at its end.
+// enter waits until the request may ask for a connection, at most until ctx ends. The
+// caller sends the request with the returned context, and calls done at its end.
 func (g *dialGroup) enter(ctx context.Context) (_ context.Context, done func()) {
 	g.mu.Lock()
 	var led chan struct{}

@@ -28,58 +28,56 @@ import (
 	"time"
 )
 
-// Config says where the requests of one client may go, and how.
+// Config determines where one client may send requests, and how.
 type Config struct {
-	// Origins, "https://HOST[:PORT]" in lower case and without ":443", are the
-	// only ones that requests are sent to, but for Local.
+	// Origins, "https://HOST[:PORT]" in lower case and without ":443", are the only
+	// origins that requests are sent to, except Local.
 	Origins []string
-	// Local are origins on the machine itself or its link, such as metadata
-	// services: any address will do, and no proxy is asked.
+	// Local are origins on the machine itself or its link, such as metadata services.
+	// They may have any address, and never use a proxy.
 	Local []string
 	// Dial maps a host in lower case to the "host:port" to connect to instead. An
-	// address is taken at its word, a name may lead to a private address. Name and
-	// certificate checks stay those of the host, and no proxy is used.
+	// address in it is used unchecked; a name in it may resolve to a private address.
+	// The certificate is still checked for the host, and no proxy is used.
 	Dial map[string]string
-	// PrivateEndpoint says that names may lead to private addresses.
+	// PrivateEndpoint permits names to resolve to private addresses.
 	PrivateEndpoint bool
-	// Roots are the authorities whose certificates are good; nil for the system's.
+	// Roots are the trusted certificate authorities; nil means the system's.
 	Roots *x509.CertPool
-	// Certificate, if not nil, is what the client shows of itself.
+	// Certificate, if not nil, is the client's certificate.
 	Certificate *tls.Certificate
-	// Timeout bounds one exchange, from connecting to the last byte of the answer.
+	// Timeout limits one exchange, from connecting to the last byte of the response.
 	// Zero means 4 s.
 	Timeout time.Duration
-	// Concurrency is how many requests to one origin run side by side. As many
-	// connections are kept for the next ones; zero means 64.
+	// Concurrency is the expected number of concurrent requests to one origin. That
+	// many idle connections are kept; zero means 64.
 	Concurrency int
-	// MaxBody is the most that is read of an answer, in bytes, after
-	// decompression; zero means 512 KiB.
+	// MaxBody limits the size of a response, in bytes, after decompression; zero
+	// means 512 KiB.
 	MaxBody int64
-	// Renegotiate allows one TLS renegotiation, for front ends that still want it.
+	// Renegotiate permits one TLS renegotiation, for old front ends that require it.
 	Renegotiate bool
-	// Proxy picks the proxy of a request, as http.Transport.Proxy. Nil means
+	// Proxy returns the proxy for a request, as http.Transport.Proxy does. Nil means
 	// http.ProxyFromEnvironment.
 	Proxy func(*http.Request) (*url.URL, error)
-	// Resolver looks names up; nil means the system's.
+	// Resolver resolves names; nil means the system's resolver.
 	Resolver *net.Resolver
-	// Connecting, if not nil, is told of each address that may be connected to,
-	// right before; its error stops that. It is for tests.
+	// Connecting, if not nil, is called with each permitted address before the client
+	// connects to it; an error prevents the connection. It is for tests.
 	Connecting func(address string) error
 }
 
 const (
 	defaultTimeout     = 4 * time.Second
 	defaultConcurrency = 64
-	// DefaultMaxBody is the most that is read of an answer unless told otherwise.
-	// The largest secret of a cloud's store has 64 KiB, of which JSON makes six times
-	// as much at worst.
+	// DefaultMaxBody is the default of Config.MaxBody. The largest secret of a
+	// cloud's store has 64 KiB, and JSON encoding multiplies that by six at worst.
 	DefaultMaxBody = 512 << 10
-	// streamBuffer and connectionBuffer are how much of HTTP/2 answers that are not
-	// read yet is kept, in bytes: a server may send no more ahead. net/http's own
-	// bounds are 4 MiB and 1 GiB. The largest secrets fit into streamBuffer, so that
-	// they take one round trip.
+	// streamBuffer and connectionBuffer limit the unread data of HTTP/2 responses, in
+	// bytes: a server may not send more ahead. net/http's own limits are 4 MiB and 1
+	// GiB. The largest secrets fit into streamBuffer, so they take one round trip.
 	streamBuffer, connectionBuffer = 128 << 10, 1 << 20
-	// maxHeader is the most that is read of an answer's header, in bytes.
+	// maxHeader limits the size of a response's header, in bytes.
 	maxHeader = 64 << 10
 )
 
@@ -99,5 +97,5 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// Origin is scheme and host of u, with the port if it is not https's own.
+// Origin returns scheme and host of u, with the port unless it is https's default.
 func Origin(u *url.URL) string { return origin(u) }

@@ -15,17 +15,18 @@ import (
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 )
 
-// maxFile is the most that is read of a file that a setting names, in bytes.
+// maxFile limits the size of a file that a setting names, in bytes.
 const maxFile = 1 << 20
 
-// ReadFile returns the content of the file that a setting names, without
-// surrounding white space and without the byte order mark that editors on
-// Windows write. Errors name setting and file.
+// ReadFile returns the content of the file that a setting names, without surrounding
+// white space and without the byte order mark that some Windows editors write. Errors
+// name the setting and the file.
 func ReadFile(setting, path string) ([]byte, error) {
 	if path == "" {
 		return nil, storeerror.Setup("%s is missing", setting)
 	}
-	// Asked before opening: to open a pipe waits for its other end.
+	// Check before opening, because opening a pipe blocks until another process opens
+	// its other end.
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, unreadable(setting, path, err)
@@ -51,15 +52,15 @@ func ReadFile(setting, path string) ([]byte, error) {
 	return b, nil
 }
 
-// trim cuts surrounding white space and the byte order mark that editors on
-// Windows write.
+// trim removes surrounding white space and the byte order mark that some Windows
+// editors write.
 func trim(b []byte) []byte {
 	return bytes.TrimSpace(bytes.TrimPrefix(b, []byte("\xef\xbb\xbf")))
 }
 
-// ReadCredential returns what open returns: the credential that is stored sealed with
-// the integration in place of the file that a setting would name. If the setting names a
-// file, or open is nil, it returns what ReadFile returns. The caller owns the bytes.
+// ReadCredential returns a credential. If open is not nil and the setting names no
+// file, it returns the credential that is stored sealed with the integration, through
+// open. Otherwise it returns the result of ReadFile. The caller owns the bytes.
 func ReadCredential(ctx context.Context, open func(context.Context) ([]byte, error), setting, path string) ([]byte, error) {
 	if path != "" || open == nil {
 		return ReadFile(setting, path)
@@ -75,8 +76,9 @@ func ReadCredential(ctx context.Context, open func(context.Context) ([]byte, err
 	return b, nil
 }
 
-// ReadPrivateKey is ReadCredential for a credential that has a private key. A file that
-// others than its owner may read or write is refused, see package keyfile.
+// ReadPrivateKey is like ReadCredential, for a credential with a private key. It
+// refuses a file that other users than its owner may read or write, see package
+// keyfile.
 func ReadPrivateKey(ctx context.Context, open func(context.Context) ([]byte, error), setting, path string) ([]byte, error) {
 	if path == "" {
 		return ReadCredential(ctx, open, setting, path)
@@ -85,7 +87,7 @@ func ReadPrivateKey(ctx context.Context, open func(context.Context) ([]byte, err
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
 		return nil, unreadable(setting, path, err)
-	case err != nil: // which names the file
+	case err != nil: // the error names the file
 		return nil, storeerror.Setup("%s: %v", setting, err)
 	}
 	if b = trim(b); len(b) == 0 {
@@ -94,8 +96,8 @@ func ReadPrivateKey(ctx context.Context, open func(context.Context) ([]byte, err
 	return b, nil
 }
 
-// CredentialSource is the text that tells people where ReadCredential takes a credential
-// from.
+// CredentialSource returns the source of a credential for messages, as ReadCredential
+// chooses it.
 func CredentialSource(path string) string {
 	return cmp.Or(path, "what is stored with the integration")
 }
@@ -111,8 +113,8 @@ func unreadable(setting, path string, err error) error {
 	return storeerror.Setup("%s: %s %s", setting, path, what).WithCause(err)
 }
 
-// LoadRoots returns the system's roots and those in path; or nil, which means the
-// system's, if path is empty.
+// LoadRoots returns the system's roots and those in path. If path is empty it returns
+// nil, which means the system's roots.
 func LoadRoots(setting, path string) (*x509.CertPool, error) {
 	if path == "" {
 		return nil, nil

@@ -13,27 +13,28 @@ import (
 
 // Outage is a failure below HTTP.
 type Outage struct {
-	// Text goes on after the name of what failed; empty if it is not known.
+	// Text continues a sentence that begins with the name of what failed; empty if
+	// the failure is not known.
 	Text string
-	// Cause is for the log. It quotes nothing that the other side sent.
+	// Cause is for the log. It quotes nothing that the server sent.
 	Cause error
-	// MissingHost is the name that the DNS does not have, if that is why.
+	// MissingHost is the name that the DNS does not have, if that is the failure.
 	MissingHost string
-	// Transient: a second try moments later may well help.
+	// Transient means that a second attempt moments later may succeed.
 	Transient bool
 }
 
-// Advice names the settings of an integration that cure some outages.
+// Advice names the settings of an integration that fix some outages.
 type Advice struct {
 	// CAFile is the setting that adds roots, such as "azure.ca_file".
 	CAFile string
-	// PrivateEndpoint are the settings that let names lead to private addresses.
+	// PrivateEndpoint is the setting that permits private addresses.
 	PrivateEndpoint string
-	// Store is what a public address would have, such as "vault".
+	// Store is the kind of server that would have a public address, such as "vault".
 	Store string
 }
 
-// OutageOf makes of an error of a client of NewClient what people can be told.
+// OutageOf converts an error of a client of NewClient to an Outage.
 func OutageOf(err error, advice Advice) Outage {
 	var (
 		egress *OriginError
@@ -81,8 +82,8 @@ func OutageOf(err error, advice Advice) Outage {
 	}
 }
 
-// streamError is what net/http lets its error of a reset HTTP/2 stream be taken
-// for: a struct with the same fields.
+// streamError has the same fields as net/http's error for a reset HTTP/2 stream,
+// which errors.As can convert to it.
 type streamError struct {
 	StreamID uint32
 	Code     uint32
@@ -96,11 +97,11 @@ func isTimeout(err error) bool {
 	return errors.As(err, &ne) && ne.Timeout()
 }
 
-// lostConnection is what net/http says of requests whose connection did not answer
-// HTTP/2's pings either. It has no name for that error.
+// lostConnection reports whether err is net/http's error for requests on a connection
+// that did not answer HTTP/2 pings. net/http does not export that error.
 func lostConnection(err error) bool { return innermost(err).Error() == "http2: client connection lost" }
 
-// word returns s if it is one of letters, and nothing otherwise.
+// word returns s if it is a word of letters and hyphens, and "" otherwise.
 func word(s string) string {
 	if len(s) > 64 || strings.ContainsFunc(s, func(r rune) bool { return (r|0x20 < 'a' || r|0x20 > 'z') && r != '-' }) {
 		return ""

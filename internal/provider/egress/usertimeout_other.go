@@ -7,5 +7,6 @@ import (
 	"time"
 )
 
-// setUserTimeout does nothing: elsewhere only the pings of HTTP/2 find out.
+// setUserTimeout does nothing. On these systems only HTTP/2 pings detect a dead
+// connection.
 func setUserTimeout(syscall.RawConn, time.Duration) {}

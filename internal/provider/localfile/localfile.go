@@ -1,10 +1,14 @@
 // Package localfile reads secrets from files and environment variables of the
-// broker's own machine: for development, for machines without a way to any store,
-// and for those whose orchestrator mounts secrets as files.
+// broker's own machine: for development, for machines that cannot reach a store, and
+// for machines whose orchestrator mounts secrets as files.
 //
-// It owns the way from a reference to a file, which never leaves the directories
-// that the integration lists, by ".." as little as by symbolic links. It keeps
-// nothing: every Fetch reads.
+// It owns the resolution of a reference to a file. The file is always inside a
+// directory that the integration lists: neither ".." nor a symbolic link can lead out
+// of it. The package keeps no value, no token and no session: every Fetch reads.
+// Authorization, caching and limits on requests belong to its callers.
+//
+// A read from a network file system may block for ever, so each read runs in a
+// goroutine of its own, and Fetch returns when its context ends.
 package localfile
 
 import (
@@ -29,21 +33,21 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// MaxSize is the largest file that is read, in bytes.
+// MaxSize is the maximum size of a file, in bytes.
 const MaxSize = 256 << 10
 
-// propertiesSuffix ends the names of files that are read as properties.
+// propertiesSuffix is the suffix of files that are read as properties.
 const propertiesSuffix = ".properties"
 
-// closeTimeout bounds how long Close waits for reads of file servers that have
-// gone.
+// closeTimeout limits how long Close waits for reads that block, for example on a
+// file server that has disappeared.
 const closeTimeout = 5 * time.Second
 
-// Opener returns the provider.Opener of local files, which needs nothing of the Config.
-// Opening looks at nothing.
+// Opener returns the provider.Opener of local files, which uses nothing of the
+// Config. Opening accesses no file.
 func Opener(provider.Config) provider.Opener { return opener(os.LookupEnv) }
 
-// opener returns an Opener that reads environment variables by lookupEnv.
+// opener returns an Opener that reads environment variables with lookupEnv.
 func opener(lookupEnv func(name string) (value string, ok bool)) provider.Opener {
 	return func(_ context.Context, in *integration.Integration) (provider.Provider, error) {
 		local := settingsOf(in)
@@ -64,9 +68,9 @@ type store struct {
 
 var _ provider.Provider = (*store)(nil)
 
-// Fetch implements provider.Provider. The version is the time at which the file
-// was last changed. A file whose name ends with ".properties" becomes a JSON
-// object of its properties.
+// Fetch implements provider.Provider. The version is the file's modification time.
+// The value of a file whose name ends with ".properties" is a JSON object of its
+// properties.
 func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, error) {
 	if err := provider.CheckRef(ref, secret.KindLocalFile); err != nil {
 		return nil, err
@@ -81,7 +85,7 @@ func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, erro
 		secret *secret.Secret
 		err    error
 	}
-	// A file on a server that has gone blocks without end.
+	// A read from a file server that has disappeared blocks for ever.
 	done := make(chan result, 1)
 	if !s.reads.Start(func(context.Context) {
 		got, err := readSecret(strings.TrimPrefix(ref.Store, "file://"), ref.Name)
@@ -100,8 +104,8 @@ func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, erro
 // Close implements provider.Provider.
 func (s *store) Close() error { return s.reads.Stop(closeTimeout) }
 
-// variable reads an environment variable. What a process was started with does
-// not change, so there is one version.
+// variable reads an environment variable. The environment of a process does not
+// change, so there is one version.
 func (s *store) variable(name string) (*secret.Secret, error) {
 	if !slices.Contains(s.local.Environment, name) {
 		return nil, secret.Errorf(secret.ReasonStoreNotAllowed, "the environment variable is not one of the integration's; add it to local.environment")
@@ -155,9 +159,9 @@ var (
 	errChanging = errors.New("localfile: the file changes while it is read")
 )
 
-// read returns a file's content and when it was last changed.
+// read returns a file's content and its modification time.
 func read(root *os.Root, name string) (content []byte, changed time.Time, err error) {
-	// Asked before opening: to open a pipe or a device may have an effect.
+	// Check before opening, because opening a pipe or a device may have an effect.
 	if info, err := root.Stat(name); err != nil || !info.Mode().IsRegular() {
 		return nil, time.Time{}, errors.Join(err, errIf(err == nil, errNoFile))
 	}
@@ -195,7 +199,8 @@ func errIf(is bool, err error) error {
 	return nil
 }
 
-// properties makes a JSON object of a .properties file, which it overwrites.
+// properties converts the content of a .properties file to a JSON object, and
+// overwrites content.
 func properties(content []byte) ([]byte, error) {
 	defer clear(content)
 	all, err := connectorfile.ParseSecrets(content)
@@ -205,8 +210,8 @@ func properties(content []byte) ([]byte, error) {
 		if errors.As(err, &fault) && fault.Line > 0 {
 			at = fmt.Sprintf(" (line %d)", fault.Line)
 		}
-		// What is wrong may quote a name, and what is no properties file has values
-		// where names are expected.
+		// The error may quote a name, and a file that is not in this format may have
+		// values where names are expected.
 		return nil, secret.Errorf(secret.ReasonSecretNotJSON,
 			"the file's name ends with .properties, but it cannot be read as such%s: each property once, key=value, in UTF-8; fix it or give it another name", at)
 	}
@@ -224,8 +229,8 @@ func explainDirectory(dir string, err error) error {
 	}
 }
 
-// explainFile makes the error of a file below dir. The file's name is left to the
-// audit record.
+// explainFile returns the error for a file below dir. It does not contain the file's
+// name, which is in the audit record.
 func explainFile(dir string, err error) error {
 	var errno syscall.Errno
 	switch {
@@ -241,7 +246,7 @@ func explainFile(dir string, err error) error {
 		return secret.Errorf(secret.ReasonStoreAccessDenied, "the broker's user may not read the file in %s; give it the right to", dir)
 	case errors.As(err, &errno) && errno != syscall.ELOOP:
 		return secret.Errorf(secret.ReasonStoreUnavailable, "the file in %s cannot be read; look at its file system", dir).WithCause(errno)
-	default: // os.Root's own refusal
+	default: // os.Root refused to leave the directory
 		return secret.Errorf(secret.ReasonStoreAccessDenied, "a symbolic link leads out of %s, where nothing is read; put the file itself there", dir)
 	}
 }

@@ -9,27 +9,29 @@ import (
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
-// Spec returns what the kind brings to integrations.
+// Spec returns the integration.Spec of the kind.
 func Spec() integration.Spec {
 	return integration.Spec{
 		Kind: secret.KindLocalFile, Section: "local",
-		// Nothing is mutable: its files and variables are the broker machine's.
+		// No setting is mutable, because the files and variables belong to the
+		// broker's machine.
 		Parse: integration.ParseSection(func(p *integration.Parser, s *section) integration.Settings { return parser{p}.settings(s) }),
 	}
 }
 
-// parser validates the section.
+// parser validates the kind's section of an integration file.
 type parser struct{ *integration.Parser }
 
-// settingsOf returns the settings of an integration, nil if it is of another kind.
+// settingsOf returns the local settings of an integration; nil if it is of another
+// kind.
 func settingsOf(in *integration.Integration) *Settings {
 	s, _ := in.Settings.(*Settings)
 	return s
 }
 
-// Settings is what an integration may read on the broker's own machine.
+// Settings lists what an integration may read on the broker's own machine.
 type Settings struct {
-	// Directories are absolute and clean; only files in them and below are read.
+	// Directories are absolute and clean. Only files in them and below are read.
 	Directories []string
 	// Environment are the only environment variables that are read.
 	Environment []string
@@ -60,11 +62,12 @@ type section struct {
 	Environment []string `yaml:"environment"`
 }
 
-// kernelDirectories hold no files but views of the machine and of the broker
-// itself.
+// kernelDirectories contain no real files but views of the machine and of the
+// broker's process.
 var kernelDirectories = []string{"/proc", "/sys", "/dev"}
 
-// local validates the section; what it returns is usable if there is no fault.
+// settings validates the section. The result is usable only if the parser has
+// reported no fault.
 func (p parser) settings(s *section) *Settings {
 	l := &Settings{}
 	if len(s.Directories)+len(s.Environment) == 0 {

@@ -14,8 +14,8 @@ import (
 
 var _ provider.Validator = (*store)(nil)
 
-// Validate implements provider.Validator: each directory is there and can be looked
-// into, each environment variable is set. No file is opened.
+// Validate implements provider.Validator. It checks that each directory exists and
+// can be listed, and that each environment variable is set. It opens no file.
 func (s *store) Validate(ctx context.Context) []provider.Step {
 	var steps []provider.Step
 	for _, dir := range s.local.Directories {
@@ -35,8 +35,8 @@ func (s *store) Validate(ctx context.Context) []provider.Step {
 	return steps
 }
 
-// list looks into a directory, within ctx: one on a server that has gone blocks
-// without end.
+// list lists a directory. It returns when ctx ends, because listing a directory on a
+// file server that has disappeared blocks for ever.
 func (s *store) list(ctx context.Context, dir string) error {
 	done := make(chan error, 1)
 	if !s.reads.Start(func(context.Context) { done <- listable(dir) }) {

@@ -21,8 +21,8 @@ import (
 )
 
 const (
-	// DefaultRetryAfter is how long callers are told to wait if a store throttles and
-	// does not say for how long.
+	// DefaultRetryAfter is how long callers wait if a store throttles without a
+	// Retry-After.
 	DefaultRetryAfter = time.Second
 	// MaxRetryAfter is the longest wait that is accepted from a store.
 	MaxRetryAfter = time.Minute

@@ -1,5 +1,5 @@
 // Package task owns the goroutines of a provider whose SDK does not honour the
-// contexts of its callers: it starts them, ends them, and contains their panics.
+// contexts of its callers: it starts and stops them, and recovers from their panics.
 // It knows neither stores nor secrets.
 package task
 
@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Group are the goroutines of one provider. It is safe for concurrent use.
+// Group is the set of goroutines of one provider. It is safe for concurrent use.
 type Group struct {
 	closing context.Context
 	cancel  context.CancelFunc
@@ -22,7 +22,7 @@ type Group struct {
 	wg      sync.WaitGroup
 }
 
-// NewGroup makes an empty Group. It must be stopped.
+// NewGroup returns an empty Group. The caller must stop it.
 func NewGroup() *Group {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Group{closing: ctx, cancel: cancel}
@@ -43,12 +43,12 @@ func (t *Group) Start(f func(closing context.Context)) bool {
 	return true
 }
 
-// room is about what an SDK and net/http take of a stack.
+// room is about the stack size that an SDK and net/http need.
 type room [16 << 10]byte
 
-// deepen has the goroutine's stack grow while nothing is on it. It would else grow
-// in steps, each of which copies what is there by then: a tenth of what a read
-// costs.
+// deepen makes the goroutine's stack grow while it is almost empty. Otherwise the
+// stack would grow in steps, each of which copies the content so far; that takes a
+// tenth of the time of a read.
 //
 //go:noinline
 func deepen() {
@@ -59,7 +59,7 @@ func deepen() {
 //go:noinline
 func touch(*room) {}
 
-// Stop cancels what runs and waits for it, at most timeout.
+// Stop cancels the running goroutines and waits for them, at most timeout.
 func (t *Group) Stop(timeout time.Duration) error {
 	t.mu.Lock()
 	t.stopped = true
@@ -80,9 +80,9 @@ func (t *Group) Stop(timeout time.Duration) error {
 	}
 }
 
-// Contain calls f and turns a panic into an error. SDKs index into parts of
-// headers without looking how many there are; a store, or whatever answers in
-// its place, must not end the process that way.
+// Contain calls f and converts a panic to an error. SDKs index into parts of headers
+// without checking their number. A store, or a server in its position, must not be
+// able to end the process that way.
 func Contain(f func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
