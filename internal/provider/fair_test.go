@@ -16,18 +16,18 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// crowd makes calls of several callers for a while.
+// crowd simulates several callers for a limited time.
 type crowd struct {
 	t    *testing.T
 	set  *provider.Set
 	in   *integration.Integration
 	ctx  context.Context
 	wg   sync.WaitGroup
-	next atomic.Int64 // makes names that were never asked for
+	next atomic.Int64 // creates unique names
 }
 
-// call reads so many names of the caller's at once, as a call of the broker does, each
-// with the time that a load has. It returns how many were read, found or not.
+// call reads that many names of the caller concurrently, as one call to the broker
+// does, each with the timeout of a load. It returns how many were read, found or not.
 func (c *crowd) call(caller, prefix string, reads int) (read int) {
 	ctx, cancel := context.WithTimeout(c.ctx, 10*time.Second)
 	defer cancel()
@@ -46,8 +46,8 @@ func (c *crowd) call(caller, prefix string, reads int) (read int) {
 	return int(answered.Load())
 }
 
-// attack has a caller make so many calls at a time, of 64 names each that do not
-// exist, again and again. Refused ones come again after a moment.
+// attack makes a caller send that many concurrent calls, of 64 nonexistent names
+// each, repeatedly. After a refusal it waits a moment.
 func (c *crowd) attack(caller string, calls int) {
 	for range calls {
 		c.wg.Go(func() {
@@ -60,8 +60,8 @@ func (c *crowd) attack(caller string, calls int) {
 	}
 }
 
-// measure returns how many calls of the victim, of so many secrets each, succeed in
-// five seconds, one after the other, while the attackers attack.
+// measure returns how many calls of the victim, of that many secrets each, succeed in
+// five seconds, one after the other, during the attack.
 func measure(t *testing.T, attackers, reads int, limits integration.Limits) (calls int) {
 	synctest.Test(t, func(t *testing.T) {
 		s := stores{fetch: func(ctx context.Context, r secret.Ref) error {
@@ -82,7 +82,7 @@ func measure(t *testing.T, attackers, reads int, limits integration.Limits) (cal
 		for i := range attackers {
 			c.attack(fmt.Sprint("attacker-", i), 8)
 		}
-		time.Sleep(time.Second + 7*time.Millisecond) // not in step with the attackers' reads
+		time.Sleep(time.Second + 7*time.Millisecond) // out of step with the attackers' reads
 		for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
 			if c.call("victim", "db-", reads) == reads {
 				calls++
@@ -94,9 +94,9 @@ func measure(t *testing.T, attackers, reads int, limits integration.Limits) (cal
 	return calls
 }
 
-// A caller that asks for names that do not exist, at full rate, leaves another one
-// close to its fair half, of the concurrent reads and of the rate; n attackers leave it its
-// share of n + 1.
+// A caller that requests nonexistent names at full rate leaves another caller close
+// to half of the concurrent reads and of the rate; n attackers leave it its share of
+// 1/(n+1).
 func TestMissesAreChargedToTheirCaller(t *testing.T) {
 	for name, tc := range map[string]struct {
 		attackers, reads int
@@ -124,8 +124,8 @@ func TestMissesAreChargedToTheirCaller(t *testing.T) {
 	}
 }
 
-// However many reads of one caller hang, one that has none running is read for at once, as
-// long as there are no more such callers than reserved places.
+// However many reads of one caller hang, a caller without running reads is served at
+// once, as long as there are no more such callers than reserved slots.
 func TestHangingReadsLeaveRoomForNewcomers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
@@ -151,7 +151,7 @@ func TestHangingReadsLeaveRoomForNewcomers(t *testing.T) {
 		if s.most["i 1"] != 64 {
 			t.Errorf("%d reads of one caller run", s.most["i 1"])
 		}
-		c.wg.Go(func() { c.call("other", "hangs-", 200) }) // takes one of the reserved places
+		c.wg.Go(func() { c.call("other", "hangs-", 200) }) // uses one of the reserved slots
 		synctest.Wait()
 		if n := c.call("newcomer", "db-", 1); n != 1 {
 			t.Fatal("a read that need not wait is refused because it would wait too long")
@@ -159,7 +159,7 @@ func TestHangingReadsLeaveRoomForNewcomers(t *testing.T) {
 		for range 50 {
 			_ = c.call("newcomer", "db-", 1) // short reads are expected again
 		}
-		for range 20 { // each has the next one of the others
+		for range 20 { // each uses the next reserved slot
 			begin := time.Now()
 			if n := c.call("newcomer", "db-", 7); n != 7 || time.Since(begin) != 70*time.Millisecond {
 				t.Fatalf("%d reads in %v", n, time.Since(begin))
@@ -173,7 +173,7 @@ func TestHangingReadsLeaveRoomForNewcomers(t *testing.T) {
 	})
 }
 
-// Callers that all want more than there is get the same.
+// Callers that all request more than the capacity get equal shares.
 func TestGreedyCallersGetTheSame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const callers = 5
@@ -184,7 +184,7 @@ func TestGreedyCallersGetTheSame(t *testing.T) {
 		defer cancel()
 		c := &crowd{t: t, set: s.set(t, nil), in: of("i", "1"), ctx: ctx}
 		for i := range callers {
-			for range 2 * (i + 1) { // some are greedier than others
+			for range 2 * (i + 1) { // some request more than others
 				c.wg.Go(func() {
 					for ctx.Err() == nil {
 						n := c.call(fmt.Sprint(i), "x", 64)
@@ -208,15 +208,15 @@ func TestGreedyCallersGetTheSame(t *testing.T) {
 				t.Errorf("caller %d had %d reads of %d, its share is %d", i, n, sum, fair)
 			}
 		}
-		// 64 at a time, of 30 ms: all of what the store can give is used.
+		// 64 at a time, of 30 ms each: the store's whole capacity is used.
 		if most := 64 * 5_000 / 30; sum < most*9/10 {
 			t.Errorf("%d reads in all, want about %d", sum, most)
 		}
 	})
 }
 
-// A full queue has room for a caller with less in it than another, and for no more
-// of the one with the most.
+// A full queue accepts a read of a caller that has fewer reads in it than another,
+// and refuses the caller with the most.
 func TestFullQueueIsShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
@@ -249,7 +249,8 @@ func TestFullQueueIsShared(t *testing.T) {
 		st := set.Stats(kind)
 		close(release)
 		wg.Wait()
-		// The room of 20: 7 of the greedy one, of which 4 run, 6 or 7 of each other.
+		// The capacity of 20: 7 of the greedy caller, of which 4 run, and 6 or 7 of
+		// each other.
 		if fmt.Sprint(refused) != "map[greedy:23 modest:2 third:13]" && fmt.Sprint(refused) != "map[greedy:23 modest:1 third:14]" && fmt.Sprint(refused) != "map[greedy:24 modest:1 third:13]" {
 			t.Errorf("refused %v", refused)
 		}
@@ -259,8 +260,8 @@ func TestFullQueueIsShared(t *testing.T) {
 	})
 }
 
-// Whoever comes to wait for another's read of the same secret has it read in its own
-// turn, if that comes first.
+// If a caller joins another caller's waiting read of the same secret, the read starts
+// at the earlier turn of the two.
 func TestJoinedReadTakesTheBetterTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var order []string
@@ -298,12 +299,12 @@ func TestJoinedReadTakesTheBetterTurn(t *testing.T) {
 	})
 }
 
-// A read that was refused for its caller's sake says nothing about another caller.
+// A refusal because of one caller's load does not affect another caller.
 func TestRefusalIsNotShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := stores{fetch: func(context.Context, secret.Ref) error { time.Sleep(time.Second); return nil }}
 		set := s.set(t, func(c *provider.SetConfig) { c.MaxConcurrentReads = 1 })
-		for range 50 { // until it is known how long reads take
+		for range 50 { // until the duration of reads is known
 			if _, err := set.Fetch(t.Context(), of("i", "1"), ref("v", "a")); err != nil {
 				t.Fatal(err)
 			}
@@ -336,8 +337,8 @@ func TestRefusalIsNotShared(t *testing.T) {
 	})
 }
 
-// A caller that has read now and then does not wait until each of many newcomers has
-// used as much.
+// A caller that has read now and then does not wait until each of many new callers
+// has used as much.
 func TestNewcomersDoNotPassWhoWasThere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const takes = 58 * time.Millisecond
@@ -349,7 +350,7 @@ func TestNewcomersDoNotPassWhoWasThere(t *testing.T) {
 		defer cancel()
 		c := &crowd{t: t, set: s.set(t, nil), in: of("i", "1"), ctx: ctx}
 		c.in.Limits = integration.Limits{MaxConcurrentReads: 8}
-		for range 100 { // a tenth of what there is
+		for range 100 { // a tenth of the capacity
 			c.call("victim", "db-", 1)
 			time.Sleep(20 * time.Millisecond)
 		}

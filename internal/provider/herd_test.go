@@ -15,8 +15,7 @@ import (
 )
 
 // quota answers reads after latency, at most perSecond of them in a second, and
-// throttles the rest at once. The second is either a fixed one or any that ends
-// with the read.
+// throttles the rest at once. The second is either a fixed one or a sliding window.
 type quota struct {
 	perSecond int
 	sliding   bool
@@ -54,8 +53,8 @@ func (q *quota) read(ctx context.Context, _ secret.Ref) error {
 	}
 }
 
-// herd reads n different secrets of a vault at the same time, each with that much
-// time, and returns what came of them and how long it took.
+// herd reads n different secrets of a vault concurrently, each with the timeout
+// within, and returns the results and the total time.
 func herd(t *testing.T, set *provider.Set, in *integration.Integration, n int, within time.Duration) (map[secret.Reason]int, time.Duration, []*secret.Error) {
 	var (
 		mu      sync.Mutex
@@ -84,8 +83,8 @@ func herd(t *testing.T, set *provider.Set, in *integration.Integration, n int, w
 	return reasons, time.Since(began), errs
 }
 
-// TestStartupHerd: 2,000 secrets that nobody has read yet, of a vault that allows
-// 400 reads a second. Five seconds are the least it can take.
+// TestStartupHerd: 2,000 secrets that are not yet cached, of a vault that permits 400
+// reads a second. Five seconds is the minimum.
 func TestStartupHerd(t *testing.T) {
 	for name, q := range map[string]*quota{
 		"fixed seconds":      {perSecond: 400, retry: time.Second},
@@ -121,8 +120,8 @@ func TestStartupHerd(t *testing.T) {
 	}
 }
 
-// Whoever cannot be served in time is told so as soon as that is known, and when
-// to come back; the others are served.
+// A read that cannot be served in time is refused as soon as that is known, with the
+// time to retry; the others are served.
 func TestHerdInAHurry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := &quota{perSecond: 400, retry: time.Second, latency: 30 * time.Millisecond}
@@ -141,7 +140,7 @@ func TestHerdInAHurry(t *testing.T) {
 				t.Fatalf("to be tried again after %v", e.RetryAfter)
 			}
 		}
-		// They come back when they were told to.
+		// The refused reads come back at that time.
 		time.Sleep(4 * time.Second)
 		again, took, _ := herd(t, set, of("i", "1"), 700, 3*time.Second)
 		if again["OK"] != 700 {
@@ -150,13 +149,13 @@ func TestHerdInAHurry(t *testing.T) {
 	})
 }
 
-// A read that would not end in time is not begun; one that need not wait is.
+// A read that would not end in time is not started; one that need not wait is.
 func TestDeadlineBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s stores
 		s.fetch = func(context.Context, secret.Ref) error { time.Sleep(time.Second); return nil }
 		set := s.set(t, func(c *provider.SetConfig) { c.MaxConcurrentReads = 2 })
-		for range 50 { // until it is known how long reads take
+		for range 50 { // until the duration of reads is known
 			if _, err := set.Fetch(t.Context(), of("i", "1"), ref("v", "a")); err != nil {
 				t.Fatal(err)
 			}

@@ -11,7 +11,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// kept is a Provider that counts what it is told.
+// kept is a Provider that counts the calls.
 type kept struct {
 	provider.Provider
 	keeps *atomic.Int32
@@ -19,8 +19,8 @@ type kept struct {
 
 func (k kept) Keep() { k.keeps.Add(1) }
 
-// A credential that has to be kept alive is, before anything is read, in each revision,
-// until the integration is gone.
+// A credential that must be kept alive is renewed before the first read, in each
+// revision, until the integration is removed.
 func TestKeep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s stores

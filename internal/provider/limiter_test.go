@@ -20,7 +20,7 @@ import (
 
 const kind = secret.KindAzureKeyVault
 
-// A pause while reads wait is told at once to those who cannot sit it out.
+// When a pause begins, waiting reads whose deadline is earlier are refused at once.
 func TestPauseEmptiesTheQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s stores
@@ -45,7 +45,7 @@ func TestPauseEmptiesTheQueue(t *testing.T) {
 	})
 }
 
-// A read that the store has throttled keeps its place before those who came later.
+// A read that the store has throttled goes before later reads.
 func TestThrottledReadGoesFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s stores
@@ -74,7 +74,8 @@ func TestThrottledReadGoesFirst(t *testing.T) {
 	})
 }
 
-// A turn that comes as its waiter gives up is given back.
+// If a read gets its turn at the moment when its caller gives up, the turn is
+// released.
 func TestTurnAtTheLastMoment(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s stores
@@ -103,7 +104,7 @@ func TestTurnAtTheLastMoment(t *testing.T) {
 	})
 }
 
-// hanging answers after limit with an outage, like a vault that is not there.
+// hanging returns an outage after limit, like a vault that does not exist.
 func hanging(ctx context.Context, limit time.Duration) error {
 	select {
 	case <-time.After(limit):
@@ -112,8 +113,8 @@ func hanging(ctx context.Context, limit time.Duration) error {
 	return secret.Errorf(secret.ReasonStoreUnavailable, "no answer")
 }
 
-// TestDeadStore: a vault that hangs fails fast after a few reads, is tried by one
-// read now and then, and is in full use again as soon as one succeeds.
+// TestDeadStore: reads of a hanging vault fail fast after a few reads. A single read
+// probes it now and then, and all reads resume as soon as one probe succeeds.
 func TestDeadStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s stores
@@ -129,7 +130,8 @@ func TestDeadStore(t *testing.T) {
 		set := s.set(t, func(c *provider.SetConfig) {
 			c.Logger = slog.New(slog.NewTextHandler(&logs, nil))
 		})
-		// 64 find out, and four that begin before the fifth of these has failed.
+		// 64 reads detect it, and four that begin before the fifth of these has
+		// failed.
 		reasons, took, errs := herd(t, set, of("i", "1"), 1000, 10*time.Second)
 		if reasons[secret.ReasonStoreUnavailable] != 1000 || took != 8*time.Second || s.reads != 68 {
 			t.Errorf("%v in %v with %d reads", reasons, took, s.reads)
@@ -159,7 +161,7 @@ func TestDeadStore(t *testing.T) {
 		if why, took := fetch(); why != secret.ReasonStoreUnavailable || took != 0 || s.reads != before {
 			t.Errorf("while it is taken for dead: %s after %v", why, took)
 		}
-		set.Supersede("i", "2") // a change of the integration revives no vault
+		set.Supersede("i", "2") // a change of the integration does not close the breaker
 		if why, took := fetch(); why != secret.ReasonStoreUnavailable || took != 0 {
 			t.Errorf("after a change: %s after %v", why, took)
 		}
@@ -183,7 +185,7 @@ func TestDeadStore(t *testing.T) {
 	})
 }
 
-// What says nothing about whether the store is there does not trip the breaker.
+// Errors that do not show whether the store is available do not trip the breaker.
 func TestNoSignOfDeath(t *testing.T) {
 	for name, fetch := range map[string]func(context.Context) error{
 		"definite errors": func(context.Context) error { return secret.Errorf(secret.ReasonSecretNotFound, "no") },
@@ -215,8 +217,8 @@ func TestNoSignOfDeath(t *testing.T) {
 	}
 }
 
-// A probe that is given up, or that panics, does not keep the breaker from
-// trying again.
+// A probe that is cancelled, or that panics, does not keep the breaker from trying
+// again.
 func TestProbeWithoutVerdict(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s stores
@@ -241,7 +243,7 @@ func TestProbeWithoutVerdict(t *testing.T) {
 }
 
 // TestTroubleStaysWhereItIs: whatever a vault does, reads of another vault of the
-// same integration, and of another integration, take as long as ever.
+// same integration, and of another integration, take their usual time.
 func TestTroubleStaysWhereItIs(t *testing.T) {
 	for name, trouble := range map[string]func(context.Context, secret.Ref) error{
 		"hangs":     func(ctx context.Context, _ secret.Ref) error { return hanging(ctx, 4*time.Second) },
@@ -264,7 +266,7 @@ func TestTroubleStaysWhereItIs(t *testing.T) {
 				set := s.set(t, nil)
 				ctx, cancel := context.WithCancel(t.Context())
 				var wg sync.WaitGroup
-				wg.Go(func() { // a new herd all the time
+				wg.Go(func() { // another herd all the time
 					for ctx.Err() == nil {
 						herd(t, set, of("i", "1"), 500, 10*time.Second)
 						time.Sleep(100 * time.Millisecond)
@@ -298,7 +300,7 @@ func TestIntegrationLimits(t *testing.T) {
 			t.Errorf("%v in %v, %d at a time", reasons, took, s.most["i 1"])
 		}
 		s.fetch = nil
-		next := of("i", "2") // in force with the next Fetch
+		next := of("i", "2") // effective with the next Fetch
 		next.Limits.ReadsPerSecond = 10
 		reasons, took, _ = herd(t, set, next, 21, 10*time.Second)
 		if reasons["OK"] != 21 || took.Round(100*time.Millisecond) != 2*time.Second {

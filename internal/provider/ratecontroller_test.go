@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// TestRateController follows a store that throttles at 400 reads a second, on a clock of
-// its own.
+// TestRateController follows a store that throttles at 400 reads a second, with a
+// clock of its own.
 func TestRateController(t *testing.T) {
 	start := time.Unix(1_000_000_000, 0)
 	now := start
@@ -47,7 +47,7 @@ func TestRateController(t *testing.T) {
 		t.Errorf("after 320 reads the next one in %v", got)
 	}
 	c.next = now
-	// Nothing gets through: pauses grow, the pace stays.
+	// All reads are throttled: pauses grow, the rate stays.
 	for i, want := range []time.Duration{4, 8, 8} {
 		c.throttled(now, now, 0)
 		if got := c.wait(now); got != want*time.Second {
@@ -61,7 +61,7 @@ func TestRateController(t *testing.T) {
 	now = now.Add(recovery)
 	rate("beyond", 480)
 
-	// Others take most of the quota.
+	// Other clients use most of the quota.
 	c.good(now)
 	c.throttled(now, now, 0)
 	rate("the slowest", cut*slowest)
@@ -74,7 +74,8 @@ func TestRateController(t *testing.T) {
 	}
 }
 
-// The answers of the last second are counted however they fall into seconds.
+// The reads of the last second are counted, however they are distributed over clock
+// seconds.
 func TestRateControllerMeasures(t *testing.T) {
 	now := time.Unix(1_000_000_000, 0)
 	c := rateController{began: now}

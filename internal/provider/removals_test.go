@@ -5,8 +5,7 @@ import (
 	"testing"
 )
 
-// Removed integrations are remembered for thousands of removals, and not for
-// ever.
+// The set remembers removed integrations for thousands of removals, but not for ever.
 func TestRemovalsAreBounded(t *testing.T) {
 	var r removals
 	if r.has("a") {
@@ -29,7 +28,7 @@ func TestRemovalsAreBounded(t *testing.T) {
 	}
 }
 
-// An integration that is gone leaves nothing behind once nobody reads it.
+// A removed integration leaves no state after its last read.
 func TestMembersAreDropped(t *testing.T) {
 	s := NewSet(SetConfig{})
 	for n := range 100 {

@@ -10,8 +10,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// TestReserve: each read has its memory while it runs, and none is left afterwards;
-// a read without memory is refused, and the store is not asked.
+// TestReserve: each read reserves its memory while it runs and releases it
+// afterwards. A read without memory is refused, and the store gets no request.
 func TestReserve(t *testing.T) {
 	var held, asked int
 	var refuse, failed error

@@ -17,8 +17,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// fakeProvider says which revision it was opened for and fails the test when it
-// is used after, or closed during, something.
+// fakeProvider records the revision that it was opened for, and fails the test if it
+// is used after Close, or closed during use.
 type fakeProvider struct {
 	t        *testing.T
 	revision string

@@ -14,14 +14,14 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// stores is a fake of all integrations' stores, which answer as fetch says.
+// stores is a fake of the stores of all integrations, whose results come from fetch.
 type stores struct {
 	mu     sync.Mutex
 	fetch  func(ctx context.Context, ref secret.Ref) error
 	reads  int
 	opened []string // "ID REVISION", in order
-	// By "ID REVISION": Providers that are open, Fetches that run and the most
-	// that ever did.
+	// By "ID REVISION": open Providers, running Fetches, and the maximum of running
+	// Fetches.
 	open, running, most map[string]int
 }
 
@@ -69,7 +69,8 @@ func (s storeOf) Close() error {
 	return nil
 }
 
-// opens returns how many Providers have been opened, and how many of those are.
+// opens returns how many Providers have been opened, and how many of them are still
+// open.
 func (s *stores) opens() (ever, now int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -114,9 +115,9 @@ func fails(t *testing.T, err error, want secret.Reason) *secret.Error {
 	return e
 }
 
-// One caller that asks for ever new secrets of one vault: 64 reads run, 4000 wait,
-// the rest is told so, and neither other vaults of the integration nor other
-// integrations see anything of it.
+// One caller requests more and more new secrets of one vault: 64 reads run, 4000
+// wait, the rest is refused, and neither other vaults of the integration nor other
+// integrations are affected.
 func TestFlood(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const maxRunning, maxWaiting, giveUp, calls = 64, 4000, 100, 5000
@@ -187,7 +188,7 @@ func TestFlood(t *testing.T) {
 		close(gate)
 		wg.Wait()
 		check("in the end", map[secret.Reason]int{secret.ReasonOverloaded: calls + giveUp, late: giveUp, "OK": maxRunning + maxWaiting - giveUp})
-		if most := s.most["flooded 1"]; most != maxRunning+1 { // one of the other vault
+		if most := s.most["flooded 1"]; most != maxRunning+1 { // one is of the other vault
 			t.Errorf("%d reads at a time, want %d", most, maxRunning+1)
 		}
 		if _, err := set.Fetch(t.Context(), of("flooded", "1"), ref("slow", "a")); err != nil {
@@ -200,8 +201,8 @@ func throttledFor(d time.Duration) *secret.Error {
 	return &secret.Error{Reason: secret.ReasonStoreThrottled, Message: "slow down", RetryAfter: d}
 }
 
-// A vault that has asked for a long pause is asked for nothing at all until its
-// time is over, and callers are told at once. A short one is waited out.
+// If a vault asks for a long pause, it gets no request until the pause is over, and
+// callers get an error at once. Reads wait for the end of a short pause.
 func TestThrottledStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s stores
@@ -230,7 +231,7 @@ func TestThrottledStore(t *testing.T) {
 		if s.reads != 1 || observed != 1 {
 			t.Errorf("the store was contacted %d times and observed %d times", s.reads, observed)
 		}
-		set.Supersede("i", "2") // the same vault, whatever has changed about the integration
+		set.Supersede("i", "2") // the same vault, after a change of the integration
 		fails(t, get("i", "busy", "a"), secret.ReasonStoreThrottled)
 		for _, other := range [][2]string{{"i", "calm"}, {"j", "calm"}} {
 			if err := get(other[0], other[1], "a"); err != nil {
@@ -255,8 +256,8 @@ func TestThrottledStore(t *testing.T) {
 	})
 }
 
-// Neither a read that ends later nor one that is told less shortens the time,
-// and whoever waited for its turn does not contact the store either.
+// Neither a read that ends later nor one with a shorter pause shortens the pause, and
+// a read that waited for its turn sends no request either.
 func TestThrottlingIsNeverShortened(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s stores
@@ -290,7 +291,7 @@ func TestThrottlingIsNeverShortened(t *testing.T) {
 		hold := make(chan struct{})
 		answers["holder"] = func() error { <-hold; return throttledFor(30 * time.Second) }
 		get("holder", secret.ReasonStoreThrottled)
-		get("waiting", secret.ReasonStoreThrottled) // for its turn
+		get("waiting", secret.ReasonStoreThrottled) // waits for its turn
 		close(hold)
 		synctest.Wait()
 		time.Sleep(10 * time.Second)

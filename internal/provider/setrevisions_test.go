@@ -30,13 +30,13 @@ func checkOpens(t *testing.T, s *stores, what string, ever, now int) {
 	}
 }
 
-// Calls that still have the old revision do not take the new one's Provider
-// away, and what they open does not stay.
+// Calls with the old revision do not close the new one's Provider, and the Providers
+// that they open are closed.
 func TestSupersede(t *testing.T) {
 	var s stores
 	set := s.set(t, nil)
 	get(t, set, "i", "1")
-	get(t, set, "i", "2") // ahead of the notice
+	get(t, set, "i", "2") // before the notice
 	checkOpens(t, &s, "ahead of the notice", 2, 1)
 	set.Supersede("i", "2")
 	checkOpens(t, &s, "superseded while idle", 2, 0)
@@ -49,13 +49,13 @@ func TestSupersede(t *testing.T) {
 		get(t, set, "i", "2")
 	}
 	checkOpens(t, &s, "interleaved", 6, 1)
-	set.Supersede("i", "1") // and back
+	set.Supersede("i", "1") // back to the first revision
 	get(t, set, "i", "1")
 	get(t, set, "i", "1")
 	checkOpens(t, &s, "back again", 7, 1)
 }
 
-// A handle that is in use when its revision becomes current stays.
+// A handle that is in use when its revision becomes current stays open.
 func TestSupersedeAdopts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s stores
@@ -99,8 +99,8 @@ func TestRemove(t *testing.T) {
 	checkOpens(t, &s, "late after many removals", 6, 1)
 }
 
-// TestOpeningHangs: a credential file that cannot be read holds up its own
-// integration, each caller for as long as the caller likes, and nobody else.
+// TestOpeningHangs: a credential file that blocks delays only its own integration,
+// and each caller only until the caller's context ends.
 func TestOpeningHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s stores
@@ -146,14 +146,14 @@ func TestOpeningHangs(t *testing.T) {
 	})
 }
 
-// Close does not wait for ever for what cannot be given up.
+// Close does not wait for ever for an operation that cannot be cancelled.
 func TestCloseWhileOpening(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
 		var s stores
 		set := provider.NewSet(provider.SetConfig{Openers: map[secret.Kind]provider.Opener{
 			secret.KindAzureKeyVault: func(ctx context.Context, in *integration.Integration) (provider.Provider, error) {
-				<-ctx.Done() // is told
+				<-ctx.Done() // receives the cancellation
 				<-release
 				return s.opener(ctx, in)
 			},
@@ -171,7 +171,7 @@ func TestCloseWhileOpening(t *testing.T) {
 	})
 }
 
-// A failed opening is an error for all who waited, and is not kept.
+// A failed opening is an error for all waiting callers, and is not cached.
 func TestFailedOpening(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s stores

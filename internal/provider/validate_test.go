@@ -13,7 +13,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// answering is a Provider whose stores answer as told.
+// answering is a Provider with a fixed result for each store.
 type answering struct {
 	errs   map[string]error // by store
 	closed bool
@@ -28,7 +28,7 @@ func (a *answering) Fetch(_ context.Context, ref secret.Ref) (*secret.Secret, er
 
 func (a *answering) Close() error { a.closed = true; return nil }
 
-// validating says more than a read would.
+// validating also implements provider.Validator.
 type validating struct{ answering }
 
 func (*validating) Validate(context.Context) []provider.Step {

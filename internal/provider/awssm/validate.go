@@ -18,7 +18,7 @@ const noVersion = "00000000-0000-4000-8000-000000000000"
 // may read.
 //
 // For a missing secret of another account AWS answers "access denied", so Validate
-// skips such stores.
+// does not read from such stores.
 func (s *store) Validate(ctx context.Context) []provider.Step {
 	var own, others []string
 	for _, st := range s.aws.Stores {

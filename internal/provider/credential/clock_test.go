@@ -8,9 +8,9 @@ import (
 	"github.com/secretbroker/secretbroker/internal/elapsed"
 )
 
-// withMonotonic moves t's monotonic reading alone, which no clock of a test can do:
-// time.Time is {wall uint64; ext int64; loc}, and ext is the monotonic reading if there
-// is one.
+// withMonotonic moves only t's monotonic reading, which no test clock can do:
+// time.Time is {wall uint64; ext int64; loc}, and ext is the monotonic reading if
+// there is one.
 func withMonotonic(t time.Time, move time.Duration) time.Time {
 	moved := t
 	(*struct {
@@ -20,8 +20,8 @@ func withMonotonic(t time.Time, move time.Duration) time.Time {
 	return moved
 }
 
-// Neither a machine that was suspended, whose monotonic clock stood still, nor a wall
-// clock that was set back makes a life longer.
+// Neither a suspended machine, whose monotonic clock stopped, nor a wall clock that
+// was set back extends a life.
 func TestElapsedGoesByBothClocks(t *testing.T) {
 	began := time.Now()
 	for name, tc := range map[string]struct {

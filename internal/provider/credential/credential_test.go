@@ -25,7 +25,7 @@ var (
 	errClosed  = errors.New("closed")
 )
 
-// issuer is the other side: it counts what it is asked for.
+// issuer issues credentials and counts the requests.
 type issuer struct {
 	*Source[int]
 	tasks *task.Group
@@ -38,7 +38,7 @@ type issuer struct {
 	life    time.Duration
 	takes   time.Duration
 	fail    error
-	lasts   []int // what was to be renewed; 0 for nothing
+	lasts   []int // the credential to renew, per request; 0 for none
 }
 
 func newIssuer(t *testing.T, life time.Duration, change func(*Config[int])) *issuer {
@@ -127,7 +127,7 @@ func TestOneForAll(t *testing.T) {
 		hurried, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		var wg sync.WaitGroup
-		wg.Go(func() { // the first, perhaps, and it takes nobody along when it leaves
+		wg.Go(func() { // perhaps the first caller; it must not cancel the others when it leaves
 			if _, err := i.Get(hurried); !errors.Is(err, context.DeadlineExceeded) {
 				t.Error(err)
 			}
@@ -144,8 +144,8 @@ func TestOneForAll(t *testing.T) {
 	})
 }
 
-// 200 reads a second for ten minutes with a credential that is refused: the identity
-// provider is asked a handful of times, less and less often.
+// 200 reads a second for ten minutes with a refused credential cause only a few
+// requests to the identity provider, at growing intervals.
 func TestRefusedCredentialIsLeftAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := newIssuer(t, time.Hour, nil)
@@ -168,7 +168,7 @@ func TestRefusedCredentialIsLeftAlone(t *testing.T) {
 				t.Errorf("pause %d is %v, want %v or a fifth less", n, pause, want)
 			}
 		}
-		// It heals within MaxRefusalPause.
+		// It recovers within MaxRefusalPause.
 		i.set(func() { i.fail = nil })
 		healed := time.Now()
 		for {
@@ -180,7 +180,7 @@ func TestRefusedCredentialIsLeftAlone(t *testing.T) {
 		if took := time.Since(healed); took > MaxRefusalPause+time.Second {
 			t.Errorf("healed after %v", took)
 		}
-		// And the next failure is a first one.
+		// The next failure counts as a first one.
 		i.set(func() { i.fail = errRefused })
 		i.Forget(func(int) bool { return true })
 		asked := i.count()
@@ -207,7 +207,7 @@ func TestOutages(t *testing.T) {
 	})
 }
 
-// Whoever asks for patience gets it, within bounds, and callers are told what is left.
+// The pause follows a RetryAfter, within limits, and callers get the rest of it.
 func TestRetryAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := newIssuer(t, time.Hour, nil)
@@ -232,8 +232,8 @@ func TestRetryAfter(t *testing.T) {
 	})
 }
 
-// A credential whose file has changed is tried at once; one whose file is the same is
-// not, however often it is asked for.
+// A credential whose file has changed is tried at once. If the file is the same, it
+// is not, however often Get is called.
 func TestChangedFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "token")
 	write := func(content string) {
@@ -262,24 +262,24 @@ func TestChangedFile(t *testing.T) {
 		if err := os.Remove(path); err != nil {
 			t.Fatal(err)
 		}
-		i.gives(t, 3) // what is at hand stays good
+		i.gives(t, 3) // the current credential stays valid
 	})
 }
 
-// A credential in use is renewed by the clock before its end; nobody waits for that.
-// One that is not used any more ends.
+// A timer renews a credential in use before its end, and no caller waits. A
+// credential that is no longer used ends.
 func TestRenewalByTheClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := newIssuer(t, time.Hour, nil)
 		i.gives(t, 1)
-		time.Sleep(45 * time.Minute) // not used since, but got for somebody
+		time.Sleep(45 * time.Minute) // not used since, but acquired for a caller
 		i.asks(t, 2, 2)
 		if i.lasts[1] != 1 {
 			t.Errorf("renewed %v", i.lasts)
 		}
 		began := time.Now()
 		i.set(func() { i.takes = 5 * time.Second })
-		for range 10 { // used all the time: renewed once in each life
+		for range 10 { // in constant use: renewed once in each life
 			for range 40 {
 				if _, err := i.Get(t.Context()); err != nil {
 					t.Fatal(err)
@@ -292,14 +292,14 @@ func TestRenewalByTheClock(t *testing.T) {
 			t.Errorf("somebody waited: %v", waited-400*time.Minute)
 		}
 		asked := i.count()
-		time.Sleep(24 * time.Hour) // nobody uses it
+		time.Sleep(24 * time.Hour) // not used
 		i.asks(t, asked, asked+1)
 		i.set(func() { i.takes = 0 })
 		i.gives(t, i.count()+1)
 	})
 }
 
-// One that is touched is in use, too.
+// A touched credential is in use, too.
 func TestTouch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := newIssuer(t, time.Hour, nil)
@@ -312,8 +312,8 @@ func TestTouch(t *testing.T) {
 	})
 }
 
-// A kept credential is renewed from the start and whether it is used or not, also after
-// failures.
+// With Keep, a credential is renewed from the start, whether or not it is used, also
+// after failures.
 func TestKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := newIssuer(t, 20*time.Second, func(c *Config[int]) { c.Keep = true })
@@ -331,7 +331,7 @@ func TestKept(t *testing.T) {
 				t.Fatalf("renewed %d when there was %d", last, asked+n)
 			}
 		}
-		i.set(func() { i.fail = errDown }) // while it is good, it is tried again
+		i.set(func() { i.fail = errDown }) // renewal is retried while the credential is valid
 		time.Sleep(19 * time.Second)
 		i.set(func() { i.fail = nil })
 		time.Sleep(MaxOutagePause)
@@ -343,15 +343,15 @@ func TestKept(t *testing.T) {
 	})
 }
 
-// A machine that was suspended: the monotonic clock has stood still, the wall clock says
-// that the credential has ended.
+// The machine was suspended: the monotonic clock stopped, and by the wall clock the
+// credential has ended.
 func TestSuspended(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var skipped atomic.Int64
 		now := func() time.Time {
 			n := time.Now()
 			if d := time.Duration(skipped.Load()); d > 0 {
-				return n.Round(0).Add(d) // the wall's alone
+				return n.Round(0).Add(d) // only the wall clock
 			}
 			return n
 		}
@@ -359,7 +359,7 @@ func TestSuspended(t *testing.T) {
 		i.gives(t, 1)
 		skipped.Store(int64(2 * time.Hour))
 		i.gives(t, 2)
-		skipped.Store(0) // the wall clock is set back: that makes no life longer
+		skipped.Store(0) // setting the wall clock back does not extend a life
 		time.Sleep(61 * time.Minute)
 		i.gives(t, i.count())
 		if i.count() < 3 {

@@ -16,7 +16,7 @@ import (
 // ticket is a new kind of credential. CONTRIBUTING.md follows this file.
 type ticket struct{ text string }
 
-// exchange stands for the request to the identity provider.
+// exchange represents the request to the identity provider.
 func exchange(_ context.Context, password string) (text string, life time.Duration, err error) {
 	if password != "open sesame" {
 		return "", 0, storeerror.Setup("the identity provider refuses the password; put the right one into kind.credential.password_file")

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// A store that refuses every credential does not have one made with each read.
+// A store that refuses every credential does not cause one acquisition per read.
 func TestRefusedByAStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := newIssuer(t, time.Hour, nil)
@@ -26,9 +26,9 @@ func TestRefusedByAStore(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(3 * MaxRefusalPause) // all is well for a while
+		time.Sleep(3 * MaxRefusalPause) // a while without refusals
 		again := i.Refused(h)
-		if !again || !i.Refused(h) { // said late, by another read
+		if !again || !i.Refused(h) { // reported late, by another read
 			t.Error("no other credential is to be had")
 		}
 		h, err = i.Get(t.Context())

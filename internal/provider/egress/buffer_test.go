@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// endless answers with a body that does not end, and counts what it could send.
+// endless responds with a body that does not end, and counts the bytes that it could
+// send.
 type endless struct {
 	sent    atomic.Int64
 	streams atomic.Int32
@@ -36,14 +37,15 @@ func (e *endless) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// perStream is what a stream's handler has written and the server still has.
+// perStream is the data that a stream's handler has written and the server still
+// buffers.
 const perStream = 8 << 10
 
-// A server cannot make the client keep more than connectionBuffer of answers that
-// are not read, however many streams it sends on.
+// A server cannot make the client buffer more than connectionBuffer of unread
+// responses, however many streams it uses.
 func TestUnreadAnswersAreBounded(t *testing.T) {
 	const streams = 50
-	// The window of a connection is the buffer and HTTP/2's initial one.
+	// The window of a connection is the buffer plus HTTP/2's initial window.
 	const window = connectionBuffer + 64<<10
 	e := &endless{enough: make(chan struct{}), atLeast: connectionBuffer}
 	s := newSite(t, e.ServeHTTP, nil, "a.test")
@@ -64,7 +66,7 @@ func TestUnreadAnswersAreBounded(t *testing.T) {
 		t.Cleanup(func() { _ = resp.Body.Close() })
 		return resp
 	}
-	ask("/ping") // so that all streams are of one connection
+	ask("/ping") // so that all streams use one connection
 	for range streams {
 		if resp := ask("/"); resp.ProtoMajor != 2 {
 			t.Fatalf("the site speaks %s", resp.Proto)
@@ -82,7 +84,7 @@ func TestUnreadAnswersAreBounded(t *testing.T) {
 	}
 }
 
-// One stream alone is bounded as well, so that it cannot take the whole connection.
+// A single stream is limited as well, so that it cannot use the whole connection.
 func TestUnreadStreamIsBounded(t *testing.T) {
 	e := &endless{enough: make(chan struct{}), atLeast: streamBuffer - 4<<10}
 	s := newSite(t, e.ServeHTTP, nil, "a.test")
@@ -106,7 +108,7 @@ func TestUnreadStreamIsBounded(t *testing.T) {
 	}
 }
 
-// Endless answers end, having cost no more than MaxBody and the stream's buffer each.
+// Endless responses end, after at most MaxBody plus the stream's buffer each.
 func TestEndlessAnswers(t *testing.T) {
 	const requests = 64
 	e := &endless{}

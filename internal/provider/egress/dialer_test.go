@@ -7,8 +7,7 @@ import (
 
 const vaultHost, otherHost, imds = "my-vault.vault.azure.net", "other.vault.azure.net", "http://169.254.169.254"
 
-// What the operator has written down as an address is taken at its word, what is
-// only a name is not.
+// An address that the operator has configured is used unchecked; a name is not.
 func TestRoutes(t *testing.T) {
 	dial := map[string]string{
 		otherHost: "169.254.1.1:443", "named.vault.azure.net": "vault.corp.example:8443", "local.vault.azure.net": "localhost:8443",
@@ -26,7 +25,7 @@ func TestRoutes(t *testing.T) {
 	route(d, "local.vault.azure.net:443", "localhost:8443", anyAddress)
 	route(d, "127.0.0.1:8444", "127.0.0.1:8444", anyAddress)
 	route(d, "127.0.0.1:8445", "127.0.0.1:8445", publicOnly)
-	route(d, "proxy.corp.example:3128", "proxy.corp.example:3128", publicOnly) // not yet
+	route(d, "proxy.corp.example:3128", "proxy.corp.example:3128", publicOnly) // not yet known as a proxy
 
 	for _, proxy := range []string{"http://Proxy.corp.example:3128", "https://proxy.corp.example", "http://10.1.2.3", "socks5://10.1.2.3", "https://" + vaultHost} {
 		u, err := url.Parse(proxy)
@@ -40,7 +39,7 @@ func TestRoutes(t *testing.T) {
 	route(d, "10.1.2.3:80", "10.1.2.3:80", anyAddress)
 	route(d, "10.1.2.3:1080", "10.1.2.3:1080", anyAddress)
 	route(d, "10.1.2.3:8080", "10.1.2.3:8080", publicOnly)
-	route(d, vaultHost+":443", vaultHost+":443", publicOnly) // no proxy makes a vault's name safe
+	route(d, vaultHost+":443", vaultHost+":443", publicOnly) // a proxy does not exempt a vault's name from the check
 
 	d = NewDialer(Config{Origins: []string{"https://" + vaultHost}, PrivateEndpoint: true})
 	route(d, vaultHost+":443", vaultHost+":443", publicAndPrivate)

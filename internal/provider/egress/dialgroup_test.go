@@ -25,13 +25,13 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// site is a server that answers for a few hosts and counts its connections.
+// site is a server for a few hosts that counts its connections.
 type site struct {
 	*testing.T
 	server *httptest.Server
 	roots  *x509.CertPool
 	hosts  []string
-	// conns are those that completed TLS.
+	// conns is the number of connections that completed TLS.
 	conns atomic.Int32
 }
 
@@ -68,7 +68,7 @@ func newSite(t *testing.T, handler http.HandlerFunc, set func(*httptest.Server),
 	return s
 }
 
-// config leads all hosts to the site.
+// config returns a configuration that dials the site for all hosts.
 func (s *site) config() Config {
 	cfg := Config{Roots: s.roots, Dial: make(map[string]string), Timeout: 20 * time.Second}
 	for _, h := range s.hosts {
@@ -118,7 +118,7 @@ func together(ctx context.Context, t *testing.T, c *http.Client, n int, url stri
 	return failed
 }
 
-// meeting answers requests when n of them are there.
+// meeting returns a handler that responds when n requests have arrived.
 func meeting(n int) http.HandlerFunc {
 	var arrived atomic.Int32
 	all := make(chan struct{})
@@ -138,8 +138,8 @@ const (
 	siteURL = "https://a.example.test/"
 )
 
-// TestBurst: a burst of requests makes one connection where one can be shared, and
-// as many as it takes where not; none waits for the answer to another.
+// TestBurst: concurrent requests open one connection if they can share one, and as
+// many as necessary otherwise. No request waits for the response to another.
 func TestBurst(t *testing.T) {
 	for name, tc := range map[string]struct {
 		set   func(*httptest.Server)
@@ -147,14 +147,14 @@ func TestBurst(t *testing.T) {
 	}{
 		"HTTP/2":   {nil, 1},
 		"HTTP/1.1": {func(s *httptest.Server) { s.EnableHTTP2 = false }, burst},
-		// net/http makes a connection for each request that the first one does not
-		// take, and some more.
+		// net/http opens a connection for each request that the first connection does
+		// not accept, and some more.
 		"HTTP/2 with a limit": {func(s *httptest.Server) { s.Config.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: burst / 4} }, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t, meeting(burst), tc.set, "a.example.test")
 			c := s.client(s.config())
-			for range 2 { // the second time with connections at hand
+			for range 2 { // the second time with idle connections
 				if failed := together(t.Context(), t, c, burst, siteURL); failed > 0 {
 					t.Errorf("%d requests failed", failed)
 				}
@@ -166,8 +166,8 @@ func TestBurst(t *testing.T) {
 	}
 }
 
-// TestBurstIsNotLedAstray: whatever becomes of the request that leads, the others
-// go their way.
+// TestBurstIsNotLedAstray: whatever happens to the leading request, the others
+// continue.
 func TestBurstIsNotLedAstray(t *testing.T) {
 	s := newSite(t, func(http.ResponseWriter, *http.Request) {}, nil, "a.example.test")
 	for name, leave := range map[string]func(cancel func(), way *dialGroup){
@@ -182,7 +182,7 @@ func TestBurstIsNotLedAstray(t *testing.T) {
 			cfg.Connecting = func(string) error {
 				if dials.Add(1) == 1 {
 					close(dialling)
-					<-hang // as if nobody was there
+					<-hang // as if there were no server
 				}
 				return nil
 			}
@@ -199,12 +199,12 @@ func TestBurstIsNotLedAstray(t *testing.T) {
 				t.Errorf("%d requests failed", failed)
 			}
 			cancel()
-			<-first // nil if another's connection took it along
+			<-first // nil if the request got the connection of another
 		})
 	}
 }
 
-// TestBurstFails: where nobody can connect, all are told.
+// TestBurstFails: if connecting fails, all requests get an error.
 func TestBurstFails(t *testing.T) {
 	s := newSite(t, func(http.ResponseWriter, *http.Request) {}, nil, "a.example.test")
 	cfg := s.config()
@@ -216,8 +216,8 @@ func TestBurstFails(t *testing.T) {
 	}
 }
 
-// TestNoCoalescing: HTTP/2 lets a client send requests for one host over a
-// connection to another whose certificate is good for both. Ours does not: a token
+// TestNoCoalescing: HTTP/2 permits a client to send requests for one host over a
+// connection to another whose certificate covers both. This client does not: a token
 // for one store stays on connections to that store.
 func TestNoCoalescing(t *testing.T) {
 	type meet struct{ conn, sni, host string }
@@ -254,8 +254,8 @@ func TestNoCoalescing(t *testing.T) {
 	}
 }
 
-// TestGoAway: a server that takes no more requests on a connection says so, and no
-// request fails for it.
+// TestGoAway: when a server announces that it accepts no more requests on a
+// connection, no request fails.
 func TestGoAway(t *testing.T) {
 	s := newSite(t, func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Connection", "close") }, nil, "a.example.test")
 	c := s.client(s.config())
@@ -276,7 +276,7 @@ func TestSilentConnection(t *testing.T) {
 	p := newPipe(t, s.server.Listener.Addr().String())
 	cfg := s.config()
 	cfg.Dial["a.example.test"] = p.listener.Addr().String()
-	cfg.Timeout = time.Hour // what ends the requests must be something else
+	cfg.Timeout = time.Hour // the requests must end for another reason
 	c := s.client(cfg)
 	base := c.Transport.(*Transport).Base()
 	base.HTTP2 = &http.HTTP2Config{SendPingTimeout: 10 * time.Millisecond, PingTimeout: 10 * time.Millisecond}
@@ -297,12 +297,12 @@ func TestSilentConnection(t *testing.T) {
 	}
 }
 
-// pipe passes connections on, until it is clogged: then it takes everything and
-// passes nothing.
+// pipe forwards connections until it is clogged. Then it accepts all data and
+// forwards none.
 type pipe struct {
 	listener net.Listener
 	mu       sync.Mutex
-	clogged  chan struct{} // closed when it is
+	clogged  chan struct{} // closed by clog
 }
 
 func newPipe(t *testing.T, to string) *pipe {
@@ -337,10 +337,10 @@ func newPipe(t *testing.T, to string) *pipe {
 	return p
 }
 
-// clog ends the passing on of all connections so far.
+// clog stops forwarding on all existing connections.
 func (p *pipe) clog() { close(p.clogged) }
 
-// clear lets new connections through.
+// clear forwards new connections.
 func (p *pipe) clear() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -365,8 +365,8 @@ func pass(to, from net.Conn, clogged <-chan struct{}) {
 	}
 }
 
-// TestSessionResumption: a second connection need not go through the certificate
-// again, and another client's sessions are its own.
+// TestSessionResumption: a second connection resumes the TLS session without the
+// certificate, and clients do not share sessions.
 func TestSessionResumption(t *testing.T) {
 	var resumed atomic.Bool
 	s := newSite(t, func(_ http.ResponseWriter, r *http.Request) { resumed.Store(r.TLS.DidResume) }, nil, "a.example.test", "b.example.test")

@@ -94,7 +94,7 @@ func TestParseFullAWS(t *testing.T) {
 	}
 }
 
-// An ARN and an endpoint that name the same secret meet the same policy.
+// The policy decides equally on an ARN and an endpoint that name the same secret.
 func TestAWSPolicy(t *testing.T) {
 	in := All().ParseFile("/aws.yaml", []byte(fullAWS), sound).Integration
 	const (
@@ -222,7 +222,7 @@ func TestParseAWSFaults(t *testing.T) {
 	}
 }
 
-// GovCloud's STS is a FIPS endpoint by its plain name.
+// In GovCloud, the plain name of STS is a FIPS endpoint.
 func TestAWSEndpoints(t *testing.T) {
 	gov := strings.NewReplacer("eu-west-1", "us-gov-west-1", "arn:aws:", "arn:aws-us-gov:").Replace(soundAWS) + "  fips: true\n"
 	got := All().ParseFile("/x.yaml", []byte(gov), sound)

@@ -12,16 +12,17 @@ import (
 	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
-// who may change a setting by the API.
+// The callers that may change a setting through the API.
 const (
 	byOwner    = "the integration's owner"
 	byOperator = "the owner of all integrations"
-	// closes: as byOperator, and where it is set, that holds for all of the section.
+	// closes is like byOperator, but if the setting is present, the restriction
+	// applies to the whole section.
 	closes = "the owner of all integrations, with all of the section"
 )
 
-// settingClasses says of every setting of every kind who may change it. A type is
-// written with its value.
+// settingClasses states for every setting of every kind who may change it. A type is
+// listed with its value.
 var settingClasses = map[string]string{
 	"azure.tenant_id": byOwner, "azure.client_id": byOwner, "azure.vaults": byOwner,
 	"azure.credential.type=client_secret": byOwner, "azure.credential.type=client_certificate": byOwner,
@@ -51,7 +52,7 @@ var settingClasses = map[string]string{
 	"local.directories": closes, "local.environment": closes,
 }
 
-// knownSettings are the settings that the parser knows of a section, with the
+// knownSettings returns the settings that the parser accepts in a section, with the
 // values of types.
 func knownSettings(spec integration.Spec, path string, section reflect.Type) (all []string) {
 	for f := range section.Fields() {
@@ -70,8 +71,8 @@ func knownSettings(spec integration.Spec, path string, section reflect.Type) (al
 	return all
 }
 
-// Every setting that the parser knows has been thought of, and is open to exactly
-// those whom the table names.
+// Every setting that the parser accepts is in the table, and only the callers in the
+// table may change it.
 func TestSettingClasses(t *testing.T) {
 	var known []string
 	for _, spec := range All().All() {
@@ -93,7 +94,8 @@ func TestSettingClasses(t *testing.T) {
 			if strings.HasSuffix(setting, "_file") && class != closes {
 				t.Errorf("%s names a file of the broker's machine", setting)
 			}
-			// What is nowhere listed is closed, also where it begins like what is.
+			// A setting that is not listed is closed, even if its name begins with
+			// that of a listed one.
 			for _, unknown := range []string{setting + "x", All().Section(kind) + ".later", All().Section(kind) + ".credential.type=later", All().Section(kind) + ".auth.type=later"} {
 				if base, _, _ := strings.Cut(setting, "="); unknown != base && (All().IsMutable(kind, unknown) || All().IsImmutable(kind, unknown)) {
 					t.Errorf("%s is open", unknown)
@@ -110,8 +112,8 @@ func TestSettingClasses(t *testing.T) {
 	}
 }
 
-// Of a document that comes from elsewhere a person cannot choose what is read of
-// the broker's machine.
+// The owner of a document that does not come from a file cannot choose what is read
+// from the broker's machine.
 func TestLocalDocuments(t *testing.T) {
 	dir := t.TempDir()
 	parse := func(settings string) integration.Parsed {

@@ -6,8 +6,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// FuzzDecodeDocument: what is read of a document and written again says the same, also by
-// way of the plain settings that the API has.
+// FuzzDecodeDocument: a document that is decoded and encoded again has the same
+// meaning, also through the plain settings of the API.
 func FuzzDecodeDocument(f *testing.F) {
 	f.Add([]byte("id: a\nkind: AZURE_KEY_VAULT\nazure: {n: 010, t: yes, l: [1, \"2\", {x: 1e3}]}\ncache: {ttl: 90m}\ngrants: [{principals: [\"dns:a\"], keys: [\"\\t\"]}]\n"))
 	f.Add([]byte("{id: \"on\", kind: LOCAL_FILE, local: {\"~\": \"null\", a: \"\\u2028\", b: \"- x\"}, roles: {auditor: [x]}, limits: {timeout: 1ns}}"))

@@ -11,7 +11,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/provider/azurekv"
 )
 
-// A document that is read and written again says the same to the parser.
+// A document that is decoded and encoded again has the same meaning for the parser.
 func TestDocumentKeepsWhatAFileSays(t *testing.T) {
 	data, err := os.ReadFile("testdata/full.yaml")
 	if err != nil {
@@ -40,7 +40,7 @@ func TestDocumentKeepsWhatAFileSays(t *testing.T) {
 	if before.Integration.Limits != after.Integration.Limits || before.Integration.CacheTTL != after.Integration.CacheTTL || before.Integration.Placement != after.Integration.Placement {
 		t.Errorf("%+v\n%+v", before.Integration, after.Integration)
 	}
-	// By way of what JSON makes of it.
+	// Through JSON and back.
 	settings := doc.Settings()
 	if err := doc.SetSettings(settings); err != nil {
 		t.Fatal(err)

@@ -38,8 +38,8 @@ func TestDocumentsNameNoFiles(t *testing.T) {
 	}
 }
 
-// A file comes before a credential that is kept, which the document then has no
-// use for.
+// A file takes precedence over a stored credential, which the document then does not
+// use.
 func TestFileBeforeCredential(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "f")
 	put(t, file, "s3cret")

@@ -66,7 +66,7 @@ func TestParseGCP(t *testing.T) {
 	for in, want := range map[string]authz.Effect{
 		"projects/my-project/secrets/DB_x":                        authz.Allowed,
 		"projects/my-project/secrets/DB_x#3::k":                   authz.Allowed,
-		"projects/my-project/secrets/db_x":                        authz.Denied, // names have a case
+		"projects/my-project/secrets/db_x":                        authz.Denied, // names are case-sensitive
 		"projects/my-project/locations/europe-west3/secrets/DB_x": authz.Denied,
 		"projects/another-project/secrets/DB_x":                   authz.Denied,
 	} {

@@ -1,6 +1,6 @@
 // Package kinds is the list of the kinds of stores that the broker knows. Everything
-// else about a kind is in its own package, except how its references look, which is in
-// package secret.
+// else about a kind is in its own package, except the syntax of its references, which
+// is in package secret.
 package kinds
 
 import (
@@ -29,7 +29,7 @@ var list = []struct {
 	{localfile.Spec(), localfile.Opener, nil},
 }
 
-// All returns the kinds, for those who read documents.
+// All returns the kinds, for the packages that read documents.
 var All = sync.OnceValue(func() *integration.Kinds {
 	specs := make([]integration.Spec, len(list))
 	for i, k := range list {
@@ -47,8 +47,8 @@ func Openers(c provider.Config) map[secret.Kind]provider.Opener {
 	return openers
 }
 
-// Keeps reports whether the integration's provider has a credential to renew while
-// nobody reads; see provider.SetConfig.
+// Keeps reports whether the integration's provider has a credential that must be
+// renewed even without reads; see provider.SetConfig.
 func Keeps(in *integration.Integration) bool {
 	for _, k := range list {
 		if k.spec.Kind == in.Kind && k.keeps != nil {

@@ -16,8 +16,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// A complete kind of store, as CONTRIBUTING.md describes it. Its references are those of
-// an existing kind, because package secret defines how references look.
+// A complete kind of store, as CONTRIBUTING.md describes it. Its references are those
+// of an existing kind, because package secret defines the syntax of references.
 
 type shelfSection struct {
 	Shelf string `yaml:"shelf"`
@@ -95,7 +95,7 @@ func TestNewKind(t *testing.T) {
 	}
 }
 
-// TestOnlyTheListKnowsKinds keeps every other package from knowing a kind of store.
+// TestOnlyTheListKnowsKinds checks that no other package refers to a kind of store.
 func TestOnlyTheListKnowsKinds(t *testing.T) {
 	root := filepath.Join("..", "..", "..")
 	imports := regexp.MustCompile(`"github\.com/secretbroker/secretbroker/internal/provider/(azurekv|awssm|gcpsm|vaultkv|localfile)"`)

@@ -18,7 +18,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/trust/trusttest"
 )
 
-// sound is a check that finds nothing wrong.
+// sound is a check that reports no fault.
 func sound(integration.NamedFile) string { return "" }
 
 func ref(t *testing.T, s string) secret.Ref {
@@ -221,7 +221,8 @@ func TestParseFaults(t *testing.T) {
 		{"grant of bad names", full + "grants:\n  - principals: [dns:a.example.org]\n    secrets: [a]\n  - principals: [dns:b.example.org]\n    secrets:\n      - a\n      - b_c\n      - '*x'\n",
 			"12: grants[1].secrets[1]: expected a secret's name, or a prefix followed by one \"*\"\n13: grants[1].secrets[2]: expected a secret's name, or a prefix followed by one \"*\""},
 		{"grant with empty secrets", full + "grants:\n  - principals: [dns:a.example.org]\n    secrets: []\n", "8: grants[0].secrets: the list is empty; leave it out to allow every secret"},
-		// A comment may have eaten the entries: that must not open everything.
+		// The entries may have been commented out by mistake. That must not grant
+		// everything.
 		{"grant with no secrets", full + "grants:\n  - principals: [dns:a.example.org]\n    secrets:\n    keys:\n      # - a\n",
 			"8: grants[0].secrets: the list is empty; leave it out to allow every secret\n9: grants[0].keys: the list is empty; leave it out to allow every key and the whole secret"},
 		{"grants is a section", full + "grants: {principals: [a]}\n", "6: grants: expected a list, found a section"},
@@ -298,8 +299,8 @@ func TestReferenceFaults(t *testing.T) {
 		t.Error("the hash is not of the content")
 	}
 
-	// In a file, the fault has the line of the setting and not the path: that may
-	// be the credential itself.
+	// For a file, the fault contains the line of the setting and not the path,
+	// because the path may be the credential itself.
 	data := strings.Replace(secretType, "client_secret_file: f", "client_secret_file: hunter2", 1) + "  ca_file: none\n"
 	got := All().ParseFile(filepath.Join(dir, "f"), []byte(data), func(r integration.NamedFile) string { return look.Read(r).Fault })
 	want := filepath.Join(dir, "f") + ":4: azure.credential.client_secret_file: " + missing + "\n" +
@@ -350,5 +351,5 @@ func FuzzParseIntegration(f *testing.F) {
 	})
 }
 
-// stores returns those of an integration of whatever kind.
+// stores returns the stores of an integration of any kind.
 func stores(in *integration.Integration) []string { return in.Settings.StoreNames() }

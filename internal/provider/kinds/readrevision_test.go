@@ -16,7 +16,7 @@ import (
 )
 
 // edits are the fields of an Integration that no read depends on. A new field of
-// Integration is not among them, so that this test has to be told on purpose.
+// Integration is not among them, so its author must add it deliberately.
 var edits = []string{
 	"Revision", "ReadRevision", "DisplayName", "Policy", "Roles", "Placement.Cloud", "Placement.Region",
 	"CacheTTL", "CacheMaxStale", "Limits.ReadsPerSecond",
@@ -28,8 +28,8 @@ type leaf struct {
 	value reflect.Value
 }
 
-// leaves fills every pointer, list and table below v, and returns all fields that
-// hold something.
+// leaves fills every pointer, list and map below v, and returns all fields that hold
+// a value.
 func leaves(t *testing.T, name string, v reflect.Value) []leaf {
 	t.Helper()
 	switch v.Kind() { //nolint:exhaustive // default
@@ -64,7 +64,7 @@ func leaves(t *testing.T, name string, v reflect.Value) []leaf {
 	}
 }
 
-// change makes the value another one.
+// change changes the value.
 func (l leaf) change(t *testing.T) {
 	t.Helper()
 	switch v := l.value; v.Kind() { //nolint:exhaustive // default
@@ -86,8 +86,8 @@ func (l leaf) change(t *testing.T) {
 	}
 }
 
-// Every field of an integration belongs to the revision that reads go by, unless
-// it is known not to.
+// Every field of an integration affects the revision for reads, unless the list of
+// exceptions contains it.
 func TestReadRevisionCoversEverything(t *testing.T) {
 	total := 0
 	for _, settings := range []integration.Settings{&azurekv.Settings{}, &awssm.Settings{}, &gcpsm.Settings{}, &vaultkv.Settings{}, &localfile.Settings{}} {

@@ -9,8 +9,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
-// TestStoredCredentials: for each credential that can be kept there is a document
-// that has use for it without naming a file, and that is at fault without it.
+// TestStoredCredentials: for each credential that can be stored, there is a document
+// that uses it without naming a file, and that is invalid without it.
 func TestStoredCredentials(t *testing.T) {
 	const (
 		azure = "id: x\nkind: AZURE_KEY_VAULT\nazure:\n  tenant_id: 11111111-1111-1111-1111-111111111111\n  client_id: 22222222-2222-2222-2222-222222222222\n  vaults: [https://vault-a.vault.azure.net]\n  credential: {type: "
@@ -22,7 +22,7 @@ func TestStoredCredentials(t *testing.T) {
 		name, document string
 		required       []string
 		optional       string
-		never          string // one that the document has no use for
+		never          string // a credential that the document does not use
 	}{
 		{"azure secret", azure + "client_secret}\n", []string{"azure.credential.client_secret"}, "", "azure.credential.certificate"},
 		{"azure certificate", azure + "client_certificate}\n", []string{"azure.credential.certificate"}, "", "azure.credential.client_secret"},
@@ -46,7 +46,7 @@ func TestStoredCredentials(t *testing.T) {
 				}
 				return All().ParseDocument([]byte(tt.document), c)
 			}
-			if len(tt.required) == 0 { // a file is the only place for it
+			if len(tt.required) == 0 { // only a file can hold the credential
 				if p := parse(tt.never); p.Integration != nil || slices.Contains(p.Used, tt.never) || !strings.Contains(p.Faults.Error(), "missing") {
 					t.Errorf("with %s: used %v, %v", tt.never, p.Used, p.Faults.Err())
 				}
@@ -81,8 +81,8 @@ func TestStoredCredentials(t *testing.T) {
 	}
 }
 
-// What a document takes from files and gives to the API are credentials that a
-// document can have kept.
+// CredentialFiles returns only the files of credentials that can be stored with the
+// document.
 func TestDocumentCredentialFilesOfKinds(t *testing.T) {
 	for document, want := range map[string][]string{
 		"id: x\nkind: AWS_SECRETS_MANAGER\naws: {credential: {type: static, access_key_id_file: a, secret_access_key_file: b, session_token_file: c}}\n": {

@@ -74,7 +74,7 @@ func open(t testing.TB, lookupEnv func(string) (string, bool), in *integration.I
 	return p
 }
 
-// fetch returns the value, or the reason for which there is none.
+// fetch returns the value, or the reason of the error.
 func fetch(t testing.TB, p provider.Provider, reference string) string {
 	t.Helper()
 	ref, err := secret.ParseRef(reference)
@@ -117,8 +117,8 @@ func TestProperties(t *testing.T) {
 	}
 }
 
-// TestNothingLeavesTheDirectory: neither links nor names nor special files lead to
-// what is not a file in it.
+// TestNothingLeavesTheDirectory: no link, name or special file leads to anything but
+// a regular file in the directory.
 func TestNothingLeavesTheDirectory(t *testing.T) {
 	outside, dir := t.TempDir(), t.TempDir()
 	write(t, filepath.Join(outside, "key"), "hunter2")
@@ -143,7 +143,7 @@ func TestNothingLeavesTheDirectory(t *testing.T) {
 		"::big":           string(secret.ReasonStoreUnavailable),
 		"/gone::x":        string(secret.ReasonStoreNotFound),
 		"/proc::environ":  denied,
-		"/sub::inside":    string(secret.ReasonStoreNotAllowed), // not listed by itself
+		"/sub::inside":    string(secret.ReasonStoreNotAllowed), // not listed itself
 		"/../etc::passwd": "",
 	} {
 		reference := "file://" + dir + ref
@@ -177,8 +177,8 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
-// TestReplacedFile: a file replaced as Kubernetes does it is served at the next
-// read, with another version.
+// TestReplacedFile: a file that is replaced as Kubernetes does it is served by the
+// next read, with another version.
 func TestReplacedFile(t *testing.T) {
 	dir := t.TempDir()
 	for i, value := range []string{"old", "new"} {

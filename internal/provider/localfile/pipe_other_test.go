@@ -4,5 +4,5 @@ package localfile
 
 import "os"
 
-// makePipe makes something that is no file either.
+// makePipe creates a directory, which is not a regular file either.
 func makePipe(path string) error { return os.Mkdir(path, 0o700) }

@@ -6,9 +6,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Bench reads one secret again and again: what a read that no cache answers costs
-// this process, the stand-in for the store included, and how many requests it
-// takes.
+// Bench reads one secret repeatedly. It measures the cost of an uncached read in this
+// process, including the fake store, and the number of requests per read.
 func Bench(b *testing.B, h Harness) {
 	w := h.Start(b)
 	text := canary
@@ -29,7 +28,7 @@ func Bench(b *testing.B, h Harness) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	if _, err := p.Fetch(b.Context(), ref); err != nil { // with the first login
+	if _, err := p.Fetch(b.Context(), ref); err != nil { // includes the first login
 		b.Fatal(err)
 	}
 	before, spent := w.Reads(), processorTime()

@@ -75,7 +75,8 @@ func missingVersion(s *suite) {
 	s.fails(s.open(), s.parse(s.Ref("db")+"#"+s.UnknownVersion), secret.ReasonSecretNotFound)
 }
 
-// binary: what is no text comes as base64, which ?decode=base64 turns back.
+// binary: a value that is not text is encoded as base64, which ?decode=base64
+// decodes.
 func binary(s *suite) {
 	value := []byte("\xfe\xed\xfe\xed\x00\x01" + canary + "\xff")
 	s.Put(s.T, "keystore", value)
@@ -117,7 +118,7 @@ func state(state State, want secret.Reason) func(*suite) {
 	}
 }
 
-// destroyed: the newest version is gone for good. No older one takes its place.
+// destroyed: the newest version is gone for good. No older version replaces it.
 func destroyed(s *suite) {
 	s.Put(s.T, "db", []byte(s.text("the first")))
 	s.Put(s.T, "db", []byte(s.text("the second")))
@@ -125,8 +126,8 @@ func destroyed(s *suite) {
 	s.fails(s.open(), s.ref("db"), secret.ReasonSecretDisabled, secret.ReasonSecretNotFound)
 }
 
-// mostReads is how often one Fetch may ask a store that is failing: once, and
-// twice more.
+// mostReads is how often one Fetch may send a request to a failing store: one attempt
+// and two retries.
 const mostReads = 3
 
 func throttled(s *suite) {
@@ -144,7 +145,7 @@ func throttled(s *suite) {
 	}
 }
 
-// silent: the store is there but says nothing. Fetch ends by itself.
+// silent: the store accepts requests and does not respond. Fetch ends by itself.
 func silent(s *suite) {
 	s.put("db")
 	s.impatient()
@@ -179,8 +180,8 @@ func failing(s *suite) {
 	}
 }
 
-// answeredUselessly: a server in front of the store responds, but with nothing
-// that can be served.
+// answeredUselessly: a server in front of the store responds, but with nothing that
+// can be served.
 func answeredUselessly(trouble Trouble) func(*suite) {
 	return func(s *suite) {
 		s.put("db")
@@ -201,8 +202,8 @@ func credentialRefused(s *suite) {
 	s.fails(s.open(), s.ref("db"), secret.ReasonStoreAuthenticationFailed)
 }
 
-// credentialRevoked: what was issued is refused before its time. One new login
-// mends that.
+// credentialRevoked: the store refuses an issued token before its end. One new login
+// succeeds.
 func credentialRevoked(s *suite) {
 	s.put("db")
 	p := s.open()
@@ -211,7 +212,7 @@ func credentialRevoked(s *suite) {
 	s.gives(p, s.ref("db"), s.text("db"))
 }
 
-// cancelled: a cancelled caller returns at once, and cancels no other caller.
+// cancelled: a cancelled caller returns at once, and does not cancel another caller.
 func cancelled(s *suite) {
 	s.put("db")
 	p := s.open()
@@ -224,7 +225,7 @@ func cancelled(s *suite) {
 		_, err := p.Fetch(ctx, s.ref("db"))
 		done <- secret.AsError(err)
 	}()
-	for s.Reads() == before { // it has arrived
+	for s.Reads() == before { // until the request has arrived
 		select {
 		case e := <-done:
 			s.Fatalf("ended before it was cancelled: %v", e)
@@ -270,7 +271,8 @@ func foreignStore(s *suite) {
 	}
 }
 
-// madeByHand: no Ref but a parsed one reaches the store, whatever its caller did.
+// madeByHand: only a Ref from the parser reaches the store, whatever the caller
+// passes.
 func madeByHand(s *suite) {
 	s.put("db")
 	p := s.open()
@@ -285,7 +287,7 @@ func madeByHand(s *suite) {
 	}
 }
 
-// recovers: after each trouble the same provider reads again.
+// recovers: after each trouble the same provider can read again.
 func recovers(s *suite) {
 	s.put("db")
 	p := s.open()

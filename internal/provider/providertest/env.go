@@ -45,8 +45,8 @@ type Env struct {
 	private []string
 }
 
-// NewEnv returns an Env that ends with the test. private are words that must not occur
-// in an error or the log, beside Canary.
+// NewEnv returns an Env that ends with the test. private are words that must not
+// occur in an error or the log, in addition to Canary.
 func NewEnv(t testing.TB, private ...string) *Env {
 	t.Helper()
 	ca := trusttest.NewCA(t, "test CA")

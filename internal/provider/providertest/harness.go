@@ -1,8 +1,8 @@
-// Package providertest tests what every kind of store has to do.
+// Package providertest tests the contract that every kind of store must meet.
 //
-// Run runs one suite for all kinds, against a small World that each kind's tests start.
-// A store that cannot have a case declares an exception, with the reason. Env is the
-// environment for the tests that a kind has beside the suite.
+// Run runs one suite for all kinds, against a small World that each kind's tests
+// start. A kind that cannot have a case declares an exception, with the reason. Env
+// is the environment for the tests that a kind has in addition to the suite.
 //
 // The package knows the contract of provider.Provider and no store.
 package providertest
@@ -14,15 +14,15 @@ import (
 	"github.com/secretbroker/secretbroker/internal/provider"
 )
 
-// Harness is how the suite gets at one kind of store.
+// Harness connects the suite to one kind of store.
 type Harness struct {
-	// Start starts a store with nothing in it and everything in order. What it
-	// needs ends with the test.
+	// Start starts an empty store without faults. Its resources are released at the
+	// end of the test.
 	Start func(t testing.TB) *World
-	// Biggest is the largest value that the store takes, in bytes.
+	// Biggest is the size of the largest value that the store accepts, in bytes.
 	Biggest int
-	// Exceptions are the cases that this store cannot have, by name, each with
-	// the reason: a property of the store, or of the server that stands for it.
+	// Exceptions maps each case that this store cannot have to the reason: a property
+	// of the store, or of the server that replaces it in the test.
 	Exceptions map[string]string
 }
 
@@ -31,68 +31,69 @@ type Harness struct {
 type World struct {
 	Integration *integration.Integration
 	Opener      provider.Opener
-	// Ref returns the reference to the current version of the secret that Put
-	// sets under that name, which consists of lower-case letters and hyphens.
+	// Ref returns the reference to the current version of the secret that Put sets
+	// under that name. The name consists of lower-case letters and hyphens.
 	Ref func(name string) string
 	// Foreign is a reference of the kind to a store that the integration does not
 	// list.
 	Foreign string
-	// Put sets the current version of a secret and returns its identifier, as
-	// Secret.Version has it and as it stands after "#" in a reference. The value
-	// is valid UTF-8, or the store has the case Binary.
+	// Put sets the current version of a secret and returns its identifier, as in
+	// Secret.Version and after "#" in a reference. The value is valid UTF-8 unless
+	// the case "binary" is not an exception.
 	Put func(t testing.TB, name string, value []byte) (version string)
-	// Document makes the value that the suite puts of text. Nil means text itself;
-	// a store whose secrets are documents makes one of it.
+	// Document converts the suite's text to a value of the store. Nil means that the
+	// value is the text itself; a store whose secrets are documents returns a
+	// document that contains it.
 	Document func(text string) string
 	// UnknownVersion is an identifier that no version has.
 	UnknownVersion string
-	// Become brings a secret's current version into a state.
+	// Become puts a secret's current version into a state.
 	Become func(t testing.TB, name string, state State)
-	// Suffer makes the store, from now on, answer every read so.
+	// Suffer makes the store respond to every later read with the trouble.
 	Suffer func(t testing.TB, trouble Trouble)
-	// Login says what becomes of the integration's credential from now on.
+	// Login changes the integration's credential from now on.
 	Login func(t testing.TB, fate Fate)
-	// Reads counts the requests for secrets that have reached the store.
+	// Reads returns the number of requests for secrets that have reached the store.
 	Reads func() int
-	// Private are texts beside the values that must not be in any error or log:
+	// Private are texts other than the values that must not be in any error or log:
 	// passwords and tokens.
 	Private []string
 	// Log returns what the provider has logged.
 	Log func() string
 }
 
-// State is what can be the matter with a secret.
+// State is the state of a secret.
 type State string
 
 // The states.
 const (
 	Disabled    State = "disabled"
-	Destroyed   State = "destroyed" // this version for good
+	Destroyed   State = "destroyed" // only this version, permanently
 	Deleted     State = "deleted"   // the secret, with all versions
 	Expired     State = "expired"
 	NotYetValid State = "not yet valid"
-	Forbidden   State = "forbidden" // to the integration's identity
+	Forbidden   State = "forbidden" // for the integration's identity
 )
 
-// Trouble is what can be the matter with a store.
+// Trouble is a fault of a store.
 type Trouble string
 
 // The troubles.
 const (
 	Throttling  Trouble = "throttling"
-	Silent      Trouble = "silent" // takes requests, and answers none
+	Silent      Trouble = "silent" // accepts requests and does not respond
 	Unreachable Trouble = "unreachable"
-	Failing     Trouble = "failing" // answers with its own failure, such as HTTP 500
+	Failing     Trouble = "failing" // responds with an error of its own, such as HTTP 500
 	Redirecting Trouble = "redirecting"
-	Garbling    Trouble = "garbling"  // answers 200 with something else than its protocol has
-	Confusing   Trouble = "confusing" // answers with another secret of the same store
+	Garbling    Trouble = "garbling"  // responds with 200 and a body that is not of its protocol
+	Confusing   Trouble = "confusing" // responds with another secret of the same store
 )
 
-// Fate is what can become of a credential.
+// Fate is what happens to a credential.
 type Fate string
 
 // The fates.
 const (
 	Refused Fate = "refused" // the login fails
-	Revoked Fate = "revoked" // what was issued so far is refused, a new login succeeds
+	Revoked Fate = "revoked" // everything issued so far is refused, a new login succeeds
 )

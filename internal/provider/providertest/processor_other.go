@@ -4,5 +4,5 @@ package providertest
 
 import "time"
 
-// processorTime is not known here.
+// processorTime returns 0, because the CPU time is not available on this system.
 func processorTime() time.Duration { return 0 }

@@ -10,7 +10,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Steps writes the steps of a validation as "NAME ok|skipped|REASON, ...".
+// Steps formats the steps of a validation as "NAME ok|skipped|REASON, ...".
 func Steps(steps []provider.Step) string {
 	texts := make([]string, len(steps))
 	for i, s := range steps {
@@ -26,8 +26,9 @@ func Steps(steps []provider.Step) string {
 	return strings.Join(texts, ", ")
 }
 
-// Grant has the grants of an integration give somebody the secrets, in all stores,
-// or nobody anything. section is one of its kind, with these stores.
+// Grant sets the grants of an integration: one caller may read the secrets, in all
+// stores. If secrets is empty, no caller may read anything. section is a section of
+// the kind with these stores.
 func Grant(t testing.TB, spec integration.Spec, in *integration.Integration, section string, secrets []string) {
 	t.Helper()
 	document := "id: x\nkind: " + string(in.Kind) + "\n" + section + "\n"
@@ -43,5 +44,5 @@ func Grant(t testing.TB, spec integration.Spec, in *integration.Integration, sec
 	in.Policy = parsed.Integration.Policy
 }
 
-// List writes a list as documents have it.
+// List formats a list as in a document.
 func List(texts []string) string { return `["` + strings.Join(texts, `", "`) + `"]` }

@@ -13,7 +13,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// canary is part of every value that the suite puts, and of no error and no log.
+// canary is part of every value that the suite stores, and must not occur in an error
+// or a log.
 const canary = "CANARY-v4lue-that-must-not-leak"
 
 // Run runs the suite.
@@ -36,7 +37,7 @@ func Run(t *testing.T, h Harness) {
 	}
 }
 
-// cases are the suite's, by name. The names are what exceptions refer to.
+// cases returns the suite's cases by name. Exceptions refer to these names.
 func cases() map[string]func(*suite) {
 	return map[string]func(*suite){
 		"present": present, "json": document, "missing": missing, "versions": versions, "missing version": missingVersion,
@@ -75,7 +76,7 @@ func (s *suite) open() provider.Provider {
 	return p
 }
 
-// text is a value, different for each name.
+// text returns a value, a different one for each name.
 func (s *suite) text(name string) string {
 	text := canary + " of " + name
 	if s.Document != nil {
@@ -125,13 +126,14 @@ func (s *suite) is(got *secret.Secret, want string) {
 	}
 }
 
-// fails is failure for who needs to know no more.
+// fails is like failure, for callers that do not need the error.
 func (s *suite) fails(p provider.Provider, ref secret.Ref, want ...secret.Reason) {
 	s.Helper()
-	_ = s.failure(p, ref, want...) // it has been looked at
+	_ = s.failure(p, ref, want...) // failure has checked it
 }
 
-// failure expects an error of one of the reasons, and that it quotes nothing.
+// failure expects an error with one of the reasons, and checks that it quotes
+// nothing.
 func (s *suite) failure(p provider.Provider, ref secret.Ref, want ...secret.Reason) *secret.Error {
 	s.Helper()
 	got, err := p.Fetch(s.Context(), ref)
@@ -174,6 +176,6 @@ func (s *suite) clean(where, text string) {
 	}
 }
 
-// impatient makes the integration wait no longer than it must, so that cases of
-// silence end soon.
+// impatient sets the integration's shortest timeout, so that cases without a response
+// end soon.
 func (s *suite) impatient() { s.Integration.Limits.Timeout = 3 * time.Second }
