@@ -14,6 +14,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/bench/testbed"
 	"github.com/secretbroker/secretbroker/internal/devmode"
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
 	"github.com/secretbroker/secretbroker/internal/registry/sqlstore"
@@ -201,7 +202,7 @@ func (b *bed) startReplicas(ctx context.Context, c *abuse) (err error) {
 
 // fill writes the integrations of the replicas to the database.
 func (b *bed) fill(ctx context.Context, c *abuse, keys seal.Sealer) (err error) {
-	store, err := sqlstore.OpenPostgres(ctx, sqlstore.Postgres{URL: b.postgres.URL("postgres")}, sqlstore.Config{Sealer: keys, Files: []string{b.world.Env.Dir}, MaxIntegrations: 2 * fillers})
+	store, err := sqlstore.OpenPostgres(ctx, sqlstore.Postgres{URL: b.postgres.URL("postgres")}, sqlstore.Config{Kinds: kinds.All(), Sealer: keys, Files: []string{b.world.Env.Dir}, MaxIntegrations: 2 * fillers})
 	if err != nil {
 		return err
 	}
