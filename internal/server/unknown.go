@@ -49,27 +49,36 @@ func unknownField(m protoreflect.Message, stored bool) *secret.Error {
 	if e := refusedField(m.GetUnknown(), stored); e != nil {
 		return e
 	}
-	var found *secret.Error
-	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
-		switch {
-		case fd.IsMap():
-			if fd.MapValue().Message() == nil {
-				return true
-			}
-			v.Map().Range(func(_ protoreflect.MapKey, v protoreflect.Value) bool {
-				found = unknownField(v.Message(), stored)
-				return found == nil
-			})
-		case fd.Message() == nil:
-		case fd.IsList():
-			for i := 0; i < v.List().Len() && found == nil; i++ {
-				found = unknownField(v.List().Get(i).Message(), stored)
-			}
-		default:
-			found = unknownField(v.Message(), stored)
+	// Only the fields that can contain messages, so that the check of a Resolve request,
+	// which has few, costs next to nothing.
+	fields := m.Descriptor().Fields()
+	for i := range fields.Len() {
+		fd := fields.Get(i)
+		if fd.Message() == nil || fd.IsMap() && fd.MapValue().Message() == nil || !m.Has(fd) {
+			continue
 		}
-		return found == nil
-	})
+		if e := unknownInField(fd, m.Get(fd), stored); e != nil {
+			return e
+		}
+	}
+	return nil
+}
+
+// unknownInField is unknownField for the messages that are the value of a field.
+func unknownInField(fd protoreflect.FieldDescriptor, v protoreflect.Value, stored bool) (found *secret.Error) {
+	switch {
+	case fd.IsMap():
+		v.Map().Range(func(_ protoreflect.MapKey, v protoreflect.Value) bool {
+			found = unknownField(v.Message(), stored)
+			return found == nil
+		})
+	case fd.IsList():
+		for i := 0; i < v.List().Len() && found == nil; i++ {
+			found = unknownField(v.List().Get(i).Message(), stored)
+		}
+	default:
+		found = unknownField(v.Message(), stored)
+	}
 	return found
 }
 

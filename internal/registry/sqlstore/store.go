@@ -102,7 +102,7 @@ type Store struct {
 	// recent is the age up to which a snapshot is served without checking the schedule.
 	recent time.Duration
 
-	// turn is a semaphore of one: whoever replaces current holds it.
+	// turn is a semaphore of one: a goroutine that replaces current holds it.
 	turn chan struct{}
 
 	ctx   context.Context // canceled by Close
