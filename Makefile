@@ -37,7 +37,7 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build bin/broker
-	$(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/broker ./cmd/broker
+	$(GO) build -trimpath -ldflags '-X github.com/secretbroker/secretbroker/internal/app.version=$(VERSION)' -o bin/broker ./cmd/secretbroker
 
 test: ## run all tests, with the race detector if a C compiler is installed
 	@$(if $(RACE),,echo "no C compiler: testing without the race detector")
@@ -60,7 +60,7 @@ test-postgres: ## run the tests of the registry, including those with a real Pos
 	SECRETBROKER_TEST_POSTGRES=required $(GO) test $(RACE) ./internal/registry/... ./internal/usage/...
 
 scaling: ## measure replicas: reads of the store, and the simultaneous start of ten thousand connectors
-	SECRETBROKER_TEST_POSTGRES=required SECRETBROKER_SCALING=1 $(GO) test ./cmd/broker -count=1 -v -run 'TestReadsAgainstReplicas|TestHerdOfConnectors'
+	SECRETBROKER_TEST_POSTGRES=required SECRETBROKER_SCALING=1 $(GO) test ./internal/app -count=1 -v -run 'TestReadsAgainstReplicas|TestHerdOfConnectors'
 
 cover: ## run all tests and show their coverage
 	$(GO) test -coverpkg=./client/...,./cmd/...,./internal/... -coverprofile=coverage.out ./...
@@ -98,7 +98,7 @@ bench-ghz: ## measure with ghz, mainly latency
 	bench/ghz.sh
 
 pgo: ## write default.pgo from a profile under load (docs/performance.md explains why none is committed)
-	$(GO) run ./bench/perf run -profile cmd/broker/default.pgo -rounds 1 -rates "" -shapes 4x64 -duration 20s -out ""
+	$(GO) run ./bench/perf run -profile cmd/secretbroker/default.pgo -rounds 1 -rates "" -shapes 4x64 -duration 20s -out ""
 
 overload: ## measure a broker with up to ten times the calls that the floor server answers
 	$(GO) run ./bench/perf run -servers floor,broker -shapes 64x4 -rates 1,2,5,10 -out ""

@@ -6,7 +6,7 @@
 // Connect worker.
 //
 // There is one sample for each form of a reference and of a file. faults/ contains one
-// sample for each possible error, named after the error. The tests of cmd/broker contain
+// sample for each possible error, named after the error. The tests of internal/app contain
 // the expected result of each. This package imports nothing.
 package examples
 

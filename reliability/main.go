@@ -52,7 +52,7 @@ func run(ctx context.Context, duration time.Duration, workers int) (*result, err
 	}
 	defer os.RemoveAll(dir)
 	binary := filepath.Join(dir, "broker")
-	build := exec.CommandContext(ctx, "go", "build", "-o", binary, "./cmd/broker")
+	build := exec.CommandContext(ctx, "go", "build", "-o", binary, "./cmd/secretbroker")
 	build.Dir = ".."
 	if out, err := build.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build the broker: %w\n%s", err, out)

@@ -9,7 +9,7 @@ bin=$(mktemp -d)
 dir=$(mktemp -d)/dev
 trap 'kill "${broker:-}" 2>/dev/null || :; wait 2>/dev/null || :; rm -rf "$bin" "${dir%/dev}"' EXIT
 
-go build -o "$bin/broker" ./cmd/broker
+go build -o "$bin/broker" ./cmd/secretbroker
 go build -o "$bin/" -modfile=tools/grpcurl/go.mod github.com/fullstorydev/grpcurl/cmd/grpcurl
 go build -o "$bin/" -modfile=tools/ghz/go.mod github.com/bojand/ghz/cmd/ghz
 PATH=$bin:$PATH

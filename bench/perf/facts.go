@@ -82,7 +82,7 @@ func newStage(ctx context.Context, secrets, conns int, limits string) (_ *stage,
 	if err := os.WriteFile(file, []byte(integration), 0o600); err != nil { //nolint:gosec // in a directory of ours
 		return nil, err
 	}
-	binary, err := testbed.Build(ctx, s.world.Dir(), "cmd/broker", "-trimpath")
+	binary, err := testbed.Build(ctx, s.world.Dir(), "cmd/secretbroker", "-trimpath")
 	if err != nil {
 		return nil, err
 	}
@@ -348,7 +348,7 @@ func start(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	binary, err := testbed.Build(ctx, w.Dir(), "cmd/broker", "-trimpath")
+	binary, err := testbed.Build(ctx, w.Dir(), "cmd/secretbroker", "-trimpath")
 	if err != nil {
 		return err
 	}

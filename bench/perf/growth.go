@@ -63,7 +63,7 @@ func growth(ctx context.Context, args []string) (err error) {
 	}
 	defer func() { err = errors.Join(err, b.world.Close()) }()
 	g := &grown{bed: b}
-	if g.binary, err = testbed.Build(ctx, b.world.Dir(), "cmd/broker", "-trimpath"); err != nil {
+	if g.binary, err = testbed.Build(ctx, b.world.Dir(), "cmd/secretbroker", "-trimpath"); err != nil {
 		return err
 	}
 	res := newResults(c)

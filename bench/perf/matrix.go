@@ -132,7 +132,7 @@ func newGrid(ctx context.Context, o matrixOptions) (_ *grid, err error) {
 			return nil, err
 		}
 	}
-	if g.binary, err = testbed.Build(ctx, b.world.Dir(), "cmd/broker", "-trimpath", "-tags", tags); err != nil {
+	if g.binary, err = testbed.Build(ctx, b.world.Dir(), "cmd/secretbroker", "-trimpath", "-tags", tags); err != nil {
 		return nil, err
 	}
 	g.saved = &matrixResults{results: *newResults(o.conditions), Placements: g.placements, Delays: g.delays}

@@ -93,7 +93,7 @@ func (b *bed) withVault(ctx context.Context, binary string) (*contest, error) {
 	if err != nil {
 		return nil, err
 	}
-	broker, err := testbed.Build(ctx, b.world.Dir(), "cmd/broker", "-trimpath")
+	broker, err := testbed.Build(ctx, b.world.Dir(), "cmd/secretbroker", "-trimpath")
 	if err != nil {
 		return nil, err
 	}

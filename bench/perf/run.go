@@ -122,7 +122,7 @@ func newContest(ctx context.Context, b *bed, o options) (*contest, error) {
 		case "tuned":
 			c.servers = append(c.servers, server{name: name, command: b.floor("-tuned", "-configs", strconv.Itoa(o.configs))})
 		case "broker", "unsynced":
-			binary, err := testbed.Build(ctx, b.world.Dir(), "cmd/broker", "-trimpath", "-tags", tag)
+			binary, err := testbed.Build(ctx, b.world.Dir(), "cmd/secretbroker", "-trimpath", "-tags", tag)
 			if err != nil {
 				return nil, err
 			}

@@ -57,7 +57,7 @@ func newScene(ctx context.Context, binary, cpus string, ttl time.Duration) (_ *s
 		return nil, err
 	}
 	if binary == "" {
-		if binary, err = testbed.Build(ctx, s.world.Dir(), "cmd/broker", "-trimpath"); err != nil {
+		if binary, err = testbed.Build(ctx, s.world.Dir(), "cmd/secretbroker", "-trimpath"); err != nil {
 			return nil, err
 		}
 	}

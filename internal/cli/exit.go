@@ -3,7 +3,7 @@
 //
 // It uses the public Go client and the formats of users' files: connector
 // configurations and integration documents. It does not depend on the parts of a
-// broker; cmd/broker adds the commands that run one or read its files.
+// broker; internal/app adds the commands that run one or read its files.
 //
 // The exit codes and the output types with JSON names are a stable interface for scripts.
 package cli

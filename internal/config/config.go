@@ -1,7 +1,7 @@
 // Package config implements broker.yaml: its settings, their defaults and their
 // validation.
 //
-// Only cmd/broker and the commands in internal/cli import it. cmd/broker passes each part
+// Only internal/app and the commands in internal/cli import it. internal/app passes each part
 // of the broker its own settings, and this package does not depend on those parts. Live is
 // the configuration in effect while the broker runs. Names of settings are stable: they are
 // never renamed. The file contains no secrets, only paths of files that do.

@@ -27,7 +27,7 @@ func (o *options) prepare(ctx context.Context) error {
 	}
 	o.built = dir
 	o.broker = filepath.Join(dir, "broker")
-	build := exec.CommandContext(ctx, "go", "build", "-o", o.broker, "./cmd/broker")
+	build := exec.CommandContext(ctx, "go", "build", "-o", o.broker, "./cmd/secretbroker")
 	build.Dir = ".." // the suite runs in its own module's directory
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the broker: %w\n%s", err, out)

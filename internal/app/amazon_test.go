@@ -1,0 +1,60 @@
+package app
+
+import (
+	"encoding/base64"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/devmode"
+)
+
+// TestAWS resolves through a broker in a separate process that reads the embedded Secrets
+// Manager with an assumed role.
+func TestAWS(t *testing.T) {
+	s := startCloud(t, devmode.Options{AWS: true}, devmode.AWSIntegrationID)
+	const byName, byARN = devmode.AWSStore + "::prod/", devmode.AWSAccountARN + ":secret:prod/"
+	res := s.resolve(t, map[string]string{
+		"by name":      byName + "sqlserver::password",
+		"by ARN":       byARN + "sqlserver-AbCdEf::password",
+		"previous":     byARN + "sqlserver-AbCdEf#AWSPREVIOUS::password",
+		"keystore":     byName + "keystore?decode=base64",
+		"deleted":      byName + "deleted",
+		"empty":        byName + "empty",
+		"missing":      byName + "none",
+		"forbidden":    byName + "denied",
+		"another life": byARN + "sqlserver-ZzZzZz",
+		"foreign":      "https://secretsmanager.us-east-1.amazonaws.com::prod/sqlserver",
+		"ungranted":    devmode.AWSStore + "::staging/postgres-password",
+		"half an ARN":  byARN + "sqlserver",
+	}, time.Minute)
+	for config, want := range map[string]string{"by name": "$trongPassw0rdExamp1e", "by ARN": "$trongPassw0rdExamp1e", "previous": "Tr0ub4dor&3"} {
+		if got := res.Values[config]; got.Reveal() != want || len(got.Version) != 36 {
+			t.Errorf("%s: version %q, %v", config, got.Version, res.Errors[config])
+		}
+	}
+	if a, b := res.Values["by name"].Version, res.Values["previous"].Version; a == b {
+		t.Errorf("both versions are %s", a)
+	}
+	if got := base64.StdEncoding.EncodeToString(res.Values["keystore"].Bytes()); got != "/u3+7QAAAAIAAAAA5UO5ZCmT2U3gGDqJGFd76BpI5Ec=" {
+		t.Errorf("keystore: %d bytes, %v", len(got), res.Errors["keystore"])
+	}
+	checkReasons(t, res, map[string]string{
+		"deleted": "SECRET_DISABLED", "empty": "SECRET_NOT_FOUND", "missing": "SECRET_NOT_FOUND", "forbidden": "STORE_ACCESS_DENIED",
+		"another life": "SECRET_NOT_FOUND", "foreign": "STORE_NOT_ALLOWED", "ungranted": "ACCESS_DENIED", "half an ARN": "INVALID_REFERENCE",
+	})
+
+	// Change the file of the embedded store: a rotation and an outage.
+	s.rotateAndThrottle(t, s.AWS.SecretsFile, map[string]string{"p": byName + "postgres-password"}, "  eu-west-1:\n", "  eu-west-1:\n    fault: throttled\n")
+
+	audit := readFile(filepath.Join(s.Dir, "audit.jsonl"))
+	for _, text := range []string{audit, s.log.String()} {
+		if strings.Contains(text, "Passw0rdExamp1e") || strings.Contains(text, strings.TrimSpace(readFile(s.AWS.SecretAccessKeyFile))) {
+			t.Error("the output contains a value or a key")
+		}
+	}
+	if !strings.Contains(audit, byARN+"sqlserver-AbCdEf#AWSPREVIOUS") {
+		t.Error("the audit does not have the canonical reference")
+	}
+}

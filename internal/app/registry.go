@@ -1,0 +1,157 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/audit"
+	"github.com/secretbroker/secretbroker/internal/config"
+	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/manage/history"
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/registry/dirstore"
+	"github.com/secretbroker/secretbroker/internal/registry/seal"
+	"github.com/secretbroker/secretbroker/internal/registry/sqlstore"
+	"github.com/secretbroker/secretbroker/internal/server"
+	"github.com/secretbroker/secretbroker/internal/usage"
+)
+
+// databaseTime limits how long a starting broker waits for its database.
+const databaseTime = 30 * time.Second
+
+// integrationStore is the source of the integrations and of their usage.
+type integrationStore struct {
+	registry.Store
+	usage registry.UsageStore
+	keys  *seal.Keys // nil if no credentials are stored
+	close func() error
+	// restores reports that the database was restored to an earlier state, and seen stores
+	// the last position that the broker saw. Both and position are nil for files.
+	restores *history.Restores
+	seen     *sqlstore.PositionFile
+	position func() sqlstore.Position
+}
+
+// openIntegrations opens the directory or the database of the configuration.
+func openIntegrations(ctx context.Context, cfg *config.Config, log *slog.Logger, onChange func(removed, changed []*integration.Integration)) (*integrationStore, error) {
+	if cfg.Integrations != "" {
+		files, err := dirstore.Open(dirstore.Config{Kinds: kinds.All(), Dir: cfg.Integrations, Logger: log, OnChange: onChange})
+		if err != nil {
+			return nil, &exitError{Code: exitUsage, Err: err}
+		}
+		used := usage.NewMemory(0)
+		used.Keep(func(id string) bool {
+			_, err := files.Get(id)
+			return !errors.Is(err, registry.ErrNotFound)
+		})
+		return &integrationStore{Store: files, usage: used, close: func() error { return nil }}, nil
+	}
+	r := cfg.Registry
+	c := sqlstore.Config{
+		Kinds:           kinds.All(),
+		Files:           r.Files,
+		MaxIntegrations: r.MaxIntegrations,
+		MaxOutage:       time.Duration(r.MaxOutage),
+		UsageRetention:  time.Duration(r.UsageRetention),
+		Logger:          log,
+		OnChange:        onChange,
+	}
+	s := &integrationStore{restores: history.NewRestores(kinds.All(), log), seen: positionFile(cfg, log)}
+	c.Seen, c.OnRestored = s.seen.Read(), s.restores.Note
+	if r.KeyFile != "" {
+		keys, err := seal.Open(r.KeyFile)
+		if err != nil {
+			return nil, &exitError{Code: exitUsage, Err: err}
+		}
+		s.keys, c.Sealer = keys, keys
+	}
+	ctx, cancel := context.WithTimeout(ctx, databaseTime)
+	defer cancel()
+	var db *sqlstore.Store
+	var err error
+	if r.SQLite.File != "" {
+		db, err = sqlstore.OpenSQLite(ctx, r.SQLite.File, c)
+	} else {
+		db, err = sqlstore.OpenPostgres(ctx, sqlstore.Postgres{URL: r.Postgres.URL, PasswordFile: r.Postgres.PasswordFile}, c)
+	}
+	if err != nil {
+		return nil, &exitError{Code: exitFailure, Err: err}
+	}
+	s.Store, s.usage, s.close, s.position = db, db, db.Close, db.Position
+	return s, nil
+}
+
+// positionFile returns the position file, which is next to the audit log. It returns nil if
+// that is not a regular file.
+func positionFile(cfg *config.Config, log *slog.Logger) *sqlstore.PositionFile {
+	path := ""
+	if info, err := os.Stat(cfg.Audit.File); err == nil && //nolint:gosec // G703: the operator names it
+		info.Mode().IsRegular() && cfg.Audit.File != audit.Stdout {
+		path = cfg.Audit.File + ".registry"
+	}
+	return sqlstore.NewPositionFile(path, cfg.Registry.SQLite.File+cfg.Registry.Postgres.URL, log)
+}
+
+// watchRestores records restores of the database and the last position that the broker
+// saw, until ctx ends.
+func (s *integrationStore) watchRestores(ctx context.Context, log *audit.Log) error {
+	if s.restores == nil {
+		return nil
+	}
+	var noting sync.WaitGroup
+	defer noting.Wait()
+	noting.Go(func() { s.seen.Run(ctx, s.position) })
+	return s.restores.Run(ctx, log)
+}
+
+// reload reads the keys and then the integrations again. If another key seals now, their
+// credentials are sealed again.
+func (s *integrationStore) reload() error {
+	if s.keys != nil {
+		if err := s.keys.Reload(); err != nil {
+			return err
+		}
+	}
+	if s.restores != nil {
+		s.restores.Acknowledge() // before Reload, which may find another restore
+	}
+	s.Reload() // logs its own errors
+	return nil
+}
+
+// refuses reports whether calls are refused because the last state read from the database
+// is too old.
+func (s *integrationStore) refuses() bool { return s.Status().Refuses }
+
+// problems returns the problems with the integrations, for /readyz.
+func (s *integrationStore) problems() []server.Problem {
+	var ps []server.Problem
+	st := s.Status()
+	if text := st.Problem; text != "" {
+		switch {
+		case st.Refuses:
+			text += "; calls are refused, because what was last seen is older than registry.max_outage (15 minutes for files)"
+		case !st.RefusesAt.IsZero():
+			text += fmt.Sprintf("; calls will be refused from %s", st.RefusesAt.UTC().Format(time.RFC3339))
+		}
+		ps = append(ps, server.Problem{Component: "registry", Text: text})
+	}
+	if st.WriteProblem != "" {
+		ps = append(ps, server.Problem{Component: "registry", Text: "the integrations' database does not accept writes: " + st.WriteProblem})
+	}
+	if s.restores != nil {
+		if text := s.restores.Problem(); text != "" {
+			ps = append(ps, server.Problem{Component: "registry", Text: text})
+		}
+	}
+	for _, f := range s.Faults() {
+		ps = append(ps, server.Problem{Component: "integrations", Text: f.Faults.Error()})
+	}
+	return ps
+}

@@ -1,0 +1,357 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	stdlog "log"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/cobra"
+
+	"github.com/secretbroker/secretbroker/internal/admission"
+	"github.com/secretbroker/secretbroker/internal/app/internal/hangup"
+	"github.com/secretbroker/secretbroker/internal/audit"
+	"github.com/secretbroker/secretbroker/internal/cache"
+	"github.com/secretbroker/secretbroker/internal/config"
+	"github.com/secretbroker/secretbroker/internal/cpulimit"
+	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/manage"
+	"github.com/secretbroker/secretbroker/internal/placement"
+	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/provider/kinds"
+	"github.com/secretbroker/secretbroker/internal/resolve"
+	"github.com/secretbroker/secretbroker/internal/server"
+	"github.com/secretbroker/secretbroker/internal/usage"
+)
+
+func newServeCommand() *cobra.Command {
+	var (
+		configFile string
+		logs       logFlags
+	)
+	cmd := &cobra.Command{
+		Use:   "serve --config broker.yaml",
+		Short: "Run the broker",
+		Long: `Run the broker until it receives SIGINT or SIGTERM.
+
+On the first signal, the broker reports not ready on /readyz and in its health
+service, keeps answering for shutdown.drain_delay, and then waits up to
+shutdown.timeout for calls in progress. A second signal ends the process at once.
+
+The broker reads integrations again when their files change. SIGHUP makes it read
+them at once, reopen the audit log (for log rotation) and read broker.yaml again:
+changes of roles, shutdown and the limits on calls take effect. The log and /readyz
+list other changes, which need a restart.`,
+		Example: "  broker serve --config /etc/secretbroker/broker.yaml",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			// Neither an early SIGHUP nor a closed pipe of the audit log must end the
+			// process. Writes to a closed pipe fail instead, and so do the calls.
+			hangups, stop := hangup.Notify()
+			defer stop()
+			signal.Ignore(syscall.SIGPIPE)
+			ignoreFileSizeSignal()
+			log, err := logs.logger(cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			cfg, err := config.Load(configFile)
+			if err != nil {
+				return &exitError{Code: exitUsage, Err: err}
+			}
+			if err := harden(cfg, log); err != nil {
+				return err
+			}
+			limitMemory(cfg, log)
+			cpulimit.AddProcessor()
+			return serve(cmd.Context(), cfg, log, process{
+				hangups: hangups,
+				reload:  func() (*config.Config, error) { return config.Load(configFile) },
+			})
+		},
+	}
+	cmd.Flags().StringVar(&configFile, "config", "", "the broker's configuration file (required)")
+	_ = cmd.MarkFlagRequired("config") // the flag exists
+	_ = cmd.MarkFlagFilename("config", "yaml", "yml")
+	logs.register(cmd)
+	return cmd
+}
+
+// listening has the addresses of a broker that is ready.
+type listening struct {
+	addr, adminAddr net.Addr
+}
+
+// process connects a broker to the process that runs it. The zero process does nothing.
+type process struct {
+	// hangups requests a reload with each element.
+	hangups <-chan os.Signal
+	// reload reads broker.yaml again. It is required with hangups.
+	reload func() (*config.Config, error)
+	// onReady, if not nil, is called when the broker is ready.
+	onReady func(listening)
+}
+
+// serve wires the broker: it builds every part from the configuration, runs the parts until
+// ctx ends, and closes them in reverse order.
+func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc process) (err error) {
+	// Security settings that are incomplete make the start fail.
+	identity, identityRules, err := openTrust(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m := newMetrics(metrics)
+	memory := newBudgets(cfg)
+	m.watchMemory(memory)
+	m.watchTrust(identity)
+
+	auditLog, err := openAudit(cfg.Audit, log)
+	if err != nil {
+		return err
+	}
+	defer closing(&err, func() error { return closeAudit(auditLog, log) })
+	records := audit.NewLimiter(auditLog)
+	m.watchAudit(auditLog, records, cfg.Audit.Copies)
+
+	// net/http logs unsolicited data from a store to the standard logger. It may be a
+	// part of a secret. No other part of the broker uses that logger.
+	stdlog.SetOutput(io.Discard) //nolint:forbidigo // not to log
+
+	traces, err := openTracing(cfg.Tracing, m, log)
+	if err != nil {
+		return err
+	}
+	defer closing(&err, traces.close)
+
+	stores := provider.NewSet(provider.SetConfig{
+		Openers: kinds.Openers(provider.Config{Logger: log}),
+		Keeps:   kinds.Keeps,
+		Observe: observeRead(m),
+		Reserve: memory.reserveRead,
+		Logger:  log,
+	})
+	defer closing(&err, stores.Close)
+	m.watchStores(stores)
+
+	values, err := cache.New(cache.Config{MaxBytes: int64(cfg.Cache.MaxBytes), Logger: log})
+	if err != nil {
+		return &exitError{Code: exitFailure, Err: err}
+	}
+	defer values.Close()
+	m.watchCache(values)
+
+	integrations, err := openIntegrations(ctx, cfg, log, func(removed, changed []*integration.Integration) {
+		for _, in := range removed {
+			stores.Remove(in.ID)
+		}
+		for _, in := range changed {
+			stores.Supersede(in.ID, in.ReadRevision)
+			stores.Keep(in)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	defer closing(&err, integrations.close)
+	for _, in := range integrations.List() {
+		stores.Keep(in)
+	}
+	m.watchIntegrations(integrations)
+	uses := usage.New(usage.Config{Store: integrations.usage, Logger: log})
+	m.watchUsage(uses)
+
+	places, err := placement.New(cfg.Placement.Rules())
+	if err != nil {
+		return &exitError{Code: exitUsage, Err: fmt.Errorf("placement: %w", err)}
+	}
+	resolver := resolve.New(resolve.Config{
+		Admit:        places.Admit,
+		Integrations: integrations,
+		Stores:       stores,
+		Cache:        values,
+		Audit:        records,
+		CacheTTL:     time.Duration(cfg.Cache.TTL),
+		Limits: resolve.Limits{
+			MaxConfigs:        cfg.Limits.MaxConfigs,
+			MaxReferences:     cfg.Limits.MaxReferences,
+			MaxSecrets:        cfg.Limits.MaxSecrets,
+			MaxReferenceBytes: cfg.Limits.MaxReferenceBytes,
+			MaxKeyBytes:       cfg.Limits.MaxKeyBytes,
+			MaxDocumentBytes:  int(cfg.Limits.MaxDocumentBytes),
+		},
+		Observe: m.configResolved,
+		Used:    uses.Used,
+	})
+	settings, err := config.NewLive(cfg, proc.reload, log)
+	if err != nil {
+		return &exitError{Code: exitUsage, Err: err}
+	}
+	management := manage.New(manage.Config{
+		Store:         integrations,
+		Kinds:         kinds.All(),
+		Usage:         integrations.usage,
+		NoteUsage:     uses.Flush,
+		UsageInMemory: uses.InMemory,
+		Audit:         records,
+		Roles:         settings.Roles,
+		Placement:     places,
+		Validate:      stores.Validate,
+		UsageWindow:   time.Duration(cfg.Management.UsageWindow),
+		Logger:        log,
+	})
+	working := manage.NewWatcher(management, manage.WatchConfig{AtStart: cfg.Management.ValidateAtStart, Every: time.Duration(cfg.Management.ValidateEvery)})
+	m.watchValidation(working)
+	grpcServer, err := server.New(server.Config{
+		Resolver: resolver,
+		Manager:  management,
+		Trust:    identity,
+		Identity: identityRules,
+		Logger:   log,
+		Metrics:  metrics,
+		Limits: server.Limits{
+			MaxRequestBytes:            int(cfg.Limits.MaxRequestBytes),
+			MaxStreamsPerConnection:    cfg.Limits.MaxStreamsPerConnection,
+			MaxConnectionsPerPrincipal: cfg.Limits.MaxConnectionsPerPrincipal,
+			MaxHandshakes:              cfg.Limits.MaxHandshakes,
+			Calls:                      callLimits(cfg),
+		},
+		Memory: memory.calls,
+		Tracer: traces.tracer,
+	})
+	if err != nil {
+		return &exitError{Code: exitFailure, Err: err}
+	}
+	settings.OnChange = func(c *config.Config) { grpcServer.SetCallLimits(callLimits(c)) }
+	readiness := &server.Readiness{Refuses: func() bool { return integrations.refuses() || auditLog.Refuses() }, Problems: func() []server.Problem { return problems(identity, integrations, places, auditLog, settings, working) }}
+	admin := server.NewAdmin(readiness, metrics)
+
+	listener, err := server.Listen(ctx, cfg.Listen)
+	if err != nil {
+		return &exitError{Code: exitFailure, Err: fmt.Errorf("listen for gRPC: %w", err)}
+	}
+	adminListener, err := net.Listen("tcp", cfg.AdminListen)
+	if err != nil {
+		_ = listener.Close()
+		return &exitError{Code: exitFailure, Err: fmt.Errorf("listen for the admin endpoint: %w", err)}
+	}
+
+	// All parts run until the last call is answered. If one fails, all of them end.
+	parts := newGroup(context.WithoutCancel(ctx))
+	manager := serviceManager{log}
+	parts.run("gRPC server", func(context.Context) error { return grpcServer.Serve(listener) })
+	parts.run("admin server", func(context.Context) error {
+		if err := admin.Serve(adminListener); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	})
+	parts.run("tls", identity.Run)
+	parts.run("validation", working.Run)
+	parts.run("integrations", integrations.Run)
+	parts.run("restores", func(ctx context.Context) error { return integrations.watchRestores(ctx, auditLog) })
+	parts.run("usage", uses.Run)
+	parts.run("tracing", traces.run)
+	parts.run("signals", func(ctx context.Context) error {
+		return onHangup(ctx, log, proc.hangups, manager, []reload{
+			{"tls", func() error { identity.Reload(); return nil }}, // logs its own errors
+			{"integrations", integrations.reload},
+			{"audit log", auditLog.Reopen},
+			{"configuration", settings.Reload},
+		})
+	})
+	parts.run("audit refusals", records.Run)
+	parts.run("audit heads", func(ctx context.Context) error { return logHeads(ctx, log, auditLog) })
+	// The checks of /readyz take the locks of all parts, so they detect a deadlock.
+	parts.run("watchdog", func(ctx context.Context) error { return manager.watchdog(ctx, func() { readiness.Problems() }) })
+
+	readiness.Set(true)
+	manager.ready()
+	log.Info("ready", "listen", listener.Addr().String(), "admin_listen", adminListener.Addr().String(),
+		"integrations", len(integrations.List()))
+	if proc.onReady != nil {
+		proc.onReady(listening{listener.Addr(), adminListener.Addr()})
+	}
+
+	select {
+	case <-ctx.Done():
+	case <-parts.ctx.Done():
+	}
+	// Report not ready first, so that load balancers have time to send new calls to
+	// other brokers before this one refuses them.
+	readiness.Set(false)
+	grpcServer.Drain()
+	manager.stopping()
+	ending := settings.Current().Shutdown
+	log.Info("shutting down", "drain_delay", ending.DrainDelay.String(), "timeout", ending.Timeout.String())
+	wait(parts.ctx, time.Duration(ending.DrainDelay))
+	log.Info("refusing new calls")
+	finish, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Duration(ending.Timeout))
+	defer cancel()
+	grpcServer.Shutdown(finish)
+	parts.stop()
+	_ = admin.Shutdown(finish) // a scrape at this moment may fail
+	return parts.wait()
+}
+
+func callLimits(cfg *config.Config) admission.Limits {
+	return admission.Limits{
+		PerSecond: cfg.Limits.MaxCallsPerSecondPerPrincipal,
+		PerCaller: cfg.Limits.MaxConcurrentCallsPerPrincipal,
+		Total:     cfg.Limits.MaxConcurrentCalls,
+	}
+}
+
+// wait waits for d or until ctx ends.
+func wait(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
+
+// reload is a reload that SIGHUP triggers. If it fails, the previous state remains in
+// effect.
+type reload struct {
+	what string
+	do   func() error
+}
+
+// onHangup runs all reloads at each SIGHUP.
+func onHangup(ctx context.Context, log *slog.Logger, hangups <-chan os.Signal, manager serviceManager, reloads []reload) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-hangups:
+			manager.reloading()
+			for _, r := range reloads {
+				if err := r.do(); err != nil {
+					log.Error("reload failed; the previous state remains in effect", "what", r.what, "error", err)
+				}
+			}
+			log.Info("reloaded")
+			manager.ready()
+		}
+	}
+}
+
+// closing calls closeIt, and sets *err to its error if *err is nil.
+func closing(err *error, closeIt func() error) {
+	if e := closeIt(); e != nil && *err == nil {
+		*err = e
+	}
+}

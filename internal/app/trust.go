@@ -1,0 +1,87 @@
+package app
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/secretbroker/secretbroker/internal/config"
+	"github.com/secretbroker/secretbroker/internal/server"
+	"github.com/secretbroker/secretbroker/internal/trust"
+)
+
+// openTrust opens the broker's certificate and its client authorities, from the files of
+// tls or from the Workload API of spiffe. config.Load ensures that exactly one of the two
+// is configured.
+func openTrust(ctx context.Context, cfg *config.Config, log *slog.Logger) (*trust.Store, server.IdentityRules, error) {
+	if cfg.SPIFFE.Socket == "" {
+		rules, err := fileRules(cfg.TLS)
+		if err != nil {
+			return nil, rules, &exitError{Code: exitUsage, Err: err}
+		}
+		store, err := trust.OpenFiles(tlsFiles(cfg.TLS, log))
+		if err != nil {
+			return nil, rules, &exitError{Code: exitUsage, Err: err}
+		}
+		return store, rules, nil
+	}
+	domain, err := spiffeid.TrustDomainFromString(cfg.SPIFFE.TrustDomain)
+	rules := server.IdentityRules{TrustDomain: domain, SPIFFEOnly: true}
+	if err != nil {
+		return nil, rules, &exitError{Code: exitUsage, Err: err}
+	}
+	log.Info("waiting for an identity", "socket", cfg.SPIFFE.Socket, "trust_domain", domain.Name())
+	store, err := trust.OpenWorkloadAPI(ctx, trust.WorkloadAPIConfig{
+		Socket:      cfg.SPIFFE.Socket,
+		TrustDomain: domain,
+		Options:     trust.Options{Logger: log},
+	})
+	if err != nil {
+		return nil, rules, &exitError{Code: exitFailure, Err: err}
+	}
+	return store, rules, nil
+}
+
+func fileRules(t config.TLS) (server.IdentityRules, error) {
+	if t.TrustDomain == "" {
+		return server.IdentityRules{}, nil
+	}
+	domain, err := spiffeid.TrustDomainFromString(t.TrustDomain)
+	return server.IdentityRules{TrustDomain: domain}, err
+}
+
+func tlsFiles(t config.TLS, log *slog.Logger) trust.FilesConfig {
+	return trust.FilesConfig{
+		CertFile:     t.CertFile,
+		KeyFile:      t.KeyFile,
+		ClientCAFile: t.ClientCAFile,
+		CRLFiles:     t.CRLFiles,
+		Options:      trust.Options{Logger: log},
+	}
+}
+
+// watchTrust reads the expiry times in effect and the number of failed reads at each scrape.
+func (m *metrics) watchTrust(store *trust.Store) {
+	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "secretbroker_tls_reload_failures_total",
+		Help: "Failed attempts to read the certificate, client authorities or CRLs again; the last valid version remains in use.",
+	}, func() float64 { return float64(store.Stats().ReloadFailures) }))
+	expiry := func(which string, read func(trust.Stats) time.Time) {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name:        "secretbroker_tls_certificate_expiry_seconds",
+			Help:        "Unix time at which the server certificate or the first client authority expires, or the first CRL must be replaced (0: none).",
+			ConstLabels: prometheus.Labels{"which": which},
+		}, func() float64 {
+			if at := read(store.Stats()); !at.IsZero() {
+				return float64(at.Unix())
+			}
+			return 0
+		}))
+	}
+	expiry("server", func(s trust.Stats) time.Time { return s.Server })
+	expiry("client_ca", func(s trust.Stats) time.Time { return s.ClientCA })
+	expiry("crl", func(s trust.Stats) time.Time { return s.CRL })
+}
