@@ -19,18 +19,20 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secretbroker/secretbroker/internal/cli"
+	"github.com/secretbroker/secretbroker/internal/cli/exit"
 	"github.com/secretbroker/secretbroker/internal/cli/operator"
+	"github.com/secretbroker/secretbroker/internal/cli/terminal"
 	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 )
 
 // Short names for the exit codes and the error of the commands.
 const (
-	exitOK      = cli.ExitOK
-	exitFailure = cli.ExitFailure
-	exitUsage   = cli.ExitUsage
+	exitOK      = exit.OK
+	exitFailure = exit.Failure
+	exitUsage   = exit.Usage
 )
 
-type exitError = cli.ExitError
+type exitError = exit.Error
 
 // version is set by the linker for releases.
 var version = ""
@@ -65,7 +67,7 @@ func execute(ctx context.Context, cmd *cobra.Command) int {
 		coded = &exitError{Code: exitUsage, Err: err} // cobra's own errors
 	}
 	if coded.Err != nil {
-		fmt.Fprintln(cmd.ErrOrStderr(), "Error:", cli.PrintableLines(coded.Err.Error()))
+		fmt.Fprintln(cmd.ErrOrStderr(), "Error:", terminal.PrintableLines(coded.Err.Error()))
 	}
 	return coded.Code
 }
@@ -114,8 +116,8 @@ type logFlags struct {
 func (f *logFlags) register(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.level, "log-level", "info", "least severe messages to log: debug, info, warn, error")
 	cmd.Flags().StringVar(&f.format, "log-format", "text", "log format: text, json")
-	cli.CompleteWords(cmd, "log-level", "debug", "info", "warn", "error")
-	cli.CompleteWords(cmd, "log-format", "text", "json")
+	terminal.CompleteWords(cmd, "log-level", "debug", "info", "warn", "error")
+	terminal.CompleteWords(cmd, "log-format", "text", "json")
 }
 
 func (f *logFlags) logger(w io.Writer) (*slog.Logger, error) {

@@ -10,6 +10,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/cli/exit"
+	"github.com/secretbroker/secretbroker/internal/cli/terminal"
 	"github.com/secretbroker/secretbroker/internal/connectorfile"
 )
 
@@ -61,7 +63,7 @@ With --strict, 6 if there are warnings.`,
 	}
 	c.conn.register(cmd)
 	c.what.register(cmd)
-	RegisterOutput(cmd, &c.output, "table", "json", "github")
+	terminal.RegisterOutput(cmd, &c.output, "table", "json", "github")
 	cmd.Flags().StringArrayVar(&c.files, "file", nil, "configuration of a connector: JSON, or a .properties file (repeatable)")
 	cmd.Flags().DurationVar(&c.warnExpiry, "warn-expiry", 7*24*time.Hour, "warn about secrets that expire within this time")
 	cmd.Flags().BoolVar(&c.strict, "strict", false, "also fail on warnings: secrets that expire soon, empty values")
@@ -71,7 +73,7 @@ With --strict, 6 if there are warnings.`,
 
 func (c *check) run(cmd *cobra.Command, args []string) error {
 	if err := c.validate(args); err != nil {
-		return &ExitError{ExitUsage, err}
+		return &exit.Error{Code: exit.Usage, Err: err}
 	}
 	cl, err := c.conn.dial()
 	if err != nil {
@@ -82,21 +84,21 @@ func (c *check) run(cmd *cobra.Command, args []string) error {
 	if len(c.files) == 0 {
 		configs, err := configsOfArgs(args)
 		if err != nil {
-			return &ExitError{ExitUsage, err}
+			return &exit.Error{Code: exit.Usage, Err: err}
 		}
 		f := c.ask(cmd.Context(), cl, "", configs)
 		if f.fault != nil && f.fault.reason == FaultInvalidFile { // the arguments, not a file
-			return &ExitError{ExitUsage, errors.New(f.fault.message)}
+			return &exit.Error{Code: exit.Usage, Err: errors.New(f.fault.message)}
 		}
 		checked = append(checked, f)
 	} else {
 		checked = c.checkFiles(cmd.Context(), cl)
 	}
 	if err := c.print(cmd, checked); err != nil {
-		return &ExitError{ExitFailure, err}
+		return &exit.Error{Code: exit.Failure, Err: err}
 	}
-	if code := exitCodeOfCheck(checked, c.strict); code != ExitOK {
-		return &ExitError{Code: code}
+	if code := exitCodeOfCheck(checked, c.strict); code != exit.OK {
+		return &exit.Error{Code: code}
 	}
 	return nil
 }
@@ -148,7 +150,7 @@ func (c *check) checkFiles(ctx context.Context, cl *client.Client) []checkedFile
 	for _, file := range c.files {
 		if hopeless {
 			checked = append(checked, checkedFile{file: file, fault: &checkFault{
-				reason: faultNotChecked, message: "not checked, because the call for an earlier file failed", code: ExitFailure,
+				reason: faultNotChecked, message: "not checked, because the call for an earlier file failed", code: exit.Failure,
 			}})
 			continue
 		}
@@ -160,7 +162,7 @@ func (c *check) checkFiles(ctx context.Context, cl *client.Client) []checkedFile
 		f := c.ask(ctx, cl, file, configs)
 		// An invalid request says nothing about the next one. Any other failure, such
 		// as an unreachable broker, would only repeat after the same wait.
-		hopeless = f.fault != nil && f.fault.code != ExitBadReference && f.fault.code != ExitUsage
+		hopeless = f.fault != nil && f.fault.code != exit.BadReference && f.fault.code != exit.Usage
 		checked = append(checked, f)
 	}
 	return checked
@@ -196,7 +198,7 @@ func (c *check) ask(ctx context.Context, cl *client.Client, file string, configs
 func (f *checkedFile) fail(err error, configs connectorfile.Connector) {
 	var e *client.Error
 	if !errors.As(err, &e) {
-		f.fault = &checkFault{reason: faultCallFailed, message: err.Error(), code: ExitFailure}
+		f.fault = &checkFault{reason: faultCallFailed, message: err.Error(), code: exit.Failure}
 		return
 	}
 	f.requestID = e.RequestID
@@ -209,7 +211,7 @@ func (f *checkedFile) fail(err error, configs connectorfile.Connector) {
 }
 
 func newFileFault(err error) *checkFault {
-	f := &checkFault{reason: FaultInvalidFile, message: err.Error(), code: ExitUsage}
+	f := &checkFault{reason: FaultInvalidFile, message: err.Error(), code: exit.Usage}
 	if e, ok := errors.AsType[*connectorfile.Error](err); ok {
 		f.line, f.message = e.Line, e.Text
 	}
@@ -261,7 +263,7 @@ func exitCodeOfCheck(checked []checkedFile, strict bool) int {
 		return worstExitCode(failed)
 	}
 	if strict && warned {
-		return ExitPrecondition
+		return exit.Precondition
 	}
-	return ExitOK
+	return exit.OK
 }

@@ -10,6 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/cli/exit"
+	"github.com/secretbroker/secretbroker/internal/cli/terminal"
 )
 
 // unescape decodes an escaped text like GitHub's runner.
@@ -76,8 +78,8 @@ func sampleChecked() []checkedFile {
 				{Report: client.Report{Config: "user", Err: &client.ConfigError{Config: "user", Reason: "STORE_THROTTLED", Message: "wait\x1b[2J", RetryAfter: 2 * time.Second}}},
 			},
 		},
-		{file: "b.json", fault: &checkFault{line: 7, reason: FaultInvalidFile, message: "not valid JSON", code: ExitUsage}},
-		{file: "c.json", requestID: "req-2", fault: &checkFault{reason: "OVERLOADED", message: "later", retryAfter: time.Second, code: ExitTryLater}},
+		{file: "b.json", fault: &checkFault{line: 7, reason: FaultInvalidFile, message: "not valid JSON", code: exit.Usage}},
+		{file: "c.json", requestID: "req-2", fault: &checkFault{reason: "OVERLOADED", message: "later", retryAfter: time.Second, code: exit.TryLater}},
 		{file: "d.json"},
 	}
 }
@@ -85,7 +87,7 @@ func sampleChecked() []checkedFile {
 // The names in the JSON output are a stable interface: see docs/check.md.
 func TestCheckJSON(t *testing.T) {
 	var b bytes.Buffer
-	if err := PrintJSON(&b, newJSONCheck(sampleChecked())); err != nil {
+	if err := terminal.PrintJSON(&b, newJSONCheck(sampleChecked())); err != nil {
 		t.Fatal(err)
 	}
 	type m = map[string]any
@@ -157,22 +159,22 @@ func TestExitCodeOfCheck(t *testing.T) {
 		return checkedConfig{Report: client.Report{Config: "c", Err: &client.ConfigError{Reason: reason}}}
 	}
 	file := func(configs ...checkedConfig) checkedFile { return checkedFile{configs: configs} }
-	invalid := checkedFile{fault: &checkFault{code: ExitUsage}}
+	invalid := checkedFile{fault: &checkFault{code: exit.Usage}}
 	tests := []struct {
 		name    string
 		checked []checkedFile
 		strict  bool
 		want    int
 	}{
-		{"nothing", nil, true, ExitOK},
-		{"all resolve", []checkedFile{file(ok), file(ok, ok)}, true, ExitOK},
-		{"warning", []checkedFile{file(ok, warned)}, false, ExitOK},
-		{"warning, strict", []checkedFile{file(warned), file(ok)}, true, ExitPrecondition},
-		{"the worst config decides", []checkedFile{file(ok, failed("SECRET_NOT_FOUND"), failed("ACCESS_DENIED"))}, false, ExitDenied},
-		{"a file that cannot be read decides", []checkedFile{file(ok), file(failed("ACCESS_DENIED")), invalid}, false, ExitUsage},
-		{"file that cannot be read", []checkedFile{invalid, file(failed("ACCESS_DENIED"))}, false, ExitUsage},
-		{"a failure goes before warnings", []checkedFile{file(warned), file(failed("STORE_THROTTLED"))}, true, ExitTryLater},
-		{"reason of a newer broker", []checkedFile{file(failed("SOMETHING_NEW"))}, false, ExitFailure},
+		{"nothing", nil, true, exit.OK},
+		{"all resolve", []checkedFile{file(ok), file(ok, ok)}, true, exit.OK},
+		{"warning", []checkedFile{file(ok, warned)}, false, exit.OK},
+		{"warning, strict", []checkedFile{file(warned), file(ok)}, true, exit.Precondition},
+		{"the worst config decides", []checkedFile{file(ok, failed("SECRET_NOT_FOUND"), failed("ACCESS_DENIED"))}, false, exit.Denied},
+		{"a file that cannot be read decides", []checkedFile{file(ok), file(failed("ACCESS_DENIED")), invalid}, false, exit.Usage},
+		{"file that cannot be read", []checkedFile{invalid, file(failed("ACCESS_DENIED"))}, false, exit.Usage},
+		{"a failure goes before warnings", []checkedFile{file(warned), file(failed("STORE_THROTTLED"))}, true, exit.TryLater},
+		{"reason of a newer broker", []checkedFile{file(failed("SOMETHING_NEW"))}, false, exit.Failure},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

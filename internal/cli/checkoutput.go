@@ -10,12 +10,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/cli/terminal"
 )
 
 func (c *check) print(cmd *cobra.Command, checked []checkedFile) error {
 	switch c.output {
 	case "json":
-		return PrintJSON(cmd.OutOrStdout(), newJSONCheck(checked))
+		return terminal.PrintJSON(cmd.OutOrStdout(), newJSONCheck(checked))
 	case "github":
 		return printAnnotations(cmd.OutOrStdout(), checked, c.strict)
 	default:
@@ -39,7 +40,7 @@ func printCheckTables(w, errs io.Writer, checked []checkedFile) error {
 			fmt.Fprintln(w)
 		}
 		if len(checked) > 1 {
-			fmt.Fprintf(w, "%s\n", Printable(f.file))
+			fmt.Fprintf(w, "%s\n", terminal.Printable(f.file))
 		}
 		if err := f.printTable(w); err != nil {
 			return err
@@ -64,7 +65,7 @@ func (f *checkedFile) printTable(w io.Writer) error {
 			if i > 0 {
 				fmt.Fprint(t, "\t")
 			}
-			fmt.Fprint(t, Printable(cmp.Or(cell, "-")))
+			fmt.Fprint(t, terminal.Printable(cmp.Or(cell, "-")))
 		}
 		fmt.Fprintln(t)
 	}
@@ -79,10 +80,10 @@ func (f *checkedFile) printTable(w io.Writer) error {
 		}
 		if c.Err != nil {
 			failed = true
-			fmt.Fprintf(w, "  %s%s: %s: %s\n", at, Printable(c.Config), c.Err.Reason, Printable(c.Err.Message))
+			fmt.Fprintf(w, "  %s%s: %s: %s\n", at, terminal.Printable(c.Config), c.Err.Reason, terminal.Printable(c.Err.Message))
 		}
 		for _, warning := range c.warnings {
-			fmt.Fprintf(w, "  %s%s: warning: %s: %s\n", at, Printable(c.Config), warning.code, warning.message)
+			fmt.Fprintf(w, "  %s%s: warning: %s: %s\n", at, terminal.Printable(c.Config), warning.code, warning.message)
 		}
 	}
 	if failed && f.requestID != "" {
@@ -105,9 +106,9 @@ func expiryOf(r client.Report) string {
 // position formats a file and line like compilers and editors do.
 func position(file string, line int) string {
 	if line == 0 {
-		return Printable(file)
+		return terminal.Printable(file)
 	}
-	return fmt.Sprintf("%s:%d", Printable(file), line)
+	return fmt.Sprintf("%s:%d", terminal.Printable(file), line)
 }
 
 func (f *checkFault) text(file string) string {

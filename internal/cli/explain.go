@@ -8,6 +8,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/cli/exit"
+	"github.com/secretbroker/secretbroker/internal/cli/terminal"
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/manage"
@@ -68,7 +70,7 @@ func newExplainCommand(kinds *integration.Kinds) *cobra.Command {
 				return explainDiff(cmd, kinds, output, exitCode, args[0], args[1])
 			}
 			if exitCode {
-				return &ExitError{ExitUsage, errors.New("--exit-code requires --diff")}
+				return &exit.Error{Code: exit.Usage, Err: errors.New("--exit-code requires --diff")}
 			}
 			q.Reference = args[0]
 			if configFile != "" {
@@ -78,7 +80,7 @@ func newExplainCommand(kinds *integration.Kinds) *cobra.Command {
 		},
 	}
 	conn.register(cmd)
-	RegisterOutput(cmd, &output, "table", "json")
+	terminal.RegisterOutput(cmd, &output, "table", "json")
 	cmd.Flags().StringVar(&configFile, "config", "", "read the integrations of this broker.yaml instead of asking a broker")
 	cmd.Flags().StringVar(&q.IntegrationID, "integration", "", "consider only this integration (default: all)")
 	cmd.Flags().StringVar(&q.Principal, "principal", "", "caller to explain: a SPIFFE ID, or dns: and a host name")
@@ -89,8 +91,8 @@ func newExplainCommand(kinds *integration.Kinds) *cobra.Command {
 	}
 	cmd.MarkFlagsMutuallyExclusive("config", "addr")
 	_ = cmd.MarkFlagFilename("config", "yaml", "yml") // the flag exists
-	CompleteWords(cmd, "integration")
-	CompleteWords(cmd, "principal")
+	terminal.CompleteWords(cmd, "integration")
+	terminal.CompleteWords(cmd, "principal")
 	return cmd
 }
 
@@ -150,16 +152,16 @@ func explainDiff(cmd *cobra.Command, kinds *integration.Kinds, output string, ex
 	after, err2 := readIntegrations(kinds, now)
 	switch {
 	case err != nil || err2 != nil:
-		return &ExitError{ExitUsage, errors.Join(err, err2)}
+		return &exit.Error{Code: exit.Usage, Err: errors.Join(err, err2)}
 	case len(before)+len(after) == 0: // two wrong directories have no differences
-		return &ExitError{ExitUsage, errors.New("neither side has an integration; give two broker.yaml files or directories of integrations")}
+		return &exit.Error{Code: exit.Usage, Err: errors.New("neither side has an integration; give two broker.yaml files or directories of integrations")}
 	}
 	changes := manage.ComparePolicies(before, after)
 	if err := printChanges(cmd.OutOrStdout(), output, changes); err != nil {
-		return &ExitError{ExitFailure, err}
+		return &exit.Error{Code: exit.Failure, Err: err}
 	}
 	if exitCode && len(changes) > 0 {
-		return &ExitError{Code: ExitFailure}
+		return &exit.Error{Code: exit.Failure}
 	}
 	return nil
 }
@@ -171,15 +173,15 @@ func readIntegrations(kinds *integration.Kinds, path string) ([]*integration.Int
 	if info, err := os.Stat(path); err != nil || !info.IsDir() {
 		cfg, err := config.Load(path)
 		if err != nil {
-			return nil, &ExitError{ExitUsage, err}
+			return nil, &exit.Error{Code: exit.Usage, Err: err}
 		}
 		if dir = cfg.Integrations; dir == "" {
-			return nil, &ExitError{ExitUsage, fmt.Errorf("%s: the integrations are in a database; ask a running broker, or use a directory written by \"broker integration export\"", path)}
+			return nil, &exit.Error{Code: exit.Usage, Err: fmt.Errorf("%s: the integrations are in a database; ask a running broker, or use a directory written by \"broker integration export\"", path)}
 		}
 	}
 	integrations, faults := dirstore.ReadPolicies(kinds, dir)
 	if len(faults) > 0 {
-		return nil, &ExitError{ExitUsage, faults}
+		return nil, &exit.Error{Code: exit.Usage, Err: faults}
 	}
 	return integrations, nil
 }

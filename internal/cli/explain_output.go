@@ -9,6 +9,8 @@ import (
 
 	"github.com/secretbroker/secretbroker/client"
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/cli/exit"
+	"github.com/secretbroker/secretbroker/internal/cli/terminal"
 	"github.com/secretbroker/secretbroker/internal/manage"
 )
 
@@ -74,12 +76,12 @@ type (
 func printExplanation(cmd *cobra.Command, output string, e *client.Explanation) error {
 	var err error
 	if output == "json" {
-		err = PrintJSON(cmd.OutOrStdout(), explanationJSON(e))
+		err = terminal.PrintJSON(cmd.OutOrStdout(), explanationJSON(e))
 	} else {
 		err = printExplanationTable(cmd.OutOrStdout(), e)
 	}
 	if err != nil {
-		return &ExitError{ExitFailure, err}
+		return &exit.Error{Code: exit.Failure, Err: err}
 	}
 	return nil
 }
@@ -110,24 +112,24 @@ func printExplanationTable(w io.Writer, e *client.Explanation) error {
 			if j.Allowed {
 				allowed = "yes"
 			}
-			fmt.Fprintf(t, "%s\t%s\t%s\n", j.IntegrationID, allowed, Printable(j.Explanation))
+			fmt.Fprintf(t, "%s\t%s\t%s\n", j.IntegrationID, allowed, terminal.Printable(j.Explanation))
 		}
 		fmt.Fprintln(t)
 	}
 	if len(e.Readers) == 0 {
-		fmt.Fprintf(t, "No principal may read %s\n", Printable(e.Reference))
+		fmt.Fprintf(t, "No principal may read %s\n", terminal.Printable(e.Reference))
 		return t.Flush()
 	}
 	fmt.Fprintln(t, "INTEGRATION\tGRANT\tMAY READ")
 	for _, r := range e.Readers {
-		fmt.Fprintf(t, "%s\t%d\t%s\n", r.IntegrationID, r.Grant, Printable(r.Principal))
+		fmt.Fprintf(t, "%s\t%d\t%s\n", r.IntegrationID, r.Grant, terminal.Printable(r.Principal))
 	}
 	return t.Flush()
 }
 
 func printChanges(w io.Writer, output string, changes manage.Changes) error {
 	if output == "json" {
-		return PrintJSON(w, changesJSON(changes))
+		return terminal.PrintJSON(w, changesJSON(changes))
 	}
 	settings, permissions := settingLines(changes), false
 	for _, line := range settings {
@@ -159,7 +161,7 @@ func settingLines(changes manage.Changes) []string {
 			lines = append(lines, "- "+c.IntegrationID+": integration removed")
 		}
 		for _, n := range c.Notes {
-			lines = append(lines, "~ "+c.IntegrationID+": "+Printable(n.String()))
+			lines = append(lines, "~ "+c.IntegrationID+": "+terminal.Printable(n.String()))
 		}
 	}
 	return lines
@@ -178,7 +180,7 @@ func keysOf(r authz.Rule) string {
 	case "*":
 		return "every key"
 	default:
-		return Printable(r.Key)
+		return terminal.Printable(r.Key)
 	}
 }
 

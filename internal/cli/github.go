@@ -5,6 +5,8 @@ import (
 	"io"
 	"path/filepath"
 	"strings"
+
+	"github.com/secretbroker/secretbroker/internal/cli/terminal"
 )
 
 // annotation is a workflow command of GitHub Actions that marks a line of a file in the
@@ -69,11 +71,11 @@ func printAnnotations(w io.Writer, checked []checkedFile, strict bool) error {
 		for _, c := range f.configs {
 			if c.Err != nil {
 				failed++
-				found = append(found, annotation{"error", f.file, c.line, c.Err.Reason, Printable(c.Config) + ": " + c.Err.Message + id})
+				found = append(found, annotation{"error", f.file, c.line, c.Err.Reason, terminal.Printable(c.Config) + ": " + c.Err.Message + id})
 			}
 			for _, cw := range c.warnings {
 				warnings++
-				found = append(found, annotation{warning, f.file, c.line, cw.code, Printable(c.Config) + ": " + cw.message})
+				found = append(found, annotation{warning, f.file, c.line, cw.code, terminal.Printable(c.Config) + ": " + cw.message})
 			}
 		}
 	}

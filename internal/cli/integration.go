@@ -10,7 +10,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/cli/exit"
 	"github.com/secretbroker/secretbroker/internal/cli/reconcile"
+	"github.com/secretbroker/secretbroker/internal/cli/terminal"
 	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
@@ -52,7 +54,7 @@ type managing struct {
 
 func (m *managing) register(cmd *cobra.Command) {
 	m.conn.register(cmd)
-	RegisterOutput(cmd, &m.output, "table", "json", "yaml")
+	terminal.RegisterOutput(cmd, &m.output, "table", "json", "yaml")
 }
 
 // do calls f with a client, and prints the error of f.
@@ -63,7 +65,7 @@ func (m *managing) do(cmd *cobra.Command, f func(ctx context.Context, cl *client
 	}
 	defer cl.Close()
 	if err := f(cmd.Context(), cl); err != nil {
-		if _, ours := err.(*ExitError); ours { //nolint:errorlint // made right below
+		if _, ours := err.(*exit.Error); ours { //nolint:errorlint // made right below
 			return err
 		}
 		out := printer{output: m.output}
@@ -87,7 +89,7 @@ func (m *managing) completeIDs(cmd *cobra.Command, args []string, toComplete str
 	var ids []string
 	for _, in := range all {
 		if strings.HasPrefix(in.ID, toComplete) && !slices.Contains(args, in.ID) {
-			ids = append(ids, cobra.CompletionWithDesc(in.ID, Printable(in.DisplayName)))
+			ids = append(ids, cobra.CompletionWithDesc(in.ID, terminal.Printable(in.DisplayName)))
 		}
 	}
 	return ids, cobra.ShellCompDirectiveNoFileComp

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/cli/exit"
 	"github.com/secretbroker/secretbroker/internal/cli/reconcile"
 	"github.com/secretbroker/secretbroker/internal/integration"
 )
@@ -46,11 +47,11 @@ func newIntegrationApplyCommand(kinds *integration.Kinds) *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.exitCode && !o.dryRun {
-				return &ExitError{ExitUsage, errors.New("--exit-code requires --dry-run")}
+				return &exit.Error{Code: exit.Usage, Err: errors.New("--exit-code requires --dry-run")}
 			}
 			documents, err := readDocuments(kinds, dirs)
 			if err != nil {
-				return &ExitError{ExitUsage, err}
+				return &exit.Error{Code: exit.Usage, Err: err}
 			}
 			return m.do(cmd, func(ctx context.Context, cl *client.Client) error {
 				return m.apply(ctx, cmd, cl, documents, o)
@@ -120,7 +121,7 @@ func (m *managing) apply(ctx context.Context, cmd *cobra.Command, cl *client.Cli
 	}
 	plan, err := reconcile.NewPlan(documents, there, reconcile.Options{Kinds: m.kinds, Prune: o.prune, ReplaceCredentials: o.replaceCredentials})
 	if err != nil {
-		return &ExitError{ExitUsage, err}
+		return &exit.Error{Code: exit.Usage, Err: err}
 	}
 	results := checkPlan(ctx, cl, plan, o)
 	if m.output == "table" {

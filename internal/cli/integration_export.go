@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/cli/exit"
 	"github.com/secretbroker/secretbroker/internal/cli/reconcile"
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/keyfile"
@@ -44,7 +45,7 @@ func newIntegrationExportCommand(kinds *integration.Kinds) *cobra.Command {
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if dir == "" && len(args) != 1 {
-				return &ExitError{ExitUsage, errors.New("give --dir to export several integrations, or the id of one")}
+				return &exit.Error{Code: exit.Usage, Err: errors.New("give --dir to export several integrations, or the id of one")}
 			}
 			m.conn = conn
 			return m.do(cmd, func(ctx context.Context, cl *client.Client) error {
@@ -105,7 +106,7 @@ func exportOf(kinds *integration.Kinds, in *client.Integration) ([]byte, error) 
 
 func export(cmd *cobra.Command, kinds *integration.Kinds, dir string, all []*client.Integration, force bool) error {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
-		return &ExitError{ExitFailure, err}
+		return &exit.Error{Code: exit.Failure, Err: err}
 	}
 	var kept []error
 	for _, in := range all {
@@ -115,7 +116,7 @@ func export(cmd *cobra.Command, kinds *integration.Kinds, dir string, all []*cli
 		}
 		data, err := exportOf(kinds, in)
 		if err != nil {
-			return &ExitError{ExitFailure, err}
+			return &exit.Error{Code: exit.Failure, Err: err}
 		}
 		path := filepath.Join(dir, in.ID+".yaml")
 		old, err := os.ReadFile(path)
@@ -126,15 +127,15 @@ func export(cmd *cobra.Command, kinds *integration.Kinds, dir string, all []*cli
 			kept = append(kept, fmt.Errorf("%s: the file exists and differs; use --force to replace it", path))
 			continue
 		case err != nil && !errors.Is(err, fs.ErrNotExist):
-			return &ExitError{ExitFailure, err}
+			return &exit.Error{Code: exit.Failure, Err: err}
 		}
 		if err := keyfile.Replace(path, data); err != nil {
-			return &ExitError{ExitFailure, err}
+			return &exit.Error{Code: exit.Failure, Err: err}
 		}
 		fmt.Fprintln(cmd.OutOrStdout(), path)
 	}
 	if err := errors.Join(kept...); err != nil {
-		return &ExitError{ExitFailure, err}
+		return &exit.Error{Code: exit.Failure, Err: err}
 	}
 	return nil
 }

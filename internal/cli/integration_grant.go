@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/cli/terminal"
 	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
@@ -26,7 +27,7 @@ func (g *grantFlags) register(cmd *cobra.Command) {
 	f.StringVar(&g.etag, "etag", "", "change only if the integration still has this etag")
 	_ = cmd.MarkFlagRequired("principal") // the flag exists
 	for _, flag := range []string{"principal", "store", "secret", "json-key", "etag"} {
-		CompleteWords(cmd, flag)
+		terminal.CompleteWords(cmd, flag)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/client"
 	"github.com/secretbroker/secretbroker/internal/cli/reconcile"
+	"github.com/secretbroker/secretbroker/internal/cli/terminal"
 	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
@@ -74,7 +75,7 @@ type validation struct {
 
 func printStructured(w io.Writer, output string, v any) error {
 	if output == "json" {
-		return PrintJSON(w, v)
+		return terminal.PrintJSON(w, v)
 	}
 	data, err := json.Marshal(v)
 	if err != nil {
@@ -142,7 +143,7 @@ func printIntegrations(w io.Writer, kinds *integration.Kinds, output string, all
 		if !in.LastUsed.IsZero() {
 			used = now.Sub(in.LastUsed).Round(time.Second).String() + " ago"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", in.ID, OrDash(in.DisplayName), in.Kind, OrDash(in.Placement.Region), len(in.Grants), used, stateOf(in))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", in.ID, terminal.OrDash(in.DisplayName), in.Kind, terminal.OrDash(in.Placement.Region), len(in.Grants), used, stateOf(in))
 	}
 	return t.Flush()
 }
@@ -169,7 +170,7 @@ func printIntegration(w io.Writer, kinds *integration.Kinds, output string, in *
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	row := func(name, value string) {
 		if value != "" {
-			fmt.Fprintf(t, "%s\t%s\n", name, Printable(value))
+			fmt.Fprintf(t, "%s\t%s\n", name, terminal.Printable(value))
 		}
 	}
 	row("ID", in.ID)
@@ -177,7 +178,7 @@ func printIntegration(w io.Writer, kinds *integration.Kinds, output string, in *
 	row("Provider", in.Kind)
 	for _, f := range in.Facts {
 		if !isDocument(f) {
-			row(Printable(f.Name), f.Value)
+			row(terminal.Printable(f.Name), f.Value)
 		}
 	}
 	row("Cache", strings.Join(notEmpty(durationText("for ", in.CacheTTL), durationText("stale for ", in.CacheMaxStale)), ", "))
@@ -206,7 +207,7 @@ func isDocument(f client.Fact) bool { return strings.Contains(f.Value, "\n") }
 func printDocuments(w io.Writer, in *client.Integration) {
 	for _, f := range in.Facts {
 		if isDocument(f) {
-			fmt.Fprintf(w, "\n%s:\n%s\n", Printable(f.Name), PrintableLines(f.Value))
+			fmt.Fprintf(w, "\n%s:\n%s\n", terminal.Printable(f.Name), terminal.PrintableLines(f.Value))
 		}
 	}
 }
@@ -250,7 +251,7 @@ func printParts(w io.Writer, in *client.Integration, usage *client.UsageReport) 
 		if u.JSONKey != "" {
 			secretName += "::" + u.JSONKey
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", OrDash(u.Principal), OrDash(u.Connector), OrDash(secretName), OrDash(u.Version), momentText(u.FirstUsed), momentText(u.LastUsed))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", terminal.OrDash(u.Principal), terminal.OrDash(u.Connector), terminal.OrDash(secretName), terminal.OrDash(u.Version), momentText(u.FirstUsed), momentText(u.LastUsed))
 	}
 	return t.Flush()
 }
@@ -308,7 +309,7 @@ func cell(list []string) string {
 	if len(list) == 0 {
 		return "any"
 	}
-	return Printable(strings.Join(list, ", "))
+	return terminal.Printable(strings.Join(list, ", "))
 }
 
 func printValidations(w io.Writer, output string, all []validation) error {
@@ -334,7 +335,7 @@ func printValidations(w io.Writer, output string, all []validation) error {
 			case !s.OK:
 				result = s.Reason
 			}
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", v.id, OrDash(s.Name), result, OrDash(s.Message))
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", v.id, terminal.OrDash(s.Name), result, terminal.OrDash(s.Message))
 		}
 	}
 	return t.Flush()

@@ -9,7 +9,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/cli/exit"
 	"github.com/secretbroker/secretbroker/internal/cli/reconcile"
+	"github.com/secretbroker/secretbroker/internal/cli/terminal"
 )
 
 type (
@@ -58,15 +60,15 @@ func printPlan(w io.Writer, plan reconcile.Plan) {
 			switch {
 			case p.Action == reconcile.Create && c.Setting == "id":
 			case c.Before == nil:
-				fmt.Fprintf(w, "    + %s: %s\n", Printable(c.Setting), OneLine(c.After))
+				fmt.Fprintf(w, "    + %s: %s\n", terminal.Printable(c.Setting), terminal.OneLine(c.After))
 			case c.After == nil:
-				fmt.Fprintf(w, "    - %s: %s\n", Printable(c.Setting), OneLine(c.Before))
+				fmt.Fprintf(w, "    - %s: %s\n", terminal.Printable(c.Setting), terminal.OneLine(c.Before))
 			default:
-				fmt.Fprintf(w, "    ~ %s: %s -> %s\n", Printable(c.Setting), OneLine(c.Before), OneLine(c.After))
+				fmt.Fprintf(w, "    ~ %s: %s -> %s\n", terminal.Printable(c.Setting), terminal.OneLine(c.Before), terminal.OneLine(c.After))
 			}
 		}
 		for _, name := range p.Credentials {
-			fmt.Fprintf(w, "    ~ %s: send the credential\n", Printable(name))
+			fmt.Fprintf(w, "    ~ %s: send the credential\n", terminal.Printable(name))
 		}
 	}
 	fmt.Fprintf(w, "Plan: %d to create, %d to update, %d to delete, %d unchanged\n", counts[reconcile.Create], counts[reconcile.Update], counts[reconcile.Delete], counts[reconcile.None])
@@ -86,12 +88,12 @@ func finishPlan(cmd *cobra.Command, output string, plan reconcile.Plan, results 
 		fmt.Fprintf(cmd.ErrOrStderr(), "Error: some changes were refused; %s\n", rest)
 	}
 	if failed != nil {
-		return &ExitError{Code: worstOf(results)}
+		return &exit.Error{Code: worstOf(results)}
 	}
 	if o.exitCode {
 		for i := range plan {
 			if plan[i].Action != reconcile.None {
-				return &ExitError{Code: ExitFailure}
+				return &exit.Error{Code: exit.Failure}
 			}
 		}
 	}
@@ -102,7 +104,7 @@ func finishPlan(cmd *cobra.Command, output string, plan reconcile.Plan, results 
 func printPlanFaults(w io.Writer, plan reconcile.Plan, results []error) {
 	for i, err := range results {
 		for _, fault := range faultsOf(&plan[i], err) {
-			fmt.Fprintln(w, Printable(fault.Config+": "+strings.Join(notEmpty(fault.Reason, fault.Message), ": ")))
+			fmt.Fprintln(w, terminal.Printable(fault.Config+": "+strings.Join(notEmpty(fault.Reason, fault.Message), ": ")))
 		}
 	}
 }
@@ -147,14 +149,14 @@ func worstOf(results []error) int {
 		switch {
 		case err == nil:
 		case errors.As(err, &unreadable):
-			return ExitUsage
+			return exit.Usage
 		case errors.As(err, &e):
-			if code := exitCodeOf(err); code == ExitUnreachable || code == ExitFailure {
+			if code := exitCodeOf(err); code == exit.Unreachable || code == exit.Failure {
 				return code
 			}
 			errs = append(errs, client.ConfigError{Reason: e.Reason})
 		default:
-			return ExitFailure
+			return exit.Failure
 		}
 	}
 	return worstExitCode(errs)

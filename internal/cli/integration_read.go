@@ -10,6 +10,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/cli/exit"
+	"github.com/secretbroker/secretbroker/internal/cli/terminal"
 	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
@@ -48,14 +50,14 @@ which NOT negates.`,
 	m.register(cmd)
 	cmd.Flags().StringVar(&filter, "filter", "", "list only integrations that match this filter")
 	cmd.Flags().BoolVar(&unused, "unused", false, "list only integrations that were not used within the usage window")
-	CompleteWords(cmd, "filter")
+	terminal.CompleteWords(cmd, "filter")
 	return cmd
 }
 
 // printed returns the error of a failed write of the output.
 func printed(err error) error {
 	if err != nil {
-		return &ExitError{ExitFailure, err}
+		return &exit.Error{Code: exit.Failure, Err: err}
 	}
 	return nil
 }
@@ -156,7 +158,7 @@ func validateIntegrations(ctx context.Context, cmd *cobra.Command, cl *client.Cl
 		return err
 	}
 	if failed {
-		return &ExitError{Code: ExitPrecondition}
+		return &exit.Error{Code: exit.Precondition}
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/cli/exit"
 	"github.com/secretbroker/secretbroker/internal/cli/reconcile"
 	"github.com/secretbroker/secretbroker/internal/integration"
 )
@@ -45,18 +46,18 @@ func (w *writing) registerFile(cmd *cobra.Command, usage string) {
 func (w *writing) read() (*client.Integration, error) {
 	given, err := readCredentials(w.credentials)
 	if err != nil {
-		return nil, &ExitError{ExitUsage, err}
+		return nil, &exit.Error{Code: exit.Usage, Err: err}
 	}
 	if w.file == "" {
 		return &client.Integration{Credentials: given}, nil
 	}
 	d, err := readDocument(w.kinds, w.file)
 	if err != nil {
-		return nil, &ExitError{ExitUsage, err}
+		return nil, &exit.Error{Code: exit.Usage, Err: err}
 	}
 	in, err := d.Integration(slices.Sorted(maps.Keys(d.Credentials)))
 	if err != nil {
-		return nil, &ExitError{ExitUsage, err}
+		return nil, &exit.Error{Code: exit.Usage, Err: err}
 	}
 	for name, content := range given {
 		if in.Credentials == nil {
@@ -144,11 +145,11 @@ func newIntegrationUpdateCommand(kinds *integration.Kinds) *cobra.Command {
 			edits := edits{name: name, set: set, unset: unset, named: cmd.Flags().Changed("name")}
 			switch {
 			case w.file != "" && !edits.empty():
-				return &ExitError{ExitUsage, errors.New("--file replaces the whole integration; remove --name, --set and --unset")}
+				return &exit.Error{Code: exit.Usage, Err: errors.New("--file replaces the whole integration; remove --name, --set and --unset")}
 			case w.file != "" && in.ID != args[0]:
-				return &ExitError{ExitUsage, fmt.Errorf("%s: its id is %q, not %q", w.file, in.ID, args[0])}
+				return &exit.Error{Code: exit.Usage, Err: fmt.Errorf("%s: its id is %q, not %q", w.file, in.ID, args[0])}
 			case w.file == "" && edits.empty() && len(in.Credentials) == 0:
-				return &ExitError{ExitUsage, errors.New("nothing to change; give --file, --name, --set, --unset or --credential")}
+				return &exit.Error{Code: exit.Usage, Err: errors.New("nothing to change; give --file, --name, --set, --unset or --credential")}
 			}
 			return w.do(cmd, func(ctx context.Context, cl *client.Client) error {
 				mask := []string{"*"}
@@ -158,7 +159,7 @@ func newIntegrationUpdateCommand(kinds *integration.Kinds) *cobra.Command {
 						return err
 					}
 					if now, err = edits.apply(kinds, now); err != nil {
-						return &ExitError{ExitUsage, err}
+						return &exit.Error{Code: exit.Usage, Err: err}
 					}
 					now.Credentials, in = in.Credentials, now
 				}

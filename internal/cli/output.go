@@ -1,21 +1,20 @@
 package cli
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode"
 
 	"github.com/spf13/cobra"
 
 	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/cli/exit"
+	"github.com/secretbroker/secretbroker/internal/cli/terminal"
 )
 
 // mask is printed instead of every value, whatever its length.
@@ -28,21 +27,8 @@ type printer struct {
 }
 
 func (p *printer) register(cmd *cobra.Command) {
-	RegisterOutput(cmd, &p.output, "table", "json")
+	terminal.RegisterOutput(cmd, &p.output, "table", "json")
 	cmd.Flags().BoolVar(&p.reveal, "reveal", false, "print the values in clear")
-}
-
-// RegisterOutput adds the flag --output to a command. The first format is the default.
-func RegisterOutput(cmd *cobra.Command, output *string, formats ...string) {
-	cmd.Flags().StringVarP(output, "output", "o", formats[0], "output format: "+strings.Join(formats, ", "))
-	CompleteWords(cmd, "output", formats...)
-	cmd.PreRunE = func(*cobra.Command, []string) error {
-		if !slices.Contains(formats, *output) {
-			last := len(formats) - 1
-			return &ExitError{ExitUsage, fmt.Errorf("--output: expected %s or %s, not %q", strings.Join(formats[:last], ", "), formats[last], *output)}
-		}
-		return nil
-	}
 }
 
 type (
@@ -88,17 +74,17 @@ func (p *printer) printResponse(cmd *cobra.Command, res *client.Response) error 
 			}
 			out.Configs[name] = jv
 		}
-		if err := PrintJSON(cmd.OutOrStdout(), out); err != nil {
-			return &ExitError{ExitFailure, err}
+		if err := terminal.PrintJSON(cmd.OutOrStdout(), out); err != nil {
+			return &exit.Error{Code: exit.Failure, Err: err}
 		}
 	} else {
 		if err := p.printTable(cmd.OutOrStdout(), res, time.Now()); err != nil {
-			return &ExitError{ExitFailure, err}
+			return &exit.Error{Code: exit.Failure, Err: err}
 		}
 		printConfigErrors(cmd.ErrOrStderr(), failed)
 	}
 	if len(failed) > 0 {
-		return &ExitError{Code: worstExitCode(failed)}
+		return &exit.Error{Code: worstExitCode(failed)}
 	}
 	return nil
 }
@@ -119,7 +105,7 @@ func (p *printer) printTable(w io.Writer, res *client.Response, now time.Time) e
 		if v.Stale {
 			expires = "stale"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s ago\t%s\n", Printable(name), value, v.Version, now.Sub(v.FetchTime).Round(time.Second), expires)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s ago\t%s\n", terminal.Printable(name), value, v.Version, now.Sub(v.FetchTime).Round(time.Second), expires)
 	}
 	return t.Flush()
 }
@@ -136,15 +122,15 @@ func revealed(v client.Value) string {
 	if !ok {
 		return fmt.Sprintf("<%d bytes>", len(v.Bytes()))
 	}
-	return Printable(text)
+	return terminal.Printable(text)
 }
 
-// printError prints the error of a call and returns an ExitError with its exit code.
+// printError prints the error of a call and returns an exit.Error with its exit code.
 func (p *printer) printError(cmd *cobra.Command, err error) error {
 	code := exitCodeOf(err)
 	var e *client.Error
 	if !errors.As(err, &e) {
-		return &ExitError{code, err}
+		return &exit.Error{Code: code, Err: err}
 	}
 	if p.output == "json" {
 		out := ResponseJSON{RequestID: e.RequestID, Errors: errorsJSON(e.Configs)}
@@ -154,10 +140,10 @@ func (p *printer) printError(cmd *cobra.Command, err error) error {
 		if e.RetryAfter > 0 {
 			out.RetryAfter = e.RetryAfter.String()
 		}
-		if err := PrintJSON(cmd.OutOrStdout(), out); err != nil {
-			return &ExitError{ExitFailure, err}
+		if err := terminal.PrintJSON(cmd.OutOrStdout(), out); err != nil {
+			return &exit.Error{Code: exit.Failure, Err: err}
 		}
-		return &ExitError{Code: code}
+		return &exit.Error{Code: code}
 	}
 	w := cmd.ErrOrStderr()
 	if len(e.Configs) > 0 {
@@ -169,21 +155,13 @@ func (p *printer) printError(cmd *cobra.Command, err error) error {
 	if e.RequestID != "" {
 		fmt.Fprintf(w, "request id %s\n", e.RequestID)
 	}
-	return &ExitError{Code: code}
+	return &exit.Error{Code: code}
 }
 
 func printConfigErrors(w io.Writer, errs []client.ConfigError) {
 	for _, e := range errs {
-		fmt.Fprintf(w, "  %s\n", strings.Join(slices.DeleteFunc([]string{Printable(e.Config), e.Reason, Printable(e.Message)}, func(s string) bool { return s == "" }), ": "))
+		fmt.Fprintf(w, "  %s\n", strings.Join(slices.DeleteFunc([]string{terminal.Printable(e.Config), e.Reason, terminal.Printable(e.Message)}, func(s string) bool { return s == "" }), ": "))
 	}
-}
-
-// PrintJSON writes v as indented JSON.
-func PrintJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
 }
 
 // configErrors returns the errors of a partial answer, sorted by name.
@@ -209,53 +187,4 @@ func newJSONError(e client.ConfigError) ErrorJSON {
 		out.RetryAfter = e.RetryAfter.String()
 	}
 	return out
-}
-
-// OneLine formats a value of a document on one line: a string as it is, "-" for nil, and
-// other values as JSON.
-func OneLine(v any) string {
-	switch v := v.(type) {
-	case nil:
-		return "-"
-	case string:
-		return Printable(v)
-	}
-	var b strings.Builder
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
-		return "?" // cannot happen: documents consist of plain values
-	}
-	return Printable(strings.TrimSuffix(b.String(), "\n"))
-}
-
-// Printable quotes a text if it contains control characters, which could change the
-// terminal, or if it begins with "::", which a CI runner executes as a command.
-func Printable(s string) string {
-	if strings.HasPrefix(s, "::") {
-		return strconv.Quote(s)
-	}
-	for _, r := range s {
-		if !unicode.IsPrint(r) {
-			return strconv.Quote(s)
-		}
-	}
-	return s
-}
-
-// PrintableLines applies Printable to each line of a text.
-func PrintableLines(text string) string {
-	lines := strings.Split(text, "\n")
-	for i, line := range lines {
-		lines[i] = Printable(line)
-	}
-	return strings.Join(lines, "\n")
-}
-
-// OrDash returns s as a cell of a table, or "-" if s is empty.
-func OrDash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return Printable(s)
 }

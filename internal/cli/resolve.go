@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/cli/exit"
 	"github.com/secretbroker/secretbroker/internal/connectorfile"
 )
 
@@ -58,7 +59,7 @@ func (c *Connection) dial() (*client.Client, error) {
 		Timeout:    c.Timeout,
 	})
 	if err != nil {
-		return nil, &ExitError{ExitUsage, err}
+		return nil, &exit.Error{Code: exit.Usage, Err: err}
 	}
 	return cl, nil
 }
@@ -142,11 +143,11 @@ answers at the address; 8 try again later.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := configsToResolve(args, file)
 			if err != nil {
-				return &ExitError{ExitUsage, err}
+				return &exit.Error{Code: exit.Usage, Err: err}
 			}
 			req, err := what.request(c)
 			if err != nil {
-				return &ExitError{ExitUsage, err}
+				return &exit.Error{Code: exit.Usage, Err: err}
 			}
 			req.AllowPartial = allowPartial
 			return conn.resolve(cmd, &out, req)
@@ -233,10 +234,10 @@ func configsOfArgs(args []string) (connectorfile.Connector, error) {
 func exitCodeOf(err error) int {
 	var e *client.Error
 	if !errors.As(err, &e) {
-		return ExitFailure
+		return exit.Failure
 	}
 	if e.Reason == "" && (e.Code == codes.Unavailable || e.Code == codes.DeadlineExceeded) {
-		return ExitUnreachable // what answered is not a broker
+		return exit.Unreachable // what answered is not a broker
 	}
 	return ExitCodeOfReason(e.Reason)
 }
@@ -244,7 +245,7 @@ func exitCodeOf(err error) int {
 // worstExitCode returns the exit code for several failures. Failures that need a fix take
 // precedence over those that only need a retry, as in the broker's own table of errors.
 func worstExitCode(errs []client.ConfigError) int {
-	order := []int{ExitFailure, ExitBadReference, ExitDenied, ExitPrecondition, ExitNotFound, ExitTryLater}
+	order := []int{exit.Failure, exit.BadReference, exit.Denied, exit.Precondition, exit.NotFound, exit.TryLater}
 	worst := len(order) - 1
 	for _, e := range errs {
 		if i := slices.Index(order, ExitCodeOfReason(e.Reason)); i >= 0 {
@@ -259,21 +260,21 @@ func ExitCodeOfReason(reason string) int {
 	switch reason {
 	case client.ReasonUnauthenticated, client.ReasonAccessDenied, client.ReasonStoreNotAllowed, client.ReasonCertificateRefused,
 		client.ReasonPlacementDenied:
-		return ExitDenied
+		return exit.Denied
 	case client.ReasonInvalidReference, client.ReasonConfigMismatch, client.ReasonInvalidRequest, client.ReasonInvalidIntegration:
-		return ExitBadReference
+		return exit.BadReference
 	case client.ReasonSecretNotFound, client.ReasonJSONKeyNotFound, client.ReasonIntegrationNotFound:
-		return ExitNotFound
+		return exit.NotFound
 	case client.ReasonSecretDisabled, client.ReasonSecretExpired, client.ReasonSecretNotYetValid, client.ReasonSecretNotJSON, client.ReasonSecretNotBase64,
 		client.ReasonStoreAccessDenied, client.ReasonStoreAuthenticationFailed, client.ReasonStoreNotFound,
 		client.ReasonIntegrationExists, client.ReasonIntegrationChanged, client.ReasonIntegrationInUse, client.ReasonIntegrationReadOnly,
 		client.ReasonOwnerLockout, client.ReasonQuotaExceeded:
-		return ExitPrecondition
+		return exit.Precondition
 	case client.ReasonBrokerUnreachable, client.ReasonBrokerNotTrusted:
-		return ExitUnreachable
+		return exit.Unreachable
 	case client.ReasonStoreThrottled, client.ReasonOverloaded, client.ReasonStoreUnavailable, client.ReasonAuditUnavailable, client.ReasonRegistryUnavailable:
-		return ExitTryLater
+		return exit.TryLater
 	default:
-		return ExitFailure
+		return exit.Failure
 	}
 }

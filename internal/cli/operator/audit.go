@@ -17,7 +17,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/audit/chain"
 	"github.com/secretbroker/secretbroker/internal/audit/logread"
 	"github.com/secretbroker/secretbroker/internal/authz"
-	"github.com/secretbroker/secretbroker/internal/cli"
+	"github.com/secretbroker/secretbroker/internal/cli/exit"
+	"github.com/secretbroker/secretbroker/internal/cli/terminal"
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -67,17 +68,17 @@ func newAuditVerifyCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, files []string) error {
 			cfg, err := verifyConfig(keyFiles, heads)
 			if err != nil {
-				return &cli.ExitError{Code: cli.ExitUsage, Err: err}
+				return &exit.Error{Code: exit.Usage, Err: err}
 			}
 			report, err := logread.Verify(cmd.Context(), cfg, files)
 			if err != nil {
-				return &cli.ExitError{Code: cli.ExitFailure, Err: err}
+				return &exit.Error{Code: exit.Failure, Err: err}
 			}
 			if err := printReport(cmd.OutOrStdout(), output, report); err != nil {
-				return &cli.ExitError{Code: cli.ExitFailure, Err: err}
+				return &exit.Error{Code: exit.Failure, Err: err}
 			}
 			if report.Break != nil {
-				return &cli.ExitError{Code: cli.ExitFailure}
+				return &exit.Error{Code: exit.Failure}
 			}
 			return nil
 		},
@@ -85,8 +86,8 @@ func newAuditVerifyCommand() *cobra.Command {
 	cmd.Flags().StringArrayVar(&keyFiles, "key-file", nil, "file with the key that the logs were written with (repeatable)")
 	cmd.Flags().StringArrayVar(&heads, "expect-head", nil, "SEQ:CHAIN of a record that the logs must contain (repeatable)")
 	_ = cmd.MarkFlagFilename("key-file") // the flag exists
-	cli.CompleteWords(cmd, "expect-head")
-	cli.RegisterOutput(cmd, &output, "table", "json")
+	terminal.CompleteWords(cmd, "expect-head")
+	terminal.RegisterOutput(cmd, &output, "table", "json")
 	return cmd
 }
 
@@ -138,13 +139,13 @@ func printReport(w io.Writer, output string, r *logread.Report) error {
 		Head: headOf(r.Last), Previous: headOf(r.Previous), UnchainedBytes: r.UnchainedBytes,
 	}
 	if output == "json" {
-		return cli.PrintJSON(w, out)
+		return terminal.PrintJSON(w, out)
 	}
 	var b strings.Builder
 	b.WriteString("intact")
 	if !out.OK {
 		b.Reset()
-		fmt.Fprintf(&b, "%s\nintact before that", cli.Printable(r.Break.String()))
+		fmt.Fprintf(&b, "%s\nintact before that", terminal.Printable(r.Break.String()))
 	}
 	fmt.Fprintf(&b, ": %d record(s)", out.Records)
 	if out.Records > 0 {
@@ -198,11 +199,11 @@ func newAuditQueryCommand() *cobra.Command {
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, files []string) error {
 			if err := q.parse(time.Now()); err != nil {
-				return &cli.ExitError{Code: cli.ExitUsage, Err: err}
+				return &exit.Error{Code: exit.Usage, Err: err}
 			}
 			unreadable, err := q.answer(cmd, files)
 			if err != nil {
-				return &cli.ExitError{Code: cli.ExitFailure, Err: err}
+				return &exit.Error{Code: exit.Failure, Err: err}
 			}
 			if unreadable > 0 {
 				fmt.Fprintf(cmd.ErrOrStderr(), "%d line(s) are not records and were skipped; \"broker audit verify\" reports the first one\n", unreadable)
@@ -220,11 +221,11 @@ func newAuditQueryCommand() *cobra.Command {
 	f.StringVar(&q.from, "from", "", "events at this time or later")
 	f.StringVar(&q.to, "to", "", "events before this time")
 	f.BoolVar(&q.distinct, "distinct", false, "count events: one line for each principal, secret and outcome")
-	cli.CompleteWords(cmd, "outcome", "served", "withheld", "checked", "answered", "attempted", "changed", "denied", "failed", "rejected", "counted")
+	terminal.CompleteWords(cmd, "outcome", "served", "withheld", "checked", "answered", "attempted", "changed", "denied", "failed", "rejected", "counted")
 	for _, flag := range []string{"secret", "principal", "integration", "connector", "request-id", "from", "to"} {
-		cli.CompleteWords(cmd, flag)
+		terminal.CompleteWords(cmd, flag)
 	}
-	cli.RegisterOutput(cmd, &q.output, "table", "jsonl")
+	terminal.RegisterOutput(cmd, &q.output, "table", "jsonl")
 	return cmd
 }
 
@@ -315,7 +316,7 @@ func (t *eventTable) add(r *logread.Record) error {
 		if i > 0 {
 			fmt.Fprint(t.w, "\t")
 		}
-		fmt.Fprint(t.w, cli.OrDash(cell))
+		fmt.Fprint(t.w, terminal.OrDash(cell))
 	}
 	fmt.Fprintln(t.w)
 	if t.rows++; t.rows%1000 == 0 {
@@ -374,7 +375,7 @@ func printAccesses(w io.Writer, output string, all []logread.Access) error {
 	fmt.Fprintln(t, "PRINCIPAL\tINTEGRATION\tSECRET\tOUTCOME\tCOUNT\tFIRST\tLAST")
 	for i := range all {
 		a := &all[i]
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", cli.OrDash(string(a.Principal)), cli.OrDash(a.Integration), cli.OrDash(a.Secret), cli.OrDash(string(a.Outcome)),
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", terminal.OrDash(string(a.Principal)), terminal.OrDash(a.Integration), terminal.OrDash(a.Secret), terminal.OrDash(string(a.Outcome)),
 			a.Count, a.First.UTC().Format(time.RFC3339), a.Last.UTC().Format(time.RFC3339))
 	}
 	return t.Flush()

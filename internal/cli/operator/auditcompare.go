@@ -8,7 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/secretbroker/secretbroker/internal/cli"
+	"github.com/secretbroker/secretbroker/internal/cli/exit"
+	"github.com/secretbroker/secretbroker/internal/cli/terminal"
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/manage/history"
@@ -42,7 +43,7 @@ func newAuditCompareCommand(kinds *integration.Kinds) *cobra.Command {
 		RunE: func(cmd *cobra.Command, files []string) error {
 			cfg, err := config.Load(configFile)
 			if err != nil {
-				return &cli.ExitError{Code: cli.ExitUsage, Err: err}
+				return &exit.Error{Code: exit.Usage, Err: err}
 			}
 			kept, err := readKept(cmd.Context(), cfg, configFile)
 			if err != nil {
@@ -50,14 +51,14 @@ func newAuditCompareCommand(kinds *integration.Kinds) *cobra.Command {
 			}
 			h, err := history.Read(cmd.Context(), files)
 			if err != nil {
-				return &cli.ExitError{Code: cli.ExitFailure, Err: err}
+				return &exit.Error{Code: exit.Failure, Err: err}
 			}
 			report := h.Compare(kinds, kept)
 			if err := printComparison(cmd.OutOrStdout(), output, h, len(kept), &report); err != nil {
-				return &cli.ExitError{Code: cli.ExitFailure, Err: err}
+				return &exit.Error{Code: exit.Failure, Err: err}
 			}
 			if len(report.Findings) > 0 {
-				return &cli.ExitError{Code: cli.ExitFailure}
+				return &exit.Error{Code: exit.Failure}
 			}
 			return nil
 		},
@@ -65,7 +66,7 @@ func newAuditCompareCommand(kinds *integration.Kinds) *cobra.Command {
 	cmd.Flags().StringVar(&configFile, "config", "", "the broker's configuration file, whose registry is compared (required)")
 	_ = cmd.MarkFlagRequired("config") // the flag exists
 	_ = cmd.MarkFlagFilename("config", "yaml", "yml")
-	cli.RegisterOutput(cmd, &output, "table", "json")
+	terminal.RegisterOutput(cmd, &output, "table", "json")
 	return cmd
 }
 
@@ -77,7 +78,7 @@ func readKept(ctx context.Context, cfg *config.Config, configFile string) (map[s
 	defer db.Close() // opened for reading
 	rows, err := db.Integrations(ctx)
 	if err != nil {
-		return nil, &cli.ExitError{Code: cli.ExitFailure, Err: err}
+		return nil, &exit.Error{Code: exit.Failure, Err: err}
 	}
 	kept := make(map[string]history.Kept, len(rows))
 	for _, r := range rows {
@@ -115,15 +116,15 @@ func printComparison(w io.Writer, output string, h *history.History, integration
 		if out.Unrecorded == nil {
 			out.Unrecorded = []string{}
 		}
-		return cli.PrintJSON(w, out)
+		return terminal.PrintJSON(w, out)
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	if len(r.Findings) > 0 {
 		fmt.Fprintln(t, "INTEGRATION\tDIFFERENCE\tSETTING\tRECORDED\tDATABASE\tLAST RECORDED CHANGE")
 	}
 	for _, f := range r.Findings {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", cli.Printable(f.Integration), kindWords[f.Kind], cli.Printable(cli.OrDash(f.Setting)),
-			cli.OneLine(f.Recorded), cli.OneLine(f.Database), cli.Printable(f.Last.String()))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", terminal.Printable(f.Integration), kindWords[f.Kind], terminal.Printable(terminal.OrDash(f.Setting)),
+			terminal.OneLine(f.Recorded), terminal.OneLine(f.Database), terminal.Printable(f.Last.String()))
 	}
 	if err := t.Flush(); err != nil {
 		return err

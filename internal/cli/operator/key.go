@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/secretbroker/secretbroker/internal/cli"
+	"github.com/secretbroker/secretbroker/internal/cli/exit"
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
 )
@@ -41,7 +41,7 @@ older backups; "drop" removes it.`,
 			Args:  cobra.ExactArgs(1),
 			RunE: func(cmd *cobra.Command, args []string) error {
 				if err := step.do(args[0]); err != nil {
-					return &cli.ExitError{Code: cli.ExitFailure, Err: err}
+					return &exit.Error{Code: exit.Failure, Err: err}
 				}
 				fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", args[0], step.done)
 				return nil
@@ -60,7 +60,7 @@ func newKeyListCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			keys, err := seal.List(args[0])
 			if err != nil {
-				return &cli.ExitError{Code: cli.ExitFailure, Err: err}
+				return &exit.Error{Code: exit.Failure, Err: err}
 			}
 			for _, k := range keys {
 				what := "unseals"
@@ -94,16 +94,16 @@ sealed with a dropped key are lost and must be set again.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
 			case force && configFile != "":
-				return &cli.ExitError{Code: cli.ExitUsage, Err: errors.New("--force does not read the database: give either --config or --force")}
+				return &exit.Error{Code: exit.Usage, Err: errors.New("--force does not read the database: give either --config or --force")}
 			case configFile != "":
 				if err := checkUnused(cmd.Context(), configFile, args[0]); err != nil {
 					return err
 				}
 			case !force:
-				return &cli.ExitError{Code: cli.ExitUsage, Err: errors.New("give --config broker.yaml, so that the command can check whether the database still needs the keys, or --force to drop them without this check")}
+				return &exit.Error{Code: exit.Usage, Err: errors.New("give --config broker.yaml, so that the command can check whether the database still needs the keys, or --force to drop them without this check")}
 			}
 			if err := seal.Drop(args[0]); err != nil {
-				return &cli.ExitError{Code: cli.ExitFailure, Err: err}
+				return &exit.Error{Code: exit.Failure, Err: err}
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s: the other keys were removed\n", args[0])
 			return nil
@@ -120,11 +120,11 @@ sealed with a dropped key are lost and must be set again.`,
 func checkUnused(ctx context.Context, configFile, keyFile string) error {
 	cfg, err := config.Load(configFile)
 	if err != nil {
-		return &cli.ExitError{Code: cli.ExitUsage, Err: err}
+		return &exit.Error{Code: exit.Usage, Err: err}
 	}
 	keys, err := seal.List(keyFile)
 	if err != nil {
-		return &cli.ExitError{Code: cli.ExitFailure, Err: err}
+		return &exit.Error{Code: exit.Failure, Err: err}
 	}
 	db, err := readRegistry(ctx, cfg, configFile)
 	if err != nil {
@@ -133,7 +133,7 @@ func checkUnused(ctx context.Context, configFile, keyFile string) error {
 	defer db.Close() // nothing is written
 	sealed, err := db.Sealed(ctx)
 	if err != nil {
-		return &cli.ExitError{Code: cli.ExitFailure, Err: err}
+		return &exit.Error{Code: exit.Failure, Err: err}
 	}
 	used := make(map[uint32][]string) // INTEGRATION/SETTING, by the key
 	for _, c := range sealed {
@@ -141,7 +141,7 @@ func checkUnused(ctx context.Context, configFile, keyFile string) error {
 	}
 	for _, k := range keys {
 		if names := used[k.ID]; !k.Seals && len(names) > 0 {
-			return &cli.ExitError{Code: cli.ExitFailure, Err: fmt.Errorf("stored credentials are still sealed with key %d: %s; copy the key file to every replica and send SIGHUP, so that the broker seals them with the new key, and try again",
+			return &exit.Error{Code: exit.Failure, Err: fmt.Errorf("stored credentials are still sealed with key %d: %s; copy the key file to every replica and send SIGHUP, so that the broker seals them with the new key, and try again",
 				k.ID, firstOf(names))}
 		}
 	}

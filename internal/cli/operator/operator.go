@@ -16,7 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/secretbroker/secretbroker/internal/cli"
+	"github.com/secretbroker/secretbroker/internal/cli/exit"
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/registry/sqlstore"
@@ -44,7 +44,7 @@ func firstOf(names []string) string {
 // readRegistry opens the database of a configuration for reading.
 func readRegistry(ctx context.Context, cfg *config.Config, configFile string) (*sqlstore.Reader, error) {
 	if cfg.Integrations != "" {
-		return nil, &cli.ExitError{Code: cli.ExitUsage, Err: fmt.Errorf("%s: the integrations are in files; this command needs a configuration with registry", configFile)}
+		return nil, &exit.Error{Code: exit.Usage, Err: fmt.Errorf("%s: the integrations are in files; this command needs a configuration with registry", configFile)}
 	}
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
@@ -56,7 +56,7 @@ func readRegistry(ctx context.Context, cfg *config.Config, configFile string) (*
 		db, err = sqlstore.ReadPostgres(ctx, sqlstore.Postgres{URL: r.Postgres.URL, PasswordFile: r.Postgres.PasswordFile})
 	}
 	if err != nil {
-		return nil, &cli.ExitError{Code: cli.ExitFailure, Err: err}
+		return nil, &exit.Error{Code: exit.Failure, Err: err}
 	}
 	return db, nil
 }
