@@ -2099,7 +2099,8 @@ const file_secretbroker_v1_integration_proto_rawDesc = "" +
 	"\x13ValidateIntegration\x12+.secretbroker.v1.ValidateIntegrationRequest\x1a,.secretbroker.v1.ValidateIntegrationResponse\x12O\n" +
 	"\bGrantUse\x12 .secretbroker.v1.GrantUseRequest\x1a!.secretbroker.v1.GrantUseResponse\x12R\n" +
 	"\tRevokeUse\x12!.secretbroker.v1.RevokeUseRequest\x1a\".secretbroker.v1.RevokeUseResponse\x12R\n" +
-	"\tListUsage\x12!.secretbroker.v1.ListUsageRequest\x1a\".secretbroker.v1.ListUsageResponseBIZGgithub.com/secretbroker/secretbroker/gen/secretbroker/v1;secretbrokerv1b\x06proto3"
+	"\tListUsage\x12!.secretbroker.v1.ListUsageRequest\x1a\".secretbroker.v1.ListUsageResponseB\x8a\x01\n" +
+	"\x19io.github.secretbroker.v1B\x10IntegrationProtoP\x01ZGgithub.com/secretbroker/secretbroker/gen/secretbroker/v1;secretbrokerv1\xaa\x02\x0fSecretBroker.V1b\x06proto3"
 
 var (
 	file_secretbroker_v1_integration_proto_rawDescOnce sync.Once

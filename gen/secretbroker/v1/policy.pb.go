@@ -414,7 +414,8 @@ const file_secretbroker_v1_policy_proto_rawDesc = "" +
 	"\vkey_matches\x18\x05 \x01(\bR\n" +
 	"keyMatches2]\n" +
 	"\rPolicyService\x12L\n" +
-	"\aExplain\x12\x1f.secretbroker.v1.ExplainRequest\x1a .secretbroker.v1.ExplainResponseBIZGgithub.com/secretbroker/secretbroker/gen/secretbroker/v1;secretbrokerv1b\x06proto3"
+	"\aExplain\x12\x1f.secretbroker.v1.ExplainRequest\x1a .secretbroker.v1.ExplainResponseB\x85\x01\n" +
+	"\x19io.github.secretbroker.v1B\vPolicyProtoP\x01ZGgithub.com/secretbroker/secretbroker/gen/secretbroker/v1;secretbrokerv1\xaa\x02\x0fSecretBroker.V1b\x06proto3"
 
 var (
 	file_secretbroker_v1_policy_proto_rawDescOnce sync.Once

@@ -794,7 +794,8 @@ const file_secretbroker_v1_resolver_proto_rawDesc = "" +
 	"\x11LENGTH_CLASS_LONG\x10\x052\xa7\x01\n" +
 	"\x0fResolverService\x12L\n" +
 	"\aResolve\x12\x1f.secretbroker.v1.ResolveRequest\x1a .secretbroker.v1.ResolveResponse\x12F\n" +
-	"\x05Check\x12\x1d.secretbroker.v1.CheckRequest\x1a\x1e.secretbroker.v1.CheckResponseBIZGgithub.com/secretbroker/secretbroker/gen/secretbroker/v1;secretbrokerv1b\x06proto3"
+	"\x05Check\x12\x1d.secretbroker.v1.CheckRequest\x1a\x1e.secretbroker.v1.CheckResponseB\x87\x01\n" +
+	"\x19io.github.secretbroker.v1B\rResolverProtoP\x01ZGgithub.com/secretbroker/secretbroker/gen/secretbroker/v1;secretbrokerv1\xaa\x02\x0fSecretBroker.V1b\x06proto3"
 
 var (
 	file_secretbroker_v1_resolver_proto_rawDescOnce sync.Once

@@ -2,6 +2,10 @@ package io.github.secretbroker.connect;
 
 import com.google.protobuf.Duration;
 import io.github.secretbroker.connect.TlsFiles.UnusableException;
+import io.github.secretbroker.v1.ConfigError;
+import io.github.secretbroker.v1.ResolveRequest;
+import io.github.secretbroker.v1.ResolveResponse;
+import io.github.secretbroker.v1.ResolvedConfig;
 import io.grpc.CallOptions;
 import io.grpc.ConnectivityState;
 import io.grpc.ManagedChannel;
@@ -21,10 +25,6 @@ import java.util.concurrent.TimeUnit;
 import org.apache.kafka.common.config.ConfigException;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
-import secretbroker.v1.Resolver.ConfigError;
-import secretbroker.v1.Resolver.ResolveRequest;
-import secretbroker.v1.Resolver.ResolveResponse;
-import secretbroker.v1.Resolver.ResolvedConfig;
 
 /**
  * The channel of a worker to its brokers. Providers with equal settings share it; the last one that

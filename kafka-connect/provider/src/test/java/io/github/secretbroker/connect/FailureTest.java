@@ -14,6 +14,9 @@ import com.google.rpc.BadRequest;
 import com.google.rpc.ErrorInfo;
 import com.google.rpc.RequestInfo;
 import com.google.rpc.RetryInfo;
+import io.github.secretbroker.v1.ConfigError;
+import io.github.secretbroker.v1.ResolveRequest;
+import io.github.secretbroker.v1.ResolveResponse;
 import io.grpc.Metadata;
 import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
@@ -28,9 +31,6 @@ import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
-import secretbroker.v1.Resolver.ConfigError;
-import secretbroker.v1.Resolver.ResolveRequest;
-import secretbroker.v1.Resolver.ResolveResponse;
 
 /** Tests with brokers that refuse calls, are overloaded, do not answer or are down. */
 class FailureTest {

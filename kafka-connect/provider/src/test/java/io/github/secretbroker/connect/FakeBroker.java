@@ -1,5 +1,8 @@
 package io.github.secretbroker.connect;
 
+import io.github.secretbroker.v1.ResolveRequest;
+import io.github.secretbroker.v1.ResolveResponse;
+import io.github.secretbroker.v1.ResolvedConfig;
 import io.grpc.Context;
 import io.grpc.Contexts;
 import io.grpc.Grpc;
@@ -26,8 +29,6 @@ import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.TimeUnit;
 import java.util.function.Function;
 import javax.net.ssl.SSLSession;
-import secretbroker.v1.Resolver.ResolveRequest;
-import secretbroker.v1.Resolver.ResolveResponse;
 
 /**
  * A fake broker for tests that need responses which a real one returns only in rare cases: gRPC over
@@ -77,7 +78,7 @@ final class FakeBroker implements AutoCloseable {
   static ResolveResponse echo(ResolveRequest request) {
     ResolveResponse.Builder response = ResolveResponse.newBuilder().setRequestId("request-1");
     request.getConfigsMap().forEach((name, reference) ->
-        response.putConfigs(name, secretbroker.v1.Resolver.ResolvedConfig.newBuilder()
+        response.putConfigs(name, ResolvedConfig.newBuilder()
             .setValue("value of " + reference).setVersion("v1").build()));
     return response.build();
   }

@@ -6,14 +6,14 @@ import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import io.confluent.connect.jdbc.util.JdbcCredentials;
+import io.github.secretbroker.v1.ResolveResponse;
+import io.github.secretbroker.v1.ResolvedConfig;
 import java.nio.file.Path;
 import java.util.HashMap;
 import java.util.Map;
 import org.apache.kafka.common.config.ConfigException;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
-import secretbroker.v1.Resolver.ResolveResponse;
-import secretbroker.v1.Resolver.ResolvedConfig;
 
 class JdbcCredentialsTest {
   private static final String PREFIX = "jdbc.credentials.provider.";

@@ -11,6 +11,9 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import com.google.protobuf.ByteString;
 import com.google.protobuf.Duration;
+import io.github.secretbroker.v1.ConfigError;
+import io.github.secretbroker.v1.ResolveResponse;
+import io.github.secretbroker.v1.ResolvedConfig;
 import java.nio.file.Path;
 import java.util.Map;
 import java.util.Set;
@@ -21,9 +24,6 @@ import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
-import secretbroker.v1.Resolver.ConfigError;
-import secretbroker.v1.Resolver.ResolveResponse;
-import secretbroker.v1.Resolver.ResolvedConfig;
 
 /** Tests the values that a connector receives, and those that it must not receive. */
 class ResolveTest {
