@@ -36,7 +36,7 @@ type Integration struct {
 	Settings map[string]any
 	// Zero means the broker's defaults.
 	CacheTTL, CacheMaxStale time.Duration
-	Limits                  IntegrationLimits
+	Reads                   IntegrationReads
 	Placement               Placement
 	Grants                  []Grant
 	// Roles are patterns of principals by role.
@@ -62,12 +62,12 @@ type Integration struct {
 	Problem string
 }
 
-// IntegrationLimits limit the load on each store. A field that is zero has the broker's
+// IntegrationReads limits the reads of each store. A field that is zero has the broker's
 // default.
-type IntegrationLimits struct {
-	MaxConcurrentReads int
-	ReadsPerSecond     int
-	Timeout            time.Duration
+type IntegrationReads struct {
+	MaxConcurrent int
+	PerSecond     int
+	Timeout       time.Duration
 }
 
 // Placement is where an integration's stores are.
@@ -282,11 +282,11 @@ func (in *Integration) message() (*secretbrokerv1.Integration, error) {
 	if in.CacheTTL != 0 || in.CacheMaxStale != 0 {
 		m.Cache = &secretbrokerv1.IntegrationCache{Ttl: durationOf(in.CacheTTL), MaxStale: durationOf(in.CacheMaxStale)}
 	}
-	if l := in.Limits; l != (IntegrationLimits{}) {
-		m.Limits = &secretbrokerv1.IntegrationLimits{
-			MaxConcurrentReads: int32(l.MaxConcurrentReads), //nolint:gosec // the broker allows 1,024
-			ReadsPerSecond:     int32(l.ReadsPerSecond),     //nolint:gosec // the broker allows 100,000
-			Timeout:            durationOf(l.Timeout),
+	if r := in.Reads; r != (IntegrationReads{}) {
+		m.Reads = &secretbrokerv1.IntegrationReads{
+			MaxConcurrent: int32(r.MaxConcurrent), //nolint:gosec // the broker allows 1,024
+			PerSecond:     int32(r.PerSecond),     //nolint:gosec // the broker allows 100,000
+			Timeout:       durationOf(r.Timeout),
 		}
 	}
 	if in.Placement != (Placement{}) {
@@ -307,9 +307,9 @@ func newIntegration(m *secretbrokerv1.Integration) *Integration {
 	in := &Integration{
 		ID: m.GetId(), DisplayName: m.GetDisplayName(), Kind: m.GetKind(),
 		CacheTTL: m.GetCache().GetTtl().AsDuration(), CacheMaxStale: m.GetCache().GetMaxStale().AsDuration(),
-		Limits: IntegrationLimits{
-			MaxConcurrentReads: int(m.GetLimits().GetMaxConcurrentReads()), ReadsPerSecond: int(m.GetLimits().GetReadsPerSecond()),
-			Timeout: m.GetLimits().GetTimeout().AsDuration(),
+		Reads: IntegrationReads{
+			MaxConcurrent: int(m.GetReads().GetMaxConcurrent()), PerSecond: int(m.GetReads().GetPerSecond()),
+			Timeout: m.GetReads().GetTimeout().AsDuration(),
 		},
 		Placement: Placement{m.GetPlacement().GetCloud(), m.GetPlacement().GetRegion()},
 		ETag:      m.GetEtag(), Revision: m.GetRevision(), CredentialNames: m.GetCredentialNames(),

@@ -101,7 +101,7 @@ func TestIntegrationRoundTrip(t *testing.T) {
 	c, _ := s.client(t)
 	in := &client.Integration{
 		ID: "i", DisplayName: "d", Kind: "AZURE_KEY_VAULT", Settings: map[string]any{"vaults": []any{"v"}, "n": 3.0},
-		CacheTTL: time.Minute, CacheMaxStale: time.Hour, Limits: client.IntegrationLimits{MaxConcurrentReads: 1, ReadsPerSecond: 2, Timeout: 3 * time.Second},
+		CacheTTL: time.Minute, CacheMaxStale: time.Hour, Reads: client.IntegrationReads{MaxConcurrent: 1, PerSecond: 2, Timeout: 3 * time.Second},
 		Placement: client.Placement{Cloud: "azure", Region: "westeurope"},
 		Grants:    []client.Grant{{Principals: []string{"p"}, Stores: []string{"v"}, Secrets: []string{"s"}, Keys: []string{"k"}}},
 		Roles:     map[client.Role][]string{client.RoleResourceOwner: {"o"}, client.RoleAssigner: {"a"}, client.RoleAuditor: {"u"}},

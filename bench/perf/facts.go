@@ -182,7 +182,7 @@ var coldSizes = []int{1, 2, 8, 64}
 // first. It measures every size in each round.
 func cold(ctx context.Context) (err error) {
 	const rounds, starts = 41, 9
-	s, err := newStage(ctx, 4000, 1, "limits: {max_concurrent_reads: 128}\n")
+	s, err := newStage(ctx, 4000, 1, "reads: {max_concurrent: 128}\n")
 	if err != nil {
 		return err
 	}
@@ -253,7 +253,7 @@ func spread(took []time.Duration) string {
 // that allows 400 reads per second.
 func herd(ctx context.Context) (err error) {
 	const connectors, secrets, conns = 10_000, 2_000, 250
-	s, err := newStage(ctx, secrets+1, conns, "limits: {reads_per_second: 400, max_concurrent_reads: 64}\n")
+	s, err := newStage(ctx, secrets+1, conns, "reads: {per_second: 400, max_concurrent: 64}\n")
 	if err != nil {
 		return err
 	}

@@ -182,7 +182,7 @@ func printIntegration(w io.Writer, kinds *integration.Kinds, output string, in *
 		}
 	}
 	row("Cache", strings.Join(notEmpty(durationText("for ", in.CacheTTL), durationText("stale for ", in.CacheMaxStale)), ", "))
-	row("Limits", limitsText(in.Limits))
+	row("Reads", readsText(in.Reads))
 	for _, name := range in.CredentialNames {
 		row("Credential stored", name)
 	}
@@ -279,14 +279,14 @@ func durationText(before string, d time.Duration) string {
 	return before + text
 }
 
-func limitsText(l client.IntegrationLimits) string {
+func readsText(r client.IntegrationReads) string {
 	number := func(n int, what string) string {
 		if n == 0 {
 			return ""
 		}
 		return strconv.Itoa(n) + what
 	}
-	return strings.Join(notEmpty(number(l.MaxConcurrentReads, " reads at a time"), number(l.ReadsPerSecond, " reads a second"), durationText("timeout ", l.Timeout)), ", ")
+	return strings.Join(notEmpty(number(r.MaxConcurrent, " at a time"), number(r.PerSecond, " a second"), durationText("timeout ", r.Timeout)), ", ")
 }
 
 func changeText(c client.Change) string {

@@ -21,7 +21,7 @@ type Document struct {
 	DisplayName string         `yaml:"display_name,omitempty"`
 	Kind        secret.Kind    `yaml:"kind"`
 	Cache       CacheSection   `yaml:"cache,omitempty"`
-	Limits      LimitsSection  `yaml:"limits,omitempty"`
+	Reads       ReadsSection   `yaml:"reads,omitempty"`
 	Placement   Placement      `yaml:"placement,omitempty"`
 	Grants      []GrantSection `yaml:"grants,omitempty"`
 	Roles       RolesSection   `yaml:"roles,omitempty"`
@@ -36,11 +36,11 @@ type CacheSection struct {
 	MaxStale strictyaml.Duration `yaml:"max_stale,omitempty"`
 }
 
-// LimitsSection is the section "limits".
-type LimitsSection struct {
-	MaxConcurrentReads int                 `yaml:"max_concurrent_reads,omitempty"`
-	ReadsPerSecond     int                 `yaml:"reads_per_second,omitempty"`
-	Timeout            strictyaml.Duration `yaml:"timeout,omitempty"`
+// ReadsSection is the section "reads".
+type ReadsSection struct {
+	MaxConcurrent int                 `yaml:"max_concurrent,omitempty"`
+	PerSecond     int                 `yaml:"per_second,omitempty"`
+	Timeout       strictyaml.Duration `yaml:"timeout,omitempty"`
 }
 
 // GrantSection is one entry of "grants".
@@ -312,7 +312,7 @@ func (c *CacheSection) SetTTL(d time.Duration) { c.TTL = strictyaml.Duration(d) 
 func (c *CacheSection) SetMaxStale(d time.Duration) { c.MaxStale = strictyaml.Duration(d) }
 
 // SetTimeout sets the timeout; zero removes it.
-func (l *LimitsSection) SetTimeout(d time.Duration) { l.Timeout = strictyaml.Duration(d) }
+func (s *ReadsSection) SetTimeout(d time.Duration) { s.Timeout = strictyaml.Duration(d) }
 
 // EncodeYAML encodes plain maps, lists and scalars as YAML.
 func EncodeYAML(v map[string]any) ([]byte, error) { return strictyaml.Encode(v) }

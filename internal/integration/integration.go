@@ -38,7 +38,7 @@ type Integration struct {
 	// CacheMaxStale is how long past its time-to-live a value may be served while its
 	// store cannot be reached or throttles; zero means not at all.
 	CacheMaxStale time.Duration
-	Limits        Limits
+	Reads         Reads
 	// Placement is where its stores are, as far as known.
 	Placement Placement
 	// Policy decides who may read what through this integration.
@@ -58,14 +58,14 @@ func (in *Integration) Stored(setting string) Credential {
 	return in.Credentials[strings.TrimSuffix(setting, "_file")]
 }
 
-// Limits bound the load on each store of an integration. Zero values mean the broker's
+// Reads limits the reads of each store of an integration. Zero values mean the broker's
 // defaults.
-type Limits struct {
-	// MaxConcurrentReads is the maximum number of concurrent reads of one store.
-	MaxConcurrentReads int
-	// ReadsPerSecond is the maximum number of reads of one store that begin within a
-	// second; zero means no limit.
-	ReadsPerSecond int
+type Reads struct {
+	// MaxConcurrent is the maximum number of concurrent reads of one store.
+	MaxConcurrent int
+	// PerSecond is the maximum number of reads of one store that begin within a second;
+	// zero means no limit.
+	PerSecond int
 	// Timeout bounds one exchange with a store or its login authority.
 	Timeout time.Duration
 }

@@ -88,7 +88,7 @@ func (p *Parser) parse(name string, data []byte) ParsedFile {
 	if in.CacheMaxStale < 0 || in.CacheMaxStale > maxCacheTTL {
 		p.Fault("cache.max_stale", "expected 0s to 24h")
 	}
-	in.Limits = p.limits(f.Limits)
+	in.Reads = p.reads(f.Reads)
 	in.Placement = p.placement(f.Kind, f.Placement)
 	in.Roles = p.roles(f.Roles)
 	p.kind(&f, sections, in)
@@ -178,19 +178,19 @@ func (p *Parser) Restricted() bool { return p.mayRead != nil }
 // MayRead reports whether the document may refer to a directory of this machine.
 func (p *Parser) MayRead(dir string) bool { return p.mayRead == nil || p.mayRead(dir) }
 
-// limits validates the section. The broker decides on settings that are missing.
-func (p *Parser) limits(s LimitsSection) Limits {
-	l := Limits{MaxConcurrentReads: s.MaxConcurrentReads, ReadsPerSecond: s.ReadsPerSecond, Timeout: time.Duration(s.Timeout)}
-	if p.Has("limits.max_concurrent_reads") && (l.MaxConcurrentReads < 1 || l.MaxConcurrentReads > 1024) {
-		p.Fault("limits.max_concurrent_reads", "expected 1 to 1024")
+// reads validates the section. The broker decides on settings that are missing.
+func (p *Parser) reads(s ReadsSection) Reads {
+	r := Reads{MaxConcurrent: s.MaxConcurrent, PerSecond: s.PerSecond, Timeout: time.Duration(s.Timeout)}
+	if p.Has("reads.max_concurrent") && (r.MaxConcurrent < 1 || r.MaxConcurrent > 1024) {
+		p.Fault("reads.max_concurrent", "expected 1 to 1024")
 	}
-	if l.ReadsPerSecond < 0 || l.ReadsPerSecond > 100_000 {
-		p.Fault("limits.reads_per_second", "expected 1 to 100000, or 0 for as many as the store takes")
+	if r.PerSecond < 0 || r.PerSecond > 100_000 {
+		p.Fault("reads.per_second", "expected 1 to 100000, or 0 for as many as the store takes")
 	}
-	if p.Has("limits.timeout") && (l.Timeout < time.Second || l.Timeout > 10*time.Second) {
-		p.Fault("limits.timeout", "expected 1s to 10s")
+	if p.Has("reads.timeout") && (r.Timeout < time.Second || r.Timeout > 10*time.Second) {
+		p.Fault("reads.timeout", "expected 1s to 10s")
 	}
-	return l
+	return r
 }
 
 // ContainsControl reports whether s has a control character.

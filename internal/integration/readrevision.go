@@ -23,7 +23,7 @@ func withoutEdits(in *Integration) Integration {
 	// entries.
 	of.CacheTTL, of.CacheMaxStale = 0, 0
 	// The limiter of a store applies it with every read.
-	of.Limits.ReadsPerSecond = 0
+	of.Reads.PerSecond = 0
 	return of
 }
 

@@ -13,23 +13,23 @@ import (
 // sections are the parts of a document that a mask may name, each with what takes it
 // from another document. "settings" and its parts are handled apart.
 var sections = map[string]func(to, from *Document){
-	"display_name":                func(to, from *Document) { to.DisplayName = from.DisplayName },
-	"cache":                       func(to, from *Document) { to.Cache = from.Cache },
-	"cache.ttl":                   func(to, from *Document) { to.Cache.TTL = from.Cache.TTL },
-	"cache.max_stale":             func(to, from *Document) { to.Cache.MaxStale = from.Cache.MaxStale },
-	"limits":                      func(to, from *Document) { to.Limits = from.Limits },
-	"limits.max_concurrent_reads": func(to, from *Document) { to.Limits.MaxConcurrentReads = from.Limits.MaxConcurrentReads },
-	"limits.reads_per_second":     func(to, from *Document) { to.Limits.ReadsPerSecond = from.Limits.ReadsPerSecond },
-	"limits.timeout":              func(to, from *Document) { to.Limits.Timeout = from.Limits.Timeout },
-	"placement":                   func(to, from *Document) { to.Placement = from.Placement },
-	"placement.cloud":             func(to, from *Document) { to.Placement.Cloud = from.Placement.Cloud },
-	"placement.region":            func(to, from *Document) { to.Placement.Region = from.Placement.Region },
-	"grants":                      func(to, from *Document) { to.Grants = from.Grants },
-	"roles":                       func(to, from *Document) { to.Roles = from.Roles },
+	"display_name":         func(to, from *Document) { to.DisplayName = from.DisplayName },
+	"cache":                func(to, from *Document) { to.Cache = from.Cache },
+	"cache.ttl":            func(to, from *Document) { to.Cache.TTL = from.Cache.TTL },
+	"cache.max_stale":      func(to, from *Document) { to.Cache.MaxStale = from.Cache.MaxStale },
+	"reads":                func(to, from *Document) { to.Reads = from.Reads },
+	"reads.max_concurrent": func(to, from *Document) { to.Reads.MaxConcurrent = from.Reads.MaxConcurrent },
+	"reads.per_second":     func(to, from *Document) { to.Reads.PerSecond = from.Reads.PerSecond },
+	"reads.timeout":        func(to, from *Document) { to.Reads.Timeout = from.Reads.Timeout },
+	"placement":            func(to, from *Document) { to.Placement = from.Placement },
+	"placement.cloud":      func(to, from *Document) { to.Placement.Cloud = from.Placement.Cloud },
+	"placement.region":     func(to, from *Document) { to.Placement.Region = from.Placement.Region },
+	"grants":               func(to, from *Document) { to.Grants = from.Grants },
+	"roles":                func(to, from *Document) { to.Roles = from.Roles },
 }
 
 // whole lists the parts that "*" names.
-var whole = []string{"display_name", "settings", "cache", "limits", "placement", "grants", "roles"}
+var whole = []string{"display_name", "settings", "cache", "reads", "placement", "grants", "roles"}
 
 // applyMask returns before with the parts of wanted that the mask names. An empty mask names
 // the parts that are set in wanted.
@@ -76,7 +76,7 @@ func setParts(f *Document) []string {
 		"display_name": f.DisplayName != "",
 		"settings":     len(f.Settings()) > 0,
 		"cache":        f.Cache != integration.CacheSection{},
-		"limits":       f.Limits != integration.LimitsSection{},
+		"reads":        f.Reads != integration.ReadsSection{},
 		"placement":    f.Placement != integration.Placement{},
 		"grants":       len(f.Grants) > 0,
 		"roles":        len(f.Roles.ResourceOwner)+len(f.Roles.Assigner)+len(f.Roles.Auditor) > 0,

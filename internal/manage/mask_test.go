@@ -28,14 +28,14 @@ func TestApplyMask(t *testing.T) {
 	before.Grants = []Grant{{Principals: []string{"dns:a"}}}
 	wanted := maskDocument(t, map[string]any{"a": "9", "b": map[string]any{"c": "8"}, "e": "7"})
 	wanted.Cache.SetMaxStale(time.Hour)
-	wanted.Limits.ReadsPerSecond = 5
+	wanted.Reads.PerSecond = 5
 	wanted.Roles.Auditor = []string{"dns:b"}
 	for _, tt := range []struct {
 		mask string
 		want string // the settings that differ afterwards, or "!" and the beginning of an error
 	}{
-		{"*", "azure.a azure.b.c azure.b.d azure.e cache.max_stale cache.ttl display_name grants limits.reads_per_second roles.auditor"},
-		{"", "azure.a azure.b.c azure.b.d azure.e cache.max_stale cache.ttl limits.reads_per_second roles.auditor"},
+		{"*", "azure.a azure.b.c azure.b.d azure.e cache.max_stale cache.ttl display_name grants reads.per_second roles.auditor"},
+		{"", "azure.a azure.b.c azure.b.d azure.e cache.max_stale cache.ttl reads.per_second roles.auditor"},
 		{"display_name", "display_name"},
 		{"settings", "azure.a azure.b.c azure.b.d azure.e"},
 		{"settings.a", "azure.a"},
@@ -44,7 +44,7 @@ func TestApplyMask(t *testing.T) {
 		{"settings.b.d", "azure.b.d"}, // taken out: it is not set in what is wanted
 		{"settings.e settings.x", "azure.e"},
 		{"cache.ttl", "cache.ttl"},
-		{"cache.max_stale limits", "cache.max_stale limits.reads_per_second"},
+		{"cache.max_stale reads", "cache.max_stale reads.per_second"},
 		{"grants roles", "grants roles.auditor"},
 		{"placement", ""},
 		{"settings.a.b", "!update_mask: \"settings.a.b\": a is not a section"},

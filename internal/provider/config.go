@@ -23,7 +23,7 @@ type Config struct {
 	// retries. Zero means 10 s.
 	LoginTimeout time.Duration
 	// TryTimeout bounds one HTTP exchange, from dialing to the last byte of the
-	// response. Zero means 4 s. An integration's limits.timeout takes precedence.
+	// response. Zero means 4 s. An integration's reads.timeout takes precedence.
 	TryTimeout time.Duration
 	// MaxRetries is how often Azure's and Google's kinds repeat a request at once after
 	// a broken connection or a failure of the server. The other kinds repeat once.
@@ -56,8 +56,8 @@ func (c Config) For(in *integration.Integration) Config {
 	if c.TryTimeout == 0 {
 		c.TryTimeout = 4 * time.Second
 	}
-	if in.Limits.Timeout > 0 {
-		c.TryTimeout = in.Limits.Timeout
+	if in.Reads.Timeout > 0 {
+		c.TryTimeout = in.Reads.Timeout
 	}
 	if c.MaxRetries == 0 {
 		c.MaxRetries = 2
@@ -70,7 +70,7 @@ func (c Config) For(in *integration.Integration) Config {
 func (c Config) Egress(in *integration.Integration) egress.Config {
 	return egress.Config{
 		Timeout:     c.TryTimeout,
-		Concurrency: in.Limits.MaxConcurrentReads,
+		Concurrency: in.Reads.MaxConcurrent,
 		Proxy:       c.Proxy,
 		Resolver:    c.Resolver,
 		Connecting:  c.Connecting,

@@ -62,7 +62,7 @@ func (c *crowd) attack(caller string, calls int) {
 
 // measure returns how many calls of the victim, of that many secrets each, succeed in
 // five seconds, one after the other, during the attack.
-func measure(t *testing.T, attackers, reads int, limits integration.Limits) (calls int) {
+func measure(t *testing.T, attackers, reads int, limits integration.Reads) (calls int) {
 	synctest.Test(t, func(t *testing.T) {
 		s := stores{fetch: func(ctx context.Context, r secret.Ref) error {
 			select {
@@ -78,7 +78,7 @@ func measure(t *testing.T, attackers, reads int, limits integration.Limits) (cal
 		ctx, cancel := context.WithTimeout(t.Context(), 7*time.Second)
 		defer cancel()
 		c := &crowd{t: t, set: s.set(t, nil), in: of("i", "1"), ctx: ctx}
-		c.in.Limits = limits
+		c.in.Reads = limits
 		for i := range attackers {
 			c.attack(fmt.Sprint("attacker-", i), 8)
 		}
@@ -100,18 +100,18 @@ func measure(t *testing.T, attackers, reads int, limits integration.Limits) (cal
 func TestMissesAreChargedToTheirCaller(t *testing.T) {
 	for name, tc := range map[string]struct {
 		attackers, reads int
-		limits           integration.Limits
+		limits           integration.Reads
 		share            float64
 	}{
 		"one read a call":        {attackers: 1, reads: 1, share: 0.45},
 		"few reads a call":       {attackers: 1, reads: 16, share: 0.45},
 		"a whole limiter a call": {attackers: 1, reads: 64, share: 0.45},
-		"few reads":              {attackers: 1, reads: 4, limits: integration.Limits{MaxConcurrentReads: 4}, share: 0.45},
-		"one read":               {attackers: 1, reads: 1, limits: integration.Limits{MaxConcurrentReads: 1}, share: 0.45},
-		"a slow rate":            {attackers: 1, reads: 1, limits: integration.Limits{ReadsPerSecond: 17}, share: 0.45},
-		"a rate of several":      {attackers: 1, reads: 16, limits: integration.Limits{ReadsPerSecond: 100}, share: 0.45},
+		"few reads":              {attackers: 1, reads: 4, limits: integration.Reads{MaxConcurrent: 4}, share: 0.45},
+		"one read":               {attackers: 1, reads: 1, limits: integration.Reads{MaxConcurrent: 1}, share: 0.45},
+		"a slow rate":            {attackers: 1, reads: 1, limits: integration.Reads{PerSecond: 17}, share: 0.45},
+		"a rate of several":      {attackers: 1, reads: 16, limits: integration.Reads{PerSecond: 100}, share: 0.45},
 		"three attackers":        {attackers: 3, reads: 16, share: 0.9 / 4},
-		"three at a slow rate":   {attackers: 3, reads: 4, limits: integration.Limits{ReadsPerSecond: 40}, share: 0.9 / 4},
+		"three at a slow rate":   {attackers: 3, reads: 4, limits: integration.Reads{PerSecond: 40}, share: 0.9 / 4},
 		"seven attackers":        {attackers: 7, reads: 64, share: 0.9 / 8},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -349,7 +349,7 @@ func TestNewcomersDoNotPassWhoWasThere(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		c := &crowd{t: t, set: s.set(t, nil), in: of("i", "1"), ctx: ctx}
-		c.in.Limits = integration.Limits{MaxConcurrentReads: 8}
+		c.in.Reads = integration.Reads{MaxConcurrent: 8}
 		for range 100 { // a tenth of the capacity
 			c.call("victim", "db-", 1)
 			time.Sleep(20 * time.Millisecond)

@@ -90,14 +90,14 @@ func newLimiter(log *slog.Logger, count *counters, now time.Time) *limiter {
 var errNoVerdict = errors.New("provider: the read says nothing about the store")
 
 // configure applies the limits of the integration's current revision.
-func (lim *limiter) configure(limits integration.Limits, maxReads int) {
+func (lim *limiter) configure(reads integration.Reads, maxReads int) {
 	lim.mu.Lock()
 	defer lim.mu.Unlock()
 	lim.max = maxReads
-	if limits.MaxConcurrentReads > 0 {
-		lim.max = limits.MaxConcurrentReads
+	if reads.MaxConcurrent > 0 {
+		lim.max = reads.MaxConcurrent
 	}
-	lim.rate.limit = float64(limits.ReadsPerSecond)
+	lim.rate.limit = float64(reads.PerSecond)
 }
 
 // do calls read when its turn comes, and again while the store throttles it and ctx leaves

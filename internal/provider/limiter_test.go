@@ -294,14 +294,14 @@ func TestIntegrationLimits(t *testing.T) {
 		s.fetch = func(context.Context, secret.Ref) error { time.Sleep(time.Second); return nil }
 		set := s.set(t, nil)
 		in := of("i", "1")
-		in.Limits.MaxConcurrentReads = 3
+		in.Reads.MaxConcurrent = 3
 		reasons, took, _ := herd(t, set, in, 9, 10*time.Second)
 		if reasons["OK"] != 9 || took != 3*time.Second || s.most["i 1"] != 3 {
 			t.Errorf("%v in %v, %d at a time", reasons, took, s.most["i 1"])
 		}
 		s.fetch = nil
 		next := of("i", "2") // effective with the next Fetch
-		next.Limits.ReadsPerSecond = 10
+		next.Reads.PerSecond = 10
 		reasons, took, _ = herd(t, set, next, 21, 10*time.Second)
 		if reasons["OK"] != 21 || took.Round(100*time.Millisecond) != 2*time.Second {
 			t.Errorf("%v in %v", reasons, took)

@@ -257,7 +257,7 @@ func (s *Set) enter(in *integration.Integration, store, caller string) (*state, 
 		lim = newLimiter(s.cfg.Logger.With("integration", in.ID, "store", store), s.counters(in.Kind), time.Now())
 		st.limiters[store] = lim
 	}
-	lim.configure(in.Limits, s.cfg.MaxConcurrentReads)
+	lim.configure(in.Reads, s.cfg.MaxConcurrentReads)
 	if lim.fetches >= lim.limit(false)+s.cfg.MaxWaitingReads && !lim.makeRoom(caller) {
 		return nil, nil, lim.crowded()
 	}

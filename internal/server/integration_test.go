@@ -134,7 +134,7 @@ func TestIntegrationRoundTrip(t *testing.T) {
 	sent := &secretbrokerv1.Integration{
 		Id: "cspi", DisplayName: "d", Kind: "AZURE_KEY_VAULT", Settings: settings,
 		Cache:     &secretbrokerv1.IntegrationCache{Ttl: durationpb.New(90 * time.Second), MaxStale: durationpb.New(time.Hour)},
-		Limits:    &secretbrokerv1.IntegrationLimits{MaxConcurrentReads: 3, ReadsPerSecond: 4, Timeout: durationpb.New(2500 * time.Millisecond)},
+		Reads:     &secretbrokerv1.IntegrationReads{MaxConcurrent: 3, PerSecond: 4, Timeout: durationpb.New(2500 * time.Millisecond)},
 		Placement: &secretbrokerv1.Placement{Cloud: "azure", Region: "westeurope"},
 		Grants:    []*secretbrokerv1.Grant{{Principals: []string{"dns:a"}, Stores: []string{"v"}, Secrets: []string{"s"}, Keys: []string{"k"}}},
 		Roles: []*secretbrokerv1.RoleBinding{

@@ -31,15 +31,15 @@ func documentOf(m *secretbrokerv1.Integration) (manage.Document, error) {
 	}{
 		{"cache.ttl", m.GetCache().GetTtl(), func(d time.Duration) { f.Cache.SetTTL(d) }},
 		{"cache.max_stale", m.GetCache().GetMaxStale(), func(d time.Duration) { f.Cache.SetMaxStale(d) }},
-		{"limits.timeout", m.GetLimits().GetTimeout(), func(d time.Duration) { f.Limits.SetTimeout(d) }},
+		{"reads.timeout", m.GetReads().GetTimeout(), func(d time.Duration) { f.Reads.SetTimeout(d) }},
 	} {
 		if d.from != nil && !d.from.IsValid() {
 			return f, secret.Errorf(secret.ReasonInvalidRequest, "integration.%s: not a valid duration", d.name)
 		}
 		d.set(d.from.AsDuration())
 	}
-	f.Limits.MaxConcurrentReads = int(m.GetLimits().GetMaxConcurrentReads())
-	f.Limits.ReadsPerSecond = int(m.GetLimits().GetReadsPerSecond())
+	f.Reads.MaxConcurrent = int(m.GetReads().GetMaxConcurrent())
+	f.Reads.PerSecond = int(m.GetReads().GetPerSecond())
 	f.Placement.Cloud, f.Placement.Region = m.GetPlacement().GetCloud(), m.GetPlacement().GetRegion()
 	for _, g := range m.GetGrants() {
 		f.Grants = append(f.Grants, grantOf(g))
@@ -78,11 +78,11 @@ func messageOf(in *manage.Integration) *secretbrokerv1.Integration {
 	if ttl, stale := int64(f.Cache.TTL), int64(f.Cache.MaxStale); ttl|stale != 0 {
 		m.Cache = &secretbrokerv1.IntegrationCache{Ttl: durationOf(ttl), MaxStale: durationOf(stale)}
 	}
-	if l := f.Limits; l.MaxConcurrentReads != 0 || l.ReadsPerSecond != 0 || l.Timeout != 0 {
-		m.Limits = &secretbrokerv1.IntegrationLimits{
-			MaxConcurrentReads: int32(l.MaxConcurrentReads), //nolint:gosec // the registry allows 1,024
-			ReadsPerSecond:     int32(l.ReadsPerSecond),     //nolint:gosec // the registry allows 100,000
-			Timeout:            durationOf(int64(l.Timeout)),
+	if r := f.Reads; r.MaxConcurrent != 0 || r.PerSecond != 0 || r.Timeout != 0 {
+		m.Reads = &secretbrokerv1.IntegrationReads{
+			MaxConcurrent: int32(r.MaxConcurrent), //nolint:gosec // the registry allows 1,024
+			PerSecond:     int32(r.PerSecond),     //nolint:gosec // the registry allows 100,000
+			Timeout:       durationOf(int64(r.Timeout)),
 		}
 	}
 	if p := f.Placement; p.Cloud != "" || p.Region != "" {

@@ -169,7 +169,7 @@ func (b *bed) vaulted() (string, error) {
 		return "", errors.New("the sample integration has another form")
 	}
 	settings = strings.Replace(settings, "id: "+b.world.Env.IntegrationID, "id: vaulted", 1)
-	return settings + `limits: {max_concurrent_reads: 8}
+	return settings + `reads: {max_concurrent: 8}
 grants: [{principals: [spiffe://example.org/connect/victim, "spiffe://example.org/attack/*"]}]
 `, os.Remove(b.world.Env.IntegrationFile)
 }

@@ -100,7 +100,7 @@ type Integration struct {
 	// How long values are kept; unset for the broker's defaults.
 	Cache *IntegrationCache `protobuf:"bytes,5,opt,name=cache,proto3" json:"cache,omitempty"`
 	// Limits on the reads of each store; unset for the broker's defaults.
-	Limits *IntegrationLimits `protobuf:"bytes,6,opt,name=limits,proto3" json:"limits,omitempty"`
+	Reads *IntegrationReads `protobuf:"bytes,6,opt,name=reads,proto3" json:"reads,omitempty"`
 	// Where the integration's stores are; optional.
 	Placement *Placement `protobuf:"bytes,7,opt,name=placement,proto3" json:"placement,omitempty"`
 	// Who may use the integration, for which secrets. Without grants, every use is
@@ -206,9 +206,9 @@ func (x *Integration) GetCache() *IntegrationCache {
 	return nil
 }
 
-func (x *Integration) GetLimits() *IntegrationLimits {
+func (x *Integration) GetReads() *IntegrationReads {
 	if x != nil {
-		return x.Limits
+		return x.Reads
 	}
 	return nil
 }
@@ -374,33 +374,33 @@ func (x *IntegrationCache) GetMaxStale() *durationpb.Duration {
 	return nil
 }
 
-// IntegrationLimits bounds the reads of each store of an integration.
-type IntegrationLimits struct {
+// IntegrationReads limits the reads of each store of an integration.
+type IntegrationReads struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The most concurrent reads of one store; 0 for the default.
-	MaxConcurrentReads int32 `protobuf:"varint,1,opt,name=max_concurrent_reads,json=maxConcurrentReads,proto3" json:"max_concurrent_reads,omitempty"`
+	MaxConcurrent int32 `protobuf:"varint,1,opt,name=max_concurrent,json=maxConcurrent,proto3" json:"max_concurrent,omitempty"`
 	// The most reads of one store that start in a second; 0 for no limit.
-	ReadsPerSecond int32 `protobuf:"varint,2,opt,name=reads_per_second,json=readsPerSecond,proto3" json:"reads_per_second,omitempty"`
+	PerSecond int32 `protobuf:"varint,2,opt,name=per_second,json=perSecond,proto3" json:"per_second,omitempty"`
 	// The timeout of one request to the store or to its identity provider.
 	Timeout       *durationpb.Duration `protobuf:"bytes,3,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *IntegrationLimits) Reset() {
-	*x = IntegrationLimits{}
+func (x *IntegrationReads) Reset() {
+	*x = IntegrationReads{}
 	mi := &file_secretbroker_v1_integration_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *IntegrationLimits) String() string {
+func (x *IntegrationReads) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*IntegrationLimits) ProtoMessage() {}
+func (*IntegrationReads) ProtoMessage() {}
 
-func (x *IntegrationLimits) ProtoReflect() protoreflect.Message {
+func (x *IntegrationReads) ProtoReflect() protoreflect.Message {
 	mi := &file_secretbroker_v1_integration_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -412,26 +412,26 @@ func (x *IntegrationLimits) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use IntegrationLimits.ProtoReflect.Descriptor instead.
-func (*IntegrationLimits) Descriptor() ([]byte, []int) {
+// Deprecated: Use IntegrationReads.ProtoReflect.Descriptor instead.
+func (*IntegrationReads) Descriptor() ([]byte, []int) {
 	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{2}
 }
 
-func (x *IntegrationLimits) GetMaxConcurrentReads() int32 {
+func (x *IntegrationReads) GetMaxConcurrent() int32 {
 	if x != nil {
-		return x.MaxConcurrentReads
+		return x.MaxConcurrent
 	}
 	return 0
 }
 
-func (x *IntegrationLimits) GetReadsPerSecond() int32 {
+func (x *IntegrationReads) GetPerSecond() int32 {
 	if x != nil {
-		return x.ReadsPerSecond
+		return x.PerSecond
 	}
 	return 0
 }
 
-func (x *IntegrationLimits) GetTimeout() *durationpb.Duration {
+func (x *IntegrationReads) GetTimeout() *durationpb.Duration {
 	if x != nil {
 		return x.Timeout
 	}
@@ -1013,7 +1013,7 @@ type UpdateIntegrationRequest struct {
 	// fails unless that is the current etag.
 	Integration *Integration `protobuf:"bytes,1,opt,name=integration,proto3" json:"integration,omitempty"`
 	// The fields to change: display_name, settings or settings.NAME, cache or
-	// cache.NAME, limits or limits.NAME, placement or placement.NAME, grants, roles,
+	// cache.NAME, reads or reads.NAME, placement or placement.NAME, grants, roles,
 	// or "*" for all of these. If empty, the fields that are set. Credentials in the
 	// request are always stored.
 	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
@@ -1938,14 +1938,14 @@ var File_secretbroker_v1_integration_proto protoreflect.FileDescriptor
 
 const file_secretbroker_v1_integration_proto_rawDesc = "" +
 	"\n" +
-	"!secretbroker/v1/integration.proto\x12\x0fsecretbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xda\a\n" +
+	"!secretbroker/v1/integration.proto\x12\x0fsecretbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd7\a\n" +
 	"\vIntegration\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
 	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\x12\x12\n" +
 	"\x04kind\x18\x03 \x01(\tR\x04kind\x123\n" +
 	"\bsettings\x18\x04 \x01(\v2\x17.google.protobuf.StructR\bsettings\x127\n" +
-	"\x05cache\x18\x05 \x01(\v2!.secretbroker.v1.IntegrationCacheR\x05cache\x12:\n" +
-	"\x06limits\x18\x06 \x01(\v2\".secretbroker.v1.IntegrationLimitsR\x06limits\x128\n" +
+	"\x05cache\x18\x05 \x01(\v2!.secretbroker.v1.IntegrationCacheR\x05cache\x127\n" +
+	"\x05reads\x18\x06 \x01(\v2!.secretbroker.v1.IntegrationReadsR\x05reads\x128\n" +
 	"\tplacement\x18\a \x01(\v2\x1a.secretbroker.v1.PlacementR\tplacement\x12.\n" +
 	"\x06grants\x18\b \x03(\v2\x16.secretbroker.v1.GrantR\x06grants\x122\n" +
 	"\x05roles\x18\t \x03(\v2\x1c.secretbroker.v1.RoleBindingR\x05roles\x12O\n" +
@@ -1969,10 +1969,11 @@ const file_secretbroker_v1_integration_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"w\n" +
 	"\x10IntegrationCache\x12+\n" +
 	"\x03ttl\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x126\n" +
-	"\tmax_stale\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\bmaxStale\"\xa4\x01\n" +
-	"\x11IntegrationLimits\x120\n" +
-	"\x14max_concurrent_reads\x18\x01 \x01(\x05R\x12maxConcurrentReads\x12(\n" +
-	"\x10reads_per_second\x18\x02 \x01(\x05R\x0ereadsPerSecond\x123\n" +
+	"\tmax_stale\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\bmaxStale\"\x8d\x01\n" +
+	"\x10IntegrationReads\x12%\n" +
+	"\x0emax_concurrent\x18\x01 \x01(\x05R\rmaxConcurrent\x12\x1d\n" +
+	"\n" +
+	"per_second\x18\x02 \x01(\x05R\tperSecond\x123\n" +
 	"\atimeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"9\n" +
 	"\tPlacement\x12\x14\n" +
 	"\x05cloud\x18\x01 \x01(\tR\x05cloud\x12\x16\n" +
@@ -2120,7 +2121,7 @@ var file_secretbroker_v1_integration_proto_goTypes = []any{
 	(Role)(0),                           // 0: secretbroker.v1.Role
 	(*Integration)(nil),                 // 1: secretbroker.v1.Integration
 	(*IntegrationCache)(nil),            // 2: secretbroker.v1.IntegrationCache
-	(*IntegrationLimits)(nil),           // 3: secretbroker.v1.IntegrationLimits
+	(*IntegrationReads)(nil),            // 3: secretbroker.v1.IntegrationReads
 	(*Placement)(nil),                   // 4: secretbroker.v1.Placement
 	(*Grant)(nil),                       // 5: secretbroker.v1.Grant
 	(*RoleBinding)(nil),                 // 6: secretbroker.v1.RoleBinding
@@ -2154,7 +2155,7 @@ var file_secretbroker_v1_integration_proto_goTypes = []any{
 var file_secretbroker_v1_integration_proto_depIdxs = []int32{
 	29, // 0: secretbroker.v1.Integration.settings:type_name -> google.protobuf.Struct
 	2,  // 1: secretbroker.v1.Integration.cache:type_name -> secretbroker.v1.IntegrationCache
-	3,  // 2: secretbroker.v1.Integration.limits:type_name -> secretbroker.v1.IntegrationLimits
+	3,  // 2: secretbroker.v1.Integration.reads:type_name -> secretbroker.v1.IntegrationReads
 	4,  // 3: secretbroker.v1.Integration.placement:type_name -> secretbroker.v1.Placement
 	5,  // 4: secretbroker.v1.Integration.grants:type_name -> secretbroker.v1.Grant
 	6,  // 5: secretbroker.v1.Integration.roles:type_name -> secretbroker.v1.RoleBinding
@@ -2165,7 +2166,7 @@ var file_secretbroker_v1_integration_proto_depIdxs = []int32{
 	30, // 10: secretbroker.v1.Integration.last_use_time:type_name -> google.protobuf.Timestamp
 	31, // 11: secretbroker.v1.IntegrationCache.ttl:type_name -> google.protobuf.Duration
 	31, // 12: secretbroker.v1.IntegrationCache.max_stale:type_name -> google.protobuf.Duration
-	31, // 13: secretbroker.v1.IntegrationLimits.timeout:type_name -> google.protobuf.Duration
+	31, // 13: secretbroker.v1.IntegrationReads.timeout:type_name -> google.protobuf.Duration
 	0,  // 14: secretbroker.v1.RoleBinding.role:type_name -> secretbroker.v1.Role
 	1,  // 15: secretbroker.v1.CreateIntegrationRequest.integration:type_name -> secretbroker.v1.Integration
 	1,  // 16: secretbroker.v1.CreateIntegrationResponse.integration:type_name -> secretbroker.v1.Integration

@@ -75,8 +75,8 @@ func IntegrationOf(f *integration.Document) *client.Integration {
 	in := &client.Integration{
 		ID: f.ID, DisplayName: f.DisplayName, Kind: string(f.Kind), Settings: numbersAsFloats(f.Settings()),
 		CacheTTL: time.Duration(f.Cache.TTL), CacheMaxStale: time.Duration(f.Cache.MaxStale),
-		Limits: client.IntegrationLimits{
-			MaxConcurrentReads: f.Limits.MaxConcurrentReads, ReadsPerSecond: f.Limits.ReadsPerSecond, Timeout: time.Duration(f.Limits.Timeout),
+		Reads: client.IntegrationReads{
+			MaxConcurrent: f.Reads.MaxConcurrent, PerSecond: f.Reads.PerSecond, Timeout: time.Duration(f.Reads.Timeout),
 		},
 		Placement: client.Placement{Cloud: f.Placement.Cloud, Region: f.Placement.Region},
 		Roles:     make(map[client.Role][]string),
@@ -123,8 +123,8 @@ func DocumentOf(kinds *integration.Kinds, in *client.Integration) (*integration.
 	}
 	f.Cache.SetTTL(in.CacheTTL)
 	f.Cache.SetMaxStale(in.CacheMaxStale)
-	f.Limits.MaxConcurrentReads, f.Limits.ReadsPerSecond = in.Limits.MaxConcurrentReads, in.Limits.ReadsPerSecond
-	f.Limits.SetTimeout(in.Limits.Timeout)
+	f.Reads.MaxConcurrent, f.Reads.PerSecond = in.Reads.MaxConcurrent, in.Reads.PerSecond
+	f.Reads.SetTimeout(in.Reads.Timeout)
 	f.Placement = integration.Placement{Cloud: in.Placement.Cloud, Region: in.Placement.Region}
 	for _, g := range in.Grants {
 		f.Grants = append(f.Grants, integration.GrantSection{Principals: g.Principals, Stores: g.Stores, Secrets: g.Secrets, Keys: g.Keys})

@@ -150,7 +150,7 @@ func TestRetries(t *testing.T) {
 func TestTimeoutOfTheIntegration(t *testing.T) {
 	f := newFake(t)
 	in := f.integration()
-	in.Limits.Timeout = 2 * time.Second
+	in.Reads.Timeout = 2 * time.Second
 	if s := f.open(f.Config(), in); s.cfg.TryTimeout != 2*time.Second {
 		t.Errorf("an exchange may take %v", s.cfg.TryTimeout)
 	}

@@ -10,7 +10,7 @@ import (
 // meaning, also through the plain settings of the API.
 func FuzzDecodeDocument(f *testing.F) {
 	f.Add([]byte("id: a\nkind: AZURE_KEY_VAULT\nazure: {n: 010, t: yes, l: [1, \"2\", {x: 1e3}]}\ncache: {ttl: 90m}\ngrants: [{principals: [\"dns:a\"], keys: [\"\\t\"]}]\n"))
-	f.Add([]byte("{id: \"on\", kind: LOCAL_FILE, local: {\"~\": \"null\", a: \"\\u2028\", b: \"- x\"}, roles: {auditor: [x]}, limits: {timeout: 1ns}}"))
+	f.Add([]byte("{id: \"on\", kind: LOCAL_FILE, local: {\"~\": \"null\", a: \"\\u2028\", b: \"- x\"}, roles: {auditor: [x]}, reads: {timeout: 1ns}}"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		doc := All().DecodeDocument("f", data)
 		if len(doc.Faults) > 0 {

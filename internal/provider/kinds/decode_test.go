@@ -37,7 +37,7 @@ func TestDocumentKeepsWhatAFileSays(t *testing.T) {
 	if diff := cmp.Diff(before.Integration.Policy.Rules(), after.Integration.Policy.Rules()); diff != "" {
 		t.Error(diff)
 	}
-	if before.Integration.Limits != after.Integration.Limits || before.Integration.CacheTTL != after.Integration.CacheTTL || before.Integration.Placement != after.Integration.Placement {
+	if before.Integration.Reads != after.Integration.Reads || before.Integration.CacheTTL != after.Integration.CacheTTL || before.Integration.Placement != after.Integration.Placement {
 		t.Errorf("%+v\n%+v", before.Integration, after.Integration)
 	}
 	// Through JSON and back.

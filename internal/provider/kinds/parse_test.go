@@ -44,7 +44,7 @@ func TestParseFull(t *testing.T) {
 		DisplayName: "SQL Server CDC",
 		Kind:        secret.KindAzureKeyVault,
 		CacheTTL:    90 * time.Second,
-		Limits:      integration.Limits{MaxConcurrentReads: 16, ReadsPerSecond: 100, Timeout: 2500 * time.Millisecond},
+		Reads:       integration.Reads{MaxConcurrent: 16, PerSecond: 100, Timeout: 2500 * time.Millisecond},
 		Placement:   integration.Placement{Cloud: "azure", Region: "westeurope"},
 
 		Settings: &azurekv.Settings{
@@ -205,14 +205,14 @@ func TestParseFaults(t *testing.T) {
 		{"ttl without unit", full + "cache:\n  ttl: 5\n", `7: cache.ttl: expected a duration with its unit, such as "30s" or "5m"`},
 
 		{"private endpoint", full + "  private_endpoint: maybe\n", "6: azure.private_endpoint: expected true or false, without quotes"},
-		{"limits too low", full + "limits: {max_concurrent_reads: 0, reads_per_second: -1, timeout: 999ms}\n",
-			"6: limits.max_concurrent_reads: expected 1 to 1024\n" +
-				"6: limits.reads_per_second: expected 1 to 100000, or 0 for as many as the store takes\n" +
-				"6: limits.timeout: expected 1s to 10s"},
-		{"limits too high", full + "limits: {max_concurrent_reads: 1025, reads_per_second: 100001, timeout: 11s}\n",
-			"6: limits.max_concurrent_reads: expected 1 to 1024\n" +
-				"6: limits.reads_per_second: expected 1 to 100000, or 0 for as many as the store takes\n" +
-				"6: limits.timeout: expected 1s to 10s"},
+		{"reads too low", full + "reads: {max_concurrent: 0, per_second: -1, timeout: 999ms}\n",
+			"6: reads.max_concurrent: expected 1 to 1024\n" +
+				"6: reads.per_second: expected 1 to 100000, or 0 for as many as the store takes\n" +
+				"6: reads.timeout: expected 1s to 10s"},
+		{"reads too high", full + "reads: {max_concurrent: 1025, per_second: 100001, timeout: 11s}\n",
+			"6: reads.max_concurrent: expected 1 to 1024\n" +
+				"6: reads.per_second: expected 1 to 100000, or 0 for as many as the store takes\n" +
+				"6: reads.timeout: expected 1s to 10s"},
 
 		{"grant without principals", full + "grants:\n  - secrets: [a]\n", "7: grants[0].principals: a grant needs at least one principal"},
 		{"grant to an open trust domain", full + "grants:\n  - principals:\n      - dns:a.example.org\n      - spiffe://example*\n", "9: grants[0].principals[1]: a pattern must name the complete trust domain"},
@@ -237,7 +237,7 @@ func TestParseFaults(t *testing.T) {
 				"6: azure.vaults[0]: not a vault: the store does not begin with https://; expected https://NAME.vault.azure.net\n" +
 				`7: cache.ttl: expected a duration with its unit, such as "30s" or "5m"` + "\n" +
 				`9: grants[0].principals[0]: expected a SPIFFE ID ("spiffe://...") or "dns:HOST"` + "\n" +
-				`10: unknown setting "more"; known here: id, display_name, kind, azure, aws, gcp, vault, local, cache, limits, placement, grants, roles`},
+				`10: unknown setting "more"; known here: id, display_name, kind, azure, aws, gcp, vault, local, cache, reads, placement, grants, roles`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -19,7 +19,7 @@ import (
 // Integration is not among them, so its author must add it deliberately.
 var edits = []string{
 	"Revision", "ReadRevision", "DisplayName", "Policy", "Roles", "Placement.Cloud", "Placement.Region",
-	"CacheTTL", "CacheMaxStale", "Limits.ReadsPerSecond",
+	"CacheTTL", "CacheMaxStale", "Reads.PerSecond",
 }
 
 // leaf is a field that a test can change.

@@ -178,4 +178,4 @@ func (s *suite) clean(where, text string) {
 
 // impatient sets the integration's shortest timeout, so that cases without a response
 // end soon.
-func (s *suite) impatient() { s.Integration.Limits.Timeout = 3 * time.Second }
+func (s *suite) impatient() { s.Integration.Reads.Timeout = 3 * time.Second }

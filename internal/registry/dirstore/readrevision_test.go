@@ -19,7 +19,7 @@ func TestReadRevisionOfFiles(t *testing.T) {
 	}
 	for _, edit := range []string{
 		"display_name: another\n", "placement: {region: westeurope}\n", "roles: {auditor: ['dns:a.example.org']}\n",
-		"grants:\n  - principals: ['dns:b.example.org']\n", "cache: {ttl: 1h, max_stale: 2h}\n", "limits: {reads_per_second: 7}\n", "# a comment\n",
+		"grants:\n  - principals: ['dns:b.example.org']\n", "cache: {ttl: 1h, max_stale: 2h}\n", "reads: {per_second: 7}\n", "# a comment\n",
 	} {
 		text := base
 		if strings.HasPrefix(edit, "grants") {
@@ -33,7 +33,7 @@ func TestReadRevisionOfFiles(t *testing.T) {
 	}
 	last := first.ReadRevision
 	for what, change := range map[string]func(){
-		"limits":     func() { w.write("a.yaml", base+"limits: {max_concurrent_reads: 7}\n") },
+		"reads":      func() { w.write("a.yaml", base+"reads: {max_concurrent: 7}\n") },
 		"credential": func() { w.write("secret", "other") },
 		"vaults":     func() { w.write("a.yaml", strings.Replace(base, ".vault.azure.net", "2.vault.azure.net", 1)) },
 	} {
