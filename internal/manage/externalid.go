@@ -10,19 +10,6 @@ import (
 // the external ID is omitted, the broker generates a unique one, which later changes keep.
 // A kind declares such a setting; see integration.Spec.
 
-// KeepGenerated copies the values that the broker generated from before to after, if after
-// omits them.
-func KeepGenerated(before, after *Document) error {
-	if before == nil || before.Kind != after.Kind {
-		return nil
-	}
-	had, _ := before.Generated()
-	if _, wanted := after.Generated(); !wanted || had == nil {
-		return nil
-	}
-	return after.SetGenerated(had)
-}
-
 // generate sets the omitted values that the broker generates.
 func generate(f *Document) error {
 	if _, wanted := f.Generated(); !wanted {

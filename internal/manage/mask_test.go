@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -61,7 +62,7 @@ func TestApplyMask(t *testing.T) {
 			}
 			continue
 		}
-		if got := strings.Join(settingsOf(Diff(before, after)), " "); got != tt.want {
+		if got := strings.Join(integration.SettingNames(integration.Diff(before, after)), " "); got != tt.want {
 			t.Errorf("%q: %q, want %q", tt.mask, got, tt.want)
 		}
 		if diff := cmp.Diff(was, before.Tree()); diff != "" {

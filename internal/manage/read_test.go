@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/manage"
 	"github.com/secretbroker/secretbroker/internal/placement"
 	"github.com/secretbroker/secretbroker/internal/provider/kinds"
@@ -167,19 +168,19 @@ func TestDiff(t *testing.T) {
 	})
 	after.DisplayName = ""
 	after.Grants = append(after.Grants, manage.Grant{Principals: []string{"dns:a"}})
-	want := []manage.FieldChange{
+	want := []integration.FieldChange{
 		{Setting: "azure.credential.type", Before: "client_secret", After: "client_certificate"},
 		{Setting: "azure.vaults", Before: []any{vault}, After: []any{vault, "https://b-vault.vault.azure.net"}},
 		{Setting: "display_name", Before: "SQL Server CDC"},
 		{Setting: "grants[1]", After: map[string]any{"principals": []any{"dns:a"}}},
 	}
-	if diff := cmp.Diff(want, manage.Diff(&before, &after)); diff != "" {
+	if diff := cmp.Diff(want, integration.Diff(&before, &after)); diff != "" {
 		t.Error(diff)
 	}
-	if got := manage.Diff(&before, &before); got != nil {
+	if got := integration.Diff(&before, &before); got != nil {
 		t.Errorf("%v", got)
 	}
-	if got := manage.Diff(nil, &before); len(got) < 8 {
+	if got := integration.Diff(nil, &before); len(got) < 8 {
 		t.Errorf("%v", got)
 	}
 }

@@ -142,7 +142,7 @@ func (op *operation) editOnce(ctx context.Context, act authz.Action, id string, 
 	if err != nil {
 		return fail(err)
 	}
-	if err := KeepGenerated(&before, after); err != nil {
+	if err := integration.KeepGenerated(&before, after); err != nil {
 		return fail(newInvalid(after.Kind, Fault{Text: err.Error()}))
 	}
 	if err := s.comply(op.who.Principal, s.authority(rec), &before, after, o); err != nil {
@@ -151,7 +151,7 @@ func (op *operation) editOnce(ctx context.Context, act authz.Action, id string, 
 	if err := generate(after); err != nil {
 		return fail(newInvalid(after.Kind, Fault{Text: err.Error()}))
 	}
-	changed := settingsOf(Diff(&before, after))
+	changed := integration.SettingNames(integration.Diff(&before, after))
 	if len(changed) == 0 && len(credentials) == 0 {
 		op.note = "nothing to change"
 		return withPolicies(s.present(rec, time.Time{}), rec.Integration), nil, op.answer(ctx, nil)
@@ -199,7 +199,7 @@ func (op *operation) commit(ctx context.Context, do func(context.Context, regist
 	err = op.change(ctx, &audit.Change{
 		Before:      documentOf(before),
 		After:       documentOf(after),
-		Fields:      settingsOf(Diff(before, after)),
+		Fields:      integration.SettingNames(integration.Diff(before, after)),
 		Credentials: slices.Sorted(maps.Keys(c.Credentials)),
 		Forced:      o.Force,
 	}, func(ctx context.Context) error {
@@ -277,7 +277,7 @@ func (e *placementError) Unwrap() []error {
 func (s *Service) immutable(before, after *Document) string {
 	section := s.cfg.Kinds.Section(after.Kind) + "."
 	touched := false
-	for _, c := range Diff(before, after) {
+	for _, c := range integration.Diff(before, after) {
 		if !s.cfg.Kinds.IsMutable(after.Kind, spelled(c)) {
 			return c.Setting
 		}
@@ -286,7 +286,7 @@ func (s *Service) immutable(before, after *Document) string {
 	if !touched {
 		return ""
 	}
-	for _, c := range append(Diff(nil, after), Diff(nil, before)...) {
+	for _, c := range append(integration.Diff(nil, after), integration.Diff(nil, before)...) {
 		if setting := spelled(c); !s.cfg.Kinds.IsMutable(after.Kind, setting) && !s.cfg.Kinds.IsImmutable(after.Kind, setting) {
 			return c.Setting
 		}
@@ -297,7 +297,7 @@ func (s *Service) immutable(before, after *Document) string {
 // spelled formats a change in the form that integration.Kinds.IsMutable accepts: the
 // setting, followed by "=" and its new value, or its old one if it is removed, if that is
 // one word.
-func spelled(c FieldChange) string {
+func spelled(c integration.FieldChange) string {
 	for _, v := range []any{c.After, c.Before} {
 		if text, ok := v.(string); ok && text != "" && !strings.ContainsAny(text, "=. ") {
 			return c.Setting + "=" + text
@@ -332,7 +332,7 @@ func (s *Service) Delete(ctx context.Context, who Caller, id string, o WriteOpti
 		return op.answer(ctx, nil)
 	}
 	before := s.cfg.Kinds.DecodeDocument(id, rec.Document).Document
-	return op.change(ctx, &audit.Change{Before: documentOf(&before), Fields: settingsOf(Diff(&before, nil)), Credentials: rec.Credentials, Forced: o.Force}, func(ctx context.Context) error {
+	return op.change(ctx, &audit.Change{Before: documentOf(&before), Fields: integration.SettingNames(integration.Diff(&before, nil)), Credentials: rec.Credentials, Forced: o.Force}, func(ctx context.Context) error {
 		return errorOf(before.Kind, s.cfg.Store.Delete(ctx, id, rec.ETag))
 	})
 }

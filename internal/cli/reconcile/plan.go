@@ -25,7 +25,6 @@ import (
 
 	"github.com/secretbroker/secretbroker/client"
 	"github.com/secretbroker/secretbroker/internal/integration"
-	"github.com/secretbroker/secretbroker/internal/manage"
 )
 
 // Action is the kind of a change.
@@ -51,7 +50,7 @@ type Change struct {
 	Now      *client.Integration // nil for Create
 	// Fields are the settings that differ, and Credentials the names of the credentials to
 	// send.
-	Fields      []manage.FieldChange
+	Fields      []integration.FieldChange
 	Credentials []string
 }
 
@@ -99,17 +98,17 @@ func NewPlan(documents []*Document, existing []*client.Integration, o Options) (
 func newChange(d *Document, now *client.Integration, o Options) (Change, error) {
 	c := Change{Action: Create, ID: d.ID, Document: d, Now: now, Credentials: slices.Sorted(maps.Keys(d.Credentials))}
 	if now == nil {
-		c.Fields = manage.Diff(nil, &d.Document)
+		c.Fields = integration.Diff(nil, &d.Document)
 		return c, nil
 	}
 	doc, err := DocumentOf(o.Kinds, now)
 	if err != nil {
 		return c, err
 	}
-	if err := manage.KeepGenerated(doc, &d.Document); err != nil {
+	if err := integration.KeepGenerated(doc, &d.Document); err != nil {
 		return c, err
 	}
-	c.Action, c.Fields = Update, manage.Diff(doc, &d.Document)
+	c.Action, c.Fields = Update, integration.Diff(doc, &d.Document)
 	if !o.ReplaceCredentials {
 		c.Credentials = slices.DeleteFunc(c.Credentials, func(name string) bool { return slices.Contains(now.CredentialNames, name) })
 	}

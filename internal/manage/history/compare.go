@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/integration"
-	"github.com/secretbroker/secretbroker/internal/manage"
 )
 
 // Kept is an integration in a database.
@@ -121,7 +120,7 @@ func compareDocument(kinds *integration.Kinds, id string, last *Change, recorded
 	case len(recorded) == 0:
 		found = append(found, Finding{Integration: id, Kind: IntegrationReturned, Last: last})
 		doc := kinds.DecodeDocument(id, kept.Document).Document
-		return append(found, differences(id, last, &manage.Document{ID: doc.ID, Kind: doc.Kind}, &doc, true)...)
+		return append(found, differences(id, last, &integration.Document{ID: doc.ID, Kind: doc.Kind}, &doc, true)...)
 	case !there:
 		return []Finding{{Integration: id, Kind: IntegrationLost, Last: last}}
 	}
@@ -130,9 +129,9 @@ func compareDocument(kinds *integration.Kinds, id string, last *Change, recorded
 }
 
 // differences returns the differences between a recorded document and that of the database.
-func differences(id string, last *Change, recorded, database *manage.Document, grantsAlone bool) (returned []Finding) {
+func differences(id string, last *Change, recorded, database *integration.Document, grantsAlone bool) (returned []Finding) {
 	var rest []Finding
-	for _, d := range manage.Diff(recorded, database) {
+	for _, d := range integration.Diff(recorded, database) {
 		f := Finding{Integration: id, Kind: SettingDiffers, Setting: d.Setting, Recorded: d.Before, Database: d.After, Last: last}
 		isGrant := strings.HasPrefix(d.Setting, "grants[")
 		switch {

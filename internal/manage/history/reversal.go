@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"github.com/secretbroker/secretbroker/internal/integration"
-	"github.com/secretbroker/secretbroker/internal/manage"
 )
 
 // Reversal is how a restore changed one integration.
@@ -23,27 +22,21 @@ type Reversal struct {
 // Reverse compares two documents of an integration, nil for none.
 func Reverse(kinds *integration.Kinds, id string, before, after []byte) Reversal {
 	was, is := documentOf(kinds, id, before), documentOf(kinds, id, after)
-	r := Reversal{Before: treeOf(was), After: treeOf(is)}
-	seen := make(map[string]bool)
-	for _, d := range manage.Diff(was, is) {
-		setting := d.Setting
-		if strings.HasPrefix(setting, "grants[") {
-			setting = "grants"
-			if d.Before == nil {
-				r.Returned = append(r.Returned, text(d.After))
-			} else {
-				r.Lost = append(r.Lost, text(d.Before))
-			}
-		}
-		if !seen[setting] {
-			seen[setting] = true
-			r.Settings = append(r.Settings, setting)
+	changes := integration.Diff(was, is)
+	r := Reversal{Before: treeOf(was), After: treeOf(is), Settings: integration.SettingNames(changes)}
+	for _, d := range changes {
+		switch {
+		case !strings.HasPrefix(d.Setting, "grants["):
+		case d.Before == nil:
+			r.Returned = append(r.Returned, text(d.After))
+		default:
+			r.Lost = append(r.Lost, text(d.Before))
 		}
 	}
 	return r
 }
 
-func documentOf(kinds *integration.Kinds, id string, document []byte) *manage.Document {
+func documentOf(kinds *integration.Kinds, id string, document []byte) *integration.Document {
 	if document == nil {
 		return nil
 	}
@@ -51,7 +44,7 @@ func documentOf(kinds *integration.Kinds, id string, document []byte) *manage.Do
 	return &doc
 }
 
-func treeOf(f *manage.Document) json.RawMessage {
+func treeOf(f *integration.Document) json.RawMessage {
 	if f == nil {
 		return nil
 	}

@@ -1,4 +1,4 @@
-package manage
+package integration
 
 import (
 	"maps"
@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// FieldChange is one setting that differs between two forms.
+// FieldChange is one setting that differs between two documents.
 type FieldChange struct {
 	// Setting is its name in the document, such as "azure.vaults" or "grants[2]".
 	Setting string
@@ -17,12 +17,12 @@ type FieldChange struct {
 	Before, After any
 }
 
-// Diff returns the settings that differ, sorted by name. Either form may be nil for an
+// Diff returns the settings that differ, sorted by name. Either document may be nil for an
 // integration that does not exist. Diff compares grants individually and independent of
 // their order, and all other lists as a whole.
 func Diff(before, after *Document) []FieldChange {
 	gone, added := differentGrants(before, after)
-	a, b := treeOf(before, gone), treeOf(after, added)
+	a, b := treeWith(before, gone), treeWith(after, added)
 	grantsBefore, grantsAfter := listOf(a["grants"]), listOf(b["grants"])
 	delete(a, "grants")
 	delete(b, "grants")
@@ -37,14 +37,14 @@ func Diff(before, after *Document) []FieldChange {
 	return changes
 }
 
-// treeOf returns f as plain values, with only the given grants: there may be thousands, and
+// treeWith returns f as plain values, with only the given grants: there may be thousands, and
 // few of them differ.
-func treeOf(f *Document, grants []int) map[string]any {
+func treeWith(f *Document, grants []int) map[string]any {
 	if f == nil {
 		return nil
 	}
 	short := *f
-	short.Grants = make([]Grant, len(grants))
+	short.Grants = make([]GrantSection, len(grants))
 	for n, i := range grants {
 		short.Grants[n] = f.Grants[i]
 	}
@@ -58,7 +58,7 @@ func listOf(v any) []any {
 
 // differentGrants returns the indexes of the grants that only one side has.
 func differentGrants(before, after *Document) (gone, added []int) {
-	var a, b []Grant
+	var a, b []GrantSection
 	if before != nil {
 		a = before.Grants
 	}
@@ -89,7 +89,7 @@ func differentGrants(before, after *Document) (gone, added []int) {
 }
 
 // sameLists reports whether two grants have the same lists in the same order.
-func sameLists(g, other *Grant) bool {
+func sameLists(g, other *GrantSection) bool {
 	return slices.Equal(g.Principals, other.Principals) && slices.Equal(g.Stores, other.Stores) &&
 		slices.Equal(g.Secrets, other.Secrets) && slices.Equal(g.Keys, other.Keys)
 }
@@ -121,8 +121,8 @@ func diffMaps(found []FieldChange, path string, a, b map[string]any) []FieldChan
 	return found
 }
 
-// settingsOf lists the settings that differ, each once, with "grants" as one setting.
-func settingsOf(changes []FieldChange) []string {
+// SettingNames returns the settings that differ, each once, with "grants" as one setting.
+func SettingNames(changes []FieldChange) []string {
 	var names []string
 	for _, c := range changes {
 		name := c.Setting
@@ -134,4 +134,17 @@ func settingsOf(changes []FieldChange) []string {
 		}
 	}
 	return names
+}
+
+// KeepGenerated copies the values that the broker generated from before to after, if after
+// omits them.
+func KeepGenerated(before, after *Document) error {
+	if before == nil || before.Kind != after.Kind {
+		return nil
+	}
+	had, _ := before.Generated()
+	if _, wanted := after.Generated(); !wanted || had == nil {
+		return nil
+	}
+	return after.SetGenerated(had)
 }
