@@ -21,19 +21,23 @@ type plantingStore struct {
 	plain, encoded []byte // masked
 }
 
-// newPlantingStore generates a value and forgets it. The value is longer than the registers:
-// if Go or the kernel interrupts a copy, it saves the registers on a stack, where they may
-// stay for a while.
+// newPlantingStore generates a value in pieces of three bytes, so that the test never has a
+// copy of it. A whole value in a local variable would be on the goroutine's stack, and when the
+// runtime moves a stack, it does not overwrite the old one. The value is longer than the
+// registers: if Go or the kernel interrupts a copy, it saves the registers on a stack, where
+// they may stay for a while.
 func newPlantingStore() *plantingStore {
-	value := make([]byte, 600)
-	for i := range value {
-		value[i] = 'A' + byte(rand.IntN(26))
+	s := &plantingStore{}
+	for range 200 {
+		var piece [3]byte
+		for i := range piece {
+			piece[i] = 'A' + byte(rand.IntN(26))
+		}
+		var encoded [4]byte
+		base64.StdEncoding.Encode(encoded[:], piece[:])
+		s.plain = append(s.plain, procmem.Mask(piece[:])...)
+		s.encoded = append(s.encoded, procmem.Mask(encoded[:])...)
 	}
-	encoded := make([]byte, base64.StdEncoding.EncodedLen(len(value)))
-	base64.StdEncoding.Encode(encoded, value)
-	s := &plantingStore{plain: procmem.Mask(value), encoded: procmem.Mask(encoded)}
-	clear(value)
-	clear(encoded)
 	return s
 }
 
