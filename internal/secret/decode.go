@@ -42,13 +42,16 @@ func (d Decoding) Apply(v Value) (Value, error) {
 	text := v.base64Text()
 	defer clear(text[:cap(text)])
 	text = bytes.TrimRight(text, "=")
-	out := make([]byte, base64.RawStdEncoding.DecodedLen(len(text)))
+	// Not a local slice: a short one would be on the stack, and the runtime moves stacks
+	// without overwriting the old ones.
+	decoded, out := newValue(base64.RawStdEncoding.DecodedLen(len(text)))
 	n, err := base64.RawStdEncoding.Strict().Decode(out, text)
 	if err != nil {
-		clear(out) // contains the bytes before the error
+		decoded.Wipe() // contains the bytes before the error
 		return Value{}, Errorf(ReasonSecretNotBase64, "the reference asks for decoding, but the selected value is not base64; store it encoded, or remove ?decode=base64")
 	}
-	return NewValue(out[:n]), nil
+	decoded.shorten(n)
+	return decoded, nil
 }
 
 // base64Text returns a copy of v without white space, in the standard alphabet.
