@@ -36,8 +36,8 @@ RACE := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: ## build bin/broker
-	$(GO) build -trimpath -ldflags '-X github.com/secretbroker/secretbroker/internal/app.version=$(VERSION)' -o bin/broker ./cmd/secretbroker
+build: ## build bin/secretbroker
+	$(GO) build -trimpath -ldflags '-X github.com/secretbroker/secretbroker/internal/app.version=$(VERSION)' -o bin/secretbroker ./cmd/secretbroker
 
 test: ## run all tests, with the race detector if a C compiler is installed
 	@$(if $(RACE),,echo "no C compiler: testing without the race detector")

@@ -8,8 +8,8 @@ cd "$(dirname "$0")/.."
 dir=$(mktemp -d)
 broker_pid=
 trap '[[ -z $broker_pid ]] || kill "$broker_pid"; rm -rf "$dir"' EXIT
-go build -o "$dir/broker" ./cmd/secretbroker
-(cd "$dir" && exec ./broker dev --listen 127.0.0.1:18443 --admin-listen 127.0.0.1:18081 --vault-listen 127.0.0.1:0) >"$dir/log" 2>&1 &
+go build -o "$dir/secretbroker" ./cmd/secretbroker
+(cd "$dir" && exec ./secretbroker dev --listen 127.0.0.1:18443 --admin-listen 127.0.0.1:18081 --vault-listen 127.0.0.1:0) >"$dir/log" 2>&1 &
 broker_pid=$!
 for _ in $(seq 100); do
 	curl -fsS http://127.0.0.1:18081/readyz >/dev/null 2>&1 && break

@@ -4,7 +4,7 @@
 // creates one Client and keeps it:
 //
 //	c, err := client.New(client.Config{
-//		Addr:     "broker.example.org:8443",
+//		Addr:     "secretbroker.example.org:8443",
 //		CAFile:   "/etc/secretbroker/ca.pem",
 //		CertFile: "/etc/secretbroker/tls.pem",
 //		KeyFile:  "/etc/secretbroker/tls-key.pem",

@@ -68,10 +68,10 @@ const (
 // The client's own reasons, always with codes.Unavailable.
 const (
 	// ReasonBrokerUnreachable: there is no connection to the broker.
-	ReasonBrokerUnreachable = "BROKER_UNREACHABLE"
+	ReasonBrokerUnreachable = "SECRETBROKER_UNREACHABLE"
 	// ReasonBrokerNotTrusted: the broker's certificate was not issued by Config.CAFile, has
 	// another name, or is not valid now.
-	ReasonBrokerNotTrusted = "BROKER_NOT_TRUSTED"
+	ReasonBrokerNotTrusted = "SECRETBROKER_NOT_TRUSTED"
 	// ReasonCertificateRefused: the broker does not accept Config.CertFile.
 	ReasonCertificateRefused = "CERTIFICATE_REFUSED"
 )

@@ -92,12 +92,12 @@ func TestNewError(t *testing.T) {
 		{
 			name: "dialing", code: codes.Unavailable, message: `connection error: desc = "transport: Error while dialing: dial tcp: lookup \"x\": no such host"`,
 			want: Error{Code: codes.Unavailable, Reason: ReasonBrokerUnreachable, Message: `cannot reach the broker at broker.test:8443: dial tcp: lookup "x": no such host`},
-			text: `secretbroker: BROKER_UNREACHABLE: cannot reach the broker at broker.test:8443: dial tcp: lookup "x": no such host`,
+			text: `secretbroker: SECRETBROKER_UNREACHABLE: cannot reach the broker at broker.test:8443: dial tcp: lookup "x": no such host`,
 		},
 		{
-			name: "handshake", code: codes.Unavailable, message: `last connection error: connection error: desc = "transport: authentication handshake failed: BROKER_NOT_TRUSTED: the certificate in \"f\" is not"`,
+			name: "handshake", code: codes.Unavailable, message: `last connection error: connection error: desc = "transport: authentication handshake failed: SECRETBROKER_NOT_TRUSTED: the certificate in \"f\" is not"`,
 			want: Error{Code: codes.Unavailable, Reason: ReasonBrokerNotTrusted, Message: `the certificate in "f" is not`},
-			text: `secretbroker: BROKER_NOT_TRUSTED: the certificate in "f" is not`,
+			text: `secretbroker: SECRETBROKER_NOT_TRUSTED: the certificate in "f" is not`,
 		},
 		{
 			name: "refused, without quotes", code: codes.Unavailable, message: `error reading server preface: CERTIFICATE_REFUSED: no`,
@@ -107,7 +107,7 @@ func TestNewError(t *testing.T) {
 		{
 			name: "quotes that do not end", code: codes.Unavailable, message: `connection error: desc = "what`,
 			want: Error{Code: codes.Unavailable, Reason: ReasonBrokerUnreachable, Message: `cannot reach the broker at broker.test:8443: connection error: desc = "what`},
-			text: `secretbroker: BROKER_UNREACHABLE: cannot reach the broker at broker.test:8443: connection error: desc = "what`,
+			text: `secretbroker: SECRETBROKER_UNREACHABLE: cannot reach the broker at broker.test:8443: connection error: desc = "what`,
 		},
 	}
 	for _, tt := range tests {

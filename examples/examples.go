@@ -1,5 +1,5 @@
 // Package examples contains sample connector configurations with references to secrets.
-// Users can read them, and try "broker check" on them with "broker dev": they use the
+// Users can read them, and try "secretbroker check" on them with "secretbroker dev": they use the
 // integration and the vault of the broker's development mode.
 //
 // Subdirectories contain programs that call a broker, in Go and in Python, and a Kafka

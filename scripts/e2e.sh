@@ -7,14 +7,14 @@ cd "$(dirname "$0")/.."
 
 bin=$(mktemp -d)
 dir=$(mktemp -d)/dev
-trap 'kill "${broker:-}" 2>/dev/null || :; wait 2>/dev/null || :; rm -rf "$bin" "${dir%/dev}"' EXIT
+trap 'kill "${secretbroker:-}" 2>/dev/null || :; wait 2>/dev/null || :; rm -rf "$bin" "${dir%/dev}"' EXIT
 
-go build -o "$bin/broker" ./cmd/secretbroker
+go build -o "$bin/secretbroker" ./cmd/secretbroker
 go build -o "$bin/" -modfile=tools/grpcurl/go.mod github.com/fullstorydev/grpcurl/cmd/grpcurl
 go build -o "$bin/" -modfile=tools/ghz/go.mod github.com/bojand/ghz/cmd/ghz
 PATH=$bin:$PATH
 
-broker dev --dir "$dir" --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --vault-listen 127.0.0.1:0 \
+secretbroker dev --dir "$dir" --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --vault-listen 127.0.0.1:0 \
   --log-level error >"$bin/dev.out" &
 broker=$!
 for _ in $(seq 100); do
@@ -53,7 +53,7 @@ expect '"value": "rotated"' as worker -d "$(ask postgres-password ',"max_age":"0
 # Run the command lines that dev prints.
 grep '^  grpcurl' "$bin/dev.out" | head -1 >"$bin/pasted.sh"
 expect '$trongPassw0rdExamp1e' bash "$bin/pasted.sh"
-grep '^  broker resolve' "$bin/dev.out" >"$bin/pasted.sh"
+grep '^  secretbroker resolve' "$bin/dev.out" >"$bin/pasted.sh"
 expect 'database.password' bash "$bin/pasted.sh"
 grep '^  ghz' "$bin/dev.out" | sed 's/-n 20000/-n 2000/' >"$bin/pasted.sh"
 expect '[OK]' bash "$bin/pasted.sh"
@@ -61,8 +61,8 @@ if bash "$bin/pasted.sh" | grep -q '\[\(Unavailable\|Internal\|PermissionDenied\
   fail "ghz reported errors"
 fi
 
-expect 'ok ' broker check --addr "$addr" --ca "$dir/ca.pem" --cert "$dir/worker.pem" --key "$dir/worker-key.pem" --file examples/sqlserver-cdc.json
-expect 'no grant names this principal' broker explain --config "$dir/broker.yaml" \
+expect 'ok ' secretbroker check --addr "$addr" --ca "$dir/ca.pem" --cert "$dir/worker.pem" --key "$dir/worker-key.pem" --file examples/sqlserver-cdc.json
+expect 'no grant names this principal' secretbroker explain --config "$dir/secretbroker.yaml" \
   --principal spiffe://example.org/other/worker-2 $vault::oracle-password
 expect '"allowed": true' as auditor -d '{"reference":"'$vault'::postgres-password","principal":"spiffe://example.org/connect/worker-1"}' \
   "$addr" secretbroker.v1.PolicyService/Explain

@@ -162,7 +162,7 @@ func (w *World) ServerKeyFile() string { return filepath.Join(w.Env.Dir, "server
 // ClientCAFile contains the authorities with which servers verify clients.
 func (w *World) ClientCAFile() string { return filepath.Join(w.Env.Dir, "clients-ca.pem") }
 
-// Config writes a broker.yaml with additional settings and returns its path.
+// Config writes a secretbroker.yaml with additional settings and returns its path.
 func (w *World) Config(name, more string) (string, error) {
 	return w.ConfigFor(name, "integrations/", more)
 }

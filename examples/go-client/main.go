@@ -1,7 +1,7 @@
 // Command go-client shows how a Go program gets its secrets from a broker: it resolves
 // the references in its arguments and prints the result of each. It never prints a value.
 //
-//	broker dev                       # in one terminal
+//	secretbroker dev                       # in one terminal
 //	go run ./examples/go-client \
 //		-addr 127.0.0.1:8443 -dir .secretbroker -integration cspi-sqlserver \
 //		password=https://your-key-vault-name.vault.azure.net::sqlserver-db-secret::password

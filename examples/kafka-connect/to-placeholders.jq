@@ -1,5 +1,5 @@
 # Converts a connector's configuration with secret.manager.* properties to one with
-# placeholders for the config provider "broker":
+# placeholders for the config provider "secretbroker":
 #
 #     jq -f to-placeholders.jq connector.json
 #
@@ -8,7 +8,7 @@ def placeholders:
   (.["secret.manager.provider.integration.id"] // error("secret.manager.provider.integration.id is missing")) as $id
   | [(.["secret.manager.managed.configs"] // "") | split(",")[] | gsub("^\\s+|\\s+$"; "") | select(. != "")] as $managed
   | reduce $managed[] as $name (.;
-      if has($name) then .[$name] = "${broker:\($id):\(.[$name])}"
+      if has($name) then .[$name] = "${secretbroker:\($id):\(.[$name])}"
       else error("\($name) is listed in secret.manager.managed.configs, but does not exist") end)
   | with_entries(select(.key == "secret.manager" or (.key | startswith("secret.manager.")) | not));
 

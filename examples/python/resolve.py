@@ -4,7 +4,7 @@
     .venv/bin/python -m grpc_tools.protoc -I proto --python_out=examples/python \
         --grpc_python_out=examples/python secretbroker/v1/resolver.proto
 
-    broker dev                                      # in another terminal
+    secretbroker dev                                      # in another terminal
     .venv/bin/python examples/python/resolve.py 127.0.0.1:8443 .secretbroker cspi-sqlserver \
         password=https://your-key-vault-name.vault.azure.net::sqlserver-db-secret::password
 

@@ -180,7 +180,7 @@ func TestStacksContainNoValue(t *testing.T) {
 		cmd.Args = []string{"crashing-broker", p.canary}
 		cmd.Env = append(os.Environ(), "GOTRACEBACK=system")
 		dump, err := cmd.CombinedOutput()
-		if err == nil || !strings.Contains(string(dump), "broker.crash(") || !strings.Contains(string(dump), "[REDACTED]") {
+		if err == nil || !strings.Contains(string(dump), "app.crash(") || !strings.Contains(string(dump), "[REDACTED]") {
 			t.Fatalf("it did not panic where it should: %v\n%s", err, dump)
 		}
 		check(t, string(dump))

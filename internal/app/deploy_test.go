@@ -11,7 +11,7 @@ import (
 // TestDeployExamples: the broker accepts the configuration in deploy/, and ends within the
 // timeout of the service managers there.
 func TestDeployExamples(t *testing.T) {
-	cfg, err := config.Load(filepath.Join("..", "..", "deploy", "kubernetes", "broker.yaml"))
+	cfg, err := config.Load(filepath.Join("..", "..", "deploy", "kubernetes", "secretbroker.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/devmode"
 )
 
-// devFlags are the flags of "broker dev".
+// devFlags are the flags of "secretbroker dev".
 type devFlags struct {
 	dir, listen, adminListen, vaultListen string
 	insecureListen, once                  bool
@@ -92,7 +92,7 @@ func runDev(cmd *cobra.Command, flags devFlags) (err error) {
 		return err
 	}
 
-	// From here on the command runs like "broker serve". The additions of dev run in
+	// From here on the command runs like "secretbroker serve". The additions of dev run in
 	// parallel once the broker is ready.
 	parts := newGroup(cmd.Context())
 	ready := make(chan listening, 1)
@@ -175,8 +175,8 @@ var welcome = template.Must(template.New("welcome").Parse(`ready
   certificates    {{.Env.Worker.CertFile}} is granted, {{.Env.OtherWorker.CertFile}} is not
 
 Resolve the sample connector:
-  broker resolve --addr {{.Addr}} --ca {{.Env.CAFile}} --cert {{.Env.Worker.CertFile}} --key {{.Env.Worker.KeyFile}} --file examples/sqlserver-cdc.json
-  (without a built broker: go run ./internal/app resolve ...)
+  secretbroker resolve --addr {{.Addr}} --ca {{.Env.CAFile}} --cert {{.Env.Worker.CertFile}} --key {{.Env.Worker.KeyFile}} --file examples/sqlserver-cdc.json
+  (without a built broker: go run ./cmd/broker resolve ...)
 
 With grpcurl:
   grpcurl -cacert {{.Env.CAFile}} -cert {{.Env.Worker.CertFile}} -key {{.Env.Worker.KeyFile}} -d '{"integration_id":"{{.Env.IntegrationID}}","configs":{"database.password":"{{.Vault}}::sqlserver-db-secret::password"}}' {{.Addr}} secretbroker.v1.ResolverService/Resolve

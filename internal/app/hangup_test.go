@@ -31,7 +31,7 @@ func TestHangupWhileStarting(t *testing.T) {
 // hangup, and then sends SIGHUP after every line that it prints until it is ready.
 func hangUpEarly(t *testing.T, configFile string, n int) {
 	t.Helper()
-	cmd := exec.Command("broker", "serve", "--log-format", "json", "--config", configFile) // see TestMain
+	cmd := exec.Command("secretbroker", "serve", "--log-format", "json", "--config", configFile) // see TestMain
 	cmd.Env = append(os.Environ(), "GODEBUG=inittrace=1", "GORACE=atexit_sleep_ms=0")
 	stderr, err := cmd.StderrPipe()
 	if err != nil {

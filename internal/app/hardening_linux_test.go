@@ -47,7 +47,7 @@ func ownedByNobody(c *child) error {
 	})
 }
 
-// TestTheProcessIsClosed runs the real "broker serve" as an ordinary user and tries
+// TestTheProcessIsClosed runs the real "secretbroker serve" as an ordinary user and tries
 // to get at its memory as the same user.
 func TestTheProcessIsClosed(t *testing.T) {
 	peek := func(pid int) string {

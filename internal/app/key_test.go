@@ -52,7 +52,7 @@ func databases(t *testing.T, test func(t *testing.T, db *testDatabase)) {
 func newTestDatabase(t *testing.T, entry string, open func(sqlstore.Config) (*sqlstore.Store, error)) *testDatabase {
 	t.Helper()
 	dir := t.TempDir()
-	db := &testDatabase{entry: entry, configFile: filepath.Join(dir, "broker.yaml"), keyFile: filepath.Join(dir, "registry.key")}
+	db := &testDatabase{entry: entry, configFile: filepath.Join(dir, "secretbroker.yaml"), keyFile: filepath.Join(dir, "registry.key")}
 	if err := seal.Create(db.keyFile); err != nil {
 		t.Fatal(err)
 	}

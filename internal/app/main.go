@@ -74,7 +74,7 @@ func execute(ctx context.Context, cmd *cobra.Command) int {
 
 func newRootCommand() *cobra.Command {
 	root := &cobra.Command{
-		Use:   "broker",
+		Use:   "secretbroker",
 		Short: "Resolve secret references for connector runtimes",
 		Long: `secretbroker provides connector runtimes with passwords, keys and tokens from their
 customers' secret stores. A runtime presents its client certificate and sends the
@@ -82,7 +82,7 @@ references in a connector's configuration. The broker checks that the runtime ma
 read these secrets, reads them with the integration's own cloud identity, and
 returns the values.
 
-Start with:  broker dev`,
+Start with:  secretbroker dev`,
 		Version:       buildVersion(),
 		SilenceUsage:  true,
 		SilenceErrors: true,

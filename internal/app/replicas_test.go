@@ -142,7 +142,7 @@ func (c *cluster) start(r *replica) {
 		c.t.Fatal(err)
 	}
 	r.cmd = exec.Command(exe)
-	r.cmd.Args = []string{"broker", "serve", "--config", r.config}
+	r.cmd.Args = []string{"secretbroker", "serve", "--config", r.config}
 	r.cmd.Stderr = r.log
 	if err := r.cmd.Start(); err != nil {
 		c.t.Fatal(err)

@@ -23,7 +23,7 @@ import (
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"broker":          func() { os.Exit(run()) },
+		"secretbroker":    func() { os.Exit(run()) },
 		"watched-broker":  watchedBroker,
 		"bare-broker":     bareBroker,
 		"crashing-broker": crashingBroker,
@@ -62,19 +62,19 @@ func TestScripts(t *testing.T) {
 				}
 			})
 			for name, value := range map[string]string{
-				"SECRETBROKER_ADDR": b.addr,
-				"SECRETBROKER_CA":   b.CAFile,
-				"SECRETBROKER_CERT": b.Worker.CertFile,
-				"SECRETBROKER_KEY":  b.Worker.KeyFile,
-				"OTHER_CERT":        b.OtherWorker.CertFile,
-				"OTHER_KEY":         b.OtherWorker.KeyFile,
-				"AUDITOR_CERT":      b.Auditor.CertFile,
-				"AUDITOR_KEY":       b.Auditor.KeyFile,
-				"OWNER_CERT":        b.Owner.CertFile,
-				"OWNER_KEY":         b.Owner.KeyFile,
-				"SECRETS_FILE":      b.SecretsFile,
-				"EXAMPLES":          filepath.Join(repo, "examples"),
-				"VAULT":             "https://your-key-vault-name.vault.azure.net",
+				"SECRETBROKER_ADDR":      b.addr,
+				"SECRETBROKER_CA_FILE":   b.CAFile,
+				"SECRETBROKER_CERT_FILE": b.Worker.CertFile,
+				"SECRETBROKER_KEY_FILE":  b.Worker.KeyFile,
+				"OTHER_CERT":             b.OtherWorker.CertFile,
+				"OTHER_KEY":              b.OtherWorker.KeyFile,
+				"AUDITOR_CERT":           b.Auditor.CertFile,
+				"AUDITOR_KEY":            b.Auditor.KeyFile,
+				"OWNER_CERT":             b.Owner.CertFile,
+				"OWNER_KEY":              b.Owner.KeyFile,
+				"SECRETS_FILE":           b.SecretsFile,
+				"EXAMPLES":               filepath.Join(repo, "examples"),
+				"VAULT":                  "https://your-key-vault-name.vault.azure.net",
 				// Under the race detector a command would wait a second before it exits.
 				"GORACE": "atexit_sleep_ms=0",
 			} {
@@ -145,7 +145,7 @@ grants:
 `), 0o600)
 }
 
-// exits runs a command and expects its exit code: "exits 3 broker resolve ...".
+// exits runs a command and expects its exit code: "exits 3 secretbroker resolve ...".
 func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: exits CODE COMMAND [ARG ...]")
@@ -222,7 +222,7 @@ func example(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	flags := append(args[2:], "--file", file)
 	run := func(command ...string) (stdout, all string) {
-		exits(ts, false, slices.Concat([]string{strconv.Itoa(code), "broker"}, command, flags))
+		exits(ts, false, slices.Concat([]string{strconv.Itoa(code), "secretbroker"}, command, flags))
 		stdout = ts.ReadFile("stdout")
 		all = stdout + ts.ReadFile("stderr")
 		for _, value := range []string{"Passw0rd", "battery", "dbadmin", "Tr0ub"} {

@@ -40,7 +40,7 @@ func newServeCommand() *cobra.Command {
 		logs       logFlags
 	)
 	cmd := &cobra.Command{
-		Use:   "serve --config broker.yaml",
+		Use:   "serve --config secretbroker.yaml",
 		Short: "Run the broker",
 		Long: `Run the broker until it receives SIGINT or SIGTERM.
 
@@ -49,10 +49,10 @@ service, keeps answering for shutdown.drain_delay, and then waits up to
 shutdown.timeout for calls in progress. A second signal ends the process at once.
 
 The broker reads integrations again when their files change. SIGHUP makes it read
-them at once, reopen the audit log (for log rotation) and read broker.yaml again:
+them at once, reopen the audit log (for log rotation) and read secretbroker.yaml again:
 changes of roles, shutdown and the limits on calls take effect. The log and /readyz
 list other changes, which need a restart.`,
-		Example: "  broker serve --config /etc/secretbroker/broker.yaml",
+		Example: "  secretbroker serve --config /etc/secretbroker/secretbroker.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			// Neither an early SIGHUP nor a closed pipe of the audit log must end the
@@ -96,7 +96,7 @@ type listening struct {
 type process struct {
 	// hangups requests a reload with each element.
 	hangups <-chan os.Signal
-	// reload reads broker.yaml again. It is required with hangups.
+	// reload reads secretbroker.yaml again. It is required with hangups.
 	reload func() (*config.Config, error)
 	// onReady, if not nil, is called when the broker is ready.
 	onReady func(listening)

@@ -18,7 +18,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/devmode"
 )
 
-// served is "broker serve" in a separate process. The test runs the Key Vault.
+// served is "secretbroker serve" in a separate process. The test runs the Key Vault.
 type served struct {
 	*devmode.Environment
 	cmd         *exec.Cmd
@@ -44,7 +44,7 @@ func newEnvironment(t *testing.T) *devmode.Environment {
 func startServed(t *testing.T, env *devmode.Environment, configFile string, environ ...string) *served {
 	t.Helper()
 	s := &served{Environment: env, exited: make(chan struct{})}
-	s.cmd = exec.Command("broker", "serve", "--log-format", "json", "--config", configFile) // see TestMain
+	s.cmd = exec.Command("secretbroker", "serve", "--log-format", "json", "--config", configFile) // see TestMain
 	s.cmd.Env = append(append(os.Environ(), "GORACE=atexit_sleep_ms=0"), environ...)
 	stderr, err := s.cmd.StderrPipe()
 	if err != nil {
@@ -115,7 +115,7 @@ func (s *served) readyz() (code int, body string) {
 
 var sample = request("p", vault+"::sqlserver-db-secret::password")
 
-// set replaces the line of a setting in broker.yaml.
+// set replaces the line of a setting in secretbroker.yaml.
 func set(t *testing.T, configFile, name, value string) {
 	t.Helper()
 	lines := strings.Split(readFile(configFile), "\n")

@@ -31,7 +31,7 @@ func traced(ctx context.Context) context.Context {
 	return metadata.AppendToOutgoingContext(ctx, "traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
 }
 
-// tracingTo adds the section to broker.yaml.
+// tracingTo adds the section to secretbroker.yaml.
 func tracingTo(section string) func(*devmode.Environment) error {
 	return func(env *devmode.Environment) error {
 		return replace(env.ConfigFile, readFile(env.ConfigFile)+"tracing: {"+section+"}\n")

@@ -123,7 +123,7 @@ func TestSPIFFE(t *testing.T) {
 	asynctest.Eventually(t, "the silent agent is a problem", func() bool { return strings.Contains(b.get(t, "/readyz"), agent.Socket) })
 }
 
-// TestValidateTLS: "broker validate" reports invalid certificates and CRLs.
+// TestValidateTLS: "secretbroker validate" reports invalid certificates and CRLs.
 func TestValidateTLS(t *testing.T) {
 	ca := trusttest.NewCA(t, "clients")
 	dir := t.TempDir()
@@ -131,7 +131,7 @@ func TestValidateTLS(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(dir, "integrations"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	config := filepath.Join(dir, "broker.yaml")
+	config := filepath.Join(dir, "secretbroker.yaml")
 	validate := func() error {
 		cmd := newValidateCommand()
 		cmd.SetArgs([]string{"--config", config})

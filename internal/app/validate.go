@@ -17,14 +17,14 @@ import (
 func newValidateCommand() *cobra.Command {
 	var configFile string
 	cmd := &cobra.Command{
-		Use:   "validate --config broker.yaml",
+		Use:   "validate --config secretbroker.yaml",
 		Short: "Check a configuration and its integrations without running them",
-		Long: `Check broker.yaml, the certificates and CRLs that it names, and every integration, and
+		Long: `Check secretbroker.yaml, the certificates and CRLs that it names, and every integration, and
 report all errors with their lines. The command contacts no other system and starts
 nothing.
 
 Exit codes: 0 everything is valid; 2 there are errors.`,
-		Example: "  broker validate --config /etc/secretbroker/broker.yaml",
+		Example: "  secretbroker validate --config /etc/secretbroker/secretbroker.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := config.Load(configFile)

@@ -53,11 +53,11 @@ Give the references as NAME=REFERENCE, or name the configurations of connectors
 with --file: JSON or .properties files. The flag can be repeated.
 
 Exit codes: 0 all references can be resolved; 2 the command line or a file is
-invalid; otherwise the code of the worst failure, as for "broker resolve".
+invalid; otherwise the code of the worst failure, as for "secretbroker resolve".
 With --strict, 6 if there are warnings.`,
-		Example: `  broker check --file connector.json
-  broker check --file orders.json --file payments.properties --output github
-  broker check --integration cspi-sqlserver \
+		Example: `  secretbroker check --file connector.json
+  secretbroker check --file orders.json --file payments.properties --output github
+  secretbroker check --integration cspi-sqlserver \
       password=https://my-vault.vault.azure.net::sqlserver-db-secret::password`,
 		RunE: c.run,
 	}

@@ -22,16 +22,16 @@ why that caller may or may not read it. The command reads no secret.
 
 By default the command asks a running broker, which answers only callers that its
 configuration lists as auditors. With --config it needs no broker: it reads the
-integrations of broker.yaml itself. The TLS files and the credential files that
+integrations of secretbroker.yaml itself. The TLS files and the credential files that
 these name need not exist, so a checkout of the configuration is enough.
 
 With --diff, the command compares two versions of the integrations. Each is a
-broker.yaml or a directory of integrations. Lines with + are permissions that only
+secretbroker.yaml or a directory of integrations. Lines with + are permissions that only
 NEW gives, lines with - are permissions that only OLD gives, and lines with ~ are
 settings that differ. A grant that is only written differently is not a change.
 
 Exit codes: 0 success, also if the caller may not read the secret; 2 the command
-line, broker.yaml or an integration's file is invalid; 3 the caller is not an
+line, secretbroker.yaml or an integration's file is invalid; 3 the caller is not an
 auditor of the broker; 4 the reference, the principal or the integration's id is
 invalid; 7 no trusted broker answers at the address; 8 try again later; 1 other
 failure. With --diff: 0 success; 1 there are changes and --exit-code is given;
@@ -46,13 +46,13 @@ func newExplainCommand(kinds *integration.Kinds) *cobra.Command {
 		diff, exitCode bool
 	)
 	cmd := &cobra.Command{
-		Use:   "explain [flags] REFERENCE\n  broker explain --diff [flags] OLD NEW",
+		Use:   "explain [flags] REFERENCE\n  secretbroker explain --diff [flags] OLD NEW",
 		Short: "Show who may read a secret and why, or what a policy change grants and revokes",
 		Long:  explainHelp,
-		Example: `  broker explain https://my-vault.vault.azure.net::db-secret::password
-  broker explain --config broker.yaml --principal spiffe://example.org/connect/worker-1 \
+		Example: `  secretbroker explain https://my-vault.vault.azure.net::db-secret::password
+  secretbroker explain --config secretbroker.yaml --principal spiffe://example.org/connect/worker-1 \
       https://my-vault.vault.azure.net::db-secret
-  broker explain --diff --exit-code deployed/integrations integrations`,
+  secretbroker explain --diff --exit-code deployed/integrations integrations`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if diff {
 				return cobra.ExactArgs(2)(cmd, args)
@@ -81,7 +81,7 @@ func newExplainCommand(kinds *integration.Kinds) *cobra.Command {
 	}
 	conn.register(cmd)
 	terminal.RegisterOutput(cmd, &output, "table", "json")
-	cmd.Flags().StringVar(&configFile, "config", "", "read the integrations of this broker.yaml instead of asking a broker")
+	cmd.Flags().StringVar(&configFile, "config", "", "read the integrations of this secretbroker.yaml instead of asking a broker")
 	cmd.Flags().StringVar(&q.IntegrationID, "integration", "", "consider only this integration (default: all)")
 	cmd.Flags().StringVar(&q.Principal, "principal", "", "caller to explain: a SPIFFE ID, or dns: and a host name")
 	cmd.Flags().BoolVar(&diff, "diff", false, "compare two versions of the integrations")
@@ -154,7 +154,7 @@ func explainDiff(cmd *cobra.Command, kinds *integration.Kinds, output string, ex
 	case err != nil || err2 != nil:
 		return &exit.Error{Code: exit.Usage, Err: errors.Join(err, err2)}
 	case len(before)+len(after) == 0: // two wrong directories have no differences
-		return &exit.Error{Code: exit.Usage, Err: errors.New("neither side has an integration; give two broker.yaml files or directories of integrations")}
+		return &exit.Error{Code: exit.Usage, Err: errors.New("neither side has an integration; give two secretbroker.yaml files or directories of integrations")}
 	}
 	changes := manage.ComparePolicies(before, after)
 	if err := printChanges(cmd.OutOrStdout(), output, changes); err != nil {
@@ -166,7 +166,7 @@ func explainDiff(cmd *cobra.Command, kinds *integration.Kinds, output string, ex
 	return nil
 }
 
-// readIntegrations reads the integrations of a broker.yaml or of a directory. It fails if
+// readIntegrations reads the integrations of a secretbroker.yaml or of a directory. It fails if
 // any of them is invalid: an answer from a part of the grants would be wrong.
 func readIntegrations(kinds *integration.Kinds, path string) ([]*integration.Integration, error) {
 	dir := path
@@ -176,7 +176,7 @@ func readIntegrations(kinds *integration.Kinds, path string) ([]*integration.Int
 			return nil, &exit.Error{Code: exit.Usage, Err: err}
 		}
 		if dir = cfg.Integrations; dir == "" {
-			return nil, &exit.Error{Code: exit.Usage, Err: fmt.Errorf("%s: the integrations are in a database; ask a running broker, or use a directory written by \"broker integration export\"", path)}
+			return nil, &exit.Error{Code: exit.Usage, Err: fmt.Errorf("%s: the integrations are in a database; ask a running broker, or use a directory written by \"secretbroker integration export\"", path)}
 		}
 	}
 	integrations, faults := dirstore.ReadPolicies(kinds, dir)

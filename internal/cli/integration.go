@@ -17,7 +17,7 @@ import (
 )
 
 const integrationHelp = `Manage the provider integrations of a running broker. The caller needs a role,
-for all integrations (roles in broker.yaml) or for a single one (roles of the
+for all integrations (roles in secretbroker.yaml) or for a single one (roles of the
 integration). Integrations that the broker reads from files can be shown but not
 changed.
 

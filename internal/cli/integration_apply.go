@@ -19,7 +19,7 @@ import (
 const applyHelp = `Apply the integrations in a directory to a broker: create those that are missing,
 update those that differ, and, with --prune, delete those that no file describes.
 The command prints the plan first; with --dry-run it stops there. The files have
-the format of "integrations:" in broker.yaml, and "export" writes them.
+the format of "integrations:" in secretbroker.yaml, and "export" writes them.
 
 The broker checks all changes before it makes the first one: if a file is invalid,
 nothing is changed. The command does not change integrations that another client
@@ -42,8 +42,8 @@ func newIntegrationApplyCommand(kinds *integration.Kinds) *cobra.Command {
 		Use:   "apply -f DIR",
 		Short: "Apply the integrations in a directory",
 		Long:  applyHelp,
-		Example: `  broker integration apply -f integrations/ --dry-run
-  broker integration apply -f integrations/ --prune`,
+		Example: `  secretbroker integration apply -f integrations/ --dry-run
+  secretbroker integration apply -f integrations/ --prune`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.exitCode && !o.dryRun {

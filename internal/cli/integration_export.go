@@ -20,7 +20,7 @@ import (
 )
 
 const exportHelp = `Write each integration to a file in the format of "apply" and of "integrations:" in
-broker.yaml. The files do not contain the credentials that the broker stores:
+secretbroker.yaml. The files do not contain the credentials that the broker stores:
 "apply" keeps them, and for "integrations:" each needs a file and the setting that
 names it. A comment at the top of the file lists these settings.
 
@@ -38,7 +38,7 @@ func newIntegrationExportCommand(kinds *integration.Kinds) *cobra.Command {
 		Use:     "export [ID ...]",
 		Short:   "Write integrations as files",
 		Long:    exportHelp,
-		Example: "  broker integration export --dir integrations/\n  broker integration export cspi-sqlserver > cspi-sqlserver.yaml",
+		Example: "  secretbroker integration export --dir integrations/\n  secretbroker integration export cspi-sqlserver > cspi-sqlserver.yaml",
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
 			m.conn = conn
 			return m.completeIDs(cmd, args, toComplete)

@@ -38,7 +38,7 @@ func newIntegrationGrantCommand(kinds *integration.Kinds) *cobra.Command {
 		Short: "Allow a principal to use an integration",
 		Long: `Add a grant to an integration. What is not narrowed with --store, --secret or
 --json-key stays open. It takes the role ASSIGNER or RESOURCE_OWNER.`,
-		Example:           "  broker integration grant cspi-sqlserver --principal 'spiffe://example.org/connect/*' --secret 'sqlserver-*'",
+		Example:           "  secretbroker integration grant cspi-sqlserver --principal 'spiffe://example.org/connect/*' --secret 'sqlserver-*'",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: g.completeOneID,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -62,7 +62,7 @@ func newIntegrationRevokeCommand(kinds *integration.Kinds) *cobra.Command {
 		Short: "Remove a grant",
 		Long: `Take a grant away: the one that names exactly these principals, stores, secrets
 and keys, in whatever order. It takes the role ASSIGNER or RESOURCE_OWNER.`,
-		Example:           "  broker integration revoke cspi-sqlserver --principal 'spiffe://example.org/connect/*' --secret 'sqlserver-*'",
+		Example:           "  secretbroker integration revoke cspi-sqlserver --principal 'spiffe://example.org/connect/*' --secret 'sqlserver-*'",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: g.completeOneID,
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -29,8 +29,8 @@ func newIntegrationListCommand(kinds *integration.Kinds) *cobra.Command {
 --filter accepts terms joined by AND: comparisons of id, kind or display_name with =
 or != and a value, which may end with *; and the words unused, read_only and faulty,
 which NOT negates.`,
-		Example: `  broker integration list --filter 'kind = AZURE_KEY_VAULT AND NOT faulty'
-  broker integration list --unused`,
+		Example: `  secretbroker integration list --filter 'kind = AZURE_KEY_VAULT AND NOT faulty'
+  secretbroker integration list --unused`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if unused && filter != "" {
@@ -71,7 +71,7 @@ func newIntegrationDescribeCommand(kinds *integration.Kinds) *cobra.Command {
 		Use:               "describe ID",
 		Short:             "Show an integration, its grants, roles and usage",
 		Long:              "Show an integration: its settings, its grants and roles, and the resources that use it.",
-		Example:           "  broker integration describe cspi-sqlserver",
+		Example:           "  secretbroker integration describe cspi-sqlserver",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: m.completeOneID,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -107,7 +107,7 @@ func newIntegrationValidateCommand(kinds *integration.Kinds) *cobra.Command {
 credential can be used, whether the store issues a token for it, and whether it may
 read each of its vaults. The broker reads no value of a secret. A failed step is
 reported with a remedy, and the command then exits with 6.`,
-		Example:           "  broker integration validate cspi-sqlserver\n  broker integration validate --all",
+		Example:           "  secretbroker integration validate cspi-sqlserver\n  secretbroker integration validate --all",
 		ValidArgsFunction: m.completeIDs,
 		Args: func(_ *cobra.Command, args []string) error {
 			if all == (len(args) > 0) {

@@ -86,8 +86,8 @@ func newIntegrationCreateCommand(kinds *integration.Kinds) *cobra.Command {
 		Use:   "create -f FILE",
 		Short: "Create an integration",
 		Long:  "Create an integration from a file in the format of docs/configuration.md, and\nprint the policies that its cloud needs, if any. The broker generates an\nexternal_id for an AWS role without one.\n" + credentialHelp,
-		Example: `  broker integration create -f cspi-sqlserver.yaml
-  broker integration create -f cspi-sqlserver.yaml --credential azure.credential.client_secret=secret.txt`,
+		Example: `  secretbroker integration create -f cspi-sqlserver.yaml
+  secretbroker integration create -f cspi-sqlserver.yaml --credential azure.credential.client_secret=secret.txt`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			in, err := w.read()
@@ -132,9 +132,9 @@ func newIntegrationUpdateCommand(kinds *integration.Kinds) *cobra.Command {
 		Use:   "update ID",
 		Short: "Change an integration",
 		Long:  updateHelp + credentialHelp,
-		Example: `  broker integration update cspi-sqlserver --set cache.ttl=10m
-  broker integration update cspi-sqlserver --credential azure.credential.client_secret=new-secret.txt
-  broker integration update cspi-sqlserver -f cspi-sqlserver.yaml`,
+		Example: `  secretbroker integration update cspi-sqlserver --set cache.ttl=10m
+  secretbroker integration update cspi-sqlserver --credential azure.credential.client_secret=new-secret.txt
+  secretbroker integration update cspi-sqlserver -f cspi-sqlserver.yaml`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: w.completeOneID,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -308,8 +308,8 @@ func newIntegrationDeleteCommand(kinds *integration.Kinds) *cobra.Command {
 		Short: "Delete an integration that is not in use",
 		Long: `Delete an integration with its grants and credentials. The command
 fails if the integration was used within the usage window (management.usage_window
-in broker.yaml), and the error lists who used it; --force deletes it nevertheless.`,
-		Example:           "  broker integration delete cspi-sqlserver",
+in secretbroker.yaml), and the error lists who used it; --force deletes it nevertheless.`,
+		Example:           "  secretbroker integration delete cspi-sqlserver",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: m.completeOneID,
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -39,9 +39,9 @@ func (c *Connection) register(cmd *cobra.Command) {
 		cmd.Flags().StringVar(p, flag, fallback, usage+" ($"+variable+")")
 	}
 	env(&c.Addr, "addr", "SECRETBROKER_ADDR", "127.0.0.1:8443", "the broker's host:port")
-	env(&c.CA, "ca", "SECRETBROKER_CA", "", "PEM file with the CA of the broker's certificate")
-	env(&c.Cert, "cert", "SECRETBROKER_CERT", "", "PEM file with the client certificate")
-	env(&c.Key, "key", "SECRETBROKER_KEY", "", "PEM file with the client certificate's key")
+	env(&c.CA, "ca", "SECRETBROKER_CA_FILE", "", "PEM file with the CA of the broker's certificate")
+	env(&c.Cert, "cert", "SECRETBROKER_CERT_FILE", "", "PEM file with the client certificate")
+	env(&c.Key, "key", "SECRETBROKER_KEY_FILE", "", "PEM file with the client certificate's key")
 	env(&c.ServerName, "server-name", "SECRETBROKER_SERVER_NAME", "", "name in the broker's certificate, if not the host of --addr")
 	cmd.Flags().DurationVar(&c.Timeout, "timeout", 10*time.Second, "timeout of a call, including retries")
 	for _, flag := range []string{"ca", "cert", "key"} {
@@ -137,9 +137,9 @@ Exit codes: 0 success; 1 other failure; 2 the command line is invalid; 3 denied;
 4 a reference or the request is malformed; 5 no such secret, version or key;
 6 the secret or the integration is not in a usable state; 7 no trusted broker
 answers at the address; 8 try again later.`,
-		Example: `  broker resolve --integration cspi-sqlserver \
+		Example: `  secretbroker resolve --integration cspi-sqlserver \
       password=https://my-vault.vault.azure.net::sqlserver-db-secret::password
-  broker resolve --file connector.json --output json`,
+  secretbroker resolve --file connector.json --output json`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := configsToResolve(args, file)
 			if err != nil {

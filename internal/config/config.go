@@ -1,4 +1,4 @@
-// Package config implements broker.yaml: its settings, their defaults and their
+// Package config implements secretbroker.yaml: its settings, their defaults and their
 // validation.
 //
 // Only internal/app and the commands in internal/cli import it. internal/app passes each part
@@ -18,7 +18,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
-// Config is a validated broker.yaml. Its paths are absolute.
+// Config is a validated secretbroker.yaml. Its paths are absolute.
 type Config struct {
 	// Listen is the address of the gRPC server (mutual TLS, TLS 1.3), host:port.
 	Listen string `yaml:"listen"`
@@ -185,7 +185,7 @@ const (
 	MaxShutdown = 5 * time.Minute
 )
 
-// defaults returns the values of settings that broker.yaml omits.
+// defaults returns the values of settings that secretbroker.yaml omits.
 func defaults() *Config {
 	return &Config{
 		Listen:      "127.0.0.1:8443",

@@ -91,10 +91,10 @@ func TestLoad(t *testing.T) {
 }
 
 func TestLoadNoFile(t *testing.T) {
-	if _, err := Load(filepath.Join(t.TempDir(), "broker.yaml")); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := Load(filepath.Join(t.TempDir(), "secretbroker.yaml")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("err = %v, want fs.ErrNotExist", err)
 	}
-	large := filepath.Join(t.TempDir(), "broker.yaml")
+	large := filepath.Join(t.TempDir(), "secretbroker.yaml")
 	if err := os.WriteFile(large, make([]byte, strictyaml.MaxSize+1), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -13,7 +13,7 @@ type Registry struct {
 	// SQLite is for one broker, Postgres for several; exactly one of them is set.
 	SQLite   SQLite   `yaml:"sqlite"`
 	Postgres Postgres `yaml:"postgres"`
-	// KeyFile is a file with the keys that seal credentials, see broker key create; empty
+	// KeyFile is a file with the keys that seal credentials, see secretbroker key create; empty
 	// if the database keeps no credentials.
 	KeyFile string `yaml:"key_file"`
 	// Files are the files, and directories of files, that integrations may refer to.

@@ -45,7 +45,7 @@ type Options struct {
 	// refuses one in which other users can write.
 	Dir string
 	// Listen and AdminListen are the broker's addresses, which Start writes to
-	// broker.yaml; DefaultListen and DefaultAdminListen if empty. Start refuses addresses
+	// secretbroker.yaml; DefaultListen and DefaultAdminListen if empty. Start refuses addresses
 	// that other machines can reach, unless InsecureListen is set.
 	Listen, AdminListen string
 	// InsecureListen allows addresses that other machines can reach.
@@ -79,7 +79,7 @@ type Identity struct {
 // Callers must not change them.
 type Environment struct {
 	Dir string
-	// ConfigFile is broker.yaml. Every Start overwrites it.
+	// ConfigFile is secretbroker.yaml. Every Start overwrites it.
 	ConfigFile string
 	// IntegrationID is the id of the integration in IntegrationFile. The file is written
 	// once; the user may edit it.
@@ -254,7 +254,7 @@ func newEnvironment(opts Options) *Environment {
 	}
 	return &Environment{
 		Dir:              opts.Dir,
-		ConfigFile:       in("broker.yaml"),
+		ConfigFile:       in("secretbroker.yaml"),
 		IntegrationID:    IntegrationID,
 		IntegrationFile:  in("integrations", IntegrationID+".yaml"),
 		SecretsFile:      in("secrets.yaml"),

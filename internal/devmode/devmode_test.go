@@ -241,7 +241,7 @@ func TestSettings(t *testing.T) {
 		"shutdown":     m{"drain_delay": "0s"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("broker.yaml (-want +got):\n%s", diff)
+		t.Errorf("secretbroker.yaml (-want +got):\n%s", diff)
 	}
 
 	var gotIn, wantIn integration
@@ -287,10 +287,10 @@ func TestFilesAreTheOwnersAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{
-		"auditor-key.pem", "auditor.pem", "broker.yaml", "ca.pem", "client-secret.txt",
+		"auditor-key.pem", "auditor.pem", "ca.pem", "client-secret.txt",
 		"integrations/cspi-sqlserver.yaml", "keyvault-ca.pem", "other-worker-key.pem", "other-worker.pem",
 		"owner-key.pem", "owner.pem",
-		"secrets.yaml", "server-key.pem", "server.pem", "worker-key.pem", "worker.pem",
+		"secretbroker.yaml", "secrets.yaml", "server-key.pem", "server.pem", "worker-key.pem", "worker.pem",
 	}
 	if diff := cmp.Diff(want, files); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
@@ -327,7 +327,7 @@ func TestSecondStartKeepsEdits(t *testing.T) {
 		t.Error("the edited integration was overwritten")
 	}
 	if bytes.Contains(read(t, second.ConfigFile), []byte("nonsense")) {
-		t.Error("broker.yaml was not rewritten")
+		t.Error("secretbroker.yaml was not rewritten")
 	}
 	if bytes.Equal(read(t, second.ClientSecretFile), credential) || bytes.Equal(read(t, second.CAFile), ca) {
 		t.Error("the client secret or the CA was not replaced")

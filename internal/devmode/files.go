@@ -39,7 +39,7 @@ func (env *Environment) writeSettings(clientSecret string) error {
 	if err := writeTemplate(env.IntegrationFile, "integration.yaml", data, writeIfAbsent); err != nil {
 		return err
 	}
-	if err := writeTemplate(env.ConfigFile, "broker.yaml", data, keyfile.Replace); err != nil {
+	if err := writeTemplate(env.ConfigFile, "secretbroker.yaml", data, keyfile.Replace); err != nil {
 		return err
 	}
 	return keyfile.Replace(env.ClientSecretFile, []byte(clientSecret+"\n"))

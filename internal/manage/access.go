@@ -28,8 +28,8 @@ var needs = map[authz.Action]string{
 	authz.ToChange:     "the role RESOURCE_OWNER on it",
 	authz.ToDelete:     "the role RESOURCE_OWNER on it",
 	authz.ToGiveRoles:  "the role RESOURCE_OWNER on it",
-	authz.ToCreate:     "the role RESOURCE_OWNER for all integrations (roles.resource_owner in broker.yaml)",
-	authz.ToUseMachine: "the role RESOURCE_OWNER for all integrations (roles.resource_owner in broker.yaml)",
+	authz.ToCreate:     "the role RESOURCE_OWNER for all integrations (roles.resource_owner in secretbroker.yaml)",
+	authz.ToUseMachine: "the role RESOURCE_OWNER for all integrations (roles.resource_owner in secretbroker.yaml)",
 }
 
 // errNoRole is the only answer to a caller without a role. It does not depend on whether

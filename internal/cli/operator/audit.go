@@ -63,7 +63,7 @@ func newAuditVerifyCommand() *cobra.Command {
 		Use:     "verify [flags] FILE...",
 		Short:   "Check that audit logs were not changed",
 		Long:    auditVerifyHelp,
-		Example: "  broker audit verify --key-file audit.key audit.jsonl.2.gz audit.jsonl.1 audit.jsonl",
+		Example: "  secretbroker audit verify --key-file audit.key audit.jsonl.2.gz audit.jsonl.1 audit.jsonl",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, files []string) error {
 			cfg, err := verifyConfig(keyFiles, heads)
@@ -173,12 +173,12 @@ runtime received a value only if the outcome is "served"; "checked" means that t
 broker read the value and did not send it.
 
 The jsonl output has the unchanged lines of the log. The command does not verify the
-chain: run "broker audit verify" first.
+chain: run "secretbroker audit verify" first.
 
 Exit codes: 0 success, also if nothing was found; 1 a file cannot be read; 2 the
 command line is invalid.`
 
-// auditQuestion has the flags of "broker audit query".
+// auditQuestion has the flags of "secretbroker audit query".
 type auditQuestion struct {
 	filter                    logread.Filter
 	reference, from, to       string
@@ -193,9 +193,9 @@ func newAuditQueryCommand() *cobra.Command {
 		Use:   "query [flags] FILE...",
 		Short: "Find who read a secret, or which secrets a runtime received",
 		Long:  auditQueryHelp,
-		Example: `  broker audit query --secret https://my-vault.vault.azure.net::db-secret --outcome served \
+		Example: `  secretbroker audit query --secret https://my-vault.vault.azure.net::db-secret --outcome served \
       --from 2027-01-10T00:00:00Z --to 2027-01-11T00:00:00Z audit.jsonl.1 audit.jsonl
-  broker audit query --principal spiffe://example.org/connect/worker-1 --distinct --from 72h audit.jsonl`,
+  secretbroker audit query --principal spiffe://example.org/connect/worker-1 --distinct --from 72h audit.jsonl`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, files []string) error {
 			if err := q.parse(time.Now()); err != nil {
@@ -206,7 +206,7 @@ func newAuditQueryCommand() *cobra.Command {
 				return &exit.Error{Code: exit.Failure, Err: err}
 			}
 			if unreadable > 0 {
-				fmt.Fprintf(cmd.ErrOrStderr(), "%d line(s) are not records and were skipped; \"broker audit verify\" reports the first one\n", unreadable)
+				fmt.Fprintf(cmd.ErrOrStderr(), "%d line(s) are not records and were skipped; \"secretbroker audit verify\" reports the first one\n", unreadable)
 			}
 			return nil
 		},

@@ -26,7 +26,7 @@ of the backup. The command only counts integrations that no log mentions. If the
 log does not have the result of a change, because the broker stopped during it,
 both results are accepted.
 
-The command reads the database and changes nothing. Run "broker audit verify" on
+The command reads the database and changes nothing. Run "secretbroker audit verify" on
 the logs first.
 
 Exit codes: 0 no difference; 1 there are differences, or a file or the database
@@ -35,10 +35,10 @@ cannot be read; 2 the command line or the configuration is wrong.`
 func newAuditCompareCommand(kinds *integration.Kinds) *cobra.Command {
 	var configFile, output string
 	cmd := &cobra.Command{
-		Use:     "compare --config broker.yaml FILE...",
+		Use:     "compare --config secretbroker.yaml FILE...",
 		Short:   "Find what a restored database has undone",
 		Long:    auditCompareHelp,
-		Example: "  broker audit compare --config /etc/secretbroker/broker.yaml audit.jsonl.2.gz audit.jsonl.1 audit.jsonl",
+		Example: "  secretbroker audit compare --config /etc/secretbroker/secretbroker.yaml audit.jsonl.2.gz audit.jsonl.1 audit.jsonl",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, files []string) error {
 			cfg, err := config.Load(configFile)

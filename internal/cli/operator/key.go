@@ -23,7 +23,7 @@ To rotate the key: "add" a new key, copy the file to every replica, and reload e
 replica (SIGHUP); then "use" the new key, and copy and reload again. The brokers
 then seal all credentials with the new key. The old key is still needed to restore
 older backups; "drop" removes it.`,
-		Example: "  broker key create /etc/secretbroker/registry.key",
+		Example: "  secretbroker key create /etc/secretbroker/registry.key",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -80,7 +80,7 @@ func newKeyDropCommand() *cobra.Command {
 		force      bool
 	)
 	cmd := &cobra.Command{
-		Use:   "drop --config broker.yaml FILE",
+		Use:   "drop --config secretbroker.yaml FILE",
 		Short: "Remove the keys that do not seal",
 		Long: `Remove the keys that do not seal. The command reads the database of --config and
 fails if a credential there is still sealed with one of them. It cannot check
@@ -89,7 +89,7 @@ a copy of the old key file as long as such backups.
 
 --force removes the keys without reading the database. Credentials that are still
 sealed with a dropped key are lost and must be set again.`,
-		Example: "  broker key drop --config /etc/secretbroker/broker.yaml /etc/secretbroker/registry.key",
+		Example: "  secretbroker key drop --config /etc/secretbroker/secretbroker.yaml /etc/secretbroker/registry.key",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
@@ -100,7 +100,7 @@ sealed with a dropped key are lost and must be set again.`,
 					return err
 				}
 			case !force:
-				return &exit.Error{Code: exit.Usage, Err: errors.New("give --config broker.yaml, so that the command can check whether the database still needs the keys, or --force to drop them without this check")}
+				return &exit.Error{Code: exit.Usage, Err: errors.New("give --config secretbroker.yaml, so that the command can check whether the database still needs the keys, or --force to drop them without this check")}
 			}
 			if err := seal.Drop(args[0]); err != nil {
 				return &exit.Error{Code: exit.Failure, Err: err}

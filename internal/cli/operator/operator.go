@@ -3,7 +3,7 @@
 // the keys that seal stored credentials.
 //
 // These commands contact no broker. They read the files and the database that
-// broker.yaml names, so they also work while no broker runs, and run with the
+// secretbroker.yaml names, so they also work while no broker runs, and run with the
 // permissions of the user who starts them. Package cli has the commands that talk to a
 // broker, the exit codes, and the functions that print.
 package operator

@@ -1,5 +1,5 @@
 // Package reconcile applies a set of integration documents to a broker. It is the part of
-// "broker integration apply" that depends neither on files in a directory nor on a terminal,
+// "secretbroker integration apply" that depends neither on files in a directory nor on a terminal,
 // so that other programs can use it.
 //
 // A run has three steps. The caller decides after each whether to continue:

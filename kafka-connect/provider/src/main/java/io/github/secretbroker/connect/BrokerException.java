@@ -27,9 +27,9 @@ final class BrokerException extends Exception {
   private static final long serialVersionUID = 1L;
 
   /** No broker answered. */
-  static final String UNREACHABLE = "BROKER_UNREACHABLE";
+  static final String UNREACHABLE = "SECRETBROKER_UNREACHABLE";
   /** This worker does not trust the broker's certificate. */
-  static final String NOT_TRUSTED = "BROKER_NOT_TRUSTED";
+  static final String NOT_TRUSTED = "SECRETBROKER_NOT_TRUSTED";
   /** The broker does not accept this worker's certificate. */
   static final String CERTIFICATE_REFUSED = "CERTIFICATE_REFUSED";
   /** The broker returned a result that connectors must not use, such as an empty value. */

@@ -14,8 +14,8 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * Resolves {@code ${broker:<integration id>:<reference>}}, for example {@code
- * ${broker:cspi-sqlserver:https://my-vault.vault.azure.net::sqlserver-db-secret::password}}.
+ * Resolves {@code ${secretbroker:<integration id>:<reference>}}, for example {@code
+ * ${secretbroker:cspi-sqlserver:https://my-vault.vault.azure.net::sqlserver-db-secret::password}}.
  *
  * <p>Kafka splits the placeholder at its first two colons, and calls this class once for all
  * references of one integration in a configuration, which results in one call of the broker. The
@@ -50,7 +50,7 @@ public final class SecretBrokerConfigProvider implements ConfigProvider {
   @Override
   public ConfigData get(String path) {
     throw new ConfigException(
-        "secretbroker: a placeholder must name a reference; write ${broker:<integration id>:<reference>}");
+        "secretbroker: a placeholder must name a reference; write ${secretbroker:<integration id>:<reference>}");
   }
 
   /**
@@ -90,18 +90,18 @@ public final class SecretBrokerConfigProvider implements ConfigProvider {
   private static void checkPath(String path) {
     if (path == null || path.isEmpty()) {
       throw new ConfigException(
-          "secretbroker: a placeholder names no integration; write ${broker:<integration id>:<reference>}");
+          "secretbroker: a placeholder names no integration; write ${secretbroker:<integration id>:<reference>}");
     }
     if (path.equals("https") || path.equals("arn") || path.startsWith("projects/")) {
       throw new ConfigException(
           "secretbroker: a placeholder has its reference where the integration belongs;"
-              + " write ${broker:<integration id>:<reference>}");
+              + " write ${secretbroker:<integration id>:<reference>}");
     }
     if (!INTEGRATION_ID.matcher(path).matches()) { // not quoted, because it may be a value
       throw new ConfigException(
           "secretbroker: the text between the first two colons of a placeholder is not a valid integration id,"
               + " which has 1 to 64 characters of [A-Za-z0-9._-];"
-              + " write ${broker:<integration id>:<reference>}");
+              + " write ${secretbroker:<integration id>:<reference>}");
     }
   }
 

@@ -138,8 +138,8 @@ class FailureTest {
       return FakeBroker.echo(request);
     };
     String text = failure(provider, REFERENCE);
-    assertTrue(text.contains("BROKER_UNREACHABLE: no answer in time from the broker at localhost:"), text);
-    assertTrue(failure(provider, REFERENCE).contains("BROKER_UNREACHABLE"));
+    assertTrue(text.contains("SECRETBROKER_UNREACHABLE: no answer in time from the broker at localhost:"), text);
+    assertTrue(failure(provider, REFERENCE).contains("SECRETBROKER_UNREACHABLE"));
     release.countDown();
   }
 
@@ -159,7 +159,7 @@ class FailureTest {
     get(provider, REFERENCE);
     bench.broker.close();
     String text = failure(provider, REFERENCE);
-    assertTrue(text.contains("BROKER_UNREACHABLE: cannot reach the broker at localhost:" + port), text);
+    assertTrue(text.contains("SECRETBROKER_UNREACHABLE: cannot reach the broker at localhost:" + port), text);
     failure(provider, REFERENCE);
     bench.broker = new FakeBroker(bench.authority, bench.server, port);
     assertEquals("value of " + REFERENCE, get(provider, REFERENCE).data().get(REFERENCE));

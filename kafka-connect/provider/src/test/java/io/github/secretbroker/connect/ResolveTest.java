@@ -58,10 +58,10 @@ class ResolveTest {
 
   @Test
   void kafkaSplitsThePlaceholderAsMeant() {
-    ConfigTransformer transformer = new ConfigTransformer(Map.of("broker", provider));
+    ConfigTransformer transformer = new ConfigTransformer(Map.of("secretbroker", provider));
     Map<String, String> resolved = transformer.transform(Map.of(
-        "password", "${broker:cspi:" + REFERENCE + "}",
-        "url", "jdbc:x?user=${broker:cspi:https://my-vault.vault.azure.net::db-secret::user}&p=1",
+        "password", "${secretbroker:cspi:" + REFERENCE + "}",
+        "url", "jdbc:x?user=${secretbroker:cspi:https://my-vault.vault.azure.net::db-secret::user}&p=1",
         "other", "plain")).data();
     assertEquals("value of " + REFERENCE, resolved.get("password"));
     assertEquals("jdbc:x?user=value of https://my-vault.vault.azure.net::db-secret::user&p=1", resolved.get("url"));
@@ -130,7 +130,7 @@ class ResolveTest {
         "hunter2 canary", "not a valid integration id").entrySet()) {
       String text = assertThrows(ConfigException.class, () -> provider.get(e.getKey(), Set.of("//v::n"))).getMessage();
       assertTrue(text.contains(e.getValue()), text);
-      assertTrue(text.contains("${broker:<integration id>:<reference>}"), text);
+      assertTrue(text.contains("${secretbroker:<integration id>:<reference>}"), text);
       assertFalse(text.contains("canary"), text);
     }
     assertThrows(ConfigException.class, () -> provider.get(null, Set.of("x")));

@@ -15,7 +15,7 @@ import org.junit.jupiter.api.Test;
 class SettingsTest {
   private static Map<String, String> good() {
     Map<String, String> settings = new HashMap<>();
-    settings.put("addresses", "broker-1.example.org:8443, [2001:db8::1]:8443");
+    settings.put("addresses", "secretbroker-1.example.org:8443, [2001:db8::1]:8443");
     settings.put("tls.ca.file", "/ca.pem");
     settings.put("tls.cert.file", "/tls.crt");
     settings.put("tls.key.file", "/tls.key");
@@ -25,8 +25,8 @@ class SettingsTest {
   @Test
   void defaults() {
     Settings s = Settings.parse(good());
-    assertEquals(List.of(new Settings.Address("broker-1.example.org", 8443), new Settings.Address("2001:db8::1", 8443)), s.addresses());
-    assertEquals("broker-1.example.org:8443, [2001:db8::1]:8443", s.brokers());
+    assertEquals(List.of(new Settings.Address("secretbroker-1.example.org", 8443), new Settings.Address("2001:db8::1", 8443)), s.addresses());
+    assertEquals("secretbroker-1.example.org:8443, [2001:db8::1]:8443", s.brokers());
     assertEquals(Duration.ofSeconds(5), s.deadline());
     assertNull(s.maxAge());
     assertNull(s.serverName());

@@ -115,7 +115,7 @@ class TlsTest {
   void aBrokerOfAnotherAuthorityIsNotTrusted() {
     writePem(bench.file("ca.pem"), new TestAuthority("other").certificate);
     String text = failure(bench.provider(), REFERENCE);
-    assertTrue(text.contains("BROKER_NOT_TRUSTED: the certificate of the broker at localhost:"), text);
+    assertTrue(text.contains("SECRETBROKER_NOT_TRUSTED: the certificate of the broker at localhost:"), text);
     assertTrue(text.contains(bench.file("ca.pem").toString()), text);
     assertEquals(0, bench.broker.requests.size());
   }
@@ -125,11 +125,11 @@ class TlsTest {
     Map<String, String> settings = bench.settings();
     settings.put("addresses", "127.0.0.1:" + bench.broker.port());
     String text = failure(bench.provider(settings), REFERENCE);
-    assertTrue(text.contains("BROKER_NOT_TRUSTED"), text);
+    assertTrue(text.contains("SECRETBROKER_NOT_TRUSTED"), text);
     settings.put("tls.server.name", "localhost");
     get(bench.provider(settings), REFERENCE);
-    settings.put("tls.server.name", "broker.example.org");
-    assertTrue(failure(bench.provider(settings), REFERENCE).contains("BROKER_NOT_TRUSTED"));
+    settings.put("tls.server.name", "secretbroker.example.org");
+    assertTrue(failure(bench.provider(settings), REFERENCE).contains("SECRETBROKER_NOT_TRUSTED"));
   }
 
   @Test

@@ -13,8 +13,8 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * The real broker, with the embedded Key Vault of its development mode. "broker dev" only provides the
- * vault and the certificates. Workers call a separate "broker serve", which a test can stop and start.
+ * The real broker, with the embedded Key Vault of its development mode. "secretbroker dev" only provides the
+ * vault and the certificates. Workers call a separate "secretbroker serve", which a test can stop and start.
  */
 final class Broker implements AutoCloseable {
   static final String INTEGRATION = "cspi-connect";
@@ -103,7 +103,7 @@ final class Broker implements AutoCloseable {
 
   /** Returns the placeholder for a secret, or for a key in it. */
   static String placeholder(String reference) {
-    return "${broker:" + INTEGRATION + ":" + VAULT + "::" + reference + "}";
+    return "${secretbroker:" + INTEGRATION + ":" + VAULT + "::" + reference + "}";
   }
 
   /** Sets the value of a secret; the old value becomes its previous version. */

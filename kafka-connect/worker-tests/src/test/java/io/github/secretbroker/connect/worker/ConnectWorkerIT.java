@@ -123,7 +123,7 @@ class ConnectWorkerIT {
     // The API returns the configuration as its owner wrote it.
     assertEquals(Broker.placeholder("connect-db::password"),
         worker.get("/connectors/sink").body().path("config").path("connection.password").asText());
-    assertTrue(world.kafka.read("connect-configs").stream().anyMatch(r -> r.contains("${broker:")), "placeholders are what is stored");
+    assertTrue(world.kafka.read("connect-configs").stream().anyMatch(r -> r.contains("${secretbroker:")), "placeholders are what is stored");
   }
 
   @Test
@@ -223,7 +223,7 @@ class ConnectWorkerIT {
     worker.awaitState("sink", "FAILED");
     worker.awaitState("source", "FAILED");
     String trace = worker.status("sink").path("connector").path("trace").asText();
-    assertTrue(trace.contains("BROKER_UNREACHABLE"), trace);
+    assertTrue(trace.contains("SECRETBROKER_UNREACHABLE"), trace);
     assertTrue(trace.contains(world.broker.address()), trace);
     System.out.println("Kafka " + VERSION + ": with the broker down, connectors have failed " + (System.nanoTime() - began) / 1_000_000 + " ms after the worker's start");
     // Connect does not restart them; an operator or a monitoring system has to.

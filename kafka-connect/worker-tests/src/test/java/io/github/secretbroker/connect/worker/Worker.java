@@ -61,9 +61,9 @@ final class Worker implements AutoCloseable {
     settings.put("listeners", "http://127.0.0.1:" + port);
     settings.put("plugin.path", System.getProperty("kafka.plugins"));
     settings.put("plugin.discovery", "hybrid_warn");
-    settings.put("config.providers", "broker");
-    settings.put("config.providers.broker.class", "io.github.secretbroker.connect.SecretBrokerConfigProvider");
-    params.forEach((name, value) -> settings.put("config.providers.broker.param." + name, value));
+    settings.put("config.providers", "secretbroker");
+    settings.put("config.providers.secretbroker.class", "io.github.secretbroker.connect.SecretBrokerConfigProvider");
+    params.forEach((name, value) -> settings.put("config.providers.secretbroker.param." + name, value));
     StringBuilder text = new StringBuilder();
     settings.forEach((name, value) -> text.append(name).append('=').append(value).append('\n'));
     Child.write(config, text.toString());
