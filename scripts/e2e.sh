@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 bin=$(mktemp -d)
 dir=$(mktemp -d)/dev
-trap 'kill "${secretbroker:-}" 2>/dev/null || :; wait 2>/dev/null || :; rm -rf "$bin" "${dir%/dev}"' EXIT
+trap 'kill "${broker:-}" 2>/dev/null || :; wait 2>/dev/null || :; rm -rf "$bin" "${dir%/dev}"' EXIT
 
 go build -o "$bin/secretbroker" ./cmd/secretbroker
 go build -o "$bin/" -modfile=tools/grpcurl/go.mod github.com/fullstorydev/grpcurl/cmd/grpcurl
