@@ -10,3 +10,6 @@ func (c *Client) SetWait(wait func(context.Context, time.Duration) error) { c.wa
 
 // Sleep is the default wait of New.
 var Sleep = sleep
+
+// KnownFields are the fields that "*" means in the mask of UpdateIntegration.
+var KnownFields = knownFields

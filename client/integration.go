@@ -60,6 +60,10 @@ type Integration struct {
 	LastUsed time.Time
 	// Problem is the reason why the integration cannot be used as it is, "" if it can be.
 	Problem string
+	// Unknown lists the fields, as in the mask of UpdateIntegration, that contain something
+	// which this version of the package does not know and cannot send, such as a new
+	// condition of a grant. UpdateIntegration refuses to replace them.
+	Unknown []string
 }
 
 // IntegrationReads limits the reads of each store. A field that is zero has the broker's
@@ -175,11 +179,20 @@ func (c *Client) ListIntegrations(ctx context.Context, filter string) ([]*Integr
 	}
 }
 
-// UpdateIntegration changes the fields of an integration that are in mask; see the API. "*"
-// means all fields. It also returns the settings that changed.
+// UpdateIntegration changes the fields of an integration that are in mask, such as
+// "display_name", "cache.ttl" or "settings.vaults"; see the API. Name only what changes. Nil
+// means the fields of in that are not zero, and "*" all that this version of the package
+// knows. It also returns the settings that changed.
+//
+// It refuses a mask with a field in in.Unknown, with ReasonInvalidRequest: the change would
+// remove what a newer version has set. To replace an integration with one that was not read
+// from the broker, read it first and copy its ETag and Unknown.
 func (c *Client) UpdateIntegration(ctx context.Context, in *Integration, mask []string, o WriteOptions) (now *Integration, changed []string, err error) {
 	m, err := in.message()
 	if err != nil {
+		return nil, nil, err
+	}
+	if mask, err = maskOf(in, mask); err != nil {
 		return nil, nil, err
 	}
 	out, err := callChange(ctx, c, c.integrations().UpdateIntegration, &secretbrokerv1.UpdateIntegrationRequest{
@@ -261,10 +274,12 @@ func (g Grant) message() *secretbrokerv1.Grant {
 	return &secretbrokerv1.Grant{Principals: g.Principals, Stores: g.Stores, Secrets: g.Secrets, Keys: g.Keys}
 }
 
-var wireRoles = []struct {
+type wireRole struct {
 	role Role
 	wire secretbrokerv1.Role
-}{
+}
+
+var wireRoles = []wireRole{
 	{RoleResourceOwner, secretbrokerv1.Role_ROLE_RESOURCE_OWNER},
 	{RoleAssigner, secretbrokerv1.Role_ROLE_ASSIGNER},
 	{RoleAuditor, secretbrokerv1.Role_ROLE_AUDITOR},
@@ -314,7 +329,7 @@ func newIntegration(m *secretbrokerv1.Integration) *Integration {
 		Placement: Placement{m.GetPlacement().GetCloud(), m.GetPlacement().GetRegion()},
 		ETag:      m.GetEtag(), Revision: m.GetRevision(), CredentialNames: m.GetCredentialNames(),
 		Created: Change{timeOf(m.GetCreateTime()), m.GetCreator()}, Updated: Change{timeOf(m.GetUpdateTime()), m.GetUpdater()},
-		ReadOnly: m.GetReadOnly(), LastUsed: timeOf(m.GetLastUseTime()), Problem: m.GetProblem(),
+		ReadOnly: m.GetReadOnly(), LastUsed: timeOf(m.GetLastUseTime()), Problem: m.GetProblem(), Unknown: unknownIn(m),
 	}
 	if m.GetSettings() != nil {
 		in.Settings = m.GetSettings().AsMap()

@@ -28,6 +28,8 @@ type integrationService struct {
 	got  proto.Message
 	err  error
 	seen int
+	// existing is what GetIntegration returns; nil for one with the requested id.
+	existing *secretbrokerv1.Integration
 }
 
 func (s *integrationService) keep(m proto.Message) error {
@@ -60,7 +62,11 @@ func (s *integrationService) DeleteIntegration(_ context.Context, in *secretbrok
 }
 
 func (s *integrationService) GetIntegration(_ context.Context, in *secretbrokerv1.GetIntegrationRequest) (*secretbrokerv1.GetIntegrationResponse, error) {
-	return &secretbrokerv1.GetIntegrationResponse{Integration: &secretbrokerv1.Integration{Id: in.GetIntegrationId()}}, s.keep(in)
+	out := s.existing
+	if out == nil {
+		out = &secretbrokerv1.Integration{Id: in.GetIntegrationId()}
+	}
+	return &secretbrokerv1.GetIntegrationResponse{Integration: out}, s.keep(in)
 }
 
 func (s *integrationService) GrantUse(_ context.Context, in *secretbrokerv1.GrantUseRequest) (*secretbrokerv1.GrantUseResponse, error) {

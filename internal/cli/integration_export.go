@@ -87,7 +87,12 @@ func exported(ctx context.Context, cl *client.Client, ids []string) ([]*client.I
 	return all, nil
 }
 
+// exportOf returns the file of an integration. It refuses one with parts that this version
+// does not know: the file would lack them, and a grant without its conditions allows more.
 func exportOf(kinds *integration.Kinds, in *client.Integration) ([]byte, error) {
+	if len(in.Unknown) > 0 {
+		return nil, fmt.Errorf("%s: %s has fields or values that this version of the command does not know; export it with a newer version", in.ID, strings.Join(in.Unknown, ", "))
+	}
 	doc, err := reconcile.DocumentOf(kinds, in)
 	if err != nil {
 		return nil, err
@@ -116,7 +121,8 @@ func export(cmd *cobra.Command, kinds *integration.Kinds, dir string, all []*cli
 		}
 		data, err := exportOf(kinds, in)
 		if err != nil {
-			return &exit.Error{Code: exit.Failure, Err: err}
+			kept = append(kept, err)
+			continue
 		}
 		path := filepath.Join(dir, in.ID+".yaml")
 		old, err := os.ReadFile(path)

@@ -42,22 +42,23 @@ func (w *writing) registerFile(cmd *cobra.Command, usage string) {
 	_ = cmd.MarkFlagFilename("file", "yaml", "yml") // the flag exists
 }
 
-// read returns the integration of the flags. Without --file it has only credentials.
-func (w *writing) read() (*client.Integration, error) {
+// read returns the document of --file, nil without it, and the integration of the flags.
+// Without --file the integration has only credentials.
+func (w *writing) read() (*reconcile.Document, *client.Integration, error) {
 	given, err := readCredentials(w.credentials)
 	if err != nil {
-		return nil, &exit.Error{Code: exit.Usage, Err: err}
+		return nil, nil, &exit.Error{Code: exit.Usage, Err: err}
 	}
 	if w.file == "" {
-		return &client.Integration{Credentials: given}, nil
+		return nil, &client.Integration{Credentials: given}, nil
 	}
 	d, err := readDocument(w.kinds, w.file)
 	if err != nil {
-		return nil, &exit.Error{Code: exit.Usage, Err: err}
+		return nil, nil, &exit.Error{Code: exit.Usage, Err: err}
 	}
 	in, err := d.Integration(slices.Sorted(maps.Keys(d.Credentials)))
 	if err != nil {
-		return nil, &exit.Error{Code: exit.Usage, Err: err}
+		return nil, nil, &exit.Error{Code: exit.Usage, Err: err}
 	}
 	for name, content := range given {
 		if in.Credentials == nil {
@@ -65,7 +66,7 @@ func (w *writing) read() (*client.Integration, error) {
 		}
 		in.Credentials[name] = content
 	}
-	return in, nil
+	return d, in, nil
 }
 
 // done prints what was done, or the integration.
@@ -90,7 +91,7 @@ func newIntegrationCreateCommand(kinds *integration.Kinds) *cobra.Command {
   secretbroker integration create -f cspi-sqlserver.yaml --credential azure.credential.client_secret=secret.txt`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			in, err := w.read()
+			_, in, err := w.read()
 			if err != nil {
 				return err
 			}
@@ -138,7 +139,7 @@ func newIntegrationUpdateCommand(kinds *integration.Kinds) *cobra.Command {
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: w.completeOneID,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			in, err := w.read()
+			document, in, err := w.read()
 			if err != nil {
 				return err
 			}
@@ -152,16 +153,18 @@ func newIntegrationUpdateCommand(kinds *integration.Kinds) *cobra.Command {
 				return &exit.Error{Code: exit.Usage, Err: errors.New("nothing to change; give --file, --name, --set, --unset or --credential")}
 			}
 			return w.do(cmd, func(ctx context.Context, cl *client.Client) error {
-				mask := []string{"*"}
-				if w.file == "" {
-					now, err := cl.GetIntegration(ctx, args[0])
-					if err != nil {
-						return err
-					}
-					if now, err = edits.apply(kinds, now); err != nil {
-						return &exit.Error{Code: exit.Usage, Err: err}
-					}
-					now.Credentials, in = in.Credentials, now
+				now, err := cl.GetIntegration(ctx, args[0])
+				if err != nil {
+					return err
+				}
+				var mask []string
+				if document != nil {
+					in, mask, err = reconcile.NewUpdate(kinds, document, in, now)
+				} else {
+					in, mask, err = edits.apply(kinds, now, in.Credentials)
+				}
+				if err != nil {
+					return &exit.Error{Code: exit.Usage, Err: err}
 				}
 				if etag != "" {
 					in.ETag = etag
@@ -197,45 +200,52 @@ type edits struct {
 
 func (e *edits) empty() bool { return !e.named && len(e.set)+len(e.unset) == 0 }
 
-// apply returns the edited integration. It edits the document and parses that, so that the
-// settings are parsed and checked like those of a file.
-func (e *edits) apply(kinds *integration.Kinds, in *client.Integration) (*client.Integration, error) {
+// apply returns the edited integration with credentials, and the mask with the settings that
+// were edited and no others. It edits the document and parses that, so that the settings are
+// parsed and checked like those of a file.
+func (e *edits) apply(kinds *integration.Kinds, in *client.Integration, credentials map[string][]byte) (*client.Integration, []string, error) {
+	if e.empty() {
+		return &client.Integration{ID: in.ID, ETag: in.ETag, Credentials: credentials}, nil, nil
+	}
 	doc, err := reconcile.DocumentOf(kinds, in)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	settings := slices.Clone(e.unset)
 	if e.named {
 		doc.DisplayName = e.name
+		settings = append(settings, "display_name")
 	}
 	tree := doc.Tree()
 	for _, s := range e.set {
 		setting, value, ok := strings.Cut(s, "=")
 		if !ok || setting == "" || value == "" {
-			return nil, errors.New("--set: expected SETTING=VALUE, such as cache.ttl=10m")
+			return nil, nil, errors.New("--set: expected SETTING=VALUE, such as cache.ttl=10m")
 		}
 		if err := put(tree, strings.Split(setting, "."), valueOf(setting, value, tree)); err != nil {
-			return nil, fmt.Errorf("--set %s: %w", setting, err)
+			return nil, nil, fmt.Errorf("--set %s: %w", setting, err)
 		}
+		settings = append(settings, setting)
 	}
 	for _, setting := range e.unset {
 		if err := put(tree, strings.Split(setting, "."), nil); err != nil {
-			return nil, fmt.Errorf("--unset %s: %w", setting, err)
+			return nil, nil, fmt.Errorf("--unset %s: %w", setting, err)
 		}
 	}
 	data, err := integration.EncodeYAML(tree)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	edited := kinds.DecodeDocument(in.ID, data)
 	if err := edited.Faults.Err(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if edited.ID != in.ID || string(edited.Kind) != in.Kind {
-		return nil, errors.New("id and kind cannot be changed; create another integration")
+		return nil, nil, errors.New("id and kind cannot be changed; create another integration")
 	}
 	out := reconcile.IntegrationOf(&edited.Document)
-	out.ETag = in.ETag
-	return out, nil
+	out.Credentials, out.ETag, out.Unknown = credentials, in.ETag, in.Unknown
+	return out, reconcile.Mask(doc.Section(), settings, edited.Tree()), nil
 }
 
 // valueOf parses a value of the command line. It is a list if the document has a list there

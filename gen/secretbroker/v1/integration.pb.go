@@ -1014,8 +1014,12 @@ type UpdateIntegrationRequest struct {
 	Integration *Integration `protobuf:"bytes,1,opt,name=integration,proto3" json:"integration,omitempty"`
 	// The fields to change: display_name, settings or settings.NAME, cache or
 	// cache.NAME, reads or reads.NAME, placement or placement.NAME, grants, roles,
-	// or "*" for all of these. If empty, the fields that are set. Credentials in the
+	// or "*" for all fields. If empty, the fields that are set. Credentials in the
 	// request are always stored.
+	//
+	// "*" means everything, including fields that the caller does not know because the
+	// broker is newer: the update removes them. Name the fields that you change; in
+	// "cache", "reads" and "placement", name the parts.
 	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	// Perform every check and change nothing.
 	ValidateOnly bool `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`

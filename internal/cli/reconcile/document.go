@@ -115,7 +115,9 @@ func numbersAsFloats(m map[string]any) map[string]any {
 // DocumentOf returns the document of an integration that a broker answered, of one of kinds.
 func DocumentOf(kinds *integration.Kinds, in *client.Integration) (*integration.Document, error) {
 	f := &integration.Document{ID: in.ID, DisplayName: in.DisplayName, Kind: secret.Kind(in.Kind)}
-	f.Bind(kinds)
+	if !f.Bind(kinds) || in.Kind != "" && f.Section() == "" {
+		return nil, fmt.Errorf("%s: this version of the command does not know integrations of the kind %s; use a newer version", in.ID, in.Kind)
+	}
 	if len(in.Settings) > 0 {
 		if err := f.SetSettings(in.Settings); err != nil {
 			return nil, fmt.Errorf("%s: this version of the command cannot parse the broker's answer: %w", in.ID, err)

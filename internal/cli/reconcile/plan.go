@@ -136,7 +136,34 @@ func (c *Change) Apply(ctx context.Context, cl *client.Client, o client.WriteOpt
 		_, err = cl.CreateIntegration(ctx, in, o)
 		return err
 	}
-	in.ETag = c.Now.ETag
-	_, _, err = cl.UpdateIntegration(ctx, in, []string{"*"}, o)
+	in, mask := c.update(in)
+	_, _, err = cl.UpdateIntegration(ctx, in, mask, o)
 	return err
+}
+
+// update returns what an update sends: only the fields that differ, so that it does not
+// remove what a newer broker has beside them.
+func (c *Change) update(in *client.Integration) (*client.Integration, []string) {
+	settings := make([]string, len(c.Fields))
+	for i := range c.Fields {
+		settings[i] = c.Fields[i].Setting
+	}
+	mask := Mask(c.Document.Section(), settings, c.Document.Tree())
+	if len(mask) == 0 { // an empty mask would mean all fields that are set
+		in = &client.Integration{ID: in.ID, Credentials: in.Credentials}
+	}
+	in.ETag, in.Unknown = c.Now.ETag, c.Now.Unknown
+	return in, mask
+}
+
+// NewUpdate compares a document with the integration now, which has its id, and returns the
+// integration to send in a call that replaces now with the document, and the update mask. It
+// sends all credentials of in, which is the integration of the document.
+func NewUpdate(kinds *integration.Kinds, d *Document, in, now *client.Integration) (*client.Integration, []string, error) {
+	c, err := newChange(d, now, Options{Kinds: kinds, ReplaceCredentials: true})
+	if err != nil {
+		return nil, nil, err
+	}
+	in, mask := c.update(in)
+	return in, mask, nil
 }
