@@ -35,7 +35,7 @@ type integrationStore struct {
 	// the last position that the broker saw. Both and position are nil for files.
 	restores *history.Restores
 	seen     *sqlstore.PositionFile
-	position func() sqlstore.Position
+	position func() registry.Position
 }
 
 // openIntegrations opens the directory or the database of the configuration.

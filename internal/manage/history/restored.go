@@ -12,7 +12,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/integration"
-	"github.com/secretbroker/secretbroker/internal/registry/sqlstore"
+	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
 const (
@@ -47,7 +47,7 @@ func NewRestores(kinds *integration.Kinds, log *slog.Logger) *Restores {
 }
 
 // Note adds a restore that the database reports. It is for sqlstore.Config.OnRestored.
-func (r *Restores) Note(restored sqlstore.Restored) {
+func (r *Restores) Note(restored registry.Restored) {
 	events, summary := restoredEvents(r.kinds, restored, r.now())
 	r.mu.Lock()
 	r.events = append(r.events, events...)
@@ -110,7 +110,7 @@ func (r *Restores) write(ctx context.Context, log *audit.Log) {
 }
 
 // restoredEvents returns the records of a restore, and a summary.
-func restoredEvents(kinds *integration.Kinds, restored sqlstore.Restored, now time.Time) (events []audit.Event, summary string) {
+func restoredEvents(kinds *integration.Kinds, restored registry.Restored, now time.Time) (events []audit.Event, summary string) {
 	event := audit.Event{Time: now.UTC(), RequestID: strings.ToLower(rand.Text()), Method: methodRestored, Outcome: audit.Changed}
 	var returned, integrations, lost int
 	for _, r := range restored.Reversals {
@@ -142,7 +142,7 @@ func restoredEvents(kinds *integration.Kinds, restored sqlstore.Restored, now ti
 }
 
 // noteOf describes in words how a restore has changed an integration.
-func noteOf(r sqlstore.Reversal, d Reversal) string {
+func noteOf(r registry.Reversal, d Reversal) string {
 	var parts []string
 	switch {
 	case r.Before == nil:

@@ -10,7 +10,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/provider/kinds"
-	"github.com/secretbroker/secretbroker/internal/registry/sqlstore"
+	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
 // documentWith is an integration with grants to these principals.
@@ -30,11 +30,11 @@ func TestRestoresAreRecordedLater(t *testing.T) {
 	for i := range 2000 {
 		many = append(many, fmt.Sprintf("dns:w%d.example.org", i))
 	}
-	restored := sqlstore.Restored{Known: true, Was: sqlstore.Position{Revision: 9}, Is: sqlstore.Position{Revision: 5}}
+	restored := registry.Restored{Known: true, Was: registry.Position{Revision: 9}, Is: registry.Position{Revision: 5}}
 	for i := range 200 {
-		restored.Reversals = append(restored.Reversals, sqlstore.Reversal{ID: fmt.Sprintf("i%03d", i), Before: documentWith("a"), After: documentWith("a", "dns:w.example.org")})
+		restored.Reversals = append(restored.Reversals, registry.Reversal{ID: fmt.Sprintf("i%03d", i), Before: documentWith("a"), After: documentWith("a", "dns:w.example.org")})
 	}
-	restored.Reversals = append(restored.Reversals, sqlstore.Reversal{ID: "large", Before: documentWith("large"), After: documentWith("large", many...)})
+	restored.Reversals = append(restored.Reversals, registry.Reversal{ID: "large", Before: documentWith("large"), After: documentWith("large", many...)})
 	r.Note(restored)
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
 	open := func() *audit.Log {

@@ -149,7 +149,7 @@ func (s *Store) load(ctx context.Context, last *snapshot) (next *snapshot, ids [
 	if err == nil && changes == nil {
 		var logged string
 		changes, logged, err = s.readList(ctx, last, &st)
-		back = wentBack(Position{last.revision, last.stamp}, &st, logged)
+		back = wentBack(last.position(), &st, logged)
 	}
 	if err == nil {
 		err = st.check()

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/keyfile"
+	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
 // positionInterval is the minimum time between two writes of a PositionFile.
@@ -22,14 +23,14 @@ type PositionFile struct {
 	path     string // "" if positions are not stored
 	database string // that the position belongs to
 	logger   *slog.Logger
-	written  Position
+	written  registry.Position
 	warned   bool
 }
 
 // position is the content of the file.
 type position struct {
 	Database string `json:"database"`
-	Position
+	registry.Position
 }
 
 // NewPositionFile returns the PositionFile at path. database identifies the database that
@@ -41,13 +42,13 @@ func NewPositionFile(path, database string, log *slog.Logger) *PositionFile {
 
 // Read returns the stored Position, or the zero Position if none is stored for the
 // database. It logs an error if the file cannot be read, and returns the zero Position.
-func (p *PositionFile) Read() Position {
+func (p *PositionFile) Read() registry.Position {
 	if p.path == "" {
-		return Position{}
+		return registry.Position{}
 	}
 	data, err := os.ReadFile(p.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return Position{}
+		return registry.Position{}
 	}
 	var known position
 	if err == nil {
@@ -55,10 +56,10 @@ func (p *PositionFile) Read() Position {
 	}
 	if err != nil {
 		p.logger.Warn("the last known position in the integrations' database cannot be read; a backup restored while the broker was stopped would not be detected", "file", p.path, "error", err)
-		return Position{}
+		return registry.Position{}
 	}
 	if known.Database != p.database {
-		return Position{} // another database was configured
+		return registry.Position{} // another database was configured
 	}
 	p.written = known.Position
 	return known.Position
@@ -66,7 +67,7 @@ func (p *PositionFile) Read() Position {
 
 // Run writes the result of current to the file every five seconds if it has changed, and
 // once more when ctx ends.
-func (p *PositionFile) Run(ctx context.Context, current func() Position) {
+func (p *PositionFile) Run(ctx context.Context, current func() registry.Position) {
 	if p.path == "" {
 		return
 	}
@@ -83,7 +84,7 @@ func (p *PositionFile) Run(ctx context.Context, current func() Position) {
 	}
 }
 
-func (p *PositionFile) write(now Position) {
+func (p *PositionFile) write(now registry.Position) {
 	if now == p.written {
 		return
 	}

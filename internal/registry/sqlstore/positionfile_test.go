@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
 // TestPositionFile: a start knows the position that was seen in the same database, and an
@@ -19,13 +21,13 @@ func TestPositionFile(t *testing.T) {
 	file := func() *PositionFile {
 		return NewPositionFile(path, database, slog.New(slog.NewTextHandler(&log, nil)))
 	}
-	none, seen := Position{}, Position{Revision: 7, Stamp: "seven"}
+	none, seen := registry.Position{}, registry.Position{Revision: 7, Stamp: "seven"}
 	if got := file().Read(); got != none {
 		t.Errorf("at first: %+v", got)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	file().Run(ctx, func() Position { return seen })
+	file().Run(ctx, func() registry.Position { return seen })
 	if got := file().Read(); got != seen {
 		t.Errorf("after a stop: %+v", got)
 	}
@@ -46,7 +48,7 @@ func TestPositionFile(t *testing.T) {
 		t.Errorf("damaged: %+v\n%s", got, log.String())
 	}
 	path = ""
-	file().Run(ctx, func() Position { return seen }) // writes nothing
+	file().Run(ctx, func() registry.Position { return seen }) // writes nothing
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
 		t.Errorf("%v, %v", entries, err)
 	}

@@ -8,18 +8,19 @@ import (
 	"testing"
 
 	"github.com/secretbroker/secretbroker/internal/provider/kinds"
+	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
 func TestWentBack(t *testing.T) {
-	last := Position{Revision: 5, Stamp: "five"}
+	last := registry.Position{Revision: 5, Stamp: "five"}
 	for _, c := range []struct {
 		name   string
-		last   Position
+		last   registry.Position
 		st     state
 		logged string
 		want   bool
 	}{
-		{"nothing seen yet", Position{}, state{revision: 9, stamp: "nine"}, "", false},
+		{"nothing seen yet", registry.Position{}, state{revision: 9, stamp: "nine"}, "", false},
 		{"the same", last, state{revision: 5, stamp: "five"}, "five", false},
 		{"later", last, state{revision: 7, stamp: "seven"}, "five", false},
 		{"much later", last, state{revision: 70_000, stamp: "later"}, "", false},
@@ -40,9 +41,9 @@ func TestWentBack(t *testing.T) {
 // reports that something may have, and neither reports ordinary changes.
 func TestRestored(t *testing.T) {
 	backends(t, func(t *testing.T, open opener) {
-		var told []Restored
+		var told []registry.Restored
 		var log strings.Builder
-		s := open.must(t, Config{Kinds: kinds.All(), OnRestored: func(r Restored) { told = append(told, r) }, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		s := open.must(t, Config{Kinds: kinds.All(), OnRestored: func(r registry.Restored) { told = append(told, r) }, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 		other := open.must(t, Config{Kinds: kinds.All()})
 		for _, id := range []string{"a", "b", "c"} {
 			create(t, other, document(id, "abc", "dns:w.example.org"))
@@ -96,11 +97,11 @@ func TestRestored(t *testing.T) {
 
 		// A start with the position that an earlier process saw.
 		for _, c := range []struct {
-			seen Position
+			seen registry.Position
 			want int
-		}{{seen, 1}, {s.Position(), 0}, {Position{}, 0}} {
+		}{{seen, 1}, {s.Position(), 0}, {registry.Position{}, 0}} {
 			told = nil
-			if _, err := open(Config{Kinds: kinds.All(), Seen: c.seen, OnRestored: func(r Restored) { told = append(told, r) }}); err != nil {
+			if _, err := open(Config{Kinds: kinds.All(), Seen: c.seen, OnRestored: func(r registry.Restored) { told = append(told, r) }}); err != nil {
 				t.Fatal(err)
 			}
 			if len(told) != c.want || c.want > 0 && (told[0].Known || told[0].Was != c.seen || told[0].Reversals != nil) {

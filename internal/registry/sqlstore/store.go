@@ -44,11 +44,11 @@ type Config struct {
 	// OnChange has the semantics of dirstore.Config.OnChange.
 	OnChange func(removed, changed []*integration.Integration)
 	// Seen is the latest Position that an earlier process saw; zero if unknown.
-	Seen Position
+	Seen registry.Position
 	// OnRestored, if not nil, is called when the database has gone back to an earlier
 	// state, after its content has taken effect, possibly before Open returns. It must not
 	// call the Store and must return quickly.
-	OnRestored func(Restored)
+	OnRestored func(registry.Restored)
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 
