@@ -3,7 +3,8 @@ package config
 import (
 	"time"
 
-	"github.com/secretbroker/secretbroker/internal/registry/sqlstore"
+	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/registry/sqlstore/pgurl"
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
@@ -45,9 +46,9 @@ const maxUsageRetention = 10 * 366 * 24 * time.Hour
 
 func defaultRegistry() Registry {
 	return Registry{
-		MaxIntegrations: sqlstore.DefaultMaxIntegrations,
-		MaxOutage:       strictyaml.Duration(sqlstore.DefaultMaxOutage),
-		UsageRetention:  strictyaml.Duration(sqlstore.DefaultUsageRetention),
+		MaxIntegrations: registry.DefaultMaxIntegrations,
+		MaxOutage:       strictyaml.Duration(registry.DefaultMaxOutage),
+		UsageRetention:  strictyaml.Duration(registry.DefaultUsageRetention),
 	}
 }
 
@@ -68,7 +69,7 @@ func (c *Config) validateIntegrations(doc *strictyaml.Document) {
 		required(doc, "registry.sqlite.file", "the file of the database")
 	case postgres:
 		required(doc, "registry.postgres.url", "the URL of the database, such as postgres://broker@db.example.org/secretbroker")
-		if fault := sqlstore.CheckPostgresURL(r.Postgres.URL); doc.Has("registry.postgres.url") && fault != "" {
+		if fault := pgurl.Check(r.Postgres.URL); doc.Has("registry.postgres.url") && fault != "" {
 			doc.Fault("registry.postgres.url", "%s", fault)
 		}
 	default:

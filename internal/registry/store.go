@@ -13,6 +13,13 @@ import (
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
+// Defaults of the settings of a database with integrations.
+const (
+	DefaultMaxIntegrations = 100
+	DefaultMaxOutage       = 15 * time.Minute
+	DefaultUsageRetention  = 90 * 24 * time.Hour
+)
+
 // The errors of a Store.
 var (
 	// ErrNotFound means that no integration has this id, or that it is not valid.

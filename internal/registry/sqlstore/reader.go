@@ -16,6 +16,7 @@ import (
 	_ "modernc.org/sqlite" // the driver "sqlite"
 
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
+	"github.com/secretbroker/secretbroker/internal/registry/sqlstore/pgurl"
 )
 
 // Reader reads a database of integrations for a command, whether brokers are running or
@@ -48,7 +49,7 @@ func ReadSQLite(ctx context.Context, file string) (*Reader, error) {
 
 // ReadPostgres opens a database. It does not wait for a server that cannot be reached.
 func ReadPostgres(ctx context.Context, p Postgres) (*Reader, error) {
-	conf, fault := parsePostgres(p.URL)
+	conf, fault := pgurl.Parse(p.URL)
 	if fault != "" {
 		return nil, errors.New("registry: " + fault)
 	}

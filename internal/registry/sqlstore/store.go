@@ -30,14 +30,14 @@ type Config struct {
 	// integration.DocumentConfig.
 	Files []string
 	// MaxIntegrations is the maximum number of integrations; 0 means
-	// DefaultMaxIntegrations.
+	// registry.DefaultMaxIntegrations.
 	MaxIntegrations int
-	// MaxOutage is the maximum age of a snapshot that is served; 0 means DefaultMaxOutage.
+	// MaxOutage is the maximum age of a snapshot that is served; 0 means registry.DefaultMaxOutage.
 	MaxOutage time.Duration
 	// PollInterval is the time between two looks without a notification; 0 means 500 ms.
 	PollInterval time.Duration
 	// UsageRetention is how long usage is kept after the last use; 0 means
-	// DefaultUsageRetention.
+	// registry.DefaultUsageRetention.
 	UsageRetention time.Duration
 	// Logger receives every change and fault. Nil discards them.
 	Logger *slog.Logger
@@ -63,13 +63,6 @@ type Config struct {
 	// probing overrides probeInterval, for tests.
 	probing time.Duration
 }
-
-// Defaults of Config.
-const (
-	DefaultMaxIntegrations = 100
-	DefaultMaxOutage       = 15 * time.Minute
-	DefaultUsageRetention  = 90 * 24 * time.Hour
-)
 
 // filesInterval is the time between two checks of the files that documents refer to.
 const filesInterval = 5 * time.Second
@@ -121,10 +114,10 @@ var (
 
 // newStore returns a Store that has not read anything yet.
 func newStore(c Config, db, looks *sql.DB, d *dialect) *Store {
-	c.MaxIntegrations = cmp.Or(c.MaxIntegrations, DefaultMaxIntegrations)
-	c.MaxOutage = cmp.Or(c.MaxOutage, DefaultMaxOutage)
+	c.MaxIntegrations = cmp.Or(c.MaxIntegrations, registry.DefaultMaxIntegrations)
+	c.MaxOutage = cmp.Or(c.MaxOutage, registry.DefaultMaxOutage)
 	c.PollInterval = cmp.Or(c.PollInterval, 500*time.Millisecond)
-	c.UsageRetention = cmp.Or(c.UsageRetention, DefaultUsageRetention)
+	c.UsageRetention = cmp.Or(c.UsageRetention, registry.DefaultUsageRetention)
 	c.program = cmp.Or(c.program, latest())
 	c.upkeep = cmp.Or(c.upkeep, pruneInterval)
 	c.probing = cmp.Or(c.probing, probeInterval)
