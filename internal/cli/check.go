@@ -54,7 +54,7 @@ with --file: JSON or .properties files. The flag can be repeated.
 
 Exit codes: 0 all references can be resolved; 2 the command line or a file is
 invalid; otherwise the code of the worst failure, as for "secretbroker resolve".
-With --strict, 6 if there are warnings.`,
+With --strict, 9 if there are only warnings.`,
 		Example: `  secretbroker check --file connector.json
   secretbroker check --file orders.json --file payments.properties --output github
   secretbroker check --integration cspi-sqlserver \
@@ -263,7 +263,7 @@ func exitCodeOfCheck(checked []checkedFile, strict bool) int {
 		return worstExitCode(failed)
 	}
 	if strict && warned {
-		return exit.Precondition
+		return exit.Findings
 	}
 	return exit.OK
 }

@@ -169,7 +169,7 @@ func TestExitCodeOfCheck(t *testing.T) {
 		{"nothing", nil, true, exit.OK},
 		{"all resolve", []checkedFile{file(ok), file(ok, ok)}, true, exit.OK},
 		{"warning", []checkedFile{file(ok, warned)}, false, exit.OK},
-		{"warning, strict", []checkedFile{file(warned), file(ok)}, true, exit.Precondition},
+		{"warning, strict", []checkedFile{file(warned), file(ok)}, true, exit.Findings},
 		{"the worst config decides", []checkedFile{file(ok, failed("SECRET_NOT_FOUND"), failed("ACCESS_DENIED"))}, false, exit.Denied},
 		{"a file that cannot be read decides", []checkedFile{file(ok), file(failed("ACCESS_DENIED")), invalid}, false, exit.Usage},
 		{"file that cannot be read", []checkedFile{invalid, file(failed("ACCESS_DENIED"))}, false, exit.Usage},

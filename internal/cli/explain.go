@@ -34,8 +34,8 @@ Exit codes: 0 success, also if the caller may not read the secret; 2 the command
 line, secretbroker.yaml or an integration's file is invalid; 3 the caller is not an
 auditor of the broker; 4 the reference, the principal or the integration's id is
 invalid; 7 no trusted broker answers at the address; 8 try again later; 1 other
-failure. With --diff: 0 success; 1 there are changes and --exit-code is given;
-2 an argument or a file is invalid.`
+failure. With --diff: 0 success; 2 an argument or a file is invalid; 9 there are
+changes and --exit-code is given.`
 
 func newExplainCommand(kinds *integration.Kinds) *cobra.Command {
 	var (
@@ -85,7 +85,7 @@ func newExplainCommand(kinds *integration.Kinds) *cobra.Command {
 	cmd.Flags().StringVar(&q.IntegrationID, "integration", "", "consider only this integration (default: all)")
 	cmd.Flags().StringVar(&q.Principal, "principal", "", "caller to explain: a SPIFFE ID, or dns: and a host name")
 	cmd.Flags().BoolVar(&diff, "diff", false, "compare two versions of the integrations")
-	cmd.Flags().BoolVar(&exitCode, "exit-code", false, "with --diff: exit with 1 if there are changes")
+	cmd.Flags().BoolVar(&exitCode, "exit-code", false, "with --diff: exit with 9 if there are changes")
 	for _, flag := range []string{"config", "integration", "principal", "addr"} {
 		cmd.MarkFlagsMutuallyExclusive("diff", flag)
 	}
@@ -161,7 +161,7 @@ func explainDiff(cmd *cobra.Command, kinds *integration.Kinds, output string, ex
 		return &exit.Error{Code: exit.Failure, Err: err}
 	}
 	if exitCode && len(changes) > 0 {
-		return &exit.Error{Code: exit.Failure}
+		return &exit.Error{Code: exit.Findings}
 	}
 	return nil
 }

@@ -21,12 +21,11 @@ for all integrations (roles in secretbroker.yaml) or for a single one (roles of 
 integration). Integrations that the broker reads from files can be shown but not
 changed.
 
-Exit codes of all these commands: 0 success; 1 other failure, or, with --exit-code,
-there are differences; 2 the command line or a file is invalid; 3 no role allows
+Exit codes of all these commands: 0 success; 1 other failure; 2 the command line or a file is invalid; 3 no role allows
 the operation, or a placement rule forbids it; 4 the integration or the request is
 invalid; 5 the integration does not exist; 6 the integration is in use or
 read-only, was changed meanwhile, or does not work; 7 no trusted broker answers at the address;
-8 try again later.`
+8 try again later; 9 with --exit-code, there are differences.`
 
 func newIntegrationCommand(kinds *integration.Kinds) *cobra.Command {
 	cmd := &cobra.Command{

@@ -62,7 +62,7 @@ func newIntegrationApplyCommand(kinds *integration.Kinds) *cobra.Command {
 	cmd.Flags().StringVarP(&dirs, "file", "f", "", "directory with one integration per .yaml file, or one such file (required)")
 	cmd.Flags().BoolVar(&o.prune, "prune", false, "delete integrations that no file describes")
 	cmd.Flags().BoolVar(&o.dryRun, "dry-run", false, "print the plan and change nothing")
-	cmd.Flags().BoolVar(&o.exitCode, "exit-code", false, "with --dry-run: exit with 1 if there are changes")
+	cmd.Flags().BoolVar(&o.exitCode, "exit-code", false, "with --dry-run: exit with 9 if there are changes")
 	cmd.Flags().BoolVar(&o.replaceCredentials, "replace-credentials", false, "send all credentials that the files name, even if the broker has them")
 	cmd.Flags().BoolVar(&o.force, "force", false, "delete integrations that are in use, and allow changes that remove your role RESOURCE_OWNER")
 	_ = cmd.MarkFlagRequired("file") // the flag exists

@@ -93,7 +93,7 @@ func finishPlan(cmd *cobra.Command, output string, plan reconcile.Plan, results 
 	if o.exitCode {
 		for i := range plan {
 			if plan[i].Action != reconcile.None {
-				return &exit.Error{Code: exit.Failure}
+				return &exit.Error{Code: exit.Findings}
 			}
 		}
 	}

@@ -14,6 +14,7 @@ const (
 	Precondition // the secret or the integration is not in a usable state
 	Unreachable  // no trusted broker answers at the address
 	TryLater     // the broker or the store asks the caller to wait
+	Findings     // the command did its work, and there is something to look at: differences, warnings, a broken log
 )
 
 // Error is an error with its exit code. A nil Err means that the command has already

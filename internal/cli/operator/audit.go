@@ -51,8 +51,8 @@ proves that no record up to this head was changed or removed.
 
 A file that the broker is writing may end within a line, which is reported as torn.
 
-Exit codes: 0 the log is intact; 1 it is not, or a file cannot be read; 2 the
-command line is wrong.`
+Exit codes: 0 the log is intact; 1 a file cannot be read; 2 the command line is
+invalid; 9 the log is not intact.`
 
 func newAuditVerifyCommand() *cobra.Command {
 	var (
@@ -78,7 +78,7 @@ func newAuditVerifyCommand() *cobra.Command {
 				return &exit.Error{Code: exit.Failure, Err: err}
 			}
 			if report.Break != nil {
-				return &exit.Error{Code: exit.Failure}
+				return &exit.Error{Code: exit.Findings}
 			}
 			return nil
 		},

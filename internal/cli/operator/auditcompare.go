@@ -29,8 +29,8 @@ both results are accepted.
 The command reads the database and changes nothing. Run "secretbroker audit verify" on
 the logs first.
 
-Exit codes: 0 no difference; 1 there are differences, or a file or the database
-cannot be read; 2 the command line or the configuration is wrong.`
+Exit codes: 0 no difference; 1 a file or the database cannot be read; 2 the command
+line or the configuration is invalid; 9 there are differences.`
 
 func newAuditCompareCommand(kinds *integration.Kinds) *cobra.Command {
 	var configFile, output string
@@ -58,7 +58,7 @@ func newAuditCompareCommand(kinds *integration.Kinds) *cobra.Command {
 				return &exit.Error{Code: exit.Failure, Err: err}
 			}
 			if len(report.Findings) > 0 {
-				return &exit.Error{Code: exit.Failure}
+				return &exit.Error{Code: exit.Findings}
 			}
 			return nil
 		},
