@@ -13,7 +13,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -33,9 +32,6 @@ const (
 )
 
 type exitError = exit.Error
-
-// version is set by the linker for releases.
-var version = ""
 
 // Main runs the command that the process's arguments name, and ends the process with the
 // command's exit code.
@@ -90,21 +86,9 @@ Start with:  secretbroker dev`,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.AddCommand(cli.Commands(kinds.All())...)
-	root.AddCommand(newServeCommand(), newDevCommand(), newValidateCommand())
+	root.AddCommand(newServeCommand(), newDevCommand(), newValidateCommand(), newVersionCommand())
 	root.AddCommand(operator.Commands(kinds.All())...)
 	return root
-}
-
-// buildVersion returns the version of the release, or the version control information in
-// the binary.
-func buildVersion() string {
-	if version != "" {
-		return version
-	}
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "(devel)"
 }
 
 // logFlags are the flags of commands that run a broker.

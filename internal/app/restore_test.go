@@ -19,6 +19,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/client"
 	"github.com/secretbroker/secretbroker/internal/asynctest"
+	"github.com/secretbroker/secretbroker/internal/cli/exit"
 	"github.com/secretbroker/secretbroker/internal/devmode"
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
 )
@@ -184,7 +185,7 @@ func TestAuditCompare(t *testing.T) {
 				t.Errorf("no line %s", want)
 			}
 		}
-		if code != exitFailure || strings.Contains(stdout, "same") || strings.Contains(stdout+stderr, "Secret") || strings.Contains(stdout, "no record") {
+		if code != exit.Findings || strings.Contains(stdout, "same") || strings.Contains(stdout+stderr, "Secret") || strings.Contains(stdout, "no record") {
 			t.Errorf("%d\n%s%s", code, stdout, stderr)
 		}
 
@@ -212,7 +213,7 @@ func TestAuditCompare(t *testing.T) {
 			"deleted integration_returned", "deleted grant_returned grants[0]", "deleted grant_returned grants[1]",
 			"revoked grant_returned grants[1]", "revoked grant_lost grants[1]", "rotated credential_old azure.credential.client_secret",
 		}
-		if diff := cmp.Diff(want, got); diff != "" || code != exitFailure || out.OK {
+		if diff := cmp.Diff(want, got); diff != "" || code != exit.Findings || out.OK {
 			t.Errorf("%d %v %s", code, out.OK, diff)
 		}
 

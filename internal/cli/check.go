@@ -64,7 +64,7 @@ With --strict, 9 if there are only warnings.`,
 	c.conn.register(cmd)
 	c.what.register(cmd)
 	terminal.RegisterOutput(cmd, &c.output, "table", "json", "github")
-	cmd.Flags().StringArrayVar(&c.files, "file", nil, "configuration of a connector: JSON, or a .properties file (repeatable)")
+	cmd.Flags().StringArrayVarP(&c.files, "file", "f", nil, "configuration of a connector: JSON, or a .properties file; - is standard input (repeatable)")
 	cmd.Flags().DurationVar(&c.warnExpiry, "warn-expiry", 7*24*time.Hour, "warn about secrets that expire within this time")
 	cmd.Flags().BoolVar(&c.strict, "strict", false, "also fail on warnings: secrets that expire soon, empty values")
 	_ = cmd.MarkFlagFilename("file", "json", "properties") // the flag exists

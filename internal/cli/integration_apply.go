@@ -59,7 +59,7 @@ func newIntegrationApplyCommand(kinds *integration.Kinds) *cobra.Command {
 		},
 	}
 	m.register(cmd)
-	cmd.Flags().StringVarP(&dirs, "file", "f", "", "directory with one integration per .yaml file, or one such file (required)")
+	cmd.Flags().StringVarP(&dirs, "file", "f", "", "directory with one integration per .yaml file, or one such file; - is standard input (required)")
 	cmd.Flags().BoolVar(&o.prune, "prune", false, "delete integrations that no file describes")
 	cmd.Flags().BoolVar(&o.dryRun, "dry-run", false, "print the plan and change nothing")
 	cmd.Flags().BoolVar(&o.exitCode, "exit-code", false, "with --dry-run: exit with 9 if there are changes")
@@ -76,12 +76,12 @@ type applyOptions struct {
 // readDocuments reads the files of a directory like the broker, or one file. The error
 // lists the errors of all files.
 func readDocuments(kinds *integration.Kinds, path string) ([]*reconcile.Document, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
 	files := []string{path}
-	if info.IsDir() {
+	if path == "-" {
+		// readDocument reads it.
+	} else if info, err := os.Stat(path); err != nil {
+		return nil, err
+	} else if info.IsDir() {
 		entries, err := os.ReadDir(path)
 		if err != nil {
 			return nil, err

@@ -45,6 +45,18 @@ func (w *writing) registerFile(cmd *cobra.Command, usage string) {
 // read returns the document of --file, nil without it, and the integration of the flags.
 // Without --file the integration has only credentials.
 func (w *writing) read() (*reconcile.Document, *client.Integration, error) {
+	var stdin int
+	for _, c := range w.credentials {
+		if strings.HasSuffix(c, "=-") {
+			stdin++
+		}
+	}
+	if w.file == "-" {
+		stdin++
+	}
+	if stdin > 1 {
+		return nil, nil, &exit.Error{Code: exit.Usage, Err: errors.New("only one of --file and --credential can be - (standard input)")}
+	}
 	given, err := readCredentials(w.credentials)
 	if err != nil {
 		return nil, nil, &exit.Error{Code: exit.Usage, Err: err}
@@ -109,7 +121,7 @@ func newIntegrationCreateCommand(kinds *integration.Kinds) *cobra.Command {
 		},
 	}
 	w.register(cmd)
-	w.registerFile(cmd, "the integration's file (required)")
+	w.registerFile(cmd, "the integration's file; - is standard input (required)")
 	_ = cmd.MarkFlagRequired("file") // the flag exists
 	return cmd
 }
@@ -182,7 +194,7 @@ func newIntegrationUpdateCommand(kinds *integration.Kinds) *cobra.Command {
 		},
 	}
 	w.register(cmd)
-	w.registerFile(cmd, "file with the new integration")
+	w.registerFile(cmd, "file with the new integration; - is standard input")
 	cmd.Flags().StringVar(&name, "name", "", "new display name (display_name)")
 	cmd.Flags().StringArrayVar(&set, "set", nil, "SETTING=VALUE (repeatable)")
 	cmd.Flags().StringArrayVar(&unset, "unset", nil, "setting to remove (repeatable)")

@@ -156,7 +156,7 @@ answers at the address; 8 try again later.`,
 	conn.register(cmd)
 	what.register(cmd)
 	out.register(cmd)
-	cmd.Flags().StringVar(&file, "file", "", "configuration of a connector: JSON, or a .properties file")
+	cmd.Flags().StringVarP(&file, "file", "f", "", "configuration of a connector: JSON, or a .properties file; - is standard input")
 	cmd.Flags().BoolVar(&allowPartial, "allow-partial", false, "resolve the other configs if some fail")
 	_ = cmd.MarkFlagFilename("file", "json", "properties") // the flag exists
 	return cmd
@@ -193,9 +193,13 @@ func readConnector(file string) (connectorfile.Connector, error) {
 	return connectorfile.Parse(file, data)
 }
 
-// readRegular reads a regular file, up to one byte more than the size limit. A pull request
-// may name the file, so it must not be a pipe that never ends.
+// readRegular reads a regular file, or standard input if file is "-", up to one byte more
+// than the size limit. A pull request may name the file, so it must not be a pipe that never
+// ends.
 func readRegular(file string) ([]byte, error) {
+	if file == "-" {
+		return io.ReadAll(io.LimitReader(os.Stdin, connectorfile.MaxSize+1))
+	}
 	info, err := os.Stat(file) // before opening, which would block on a pipe
 	if err != nil {
 		return nil, err
