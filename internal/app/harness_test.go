@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/secretbroker/secretbroker/client"
 	"github.com/secretbroker/secretbroker/internal/asynctest"
 	"github.com/secretbroker/secretbroker/internal/config"
@@ -24,6 +26,7 @@ import (
 type broker struct {
 	*devmode.Environment
 	addr, admin string
+	metrics     *prometheus.Registry
 	log         *asynctest.Buffer
 	hangups     chan os.Signal
 	stop        func() error
@@ -69,7 +72,7 @@ func startBrokerWith(ctx context.Context, opts devmode.Options, change func(*dev
 	})
 	select {
 	case l := <-ready:
-		b.addr, b.admin = l.addr.String(), l.adminAddr.String()
+		b.addr, b.admin, b.metrics = l.addr.String(), l.adminAddr.String(), l.metrics
 		return b, nil
 	case err := <-ended:
 		cancel()

@@ -14,6 +14,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/manage"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
 	"github.com/secretbroker/secretbroker/internal/usage"
 )
@@ -23,7 +24,8 @@ import (
 type metrics struct {
 	registry     *prometheus.Registry
 	configs      *prometheus.CounterVec
-	configsOK    prometheus.Counter // of configs; the lookup would take longer than the increment
+	resolveOK    prometheus.Counter // of configs; the lookup would take longer than the increment
+	checkOK      prometheus.Counter // of configs
 	storeReads   *prometheus.CounterVec
 	storeSeconds *prometheus.HistogramVec
 }
@@ -33,19 +35,20 @@ func newMetrics(reg *prometheus.Registry) *metrics {
 		registry: reg,
 		configs: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "secretbroker_configs_total",
-			Help: "Configs processed in Resolve calls, by result: OK or the reason of docs/errors.md.",
-		}, []string{"reason"}),
+			Help: "Configs of Resolve and Check calls by result: OK or a reason of docs/errors.md. A call that fails as a whole counts as one config. The answer may then wait for the audit log.",
+		}, []string{"method", "reason"}),
 		storeReads: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "secretbroker_store_reads_total",
-			Help: "Reads of secret stores, by kind and result.",
+			Help: "Reads of secret stores, by kind and by result: OK or a reason of docs/errors.md.",
 		}, []string{"kind", "reason"}),
 		storeSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "secretbroker_store_read_duration_seconds",
-			Help:    "Duration of reads of secret stores.",
+			Help:    "Duration of reads of secret stores, by kind.",
 			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}, []string{"kind"}),
 	}
-	m.configsOK = m.configs.WithLabelValues(reasonLabel(""))
+	m.resolveOK = m.configs.WithLabelValues(resolve.MethodResolve, reasonLabel(""))
+	m.checkOK = m.configs.WithLabelValues(resolve.MethodCheck, reasonLabel(""))
 	reg.MustRegister(m.configs, m.storeReads, m.storeSeconds)
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "secretbroker_build_info",
@@ -57,12 +60,16 @@ func newMetrics(reg *prometheus.Registry) *metrics {
 	return m
 }
 
-func (m *metrics) configResolved(r secret.Reason) {
-	if r == "" {
-		m.configsOK.Inc()
-		return
+// config counts a config of a call of resolve.MethodResolve or resolve.MethodCheck.
+func (m *metrics) config(method string, r secret.Reason) {
+	switch {
+	case r == "" && method == resolve.MethodResolve:
+		m.resolveOK.Inc()
+	case r == "" && method == resolve.MethodCheck:
+		m.checkOK.Inc()
+	default:
+		m.configs.WithLabelValues(method, reasonLabel(r)).Inc()
 	}
-	m.configs.WithLabelValues(reasonLabel(r)).Inc()
 }
 
 func (m *metrics) storeRead(kind secret.Kind, err error, took time.Duration) {
@@ -83,33 +90,35 @@ func reasonLabel(r secret.Reason) string {
 
 // watchIntegrations counts usable and broken integrations at each scrape.
 func (m *metrics) watchIntegrations(store registry.Store) {
-	gauge := func(state, help string, count func() int) {
+	gauge := func(state string, count func() int) {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name:        "secretbroker_integrations",
-			Help:        "Integrations that can be used, and files that are not in effect because they are invalid.",
+			Help:        "Integrations by state: serving, or faulty, which are invalid and therefore not in effect; /readyz lists the faulty ones.",
 			ConstLabels: prometheus.Labels{"state": state},
 		}, func() float64 { return float64(count()) }))
 	}
-	gauge("serving", "", func() int { return len(store.List()) })
-	gauge("faulty", "", func() int { return len(store.Faults()) })
+	gauge("serving", func() int { return len(store.List()) })
+	gauge("faulty", func() int { return len(store.Faults()) })
 	m.watchRegistry(store)
 }
 
-// watchRegistry exports the state of the source of integrations.
+// watchRegistry exports the state of the source of integrations, a database or a directory.
 func (m *metrics) watchRegistry(store registry.Store) {
-	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "secretbroker_registry_up",
-		Help: "1 while the database or the directory of integrations is read; at 0 no change takes effect, a revocation neither.",
-	}, func() float64 { return gaugeOf(store.Status().Problem == "") }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "secretbroker_registry_writes_up",
-		Help: "1 while the database of integrations accepts writes, which the broker tests every 10 s. Always 1 if integrations are files. At 0 no grant can be revoked.",
-	}, func() float64 { return gaugeOf(store.Status().WriteProblem == "") }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "secretbroker_registry_held_integrations",
-		Help: "Integrations that are still served, for 5 minutes, although their files vanished, because several vanished together; always 0 with a database.",
-	}, func() float64 { return float64(store.Status().Held) }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "secretbroker_registry_age_seconds",
-		Help: "Seconds since the last complete look at the database or the directory of integrations; the integrations in force are those that it found.",
-	}, func() float64 { return max(0, elapsed.Between(store.Status().SeenAt, time.Now()).Seconds()) }))
+	gauge := func(name, help string, read func(registry.Status) float64) {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "secretbroker_registry_" + name, Help: help},
+			func() float64 { return read(store.Status()) }))
+	}
+	gauge("up", "1 while the broker can read the database or the directory of integrations. At 0 no change takes effect, not even a revocation.",
+		func(s registry.Status) float64 { return gaugeOf(s.Problem == "") })
+	gauge("age_seconds", "Time since the broker last read the database or the directory of integrations completely. The integrations in effect are those that it found then.",
+		func(s registry.Status) float64 { return max(0, elapsed.Between(s.SeenAt, time.Now()).Seconds()) })
+	if store.Status().Writable {
+		gauge("writes_up", "1 while the database of integrations accepts writes, which the broker tests every 10 s. At 0 no grant can be revoked. Absent if integrations are files.",
+			func(s registry.Status) float64 { return gaugeOf(s.WriteProblem == "") })
+	} else {
+		gauge("held_integrations", "Integrations that remain in effect for 5 minutes although their files vanished, because several vanished together. Absent if integrations are in a database.",
+			func(s registry.Status) float64 { return float64(s.Held) })
+	}
 }
 
 func gaugeOf(is bool) float64 {
@@ -141,20 +150,20 @@ func (m *metrics) watchAudit(l *audit.Log, limiter *audit.Limiter, copies []conf
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "secretbroker_audit_" + name, Help: help, ConstLabels: labels}, read))
 	}
 	counter("records_total", "Audit records written.", nil, func(s audit.Stats) uint64 { return s.Records })
-	counter("batches_total", "Commits of the audit log; records_total / batches_total is the average number of records per commit.", nil, func(s audit.Stats) uint64 { return s.Batches })
+	counter("batches_total", "Commits of the audit log. secretbroker_audit_records_total divided by it is the average number of records of a commit.", nil, func(s audit.Stats) uint64 { return s.Batches })
 	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "secretbroker_audit_write_seconds_total",
-		Help: "Total duration of the audit log's commits; divided by batches_total it is the average commit time, for which answers wait.",
+		Help: "Total duration of the audit log's commits. Divided by secretbroker_audit_batches_total it is the average duration of a commit, for which answers wait.",
 	}, func() float64 { return l.Stats().WriteTime.Seconds() }))
 	counter("failures_total", "Calls that failed because their records could not be written.", nil, func(s audit.Stats) uint64 { return s.Failures })
-	counter("refusals_counted_total", "Refusals without an audit record of their own because their principal had too many; counted records include them.", nil, func(audit.Stats) uint64 { return limiter.Counted() })
+	counter("refusals_counted_total", "Refused calls without an audit record of their own because their principal had too many; a record that counts several includes them.", nil, func(audit.Stats) uint64 { return limiter.Counted() })
 	gauge("queue_bytes", "Bytes queued for the audit log's file or pipe.", nil, func() float64 { return float64(l.Stats().QueueBytes) })
-	gauge("sequence", "Number of the audit log's last record.", nil, func() float64 { return float64(l.Head().Seq) })
+	gauge("sequence", "Number of the audit log's last record. It falls only when a new chain begins.", nil, func() float64 { return float64(l.Head().Seq) })
 	for i := range copies {
 		labels := prometheus.Labels{"copy": strconv.Itoa(i)}
-		counter("copy_sent_total", "Audit records written to the connection of a copy.", labels, func(s audit.Stats) uint64 { return s.Copies[i].Sent })
-		counter("copy_dropped_total", "Audit records that were not sent to a copy; the file has them.", labels, func(s audit.Stats) uint64 { return s.Copies[i].Dropped })
-		gauge("copy_queue_bytes", "Bytes queued for a copy's connection.", labels, func() float64 { return float64(l.Stats().Copies[i].QueueBytes) })
+		counter("copy_sent_total", "Audit records written to the connection of a copy. The label copy is its index in audit.copies.", labels, func(s audit.Stats) uint64 { return s.Copies[i].Sent })
+		counter("copy_dropped_total", "Audit records that were not sent to a copy because it was absent or too slow; the file has them.", labels, func(s audit.Stats) uint64 { return s.Copies[i].Dropped })
+		gauge("copy_queue_bytes", "Bytes queued for the connection of a copy.", labels, func() float64 { return float64(l.Stats().Copies[i].QueueBytes) })
 	}
 }
 
@@ -191,11 +200,11 @@ func (m *metrics) watchMemory(b budgets) {
 			m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "secretbroker_memory_" + name, Help: help, ConstLabels: labels},
 				func() float64 { return read(of.Stats()) }))
 		}
-		gauge("budget_bytes", "Memory budget for calls or reads of stores in progress.", func(s budget.Stats) float64 { return float64(s.Total) })
-		gauge("used_bytes", "Estimated memory in use by calls or reads of stores in progress.", func(s budget.Stats) float64 { return float64(s.Used) })
-		gauge("waiting", "Reads of stores that wait for memory.", func(s budget.Stats) float64 { return float64(s.Waiting) })
+		gauge("budget_bytes", "Memory budget for calls in progress (calls) or for reads of stores in progress (reads).", func(s budget.Stats) float64 { return float64(s.Total) })
+		gauge("used_bytes", "Estimated memory of calls in progress or of reads of stores in progress.", func(s budget.Stats) float64 { return float64(s.Used) })
+		gauge("waiting", "Reads of stores that wait for memory; always 0 for calls, which do not wait.", func(s budget.Stats) float64 { return float64(s.Waiting) })
 		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Name: "secretbroker_memory_refused_total", Help: "Values and reads of stores that were refused because the memory budget was exhausted.", ConstLabels: labels,
+			Name: "secretbroker_memory_refused_total", Help: "Values of calls, or reads of stores, that were refused because the memory budget was exhausted.", ConstLabels: labels,
 		}, func() float64 { return float64(of.Stats().Refused) }))
 	}
 }
@@ -210,17 +219,24 @@ func (m *metrics) watchCache(c *cache.Cache) {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "secretbroker_cache_" + name, Help: help},
 			func() float64 { return float64(read(c.Stats())) }))
 	}
-	counter("hits_total", "Requests answered from memory.", func(s cache.Stats) uint64 { return s.Hits })
-	counter("misses_total", "Requests that started a read of the store.", func(s cache.Stats) uint64 { return s.Misses })
-	counter("shared_total", "Requests that joined another's read of the store.", func(s cache.Stats) uint64 { return s.Shared })
-	counter("negative_hits_total", "Requests answered with a remembered failure.", func(s cache.Stats) uint64 { return s.NegativeHits })
-	counter("stale_answers_total", "Requests answered with an expired value because of an outage.", func(s cache.Stats) uint64 { return s.StaleAnswers })
-	counter("paced_total", "Requests that had to wait because the secret was read within the minimum interval.", func(s cache.Stats) uint64 { return s.Paced })
-	counter("refreshes_total", "Reads that refreshed a value before its expiry.", func(s cache.Stats) uint64 { return s.Refreshes })
-	counter("load_failures_total", "Reads that failed.", func(s cache.Stats) uint64 { return s.LoadFailures })
-	counter("dropped_sets_total", "Values read but not kept because the cache was too busy.", func(s cache.Stats) uint64 { return s.DroppedSets })
-	counter("rejected_sets_total", "Values read but not kept because the cache is too small for the working set; if this grows, raise cache.max_bytes.", func(s cache.Stats) uint64 { return s.RejectedSets })
-	counter("evictions_total", "Values evicted because the cache was full; if this grows, raise cache.max_bytes.", func(s cache.Stats) uint64 { return s.Evictions })
+	lookups := func(result string, read func(cache.Stats) uint64) {
+		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name:        "secretbroker_cache_lookups_total",
+			Help:        "Lookups of secrets by result: hit (in memory), miss (started a read of the store), shared (joined the read of another call), or failure (the cached failure of an earlier read).",
+			ConstLabels: prometheus.Labels{"result": result},
+		}, func() float64 { return float64(read(c.Stats())) }))
+	}
+	lookups("hit", func(s cache.Stats) uint64 { return s.Hits })
+	lookups("miss", func(s cache.Stats) uint64 { return s.Misses })
+	lookups("shared", func(s cache.Stats) uint64 { return s.Shared })
+	lookups("failure", func(s cache.Stats) uint64 { return s.NegativeHits })
+	counter("stale_answers_total", "Lookups answered with an expired value because of an outage. secretbroker_cache_lookups_total counts them as well, by what they found first.", func(s cache.Stats) uint64 { return s.StaleAnswers })
+	counter("paced_total", "Lookups with max_age or not_read_before that had to wait because the secret had been read less than a second before.", func(s cache.Stats) uint64 { return s.Paced })
+	counter("refreshes_total", "Reads of stores in the background that refreshed a value before its expiry.", func(s cache.Stats) uint64 { return s.Refreshes })
+	counter("load_failures_total", "Reads of stores for the cache that failed.", func(s cache.Stats) uint64 { return s.LoadFailures })
+	counter("dropped_sets_total", "Values that were read but not cached because the cache was too busy.", func(s cache.Stats) uint64 { return s.DroppedSets })
+	counter("rejected_sets_total", "Values that were read but not cached because the cache is too small for the working set. If it grows, raise cache.max_bytes.", func(s cache.Stats) uint64 { return s.RejectedSets })
+	counter("evictions_total", "Values that were evicted because the cache was full. If it grows, raise cache.max_bytes.", func(s cache.Stats) uint64 { return s.Evictions })
 	gauge("entries", "Values in memory.", func(s cache.Stats) int64 { return s.Entries })
 	gauge("bytes", "Estimated memory of cached values.", func(s cache.Stats) int64 { return s.Bytes })
 }
@@ -231,7 +247,7 @@ func (m *metrics) watchValidation(w *manage.Watcher) {
 	gauge := func(result string, read func() int) {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name:        "secretbroker_integrations_validated",
-			Help:        "Integrations by result of their last validation (management.validate_every); /readyz lists the failures.",
+			Help:        "Integrations by result of their last validation: ok or failed; /readyz lists the failures.",
 			ConstLabels: prometheus.Labels{"result": result},
 		}, func() float64 { return float64(read()) }))
 	}

@@ -87,9 +87,10 @@ list other changes, which need a restart.`,
 	return cmd
 }
 
-// listening has the addresses of a broker that is ready.
+// listening has the addresses and the metrics of a broker that is ready.
 type listening struct {
 	addr, adminAddr net.Addr
+	metrics         *prometheus.Registry
 }
 
 // process connects a broker to the process that runs it. The zero process does nothing.
@@ -191,7 +192,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 			MaxKeyBytes:       cfg.Limits.MaxKeyBytes,
 			MaxDocumentBytes:  int(cfg.Limits.MaxDocumentBytes),
 		},
-		Observe: m.configResolved,
+		Observe: m.config,
 		Used:    uses.Used,
 	})
 	settings, err := config.NewLive(cfg, proc.reload, log)
@@ -281,7 +282,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	log.Info("ready", "listen", listener.Addr().String(), "admin_listen", adminListener.Addr().String(),
 		"integrations", len(integrations.List()))
 	if proc.onReady != nil {
-		proc.onReady(listening{listener.Addr(), adminListener.Addr()})
+		proc.onReady(listening{listener.Addr(), adminListener.Addr(), metrics})
 	}
 
 	select {

@@ -90,9 +90,9 @@ func (m *metrics) watchTracing(t *tracing.Tracer) {
 	counter("calls_over_limit_total", "Calls whose requested trace was omitted because of tracing.max_calls_per_second.", nil, func(s tracing.Stats) uint64 { return s.OverLimit })
 	counter("spans_sent_total", "Spans that the collector accepted.", nil, func(s tracing.Stats) uint64 { return s.Sent })
 	const dropped = "Spans that were dropped: the queue was full (full), the collector did not accept them in time (unsent), or it rejected them (rejected)."
-	counter("spans_dropped_total", dropped, prometheus.Labels{"why": "full"}, func(s tracing.Stats) uint64 { return s.Overflown })
-	counter("spans_dropped_total", dropped, prometheus.Labels{"why": "unsent"}, func(s tracing.Stats) uint64 { return s.Unsent })
-	counter("spans_dropped_total", dropped, prometheus.Labels{"why": "rejected"}, func(s tracing.Stats) uint64 { return s.Rejected })
+	counter("spans_dropped_total", dropped, prometheus.Labels{"reason": "full"}, func(s tracing.Stats) uint64 { return s.Overflown })
+	counter("spans_dropped_total", dropped, prometheus.Labels{"reason": "unsent"}, func(s tracing.Stats) uint64 { return s.Unsent })
+	counter("spans_dropped_total", dropped, prometheus.Labels{"reason": "rejected"}, func(s tracing.Stats) uint64 { return s.Rejected })
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "secretbroker_tracing_spans_waiting",
 		Help: "Spans in the queue.",

@@ -194,7 +194,7 @@ func TestTracesWithoutCollector(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if page := b.get(t, "/metrics"); !strings.Contains(page, `secretbroker_tracing_spans_dropped_total{why="full"} 0`) || strings.Contains(page, "secretbroker_tracing_calls_over_limit_total 0\n") {
+	if page := b.get(t, "/metrics"); !strings.Contains(page, `secretbroker_tracing_spans_dropped_total{reason="full"} 0`) || strings.Contains(page, "secretbroker_tracing_calls_over_limit_total 0\n") {
 		t.Error("the metrics do not count calls over the limit")
 	}
 	if err := b.stop(); err != nil {

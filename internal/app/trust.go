@@ -63,25 +63,39 @@ func tlsFiles(t config.TLS, log *slog.Logger) trust.FilesConfig {
 	}
 }
 
-// watchTrust reads the expiry times in effect and the number of failed reads at each scrape.
+// watchTrust exports the expiration times in effect and the number of failed reads.
 func (m *metrics) watchTrust(store *trust.Store) {
 	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "secretbroker_tls_reload_failures_total",
 		Help: "Failed attempts to read the certificate, client authorities or CRLs again; the last valid version remains in use.",
 	}, func() float64 { return float64(store.Stats().ReloadFailures) }))
-	expiry := func(which string, read func(trust.Stats) time.Time) {
-		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name:        "secretbroker_tls_certificate_expiry_seconds",
-			Help:        "Unix time at which the server certificate or the first client authority expires, or the first CRL must be replaced (0: none).",
-			ConstLabels: prometheus.Labels{"which": which},
-		}, func() float64 {
-			if at := read(store.Stats()); !at.IsZero() {
-				return float64(at.Unix())
-			}
-			return 0
-		}))
+	m.registry.MustRegister(&expirations{
+		desc: prometheus.NewDesc("secretbroker_tls_certificate_expiration_timestamp_seconds",
+			"Unix time at which the broker's certificate expires (server), the first client authority expires (client_ca), or the first CRL must be replaced (crl). Absent for what is not configured.",
+			[]string{"which"}, nil),
+		read: store.Stats,
+	})
+}
+
+// expirations is a Collector of the times at which certificates and CRLs expire. It has no
+// series for what does not expire: 0 would be a time long ago.
+type expirations struct {
+	desc *prometheus.Desc
+	read func() trust.Stats
+}
+
+// Describe implements prometheus.Collector.
+func (e *expirations) Describe(to chan<- *prometheus.Desc) { to <- e.desc }
+
+// Collect implements prometheus.Collector.
+func (e *expirations) Collect(to chan<- prometheus.Metric) {
+	s := e.read()
+	for _, at := range []struct {
+		which string
+		time  time.Time
+	}{{"server", s.Server}, {"client_ca", s.ClientCA}, {"crl", s.CRL}} {
+		if !at.time.IsZero() {
+			to <- prometheus.MustNewConstMetric(e.desc, prometheus.GaugeValue, float64(at.time.Unix()), at.which)
+		}
 	}
-	expiry("server", func(s trust.Stats) time.Time { return s.Server })
-	expiry("client_ca", func(s trust.Stats) time.Time { return s.ClientCA })
-	expiry("crl", func(s trust.Stats) time.Time { return s.CRL })
 }

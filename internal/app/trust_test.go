@@ -59,7 +59,7 @@ func TestTrustReload(t *testing.T) {
 	if page := b.get(t, "/readyz"); strings.Contains(page, `"tls"`) {
 		t.Errorf("readyz: %s", page)
 	}
-	if page := b.get(t, "/metrics"); !strings.Contains(page, `secretbroker_tls_certificate_expiry_seconds{which="server"} 1.`) ||
+	if page := b.get(t, "/metrics"); !strings.Contains(page, `secretbroker_tls_certificate_expiration_timestamp_seconds{which="server"} 1.`) ||
 		!strings.Contains(page, "secretbroker_tls_reload_failures_total 0") {
 		t.Errorf("metrics: %s", page)
 	}

@@ -10,16 +10,16 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// The names of the calls in the audit log.
+// The names of the calls in the audit log and for Config.Observe.
 const (
-	methodResolve = "Resolve"
-	methodCheck   = "Check"
+	MethodResolve = "Resolve"
+	MethodCheck   = "Check"
 )
 
 // record writes the events. On error, no answer may leave the broker. If the caller has
 // a commit barrier, record may return before the log has written the events; the
 // barrier then holds the answer back until it has.
-func (r *Resolver) record(who Caller, events []audit.Event) error {
+func (r *Resolver) record(method string, who Caller, events []audit.Event) error {
 	who.leaveTurn()
 	receipt, err := r.cfg.Audit.Begin(events)
 	if err == nil && receipt != (audit.Receipt{}) {
@@ -30,7 +30,7 @@ func (r *Resolver) record(who Caller, events []audit.Event) error {
 		}
 	}
 	if err != nil {
-		r.cfg.Observe(secret.ReasonAuditUnavailable)
+		r.cfg.Observe(method, secret.ReasonAuditUnavailable)
 		return secret.Errorf(secret.ReasonAuditUnavailable,
 			"the broker cannot write its audit log and therefore answers no calls; check the broker's disk and log").WithCause(err)
 	}
@@ -56,14 +56,14 @@ func (r *Resolver) recordDecisions(method string, who Caller, req *Request, item
 		events[i] = all
 		decisionEvent(&events[i], &items[i], outcome)
 	}
-	if err := r.record(who, events); err != nil {
+	if err := r.record(method, who, events); err != nil {
 		return err
 	}
 	for i := range items {
 		if err := items[i].err; err != nil {
-			r.cfg.Observe(err.Reason)
+			r.cfg.Observe(method, err.Reason)
 		} else {
-			r.cfg.Observe("")
+			r.cfg.Observe(method, "")
 		}
 	}
 	return nil
@@ -83,7 +83,7 @@ func (r *Resolver) reject(method string, who Caller, req *Request, err error) er
 		e := newEvent(method, who, &safe)
 		e.Config, e.Outcome, e.Reason = config, audit.Rejected, reason
 		events = append(events, e)
-		r.cfg.Observe(reason)
+		r.cfg.Observe(method, reason)
 	}
 	var failure *Failure
 	if errors.As(err, &failure) {
@@ -93,7 +93,7 @@ func (r *Resolver) reject(method string, who Caller, req *Request, err error) er
 	} else {
 		rejected("", secret.AsError(err).Reason)
 	}
-	if err := r.record(who, events); err != nil {
+	if err := r.record(method, who, events); err != nil {
 		return err
 	}
 	return err

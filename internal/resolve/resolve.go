@@ -76,9 +76,11 @@ type Config struct {
 	// grants are, "" if it may; see placement.Rules.Admit. Only callers with a grant get
 	// the text.
 	Admit func(who authz.Principal, in *integration.Integration) (why string)
-	// Observe, if not nil, is told of every config's reason, empty for success. As with
-	// Used, the CommitBarrier may still hold the value back then, and the value may never leave.
-	Observe func(reason secret.Reason)
+	// Observe, if not nil, is called for every config with the method (MethodResolve or
+	// MethodCheck) and the reason, which is empty for success. It is called once, without
+	// a config, for a call that fails as a whole. As with Used, the CommitBarrier may
+	// still hold the value back then, and the value may never leave.
+	Observe func(method string, reason secret.Reason)
 	// Used, if not nil, is called for every value that a caller gets. It must not block.
 	Used func(who authz.Principal, connector, id string, ref secret.Ref, version string)
 }
@@ -91,7 +93,7 @@ type Resolver struct {
 // New returns a Resolver.
 func New(cfg Config) *Resolver {
 	if cfg.Observe == nil {
-		cfg.Observe = func(secret.Reason) {}
+		cfg.Observe = func(string, secret.Reason) {}
 	}
 	if cfg.Admit == nil {
 		cfg.Admit = func(authz.Principal, *integration.Integration) string { return "" }
@@ -136,7 +138,7 @@ func recycle(items *[]item) {
 // *Failure that lists every config that failed. The caller wipes the Result after it has
 // sent the answer.
 func (r *Resolver) Resolve(ctx context.Context, who Caller, req Request) (res *Result, err error) {
-	lent, err := r.look(ctx, methodResolve, who, &req)
+	lent, err := r.look(ctx, MethodResolve, who, &req)
 	if err != nil {
 		return nil, err
 	}
@@ -357,7 +359,7 @@ func (r *Resolver) handOut(who Caller, req *Request, items []item) (*Result, err
 	if len(res.Errors) > 0 && !req.AllowPartial {
 		outcome = audit.Withheld
 	}
-	if err := r.recordDecisions(methodResolve, who, req, items, outcome); err != nil {
+	if err := r.recordDecisions(MethodResolve, who, req, items, outcome); err != nil {
 		return nil, err
 	}
 	if outcome == audit.Withheld {

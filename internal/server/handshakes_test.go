@@ -94,7 +94,7 @@ func TestFlood(t *testing.T) {
 			})
 		}
 	}
-	for handshakes := 0.0; handshakes < 100; handshakes = s.gauge(t, "secretbroker_tls_handshakes_under_way") {
+	for handshakes := 0.0; handshakes < 100; handshakes = s.gauge(t, "secretbroker_tls_handshakes_in_progress") {
 		<-time.After(time.Millisecond)
 	}
 	for range 20 {
@@ -140,7 +140,7 @@ func TestHandshakesAreBounded(t *testing.T) {
 	for s.gauge(t, "secretbroker_tls_handshakes_displaced_total") < silent-limit {
 		<-time.After(time.Millisecond)
 	}
-	if n := s.gauge(t, "secretbroker_tls_handshakes_under_way"); n != limit {
+	if n := s.gauge(t, "secretbroker_tls_handshakes_in_progress"); n != limit {
 		t.Errorf("%v handshakes are active, want %d", n, limit)
 	}
 	open := 0
@@ -266,7 +266,7 @@ func TestShutdownDoesNotWaitForStrangers(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	for s.gauge(t, "secretbroker_tls_handshakes_under_way") == 0 {
+	for s.gauge(t, "secretbroker_tls_handshakes_in_progress") == 0 {
 		<-time.After(time.Millisecond)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), handshakeTimeout/2)

@@ -30,7 +30,7 @@ func newCallMetrics(reg prometheus.Registerer) *callMetrics {
 		reg: reg,
 		total: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "secretbroker_grpc_calls_total",
-			Help: "Calls by method and gRPC code. A call is counted when its answer is ready, which may be before the audit log has recorded it.",
+			Help: "Calls by method and gRPC status code, such as PERMISSION_DENIED. A call is counted when its answer is ready, which may be before the audit log has recorded it.",
 		}, []string{"method", "code"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "secretbroker_grpc_call_duration_seconds",
@@ -44,7 +44,7 @@ func newCallMetrics(reg prometheus.Registerer) *callMetrics {
 	})
 	m.overLimit = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "secretbroker_calls_over_limit_total",
-		Help: "Calls refused with OVERLOADED before any work was done for them, by limit. The prefix management_ marks the limits on calls that manage integrations or ask about policies, health_ and reflection_ those on streams.",
+		Help: "Calls refused with OVERLOADED before any work was done for them, by limit: a setting of limits, cpu (work waits for a CPU), memory (the caller's share, or all of it, is in use) or callers (too many callers at the same time). The prefix management_ marks the limits of calls that manage integrations or ask about policies, health_ and reflection_ those of streams.",
 	}, []string{"limit"})
 	reg.MustRegister(m.total, m.seconds, m.handshakes, m.overLimit)
 	return m
@@ -82,7 +82,7 @@ func (m *callMetrics) of(fullMethod string) *methodMetrics {
 		return of.(*methodMetrics)
 	}
 	of := &methodMetrics{seconds: m.seconds.WithLabelValues(method), other: m.total.MustCurryWith(prometheus.Labels{"method": method})}
-	of.ok = of.other.WithLabelValues(codes.OK.String())
+	of.ok = of.other.WithLabelValues(codeName(codes.OK))
 	kept, _ := m.methods.LoadOrStore(method, of)
 	return kept.(*methodMetrics)
 }
@@ -98,7 +98,7 @@ func (m *methodMetrics) observe(code codes.Code, took time.Duration) {
 	if code == codes.OK {
 		m.ok.Inc()
 	} else {
-		m.other.WithLabelValues(code.String()).Inc()
+		m.other.WithLabelValues(codeName(code)).Inc()
 	}
 	m.seconds.Observe(took.Seconds())
 }

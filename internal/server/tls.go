@@ -66,7 +66,7 @@ func newConnectionMetrics(reg prometheus.Registerer, underWay func() int) *conne
 		errTooMuchMemory:     abused.WithLabelValues("memory"),
 	}
 	reg.MustRegister(abused, m.displaced, m.cut, m.unrecorded, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "secretbroker_tls_handshakes_under_way",
+		Name: "secretbroker_tls_handshakes_in_progress",
 		Help: "TLS handshakes in progress; limits.max_handshakes limits them.",
 	}, func() float64 { return float64(underWay()) }))
 	return m

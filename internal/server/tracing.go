@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
@@ -38,14 +39,19 @@ func endTrace(trace *tracing.Call, err error) {
 			reason = secret.Reason(info.GetReason())
 		}
 	}
-	code := "UNKNOWN"
-	if int(st.Code()) < len(codeNames) {
-		code = codeNames[st.Code()]
-	}
-	trace.End(code, reason)
+	trace.End(codeName(st.Code()), reason)
 }
 
-// codeNames are the names of gRPC's codes in other languages and in OpenTelemetry.
+// codeName returns the name of a gRPC status code in the specification, as
+// PERMISSION_DENIED. Traces and metrics use it, not the spelling of package codes.
+func codeName(code codes.Code) string {
+	if int(code) < len(codeNames) {
+		return codeNames[code]
+	}
+	return "UNKNOWN"
+}
+
+// codeNames are the names of gRPC's status codes, by code.
 var codeNames = [...]string{
 	"OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
 	"PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
