@@ -79,7 +79,7 @@ func TestAuditDiskFillsUpUnderLoad(t *testing.T) {
 	<-enough
 	rotate("/dev/full")
 	callers.Wait()
-	ready := func() bool { return !strings.Contains(b.get(t, "/readyz"), "not ready") }
+	ready := func() bool { return !strings.Contains(b.get(t, "/readyz"), "not_ready") }
 	asynctest.Eventually(t, "it is not ready", func() bool { return !ready() })
 	for range 500 {
 		var e *client.Error

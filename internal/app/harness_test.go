@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -148,5 +149,26 @@ func (b *broker) get(t *testing.T, path string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if path == "/readyz" {
+		checkProblems(t, string(body))
+	}
 	return string(body)
+}
+
+// reported finds the reasons in an answer of /readyz.
+var reported = regexp.MustCompile(`"component":"([a-z]+)","reason":"([A-Z_]+)"`)
+
+// checkProblems fails the test if an answer of /readyz has a problem whose component and
+// reason are not in the table of docs/operations.md.
+func checkProblems(t *testing.T, body string) {
+	t.Helper()
+	found := reported.FindAllStringSubmatch(body, -1)
+	if len(found) != strings.Count(body, `"component"`) {
+		t.Errorf("a problem without a component or a reason: %s", body)
+	}
+	for _, m := range found {
+		if !strings.Contains(readFile("../../docs/operations.md"), "| `"+m[1]+"` | `"+m[2]+"` | ") {
+			t.Errorf("docs/operations.md does not have the problem %s %s", m[1], m[2])
+		}
+	}
 }

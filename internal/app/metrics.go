@@ -1,6 +1,7 @@
 package app
 
 import (
+	"runtime"
 	"strconv"
 	"time"
 
@@ -52,8 +53,8 @@ func newMetrics(reg *prometheus.Registry) *metrics {
 	reg.MustRegister(m.configs, m.storeReads, m.storeSeconds)
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "secretbroker_build_info",
-		Help:        "Always 1; the label is the version of the broker.",
-		ConstLabels: prometheus.Labels{"version": buildVersion()},
+		Help:        "Always 1; the labels are the versions of the broker and of Go.",
+		ConstLabels: prometheus.Labels{"version": buildVersion(), "goversion": runtime.Version()},
 	})
 	info.Set(1)
 	reg.MustRegister(info)
@@ -93,7 +94,7 @@ func (m *metrics) watchIntegrations(store registry.Store) {
 	gauge := func(state string, count func() int) {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name:        "secretbroker_integrations",
-			Help:        "Integrations by state: serving, or faulty, which are invalid and therefore not in effect; /readyz lists the faulty ones.",
+			Help:        "Integrations by state: serving, or faulty if the stored file or document is invalid and therefore not in effect; /readyz lists the faulty ones.",
 			ConstLabels: prometheus.Labels{"state": state},
 		}, func() float64 { return float64(count()) }))
 	}

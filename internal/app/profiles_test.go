@@ -23,7 +23,7 @@ func TestThereAreNoProfiles(t *testing.T) {
 		}
 	}
 	b := newBroker(t, nil)
-	if page := b.get(t, "/healthz"); !strings.Contains(page, "200 OK") {
+	if page := b.get(t, "/livez"); !strings.Contains(page, "200 OK") {
 		t.Fatalf("the admin endpoint does not answer: %s", page)
 	}
 	cert, err := tls.LoadX509KeyPair(b.Worker.CertFile, b.Worker.KeyFile)

@@ -15,22 +15,26 @@ import (
 // problems lists the problems that /readyz reports.
 func problems(identity *trust.Store, integrations *integrationStore, places *placement.Rules, auditLog *audit.Log, settings *config.Live, working *manage.Watcher) []server.Problem {
 	var ps []server.Problem
-	for _, text := range identity.Problems() {
-		ps = append(ps, server.Problem{Component: "tls", Text: text})
+	for _, p := range identity.Problems() {
+		ps = append(ps, server.Problem{Component: "tls", Reason: p.Reason, Message: p.Message})
 	}
 	ps = append(ps, integrations.problems()...)
 	for _, text := range places.Violations(integrations.List()) {
-		ps = append(ps, server.Problem{Component: "placement", Text: text})
+		ps = append(ps, server.Problem{Component: "placement", Reason: "PLACEMENT_VIOLATED", Message: text})
 	}
 	failures := working.Failures()
 	for _, id := range slices.Sorted(maps.Keys(failures)) {
-		ps = append(ps, server.Problem{Component: "validation", Text: id + ": " + failures[id]})
+		ps = append(ps, server.Problem{Component: "validation", Reason: "VALIDATION_FAILED", Message: id + ": " + failures[id]})
 	}
 	if text := auditLog.Problem(); text != "" {
-		ps = append(ps, server.Problem{Component: "audit", Text: text})
+		reason := "AUDIT_DEGRADED"
+		if auditLog.Refuses() {
+			reason = "AUDIT_UNAVAILABLE"
+		}
+		ps = append(ps, server.Problem{Component: "audit", Reason: reason, Message: text})
 	}
-	if text := settings.Problem(); text != "" {
-		ps = append(ps, server.Problem{Component: "configuration", Text: text})
+	if reason, text := settings.Problem(); reason != "" {
+		ps = append(ps, server.Problem{Component: "configuration", Reason: reason, Message: text})
 	}
 	return ps
 }

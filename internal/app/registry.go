@@ -29,6 +29,7 @@ const databaseTime = 30 * time.Second
 type integrationStore struct {
 	registry.Store
 	usage registry.UsageStore
+	dir   string     // "" for a database
 	keys  *seal.Keys // nil if no credentials are stored
 	close func() error
 	// restores reports that the database was restored to an earlier state, and seen stores
@@ -50,7 +51,7 @@ func openIntegrations(ctx context.Context, cfg *config.Config, log *slog.Logger,
 			_, err := files.Get(id)
 			return !errors.Is(err, registry.ErrNotFound)
 		})
-		return &integrationStore{Store: files, usage: used, close: func() error { return nil }}, nil
+		return &integrationStore{Store: files, usage: used, dir: cfg.Integrations, close: func() error { return nil }}, nil
 	}
 	r := cfg.Registry
 	c := sqlstore.Config{
@@ -134,24 +135,30 @@ func (s *integrationStore) problems() []server.Problem {
 	var ps []server.Problem
 	st := s.Status()
 	if text := st.Problem; text != "" {
+		reason := "REGISTRY_UNREADABLE"
 		switch {
 		case st.Refuses:
+			reason = "REGISTRY_UNAVAILABLE"
 			text += "; calls are refused, because what was last seen is older than registry.max_outage (15 minutes for files)"
 		case !st.RefusesAt.IsZero():
 			text += fmt.Sprintf("; calls will be refused from %s", st.RefusesAt.UTC().Format(time.RFC3339))
 		}
-		ps = append(ps, server.Problem{Component: "registry", Text: text})
+		ps = append(ps, server.Problem{Component: "registry", Reason: reason, Message: text})
 	}
 	if st.WriteProblem != "" {
-		ps = append(ps, server.Problem{Component: "registry", Text: "the integrations' database does not accept writes: " + st.WriteProblem})
+		ps = append(ps, server.Problem{Component: "registry", Reason: "REGISTRY_NOT_WRITABLE", Message: "the integrations' database does not accept writes: " + st.WriteProblem})
 	}
 	if s.restores != nil {
 		if text := s.restores.Problem(); text != "" {
-			ps = append(ps, server.Problem{Component: "registry", Text: text})
+			ps = append(ps, server.Problem{Component: "registry", Reason: "REGISTRY_RESTORED", Message: text})
 		}
 	}
 	for _, f := range s.Faults() {
-		ps = append(ps, server.Problem{Component: "integrations", Text: f.Faults.Error()})
+		reason := "INVALID_INTEGRATION"
+		if s.dir != "" && f.File == s.dir { // unreadable, or several files have vanished
+			reason = "INTEGRATIONS_INCOMPLETE"
+		}
+		ps = append(ps, server.Problem{Component: "integrations", Reason: reason, Message: f.Faults.Error()})
 	}
 	return ps
 }

@@ -68,8 +68,8 @@ func TestOutageOfTheDatabase(t *testing.T) {
 	if code, _ := r.get(t, "/readyz"); code != http.StatusServiceUnavailable {
 		t.Errorf("/readyz says %d while calls are refused", code)
 	}
-	if code, _ := r.get(t, "/healthz"); code != http.StatusOK {
-		t.Errorf("/healthz says %d: a restart would not help", code)
+	if code, _ := r.get(t, "/livez"); code != http.StatusOK {
+		t.Errorf("/livez says %d: a restart would not help", code)
 	}
 	c.postgres.Start()
 	c.await("calls are answered again", func() bool { return ask(t.Context(), cl, "cspi-0") == nil })

@@ -22,7 +22,7 @@ import (
 type Config struct {
 	// Listen is the address of the gRPC server (mutual TLS, TLS 1.3), host:port.
 	Listen string `yaml:"listen"`
-	// AdminListen is the address of the plain HTTP server for /healthz, /readyz and
+	// AdminListen is the address of the plain HTTP server for /livez, /readyz and
 	// /metrics, host:port.
 	AdminListen string `yaml:"admin_listen"`
 	// TLS and SPIFFE are alternatives; exactly one of them is set.

@@ -28,8 +28,9 @@ type Live struct {
 
 	mu      sync.Mutex
 	inForce *Config
-	// problem describes what is on disk but not in effect, "" if nothing is.
-	problem string
+	// problem describes what is on disk but not in effect, and reason is its kind; both
+	// are "" if nothing is.
+	reason, problem string
 }
 
 // NewLive returns a Live with the configuration cfg in effect. load reads the file again.
@@ -73,11 +74,19 @@ func (l *Live) Current() *Config {
 	return l.inForce
 }
 
-// Problem describes what is on disk but not in effect, "" if nothing is.
-func (l *Live) Problem() string {
+// The reasons of Problem.
+const (
+	// InvalidConfiguration: the file is invalid, and nothing of it is in effect.
+	InvalidConfiguration = "INVALID_CONFIGURATION"
+	// RestartRequired: some of the changed settings take effect only after a restart.
+	RestartRequired = "RESTART_REQUIRED"
+)
+
+// Problem describes what is on disk but not in effect. Both results are "" if nothing is.
+func (l *Live) Problem() (reason, message string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.problem
+	return l.reason, l.problem
 }
 
 // Reload reads the file again. If the file is invalid, Reload returns an error and changes
@@ -91,21 +100,21 @@ func (l *Live) Reload() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
-		l.problem = "the broker's configuration on disk is invalid, and the broker would not start with it; the previous configuration stays in effect: " + err.Error()
+		l.reason, l.problem = InvalidConfiguration, "the broker's configuration on disk is invalid, and the broker would not start with it; the previous configuration stays in effect: " + err.Error()
 		return err
 	}
 	merged := withReloadable(l.inForce, next)
 	if changed := l.inForce.Differences(merged); len(changed) > 0 {
 		l.log.Info("settings changed", "settings", changed)
 	}
-	l.inForce, l.problem = merged, ""
+	l.inForce, l.reason, l.problem = merged, "", ""
 	l.roles.Store(roles)
 	if l.OnChange != nil {
 		l.OnChange(merged)
 	}
 	if waiting := merged.Differences(next); len(waiting) > 0 {
 		slices.Sort(waiting)
-		l.problem = "changed on disk, but in effect only after a restart: " + strings.Join(waiting, ", ")
+		l.reason, l.problem = RestartRequired, "changed on disk, but in effect only after a restart: " + strings.Join(waiting, ", ")
 		l.log.Warn("settings changed that need a restart", "settings", waiting)
 	}
 	return nil

@@ -36,7 +36,7 @@ func TestLive(t *testing.T) {
 		if len(limits) != limitsSet {
 			t.Errorf("limits were set to %v", limits)
 		}
-		if got := s.Problem(); (got == "") != (problem == "") || !strings.Contains(got, problem) {
+		if _, got := s.Problem(); (got == "") != (problem == "") || !strings.Contains(got, problem) {
 			t.Errorf("problem %q, want one with %q", got, problem)
 		}
 	}

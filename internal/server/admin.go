@@ -13,8 +13,13 @@ import (
 // Problem is a condition that an operator should know about although the broker serves
 // calls: a file of an integration that is invalid, for example.
 type Problem struct {
+	// Component is the part of the broker that has the problem, in lower case.
 	Component string `json:"component"`
-	Text      string `json:"text"`
+	// Reason is the kind of the problem, in upper case. docs/operations.md lists the
+	// reasons of each component. They are part of the public contract.
+	Reason string `json:"reason"`
+	// Message tells a person what is wrong and what to do. Its text may change.
+	Message string `json:"message"`
 }
 
 // Readiness serves /readyz. The zero Readiness is not ready.
@@ -42,18 +47,18 @@ func (r *Readiness) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	}
 	code := http.StatusOK
 	if !r.ready.Load() || r.Refuses != nil && r.Refuses() {
-		body.Status, code = "not ready", http.StatusServiceUnavailable
+		body.Status, code = "not_ready", http.StatusServiceUnavailable
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
 	_ = json.NewEncoder(w).Encode(body) // fails only if the prober has disconnected
 }
 
-// NewAdmin returns the admin HTTP server: /healthz (the process runs), /readyz (it accepts
+// NewAdmin returns the admin HTTP server: /livez (the process runs), /readyz (it accepts
 // calls) and /metrics. It serves no secrets and no profiles.
 func NewAdmin(readiness *Readiness, metrics prometheus.Gatherer) *http.Server {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write([]byte("ok\n"))
 	})
 	mux.Handle("GET /readyz", readiness)

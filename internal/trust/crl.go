@@ -78,31 +78,31 @@ func (r revocation) firstExpiry() (first time.Time) {
 
 // gaps describes the authorities whose clients are rejected because there is no current
 // CRL.
-func (r revocation) gaps(authorities []*x509.Certificate, now time.Time) []string {
+func (r revocation) gaps(authorities []*x509.Certificate, now time.Time) []Problem {
 	if r == nil {
 		return nil
 	}
-	var texts []string
+	var ps []Problem
 	for _, ca := range authorities {
 		switch list, ok := r[issuerOf(ca)]; {
 		case !ok:
-			texts = append(texts, fmt.Sprintf("there is no CRL of the client authority %q: its clients are rejected; add one to crl_files", ca.Subject))
+			ps = append(ps, Problem{"CRL_MISSING", fmt.Sprintf("there is no CRL of the client authority %q: its clients are rejected; add one to crl_files", ca.Subject)})
 		case now.After(list.nextUpdate):
-			texts = append(texts, fmt.Sprintf("the CRL of the client authority %q should have been replaced by %s: its clients are rejected; publish a new one", ca.Subject, stamp(list.nextUpdate)))
+			ps = append(ps, Problem{"CRL_EXPIRED", fmt.Sprintf("the CRL of the client authority %q should have been replaced by %s: its clients are rejected; publish a new one", ca.Subject, stamp(list.nextUpdate))})
 		}
 	}
-	return texts
+	return ps
 }
 
 // ageing describes the CRLs that will soon expire.
-func (r revocation) ageing(now time.Time) []string {
-	var texts []string
+func (r revocation) ageing(now time.Time) []Problem {
+	var ps []Problem
 	for _, l := range slices.SortedFunc(maps.Values(r), func(a, b *crl) int { return bytes.Compare([]byte(a.name), []byte(b.name)) }) {
 		if !now.After(l.nextUpdate) && expiresSoon(l.thisUpdate, l.nextUpdate, now) {
-			texts = append(texts, fmt.Sprintf("the CRL of %q must be replaced by %s; publish a new one", l.name, stamp(l.nextUpdate)))
+			ps = append(ps, Problem{"CRL_EXPIRES_SOON", fmt.Sprintf("the CRL of %q must be replaced by %s; publish a new one", l.name, stamp(l.nextUpdate))})
 		}
 	}
-	return texts
+	return ps
 }
 
 // errStale is wrapped by the error for CRLs that are valid except that they have

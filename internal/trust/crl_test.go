@@ -94,7 +94,7 @@ func TestRevocation(t *testing.T) {
 			if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
 				t.Errorf("got %v, want %q", err, tt.want)
 			}
-			if p := strings.Join(w.Problems(), "\n"); tt.says == "" && p != "" || !strings.Contains(p, tt.says) {
+			if p := messages(w.Problems()); tt.says == "" && p != "" || !strings.Contains(p, tt.says) {
 				t.Errorf("problems %q, want %q", p, tt.says)
 			}
 		})

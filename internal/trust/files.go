@@ -75,8 +75,8 @@ func CheckFiles(cfg FilesConfig) error {
 	}
 	in := s.current.Load()
 	var errs []error
-	for _, text := range in.crls.gaps(in.authorities, s.opts.Now()) {
-		errs = append(errs, errors.New(text))
+	for _, p := range in.crls.gaps(in.authorities, s.opts.Now()) {
+		errs = append(errs, errors.New(p.Message))
 	}
 	return errors.Join(errs...)
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -92,7 +93,7 @@ func TestFaultyFiles(t *testing.T) {
 			if !w.shown().Equal(before) || w.admits(worker) != nil {
 				t.Error("the earlier contents are no longer in effect")
 			}
-			problems := strings.Join(w.Problems(), "\n")
+			problems := messages(w.Problems())
 			if !strings.Contains(problems, tt.place(w.files)) || !strings.Contains(problems, "remains in use") {
 				t.Errorf("problems: %s", problems)
 			}
@@ -223,30 +224,45 @@ func TestNoResumption(t *testing.T) {
 	}
 }
 
+// messages returns the lines "REASON message" of problems.
+func messages(ps []Problem) string {
+	lines := make([]string, len(ps))
+	for i, p := range ps {
+		lines[i] = p.Reason + " " + p.Message
+	}
+	return strings.Join(lines, "\n")
+}
+
+var isReason = regexp.MustCompile(`^[A-Z_]+ `)
+
 // TestExpiry: an expiry is reported as a problem before and after it happens, and no client
 // connects to a server whose certificate has expired.
 func TestExpiry(t *testing.T) {
 	w := newWorld(t, true)
 	worker := w.ca.Client("spiffe://example.org/a")
-	at := func(d time.Duration) []string {
+	at := func(d time.Duration) []Problem {
 		w.ahead.Store(int64(d))
 		w.Reload()
 		return w.Problems()
 	}
 	for _, step := range []struct {
 		ahead time.Duration
-		want  []string // texts that the problems must contain
+		want  []string // REASON message, parts of which the problems must contain
 		in    bool
 	}{
 		{0, nil, true},
-		{56 * time.Minute, []string{`own certificate expires`, `CRL of "CN=clients" must be replaced`}, true},
-		{61 * time.Minute, []string{`own certificate expired`, `CRL of the client authority "CN=clients" should have been replaced`}, false},
-		{22 * time.Hour, []string{`own certificate expired`, `client authority "CN=clients" expires`}, false},
-		{25 * time.Hour, []string{`own certificate expired`, `client authority "CN=clients" expired`}, false},
+		{56 * time.Minute, []string{`CERTIFICATE_EXPIRES_SOON the broker's own certificate expires`, `CRL_EXPIRES_SOON the CRL of "CN=clients" must be replaced`}, true},
+		{61 * time.Minute, []string{`CERTIFICATE_EXPIRED the broker's own certificate expired`, `CRL_EXPIRED the CRL of the client authority "CN=clients" should have been replaced`}, false},
+		{22 * time.Hour, []string{`own certificate expired`, `CLIENT_CA_EXPIRES_SOON the client authority "CN=clients" expires`}, false},
+		{25 * time.Hour, []string{`own certificate expired`, `CLIENT_CA_EXPIRED the client authority "CN=clients" expired`}, false},
 	} {
-		problems := strings.Join(at(step.ahead), "\n")
+		problems := messages(at(step.ahead))
 		for _, want := range step.want {
-			if !strings.Contains(problems, want) || !strings.Contains(strings.ReplaceAll(w.log.String(), `\"`, `"`), want) {
+			_, message, hasReason := strings.Cut(want, " ")
+			if !hasReason || !isReason.MatchString(want) {
+				message = want
+			}
+			if !strings.Contains(problems, want) || !strings.Contains(strings.ReplaceAll(w.log.String(), `\"`, `"`), message) {
 				t.Errorf("after %v: no %q in the problems or in the log: %s", step.ahead, want, problems)
 			}
 		}

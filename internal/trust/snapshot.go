@@ -112,27 +112,29 @@ func (s *snapshot) judgeChain(chain []*x509.Certificate, now time.Time) (end tim
 }
 
 // problems describes what has expired, will soon expire, or is missing.
-func (s *snapshot) problems(now time.Time) []string {
-	var texts []string
-	add := func(format string, args ...any) { texts = append(texts, fmt.Sprintf(format, args...)) }
+func (s *snapshot) problems(now time.Time) []Problem {
+	var ps []Problem
+	add := func(reason, format string, args ...any) {
+		ps = append(ps, Problem{reason, fmt.Sprintf(format, args...)})
+	}
 	switch leaf := s.own.Leaf; {
 	case now.After(leaf.NotAfter):
-		add("the broker's own certificate expired on %s: no client can connect; renew it", stamp(leaf.NotAfter))
+		add("CERTIFICATE_EXPIRED", "the broker's own certificate expired on %s: no client can connect; renew it", stamp(leaf.NotAfter))
 	case expiresSoon(leaf.NotBefore, leaf.NotAfter, now):
-		add("the broker's own certificate expires on %s; renew it", stamp(leaf.NotAfter))
+		add("CERTIFICATE_EXPIRES_SOON", "the broker's own certificate expires on %s; renew it", stamp(leaf.NotAfter))
 	}
 	if s.trustUntil.IsZero() { // otherwise the Workload API renews the authorities
 		for _, ca := range s.authorities {
 			switch {
 			case now.After(ca.NotAfter):
-				add("the client authority %q expired on %s: its clients are rejected; replace or remove it", ca.Subject, stamp(ca.NotAfter))
+				add("CLIENT_CA_EXPIRED", "the client authority %q expired on %s: its clients are rejected; replace or remove it", ca.Subject, stamp(ca.NotAfter))
 			case expiresSoon(ca.NotBefore, ca.NotAfter, now):
-				add("the client authority %q expires on %s; replace it", ca.Subject, stamp(ca.NotAfter))
+				add("CLIENT_CA_EXPIRES_SOON", "the client authority %q expires on %s; replace it", ca.Subject, stamp(ca.NotAfter))
 			}
 		}
 	}
-	texts = append(texts, s.crls.gaps(s.authorities, now)...)
-	return append(texts, s.crls.ageing(now)...)
+	ps = append(ps, s.crls.gaps(s.authorities, now)...)
+	return append(ps, s.crls.ageing(now)...)
 }
 
 // expiresSoon reports whether less than a tenth of a validity period is left, or less

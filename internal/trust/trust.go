@@ -164,7 +164,8 @@ func (s *Store) replace(next *snapshot) {
 // must hold s.mu.
 func (s *Store) tell() {
 	now := make(map[string]bool)
-	for _, text := range s.problems() {
+	for _, p := range s.problems() {
+		text := p.Message
 		now[text] = true
 		if !s.told[text] {
 			s.opts.Logger.Error("a problem with the broker's TLS", "problem", text)
@@ -178,21 +179,31 @@ func (s *Store) tell() {
 	s.told = now
 }
 
-// Problems returns descriptions of the problems that an operator should resolve, in a
-// stable order: sources that could not be read, and certificates and CRLs that have
-// expired or will soon expire.
-func (s *Store) Problems() []string {
+// Problem is a problem that an operator should resolve.
+type Problem struct {
+	// Reason is the kind of the problem, such as CERTIFICATE_EXPIRED.
+	Reason string
+	// Message describes the problem, without a secret, and says what to do.
+	Message string
+}
+
+func (p Problem) String() string { return p.Message }
+
+// Problems returns the problems that an operator should resolve, in a stable order:
+// sources that could not be read, and certificates and CRLs that have expired or will
+// soon expire.
+func (s *Store) Problems() []Problem {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.problems()
 }
 
-func (s *Store) problems() []string {
-	var texts []string
+func (s *Store) problems() []Problem {
+	var ps []Problem
 	for _, source := range slices.Sorted(maps.Keys(s.faults)) {
-		texts = append(texts, s.faults[source]+"; the last valid version remains in use")
+		ps = append(ps, Problem{"RELOAD_FAILED", s.faults[source] + "; the last valid version remains in use"})
 	}
-	return append(texts, s.current.Load().problems(s.opts.Now())...)
+	return append(ps, s.current.Load().problems(s.opts.Now())...)
 }
 
 // Stats contains values for metrics.

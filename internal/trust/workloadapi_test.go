@@ -76,7 +76,7 @@ func (w *agentWorld) wait(changed <-chan struct{}) {
 func (w *agentWorld) problem(what string) {
 	w.t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); ; {
-		p := strings.Join(w.Problems(), "\n")
+		p := messages(w.Problems())
 		if what == "" && p == "" || what != "" && strings.Contains(p, what) {
 			return
 		}
