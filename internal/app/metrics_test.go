@@ -101,7 +101,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	want := replaceSection(t, document, "stable metrics", stable.String())
 	want = replaceSection(t, want, "experimental metrics", experimental.String())
 	if *update && !t.Failed() {
-		if err := os.WriteFile(metricsFile, []byte(want), 0o644); err != nil { //nolint:gosec // a document
+		if err := os.WriteFile(metricsFile, []byte(want), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	} else if diff := cmp.Diff(want, document); diff != "" {

@@ -100,7 +100,7 @@ func (l *Live) Reload() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
-		l.reason, l.problem = InvalidConfiguration, "the broker's configuration on disk is invalid, and the broker would not start with it; the previous configuration stays in effect: " + err.Error()
+		l.reason, l.problem = InvalidConfiguration, "the broker's configuration on disk is invalid, and the broker would not start with it; the previous configuration stays in effect: "+err.Error()
 		return err
 	}
 	merged := withReloadable(l.inForce, next)
@@ -114,7 +114,7 @@ func (l *Live) Reload() error {
 	}
 	if waiting := merged.Differences(next); len(waiting) > 0 {
 		slices.Sort(waiting)
-		l.reason, l.problem = RestartRequired, "changed on disk, but in effect only after a restart: " + strings.Join(waiting, ", ")
+		l.reason, l.problem = RestartRequired, "changed on disk, but in effect only after a restart: "+strings.Join(waiting, ", ")
 		l.log.Warn("settings changed that need a restart", "settings", waiting)
 	}
 	return nil
