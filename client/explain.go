@@ -37,8 +37,8 @@ type Explanation struct {
 // Access is a grant that allows a pattern of principals to read the secret.
 type Access struct {
 	IntegrationID string
-	// Grant is the index of the grant in the integration, from 0.
-	Grant int
+	// GrantID is the id of the grant; see Grant.ID.
+	GrantID string
 	// Principal is the pattern in the grant, for example
 	// "spiffe://example.org/connect/*".
 	Principal string
@@ -49,8 +49,8 @@ type Decision struct {
 	IntegrationID string
 	// Allowed reports whether the principal may read the secret.
 	Allowed bool
-	// Grant is the index of the grant that allows it, -1 if there is none.
-	Grant int
+	// GrantID is the id of the grant that allows it, "" if there is none.
+	GrantID string
 	// Explanation is a text that explains the decision. It is for people; its wording may
 	// change.
 	Explanation string
@@ -60,8 +60,7 @@ type Decision struct {
 
 // GrantMatch reports which parts of a grant match.
 type GrantMatch struct {
-	// Grant is the index of the grant in the integration, from 0.
-	Grant            int
+	GrantID          string
 	PrincipalMatches bool
 	// StoreMatches, SecretMatches and KeyMatches are also true if the grant does not
 	// restrict them.
@@ -91,7 +90,7 @@ func newExplanation(m *secretbrokerv1.ExplainResponse) *Explanation {
 	for _, r := range m.GetReaders() {
 		e.Readers = append(e.Readers, Access{
 			IntegrationID: r.GetIntegrationId(),
-			Grant:         int(r.GetGrant()),
+			GrantID:       r.GetGrantId(),
 			Principal:     r.GetPrincipal(),
 		})
 	}
@@ -99,12 +98,12 @@ func newExplanation(m *secretbrokerv1.ExplainResponse) *Explanation {
 		decision := Decision{
 			IntegrationID: j.GetIntegrationId(),
 			Allowed:       j.GetAllowed(),
-			Grant:         int(j.GetGrant()),
+			GrantID:       j.GetGrantId(),
 			Explanation:   j.GetExplanation(),
 		}
 		for _, g := range j.GetGrants() {
 			decision.Grants = append(decision.Grants, GrantMatch{
-				Grant:            int(g.GetGrant()),
+				GrantID:          g.GetGrantId(),
 				PrincipalMatches: g.GetPrincipalMatches(),
 				StoreMatches:     g.GetStoreMatches(),
 				SecretMatches:    g.GetSecretMatches(),

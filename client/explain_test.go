@@ -41,12 +41,12 @@ func TestExplain(t *testing.T) {
 		got = in
 		return &secretbrokerv1.ExplainResponse{
 			Reference: "canonical",
-			Readers:   []*secretbrokerv1.Access{{IntegrationId: "a", Grant: 2, Principal: "dns:*.td"}, {IntegrationId: "b"}},
+			Readers:   []*secretbrokerv1.Access{{IntegrationId: "a", GrantId: "g2", Principal: "dns:*.td"}, {IntegrationId: "b"}},
 			Decisions: []*secretbrokerv1.Decision{
-				{IntegrationId: "a", Allowed: true, Grant: 2, Explanation: "because", Grants: []*secretbrokerv1.GrantMatch{
-					{Grant: 0, PrincipalMatches: true}, {Grant: 1, StoreMatches: true, SecretMatches: true}, {Grant: 2, KeyMatches: true},
+				{IntegrationId: "a", Allowed: true, GrantId: "g2", Explanation: "because", Grants: []*secretbrokerv1.GrantMatch{
+					{GrantId: "g0", PrincipalMatches: true}, {GrantId: "g1", StoreMatches: true, SecretMatches: true}, {GrantId: "g2", KeyMatches: true},
 				}},
-				{IntegrationId: "b", Grant: -1},
+				{IntegrationId: "b"},
 			},
 			RequestId: "req-1",
 		}, nil
@@ -61,12 +61,12 @@ func TestExplain(t *testing.T) {
 	}
 	if diff := cmp.Diff(&client.Explanation{
 		Reference: "canonical",
-		Readers:   []client.Access{{IntegrationID: "a", Grant: 2, Principal: "dns:*.td"}, {IntegrationID: "b"}},
+		Readers:   []client.Access{{IntegrationID: "a", GrantID: "g2", Principal: "dns:*.td"}, {IntegrationID: "b"}},
 		Decisions: []client.Decision{
-			{IntegrationID: "a", Allowed: true, Grant: 2, Explanation: "because", Grants: []client.GrantMatch{
-				{Grant: 0, PrincipalMatches: true}, {Grant: 1, StoreMatches: true, SecretMatches: true}, {Grant: 2, KeyMatches: true},
+			{IntegrationID: "a", Allowed: true, GrantID: "g2", Explanation: "because", Grants: []client.GrantMatch{
+				{GrantID: "g0", PrincipalMatches: true}, {GrantID: "g1", StoreMatches: true, SecretMatches: true}, {GrantID: "g2", KeyMatches: true},
 			}},
-			{IntegrationID: "b", Grant: -1},
+			{IntegrationID: "b"},
 		},
 		RequestID: "req-1",
 	}, e); diff != "" {

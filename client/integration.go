@@ -80,6 +80,9 @@ type Placement struct{ Cloud, Region string }
 // Grant allows principals to read secrets; see docs/configuration.md. An empty list does not
 // restrict its field.
 type Grant struct {
+	// ID is the name of the grant. If it is empty, the broker returns an id that depends on
+	// the lists only; a grant whose lists are changed must not keep such an id.
+	ID                                string
 	Principals, Stores, Secrets, Keys []string
 }
 
@@ -120,14 +123,17 @@ type Usage struct {
 	// Version is the version that was read last.
 	Version             string
 	FirstUsed, LastUsed time.Time
+	// GrantID is the id of the grant that allowed the reads, "" if the broker no longer
+	// knows it.
+	GrantID string
 }
 
 // UsageReport lists the uses of an integration.
 type UsageReport struct {
 	// Usage is sorted by time, the latest first.
 	Usage []Usage
-	// UnusedGrants are the indexes of the grants without a recent use.
-	UnusedGrants []int
+	// UnusedGrantIDs are the ids of the grants without a recent use.
+	UnusedGrantIDs []string
 }
 
 func (c *Client) integrations() secretbrokerv1.IntegrationServiceClient {
@@ -256,13 +262,10 @@ func (c *Client) ListUsage(ctx context.Context, id string, limit int) (*UsageRep
 		for _, u := range out.GetUsage() {
 			report.Usage = append(report.Usage, Usage{
 				Principal: u.GetPrincipal(), Connector: u.GetConnector(), Store: u.GetStore(), Secret: u.GetSecret(), JSONKey: u.GetJsonKey(),
-				Version: u.GetVersion(), FirstUsed: timeOf(u.GetFirstUseTime()), LastUsed: timeOf(u.GetLastUseTime()),
+				Version: u.GetVersion(), FirstUsed: timeOf(u.GetFirstUseTime()), LastUsed: timeOf(u.GetLastUseTime()), GrantID: u.GetGrantId(),
 			})
 		}
-		report.UnusedGrants = nil
-		for _, i := range out.GetUnusedGrants() {
-			report.UnusedGrants = append(report.UnusedGrants, int(i))
-		}
+		report.UnusedGrantIDs = out.GetUnusedGrantIds()
 		if req.PageToken = out.GetNextPageToken(); req.GetPageToken() == "" || len(report.Usage) >= limit {
 			report.Usage = report.Usage[:min(limit, len(report.Usage))]
 			return report, nil
@@ -271,7 +274,7 @@ func (c *Client) ListUsage(ctx context.Context, id string, limit int) (*UsageRep
 }
 
 func (g Grant) message() *secretbrokerv1.Grant {
-	return &secretbrokerv1.Grant{Principals: g.Principals, Stores: g.Stores, Secrets: g.Secrets, Keys: g.Keys}
+	return &secretbrokerv1.Grant{Id: g.ID, Principals: g.Principals, Stores: g.Stores, Secrets: g.Secrets, Keys: g.Keys}
 }
 
 type wireRole struct {
@@ -335,7 +338,7 @@ func newIntegration(m *secretbrokerv1.Integration) *Integration {
 		in.Settings = m.GetSettings().AsMap()
 	}
 	for _, g := range m.GetGrants() {
-		in.Grants = append(in.Grants, Grant{Principals: g.GetPrincipals(), Stores: g.GetStores(), Secrets: g.GetSecrets(), Keys: g.GetKeys()})
+		in.Grants = append(in.Grants, Grant{ID: g.GetId(), Principals: g.GetPrincipals(), Stores: g.GetStores(), Secrets: g.GetSecrets(), Keys: g.GetKeys()})
 	}
 	for _, b := range m.GetRoles() {
 		for _, r := range wireRoles {

@@ -92,8 +92,8 @@ func (s *integrationService) ListIntegrations(_ context.Context, in *secretbroke
 
 func (s *integrationService) ListUsage(_ context.Context, in *secretbrokerv1.ListUsageRequest) (*secretbrokerv1.ListUsageResponse, error) {
 	out := &secretbrokerv1.ListUsageResponse{
-		Usage:        []*secretbrokerv1.Usage{{Principal: "p" + in.GetPageToken(), JsonKey: "k", LastUseTime: &timestamppb.Timestamp{Seconds: 3}}},
-		UnusedGrants: []int32{1}, NextPageToken: in.GetPageToken() + "n",
+		Usage:          []*secretbrokerv1.Usage{{Principal: "p" + in.GetPageToken(), JsonKey: "k", LastUseTime: &timestamppb.Timestamp{Seconds: 3}}},
+		UnusedGrantIds: []string{"g1"}, NextPageToken: in.GetPageToken() + "n",
 	}
 	if len(out.GetNextPageToken()) == 3 {
 		out.NextPageToken = ""
@@ -109,7 +109,7 @@ func TestIntegrationRoundTrip(t *testing.T) {
 		ID: "i", DisplayName: "d", Kind: "AZURE_KEY_VAULT", Settings: map[string]any{"vaults": []any{"v"}, "n": 3.0},
 		CacheTTL: time.Minute, CacheMaxStale: time.Hour, Reads: client.IntegrationReads{MaxConcurrent: 1, PerSecond: 2, Timeout: 3 * time.Second},
 		Placement: client.Placement{Cloud: "azure", Region: "westeurope"},
-		Grants:    []client.Grant{{Principals: []string{"p"}, Stores: []string{"v"}, Secrets: []string{"s"}, Keys: []string{"k"}}},
+		Grants:    []client.Grant{{ID: "g", Principals: []string{"p"}, Stores: []string{"v"}, Secrets: []string{"s"}, Keys: []string{"k"}}},
 		Roles:     map[client.Role][]string{client.RoleResourceOwner: {"o"}, client.RoleAssigner: {"a"}, client.RoleAuditor: {"u"}},
 	}
 	want := *in
@@ -168,7 +168,7 @@ func TestIntegrationCalls(t *testing.T) {
 	}
 	for limit, want := range map[int]int{10: 3, 2: 2, 1: 1} {
 		report, err := c.ListUsage(t.Context(), "i", limit)
-		if err != nil || len(report.Usage) != want || !cmp.Equal(report.UnusedGrants, []int{1}) || report.Usage[0].JSONKey != "k" || report.Usage[0].LastUsed.IsZero() {
+		if err != nil || len(report.Usage) != want || !cmp.Equal(report.UnusedGrantIDs, []string{"g1"}) || report.Usage[0].JSONKey != "k" || report.Usage[0].LastUsed.IsZero() {
 			t.Errorf("%d: %+v, %v", limit, report, err)
 		}
 	}

@@ -88,6 +88,9 @@ type Event struct {
 	PeerAddress       string `json:"peer_address,omitempty"`
 	CertificateSerial string `json:"certificate_serial,omitempty"`
 	Integration       string `json:"integration,omitempty"`
+	// IntegrationRevision is the Revision of the integration whose policy decided. In the
+	// record of a change it is the one before it (Attempted) or after it (Changed).
+	IntegrationRevision string `json:"integration_revision,omitempty"`
 	// Subject is the principal that an auditor asked about.
 	Subject authz.Principal `json:"subject,omitempty"`
 	// Connector is the name that the caller sent. The broker cannot verify it.
@@ -98,8 +101,8 @@ type Event struct {
 	Reference string        `json:"reference,omitempty"`
 	Outcome   Outcome       `json:"outcome"`
 	Reason    secret.Reason `json:"reason,omitempty"`
-	// Grant is the index of the integration's grant that allowed the read.
-	Grant *int `json:"grant,omitempty"`
+	// GrantID is the id of the integration's grant that allowed the read.
+	GrantID string `json:"grant_id,omitempty"`
 	// Version is the store's identifier of the version that was read.
 	Version string `json:"version,omitempty"`
 	// Source says where the value came from: hit (the cache), miss (a read of the store

@@ -38,15 +38,14 @@ func readAll(t *testing.T, path string) []string {
 
 func TestWriteAppendsLines(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
-	grant := 0
 	e := Event{
 		Time: time.Date(2027, 1, 2, 3, 4, 5, 6, time.UTC), RequestID: "r1", Method: "Resolve", Principal: "spiffe://example.org/w",
 		PeerAddress: "192.0.2.1:5", CertificateSerial: "ab", Integration: "i", Connector: "c<\n>", Config: "password",
-		Reference: "https://my-vault.vault.azure.net::s", Outcome: Served, Grant: &grant, Version: "v", Source: "hit",
+		Reference: "https://my-vault.vault.azure.net::s", Outcome: Served, GrantID: "0123456789abcdef0123456789abcdef", Version: "v", Source: "hit",
 	}
 	const want = `{"time":"2027-01-02T03:04:05.000000006Z","request_id":"r1","method":"Resolve","principal":"spiffe://example.org/w",` +
 		`"peer_address":"192.0.2.1:5","certificate_serial":"ab","integration":"i","connector":"c<\n>","config":"password",` +
-		`"reference":"https://my-vault.vault.azure.net::s","outcome":"served","grant":0,"version":"v","source":"hit"`
+		`"reference":"https://my-vault.vault.azure.net::s","outcome":"served","grant_id":"0123456789abcdef0123456789abcdef","version":"v","source":"hit"`
 	for range 2 { // the file is appended to
 		l, err := Open(Config{Path: path})
 		if err != nil {

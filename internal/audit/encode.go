@@ -3,7 +3,6 @@ package audit
 import (
 	"bytes"
 	"encoding/json"
-	"strconv"
 	"time"
 )
 
@@ -49,7 +48,7 @@ func appendEvent(b []byte, e *Event) ([]byte, error) {
 func sameCall(a, b *Event) bool {
 	return a.Time.Equal(b.Time) && a.Time.Location() == b.Time.Location() && a.RequestID == b.RequestID && a.Method == b.Method &&
 		a.Principal == b.Principal && a.PeerAddress == b.PeerAddress && a.CertificateSerial == b.CertificateSerial &&
-		a.Integration == b.Integration && a.Subject == b.Subject && a.Connector == b.Connector
+		a.Integration == b.Integration && a.IntegrationRevision == b.IntegrationRevision && a.Subject == b.Subject && a.Connector == b.Connector
 }
 
 // appendCall begins an event's object with the fields that all events of a call share.
@@ -62,6 +61,7 @@ func appendCall(b []byte, e *Event) ([]byte, error) {
 	f.optional(`,"peer_address":`, e.PeerAddress)
 	f.optional(`,"certificate_serial":`, e.CertificateSerial)
 	f.optional(`,"integration":`, e.Integration)
+	f.optional(`,"integration_revision":`, e.IntegrationRevision)
 	f.optional(`,"subject":`, string(e.Subject))
 	f.optional(`,"connector":`, e.Connector)
 	return f.b, f.err
@@ -74,9 +74,7 @@ func appendOutcome(b []byte, e *Event) ([]byte, error) {
 	f.optional(`,"reference":`, e.Reference)
 	f.text(`,"outcome":`, string(e.Outcome))
 	f.optional(`,"reason":`, string(e.Reason))
-	if e.Grant != nil {
-		f.b = strconv.AppendInt(append(f.b, `,"grant":`...), int64(*e.Grant), 10)
-	}
+	f.optional(`,"grant_id":`, e.GrantID)
 	f.optional(`,"version":`, e.Version)
 	f.optional(`,"source":`, e.Source)
 	if e.Change != nil && f.err == nil {

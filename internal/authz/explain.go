@@ -13,7 +13,7 @@ import (
 
 // Access is a grant that allows the principals of one pattern to read a secret.
 type Access struct {
-	// Grant is the index of the grant.
+	// Grant is the index of the grant in Policy.Grants.
 	Grant int
 	// Principal is the pattern as written in the grant.
 	Principal string

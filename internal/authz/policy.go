@@ -16,6 +16,9 @@ import (
 // the grant. An empty list is an error, because its author could have meant
 // everything or nothing.
 type Grant struct {
+	// ID identifies the grant in records and answers. Package integration ensures that the
+	// ids of an integration's grants differ.
+	ID string
 	// Principals are patterns: a complete ID; a SPIFFE ID ending in "*", which
 	// matches the rest of one path segment; a SPIFFE ID ending in "/**", which
 	// matches everything below; or "dns:*.DOMAIN", which matches one more label.
@@ -74,8 +77,8 @@ func (e Effect) String() string {
 // Decision is the answer to "may this principal read this reference?".
 type Decision struct {
 	Effect Effect
-	// Grant is the index of the grant that caused the Effect. It is not meaningful
-	// if the Effect is Denied.
+	// Grant is the index of the grant that caused the Effect in Policy.Grants. It is not
+	// meaningful if the Effect is Denied, nor for another Policy; see Policy.GrantID.
 	Grant int
 }
 
@@ -88,8 +91,8 @@ type Policy struct {
 	inDir    map[string]*patterns[*rules] // SPIFFE directory -> patterns of the last path segment
 	below    map[string]*rules            // SPIFFE directory -> everything below it
 
-	// grants are the grants in canonical form. Only explanations use them, not
-	// Decide.
+	// grants are the grants in canonical form. Only explanations and GrantID use them,
+	// not Decide.
 	grants []Grant
 }
 
@@ -180,6 +183,15 @@ func (p *Policy) Decide(who Principal, ref secret.Ref) Decision {
 	return found
 }
 
+// GrantID returns the ID of the grant that caused a decision of this policy, "" if the
+// decision is Denied. It does not allocate.
+func (p *Policy) GrantID(d Decision) string {
+	if p == nil || d.Effect == Denied {
+		return ""
+	}
+	return p.grants[d.Grant].ID
+}
+
 func (p *Policy) judge(n *narrowing, ref secret.Ref) Decision {
 	if n.keys != nil && (ref.Key == "" || !n.keys.match(ref.Key, func(struct{}) bool { return false })) {
 		return Decision{}
@@ -212,6 +224,7 @@ func (c *compiler) add(g Grant) {
 	n := narrowing{grant: c.grant, stores: c.stores(g.Stores), keys: c.keys(g.Keys)}
 	names := c.names(g.Secrets)
 	c.policy.grants = append(c.policy.grants, Grant{
+		ID:         g.ID,
 		Principals: slices.Clone(g.Principals),
 		Stores:     slices.Sorted(maps.Keys(n.stores)), // nil if n.stores is nil
 		Secrets:    names,

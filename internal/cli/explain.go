@@ -135,11 +135,11 @@ func explanationOf(a manage.Answer) *client.Explanation {
 	}
 	for _, j := range a.Decisions {
 		decision := client.Decision{
-			IntegrationID: j.IntegrationID, Allowed: j.Allowed, Grant: j.Grant, Explanation: j.Explanation,
+			IntegrationID: j.IntegrationID, Allowed: j.Allowed, GrantID: j.GrantID, Explanation: j.Explanation,
 		}
-		for i, m := range j.Grants {
+		for _, m := range j.Grants {
 			decision.Grants = append(decision.Grants, client.GrantMatch{
-				Grant: i, PrincipalMatches: m.Principal != "", StoreMatches: m.Store, SecretMatches: m.Secret, KeyMatches: m.Key,
+				GrantID: m.GrantID, PrincipalMatches: m.Principal != "", StoreMatches: m.Store, SecretMatches: m.Secret, KeyMatches: m.Key,
 			})
 		}
 		e.Decisions = append(e.Decisions, decision)

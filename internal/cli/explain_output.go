@@ -25,24 +25,24 @@ type (
 	// AccessJSON is one grant that allows a principal to read the secret.
 	AccessJSON struct {
 		IntegrationID string `json:"integration_id"`
-		Grant         int    `json:"grant"`
+		GrantID       string `json:"grant_id"`
 		Principal     string `json:"principal"`
 	}
 	// DecisionJSON is the decision of one integration's policy.
 	DecisionJSON struct {
 		IntegrationID string           `json:"integration_id"`
 		Allowed       bool             `json:"allowed"`
-		Grant         int              `json:"grant"` // -1: none
+		GrantID       string           `json:"grant_id,omitempty"` // absent if no grant allows it
 		Explanation   string           `json:"explanation"`
 		Grants        []GrantMatchJSON `json:"grants"`
 	}
 	// GrantMatchJSON says which parts of one grant match.
 	GrantMatchJSON struct {
-		Grant            int  `json:"grant"`
-		PrincipalMatches bool `json:"principal_matches"`
-		StoreMatches     bool `json:"store_matches"`
-		SecretMatches    bool `json:"secret_matches"`
-		KeyMatches       bool `json:"key_matches"`
+		GrantID          string `json:"grant_id"`
+		PrincipalMatches bool   `json:"principal_matches"`
+		StoreMatches     bool   `json:"store_matches"`
+		SecretMatches    bool   `json:"secret_matches"`
+		KeyMatches       bool   `json:"key_matches"`
 	}
 	// ChangesJSON is the JSON output of explain --diff.
 	ChangesJSON struct {
@@ -93,7 +93,7 @@ func explanationJSON(e *client.Explanation) ExplanationJSON {
 	}
 	for _, j := range e.Decisions {
 		decision := DecisionJSON{
-			IntegrationID: j.IntegrationID, Allowed: j.Allowed, Grant: j.Grant, Explanation: j.Explanation, Grants: []GrantMatchJSON{},
+			IntegrationID: j.IntegrationID, Allowed: j.Allowed, GrantID: j.GrantID, Explanation: j.Explanation, Grants: []GrantMatchJSON{},
 		}
 		for _, g := range j.Grants {
 			decision.Grants = append(decision.Grants, GrantMatchJSON(g))
@@ -122,7 +122,7 @@ func printExplanationTable(w io.Writer, e *client.Explanation) error {
 	}
 	fmt.Fprintln(t, "INTEGRATION\tGRANT\tMAY READ")
 	for _, r := range e.Readers {
-		fmt.Fprintf(t, "%s\t%d\t%s\n", r.IntegrationID, r.Grant, terminal.Printable(r.Principal))
+		fmt.Fprintf(t, "%s\t%s\t%s\n", r.IntegrationID, r.GrantID, terminal.Printable(r.Principal))
 	}
 	return t.Flush()
 }

@@ -20,13 +20,13 @@ type grantFlags struct {
 func (g *grantFlags) register(cmd *cobra.Command) {
 	g.writing.register(cmd)
 	f := cmd.Flags()
-	f.StringArrayVar(&g.grant.Principals, "principal", nil, "who: a SPIFFE ID, dns: and a host's name, or a pattern (required, repeatable)")
+	f.StringVar(&g.grant.ID, "grant-id", "", "name of the grant, or the id that describe shows for it")
+	f.StringArrayVar(&g.grant.Principals, "principal", nil, "who: a SPIFFE ID, dns: and a host's name, or a pattern (repeatable)")
 	f.StringArrayVar(&g.grant.Stores, "store", nil, "only of this store of the integration's, as references begin with it (repeatable)")
 	f.StringArrayVar(&g.grant.Secrets, "secret", nil, "only secrets of this name, or beginning followed by * (repeatable)")
 	f.StringArrayVar(&g.grant.Keys, "json-key", nil, "only this JSON key, or beginning followed by *, and no whole secret (repeatable)")
 	f.StringVar(&g.etag, "etag", "", "change only if the integration still has this etag")
-	_ = cmd.MarkFlagRequired("principal") // the flag exists
-	for _, flag := range []string{"principal", "store", "secret", "json-key", "etag"} {
+	for _, flag := range []string{"grant-id", "principal", "store", "secret", "json-key", "etag"} {
 		terminal.CompleteWords(cmd, flag)
 	}
 }
@@ -52,17 +52,20 @@ func newIntegrationGrantCommand(kinds *integration.Kinds) *cobra.Command {
 		},
 	}
 	g.register(cmd)
+	_ = cmd.MarkFlagRequired("principal") // the flag exists
 	return cmd
 }
 
 func newIntegrationRevokeCommand(kinds *integration.Kinds) *cobra.Command {
 	g := grantFlags{writing: writing{managing: managing{kinds: kinds}}}
 	cmd := &cobra.Command{
-		Use:   "revoke ID --principal PATTERN",
+		Use:   "revoke ID {--grant-id GRANT | --principal PATTERN}",
 		Short: "Remove a grant",
-		Long: `Take a grant away: the one that names exactly these principals, stores, secrets
-and keys, in whatever order. It takes the role ASSIGNER or RESOURCE_OWNER.`,
-		Example:           "  secretbroker integration revoke cspi-sqlserver --principal 'spiffe://example.org/connect/*' --secret 'sqlserver-*'",
+		Long: `Remove a grant: the one with this id, or the one with exactly these principals,
+stores, secrets and keys, in any order. This requires the role ASSIGNER or
+RESOURCE_OWNER.`,
+		Example: `  secretbroker integration revoke cspi-sqlserver --grant-id team-orders
+  secretbroker integration revoke cspi-sqlserver --principal 'spiffe://example.org/connect/*' --secret 'sqlserver-*'`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: g.completeOneID,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -76,5 +79,6 @@ and keys, in whatever order. It takes the role ASSIGNER or RESOURCE_OWNER.`,
 		},
 	}
 	g.register(cmd)
+	cmd.MarkFlagsOneRequired("grant-id", "principal")
 	return cmd
 }

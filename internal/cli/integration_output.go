@@ -33,7 +33,9 @@ type (
 		LastUseTime     *time.Time     `json:"last_use_time,omitempty"`
 		Problem         string         `json:"problem,omitempty"`
 		Resources       []UsageJSON    `json:"resources,omitempty"`
-		UnusedGrants    []int          `json:"unused_grants,omitempty"`
+		// GrantIDs are the ids of the grants of Integration, in their order.
+		GrantIDs       []string `json:"grant_ids,omitempty"`
+		UnusedGrantIDs []string `json:"unused_grant_ids,omitempty"`
 	}
 	// FactJSON is a value that the store's configuration needs.
 	FactJSON struct {
@@ -50,6 +52,7 @@ type (
 		Version      string     `json:"version,omitempty"`
 		FirstUseTime *time.Time `json:"first_use_time,omitempty"`
 		LastUseTime  *time.Time `json:"last_use_time,omitempty"`
+		GrantID      string     `json:"grant_id,omitempty"`
 	}
 	// StepJSON is one step of a validation.
 	StepJSON struct {
@@ -104,14 +107,17 @@ func structuredIntegration(kinds *integration.Kinds, in *client.Integration, usa
 	out := IntegrationJSON{
 		Integration: doc.Tree(), ETag: in.ETag, Revision: in.Revision, CredentialNames: in.CredentialNames,
 		CreateTime: timeOrNil(in.Created.At), Creator: in.Created.By, UpdateTime: timeOrNil(in.Updated.At), Updater: in.Updated.By,
-		ReadOnly: in.ReadOnly, LastUseTime: timeOrNil(in.LastUsed), Problem: in.Problem, UnusedGrants: usage.UnusedGrants,
+		ReadOnly: in.ReadOnly, LastUseTime: timeOrNil(in.LastUsed), Problem: in.Problem, UnusedGrantIDs: usage.UnusedGrantIDs,
+	}
+	for _, g := range in.Grants {
+		out.GrantIDs = append(out.GrantIDs, g.ID)
 	}
 	for _, f := range in.Facts {
 		out.Facts = append(out.Facts, FactJSON(f))
 	}
 	for _, u := range usage.Usage {
 		out.Resources = append(out.Resources, UsageJSON{
-			u.Principal, u.Connector, u.Store, u.Secret, u.JSONKey, u.Version, timeOrNil(u.FirstUsed), timeOrNil(u.LastUsed),
+			u.Principal, u.Connector, u.Store, u.Secret, u.JSONKey, u.Version, timeOrNil(u.FirstUsed), timeOrNil(u.LastUsed), u.GrantID,
 		})
 	}
 	return out, nil
@@ -219,7 +225,7 @@ func printParts(w io.Writer, in *client.Integration, usage *client.UsageReport) 
 		switch {
 		case usage == nil:
 			used[i] = "-"
-		case slices.Contains(usage.UnusedGrants, i):
+		case slices.Contains(usage.UnusedGrantIDs, in.Grants[i].ID):
 			used[i] = "no"
 		default:
 			used[i] = "yes"
@@ -230,7 +236,7 @@ func printParts(w io.Writer, in *client.Integration, usage *client.UsageReport) 
 		fmt.Fprintln(t, "\nGRANT\tPRINCIPALS\tSTORES\tSECRETS\tKEYS\tUSED")
 	}
 	for i, g := range in.Grants {
-		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\n", i, cell(g.Principals), cell(g.Stores), cell(g.Secrets), cell(g.Keys), used[i])
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", terminal.OrDash(g.ID), cell(g.Principals), cell(g.Stores), cell(g.Secrets), cell(g.Keys), used[i])
 	}
 	if len(in.Roles) > 0 {
 		fmt.Fprintln(t, "\nROLE\tPRINCIPALS")

@@ -68,7 +68,7 @@ func differentGrants(before, after *Document) (gone, added []int) {
 	matched := make([]bool, len(b))
 	next := 0 // after the last match; the next one is usually here
 	for i := range a {
-		same := func(j int) bool { return !matched[j] && sameLists(&a[i], &b[j]) }
+		same := func(j int) bool { return !matched[j] && sameText(&a[i], &b[j]) }
 		j := next
 		for n := 0; n < len(b) && !same(j%len(b)); n++ {
 			j++
@@ -88,9 +88,9 @@ func differentGrants(before, after *Document) (gone, added []int) {
 	return gone, added
 }
 
-// sameLists reports whether two grants have the same lists in the same order.
-func sameLists(g, other *GrantSection) bool {
-	return slices.Equal(g.Principals, other.Principals) && slices.Equal(g.Stores, other.Stores) &&
+// sameText reports whether two grants have the same ID and the same lists in the same order.
+func sameText(g, other *GrantSection) bool {
+	return g.ID == other.ID && slices.Equal(g.Principals, other.Principals) && slices.Equal(g.Stores, other.Stores) &&
 		slices.Equal(g.Secrets, other.Secrets) && slices.Equal(g.Keys, other.Keys)
 }
 

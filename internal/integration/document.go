@@ -45,19 +45,12 @@ type ReadsSection struct {
 
 // GrantSection is one entry of "grants".
 type GrantSection struct {
+	// ID is the name of the grant, "" if it has only the derived id; see GrantID.
+	ID         string   `yaml:"id,omitempty"`
 	Principals []string `yaml:"principals"`
 	Stores     []string `yaml:"stores,omitempty"`
 	Secrets    []string `yaml:"secrets,omitempty"`
 	Keys       []string `yaml:"keys,omitempty"`
-}
-
-// Equal reports whether two grants have the same meaning; the order of their lists is
-// ignored.
-func (g GrantSection) Equal(other GrantSection) bool {
-	same := func(a, b []string) bool {
-		return len(a) == len(b) && slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
-	}
-	return same(g.Principals, other.Principals) && same(g.Stores, other.Stores) && same(g.Secrets, other.Secrets) && same(g.Keys, other.Keys)
 }
 
 // RolesSection is the section "roles".

@@ -4,6 +4,24 @@
 // It knows neither where integrations are stored (package registry) nor callers, caches,
 // gRPC and store SDKs. Settings are plain data; credentials appear in them only as paths
 // of files, or as funcs that open a sealed credential.
+//
+// # Ids of grants
+//
+// A grant has an id, by which the audit log, usage and explanations refer to it. The id is
+// the one that the document states, or else it is derived from the grant's lists. A derived
+// id is the first 16 bytes, as 32 lower-case hexadecimal digits, of the SHA-256 of these
+// bytes:
+//
+//   - "secretbroker grant v1" and a line feed,
+//   - then for each of principals, stores, secrets and keys, in this order: the number of
+//     elements, in decimal, and a line feed, and for each element its length in bytes, in
+//     decimal, a colon and the element itself. The elements are in the form in which they
+//     are written, sorted by their bytes and without duplicates. A missing list has 0
+//     elements.
+//
+// For example, a grant that consists of the principal "dns:a.example.org" and the secret
+// "db-*" hashes "secretbroker grant v1\n1\n17:dns:a.example.org0\n1\n4:db-*0\n" and has the
+// id e027803dc7a1be65d26d86ab006e6a3c. The id depends neither on the other grants nor on the order of the lists.
 package integration
 
 import (

@@ -123,7 +123,7 @@ func (p *Parser) kind(f *Document, sections reflect.Value, in *Integration) {
 			in.Settings = s.Parse.parse(p, section.Interface())
 		}
 	}
-	in.Policy = p.policy(in, withAliases(in, f.Grants))
+	in.Policy = p.policy(in, p.grantIDs(f.Grants), withAliases(in, f.Grants))
 }
 
 func (in *Integration) storeNames() []string {
@@ -203,12 +203,12 @@ func ContainsControl(s string) bool {
 	return false
 }
 
-// policy compiles the grants. If they are not valid it returns nil, which denies
-// everything.
-func (p *Parser) policy(in *Integration, sections []GrantSection) *authz.Policy {
+// policy compiles the grants, which have the given ids. If they are not valid it returns
+// nil, which denies everything.
+func (p *Parser) policy(in *Integration, ids []string, sections []GrantSection) *authz.Policy {
 	grants := make([]authz.Grant, len(sections))
 	for i, g := range sections {
-		grants[i] = authz.Grant{Principals: g.Principals, Stores: g.Stores, Secrets: g.Secrets, Keys: g.Keys}
+		grants[i] = authz.Grant{ID: ids[i], Principals: g.Principals, Stores: g.Stores, Secrets: g.Secrets, Keys: g.Keys}
 	}
 	policy, err := authz.NewPolicy(in.Kind, in.storeNames(), grants)
 	if err == nil {

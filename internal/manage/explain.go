@@ -35,8 +35,7 @@ type Answer struct {
 // Access is one grant that allows a pattern of principals to read the secret.
 type Access struct {
 	IntegrationID string
-	// Grant is the index of the grant in the integration.
-	Grant int
+	GrantID       string
 	// Principal is the pattern as it is written in the grant.
 	Principal string
 }
@@ -45,12 +44,18 @@ type Access struct {
 type Decision struct {
 	IntegrationID string
 	Allowed       bool
-	// Grant is the index of the grant that allows the read, -1 if none does.
-	Grant int
+	// GrantID is the id of the grant that allows the read, "" if none does.
+	GrantID string
 	// Explanation describes in words what allows or prevents the read.
 	Explanation string
-	// Grants has one Match for every grant, by its index.
-	Grants []authz.Match
+	// Grants has one GrantMatch for every grant, in the order of the integration.
+	Grants []GrantMatch
+}
+
+// GrantMatch reports which parts of one grant match.
+type GrantMatch struct {
+	GrantID string
+	authz.Match
 }
 
 // Explain answers q with the policies of the given integrations, in any order. These are
@@ -78,8 +83,9 @@ func Explain(integrations []*integration.Integration, q Question) (Answer, error
 	}
 	a := Answer{Reference: ref.String()}
 	for _, in := range integrations {
+		grants := in.Policy.Grants()
 		for _, r := range in.Policy.Readers(ref) {
-			a.Readers = append(a.Readers, Access{IntegrationID: in.ID, Grant: r.Grant, Principal: r.Principal})
+			a.Readers = append(a.Readers, Access{IntegrationID: in.ID, GrantID: grants[r.Grant].ID, Principal: r.Principal})
 		}
 		if q.Principal != "" {
 			a.Decisions = append(a.Decisions, explainOne(in, who, ref))
@@ -89,12 +95,15 @@ func Explain(integrations []*integration.Integration, q Question) (Answer, error
 }
 
 func explainOne(in *integration.Integration, who authz.Principal, ref secret.Ref) Decision {
-	e := in.Policy.Explain(who, ref)
-	j := Decision{IntegrationID: in.ID, Grant: -1, Explanation: inWords(in.Policy.Grants(), e, ref), Grants: e.Grants}
+	e, grants := in.Policy.Explain(who, ref), in.Policy.Grants()
+	d := Decision{IntegrationID: in.ID, Explanation: inWords(grants, e, ref)}
 	if e.Decision.Effect == authz.Allowed {
-		j.Allowed, j.Grant = true, e.Decision.Grant
+		d.Allowed, d.GrantID = true, in.Policy.GrantID(e.Decision)
 	}
-	return j
+	for i, m := range e.Grants {
+		d.Grants = append(d.Grants, GrantMatch{grants[i].ID, m})
+	}
+	return d
 }
 
 func byID(integrations []*integration.Integration) []*integration.Integration {

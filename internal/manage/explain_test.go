@@ -2,6 +2,8 @@ package manage
 
 import (
 	"errors"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -23,6 +25,10 @@ const (
 
 func sampleIntegration(t testing.TB, id string, vaults []string, grants ...authz.Grant) *integration.Integration {
 	t.Helper()
+	grants = slices.Clone(grants)
+	for i := range grants {
+		grants[i].ID = strconv.Itoa(i)
+	}
 	policy, err := authz.NewPolicy(secret.KindAzureKeyVault, vaults, grants)
 	if err != nil {
 		t.Fatal(err)
@@ -32,8 +38,8 @@ func sampleIntegration(t testing.TB, id string, vaults []string, grants ...authz
 
 func to(principals ...string) authz.Grant { return authz.Grant{Principals: principals} }
 
-func match(principal string, store, name, key bool) authz.Match {
-	return authz.Match{Principal: principal, Store: store, Secret: name, Key: key}
+func match(grantID, principal string, store, name, key bool) GrantMatch {
+	return GrantMatch{grantID, authz.Match{Principal: principal, Store: store, Secret: name, Key: key}}
 }
 
 func sample(t testing.TB) []*integration.Integration {
@@ -56,36 +62,36 @@ func TestExplain(t *testing.T) {
 		{"who may", Question{Reference: "https://PROD.vault.azure.net/::SQLServer-DB#" + strings.Repeat("A", 32)}, Answer{
 			Reference: db + "#" + strings.Repeat("a", 32),
 			Readers: []Access{
-				{"sqlserver", 0, "spiffe://example.org/connect/*"},
-				{"sqlserver", 1, "spiffe://example.org/ops"},
-				{"sqlserver", 1, "dns:ops.example.org"},
+				{"sqlserver", "0", "spiffe://example.org/connect/*"},
+				{"sqlserver", "1", "spiffe://example.org/ops"},
+				{"sqlserver", "1", "dns:ops.example.org"},
 			},
 		}},
 		{"in one integration", Question{Reference: db + "::password", IntegrationID: "orders"}, Answer{
 			Reference: db + "::password",
-			Readers:   []Access{{"orders", 0, "dns:*.orders.example.org"}},
+			Readers:   []Access{{"orders", "0", "dns:*.orders.example.org"}},
 		}},
 		{"no readers", Question{Reference: other + "::x"}, Answer{Reference: other + "::x"}},
 		{"may this one", Question{Reference: db + "::password", Principal: worker}, Answer{
 			Reference: db + "::password",
 			Readers: []Access{
-				{"orders", 0, "dns:*.orders.example.org"},
-				{"sqlserver", 0, "spiffe://example.org/connect/*"},
-				{"sqlserver", 1, "spiffe://example.org/ops"},
-				{"sqlserver", 1, "dns:ops.example.org"},
+				{"orders", "0", "dns:*.orders.example.org"},
+				{"sqlserver", "0", "spiffe://example.org/connect/*"},
+				{"sqlserver", "1", "spiffe://example.org/ops"},
+				{"sqlserver", "1", "dns:ops.example.org"},
 			},
 			Decisions: []Decision{
-				{"orders", false, -1, "no grant names this principal", []authz.Match{match("", true, true, true)}},
-				{"sqlserver", true, 0, "grant 0 allows it for spiffe://example.org/connect/*", []authz.Match{
-					match("spiffe://example.org/connect/*", true, true, true), match("", true, true, true),
+				{"orders", false, "", "no grant names this principal", []GrantMatch{match("0", "", true, true, true)}},
+				{"sqlserver", true, "0", "grant 0 allows it for spiffe://example.org/connect/*", []GrantMatch{
+					match("0", "spiffe://example.org/connect/*", true, true, true), match("1", "", true, true, true),
 				}},
 			},
 		}},
 		{"a name in capitals", Question{Reference: stage + "::x", IntegrationID: "sqlserver", Principal: "dns:OPS.example.org"}, Answer{
 			Reference: stage + "::x",
-			Readers:   []Access{{"sqlserver", 1, "spiffe://example.org/ops"}, {"sqlserver", 1, "dns:ops.example.org"}},
-			Decisions: []Decision{{"sqlserver", true, 1, "grant 1 allows it for dns:ops.example.org", []authz.Match{
-				match("", true, false, true), match("dns:ops.example.org", true, true, true),
+			Readers:   []Access{{"sqlserver", "1", "spiffe://example.org/ops"}, {"sqlserver", "1", "dns:ops.example.org"}},
+			Decisions: []Decision{{"sqlserver", true, "1", "grant 1 allows it for dns:ops.example.org", []GrantMatch{
+				match("0", "", true, false, true), match("1", "dns:ops.example.org", true, true, true),
 			}}},
 		}},
 	} {
@@ -143,7 +149,7 @@ func TestExplainNilPolicy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []Decision{{IntegrationID: "x", Grant: -1, Explanation: "the integration has no grants, so no principal may use it; the store is not one of the integration's"}}
+	want := []Decision{{IntegrationID: "x", Explanation: "the integration has no grants, so no principal may use it; the store is not one of the integration's"}}
 	if diff := cmp.Diff(want, a.Decisions); diff != "" {
 		t.Error(diff)
 	}
@@ -199,8 +205,8 @@ func TestExplanations(t *testing.T) {
 			if diff := cmp.Diff(tt.want, got.Explanation); diff != "" {
 				t.Error(diff)
 			}
-			if got.Allowed || got.Grant != -1 || len(got.Grants) != len(tt.grants) {
-				t.Errorf("allowed %v by grant %d of %d", got.Allowed, got.Grant, len(got.Grants))
+			if got.Allowed || got.GrantID != "" || len(got.Grants) != len(tt.grants) {
+				t.Errorf("allowed %v by grant %q of %d", got.Allowed, got.GrantID, len(got.Grants))
 			}
 		})
 	}

@@ -46,7 +46,7 @@ func (s *Service) explain(who authz.Principal, q Question) (Answer, error) {
 		d := &answer.Decisions[i]
 		at := slices.IndexFunc(integrations, func(in *integration.Integration) bool { return in.ID == d.IntegrationID })
 		if why := s.cfg.Placement.Admit(authz.Principal(q.Principal), integrations[at]); d.Allowed && why != "" {
-			d.Allowed, d.Grant, d.Explanation = false, -1, "a grant allows it, but "+why
+			d.Allowed, d.GrantID, d.Explanation = false, "", "a grant allows it, but "+why
 		}
 	}
 	return answer, nil

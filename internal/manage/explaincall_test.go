@@ -78,7 +78,7 @@ func TestExplainChecksPlacement(t *testing.T) {
 	if err != nil || len(answer.Decisions) != 1 {
 		t.Fatalf("%+v, %v", answer, err)
 	}
-	if d := answer.Decisions[0]; d.Allowed || d.Grant != -1 || !strings.HasPrefix(d.Explanation, "a grant allows it, but ") {
+	if d := answer.Decisions[0]; d.Allowed || d.GrantID != "" || !strings.HasPrefix(d.Explanation, "a grant allows it, but ") {
 		t.Errorf("%+v", d)
 	}
 }

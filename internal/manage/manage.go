@@ -232,7 +232,7 @@ func (s *Service) present(rec *registry.Record, lastUsed time.Time) Integration 
 	in.Document.ID = rec.ID // even if the document cannot be parsed
 	if rec.Integration != nil {
 		if live, err := s.cfg.Store.Get(rec.ID); err == nil {
-			in.Revision = live.ReadRevision
+			in.Revision = live.Revision
 		}
 		in.Facts = rec.Integration.Facts()
 		if len(rec.Document) == 0 { // the file was just changed, and the previous version is in effect

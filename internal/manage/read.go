@@ -177,8 +177,8 @@ func hashOf(s string) string {
 type UsagePage struct {
 	// Usage is sorted, the latest first.
 	Usage []registry.Usage
-	// UnusedGrants are the indexes of the grants that were not used within the window.
-	UnusedGrants []int
+	// UnusedGrantIDs are the ids of the grants that were not used within the window.
+	UnusedGrantIDs []string
 	// Next is the token of the next page, "" if there is none.
 	Next string
 }
@@ -224,7 +224,7 @@ func (s *Service) usage(ctx context.Context, rec *registry.Record, size int, tok
 	if err != nil {
 		return UsagePage{}, errorOf("", err)
 	}
-	page := UsagePage{UnusedGrants: unusedGrants(rec.Integration, usage, s.cfg.Now().Add(-s.cfg.UsageWindow))}
+	page := UsagePage{UnusedGrantIDs: unusedGrants(rec.Integration, usage, s.cfg.Now().Add(-s.cfg.UsageWindow))}
 	page.Usage = usage[min(from, len(usage)):min(from+size, len(usage))]
 	if from+size < len(usage) {
 		page.Next = makeToken(strconv.Itoa(from+size), "usage of "+rec.ID)
@@ -236,33 +236,34 @@ func (s *Service) usage(ctx context.Context, rec *registry.Record, size int, tok
 // memory.
 const noteTime = 2 * time.Second
 
-// unusedGrants returns the indexes of the grants through which no read since then is known.
-// If several grants allow a read, the policy selects one of them, and the others count as
-// unused.
-func unusedGrants(in *integration.Integration, usage []registry.Usage, since time.Time) []int {
+// unusedGrants returns the ids of the grants through which no read since then is known, in
+// the order of the integration. If several grants allow a read, the policy selects one of
+// them, and the others count as unused.
+func unusedGrants(in *integration.Integration, usage []registry.Usage, since time.Time) []string {
 	if in == nil {
 		return nil
 	}
-	used := make(map[int]bool)
+	used := make(map[string]bool)
 	for _, u := range usage {
-		if u.LastAt.Before(since) {
-			continue
-		}
-		if u.Secret == "" { // one of too many uses to distinguish: any grant that the principal may
-			for i, g := range in.Policy.Grants() {
-				used[i] = used[i] || matchesAny(g.Principals, u.Principal)
+		switch {
+		case u.LastAt.Before(since):
+		case u.GrantID != "":
+			used[u.GrantID] = true
+		case u.Secret == "": // one of too many uses to distinguish: any grant that the principal may use
+			for _, g := range in.Policy.Grants() {
+				used[g.ID] = used[g.ID] || matchesAny(g.Principals, u.Principal)
 			}
-			continue
-		}
-		d := in.Policy.Decide(u.Principal, secret.Ref{Kind: in.Kind, Store: u.Store, Name: u.Secret, Key: u.Key})
-		if d.Effect == authz.Allowed {
-			used[d.Grant] = true
+		default: // recorded by a release that did not record grants: the grant that would allow it now
+			d := in.Policy.Decide(u.Principal, secret.Ref{Kind: in.Kind, Store: u.Store, Name: u.Secret, Key: u.Key})
+			if d.Effect == authz.Allowed {
+				used[in.Policy.GrantID(d)] = true
+			}
 		}
 	}
-	var unused []int
-	for i := range in.Policy.Grants() {
-		if !used[i] {
-			unused = append(unused, i)
+	var unused []string
+	for _, g := range in.Policy.Grants() {
+		if !used[g.ID] {
+			unused = append(unused, g.ID)
 		}
 	}
 	return slices.Clip(unused)

@@ -110,7 +110,7 @@ func TestPages(t *testing.T) {
 
 func TestUsage(t *testing.T) {
 	b := newSampleBench(t)
-	if _, err := b.Grant(t.Context(), as(owner), "cspi", manage.Grant{Principals: []string{"dns:a"}}, manage.WriteOptions{}); err != nil {
+	if _, err := b.Grant(t.Context(), as(owner), "cspi", manage.Grant{ID: "a", Principals: []string{"dns:a"}}, manage.WriteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	var usage []registry.Usage
@@ -124,7 +124,7 @@ func TestUsage(t *testing.T) {
 		t.Fatal(err)
 	}
 	first, err := b.Usage(t.Context(), as(auditor), "cspi", 2, "")
-	if err != nil || len(first.Usage) != 2 || first.Usage[0].Connector != "c0" || first.Next == "" || !cmp.Equal(first.UnusedGrants, []int{1}) {
+	if err != nil || len(first.Usage) != 2 || first.Usage[0].Connector != "c0" || first.Next == "" || !cmp.Equal(first.UnusedGrantIDs, []string{"a"}) {
 		t.Fatalf("%+v, %v", first, err)
 	}
 	second, err := b.Usage(t.Context(), as(auditor), "cspi", 2, first.Next)

@@ -43,6 +43,8 @@ type operation struct {
 	// reference and subject are those of the last record, for a question about grants.
 	reference string
 	subject   authz.Principal
+	// revision is the integration's revision before a change, then after it.
+	revision string
 	// refused: the call did nothing, so its record may be counted instead.
 	refused bool
 }
@@ -76,6 +78,8 @@ func (op *operation) record(ctx context.Context, outcome audit.Outcome, reason s
 		Reason:            reason,
 		Change:            change,
 		Note:              op.note,
+
+		IntegrationRevision: op.revision,
 	}})
 	if err != nil {
 		return secret.Errorf(secret.ReasonAuditUnavailable,
@@ -125,6 +129,7 @@ func (op *operation) change(ctx context.Context, c *audit.Change, do func(ctx co
 	if len(c.Before)+len(c.After) > audit.MaxChange {
 		return op.answer(ctx, secret.Errorf(secret.ReasonInvalidRequest, "the integration is too large for an audit record of its change; split it into several integrations"))
 	}
+	op.revision = op.currentRevision()
 	if err := op.record(ctx, audit.Attempted, "", c); err != nil {
 		return err
 	}
@@ -135,6 +140,7 @@ func (op *operation) change(ctx context.Context, c *audit.Change, do func(ctx co
 	if err != nil {
 		outcome, reason = outcomeOf(err)
 	}
+	op.revision = op.currentRevision()
 	if unrecorded := op.record(ctx, outcome, reason, nil); unrecorded != nil {
 		op.s.cfg.Logger.ErrorContext(ctx, "the result of a change could not be recorded; the audit log has only the attempt",
 			"request_id", op.who.RequestID, "method", op.method, "integration", op.id, "outcome", string(outcome), "error", unrecorded)
@@ -144,6 +150,15 @@ func (op *operation) change(ctx context.Context, c *audit.Change, do func(ctx co
 		}
 	}
 	return err
+}
+
+// currentRevision returns the revision of the integration that is in effect, "" if none is.
+func (op *operation) currentRevision() string {
+	in, err := op.s.cfg.Store.Get(op.id)
+	if err != nil {
+		return ""
+	}
+	return in.Revision
 }
 
 // documentOf is a document as it stands in the audit; nil for none.

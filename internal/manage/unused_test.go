@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/secretbroker/secretbroker/internal/manage"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -42,8 +44,8 @@ func TestDeleteIsRefusedByUsageInMemory(t *testing.T) {
 	cfg.NoteUsage = func(context.Context) error { noted++; return errors.New("the database is full") }
 	uses := usage.New(usage.Config{Store: b.store, Now: func() time.Time { return now }})
 	cfg.UsageInMemory = uses.InMemory
-	uses.Used(worker, "sink", "cspi", secret.Ref{Store: vault, Name: "db"}, "v1")
-	uses.Used(worker, "sink", "cspi2", secret.Ref{Store: vault, Name: "db"}, "v1")
+	uses.Used(worker, "sink", "cspi", "", secret.Ref{Store: vault, Name: "db"}, "v1")
+	uses.Used(worker, "sink", "cspi2", "", secret.Ref{Store: vault, Name: "db"}, "v1")
 	s := manage.New(cfg)
 	err := s.Delete(t.Context(), as(owner), "cspi", manage.WriteOptions{})
 	if reasonOf(err) != secret.ReasonIntegrationInUse || !strings.Contains(err.Error(), `by `+string(worker)+` ("sink");`) {
@@ -68,17 +70,39 @@ func TestUsageIsListedWithoutWhatCannotBeWritten(t *testing.T) {
 // A use without its secret counts for every grant of its principal.
 func TestFoldedUsageSparesGrants(t *testing.T) {
 	b := newSampleBench(t)
-	if _, err := b.Grant(t.Context(), as(owner), "cspi", manage.Grant{Principals: []string{"dns:other.example.org"}}, manage.WriteOptions{}); err != nil {
+	other := manage.Grant{ID: "other", Principals: []string{"dns:other.example.org"}}
+	if _, err := b.Grant(t.Context(), as(owner), "cspi", other, manage.WriteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.store.MergeUsage(t.Context(), []registry.Usage{{Integration: "cspi", Principal: worker, FirstAt: now, LastAt: now}}); err != nil {
 		t.Fatal(err)
 	}
 	page, err := b.Usage(t.Context(), as(owner), "cspi", 0, "")
-	if err != nil || len(page.Usage) != 1 || len(page.UnusedGrants) != 1 || page.UnusedGrants[0] != 1 {
+	if err != nil || len(page.Usage) != 1 || !cmp.Equal(page.UnusedGrantIDs, []string{"other"}) {
 		t.Errorf("%+v, %v", page, err)
 	}
 	if err := b.Delete(t.Context(), as(owner), "cspi", manage.WriteOptions{}); reasonOf(err) != secret.ReasonIntegrationInUse {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A grant counts as used by the id that was recorded, whatever other grants are added later.
+func TestUnusedGrantsAfterAnotherGrant(t *testing.T) {
+	b := newSampleBench(t)
+	grants := b.get(t, "cspi").Document.Grants
+	used := grants[0].GrantID()
+	use := registry.Usage{Integration: "cspi", Principal: worker, Store: vault, Secret: "sqlserver-db", GrantID: used, FirstAt: now, LastAt: now}
+	if err := b.store.MergeUsage(t.Context(), []registry.Usage{use}); err != nil {
+		t.Fatal(err)
+	}
+	// This one is more specific: it would allow the recorded read now.
+	closer := manage.Grant{ID: "closer", Principals: []string{string(worker)}, Secrets: []string{"sqlserver-db"}}
+	doc := manage.Document{ID: "cspi", Grants: append([]manage.Grant{closer}, grants...)}
+	if _, _, err := b.Update(t.Context(), as(owner), doc, []string{"grants"}, nil, manage.WriteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	page, err := b.Usage(t.Context(), as(owner), "cspi", 0, "")
+	if err != nil || len(page.Usage) != 1 || page.Usage[0].GrantID != used || !cmp.Equal(page.UnusedGrantIDs, []string{"closer"}) {
+		t.Errorf("%+v, %v", page, err)
 	}
 }

@@ -19,7 +19,7 @@ const notListed = "the store is not one of the integration's"
 func inWords(grants []authz.Grant, e authz.Explanation, ref secret.Ref) string {
 	if e.Decision.Effect == authz.Allowed {
 		i := e.Decision.Grant
-		return fmt.Sprintf("grant %d allows it for %s", i, e.Grants[i].Principal)
+		return fmt.Sprintf("grant %s allows it for %s", grants[i].ID, e.Grants[i].Principal)
 	}
 	var naming []int // the grants that name the principal
 	for i, m := range e.Grants {
@@ -42,7 +42,7 @@ func inWords(grants []authz.Grant, e authz.Explanation, ref secret.Ref) string {
 			parts = append(parts, fmt.Sprintf("%d more grants name the principal but do not allow it either", len(naming)-maxListed))
 			break
 		}
-		parts = append(parts, grantInWords(i, grants[i], e.Grants[i], ref))
+		parts = append(parts, grantInWords(grants[i], e.Grants[i], ref))
 	}
 	if !e.StoreListed && e.Decision.Effect == authz.Denied {
 		parts = append(parts, notListed)
@@ -62,7 +62,7 @@ func lacks(m authz.Match) int {
 }
 
 // grantInWords describes why a grant that names the principal does not allow ref.
-func grantInWords(i int, g authz.Grant, m authz.Match, ref secret.Ref) string {
+func grantInWords(g authz.Grant, m authz.Match, ref secret.Ref) string {
 	var only []string
 	if !m.Store {
 		only = append(only, "stores "+listed(g.Stores))
@@ -76,13 +76,13 @@ func grantInWords(i int, g authz.Grant, m authz.Match, ref secret.Ref) string {
 	wholeSecret := !m.Key && ref.Key == ""
 	switch {
 	case len(only) > 0 && wholeSecret:
-		return fmt.Sprintf("grant %d names the principal but allows only %s, and of those only single JSON keys, but the reference asks for the whole secret", i, strings.Join(only, " and "))
+		return fmt.Sprintf("grant %s names the principal but allows only %s, and of those only single JSON keys, but the reference asks for the whole secret", g.ID, strings.Join(only, " and "))
 	case len(only) > 0:
-		return fmt.Sprintf("grant %d names the principal but allows only %s", i, strings.Join(only, " and "))
+		return fmt.Sprintf("grant %s names the principal but allows only %s", g.ID, strings.Join(only, " and "))
 	case wholeSecret:
-		return fmt.Sprintf("grant %d allows only single JSON keys (%s), but the reference asks for the whole secret", i, listed(g.Keys))
+		return fmt.Sprintf("grant %s allows only single JSON keys (%s), but the reference asks for the whole secret", g.ID, listed(g.Keys))
 	default:
-		return fmt.Sprintf("grant %d would allow it, but %s", i, notListed)
+		return fmt.Sprintf("grant %s would allow it, but %s", g.ID, notListed)
 	}
 }
 

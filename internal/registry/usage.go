@@ -18,6 +18,9 @@ type Usage struct {
 	// Store and Secret are canonical. Both are "" in an entry that stands for uses which
 	// are no longer told apart. Key is the JSON key, "" for a whole secret.
 	Store, Secret, Key string
+	// GrantID is the id of the grant that allowed the reads; "" if it is unknown, because
+	// the entry represents uses that are no longer distinguished or is older than this field.
+	GrantID string
 	// Version is the version that was handed out last.
 	Version string
 	// FirstAt and LastAt are when it was handed out first and last, UTC.

@@ -106,8 +106,8 @@ func (a *brokenAudit) Begin(events []audit.Event) (audit.Receipt, error) {
 func newBench(t *testing.T, changes ...func(*resolve.Config)) *bench {
 	t.Helper()
 	policy, err := authz.NewPolicy(secret.KindAzureKeyVault, []string{vault}, []authz.Grant{
-		{Principals: []string{"spiffe://example.org/connect/*"}, Secrets: []string{"db-*", "plain"}},
-		{Principals: []string{"spiffe://example.org/narrow"}, Secrets: []string{"db-secret"}, Keys: []string{"user"}},
+		{ID: "g0", Principals: []string{"spiffe://example.org/connect/*"}, Secrets: []string{"db-*", "plain"}},
+		{ID: "g1", Principals: []string{"spiffe://example.org/narrow"}, Secrets: []string{"db-secret"}, Keys: []string{"user"}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -134,7 +134,7 @@ func newBench(t *testing.T, changes ...func(*resolve.Config)) *bench {
 	log := audit.New(b.audit)
 	t.Cleanup(func() { _ = log.Close() }) // asynctest.Buffer cannot fail
 	b.broken = &brokenAudit{AuditLog: log}
-	b.integration = &integration.Integration{ID: "cspi", ReadRevision: "1", Kind: secret.KindAzureKeyVault, Policy: policy}
+	b.integration = &integration.Integration{ID: "cspi", Revision: "r1", ReadRevision: "1", Kind: secret.KindAzureKeyVault, Policy: policy}
 	b.integrations = integrations{"cspi": b.integration}
 	config := resolve.Config{
 		Integrations: b.integrations,

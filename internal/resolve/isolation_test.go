@@ -308,12 +308,12 @@ func (w *world) unexplained(f *facts, who authz.Principal, a ask, o outcome, ans
 		return "got the error " + o.err.Error()
 	case effect == authz.Denied && *o.err != *w.denied:
 		return fmt.Sprintf("a denied caller got %v instead of %v", o.err, w.denied)
-	case effect != authz.Allowed && (e.Outcome != audit.Denied || e.Version != "" || e.Source != "" || e.Grant != nil):
+	case effect != authz.Allowed && (e.Outcome != audit.Denied || e.Version != "" || e.Source != "" || e.GrantID != ""):
 		return fmt.Sprintf("denied, and recorded as %+v", e)
 	case effect != authz.Allowed:
 		w.refused.Add(1)
 		return ""
-	case e.Grant == nil || *e.Grant >= len(f.grants) || !f.grants[*e.Grant].gives(who, a):
+	case !f.gives(e.GrantID, who, a):
 		return fmt.Sprintf("recorded with a grant that does not allow it: %+v", e)
 	case o.err != nil && strings.Contains(o.err.Message, isoCanary):
 		return "an error contains a value: " + o.err.Message
@@ -321,7 +321,7 @@ func (w *world) unexplained(f *facts, who authz.Principal, a ask, o outcome, ans
 		return "the error names another secret: " + o.err.Message
 	case o.value == nil:
 		return ""
-	case e.Outcome != audit.Served || e.Version != o.at:
+	case e.Outcome != audit.Served || e.Version != o.at || e.IntegrationRevision != f.in.Revision:
 		return fmt.Sprintf("version %s served, and recorded as %+v", o.at, e)
 	}
 	w.served.Add(1)

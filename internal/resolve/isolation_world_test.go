@@ -32,8 +32,14 @@ type facts struct {
 }
 
 type naiveGrant struct {
+	id                        string
 	principals, secrets, keys []*regexp.Regexp // nil secrets or keys match everything
 	stores                    []string
+}
+
+// gives reports whether the grant with this id allows the request.
+func (f *facts) gives(id string, who authz.Principal, a ask) bool {
+	return slices.ContainsFunc(f.grants, func(g naiveGrant) bool { return g.id == id && g.gives(who, a) })
 }
 
 // effect implements the documentation of the policy literally.
@@ -90,8 +96,9 @@ func randomFacts(rng *rand.Rand, id, revision string) (*facts, error) {
 	grants := make([]authz.Grant, rng.IntN(6))
 	for i := range grants {
 		g := &grants[i]
+		g.ID = fmt.Sprintf("%s-g%d", revision, i)
 		g.Principals = some(rng, isoPrincipalPatterns, 3)
-		n := naiveGrant{principals: naive(g.Principals, "[^/]*")}
+		n := naiveGrant{id: g.ID, principals: naive(g.Principals, "[^/]*")}
 		if rng.IntN(3) == 0 {
 			g.Stores = some(rng, f.vaults, 1)
 			n.stores = g.Stores
@@ -108,7 +115,7 @@ func randomFacts(rng *rand.Rand, id, revision string) (*facts, error) {
 	}
 	policy, err := authz.NewPolicy(secret.KindAzureKeyVault, f.vaults, grants)
 	f.in = &integration.Integration{
-		ID: id, ReadRevision: revision, Kind: secret.KindAzureKeyVault, Policy: policy,
+		ID: id, Revision: revision, ReadRevision: revision, Kind: secret.KindAzureKeyVault, Policy: policy,
 		CacheTTL: time.Duration(1+rng.IntN(3)) * time.Second, CacheMaxStale: time.Duration(rng.IntN(2)) * 5 * time.Second,
 	}
 	return f, err

@@ -27,7 +27,7 @@ func TestPlacement(t *testing.T) {
 			t.Errorf("%s: %v", who, err)
 		}
 		for _, e := range b.events(t) {
-			if e.Outcome != "denied" || e.Reason != want || e.Grant != nil {
+			if e.Outcome != "denied" || e.Reason != want || e.GrantID != "" {
 				t.Errorf("%s: recorded as %+v", who, e)
 			}
 		}

@@ -109,25 +109,9 @@ func newEvent(method string, who Caller, req *Request) audit.Event {
 		CertificateSerial: who.CertificateSerial,
 		Integration:       req.IntegrationID,
 		Connector:         req.Connector,
-	}
-}
 
-// numbers holds what number returns for the first grants, so that most records allocate
-// no memory for it.
-var numbers = func() (ns [64]int) {
-	for i := range ns {
-		ns[i] = i
+		IntegrationRevision: req.revision,
 	}
-	return ns
-}()
-
-// number returns a pointer to n. Callers must not change the value.
-func number(n int) *int {
-	if 0 <= n && n < len(numbers) {
-		return &numbers[n]
-	}
-	own := n // without the copy, n would escape to the heap in every call
-	return &own
 }
 
 // decisionEvent completes the record of one item's outcome.
@@ -142,7 +126,7 @@ func decisionEvent(e *audit.Event, it *item, outcome audit.Outcome) {
 		e.Outcome, e.Reason = audit.Denied, it.err.Reason
 		return
 	}
-	e.Grant = number(it.decision.Grant)
+	e.GrantID = it.grantID
 	if it.got.Secret != nil {
 		e.Version = it.got.Secret.Version
 		e.Source = it.got.Source.String()

@@ -160,6 +160,10 @@ type Request struct {
 	Connector    string
 	// Trace is the broker's trace of the call; nil if the call is not traced.
 	Trace *tracing.Call
+
+	// revision is the Revision of the integration that decides, for the records; "" until
+	// it is known.
+	revision string
 }
 
 func (r *Request) validate(limits *Limits) error {

@@ -82,7 +82,7 @@ type Config struct {
 	// still hold the value back then, and the value may never leave.
 	Observe func(method string, reason secret.Reason)
 	// Used, if not nil, is called for every value that a caller gets. It must not block.
-	Used func(who authz.Principal, connector, id string, ref secret.Ref, version string)
+	Used func(who authz.Principal, connector, id, grantID string, ref secret.Ref, version string)
 }
 
 // Resolver answers calls. It is safe for concurrent use.
@@ -108,6 +108,7 @@ type item struct {
 	ref      secret.Ref // zero if the text is not a reference
 	text     string     // the canonical text of ref
 	decision authz.Decision
+	grantID  string       // of the grant that caused the decision, "" if it is Denied
 	value    secret.Value // a copy; the call or its Result wipes it
 	got      cache.Result // the metadata of its Secret stays valid after the wipe
 	err      *secret.Error
@@ -195,6 +196,7 @@ func (r *Resolver) look(ctx context.Context, method string, who Caller, req *Req
 		return nil, r.reject(method, who, req, err)
 	}
 	if in != nil {
+		req.revision = in.Revision
 		req.Trace.Asked(in.ID, len(items))
 	}
 	r.fetch(ctx, who, in, req, items, firsts)
@@ -325,6 +327,7 @@ func (r *Resolver) decide(who authz.Principal, id string, items []item) (*integr
 			if elsewhere != nil {
 				it.err, it.decision = elsewhere, authz.Decision{}
 			}
+			it.grantID = policy.GrantID(it.decision)
 		case authz.StoreNotAllowed:
 			it.err = errStoreNotAllowed
 		default:
@@ -368,7 +371,7 @@ func (r *Resolver) handOut(who Caller, req *Request, items []item) (*Result, err
 	if r.cfg.Used != nil {
 		for i := range items {
 			if it := &items[i]; it.err == nil {
-				r.cfg.Used(who.Principal, req.Connector, req.IntegrationID, it.ref, it.got.Secret.Version)
+				r.cfg.Used(who.Principal, req.Connector, req.IntegrationID, it.grantID, it.ref, it.got.Secret.Version)
 			}
 		}
 	}

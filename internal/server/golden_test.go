@@ -66,10 +66,10 @@ func wireSamples() map[string]proto.Message {
 		},
 		"explain_response": &secretbrokerv1.ExplainResponse{
 			Reference: "https://my-vault.vault.azure.net::sqlserver-db-secret", RequestId: "0123456789abcdef0123456789abcdef",
-			Readers: []*secretbrokerv1.Access{{IntegrationId: "cspi-sqlserver", Grant: 1, Principal: "spiffe://example.org/connect/*"}},
+			Readers: []*secretbrokerv1.Access{{IntegrationId: "cspi-sqlserver", GrantId: "connect-workers", Principal: "spiffe://example.org/connect/*"}},
 			Decisions: []*secretbrokerv1.Decision{{
-				IntegrationId: "cspi-sqlserver", Allowed: true, Grant: 1, Explanation: "grant 1 allows it",
-				Grants: []*secretbrokerv1.GrantMatch{{Grant: 1, PrincipalMatches: true, StoreMatches: true, SecretMatches: true, KeyMatches: true}},
+				IntegrationId: "cspi-sqlserver", Allowed: true, GrantId: "connect-workers", Explanation: "grant connect-workers allows it",
+				Grants: []*secretbrokerv1.GrantMatch{{GrantId: "connect-workers", PrincipalMatches: true, StoreMatches: true, SecretMatches: true, KeyMatches: true}},
 			}},
 		},
 		"status_of_failing_configs": failed.Proto(),

@@ -158,14 +158,11 @@ func (s *integrationService) ListUsage(ctx context.Context, req *secretbrokerv1.
 	if err != nil {
 		return nil, s.failed(ctx, c, err)
 	}
-	out := &secretbrokerv1.ListUsageResponse{NextPageToken: page.Next, RequestId: c.requestID}
-	for _, i := range page.UnusedGrants {
-		out.UnusedGrants = append(out.UnusedGrants, int32(i)) //nolint:gosec // an index
-	}
+	out := &secretbrokerv1.ListUsageResponse{UnusedGrantIds: page.UnusedGrantIDs, NextPageToken: page.Next, RequestId: c.requestID}
 	for _, u := range page.Usage {
 		out.Usage = append(out.Usage, &secretbrokerv1.Usage{
 			Principal: string(u.Principal), Connector: u.Connector, Store: u.Store, Secret: u.Secret, JsonKey: u.Key, Version: u.Version,
-			FirstUseTime: timeOf(u.FirstAt), LastUseTime: timeOf(u.LastAt),
+			FirstUseTime: timeOf(u.FirstAt), LastUseTime: timeOf(u.LastAt), GrantId: u.GrantID,
 		})
 	}
 	return out, nil

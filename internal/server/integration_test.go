@@ -102,15 +102,15 @@ func (f *fakeManager) Revoke(_ context.Context, who manage.Caller, id string, g 
 }
 
 func (f *fakeManager) Usage(_ context.Context, who manage.Caller, _ string, _ int, _ string) (manage.UsagePage, error) {
-	return manage.UsagePage{UnusedGrants: []int{1}, Next: "next"}, f.may(who, ownerID, auditorID)
+	return manage.UsagePage{UnusedGrantIDs: []string{"g1"}, Next: "next"}, f.may(who, ownerID, auditorID)
 }
 
 func (f *fakeManager) Explain(_ context.Context, who manage.Caller, q manage.Question) (manage.Answer, error) {
 	return manage.Answer{
 		Reference: q.Reference,
-		Readers:   []manage.Access{{IntegrationID: "cspi", Grant: 2, Principal: "spiffe://example.org/*"}},
+		Readers:   []manage.Access{{IntegrationID: "cspi", GrantID: "g2", Principal: "spiffe://example.org/*"}},
 		Decisions: []manage.Decision{{
-			IntegrationID: "cspi", Allowed: true, Grant: 2, Explanation: "because", Grants: []authz.Match{{Principal: "x", Store: true, Secret: true, Key: true}, {}},
+			IntegrationID: "cspi", Allowed: true, GrantID: "g2", Explanation: "because", Grants: []manage.GrantMatch{{GrantID: "g0", Match: authz.Match{Principal: "x", Store: true, Secret: true, Key: true}}, {GrantID: "g1"}},
 		}},
 	}, f.may(who, auditorID)
 }
@@ -136,7 +136,7 @@ func TestIntegrationRoundTrip(t *testing.T) {
 		Cache:     &secretbrokerv1.IntegrationCache{Ttl: durationpb.New(90 * time.Second), MaxStale: durationpb.New(time.Hour)},
 		Reads:     &secretbrokerv1.IntegrationReads{MaxConcurrent: 3, PerSecond: 4, Timeout: durationpb.New(2500 * time.Millisecond)},
 		Placement: &secretbrokerv1.Placement{Cloud: "azure", Region: "westeurope"},
-		Grants:    []*secretbrokerv1.Grant{{Principals: []string{"dns:a"}, Stores: []string{"v"}, Secrets: []string{"s"}, Keys: []string{"k"}}},
+		Grants:    []*secretbrokerv1.Grant{{Id: "g1", Principals: []string{"dns:a"}, Stores: []string{"v"}, Secrets: []string{"s"}, Keys: []string{"k"}}},
 		Roles: []*secretbrokerv1.RoleBinding{
 			{Role: secretbrokerv1.Role_ROLE_RESOURCE_OWNER, Principals: []string{"dns:o"}},
 			{Role: secretbrokerv1.Role_ROLE_ASSIGNER, Principals: []string{"dns:as"}},

@@ -42,7 +42,7 @@ func documentOf(m *secretbrokerv1.Integration) (manage.Document, error) {
 	f.Reads.PerSecond = int(m.GetReads().GetPerSecond())
 	f.Placement.Cloud, f.Placement.Region = m.GetPlacement().GetCloud(), m.GetPlacement().GetRegion()
 	for _, g := range m.GetGrants() {
-		f.Grants = append(f.Grants, grantOf(g))
+		f.Grants = append(f.Grants, grantOf(g).WithoutDerivedID())
 	}
 	for _, binding := range m.GetRoles() {
 		switch binding.GetRole() {
@@ -60,7 +60,7 @@ func documentOf(m *secretbrokerv1.Integration) (manage.Document, error) {
 }
 
 func grantOf(m *secretbrokerv1.Grant) manage.Grant {
-	return manage.Grant{Principals: m.GetPrincipals(), Stores: m.GetStores(), Secrets: m.GetSecrets(), Keys: m.GetKeys()}
+	return manage.Grant{ID: m.GetId(), Principals: m.GetPrincipals(), Stores: m.GetStores(), Secrets: m.GetSecrets(), Keys: m.GetKeys()}
 }
 
 // messageOf returns the message of an integration, without its credentials.
@@ -88,8 +88,9 @@ func messageOf(in *manage.Integration) *secretbrokerv1.Integration {
 	if p := f.Placement; p.Cloud != "" || p.Region != "" {
 		m.Placement = &secretbrokerv1.Placement{Cloud: p.Cloud, Region: p.Region}
 	}
-	for _, g := range f.Grants {
-		m.Grants = append(m.Grants, &secretbrokerv1.Grant{Principals: g.Principals, Stores: g.Stores, Secrets: g.Secrets, Keys: g.Keys})
+	for i := range f.Grants {
+		g := &f.Grants[i]
+		m.Grants = append(m.Grants, &secretbrokerv1.Grant{Id: g.GrantID(), Principals: g.Principals, Stores: g.Stores, Secrets: g.Secrets, Keys: g.Keys})
 	}
 	bindings := f.Roles.Bindings()
 	for _, r := range []struct {

@@ -31,7 +31,7 @@ func (s *policyService) Explain(ctx context.Context, req *secretbrokerv1.Explain
 	}
 	out := &secretbrokerv1.ExplainResponse{Reference: answer.Reference, RequestId: c.requestID}
 	for _, a := range answer.Readers {
-		out.Readers = append(out.Readers, &secretbrokerv1.Access{IntegrationId: a.IntegrationID, Grant: int32(a.Grant), Principal: a.Principal}) //nolint:gosec // an index
+		out.Readers = append(out.Readers, &secretbrokerv1.Access{IntegrationId: a.IntegrationID, GrantId: a.GrantID, Principal: a.Principal})
 	}
 	for _, j := range answer.Decisions {
 		out.Decisions = append(out.Decisions, decisionOf(j))
@@ -43,12 +43,12 @@ func decisionOf(j manage.Decision) *secretbrokerv1.Decision {
 	out := &secretbrokerv1.Decision{
 		IntegrationId: j.IntegrationID,
 		Allowed:       j.Allowed,
-		Grant:         int32(j.Grant), //nolint:gosec // an index
+		GrantId:       j.GrantID,
 		Explanation:   j.Explanation,
 	}
-	for i, m := range j.Grants {
+	for _, m := range j.Grants {
 		out.Grants = append(out.Grants, &secretbrokerv1.GrantMatch{
-			Grant:            int32(i),
+			GrantId:          m.GrantID,
 			PrincipalMatches: m.Principal != "",
 			StoreMatches:     m.Store,
 			SecretMatches:    m.Secret,

@@ -250,10 +250,10 @@ func TestExplainOverTheWire(t *testing.T) {
 	}
 	want := &secretbrokerv1.ExplainResponse{
 		Reference: "ref", RequestId: res.GetRequestId(),
-		Readers: []*secretbrokerv1.Access{{IntegrationId: "cspi", Grant: 2, Principal: "spiffe://example.org/*"}},
+		Readers: []*secretbrokerv1.Access{{IntegrationId: "cspi", GrantId: "g2", Principal: "spiffe://example.org/*"}},
 		Decisions: []*secretbrokerv1.Decision{{
-			IntegrationId: "cspi", Allowed: true, Grant: 2, Explanation: "because",
-			Grants: []*secretbrokerv1.GrantMatch{{Grant: 0, PrincipalMatches: true, StoreMatches: true, SecretMatches: true, KeyMatches: true}, {Grant: 1}},
+			IntegrationId: "cspi", Allowed: true, GrantId: "g2", Explanation: "because",
+			Grants: []*secretbrokerv1.GrantMatch{{GrantId: "g0", PrincipalMatches: true, StoreMatches: true, SecretMatches: true, KeyMatches: true}, {GrantId: "g1"}},
 		}},
 	}
 	if !proto.Equal(res, want) || res.GetRequestId() == "" {

@@ -34,7 +34,7 @@ func (s *slow) MergeUsage(ctx context.Context, batch []registry.Usage) error {
 func fillWith(r *Recorder) {
 	for p := range shareOf {
 		for i := range r.cfg.MaxEntries / shareOf {
-			r.note(authz.Principal(fmt.Sprint("dns:", p)), "", "a", &secret.Ref{Store: ref.Store, Name: fmt.Sprint(p, "-", i)}, "v1", false)
+			r.note(authz.Principal(fmt.Sprint("dns:", p)), "", "a", "g", &secret.Ref{Store: ref.Store, Name: fmt.Sprint(p, "-", i)}, "v1", false)
 		}
 	}
 }
@@ -71,10 +71,10 @@ func TestInMemory(t *testing.T) {
 		store := &slow{Memory: NewMemory(0), each: 3 * time.Second}
 		r := New(Config{Store: store})
 		begin := time.Now()
-		r.Used(worker, "sink", "a", ref, "v1")
-		r.Used(worker, "sink", "ab", ref, "v1")
+		r.Used(worker, "sink", "a", "g", ref, "v1")
+		r.Used(worker, "sink", "ab", "g", ref, "v1")
 		time.Sleep(time.Second)
-		r.Used(worker, "later", "a", ref, "v1")
+		r.Used(worker, "later", "a", "g", ref, "v1")
 		flushed := make(chan error)
 		go func() { flushed <- r.Flush(t.Context()) }()
 		synctest.Wait() // the flush waits in the store

@@ -27,10 +27,11 @@ type Memory struct {
 type useKey struct {
 	principal                     authz.Principal
 	connector, store, secret, key string
+	grantID                       string
 }
 
 func keyOf(u *registry.Usage) useKey {
-	return useKey{u.Principal, u.Connector, u.Store, u.Secret, u.Key}
+	return useKey{u.Principal, u.Connector, u.Store, u.Secret, u.Key, u.GrantID}
 }
 
 var _ registry.UsageStore = (*Memory)(nil)
@@ -121,7 +122,7 @@ func (m *Memory) Usage(_ context.Context, integration string, since time.Time, l
 	}
 	slices.SortFunc(all, func(a, b registry.Usage) int {
 		return cmp.Or(b.LastAt.Compare(a.LastAt), cmp.Compare(a.Principal, b.Principal), cmp.Compare(a.Connector, b.Connector),
-			cmp.Compare(a.Store, b.Store), cmp.Compare(a.Secret, b.Secret), cmp.Compare(a.Key, b.Key))
+			cmp.Compare(a.Store, b.Store), cmp.Compare(a.Secret, b.Secret), cmp.Compare(a.Key, b.Key), cmp.Compare(a.GrantID, b.GrantID))
 	})
 	if limit > 0 && len(all) > limit {
 		all = all[:limit]

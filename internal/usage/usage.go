@@ -94,11 +94,11 @@ type entry struct {
 }
 
 // keyParts is the number of strings in a key.
-const keyParts = 6
+const keyParts = 7
 
 // appendKey appends the key of a use: its strings, each preceded by its length.
-func appendKey(b []byte, who authz.Principal, connector, integration string, ref *secret.Ref) []byte {
-	for _, part := range [keyParts]string{integration, string(who), connector, ref.Store, ref.Name, ref.Key} {
+func appendKey(b []byte, who authz.Principal, connector, integration, grantID string, ref *secret.Ref) []byte {
+	for _, part := range [keyParts]string{integration, string(who), connector, ref.Store, ref.Name, ref.Key, grantID} {
 		b = binary.AppendUvarint(b, uint64(len(part)))
 		b = append(b, part...)
 	}
@@ -147,28 +147,28 @@ func New(c Config) *Recorder {
 	return r
 }
 
-// Used records that a caller got a secret. It never blocks, and allocates memory only for
+// Used records that a caller got a secret by a grant of the integration. It never blocks, and allocates memory only for
 // uses that it has not seen for some time and for very long names. It retains version, but
 // none of the other strings.
 //
 // Every use is recorded. If a principal has too many different uses, Used leaves out the
 // connector's name, or else records only a use of the integration.
-func (r *Recorder) Used(who authz.Principal, connector, integration string, ref secret.Ref, version string) {
+func (r *Recorder) Used(who authz.Principal, connector, integration, grantID string, ref secret.Ref, version string) {
 	switch {
-	case r.note(who, connector, integration, &ref, version, true):
+	case r.note(who, connector, integration, grantID, &ref, version, true):
 		return
-	case connector != "" && r.note(who, "", integration, &ref, version, true):
+	case connector != "" && r.note(who, "", integration, grantID, &ref, version, true):
 	default:
-		r.note(who, "", integration, &secret.Ref{}, "", false)
+		r.note(who, "", integration, "", &secret.Ref{}, "", false)
 	}
 	r.folded.Add(1)
 }
 
 // note records a use under a key. If limited, a new key must be within the principal's share;
 // note reports whether it recorded the use.
-func (r *Recorder) note(who authz.Principal, connector, integration string, ref *secret.Ref, version string, limited bool) bool {
+func (r *Recorder) note(who authz.Principal, connector, integration, grantID string, ref *secret.Ref, version string, limited bool) bool {
 	var space [512]byte
-	k := appendKey(space[:0], who, connector, integration, ref)
+	k := appendKey(space[:0], who, connector, integration, grantID, ref)
 	i := int32(maphash.Bytes(r.seed, k) % shards)
 	now := r.cfg.Now().UnixNano()
 	s := &r.shards[i]
@@ -291,7 +291,7 @@ func usageOf(k string, e *entry) registry.Usage {
 	part := splitKey(k)
 	return registry.Usage{
 		Integration: part[0], Principal: authz.Principal(part[1]), Connector: part[2],
-		Store: part[3], Secret: part[4], Key: part[5], Version: e.version,
+		Store: part[3], Secret: part[4], Key: part[5], GrantID: part[6], Version: e.version,
 		LastAt: time.Unix(0, e.last).UTC(),
 	}
 }

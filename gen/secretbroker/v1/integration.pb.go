@@ -115,7 +115,9 @@ type Integration struct {
 	Credentials map[string][]byte `protobuf:"bytes,10,rep,name=credentials,proto3" json:"credentials,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Output only: the names of the credentials that the broker stores.
 	CredentialNames []string `protobuf:"bytes,11,rep,name=credential_names,json=credentialNames,proto3" json:"credential_names,omitempty"`
-	// Output only: changes when something changes that affects how secrets are read.
+	// Output only: identifies the version of the integration that is in effect. It changes
+	// with every change, also of the files that the integration refers to. The audit log
+	// contains it as integration_revision.
 	Revision string `protobuf:"bytes,12,opt,name=revision,proto3" json:"revision,omitempty"`
 	// Output only: changes with every change. A request that carries it fails if the
 	// integration has changed since.
@@ -496,15 +498,21 @@ func (x *Placement) GetRegion() string {
 // Grant lets principals read secrets. An empty field does not restrict.
 type Grant struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name of the grant in the audit log, in usage and in explanations, unique in the
+	// integration: [a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?, but not 32 hexadecimal digits.
+	// If it is not set, the broker sets it in responses to 32 hexadecimal digits that
+	// depend on the other fields only. A request may contain these digits only if they
+	// belong to the other fields.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Patterns of principals, for example "spiffe://example.org/connect/*".
-	Principals []string `protobuf:"bytes,1,rep,name=principals,proto3" json:"principals,omitempty"`
+	Principals []string `protobuf:"bytes,2,rep,name=principals,proto3" json:"principals,omitempty"`
 	// Some of the integration's stores, as references begin with them.
-	Stores []string `protobuf:"bytes,2,rep,name=stores,proto3" json:"stores,omitempty"`
+	Stores []string `protobuf:"bytes,3,rep,name=stores,proto3" json:"stores,omitempty"`
 	// Names of secrets, or prefixes followed by "*".
-	Secrets []string `protobuf:"bytes,3,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	Secrets []string `protobuf:"bytes,4,rep,name=secrets,proto3" json:"secrets,omitempty"`
 	// JSON keys, or prefixes followed by "*". A grant with keys never allows reading a
 	// whole secret.
-	Keys          []string `protobuf:"bytes,4,rep,name=keys,proto3" json:"keys,omitempty"`
+	Keys          []string `protobuf:"bytes,5,rep,name=keys,proto3" json:"keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -537,6 +545,13 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
 	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Grant) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
 }
 
 func (x *Grant) GetPrincipals() []string {
@@ -1458,7 +1473,9 @@ func (x *ValidationStep) GetSkipped() bool {
 type GrantUseRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	IntegrationId string                 `protobuf:"bytes,1,opt,name=integration_id,json=integrationId,proto3" json:"integration_id,omitempty"`
-	Grant         *Grant                 `protobuf:"bytes,2,opt,name=grant,proto3" json:"grant,omitempty"`
+	// The grant to add. Nothing changes if the integration has a grant with the same
+	// lists and, if an id is given, this id.
+	Grant *Grant `protobuf:"bytes,2,opt,name=grant,proto3" json:"grant,omitempty"`
 	// If set, the call fails unless this is the current etag.
 	Etag string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
 	// Perform every check and change nothing.
@@ -1581,7 +1598,8 @@ func (x *GrantUseResponse) GetRequestId() string {
 type RevokeUseRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	IntegrationId string                 `protobuf:"bytes,1,opt,name=integration_id,json=integrationId,proto3" json:"integration_id,omitempty"`
-	Grant         *Grant                 `protobuf:"bytes,2,opt,name=grant,proto3" json:"grant,omitempty"`
+	// The grant to remove: by its id, by its lists in any order, or by both.
+	Grant *Grant `protobuf:"bytes,2,opt,name=grant,proto3" json:"grant,omitempty"`
 	// If set, the call fails unless this is the current etag.
 	Etag string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
 	// Perform every check and change nothing.
@@ -1766,8 +1784,8 @@ func (x *ListUsageRequest) GetPageToken() string {
 type ListUsageResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Usage []*Usage               `protobuf:"bytes,1,rep,name=usage,proto3" json:"usage,omitempty"`
-	// Indexes of the grants that were not used within the usage window.
-	UnusedGrants []int32 `protobuf:"varint,2,rep,packed,name=unused_grants,json=unusedGrants,proto3" json:"unused_grants,omitempty"`
+	// Ids of the grants that were not used within the usage window.
+	UnusedGrantIds []string `protobuf:"bytes,2,rep,name=unused_grant_ids,json=unusedGrantIds,proto3" json:"unused_grant_ids,omitempty"`
 	// Empty on the last page.
 	NextPageToken string `protobuf:"bytes,3,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	// Identifies this call in the broker's audit and logs.
@@ -1813,9 +1831,9 @@ func (x *ListUsageResponse) GetUsage() []*Usage {
 	return nil
 }
 
-func (x *ListUsageResponse) GetUnusedGrants() []int32 {
+func (x *ListUsageResponse) GetUnusedGrantIds() []string {
 	if x != nil {
-		return x.UnusedGrants
+		return x.UnusedGrantIds
 	}
 	return nil
 }
@@ -1845,9 +1863,11 @@ type Usage struct {
 	Secret  string `protobuf:"bytes,4,opt,name=secret,proto3" json:"secret,omitempty"`
 	JsonKey string `protobuf:"bytes,5,opt,name=json_key,json=jsonKey,proto3" json:"json_key,omitempty"`
 	// The version that was last read.
-	Version       string                 `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
-	FirstUseTime  *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=first_use_time,json=firstUseTime,proto3" json:"first_use_time,omitempty"`
-	LastUseTime   *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=last_use_time,json=lastUseTime,proto3" json:"last_use_time,omitempty"`
+	Version      string                 `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
+	FirstUseTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=first_use_time,json=firstUseTime,proto3" json:"first_use_time,omitempty"`
+	LastUseTime  *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=last_use_time,json=lastUseTime,proto3" json:"last_use_time,omitempty"`
+	// The grant that allowed the reads; empty if the broker no longer distinguishes them.
+	GrantId       string `protobuf:"bytes,9,opt,name=grant_id,json=grantId,proto3" json:"grant_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1938,6 +1958,13 @@ func (x *Usage) GetLastUseTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Usage) GetGrantId() string {
+	if x != nil {
+		return x.GrantId
+	}
+	return ""
+}
+
 var File_secretbroker_v1_integration_proto protoreflect.FileDescriptor
 
 const file_secretbroker_v1_integration_proto_rawDesc = "" +
@@ -1981,14 +2008,15 @@ const file_secretbroker_v1_integration_proto_rawDesc = "" +
 	"\atimeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"9\n" +
 	"\tPlacement\x12\x14\n" +
 	"\x05cloud\x18\x01 \x01(\tR\x05cloud\x12\x16\n" +
-	"\x06region\x18\x02 \x01(\tR\x06region\"m\n" +
-	"\x05Grant\x12\x1e\n" +
+	"\x06region\x18\x02 \x01(\tR\x06region\"}\n" +
+	"\x05Grant\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1e\n" +
 	"\n" +
-	"principals\x18\x01 \x03(\tR\n" +
+	"principals\x18\x02 \x03(\tR\n" +
 	"principals\x12\x16\n" +
-	"\x06stores\x18\x02 \x03(\tR\x06stores\x12\x18\n" +
-	"\asecrets\x18\x03 \x03(\tR\asecrets\x12\x12\n" +
-	"\x04keys\x18\x04 \x03(\tR\x04keys\"X\n" +
+	"\x06stores\x18\x03 \x03(\tR\x06stores\x12\x18\n" +
+	"\asecrets\x18\x04 \x03(\tR\asecrets\x12\x12\n" +
+	"\x04keys\x18\x05 \x03(\tR\x04keys\"X\n" +
 	"\vRoleBinding\x12)\n" +
 	"\x04role\x18\x01 \x01(\x0e2\x15.secretbroker.v1.RoleR\x04role\x12\x1e\n" +
 	"\n" +
@@ -2074,13 +2102,13 @@ const file_secretbroker_v1_integration_proto_rawDesc = "" +
 	"\x0eintegration_id\x18\x01 \x01(\tR\rintegrationId\x12\x1b\n" +
 	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tR\tpageToken\"\xad\x01\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"\xb2\x01\n" +
 	"\x11ListUsageResponse\x12,\n" +
-	"\x05usage\x18\x01 \x03(\v2\x16.secretbroker.v1.UsageR\x05usage\x12#\n" +
-	"\runused_grants\x18\x02 \x03(\x05R\funusedGrants\x12&\n" +
+	"\x05usage\x18\x01 \x03(\v2\x16.secretbroker.v1.UsageR\x05usage\x12(\n" +
+	"\x10unused_grant_ids\x18\x02 \x03(\tR\x0eunusedGrantIds\x12&\n" +
 	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x04 \x01(\tR\trequestId\"\xa8\x02\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\"\xc3\x02\n" +
 	"\x05Usage\x12\x1c\n" +
 	"\tprincipal\x18\x01 \x01(\tR\tprincipal\x12\x1c\n" +
 	"\tconnector\x18\x02 \x01(\tR\tconnector\x12\x14\n" +
@@ -2089,7 +2117,8 @@ const file_secretbroker_v1_integration_proto_rawDesc = "" +
 	"\bjson_key\x18\x05 \x01(\tR\ajsonKey\x12\x18\n" +
 	"\aversion\x18\x06 \x01(\tR\aversion\x12@\n" +
 	"\x0efirst_use_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\ffirstUseTime\x12>\n" +
-	"\rlast_use_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\vlastUseTime*Z\n" +
+	"\rlast_use_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\vlastUseTime\x12\x19\n" +
+	"\bgrant_id\x18\t \x01(\tR\agrantId*Z\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13ROLE_RESOURCE_OWNER\x10\x01\x12\x11\n" +

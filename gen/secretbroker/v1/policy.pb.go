@@ -161,8 +161,8 @@ func (x *ExplainResponse) GetRequestId() string {
 type Access struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	IntegrationId string                 `protobuf:"bytes,1,opt,name=integration_id,json=integrationId,proto3" json:"integration_id,omitempty"`
-	// Index of the grant in the integration, from 0.
-	Grant int32 `protobuf:"varint,2,opt,name=grant,proto3" json:"grant,omitempty"`
+	// The id of the grant; see Grant.id.
+	GrantId string `protobuf:"bytes,2,opt,name=grant_id,json=grantId,proto3" json:"grant_id,omitempty"`
 	// The pattern in the grant, for example
 	// "spiffe://example.org/connect/*".
 	Principal     string `protobuf:"bytes,3,opt,name=principal,proto3" json:"principal,omitempty"`
@@ -207,11 +207,11 @@ func (x *Access) GetIntegrationId() string {
 	return ""
 }
 
-func (x *Access) GetGrant() int32 {
+func (x *Access) GetGrantId() string {
 	if x != nil {
-		return x.Grant
+		return x.GrantId
 	}
-	return 0
+	return ""
 }
 
 func (x *Access) GetPrincipal() string {
@@ -227,8 +227,8 @@ type Decision struct {
 	IntegrationId string                 `protobuf:"bytes,1,opt,name=integration_id,json=integrationId,proto3" json:"integration_id,omitempty"`
 	// The principal may read the secret.
 	Allowed bool `protobuf:"varint,2,opt,name=allowed,proto3" json:"allowed,omitempty"`
-	// Index of the grant that allows it; -1 if none does.
-	Grant int32 `protobuf:"varint,3,opt,name=grant,proto3" json:"grant,omitempty"`
+	// The id of the grant that allows it; empty if none does.
+	GrantId string `protobuf:"bytes,3,opt,name=grant_id,json=grantId,proto3" json:"grant_id,omitempty"`
 	// The decision in words, for an operator: what allows it, or what is missing.
 	Explanation string `protobuf:"bytes,4,opt,name=explanation,proto3" json:"explanation,omitempty"`
 	// How each grant matched.
@@ -281,11 +281,11 @@ func (x *Decision) GetAllowed() bool {
 	return false
 }
 
-func (x *Decision) GetGrant() int32 {
+func (x *Decision) GetGrantId() string {
 	if x != nil {
-		return x.Grant
+		return x.GrantId
 	}
-	return 0
+	return ""
 }
 
 func (x *Decision) GetExplanation() string {
@@ -304,13 +304,12 @@ func (x *Decision) GetGrants() []*GrantMatch {
 
 // GrantMatch says which parts of one grant match.
 type GrantMatch struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Index of the grant in the integration, from 0.
-	Grant            int32 `protobuf:"varint,1,opt,name=grant,proto3" json:"grant,omitempty"`
-	PrincipalMatches bool  `protobuf:"varint,2,opt,name=principal_matches,json=principalMatches,proto3" json:"principal_matches,omitempty"`
-	StoreMatches     bool  `protobuf:"varint,3,opt,name=store_matches,json=storeMatches,proto3" json:"store_matches,omitempty"`
-	SecretMatches    bool  `protobuf:"varint,4,opt,name=secret_matches,json=secretMatches,proto3" json:"secret_matches,omitempty"`
-	KeyMatches       bool  `protobuf:"varint,5,opt,name=key_matches,json=keyMatches,proto3" json:"key_matches,omitempty"`
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	GrantId          string                 `protobuf:"bytes,1,opt,name=grant_id,json=grantId,proto3" json:"grant_id,omitempty"`
+	PrincipalMatches bool                   `protobuf:"varint,2,opt,name=principal_matches,json=principalMatches,proto3" json:"principal_matches,omitempty"`
+	StoreMatches     bool                   `protobuf:"varint,3,opt,name=store_matches,json=storeMatches,proto3" json:"store_matches,omitempty"`
+	SecretMatches    bool                   `protobuf:"varint,4,opt,name=secret_matches,json=secretMatches,proto3" json:"secret_matches,omitempty"`
+	KeyMatches       bool                   `protobuf:"varint,5,opt,name=key_matches,json=keyMatches,proto3" json:"key_matches,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -345,11 +344,11 @@ func (*GrantMatch) Descriptor() ([]byte, []int) {
 	return file_secretbroker_v1_policy_proto_rawDescGZIP(), []int{4}
 }
 
-func (x *GrantMatch) GetGrant() int32 {
+func (x *GrantMatch) GetGrantId() string {
 	if x != nil {
-		return x.Grant
+		return x.GrantId
 	}
-	return 0
+	return ""
 }
 
 func (x *GrantMatch) GetPrincipalMatches() bool {
@@ -394,20 +393,20 @@ const file_secretbroker_v1_policy_proto_rawDesc = "" +
 	"\areaders\x18\x02 \x03(\v2\x17.secretbroker.v1.AccessR\areaders\x127\n" +
 	"\tdecisions\x18\x03 \x03(\v2\x19.secretbroker.v1.DecisionR\tdecisions\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x04 \x01(\tR\trequestId\"c\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\"h\n" +
 	"\x06Access\x12%\n" +
-	"\x0eintegration_id\x18\x01 \x01(\tR\rintegrationId\x12\x14\n" +
-	"\x05grant\x18\x02 \x01(\x05R\x05grant\x12\x1c\n" +
-	"\tprincipal\x18\x03 \x01(\tR\tprincipal\"\xb8\x01\n" +
+	"\x0eintegration_id\x18\x01 \x01(\tR\rintegrationId\x12\x19\n" +
+	"\bgrant_id\x18\x02 \x01(\tR\agrantId\x12\x1c\n" +
+	"\tprincipal\x18\x03 \x01(\tR\tprincipal\"\xbd\x01\n" +
 	"\bDecision\x12%\n" +
 	"\x0eintegration_id\x18\x01 \x01(\tR\rintegrationId\x12\x18\n" +
-	"\aallowed\x18\x02 \x01(\bR\aallowed\x12\x14\n" +
-	"\x05grant\x18\x03 \x01(\x05R\x05grant\x12 \n" +
+	"\aallowed\x18\x02 \x01(\bR\aallowed\x12\x19\n" +
+	"\bgrant_id\x18\x03 \x01(\tR\agrantId\x12 \n" +
 	"\vexplanation\x18\x04 \x01(\tR\vexplanation\x123\n" +
-	"\x06grants\x18\x05 \x03(\v2\x1b.secretbroker.v1.GrantMatchR\x06grants\"\xbc\x01\n" +
+	"\x06grants\x18\x05 \x03(\v2\x1b.secretbroker.v1.GrantMatchR\x06grants\"\xc1\x01\n" +
 	"\n" +
-	"GrantMatch\x12\x14\n" +
-	"\x05grant\x18\x01 \x01(\x05R\x05grant\x12+\n" +
+	"GrantMatch\x12\x19\n" +
+	"\bgrant_id\x18\x01 \x01(\tR\agrantId\x12+\n" +
 	"\x11principal_matches\x18\x02 \x01(\bR\x10principalMatches\x12#\n" +
 	"\rstore_matches\x18\x03 \x01(\bR\fstoreMatches\x12%\n" +
 	"\x0esecret_matches\x18\x04 \x01(\bR\rsecretMatches\x12\x1f\n" +

@@ -82,7 +82,7 @@ func IntegrationOf(f *integration.Document) *client.Integration {
 		Roles:     make(map[client.Role][]string),
 	}
 	for _, g := range f.Grants {
-		in.Grants = append(in.Grants, client.Grant{Principals: g.Principals, Stores: g.Stores, Secrets: g.Secrets, Keys: g.Keys})
+		in.Grants = append(in.Grants, client.Grant{ID: g.ID, Principals: g.Principals, Stores: g.Stores, Secrets: g.Secrets, Keys: g.Keys})
 	}
 	for role, patterns := range f.Roles.Bindings() {
 		in.Roles[client.Role(role)] = patterns
@@ -129,7 +129,8 @@ func DocumentOf(kinds *integration.Kinds, in *client.Integration) (*integration.
 	f.Reads.SetTimeout(in.Reads.Timeout)
 	f.Placement = integration.Placement{Cloud: in.Placement.Cloud, Region: in.Placement.Region}
 	for _, g := range in.Grants {
-		f.Grants = append(f.Grants, integration.GrantSection{Principals: g.Principals, Stores: g.Stores, Secrets: g.Secrets, Keys: g.Keys})
+		section := integration.GrantSection{ID: g.ID, Principals: g.Principals, Stores: g.Stores, Secrets: g.Secrets, Keys: g.Keys}
+		f.Grants = append(f.Grants, section.WithoutDerivedID())
 	}
 	f.Roles = integration.RolesSection{
 		ResourceOwner: in.Roles[client.Role(authz.ResourceOwner)], Assigner: in.Roles[client.Role(authz.Assigner)], Auditor: in.Roles[client.Role(authz.Auditor)],

@@ -135,6 +135,28 @@ const (
 	secretType = head + "  credential: {type: client_secret, client_secret_file: f}\n" + vaults + "  tenant_id: a.example\n  client_id: " + clientID + "\n"
 )
 
+func TestParseGrantIDs(t *testing.T) {
+	const derived = "e027803dc7a1be65d26d86ab006e6a3c"
+	got := All().ParseFile("/d/f", []byte(full+`grants:
+  - {principals: [dns:a.example.org], secrets: [db-*]}
+  - {principals: [dns:a.example.org], secrets: [db-*], id: team-a}
+  - {principals: [dns:b.example.org], id: `+strings.Repeat("a", 64)+"}\n"), sound)
+	if err := got.Faults.Err(); err != nil {
+		t.Fatal(err)
+	}
+	var ids []string
+	for _, g := range got.Integration.Policy.Grants() {
+		ids = append(ids, g.ID)
+	}
+	if diff := cmp.Diff([]string{derived, "team-a", strings.Repeat("a", 64)}, ids); diff != "" {
+		t.Error(diff)
+	}
+	stated := full + "grants:\n  - {principals: [dns:a.example.org], secrets: [db-*], id: " + derived + "}\n"
+	if got := All().ParseFile("/d/f", []byte(stated), sound); got.Faults.Err() != nil {
+		t.Errorf("the derived id, stated: %v", got.Faults)
+	}
+}
+
 func TestParseFaults(t *testing.T) {
 	const (
 		badTenant    = "azure.tenant_id: expected a tenant's UUID or a domain name of it"
@@ -142,6 +164,7 @@ func TestParseFaults(t *testing.T) {
 		badDial      = "azure.dial[abc.vault.azure.net]: expected the address to connect to, host:port, such as 127.0.0.1:8444"
 		kinds        = "AZURE_KEY_VAULT, AWS_SECRETS_MANAGER, GCP_SECRET_MANAGER, HASHICORP_VAULT or LOCAL_FILE"
 		types        = "client_secret, client_certificate, workload_identity, managed_identity or default"
+		badID        = "expected 1 to 64 lower-case letters, digits, dots, underscores and hyphens, with a letter or digit at both ends"
 		noVault      = "azure.vaults: at least one vault is required, such as https://NAME.vault.azure.net"
 	)
 	tests := []struct{ name, data, want string }{
@@ -225,6 +248,13 @@ func TestParseFaults(t *testing.T) {
 		// everything.
 		{"grant with no secrets", full + "grants:\n  - principals: [dns:a.example.org]\n    secrets:\n    keys:\n      # - a\n",
 			"8: grants[0].secrets: the list is empty; leave it out to allow every secret\n9: grants[0].keys: the list is empty; leave it out to allow every key and the whole secret"},
+		{"grant twice", full + "grants:\n  - principals: [dns:a, dns:b]\n  - principals: [dns:c]\n  - principals: [dns:b, dns:a]\n",
+			"9: grants[2]: the same as grants[0]; remove one of them"},
+		{"grant id twice", full + "grants:\n  - {id: x, principals: [dns:a]}\n  - {principals: [dns:b], id: x}\n", "8: grants[1].id: grants[0] has this id, too; the ids of an integration's grants must differ"},
+		{"grant ids", full + "grants:\n  - {principals: [dns:a], id: -a}\n  - {principals: [dns:b], id: A}\n  - {principals: [dns:c], id: a.}\n  - {principals: [dns:d], id: " + strings.Repeat("a", 65) + "}\n",
+			"7: grants[0].id: " + badID + "\n8: grants[1].id: " + badID + "\n9: grants[2].id: " + badID + "\n10: grants[3].id: " + badID},
+		{"grant with the derived id of another", full + "grants:\n  - {principals: [dns:a.example.org], secrets: [db], id: e027803dc7a1be65d26d86ab006e6a3c}\n",
+			"7: grants[0].id: 32 hexadecimal digits are the id of a grant without a name, and these belong to other lists; remove the id, or choose a name"},
 		{"grants is a section", full + "grants: {principals: [a]}\n", "6: grants: expected a list, found a section"},
 		{"grant is text", full + "grants:\n  - dns:a.example.org\n", "7: grants[0]: expected a section of settings (name: value), found a single value"},
 

@@ -87,7 +87,7 @@ func TestParseVaultFaults(t *testing.T) {
 		"token and role":     {vaultHead + vaultRest + "  auth: {type: token, token_file: t, role: r, mount: m}\n", "7: vault.auth.mount: does not belong to logging in by token; take it out or change the type\n/d/f:7: vault.auth.role: does not belong to logging in by token; take it out or change the type"},
 		"auth mount":         {vaultHead + vaultRest + "  auth: {type: cert, certificate_file: c, mount: ../sys}\n", "7: vault.auth.mount: expected where the auth method is mounted, without auth/, such as cert"},
 		"dial":               {vaultHead + vaultRest + vaultAuthLine + "  dial: 10.0.0.5\n", "8: vault.dial: expected the address to connect to, host:port, such as 10.0.0.5:8200"},
-		"grant with vaults":  {vaultFull + "    vaults: [https://vault.example.org:8200]\n", `12: grants[0]: unknown setting "vaults"; known here: principals, stores, secrets, keys`},
+		"grant with vaults":  {vaultFull + "    vaults: [https://vault.example.org:8200]\n", `12: grants[0]: unknown setting "vaults"; known here: id, principals, stores, secrets, keys`},
 		"foreign store":      {strings.Replace(vaultFull, "stores: [https://vault.example.org:8200]", "stores: [https://other.example.org]", 1), "10: grants[0].stores[0]: not a store of the integration; add it to the integration first"},
 	} {
 		t.Run(name, func(t *testing.T) {

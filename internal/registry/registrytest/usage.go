@@ -66,6 +66,11 @@ func testUsage(t *testing.T, b *Backend) {
 	checkUsage(t, u, time.Time{}, 1, use("sink", "password", "v3", 1, 30))
 	checkUsage(t, u, noon.Add(30*time.Minute), 0, use("sink", "password", "v3", 1, 30))
 	checkUsage(t, u, noon.Add(31*time.Minute), 0)
+	// The same read by another grant is another entry.
+	byGrant := use("sink", "password", "v3", 3, 29)
+	byGrant.GrantID = "team-a"
+	merge(byGrant)
+	checkUsage(t, u, time.Time{}, 2, use("sink", "password", "v3", 1, 30), byGrant)
 	other, gone := use("x", "", "v1", 7, 8), use("x", "", "v1", 7, 8)
 	other.Integration, gone.Integration = "b", "gone"
 	merge(other, gone)

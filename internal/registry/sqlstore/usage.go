@@ -27,10 +27,15 @@ const (
 )
 
 // usageID identifies an entry. It contains the lengths of the columns, so that different
-// columns never result in the same ID.
+// columns never result in the same ID. Without a grant's id it is the ID of releases before
+// schema version 4, which did not record it.
 func usageID(u *registry.Usage) string {
 	h := sha256.New()
-	for _, s := range []string{u.Integration, string(u.Principal), u.Connector, u.Store, u.Secret, u.Key} {
+	columns := []string{u.Integration, string(u.Principal), u.Connector, u.Store, u.Secret, u.Key, u.GrantID}
+	if u.GrantID == "" {
+		columns = columns[:len(columns)-1]
+	}
+	for _, s := range columns {
 		h.Write([]byte(strconv.Itoa(len(s)) + ":" + s))
 	}
 	return hex.EncodeToString(h.Sum(nil))
@@ -102,19 +107,19 @@ func (s *Store) runUsage(ctx context.Context, b batch) error {
 // that both databases assign.
 func upsertUsage(ids []string, merged map[string]registry.Usage) stmt {
 	var values strings.Builder
-	args := make([]any, 0, 10*len(ids))
+	args := make([]any, 0, 11*len(ids))
 	for i, id := range ids {
 		if i > 0 {
 			values.WriteString(", ")
 		}
-		values.WriteString("(" + strings.Repeat("CAST(? AS TEXT), ", 8) + "CAST(? AS BIGINT), CAST(? AS BIGINT))")
+		values.WriteString("(" + strings.Repeat("CAST(? AS TEXT), ", 9) + "CAST(? AS BIGINT), CAST(? AS BIGINT))")
 		u := merged[id]
-		args = append(args, id, u.Integration, string(u.Principal), u.Connector, u.Store, u.Secret, u.Key, u.Version,
+		args = append(args, id, u.Integration, string(u.Principal), u.Connector, u.Store, u.Secret, u.Key, u.GrantID, u.Version,
 			u.FirstAt.UnixMicro(), u.LastAt.UnixMicro())
 	}
 	return stmt{args: args, query: `
-		INSERT INTO integration_usage (id, integration_id, principal, connector, store, secret, json_key, version, first_at, last_at)
-		SELECT column1, column2, column3, column4, column5, column6, column7, column8, column9, column10
+		INSERT INTO integration_usage (id, integration_id, principal, connector, store, secret, json_key, grant_id, version, first_at, last_at)
+		SELECT column1, column2, column3, column4, column5, column6, column7, column8, column9, column10, column11
 		FROM (VALUES ` + values.String() + `) AS v
 		WHERE EXISTS (SELECT 1 FROM integrations WHERE integrations.id = column2)
 		ON CONFLICT (id) DO UPDATE SET
@@ -216,10 +221,10 @@ func (s *Store) Usage(ctx context.Context, integration string, since time.Time, 
 		from = since.UnixMicro()
 	}
 	all, err := s.readUsage(ctx, stmt{args: []any{integration, from, limit}, query: `
-		SELECT integration_id, principal, connector, store, secret, json_key, version, first_at, last_at
+		SELECT integration_id, principal, connector, store, secret, json_key, grant_id, version, first_at, last_at
 		FROM integration_usage WHERE integration_id = ? AND last_at >= ? ORDER BY last_at DESC, id LIMIT ?`},
 		func(r *usageRow) []any {
-			return []any{&r.Integration, &r.principal, &r.Connector, &r.Store, &r.Secret, &r.Key, &r.Version, &r.first, &r.latest}
+			return []any{&r.Integration, &r.principal, &r.Connector, &r.Store, &r.Secret, &r.Key, &r.GrantID, &r.Version, &r.first, &r.latest}
 		})
 	if err != nil {
 		return nil, err
