@@ -30,7 +30,8 @@ type Explanation struct {
 	// Decisions has one decision for every requested integration, if the request has a
 	// principal.
 	Decisions []Decision
-	// RequestID identifies this call in the broker's audit log and other logs.
+	// RequestID identifies the call in the broker's audit log and other logs; the last one if
+	// the answer took several calls.
 	RequestID string
 }
 
@@ -70,23 +71,32 @@ type GrantMatch struct {
 // Explain asks the broker who may read a secret and why. Only auditors in the broker's
 // configuration may ask. The broker reads nothing from a store.
 //
-// It retries like Resolve. The error is an *Error, with ReasonAccessDenied if the caller is
+// A large answer takes several calls. It retries like Resolve. The error is an *Error, with ReasonAccessDenied if the caller is
 // not an auditor.
 func (c *Client) Explain(ctx context.Context, req ExplainRequest) (*Explanation, error) {
 	rpc := secretbrokerv1.NewPolicyServiceClient(c.conn).Explain
-	out, err := call(ctx, c, rpc, &secretbrokerv1.ExplainRequest{
+	page := &secretbrokerv1.ExplainRequest{
 		Reference:     req.Reference,
 		IntegrationId: req.IntegrationID,
 		Principal:     req.Principal,
-	})
-	if err != nil {
-		return nil, err
+		PageSize:      500,
 	}
-	return newExplanation(out), nil
+	var e Explanation
+	for {
+		out, err := call(ctx, c, rpc, page)
+		if err != nil {
+			return nil, err
+		}
+		e.Reference, e.RequestID = out.GetReference(), out.GetRequestId()
+		e.add(out)
+		if page.PageToken = out.GetNextPageToken(); page.GetPageToken() == "" {
+			return &e, nil
+		}
+	}
 }
 
-func newExplanation(m *secretbrokerv1.ExplainResponse) *Explanation {
-	e := &Explanation{Reference: m.GetReference(), RequestID: m.GetRequestId()}
+// add adds one page.
+func (e *Explanation) add(m *secretbrokerv1.ExplainResponse) {
 	for _, r := range m.GetReaders() {
 		e.Readers = append(e.Readers, Access{
 			IntegrationID: r.GetIntegrationId(),
@@ -112,5 +122,4 @@ func newExplanation(m *secretbrokerv1.ExplainResponse) *Explanation {
 		}
 		e.Decisions = append(e.Decisions, decision)
 	}
-	return e
 }

@@ -39,6 +39,12 @@ func TestExplain(t *testing.T) {
 	var got *secretbrokerv1.ExplainRequest
 	s.setExplain(func(_ context.Context, in *secretbrokerv1.ExplainRequest) (*secretbrokerv1.ExplainResponse, error) {
 		got = in
+		if in.GetPageToken() == "" {
+			return &secretbrokerv1.ExplainResponse{
+				Reference: "canonical", RequestId: "req-0", NextPageToken: "more",
+				Readers: []*secretbrokerv1.Access{{IntegrationId: "a", GrantId: "g1", Principal: "dns:a"}},
+			}, nil
+		}
 		return &secretbrokerv1.ExplainResponse{
 			Reference: "canonical",
 			Readers:   []*secretbrokerv1.Access{{IntegrationId: "a", GrantId: "g2", Principal: "dns:*.td"}, {IntegrationId: "b"}},
@@ -56,12 +62,12 @@ func TestExplain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (&secretbrokerv1.ExplainRequest{Reference: "a reference", IntegrationId: "a", Principal: "dns:a.td"}); !proto.Equal(got, want) {
+	if want := (&secretbrokerv1.ExplainRequest{Reference: "a reference", IntegrationId: "a", Principal: "dns:a.td", PageSize: 500, PageToken: "more"}); !proto.Equal(got, want) {
 		t.Errorf("the broker got %v, want %v", got, want)
 	}
 	if diff := cmp.Diff(&client.Explanation{
 		Reference: "canonical",
-		Readers:   []client.Access{{IntegrationID: "a", GrantID: "g2", Principal: "dns:*.td"}, {IntegrationID: "b"}},
+		Readers:   []client.Access{{IntegrationID: "a", GrantID: "g1", Principal: "dns:a"}, {IntegrationID: "a", GrantID: "g2", Principal: "dns:*.td"}, {IntegrationID: "b"}},
 		Decisions: []client.Decision{
 			{IntegrationID: "a", Allowed: true, GrantID: "g2", Explanation: "because", Grants: []client.GrantMatch{
 				{GrantID: "g0", PrincipalMatches: true}, {GrantID: "g1", StoreMatches: true, SecretMatches: true}, {GrantID: "g2", KeyMatches: true},

@@ -1,6 +1,7 @@
 package manage
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -19,17 +20,25 @@ type Question struct {
 	IntegrationID string
 	// Principal is the caller to explain; empty asks only for the readers.
 	Principal string
+	// PageSize is the maximum number of readers and decisions in the answer. The function
+	// Explain returns all for 0; Service.Explain has the page sizes of List.
+	PageSize int
+	// PageToken is Next of the previous page's Answer, "" for the first page.
+	PageToken string
 }
 
 // Answer is the answer to a Question.
 type Answer struct {
 	// Reference is the canonical form of Question.Reference.
 	Reference string
-	// Readers are the principals that may read the reference, by integration and grant.
+	// Readers are the principals that may read the reference, sorted by integration,
+	// grant and pattern.
 	Readers []Access
 	// Decisions has one Decision for every integration, sorted by id, if the question
 	// has a principal.
 	Decisions []Decision
+	// Next is the token of the next page, "" if there is none.
+	Next string
 }
 
 // Access is one grant that allows a pattern of principals to read the secret.
@@ -58,10 +67,18 @@ type GrantMatch struct {
 	authz.Match
 }
 
+// maxPageBytes is the size from which a page takes no further entry. A Decision has an
+// entry for each grant of its integration, of which a document of the maximum size can
+// define some 40,000, 2 MB in all. So a page stays below 4 MiB, the limit of gRPC clients.
+const maxPageBytes = 1 << 20
+
 // Explain answers q with the policies of the given integrations, in any order. These are
 // the same policies that decide requests. The error is a *secret.Error:
 // ReasonInvalidReference for the reference, ReasonInvalidRequest for anything else in q. It
 // lists ids of integrations, so the caller must check first that the auditor may know them.
+//
+// A page continues after the last entry of the previous one even if the policies have
+// changed meanwhile: entries that are on both sides of the change are listed once.
 func Explain(integrations []*integration.Integration, q Question) (Answer, error) {
 	ref, err := secret.ParseRef(q.Reference)
 	if err != nil {
@@ -81,17 +98,100 @@ func Explain(integrations []*integration.Integration, q Question) (Answer, error
 		}
 		integrations = integrations[i : i+1]
 	}
-	a := Answer{Reference: ref.String()}
+	p := explainPage{answer: Answer{Reference: ref.String()}, limit: q.PageSize}
+	if err := p.begin(q); err != nil {
+		return Answer{}, err
+	}
 	for _, in := range integrations {
-		grants := in.Policy.Grants()
-		for _, r := range in.Policy.Readers(ref) {
-			a.Readers = append(a.Readers, Access{IntegrationID: in.ID, GrantID: grants[r.Grant].ID, Principal: r.Principal})
-		}
-		if q.Principal != "" {
-			a.Decisions = append(a.Decisions, explainOne(in, who, ref))
+		if in.ID >= p.after.integrationID && !p.add(in, who, ref) {
+			p.answer.Next = makeToken(p.last.String(), q.text())
+			break
 		}
 	}
-	return a, nil
+	return p.answer, nil
+}
+
+// text identifies the question that a page token belongs to.
+func (q *Question) text() string {
+	return "explain\n" + q.Reference + "\n" + q.IntegrationID + "\n" + q.Principal
+}
+
+// explainPage collects the entries of one page: for each integration its Decision, if one is
+// asked for, and its readers.
+type explainPage struct {
+	answer Answer
+	limit  int // number of entries, 0 for no limit
+	bytes  int
+	// after is the last entry of the previous page, and last that of this one.
+	after, last explainEntry
+}
+
+// explainEntry identifies an entry of an answer. The grant of a Decision is "", so that the
+// Decision precedes the readers.
+type explainEntry struct{ integrationID, grantID, principal string }
+
+// String returns the form that parseExplainEntry accepts. Ids and patterns have no line feed.
+func (e explainEntry) String() string {
+	return e.integrationID + "\n" + e.grantID + "\n" + e.principal
+}
+
+func (e explainEntry) compare(other explainEntry) int {
+	return cmp.Or(cmp.Compare(e.integrationID, other.integrationID), cmp.Compare(e.grantID, other.grantID), cmp.Compare(e.principal, other.principal))
+}
+
+func (p *explainPage) begin(q Question) error {
+	position, err := openToken(q.PageToken, q.text())
+	if err != nil || position == "" {
+		return err
+	}
+	parts := strings.Split(position, "\n")
+	if len(parts) != 3 {
+		return errPageToken
+	}
+	p.after = explainEntry{parts[0], parts[1], parts[2]}
+	return nil
+}
+
+// add adds the entries of an integration that are after p.after. It returns false if the page
+// is full before that.
+func (p *explainPage) add(in *integration.Integration, who authz.Principal, ref secret.Ref) bool {
+	if decided := (explainEntry{integrationID: in.ID}); who != "" && decided.compare(p.after) > 0 {
+		d := explainOne(in, who, ref)
+		size := len(d.IntegrationID) + len(d.Explanation)
+		for _, g := range d.Grants {
+			size += len(g.GrantID) + 12
+		}
+		if !p.fits(decided, size) {
+			return false
+		}
+		p.answer.Decisions = append(p.answer.Decisions, d)
+	}
+	grants := in.Policy.Grants()
+	readers := in.Policy.Readers(ref)
+	slices.SortFunc(readers, func(a, b authz.Access) int {
+		return cmp.Or(cmp.Compare(grants[a.Grant].ID, grants[b.Grant].ID), cmp.Compare(a.Principal, b.Principal))
+	})
+	for _, r := range slices.Compact(readers) {
+		e := explainEntry{in.ID, grants[r.Grant].ID, r.Principal}
+		if e.compare(p.after) <= 0 {
+			continue
+		}
+		if !p.fits(e, len(e.integrationID)+len(e.grantID)+len(e.principal)+12) {
+			return false
+		}
+		p.answer.Readers = append(p.answer.Readers, Access{IntegrationID: e.integrationID, GrantID: e.grantID, Principal: e.principal})
+	}
+	return true
+}
+
+// fits reports whether the page has room for another entry, and counts it.
+func (p *explainPage) fits(e explainEntry, size int) bool {
+	if n := len(p.answer.Decisions) + len(p.answer.Readers); p.limit > 0 && (n >= p.limit || p.bytes >= maxPageBytes) {
+		return false
+	}
+	p.bytes += size
+	p.last = e
+	return true
 }
 
 func explainOne(in *integration.Integration, who authz.Principal, ref secret.Ref) Decision {

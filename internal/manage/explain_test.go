@@ -2,6 +2,7 @@ package manage
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider/azurekv"
 	"github.com/secretbroker/secretbroker/internal/secret"
+	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
 const (
@@ -63,8 +65,8 @@ func TestExplain(t *testing.T) {
 			Reference: db + "#" + strings.Repeat("a", 32),
 			Readers: []Access{
 				{"sqlserver", "0", "spiffe://example.org/connect/*"},
-				{"sqlserver", "1", "spiffe://example.org/ops"},
 				{"sqlserver", "1", "dns:ops.example.org"},
+				{"sqlserver", "1", "spiffe://example.org/ops"},
 			},
 		}},
 		{"in one integration", Question{Reference: db + "::password", IntegrationID: "orders"}, Answer{
@@ -77,8 +79,8 @@ func TestExplain(t *testing.T) {
 			Readers: []Access{
 				{"orders", "0", "dns:*.orders.example.org"},
 				{"sqlserver", "0", "spiffe://example.org/connect/*"},
-				{"sqlserver", "1", "spiffe://example.org/ops"},
 				{"sqlserver", "1", "dns:ops.example.org"},
+				{"sqlserver", "1", "spiffe://example.org/ops"},
 			},
 			Decisions: []Decision{
 				{"orders", false, "", "no grant names this principal", []GrantMatch{match("0", "", true, true, true)}},
@@ -89,7 +91,7 @@ func TestExplain(t *testing.T) {
 		}},
 		{"a name in capitals", Question{Reference: stage + "::x", IntegrationID: "sqlserver", Principal: "dns:OPS.example.org"}, Answer{
 			Reference: stage + "::x",
-			Readers:   []Access{{"sqlserver", "1", "spiffe://example.org/ops"}, {"sqlserver", "1", "dns:ops.example.org"}},
+			Readers:   []Access{{"sqlserver", "1", "dns:ops.example.org"}, {"sqlserver", "1", "spiffe://example.org/ops"}},
 			Decisions: []Decision{{"sqlserver", true, "1", "grant 1 allows it for dns:ops.example.org", []GrantMatch{
 				match("0", "", true, false, true), match("1", "dns:ops.example.org", true, true, true),
 			}}},
@@ -105,6 +107,138 @@ func TestExplain(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestExplainPages: pages of every size together are the whole answer, in order.
+func TestExplainPages(t *testing.T) {
+	var integrations []*integration.Integration
+	for _, id := range []string{"a", "b.c", "b-d", "empty", "other"} {
+		var grants []authz.Grant
+		for g := range 12 { // "10" sorts before "2"
+			grants = append(grants, to("dns:*.td", "dns:worker.td", fmt.Sprintf("dns:h%d.td", g)))
+		}
+		vaults := []string{prod}
+		switch id {
+		case "empty":
+			grants = nil
+		case "other":
+			vaults = []string{other}
+		}
+		integrations = append(integrations, sampleIntegration(t, id, vaults, grants...))
+	}
+	for _, principal := range []string{"", "dns:worker.td"} {
+		q := Question{Reference: prod + "::db", Principal: principal}
+		whole, err := Explain(integrations, q)
+		if err != nil || len(whole.Readers) != 3*36 || whole.Next != "" || principal != "" && len(whole.Decisions) != 5 {
+			t.Fatalf("%d readers, %d decisions, %v", len(whole.Readers), len(whole.Decisions), err)
+		}
+		total := len(whole.Readers) + len(whole.Decisions)
+		for _, size := range []int{1, 2, 7, total - 1, total, total + 1} {
+			all, pages := Answer{Reference: whole.Reference}, 0
+			q.PageSize, q.PageToken = size, ""
+			for {
+				page, err := Explain(integrations, q)
+				if n := len(page.Readers) + len(page.Decisions); err != nil || n > size || page.Next != "" && n != size {
+					t.Fatalf("a page of %d entries for a size of %d: %v", n, size, err)
+				}
+				all.Readers, all.Decisions = append(all.Readers, page.Readers...), append(all.Decisions, page.Decisions...)
+				pages++
+				if q.PageToken = page.Next; q.PageToken == "" {
+					break
+				}
+			}
+			if diff := cmp.Diff(whole, all); diff != "" || pages != (total+size-1)/size {
+				t.Errorf("%d pages of %d entries: %s", pages, size, diff)
+			}
+		}
+	}
+}
+
+// TestExplainPagesAfterAChange: a page begins after the last entry of the previous one, although
+// that entry is gone.
+func TestExplainPagesAfterAChange(t *testing.T) {
+	before := []*integration.Integration{sampleIntegration(t, "x", []string{prod}, to("dns:a", "dns:b", "dns:c"))}
+	after := []*integration.Integration{sampleIntegration(t, "x", []string{prod}, to("dns:a", "dns:b2", "dns:c"))}
+	q := Question{Reference: prod + "::db", PageSize: 2}
+	first, err := Explain(before, q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.PageToken = first.Next
+	second, err := Explain(after, q)
+	if err != nil || len(second.Readers) != 2 || second.Readers[0].Principal != "dns:b2" || second.Next != "" {
+		t.Errorf("%+v, %v", second, err)
+	}
+	for name, change := range map[string]func(*Question){
+		"another reference":   func(q *Question) { q.Reference = stage + "::db" },
+		"another integration": func(q *Question) { q.IntegrationID = "x" },
+		"another principal":   func(q *Question) { q.Principal = "dns:a" },
+		"no token":            func(q *Question) { q.PageToken = "!" },
+		"another position":    func(q *Question) { q.PageToken = makeToken("x", q.text()) },
+	} {
+		q := q
+		change(&q)
+		if a, err := Explain(after, q); err == nil || secret.AsError(err).Reason != secret.ReasonInvalidRequest {
+			t.Errorf("%s: %+v, %v", name, a, err)
+		}
+	}
+}
+
+// TestExplainPageIsBounded: a page does not exceed what a gRPC client accepts, even with
+// documents of the maximum size.
+func TestExplainPageIsBounded(t *testing.T) {
+	var grants []authz.Grant
+	for i := range strictyaml.MaxSize / len("- {principals: [dns:00000]}\n") {
+		grants = append(grants, to(fmt.Sprintf("dns:%05d", i)))
+	}
+	var integrations []*integration.Integration
+	for i := range 3 {
+		in := sampleIntegration(t, fmt.Sprint("x", i), []string{prod})
+		in.Policy = longPolicy(t, grants)
+		integrations = append(integrations, in)
+	}
+	q := Question{Reference: prod + "::db", Principal: worker, PageSize: maxPageSize}
+	decisions := 0
+	for {
+		page, err := Explain(integrations, q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		size := 0 // about as long as its message; each match has four flags of two bytes
+		for _, d := range page.Decisions {
+			decisions++
+			size += len(d.IntegrationID) + len(d.Explanation) + 20
+			for _, g := range d.Grants {
+				size += len(g.GrantID) + 12
+			}
+		}
+		for _, r := range page.Readers {
+			size += len(r.IntegrationID) + len(r.GrantID) + len(r.Principal) + 12
+		}
+		if size > 7<<19 {
+			t.Fatalf("a page of %d bytes", size)
+		}
+		if decisions == len(integrations) || page.Next == "" {
+			break
+		}
+		q.PageToken = page.Next
+	}
+	if decisions != len(integrations) {
+		t.Errorf("%d decisions", decisions)
+	}
+}
+
+// longPolicy returns a policy whose grants have ids as long as derived ones.
+func longPolicy(t *testing.T, grants []authz.Grant) *authz.Policy {
+	t.Helper()
+	for i := range grants {
+		grants[i].ID = fmt.Sprintf("%032d", i)
+	}
+	policy, err := authz.NewPolicy(secret.KindAzureKeyVault, []string{prod}, grants)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return policy
 }
 
 func TestExplainErrors(t *testing.T) {

@@ -38,6 +38,10 @@ func (s *Service) explain(who authz.Principal, q Question) (Answer, error) {
 		return Answer{}, errorOf("", err)
 	}
 	integrations := s.cfg.Store.List()
+	var err error
+	if q.PageSize, err = pageSize(q.PageSize); err != nil {
+		return Answer{}, err
+	}
 	answer, err := Explain(integrations, q)
 	if err != nil {
 		return Answer{}, err

@@ -163,10 +163,12 @@ func openToken(token, request string) (position string, err error) {
 	data, err := base64.RawURLEncoding.DecodeString(token)
 	position, ok := strings.CutPrefix(string(data), hashOf(request))
 	if err != nil || !ok {
-		return "", secret.Errorf(secret.ReasonInvalidRequest, "page_token: the token belongs to another request; request the first page")
+		return "", errPageToken
 	}
 	return position, nil
 }
+
+var errPageToken = secret.Errorf(secret.ReasonInvalidRequest, "page_token: the token belongs to another request; request the first page")
 
 func hashOf(s string) string {
 	sum := sha256.Sum256([]byte(s))
@@ -209,7 +211,7 @@ func (s *Service) usage(ctx context.Context, rec *registry.Record, size int, tok
 	from := 0
 	if position != "" {
 		if from, err = strconv.Atoi(position); err != nil || from < 0 {
-			return UsagePage{}, secret.Errorf(secret.ReasonInvalidRequest, "page_token: the token belongs to another request; request the first page")
+			return UsagePage{}, errPageToken
 		}
 	}
 	if s.cfg.Usage == nil {

@@ -63,9 +63,10 @@ func wireSamples() map[string]proto.Message {
 		},
 		"explain_request": &secretbrokerv1.ExplainRequest{
 			Reference: "https://my-vault.vault.azure.net::sqlserver-db-secret", IntegrationId: "cspi-sqlserver", Principal: "spiffe://example.org/connect/worker-1",
+			PageSize: 500, PageToken: "a page",
 		},
 		"explain_response": &secretbrokerv1.ExplainResponse{
-			Reference: "https://my-vault.vault.azure.net::sqlserver-db-secret", RequestId: "0123456789abcdef0123456789abcdef",
+			Reference: "https://my-vault.vault.azure.net::sqlserver-db-secret", RequestId: "0123456789abcdef0123456789abcdef", NextPageToken: "the next page",
 			Readers: []*secretbrokerv1.Access{{IntegrationId: "cspi-sqlserver", GrantId: "connect-workers", Principal: "spiffe://example.org/connect/*"}},
 			Decisions: []*secretbrokerv1.Decision{{
 				IntegrationId: "cspi-sqlserver", Allowed: true, GrantId: "connect-workers", Explanation: "grant connect-workers allows it",

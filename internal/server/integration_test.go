@@ -107,8 +107,8 @@ func (f *fakeManager) Usage(_ context.Context, who manage.Caller, _ string, _ in
 
 func (f *fakeManager) Explain(_ context.Context, who manage.Caller, q manage.Question) (manage.Answer, error) {
 	return manage.Answer{
-		Reference: q.Reference,
-		Readers:   []manage.Access{{IntegrationID: "cspi", GrantID: "g2", Principal: "spiffe://example.org/*"}},
+		Reference: q.Reference, Next: fmt.Sprint(q.PageSize, " after ", q.PageToken),
+		Readers: []manage.Access{{IntegrationID: "cspi", GrantID: "g2", Principal: "spiffe://example.org/*"}},
 		Decisions: []manage.Decision{{
 			IntegrationID: "cspi", Allowed: true, GrantID: "g2", Explanation: "because", Grants: []manage.GrantMatch{{GrantID: "g0", Match: authz.Match{Principal: "x", Store: true, Secret: true, Key: true}}, {GrantID: "g1"}},
 		}},

@@ -22,6 +22,8 @@ func (s *policyService) Explain(ctx context.Context, req *secretbrokerv1.Explain
 		Reference:     req.GetReference(),
 		IntegrationID: req.GetIntegrationId(),
 		Principal:     req.GetPrincipal(),
+		PageSize:      int(req.GetPageSize()),
+		PageToken:     req.GetPageToken(),
 	})
 	if err != nil {
 		if e := secret.AsError(err); e.Cause != nil {
@@ -29,7 +31,7 @@ func (s *policyService) Explain(ctx context.Context, req *secretbrokerv1.Explain
 		}
 		return nil, statusOf(err, c.requestID).Err()
 	}
-	out := &secretbrokerv1.ExplainResponse{Reference: answer.Reference, RequestId: c.requestID}
+	out := &secretbrokerv1.ExplainResponse{Reference: answer.Reference, RequestId: c.requestID, NextPageToken: answer.Next}
 	for _, a := range answer.Readers {
 		out.Readers = append(out.Readers, &secretbrokerv1.Access{IntegrationId: a.IntegrationID, GrantId: a.GrantID, Principal: a.Principal})
 	}

@@ -244,12 +244,12 @@ func TestCertificateExpiresDuringAConnection(t *testing.T) {
 func TestExplainOverTheWire(t *testing.T) {
 	ts := startServer(t)
 	res, err := secretbrokerv1.NewPolicyServiceClient(ts.dial(t, ts.ca.Client(string(auditorID)))).
-		Explain(t.Context(), &secretbrokerv1.ExplainRequest{Reference: "ref", Principal: "p", IntegrationId: "cspi"})
+		Explain(t.Context(), &secretbrokerv1.ExplainRequest{Reference: "ref", Principal: "p", IntegrationId: "cspi", PageSize: 3, PageToken: "this"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := &secretbrokerv1.ExplainResponse{
-		Reference: "ref", RequestId: res.GetRequestId(),
+		Reference: "ref", RequestId: res.GetRequestId(), NextPageToken: "3 after this",
 		Readers: []*secretbrokerv1.Access{{IntegrationId: "cspi", GrantId: "g2", Principal: "spiffe://example.org/*"}},
 		Decisions: []*secretbrokerv1.Decision{{
 			IntegrationId: "cspi", Allowed: true, GrantId: "g2", Explanation: "because",

@@ -29,7 +29,12 @@ type ExplainRequest struct {
 	IntegrationId string `protobuf:"bytes,2,opt,name=integration_id,json=integrationId,proto3" json:"integration_id,omitempty"`
 	// A principal to explain the decision for, for example
 	// "spiffe://example.org/connect/worker-1"; empty for readers only.
-	Principal     string `protobuf:"bytes,3,opt,name=principal,proto3" json:"principal,omitempty"`
+	Principal string `protobuf:"bytes,3,opt,name=principal,proto3" json:"principal,omitempty"`
+	// The maximum number of readers and decisions to return; 0 for 50, at most 500. The
+	// response can contain fewer even if there are more.
+	PageSize int32 `protobuf:"varint,4,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the previous response; the other fields must be unchanged.
+	PageToken     string `protobuf:"bytes,5,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -85,16 +90,33 @@ func (x *ExplainRequest) GetPrincipal() string {
 	return ""
 }
 
+func (x *ExplainRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ExplainRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
 type ExplainResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The canonical form of the reference.
 	Reference string `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
-	// All who may read it, by integration and grant.
+	// Who may read it, sorted by integration, grant and pattern.
 	Readers []*Access `protobuf:"bytes,2,rep,name=readers,proto3" json:"readers,omitempty"`
-	// The decision of each integration for the principal, if one was given.
+	// The decision of each integration for the principal, if one was given. It is on the
+	// page on which the readers of the integration begin.
 	Decisions []*Decision `protobuf:"bytes,3,rep,name=decisions,proto3" json:"decisions,omitempty"`
 	// Identifies this call in the broker's audit and logs.
-	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,5,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -153,6 +175,13 @@ func (x *ExplainResponse) GetDecisions() []*Decision {
 func (x *ExplainResponse) GetRequestId() string {
 	if x != nil {
 		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
 	}
 	return ""
 }
@@ -383,17 +412,21 @@ var File_secretbroker_v1_policy_proto protoreflect.FileDescriptor
 
 const file_secretbroker_v1_policy_proto_rawDesc = "" +
 	"\n" +
-	"\x1csecretbroker/v1/policy.proto\x12\x0fsecretbroker.v1\"s\n" +
+	"\x1csecretbroker/v1/policy.proto\x12\x0fsecretbroker.v1\"\xaf\x01\n" +
 	"\x0eExplainRequest\x12\x1c\n" +
 	"\treference\x18\x01 \x01(\tR\treference\x12%\n" +
 	"\x0eintegration_id\x18\x02 \x01(\tR\rintegrationId\x12\x1c\n" +
-	"\tprincipal\x18\x03 \x01(\tR\tprincipal\"\xba\x01\n" +
+	"\tprincipal\x18\x03 \x01(\tR\tprincipal\x12\x1b\n" +
+	"\tpage_size\x18\x04 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x05 \x01(\tR\tpageToken\"\xe2\x01\n" +
 	"\x0fExplainResponse\x12\x1c\n" +
 	"\treference\x18\x01 \x01(\tR\treference\x121\n" +
 	"\areaders\x18\x02 \x03(\v2\x17.secretbroker.v1.AccessR\areaders\x127\n" +
 	"\tdecisions\x18\x03 \x03(\v2\x19.secretbroker.v1.DecisionR\tdecisions\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x04 \x01(\tR\trequestId\"h\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\x12&\n" +
+	"\x0fnext_page_token\x18\x05 \x01(\tR\rnextPageToken\"h\n" +
 	"\x06Access\x12%\n" +
 	"\x0eintegration_id\x18\x01 \x01(\tR\rintegrationId\x12\x19\n" +
 	"\bgrant_id\x18\x02 \x01(\tR\agrantId\x12\x1c\n" +
