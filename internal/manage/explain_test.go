@@ -14,7 +14,6 @@ import (
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider/azurekv"
 	"github.com/secretbroker/secretbroker/internal/secret"
-	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
 const (
@@ -187,8 +186,9 @@ func TestExplainPagesAfterAChange(t *testing.T) {
 // TestExplainPageIsBounded: a page does not exceed what a gRPC client accepts, even with
 // documents of the maximum size.
 func TestExplainPageIsBounded(t *testing.T) {
+	const maxDocument = 1 << 20 // strictyaml.MaxSize
 	var grants []authz.Grant
-	for i := range strictyaml.MaxSize / len("- {principals: [dns:00000]}\n") {
+	for i := range maxDocument / len("- {principals: [dns:00000]}\n") {
 		grants = append(grants, to(fmt.Sprintf("dns:%05d", i)))
 	}
 	var integrations []*integration.Integration
