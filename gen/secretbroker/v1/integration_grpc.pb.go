@@ -38,7 +38,7 @@ const (
 // use it, and who may change that.
 //
 // The broker identifies the caller by its TLS client certificate alone. The caller
-// needs a role, either on all integrations (broker.yaml, roles) or on this one
+// needs a role, either on all integrations (secretbroker.yaml, roles) or on this one
 // (Integration.roles). A caller without any role cannot tell an integration that
 // does not exist from one that it may not see. Every call is audited; the record of
 // a change has the state before and after it. A change that cannot be recorded is
@@ -188,7 +188,7 @@ func (c *integrationServiceClient) ListUsage(ctx context.Context, in *ListUsageR
 // use it, and who may change that.
 //
 // The broker identifies the caller by its TLS client certificate alone. The caller
-// needs a role, either on all integrations (broker.yaml, roles) or on this one
+// needs a role, either on all integrations (secretbroker.yaml, roles) or on this one
 // (Integration.roles). A caller without any role cannot tell an integration that
 // does not exist from one that it may not see. Every call is audited; the record of
 // a change has the state before and after it. A change that cannot be recorded is
