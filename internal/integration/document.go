@@ -89,7 +89,7 @@ func (k *Kinds) DecodeDocument(name string, data []byte) DecodedDocument {
 		case s.Kind == f.Kind:
 			f.section = tree
 		case tree != nil:
-			f.doc.Fault(s.Section, "does not belong to the kind; take it out or change the kind")
+			f.doc.Fault(s.Section, "does not belong to the kind; remove it or change the kind")
 		}
 	}
 	for i, g := range f.Grants {

@@ -116,7 +116,7 @@ func (p *Parser) kind(f *Document, sections reflect.Value, in *Integration) {
 		section := sections.FieldByName(sectionField(s))
 		switch {
 		case s.Kind != own.Kind && p.Has(s.Section):
-			p.Fault(s.Section, "does not belong to the kind %s; take it out or change the kind", in.Kind)
+			p.Fault(s.Section, "does not belong to the kind %s; remove it or change the kind", in.Kind)
 		case s.Kind == own.Kind && section.IsNil():
 			p.Fault(s.Section, "missing; the kind %s requires it", in.Kind)
 		case s.Kind == own.Kind:

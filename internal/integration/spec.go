@@ -118,10 +118,7 @@ func (k *Kinds) list() string {
 	for i, s := range k.specs {
 		names[i] = string(s.Kind)
 	}
-	if len(names) < 2 {
-		return strings.Join(names, "")
-	}
-	return strings.Join(names[:len(names)-1], ", ") + " or " + names[len(names)-1]
+	return orList(names)
 }
 
 // IsMutable reports whether the owner of one integration may change a setting, written

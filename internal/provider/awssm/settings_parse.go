@@ -46,16 +46,12 @@ type credentialSection struct {
 	RoleARN             string `yaml:"role_arn"`
 }
 
-// credentialRules maps each type of credential to its settings: true for a required
-// one, false for an optional one.
-var credentialRules = map[CredentialType]map[string]bool{
+var credentialRules = integration.CredentialRules[CredentialType]{
 	Static:            {"access_key_id_file": true, "secret_access_key_file": true, "session_token_file": false},
 	Profile:           {"credentials_file": true, "profile": true},
 	WebIdentity:       {"token_file": true, "role_arn": true},
 	DefaultCredential: {},
 }
-
-const credentialTypes = "static, profile, web_identity or default"
 
 // The patterns and limits of AWS's API reference: IAM ARNs, and the parameters of STS
 // AssumeRole.
@@ -78,7 +74,8 @@ const (
 // reported no fault.
 func (p parser) settings(s *section) *Settings {
 	a := &Settings{PrivateEndpoint: s.PrivateEndpoint, RotationDates: s.RotationDates}
-	stores := p.stores(s.Stores)
+	listed := p.Stores("aws.stores", s.Stores, secret.KindAWSSecretsManager, "at least one store is required, such as https://secretsmanager.eu-west-1.amazonaws.com")
+	stores := integration.StoreNames(listed)
 	a.Credential = p.credential(s.Credential)
 	a.Role = p.role(s.Role, a.Credential.Type)
 	a.AccountID = p.account(s, a)
@@ -90,81 +87,36 @@ func (p parser) settings(s *section) *Settings {
 		}
 	}
 	p.endpoints(s, a, stores)
-	p.partition(a, stores)
+	p.partition(a, listed)
 	a.CAFile = p.File("aws.ca_file", s.CAFile, integration.UseCA)
 	a.Dial = p.Dial("aws.dial", s.Dial, a.hosts(), "not the host of an endpoint; nothing else is contacted")
 	return a
 }
 
-// stores returns the valid stores of list, in canonical form.
-func (p parser) stores(list []string) []string {
-	const path = "aws.stores"
-	if len(list) == 0 {
-		p.Fault(path, "at least one is required, such as https://secretsmanager.eu-west-1.amazonaws.com")
-		return nil
-	}
-	var stores []string
-	for i, s := range list {
-		store, err := secret.KindAWSSecretsManager.ParseStore(s)
-		switch {
-		case err != nil:
-			p.Fault(strictyaml.Index(path, i), "%s", secret.AsError(err).Message)
-		case slices.Contains(stores, store):
-			p.Fault(strictyaml.Index(path, i), "the same store as one before it")
-		default:
-			stores = append(stores, store)
-		}
-	}
-	return stores
+func (p parser) credential(s credentialSection) Credential {
+	c := Credential{Type: CredentialType(s.Type)}
+	integration.ParseCredential(p.Parser, "aws.credential", c.Type, credentialRules,
+		integration.CredentialSetting{Name: "access_key_id_file", Value: s.AccessKeyIDFile, To: &c.AccessKeyIDFile, Storable: true},
+		integration.CredentialSetting{Name: "secret_access_key_file", Value: s.SecretAccessKeyFile, To: &c.SecretAccessKeyFile, Storable: true},
+		integration.CredentialSetting{Name: "session_token_file", Value: s.SessionTokenFile, To: &c.SessionTokenFile, Storable: true},
+		integration.CredentialSetting{Name: "credentials_file", Value: s.CredentialsFile, To: &c.CredentialsFile, Use: integration.UseToken},
+		integration.CredentialSetting{Name: "profile", Value: s.Profile, To: &c.Profile,
+			Check: matching(profileName, "expected the name of a section of the credentials file")},
+		integration.CredentialSetting{Name: "token_file", Value: s.TokenFile, To: &c.TokenFile, Use: integration.UseToken},
+		integration.CredentialSetting{Name: "role_arn", Value: s.RoleARN, To: &c.RoleARN,
+			Check: matching(roleARNPattern, "expected a role's ARN, arn:aws:iam::ACCOUNT:role/NAME")},
+	)
+	return c
 }
 
-func (p parser) credential(s credentialSection) Credential {
-	const at = "aws.credential"
-	c := Credential{Type: CredentialType(s.Type)}
-	rule, known := credentialRules[c.Type]
-	switch {
-	case !p.Has(at + ".type"):
-		p.Fault(at+".type", "missing; it is required: %s", credentialTypes)
-		return c
-	case !known:
-		p.Fault(at+".type", "expected %s", credentialTypes)
-		return c
-	}
-	for _, setting := range []struct {
-		name, from string
-		to         *string
-		use        integration.FileUse
-		pattern    *regexp.Regexp // the setting is a text, not a file
-	}{
-		{"access_key_id_file", s.AccessKeyIDFile, &c.AccessKeyIDFile, integration.UseCredential, nil},
-		{"secret_access_key_file", s.SecretAccessKeyFile, &c.SecretAccessKeyFile, integration.UseCredential, nil},
-		{"session_token_file", s.SessionTokenFile, &c.SessionTokenFile, integration.UseCredential, nil},
-		{"credentials_file", s.CredentialsFile, &c.CredentialsFile, integration.UseToken, nil},
-		{"profile", s.Profile, &c.Profile, 0, profileName},
-		{"token_file", s.TokenFile, &c.TokenFile, integration.UseToken, nil},
-		{"role_arn", s.RoleARN, &c.RoleARN, 0, roleARNPattern},
-	} {
-		path := at + "." + setting.name
-		required, belongs := rule[setting.name]
-		switch {
-		case !belongs && p.Has(path):
-			p.Fault(path, "does not belong to the credential type %s; take it out or change the type", c.Type)
-		case !belongs:
-		case setting.use == integration.UseCredential && p.Stored(path):
-		case required && !p.Has(path):
-			p.Fault(path, "missing; the credential type %s requires it", c.Type)
-		case setting.pattern == nil:
-			*setting.to = p.File(path, setting.from, setting.use)
-		case !setting.pattern.MatchString(setting.from):
-			p.Fault(path, "%s", map[*regexp.Regexp]string{
-				profileName:    "expected the name of a section of the credentials file",
-				roleARNPattern: "expected a role's ARN, arn:aws:iam::ACCOUNT:role/NAME",
-			}[setting.pattern])
-		default:
-			*setting.to = setting.from
+// matching returns a check that a text matches pattern.
+func matching(pattern *regexp.Regexp, fault string) func(string) string {
+	return func(text string) string {
+		if pattern.MatchString(text) {
+			return ""
 		}
+		return fault
 	}
-	return c
 }
 
 // role returns nil if the section has no role.
@@ -233,14 +185,14 @@ func (p parser) account(s *section, a *Settings) string {
 
 // partition refuses stores of different partitions: an identity exists in one
 // partition only.
-func (p parser) partition(a *Settings, stores []string) {
+func (p parser) partition(a *Settings, stores []integration.ListedStore) {
 	if len(stores) == 0 {
 		return
 	}
-	of, _ := secret.AWSPartitionOf(regionOf(stores[0]))
-	for i, store := range stores {
-		if in, _ := secret.AWSPartitionOf(regionOf(store)); in != of {
-			p.Fault(strictyaml.Index("aws.stores", i), "a store of the partition %s, but the first one is of %s; make an integration for each partition", in.ID, of.ID)
+	of, _ := secret.AWSPartitionOf(regionOf(stores[0].Name))
+	for _, store := range stores {
+		if in, _ := secret.AWSPartitionOf(regionOf(store.Name)); in != of {
+			p.Fault(strictyaml.Index("aws.stores", store.Index), "a store of the partition %s, but the first one is of %s; make an integration for each partition", in.ID, of.ID)
 		}
 	}
 	check := func(path, arn string) {

@@ -126,27 +126,15 @@ type credentialSection struct {
 	TokenFile        string `yaml:"token_file"`
 }
 
-// credentialRule states which settings a type of credential requires.
-type credentialRule struct {
-	// file is the one file setting of the type, "" if it has none.
-	file string
-	// ids means that tenant_id and client_id are required.
-	ids bool
-}
-
-var credentialRules = map[CredentialType]credentialRule{
-	ClientSecret:      {file: "client_secret_file", ids: true},
-	ClientCertificate: {file: "certificate_file", ids: true},
-	WorkloadIdentity:  {file: "token_file", ids: true},
+var credentialRules = integration.CredentialRules[CredentialType]{
+	ClientSecret:      {"client_secret_file": true},
+	ClientCertificate: {"certificate_file": true},
+	WorkloadIdentity:  {"token_file": true},
 	ManagedIdentity:   {},
 	DefaultCredential: {},
 }
 
-const credentialTypes = "client_secret, client_certificate, workload_identity, managed_identity or default"
-
-var (
-	uuidPattern = regexp.MustCompile(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
-)
+var uuidPattern = regexp.MustCompile(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
 
 // settings validates the section. The result is usable only if the parser has
 // reported no fault.
@@ -157,7 +145,7 @@ func (p parser) settings(s *section) *Settings {
 		DisableInstanceDiscovery: s.DisableInstanceDiscovery,
 		PrivateEndpoint:          s.PrivateEndpoint,
 	}
-	a.Credential = p.credential(s)
+	a.Credential = p.credential(s.Credential)
 	if s.TenantID != "" && !uuidPattern.MatchString(s.TenantID) && !integration.IsDomain(s.TenantID) {
 		p.Fault("azure.tenant_id", "expected a tenant's UUID or a domain name of it")
 	}
@@ -171,43 +159,19 @@ func (p parser) settings(s *section) *Settings {
 	return a
 }
 
-func (p parser) credential(s *section) Credential {
-	const at = "azure.credential"
-	c := Credential{Type: CredentialType(s.Credential.Type)}
-	rule, known := credentialRules[c.Type]
-	switch {
-	case !p.Has(at + ".type"):
-		p.Fault(at+".type", "missing; it is required: %s", credentialTypes)
-		return c
-	case !known:
-		p.Fault(at+".type", "expected %s", credentialTypes)
+func (p parser) credential(s credentialSection) Credential {
+	c := Credential{Type: CredentialType(s.Type)}
+	if !integration.ParseCredential(p.Parser, "azure.credential", c.Type, credentialRules,
+		integration.CredentialSetting{Name: "client_secret_file", Value: s.ClientSecretFile, To: &c.ClientSecretFile, Storable: true},
+		integration.CredentialSetting{Name: "certificate_file", Value: s.CertificateFile, To: &c.CertificateFile, Storable: true},
+		integration.CredentialSetting{Name: "token_file", Value: s.TokenFile, To: &c.TokenFile, Use: integration.UseToken},
+	) {
 		return c
 	}
 	for _, id := range []string{"azure.tenant_id", "azure.client_id"} {
-		if rule.ids && !p.Has(id) {
+		// The types with a file are credentials of an application.
+		if len(credentialRules[c.Type]) > 0 && !p.Has(id) {
 			p.Fault(id, "missing; the credential type %s requires it", c.Type)
-		}
-	}
-	for _, file := range []struct {
-		name string
-		from string
-		to   *string
-	}{
-		{"client_secret_file", s.Credential.ClientSecretFile, &c.ClientSecretFile},
-		{"certificate_file", s.Credential.CertificateFile, &c.CertificateFile},
-		{"token_file", s.Credential.TokenFile, &c.TokenFile},
-	} {
-		path := at + "." + file.name
-		switch {
-		case file.name == rule.file && file.name != "token_file" && p.Stored(path):
-		case file.name == rule.file && !p.Has(path):
-			p.Fault(path, "missing; the credential type %s requires it", c.Type)
-		case file.name == rule.file && c.Type == WorkloadIdentity:
-			*file.to = p.File(path, file.from, integration.UseToken)
-		case file.name == rule.file:
-			*file.to = p.File(path, file.from, integration.UseCredential)
-		case p.Has(path):
-			p.Fault(path, "does not belong to the credential type %s; take it out or change the type", c.Type)
 		}
 	}
 	return c
@@ -216,30 +180,14 @@ func (p parser) credential(s *section) Credential {
 // vaults returns the valid vaults of list, in canonical form.
 func (p parser) vaults(list []string) []string {
 	const path = "azure.vaults"
-	if len(list) == 0 {
-		p.Fault(path, "at least one vault is required, such as https://NAME.vault.azure.net")
-		return nil
-	}
-	vaults := make([]string, 0, len(list))
-	first := make(map[string]int, len(list))
-	for i, s := range list {
-		vault, err := secret.ParseAzureVault(s)
-		if err != nil {
-			p.Fault(strictyaml.Index(path, i), "%s", secret.AsError(err).Message)
-			continue
-		}
-		if j, ok := first[vault]; ok {
-			p.Fault(strictyaml.Index(path, i), "the same vault as %s", strictyaml.Index(path, j))
-			continue
-		}
-		first[vault] = i
-		vaults = append(vaults, vault)
-		cloud, _ := secret.AzureCloudOf(vault)
-		if of, _ := secret.AzureCloudOf(vaults[0]); cloud != of {
-			p.Fault(strictyaml.Index(path, i), "a vault of %s, but those before it are of %s; make an integration for each cloud", cloud.Name, of.Name)
+	vaults := p.Stores(path, list, secret.KindAzureKeyVault, "at least one vault is required, such as https://NAME.vault.azure.net")
+	for _, v := range vaults {
+		cloud, _ := secret.AzureCloudOf(v.Name)
+		if of, _ := secret.AzureCloudOf(vaults[0].Name); cloud != of {
+			p.Fault(strictyaml.Index(path, v.Index), "a vault of %s, but those before it are of %s; make an integration for each cloud", cloud.Name, of.Name)
 		}
 	}
-	return vaults
+	return integration.StoreNames(vaults)
 }
 
 // authority returns the login authority in the form "https://HOST/".

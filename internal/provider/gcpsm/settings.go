@@ -7,7 +7,6 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
-	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
 // Spec returns the integration.Spec of the kind.
@@ -16,7 +15,7 @@ func Spec() integration.Spec {
 		Kind: secret.KindGCPSecretManager, Section: "gcp", Cloud: "gcp",
 		Mutable:     []string{"gcp.projects", "gcp.impersonate_service_account", "gcp.credential.type=service_account_key"},
 		Credentials: []string{"gcp.credential.key"},
-		Choices:     map[string][]string{"gcp.credential.type": integration.ChoiceNames(credentialFiles)},
+		Choices:     map[string][]string{"gcp.credential.type": integration.ChoiceNames(credentialRules)},
 		Parse:       integration.ParseSection(func(p *integration.Parser, s *section) integration.Settings { return parser{p}.settings(s) }),
 	}
 }
@@ -152,16 +151,12 @@ type credentialSection struct {
 	KeyFile    string `yaml:"key_file"`
 }
 
-// credentialFiles maps each type of credential to its one file setting, "" if it has
-// none.
-var credentialFiles = map[CredentialType]string{
-	MetadataServer:             "",
-	WorkloadIdentityFederation: "config_file",
-	ServiceAccountKey:          "key_file",
-	ApplicationDefault:         "",
+var credentialRules = integration.CredentialRules[CredentialType]{
+	MetadataServer:             {},
+	WorkloadIdentityFederation: {"config_file": true},
+	ServiceAccountKey:          {"key_file": true},
+	ApplicationDefault:         {},
 }
-
-const credentialTypes = "metadata_server, workload_identity_federation, service_account_key or application_default"
 
 // serviceAccountEmail matches the e-mail address of a service account, of a project's
 // own or of Google's.
@@ -170,81 +165,27 @@ var serviceAccountEmail = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])
 // settings validates the section. The result is usable only if the parser has
 // reported no fault.
 func (p parser) settings(s *section) *Settings {
-	if s == nil {
-		p.Fault("gcp", "missing; the kind %s requires it", secret.KindGCPSecretManager)
-		return &Settings{}
-	}
 	g := &Settings{
 		ImpersonateServiceAccount: s.ImpersonateServiceAccount,
 		PrivateEndpoint:           s.PrivateEndpoint,
 	}
-	g.Credential = p.credential(s)
+	g.Credential = p.credential(s.Credential)
 	if p.Has("gcp.impersonate_service_account") && !serviceAccountEmail.MatchString(s.ImpersonateServiceAccount) {
 		p.Fault("gcp.impersonate_service_account", "expected a service account's e-mail address, such as NAME@PROJECT.iam.gserviceaccount.com")
 	}
-	g.Stores = p.stores(s.Projects)
+	g.Stores = integration.StoreNames(p.Stores("gcp.projects", s.Projects, secret.KindGCPSecretManager, "at least one project is required, such as projects/my-project"))
 	g.CAFile = p.File("gcp.ca_file", s.CAFile, integration.UseCA)
 	g.Dial = p.dial(s.Dial, g)
 	return g
 }
 
-func (p parser) credential(s *section) Credential {
-	const at = "gcp.credential"
-	c := Credential{Type: CredentialType(s.Credential.Type)}
-	own, known := credentialFiles[c.Type]
-	switch {
-	case !p.Has(at + ".type"):
-		p.Fault(at+".type", "missing; it is required: %s", credentialTypes)
-		return c
-	case !known:
-		p.Fault(at+".type", "expected %s", credentialTypes)
-		return c
-	}
-	for _, file := range []struct {
-		name string
-		from string
-		to   *string
-	}{
-		{"config_file", s.Credential.ConfigFile, &c.ConfigFile},
-		{"key_file", s.Credential.KeyFile, &c.KeyFile},
-	} {
-		path := at + "." + file.name
-		switch {
-		case file.name == "key_file" && file.name == own && p.Stored(path):
-		case file.name == own && !p.Has(path):
-			p.Fault(path, "missing; the credential type %s requires it", c.Type)
-		case file.name == own:
-			*file.to = p.File(path, file.from, integration.UseCredential)
-		case p.Has(path):
-			p.Fault(path, "does not belong to the credential type %s; take it out or change the type", c.Type)
-		}
-	}
+func (p parser) credential(s credentialSection) Credential {
+	c := Credential{Type: CredentialType(s.Type)}
+	integration.ParseCredential(p.Parser, "gcp.credential", c.Type, credentialRules,
+		integration.CredentialSetting{Name: "config_file", Value: s.ConfigFile, To: &c.ConfigFile},
+		integration.CredentialSetting{Name: "key_file", Value: s.KeyFile, To: &c.KeyFile, Storable: true},
+	)
 	return c
-}
-
-// stores returns the valid projects of list, in canonical form.
-func (p parser) stores(list []string) []string {
-	const path = "gcp.projects"
-	if len(list) == 0 {
-		p.Fault(path, "at least one project is required, such as projects/my-project")
-		return nil
-	}
-	stores := make([]string, 0, len(list))
-	first := make(map[string]int, len(list))
-	for i, s := range list {
-		store, err := secret.KindGCPSecretManager.ParseStore(s)
-		if err != nil {
-			p.Fault(strictyaml.Index(path, i), "%s", secret.AsError(err).Message)
-			continue
-		}
-		if j, ok := first[store]; ok {
-			p.Fault(strictyaml.Index(path, i), "the same project as %s", strictyaml.Index(path, j))
-			continue
-		}
-		first[store] = i
-		stores = append(stores, store)
-	}
-	return stores
 }
 
 func (p parser) dial(table map[string]string, g *Settings) map[string]string {

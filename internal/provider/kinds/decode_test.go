@@ -73,7 +73,7 @@ func TestDecodeDocumentFaults(t *testing.T) {
 	for _, tt := range []struct{ text, want string }{
 		{"id: a", "f:1: kind: missing; it is required"},
 		{"id: a\nkind: X", "f:2: kind: there is no such kind"},
-		{"id: a\nkind: AZURE_KEY_VAULT\naws: {a: b}", "f:3: aws: does not belong to the kind; take it out or change the kind"},
+		{"id: a\nkind: AZURE_KEY_VAULT\naws: {a: b}", "f:3: aws: does not belong to the kind; remove it or change the kind"},
 		{"id: a\nkind: AZURE_KEY_VAULT\ngrants: [{principals: [a], secrets: []}]",
 			"f:3: grants[0].secrets: an empty list would allow nothing; list what is allowed, or remove the setting to allow everything"},
 	} {

@@ -103,13 +103,13 @@ func TestParseGCPFaults(t *testing.T) {
 	const rest = ", credential: {type: metadata_server}"
 	for section, want := range map[string]string{
 		"{projects: [projects/my-project]}":                                                                            "gcp.credential.type: missing",
-		"{projects: [projects/my-project], credential: {type: adc}}":                                                   "gcp.credential.type: expected metadata_server",
+		"{projects: [projects/my-project], credential: {type: adc}}":                                                   "gcp.credential.type: expected application_default",
 		"{projects: [projects/my-project], credential: {type: service_account_key}}":                                   "gcp.credential.key_file: missing",
 		"{projects: [projects/my-project], credential: {type: metadata_server, key_file: k}}":                          "gcp.credential.key_file: does not belong",
 		"{projects: [projects/my-project], credential: {type: service_account_key, key_file: k, config_file: c}}":      "gcp.credential.config_file: does not belong",
 		"{projects: []" + rest + "}":                                                                                   "gcp.projects: at least one project",
 		"{projects: [my-project]" + rest + "}":                                                                         "gcp.projects[0]: not a project: it does not begin with projects/",
-		"{projects: [projects/my-project, projects/my-project]" + rest + "}":                                           "gcp.projects[1]: the same project as gcp.projects[0]",
+		"{projects: [projects/my-project, projects/my-project]" + rest + "}":                                           "gcp.projects[1]: the same store as gcp.projects[0]",
 		"{projects: [projects/my-project/secrets/db]" + rest + "}":                                                     "gcp.projects[0]: not a project",
 		"{projects: [projects/my-project], impersonate_service_account: me@example.com" + rest + "}":                   "gcp.impersonate_service_account: expected",
 		"{projects: [projects/my-project], impersonate_service_account: ''" + rest + "}":                               "gcp.impersonate_service_account: there is no value",

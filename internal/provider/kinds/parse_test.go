@@ -163,7 +163,7 @@ func TestParseFaults(t *testing.T) {
 		badAuthority = "azure.authority_host: expected https://HOST/ with nothing after it, such as https://login.microsoftonline.com/"
 		badDial      = "azure.dial[abc.vault.azure.net]: expected the address to connect to, host:port, such as 127.0.0.1:8444"
 		kinds        = "AZURE_KEY_VAULT, AWS_SECRETS_MANAGER, GCP_SECRET_MANAGER, HASHICORP_VAULT or LOCAL_FILE"
-		types        = "client_secret, client_certificate, workload_identity, managed_identity or default"
+		types        = "client_certificate, client_secret, default, managed_identity or workload_identity"
 		badID        = "expected 1 to 64 lower-case letters, digits, dots, underscores and hyphens, with a letter or digit at both ends"
 		noVault      = "azure.vaults: at least one vault is required, such as https://NAME.vault.azure.net"
 	)
@@ -194,16 +194,16 @@ func TestParseFaults(t *testing.T) {
 		{"other credential", strings.Replace(full, "managed_identity", "password", 1), "4: azure.credential.type: expected " + types},
 		{"no file", strings.Replace(secretType, ", client_secret_file: f", "", 1), "4: azure.credential.client_secret_file: missing; the credential type client_secret requires it"},
 		{"file of another type", strings.Replace(secretType, "client_secret_file: f", "client_secret_file: f, token_file: t", 1),
-			"4: azure.credential.token_file: does not belong to the credential type client_secret; take it out or change the type"},
+			"4: azure.credential.token_file: does not belong to the credential type client_secret; remove it or change the type"},
 		{"file of another type, none wanted", strings.Replace(full, "managed_identity", "default, certificate_file: c", 1),
-			"4: azure.credential.certificate_file: does not belong to the credential type default; take it out or change the type"},
+			"4: azure.credential.certificate_file: does not belong to the credential type default; remove it or change the type"},
 
 		{"no vaults", head + credential, "3: " + noVault},
 		{"vaults empty", head + credential + "  vaults: []\n", "5: " + noVault},
 		{"bad vaults", head + credential + "  vaults:\n    - https://a-good-one.vault.azure.net\n    - http://abc.vault.azure.net\n    - https://abc.example.org\n",
 			"7: azure.vaults[1]: not a vault: the store is an http:// URL; only https:// is supported; expected https://NAME.vault.azure.net\n" +
 				"8: azure.vaults[2]: not a vault: the host is not a vault of a known cloud (NAME.vault.azure.net, NAME.vault.azure.cn, NAME.vault.usgovcloudapi.net); expected https://NAME.vault.azure.net"},
-		{"same vault", head + credential + "  vaults:\n    - https://abc.vault.azure.net\n    - https://ABC.vault.azure.net:443/\n", "7: azure.vaults[1]: the same vault as azure.vaults[0]"},
+		{"same vault", head + credential + "  vaults:\n    - https://abc.vault.azure.net\n    - https://ABC.vault.azure.net:443/\n", "7: azure.vaults[1]: the same store as azure.vaults[0]"},
 		{"two clouds", head + credential + "  vaults:\n    - https://abc.vault.azure.net\n    - https://abc.vault.azure.cn\n",
 			"7: azure.vaults[1]: a vault of AzureChina, but those before it are of AzurePublic; make an integration for each cloud"},
 
@@ -263,7 +263,7 @@ func TestParseFaults(t *testing.T) {
 				"3: azure.client_id: missing; the credential type client_secret requires it\n" +
 				"4: " + badTenant + "\n" +
 				"5: azure.credential.client_secret_file: missing; the credential type client_secret requires it\n" +
-				"5: azure.credential.token_file: does not belong to the credential type client_secret; take it out or change the type\n" +
+				"5: azure.credential.token_file: does not belong to the credential type client_secret; remove it or change the type\n" +
 				"6: azure.vaults[0]: not a vault: the store does not begin with https://; expected https://NAME.vault.azure.net\n" +
 				`7: cache.ttl: expected a duration with its unit, such as "30s" or "5m"` + "\n" +
 				`9: grants[0].principals[0]: expected a SPIFFE ID ("spiffe://...") or "dns:HOST"` + "\n" +

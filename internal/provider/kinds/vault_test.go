@@ -71,9 +71,9 @@ const systemMount = "vault.mounts[0].path: sys, auth, identity and cubbyhole are
 
 func TestParseVaultFaults(t *testing.T) {
 	for name, tt := range map[string]struct{ data, want string }{
-		"nothing":            {"id: x\nkind: HASHICORP_VAULT\nvault: {}\n", "3: vault.address: missing; it is required, such as https://vault.example.org:8200\n/d/f:3: vault.mounts: at least one mount is required, such as {path: secret, engine: kv2}\n/d/f:3: vault.auth.type: missing; it is required: approle, jwt, kubernetes, cert or token"},
+		"nothing":            {"id: x\nkind: HASHICORP_VAULT\nvault: {}\n", "3: vault.address: missing; it is required, such as https://vault.example.org:8200\n/d/f:3: vault.mounts: at least one mount is required, such as {path: secret, engine: kv2}\n/d/f:3: vault.auth.type: missing; it is required: approle, cert, jwt, kubernetes or token"},
 		"no section":         {"id: x\nkind: HASHICORP_VAULT\n", "1: vault: missing; the kind HASHICORP_VAULT requires it"},
-		"another's section":  {vaultFull + "azure:\n  vaults: []\n", "12: azure: does not belong to the kind HASHICORP_VAULT; take it out or change the kind"},
+		"another's section":  {vaultFull + "azure:\n  vaults: []\n", "12: azure: does not belong to the kind HASHICORP_VAULT; remove it or change the kind"},
 		"http":               {"id: x\nkind: HASHICORP_VAULT\nvault:\n  address: http://v:8200\n" + vaultRest + vaultAuthLine, "4: vault.address: not a Vault server: the server's URL does not begin with https://; expected https://HOST:PORT"},
 		"system mount":       {vaultHead + "  mounts: [{path: sys, engine: kv2}]\n" + vaultAuthLine, "5: " + systemMount},
 		"in a namespace":     {vaultHead + "  mounts: [{path: ns1/auth/token, engine: kv1}]\n" + vaultAuthLine, "5: " + systemMount},
@@ -83,8 +83,8 @@ func TestParseVaultFaults(t *testing.T) {
 		"mount that climbs":  {vaultHead + "  mounts: [{path: a/../sys, engine: kv2}]\n" + vaultAuthLine, "5: vault.mounts[0].path: expected the path of a mount, such as secret or team/kv"},
 		"mount in a mount":   {vaultHead + "  mounts: [{path: a, engine: kv2}, {path: a/b, engine: kv2}]\n" + vaultAuthLine, "5: vault.mounts[1].path: the same mount as another, or within it; Vault has no such mounts"},
 		"unknown engine":     {vaultHead + "  mounts: [{path: a, engine: kv}]\n" + vaultAuthLine, "5: vault.mounts[0].engine: expected kv1, kv2 or dynamic"},
-		"secret in the file": {vaultHead + vaultRest + "  auth: {type: approle, role_id: r, secret_id: s}\n", `7: vault.auth: unknown setting "secret_id"; did you mean "secret_id_file"?` + "\n/d/f:7: vault.auth.secret_id_file: missing; logging in by approle requires it"},
-		"token and role":     {vaultHead + vaultRest + "  auth: {type: token, token_file: t, role: r, mount: m}\n", "7: vault.auth.mount: does not belong to logging in by token; take it out or change the type\n/d/f:7: vault.auth.role: does not belong to logging in by token; take it out or change the type"},
+		"secret in the file": {vaultHead + vaultRest + "  auth: {type: approle, role_id: r, secret_id: s}\n", `7: vault.auth: unknown setting "secret_id"; did you mean "secret_id_file"?` + "\n/d/f:7: vault.auth.secret_id_file: missing; the auth type approle requires it"},
+		"token and role":     {vaultHead + vaultRest + "  auth: {type: token, token_file: t, role: r, mount: m}\n", "7: vault.auth.mount: does not belong to the auth type token; remove it or change the type\n/d/f:7: vault.auth.role: does not belong to the auth type token; remove it or change the type"},
 		"auth mount":         {vaultHead + vaultRest + "  auth: {type: cert, certificate_file: c, mount: ../sys}\n", "7: vault.auth.mount: expected where the auth method is mounted, without auth/, such as cert"},
 		"dial":               {vaultHead + vaultRest + vaultAuthLine + "  dial: 10.0.0.5\n", "8: vault.dial: expected the address to connect to, host:port, such as 10.0.0.5:8200"},
 		"grant with vaults":  {vaultFull + "    vaults: [https://vault.example.org:8200]\n", `12: grants[0]: unknown setting "vaults"; known here: id, principals, stores, secrets, keys`},

@@ -1,6 +1,7 @@
 package vaultkv
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -214,63 +215,38 @@ func (p parser) mounts(list []mountSection) []Mount {
 	return mounts
 }
 
-// authRules lists the settings that each auth method requires. The exception is cert,
-// which does not require role.
-var authRules = map[AuthType][]string{
-	AppRole:    {"role_id", "secret_id_file"},
-	JWT:        {"role", "token_file"},
-	Kubernetes: {"role", "token_file"},
-	Cert:       {"certificate_file"},
-	Token:      {"token_file"},
+var authRules = integration.CredentialRules[AuthType]{
+	AppRole:    {"mount": false, "role_id": true, "secret_id_file": true},
+	JWT:        {"mount": false, "role": true, "token_file": true},
+	Kubernetes: {"mount": false, "role": true, "token_file": true},
+	Cert:       {"mount": false, "role": false, "certificate_file": true},
+	Token:      {"token_file": true},
 }
 
-const authTypes = "approle, jwt, kubernetes, cert or token"
-
 func (p parser) auth(s authSection) Auth {
-	const at = "vault.auth"
-	a := Auth{Type: AuthType(s.Type), Role: s.Role, RoleID: s.RoleID}
-	required, known := authRules[a.Type]
-	if !p.Has(at + ".type") {
-		p.Fault(at+".type", "missing; it is required: %s", authTypes)
-		return a
+	a := Auth{Type: AuthType(s.Type)}
+	name := func(text string) string {
+		if text == "" || len(text) > 256 || integration.ContainsControl(text) {
+			return "expected 1 to 256 bytes of text"
+		}
+		return ""
 	}
-	if !known {
-		p.Fault(at+".type", "expected %s", authTypes)
-		return a
+	mount := func(path string) string {
+		if !secret.IsVaultPath(strings.Trim(path, "/")) {
+			return "expected where the auth method is mounted, without auth/, such as " + s.Type
+		}
+		return ""
 	}
-	optional := []string{"mount"}
-	switch a.Type {
-	case Token:
-		optional = nil
-	case Cert:
-		optional = append(optional, "role")
-	}
-	for _, name := range []string{"mount", "role", "role_id", "secret_id_file", "token_file", "certificate_file"} {
-		path := at + "." + name
-		switch {
+	if integration.ParseCredential(p.Parser, "vault.auth", a.Type, authRules,
+		integration.CredentialSetting{Name: "mount", Value: s.Mount, To: &a.Mount, Check: mount},
+		integration.CredentialSetting{Name: "role", Value: s.Role, To: &a.Role, Check: name},
+		integration.CredentialSetting{Name: "role_id", Value: s.RoleID, To: &a.RoleID, Check: name},
+		integration.CredentialSetting{Name: "secret_id_file", Value: s.SecretIDFile, To: &a.SecretIDFile, Storable: true},
 		// Kubernetes renews a service account token in a file of its own.
-		case slices.Contains(required, name) && a.Type != Kubernetes && p.Stored(path):
-		case slices.Contains(required, name) && !p.Has(path):
-			p.Fault(path, "missing; logging in by %s requires it", a.Type)
-		case !slices.Contains(required, name) && !slices.Contains(optional, name) && p.Has(path):
-			p.Fault(path, "does not belong to logging in by %s; take it out or change the type", a.Type)
-		}
+		integration.CredentialSetting{Name: "token_file", Value: s.TokenFile, To: &a.TokenFile, Use: integration.UseToken, Storable: a.Type != Kubernetes},
+		integration.CredentialSetting{Name: "certificate_file", Value: s.CertificateFile, To: &a.CertificateFile, Storable: true},
+	) && a.Type != Token {
+		a.Mount = cmp.Or(strings.Trim(a.Mount, "/"), string(a.Type))
 	}
-	if a.Type != Token {
-		if a.Mount = strings.Trim(s.Mount, "/"); !p.Has(at + ".mount") {
-			a.Mount = string(a.Type)
-		}
-		if !secret.IsVaultPath(a.Mount) {
-			p.Fault(at+".mount", "expected where the auth method is mounted, without auth/, such as %s", a.Type)
-		}
-	}
-	for name, text := range map[string]string{"role": s.Role, "role_id": s.RoleID} {
-		if p.Has(at+"."+name) && (text == "" || len(text) > 256 || integration.ContainsControl(text)) {
-			p.Fault(at+"."+name, "expected 1 to 256 bytes of text")
-		}
-	}
-	a.SecretIDFile = p.File(at+".secret_id_file", s.SecretIDFile, integration.UseCredential)
-	a.TokenFile = p.File(at+".token_file", s.TokenFile, integration.UseToken)
-	a.CertificateFile = p.File(at+".certificate_file", s.CertificateFile, integration.UseCredential)
 	return a
 }
