@@ -65,7 +65,7 @@ With --strict, 9 if there are only warnings.`,
 	c.what.register(cmd)
 	terminal.RegisterOutput(cmd, &c.output, "table", "json", "github")
 	cmd.Flags().StringArrayVarP(&c.files, "file", "f", nil, "configuration of a connector: JSON, or a .properties file; - is standard input (repeatable)")
-	cmd.Flags().DurationVar(&c.warnExpiry, "warn-expiry", 7*24*time.Hour, "warn about secrets that expire within this time")
+	durationVar(cmd.Flags(), &c.warnExpiry, "warn-expiry", 7*24*time.Hour, "warn about secrets that expire within this time")
 	cmd.Flags().BoolVar(&c.strict, "strict", false, "also fail on warnings: secrets that expire soon, empty values")
 	_ = cmd.MarkFlagFilename("file", "json", "properties") // the flag exists
 	return cmd

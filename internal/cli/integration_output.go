@@ -276,13 +276,7 @@ func durationText(before string, d time.Duration) string {
 	if d == 0 {
 		return ""
 	}
-	text := d.String()
-	for _, zero := range []string{"m0s", "h0m"} { // 5m rather than 5m0s
-		if strings.HasSuffix(text, zero) {
-			text = text[:len(text)-2]
-		}
-	}
-	return before + text
+	return before + integration.FormatDuration(d)
 }
 
 func readsText(r client.IntegrationReads) string {

@@ -43,7 +43,7 @@ func (c *Connection) register(cmd *cobra.Command) {
 	env(&c.Cert, "cert", "SECRETBROKER_CERT_FILE", "", "PEM file with the client certificate")
 	env(&c.Key, "key", "SECRETBROKER_KEY_FILE", "", "PEM file with the client certificate's key")
 	env(&c.ServerName, "server-name", "SECRETBROKER_SERVER_NAME", "", "name in the broker's certificate, if not the host of --addr")
-	cmd.Flags().DurationVar(&c.Timeout, "timeout", 10*time.Second, "timeout of a call, including retries")
+	durationVar(cmd.Flags(), &c.Timeout, "timeout", 10*time.Second, "timeout of a call, including retries")
 	for _, flag := range []string{"ca", "cert", "key"} {
 		_ = cmd.MarkFlagFilename(flag, "pem", "crt", "key") // the flag exists
 	}
@@ -93,7 +93,7 @@ type question struct {
 func (q *question) register(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&q.integration, "integration", "", "the provider integration to resolve through (default: the one that --file names)")
 	cmd.Flags().StringVar(&q.connector, "connector", "", "the connector's name, for the audit log (default: the one in --file)")
-	cmd.Flags().DurationVar(&q.maxAge, "max-age", 0, "maximum age of a cached value; 0s reads the store (default: the broker's cache settings)")
+	durationVar(cmd.Flags(), &q.maxAge, "max-age", 0, "maximum age of a cached value; 0s reads the store (default: the broker's cache settings)")
 	q.maxAgeGiven = func() bool { return cmd.Flags().Changed("max-age") }
 }
 

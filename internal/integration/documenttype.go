@@ -31,11 +31,16 @@ func documentType(specs []Spec, section func(Spec) reflect.Type) reflect.Type {
 
 func sectionField(s Spec) string { return "Section" + strings.ToUpper(s.Section) }
 
+// renamed are the former names of settings.
+var renamed = map[string]string{
+	"limits": "reads, with max_concurrent, per_second and timeout",
+}
+
 // decode decodes a document into a new struct of type as, which it returns, and copies the
 // fields common to all kinds to into.
 func decode(as reflect.Type, name string, data []byte, into *Document) (*strictyaml.Document, reflect.Value) {
 	v := reflect.New(as)
-	doc := strictyaml.Decode(name, data, v.Interface())
+	doc := strictyaml.DecodeRenamed(name, data, v.Interface(), renamed)
 	copyFields(reflect.ValueOf(into).Elem(), v.Elem())
 	return doc, v.Elem()
 }

@@ -65,8 +65,5 @@ func (in *Integration) CloudPolicies() []CloudPolicy {
 	return nil
 }
 
-// FormatDuration formats a duration as documents do: 1h, not 1h0m0s.
-func FormatDuration(d time.Duration) string {
-	text, _ := strictyaml.Duration(d).MarshalText() // never fails
-	return string(text)
-}
+// FormatDuration formats a duration as documents do: 1h and not 1h0m0s, 90d and not 2160h.
+func FormatDuration(d time.Duration) string { return strictyaml.FormatDuration(d) }

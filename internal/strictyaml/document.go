@@ -22,7 +22,9 @@ type Document struct {
 	file   string
 	lines  map[string]int
 	broken map[string]bool // paths of values that could not be decoded
-	faults Faults
+	// renamed are the former paths of settings, with what to write instead.
+	renamed map[string]string
+	faults  Faults
 }
 
 // Decode decodes data, the content of the named file, into the struct that into points to. It
@@ -34,7 +36,14 @@ type Document struct {
 // encoding.TextUnmarshaler. A setting without a value is an error; a list or section without
 // one is present and empty.
 func Decode(file string, data []byte, into any) *Document {
-	d := &Document{file: file, lines: make(map[string]int), broken: make(map[string]bool)}
+	return DecodeRenamed(file, data, into, nil)
+}
+
+// DecodeRenamed is Decode for settings that had other names before. renamed maps the former
+// paths, such as "registry.files", to what to write instead. A setting with a former name is
+// an error, like any other unknown setting, and the error contains this text.
+func DecodeRenamed(file string, data []byte, into any, renamed map[string]string) *Document {
+	d := &Document{file: file, lines: make(map[string]int), broken: make(map[string]bool), renamed: renamed}
 	d.lines[""] = 1
 	if len(data) > MaxSize {
 		d.spoil("", "the file is larger than the allowed %d bytes", MaxSize)

@@ -136,9 +136,9 @@ f.yaml:1: section: a name without a value is set twice, first on line 1`},
 		{"table element", "table:\n  \"a\\nb\": []\n", `f.yaml:2: table["a\nb"]: expected a single value, found a list`},
 		{"section is a value", "section: hunter2\n", "f.yaml:1: section: expected a section of settings (name: value), found a single value"},
 
-		{"duration without unit", "ttl: 300\n", `f.yaml:1: ttl: expected a duration with its unit, such as "30s" or "5m"`},
-		{"duration zero", "ttl: 0\n", `f.yaml:1: ttl: expected a duration with its unit, such as "30s" or "5m"`},
-		{"duration other", "ttl: soon\n", `f.yaml:1: ttl: expected a duration with its unit, such as "30s" or "5m"`},
+		{"duration without unit", "ttl: 300\n", `f.yaml:1: ttl: expected a duration with its unit, such as "30s", "5m" or "90d"`},
+		{"duration zero", "ttl: 0\n", `f.yaml:1: ttl: expected a duration with its unit, such as "30s", "5m" or "90d"`},
+		{"duration other", "ttl: soon\n", `f.yaml:1: ttl: expected a duration with its unit, such as "30s", "5m" or "90d"`},
 		{"bytes", "max_bytes: much\n", `f.yaml:1: max_bytes: expected an amount of bytes, such as "64MiB"`},
 		{"bytes negative", "max_bytes: -1\n", `f.yaml:1: max_bytes: expected an amount of bytes, such as "64MiB"`},
 		{"bytes overflow", "max_bytes: 16EiB\n", `f.yaml:1: max_bytes: expected an amount of bytes, such as "64MiB"`},
@@ -146,7 +146,7 @@ f.yaml:1: section: a name without a value is set twice, first on line 1`},
 
 		{"all at once", "count: x\nnmae: a\nttl: 5\nname: a\nname: b\n", `f.yaml:1: count: expected a whole number
 f.yaml:2: unknown setting "nmae"; did you mean "name"?
-f.yaml:3: ttl: expected a duration with its unit, such as "30s" or "5m"
+f.yaml:3: ttl: expected a duration with its unit, such as "30s", "5m" or "90d"
 f.yaml:5: "name" is set twice, first on line 4`},
 	}
 	for _, tt := range tests {
@@ -212,6 +212,18 @@ f.yaml:4: section.key_file: not a key`
 	}
 }
 
+func TestRenamed(t *testing.T) {
+	renamed := map[string]string{"old": "section.cert_file", "section.cert": "section.cert_file"}
+	const data = "old: hunter2\nsection:\n  cert: hunter2\n  old: hunter2\ncount: x\n"
+	want := `f.yaml:1: unknown setting "old"; it is now section.cert_file
+f.yaml:3: section: unknown setting "cert"; it is now section.cert_file
+f.yaml:4: section: unknown setting "old"; known here: cert_file, key_file
+f.yaml:5: count: expected a whole number`
+	if diff := cmp.Diff(want, DecodeRenamed("f.yaml", []byte(data), &sample{}, renamed).Faults().Error()); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestUnsupportedField(t *testing.T) {
 	defer func() {
 		if recover() == nil {
@@ -224,9 +236,6 @@ func TestUnsupportedField(t *testing.T) {
 }
 
 func TestString(t *testing.T) {
-	if got := Duration(90 * time.Second).String(); got != "1m30s" {
-		t.Error(got)
-	}
 	if got := Bytes(64 << 20).String(); got != "64 MiB" {
 		t.Error(got)
 	}

@@ -102,16 +102,3 @@ func Encode(v any) ([]byte, error) {
 	}
 	return b.Bytes(), nil
 }
-
-// MarshalText formats a Duration as UnmarshalText parses it.
-func (d Duration) MarshalText() ([]byte, error) {
-	s := d.String()
-	// People write "5m" instead of "5m0s".
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return []byte(s), nil
-}

@@ -83,6 +83,10 @@ func (d *Document) section(n *yaml.Node, path string, v reflect.Value) {
 	d.entries(n, path, "a section of settings (name: value)", func(key, value *yaml.Node) {
 		field, known := fields[key.Value]
 		if !known {
+			if now := d.renamed[join(path, key.Value)]; now != "" {
+				d.add(key.Line, path, fmt.Sprintf("unknown setting %q; it is now %s", key.Value, now))
+				return
+			}
 			if isNull(value) {
 				// Perhaps it is not a name: {password: a,b} contains a "b" without a value.
 				d.add(key.Line, path, unknownText("unknown setting without a value", key.Value, names))

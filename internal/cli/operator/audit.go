@@ -21,6 +21,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/cli/terminal"
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
+	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
 func newAuditCommand(kinds *integration.Kinds) *cobra.Command {
@@ -166,7 +167,7 @@ const auditQueryHelp = `Find events in audit logs: who read a secret, or which s
 --secret accepts a reference, or its beginning STORE::NAME, in any spelling. With a
 JSON key it finds the reads of that key and of the whole secret, which contains it;
 with a version it finds only the reads of that version. --principal accepts the
-patterns of grants. A time is RFC 3339, a date (UTC), or a duration before now: 24h.
+patterns of grants. A time is RFC 3339, a date (UTC), or a duration before now: 7d.
 
 --distinct prints one line per principal, secret and outcome, with a count. A
 runtime received a value only if the outcome is "served"; "checked" means that the
@@ -195,7 +196,7 @@ func newAuditQueryCommand() *cobra.Command {
 		Long:  auditQueryHelp,
 		Example: `  secretbroker audit query --secret https://my-vault.vault.azure.net::db-secret --outcome served \
       --from 2027-01-10T00:00:00Z --to 2027-01-11T00:00:00Z audit.jsonl.1 audit.jsonl
-  secretbroker audit query --principal spiffe://example.org/connect/worker-1 --distinct --from 72h audit.jsonl`,
+  secretbroker audit query --principal spiffe://example.org/connect/worker-1 --distinct --from 3d audit.jsonl`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, files []string) error {
 			if err := q.parse(time.Now()); err != nil {
@@ -270,9 +271,9 @@ func parseTime(s string, now time.Time) (time.Time, error) {
 			return t, nil
 		}
 	}
-	d, err := time.ParseDuration(strings.TrimSuffix(s, " ago"))
+	d, err := strictyaml.ParseDuration(strings.TrimSuffix(s, " ago"))
 	if err != nil || d < 0 {
-		return time.Time{}, errors.New("expected a time such as 2027-01-10T08:00:00Z or 2027-01-10, or a duration before now such as 90m or 24h")
+		return time.Time{}, errors.New("expected a time such as 2027-01-10T08:00:00Z or 2027-01-10, or a duration before now such as 90m or 7d")
 	}
 	return now.Add(-d), nil
 }

@@ -171,6 +171,7 @@ func TestParseFaults(t *testing.T) {
 		{"empty", "", "1: the file is empty"},
 		{"not YAML", "id: [\n", "2: not YAML, here or soon after: did not find expected node content"},
 		{"unknown", full + "grant: []\n", `6: unknown setting "grant"; did you mean "grants"?`},
+		{"former name", full + "limits: {max_concurrent_reads: 1}\n", `6: unknown setting "limits"; it is now reads, with max_concurrent, per_second and timeout`},
 		{"unknown in azure", full + "  tenant: x\n", `6: azure: unknown setting "tenant"; did you mean "tenant_id"?`},
 		{"secret in the file", head + "  credential: {type: managed_identity, client_secret: hunter2}\n" + vaults,
 			`4: azure.credential: unknown setting "client_secret"; did you mean "client_secret_file"?`},
