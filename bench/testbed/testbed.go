@@ -174,7 +174,7 @@ func (w *World) ConfigFor(name, integrations, more string) (string, error) {
 listen: 127.0.0.1:0
 admin_listen: 127.0.0.1:0
 tls: {cert_file: server.pem, key_file: server-key.pem, client_ca_file: clients-ca.pem}
-integrations: %s
+registry: {directory: {path: %s}}
 audit: {file: audit.jsonl}
 shutdown: {drain_delay: 0s}
 %s

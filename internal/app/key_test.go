@@ -69,7 +69,7 @@ func newTestDatabase(t *testing.T, entry string, open func(sqlstore.Config) (*sq
 		t.Cleanup(func() { _ = s.Close() })
 		return s
 	}
-	text := "spiffe: {socket: unix:///run/spire/agent.sock, trust_domain: example.org}\naudit: {file: audit.jsonl}\nregistry: {" + entry + ", key_file: registry.key}\n"
+	text := "spiffe: {socket: unix:///run/spire/agent.sock, trust_domain: example.org}\naudit: {file: audit.jsonl}\nregistry: {" + entry + ", seal: {key_file: registry.key}}\n"
 	if err := os.WriteFile(db.configFile, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

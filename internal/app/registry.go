@@ -41,8 +41,8 @@ type integrationStore struct {
 
 // openIntegrations opens the directory or the database of the configuration.
 func openIntegrations(ctx context.Context, cfg *config.Config, log *slog.Logger, onChange func(removed, changed []*integration.Integration)) (*integrationStore, error) {
-	if cfg.Integrations != "" {
-		files, err := dirstore.Open(dirstore.Config{Kinds: kinds.All(), Dir: cfg.Integrations, Logger: log, OnChange: onChange})
+	if dir := cfg.Registry.Directory.Path; dir != "" {
+		files, err := dirstore.Open(dirstore.Config{Kinds: kinds.All(), Dir: dir, Logger: log, OnChange: onChange})
 		if err != nil {
 			return nil, &exitError{Code: exitUsage, Err: err}
 		}
@@ -56,17 +56,17 @@ func openIntegrations(ctx context.Context, cfg *config.Config, log *slog.Logger,
 	r := cfg.Registry
 	c := sqlstore.Config{
 		Kinds:           kinds.All(),
-		Files:           r.Files,
+		Files:           r.AllowedFiles,
 		MaxIntegrations: r.MaxIntegrations,
 		MaxOutage:       time.Duration(r.MaxOutage),
-		UsageRetention:  time.Duration(r.UsageRetention),
+		UsageRetention:  time.Duration(cfg.Usage.Retention),
 		Logger:          log,
 		OnChange:        onChange,
 	}
 	s := &integrationStore{restores: history.NewRestores(kinds.All(), log), seen: positionFile(cfg, log)}
 	c.Seen, c.OnRestored = s.seen.Read(), s.restores.Note
-	if r.KeyFile != "" {
-		keys, err := seal.Open(r.KeyFile)
+	if r.Seal.KeyFile != "" {
+		keys, err := seal.Open(r.Seal.KeyFile)
 		if err != nil {
 			return nil, &exitError{Code: exitUsage, Err: err}
 		}

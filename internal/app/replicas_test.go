@@ -105,7 +105,7 @@ func (c *cluster) newReplica(i int, more []string) *replica {
 	}
 	config := strings.NewReplacer(
 		`listen: "127.0.0.1:0"`, "listen: "+r.addr, `listen: 127.0.0.1:0`, "listen: "+r.addr,
-		"integrations: integrations/", fmt.Sprintf("registry: {%s}", strings.Join(append(more, "postgres: {url: '"+c.postgres.URL("postgres")+"'}", "key_file: registry.key", "files: [.]"), ", ")),
+		"registry: {directory: {path: integrations/}}", fmt.Sprintf("registry: {%s}", strings.Join(append(more, "postgres: {url: '"+c.postgres.URL("postgres")+"'}", "seal: {key_file: registry.key}", "allowed_files: [.]"), ", ")),
 		"audit.jsonl", fmt.Sprintf("audit-%d.jsonl", i), "drain_delay: 0s", "drain_delay: 300ms",
 	).Replace(string(text))
 	config = strings.Replace(config, "admin_listen: "+r.addr, "admin_listen: "+r.admin, 1)

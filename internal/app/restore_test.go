@@ -103,7 +103,7 @@ func (db *testDatabase) broker(t *testing.T, dir string) *broker {
 		if err != nil && !errors.Is(err, os.ErrExist) {
 			return err
 		}
-		return edit(env.ConfigFile, "integrations: integrations/", "registry: {"+db.entry+", key_file: registry.key, files: [keyvault-ca.pem]}")
+		return edit(env.ConfigFile, "registry: {directory: {path: integrations/}}", "registry: {"+db.entry+", seal: {key_file: registry.key}, allowed_files: [keyvault-ca.pem]}")
 	})
 	if err != nil {
 		t.Fatal(err)

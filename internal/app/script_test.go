@@ -94,7 +94,7 @@ func TestScripts(t *testing.T) {
 
 // placementRules allow one of the sample workers to use integrations in westeurope.
 const placementRules = `
-management: {validate_every: 1m}
+validation: {every: 1m}
 placement:
   clouds: [azure]
   regions: [westeurope, eastus]
@@ -108,7 +108,7 @@ placement:
 // inDatabase makes the broker store its integrations in a database, which is empty at first,
 // and leaves the sample in the directory "managed". It appends more to the configuration.
 func inDatabase(env *devmode.Environment, more string) error {
-	if err := edit(env.ConfigFile, "integrations: integrations/", "registry: {sqlite: {file: registry.db}, key_file: registry.key, files: [keyvault-ca.pem, google-federation.json, local], max_integrations: 3}"+more); err != nil {
+	if err := edit(env.ConfigFile, "registry: {directory: {path: integrations/}}", "registry: {sqlite: {file: registry.db}, seal: {key_file: registry.key}, allowed_files: [keyvault-ca.pem, google-federation.json, local], max_integrations: 3}"+more); err != nil {
 		return err
 	}
 	if err := seal.Create(filepath.Join(env.Dir, "registry.key")); err != nil {

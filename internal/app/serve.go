@@ -209,10 +209,10 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		Roles:         settings.Roles,
 		Placement:     places,
 		Validate:      stores.Validate,
-		UsageWindow:   time.Duration(cfg.Management.UsageWindow),
+		UsageWindow:   time.Duration(cfg.Usage.Window),
 		Logger:        log,
 	})
-	working := manage.NewWatcher(management, manage.WatchConfig{AtStart: cfg.Management.ValidateAtStart, Every: time.Duration(cfg.Management.ValidateEvery)})
+	working := manage.NewWatcher(management, manage.WatchConfig{AtStart: cfg.Validation.AtStart, Every: time.Duration(cfg.Validation.Every)})
 	m.watchValidation(working)
 	grpcServer, err := server.New(server.Config{
 		Resolver: resolver,

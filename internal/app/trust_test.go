@@ -139,7 +139,7 @@ func TestValidateTLS(t *testing.T) {
 		cmd.SetOut(new(strings.Builder))
 		return cmd.Execute()
 	}
-	const rest = "\nintegrations: integrations\naudit: {file: stdout}\n"
+	const rest = "\nregistry: {directory: {path: integrations}}\naudit: {file: stdout}\n"
 	const names = "tls: {cert_file: server.pem, key_file: server-key.pem, client_ca_file: ca.pem, crl_files: [ca.crl]}" + rest
 	trusttest.Put(t, config, []byte(names))
 	if err := validate(); err != nil {

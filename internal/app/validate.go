@@ -43,14 +43,14 @@ Exit codes: 0 everything is valid; 2 there are errors.`,
 			if _, err := tracingConfig(cfg.Tracing, nil); err != nil {
 				faults = append(faults, err)
 			}
-			if cfg.Registry.KeyFile != "" {
-				if _, err := seal.Open(cfg.Registry.KeyFile); err != nil {
+			if cfg.Registry.Seal.KeyFile != "" {
+				if _, err := seal.Open(cfg.Registry.Seal.KeyFile); err != nil {
 					faults = append(faults, err)
 				}
 			}
 			integrations := "with the integrations in a database, which was not checked"
-			if cfg.Integrations != "" {
-				good, bad := dirstore.Validate(kinds.All(), cfg.Integrations)
+			if dir := cfg.Registry.Directory.Path; dir != "" {
+				good, bad := dirstore.Validate(kinds.All(), dir)
 				if len(bad) > 0 {
 					faults = append(faults, bad)
 				}

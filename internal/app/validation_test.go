@@ -19,7 +19,7 @@ func TestValidationFeedsReadiness(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		return replace(env.ConfigFile, string(data)+"management: {validate_at_start: true}\n")
+		return replace(env.ConfigFile, string(data)+"validation: {at_start: true}\n")
 	})
 	get := func(path string) (int, string) {
 		res, err := http.Get("http://" + b.admin + path)

@@ -175,7 +175,7 @@ func readIntegrations(kinds *integration.Kinds, path string) ([]*integration.Int
 		if err != nil {
 			return nil, &exit.Error{Code: exit.Usage, Err: err}
 		}
-		if dir = cfg.Integrations; dir == "" {
+		if dir = cfg.Registry.Directory.Path; dir == "" {
 			return nil, &exit.Error{Code: exit.Usage, Err: fmt.Errorf("%s: the integrations are in a database; ask a running broker, or use a directory written by \"secretbroker integration export\"", path)}
 		}
 	}

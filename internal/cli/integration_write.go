@@ -329,8 +329,8 @@ func newIntegrationDeleteCommand(kinds *integration.Kinds) *cobra.Command {
 		Use:   "delete ID",
 		Short: "Delete an integration that is not in use",
 		Long: `Delete an integration with its grants and credentials. The command
-fails if the integration was used within the usage window (management.usage_window
-in secretbroker.yaml), and the error lists who used it; --force deletes it nevertheless.`,
+fails if the integration was used within the usage window (usage.window in
+secretbroker.yaml), and the error lists who used it; --force deletes it nevertheless.`,
 		Example:           "  secretbroker integration delete cspi-sqlserver",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: m.completeOneID,

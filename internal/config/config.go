@@ -28,20 +28,18 @@ type Config struct {
 	// TLS and SPIFFE are alternatives; exactly one of them is set.
 	TLS    TLS    `yaml:"tls"`
 	SPIFFE SPIFFE `yaml:"spiffe"`
-	// Integrations is the directory of the integrations' files, Registry the database of
-	// integrations; exactly one of them is set.
-	Integrations string   `yaml:"integrations"`
-	Registry     Registry `yaml:"registry"`
-	Cache        Cache    `yaml:"cache"`
-	Audit        Audit    `yaml:"audit"`
-	Roles        Roles    `yaml:"roles"`
-	Limits       Limits   `yaml:"limits"`
-	Shutdown     Shutdown `yaml:"shutdown"`
-	Memory       Memory   `yaml:"memory"`
-	Tracing      Tracing  `yaml:"tracing"`
-	// Management configures how integrations are managed, Placement where they may be.
-	Management Management `yaml:"management"`
+	// Registry is where the integrations are. Required.
+	Registry   Registry   `yaml:"registry"`
+	Cache      Cache      `yaml:"cache"`
+	Audit      Audit      `yaml:"audit"`
+	Roles      Roles      `yaml:"roles"`
+	Usage      Usage      `yaml:"usage"`
+	Validation Validation `yaml:"validation"`
 	Placement  Placement  `yaml:"placement"`
+	Limits     Limits     `yaml:"limits"`
+	Shutdown   Shutdown   `yaml:"shutdown"`
+	Memory     Memory     `yaml:"memory"`
+	Tracing    Tracing    `yaml:"tracing"`
 }
 
 // Limits limits what one caller can make the broker do.
@@ -193,7 +191,7 @@ func defaults() *Config {
 		Cache:       Cache{TTL: strictyaml.Duration(5 * time.Minute), MaxBytes: 64 << 20},
 		Audit:       Audit{Sync: AuditSyncBatch},
 		Registry:    defaultRegistry(),
-		Management:  Management{UsageWindow: strictyaml.Duration(24 * time.Hour)},
+		Usage:       defaultUsage(),
 		Limits: Limits{
 			MaxRequestBytes:            1 << 20,
 			MaxConfigs:                 1000,
@@ -216,6 +214,15 @@ func defaults() *Config {
 	}
 }
 
+// renamed are the former names of settings.
+var renamed = map[string]string{
+	"integrations":             "registry.directory.path",
+	"registry.files":           "registry.allowed_files",
+	"registry.key_file":        "registry.seal.key_file",
+	"registry.usage_retention": "usage.retention",
+	"management":               "usage (window) and validation (at_start, every)",
+}
+
 // Load reads and validates the file at path. Relative paths in it are relative to the
 // directory of the file. If the file is invalid, the error is a strictyaml.Faults with
 // every problem. Load does not open the files that the settings name.
@@ -235,7 +242,7 @@ func Load(path string) (*Config, error) {
 // Parse is Load for data that was already read; path is the path of the file in errors.
 func Parse(path string, data []byte) (*Config, error) {
 	c := defaults()
-	doc := strictyaml.Decode(path, data, c)
+	doc := strictyaml.DecodeRenamed(path, data, c, renamed)
 	c.validate(doc)
 	if err := doc.Faults().Err(); err != nil {
 		return nil, err
@@ -253,7 +260,7 @@ func (c *Config) resolvePaths(dir string) {
 	if c.Audit.File != AuditStdout {
 		paths = append(paths, &c.Audit.File)
 	}
-	optional := append(c.Registry.paths(), &c.Integrations, &c.Audit.KeyFile, &c.TLS.CertFile, &c.TLS.KeyFile, &c.TLS.ClientCAFile,
+	optional := append(c.Registry.paths(), &c.Audit.KeyFile, &c.TLS.CertFile, &c.TLS.KeyFile, &c.TLS.ClientCAFile,
 		&c.Tracing.CAFile, &c.Tracing.CertFile, &c.Tracing.KeyFile)
 	for i := range c.TLS.CRLFiles {
 		optional = append(optional, &c.TLS.CRLFiles[i])

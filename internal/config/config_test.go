@@ -34,9 +34,8 @@ func TestLoad(t *testing.T) {
 				CRLFiles:     []string{filepath.Join(dir, "ca.crl"), "/etc/secretbroker/tls/other.crl"},
 				TrustDomain:  "example.org",
 			},
-			Integrations: filepath.Join(dir, "integrations"),
-			Registry:     defaultRegistry(),
-			Cache:        Cache{TTL: strictyaml.Duration(90 * time.Second), MaxBytes: 1 << 20},
+			Registry: registryIn(filepath.Join(dir, "integrations")),
+			Cache:    Cache{TTL: strictyaml.Duration(90 * time.Second), MaxBytes: 1 << 20},
 			Audit: Audit{File: "/var/log/secretbroker/audit.jsonl", Sync: AuditSyncNone, KeyFile: filepath.Join(dir, "audit.key"), Copies: []AuditCopy{
 				{Syslog: "unix:///dev/log", Required: true},
 				{Syslog: "tls://logs.example.org:6514", CAFile: "/etc/secretbroker/logs-ca.pem", CertFile: filepath.Join(dir, "tls/logs.crt"), KeyFile: filepath.Join(dir, "tls/logs.key")},
@@ -50,9 +49,8 @@ func TestLoad(t *testing.T) {
 				CertFile: "/etc/secretbroker/tls/traces.crt", KeyFile: filepath.Join(dir, "tls/traces.key"),
 				ServiceName: "secretbroker-eu", MaxCallsPerSecond: 7,
 			},
-			Management: Management{
-				UsageWindow: strictyaml.Duration(48 * time.Hour), ValidateAtStart: true, ValidateEvery: strictyaml.Duration(time.Hour),
-			},
+			Usage:      Usage{Window: strictyaml.Duration(48 * time.Hour), Retention: defaultUsage().Retention},
+			Validation: Validation{AtStart: true, Every: strictyaml.Duration(time.Hour)},
 			Placement: Placement{
 				Kinds: []string{"AZURE_KEY_VAULT"}, Clouds: []string{"azure"}, Regions: []string{"westeurope"},
 				Same: "region", CallerPath: "/connect/{cloud}/{region}",
@@ -67,14 +65,13 @@ func TestLoad(t *testing.T) {
 				KeyFile:      filepath.Join(dir, "server.key"),
 				ClientCAFile: filepath.Join(dir, "ca.crt"),
 			},
-			Integrations: filepath.Join(dir, "integrations"),
-			Registry:     defaultRegistry(),
-			Cache:        Cache{TTL: strictyaml.Duration(5 * time.Minute), MaxBytes: 64 << 20},
-			Audit:        Audit{File: AuditStdout, Sync: AuditSyncBatch},
-			Management:   Management{UsageWindow: strictyaml.Duration(24 * time.Hour)},
-			Limits:       Limits{1 << 20, 1000, 128, 64, 2048, 512, 256 << 10, 256, 256, 5000, 128 * cpulimit.CPUs(), 1024 * cpulimit.CPUs(), 1000},
-			Tracing:      defaultTracing(),
-			Shutdown:     Shutdown{DrainDelay: strictyaml.Duration(5 * time.Second), Timeout: strictyaml.Duration(15 * time.Second)},
+			Registry: registryIn(filepath.Join(dir, "integrations")),
+			Cache:    Cache{TTL: strictyaml.Duration(5 * time.Minute), MaxBytes: 64 << 20},
+			Audit:    Audit{File: AuditStdout, Sync: AuditSyncBatch},
+			Usage:    defaultUsage(),
+			Limits:   Limits{1 << 20, 1000, 128, 64, 2048, 512, 256 << 10, 256, 256, 5000, 128 * cpulimit.CPUs(), 1024 * cpulimit.CPUs(), 1000},
+			Tracing:  defaultTracing(),
+			Shutdown: Shutdown{DrainDelay: strictyaml.Duration(5 * time.Second), Timeout: strictyaml.Duration(15 * time.Second)},
 		}},
 	}
 	for _, tt := range tests {
@@ -88,6 +85,13 @@ func TestLoad(t *testing.T) {
 			}
 		})
 	}
+}
+
+// registryIn is a registry with the directory.
+func registryIn(dir string) Registry {
+	r := defaultRegistry()
+	r.Directory.Path = dir
+	return r
 }
 
 func TestLoadNoFile(t *testing.T) {
@@ -106,7 +110,7 @@ func TestLoadNoFile(t *testing.T) {
 // tail has all required settings, on lines that the tests do not count.
 const tail = `
 tls: {cert_file: a, key_file: b, client_ca_file: c}
-integrations: d
+registry: {directory: {path: d}}
 audit: {file: e}
 `
 
@@ -121,19 +125,19 @@ func TestFaults(t *testing.T) {
 		noCert     = "tls.cert_file: missing; it is required: the PEM file with the server's certificate chain"
 		noKey      = "tls.key_file: missing; it is required: the PEM file with the server's private key"
 		noCA       = "tls.client_ca_file: missing; it is required: the PEM file with the authorities of the client certificates"
-		noDir      = "integrations: missing; it is required: the directory of the integrations' files"
+		noDir      = "registry: missing; it is required: where the integrations are, such as {directory: {path: integrations/}}, or a database, sqlite or postgres"
 		noAudit    = `audit.file: missing; it is required: the file that audit records are appended to, or "stdout"`
 	)
 	tests := []struct{ name, data, want string }{
 		{"empty", "", "b.yaml:1: the file is empty"},
 		{"not YAML", "listen: [\n", "b.yaml:2: not YAML, here or soon after: did not find expected node content"},
 		{"all missing", "\nlisten: :1\n", "b.yaml:2: " + noCert + "\nb.yaml:2: " + noKey + "\nb.yaml:2: " + noCA + "\nb.yaml:2: " + noDir + "\nb.yaml:2: " + noAudit},
-		{"no certificate", "integrations: d\naudit: {file: e}\ntls:\n  key_file: b\n  client_ca_file: c\n", "b.yaml:3: " + noCert},
-		{"no key", "integrations: d\naudit: {file: e}\ntls:\n  cert_file: b\n  client_ca_file: c\n", "b.yaml:3: " + noKey},
-		{"no client CA", "integrations: d\naudit: {file: e}\ntls:\n  cert_file: b\n  key_file: c\n", "b.yaml:3: " + noCA},
-		{"empty sections", "integrations: d\naudit:\ntls:\n", "b.yaml:2: " + noAudit + "\nb.yaml:3: " + noCert + "\nb.yaml:3: " + noKey + "\nb.yaml:3: " + noCA},
-		{"empty value", "integrations: d\naudit: {file: e}\ntls:\n  cert_file: a\n  key_file: b\n  client_ca_file: \"\"\n", "b.yaml:6: tls.client_ca_file: there is no value; add a value or remove the setting"},
-		{"TLS is text", "integrations: d\naudit: {file: e}\ntls: off\n", "b.yaml:3: tls: expected a section of settings (name: value), found a single value"},
+		{"no certificate", "registry: {directory: {path: d}}\naudit: {file: e}\ntls:\n  key_file: b\n  client_ca_file: c\n", "b.yaml:3: " + noCert},
+		{"no key", "registry: {directory: {path: d}}\naudit: {file: e}\ntls:\n  cert_file: b\n  client_ca_file: c\n", "b.yaml:3: " + noKey},
+		{"no client CA", "registry: {directory: {path: d}}\naudit: {file: e}\ntls:\n  cert_file: b\n  key_file: c\n", "b.yaml:3: " + noCA},
+		{"empty sections", "registry: {directory: {path: d}}\naudit:\ntls:\n", "b.yaml:2: " + noAudit + "\nb.yaml:3: " + noCert + "\nb.yaml:3: " + noKey + "\nb.yaml:3: " + noCA},
+		{"empty value", "registry: {directory: {path: d}}\naudit: {file: e}\ntls:\n  cert_file: a\n  key_file: b\n  client_ca_file: \"\"\n", "b.yaml:6: tls.client_ca_file: there is no value; add a value or remove the setting"},
+		{"TLS is text", "registry: {directory: {path: d}}\naudit: {file: e}\ntls: off\n", "b.yaml:3: tls: expected a section of settings (name: value), found a single value"},
 
 		{"listen without port", "listen: 127.0.0.1" + tail, "b.yaml:1: listen: " + badAddress},
 		{"listen with name of a port", "listen: localhost:https" + tail, "b.yaml:1: listen: " + badAddress},
@@ -146,7 +150,7 @@ func TestFaults(t *testing.T) {
 		{"ttl zero", "cache:\n  ttl: 0s" + tail, "b.yaml:2: cache.ttl: expected 1s to 24h"},
 		{"ttl negative", "cache:\n  ttl: -5m" + tail, "b.yaml:2: cache.ttl: expected 1s to 24h"},
 		{"ttl too long", "cache:\n  ttl: 24h1s" + tail, "b.yaml:2: cache.ttl: expected 1s to 24h"},
-		{"ttl without unit", "cache:\n  ttl: 300" + tail, `b.yaml:2: cache.ttl: expected a duration with its unit, such as "30s" or "5m"`},
+		{"ttl without unit", "cache:\n  ttl: 300" + tail, `b.yaml:2: cache.ttl: expected a duration with its unit, such as "30s", "5m" or "90d"`},
 		{"max_bytes too small", "cache:\n  max_bytes: 1023KiB" + tail, "b.yaml:2: cache.max_bytes: expected at least 1MiB"},
 		{"max_bytes zero", "cache:\n  max_bytes: 0" + tail, "b.yaml:2: cache.max_bytes: expected at least 1MiB"},
 		{"max_bytes text", "cache:\n  max_bytes: all" + tail, `b.yaml:2: cache.max_bytes: expected an amount of bytes, such as "64MiB"`},
@@ -175,9 +179,9 @@ func TestFaults(t *testing.T) {
 		{"unknown in section", "cache:\n  size: 1" + tail, `b.yaml:2: cache: unknown setting "size"; known here: ttl, max_bytes`},
 		{"duplicate", "listen: :1\nlisten: :2" + tail, `b.yaml:2: "listen" is set twice, first on line 1`},
 
-		{"all at once", "listen: x\ncache: {ttl: 1}\ntls: {cert_file: a, kye_file: b}\nintegrations: d\n",
+		{"all at once", "listen: x\ncache: {ttl: 1}\ntls: {cert_file: a, kye_file: b}\nregistry: {directory: {path: d}}\n",
 			"b.yaml:1: listen: " + badAddress + "\nb.yaml:1: " + noAudit + "\n" +
-				`b.yaml:2: cache.ttl: expected a duration with its unit, such as "30s" or "5m"` + "\n" +
+				`b.yaml:2: cache.ttl: expected a duration with its unit, such as "30s", "5m" or "90d"` + "\n" +
 				`b.yaml:3: tls: unknown setting "kye_file"; did you mean "key_file"?` + "\n" +
 				"b.yaml:3: " + noKey + "\nb.yaml:3: " + noCA},
 	}
@@ -220,7 +224,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		from := 0
-		for _, path := range []string{c.Integrations, c.Registry.SQLite.File, c.Registry.Postgres.URL} {
+		for _, path := range []string{c.Registry.Directory.Path, c.Registry.SQLite.File, c.Registry.Postgres.URL} {
 			if path != "" {
 				from++
 			}

@@ -23,7 +23,7 @@ func TestLoadSPIFFE(t *testing.T) {
 // TestOneIdentity: the certificate comes from exactly one complete source.
 func TestOneIdentity(t *testing.T) {
 	const (
-		rest      = "\nintegrations: d\naudit: {file: e}\n"
+		rest      = "\nregistry: {directory: {path: d}}\naudit: {file: e}\n"
 		files     = "cert_file: a, key_file: b, client_ca_file: c"
 		both      = "tls: the certificate comes from files (tls) or from the Workload API (spiffe); remove one of the two sections"
 		noSocket  = "spiffe.socket: missing; it is required: the address of the SPIFFE Workload API, such as unix:///run/spire/agent.sock"

@@ -6,6 +6,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/placement"
+	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
@@ -26,15 +27,23 @@ func (r Roles) Bindings() map[authz.Role][]string {
 	return map[authz.Role][]string{authz.ResourceOwner: r.ResourceOwner, authz.Assigner: r.Assigner, authz.Auditor: r.Auditor}
 }
 
-// Management configures how integrations are managed.
-type Management struct {
-	// UsageWindow is the time without use after which an integration counts as unused;
-	// 1 min to 90 days.
-	UsageWindow strictyaml.Duration `yaml:"usage_window"`
-	// ValidateAtStart contacts the stores of all integrations after the broker has started.
-	ValidateAtStart bool `yaml:"validate_at_start"`
-	// ValidateEvery repeats that periodically; 0 for never, 1 min to 7 days.
-	ValidateEvery strictyaml.Duration `yaml:"validate_every"`
+// Usage configures the records of who used which secret.
+type Usage struct {
+	// Window is the time without use after which an integration counts as unused; 1 min to
+	// 90 days.
+	Window strictyaml.Duration `yaml:"window"`
+	// Retention is the time for which a database keeps a record after the last use; 1 h to
+	// 10 years.
+	Retention strictyaml.Duration `yaml:"retention"`
+}
+
+// Validation configures when the broker contacts the stores of all integrations to find out
+// whether they work.
+type Validation struct {
+	// AtStart validates once the broker has started.
+	AtStart bool `yaml:"at_start"`
+	// Every repeats the validation periodically; 0 for never, 1 min to 7 days.
+	Every strictyaml.Duration `yaml:"every"`
 }
 
 // Placement restricts which integrations may exist, where, and for which callers. The zero
@@ -74,16 +83,31 @@ func (p Placement) Rules() placement.Config {
 
 // The ranges of settings.
 const (
-	maxUsageWindow   = 90 * 24 * time.Hour
-	maxValidateEvery = 7 * 24 * time.Hour
+	day               = 24 * time.Hour
+	maxUsageWindow    = 90 * day
+	maxUsageRetention = 3660 * day
+	maxValidateEvery  = 7 * day
 )
 
-func (m *Management) validate(doc *strictyaml.Document) {
-	if d := time.Duration(m.UsageWindow); d < time.Minute || d > maxUsageWindow {
-		doc.Fault("management.usage_window", "expected 1m to 2160h")
+func defaultUsage() Usage {
+	return Usage{Window: strictyaml.Duration(day), Retention: strictyaml.Duration(registry.DefaultUsageRetention)}
+}
+
+func (u *Usage) validate(doc *strictyaml.Document) {
+	if d := time.Duration(u.Window); d < time.Minute || d > maxUsageWindow {
+		doc.Fault("usage.window", "expected 1m to 90d")
 	}
-	if d := time.Duration(m.ValidateEvery); d != 0 && (d < time.Minute || d > maxValidateEvery) {
-		doc.Fault("management.validate_every", "expected 1m to 168h, or 0s for never")
+	switch d := time.Duration(u.Retention); {
+	case doc.Has("usage.retention") && doc.Has("registry.directory"):
+		doc.Fault("usage.retention", "applies to a database only: without one, usage is in memory until the broker stops; remove the setting")
+	case d < time.Hour || d > maxUsageRetention:
+		doc.Fault("usage.retention", "expected 1h to 3660d")
+	}
+}
+
+func (v *Validation) validate(doc *strictyaml.Document) {
+	if d := time.Duration(v.Every); d != 0 && (d < time.Minute || d > maxValidateEvery) {
+		doc.Fault("validation.every", "expected 1m to 7d, or 0s for never")
 	}
 }
 

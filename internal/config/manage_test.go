@@ -3,7 +3,7 @@ package config
 import "testing"
 
 const minimal = `tls: {cert_file: a, key_file: b, client_ca_file: c}
-integrations: d
+registry: {directory: {path: d}}
 audit: {file: stdout}
 `
 
@@ -11,8 +11,10 @@ audit: {file: stdout}
 func TestManagementAndPlacementFaults(t *testing.T) {
 	for _, tt := range []struct{ text, want string }{
 		{"roles: {assigner: [x]}", `b.yaml:4: roles.assigner[0]: expected a SPIFFE ID ("spiffe://...") or "dns:HOST"`},
-		{"management: {usage_window: 1s}", "b.yaml:4: management.usage_window: expected 1m to 2160h"},
-		{"management: {validate_every: 1s}", "b.yaml:4: management.validate_every: expected 1m to 168h, or 0s for never"},
+		{"usage: {window: 1s}", "b.yaml:4: usage.window: expected 1m to 90d"},
+		{"usage: {retention: 91d}", "b.yaml:4: usage.retention: applies to a database only: without one, usage is in memory until the broker stops; remove the setting"},
+		{"validation: {every: 8d}", "b.yaml:4: validation.every: expected 1m to 7d, or 0s for never"},
+		{"management: {usage_window: 1h}", `b.yaml:4: unknown setting "management"; it is now usage (window) and validation (at_start, every)`},
 		{"placement: {kinds: [AZURE]}", "b.yaml:4: placement.kinds[0]: there is no such kind"},
 		{"placement: {regions: []}", "b.yaml:4: placement.regions: an empty list would allow nothing; remove the setting to allow any"},
 		{"placement: {regions: [West Europe]}", "b.yaml:4: placement.regions[0]: expected lower-case letters, digits and hyphens, such as westeurope"},

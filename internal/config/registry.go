@@ -1,6 +1,7 @@
 package config
 
 import (
+	"strings"
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/registry"
@@ -8,25 +9,30 @@ import (
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
-// Registry keeps integrations in a database, in which they are managed while the broker
-// runs. It replaces Integrations: exactly one of the two is set.
+// Registry is where the integrations are: exactly one of Directory, SQLite and Postgres is
+// set. The other settings apply to the databases only, in which integrations are managed
+// while the broker runs.
 type Registry struct {
-	// SQLite is for one broker, Postgres for several; exactly one of them is set.
+	// Directory has one file for each integration.
+	Directory Directory `yaml:"directory"`
+	// SQLite is for one broker, Postgres for several.
 	SQLite   SQLite   `yaml:"sqlite"`
 	Postgres Postgres `yaml:"postgres"`
-	// KeyFile is a file with the keys that seal credentials, see secretbroker key create; empty
-	// if the database keeps no credentials.
-	KeyFile string `yaml:"key_file"`
-	// Files are the files, and directories of files, that integrations may refer to.
-	Files []string `yaml:"files"`
+	// Seal configures how credentials in the database are sealed. Without it, the database
+	// stores none.
+	Seal Seal `yaml:"seal"`
+	// AllowedFiles are the files, and directories of files, that integrations may refer to.
+	AllowedFiles []string `yaml:"allowed_files"`
 	// MaxIntegrations is the maximum number of integrations, 1 to 100,000.
 	MaxIntegrations int `yaml:"max_integrations"`
 	// MaxOutage is the time for which the broker continues with its last state if it
 	// cannot reach the database; 1 s to 24 h.
 	MaxOutage strictyaml.Duration `yaml:"max_outage"`
-	// UsageRetention is the time for which a usage record is kept after the last use; 1 h
-	// to 10 years.
-	UsageRetention strictyaml.Duration `yaml:"usage_retention"`
+}
+
+// Directory is a directory of integrations' files.
+type Directory struct {
+	Path string `yaml:"path"`
 }
 
 // SQLite is a database in a file.
@@ -42,55 +48,67 @@ type Postgres struct {
 	PasswordFile string `yaml:"password_file"`
 }
 
-const maxUsageRetention = 10 * 366 * 24 * time.Hour
+// Seal configures the keys that seal credentials.
+type Seal struct {
+	// KeyFile is a file with the keys, see secretbroker seal create-key.
+	KeyFile string `yaml:"key_file"`
+}
 
 func defaultRegistry() Registry {
 	return Registry{
 		MaxIntegrations: registry.DefaultMaxIntegrations,
 		MaxOutage:       strictyaml.Duration(registry.DefaultMaxOutage),
-		UsageRetention:  strictyaml.Duration(registry.DefaultUsageRetention),
 	}
 }
 
-// validateIntegrations checks that integrations come from exactly one source.
-func (c *Config) validateIntegrations(doc *strictyaml.Document) {
-	switch has := doc.Has("registry"); {
-	case has && doc.Has("integrations"):
-		doc.Fault("registry", "integrations come from files (integrations) or from a database (registry); remove one of the two")
-	case !has:
-		required(doc, "integrations", "the directory of the integrations' files")
-		return
-	}
-	r := &c.Registry
-	switch lite, postgres := doc.Has("registry.sqlite"), doc.Has("registry.postgres"); {
-	case lite && postgres:
-		doc.Fault("registry.postgres", "there is one database, sqlite or postgres; remove one of the two")
-	case lite:
-		required(doc, "registry.sqlite.file", "the file of the database")
-	case postgres:
-		required(doc, "registry.postgres.url", "the URL of the database, such as postgres://broker@db.example.org/secretbroker")
-		if fault := pgurl.Check(r.Postgres.URL); doc.Has("registry.postgres.url") && fault != "" {
-			doc.Fault("registry.postgres.url", "%s", fault)
+func (r *Registry) validate(doc *strictyaml.Document) {
+	required(doc, "registry", "where the integrations are, such as {directory: {path: integrations/}}, or a database, sqlite or postgres")
+	var sources []string
+	for _, source := range []string{"directory", "sqlite", "postgres"} {
+		if doc.Has("registry." + source) {
+			sources = append(sources, source)
 		}
-	default:
-		doc.Fault("registry", "the database is missing: add sqlite, for one broker, or postgres")
+	}
+	switch {
+	case len(sources) > 1:
+		doc.Fault("registry."+sources[1], "integrations are in one place, and there are %s; remove all but one", strings.Join(sources, " and "))
+	case len(sources) == 0 && doc.Has("registry"):
+		doc.Fault("registry", "the place of the integrations is missing: add directory, or sqlite, a database for one broker, or postgres")
+	case len(sources) == 1 && sources[0] == "directory":
+		for _, name := range []string{"seal", "allowed_files", "max_integrations", "max_outage"} {
+			if doc.Has("registry." + name) {
+				doc.Fault("registry."+name, "applies to a database (sqlite or postgres) only; remove the setting")
+			}
+		}
+	}
+	if doc.Has("registry.directory") {
+		required(doc, "registry.directory.path", "the directory of the integrations' files")
+	}
+	if doc.Has("registry.sqlite") {
+		required(doc, "registry.sqlite.file", "the file of the database")
+	}
+	if doc.Has("registry.postgres") {
+		required(doc, "registry.postgres.url", "the URL of the database, such as postgres://broker@db.example.org/secretbroker")
+	}
+	if fault := pgurl.Check(r.Postgres.URL); doc.Has("registry.postgres.url") && fault != "" {
+		doc.Fault("registry.postgres.url", "%s", fault)
+	}
+	if doc.Has("registry.seal") {
+		required(doc, "registry.seal.key_file", "the file with the keys; secretbroker seal create-key makes it")
 	}
 	if r.MaxIntegrations < 1 || r.MaxIntegrations > 100_000 {
 		doc.Fault("registry.max_integrations", "expected 1 to 100000")
 	}
-	if d := time.Duration(r.MaxOutage); d < time.Second || d > 24*time.Hour {
+	if d := time.Duration(r.MaxOutage); d < time.Second || d > day {
 		doc.Fault("registry.max_outage", "expected 1s to 24h")
-	}
-	if d := time.Duration(r.UsageRetention); d < time.Hour || d > maxUsageRetention {
-		doc.Fault("registry.usage_retention", "expected 1h to 87840h")
 	}
 }
 
 // paths returns the settings that name files.
 func (r *Registry) paths() []*string {
-	paths := []*string{&r.SQLite.File, &r.Postgres.PasswordFile, &r.KeyFile}
-	for i := range r.Files {
-		paths = append(paths, &r.Files[i])
+	paths := []*string{&r.Directory.Path, &r.SQLite.File, &r.Postgres.PasswordFile, &r.Seal.KeyFile}
+	for i := range r.AllowedFiles {
+		paths = append(paths, &r.AllowedFiles[i])
 	}
 	return paths
 }

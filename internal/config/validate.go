@@ -19,7 +19,9 @@ func (c *Config) validate(doc *strictyaml.Document) {
 		doc.Fault("admin_listen", "the same address as listen; use another port")
 	}
 	c.validateIdentity(doc)
-	c.validateIntegrations(doc)
+	c.Registry.validate(doc)
+	c.Usage.validate(doc)
+	c.Validation.validate(doc)
 	required(doc, "audit.file", `the file that audit records are appended to, or "stdout"`)
 	if ttl := time.Duration(c.Cache.TTL); ttl < MinTTL || ttl > MaxTTL {
 		doc.Fault("cache.ttl", "expected 1s to 24h")
@@ -31,7 +33,6 @@ func (c *Config) validate(doc *strictyaml.Document) {
 		doc.Fault("memory.limit", "expected at least 64MiB, or 0 for no limit")
 	}
 	c.Roles.validate(doc)
-	c.Management.validate(doc)
 	c.Placement.validate(doc)
 	c.Audit.validate(doc)
 	c.Limits.validate(doc)

@@ -153,7 +153,7 @@ func (b *bed) startAlone(ctx context.Context, c *abuse) (err error) {
 			return err
 		}
 	}
-	b.broker, err = startBroker(ctx, b, "broker", "integrations: integrations/\nroles: {resource_owner: [spiffe://example.org"+operator+"]}", audit, b.options.serverCPUs)
+	b.broker, err = startBroker(ctx, b, "broker", "registry: {directory: {path: integrations/}}\nroles: {resource_owner: [spiffe://example.org"+operator+"]}", audit, b.options.serverCPUs)
 	return err
 }
 
@@ -191,7 +191,7 @@ func (b *bed) startReplicas(ctx context.Context, c *abuse) (err error) {
 	if err := b.fill(ctx, c, keys); err != nil {
 		return err
 	}
-	more := fmt.Sprintf("registry: {postgres: {url: '%s'}, key_file: registry.key, files: [.], max_integrations: %d}\nroles: {resource_owner: [spiffe://example.org%s]}",
+	more := fmt.Sprintf("registry: {postgres: {url: '%s'}, seal: {key_file: registry.key}, allowed_files: [.], max_integrations: %d}\nroles: {resource_owner: [spiffe://example.org%s]}",
 		b.postgres.URL("postgres"), 2*fillers, operator)
 	if b.broker, err = startBroker(ctx, b, "broker", more, filepath.Join(b.audits, "audit.jsonl"), b.options.serverCPUs); err != nil {
 		return err

@@ -16,7 +16,7 @@ func newKeyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "key",
 		Short: "Create and rotate the keys that seal stored credentials",
-		Long: `Create and rotate the keys of registry.key_file, which seal the credentials that are
+		Long: `Create and rotate the keys of registry.seal.key_file, which seal the credentials that are
 stored with integrations.
 
 To rotate the key: "add" a new key, copy the file to every replica, and reload each

@@ -43,8 +43,8 @@ func firstOf(names []string) string {
 
 // readRegistry opens the database of a configuration for reading.
 func readRegistry(ctx context.Context, cfg *config.Config, configFile string) (*sqlstore.Reader, error) {
-	if cfg.Integrations != "" {
-		return nil, &exit.Error{Code: exit.Usage, Err: fmt.Errorf("%s: the integrations are in files; this command needs a configuration with registry", configFile)}
+	if cfg.Registry.Directory.Path != "" {
+		return nil, &exit.Error{Code: exit.Usage, Err: fmt.Errorf("%s: the integrations are in files; this command needs a configuration with a database (registry.sqlite or registry.postgres)", configFile)}
 	}
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()

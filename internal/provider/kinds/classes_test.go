@@ -122,9 +122,9 @@ func TestLocalDocuments(t *testing.T) {
 	for settings, want := range map[string]string{
 		"{directories: [" + dir + "]}":          "",
 		"{directories: [" + dir + "/deep]}":     "",
-		"{directories: [/etc]}":                 "registry.files",
+		"{directories: [/etc]}":                 "registry.allowed_files",
 		"{directories: [" + dir + "/..]}":       "local.directories[0]",
-		"{directories: [" + dir + "x]}":         "registry.files",
+		"{directories: [" + dir + "x]}":         "registry.allowed_files",
 		"{directories: [relative]}":             "local.directories[0]",
 		"{environment: [PGPASSWORD]}":           "in files only",
 		"{environment: ['not a name']}":         "in files only",

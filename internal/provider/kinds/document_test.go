@@ -23,7 +23,7 @@ func TestDocumentsNameNoFiles(t *testing.T) {
 		}
 		faults[name] = p.Faults[0].Text
 	}
-	if faults["there"] != faults["absent"] || !strings.Contains(faults["there"], "registry.files") {
+	if faults["there"] != faults["absent"] || !strings.Contains(faults["there"], "registry.allowed_files") {
 		t.Errorf("faults tell files that are there from those that are not: %q", faults)
 	}
 	p := All().ParseDocument([]byte(withSecret("a", there)), integration.DocumentConfig{Files: []string{dir}})

@@ -89,7 +89,7 @@ func (p parser) settings(s *section) *Settings {
 		}
 		dir = strings.TrimPrefix(store, "file://")
 		if !p.MayRead(dir) {
-			p.Fault(at, "this directory may not be named here; registry.files in secretbroker.yaml lists those that may be")
+			p.Fault(at, "this directory may not be named here; registry.allowed_files in secretbroker.yaml lists those that may be")
 			continue
 		}
 		if slices.Contains(l.Directories, dir) {

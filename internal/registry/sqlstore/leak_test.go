@@ -169,7 +169,7 @@ func TestWithoutAKey(t *testing.T) {
 	}
 	none := openSQLite(t, file, Config{Kinds: kinds.All()})
 	_, err := none.Update(t.Context(), registry.Change{Document: secretDocument("a"), Credentials: secrets(planted)})
-	if err == nil || !strings.Contains(err.Error(), "registry.key_file") {
+	if err == nil || !strings.Contains(err.Error(), "registry.seal.key_file") {
 		t.Errorf("Update without a key: %v", err)
 	}
 }

@@ -11,8 +11,8 @@ import (
 // The faults of a stored credential that cannot be opened. The first is for a broker that
 // has no keys.
 const (
-	faultNoKeyFile = "the stored credential is sealed and this broker has no key to open it: set registry.key_file in its secretbroker.yaml"
-	faultNoKey     = "no key in registry.key_file opens the stored credential: copy the key file with the key that sealed it to this broker and send SIGHUP, or set the integration's credential again"
+	faultNoKeyFile = "the stored credential is sealed and this broker has no key to open it: set registry.seal.key_file in its secretbroker.yaml"
+	faultNoKey     = "no key in registry.seal.key_file opens the stored credential: copy the key file with the key that sealed it to this broker and send SIGHUP, or set the integration's credential again"
 )
 
 // sealedFaults tries to open the credentials that a document uses, and returns a fault for

@@ -293,7 +293,7 @@ func (w *written) faultOf(name string) string {
 	case !slices.Contains(w.parsed.Used, name):
 		return "the document does not use this credential; remove it, or change the document"
 	case w.s.cfg.Sealer == nil:
-		return "this broker does not store credentials; set registry.key_file in its secretbroker.yaml, or refer to a file instead"
+		return "this broker does not store credentials; set registry.seal.key_file in its secretbroker.yaml, or refer to a file instead"
 	case size == 0:
 		return "the credential is empty"
 	case size > maxCredential:

@@ -63,7 +63,7 @@ final class Broker implements AutoCloseable {
         "listen: 127.0.0.1:" + port,
         "admin_listen: 127.0.0.1:" + adminPort,
         "tls: {cert_file: server.pem, key_file: server-key.pem, client_ca_file: ca.pem}",
-        "integrations: serve-integrations/",
+        "registry: {directory: {path: serve-integrations/}}",
         "audit: {file: serve-audit.jsonl}",
         "shutdown: {drain_delay: 0s}",
         ""));
