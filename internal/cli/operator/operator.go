@@ -28,7 +28,7 @@ const openTimeout = 30 * time.Second
 // Commands returns the commands of this package. kinds are the kinds of stores that
 // integrations may be of.
 func Commands(kinds *integration.Kinds) []*cobra.Command {
-	return []*cobra.Command{newAuditCommand(kinds), newKeyCommand()}
+	return []*cobra.Command{newAuditCommand(kinds), newSealCommand()}
 }
 
 // firstOf lists the first names and the number of the others.

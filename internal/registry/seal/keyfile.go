@@ -153,7 +153,7 @@ func finish(f *os.File, b []byte) error {
 func read(path string) (*keyset.Handle, error) {
 	b, err := keyfile.Read(path, maxKeyFile)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("seal: there is no key file %s; make one with: secretbroker key create %s", path, path)
+		return nil, fmt.Errorf("seal: there is no key file %s; make one with: secretbroker seal create-key %s", path, path)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("seal: %w", err)
@@ -161,7 +161,7 @@ func read(path string) (*keyset.Handle, error) {
 	defer clear(b)
 	handle, err := insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(b)))
 	if err != nil {
-		return nil, fmt.Errorf("seal: %s is not a key file as secretbroker key create makes it", path)
+		return nil, fmt.Errorf("seal: %s is not a key file as secretbroker seal create-key makes it", path)
 	}
 	return handle, nil
 }

@@ -146,7 +146,7 @@ func TestKeyFileIsRefused(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := seal.Open(filepath.Join(t.TempDir(), "none")); err == nil || !strings.Contains(err.Error(), "secretbroker key create") {
+	if _, err := seal.Open(filepath.Join(t.TempDir(), "none")); err == nil || !strings.Contains(err.Error(), "secretbroker seal create-key") {
 		t.Errorf("no file: %v", err)
 	}
 	sealed := mustSeal(t, k, "p")

@@ -12,18 +12,19 @@ import (
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
 )
 
-func newKeyCommand() *cobra.Command {
+func newSealCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "key",
-		Short: "Create and rotate the keys that seal stored credentials",
+		Use:        "seal",
+		SuggestFor: []string{"key"},
+		Short:      "Create and rotate the keys that seal stored credentials",
 		Long: `Create and rotate the keys of registry.seal.key_file, which seal the credentials that are
 stored with integrations.
 
-To rotate the key: "add" a new key, copy the file to every replica, and reload each
-replica (SIGHUP); then "use" the new key, and copy and reload again. The brokers
-then seal all credentials with the new key. The old key is still needed to restore
-older backups; "drop" removes it.`,
-		Example: "  secretbroker key create /etc/secretbroker/registry.key",
+To rotate the key: add a new key (add-key), copy the file to every replica, and
+reload each replica (SIGHUP); then seal with the new key (use-key), and copy and
+reload again. The brokers then seal all credentials with the new key. The old key is
+still needed to restore older backups; drop-key removes it.`,
+		Example: "  secretbroker seal create-key /etc/secretbroker/registry.key",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -31,9 +32,9 @@ older backups; "drop" removes it.`,
 		name, short, done string
 		do                func(string) error
 	}{
-		{"create", "Create a key file, readable by its owner only", "created; keep a copy in a safe place: without it stored credentials cannot be decrypted", seal.Create},
-		{"add", "Add a key that can unseal but does not seal yet", "key added; copy the file to every replica before you use the key", seal.Add},
-		{"use", "Seal with the newest key from now on", "the newest key now seals", seal.Use},
+		{"create-key", "Create a key file, readable by its owner only", "created; keep a copy in a safe place: without it stored credentials cannot be decrypted", seal.Create},
+		{"add-key", "Add a key that can unseal but does not seal yet", "key added; copy the file to every replica before you use the key", seal.Add},
+		{"use-key", "Seal with the newest key from now on", "the newest key now seals", seal.Use},
 	} {
 		cmd.AddCommand(&cobra.Command{
 			Use:   step.name + " FILE",
@@ -48,13 +49,13 @@ older backups; "drop" removes it.`,
 			},
 		})
 	}
-	cmd.AddCommand(newKeyDropCommand(), newKeyListCommand())
+	cmd.AddCommand(newDropKeyCommand(), newListKeysCommand())
 	return cmd
 }
 
-func newKeyListCommand() *cobra.Command {
+func newListKeysCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "list FILE",
+		Use:   "list-keys FILE",
 		Short: "List the keys of a key file by their ids",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -74,13 +75,13 @@ func newKeyListCommand() *cobra.Command {
 	}
 }
 
-func newKeyDropCommand() *cobra.Command {
+func newDropKeyCommand() *cobra.Command {
 	var (
 		configFile string
 		force      bool
 	)
 	cmd := &cobra.Command{
-		Use:   "drop --config secretbroker.yaml FILE",
+		Use:   "drop-key --config secretbroker.yaml FILE",
 		Short: "Remove the keys that do not seal",
 		Long: `Remove the keys that do not seal. The command reads the database of --config and
 fails if a credential there is still sealed with one of them. It cannot check
@@ -89,7 +90,7 @@ a copy of the old key file as long as such backups.
 
 --force removes the keys without reading the database. Credentials that are still
 sealed with a dropped key are lost and must be set again.`,
-		Example: "  secretbroker key drop --config /etc/secretbroker/secretbroker.yaml /etc/secretbroker/registry.key",
+		Example: "  secretbroker seal drop-key --config /etc/secretbroker/secretbroker.yaml /etc/secretbroker/registry.key",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {

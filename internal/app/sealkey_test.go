@@ -101,12 +101,12 @@ func TestKeyDrop(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		for _, step := range []string{"add", "use"} {
-			if code, _, stderr := command(t, "key", step, db.keyFile); code != exitOK {
+		for _, step := range []string{"add-key", "use-key"} {
+			if code, _, stderr := command(t, "seal", step, db.keyFile); code != exitOK {
 				t.Fatalf("%s: %d %s", step, code, stderr)
 			}
 		}
-		drop := []string{"key", "drop", "--config", db.configFile, db.keyFile}
+		drop := []string{"seal", "drop-key", "--config", db.configFile, db.keyFile}
 		code, _, stderr := command(t, drop...)
 		if code != exitFailure || !strings.Contains(stderr, "i0/azure.credential.client_secret") || !strings.Contains(stderr, "and 2 more") || strings.Contains(stderr, "pl4nted") {
 			t.Errorf("while credentials are sealed with the key: %d %s", code, stderr)
@@ -134,7 +134,7 @@ func TestKeyDropCannotLook(t *testing.T) {
 	if err := seal.Create(keyFile); err != nil {
 		t.Fatal(err)
 	}
-	code, _, stderr := command(t, "key", "drop", "--config", env.ConfigFile, keyFile)
+	code, _, stderr := command(t, "seal", "drop-key", "--config", env.ConfigFile, keyFile)
 	if code != exitUsage || !strings.Contains(stderr, "in files") {
 		t.Errorf("%d %s", code, stderr)
 	}
