@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -60,7 +61,8 @@ func execute(ctx context.Context, cmd *cobra.Command) int {
 	}
 	var coded *exitError
 	if !errors.As(err, &coded) {
-		coded = &exitError{Code: exitUsage, Err: err} // cobra's own errors
+		// cobra's own errors. Its suggestions of commands are indented with tabs.
+		coded = &exitError{Code: exitUsage, Err: errors.New(strings.ReplaceAll(strings.TrimSpace(err.Error()), "\t", "  "))}
 	}
 	if coded.Err != nil {
 		fmt.Fprintln(cmd.ErrOrStderr(), "Error:", terminal.PrintableLines(coded.Err.Error()))
@@ -82,7 +84,6 @@ Start with:  secretbroker dev`,
 		Version:       buildVersion(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.AddCommand(cli.Commands(kinds.All())...)

@@ -51,7 +51,7 @@ func openIntegrations(ctx context.Context, cfg *config.Config, log *slog.Logger,
 			_, err := files.Get(id)
 			return !errors.Is(err, registry.ErrNotFound)
 		})
-		return &integrationStore{Store: files, usage: used, dir: cfg.Integrations, close: func() error { return nil }}, nil
+		return &integrationStore{Store: files, usage: used, dir: dir, close: func() error { return nil }}, nil
 	}
 	r := cfg.Registry
 	c := sqlstore.Config{

@@ -5,14 +5,14 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"github.com/secretbroker/secretbroker/internal/strictyaml"
+	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
 // durationFlag is a flag with a duration, written as in the broker's files: "30s", "90d".
 type durationFlag time.Duration
 
 func (d *durationFlag) Set(s string) error {
-	v, err := strictyaml.ParseDuration(s)
+	v, err := integration.ParseDuration(s)
 	if err == nil {
 		*d = durationFlag(v)
 	}
@@ -24,7 +24,7 @@ func (d *durationFlag) String() string {
 	if *d == 0 {
 		return ""
 	}
-	return strictyaml.FormatDuration(time.Duration(*d))
+	return integration.FormatDuration(time.Duration(*d))
 }
 
 func (*durationFlag) Type() string { return "duration" }

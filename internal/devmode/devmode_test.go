@@ -233,7 +233,7 @@ func TestSettings(t *testing.T) {
 		"listen":       "[::1]:9443",
 		"admin_listen": devmode.DefaultAdminListen,
 		"tls":          m{"cert_file": "server.pem", "key_file": "server-key.pem", "client_ca_file": "ca.pem"},
-		"integrations": "integrations/",
+		"registry":     map[string]any{"directory": map[string]any{"path": "integrations/"}},
 		"cache":        m{"ttl": "5m", "max_bytes": "64MiB"},
 		"audit":        m{"file": "audit.jsonl"},
 		"roles":        m{"resource_owner": []any{"spiffe://example.org/admin/owner"}, "auditor": []any{"spiffe://example.org/ops/*"}},

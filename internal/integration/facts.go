@@ -65,5 +65,8 @@ func (in *Integration) CloudPolicies() []CloudPolicy {
 	return nil
 }
 
+// ParseDuration parses a duration as documents have it: 30s, 1h30m, 90d.
+func ParseDuration(s string) (time.Duration, error) { return strictyaml.ParseDuration(s) }
+
 // FormatDuration formats a duration as documents do: 1h and not 1h0m0s, 90d and not 2160h.
 func FormatDuration(d time.Duration) string { return strictyaml.FormatDuration(d) }

@@ -21,7 +21,6 @@ import (
 	"github.com/secretbroker/secretbroker/internal/cli/terminal"
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
-	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
 func newAuditCommand(kinds *integration.Kinds) *cobra.Command {
@@ -271,7 +270,7 @@ func parseTime(s string, now time.Time) (time.Time, error) {
 			return t, nil
 		}
 	}
-	d, err := strictyaml.ParseDuration(strings.TrimSuffix(s, " ago"))
+	d, err := integration.ParseDuration(strings.TrimSuffix(s, " ago"))
 	if err != nil || d < 0 {
 		return time.Time{}, errors.New("expected a time such as 2027-01-10T08:00:00Z or 2027-01-10, or a duration before now such as 90m or 7d")
 	}

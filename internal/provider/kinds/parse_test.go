@@ -226,7 +226,7 @@ func TestParseFaults(t *testing.T) {
 		{"ttl too short", full + "cache:\n  ttl: 999ms\n", "7: cache.ttl: expected 1s to 24h"},
 		{"ttl zero", full + "cache:\n  ttl: 0s\n", "7: cache.ttl: expected 1s to 24h"},
 		{"ttl too long", full + "cache:\n  ttl: 25h\n", "7: cache.ttl: expected 1s to 24h"},
-		{"ttl without unit", full + "cache:\n  ttl: 5\n", `7: cache.ttl: expected a duration with its unit, such as "30s" or "5m"`},
+		{"ttl without unit", full + "cache:\n  ttl: 5\n", `7: cache.ttl: expected a duration with its unit, such as "30s", "5m" or "90d"`},
 
 		{"private endpoint", full + "  private_endpoint: maybe\n", "6: azure.private_endpoint: expected true or false, without quotes"},
 		{"reads too low", full + "reads: {max_concurrent: 0, per_second: -1, timeout: 999ms}\n",
@@ -266,7 +266,7 @@ func TestParseFaults(t *testing.T) {
 				"5: azure.credential.client_secret_file: missing; the credential type client_secret requires it\n" +
 				"5: azure.credential.token_file: does not belong to the credential type client_secret; remove it or change the type\n" +
 				"6: azure.vaults[0]: not a vault: the store does not begin with https://; expected https://NAME.vault.azure.net\n" +
-				`7: cache.ttl: expected a duration with its unit, such as "30s" or "5m"` + "\n" +
+				`7: cache.ttl: expected a duration with its unit, such as "30s", "5m" or "90d"` + "\n" +
 				`9: grants[0].principals[0]: expected a SPIFFE ID ("spiffe://...") or "dns:HOST"` + "\n" +
 				`10: unknown setting "more"; known here: id, display_name, kind, azure, aws, gcp, vault, local, cache, reads, placement, grants, roles`},
 	}
