@@ -54,12 +54,11 @@ func (cfg *Config) balanceOptions() []grpc.DialOption {
 
 // target returns the target for grpc.NewClient, and the options that belong to it.
 func (cfg *Config) target() (string, []grpc.DialOption) {
-	if len(cfg.Addrs) == 0 {
-		return "dns:///" + cfg.Addr, nil
+	if len(cfg.Addrs) == 1 {
+		return "dns:///" + cfg.Addrs[0], nil
 	}
-	all := cfg.addrs()
 	state := resolver.State{}
-	for _, addr := range all {
+	for _, addr := range cfg.Addrs {
 		host, _, _ := net.SplitHostPort(addr) // validate has checked it
 		// Each replica must prove its own name, unless ServerName is set.
 		a := resolver.Address{Addr: addr, ServerName: host}
@@ -71,15 +70,7 @@ func (cfg *Config) target() (string, []grpc.DialOption) {
 	replicas := manual.NewBuilderWithScheme("replicas")
 	replicas.InitialState(state)
 	// The endpoint names the channel. The state contains the addresses to connect to.
-	return "replicas:///" + all[0], []grpc.DialOption{grpc.WithResolvers(replicas)}
-}
-
-// addrs returns all configured addresses of the broker.
-func (cfg *Config) addrs() []string {
-	if cfg.Addr == "" {
-		return cfg.Addrs
-	}
-	return append([]string{cfg.Addr}, cfg.Addrs...)
+	return "replicas:///" + cfg.Addrs[0], []grpc.DialOption{grpc.WithResolvers(replicas)}
 }
 
 // balanced adds the header with the integration of a call to ctx.

@@ -30,6 +30,7 @@ func newReplicas(t *testing.T, n int, balance client.Balance) *replicas {
 	authority := newCA("test CA")
 	r := &replicas{by: make(map[string]map[int]int), headers: make(map[string]bool)}
 	r.cfg = writeConfig(t.TempDir(), "", authority, "worker-1.test")
+	r.cfg.Addrs = nil
 	r.cfg.Balance = balance
 	for i := range n {
 		b := startBroker(authority, func(ctx context.Context, in *secretbrokerv1.ResolveRequest) (*secretbrokerv1.ResolveResponse, error) {
@@ -54,7 +55,7 @@ func newReplicas(t *testing.T, n int, balance client.Balance) *replicas {
 func (r *replicas) ask(t *testing.T, c *client.Client, integrations, times int) {
 	t.Helper()
 	for n := range integrations * times {
-		req := client.Request{IntegrationID: fmt.Sprint("i", n%integrations), Configs: map[string]string{"a": "b"}}
+		req := client.ResolveRequest{IntegrationID: fmt.Sprint("i", n%integrations), Configs: map[string]string{"a": "b"}}
 		if _, err := c.Resolve(t.Context(), req); err != nil {
 			t.Fatalf("call %d: %v", n, err)
 		}
@@ -100,7 +101,7 @@ func (r *replicas) settle(t *testing.T, c *client.Client) {
 		if connected == len(r.brokers) {
 			break
 		}
-		req := client.Request{IntegrationID: fmt.Sprint("other", n), Configs: map[string]string{"a": "b"}}
+		req := client.ResolveRequest{IntegrationID: fmt.Sprint("other", n), Configs: map[string]string{"a": "b"}}
 		if _, err := c.Resolve(t.Context(), req); err != nil {
 			t.Fatal(err)
 		}

@@ -177,7 +177,7 @@ func newSetup(t *testing.T, answer answerFunc) *setup {
 // writeConfig writes a client's files to dir.
 func writeConfig(dir, addr string, authority *trusttest.CA, name string) client.Config {
 	cfg := client.Config{
-		Addr:     addr,
+		Addrs:    []string{addr},
 		CAFile:   filepath.Join(dir, "ca.pem"),
 		CertFile: filepath.Join(dir, "tls.pem"),
 		KeyFile:  filepath.Join(dir, "tls-key.pem"),
@@ -228,4 +228,4 @@ func echo(_ context.Context, in *secretbrokerv1.ResolveRequest) (*secretbrokerv1
 	return out, nil
 }
 
-var request = client.Request{IntegrationID: "prod", Configs: map[string]string{"database.password": "a reference"}}
+var request = client.ResolveRequest{IntegrationID: "prod", Configs: map[string]string{"database.password": "a reference"}}

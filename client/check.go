@@ -12,9 +12,9 @@ import (
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 )
 
-// CheckRequest is a dry run of a Request.
+// CheckRequest is a dry run of a ResolveRequest.
 type CheckRequest struct {
-	// IntegrationID, Configs, MaxAge, NotReadBefore and Connector are as in Request.
+	// IntegrationID, Configs, MaxAge, NotReadBefore and Connector are as in ResolveRequest.
 	IntegrationID string
 	Configs       map[string]string
 	MaxAge        *time.Duration

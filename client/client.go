@@ -4,7 +4,7 @@
 // creates one Client and keeps it:
 //
 //	c, err := client.New(client.Config{
-//		Addr:     "secretbroker.example.org:8443",
+//		Addrs:    []string{"secretbroker.example.org:8443"},
 //		CAFile:   "/etc/secretbroker/ca.pem",
 //		CertFile: "/etc/secretbroker/tls.pem",
 //		KeyFile:  "/etc/secretbroker/tls-key.pem",
@@ -14,7 +14,7 @@
 //	}
 //	defer c.Close()
 //
-//	res, err := c.Resolve(ctx, client.Request{
+//	res, err := c.Resolve(ctx, client.ResolveRequest{
 //		IntegrationID: "sqlserver-prod",
 //		Configs: map[string]string{
 //			"database.password": "https://my-vault.vault.azure.net::sqlserver-db-secret::password",
@@ -66,14 +66,12 @@ const (
 	maxHeaderBytes = 1 << 20
 )
 
-// Config configures a Client. Addr, CAFile, CertFile and KeyFile are required; the others
+// Config configures a Client. Addrs, CAFile, CertFile and KeyFile are required; the others
 // have useful zero values.
 type Config struct {
-	// Addr is the broker's address, "host:port". The client tries every address that the
-	// host resolves to. HTTPS_PROXY and NO_PROXY apply.
-	Addr string
-	// Addrs are the addresses of further replicas, for a broker whose replicas have no
-	// common name. Addr may then be empty.
+	// Addrs are the addresses of the broker, each "host:port". One address is usual: the
+	// client tries every IP address that the host resolves to, and HTTPS_PROXY and NO_PROXY
+	// apply. List the replicas of a broker that have no common name.
 	Addrs []string
 	// Balance determines how calls are distributed over the replicas.
 	Balance Balance
@@ -87,7 +85,7 @@ type Config struct {
 	// KeyFile is a PEM file with the certificate's private key, unencrypted.
 	KeyFile string
 	// ServerName is the name that the broker's certificate must have, if it differs from
-	// the host of Addr.
+	// the host of its address.
 	ServerName string
 
 	// Timeout limits the duration of one call, including its retries and the waits between
@@ -144,12 +142,12 @@ func New(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("secretbroker: client configuration: %w", err)
 	}
-	addr := strings.Join(cfg.addrs(), ", ")
+	addr := strings.Join(cfg.Addrs, ", ")
 	target, options := cfg.target()
 	options = append(options, cfg.balanceOptions()...)
 	conn, err := grpc.NewClient(target, append(options,
 		grpc.WithTransportCredentials(&transportCreds{addr: addr, caFile: cfg.CAFile, certFile: cfg.CertFile, files: files}),
-		// The handshake verifies this name; empty means the host of Addr.
+		// The handshake verifies this name; empty means the host of the address.
 		grpc.WithAuthority(cfg.ServerName),
 		grpc.WithUserAgent("secretbroker-go/"+version()),
 		// The DNS must not be able to change how the client calls the broker.
@@ -171,7 +169,7 @@ func New(cfg Config) (*Client, error) {
 		}),
 	)...)
 	if err != nil {
-		return nil, fmt.Errorf("secretbroker: client configuration: Addr: %w", err)
+		return nil, fmt.Errorf("secretbroker: client configuration: Addrs: %w", err)
 	}
 	return &Client{
 		addr:        addr,
@@ -188,8 +186,8 @@ func New(cfg Config) (*Client, error) {
 // afterwards.
 func (c *Client) Close() error { return c.conn.Close() }
 
-// Request is a request for secrets by their references.
-type Request struct {
+// ResolveRequest is a request for secrets by their references.
+type ResolveRequest struct {
 	// IntegrationID is the provider integration whose cloud identity reads the secrets.
 	IntegrationID string
 	// Configs maps config names to references, or is a connector's complete configuration:
@@ -204,7 +202,7 @@ type Request struct {
 	// the broker's clock. Use a time that the broker has given, such as a FetchTime. A
 	// broker that does not know this field refuses the call.
 	NotReadBefore time.Time
-	// AllowPartial reports failed configs in Response.Errors and returns the other
+	// AllowPartial reports failed configs in ResolveResponse.Errors and returns the other
 	// values, instead of failing the whole call.
 	AllowPartial bool
 	// Connector is the caller's name for the connector that needs the secrets. The broker
@@ -220,12 +218,12 @@ type Request struct {
 // exceed the deadline of ctx or Config.Timeout, it returns the last error at once.
 //
 // The error is an *Error. It also matches ctx's error if that ended the call.
-func (c *Client) Resolve(ctx context.Context, req Request) (*Response, error) {
+func (c *Client) Resolve(ctx context.Context, req ResolveRequest) (*ResolveResponse, error) {
 	out, err := call(ctx, c, c.rpc.Resolve, req.message())
 	if err != nil {
 		return nil, err
 	}
-	return newResponse(out), nil
+	return newResolveResponse(out), nil
 }
 
 // call makes one call with its retries, within Config.Timeout, Config.MaxAttempts and the
@@ -296,12 +294,12 @@ func sleep(ctx context.Context, d time.Duration) error {
 // validate returns all errors in cfg that can be found without reading a file.
 func (cfg Config) validate() error {
 	var errs []error
-	if len(cfg.addrs()) == 0 {
-		errs = append(errs, errors.New(`the broker's address Addr is not set; set it to "host:port"`))
+	if len(cfg.Addrs) == 0 {
+		errs = append(errs, errors.New(`the broker's address is not set; set Addrs to its "host:port"`))
 	}
-	for _, addr := range cfg.addrs() {
+	for _, addr := range cfg.Addrs {
 		if host, port, err := net.SplitHostPort(addr); err != nil || host == "" || port == "" {
-			errs = append(errs, fmt.Errorf(`the broker's address Addr is %q; set it to "host:port"`, addr))
+			errs = append(errs, fmt.Errorf(`the broker's address in Addrs is %q; expected "host:port"`, addr))
 		}
 	}
 	if _, ok := serviceConfigs[cfg.Balance]; !ok {

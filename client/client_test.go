@@ -71,7 +71,7 @@ func TestResolve(t *testing.T) {
 	c, _ := s.client(t)
 
 	maxAge := 90 * time.Second
-	res, err := c.Resolve(t.Context(), client.Request{
+	res, err := c.Resolve(t.Context(), client.ResolveRequest{
 		IntegrationID: "prod",
 		Configs:       map[string]string{"a": "ref a", "b": "ref b"},
 		MaxAge:        &maxAge,
@@ -340,8 +340,8 @@ func TestNewRefuses(t *testing.T) {
 		want []string
 	}{
 		{"nothing set", func(c *client.Config) { *c = client.Config{} }, []string{"Addr", "CAFile", "CertFile", "KeyFile"}},
-		{"no port", func(c *client.Config) { c.Addr = "broker" }, []string{`"broker"`, "host:port"}},
-		{"no host", func(c *client.Config) { c.Addr = ":8443" }, []string{"host:port"}},
+		{"no port", func(c *client.Config) { c.Addrs = []string{"broker"} }, []string{`"broker"`, "host:port"}},
+		{"no host", func(c *client.Config) { c.Addrs = []string{":8443"} }, []string{"host:port"}},
 		{"no CA", func(c *client.Config) { c.CAFile = "" }, []string{"CAFile not set"}},
 		{"no certificate", func(c *client.Config) { c.CertFile = "" }, []string{"CertFile not set"}},
 		{"no key", func(c *client.Config) { c.KeyFile = "" }, []string{"KeyFile not set"}},

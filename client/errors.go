@@ -17,63 +17,74 @@ import (
 // the client and the broker.
 const errorDomain = "secretbroker"
 
-// The broker's reasons, in Error.Reason and ConfigError.Reason. They are never renamed; new
-// ones may be added. docs/errors.md says how to resolve each.
+// Reason is a machine-readable reason of a failure. Reasons are never renamed; new ones may be
+// added.
+//
+// A Reason is an error only so that errors.Is can look for it:
+//
+//	if errors.Is(err, client.ReasonAccessDenied) {
+type Reason string
+
+// Error returns the reason itself, such as "ACCESS_DENIED".
+func (r Reason) Error() string { return string(r) }
+
+// The reasons of the broker, in Error.Reason and ConfigError.Reason. docs/errors.md says how to
+// resolve each.
 const (
 	// ReasonInvalidReference and the next two: fix the request.
-	ReasonInvalidReference = string(secret.ReasonInvalidReference)
-	ReasonConfigMismatch   = string(secret.ReasonConfigMismatch)
-	ReasonInvalidRequest   = string(secret.ReasonInvalidRequest)
+	ReasonInvalidReference = Reason(secret.ReasonInvalidReference)
+	ReasonConfigMismatch   = Reason(secret.ReasonConfigMismatch)
+	ReasonInvalidRequest   = Reason(secret.ReasonInvalidRequest)
 	// ReasonUnauthenticated: the client certificate has no identity that the broker accepts.
-	ReasonUnauthenticated = string(secret.ReasonUnauthenticated)
+	ReasonUnauthenticated = Reason(secret.ReasonUnauthenticated)
 	// ReasonAccessDenied: no grant for this caller, or no such integration.
-	ReasonAccessDenied = string(secret.ReasonAccessDenied)
+	ReasonAccessDenied = Reason(secret.ReasonAccessDenied)
 	// ReasonStoreNotAllowed: the integration does not list the store.
-	ReasonStoreNotAllowed = string(secret.ReasonStoreNotAllowed)
+	ReasonStoreNotAllowed = Reason(secret.ReasonStoreNotAllowed)
 	// ReasonPlacementDenied: the organisation's placement rules forbid it.
-	ReasonPlacementDenied = string(secret.ReasonPlacementDenied)
+	ReasonPlacementDenied = Reason(secret.ReasonPlacementDenied)
 	// ReasonInvalidIntegration and the next seven occur in calls that manage integrations;
 	// docs/errors.md says how to resolve each.
-	ReasonInvalidIntegration  = string(secret.ReasonInvalidIntegration)
-	ReasonIntegrationNotFound = string(secret.ReasonIntegrationNotFound)
-	ReasonIntegrationExists   = string(secret.ReasonIntegrationExists)
-	ReasonIntegrationChanged  = string(secret.ReasonIntegrationChanged)
-	ReasonIntegrationInUse    = string(secret.ReasonIntegrationInUse)
-	ReasonIntegrationReadOnly = string(secret.ReasonIntegrationReadOnly)
-	ReasonOwnerLockout        = string(secret.ReasonOwnerLockout)
-	ReasonQuotaExceeded       = string(secret.ReasonQuotaExceeded)
+	ReasonInvalidIntegration  = Reason(secret.ReasonInvalidIntegration)
+	ReasonIntegrationNotFound = Reason(secret.ReasonIntegrationNotFound)
+	ReasonIntegrationExists   = Reason(secret.ReasonIntegrationExists)
+	ReasonIntegrationChanged  = Reason(secret.ReasonIntegrationChanged)
+	ReasonIntegrationInUse    = Reason(secret.ReasonIntegrationInUse)
+	ReasonIntegrationReadOnly = Reason(secret.ReasonIntegrationReadOnly)
+	ReasonOwnerLockout        = Reason(secret.ReasonOwnerLockout)
+	ReasonQuotaExceeded       = Reason(secret.ReasonQuotaExceeded)
 	// ReasonSecretNotFound and the next six: the secret does not exist, or is not usable.
-	ReasonSecretNotFound    = string(secret.ReasonSecretNotFound)
-	ReasonJSONKeyNotFound   = string(secret.ReasonJSONKeyNotFound)
-	ReasonSecretDisabled    = string(secret.ReasonSecretDisabled)
-	ReasonSecretExpired     = string(secret.ReasonSecretExpired)
-	ReasonSecretNotYetValid = string(secret.ReasonSecretNotYetValid)
-	ReasonSecretNotJSON     = string(secret.ReasonSecretNotJSON)
-	ReasonSecretNotBase64   = string(secret.ReasonSecretNotBase64)
+	ReasonSecretNotFound    = Reason(secret.ReasonSecretNotFound)
+	ReasonJSONKeyNotFound   = Reason(secret.ReasonJSONKeyNotFound)
+	ReasonSecretDisabled    = Reason(secret.ReasonSecretDisabled)
+	ReasonSecretExpired     = Reason(secret.ReasonSecretExpired)
+	ReasonSecretNotYetValid = Reason(secret.ReasonSecretNotYetValid)
+	ReasonSecretNotJSON     = Reason(secret.ReasonSecretNotJSON)
+	ReasonSecretNotBase64   = Reason(secret.ReasonSecretNotBase64)
 	// ReasonStoreAccessDenied and the next two: the integration cannot read its store.
-	ReasonStoreAccessDenied         = string(secret.ReasonStoreAccessDenied)
-	ReasonStoreAuthenticationFailed = string(secret.ReasonStoreAuthenticationFailed)
-	ReasonStoreNotFound             = string(secret.ReasonStoreNotFound)
+	ReasonStoreAccessDenied         = Reason(secret.ReasonStoreAccessDenied)
+	ReasonStoreAuthenticationFailed = Reason(secret.ReasonStoreAuthenticationFailed)
+	ReasonStoreNotFound             = Reason(secret.ReasonStoreNotFound)
 	// ReasonStoreThrottled and the next four are transient; Resolve has already retried.
-	ReasonStoreThrottled   = string(secret.ReasonStoreThrottled)
-	ReasonOverloaded       = string(secret.ReasonOverloaded)
-	ReasonStoreUnavailable = string(secret.ReasonStoreUnavailable)
+	ReasonStoreThrottled   = Reason(secret.ReasonStoreThrottled)
+	ReasonOverloaded       = Reason(secret.ReasonOverloaded)
+	ReasonStoreUnavailable = Reason(secret.ReasonStoreUnavailable)
 	// ReasonRegistryUnavailable: the broker cannot reach its database of integrations.
-	ReasonRegistryUnavailable = string(secret.ReasonRegistryUnavailable)
-	ReasonAuditUnavailable    = string(secret.ReasonAuditUnavailable)
+	ReasonRegistryUnavailable = Reason(secret.ReasonRegistryUnavailable)
+	ReasonAuditUnavailable    = Reason(secret.ReasonAuditUnavailable)
 	// ReasonInternal: a bug in the broker; its operator finds it by the request id.
-	ReasonInternal = string(secret.ReasonInternal)
+	ReasonInternal = Reason(secret.ReasonInternal)
 )
 
 // The client's own reasons, always with codes.Unavailable.
 const (
 	// ReasonBrokerUnreachable: there is no connection to the broker.
-	ReasonBrokerUnreachable = "SECRETBROKER_UNREACHABLE"
+	ReasonBrokerUnreachable Reason = "SECRETBROKER_UNREACHABLE"
 	// ReasonBrokerNotTrusted: the broker's certificate was not issued by Config.CAFile, has
 	// another name, or is not valid now.
-	ReasonBrokerNotTrusted = "SECRETBROKER_NOT_TRUSTED"
+	ReasonBrokerNotTrusted Reason = "SECRETBROKER_NOT_TRUSTED"
 	// ReasonCertificateRefused: the broker does not accept Config.CertFile.
-	ReasonCertificateRefused = "CERTIFICATE_REFUSED"
+	ReasonCertificateRefused Reason = "CERTIFICATE_REFUSED"
 )
 
 // Error is the error of a failed call. It never contains a secret's value.
@@ -82,7 +93,7 @@ type Error struct {
 	Code codes.Code
 	// Reason is one of the constants, or a reason of a newer broker. It is empty if neither
 	// the broker nor the client has one, as when ctx ended before there was an answer.
-	Reason string
+	Reason Reason
 	// Message is a text for the person who has to resolve the failure.
 	Message string
 	// RequestID identifies the call in the broker's audit log and other logs; empty if the
@@ -102,11 +113,11 @@ type ConfigError struct {
 	// Config is the name of the config.
 	Config string
 	// Reason is one of the constants, or a reason of a newer broker.
-	Reason string
+	Reason Reason
 	// Message describes the problem and how to fix it.
 	Message string
 	// RetryAfter is the time to wait before a retry, zero if a retry does not help. It is
-	// set in Response.Errors only; otherwise see Error.RetryAfter.
+	// set in ResolveResponse.Errors only; otherwise see Error.RetryAfter.
 	RetryAfter time.Duration
 }
 
@@ -115,7 +126,7 @@ func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString("secretbroker: ")
 	if e.Reason != "" {
-		b.WriteString(e.Reason)
+		b.WriteString(string(e.Reason))
 	} else {
 		b.WriteString(e.Code.String())
 	}
@@ -128,6 +139,13 @@ func (e *Error) Error() string {
 		fmt.Fprintf(&b, " (request id %s)", e.RequestID)
 	}
 	return b.String()
+}
+
+// Is reports whether target is the Reason of the error. If several configs failed, that is the
+// most severe one; see Configs for the others.
+func (e *Error) Is(target error) bool {
+	reason, ok := target.(Reason)
+	return ok && reason != "" && reason == e.Reason
 }
 
 // Unwrap returns the context's error if it ended the call, else nil.
@@ -162,7 +180,7 @@ func newError(addr string, err error) *Error {
 		switch d := d.(type) {
 		case *errdetails.ErrorInfo:
 			if d.GetDomain() == errorDomain {
-				e.Reason = d.GetReason()
+				e.Reason = Reason(d.GetReason())
 			}
 		case *errdetails.RequestInfo:
 			e.RequestID = d.GetRequestId()
@@ -199,9 +217,9 @@ func endedWaiting(err error, last *Error) *Error {
 // same reason.
 func configErrorsOf(d *errdetails.BadRequest) []ConfigError {
 	configs := make([]ConfigError, 0, len(d.GetFieldViolations()))
-	texts := make(map[string]string)
+	texts := make(map[Reason]string)
 	for _, v := range d.GetFieldViolations() {
-		c := ConfigError{Config: configName(v.GetField()), Reason: v.GetReason(), Message: v.GetDescription()}
+		c := ConfigError{Config: configName(v.GetField()), Reason: Reason(v.GetReason()), Message: v.GetDescription()}
 		if c.Message == "" {
 			c.Message = texts[c.Reason]
 		} else if texts[c.Reason] == "" {
@@ -233,7 +251,7 @@ func configName(field string) string {
 // explainConnection returns a reason and a text for a connection failure that grpc reports.
 // grpc passes errors of the transport on as text only, so this package's own errors begin
 // with their reason; see connError.
-func explainConnection(addr, text string) (reason, message string) {
+func explainConnection(addr, text string) (reason Reason, message string) {
 	if _, quoted, ok := strings.Cut(text, "connection error: desc = "); ok {
 		if q, err := strconv.QuotedPrefix(quoted); err == nil {
 			if s, err := strconv.Unquote(q); err == nil {
@@ -241,8 +259,8 @@ func explainConnection(addr, text string) (reason, message string) {
 			}
 		}
 	}
-	for _, reason := range []string{ReasonBrokerNotTrusted, ReasonCertificateRefused, ReasonBrokerUnreachable} {
-		if _, message, ok := strings.Cut(text, reason+": "); ok {
+	for _, reason := range []Reason{ReasonBrokerNotTrusted, ReasonCertificateRefused, ReasonBrokerUnreachable} {
+		if _, message, ok := strings.Cut(text, string(reason)+": "); ok {
 			return reason, message
 		}
 	}

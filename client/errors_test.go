@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -284,5 +285,28 @@ func TestTextsSaidOnce(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// An error is its reason and no other, also if it is wrapped.
+func TestErrorIsItsReason(t *testing.T) {
+	t.Parallel()
+	denied := fmt.Errorf("resolving: %w", &Error{Code: codes.PermissionDenied, Reason: ReasonAccessDenied})
+	for _, tt := range []struct {
+		err    error
+		target error
+		want   bool
+	}{
+		{denied, ReasonAccessDenied, true},
+		{denied, Reason("ACCESS_DENIED"), true},
+		{denied, ReasonStoreNotAllowed, false},
+		{denied, context.Canceled, false},
+		{&Error{Code: codes.Unavailable}, Reason(""), false},
+		{&Error{Reason: "NEWER"}, Reason("NEWER"), true},
+		{context.Canceled, ReasonAccessDenied, false},
+	} {
+		if got := errors.Is(tt.err, tt.target); got != tt.want {
+			t.Errorf("errors.Is(%v, %v) = %v", tt.err, tt.target, got)
+		}
 	}
 }

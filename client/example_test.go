@@ -20,7 +20,7 @@ func Example() {
 	defer stop()
 
 	c, err := client.New(client.Config{
-		Addr:     cfg.Addr,
+		Addrs:    cfg.Addrs,
 		CAFile:   cfg.CAFile,
 		CertFile: cfg.CertFile,
 		KeyFile:  cfg.KeyFile,
@@ -30,7 +30,7 @@ func Example() {
 	}
 	defer func() { _ = c.Close() }()
 
-	res, err := c.Resolve(context.Background(), client.Request{
+	res, err := c.Resolve(context.Background(), client.ResolveRequest{
 		IntegrationID: "sqlserver-prod",
 		Configs: map[string]string{
 			"database.password": "https://my-vault.vault.azure.net::sqlserver-db-secret::password",
@@ -58,15 +58,20 @@ func ExampleError() {
 	}
 	defer func() { _ = c.Close() }()
 
-	_, err = c.Resolve(context.Background(), client.Request{IntegrationID: "somebody-elses"})
-	var e *client.Error
-	if errors.As(err, &e) && e.Reason == client.ReasonAccessDenied {
+	_, err = c.Resolve(context.Background(), client.ResolveRequest{IntegrationID: "somebody-elses"})
+	if errors.Is(err, client.ReasonAccessDenied) {
 		fmt.Println("ask the broker's operator for a grant")
 	}
-	// Output: ask the broker's operator for a grant
+	var e *client.Error
+	if errors.As(err, &e) {
+		fmt.Println(e.Code, e.Reason)
+	}
+	// Output:
+	// ask the broker's operator for a grant
+	// PermissionDenied ACCESS_DENIED
 }
 
-func ExampleRequest_maxAge() {
+func ExampleResolveRequest_maxAge() {
 	cfg, stop := runningBroker()
 	defer stop()
 	c, err := client.New(cfg)
@@ -77,7 +82,7 @@ func ExampleRequest_maxAge() {
 
 	// After a rotation: not the cached value of the broker.
 	now := time.Duration(0)
-	res, err := c.Resolve(context.Background(), client.Request{
+	res, err := c.Resolve(context.Background(), client.ResolveRequest{
 		IntegrationID: "sqlserver-prod",
 		Configs:       map[string]string{"database.password": "https://my-vault.vault.azure.net::sqlserver-db-secret"},
 		MaxAge:        &now,

@@ -48,16 +48,18 @@ type Integration struct {
 
 	// The fields below are returned and not sent, except ETag: a change with an ETag fails
 	// if the integration has changed since it was read.
-	ETag             string
-	Revision         string
-	CredentialNames  []string
-	Created, Updated Change
+	ETag            string
+	Revision        string
+	CredentialNames []string
+	// When and by whom the integration was created and last changed; zero if unknown.
+	CreateTime, UpdateTime time.Time
+	Creator, Updater       string
 	// ReadOnly reports that the integration is a file of the broker.
 	ReadOnly bool
 	// Facts are what a person needs to know about integrations of this kind.
 	Facts []Fact
-	// LastUsed is zero if the integration was never used.
-	LastUsed time.Time
+	// LastUseTime is zero if the integration was never used.
+	LastUseTime time.Time
 	// Problem is the reason why the integration cannot be used as it is, "" if it can be.
 	Problem string
 	// Unknown lists the fields, as in the mask of UpdateIntegration, that contain something
@@ -86,12 +88,6 @@ type Grant struct {
 	Principals, Stores, Secrets, Keys []string
 }
 
-// Change is the time and the author of a change; zero if unknown.
-type Change struct {
-	At time.Time
-	By string
-}
-
 // Fact is a line about an integration, or a document of several lines to paste into the
 // cloud's console.
 type Fact struct{ Name, Value string }
@@ -113,7 +109,8 @@ type ValidationStep struct {
 	OK      bool
 	Skipped bool
 	// Reason is one of the constants, "" if OK; Message says how to fix the problem.
-	Reason, Message string
+	Reason  Reason
+	Message string
 }
 
 // Usage is what one principal has read through an integration.
@@ -121,8 +118,8 @@ type Usage struct {
 	Principal, Connector   string
 	Store, Secret, JSONKey string
 	// Version is the version that was read last.
-	Version             string
-	FirstUsed, LastUsed time.Time
+	Version                   string
+	FirstUseTime, LastUseTime time.Time
 	// GrantID is the id of the grant that allowed the reads, "" if the broker no longer
 	// knows it.
 	GrantID string
@@ -227,7 +224,7 @@ func (c *Client) ValidateIntegration(ctx context.Context, id string) ([]Validati
 	}
 	var steps []ValidationStep
 	for _, s := range out.GetSteps() {
-		steps = append(steps, ValidationStep{Name: s.GetName(), OK: s.GetOk(), Skipped: s.GetSkipped(), Reason: s.GetReason(), Message: s.GetMessage()})
+		steps = append(steps, ValidationStep{Name: s.GetName(), OK: s.GetOk(), Skipped: s.GetSkipped(), Reason: Reason(s.GetReason()), Message: s.GetMessage()})
 	}
 	return steps, nil
 }
@@ -262,7 +259,7 @@ func (c *Client) ListUsage(ctx context.Context, id string, limit int) (*UsageRep
 		for _, u := range out.GetUsage() {
 			report.Usage = append(report.Usage, Usage{
 				Principal: u.GetPrincipal(), Connector: u.GetConnector(), Store: u.GetStore(), Secret: u.GetSecret(), JSONKey: u.GetJsonKey(),
-				Version: u.GetVersion(), FirstUsed: timeOf(u.GetFirstUseTime()), LastUsed: timeOf(u.GetLastUseTime()), GrantID: u.GetGrantId(),
+				Version: u.GetVersion(), FirstUseTime: timeOf(u.GetFirstUseTime()), LastUseTime: timeOf(u.GetLastUseTime()), GrantID: u.GetGrantId(),
 			})
 		}
 		report.UnusedGrantIDs = out.GetUnusedGrantIds()
@@ -331,8 +328,8 @@ func newIntegration(m *secretbrokerv1.Integration) *Integration {
 		},
 		Placement: Placement{m.GetPlacement().GetCloud(), m.GetPlacement().GetRegion()},
 		ETag:      m.GetEtag(), Revision: m.GetRevision(), CredentialNames: m.GetCredentialNames(),
-		Created: Change{timeOf(m.GetCreateTime()), m.GetCreator()}, Updated: Change{timeOf(m.GetUpdateTime()), m.GetUpdater()},
-		ReadOnly: m.GetReadOnly(), LastUsed: timeOf(m.GetLastUseTime()), Problem: m.GetProblem(), Unknown: unknownIn(m),
+		CreateTime: timeOf(m.GetCreateTime()), Creator: m.GetCreator(), UpdateTime: timeOf(m.GetUpdateTime()), Updater: m.GetUpdater(),
+		ReadOnly: m.GetReadOnly(), LastUseTime: timeOf(m.GetLastUseTime()), Problem: m.GetProblem(), Unknown: unknownIn(m),
 	}
 	if m.GetSettings() != nil {
 		in.Settings = m.GetSettings().AsMap()

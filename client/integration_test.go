@@ -114,7 +114,7 @@ func TestIntegrationRoundTrip(t *testing.T) {
 	}
 	want := *in
 	want.ETag, want.Revision, want.ReadOnly, want.Problem, want.CredentialNames = "e2", "r", true, "p", []string{"c"}
-	want.Created, want.LastUsed, want.Facts = client.Change{At: time.Unix(1, 0).UTC(), By: "dns:a"}, time.Unix(2, 0).UTC(), []client.Fact{{Name: "n", Value: "v"}}
+	want.CreateTime, want.Creator, want.LastUseTime, want.Facts = time.Unix(1, 0).UTC(), "dns:a", time.Unix(2, 0).UTC(), []client.Fact{{Name: "n", Value: "v"}}
 	in.Credentials, in.ETag = map[string][]byte{"azure.credential.client_secret": []byte("x")}, "e1"
 
 	created, err := c.CreateIntegration(t.Context(), in, client.WriteOptions{ValidateOnly: true})
@@ -132,7 +132,7 @@ func TestIntegrationRoundTrip(t *testing.T) {
 		t.Errorf("the broker got %v", got)
 	}
 	in.Settings = map[string]any{"c": make(chan int)}
-	if _, err := c.CreateIntegration(t.Context(), in, client.WriteOptions{}); err == nil || !strings.Contains(err.Error(), client.ReasonInvalidRequest) {
+	if _, err := c.CreateIntegration(t.Context(), in, client.WriteOptions{}); err == nil || !strings.Contains(err.Error(), string(client.ReasonInvalidRequest)) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -142,7 +142,7 @@ func TestIntegrationCalls(t *testing.T) {
 	s := newSetup(t, echo)
 	c, _ := s.client(t)
 	o := client.WriteOptions{ETag: "e", Force: true, ValidateOnly: true}
-	if in, err := c.GetIntegration(t.Context(), "i"); err != nil || in.ID != "i" || !in.LastUsed.IsZero() {
+	if in, err := c.GetIntegration(t.Context(), "i"); err != nil || in.ID != "i" || !in.LastUseTime.IsZero() {
 		t.Errorf("%+v, %v", in, err)
 	}
 	if err := c.DeleteIntegration(t.Context(), "i", o); err != nil || !proto.Equal(s.manage.got, &secretbrokerv1.DeleteIntegrationRequest{IntegrationId: "i", Etag: "e", Force: true, ValidateOnly: true}) {
@@ -168,7 +168,7 @@ func TestIntegrationCalls(t *testing.T) {
 	}
 	for limit, want := range map[int]int{10: 3, 2: 2, 1: 1} {
 		report, err := c.ListUsage(t.Context(), "i", limit)
-		if err != nil || len(report.Usage) != want || !cmp.Equal(report.UnusedGrantIDs, []string{"g1"}) || report.Usage[0].JSONKey != "k" || report.Usage[0].LastUsed.IsZero() {
+		if err != nil || len(report.Usage) != want || !cmp.Equal(report.UnusedGrantIDs, []string{"g1"}) || report.Usage[0].JSONKey != "k" || report.Usage[0].LastUseTime.IsZero() {
 			t.Errorf("%d: %+v, %v", limit, report, err)
 		}
 	}

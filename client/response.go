@@ -11,11 +11,11 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Response is the broker's answer. It belongs to the caller.
-type Response struct {
+// ResolveResponse is the broker's answer. It belongs to the caller.
+type ResolveResponse struct {
 	// Values maps config names to values. It is never nil.
 	Values map[string]Value
-	// Errors maps config names to errors; it is empty unless Request.AllowPartial was set.
+	// Errors maps config names to errors; it is empty unless ResolveRequest.AllowPartial was set.
 	Errors map[string]ConfigError
 	// RequestID identifies this call in the broker's audit log and other logs.
 	RequestID string
@@ -69,7 +69,7 @@ func (v Value) MarshalText() ([]byte, error) { return v.text.MarshalText() }
 // LogValue implements slog.LogValuer. It never returns the secret.
 func (v Value) LogValue() slog.Value { return v.text.LogValue() }
 
-func (r Request) message() *secretbrokerv1.ResolveRequest {
+func (r ResolveRequest) message() *secretbrokerv1.ResolveRequest {
 	m := &secretbrokerv1.ResolveRequest{
 		IntegrationId: r.IntegrationID,
 		Configs:       r.Configs,
@@ -85,8 +85,8 @@ func (r Request) message() *secretbrokerv1.ResolveRequest {
 	return m
 }
 
-func newResponse(m *secretbrokerv1.ResolveResponse) *Response {
-	r := &Response{
+func newResolveResponse(m *secretbrokerv1.ResolveResponse) *ResolveResponse {
+	r := &ResolveResponse{
 		Values:    make(map[string]Value, len(m.GetConfigs())),
 		Errors:    make(map[string]ConfigError, len(m.GetErrors())),
 		RequestID: m.GetRequestId(),
@@ -112,7 +112,7 @@ func newResponse(m *secretbrokerv1.ResolveResponse) *Response {
 func newConfigError(config string, e *secretbrokerv1.ConfigError) ConfigError {
 	return ConfigError{
 		Config:     config,
-		Reason:     e.GetReason(),
+		Reason:     Reason(e.GetReason()),
 		Message:    e.GetMessage(),
 		RetryAfter: positive(e.GetRetryDelay()),
 	}

@@ -18,10 +18,11 @@ import (
 // connError is the reason why a connection to the broker failed. grpc converts it to text, so
 // the text begins with the reason, which explainConnection extracts.
 type connError struct {
-	reason, message string
+	reason  Reason
+	message string
 }
 
-func (e *connError) Error() string { return e.reason + ": " + e.message }
+func (e *connError) Error() string { return string(e.reason) + ": " + e.message }
 
 // transportCreds implements mutual TLS 1.3 with the current contents of the files for each
 // connection. It is immutable except for files, and safe for concurrent use.

@@ -16,7 +16,7 @@ import (
 )
 
 // resolveError resolves, which must fail with that reason, and returns the error's message.
-func resolveError(t *testing.T, c *client.Client, reason string) string {
+func resolveError(t *testing.T, c *client.Client, reason client.Reason) string {
 	t.Helper()
 	_, err := c.Resolve(t.Context(), request)
 	var e *client.Error
@@ -26,7 +26,7 @@ func resolveError(t *testing.T, c *client.Client, reason string) string {
 	if e.Code != codes.Unavailable || e.Reason != reason {
 		t.Errorf("got %v %q, want Unavailable %q: %v", e.Code, e.Reason, reason, e)
 	}
-	if strings.Contains(e.Message, reason) || strings.Contains(e.Message, "desc =") {
+	if strings.Contains(e.Message, string(reason)) || strings.Contains(e.Message, "desc =") {
 		t.Errorf("the message is raw: %s", e.Message)
 	}
 	return e.Message
@@ -138,12 +138,12 @@ func serveRaw(t *testing.T, serve func(net.Conn)) (addr string) {
 func TestNotTLS(t *testing.T) {
 	t.Parallel()
 	s := newSetup(t, echo)
-	s.cfg.Addr = serveRaw(t, func(conn net.Conn) {
+	s.cfg.Addrs = []string{serveRaw(t, func(conn net.Conn) {
 		_, _ = conn.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
 		_ = conn.Close()
-	})
+	})}
 	c, _ := s.client(t)
-	mustContain(t, resolveError(t, c, client.ReasonBrokerUnreachable), s.cfg.Addr, "TLS handshake failed", "does not look like a TLS handshake")
+	mustContain(t, resolveError(t, c, client.ReasonBrokerUnreachable), s.cfg.Addrs[0], "TLS handshake failed", "does not look like a TLS handshake")
 }
 
 // TestClosedAfterHandshake: a broker that closes the connection without an alert, or whose
@@ -151,15 +151,15 @@ func TestNotTLS(t *testing.T) {
 func TestClosedAfterHandshake(t *testing.T) {
 	t.Parallel()
 	s := newSetup(t, echo)
-	s.cfg.Addr = serveRaw(t, func(conn net.Conn) {
+	s.cfg.Addrs = []string{serveRaw(t, func(conn net.Conn) {
 		cfg := s.tls.Load().Clone()
 		cfg.NextProtos = []string{"h2"}
 		tc := tls.Server(conn, cfg)
 		_ = tc.Handshake()
 		_ = tc.Close()
-	})
+	})}
 	c, _ := s.client(t)
-	mustContain(t, resolveError(t, c, client.ReasonBrokerUnreachable), s.cfg.Addr, "right after the TLS handshake", s.cfg.CertFile)
+	mustContain(t, resolveError(t, c, client.ReasonBrokerUnreachable), s.cfg.Addrs[0], "right after the TLS handshake", s.cfg.CertFile)
 }
 
 // TestRotation: certificate, key and CA change while the client runs. Connections stay open,

@@ -85,7 +85,7 @@ func startLoad(ctx context.Context, w *world, workers int) (*load, error) {
 func (l *load) dial(k kind) (*client.Client, error) {
 	id := k.who(l.world.env)
 	return client.New(client.Config{
-		Addr: l.world.addr, CAFile: l.world.env.CAFile, CertFile: id.CertFile, KeyFile: id.KeyFile,
+		Addrs: []string{l.world.addr}, CAFile: l.world.env.CAFile, CertFile: id.CertFile, KeyFile: id.KeyFile,
 		MaxAttempts: k.attempts, Timeout: time.Duration(k.attempts) * 3 * time.Second,
 	})
 }
@@ -99,7 +99,7 @@ func (l *load) call(ctx context.Context, c *client.Client, k kind) {
 		name := fmt.Sprintf("load-%02d", rand.IntN(secrets))
 		configs[name] = "https://" + k.vault + ".vault.azure.net::" + name
 	}
-	req := client.Request{IntegrationID: k.integration, Configs: configs, Connector: "reliability"}
+	req := client.ResolveRequest{IntegrationID: k.integration, Configs: configs, Connector: "reliability"}
 	if rand.IntN(10) == 0 {
 		maxAge := time.Duration(rand.IntN(1000)) * time.Millisecond
 		req.MaxAge = &maxAge
@@ -162,7 +162,7 @@ func (l *load) failed(err error, k kind) {
 		l.counts.PatientFailed++
 		return
 	}
-	reason := e.Reason
+	reason := string(e.Reason)
 	if reason == "" {
 		reason = e.Code.String()
 	}
@@ -179,7 +179,7 @@ func (l *load) wrong(format string, args ...any) {
 func (l *load) probe(ctx context.Context, c *client.Client) {
 	zero := time.Duration(0)
 	name := fmt.Sprintf("load-%02d", rand.IntN(secrets))
-	_, err := c.Resolve(ctx, client.Request{
+	_, err := c.Resolve(ctx, client.ResolveRequest{
 		IntegrationID: "cspi-shaky", MaxAge: &zero, Configs: map[string]string{name: "https://" + shakyVault + ".vault.azure.net::" + name},
 	})
 	l.mu.Lock()

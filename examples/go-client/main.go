@@ -47,7 +47,7 @@ func run(ctx context.Context, args []string, w io.Writer) error {
 
 	// Use one client for the whole program. It reads its files again when they change.
 	c, err := client.New(client.Config{
-		Addr:     *addr,
+		Addrs:    []string{*addr},
 		CAFile:   filepath.Join(*dir, "ca.pem"),
 		CertFile: filepath.Join(*dir, "worker.pem"),
 		KeyFile:  filepath.Join(*dir, "worker-key.pem"),
@@ -57,7 +57,7 @@ func run(ctx context.Context, args []string, w io.Writer) error {
 	}
 	defer func() { _ = c.Close() }() // the program ends
 
-	res, err := c.Resolve(ctx, client.Request{IntegrationID: *integration, Configs: configs, AllowPartial: true})
+	res, err := c.Resolve(ctx, client.ResolveRequest{IntegrationID: *integration, Configs: configs, AllowPartial: true})
 	var refused *client.Error
 	if errors.As(err, &refused) && refused.Reason == client.ReasonBrokerUnreachable {
 		return fmt.Errorf("is the broker running? %w", err)

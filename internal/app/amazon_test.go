@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/secretbroker/secretbroker/client"
 	"github.com/secretbroker/secretbroker/internal/devmode"
 )
 
@@ -40,7 +41,7 @@ func TestAWS(t *testing.T) {
 	if got := base64.StdEncoding.EncodeToString(res.Values["keystore"].Bytes()); got != "/u3+7QAAAAIAAAAA5UO5ZCmT2U3gGDqJGFd76BpI5Ec=" {
 		t.Errorf("keystore: %d bytes, %v", len(got), res.Errors["keystore"])
 	}
-	checkReasons(t, res, map[string]string{
+	checkReasons(t, res, map[string]client.Reason{
 		"deleted": "SECRET_DISABLED", "empty": "SECRET_NOT_FOUND", "missing": "SECRET_NOT_FOUND", "forbidden": "STORE_ACCESS_DENIED",
 		"another life": "SECRET_NOT_FOUND", "foreign": "STORE_NOT_ALLOWED", "ungranted": "ACCESS_DENIED", "half an ARN": "INVALID_REFERENCE",
 	})

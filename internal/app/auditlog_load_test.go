@@ -123,7 +123,7 @@ func TestAuditDiskFillsUpUnderLoad(t *testing.T) {
 func (b *broker) patient(t *testing.T) *client.Client {
 	t.Helper()
 	c, err := client.New(client.Config{
-		Addr: b.addr, CAFile: b.CAFile, CertFile: b.Worker.CertFile, KeyFile: b.Worker.KeyFile,
+		Addrs: []string{b.addr}, CAFile: b.CAFile, CertFile: b.Worker.CertFile, KeyFile: b.Worker.KeyFile,
 		MaxAttempts: 1, Timeout: time.Minute, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {

@@ -31,9 +31,9 @@ func startCloud(t *testing.T, opts devmode.Options, integration string) *cloudBr
 	return &cloudBroker{s, s.client(t, 1), integration}
 }
 
-func (b *cloudBroker) resolve(t *testing.T, configs map[string]string, maxAge time.Duration) *client.Response {
+func (b *cloudBroker) resolve(t *testing.T, configs map[string]string, maxAge time.Duration) *client.ResolveResponse {
 	t.Helper()
-	res, err := b.Resolve(t.Context(), client.Request{IntegrationID: b.integration, Configs: configs, MaxAge: &maxAge, AllowPartial: true})
+	res, err := b.Resolve(t.Context(), client.ResolveRequest{IntegrationID: b.integration, Configs: configs, MaxAge: &maxAge, AllowPartial: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +41,7 @@ func (b *cloudBroker) resolve(t *testing.T, configs map[string]string, maxAge ti
 }
 
 // checkReasons checks the reasons of failed configs.
-func checkReasons(t *testing.T, res *client.Response, reasons map[string]string) {
+func checkReasons(t *testing.T, res *client.ResolveResponse, reasons map[string]client.Reason) {
 	t.Helper()
 	for config, want := range reasons {
 		if got := res.Errors[config]; got.Reason != want {
@@ -63,7 +63,7 @@ func (b *cloudBroker) rotateAndThrottle(t *testing.T, file string, configs map[s
 	if err := edit(file, old, throttled); err != nil {
 		t.Fatal(err)
 	}
-	_, err := b.Resolve(t.Context(), client.Request{IntegrationID: b.integration, Configs: configs, MaxAge: new(time.Duration)})
+	_, err := b.Resolve(t.Context(), client.ResolveRequest{IntegrationID: b.integration, Configs: configs, MaxAge: new(time.Duration)})
 	var e *client.Error
 	if !errors.As(err, &e) || e.Reason != "STORE_THROTTLED" || e.RetryAfter <= 0 {
 		t.Errorf("throttled: %v", err)

@@ -154,7 +154,7 @@ func resolveSample(cmd *cobra.Command, env *devmode.Environment, l listening) er
 		return err
 	}
 	conn := cli.Connection{Addr: l.addr.String(), CA: env.CAFile, Cert: env.Worker.CertFile, Key: env.Worker.KeyFile}
-	return conn.Resolve(cmd, client.Request{
+	return conn.Resolve(cmd, client.ResolveRequest{
 		IntegrationID: connector.IntegrationID(),
 		Configs:       connector.Minimal(),
 		Connector:     connector.Name,

@@ -23,8 +23,8 @@ import (
 const vault = devmode.VaultURL
 
 // request asks for references through the sample integration.
-func request(kv ...string) client.Request {
-	req := client.Request{IntegrationID: devmode.IntegrationID, Configs: make(map[string]string)}
+func request(kv ...string) client.ResolveRequest {
+	req := client.ResolveRequest{IntegrationID: devmode.IntegrationID, Configs: make(map[string]string)}
 	for i := 0; i < len(kv); i += 2 {
 		req.Configs[kv[i]] = kv[i+1]
 	}
@@ -45,14 +45,14 @@ func TestEveryReason(t *testing.T) {
 	const secretRef = vault + "::sqlserver-db-secret"
 	zero := time.Duration(0)
 	tests := []struct {
-		reason string
+		reason client.Reason
 		code   codes.Code
 		change func(*devmode.Environment) error
-		first  *client.Request // sent before
-		req    client.Request
+		first  *client.ResolveRequest // sent before
+		req    client.ResolveRequest
 		short  bool // the caller has a short deadline
 	}{
-		{reason: "INVALID_REQUEST", code: codes.InvalidArgument, req: client.Request{IntegrationID: "a:b"}},
+		{reason: "INVALID_REQUEST", code: codes.InvalidArgument, req: client.ResolveRequest{IntegrationID: "a:b"}},
 		{reason: "INVALID_REFERENCE", code: codes.InvalidArgument, req: request("p", "http://my-vault.vault.azure.net::s")},
 		{reason: "CONFIG_MISMATCH", code: codes.InvalidArgument, req: request("secret.manager.enabled", "true")},
 		{reason: "ACCESS_DENIED", code: codes.PermissionDenied, req: request("p", vault+"::oracle-password")},
@@ -77,8 +77,8 @@ func TestEveryReason(t *testing.T) {
 		},
 		{
 			reason: "OVERLOADED", code: codes.ResourceExhausted, short: true,
-			first: func() *client.Request { r := request("p", secretRef); return &r }(),
-			req:   func() client.Request { r := request("p", secretRef); r.MaxAge = &zero; return r }(),
+			first: func() *client.ResolveRequest { r := request("p", secretRef); return &r }(),
+			req:   func() client.ResolveRequest { r := request("p", secretRef); r.MaxAge = &zero; return r }(),
 		},
 		{
 			reason: "AUDIT_UNAVAILABLE", code: codes.Unavailable, req: request("p", secretRef),
@@ -88,7 +88,7 @@ func TestEveryReason(t *testing.T) {
 		},
 	}
 	for _, tt := range tests {
-		t.Run(tt.reason, func(t *testing.T) {
+		t.Run(string(tt.reason), func(t *testing.T) {
 			t.Parallel()
 			b := newBroker(t, tt.change)
 			c := b.as(t, b.Worker)
@@ -155,7 +155,7 @@ vaults:
 `)
 	})
 	var answers strings.Builder
-	ask := func(who devmode.Identity, req client.Request) {
+	ask := func(who devmode.Identity, req client.ResolveRequest) {
 		c := b.as(t, who)
 		for _, partial := range []bool{false, true} {
 			req.AllowPartial = partial
@@ -178,16 +178,16 @@ vaults:
 	for name, ref := range maps.Clone(refs) {
 		ask(b.Worker, request(name, ref))
 	}
-	ask(b.OtherWorker, client.Request{IntegrationID: devmode.IntegrationID, Configs: refs})
+	ask(b.OtherWorker, client.ResolveRequest{IntegrationID: devmode.IntegrationID, Configs: refs})
 	refs["denied"] = vault + "::oracle-password"
 	refs["pasted"] = canary + "-pasted"
 	refs["pasted-url"] = "https://user:" + canary + "@my-vault.vault.azure.net::secret::" + canary
 	refs["pasted-name"] = vault + "::" + canary + " with spaces"
 	refs["pasted-version"] = vault + "::sqlserver-plain#" + canary
 	refs["pasted-host"] = "https://" + canary + ".example.org::secret"
-	ask(b.Worker, client.Request{IntegrationID: devmode.IntegrationID, Configs: refs})
-	ask(b.Worker, client.Request{IntegrationID: canary + "/", Configs: refs})
-	ask(b.Worker, client.Request{IntegrationID: devmode.IntegrationID, Connector: strings.Repeat(canary, 100), Configs: refs})
+	ask(b.Worker, client.ResolveRequest{IntegrationID: devmode.IntegrationID, Configs: refs})
+	ask(b.Worker, client.ResolveRequest{IntegrationID: canary + "/", Configs: refs})
+	ask(b.Worker, client.ResolveRequest{IntegrationID: devmode.IntegrationID, Connector: strings.Repeat(canary, 100), Configs: refs})
 	ask(b.Worker, request(
 		"secret.manager.enabled", canary, "secret.manager", canary, "secret.manager.managed.configs", "p", "p", canary,
 		"secret.manager.provider.integration.id", canary, "unlisted", canary))

@@ -95,7 +95,7 @@ grants:
 	}
 	worker := b.as(t, b.Worker)
 	read := func() (string, error) {
-		res, err := worker.Resolve(t.Context(), client.Request{IntegrationID: "db", Configs: map[string]string{"p": "https://example.com:8200::database/creds/app::password"}})
+		res, err := worker.Resolve(t.Context(), client.ResolveRequest{IntegrationID: "db", Configs: map[string]string{"p": "https://example.com:8200::database/creds/app::password"}})
 		if err != nil {
 			return "", err
 		}

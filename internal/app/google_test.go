@@ -40,14 +40,14 @@ func TestGoogleCloud(t *testing.T) {
 	if got := base64.StdEncoding.EncodeToString(res.Values["keystore"].Bytes()); got != "/u3+7QAAAAIAAAAA5UO5ZCmT2U3gGDqJGFd76BpI5Ec=" {
 		t.Errorf("keystore: %d bytes, %v", len(got), res.Errors["keystore"])
 	}
-	checkReasons(t, res, map[string]string{
+	checkReasons(t, res, map[string]client.Reason{
 		"disabled": "SECRET_DISABLED", "empty": "SECRET_NOT_FOUND", "missing": "SECRET_NOT_FOUND", "no role": "STORE_ACCESS_DENIED",
 		"foreign": "STORE_NOT_ALLOWED", "by case": "ACCESS_DENIED", "denied": "ACCESS_DENIED",
 	})
 
 	// A whole connector's configuration, as in the secret manager integration of
 	// Confluent Cloud.
-	whole, err := s.Resolve(t.Context(), client.Request{Configs: map[string]string{
+	whole, err := s.Resolve(t.Context(), client.ResolveRequest{Configs: map[string]string{
 		"connector.class": "x", "connection.password": secrets + "sqlserver-db-secret::password",
 		"secret.manager.enabled": "true", "secret.manager": "GCP_SECRET_MANAGER", "secret.manager.managed.configs": "connection.password",
 		"secret.manager.provider.integration.id": devmode.GoogleIntegrationID,

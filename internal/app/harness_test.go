@@ -102,7 +102,7 @@ func newBroker(t *testing.T, change func(*devmode.Environment) error) *broker {
 // as returns a client with that identity that tries everything once.
 func (b *broker) as(t *testing.T, who devmode.Identity) *client.Client {
 	t.Helper()
-	c, err := client.New(client.Config{Addr: b.addr, CAFile: b.CAFile, CertFile: who.CertFile, KeyFile: who.KeyFile, MaxAttempts: 1})
+	c, err := client.New(client.Config{Addrs: []string{b.addr}, CAFile: b.CAFile, CertFile: who.CertFile, KeyFile: who.KeyFile, MaxAttempts: 1})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -87,8 +87,8 @@ type isoWorld struct {
 
 // reasons returns the permitted reasons for a reference, one for each policy that may be
 // in force.
-func (w *isoWorld) reasons(who, id string, a isoAsk) []string {
-	var all []string
+func (w *isoWorld) reasons(who, id string, a isoAsk) []client.Reason {
+	var all []client.Reason
 	for _, integrations := range w.known {
 		reason := client.ReasonAccessDenied
 		for _, in := range integrations {
@@ -101,12 +101,12 @@ func (w *isoWorld) reasons(who, id string, a isoAsk) []string {
 	return all
 }
 
-func isDenial(reason string) bool {
+func isDenial(reason client.Reason) bool {
 	return reason == client.ReasonAccessDenied || reason == client.ReasonStoreNotAllowed
 }
 
 func (w *isoWorld) measureDenial(t *testing.T) {
-	_, err := w.clients[isoCallers[0]].Resolve(t.Context(), client.Request{IntegrationID: isoUnknownID, Configs: map[string]string{"p": vault + "::nothing"}})
+	_, err := w.clients[isoCallers[0]].Resolve(t.Context(), client.ResolveRequest{IntegrationID: isoUnknownID, Configs: map[string]string{"p": vault + "::nothing"}})
 	if !errors.As(err, &w.denied) || w.denied.Reason != client.ReasonAccessDenied {
 		t.Fatalf("got %v", err)
 	}
@@ -134,13 +134,13 @@ func (w *isoWorld) call(t *testing.T, rng *mathrand.Rand, calls int) {
 		if rng.IntN(3) == 0 {
 			w.check(ctx, t, who, client.CheckRequest{IntegrationID: id, Configs: configs, MaxAge: maxAge}, asks)
 		} else {
-			w.resolve(ctx, t, who, client.Request{IntegrationID: id, Configs: configs, MaxAge: maxAge, AllowPartial: rng.IntN(3) > 0}, asks)
+			w.resolve(ctx, t, who, client.ResolveRequest{IntegrationID: id, Configs: configs, MaxAge: maxAge, AllowPartial: rng.IntN(3) > 0}, asks)
 		}
 		cancel()
 	}
 }
 
-func (w *isoWorld) resolve(ctx context.Context, t *testing.T, who string, req client.Request, asks map[string]isoAsk) {
+func (w *isoWorld) resolve(ctx context.Context, t *testing.T, who string, req client.ResolveRequest, asks map[string]isoAsk) {
 	res, err := w.clients[who].Resolve(ctx, req)
 	var e *client.Error
 	if errors.As(err, &e) {
@@ -176,7 +176,7 @@ func (w *isoWorld) check(ctx context.Context, t *testing.T, who string, req clie
 		t.Errorf("a report holds a value: %s", text)
 	}
 	for _, r := range res.Reports {
-		reason := ""
+		reason := client.Reason("")
 		if r.Err != nil {
 			reason = r.Err.Reason
 		}
@@ -188,7 +188,7 @@ func (w *isoWorld) check(ctx context.Context, t *testing.T, who string, req clie
 }
 
 // judge compares one result with the oracle. reason is empty for a value.
-func (w *isoWorld) judge(t *testing.T, who, id string, a isoAsk, reason string) {
+func (w *isoWorld) judge(t *testing.T, who, id string, a isoAsk, reason client.Reason) {
 	reasons := w.reasons(who, id, a)
 	if isDenial(reason) {
 		w.refused.Add(1)
@@ -220,7 +220,7 @@ func (w *isoWorld) quiet(t *testing.T, rng *mathrand.Rand) {
 				if w.reasons(who, id, a)[0] != client.ReasonAccessDenied {
 					continue
 				}
-				_, err := w.clients[who].Resolve(t.Context(), client.Request{IntegrationID: id, Configs: map[string]string{"p": a.text(rng)}})
+				_, err := w.clients[who].Resolve(t.Context(), client.ResolveRequest{IntegrationID: id, Configs: map[string]string{"p": a.text(rng)}})
 				var e *client.Error
 				errors.As(err, &e)
 				if diff := cmp.Diff(w.denied, e, ignore...); diff != "" {

@@ -65,7 +65,7 @@ func (a isoAsk) value() string {
 
 // reason returns the documented reason for refusing a caller's reference, or "" if it must
 // be answered. path.Match implements these patterns: "*" does not match "/".
-func (in *isoIntegration) reason(who string, a isoAsk) string {
+func (in *isoIntegration) reason(who string, a isoAsk) client.Reason {
 	reason := client.ReasonAccessDenied
 	matches := func(patterns []string, s string) bool {
 		return slices.ContainsFunc(patterns, func(p string) bool {

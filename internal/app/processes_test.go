@@ -106,7 +106,7 @@ func startChild(t *testing.T, secrets string, prepare func(*child) error) *child
 	}
 	var err error
 	c.Client, err = client.New(client.Config{
-		Addr: addr, CAFile: c.CAFile, CertFile: c.Worker.CertFile, KeyFile: c.Worker.KeyFile, MaxAttempts: 1,
+		Addrs: []string{addr}, CAFile: c.CAFile, CertFile: c.Worker.CertFile, KeyFile: c.Worker.KeyFile, MaxAttempts: 1,
 	})
 	if err != nil {
 		t.Fatal(err)

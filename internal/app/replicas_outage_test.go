@@ -36,7 +36,7 @@ func (r *replica) get(t *testing.T, path string) (int, string) {
 func reasonOf(err error) string {
 	var e *client.Error
 	if errors.As(err, &e) {
-		return e.Reason
+		return string(e.Reason)
 	}
 	return ""
 }

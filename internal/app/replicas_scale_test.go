@@ -33,7 +33,7 @@ func restart(ctx context.Context, cl *client.Client, integration, first, secrets
 	for i := range 5 {
 		configs[fmt.Sprintf("config.%d", i)] = fmt.Sprintf("%s::sqlserver-%d", devmode.VaultURL, (first+i)%secrets)
 	}
-	res, err := cl.Resolve(ctx, client.Request{IntegrationID: fmt.Sprintf("cspi-%d", integration), Connector: "sink", Configs: configs})
+	res, err := cl.Resolve(ctx, client.ResolveRequest{IntegrationID: fmt.Sprintf("cspi-%d", integration), Connector: "sink", Configs: configs})
 	if err == nil && len(res.Values) != 5 {
 		err = fmt.Errorf("%d values", len(res.Values))
 	}
@@ -58,7 +58,7 @@ func TestReadsAgainstReplicas(t *testing.T) {
 		for _, r := range c.replicas {
 			direct := c.client(nil, r)
 			c.await("all replicas have the integrations", func() bool {
-				_, err := direct.Resolve(t.Context(), client.Request{
+				_, err := direct.Resolve(t.Context(), client.ResolveRequest{
 					IntegrationID: fmt.Sprintf("cspi-%d", integrations-1), AllowPartial: true,
 					Configs: map[string]string{"p": devmode.VaultURL + "::sqlserver-missing"},
 				})

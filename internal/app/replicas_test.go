@@ -224,7 +224,7 @@ func (c *cluster) client(change func(*client.Config), replicas ...*replica) *cli
 
 // ask makes one call of a connector.
 func ask(ctx context.Context, cl *client.Client, integration string) error {
-	res, err := cl.Resolve(ctx, client.Request{
+	res, err := cl.Resolve(ctx, client.ResolveRequest{
 		IntegrationID: integration, Connector: "sink-1",
 		Configs: map[string]string{"p": devmode.VaultURL + "::sqlserver-db-secret::password"},
 	})

@@ -16,6 +16,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/secretbroker/secretbroker/client"
 	"github.com/secretbroker/secretbroker/internal/cli"
 	"github.com/secretbroker/secretbroker/internal/devmode"
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
@@ -213,7 +214,7 @@ func example(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: example FILE EXPECTED [FLAG ...]")
 	}
 	file, want := filepath.Join(ts.Getenv("EXAMPLES"), args[0]), args[1]
-	code := cli.ExitCodeOfReason(want)
+	code := cli.ExitCodeOfReason(client.Reason(want))
 	switch want {
 	case "ok", cli.WarnEmptyValue:
 		code = exitOK

@@ -92,7 +92,7 @@ func (s *served) signal(t *testing.T, sig os.Signal) {
 func (s *served) client(t *testing.T, attempts int) *client.Client {
 	t.Helper()
 	c, err := client.New(client.Config{
-		Addr: s.addr, CAFile: s.CAFile, CertFile: s.Worker.CertFile, KeyFile: s.Worker.KeyFile,
+		Addrs: []string{s.addr}, CAFile: s.CAFile, CertFile: s.Worker.CertFile, KeyFile: s.Worker.KeyFile,
 		MaxAttempts: attempts, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {

@@ -26,7 +26,7 @@ func (b *broker) worker(t *testing.T, ca *trusttest.CA, cert *tls.Certificate) *
 	roots, certFile, keyFile := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
 	trusttest.Put(t, roots, ca.PEM())
 	trusttest.PutPair(t, cert, certFile, keyFile)
-	c, err := client.New(client.Config{Addr: b.addr, CAFile: roots, CertFile: certFile, KeyFile: keyFile, MaxAttempts: 1})
+	c, err := client.New(client.Config{Addrs: []string{b.addr}, CAFile: roots, CertFile: certFile, KeyFile: keyFile, MaxAttempts: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +36,7 @@ func (b *broker) worker(t *testing.T, ca *trusttest.CA, cert *tls.Certificate) *
 
 func read1(t *testing.T, c *client.Client) error {
 	t.Helper()
-	_, err := c.Resolve(t.Context(), client.Request{IntegrationID: devmode.IntegrationID, Configs: map[string]string{"p": devmode.VaultURL + "::postgres-password"}})
+	_, err := c.Resolve(t.Context(), client.ResolveRequest{IntegrationID: devmode.IntegrationID, Configs: map[string]string{"p": devmode.VaultURL + "::postgres-password"}})
 	return err
 }
 

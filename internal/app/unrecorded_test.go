@@ -200,7 +200,7 @@ func (s *recordedServer) clients(t *testing.T, n int) []*client.Client {
 	cs := make([]*client.Client, n)
 	for i := range cs {
 		c, err := client.New(client.Config{
-			Addr: s.addr, CAFile: s.CAFile, CertFile: s.Worker.CertFile, KeyFile: s.Worker.KeyFile,
+			Addrs: []string{s.addr}, CAFile: s.CAFile, CertFile: s.Worker.CertFile, KeyFile: s.Worker.KeyFile,
 			MaxAttempts: 1, Timeout: time.Minute, Logger: slog.New(slog.DiscardHandler),
 		})
 		if err != nil {
@@ -222,7 +222,7 @@ type callerLoad struct {
 
 func (s *recordedServer) load(t *testing.T, clients []*client.Client) *callerLoad {
 	l := &callerLoad{enough: make(chan struct{})}
-	asked := []client.Request{
+	asked := []client.ResolveRequest{
 		request("p", vault+"::sqlserver-db-secret"), request("p", vault+"::sqlserver-db-secret"),
 		request("p", vault+"::oracle-password"), // denied
 		request("p", "rejected"),
@@ -250,7 +250,7 @@ func (s *recordedServer) load(t *testing.T, clients []*client.Client) *callerLoa
 }
 
 // call reports whether the caller gets an answer other than that the broker is unavailable.
-func (s *recordedServer) call(t *testing.T, c *client.Client, req client.Request) bool {
+func (s *recordedServer) call(t *testing.T, c *client.Client, req client.ResolveRequest) bool {
 	res, err := c.Resolve(t.Context(), req)
 	var e *client.Error
 	id := ""

@@ -206,7 +206,7 @@ func (f *checkedFile) fail(err error, configs connectorfile.Connector) {
 		f.configs = append(f.configs, checkedConfig{Report: client.Report{Config: ce.Config, Err: &ce}, line: configs.Line(ce.Config)})
 	}
 	if len(e.Configs) == 0 {
-		f.fault = &checkFault{reason: cmp.Or(e.Reason, faultCallFailed), message: e.Message, retryAfter: e.RetryAfter, code: exitCodeOf(err)}
+		f.fault = &checkFault{reason: cmp.Or(string(e.Reason), faultCallFailed), message: e.Message, retryAfter: e.RetryAfter, code: exitCodeOf(err)}
 	}
 }
 

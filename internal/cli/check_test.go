@@ -155,7 +155,7 @@ request id req-2
 func TestExitCodeOfCheck(t *testing.T) {
 	ok := checkedConfig{Report: client.Report{Config: "a"}}
 	warned := checkedConfig{Report: client.Report{Config: "b"}, warnings: []checkWarning{{WarnEmptyValue, ""}}}
-	failed := func(reason string) checkedConfig {
+	failed := func(reason client.Reason) checkedConfig {
 		return checkedConfig{Report: client.Report{Config: "c", Err: &client.ConfigError{Reason: reason}}}
 	}
 	file := func(configs ...checkedConfig) checkedFile { return checkedFile{configs: configs} }

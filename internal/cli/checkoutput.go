@@ -59,7 +59,7 @@ func (f *checkedFile) printTable(w io.Writer) error {
 	for _, c := range f.configs {
 		status := "ok"
 		if c.Err != nil {
-			status = c.Err.Reason
+			status = string(c.Err.Reason)
 		}
 		for i, cell := range []string{c.Config, status, c.Store, c.Secret, c.Version, c.JSONKey, expiryOf(c.Report), string(c.Length)} {
 			if i > 0 {
@@ -169,7 +169,7 @@ func newJSONCheck(checked []checkedFile) CheckJSON {
 		jf := CheckedFileJSON{File: f.file, Connector: f.connector, Integration: f.integration, OK: f.fault == nil, RequestID: f.requestID}
 		if f.fault != nil {
 			jf.Error = &CheckErrorJSON{
-				ErrorJSON: newJSONError(client.ConfigError{Reason: f.fault.reason, Message: f.fault.message, RetryAfter: f.fault.retryAfter}),
+				ErrorJSON: newJSONError(client.ConfigError{Reason: client.Reason(f.fault.reason), Message: f.fault.message, RetryAfter: f.fault.retryAfter}),
 				Line:      f.fault.line,
 			}
 		}

@@ -122,7 +122,7 @@ func explainOffline(cmd *cobra.Command, kinds *integration.Kinds, output, config
 	if err != nil {
 		e := secret.AsError(err)
 		out := printer{output: output}
-		return out.printError(cmd, &client.Error{Reason: string(e.Reason), Message: e.Message})
+		return out.printError(cmd, &client.Error{Reason: client.Reason(e.Reason), Message: e.Message})
 	}
 	return printExplanation(cmd, output, explanationOf(a))
 }

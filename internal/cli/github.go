@@ -71,7 +71,7 @@ func printAnnotations(w io.Writer, checked []checkedFile, strict bool) error {
 		for _, c := range f.configs {
 			if c.Err != nil {
 				failed++
-				found = append(found, annotation{"error", f.file, c.line, c.Err.Reason, terminal.Printable(c.Config) + ": " + c.Err.Message + id})
+				found = append(found, annotation{"error", f.file, c.line, string(c.Err.Reason), terminal.Printable(c.Config) + ": " + c.Err.Message + id})
 			}
 			for _, cw := range c.warnings {
 				warnings++

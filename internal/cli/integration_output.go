@@ -106,8 +106,8 @@ func structuredIntegration(kinds *integration.Kinds, in *client.Integration, usa
 	}
 	out := IntegrationJSON{
 		Integration: doc.Tree(), ETag: in.ETag, Revision: in.Revision, CredentialNames: in.CredentialNames,
-		CreateTime: timeOrNil(in.Created.At), Creator: in.Created.By, UpdateTime: timeOrNil(in.Updated.At), Updater: in.Updated.By,
-		ReadOnly: in.ReadOnly, LastUseTime: timeOrNil(in.LastUsed), Problem: in.Problem, UnusedGrantIDs: usage.UnusedGrantIDs,
+		CreateTime: timeOrNil(in.CreateTime), Creator: in.Creator, UpdateTime: timeOrNil(in.UpdateTime), Updater: in.Updater,
+		ReadOnly: in.ReadOnly, LastUseTime: timeOrNil(in.LastUseTime), Problem: in.Problem, UnusedGrantIDs: usage.UnusedGrantIDs,
 	}
 	for _, g := range in.Grants {
 		out.GrantIDs = append(out.GrantIDs, g.ID)
@@ -117,7 +117,7 @@ func structuredIntegration(kinds *integration.Kinds, in *client.Integration, usa
 	}
 	for _, u := range usage.Usage {
 		out.Resources = append(out.Resources, UsageJSON{
-			u.Principal, u.Connector, u.Store, u.Secret, u.JSONKey, u.Version, timeOrNil(u.FirstUsed), timeOrNil(u.LastUsed), u.GrantID,
+			u.Principal, u.Connector, u.Store, u.Secret, u.JSONKey, u.Version, timeOrNil(u.FirstUseTime), timeOrNil(u.LastUseTime), u.GrantID,
 		})
 	}
 	return out, nil
@@ -146,8 +146,8 @@ func printIntegrations(w io.Writer, kinds *integration.Kinds, output string, all
 	fmt.Fprintln(t, "ID\tNAME\tKIND\tREGION\tGRANTS\tLAST USED\tSTATE")
 	for _, in := range all {
 		used := "never"
-		if !in.LastUsed.IsZero() {
-			used = now.Sub(in.LastUsed).Round(time.Second).String() + " ago"
+		if !in.LastUseTime.IsZero() {
+			used = now.Sub(in.LastUseTime).Round(time.Second).String() + " ago"
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", in.ID, terminal.OrDash(in.DisplayName), in.Kind, terminal.OrDash(in.Placement.Region), len(in.Grants), used, stateOf(in))
 	}
@@ -192,9 +192,9 @@ func printIntegration(w io.Writer, kinds *integration.Kinds, output string, in *
 	for _, name := range in.CredentialNames {
 		row("Credential stored", name)
 	}
-	row("Created", changeText(in.Created))
-	row("Updated", changeText(in.Updated))
-	row("Last used", momentText(in.LastUsed))
+	row("Created", changeText(in.CreateTime, in.Creator))
+	row("Updated", changeText(in.UpdateTime, in.Updater))
+	row("Last used", momentText(in.LastUseTime))
 	row("Revision", in.Revision)
 	row("ETag", in.ETag)
 	row("State", stateOf(in))
@@ -257,7 +257,7 @@ func printParts(w io.Writer, in *client.Integration, usage *client.UsageReport) 
 		if u.JSONKey != "" {
 			secretName += "::" + u.JSONKey
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", terminal.OrDash(u.Principal), terminal.OrDash(u.Connector), terminal.OrDash(secretName), terminal.OrDash(u.Version), momentText(u.FirstUsed), momentText(u.LastUsed))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", terminal.OrDash(u.Principal), terminal.OrDash(u.Connector), terminal.OrDash(secretName), terminal.OrDash(u.Version), momentText(u.FirstUseTime), momentText(u.LastUseTime))
 	}
 	return t.Flush()
 }
@@ -289,10 +289,10 @@ func readsText(r client.IntegrationReads) string {
 	return strings.Join(notEmpty(number(r.MaxConcurrent, " at a time"), number(r.PerSecond, " a second"), durationText("timeout ", r.Timeout)), ", ")
 }
 
-func changeText(c client.Change) string {
-	text := momentText(c.At)
-	if c.By != "" {
-		text += " by " + c.By
+func changeText(at time.Time, by string) string {
+	text := momentText(at)
+	if by != "" {
+		text += " by " + by
 	}
 	return text
 }
@@ -319,7 +319,7 @@ func printValidations(w io.Writer, output string, all []validation) error {
 			out[i] = ValidationJSON{ID: v.id, OK: true}
 			for _, s := range v.steps {
 				out[i].OK = out[i].OK && s.OK
-				out[i].Steps = append(out[i].Steps, StepJSON{s.Name, s.OK, s.Skipped, s.Reason, s.Message})
+				out[i].Steps = append(out[i].Steps, StepJSON{s.Name, s.OK, s.Skipped, string(s.Reason), s.Message})
 			}
 		}
 		return printStructured(w, output, map[string]any{"validations": out})
@@ -333,7 +333,7 @@ func printValidations(w io.Writer, output string, all []validation) error {
 			case s.Skipped:
 				result = "skipped"
 			case !s.OK:
-				result = s.Reason
+				result = string(s.Reason)
 			}
 			fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", v.id, terminal.OrDash(s.Name), result, terminal.OrDash(s.Message))
 		}

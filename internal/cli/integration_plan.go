@@ -104,7 +104,7 @@ func finishPlan(cmd *cobra.Command, output string, plan reconcile.Plan, results 
 func printPlanFaults(w io.Writer, plan reconcile.Plan, results []error) {
 	for i, err := range results {
 		for _, fault := range faultsOf(&plan[i], err) {
-			fmt.Fprintln(w, terminal.Printable(fault.Config+": "+strings.Join(notEmpty(fault.Reason, fault.Message), ": ")))
+			fmt.Fprintln(w, terminal.Printable(fault.Config+": "+strings.Join(notEmpty(string(fault.Reason), fault.Message), ": ")))
 		}
 	}
 }

@@ -60,7 +60,7 @@ type (
 
 // printResponse prints an answer. The exit code of a partial one is that of its worst
 // failure.
-func (p *printer) printResponse(cmd *cobra.Command, res *client.Response) error {
+func (p *printer) printResponse(cmd *cobra.Command, res *client.ResolveResponse) error {
 	failed := configErrors(res.Errors)
 	if p.output == "json" {
 		out := ResponseJSON{RequestID: res.RequestID, Errors: errorsJSON(failed), Configs: make(map[string]ValueJSON)}
@@ -89,7 +89,7 @@ func (p *printer) printResponse(cmd *cobra.Command, res *client.Response) error 
 	return nil
 }
 
-func (p *printer) printTable(w io.Writer, res *client.Response, now time.Time) error {
+func (p *printer) printTable(w io.Writer, res *client.ResolveResponse, now time.Time) error {
 	if len(res.Values) == 0 {
 		return nil
 	}
@@ -135,7 +135,7 @@ func (p *printer) printError(cmd *cobra.Command, err error) error {
 	if p.output == "json" {
 		out := ResponseJSON{RequestID: e.RequestID, Errors: errorsJSON(e.Configs)}
 		if len(out.Errors) == 0 {
-			out.Errors = []ErrorJSON{{Reason: e.Reason, Message: e.Message}}
+			out.Errors = []ErrorJSON{{Reason: string(e.Reason), Message: e.Message}}
 		}
 		if e.RetryAfter > 0 {
 			out.RetryAfter = e.RetryAfter.String()
@@ -150,7 +150,7 @@ func (p *printer) printError(cmd *cobra.Command, err error) error {
 		fmt.Fprintf(w, "Error: %s\n", e.Reason)
 		printConfigErrors(w, e.Configs)
 	} else {
-		fmt.Fprintf(w, "Error: %s\n", strings.TrimPrefix(e.Reason+": "+e.Message, ": "))
+		fmt.Fprintf(w, "Error: %s\n", strings.TrimPrefix(string(e.Reason)+": "+e.Message, ": "))
 	}
 	if e.RequestID != "" {
 		fmt.Fprintf(w, "request id %s\n", e.RequestID)
@@ -160,7 +160,7 @@ func (p *printer) printError(cmd *cobra.Command, err error) error {
 
 func printConfigErrors(w io.Writer, errs []client.ConfigError) {
 	for _, e := range errs {
-		fmt.Fprintf(w, "  %s\n", strings.Join(slices.DeleteFunc([]string{terminal.Printable(e.Config), e.Reason, terminal.Printable(e.Message)}, func(s string) bool { return s == "" }), ": "))
+		fmt.Fprintf(w, "  %s\n", strings.Join(slices.DeleteFunc([]string{terminal.Printable(e.Config), string(e.Reason), terminal.Printable(e.Message)}, func(s string) bool { return s == "" }), ": "))
 	}
 }
 
@@ -182,7 +182,7 @@ func errorsJSON(errs []client.ConfigError) []ErrorJSON {
 }
 
 func newJSONError(e client.ConfigError) ErrorJSON {
-	out := ErrorJSON{Config: e.Config, Reason: e.Reason, Message: e.Message}
+	out := ErrorJSON{Config: e.Config, Reason: string(e.Reason), Message: e.Message}
 	if e.RetryAfter > 0 {
 		out.RetryAfter = e.RetryAfter.String()
 	}

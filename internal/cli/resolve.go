@@ -51,7 +51,7 @@ func (c *Connection) register(cmd *cobra.Command) {
 
 func (c *Connection) dial() (*client.Client, error) {
 	cl, err := client.New(client.Config{
-		Addr:       c.Addr,
+		Addrs:      []string{c.Addr},
 		CAFile:     c.CA,
 		CertFile:   c.Cert,
 		KeyFile:    c.Key,
@@ -66,11 +66,11 @@ func (c *Connection) dial() (*client.Client, error) {
 
 // Resolve sends a request to the broker and prints the answer or the error like the
 // resolve command: as a table with masked values.
-func (c *Connection) Resolve(cmd *cobra.Command, req client.Request) error {
+func (c *Connection) Resolve(cmd *cobra.Command, req client.ResolveRequest) error {
 	return c.resolve(cmd, &printer{output: "table"}, req)
 }
 
-func (c *Connection) resolve(cmd *cobra.Command, out *printer, req client.Request) error {
+func (c *Connection) resolve(cmd *cobra.Command, out *printer, req client.ResolveRequest) error {
 	cl, err := c.dial()
 	if err != nil {
 		return err
@@ -99,8 +99,8 @@ func (q *question) register(cmd *cobra.Command) {
 
 // request returns the request for a configuration. The flags take precedence over the
 // configuration. The request contains only the configs that the broker needs.
-func (q *question) request(c connectorfile.Connector) (client.Request, error) {
-	req := client.Request{
+func (q *question) request(c connectorfile.Connector) (client.ResolveRequest, error) {
+	req := client.ResolveRequest{
 		IntegrationID: cmp.Or(q.integration, c.IntegrationID()),
 		Configs:       c.Minimal(),
 		Connector:     cmp.Or(q.connector, c.Name),
@@ -260,7 +260,7 @@ func worstExitCode(errs []client.ConfigError) int {
 }
 
 // ExitCodeOfReason returns the exit code for a reason of docs/errors.md.
-func ExitCodeOfReason(reason string) int {
+func ExitCodeOfReason(reason client.Reason) int {
 	switch reason {
 	case client.ReasonUnauthenticated, client.ReasonAccessDenied, client.ReasonStoreNotAllowed, client.ReasonCertificateRefused,
 		client.ReasonPlacementDenied:
