@@ -60,7 +60,43 @@ func (s *Service) mayFind(who authz.Principal, id string) error {
 	return nil
 }
 
-// load returns an integration on which who may do act.
+// loadToChange returns an integration on which who may do act, to derive a change from it.
+// A change is derived from the newest state, also if another replica has just made it;
+// without this, a grant would be left out because it had existed until a moment ago. A
+// change that is only validated is derived from the state in memory, unless that does not
+// have the caller's etag.
+func (s *Service) loadToChange(ctx context.Context, who authz.Principal, id string, act authz.Action, o WriteOptions) (*registry.Record, error) {
+	if o.ValidateOnly {
+		rec, err := s.load(ctx, who, id, act)
+		if err != nil || rec.File != "" || o.ETag == "" || o.ETag == rec.ETag {
+			return rec, readOnly(rec, err)
+		}
+	}
+	if err := s.mayFind(who, id); err != nil { // a caller without a role must cause no work
+		return nil, err
+	}
+	if err := s.cfg.Store.Refresh(ctx); err != nil {
+		return nil, errorOf("", err)
+	}
+	rec, err := s.load(ctx, who, id, act)
+	if err := readOnly(rec, err); err != nil {
+		return nil, err
+	}
+	if o.ETag != "" && o.ETag != rec.ETag {
+		return nil, errorOf("", registry.ErrConflict)
+	}
+	return rec, nil
+}
+
+// readOnly returns err or, if rec is a file, the error of a change.
+func readOnly(rec *registry.Record, err error) error {
+	if err == nil && rec.File != "" {
+		return errorOf("", registry.ErrReadOnly)
+	}
+	return err
+}
+
+// load returns an integration on which who may do act, from memory.
 func (s *Service) load(ctx context.Context, who authz.Principal, id string, act authz.Action) (*registry.Record, error) {
 	if err := s.mayFind(who, id); err != nil {
 		return nil, err

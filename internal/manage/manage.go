@@ -74,6 +74,7 @@ type Service struct {
 	cfg        Config
 	validating chan struct{} // has an element for each validation in progress
 	turns      turns
+	uses       lastUses
 }
 
 // New makes a Service.
@@ -259,33 +260,4 @@ func (s *Service) problem(rec *registry.Record) string {
 		return fmt.Sprintf("%s: %s", faults[0].Setting, faults[0].Text)
 	}
 	return ""
-}
-
-// lastUsedOf is lastUsed for one integration.
-func (s *Service) lastUsedOf(ctx context.Context, id string) time.Time {
-	if s.cfg.Usage == nil {
-		return time.Time{}
-	}
-	latest, err := s.cfg.Usage.Usage(ctx, id, time.Time{}, 1)
-	if err != nil {
-		s.cfg.Logger.WarnContext(ctx, "cannot read when an integration was last used", "integration", id, "error", err)
-	}
-	if len(latest) == 0 {
-		return time.Time{}
-	}
-	return latest[0].LastAt
-}
-
-// lastUsed returns when each integration was last used. If that cannot be read, it returns
-// nil, because integrations must be shown nevertheless.
-func (s *Service) lastUsed(ctx context.Context) map[string]time.Time {
-	if s.cfg.Usage == nil {
-		return nil
-	}
-	at, err := s.cfg.Usage.LastUsed(ctx)
-	if err != nil {
-		s.cfg.Logger.WarnContext(ctx, "cannot read when integrations were last used", "error", err)
-		return nil
-	}
-	return at
 }

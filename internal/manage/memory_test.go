@@ -40,6 +40,11 @@ func (s *countingStore) Records(ctx context.Context, p registry.Page) ([]registr
 	return s.Store.Records(ctx, p)
 }
 
+func (s *countingStore) Refresh(ctx context.Context) error {
+	s.asked.Add(1)
+	return s.Store.Refresh(ctx)
+}
+
 func (s *countingStore) Create(ctx context.Context, c registry.Change) (registry.Record, error) {
 	s.asked.Add(1)
 	return s.Store.Create(ctx, c)

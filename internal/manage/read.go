@@ -30,7 +30,7 @@ func (s *Service) Get(ctx context.Context, who Caller, id string) (Integration, 
 	if err != nil {
 		return Integration{}, op.answer(ctx, err)
 	}
-	in := withPolicies(s.present(rec, s.lastUsedOf(ctx, id)), rec.Integration)
+	in := withPolicies(s.present(rec, s.lastUsed(ctx)[id]), rec.Integration)
 	if err := op.answer(ctx, nil); err != nil {
 		return Integration{}, err
 	}
@@ -91,7 +91,7 @@ func (s *Service) list(ctx context.Context, who authz.Principal, records records
 			rec := &page[i]
 			after = rec.ID
 			used := lastUsed[rec.ID]
-			if !s.authority(rec).May(who, authz.ToRead) || !f.match(s.summary(rec), used.Before(since)) {
+			if !s.authority(rec).May(who, authz.ToRead) || !f.match(s.summary(rec), lastUsed != nil && used.Before(since)) {
 				continue
 			}
 			if len(all) == size { // at least one more follows

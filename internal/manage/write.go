@@ -48,6 +48,11 @@ func (s *Service) Create(ctx context.Context, who Caller, doc Document, credenti
 	if err != nil {
 		return Integration{}, op.answer(ctx, err)
 	}
+	if !o.ValidateOnly { // the id may have become free through another replica
+		if err := s.cfg.Store.Refresh(ctx); err != nil {
+			return Integration{}, op.answer(ctx, errorOf("", err))
+		}
+	}
 	rec, err := op.commit(ctx, s.cfg.Store.Create, nil, &doc, change, o)
 	if err != nil {
 		return Integration{}, err
@@ -102,15 +107,9 @@ func isChanged(err error) bool {
 func (op *operation) editOnce(ctx context.Context, act authz.Action, id string, credentials map[string]secret.Value, o WriteOptions, edited func(before *Document) (*Document, error)) (Integration, []string, error) {
 	s := op.s
 	fail := func(err error) (Integration, []string, error) { return Integration{}, nil, op.answer(ctx, err) }
-	rec, err := s.load(ctx, op.who.Principal, id, act)
+	rec, err := s.loadToChange(ctx, op.who.Principal, id, act, o)
 	if err != nil {
 		return fail(err)
-	}
-	if rec.File != "" {
-		return fail(errorOf("", registry.ErrReadOnly))
-	}
-	if o.ETag != "" && o.ETag != rec.ETag {
-		return fail(errorOf("", registry.ErrConflict))
 	}
 	before := s.cfg.Kinds.DecodeDocument(id, rec.Document).Document
 	after, err := edited(&before)
@@ -288,14 +287,9 @@ func spelled(c integration.FieldChange) string {
 // the usage window.
 func (s *Service) Delete(ctx context.Context, who Caller, id string, o WriteOptions) error {
 	op := s.begin(who, methodDelete, id)
-	rec, err := s.load(ctx, who.Principal, id, authz.ToDelete)
-	switch {
-	case err != nil:
+	rec, err := s.loadToChange(ctx, who.Principal, id, authz.ToDelete, o)
+	if err != nil {
 		return op.answer(ctx, err)
-	case rec.File != "":
-		return op.answer(ctx, errorOf("", registry.ErrReadOnly))
-	case o.ETag != "" && o.ETag != rec.ETag:
-		return op.answer(ctx, errorOf("", registry.ErrConflict))
 	}
 	if !o.Force {
 		if err := s.unused(ctx, id); err != nil {

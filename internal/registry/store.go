@@ -49,10 +49,15 @@ func (e *InvalidError) Error() string { return e.Faults.Error() }
 // Store stores the integrations. All implementations pass registrytest and are safe for
 // concurrent use.
 //
-// Get, List, WithRole, Faults and Status answer from memory and do not wait for the
-// backend. There is one exception: after the process was suspended for seconds, Get and
-// WithRole wait for up to a second for current data. All other methods may wait until
-// their context ends.
+// Get, List, WithRole, Faults, Status, Record and Records answer from memory and do not
+// wait for the backend. There is one exception: after the process was suspended for
+// seconds, Get, WithRole, Record and Records wait for up to a second for current data. All
+// other methods may wait until their context ends.
+//
+// When a write has returned, the Store that made it shows the change. Another Store of the
+// same backend shows it with its next look: within milliseconds if the backend sends
+// notifications, and otherwise within a second. A caller that cannot accept this delay,
+// because it writes what it derives from a read, calls Refresh before the read.
 type Store interface {
 	// Get returns the integration with this id, ErrNotFound, or ErrUnavailable. Successive
 	// calls never go back in time.
@@ -69,15 +74,19 @@ type Store interface {
 	// Status reports how current Get and List are.
 	Status() Status
 
-	// Record returns one integration as it is stored, or ErrNotFound. It includes
-	// integrations that are not valid and therefore not served.
+	// Record returns one integration as it was last read from the backend, ErrNotFound, or
+	// ErrUnavailable as Get does. It includes integrations that are not valid and therefore
+	// not served. If ctx has ended, it returns the error of ctx.
 	Record(ctx context.Context, id string) (Record, error)
-	// Records returns integrations as they are stored, sorted by ID.
+	// Records returns integrations, sorted by ID, in the same way.
 	Records(ctx context.Context, page Page) ([]Record, error)
 
+	// Refresh returns when the Store shows every change that was committed before the call,
+	// or ErrUnavailable. It does nothing if the Store is not writable, because then no
+	// write depends on a read.
+	Refresh(ctx context.Context) error
 	// Create stores a new integration. Its errors are ErrExists, ErrQuota and
-	// *InvalidError. When a write has returned, Get of the same Store shows the change;
-	// other replicas follow within a second.
+	// *InvalidError.
 	Create(ctx context.Context, c Change) (Record, error)
 	// Update replaces the integration with the document's id. Its errors are ErrNotFound,
 	// ErrConflict and *InvalidError.
@@ -119,9 +128,9 @@ type Change struct {
 	ETag string
 	// By is the principal that makes the change.
 	By authz.Principal
-	// ValidateOnly does everything but write: what it returns is what would be
-	// kept, without an etag and times. Its credentials open until the caller wipes
-	// those given.
+	// ValidateOnly checks the change against what Record returns, parses only Document, and
+	// does not use the backend. The result is the Record that the change would lead to,
+	// without an etag and times. Its credentials open until the caller wipes those given.
 	ValidateOnly bool
 }
 

@@ -23,6 +23,8 @@ type file struct {
 	// detected as a change.
 	stamp filestamp.Stamp
 	sum   integration.Digest // of the content
+	// document is the content if it is valid.
+	document string
 	integration.ParsedFile
 	// contents are the contents of ParsedFile.Files, in the same order.
 	contents []integration.Content
@@ -85,9 +87,12 @@ func (f *Store) load(path string, old *file, look *integration.Look) *file {
 	}
 	next.sum = sha256.Sum256(data)
 	if old != nil && old.sum == next.sum && old.sameContents(look) {
-		next.ParsedFile = old.ParsedFile
+		next.ParsedFile, next.document = old.ParsedFile, old.document
 	} else {
 		next.ParsedFile = f.kinds.ParseFile(path, data, func(r integration.NamedFile) string { return look.Read(r).Fault })
+		if next.Integration != nil {
+			next.document = string(data) // a copy: data is reused
+		}
 	}
 	for _, r := range next.Files {
 		next.contents = append(next.contents, look.Read(r))

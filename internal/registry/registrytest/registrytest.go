@@ -57,6 +57,7 @@ func Run(t *testing.T, newBackend func(t *testing.T) *Backend) {
 		"ValidateOnly":         testValidateOnly,
 		"Cancelled":            testCancelled,
 		"Replicas":             testReplicas,
+		"Refresh":              testRefresh,
 		"TwoWriters":           testTwoWriters,
 		"Credentials":          testCredentials,
 		"CredentialsFollow":    testCredentialsFollow,

@@ -27,10 +27,7 @@ func testCreate(t *testing.T, b *Backend) {
 		r.CreatedAt.Before(before) || !r.UpdatedAt.Equal(r.CreatedAt) || r.Integration == nil {
 		t.Errorf("Create: %+v", r)
 	}
-	read, err := s.Record(t.Context(), "a")
-	if diff := cmp.Diff(r, read, cmpopts.IgnoreFields(registry.Record{}, "Integration"), cmpopts.EquateEmpty()); err != nil || diff != "" {
-		t.Errorf("Record after Create: %v\n%s", err, diff)
-	}
+	checkRecord(t, s, "a", r)
 	if _, err := s.Create(t.Context(), registry.Change{Document: []byte(document("a", "xyz"))}); !errors.Is(err, registry.ErrExists) {
 		t.Errorf("Create again: %v", err)
 	}
@@ -52,6 +49,7 @@ func testUpdate(t *testing.T, b *Backend) {
 	}
 	r := mustCreate(t, s, registry.Change{Document: []byte(document("a", "abc")), By: admin})
 	u := mustUpdate(t, s, registry.Change{Document: []byte(document("a", "xyz")), By: other, ETag: r.ETag})
+	checkRecord(t, s, "a", u)
 	if u.CreatedBy != admin || !u.CreatedAt.Equal(r.CreatedAt) || u.UpdatedBy != other || u.UpdatedAt.Before(r.UpdatedAt) || u.ETag == r.ETag {
 		t.Errorf("Update: %+v of %+v", u, r)
 	}
@@ -202,6 +200,13 @@ func testCancelled(t *testing.T, b *Backend) {
 	if _, err := s.Records(ctx, registry.Page{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("Records: %v", err)
 	}
+	if _, err := s.Record(ctx, "a"); !errors.Is(err, context.Canceled) {
+		t.Errorf("Record: %v", err)
+	}
+	validated := registry.Change{Document: []byte(document("a", "abc")), ValidateOnly: true}
+	if _, err := s.Create(ctx, validated); !errors.Is(err, context.Canceled) {
+		t.Errorf("Create, validated only: %v", err)
+	}
 	if got := s.Status().Problem; got != "" {
 		t.Errorf("Status: %s", got)
 	}
@@ -213,6 +218,9 @@ func testReplicas(t *testing.T, b *Backend) {
 	run(t, second)
 	mustCreate(t, first, registry.Change{Document: []byte(document("a", "abc"))})
 	asynctest.Eventually(t, "a new integration", func() bool { _, err := second.Get("a"); return err == nil })
+	if want, got := recordIDs(t, first, registry.Page{}), recordIDs(t, second, registry.Page{}); got != want {
+		t.Errorf("Records of the other Store: %q, want %q", got, want)
+	}
 	if x, y := mustGet(t, first, "a").Revision, mustGet(t, second, "a").Revision; x != y {
 		t.Errorf("replicas give one state the revisions %s and %s", x, y)
 	}
@@ -220,10 +228,73 @@ func testReplicas(t *testing.T, b *Backend) {
 	mustUpdate(t, first, registry.Change{Document: []byte(revoked)})
 	revision := mustGet(t, first, "a").Revision
 	asynctest.Eventually(t, "a change", func() bool { return mustGet(t, second, "a").Revision == revision })
+	checkRecord(t, second, "a", mustRecord(t, first, "a"))
 	if err := first.Delete(t.Context(), "a", ""); err != nil {
 		t.Fatal(err)
 	}
 	asynctest.Eventually(t, "a removal", func() bool { _, err := second.Get("a"); return errors.Is(err, registry.ErrNotFound) })
+	if _, err := second.Record(t.Context(), "a"); !errors.Is(err, registry.ErrNotFound) {
+		t.Errorf("Record after the removal: %v", err)
+	}
+}
+
+// After Refresh, a Store that does not run shows what another Store has written.
+func testRefresh(t *testing.T, b *Backend) {
+	first, second := b.Open(t, Settings{}), b.Open(t, Settings{})
+	created := mustCreate(t, first, registry.Change{Document: []byte(document("a", "abc")), By: admin})
+	if _, err := second.Record(t.Context(), "a"); !errors.Is(err, registry.ErrNotFound) {
+		t.Fatalf("a Store that does not run has read the change: %v", err)
+	}
+	mustRefresh(t, second)
+	checkRecord(t, second, "a", created)
+	updated := mustUpdate(t, first, registry.Change{Document: []byte(document("a", "xyz")), By: other})
+	// Only the check of a change depends on what was read; the change itself does not.
+	stale := registry.Change{Document: []byte(document("a", "abc")), ETag: updated.ETag, ValidateOnly: true}
+	if _, err := second.Update(t.Context(), stale); !errors.Is(err, registry.ErrConflict) {
+		t.Errorf("a change is not checked against what Record returns: %v", err)
+	}
+	if _, err := second.Update(t.Context(), registry.Change{Document: []byte(document("a", "abc")), ETag: created.ETag}); !errors.Is(err, registry.ErrConflict) {
+		t.Errorf("Update with the etag of before: %v", err)
+	}
+	mustRefresh(t, second)
+	checkRecord(t, second, "a", updated)
+	if err := first.Delete(t.Context(), "a", ""); err != nil {
+		t.Fatal(err)
+	}
+	mustRefresh(t, second)
+	if got := recordIDs(t, second, registry.Page{}); got != "" {
+		t.Errorf("Records after the removal: %s", got)
+	}
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := second.Refresh(cancelled); err != nil && !errors.Is(err, context.Canceled) {
+		t.Errorf("Refresh: %v", err)
+	}
+}
+
+func mustRefresh(t *testing.T, s registry.Store) {
+	t.Helper()
+	if err := s.Refresh(t.Context()); err != nil {
+		t.Fatalf("Refresh: %v", err)
+	}
+}
+
+func mustRecord(t *testing.T, s registry.Store, id string) registry.Record {
+	t.Helper()
+	r, err := s.Record(t.Context(), id)
+	if err != nil {
+		t.Fatalf("Record(%s): %v", id, err)
+	}
+	return r
+}
+
+// checkRecord checks that Record returns want. An Integration has no comparable form.
+func checkRecord(t *testing.T, s registry.Store, id string, want registry.Record) {
+	t.Helper()
+	got := mustRecord(t, s, id)
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(registry.Record{}, "Integration"), cmpopts.EquateEmpty()); diff != "" || got.Integration == nil {
+		t.Errorf("Record(%s) (-want +got):\n%s", id, diff)
+	}
 }
 
 // If several writers replace the same state on any replicas, exactly one succeeds, and no
@@ -252,6 +323,7 @@ func testTwoWriters(t *testing.T, b *Backend) {
 		if len(won) != 1 {
 			t.Fatalf("%d writers replaced one state", len(won))
 		}
+		mustRefresh(t, stores[round%2])
 		if now, err := stores[round%2].Record(t.Context(), "a"); err != nil || string(now.Document) != string(won[0].Document) || now.ETag != won[0].ETag {
 			t.Errorf("kept is not what the winner wrote: %+v, %v", now, err)
 		}

@@ -42,7 +42,13 @@ func (st *state) check() error {
 // database cannot be read, it also closes idle connections. changed is whether the caller
 // knows of a change, which saves the look.
 func (s *Store) follow(ctx context.Context, changed bool) error {
-	err := s.refresh(ctx, changed)
+	return s.followSince(ctx, time.Time{}, changed)
+}
+
+// followSince is follow, but does not look if a look that began after arrival has
+// succeeded by the time of its turn. The zero time always makes it look.
+func (s *Store) followSince(ctx context.Context, arrival time.Time, changed bool) error {
+	err := s.refresh(ctx, arrival, changed)
 	if err != nil && ctx.Err() == nil {
 		// Other open connections were made to the same server. After a failover they may
 		// hang or lead to a former primary.
@@ -55,14 +61,17 @@ func (s *Store) follow(ctx context.Context, changed bool) error {
 }
 
 // refresh brings the snapshot up to date with the database and records whether the
-// database could be read. It sets its own deadlines.
-func (s *Store) refresh(ctx context.Context, changed bool) error {
+// database could be read. It sets its own deadlines. For arrival see followSince.
+func (s *Store) refresh(ctx context.Context, arrival time.Time, changed bool) error {
 	select {
 	case s.turn <- struct{}{}:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 	defer func() { <-s.turn }()
+	if !arrival.IsZero() && s.seen.Load().After(arrival) {
+		return nil
+	}
 	begin := s.cfg.Now()
 	allowed, err := s.update(ctx, begin, changed)
 	now := s.cfg.Now()
@@ -189,8 +198,8 @@ func (s *Store) readLog(ctx context.Context, last *snapshot, st *state) (map[str
 					+ (SELECT count(*) FROM registry_changes AS c JOIN registry_state AS s ON c.revision = s.revision AND c.stamp = s.stamp),
 				(SELECT count(*) FROM registry_changes AS c JOIN registry_changes AS p ON p.revision = c.revision - 1 AND p.stamp = c.previous WHERE c.revision > ?)`,
 				args: []any{last.revision, last.stamp, last.revision}, row: into(&ends, &links)},
-			{query: `SELECT c.integration_id, coalesce(i.etag, ''), coalesce(i.spec, '') FROM (SELECT DISTINCT integration_id FROM registry_changes WHERE revision > ?) AS c
-				LEFT JOIN integrations AS i ON i.id = c.integration_id`,
+			{query: `SELECT c.integration_id, coalesce(i.spec, ''), coalesce(i.etag, ''), coalesce(i.created_at, 0), coalesce(i.created_by, ''), coalesce(i.updated_at, 0), coalesce(i.updated_by, '')
+				FROM (SELECT DISTINCT integration_id FROM registry_changes WHERE revision > ?) AS c LEFT JOIN integrations AS i ON i.id = c.integration_id`,
 				args: []any{last.revision}, row: each(&rows, (*kept).fields)},
 			{query: `SELECT integration_id, name, sealed FROM credentials WHERE integration_id IN (` + named + `)`,
 				args: []any{last.revision}, row: each(&sealed, (*sealedCredential).fields)},
@@ -229,7 +238,7 @@ func (s *Store) readList(ctx context.Context, last *snapshot, st *state) (change
 			listed, rows, sealed, logged = nil, nil, nil, ""
 			stmts := []stmt{
 				s.d.stateInto(st),
-				{query: `SELECT id, etag, '' FROM integrations`, row: each(&listed, (*kept).fields)},
+				{query: `SELECT id, etag FROM integrations`, row: each(&listed, (*kept).identity)},
 			}
 			if s.logged {
 				stmts = append(stmts, stmt{query: `SELECT stamp FROM registry_changes WHERE revision = ?`, args: []any{last.revision}, row: into(&logged)})
@@ -255,7 +264,7 @@ func (s *Store) readList(ctx context.Context, last *snapshot, st *state) (change
 				args = nil
 			}
 			return []stmt{
-				{query: `SELECT id, etag, spec FROM integrations` + where, args: args, row: each(&rows, (*kept).fields)},
+				{query: `SELECT ` + rowColumns + ` FROM integrations` + where, args: args, row: each(&rows, (*kept).fields)},
 				{query: `SELECT integration_id, name, sealed FROM credentials` + of, args: args, row: each(&sealed, (*sealedCredential).fields)},
 			}
 		},

@@ -200,10 +200,19 @@ func TestPostgresOutage(t *testing.T) {
 		if _, err := s.Update(t.Context(), registry.Change{Document: document("a", "abc", worker)}); !errors.Is(err, registry.ErrUnavailable) {
 			t.Errorf("round %d: Update: %v", round, err)
 		}
-		if _, err := s.Records(t.Context(), registry.Page{}); !errors.Is(err, registry.ErrUnavailable) {
-			t.Errorf("round %d: Records: %v", round, err)
+		if err := s.Refresh(t.Context()); !errors.Is(err, registry.ErrUnavailable) {
+			t.Errorf("round %d: Refresh: %v", round, err)
+		}
+		if records, err := s.Records(t.Context(), registry.Page{}); err != nil || len(records) != 1 {
+			t.Errorf("round %d: Records: %d, %v", round, len(records), err)
 		}
 		clock.add(2 * time.Minute)
+		if _, err := s.Records(t.Context(), registry.Page{}); !errors.Is(err, registry.ErrUnavailable) {
+			t.Errorf("round %d: Records after max_outage: %v", round, err)
+		}
+		if _, err := s.Record(t.Context(), "a"); !errors.Is(err, registry.ErrUnavailable) {
+			t.Errorf("round %d: Record after max_outage: %v", round, err)
+		}
 		if _, err := s.Get("a"); !errors.Is(err, registry.ErrUnavailable) {
 			t.Errorf("round %d: after max_outage: %v", round, err)
 		}

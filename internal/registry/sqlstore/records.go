@@ -2,7 +2,8 @@ package sqlstore
 
 import (
 	"context"
-	"math"
+	"sort"
+	"time"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/integration"
@@ -13,53 +14,67 @@ func principal(s string) authz.Principal { return authz.Principal(s) }
 
 // Record implements registry.Store.
 func (s *Store) Record(ctx context.Context, id string) (registry.Record, error) {
-	records, err := s.records(ctx, ` WHERE id = ?`, ` WHERE integration_id = ?`, id)
+	n, err := s.readable(ctx)
 	if err != nil {
 		return registry.Record{}, err
 	}
-	if len(records) == 0 {
+	k := n.get(id)
+	if k == nil {
 		return registry.Record{}, registry.ErrNotFound
 	}
-	return records[0], nil
+	return k.record(k.parsed, k.names), nil
 }
 
 // Records implements registry.Store.
 func (s *Store) Records(ctx context.Context, page registry.Page) ([]registry.Record, error) {
-	limit := page.Limit
-	if limit <= 0 {
-		limit = math.MaxInt32
-	}
-	const ids = ` WHERE integration_id IN (SELECT id FROM integrations WHERE id > ? ORDER BY id LIMIT ?)`
-	return s.records(ctx, ` WHERE id > ? ORDER BY id LIMIT ?`, ids, page.After, limit)
-}
-
-// records reads rows and their credentials as of one point in time.
-func (s *Store) records(ctx context.Context, which, whose string, args ...any) ([]registry.Record, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	var rows []*row
-	var sealed []*sealedCredential
-	err := s.d.run(ctx, s.db, batch{first: func() []stmt {
-		rows, sealed = nil, nil
-		return []stmt{
-			{query: `SELECT ` + rowColumns + ` FROM integrations` + which, args: args, row: each(&rows, (*row).fields)},
-			{query: `SELECT integration_id, name, sealed FROM credentials` + whose, args: args, row: each(&sealed, (*sealedCredential).fields)},
-		}
-	}})
+	n, err := s.readable(ctx)
 	if err != nil {
-		return nil, unavailable(err)
+		return nil, err
 	}
-	credentials := make(map[string]*kept, len(rows))
-	for _, r := range rows {
-		credentials[r.id] = &kept{id: r.id}
+	some := n.entries[sort.Search(len(n.entries), func(i int) bool { return n.entries[i].id > page.After }):]
+	if page.Limit > 0 {
+		some = some[:min(page.Limit, len(some))]
 	}
-	s.addCredentials(sealed, credentials)
-	records, look := make([]registry.Record, len(rows)), integration.NewLook()
-	for i, r := range rows {
-		k := credentials[r.id]
-		parsed := s.cfg.Kinds.ParseDocument([]byte(r.spec), integration.DocumentConfig{Name: r.id, Credentials: k.credentials, Files: s.cfg.Files, Look: look})
-		parsed.Faults = append(parsed.Faults, s.sealedFaults(ctx, r.id, parsed.Used, k.credentials)...)
-		records[i] = r.record(parsed, k.names)
+	records := make([]registry.Record, len(some))
+	for i, k := range some {
+		records[i] = k.record(k.parsed, k.names)
 	}
 	return records, nil
+}
+
+// readable returns the current snapshot, unless ctx has ended or the snapshot is too old.
+func (s *Store) readable(ctx context.Context) (*snapshot, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if !s.mayServe(s.cfg.Now()) {
+		return nil, registry.ErrUnavailable
+	}
+	return s.current.Load(), nil
+}
+
+// Refresh implements registry.Store. Concurrent calls share looks: a call makes no look of
+// its own if another one began after the call.
+func (s *Store) Refresh(ctx context.Context) error {
+	if err := s.followSince(ctx, s.cfg.Now(), false); err != nil {
+		return unavailable(err)
+	}
+	return nil
+}
+
+// record returns the part of a row that callers may see.
+func (r *row) record(p integration.Parsed, credentials []string) registry.Record {
+	return registry.Record{
+		ID: r.id, Document: []byte(r.spec), ETag: r.etag, Credentials: credentials,
+		CreatedAt: instant(r.createdAt), UpdatedAt: instant(r.updatedAt),
+		CreatedBy: principal(r.createdBy), UpdatedBy: principal(r.updatedBy),
+		Integration: p.Integration, Faults: p.Faults,
+	}
+}
+
+func instant(micro int64) time.Time {
+	if micro == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(micro).UTC()
 }

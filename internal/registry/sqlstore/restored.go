@@ -1,10 +1,6 @@
 package sqlstore
 
-import (
-	"bytes"
-
-	"github.com/secretbroker/secretbroker/internal/registry"
-)
+import "github.com/secretbroker/secretbroker/internal/registry"
 
 // Position returns the position in the database's history that is being served.
 func (s *Store) Position() registry.Position {
@@ -38,10 +34,10 @@ func reversals(last, next *snapshot, ids []string) []registry.Reversal {
 		r := registry.Reversal{ID: id}
 		old, now := last.get(id), next.get(id)
 		if old != nil {
-			r.Before = bytes.Clone(old.spec)
+			r.Before = []byte(old.spec)
 		}
 		if now != nil {
-			r.After = bytes.Clone(now.spec)
+			r.After = []byte(now.spec)
 		}
 		if old != nil || now != nil {
 			all = append(all, r)

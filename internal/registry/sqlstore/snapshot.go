@@ -31,14 +31,14 @@ type snapshot struct {
 	revision int64
 	stamp    string
 	byID     [shards]map[string]*kept
+	entries  []*kept                    // those of byID, sorted by id
 	sorted   []*integration.Integration // those that are served, sorted by ID
 	faults   []registry.FileFault       // sorted by File
 }
 
 // kept is one integration as the database stores it.
 type kept struct {
-	id, etag    string
-	spec        []byte
+	row
 	credentials map[string]integration.Credential
 	digests     map[string]integration.Digest // of the sealed credentials
 	names       []string                      // of the credentials, sorted
@@ -49,7 +49,8 @@ type kept struct {
 	serving *integration.Integration
 }
 
-func (k *kept) fields() []any { return []any{&k.id, &k.etag, &k.spec} }
+// identity returns the fields that show whether an integration has changed.
+func (k *kept) identity() []any { return []any{&k.id, &k.etag} }
 
 // get returns an integration, or nil.
 func (n *snapshot) get(id string) *kept { return n.byID[shardOf(id)][id] }
@@ -60,15 +61,6 @@ func (n *snapshot) serving(id string) *integration.Integration {
 		return k.serving
 	}
 	return nil
-}
-
-// all calls do for every integration.
-func (n *snapshot) all(do func(*kept)) {
-	for _, shard := range n.byID {
-		for _, k := range shard {
-			do(k)
-		}
-	}
 }
 
 // differences returns the listed integrations that differ from the snapshot, and nil for
@@ -82,11 +74,11 @@ func (n *snapshot) differences(listed []*kept) map[string]*kept {
 			changes[k.id] = k
 		}
 	}
-	n.all(func(k *kept) {
+	for _, k := range n.entries {
 		if !found[k.id] {
 			changes[k.id] = nil
 		}
-	})
+	}
 	return changes
 }
 
@@ -118,13 +110,16 @@ func (n *snapshot) with(changes map[string]*kept) (*snapshot, []string) {
 		next.arrange()
 		return &next, ids
 	}
-	next.sorted, next.faults = slices.Clone(n.sorted), slices.Clone(n.faults)
+	next.entries, next.sorted, next.faults = slices.Clone(n.entries), slices.Clone(n.sorted), slices.Clone(n.faults)
 	for _, id := range ids {
+		var entry []*kept
 		var in []*integration.Integration
 		var faults []registry.FileFault
 		if k := changes[id]; k != nil {
+			entry = []*kept{k}
 			in, faults = k.listed()
 		}
+		next.entries = replace(next.entries, id, func(k *kept) string { return k.id }, entry)
 		next.sorted = replace(next.sorted, id, func(in *integration.Integration) string { return in.ID }, in)
 		next.faults = replace(next.faults, id, func(f registry.FileFault) string { return f.File }, faults)
 	}
@@ -144,13 +139,15 @@ func replace[E any](list []E, id string, key func(E) string, entries []E) []E {
 
 // arrange rebuilds the sorted lists.
 func (n *snapshot) arrange() {
-	n.sorted, n.faults = nil, nil
-	n.all(func(k *kept) {
+	n.entries, n.sorted, n.faults = nil, nil, nil
+	for _, shard := range n.byID {
+		n.entries = slices.AppendSeq(n.entries, maps.Values(shard))
+	}
+	slices.SortFunc(n.entries, func(a, b *kept) int { return cmp.Compare(a.id, b.id) })
+	for _, k := range n.entries {
 		in, faults := k.listed()
 		n.sorted, n.faults = append(n.sorted, in...), append(n.faults, faults...)
-	})
-	slices.SortFunc(n.sorted, func(a, b *integration.Integration) int { return cmp.Compare(a.ID, b.ID) })
-	slices.SortFunc(n.faults, func(a, b registry.FileFault) int { return cmp.Compare(a.File, b.File) })
+	}
 }
 
 // listed returns the entries of an integration in the sorted lists.
@@ -172,7 +169,7 @@ func (k *kept) listed() (in []*integration.Integration, faults []registry.FileFa
 // while the document is the same: a change that this release cannot understand, for
 // example one made by a newer release, may have revoked a grant.
 func (s *Store) parse(ctx context.Context, k, old *kept, look *integration.Look) *kept {
-	k.parsed = s.cfg.Kinds.ParseDocument(k.spec, integration.DocumentConfig{Name: k.id, Credentials: k.credentials, Digests: k.digests, Files: s.cfg.Files, Look: look})
+	k.parsed = s.cfg.Kinds.ParseDocument([]byte(k.spec), integration.DocumentConfig{Name: k.id, Credentials: k.credentials, Digests: k.digests, Files: s.cfg.Files, Look: look})
 	k.sealedFaults = s.sealedFaults(ctx, k.id, k.parsed.Used, k.credentials)
 	k.parsed.Faults = append(k.parsed.Faults, k.sealedFaults...)
 	in := k.parsed.Integration
@@ -265,16 +262,16 @@ func (s *Store) checkFiles() {
 func (s *Store) recheck(may func(*kept) bool) {
 	last, look := s.current.Load(), integration.NewLook()
 	differ := make(map[string]*kept)
-	last.all(func(old *kept) {
+	for _, old := range last.entries {
 		if !may(old) {
-			return
+			continue
 		}
 		k := *old
 		now := s.parse(s.ctx, &k, old, look)
 		if now.serving != old.serving || now.parsed.Faults.Error() != old.parsed.Faults.Error() {
 			differ[old.id] = now
 		}
-	})
+	}
 	if len(differ) == 0 {
 		return
 	}

@@ -142,7 +142,7 @@ func (s *Store) start(ctx context.Context) error {
 	}
 	onChange := s.cfg.OnChange
 	s.cfg.OnChange = nil // the initial content is not a change
-	err := s.refresh(ctx, true)
+	err := s.refresh(ctx, time.Time{}, true)
 	s.cfg.OnChange = onChange
 	if err != nil {
 		return fmt.Errorf("registry: reading the integrations from the %s database: %w", s.d.name, err)

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"maps"
 	"slices"
-	"time"
 	"unicode/utf8"
 
 	"github.com/secretbroker/secretbroker/internal/integration"
@@ -88,6 +87,9 @@ func (s *Store) put(ctx context.Context, c registry.Change, create bool) (regist
 	if id == "" {
 		return registry.Record{}, &registry.InvalidError{Faults: s.cfg.Kinds.ParseDocument(c.Document, integration.DocumentConfig{Files: s.cfg.Files}).Faults}
 	}
+	if c.ValidateOnly {
+		return s.validate(ctx, id, c, create)
+	}
 	var rec registry.Record
 	err := s.retryRaced(ctx, func(ctx context.Context) (err error) {
 		rec, err = s.putOnce(ctx, id, c, create)
@@ -126,6 +128,28 @@ func (s *Store) retryRaced(ctx context.Context, write func(context.Context) erro
 	}
 }
 
+// validate checks a change against the snapshot.
+func (s *Store) validate(ctx context.Context, id string, c registry.Change, create bool) (registry.Record, error) {
+	n, err := s.readable(ctx)
+	if err != nil {
+		return registry.Record{}, err
+	}
+	there := found{count: len(n.entries)}
+	if k := n.get(id); k != nil {
+		there.row, there.credentials = &k.row, k.credentials
+	}
+	next, err := s.next(&there, id, c, create)
+	if err != nil {
+		return registry.Record{}, err
+	}
+	w, err := s.judge(there.credentials, id, c)
+	if err != nil {
+		return registry.Record{}, err
+	}
+	next.etag, next.createdAt, next.updatedAt = "", 0, 0
+	return next.record(w.parsed, w.names()), nil
+}
+
 // putOnce reads the integration, and writes the change unless the integration has changed
 // in the meantime. That takes two round trips, and no lock is held between them.
 func (s *Store) putOnce(ctx context.Context, id string, c registry.Change, create bool) (registry.Record, error) {
@@ -140,10 +164,6 @@ func (s *Store) putOnce(ctx context.Context, id string, c registry.Change, creat
 	w, err := s.judge(there.credentials, id, c)
 	if err != nil {
 		return registry.Record{}, err
-	}
-	if c.ValidateOnly {
-		next.etag, next.createdAt, next.updatedAt = "", 0, 0
-		return next.record(w.parsed, w.names()), nil
 	}
 	stmts, err := w.statements(ctx, next, there.row)
 	if err != nil {
@@ -201,10 +221,10 @@ func (s *Store) Delete(ctx context.Context, id, etag string) error {
 	})
 }
 
-// found is what the database holds about an integration.
+// found is what is stored about an integration.
 type found struct {
 	row         *row // nil if it does not exist
-	credentials []*sealedCredential
+	credentials map[string]integration.Credential
 	count       int // of all integrations
 }
 
@@ -212,16 +232,21 @@ type found struct {
 func (s *Store) find(ctx context.Context, id string) (*found, error) {
 	var f found
 	var rows []*row
+	var sealed []*sealedCredential
 	err := s.d.run(ctx, s.db, batch{first: func() []stmt {
-		f, rows = found{}, nil
+		f, rows, sealed = found{}, nil, nil
 		return []stmt{
 			{query: `SELECT ` + rowColumns + ` FROM integrations WHERE id = ?`, args: []any{id}, row: each(&rows, (*row).fields)},
-			{query: `SELECT integration_id, name, sealed FROM credentials WHERE integration_id = ?`, args: []any{id}, row: each(&f.credentials, (*sealedCredential).fields)},
+			{query: `SELECT integration_id, name, sealed FROM credentials WHERE integration_id = ?`, args: []any{id}, row: each(&sealed, (*sealedCredential).fields)},
 			{query: `SELECT count(*) FROM integrations`, row: into(&f.count)},
 		}
 	}})
 	if len(rows) > 0 {
 		f.row = rows[0]
+	}
+	f.credentials = make(map[string]integration.Credential, len(sealed))
+	for _, c := range sealed {
+		f.credentials[c.name] = s.opener(c.integration, c.name, c.sealed)
 	}
 	return &f, err
 }
@@ -258,13 +283,10 @@ type written struct {
 
 // judge parses the document of a change together with the credentials that the integration
 // would have.
-func (s *Store) judge(there []*sealedCredential, id string, c registry.Change) (*written, error) {
-	w := &written{s: s, given: c.Credentials}
-	credentials := make(map[string]integration.Credential)
-	for _, sealed := range there {
-		w.kept = append(w.kept, sealed.name)
-		credentials[sealed.name] = s.opener(id, sealed.name, sealed.sealed)
-	}
+func (s *Store) judge(there map[string]integration.Credential, id string, c registry.Change) (*written, error) {
+	w := &written{s: s, given: c.Credentials, kept: slices.Sorted(maps.Keys(there))}
+	credentials := make(map[string]integration.Credential, len(there)+len(c.Credentials))
+	maps.Copy(credentials, there)
 	for name, v := range c.Credentials {
 		credentials[name] = func(context.Context) ([]byte, error) { return v.RevealBytes(), nil }
 	}
@@ -352,21 +374,4 @@ func (w *written) statements(ctx context.Context, r, was *row) ([]stmt, error) {
 
 func invalid(path, text string) error {
 	return &registry.InvalidError{Faults: strictyaml.Faults{{File: "integration", Path: path, Text: text}}}
-}
-
-// record returns the part of a row that callers may see.
-func (r *row) record(p integration.Parsed, credentials []string) registry.Record {
-	return registry.Record{
-		ID: r.id, Document: []byte(r.spec), ETag: r.etag, Credentials: credentials,
-		CreatedAt: instant(r.createdAt), UpdatedAt: instant(r.updatedAt),
-		CreatedBy: principal(r.createdBy), UpdatedBy: principal(r.updatedBy),
-		Integration: p.Integration, Faults: p.Faults,
-	}
-}
-
-func instant(micro int64) time.Time {
-	if micro == 0 {
-		return time.Time{}
-	}
-	return time.UnixMicro(micro).UTC()
 }
