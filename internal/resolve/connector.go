@@ -1,8 +1,10 @@
 package resolve
 
 import (
+	"slices"
 	"strings"
 
+	"github.com/secretbroker/secretbroker/internal/editdistance"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -21,24 +23,33 @@ const (
 // them, only the listed names are, and the other entries are ignored. A contradiction
 // between the properties fails the whole configuration. The number of errors is at most
 // about most, the number of references that a request may have.
-func references(integrationID string, configs map[string]string, most int) (refs map[string]string, problems []ConfigError, err error) {
-	properties := false
+//
+// A property that looks like a misspelt known one is a contradiction. Other unknown
+// properties are ignored like any property that is not listed, because a property that
+// Confluent adds must not stop a connector that works there. If strict is set, each of
+// them is an error of its own.
+func references(strict bool, integrationID string, configs map[string]string, most int) (refs map[string]string, problems []ConfigError, err error) {
+	found := false
+	var unknown []ConfigError
 	for name := range configs {
 		if isProperty(name) {
-			properties = true
-			if len(problems) == most {
+			found = true
+			if len(problems)+len(unknown) == most {
 				break // the caller has enough to fix
 			}
 			if problem := checkProperty(name, configs[name], integrationID); problem != "" {
 				problems = append(problems, ConfigError{Config: name, Err: mismatch("%s", problem)})
+			} else if strict && !slices.Contains(properties, name) {
+				unknown = append(unknown, ConfigError{Config: name, Err: mismatch(
+					"unknown property, which Resolve ignores; known are %s", strings.Join(properties, ", "))})
 			}
 		}
 	}
-	if !properties {
+	if !found {
 		return configs, nil, nil
 	}
 	if len(problems) > 0 {
-		return nil, nil, newFailure(problems)
+		return nil, nil, newFailure(append(problems, unknown...))
 	}
 	enabled, ok := configs[propEnabled]
 	if !ok {
@@ -46,7 +57,7 @@ func references(integrationID string, configs map[string]string, most int) (refs
 			"the configuration has secret.manager properties but lacks this one; set it to true or false")}})
 	}
 	if strings.EqualFold(enabled, "false") {
-		return nil, nil, nil
+		return nil, unknown, nil
 	}
 	for _, required := range []string{propKind, propManaged} {
 		if _, ok := configs[required]; !ok {
@@ -55,14 +66,14 @@ func references(integrationID string, configs map[string]string, most int) (refs
 		}
 	}
 	if len(problems) > 0 {
-		return nil, nil, newFailure(problems)
+		return nil, nil, newFailure(append(problems, unknown...))
 	}
 	if n := 1 + strings.Count(configs[propManaged], ","); n > most {
 		return nil, nil, newFailure([]ConfigError{{Config: propManaged, Err: mismatch(
 			"the list has %d elements, the maximum is %d", n, most)}})
 	}
 	refs, problems = managedConfigs(configs)
-	return refs, problems, nil
+	return refs, append(problems, unknown...), nil
 }
 
 // managedConfigs returns the configs that secret.manager.managed.configs lists.
@@ -127,9 +138,33 @@ func checkProperty(name, value, integrationID string) (problem string) {
 		}
 	case propManaged:
 	default:
-		return "unknown property; known are " + strings.Join([]string{propEnabled, propKind, propManaged, propIntegration}, ", ")
+		if known := misspelt(name); known != "" {
+			return "unknown property; did you mean " + known + "?"
+		}
 	}
 	return ""
+}
+
+// properties are the known properties.
+var properties = []string{propEnabled, propKind, propManaged, propIntegration}
+
+// maxSlips is the edit distance up to which an unknown property counts as a misspelt
+// known one. Two cover two letters that changed places.
+const maxSlips = 2
+
+// misspelt returns the known property that name, an unknown one, is a misspelling of, or "".
+func misspelt(name string) string {
+	best, least := "", maxSlips+1
+	for _, known := range properties {
+		if len(name)-len(known) > maxSlips || len(known)-len(name) > maxSlips {
+			continue
+		}
+		// The common prefix does not contribute to the distance.
+		if d := editdistance.Between(name[len(propPrefix):], known[len(propPrefix):]); d < least {
+			best, least = known, d
+		}
+	}
+	return best
 }
 
 func knownKinds() string {

@@ -101,7 +101,7 @@ func TestConnectorContradictionIsNeverPartial(t *testing.T) {
 		"secret.manager.enabled":         "true",
 		"secret.manager":                 string(secret.KindAzureKeyVault),
 		"secret.manager.managed.configs": "p",
-		"secret.manager.what":            "x",
+		"secret.manager.enabeld":         "x",
 	}})
 	if res != nil || err == nil {
 		t.Fatalf("got %v, %v", res, err)
@@ -119,7 +119,7 @@ func TestHugeListsCostLittle(t *testing.T) {
 	}
 	wrong := make(map[string]string)
 	for i := range 900 {
-		wrong[fmt.Sprint("secret.manager.x", i)] = "x"
+		wrong[fmt.Sprintf("secret.manager.enabled%02x", i)] = "x"
 	}
 	for name, configs := range map[string]map[string]string{
 		"elements":   properties(strings.Repeat("a,", 500_000)),
@@ -145,5 +145,69 @@ func TestLookalikesAreNoProperties(t *testing.T) {
 	}})
 	if err != nil || len(res.Configs) != 2 || len(res.Errors) != 1 {
 		t.Errorf("got %+v, %v", res, err)
+	}
+}
+
+// TestUnknownProperties: Resolve ignores properties that Confluent may add, and refuses
+// those that look like a misspelt known one. Check refuses both.
+func TestUnknownProperties(t *testing.T) {
+	for name, refused := range map[string]bool{
+		// Names that Confluent could add, in the manner of its other properties.
+		"secret.manager.refresh.mode":                false,
+		"secret.manager.refresh.interval.ms":         false,
+		"secret.manager.provider.integration":        false,
+		"secret.manager.managed.configs.version":     false,
+		"secret.manager.auto.refresh.enabled":        false,
+		"secret.manager.provider":                    false,
+		"secret.manager." + strings.Repeat("x", 200): false,
+		// Misspelt ones.
+		"secret.manager.enable":                    true,
+		"secret.manager.enabeld":                   true,
+		"secret.manager.Enabled":                   true,
+		"secret.manager.":                          true,
+		"secret.manager.s":                         true,
+		"secret.manager.managed.config":            true,
+		"secret.manager.managed-configs":           true,
+		"secret.manager.manged.configss":           true,
+		"secret.manager.provider.integration.ids":  true,
+		"secret.manager.provider.integration_id":   true,
+		"secret.manager.provider.integrations.ids": true,
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			configs := map[string]string{
+				"p": vault + "::plain", "secret.manager.enabled": "true", "secret.manager": "AZURE_KEY_VAULT",
+				"secret.manager.managed.configs": "p", name: "canary",
+			}
+			res, err := b.call(worker, resolve.Request{Configs: configs})
+			if (err != nil) != refused || !refused && (len(res.Configs) != 1 || res.Configs[0].Config != "p") {
+				t.Errorf("Resolve: %+v, %v", res, err)
+			}
+			reports, err := b.Check(t.Context(), resolve.Caller{Principal: worker}, resolve.Request{ID: "1", IntegrationID: "cspi", Configs: configs})
+			if err != nil || len(reports) == 0 {
+				t.Fatalf("Check: %+v, %v", reports, err)
+			}
+			last := reports[len(reports)-1]
+			if last.Config != name || last.Err == nil || last.Err.Reason != secret.ReasonConfigMismatch {
+				t.Fatalf("Check: %+v", last)
+			}
+			if !refused && (len(reports) != 2 || reports[0].Config != "p" || reports[0].Err != nil) {
+				t.Errorf("Check: %+v", reports)
+			}
+			if text := last.Err.Error(); strings.Contains(text, "canary") || refused != strings.Contains(text, "did you mean secret.manager") {
+				t.Errorf("Check: %s", text)
+			}
+		})
+	}
+}
+
+// TestUnknownPropertyAlone: a configuration with only an unknown property is a connector's
+// configuration that lacks the known ones, and not a list of references.
+func TestUnknownPropertyAlone(t *testing.T) {
+	b := newBench(t)
+	_, err := b.call(worker, resolve.Request{Configs: map[string]string{"p": vault + "::plain", "secret.manager.refresh.mode": "x"}})
+	var failure *resolve.Failure
+	if !errors.As(err, &failure) || len(failure.Configs) != 1 || failure.Configs[0].Config != "secret.manager.enabled" {
+		t.Errorf("got %v", err)
 	}
 }

@@ -176,7 +176,7 @@ func (r *Resolver) look(ctx context.Context, method string, who Caller, req *Req
 	if err := req.validate(&r.cfg.Limits); err != nil {
 		return nil, r.reject(method, who, req, err)
 	}
-	refs, problems, err := references(req.IntegrationID, req.Configs, r.cfg.Limits.MaxReferences)
+	refs, problems, err := references(method == MethodCheck, req.IntegrationID, req.Configs, r.cfg.Limits.MaxReferences)
 	if err != nil {
 		return nil, r.reject(method, who, req, err)
 	}

@@ -72,7 +72,7 @@ var rejectedAWS = []struct{ name, in, fault string }{
 	{"suffix with a hyphen", awsPrefix + ":secret:db-Ab-dEf", awsPartFault},
 	{"suffix alone", awsPrefix + ":secret:-AbCdEf", awsPartFault},
 	{"suffix beyond ASCII", awsPrefix + ":secret:db-AbCdÖ", awsPartFault},
-	{"wildcard for a suffix", awsPrefix + ":secret:db-??????", `only decode=base64 may follow "?" in the first part`},
+	{"wildcard for a suffix", awsPrefix + ":secret:db-??????", `the secret's name is followed by more than one "?"; join options with "&"`},
 	{"account alone", awsPrefix, awsResourceFault},
 	{"no name", awsPrefix + ":secret", awsResourceFault},
 	{"one part more", awsPrefix + ":secret:db-AbCdEf:k", awsResourceFault},

@@ -22,16 +22,6 @@ const (
 	DecodeBase64 Decoding = "base64"
 )
 
-// parseDecoding parses the text after "?". An empty text is not valid.
-func parseDecoding(option string) (Decoding, bool) {
-	switch option {
-	case "decode=base64":
-		return DecodeBase64, true
-	default:
-		return "", false
-	}
-}
-
 // Apply returns the decoded value. It takes ownership of v and wipes it, unless it
 // returns v itself. The error has ReasonSecretNotBase64 and does not quote v.
 func (d Decoding) Apply(v Value) (Value, error) {

@@ -48,6 +48,12 @@ func FuzzParseRef(f *testing.F) {
 		if strings.Contains("/"+r.Name+"/", "/../") || strings.ContainsAny(r.Name, "?#%\\*") {
 			t.Errorf("ParseRef(%q) has the name %q", in, r.Name)
 		}
+		if r.Version != "" && r.Decoding != "" {
+			other := strings.Replace(r.String(), "#"+r.Version+"?decode="+string(r.Decoding), "?decode="+string(r.Decoding)+"#"+r.Version, 1)
+			if same, err := ParseRef(other); err != nil || same != r {
+				t.Errorf("ParseRef(%q) = %+v, %v, want %+v", other, same, err, r)
+			}
+		}
 		if r.Kind == KindAzureKeyVault {
 			checkVault(t, r.Store)
 			if strings.Trim(r.Name, "0123456789abcdefghijklmnopqrstuvwxyz-") != "" || r.Version != lower(r.Version) {

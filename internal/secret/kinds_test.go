@@ -11,6 +11,8 @@ var acceptedOthers = []string{
 	"https://vault.example.org:8200::secret/db::password",
 	"https://vault.example.org::team/deep/kv/a/b#12?decode=base64::k::l",
 	"https://vault::secret/db",
+	"https://conjur.example.org::team/db", // no host selects another kind
+	"https://x.azconfig.io::a/b",
 	"https://vault.westeurope.cloudapp.azure.com:8200::secret/db",
 	"https://internal-1.eu-central-1.elb.amazonaws.com::secret/db",
 	"https://vault.azure.example.org::secret/a.b_c-d~e@f+g=h,i",
@@ -119,6 +121,8 @@ var foldedOthers = []struct {
 	name, in string
 	want     Ref
 }{
+	{"server, version after options", "https://vault.example.org::secret/db?decode=base64#7::k", Ref{Kind: KindHashiCorpVault, Store: "https://vault.example.org", Name: "secret/db", Version: "7", Decoding: DecodeBase64, Key: "k"}},
+	{"project, version after options", "projects/my-project/secrets/db?decode=base64#7", Ref{Kind: KindGCPSecretManager, Store: "projects/my-project", Name: "db", Version: "7", Decoding: DecodeBase64}},
 	{"server written otherwise", "HTTPS://Vault.Example.ORG:443/::Secret/DB", Ref{Kind: KindHashiCorpVault, Store: "https://vault.example.org", Name: "Secret/DB"}},
 	{"server without a domain", "https://Vault:8200/::a/B#7::K", Ref{Kind: KindHashiCorpVault, Store: "https://vault:8200", Name: "a/B", Version: "7", Key: "K"}},
 	{"directory with a slash", "file:///Run/Secrets/::Db", Ref{Kind: KindLocalFile, Store: "file:///Run/Secrets", Name: "Db"}},

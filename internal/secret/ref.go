@@ -47,12 +47,15 @@ type Ref struct {
 
 // ParseRef parses
 //
-//	<store>::<secret name>[#<version>][?decode=base64][::<json key>]
+//	<store>::<secret name>[#<version>][?<options>][::<json key>]
 //
 // and, for kinds that name the store and the secret in one part,
 //
-//	arn:...[#<version>][?decode=base64][::<json key>]
-//	projects/...[#<version>][?decode=base64][::<json key>]
+//	arn:...[#<version>][?<options>][::<json key>]
+//	projects/...[#<version>][?<options>][::<json key>]
+//
+// The options may also precede the version, as in a URL's query and fragment. See
+// parseOptions.
 //
 // It splits s at "::" into at most three parts, or two for the latter forms, so
 // the key may contain "::". The error is an *Error with ReasonInvalidReference. Its
@@ -104,23 +107,72 @@ func (r *Ref) splitName(s string, whole bool) (fault string) {
 		return `the JSON key after the ` + part + ` "::" is empty; leave out the "::" to select the whole secret`
 	}
 	r.Key = key
-	if i := strings.IndexByte(name, '?'); i >= 0 {
-		var ok bool
-		if r.Decoding, ok = parseDecoding(name[i+1:]); !ok {
-			return `only decode=base64 may follow "?" in the ` + part + ` part`
-		}
-		name = name[:i]
+	if r.Name, fault = r.splitVersion(name); fault != "" {
+		return fault
 	}
-	if i := strings.IndexByte(name, '#'); i >= 0 {
-		if r.Version = name[i+1:]; r.Version == "" {
-			return `the version after "#" is empty; leave out the "#" to select the current version`
-		}
-		name = name[:i]
-	}
-	if r.Name = name; name == "" {
+	if r.Name == "" {
 		return `the secret's name after the first "::" is empty`
 	}
 	return ""
+}
+
+// splitVersion returns s without the version and the options that follow the name, and
+// sets Version and Decoding. The two follow the name in either order: String writes
+// <name>#<version>?<options>, and libraries for URLs write <name>?<options>#<version>.
+func (r *Ref) splitVersion(s string) (name, fault string) {
+	hash, query := strings.IndexByte(s, '#'), strings.IndexByte(s, '?')
+	hasVersion, hasOptions := hash >= 0, query >= 0
+	var version, options string
+	switch {
+	case !hasVersion && !hasOptions:
+		return s, ""
+	case !hasOptions:
+		name, version = s[:hash], s[hash+1:]
+	case !hasVersion:
+		name, options = s[:query], s[query+1:]
+	case hash < query:
+		name, version, options = s[:hash], s[hash+1:query], s[query+1:]
+	default:
+		name, options, version = s[:query], s[query+1:hash], s[hash+1:]
+	}
+	if strings.Contains(version, "#") || strings.Contains(options, "#") {
+		return "", `the secret's name is followed by more than one "#"; give one version`
+	}
+	if strings.Contains(version, "?") || strings.Contains(options, "?") {
+		return "", `the secret's name is followed by more than one "?"; join options with "&"`
+	}
+	if hasOptions {
+		if r.Decoding, fault = parseOptions(options); fault != "" {
+			return "", fault
+		}
+	}
+	if r.Version = version; hasVersion && version == "" {
+		return "", `the version after "#" is empty; leave out the "#" to select the current version`
+	}
+	return name, ""
+}
+
+// parseOptions parses the options after "?": name=value, joined by "&", each at most once,
+// in any order. Unknown options are rejected, because an option that a later version adds
+// can change which value a reference selects. fault does not quote s.
+func parseOptions(s string) (d Decoding, fault string) {
+	for option := range strings.SplitSeq(s, "&") {
+		name, value, ok := strings.Cut(option, "=")
+		switch {
+		case !ok || name == "" || value == "":
+			return "", `an option after "?" is not written as name=value, for example decode=base64`
+		case name == "key":
+			return "", `the option key is reserved for a later version; write the JSON key after "::"`
+		case name != "decode":
+			return "", `an option after "?" is unknown; this version knows decode=base64`
+		case d != "":
+			return "", `the option decode is given twice`
+		case value != string(DecodeBase64):
+			return "", `the option decode has an unknown value; this version knows decode=base64`
+		}
+		d = DecodeBase64
+	}
+	return d, ""
 }
 
 // cutColons is strings.Cut(s, "::"), but faster for texts as short as references:
@@ -163,6 +215,8 @@ func kindOf(store string) (k Kind, fault string) {
 	switch {
 	case !isURL && isHTTP(store):
 		return "", "the store is an http:// URL; only https:// is supported"
+	case !isURL && isKindURL(store):
+		return "", "it begins with KIND+https://, which is reserved for kinds of stores that a later version may support; this version does not know the kind"
 	case !isURL && (strings.HasPrefix(store, fileScheme) || store == LocalEnvironment):
 		return KindLocalFile, ""
 	case !isURL:
@@ -176,6 +230,14 @@ func kindOf(store string) (k Kind, fault string) {
 	default:
 		return KindHashiCorpVault, ""
 	}
+}
+
+// isKindURL reports whether a store has the form KIND+https://HOST, in which the kinds of
+// stores that a later version adds are written. A host alone never selects a new kind:
+// every host that belongs to none of the clouds is a HashiCorp Vault server for good.
+func isKindURL(store string) bool {
+	kind, host, ok := strings.Cut(store, "+")
+	return ok && kind != "" && isAzureText(kind) && isHTTPS(host)
 }
 
 // Secret returns r without Key and Decoding, which the broker applies after it has

@@ -57,6 +57,7 @@ var acceptedRefs = []struct {
 	{"key beyond ASCII", "https://abc.vault.azure.net::db::пароль", azureRef("https://abc.vault.azure.net", "db", "", "пароль")},
 	{"key with a genuine U+FFFD", "https://abc.vault.azure.net::db::\uFFFD", azureRef("https://abc.vault.azure.net", "db", "", "\uFFFD")},
 	{"key with a slash and an at sign", "https://abc.vault.azure.net::db::a/b@c", azureRef("https://abc.vault.azure.net", "db", "", "a/b@c")},
+	{"version after a decoding", "https://abc.vault.azure.net::DB?decode=base64#" + hex32 + "::k?#", decoded(azureRef("https://abc.vault.azure.net", "db", hex32, "k?#"))},
 	{"version decoded", "https://abc.vault.azure.net::DB#" + hex32 + "?decode=base64", decoded(azureRef("https://abc.vault.azure.net", "db", hex32, ""))},
 	{"longest reference", "https://abc.vault.azure.net::db::" + strings.Repeat("k", MaxRefLen-33),
 		azureRef("https://abc.vault.azure.net", "db", "", strings.Repeat("k", MaxRefLen-33))},
@@ -181,14 +182,35 @@ var rejectedRefs = []struct{ name, in, fault string }{
 	{"version of control digits", "https://abc.vault.azure.net::db#@" + hex32[1:], badVersion},
 	{"nothing after ?", "https://abc.vault.azure.net::db?", badOption},
 	{"nothing after ? before a key", "https://abc.vault.azure.net::db?::k", badOption},
-	{"unknown decoding", "https://abc.vault.azure.net::db?decode=hex", badOption},
-	{"decoding in capitals", "https://abc.vault.azure.net::db?decode=Base64", badOption},
-	{"unknown option", "https://abc.vault.azure.net::db?api-version=7.4", badOption},
-	{"decoding twice", "https://abc.vault.azure.net::db?decode=base64?decode=base64", badOption},
-	{"two options", "https://abc.vault.azure.net::db?decode=base64&x=1", badOption},
-	{"version after a decoding", "https://abc.vault.azure.net::db?decode=base64#" + hex32, badOption},
+	{"nothing after ? before a version", "https://abc.vault.azure.net::db?#" + hex32, badOption},
+	{"option without a value", "https://abc.vault.azure.net::db?decode", badOption},
+	{"option with an empty value", "https://abc.vault.azure.net::db?decode=", badOption},
+	{"option without a name", "https://abc.vault.azure.net::db?=base64", badOption},
+	{"nothing before &", "https://abc.vault.azure.net::db?&decode=base64", badOption},
+	{"nothing after &", "https://abc.vault.azure.net::db?decode=base64&", badOption},
+	{"options joined by a comma", "https://abc.vault.azure.net::db?decode=base64,label=a", badDecoding},
+	{"unknown decoding", "https://abc.vault.azure.net::db?decode=hex", badDecoding},
+	{"decoding in capitals", "https://abc.vault.azure.net::db?decode=Base64", badDecoding},
+	{"decoding percent-encoded", "https://abc.vault.azure.net::db?decode=base%364", badDecoding},
+	{"unknown option", "https://abc.vault.azure.net::db?api-version=7.4", unknownOption},
+	{"option in capitals", "https://abc.vault.azure.net::db?Decode=base64", unknownOption},
+	{"unknown option first", "https://abc.vault.azure.net::db?x=1&decode=base64", unknownOption},
+	{"unknown option last", "https://abc.vault.azure.net::db?decode=base64&x=1", unknownOption},
+	{"reserved option", "https://abc.vault.azure.net::db?key=a%7Db", `the option key is reserved for a later version; write the JSON key after "::"`},
+	{"option twice", "https://abc.vault.azure.net::db?decode=base64&decode=base64", "the option decode is given twice"},
+	{"options twice", "https://abc.vault.azure.net::db?decode=base64?decode=base64", twoQuestionMarks},
+	{"options around a version", "https://abc.vault.azure.net::db?decode=base64#" + hex32 + "?decode=base64", twoQuestionMarks},
+	{"versions around options", "https://abc.vault.azure.net::db#" + hex32 + "?decode=base64#" + hex32, twoVersions},
+	{"no version after options", "https://abc.vault.azure.net::db?decode=base64#", `the version after "#" is empty; leave out the "#" to select the current version`},
+	{"short version after options", "https://abc.vault.azure.net::db?decode=base64#" + hex32[1:], badVersion},
+	{"kind to come", "conjur+https://conjur.example.org::team/db", kindToCome},
+	{"kind to come in capitals", "CONJUR+HTTPS://conjur.example.org::team/db", kindToCome},
+	{"kind to come on a cloud's host", "x1-y+https://abc.vault.azure.net::db::key", kindToCome},
+	{"plus without a kind", "+https://conjur.example.org::team/db", "it must begin with https://, arn:, projects/, file:/// or env::"},
+	{"kind over http", "conjur+http://conjur.example.org::team/db", "it must begin with https://, arn:, projects/, file:/// or env::"},
+	{"another scheme for a kind", "awssm://eu-west-1::db", "it must begin with https://, arn:, projects/, file:/// or env::"},
 	{"decoding of nothing", "https://abc.vault.azure.net::?decode=base64", `the secret's name after the first "::" is empty`},
-	{"two versions", "https://abc.vault.azure.net::db#" + hex32 + "#" + hex32, badVersion},
+	{"two versions", "https://abc.vault.azure.net::db#" + hex32 + "#" + hex32, twoVersions},
 	{"IPv6 cut at its ::", "https://[::1]::db", "the vault's host is an IP address; use its name"},
 	{"password with ::", "https://user:pa::ss@abc.vault.azure.net::db",
 		"the vault's URL has a port; a vault uses port 443; to connect elsewhere, set the integration's dial"},
@@ -199,9 +221,14 @@ var rejectedRefs = []struct{ name, in, fault string }{
 }
 
 const (
-	badOption  = `only decode=base64 may follow "?" in the second part`
-	badName    = "the secret's name must be 1 to 127 letters, digits and hyphens"
-	badVersion = `the version after "#" must be 32 hexadecimal digits`
+	badOption        = `an option after "?" is not written as name=value, for example decode=base64`
+	unknownOption    = `an option after "?" is unknown; this version knows decode=base64`
+	badDecoding      = `the option decode has an unknown value; this version knows decode=base64`
+	twoQuestionMarks = `the secret's name is followed by more than one "?"; join options with "&"`
+	twoVersions      = `the secret's name is followed by more than one "#"; give one version`
+	kindToCome       = "it begins with KIND+https://, which is reserved for kinds of stores that a later version may support; this version does not know the kind"
+	badName          = "the secret's name must be 1 to 127 letters, digits and hyphens"
+	badVersion       = `the version after "#" must be 32 hexadecimal digits`
 )
 
 // variable matches the only parts of a rejection that depend on the input: byte

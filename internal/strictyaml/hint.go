@@ -3,6 +3,8 @@ package strictyaml
 import (
 	"fmt"
 	"strings"
+
+	"github.com/secretbroker/secretbroker/internal/editdistance"
 )
 
 // unknownText returns an error text about name, which is not in known, with the setting that
@@ -42,7 +44,7 @@ func nearest(name string, known []string) string {
 		if strings.HasPrefix(k, strings.ToLower(name)+"_") {
 			return k
 		}
-		if d := distance(plain(name), plain(k)); d < bestDistance {
+		if d := editdistance.Between(plain(name), plain(k)); d < bestDistance {
 			best, bestDistance = k, d
 		}
 	}
@@ -52,25 +54,4 @@ func nearest(name string, known []string) string {
 // plain removes the differences between maxBytes, max-bytes and max_bytes.
 func plain(s string) string {
 	return strings.NewReplacer("_", "", "-", "").Replace(strings.ToLower(s))
-}
-
-// distance returns the Levenshtein distance in bytes.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
