@@ -4,7 +4,7 @@
 //	secretbroker dev                       # in one terminal
 //	go run ./examples/go-client \
 //		-addr 127.0.0.1:8443 -dir .secretbroker -integration cspi-sqlserver \
-//		password=https://your-key-vault-name.vault.azure.net::sqlserver-db-secret::password
+//		'password=https://your-key-vault-name.vault.azure.net::sqlserver-db-secret::password'
 package main
 
 import (

@@ -58,7 +58,7 @@ With --strict, 9 if there are only warnings.`,
 		Example: `  secretbroker check --file connector.json
   secretbroker check --file orders.json --file payments.properties --output github
   secretbroker check --integration cspi-sqlserver \
-      password=https://my-vault.vault.azure.net::sqlserver-db-secret::password`,
+      'password=https://my-vault.vault.azure.net::sqlserver-db-secret::password'`,
 		RunE: c.run,
 	}
 	c.conn.register(cmd)

@@ -49,9 +49,9 @@ func newExplainCommand(kinds *integration.Kinds) *cobra.Command {
 		Use:   "explain [flags] REFERENCE\n  secretbroker explain --diff [flags] OLD NEW",
 		Short: "Show who may read a secret and why, or what a policy change grants and revokes",
 		Long:  explainHelp,
-		Example: `  secretbroker explain https://my-vault.vault.azure.net::db-secret::password
+		Example: `  secretbroker explain 'https://my-vault.vault.azure.net::db-secret::password'
   secretbroker explain --config secretbroker.yaml --principal spiffe://example.org/connect/worker-1 \
-      https://my-vault.vault.azure.net::db-secret
+      'https://my-vault.vault.azure.net::db-secret'
   secretbroker explain --diff --exit-code deployed/integrations integrations`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if diff {

@@ -138,7 +138,7 @@ Exit codes: 0 success; 1 other failure; 2 the command line is invalid; 3 denied;
 6 the secret or the integration is not in a usable state; 7 no trusted broker
 answers at the address; 8 try again later.`,
 		Example: `  secretbroker resolve --integration cspi-sqlserver \
-      password=https://my-vault.vault.azure.net::sqlserver-db-secret::password
+      'password=https://my-vault.vault.azure.net::sqlserver-db-secret::password'
   secretbroker resolve --file connector.json --output json`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := configsToResolve(args, file)
