@@ -56,7 +56,7 @@ func (h *handle) wait(ctx context.Context) (Provider, error) {
 		return h.provider, h.err
 	case <-ctx.Done():
 		return nil, secret.Errorf(secret.ReasonStoreUnavailable,
-			"the integration's files could not be read in time; ask the broker's operator to check the disk that they are on").WithCause(ctx.Err())
+			"timed out reading the integration's files; ask the broker's operator to check their disk").WithCause(ctx.Err())
 	}
 }
 

@@ -79,15 +79,15 @@ func newLimiter(log *slog.Logger, count *counters, now time.Time) *limiter {
 	lim.breaker = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
 		Timeout:       openFor,
 		ReadyToTrip:   func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= tripAfter },
-		IsExcluded:    func(err error) bool { return errors.Is(err, errNoVerdict) },
+		IsExcluded:    func(err error) bool { return errors.Is(err, errInconclusive) },
 		OnStateChange: lim.changed,
 	})
 	return lim
 }
 
-// errNoVerdict is the result, for the breaker, of a read that says nothing about the
+// errInconclusive is the result, for the breaker, of a read that says nothing about the
 // store.
-var errNoVerdict = errors.New("provider: the read says nothing about the store")
+var errInconclusive = errors.New("provider: the read says nothing about the store")
 
 // configure applies the limits of the integration's current revision.
 func (lim *limiter) configure(reads integration.Reads, maxReads int) {
@@ -118,7 +118,7 @@ func (lim *limiter) do(ctx context.Context, callers *Callers, read func() error)
 
 // run runs read in its turn, and ends the turn even if read panics.
 func (lim *limiter) run(ctx context.Context, t turn, read func() error) (err error) {
-	err = errNoVerdict // the result if read panics
+	err = errInconclusive // the result if read panics
 	defer func() { lim.end(ctx, t, err) }()
 	return read()
 }
@@ -189,7 +189,7 @@ func (lim *limiter) abandon(ctx context.Context, w *waiter) error {
 	if a.err != nil {
 		return a.err
 	}
-	a.turn.done(errNoVerdict)
+	a.turn.done(errInconclusive)
 	lim.over(a.turn, time.Now())
 	lim.dispatch()
 	return lim.outOfTime(lim.queue.waiting, time.Now(), ctx.Err())
@@ -281,8 +281,8 @@ func (lim *limiter) end(ctx context.Context, t turn, err error) {
 		lim.rate.throttled(now, t.began, secret.AsError(err).RetryAfter)
 		t.done(nil) // a sign of life
 		lim.review(now)
-	case reason == secret.ReasonInternal, errors.Is(err, errNoVerdict), ctx.Err() != nil && (errors.Is(ctx.Err(), context.Canceled) || took < patience):
-		t.done(errNoVerdict)
+	case reason == secret.ReasonInternal, errors.Is(err, errInconclusive), ctx.Err() != nil && (errors.Is(ctx.Err(), context.Canceled) || took < patience):
+		t.done(errInconclusive)
 	case reason == secret.ReasonStoreUnavailable && !errors.Is(err, storeerror.ErrAnswered):
 		t.done(err)
 		if lim.breaker.State() == gobreaker.StateOpen {

@@ -131,8 +131,8 @@ func (s *Set) reserve(ctx context.Context, caller string) (release func(), err e
 	}
 	release, err = s.cfg.Reserve(ctx, caller)
 	if err != nil {
-		return nil, secret.Errorf(secret.ReasonOverloaded, "the broker has no memory left for another read of a store; try again later, or ask another replica").
-			WithCause(fmt.Errorf("%w: %w", errNoVerdict, err))
+		return nil, secret.Errorf(secret.ReasonOverloaded, "the broker has no memory for another read of a store; try again later, or ask another replica").
+			WithCause(fmt.Errorf("%w: %w", errInconclusive, err))
 	}
 	return release, nil
 }

@@ -25,17 +25,17 @@ type answer struct {
 // ARN in place of the whole.
 func (a *answer) check(at *endpoint, ref secret.Ref, now time.Time) (*secret.Secret, error) {
 	if a.value == nil {
-		return nil, somethingElse(at, "the answer is empty")
+		return nil, unexpectedResponse(at, "the response is empty")
 	}
 	if err := identifies(at, ref, a.value.ARN, a.value.Name); err != nil {
 		return nil, err
 	}
 	version, ok := a.version(ref)
 	if !ok {
-		return nil, somethingElse(at, "the answer is not of the version that was asked for")
+		return nil, unexpectedResponse(at, "the response is for another version")
 	}
 	if (a.value.SecretString == nil) == (a.value.SecretBinary == nil) {
-		return nil, somethingElse(at, "the answer is not one value")
+		return nil, unexpectedResponse(at, "the response does not have exactly one value")
 	}
 	var expires time.Time
 	if a.rotation != nil {
@@ -60,7 +60,7 @@ func (a *answer) check(at *endpoint, ref secret.Ref, now time.Time) (*secret.Sec
 // which must match ref if ref contains them.
 func identifies(at *endpoint, ref secret.Ref, arn, name *string) error {
 	if arn == nil || name == nil {
-		return somethingElse(at, "the answer does not say whose it is")
+		return unexpectedResponse(at, "the response does not name its secret")
 	}
 	full, ok := strings.CutPrefix(*arn, at.arn)
 	suffix, isName := strings.CutPrefix(full, ref.Name+"-")
@@ -69,9 +69,9 @@ func identifies(at *endpoint, ref secret.Ref, arn, name *string) error {
 		return nil
 	case ok && ref.Suffix != "" && *name == ref.FullName() && strings.HasPrefix(full, *name+"-"):
 		return secret.Errorf(secret.ReasonSecretNotFound,
-			"no secret in %s has this ARN, but one whose name ends like it: the ARN lacks the hyphen and six characters that AWS put behind the name; copy it whole", at.region)
+			"no secret in %s has this ARN, but a similar one: the ARN lacks the hyphen and six characters that AWS appends to the name; copy the whole ARN", at.region)
 	default:
-		return somethingElse(at, "the answer is not about the secret that was asked for")
+		return unexpectedResponse(at, "the response is for another secret")
 	}
 }
 

@@ -114,8 +114,8 @@ func TestErrors(t *testing.T) {
 		{"InternalServiceError", "", 500, secret.ReasonStoreUnavailable, "HTTP 500"},
 		{"ServiceUnavailableException", "", 503, secret.ReasonStoreUnavailable, "HTTP 503"},
 		{"", "", 502, secret.ReasonStoreUnavailable, "HTTP 502"},
-		{"SomethingNewException", "", 400, secret.ReasonStoreUnavailable, "something else"},
-		{"<script>" + canary, "", 400, secret.ReasonStoreUnavailable, "something else"},
+		{"SomethingNewException", "", 400, secret.ReasonStoreUnavailable, "something other"},
+		{"<script>" + canary, "", 400, secret.ReasonStoreUnavailable, "something other"},
 	} {
 		t.Run(fmt.Sprint(tt.code, tt.status), func(t *testing.T) {
 			f.TB = t

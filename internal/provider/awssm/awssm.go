@@ -176,7 +176,7 @@ func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, erro
 		sec, err = s.read(ctx, at, keys, ref)
 	}
 	if refusedKeys(err) && s.sessions.Refused(keys) {
-		s.log.Warn("AWS refused the session's keys: asking for new ones", "region", at.region)
+		s.log.Warn("AWS refused the session's keys; requesting new ones", "region", at.region)
 		if keys, err = s.sessions.Get(ctx); err != nil {
 			return nil, explainGet(ctx, err)
 		}

@@ -99,7 +99,7 @@ func staticKeys(ctx context.Context, in *integration.Integration) (keySource, er
 		*f.to = string(b)
 		clear(b)
 		if strings.ContainsFunc(*f.to, func(r rune) bool { return r <= ' ' || r > '~' }) {
-			return nil, storeerror.Setup("%s: %s holds more than one word of plain text", f.setting, egress.CredentialSource(f.path))
+			return nil, storeerror.Setup("%s: %s contains more than one word of plain text", f.setting, egress.CredentialSource(f.path))
 		}
 	}
 	return func(context.Context) (aws.Credentials, error) { return keys, nil }, nil
@@ -119,11 +119,11 @@ func (s *store) profileKeys(ctx context.Context, c Credential) (keySource, error
 			o.Logger = logging.Nop{}
 		})
 		if err != nil { // the cause may quote the file
-			return aws.Credentials{}, storeerror.Setup("%s: %s has no usable section %s; it must hold aws_access_key_id and aws_secret_access_key", setting, c.CredentialsFile, c.Profile)
+			return aws.Credentials{}, storeerror.Setup("%s: %s has no usable section %s; it must contain aws_access_key_id and aws_secret_access_key", setting, c.CredentialsFile, c.Profile)
 		}
 		if p.RoleARN != "" || p.SourceProfileName != "" || p.CredentialSource != "" || p.CredentialProcess != "" ||
 			p.WebIdentityTokenFile != "" || p.SSOStartURL != "" || p.SSOSessionName != "" || p.LoginSession != "" || !p.Credentials.HasKeys() {
-			return aws.Credentials{}, storeerror.Setup("%s: the section %s of %s may only hold keys (aws_access_key_id, aws_secret_access_key, aws_session_token); set aws.role for a role, and the type default for any other source", setting, c.Profile, c.CredentialsFile)
+			return aws.Credentials{}, storeerror.Setup("%s: the section %s of %s may contain only keys (aws_access_key_id, aws_secret_access_key, aws_session_token); set aws.role for a role, and the type default for any other source", setting, c.Profile, c.CredentialsFile)
 		}
 		keys := p.Credentials
 		keys.Source, keys.CanExpire, keys.Expires = "secretbroker", true, s.cfg.Now().Add(profileLife)
@@ -151,7 +151,7 @@ func (s *store) defaultKeys(ctx context.Context, roots *x509.CertPool) (keySourc
 			config.WithAppID(userAgent),
 		)
 		if err != nil || cfg.Credentials == nil {
-			return cfg, storeerror.Setup("the default credential cannot be used; check the AWS_* environment variables of the broker, where AWS_CA_BUNDLE has to give way to aws.ca_file, and its AWS configuration files")
+			return cfg, storeerror.Setup("the default credential cannot be used; check the AWS_* environment variables of the broker (use aws.ca_file instead of AWS_CA_BUNDLE) and its AWS configuration files")
 		}
 		return cfg, nil
 	}

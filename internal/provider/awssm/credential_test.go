@@ -139,10 +139,10 @@ func TestOpenFails(t *testing.T) {
 		{"half a profile", func(a *Settings) { a.Credential = profile("[p]\naws_secret_access_key = " + baseSecret + "\n") }, "no usable section p"},
 		{"profile of a process", func(a *Settings) {
 			a.Credential = profile("[p]\ncredential_process = /bin/echo " + baseSecret + "\n")
-		}, "may only hold keys"},
+		}, "may contain only keys"},
 		{"profile of a role", func(a *Settings) {
 			a.Credential = profile("[p]\nrole_arn = arn:aws:iam::1:role/x\nsource_profile = q\n[q]\naws_access_key_id = a\naws_secret_access_key = b\n")
-		}, "may only hold keys"},
+		}, "may contain only keys"},
 		{"profile that is none", func(a *Settings) { a.Credential = profile(baseSecret) }, "aws.credential.credentials_file"},
 		{"no token", func(a *Settings) {
 			a.Credential = Credential{Type: WebIdentity, RoleARN: roleARN}

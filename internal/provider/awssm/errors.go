@@ -47,12 +47,12 @@ func explainRead(ctx context.Context, at *endpoint, ref secret.Ref, err error) *
 		return explainAnswer(at, ref, f, errors.As(err, new(*describeError)))
 	}
 	if cut := ctx.Err(); cut != nil {
-		return secret.Errorf(secret.ReasonStoreUnavailable, "reading from %s took longer than the request could wait", at).WithCause(cut)
+		return secret.Errorf(secret.ReasonStoreUnavailable, "reading from %s did not finish before the request's deadline", at).WithCause(cut)
 	}
 	o := egress.OutageOf(err, advice)
 	switch {
 	case o.Text == "":
-		return somethingElse(at, "no answer of AWS").WithCause(storeerror.Answered(o.Cause))
+		return unexpectedResponse(at, "not an AWS response").WithCause(storeerror.Answered(o.Cause))
 	case o.MissingHost != "" && o.MissingHost == at.host:
 		return secret.Errorf(secret.ReasonStoreNotFound, "there is no %s: its name does not exist in the DNS; check the region, and aws.fips and aws.endpoints", at).WithCause(o.Cause)
 	case errors.As(err, new(egress.AnswerError)):
@@ -69,7 +69,7 @@ func (p *endpoint) String() string { return "Secrets Manager in " + p.region + "
 // that it is a response to DescribeSecret.
 func explainAnswer(at *endpoint, ref secret.Ref, f *failure, describing bool) *secret.Error {
 	e := &secret.Error{Cause: f}
-	say := func(r secret.Reason, format string, args ...any) *secret.Error {
+	errorf := func(r secret.Reason, format string, args ...any) *secret.Error {
 		e.Reason, e.Message = r, fmt.Sprintf(format, args...)
 		return e
 	}
@@ -79,30 +79,30 @@ func explainAnswer(at *endpoint, ref secret.Ref, f *failure, describing bool) *s
 		if e.RetryAfter == 0 {
 			e.RetryAfter = storeerror.DefaultRetryAfter
 		}
-		return say(secret.ReasonStoreThrottled, "%s throttles the broker; wait", at)
+		return errorf(secret.ReasonStoreThrottled, "%s throttles the broker; wait", at)
 	case classNotFound:
-		return say(secret.ReasonSecretNotFound, "%s has no secret of that name, or not that version of it%s; fix the reference", at, whose(ref))
+		return errorf(secret.ReasonSecretNotFound, "%s has no secret with that name, or the secret has no such version%s; fix the reference", at, whose(ref))
 	case classState:
-		return say(secret.ReasonSecretDisabled, "the secret in %s cannot be read as it is, mostly because it is scheduled for deletion; restore it, or set up another one", at)
+		return errorf(secret.ReasonSecretDisabled, "the secret in %s cannot be read in its current state, usually because it is scheduled for deletion; restore it, or create another one", at)
 	case classKey:
-		return say(secret.ReasonSecretDisabled, "the secret in %s cannot be decrypted: its KMS key is disabled, scheduled for deletion or out of reach; fix the key", at)
+		return errorf(secret.ReasonSecretDisabled, "the secret in %s cannot be decrypted: its KMS key is disabled, scheduled for deletion or inaccessible; fix the key", at)
 	case classInvalid:
-		return say(secret.ReasonInvalidReference, "%s takes the reference's name or version for none; fix the reference", at)
+		return errorf(secret.ReasonInvalidReference, "%s does not accept the name or version in the reference; fix the reference", at)
 	case classDenied:
-		return say(secret.ReasonStoreAccessDenied, "%s", denied(at, f, describing))
+		return errorf(secret.ReasonStoreAccessDenied, "%s", denied(at, f, describing))
 	case classKeys:
-		return say(secret.ReasonStoreAuthenticationFailed, "%s does not know the keys of the integration's identity, or they have expired; renew the credential, and check that the region is enabled for the account", at)
+		return errorf(secret.ReasonStoreAuthenticationFailed, "%s does not know the keys of the integration's identity, or they have expired; renew the credential, and check that the region is enabled for the account", at)
 	case classSignature:
-		return say(secret.ReasonStoreAuthenticationFailed, "%s refuses the request's signature; check the broker's clock, and that the secret access key belongs to the access key ID", at)
+		return errorf(secret.ReasonStoreAuthenticationFailed, "%s refuses the request's signature; check the broker's clock, and that the secret access key belongs to the access key ID", at)
 	case classFailing:
 		e.RetryAfter = f.retryAfter
-		return say(secret.ReasonStoreUnavailable, "%s is failing (HTTP %d); wait", at, f.status)
+		return errorf(secret.ReasonStoreUnavailable, "%s is failing (HTTP %d); wait", at, f.status)
 	default:
 		e.Cause = storeerror.Answered(f)
 		if f.status >= 300 && f.status < 400 {
-			return say(secret.ReasonStoreUnavailable, "%s answered with a redirect, which is never followed; something is between the broker and AWS", at)
+			return errorf(secret.ReasonStoreUnavailable, "%s sent a redirect, which the broker does not follow; check for a proxy or gateway between the broker and AWS", at)
 		}
-		return somethingElse(at, fmt.Sprintf("HTTP %d", f.status)).WithCause(storeerror.Answered(f))
+		return unexpectedResponse(at, fmt.Sprintf("HTTP %d", f.status)).WithCause(storeerror.Answered(f))
 	}
 }
 
@@ -121,13 +121,13 @@ func denied(at *endpoint, f *failure, describing bool) string {
 	case describing:
 		return fmt.Sprintf("the integration's identity may not describe the secret in %s; allow it secretsmanager:DescribeSecret, or turn aws.rotation_dates off", at)
 	default:
-		return fmt.Sprintf("the integration's identity may not read the secret in %s; allow it secretsmanager:GetSecretValue on the secret's ARN, and look at the policies of the secret, of the VPC endpoint and of the organization", at)
+		return fmt.Sprintf("the integration's identity may not read the secret in %s; allow it secretsmanager:GetSecretValue on the secret's ARN, and check the policies of the secret, of the VPC endpoint and of the organization", at)
 	}
 }
 
-func somethingElse(at *endpoint, what string) *secret.Error {
+func unexpectedResponse(at *endpoint, what string) *secret.Error {
 	return secret.Errorf(secret.ReasonStoreUnavailable,
-		"the server that responds as %s answered with something else than the secret (%s); check what is between the broker and AWS", at, what).WithCause(storeerror.ErrAnswered)
+		"the server that responds as %s sent something other than the secret (%s); check for a proxy or gateway between the broker and AWS", at, what).WithCause(storeerror.ErrAnswered)
 }
 
 // refusedKeys reports whether err means that AWS refused the keys and that other keys

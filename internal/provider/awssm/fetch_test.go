@@ -92,7 +92,7 @@ func TestFetchFails(t *testing.T) {
 	} {
 		f.Fails(t.Context(), s, tt.reference, tt.want)
 	}
-	if e := f.Fails(t.Context(), s, storeARN+":secret:my-secret", secret.ReasonSecretNotFound); !strings.Contains(e.Message, "copy it whole") {
+	if e := f.Fails(t.Context(), s, storeARN+":secret:my-secret", secret.ReasonSecretNotFound); !strings.Contains(e.Message, "copy the whole ARN") {
 		t.Errorf("a part of an ARN: %s", e.Message)
 	}
 	_, err := s.Fetch(t.Context(), secret.Ref{Kind: secret.KindAWSSecretsManager, Store: storeURL, Name: "arn:aws:x"})

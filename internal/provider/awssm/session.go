@@ -36,7 +36,7 @@ func newSessions(cfg provider.Config, log *slog.Logger, source keySource, files 
 		Timeout: cfg.LoginTimeout, Now: cfg.Now, Tasks: tasks, Closed: storeerror.ErrClosed,
 		Margin: func(time.Duration) time.Duration { return sessionMargin },
 		Ahead:  func(life time.Duration) time.Duration { return min(refreshAhead, life/2) },
-		Failed: func(err error) { log.Warn("no keys for AWS", "error", err) },
+		Failed: func(err error) { log.Warn("cannot obtain AWS keys", "error", err) },
 		Acquire: func(ctx context.Context, _ *keys) (*keys, error) {
 			k, err := acquire(ctx, source, cfg.Now)
 			if err != nil {
@@ -62,11 +62,11 @@ func acquire(ctx context.Context, source keySource, now func() time.Time) (*keys
 	case err != nil:
 		return nil, err
 	case !k.HasKeys():
-		return nil, errors.New("awssm: the credential gave no keys")
+		return nil, errors.New("awssm: the credential returned no keys")
 	case !k.CanExpire:
 		return &keys{Value: k, Began: at}, nil
 	case k.Expires.Sub(at) <= sessionMargin:
-		return nil, clockFault("the keys that the integration's credential has been given end within a minute")
+		return nil, clockError("the keys issued to the integration's credential expire within a minute")
 	default:
 		return &keys{Value: k, Began: at, Life: k.Expires.Sub(at)}, nil
 	}

@@ -108,7 +108,7 @@ func TestSessionFails(t *testing.T) {
 		{"another role", session(strings.Replace(ours, "reader", "admin", 1), "2999-01-01T00:00:00Z"), secret.ReasonStoreUnavailable, "another role"},
 		{"another account", session(strings.Replace(ours, account, otherOne, 1), "2999-01-01T00:00:00Z"), secret.ReasonStoreUnavailable, "another role"},
 		{"over already", session(ours, "2001-01-01T00:00:00Z"), secret.ReasonStoreAuthenticationFailed, "clock"},
-		{"down", func(f *fake) { f.Dial[stsHost] = providertest.ClosedPort(f) }, secret.ReasonStoreUnavailable, "STS, which is asked for the role aws.role.arn, refuses the connection"},
+		{"down", func(f *fake) { f.Dial[stsHost] = providertest.ClosedPort(f) }, secret.ReasonStoreUnavailable, "cannot obtain the role aws.role.arn: STS refuses the connection"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := newFake(t)

@@ -23,10 +23,10 @@ type acquisitionError struct {
 	err    error
 }
 
-func (e *acquisitionError) Error() string { return "awssm: no keys by " + e.what }
+func (e *acquisitionError) Error() string { return "awssm: cannot obtain keys with " + e.what }
 func (e *acquisitionError) Unwrap() error { return e.err }
 
-func clockFault(what string) *secret.Error {
+func clockError(what string) *secret.Error {
 	return secret.Errorf(secret.ReasonStoreAuthenticationFailed, "%s, or the broker's clock is wrong; check both", what)
 }
 
@@ -41,7 +41,7 @@ func explainSession(ctx context.Context, timeout time.Duration, err error) *secr
 		a = &acquisitionError{what: "the integration's credential", err: err}
 	}
 	if a.answer != "" {
-		return secret.Errorf(secret.ReasonStoreUnavailable, "the server that responds as STS gave no session of the role (%s); check what is between the broker and AWS", a.answer).WithCause(storeerror.Answered(nil))
+		return secret.Errorf(secret.ReasonStoreUnavailable, "the server that responds as STS returned no session of the role (%s); check for a proxy or gateway between the broker and AWS", a.answer).WithCause(storeerror.Answered(nil))
 	}
 	if f := failureOf(a.err); f != nil {
 		return explainRefusal(a, f)
@@ -52,13 +52,13 @@ func explainSession(ctx context.Context, timeout time.Duration, err error) *secr
 	o := egress.OutageOf(a.err, advice)
 	switch {
 	case o.Text == "" && (a.assuming || a.withToken):
-		return secret.Errorf(secret.ReasonStoreUnavailable, "the server that responds as STS answered with something else than a session of %s; check what is between the broker and AWS", a.what).WithCause(storeerror.Answered(o.Cause))
+		return secret.Errorf(secret.ReasonStoreUnavailable, "the server that responds as STS sent something other than a session of %s; check for a proxy or gateway between the broker and AWS", a.what).WithCause(storeerror.Answered(o.Cause))
 	case o.Text == "":
-		return secret.Errorf(secret.ReasonStoreAuthenticationFailed, "%s gives no keys; look at where it is to take them from", a.what).WithCause(o.Cause)
+		return secret.Errorf(secret.ReasonStoreAuthenticationFailed, "%s provides no keys; check its source", a.what).WithCause(o.Cause)
 	case a.assuming || a.withToken:
-		return secret.Errorf(secret.ReasonStoreUnavailable, "STS, which is asked for %s, %s", a.what, o.Text).WithCause(o.Cause)
+		return secret.Errorf(secret.ReasonStoreUnavailable, "cannot obtain %s: STS %s", a.what, o.Text).WithCause(o.Cause)
 	default:
-		return secret.Errorf(secret.ReasonStoreUnavailable, "where %s is taken from %s", a.what, o.Text).WithCause(o.Cause)
+		return secret.Errorf(secret.ReasonStoreUnavailable, "cannot obtain %s: its source %s", a.what, o.Text).WithCause(o.Cause)
 	}
 }
 
@@ -70,27 +70,27 @@ func explainRefusal(a *acquisitionError, f *failure) *secret.Error {
 	switch {
 	case c == classThrottled:
 		e.Reason, e.RetryAfter = secret.ReasonStoreThrottled, max(f.retryAfter, storeerror.DefaultRetryAfter)
-		e.Message = fmt.Sprintf("STS, which is asked for %s, throttles the broker; wait", a.what)
+		e.Message = fmt.Sprintf("STS throttles the broker's requests for %s; wait", a.what)
 	case c == classFailing:
 		e.Reason, e.RetryAfter = secret.ReasonStoreUnavailable, f.retryAfter
 		e.Message = fmt.Sprintf("the source of %s is failing (HTTP %d); wait", a.what, f.status)
 	case c == classRegion:
 		e.Message = "STS is not activated in the region for the account; set aws.sts_region to another one, or activate it"
 	case c == classSignature:
-		e.Message = fmt.Sprintf("STS, which is asked for %s, refuses the request's signature; check the broker's clock, and that the secret access key belongs to the access key ID", a.what)
+		e.Message = fmt.Sprintf("STS refuses the signature of the request for %s; check the broker's clock, and that the secret access key belongs to the access key ID", a.what)
 	case a.withToken && (c == classToken || c == classDenied || c == classKeys || c == classInvalid):
-		e.Message = "STS gives no session of aws.credential.role_arn for the token in aws.credential.token_file; the role's trust policy must name the token's issuer, audience and subject, and the token must not have expired"
+		e.Message = "STS does not issue a session of aws.credential.role_arn for the token in aws.credential.token_file; the role's trust policy must name the token's issuer, audience and subject, and the token must not have expired"
 	case c == classKeys:
-		e.Message = fmt.Sprintf("STS, which is asked for %s, does not know the credential's keys, or they have expired; renew aws.credential", a.what)
+		e.Message = fmt.Sprintf("STS does not know the keys that sign the request for %s, or they have expired; renew aws.credential", a.what)
 	case a.assuming && c == classDenied:
 		e.Message = "STS does not let the integration's credential assume aws.role.arn; the role's trust policy must name the credential's identity and aws.role.external_id, allow sts:TagSession and sts:SetSourceIdentity where aws.role has tags or a source identity, and the identity itself must be allowed sts:AssumeRole"
 	case a.assuming && c == classInvalid:
 		e.Message = "STS refuses the parameters of aws.role; aws.role.duration must not be longer than the role allows, and not longer than 1h if a role assumes it"
 	default:
-		e.Message = fmt.Sprintf("%s is refused (HTTP %d); look at aws.credential and aws.role", a.what, f.status)
+		e.Message = fmt.Sprintf("%s is refused (HTTP %d); check aws.credential and aws.role", a.what, f.status)
 		if f.status < 400 {
 			e.Reason, e.Cause = secret.ReasonStoreUnavailable, storeerror.Answered(f)
-			e.Message = fmt.Sprintf("what answers for %s answered with something else (HTTP %d); check what is between the broker and AWS", a.what, f.status)
+			e.Message = fmt.Sprintf("the source of %s sent something other than credentials (HTTP %d); check for a proxy or gateway between the broker and AWS", a.what, f.status)
 		}
 	}
 	return e

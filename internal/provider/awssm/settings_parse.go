@@ -131,7 +131,7 @@ func (p parser) role(s roleSection, credential CredentialType) *Role {
 	}
 	switch {
 	case !p.Has(at + ".external_id"):
-		p.Fault(at+".external_id", "missing; it is required: an identifier that only this integration uses, such as of uuidgen, and that the role's trust policy asks for")
+		p.Fault(at+".external_id", "missing; it is required: a unique identifier, for example from uuidgen, that the role's trust policy requires")
 	case !externalIDPattern.MatchString(r.ExternalID):
 		p.Fault(at+".external_id", "expected 2 to 1224 letters, digits and characters of +=,.@:/_-")
 	}
@@ -173,7 +173,7 @@ func (p parser) account(s *section, a *Settings) string {
 	}
 	if m := roleARNPattern.FindStringSubmatch(arn); m != nil {
 		if account != "" && account != m[2] {
-			p.Fault(path, "not the account of %s, which is the one that secrets are read in", from)
+			p.Fault(path, "not the account of %s, from which secrets are read", from)
 		}
 		return m[2]
 	}

@@ -28,7 +28,7 @@ func TestStoredKeys(t *testing.T) {
 		"aws.credential.secret_access_key: the credential stored": func() {
 			in.Credentials["aws.credential.secret_access_key"] = func(context.Context) ([]byte, error) { return nil, errors.New("another key") }
 		},
-		"what is stored with the integration holds more than one word": func() {
+		"what is stored with the integration contains more than one word": func() {
 			in.Credentials["aws.credential.secret_access_key"] = keep("two words " + baseSecret)
 		},
 		"aws.credential.access_key_id_file is missing": func() { delete(in.Credentials, "aws.credential.access_key_id") },

@@ -92,10 +92,10 @@ func (t *tokenService) keys(c *types.Credentials, user *types.AssumedRoleUser, r
 	}
 	if c == nil || c.AccessKeyId == nil || c.SecretAccessKey == nil || c.SessionToken == nil || c.Expiration == nil ||
 		*c.AccessKeyId == "" || *c.SecretAccessKey == "" || *c.SessionToken == "" {
-		return wrong("no complete keys in the answer")
+		return wrong("the response has no complete keys")
 	}
 	if user == nil || user.Arn == nil || *user.Arn != t.sessionARN(role) {
-		return wrong("the answer is a session of another role")
+		return wrong("the response is a session of another role")
 	}
 	return aws.Credentials{
 		AccessKeyID:     *c.AccessKeyId,

@@ -30,9 +30,9 @@ func (s *store) Validate(ctx context.Context) []provider.Step {
 			own = append(own, st)
 		}
 	}
-	step := provider.Step{Name: "session", Found: "the credential gives keys"}
+	step := provider.Step{Name: "session", Found: "the credential provides keys"}
 	if s.aws.Role != nil {
-		step.Found = "STS gave a session of the role"
+		step.Found = "STS issued a session of the role"
 	}
 	if _, err := s.sessions.Get(ctx); err != nil {
 		step = provider.Step{Name: step.Name, Err: explainGet(ctx, err)}
@@ -43,7 +43,7 @@ func (s *store) Validate(ctx context.Context) []provider.Step {
 		steps = append(steps, provider.ProbeOne(ctx, s, provider.NothingOf(s.in, st, noVersion)))
 	}
 	for _, st := range others {
-		steps = append(steps, provider.Step{Name: "read " + st, Found: "another account's: only the read of a secret can tell"})
+		steps = append(steps, provider.Step{Name: "read " + st, Found: "in another account; only reading a secret can show whether it is allowed"})
 	}
 	return steps
 }

@@ -24,7 +24,7 @@ type answer struct {
 func (a *answer) check(host string, ref secret.Ref, now time.Time) (*secret.Secret, error) {
 	version, ok := a.identifies(host, ref)
 	if !ok {
-		return nil, somethingElse(host, "the answer is not about the secret that was asked for")
+		return nil, unexpectedResponse(host, "the response is for another secret")
 	}
 	expires := time.Time{}
 	if attr := a.Attributes; attr != nil {
@@ -43,7 +43,7 @@ func (a *answer) check(host string, ref secret.Ref, now time.Time) (*secret.Secr
 		}
 	}
 	if a.Value == nil {
-		return nil, somethingElse(host, "the answer is without a value")
+		return nil, unexpectedResponse(host, "the response has no value")
 	}
 	return secret.New(version, a.began, expires, []byte(*a.Value)), nil
 }

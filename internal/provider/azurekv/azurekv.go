@@ -156,7 +156,7 @@ func (s *store) newSession() (*session, error) {
 	for vault := range s.hosts {
 		opts := &azsecrets.ClientOptions{ClientOptions: s.clientOptions(s.vaultHTTP)}
 		if ses.clients[vault], err = azsecrets.NewClient(vault, ses.tokens, opts); err != nil {
-			return nil, storeerror.Setup("azure.vaults: no client can be made for a vault").WithCause(err)
+			return nil, storeerror.Setup("azure.vaults: cannot create a client for a vault").WithCause(err)
 		}
 	}
 	return ses, nil
@@ -226,7 +226,7 @@ func (s *store) renew(old *session, host string) *session {
 		s.log.Error("a vault refused the access token and the credential cannot be renewed", "vault", host, "error", err)
 		return nil
 	}
-	s.log.Warn("a vault refused the access token: credential renewed", "vault", host)
+	s.log.Warn("a vault refused the access token; renewed the credential", "vault", host)
 	old.tokens.close()
 	s.current, s.renewed = fresh, now
 	return fresh

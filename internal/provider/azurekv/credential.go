@@ -58,7 +58,7 @@ func credentialMaker(ctx context.Context, in *integration.Integration, opts azco
 				o.ID = azidentity.ClientID(a.ClientID)
 			}
 			cred, err := azidentity.NewManagedIdentityCredential(o)
-			return made(cred, err, "this environment's managed identity cannot be used; Service Fabric is not supported, and Cloud Shell takes no azure.client_id")
+			return made(cred, err, "this environment's managed identity cannot be used; Service Fabric is not supported, and Cloud Shell does not accept azure.client_id")
 		}, nil
 	case DefaultCredential:
 		return func() (azcore.TokenCredential, error) {
@@ -87,7 +87,7 @@ func clientSecret(ctx context.Context, in *integration.Integration, opts azcore.
 		cred, err := azidentity.NewClientSecretCredential(a.TenantID, a.ClientID, text, &azidentity.ClientSecretCredentialOptions{
 			ClientOptions: opts, DisableInstanceDiscovery: a.DisableInstanceDiscovery,
 		})
-		return made(cred, err, "no credential can be made of azure.tenant_id, azure.client_id and "+setting)
+		return made(cred, err, "cannot create a credential from azure.tenant_id, azure.client_id and "+setting)
 	}, nil
 }
 
@@ -100,13 +100,13 @@ func clientCertificate(ctx context.Context, in *integration.Integration, opts az
 	}
 	certs, key, err := azidentity.ParseCertificates(b, nil)
 	if err != nil { // the cause may quote the content
-		return nil, storeerror.Setup("%s: %s does not hold a certificate and its unencrypted RSA key in PEM form", setting, egress.CredentialSource(a.Credential.CertificateFile))
+		return nil, storeerror.Setup("%s: %s does not contain a certificate and its unencrypted RSA key in PEM form", setting, egress.CredentialSource(a.Credential.CertificateFile))
 	}
 	return func() (azcore.TokenCredential, error) {
 		cred, err := azidentity.NewClientCertificateCredential(a.TenantID, a.ClientID, certs, key, &azidentity.ClientCertificateCredentialOptions{
 			ClientOptions: opts, DisableInstanceDiscovery: a.DisableInstanceDiscovery,
 		})
-		return made(cred, err, setting+": no credential can be made of it; the key must be an RSA key that belongs to the certificate, and azure.tenant_id a tenant's id")
+		return made(cred, err, setting+": cannot create a credential from it; the key must be an RSA key that belongs to the certificate, and azure.tenant_id a tenant's id")
 	}, nil
 }
 
@@ -131,7 +131,7 @@ func workloadIdentity(a *Settings, opts azcore.ClientOptions) (func() (azcore.To
 		cred, err := azidentity.NewClientAssertionCredential(a.TenantID, a.ClientID, assertion, &azidentity.ClientAssertionCredentialOptions{
 			ClientOptions: opts, DisableInstanceDiscovery: a.DisableInstanceDiscovery,
 		})
-		return made(cred, err, "no credential can be made of azure.tenant_id and azure.client_id")
+		return made(cred, err, "cannot create a credential from azure.tenant_id and azure.client_id")
 	}, nil
 }
 

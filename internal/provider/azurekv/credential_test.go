@@ -258,11 +258,11 @@ func TestLoginAnswers(t *testing.T) {
 		"throttled":          {429, "Retry-After: 3", refusal("AADSTS50196"), secret.ReasonStoreUnavailable, "HTTP 429", 3 * time.Second},
 		"failing":            {503, "", canary, secret.ReasonStoreUnavailable, "HTTP 503", 0},
 		"redirect":           {307, "Location: https://" + strangers, canary, secret.ReasonStoreUnavailable, "redirect", 0},
-		"garbage":            {200, "", canary, secret.ReasonStoreUnavailable, "something else", 0},
-		"token in odd shape": {200, "", `{"token_type":"Bearer","expires_in":{},"access_token":"access-token-9"}`, secret.ReasonStoreUnavailable, "something else", 0},
-		"no token":           {200, "", `{"token_type":"Bearer","expires_in":3600}`, secret.ReasonStoreUnavailable, "something else", 0},
-		"huge":               {200, "", strings.Repeat(canary, maxBody/len(canary)+1), secret.ReasonStoreUnavailable, "something else than an access token", 0},
-		"truncated":          {200, "Content-Length: 9999", canary, secret.ReasonStoreUnavailable, "broke", 0},
+		"garbage":            {200, "", canary, secret.ReasonStoreUnavailable, "something other", 0},
+		"token in odd shape": {200, "", `{"token_type":"Bearer","expires_in":{},"access_token":"access-token-9"}`, secret.ReasonStoreUnavailable, "something other", 0},
+		"no token":           {200, "", `{"token_type":"Bearer","expires_in":3600}`, secret.ReasonStoreUnavailable, "something other", 0},
+		"huge":               {200, "", strings.Repeat(canary, maxBody/len(canary)+1), secret.ReasonStoreUnavailable, "something other than an access token", 0},
+		"truncated":          {200, "Content-Length: 9999", canary, secret.ReasonStoreUnavailable, "closed the connection", 0},
 	} {
 		for _, step := range []string{"token", "discovery"} {
 			t.Run(name+"/"+step, func(t *testing.T) {

@@ -63,12 +63,12 @@ func explainRead(ctx context.Context, host string, err error) *secret.Error {
 		return storeerror.Closed()
 	}
 	if cut := ctx.Err(); cut != nil {
-		return secret.Errorf(secret.ReasonStoreUnavailable, "reading from vault %s took longer than the request could wait", host).WithCause(cut)
+		return secret.Errorf(secret.ReasonStoreUnavailable, "reading from vault %s did not finish before the request's deadline", host).WithCause(cut)
 	}
 	o := egress.OutageOf(err, advice)
 	switch {
 	case o.Text == "":
-		return somethingElse(host, "no answer of Key Vault").WithCause(o.Cause)
+		return unexpectedResponse(host, "not a Key Vault response").WithCause(o.Cause)
 	case o.MissingHost == host:
 		return secret.Errorf(secret.ReasonStoreNotFound, "there is no vault %s: its name does not exist in the DNS; check the vault's name", host).WithCause(o.Cause)
 	default:
@@ -83,12 +83,12 @@ func explainAnswer(host string, re *azcore.ResponseError) *secret.Error {
 	switch {
 	case a.status == http.StatusNotFound:
 		e.Reason = secret.ReasonSecretNotFound
-		e.Message = fmt.Sprintf("vault %s has no secret of that name, or not that version of it; fix the reference", host)
+		e.Message = fmt.Sprintf("vault %s has no secret with that name, or the secret has no such version; fix the reference", host)
 	case a.status == http.StatusForbidden:
 		return explainForbidden(host, a)
 	case a.status == http.StatusUnauthorized:
 		e.Reason = secret.ReasonStoreAuthenticationFailed
-		e.Message = fmt.Sprintf("vault %s refuses the access token of the integration's identity; check that azure.tenant_id is the vault's tenant and that clocks are right", host)
+		e.Message = fmt.Sprintf("vault %s refuses the access token of the integration's identity; check that azure.tenant_id is the vault's tenant and that the clocks are correct", host)
 	case a.status == http.StatusTooManyRequests:
 		e.Reason, e.RetryAfter = secret.ReasonStoreThrottled, a.retryAfter
 		e.Message = fmt.Sprintf("vault %s throttles the broker; wait", host)
@@ -100,9 +100,9 @@ func explainAnswer(host string, re *azcore.ResponseError) *secret.Error {
 		e.Message = fmt.Sprintf("vault %s is failing (HTTP %d); wait", host, a.status)
 	case a.status >= 300 && a.status < 400:
 		e.Reason = secret.ReasonStoreUnavailable
-		e.Message = fmt.Sprintf("vault %s answered with a redirect, which is never followed; something is between the broker and the vault", host)
+		e.Message = fmt.Sprintf("vault %s sent a redirect, which the broker does not follow; check for a proxy or gateway between the broker and the vault", host)
 	default:
-		return somethingElse(host, fmt.Sprintf("HTTP %d", a.status)).WithCause(a)
+		return unexpectedResponse(host, fmt.Sprintf("HTTP %d", a.status)).WithCause(a)
 	}
 	return e
 }
@@ -117,9 +117,9 @@ func explainForbidden(host string, a *errorAnswer) *secret.Error {
 	case "accessdenied", "forbiddenbypolicy":
 		e.Message = fmt.Sprintf(`the access policy of vault %s gives the integration's identity no secret permission "Get"; add it`, host)
 	case "forbiddenbyfirewall":
-		e.Message = fmt.Sprintf("the firewall of vault %s does not let the broker in; allow the broker's network", host)
+		e.Message = fmt.Sprintf("the firewall of vault %s blocks the broker; allow the broker's network", host)
 	case "forbiddenbyconnection":
-		e.Message = fmt.Sprintf("vault %s takes no connections from public networks; let the broker reach it through a private endpoint", host)
+		e.Message = fmt.Sprintf("vault %s does not accept connections from public networks; let the broker reach it through a private endpoint", host)
 	default:
 		e.Message = fmt.Sprintf(`vault %s denies the integration's identity access; check its role ("Key Vault Secrets User") or access policy, and the vault's firewall`, host)
 	}
@@ -130,9 +130,9 @@ func disabled(host string) *secret.Error {
 	return secret.Errorf(secret.ReasonSecretDisabled, "the secret in vault %s is disabled; enable this version, or set a new one", host)
 }
 
-func somethingElse(host, what string) *secret.Error {
+func unexpectedResponse(host, what string) *secret.Error {
 	return secret.Errorf(secret.ReasonStoreUnavailable,
-		"the server that responds as vault %s answered with something else than the secret (%s); check what is between the broker and the vault", host, what)
+		"the server that responds as vault %s sent something other than the secret (%s); check for a proxy or gateway between the broker and the vault", host, what)
 }
 
 // errorAnswer holds the parts of an error response that are safe to log. It contains

@@ -32,7 +32,7 @@ func TestVaultAnswers(t *testing.T) {
 		retry  time.Duration
 		reads  int
 	}{
-		"not found":         {404, "", plainError("SecretNotFound"), secret.ReasonSecretNotFound, "no secret of that name", 0, 1},
+		"not found":         {404, "", plainError("SecretNotFound"), secret.ReasonSecretNotFound, "no secret with that name", 0, 1},
 		"disabled":          {403, "", forbidden("SecretDisabled"), secret.ReasonSecretDisabled, "disabled", 0, 1},
 		"disabled in case":  {403, "", strings.ReplaceAll(forbidden("SECRETDISABLED"), "innererror", "innerError"), secret.ReasonSecretDisabled, "disabled", 0, 1},
 		"no role":           {403, "", forbidden("ForbiddenByRbac"), secret.ReasonStoreAccessDenied, "Key Vault Secrets User", 0, 1},
@@ -54,24 +54,24 @@ func TestVaultAnswers(t *testing.T) {
 		"unavailable, wait": {503, "Retry-After: 9", plainError("x"), secret.ReasonStoreUnavailable, "HTTP 503", 9 * time.Second, 1},
 		"gateway timeout":   {504, "", plainError("x"), secret.ReasonStoreUnavailable, "HTTP 504", 0, 3},
 		"not implemented":   {501, "", plainError("x"), secret.ReasonStoreUnavailable, "HTTP 501", 0, 1},
-		"bad request":       {400, "", plainError("BadParameter"), secret.ReasonStoreUnavailable, "something else", 0, 1},
+		"bad request":       {400, "", plainError("BadParameter"), secret.ReasonStoreUnavailable, "something other", 0, 1},
 		"code in header":    {404, "x-ms-error-code: " + canary + "!", "", secret.ReasonSecretNotFound, "", 0, 1},
 		"odd request id":    {404, "x-ms-request-id: " + canary + " x", "", secret.ReasonSecretNotFound, "", 0, 1},
 		"redirect":          {307, "Location: https://" + strangers + "/secrets/db", canary, secret.ReasonStoreUnavailable, "redirect", 0, 1},
 		"redirect, same":    {302, "Location: " + vaultURL + "/secrets/dc", canary, secret.ReasonStoreUnavailable, "redirect", 0, 1},
-		"created":           {201, "", goodSecret, secret.ReasonStoreUnavailable, "something else", 0, 1},
-		"no content":        {204, "", "", secret.ReasonStoreUnavailable, "something else", 0, 1},
-		"empty":             {200, "", "", secret.ReasonStoreUnavailable, "something else", 0, 1},
-		"garbage":           {200, "", "<html>" + canary, secret.ReasonStoreUnavailable, "something else", 0, 1},
-		"bare string":       {200, "", `"` + canary + `"`, secret.ReasonStoreUnavailable, "something else", 0, 1},
-		"null":              {200, "", "null", secret.ReasonStoreUnavailable, "something else", 0, 1},
-		"value a number":    {200, "", strings.Replace(goodSecret, `"`+canary+`"`, "4711", 1), secret.ReasonStoreUnavailable, "something else", 0, 1},
-		"value null":        {200, "", strings.Replace(goodSecret, `"`+canary+`"`, "null", 1), secret.ReasonStoreUnavailable, "without a value", 0, 1},
-		"half":              {200, "", goodSecret[:len(goodSecret)-20], secret.ReasonStoreUnavailable, "something else", 0, 1},
-		"date odd":          {200, "", strings.Replace(goodSecret, "true", `true,"exp":"`+canary+`"`, 1), secret.ReasonStoreUnavailable, "something else", 0, 1},
-		"huge":              {200, "", goodSecret + strings.Repeat(" ", maxBody), secret.ReasonStoreUnavailable, "something else", 0, 1},
-		"not UTF-8":         {200, "", strings.Replace(goodSecret, canary, canary+"\xff", 1), secret.ReasonStoreUnavailable, "something else", 0, 1},
-		"truncated":         {200, "Content-Length: 9999", goodSecret, secret.ReasonStoreUnavailable, "broke", 0, 3},
+		"created":           {201, "", goodSecret, secret.ReasonStoreUnavailable, "something other", 0, 1},
+		"no content":        {204, "", "", secret.ReasonStoreUnavailable, "something other", 0, 1},
+		"empty":             {200, "", "", secret.ReasonStoreUnavailable, "something other", 0, 1},
+		"garbage":           {200, "", "<html>" + canary, secret.ReasonStoreUnavailable, "something other", 0, 1},
+		"bare string":       {200, "", `"` + canary + `"`, secret.ReasonStoreUnavailable, "something other", 0, 1},
+		"null":              {200, "", "null", secret.ReasonStoreUnavailable, "something other", 0, 1},
+		"value a number":    {200, "", strings.Replace(goodSecret, `"`+canary+`"`, "4711", 1), secret.ReasonStoreUnavailable, "something other", 0, 1},
+		"value null":        {200, "", strings.Replace(goodSecret, `"`+canary+`"`, "null", 1), secret.ReasonStoreUnavailable, "has no value", 0, 1},
+		"half":              {200, "", goodSecret[:len(goodSecret)-20], secret.ReasonStoreUnavailable, "something other", 0, 1},
+		"date odd":          {200, "", strings.Replace(goodSecret, "true", `true,"exp":"`+canary+`"`, 1), secret.ReasonStoreUnavailable, "something other", 0, 1},
+		"huge":              {200, "", goodSecret + strings.Repeat(" ", maxBody), secret.ReasonStoreUnavailable, "something other", 0, 1},
+		"not UTF-8":         {200, "", strings.Replace(goodSecret, canary, canary+"\xff", 1), secret.ReasonStoreUnavailable, "something other", 0, 1},
+		"truncated":         {200, "Content-Length: 9999", goodSecret, secret.ReasonStoreUnavailable, "closed the connection", 0, 3},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -136,10 +136,10 @@ func TestUnreachableVault(t *testing.T) {
 		"wrong name":     {func(f *fake, host string) { f.serve(host, f.foreign, f.serveStranger) }, secret.ReasonStoreUnavailable, "set azure.ca_file"},
 		"not TLS":        {func(f *fake, host string) { f.Dial[host] = rawTCP(f, "220 "+canary+"\r\n") }, secret.ReasonStoreUnavailable, "TLS handshake"},
 		"old TLS":        {func(f *fake, host string) { f.Dial[host] = oldTLS(f) }, secret.ReasonStoreUnavailable, "TLS handshake"},
-		"hangs up":       {func(f *fake, host string) { f.Dial[host] = rawTCP(f, "") }, secret.ReasonStoreUnavailable, "broke the connection off"},
-		"not HTTP":       {raw(canary + "\r\n\r\n"), secret.ReasonStoreUnavailable, "something else"},
-		"bad header":     {raw("HTTP/1.1 200 OK\r\n" + canary + "\r\n\r\n"), secret.ReasonStoreUnavailable, "something else"},
-		"header too big": {raw("HTTP/1.1 200 OK\r\nX: " + strings.Repeat(canary, 4000) + "\r\n\r\n"), secret.ReasonStoreUnavailable, "something else"},
+		"hangs up":       {func(f *fake, host string) { f.Dial[host] = rawTCP(f, "") }, secret.ReasonStoreUnavailable, "closed the connection"},
+		"not HTTP":       {raw(canary + "\r\n\r\n"), secret.ReasonStoreUnavailable, "something other"},
+		"bad header":     {raw("HTTP/1.1 200 OK\r\n" + canary + "\r\n\r\n"), secret.ReasonStoreUnavailable, "something other"},
+		"header too big": {raw("HTTP/1.1 200 OK\r\nX: " + strings.Repeat(canary, 4000) + "\r\n\r\n"), secret.ReasonStoreUnavailable, "something other"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -58,7 +58,7 @@ func misbehaviours() map[string]misbehaviour {
 		unavailable = secret.ReasonStoreUnavailable
 		throttled   = secret.ReasonStoreThrottled
 		inTime      = "did not answer in time"
-		somethingOf = "something else"
+		somethingOf = "something other"
 	)
 	body := func(b []byte, kv ...string) func(*fake, string) {
 		return answering(func(_ *fake, w http.ResponseWriter, _ *http.Request) {
@@ -88,13 +88,13 @@ func misbehaviours() map[string]misbehaviour {
 			_, _ = io.WriteString(w, goodSecret[:20])
 			_ = http.NewResponseController(w).Flush()
 			panic(http.ErrAbortHandler) // RST_STREAM
-		}), unavailable, "broke the connection off", false, false},
-		"reset storm":  {answering(func(*fake, http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }), unavailable, "broke the connection off", false, false},
+		}), unavailable, "closed the connection", false, false},
+		"reset storm":  {answering(func(*fake, http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }), unavailable, "closed the connection", false, false},
 		"GOAWAY storm": {func(f *fake, host string) { at(f, host, goAway(f)) }, unavailable, "", false, false},
-		"hangs up":     {func(f *fake, host string) { at(f, host, rawTLS(f, "")) }, unavailable, "broke the connection off", false, false},
+		"hangs up":     {func(f *fake, host string) { at(f, host, rawTLS(f, "")) }, unavailable, "closed the connection", false, false},
 
 		"huge":         {body([]byte(goodSecret + strings.Repeat(" ", maxBody))), unavailable, somethingOf, true, false},
-		"truncated":    {body([]byte(goodSecret), "Content-Length", "9999"), unavailable, "broke", false, false},
+		"truncated":    {body([]byte(goodSecret), "Content-Length", "9999"), unavailable, "closed the connection", false, false},
 		"garbage":      {body(randomBytes(5000)), unavailable, somethingOf, true, false},
 		"gzip bomb":    {body(zipped(maxBody*20), "Content-Encoding", "gzip"), unavailable, somethingOf, true, false},
 		"gzip garbage": {body(randomBytes(5000), "Content-Encoding", "gzip"), unavailable, "", true, false},
@@ -216,9 +216,9 @@ func TestMisbehavingLogin(t *testing.T) {
 		"slow body":   {login(func(w http.ResponseWriter, r *http.Request) { drip(nil, w, r) }), secret.ReasonStoreUnavailable, "login authority", true},
 		"500":         {answer(500, canary), secret.ReasonStoreUnavailable, "HTTP 500", false},
 		"429":         {answer(429, canary), secret.ReasonStoreUnavailable, "HTTP 429", false},
-		"garbage":     {answer(200, canary), secret.ReasonStoreUnavailable, "something else than an access token", false},
-		"empty":       {answer(200, "{}"), secret.ReasonStoreUnavailable, "something else than an access token", false},
-		"huge":        {answer(200, `{"access_token":"`+strings.Repeat("x", maxBody)+`"}`), secret.ReasonStoreUnavailable, "something else than an access token", false},
+		"garbage":     {answer(200, canary), secret.ReasonStoreUnavailable, "something other than an access token", false},
+		"empty":       {answer(200, "{}"), secret.ReasonStoreUnavailable, "something other than an access token", false},
+		"huge":        {answer(200, `{"access_token":"`+strings.Repeat("x", maxBody)+`"}`), secret.ReasonStoreUnavailable, "something other than an access token", false},
 		"refuses":     {answer(401, `{"error":"invalid_client","error_description":"AADSTS7000215: `+canary+`"}`), secret.ReasonStoreAuthenticationFailed, "AADSTS7000215", false},
 		"no lifetime": {answer(200, `{"token_type":"Bearer","expires_in":-5,"access_token":"access-token-1"}`), "", "", false},
 		// The vault's clock is slow, so the token's start is in the vault's future.

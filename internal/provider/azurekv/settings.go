@@ -147,7 +147,7 @@ func (p parser) settings(s *section) *Settings {
 	}
 	a.Credential = p.credential(s.Credential)
 	if s.TenantID != "" && !uuidPattern.MatchString(s.TenantID) && !integration.IsDomain(s.TenantID) {
-		p.Fault("azure.tenant_id", "expected a tenant's UUID or a domain name of it")
+		p.Fault("azure.tenant_id", "expected a tenant's UUID or one of its domain names")
 	}
 	if s.ClientID != "" && !uuidPattern.MatchString(s.ClientID) {
 		p.Fault("azure.client_id", "expected an application's client ID, which is a UUID")

@@ -133,7 +133,7 @@ func (t *tokenSource) source(opts policy.TokenRequestOptions) (*credential.Sourc
 	now := t.now()
 	if p.claims != "" && !t.challenged.IsZero() && now.Sub(t.challenged) < renewPause {
 		return nil, secret.Errorf(secret.ReasonStoreAuthenticationFailed,
-			"a vault refuses one access token after the other; look at the sign-in logs and the Conditional Access policies of the integration's identity")
+			"a vault refuses every new access token; check the sign-in logs and the Conditional Access policies of the integration's identity")
 	}
 	if len(t.held) == maxPurposes {
 		t.drop()
@@ -164,7 +164,7 @@ func (t *tokenSource) newSource(p purpose, opts policy.TokenRequestOptions) *cre
 		Timeout: t.timeout, Now: t.now, Tasks: t.tasks, Closed: storeerror.ErrClosed,
 		Margin: func(time.Duration) time.Duration { return tokenMargin },
 		Ahead:  func(life time.Duration) time.Duration { return min(tokenAhead, life/2) },
-		Failed: func(err error) { t.log.Warn("no access token", "error", err) },
+		Failed: func(err error) { t.log.Warn("cannot obtain an access token", "error", err) },
 		Acquire: func(ctx context.Context, _ *token) (*token, error) {
 			h, err := t.acquire(ctx, opts)
 			if err == nil && p.claims != "" {
@@ -196,7 +196,7 @@ func (t *tokenSource) acquire(ctx context.Context, opts policy.TokenRequestOptio
 		return err
 	})
 	if err == nil && got.Token == "" {
-		err = errors.New("azurekv: the credential gave an empty token")
+		err = errors.New("azurekv: the credential returned an empty token")
 	}
 	if err != nil {
 		return nil, explainToken(ctx, t.azure, t.timeout, err, seen)

@@ -54,15 +54,15 @@ func explainToken(ctx context.Context, a *Settings, timeout time.Duration, err e
 	x := seen.get()
 	switch cut := context.Cause(ctx); {
 	case errors.Is(cut, context.DeadlineExceeded):
-		return secret.Errorf(secret.ReasonStoreUnavailable, "%s gave no access token within %v", who, timeout).WithCause(errTimedOut)
+		return secret.Errorf(secret.ReasonStoreUnavailable, "%s did not issue an access token within %v", who, timeout).WithCause(errTimedOut)
 	case cut != nil:
 		return storeerror.Closed()
 	case a.Credential.Type == DefaultCredential && !errors.As(err, new(*azidentity.AuthenticationFailedError)):
 		return secret.Errorf(secret.ReasonStoreAuthenticationFailed,
-			"the environment offers none of the identities that the default credential looks for; name one in azure.credential.type")
+			"the environment has none of the identities that the default credential looks for; set azure.credential.type to another type")
 	case !x.made:
 		return secret.Errorf(secret.ReasonStoreAuthenticationFailed,
-			"no access token can be asked for with the integration's credential; check azure.tenant_id, azure.client_id and the credential's files").WithCause(err)
+			"the integration's credential cannot be used to request an access token; check azure.tenant_id, azure.client_id and the credential's files").WithCause(err)
 	case x.err != nil:
 		return loginOutage(a, who, x.err)
 	default:
@@ -78,7 +78,7 @@ func loginOutage(a *Settings, who string, err error) *secret.Error {
 	case o.Text == "":
 		o.Text = "cannot be reached"
 	case errors.As(err, new(egress.AnswerError)):
-		o.Text = "answered with something else than an access token; check what is in between"
+		o.Text = "sent something other than an access token; check for a proxy or gateway in between"
 	}
 	return secret.Errorf(secret.ReasonStoreUnavailable, "%s %s", who, o.Text).WithCause(o.Cause)
 }
@@ -90,9 +90,9 @@ func loginAnswer(a *Settings, who string, x exchange) *secret.Error {
 	}
 	switch {
 	case x.status < 300:
-		e.Message = who + " answered with something else than an access token; check what is in between"
+		e.Message = who + " sent something other than an access token; check for a proxy or gateway in between"
 	case x.status < 400:
-		e.Message = who + " answered with a redirect, which is never followed; check what is in between"
+		e.Message = who + " sent a redirect, which the broker does not follow; check for a proxy or gateway in between"
 	case x.status == http.StatusTooManyRequests, x.status == http.StatusRequestTimeout, x.status >= 500:
 		e.RetryAfter = x.retry
 		e.Message = fmt.Sprintf("%s is failing (HTTP %d); wait", who, x.status)

@@ -18,7 +18,7 @@ var _ provider.Validator = (*store)(nil)
 // vault for a secret that does not exist. Key Vault checks the role before it looks
 // for the secret, so "not found" shows that the identity may read.
 func (s *store) Validate(ctx context.Context) []provider.Step {
-	step := provider.Step{Name: "token", Found: "the login authority gave an access token"}
+	step := provider.Step{Name: "token", Found: "the login authority issued an access token"}
 	if err := s.askForToken(ctx); err != nil {
 		step = provider.Step{Name: "token", Err: err}
 	}
@@ -45,6 +45,6 @@ func (s *store) askForToken(ctx context.Context) error {
 	case err == nil, errors.As(err, &known):
 		return err
 	default:
-		return secret.Errorf(secret.ReasonStoreUnavailable, "the login authority gave no answer in the time that there was; look at the way there").WithCause(err)
+		return secret.Errorf(secret.ReasonStoreUnavailable, "timed out waiting for the login authority; check the network path to it").WithCause(err)
 	}
 }

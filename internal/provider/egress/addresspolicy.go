@@ -100,7 +100,7 @@ func (p addressPolicy) allows(a netip.Addr) bool {
 type AddressError struct{ address string }
 
 func (e *AddressError) Error() string {
-	return fmt.Sprintf("egress: a connection to %s was not made: that is not a public address", e.address)
+	return fmt.Sprintf("egress: refused to connect to %s, which is not a public address", e.address)
 }
 
 // NonRetriable tells Azure's SDK not to try again.

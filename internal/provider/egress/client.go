@@ -158,7 +158,7 @@ func origin(u *url.URL) string {
 type OriginError struct{ origin string }
 
 func (e *OriginError) Error() string {
-	return fmt.Sprintf("egress: a request to %s was stopped: the integration does not list it", e.origin)
+	return fmt.Sprintf("egress: refused to send a request to %s, which the integration does not list", e.origin)
 }
 
 // NonRetriable tells Azure's SDK not to try again.
@@ -173,10 +173,10 @@ func (e AnswerError) Error() string { return string(e) }
 func (AnswerError) NonRetriable() {}
 
 const (
-	errTooLarge = AnswerError("egress: the answer is too large")
-	errNotText  = AnswerError("egress: the answer is not UTF-8")
-	errNotGzip  = AnswerError("egress: the answer is not compressed as it says")
+	errTooLarge = AnswerError("egress: the response is too large")
+	errNotText  = AnswerError("egress: the response is not UTF-8")
+	errNotGzip  = AnswerError("egress: the response does not match its content encoding")
 )
 
 // ErrTimedOut is the error for an exchange that took longer than Config.Timeout.
-var ErrTimedOut = errors.New("egress: no complete answer in time")
+var ErrTimedOut = errors.New("egress: timed out waiting for the response")

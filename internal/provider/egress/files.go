@@ -125,10 +125,10 @@ func LoadRoots(setting, path string) (*x509.CertPool, error) {
 	}
 	roots, err := x509.SystemCertPool()
 	if err != nil {
-		return nil, storeerror.Setup("%s: the system's roots, to which it is added, cannot be loaded", setting).WithCause(err)
+		return nil, storeerror.Setup("%s: cannot load the system's roots, to which the broker adds it", setting).WithCause(err)
 	}
 	if !roots.AppendCertsFromPEM(b) {
-		return nil, storeerror.Setup("%s: %s holds no certificate in PEM form", setting, path)
+		return nil, storeerror.Setup("%s: %s contains no certificate in PEM form", setting, path)
 	}
 	return roots, nil
 }

@@ -51,13 +51,13 @@ func OutageOf(err error, advice Advice) Outage {
 	case errors.As(err, &egress):
 		return Outage{Text: "led to a host that the integration does not list, so nothing was sent", Cause: egress}
 	case errors.As(err, &misled):
-		return Outage{Text: "has a name that leads to an address where no public " + advice.Store + " is, so nothing was sent; if that is a private endpoint, set " + advice.PrivateEndpoint, Cause: misled}
+		return Outage{Text: "resolves to an address that no public " + advice.Store + " has, so nothing was sent; if it is a private endpoint, set " + advice.PrivateEndpoint, Cause: misled}
 	case errors.As(err, &answer):
-		return Outage{Text: "answered with something else than the secret; check what is in between", Cause: answer}
+		return Outage{Text: "sent something other than the secret; check for a proxy or gateway in between", Cause: answer}
 	case errors.As(err, &dns) && dns.IsNotFound:
-		return Outage{Text: "cannot be reached: a name on the way does not exist in the DNS", Cause: dns, MissingHost: strings.TrimSuffix(dns.Name, ".")}
+		return Outage{Text: "cannot be reached: a host name on the way to it does not exist in the DNS", Cause: dns, MissingHost: strings.TrimSuffix(dns.Name, ".")}
 	case errors.As(err, &dns):
-		return Outage{Text: "cannot be reached: the DNS does not answer", Cause: dns, Transient: !dns.IsTimeout}
+		return Outage{Text: "cannot be reached: the DNS server does not respond", Cause: dns, Transient: !dns.IsTimeout}
 	case errors.As(err, &verify):
 		return Outage{Text: untrusted, Cause: verify}
 	case errors.Is(err, http.ErrSchemeMismatch):
@@ -74,11 +74,11 @@ func OutageOf(err error, advice Advice) Outage {
 		return Outage{Text: "cannot be reached: there is no route to it", Cause: syscall.EHOSTUNREACH, Transient: true}
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
 		errors.As(err, new(streamError)):
-		return Outage{Text: "broke the connection off", Cause: io.ErrUnexpectedEOF, Transient: true}
+		return Outage{Text: "closed the connection", Cause: io.ErrUnexpectedEOF, Transient: true}
 	case errors.As(err, &op):
 		return Outage{Text: "cannot be reached", Cause: fmt.Errorf("%s failed on the network", word(op.Op)), Transient: true}
 	default:
-		return Outage{Cause: fmt.Errorf("an error of type %T, not shown because it may quote the answer", innermost(err)), Transient: errors.As(err, new(net.Error))}
+		return Outage{Cause: fmt.Errorf("an error of type %T, not shown because it may quote the response", innermost(err)), Transient: errors.As(err, new(net.Error))}
 	}
 }
 

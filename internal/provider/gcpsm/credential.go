@@ -275,7 +275,7 @@ func result(t *oauth2.Token, err error) (token, error) {
 }
 
 // errNoToken is the error for a 200 response without a token that has an expiry.
-var errNoToken = errors.New("gcpsm: the answer holds no access token with an expiry")
+var errNoToken = errors.New("gcpsm: the response has no access token with an expiry")
 
 var (
 	// serviceAccount matches only characters that are safe in a URL path, as the

@@ -28,11 +28,11 @@ func explainRead(ctx context.Context, host string, ref secret.Ref, err error) *s
 		return storeerror.Closed()
 	}
 	if cut := ctx.Err(); cut != nil {
-		return secret.Errorf(secret.ReasonStoreUnavailable, "reading from %s took longer than the request could wait", host).WithCause(cut)
+		return secret.Errorf(secret.ReasonStoreUnavailable, "reading from %s did not finish before the request's deadline", host).WithCause(cut)
 	}
 	o := egress.OutageOf(err, advice)
 	if o.Text == "" {
-		return somethingElse(host, "no answer of Secret Manager").WithCause(o.Cause)
+		return unexpectedResponse(host, "not a Secret Manager response").WithCause(o.Cause)
 	}
 	return secret.Errorf(secret.ReasonStoreUnavailable, "%s %s", host, o.Text).WithCause(o.Cause)
 }
@@ -51,21 +51,21 @@ func explainAnswer(host string, ref secret.Ref, a *apiError) *secret.Error {
 		e.Message = host + " is failing; wait"
 	case a.status == http.StatusUnauthorized:
 		e.Reason = secret.ReasonStoreAuthenticationFailed
-		e.Message = host + " refuses the access token of the integration's identity; check that the service account is not disabled or deleted, and that the broker's clock is right"
+		e.Message = host + " refuses the access token of the integration's identity; check that the service account is not disabled or deleted, and that the broker's clock is correct"
 	case a.status == http.StatusForbidden:
 		return explainForbidden(ref, a)
 	case a.status == http.StatusNotFound:
 		e.Reason = secret.ReasonSecretNotFound
-		e.Message = ref.Store + " has no secret of that name, or not that version or alias of it, or the secret has no version yet; fix the reference"
+		e.Message = ref.Store + " has no secret with that name, the secret has no such version or alias, or it has no version yet; fix the reference"
 	case a.code == "FAILED_PRECONDITION":
 		return explainState(ref, a)
 	case a.code == "INVALID_ARGUMENT":
 		e.Reason = secret.ReasonInvalidReference
-		e.Message = "Secret Manager does not take the reference's project, name or version for one; fix the reference"
+		e.Message = "Secret Manager does not accept the project, name or version in the reference; fix the reference"
 	case a.status >= 300 && a.status < 400:
-		e.Message = host + " answered with a redirect, which is never followed; something is between the broker and Secret Manager"
+		e.Message = host + " sent a redirect, which the broker does not follow; check for a proxy or gateway between the broker and Secret Manager"
 	default:
-		return somethingElse(host, "not an answer of Secret Manager").WithCause(a)
+		return unexpectedResponse(host, "not a Secret Manager response").WithCause(a)
 	}
 	return e
 }
@@ -82,9 +82,9 @@ func explainForbidden(ref secret.Ref, a *apiError) *secret.Error {
 		e.Reason = secret.ReasonStoreNotFound
 		e.Message = "there is no project " + ref.Store + ", or the integration's identity may not use it; check the project"
 	case "BILLING_DISABLED", "CONSUMER_SUSPENDED":
-		e.Message = ref.Store + " is suspended or has no billing account; that has to be cured in Google Cloud"
+		e.Message = ref.Store + " is suspended or has no billing account; resolve this in Google Cloud"
 	case "SECURITY_POLICY_VIOLATED", "VPC_SERVICE_CONTROLS":
-		e.Message = "a perimeter of VPC Service Controls does not let the broker into " + ref.Store + "; add an ingress rule for the integration's identity, or the broker's network"
+		e.Message = "a VPC Service Controls perimeter denies the broker access to " + ref.Store + "; add an ingress rule for the integration's identity, or the broker's network"
 	case "ACCESS_TOKEN_SCOPE_INSUFFICIENT":
 		e.Message = machineScopes
 	default:
@@ -100,22 +100,22 @@ func explainState(ref secret.Ref, a *apiError) *secret.Error {
 	e := &secret.Error{Reason: secret.ReasonSecretDisabled, Cause: a}
 	which := "the version of the secret"
 	if ref.Version == "" {
-		which = "the newest version of the secret, which is the one that is read,"
+		which = "the newest version of the secret, which the broker reads,"
 	}
 	switch a.state {
 	case "DISABLED":
 		e.Message = which + " is disabled; enable it, or add a version"
 	case "DESTROYED":
-		e.Message = which + " is destroyed for good; add a version"
+		e.Message = which + " is permanently destroyed; add a version"
 	default:
-		e.Message = which + " cannot be accessed as it or its encryption key stands; look at both in Google Cloud"
+		e.Message = which + " cannot be accessed because of its state or that of its encryption key; check both in Google Cloud"
 	}
 	return e
 }
 
-func somethingElse(host, what string) *secret.Error {
+func unexpectedResponse(host, what string) *secret.Error {
 	return secret.Errorf(secret.ReasonStoreUnavailable,
-		"the server that responds as %s answered with something else than the secret (%s); check what is between the broker and Secret Manager", host, what)
+		"the server that responds as %s sent something other than the secret (%s); check for a proxy or gateway between the broker and Secret Manager", host, what)
 }
 
 // explainToken returns the error for a failed step under ctx. It uses the result of
@@ -128,11 +128,11 @@ func explainToken(ctx context.Context, s step, timeout time.Duration, x exchange
 	}
 	switch cut := context.Cause(ctx); {
 	case errors.Is(cut, context.DeadlineExceeded):
-		return secret.Errorf(secret.ReasonStoreUnavailable, "%s gave no access token within %v", s.who, timeout).WithCause(cut)
+		return secret.Errorf(secret.ReasonStoreUnavailable, "%s did not issue an access token within %v", s.who, timeout).WithCause(cut)
 	case cut != nil:
 		return storeerror.Closed()
 	case !x.made:
-		return secret.Errorf(secret.ReasonStoreAuthenticationFailed, "no access token can be asked for with the integration's credential; check %s", s.setting)
+		return secret.Errorf(secret.ReasonStoreAuthenticationFailed, "the integration's credential cannot be used to request an access token; check %s", s.setting)
 	case x.err != nil:
 		o := egress.OutageOf(x.err, advice)
 		switch {
@@ -141,13 +141,13 @@ func explainToken(ctx context.Context, s step, timeout time.Duration, x exchange
 		case o.Text == "":
 			o.Text = "cannot be reached"
 		case errors.As(x.err, new(egress.AnswerError)):
-			o.Text = "answered with something else than an access token; check what is in between"
+			o.Text = "sent something other than an access token; check for a proxy or gateway in between"
 		}
 		return secret.Errorf(secret.ReasonStoreUnavailable, "%s %s", s.who, o.Text).WithCause(o.Cause)
 	case x.failed != nil:
 		return tokenAnswer(s, x.failed)
 	default:
-		return secret.Errorf(secret.ReasonStoreUnavailable, "%s answered with something else than an access token; check what is in between", s.who).WithCause(errNoToken)
+		return secret.Errorf(secret.ReasonStoreUnavailable, "%s sent something other than an access token; check for a proxy or gateway in between", s.who).WithCause(errNoToken)
 	}
 }
 
@@ -160,9 +160,9 @@ func tokenAnswer(s step, a *apiError) *secret.Error {
 		e.Message = s.who + " is failing or throttles the broker; wait"
 	case a.status >= 300 && a.status < 400:
 		e.Reason = secret.ReasonStoreUnavailable
-		e.Message = s.who + " answered with a redirect, which is never followed; check what is in between"
+		e.Message = s.who + " sent a redirect, which the broker does not follow; check for a proxy or gateway in between"
 	case s.who == metadataEndpoint:
-		e.Message = "the metadata server gives the broker no access token; attach a service account to the machine or the Kubernetes service account"
+		e.Message = "the metadata server does not issue an access token to the broker; attach a service account to the machine or the Kubernetes service account"
 	case a.reason == "ACCESS_TOKEN_SCOPE_INSUFFICIENT":
 		e.Message = machineScopes
 	case s.who == iamEndpoint && a.reason == "SERVICE_DISABLED":
@@ -174,7 +174,7 @@ func tokenAnswer(s step, a *apiError) *secret.Error {
 	case s.who == stsEndpoint:
 		e.Message = s.who + " refuses the token of the other identity provider; check the pool's and the provider's issuer, audience and attribute condition, and that the token has not expired"
 	default:
-		e.Message = s.who + " refuses the integration's credential; check that the key or user still exists and is enabled, and that the broker's clock is right: " + s.setting
+		e.Message = s.who + " refuses the integration's credential; check that the key or user still exists and is enabled, and that the broker's clock is correct: " + s.setting
 	}
 	if a.code != "" {
 		e.Message += " (" + a.code + ")"

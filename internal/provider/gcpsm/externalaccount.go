@@ -65,11 +65,11 @@ func (e *externalAccount) check() (account, fault string) {
 	s := e.CredentialSource
 	switch {
 	case s.Executable != nil:
-		return "", "credential_source.executable names a program; the broker runs none: have the token written to a file and name that in credential_source.file"
+		return "", "credential_source.executable names a program, which the broker does not run: write the token to a file and set credential_source.file"
 	case s.URL != nil:
-		return "", "credential_source.url is not supported; have the token written to a file and name that in credential_source.file"
+		return "", "credential_source.url is not supported: write the token to a file and set credential_source.file"
 	case s.EnvironmentID != nil, s.Certificate != nil:
-		return "", "of credential_source only file is supported; have a token written to a file"
+		return "", "credential_source supports only file: write the token to a file and set credential_source.file"
 	case !filepath.IsAbs(s.File):
 		return "", "credential_source.file is not the absolute path of a file"
 	case s.Format.Type != "" && s.Format.Type != "text" && s.Format.Type != "json",
@@ -80,7 +80,7 @@ func (e *externalAccount) check() (account, fault string) {
 	case !slices.Contains(subjectTokenTypes, e.SubjectTokenType):
 		return "", "subject_token_type is not that of a JWT, an ID token or a SAML assertion"
 	case e.TokenURL != "" && e.TokenURL != stsURL:
-		return "", "token_url is not " + stsURL + "; the token goes nowhere else"
+		return "", "token_url is not " + stsURL + ", the only endpoint to which the broker sends the token"
 	case e.ServiceAccountImpersonationURL == "":
 		return "", ""
 	}

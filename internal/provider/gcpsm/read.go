@@ -95,7 +95,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 func (s *store) check(host string, ref secret.Ref, body []byte, began time.Time) (*secret.Secret, error) {
 	var a accessed
 	if json.Unmarshal(body, &a) != nil { // the error quotes the response
-		return nil, somethingElse(host, "the answer is not JSON of the right form")
+		return nil, unexpectedResponse(host, "the response is not the expected JSON")
 	}
 	var data []byte
 	if a.Payload != nil && a.Payload.Data != nil {
@@ -103,19 +103,19 @@ func (s *store) check(host string, ref secret.Ref, body []byte, began time.Time)
 	}
 	fail := func(what string) (*secret.Secret, error) {
 		clear(data)
-		return nil, somethingElse(host, what)
+		return nil, unexpectedResponse(host, what)
 	}
 	version, ok := s.identifies(a.Name, ref)
 	if !ok {
-		return fail("the answer is not about the secret that was asked for")
+		return fail("the response is for another secret")
 	}
 	if a.Payload == nil {
-		return fail("the answer is without a payload")
+		return fail("the response has no payload")
 	}
 	// Versions that are older than Secret Manager's checksums may have none. TLS has
 	// protected the response in transit.
 	if sum := a.Payload.DataCRC32C; sum != "" && sum.String() != strconv.FormatUint(uint64(crc32.Checksum(data, castagnoli)), 10) {
-		return fail("the payload does not have the checksum that it says")
+		return fail("the payload does not match its checksum")
 	}
 	if !utf8.Valid(data) { // values are text; decode=base64 in a reference returns the bytes
 		text := base64.StdEncoding.AppendEncode(nil, data)

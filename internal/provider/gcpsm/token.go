@@ -42,7 +42,7 @@ func newTokenSource(cfg provider.Config, log *slog.Logger, id *identity, client 
 		Acquire: t.acquire, Timeout: cfg.LoginTimeout, Now: cfg.Now, Tasks: tasks, Closed: storeerror.ErrClosed,
 		Margin: func(time.Duration) time.Duration { return tokenMargin },
 		Ahead:  func(life time.Duration) time.Duration { return min(refreshMargin, life/2) },
-		Failed: func(err error) { log.Warn("no access token", "error", err) },
+		Failed: func(err error) { log.Warn("cannot obtain an access token", "error", err) },
 	}
 	if len(id.files) > 0 {
 		c.Inputs = credential.Files(id.files...)
@@ -56,7 +56,7 @@ func newTokenSource(cfg provider.Config, log *slog.Logger, id *identity, client 
 func (t *tokenSource) refused(h *heldToken) bool {
 	again := t.Refused(h)
 	if again {
-		t.log.Warn("Secret Manager refused the access token: getting another one")
+		t.log.Warn("Secret Manager refused the access token; requesting another one")
 	}
 	return again
 }
@@ -77,7 +77,7 @@ func (t *tokenSource) acquire(ctx context.Context, _ *heldToken) (*heldToken, er
 	if left <= tokenMargin {
 		last := t.id.steps[len(t.id.steps)-1]
 		return nil, secret.Errorf(secret.ReasonStoreAuthenticationFailed,
-			"%s gave an access token that has as good as expired; check that the broker's clock is right", last.who)
+			"%s issued an access token that is about to expire; check the broker's clock", last.who)
 	}
 	return &heldToken{Value: tok, Began: now, Life: left}, nil
 }

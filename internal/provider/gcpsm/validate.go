@@ -19,7 +19,7 @@ const noVersion = "999999999"
 // If the role is granted for single secrets, Secret Manager denies access to names
 // that do not exist. Validate then needs a grant with the exact name of a secret.
 func (s *store) Validate(ctx context.Context) []provider.Step {
-	step := provider.Step{Name: "token", Found: "the identity was given an access token"}
+	step := provider.Step{Name: "token", Found: "the identity obtained an access token"}
 	if _, err := s.tokens.Get(ctx); err != nil {
 		step = provider.Step{Name: step.Name, Err: explainLogin(ctx, err)}
 		return append([]provider.Step{step}, provider.Skipped(settingsOf(s.in).Stores)...)
@@ -34,7 +34,7 @@ func (s *store) Validate(ctx context.Context) []provider.Step {
 // explainLogin returns the error for a failed token request.
 func explainLogin(ctx context.Context, err error) *secret.Error {
 	if ctx.Err() != nil {
-		return secret.Errorf(secret.ReasonStoreUnavailable, "no access token was had in the time that there was; look at the way to Google").WithCause(err)
+		return secret.Errorf(secret.ReasonStoreUnavailable, "timed out obtaining an access token; check the network path to Google").WithCause(err)
 	}
 	return explainRead(ctx, "", secret.Ref{}, err)
 }

@@ -159,7 +159,7 @@ func TestParseGrantIDs(t *testing.T) {
 
 func TestParseFaults(t *testing.T) {
 	const (
-		badTenant    = "azure.tenant_id: expected a tenant's UUID or a domain name of it"
+		badTenant    = "azure.tenant_id: expected a tenant's UUID or one of its domain names"
 		badAuthority = "azure.authority_host: expected https://HOST/ with nothing after it, such as https://login.microsoftonline.com/"
 		badDial      = "azure.dial[abc.vault.azure.net]: expected the address to connect to, host:port, such as 127.0.0.1:8444"
 		kinds        = "AZURE_KEY_VAULT, AWS_SECRETS_MANAGER, GCP_SECRET_MANAGER, HASHICORP_VAULT or LOCAL_FILE"

@@ -97,7 +97,7 @@ func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, erro
 	case r := <-done:
 		return r.secret, r.err
 	case <-ctx.Done():
-		return nil, secret.Errorf(secret.ReasonStoreUnavailable, "reading the file took longer than the request could wait; look at the file system it is on").WithCause(ctx.Err())
+		return nil, secret.Errorf(secret.ReasonStoreUnavailable, "reading the file did not finish before the request's deadline; check the file system it is on").WithCause(ctx.Err())
 	}
 }
 
@@ -213,7 +213,7 @@ func properties(content []byte) ([]byte, error) {
 		// The error may quote a name, and a file that is not in this format may have
 		// values where names are expected.
 		return nil, secret.Errorf(secret.ReasonSecretNotJSON,
-			"the file's name ends with .properties, but it cannot be read as such%s: each property once, key=value, in UTF-8; fix it or give it another name", at)
+			"the file's name ends with .properties, but it is not a valid properties file%s: it must contain each property once, as key=value, in UTF-8; fix or rename it", at)
 	}
 	return json.Marshal(all)
 }
@@ -223,9 +223,9 @@ func explainDirectory(dir string, err error) error {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
 		return secret.Errorf(secret.ReasonStoreNotFound, "there is no directory %s on the broker's machine; create it, or fix local.directories", dir).WithCause(err)
 	case errors.Is(err, fs.ErrPermission):
-		return secret.Errorf(secret.ReasonStoreAccessDenied, "the broker's user may not look into %s; give it the right to", dir).WithCause(err)
+		return secret.Errorf(secret.ReasonStoreAccessDenied, "the broker's user may not read the directory %s; grant it the permission", dir).WithCause(err)
 	default:
-		return secret.Errorf(secret.ReasonStoreUnavailable, "the directory %s cannot be opened; look at its file system", dir).WithCause(err)
+		return secret.Errorf(secret.ReasonStoreUnavailable, "the directory %s cannot be opened; check its file system", dir).WithCause(err)
 	}
 }
 
@@ -235,7 +235,7 @@ func explainFile(dir string, err error) error {
 	var errno syscall.Errno
 	switch {
 	case errors.Is(err, errNoFile):
-		return secret.Errorf(secret.ReasonSecretNotFound, "what has that name in %s is no regular file; name one", dir)
+		return secret.Errorf(secret.ReasonSecretNotFound, "the entry with that name in %s is not a regular file; fix the reference", dir)
 	case errors.Is(err, errTooLarge):
 		return secret.Errorf(secret.ReasonStoreUnavailable, "the file in %s is larger than %d bytes, the most that is read", dir, MaxSize).WithCause(storeerror.ErrAnswered)
 	case errors.Is(err, errChanging):
@@ -243,10 +243,10 @@ func explainFile(dir string, err error) error {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ENAMETOOLONG):
 		return secret.Errorf(secret.ReasonSecretNotFound, "%s has no file of that name; fix the reference or create it", dir)
 	case errors.Is(err, fs.ErrPermission):
-		return secret.Errorf(secret.ReasonStoreAccessDenied, "the broker's user may not read the file in %s; give it the right to", dir)
+		return secret.Errorf(secret.ReasonStoreAccessDenied, "the broker's user may not read the file in %s; grant it the permission", dir)
 	case errors.As(err, &errno) && errno != syscall.ELOOP:
-		return secret.Errorf(secret.ReasonStoreUnavailable, "the file in %s cannot be read; look at its file system", dir).WithCause(errno)
+		return secret.Errorf(secret.ReasonStoreUnavailable, "the file in %s cannot be read; check its file system", dir).WithCause(errno)
 	default: // os.Root refused to leave the directory
-		return secret.Errorf(secret.ReasonStoreAccessDenied, "a symbolic link leads out of %s, where nothing is read; put the file itself there", dir)
+		return secret.Errorf(secret.ReasonStoreAccessDenied, "a symbolic link leads out of %s, and the broker does not read outside it; put the file itself there", dir)
 	}
 }

@@ -89,7 +89,7 @@ func (p parser) settings(s *section) *Settings {
 		}
 		dir = strings.TrimPrefix(store, "file://")
 		if !p.MayRead(dir) {
-			p.Fault(at, "this directory may not be named here; registry.allowed_files in secretbroker.yaml lists those that may be")
+			p.Fault(at, "this directory is not allowed here; registry.allowed_files in secretbroker.yaml lists the directories that are")
 			continue
 		}
 		if slices.Contains(l.Directories, dir) {

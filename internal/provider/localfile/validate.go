@@ -46,7 +46,7 @@ func (s *store) list(ctx context.Context, dir string) error {
 	case err := <-done:
 		return err
 	case <-ctx.Done():
-		return secret.Errorf(secret.ReasonStoreUnavailable, "looking into %s took longer than there was time; look at the file system it is on", dir).WithCause(ctx.Err())
+		return secret.Errorf(secret.ReasonStoreUnavailable, "timed out reading the directory %s; check the file system it is on", dir).WithCause(ctx.Err())
 	}
 }
 

@@ -29,23 +29,23 @@ type kv2Data struct {
 func (a *answer) kv2(host, version string, now time.Time) (*secret.Secret, error) {
 	var d kv2Data
 	if err := json.Unmarshal(a.Data, &d); err != nil || d.Metadata.Version < 1 || a.wrapped() {
-		return nil, somethingElse(host, "no answer of a KV version 2 engine; check the mount's engine in vault.mounts")
+		return nil, unexpectedResponse(host, "not a response of a KV version 2 engine; check the mount's engine in vault.mounts")
 	}
 	defer clear(d.Data)
-	if err := d.fault(host, now); err != nil {
+	if err := d.gone(host, now); err != nil {
 		return nil, err
 	}
 	got := strconv.FormatInt(d.Metadata.Version, 10)
 	if !isObject(d.Data) || version != "" && version != got {
-		return nil, somethingElse(host, "the answer is not about the secret that was asked for")
+		return nil, unexpectedResponse(host, "the response is for another secret")
 	}
 	expires, _ := time.Parse(time.RFC3339Nano, d.Metadata.DeletionTime) // zero if there is none
 	return secret.New(got, a.began, expires, bytes.Clone(d.Data)), nil
 }
 
-// fault returns the reason why a version cannot be used, nil if there is none. A
+// gone returns the reason why a version cannot be used, nil if there is none. A
 // version whose deletion is scheduled for the future can be used.
-func (d *kv2Data) fault(host string, now time.Time) error {
+func (d *kv2Data) gone(host string, now time.Time) error {
 	deleted, err := time.Parse(time.RFC3339Nano, d.Metadata.DeletionTime)
 	switch {
 	case d.Metadata.Destroyed:
@@ -62,12 +62,12 @@ func (d *kv2Data) fault(host string, now time.Time) error {
 // engine returns a default that means nothing.
 func (a *answer) kv1(host string) (*secret.Secret, error) {
 	if !isObject(a.Data) || a.LeaseID != "" || a.wrapped() {
-		return nil, somethingElse(host, "no answer of a KV version 1 engine; check the mount's engine in vault.mounts")
+		return nil, unexpectedResponse(host, "not a response of a KV version 1 engine; check the mount's engine in vault.mounts")
 	}
 	var d kv2Data
 	if json.Unmarshal(a.Data, &d) == nil && d.Metadata.Version > 0 {
 		clear(d.Data)
-		return nil, somethingElse(host, "an answer of a KV version 2 engine; set the mount's engine to kv2 and leave out data/ in the path")
+		return nil, unexpectedResponse(host, "a response of a KV version 2 engine; set the mount's engine to kv2 and leave out data/ in the path")
 	}
 	var hint struct {
 		TTL   json.RawMessage `json:"ttl"`
@@ -84,7 +84,7 @@ func (a *answer) kv1(host string) (*secret.Secret, error) {
 // expires with its lease, or with the token that requested it if that is earlier.
 func (a *answer) dynamic(host string, ses *session) (*secret.Secret, error) {
 	if !isObject(a.Data) || a.wrapped() {
-		return nil, somethingElse(host, "no answer of a secrets engine")
+		return nil, unexpectedResponse(host, "not a response of a secrets engine")
 	}
 	version := storeerror.Plain(a.RequestID)
 	if version == "" {

@@ -63,7 +63,7 @@ func (e *statusError) Error() string { return fmt.Sprintf("HTTP %d", e.status) }
 
 // errNoProtocol is the error for a 200 response that does not follow Vault's
 // protocol.
-var errNoProtocol = egress.AnswerError("vaultkv: the answer is not one of Vault's")
+var errNoProtocol = egress.AnswerError("vaultkv: not a Vault response")
 
 // read requests a path, and repeats the request once if that may help.
 func (c *client) read(ctx context.Context, token, path, query string) (*answer, error) {
@@ -111,7 +111,7 @@ func (c *client) do(ctx context.Context, method, token, path, query string, body
 	}
 	r, err := http.NewRequestWithContext(ctx, method, to, content)
 	if err != nil {
-		return nil, errors.New("vaultkv: no request can be made of the path")
+		return nil, errors.New("vaultkv: the path does not make a valid URL")
 	}
 	r.Header.Set("X-Vault-Request", "true") // proxies and agents may require it
 	if token != "" {

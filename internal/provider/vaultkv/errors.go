@@ -40,7 +40,7 @@ func explainRead(ctx context.Context, host string, err error) *secret.Error {
 		return explainMissing(host, e)
 	case http.StatusForbidden:
 		return secret.Errorf(secret.ReasonStoreAccessDenied,
-			"Vault %s denies the integration's identity the secret, or has no such mount; give its policy the capability \"read\" on the path, for KV version 2 with data/ after the mount", host).WithCause(e)
+			"Vault %s denies the integration's identity access to the secret, or has no such mount; grant the capability \"read\" in its policy on the path (for KV version 2, with data/ after the mount)", host).WithCause(e)
 	default:
 		return explainStatus(host, "Vault", e)
 	}
@@ -50,7 +50,7 @@ func explainMissing(host string, e *statusError) *secret.Error {
 	if e.gone != nil {
 		var d kv2Data
 		if json.Unmarshal(e.gone.Data, &d) == nil && d.Metadata.Version > 0 {
-			if err := d.fault(host, time.Now()); err != nil {
+			if err := d.gone(host, time.Now()); err != nil {
 				return secret.AsError(err).WithCause(e)
 			}
 		}
@@ -59,7 +59,7 @@ func explainMissing(host string, e *statusError) *secret.Error {
 		return secret.Errorf(secret.ReasonSecretNotFound, "the mount in Vault %s is of KV version 2; set its engine to kv2 in vault.mounts", host).WithCause(e)
 	}
 	return secret.Errorf(secret.ReasonSecretNotFound,
-		"Vault %s has no secret of that path, or not that version of it; fix the reference, which has no data/ after the mount", host).WithCause(e)
+		"Vault %s has no secret at that path, or the secret has no such version; fix the reference, and leave out data/ after the mount", host).WithCause(e)
 }
 
 // explainLogin returns the error for a failed login.
@@ -96,10 +96,10 @@ func explainStatus(host, who string, err *statusError) *secret.Error {
 	case err.status >= 500:
 		e.Message = fmt.Sprintf("%s %s is failing (HTTP %d); look at its log", who, host, err.status)
 	case err.status >= 300 && err.status < 400:
-		e.Message = fmt.Sprintf("%s %s answered with a redirect, which is never followed; let vault.address be a name that leads to the active node", who, host)
+		e.Message = fmt.Sprintf("%s %s sent a redirect, which the broker does not follow; set vault.address to a name that leads to the active node", who, host)
 		e.Cause = storeerror.Answered(err)
 	default:
-		return somethingElse(host, fmt.Sprintf("HTTP %d", err.status))
+		return unexpectedResponse(host, fmt.Sprintf("HTTP %d", err.status))
 	}
 	return e
 }
@@ -107,12 +107,12 @@ func explainStatus(host, who string, err *statusError) *secret.Error {
 // explainOutage returns the error for a request that got no usable response.
 func explainOutage(ctx context.Context, host, who string, err error) *secret.Error {
 	if cut := ctx.Err(); cut != nil {
-		return secret.Errorf(secret.ReasonStoreUnavailable, "%s %s took longer than the request could wait", who, host).WithCause(cut)
+		return secret.Errorf(secret.ReasonStoreUnavailable, "%s %s did not finish before the request's deadline", who, host).WithCause(cut)
 	}
 	o := egress.OutageOf(err, advice)
 	switch {
 	case errors.As(err, new(egress.AnswerError)):
-		return somethingElse(host, "no answer of Vault")
+		return unexpectedResponse(host, "not a Vault response")
 	case o.MissingHost != "" && o.MissingHost == hostname(host): // the store's own name, not a proxy's
 		return secret.Errorf(secret.ReasonStoreNotFound, "there is no server %s: its name does not exist in the DNS; check vault.address", host).WithCause(o.Cause)
 	case o.Text == "":
@@ -127,9 +127,9 @@ func hostname(host string) string {
 	return name
 }
 
-func somethingElse(host, what string) *secret.Error {
+func unexpectedResponse(host, what string) *secret.Error {
 	return secret.Errorf(secret.ReasonStoreUnavailable,
-		"the server that responds as Vault %s answered with something else than the secret (%s); check what is between the broker and the server", host, what).WithCause(storeerror.ErrAnswered)
+		"the server that responds as Vault %s sent something other than the secret (%s); check for a proxy or gateway between the broker and the server", host, what).WithCause(storeerror.ErrAnswered)
 }
 
 // jsonObject decodes raw into to and reports whether raw is a JSON object.

@@ -177,7 +177,7 @@ func (l *logins) ownToken(ctx context.Context, began time.Time) (*session, error
 	defer clear(b)
 	s := &session{token: string(b), began: began}
 	if !isToken(s.token) {
-		return nil, storeerror.Setup("vault.auth.token_file: %s does not hold a token and nothing else", egress.CredentialSource(l.auth.TokenFile))
+		return nil, storeerror.Setup("vault.auth.token_file: %s must contain a token and nothing else", egress.CredentialSource(l.auth.TokenFile))
 	}
 	a, err := l.client.do(ctx, http.MethodGet, s.token, "auth/token/lookup-self", "", nil)
 	if isDenied(err) { // a policy denies the lookup, or the token is not valid

@@ -53,5 +53,5 @@ func mayHold(engine Engine, mounted string) bool {
 
 func notAMount() *secret.Error {
 	return secret.Errorf(secret.ReasonStoreNotAllowed,
-		"the secret's path has a segment sys, auth, identity or cubbyhole, and the server does not confirm that what stands before it is a secrets engine; list the mount in vault.mounts, and set vault.namespace for a mount in a namespace")
+		"the secret's path has a segment sys, auth, identity or cubbyhole, and the server does not confirm that the path before it is a secrets engine; list the mount in vault.mounts, and set vault.namespace for a mount in a namespace")
 }

@@ -55,7 +55,7 @@ func TestStoredCertificate(t *testing.T) {
 	providertest.Must(t, err)
 	for says, c := range map[string]integration.Credential{
 		"vault.auth.certificate: the credential stored with the integration cannot be opened": func(context.Context) ([]byte, error) { return nil, errors.New("another key") },
-		"what is stored with the integration does not hold a certificate and the key":         func(context.Context) ([]byte, error) { return append([]byte(nil), ca...), nil },
+		"what is stored with the integration does not contain a certificate and its key":      func(context.Context) ([]byte, error) { return append([]byte(nil), ca...), nil },
 	} {
 		in.Credentials = map[string]integration.Credential{"vault.auth.certificate": c}
 		if _, err := Opener(f.Config())(t.Context(), in); err == nil || !strings.Contains(secret.AsError(err).Message, says) {

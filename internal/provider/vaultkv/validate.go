@@ -18,10 +18,10 @@ var _ provider.Validator = (*store)(nil)
 // answer that, Validate reads a secret that does not exist from a KV mount. It reads
 // nothing from another engine, because that would generate a credential.
 func (s *store) Validate(ctx context.Context) []provider.Step {
-	step := provider.Step{Name: "login", Found: "the server gave or took a token"}
+	step := provider.Step{Name: "login", Found: "the server issued a token or accepted the configured one"}
 	ses, err := s.logins.session(ctx)
 	if err == nil && ses.unproven {
-		step.Found = "the token cannot be looked up: reads tell whether it is good"
+		step.Found = "the server does not allow a token lookup; only a read can show whether the token is valid"
 	}
 	if err != nil {
 		steps := []provider.Step{{Name: "login", Err: secret.AsError(err)}}
@@ -41,22 +41,22 @@ func (s *store) validateMount(ctx context.Context, ses *session, m Mount) provid
 	name, granted := s.nameBelow(m)
 	step := provider.Step{Name: "read " + m.Path}
 	if m.Engine == Dynamic && !granted {
-		step.Found = "no grant names anything below the mount: there is nothing to ask about"
+		step.Found = "no grant covers a path below the mount, so there is nothing to check"
 		return step
 	}
 	may, known := s.mayRead(ctx, ses, m, name)
 	switch {
 	case known && may:
-		step.Found = "the token's policies give the capability \"read\""
+		step.Found = "the token's policies grant the capability \"read\""
 	case known:
 		path := m.Path
 		if m.Engine == KV2 {
 			path += "/data"
 		}
 		step.Err = secret.Errorf(secret.ReasonStoreAccessDenied,
-			"no policy of the token gives it the capability \"read\" below %s in Vault %s; add one to its role", path, s.host)
+			"no policy of the token grants the capability \"read\" below %s in Vault %s; add one to its role", path, s.host)
 	case m.Engine == Dynamic:
-		step.Found = "the token may not ask for its capabilities: only the read of a credential, which makes one, can tell"
+		step.Found = "the token may not query its capabilities; only reading a credential, which creates one, can show whether it is allowed"
 	default:
 		step.Err = provider.ProbeOne(ctx, s, secret.Ref{Kind: secret.KindHashiCorpVault, Store: s.vault.Address, Name: provider.MissingBelow(m.Path + "/*")}).Err
 		if step.Err == nil {

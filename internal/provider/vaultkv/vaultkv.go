@@ -122,7 +122,7 @@ func clientCertificate(ctx context.Context, in *integration.Integration) (*tls.C
 	defer clear(pem)
 	cert, err := tls.X509KeyPair(pem, pem)
 	if err != nil { // its text might quote the file
-		return nil, storeerror.Setup("%s: %s does not hold a certificate and the key that belongs to it, in PEM form", setting, egress.CredentialSource(path))
+		return nil, storeerror.Setup("%s: %s does not contain a certificate and its key, in PEM form", setting, egress.CredentialSource(path))
 	}
 	return &cert, nil
 }
@@ -136,14 +136,14 @@ func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, erro
 		return nil, err
 	}
 	if ref.Store != s.vault.Address {
-		return nil, secret.Errorf(secret.ReasonStoreNotAllowed, "the server is not the integration's; see vault.address")
+		return nil, secret.Errorf(secret.ReasonStoreNotAllowed, "the reference names a server other than vault.address")
 	}
 	mount, path, ok := s.mountOf(ref.Name)
 	switch {
 	case !ok:
-		return nil, secret.Errorf(secret.ReasonStoreNotAllowed, "the secret lies in none of the integration's mounts; add its mount to vault.mounts")
+		return nil, secret.Errorf(secret.ReasonStoreNotAllowed, "the secret is not in any of the integration's mounts; add its mount to vault.mounts")
 	case ref.Version != "" && mount.Engine != KV2:
-		return nil, secret.Errorf(secret.ReasonInvalidReference, "secrets of this mount have no versions, only those of engine kv2 do; leave out the \"#\"")
+		return nil, secret.Errorf(secret.ReasonInvalidReference, "secrets in this mount have no versions, because its engine is not kv2; leave out the \"#\"")
 	}
 	if err := s.checkMount(ctx, mount, path); err != nil {
 		return nil, err
@@ -190,7 +190,7 @@ func (s *store) read(ctx context.Context, path, query string, make func(*answer,
 		a, err = s.client.read(ctx, ses.token, path, query)
 	}
 	if isDenied(err) && ses.unproven {
-		return nil, storeerror.Setup("Vault %s takes the token in vault.auth.token_file neither for the secret nor for looking itself up: it has ended or is none; put a good one there", s.host)
+		return nil, storeerror.Setup("Vault %s refuses the token in vault.auth.token_file, both for the secret and for a token lookup: the token has expired or is not valid; replace it", s.host)
 	}
 	if err != nil {
 		return nil, explainRead(ctx, s.host, err)
