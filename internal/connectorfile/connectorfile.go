@@ -1,21 +1,28 @@
-// Package connectorfile parses files with connector configurations: the JSON of Kafka
-// Connect's and Confluent's REST APIs and CLIs, with the properties at the top level or
-// under "config", and the .properties files of Kafka Connect's standalone mode.
+// Package connectorfile parses files with connector configurations and finds Kafka's
+// placeholders in them. It parses
 //
-// It knows file formats only. The broker interprets the configuration.
+//   - the JSON of Kafka Connect's and Confluent's REST APIs and CLIs, with the properties at
+//     the top level or under "config", several of these in a list, and the answer of
+//     GET /connectors?expand=info;
+//   - the YAML of Strimzi (KafkaConnector, KafkaMirrorMaker2) and of Confluent for
+//     Kubernetes (Connector), and YAML with the same shape as the JSON;
+//   - the .properties files of Kafka Connect's standalone mode.
+//
+// It knows formats only. The broker interprets references.
 package connectorfile
 
 import (
 	"bytes"
 	"fmt"
 	"path/filepath"
+	"regexp"
 	"strings"
 )
 
 // MaxSize is the maximum size of a file in bytes, far more than any connector needs.
 const MaxSize = 1 << 20
 
-// Connector is the contents of a file.
+// Connector is the configuration of one connector.
 type Connector struct {
 	// Name is the connector's name, empty if the file has none.
 	Name string
@@ -43,33 +50,54 @@ func faultf(line int, format string, args ...any) *Error {
 	return &Error{Line: line, Text: fmt.Sprintf(format, args...)}
 }
 
-// Parse parses a connector's configuration. The extension of the file's name, .json or
-// .properties, determines the format. A file with another extension is parsed as JSON if
-// it begins with a brace. The error is an *Error.
-func Parse(name string, data []byte) (Connector, error) {
+// Parse parses the connectors' configurations in a file. It returns at least one. The
+// extension of the file's name, .json, .yaml, .yml or .properties, determines the format. A
+// file with another extension is parsed as JSON if it begins with a brace or a bracket, as
+// YAML if it begins like a Kubernetes object, and otherwise as properties. The error is an
+// *Error.
+func Parse(name string, data []byte) ([]Connector, error) {
 	if len(data) > MaxSize {
-		return Connector{}, faultf(0, "the file has %d bytes; the maximum is %d", len(data), MaxSize)
+		return nil, faultf(0, "the file is larger than 1 MiB")
 	}
-	likeJSON := bytes.HasPrefix(bytes.TrimLeft(data, " \t\r\n"), []byte("{"))
+	text := bytes.TrimLeft(data, " \t\r\n")
+	likeJSON := bytes.HasPrefix(text, []byte("{")) || bytes.HasPrefix(text, []byte("["))
 	switch strings.ToLower(filepath.Ext(name)) {
 	case ".json":
 		return parseJSON(data)
+	case ".yaml", ".yml":
+		return parseYAML(data)
 	case ".properties":
-		if likeJSON { // each line would be a valid property
-			return Connector{}, faultf(1, "this is JSON; give the file a name that ends with .json")
+		switch {
+		case likeJSON: // each line would be a valid property
+			return nil, faultf(1, "the file contains JSON; give it a name that ends with .json")
+		case likeKubernetes.Match(data):
+			return nil, faultf(1, "the file contains YAML; give it a name that ends with .yaml")
 		}
-		return parseProperties(data)
+		return oneConnector(parseProperties(data))
 	}
-	if likeJSON {
+	switch {
+	case likeJSON:
 		return parseJSON(data)
+	case likeKubernetes.Match(data):
+		return parseYAML(data)
 	}
-	return parseProperties(data)
+	return oneConnector(parseProperties(data))
 }
 
-// Minimal returns the properties that the broker needs: if the configuration has
-// secret.manager properties, these and the configs that they list, and otherwise all
-// properties. Other properties may be confidential, and are not sent.
-func (c Connector) Minimal() map[string]string {
+// likeKubernetes matches files that begin like a Kubernetes object, after comments.
+var likeKubernetes = regexp.MustCompile(`^(\s*#[^\n]*\n|\s*\n|---\s*\n)*(apiVersion|kind):\s`)
+
+func oneConnector(c Connector, err error) ([]Connector, error) {
+	if err != nil {
+		return nil, err
+	}
+	return []Connector{c}, nil
+}
+
+// Managed returns the properties that the broker needs of a configuration with
+// secret.manager properties: these and the configs that they list. Without secret.manager
+// properties it is empty. Other properties may be confidential, and are not sent.
+func (c Connector) Managed() map[string]string {
 	needed := make(map[string]string)
 	for name, value := range c.Configs {
 		// The broker uses the same condition. With a looser one, a property with a
@@ -79,7 +107,7 @@ func (c Connector) Minimal() map[string]string {
 		}
 	}
 	if len(needed) == 0 {
-		return c.Configs
+		return nil
 	}
 	for name := range strings.SplitSeq(c.Configs["secret.manager.managed.configs"], ",") {
 		name = strings.TrimSpace(name)

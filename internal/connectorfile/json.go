@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"maps"
+	"slices"
 	"unicode/utf8"
 )
 
@@ -15,17 +17,106 @@ type member struct {
 	valueLine int
 }
 
-// parseJSON parses an object, whose properties may be under "config". Numbers and
-// booleans keep the text with which they are written.
-func parseJSON(data []byte) (Connector, error) {
+// parseJSON parses one configuration, a list of configurations, or the answer of
+// GET /connectors?expand=info.
+func parseJSON(data []byte) ([]Connector, error) {
 	if err := checkJSON(data); err != nil {
-		return Connector{}, err
+		return nil, err
 	}
-	top, err := object(data, 1)
+	trimmed := bytes.TrimLeft(data, " \t\r\n")
+	first := lineAt(data, len(data)-len(trimmed))
+	if trimmed[0] == '[' {
+		return connectorsOfList(trimmed, first)
+	}
+	top, err := object(trimmed, first)
 	if err != nil {
-		return Connector{}, err
+		return nil, err
 	}
-	properties := top
+	if expanded(top) {
+		return connectorsOfExport(top)
+	}
+	return oneConnector(connectorOf(top))
+}
+
+// connectorsOfList parses a list of configurations.
+func connectorsOfList(data []byte, line int) ([]Connector, error) {
+	elements, err := list(data, line)
+	if err != nil {
+		return nil, err
+	}
+	connectors := make([]Connector, 0, len(elements))
+	for _, m := range elements {
+		if m.value[0] != '{' {
+			return nil, faultf(m.valueLine, "expected a list of connector configurations; get one from Kafka Connect with GET /connectors?expand=info")
+		}
+		top, err := object(m.value, m.valueLine)
+		if err != nil {
+			return nil, err
+		}
+		c, err := connectorOf(top)
+		if err != nil {
+			return nil, err
+		}
+		connectors = append(connectors, c)
+	}
+	if len(connectors) == 0 {
+		return nil, faultf(line, "the list has no connector")
+	}
+	return connectors, nil
+}
+
+// expanded reports whether an object is an answer of GET /connectors?expand=...: its members
+// are connectors, each an object with "info" or "status".
+func expanded(top map[string]member) bool {
+	if len(top) == 0 {
+		return false
+	}
+	for _, m := range top {
+		if m.value[0] != '{' {
+			return false
+		}
+		inner, err := object(m.value, m.valueLine)
+		if err != nil {
+			return false
+		}
+		_, info := inner["info"]
+		_, status := inner["status"]
+		if !info && !status {
+			return false
+		}
+	}
+	return true
+}
+
+// connectorsOfExport parses an answer of GET /connectors?expand=info.
+func connectorsOfExport(top map[string]member) ([]Connector, error) {
+	connectors := make([]Connector, 0, len(top))
+	for _, name := range slices.Sorted(maps.Keys(top)) {
+		inner, err := object(top[name].value, top[name].valueLine)
+		if err != nil {
+			return nil, err
+		}
+		info, ok := inner["info"]
+		if !ok || info.value[0] != '{' {
+			return nil, faultf(top[name].line, "the connector has no configuration; export the connectors with GET /connectors?expand=info")
+		}
+		properties, err := object(info.value, info.valueLine)
+		if err != nil {
+			return nil, err
+		}
+		c, err := connectorOf(properties)
+		if err != nil {
+			return nil, err
+		}
+		connectors = append(connectors, c)
+	}
+	return connectors, nil
+}
+
+// connectorOf returns the connector of an object, whose properties may be under "config".
+// Numbers and booleans keep the text with which they are written.
+func connectorOf(top map[string]member) (Connector, error) {
+	properties, err := top, error(nil)
 	if nested, ok := top["config"]; ok {
 		if nested.value[0] != '{' {
 			return Connector{}, faultf(nested.line, `under "config": expected a JSON object`)
@@ -50,13 +141,13 @@ func parseJSON(data []byte) (Connector, error) {
 	return c, nil
 }
 
-// checkJSON checks that data is one JSON object. It does not use the error texts of
+// checkJSON checks that data is one JSON object or list. It does not use the error texts of
 // encoding/json, because they may quote the file.
 func checkJSON(data []byte) error {
 	if !utf8.Valid(data) {
 		return faultf(0, "the file is not valid UTF-8")
 	}
-	if !bytes.HasPrefix(bytes.TrimLeft(data, " \t\r\n"), []byte("{")) {
+	if text := bytes.TrimLeft(data, " \t\r\n"); len(text) == 0 || text[0] != '{' && text[0] != '[' {
 		return faultf(1, "expected a JSON object")
 	}
 	dec := json.NewDecoder(bytes.NewReader(data))
@@ -69,7 +160,7 @@ func checkJSON(data []byte) error {
 	}
 	rest := bytes.TrimLeft(data[dec.InputOffset():], " \t\r\n")
 	if len(rest) > 0 {
-		return faultf(lineAt(data, len(data)-len(rest)), "unexpected text after the JSON object")
+		return faultf(lineAt(data, len(data)-len(rest)), "unexpected text after the JSON document")
 	}
 	return nil
 }
@@ -109,6 +200,25 @@ func object(data []byte, line int) (map[string]member, error) {
 		members[key] = m
 	}
 	return members, nil
+}
+
+// list returns the elements of a JSON list that begins on the given line.
+func list(data []byte, line int) ([]member, error) {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	if _, err := dec.Token(); err != nil { // the opening bracket
+		return nil, faultf(line, "not valid JSON")
+	}
+	var elements []member
+	for dec.More() {
+		var m member
+		if err := dec.Decode(&m.value); err != nil {
+			return nil, faultf(line, "not valid JSON")
+		}
+		m.valueLine = line + bytes.Count(data[:int(dec.InputOffset())-len(m.value)], []byte("\n"))
+		m.line = m.valueLine
+		elements = append(elements, m)
+	}
+	return elements, nil
 }
 
 // text returns a property's value as text.

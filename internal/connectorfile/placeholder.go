@@ -1,0 +1,76 @@
+package connectorfile
+
+import (
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// placeholder is Kafka's pattern of a placeholder, ${provider:path:key} or ${provider:key}.
+// Source: org.apache.kafka.common.config.ConfigTransformer.
+var placeholder = regexp.MustCompile(`\$\{([^}]*?):(([^}]*?):)?([^}]*?)\}`)
+
+// Placeholder is one placeholder for the broker in a property's value.
+type Placeholder struct {
+	// Property is the property that contains it.
+	Property string
+	// Integration and Reference are the parts as they are written.
+	Integration, Reference string
+	// Whole says that the value is the placeholder and nothing else.
+	Whole bool
+	// Line is the line of the property in the file, counted from 1.
+	Line int
+	// Fault is what is wrong with the placeholder, "" if nothing. It quotes nothing.
+	Fault string
+}
+
+// Placeholders returns the placeholders of the given providers in all properties, sorted by
+// property and place. Aliases are the names under which workers know the broker's config
+// provider. Placeholders of other providers are skipped.
+func (c Connector) Placeholders(aliases ...string) []Placeholder {
+	var found []Placeholder
+	for _, property := range slices.Sorted(maps.Keys(c.Configs)) {
+		for _, p := range placeholdersOf(c.Configs[property], aliases) {
+			p.Property, p.Line = property, c.Lines[property]
+			found = append(found, p)
+		}
+	}
+	return found
+}
+
+func placeholdersOf(value string, aliases []string) []Placeholder {
+	var found []Placeholder
+	end := 0 // of the previous placeholder
+	// Kafka would send the text of a placeholder that is not closed to the connector.
+	unclosed := func(text string) {
+		for _, alias := range aliases {
+			if strings.Contains(text, "${"+alias+":") {
+				found = append(found, Placeholder{Fault: `the placeholder has no closing "}"`})
+			}
+		}
+	}
+	for _, m := range placeholder.FindAllStringSubmatchIndex(value, -1) {
+		provider := value[m[2]:m[3]]
+		unclosed(value[end:m[0]])
+		end = m[1]
+		if !slices.Contains(aliases, provider) {
+			continue
+		}
+		p := Placeholder{Reference: value[m[8]:m[9]], Whole: m[0] == 0 && m[1] == len(value)}
+		switch {
+		case m[4] < 0:
+			p.Fault = "the placeholder names no integration; write ${" + provider + ":INTEGRATION:REFERENCE}"
+		case strings.HasPrefix(p.Reference, "//"):
+			p.Fault = "the placeholder has its reference where the integration belongs; write ${" + provider + ":INTEGRATION:REFERENCE}"
+		default:
+			p.Integration = value[m[6]:m[7]]
+			if p.Integration == "" || p.Reference == "" {
+				p.Fault = "the placeholder names no integration or no reference; write ${" + provider + ":INTEGRATION:REFERENCE}"
+			}
+		}
+		found = append(found, p)
+	}
+	unclosed(value[end:])
+	return found
+}
