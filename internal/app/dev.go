@@ -149,14 +149,15 @@ func resolveSample(cmd *cobra.Command, env *devmode.Environment, l listening) er
 	if err != nil {
 		return err
 	}
-	connector, err := connectorfile.Parse(sample, data)
+	connectors, err := connectorfile.Parse(sample, data)
 	if err != nil {
 		return err
 	}
+	connector := connectors[0]
 	conn := cli.Connection{Addr: l.addr.String(), CA: env.CAFile, Cert: env.Worker.CertFile, Key: env.Worker.KeyFile}
 	return conn.Resolve(cmd, client.ResolveRequest{
 		IntegrationID: connector.IntegrationID(),
-		Configs:       connector.Minimal(),
+		Configs:       connector.Managed(),
 		Connector:     connector.Name,
 	})
 }

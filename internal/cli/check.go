@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -50,9 +51,13 @@ connectors. It lists every failing config with its reason and a remedy.
 docs/check.md describes the output.
 
 Give the references as NAME=REFERENCE, or name the configurations of connectors
-with --file: JSON or .properties files. The flag can be repeated.
+with --file, which can be repeated: JSON, also the answer of Kafka Connect's
+GET /connectors?expand=info; YAML of Strimzi or Confluent for Kubernetes; or
+.properties files. The command finds the references in them: the configs that the
+secret.manager properties list, and placeholders such as
+${secretbroker:INTEGRATION:REFERENCE}. It sends nothing else to the broker.
 
-Exit codes: 0 all references can be resolved; 2 the command line or a file is
+Exit codes: 0 all references can be resolved, or there are none; 2 the command line or a file is
 invalid; otherwise the code of the worst failure, as for "secretbroker resolve".
 With --strict, 9 if there are only warnings.`,
 		Example: `  secretbroker check --file connector.json
@@ -64,10 +69,10 @@ With --strict, 9 if there are only warnings.`,
 	c.conn.register(cmd)
 	c.what.register(cmd)
 	terminal.RegisterOutput(cmd, &c.output, "table", "json", "github")
-	cmd.Flags().StringArrayVarP(&c.files, "file", "f", nil, "configuration of a connector: JSON, or a .properties file; - is standard input (repeatable)")
+	cmd.Flags().StringArrayVarP(&c.files, "file", "f", nil, "configurations of connectors: JSON, YAML or a .properties file; - is standard input (repeatable)")
 	durationVar(cmd.Flags(), &c.warnExpiry, "warn-expiry", 7*24*time.Hour, "warn about secrets that expire within this time")
 	cmd.Flags().BoolVar(&c.strict, "strict", false, "also fail on warnings: secrets that expire soon, empty values")
-	_ = cmd.MarkFlagFilename("file", "json", "properties") // the flag exists
+	_ = cmd.MarkFlagFilename("file", "json", "yaml", "yml", "properties") // the flag exists
 	return cmd
 }
 
@@ -82,15 +87,11 @@ func (c *check) run(cmd *cobra.Command, args []string) error {
 	defer cl.Close()
 	var checked []checkedFile
 	if len(c.files) == 0 {
-		configs, err := configsOfArgs(args)
+		set, err := c.what.setOfArgs(args)
 		if err != nil {
 			return &exit.Error{Code: exit.Usage, Err: err}
 		}
-		f := c.ask(cmd.Context(), cl, "", configs)
-		if f.fault != nil && f.fault.reason == FaultInvalidFile { // the arguments, not a file
-			return &exit.Error{Code: exit.Usage, Err: errors.New(f.fault.message)}
-		}
-		checked = append(checked, f)
+		checked = append(checked, c.ask(cmd.Context(), cl, "", &set))
 	} else {
 		checked = c.checkFiles(cmd.Context(), cl)
 	}
@@ -142,8 +143,8 @@ type checkFault struct {
 
 type checkWarning struct{ code, message string }
 
-// checkFiles checks every file with a separate call, so that an invalid file does not hide
-// the results of the others.
+// checkFiles checks every connector of every file with a separate call for each of its
+// integrations, so that an invalid file does not hide the results of the others.
 func (c *check) checkFiles(ctx context.Context, cl *client.Client) []checkedFile {
 	checked := make([]checkedFile, 0, len(c.files))
 	hopeless := false
@@ -154,29 +155,47 @@ func (c *check) checkFiles(ctx context.Context, cl *client.Client) []checkedFile
 			}})
 			continue
 		}
-		configs, err := readConnector(file)
+		connectors, err := readConnectors(file)
 		if err != nil {
 			checked = append(checked, checkedFile{file: file, fault: newFileFault(err)})
 			continue
 		}
-		f := c.ask(ctx, cl, file, configs)
-		// An invalid request says nothing about the next one. Any other failure, such
-		// as an unreachable broker, would only repeat after the same wait.
-		hopeless = f.fault != nil && f.fault.code != exit.BadReference && f.fault.code != exit.Usage
-		checked = append(checked, f)
+		for _, connector := range connectors {
+			sets, err := c.what.sets(connector)
+			if err != nil || len(sets) == 0 {
+				f := checkedFile{file: file, connector: cmp.Or(c.what.connector, connector.Name)}
+				if err != nil {
+					f.fault = newFileFault(err)
+				}
+				checked = append(checked, f)
+			}
+			for i := range sets {
+				f := c.ask(ctx, cl, file, &sets[i])
+				checked = append(checked, f)
+				// An invalid request says nothing about the next one. Any other failure,
+				// such as an unreachable broker, would only repeat after the same wait.
+				if hopeless = f.fault != nil && f.fault.code != exit.BadReference && f.fault.code != exit.Usage; hopeless {
+					break
+				}
+			}
+			if hopeless {
+				break
+			}
+		}
 	}
 	return checked
 }
 
-// ask lets the broker check one configuration.
-func (c *check) ask(ctx context.Context, cl *client.Client, file string, configs connectorfile.Connector) checkedFile {
-	f := checkedFile{file: file}
-	req, err := c.what.request(configs)
-	f.connector, f.integration = req.Connector, req.IntegrationID
-	if err != nil {
-		f.fault = newFileFault(err)
+// ask lets the broker check the references of one integration.
+func (c *check) ask(ctx context.Context, cl *client.Client, file string, set *referenceSet) checkedFile {
+	f := checkedFile{file: file, connector: set.connector, integration: set.integration}
+	for _, fault := range set.faults {
+		f.configs = append(f.configs, checkedConfig{Report: client.Report{Config: fault.Config, Err: &fault}, line: set.line(fault.Config)})
+	}
+	if len(set.configs) == 0 {
 		return f
 	}
+	req := c.what.request(set)
 	res, err := cl.Check(ctx, client.CheckRequest{
 		IntegrationID: req.IntegrationID,
 		Configs:       req.Configs,
@@ -184,18 +203,19 @@ func (c *check) ask(ctx context.Context, cl *client.Client, file string, configs
 		Connector:     req.Connector,
 	})
 	if err != nil {
-		f.fail(err, configs)
+		f.fail(err, set)
 		return f
 	}
 	f.requestID = res.RequestID
 	for _, r := range res.Reports {
-		f.configs = append(f.configs, checkedConfig{Report: r, line: configs.Line(r.Config), warnings: c.warningsOf(r)})
+		f.configs = append(f.configs, checkedConfig{Report: r, line: set.line(r.Config), warnings: c.warningsOf(r)})
 	}
+	slices.SortFunc(f.configs, func(a, b checkedConfig) int { return cmp.Compare(a.Config, b.Config) })
 	return f
 }
 
 // fail stores the error of a call, for the failed configs or for the whole file.
-func (f *checkedFile) fail(err error, configs connectorfile.Connector) {
+func (f *checkedFile) fail(err error, set *referenceSet) {
 	var e *client.Error
 	if !errors.As(err, &e) {
 		f.fault = &checkFault{reason: faultCallFailed, message: err.Error(), code: exit.Failure}
@@ -203,7 +223,7 @@ func (f *checkedFile) fail(err error, configs connectorfile.Connector) {
 	}
 	f.requestID = e.RequestID
 	for _, ce := range e.Configs {
-		f.configs = append(f.configs, checkedConfig{Report: client.Report{Config: ce.Config, Err: &ce}, line: configs.Line(ce.Config)})
+		f.configs = append(f.configs, checkedConfig{Report: client.Report{Config: ce.Config, Err: &ce}, line: set.line(ce.Config)})
 	}
 	if len(e.Configs) == 0 {
 		f.fault = &checkFault{reason: cmp.Or(string(e.Reason), faultCallFailed), message: e.Message, retryAfter: e.RetryAfter, code: exitCodeOf(err)}

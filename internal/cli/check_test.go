@@ -128,7 +128,7 @@ func TestCheckTables(t *testing.T) {
 	if err := printCheckTables(&out, &errs, sampleChecked()); err != nil {
 		t.Fatal(err)
 	}
-	const wantOut = `a.json
+	const wantOut = `a.json: connector orders, integration prod
 CONFIG     STATUS            STORE                       SECRET   VERSION   KEY   EXPIRES     LENGTH
 password   ok                https://v.vault.azure.net   s        v7        k     in 3 days   empty
 user       STORE_THROTTLED   -                           -        -         -     -           -

@@ -40,13 +40,25 @@ func printCheckTables(w, errs io.Writer, checked []checkedFile) error {
 			fmt.Fprintln(w)
 		}
 		if len(checked) > 1 {
-			fmt.Fprintf(w, "%s\n", terminal.Printable(f.file))
+			fmt.Fprintln(w, f.title())
 		}
 		if err := f.printTable(w); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// title names what was checked, for readers.
+func (f *checkedFile) title() string {
+	title := terminal.Printable(f.file)
+	if f.connector != "" {
+		title += ": connector " + terminal.Printable(f.connector)
+	}
+	if f.integration != "" {
+		title += ", integration " + terminal.Printable(f.integration)
+	}
+	return title
 }
 
 func (f *checkedFile) printTable(w io.Writer) error {

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -88,30 +87,15 @@ type question struct {
 	integration, connector string
 	maxAge                 time.Duration
 	maxAgeGiven            func() bool
+	aliases                []string
 }
 
 func (q *question) register(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&q.integration, "integration", "", "the provider integration to resolve through (default: the one that --file names)")
+	cmd.Flags().StringSliceVar(&q.aliases, "alias", defaultAliases, "names of the broker's config provider in placeholders, ${ALIAS:INTEGRATION:REFERENCE}")
 	cmd.Flags().StringVar(&q.connector, "connector", "", "the connector's name, for the audit log (default: the one in --file)")
 	durationVar(cmd.Flags(), &q.maxAge, "max-age", 0, "maximum age of a cached value; 0s reads the store (default: the broker's cache settings)")
 	q.maxAgeGiven = func() bool { return cmd.Flags().Changed("max-age") }
-}
-
-// request returns the request for a configuration. The flags take precedence over the
-// configuration. The request contains only the configs that the broker needs.
-func (q *question) request(c connectorfile.Connector) (client.ResolveRequest, error) {
-	req := client.ResolveRequest{
-		IntegrationID: cmp.Or(q.integration, c.IntegrationID()),
-		Configs:       c.Minimal(),
-		Connector:     cmp.Or(q.connector, c.Name),
-	}
-	if req.IntegrationID == "" {
-		return req, errors.New("--integration is missing, and the configuration does not name an integration")
-	}
-	if q.maxAgeGiven() {
-		req.MaxAge = &q.maxAge
-	}
-	return req, nil
 }
 
 func newResolveCommand() *cobra.Command {
@@ -129,9 +113,10 @@ func newResolveCommand() *cobra.Command {
 given.
 
 Give the references as NAME=REFERENCE, or name the configuration of a connector
-with --file: a JSON or .properties file. If the configuration has secret.manager
-properties, the command sends only these and the configs that they list to the
-broker.
+with --file: JSON, YAML of Strimzi or Confluent for Kubernetes, or a .properties
+file. The command finds the references in it: the configs that the secret.manager
+properties list, and placeholders such as
+${secretbroker:INTEGRATION:REFERENCE}. It sends nothing else to the broker.
 
 Exit codes: 0 success; 1 other failure; 2 the command line is invalid; 3 denied;
 4 a reference or the request is malformed; 5 no such secret, version or key;
@@ -141,14 +126,17 @@ answers at the address; 8 try again later.`,
       'password=https://my-vault.vault.azure.net::sqlserver-db-secret::password'
   secretbroker resolve --file connector.json --output json`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := configsToResolve(args, file)
-			if err != nil {
+			set, found, err := what.setToResolve(args, file)
+			switch {
+			case err != nil:
 				return &exit.Error{Code: exit.Usage, Err: err}
+			case !found:
+				fmt.Fprintln(cmd.ErrOrStderr(), "no references to resolve")
+				return nil
+			case len(set.faults) > 0:
+				return out.printError(cmd, &client.Error{Code: codes.InvalidArgument, Reason: client.ReasonInvalidReference, Configs: set.faults})
 			}
-			req, err := what.request(c)
-			if err != nil {
-				return &exit.Error{Code: exit.Usage, Err: err}
-			}
+			req := what.request(&set)
 			req.AllowPartial = allowPartial
 			return conn.resolve(cmd, &out, req)
 		},
@@ -156,39 +144,23 @@ answers at the address; 8 try again later.`,
 	conn.register(cmd)
 	what.register(cmd)
 	out.register(cmd)
-	cmd.Flags().StringVarP(&file, "file", "f", "", "configuration of a connector: JSON, or a .properties file; - is standard input")
+	cmd.Flags().StringVarP(&file, "file", "f", "", "configuration of a connector: JSON, YAML or a .properties file; - is standard input")
 	cmd.Flags().BoolVar(&allowPartial, "allow-partial", false, "resolve the other configs if some fail")
-	_ = cmd.MarkFlagFilename("file", "json", "properties") // the flag exists
+	_ = cmd.MarkFlagFilename("file", "json", "yaml", "yml", "properties") // the flag exists
 	return cmd
-}
-
-// configsToResolve reads the references from the command line or from a file.
-func configsToResolve(args []string, file string) (connectorfile.Connector, error) {
-	switch {
-	case file != "" && len(args) > 0:
-		return connectorfile.Connector{}, errArgsAndFile
-	case file != "":
-		c, err := readConnector(file)
-		if err != nil {
-			return c, fmt.Errorf("%s: %w", file, err)
-		}
-		return c, nil
-	default:
-		return configsOfArgs(args)
-	}
 }
 
 var errArgsAndFile = errors.New("give references as arguments or with --file, not both")
 
-// readConnector reads a connector's configuration. The error does not name the
-// file and may be a *connectorfile.Error.
-func readConnector(file string) (connectorfile.Connector, error) {
+// readConnectors reads the configurations in a file. The error does not name the file and
+// may be a *connectorfile.Error.
+func readConnectors(file string) ([]connectorfile.Connector, error) {
 	data, err := readRegular(file)
 	if err != nil {
 		if pe, ok := errors.AsType[*fs.PathError](err); ok {
 			err = pe.Err
 		}
-		return connectorfile.Connector{}, err
+		return nil, err
 	}
 	return connectorfile.Parse(file, data)
 }
@@ -216,22 +188,22 @@ func readRegular(file string) ([]byte, error) {
 }
 
 // configsOfArgs reads NAME=REFERENCE arguments.
-func configsOfArgs(args []string) (connectorfile.Connector, error) {
-	c := connectorfile.Connector{Configs: make(map[string]string, len(args))}
+func configsOfArgs(args []string) (map[string]string, error) {
 	if len(args) == 0 {
-		return c, errors.New("nothing to resolve; give NAME=REFERENCE, or --file with a connector's configuration")
+		return nil, errors.New("nothing to resolve; give NAME=REFERENCE, or --file with a connector's configuration")
 	}
+	configs := make(map[string]string, len(args))
 	for i, arg := range args {
 		name, ref, ok := strings.Cut(arg, "=")
 		if !ok || name == "" {
-			return c, fmt.Errorf("argument %d: expected NAME=REFERENCE", i+1)
+			return nil, fmt.Errorf("argument %d: expected NAME=REFERENCE", i+1)
 		}
-		if _, ok := c.Configs[name]; ok {
-			return c, fmt.Errorf("argument %d: %s is given twice", i+1, name)
+		if _, ok := configs[name]; ok {
+			return nil, fmt.Errorf("argument %d: %s is given twice", i+1, name)
 		}
-		c.Configs[name] = ref
+		configs[name] = ref
 	}
-	return c, nil
+	return configs, nil
 }
 
 // exitCodeOf returns the exit code for the error of a call.

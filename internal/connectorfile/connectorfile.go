@@ -57,7 +57,7 @@ func faultf(line int, format string, args ...any) *Error {
 // *Error.
 func Parse(name string, data []byte) ([]Connector, error) {
 	if len(data) > MaxSize {
-		return nil, faultf(0, "the file is larger than 1 MiB")
+		return nil, faultf(0, "the file is larger than 1 MiB, the maximum")
 	}
 	text := bytes.TrimLeft(data, " \t\r\n")
 	likeJSON := bytes.HasPrefix(text, []byte("{")) || bytes.HasPrefix(text, []byte("["))

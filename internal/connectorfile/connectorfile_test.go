@@ -1,14 +1,26 @@
 package connectorfile
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"strings"
 	"testing"
 )
+
+// parseOne parses a file that has one connector.
+func parseOne(name string, data []byte) (Connector, error) {
+	all, err := Parse(name, data)
+	switch {
+	case err != nil:
+		return Connector{}, err
+	case len(all) != 1:
+		return Connector{}, fmt.Errorf("the file has %d connectors", len(all))
+	}
+	return all[0], nil
+}
 
 func TestParse(t *testing.T) {
 	tests := []struct {
@@ -29,7 +41,9 @@ func TestParse(t *testing.T) {
 		{name: "lines", text: "{\n\"a\":\"x\\ny\",\n\n \"b\" : 1, \"c\":2}", want: map[string]string{"a": "x\ny", "b": "1", "c": "2"}, lines: map[string]int{"a": 2, "b": 4, "c": 4}},
 		{name: "empty object", text: `{}`, want: map[string]string{}},
 		{name: "empty", text: ``, fault: "expected a JSON object", line: 1},
-		{name: "list", text: `[]`, fault: "expected a JSON object", line: 1},
+		{name: "list", text: `[]`, fault: "the list has no connector", line: 1},
+		{name: "list of names", text: "[\n\"canary\"]", fault: "expected a list of connector configurations", line: 2},
+		{name: "export without configurations", text: "{\n\"a\":{\"status\":{\"name\":\"canary\"}}}", fault: "expand=info", line: 2},
 		{name: "trailing comma", text: "{\n\"a\":\"canary\",\n}", fault: "here or just before", line: 3},
 		{name: "trailing comma after config", text: "{\"config\":{\n\"a\":\"canary\"\n},\n}", fault: "here or just before", line: 4},
 		{name: "trailing comma in config", text: "{\n\"name\":\"x\",\n\"config\":{\n\"a\":\"canary\",\n}\n}", fault: "here or just before", line: 5},
@@ -42,11 +56,11 @@ func TestParse(t *testing.T) {
 		{name: "config that is no object", text: "{\n\"config\":\"canary\"}", fault: `under "config"`, line: 2},
 		{name: "cut off", text: "{\n\"a\":\"canary", fault: "not valid JSON", line: 2},
 		{name: "not UTF-8", text: "{\"a\":\"canary\xff\"}", fault: "not valid UTF-8"},
-		{name: "too large", text: `{"a":"` + strings.Repeat("x", MaxSize) + `"}`, fault: "the maximum is"},
+		{name: "too large", text: `{"a":"` + strings.Repeat("x", MaxSize) + `"}`, fault: "the maximum"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			c, err := Parse("connector.json", []byte(tt.text))
+			c, err := parseOne("connector.json", []byte(tt.text))
 			if tt.fault != "" {
 				e, ok := errors.AsType[*Error](err)
 				if !ok || !strings.Contains(e.Text, tt.fault) || strings.Contains(err.Error(), "canary") || e.Line != tt.line {
@@ -83,7 +97,7 @@ func TestParseByName(t *testing.T) {
 		{"", lines, true},
 	}
 	for _, tt := range tests {
-		c, err := Parse(tt.file, []byte(tt.text))
+		c, err := parseOne(tt.file, []byte(tt.text))
 		if (err == nil) != tt.ok || tt.ok && c.Configs["a"] != "1" {
 			t.Errorf("%s with %s: got %+v, %v", tt.file, tt.text, c, err)
 		}
@@ -102,19 +116,19 @@ func TestLine(t *testing.T) {
 		{"a=1\n", "b", 0},
 	}
 	for _, tt := range tests {
-		c, err := Parse("c.properties", []byte(tt.text))
+		c, err := parseOne("c.properties", []byte(tt.text))
 		if err != nil || c.Line(tt.config) != tt.want {
 			t.Errorf("%q: %s is on line %d, want %d; %v", tt.text, tt.config, c.Line(tt.config), tt.want, err)
 		}
 	}
 }
 
-func TestMinimal(t *testing.T) {
+func TestManaged(t *testing.T) {
 	data, err := os.ReadFile("../../examples/sqlserver-cdc.json")
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := Parse("sqlserver-cdc.json", data)
+	c, err := parseOne("sqlserver-cdc.json", data)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +138,7 @@ func TestMinimal(t *testing.T) {
 	want := []string{
 		"database.password", "database.user", "secret.manager", "secret.manager.enabled", "secret.manager.managed.configs", "secret.manager.provider.integration.id",
 	}
-	got := c.Minimal()
+	got := c.Managed()
 	if len(got) != len(want) {
 		t.Errorf("sends %v", got)
 	}
@@ -134,42 +148,55 @@ func TestMinimal(t *testing.T) {
 		}
 	}
 	plain := Connector{Configs: map[string]string{"a": "x"}}
-	if !maps.Equal(plain.Minimal(), plain.Configs) {
-		t.Error("a plain map is not sent whole")
+	if got := plain.Managed(); len(got) > 0 {
+		t.Errorf("without secret.manager properties: %v", got)
 	}
 }
 
 func FuzzParse(f *testing.F) {
-	f.Add([]byte(`{"name":"c","config":{"a":"x","n":1.5e3}}`))
-	f.Add([]byte(`{"a":"\ud800"}`))
-	f.Add([]byte("{\"a\":1,}"))
-	f.Add([]byte("{\n\"config\":{\"a\":1}}\n}"))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		c, err := Parse("x.json", data)
+	for _, text := range []string{
+		`{"name":"c","config":{"a":"x","n":1.5e3}}`, `{"a":"\ud800"}`, "{\"a\":1,}", "{\n\"config\":{\"a\":1}}\n}",
+		`{"c":{"info":{"name":"c","config":{"a":"${secretbroker:i:r}"}}}}`, `[{"a":1},{"config":{}}]`,
+	} {
+		f.Add("x.json", []byte(text))
+	}
+	for _, text := range []string{strimzi, confluent, "a: 1\nb: 'x'\n", "- a: 1\n- a: 2\n", "a: &x 1\nb: *x\n", "a:\n  <<: {b: 1}\n"} {
+		f.Add("x.yaml", []byte(text))
+	}
+	f.Fuzz(func(t *testing.T, name string, data []byte) {
+		all, err := Parse(name, data)
 		if err != nil {
-			if e, ok := errors.AsType[*Error](err); !ok || e.Line > 1+bytes.Count(data, []byte("\n")) {
+			if e, ok := errors.AsType[*Error](err); !ok || e.Line > 1+len(data) {
 				t.Errorf("the error is %v", err)
 			}
 			return
 		}
-		if !json.Valid(data) {
+		if len(all) == 0 {
+			t.Error("no connector and no error")
+		}
+		if strings.HasSuffix(strings.ToLower(name), ".json") && !json.Valid(data) {
 			t.Error("accepted what is not JSON")
 		}
-		checkLines(t, c, data)
-		for name := range c.Minimal() {
-			if _, ok := c.Configs[name]; !ok {
-				t.Errorf("sends %q, which is not in the configuration", name)
+		for _, c := range all {
+			for name := range c.Managed() {
+				if _, ok := c.Configs[name]; !ok {
+					t.Errorf("sends %q, which is not in the configuration", name)
+				}
+			}
+			for _, p := range c.Placeholders("secretbroker", "broker") {
+				if p.Fault == "" && !strings.Contains(c.Configs[p.Property], p.Integration+":"+p.Reference+"}") {
+					t.Errorf("%q has no placeholder of %q and %q", c.Configs[p.Property], p.Integration, p.Reference)
+				}
 			}
 		}
 	})
 }
 
-// TestMinimalSendsLookalikesWhole: a property whose name only begins like those of
-// secret.manager does not count as one. The broker does not count it either, and treats
-// every property as a reference.
-func TestMinimalSendsLookalikesWhole(t *testing.T) {
+// A property whose name only begins like those of secret.manager does not count as one. The
+// broker does not count it either.
+func TestManagedIgnoresLookalikes(t *testing.T) {
 	c := Connector{Configs: map[string]string{"secret.managers.note": "x", "secret.manager-old": "y", "database.password": "z"}}
-	if got := c.Minimal(); !maps.Equal(got, c.Configs) {
-		t.Errorf("sends %v", got)
+	if got := c.Managed(); len(got) > 0 {
+		t.Errorf("got %v", got)
 	}
 }

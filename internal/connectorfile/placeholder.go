@@ -21,7 +21,8 @@ type Placeholder struct {
 	Whole bool
 	// Line is the line of the property in the file, counted from 1.
 	Line int
-	// Fault is what is wrong with the placeholder, "" if nothing. It quotes nothing.
+	// Fault is what is wrong with the placeholder, "" if nothing. It quotes nothing. With a
+	// fault, Integration, Reference and Whole are zero.
 	Fault string
 }
 
@@ -54,20 +55,26 @@ func placeholdersOf(value string, aliases []string) []Placeholder {
 		provider := value[m[2]:m[3]]
 		unclosed(value[end:m[0]])
 		end = m[1]
-		if !slices.Contains(aliases, provider) {
+		nested := slices.ContainsFunc(aliases, func(alias string) bool { return strings.HasSuffix(provider, "${"+alias) })
+		if !nested && !slices.Contains(aliases, provider) {
 			continue
 		}
 		p := Placeholder{Reference: value[m[8]:m[9]], Whole: m[0] == 0 && m[1] == len(value)}
 		switch {
+		case nested:
+			p.Fault = "the placeholder begins inside another"
 		case m[4] < 0:
 			p.Fault = "the placeholder names no integration; write ${" + provider + ":INTEGRATION:REFERENCE}"
-		case strings.HasPrefix(p.Reference, "//"):
+		case m[6] < m[7] && (strings.HasPrefix(p.Reference, "//") || strings.HasPrefix(p.Reference, ":") || value[m[6]:m[7]] == "arn"):
 			p.Fault = "the placeholder has its reference where the integration belongs; write ${" + provider + ":INTEGRATION:REFERENCE}"
 		default:
 			p.Integration = value[m[6]:m[7]]
 			if p.Integration == "" || p.Reference == "" {
 				p.Fault = "the placeholder names no integration or no reference; write ${" + provider + ":INTEGRATION:REFERENCE}"
 			}
+		}
+		if p.Fault != "" {
+			p = Placeholder{Fault: p.Fault}
 		}
 		found = append(found, p)
 	}

@@ -141,6 +141,9 @@ func connectorsOfMirrors(top map[string]entry) ([]Connector, error) {
 			return nil, err
 		}
 		for _, part := range []string{"sourceConnector", "checkpointConnector", "heartbeatConnector"} {
+			if of[part].value == nil {
+				continue
+			}
 			connector, err := mapping(of[part].value)
 			if err != nil {
 				return nil, err
