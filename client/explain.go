@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"iter"
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 )
@@ -18,20 +19,22 @@ type ExplainRequest struct {
 	// "spiffe://example.org/connect/worker-1" or "dns:worker-1.example.org"; empty to
 	// request only the readers.
 	Principal string
+	// PageSize is the number of readers and decisions to request at a time; zero means 500,
+	// which is also the maximum.
+	PageSize int
 }
 
-// Explanation is the broker's answer. It contains no secret's value and belongs to the
-// caller.
-type Explanation struct {
+// ExplainResponse is one page of the broker's answer. It contains no secret's value and
+// belongs to the caller.
+type ExplainResponse struct {
 	// Reference is the canonical form of the reference.
 	Reference string
 	// Readers lists who may read the secret, by integration and grant.
 	Readers []Access
 	// Decisions has one decision for every requested integration, if the request has a
-	// principal.
+	// principal. It is on the page on which the readers of the integration begin.
 	Decisions []Decision
-	// RequestID identifies the call in the broker's audit log and other logs; the last one if
-	// the answer took several calls.
+	// RequestID identifies the call in the broker's audit log and other logs.
 	RequestID string
 }
 
@@ -68,35 +71,27 @@ type GrantMatch struct {
 	StoreMatches, SecretMatches, KeyMatches bool
 }
 
-// Explain asks the broker who may read a secret and why. Only auditors in the broker's
-// configuration may ask. The broker reads nothing from a store.
+// Explain asks the broker who may read a secret and why, and returns the answer page by page.
+// Only auditors in the broker's configuration may ask. The broker reads nothing from a store.
 //
-// A large answer takes several calls. It retries like Resolve. The error is an *Error, with ReasonAccessDenied if the caller is
-// not an auditor.
-func (c *Client) Explain(ctx context.Context, req ExplainRequest) (*Explanation, error) {
-	rpc := secretbrokerv1.NewPolicyServiceClient(c.conn).Explain
-	page := &secretbrokerv1.ExplainRequest{
-		Reference:     req.Reference,
-		IntegrationId: req.IntegrationID,
-		Principal:     req.Principal,
-		PageSize:      500,
-	}
-	var e Explanation
-	for {
-		out, err := call(ctx, c, rpc, page)
-		if err != nil {
-			return nil, err
+// It requests a page when the iteration reaches it, each within Config.Timeout, and retries
+// like Resolve. An error ends the iteration. It is an *Error, with ReasonAccessDenied if the
+// caller is not an auditor.
+func (c *Client) Explain(ctx context.Context, req ExplainRequest) iter.Seq2[*ExplainResponse, error] {
+	pages := pages(ctx, c, secretbrokerv1.NewPolicyServiceClient(c.conn).Explain, func(token string) *secretbrokerv1.ExplainRequest {
+		return &secretbrokerv1.ExplainRequest{
+			Reference:     req.Reference,
+			IntegrationId: req.IntegrationID,
+			Principal:     req.Principal,
+			PageSize:      pageSizeOf(req.PageSize),
+			PageToken:     token,
 		}
-		e.Reference, e.RequestID = out.GetReference(), out.GetRequestId()
-		e.add(out)
-		if page.PageToken = out.GetNextPageToken(); page.GetPageToken() == "" {
-			return &e, nil
-		}
-	}
+	})
+	return converted(pages, newExplainResponse)
 }
 
-// add adds one page.
-func (e *Explanation) add(m *secretbrokerv1.ExplainResponse) {
+func newExplainResponse(m *secretbrokerv1.ExplainResponse) *ExplainResponse {
+	e := &ExplainResponse{Reference: m.GetReference(), RequestID: m.GetRequestId()}
 	for _, r := range m.GetReaders() {
 		e.Readers = append(e.Readers, Access{
 			IntegrationID: r.GetIntegrationId(),
@@ -122,4 +117,5 @@ func (e *Explanation) add(m *secretbrokerv1.ExplainResponse) {
 		}
 		e.Decisions = append(e.Decisions, decision)
 	}
+	return e
 }

@@ -33,6 +33,20 @@ func (s *policyService) Explain(ctx context.Context, in *secretbrokerv1.ExplainR
 
 func (s *setup) setExplain(f explainFunc) { s.policy.answer.Store(&f) }
 
+// explainAll returns all pages as one.
+func explainAll(ctx context.Context, c *client.Client, req client.ExplainRequest) (*client.ExplainResponse, error) {
+	all := &client.ExplainResponse{}
+	for page, err := range c.Explain(ctx, req) {
+		if err != nil {
+			return nil, err
+		}
+		all.Reference, all.RequestID = page.Reference, page.RequestID
+		all.Readers = append(all.Readers, page.Readers...)
+		all.Decisions = append(all.Decisions, page.Decisions...)
+	}
+	return all, nil
+}
+
 func TestExplain(t *testing.T) {
 	t.Parallel()
 	s := newSetup(t, echo)
@@ -58,14 +72,14 @@ func TestExplain(t *testing.T) {
 		}, nil
 	})
 	c, _ := s.client(t)
-	e, err := c.Explain(t.Context(), client.ExplainRequest{Reference: "a reference", IntegrationID: "a", Principal: "dns:a.td"})
+	e, err := explainAll(t.Context(), c, client.ExplainRequest{Reference: "a reference", IntegrationID: "a", Principal: "dns:a.td"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if want := (&secretbrokerv1.ExplainRequest{Reference: "a reference", IntegrationId: "a", Principal: "dns:a.td", PageSize: 500, PageToken: "more"}); !proto.Equal(got, want) {
 		t.Errorf("the broker got %v, want %v", got, want)
 	}
-	if diff := cmp.Diff(&client.Explanation{
+	if diff := cmp.Diff(&client.ExplainResponse{
 		Reference: "canonical",
 		Readers:   []client.Access{{IntegrationID: "a", GrantID: "g1", Principal: "dns:a"}, {IntegrationID: "a", GrantID: "g2", Principal: "dns:*.td"}, {IntegrationID: "b"}},
 		Decisions: []client.Decision{
@@ -92,7 +106,7 @@ func TestExplainTriesAgain(t *testing.T) {
 		return &secretbrokerv1.ExplainResponse{Reference: "r"}, nil
 	})
 	c, waits := s.client(t)
-	e, err := c.Explain(t.Context(), client.ExplainRequest{Reference: "r"})
+	e, err := explainAll(t.Context(), c, client.ExplainRequest{Reference: "r"})
 	if err != nil || e.Reference != "r" {
 		t.Fatalf("%+v, %v", e, err)
 	}
@@ -110,7 +124,7 @@ func TestExplainErrors(t *testing.T) {
 		if answer != nil {
 			s.setExplain(answer)
 		}
-		out, err := c.Explain(t.Context(), client.ExplainRequest{Reference: "r"})
+		out, err := explainAll(t.Context(), c, client.ExplainRequest{Reference: "r"})
 		var e *client.Error
 		if !errors.As(err, &e) {
 			t.Fatalf("err = %v, answer %+v", err, out)

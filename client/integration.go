@@ -1,12 +1,10 @@
 package client
 
 import (
-	"context"
 	"time"
 
-	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/durationpb"
-	"google.golang.org/protobuf/types/known/fieldmaskpb"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
@@ -62,7 +60,7 @@ type Integration struct {
 	LastUseTime time.Time
 	// Problem is the reason why the integration cannot be used as it is, "" if it can be.
 	Problem string
-	// Unknown lists the fields, as in the mask of UpdateIntegration, that contain something
+	// Unknown lists the fields, as in UpdateIntegrationRequest.Mask, that contain something
 	// which this version of the package does not know and cannot send, such as a new
 	// condition of a grant. UpdateIntegration refuses to replace them.
 	Unknown []string
@@ -92,17 +90,6 @@ type Grant struct {
 // cloud's console.
 type Fact struct{ Name, Value string }
 
-// WriteOptions are the common options of changes to integrations.
-type WriteOptions struct {
-	// ETag is for calls without an Integration.
-	ETag string
-	// ValidateOnly checks the change without making it.
-	ValidateOnly bool
-	// Force makes changes that the broker otherwise refuses as a probable mistake: deleting
-	// an integration in use, removing one's own ownership.
-	Force bool
-}
-
 // ValidationStep is the result of one step of a validation.
 type ValidationStep struct {
 	Name    string
@@ -125,153 +112,27 @@ type Usage struct {
 	GrantID string
 }
 
-// UsageReport lists the uses of an integration.
-type UsageReport struct {
-	// Usage is sorted by time, the latest first.
-	Usage []Usage
-	// UnusedGrantIDs are the ids of the grants without a recent use.
-	UnusedGrantIDs []string
-}
-
-func (c *Client) integrations() secretbrokerv1.IntegrationServiceClient {
-	return secretbrokerv1.NewIntegrationServiceClient(c.conn)
-}
-
-// CreateIntegration creates an integration. Errors are an *Error here and in the calls below;
-// one with ReasonInvalidIntegration lists in Error.Configs the problems by field, such as
-// "integration.settings.vaults[0]". Changes are not retried: if an answer was lost, the
-// client cannot know whether the broker made the change.
-func (c *Client) CreateIntegration(ctx context.Context, in *Integration, o WriteOptions) (*Integration, error) {
-	m, err := in.message()
-	if err != nil {
-		return nil, err
-	}
-	out, err := callChange(ctx, c, c.integrations().CreateIntegration, &secretbrokerv1.CreateIntegrationRequest{Integration: m, ValidateOnly: o.ValidateOnly})
-	if err != nil {
-		return nil, err
-	}
-	return newIntegration(out.GetIntegration()), nil
-}
-
-// GetIntegration returns one integration.
-func (c *Client) GetIntegration(ctx context.Context, id string) (*Integration, error) {
-	out, err := call(ctx, c, c.integrations().GetIntegration, &secretbrokerv1.GetIntegrationRequest{IntegrationId: id})
-	if err != nil {
-		return nil, err
-	}
-	return newIntegration(out.GetIntegration()), nil
-}
-
-// ListIntegrations returns the integrations that match filter and that this caller has a role
-// on, sorted by id. The filter is that of the API, for example
-// "kind = AZURE_KEY_VAULT AND unused"; empty for all.
-func (c *Client) ListIntegrations(ctx context.Context, filter string) ([]*Integration, error) {
-	var all []*Integration
-	req := &secretbrokerv1.ListIntegrationsRequest{Filter: filter, PageSize: 500}
-	for {
-		out, err := call(ctx, c, c.integrations().ListIntegrations, req)
-		if err != nil {
-			return nil, err
-		}
-		for _, m := range out.GetIntegrations() {
-			all = append(all, newIntegration(m))
-		}
-		if req.PageToken = out.GetNextPageToken(); req.GetPageToken() == "" {
-			return all, nil
-		}
-	}
-}
-
-// UpdateIntegration changes the fields of an integration that are in mask, such as
-// "display_name", "cache.ttl" or "settings.vaults"; see the API. Name only what changes. Nil
-// means the fields of in that are not zero, and "*" all that this version of the package
-// knows. It also returns the settings that changed.
-//
-// It refuses a mask with a field in in.Unknown, with ReasonInvalidRequest: the change would
-// remove what a newer version has set. To replace an integration with one that was not read
-// from the broker, read it first and copy its ETag and Unknown.
-func (c *Client) UpdateIntegration(ctx context.Context, in *Integration, mask []string, o WriteOptions) (now *Integration, changed []string, err error) {
-	m, err := in.message()
-	if err != nil {
-		return nil, nil, err
-	}
-	if mask, err = maskOf(in, mask); err != nil {
-		return nil, nil, err
-	}
-	out, err := callChange(ctx, c, c.integrations().UpdateIntegration, &secretbrokerv1.UpdateIntegrationRequest{
-		Integration: m, UpdateMask: &fieldmaskpb.FieldMask{Paths: mask}, ValidateOnly: o.ValidateOnly, Force: o.Force,
-	})
-	if err != nil {
-		return nil, nil, err
-	}
-	return newIntegration(out.GetIntegration()), out.GetChangedFields(), nil
-}
-
-// DeleteIntegration deletes an integration. It fails if the integration was used recently.
-func (c *Client) DeleteIntegration(ctx context.Context, id string, o WriteOptions) error {
-	_, err := callChange(ctx, c, c.integrations().DeleteIntegration, &secretbrokerv1.DeleteIntegrationRequest{
-		IntegrationId: id, Etag: o.ETag, ValidateOnly: o.ValidateOnly, Force: o.Force,
-	})
-	return err
-}
-
-// ValidateIntegration makes the broker contact the integration's stores. It succeeds even if
-// steps failed.
-func (c *Client) ValidateIntegration(ctx context.Context, id string) ([]ValidationStep, error) {
-	out, err := call(ctx, c, c.integrations().ValidateIntegration, &secretbrokerv1.ValidateIntegrationRequest{IntegrationId: id})
-	if err != nil {
-		return nil, err
-	}
-	var steps []ValidationStep
-	for _, s := range out.GetSteps() {
-		steps = append(steps, ValidationStep{Name: s.GetName(), OK: s.GetOk(), Skipped: s.GetSkipped(), Reason: Reason(s.GetReason()), Message: s.GetMessage()})
-	}
-	return steps, nil
-}
-
-// GrantUse adds a grant to an integration, unless the integration already has it.
-func (c *Client) GrantUse(ctx context.Context, id string, g Grant, o WriteOptions) (*Integration, error) {
-	out, err := callChange(ctx, c, c.integrations().GrantUse, &secretbrokerv1.GrantUseRequest{IntegrationId: id, Grant: g.message(), Etag: o.ETag, ValidateOnly: o.ValidateOnly})
-	if err != nil {
-		return nil, err
-	}
-	return newIntegration(out.GetIntegration()), nil
-}
-
-// RevokeUse removes the grant that equals g.
-func (c *Client) RevokeUse(ctx context.Context, id string, g Grant, o WriteOptions) (*Integration, error) {
-	out, err := callChange(ctx, c, c.integrations().RevokeUse, &secretbrokerv1.RevokeUseRequest{IntegrationId: id, Grant: g.message(), Etag: o.ETag, ValidateOnly: o.ValidateOnly})
-	if err != nil {
-		return nil, err
-	}
-	return newIntegration(out.GetIntegration()), nil
-}
-
-// ListUsage returns the uses of an integration, at most limit entries.
-func (c *Client) ListUsage(ctx context.Context, id string, limit int) (*UsageReport, error) {
-	report := &UsageReport{}
-	req := &secretbrokerv1.ListUsageRequest{IntegrationId: id, PageSize: int32(min(limit, 500))} //nolint:gosec // 500 at most
-	for {
-		out, err := call(ctx, c, c.integrations().ListUsage, req)
-		if err != nil {
-			return nil, err
-		}
-		for _, u := range out.GetUsage() {
-			report.Usage = append(report.Usage, Usage{
-				Principal: u.GetPrincipal(), Connector: u.GetConnector(), Store: u.GetStore(), Secret: u.GetSecret(), JSONKey: u.GetJsonKey(),
-				Version: u.GetVersion(), FirstUseTime: timeOf(u.GetFirstUseTime()), LastUseTime: timeOf(u.GetLastUseTime()), GrantID: u.GetGrantId(),
-			})
-		}
-		report.UnusedGrantIDs = out.GetUnusedGrantIds()
-		if req.PageToken = out.GetNextPageToken(); req.GetPageToken() == "" || len(report.Usage) >= limit {
-			report.Usage = report.Usage[:min(limit, len(report.Usage))]
-			return report, nil
-		}
-	}
-}
-
 func (g Grant) message() *secretbrokerv1.Grant {
 	return &secretbrokerv1.Grant{Id: g.ID, Principals: g.Principals, Stores: g.Stores, Secrets: g.Secrets, Keys: g.Keys}
+}
+
+func stepsOf(list []*secretbrokerv1.ValidationStep) []ValidationStep {
+	var steps []ValidationStep
+	for _, s := range list {
+		steps = append(steps, ValidationStep{Name: s.GetName(), OK: s.GetOk(), Skipped: s.GetSkipped(), Reason: Reason(s.GetReason()), Message: s.GetMessage()})
+	}
+	return steps
+}
+
+func newListUsageResponse(m *secretbrokerv1.ListUsageResponse) *ListUsageResponse {
+	r := &ListUsageResponse{UnusedGrantIDs: m.GetUnusedGrantIds(), RequestID: m.GetRequestId()}
+	for _, u := range m.GetUsage() {
+		r.Usage = append(r.Usage, Usage{
+			Principal: u.GetPrincipal(), Connector: u.GetConnector(), Store: u.GetStore(), Secret: u.GetSecret(), JSONKey: u.GetJsonKey(),
+			Version: u.GetVersion(), FirstUseTime: timeOf(u.GetFirstUseTime()), LastUseTime: timeOf(u.GetLastUseTime()), GrantID: u.GetGrantId(),
+		})
+	}
+	return r
 }
 
 type wireRole struct {
@@ -286,11 +147,14 @@ var wireRoles = []wireRole{
 }
 
 func (in *Integration) message() (*secretbrokerv1.Integration, error) {
+	if in == nil {
+		return nil, &Error{Code: codes.InvalidArgument, Reason: ReasonInvalidRequest, Message: "the request has no integration"}
+	}
 	m := &secretbrokerv1.Integration{Id: in.ID, DisplayName: in.DisplayName, Kind: in.Kind, Credentials: in.Credentials, Etag: in.ETag}
 	if len(in.Settings) > 0 {
 		settings, err := structpb.NewStruct(in.Settings)
 		if err != nil {
-			return nil, &Error{Reason: ReasonInvalidRequest, Message: "the settings: " + err.Error()}
+			return nil, &Error{Code: codes.InvalidArgument, Reason: ReasonInvalidRequest, Message: "the settings: " + err.Error()}
 		}
 		m.Settings = settings
 	}
@@ -358,11 +222,4 @@ func durationOf(d time.Duration) *durationpb.Duration {
 		return nil
 	}
 	return durationpb.New(d)
-}
-
-// callChange is call for a change. It retries only if the broker is overloaded, because the
-// broker then has not started the change. After any other failure the client cannot know
-// whether the broker made the change.
-func callChange[In, Out any](ctx context.Context, c *Client, rpc func(context.Context, *In, ...grpc.CallOption) (*Out, error), in *In) (*Out, error) {
-	return callWhile(ctx, c, rpc, in, func(e *Error) bool { return e.Reason == ReasonOverloaded && e.retryable() })
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -50,15 +49,15 @@ func answered(in *secretbrokerv1.Integration) *secretbrokerv1.Integration {
 }
 
 func (s *integrationService) CreateIntegration(_ context.Context, in *secretbrokerv1.CreateIntegrationRequest) (*secretbrokerv1.CreateIntegrationResponse, error) {
-	return &secretbrokerv1.CreateIntegrationResponse{Integration: answered(in.GetIntegration())}, s.keep(in)
+	return &secretbrokerv1.CreateIntegrationResponse{RequestId: "r1", Integration: answered(in.GetIntegration())}, s.keep(in)
 }
 
 func (s *integrationService) UpdateIntegration(_ context.Context, in *secretbrokerv1.UpdateIntegrationRequest) (*secretbrokerv1.UpdateIntegrationResponse, error) {
-	return &secretbrokerv1.UpdateIntegrationResponse{Integration: answered(in.GetIntegration()), ChangedFields: []string{"cache.ttl"}}, s.keep(in)
+	return &secretbrokerv1.UpdateIntegrationResponse{RequestId: "r1", Integration: answered(in.GetIntegration()), ChangedFields: []string{"cache.ttl"}}, s.keep(in)
 }
 
 func (s *integrationService) DeleteIntegration(_ context.Context, in *secretbrokerv1.DeleteIntegrationRequest) (*secretbrokerv1.DeleteIntegrationResponse, error) {
-	return &secretbrokerv1.DeleteIntegrationResponse{}, s.keep(in)
+	return &secretbrokerv1.DeleteIntegrationResponse{RequestId: "r1"}, s.keep(in)
 }
 
 func (s *integrationService) GetIntegration(_ context.Context, in *secretbrokerv1.GetIntegrationRequest) (*secretbrokerv1.GetIntegrationResponse, error) {
@@ -66,19 +65,19 @@ func (s *integrationService) GetIntegration(_ context.Context, in *secretbrokerv
 	if out == nil {
 		out = &secretbrokerv1.Integration{Id: in.GetIntegrationId()}
 	}
-	return &secretbrokerv1.GetIntegrationResponse{Integration: out}, s.keep(in)
+	return &secretbrokerv1.GetIntegrationResponse{RequestId: "r1", Integration: out}, s.keep(in)
 }
 
 func (s *integrationService) GrantUse(_ context.Context, in *secretbrokerv1.GrantUseRequest) (*secretbrokerv1.GrantUseResponse, error) {
-	return &secretbrokerv1.GrantUseResponse{Integration: &secretbrokerv1.Integration{Id: in.GetIntegrationId(), Grants: []*secretbrokerv1.Grant{in.GetGrant()}}}, s.keep(in)
+	return &secretbrokerv1.GrantUseResponse{RequestId: "r1", Integration: &secretbrokerv1.Integration{Id: in.GetIntegrationId(), Grants: []*secretbrokerv1.Grant{in.GetGrant()}}}, s.keep(in)
 }
 
 func (s *integrationService) RevokeUse(_ context.Context, in *secretbrokerv1.RevokeUseRequest) (*secretbrokerv1.RevokeUseResponse, error) {
-	return &secretbrokerv1.RevokeUseResponse{Integration: &secretbrokerv1.Integration{Id: in.GetIntegrationId()}}, s.keep(in)
+	return &secretbrokerv1.RevokeUseResponse{RequestId: "r1", Integration: &secretbrokerv1.Integration{Id: in.GetIntegrationId()}}, s.keep(in)
 }
 
 func (s *integrationService) ValidateIntegration(_ context.Context, in *secretbrokerv1.ValidateIntegrationRequest) (*secretbrokerv1.ValidateIntegrationResponse, error) {
-	return &secretbrokerv1.ValidateIntegrationResponse{Steps: []*secretbrokerv1.ValidationStep{{Name: "token", Ok: true, Message: "m"}, {Name: "read", Reason: "R", Skipped: true}}}, s.keep(in)
+	return &secretbrokerv1.ValidateIntegrationResponse{RequestId: "r1", Steps: []*secretbrokerv1.ValidationStep{{Name: "token", Ok: true, Message: "m"}, {Name: "read", Reason: "R", Skipped: true}}}, s.keep(in)
 }
 
 // ListIntegrations and ListUsage have three pages.
@@ -117,23 +116,28 @@ func TestIntegrationRoundTrip(t *testing.T) {
 	want.CreateTime, want.Creator, want.LastUseTime, want.Facts = time.Unix(1, 0).UTC(), "dns:a", time.Unix(2, 0).UTC(), []client.Fact{{Name: "n", Value: "v"}}
 	in.Credentials, in.ETag = map[string][]byte{"azure.credential.client_secret": []byte("x")}, "e1"
 
-	created, err := c.CreateIntegration(t.Context(), in, client.WriteOptions{ValidateOnly: true})
-	if diff := cmp.Diff(&want, created); err != nil || diff != "" {
+	created, err := c.CreateIntegration(t.Context(), client.CreateIntegrationRequest{Integration: in, ValidateOnly: true})
+	if diff := cmp.Diff(&client.CreateIntegrationResponse{Integration: &want, RequestID: "r1"}, created); err != nil || diff != "" {
 		t.Errorf("%v %s", err, diff)
 	}
 	if got := s.manage.got.(*secretbrokerv1.CreateIntegrationRequest); !got.GetValidateOnly() || string(got.GetIntegration().GetCredentials()["azure.credential.client_secret"]) != "x" || got.GetIntegration().GetEtag() != "e1" {
 		t.Errorf("the broker got %v", got)
 	}
-	updated, changed, err := c.UpdateIntegration(t.Context(), in, []string{"cache"}, client.WriteOptions{Force: true})
-	if diff := cmp.Diff(&want, updated); err != nil || diff != "" || !cmp.Equal(changed, []string{"cache.ttl"}) {
-		t.Errorf("%v %v %s", err, changed, diff)
+	updated, err := c.UpdateIntegration(t.Context(), client.UpdateIntegrationRequest{Integration: in, Mask: []string{"cache"}, Force: true})
+	if diff := cmp.Diff(&client.UpdateIntegrationResponse{Integration: &want, ChangedFields: []string{"cache.ttl"}, RequestID: "r1"}, updated); err != nil || diff != "" {
+		t.Errorf("%v %s", err, diff)
 	}
 	if got := s.manage.got.(*secretbrokerv1.UpdateIntegrationRequest); !got.GetForce() || !cmp.Equal(got.GetUpdateMask().GetPaths(), []string{"cache"}) {
 		t.Errorf("the broker got %v", got)
 	}
 	in.Settings = map[string]any{"c": make(chan int)}
-	if _, err := c.CreateIntegration(t.Context(), in, client.WriteOptions{}); err == nil || !strings.Contains(err.Error(), string(client.ReasonInvalidRequest)) {
-		t.Errorf("got %v", err)
+	for _, in := range []*client.Integration{in, nil} {
+		if _, err := c.CreateIntegration(t.Context(), client.CreateIntegrationRequest{Integration: in}); !errors.Is(err, client.ReasonInvalidRequest) {
+			t.Errorf("got %v", err)
+		}
+		if _, err := c.UpdateIntegration(t.Context(), client.UpdateIntegrationRequest{Integration: in}); !errors.Is(err, client.ReasonInvalidRequest) {
+			t.Errorf("got %v", err)
+		}
 	}
 }
 
@@ -141,36 +145,85 @@ func TestIntegrationCalls(t *testing.T) {
 	t.Parallel()
 	s := newSetup(t, echo)
 	c, _ := s.client(t)
-	o := client.WriteOptions{ETag: "e", Force: true, ValidateOnly: true}
-	if in, err := c.GetIntegration(t.Context(), "i"); err != nil || in.ID != "i" || !in.LastUseTime.IsZero() {
-		t.Errorf("%+v, %v", in, err)
+	grant := client.Grant{Principals: []string{"p"}}
+	if out, err := c.GetIntegration(t.Context(), client.GetIntegrationRequest{IntegrationID: "i"}); err != nil || out.Integration.ID != "i" || !out.Integration.LastUseTime.IsZero() || out.RequestID != "r1" {
+		t.Errorf("%+v, %v", out, err)
 	}
-	if err := c.DeleteIntegration(t.Context(), "i", o); err != nil || !proto.Equal(s.manage.got, &secretbrokerv1.DeleteIntegrationRequest{IntegrationId: "i", Etag: "e", Force: true, ValidateOnly: true}) {
-		t.Errorf("%v, %v", s.manage.got, err)
+	out, err := c.DeleteIntegration(t.Context(), client.DeleteIntegrationRequest{IntegrationID: "i", ETag: "e", Force: true, ValidateOnly: true})
+	if want := (&secretbrokerv1.DeleteIntegrationRequest{IntegrationId: "i", Etag: "e", Force: true, ValidateOnly: true}); err != nil || !proto.Equal(s.manage.got, want) || out.RequestID != "r1" {
+		t.Errorf("%v, %+v, %v", s.manage.got, out, err)
 	}
-	if in, err := c.GrantUse(t.Context(), "i", client.Grant{Principals: []string{"p"}}, o); err != nil || len(in.Grants) != 1 {
-		t.Errorf("%+v, %v", in, err)
+	granted, err := c.GrantUse(t.Context(), client.GrantUseRequest{IntegrationID: "i", Grant: grant, ETag: "e", ValidateOnly: true})
+	if want := (&secretbrokerv1.GrantUseRequest{IntegrationId: "i", Grant: &secretbrokerv1.Grant{Principals: []string{"p"}}, Etag: "e", ValidateOnly: true}); err != nil || !proto.Equal(s.manage.got, want) || len(granted.Integration.Grants) != 1 || granted.RequestID != "r1" {
+		t.Errorf("%v, %+v, %v", s.manage.got, granted, err)
 	}
-	if in, err := c.RevokeUse(t.Context(), "i", client.Grant{Principals: []string{"p"}}, o); err != nil || in.ID != "i" {
-		t.Errorf("%+v, %v", in, err)
+	revoked, err := c.RevokeUse(t.Context(), client.RevokeUseRequest{IntegrationID: "i", Grant: grant, ETag: "e", ValidateOnly: true})
+	if want := (&secretbrokerv1.RevokeUseRequest{IntegrationId: "i", Grant: &secretbrokerv1.Grant{Principals: []string{"p"}}, Etag: "e", ValidateOnly: true}); err != nil || !proto.Equal(s.manage.got, want) || revoked.Integration.ID != "i" || revoked.RequestID != "r1" {
+		t.Errorf("%v, %+v, %v", s.manage.got, revoked, err)
 	}
-	steps, err := c.ValidateIntegration(t.Context(), "i")
-	if diff := cmp.Diff([]client.ValidationStep{{Name: "token", OK: true, Message: "m"}, {Name: "read", Reason: "R", Skipped: true}}, steps); err != nil || diff != "" {
+	validated, err := c.ValidateIntegration(t.Context(), client.ValidateIntegrationRequest{IntegrationID: "i"})
+	if diff := cmp.Diff(&client.ValidateIntegrationResponse{Steps: []client.ValidationStep{{Name: "token", OK: true, Message: "m"}, {Name: "read", Reason: "R", Skipped: true}}, RequestID: "r1"}, validated); err != nil || diff != "" {
 		t.Errorf("%v %s", err, diff)
 	}
-	all, err := c.ListIntegrations(t.Context(), "f")
-	var ids []string
-	for _, in := range all {
-		ids = append(ids, in.ID)
-	}
-	if err != nil || fmt.Sprint(ids) != "[i in inn]" {
-		t.Errorf("%v, %v", ids, err)
-	}
-	for limit, want := range map[int]int{10: 3, 2: 2, 1: 1} {
-		report, err := c.ListUsage(t.Context(), "i", limit)
-		if err != nil || len(report.Usage) != want || !cmp.Equal(report.UnusedGrantIDs, []string{"g1"}) || report.Usage[0].JSONKey != "k" || report.Usage[0].LastUseTime.IsZero() {
-			t.Errorf("%d: %+v, %v", limit, report, err)
+}
+
+// Lists request a page when the iteration reaches it.
+func TestListsArePaged(t *testing.T) {
+	t.Parallel()
+	s := newSetup(t, echo)
+	c, _ := s.client(t)
+	for limit, want := range map[int]string{10: "[i in inn]", 2: "[i in]", 1: "[i]"} {
+		s.manage.seen = 0
+		var ids []string
+		for in, err := range c.ListIntegrations(t.Context(), client.ListIntegrationsRequest{Filter: "f", PageSize: limit}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if ids = append(ids, in.ID); len(ids) == limit {
+				break
+			}
 		}
+		if fmt.Sprint(ids) != want || s.manage.seen != len(ids) {
+			t.Errorf("got %v with %d calls, want %s", ids, s.manage.seen, want)
+		}
+		if got := s.manage.got.(*secretbrokerv1.ListIntegrationsRequest); got.GetPageSize() != int32(limit) || got.GetFilter() != "f" {
+			t.Errorf("the broker got %v", got)
+		}
+		s.manage.seen = 0
+		pages := 0
+		for page, err := range c.ListUsage(t.Context(), client.ListUsageRequest{IntegrationID: "i"}) {
+			if err != nil || len(page.Usage) != 1 || !cmp.Equal(page.UnusedGrantIDs, []string{"g1"}) || page.Usage[0].JSONKey != "k" || page.Usage[0].LastUseTime.IsZero() {
+				t.Errorf("%+v, %v", page, err)
+			}
+			if pages++; pages == limit {
+				break
+			}
+		}
+		if pages != min(limit, 3) || s.manage.seen != pages || s.manage.got.(*secretbrokerv1.ListUsageRequest).GetPageSize() != 500 {
+			t.Errorf("%d pages with %d calls, the last %v", pages, s.manage.seen, s.manage.got)
+		}
+	}
+}
+
+// An error ends an iteration.
+func TestListErrors(t *testing.T) {
+	t.Parallel()
+	s := newSetup(t, echo)
+	c, _ := s.client(t)
+	s.manage.err = must(status.New(codes.PermissionDenied, "no").WithDetails(reason("ACCESS_DENIED"))).Err()
+	n := 0
+	for in, err := range c.ListIntegrations(t.Context(), client.ListIntegrationsRequest{}) {
+		if n++; in != nil || !errors.Is(err, client.ReasonAccessDenied) {
+			t.Errorf("%+v, %v", in, err)
+		}
+	}
+	for page, err := range c.ListUsage(t.Context(), client.ListUsageRequest{}) {
+		if n++; page != nil || !errors.Is(err, client.ReasonAccessDenied) {
+			t.Errorf("%+v, %v", page, err)
+		}
+	}
+	if n != 2 {
+		t.Errorf("%d results, want 2", n)
 	}
 }
 
@@ -181,16 +234,16 @@ func TestChangesAreMadeOnce(t *testing.T) {
 	s := newSetup(t, echo)
 	c, _ := s.client(t)
 	s.manage.err = must(status.New(codes.Unavailable, "wait").WithDetails(reason("AUDIT_UNAVAILABLE"))).Err()
-	if err := c.DeleteIntegration(t.Context(), "i", client.WriteOptions{}); err == nil || s.manage.seen != 1 {
+	if _, err := c.DeleteIntegration(t.Context(), client.DeleteIntegrationRequest{IntegrationID: "i"}); err == nil || s.manage.seen != 1 {
 		t.Errorf("%d attempts, %v", s.manage.seen, err)
 	}
 	s.manage.seen = 0
-	if _, err := c.GetIntegration(t.Context(), "i"); err == nil || s.manage.seen < 2 {
+	if _, err := c.GetIntegration(t.Context(), client.GetIntegrationRequest{IntegrationID: "i"}); err == nil || s.manage.seen < 2 {
 		t.Errorf("%d attempts, %v", s.manage.seen, err)
 	}
 	s.manage.seen = 0
 	s.manage.err = must(status.New(codes.ResourceExhausted, "wait").WithDetails(reason("OVERLOADED"))).Err()
-	if err := c.DeleteIntegration(t.Context(), "i", client.WriteOptions{}); err == nil || s.manage.seen < 2 {
+	if _, err := c.DeleteIntegration(t.Context(), client.DeleteIntegrationRequest{IntegrationID: "i"}); err == nil || s.manage.seen < 2 {
 		t.Errorf("%d attempts while overloaded, %v", s.manage.seen, err)
 	}
 }
@@ -202,7 +255,7 @@ func TestIntegrationFaultsNameFields(t *testing.T) {
 	s.manage.err = must(status.New(codes.InvalidArgument, "bad").WithDetails(reason("INVALID_INTEGRATION"), &errdetails.BadRequest{FieldViolations: []*errdetails.BadRequest_FieldViolation{
 		{Field: "integration.settings.vaults[0]", Description: "not a vault", Reason: "INVALID_INTEGRATION"},
 	}})).Err()
-	_, err := c.CreateIntegration(t.Context(), &client.Integration{ID: "i"}, client.WriteOptions{})
+	_, err := c.CreateIntegration(t.Context(), client.CreateIntegrationRequest{Integration: &client.Integration{ID: "i"}})
 	var e *client.Error
 	if !errors.As(err, &e) || e.Reason != client.ReasonInvalidIntegration || len(e.Configs) != 1 || e.Configs[0].Config != "integration.settings.vaults[0]" {
 		t.Errorf("got %v", err)

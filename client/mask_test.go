@@ -29,7 +29,7 @@ func TestUpdateMask(t *testing.T) {
 		{"credentials only", client.Integration{Credentials: map[string][]byte{"a": {1}}}, nil, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if _, _, err := c.UpdateIntegration(t.Context(), &tt.in, tt.mask, client.WriteOptions{}); err != nil {
+			if _, err := c.UpdateIntegration(t.Context(), client.UpdateIntegrationRequest{Integration: &tt.in, Mask: tt.mask}); err != nil {
 				t.Fatal(err)
 			}
 			if got := s.manage.got.(*secretbrokerv1.UpdateIntegrationRequest).GetUpdateMask().GetPaths(); !slices.Equal(got, tt.want) {
@@ -99,11 +99,15 @@ func TestUpdateKeepsWhatItDoesNotKnow(t *testing.T) {
 			newer(tt.in.GetPlacement())
 		}
 		s.manage.existing = tt.in
-		in, err := c.GetIntegration(t.Context(), "i")
-		if err != nil || !slices.Equal(in.Unknown, []string{tt.part}) {
-			t.Fatalf("%s: Unknown %q, %v", tt.part, in.Unknown, err)
+		got, err := c.GetIntegration(t.Context(), client.GetIntegrationRequest{IntegrationID: "i"})
+		if err != nil {
+			t.Fatal(err)
 		}
-		_, _, err = c.UpdateIntegration(t.Context(), in, []string{tt.part}, client.WriteOptions{})
+		in := got.Integration
+		if !slices.Equal(in.Unknown, []string{tt.part}) {
+			t.Fatalf("%s: Unknown %q", tt.part, in.Unknown)
+		}
+		_, err = c.UpdateIntegration(t.Context(), client.UpdateIntegrationRequest{Integration: in, Mask: []string{tt.part}})
 		var refused *client.Error
 		if !errors.As(err, &refused) || refused.Reason != client.ReasonInvalidRequest || refused.RequestID != "" {
 			t.Errorf("%s: %v", tt.part, err)
@@ -111,7 +115,7 @@ func TestUpdateKeepsWhatItDoesNotKnow(t *testing.T) {
 		if _, isUpdate := s.manage.got.(*secretbrokerv1.UpdateIntegrationRequest); isUpdate {
 			t.Errorf("%s: the update was sent", tt.part)
 		}
-		if _, _, err = c.UpdateIntegration(t.Context(), in, []string{"display_name"}, client.WriteOptions{}); err != nil {
+		if _, err = c.UpdateIntegration(t.Context(), client.UpdateIntegrationRequest{Integration: in, Mask: []string{"display_name"}}); err != nil {
 			t.Errorf("%s: another field: %v", tt.part, err)
 		}
 	}

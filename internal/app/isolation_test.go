@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	mathrand "math/rand/v2"
 	"path/filepath"
 	"slices"
@@ -234,6 +235,14 @@ func (w *isoWorld) quiet(t *testing.T, rng *mathrand.Rand) {
 	}
 }
 
+// firstPage returns the first page of an answer.
+func firstPage[P any](pages iter.Seq2[P, error]) (page P, err error) {
+	for page, err := range pages {
+		return page, err
+	}
+	return page, errors.New("no page")
+}
+
 // explain checks that a caller that is not an auditor learns nothing from any question,
 // even about its own rights.
 func (w *isoWorld) explain(t *testing.T) {
@@ -246,7 +255,7 @@ func (w *isoWorld) explain(t *testing.T) {
 	var first *client.Error
 	for _, who := range isoCallers {
 		for _, q := range questions {
-			answer, err := w.clients[who].Explain(t.Context(), q)
+			answer, err := firstPage(w.clients[who].Explain(t.Context(), q))
 			var e *client.Error
 			if !errors.As(err, &e) || answer != nil || e.Code != codes.PermissionDenied {
 				t.Fatalf("%s asked %+v and got %+v, %v", who, q, answer, err)
@@ -259,7 +268,7 @@ func (w *isoWorld) explain(t *testing.T) {
 			}
 		}
 	}
-	if answer, err := w.as(t, w.Auditor).Explain(t.Context(), questions[2]); err != nil || len(answer.Decisions) != 4 {
+	if answer, err := firstPage(w.as(t, w.Auditor).Explain(t.Context(), questions[2])); err != nil || len(answer.Decisions) != 4 {
 		t.Errorf("an auditor got %+v, %v", answer, err)
 	}
 }

@@ -130,7 +130,7 @@ func grantTo(principal string) client.Grant { return client.Grant{Principals: []
 // undoes.
 func changesSinceBackup(t *testing.T, db *testDatabase, owner *client.Client) {
 	t.Helper()
-	o, ctx := client.WriteOptions{}, t.Context()
+	ctx := t.Context()
 	check := func(_ any, err error) {
 		t.Helper()
 		if err != nil {
@@ -139,19 +139,17 @@ func changesSinceBackup(t *testing.T, db *testDatabase, owner *client.Client) {
 	}
 	for _, id := range []string{"revoked", "deleted", "rotated", "changed", "same"} {
 		in := managed(id, grantTo("dns:stays.example.org"), grantTo("dns:goes.example.org"))
-		check(owner.CreateIntegration(ctx, in, o))
+		check(owner.CreateIntegration(ctx, client.CreateIntegrationRequest{Integration: in}))
 	}
 	db.backup(t)
-	check(owner.RevokeUse(ctx, "revoked", grantTo("dns:goes.example.org"), o))
-	check(owner.GrantUse(ctx, "revoked", grantTo("dns:new.example.org"), o))
-	check(nil, owner.DeleteIntegration(ctx, "deleted", o))
-	check(owner.CreateIntegration(ctx, managed("created"), o))
+	check(owner.RevokeUse(ctx, client.RevokeUseRequest{IntegrationID: "revoked", Grant: grantTo("dns:goes.example.org")}))
+	check(owner.GrantUse(ctx, client.GrantUseRequest{IntegrationID: "revoked", Grant: grantTo("dns:new.example.org")}))
+	check(owner.DeleteIntegration(ctx, client.DeleteIntegrationRequest{IntegrationID: "deleted"}))
+	check(owner.CreateIntegration(ctx, client.CreateIntegrationRequest{Integration: managed("created")}))
 	rotated := managed("rotated", grantTo("dns:stays.example.org"), grantTo("dns:goes.example.org"))
 	rotated.Credentials = map[string][]byte{"azure.credential.client_secret": []byte("n3w-Secret")}
-	_, _, err := owner.UpdateIntegration(ctx, rotated, []string{"*"}, o)
-	check(nil, err)
-	_, _, err = owner.UpdateIntegration(ctx, &client.Integration{ID: "changed", DisplayName: "another name"}, []string{"display_name"}, o)
-	check(nil, err)
+	check(owner.UpdateIntegration(ctx, client.UpdateIntegrationRequest{Integration: rotated, Mask: []string{"*"}}))
+	check(owner.UpdateIntegration(ctx, client.UpdateIntegrationRequest{Integration: &client.Integration{ID: "changed", DisplayName: "another name"}, Mask: []string{"display_name"}}))
 }
 
 // TestAuditCompare restores a backup and compares the database with the audit log.
@@ -266,8 +264,8 @@ func TestRestoreIsReported(t *testing.T) {
 		asynctest.Eventually(t, "SIGHUP clears /readyz", func() bool { return !strings.Contains(b.get(t, "/readyz"), "has gone back") })
 
 		// The restored grant is in effect and can be revoked again.
-		if in, err := owner.RevokeUse(t.Context(), "revoked", grantTo("dns:goes.example.org"), client.WriteOptions{}); err != nil || len(in.Grants) != 1 {
-			t.Errorf("revoked again: %+v, %v", in, err)
+		if out, err := owner.RevokeUse(t.Context(), client.RevokeUseRequest{IntegrationID: "revoked", Grant: grantTo("dns:goes.example.org")}); err != nil || len(out.Integration.Grants) != 1 {
+			t.Errorf("revoked again: %+v, %v", out, err)
 		}
 		if err := b.stop(); err != nil {
 			t.Fatal(err)

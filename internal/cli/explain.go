@@ -102,12 +102,17 @@ func explainOnline(cmd *cobra.Command, output string, conn *Connection, q client
 		return err
 	}
 	defer cl.Close()
-	e, err := cl.Explain(cmd.Context(), q)
-	if err != nil {
-		out := printer{output: output}
-		return out.printError(cmd, err)
+	var e client.ExplainResponse
+	for page, err := range cl.Explain(cmd.Context(), q) {
+		if err != nil {
+			out := printer{output: output}
+			return out.printError(cmd, err)
+		}
+		e.Reference, e.RequestID = page.Reference, page.RequestID
+		e.Readers = append(e.Readers, page.Readers...)
+		e.Decisions = append(e.Decisions, page.Decisions...)
 	}
-	return printExplanation(cmd, output, e)
+	return printExplanation(cmd, output, &e)
 }
 
 // explainOffline answers like a broker with these files.
@@ -128,8 +133,8 @@ func explainOffline(cmd *cobra.Command, kinds *integration.Kinds, output, config
 }
 
 // explanationOf converts an answer to the type that the client returns for it.
-func explanationOf(a manage.Answer) *client.Explanation {
-	e := &client.Explanation{Reference: a.Reference}
+func explanationOf(a manage.Answer) *client.ExplainResponse {
+	e := &client.ExplainResponse{Reference: a.Reference}
 	for _, r := range a.Readers {
 		e.Readers = append(e.Readers, client.Access(r))
 	}

@@ -73,7 +73,7 @@ type (
 	}
 )
 
-func printExplanation(cmd *cobra.Command, output string, e *client.Explanation) error {
+func printExplanation(cmd *cobra.Command, output string, e *client.ExplainResponse) error {
 	var err error
 	if output == "json" {
 		err = terminal.PrintJSON(cmd.OutOrStdout(), explanationJSON(e))
@@ -86,7 +86,7 @@ func printExplanation(cmd *cobra.Command, output string, e *client.Explanation) 
 	return nil
 }
 
-func explanationJSON(e *client.Explanation) ExplanationJSON {
+func explanationJSON(e *client.ExplainResponse) ExplanationJSON {
 	out := ExplanationJSON{Reference: e.Reference, Readers: []AccessJSON{}, RequestID: e.RequestID}
 	for _, r := range e.Readers {
 		out.Readers = append(out.Readers, AccessJSON(r))
@@ -103,7 +103,7 @@ func explanationJSON(e *client.Explanation) ExplanationJSON {
 	return out
 }
 
-func printExplanationTable(w io.Writer, e *client.Explanation) error {
+func printExplanationTable(w io.Writer, e *client.ExplainResponse) error {
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	if len(e.Decisions) > 0 {
 		fmt.Fprintln(t, "INTEGRATION\tALLOWED\tWHY")

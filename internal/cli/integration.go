@@ -73,6 +73,18 @@ func (m *managing) do(cmd *cobra.Command, f func(ctx context.Context, cl *client
 	return nil
 }
 
+// listIntegrations returns all integrations that match the filter.
+func listIntegrations(ctx context.Context, cl *client.Client, filter string) ([]*client.Integration, error) {
+	var all []*client.Integration
+	for in, err := range cl.ListIntegrations(ctx, client.ListIntegrationsRequest{Filter: filter}) {
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, in)
+	}
+	return all, nil
+}
+
 // completeIDs completes the ids of integrations, if the broker answers within two seconds.
 func (m *managing) completeIDs(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
 	m.conn.Timeout = 2 * time.Second
@@ -81,7 +93,7 @@ func (m *managing) completeIDs(cmd *cobra.Command, args []string, toComplete str
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	defer cl.Close()
-	all, err := cl.ListIntegrations(cmd.Context(), "")
+	all, err := listIntegrations(cmd.Context(), cl, "")
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}

@@ -115,7 +115,7 @@ func readDocuments(kinds *integration.Kinds, path string) ([]*reconcile.Document
 
 // apply makes the plan, lets the broker check it, prints it, and applies it.
 func (m *managing) apply(ctx context.Context, cmd *cobra.Command, cl *client.Client, documents []*reconcile.Document, o applyOptions) error {
-	there, err := cl.ListIntegrations(ctx, "")
+	there, err := listIntegrations(ctx, cl, "")
 	if err != nil {
 		return err
 	}
@@ -132,7 +132,7 @@ func (m *managing) apply(ctx context.Context, cmd *cobra.Command, cl *client.Cli
 	}
 	results = make([]error, len(plan))
 	for i := range plan {
-		results[i] = plan[i].Apply(ctx, cl, client.WriteOptions{Force: o.force})
+		results[i] = plan[i].Apply(ctx, cl, reconcile.ApplyOptions{Force: o.force})
 		if m.output == "table" && results[i] == nil && plan[i].Action != reconcile.None {
 			fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", plan[i].ID, pastOf(plan[i].Action))
 		}
@@ -145,7 +145,7 @@ func (m *managing) apply(ctx context.Context, cmd *cobra.Command, cl *client.Cli
 func checkPlan(ctx context.Context, cl *client.Client, plan reconcile.Plan, o applyOptions) []error {
 	results := make([]error, len(plan))
 	for i := range plan {
-		results[i] = plan[i].Apply(ctx, cl, client.WriteOptions{Force: o.force, ValidateOnly: true})
+		results[i] = plan[i].Apply(ctx, cl, reconcile.ApplyOptions{Force: o.force, ValidateOnly: true})
 	}
 	return results
 }

@@ -74,15 +74,15 @@ func newIntegrationExportCommand(kinds *integration.Kinds) *cobra.Command {
 // exported reads the integrations with these ids, or all if there are none.
 func exported(ctx context.Context, cl *client.Client, ids []string) ([]*client.Integration, error) {
 	if len(ids) == 0 {
-		return cl.ListIntegrations(ctx, "")
+		return listIntegrations(ctx, cl, "")
 	}
 	var all []*client.Integration
 	for _, id := range ids {
-		in, err := cl.GetIntegration(ctx, id)
+		out, err := cl.GetIntegration(ctx, client.GetIntegrationRequest{IntegrationID: id})
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, in)
+		all = append(all, out.Integration)
 	}
 	return all, nil
 }

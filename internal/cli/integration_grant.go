@@ -43,11 +43,11 @@ func newIntegrationGrantCommand(kinds *integration.Kinds) *cobra.Command {
 		ValidArgsFunction: g.completeOneID,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return g.do(cmd, func(ctx context.Context, cl *client.Client) error {
-				in, err := cl.GrantUse(ctx, args[0], g.grant, client.WriteOptions{ETag: g.etag, ValidateOnly: g.dryRun})
+				out, err := cl.GrantUse(ctx, client.GrantUseRequest{IntegrationID: args[0], Grant: g.grant, ETag: g.etag, ValidateOnly: g.dryRun})
 				if err != nil {
 					return err
 				}
-				return g.done(cmd, "granted", in)
+				return g.done(cmd, "granted", out.Integration)
 			})
 		},
 	}
@@ -70,11 +70,11 @@ RESOURCE_OWNER.`,
 		ValidArgsFunction: g.completeOneID,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return g.do(cmd, func(ctx context.Context, cl *client.Client) error {
-				in, err := cl.RevokeUse(ctx, args[0], g.grant, client.WriteOptions{ETag: g.etag, ValidateOnly: g.dryRun})
+				out, err := cl.RevokeUse(ctx, client.RevokeUseRequest{IntegrationID: args[0], Grant: g.grant, ETag: g.etag, ValidateOnly: g.dryRun})
 				if err != nil {
 					return err
 				}
-				return g.done(cmd, "revoked", in)
+				return g.done(cmd, "revoked", out.Integration)
 			})
 		},
 	}

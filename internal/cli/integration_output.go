@@ -96,13 +96,13 @@ func printStructured(w io.Writer, output string, v any) error {
 	return err
 }
 
-func structuredIntegration(kinds *integration.Kinds, in *client.Integration, usage *client.UsageReport) (IntegrationJSON, error) {
+func structuredIntegration(kinds *integration.Kinds, in *client.Integration, usage *client.ListUsageResponse) (IntegrationJSON, error) {
 	doc, err := reconcile.DocumentOf(kinds, in)
 	if err != nil {
 		return IntegrationJSON{}, err
 	}
 	if usage == nil {
-		usage = &client.UsageReport{}
+		usage = &client.ListUsageResponse{}
 	}
 	out := IntegrationJSON{
 		Integration: doc.Tree(), ETag: in.ETag, Revision: in.Revision, CredentialNames: in.CredentialNames,
@@ -165,7 +165,7 @@ func stateOf(in *client.Integration) string {
 	}
 }
 
-func printIntegration(w io.Writer, kinds *integration.Kinds, output string, in *client.Integration, usage *client.UsageReport) error {
+func printIntegration(w io.Writer, kinds *integration.Kinds, output string, in *client.Integration, usage *client.ListUsageResponse) error {
 	if output != "table" {
 		v, err := structuredIntegration(kinds, in, usage)
 		if err != nil {
@@ -219,7 +219,7 @@ func printDocuments(w io.Writer, in *client.Integration) {
 }
 
 // printParts prints the lists of an integration.
-func printParts(w io.Writer, in *client.Integration, usage *client.UsageReport) error {
+func printParts(w io.Writer, in *client.Integration, usage *client.ListUsageResponse) error {
 	used := make([]string, len(in.Grants))
 	for i := range used {
 		switch {
@@ -247,7 +247,7 @@ func printParts(w io.Writer, in *client.Integration, usage *client.UsageReport) 
 		}
 	}
 	if usage == nil {
-		usage = &client.UsageReport{}
+		usage = &client.ListUsageResponse{}
 	}
 	if len(usage.Usage) > 0 {
 		fmt.Fprintln(t, "\nRESOURCE\tCONNECTOR\tSECRET\tVERSION\tFIRST USED\tLAST USED")

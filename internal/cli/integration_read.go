@@ -39,7 +39,7 @@ which NOT negates.`,
 				filter = "unused"
 			}
 			return m.do(cmd, func(ctx context.Context, cl *client.Client) error {
-				all, err := cl.ListIntegrations(ctx, filter)
+				all, err := listIntegrations(ctx, cl, filter)
 				if err != nil {
 					return err
 				}
@@ -76,23 +76,42 @@ func newIntegrationDescribeCommand(kinds *integration.Kinds) *cobra.Command {
 		ValidArgsFunction: m.completeOneID,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return m.do(cmd, func(ctx context.Context, cl *client.Client) error {
-				in, err := cl.GetIntegration(ctx, args[0])
+				out, err := cl.GetIntegration(ctx, client.GetIntegrationRequest{IntegrationID: args[0]})
 				if err != nil {
 					return err
 				}
-				var usage *client.UsageReport
-				if limit > 0 {
-					if usage, err = cl.ListUsage(ctx, args[0], limit); err != nil {
-						return err
-					}
+				usage, err := listUsage(ctx, cl, args[0], limit)
+				if err != nil {
+					return err
 				}
-				return printed(printIntegration(cmd.OutOrStdout(), kinds, m.output, in, usage))
+				return printed(printIntegration(cmd.OutOrStdout(), kinds, m.output, out.Integration, usage))
 			})
 		},
 	}
 	m.register(cmd)
 	cmd.Flags().IntVar(&limit, "resources", 20, "maximum number of resources to show; 0 for none")
 	return cmd
+}
+
+// listUsage returns the latest uses of an integration, at most limit entries, or nil if limit
+// is 0.
+func listUsage(ctx context.Context, cl *client.Client, id string, limit int) (*client.ListUsageResponse, error) {
+	if limit <= 0 {
+		return nil, nil
+	}
+	usage := &client.ListUsageResponse{}
+	for page, err := range cl.ListUsage(ctx, client.ListUsageRequest{IntegrationID: id, PageSize: limit}) {
+		if err != nil {
+			return nil, err
+		}
+		usage.UnusedGrantIDs = page.UnusedGrantIDs
+		usage.Usage = append(usage.Usage, page.Usage...)
+		if len(usage.Usage) >= limit {
+			usage.Usage = usage.Usage[:limit]
+			break
+		}
+	}
+	return usage, nil
 }
 
 func newIntegrationValidateCommand(kinds *integration.Kinds) *cobra.Command {
@@ -121,7 +140,7 @@ reported with a remedy, and the command then exits with 6.`,
 			}
 			return m.do(cmd, func(ctx context.Context, cl *client.Client) error {
 				if all {
-					list, err := cl.ListIntegrations(ctx, "")
+					list, err := listIntegrations(ctx, cl, "")
 					if err != nil {
 						return err
 					}
@@ -142,7 +161,11 @@ func validateIntegrations(ctx context.Context, cmd *cobra.Command, cl *client.Cl
 	results := make([]validation, len(ids))
 	failed := false
 	for i, id := range ids {
-		steps, err := cl.ValidateIntegration(ctx, id)
+		var steps []client.ValidationStep
+		out, err := cl.ValidateIntegration(ctx, client.ValidateIntegrationRequest{IntegrationID: id})
+		if err == nil {
+			steps = out.Steps
+		}
 		var refused *client.Error
 		if errors.As(err, &refused) && len(ids) > 1 && refused.Reason != "" && refused.RequestID != "" {
 			// A refusal for one integration must not hide the others.

@@ -108,14 +108,14 @@ func newIntegrationCreateCommand(kinds *integration.Kinds) *cobra.Command {
 				return err
 			}
 			return w.do(cmd, func(ctx context.Context, cl *client.Client) error {
-				created, err := cl.CreateIntegration(ctx, in, client.WriteOptions{ValidateOnly: w.dryRun})
+				out, err := cl.CreateIntegration(ctx, client.CreateIntegrationRequest{Integration: in, ValidateOnly: w.dryRun})
 				if err != nil {
 					return err
 				}
-				if err := w.done(cmd, "created", created); err != nil || w.output != "table" || w.dryRun {
+				if err := w.done(cmd, "created", out.Integration); err != nil || w.output != "table" || w.dryRun {
 					return err
 				}
-				printDocuments(cmd.OutOrStdout(), created)
+				printDocuments(cmd.OutOrStdout(), out.Integration)
 				return nil
 			})
 		},
@@ -165,15 +165,15 @@ func newIntegrationUpdateCommand(kinds *integration.Kinds) *cobra.Command {
 				return &exit.Error{Code: exit.Usage, Err: errors.New("nothing to change; give --file, --name, --set, --unset or --credential")}
 			}
 			return w.do(cmd, func(ctx context.Context, cl *client.Client) error {
-				now, err := cl.GetIntegration(ctx, args[0])
+				now, err := cl.GetIntegration(ctx, client.GetIntegrationRequest{IntegrationID: args[0]})
 				if err != nil {
 					return err
 				}
 				var mask []string
 				if document != nil {
-					in, mask, err = reconcile.NewUpdate(kinds, document, in, now)
+					in, mask, err = reconcile.NewUpdate(kinds, document, in, now.Integration)
 				} else {
-					in, mask, err = edits.apply(kinds, now, in.Credentials)
+					in, mask, err = edits.apply(kinds, now.Integration, in.Credentials)
 				}
 				if err != nil {
 					return &exit.Error{Code: exit.Usage, Err: err}
@@ -181,15 +181,15 @@ func newIntegrationUpdateCommand(kinds *integration.Kinds) *cobra.Command {
 				if etag != "" {
 					in.ETag = etag
 				}
-				in, changed, err := cl.UpdateIntegration(ctx, in, mask, client.WriteOptions{ValidateOnly: w.dryRun, Force: force})
+				out, err := cl.UpdateIntegration(ctx, client.UpdateIntegrationRequest{Integration: in, Mask: mask, ValidateOnly: w.dryRun, Force: force})
 				if err != nil {
 					return err
 				}
-				what := "updated: " + strings.Join(changed, ", ")
-				if len(changed) == 0 {
+				what := "updated: " + strings.Join(out.ChangedFields, ", ")
+				if len(out.ChangedFields) == 0 {
 					what = "unchanged"
 				}
-				return w.done(cmd, what, in)
+				return w.done(cmd, what, out.Integration)
 			})
 		},
 	}
@@ -336,7 +336,7 @@ secretbroker.yaml), and the error lists who used it; --force deletes it neverthe
 		ValidArgsFunction: m.completeOneID,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return m.do(cmd, func(ctx context.Context, cl *client.Client) error {
-				if err := cl.DeleteIntegration(ctx, args[0], client.WriteOptions{ETag: etag, Force: force, ValidateOnly: dryRun}); err != nil {
+				if _, err := cl.DeleteIntegration(ctx, client.DeleteIntegrationRequest{IntegrationID: args[0], ETag: etag, Force: force, ValidateOnly: dryRun}); err != nil {
 					return err
 				}
 				what := "deleted"

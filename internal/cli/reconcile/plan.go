@@ -6,7 +6,7 @@
 //
 //  1. NewPlan compares the documents with the integrations that the broker listed. It does
 //     no I/O. The plan is complete: integrations that it does not list are not changed.
-//  2. Change.Apply with WriteOptions.ValidateOnly lets the broker check a change. Check all
+//  2. Change.Apply with ApplyOptions.ValidateOnly lets the broker check a change. Check all
 //     changes first and stop if one is refused, so that an error in one document prevents
 //     all changes.
 //  3. Change.Apply makes the change. It sends the etag of the integration that the plan was
@@ -118,26 +118,36 @@ func newChange(d *Document, now *client.Integration, o Options) (Change, error) 
 	return c, nil
 }
 
-// Apply makes the change, or lets the broker check it with o.ValidateOnly. It sets o.ETag
-// itself. The error is a *CredentialError or an error of the client.
-func (c *Change) Apply(ctx context.Context, cl *client.Client, o client.WriteOptions) error {
+// ApplyOptions configure Change.Apply.
+type ApplyOptions struct {
+	// ValidateOnly lets the broker check the change without making it.
+	ValidateOnly bool
+	// Force deletes integrations that are in use, and allows changes that remove the caller's
+	// own role RESOURCE_OWNER.
+	Force bool
+}
+
+// Apply makes the change, or lets the broker check it with o.ValidateOnly, if the integration
+// is as it was when the plan was made. The error is a
+// *CredentialError or an error of the client.
+func (c *Change) Apply(ctx context.Context, cl *client.Client, o ApplyOptions) error {
 	switch c.Action {
 	case None:
 		return nil
 	case Delete:
-		o.ETag = c.Now.ETag
-		return cl.DeleteIntegration(ctx, c.ID, o)
+		_, err := cl.DeleteIntegration(ctx, client.DeleteIntegrationRequest{IntegrationID: c.ID, ETag: c.Now.ETag, Force: o.Force, ValidateOnly: o.ValidateOnly})
+		return err
 	}
 	in, err := c.Document.Integration(c.Credentials)
 	if err != nil {
 		return &CredentialError{err}
 	}
 	if c.Action == Create {
-		_, err = cl.CreateIntegration(ctx, in, o)
+		_, err = cl.CreateIntegration(ctx, client.CreateIntegrationRequest{Integration: in, ValidateOnly: o.ValidateOnly})
 		return err
 	}
 	in, mask := c.update(in)
-	_, _, err = cl.UpdateIntegration(ctx, in, mask, o)
+	_, err = cl.UpdateIntegration(ctx, client.UpdateIntegrationRequest{Integration: in, Mask: mask, Force: o.Force, ValidateOnly: o.ValidateOnly})
 	return err
 }
 
