@@ -54,7 +54,7 @@ func (q *question) sets(c connectorfile.Connector) ([]referenceSet, error) {
 			return nil, missingIntegration(c, fmt.Sprintf("%q is a reference, but --integration is missing and the configuration does not name an integration",
 				slices.Min(slices.Collect(maps.Keys(managed)))), slices.Min(slices.Collect(maps.Keys(managed))))
 		}
-	case integration == "" && managed["secret.manager.enabled"] == "false":
+	case integration == "" && strings.EqualFold(managed["secret.manager.enabled"], "false"):
 		return sets, nil // the broker would resolve nothing
 	case integration == "":
 		return nil, missingIntegration(c, "--integration is missing, and the configuration does not name an integration", "secret.manager")

@@ -11,6 +11,7 @@ import (
 
 // member is a member of an object, as written in the file.
 type member struct {
+	index int // place in the object
 	line  int // line of the key
 	value json.RawMessage
 	// valueLine is the line on which the value begins.
@@ -186,7 +187,7 @@ func object(data []byte, line int) (map[string]member, error) {
 	for dec.More() {
 		token, err := dec.Token()
 		key, ok := token.(string)
-		m := member{line: lineOf(int(dec.InputOffset()))}
+		m := member{index: len(members), line: lineOf(int(dec.InputOffset()))}
 		if err != nil || !ok {
 			return nil, faultf(m.line, "not valid JSON")
 		}

@@ -1,0 +1,98 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/secretbroker/secretbroker/internal/cli/exit"
+	"github.com/secretbroker/secretbroker/internal/connectorfile"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+func newConnectCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "connect",
+		Short: "Prepare connectors of Kafka Connect",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(newConvertCommand())
+	return cmd
+}
+
+// The targets of the convert command.
+const (
+	toPlaceholders = "placeholders"
+	toManaged      = "secret-manager"
+)
+
+func newConvertCommand() *cobra.Command {
+	var file, to, alias string
+	cmd := &cobra.Command{
+		Use:   "convert --file FILE",
+		Short: "Convert a connector between secret.manager properties and placeholders",
+		Long: `Convert the JSON of one connector. A connector with secret.manager properties, as
+Confluent Cloud takes them, becomes one with placeholders
+${secretbroker:INTEGRATION:REFERENCE}, which the broker's config provider resolves
+in a worker of Kafka Connect. --to secret-manager converts it back.
+
+The command writes the new configuration to standard output and keeps the order and
+the text of all other properties. It reads no secret and needs no broker. It fails
+if the other form cannot express something, for example a JSON key that contains
+"}", at which Kafka ends a placeholder.
+
+Exit codes: 0 success, also if there was nothing to convert; 2 the command line or
+the file is invalid.`,
+		Example: `  secretbroker connect convert --file connector.json > converted.json
+  secretbroker connect convert --to secret-manager --file converted.json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if to != toPlaceholders && to != toManaged {
+				return &exit.Error{Code: exit.Usage, Err: fmt.Errorf("--to: expected %s or %s", toPlaceholders, toManaged)}
+			}
+			out, changed, err := convert(file, to, alias)
+			if err != nil {
+				return &exit.Error{Code: exit.Usage, Err: fmt.Errorf("%s: %w", file, err)}
+			}
+			if !changed {
+				fmt.Fprintln(cmd.ErrOrStderr(), "nothing to convert")
+			}
+			_, err = cmd.OutOrStdout().Write(out)
+			return err
+		},
+	}
+	cmd.Flags().StringVarP(&file, "file", "f", "", "JSON of one connector; - is standard input (required)")
+	cmd.Flags().StringVar(&to, "to", toPlaceholders, "the new form: placeholders, secret-manager")
+	cmd.Flags().StringVar(&alias, "alias", defaultAliases[0], "name of the broker's config provider in the worker's configuration")
+	_ = cmd.MarkFlagRequired("file")         // the flag exists
+	_ = cmd.MarkFlagFilename("file", "json") // the flag exists
+	_ = cmd.RegisterFlagCompletionFunc("to", cobra.FixedCompletions([]string{toPlaceholders, toManaged}, cobra.ShellCompDirectiveNoFileComp))
+	return cmd
+}
+
+func convert(file, to, alias string) (out []byte, changed bool, err error) {
+	data, err := readRegular(file)
+	if err != nil {
+		return nil, false, err
+	}
+	if to == toManaged {
+		return connectorfile.ToManaged(data, []string{alias}, func(reference string) (string, error) {
+			ref, err := secret.ParseRef(reference)
+			return string(ref.Kind), faultOfReference(err)
+		})
+	}
+	return connectorfile.ToPlaceholders(data, alias, func(reference string) error {
+		_, err := secret.ParseRef(reference)
+		return faultOfReference(err)
+	})
+}
+
+// faultOfReference returns the text of a parser's error without the reason before it.
+func faultOfReference(err error) error {
+	if e, ok := errors.AsType[*secret.Error](err); ok {
+		return errors.New(e.Message)
+	}
+	return err
+}
