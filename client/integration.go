@@ -46,7 +46,10 @@ type Integration struct {
 
 	// The fields below are returned and not sent, except ETag: a change with an ETag fails
 	// if the integration has changed since it was read.
-	ETag            string
+	ETag string
+	// UID distinguishes the integration from deleted ones with the same ID; "" for an
+	// integration in a file.
+	UID             string
 	Revision        string
 	CredentialNames []string
 	// When and by whom the integration was created and last changed; zero if unknown.
@@ -184,7 +187,7 @@ func (in *Integration) message() (*secretbrokerv1.Integration, error) {
 
 func newIntegration(m *secretbrokerv1.Integration) *Integration {
 	in := &Integration{
-		ID: m.GetId(), DisplayName: m.GetDisplayName(), Kind: m.GetKind(),
+		ID: m.GetId(), UID: m.GetUid(), DisplayName: m.GetDisplayName(), Kind: m.GetKind(),
 		CacheTTL: m.GetCache().GetTtl().AsDuration(), CacheMaxStale: m.GetCache().GetMaxStale().AsDuration(),
 		Reads: IntegrationReads{
 			MaxConcurrent: int(m.GetReads().GetMaxConcurrent()), PerSecond: int(m.GetReads().GetPerSecond()),

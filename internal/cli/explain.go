@@ -72,6 +72,11 @@ func newExplainCommand(kinds *integration.Kinds) *cobra.Command {
 			if exitCode {
 				return &exit.Error{Code: exit.Usage, Err: errors.New("--exit-code requires --diff")}
 			}
+			if cmd.Flags().Changed("integration") {
+				if err := checkID("--integration", q.IntegrationID); err != nil {
+					return &exit.Error{Code: exit.Usage, Err: err}
+				}
+			}
 			q.Reference = args[0]
 			if configFile != "" {
 				return explainOffline(cmd, kinds, output, configFile, q)

@@ -85,6 +85,31 @@ func listIntegrations(ctx context.Context, cl *client.Client, filter string) ([]
 	return all, nil
 }
 
+// checkID returns an error if id cannot be an integration's id. what names the id in the
+// error, which does not quote it.
+func checkID(what, id string) error {
+	if integration.ValidID(id) {
+		return nil
+	}
+	return fmt.Errorf("%s: expected %s", what, integration.IDRule)
+}
+
+// idArgs returns a validator of arguments that are ids of integrations; number validates how
+// many there are.
+func idArgs(number cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if err := number(cmd, args); err != nil {
+			return err
+		}
+		for i, id := range args {
+			if err := checkID(fmt.Sprintf("argument %d, the id of an integration", i+1), id); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
 // completeIDs completes the ids of integrations, if the broker answers within two seconds.
 func (m *managing) completeIDs(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
 	m.conn.Timeout = 2 * time.Second

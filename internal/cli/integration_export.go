@@ -39,6 +39,7 @@ func newIntegrationExportCommand(kinds *integration.Kinds) *cobra.Command {
 		Short:   "Write integrations as files",
 		Long:    exportHelp,
 		Example: "  secretbroker integration export --dir integrations/\n  secretbroker integration export cspi-sqlserver > cspi-sqlserver.yaml",
+		Args:    idArgs(cobra.ArbitraryArgs),
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
 			m.conn = conn
 			return m.completeIDs(cmd, args, toComplete)
@@ -115,8 +116,8 @@ func export(cmd *cobra.Command, kinds *integration.Kinds, dir string, all []*cli
 	}
 	var kept []error
 	for _, in := range all {
-		if strings.HasPrefix(in.ID, ".") {
-			kept = append(kept, fmt.Errorf("%s: not written, because the broker ignores files whose names begin with a dot", in.ID))
+		if err := checkID("not written: an integration's id", in.ID); err != nil { // it would be a part of a path
+			kept = append(kept, err)
 			continue
 		}
 		data, err := exportOf(kinds, in)

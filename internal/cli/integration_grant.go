@@ -39,7 +39,7 @@ func newIntegrationGrantCommand(kinds *integration.Kinds) *cobra.Command {
 		Long: `Add a grant to an integration. What is not narrowed with --store, --secret or
 --json-key stays open. It takes the role ASSIGNER or RESOURCE_OWNER.`,
 		Example:           "  secretbroker integration grant cspi-sqlserver --principal 'spiffe://example.org/connect/*' --secret 'sqlserver-*'",
-		Args:              cobra.ExactArgs(1),
+		Args:              idArgs(cobra.ExactArgs(1)),
 		ValidArgsFunction: g.completeOneID,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return g.do(cmd, func(ctx context.Context, cl *client.Client) error {
@@ -66,7 +66,7 @@ stores, secrets and keys, in any order. This requires the role ASSIGNER or
 RESOURCE_OWNER.`,
 		Example: `  secretbroker integration revoke cspi-sqlserver --grant-id team-orders
   secretbroker integration revoke cspi-sqlserver --principal 'spiffe://example.org/connect/*' --secret 'sqlserver-*'`,
-		Args:              cobra.ExactArgs(1),
+		Args:              idArgs(cobra.ExactArgs(1)),
 		ValidArgsFunction: g.completeOneID,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return g.do(cmd, func(ctx context.Context, cl *client.Client) error {

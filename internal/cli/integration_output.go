@@ -21,6 +21,7 @@ type (
 	// fields that the broker adds.
 	IntegrationJSON struct {
 		Integration     map[string]any `json:"integration"`
+		UID             string         `json:"uid,omitempty"`
 		ETag            string         `json:"etag,omitempty"`
 		Revision        string         `json:"revision,omitempty"`
 		CredentialNames []string       `json:"credential_names,omitempty"`
@@ -105,7 +106,7 @@ func structuredIntegration(kinds *integration.Kinds, in *client.Integration, usa
 		usage = &client.ListUsageResponse{}
 	}
 	out := IntegrationJSON{
-		Integration: doc.Tree(), ETag: in.ETag, Revision: in.Revision, CredentialNames: in.CredentialNames,
+		Integration: doc.Tree(), UID: in.UID, ETag: in.ETag, Revision: in.Revision, CredentialNames: in.CredentialNames,
 		CreateTime: timeOrNil(in.CreateTime), Creator: in.Creator, UpdateTime: timeOrNil(in.UpdateTime), Updater: in.Updater,
 		ReadOnly: in.ReadOnly, LastUseTime: timeOrNil(in.LastUseTime), Problem: in.Problem, UnusedGrantIDs: usage.UnusedGrantIDs,
 	}
@@ -195,6 +196,7 @@ func printIntegration(w io.Writer, kinds *integration.Kinds, output string, in *
 	row("Created", changeText(in.CreateTime, in.Creator))
 	row("Updated", changeText(in.UpdateTime, in.Updater))
 	row("Last used", momentText(in.LastUseTime))
+	row("UID", in.UID)
 	row("Revision", in.Revision)
 	row("ETag", in.ETag)
 	row("State", stateOf(in))

@@ -72,7 +72,7 @@ func newIntegrationDescribeCommand(kinds *integration.Kinds) *cobra.Command {
 		Short:             "Show an integration, its grants, roles and usage",
 		Long:              "Show an integration: its settings, its grants and roles, and the resources that use it.",
 		Example:           "  secretbroker integration describe cspi-sqlserver",
-		Args:              cobra.ExactArgs(1),
+		Args:              idArgs(cobra.ExactArgs(1)),
 		ValidArgsFunction: m.completeOneID,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return m.do(cmd, func(ctx context.Context, cl *client.Client) error {
@@ -128,12 +128,12 @@ read each of its vaults. The broker reads no value of a secret. A failed step is
 reported with a remedy, and the command then exits with 6.`,
 		Example:           "  secretbroker integration validate cspi-sqlserver\n  secretbroker integration validate --all",
 		ValidArgsFunction: m.completeIDs,
-		Args: func(_ *cobra.Command, args []string) error {
+		Args: idArgs(func(_ *cobra.Command, args []string) error {
 			if all == (len(args) > 0) {
 				return fmt.Errorf("give the ids of integrations, or --all")
 			}
 			return nil
-		},
+		}),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !cmd.Flags().Changed("timeout") {
 				m.conn.Timeout = 25 * time.Second // the broker waits up to 20 s for its stores

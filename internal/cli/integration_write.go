@@ -148,7 +148,7 @@ func newIntegrationUpdateCommand(kinds *integration.Kinds) *cobra.Command {
 		Example: `  secretbroker integration update cspi-sqlserver --set cache.ttl=10m
   secretbroker integration update cspi-sqlserver --credential azure.credential.client_secret=new-secret.txt
   secretbroker integration update cspi-sqlserver -f cspi-sqlserver.yaml`,
-		Args:              cobra.ExactArgs(1),
+		Args:              idArgs(cobra.ExactArgs(1)),
 		ValidArgsFunction: w.completeOneID,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			document, in, err := w.read()
@@ -332,7 +332,7 @@ func newIntegrationDeleteCommand(kinds *integration.Kinds) *cobra.Command {
 fails if the integration was used within the usage window (usage.window in
 secretbroker.yaml), and the error lists who used it; --force deletes it nevertheless.`,
 		Example:           "  secretbroker integration delete cspi-sqlserver",
-		Args:              cobra.ExactArgs(1),
+		Args:              idArgs(cobra.ExactArgs(1)),
 		ValidArgsFunction: m.completeOneID,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return m.do(cmd, func(ctx context.Context, cl *client.Client) error {

@@ -59,6 +59,9 @@ func (q *question) sets(c connectorfile.Connector) ([]referenceSet, error) {
 	case integration == "":
 		return nil, missingIntegration(c, "--integration is missing, and the configuration does not name an integration", "secret.manager")
 	}
+	if err := checkID("the integration's id", integration); err != nil {
+		return nil, missingIntegration(c, err.Error(), "secret.manager.provider.integration.id")
+	}
 	own := referenceSet{connector: cmp.Or(q.connector, c.Name), integration: integration, configs: managed, line: c.Line}
 	return append([]referenceSet{own}, sets...), nil
 }
@@ -134,6 +137,9 @@ func (q *question) setOfArgs(args []string) (referenceSet, error) {
 	}
 	if q.integration == "" {
 		return referenceSet{}, errors.New("--integration is missing")
+	}
+	if err := checkID("--integration", q.integration); err != nil {
+		return referenceSet{}, err
 	}
 	return referenceSet{connector: q.connector, integration: q.integration, configs: configs, line: func(string) int { return 0 }}, nil
 }

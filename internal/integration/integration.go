@@ -36,8 +36,12 @@ import (
 // Integration is one customer's cloud identity, the stores it may read and who
 // may use it. It is immutable: a change makes a new one with a new Revision.
 type Integration struct {
-	// ID matches [A-Za-z0-9._-]{1,64}.
+	// ID is valid according to ValidID.
 	ID string
+	// UID distinguishes the integration from deleted ones with the same ID: a UUID that
+	// the broker chose when the integration was created. It is "" for an integration in a
+	// file, of which the broker does not see the creation.
+	UID string
 	// Revision changes whenever anything in the integration changes, including the content
 	// of its credential and CA files but not of a federated token.
 	Revision string

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"path/filepath"
 	"reflect"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -22,8 +21,6 @@ const (
 
 // maxDisplayName is the maximum length, in bytes.
 const maxDisplayName = 256
-
-var validID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
 // ParsedFile is the result of parsing the content of one file.
 type ParsedFile struct {
@@ -74,8 +71,8 @@ func (p *Parser) parse(name string, data []byte) ParsedFile {
 	switch {
 	case !p.Has("id"):
 		p.Fault("id", "missing; it is required: the name that connectors' configurations use")
-	case !validID.MatchString(f.ID):
-		p.Fault("id", "expected 1 to 64 letters, digits, dots, underscores and hyphens")
+	case !ValidID(f.ID):
+		p.Fault("id", "expected %s", IDRule)
 	default:
 		out.DeclaredID = f.ID
 	}

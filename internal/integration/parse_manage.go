@@ -60,6 +60,3 @@ func (p *Parser) roles(s RolesSection) *authz.Roles {
 func (s RolesSection) Bindings() map[authz.Role][]string {
 	return map[authz.Role][]string{authz.ResourceOwner: s.ResourceOwner, authz.Assigner: s.Assigner, authz.Auditor: s.Auditor}
 }
-
-// ValidID reports whether id can be an integration's.
-func ValidID(id string) bool { return validID.MatchString(id) }

@@ -102,7 +102,7 @@ func (s *Service) load(ctx context.Context, who authz.Principal, id string, act 
 		return nil, err
 	}
 	if !integration.ValidID(id) {
-		return nil, secret.Errorf(secret.ReasonInvalidRequest, "integration_id: expected 1 to 64 letters, digits, dots, underscores and hyphens")
+		return nil, secret.Errorf(secret.ReasonInvalidRequest, "integration_id: expected %s", integration.IDRule)
 	}
 	rec, err := s.cfg.Store.Record(ctx, id)
 	switch {

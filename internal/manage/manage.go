@@ -51,7 +51,7 @@ type Config struct {
 	// UsageInMemory, if not nil, returns the uses of an integration since the given time
 	// that are only in this broker's memory, the latest first. Without it, an
 	// integration that was just used would count as unused.
-	UsageInMemory func(id string, since time.Time) []registry.Usage
+	UsageInMemory func(id, uid string, since time.Time) []registry.Usage
 	Audit         AuditLog
 	// Roles returns the current roles for all integrations.
 	Roles func() *authz.Roles
@@ -92,7 +92,7 @@ func New(cfg Config) *Service {
 		cfg.NoteUsage = func(context.Context) error { return nil }
 	}
 	if cfg.UsageInMemory == nil {
-		cfg.UsageInMemory = func(string, time.Time) []registry.Usage { return nil }
+		cfg.UsageInMemory = func(string, string, time.Time) []registry.Usage { return nil }
 	}
 	return &Service{cfg: cfg, validating: make(chan struct{}, maxValidating)}
 }
@@ -114,6 +114,8 @@ type Grant = integration.GrantSection
 // Integration is an integration as callers with a role on it may see it.
 type Integration struct {
 	Document Document
+	// UID is that of registry.Record.
+	UID string
 	// CredentialNames are the names of the stored credentials.
 	CredentialNames []string
 	Revision, ETag  string
@@ -226,7 +228,7 @@ func errorOf(kind secret.Kind, err error) error {
 func (s *Service) present(rec *registry.Record, lastUsed time.Time) Integration {
 	doc := s.cfg.Kinds.DecodeDocument(rec.ID, rec.Document)
 	in := Integration{
-		Document: doc.Document, CredentialNames: rec.Credentials, ETag: rec.ETag,
+		Document: doc.Document, UID: rec.UID, CredentialNames: rec.Credentials, ETag: rec.ETag,
 		CreatedAt: rec.CreatedAt, UpdatedAt: rec.UpdatedAt, CreatedBy: rec.CreatedBy, UpdatedBy: rec.UpdatedBy,
 		ReadOnly: rec.File != "", LastUsedAt: lastUsed,
 	}

@@ -35,6 +35,15 @@ func TestDeleteIsRefusedWhileUsageIsUnknown(t *testing.T) {
 	}
 }
 
+func uidOf(t *testing.T, b *bench, id string) string {
+	t.Helper()
+	rec, err := b.store.Record(t.Context(), id)
+	if err != nil || rec.UID == "" {
+		t.Fatalf("%+v, %v", rec, err)
+	}
+	return rec.UID
+}
+
 // A use in memory makes a deletion fail at once, whether or not usage can be written or read.
 func TestDeleteIsRefusedByUsageInMemory(t *testing.T) {
 	b := newSampleBench(t)
@@ -44,12 +53,23 @@ func TestDeleteIsRefusedByUsageInMemory(t *testing.T) {
 	cfg.NoteUsage = func(context.Context) error { noted++; return errors.New("the database is full") }
 	uses := usage.New(usage.Config{Store: b.store, Now: func() time.Time { return now }})
 	cfg.UsageInMemory = uses.InMemory
-	uses.Used(worker, "sink", "cspi", "", secret.Ref{Store: vault, Name: "db"}, "v1")
-	uses.Used(worker, "sink", "cspi2", "", secret.Ref{Store: vault, Name: "db"}, "v1")
+	uses.Used(worker, "sink", "cspi", uidOf(t, b, "cspi"), "", secret.Ref{Store: vault, Name: "db"}, "v1")
+	uses.Used(worker, "sink", "cspi2", "other", "", secret.Ref{Store: vault, Name: "db"}, "v1")
 	s := manage.New(cfg)
 	err := s.Delete(t.Context(), as(owner), "cspi", manage.WriteOptions{})
 	if reasonOf(err) != secret.ReasonIntegrationInUse || !strings.Contains(err.Error(), `by `+string(worker)+` ("sink");`) {
 		t.Errorf("got %v", err)
+	}
+	// The uses of a deleted integration do not protect its successor.
+	succeeding := usage.New(usage.Config{Store: b.store, Now: func() time.Time { return now }})
+	cfg.UsageInMemory, cfg.Usage = succeeding.InMemory, b.cfg.Usage
+	succeeding.Used(worker, "sink", "cspi", "the uid of a deleted one", "", secret.Ref{Store: vault, Name: "db"}, "v1")
+	if err := manage.New(cfg).Delete(t.Context(), as(owner), "cspi", manage.WriteOptions{ValidateOnly: true}); err != nil {
+		t.Error(err)
+	}
+	succeeding.Used(worker, "sink", "cspi", uidOf(t, b, "cspi"), "", secret.Ref{Store: vault, Name: "db"}, "v1")
+	if err := manage.New(cfg).Delete(t.Context(), as(owner), "cspi", manage.WriteOptions{ValidateOnly: true}); reasonOf(err) != secret.ReasonIntegrationInUse {
+		t.Errorf("its own use: %v", err)
 	}
 	if noted != 0 {
 		t.Errorf("a deletion wrote usage %d times", noted)

@@ -292,7 +292,7 @@ func (s *Service) Delete(ctx context.Context, who Caller, id string, o WriteOpti
 		return op.answer(ctx, err)
 	}
 	if !o.Force {
-		if err := s.unused(ctx, id); err != nil {
+		if err := s.unused(ctx, rec); err != nil {
 			return op.answer(ctx, err)
 		}
 	}
@@ -312,16 +312,16 @@ var errUnknownUse = secret.Errorf(secret.ReasonRegistryUnavailable, "cannot read
 
 // unused returns an error if the integration was used within the window, or if that is
 // unknown.
-func (s *Service) unused(ctx context.Context, id string) error {
+func (s *Service) unused(ctx context.Context, rec *registry.Record) error {
 	if s.cfg.Usage == nil {
 		return nil
 	}
 	// Check the memory first: reading the store may be slow, and writing to it slower.
 	since := s.cfg.Now().Add(-s.cfg.UsageWindow)
-	usage := s.cfg.UsageInMemory(id, since)
+	usage := s.cfg.UsageInMemory(rec.ID, rec.UID, since)
 	if len(usage) == 0 {
 		var err error
-		if usage, err = s.cfg.Usage.Usage(ctx, id, since, 0); err != nil {
+		if usage, err = s.cfg.Usage.Usage(ctx, rec.ID, since, 0); err != nil {
 			return errUnknownUse.WithCause(err)
 		}
 	}

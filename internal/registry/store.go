@@ -130,13 +130,15 @@ type Change struct {
 	By authz.Principal
 	// ValidateOnly checks the change against what Record returns, parses only Document, and
 	// does not use the backend. The result is the Record that the change would lead to,
-	// without an etag and times. Its credentials open until the caller wipes those given.
+	// without an etag, times and a new UID. Its credentials open until the caller wipes those given.
 	ValidateOnly bool
 }
 
 // Record is an integration as it is kept, without its credentials.
 type Record struct {
-	ID string
+	// ID is unique among the integrations, and UID among all that ever were: Create
+	// generates it. UID is "" for files.
+	ID, UID string
 	// Document is what was last written, byte by byte.
 	Document []byte
 	// ETag changes with every write. It means nothing to anybody but the Store.

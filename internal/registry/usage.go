@@ -11,7 +11,9 @@ import (
 // reads, no values.
 type Usage struct {
 	Integration string
-	Principal   authz.Principal
+	// UID is the UID of the integration, if it has one. UsageStore.Usage does not set it.
+	UID       string
+	Principal authz.Principal
 	// Connector is what the caller called itself, "" if it did not; nobody checked
 	// it.
 	Connector string
@@ -31,7 +33,8 @@ type Usage struct {
 // use.
 type UsageStore interface {
 	// MergeUsage adds to what is kept: the earlier FirstAt, the later LastAt and
-	// its Version hold. Usage of integrations that are not kept is dropped. Too many
+	// its Version hold. Usage of integrations that are not kept is dropped,
+	// as is that of a deleted integration whose id another one has now. Too many
 	// entries of an integration become one for each principal, without the secret.
 	MergeUsage(ctx context.Context, batch []Usage) error
 	// Usage returns the usage of one integration since then, the latest first, at

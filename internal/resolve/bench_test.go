@@ -134,7 +134,7 @@ func newBench(t *testing.T, changes ...func(*resolve.Config)) *bench {
 	log := audit.New(b.audit)
 	t.Cleanup(func() { _ = log.Close() }) // asynctest.Buffer cannot fail
 	b.broken = &brokenAudit{AuditLog: log}
-	b.integration = &integration.Integration{ID: "cspi", Revision: "r1", ReadRevision: "1", Kind: secret.KindAzureKeyVault, Policy: policy}
+	b.integration = &integration.Integration{ID: "cspi", UID: "uid-of-cspi", Revision: "r1", ReadRevision: "1", Kind: secret.KindAzureKeyVault, Policy: policy}
 	b.integrations = integrations{"cspi": b.integration}
 	config := resolve.Config{
 		Integrations: b.integrations,

@@ -30,7 +30,7 @@ type Report struct {
 // Check does everything that Resolve does except return values: it reports on every
 // config, sorted by name. The error is a *secret.Error for the call as a whole.
 func (r *Resolver) Check(ctx context.Context, who Caller, req Request) ([]Report, error) {
-	lent, err := r.look(ctx, MethodCheck, who, &req)
+	lent, _, err := r.look(ctx, MethodCheck, who, &req)
 	var contradiction *Failure
 	if errors.As(err, &contradiction) { // it is unclear which configs are references; look has recorded that
 		reports := make([]Report, len(contradiction.Configs))

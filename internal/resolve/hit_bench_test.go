@@ -34,7 +34,7 @@ func (b *barrier) HoldUntil(commit resolve.Commit) {
 }
 
 // newBenchmark returns a Resolver with one integration whose secrets stay in its cache.
-func newBenchmark(b *testing.B, store *fakeStore, used func(authz.Principal, string, string, string, secret.Ref, string)) (*resolve.Resolver, resolve.Caller) {
+func newBenchmark(b *testing.B, store *fakeStore, used func(authz.Principal, string, string, string, string, secret.Ref, string)) (*resolve.Resolver, resolve.Caller) {
 	b.Helper()
 	policy, err := authz.NewPolicy(secret.KindAzureKeyVault, []string{vault}, []authz.Grant{
 		{ID: "g0", Principals: []string{"spiffe://example.org/connect/*"}, Secrets: []string{"db-*"}},

@@ -17,8 +17,8 @@ import (
 // The parts of the worlds of TestIsolation. Many names are easily confused: prefixes of each
 // other, and differences only in case, cloud or trust domain.
 var (
-	isoIDs        = []string{"team", "Team", "team-2"}
-	isoUnknownIDs = []string{"TEAM", "none"}
+	isoIDs        = []string{"team", "tea.m", "team-2"}
+	isoUnknownIDs = []string{"tea", "none"}
 	isoStores     = []string{"https://alpha.vault.azure.net", "https://alpha2.vault.azure.net", "https://alpha.vault.azure.cn"}
 	isoNames      = []string{"db", "db-1", "db-10", "app", isoAbsent}
 	isoKeys       = []string{"", "user", "user.name", "userx", "a::b", isoBlob, "nope"}

@@ -10,15 +10,13 @@ import (
 	"unicode/utf8"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
 	"github.com/secretbroker/secretbroker/internal/tracing"
 )
 
 // MaxNameLen is the maximum length of a config name and of a connector name, in bytes.
 const MaxNameLen = 256
-
-// maxIntegrationIDLen is the maximum length of an integration id, in bytes.
-const maxIntegrationIDLen = 64
 
 // Limits limits the size of a request, so that one caller cannot cause unlimited work. A
 // field that is zero has its default.
@@ -169,7 +167,7 @@ type Request struct {
 func (r *Request) validate(limits *Limits) error {
 	switch {
 	case !ValidID(r.IntegrationID):
-		return invalid("integration_id must be 1 to %d characters of [A-Za-z0-9._-]", maxIntegrationIDLen)
+		return invalid("integration_id: expected %s", integration.IDRule)
 	case len(r.Configs) == 0:
 		return invalid("configs is empty; give at least one config name with its reference")
 	case len(r.Configs) > limits.MaxConfigs:
@@ -238,20 +236,8 @@ func printable(name string) bool {
 	return true
 }
 
-// ValidID reports whether an integration id is valid. ':' and '}' are invalid because they
-// end the path in Kafka Connect's ${provider:path:key}.
-func ValidID(id string) bool {
-	if id == "" || len(id) > maxIntegrationIDLen {
-		return false
-	}
-	for i := range len(id) {
-		c := id[i]
-		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '.' && c != '_' && c != '-' {
-			return false
-		}
-	}
-	return true
-}
+// ValidID reports whether an integration id is valid.
+func ValidID(id string) bool { return integration.ValidID(id) }
 
 func invalid(format string, args ...any) *secret.Error {
 	return secret.Errorf(secret.ReasonInvalidRequest, format, args...)

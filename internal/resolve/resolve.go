@@ -82,7 +82,7 @@ type Config struct {
 	// still hold the value back then, and the value may never leave.
 	Observe func(method string, reason secret.Reason)
 	// Used, if not nil, is called for every value that a caller gets. It must not block.
-	Used func(who authz.Principal, connector, id, grantID string, ref secret.Ref, version string)
+	Used func(who authz.Principal, connector, id, uid, grantID string, ref secret.Ref, version string)
 }
 
 // Resolver answers calls. It is safe for concurrent use.
@@ -139,7 +139,7 @@ func recycle(items *[]item) {
 // *Failure that lists every config that failed. The caller wipes the Result after it has
 // sent the answer.
 func (r *Resolver) Resolve(ctx context.Context, who Caller, req Request) (res *Result, err error) {
-	lent, err := r.look(ctx, MethodResolve, who, &req)
+	lent, in, err := r.look(ctx, MethodResolve, who, &req)
 	if err != nil {
 		return nil, err
 	}
@@ -149,7 +149,7 @@ func (r *Resolver) Resolve(ctx context.Context, who Caller, req Request) (res *R
 			wipe(*lent)
 		}
 	}()
-	return r.handOut(who, &req, *lent)
+	return r.handOut(who, &req, in, *lent)
 }
 
 // wipe overwrites the values that no caller will get.
@@ -163,25 +163,26 @@ func wipe(items []item) {
 const lightConfigs = 8
 
 // look decides about every reference of a request and gets the values of the allowed ones.
-// It records nothing yet, so no value may leave. The caller recycles the items.
-func (r *Resolver) look(ctx context.Context, method string, who Caller, req *Request) (*[]item, error) {
+// It records nothing yet, so no value may leave. The caller recycles the items. It also
+// returns the integration, nil if there is none.
+func (r *Resolver) look(ctx context.Context, method string, who Caller, req *Request) (*[]item, *integration.Integration, error) {
 	if err := req.awaitRead(ctx); err != nil {
-		return nil, r.reject(method, who, req, err)
+		return nil, nil, r.reject(method, who, req, err)
 	}
 	if len(req.Configs) > lightConfigs {
 		if err := who.takeTurn(ctx); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	if err := req.validate(&r.cfg.Limits); err != nil {
-		return nil, r.reject(method, who, req, err)
+		return nil, nil, r.reject(method, who, req, err)
 	}
 	refs, problems, err := references(method == MethodCheck, req.IntegrationID, req.Configs, r.cfg.Limits.MaxReferences)
 	if err != nil {
-		return nil, r.reject(method, who, req, err)
+		return nil, nil, r.reject(method, who, req, err)
 	}
 	if n, most := len(refs)+len(problems), r.cfg.Limits.MaxReferences; n > most {
-		return nil, r.reject(method, who, req, invalid("the request has %d references, the maximum is %d; split it", n, most))
+		return nil, nil, r.reject(method, who, req, invalid("the request has %d references, the maximum is %d; split it", n, most))
 	}
 	lent := itemPool.Get().(*[]item)
 	items := r.parse((*lent)[:0], refs, problems, secret.Kind(req.Configs[propKind]))
@@ -189,18 +190,18 @@ func (r *Resolver) look(ctx context.Context, method string, who Caller, req *Req
 	var few [64]int
 	firsts := link(items, few[:0])
 	if n, most := len(firsts), r.cfg.Limits.MaxSecrets; n > most {
-		return nil, r.reject(method, who, req, invalid("the request refers to %d different secrets, the maximum is %d; split it", n, most))
+		return nil, nil, r.reject(method, who, req, invalid("the request refers to %d different secrets, the maximum is %d; split it", n, most))
 	}
 	in, err := r.decide(who.Principal, req.IntegrationID, items)
 	if err != nil {
-		return nil, r.reject(method, who, req, err)
+		return nil, nil, r.reject(method, who, req, err)
 	}
 	if in != nil {
 		req.revision = in.Revision
 		req.Trace.Asked(in.ID, len(items))
 	}
 	r.fetch(ctx, who, in, req, items, firsts)
-	return lent, nil
+	return lent, in, nil
 }
 
 // parse appends the call's items, sorted by name. Each has a parsed reference or an error.
@@ -338,7 +339,7 @@ func (r *Resolver) decide(who authz.Principal, id string, items []item) (*integr
 }
 
 // handOut records every decision, and returns the values if that succeeded.
-func (r *Resolver) handOut(who Caller, req *Request, items []item) (*Result, error) {
+func (r *Resolver) handOut(who Caller, req *Request, in *integration.Integration, items []item) (*Result, error) {
 	res := &Result{Configs: make([]Resolved, 0, len(items))}
 	for i := range items {
 		it := &items[i]
@@ -371,7 +372,7 @@ func (r *Resolver) handOut(who Caller, req *Request, items []item) (*Result, err
 	if r.cfg.Used != nil {
 		for i := range items {
 			if it := &items[i]; it.err == nil {
-				r.cfg.Used(who.Principal, req.Connector, req.IntegrationID, it.grantID, it.ref, it.got.Secret.Version)
+				r.cfg.Used(who.Principal, req.Connector, in.ID, in.UID, it.grantID, it.ref, it.got.Secret.Version)
 			}
 		}
 	}

@@ -18,8 +18,8 @@ import (
 func TestUsed(t *testing.T) {
 	var used []string
 	b := newBench(t, func(c *resolve.Config) {
-		c.Used = func(who authz.Principal, connector, integration, grantID string, ref secret.Ref, version string) {
-			used = append(used, string(who)+" "+connector+" "+integration+" "+grantID+" "+ref.Name+" "+ref.Key+" "+version)
+		c.Used = func(who authz.Principal, connector, id, uid, grantID string, ref secret.Ref, version string) {
+			used = append(used, string(who)+" "+connector+" "+id+" "+uid+" "+grantID+" "+ref.Name+" "+ref.Key+" "+version)
 		}
 	})
 	call := func(who authz.Principal, partial bool, refs map[string]string) {
@@ -33,7 +33,7 @@ func TestUsed(t *testing.T) {
 	if _, err := b.Check(t.Context(), resolve.Caller{Principal: worker}, resolve.Request{ID: "r", IntegrationID: "cspi", Configs: map[string]string{"a": good}}); err != nil {
 		t.Fatal(err)
 	}
-	one := string(worker) + " sink cspi g0 db-secret user 0123456789abcdef0123456789abcdef"
+	one := string(worker) + " sink cspi uid-of-cspi g0 db-secret user 0123456789abcdef0123456789abcdef"
 	if diff := cmp.Diff([]string{one, one}, used); diff != "" {
 		t.Error(diff)
 	}

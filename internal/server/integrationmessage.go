@@ -67,7 +67,7 @@ func grantOf(m *secretbrokerv1.Grant) manage.Grant {
 func messageOf(in *manage.Integration) *secretbrokerv1.Integration {
 	f := &in.Document
 	m := &secretbrokerv1.Integration{
-		Id: f.ID, DisplayName: f.DisplayName, Kind: string(f.Kind),
+		Id: f.ID, Uid: in.UID, DisplayName: f.DisplayName, Kind: string(f.Kind),
 		CredentialNames: in.CredentialNames, Revision: in.Revision, Etag: in.ETag,
 		CreateTime: timeOf(in.CreatedAt), UpdateTime: timeOf(in.UpdatedAt), Creator: string(in.CreatedBy), Updater: string(in.UpdatedBy),
 		ReadOnly: in.ReadOnly, LastUseTime: timeOf(in.LastUsedAt), Problem: in.Problem,

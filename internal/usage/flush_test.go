@@ -34,7 +34,7 @@ func (s *slow) MergeUsage(ctx context.Context, batch []registry.Usage) error {
 func fillWith(r *Recorder) {
 	for p := range shareOf {
 		for i := range r.cfg.MaxEntries / shareOf {
-			r.note(authz.Principal(fmt.Sprint("dns:", p)), "", "a", "g", &secret.Ref{Store: ref.Store, Name: fmt.Sprint(p, "-", i)}, "v1", false)
+			r.note(authz.Principal(fmt.Sprint("dns:", p)), "", "a", "", "g", &secret.Ref{Store: ref.Store, Name: fmt.Sprint(p, "-", i)}, "v1", false)
 		}
 	}
 }
@@ -71,21 +71,21 @@ func TestInMemory(t *testing.T) {
 		store := &slow{Memory: NewMemory(0), each: 3 * time.Second}
 		r := New(Config{Store: store})
 		begin := time.Now()
-		r.Used(worker, "sink", "a", "g", ref, "v1")
-		r.Used(worker, "sink", "ab", "g", ref, "v1")
+		r.Used(worker, "sink", "a", "", "g", ref, "v1")
+		r.Used(worker, "sink", "ab", "", "g", ref, "v1")
 		time.Sleep(time.Second)
-		r.Used(worker, "later", "a", "g", ref, "v1")
+		r.Used(worker, "later", "a", "", "g", ref, "v1")
 		flushed := make(chan error)
 		go func() { flushed <- r.Flush(t.Context()) }()
 		synctest.Wait() // the flush waits in the store
-		got := r.InMemory("a", begin)
+		got := r.InMemory("a", "", begin)
 		if len(got) != 2 || got[0].Connector != "later" || got[1].Connector != "sink" || got[1].Principal != worker || !got[1].LastAt.Equal(begin) {
 			t.Errorf("got %+v", got)
 		}
-		if got := r.InMemory("a", begin.Add(time.Second)); len(got) != 1 {
+		if got := r.InMemory("a", "", begin.Add(time.Second)); len(got) != 1 {
 			t.Errorf("got %+v", got)
 		}
-		if got := r.InMemory("b", begin); len(got) != 0 {
+		if got := r.InMemory("b", "", begin); len(got) != 0 {
 			t.Errorf("got %+v", got)
 		}
 		if err := <-flushed; err != nil {

@@ -94,11 +94,11 @@ type entry struct {
 }
 
 // keyParts is the number of strings in a key.
-const keyParts = 7
+const keyParts = 8
 
 // appendKey appends the key of a use: its strings, each preceded by its length.
-func appendKey(b []byte, who authz.Principal, connector, integration, grantID string, ref *secret.Ref) []byte {
-	for _, part := range [keyParts]string{integration, string(who), connector, ref.Store, ref.Name, ref.Key, grantID} {
+func appendKey(b []byte, who authz.Principal, connector, integration, uid, grantID string, ref *secret.Ref) []byte {
+	for _, part := range [keyParts]string{integration, uid, string(who), connector, ref.Store, ref.Name, ref.Key, grantID} {
 		b = binary.AppendUvarint(b, uint64(len(part)))
 		b = append(b, part...)
 	}
@@ -151,24 +151,26 @@ func New(c Config) *Recorder {
 // uses that it has not seen for some time and for very long names. It retains version, but
 // none of the other strings.
 //
+// integration and uid identify the integration; uid may be "".
+//
 // Every use is recorded. If a principal has too many different uses, Used leaves out the
 // connector's name, or else records only a use of the integration.
-func (r *Recorder) Used(who authz.Principal, connector, integration, grantID string, ref secret.Ref, version string) {
+func (r *Recorder) Used(who authz.Principal, connector, integration, uid, grantID string, ref secret.Ref, version string) {
 	switch {
-	case r.note(who, connector, integration, grantID, &ref, version, true):
+	case r.note(who, connector, integration, uid, grantID, &ref, version, true):
 		return
-	case connector != "" && r.note(who, "", integration, grantID, &ref, version, true):
+	case connector != "" && r.note(who, "", integration, uid, grantID, &ref, version, true):
 	default:
-		r.note(who, "", integration, "", &secret.Ref{}, "", false)
+		r.note(who, "", integration, uid, "", &secret.Ref{}, "", false)
 	}
 	r.folded.Add(1)
 }
 
 // note records a use under a key. If limited, a new key must be within the principal's share;
 // note reports whether it recorded the use.
-func (r *Recorder) note(who authz.Principal, connector, integration, grantID string, ref *secret.Ref, version string, limited bool) bool {
+func (r *Recorder) note(who authz.Principal, connector, integration, uid, grantID string, ref *secret.Ref, version string, limited bool) bool {
 	var space [512]byte
-	k := appendKey(space[:0], who, connector, integration, grantID, ref)
+	k := appendKey(space[:0], who, connector, integration, uid, grantID, ref)
 	i := int32(maphash.Bytes(r.seed, k) % shards)
 	now := r.cfg.Now().UnixNano()
 	s := &r.shards[i]
@@ -269,8 +271,11 @@ func (r *Recorder) write(ctx context.Context, batch []registry.Usage, taken []*e
 // InMemory returns the uses of an integration since the given time that are in memory, the
 // latest first. They include all unwritten uses, also those that a flush is writing now.
 // FirstAt is not set. InMemory does not access the store.
-func (r *Recorder) InMemory(integration string, since time.Time) []registry.Usage {
-	prefix := string(binary.AppendUvarint(nil, uint64(len(integration)))) + integration
+func (r *Recorder) InMemory(integration, uid string, since time.Time) []registry.Usage {
+	var prefix string
+	for _, part := range []string{integration, uid} {
+		prefix += string(binary.AppendUvarint(nil, uint64(len(part)))) + part
+	}
 	var all []registry.Usage
 	for i := range r.shards {
 		s := &r.shards[i]
@@ -290,8 +295,8 @@ func (r *Recorder) InMemory(integration string, since time.Time) []registry.Usag
 func usageOf(k string, e *entry) registry.Usage {
 	part := splitKey(k)
 	return registry.Usage{
-		Integration: part[0], Principal: authz.Principal(part[1]), Connector: part[2],
-		Store: part[3], Secret: part[4], Key: part[5], GrantID: part[6], Version: e.version,
+		Integration: part[0], UID: part[1], Principal: authz.Principal(part[2]), Connector: part[3],
+		Store: part[4], Secret: part[5], Key: part[6], GrantID: part[7], Version: e.version,
 		LastAt: time.Unix(0, e.last).UTC(),
 	}
 }
@@ -318,7 +323,7 @@ func (r *Recorder) take(s *shard, batch []registry.Usage, taken []*entry) ([]reg
 				r.entries.Add(-1)
 				if e.limited {
 					part := splitKey(k)
-					r.shares.leave(authz.Principal(part[1]), part[2])
+					r.shares.leave(authz.Principal(part[2]), part[3])
 				}
 			}
 			continue

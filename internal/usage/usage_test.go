@@ -71,9 +71,9 @@ func TestRecorder(t *testing.T) {
 		done := make(chan error, 1)
 		go func() { done <- r.Run(ctx) }()
 		begin := time.Now()
-		r.Used(worker, "sink", "a", "g", ref, "v1")
+		r.Used(worker, "sink", "a", "", "g", ref, "v1")
 		time.Sleep(time.Second)
-		r.Used(worker, "sink", "a", "g", ref, "v2")
+		r.Used(worker, "sink", "a", "", "g", ref, "v2")
 		check(t, store)
 		time.Sleep(5 * time.Second)
 		check(t, store, used("v2", begin, begin.Add(time.Second)))
@@ -85,9 +85,9 @@ func TestRecorder(t *testing.T) {
 		// While the store fails nothing is lost, and the time of the first use stays.
 		store.set(store.Memory, errors.New("the store is down"))
 		failed := time.Now()
-		r.Used(worker, "sink", "a", "g", ref, "v3")
+		r.Used(worker, "sink", "a", "", "g", ref, "v3")
 		time.Sleep(20 * time.Second)
-		r.Used(worker, "sink", "a", "g", ref, "v3")
+		r.Used(worker, "sink", "a", "", "g", ref, "v3")
 		last := time.Now()
 		store.set(NewMemory(0), nil) // to see only what is written from now on
 		time.Sleep(5 * time.Second)
@@ -102,7 +102,7 @@ func TestRecorder(t *testing.T) {
 		}
 		check(t, store, used("v3", failed, last))
 		// The end of Run writes the unwritten uses.
-		r.Used(worker, "sink", "a", "g", ref, "v4")
+		r.Used(worker, "sink", "a", "", "g", ref, "v4")
 		last = time.Now()
 		cancel()
 		if err := <-done; err != nil {
@@ -116,8 +116,8 @@ func TestRecorderIsBounded(t *testing.T) {
 	store := NewMemory(20)
 	r := New(Config{Store: store, MaxEntries: 100})
 	for i := range 1000 {
-		r.Used(worker, fmt.Sprint("c", i), "a", "g", ref, "v1")
-		r.Used(worker, "c0", "a", "g", ref, "v1")
+		r.Used(worker, fmt.Sprint("c", i), "a", "", "g", ref, "v1")
+		r.Used(worker, "c0", "a", "", "g", ref, "v1")
 	}
 	// An eighth of the entries, one of them perhaps without a connector's name, and the
 	// integration's entry.
@@ -141,7 +141,7 @@ func TestRecorderIsConcurrent(t *testing.T) {
 	for n := range 8 {
 		callers.Go(func() {
 			for i := range 500 {
-				r.Used(worker, fmt.Sprint(i%50), "a", "g", ref, fmt.Sprint(n))
+				r.Used(worker, fmt.Sprint(i%50), "a", "", "g", ref, fmt.Sprint(n))
 				if i%100 == 0 {
 					r.Flush(t.Context())
 				}
@@ -167,7 +167,7 @@ func TestRecorderTellsNamesApart(t *testing.T) {
 		{Connector: "ab", Store: "c"}, {Connector: "a", Store: "bc"}, {Connector: "abc"},
 		{Connector: "sink", Store: "s", Secret: long}, {Connector: "sink", Store: "s", Secret: long, Key: "k"},
 	} {
-		r.Used(worker, u.Connector, "a", "g", secret.Ref{Store: u.Store, Name: u.Secret, Key: u.Key}, "v1")
+		r.Used(worker, u.Connector, "a", "", "g", secret.Ref{Store: u.Store, Name: u.Secret, Key: u.Key}, "v1")
 	}
 	r.Flush(t.Context())
 	got, err := store.Usage(t.Context(), "a", time.Time{}, 0)
@@ -183,8 +183,8 @@ func TestRecorderTellsNamesApart(t *testing.T) {
 
 func TestUsedDoesNotAllocate(t *testing.T) {
 	r := New(Config{Store: NewMemory(0)})
-	r.Used(worker, "sink", "a", "g", ref, "v1")
-	if n := testing.AllocsPerRun(1000, func() { r.Used(worker, "sink", "a", "g", ref, "v1") }); n != 0 {
+	r.Used(worker, "sink", "a", "", "g", ref, "v1")
+	if n := testing.AllocsPerRun(1000, func() { r.Used(worker, "sink", "a", "", "g", ref, "v1") }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }
@@ -198,13 +198,13 @@ func BenchmarkUsed(b *testing.B) {
 			for i := range refs {
 				refs[i] = ref
 				refs[i].Name = fmt.Sprint("db-", i)
-				r.Used(worker, "sink", "a", "g", refs[i], "v1")
+				r.Used(worker, "sink", "a", "", "g", refs[i], "v1")
 			}
 			b.ReportAllocs()
 			b.ResetTimer()
 			b.RunParallel(func(pb *testing.PB) {
 				for i := 0; pb.Next(); i = (i + 7919) % uses {
-					r.Used(worker, "sink", "a", "g", refs[i], "v1")
+					r.Used(worker, "sink", "a", "", "g", refs[i], "v1")
 				}
 			})
 		})
@@ -216,7 +216,7 @@ func BenchmarkFlush(b *testing.B) {
 	r := New(Config{Store: NewMemory(0)})
 	for b.Loop() {
 		for i := range 20_000 {
-			r.Used(worker, "sink", "a", "g", secret.Ref{Store: ref.Store, Name: fmt.Sprint("db-", i), Key: "password"}, "v1")
+			r.Used(worker, "sink", "a", "", "g", secret.Ref{Store: ref.Store, Name: fmt.Sprint("db-", i), Key: "password"}, "v1")
 		}
 		r.Flush(b.Context())
 	}
@@ -229,19 +229,19 @@ func TestOnePrincipalLeavesRoomForOthers(t *testing.T) {
 	r := New(Config{Store: store})
 	const flood = 100_000
 	for i := range flood {
-		r.Used("dns:flood", fmt.Sprint("c", i), "a", "g", ref, "v1")
+		r.Used("dns:flood", fmt.Sprint("c", i), "a", "", "g", ref, "v1")
 	}
 	if n := r.Entries(); n > maxConnectors+1 {
 		t.Errorf("%d entries of one secret", n)
 	}
 	for i := range flood { // and the same number of secrets
-		r.Used("dns:flood", "c", "b", "g", secret.Ref{Store: ref.Store, Name: fmt.Sprint("s", i)}, "v1")
+		r.Used("dns:flood", "c", "b", "", "g", secret.Ref{Store: ref.Store, Name: fmt.Sprint("s", i)}, "v1")
 	}
 	if n := r.Entries(); n > r.cfg.MaxEntries/shareOf+2 {
 		t.Errorf("%d entries of one principal", n)
 	}
-	r.Used("dns:flood", "c", "only", "g", secret.Ref{Store: ref.Store, Name: "late"}, "v1")
-	r.Used(worker, "sink", "a", "g", ref, "v1")
+	r.Used("dns:flood", "c", "only", "", "g", secret.Ref{Store: ref.Store, Name: "late"}, "v1")
+	r.Used(worker, "sink", "a", "", "g", ref, "v1")
 	if err := r.Flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -85,8 +85,13 @@ func (Role) EnumDescriptor() ([]byte, []int) {
 // Integration is one cloud identity, the stores it may read, and who may use it.
 type Integration struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The name that connector configurations use, [A-Za-z0-9._-]{1,64}. It is set at
-	// creation and immutable.
+	// The name that connector configurations use: 1 to 64 lower-case letters, digits, dots,
+	// underscores and hyphens. It begins and ends with a letter or digit and has no two
+	// dots in a row. It is set at creation and immutable.
+	//
+	// An id is unique in the broker, and will be in every version of this API: if
+	// integrations are ever grouped, for example by environment, the group is a field of
+	// the integration and never a part of its name.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// A description for people, one line.
 	DisplayName string `protobuf:"bytes,2,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
@@ -138,7 +143,12 @@ type Integration struct {
 	LastUseTime *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=last_use_time,json=lastUseTime,proto3" json:"last_use_time,omitempty"`
 	// Output only: why the broker does not use the integration in its current form, for
 	// an operator; empty if it does.
-	Problem       string `protobuf:"bytes,21,opt,name=problem,proto3" json:"problem,omitempty"`
+	Problem string `protobuf:"bytes,21,opt,name=problem,proto3" json:"problem,omitempty"`
+	// Output only: a UUID (version 4) that the broker chooses at creation and never uses
+	// again. An integration that is deleted and created again has the same id and another
+	// uid: it is another integration, without the usage of the first. Empty for an
+	// integration in a file, of which the broker does not see the creation.
+	Uid           string `protobuf:"bytes,22,opt,name=uid,proto3" json:"uid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -316,6 +326,13 @@ func (x *Integration) GetLastUseTime() *timestamppb.Timestamp {
 func (x *Integration) GetProblem() string {
 	if x != nil {
 		return x.Problem
+	}
+	return ""
+}
+
+func (x *Integration) GetUid() string {
+	if x != nil {
+		return x.Uid
 	}
 	return ""
 }
@@ -1969,7 +1986,7 @@ var File_secretbroker_v1_integration_proto protoreflect.FileDescriptor
 
 const file_secretbroker_v1_integration_proto_rawDesc = "" +
 	"\n" +
-	"!secretbroker/v1/integration.proto\x12\x0fsecretbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd7\a\n" +
+	"!secretbroker/v1/integration.proto\x12\x0fsecretbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe9\a\n" +
 	"\vIntegration\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
 	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\x12\x12\n" +
@@ -1994,7 +2011,8 @@ const file_secretbroker_v1_integration_proto_rawDesc = "" +
 	"\tread_only\x18\x12 \x01(\bR\breadOnly\x12+\n" +
 	"\x05facts\x18\x13 \x03(\v2\x15.secretbroker.v1.FactR\x05facts\x12>\n" +
 	"\rlast_use_time\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\vlastUseTime\x12\x18\n" +
-	"\aproblem\x18\x15 \x01(\tR\aproblem\x1a>\n" +
+	"\aproblem\x18\x15 \x01(\tR\aproblem\x12\x10\n" +
+	"\x03uid\x18\x16 \x01(\tR\x03uid\x1a>\n" +
 	"\x10CredentialsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"w\n" +

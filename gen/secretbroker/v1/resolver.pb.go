@@ -90,8 +90,7 @@ func (LengthClass) EnumDescriptor() ([]byte, []int) {
 
 type ResolveRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The provider integration whose cloud identity reads the secrets,
-	// [A-Za-z0-9._-]{1,64}.
+	// The provider integration whose cloud identity reads the secrets; see Integration.id.
 	IntegrationId string `protobuf:"bytes,1,opt,name=integration_id,json=integrationId,proto3" json:"integration_id,omitempty"`
 	// Config name to reference, for example "database.password" to
 	// "https://my-vault.vault.azure.net::sqlserver-db-secret::password".

@@ -178,8 +178,8 @@ func TestParseFaults(t *testing.T) {
 		{"duplicate", full + "id: y\n", `6: "id" is set twice, first on line 1`},
 
 		{"no id", strings.TrimPrefix(full, "id: x\n"), "1: id: missing; it is required: the name that connectors' configurations use"},
-		{"bad id", strings.Replace(full, "x", "a/b", 1), "1: id: expected 1 to 64 letters, digits, dots, underscores and hyphens"},
-		{"long id", strings.Replace(full, "x", strings.Repeat("x", 65), 1), "1: id: expected 1 to 64 letters, digits, dots, underscores and hyphens"},
+		{"bad id", strings.Replace(full, "x", "a/b", 1), "1: id: expected " + integration.IDRule},
+		{"long id", strings.Replace(full, "x", strings.Repeat("x", 65), 1), "1: id: expected " + integration.IDRule},
 		{"display name", full + `display_name: "a\nb"` + "\n", "6: display_name: expected one line of at most 256 bytes"},
 		{"no kind", strings.Replace(full, "kind: AZURE_KEY_VAULT\n", "", 1), "1: kind: missing; it is required: " + kinds},
 		{"other kind", strings.Replace(full, "AZURE_KEY_VAULT", "azure_key_vault", 1), "2: kind: expected " + kinds},
@@ -260,7 +260,7 @@ func TestParseFaults(t *testing.T) {
 		{"grant is text", full + "grants:\n  - dns:a.example.org\n", "7: grants[0]: expected a section of settings (name: value), found a single value"},
 
 		{"all at once", "id: a b\nkind: AZURE_KEY_VAULT\nazure:\n  tenant_id: x\n  credential: {type: client_secret, token_file: f}\n  vaults: [x]\ncache: {ttl: 1}\ngrants:\n  - principals: [x]\nmore: 1\n",
-			"1: id: expected 1 to 64 letters, digits, dots, underscores and hyphens\n" +
+			"1: id: expected " + integration.IDRule + "\n" +
 				"3: azure.client_id: missing; the credential type client_secret requires it\n" +
 				"4: " + badTenant + "\n" +
 				"5: azure.credential.client_secret_file: missing; the credential type client_secret requires it\n" +

@@ -79,15 +79,15 @@ func testRead(t *testing.T, b *Backend) {
 func testPaging(t *testing.T, b *Backend) {
 	s := b.Open(t, Settings{})
 	// Sorted by bytes, independent of the database's collation.
-	for _, id := range []string{"b", "A", "_x", "a.1", "a-1", "a", "B", "9"} {
+	for _, id := range []string{"b", "a0", "a_x", "a.1", "a-1", "a", "ab", "9"} {
 		b.put(t, s, id, document(id, "abc"))
 	}
-	const all = "9 A B _x a a-1 a.1 b"
+	const all = "9 a a-1 a.1 a0 a_x ab b"
 	for page, want := range map[registry.Page]string{
 		{}:                       all,
-		{Limit: 3}:               "9 A B",
-		{After: "B", Limit: 3}:   "_x a a-1",
-		{After: "a-1"}:           "a.1 b",
+		{Limit: 3}:               "9 a a-1",
+		{After: "a.1", Limit: 3}: "a0 a_x ab",
+		{After: "a-1"}:           "a.1 a0 a_x ab b",
 		{After: "a-0", Limit: 1}: "a-1",
 		{After: "b", Limit: 3}:   "",
 		{Limit: 1000}:            all,

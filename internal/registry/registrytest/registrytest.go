@@ -52,6 +52,7 @@ func Run(t *testing.T, newBackend func(t *testing.T) *Backend) {
 		"Update":               testUpdate,
 		"Delete":               testDelete,
 		"ETag":                 testETag,
+		"UID":                  testUID,
 		"Quota":                testQuota,
 		"Invalid":              testInvalid,
 		"ValidateOnly":         testValidateOnly,

@@ -91,7 +91,7 @@ func testUsageGoesAlong(t *testing.T, b *Backend) {
 	s := b.Open(t, Settings{})
 	u := usageOf(t, s)
 	doc := registry.Change{Document: []byte(document("a", "abc"))}
-	mustCreate(t, s, doc)
+	deleted := mustCreate(t, s, doc)
 	if err := u.MergeUsage(t.Context(), []registry.Usage{use("x", "", "v1", 0, 1)}); err != nil {
 		t.Fatal(err)
 	}
@@ -100,8 +100,19 @@ func testUsageGoesAlong(t *testing.T, b *Backend) {
 	if err := s.Delete(t.Context(), "a", ""); err != nil {
 		t.Fatal(err)
 	}
-	mustCreate(t, s, doc)
+	again := mustCreate(t, s, doc)
 	checkUsage(t, u, time.Time{}, 0)
+	// Usage of the deleted integration may arrive late, even together with that of its successor.
+	late, own := use("x", "", "v1", 0, 9), use("x", "", "v2", 7, 8)
+	late.UID, own.UID = deleted.UID, again.UID
+	if err := u.MergeUsage(t.Context(), []registry.Usage{late}); err != nil {
+		t.Fatal(err)
+	}
+	checkUsage(t, u, time.Time{}, 0)
+	if err := u.MergeUsage(t.Context(), []registry.Usage{late, own, late}); err != nil {
+		t.Fatal(err)
+	}
+	checkUsage(t, u, time.Time{}, 0, use("x", "", "v2", 7, 8))
 }
 
 // Replicas report the same callers concurrently.

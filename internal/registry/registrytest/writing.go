@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -111,6 +112,39 @@ func testETag(t *testing.T, b *Backend) {
 	}
 }
 
+var uuid4 = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`)
+
+// An integration keeps its UID until it is deleted, and the next one with its id has another.
+func testUID(t *testing.T, b *Backend) {
+	s, replica := b.Open(t, Settings{}), b.Open(t, Settings{})
+	doc := registry.Change{Document: []byte(document("a", "abc"))}
+	check := func(what, want string) {
+		t.Helper()
+		replica.Reload()
+		read, err := s.Record(t.Context(), "a")
+		if err != nil || read.UID != want || read.Integration.UID != want || mustGet(t, s, "a").UID != want || mustGet(t, replica, "a").UID != want {
+			t.Errorf("%s: want UID %s, got %q, %q, %q, %q; %v", what, want, read.UID, read.Integration.UID, mustGet(t, s, "a").UID, mustGet(t, replica, "a").UID, err)
+		}
+	}
+	r := mustCreate(t, s, doc)
+	if !uuid4.MatchString(r.UID) || r.Integration.UID != r.UID {
+		t.Errorf("Create returned the UIDs %q and %q", r.UID, r.Integration.UID)
+	}
+	check("after Create", r.UID)
+	if u := mustUpdate(t, s, registry.Change{Document: []byte(document("a", "xyz"))}); u.UID != r.UID {
+		t.Errorf("Update returned the UID %s instead of %s", u.UID, r.UID)
+	}
+	check("after Update", r.UID)
+	if err := s.Delete(t.Context(), "a", ""); err != nil {
+		t.Fatal(err)
+	}
+	again := mustCreate(t, s, doc)
+	if again.UID == r.UID || !uuid4.MatchString(again.UID) {
+		t.Errorf("the UID after a deletion is %q, before it was %s", again.UID, r.UID)
+	}
+	check("created again", again.UID)
+}
+
 func testQuota(t *testing.T, b *Backend) {
 	s := b.Open(t, Settings{MaxIntegrations: 2})
 	mustCreate(t, s, registry.Change{Document: []byte(document("a", "abc"))})
@@ -134,6 +168,7 @@ func testInvalid(t *testing.T, b *Backend) {
 		"empty":           "",
 		"no id":           strings.Replace(document("a", "abc"), "id: a", "display_name: a", 1),
 		"unknown setting": document("a", "abc") + "unknown: " + planted,
+		"upper-case id":   strings.Replace(document("a", "abc"), "id: a", "id: A", 1),
 		"bad grant":       strings.Replace(document("a", "abc"), worker, "'"+planted+"'", 1),
 		"no credential":   secretDocument("a"),
 		"any file": strings.Replace(secretDocument("a"), "{type: client_secret}",
@@ -167,7 +202,7 @@ func testValidateOnly(t *testing.T, b *Backend) {
 	s := b.Open(t, Settings{MaxIntegrations: 1})
 	c := registry.Change{Document: []byte(document("a", "abc")), ValidateOnly: true}
 	r := mustCreate(t, s, c)
-	if r.ID != "a" || r.ETag != "" || !r.CreatedAt.IsZero() || r.Integration == nil || ids(s.List()) != "" || recordIDs(t, s, registry.Page{}) != "" {
+	if r.ID != "a" || r.UID != "" || r.ETag != "" || !r.CreatedAt.IsZero() || r.Integration == nil || ids(s.List()) != "" || recordIDs(t, s, registry.Page{}) != "" {
 		t.Errorf("Create: %+v; List: %s", r, ids(s.List()))
 	}
 	if _, err := s.Update(t.Context(), c); !errors.Is(err, registry.ErrNotFound) {

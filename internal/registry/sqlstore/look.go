@@ -198,7 +198,7 @@ func (s *Store) readLog(ctx context.Context, last *snapshot, st *state) (map[str
 					+ (SELECT count(*) FROM registry_changes AS c JOIN registry_state AS s ON c.revision = s.revision AND c.stamp = s.stamp),
 				(SELECT count(*) FROM registry_changes AS c JOIN registry_changes AS p ON p.revision = c.revision - 1 AND p.stamp = c.previous WHERE c.revision > ?)`,
 				args: []any{last.revision, last.stamp, last.revision}, row: into(&ends, &links)},
-			{query: `SELECT c.integration_id, coalesce(i.spec, ''), coalesce(i.etag, ''), coalesce(i.created_at, 0), coalesce(i.created_by, ''), coalesce(i.updated_at, 0), coalesce(i.updated_by, '')
+			{query: `SELECT c.integration_id, coalesce(i.spec, ''), coalesce(i.etag, ''), coalesce(i.created_at, 0), coalesce(i.created_by, ''), coalesce(i.updated_at, 0), coalesce(i.updated_by, ''), coalesce(` + s.uid + `, '')
 				FROM (SELECT DISTINCT integration_id FROM registry_changes WHERE revision > ?) AS c LEFT JOIN integrations AS i ON i.id = c.integration_id`,
 				args: []any{last.revision}, row: each(&rows, (*kept).fields)},
 			{query: `SELECT integration_id, name, sealed FROM credentials WHERE integration_id IN (` + named + `)`,
@@ -264,7 +264,7 @@ func (s *Store) readList(ctx context.Context, last *snapshot, st *state) (change
 				args = nil
 			}
 			return []stmt{
-				{query: `SELECT ` + rowColumns + ` FROM integrations` + where, args: args, row: each(&rows, (*kept).fields)},
+				{query: `SELECT ` + s.columns() + ` FROM integrations` + where, args: args, row: each(&rows, (*kept).fields)},
 				{query: `SELECT integration_id, name, sealed FROM credentials` + of, args: args, row: each(&sealed, (*sealedCredential).fields)},
 			}
 		},

@@ -31,11 +31,16 @@ var migrations = []migration{
 	{version: 2, name: "usage", oldest: 1},
 	{version: changesVersion, name: "changes", oldest: 2},
 	{version: 4, name: "grant_ids", oldest: 3},
+	{version: uidVersion, name: "uid", oldest: 2},
 }
 
 // changesVersion is the schema version that introduced the change log. Writers of older
 // releases leave gaps in the log, which readers detect.
 const changesVersion = 3
+
+// uidVersion is the schema version that introduced the column uid. The database fills it for
+// integrations that older releases create.
+const uidVersion = 5
 
 // latest is the schema version of this release.
 func latest() int { return migrations[len(migrations)-1].version }

@@ -61,7 +61,7 @@ func version(t *testing.T, s *Store) (v int) {
 // other.
 func checkWorks(t *testing.T, s, other *Store) {
 	t.Helper()
-	id := "works-" + rand.Text()
+	id := "works-" + strings.ToLower(rand.Text())
 	r := create(t, s, document(id, "abc", "dns:a.example.org"))
 	if _, err := s.Update(t.Context(), registry.Change{Document: document(id, "xyz", "dns:a.example.org"), ETag: r.ETag}); err != nil {
 		t.Fatal(err)
@@ -103,6 +103,35 @@ func TestReleasesSideBySide(t *testing.T) {
 			t.Errorf("the rollback changed the schema to %d", v)
 		}
 		checkWorks(t, again, now)
+	})
+}
+
+// TestUIDsOfOlderReleases: integrations that exist before the migration, or that an older
+// release creates after it, have different UIDs, which do not change.
+func TestUIDsOfOlderReleases(t *testing.T) {
+	backends(t, func(t *testing.T, open opener) {
+		old := open.must(t, Config{Kinds: kinds.All(), program: uidVersion - 1})
+		create(t, old, document("a", "abc", "dns:a.example.org"))
+		create(t, old, document("b", "abc", "dns:a.example.org"))
+		now := open.must(t, Config{Kinds: kinds.All()})
+		create(t, old, document("c", "abc", "dns:a.example.org"))
+		create(t, old, document("d", "abc", "dns:a.example.org"))
+		create(t, now, document("e", "abc", "dns:a.example.org"))
+		update(t, old, document("a", "xyz", "dns:a.example.org"))
+		now.Reload()
+		seen := make(map[string]bool)
+		for _, in := range now.List() {
+			if len(in.UID) != 36 || in.UID[14] != '4' || !strings.ContainsRune("89ab", rune(in.UID[19])) || in.UID != strings.ToLower(in.UID) || seen[in.UID] {
+				t.Errorf("%s has the UID %q", in.ID, in.UID)
+			}
+			seen[in.UID] = true
+			if r, err := now.Record(t.Context(), in.ID); err != nil || r.UID != in.UID {
+				t.Errorf("%s: Record has the UID %q, Get %q; %v", in.ID, r.UID, in.UID, err)
+			}
+		}
+		if len(seen) != 5 {
+			t.Errorf("%d integrations", len(seen))
+		}
 	})
 }
 

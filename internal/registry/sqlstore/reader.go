@@ -93,7 +93,7 @@ type Kept struct {
 
 // Integrations returns all integrations as of one point in time, sorted by id.
 func (r *Reader) Integrations(ctx context.Context) ([]Kept, error) {
-	all, err := readRows(ctx, r, `SELECT `+rowColumns+` FROM integrations ORDER BY id`, (*row).fields)
+	all, err := readRows(ctx, r, `SELECT id, spec, updated_at FROM integrations ORDER BY id`, func(r *row) []any { return []any{&r.id, &r.spec, &r.updatedAt} })
 	list := make([]Kept, len(all))
 	for i, row := range all {
 		list[i] = Kept{ID: row.id, Document: []byte(row.spec), UpdatedAt: instant(row.updatedAt)}

@@ -65,7 +65,7 @@ func (s *Store) Refresh(ctx context.Context) error {
 // record returns the part of a row that callers may see.
 func (r *row) record(p integration.Parsed, credentials []string) registry.Record {
 	return registry.Record{
-		ID: r.id, Document: []byte(r.spec), ETag: r.etag, Credentials: credentials,
+		ID: r.id, UID: r.uid, Document: []byte(r.spec), ETag: r.etag, Credentials: credentials,
 		CreatedAt: instant(r.createdAt), UpdatedAt: instant(r.updatedAt),
 		CreatedBy: principal(r.createdBy), UpdatedBy: principal(r.updatedBy),
 		Integration: p.Integration, Faults: p.Faults,

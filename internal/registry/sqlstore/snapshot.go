@@ -179,6 +179,7 @@ func (s *Store) parse(ctx context.Context, k, old *kept, look *integration.Look)
 	case in == nil:
 	default:
 		sum := sha256.Sum256([]byte(k.etag + "/" + k.parsed.FilesSum))
+		in.UID = k.uid
 		in.Revision = hex.EncodeToString(sum[:])[:16]
 		if old != nil && old.serving != nil && old.serving.Revision == in.Revision {
 			in = old.serving

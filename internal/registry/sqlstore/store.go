@@ -84,6 +84,8 @@ type Store struct {
 	file   *dbFile // nil with PostgreSQL
 	// logged is whether the schema has the change log, registry_changes.
 	logged bool
+	// uid is the column integrations.uid, or a constant if the schema does not have it.
+	uid string
 	// maxUsage is the constant of that name, but in tests.
 	maxUsage int
 
@@ -129,6 +131,9 @@ func newStore(c Config, db, looks *sql.DB, d *dialect) *Store {
 	}
 	s := &Store{maxUsage: maxUsage, cfg: c, db: db, looks: looks, d: d, hosts: 1, turn: make(chan struct{}, 1), trouble: make(map[string]string)}
 	s.logged = c.program >= changesVersion
+	if s.uid = "uid"; c.program < uidVersion {
+		s.uid = "''"
+	}
 	s.recent = min(c.MaxOutage, c.PollInterval+slack)
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.current.Store(&snapshot{revision: c.Seen.Revision, stamp: c.Seen.Stamp})

@@ -51,10 +51,10 @@ func text(s string) string {
 
 // MergeUsage implements registry.UsageStore.
 func (s *Store) MergeUsage(ctx context.Context, batch []registry.Usage) error {
-	merged := make(map[string]registry.Usage, len(batch))
+	merged := make(map[string]registry.Usage, len(batch)) // by usageID and UID
 	for _, u := range batch {
 		u.Connector, u.Store, u.Secret, u.Key, u.Version = text(u.Connector), text(u.Store), text(u.Secret), text(u.Key), text(u.Version)
-		id := usageID(&u)
+		id := usageID(&u) + u.UID
 		if old, ok := merged[id]; ok {
 			u = registry.MergeUsage(old, u)
 		}
@@ -71,7 +71,7 @@ func (s *Store) MergeUsage(ctx context.Context, batch []registry.Usage) error {
 		return cmp.Or(cmp.Compare(merged[a].Integration, merged[b].Integration), cmp.Compare(a, b))
 	})
 	for chunk := range slices.Chunk(ids, usageChunk) {
-		if err := s.writeUsage(ctx, upsertUsage(chunk, merged)); err != nil {
+		if err := s.writeUsage(ctx, s.upsertUsage(chunk, merged)); err != nil {
 			return err
 		}
 	}
@@ -105,23 +105,23 @@ func (s *Store) runUsage(ctx context.Context, b batch) error {
 // upsertUsage returns the statement that merges entries into the table. The casts in the
 // first entry tell PostgreSQL the types of the columns; column1 and so on are the names
 // that both databases assign.
-func upsertUsage(ids []string, merged map[string]registry.Usage) stmt {
+func (s *Store) upsertUsage(ids []string, merged map[string]registry.Usage) stmt {
 	var values strings.Builder
-	args := make([]any, 0, 11*len(ids))
+	args := make([]any, 0, 12*len(ids))
 	for i, id := range ids {
 		if i > 0 {
 			values.WriteString(", ")
 		}
-		values.WriteString("(" + strings.Repeat("CAST(? AS TEXT), ", 9) + "CAST(? AS BIGINT), CAST(? AS BIGINT))")
+		values.WriteString("(" + strings.Repeat("CAST(? AS TEXT), ", 9) + "CAST(? AS BIGINT), CAST(? AS BIGINT), CAST(? AS TEXT))")
 		u := merged[id]
-		args = append(args, id, u.Integration, string(u.Principal), u.Connector, u.Store, u.Secret, u.Key, u.GrantID, u.Version,
-			u.FirstAt.UnixMicro(), u.LastAt.UnixMicro())
+		args = append(args, usageID(&u), u.Integration, string(u.Principal), u.Connector, u.Store, u.Secret, u.Key, u.GrantID, u.Version,
+			u.FirstAt.UnixMicro(), u.LastAt.UnixMicro(), u.UID)
 	}
 	return stmt{args: args, query: `
 		INSERT INTO integration_usage (id, integration_id, principal, connector, store, secret, json_key, grant_id, version, first_at, last_at)
 		SELECT column1, column2, column3, column4, column5, column6, column7, column8, column9, column10, column11
 		FROM (VALUES ` + values.String() + `) AS v
-		WHERE EXISTS (SELECT 1 FROM integrations WHERE integrations.id = column2)
+		WHERE EXISTS (SELECT 1 FROM integrations WHERE integrations.id = column2 AND column12 IN ('', ` + s.uid + `))
 		ON CONFLICT (id) DO UPDATE SET
 			version  = CASE WHEN excluded.last_at >= integration_usage.last_at THEN excluded.version ELSE integration_usage.version END,
 			first_at = CASE WHEN excluded.first_at < integration_usage.first_at THEN excluded.first_at ELSE integration_usage.first_at END,
@@ -143,7 +143,7 @@ func (s *Store) foldSurplus(ctx context.Context, integrations []string) error {
 			}
 			return stmts
 		},
-		then: func() []stmt { return foldUsage(surplus) },
+		then: func() []stmt { return s.foldUsage(surplus) },
 	})
 }
 
@@ -172,7 +172,7 @@ func (s *Store) surplusUsage(integration string, surplus *[]*usageRow) stmt {
 
 // foldUsage returns the statements that replace entries by one for each integration and
 // principal, none if there are no entries.
-func foldUsage(surplus []*usageRow) (stmts []stmt) {
+func (s *Store) foldUsage(surplus []*usageRow) (stmts []stmt) {
 	folded := make(map[string]registry.Usage)
 	for _, r := range surplus {
 		u := registry.Usage{Integration: r.Integration, Principal: principal(r.principal), FirstAt: instant(r.first), LastAt: instant(r.latest)}
@@ -183,7 +183,7 @@ func foldUsage(surplus []*usageRow) (stmts []stmt) {
 		folded[id] = u
 	}
 	for ids := range slices.Chunk(slices.Sorted(maps.Keys(folded)), usageChunk) {
-		stmts = append(stmts, upsertUsage(ids, folded))
+		stmts = append(stmts, s.upsertUsage(ids, folded))
 	}
 	for rows := range slices.Chunk(surplus, usageChunk) {
 		args := make([]any, len(rows))

@@ -56,15 +56,18 @@ func (s *Store) Update(ctx context.Context, c registry.Change) (registry.Record,
 
 // row is a row of the integrations table.
 type row struct {
-	id, spec, etag       string
+	id, uid, spec, etag  string
 	createdAt, updatedAt int64
 	createdBy, updatedBy string
 }
 
 const rowColumns = `id, spec, etag, created_at, created_by, updated_at, updated_by`
 
+// columns returns the columns of row.fields.
+func (s *Store) columns() string { return rowColumns + ", " + s.uid }
+
 func (r *row) fields() []any {
-	return []any{&r.id, &r.spec, &r.etag, &r.createdAt, &r.createdBy, &r.updatedAt, &r.updatedBy}
+	return []any{&r.id, &r.spec, &r.etag, &r.createdAt, &r.createdBy, &r.updatedAt, &r.updatedBy, &r.uid}
 }
 
 func (r *row) values() []any {
@@ -146,7 +149,9 @@ func (s *Store) validate(ctx context.Context, id string, c registry.Change, crea
 	if err != nil {
 		return registry.Record{}, err
 	}
-	next.etag, next.createdAt, next.updatedAt = "", 0, 0
+	if next.etag, next.createdAt, next.updatedAt = "", 0, 0; create {
+		next.uid = ""
+	}
 	return next.record(w.parsed, w.names()), nil
 }
 
@@ -172,6 +177,7 @@ func (s *Store) putOnce(ctx context.Context, id string, c registry.Change, creat
 	if err := s.write(ctx, id, stmts); err != nil {
 		return registry.Record{}, err
 	}
+	w.parsed.Integration.UID = next.uid
 	return next.record(w.parsed, w.names()), nil
 }
 
@@ -236,7 +242,7 @@ func (s *Store) find(ctx context.Context, id string) (*found, error) {
 	err := s.d.run(ctx, s.db, batch{first: func() []stmt {
 		f, rows, sealed = found{}, nil, nil
 		return []stmt{
-			{query: `SELECT ` + rowColumns + ` FROM integrations WHERE id = ?`, args: []any{id}, row: each(&rows, (*row).fields)},
+			{query: `SELECT ` + s.columns() + ` FROM integrations WHERE id = ?`, args: []any{id}, row: each(&rows, (*row).fields)},
 			{query: `SELECT integration_id, name, sealed FROM credentials WHERE integration_id = ?`, args: []any{id}, row: each(&sealed, (*sealedCredential).fields)},
 			{query: `SELECT count(*) FROM integrations`, row: into(&f.count)},
 		}
@@ -262,6 +268,7 @@ func (s *Store) next(f *found, id string, c registry.Change, create bool) (*row,
 	case create && f.count >= s.cfg.MaxIntegrations:
 		return nil, registry.ErrQuota
 	case create:
+		r.uid = integration.NewUUID()
 	case f.row == nil:
 		return nil, registry.ErrNotFound
 	case c.ETag != "" && c.ETag != f.row.etag:
@@ -334,12 +341,7 @@ func (w *written) names() []string { return w.parsed.Used }
 func (w *written) statements(ctx context.Context, r, was *row) ([]stmt, error) {
 	stmts := make([]stmt, 0, 1+len(w.kept)+len(w.given))
 	if was == nil {
-		stmts = append(stmts, stmt{
-			query: `INSERT INTO integrations (` + rowColumns + `)
-				SELECT CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS BIGINT), CAST(? AS TEXT), CAST(? AS BIGINT), CAST(? AS TEXT)
-				WHERE (SELECT count(*) FROM integrations) < CAST(? AS BIGINT) ON CONFLICT (id) DO NOTHING`,
-			args: append(r.values(), w.s.cfg.MaxIntegrations),
-		})
+		stmts = append(stmts, w.s.insert(r))
 	} else {
 		stmts = append(stmts, stmt{
 			query: `UPDATE integrations SET spec = ?, etag = ?, updated_at = ?, updated_by = ? WHERE id = ? AND etag = ?`,
@@ -370,6 +372,21 @@ func (w *written) statements(ctx context.Context, r, was *row) ([]stmt, error) {
 		w.parsed.Integration.Credentials[name] = w.s.opener(r.id, name, sealed)
 	}
 	return stmts, nil
+}
+
+// insert returns the statement that creates an integration unless the id exists or the
+// maximum number is reached.
+func (s *Store) insert(r *row) stmt {
+	columns, values := rowColumns, `CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS BIGINT), CAST(? AS TEXT), CAST(? AS BIGINT), CAST(? AS TEXT)`
+	args := r.values()
+	if s.cfg.program >= uidVersion {
+		columns, values, args = columns+`, uid`, values+`, CAST(? AS TEXT)`, append(args, r.uid)
+	}
+	return stmt{
+		query: `INSERT INTO integrations (` + columns + `) SELECT ` + values + `
+			WHERE (SELECT count(*) FROM integrations) < CAST(? AS BIGINT) ON CONFLICT (id) DO NOTHING`,
+		args: append(args, s.cfg.MaxIntegrations),
+	}
 }
 
 func invalid(path, text string) error {

@@ -28,8 +28,9 @@ import org.slf4j.LoggerFactory;
 public final class SecretBrokerConfigProvider implements ConfigProvider {
   private static final Logger LOG = LoggerFactory.getLogger(SecretBrokerConfigProvider.class);
 
-  /** The ids of integrations that the broker accepts (resolver.proto). */
-  private static final Pattern INTEGRATION_ID = Pattern.compile("[A-Za-z0-9._-]{1,64}");
+  /** The ids of integrations that the broker accepts (Integration.id in integration.proto). */
+  private static final Pattern INTEGRATION_ID =
+      Pattern.compile("(?!.*\\.\\.)[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?");
 
   private volatile BrokerConnection connection;
 
@@ -100,7 +101,8 @@ public final class SecretBrokerConfigProvider implements ConfigProvider {
     if (!INTEGRATION_ID.matcher(path).matches()) { // not quoted, because it may be a value
       throw new ConfigException(
           "secretbroker: the text between the first two colons of a placeholder is not a valid integration id,"
-              + " which has 1 to 64 characters of [A-Za-z0-9._-];"
+              + " which has 1 to 64 lower-case letters, digits, dots, underscores and hyphens, begins and ends"
+              + " with a letter or digit, and has no two dots in a row;"
               + " write ${secretbroker:<integration id>:<reference>}");
     }
   }

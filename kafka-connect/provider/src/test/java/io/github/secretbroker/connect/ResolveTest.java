@@ -127,7 +127,9 @@ class ResolveTest {
   void whatIsNoIntegrationIsExplained() {
     for (Map.Entry<String, String> e : Map.of(
         "", "names no integration", "https", "where the integration belongs", "arn", "where the integration belongs",
-        "hunter2 canary", "not a valid integration id").entrySet()) {
+        "hunter2 canary", "not a valid integration id", "Cspi", "has 1 to 64 lower-case letters",
+        ".", "not a valid integration id", "..", "not a valid integration id", "a..b", "no two dots in a row",
+        "cspi-", "begins and ends", "a".repeat(65), "not a valid integration id").entrySet()) {
       String text = assertThrows(ConfigException.class, () -> provider.get(e.getKey(), Set.of("//v::n"))).getMessage();
       assertTrue(text.contains(e.getValue()), text);
       assertTrue(text.contains("${secretbroker:<integration id>:<reference>}"), text);
