@@ -30,7 +30,7 @@ var migrations = []migration{
 	{version: 1, name: "integrations", oldest: 1},
 	{version: 2, name: "usage", oldest: 1},
 	{version: changesVersion, name: "changes", oldest: 2},
-	{version: 4, name: "grant_ids", oldest: 3},
+	{version: 4, name: "grant_ids", oldest: 2},
 	{version: uidVersion, name: "uid", oldest: 2},
 }
 
