@@ -3,6 +3,7 @@ package dirstore
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/elapsed"
@@ -19,17 +20,83 @@ const (
 	// endTime is how long Run waits for a look in progress when its context ends. A look
 	// at a file server that does not respond may never end.
 	endTime = time.Second
+	// slack is how late a look may begin before the Store assumes that the process was
+	// suspended (SIGSTOP, a paused virtual machine).
+	slack = 2 * time.Second
+	// freshTime bounds how long calls wait for a look after the process was suspended.
+	freshTime = time.Second
 )
 
 // looked records that a look that began at this time is complete.
-func (f *Store) looked(began time.Time) { f.seen.Store(&began) }
+func (f *Store) looked(began time.Time) {
+	f.took.Store(int64(elapsed.Between(began, f.now())))
+	f.seen.Store(&began)
+	f.late.end()
+}
+
+// late lets calls wait for a look after the process was suspended.
+type late struct {
+	mu    sync.Mutex
+	since *time.Time    // the look that was the last one when calls waited; they wait once
+	ended chan struct{} // closed at the end of the wait; nil if no call waits
+}
+
+// end ends the wait of all calls.
+func (l *late) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.endWait()
+}
+
+// endWait requires the lock.
+func (l *late) endWait() {
+	if l.ended != nil {
+		close(l.ended)
+		l.ended = nil
+	}
+}
+
+// awaitLook makes Run look and waits for the end of the look, for at most freshTime. All
+// calls wait at the same time, and none waits again before a look has ended: if the files
+// cannot be read because a file server hangs, calls must not be slow.
+func (f *Store) awaitLook() {
+	l := &f.late
+	l.mu.Lock()
+	if seen := f.seen.Load(); l.since != seen {
+		l.endWait()
+		ended := make(chan struct{})
+		l.since, l.ended = seen, ended
+		time.AfterFunc(freshTime, func() {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			if l.ended == ended {
+				l.endWait()
+			}
+		})
+		select {
+		case f.overdue <- struct{}{}:
+		default: // Run has not received an earlier request
+		}
+	}
+	ended := l.ended
+	l.mu.Unlock()
+	if ended != nil {
+		<-ended
+	}
+}
 
 // age returns the time since the last complete look began.
 func (f *Store) age() time.Duration { return elapsed.Between(*f.seen.Load(), f.now()) }
 
 // mayServe reports whether Get may answer from the current snapshot. It depends only on
-// the age, because the goroutine that looks may hang.
-func (f *Store) mayServe() bool { return f.age() <= maxOutage }
+// the age, because the goroutine that looks may hang. If a look is overdue, because the
+// process was suspended, mayServe waits for one first: the files may have changed long ago.
+func (f *Store) mayServe() bool {
+	if f.running.Load() && f.age() > f.interval+time.Duration(f.took.Load())+slack {
+		f.awaitLook()
+	}
+	return f.age() <= maxOutage
+}
 
 // Status implements registry.Store. It reports a Problem while no look completes, because
 // reading hangs or the directory cannot be read.
@@ -106,6 +173,8 @@ func (f *Store) Reload() {
 func (f *Store) Run(ctx context.Context) error { return f.run(ctx, f.follow) }
 
 func (f *Store) run(ctx context.Context, follow func(context.Context)) error {
+	f.running.Store(true)
+	defer f.running.Store(false)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)

@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -163,4 +165,72 @@ func TestUnreadableDirectoryHasAnEnd(t *testing.T) {
 	if _, err := w.files.Get("a"); !errors.Is(err, registry.ErrUnavailable) || !w.files.Status().Refuses {
 		t.Errorf("after the end: %v, %+v", err, w.files.Status())
 	}
+}
+
+// TestSuspended: after the process was suspended for longer than the poll interval, the
+// first call waits for a look, and so sees a file that changed meanwhile.
+func TestSuspended(t *testing.T) {
+	dir, credentials := t.TempDir(), t.TempDir()
+	named := credentials + "/secret"
+	write(t, named, "one")
+	write(t, dir+"/a.yaml", withSecret("a", named))
+	var jump atomic.Int64 // the time of the suspension
+	clock := func() time.Time { return time.Now().Add(time.Duration(jump.Load())) }
+	// Only a look that a call has asked for takes place within the interval.
+	f, err := Open(Config{Kinds: kinds.All(), Dir: dir, PollInterval: time.Hour, Now: clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	began := *f.seen.Load()
+	go func() { ended <- f.Run(ctx) }()
+	asynctest.Eventually(t, "Run looks", func() bool { return f.seen.Load().After(began) })
+	before, err := f.Get("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, named, "other")
+	if now, err := f.Get("a"); err != nil || now != before {
+		t.Errorf("before the suspension: %v, %v", now, err)
+	}
+	jump.Store(int64(2 * time.Hour))
+	if now, err := f.Get("a"); err != nil || now.Revision == before.Revision {
+		t.Errorf("after the suspension: %v", err)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestCallsDoNotWaitForAHangingLook: if no look ends, calls wait once, for a second
+// altogether.
+func TestCallsDoNotWaitForAHangingLook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		f, _, release := changing(t)
+		ended := run(ctx, f)
+		time.Sleep(f.interval + slack + time.Second)
+		began := time.Now()
+		var calls sync.WaitGroup
+		for range 3 {
+			calls.Go(func() {
+				for range 3 {
+					if _, err := f.Get("a"); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		calls.Wait()
+		if took := time.Since(began); took != freshTime {
+			t.Errorf("the calls took %v", took)
+		}
+		release()
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
 }

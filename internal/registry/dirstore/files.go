@@ -141,8 +141,12 @@ type Store struct {
 	vanished   vanished
 
 	seen      atomic.Pointer[time.Time] // when the last complete look began
-	heldCount atomic.Int64              // integrations served from held files
-	reloading chan struct{}             // has an element while a Reload is in progress
+	took      atomic.Int64              // how long it took, in nanoseconds
+	late      late
+	overdue   chan struct{} // has an element while a call waits for Run to look
+	running   atomic.Bool   // whether Run looks
+	heldCount atomic.Int64  // integrations served from held files
+	reloading chan struct{} // has an element while a Reload is in progress
 }
 
 // Open reads the directory. It returns an error if the directory cannot be read, but not
@@ -152,7 +156,7 @@ func Open(c Config) (*Store, error) {
 	if c.Dir == "" || err != nil {
 		return nil, fmt.Errorf("registry: a directory of integrations is required")
 	}
-	f := &Store{dir: dir, kinds: c.Kinds, log: c.Logger, interval: c.PollInterval, now: c.Now, blind: c.PoliciesOnly, reloading: make(chan struct{}, 1)}
+	f := &Store{dir: dir, kinds: c.Kinds, log: c.Logger, interval: c.PollInterval, now: c.Now, blind: c.PoliciesOnly, reloading: make(chan struct{}, 1), overdue: make(chan struct{}, 1)}
 	if f.log == nil {
 		f.log = slog.New(slog.DiscardHandler)
 	}
@@ -200,7 +204,8 @@ func validate(c Config) ([]*integration.Integration, strictyaml.Faults) {
 }
 
 // Get returns the integration with this id. It returns ErrNotFound if there is none, and
-// ErrUnavailable if the last complete look is more than 15 minutes ago. It takes no lock.
+// ErrUnavailable if the last complete look is more than 15 minutes ago. It takes no lock
+// unless the process was suspended.
 func (f *Store) Get(id string) (*integration.Integration, error) {
 	if !f.mayServe() {
 		return nil, registry.ErrUnavailable

@@ -57,6 +57,10 @@ func (f *Store) follow(ctx context.Context) {
 		case <-poll.C:
 			w.follow()
 			f.update(f.poll)
+		case <-f.overdue:
+			w.follow()
+			f.update(f.poll)
+			f.late.end() // also if the look has failed
 		}
 	}
 }
