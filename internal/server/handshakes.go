@@ -32,11 +32,15 @@ var (
 // handshakes, and the bytes that each may send. If there is one too many, it ends the
 // oldest handshake of the address that has the most, so that a flood from one address
 // displaces itself. Among addresses with equal numbers it ends the oldest handshake: an
-// honest client finishes within milliseconds, so silent and slow peers lose. In any case
-// gRPC ends a handshake after handshakeTimeout.
+// honest client finishes within milliseconds, so silent and slow peers lose. One address
+// never has more than perSource, even if there are no others: those who come later find
+// free places, and share the CPU with fewer. In any case gRPC ends a handshake after
+// handshakeTimeout.
 type handshakes struct {
-	limit     int
-	displaced prometheus.Counter
+	limit, perSource int
+	// displaced counts handshakes ended because of limit, displacedBySource those ended
+	// because of perSource.
+	displaced, displacedBySource prometheus.Counter
 
 	mu       sync.Mutex
 	underWay sources
@@ -52,6 +56,12 @@ type handshake struct {
 	at     *list.Element
 }
 
+// handshakesPerSource returns the limit for one address: half of all, but at least the
+// minimum of limits.max_handshakes. A lower limit would protect others better, but a NAT
+// gateway or load balancer makes many clients one address, and a flood from there then
+// displaces their handshakes sooner.
+func handshakesPerSource(limit int) int { return max(16, limit/2) }
+
 func (h *handshakes) begin(raw net.Conn) *handshake {
 	conn := &handshake{Conn: raw, left: maxHandshakeBytes}
 	h.mu.Lock()
@@ -59,19 +69,21 @@ func (h *handshakes) begin(raw net.Conn) *handshake {
 	h.underWay.add(conn)
 	switch {
 	case h.closed:
-		h.drop()
+		h.drop(h.underWay.worst())
+	case conn.source.handshakes.Len() > h.perSource:
+		h.drop(conn.source.oldest())
+		h.displacedBySource.Inc()
 	case h.underWay.count > h.limit:
-		h.drop()
+		h.drop(h.underWay.worst())
 		h.displaced.Inc()
 	}
 	return conn
 }
 
-// drop ends one handshake. It requires the lock.
-func (h *handshakes) drop() {
-	worst := h.underWay.worst()
-	h.underWay.remove(worst)
-	_ = worst.Close()
+// drop ends a handshake. It requires the lock.
+func (h *handshakes) drop(conn *handshake) {
+	h.underWay.remove(conn)
+	_ = conn.Close()
 }
 
 // close ends all handshakes, including later ones. gRPC's shutdown would wait for them.
@@ -80,7 +92,7 @@ func (h *handshakes) close() {
 	defer h.mu.Unlock()
 	h.closed = true
 	for h.underWay.count > 0 {
-		h.drop()
+		h.drop(h.underWay.worst())
 	}
 }
 

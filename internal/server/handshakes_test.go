@@ -116,9 +116,14 @@ func (s *trustedServer) gauge(t *testing.T, name string) float64 {
 		t.Fatal(err)
 	}
 	for _, f := range families {
-		if m := f.GetMetric()[0]; f.GetName() == name {
-			return m.GetGauge().GetValue() + m.GetCounter().GetValue()
+		if f.GetName() != name {
+			continue
 		}
+		sum := 0.0 // of all labels
+		for _, m := range f.GetMetric() {
+			sum += m.GetGauge().GetValue() + m.GetCounter().GetValue()
+		}
+		return sum
 	}
 	t.Fatalf("there is no %s", name)
 	return 0

@@ -164,9 +164,9 @@ func New(cfg Config) (*Server, error) {
 		watches: measured.streamLimiter("health", watchLimits(limits.MaxConnectionsPerPrincipal)), reflection: measured.streamLimiter("reflection", reflectionLimits),
 		heavy: admission.NewQueue(0), turns: admission.NewQueue(cmp.Or(limits.ManagementRunning, cpulimit.CPUs())), refusals: newRefusalLog(), tracer: cfg.Tracer,
 	}
-	greetings := &handshakes{limit: limits.MaxHandshakes}
+	greetings := &handshakes{limit: limits.MaxHandshakes, perSource: handshakesPerSource(limits.MaxHandshakes)}
 	ended := newConnectionMetrics(cfg.Metrics, greetings.count)
-	greetings.displaced = ended.displaced
+	greetings.displaced, greetings.displacedBySource = ended.displaced.WithLabelValues("all"), ended.displaced.WithLabelValues("address")
 	refusals := &handshakeLog{log: cfg.Logger, count: ic.metrics.handshakes.Inc}
 	known := newConnections(limits.MaxConnectionsPerPrincipal, cfg.Logger, ended, cmp.Or(cfg.Memory, budget.New(defaultMemory)), cmp.Or(cfg.timeouts, defaultTimeouts))
 	g := grpc.NewServer(

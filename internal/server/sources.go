@@ -99,6 +99,11 @@ func (s *sources) worst() *handshake {
 		return nil
 	}
 	src, _ := s.level[s.most].Front().Value.(*source) // the list has no other type
-	h, _ := src.handshakes.Front().Value.(*handshake) // nor has this one
+	return src.oldest()
+}
+
+// oldest returns the oldest handshake of the source, which must have one.
+func (s *source) oldest() *handshake {
+	h, _ := s.handshakes.Front().Value.(*handshake) // the list has no other type
 	return h
 }

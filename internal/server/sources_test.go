@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
 // peerConn is a connection from a given address.
@@ -20,6 +21,44 @@ func (c *peerConn) Close() error         { c.closed = true; return nil }
 
 func from(ip string) *peerConn { return &peerConn{from: &net.TCPAddr{IP: net.ParseIP(ip), Port: 1}} }
 
+func newHandshakes(limit, perSource int) *handshakes {
+	counter := func() prometheus.Counter { return prometheus.NewCounter(prometheus.CounterOpts{Name: "x"}) }
+	return &handshakes{limit: limit, perSource: perSource, displaced: counter(), displacedBySource: counter()}
+}
+
+// TestOneAddressHasItsShare: one address has at most its share of the handshakes, also
+// while no other needs the rest, and loses only its own oldest ones.
+func TestOneAddressHasItsShare(t *testing.T) {
+	const share = 25
+	h := newHandshakes(4*share, share)
+	for _, ip := range []string{"192.0.2.1", "192.0.2.2", "2001:db8::1"} {
+		before := h.count()
+		var begun []*handshake
+		for range 3 * share {
+			begun = append(begun, h.begin(from(ip)))
+		}
+		if n := h.count() - before; n != share {
+			t.Errorf("%s has %d handshakes, want %d", ip, n, share)
+		}
+		for i, conn := range begun {
+			if displaced := conn.at == nil; displaced != (i < 2*share) || displaced != conn.Conn.(*peerConn).closed {
+				t.Errorf("%s: handshake %d: displaced %v", ip, i, displaced)
+			}
+		}
+		if h.end(begun[3*share-1]) || h.begin(from(ip)).at == nil || h.count()-before != share {
+			t.Errorf("%s: no handshake can follow one that has ended", ip)
+		}
+	}
+	if all, own := testutil.ToFloat64(h.displaced), testutil.ToFloat64(h.displacedBySource); all != 0 || own != 3*2*share {
+		t.Errorf("%v handshakes were displaced because of all, %v because of their address; want 0, %d", all, own, 3*2*share)
+	}
+	for limit, want := range map[int]int{16: 16, 20: 16, 64: 32, 1000: 500} {
+		if got := handshakesPerSource(limit); got != want {
+			t.Errorf("of %d handshakes one address may have %d, want %d", limit, got, want)
+		}
+	}
+}
+
 // TestAFloodDisplacesItself: however many handshakes one address starts, those of other
 // addresses stay, except those of the same host's other IPv6 addresses.
 func TestAFloodDisplacesItself(t *testing.T) {
@@ -33,7 +72,7 @@ func TestAFloodDisplacesItself(t *testing.T) {
 			return net.IP{0x20, 1, 0xd, 0xb8, 0, 0, 0, 1, 8: byte(i >> 8), 9: byte(i), 15: 0}.String()
 		}},
 	} {
-		h := &handshakes{limit: 16, displaced: prometheus.NewCounter(prometheus.CounterOpts{})}
+		h := newHandshakes(16, 16)
 		var honest []*handshake
 		for i := range 4 {
 			honest = append(honest, h.begin(from(tt.honest(i))))
@@ -95,7 +134,7 @@ func TestSources(t *testing.T) {
 }
 
 func BenchmarkSources(b *testing.B) {
-	h := &handshakes{limit: 1000, displaced: prometheus.NewCounter(prometheus.CounterOpts{})}
+	h := newHandshakes(1000, 1000)
 	conn := from("192.0.2.1")
 	b.ReportAllocs()
 	for b.Loop() {

@@ -33,18 +33,18 @@ func checkConnection(info credentials.AuthInfo) (credentials.TLSInfo, error) {
 
 // connectionMetrics counts connections and handshakes that the server ended.
 type connectionMetrics struct {
-	displaced  prometheus.Counter // handshakes
-	cut        prometheus.Counter // connections
-	unrecorded prometheus.Counter // connections
+	displaced  *prometheus.CounterVec // handshakes
+	cut        prometheus.Counter     // connections
+	unrecorded prometheus.Counter     // connections
 	abused     map[error]prometheus.Counter
 }
 
 func newConnectionMetrics(reg prometheus.Registerer, underWay func() int) *connectionMetrics {
 	m := &connectionMetrics{
-		displaced: prometheus.NewCounter(prometheus.CounterOpts{
+		displaced: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "secretbroker_tls_handshakes_displaced_total",
-			Help: "Handshakes that the broker ended early because more than limits.max_handshakes were in progress.",
-		}),
+			Help: "Handshakes that the broker ended early because more were in progress than limits.max_handshakes (all) or, from one address, half of it (address), by bound.",
+		}, []string{"bound"}),
 		cut: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "secretbroker_tls_connections_cut_total",
 			Help: "Open connections that the broker closed because their client certificate was revoked, expired or no longer trusted.",
