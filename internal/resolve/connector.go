@@ -126,6 +126,9 @@ func checkProperty(name, value, integrationID string) (problem string) {
 	switch name {
 	case propEnabled:
 		if !strings.EqualFold(value, "true") && !strings.EqualFold(value, "false") {
+			if ends := secret.InvisibleEnds(value); ends != "" {
+				return "expected true or false; the value " + ends
+			}
 			return "expected true or false"
 		}
 	case propKind:

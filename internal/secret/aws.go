@@ -235,6 +235,9 @@ func splitAWSARN(r *Ref) (fault string) {
 		return fault
 	}
 	full, ok := strings.CutPrefix(resource, ":secret:")
+	if isECSForm(r.Name) {
+		return ecsFault
+	}
 	if !ok || strings.Contains(full, ":") {
 		return ":secret: and a secret's name must follow the account in the ARN"
 	}
@@ -244,6 +247,15 @@ func splitAWSARN(r *Ref) (fault string) {
 	}
 	r.Store, r.Name, r.Suffix = account, full[:cut], full[cut+1:]
 	return ""
+}
+
+// ecsFault contrasts the form of a secret in a task definition of Amazon ECS with the one of
+// references.
+const ecsFault = `this is the form of Amazon ECS, ARN:KEY:STAGE:VERSION; write ARN::KEY, or ARN#VERSION::KEY for a version or a staging label`
+
+// isECSForm reports whether more fields follow the name of the secret in an ARN.
+func isECSForm(arn string) bool {
+	return strings.Count(arn, ":") > 6 && strings.Contains(arn, ":secret:")
 }
 
 // AWSCurrent is the staging label of the current version, which a reference

@@ -75,7 +75,8 @@ var rejectedAWS = []struct{ name, in, fault string }{
 	{"wildcard for a suffix", awsPrefix + ":secret:db-??????", `the secret's name is followed by more than one "?"; join options with "&"`},
 	{"account alone", awsPrefix, awsResourceFault},
 	{"no name", awsPrefix + ":secret", awsResourceFault},
-	{"one part more", awsPrefix + ":secret:db-AbCdEf:k", awsResourceFault},
+	{"ecs-form, key", awsPrefix + ":secret:db-AbCdEf:k", ecsFault},
+	{"ecs-form, stage", awsPrefix + ":secret:db-AbCdEf:k:AWSPREVIOUS:", ecsFault},
 	{"another resource", awsPrefix + ":other:db-AbCdEf", awsResourceFault},
 	{"another service", "arn:aws:ssm:eu-west-1:123456789012:parameter:db-AbCdEf", awsServiceFault},
 	{"a role", "arn:aws:iam::123456789012:role/reader", awsShortFault},
@@ -200,4 +201,12 @@ func FuzzParseAWS(f *testing.F) {
 			t.Errorf("%q, %q, %q became %+v", store, name, version, r)
 		}
 	})
+}
+
+// ecs-form, complete: the JSON key seems to be empty.
+func TestECSForm(t *testing.T) {
+	_, err := ParseRef(awsPrefix + ":secret:db-AbCdEf:password::")
+	if err == nil || !strings.Contains(err.Error(), ecsFault) {
+		t.Error(err)
+	}
 }

@@ -97,6 +97,8 @@ func azureHostFault(host string) (fault string) {
 		return "the vault's URL has a port; a vault uses port 443; to connect elsewhere, set the integration's dial"
 	case ok:
 		return "the vault's name before " + cloud.VaultSuffix + " must be 3 to 24 letters, digits and single hyphens, and must begin with a letter and not end with a hyphen"
+	case strings.Contains(host, ".privatelink."):
+		return "the host is the name of a private endpoint; write the vault's public name (NAME.vault.azure.net), and set azure.private_endpoint in the integration"
 	case strings.Contains(host, ".managedhsm."):
 		return "a managed HSM stores keys, not secrets; use a vault"
 	default:

@@ -43,9 +43,14 @@ func parseMembers(doc []byte) *members {
 	}
 	i := len(doc) - len(bytes.TrimPrefix(doc, byteOrderMark))
 	if !json.Valid(doc[i:]) || uint64(len(doc)) > math.MaxUint32 {
-		return &members{fault: errNotObject}
+		return &members{fault: syntaxFault(doc, i)}
 	}
-	if i = skipSpace(doc, i); doc[i] != '{' {
+	switch i = skipSpace(doc, i); doc[i] {
+	case '{':
+	case '"':
+		return &members{fault: Errorf(ReasonSecretNotJSON,
+			"the reference has a JSON key, but the secret is a JSON string; if the string contains an object, it was encoded twice: store the object itself")}
+	default:
 		return &members{fault: errNotObject}
 	}
 	names, fault := sortedNames(doc, i)

@@ -2,6 +2,7 @@ package secret
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"sync/atomic"
 )
@@ -15,6 +16,8 @@ type payload struct {
 	// to be; the count never leaves zero again.
 	refs atomic.Int64
 	b    []byte
+	// binary says that b is not text: the whole secret is its base64.
+	binary bool
 	// members is set by the first Select with a key.
 	members atomic.Pointer[members]
 }
@@ -43,8 +46,21 @@ func (p *payload) release() {
 	}
 }
 
-// whole returns a copy of the document.
+// size returns the length of the whole secret.
+func (p *payload) size() int {
+	if p.binary {
+		return base64.StdEncoding.EncodedLen(len(p.b))
+	}
+	return len(p.b)
+}
+
+// whole returns a copy of the document, base64 if it is binary.
 func (p *payload) whole() Value {
+	if p.binary {
+		v, out := newValue(p.size())
+		base64.StdEncoding.Encode(out, p.b)
+		return v
+	}
 	v, out := newValue(len(p.b))
 	copy(out, p.b)
 	return v
@@ -62,8 +78,12 @@ func (p *payload) member(key string) (Value, error) {
 	}
 	at, ok := m.find(p.b, key)
 	if !ok || p.b[at] == 'n' { // null has no text
+		hint := ""
+		if ends := InvisibleEnds(key); ends != "" {
+			hint = "; the JSON key in the reference " + ends
+		}
 		return Value{}, Errorf(ReasonJSONKeyNotFound,
-			"the secret's JSON document has no usable top-level member of that name; keys must match exactly, including case and dots, and a member that is null cannot be used")
+			"the secret's JSON document has no usable top-level member of that name; keys must match exactly, including case and dots, and a member that is null cannot be used%s", hint)
 	}
 	raw := p.b[at:skipValue(p.b, at)]
 	v, out := newValue(len(raw)) // long enough, so that append leaves no copy behind

@@ -104,6 +104,9 @@ func (r *Ref) splitName(s string, whole bool) (fault string) {
 	}
 	name, key, hasKey := cutColons(s)
 	if hasKey && key == "" {
+		if whole && r.Kind == KindAWSSecretsManager && isECSForm(name) {
+			return ecsFault
+		}
 		return `the JSON key after the ` + part + ` "::" is empty; leave out the "::" to select the whole secret`
 	}
 	r.Key = key

@@ -128,7 +128,7 @@ var rejectedVaults = []struct{ name, in, fault string }{
 	{"suffix in the middle", "https://abc.vault.azure.net.evil.example", unknownCloud},
 	{"dot at the end", "https://abc.vault.azure.net.", unknownCloud},
 	{"full-width dots", "https://abc\uff0evault\uff0eazure\uff0enet", unknownCloud},
-	{"private link name", "https://abc.privatelink.vaultcore.azure.net", unknownCloud},
+	{"private link name", "https://abc.privatelink.vaultcore.azure.net", "the host is the name of a private endpoint; write the vault's public name (NAME.vault.azure.net), and set azure.private_endpoint in the integration"},
 	{"managed HSM", "https://abc.managedhsm.azure.net", "a managed HSM stores keys, not secrets; use a vault"},
 	{"no vault name", "https://.vault.azure.net", vaultName(".vault.azure.net")},
 	{"short vault name", "https://ab.vault.azure.net", vaultName(".vault.azure.net")},

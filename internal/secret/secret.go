@@ -38,8 +38,19 @@ type held struct {
 // the version, because it is often a substring of a longer text that would
 // otherwise stay in memory.
 func New(version string, fetchedAt, expiresAt time.Time, b []byte) *Secret {
+	return newSecret(version, fetchedAt, expiresAt, b, false)
+}
+
+// NewBinary is New for a store that declares the bytes b to be binary. Values are text, so
+// the whole secret is the base64 of b, in the standard alphabet with padding. A JSON key
+// selects from b itself.
+func NewBinary(version string, fetchedAt, expiresAt time.Time, b []byte) *Secret {
+	return newSecret(version, fetchedAt, expiresAt, b, true)
+}
+
+func newSecret(version string, fetchedAt, expiresAt time.Time, b []byte, binary bool) *Secret {
 	h := &held{Secret: Secret{Version: strings.Clone(version), FetchedAt: fetchedAt, ExpiresAt: expiresAt}}
-	h.payload.b = b
+	h.payload.b, h.payload.binary = b, binary
 	h.payload.refs.Store(1)
 	h.Secret.payload = hide(&h.payload)
 	return &h.Secret
@@ -68,8 +79,8 @@ func (s *Secret) Release() {
 	}
 }
 
-// Size returns the length of the payload in bytes.
-func (s *Secret) Size() int { return len(s.payload.get().b) }
+// Size returns the length of the whole secret in bytes.
+func (s *Secret) Size() int { return s.payload.get().size() }
 
 // errGone reports a bug in the broker: code called Select without owning a
 // reference.
@@ -92,7 +103,7 @@ func (s *Secret) Select(key string) (Value, error) {
 	if key != "" {
 		return p.member(key)
 	}
-	if !utf8.Valid(p.b) {
+	if !p.binary && !utf8.Valid(p.b) {
 		return Value{}, Errorf(ReasonSecretNotJSON, "the secret is not valid UTF-8 text")
 	}
 	return p.whole(), nil

@@ -1,7 +1,6 @@
 package awssm
 
 import (
-	"encoding/base64"
 	"slices"
 	"strings"
 	"time"
@@ -47,12 +46,9 @@ func (a *answer) check(at *endpoint, ref secret.Ref, now time.Time) (*secret.Sec
 	if a.value.SecretString != nil {
 		return secret.New(version, a.began, expires, []byte(*a.value.SecretString)), nil
 	}
-	// Values are text: decode=base64 in a reference returns the bytes. A binary value
-	// is always encoded, because a value that happens to be text today may not be
-	// text after the next rotation.
-	text := base64.StdEncoding.AppendEncode(nil, a.value.SecretBinary)
-	clear(a.value.SecretBinary)
-	return secret.New(version, a.began, expires, text), nil
+	// A binary value is always encoded, because a value that happens to be text today
+	// may not be text after the next rotation.
+	return secret.NewBinary(version, a.began, expires, a.value.SecretBinary), nil
 }
 
 // identifies returns an error unless ARN and name are those of the secret that ref

@@ -99,6 +99,10 @@ func TestErrors(t *testing.T) {
 		{"ResourceNotFoundException", "", 400, secret.ReasonSecretNotFound, "fix the reference"},
 		{"ResourceNotFoundException", "", 404, secret.ReasonSecretNotFound, "fix the reference"}, // the status that moto uses
 		{"InvalidRequestException", "marked for deletion", 400, secret.ReasonSecretDisabled, "scheduled for deletion"},
+		{ // aws-cross-kms
+			"InvalidRequestException", "You can't access a secret from a different AWS account if you encrypt the secret with the default KMS service key.", 400,
+			secret.ReasonStoreAccessDenied, "customer-managed KMS key",
+		},
 		{"InvalidParameterException", "", 400, secret.ReasonInvalidReference, "fix the reference"},
 		{"ValidationException", "", 400, secret.ReasonInvalidReference, "fix the reference"},
 		{"DecryptionFailure", "", 400, secret.ReasonSecretDisabled, "KMS key"},

@@ -211,6 +211,9 @@ func (s *store) read(ctx context.Context, at *endpoint, k *keys, ref secret.Ref)
 		in := &secretsmanager.GetSecretValueInput{SecretId: &id}
 		switch {
 		case ref.Version == "":
+			// AWS would return the same version without a stage. But AWS's own example
+			// of a policy permits only requests that name this stage.
+			in.VersionStage = aws.String(secret.AWSCurrent)
 		case secret.IsAWSVersionID(ref.Version):
 			in.VersionId = &ref.Version
 		default:

@@ -116,6 +116,8 @@ func whose(ref secret.Ref) string {
 
 func denied(at *endpoint, f *failure, describing bool) string {
 	switch {
+	case f.crossAccount:
+		return fmt.Sprintf("the secret in %s belongs to another account and is encrypted with the default KMS key, which other accounts cannot use; encrypt it with a customer-managed KMS key and allow the integration's identity kms:Decrypt on it", at)
 	case f.aboutKMS:
 		return fmt.Sprintf("the integration's identity may not use the KMS key of the secret in %s; allow it kms:Decrypt on the key", at)
 	case describing:

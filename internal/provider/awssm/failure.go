@@ -21,6 +21,9 @@ type failure struct {
 	requestID  string
 	retryAfter time.Duration
 	aboutKMS   bool
+	// crossAccount says that the secret belongs to another account and is encrypted with
+	// the default KMS key, which other accounts cannot use.
+	crossAccount bool
 }
 
 func (f *failure) Error() string {
@@ -51,7 +54,9 @@ func failureOf(err error) *failure {
 	var api smithy.APIError
 	if f.status >= http.StatusMultipleChoices && errors.As(err, &api) {
 		f.code = storeerror.Plain(api.ErrorCode())
-		f.aboutKMS = strings.Contains(strings.ToLower(api.ErrorMessage()), "kms")
+		message := strings.ToLower(api.ErrorMessage())
+		f.aboutKMS = strings.Contains(message, "kms")
+		f.crossAccount = f.aboutKMS && strings.Contains(message, "different aws account")
 	}
 	return f
 }
@@ -110,7 +115,11 @@ func (f *failure) class() class {
 	if code != "ThrottledException" {
 		code = strings.TrimSuffix(code, "Exception")
 	}
-	if c, ok := classes[code]; ok {
+	c, ok := classes[code]
+	switch {
+	case c == classState && f.crossAccount:
+		return classDenied
+	case ok:
 		return c
 	}
 	switch {

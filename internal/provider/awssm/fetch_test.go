@@ -66,6 +66,37 @@ func TestBinary(t *testing.T) {
 	}
 }
 
+// aws-stage: AWS's own example of a policy denies requests that do not name the stage.
+func TestCurrentVersionIsRequestedByStage(t *testing.T) {
+	f := newFake(t)
+	s := f.open(f.Config(), f.integration())
+	f.put(region, "db", canary)
+	for _, ref := range []string{storeURL + "::db", storeURL + "::db#AWSCURRENT"} {
+		f.Fetch(s, ref)
+		f.mu.Lock()
+		last := f.calls[len(f.calls)-1]
+		f.mu.Unlock()
+		if last.operation != "GetSecretValue" || last.VersionStage != "AWSCURRENT" || last.VersionId != "" {
+			t.Errorf("%s: %+v", ref, last)
+		}
+	}
+}
+
+// aws-binary-json: a JSON key selects from the bytes of a binary secret.
+func TestBinaryJSON(t *testing.T) {
+	f := newFake(t)
+	doc := `{"user":"u","password":"binPassw0rd"}`
+	encoded := base64.StdEncoding.EncodeToString([]byte(doc))
+	f.set(region, "blob", func(s *secretsmanager.Secret) {
+		s.Versions = []secretsmanager.Version{{Value: encoded, Base64: true}}
+	})
+	got := f.Fetch(f.open(f.Config(), f.integration()), storeURL+"::blob")
+	v, err := got.Select("password")
+	if err != nil || v.Reveal() != "binPassw0rd" || providertest.Reveal(t, got) != encoded || got.Size() != len(encoded) {
+		t.Errorf("%d bytes, %v", v.Len(), err)
+	}
+}
+
 func TestFetchFails(t *testing.T) {
 	f := newFake(t)
 	db, gone := f.put(region, "db", canary), f.put(region, "gone", canary)

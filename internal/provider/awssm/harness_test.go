@@ -57,6 +57,7 @@ type fake struct {
 type call struct {
 	operation           string
 	SecretId, VersionId string
+	VersionStage        string
 	form                url.Values
 }
 

@@ -43,10 +43,21 @@ func worthRetrying(resp *http.Response, err error) bool {
 	}
 }
 
-// refusedToken reports whether the vault's last response was a 401.
+// refusedToken reports whether the vault's last response was a 401 that another token may
+// avoid.
 func refusedToken(err error) bool {
 	var re *azcore.ResponseError
-	return errors.As(err, &re) && re.StatusCode == http.StatusUnauthorized
+	return errors.As(err, &re) && re.StatusCode == http.StatusUnauthorized && !parseErrorAnswer(re).transient()
+}
+
+// keysUnavailable is the code with which Key Vault answers a valid token while it cannot
+// load the keys of the login authority. Source: Key Vault, "Azure Key Vault REST API error
+// codes".
+const keysUnavailable = "AKV10046"
+
+// transient reports whether a 401 says nothing about the token.
+func (a *errorAnswer) transient() bool {
+	return a.status == http.StatusUnauthorized && a.detail == keysUnavailable
 }
 
 // explainRead returns the error for a failed read of the vault at host.
@@ -86,6 +97,9 @@ func explainAnswer(host string, re *azcore.ResponseError) *secret.Error {
 		e.Message = fmt.Sprintf("vault %s has no secret with that name, or the secret has no such version; fix the reference", host)
 	case a.status == http.StatusForbidden:
 		return explainForbidden(host, a)
+	case a.transient():
+		e.Reason, e.RetryAfter = secret.ReasonStoreUnavailable, a.retryAfter
+		e.Message = fmt.Sprintf("vault %s could not check the access token (%s); wait", host, a.detail)
 	case a.status == http.StatusUnauthorized:
 		e.Reason = secret.ReasonStoreAuthenticationFailed
 		e.Message = fmt.Sprintf("vault %s refuses the access token of the integration's identity; check that azure.tenant_id is the vault's tenant and that the clocks are correct", host)
@@ -140,6 +154,7 @@ func unexpectedResponse(host, what string) *secret.Error {
 type errorAnswer struct {
 	status       int
 	code, inner  string
+	detail       string // Key Vault's own code at the beginning of the message, such as AKV10046
 	requestID    string
 	appID, objID string // the identity that was denied
 	retryAfter   time.Duration
@@ -149,7 +164,7 @@ func (a *errorAnswer) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "HTTP %d", a.status)
 	for _, f := range []struct{ name, text string }{
-		{"code", a.code}, {"inner code", a.inner}, {"request id", a.requestID}, {"appid", a.appID}, {"oid", a.objID},
+		{"code", a.code}, {"inner code", a.inner}, {"detail", a.detail}, {"request id", a.requestID}, {"appid", a.appID}, {"oid", a.objID},
 	} {
 		if f.text != "" {
 			fmt.Fprintf(&b, ", %s %s", f.name, f.text)
@@ -159,6 +174,7 @@ func (a *errorAnswer) Error() string {
 }
 
 var (
+	vaultCode   = regexp.MustCompile(`^AKV[0-9]{5}\b`)
 	callerAppID = regexp.MustCompile(`(?i)\bappid=([0-9a-f-]{36})\b`)
 	callerObjID = regexp.MustCompile(`(?i)\boid=([0-9a-f-]{36})\b`)
 )
@@ -184,6 +200,7 @@ func parseErrorAnswer(re *azcore.ResponseError) *errorAnswer {
 		return a
 	}
 	a.inner = storeerror.Plain(doc.Error.InnerError.Code)
+	a.detail = vaultCode.FindString(doc.Error.Message)
 	if m := callerAppID.FindStringSubmatch(doc.Error.Message); m != nil {
 		a.appID = m[1]
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -76,6 +77,31 @@ func TestVaultThatRefusesEveryToken(t *testing.T) {
 	f.Fails(t.Context(), s, db, secret.ReasonStoreAuthenticationFailed)
 	if issued, _ := f.counts(); issued != 3 {
 		t.Errorf("after the pause: %d tokens, want 3", issued)
+	}
+}
+
+// akv10046: the vault could not load the keys of the login authority. That says nothing
+// about the token, passes within seconds, and permits a stale value meanwhile.
+func TestVaultThatCannotCheckTokens(t *testing.T) {
+	f := newFake(t)
+	s := f.open(f.Config(), f.integration())
+	var healed atomic.Bool
+	f.vault = func(w http.ResponseWriter, r *http.Request) {
+		if healed.Load() {
+			f.answer(w, r, "", 0)
+			return
+		}
+		w.Header().Set("WWW-Authenticate", f.challenge)
+		providertest.WriteJSON(w, http.StatusUnauthorized, `{"error":{"code":"Unauthorized","message":"AKV10046: Unable to resolve the key used for signature validation. `+canary+`"}}`)
+	}
+	e := f.Fails(t.Context(), s, vaultURL+"::db", secret.ReasonStoreUnavailable)
+	if issued, _ := f.counts(); issued != 1 || !strings.Contains(e.Message, "AKV10046") || strings.Contains(e.Message, canary) {
+		t.Errorf("%d tokens, %v", issued, e)
+	}
+	healed.Store(true)
+	f.Fetch(s, vaultURL+"::db") // at once
+	if issued, _ := f.counts(); issued != 1 {
+		t.Errorf("afterwards %d tokens", issued)
 	}
 }
 
