@@ -277,7 +277,7 @@ func pageSizeOf(n int) int32 {
 	if n <= 0 {
 		return pageSize
 	}
-	return int32(min(n, pageSize)) //nolint:gosec // 500 at most
+	return int32(min(n, pageSize))
 }
 
 // pages calls rpc for one page after the other while the iteration continues. request returns

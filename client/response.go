@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"log/slog"
 	"time"
 
@@ -40,6 +41,21 @@ type Value struct {
 
 	text    secret.Value
 	decoded secret.Value
+}
+
+// NewValue returns a Value with a secret, for programs that replace the client in tests. Set the
+// other fields as needed.
+func NewValue(text string) Value { return Value{text: secret.NewValue([]byte(text))} }
+
+// NewDecodedValue returns a Value as for a reference with ?decode=base64: Bytes returns decoded,
+// and Reveal too if that is text. It copies decoded.
+func NewDecodedValue(decoded []byte) Value {
+	// secret.NewValue overwrites its argument.
+	v := Value{decoded: secret.NewValue(bytes.Clone(decoded))}
+	if v.decoded.IsText() {
+		v.text = secret.NewValue(bytes.Clone(decoded))
+	}
+	return v
 }
 
 // Reveal returns the secret as text. Call it at the point of use, and pass the Value rather

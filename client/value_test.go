@@ -118,3 +118,18 @@ func TestValueBytes(t *testing.T) {
 		t.Errorf("a value that was not decoded has the bytes %x", b)
 	}
 }
+
+// Values that a test makes are like those of a broker, and do not share memory with it.
+func TestNewValue(t *testing.T) {
+	t.Parallel()
+	if v := client.NewValue("hunter2"); v.Reveal() != "hunter2" || v.Bytes() != nil || v.String() == "hunter2" {
+		t.Errorf("%q, %q, printed %v", v.Reveal(), v.Bytes(), v)
+	}
+	text, binary := []byte("text"), []byte{0xff, 0}
+	if v := client.NewDecodedValue(text); v.Reveal() != "text" || string(v.Bytes()) != "text" || string(text) != "text" {
+		t.Errorf("%q, %q; the argument is now %q", v.Reveal(), v.Bytes(), text)
+	}
+	if v := client.NewDecodedValue(binary); v.Reveal() != "" || !bytes.Equal(v.Bytes(), []byte{0xff, 0}) {
+		t.Errorf("%q, %q", v.Reveal(), v.Bytes())
+	}
+}

@@ -81,7 +81,8 @@ const (
 // Tracer.
 type Config struct {
 	Resolver Resolver
-	Manager  Manager
+	// Manager may be nil: the server then has no PolicyService and no IntegrationService.
+	Manager Manager
 	// Trust has the server's certificate and the authorities of client certificates. The
 	// caller of New runs it.
 	Trust *trust.Store
@@ -196,20 +197,21 @@ func New(cfg Config) (*Server, error) {
 		}),
 	)
 	s := &Server{grpc: g, health: health.NewServer(), endStreams: endStreams, handshakes: ic.metrics.handshakes, calls: ic.calls, trust: cfg.Trust, connections: known, greetings: greetings, recheck: recheckInterval, traffic: trafficInterval}
-	for _, service := range []struct {
+	type service struct {
 		desc grpc.ServiceDesc
 		impl any
-	}{
-		{secretbrokerv1.ResolverService_ServiceDesc, &resolverService{resolver: cfg.Resolver, log: cfg.Logger, failures: newRefusalLog()}},
-		{secretbrokerv1.PolicyService_ServiceDesc, &policyService{manager: cfg.Manager, log: cfg.Logger}},
-		{secretbrokerv1.IntegrationService_ServiceDesc, &integrationService{manager: cfg.Manager, log: cfg.Logger}},
-		{healthpb.Health_ServiceDesc, s.health},
-	} {
+	}
+	services := []service{{secretbrokerv1.ResolverService_ServiceDesc, &resolverService{resolver: cfg.Resolver, log: cfg.Logger, failures: newRefusalLog()}}}
+	if cfg.Manager != nil {
+		services = append(services,
+			service{secretbrokerv1.PolicyService_ServiceDesc, &policyService{manager: cfg.Manager, log: cfg.Logger}},
+			service{secretbrokerv1.IntegrationService_ServiceDesc, &integrationService{manager: cfg.Manager, log: cfg.Logger}})
+	}
+	for _, service := range services {
 		g.RegisterService(ic.guard(service.desc), service.impl)
+		s.health.SetServingStatus(service.desc.ServiceName, healthpb.HealthCheckResponse_SERVING)
 	}
-	for _, service := range []string{secretbrokerv1.ResolverService_ServiceDesc.ServiceName, secretbrokerv1.PolicyService_ServiceDesc.ServiceName, secretbrokerv1.IntegrationService_ServiceDesc.ServiceName} {
-		s.health.SetServingStatus(service, healthpb.HealthCheckResponse_SERVING)
-	}
+	g.RegisterService(ic.guard(healthpb.Health_ServiceDesc), s.health)
 	reflection.Register(g) // v1 and v1alpha
 	if err := ic.checkRules(g.GetServiceInfo()); err != nil {
 		endStreams()
