@@ -17,6 +17,8 @@ import (
 // Document is an integration as written, section by section, before its settings are
 // validated. A section or setting with the zero value is absent.
 type Document struct {
+	// APIVersion is APIVersion or "", which means the same. Encode always writes it.
+	APIVersion  string         `yaml:"api_version,omitempty"`
 	ID          string         `yaml:"id"`
 	DisplayName string         `yaml:"display_name,omitempty"`
 	Kind        secret.Kind    `yaml:"kind"`
@@ -29,6 +31,10 @@ type Document struct {
 	section strictyaml.Tree
 	kinds   *Kinds // nil until Bind if the caller made the Document
 }
+
+// APIVersion is the version of the format of documents. A document that states it can be
+// recognized if a later release has another format.
+const APIVersion = "secretbroker/v1"
 
 // CacheSection is the section "cache".
 type CacheSection struct {
@@ -177,6 +183,7 @@ func (f *Document) Encode() ([]byte, error) {
 	}
 	v := reflect.New(trees).Elem()
 	copyFields(v, reflect.ValueOf(f).Elem())
+	v.FieldByName("APIVersion").SetString(APIVersion)
 	if spec, ok := f.kinds.Spec(f.Kind); ok {
 		v.FieldByName(sectionField(spec)).Set(reflect.ValueOf(f.section))
 	} else if f.section != nil {
@@ -189,7 +196,8 @@ func (f *Document) Encode() ([]byte, error) {
 	return data, nil
 }
 
-// Tree returns the whole document as plain maps, lists, strings, bools and ints.
+// Tree returns the whole document as plain maps, lists, strings, bools and ints, without
+// api_version.
 func (f *Document) Tree() map[string]any {
 	data, err := f.Encode()
 	if err != nil {
@@ -197,6 +205,7 @@ func (f *Document) Tree() map[string]any {
 	}
 	var t strictyaml.Tree
 	strictyaml.Decode("", data, &t)
+	delete(t, "api_version")
 	return plainMap(t)
 }
 

@@ -42,6 +42,9 @@ func decode(as reflect.Type, name string, data []byte, into *Document) (*stricty
 	v := reflect.New(as)
 	doc := strictyaml.DecodeRenamed(name, data, v.Interface(), renamed)
 	copyFields(reflect.ValueOf(into).Elem(), v.Elem())
+	if doc.Has("api_version") && into.APIVersion != APIVersion {
+		doc.Fault("api_version", "expected %s, the only version that this release knows; a document of another version needs the release that has it", APIVersion)
+	}
 	return doc, v.Elem()
 }
 

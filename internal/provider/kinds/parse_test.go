@@ -171,6 +171,7 @@ func TestParseFaults(t *testing.T) {
 		{"empty", "", "1: the file is empty"},
 		{"not YAML", "id: [\n", "2: not YAML, here or soon after: did not find expected node content"},
 		{"unknown", full + "grant: []\n", `6: unknown setting "grant"; did you mean "grants"?`},
+		{"other version", "api_version: secretbroker/v2\n" + full, "1: api_version: expected secretbroker/v1, the only version that this release knows; a document of another version needs the release that has it"},
 		{"former name", full + "limits: {max_concurrent_reads: 1}\n", `6: unknown setting "limits"; it is now reads, with max_concurrent, per_second and timeout`},
 		{"unknown in azure", full + "  tenant: x\n", `6: azure: unknown setting "tenant"; did you mean "tenant_id"?`},
 		{"secret in the file", head + "  credential: {type: managed_identity, client_secret: hunter2}\n" + vaults,
@@ -268,7 +269,7 @@ func TestParseFaults(t *testing.T) {
 				"6: azure.vaults[0]: not a vault: the store does not begin with https://; expected https://NAME.vault.azure.net\n" +
 				`7: cache.ttl: expected a duration with its unit, such as "30s", "5m" or "90d"` + "\n" +
 				`9: grants[0].principals[0]: expected a SPIFFE ID ("spiffe://...") or "dns:HOST"` + "\n" +
-				`10: unknown setting "more"; known here: id, display_name, kind, azure, aws, gcp, vault, local, cache, reads, placement, grants, roles`},
+				`10: unknown setting "more"; known here: api_version, id, display_name, kind, azure, aws, gcp, vault, local, cache, reads, placement, grants, roles`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
