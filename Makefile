@@ -113,8 +113,8 @@ fuzz: ## run every fuzz target for FUZZTIME (100000x)
 lint: ## run the linters of .golangci.yml
 	$(GOLANGCI_LINT) run ./...
 
-docs: ## generate the tables of docs/metrics.md
-	$(GO) test ./internal/app -count=1 -run TestMetricsAreDocumented -update
+docs: ## generate docs/schema and the tables of docs/metrics.md
+	$(GO) test ./internal/app -count=1 -run 'TestMetricsAreDocumented|TestSchemas' -update
 
 fmt-check: ## fail if a file is not formatted with gofmt
 	@files=$$(gofmt -l .) && \

@@ -87,7 +87,7 @@ Start with:  secretbroker dev`,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.AddCommand(cli.Commands(kinds.All())...)
-	root.AddCommand(newServeCommand(), newDevCommand(), newValidateCommand(), newVersionCommand())
+	root.AddCommand(newServeCommand(), newDevCommand(), newValidateCommand(), newSchemaCommand(), newVersionCommand())
 	root.AddCommand(operator.Commands(kinds.All())...)
 	return root
 }

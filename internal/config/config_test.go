@@ -119,7 +119,10 @@ func auditTail(setting string) string {
 	return "audit: {file: e, " + setting + "}" + strings.Replace(tail, "audit: {file: e}\n", "", 1)
 }
 
-func TestFaults(t *testing.T) {
+// faultTest is a faulty file and its faults.
+type faultTest struct{ name, data, want string }
+
+func generalFaults() []faultTest {
 	const (
 		badAddress = `expected an address to listen on, host:port, such as "127.0.0.1:8443" or ":8443"`
 		noCert     = "tls.cert_file: missing; it is required: the PEM file with the server's certificate chain"
@@ -128,7 +131,7 @@ func TestFaults(t *testing.T) {
 		noDir      = "registry: missing; it is required: where the integrations are, such as {directory: {path: integrations/}}, or a database, sqlite or postgres"
 		noAudit    = `audit.file: missing; it is required: the file that audit records are appended to, or "stdout"`
 	)
-	tests := []struct{ name, data, want string }{
+	return []faultTest{
 		{"empty", "", "b.yaml:1: the file is empty"},
 		{"not YAML", "listen: [\n", "b.yaml:2: not YAML, here or soon after: did not find expected node content"},
 		{"all missing", "\nlisten: :1\n", "b.yaml:2: " + noCert + "\nb.yaml:2: " + noKey + "\nb.yaml:2: " + noCA + "\nb.yaml:2: " + noDir + "\nb.yaml:2: " + noAudit},
@@ -185,7 +188,10 @@ func TestFaults(t *testing.T) {
 				`b.yaml:3: tls: unknown setting "kye_file"; did you mean "key_file"?` + "\n" +
 				"b.yaml:3: " + noKey + "\nb.yaml:3: " + noCA},
 	}
-	for _, tt := range tests {
+}
+
+func TestFaults(t *testing.T) {
+	for _, tt := range generalFaults() {
 		t.Run(tt.name, func(t *testing.T) {
 			c, err := Parse("b.yaml", []byte(tt.data))
 			if err == nil {

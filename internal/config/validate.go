@@ -104,11 +104,14 @@ func (a *Audit) validate(doc *strictyaml.Document) {
 	}
 }
 
-func (l *Limits) validate(doc *strictyaml.Document) {
-	for _, b := range []struct {
-		name            string
-		is, least, most int64
-	}{
+// limitRange is the range of one setting of limits.
+type limitRange struct {
+	name            string
+	is, least, most int64
+}
+
+func (l *Limits) ranges() []limitRange {
+	return []limitRange{
 		{"max_request_bytes", int64(l.MaxRequestBytes), 64 << 10, 16 << 20},
 		{"max_configs", int64(l.MaxConfigs), 1, 100_000},
 		{"max_references", int64(l.MaxReferences), 1, 10_000},
@@ -122,7 +125,11 @@ func (l *Limits) validate(doc *strictyaml.Document) {
 		{"max_concurrent_calls_per_principal", int64(l.MaxConcurrentCallsPerPrincipal), 1, 1_000_000},
 		{"max_concurrent_calls", int64(l.MaxConcurrentCalls), 1, 10_000_000},
 		{"max_handshakes", int64(l.MaxHandshakes), 16, 100_000},
-	} {
+	}
+}
+
+func (l *Limits) validate(doc *strictyaml.Document) {
+	for _, b := range l.ranges() {
 		if b.is < b.least || b.is > b.most {
 			doc.Fault("limits."+b.name, "expected %d to %d", b.least, b.most)
 		}

@@ -70,15 +70,30 @@ func (d *Document) decode(n *yaml.Node, path string, v reflect.Value) {
 	}
 }
 
+// setting is a field of a struct that has a yaml tag.
+type setting struct {
+	name  string
+	field int
+}
+
+// settingsOf returns the settings of a struct, in their order.
+func settingsOf(t reflect.Type) []setting {
+	settings := make([]setting, 0, t.NumField())
+	for i := range t.NumField() {
+		if name, _, _ := strings.Cut(t.Field(i).Tag.Get("yaml"), ","); name != "" && name != "-" {
+			settings = append(settings, setting{name, i})
+		}
+	}
+	return settings
+}
+
 // section decodes a mapping into a struct.
 func (d *Document) section(n *yaml.Node, path string, v reflect.Value) {
 	fields := make(map[string]reflect.Value, v.NumField())
 	names := make([]string, 0, v.NumField())
-	for i := range v.NumField() {
-		if name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("yaml"), ","); name != "" && name != "-" {
-			fields[name] = v.Field(i)
-			names = append(names, name)
-		}
+	for _, s := range settingsOf(v.Type()) {
+		fields[s.name] = v.Field(s.field)
+		names = append(names, s.name)
 	}
 	d.entries(n, path, "a section of settings (name: value)", func(key, value *yaml.Node) {
 		field, known := fields[key.Value]

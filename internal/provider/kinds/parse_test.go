@@ -157,7 +157,10 @@ func TestParseGrantIDs(t *testing.T) {
 	}
 }
 
-func TestParseFaults(t *testing.T) {
+// parseFault is a faulty file and its faults.
+type parseFault struct{ name, data, want string }
+
+func parseFaults() []parseFault {
 	const (
 		badTenant    = "azure.tenant_id: expected a tenant's UUID or one of its domain names"
 		badAuthority = "azure.authority_host: expected https://HOST/ with nothing after it, such as https://login.microsoftonline.com/"
@@ -167,7 +170,7 @@ func TestParseFaults(t *testing.T) {
 		badID        = "expected 1 to 64 lower-case letters, digits, dots, underscores and hyphens, with a letter or digit at both ends"
 		noVault      = "azure.vaults: at least one vault is required, such as https://NAME.vault.azure.net"
 	)
-	tests := []struct{ name, data, want string }{
+	return []parseFault{
 		{"empty", "", "1: the file is empty"},
 		{"not YAML", "id: [\n", "2: not YAML, here or soon after: did not find expected node content"},
 		{"unknown", full + "grant: []\n", `6: unknown setting "grant"; did you mean "grants"?`},
@@ -271,7 +274,10 @@ func TestParseFaults(t *testing.T) {
 				`9: grants[0].principals[0]: expected a SPIFFE ID ("spiffe://...") or "dns:HOST"` + "\n" +
 				`10: unknown setting "more"; known here: api_version, id, display_name, kind, azure, aws, gcp, vault, local, cache, reads, placement, grants, roles`},
 	}
-	for _, tt := range tests {
+}
+
+func TestParseFaults(t *testing.T) {
+	for _, tt := range parseFaults() {
 		t.Run(tt.name, func(t *testing.T) {
 			got := All().ParseFile("/d/f", []byte(tt.data), sound)
 			want := "/d/f:" + strings.ReplaceAll(tt.want, "\n", "\n/d/f:")
