@@ -13,7 +13,10 @@ func (k *Kinds) Schema() ([]byte, error) {
 	s := strictyaml.SchemaOf(k.typed)
 	s.Require("id", "kind")
 	s.At("api_version")["const"] = APIVersion
-	s.At("id")["pattern"] = validID.String()
+	id := s.At("id") // as ValidID
+	id["maxLength"], id["pattern"] = maxIDLen, `^[a-z0-9_-]+(\.[a-z0-9_-]+)*$`
+	id["allOf"] = []strictyaml.Schema{{"pattern": "^[a-z0-9](.*[a-z0-9])?$"}}
+	s.At("grants[].id")["pattern"] = validGrantID.String()
 	s.At("placement.cloud")["pattern"] = placementName.String()
 	s.At("placement.region")["pattern"] = placementName.String()
 	s.At("grants[]").Require("principals")
