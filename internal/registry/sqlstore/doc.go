@@ -8,7 +8,9 @@
 // Calls never query the database. A Store keeps a snapshot of all integrations in
 // memory, immutable and replaced as a whole, and Get answers from it without a lock. So
 // a slow database does not slow down a call, and a database that is down for a while
-// does not fail one.
+// does not fail one. Record, Records and changes that are only validated use the snapshot
+// as well. Before it derives a change from a Record, a caller brings the snapshot up to
+// date with Refresh, which is one look.
 //
 // One loop, in Run, keeps the snapshot up to date. It looks at the database every
 // PollInterval, and earlier when PostgreSQL notifies it of a change; a lost notification
