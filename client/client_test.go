@@ -55,7 +55,7 @@ func TestResolve(t *testing.T) {
 		certName, tlsVersion = state.VerifiedChains[0][0].DNSNames[0], state.Version
 		return &secretbrokerv1.ResolveResponse{
 			Configs: map[string]*secretbrokerv1.ResolvedConfig{
-				"a": {Value: "hunter2", Version: "v7", FetchTime: timestamppb.New(fetched), ExpireTime: timestamppb.New(expires), Stale: true, SecretExpireTime: timestamppb.New(expires.Add(time.Hour))},
+				"a": {Value: "hunter2", Version: "v7", FetchTime: timestamppb.New(fetched), CacheExpireTime: timestamppb.New(expires), Stale: true, SecretExpireTime: timestamppb.New(expires.Add(time.Hour))},
 				"b": {},
 			},
 			Errors: map[string]*secretbrokerv1.ConfigError{
@@ -106,11 +106,11 @@ func TestResolve(t *testing.T) {
 	if len(res.Values) != 2 || res.RequestID != "req-9" {
 		t.Errorf("got %d values, request id %q", len(res.Values), res.RequestID)
 	}
-	if a.Reveal() != "hunter2" || a.Version != "v7" || !a.FetchTime.Equal(fetched) || !a.ExpireTime.Equal(expires) || !a.SecretExpireTime.Equal(expires.Add(time.Hour)) || !a.Stale {
-		t.Errorf("a: version %q, fetched %v, expires %v, stale %v, right value %v", a.Version, a.FetchTime, a.ExpireTime, a.Stale, a.Reveal() == "hunter2")
+	if a.Reveal() != "hunter2" || a.Version != "v7" || !a.FetchTime.Equal(fetched) || !a.CacheExpireTime.Equal(expires) || !a.SecretExpireTime.Equal(expires.Add(time.Hour)) || !a.Stale {
+		t.Errorf("a: version %q, fetched %v, expires %v, stale %v, right value %v", a.Version, a.FetchTime, a.CacheExpireTime, a.Stale, a.Reveal() == "hunter2")
 	}
-	if b.Reveal() != "" || !b.FetchTime.IsZero() || !b.ExpireTime.IsZero() || !b.SecretExpireTime.IsZero() || b.Stale {
-		t.Errorf("b: fetched %v, expires %v: want zero times", b.FetchTime, b.ExpireTime)
+	if b.Reveal() != "" || !b.FetchTime.IsZero() || !b.CacheExpireTime.IsZero() || !b.SecretExpireTime.IsZero() || b.Stale {
+		t.Errorf("b: fetched %v, expires %v: want zero times", b.FetchTime, b.CacheExpireTime)
 	}
 	if diff := cmp.Diff(map[string]client.ConfigError{
 		"c": {Config: "c", Reason: client.ReasonStoreThrottled, Message: "wait", RetryAfter: 3 * time.Second},

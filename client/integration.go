@@ -61,8 +61,8 @@ type Integration struct {
 	Facts []Fact
 	// LastUseTime is zero if the integration was never used.
 	LastUseTime time.Time
-	// Problem is the reason why the integration cannot be used as it is, "" if it can be.
-	Problem string
+	// Problems are the reasons why the broker does not use the integration as it is.
+	Problems []Problem
 	// Unknown lists the fields, as in UpdateIntegrationRequest.Mask, that contain something
 	// which this version of the package does not know and cannot send, such as a new
 	// condition of a grant. UpdateIntegration refuses to replace them.
@@ -91,14 +91,42 @@ type Grant struct {
 
 // Fact is a line about an integration, or a document of several lines to paste into the
 // cloud's console.
-type Fact struct{ Name, Value string }
+type Fact struct {
+	// ID identifies the fact for programs, such as "AWS_EXTERNAL_ID"; Name is for people.
+	ID, Name, Value string
+}
+
+// Problem is one reason why the broker does not use an integration.
+type Problem struct {
+	Reason  Reason
+	Message string
+}
+
+// StepState is the outcome of a step of a validation.
+type StepState string
+
+// The outcomes. A newer broker may have others, which are StepUnknown.
+const (
+	StepUnknown StepState = ""
+	StepOK      StepState = "OK"
+	StepFailed  StepState = "FAILED"
+	// StepSkipped is the state of a step that was not tried because an earlier one failed.
+	StepSkipped StepState = "SKIPPED"
+)
+
+var stepStates = map[secretbrokerv1.ValidationStep_State]StepState{
+	secretbrokerv1.ValidationStep_STATE_OK:      StepOK,
+	secretbrokerv1.ValidationStep_STATE_FAILED:  StepFailed,
+	secretbrokerv1.ValidationStep_STATE_SKIPPED: StepSkipped,
+}
 
 // ValidationStep is the result of one step of a validation.
 type ValidationStep struct {
-	Name    string
-	OK      bool
-	Skipped bool
-	// Reason is one of the constants, "" if OK; Message says how to fix the problem.
+	// Step is what was tried, such as "TOKEN" or "READ_STORE", and Store the store, for a step
+	// of a single one.
+	Step, Store string
+	State       StepState
+	// Reason is one of the constants if the step failed; Message says how to fix the problem.
 	Reason  Reason
 	Message string
 }
@@ -122,7 +150,7 @@ func (g Grant) message() *secretbrokerv1.Grant {
 func stepsOf(list []*secretbrokerv1.ValidationStep) []ValidationStep {
 	var steps []ValidationStep
 	for _, s := range list {
-		steps = append(steps, ValidationStep{Name: s.GetName(), OK: s.GetOk(), Skipped: s.GetSkipped(), Reason: Reason(s.GetReason()), Message: s.GetMessage()})
+		steps = append(steps, ValidationStep{Step: s.GetStep(), Store: s.GetStore(), State: stepStates[s.GetState()], Reason: Reason(s.GetReason()), Message: s.GetMessage()})
 	}
 	return steps
 }
@@ -196,7 +224,7 @@ func newIntegration(m *secretbrokerv1.Integration) *Integration {
 		Placement: Placement{m.GetPlacement().GetCloud(), m.GetPlacement().GetRegion()},
 		ETag:      m.GetEtag(), Revision: m.GetRevision(), CredentialNames: m.GetCredentialNames(),
 		CreateTime: timeOf(m.GetCreateTime()), Creator: m.GetCreator(), UpdateTime: timeOf(m.GetUpdateTime()), Updater: m.GetUpdater(),
-		ReadOnly: m.GetReadOnly(), LastUseTime: timeOf(m.GetLastUseTime()), Problem: m.GetProblem(), Unknown: unknownIn(m),
+		ReadOnly: m.GetReadOnly(), LastUseTime: timeOf(m.GetLastUseTime()), Unknown: unknownIn(m),
 	}
 	if m.GetSettings() != nil {
 		in.Settings = m.GetSettings().AsMap()
@@ -215,7 +243,10 @@ func newIntegration(m *secretbrokerv1.Integration) *Integration {
 		}
 	}
 	for _, f := range m.GetFacts() {
-		in.Facts = append(in.Facts, Fact{f.GetName(), f.GetValue()})
+		in.Facts = append(in.Facts, Fact{f.GetId(), f.GetName(), f.GetValue()})
+	}
+	for _, p := range m.GetProblems() {
+		in.Problems = append(in.Problems, Problem{Reason(p.GetReason()), p.GetMessage()})
 	}
 	return in
 }

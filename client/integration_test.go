@@ -42,9 +42,10 @@ func (s *integrationService) keep(m proto.Message) error {
 func answered(in *secretbrokerv1.Integration) *secretbrokerv1.Integration {
 	out := proto.CloneOf(in)
 	out.Credentials = nil
-	out.Etag, out.Revision, out.ReadOnly, out.Problem, out.CredentialNames = "e2", "r", true, "p", []string{"c"}
+	out.Etag, out.Revision, out.ReadOnly, out.CredentialNames = "e2", "r", true, []string{"c"}
 	out.CreateTime, out.Creator, out.LastUseTime = &timestamppb.Timestamp{Seconds: 1}, "dns:a", &timestamppb.Timestamp{Seconds: 2}
-	out.Facts = []*secretbrokerv1.Fact{{Name: "n", Value: "v"}}
+	out.Uid, out.Problems = "u", []*secretbrokerv1.Problem{{Reason: "PLACEMENT_DENIED", Message: "p"}}
+	out.Facts = []*secretbrokerv1.Fact{{Id: "I", Name: "n", Value: "v"}}
 	return out
 }
 
@@ -77,7 +78,7 @@ func (s *integrationService) RevokeUse(_ context.Context, in *secretbrokerv1.Rev
 }
 
 func (s *integrationService) ValidateIntegration(_ context.Context, in *secretbrokerv1.ValidateIntegrationRequest) (*secretbrokerv1.ValidateIntegrationResponse, error) {
-	return &secretbrokerv1.ValidateIntegrationResponse{RequestId: "r1", Steps: []*secretbrokerv1.ValidationStep{{Name: "token", Ok: true, Message: "m"}, {Name: "read", Reason: "R", Skipped: true}}}, s.keep(in)
+	return &secretbrokerv1.ValidateIntegrationResponse{RequestId: "r1", Steps: []*secretbrokerv1.ValidationStep{{Step: "TOKEN", State: secretbrokerv1.ValidationStep_STATE_OK, Message: "m"}, {Step: "READ_STORE", Store: "https://v", Reason: "R", State: secretbrokerv1.ValidationStep_STATE_FAILED}, {Step: "NEW", State: secretbrokerv1.ValidationStep_STATE_SKIPPED}, {State: 77}}}, s.keep(in)
 }
 
 // ListIntegrations and ListUsage have three pages.
@@ -112,8 +113,9 @@ func TestIntegrationRoundTrip(t *testing.T) {
 		Roles:     map[client.Role][]string{client.RoleResourceOwner: {"o"}, client.RoleAssigner: {"a"}, client.RoleAuditor: {"u"}},
 	}
 	want := *in
-	want.ETag, want.Revision, want.ReadOnly, want.Problem, want.CredentialNames = "e2", "r", true, "p", []string{"c"}
-	want.CreateTime, want.Creator, want.LastUseTime, want.Facts = time.Unix(1, 0).UTC(), "dns:a", time.Unix(2, 0).UTC(), []client.Fact{{Name: "n", Value: "v"}}
+	want.ETag, want.Revision, want.ReadOnly, want.CredentialNames = "e2", "r", true, []string{"c"}
+	want.UID, want.Problems = "u", []client.Problem{{Reason: client.ReasonPlacementDenied, Message: "p"}}
+	want.CreateTime, want.Creator, want.LastUseTime, want.Facts = time.Unix(1, 0).UTC(), "dns:a", time.Unix(2, 0).UTC(), []client.Fact{{ID: "I", Name: "n", Value: "v"}}
 	in.Credentials, in.ETag = map[string][]byte{"azure.credential.client_secret": []byte("x")}, "e1"
 
 	created, err := c.CreateIntegration(t.Context(), client.CreateIntegrationRequest{Integration: in, ValidateOnly: true})
@@ -162,7 +164,7 @@ func TestIntegrationCalls(t *testing.T) {
 		t.Errorf("%v, %+v, %v", s.manage.got, revoked, err)
 	}
 	validated, err := c.ValidateIntegration(t.Context(), client.ValidateIntegrationRequest{IntegrationID: "i"})
-	if diff := cmp.Diff(&client.ValidateIntegrationResponse{Steps: []client.ValidationStep{{Name: "token", OK: true, Message: "m"}, {Name: "read", Reason: "R", Skipped: true}}, RequestID: "r1"}, validated); err != nil || diff != "" {
+	if diff := cmp.Diff(&client.ValidateIntegrationResponse{Steps: []client.ValidationStep{{Step: "TOKEN", State: client.StepOK, Message: "m"}, {Step: "READ_STORE", Store: "https://v", Reason: "R", State: client.StepFailed}, {Step: "NEW", State: client.StepSkipped}, {State: client.StepUnknown}}, RequestID: "r1"}, validated); err != nil || diff != "" {
 		t.Errorf("%v %s", err, diff)
 	}
 }

@@ -30,12 +30,12 @@ type Value struct {
 	Version string
 	// FetchTime is the time at which the broker read the value from the store.
 	FetchTime time.Time
-	// ExpireTime is the time until which the broker answers with this copy; earlier
+	// CacheExpireTime is the time until which the broker answers with this copy; earlier
 	// requests get the same value. Zero if the broker did not send it.
-	ExpireTime time.Time
+	CacheExpireTime time.Time
 	// SecretExpireTime is the end of the secret's own validity. Zero if it has none.
 	SecretExpireTime time.Time
-	// Stale reports that ExpireTime has passed, and that the broker returned the value only
+	// Stale reports that CacheExpireTime has passed, and that the broker returned the value only
 	// because it cannot reach the store.
 	Stale bool
 
@@ -109,12 +109,12 @@ func newResolveResponse(m *secretbrokerv1.ResolveResponse) *ResolveResponse {
 	}
 	for name, c := range m.GetConfigs() {
 		r.Values[name] = Value{
-			Version:    c.GetVersion(),
-			FetchTime:  timeOf(c.GetFetchTime()),
-			ExpireTime: timeOf(c.GetExpireTime()),
-			Stale:      c.GetStale(),
-			text:       secret.NewValue([]byte(c.GetValue())),
-			decoded:    secret.NewValue(c.GetDecodedValue()),
+			Version:         c.GetVersion(),
+			FetchTime:       timeOf(c.GetFetchTime()),
+			CacheExpireTime: timeOf(c.GetCacheExpireTime()),
+			Stale:           c.GetStale(),
+			text:            secret.NewValue([]byte(c.GetValue())),
+			decoded:         secret.NewValue(c.GetDecodedValue()),
 
 			SecretExpireTime: timeOf(c.GetSecretExpireTime()),
 		}

@@ -115,7 +115,7 @@ func answer(configs, size int) *secretbrokerv1.ResolveResponse {
 		now := time.Now()
 		resp.Configs[configName(i)] = &secretbrokerv1.ResolvedConfig{
 			Value: value, Version: "0123456789abcdef0123456789abcdef",
-			FetchTime: timestamppb.New(now), ExpireTime: timestamppb.New(now.Add(5 * time.Minute)),
+			FetchTime: timestamppb.New(now), CacheExpireTime: timestamppb.New(now.Add(5 * time.Minute)),
 		}
 		value = strings.Repeat("x", size)
 	}

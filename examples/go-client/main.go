@@ -67,7 +67,7 @@ func run(ctx context.Context, args []string, w io.Writer) error {
 	}
 	for name, value := range res.Values {
 		// value.Reveal() returns the secret; value itself prints as [REDACTED].
-		_, _ = fmt.Fprintf(w, "%s: %v, version %s, the broker's copy is good until %v\n", name, value, value.Version, value.ExpireTime)
+		_, _ = fmt.Fprintf(w, "%s: %v, version %s, the broker's copy is good until %v\n", name, value, value.Version, value.CacheExpireTime)
 	}
 	for name, e := range res.Errors {
 		_, _ = fmt.Fprintf(w, "%s: %s: %s (request %s)\n", name, e.Reason, e.Message, res.RequestID)

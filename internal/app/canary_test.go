@@ -77,7 +77,7 @@ func TestMemory(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return res.Values["p"].ExpireTime
+		return res.Values["p"].CacheExpireTime
 	}
 	count := func(p planted, when string) (documents int) {
 		n, docs, received := c.count(t, p)

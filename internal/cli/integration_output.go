@@ -32,7 +32,7 @@ type (
 		ReadOnly        bool           `json:"read_only,omitempty"`
 		Facts           []FactJSON     `json:"facts,omitempty"`
 		LastUseTime     *time.Time     `json:"last_use_time,omitempty"`
-		Problem         string         `json:"problem,omitempty"`
+		Problems        []ProblemJSON  `json:"problems,omitempty"`
 		Resources       []UsageJSON    `json:"resources,omitempty"`
 		// GrantIDs are the ids of the grants of Integration, in their order.
 		GrantIDs       []string `json:"grant_ids,omitempty"`
@@ -40,8 +40,14 @@ type (
 	}
 	// FactJSON is a value that the store's configuration needs.
 	FactJSON struct {
+		ID    string `json:"id"`
 		Name  string `json:"name"`
 		Value string `json:"value"`
+	}
+	// ProblemJSON is a reason why the broker does not use an integration.
+	ProblemJSON struct {
+		Reason  string `json:"reason"`
+		Message string `json:"message"`
 	}
 	// UsageJSON is the use of one secret through an integration.
 	UsageJSON struct {
@@ -57,17 +63,17 @@ type (
 	}
 	// StepJSON is one step of a validation.
 	StepJSON struct {
-		Name    string `json:"name"`
-		OK      bool   `json:"ok"`
-		Skipped bool   `json:"skipped,omitempty"`
+		Step    string `json:"step"`
+		Store   string `json:"store,omitempty"`
+		State   string `json:"state"`
 		Reason  string `json:"reason,omitempty"`
 		Message string `json:"message,omitempty"`
 	}
 	// ValidationJSON is the JSON output of integration validate.
 	ValidationJSON struct {
-		ID    string     `json:"id"`
-		OK    bool       `json:"ok"`
-		Steps []StepJSON `json:"steps"`
+		IntegrationID string     `json:"integration_id"`
+		OK            bool       `json:"ok"`
+		Steps         []StepJSON `json:"steps"`
 	}
 )
 
@@ -108,13 +114,16 @@ func structuredIntegration(kinds *integration.Kinds, in *client.Integration, usa
 	out := IntegrationJSON{
 		Integration: doc.Tree(), UID: in.UID, ETag: in.ETag, Revision: in.Revision, CredentialNames: in.CredentialNames,
 		CreateTime: timeOrNil(in.CreateTime), Creator: in.Creator, UpdateTime: timeOrNil(in.UpdateTime), Updater: in.Updater,
-		ReadOnly: in.ReadOnly, LastUseTime: timeOrNil(in.LastUseTime), Problem: in.Problem, UnusedGrantIDs: usage.UnusedGrantIDs,
+		ReadOnly: in.ReadOnly, LastUseTime: timeOrNil(in.LastUseTime), UnusedGrantIDs: usage.UnusedGrantIDs,
 	}
 	for _, g := range in.Grants {
 		out.GrantIDs = append(out.GrantIDs, g.ID)
 	}
 	for _, f := range in.Facts {
 		out.Facts = append(out.Facts, FactJSON(f))
+	}
+	for _, p := range in.Problems {
+		out.Problems = append(out.Problems, ProblemJSON{string(p.Reason), p.Message})
 	}
 	for _, u := range usage.Usage {
 		out.Resources = append(out.Resources, UsageJSON{
@@ -157,7 +166,7 @@ func printIntegrations(w io.Writer, kinds *integration.Kinds, output string, all
 
 func stateOf(in *client.Integration) string {
 	switch {
-	case in.Problem != "":
+	case len(in.Problems) > 0:
 		return "faulty"
 	case in.ReadOnly:
 		return "read-only"
@@ -200,7 +209,9 @@ func printIntegration(w io.Writer, kinds *integration.Kinds, output string, in *
 	row("Revision", in.Revision)
 	row("ETag", in.ETag)
 	row("State", stateOf(in))
-	row("Problem", in.Problem)
+	for _, p := range in.Problems {
+		row("Problem", string(p.Reason)+": "+p.Message)
+	}
 	if err := t.Flush(); err != nil {
 		return err
 	}
@@ -314,14 +325,22 @@ func cell(list []string) string {
 	return terminal.Printable(strings.Join(list, ", "))
 }
 
+// stepText describes a step for people.
+func stepText(s client.ValidationStep) string {
+	if s.Step == "READ_STORE" {
+		return "read " + s.Store
+	}
+	return strings.TrimSpace(strings.ReplaceAll(strings.ToLower(s.Step), "_", " ") + " " + s.Store)
+}
+
 func printValidations(w io.Writer, output string, all []validation) error {
 	if output != "table" {
 		out := make([]ValidationJSON, len(all))
 		for i, v := range all {
-			out[i] = ValidationJSON{ID: v.id, OK: true}
+			out[i] = ValidationJSON{IntegrationID: v.id, OK: true}
 			for _, s := range v.steps {
-				out[i].OK = out[i].OK && s.OK
-				out[i].Steps = append(out[i].Steps, StepJSON{s.Name, s.OK, s.Skipped, string(s.Reason), s.Message})
+				out[i].OK = out[i].OK && s.State == client.StepOK
+				out[i].Steps = append(out[i].Steps, StepJSON{s.Step, s.Store, string(s.State), string(s.Reason), s.Message})
 			}
 		}
 		return printStructured(w, output, map[string]any{"validations": out})
@@ -330,14 +349,11 @@ func printValidations(w io.Writer, output string, all []validation) error {
 	fmt.Fprintln(t, "INTEGRATION\tSTEP\tRESULT\tFOUND")
 	for _, v := range all {
 		for _, s := range v.steps {
-			result := "ok"
-			switch {
-			case s.Skipped:
-				result = "skipped"
-			case !s.OK:
+			result := strings.ToLower(string(s.State))
+			if s.State == client.StepFailed {
 				result = string(s.Reason)
 			}
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", v.id, terminal.OrDash(s.Name), result, terminal.OrDash(s.Message))
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", v.id, terminal.OrDash(stepText(s)), terminal.OrDash(result), terminal.OrDash(s.Message))
 		}
 	}
 	return t.Flush()

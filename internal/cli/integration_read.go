@@ -169,13 +169,13 @@ func validateIntegrations(ctx context.Context, cmd *cobra.Command, cl *client.Cl
 		var refused *client.Error
 		if errors.As(err, &refused) && len(ids) > 1 && refused.Reason != "" && refused.RequestID != "" {
 			// A refusal for one integration must not hide the others.
-			steps, err = []client.ValidationStep{{Name: "validate", Reason: refused.Reason, Message: refused.Message}}, nil
+			steps, err = []client.ValidationStep{{Step: "VALIDATE", State: client.StepFailed, Reason: refused.Reason, Message: refused.Message}}, nil
 		}
 		if err != nil {
 			return err
 		}
 		results[i] = validation{id, steps}
-		failed = failed || slices.ContainsFunc(steps, func(s client.ValidationStep) bool { return !s.OK })
+		failed = failed || slices.ContainsFunc(steps, func(s client.ValidationStep) bool { return s.State != client.StepOK })
 	}
 	if err := printed(printValidations(cmd.OutOrStdout(), output, results)); err != nil {
 		return err

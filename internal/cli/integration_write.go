@@ -344,7 +344,7 @@ secretbroker.yaml), and the error lists who used it; --force deletes it neverthe
 					what = "would be deleted"
 				}
 				if m.output != "table" {
-					return printed(printStructured(cmd.OutOrStdout(), m.output, map[string]any{"id": args[0], "deleted": !dryRun}))
+					return printed(printStructured(cmd.OutOrStdout(), m.output, map[string]any{"integration_id": args[0], "deleted": !dryRun}))
 				}
 				fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", args[0], what)
 				return nil

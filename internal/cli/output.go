@@ -34,12 +34,12 @@ func (p *printer) register(cmd *cobra.Command) {
 type (
 	// ValueJSON is one resolved config.
 	ValueJSON struct {
-		Value       *string   `json:"value,omitempty"`        // only with --reveal, and only if it is text
-		ValueBase64 []byte    `json:"value_base64,omitempty"` // only with --reveal
-		Version     string    `json:"version"`
-		FetchTime   time.Time `json:"fetch_time"`
-		ExpireTime  time.Time `json:"expire_time"`
-		Stale       bool      `json:"stale"`
+		Value           *string   `json:"value,omitempty"`        // only with --reveal, and only if it is text
+		ValueBase64     []byte    `json:"value_base64,omitempty"` // only with --reveal
+		Version         string    `json:"version"`
+		FetchTime       time.Time `json:"fetch_time"`
+		CacheExpireTime time.Time `json:"cache_expire_time"`
+		Stale           bool      `json:"stale"`
 	}
 	// ErrorJSON is an error of a config or of a call.
 	ErrorJSON struct {
@@ -65,7 +65,7 @@ func (p *printer) printResponse(cmd *cobra.Command, res *client.ResolveResponse)
 	if p.output == "json" {
 		out := ResponseJSON{RequestID: res.RequestID, Errors: errorsJSON(failed), Configs: make(map[string]ValueJSON)}
 		for name, v := range res.Values {
-			jv := ValueJSON{Version: v.Version, FetchTime: v.FetchTime, ExpireTime: v.ExpireTime, Stale: v.Stale}
+			jv := ValueJSON{Version: v.Version, FetchTime: v.FetchTime, CacheExpireTime: v.CacheExpireTime, Stale: v.Stale}
 			if p.reveal {
 				jv.ValueBase64 = v.Bytes()
 				if text, ok := textOf(v); ok {
@@ -101,7 +101,7 @@ func (p *printer) printTable(w io.Writer, res *client.ResolveResponse, now time.
 		if p.reveal {
 			value = revealed(v)
 		}
-		expires := "in " + v.ExpireTime.Sub(now).Round(time.Second).String()
+		expires := "in " + v.CacheExpireTime.Sub(now).Round(time.Second).String()
 		if v.Stale {
 			expires = "stale"
 		}

@@ -10,30 +10,37 @@ import (
 
 // Fact is one piece of information that a person needs to set up an integration at its
 // stores. A Value of more than one line is a document to paste.
-type Fact struct{ Name, Value string }
+type Fact struct {
+	// ID identifies the fact for programs, such as "AWS_EXTERNAL_ID". It is never renamed, and
+	// listed in provider/kinds/testdata/facts.txt.
+	ID string
+	// Name is for people.
+	Name  string
+	Value string
+}
 
 // Facts are the facts about one integration.
 type Facts []Fact
 
 // Add adds a fact unless its value is empty.
-func (f *Facts) Add(name, value string) {
+func (f *Facts) Add(id, name, value string) {
 	if value != "" {
-		*f = append(*f, Fact{name, value})
+		*f = append(*f, Fact{id, name, value})
 	}
 }
 
 // AddAll adds a fact for each value, sorted.
-func (f *Facts) AddAll(name string, values []string) {
+func (f *Facts) AddAll(id, name string, values []string) {
 	for _, v := range slices.Sorted(slices.Values(values)) {
-		f.Add(name, v)
+		f.Add(id, name, v)
 	}
 }
 
 // Facts returns the facts about the integration.
 func (in *Integration) Facts() Facts {
 	var f Facts
-	f.Add("Cloud", in.Placement.Cloud)
-	f.Add("Region", in.Placement.Region)
+	f.Add("CLOUD", "Cloud", in.Placement.Cloud)
+	f.Add("REGION", "Region", in.Placement.Region)
 	if in.Settings != nil {
 		f = append(f, in.Settings.Facts()...)
 	}
@@ -42,6 +49,8 @@ func (in *Integration) Facts() Facts {
 
 // CloudPolicy is a policy document that an integration requires at its cloud, for pasting.
 type CloudPolicy struct {
+	// ID is that of the document's Fact.
+	ID string
 	// Title states the purpose of the document and where to paste it.
 	Title string
 	// JSON is indented. It contains no secret. Capitalized words in angle brackets are

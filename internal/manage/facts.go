@@ -14,7 +14,7 @@ func withPolicies(in Integration, of *integration.Integration) Integration {
 	}
 	for _, p := range of.CloudPolicies() {
 		title := strings.ToUpper(p.Title[:1]) + p.Title[1:]
-		in.Facts = append(in.Facts, Fact{Name: title, Value: p.JSON})
+		in.Facts = append(in.Facts, Fact{ID: p.ID, Name: title, Value: p.JSON})
 	}
 	return in
 }

@@ -124,7 +124,7 @@ type summary struct {
 
 // summary returns the summary of a record. It parses the document only if that is invalid.
 func (s *Service) summary(rec *registry.Record) summary {
-	sum := summary{id: rec.ID, readOnly: rec.File != "", faulty: s.problem(rec) != ""}
+	sum := summary{id: rec.ID, readOnly: rec.File != "", faulty: len(s.problems(rec)) > 0}
 	if in := rec.Integration; in != nil {
 		sum.kind, sum.displayName = in.Kind, in.DisplayName
 	} else {

@@ -132,7 +132,7 @@ func newBench(t *testing.T, rules placement.Config) *bench {
 		Kinds: kinds.All(),
 		Store: store, Usage: store, Audit: b.audit, Roles: func() *authz.Roles { return roles }, Placement: places, Now: clock,
 		Validate: func(context.Context, *integration.Integration) []provider.Step {
-			return []provider.Step{{Name: "token", Found: "obtained"}, {Name: "read " + vault, Err: secret.Errorf(secret.ReasonStoreAccessDenied, "assign the role")}}
+			return []provider.Step{{Step: provider.StepToken, Found: "obtained"}, {Step: provider.StepReadStore, Store: vault, Err: secret.Errorf(secret.ReasonStoreAccessDenied, "assign the role")}}
 		},
 	}
 	b.Service = manage.New(b.cfg)

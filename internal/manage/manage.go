@@ -128,8 +128,14 @@ type Integration struct {
 	Facts []Fact
 	// LastUsedAt is zero if the integration was never used.
 	LastUsedAt time.Time
-	// Problem says why the integration cannot be used, "" if it can.
-	Problem string
+	// Problems say why the integration cannot be used; empty if it can.
+	Problems []Problem
+}
+
+// Problem is one reason why an integration cannot be used.
+type Problem struct {
+	Reason  secret.Reason
+	Message string
 }
 
 // Fact is one line about an integration, or a document of several lines to paste into the
@@ -242,24 +248,25 @@ func (s *Service) present(rec *registry.Record, lastUsed time.Time) Integration 
 			in.Document.Kind, in.Document.DisplayName = rec.Integration.Kind, rec.Integration.DisplayName
 		}
 	}
-	in.Problem = s.problem(rec)
+	in.Problems = s.problems(rec)
 	return in
 }
 
-// problem says why an integration cannot be used, "" if it can.
-func (s *Service) problem(rec *registry.Record) string {
+// problems returns why an integration cannot be used; nil if it can.
+func (s *Service) problems(rec *registry.Record) []Problem {
 	if len(rec.Faults) > 0 {
-		texts := make([]string, len(rec.Faults))
+		problems := make([]Problem, len(rec.Faults))
 		for i, f := range rec.Faults {
-			texts[i] = strings.TrimPrefix(f.Path+": "+f.Text, ": ")
+			problems[i] = Problem{secret.ReasonInvalidIntegration, strings.TrimPrefix(f.Path+": "+f.Text, ": ")}
 		}
-		return strings.Join(texts, "; ")
+		return problems
 	}
 	if rec.Integration == nil {
-		return ""
+		return nil
 	}
-	if faults := s.cfg.Placement.Check(rec.Integration.Kind, rec.Integration.Placement); len(faults) > 0 {
-		return fmt.Sprintf("%s: %s", faults[0].Setting, faults[0].Text)
+	var problems []Problem
+	for _, f := range s.cfg.Placement.Check(rec.Integration.Kind, rec.Integration.Placement) {
+		problems = append(problems, Problem{secret.ReasonPlacementDenied, f.Setting + ": " + f.Text})
 	}
-	return ""
+	return problems
 }

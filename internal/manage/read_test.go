@@ -140,7 +140,7 @@ func TestValidateIsRecorded(t *testing.T) {
 	b := newBench(t, placement.Config{Regions: []string{"westeurope"}})
 	b.create(t, "cspi")
 	steps, err := b.Validate(t.Context(), as(assigner), "cspi")
-	if err != nil || len(steps) != 3 || steps[0].Name != "placement" || steps[2].Err == nil {
+	if err != nil || len(steps) != 3 || steps[0].Step != "PLACEMENT" || steps[2].Store != vault || steps[2].Err == nil {
 		t.Fatalf("%+v, %v", steps, err)
 	}
 	_, events := b.audit.take(t)

@@ -65,9 +65,9 @@ func (s *Service) Validate(ctx context.Context, who Caller, id string) ([]provid
 func (s *Service) validate(ctx context.Context, in *integration.Integration) []provider.Step {
 	var steps []provider.Step
 	if s.cfg.Placement.Restrict() {
-		step := provider.Step{Name: "placement", Found: "complies with the organisation's rules"}
+		step := provider.Step{Step: provider.StepPlacement, Found: "complies with the organisation's rules"}
 		if faults := s.cfg.Placement.Check(in.Kind, in.Placement); len(faults) > 0 {
-			step = provider.Step{Name: "placement", Err: secret.Errorf(secret.ReasonPlacementDenied, "%s: %s", faults[0].Setting, faults[0].Text)}
+			step = provider.Step{Step: provider.StepPlacement, Err: secret.Errorf(secret.ReasonPlacementDenied, "%s: %s", faults[0].Setting, faults[0].Text)}
 		}
 		steps = append(steps, step)
 	}
@@ -77,9 +77,10 @@ func (s *Service) validate(ctx context.Context, in *integration.Integration) []p
 // failing returns the names of the failed steps, "" if there are none.
 func failing(steps []provider.Step) string {
 	var names []string
-	for _, step := range steps {
+	for i := range steps {
+		step := &steps[i]
 		if step.Err != nil {
-			names = append(names, step.Name)
+			names = append(names, step.String())
 		}
 	}
 	return strings.Join(names, ", ")
@@ -159,10 +160,11 @@ func (w *Watcher) round(ctx context.Context) {
 }
 
 func describeFailure(steps []provider.Step) string {
-	for _, step := range steps {
+	for i := range steps {
+		step := &steps[i]
 		if step.Err != nil {
 			e := secret.AsError(step.Err)
-			return step.Name + ": " + string(e.Reason) + ": " + e.Message
+			return step.String() + ": " + string(e.Reason) + ": " + e.Message
 		}
 	}
 	return ""

@@ -14,8 +14,10 @@ import (
 
 // Step is one check of whether an integration works.
 type Step struct {
-	// Name is what was checked, such as "token" or "read https://v.vault.azure.net".
-	Name string
+	// Step is what was checked. Its names are a part of the API.
+	Step StepName
+	// Store is the store of a StepReadStore.
+	Store string
 	// Err is nil if the check succeeded, and otherwise a *secret.Error that says what is
 	// wrong and what to do.
 	Err error
@@ -23,6 +25,36 @@ type Step struct {
 	Found string
 	// Skipped is whether the check was not made because an earlier one failed.
 	Skipped bool
+}
+
+// StepName names a check.
+type StepName string
+
+// The checks.
+const (
+	// StepPlacement checks the organisation's placement rules.
+	StepPlacement StepName = "PLACEMENT"
+	// StepOpen checks whether the broker supports the kind.
+	StepOpen StepName = "OPEN"
+	// StepCredential reads the files and settings of the credential.
+	StepCredential StepName = "CREDENTIAL"
+	// StepSession obtains keys for a session.
+	StepSession StepName = "SESSION"
+	// StepLogin logs in at the store.
+	StepLogin StepName = "LOGIN"
+	// StepToken obtains a token from the login authority.
+	StepToken StepName = "TOKEN"
+	// StepReadStore checks whether a store permits reads.
+	StepReadStore StepName = "READ_STORE"
+)
+
+// String describes the step for people, such as "token" or
+// "read https://v.vault.azure.net".
+func (s *Step) String() string {
+	if s.Step == StepReadStore {
+		return "read " + s.Store
+	}
+	return strings.ToLower(string(s.Step))
 }
 
 // Validator is a Provider with checks that go beyond a read of each store.
@@ -39,14 +71,14 @@ type Validator interface {
 func (s *Set) Validate(ctx context.Context, in *integration.Integration) []Step {
 	open, ok := s.cfg.Openers[in.Kind]
 	if !ok {
-		return []Step{{Name: "open", Err: secret.Errorf(secret.ReasonInternal, "this broker does not support the kind %s", in.Kind)}}
+		return []Step{{Step: StepOpen, Err: secret.Errorf(secret.ReasonInternal, "this broker does not support the kind %s", in.Kind)}}
 	}
 	p, err := open(ctx, in)
 	if err != nil {
-		return []Step{{Name: "credential", Err: secret.AsError(err)}}
+		return []Step{{Step: StepCredential, Err: secret.AsError(err)}}
 	}
 	defer func() { _ = p.Close() }()
-	steps := []Step{{Name: "credential", Found: "the settings and files are valid"}}
+	steps := []Step{{Step: StepCredential, Found: "the settings and files are valid"}}
 	if v, ok := p.(Validator); ok {
 		return append(steps, v.Validate(ctx)...)
 	}
@@ -65,7 +97,7 @@ func Probe(ctx context.Context, p Provider, kind secret.Kind, stores []string) [
 
 // ProbeOne probes one store with a reference to a secret that does not exist.
 func ProbeOne(ctx context.Context, p Provider, nothing secret.Ref) Step {
-	step := Step{Name: "read " + nothing.Store}
+	step := Step{Step: StepReadStore, Store: nothing.Store}
 	sec, err := p.Fetch(ctx, nothing)
 	if err == nil {
 		sec.Release()
@@ -113,7 +145,7 @@ func MissingBelow(pattern string) string {
 func Skipped(stores []string) []Step {
 	steps := make([]Step, len(stores))
 	for i, store := range stores {
-		steps[i] = Step{Name: "read " + store, Skipped: true}
+		steps[i] = Step{Step: StepReadStore, Store: store, Skipped: true}
 	}
 	return steps
 }

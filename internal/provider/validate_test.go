@@ -23,7 +23,7 @@ func (a *answering) Fetch(_ context.Context, ref secret.Ref) (*secret.Secret, er
 	if err, ok := a.errs[ref.Store]; ok {
 		return nil, err
 	}
-	return nil, secret.Errorf(secret.ReasonSecretNotFound, "there is no %s", ref.Name)
+	return nil, secret.Errorf(secret.ReasonSecretNotFound, "there is no %s", ref.String())
 }
 
 func (a *answering) Close() error { a.closed = true; return nil }
@@ -32,7 +32,7 @@ func (a *answering) Close() error { a.closed = true; return nil }
 type validating struct{ answering }
 
 func (*validating) Validate(context.Context) []provider.Step {
-	return []provider.Step{{Name: "token", Found: "obtained"}}
+	return []provider.Step{{Step: provider.StepToken, Found: "obtained"}}
 }
 
 func TestValidate(t *testing.T) {
@@ -69,7 +69,7 @@ func TestValidate(t *testing.T) {
 			if step.Err != nil {
 				reason = secret.AsError(step.Err).Reason
 			}
-			got = append(got, fmt.Sprint(step.Name, " ", reason))
+			got = append(got, fmt.Sprint(step.String(), " ", reason))
 		}
 		if text := strings.Join(got, ", "); text != tt.want {
 			t.Errorf("%s:\n got %s\nwant %s", tt.name, text, tt.want)

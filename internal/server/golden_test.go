@@ -44,7 +44,7 @@ func wireSamples() map[string]proto.Message {
 		"resolve_response": &secretbrokerv1.ResolveResponse{
 			RequestId: "0123456789abcdef0123456789abcdef",
 			Configs: map[string]*secretbrokerv1.ResolvedConfig{"database.password": {
-				Value: "text", Version: "v1", FetchTime: at(1), ExpireTime: at(2), Stale: true, DecodedValue: []byte{0xff, 0},
+				Value: "text", Version: "v1", FetchTime: at(1), CacheExpireTime: at(2), Stale: true, DecodedValue: []byte{0xff, 0},
 				SecretExpireTime: at(3), TimeLeft: durationpb.New(time.Hour),
 			}},
 			Errors: map[string]*secretbrokerv1.ConfigError{"database.user": failure},

@@ -119,12 +119,15 @@ func (s *integrationService) ValidateIntegration(ctx context.Context, req *secre
 	}
 	out := &secretbrokerv1.ValidateIntegrationResponse{Ok: true, RequestId: c.requestID}
 	for _, step := range steps {
-		m := &secretbrokerv1.ValidationStep{Name: step.Name, Ok: step.Err == nil && !step.Skipped, Message: step.Found, Skipped: step.Skipped}
-		if step.Err != nil {
+		m := &secretbrokerv1.ValidationStep{Step: string(step.Step), Store: step.Store, State: secretbrokerv1.ValidationStep_STATE_OK, Message: step.Found}
+		switch {
+		case step.Err != nil:
 			e := secret.AsError(step.Err)
-			m.Reason, m.Message = string(e.Reason), e.Message
+			m.State, m.Reason, m.Message = secretbrokerv1.ValidationStep_STATE_FAILED, string(e.Reason), e.Message
+		case step.Skipped:
+			m.State = secretbrokerv1.ValidationStep_STATE_SKIPPED
 		}
-		out.Ok = out.Ok && m.GetOk()
+		out.Ok = out.Ok && m.GetState() == secretbrokerv1.ValidationStep_STATE_OK
 		out.Steps = append(out.Steps, m)
 	}
 	return out, nil

@@ -61,7 +61,7 @@ func (f *fakeManager) keep(doc manage.Document, mask []string, credentials map[s
 		v.Wipe()
 	}
 	return manage.Integration{Document: doc, ETag: "e2", CredentialNames: []string{"azure.credential.client_secret"}, CreatedAt: time.Unix(1, 0), CreatedBy: ownerID,
-		Facts: []manage.Fact{{Name: "Cloud", Value: "azure"}}}
+		Facts: []manage.Fact{{ID: "CLOUD", Name: "Cloud", Value: "azure"}}, Problems: []manage.Problem{{Reason: secret.ReasonPlacementDenied, Message: "elsewhere"}}}
 }
 
 func (f *fakeManager) Create(_ context.Context, who manage.Caller, doc manage.Document, c map[string]secret.Value, o manage.WriteOptions) (manage.Integration, error) {
@@ -90,7 +90,7 @@ func (f *fakeManager) Delete(_ context.Context, who manage.Caller, _ string, o m
 }
 
 func (f *fakeManager) Validate(_ context.Context, who manage.Caller, _ string) ([]manage.Step, error) {
-	return []manage.Step{{Name: "token", Found: "obtained"}, {Name: "read", Err: secret.Errorf(secret.ReasonStoreAccessDenied, "assign the role")}, {Name: "later", Skipped: true}}, f.may(who, ownerID)
+	return []manage.Step{{Step: "TOKEN", Found: "obtained"}, {Step: "READ_STORE", Store: "https://v", Err: secret.Errorf(secret.ReasonStoreAccessDenied, "assign the role")}, {Step: "READ_STORE", Store: "https://w", Skipped: true}}, f.may(who, ownerID)
 }
 
 func (f *fakeManager) Grant(_ context.Context, who manage.Caller, id string, g manage.Grant, o manage.WriteOptions) (manage.Integration, error) {
@@ -151,11 +151,11 @@ func TestIntegrationRoundTrip(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := res.GetIntegration()
-	if got.GetEtag() != "e2" || len(got.GetCredentials()) != 0 || strings.Contains(fmt.Sprint(res), "canary") || got.GetCreateTime() == nil || got.GetUpdateTime() != nil || len(got.GetFacts()) != 1 || res.GetRequestId() == "" {
+	if got.GetEtag() != "e2" || len(got.GetCredentials()) != 0 || strings.Contains(fmt.Sprint(res), "canary") || got.GetCreateTime() == nil || got.GetUpdateTime() != nil || len(got.GetFacts()) != 1 || got.GetFacts()[0].GetId() != "CLOUD" || len(got.GetProblems()) != 1 || got.GetProblems()[0].GetReason() != "PLACEMENT_DENIED" || res.GetRequestId() == "" {
 		t.Errorf("%v", res)
 	}
 	diff := cmp.Diff(sent, got, protocmp.Transform(),
-		protocmp.IgnoreFields(&secretbrokerv1.Integration{}, "credentials", "etag", "create_time", "creator", "credential_names", "facts"))
+		protocmp.IgnoreFields(&secretbrokerv1.Integration{}, "credentials", "etag", "create_time", "creator", "credential_names", "facts", "problems"))
 	if diff != "" {
 		t.Error(diff)
 	}
@@ -200,7 +200,9 @@ func TestIntegrationFaults(t *testing.T) {
 		}
 	}
 	res, err := cl.ValidateIntegration(t.Context(), &secretbrokerv1.ValidateIntegrationRequest{IntegrationId: "cspi"})
-	if err != nil || res.GetOk() || len(res.GetSteps()) != 3 || !res.GetSteps()[0].GetOk() || res.GetSteps()[1].GetReason() != "STORE_ACCESS_DENIED" || res.GetSteps()[2].GetOk() {
+	if err != nil || res.GetOk() || len(res.GetSteps()) != 3 || res.GetSteps()[0].GetState() != secretbrokerv1.ValidationStep_STATE_OK || res.GetSteps()[0].GetStep() != "TOKEN" ||
+		res.GetSteps()[1].GetState() != secretbrokerv1.ValidationStep_STATE_FAILED || res.GetSteps()[1].GetReason() != "STORE_ACCESS_DENIED" || res.GetSteps()[1].GetStore() != "https://v" ||
+		res.GetSteps()[2].GetState() != secretbrokerv1.ValidationStep_STATE_SKIPPED {
 		t.Errorf("%v, %v", res, err)
 	}
 }

@@ -70,7 +70,7 @@ func messageOf(in *manage.Integration) *secretbrokerv1.Integration {
 		Id: f.ID, Uid: in.UID, DisplayName: f.DisplayName, Kind: string(f.Kind),
 		CredentialNames: in.CredentialNames, Revision: in.Revision, Etag: in.ETag,
 		CreateTime: timeOf(in.CreatedAt), UpdateTime: timeOf(in.UpdatedAt), Creator: string(in.CreatedBy), Updater: string(in.UpdatedBy),
-		ReadOnly: in.ReadOnly, LastUseTime: timeOf(in.LastUsedAt), Problem: in.Problem,
+		ReadOnly: in.ReadOnly, LastUseTime: timeOf(in.LastUsedAt),
 	}
 	if settings := f.Settings(); len(settings) > 0 {
 		m.Settings, _ = structpb.NewStruct(settings) // cannot fail for plain values
@@ -106,7 +106,10 @@ func messageOf(in *manage.Integration) *secretbrokerv1.Integration {
 		}
 	}
 	for _, fact := range in.Facts {
-		m.Facts = append(m.Facts, &secretbrokerv1.Fact{Name: fact.Name, Value: fact.Value})
+		m.Facts = append(m.Facts, &secretbrokerv1.Fact{Id: fact.ID, Name: fact.Name, Value: fact.Value})
+	}
+	for _, p := range in.Problems {
+		m.Problems = append(m.Problems, &secretbrokerv1.Problem{Reason: string(p.Reason), Message: p.Message})
 	}
 	return m
 }

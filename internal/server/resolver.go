@@ -122,9 +122,9 @@ func responseOf(res *resolve.Result, requestID string, now time.Time) *secretbro
 	for i := range res.Configs {
 		c, rc := &res.Configs[i], &configs[i].config
 		rc.Version, rc.Stale = c.Version, c.Stale
-		rc.FetchTime, rc.ExpireTime = &configs[i].fetch, &configs[i].expire
+		rc.FetchTime, rc.CacheExpireTime = &configs[i].fetch, &configs[i].expire
 		setTime(rc.FetchTime, c.FetchedAt)
-		setTime(rc.ExpireTime, c.ExpiresAt)
+		setTime(rc.CacheExpireTime, c.ExpiresAt)
 		if !c.SecretExpiresAt.IsZero() {
 			rc.SecretExpireTime = timestamppb.New(c.SecretExpiresAt)
 			rc.TimeLeft = durationpb.New(c.SecretExpiresAt.Sub(now))

@@ -39,10 +39,10 @@ func TestResolveOverTheWire(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := res.GetConfigs()["p"]
-	if got.GetValue() != "the-value" || got.GetVersion() != "v1" || !got.GetStale() || !got.GetExpireTime().AsTime().After(got.GetFetchTime().AsTime()) {
+	if got.GetValue() != "the-value" || got.GetVersion() != "v1" || !got.GetStale() || !got.GetCacheExpireTime().AsTime().After(got.GetFetchTime().AsTime()) {
 		t.Errorf("got %v", got)
 	}
-	if left := got.GetTimeLeft().AsDuration(); left <= 0 || left > time.Hour || !got.GetSecretExpireTime().AsTime().After(got.GetExpireTime().AsTime()) {
+	if left := got.GetTimeLeft().AsDuration(); left <= 0 || left > time.Hour || !got.GetSecretExpireTime().AsTime().After(got.GetCacheExpireTime().AsTime()) {
 		t.Errorf("the copy expires after %v, the secret at %v", left, got.GetSecretExpireTime().AsTime())
 	}
 	if e := res.GetErrors()["q"]; e.GetReason() != "STORE_THROTTLED" || e.GetRetryDelay().AsDuration() != time.Second {

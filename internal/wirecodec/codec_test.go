@@ -228,7 +228,7 @@ func response() *secretbrokerv1.ResolveResponse {
 	config := func(v string) *secretbrokerv1.ResolvedConfig {
 		at := time.Unix(1_800_000_000, 123_456_789)
 		return &secretbrokerv1.ResolvedConfig{
-			Value: v, Version: "0123456789abcdef0123456789abcdef", FetchTime: timestamppb.New(at), ExpireTime: timestamppb.New(at.Add(time.Minute)),
+			Value: v, Version: "0123456789abcdef0123456789abcdef", FetchTime: timestamppb.New(at), CacheExpireTime: timestamppb.New(at.Add(time.Minute)),
 		}
 	}
 	return &secretbrokerv1.ResolveResponse{RequestId: "0123456789abcdef0123456789abcdef", Configs: map[string]*secretbrokerv1.ResolvedConfig{

@@ -11,18 +11,18 @@ import (
 
 // The tags of the encoded fields. Source: proto/secretbroker/v1/resolver.proto.
 const (
-	tagConfigs    = 1<<3 | 2
-	tagRequestID  = 3<<3 | 2
-	tagKey        = 1<<3 | 2
-	tagConfig     = 2<<3 | 2
-	tagValue      = 1<<3 | 2
-	tagVersion    = 2<<3 | 2
-	tagFetchTime  = 3<<3 | 2
-	tagExpireTime = 4<<3 | 2
-	tagStale      = 5 << 3
-	tagDecoded    = 6<<3 | 2
-	tagSeconds    = 1 << 3
-	tagNanos      = 2 << 3
+	tagConfigs         = 1<<3 | 2
+	tagRequestID       = 3<<3 | 2
+	tagKey             = 1<<3 | 2
+	tagConfig          = 2<<3 | 2
+	tagValue           = 1<<3 | 2
+	tagVersion         = 2<<3 | 2
+	tagFetchTime       = 3<<3 | 2
+	tagCacheExpireTime = 4<<3 | 2
+	tagStale           = 5 << 3
+	tagDecoded         = 6<<3 | 2
+	tagSeconds         = 1 << 3
+	tagNanos           = 2 << 3
 )
 
 // entry is a config to be encoded. length is the encoded length of the config, and held
@@ -55,7 +55,7 @@ func entriesOf(m *secretbrokerv1.ResolveResponse, entries []entry) (_ []entry, s
 func isPlain(c *secretbrokerv1.ResolvedConfig) bool {
 	return c.GetSecretExpireTime() == nil && c.GetTimeLeft() == nil && utf8.ValidString(c.GetValue()) && utf8.ValidString(c.GetVersion()) && len(c.ProtoReflect().GetUnknown()) == 0 &&
 		(c.GetFetchTime() == nil || len(c.GetFetchTime().ProtoReflect().GetUnknown()) == 0) &&
-		(c.GetExpireTime() == nil || len(c.GetExpireTime().ProtoReflect().GetUnknown()) == 0)
+		(c.GetCacheExpireTime() == nil || len(c.GetCacheExpireTime().ProtoReflect().GetUnknown()) == 0)
 }
 
 // sizeOfEntry returns the length of a map entry, whose key and value are always encoded.
@@ -68,7 +68,7 @@ func sizeOfConfig(c *secretbrokerv1.ResolvedConfig) int {
 	if t := c.GetFetchTime(); t != nil {
 		size += 1 + protowire.SizeBytes(sizeOfTime(t))
 	}
-	if t := c.GetExpireTime(); t != nil {
+	if t := c.GetCacheExpireTime(); t != nil {
 		size += 1 + protowire.SizeBytes(sizeOfTime(t))
 	}
 	if c.GetStale() {
@@ -112,7 +112,7 @@ func appendConfig(b []byte, c *secretbrokerv1.ResolvedConfig) []byte {
 	b = appendText(b, tagValue, c.GetValue())
 	b = appendText(b, tagVersion, c.GetVersion())
 	b = appendTime(b, tagFetchTime, c.GetFetchTime())
-	b = appendTime(b, tagExpireTime, c.GetExpireTime())
+	b = appendTime(b, tagCacheExpireTime, c.GetCacheExpireTime())
 	if c.GetStale() {
 		b = append(b, tagStale, 1)
 	}

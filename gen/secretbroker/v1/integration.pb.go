@@ -82,6 +82,60 @@ func (Role) EnumDescriptor() ([]byte, []int) {
 	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{0}
 }
 
+// State is the outcome of a step.
+type ValidationStep_State int32
+
+const (
+	ValidationStep_STATE_UNSPECIFIED ValidationStep_State = 0
+	ValidationStep_STATE_OK          ValidationStep_State = 1
+	ValidationStep_STATE_FAILED      ValidationStep_State = 2
+	// Not tried, because an earlier step failed.
+	ValidationStep_STATE_SKIPPED ValidationStep_State = 3
+)
+
+// Enum value maps for ValidationStep_State.
+var (
+	ValidationStep_State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "STATE_OK",
+		2: "STATE_FAILED",
+		3: "STATE_SKIPPED",
+	}
+	ValidationStep_State_value = map[string]int32{
+		"STATE_UNSPECIFIED": 0,
+		"STATE_OK":          1,
+		"STATE_FAILED":      2,
+		"STATE_SKIPPED":     3,
+	}
+)
+
+func (x ValidationStep_State) Enum() *ValidationStep_State {
+	p := new(ValidationStep_State)
+	*p = x
+	return p
+}
+
+func (x ValidationStep_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ValidationStep_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_secretbroker_v1_integration_proto_enumTypes[1].Descriptor()
+}
+
+func (ValidationStep_State) Type() protoreflect.EnumType {
+	return &file_secretbroker_v1_integration_proto_enumTypes[1]
+}
+
+func (x ValidationStep_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ValidationStep_State.Descriptor instead.
+func (ValidationStep_State) EnumDescriptor() ([]byte, []int) {
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{20, 0}
+}
+
 // Integration is one cloud identity, the stores it may read, and who may use it.
 type Integration struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -141,9 +195,9 @@ type Integration struct {
 	Facts []*Fact `protobuf:"bytes,19,rep,name=facts,proto3" json:"facts,omitempty"`
 	// Output only: when it was last used; unset if never.
 	LastUseTime *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=last_use_time,json=lastUseTime,proto3" json:"last_use_time,omitempty"`
-	// Output only: why the broker does not use the integration in its current form, for
-	// an operator; empty if it does.
-	Problem string `protobuf:"bytes,21,opt,name=problem,proto3" json:"problem,omitempty"`
+	// Output only: why the broker does not use the integration in its current form; empty
+	// if it does.
+	Problems []*Problem `protobuf:"bytes,21,rep,name=problems,proto3" json:"problems,omitempty"`
 	// Output only: a UUID (version 4) that the broker chooses at creation and never uses
 	// again. An integration that is deleted and created again has the same id and another
 	// uid: it is another integration, without the usage of the first. Empty for an
@@ -323,11 +377,11 @@ func (x *Integration) GetLastUseTime() *timestamppb.Timestamp {
 	return nil
 }
 
-func (x *Integration) GetProblem() string {
+func (x *Integration) GetProblems() []*Problem {
 	if x != nil {
-		return x.Problem
+		return x.Problems
 	}
-	return ""
+	return nil
 }
 
 func (x *Integration) GetUid() string {
@@ -656,9 +710,13 @@ func (x *RoleBinding) GetPrincipals() []string {
 // Fact is one line about an integration, or a document of several lines to paste
 // into the cloud's console.
 type Fact struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Value         string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Identifies the fact, for programs, for example "AWS_EXTERNAL_ID". It is never renamed.
+	// An integration can have several facts with the same id, for example one for each store.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The name of the fact for people, for example "External ID". It may change.
+	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Value         string `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -693,6 +751,13 @@ func (*Fact) Descriptor() ([]byte, []int) {
 	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{6}
 }
 
+func (x *Fact) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
 func (x *Fact) GetName() string {
 	if x != nil {
 		return x.Name
@@ -703,6 +768,61 @@ func (x *Fact) GetName() string {
 func (x *Fact) GetValue() string {
 	if x != nil {
 		return x.Value
+	}
+	return ""
+}
+
+// Problem is one thing that keeps the broker from using an integration.
+type Problem struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One of the reasons listed in docs/errors.md.
+	Reason string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	// What is wrong, for an operator.
+	Message       string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Problem) Reset() {
+	*x = Problem{}
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Problem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Problem) ProtoMessage() {}
+
+func (x *Problem) ProtoReflect() protoreflect.Message {
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Problem.ProtoReflect.Descriptor instead.
+func (*Problem) Descriptor() ([]byte, []int) {
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Problem) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Problem) GetMessage() string {
+	if x != nil {
+		return x.Message
 	}
 	return ""
 }
@@ -719,7 +839,7 @@ type CreateIntegrationRequest struct {
 
 func (x *CreateIntegrationRequest) Reset() {
 	*x = CreateIntegrationRequest{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[7]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -731,7 +851,7 @@ func (x *CreateIntegrationRequest) String() string {
 func (*CreateIntegrationRequest) ProtoMessage() {}
 
 func (x *CreateIntegrationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[7]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -744,7 +864,7 @@ func (x *CreateIntegrationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateIntegrationRequest.ProtoReflect.Descriptor instead.
 func (*CreateIntegrationRequest) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{7}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CreateIntegrationRequest) GetIntegration() *Integration {
@@ -772,7 +892,7 @@ type CreateIntegrationResponse struct {
 
 func (x *CreateIntegrationResponse) Reset() {
 	*x = CreateIntegrationResponse{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[8]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -784,7 +904,7 @@ func (x *CreateIntegrationResponse) String() string {
 func (*CreateIntegrationResponse) ProtoMessage() {}
 
 func (x *CreateIntegrationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[8]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -797,7 +917,7 @@ func (x *CreateIntegrationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateIntegrationResponse.ProtoReflect.Descriptor instead.
 func (*CreateIntegrationResponse) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{8}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CreateIntegrationResponse) GetIntegration() *Integration {
@@ -823,7 +943,7 @@ type GetIntegrationRequest struct {
 
 func (x *GetIntegrationRequest) Reset() {
 	*x = GetIntegrationRequest{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[9]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -835,7 +955,7 @@ func (x *GetIntegrationRequest) String() string {
 func (*GetIntegrationRequest) ProtoMessage() {}
 
 func (x *GetIntegrationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[9]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -848,7 +968,7 @@ func (x *GetIntegrationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetIntegrationRequest.ProtoReflect.Descriptor instead.
 func (*GetIntegrationRequest) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{9}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetIntegrationRequest) GetIntegrationId() string {
@@ -869,7 +989,7 @@ type GetIntegrationResponse struct {
 
 func (x *GetIntegrationResponse) Reset() {
 	*x = GetIntegrationResponse{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[10]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -881,7 +1001,7 @@ func (x *GetIntegrationResponse) String() string {
 func (*GetIntegrationResponse) ProtoMessage() {}
 
 func (x *GetIntegrationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[10]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -894,7 +1014,7 @@ func (x *GetIntegrationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetIntegrationResponse.ProtoReflect.Descriptor instead.
 func (*GetIntegrationResponse) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{10}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GetIntegrationResponse) GetIntegration() *Integration {
@@ -928,7 +1048,7 @@ type ListIntegrationsRequest struct {
 
 func (x *ListIntegrationsRequest) Reset() {
 	*x = ListIntegrationsRequest{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[11]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -940,7 +1060,7 @@ func (x *ListIntegrationsRequest) String() string {
 func (*ListIntegrationsRequest) ProtoMessage() {}
 
 func (x *ListIntegrationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[11]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -953,7 +1073,7 @@ func (x *ListIntegrationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIntegrationsRequest.ProtoReflect.Descriptor instead.
 func (*ListIntegrationsRequest) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{11}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListIntegrationsRequest) GetPageSize() int32 {
@@ -990,7 +1110,7 @@ type ListIntegrationsResponse struct {
 
 func (x *ListIntegrationsResponse) Reset() {
 	*x = ListIntegrationsResponse{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[12]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1002,7 +1122,7 @@ func (x *ListIntegrationsResponse) String() string {
 func (*ListIntegrationsResponse) ProtoMessage() {}
 
 func (x *ListIntegrationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[12]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1015,7 +1135,7 @@ func (x *ListIntegrationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIntegrationsResponse.ProtoReflect.Descriptor instead.
 func (*ListIntegrationsResponse) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{12}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListIntegrationsResponse) GetIntegrations() []*Integration {
@@ -1063,7 +1183,7 @@ type UpdateIntegrationRequest struct {
 
 func (x *UpdateIntegrationRequest) Reset() {
 	*x = UpdateIntegrationRequest{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[13]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1075,7 +1195,7 @@ func (x *UpdateIntegrationRequest) String() string {
 func (*UpdateIntegrationRequest) ProtoMessage() {}
 
 func (x *UpdateIntegrationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[13]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1088,7 +1208,7 @@ func (x *UpdateIntegrationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateIntegrationRequest.ProtoReflect.Descriptor instead.
 func (*UpdateIntegrationRequest) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{13}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *UpdateIntegrationRequest) GetIntegration() *Integration {
@@ -1133,7 +1253,7 @@ type UpdateIntegrationResponse struct {
 
 func (x *UpdateIntegrationResponse) Reset() {
 	*x = UpdateIntegrationResponse{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[14]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1145,7 +1265,7 @@ func (x *UpdateIntegrationResponse) String() string {
 func (*UpdateIntegrationResponse) ProtoMessage() {}
 
 func (x *UpdateIntegrationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[14]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1158,7 +1278,7 @@ func (x *UpdateIntegrationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateIntegrationResponse.ProtoReflect.Descriptor instead.
 func (*UpdateIntegrationResponse) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{14}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *UpdateIntegrationResponse) GetIntegration() *Integration {
@@ -1197,7 +1317,7 @@ type DeleteIntegrationRequest struct {
 
 func (x *DeleteIntegrationRequest) Reset() {
 	*x = DeleteIntegrationRequest{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[15]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1209,7 +1329,7 @@ func (x *DeleteIntegrationRequest) String() string {
 func (*DeleteIntegrationRequest) ProtoMessage() {}
 
 func (x *DeleteIntegrationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[15]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1222,7 +1342,7 @@ func (x *DeleteIntegrationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteIntegrationRequest.ProtoReflect.Descriptor instead.
 func (*DeleteIntegrationRequest) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{15}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DeleteIntegrationRequest) GetIntegrationId() string {
@@ -1263,7 +1383,7 @@ type DeleteIntegrationResponse struct {
 
 func (x *DeleteIntegrationResponse) Reset() {
 	*x = DeleteIntegrationResponse{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[16]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1275,7 +1395,7 @@ func (x *DeleteIntegrationResponse) String() string {
 func (*DeleteIntegrationResponse) ProtoMessage() {}
 
 func (x *DeleteIntegrationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[16]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1288,7 +1408,7 @@ func (x *DeleteIntegrationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteIntegrationResponse.ProtoReflect.Descriptor instead.
 func (*DeleteIntegrationResponse) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{16}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DeleteIntegrationResponse) GetRequestId() string {
@@ -1308,7 +1428,7 @@ type ValidateIntegrationRequest struct {
 
 func (x *ValidateIntegrationRequest) Reset() {
 	*x = ValidateIntegrationRequest{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[17]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1320,7 +1440,7 @@ func (x *ValidateIntegrationRequest) String() string {
 func (*ValidateIntegrationRequest) ProtoMessage() {}
 
 func (x *ValidateIntegrationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[17]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1333,7 +1453,7 @@ func (x *ValidateIntegrationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ValidateIntegrationRequest.ProtoReflect.Descriptor instead.
 func (*ValidateIntegrationRequest) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{17}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ValidateIntegrationRequest) GetIntegrationId() string {
@@ -1357,7 +1477,7 @@ type ValidateIntegrationResponse struct {
 
 func (x *ValidateIntegrationResponse) Reset() {
 	*x = ValidateIntegrationResponse{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[18]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1369,7 +1489,7 @@ func (x *ValidateIntegrationResponse) String() string {
 func (*ValidateIntegrationResponse) ProtoMessage() {}
 
 func (x *ValidateIntegrationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[18]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1382,7 +1502,7 @@ func (x *ValidateIntegrationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ValidateIntegrationResponse.ProtoReflect.Descriptor instead.
 func (*ValidateIntegrationResponse) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{18}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ValidateIntegrationResponse) GetSteps() []*ValidationStep {
@@ -1409,22 +1529,24 @@ func (x *ValidateIntegrationResponse) GetRequestId() string {
 // ValidationStep is the result of one step of a validation.
 type ValidationStep struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The step, for example "token" or "read https://my-vault.vault.azure.net".
-	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Ok   bool   `protobuf:"varint,2,opt,name=ok,proto3" json:"ok,omitempty"`
-	// One of the reasons listed in docs/errors.md; empty if ok.
+	// What was tried: PLACEMENT, OPEN, CREDENTIAL, SESSION, LOGIN, TOKEN or READ_STORE; more
+	// may be added. docs/integrations.md describes them.
+	Step  string               `protobuf:"bytes,1,opt,name=step,proto3" json:"step,omitempty"`
+	State ValidationStep_State `protobuf:"varint,2,opt,name=state,proto3,enum=secretbroker.v1.ValidationStep_State" json:"state,omitempty"`
+	// One of the reasons listed in docs/errors.md, if the step failed.
 	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	// What the broker found, or what is wrong and what to do about it.
 	Message string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
-	// Not tried, because an earlier step failed.
-	Skipped       bool `protobuf:"varint,5,opt,name=skipped,proto3" json:"skipped,omitempty"`
+	// The store that was tried, for a step of a single store, for example
+	// "https://my-vault.vault.azure.net".
+	Store         string `protobuf:"bytes,5,opt,name=store,proto3" json:"store,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ValidationStep) Reset() {
 	*x = ValidationStep{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[19]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1436,7 +1558,7 @@ func (x *ValidationStep) String() string {
 func (*ValidationStep) ProtoMessage() {}
 
 func (x *ValidationStep) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[19]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1449,21 +1571,21 @@ func (x *ValidationStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ValidationStep.ProtoReflect.Descriptor instead.
 func (*ValidationStep) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{19}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{20}
 }
 
-func (x *ValidationStep) GetName() string {
+func (x *ValidationStep) GetStep() string {
 	if x != nil {
-		return x.Name
+		return x.Step
 	}
 	return ""
 }
 
-func (x *ValidationStep) GetOk() bool {
+func (x *ValidationStep) GetState() ValidationStep_State {
 	if x != nil {
-		return x.Ok
+		return x.State
 	}
-	return false
+	return ValidationStep_STATE_UNSPECIFIED
 }
 
 func (x *ValidationStep) GetReason() string {
@@ -1480,11 +1602,11 @@ func (x *ValidationStep) GetMessage() string {
 	return ""
 }
 
-func (x *ValidationStep) GetSkipped() bool {
+func (x *ValidationStep) GetStore() string {
 	if x != nil {
-		return x.Skipped
+		return x.Store
 	}
-	return false
+	return ""
 }
 
 type GrantUseRequest struct {
@@ -1503,7 +1625,7 @@ type GrantUseRequest struct {
 
 func (x *GrantUseRequest) Reset() {
 	*x = GrantUseRequest{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[20]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1515,7 +1637,7 @@ func (x *GrantUseRequest) String() string {
 func (*GrantUseRequest) ProtoMessage() {}
 
 func (x *GrantUseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[20]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1528,7 +1650,7 @@ func (x *GrantUseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantUseRequest.ProtoReflect.Descriptor instead.
 func (*GrantUseRequest) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{20}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GrantUseRequest) GetIntegrationId() string {
@@ -1570,7 +1692,7 @@ type GrantUseResponse struct {
 
 func (x *GrantUseResponse) Reset() {
 	*x = GrantUseResponse{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[21]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1582,7 +1704,7 @@ func (x *GrantUseResponse) String() string {
 func (*GrantUseResponse) ProtoMessage() {}
 
 func (x *GrantUseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[21]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1595,7 +1717,7 @@ func (x *GrantUseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantUseResponse.ProtoReflect.Descriptor instead.
 func (*GrantUseResponse) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{21}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GrantUseResponse) GetIntegration() *Integration {
@@ -1627,7 +1749,7 @@ type RevokeUseRequest struct {
 
 func (x *RevokeUseRequest) Reset() {
 	*x = RevokeUseRequest{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[22]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1639,7 +1761,7 @@ func (x *RevokeUseRequest) String() string {
 func (*RevokeUseRequest) ProtoMessage() {}
 
 func (x *RevokeUseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[22]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1652,7 +1774,7 @@ func (x *RevokeUseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeUseRequest.ProtoReflect.Descriptor instead.
 func (*RevokeUseRequest) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{22}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RevokeUseRequest) GetIntegrationId() string {
@@ -1694,7 +1816,7 @@ type RevokeUseResponse struct {
 
 func (x *RevokeUseResponse) Reset() {
 	*x = RevokeUseResponse{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[23]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1706,7 +1828,7 @@ func (x *RevokeUseResponse) String() string {
 func (*RevokeUseResponse) ProtoMessage() {}
 
 func (x *RevokeUseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[23]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1719,7 +1841,7 @@ func (x *RevokeUseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeUseResponse.ProtoReflect.Descriptor instead.
 func (*RevokeUseResponse) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{23}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RevokeUseResponse) GetIntegration() *Integration {
@@ -1749,7 +1871,7 @@ type ListUsageRequest struct {
 
 func (x *ListUsageRequest) Reset() {
 	*x = ListUsageRequest{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[24]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1761,7 +1883,7 @@ func (x *ListUsageRequest) String() string {
 func (*ListUsageRequest) ProtoMessage() {}
 
 func (x *ListUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[24]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1774,7 +1896,7 @@ func (x *ListUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsageRequest.ProtoReflect.Descriptor instead.
 func (*ListUsageRequest) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{24}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListUsageRequest) GetIntegrationId() string {
@@ -1813,7 +1935,7 @@ type ListUsageResponse struct {
 
 func (x *ListUsageResponse) Reset() {
 	*x = ListUsageResponse{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[25]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1825,7 +1947,7 @@ func (x *ListUsageResponse) String() string {
 func (*ListUsageResponse) ProtoMessage() {}
 
 func (x *ListUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[25]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1838,7 +1960,7 @@ func (x *ListUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsageResponse.ProtoReflect.Descriptor instead.
 func (*ListUsageResponse) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{25}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListUsageResponse) GetUsage() []*Usage {
@@ -1891,7 +2013,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[26]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1903,7 +2025,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[26]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1916,7 +2038,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{26}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Usage) GetPrincipal() string {
@@ -1986,7 +2108,7 @@ var File_secretbroker_v1_integration_proto protoreflect.FileDescriptor
 
 const file_secretbroker_v1_integration_proto_rawDesc = "" +
 	"\n" +
-	"!secretbroker/v1/integration.proto\x12\x0fsecretbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe9\a\n" +
+	"!secretbroker/v1/integration.proto\x12\x0fsecretbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8a\b\n" +
 	"\vIntegration\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
 	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\x12\x12\n" +
@@ -1996,9 +2118,9 @@ const file_secretbroker_v1_integration_proto_rawDesc = "" +
 	"\x05reads\x18\x06 \x01(\v2!.secretbroker.v1.IntegrationReadsR\x05reads\x128\n" +
 	"\tplacement\x18\a \x01(\v2\x1a.secretbroker.v1.PlacementR\tplacement\x12.\n" +
 	"\x06grants\x18\b \x03(\v2\x16.secretbroker.v1.GrantR\x06grants\x122\n" +
-	"\x05roles\x18\t \x03(\v2\x1c.secretbroker.v1.RoleBindingR\x05roles\x12O\n" +
+	"\x05roles\x18\t \x03(\v2\x1c.secretbroker.v1.RoleBindingR\x05roles\x12T\n" +
 	"\vcredentials\x18\n" +
-	" \x03(\v2-.secretbroker.v1.Integration.CredentialsEntryR\vcredentials\x12)\n" +
+	" \x03(\v2-.secretbroker.v1.Integration.CredentialsEntryB\x03\x80\x01\x01R\vcredentials\x12)\n" +
 	"\x10credential_names\x18\v \x03(\tR\x0fcredentialNames\x12\x1a\n" +
 	"\brevision\x18\f \x01(\tR\brevision\x12\x12\n" +
 	"\x04etag\x18\r \x01(\tR\x04etag\x12;\n" +
@@ -2010,8 +2132,8 @@ const file_secretbroker_v1_integration_proto_rawDesc = "" +
 	"\aupdater\x18\x11 \x01(\tR\aupdater\x12\x1b\n" +
 	"\tread_only\x18\x12 \x01(\bR\breadOnly\x12+\n" +
 	"\x05facts\x18\x13 \x03(\v2\x15.secretbroker.v1.FactR\x05facts\x12>\n" +
-	"\rlast_use_time\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\vlastUseTime\x12\x18\n" +
-	"\aproblem\x18\x15 \x01(\tR\aproblem\x12\x10\n" +
+	"\rlast_use_time\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\vlastUseTime\x124\n" +
+	"\bproblems\x18\x15 \x03(\v2\x18.secretbroker.v1.ProblemR\bproblems\x12\x10\n" +
 	"\x03uid\x18\x16 \x01(\tR\x03uid\x1a>\n" +
 	"\x10CredentialsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -2039,10 +2161,14 @@ const file_secretbroker_v1_integration_proto_rawDesc = "" +
 	"\x04role\x18\x01 \x01(\x0e2\x15.secretbroker.v1.RoleR\x04role\x12\x1e\n" +
 	"\n" +
 	"principals\x18\x02 \x03(\tR\n" +
-	"principals\"0\n" +
-	"\x04Fact\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value\"\x7f\n" +
+	"principals\"@\n" +
+	"\x04Fact\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x03 \x01(\tR\x05value\";\n" +
+	"\aProblem\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\x7f\n" +
 	"\x18CreateIntegrationRequest\x12>\n" +
 	"\vintegration\x18\x01 \x01(\v2\x1c.secretbroker.v1.IntegrationR\vintegration\x12#\n" +
 	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\"z\n" +
@@ -2091,13 +2217,18 @@ const file_secretbroker_v1_integration_proto_rawDesc = "" +
 	"\x05steps\x18\x01 \x03(\v2\x1f.secretbroker.v1.ValidationStepR\x05steps\x12\x0e\n" +
 	"\x02ok\x18\x02 \x01(\bR\x02ok\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x03 \x01(\tR\trequestId\"\x80\x01\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\"\xfc\x01\n" +
 	"\x0eValidationStep\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
-	"\x02ok\x18\x02 \x01(\bR\x02ok\x12\x16\n" +
+	"\x04step\x18\x01 \x01(\tR\x04step\x12;\n" +
+	"\x05state\x18\x02 \x01(\x0e2%.secretbroker.v1.ValidationStep.StateR\x05state\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n" +
-	"\amessage\x18\x04 \x01(\tR\amessage\x12\x18\n" +
-	"\askipped\x18\x05 \x01(\bR\askipped\"\x9f\x01\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\x12\x14\n" +
+	"\x05store\x18\x05 \x01(\tR\x05store\"Q\n" +
+	"\x05State\x12\x15\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x12\f\n" +
+	"\bSTATE_OK\x10\x01\x12\x10\n" +
+	"\fSTATE_FAILED\x10\x02\x12\x11\n" +
+	"\rSTATE_SKIPPED\x10\x03\"\x9f\x01\n" +
 	"\x0fGrantUseRequest\x12%\n" +
 	"\x0eintegration_id\x18\x01 \x01(\tR\rintegrationId\x12,\n" +
 	"\x05grant\x18\x02 \x01(\v2\x16.secretbroker.v1.GrantR\x05grant\x12\x12\n" +
@@ -2166,97 +2297,101 @@ func file_secretbroker_v1_integration_proto_rawDescGZIP() []byte {
 	return file_secretbroker_v1_integration_proto_rawDescData
 }
 
-var file_secretbroker_v1_integration_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_secretbroker_v1_integration_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_secretbroker_v1_integration_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_secretbroker_v1_integration_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_secretbroker_v1_integration_proto_goTypes = []any{
 	(Role)(0),                           // 0: secretbroker.v1.Role
-	(*Integration)(nil),                 // 1: secretbroker.v1.Integration
-	(*IntegrationCache)(nil),            // 2: secretbroker.v1.IntegrationCache
-	(*IntegrationReads)(nil),            // 3: secretbroker.v1.IntegrationReads
-	(*Placement)(nil),                   // 4: secretbroker.v1.Placement
-	(*Grant)(nil),                       // 5: secretbroker.v1.Grant
-	(*RoleBinding)(nil),                 // 6: secretbroker.v1.RoleBinding
-	(*Fact)(nil),                        // 7: secretbroker.v1.Fact
-	(*CreateIntegrationRequest)(nil),    // 8: secretbroker.v1.CreateIntegrationRequest
-	(*CreateIntegrationResponse)(nil),   // 9: secretbroker.v1.CreateIntegrationResponse
-	(*GetIntegrationRequest)(nil),       // 10: secretbroker.v1.GetIntegrationRequest
-	(*GetIntegrationResponse)(nil),      // 11: secretbroker.v1.GetIntegrationResponse
-	(*ListIntegrationsRequest)(nil),     // 12: secretbroker.v1.ListIntegrationsRequest
-	(*ListIntegrationsResponse)(nil),    // 13: secretbroker.v1.ListIntegrationsResponse
-	(*UpdateIntegrationRequest)(nil),    // 14: secretbroker.v1.UpdateIntegrationRequest
-	(*UpdateIntegrationResponse)(nil),   // 15: secretbroker.v1.UpdateIntegrationResponse
-	(*DeleteIntegrationRequest)(nil),    // 16: secretbroker.v1.DeleteIntegrationRequest
-	(*DeleteIntegrationResponse)(nil),   // 17: secretbroker.v1.DeleteIntegrationResponse
-	(*ValidateIntegrationRequest)(nil),  // 18: secretbroker.v1.ValidateIntegrationRequest
-	(*ValidateIntegrationResponse)(nil), // 19: secretbroker.v1.ValidateIntegrationResponse
-	(*ValidationStep)(nil),              // 20: secretbroker.v1.ValidationStep
-	(*GrantUseRequest)(nil),             // 21: secretbroker.v1.GrantUseRequest
-	(*GrantUseResponse)(nil),            // 22: secretbroker.v1.GrantUseResponse
-	(*RevokeUseRequest)(nil),            // 23: secretbroker.v1.RevokeUseRequest
-	(*RevokeUseResponse)(nil),           // 24: secretbroker.v1.RevokeUseResponse
-	(*ListUsageRequest)(nil),            // 25: secretbroker.v1.ListUsageRequest
-	(*ListUsageResponse)(nil),           // 26: secretbroker.v1.ListUsageResponse
-	(*Usage)(nil),                       // 27: secretbroker.v1.Usage
-	nil,                                 // 28: secretbroker.v1.Integration.CredentialsEntry
-	(*structpb.Struct)(nil),             // 29: google.protobuf.Struct
-	(*timestamppb.Timestamp)(nil),       // 30: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),         // 31: google.protobuf.Duration
-	(*fieldmaskpb.FieldMask)(nil),       // 32: google.protobuf.FieldMask
+	(ValidationStep_State)(0),           // 1: secretbroker.v1.ValidationStep.State
+	(*Integration)(nil),                 // 2: secretbroker.v1.Integration
+	(*IntegrationCache)(nil),            // 3: secretbroker.v1.IntegrationCache
+	(*IntegrationReads)(nil),            // 4: secretbroker.v1.IntegrationReads
+	(*Placement)(nil),                   // 5: secretbroker.v1.Placement
+	(*Grant)(nil),                       // 6: secretbroker.v1.Grant
+	(*RoleBinding)(nil),                 // 7: secretbroker.v1.RoleBinding
+	(*Fact)(nil),                        // 8: secretbroker.v1.Fact
+	(*Problem)(nil),                     // 9: secretbroker.v1.Problem
+	(*CreateIntegrationRequest)(nil),    // 10: secretbroker.v1.CreateIntegrationRequest
+	(*CreateIntegrationResponse)(nil),   // 11: secretbroker.v1.CreateIntegrationResponse
+	(*GetIntegrationRequest)(nil),       // 12: secretbroker.v1.GetIntegrationRequest
+	(*GetIntegrationResponse)(nil),      // 13: secretbroker.v1.GetIntegrationResponse
+	(*ListIntegrationsRequest)(nil),     // 14: secretbroker.v1.ListIntegrationsRequest
+	(*ListIntegrationsResponse)(nil),    // 15: secretbroker.v1.ListIntegrationsResponse
+	(*UpdateIntegrationRequest)(nil),    // 16: secretbroker.v1.UpdateIntegrationRequest
+	(*UpdateIntegrationResponse)(nil),   // 17: secretbroker.v1.UpdateIntegrationResponse
+	(*DeleteIntegrationRequest)(nil),    // 18: secretbroker.v1.DeleteIntegrationRequest
+	(*DeleteIntegrationResponse)(nil),   // 19: secretbroker.v1.DeleteIntegrationResponse
+	(*ValidateIntegrationRequest)(nil),  // 20: secretbroker.v1.ValidateIntegrationRequest
+	(*ValidateIntegrationResponse)(nil), // 21: secretbroker.v1.ValidateIntegrationResponse
+	(*ValidationStep)(nil),              // 22: secretbroker.v1.ValidationStep
+	(*GrantUseRequest)(nil),             // 23: secretbroker.v1.GrantUseRequest
+	(*GrantUseResponse)(nil),            // 24: secretbroker.v1.GrantUseResponse
+	(*RevokeUseRequest)(nil),            // 25: secretbroker.v1.RevokeUseRequest
+	(*RevokeUseResponse)(nil),           // 26: secretbroker.v1.RevokeUseResponse
+	(*ListUsageRequest)(nil),            // 27: secretbroker.v1.ListUsageRequest
+	(*ListUsageResponse)(nil),           // 28: secretbroker.v1.ListUsageResponse
+	(*Usage)(nil),                       // 29: secretbroker.v1.Usage
+	nil,                                 // 30: secretbroker.v1.Integration.CredentialsEntry
+	(*structpb.Struct)(nil),             // 31: google.protobuf.Struct
+	(*timestamppb.Timestamp)(nil),       // 32: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),         // 33: google.protobuf.Duration
+	(*fieldmaskpb.FieldMask)(nil),       // 34: google.protobuf.FieldMask
 }
 var file_secretbroker_v1_integration_proto_depIdxs = []int32{
-	29, // 0: secretbroker.v1.Integration.settings:type_name -> google.protobuf.Struct
-	2,  // 1: secretbroker.v1.Integration.cache:type_name -> secretbroker.v1.IntegrationCache
-	3,  // 2: secretbroker.v1.Integration.reads:type_name -> secretbroker.v1.IntegrationReads
-	4,  // 3: secretbroker.v1.Integration.placement:type_name -> secretbroker.v1.Placement
-	5,  // 4: secretbroker.v1.Integration.grants:type_name -> secretbroker.v1.Grant
-	6,  // 5: secretbroker.v1.Integration.roles:type_name -> secretbroker.v1.RoleBinding
-	28, // 6: secretbroker.v1.Integration.credentials:type_name -> secretbroker.v1.Integration.CredentialsEntry
-	30, // 7: secretbroker.v1.Integration.create_time:type_name -> google.protobuf.Timestamp
-	30, // 8: secretbroker.v1.Integration.update_time:type_name -> google.protobuf.Timestamp
-	7,  // 9: secretbroker.v1.Integration.facts:type_name -> secretbroker.v1.Fact
-	30, // 10: secretbroker.v1.Integration.last_use_time:type_name -> google.protobuf.Timestamp
-	31, // 11: secretbroker.v1.IntegrationCache.ttl:type_name -> google.protobuf.Duration
-	31, // 12: secretbroker.v1.IntegrationCache.max_stale:type_name -> google.protobuf.Duration
-	31, // 13: secretbroker.v1.IntegrationReads.timeout:type_name -> google.protobuf.Duration
-	0,  // 14: secretbroker.v1.RoleBinding.role:type_name -> secretbroker.v1.Role
-	1,  // 15: secretbroker.v1.CreateIntegrationRequest.integration:type_name -> secretbroker.v1.Integration
-	1,  // 16: secretbroker.v1.CreateIntegrationResponse.integration:type_name -> secretbroker.v1.Integration
-	1,  // 17: secretbroker.v1.GetIntegrationResponse.integration:type_name -> secretbroker.v1.Integration
-	1,  // 18: secretbroker.v1.ListIntegrationsResponse.integrations:type_name -> secretbroker.v1.Integration
-	1,  // 19: secretbroker.v1.UpdateIntegrationRequest.integration:type_name -> secretbroker.v1.Integration
-	32, // 20: secretbroker.v1.UpdateIntegrationRequest.update_mask:type_name -> google.protobuf.FieldMask
-	1,  // 21: secretbroker.v1.UpdateIntegrationResponse.integration:type_name -> secretbroker.v1.Integration
-	20, // 22: secretbroker.v1.ValidateIntegrationResponse.steps:type_name -> secretbroker.v1.ValidationStep
-	5,  // 23: secretbroker.v1.GrantUseRequest.grant:type_name -> secretbroker.v1.Grant
-	1,  // 24: secretbroker.v1.GrantUseResponse.integration:type_name -> secretbroker.v1.Integration
-	5,  // 25: secretbroker.v1.RevokeUseRequest.grant:type_name -> secretbroker.v1.Grant
-	1,  // 26: secretbroker.v1.RevokeUseResponse.integration:type_name -> secretbroker.v1.Integration
-	27, // 27: secretbroker.v1.ListUsageResponse.usage:type_name -> secretbroker.v1.Usage
-	30, // 28: secretbroker.v1.Usage.first_use_time:type_name -> google.protobuf.Timestamp
-	30, // 29: secretbroker.v1.Usage.last_use_time:type_name -> google.protobuf.Timestamp
-	8,  // 30: secretbroker.v1.IntegrationService.CreateIntegration:input_type -> secretbroker.v1.CreateIntegrationRequest
-	10, // 31: secretbroker.v1.IntegrationService.GetIntegration:input_type -> secretbroker.v1.GetIntegrationRequest
-	12, // 32: secretbroker.v1.IntegrationService.ListIntegrations:input_type -> secretbroker.v1.ListIntegrationsRequest
-	14, // 33: secretbroker.v1.IntegrationService.UpdateIntegration:input_type -> secretbroker.v1.UpdateIntegrationRequest
-	16, // 34: secretbroker.v1.IntegrationService.DeleteIntegration:input_type -> secretbroker.v1.DeleteIntegrationRequest
-	18, // 35: secretbroker.v1.IntegrationService.ValidateIntegration:input_type -> secretbroker.v1.ValidateIntegrationRequest
-	21, // 36: secretbroker.v1.IntegrationService.GrantUse:input_type -> secretbroker.v1.GrantUseRequest
-	23, // 37: secretbroker.v1.IntegrationService.RevokeUse:input_type -> secretbroker.v1.RevokeUseRequest
-	25, // 38: secretbroker.v1.IntegrationService.ListUsage:input_type -> secretbroker.v1.ListUsageRequest
-	9,  // 39: secretbroker.v1.IntegrationService.CreateIntegration:output_type -> secretbroker.v1.CreateIntegrationResponse
-	11, // 40: secretbroker.v1.IntegrationService.GetIntegration:output_type -> secretbroker.v1.GetIntegrationResponse
-	13, // 41: secretbroker.v1.IntegrationService.ListIntegrations:output_type -> secretbroker.v1.ListIntegrationsResponse
-	15, // 42: secretbroker.v1.IntegrationService.UpdateIntegration:output_type -> secretbroker.v1.UpdateIntegrationResponse
-	17, // 43: secretbroker.v1.IntegrationService.DeleteIntegration:output_type -> secretbroker.v1.DeleteIntegrationResponse
-	19, // 44: secretbroker.v1.IntegrationService.ValidateIntegration:output_type -> secretbroker.v1.ValidateIntegrationResponse
-	22, // 45: secretbroker.v1.IntegrationService.GrantUse:output_type -> secretbroker.v1.GrantUseResponse
-	24, // 46: secretbroker.v1.IntegrationService.RevokeUse:output_type -> secretbroker.v1.RevokeUseResponse
-	26, // 47: secretbroker.v1.IntegrationService.ListUsage:output_type -> secretbroker.v1.ListUsageResponse
-	39, // [39:48] is the sub-list for method output_type
-	30, // [30:39] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	31, // 0: secretbroker.v1.Integration.settings:type_name -> google.protobuf.Struct
+	3,  // 1: secretbroker.v1.Integration.cache:type_name -> secretbroker.v1.IntegrationCache
+	4,  // 2: secretbroker.v1.Integration.reads:type_name -> secretbroker.v1.IntegrationReads
+	5,  // 3: secretbroker.v1.Integration.placement:type_name -> secretbroker.v1.Placement
+	6,  // 4: secretbroker.v1.Integration.grants:type_name -> secretbroker.v1.Grant
+	7,  // 5: secretbroker.v1.Integration.roles:type_name -> secretbroker.v1.RoleBinding
+	30, // 6: secretbroker.v1.Integration.credentials:type_name -> secretbroker.v1.Integration.CredentialsEntry
+	32, // 7: secretbroker.v1.Integration.create_time:type_name -> google.protobuf.Timestamp
+	32, // 8: secretbroker.v1.Integration.update_time:type_name -> google.protobuf.Timestamp
+	8,  // 9: secretbroker.v1.Integration.facts:type_name -> secretbroker.v1.Fact
+	32, // 10: secretbroker.v1.Integration.last_use_time:type_name -> google.protobuf.Timestamp
+	9,  // 11: secretbroker.v1.Integration.problems:type_name -> secretbroker.v1.Problem
+	33, // 12: secretbroker.v1.IntegrationCache.ttl:type_name -> google.protobuf.Duration
+	33, // 13: secretbroker.v1.IntegrationCache.max_stale:type_name -> google.protobuf.Duration
+	33, // 14: secretbroker.v1.IntegrationReads.timeout:type_name -> google.protobuf.Duration
+	0,  // 15: secretbroker.v1.RoleBinding.role:type_name -> secretbroker.v1.Role
+	2,  // 16: secretbroker.v1.CreateIntegrationRequest.integration:type_name -> secretbroker.v1.Integration
+	2,  // 17: secretbroker.v1.CreateIntegrationResponse.integration:type_name -> secretbroker.v1.Integration
+	2,  // 18: secretbroker.v1.GetIntegrationResponse.integration:type_name -> secretbroker.v1.Integration
+	2,  // 19: secretbroker.v1.ListIntegrationsResponse.integrations:type_name -> secretbroker.v1.Integration
+	2,  // 20: secretbroker.v1.UpdateIntegrationRequest.integration:type_name -> secretbroker.v1.Integration
+	34, // 21: secretbroker.v1.UpdateIntegrationRequest.update_mask:type_name -> google.protobuf.FieldMask
+	2,  // 22: secretbroker.v1.UpdateIntegrationResponse.integration:type_name -> secretbroker.v1.Integration
+	22, // 23: secretbroker.v1.ValidateIntegrationResponse.steps:type_name -> secretbroker.v1.ValidationStep
+	1,  // 24: secretbroker.v1.ValidationStep.state:type_name -> secretbroker.v1.ValidationStep.State
+	6,  // 25: secretbroker.v1.GrantUseRequest.grant:type_name -> secretbroker.v1.Grant
+	2,  // 26: secretbroker.v1.GrantUseResponse.integration:type_name -> secretbroker.v1.Integration
+	6,  // 27: secretbroker.v1.RevokeUseRequest.grant:type_name -> secretbroker.v1.Grant
+	2,  // 28: secretbroker.v1.RevokeUseResponse.integration:type_name -> secretbroker.v1.Integration
+	29, // 29: secretbroker.v1.ListUsageResponse.usage:type_name -> secretbroker.v1.Usage
+	32, // 30: secretbroker.v1.Usage.first_use_time:type_name -> google.protobuf.Timestamp
+	32, // 31: secretbroker.v1.Usage.last_use_time:type_name -> google.protobuf.Timestamp
+	10, // 32: secretbroker.v1.IntegrationService.CreateIntegration:input_type -> secretbroker.v1.CreateIntegrationRequest
+	12, // 33: secretbroker.v1.IntegrationService.GetIntegration:input_type -> secretbroker.v1.GetIntegrationRequest
+	14, // 34: secretbroker.v1.IntegrationService.ListIntegrations:input_type -> secretbroker.v1.ListIntegrationsRequest
+	16, // 35: secretbroker.v1.IntegrationService.UpdateIntegration:input_type -> secretbroker.v1.UpdateIntegrationRequest
+	18, // 36: secretbroker.v1.IntegrationService.DeleteIntegration:input_type -> secretbroker.v1.DeleteIntegrationRequest
+	20, // 37: secretbroker.v1.IntegrationService.ValidateIntegration:input_type -> secretbroker.v1.ValidateIntegrationRequest
+	23, // 38: secretbroker.v1.IntegrationService.GrantUse:input_type -> secretbroker.v1.GrantUseRequest
+	25, // 39: secretbroker.v1.IntegrationService.RevokeUse:input_type -> secretbroker.v1.RevokeUseRequest
+	27, // 40: secretbroker.v1.IntegrationService.ListUsage:input_type -> secretbroker.v1.ListUsageRequest
+	11, // 41: secretbroker.v1.IntegrationService.CreateIntegration:output_type -> secretbroker.v1.CreateIntegrationResponse
+	13, // 42: secretbroker.v1.IntegrationService.GetIntegration:output_type -> secretbroker.v1.GetIntegrationResponse
+	15, // 43: secretbroker.v1.IntegrationService.ListIntegrations:output_type -> secretbroker.v1.ListIntegrationsResponse
+	17, // 44: secretbroker.v1.IntegrationService.UpdateIntegration:output_type -> secretbroker.v1.UpdateIntegrationResponse
+	19, // 45: secretbroker.v1.IntegrationService.DeleteIntegration:output_type -> secretbroker.v1.DeleteIntegrationResponse
+	21, // 46: secretbroker.v1.IntegrationService.ValidateIntegration:output_type -> secretbroker.v1.ValidateIntegrationResponse
+	24, // 47: secretbroker.v1.IntegrationService.GrantUse:output_type -> secretbroker.v1.GrantUseResponse
+	26, // 48: secretbroker.v1.IntegrationService.RevokeUse:output_type -> secretbroker.v1.RevokeUseResponse
+	28, // 49: secretbroker.v1.IntegrationService.ListUsage:output_type -> secretbroker.v1.ListUsageResponse
+	41, // [41:50] is the sub-list for method output_type
+	32, // [32:41] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_secretbroker_v1_integration_proto_init() }
@@ -2269,8 +2404,8 @@ func file_secretbroker_v1_integration_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_secretbroker_v1_integration_proto_rawDesc), len(file_secretbroker_v1_integration_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   28,
+			NumEnums:      2,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -267,11 +267,12 @@ type ResolvedConfig struct {
 	FetchTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=fetch_time,json=fetchTime,proto3" json:"fetch_time,omitempty"`
 	// Until when the broker answers from this copy: the end of the cache's
 	// time-to-live or of the secret's own validity, whichever is sooner.
-	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
-	// The value is past expire_time; the broker returned it because the store cannot
+	CacheExpireTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=cache_expire_time,json=cacheExpireTime,proto3" json:"cache_expire_time,omitempty"`
+	// The value is past cache_expire_time; the broker returned it because the store cannot
 	// be reached and the integration's max_stale allows that.
 	Stale bool `protobuf:"varint,5,opt,name=stale,proto3" json:"stale,omitempty"`
-	// The decoded bytes, for a reference that asks for decoding (?decode=base64) only. (Not "value_bytes": in Java that is an accessor of "value".)
+	// The decoded bytes, for a reference that asks for decoding (?decode=base64) only. (Not
+	// "value_bytes": in Java that is an accessor of "value".)
 	DecodedValue []byte `protobuf:"bytes,6,opt,name=decoded_value,json=decodedValue,proto3" json:"decoded_value,omitempty"`
 	// When the secret's own validity ends; unset if it does not end. This is not the
 	// end of the cache's time-to-live.
@@ -334,9 +335,9 @@ func (x *ResolvedConfig) GetFetchTime() *timestamppb.Timestamp {
 	return nil
 }
 
-func (x *ResolvedConfig) GetExpireTime() *timestamppb.Timestamp {
+func (x *ResolvedConfig) GetCacheExpireTime() *timestamppb.Timestamp {
 	if x != nil {
-		return x.ExpireTime
+		return x.CacheExpireTime
 	}
 	return nil
 }
@@ -735,16 +736,15 @@ const file_secretbroker_v1_resolver_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\v2\x1f.secretbroker.v1.ResolvedConfigR\x05value:\x028\x01\x1aW\n" +
 	"\vErrorsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x122\n" +
-	"\x05value\x18\x02 \x01(\v2\x1c.secretbroker.v1.ConfigErrorR\x05value:\x028\x01\"\xf5\x02\n" +
-	"\x0eResolvedConfig\x12\x14\n" +
-	"\x05value\x18\x01 \x01(\tR\x05value\x12\x18\n" +
+	"\x05value\x18\x02 \x01(\v2\x1c.secretbroker.v1.ConfigErrorR\x05value:\x028\x01\"\x8a\x03\n" +
+	"\x0eResolvedConfig\x12\x19\n" +
+	"\x05value\x18\x01 \x01(\tB\x03\x80\x01\x01R\x05value\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x129\n" +
 	"\n" +
-	"fetch_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tfetchTime\x12;\n" +
-	"\vexpire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime\x12\x14\n" +
-	"\x05stale\x18\x05 \x01(\bR\x05stale\x12#\n" +
-	"\rdecoded_value\x18\x06 \x01(\fR\fdecodedValue\x12H\n" +
+	"fetch_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tfetchTime\x12F\n" +
+	"\x11cache_expire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x0fcacheExpireTime\x12\x14\n" +
+	"\x05stale\x18\x05 \x01(\bR\x05stale\x12(\n" +
+	"\rdecoded_value\x18\x06 \x01(\fB\x03\x80\x01\x01R\fdecodedValue\x12H\n" +
 	"\x12secret_expire_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x10secretExpireTime\x126\n" +
 	"\ttime_left\x18\b \x01(\v2\x19.google.protobuf.DurationR\btimeLeft\"{\n" +
 	"\vConfigError\x12\x16\n" +
@@ -834,7 +834,7 @@ var file_secretbroker_v1_resolver_proto_depIdxs = []int32{
 	9,  // 3: secretbroker.v1.ResolveResponse.configs:type_name -> secretbroker.v1.ResolveResponse.ConfigsEntry
 	10, // 4: secretbroker.v1.ResolveResponse.errors:type_name -> secretbroker.v1.ResolveResponse.ErrorsEntry
 	14, // 5: secretbroker.v1.ResolvedConfig.fetch_time:type_name -> google.protobuf.Timestamp
-	14, // 6: secretbroker.v1.ResolvedConfig.expire_time:type_name -> google.protobuf.Timestamp
+	14, // 6: secretbroker.v1.ResolvedConfig.cache_expire_time:type_name -> google.protobuf.Timestamp
 	14, // 7: secretbroker.v1.ResolvedConfig.secret_expire_time:type_name -> google.protobuf.Timestamp
 	13, // 8: secretbroker.v1.ResolvedConfig.time_left:type_name -> google.protobuf.Duration
 	13, // 9: secretbroker.v1.ConfigError.retry_delay:type_name -> google.protobuf.Duration

@@ -10,21 +10,21 @@ import (
 
 // Facts implements integration.Settings.
 func (a *Settings) Facts() (f integration.Facts) {
-	f.Add("Account", a.AccountID)
-	f.Add("Credential", string(a.Credential.Type))
-	f.Add("Broker's role", a.Credential.RoleARN)
+	f.Add("AWS_ACCOUNT", "Account", a.AccountID)
+	f.Add("AWS_CREDENTIAL", "Credential", string(a.Credential.Type))
+	f.Add("AWS_BROKER_ROLE", "Broker's role", a.Credential.RoleARN)
 	if a.Role != nil {
-		f.Add("Role", a.Role.ARN)
-		f.Add("External ID", a.Role.ExternalID)
-		f.Add("Session", fmt.Sprintf("for %s", integration.FormatDuration(a.Role.Duration)))
-		f.Add("Source identity", a.Role.SourceIdentity)
+		f.Add("AWS_ROLE", "Role", a.Role.ARN)
+		f.Add("AWS_EXTERNAL_ID", "External ID", a.Role.ExternalID)
+		f.Add("AWS_SESSION_DURATION", "Session", fmt.Sprintf("for %s", integration.FormatDuration(a.Role.Duration)))
+		f.Add("AWS_SOURCE_IDENTITY", "Source identity", a.Role.SourceIdentity)
 		for _, key := range slices.Sorted(maps.Keys(a.Role.Tags)) {
-			f.Add("Session tag", key+"="+a.Role.Tags[key])
+			f.Add("AWS_SESSION_TAG", "Session tag", key+"="+a.Role.Tags[key])
 		}
 	}
-	f.AddAll("Store", a.Stores)
+	f.AddAll("AWS_STORE", "Store", a.Stores)
 	if a.Role == nil {
-		f.Add("To allow", "secretsmanager:GetSecretValue on the secrets, to this identity")
+		f.Add("AWS_REQUIRED_PERMISSION", "To allow", "secretsmanager:GetSecretValue on the secrets, to this identity")
 	}
 	return f
 }

@@ -24,6 +24,7 @@ func (a *Settings) CloudPolicies(grants *authz.Policy) []integration.CloudPolicy
 		return nil
 	}
 	policies := []integration.CloudPolicy{{
+		ID:    "AWS_TRUST_POLICY",
 		Title: "trust policy of the role " + a.Role.ARN,
 		JSON:  document(a.trust()...),
 	}}
@@ -33,6 +34,7 @@ func (a *Settings) CloudPolicies(grants *authz.Policy) []integration.CloudPolicy
 			actions = append(actions, "secretsmanager:DescribeSecret")
 		}
 		policies = append(policies, integration.CloudPolicy{
+			ID:    "AWS_PERMISSIONS_POLICY",
 			Title: "permissions of the role " + a.Role.ARN,
 			JSON:  document(statement{Effect: "Allow", Action: actions, Resource: allowed}),
 		})

@@ -30,12 +30,12 @@ func (s *store) Validate(ctx context.Context) []provider.Step {
 			own = append(own, st)
 		}
 	}
-	step := provider.Step{Name: "session", Found: "the credential provides keys"}
+	step := provider.Step{Step: provider.StepSession, Found: "the credential provides keys"}
 	if s.aws.Role != nil {
 		step.Found = "STS issued a session of the role"
 	}
 	if _, err := s.sessions.Get(ctx); err != nil {
-		step = provider.Step{Name: step.Name, Err: explainGet(ctx, err)}
+		step = provider.Step{Step: step.Step, Err: explainGet(ctx, err)}
 		return append([]provider.Step{step}, provider.Skipped(append(own, others...))...)
 	}
 	steps := []provider.Step{step}
@@ -43,7 +43,7 @@ func (s *store) Validate(ctx context.Context) []provider.Step {
 		steps = append(steps, provider.ProbeOne(ctx, s, provider.NothingOf(s.in, st, noVersion)))
 	}
 	for _, st := range others {
-		steps = append(steps, provider.Step{Name: "read " + st, Found: "in another account; only reading a secret can show whether it is allowed"})
+		steps = append(steps, provider.Step{Step: provider.StepReadStore, Store: st, Found: "in another account; only reading a secret can show whether it is allowed"})
 	}
 	return steps
 }

@@ -6,11 +6,11 @@ import (
 
 // Facts implements integration.Settings.
 func (a *Settings) Facts() (f integration.Facts) {
-	f.Add("Tenant ID", a.TenantID)
-	f.Add("Client ID", a.ClientID)
-	f.Add("Credential", string(a.Credential.Type))
-	f.Add("Login authority", a.AuthorityHost)
-	f.AddAll("Vault", a.Vaults)
-	f.Add("Role to assign", "Key Vault Secrets User, to this identity, on each vault")
+	f.Add("AZURE_TENANT_ID", "Tenant ID", a.TenantID)
+	f.Add("AZURE_CLIENT_ID", "Client ID", a.ClientID)
+	f.Add("AZURE_CREDENTIAL", "Credential", string(a.Credential.Type))
+	f.Add("AZURE_LOGIN_AUTHORITY", "Login authority", a.AuthorityHost)
+	f.AddAll("AZURE_VAULT", "Vault", a.Vaults)
+	f.Add("AZURE_REQUIRED_ROLE", "Role to assign", "Key Vault Secrets User, to this identity, on each vault")
 	return f
 }

@@ -18,14 +18,14 @@ var _ provider.Validator = (*store)(nil)
 // vault for a secret that does not exist. Key Vault checks the role before it looks
 // for the secret, so "not found" shows that the identity may read.
 func (s *store) Validate(ctx context.Context) []provider.Step {
-	step := provider.Step{Name: "token", Found: "the login authority issued an access token"}
+	step := provider.Step{Step: provider.StepToken, Found: "the login authority issued an access token"}
 	if err := s.askForToken(ctx); err != nil {
-		step = provider.Step{Name: "token", Err: err}
+		step = provider.Step{Step: provider.StepToken, Err: err}
 	}
 	steps := []provider.Step{step}
 	if step.Err != nil {
 		for _, vault := range s.azure.Vaults {
-			steps = append(steps, provider.Step{Name: "read " + vault, Skipped: true})
+			steps = append(steps, provider.Step{Step: provider.StepReadStore, Store: vault, Skipped: true})
 		}
 		return steps
 	}

@@ -48,7 +48,7 @@ func TestValidate(t *testing.T) {
 				result = string(e.Reason)
 				f.CheckClean("a step", e.Error())
 			}
-			got = append(got, fmt.Sprint(step.Name, " ", result))
+			got = append(got, fmt.Sprint(step.String(), " ", result))
 		}
 		if text := strings.Join(got, ", "); text != tt.want {
 			t.Errorf("%s:\n got %s\nwant %s", tt.name, text, tt.want)

@@ -19,9 +19,9 @@ const noVersion = "999999999"
 // If the role is granted for single secrets, Secret Manager denies access to names
 // that do not exist. Validate then needs a grant with the exact name of a secret.
 func (s *store) Validate(ctx context.Context) []provider.Step {
-	step := provider.Step{Name: "token", Found: "the identity obtained an access token"}
+	step := provider.Step{Step: provider.StepToken, Found: "the identity obtained an access token"}
 	if _, err := s.tokens.Get(ctx); err != nil {
-		step = provider.Step{Name: step.Name, Err: explainLogin(ctx, err)}
+		step = provider.Step{Step: step.Step, Err: explainLogin(ctx, err)}
 		return append([]provider.Step{step}, provider.Skipped(settingsOf(s.in).Stores)...)
 	}
 	steps := []provider.Step{step}

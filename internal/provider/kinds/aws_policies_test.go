@@ -19,7 +19,7 @@ func TestAWSCloudPolicies(t *testing.T) {
 `
 	in := All().ParseFile("/x.yaml", []byte(data), sound).Integration
 	want := []integration.CloudPolicy{
-		{Title: "trust policy of the role arn:aws:iam::123456789012:role/r", JSON: `{
+		{ID: "AWS_TRUST_POLICY", Title: "trust policy of the role arn:aws:iam::123456789012:role/r", JSON: `{
   "Version": "2012-10-17",
   "Statement": [
     {
@@ -38,7 +38,7 @@ func TestAWSCloudPolicies(t *testing.T) {
     }
   ]
 }`},
-		{Title: "permissions of the role arn:aws:iam::123456789012:role/r", JSON: `{
+		{ID: "AWS_PERMISSIONS_POLICY", Title: "permissions of the role arn:aws:iam::123456789012:role/r", JSON: `{
   "Version": "2012-10-17",
   "Statement": [
     {

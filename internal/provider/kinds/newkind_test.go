@@ -31,7 +31,7 @@ func (s *shelfSettings) List() []integration.Setting {
 }
 
 func (s *shelfSettings) Facts() (f integration.Facts) {
-	f.Add("Shelf", s.Shelf)
+	f.Add("SHELF", "Shelf", s.Shelf)
 	return f
 }
 
@@ -76,7 +76,7 @@ func TestNewKind(t *testing.T) {
 	if err != nil || got.Version != "1" {
 		t.Fatalf("%v, %v", got, err)
 	}
-	if diff := cmp.Diff(integration.Facts{{Name: "Shelf", Value: "/run/shelf"}}, in.Facts()); diff != "" {
+	if diff := cmp.Diff(integration.Facts{{ID: "SHELF", Name: "Shelf", Value: "/run/shelf"}}, in.Facts()); diff != "" {
 		t.Error(diff)
 	}
 	if diff := cmp.Diff([]integration.Setting{{Name: "shelf.shelf", Value: "/run/shelf"}}, in.ListSettings()); diff != "" {

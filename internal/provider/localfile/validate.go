@@ -19,14 +19,14 @@ var _ provider.Validator = (*store)(nil)
 func (s *store) Validate(ctx context.Context) []provider.Step {
 	var steps []provider.Step
 	for _, dir := range s.local.Directories {
-		step := provider.Step{Name: "read " + StoreOf(dir), Found: "the directory is there and can be looked into"}
+		step := provider.Step{Step: provider.StepReadStore, Store: StoreOf(dir), Found: "the directory is there and can be looked into"}
 		if err := s.list(ctx, dir); err != nil {
 			step.Found, step.Err = "", err
 		}
 		steps = append(steps, step)
 	}
 	for _, name := range s.local.Environment {
-		step := provider.Step{Name: "read " + secret.LocalEnvironment + "::" + name, Found: "the variable is set"}
+		step := provider.Step{Step: provider.StepReadStore, Store: secret.LocalEnvironment + "::" + name, Found: "the variable is set"}
 		if _, ok := s.lookupEnv(name); !ok {
 			step.Found, step.Err = "", errNoVariable()
 		}

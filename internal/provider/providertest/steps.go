@@ -16,11 +16,11 @@ func Steps(steps []provider.Step) string {
 	for i, s := range steps {
 		switch {
 		case s.Skipped:
-			texts[i] = s.Name + " skipped"
+			texts[i] = s.String() + " skipped"
 		case s.Err != nil:
-			texts[i] = s.Name + " " + string(secret.AsError(s.Err).Reason)
+			texts[i] = s.String() + " " + string(secret.AsError(s.Err).Reason)
 		default:
-			texts[i] = s.Name + " ok"
+			texts[i] = s.String() + " ok"
 		}
 	}
 	return strings.Join(texts, ", ")

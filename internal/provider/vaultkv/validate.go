@@ -18,15 +18,15 @@ var _ provider.Validator = (*store)(nil)
 // answer that, Validate reads a secret that does not exist from a KV mount. It reads
 // nothing from another engine, because that would generate a credential.
 func (s *store) Validate(ctx context.Context) []provider.Step {
-	step := provider.Step{Name: "login", Found: "the server issued a token or accepted the configured one"}
+	step := provider.Step{Step: provider.StepLogin, Found: "the server issued a token or accepted the configured one"}
 	ses, err := s.logins.session(ctx)
 	if err == nil && ses.unproven {
 		step.Found = "the server does not allow a token lookup; only a read can show whether the token is valid"
 	}
 	if err != nil {
-		steps := []provider.Step{{Name: "login", Err: secret.AsError(err)}}
+		steps := []provider.Step{{Step: provider.StepLogin, Err: secret.AsError(err)}}
 		for _, m := range s.vault.Mounts {
-			steps = append(steps, provider.Step{Name: "read " + m.Path, Skipped: true})
+			steps = append(steps, provider.Step{Step: provider.StepReadStore, Store: m.Path, Skipped: true})
 		}
 		return steps
 	}
@@ -39,7 +39,7 @@ func (s *store) Validate(ctx context.Context) []provider.Step {
 
 func (s *store) validateMount(ctx context.Context, ses *session, m Mount) provider.Step {
 	name, granted := s.nameBelow(m)
-	step := provider.Step{Name: "read " + m.Path}
+	step := provider.Step{Step: provider.StepReadStore, Store: m.Path}
 	if m.Engine == Dynamic && !granted {
 		step.Found = "no grant covers a path below the mount, so there is nothing to check"
 		return step
