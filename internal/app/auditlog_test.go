@@ -92,7 +92,7 @@ func TestAuditLog(t *testing.T) {
 		t.Errorf("%d records, last %v, found %v, %v", r.Records, r.Last, r.Break, err)
 	}
 	buf := make([]byte, 64<<10)
-	if n, _, err := collector.ReadFrom(buf); err != nil || !strings.Contains(string(buf[:n]), ` secretbroker `) || !strings.Contains(string(buf[:n]), `"segment":"opened"`) {
+	if n, _, err := collector.ReadFrom(buf); err != nil || !strings.Contains(string(buf[:n]), ` secretbroker `) || !strings.Contains(string(buf[:n]), `"type":"segment"`) {
 		t.Errorf("the copy got %q, %v", buf[:n], err)
 	}
 }

@@ -255,7 +255,7 @@ func TestRestoreIsReported(t *testing.T) {
 			"created": `the integration is gone`,
 			"rotated": `it was written at another time, and may have other credentials`,
 		} {
-			line := lineWith(b.auditText(t), `"method":"RegistryRestored"`, `"integration":"`+id+`"`)
+			line := lineWith(b.auditText(t), `"method":"RegistryRestored"`, `"integration_id":"`+id+`"`)
 			if !strings.Contains(line, want) || !strings.Contains(line, `"outcome":"changed"`) || strings.Contains(line, "Secret") {
 				t.Errorf("%s: no %s in %s", id, want, line)
 			}

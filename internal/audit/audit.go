@@ -75,19 +75,49 @@ func ParseOutcome(s string) (Outcome, error) {
 
 var outcomes = []Outcome{Served, Withheld, Checked, Answered, Attempted, Changed, Denied, Failed, Rejected, Counted}
 
-// Event is the record of one decision: one config of one call. The JSON names are a stable
-// interface for programs that parse the log. In a log two more members follow, seq and
-// chain; see package chain.
+// Type is the type of a record. Segment headers, which are not Events, have
+// chain.TypeSegment.
+type Type string
+
+// The types of records.
+const (
+	// TypeAccess: the outcome of one config of Resolve or Check, or of such a call that
+	// was rejected as a whole.
+	TypeAccess Type = "access"
+	// TypeManagement: a call that manages integrations or asks about grants.
+	TypeManagement Type = "management"
+	// TypeRefusals: the number of refusals of one principal that have no records of their
+	// own; see Limiter.
+	TypeRefusals Type = "refusals"
+	// TypeRestore: no call. The broker found that the database of integrations has gone
+	// back to an earlier state.
+	TypeRestore Type = "restore"
+)
+
+// ParseType returns the type of that name.
+func ParseType(s string) (Type, error) {
+	if t := Type(s); slices.Contains([]Type{TypeAccess, TypeManagement, TypeRefusals, TypeRestore}, t) {
+		return t, nil
+	}
+	return "", errors.New("expected access, management, refusals or restore")
+}
+
+// Event is a record of the log: one config of one call, or one call. The JSON names are a
+// stable interface for programs that parse the log. In a log, the member v precedes them,
+// the version of the format, and seq and chain follow; see package chain.
 type Event struct {
+	Type      Type            `json:"type"`
 	Time      time.Time       `json:"time"`
-	RequestID string          `json:"request_id"`
-	Method    string          `json:"method"`
+	RequestID string          `json:"request_id,omitempty"`
+	Method    string          `json:"method,omitempty"`
 	Principal authz.Principal `json:"principal"`
-	// PeerAddress and CertificateSerial (hexadecimal) distinguish the instances that
-	// share a Principal.
+	// PeerAddress and the certificate distinguish the instances that share a Principal.
+	// CertificateSHA256 is the hash of the certificate's DER form. CertificateSerial is
+	// unique only per issuer; certificates are revoked by it. Both are hexadecimal.
 	PeerAddress       string `json:"peer_address,omitempty"`
+	CertificateSHA256 string `json:"certificate_sha256,omitempty"`
 	CertificateSerial string `json:"certificate_serial,omitempty"`
-	Integration       string `json:"integration,omitempty"`
+	IntegrationID     string `json:"integration_id,omitempty"`
 	// IntegrationRevision is the Revision of the integration whose policy decided. In the
 	// record of a change it is the one before it (Attempted) or after it (Changed).
 	IntegrationRevision string `json:"integration_revision,omitempty"`
@@ -98,9 +128,13 @@ type Event struct {
 	Config    string `json:"config,omitempty"`
 	// Reference is the canonical reference. It is empty if the config was not a
 	// reference, because the text may have been a password.
-	Reference string        `json:"reference,omitempty"`
-	Outcome   Outcome       `json:"outcome"`
-	Reason    secret.Reason `json:"reason,omitempty"`
+	Reference string `json:"reference,omitempty"`
+	// Store, Secret and JSONKey are the parts of Reference.
+	Store   string        `json:"store,omitempty"`
+	Secret  string        `json:"secret,omitempty"`
+	JSONKey string        `json:"json_key,omitempty"`
+	Outcome Outcome       `json:"outcome"`
+	Reason  secret.Reason `json:"reason,omitempty"`
 	// GrantID is the id of the integration's grant that allowed the read.
 	GrantID string `json:"grant_id,omitempty"`
 	// Version is the store's identifier of the version that was read.

@@ -39,13 +39,13 @@ func readAll(t *testing.T, path string) []string {
 func TestWriteAppendsLines(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
 	e := Event{
-		Time: time.Date(2027, 1, 2, 3, 4, 5, 6, time.UTC), RequestID: "r1", Method: "Resolve", Principal: "spiffe://example.org/w",
-		PeerAddress: "192.0.2.1:5", CertificateSerial: "ab", Integration: "i", Connector: "c<\n>", Config: "password",
-		Reference: "https://my-vault.vault.azure.net::s", Outcome: Served, GrantID: "0123456789abcdef0123456789abcdef", Version: "v", Source: "hit",
+		Type: TypeAccess, Time: time.Date(2027, 1, 2, 3, 4, 5, 6, time.UTC), RequestID: "r1", Method: "Resolve", Principal: "spiffe://example.org/w",
+		PeerAddress: "192.0.2.1:5", CertificateSHA256: "cd", CertificateSerial: "ab", IntegrationID: "i", Connector: "c<\n>", Config: "password",
+		Reference: "https://my-vault.vault.azure.net::s", Store: "https://my-vault.vault.azure.net", Secret: "s", JSONKey: "k", Outcome: Served, GrantID: "0123456789abcdef0123456789abcdef", Version: "v", Source: "hit",
 	}
-	const want = `{"time":"2027-01-02T03:04:05.000000006Z","request_id":"r1","method":"Resolve","principal":"spiffe://example.org/w",` +
-		`"peer_address":"192.0.2.1:5","certificate_serial":"ab","integration":"i","connector":"c<\n>","config":"password",` +
-		`"reference":"https://my-vault.vault.azure.net::s","outcome":"served","grant_id":"0123456789abcdef0123456789abcdef","version":"v","source":"hit"`
+	const want = `{"v":1,"type":"access","time":"2027-01-02T03:04:05.000000006Z","request_id":"r1","method":"Resolve","principal":"spiffe://example.org/w",` +
+		`"peer_address":"192.0.2.1:5","certificate_sha256":"cd","certificate_serial":"ab","integration_id":"i","connector":"c<\n>","config":"password",` +
+		`"reference":"https://my-vault.vault.azure.net::s","store":"https://my-vault.vault.azure.net","secret":"s","json_key":"k","outcome":"served","grant_id":"0123456789abcdef0123456789abcdef","version":"v","source":"hit"`
 	for range 2 { // the file is appended to
 		l, err := Open(Config{Path: path})
 		if err != nil {
@@ -187,7 +187,7 @@ func TestTornLine(t *testing.T) {
 		}
 	}
 	lines := strings.Split(strings.TrimSpace(w.String()), "\n")
-	if len(lines) != 4 || !strings.HasPrefix(lines[1], `{"segment":"torn"`) || !json.Valid([]byte(lines[2])) || !json.Valid([]byte(lines[3])) {
+	if len(lines) != 4 || !strings.Contains(lines[1], `"cause":"torn"`) || !json.Valid([]byte(lines[2])) || !json.Valid([]byte(lines[3])) {
 		t.Errorf("got %q", lines)
 	}
 }

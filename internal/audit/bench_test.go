@@ -11,8 +11,8 @@ import (
 )
 
 var benchEvents = []Event{{
-	Time: time.Now(), RequestID: "r1", Method: "Resolve", Principal: "spiffe://example.org/w", Integration: "i", Connector: "c",
-	Config: "password", Reference: "https://my-vault.vault.azure.net::s", Outcome: Served, Version: "v", Source: "hit",
+	Type: TypeAccess, Time: time.Now(), RequestID: "r1", Method: "Resolve", Principal: "spiffe://example.org/w", IntegrationID: "i", Connector: "c",
+	Config: "password", Reference: "https://my-vault.vault.azure.net::s", Store: "https://my-vault.vault.azure.net", Secret: "s", Outcome: Served, Version: "v", Source: "hit",
 }}
 
 // BenchmarkWrite measures the cost of a record with concurrent calls, and the latency of

@@ -22,7 +22,7 @@ import (
 )
 
 // frame matches a message of RFC 5424 as this package writes it.
-var frame = regexp.MustCompile(`^<110>1 \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z \S+ secretbroker \d+ audit - (\{.*"chain":"[0-9a-f]{64}"\})$`)
+var frame = regexp.MustCompile(`^<110>1 \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z \S+ secretbroker \d+ (?:segment|audit|access) - (\{.*"chain":"[0-9a-f]{64}"\})$`)
 
 // records checks messages and returns the records in them.
 func records(t *testing.T, messages []string) string {

@@ -141,7 +141,7 @@ func TestRemovedFile(t *testing.T) {
 			t.Fatal(err)
 		}
 		writeIDs(t, l, "b")
-		if lines := readAll(t, path); len(lines) != 2 || !strings.HasPrefix(lines[0], `{"segment":"rotated"`) {
+		if lines := readAll(t, path); len(lines) != 2 || !strings.Contains(lines[0], `"cause":"rotated"`) {
 			t.Errorf("got %q", lines)
 		}
 		if p := l.Problem(); p != "" {
@@ -305,7 +305,7 @@ func TestChainOfStdout(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r := verifyText(t, head, string(data)); r.Break != "" || !bytes.HasPrefix(data, []byte(`{"segment":"opened"`)) {
+	if r := verifyText(t, head, string(data)); r.Break != "" || !bytes.Contains(data, []byte(`"cause":"opened"`)) {
 		t.Errorf("%s in %s", r.Break, data)
 	}
 }

@@ -158,7 +158,7 @@ func (l *Limiter) key(e *Event) uint64 {
 	}
 	var h maphash.Hash
 	h.SetSeed(l.seed)
-	_, _ = h.WriteString(e.Integration)
+	_, _ = h.WriteString(e.IntegrationID)
 	_ = h.WriteByte(0)
 	_, _ = h.WriteString(string(e.Reason))
 	return h.Sum64() | 1
@@ -237,7 +237,7 @@ func (l *Limiter) flush() {
 	now := time.Now().UTC()
 	for _, who := range slices.Sorted(maps.Keys(callers)) {
 		if r := callers[who]; r.Total > 0 {
-			records = append(records, Event{Time: now, Principal: who, Outcome: Counted, Count: &r.Count})
+			records = append(records, Event{Type: TypeRefusals, Time: now, Principal: who, Outcome: Counted, Count: &r.Count})
 		}
 	}
 	for chunk := range slices.Chunk(records, flushed) {

@@ -82,7 +82,7 @@ func limited(t *testing.T, f func(t *testing.T, l *Limiter, m *memory)) {
 }
 
 func refusal(who authz.Principal, integration string, reason secret.Reason) Event {
-	return Event{Time: time.Now().UTC(), Principal: who, Method: "Resolve", Integration: integration, Config: "password", Outcome: Denied, Reason: reason}
+	return Event{Time: time.Now().UTC(), Principal: who, Method: "Resolve", IntegrationID: integration, Config: "password", Outcome: Denied, Reason: reason}
 }
 
 func begins(t *testing.T, l *Limiter, events ...Event) {

@@ -97,7 +97,7 @@ func TestGroupCommit(t *testing.T) {
 // TestPartOfABatch: a write that fails halfway fails exactly the Writes whose lines are
 // incomplete.
 func TestPartOfABatch(t *testing.T) {
-	line := len(`{"time":"0001-01-01T00:00:00Z","request_id":"b","method":"","principal":"","outcome":"","seq":1,"chain":"` + strings.Repeat("0", 64) + "\"}\n")
+	line := len(`{"v":1,"type":"","time":"0001-01-01T00:00:00Z","request_id":"b","principal":"","outcome":"","seq":1,"chain":"` + strings.Repeat("0", 64) + "\"}\n")
 	broken := errors.New("no space left on device")
 	tests := []struct {
 		name     string

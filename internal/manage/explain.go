@@ -39,6 +39,8 @@ type Answer struct {
 	Decisions []Decision
 	// Next is the token of the next page, "" if there is none.
 	Next string
+
+	ref secret.Ref // of Reference
 }
 
 // Access is one grant that allows a pattern of principals to read the secret.
@@ -98,7 +100,7 @@ func Explain(integrations []*integration.Integration, q Question) (Answer, error
 		}
 		integrations = integrations[i : i+1]
 	}
-	p := explainPage{answer: Answer{Reference: ref.String()}, limit: q.PageSize}
+	p := explainPage{answer: Answer{Reference: ref.String(), ref: ref}, limit: q.PageSize}
 	if err := p.begin(q); err != nil {
 		return Answer{}, err
 	}

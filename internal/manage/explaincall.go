@@ -21,7 +21,7 @@ func (s *Service) Explain(ctx context.Context, who Caller, q Question) (Answer, 
 	op := s.begin(who, methodExplain, q.IntegrationID)
 	answer, err := s.explain(who.Principal, q)
 	if err == nil {
-		op.reference, op.subject = answer.Reference, authz.Principal(q.Principal)
+		op.reference, op.subject = reference{answer.ref, answer.Reference}, authz.Principal(q.Principal)
 	}
 	if err := op.answer(ctx, err); err != nil {
 		return Answer{}, err

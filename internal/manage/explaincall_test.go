@@ -48,7 +48,7 @@ func TestWhoMayExplain(t *testing.T) {
 		case secret.ReasonInvalidRequest:
 			outcome, refused = "Explain rejected INVALID_REQUEST", 1
 		}
-		if diff := cmp.Diff([]string{outcome}, lines); diff != "" || b.audit.refused != refused || events[0].Integration != tt.id {
+		if diff := cmp.Diff([]string{outcome}, lines); diff != "" || b.audit.refused != refused || events[0].IntegrationID != tt.id {
 			t.Errorf("%s about %q: %d may be counted, %+v\n%s", tt.who, tt.id, b.audit.refused, events, diff)
 		}
 		if n := len(answer.Readers) + len(answer.Decisions); (n > 0) != (tt.want == "") {

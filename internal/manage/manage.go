@@ -102,6 +102,7 @@ type Caller struct {
 	RequestID         string
 	Principal         authz.Principal
 	PeerAddress       string
+	CertificateSHA256 string
 	CertificateSerial string
 }
 

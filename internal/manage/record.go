@@ -41,12 +41,18 @@ type operation struct {
 	// note is the note of the last record.
 	note string
 	// reference and subject are those of the last record, for a question about grants.
-	reference string
+	reference reference
 	subject   authz.Principal
 	// revision is the integration's revision before a change, then after it.
 	revision string
 	// refused: the call did nothing, so its record may be counted instead.
 	refused bool
+}
+
+// reference is a parsed reference with its canonical text; zero for none.
+type reference struct {
+	secret.Ref
+	text string
 }
 
 func (s *Service) begin(who Caller, method, id string) *operation {
@@ -65,14 +71,19 @@ func (op *operation) record(ctx context.Context, outcome audit.Outcome, reason s
 		write = op.s.cfg.Audit.Refuse
 	}
 	err := write(ctx, []audit.Event{{
+		Type:              audit.TypeManagement,
 		Time:              op.s.cfg.Now().UTC(),
 		RequestID:         op.who.RequestID,
 		Method:            op.method,
 		Principal:         op.who.Principal,
 		PeerAddress:       op.who.PeerAddress,
+		CertificateSHA256: op.who.CertificateSHA256,
 		CertificateSerial: op.who.CertificateSerial,
-		Integration:       op.id,
-		Reference:         op.reference,
+		IntegrationID:     op.id,
+		Reference:         op.reference.text,
+		Store:             op.reference.Store,
+		Secret:            op.reference.Name,
+		JSONKey:           op.reference.Key,
 		Subject:           op.subject,
 		Outcome:           outcome,
 		Reason:            reason,

@@ -37,7 +37,7 @@ func (b *barrier) HoldUntil(commit resolve.Commit) {
 func newBenchmark(b *testing.B, store *fakeStore, used func(authz.Principal, string, string, string, string, secret.Ref, string)) (*resolve.Resolver, resolve.Caller) {
 	b.Helper()
 	policy, err := authz.NewPolicy(secret.KindAzureKeyVault, []string{vault}, []authz.Grant{
-		{ID: "g0", Principals: []string{"spiffe://example.org/connect/*"}, Secrets: []string{"db-*"}},
+		{ID: strings.Repeat("ab", 16), Principals: []string{"spiffe://example.org/connect/*"}, Secrets: []string{"db-*"}},
 	})
 	if err != nil {
 		b.Fatal(err)
@@ -53,7 +53,7 @@ func newBenchmark(b *testing.B, store *fakeStore, used func(authz.Principal, str
 	return resolve.New(resolve.Config{
 		Integrations: integrations{"cspi": {ID: "cspi", Revision: revision, ReadRevision: revision, Kind: secret.KindAzureKeyVault, Policy: policy}},
 		Stores:       store, Cache: values, Audit: log, CacheTTL: 24 * time.Hour, Used: used,
-	}), resolve.Caller{Principal: worker, PeerAddress: "192.0.2.1:41234", CertificateSerial: strings.Repeat("ab", 16), Barrier: &barrier{}}
+	}), resolve.Caller{Principal: worker, PeerAddress: "192.0.2.1:41234", CertificateSHA256: strings.Repeat("ab", 32), CertificateSerial: strings.Repeat("ab", 16), Barrier: &barrier{}}
 }
 
 // BenchmarkResolveHit measures a call of two configs that is answered from the cache,

@@ -101,13 +101,15 @@ func (r *Resolver) reject(method string, who Caller, req *Request, err error) er
 
 func newEvent(method string, who Caller, req *Request) audit.Event {
 	return audit.Event{
+		Type:              audit.TypeAccess,
 		Time:              time.Now().UTC(),
 		RequestID:         req.ID,
 		Method:            method,
 		Principal:         who.Principal,
 		PeerAddress:       who.PeerAddress,
+		CertificateSHA256: who.CertificateSHA256,
 		CertificateSerial: who.CertificateSerial,
-		Integration:       req.IntegrationID,
+		IntegrationID:     req.IntegrationID,
 		Connector:         req.Connector,
 
 		IntegrationRevision: req.revision,
@@ -121,7 +123,7 @@ func decisionEvent(e *audit.Event, it *item, outcome audit.Outcome) {
 		e.Outcome, e.Reason = audit.Rejected, it.err.Reason
 		return
 	}
-	e.Reference = it.text
+	e.Reference, e.Store, e.Secret, e.JSONKey = it.text, it.ref.Store, it.ref.Name, it.ref.Key
 	if it.decision.Effect != authz.Allowed {
 		e.Outcome, e.Reason = audit.Denied, it.err.Reason
 		return

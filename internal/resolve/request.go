@@ -77,6 +77,7 @@ func (l *Limits) parseRef(text string) (secret.Ref, error) {
 type Caller struct {
 	Principal         authz.Principal
 	PeerAddress       string
+	CertificateSHA256 string
 	CertificateSerial string
 	// Barrier, if not nil, delays every answer to the caller until it is recorded.
 	Barrier CommitBarrier

@@ -2,7 +2,9 @@ package server
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"net"
 	"time"
 
@@ -20,6 +22,7 @@ type peerIdentity struct {
 	credentials.TLSInfo
 	principal authz.Principal
 	serial    string // hexadecimal
+	sha256    string // of the certificate, hexadecimal
 	address   string // the peer's address
 	notAfter  time.Time
 	// problem is the reason why principal is empty.
@@ -109,6 +112,8 @@ func identify(info credentials.TLSInfo, rules IdentityRules) peerIdentity {
 	}
 	leaf := chains[0][0]
 	p.serial = leaf.SerialNumber.Text(16)
+	sum := sha256.Sum256(leaf.Raw)
+	p.sha256 = hex.EncodeToString(sum[:])
 	p.notAfter = leaf.NotAfter
 	p.principal, p.problem = principalOf(leaf, rules)
 	return p

@@ -45,7 +45,7 @@ func (s *integrationService) failed(ctx context.Context, c *call, err error) err
 }
 
 func managerOf(c *call) manage.Caller {
-	return manage.Caller{RequestID: c.requestID, Principal: c.who.Principal, PeerAddress: c.who.PeerAddress, CertificateSerial: c.who.CertificateSerial}
+	return manage.Caller{RequestID: c.requestID, Principal: c.who.Principal, PeerAddress: c.who.PeerAddress, CertificateSHA256: c.who.CertificateSHA256, CertificateSerial: c.who.CertificateSerial}
 }
 
 func (s *integrationService) CreateIntegration(ctx context.Context, req *secretbrokerv1.CreateIntegrationRequest) (*secretbrokerv1.CreateIntegrationResponse, error) {

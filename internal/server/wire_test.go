@@ -2,8 +2,10 @@ package server
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"fmt"
 	"net"
 	"strings"
@@ -52,6 +54,9 @@ func TestResolveOverTheWire(t *testing.T) {
 	who, req := ts.resolver.who, ts.resolver.req
 	_, hasDeadline := ts.resolver.ctx.Deadline()
 	ts.resolver.mu.Unlock()
+	if sum := sha256.Sum256(cert.Leaf.Raw); who.CertificateSHA256 != hex.EncodeToString(sum[:]) {
+		t.Errorf("the caller's certificate is %s", who.CertificateSHA256)
+	}
 	if who.Principal != granted || who.CertificateSerial != cert.Leaf.SerialNumber.Text(16) || who.PeerAddress == "" {
 		t.Errorf("caller %+v", who)
 	}

@@ -11,12 +11,22 @@ import (
 	"time"
 )
 
-// SegmentHeader is the record at the beginning of a segment. Its first JSON name is
-// "segment", which no audit event has. The names are a stable interface.
+// Version is the version of the format of records, the member v of each: a number. It changes
+// only if an existing member changes its meaning; new members do not change it.
+const Version = "1"
+
+// TypeSegment is the type of a SegmentHeader.
+const TypeSegment = "segment"
+
+// SegmentHeader is the record at the beginning of a segment. The names are a stable
+// interface.
 type SegmentHeader struct {
+	// V and Type are Version and TypeSegment.
+	V    json.Number `json:"v"`
+	Type string      `json:"type"`
+	Time time.Time   `json:"time"`
 	// Cause says why the segment begins: opened, rotated, torn or resumed.
-	Cause string    `json:"segment"`
-	Time  time.Time `json:"time"`
+	Cause string `json:"cause"`
 	// Algorithm and KeyID say how the chain is computed from this record on.
 	Algorithm string `json:"algorithm"`
 	KeyID     string `json:"key_id,omitempty"`
@@ -44,7 +54,7 @@ const (
 	Resumed = "resumed"
 )
 
-const headerStart = `{"segment":"`
+const headerStart = `{"v":` + Version + `,"type":"` + TypeSegment + `",`
 
 // IsSegmentHeader reports whether a record is a SegmentHeader.
 func IsSegmentHeader(line []byte) bool { return bytes.HasPrefix(line, []byte(headerStart)) }
@@ -60,7 +70,7 @@ func ParseSegmentHeader(line []byte) (h SegmentHeader, ok bool) {
 // NewSegmentHeader returns the header of a segment that k will chain. The segment follows
 // head and the unchained bytes after it.
 func NewSegmentHeader(cause string, k *Linker, head Head, between *Unchained) SegmentHeader {
-	h := SegmentHeader{Cause: cause, Time: time.Now().UTC(), Algorithm: k.Algorithm(), KeyID: k.keyID}
+	h := SegmentHeader{V: Version, Type: TypeSegment, Time: time.Now().UTC(), Cause: cause, Algorithm: k.Algorithm(), KeyID: k.keyID}
 	if head.Seq > 0 {
 		h.PreviousSeq, h.PreviousChain = head.Seq, hex.EncodeToString(head.Chain[:])
 	}

@@ -10,8 +10,8 @@ import (
 )
 
 var benchEvent = audit.Event{
-	Time: time.Now(), RequestID: "r1", Method: "Resolve", Principal: "spiffe://example.org/w", Integration: "i", Connector: "c",
-	Config: "password", Reference: "https://my-vault.vault.azure.net::s", Outcome: audit.Served, Version: "v", Source: "hit",
+	Type: audit.TypeAccess, Time: time.Now(), RequestID: "r1", Method: "Resolve", Principal: "spiffe://example.org/w", IntegrationID: "i", Connector: "c",
+	Config: "password", Reference: "https://my-vault.vault.azure.net::s", Store: "https://my-vault.vault.azure.net", Secret: "s", Outcome: audit.Served, Version: "v", Source: "hit",
 }
 
 // BenchmarkVerify measures the time per line of a log.
@@ -39,7 +39,7 @@ func BenchmarkQuery(b *testing.B) {
 	closeLog(b, l)
 	b.ReportAllocs()
 	b.ResetTimer()
-	if _, err := Query(b.Context(), &Filter{Integration: "other"}, []string{path}, func(*Record) error { return nil }); err != nil {
+	if _, err := Query(b.Context(), &Filter{IntegrationID: "other"}, []string{path}, func(*Record) error { return nil }); err != nil {
 		b.Error(err)
 	}
 }

@@ -24,7 +24,7 @@ func TestChangesAreRecords(t *testing.T) {
 	}
 	for _, c := range changes {
 		for _, e := range []audit.Event{{Outcome: audit.Attempted, Change: c}, {Outcome: audit.Changed}} {
-			e.Time, e.Method, e.Integration, e.Principal, e.RequestID = day, "UpdateIntegration", "x", "dns:admin", "r"
+			e.Time, e.Method, e.IntegrationID, e.Principal, e.RequestID = day, "UpdateIntegration", "x", "dns:admin", "r"
 			if err := l.Write(t.Context(), []audit.Event{e}); err != nil {
 				t.Fatal(err)
 			}
@@ -36,7 +36,7 @@ func TestChangesAreRecords(t *testing.T) {
 		t.Errorf("%+v, %v", report, err)
 	}
 	var got []*audit.Change
-	unreadable, err := Query(context.Background(), &Filter{Integration: "x", Outcomes: []audit.Outcome{audit.Attempted}}, []string{path}, func(r *Record) error {
+	unreadable, err := Query(context.Background(), &Filter{IntegrationID: "x", Outcomes: []audit.Outcome{audit.Attempted}}, []string{path}, func(r *Record) error {
 		got = append(got, r.Change)
 		return nil
 	})

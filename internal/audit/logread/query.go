@@ -23,7 +23,9 @@ type Filter struct {
 	// Principals matches the callers.
 	Principals *authz.Principals
 	// These match exact values.
-	Integration, Connector, RequestID string
+	IntegrationID, GrantID, Connector, RequestID, Method, CertificateSHA256 string
+	// Types lists the types, of which an event must have one.
+	Types []audit.Type
 	// Outcomes lists the outcomes, of which an event must have one.
 	Outcomes []audit.Outcome
 	// From and To limit the time: From is inclusive, To is exclusive.
@@ -33,7 +35,11 @@ type Filter struct {
 // Match reports whether f selects the event.
 func (f *Filter) Match(e *audit.Event) bool {
 	switch {
-	case f.Integration != "" && e.Integration != f.Integration,
+	case f.IntegrationID != "" && e.IntegrationID != f.IntegrationID,
+		f.GrantID != "" && e.GrantID != f.GrantID,
+		f.Method != "" && e.Method != f.Method,
+		f.CertificateSHA256 != "" && e.CertificateSHA256 != f.CertificateSHA256,
+		len(f.Types) > 0 && !slices.Contains(f.Types, e.Type),
 		f.Connector != "" && e.Connector != f.Connector,
 		f.RequestID != "" && e.RequestID != f.RequestID,
 		len(f.Outcomes) > 0 && !slices.Contains(f.Outcomes, e.Outcome),
@@ -46,14 +52,15 @@ func (f *Filter) Match(e *audit.Event) bool {
 }
 
 func (f *Filter) matchSecret(e *audit.Event) bool {
-	ref, err := secret.ParseRef(e.Reference)
-	if err != nil {
+	want := f.Secret
+	if e.Store != want.Store || e.Secret != want.Name || want.Key != "" && e.JSONKey != "" && e.JSONKey != want.Key {
 		return false
 	}
-	want := f.Secret
-	return ref.Store == want.Store && ref.Name == want.Name &&
-		(want.Version == "" || ref.Version == want.Version || strings.EqualFold(e.Version, want.Version)) &&
-		(want.Key == "" || ref.Key == "" || ref.Key == want.Key)
+	if want.Version == "" || strings.EqualFold(e.Version, want.Version) {
+		return true
+	}
+	ref, err := secret.ParseRef(e.Reference) // the version that was requested
+	return err == nil && ref.Version == want.Version
 }
 
 // Record is an event of a log.
@@ -66,6 +73,16 @@ type Record struct {
 	N    int
 }
 
+// parse parses r.Line. It returns false for a line that is not an event, or one of another
+// version of the format, which may mean something else.
+func (r *Record) parse() bool {
+	line := struct {
+		V json.Number `json:"v"`
+		*audit.Event
+	}{Event: &r.Event}
+	return json.Unmarshal(r.Line, &line) == nil && line.V == chain.Version && r.Outcome != ""
+}
+
 // Query calls f for every event of the files that filter selects, in order. It skips
 // segment headers, and returns the number of lines that it could not parse. It does not
 // check the chain; see Verify. The memory it needs does not depend on the size of the files.
@@ -75,7 +92,7 @@ func Query(ctx context.Context, filter *Filter, files []string, f func(*Record) 
 			return nil
 		}
 		r := Record{Line: l.text, File: l.file, N: l.n}
-		if l.long || json.Unmarshal(l.text, &r.Event) != nil || r.Outcome == "" {
+		if l.long || !r.parse() {
 			if !l.long || l.ended {
 				unreadable++
 			}
@@ -92,15 +109,15 @@ func Query(ctx context.Context, filter *Filter, files []string, f func(*Record) 
 // Access counts the requests of a principal for a secret with one outcome. The JSON names
 // are a stable interface.
 type Access struct {
-	Principal   authz.Principal `json:"principal"`
-	Integration string          `json:"integration"`
-	// Secret is the reference without version, decoding and JSON key. It is empty for
-	// events without a reference.
-	Secret  string        `json:"secret,omitempty"`
-	Outcome audit.Outcome `json:"outcome"`
-	Count   int           `json:"count"`
-	First   time.Time     `json:"first"`
-	Last    time.Time     `json:"last"`
+	Principal     authz.Principal `json:"principal"`
+	IntegrationID string          `json:"integration_id"`
+	// Store and Secret are empty for events without a reference.
+	Store     string        `json:"store,omitempty"`
+	Secret    string        `json:"secret,omitempty"`
+	Outcome   audit.Outcome `json:"outcome"`
+	Count     int           `json:"count"`
+	FirstTime time.Time     `json:"first_time"`
+	LastTime  time.Time     `json:"last_time"`
 }
 
 // maxAccesses limits the number of accesses that Distinct keeps in memory.
@@ -110,25 +127,19 @@ const maxAccesses = 1_000_000
 // outcome, and returns the counts in that order. The memory it needs grows with the result.
 func Distinct(ctx context.Context, filter *Filter, files []string) (all []Access, unreadable int, err error) {
 	type key struct {
-		principal   authz.Principal
-		integration string
-		secret      string
-		outcome     audit.Outcome
+		principal                  authz.Principal
+		integrationID, store, name string
+		outcome                    audit.Outcome
 	}
 	found := make(map[key]*Access)
 	unreadable, err = Query(ctx, filter, files, func(r *Record) error {
-		k := key{r.Principal, r.Integration, "", r.Outcome}
-		if ref, err := secret.ParseRef(r.Reference); err == nil {
-			ref = ref.Secret()
-			ref.Version = ""
-			k.secret = ref.String()
-		}
+		k := key{r.Principal, r.IntegrationID, r.Store, r.Secret, r.Outcome}
 		a := found[k]
 		if a == nil {
 			if len(found) == maxAccesses {
 				return fmt.Errorf("more than %d different results; use a narrower filter", maxAccesses)
 			}
-			a = &Access{Principal: k.principal, Integration: k.integration, Secret: k.secret, Outcome: k.outcome, First: r.Time, Last: r.Time}
+			a = &Access{Principal: k.principal, IntegrationID: k.integrationID, Store: k.store, Secret: k.name, Outcome: k.outcome, FirstTime: r.Time, LastTime: r.Time}
 			found[k] = a
 		}
 		first := r.Time
@@ -138,11 +149,11 @@ func Distinct(ctx context.Context, filter *Filter, files []string) (all []Access
 			a.Count += int(min(r.Count.Total, math.MaxInt32))
 			first = r.Count.Since
 		}
-		if first.Before(a.First) {
-			a.First = first
+		if first.Before(a.FirstTime) {
+			a.FirstTime = first
 		}
-		if r.Time.After(a.Last) {
-			a.Last = r.Time
+		if r.Time.After(a.LastTime) {
+			a.LastTime = r.Time
 		}
 		return nil
 	})
@@ -151,8 +162,8 @@ func Distinct(ctx context.Context, filter *Filter, files []string) (all []Access
 	}
 	slices.SortFunc(all, func(a, b Access) int {
 		for _, c := range []int{
-			strings.Compare(string(a.Principal), string(b.Principal)), strings.Compare(a.Integration, b.Integration),
-			strings.Compare(a.Secret, b.Secret), strings.Compare(string(a.Outcome), string(b.Outcome)),
+			strings.Compare(string(a.Principal), string(b.Principal)), strings.Compare(a.IntegrationID, b.IntegrationID),
+			strings.Compare(a.Store, b.Store), strings.Compare(a.Secret, b.Secret), strings.Compare(string(a.Outcome), string(b.Outcome)),
 		} {
 			if c != 0 {
 				return c

@@ -306,7 +306,7 @@ func FuzzVerify(f *testing.F) {
 	}
 	f.Add(all)
 	f.Add([]byte("\x1f\x8b"))
-	f.Add([]byte(`{"segment":"opened","unchained_bytes":1,"seq":1,"chain":"` + strings.Repeat("0", 64) + `"}`))
+	f.Add([]byte(`{"v":1,"type":"segment","cause":"opened","unchained_bytes":1,"seq":1,"chain":"` + strings.Repeat("0", 64) + `"}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		v := newVerifier(VerifyConfig{Heads: []chain.Head{head}})
 		if err := scanLines(t.Context(), "f", bytes.NewReader(data), v.line); err != nil && !errors.Is(err, errBroken) {

@@ -3,7 +3,7 @@
 // A copy is worth most on a machine that the broker's operators cannot write to: together
 // with the hash chain it shows what was changed on the broker's machine later. The
 // package sends messages of RFC 5424, which every collector accepts, with facility 13, "log
-// audit". The text of a message is the line of the record. Each datagram has one message
+// audit". The text of a message is the line of the record, and its MSGID the record's type. Each datagram has one message
 // (RFC 5426); on a stream, the length of each message precedes it (RFC 6587 section 3.4.1,
 // RFC 5425).
 //
@@ -11,6 +11,7 @@
 package syslog
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -87,7 +88,7 @@ func newHeader() header {
 	}
 	return header{
 		before: "<" + strconv.Itoa(facility*8+severity) + ">1 ",
-		after:  " " + host + " secretbroker " + strconv.Itoa(os.Getpid()) + " audit - ",
+		after:  " " + host + " secretbroker " + strconv.Itoa(os.Getpid()) + " ",
 	}
 }
 
@@ -97,7 +98,19 @@ func (h header) message(now time.Time, line []byte) []byte {
 	m = append(m, h.before...)
 	m = now.UTC().AppendFormat(m, "2006-01-02T15:04:05.000000Z07:00")
 	m = append(m, h.after...)
+	m = append(m, messageID(line)...)
+	m = append(m, " - "...)
 	return append(m, line...)
+}
+
+// messageID returns the type of the record, by which a collector can route messages.
+func messageID(line []byte) []byte {
+	_, rest, ok := bytes.Cut(line[:min(len(line), 64)], []byte(`,"type":"`))
+	id, _, ended := bytes.Cut(rest, []byte{'"'})
+	if !ok || !ended || len(id) == 0 || bytes.ContainsFunc(id, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return []byte("audit")
+	}
+	return id
 }
 
 // sender keeps a connection to a collector. It is not safe for concurrent use.

@@ -66,3 +66,23 @@ func TestCopyQueue(t *testing.T) {
 		}
 	})
 }
+
+func TestMessageID(t *testing.T) {
+	for line, want := range map[string]string{
+		`{"v":1,"type":"access","time":"x"}`: "access",
+		`{"v":1,"type":"","time":"x"}`:       "audit",
+		`{"v":1,"type":"a b","time":"x"}`:    "audit",
+		`{"v":1,"type":"access`:              "audit",
+		`{"v":1}`:                            "audit",
+		``:                                   "audit",
+		`{"v":1,"note":"` + strings.Repeat("x", 50) + `","type":"access"}`: "audit",
+	} {
+		if got := string(messageID([]byte(line))); got != want {
+			t.Errorf("%s: %q, want %q", line, got, want)
+		}
+	}
+	message := string(header{"<110>1 ", " host secretbroker 1 "}.message(time.Unix(0, 0), []byte(`{"v":1,"type":"access"}`)))
+	if want := `<110>1 1970-01-01T00:00:00.000000Z host secretbroker 1 access - {"v":1,"type":"access"}`; message != want {
+		t.Errorf("got %s", message)
+	}
+}

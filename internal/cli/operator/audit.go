@@ -1,6 +1,8 @@
 package operator
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -183,6 +185,7 @@ type auditQuestion struct {
 	filter                    logread.Filter
 	reference, from, to       string
 	principals, outcomeFilter []string
+	typeFilter                []string
 	distinct                  bool
 	output                    string
 }
@@ -214,15 +217,20 @@ func newAuditQueryCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&q.reference, "secret", "", "events of this secret: a reference")
 	f.StringArrayVar(&q.principals, "principal", nil, "events of this caller, or of callers that match a pattern (repeatable)")
-	f.StringVar(&q.filter.Integration, "integration", "", "events of this integration")
+	f.StringVar(&q.filter.IntegrationID, "integration", "", "events of this integration")
+	f.StringVar(&q.filter.GrantID, "grant-id", "", "reads that the grant with this id allowed")
+	f.StringVar(&q.filter.CertificateSHA256, "certificate-sha256", "", "events of callers with the certificate that has this hash")
+	f.StringVar(&q.filter.Method, "method", "", "events of this method, such as Resolve or UpdateIntegration")
+	f.StringSliceVar(&q.typeFilter, "type", nil, "events of one of these types: access, management, refusals, restore")
 	f.StringVar(&q.filter.Connector, "connector", "", "events of this connector, as the callers named it")
 	f.StringVar(&q.filter.RequestID, "request-id", "", "events of this request")
 	f.StringSliceVar(&q.outcomeFilter, "outcome", nil, "events with one of these outcomes: served, withheld, checked, answered, attempted, changed, denied, failed, rejected, counted")
 	f.StringVar(&q.from, "from", "", "events at this time or later")
 	f.StringVar(&q.to, "to", "", "events before this time")
 	f.BoolVar(&q.distinct, "distinct", false, "count events: one line for each principal, secret and outcome")
+	terminal.CompleteWords(cmd, "type", "access", "management", "refusals", "restore")
 	terminal.CompleteWords(cmd, "outcome", "served", "withheld", "checked", "answered", "attempted", "changed", "denied", "failed", "rejected", "counted")
-	for _, flag := range []string{"secret", "principal", "integration", "connector", "request-id", "from", "to"} {
+	for _, flag := range []string{"secret", "principal", "integration", "grant-id", "certificate-sha256", "method", "connector", "request-id", "from", "to"} {
 		terminal.CompleteWords(cmd, flag)
 	}
 	terminal.RegisterOutput(cmd, &q.output, "table", "jsonl")
@@ -247,6 +255,19 @@ func (q *auditQuestion) parse(now time.Time) (err error) {
 			return fmt.Errorf("--outcome: %w", err)
 		}
 		q.filter.Outcomes = append(q.filter.Outcomes, outcome)
+	}
+	for _, s := range q.typeFilter {
+		t, err := audit.ParseType(s)
+		if err != nil {
+			return fmt.Errorf("--type: %w", err)
+		}
+		q.filter.Types = append(q.filter.Types, t)
+	}
+	if s := strings.ToLower(strings.ReplaceAll(q.filter.CertificateSHA256, ":", "")); s != "" { // openssl prints AB:CD:...
+		if sum, err := hex.DecodeString(s); err != nil || len(sum) != sha256.Size {
+			return errors.New("--certificate-sha256: expected 64 hexadecimal digits")
+		}
+		q.filter.CertificateSHA256 = s
 	}
 	if q.filter.From, err = parseTime(q.from, now); err != nil {
 		return fmt.Errorf("--from: %w", err)
@@ -310,7 +331,7 @@ func (t *eventTable) add(r *logread.Record) error {
 		fmt.Fprintln(t.w, "TIME\tOUTCOME\tREASON\tPRINCIPAL\tINTEGRATION\tCONNECTOR\tREFERENCE\tVERSION\tREQUEST")
 	}
 	for i, cell := range []string{
-		r.Time.UTC().Format(time.RFC3339), string(r.Outcome), string(r.Reason), string(r.Principal), r.Integration, r.Connector,
+		r.Time.UTC().Format(time.RFC3339), string(r.Outcome), string(r.Reason), string(r.Principal), r.IntegrationID, r.Connector,
 		subjectOf(r), r.Version, r.RequestID,
 	} {
 		if i > 0 {
@@ -357,6 +378,14 @@ func countOf(c *audit.Count) string {
 	return text
 }
 
+// secretOf returns the store and the name of a secret as a reference begins with them.
+func secretOf(a *logread.Access) string {
+	if a.Secret == "" {
+		return ""
+	}
+	return a.Store + "::" + a.Secret
+}
+
 func printAccesses(w io.Writer, output string, all []logread.Access) error {
 	if output == "jsonl" {
 		enc := json.NewEncoder(w)
@@ -375,8 +404,8 @@ func printAccesses(w io.Writer, output string, all []logread.Access) error {
 	fmt.Fprintln(t, "PRINCIPAL\tINTEGRATION\tSECRET\tOUTCOME\tCOUNT\tFIRST\tLAST")
 	for i := range all {
 		a := &all[i]
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", terminal.OrDash(string(a.Principal)), terminal.OrDash(a.Integration), terminal.OrDash(a.Secret), terminal.OrDash(string(a.Outcome)),
-			a.Count, a.First.UTC().Format(time.RFC3339), a.Last.UTC().Format(time.RFC3339))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", terminal.OrDash(string(a.Principal)), terminal.OrDash(a.IntegrationID), terminal.OrDash(secretOf(a)), terminal.OrDash(string(a.Outcome)),
+			a.Count, a.FirstTime.UTC().Format(time.RFC3339), a.LastTime.UTC().Format(time.RFC3339))
 	}
 	return t.Flush()
 }

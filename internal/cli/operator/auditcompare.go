@@ -123,7 +123,7 @@ func printComparison(w io.Writer, output string, h *history.History, integration
 		fmt.Fprintln(t, "INTEGRATION\tDIFFERENCE\tSETTING\tRECORDED\tDATABASE\tLAST RECORDED CHANGE")
 	}
 	for _, f := range r.Findings {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", terminal.Printable(f.Integration), kindWords[f.Kind], terminal.Printable(terminal.OrDash(f.Setting)),
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", terminal.Printable(f.IntegrationID), kindWords[f.Kind], terminal.Printable(terminal.OrDash(f.Setting)),
 			terminal.OneLine(f.Recorded), terminal.OneLine(f.Database), terminal.Printable(f.Last.String()))
 	}
 	if err := t.Flush(); err != nil {

@@ -40,8 +40,8 @@ const (
 
 // Finding is one difference.
 type Finding struct {
-	Integration string `json:"integration"`
-	Kind        Kind   `json:"kind"`
+	IntegrationID string `json:"integration_id"`
+	Kind          Kind   `json:"kind"`
 	// Setting is the setting that differs, such as "azure.vaults"; empty for whole
 	// integrations.
 	Setting string `json:"setting,omitempty"`
@@ -118,11 +118,11 @@ func compareDocument(kinds *integration.Kinds, id string, last *Change, recorded
 	case len(recorded) == 0 && !there:
 		return nil
 	case len(recorded) == 0:
-		found = append(found, Finding{Integration: id, Kind: IntegrationReturned, Last: last})
+		found = append(found, Finding{IntegrationID: id, Kind: IntegrationReturned, Last: last})
 		doc := kinds.DecodeDocument(id, kept.Document).Document
 		return append(found, differences(id, last, &integration.Document{ID: doc.ID, Kind: doc.Kind}, &doc, true)...)
 	case !there:
-		return []Finding{{Integration: id, Kind: IntegrationLost, Last: last}}
+		return []Finding{{IntegrationID: id, Kind: IntegrationLost, Last: last}}
 	}
 	before, after := kinds.DecodeDocument(id, recorded).Document, kinds.DecodeDocument(id, kept.Document).Document
 	return differences(id, last, &before, &after, false)
@@ -132,7 +132,7 @@ func compareDocument(kinds *integration.Kinds, id string, last *Change, recorded
 func differences(id string, last *Change, recorded, database *integration.Document, grantsAlone bool) (returned []Finding) {
 	var rest []Finding
 	for _, d := range integration.Diff(recorded, database) {
-		f := Finding{Integration: id, Kind: SettingDiffers, Setting: d.Setting, Recorded: d.Before, Database: d.After, Last: last}
+		f := Finding{IntegrationID: id, Kind: SettingDiffers, Setting: d.Setting, Recorded: d.Before, Database: d.After, Last: last}
 		isGrant := strings.HasPrefix(d.Setting, "grants[")
 		switch {
 		case isGrant && d.Before == nil:
@@ -166,7 +166,7 @@ func oldCredentials(id string, changes []*Change, kept Kept) (found []Finding) {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(replaced)) {
-		found = append(found, Finding{Integration: id, Kind: CredentialOld, Setting: name, Last: replaced[name]})
+		found = append(found, Finding{IntegrationID: id, Kind: CredentialOld, Setting: name, Last: replaced[name]})
 	}
 	return found
 }

@@ -54,11 +54,11 @@ func Read(ctx context.Context, files []string) (*History, error) {
 	open := make(map[string]*Change) // attempts whose outcome is not known
 	var err error
 	h.Unreadable, err = logread.Query(ctx, &logread.Filter{Outcomes: []audit.Outcome{audit.Attempted, audit.Changed, audit.Failed}}, files, func(r *logread.Record) error {
-		key := r.RequestID + "\x00" + r.Integration
+		key := r.RequestID + "\x00" + r.IntegrationID
 		if r.Outcome == audit.Attempted {
 			if c := changeOf(r); c != nil {
 				open[key] = c
-				h.add(r.Integration, c)
+				h.add(r.IntegrationID, c)
 			}
 			return nil
 		}
@@ -71,7 +71,7 @@ func Read(ctx context.Context, files []string) (*History, error) {
 		case r.Outcome == audit.Changed:
 			c.Time, c.certain = r.Time, true
 		case !mayBeMade(r.Reason):
-			h.remove(r.Integration, c)
+			h.remove(r.IntegrationID, c)
 		}
 		return nil
 	})
@@ -87,7 +87,7 @@ func Read(ctx context.Context, files []string) (*History, error) {
 
 // changeOf returns the attempted change of a record, nil if the record has none.
 func changeOf(r *logread.Record) *Change {
-	if r.Change == nil || r.Integration == "" {
+	if r.Change == nil || r.IntegrationID == "" {
 		return nil
 	}
 	return &Change{

@@ -39,7 +39,7 @@ func newReplica(t *testing.T) *replica {
 func (r *replica) attempt(second int, request string, c audit.Change, outcome audit.Outcome, reason secret.Reason) {
 	r.t.Helper()
 	event := audit.Event{Time: start.Add(time.Duration(second) * time.Second), RequestID: request, Method: "UpdateIntegration", Principal: "dns:admin.example.org",
-		Integration: "a", Outcome: audit.Attempted, Change: &c}
+		IntegrationID: "a", Outcome: audit.Attempted, Change: &c}
 	events := []audit.Event{event}
 	if outcome != "" {
 		event.Time, event.Outcome, event.Reason, event.Change = event.Time.Add(time.Millisecond), outcome, reason, nil

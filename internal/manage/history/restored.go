@@ -111,12 +111,12 @@ func (r *Restores) write(ctx context.Context, log *audit.Log) {
 
 // restoredEvents returns the records of a restore, and a summary.
 func restoredEvents(kinds *integration.Kinds, restored registry.Restored, now time.Time) (events []audit.Event, summary string) {
-	event := audit.Event{Time: now.UTC(), RequestID: strings.ToLower(rand.Text()), Method: methodRestored, Outcome: audit.Changed}
+	event := audit.Event{Type: audit.TypeRestore, Time: now.UTC(), RequestID: strings.ToLower(rand.Text()), Method: methodRestored, Outcome: audit.Changed}
 	var returned, integrations, lost int
 	for _, r := range restored.Reversals {
 		d := Reverse(kinds, r.ID, r.Before, r.After)
 		e := event
-		e.Integration = r.ID
+		e.IntegrationID = r.ID
 		e.Change = &audit.Change{Before: d.Before, After: d.After, Fields: d.Settings}
 		if len(d.Before)+len(d.After) > audit.MaxChange {
 			e.Change.Before, e.Change.After = nil, nil

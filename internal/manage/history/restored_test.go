@@ -67,7 +67,7 @@ func TestRestoresAreRecordedLater(t *testing.T) {
 	}
 	line := ""
 	for l := range strings.Lines(text) {
-		if strings.Contains(l, `"integration":"large"`) {
+		if strings.Contains(l, `"integration_id":"large"`) {
 			line = l
 		}
 	}
