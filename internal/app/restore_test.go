@@ -191,8 +191,9 @@ func TestAuditCompare(t *testing.T) {
 		var out struct {
 			OK       bool
 			Findings []struct {
-				Integration, Kind, Setting string
-				Last                       struct{ Method, Principal string } `json:"last_change"`
+				IntegrationID string `json:"integration_id"`
+				Kind, Setting string
+				Last          struct{ Method, Principal string } `json:"last_change"`
 			}
 			Unrecorded []string
 		}
@@ -201,7 +202,7 @@ func TestAuditCompare(t *testing.T) {
 		}
 		var got []string
 		for _, f := range out.Findings {
-			got = append(got, strings.TrimSpace(f.Integration+" "+f.Kind+" "+f.Setting))
+			got = append(got, strings.TrimSpace(f.IntegrationID+" "+f.Kind+" "+f.Setting))
 			if f.Last.Method == "" || f.Last.Principal != b.Owner.ID {
 				t.Errorf("last change of %+v", f)
 			}
