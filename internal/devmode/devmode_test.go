@@ -69,7 +69,12 @@ type integration struct {
 		Dial                     map[string]string
 	}
 	Cache  struct{ TTL time.Duration }
-	Grants []struct{ Principals, Secrets []string }
+	Grants []sampleGrant
+}
+
+type sampleGrant struct {
+	ID                  string
+	Principals, Secrets []string
 }
 
 func readYAML(t *testing.T, file string, into any) {
@@ -258,7 +263,7 @@ func TestSettings(t *testing.T) {
 		"no-role-key-vault.vault.azure.net":   env.VaultListen,
 	}
 	wantIn.Cache.TTL = 5 * time.Minute
-	wantIn.Grants = []struct{ Principals, Secrets []string }{{[]string{"spiffe://example.org/connect/*"}, []string{"sqlserver-*", "postgres-*"}}}
+	wantIn.Grants = []sampleGrant{{"connect-workers", []string{"spiffe://example.org/connect/*"}, []string{"sqlserver-*", "postgres-*"}}}
 	if diff := cmp.Diff(wantIn, gotIn); diff != "" {
 		t.Errorf("integration (-want +got):\n%s", diff)
 	}
