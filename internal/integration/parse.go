@@ -182,7 +182,7 @@ func (p *Parser) reads(s ReadsSection) Reads {
 		p.Fault("reads.max_concurrent", "expected 1 to 1024")
 	}
 	if r.PerSecond < 0 || r.PerSecond > 100_000 {
-		p.Fault("reads.per_second", "expected 1 to 100000, or 0 for as many as the store takes")
+		p.Fault("reads.per_second", "expected 1 to 100000, or 0 for no limit")
 	}
 	if p.Has("reads.timeout") && (r.Timeout < time.Second || r.Timeout > 10*time.Second) {
 		p.Fault("reads.timeout", "expected 1s to 10s")

@@ -59,7 +59,7 @@ func (k *Kinds) ParseDocument(data []byte, c DocumentConfig) Parsed {
 	p := &Parser{kinds: k, stored: c.Credentials, used: make(map[string]bool)}
 	p.check = func(r NamedFile) string {
 		if !allowedFile(r.Path, c.Files) {
-			return "this file may not be named here; registry.allowed_files in secretbroker.yaml lists those that may be, and a credential is better given with the integration"
+			return "this file is not allowed here; registry.allowed_files in secretbroker.yaml lists the files that are, and a credential can be stored with the integration instead"
 		}
 		return look.Read(r).Fault
 	}

@@ -225,7 +225,7 @@ func errorOf(kind secret.Kind, err error) error {
 	case errors.Is(err, registry.ErrNotFound):
 		return secret.Errorf(secret.ReasonIntegrationNotFound, "there is no integration with this id")
 	case errors.Is(err, registry.ErrUnavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		return secret.Errorf(secret.ReasonRegistryUnavailable, "the broker could not read its database or directory of integrations; wait, and have the operator look at it").WithCause(err)
+		return secret.Errorf(secret.ReasonRegistryUnavailable, "the broker cannot read its database or directory of integrations; wait, and ask the operator to check it").WithCause(err)
 	default:
 		return err
 	}

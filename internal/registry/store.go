@@ -134,61 +134,61 @@ type Change struct {
 	ValidateOnly bool
 }
 
-// Record is an integration as it is kept, without its credentials.
+// Record is an integration as it is stored, without its credentials.
 type Record struct {
 	// ID is unique among the integrations, and UID among all that ever were: Create
 	// generates it. UID is "" for files.
 	ID, UID string
 	// Document is what was last written, byte by byte.
 	Document []byte
-	// ETag changes with every write. It means nothing to anybody but the Store.
+	// ETag changes with every write. It is opaque to callers.
 	ETag string
-	// Credentials are the names of the credentials that are kept, sorted.
+	// Credentials are the names of the stored credentials, sorted.
 	Credentials []string
-	// CreatedAt and UpdatedAt, and who did it; zero where that is not known, as of
-	// files.
+	// CreatedAt and UpdatedAt are the times of the creation and of the last update,
+	// CreatedBy and UpdatedBy the principals. They are zero if unknown, as for files.
 	CreatedAt, UpdatedAt time.Time
 	CreatedBy, UpdatedBy authz.Principal
-	// File is the file that the integration stands in, "" if it is in a database.
+	// File is the path of the integration's file, or "" if it is in a database.
 	File string
-	// Integration is what the document says, nil if that is not acceptable: then
-	// Faults say why. There are also Faults that come with an Integration, such as a
-	// stored credential that no key opens.
+	// Integration is the parsed document, or nil if it is invalid for the reasons in
+	// Faults. Some Faults leave the Integration usable, such as a stored credential that
+	// no key opens.
 	Integration *integration.Integration
 	Faults      strictyaml.Faults
 }
 
-// Status says how fresh a Store is.
+// Status is how current a Store is.
 type Status struct {
 	// Backend is "files", "sqlite" or "postgres".
 	Backend string
-	// Writable: Create, Update and Delete are possible.
+	// Writable is whether Create, Update and Delete are possible.
 	Writable bool
-	// SeenAt is when the backend was last found to be as Get and List have it.
+	// SeenAt is the last time at which Get and List matched the backend.
 	SeenAt time.Time
-	// Problem says what keeps the Store from reading its backend, "" if nothing does.
+	// Problem is the reason why the Store cannot read its backend, or "".
 	Problem string
-	// RefusesAt is when Get begins to return ErrUnavailable if the Problem lasts;
-	// zero without one, and for a Store that never does.
+	// RefusesAt is when Get begins to return ErrUnavailable if the Problem continues. It
+	// is zero without a Problem, and for a Store that never refuses.
 	RefusesAt time.Time
-	// Refuses: Get returns ErrUnavailable.
+	// Refuses is whether Get returns ErrUnavailable.
 	Refuses bool
-	// Held is how many integrations are served although their files have vanished,
-	// because several did together; 0 for a database.
+	// Held is the number of integrations that are still served although their files have
+	// disappeared, because several disappeared together; 0 for a database.
 	Held int
-	// WriteProblem says which writes fail and why, "" if none does: while it lasts
-	// no grant can be revoked.
+	// WriteProblem is which writes fail and why, or "". While it lasts, no grant can be
+	// revoked.
 	WriteProblem string
 }
 
-// FileFault is a file that does not say what is served in its place.
+// FileFault is an invalid file, and what is served instead of its content.
 type FileFault struct {
-	// File is the path of the file, or of the directory when that cannot be read or
-	// several files have vanished from it.
+	// File is the path of the file, or of the directory if it cannot be read or several
+	// files have disappeared from it.
 	File string
 	// Faults is never empty.
 	Faults strictyaml.Faults
-	// Serving is the id of the integration that is served from the file's last
-	// good content, "" if none is. It is "" in a fault of the directory.
+	// Serving is the id of the integration that is served from the file's last valid
+	// content, or "". It is "" in a fault of the directory.
 	Serving string
 }

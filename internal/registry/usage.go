@@ -7,41 +7,38 @@ import (
 	"github.com/secretbroker/secretbroker/internal/authz"
 )
 
-// Usage is what one caller read of one integration, told together: no single
-// reads, no values.
+// Usage summarizes a caller's reads of one secret through one integration. It contains
+// neither single reads nor values.
 type Usage struct {
 	Integration string
 	// UID is the UID of the integration, if it has one. UsageStore.Usage does not set it.
 	UID       string
 	Principal authz.Principal
-	// Connector is what the caller called itself, "" if it did not; nobody checked
-	// it.
+	// Connector is the name that the caller sent, or "". It is not verified.
 	Connector string
-	// Store and Secret are canonical. Both are "" in an entry that stands for uses which
-	// are no longer told apart. Key is the JSON key, "" for a whole secret.
+	// Store and Secret are canonical. Both are "" in an entry that represents uses that are
+	// no longer distinguished. Key is the JSON key, or "" for a whole secret.
 	Store, Secret, Key string
 	// GrantID is the id of the grant that allowed the reads; "" if it is unknown, because
 	// the entry represents uses that are no longer distinguished or is older than this field.
 	GrantID string
-	// Version is the version that was handed out last.
+	// Version is the version that was returned last.
 	Version string
-	// FirstAt and LastAt are when it was handed out first and last, UTC.
+	// FirstAt and LastAt are the times of the first and the last read, UTC.
 	FirstAt, LastAt time.Time
 }
 
-// UsageStore keeps usage, merged from all replicas. It is safe for concurrent
-// use.
+// UsageStore stores usage, merged from all replicas. It is safe for concurrent use.
 type UsageStore interface {
-	// MergeUsage adds to what is kept: the earlier FirstAt, the later LastAt and
-	// its Version hold. Usage of integrations that are not kept is dropped,
-	// as is that of a deleted integration whose id another one has now. Too many
-	// entries of an integration become one for each principal, without the secret.
+	// MergeUsage merges batch into the stored usage: it keeps the earlier FirstAt, and the
+	// later LastAt with its Version. It drops the usage of integrations that are not stored,
+	// and of a deleted integration whose id another one has now. If an integration has too
+	// many entries, they become one entry for each principal, without the secret.
 	MergeUsage(ctx context.Context, batch []Usage) error
-	// Usage returns the usage of one integration since then, the latest first, at
-	// most limit entries; 0 for all.
+	// Usage returns the usage of one integration since a time, the latest first, at most
+	// limit entries; 0 for all.
 	Usage(ctx context.Context, integration string, since time.Time, limit int) ([]Usage, error)
-	// LastUsed returns when each integration was used last. Those that never were
-	// are not in it.
+	// LastUsed returns the time of the last use of each integration that was used.
 	LastUsed(ctx context.Context) (map[string]time.Time, error)
 }
 

@@ -173,7 +173,7 @@ func (s *Store) tell() {
 	}
 	for text := range s.told {
 		if !now[text] {
-			s.opts.Logger.Info("a problem with the broker's TLS has been resolved", "problem", text)
+			s.opts.Logger.Info("a problem with the broker's TLS is resolved", "problem", text)
 		}
 	}
 	s.told = now

@@ -235,11 +235,11 @@ func parseFaults() []parseFault {
 		{"private endpoint", full + "  private_endpoint: maybe\n", "6: azure.private_endpoint: expected true or false, without quotes"},
 		{"reads too low", full + "reads: {max_concurrent: 0, per_second: -1, timeout: 999ms}\n",
 			"6: reads.max_concurrent: expected 1 to 1024\n" +
-				"6: reads.per_second: expected 1 to 100000, or 0 for as many as the store takes\n" +
+				"6: reads.per_second: expected 1 to 100000, or 0 for no limit\n" +
 				"6: reads.timeout: expected 1s to 10s"},
 		{"reads too high", full + "reads: {max_concurrent: 1025, per_second: 100001, timeout: 11s}\n",
 			"6: reads.max_concurrent: expected 1 to 1024\n" +
-				"6: reads.per_second: expected 1 to 100000, or 0 for as many as the store takes\n" +
+				"6: reads.per_second: expected 1 to 100000, or 0 for no limit\n" +
 				"6: reads.timeout: expected 1s to 10s"},
 
 		{"grant without principals", full + "grants:\n  - secrets: [a]\n", "7: grants[0].principals: a grant needs at least one principal"},

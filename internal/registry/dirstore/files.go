@@ -287,7 +287,7 @@ func (f *Store) publish(next *snapshot, ids map[string]bool) {
 			changed = append(changed, now.in)
 			f.log.Info("integration loaded", "integration", id, "revision", now.in.Revision, "file", now.from.path)
 			if now.from.Ungranted {
-				f.log.Warn("integration has no grants: nobody may use it", "integration", id)
+				f.log.Warn("integration has no grants: no principal may use it", "integration", id)
 			}
 		}
 	}
@@ -307,19 +307,19 @@ func (f *Store) logFaults(last []registry.FileFault, next *snapshot) {
 		switch {
 		case known[ff.File] == text:
 		case ff.File == f.dir:
-			f.log.LogAttrs(context.Background(), slog.LevelError, "integrations directory is at fault; what was served last is still served",
+			f.log.LogAttrs(context.Background(), slog.LevelError, "the integrations directory is invalid; the last valid state remains in effect",
 				slog.String("dir", ff.File), slog.String("faults", text), slog.Int("still_serving", len(next.sorted)))
 		default:
-			f.log.LogAttrs(context.Background(), slog.LevelError, "integration file is not acceptable",
+			f.log.LogAttrs(context.Background(), slog.LevelError, "integration file is invalid",
 				slog.String("file", ff.File), slog.String("faults", text), slog.String("still_serving", ff.Serving))
 		}
 		delete(known, ff.File)
 	}
 	for file := range known {
 		if file == f.dir {
-			f.log.Info("integrations directory is no longer at fault", "dir", file)
+			f.log.Info("the integrations directory is valid again", "dir", file)
 			continue
 		}
-		f.log.Info("integration file is no longer at fault", "file", file)
+		f.log.Info("integration file is valid again", "file", file)
 	}
 }

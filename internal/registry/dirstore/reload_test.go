@@ -109,7 +109,7 @@ func TestReloadBroken(t *testing.T) {
 	w.reload()
 	w.told(nil, []string{"a"})
 	w.faulty()
-	if out := w.log.Take(); !strings.Contains(out, "no longer at fault") {
+	if out := w.log.Take(); !strings.Contains(out, "is valid again") {
 		t.Errorf("nothing was said of the end of the fault: %s", out)
 	}
 
@@ -164,7 +164,7 @@ func TestDirectoryGone(t *testing.T) {
 		w.faulty(filepath.Base(w.dir), "b.yaml")
 	}
 	if out := w.log.Take(); strings.Count(out, "level=ERROR") != 1 || !strings.Contains(out, "directory cannot be read") ||
-		!strings.Contains(out, "still_serving=1") || strings.Contains(out, "not acceptable") {
+		!strings.Contains(out, "still_serving=1") || strings.Contains(out, "file is invalid") {
 		t.Errorf("not logged exactly once and truly: %s", out)
 	}
 	if err := os.Rename(moved, w.dir); err != nil {
@@ -173,7 +173,7 @@ func TestDirectoryGone(t *testing.T) {
 	w.reload()
 	w.serves("a")
 	w.faulty("b.yaml")
-	if out := w.log.Take(); strings.Count(out, "level=") != 1 || !strings.Contains(out, "directory is no longer at fault") {
+	if out := w.log.Take(); strings.Count(out, "level=") != 1 || !strings.Contains(out, "directory is valid again") {
 		t.Errorf("the end of the fault: %s", out)
 	}
 }

@@ -41,7 +41,7 @@ func (f *Store) follow(ctx context.Context) {
 			}
 		case err := <-w.errors():
 			// Typically an overflow: something has changed, but it is unknown what.
-			f.log.Warn("notices of changes were lost", "dir", f.dir, "error", err)
+			f.log.Warn("the file system lost notifications of changes", "dir", f.dir, "error", err)
 			lost = true
 			if due == nil {
 				due = time.After(debounce)
@@ -77,7 +77,7 @@ type watch struct {
 func (w *watch) start() {
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
-		w.files.log.Warn("no notices of changes, polling only", "dir", w.files.dir, "error", err)
+		w.files.log.Warn("the file system reports no changes; the broker polls instead", "dir", w.files.dir, "error", err)
 		return
 	}
 	w.watcher = watcher
@@ -102,7 +102,7 @@ func (w *watch) follow() {
 	_ = w.watcher.Remove(w.files.dir) // fails only if there is nothing to remove
 	if err := w.watcher.Add(w.files.dir); err != nil {
 		if !w.warned {
-			w.files.log.Warn("no notices of changes, polling only", "dir", w.files.dir, "error", err)
+			w.files.log.Warn("the file system reports no changes; the broker polls instead", "dir", w.files.dir, "error", err)
 		}
 		w.watched, w.warned = nil, true
 		return
