@@ -31,7 +31,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 RACE := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
 .DEFAULT_GOAL := help
-.PHONY: help abuse build test test-connect test-peers test-postgres scaling bench bench-matrix bench-matrix-quick bench-matrix-docs bench-compare bench-facts bench-growth bench-churn bench-peers bench-ghz pgo connect-jar cover docs overload fuzz lint fmt-check generate generate-check proto-lint proto-breaking reliability vuln ci
+.PHONY: help abuse build test test-connect test-peers test-postgres scaling bench bench-matrix bench-matrix-quick bench-matrix-docs bench-compare bench-facts bench-growth bench-churn bench-peers bench-ghz pgo connect-jar cover docs overload fuzz lint fmt-check generate generate-check proto-lint proto-breaking proto-snapshot reliability vuln ci
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -132,13 +132,20 @@ proto-lint: ## lint proto/ and check its layout
 	$(BUF) lint
 	$(BUF) format --diff --exit-code
 
-proto-breaking: ## fail if proto/ breaks clients of the newest release
+# Before the first release there is no tag. The promise is then the snapshot.
+PROTO_SNAPSHOT := tools/buf/snapshot
+
+proto-breaking: ## fail if proto/ breaks clients of the newest release, or of the snapshot if there is no release
 	@tag=$$(git tag --list 'v*' --sort=-v:refname | grep -E '^v[0-9]+\.[0-9]+\.[0-9]+$$' | head -n 1); \
-	if [ -z "$$tag" ]; then echo "proto-breaking: skipped, there is no release tag (vX.Y.Z) to compare with"; exit 0; fi; \
+	if [ -z "$$tag" ]; then echo "comparing with $(PROTO_SNAPSHOT)"; $(BUF) breaking --against $(PROTO_SNAPSHOT); exit; fi; \
 	tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && \
 	echo "comparing with $$tag" && \
 	git archive "$$tag" proto buf.yaml | tar -x -C "$$tmp" && \
 	$(BUF) breaking --against "$$tmp"
+
+proto-snapshot: ## accept proto/ as what proto-breaking compares with; deliberately, and only before the first release
+	@if [ -n "$$(git tag --list 'v[0-9]*')" ]; then echo "there is a release, with which proto-breaking compares"; exit 1; fi
+	rm -rf $(PROTO_SNAPSHOT)/proto && mkdir -p $(PROTO_SNAPSHOT) && cp buf.yaml $(PROTO_SNAPSHOT)/ && cp -R proto $(PROTO_SNAPSHOT)/proto
 
 reliability: ## inject faults under load for RELIABILITY_TIME (3m) and check every answer
 	cd reliability && $(GO) vet . && $(GO) run . -for $(RELIABILITY_TIME)

@@ -1,0 +1,72 @@
+package client_test
+
+import (
+	"errors"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/secretbroker/secretbroker/client"
+	"github.com/secretbroker/secretbroker/internal/server/nextrelease"
+)
+
+func nextReleaseClient(t *testing.T, opts nextrelease.Options) *client.Client {
+	t.Helper()
+	b := nextrelease.Start(t, opts)
+	c, err := client.New(client.Config{Addrs: []string{b.Addr}, CAFile: b.CAFile, CertFile: b.CertFile, KeyFile: b.KeyFile, MaxAttempts: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// TestNextReleaseAnswers: answers with fields, enum values and reasons that this release
+// does not know are understood as far as it knows them.
+func TestNextReleaseAnswers(t *testing.T) {
+	c := nextReleaseClient(t, nextrelease.Options{Next: true})
+	configs := map[string]string{"database.password": "https://my-vault.vault.azure.net::db-secret"}
+	res, err := c.Resolve(t.Context(), client.ResolveRequest{IntegrationID: "prod", Configs: configs, AllowPartial: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v := res.Values["database.password"]; v.Reveal() != "value-text" || v.Version != "version-text" || v.FetchTime.Year() != 2027 {
+		t.Errorf("value %q, version %q, fetch time %v", v.Reveal(), v.Version, v.FetchTime)
+	}
+	if e := res.Errors["database.password"]; e.Reason != nextrelease.NextReason || e.Message != "message-text" || e.RetryAfter == 0 {
+		t.Errorf("error %+v", e)
+	}
+	report, err := c.Check(t.Context(), client.CheckRequest{IntegrationID: "prod", Configs: configs})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := report.Reports; len(r) != 1 || r[0].Length != client.LengthUnknown || r[0].Secret != "db-secret" || r[0].Err == nil || r[0].Err.Reason != nextrelease.NextReason {
+		t.Errorf("reports %+v", r)
+	}
+	explanation, err := c.Explain(t.Context(), client.ExplainRequest{Reference: "https://my-vault.vault.azure.net::db-secret"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(explanation.Readers) != 1 || explanation.Readers[0].GrantID != "workers" {
+		t.Errorf("readers %+v", explanation.Readers)
+	}
+}
+
+// TestNextReleaseFailures: an error with a reason and with details that this release does
+// not know keeps its code, reason, message and request id.
+func TestNextReleaseFailures(t *testing.T) {
+	c := nextReleaseClient(t, nextrelease.Options{Next: true, Fail: true})
+	_, resolveErr := c.Resolve(t.Context(), client.ResolveRequest{IntegrationID: "prod", Configs: map[string]string{"p": "x"}})
+	_, checkErr := c.Check(t.Context(), client.CheckRequest{IntegrationID: "prod", Configs: map[string]string{"p": "x"}})
+	_, explainErr := c.Explain(t.Context(), client.ExplainRequest{Reference: "x"})
+	for call, err := range map[string]error{"Resolve": resolveErr, "Check": checkErr, "Explain": explainErr} {
+		var e *client.Error
+		if !errors.As(err, &e) || e.Reason != nextrelease.NextReason || e.Code != codes.FailedPrecondition ||
+			e.RequestID != "0123456789abcdef0123456789abcdef" || e.Message != "a failure of the next release" {
+			t.Errorf("%s: %#v", call, err)
+		}
+		if !errors.Is(err, client.Reason(nextrelease.NextReason)) {
+			t.Errorf("%s: errors.Is does not find the reason", call)
+		}
+	}
+}
