@@ -43,12 +43,17 @@ func TestNextReleaseAnswers(t *testing.T) {
 	if r := report.Reports; len(r) != 1 || r[0].Length != client.LengthUnknown || r[0].Secret != "db-secret" || r[0].Err == nil || r[0].Err.Reason != nextrelease.NextReason {
 		t.Errorf("reports %+v", r)
 	}
-	explanation, err := c.Explain(t.Context(), client.ExplainRequest{Reference: "https://my-vault.vault.azure.net::db-secret"})
-	if err != nil {
-		t.Fatal(err)
+	pages := 0
+	for page, err := range c.Explain(t.Context(), client.ExplainRequest{Reference: "https://my-vault.vault.azure.net::db-secret"}) {
+		if pages++; err != nil {
+			t.Fatal(err)
+		}
+		if len(page.Readers) != 1 || page.Readers[0].GrantID != "workers" {
+			t.Errorf("readers %+v", page.Readers)
+		}
 	}
-	if len(explanation.Readers) != 1 || explanation.Readers[0].GrantID != "workers" {
-		t.Errorf("readers %+v", explanation.Readers)
+	if pages != 1 {
+		t.Errorf("%d pages", pages)
 	}
 }
 
@@ -58,7 +63,10 @@ func TestNextReleaseFailures(t *testing.T) {
 	c := nextReleaseClient(t, nextrelease.Options{Next: true, Fail: true})
 	_, resolveErr := c.Resolve(t.Context(), client.ResolveRequest{IntegrationID: "prod", Configs: map[string]string{"p": "x"}})
 	_, checkErr := c.Check(t.Context(), client.CheckRequest{IntegrationID: "prod", Configs: map[string]string{"p": "x"}})
-	_, explainErr := c.Explain(t.Context(), client.ExplainRequest{Reference: "x"})
+	var explainErr error
+	for _, explainErr = range c.Explain(t.Context(), client.ExplainRequest{Reference: "x"}) {
+		break
+	}
 	for call, err := range map[string]error{"Resolve": resolveErr, "Check": checkErr, "Explain": explainErr} {
 		var e *client.Error
 		if !errors.As(err, &e) || e.Reason != nextrelease.NextReason || e.Code != codes.FailedPrecondition ||
