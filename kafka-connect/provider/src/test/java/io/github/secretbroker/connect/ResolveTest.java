@@ -10,10 +10,15 @@ import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import com.google.protobuf.ByteString;
+import com.google.protobuf.CodedOutputStream;
 import com.google.protobuf.Duration;
+import com.google.protobuf.MessageLite;
 import io.github.secretbroker.v1.ConfigError;
 import io.github.secretbroker.v1.ResolveResponse;
 import io.github.secretbroker.v1.ResolvedConfig;
+import java.io.ByteArrayOutputStream;
+import java.io.IOException;
+import java.io.UncheckedIOException;
 import java.nio.file.Path;
 import java.util.Map;
 import java.util.Set;
@@ -71,6 +76,43 @@ class ResolveTest {
     assertTrue(bench.broker.requests.get(0).getAllowPartial());
     assertFalse(bench.broker.requests.get(0).hasMaxAge());
     assertEquals(Bench.WORKER, bench.broker.callers.get(0));
+  }
+
+  /** Fields and reasons that this release does not know change nothing else. */
+  @Test
+  void answersOfTheNextReleaseAreUnderstood() {
+    bench.broker.answer = request -> {
+      try {
+        ResolvedConfig config = ResolvedConfig.parseFrom(withNextField(value("known").build()));
+        return ResolveResponse.parseFrom(withNextField(
+            ResolveResponse.newBuilder().setRequestId("request-7").putConfigs("k0", config).build()));
+      } catch (IOException e) {
+        throw new UncheckedIOException(e);
+      }
+    };
+    assertEquals("known", get(provider, REFERENCE).data().get(REFERENCE));
+
+    bench.broker.answer = request -> {
+      try {
+        ConfigError error = ConfigError.parseFrom(withNextField(
+            ConfigError.newBuilder().setReason("REASON_OF_THE_NEXT_RELEASE").setMessage("do this").build()));
+        return ResolveResponse.parseFrom(withNextField(
+            ResolveResponse.newBuilder().setRequestId("request-8").putErrors("k0", error).build()));
+      } catch (IOException e) {
+        throw new UncheckedIOException(e);
+      }
+    };
+    assertTrue(failure(provider, REFERENCE).contains("REASON_OF_THE_NEXT_RELEASE for " + REFERENCE + ": do this"));
+  }
+
+  /** The encoding of a message with a field that this release does not know. */
+  private static byte[] withNextField(MessageLite message) throws IOException {
+    ByteArrayOutputStream out = new ByteArrayOutputStream();
+    message.writeTo(out);
+    CodedOutputStream coded = CodedOutputStream.newInstance(out);
+    coded.writeString(900, "next");
+    coded.flush();
+    return out.toByteArray();
   }
 
   @Test
