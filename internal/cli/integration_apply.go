@@ -13,6 +13,7 @@ import (
 	"github.com/secretbroker/secretbroker/client"
 	"github.com/secretbroker/secretbroker/internal/cli/exit"
 	"github.com/secretbroker/secretbroker/internal/cli/reconcile"
+	"github.com/secretbroker/secretbroker/internal/cli/terminal"
 	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
@@ -39,13 +40,21 @@ func newIntegrationApplyCommand(kinds *integration.Kinds) *cobra.Command {
 		dirs string
 	)
 	cmd := &cobra.Command{
-		Use:   "apply -f DIR",
+		Use:   "apply {-f DIR | DIR}",
 		Short: "Apply the integrations in a directory",
 		Long:  applyHelp,
 		Example: `  secretbroker integration apply -f integrations/ --dry-run
   secretbroker integration apply -f integrations/ --prune`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case len(args) > 0 && dirs != "":
+				return &exit.Error{Code: exit.Usage, Err: errors.New("give the directory as the argument or with --file, not both")}
+			case len(args) > 0:
+				dirs = args[0]
+			case dirs == "":
+				return &exit.Error{Code: exit.Usage, Err: errors.New("name a directory or a file with --file")}
+			}
 			if o.exitCode && !o.dryRun {
 				return &exit.Error{Code: exit.Usage, Err: errors.New("--exit-code requires --dry-run")}
 			}
@@ -65,12 +74,12 @@ func newIntegrationApplyCommand(kinds *integration.Kinds) *cobra.Command {
 	cmd.Flags().BoolVar(&o.exitCode, "exit-code", false, "with --dry-run: exit with 9 if there are changes")
 	cmd.Flags().BoolVar(&o.replaceCredentials, "replace-credentials", false, "send all credentials that the files name, even if the broker has them")
 	cmd.Flags().BoolVar(&o.force, "force", false, "delete integrations that are in use, and allow changes that remove your role RESOURCE_OWNER")
-	_ = cmd.MarkFlagRequired("file") // the flag exists
+	cmd.Flags().BoolVarP(&o.yes, "yes", "y", false, "with --prune: do not ask for confirmation")
 	return cmd
 }
 
 type applyOptions struct {
-	prune, dryRun, exitCode, replaceCredentials, force bool
+	prune, dryRun, exitCode, replaceCredentials, force, yes bool
 }
 
 // readDocuments reads the files of a directory like the broker, or one file. The error
@@ -129,6 +138,17 @@ func (m *managing) apply(ctx context.Context, cmd *cobra.Command, cl *client.Cli
 	}
 	if failed := failedOf(results); failed != nil || o.dryRun {
 		return finishPlan(cmd, m.output, plan, results, o, "nothing was changed")
+	}
+	deletes := 0
+	for i := range plan {
+		if plan[i].Action == reconcile.Delete {
+			deletes++
+		}
+	}
+	if deletes > 0 && !o.yes {
+		if err := terminal.Confirm(cmd, fmt.Sprintf("Delete %d integration(s) with their grants and credentials?", deletes)); err != nil {
+			return err
+		}
 	}
 	results = make([]error, len(plan))
 	for i := range plan {

@@ -22,8 +22,9 @@ func newIntegrationListCommand(kinds *integration.Kinds) *cobra.Command {
 		unused bool
 	)
 	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "List the integrations that this caller has a role on",
+		Use:     "list",
+		Aliases: []string{"ls"},
+		Short:   "List the integrations that this caller has a role on",
 		Long: `List the integrations that this caller has a role on.
 
 --filter accepts terms joined by AND: comparisons of id, kind or display_name with =
@@ -69,6 +70,7 @@ func newIntegrationDescribeCommand(kinds *integration.Kinds) *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:               "describe ID",
+		Aliases:           []string{"get", "show"},
 		Short:             "Show an integration, its grants, roles and usage",
 		Long:              "Show an integration: its settings, its grants and roles, and the resources that use it.",
 		Example:           "  secretbroker integration describe cspi-sqlserver",

@@ -13,6 +13,7 @@ import (
 	"github.com/secretbroker/secretbroker/client"
 	"github.com/secretbroker/secretbroker/internal/cli/exit"
 	"github.com/secretbroker/secretbroker/internal/cli/reconcile"
+	"github.com/secretbroker/secretbroker/internal/cli/terminal"
 	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
@@ -324,17 +325,26 @@ func newIntegrationDeleteCommand(kinds *integration.Kinds) *cobra.Command {
 		m             = managing{kinds: kinds}
 		etag          string
 		force, dryRun bool
+		yes           bool
 	)
 	cmd := &cobra.Command{
-		Use:   "delete ID",
-		Short: "Delete an integration that is not in use",
+		Use:     "delete ID",
+		Aliases: []string{"rm"},
+		Short:   "Delete an integration that is not in use",
 		Long: `Delete an integration with its grants and credentials. The command
 fails if the integration was used within the usage window (usage.window in
-secretbroker.yaml), and the error lists who used it; --force deletes it nevertheless.`,
+secretbroker.yaml), and the error lists who used it; --force deletes it nevertheless.
+
+At a terminal, the command asks for confirmation unless --yes is given.`,
 		Example:           "  secretbroker integration delete cspi-sqlserver",
 		Args:              idArgs(cobra.ExactArgs(1)),
 		ValidArgsFunction: m.completeOneID,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if !yes && !dryRun {
+				if err := terminal.Confirm(cmd, "Delete the integration "+terminal.Printable(args[0])+" with its grants and credentials?"); err != nil {
+					return err
+				}
+			}
 			return m.do(cmd, func(ctx context.Context, cl *client.Client) error {
 				if _, err := cl.DeleteIntegration(ctx, client.DeleteIntegrationRequest{IntegrationID: args[0], ETag: etag, Force: force, ValidateOnly: dryRun}); err != nil {
 					return err
@@ -354,6 +364,7 @@ secretbroker.yaml), and the error lists who used it; --force deletes it neverthe
 	m.register(cmd)
 	cmd.Flags().StringVar(&etag, "etag", "", "delete only if the integration still has this etag")
 	cmd.Flags().BoolVar(&force, "force", false, "delete the integration even if it is in use")
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask for confirmation")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "let the broker check everything, and change nothing")
 	return cmd
 }

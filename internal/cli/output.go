@@ -27,7 +27,7 @@ type printer struct {
 }
 
 func (p *printer) register(cmd *cobra.Command) {
-	terminal.RegisterOutput(cmd, &p.output, "table", "json")
+	terminal.RegisterOutput(cmd, &p.output, "table", "json", "value")
 	cmd.Flags().BoolVar(&p.reveal, "reveal", false, "print the values in clear")
 }
 
@@ -62,6 +62,9 @@ type (
 // failure.
 func (p *printer) printResponse(cmd *cobra.Command, res *client.ResolveResponse) error {
 	failed := configErrors(res.Errors)
+	if p.output == "value" {
+		return p.printValue(cmd, res, failed)
+	}
 	if p.output == "json" {
 		out := ResponseJSON{RequestID: res.RequestID, Errors: errorsJSON(failed), Configs: make(map[string]ValueJSON)}
 		for name, v := range res.Values {
@@ -85,6 +88,27 @@ func (p *printer) printResponse(cmd *cobra.Command, res *client.ResolveResponse)
 	}
 	if len(failed) > 0 {
 		return &exit.Error{Code: worstExitCode(failed)}
+	}
+	return nil
+}
+
+// printValue prints the only value as it is, without a line end, for scripts.
+func (p *printer) printValue(cmd *cobra.Command, res *client.ResolveResponse, failed []client.ConfigError) error {
+	if len(failed) > 0 {
+		printConfigErrors(cmd.ErrOrStderr(), failed)
+		return &exit.Error{Code: worstExitCode(failed)}
+	}
+	if len(res.Values) != 1 {
+		return &exit.Error{Code: exit.Usage, Err: fmt.Errorf("--output value prints one value, but the request has %d; name one reference", len(res.Values))}
+	}
+	for _, v := range res.Values {
+		b := v.Bytes()
+		if text, ok := textOf(v); ok {
+			b = []byte(text)
+		}
+		if _, err := cmd.OutOrStdout().Write(b); err != nil {
+			return &exit.Error{Code: exit.Failure, Err: err}
+		}
 	}
 	return nil
 }

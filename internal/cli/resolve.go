@@ -49,6 +49,17 @@ func (c *Connection) register(cmd *cobra.Command) {
 }
 
 func (c *Connection) dial() (*client.Client, error) {
+	var missing []string
+	for _, f := range []struct{ flag, value string }{{"--ca", c.CA}, {"--cert", c.Cert}, {"--key", c.Key}} {
+		if f.value == "" {
+			missing = append(missing, f.flag)
+		}
+	}
+	if len(missing) > 0 {
+		return nil, &exit.Error{Code: exit.Usage, Err: fmt.Errorf(
+			"%s missing: the broker requires mutual TLS; give --ca, --cert and --key, or set SECRETBROKER_CA_FILE, SECRETBROKER_CERT_FILE and SECRETBROKER_KEY_FILE",
+			strings.Join(missing, ", "))}
+	}
 	cl, err := client.New(client.Config{
 		Addrs:      []string{c.Addr},
 		CAFile:     c.CA,
@@ -118,13 +129,17 @@ file. The command finds the references in it: the configs that the secret.manage
 properties list, and placeholders such as
 ${secretbroker:INTEGRATION:REFERENCE}. It sends nothing else to the broker.
 
+--output value prints the value of a single reference in clear and nothing else.
+
 Exit codes: 0 success; 1 other failure; 2 the command line is invalid; 3 denied;
 4 a reference or the request is malformed; 5 no such secret, version or key;
 6 the secret or the integration is not in a usable state; 7 no trusted broker
 answers at the address; 8 try again later.`,
 		Example: `  secretbroker resolve --integration cspi-sqlserver \
       'password=https://my-vault.vault.azure.net::sqlserver-db-secret::password'
-  secretbroker resolve --file connector.json --output json`,
+  secretbroker resolve --file connector.json --output json
+  secretbroker resolve --integration cspi-sqlserver --output value \
+      password=https://my-vault.vault.azure.net::sqlserver-db-secret::password`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			set, found, err := what.setToResolve(args, file)
 			switch {

@@ -68,6 +68,9 @@ func parseTerm(tokens []token) (t term, n int, err error) {
 		if op.quoted || op.text != "=" && op.text != "!=" || value == (token{}) {
 			return t, 0, fmt.Errorf("%s: expected = or != and a value", first.text)
 		}
+		if first.text == "kind" && !strings.HasSuffix(value.text, "*") && !secret.Kind(value.text).Known() {
+			return t, 0, fmt.Errorf("kind: no such kind; expected one of %v, or the beginning of one with *", secret.Kinds())
+		}
 		t.field, t.value = first.text, value.text
 		t.not = t.not != (op.text == "!=")
 		return t, n + 3, nil

@@ -52,6 +52,7 @@ func TestList(t *testing.T) {
 		{orgOwner, `id = a OR id = b`, "!filter: expected AND"},
 		{orgOwner, `id = a AND`, "!filter: expected AND"},
 		{orgOwner, `id = "a`, "!filter: a quote"},
+		{orgOwner, `kind = aws`, "!filter: kind: no such kind"},
 		{orgOwner, `created = now`, "!filter: expected id"},
 		{orgOwner, `id ! a`, "!filter: unexpected \"!\""},
 	} {

@@ -3,14 +3,18 @@
 package terminal
 
 import (
+	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"unicode"
 
+	"github.com/mattn/go-isatty"
 	"github.com/spf13/cobra"
 
 	"github.com/secretbroker/secretbroker/internal/cli/exit"
@@ -35,6 +39,28 @@ func RegisterOutput(cmd *cobra.Command, output *string, formats ...string) {
 		}
 		return nil
 	}
+}
+
+// Confirm asks a question and returns an error unless the answer is yes. If standard input is
+// not a terminal, for example in a script, it asks nothing and returns nil.
+func Confirm(cmd *cobra.Command, question string) error {
+	if !isatty.IsTerminal(os.Stdin.Fd()) {
+		return nil
+	}
+	return confirm(cmd.ErrOrStderr(), os.Stdin, question)
+}
+
+func confirm(w io.Writer, r io.Reader, question string) error {
+	fmt.Fprintf(w, "%s [y/N] ", question)
+	answer, err := bufio.NewReader(r).ReadString('\n')
+	switch strings.ToLower(strings.TrimSpace(answer)) {
+	case "y", "yes":
+		return nil
+	}
+	if err != nil {
+		fmt.Fprintln(w)
+	}
+	return &exit.Error{Code: exit.Failure, Err: errors.New("not confirmed; nothing was changed")}
 }
 
 // PrintJSON writes v as indented JSON.
