@@ -114,7 +114,7 @@ func TestFaultyFiles(t *testing.T) {
 			if !w.shown().Equal(renewed.Leaf) {
 				t.Error("the next valid files are not in effect")
 			}
-			if p := w.Problems(); len(p) != 0 || !strings.Contains(w.log.String(), "has been resolved") {
+			if p := w.Problems(); len(p) != 0 || !strings.Contains(w.log.String(), "is resolved") {
 				t.Errorf("problems %q, log\n%s", p, w.log)
 			}
 		})
