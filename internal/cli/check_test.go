@@ -99,22 +99,22 @@ func TestCheckJSON(t *testing.T) {
 		"ok": false,
 		"files": []any{
 			m{
-				"file": "a.json", "connector": "orders", "integration": "prod", "ok": false, "request_id": "req-1",
+				"file": "a.json", "connector": "orders", "integration_id": "prod", "ok": false, "request_id": "req-1",
 				"configs": m{
 					"password": m{
 						"ok": true, "line": 3.0, "store": "https://v.vault.azure.net", "secret": "s", "version": "v7",
 						"json_key": "k", "json_key_found": true, "fetch_time": "2027-01-02T03:04:05Z",
-						"secret_expire_time": "2027-01-05T03:04:05Z", "time_left_seconds": 259200.0, "length": "empty",
+						"secret_expire_time": "2027-01-05T03:04:05Z", "time_left_seconds": 259200.0, "length_class": "EMPTY",
 						"warnings": []any{m{"warning": "EXPIRES_SOON", "message": "soon"}, m{"warning": "EMPTY_VALUE", "message": "empty"}},
 					},
 					"user": m{
 						"ok": false, "json_key_found": false,
-						"error": m{"reason": "STORE_THROTTLED", "message": "wait\x1b[2J", "retry_after": "2s"},
+						"error": m{"reason": "STORE_THROTTLED", "message": "wait\x1b[2J", "retry_delay_seconds": 2.0},
 					},
 				},
 			},
 			m{"file": "b.json", "ok": false, "error": m{"reason": "INVALID_FILE", "message": "not valid JSON", "line": 7.0}},
-			m{"file": "c.json", "ok": false, "request_id": "req-2", "error": m{"reason": "OVERLOADED", "message": "later", "retry_after": "1s"}},
+			m{"file": "c.json", "ok": false, "request_id": "req-2", "error": m{"reason": "OVERLOADED", "message": "later", "retry_delay_seconds": 1.0}},
 			m{"file": "d.json", "ok": true},
 		},
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -139,13 +140,13 @@ type (
 	}
 	// CheckedFileJSON is the result for one file.
 	CheckedFileJSON struct {
-		File        string                       `json:"file,omitempty"`
-		Connector   string                       `json:"connector,omitempty"`
-		Integration string                       `json:"integration,omitempty"`
-		OK          bool                         `json:"ok"`
-		Configs     map[string]CheckedConfigJSON `json:"configs,omitempty"`
-		Error       *CheckErrorJSON              `json:"error,omitempty"`
-		RequestID   string                       `json:"request_id,omitempty"`
+		File          string                       `json:"file,omitempty"`
+		Connector     string                       `json:"connector,omitempty"`
+		IntegrationID string                       `json:"integration_id,omitempty"`
+		OK            bool                         `json:"ok"`
+		Configs       map[string]CheckedConfigJSON `json:"configs,omitempty"`
+		Error         *CheckErrorJSON              `json:"error,omitempty"`
+		RequestID     string                       `json:"request_id,omitempty"`
 	}
 	// CheckedConfigJSON is the result for one config.
 	CheckedConfigJSON struct {
@@ -161,7 +162,7 @@ type (
 		FetchTime        time.Time          `json:"fetch_time,omitzero"`
 		SecretExpireTime time.Time          `json:"secret_expire_time,omitzero"`
 		TimeLeftSeconds  *int64             `json:"time_left_seconds,omitempty"`
-		Length           client.LengthClass `json:"length,omitempty"`
+		LengthClass      string             `json:"length_class,omitempty"` // the words of the API, without their prefix
 	}
 	// CheckErrorJSON is the error of a file or a config.
 	CheckErrorJSON struct {
@@ -178,7 +179,7 @@ type (
 func newJSONCheck(checked []checkedFile) CheckJSON {
 	out := CheckJSON{OK: true}
 	for _, f := range checked {
-		jf := CheckedFileJSON{File: f.file, Connector: f.connector, Integration: f.integration, OK: f.fault == nil, RequestID: f.requestID}
+		jf := CheckedFileJSON{File: f.file, Connector: f.connector, IntegrationID: f.integration, OK: f.fault == nil, RequestID: f.requestID}
 		if f.fault != nil {
 			jf.Error = &CheckErrorJSON{
 				ErrorJSON: newJSONError(client.ConfigError{Reason: client.Reason(f.fault.reason), Message: f.fault.message, RetryAfter: f.fault.retryAfter}),
@@ -209,7 +210,7 @@ func newJSONCheckedConfig(c checkedConfig) CheckedConfigJSON {
 		JSONKeyFound:     c.JSONKeyFound,
 		FetchTime:        c.FetchTime,
 		SecretExpireTime: c.SecretExpireTime,
-		Length:           c.Length,
+		LengthClass:      strings.ToUpper(string(c.Length)),
 	}
 	if c.HasTimeLeft {
 		out.TimeLeftSeconds = new(int64(c.TimeLeft / time.Second))

@@ -27,11 +27,11 @@ type (
 	}
 	// PlannedJSON is the change of one integration.
 	PlannedJSON struct {
-		ID          string            `json:"id"`
-		Action      string            `json:"action"`
-		Fields      []FieldChangeJSON `json:"fields,omitempty"`
-		Credentials []string          `json:"credentials,omitempty"`
-		Errors      []ErrorJSON       `json:"errors,omitempty"`
+		IntegrationID string            `json:"integration_id"`
+		Action        string            `json:"action"`
+		Fields        []FieldChangeJSON `json:"fields,omitempty"`
+		Credentials   []string          `json:"credentials,omitempty"`
+		Errors        []ErrorJSON       `json:"errors,omitempty"`
 	}
 	// FieldChangeJSON is a setting that differs.
 	FieldChangeJSON struct {
@@ -177,7 +177,7 @@ func structuredPlan(plan reconcile.Plan, results []error, applied bool) PlanJSON
 			out.Unchanged++
 			continue
 		}
-		change := PlannedJSON{ID: p.ID, Action: string(p.Action), Credentials: p.Credentials, Errors: errorsJSON(faultsOf(p, results[i]))}
+		change := PlannedJSON{IntegrationID: p.ID, Action: string(p.Action), Credentials: p.Credentials, Errors: errorsJSON(faultsOf(p, results[i]))}
 		for _, c := range p.Fields {
 			change.Fields = append(change.Fields, FieldChangeJSON(c))
 		}

@@ -43,18 +43,22 @@ type (
 	}
 	// ErrorJSON is an error of a config or of a call.
 	ErrorJSON struct {
-		Config     string `json:"config,omitempty"`
-		Reason     string `json:"reason"`
-		Message    string `json:"message"`
-		RetryAfter string `json:"retry_after,omitempty"`
+		Config  string `json:"config,omitempty"` // only in lists
+		Reason  string `json:"reason"`
+		Message string `json:"message"`
+		// RetryDelaySeconds is how long to wait before a retry; zero if a retry does not help.
+		RetryDelaySeconds float64 `json:"retry_delay_seconds,omitempty"`
 	}
-	// ResponseJSON is the JSON output of resolve.
+	// ResponseJSON is the JSON output of resolve, and of a failed call of all commands.
 	ResponseJSON struct {
-		Configs   map[string]ValueJSON `json:"configs,omitempty"`
-		Errors    []ErrorJSON          `json:"errors,omitempty"`
-		RequestID string               `json:"request_id,omitempty"`
-		// RetryAfter is set if the caller should retry the whole call.
-		RetryAfter string `json:"retry_after,omitempty"`
+		Configs map[string]ValueJSON `json:"configs,omitempty"`
+		// Errors are by config, as in the API.
+		Errors map[string]ErrorJSON `json:"errors,omitempty"`
+		// Error is the error of the call, if it failed as a whole.
+		Error     *ErrorJSON `json:"error,omitempty"`
+		RequestID string     `json:"request_id,omitempty"`
+		// RetryDelaySeconds is set if the caller should retry the whole call.
+		RetryDelaySeconds float64 `json:"retry_delay_seconds,omitempty"`
 	}
 )
 
@@ -66,7 +70,7 @@ func (p *printer) printResponse(cmd *cobra.Command, res *client.ResolveResponse)
 		return p.printValue(cmd, res, failed)
 	}
 	if p.output == "json" {
-		out := ResponseJSON{RequestID: res.RequestID, Errors: errorsJSON(failed), Configs: make(map[string]ValueJSON)}
+		out := ResponseJSON{RequestID: res.RequestID, Errors: errorsByConfig(failed), Configs: make(map[string]ValueJSON)}
 		for name, v := range res.Values {
 			jv := ValueJSON{Version: v.Version, FetchTime: v.FetchTime, CacheExpireTime: v.CacheExpireTime, Stale: v.Stale}
 			if p.reveal {
@@ -157,13 +161,11 @@ func (p *printer) printError(cmd *cobra.Command, err error) error {
 		return &exit.Error{Code: code, Err: err}
 	}
 	if p.output == "json" {
-		out := ResponseJSON{RequestID: e.RequestID, Errors: errorsJSON(e.Configs)}
+		out := ResponseJSON{RequestID: e.RequestID, Errors: errorsByConfig(e.Configs)}
 		if len(out.Errors) == 0 {
-			out.Errors = []ErrorJSON{{Reason: string(e.Reason), Message: e.Message}}
+			out.Error = &ErrorJSON{Reason: string(e.Reason), Message: e.Message}
 		}
-		if e.RetryAfter > 0 {
-			out.RetryAfter = e.RetryAfter.String()
-		}
+		out.RetryDelaySeconds = e.RetryAfter.Seconds()
 		if err := terminal.PrintJSON(cmd.OutOrStdout(), out); err != nil {
 			return &exit.Error{Code: exit.Failure, Err: err}
 		}
@@ -205,10 +207,16 @@ func errorsJSON(errs []client.ConfigError) []ErrorJSON {
 	return out
 }
 
-func newJSONError(e client.ConfigError) ErrorJSON {
-	out := ErrorJSON{Config: e.Config, Reason: string(e.Reason), Message: e.Message}
-	if e.RetryAfter > 0 {
-		out.RetryAfter = e.RetryAfter.String()
+func errorsByConfig(errs []client.ConfigError) map[string]ErrorJSON {
+	out := make(map[string]ErrorJSON, len(errs))
+	for _, e := range errs {
+		one := newJSONError(e)
+		one.Config = "" // it is the key
+		out[e.Config] = one
 	}
 	return out
+}
+
+func newJSONError(e client.ConfigError) ErrorJSON {
+	return ErrorJSON{Config: e.Config, Reason: string(e.Reason), Message: e.Message, RetryDelaySeconds: e.RetryAfter.Seconds()}
 }

@@ -256,7 +256,7 @@ func ExitCodeOfReason(reason client.Reason) int {
 		return exit.BadReference
 	case client.ReasonSecretNotFound, client.ReasonJSONKeyNotFound, client.ReasonIntegrationNotFound:
 		return exit.NotFound
-	case client.ReasonSecretDisabled, client.ReasonSecretExpired, client.ReasonSecretNotYetValid, client.ReasonSecretNotJSON, client.ReasonSecretNotBase64,
+	case client.ReasonSecretDisabled, client.ReasonSecretExpired, client.ReasonSecretNotYetValid, client.ReasonSecretTooLarge, client.ReasonSecretNotJSON, client.ReasonSecretNotDecodable,
 		client.ReasonStoreAccessDenied, client.ReasonStoreAuthenticationFailed, client.ReasonStoreNotFound,
 		client.ReasonIntegrationExists, client.ReasonIntegrationChanged, client.ReasonIntegrationInUse, client.ReasonIntegrationReadOnly,
 		client.ReasonOwnerLockout, client.ReasonQuotaExceeded:

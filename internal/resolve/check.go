@@ -51,7 +51,7 @@ func (r *Resolver) Check(ctx context.Context, who Caller, req Request) ([]Report
 		rep := Report{Config: it.name, Ref: it.ref, Length: -1, Err: it.err}
 		if s := it.got.Secret; s != nil {
 			rep.Version, rep.FetchedAt, rep.ExpiresAt = s.Version, s.FetchedAt, s.ExpiresAt
-			rep.HasKey = it.ref.Key != "" && (it.err == nil || it.err.Reason == secret.ReasonSecretNotBase64)
+			rep.HasKey = it.ref.Key != "" && (it.err == nil || it.err.Reason == secret.ReasonSecretNotDecodable)
 		}
 		if it.err == nil {
 			rep.Length = it.value.Len()

@@ -41,7 +41,7 @@ func TestCheck(t *testing.T) {
 		"e.denied other false false -1 ACCESS_DENIED",
 		"f.bad  false false -1 INVALID_REFERENCE",
 		"g.decoded db-keystore true true 4 ",
-		"h.undecod db-keystore true true -1 SECRET_NOT_BASE64",
+		"h.undecod db-keystore true true -1 SECRET_NOT_DECODABLE",
 	}
 	if g, w := strings.Join(got, "\n"), strings.Join(want, "\n"); g != w {
 		t.Errorf("got\n%s\nwant\n%s", g, w)
@@ -119,7 +119,7 @@ func TestLimits(t *testing.T) {
 		{"secrets", map[string]string{"a": ok, "b": vault + "::plain", "c": vault + "::db-other"}, secret.ReasonInvalidRequest, "3 different secrets, the maximum is 2"},
 		{"reference length", map[string]string{"a": ok + "::" + strings.Repeat("k", 80)}, secret.ReasonInvalidReference, "bytes long, the maximum is 100"},
 		{"key length", map[string]string{"a": ok + "::" + strings.Repeat("k", 11)}, secret.ReasonInvalidReference, "JSON key is 11 bytes long, the maximum is 10"},
-		{"document size", map[string]string{"a": vault + "::db-big::user"}, secret.ReasonSecretNotJSON, "parses at most 50 bytes"},
+		{"document size", map[string]string{"a": vault + "::db-big::user"}, secret.ReasonSecretTooLarge, "parses at most 50 bytes"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -129,7 +129,7 @@ func TestLimits(t *testing.T) {
 			reason, text := secret.Reason(""), ""
 			if err != nil {
 				text = err.Error()
-				for _, r := range []secret.Reason{secret.ReasonInvalidRequest, secret.ReasonInvalidReference, secret.ReasonSecretNotJSON} {
+				for _, r := range []secret.Reason{secret.ReasonInvalidRequest, secret.ReasonInvalidReference, secret.ReasonSecretTooLarge} {
 					if strings.Contains(text, string(r)) {
 						reason = r
 					}

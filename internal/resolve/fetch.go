@@ -166,7 +166,7 @@ func wholeBytes(items []item, i int, got cache.Result) (n int) {
 // value selects and decodes the value that ref refers to.
 func (r *Resolver) value(s *secret.Secret, ref secret.Ref) (secret.Value, error) {
 	if n, most := s.Size(), r.cfg.Limits.MaxDocumentBytes; ref.Key != "" && n > most {
-		return secret.Value{}, secret.Errorf(secret.ReasonSecretNotJSON,
+		return secret.Value{}, secret.Errorf(secret.ReasonSecretTooLarge,
 			"the secret has %d bytes, but to find a JSON key the broker parses at most %d bytes; store a smaller document, or raise limits.max_document_bytes", n, most)
 	}
 	v, err := s.Select(ref.Key)

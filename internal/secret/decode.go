@@ -23,7 +23,7 @@ const (
 )
 
 // Apply returns the decoded value. It takes ownership of v and wipes it, unless it
-// returns v itself. The error has ReasonSecretNotBase64 and does not quote v.
+// returns v itself. The error has ReasonSecretNotDecodable and does not quote v.
 func (d Decoding) Apply(v Value) (Value, error) {
 	if d == "" {
 		return v, nil
@@ -38,7 +38,7 @@ func (d Decoding) Apply(v Value) (Value, error) {
 	n, err := base64.RawStdEncoding.Strict().Decode(out, text)
 	if err != nil {
 		decoded.Wipe() // contains the bytes before the error
-		return Value{}, Errorf(ReasonSecretNotBase64, "the reference asks for decoding, but the selected value is not base64; store it encoded, or remove ?decode=base64")
+		return Value{}, Errorf(ReasonSecretNotDecodable, "the reference asks for decoding, but the selected value is not base64; store it encoded, or remove ?decode=base64")
 	}
 	decoded.shorten(n)
 	return decoded, nil

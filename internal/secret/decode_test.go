@@ -29,7 +29,7 @@ func TestDecodeBase64(t *testing.T) {
 			v, err := DecodeBase64.Apply(NewValue([]byte(tt.in)))
 			if tt.fails {
 				e := AsError(err)
-				if err == nil || e.Reason != ReasonSecretNotBase64 || strings.Contains(e.Error(), "canary") {
+				if err == nil || e.Reason != ReasonSecretNotDecodable || strings.Contains(e.Error(), "canary") {
 					t.Errorf("got %q, %v", v.RevealBytes(), err)
 				}
 				return

@@ -62,12 +62,15 @@ const (
 	ReasonSecretExpired Reason = "SECRET_EXPIRED"
 	// ReasonSecretNotYetValid: wait, or move the activation date.
 	ReasonSecretNotYetValid Reason = "SECRET_NOT_YET_VALID"
+	// ReasonSecretTooLarge: the reference has a key, but the secret is larger than the
+	// broker parses (limits.max_document_bytes).
+	ReasonSecretTooLarge Reason = "SECRET_TOO_LARGE"
 	// ReasonSecretNotJSON: the reference has a key, but the secret is not an
 	// unambiguous JSON object; store one, or remove the key.
 	ReasonSecretNotJSON Reason = "SECRET_NOT_JSON"
-	// ReasonSecretNotBase64: the reference asks for decoding, but the selected
+	// ReasonSecretNotDecodable: the reference asks for decoding, but the selected
 	// value is not base64; encode it, or remove the decoding.
-	ReasonSecretNotBase64 Reason = "SECRET_NOT_BASE64"
+	ReasonSecretNotDecodable Reason = "SECRET_NOT_DECODABLE"
 	// ReasonStoreAccessDenied: give the integration's identity the role to read.
 	ReasonStoreAccessDenied Reason = "STORE_ACCESS_DENIED"
 	// ReasonStoreAuthenticationFailed: renew or fix the integration's credential.
