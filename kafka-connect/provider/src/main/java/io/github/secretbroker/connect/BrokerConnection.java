@@ -20,6 +20,7 @@ import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.ThreadLocalRandom;
 import java.util.concurrent.TimeUnit;
 import org.apache.kafka.common.config.ConfigException;
@@ -46,6 +47,14 @@ final class BrokerConnection implements AutoCloseable {
   private static final int MAX_TRAILER_BYTES = 64 << 10;
   /** The maximum wait for brokers that the previous call could not reach. */
   private static final long IMPATIENT_MS = 2_000;
+  /**
+   * For this long after a call that could not reach the brokers, other calls fail like it, after a
+   * short wait for a connection: a worker starts hundreds of tasks with a few threads, and must not
+   * wait for each of them.
+   */
+  private static final long OUTAGE_MS = 1_000;
+  private static final long OUTAGE_WAIT_MS = 100;
+  private static final long POLL_MS = 10;
   private static final long MIN_BACKOFF_MS = 100;
   /** Short, because most attempts are cheap: a channel without a connection fails immediately. */
   private static final long MAX_BACKOFF_MS = 250;
@@ -64,12 +73,25 @@ final class BrokerConnection implements AutoCloseable {
   private final Statistics statistics;
   private int users; // within OPEN
   private ManagedChannel channel; // within this
-  private volatile boolean unreachable;
+  private volatile Outage outage; // null if the last call reached a broker
+  private final CountDownLatch closed = new CountDownLatch(1);
+
+  /**
+   * The failure of a call that could not reach the brokers.
+   *
+   * @param silent a broker was connected, and did not answer
+   * @param began {@link System#nanoTime} of the failure
+   */
+  private record Outage(BrokerException error, boolean silent, long began) {
+    boolean recent() {
+      return System.nanoTime() - began < TimeUnit.MILLISECONDS.toNanos(OUTAGE_MS);
+    }
+  }
 
   private BrokerConnection(Settings settings) throws UnusableException {
     this.settings = settings;
     this.tls = new ReloadingSslContext(settings.tls());
-    this.statistics = Statistics.register(settings.brokers());
+    this.statistics = Statistics.register(settings.clientId());
   }
 
   /**
@@ -103,6 +125,7 @@ final class BrokerConnection implements AutoCloseable {
       OPEN.remove(settings);
     }
     statistics.unregister();
+    closed.countDown(); // calls in progress end now
     synchronized (this) {
       if (channel != null) {
         channel.shutdownNow();
@@ -111,7 +134,7 @@ final class BrokerConnection implements AutoCloseable {
   }
 
   /**
-   * Resolves all references in one call. It retries temporary errors until the deadline.
+   * Resolves all references in one call. It retries temporary errors until the timeout.
    *
    * @throws BrokerException if a reference could not be resolved
    */
@@ -122,25 +145,64 @@ final class BrokerConnection implements AutoCloseable {
   /** Like the other method, with the maximum age of values, counted from their read; null for any. */
   Answer resolve(String integration, List<String> references, java.time.Duration maxAge) throws BrokerException {
     long began = System.nanoTime();
-    long patience = unreachable ? Math.min(IMPATIENT_MS, settings.deadline().toMillis()) : settings.deadline().toMillis();
-    long end = began + TimeUnit.MILLISECONDS.toNanos(patience);
+    Outage before = outage;
+    if (before != null && before.recent() && (before.silent() || !becomesReady(began, OUTAGE_WAIT_MS))) {
+      statistics.failed(System.nanoTime() - began);
+      throw before.error().again();
+    }
+    long end = before == null ? began + settings.timeout().toNanos() : endAfter(before, began);
     ResolveRequest request = request(integration, references, maxAge);
     for (int attempt = 1; ; attempt++) {
       try {
         Answer answer = once(request, references.size(), end);
-        unreachable = false;
+        outage = null;
         statistics.answered(references.size(), System.nanoTime() - began);
         return answer;
       } catch (BrokerException e) {
         long wait = waitBefore(e, attempt, end);
         if (wait < 0 || !sleep(wait)) {
-          unreachable = e.unreachable();
+          outage = e.unreachable() ? new Outage(e, ready(), System.nanoTime()) : null;
           statistics.failed(System.nanoTime() - began);
-          throw e;
+          throw closed.getCount() == 0 ? BrokerException.closed() : e;
         }
         statistics.retried();
       }
     }
+  }
+
+  /**
+   * Returns the end of a call that began after an outage. It has the whole timeout as soon as there
+   * is a connection, because then only a store may be slow, and little time otherwise.
+   */
+  private long endAfter(Outage before, long began) {
+    long whole = began + settings.timeout().toNanos();
+    long impatient = Math.min(whole, began + TimeUnit.MILLISECONDS.toNanos(IMPATIENT_MS));
+    if (before.silent()) {
+      return impatient;
+    }
+    return becomesReady(began, IMPATIENT_MS)
+        ? whole
+        : System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(OUTAGE_WAIT_MS); // to get the current error
+  }
+
+  /** Waits until a broker is connected, at most ms from began on. Reports whether one is. */
+  private boolean becomesReady(long began, long ms) {
+    while (!ready()) {
+      if (System.nanoTime() - began >= TimeUnit.MILLISECONDS.toNanos(ms) || !sleep(POLL_MS)) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+  /** Reports whether a broker is connected, and otherwise makes the channel connect now. */
+  private boolean ready() {
+    ManagedChannel open = channel();
+    ConnectivityState state = open.getState(true);
+    if (state == ConnectivityState.TRANSIENT_FAILURE) {
+      open.resetConnectBackoff(); // it may have grown to two minutes
+    }
+    return state == ConnectivityState.READY;
   }
 
   private static ResolveRequest request(String integration, List<String> references, java.time.Duration maxAge) {
@@ -243,10 +305,10 @@ final class BrokerConnection implements AutoCloseable {
     return TimeUnit.MILLISECONDS.toNanos(wait) < end - System.nanoTime() ? wait : -1;
   }
 
-  private static boolean sleep(long ms) {
+  /** Waits. Returns false if the thread was interrupted or the connection was closed. */
+  private boolean sleep(long ms) {
     try {
-      Thread.sleep(ms);
-      return true;
+      return !closed.await(ms, TimeUnit.MILLISECONDS);
     } catch (InterruptedException e) {
       Thread.currentThread().interrupt();
       return false;

@@ -13,11 +13,12 @@ import org.apache.kafka.common.config.ConfigException;
  * the files for mutual TLS. Immutable; providers with equal settings share a connection.
  *
  * @param serverName the name in the brokers' certificates, null for the host of each broker
- * @param deadline limits one call, including retries
+ * @param timeout limits one call, including retries
  * @param maxAge the maximum age of a value; the broker reads older ones again; null for no maximum
+ * @param clientId the name of the connection in JMX
  */
 record Settings(
-    List<Address> addresses, TlsFiles tls, String serverName, Duration deadline, Duration maxAge) {
+    List<Address> addresses, TlsFiles tls, String serverName, Duration timeout, Duration maxAge, String clientId) {
 
   static final String ADDRESSES = "addresses";
   static final String CA_FILE = "tls.ca.file";
@@ -28,22 +29,23 @@ record Settings(
   static final String TRUSTSTORE_FILE = "tls.truststore.file";
   static final String TRUSTSTORE_PASSWORD_FILE = "tls.truststore.password.file";
   static final String SERVER_NAME = "tls.server.name";
-  static final String DEADLINE_MS = "deadline.ms";
+  static final String TIMEOUT_MS = "timeout.ms";
   static final String MAX_AGE_MS = "max.age.ms";
+  static final String CLIENT_ID = "client.id";
 
   /** The names of all settings. */
   static final List<String> NAMES =
       List.of(
           ADDRESSES, CA_FILE, CERT_FILE, KEY_FILE, KEYSTORE_FILE, KEYSTORE_PASSWORD_FILE,
-          TRUSTSTORE_FILE, TRUSTSTORE_PASSWORD_FILE, SERVER_NAME, DEADLINE_MS, MAX_AGE_MS);
+          TRUSTSTORE_FILE, TRUSTSTORE_PASSWORD_FILE, SERVER_NAME, TIMEOUT_MS, MAX_AGE_MS, CLIENT_ID);
 
   /**
    * The thread that moves connectors between workers waits for calls too, so the maximum is less
    * than ten seconds.
    */
-  private static final long DEFAULT_DEADLINE_MS = 5_000;
-  private static final long MIN_DEADLINE_MS = 500;
-  private static final long MAX_DEADLINE_MS = 9_000;
+  private static final long DEFAULT_TIMEOUT_MS = 5_000;
+  private static final long MIN_TIMEOUT_MS = 500;
+  private static final long MAX_TIMEOUT_MS = 9_000;
 
   /** The host and port of one broker, or of several with the same name. */
   record Address(String host, int port) {
@@ -60,8 +62,9 @@ record Settings(
     List<Address> addresses = in.addresses();
     TlsFiles tls = in.tls();
     String serverName = in.text(SERVER_NAME);
-    Long deadline = in.number(DEADLINE_MS, MIN_DEADLINE_MS, MAX_DEADLINE_MS);
+    Long timeout = in.number(TIMEOUT_MS, MIN_TIMEOUT_MS, MAX_TIMEOUT_MS);
     Long maxAge = in.number(MAX_AGE_MS, 0, 24 * 3_600_000L);
+    String clientId = in.clientId();
     if (!in.faults.isEmpty()) {
       throw new ConfigException(
           "secretbroker: the provider's settings (config.providers.<name>.param.*) are invalid: "
@@ -71,8 +74,9 @@ record Settings(
         addresses,
         tls,
         serverName,
-        Duration.ofMillis(deadline == null ? DEFAULT_DEADLINE_MS : deadline),
-        maxAge == null ? null : Duration.ofMillis(maxAge));
+        Duration.ofMillis(timeout == null ? DEFAULT_TIMEOUT_MS : timeout),
+        maxAge == null ? null : Duration.ofMillis(maxAge),
+        clientId);
   }
 
   /** Returns the addresses as text, for errors and logs. */
@@ -105,6 +109,17 @@ record Settings(
       Object value = configs.get(name);
       String text = value == null ? "" : value.toString().strip();
       return text.isEmpty() ? null : text;
+    }
+
+    String clientId() {
+      String text = text(CLIENT_ID);
+      if (text == null) {
+        return "secretbroker";
+      }
+      if (!text.matches("[A-Za-z0-9._-]{1,64}")) {
+        faults.add(CLIENT_ID + " must have 1 to 64 letters, digits, dots, underscores and hyphens");
+      }
+      return text;
     }
 
     Path file(String name) {

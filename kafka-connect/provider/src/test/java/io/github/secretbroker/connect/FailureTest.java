@@ -3,6 +3,7 @@ package io.github.secretbroker.connect;
 import static io.github.secretbroker.connect.Bench.REFERENCE;
 import static io.github.secretbroker.connect.Bench.failure;
 import static io.github.secretbroker.connect.Bench.get;
+import static io.github.secretbroker.connect.Bench.getAfterOutage;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
@@ -22,10 +23,16 @@ import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
 import io.grpc.protobuf.lite.ProtoLiteUtils;
 import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
 import java.util.Map;
 import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.ExecutorService;
+import java.util.concurrent.Executors;
+import java.util.concurrent.Future;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
+import java.util.concurrent.locks.LockSupport;
 import org.apache.kafka.common.config.ConfigException;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
@@ -154,7 +161,7 @@ class FailureTest {
   }
 
   @Test
-  void aBrokerThatComesBackIsFoundAtOnce() {
+  void aBrokerThatComesBackIsFound() {
     int port = bench.broker.port();
     get(provider, REFERENCE);
     bench.broker.close();
@@ -162,7 +169,75 @@ class FailureTest {
     assertTrue(text.contains("SECRETBROKER_UNREACHABLE: cannot reach the broker at localhost:" + port), text);
     failure(provider, REFERENCE);
     bench.broker = new FakeBroker(bench.authority, bench.server, port);
-    assertEquals("value of " + REFERENCE, get(provider, REFERENCE).data().get(REFERENCE));
+    assertEquals("value of " + REFERENCE, getAfterOutage(provider, REFERENCE).data().get(REFERENCE));
+  }
+
+  /** A worker starts hundreds of tasks with eight threads. */
+  @Test
+  void oneFailureAnswersTheCallsThatFollow() throws Exception {
+    bench.broker.close();
+    failure(provider, REFERENCE);
+    long began = System.nanoTime();
+    ExecutorService threads = Executors.newFixedThreadPool(8);
+    try {
+      List<Future<String>> tasks = new ArrayList<>();
+      for (int i = 0; i < 300; i++) {
+        tasks.add(threads.submit(() -> failure(provider, REFERENCE)));
+      }
+      for (Future<String> task : tasks) {
+        assertTrue(task.get().contains("SECRETBROKER_UNREACHABLE"));
+      }
+    } finally {
+      threads.shutdownNow();
+    }
+    long took = TimeUnit.NANOSECONDS.toMillis(System.nanoTime() - began);
+    assertTrue(took < 30_000, "300 calls took " + took + " ms; with two seconds each they would take 75 s");
+  }
+
+  /** After an outage only the wait for a connection is short, and not that for a slow store. */
+  @Test
+  void aSlowStoreAfterAnOutageHasTheWholeTimeout() throws Exception {
+    Map<String, String> settings = bench.settings();
+    settings.put("timeout.ms", "9000");
+    SecretBrokerConfigProvider patient = bench.provider(settings);
+    int port = bench.broker.port();
+    bench.broker.close();
+    failure(patient, REFERENCE);
+    bench.broker = new FakeBroker(bench.authority, bench.server, port);
+    bench.broker.answer = request -> {
+      LockSupport.parkNanos(TimeUnit.MILLISECONDS.toNanos(2_500));
+      return FakeBroker.echo(request);
+    };
+    TimeUnit.MILLISECONDS.sleep(1_100); // until calls no longer fail like the one before
+    assertEquals("value of " + REFERENCE, get(patient, REFERENCE).data().get(REFERENCE));
+  }
+
+  @Test
+  void closingEndsTheCallsInProgress() throws Exception {
+    Map<String, String> settings = bench.settings();
+    settings.put("timeout.ms", "9000");
+    SecretBrokerConfigProvider closing = bench.provider(settings);
+    CountDownLatch called = new CountDownLatch(1);
+    CountDownLatch release = new CountDownLatch(1);
+    bench.broker.answer = request -> {
+      called.countDown();
+      await(release);
+      return FakeBroker.echo(request);
+    };
+    ExecutorService thread = Executors.newSingleThreadExecutor();
+    try {
+      Future<String> call = thread.submit(() -> failure(closing, REFERENCE));
+      await(called);
+      long began = System.nanoTime();
+      closing.close();
+      String text = call.get();
+      long took = TimeUnit.NANOSECONDS.toMillis(System.nanoTime() - began);
+      assertTrue(text.contains("the provider was closed during the call"), text);
+      assertTrue(took < 3_000, "it took " + took + " ms");
+    } finally {
+      release.countDown();
+      thread.shutdownNow();
+    }
   }
 
   @Test

@@ -293,8 +293,8 @@ class ConnectWorkerIT {
   @Test
   @Order(10)
   void metricsAreInJmx() {
-    Map<String, Object> own = worker.beans("secretbroker.connect:type=config-provider,*");
-    assertTrue(own.entrySet().stream().anyMatch(e -> e.getKey().endsWith(" ResolveTotal") && (long) e.getValue() > 0), own.toString());
+    Map<String, Object> own = worker.beans("secretbroker.connect:type=config-provider,client-id=secretbroker,*");
+    assertTrue(own.entrySet().stream().anyMatch(e -> e.getKey().endsWith(" resolve-total") && (long) e.getValue() > 0), own.toString());
   }
 
   /** Connect returns resolved values to callers of the validation, except those of passwords. */

@@ -29,7 +29,7 @@ final class World implements AutoCloseable {
     params.put("tls.ca.file", broker.file("ca.pem").toString());
     params.put("tls.cert.file", dir.resolve("tls.crt").toString());
     params.put("tls.key.file", dir.resolve("tls.key").toString());
-    params.put("deadline.ms", "8000"); // machines that test are busy
+    params.put("timeout.ms", "8000"); // machines that test are busy
     return params;
   }
 
