@@ -227,7 +227,11 @@ func TestErrorsPage(t *testing.T) {
 	defer f.Close()
 	var rows [][]string
 	for lines := bufio.NewScanner(f); lines.Scan(); {
-		if line := lines.Text(); strings.HasPrefix(line, "| `") {
+		line := lines.Text()
+		if strings.HasPrefix(line, "## ") { // the reasons of clients
+			break
+		}
+		if strings.HasPrefix(line, "| `") {
 			cells := strings.Split(strings.Trim(line, "|"), "|")
 			for i := range cells {
 				cells[i] = strings.Trim(cells[i], " `")
