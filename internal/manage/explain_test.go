@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/integration"
@@ -101,7 +102,7 @@ func TestExplain(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(tt.want, got); diff != "" {
+			if diff := cmp.Diff(tt.want, got, cmpopts.IgnoreUnexported(Answer{})); diff != "" {
 				t.Error(diff)
 			}
 		})
@@ -146,7 +147,7 @@ func TestExplainPages(t *testing.T) {
 					break
 				}
 			}
-			if diff := cmp.Diff(whole, all); diff != "" || pages != (total+size-1)/size {
+			if diff := cmp.Diff(whole, all, cmpopts.IgnoreUnexported(Answer{})); diff != "" || pages != (total+size-1)/size {
 				t.Errorf("%d pages of %d entries: %s", pages, size, diff)
 			}
 		}

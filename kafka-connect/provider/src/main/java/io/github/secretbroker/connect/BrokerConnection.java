@@ -47,12 +47,7 @@ final class BrokerConnection implements AutoCloseable {
   private static final int MAX_TRAILER_BYTES = 64 << 10;
   /** The maximum wait for brokers that the previous call could not reach. */
   private static final long IMPATIENT_MS = 2_000;
-  /**
-   * For this long after a call that could not reach the brokers, other calls fail like it, after a
-   * short wait for a connection: a worker starts hundreds of tasks with a few threads, and must not
-   * wait for each of them.
-   */
-  private static final long OUTAGE_MS = 1_000;
+  /** The time that is left for a call to get the current error, if no broker was connected. */
   private static final long OUTAGE_WAIT_MS = 100;
   private static final long POLL_MS = 10;
   private static final long MIN_BACKOFF_MS = 100;
@@ -80,13 +75,8 @@ final class BrokerConnection implements AutoCloseable {
    * The failure of a call that could not reach the brokers.
    *
    * @param silent a broker was connected, and did not answer
-   * @param began {@link System#nanoTime} of the failure
    */
-  private record Outage(BrokerException error, boolean silent, long began) {
-    boolean recent() {
-      return System.nanoTime() - began < TimeUnit.MILLISECONDS.toNanos(OUTAGE_MS);
-    }
-  }
+  private record Outage(boolean silent) {}
 
   private BrokerConnection(Settings settings) throws UnusableException {
     this.settings = settings;
@@ -146,10 +136,6 @@ final class BrokerConnection implements AutoCloseable {
   Answer resolve(String integration, List<String> references, java.time.Duration maxAge) throws BrokerException {
     long began = System.nanoTime();
     Outage before = outage;
-    if (before != null && before.recent() && (before.silent() || !becomesReady(began, OUTAGE_WAIT_MS))) {
-      statistics.failed(System.nanoTime() - began);
-      throw before.error().again();
-    }
     long end = before == null ? began + settings.timeout().toNanos() : endAfter(before, began);
     ResolveRequest request = request(integration, references, maxAge);
     for (int attempt = 1; ; attempt++) {
@@ -161,7 +147,7 @@ final class BrokerConnection implements AutoCloseable {
       } catch (BrokerException e) {
         long wait = waitBefore(e, attempt, end);
         if (wait < 0 || !sleep(wait)) {
-          outage = e.unreachable() ? new Outage(e, ready(), System.nanoTime()) : null;
+          outage = e.unreachable() ? new Outage(ready()) : null;
           statistics.failed(System.nanoTime() - began);
           throw closed.getCount() == 0 ? BrokerException.closed() : e;
         }

@@ -66,11 +66,6 @@ final class BrokerException extends Exception {
     return requestId;
   }
 
-  /** Returns an equal exception for another call. */
-  BrokerException again() {
-    return new BrokerException(faults, requestId);
-  }
-
   /** Returns the exception of a call during which the provider was closed. */
   static BrokerException closed() {
     return single(UNREACHABLE, "the provider was closed during the call", -1);

@@ -8,7 +8,6 @@ import java.util.HashMap;
 import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Map;
-import java.util.concurrent.TimeUnit;
 import org.apache.kafka.common.config.ConfigData;
 import org.apache.kafka.common.config.ConfigException;
 
@@ -57,20 +56,6 @@ final class Bench implements AutoCloseable {
 
   static ConfigData get(SecretBrokerConfigProvider provider, String... references) {
     return provider.get("cspi", new LinkedHashSet<>(List.of(references)));
-  }
-
-  /** Returns the answer of a broker that is back: for a second, calls may still fail. */
-  static ConfigData getAfterOutage(SecretBrokerConfigProvider provider, String... references) {
-    long began = System.nanoTime();
-    while (true) {
-      try {
-        return get(provider, references);
-      } catch (ConfigException e) {
-        if (System.nanoTime() - began > TimeUnit.SECONDS.toNanos(5)) {
-          throw e;
-        }
-      }
-    }
   }
 
   /** Returns the message of the exception that get throws, and checks that it contains no value. */

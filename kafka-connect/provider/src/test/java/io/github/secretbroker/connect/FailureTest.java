@@ -3,7 +3,6 @@ package io.github.secretbroker.connect;
 import static io.github.secretbroker.connect.Bench.REFERENCE;
 import static io.github.secretbroker.connect.Bench.failure;
 import static io.github.secretbroker.connect.Bench.get;
-import static io.github.secretbroker.connect.Bench.getAfterOutage;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
@@ -23,8 +22,6 @@ import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
 import io.grpc.protobuf.lite.ProtoLiteUtils;
 import java.nio.file.Path;
-import java.util.ArrayList;
-import java.util.List;
 import java.util.Map;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.ExecutorService;
@@ -161,7 +158,7 @@ class FailureTest {
   }
 
   @Test
-  void aBrokerThatComesBackIsFound() {
+  void aBrokerThatComesBackIsFoundAtOnce() {
     int port = bench.broker.port();
     get(provider, REFERENCE);
     bench.broker.close();
@@ -169,29 +166,7 @@ class FailureTest {
     assertTrue(text.contains("SECRETBROKER_UNREACHABLE: cannot reach the broker at localhost:" + port), text);
     failure(provider, REFERENCE);
     bench.broker = new FakeBroker(bench.authority, bench.server, port);
-    assertEquals("value of " + REFERENCE, getAfterOutage(provider, REFERENCE).data().get(REFERENCE));
-  }
-
-  /** A worker starts hundreds of tasks with eight threads. */
-  @Test
-  void oneFailureAnswersTheCallsThatFollow() throws Exception {
-    bench.broker.close();
-    failure(provider, REFERENCE);
-    long began = System.nanoTime();
-    ExecutorService threads = Executors.newFixedThreadPool(8);
-    try {
-      List<Future<String>> tasks = new ArrayList<>();
-      for (int i = 0; i < 300; i++) {
-        tasks.add(threads.submit(() -> failure(provider, REFERENCE)));
-      }
-      for (Future<String> task : tasks) {
-        assertTrue(task.get().contains("SECRETBROKER_UNREACHABLE"));
-      }
-    } finally {
-      threads.shutdownNow();
-    }
-    long took = TimeUnit.NANOSECONDS.toMillis(System.nanoTime() - began);
-    assertTrue(took < 30_000, "300 calls took " + took + " ms; with two seconds each they would take 75 s");
+    assertEquals("value of " + REFERENCE, get(provider, REFERENCE).data().get(REFERENCE));
   }
 
   /** After an outage only the wait for a connection is short, and not that for a slow store. */
@@ -208,7 +183,6 @@ class FailureTest {
       LockSupport.parkNanos(TimeUnit.MILLISECONDS.toNanos(2_500));
       return FakeBroker.echo(request);
     };
-    TimeUnit.MILLISECONDS.sleep(1_100); // until calls no longer fail like the one before
     assertEquals("value of " + REFERENCE, get(patient, REFERENCE).data().get(REFERENCE));
   }
 

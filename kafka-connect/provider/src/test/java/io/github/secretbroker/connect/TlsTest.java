@@ -3,7 +3,6 @@ package io.github.secretbroker.connect;
 import static io.github.secretbroker.connect.Bench.REFERENCE;
 import static io.github.secretbroker.connect.Bench.failure;
 import static io.github.secretbroker.connect.Bench.get;
-import static io.github.secretbroker.connect.Bench.getAfterOutage;
 import static io.github.secretbroker.connect.TestAuthority.pem;
 import static io.github.secretbroker.connect.TestAuthority.write;
 import static io.github.secretbroker.connect.TestAuthority.writePem;
@@ -108,7 +107,7 @@ class TlsTest {
     assertTrue(text.contains("cannot reach the broker"), text);
     writePem(bench.file("tls.crt"), bench.file("tls.key"), renewed);
     bench.broker = new FakeBroker(bench.authority, bench.server, port);
-    getAfterOutage(provider, REFERENCE);
+    get(provider, REFERENCE);
     assertEquals(RENEWED, bench.broker.callers.get(0));
   }
 
