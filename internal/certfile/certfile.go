@@ -45,6 +45,24 @@ func Parse(data []byte) ([]*x509.Certificate, error) {
 	return certs, nil
 }
 
+// First returns the first certificate of a PEM file, which may contain other blocks, or nil.
+func First(data []byte) *x509.Certificate {
+	for {
+		block, rest := pem.Decode(data)
+		if block == nil {
+			return nil
+		}
+		if block.Type == "CERTIFICATE" {
+			cert, err := x509.ParseCertificate(block.Bytes)
+			if err != nil {
+				return nil
+			}
+			return cert
+		}
+		data = rest
+	}
+}
+
 // Complete reports whether every PEM block that begins in data can be decoded. The
 // types of the blocks do not matter: a certificate's file may also contain its key.
 func Complete(data []byte) bool {

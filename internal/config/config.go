@@ -227,6 +227,14 @@ var renamed = map[string]string{
 // directory of the file. If the file is invalid, the error is a strictyaml.Faults with
 // every problem. Load does not open the files that the settings name.
 func Load(path string) (*Config, error) {
+	data, err := read(path)
+	if err != nil {
+		return nil, err
+	}
+	return Parse(path, data)
+}
+
+func read(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("config: %w", err)
@@ -236,32 +244,28 @@ func Load(path string) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("config: %w", err)
 	}
-	return Parse(path, data)
+	return data, nil
 }
 
 // Parse is Load for data that was already read; path is the path of the file in errors.
 func Parse(path string, data []byte) (*Config, error) {
-	c := defaults()
-	doc := strictyaml.DecodeRenamed(path, data, c, renamed)
-	c.validate(doc)
-	if err := doc.Faults().Err(); err != nil {
+	f, err := inspect(path, data)
+	if err == nil {
+		err = f.Err()
+	}
+	if err != nil {
 		return nil, err
 	}
-	dir, err := filepath.Abs(filepath.Dir(path))
-	if err != nil {
-		return nil, fmt.Errorf("config: %w", err)
-	}
-	c.resolvePaths(dir)
-	return c, nil
+	return f.Config, nil
 }
 
 func (c *Config) resolvePaths(dir string) {
 	var paths []*string
-	if c.Audit.File != AuditStdout {
-		paths = append(paths, &c.Audit.File)
-	}
 	optional := append(c.Registry.paths(), &c.Audit.KeyFile, &c.TLS.CertFile, &c.TLS.KeyFile, &c.TLS.ClientCAFile,
 		&c.Tracing.CAFile, &c.Tracing.CertFile, &c.Tracing.KeyFile)
+	if c.Audit.File != AuditStdout {
+		optional = append(optional, &c.Audit.File)
+	}
 	for i := range c.TLS.CRLFiles {
 		optional = append(optional, &c.TLS.CRLFiles[i])
 	}

@@ -66,21 +66,6 @@ func OpenFiles(cfg FilesConfig) (*Store, error) {
 	return s, nil
 }
 
-// CheckFiles reports everything that is wrong with the files: the errors of OpenFiles,
-// and authorities without a current CRL.
-func CheckFiles(cfg FilesConfig) error {
-	s, err := OpenFiles(cfg)
-	if err != nil {
-		return err
-	}
-	in := s.current.Load()
-	var errs []error
-	for _, p := range in.crls.gaps(in.authorities, s.opts.Now()) {
-		errs = append(errs, errors.New(p.Message))
-	}
-	return errors.Join(errs...)
-}
-
 // read takes over the contents that are new and valid. It returns a snapshot, or nil if
 // nothing has changed, and the errors by file.
 func (f *files) read(now time.Time) (*snapshot, map[string]error) {
