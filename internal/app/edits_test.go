@@ -80,7 +80,7 @@ grants:
   - principals: [%s]
 `, vault.Listener.Addr(), ca, secretID, env.Worker.ID), 0o600))
 	})
-	loaded := func() int { return strings.Count(b.log.String(), `msg="integration loaded" integration=db`) }
+	loaded := func() int { return strings.Count(b.log.String(), `msg="integration loaded" integration_id=db`) }
 	// reload makes the broker read its files, unless it has already noticed the change.
 	// Each change is loaded once.
 	loads := loaded()

@@ -242,7 +242,7 @@ func (c *Cache) read(f *flight) (s *secret.Secret, err *secret.Error) {
 		if p := recover(); p != nil {
 			cause := fmt.Errorf("cache: the load panicked with a %T", p)
 			c.cfg.Logger.LogAttrs(c.base, slog.LevelError, "a read of a store panicked",
-				slog.String("panic_type", fmt.Sprintf("%T", p)), slog.String("integration", f.key.Integration), slog.String("store", f.key.Store),
+				slog.String("panic_type", fmt.Sprintf("%T", p)), slog.String("integration_id", f.key.Integration), slog.String("store", f.key.Store),
 				slog.String("stack", string(debug.Stack())))
 			s, err = nil, secret.AsError(cause)
 		}

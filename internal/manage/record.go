@@ -154,7 +154,7 @@ func (op *operation) change(ctx context.Context, c *audit.Change, do func(ctx co
 	op.revision = op.currentRevision()
 	if unrecorded := op.record(ctx, outcome, reason, nil); unrecorded != nil {
 		op.s.cfg.Logger.ErrorContext(ctx, "the result of a change could not be recorded; the audit log has only the attempt",
-			"request_id", op.who.RequestID, "method", op.method, "integration", op.id, "outcome", string(outcome), "error", unrecorded)
+			"request_id", op.who.RequestID, "method", op.method, "integration_id", op.id, "outcome", string(outcome), "error", unrecorded)
 		if err == nil {
 			return secret.Errorf(secret.ReasonAuditUnavailable,
 				"the change was made and its attempt recorded, but the broker can no longer write its audit log; check the broker's disk and log").WithCause(unrecorded)

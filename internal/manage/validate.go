@@ -149,12 +149,12 @@ func (w *Watcher) round(ctx context.Context) {
 	w.mu.Unlock()
 	for id, text := range failures {
 		if before[id] != text {
-			w.s.cfg.Logger.Warn("integration does not work", "integration", id, "problem", text)
+			w.s.cfg.Logger.Warn("integration does not work", "integration_id", id, "problem", text)
 		}
 	}
 	for id := range before {
 		if _, still := failures[id]; !still {
-			w.s.cfg.Logger.Info("integration works again", "integration", id)
+			w.s.cfg.Logger.Info("integration works again", "integration_id", id)
 		}
 	}
 }

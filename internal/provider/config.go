@@ -46,7 +46,7 @@ func (c Config) For(in *integration.Integration) Config {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	c.Logger = c.Logger.With("integration", in.ID)
+	c.Logger = c.Logger.With("integration_id", in.ID)
 	if c.Now == nil {
 		c.Now = time.Now
 	}

@@ -177,7 +177,7 @@ func TestDeadStore(t *testing.T) {
 		if st := set.Stats(kind); st.Trips != 1 || st.Unanswering != 0 {
 			t.Errorf("Stats: %+v", st)
 		}
-		for _, want := range []string{"level=WARN", "circuit breaker opened", "integration=i store=v", "circuit breaker closed"} {
+		for _, want := range []string{"level=WARN", "circuit breaker opened", "integration_id=i store=v", "circuit breaker closed"} {
 			if !strings.Contains(logs.String(), want) {
 				t.Errorf("the log lacks %q:\n%s", want, logs.String())
 			}

@@ -190,7 +190,7 @@ func (s *Set) keep(id string, st *state, h *handle) {
 	defer s.release(id, st, h)
 	p, err := h.wait(s.opening)
 	if err != nil {
-		s.cfg.Logger.Warn("a credential cannot be renewed until it is first used", "integration", id, "error", err)
+		s.cfg.Logger.Warn("a credential cannot be renewed until it is first used", "integration_id", id, "error", err)
 		return
 	}
 	if k, ok := p.(Keeper); ok {
@@ -254,7 +254,7 @@ func (s *Set) enter(in *integration.Integration, store, caller string) (*state, 
 	st.kind = in.Kind
 	lim := st.limiters[store]
 	if lim == nil {
-		lim = newLimiter(s.cfg.Logger.With("integration", in.ID, "store", store), s.counters(in.Kind), time.Now())
+		lim = newLimiter(s.cfg.Logger.With("integration_id", in.ID, "store", store), s.counters(in.Kind), time.Now())
 		st.limiters[store] = lim
 	}
 	lim.configure(in.Reads, s.cfg.MaxConcurrentReads)

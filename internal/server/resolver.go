@@ -232,7 +232,7 @@ func (s *resolverService) logFailure(ctx context.Context, c *call, integration s
 		}
 		s.log.LogAttrs(ctx, level, "configs could not be resolved",
 			slog.String("request_id", c.requestID),
-			slog.String("integration", integration),
+			slog.String("integration_id", integration),
 			slog.String("configs", strings.Join(names, ",")),
 			slog.String("reason", string(k.reason)),
 			slog.String("message", k.message),

@@ -282,12 +282,12 @@ func (f *Store) publish(next *snapshot, ids map[string]bool) {
 		case was.in == now.in:
 		case now.in == nil:
 			removed = append(removed, was.in)
-			f.log.Info("integration removed", "integration", id)
+			f.log.Info("integration removed", "integration_id", id)
 		default:
 			changed = append(changed, now.in)
-			f.log.Info("integration loaded", "integration", id, "revision", now.in.Revision, "file", now.from.path)
+			f.log.Info("integration loaded", "integration_id", id, "integration_revision", now.in.Revision, "file", now.from.path)
 			if now.from.Ungranted {
-				f.log.Warn("integration has no grants: no principal may use it", "integration", id)
+				f.log.Warn("integration has no grants: no principal may use it", "integration_id", id)
 			}
 		}
 	}

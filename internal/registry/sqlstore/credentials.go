@@ -78,7 +78,7 @@ func (s *Store) stale(ctx context.Context) ([]*sealedCredential, error) {
 		b, err := s.opener(c.integration, c.name, c.sealed)(ctx)
 		clear(b)
 		if err != nil {
-			s.cfg.Logger.Warn("a credential cannot be opened", "integration", c.integration, "credential", c.name, "error", err)
+			s.cfg.Logger.Warn("a credential cannot be opened", "integration_id", c.integration, "credential", c.name, "error", err)
 			continue
 		}
 		stale = append(stale, c)

@@ -225,10 +225,10 @@ func (s *Store) publish(next *snapshot, ids []string) {
 		case before == after:
 		case after == nil:
 			removed = append(removed, before)
-			s.cfg.Logger.Info("integration removed", "integration", id)
+			s.cfg.Logger.Info("integration removed", "integration_id", id)
 		default:
 			changed = append(changed, after)
-			s.cfg.Logger.Info("integration loaded", "integration", id, "revision", after.Revision)
+			s.cfg.Logger.Info("integration loaded", "integration_id", id, "integration_revision", after.Revision)
 		}
 		s.tellFaults(last.get(id), next.get(id))
 	}
@@ -250,7 +250,7 @@ func (s *Store) tellFaults(before, after *kept) {
 		serving = after.id
 	}
 	s.cfg.Logger.LogAttrs(context.Background(), slog.LevelError, "integration is not valid",
-		slog.String("integration", after.id), slog.String("faults", text), slog.String("still_serving", serving))
+		slog.String("integration_id", after.id), slog.String("faults", text), slog.String("still_serving", serving))
 }
 
 // checkFiles finds changes of the files that documents refer to.
