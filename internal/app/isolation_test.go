@@ -117,7 +117,7 @@ func (w *isoWorld) measureDenial(t *testing.T) {
 func (w *isoWorld) call(t *testing.T, rng *mathrand.Rand, calls int) {
 	for range calls {
 		who := isoCallers[rng.IntN(len(isoCallers))]
-		id := []string{"team", "team.2", "team-2", "TEAM", isoUnknownID}[rng.IntN(5)]
+		id := []string{"team", "team.2", "team-2", "teams", isoUnknownID}[rng.IntN(5)]
 		asks, configs := make(map[string]isoAsk), make(map[string]string)
 		for i := range 1 + rng.IntN(4) {
 			name := fmt.Sprint("c", i)
@@ -214,7 +214,7 @@ func (w *isoWorld) quiet(t *testing.T, rng *mathrand.Rand) {
 	reads, n := w.KeyVault.Reads(), 0
 	ignore := []cmp.Option{cmpopts.IgnoreFields(client.Error{}, "RequestID"), cmpopts.IgnoreUnexported(client.Error{})}
 	for _, who := range isoCallers {
-		for _, id := range []string{"team", "team.2", "team-2", "TEAM", isoUnknownID} {
+		for _, id := range []string{"team", "team.2", "team-2", "teams", isoUnknownID} {
 			for _, name := range append([]string{"absent"}, isoNames...) {
 				a := isoAsk{isoVaults[n%3], name, isoKeys[n%4]}
 				n++
