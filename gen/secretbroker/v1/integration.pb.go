@@ -25,6 +25,65 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// IntegrationState says whether an integration is in effect.
+type IntegrationState int32
+
+const (
+	IntegrationState_INTEGRATION_STATE_UNSPECIFIED IntegrationState = 0
+	// The integration is in effect as it is stored.
+	IntegrationState_INTEGRATION_STATE_ACTIVE IntegrationState = 1
+	// The integration has problems and is in effect nevertheless. The message is what is in
+	// effect: if the integration's file was changed to an invalid one, or has disappeared,
+	// its last valid content.
+	IntegrationState_INTEGRATION_STATE_DEGRADED IntegrationState = 2
+	// Nothing is in effect: every use is refused. If the integration is invalid, the message
+	// has only what could be read, or only the id.
+	IntegrationState_INTEGRATION_STATE_INACTIVE IntegrationState = 3
+)
+
+// Enum value maps for IntegrationState.
+var (
+	IntegrationState_name = map[int32]string{
+		0: "INTEGRATION_STATE_UNSPECIFIED",
+		1: "INTEGRATION_STATE_ACTIVE",
+		2: "INTEGRATION_STATE_DEGRADED",
+		3: "INTEGRATION_STATE_INACTIVE",
+	}
+	IntegrationState_value = map[string]int32{
+		"INTEGRATION_STATE_UNSPECIFIED": 0,
+		"INTEGRATION_STATE_ACTIVE":      1,
+		"INTEGRATION_STATE_DEGRADED":    2,
+		"INTEGRATION_STATE_INACTIVE":    3,
+	}
+)
+
+func (x IntegrationState) Enum() *IntegrationState {
+	p := new(IntegrationState)
+	*p = x
+	return p
+}
+
+func (x IntegrationState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (IntegrationState) Descriptor() protoreflect.EnumDescriptor {
+	return file_secretbroker_v1_integration_proto_enumTypes[0].Descriptor()
+}
+
+func (IntegrationState) Type() protoreflect.EnumType {
+	return &file_secretbroker_v1_integration_proto_enumTypes[0]
+}
+
+func (x IntegrationState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use IntegrationState.Descriptor instead.
+func (IntegrationState) EnumDescriptor() ([]byte, []int) {
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{0}
+}
+
 // Role is what a principal may do with an integration. No role allows reading a
 // secret.
 type Role int32
@@ -66,11 +125,11 @@ func (x Role) String() string {
 }
 
 func (Role) Descriptor() protoreflect.EnumDescriptor {
-	return file_secretbroker_v1_integration_proto_enumTypes[0].Descriptor()
+	return file_secretbroker_v1_integration_proto_enumTypes[1].Descriptor()
 }
 
 func (Role) Type() protoreflect.EnumType {
-	return &file_secretbroker_v1_integration_proto_enumTypes[0]
+	return &file_secretbroker_v1_integration_proto_enumTypes[1]
 }
 
 func (x Role) Number() protoreflect.EnumNumber {
@@ -79,7 +138,7 @@ func (x Role) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Role.Descriptor instead.
 func (Role) EnumDescriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{0}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{1}
 }
 
 // State is the outcome of a step.
@@ -120,11 +179,11 @@ func (x ValidationStep_State) String() string {
 }
 
 func (ValidationStep_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_secretbroker_v1_integration_proto_enumTypes[1].Descriptor()
+	return file_secretbroker_v1_integration_proto_enumTypes[2].Descriptor()
 }
 
 func (ValidationStep_State) Type() protoreflect.EnumType {
-	return &file_secretbroker_v1_integration_proto_enumTypes[1]
+	return &file_secretbroker_v1_integration_proto_enumTypes[2]
 }
 
 func (x ValidationStep_State) Number() protoreflect.EnumNumber {
@@ -133,7 +192,7 @@ func (x ValidationStep_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ValidationStep_State.Descriptor instead.
 func (ValidationStep_State) EnumDescriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{20, 0}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{21, 0}
 }
 
 // Integration is one cloud identity, the stores it may read, and who may use it.
@@ -193,18 +252,23 @@ type Integration struct {
 	// Output only: facts that depend on the kind, for example what to enter in the
 	// cloud's console.
 	Facts []*Fact `protobuf:"bytes,19,rep,name=facts,proto3" json:"facts,omitempty"`
-	// Output only: when it was last used; unset if never.
+	// Output only: when it was last used; unset if no use is recorded. usage_recording says
+	// since when uses are recorded.
 	LastUseTime *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=last_use_time,json=lastUseTime,proto3" json:"last_use_time,omitempty"`
 	// Output only: why the broker does not use the integration in its current form; empty
-	// if it does.
+	// if it does. state says what is in effect instead.
 	Problems []*Problem `protobuf:"bytes,21,rep,name=problems,proto3" json:"problems,omitempty"`
 	// Output only: a UUID (version 4) that the broker chooses at creation and never uses
 	// again. An integration that is deleted and created again has the same id and another
 	// uid: it is another integration, without the usage of the first. Empty for an
 	// integration in a file, of which the broker does not see the creation.
-	Uid           string `protobuf:"bytes,22,opt,name=uid,proto3" json:"uid,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Uid string `protobuf:"bytes,22,opt,name=uid,proto3" json:"uid,omitempty"`
+	// Output only: whether this message is what decides calls.
+	State IntegrationState `protobuf:"varint,23,opt,name=state,proto3,enum=secretbroker.v1.IntegrationState" json:"state,omitempty"`
+	// Output only: what the broker knows about the use of the integration.
+	UsageRecording *UsageRecording `protobuf:"bytes,24,opt,name=usage_recording,json=usageRecording,proto3" json:"usage_recording,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Integration) Reset() {
@@ -391,6 +455,86 @@ func (x *Integration) GetUid() string {
 	return ""
 }
 
+func (x *Integration) GetState() IntegrationState {
+	if x != nil {
+		return x.State
+	}
+	return IntegrationState_INTEGRATION_STATE_UNSPECIFIED
+}
+
+func (x *Integration) GetUsageRecording() *UsageRecording {
+	if x != nil {
+		return x.UsageRecording
+	}
+	return nil
+}
+
+// UsageRecording says what usage is recorded. Without it, a missing use would look like a
+// use that never happened.
+type UsageRecording struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Uses since this time are recorded. Unset if usage is not recorded, or if it is unknown.
+	RecordedSince *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=recorded_since,json=recordedSince,proto3" json:"recorded_since,omitempty"`
+	// Uses of the grants, as they are now, are recorded since this time: that of the last
+	// change of the integration, if it is later than recorded_since.
+	GrantsRecordedSince *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=grants_recorded_since,json=grantsRecordedSince,proto3" json:"grants_recorded_since,omitempty"`
+	// Only the uses of the replica that answered are recorded, not those of other replicas.
+	ReplicaOnly   bool `protobuf:"varint,3,opt,name=replica_only,json=replicaOnly,proto3" json:"replica_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsageRecording) Reset() {
+	*x = UsageRecording{}
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageRecording) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageRecording) ProtoMessage() {}
+
+func (x *UsageRecording) ProtoReflect() protoreflect.Message {
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsageRecording.ProtoReflect.Descriptor instead.
+func (*UsageRecording) Descriptor() ([]byte, []int) {
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *UsageRecording) GetRecordedSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RecordedSince
+	}
+	return nil
+}
+
+func (x *UsageRecording) GetGrantsRecordedSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.GrantsRecordedSince
+	}
+	return nil
+}
+
+func (x *UsageRecording) GetReplicaOnly() bool {
+	if x != nil {
+		return x.ReplicaOnly
+	}
+	return false
+}
+
 // IntegrationCache sets how long the broker keeps an integration's values.
 type IntegrationCache struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -405,7 +549,7 @@ type IntegrationCache struct {
 
 func (x *IntegrationCache) Reset() {
 	*x = IntegrationCache{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[1]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -417,7 +561,7 @@ func (x *IntegrationCache) String() string {
 func (*IntegrationCache) ProtoMessage() {}
 
 func (x *IntegrationCache) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[1]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -430,7 +574,7 @@ func (x *IntegrationCache) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IntegrationCache.ProtoReflect.Descriptor instead.
 func (*IntegrationCache) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{1}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *IntegrationCache) GetTtl() *durationpb.Duration {
@@ -462,7 +606,7 @@ type IntegrationReads struct {
 
 func (x *IntegrationReads) Reset() {
 	*x = IntegrationReads{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[2]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -474,7 +618,7 @@ func (x *IntegrationReads) String() string {
 func (*IntegrationReads) ProtoMessage() {}
 
 func (x *IntegrationReads) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[2]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -487,7 +631,7 @@ func (x *IntegrationReads) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IntegrationReads.ProtoReflect.Descriptor instead.
 func (*IntegrationReads) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{2}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *IntegrationReads) GetMaxConcurrent() int32 {
@@ -524,7 +668,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[3]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -536,7 +680,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[3]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -549,7 +693,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{3}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Placement) GetCloud() string {
@@ -590,7 +734,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[4]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -602,7 +746,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[4]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -615,7 +759,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{4}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Grant) GetId() string {
@@ -665,7 +809,7 @@ type RoleBinding struct {
 
 func (x *RoleBinding) Reset() {
 	*x = RoleBinding{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[5]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -677,7 +821,7 @@ func (x *RoleBinding) String() string {
 func (*RoleBinding) ProtoMessage() {}
 
 func (x *RoleBinding) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[5]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -690,7 +834,7 @@ func (x *RoleBinding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoleBinding.ProtoReflect.Descriptor instead.
 func (*RoleBinding) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{5}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RoleBinding) GetRole() Role {
@@ -723,7 +867,7 @@ type Fact struct {
 
 func (x *Fact) Reset() {
 	*x = Fact{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[6]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -735,7 +879,7 @@ func (x *Fact) String() string {
 func (*Fact) ProtoMessage() {}
 
 func (x *Fact) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[6]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -748,7 +892,7 @@ func (x *Fact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fact.ProtoReflect.Descriptor instead.
 func (*Fact) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{6}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Fact) GetId() string {
@@ -785,7 +929,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[7]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -797,7 +941,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[7]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -810,7 +954,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{7}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Problem) GetReason() string {
@@ -839,7 +983,7 @@ type CreateIntegrationRequest struct {
 
 func (x *CreateIntegrationRequest) Reset() {
 	*x = CreateIntegrationRequest{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[8]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -851,7 +995,7 @@ func (x *CreateIntegrationRequest) String() string {
 func (*CreateIntegrationRequest) ProtoMessage() {}
 
 func (x *CreateIntegrationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[8]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -864,7 +1008,7 @@ func (x *CreateIntegrationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateIntegrationRequest.ProtoReflect.Descriptor instead.
 func (*CreateIntegrationRequest) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{8}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CreateIntegrationRequest) GetIntegration() *Integration {
@@ -892,7 +1036,7 @@ type CreateIntegrationResponse struct {
 
 func (x *CreateIntegrationResponse) Reset() {
 	*x = CreateIntegrationResponse{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[9]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -904,7 +1048,7 @@ func (x *CreateIntegrationResponse) String() string {
 func (*CreateIntegrationResponse) ProtoMessage() {}
 
 func (x *CreateIntegrationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[9]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -917,7 +1061,7 @@ func (x *CreateIntegrationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateIntegrationResponse.ProtoReflect.Descriptor instead.
 func (*CreateIntegrationResponse) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{9}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CreateIntegrationResponse) GetIntegration() *Integration {
@@ -943,7 +1087,7 @@ type GetIntegrationRequest struct {
 
 func (x *GetIntegrationRequest) Reset() {
 	*x = GetIntegrationRequest{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[10]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -955,7 +1099,7 @@ func (x *GetIntegrationRequest) String() string {
 func (*GetIntegrationRequest) ProtoMessage() {}
 
 func (x *GetIntegrationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[10]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -968,7 +1112,7 @@ func (x *GetIntegrationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetIntegrationRequest.ProtoReflect.Descriptor instead.
 func (*GetIntegrationRequest) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{10}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GetIntegrationRequest) GetIntegrationId() string {
@@ -989,7 +1133,7 @@ type GetIntegrationResponse struct {
 
 func (x *GetIntegrationResponse) Reset() {
 	*x = GetIntegrationResponse{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[11]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1001,7 +1145,7 @@ func (x *GetIntegrationResponse) String() string {
 func (*GetIntegrationResponse) ProtoMessage() {}
 
 func (x *GetIntegrationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[11]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1014,7 +1158,7 @@ func (x *GetIntegrationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetIntegrationResponse.ProtoReflect.Descriptor instead.
 func (*GetIntegrationResponse) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{11}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetIntegrationResponse) GetIntegration() *Integration {
@@ -1039,7 +1183,7 @@ type ListIntegrationsRequest struct {
 	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// Comparisons joined by AND, for example "kind = AZURE_KEY_VAULT AND unused".
 	// Fields are id, kind and display_name, with "=" and "!=" (a value may end with
-	// "*"), and the words unused (never used, or not within the usage window),
+	// "*"), and the words unused (no use within the usage window is recorded),
 	// read_only and faulty, which NOT negates.
 	Filter        string `protobuf:"bytes,3,opt,name=filter,proto3" json:"filter,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1048,7 +1192,7 @@ type ListIntegrationsRequest struct {
 
 func (x *ListIntegrationsRequest) Reset() {
 	*x = ListIntegrationsRequest{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[12]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1060,7 +1204,7 @@ func (x *ListIntegrationsRequest) String() string {
 func (*ListIntegrationsRequest) ProtoMessage() {}
 
 func (x *ListIntegrationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[12]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1073,7 +1217,7 @@ func (x *ListIntegrationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIntegrationsRequest.ProtoReflect.Descriptor instead.
 func (*ListIntegrationsRequest) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{12}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListIntegrationsRequest) GetPageSize() int32 {
@@ -1110,7 +1254,7 @@ type ListIntegrationsResponse struct {
 
 func (x *ListIntegrationsResponse) Reset() {
 	*x = ListIntegrationsResponse{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[13]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1122,7 +1266,7 @@ func (x *ListIntegrationsResponse) String() string {
 func (*ListIntegrationsResponse) ProtoMessage() {}
 
 func (x *ListIntegrationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[13]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1135,7 +1279,7 @@ func (x *ListIntegrationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIntegrationsResponse.ProtoReflect.Descriptor instead.
 func (*ListIntegrationsResponse) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{13}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListIntegrationsResponse) GetIntegrations() []*Integration {
@@ -1183,7 +1327,7 @@ type UpdateIntegrationRequest struct {
 
 func (x *UpdateIntegrationRequest) Reset() {
 	*x = UpdateIntegrationRequest{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[14]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1195,7 +1339,7 @@ func (x *UpdateIntegrationRequest) String() string {
 func (*UpdateIntegrationRequest) ProtoMessage() {}
 
 func (x *UpdateIntegrationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[14]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1208,7 +1352,7 @@ func (x *UpdateIntegrationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateIntegrationRequest.ProtoReflect.Descriptor instead.
 func (*UpdateIntegrationRequest) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{14}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *UpdateIntegrationRequest) GetIntegration() *Integration {
@@ -1253,7 +1397,7 @@ type UpdateIntegrationResponse struct {
 
 func (x *UpdateIntegrationResponse) Reset() {
 	*x = UpdateIntegrationResponse{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[15]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1265,7 +1409,7 @@ func (x *UpdateIntegrationResponse) String() string {
 func (*UpdateIntegrationResponse) ProtoMessage() {}
 
 func (x *UpdateIntegrationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[15]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1278,7 +1422,7 @@ func (x *UpdateIntegrationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateIntegrationResponse.ProtoReflect.Descriptor instead.
 func (*UpdateIntegrationResponse) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{15}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *UpdateIntegrationResponse) GetIntegration() *Integration {
@@ -1317,7 +1461,7 @@ type DeleteIntegrationRequest struct {
 
 func (x *DeleteIntegrationRequest) Reset() {
 	*x = DeleteIntegrationRequest{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[16]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1329,7 +1473,7 @@ func (x *DeleteIntegrationRequest) String() string {
 func (*DeleteIntegrationRequest) ProtoMessage() {}
 
 func (x *DeleteIntegrationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[16]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1342,7 +1486,7 @@ func (x *DeleteIntegrationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteIntegrationRequest.ProtoReflect.Descriptor instead.
 func (*DeleteIntegrationRequest) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{16}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DeleteIntegrationRequest) GetIntegrationId() string {
@@ -1383,7 +1527,7 @@ type DeleteIntegrationResponse struct {
 
 func (x *DeleteIntegrationResponse) Reset() {
 	*x = DeleteIntegrationResponse{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[17]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1395,7 +1539,7 @@ func (x *DeleteIntegrationResponse) String() string {
 func (*DeleteIntegrationResponse) ProtoMessage() {}
 
 func (x *DeleteIntegrationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[17]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1408,7 +1552,7 @@ func (x *DeleteIntegrationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteIntegrationResponse.ProtoReflect.Descriptor instead.
 func (*DeleteIntegrationResponse) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{17}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DeleteIntegrationResponse) GetRequestId() string {
@@ -1428,7 +1572,7 @@ type ValidateIntegrationRequest struct {
 
 func (x *ValidateIntegrationRequest) Reset() {
 	*x = ValidateIntegrationRequest{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[18]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1440,7 +1584,7 @@ func (x *ValidateIntegrationRequest) String() string {
 func (*ValidateIntegrationRequest) ProtoMessage() {}
 
 func (x *ValidateIntegrationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[18]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1453,7 +1597,7 @@ func (x *ValidateIntegrationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ValidateIntegrationRequest.ProtoReflect.Descriptor instead.
 func (*ValidateIntegrationRequest) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{18}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ValidateIntegrationRequest) GetIntegrationId() string {
@@ -1477,7 +1621,7 @@ type ValidateIntegrationResponse struct {
 
 func (x *ValidateIntegrationResponse) Reset() {
 	*x = ValidateIntegrationResponse{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[19]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1489,7 +1633,7 @@ func (x *ValidateIntegrationResponse) String() string {
 func (*ValidateIntegrationResponse) ProtoMessage() {}
 
 func (x *ValidateIntegrationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[19]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1502,7 +1646,7 @@ func (x *ValidateIntegrationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ValidateIntegrationResponse.ProtoReflect.Descriptor instead.
 func (*ValidateIntegrationResponse) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{19}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ValidateIntegrationResponse) GetSteps() []*ValidationStep {
@@ -1546,7 +1690,7 @@ type ValidationStep struct {
 
 func (x *ValidationStep) Reset() {
 	*x = ValidationStep{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[20]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1558,7 +1702,7 @@ func (x *ValidationStep) String() string {
 func (*ValidationStep) ProtoMessage() {}
 
 func (x *ValidationStep) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[20]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1571,7 +1715,7 @@ func (x *ValidationStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ValidationStep.ProtoReflect.Descriptor instead.
 func (*ValidationStep) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{20}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ValidationStep) GetStep() string {
@@ -1625,7 +1769,7 @@ type GrantUseRequest struct {
 
 func (x *GrantUseRequest) Reset() {
 	*x = GrantUseRequest{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[21]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1637,7 +1781,7 @@ func (x *GrantUseRequest) String() string {
 func (*GrantUseRequest) ProtoMessage() {}
 
 func (x *GrantUseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[21]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1650,7 +1794,7 @@ func (x *GrantUseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantUseRequest.ProtoReflect.Descriptor instead.
 func (*GrantUseRequest) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{21}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GrantUseRequest) GetIntegrationId() string {
@@ -1692,7 +1836,7 @@ type GrantUseResponse struct {
 
 func (x *GrantUseResponse) Reset() {
 	*x = GrantUseResponse{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[22]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1704,7 +1848,7 @@ func (x *GrantUseResponse) String() string {
 func (*GrantUseResponse) ProtoMessage() {}
 
 func (x *GrantUseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[22]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1717,7 +1861,7 @@ func (x *GrantUseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantUseResponse.ProtoReflect.Descriptor instead.
 func (*GrantUseResponse) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{22}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GrantUseResponse) GetIntegration() *Integration {
@@ -1749,7 +1893,7 @@ type RevokeUseRequest struct {
 
 func (x *RevokeUseRequest) Reset() {
 	*x = RevokeUseRequest{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[23]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1761,7 +1905,7 @@ func (x *RevokeUseRequest) String() string {
 func (*RevokeUseRequest) ProtoMessage() {}
 
 func (x *RevokeUseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[23]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1774,7 +1918,7 @@ func (x *RevokeUseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeUseRequest.ProtoReflect.Descriptor instead.
 func (*RevokeUseRequest) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{23}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RevokeUseRequest) GetIntegrationId() string {
@@ -1816,7 +1960,7 @@ type RevokeUseResponse struct {
 
 func (x *RevokeUseResponse) Reset() {
 	*x = RevokeUseResponse{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[24]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1828,7 +1972,7 @@ func (x *RevokeUseResponse) String() string {
 func (*RevokeUseResponse) ProtoMessage() {}
 
 func (x *RevokeUseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[24]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1841,7 +1985,7 @@ func (x *RevokeUseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeUseResponse.ProtoReflect.Descriptor instead.
 func (*RevokeUseResponse) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{24}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RevokeUseResponse) GetIntegration() *Integration {
@@ -1871,7 +2015,7 @@ type ListUsageRequest struct {
 
 func (x *ListUsageRequest) Reset() {
 	*x = ListUsageRequest{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[25]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1883,7 +2027,7 @@ func (x *ListUsageRequest) String() string {
 func (*ListUsageRequest) ProtoMessage() {}
 
 func (x *ListUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[25]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1896,7 +2040,7 @@ func (x *ListUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsageRequest.ProtoReflect.Descriptor instead.
 func (*ListUsageRequest) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{25}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListUsageRequest) GetIntegrationId() string {
@@ -1928,14 +2072,16 @@ type ListUsageResponse struct {
 	// Empty on the last page.
 	NextPageToken string `protobuf:"bytes,3,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	// Identifies this call in the broker's audit and logs.
-	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Since when, and of which replicas, usage is recorded.
+	Recording     *UsageRecording `protobuf:"bytes,5,opt,name=recording,proto3" json:"recording,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListUsageResponse) Reset() {
 	*x = ListUsageResponse{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[26]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1947,7 +2093,7 @@ func (x *ListUsageResponse) String() string {
 func (*ListUsageResponse) ProtoMessage() {}
 
 func (x *ListUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[26]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1960,7 +2106,7 @@ func (x *ListUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsageResponse.ProtoReflect.Descriptor instead.
 func (*ListUsageResponse) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{26}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListUsageResponse) GetUsage() []*Usage {
@@ -1991,6 +2137,13 @@ func (x *ListUsageResponse) GetRequestId() string {
 	return ""
 }
 
+func (x *ListUsageResponse) GetRecording() *UsageRecording {
+	if x != nil {
+		return x.Recording
+	}
+	return nil
+}
+
 // Usage is what one principal has read through an integration.
 type Usage struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -2013,7 +2166,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[27]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2025,7 +2178,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[27]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2038,7 +2191,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{27}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Usage) GetPrincipal() string {
@@ -2108,7 +2261,7 @@ var File_secretbroker_v1_integration_proto protoreflect.FileDescriptor
 
 const file_secretbroker_v1_integration_proto_rawDesc = "" +
 	"\n" +
-	"!secretbroker/v1/integration.proto\x12\x0fsecretbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8a\b\n" +
+	"!secretbroker/v1/integration.proto\x12\x0fsecretbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8d\t\n" +
 	"\vIntegration\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
 	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\x12\x12\n" +
@@ -2134,10 +2287,16 @@ const file_secretbroker_v1_integration_proto_rawDesc = "" +
 	"\x05facts\x18\x13 \x03(\v2\x15.secretbroker.v1.FactR\x05facts\x12>\n" +
 	"\rlast_use_time\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\vlastUseTime\x124\n" +
 	"\bproblems\x18\x15 \x03(\v2\x18.secretbroker.v1.ProblemR\bproblems\x12\x10\n" +
-	"\x03uid\x18\x16 \x01(\tR\x03uid\x1a>\n" +
+	"\x03uid\x18\x16 \x01(\tR\x03uid\x127\n" +
+	"\x05state\x18\x17 \x01(\x0e2!.secretbroker.v1.IntegrationStateR\x05state\x12H\n" +
+	"\x0fusage_recording\x18\x18 \x01(\v2\x1f.secretbroker.v1.UsageRecordingR\x0eusageRecording\x1a>\n" +
 	"\x10CredentialsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"w\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"\xc6\x01\n" +
+	"\x0eUsageRecording\x12A\n" +
+	"\x0erecorded_since\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\rrecordedSince\x12N\n" +
+	"\x15grants_recorded_since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x13grantsRecordedSince\x12!\n" +
+	"\freplica_only\x18\x03 \x01(\bR\vreplicaOnly\"w\n" +
 	"\x10IntegrationCache\x12+\n" +
 	"\x03ttl\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x126\n" +
 	"\tmax_stale\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\bmaxStale\"\x8d\x01\n" +
@@ -2251,13 +2410,14 @@ const file_secretbroker_v1_integration_proto_rawDesc = "" +
 	"\x0eintegration_id\x18\x01 \x01(\tR\rintegrationId\x12\x1b\n" +
 	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tR\tpageToken\"\xb2\x01\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"\xf1\x01\n" +
 	"\x11ListUsageResponse\x12,\n" +
 	"\x05usage\x18\x01 \x03(\v2\x16.secretbroker.v1.UsageR\x05usage\x12(\n" +
 	"\x10unused_grant_ids\x18\x02 \x03(\tR\x0eunusedGrantIds\x12&\n" +
 	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x04 \x01(\tR\trequestId\"\xc3\x02\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\x12=\n" +
+	"\trecording\x18\x05 \x01(\v2\x1f.secretbroker.v1.UsageRecordingR\trecording\"\xc3\x02\n" +
 	"\x05Usage\x12\x1c\n" +
 	"\tprincipal\x18\x01 \x01(\tR\tprincipal\x12\x1c\n" +
 	"\tconnector\x18\x02 \x01(\tR\tconnector\x12\x14\n" +
@@ -2267,7 +2427,12 @@ const file_secretbroker_v1_integration_proto_rawDesc = "" +
 	"\aversion\x18\x06 \x01(\tR\aversion\x12@\n" +
 	"\x0efirst_use_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\ffirstUseTime\x12>\n" +
 	"\rlast_use_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\vlastUseTime\x12\x19\n" +
-	"\bgrant_id\x18\t \x01(\tR\agrantId*Z\n" +
+	"\bgrant_id\x18\t \x01(\tR\agrantId*\x93\x01\n" +
+	"\x10IntegrationState\x12!\n" +
+	"\x1dINTEGRATION_STATE_UNSPECIFIED\x10\x00\x12\x1c\n" +
+	"\x18INTEGRATION_STATE_ACTIVE\x10\x01\x12\x1e\n" +
+	"\x1aINTEGRATION_STATE_DEGRADED\x10\x02\x12\x1e\n" +
+	"\x1aINTEGRATION_STATE_INACTIVE\x10\x03*Z\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13ROLE_RESOURCE_OWNER\x10\x01\x12\x11\n" +
@@ -2297,101 +2462,108 @@ func file_secretbroker_v1_integration_proto_rawDescGZIP() []byte {
 	return file_secretbroker_v1_integration_proto_rawDescData
 }
 
-var file_secretbroker_v1_integration_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_secretbroker_v1_integration_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_secretbroker_v1_integration_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_secretbroker_v1_integration_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_secretbroker_v1_integration_proto_goTypes = []any{
-	(Role)(0),                           // 0: secretbroker.v1.Role
-	(ValidationStep_State)(0),           // 1: secretbroker.v1.ValidationStep.State
-	(*Integration)(nil),                 // 2: secretbroker.v1.Integration
-	(*IntegrationCache)(nil),            // 3: secretbroker.v1.IntegrationCache
-	(*IntegrationReads)(nil),            // 4: secretbroker.v1.IntegrationReads
-	(*Placement)(nil),                   // 5: secretbroker.v1.Placement
-	(*Grant)(nil),                       // 6: secretbroker.v1.Grant
-	(*RoleBinding)(nil),                 // 7: secretbroker.v1.RoleBinding
-	(*Fact)(nil),                        // 8: secretbroker.v1.Fact
-	(*Problem)(nil),                     // 9: secretbroker.v1.Problem
-	(*CreateIntegrationRequest)(nil),    // 10: secretbroker.v1.CreateIntegrationRequest
-	(*CreateIntegrationResponse)(nil),   // 11: secretbroker.v1.CreateIntegrationResponse
-	(*GetIntegrationRequest)(nil),       // 12: secretbroker.v1.GetIntegrationRequest
-	(*GetIntegrationResponse)(nil),      // 13: secretbroker.v1.GetIntegrationResponse
-	(*ListIntegrationsRequest)(nil),     // 14: secretbroker.v1.ListIntegrationsRequest
-	(*ListIntegrationsResponse)(nil),    // 15: secretbroker.v1.ListIntegrationsResponse
-	(*UpdateIntegrationRequest)(nil),    // 16: secretbroker.v1.UpdateIntegrationRequest
-	(*UpdateIntegrationResponse)(nil),   // 17: secretbroker.v1.UpdateIntegrationResponse
-	(*DeleteIntegrationRequest)(nil),    // 18: secretbroker.v1.DeleteIntegrationRequest
-	(*DeleteIntegrationResponse)(nil),   // 19: secretbroker.v1.DeleteIntegrationResponse
-	(*ValidateIntegrationRequest)(nil),  // 20: secretbroker.v1.ValidateIntegrationRequest
-	(*ValidateIntegrationResponse)(nil), // 21: secretbroker.v1.ValidateIntegrationResponse
-	(*ValidationStep)(nil),              // 22: secretbroker.v1.ValidationStep
-	(*GrantUseRequest)(nil),             // 23: secretbroker.v1.GrantUseRequest
-	(*GrantUseResponse)(nil),            // 24: secretbroker.v1.GrantUseResponse
-	(*RevokeUseRequest)(nil),            // 25: secretbroker.v1.RevokeUseRequest
-	(*RevokeUseResponse)(nil),           // 26: secretbroker.v1.RevokeUseResponse
-	(*ListUsageRequest)(nil),            // 27: secretbroker.v1.ListUsageRequest
-	(*ListUsageResponse)(nil),           // 28: secretbroker.v1.ListUsageResponse
-	(*Usage)(nil),                       // 29: secretbroker.v1.Usage
-	nil,                                 // 30: secretbroker.v1.Integration.CredentialsEntry
-	(*structpb.Struct)(nil),             // 31: google.protobuf.Struct
-	(*timestamppb.Timestamp)(nil),       // 32: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),         // 33: google.protobuf.Duration
-	(*fieldmaskpb.FieldMask)(nil),       // 34: google.protobuf.FieldMask
+	(IntegrationState)(0),               // 0: secretbroker.v1.IntegrationState
+	(Role)(0),                           // 1: secretbroker.v1.Role
+	(ValidationStep_State)(0),           // 2: secretbroker.v1.ValidationStep.State
+	(*Integration)(nil),                 // 3: secretbroker.v1.Integration
+	(*UsageRecording)(nil),              // 4: secretbroker.v1.UsageRecording
+	(*IntegrationCache)(nil),            // 5: secretbroker.v1.IntegrationCache
+	(*IntegrationReads)(nil),            // 6: secretbroker.v1.IntegrationReads
+	(*Placement)(nil),                   // 7: secretbroker.v1.Placement
+	(*Grant)(nil),                       // 8: secretbroker.v1.Grant
+	(*RoleBinding)(nil),                 // 9: secretbroker.v1.RoleBinding
+	(*Fact)(nil),                        // 10: secretbroker.v1.Fact
+	(*Problem)(nil),                     // 11: secretbroker.v1.Problem
+	(*CreateIntegrationRequest)(nil),    // 12: secretbroker.v1.CreateIntegrationRequest
+	(*CreateIntegrationResponse)(nil),   // 13: secretbroker.v1.CreateIntegrationResponse
+	(*GetIntegrationRequest)(nil),       // 14: secretbroker.v1.GetIntegrationRequest
+	(*GetIntegrationResponse)(nil),      // 15: secretbroker.v1.GetIntegrationResponse
+	(*ListIntegrationsRequest)(nil),     // 16: secretbroker.v1.ListIntegrationsRequest
+	(*ListIntegrationsResponse)(nil),    // 17: secretbroker.v1.ListIntegrationsResponse
+	(*UpdateIntegrationRequest)(nil),    // 18: secretbroker.v1.UpdateIntegrationRequest
+	(*UpdateIntegrationResponse)(nil),   // 19: secretbroker.v1.UpdateIntegrationResponse
+	(*DeleteIntegrationRequest)(nil),    // 20: secretbroker.v1.DeleteIntegrationRequest
+	(*DeleteIntegrationResponse)(nil),   // 21: secretbroker.v1.DeleteIntegrationResponse
+	(*ValidateIntegrationRequest)(nil),  // 22: secretbroker.v1.ValidateIntegrationRequest
+	(*ValidateIntegrationResponse)(nil), // 23: secretbroker.v1.ValidateIntegrationResponse
+	(*ValidationStep)(nil),              // 24: secretbroker.v1.ValidationStep
+	(*GrantUseRequest)(nil),             // 25: secretbroker.v1.GrantUseRequest
+	(*GrantUseResponse)(nil),            // 26: secretbroker.v1.GrantUseResponse
+	(*RevokeUseRequest)(nil),            // 27: secretbroker.v1.RevokeUseRequest
+	(*RevokeUseResponse)(nil),           // 28: secretbroker.v1.RevokeUseResponse
+	(*ListUsageRequest)(nil),            // 29: secretbroker.v1.ListUsageRequest
+	(*ListUsageResponse)(nil),           // 30: secretbroker.v1.ListUsageResponse
+	(*Usage)(nil),                       // 31: secretbroker.v1.Usage
+	nil,                                 // 32: secretbroker.v1.Integration.CredentialsEntry
+	(*structpb.Struct)(nil),             // 33: google.protobuf.Struct
+	(*timestamppb.Timestamp)(nil),       // 34: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),         // 35: google.protobuf.Duration
+	(*fieldmaskpb.FieldMask)(nil),       // 36: google.protobuf.FieldMask
 }
 var file_secretbroker_v1_integration_proto_depIdxs = []int32{
-	31, // 0: secretbroker.v1.Integration.settings:type_name -> google.protobuf.Struct
-	3,  // 1: secretbroker.v1.Integration.cache:type_name -> secretbroker.v1.IntegrationCache
-	4,  // 2: secretbroker.v1.Integration.reads:type_name -> secretbroker.v1.IntegrationReads
-	5,  // 3: secretbroker.v1.Integration.placement:type_name -> secretbroker.v1.Placement
-	6,  // 4: secretbroker.v1.Integration.grants:type_name -> secretbroker.v1.Grant
-	7,  // 5: secretbroker.v1.Integration.roles:type_name -> secretbroker.v1.RoleBinding
-	30, // 6: secretbroker.v1.Integration.credentials:type_name -> secretbroker.v1.Integration.CredentialsEntry
-	32, // 7: secretbroker.v1.Integration.create_time:type_name -> google.protobuf.Timestamp
-	32, // 8: secretbroker.v1.Integration.update_time:type_name -> google.protobuf.Timestamp
-	8,  // 9: secretbroker.v1.Integration.facts:type_name -> secretbroker.v1.Fact
-	32, // 10: secretbroker.v1.Integration.last_use_time:type_name -> google.protobuf.Timestamp
-	9,  // 11: secretbroker.v1.Integration.problems:type_name -> secretbroker.v1.Problem
-	33, // 12: secretbroker.v1.IntegrationCache.ttl:type_name -> google.protobuf.Duration
-	33, // 13: secretbroker.v1.IntegrationCache.max_stale:type_name -> google.protobuf.Duration
-	33, // 14: secretbroker.v1.IntegrationReads.timeout:type_name -> google.protobuf.Duration
-	0,  // 15: secretbroker.v1.RoleBinding.role:type_name -> secretbroker.v1.Role
-	2,  // 16: secretbroker.v1.CreateIntegrationRequest.integration:type_name -> secretbroker.v1.Integration
-	2,  // 17: secretbroker.v1.CreateIntegrationResponse.integration:type_name -> secretbroker.v1.Integration
-	2,  // 18: secretbroker.v1.GetIntegrationResponse.integration:type_name -> secretbroker.v1.Integration
-	2,  // 19: secretbroker.v1.ListIntegrationsResponse.integrations:type_name -> secretbroker.v1.Integration
-	2,  // 20: secretbroker.v1.UpdateIntegrationRequest.integration:type_name -> secretbroker.v1.Integration
-	34, // 21: secretbroker.v1.UpdateIntegrationRequest.update_mask:type_name -> google.protobuf.FieldMask
-	2,  // 22: secretbroker.v1.UpdateIntegrationResponse.integration:type_name -> secretbroker.v1.Integration
-	22, // 23: secretbroker.v1.ValidateIntegrationResponse.steps:type_name -> secretbroker.v1.ValidationStep
-	1,  // 24: secretbroker.v1.ValidationStep.state:type_name -> secretbroker.v1.ValidationStep.State
-	6,  // 25: secretbroker.v1.GrantUseRequest.grant:type_name -> secretbroker.v1.Grant
-	2,  // 26: secretbroker.v1.GrantUseResponse.integration:type_name -> secretbroker.v1.Integration
-	6,  // 27: secretbroker.v1.RevokeUseRequest.grant:type_name -> secretbroker.v1.Grant
-	2,  // 28: secretbroker.v1.RevokeUseResponse.integration:type_name -> secretbroker.v1.Integration
-	29, // 29: secretbroker.v1.ListUsageResponse.usage:type_name -> secretbroker.v1.Usage
-	32, // 30: secretbroker.v1.Usage.first_use_time:type_name -> google.protobuf.Timestamp
-	32, // 31: secretbroker.v1.Usage.last_use_time:type_name -> google.protobuf.Timestamp
-	10, // 32: secretbroker.v1.IntegrationService.CreateIntegration:input_type -> secretbroker.v1.CreateIntegrationRequest
-	12, // 33: secretbroker.v1.IntegrationService.GetIntegration:input_type -> secretbroker.v1.GetIntegrationRequest
-	14, // 34: secretbroker.v1.IntegrationService.ListIntegrations:input_type -> secretbroker.v1.ListIntegrationsRequest
-	16, // 35: secretbroker.v1.IntegrationService.UpdateIntegration:input_type -> secretbroker.v1.UpdateIntegrationRequest
-	18, // 36: secretbroker.v1.IntegrationService.DeleteIntegration:input_type -> secretbroker.v1.DeleteIntegrationRequest
-	20, // 37: secretbroker.v1.IntegrationService.ValidateIntegration:input_type -> secretbroker.v1.ValidateIntegrationRequest
-	23, // 38: secretbroker.v1.IntegrationService.GrantUse:input_type -> secretbroker.v1.GrantUseRequest
-	25, // 39: secretbroker.v1.IntegrationService.RevokeUse:input_type -> secretbroker.v1.RevokeUseRequest
-	27, // 40: secretbroker.v1.IntegrationService.ListUsage:input_type -> secretbroker.v1.ListUsageRequest
-	11, // 41: secretbroker.v1.IntegrationService.CreateIntegration:output_type -> secretbroker.v1.CreateIntegrationResponse
-	13, // 42: secretbroker.v1.IntegrationService.GetIntegration:output_type -> secretbroker.v1.GetIntegrationResponse
-	15, // 43: secretbroker.v1.IntegrationService.ListIntegrations:output_type -> secretbroker.v1.ListIntegrationsResponse
-	17, // 44: secretbroker.v1.IntegrationService.UpdateIntegration:output_type -> secretbroker.v1.UpdateIntegrationResponse
-	19, // 45: secretbroker.v1.IntegrationService.DeleteIntegration:output_type -> secretbroker.v1.DeleteIntegrationResponse
-	21, // 46: secretbroker.v1.IntegrationService.ValidateIntegration:output_type -> secretbroker.v1.ValidateIntegrationResponse
-	24, // 47: secretbroker.v1.IntegrationService.GrantUse:output_type -> secretbroker.v1.GrantUseResponse
-	26, // 48: secretbroker.v1.IntegrationService.RevokeUse:output_type -> secretbroker.v1.RevokeUseResponse
-	28, // 49: secretbroker.v1.IntegrationService.ListUsage:output_type -> secretbroker.v1.ListUsageResponse
-	41, // [41:50] is the sub-list for method output_type
-	32, // [32:41] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	33, // 0: secretbroker.v1.Integration.settings:type_name -> google.protobuf.Struct
+	5,  // 1: secretbroker.v1.Integration.cache:type_name -> secretbroker.v1.IntegrationCache
+	6,  // 2: secretbroker.v1.Integration.reads:type_name -> secretbroker.v1.IntegrationReads
+	7,  // 3: secretbroker.v1.Integration.placement:type_name -> secretbroker.v1.Placement
+	8,  // 4: secretbroker.v1.Integration.grants:type_name -> secretbroker.v1.Grant
+	9,  // 5: secretbroker.v1.Integration.roles:type_name -> secretbroker.v1.RoleBinding
+	32, // 6: secretbroker.v1.Integration.credentials:type_name -> secretbroker.v1.Integration.CredentialsEntry
+	34, // 7: secretbroker.v1.Integration.create_time:type_name -> google.protobuf.Timestamp
+	34, // 8: secretbroker.v1.Integration.update_time:type_name -> google.protobuf.Timestamp
+	10, // 9: secretbroker.v1.Integration.facts:type_name -> secretbroker.v1.Fact
+	34, // 10: secretbroker.v1.Integration.last_use_time:type_name -> google.protobuf.Timestamp
+	11, // 11: secretbroker.v1.Integration.problems:type_name -> secretbroker.v1.Problem
+	0,  // 12: secretbroker.v1.Integration.state:type_name -> secretbroker.v1.IntegrationState
+	4,  // 13: secretbroker.v1.Integration.usage_recording:type_name -> secretbroker.v1.UsageRecording
+	34, // 14: secretbroker.v1.UsageRecording.recorded_since:type_name -> google.protobuf.Timestamp
+	34, // 15: secretbroker.v1.UsageRecording.grants_recorded_since:type_name -> google.protobuf.Timestamp
+	35, // 16: secretbroker.v1.IntegrationCache.ttl:type_name -> google.protobuf.Duration
+	35, // 17: secretbroker.v1.IntegrationCache.max_stale:type_name -> google.protobuf.Duration
+	35, // 18: secretbroker.v1.IntegrationReads.timeout:type_name -> google.protobuf.Duration
+	1,  // 19: secretbroker.v1.RoleBinding.role:type_name -> secretbroker.v1.Role
+	3,  // 20: secretbroker.v1.CreateIntegrationRequest.integration:type_name -> secretbroker.v1.Integration
+	3,  // 21: secretbroker.v1.CreateIntegrationResponse.integration:type_name -> secretbroker.v1.Integration
+	3,  // 22: secretbroker.v1.GetIntegrationResponse.integration:type_name -> secretbroker.v1.Integration
+	3,  // 23: secretbroker.v1.ListIntegrationsResponse.integrations:type_name -> secretbroker.v1.Integration
+	3,  // 24: secretbroker.v1.UpdateIntegrationRequest.integration:type_name -> secretbroker.v1.Integration
+	36, // 25: secretbroker.v1.UpdateIntegrationRequest.update_mask:type_name -> google.protobuf.FieldMask
+	3,  // 26: secretbroker.v1.UpdateIntegrationResponse.integration:type_name -> secretbroker.v1.Integration
+	24, // 27: secretbroker.v1.ValidateIntegrationResponse.steps:type_name -> secretbroker.v1.ValidationStep
+	2,  // 28: secretbroker.v1.ValidationStep.state:type_name -> secretbroker.v1.ValidationStep.State
+	8,  // 29: secretbroker.v1.GrantUseRequest.grant:type_name -> secretbroker.v1.Grant
+	3,  // 30: secretbroker.v1.GrantUseResponse.integration:type_name -> secretbroker.v1.Integration
+	8,  // 31: secretbroker.v1.RevokeUseRequest.grant:type_name -> secretbroker.v1.Grant
+	3,  // 32: secretbroker.v1.RevokeUseResponse.integration:type_name -> secretbroker.v1.Integration
+	31, // 33: secretbroker.v1.ListUsageResponse.usage:type_name -> secretbroker.v1.Usage
+	4,  // 34: secretbroker.v1.ListUsageResponse.recording:type_name -> secretbroker.v1.UsageRecording
+	34, // 35: secretbroker.v1.Usage.first_use_time:type_name -> google.protobuf.Timestamp
+	34, // 36: secretbroker.v1.Usage.last_use_time:type_name -> google.protobuf.Timestamp
+	12, // 37: secretbroker.v1.IntegrationService.CreateIntegration:input_type -> secretbroker.v1.CreateIntegrationRequest
+	14, // 38: secretbroker.v1.IntegrationService.GetIntegration:input_type -> secretbroker.v1.GetIntegrationRequest
+	16, // 39: secretbroker.v1.IntegrationService.ListIntegrations:input_type -> secretbroker.v1.ListIntegrationsRequest
+	18, // 40: secretbroker.v1.IntegrationService.UpdateIntegration:input_type -> secretbroker.v1.UpdateIntegrationRequest
+	20, // 41: secretbroker.v1.IntegrationService.DeleteIntegration:input_type -> secretbroker.v1.DeleteIntegrationRequest
+	22, // 42: secretbroker.v1.IntegrationService.ValidateIntegration:input_type -> secretbroker.v1.ValidateIntegrationRequest
+	25, // 43: secretbroker.v1.IntegrationService.GrantUse:input_type -> secretbroker.v1.GrantUseRequest
+	27, // 44: secretbroker.v1.IntegrationService.RevokeUse:input_type -> secretbroker.v1.RevokeUseRequest
+	29, // 45: secretbroker.v1.IntegrationService.ListUsage:input_type -> secretbroker.v1.ListUsageRequest
+	13, // 46: secretbroker.v1.IntegrationService.CreateIntegration:output_type -> secretbroker.v1.CreateIntegrationResponse
+	15, // 47: secretbroker.v1.IntegrationService.GetIntegration:output_type -> secretbroker.v1.GetIntegrationResponse
+	17, // 48: secretbroker.v1.IntegrationService.ListIntegrations:output_type -> secretbroker.v1.ListIntegrationsResponse
+	19, // 49: secretbroker.v1.IntegrationService.UpdateIntegration:output_type -> secretbroker.v1.UpdateIntegrationResponse
+	21, // 50: secretbroker.v1.IntegrationService.DeleteIntegration:output_type -> secretbroker.v1.DeleteIntegrationResponse
+	23, // 51: secretbroker.v1.IntegrationService.ValidateIntegration:output_type -> secretbroker.v1.ValidateIntegrationResponse
+	26, // 52: secretbroker.v1.IntegrationService.GrantUse:output_type -> secretbroker.v1.GrantUseResponse
+	28, // 53: secretbroker.v1.IntegrationService.RevokeUse:output_type -> secretbroker.v1.RevokeUseResponse
+	30, // 54: secretbroker.v1.IntegrationService.ListUsage:output_type -> secretbroker.v1.ListUsageResponse
+	46, // [46:55] is the sub-list for method output_type
+	37, // [37:46] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_secretbroker_v1_integration_proto_init() }
@@ -2404,8 +2576,8 @@ func file_secretbroker_v1_integration_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_secretbroker_v1_integration_proto_rawDesc), len(file_secretbroker_v1_integration_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   29,
+			NumEnums:      3,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
