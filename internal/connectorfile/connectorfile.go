@@ -59,11 +59,12 @@ func Parse(name string, data []byte) ([]Connector, error) {
 	if len(data) > MaxSize {
 		return nil, faultf(0, "the file is larger than 1 MiB, the maximum")
 	}
-	text := bytes.TrimLeft(data, " \t\r\n")
+	unmarked := bytes.TrimPrefix(data, []byte(byteOrderMark))
+	text := bytes.TrimLeft(unmarked, " \t\r\n")
 	likeJSON := bytes.HasPrefix(text, []byte("{")) || bytes.HasPrefix(text, []byte("["))
 	switch strings.ToLower(filepath.Ext(name)) {
 	case ".json":
-		return parseJSON(data)
+		return parseJSON(unmarked)
 	case ".yaml", ".yml":
 		return parseYAML(data)
 	case ".properties":
@@ -77,7 +78,7 @@ func Parse(name string, data []byte) ([]Connector, error) {
 	}
 	switch {
 	case likeJSON:
-		return parseJSON(data)
+		return parseJSON(unmarked)
 	case likeKubernetes.Match(data):
 		return parseYAML(data)
 	}
@@ -86,6 +87,10 @@ func Parse(name string, data []byte) ([]Connector, error) {
 
 // likeKubernetes matches files that begin like a Kubernetes object, after comments.
 var likeKubernetes = regexp.MustCompile(`^(\s*#[^\n]*\n|\s*\n|---\s*\n)*(apiVersion|kind):\s`)
+
+// byteOrderMark is what some Windows editors write at the beginning of a file in UTF-8.
+// Kafka Connect ignores it in JSON, and not in .properties files.
+const byteOrderMark = "\xef\xbb\xbf"
 
 func oneConnector(c Connector, err error) ([]Connector, error) {
 	if err != nil {

@@ -80,6 +80,13 @@ func TestForms(t *testing.T) {
 		{name: "list as value", file: "c.yaml", text: "a: [canary]", fault: `"a": expected text`, line: 1},
 		{name: "null as value", file: "c.yaml", text: "b: 1\na:", fault: `"a": expected text`, line: 2},
 		{name: "twice", file: "c.yaml", text: "a: canary\na: 1", fault: `"a" occurs twice`, line: 2},
+		{name: "Aiven's operator", file: "c.yaml", text: "apiVersion: aiven.io/v1alpha1\nkind: KafkaConnector\nmetadata: {name: n}\nspec: {connectorClass: c, userConfig: {a: b}}", want: []connector{{"n", map[string]string{"a": "b"}}}},
+		{name: "KafkaConnector of another API", file: "c.yaml", text: "kind: KafkaConnector\napiVersion: example.org/v1\nspec: {properties: {a: canary}}", fault: "the API group", line: 2},
+		{name: "byte order mark", file: "c.json", text: "\xef\xbb\xbf{\"a\":\"b\"}", want: []connector{{"", map[string]string{"a": "b"}}}},
+		{name: "byte order mark without an extension", file: "-", text: "\xef\xbb\xbf{\"a\":\"b\"}", want: []connector{{"", map[string]string{"a": "b"}}}},
+		{name: "comment in JSON", file: "c.json", text: "{\n// canary\n\"a\":1}", fault: "a comment?", line: 2},
+		{name: "shell script", file: "create.sh", text: "#!/bin/sh\ncurl -X PUT -d '{\n  \"secret.manager.enabled\": \"canary\"\n}'", fault: "a name in quotation marks", line: 3},
+		{name: "ksqlDB statement", file: "sink.sql", text: "CREATE SINK CONNECTOR a WITH (\n 'secret.manager.enabled' = 'canary');", fault: "a name in quotation marks", line: 2},
 		{name: "YAML called properties", file: "c.properties", text: strimzi, fault: "ends with .yaml", line: 1},
 		{
 			name: "expand=info", file: "connectors.json",

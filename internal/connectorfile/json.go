@@ -148,6 +148,9 @@ func checkJSON(data []byte) error {
 	if !utf8.Valid(data) {
 		return faultf(0, "the file is not valid UTF-8")
 	}
+	if bytes.HasPrefix(data, []byte(byteOrderMark)) {
+		return faultf(1, "the file begins with a byte order mark; save it as UTF-8 without one")
+	}
 	if text := bytes.TrimLeft(data, " \t\r\n"); len(text) == 0 || text[0] != '{' && text[0] != '[' {
 		return faultf(1, "expected a JSON object")
 	}
@@ -157,7 +160,7 @@ func checkJSON(data []byte) error {
 		if se, ok := errors.AsType[*json.SyntaxError](err); ok {
 			at = min(int(se.Offset), len(data))
 		}
-		return faultf(lineAt(data, at), "not valid JSON, here or just before (an extra or missing comma?)")
+		return faultf(lineAt(data, at), "not valid JSON, here or just before (an extra or missing comma, or a comment?)")
 	}
 	rest := bytes.TrimLeft(data[dec.InputOffset():], " \t\r\n")
 	if len(rest) > 0 {

@@ -2,6 +2,9 @@ package connectorfile
 
 import (
 	"bytes"
+	"cmp"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -14,8 +17,8 @@ const blank = " \t\f"
 
 // parseProperties parses a .properties file in the same way as java.util.Properties,
 // which Kafka Connect's standalone mode uses. In addition, it rejects files that most
-// likely contain a mistake: a duplicate property, a property without a name, a last line
-// that ends with a backslash, and characters outside ASCII. Java reads such characters as
+// likely contain a mistake: a duplicate property, a property without a name or with one in
+// quotation marks, a last line that ends with a backslash, and characters outside ASCII. Java reads such characters as
 // ISO-8859-1 while most editors write UTF-8, so either interpretation would be wrong for
 // some users; \uXXXX is unambiguous.
 //
@@ -25,12 +28,17 @@ const blank = " \t\f"
 // properties, provides no line numbers, quotes values in its errors, ends a continued
 // line at a CR LF, and replaces surrogate pairs and bytes that are not UTF-8 by U+FFFD.
 func parseProperties(data []byte) (Connector, error) {
-	if bytes.HasPrefix(data, []byte("\xef\xbb\xbf")) {
+	if bytes.HasPrefix(data, []byte(byteOrderMark)) {
 		return Connector{}, faultf(1, "the file begins with a byte order mark, which Kafka Connect reads as a part of the first property's name; save it as UTF-8 without one")
 	}
 	c := Connector{Configs: make(map[string]string), Lines: make(map[string]int)}
 	if err := c.readProperties(&lineReader{rest: string(data)}); err != nil {
 		return Connector{}, err
+	}
+	for _, key := range slices.SortedFunc(maps.Keys(c.Lines), func(a, b string) int { return cmp.Compare(c.Lines[a], c.Lines[b]) }) {
+		if key[0] == '"' || key[0] == '\'' {
+			return Connector{}, faultf(c.Lines[key], "a name in quotation marks, so this is not a .properties file; if it is a script or a statement that contains a configuration, save the configuration in a file of its own, as JSON")
+		}
 	}
 	c.Name = c.Configs["name"]
 	return c, nil
@@ -39,7 +47,7 @@ func parseProperties(data []byte) (Connector, error) {
 // ParseSecrets parses a .properties file in the same way as Kafka's FileConfigProvider,
 // which reads it as UTF-8. Otherwise it is as strict as Parse. The error is an *Error.
 func ParseSecrets(data []byte) (map[string]string, error) {
-	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
+	data = bytes.TrimPrefix(data, []byte(byteOrderMark))
 	if !utf8.Valid(data) {
 		return nil, faultf(0, "the file is not UTF-8")
 	}

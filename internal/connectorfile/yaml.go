@@ -12,7 +12,8 @@ import (
 )
 
 // The places of connector configurations in Kubernetes objects, by kind. Sources: Strimzi,
-// "Custom resource API reference"; Confluent for Kubernetes, "Connector".
+// "Custom resource API reference"; Confluent for Kubernetes, "Connector"; Aiven Operator,
+// "KafkaConnector".
 const (
 	kindStrimziConnector = "KafkaConnector"
 	kindStrimziMirror    = "KafkaMirrorMaker2"
@@ -78,8 +79,13 @@ func connectorsOfNode(n *yaml.Node) ([]Connector, error) {
 		return connectors(top["name"].text(), config)
 	case kind == "List":
 		return connectorsOfSequence(top["items"].value)
-	case kind == kindStrimziConnector:
+	case kind == kindStrimziConnector && strings.HasPrefix(apiVersion, "aiven.io/"):
+		return connectorsAt(top, "userConfig")
+	case kind == kindStrimziConnector && strings.HasPrefix(apiVersion, "kafka.strimzi.io/"):
 		return connectorsAt(top, "config")
+	case kind == kindStrimziConnector:
+		// Its properties may be anywhere, and must not count as absent.
+		return nil, faultf(top["apiVersion"].line, "the API group of this %s is not supported: expected kafka.strimzi.io or aiven.io; save its properties as JSON", kind)
 	case kind == kindConfluent && strings.HasPrefix(apiVersion, "platform.confluent.io/"):
 		return connectorsAt(top, "configs")
 	case kind == kindStrimziMirror:
