@@ -184,6 +184,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		Cache:        values,
 		Audit:        records,
 		CacheTTL:     time.Duration(cfg.Cache.TTL),
+		Unresponsive: stores.Unresponsive,
 		Limits: resolve.Limits{
 			MaxConfigs:        cfg.Limits.MaxConfigs,
 			MaxReferences:     cfg.Limits.MaxReferences,

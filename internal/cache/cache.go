@@ -28,8 +28,16 @@ type Request struct {
 	// cannot be reached or throttles. The secret's own expiry and MaxAge still apply.
 	// Zero disables stale answers.
 	MaxStale time.Duration
+	// Unresponsive, if not nil, reports whether the store of the Key is known not to
+	// respond right now. Then a stale value is the answer at once. The cache calls it only
+	// for requests with a MaxStale that need a load. It must not block.
+	Unresponsive func() bool
 	// Account, if not nil, is charged for the load if this call starts it.
 	Account Account
+}
+
+func (r *Request) unresponsive() bool {
+	return r.MaxStale > 0 && r.Unresponsive != nil && r.Unresponsive()
 }
 
 // Account is the account that the Loader of a call charges its work to. The cache only
@@ -161,6 +169,7 @@ type Cache struct {
 
 	mu       sync.Mutex      // guards what follows; using may be taken under it
 	flights  map[Key]*flight // the loads under way
+	probes   map[origin]int  // how many of them are probes, by store; see maxProbes
 	negative negativeCache
 }
 
@@ -170,7 +179,7 @@ func New(cfg Config) (*Cache, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cache{cfg: cfg, seed: maphash.MakeSeed(), flights: make(map[Key]*flight)}
+	c := &Cache{cfg: cfg, seed: maphash.MakeSeed(), flights: make(map[Key]*flight), probes: make(map[origin]int)}
 	c.expiry.began, c.expiry.expired = time.Now(), c.bury
 	if c.store, err = ristretto.NewCache(c.storeConfig()); err != nil {
 		return nil, err
@@ -233,10 +242,14 @@ func (c *Cache) Close() {
 // Get answers req from memory or with load. At most one load runs per Key at any time. The
 // error is a *secret.Error. Without an error the caller must Release the Result's Secret.
 //
+// If MaxStale allows a cached value, Get returns it if the load ends in an outage or has
+// taken half of the time until ctx's deadline, or at once if Unresponsive reports true. The load continues in the background; while the store does not respond, two loads
+// per store do.
+//
 // If ctx ends first, the load continues, even if the deadline had passed before the call.
-// The error then has ReasonStoreUnavailable and wraps the error of ctx. If a deadline ended
-// ctx, and not a cancellation, Get returns a stale value instead if the last finished load
-// of the Key ended in an outage and MaxStale allows it.
+// The error then has ReasonStoreUnavailable and wraps the error of ctx. A call that is
+// cancelled gets no value, and one with a deadline of less than 200 ms gets a stale one only
+// if the last finished load of the Key ended in an outage or Unresponsive reports true.
 //
 // A call that must wait for MinReadInterval but cannot gets ReasonOverloaded with the time
 // to wait. It gets the error at once if its deadline is too near for the wait.

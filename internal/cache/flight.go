@@ -29,72 +29,12 @@ type flight struct {
 	started  time.Time
 
 	holders atomic.Int64 // incremented under Cache.mu, while the load is a holder
+	probe   bool         // it is counted in Cache.probes; guarded by Cache.mu
 
 	done   chan struct{}
 	secret *secret.Secret // the result of the load; entry may have a newer one
 	entry  *entry         // nil after a failure; the flight has a reference to its secret
 	err    *secret.Error  // nil after a success
-}
-
-// step is the next step of a waiting call: it returns an entry, whose secret was retained
-// for it, or an error, or the outcome of a flight, which it holds. Otherwise it waits for a
-// flight or a pause and asks next again.
-type step struct {
-	entry   *entry
-	err     *secret.Error
-	flight  *flight
-	outcome bool   // the outcome of flight answers this call
-	source  Source // of the outcome
-	pause   time.Duration
-}
-
-// wait answers a request that needs a load.
-func (c *Cache) wait(ctx context.Context, req Request, load Loader, h uint64, arrival time.Time) (Result, error) {
-	for {
-		// Only a cancelled call ends before it has begun: its caller has gone. A
-		// deadline counts only after the load has started. Otherwise callers with short
-		// deadlines would never get a value, however often they tried.
-		if err := ctx.Err(); errors.Is(err, context.Canceled) {
-			return Result{}, gaveUp(err)
-		}
-		s := c.next(&req, load, h, arrival)
-		switch {
-		case s.entry != nil:
-			c.count.hits.Add(1)
-			return s.entry.result(&req, Hit), nil
-		case s.err != nil:
-			return c.fail(ctx, &req, h, arrival, s.err)
-		case s.flight == nil:
-			if err := c.pause(ctx, s.pause); err != nil {
-				return Result{}, err
-			}
-			continue
-		}
-		concerned := s.source == Miss && s.outcome || s.flight.join(req.Account)
-		if s.outcome {
-			got, err := c.share(ctx, &req, s.flight, arrival, s.source)
-			if !concerned && errors.Is(err, ErrOwn) {
-				continue
-			}
-			return got, err
-		}
-		select {
-		case <-s.flight.done:
-		case <-ctx.Done():
-			return c.leave(ctx, &req, h, arrival)
-		}
-	}
-}
-
-// share waits for a flight that the call holds, and answers with its outcome.
-func (c *Cache) share(ctx context.Context, req *Request, f *flight, arrival time.Time, source Source) (Result, error) {
-	defer f.part()
-	select {
-	case <-f.done:
-		return c.complete(ctx, req, f, arrival, source)
-	case <-ctx.Done():
-		return c.leave(ctx, req, f.hash, arrival)
-	}
 }
 
 // join notifies the flight's Account of a call that waits. It reports whether
@@ -178,6 +118,41 @@ func (c *Cache) refresh(e *entry, req Request, load Loader, h uint64, now time.T
 	c.start(&req, load, h, now, 0)
 }
 
+// maxProbes is the maximum number of loads per store that run for calls that got a stale
+// value because the store does not respond. They find out when it responds again; more of
+// them would only wait.
+const maxProbes = 2
+
+// probe starts a load in the background for a call that got a stale value because the store
+// does not respond, unless enough of them are running.
+func (c *Cache) probe(req *Request, load Loader, h uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	origin, now := req.Key.origin(), time.Now()
+	if c.closed || c.probes[origin] >= maxProbes || c.flights[req.Key] != nil {
+		return
+	}
+	if last := c.negative.get(h, &req.Key, now); last != nil {
+		if last.failure != nil && now.Before(last.failure.until) || c.pauseAfter(last, now) > 0 {
+			return
+		}
+	}
+	c.count.refreshes.Add(1)
+	c.probes[origin]++
+	c.start(req, load, h, now, 0).probe = true
+}
+
+// probed ends the count of a flight as a probe. The caller holds c.mu.
+func (c *Cache) probed(f *flight) {
+	if !f.probe {
+		return
+	}
+	origin := f.key.origin()
+	if c.probes[origin]--; c.probes[origin] == 0 {
+		delete(c.probes, origin)
+	}
+}
+
 // start starts a load that the given number of calls hold. The caller holds c.mu, the cache
 // is open, and no load of the key is in progress.
 func (c *Cache) start(req *Request, load Loader, h uint64, now time.Time, calls int64) *flight {
@@ -225,6 +200,7 @@ func (c *Cache) land(f *flight) {
 	}
 	c.mu.Lock()
 	delete(c.flights, f.key)
+	c.probed(f)
 	if f.err == nil || !errors.Is(f.err, ErrOwn) { // ErrOwn says nothing about the key
 		c.negative.put(last, now)
 	}
@@ -300,69 +276,4 @@ func (c *Cache) keep(f *flight, s *secret.Secret, now time.Time) *entry {
 func (c *Cache) drop(h uint64) {
 	c.store.Del(h)
 	c.store.Wait()
-}
-
-// complete answers a request with the outcome of a flight.
-func (c *Cache) complete(ctx context.Context, req *Request, f *flight, arrival time.Time, source Source) (Result, error) {
-	if f.err != nil {
-		return c.fail(ctx, req, f.hash, arrival, f.err)
-	}
-	e := f.entry
-	if e.secret.FetchedAt.Before(f.started) && !e.fresh(req, e.age(arrival), e.age(time.Now())) {
-		return Result{}, errOldRead
-	}
-	e.secret.Retain() // succeeds, because the flight has a reference
-	return e.result(req, source), nil
-}
-
-// leave answers a request whose context ended before its load did. A short deadline says
-// nothing about the store, so only the result of the last finished load allows a stale
-// value.
-func (c *Cache) leave(ctx context.Context, req *Request, h uint64, arrival time.Time) (Result, error) {
-	err := gaveUp(ctx.Err())
-	if !c.lastWasOutage(h, &req.Key) {
-		return Result{}, err
-	}
-	return c.fail(ctx, req, h, arrival, err)
-}
-
-// lastWasOutage reports whether the last finished load of key, if it is still known, ended
-// in an outage.
-func (c *Cache) lastWasOutage(h uint64, key *Key) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	last := c.negative.get(h, key, time.Now())
-	return last != nil && last.failure != nil && classes[last.failure.err.Reason] == outage
-}
-
-// fail answers a request whose load failed: with a stale value if the failure is an outage
-// and the request allows it, and otherwise with err. A cancelled call gets no value.
-func (c *Cache) fail(ctx context.Context, req *Request, h uint64, arrival time.Time, err *secret.Error) (Result, error) {
-	if cause := ctx.Err(); errors.Is(cause, context.Canceled) {
-		return Result{}, gaveUp(cause)
-	}
-	if req.MaxStale > 0 && classes[err.Reason] == outage {
-		if e, age := c.lookup(h, &req.Key, time.Now()); e != nil && e.stale(req, e.age(arrival), age) && e.secret.Retain() {
-			c.count.stale.Add(1)
-			return e.result(req, Stale), nil
-		}
-	}
-	return Result{}, err
-}
-
-// pause waits until a call may ask next again: for d, or until the cache closes.
-func (c *Cache) pause(ctx context.Context, d time.Duration) error {
-	if end, ok := ctx.Deadline(); ok && time.Until(end) < d {
-		return paced(d, context.DeadlineExceeded)
-	}
-	begin := time.Now()
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-c.base.Done():
-	case <-ctx.Done():
-		return paced(max(d-time.Since(begin), 0), ctx.Err())
-	}
-	return nil
 }

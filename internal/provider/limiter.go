@@ -57,6 +57,7 @@ type limiter struct {
 	rate    rateController
 	breaker *gobreaker.TwoStepCircuitBreaker[struct{}]
 	opened  time.Time // when the breaker last opened
+	health  health
 	// typical is the smoothed duration of reads.
 	typical time.Duration
 }
@@ -263,6 +264,7 @@ func (lim *limiter) admit(w *waiter, now time.Time) admission {
 		return admission{err: lim.dead(now)}
 	}
 	lim.running++
+	lim.health.began(lim.running, now)
 	lim.rate.begin(now)
 	return admission{turn: turn{began: now, done: done}}
 }
@@ -279,16 +281,19 @@ func (lim *limiter) end(ctx context.Context, t turn, err error) {
 	case reason == secret.ReasonStoreThrottled:
 		lim.count.throttled.Add(1)
 		lim.rate.throttled(now, t.began, secret.AsError(err).RetryAfter)
-		t.done(nil) // a sign of life
+		lim.health.responded(took, now)
+		t.done(nil)
 		lim.review(now)
 	case reason == secret.ReasonInternal, errors.Is(err, errInconclusive), ctx.Err() != nil && (errors.Is(ctx.Err(), context.Canceled) || took < patience):
 		t.done(errInconclusive)
 	case reason == secret.ReasonStoreUnavailable && !errors.Is(err, storeerror.ErrAnswered):
+		lim.health.silence(now)
 		t.done(err)
 		if lim.breaker.State() == gobreaker.StateOpen {
 			lim.review(now)
 		}
 	default:
+		lim.health.responded(took, now)
 		lim.rate.good(now)
 		t.done(nil)
 	}

@@ -103,6 +103,9 @@ func (r *Resolver) read(ctx context.Context, who Caller, in *integration.Integra
 	callers := provider.NewCallers(string(who.Principal))
 	req := r.cacheRequest(in, request.MaxAge, ref)
 	req.Account = callers
+	if req.MaxStale > 0 && r.cfg.Unresponsive != nil {
+		req.Unresponsive = func() bool { return r.cfg.Unresponsive(in.ID, ref.Store) }
+	}
 	got, err := r.cfg.Cache.Get(ctx, req, func(ctx context.Context) (*secret.Secret, error) {
 		s, err := r.cfg.Stores.Fetch(provider.WithCallers(loading.Begin(ctx), callers), in, ref)
 		if errors.Is(err, provider.ErrCallersShare) {
