@@ -59,14 +59,56 @@ type Integration struct {
 	ReadOnly bool
 	// Facts are what a person needs to know about integrations of this kind.
 	Facts []Fact
-	// LastUseTime is zero if the integration was never used.
-	LastUseTime time.Time
-	// Problems are the reasons why the broker does not use the integration as it is.
+	// LastUseTime is zero if no use is recorded; UsageRecording says since when uses are.
+	LastUseTime    time.Time
+	UsageRecording UsageRecording
+	// Problems are the reasons why the broker does not use the integration as it is, and
+	// State says what is in effect instead.
 	Problems []Problem
+	State    IntegrationState
 	// Unknown lists the fields, as in UpdateIntegrationRequest.Mask, that contain something
 	// which this version of the package does not know and cannot send, such as a new
 	// condition of a grant. UpdateIntegration refuses to replace them.
 	Unknown []string
+}
+
+// IntegrationState says whether an integration is in effect.
+type IntegrationState string
+
+// The states. A newer broker may have others, which are IntegrationStateUnknown.
+const (
+	IntegrationStateUnknown IntegrationState = ""
+	// IntegrationActive is the state of an integration that is in effect as it is stored.
+	IntegrationActive IntegrationState = "ACTIVE"
+	// IntegrationDegraded is the state of an integration that is in effect although it has
+	// problems. If its file was changed to an invalid one, or has disappeared, the
+	// Integration is the last valid content, which is in effect.
+	IntegrationDegraded IntegrationState = "DEGRADED"
+	// IntegrationInactive is the state of an integration of which nothing is in effect. If it
+	// is invalid, the Integration may have only the ID.
+	IntegrationInactive IntegrationState = "INACTIVE"
+)
+
+var integrationStates = map[secretbrokerv1.IntegrationState]IntegrationState{
+	secretbrokerv1.IntegrationState_INTEGRATION_STATE_ACTIVE:   IntegrationActive,
+	secretbrokerv1.IntegrationState_INTEGRATION_STATE_DEGRADED: IntegrationDegraded,
+	secretbrokerv1.IntegrationState_INTEGRATION_STATE_INACTIVE: IntegrationInactive,
+}
+
+// UsageRecording says what usage the broker records. Uses before that, or of other replicas,
+// are not in its answers.
+type UsageRecording struct {
+	// RecordedSince is since when uses are recorded; zero if that is unknown.
+	RecordedSince time.Time
+	// GrantsRecordedSince is since when uses of the grants, as they are now, are recorded:
+	// the last change of the integration, if that is later.
+	GrantsRecordedSince time.Time
+	// ReplicaOnly reports that the broker records only the uses of the replica that answered.
+	ReplicaOnly bool
+}
+
+func usageRecordingOf(m *secretbrokerv1.UsageRecording) UsageRecording {
+	return UsageRecording{timeOf(m.GetRecordedSince()), timeOf(m.GetGrantsRecordedSince()), m.GetReplicaOnly()}
 }
 
 // IntegrationReads limits the reads of each store. A field that is zero has the broker's
@@ -156,7 +198,7 @@ func stepsOf(list []*secretbrokerv1.ValidationStep) []ValidationStep {
 }
 
 func newListUsageResponse(m *secretbrokerv1.ListUsageResponse) *ListUsageResponse {
-	r := &ListUsageResponse{UnusedGrantIDs: m.GetUnusedGrantIds(), RequestID: m.GetRequestId()}
+	r := &ListUsageResponse{UnusedGrantIDs: m.GetUnusedGrantIds(), Recording: usageRecordingOf(m.GetRecording()), RequestID: m.GetRequestId()}
 	for _, u := range m.GetUsage() {
 		r.Usage = append(r.Usage, Usage{
 			Principal: u.GetPrincipal(), Connector: u.GetConnector(), Store: u.GetStore(), Secret: u.GetSecret(), JSONKey: u.GetJsonKey(),
@@ -224,7 +266,8 @@ func newIntegration(m *secretbrokerv1.Integration) *Integration {
 		Placement: Placement{m.GetPlacement().GetCloud(), m.GetPlacement().GetRegion()},
 		ETag:      m.GetEtag(), Revision: m.GetRevision(), CredentialNames: m.GetCredentialNames(),
 		CreateTime: timeOf(m.GetCreateTime()), Creator: m.GetCreator(), UpdateTime: timeOf(m.GetUpdateTime()), Updater: m.GetUpdater(),
-		ReadOnly: m.GetReadOnly(), LastUseTime: timeOf(m.GetLastUseTime()), Unknown: unknownIn(m),
+		ReadOnly: m.GetReadOnly(), LastUseTime: timeOf(m.GetLastUseTime()), UsageRecording: usageRecordingOf(m.GetUsageRecording()),
+		State: integrationStates[m.GetState()], Unknown: unknownIn(m),
 	}
 	if m.GetSettings() != nil {
 		in.Settings = m.GetSettings().AsMap()

@@ -147,7 +147,9 @@ type ListUsageResponse struct {
 	Usage []Usage
 	// UnusedGrantIDs are the ids of all grants without a recent use, on every page.
 	UnusedGrantIDs []string
-	RequestID      string
+	// Recording says since when, and of which replicas, uses are recorded.
+	Recording UsageRecording
+	RequestID string
 }
 
 func (c *Client) integrations() secretbrokerv1.IntegrationServiceClient {

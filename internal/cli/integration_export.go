@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -15,6 +16,7 @@ import (
 	"github.com/secretbroker/secretbroker/client"
 	"github.com/secretbroker/secretbroker/internal/cli/exit"
 	"github.com/secretbroker/secretbroker/internal/cli/reconcile"
+	"github.com/secretbroker/secretbroker/internal/cli/terminal"
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/keyfile"
 )
@@ -23,6 +25,11 @@ const exportHelp = `Write each integration to a file in the format of "apply" an
 secretbroker.yaml. The files do not contain the credentials that the broker stores:
 "apply" keeps them, and for "integrations:" each needs a file and the setting that
 names it. A comment at the top of the file lists these settings.
+
+If the broker uses the last valid version of an integration because its file is invalid
+now or has disappeared, that version is exported, with a comment and a warning. Of an
+invalid integration of which nothing is in effect, nothing is written, and the
+command fails.
 
 Without --dir, the command writes one integration to standard output. It replaces
 existing files that differ only with --force.`
@@ -56,7 +63,12 @@ func newIntegrationExportCommand(kinds *integration.Kinds) *cobra.Command {
 				}
 				if dir == "" {
 					data, err := exportOf(kinds, all[0])
+					var faulty *exit.Error
+					if errors.As(err, &faulty) {
+						return faulty
+					}
 					if err == nil {
+						warnInEffect(cmd, all[0])
 						_, err = cmd.OutOrStdout().Write(data)
 					}
 					return printed(err)
@@ -94,6 +106,9 @@ func exportOf(kinds *integration.Kinds, in *client.Integration) ([]byte, error) 
 	if len(in.Unknown) > 0 {
 		return nil, fmt.Errorf("%s: %s has fields or values that this version of the command does not know; export it with a newer version", in.ID, strings.Join(in.Unknown, ", "))
 	}
+	if i := slices.IndexFunc(in.Problems, func(p client.Problem) bool { return p.Reason == client.ReasonInvalidIntegration }); i >= 0 && in.State != client.IntegrationDegraded {
+		return nil, &exit.Error{Code: exit.Precondition, Err: fmt.Errorf("%s is invalid, and nothing of it is in effect, so there is nothing to export: %s", in.ID, in.Problems[i].Message)}
+	}
 	doc, err := reconcile.DocumentOf(kinds, in)
 	if err != nil {
 		return nil, err
@@ -103,6 +118,11 @@ func exportOf(kinds *integration.Kinds, in *client.Integration) ([]byte, error) 
 		return nil, err
 	}
 	var b bytes.Buffer
+	if in.State != client.IntegrationActive {
+		for _, p := range in.Problems {
+			fmt.Fprintf(&b, "# %s: %s\n", stateOf(in), oneLine(p.Message))
+		}
+	}
 	for _, name := range in.CredentialNames {
 		fmt.Fprintf(&b, "# The broker stores %s. To read it from a file instead, set %s_file.\n", name, name)
 	}
@@ -110,11 +130,22 @@ func exportOf(kinds *integration.Kinds, in *client.Integration) ([]byte, error) 
 	return b.Bytes(), nil
 }
 
+// oneLine returns a text of the broker that fits into a comment.
+func oneLine(s string) string { return strings.Join(strings.Fields(terminal.Printable(s)), " ") }
+
+// warnInEffect warns if what is exported is not what the broker's file contains.
+func warnInEffect(cmd *cobra.Command, in *client.Integration) {
+	if in.State == client.IntegrationDegraded {
+		fmt.Fprintf(cmd.ErrOrStderr(), "Warning: %s is faulty; the exported version is the last valid one, which is in effect: %s\n", in.ID, oneLine(in.Problems[0].Message))
+	}
+}
+
 func export(cmd *cobra.Command, kinds *integration.Kinds, dir string, all []*client.Integration, force bool) error {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return &exit.Error{Code: exit.Failure, Err: err}
 	}
 	var kept []error
+	code := exit.Failure
 	for _, in := range all {
 		if err := checkID("not written: an integration's id", in.ID); err != nil { // it would be a part of a path
 			kept = append(kept, err)
@@ -123,8 +154,13 @@ func export(cmd *cobra.Command, kinds *integration.Kinds, dir string, all []*cli
 		data, err := exportOf(kinds, in)
 		if err != nil {
 			kept = append(kept, err)
+			var faulty *exit.Error
+			if errors.As(err, &faulty) {
+				code = faulty.Code
+			}
 			continue
 		}
+		warnInEffect(cmd, in)
 		path := filepath.Join(dir, in.ID+".yaml")
 		old, err := os.ReadFile(path)
 		switch {
@@ -142,7 +178,7 @@ func export(cmd *cobra.Command, kinds *integration.Kinds, dir string, all []*cli
 		fmt.Fprintln(cmd.OutOrStdout(), path)
 	}
 	if err := errors.Join(kept...); err != nil {
-		return &exit.Error{Code: exit.Failure, Err: err}
+		return &exit.Error{Code: code, Err: err}
 	}
 	return nil
 }

@@ -32,6 +32,8 @@ type (
 		ReadOnly        bool           `json:"read_only,omitempty"`
 		Facts           []FactJSON     `json:"facts,omitempty"`
 		LastUseTime     *time.Time     `json:"last_use_time,omitempty"`
+		UsageRecording  *RecordingJSON `json:"usage_recording,omitempty"`
+		State           string         `json:"state,omitempty"`
 		Problems        []ProblemJSON  `json:"problems,omitempty"`
 		Resources       []UsageJSON    `json:"resources,omitempty"`
 		// GrantIDs are the ids of the grants of Integration, in their order.
@@ -48,6 +50,12 @@ type (
 	ProblemJSON struct {
 		Reason  string `json:"reason"`
 		Message string `json:"message"`
+	}
+	// RecordingJSON says since when, and of which replicas, uses are recorded.
+	RecordingJSON struct {
+		RecordedSince       *time.Time `json:"recorded_since,omitempty"`
+		GrantsRecordedSince *time.Time `json:"grants_recorded_since,omitempty"`
+		ReplicaOnly         bool       `json:"replica_only,omitempty"`
 	}
 	// UsageJSON is the use of one secret through an integration.
 	UsageJSON struct {
@@ -114,7 +122,10 @@ func structuredIntegration(kinds *integration.Kinds, in *client.Integration, usa
 	out := IntegrationJSON{
 		Integration: doc.Tree(), UID: in.UID, ETag: in.ETag, Revision: in.Revision, CredentialNames: in.CredentialNames,
 		CreateTime: timeOrNil(in.CreateTime), Creator: in.Creator, UpdateTime: timeOrNil(in.UpdateTime), Updater: in.Updater,
-		ReadOnly: in.ReadOnly, LastUseTime: timeOrNil(in.LastUseTime), UnusedGrantIDs: usage.UnusedGrantIDs,
+		ReadOnly: in.ReadOnly, LastUseTime: timeOrNil(in.LastUseTime), UnusedGrantIDs: usage.UnusedGrantIDs, State: string(in.State),
+	}
+	if r := in.UsageRecording; r != (client.UsageRecording{}) {
+		out.UsageRecording = &RecordingJSON{timeOrNil(r.RecordedSince), timeOrNil(r.GrantsRecordedSince), r.ReplicaOnly}
 	}
 	for _, g := range in.Grants {
 		out.GrantIDs = append(out.GrantIDs, g.ID)
@@ -139,40 +150,6 @@ func timeOrNil(t time.Time) *time.Time {
 	}
 	t = t.UTC()
 	return &t
-}
-
-func printIntegrations(w io.Writer, kinds *integration.Kinds, output string, all []*client.Integration, now time.Time) error {
-	if output != "table" {
-		list := make([]IntegrationJSON, len(all))
-		for i, in := range all {
-			var err error
-			if list[i], err = structuredIntegration(kinds, in, nil); err != nil {
-				return err
-			}
-		}
-		return printStructured(w, output, map[string]any{"integrations": list})
-	}
-	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(t, "ID\tNAME\tKIND\tREGION\tGRANTS\tLAST USED\tSTATE")
-	for _, in := range all {
-		used := "never"
-		if !in.LastUseTime.IsZero() {
-			used = now.Sub(in.LastUseTime).Round(time.Second).String() + " ago"
-		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", in.ID, terminal.OrDash(in.DisplayName), in.Kind, terminal.OrDash(in.Placement.Region), len(in.Grants), used, stateOf(in))
-	}
-	return t.Flush()
-}
-
-func stateOf(in *client.Integration) string {
-	switch {
-	case len(in.Problems) > 0:
-		return "faulty"
-	case in.ReadOnly:
-		return "read-only"
-	default:
-		return "ok"
-	}
 }
 
 func printIntegration(w io.Writer, kinds *integration.Kinds, output string, in *client.Integration, usage *client.ListUsageResponse) error {
@@ -204,7 +181,11 @@ func printIntegration(w io.Writer, kinds *integration.Kinds, output string, in *
 	}
 	row("Created", changeText(in.CreateTime, in.Creator))
 	row("Updated", changeText(in.UpdateTime, in.Updater))
-	row("Last used", momentText(in.LastUseTime))
+	used := momentText(in.LastUseTime)
+	if used == "" {
+		used = notUsedText(in.UsageRecording)
+	}
+	row("Last used", used)
 	row("UID", in.UID)
 	row("Revision", in.Revision)
 	row("ETag", in.ETag)
@@ -214,6 +195,9 @@ func printIntegration(w io.Writer, kinds *integration.Kinds, output string, in *
 	}
 	if err := t.Flush(); err != nil {
 		return err
+	}
+	if in.State == client.IntegrationInactive {
+		fmt.Fprintln(w, "\nNothing of this integration is in effect: every use is refused.")
 	}
 	printDocuments(w, in)
 	return printParts(w, in, usage)
@@ -272,7 +256,10 @@ func printParts(w io.Writer, in *client.Integration, usage *client.ListUsageResp
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", terminal.OrDash(u.Principal), terminal.OrDash(u.Connector), terminal.OrDash(secretName), terminal.OrDash(u.Version), momentText(u.FirstUseTime), momentText(u.LastUseTime))
 	}
-	return t.Flush()
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	return printRecording(w, in)
 }
 
 func notEmpty(texts ...string) []string {

@@ -31,7 +31,11 @@ type (
 		Action        string            `json:"action"`
 		Fields        []FieldChangeJSON `json:"fields,omitempty"`
 		Credentials   []string          `json:"credentials,omitempty"`
-		Errors        []ErrorJSON       `json:"errors,omitempty"`
+		// State and Problems are those of the integration that the change is compared with,
+		// if it is faulty.
+		State    string        `json:"state,omitempty"`
+		Problems []ProblemJSON `json:"problems,omitempty"`
+		Errors   []ErrorJSON   `json:"errors,omitempty"`
 	}
 	// FieldChangeJSON is a setting that differs.
 	FieldChangeJSON struct {
@@ -51,6 +55,7 @@ func printPlan(w io.Writer, plan reconcile.Plan) {
 	for i := range plan {
 		p := &plan[i]
 		counts[p.Action]++
+		printComparedWith(w, p)
 		sign, ok := map[reconcile.Action]string{reconcile.Create: "+", reconcile.Update: "~", reconcile.Delete: "-"}[p.Action]
 		if !ok {
 			continue
@@ -72,6 +77,22 @@ func printPlan(w io.Writer, plan reconcile.Plan) {
 		}
 	}
 	fmt.Fprintf(w, "Plan: %d to create, %d to update, %d to delete, %d unchanged\n", counts[reconcile.Create], counts[reconcile.Update], counts[reconcile.Delete], counts[reconcile.None])
+}
+
+// printComparedWith says what a document is compared with if the broker's integration is
+// faulty.
+func printComparedWith(w io.Writer, p *reconcile.Change) {
+	if p.Now == nil || len(p.Now.Problems) == 0 || p.Now.State == client.IntegrationActive {
+		return
+	}
+	with := "compared with what the broker could read of it"
+	if p.Now.State == client.IntegrationDegraded {
+		with = "compared with the version that is in effect"
+	}
+	fmt.Fprintf(w, "! %s is faulty; %s\n", p.ID, with)
+	for _, problem := range p.Now.Problems {
+		fmt.Fprintf(w, "    %s: %s\n", problem.Reason, terminal.Printable(problem.Message))
+	}
 }
 
 // finishPlan prints the results of the plan and returns its exit code. rest describes
@@ -178,6 +199,12 @@ func structuredPlan(plan reconcile.Plan, results []error, applied bool) PlanJSON
 			continue
 		}
 		change := PlannedJSON{IntegrationID: p.ID, Action: string(p.Action), Credentials: p.Credentials, Errors: errorsJSON(faultsOf(p, results[i]))}
+		if p.Now != nil && len(p.Now.Problems) > 0 {
+			change.State = string(p.Now.State)
+			for _, problem := range p.Now.Problems {
+				change.Problems = append(change.Problems, ProblemJSON{string(problem.Reason), problem.Message})
+			}
+		}
 		for _, c := range p.Fields {
 			change.Fields = append(change.Fields, FieldChangeJSON(c))
 		}

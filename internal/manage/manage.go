@@ -17,6 +17,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -129,9 +131,24 @@ type Integration struct {
 	Facts []Fact
 	// LastUsedAt is zero if the integration was never used.
 	LastUsedAt time.Time
-	// Problems say why the integration cannot be used; empty if it can.
+	// Problems say why the integration cannot be used in its current form; empty if it can.
 	Problems []Problem
+	// State says what is in effect instead.
+	State State
 }
+
+// State says whether an integration is in effect.
+type State string
+
+// The states. The result of a change that was only validated has none.
+const (
+	// Active: in effect as it is stored.
+	Active State = "ACTIVE"
+	// Degraded: in effect although it has problems. A file's last valid content is in effect.
+	Degraded State = "DEGRADED"
+	// Inactive: not in effect.
+	Inactive State = "INACTIVE"
+)
 
 // Problem is one reason why an integration cannot be used.
 type Problem struct {
@@ -240,32 +257,46 @@ func (s *Service) present(rec *registry.Record, lastUsed time.Time) Integration 
 		ReadOnly: rec.File != "", LastUsedAt: lastUsed,
 	}
 	in.Document.ID = rec.ID // even if the document cannot be parsed
+	live, err := s.cfg.Store.Get(rec.ID)
+	if err == nil && rec.Integration != nil {
+		in.Revision = live.Revision
+	}
 	if rec.Integration != nil {
-		if live, err := s.cfg.Store.Get(rec.ID); err == nil {
-			in.Revision = live.Revision
-		}
 		in.Facts = rec.Integration.Facts()
-		if len(rec.Document) == 0 { // the file was just changed, and the previous version is in effect
-			in.Document.Kind, in.Document.DisplayName = rec.Integration.Kind, rec.Integration.DisplayName
-		}
 	}
 	in.Problems = s.problems(rec)
+	in.State = stateOf(rec, err == nil, in.Problems)
 	return in
+}
+
+// stateOf returns the state of an integration with the given problems. served reports
+// whether the store returns it to callers.
+func stateOf(rec *registry.Record, served bool, problems []Problem) State {
+	switch {
+	case rec.ETag == "" && rec.File == "": // validated only
+		return ""
+	case !served, slices.ContainsFunc(problems, func(p Problem) bool { return p.Reason == secret.ReasonPlacementDenied }):
+		return Inactive
+	case len(problems) > 0:
+		return Degraded
+	default:
+		return Active
+	}
 }
 
 // problems returns why an integration cannot be used; nil if it can.
 func (s *Service) problems(rec *registry.Record) []Problem {
-	if len(rec.Faults) > 0 {
-		problems := make([]Problem, len(rec.Faults))
-		for i, f := range rec.Faults {
-			problems[i] = Problem{secret.ReasonInvalidIntegration, strings.TrimPrefix(f.Path+": "+f.Text, ": ")}
+	var problems []Problem
+	for _, f := range rec.Faults {
+		text := strings.TrimPrefix(f.Path+": "+f.Text, ": ")
+		if rec.File != "" && f.Line > 0 {
+			text = fmt.Sprintf("%s:%d: %s", filepath.Base(f.File), f.Line, text)
 		}
-		return problems
+		problems = append(problems, Problem{secret.ReasonInvalidIntegration, text})
 	}
 	if rec.Integration == nil {
-		return nil
+		return problems
 	}
-	var problems []Problem
 	for _, f := range s.cfg.Placement.Check(rec.Integration.Kind, rec.Integration.Placement) {
 		problems = append(problems, Problem{secret.ReasonPlacementDenied, f.Setting + ": " + f.Text})
 	}

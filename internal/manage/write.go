@@ -24,6 +24,8 @@ type WriteOptions struct {
 	ValidateOnly bool
 	// Force allows changes that are otherwise refused as likely mistakes.
 	Force bool
+	// replaces: the change leaves nothing of the integration as it was.
+	replaces bool
 }
 
 // Create creates an integration. It generates an external ID for an AWS role without one.
@@ -64,6 +66,7 @@ func (s *Service) Create(ctx context.Context, who Caller, doc Document, credenti
 // credentials. changed lists the settings that differ.
 func (s *Service) Update(ctx context.Context, who Caller, wanted Document, mask []string, credentials map[string]secret.Value, o WriteOptions) (in Integration, changed []string, err error) {
 	defer wipe(credentials)
+	o.replaces = slices.Equal(mask, []string{"*"})
 	return s.edit(ctx, who, methodUpdate, authz.ToChange, wanted.ID, credentials, o, func(before *Document) (*Document, error) {
 		if wanted.Kind == "" {
 			wanted.Kind = before.Kind
@@ -111,7 +114,11 @@ func (op *operation) editOnce(ctx context.Context, act authz.Action, id string, 
 	if err != nil {
 		return fail(err)
 	}
-	before := s.cfg.Kinds.DecodeDocument(id, rec.Document).Document
+	stored := s.cfg.Kinds.DecodeDocument(id, rec.Document)
+	if len(stored.Faults) > 0 && !o.replaces {
+		return fail(errUnreadable)
+	}
+	before := stored.Document
 	after, err := edited(&before)
 	if err != nil {
 		return fail(err)
@@ -144,6 +151,11 @@ func (op *operation) editOnce(ctx context.Context, act authz.Action, id string, 
 	}
 	return withPolicies(s.present(&next, time.Time{}), next.Integration), changed, nil
 }
+
+// errUnreadable refuses a change that would lose what the broker cannot read, such as a
+// condition of a grant that a newer release has stored: without it, the grant allows more.
+var errUnreadable = secret.Errorf(secret.ReasonInvalidIntegration, "the stored document has settings that this release of the broker cannot read, and a change would lose them; "+
+	"change it through a broker of the release that stored it, or delete the integration and create it again")
 
 func changeOf(by authz.Principal, doc *Document, credentials map[string]secret.Value, o WriteOptions) (registry.Change, error) {
 	document, err := doc.Encode()

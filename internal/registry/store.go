@@ -139,7 +139,8 @@ type Record struct {
 	// ID is unique among the integrations, and UID among all that ever were: Create
 	// generates it. UID is "" for files.
 	ID, UID string
-	// Document is what was last written, byte by byte.
+	// Document is what was last written, byte by byte. If a file is invalid, it is the
+	// last valid content if that is in effect, and empty otherwise.
 	Document []byte
 	// ETag changes with every write. It is opaque to callers.
 	ETag string
@@ -152,8 +153,9 @@ type Record struct {
 	// File is the path of the integration's file, or "" if it is in a database.
 	File string
 	// Integration is the parsed document, or nil if it is invalid for the reasons in
-	// Faults. Some Faults leave the Integration usable, such as a stored credential that
-	// no key opens.
+	// Faults. There may be Faults although the Integration is in effect: a stored
+	// credential that no key opens, a document that has become invalid although it is
+	// unchanged, a file that was changed to an invalid one or has vanished.
 	Integration *integration.Integration
 	Faults      strictyaml.Faults
 }

@@ -111,7 +111,14 @@ func messageOf(in *manage.Integration) *secretbrokerv1.Integration {
 	for _, p := range in.Problems {
 		m.Problems = append(m.Problems, &secretbrokerv1.Problem{Reason: string(p.Reason), Message: p.Message})
 	}
+	m.State = wireStates[in.State]
 	return m
+}
+
+var wireStates = map[manage.State]secretbrokerv1.IntegrationState{
+	manage.Active:   secretbrokerv1.IntegrationState_INTEGRATION_STATE_ACTIVE,
+	manage.Degraded: secretbrokerv1.IntegrationState_INTEGRATION_STATE_DEGRADED,
+	manage.Inactive: secretbrokerv1.IntegrationState_INTEGRATION_STATE_INACTIVE,
 }
 
 // timeOf returns the timestamp of t, nil for the zero time.

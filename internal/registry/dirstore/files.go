@@ -257,7 +257,9 @@ func (f *Store) update(how func() error) {
 	f.heldCount.Store(f.heldServing())
 	if f.directoryFaults().Error() != before {
 		last := f.current.Load()
-		f.publish(&snapshot{byID: last.byID, sorted: last.sorted, faults: f.atFault()}, nil)
+		next := &snapshot{byID: last.byID, sorted: last.sorted}
+		f.describeFaults(next)
+		f.publish(next, nil)
 	}
 }
 

@@ -33,10 +33,29 @@ type file struct {
 	// linked is whether the content of the file, or of a file that it refers to, depends
 	// on other names in the directory, as in a mounted ConfigMap.
 	linked bool
-	// serving is the integration that is served from this file, or nil.
-	serving *integration.Integration
+	// serving is the version of this file that is in effect, or nil.
+	serving *version
 	// indexedID is the id under which Store.declared lists the file, or "".
 	indexedID string
+}
+
+// version is valid content of a file.
+type version struct {
+	*integration.Integration
+	document string
+	modified time.Time // zero if unknown
+}
+
+// valid returns the current content of the file, or nil if it is invalid.
+func (f *file) valid() *version {
+	if f.Integration == nil {
+		return nil
+	}
+	v := &version{Integration: f.Integration, document: f.document}
+	if f.stamp != (filestamp.Stamp{}) {
+		v.modified = time.Unix(0, f.stamp.Modified).UTC()
+	}
+	return v
 }
 
 // stampResolution is the age from which the time stamp of a change differs from that of

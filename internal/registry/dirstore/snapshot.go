@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/registry"
@@ -16,12 +17,25 @@ type snapshot struct {
 	byID   map[string]served
 	sorted []*integration.Integration // sorted by ID
 	faults []registry.FileFault       // sorted by File, the directory's fault first
+	// unserved are the integrations of invalid files of which nothing is in effect, sorted
+	// by id.
+	unserved []unserved
+	// held are the files that vanished together, with the time at which they did.
+	held map[string]time.Time
 }
 
 // served is an integration and the file that defines it.
 type served struct {
-	in   *integration.Integration
-	from *file
+	in       *integration.Integration
+	from     *file
+	document string
+	modified time.Time
+}
+
+// unserved is an integration of which nothing is in effect.
+type unserved struct {
+	id, path string
+	faults   strictyaml.Faults
 }
 
 // index lists files by a key (a declared id, or the path of a referenced file), sorted by
@@ -166,7 +180,7 @@ func (f *Store) nextSnapshot(c affected, last *snapshot) *snapshot {
 	for _, path := range slices.Sorted(maps.Keys(c.files)) {
 		from := c.files[path]
 		faults := from.Faults
-		candidate := from.Integration
+		candidate := from.valid()
 		if other := from.conflicting(f.declared[from.indexedID], last); other != nil {
 			faults = append(slices.Clone(faults), from.duplicate(other))
 			candidate = nil
@@ -183,8 +197,44 @@ func (f *Store) nextSnapshot(c affected, last *snapshot) *snapshot {
 		}
 	}
 	next.sorted = merge(last.sorted, next, c.ids)
-	next.faults = f.atFault()
+	f.describeFaults(next)
 	return next
+}
+
+// describeFaults sets the fields of a snapshot that say what is at fault.
+func (f *Store) describeFaults(next *snapshot) {
+	next.faults, next.held = f.atFault(), f.vanished.held
+	byID := make(map[string]unserved)
+	for _, ff := range next.faults {
+		from := f.files[ff.File]
+		if from == nil || from.serving != nil {
+			continue
+		}
+		id := from.probableID()
+		if _, isServed := next.byID[id]; id == "" || isServed {
+			continue
+		}
+		u, found := byID[id]
+		if !found {
+			u = unserved{id: id, path: ff.File}
+		}
+		u.faults = append(u.faults, ff.Faults...)
+		byID[id] = u
+	}
+	next.unserved = slices.SortedFunc(maps.Values(byID), func(a, b unserved) int { return strings.Compare(a.id, b.id) })
+}
+
+// probableID returns the id that f declares or, if its content is too damaged to tell, the
+// file's name without its extension, as "secretbroker integration export" names files.
+func (f *file) probableID() string {
+	if f.DeclaredID != "" {
+		return f.DeclaredID
+	}
+	name := filepath.Base(f.path)
+	if id := strings.TrimSuffix(name, filepath.Ext(name)); integration.ValidID(id) {
+		return id
+	}
+	return ""
 }
 
 func fileFault(f *file, faults strictyaml.Faults) registry.FileFault {
@@ -217,17 +267,17 @@ func (f *Store) directoryFaults() (faults strictyaml.Faults) {
 	return faults
 }
 
-// serve adds in, which may be nil. If it equals the integration served before, the
+// serve adds v, which may be nil. If it equals the integration served before, the
 // previous object is kept, even if its file was renamed.
-func (s *snapshot) serve(in *integration.Integration, from *file, last *snapshot) *integration.Integration {
-	if in == nil {
+func (s *snapshot) serve(v *version, from *file, last *snapshot) *version {
+	if v == nil {
 		return nil
 	}
-	if old, ok := last.byID[in.ID]; ok && old.in.Revision == in.Revision {
-		in = old.in
+	if old, ok := last.byID[v.ID]; ok && old.in.Revision == v.Revision {
+		v = &version{old.in, v.document, v.modified}
 	}
-	s.byID[in.ID] = served{in, from}
-	return in
+	s.byID[v.ID] = served{v.Integration, from, v.document, v.modified}
+	return v
 }
 
 // merge returns the integrations of next, sorted by ID. They differ from last only in ids.

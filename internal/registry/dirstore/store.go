@@ -4,10 +4,10 @@ import (
 	"context"
 	"slices"
 	"sort"
-	"time"
+	"strings"
 
-	"github.com/secretbroker/secretbroker/internal/filestamp"
 	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/strictyaml"
 )
 
 var _ registry.Store = (*Store)(nil)
@@ -28,17 +28,20 @@ func (f *Store) Delete(context.Context, string, string) error { return registry.
 // Refresh implements registry.Store. It does nothing.
 func (f *Store) Refresh(context.Context) error { return nil }
 
-// Record implements registry.Store. It returns what is served. A file at fault has a
-// record only while its last valid content is served, and this record has no document.
+// Record implements registry.Store. For a file at fault of which an earlier version is in
+// effect, the record has this version. If nothing is in effect, it has no document.
 func (f *Store) Record(ctx context.Context, id string) (registry.Record, error) {
 	s, err := f.readable(ctx)
 	if err != nil {
 		return registry.Record{}, err
 	}
-	if _, ok := s.byID[id]; !ok {
-		return registry.Record{}, registry.ErrNotFound
+	if _, ok := s.byID[id]; ok {
+		return s.record(id), nil
 	}
-	return s.record(id), nil
+	if i, ok := slices.BinarySearchFunc(s.unserved, id, func(u unserved, id string) int { return strings.Compare(u.id, id) }); ok {
+		return s.unserved[i].record(), nil
+	}
+	return registry.Record{}, registry.ErrNotFound
 }
 
 // Records implements registry.Store, see Record.
@@ -47,13 +50,19 @@ func (f *Store) Records(ctx context.Context, page registry.Page) ([]registry.Rec
 	if err != nil {
 		return nil, err
 	}
-	some := s.sorted[sort.Search(len(s.sorted), func(i int) bool { return s.sorted[i].ID > page.After }):]
+	in := s.sorted[sort.Search(len(s.sorted), func(i int) bool { return s.sorted[i].ID > page.After }):]
+	faulty := s.unserved[sort.Search(len(s.unserved), func(i int) bool { return s.unserved[i].id > page.After }):]
+	n := len(in) + len(faulty)
 	if page.Limit > 0 {
-		some = some[:min(page.Limit, len(some))]
+		n = min(n, page.Limit)
 	}
-	records := make([]registry.Record, len(some))
-	for i, in := range some {
-		records[i] = s.record(in.ID)
+	records := make([]registry.Record, 0, n)
+	for len(records) < n {
+		if len(in) == 0 || len(faulty) > 0 && faulty[0].id < in[0].ID {
+			records, faulty = append(records, faulty[0].record()), faulty[1:]
+		} else {
+			records, in = append(records, s.record(in[0].ID)), in[1:]
+		}
 	}
 	return records, nil
 }
@@ -71,16 +80,19 @@ func (f *Store) readable(ctx context.Context) (*snapshot, error) {
 
 // record returns the record of an integration that is served.
 func (s *snapshot) record(id string) registry.Record {
-	in, from := s.byID[id].in, s.byID[id].from
-	r := registry.Record{ID: id, ETag: in.Revision, File: from.path, Integration: in}
-	if i := slices.IndexFunc(s.faults, func(ff registry.FileFault) bool { return ff.File == from.path }); i >= 0 {
+	v := s.byID[id]
+	r := registry.Record{ID: id, ETag: v.in.Revision, File: v.from.path, Integration: v.in, Document: []byte(v.document), UpdatedAt: v.modified}
+	if i, ok := slices.BinarySearchFunc(s.faults, v.from.path, func(ff registry.FileFault, path string) int { return strings.Compare(ff.File, path) }); ok {
 		r.Faults = s.faults[i].Faults
 	}
-	if from.stamp != (filestamp.Stamp{}) {
-		r.UpdatedAt = time.Unix(0, from.stamp.Modified).UTC()
-	}
-	if len(r.Faults) == 0 {
-		r.Document = []byte(from.document)
+	if since, ok := s.held[v.from.path]; ok {
+		r.Faults = append(slices.Clip(r.Faults), strictyaml.Fault{File: v.from.path, Text: heldText(since)})
 	}
 	return r
+}
+
+// record returns the record of an integration of which nothing is in effect. It has no
+// document: an invalid file can have a credential in the wrong place.
+func (u *unserved) record() registry.Record {
+	return registry.Record{ID: u.id, File: u.path, Faults: u.faults}
 }

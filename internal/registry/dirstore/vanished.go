@@ -105,6 +105,12 @@ func (f *Store) heldServing() (n int64) {
 	return n
 }
 
+// heldText returns the fault of one held file.
+func heldText(since time.Time) string {
+	return fmt.Sprintf("the file vanished together with others, and its last content is in effect until %s; put the file back, or send SIGHUP if it was meant to be removed",
+		since.Add(holdTime).UTC().Format(time.RFC3339))
+}
+
 // maxNamed is the maximum number of held files that a fault lists.
 const maxNamed = 5
 

@@ -22,7 +22,7 @@ func (s *Store) Record(ctx context.Context, id string) (registry.Record, error) 
 	if k == nil {
 		return registry.Record{}, registry.ErrNotFound
 	}
-	return k.record(k.parsed, k.names), nil
+	return k.inEffect(), nil
 }
 
 // Records implements registry.Store.
@@ -37,7 +37,7 @@ func (s *Store) Records(ctx context.Context, page registry.Page) ([]registry.Rec
 	}
 	records := make([]registry.Record, len(some))
 	for i, k := range some {
-		records[i] = k.record(k.parsed, k.names)
+		records[i] = k.inEffect()
 	}
 	return records, nil
 }
@@ -60,6 +60,17 @@ func (s *Store) Refresh(ctx context.Context) error {
 		return unavailable(err)
 	}
 	return nil
+}
+
+// inEffect returns the record of an integration. If the document has become invalid although
+// it is unchanged, for example because of a file that it refers to, the integration that was
+// made from it earlier is still served, and its roles decide who may see the record.
+func (k *kept) inEffect() registry.Record {
+	r := k.record(k.parsed, k.names)
+	if r.Integration == nil {
+		r.Integration = k.serving
+	}
+	return r
 }
 
 // record returns the part of a row that callers may see.
