@@ -62,8 +62,9 @@ const (
 	ReasonSecretExpired Reason = "SECRET_EXPIRED"
 	// ReasonSecretNotYetValid: wait, or move the activation date.
 	ReasonSecretNotYetValid Reason = "SECRET_NOT_YET_VALID"
-	// ReasonSecretTooLarge: the reference has a key, but the secret is larger than the
-	// broker parses (limits.max_document_bytes).
+	// ReasonSecretTooLarge: the secret is larger than the broker reads from a store of
+	// its kind; or the reference has a key, and the secret is larger than the broker
+	// parses (limits.max_document_bytes). Store a smaller secret.
 	ReasonSecretTooLarge Reason = "SECRET_TOO_LARGE"
 	// ReasonSecretNotJSON: the reference has a key, but the secret is not an
 	// unambiguous JSON object; store one, or remove the key.

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"mime"
 	"net/http"
 	"net/url"
 	"slices"
@@ -135,7 +136,8 @@ func (g *Transport) readAll(resp *http.Response) error {
 		return err
 	}
 	if int64(len(b)) > g.maxBody {
-		return errTooLarge
+		mediaType, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")) // empty if it cannot be parsed
+		return &SizeError{Limit: g.maxBody, Success: resp.StatusCode == http.StatusOK && mediaType == "application/json"}
 	}
 	// Decoding would replace invalid UTF-8 and so change the secret.
 	if resp.StatusCode == http.StatusOK && !utf8.Valid(b) {
@@ -177,6 +179,23 @@ const (
 	errNotText  = AnswerError("egress: the response is not UTF-8")
 	errNotGzip  = AnswerError("egress: the response does not match its content encoding")
 )
+
+// SizeError is the error for a response that is larger than Config.MaxBody. It is also an
+// AnswerError.
+type SizeError struct {
+	// Limit is Config.MaxBody.
+	Limit int64
+	// Success means that the response has status 200 and is JSON according to its header,
+	// so that it is probably what the request asked for.
+	Success bool
+}
+
+func (e *SizeError) Error() string {
+	return fmt.Sprintf("egress: the response is larger than %d bytes", e.Limit)
+}
+
+// Unwrap makes the error an AnswerError.
+func (*SizeError) Unwrap() error { return errTooLarge }
 
 // ErrTimedOut is the error for an exchange that took longer than Config.Timeout.
 var ErrTimedOut = errors.New("egress: timed out waiting for the response")

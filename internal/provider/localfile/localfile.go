@@ -155,9 +155,14 @@ func isKernel(dir string) bool {
 
 var (
 	errNoFile   = errors.New("localfile: not a regular file")
-	errTooLarge = errors.New("localfile: the file is too large")
 	errChanging = errors.New("localfile: the file changes while it is read")
 )
+
+// sizeError is the error for a file that is larger than MaxSize. It is the file's size in
+// bytes.
+type sizeError int64
+
+func (e sizeError) Error() string { return fmt.Sprintf("localfile: the file has %d bytes", int64(e)) }
 
 // read returns a file's content and its modification time.
 func read(root *os.Root, name string) (content []byte, changed time.Time, err error) {
@@ -177,7 +182,7 @@ func read(root *os.Root, name string) (content []byte, changed time.Time, err er
 	case !before.Mode().IsRegular():
 		return nil, time.Time{}, errNoFile
 	case before.Size() > MaxSize:
-		return nil, time.Time{}, errTooLarge
+		return nil, time.Time{}, sizeError(before.Size())
 	}
 	content = make([]byte, before.Size())
 	if _, err := io.ReadFull(f, content); err != nil {
@@ -232,12 +237,15 @@ func explainDirectory(dir string, err error) error {
 // explainFile returns the error for a file below dir. It does not contain the file's
 // name, which is in the audit record.
 func explainFile(dir string, err error) error {
-	var errno syscall.Errno
+	var (
+		errno syscall.Errno
+		size  sizeError
+	)
 	switch {
 	case errors.Is(err, errNoFile):
 		return secret.Errorf(secret.ReasonSecretNotFound, "the entry with that name in %s is not a regular file; fix the reference", dir)
-	case errors.Is(err, errTooLarge):
-		return secret.Errorf(secret.ReasonStoreUnavailable, "the file in %s is larger than %d bytes, the most that is read", dir, MaxSize).WithCause(storeerror.ErrAnswered)
+	case errors.As(err, &size):
+		return secret.Errorf(secret.ReasonSecretTooLarge, "the file in %s has %d bytes, but the broker reads at most %d bytes (256 KiB) of a file; store a smaller secret", dir, int64(size), MaxSize)
 	case errors.Is(err, errChanging):
 		return secret.Errorf(secret.ReasonStoreUnavailable, "the file in %s was changed while it was read; replace files by renaming new ones over them", dir).WithCause(storeerror.ErrAnswered)
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ENAMETOOLONG):

@@ -140,7 +140,7 @@ func TestNothingLeavesTheDirectory(t *testing.T) {
 		"::absolute": denied, "::relative": denied, "::directory/key": denied, "::proc/environ": denied, "::loop": denied,
 		"::in-place": "good", "::sub/back": "good", "::sub/inside": "good",
 		"::sub": missing, "::pipe": missing, "::sub/inside/x": missing, "::" + strings.Repeat("n", 300): missing,
-		"::big":           string(secret.ReasonStoreUnavailable),
+		"::big":           string(secret.ReasonSecretTooLarge),
 		"/gone::x":        string(secret.ReasonStoreNotFound),
 		"/proc::environ":  denied,
 		"/sub::inside":    string(secret.ReasonStoreNotAllowed), // not listed itself
@@ -156,6 +156,25 @@ func TestNothingLeavesTheDirectory(t *testing.T) {
 		if got := fetch(t, p, reference); got != want {
 			t.Errorf("%s: %q, want %q", ref, got, want)
 		}
+	}
+}
+
+// TestLocalLarge: a file above the limit fails permanently. The message has the limit and
+// the file's size.
+func TestLocalLarge(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "most"), strings.Repeat("x", MaxSize))
+	write(t, filepath.Join(dir, "large"), strings.Repeat("x", 300<<10))
+	p := open(t, os.LookupEnv, newIntegration(dir))
+	if got := fetch(t, p, "file://"+dir+"::most"); len(got) != MaxSize {
+		t.Errorf("a file of the maximum size: %.60s", got)
+	}
+	ref, err := secret.ParseRef("file://" + dir + "::large")
+	must(t, err)
+	_, err = p.Fetch(t.Context(), ref)
+	e := secret.AsError(err)
+	if e.Reason != secret.ReasonSecretTooLarge || e.RetryAfter != 0 || !strings.Contains(e.Message, "307200 bytes") || !strings.Contains(e.Message, "262144 bytes") {
+		t.Errorf("%v, retry after %v", e, e.RetryAfter)
 	}
 }
 

@@ -31,6 +31,11 @@ func explainRead(ctx context.Context, host string, err error) *secret.Error {
 	if errors.As(err, &known) {
 		return known
 	}
+	var size *egress.SizeError
+	if errors.As(err, &size) && size.Success {
+		return secret.Errorf(secret.ReasonSecretTooLarge,
+			"the response of Vault %s with the secret is larger than %d bytes, the most that the broker reads; store a smaller secret", host, size.Limit).WithCause(size)
+	}
 	var e *statusError
 	if !errors.As(err, &e) {
 		return explainOutage(ctx, host, "Vault", err)

@@ -243,3 +243,26 @@ func TestCloseEndsWaiting(t *testing.T) {
 	}
 	f.suffer(t, providertest.Unreachable)
 }
+
+// TestVaultLarge: a secret above the limit fails permanently. Another response of that size
+// is an outage.
+func TestVaultLarge(t *testing.T) {
+	body, mediaType := "", "application/json"
+	v := newFake()
+	f := newFront(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet {
+			v.ServeHTTP(w, r)
+			return
+		}
+		w.Header().Set("Content-Type", mediaType)
+		fmt.Fprint(w, body)
+	}))
+	p := f.open(t, f.Config(), f.integration(t, roleID, secretID))
+	body = `{"data": {"data": {"k": "` + strings.Repeat("x", maxBody) + `"}, "metadata": {"version": 1}}}`
+	e := fails(t, p, "secret/db", secret.ReasonSecretTooLarge)
+	if e.RetryAfter != 0 || !strings.Contains(e.Message, "1048576 bytes") {
+		t.Errorf("%v, retry after %v", e, e.RetryAfter)
+	}
+	mediaType = "text/html"
+	fails(t, p, "secret/db", secret.ReasonStoreUnavailable)
+}
