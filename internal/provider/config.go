@@ -29,8 +29,8 @@ type Config struct {
 	// a broken connection or a failure of the server. The other kinds repeat once.
 	// Timeouts and throttling are never repeated. Zero means 2, a negative number none.
 	MaxRetries int
-	// Proxy picks the proxy of a request, as http.Transport.Proxy does. Nil means
-	// http.ProxyFromEnvironment. It is not asked about hosts that the integration dials
+	// Proxy picks the proxy of a request, as http.Transport.Proxy does. Nil means the
+	// proxies of the process's environment. It is not asked about hosts that the integration dials
 	// elsewhere, nor about metadata services.
 	Proxy func(*http.Request) (*url.URL, error)
 	// Resolver looks up the names of stores and login authorities. Nil means the

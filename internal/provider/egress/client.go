@@ -25,7 +25,11 @@ import (
 func NewClient(cfg Config) *http.Client {
 	cfg = cfg.withDefaults()
 	d := NewDialer(cfg)
-	g := &Transport{allowed: make(map[string]*dialGroup), timeout: cfg.Timeout, maxBody: cfg.MaxBody}
+	choose := cfg.Proxy
+	if choose == nil {
+		choose = environmentProxy()
+	}
+	g := &Transport{allowed: make(map[string]*dialGroup), timeout: cfg.Timeout, maxBody: cfg.MaxBody, environment: cfg.Proxy == nil}
 	local := make(map[string]bool)
 	for _, o := range cfg.Origins {
 		g.allowed[o] = &dialGroup{patience: maxLead}
@@ -38,11 +42,15 @@ func NewClient(cfg Config) *http.Client {
 			if _, elsewhere := cfg.Dial[strings.ToLower(r.URL.Hostname())]; elsewhere || local[origin(r.URL)] {
 				return nil, nil
 			}
-			proxy, err := cfg.Proxy(r)
+			proxy, err := choose(r)
 			d.trust(proxy)
+			if t := tunnelOf(r.Context()); t != nil {
+				t.proxy.Store(proxy)
+			}
 			return proxy, err
 		},
-		DialContext: d.Dial,
+		OnProxyConnectResponse: connectAnswer,
+		DialContext:            d.Dial,
 		TLSClientConfig: &tls.Config{
 			MinVersion: tls.VersionTLS12,
 			RootCAs:    cfg.Roots,
@@ -86,6 +94,8 @@ type Transport struct {
 	allowed map[string]*dialGroup // by origin
 	timeout time.Duration
 	maxBody int64
+	// environment means that the proxies are from the process's environment.
+	environment bool
 }
 
 // Origins returns the origins that the transport sends to, sorted.
@@ -106,15 +116,22 @@ func (g *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	ctx, cancel := context.WithTimeoutCause(r.Context(), g.timeout, ErrTimedOut)
 	defer cancel()
-	connecting, done := way.enter(ctx)
+	through := &tunnel{target: r.URL, environment: g.environment}
+	connecting, done := way.enter(context.WithValue(ctx, tunnelKey{}, through))
 	defer done()
 	resp, err := g.next.RoundTrip(r.WithContext(connecting))
 	if err == nil {
 		err = g.readAll(resp)
+		if through.proxy.Load() != nil && r.URL.Scheme == "http" && resp.StatusCode == http.StatusProxyAuthRequired {
+			err = &connectError{resp.StatusCode} // without CONNECT, the response is the proxy's
+		}
 	}
 	if err != nil {
 		if r.Context().Err() == nil && errors.Is(context.Cause(ctx), ErrTimedOut) {
 			err = ErrTimedOut
+		}
+		if r.Context().Err() == nil {
+			err = through.explain(err)
 		}
 		return nil, err
 	}

@@ -39,7 +39,7 @@ type Dialer struct {
 	net     net.Dialer
 
 	mu      sync.Mutex
-	proxies map[string]bool // "host:port"
+	proxies map[string]bool // by "host:port"; true for HTTP, false for SOCKS
 }
 
 // NewDialer returns a dialer for cfg, for protocols other than HTTP; NewClient has
@@ -82,7 +82,7 @@ func (d *Dialer) trust(proxy *url.URL) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.proxies[hostPort(proxy)] = true
+	d.proxies[hostPort(proxy)] = isHTTP(proxy)
 }
 
 // Dial implements http.Transport.DialContext.
@@ -99,7 +99,18 @@ func (d *Dialer) Dial(ctx context.Context, network, addr string) (net.Conn, erro
 		}
 		return nil
 	}
-	return nd.DialContext(ctx, network, addr)
+	conn, err := nd.DialContext(ctx, network, addr)
+	if t := tunnelOf(ctx); err == nil && t != nil && d.isProxy(addr) {
+		t.await(conn, d.cfg.Timeout)
+	}
+	return conn, err
+}
+
+// isProxy reports whether addr is that of an HTTP proxy.
+func (d *Dialer) isProxy(addr string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.proxies[addr]
 }
 
 // route returns the address to connect to for addr, and the policy for it.
@@ -120,7 +131,7 @@ func (d *Dialer) route(addr string) (string, addressPolicy) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.proxies[addr] {
+	if _, ok := d.proxies[addr]; ok {
 		return addr, anyAddress
 	}
 	return addr, publicOnly

@@ -56,6 +56,9 @@ func (g *dialGroup) enter(ctx context.Context) (_ context.Context, done func()) 
 	})
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) {
+			if t := tunnelOf(ctx); t != nil {
+				t.open.Store(true)
+			}
 			conn, ok := info.Conn.(*tls.Conn)
 			g.mu.Lock()
 			g.single = !ok || conn.ConnectionState().NegotiatedProtocol != "h2"

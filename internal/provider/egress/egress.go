@@ -13,6 +13,7 @@
 //     cannot make the broker connect to an internal address.
 //   - Only the operator's proxy is used, and never for metadata services.
 //   - Timeouts, and limits on the size of headers and bodies, apply to every exchange.
+//   - A failure at the proxy is told apart from one of the store (ProxyError).
 //   - OutageOf turns an error into a text for people that quotes nothing that the other
 //     side sent.
 //
@@ -57,8 +58,8 @@ type Config struct {
 	MaxBody int64
 	// Renegotiate permits one TLS renegotiation, for old front ends that require it.
 	Renegotiate bool
-	// Proxy returns the proxy for a request, as http.Transport.Proxy does. Nil means
-	// http.ProxyFromEnvironment.
+	// Proxy returns the proxy for a request, as http.Transport.Proxy does. Nil means the
+	// proxies of the process's environment, as with http.ProxyFromEnvironment.
 	Proxy func(*http.Request) (*url.URL, error)
 	// Resolver resolves names; nil means the system's resolver.
 	Resolver *net.Resolver
@@ -90,9 +91,6 @@ func (c Config) withDefaults() Config {
 	}
 	if c.MaxBody == 0 {
 		c.MaxBody = DefaultMaxBody
-	}
-	if c.Proxy == nil {
-		c.Proxy = http.ProxyFromEnvironment
 	}
 	return c
 }

@@ -36,6 +36,14 @@ type Advice struct {
 
 // OutageOf converts an error of a client of NewClient to an Outage.
 func OutageOf(err error, advice Advice) Outage {
+	var proxied *ProxyError
+	if errors.As(err, &proxied) {
+		return proxied.outage(advice)
+	}
+	return outageOf(err, advice)
+}
+
+func outageOf(err error, advice Advice) Outage {
 	var (
 		egress *OriginError
 		misled *AddressError
