@@ -46,6 +46,25 @@ func TestAWS(t *testing.T) {
 		"another life": "SECRET_NOT_FOUND", "foreign": "STORE_NOT_ALLOWED", "ungranted": "ACCESS_DENIED", "half an ARN": "INVALID_REFERENCE",
 	})
 
+	// A rotation that is read by one name is seen by the other, and no call mixes versions.
+	pair := map[string]string{"by name": byName + "sqlserver::password", "by ARN": byARN + "sqlserver-AbCdEf::password"}
+	if err := edit(s.AWS.SecretsFile, "$trongPassw0rdExamp1e", "$econdPassw0rdExamp1e"); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		config string
+		maxAge time.Duration
+		want   string
+	}{{"by name", time.Minute, "$trongPassw0rdExamp1e"}, {"by ARN", 0, "$econdPassw0rdExamp1e"}, {"by name", time.Minute, "$econdPassw0rdExamp1e"}} {
+		if got := s.resolve(t, map[string]string{"p": pair[step.config]}, step.maxAge).Values["p"]; got.Reveal() != step.want {
+			t.Errorf("%s after the rotation, max_age %v: another value than %s", step.config, step.maxAge, step.want)
+		}
+	}
+	both := s.resolve(t, pair, 0)
+	if a, b := both.Values["by name"], both.Values["by ARN"]; a.Reveal() != b.Reveal() || !a.FetchTime.Equal(b.FetchTime) {
+		t.Errorf("one call, read at %v and at %v", a.FetchTime, b.FetchTime)
+	}
+
 	// Change the file of the embedded store: a rotation and an outage.
 	s.rotateAndThrottle(t, s.AWS.SecretsFile, map[string]string{"p": byName + "postgres-password"}, "  eu-west-1:\n", "  eu-west-1:\n    fault: throttled\n")
 

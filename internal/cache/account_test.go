@@ -92,7 +92,7 @@ func TestOwnFailuresAreNotRemembered(t *testing.T) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			k := key("b")
-			return c.negative.get(c.hash(&k), &k, time.Now())
+			return c.negative.get(c.hash(&k), &loadKey{Key: k}, time.Now())
 		}
 		before := last()
 		s.failWith(errOwn())

@@ -17,6 +17,10 @@ import (
 // Request is the request of one call: a key, and how old the answer may be.
 type Request struct {
 	Key Key
+	// Suffix, if not empty, must be the suffix of the secret's ARN, which tells secrets
+	// apart that have had the same name. An entry with another suffix is no answer to the
+	// request. Requests with and without it share the entry, but not the load.
+	Suffix string
 	// TTL limits the age of the answer, counted from the start of its read. The call
 	// also joins only loads that started within TTL. With zero nothing is cached.
 	TTL time.Duration
@@ -35,6 +39,8 @@ type Request struct {
 	// Account, if not nil, is charged for the load if this call starts it.
 	Account Account
 }
+
+func (r *Request) loadKey() loadKey { return loadKey{r.Key, r.Suffix} }
 
 func (r *Request) unresponsive() bool {
 	return r.MaxStale > 0 && r.Unresponsive != nil && r.Unresponsive()
@@ -167,9 +173,12 @@ type Cache struct {
 	cancel context.CancelFunc
 	loads  sync.WaitGroup
 
-	mu       sync.Mutex      // guards what follows; using may be taken under it
-	flights  map[Key]*flight // the loads under way
-	probes   map[origin]int  // how many of them are probes, by store; see maxProbes
+	// landing serializes the changes of one entry, by its hash. mu may be taken under it.
+	landing [64]sync.Mutex
+
+	mu       sync.Mutex          // guards what follows; using may be taken under it
+	flights  map[loadKey]*flight // the loads under way
+	probes   map[origin]int      // how many of them are probes, by store; see maxProbes
 	negative negativeCache
 }
 
@@ -179,7 +188,7 @@ func New(cfg Config) (*Cache, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cache{cfg: cfg, seed: maphash.MakeSeed(), flights: make(map[Key]*flight), probes: make(map[origin]int)}
+	c := &Cache{cfg: cfg, seed: maphash.MakeSeed(), flights: make(map[loadKey]*flight), probes: make(map[origin]int)}
 	c.expiry.began, c.expiry.expired = time.Now(), c.bury
 	if c.store, err = ristretto.NewCache(c.storeConfig()); err != nil {
 		return nil, err
@@ -257,7 +266,7 @@ func (c *Cache) Get(ctx context.Context, req Request, load Loader) (Result, erro
 	now := time.Now()
 	req.TTL, req.MaxAge = max(req.TTL, 0), max(req.MaxAge, 0)
 	h := c.hash(&req.Key)
-	e, age := c.lookup(h, &req.Key, now)
+	e, age := c.lookup(h, &req, now)
 	if e == nil || !e.fresh(&req, age, age) || !e.secret.Retain() { // Retain fails if it has expired meanwhile
 		return c.wait(ctx, req, load, h, now)
 	}
@@ -274,7 +283,7 @@ func (c *Cache) Get(ctx context.Context, req Request, load Loader) (Result, erro
 func (c *Cache) Hit(req *Request) (Result, bool) {
 	now := time.Now()
 	req.TTL, req.MaxAge = max(req.TTL, 0), max(req.MaxAge, 0)
-	e, age := c.lookup(c.hash(&req.Key), &req.Key, now)
+	e, age := c.lookup(c.hash(&req.Key), req, now)
 	if e == nil || e.refreshIsDue(age) || !e.fresh(req, age, age) || !e.secret.Retain() {
 		return Result{}, false
 	}
@@ -284,15 +293,24 @@ func (c *Cache) Hit(req *Request) (Result, bool) {
 
 func (c *Cache) hash(k *Key) uint64 { return maphash.Comparable(c.seed, *k) }
 
-// lookup returns the entry of key, whatever its age, and its age at now, or nil.
-func (c *Cache) lookup(h uint64, key *Key, now time.Time) (*entry, time.Duration) {
+// loadHash returns the hash of a loadKey, if that of its Key is h.
+func (c *Cache) loadHash(h uint64, suffix string) uint64 {
+	if suffix == "" {
+		return h
+	}
+	return h ^ maphash.String(c.seed, suffix)
+}
+
+// lookup returns the entry of the request's secret, whatever its age, and its age at now,
+// or nil.
+func (c *Cache) lookup(h uint64, req *Request, now time.Time) (*entry, time.Duration) {
 	c.using.RLock()
 	defer c.using.RUnlock()
 	if c.closed {
 		return nil, 0
 	}
-	e := c.peek(h, key)
-	if e == nil {
+	e := c.peek(h, &req.Key)
+	if e == nil || !e.secret.HasSuffix(req.Suffix) {
 		return nil, 0
 	}
 	return e, e.age(now)
@@ -310,15 +328,22 @@ func (c *Cache) peek(h uint64, key *Key) *entry {
 // bury removes an expired entry from ristretto.
 func (c *Cache) bury(e *entry) {
 	key := e.key()
+	h := c.hash(&key)
+	landing := c.landingOf(h)
+	landing.Lock()
+	defer landing.Unlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.closed && c.flights[key] == nil { // the flight cleans up itself
-		c.clean(c.hash(&key), &key)
+	if !c.closed {
+		c.clean(h, &key)
 	}
 }
 
-// clean removes the entry of key from ristretto if it has expired. The caller holds c.mu, and
-// no load of the key is in progress that could store another entry meanwhile.
+// landingOf returns the mutex that the caller must hold to change the entry with the hash.
+func (c *Cache) landingOf(h uint64) *sync.Mutex { return &c.landing[h%uint64(len(c.landing))] }
+
+// clean removes the entry of key from ristretto if it has expired. The caller holds c.mu and
+// landingOf(h).
 func (c *Cache) clean(h uint64, key *Key) {
 	if e := c.peek(h, key); e != nil && !c.expiry.has(e) {
 		c.store.Del(h)

@@ -71,7 +71,7 @@ func (w *call) patience() time.Duration {
 	d := max(left/2, leastPatience)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if f := w.flights[w.req.Key]; f != nil {
+	if f := w.flights[w.req.loadKey()]; f != nil {
 		d -= elapsed.Between(f.started, w.arrival)
 	}
 	return d
@@ -158,18 +158,18 @@ func (w *call) complete(f *flight, source Source) (Result, error) {
 // value.
 func (w *call) leave() (Result, error) {
 	err := gaveUp(w.ctx.Err())
-	if !w.lastWasOutage(w.hash, &w.req.Key) && !w.req.unresponsive() {
+	if !w.lastWasOutage() && !w.req.unresponsive() {
 		return Result{}, err
 	}
 	return w.fail(err)
 }
 
-// lastWasOutage reports whether the last finished load of key, if it is still known, ended
-// in an outage.
-func (c *Cache) lastWasOutage(h uint64, key *Key) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	last := c.negative.get(h, key, time.Now())
+// lastWasOutage reports whether the last finished load of the secret, if it is still known,
+// ended in an outage.
+func (w *call) lastWasOutage() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	last := w.last(w.hash, w.req, time.Now())
 	return last != nil && last.failure != nil && classes[last.failure.err.Reason] == outage
 }
 
@@ -190,7 +190,7 @@ func (w *call) fail(err *secret.Error) (Result, error) {
 
 // mayBeStale reports whether there is a value that may be the answer during an outage.
 func (w *call) mayBeStale() bool {
-	e, age := w.lookup(w.hash, &w.req.Key, time.Now())
+	e, age := w.lookup(w.hash, w.req, time.Now())
 	return e != nil && e.stale(w.req, e.age(w.arrival), age)
 }
 
@@ -200,7 +200,7 @@ func (w *call) stale() (Result, bool) {
 	if w.req.MaxStale <= 0 || errors.Is(w.ctx.Err(), context.Canceled) {
 		return Result{}, false
 	}
-	e, age := w.lookup(w.hash, &w.req.Key, time.Now())
+	e, age := w.lookup(w.hash, w.req, time.Now())
 	if e == nil || !e.stale(w.req, e.age(w.arrival), age) || !e.secret.Retain() {
 		return Result{}, false
 	}

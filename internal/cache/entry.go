@@ -12,7 +12,7 @@ import (
 )
 
 // Key names one secret as read through one state of an integration. It never
-// contains the caller. Every field is in canonical form.
+// contains the caller. Every field is in canonical form. There is one entry for each Key.
 type Key struct {
 	Integration string
 	// Revision changes when the integration reads differently, so that its old entries
@@ -34,6 +34,14 @@ func (k Key) clone() Key {
 		Version:     strings.Clone(k.Version),
 	}
 }
+
+// loadKey is what one load reads: the secret of a Key, if its ARN has the suffix.
+type loadKey struct {
+	Key
+	suffix string
+}
+
+func (k *loadKey) clone() loadKey { return loadKey{k.Key.clone(), strings.Clone(k.suffix)} }
 
 // origin is the part that the keys of many secrets share. It is in memory once for all of
 // them.

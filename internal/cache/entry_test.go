@@ -97,9 +97,11 @@ func TestNewEntryAsOf(t *testing.T) {
 func TestRecentLoadsAreBounded(t *testing.T) {
 	var r negativeCache
 	now := time.Now()
-	get := func(name int) *lastLoad { return r.get(uint64(name), &Key{Name: string(rune(name))}, now) }
+	get := func(name int) *lastLoad {
+		return r.get(uint64(name), &loadKey{Key: Key{Name: string(rune(name))}}, now)
+	}
 	put := func(name int, until time.Duration) {
-		r.put(&lastLoad{key: Key{Name: string(rune(name))}, hash: uint64(name), until: now.Add(until)}, now)
+		r.put(&lastLoad{key: loadKey{Key: Key{Name: string(rune(name))}}, hash: uint64(name), until: now.Add(until)}, now)
 	}
 	for i := range maxNegative + 100 {
 		put(i, time.Second)
@@ -136,12 +138,12 @@ func TestRecentLoadsOfTheSameHash(t *testing.T) {
 	var r negativeCache
 	now := time.Now()
 	a, b := key("a"), key("b")
-	r.put(&lastLoad{key: a, hash: 1, until: now.Add(time.Second)}, now)
-	if r.get(1, &a, now) == nil || r.get(1, &b, now) != nil {
+	r.put(&lastLoad{key: loadKey{Key: a}, hash: 1, until: now.Add(time.Second)}, now)
+	if r.get(1, &loadKey{Key: a}, now) == nil || r.get(1, &loadKey{Key: b}, now) != nil {
 		t.Error("one load is taken for another")
 	}
-	r.put(&lastLoad{key: b, hash: 1, until: now.Add(time.Second)}, now)
-	if r.get(1, &a, now) != nil || r.get(1, &b, now) == nil || r.order.Len() != 1 {
+	r.put(&lastLoad{key: loadKey{Key: b}, hash: 1, until: now.Add(time.Second)}, now)
+	if r.get(1, &loadKey{Key: a}, now) != nil || r.get(1, &loadKey{Key: b}, now) == nil || r.order.Len() != 1 {
 		t.Error("the second does not take the place of the first")
 	}
 }

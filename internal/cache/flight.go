@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -20,8 +21,8 @@ import (
 // the flight's reference to the secret, so that a value that is not cached is wiped after
 // its last reader.
 type flight struct {
-	key      Key
-	hash     uint64
+	key      loadKey
+	hash     uint64 // of key.Key
 	ttl      time.Duration
 	maxStale time.Duration
 	load     Loader
@@ -60,10 +61,10 @@ func (c *Cache) next(req *Request, load Loader, h uint64, arrival time.Time) ste
 	now := time.Now()
 	// A load may have ended since the last lookup. One that ends later is still in
 	// flights: it is removed only after its entry is visible.
-	if e, age := c.lookup(h, &req.Key, now); e != nil && e.fresh(req, e.age(arrival), age) && e.secret.Retain() {
+	if e, age := c.lookup(h, req, now); e != nil && e.fresh(req, e.age(arrival), age) && e.secret.Retain() {
 		return step{entry: e}
 	}
-	if f := c.flights[req.Key]; f != nil {
+	if f := c.flights[req.loadKey()]; f != nil {
 		if !f.joinable(req, arrival) {
 			return step{flight: f}
 		}
@@ -71,7 +72,7 @@ func (c *Cache) next(req *Request, load Loader, h uint64, arrival time.Time) ste
 		f.holders.Add(1)
 		return step{flight: f, outcome: true, source: Shared}
 	}
-	if last := c.negative.get(h, &req.Key, now); last != nil {
+	if last := c.last(h, req, now); last != nil {
 		knows := !req.HasMaxAge || elapsed.Between(last.started, arrival) <= req.MaxAge
 		if last.failure != nil && now.Before(last.failure.until) && knows {
 			c.count.negative.Add(1)
@@ -84,6 +85,13 @@ func (c *Cache) next(req *Request, load Loader, h uint64, arrival time.Time) ste
 	}
 	c.count.misses.Add(1)
 	return step{flight: c.start(req, load, h, now, 1), outcome: true, source: Miss}
+}
+
+// last returns the latest finished load that the request would repeat, or nil. The caller
+// holds c.mu.
+func (c *Cache) last(h uint64, req *Request, now time.Time) *lastLoad {
+	key := req.loadKey()
+	return c.negative.get(c.loadHash(h, req.Suffix), &key, now)
 }
 
 // joinable reports whether the outcome will be recent enough for a request that arrived at
@@ -105,10 +113,10 @@ func (c *Cache) pauseAfter(last *lastLoad, now time.Time) time.Duration {
 func (c *Cache) refresh(e *entry, req Request, load Loader, h uint64, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed || c.flights[req.Key] != nil { // the flight replaces the entry
+	if c.closed || c.flights[req.loadKey()] != nil { // the flight replaces the entry
 		return
 	}
-	if last := c.negative.get(h, &req.Key, now); last != nil {
+	if last := c.last(h, &req, now); last != nil {
 		if pause := c.pauseAfter(last, now); pause > 0 {
 			c.postponeRefresh(e, now, pause)
 			return
@@ -129,10 +137,10 @@ func (c *Cache) probe(req *Request, load Loader, h uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	origin, now := req.Key.origin(), time.Now()
-	if c.closed || c.probes[origin] >= maxProbes || c.flights[req.Key] != nil {
+	if c.closed || c.probes[origin] >= maxProbes || c.flights[req.loadKey()] != nil {
 		return
 	}
-	if last := c.negative.get(h, &req.Key, now); last != nil {
+	if last := c.last(h, req, now); last != nil {
 		if last.failure != nil && now.Before(last.failure.until) || c.pauseAfter(last, now) > 0 {
 			return
 		}
@@ -157,7 +165,7 @@ func (c *Cache) probed(f *flight) {
 // is open, and no load of the key is in progress.
 func (c *Cache) start(req *Request, load Loader, h uint64, now time.Time, calls int64) *flight {
 	f := &flight{
-		key: req.Key, hash: h, ttl: req.TTL, maxStale: req.MaxStale,
+		key: req.loadKey(), hash: h, ttl: req.TTL, maxStale: req.MaxStale,
 		load: load, account: req.Account, started: now, done: make(chan struct{}),
 	}
 	f.holders.Store(1 + calls)
@@ -177,11 +185,13 @@ func (c *Cache) land(f *flight) {
 	if f.secret == nil && f.err == nil {
 		f.err = secret.AsError(errors.New("cache: the load ended with neither a secret nor an error"))
 	}
+	landing := c.landingOf(f.hash)
+	landing.Lock()
 	now := time.Now()
-	last := &lastLoad{hash: f.hash, started: f.started, until: f.started.Add(c.cfg.MinReadInterval)}
+	last := &lastLoad{hash: c.loadHash(f.hash, f.key.suffix), started: f.started, until: f.started.Add(c.cfg.MinReadInterval)}
 	if f.err == nil {
 		f.entry = c.keep(f, f.secret, now)
-		last.key = f.entry.key()
+		last.key = loadKey{f.entry.key(), strings.Clone(f.key.suffix)}
 	} else {
 		last.key = f.key.clone()
 		c.count.failures.Add(1)
@@ -192,9 +202,12 @@ func (c *Cache) land(f *flight) {
 			// The next load may take longer to fail than its callers can wait.
 			last.remember(now.Add(f.maxStale))
 		}
-		if classes[f.err.Reason] == definite {
+		// An entry with another suffix is another secret.
+		e := c.peek(f.hash, &f.key.Key)
+		switch ours := e == nil || e.secret.HasSuffix(f.key.suffix); {
+		case ours && classes[f.err.Reason] == definite:
 			c.drop(f.hash)
-		} else if e := c.peek(f.hash, &f.key); e != nil {
+		case ours && e != nil:
 			c.postponeRefresh(e, now, remember)
 		}
 	}
@@ -204,8 +217,9 @@ func (c *Cache) land(f *flight) {
 	if f.err == nil || !errors.Is(f.err, ErrOwn) { // ErrOwn says nothing about the key
 		c.negative.put(last, now)
 	}
-	c.clean(f.hash, &f.key) // the entry may have expired during the flight
+	c.clean(f.hash, &f.key.Key) // the entry may have expired during the flight
 	c.mu.Unlock()
+	landing.Unlock()
 	close(f.done)
 }
 
@@ -236,11 +250,16 @@ func (c *Cache) read(f *flight) (s *secret.Secret, err *secret.Error) {
 }
 
 // keep replaces the cached entry with the new secret, unless the entry is newer, and returns
-// the newer of the two. It takes the load's reference to the secret, and gives the flight a
+// the newer of the two. A newer entry with another suffix remains, but is not returned to a
+// load that asked for a suffix. keep takes the load's reference to the secret, and gives the flight a
 // reference to the secret of the returned entry.
 func (c *Cache) keep(f *flight, s *secret.Secret, now time.Time) *entry {
-	e := newEntry(f.key, s, f.ttl, c.cfg.RefreshAhead, f.started, now)
-	if old := c.peek(f.hash, &f.key); old != nil && old.secret.FetchedAt.After(e.secret.FetchedAt) && old.secret.Retain() {
+	e := newEntry(f.key.Key, s, f.ttl, c.cfg.RefreshAhead, f.started, now)
+	if old := c.peek(f.hash, &f.key.Key); old != nil && old.secret.FetchedAt.After(e.secret.FetchedAt) && old.secret.Retain() {
+		if !old.secret.HasSuffix(f.key.suffix) {
+			old.secret.Release()
+			return e
+		}
 		e.secret.Release()
 		c.postponeRefresh(old, now, outageTTL)
 		return old

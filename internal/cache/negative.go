@@ -14,7 +14,7 @@ const maxNegative = 10_000
 
 // lastLoad is the latest finished load of a key: when it began and its failure, if any.
 type lastLoad struct {
-	key     Key
+	key     loadKey
 	hash    uint64 // of key
 	started time.Time
 	until   time.Time // can be removed from then on
@@ -78,7 +78,7 @@ func (n *negativeCache) put(l *lastLoad, now time.Time) {
 }
 
 // get returns the latest load of key, or nil if it no longer matters.
-func (n *negativeCache) get(h uint64, key *Key, now time.Time) *lastLoad {
+func (n *negativeCache) get(h uint64, key *loadKey, now time.Time) *lastLoad {
 	el, ok := n.byHash[h]
 	if !ok {
 		return nil

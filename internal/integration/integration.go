@@ -74,6 +74,15 @@ type Integration struct {
 	Credentials map[string]Credential `json:"-"` // funcs; see readRevision
 }
 
+// CanonicalStore returns the name of a store by which its secrets are cached. Stores that
+// contain the same secrets have the same name.
+func (in *Integration) CanonicalStore(store string) string {
+	if settings, ok := in.Settings.(Aliaser); ok {
+		return settings.Canonical(store)
+	}
+	return store
+}
+
 // Stored returns the stored credential that replaces the file of a setting such as
 // "azure.credential.client_secret_file", or nil.
 func (in *Integration) Stored(setting string) Credential {

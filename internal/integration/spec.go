@@ -55,6 +55,9 @@ type Settings interface {
 type Aliaser interface {
 	// Aliases returns all names of a store, including the given one.
 	Aliases(store string) []string
+	// Canonical returns the one of them by which the secrets of the store are cached. It
+	// does not allocate.
+	Canonical(store string) string
 }
 
 // SectionParser decodes and validates the section of one kind.

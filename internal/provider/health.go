@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/sony/gobreaker/v2"
+
+	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
 const (
@@ -66,11 +68,11 @@ func (h *health) unresponsive(running int, dead bool, now time.Time) bool {
 // Unresponsive reports whether the integration's store is known not to respond right now:
 // its circuit breaker is not closed, or at least two reads in a row have got no response.
 // It does not block. It is false for a store that has not been read.
-func (s *Set) Unresponsive(id, store string) bool {
+func (s *Set) Unresponsive(in *integration.Integration, store string) bool {
 	s.mu.Lock()
 	var lim *limiter
-	if st := s.states[id]; st != nil {
-		lim = st.limiters[store]
+	if st := s.states[in.ID]; st != nil {
+		lim = st.limiters[in.CanonicalStore(store)]
 	}
 	s.mu.Unlock()
 	if lim == nil {

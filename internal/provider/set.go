@@ -252,6 +252,7 @@ func (s *Set) enter(in *integration.Integration, store, caller string) (*state, 
 	}
 	st := s.state(in.ID, in.ReadRevision)
 	st.kind = in.Kind
+	store = in.CanonicalStore(store)
 	lim := st.limiters[store]
 	if lim == nil {
 		lim = newLimiter(s.cfg.Logger.With("integration_id", in.ID, "store", store), s.counters(in.Kind), time.Now())

@@ -19,19 +19,20 @@ import (
 // items' values. It takes secrets from the cache if it can, and reads all others
 // concurrently.
 func (r *Resolver) fetch(ctx context.Context, who Caller, in *integration.Integration, request *Request, items []item, firsts []int) {
+	firsts = linkAliases(in, items, firsts)
 	absent := firsts[:0] // reuses the part of firsts that the loop has passed
 	for _, i := range firsts {
 		for items[i].err != nil && items[i].next != 0 { // not allowed
 			i = items[i].next
 		}
-		if items[i].err != nil {
-			continue
-		}
-		req := r.cacheRequest(in, request.MaxAge, items[i].ref)
-		if got, ok := r.cfg.Cache.Hit(&req); ok {
-			r.take(who.Memory, items, i, got, nil)
-		} else {
-			absent = append(absent, i)
+		for rest := items[i].err == nil; rest; {
+			req := r.cacheRequest(in, request.MaxAge, items[i].ref)
+			got, ok := r.cfg.Cache.Hit(&req)
+			if !ok {
+				absent = append(absent, i)
+				break
+			}
+			i, rest = r.take(who.Memory, items, i, got, nil)
 		}
 	}
 	if len(absent) == 1 {
@@ -43,6 +44,36 @@ func (r *Resolver) fetch(ctx context.Context, who Caller, in *integration.Integr
 	}
 }
 
+// linkAliases chains the items of references that name the same secret in different ways,
+// so that all of them are answered from one read. link has chained those that name it in the
+// same way. Only secrets of AWS have several names: an ARN and a name at an endpoint.
+func linkAliases(in *integration.Integration, items []item, firsts []int) []int {
+	if in == nil || len(firsts) < 2 {
+		return firsts
+	}
+	if _, ok := in.Settings.(integration.Aliaser); !ok {
+		return firsts
+	}
+	kept := firsts[:0]
+next:
+	for _, i := range firsts {
+		ref := &items[i].ref
+		for _, first := range kept {
+			other := &items[first].ref
+			if ref.Name == other.Name && ref.Version == other.Version && in.CanonicalStore(ref.Store) == in.CanonicalStore(other.Store) {
+				end := first
+				for items[end].next != 0 {
+					end = items[end].next
+				}
+				items[end].next = i
+				continue next
+			}
+		}
+		kept = append(kept, i)
+	}
+	return kept
+}
+
 // beginTogether is the number of reads that a call starts before it lets others run.
 const beginTogether = 8
 
@@ -51,7 +82,7 @@ const beginTogether = 8
 func (r *Resolver) readAll(ctx context.Context, who Caller, in *integration.Integration, request *Request, items []item, absent []int) {
 	if err := who.takeTurn(ctx); err != nil {
 		for _, i := range absent {
-			r.take(who.Memory, items, i, cache.Result{}, err)
+			r.fail(who.Memory, items, i, err)
 		}
 		return
 	}
@@ -61,7 +92,7 @@ func (r *Resolver) readAll(ctx context.Context, who Caller, in *integration.Inte
 			running.Go(func() {
 				defer func() {
 					if p := recover(); p != nil { // the recovery of the call's goroutine does not cover this one
-						r.take(who.Memory, items, i, cache.Result{}, fmt.Errorf("resolve: panic of type %T", p))
+						r.fail(who.Memory, items, i, fmt.Errorf("resolve: panic of type %T", p))
 					}
 				}()
 				r.read(ctx, who, in, request, items, i)
@@ -82,10 +113,11 @@ func (r *Resolver) cacheRequest(in *integration.Integration, maxAge *time.Durati
 		Key: cache.Key{
 			Integration: in.ID,
 			Revision:    in.ReadRevision,
-			Store:       ref.Store,
-			Name:        ref.FullName(),
+			Store:       in.CanonicalStore(ref.Store),
+			Name:        ref.Name,
 			Version:     ref.Version,
 		},
+		Suffix:   ref.Suffix,
 		TTL:      ttl,
 		MaxStale: in.CacheMaxStale,
 	}
@@ -95,16 +127,25 @@ func (r *Resolver) cacheRequest(in *integration.Integration, maxAge *time.Durati
 	return req
 }
 
-// read gets the secret of the i-th item from its store, or joins a read of the same secret
-// that is in progress. A read of the store is charged to the caller.
+// read gets the secrets of the i-th item and of the items linked to it: one secret, unless
+// their references have different suffixes.
 func (r *Resolver) read(ctx context.Context, who Caller, in *integration.Integration, request *Request, items []item, i int) {
+	for rest := true; rest; {
+		got, err := r.readOne(ctx, who, in, request, items, i)
+		i, rest = r.take(who.Memory, items, i, got, err)
+	}
+}
+
+// readOne gets the secret of the i-th item from its store, or joins a read of the same
+// secret that is in progress. A read of the store is charged to the caller.
+func (r *Resolver) readOne(ctx context.Context, who Caller, in *integration.Integration, request *Request, items []item, i int) (cache.Result, error) {
 	ref := items[i].ref.Secret()
 	loading := request.Trace.Load(ref.Kind, ref.Store) // the policy allowed the reference, so the integration lists the store
 	callers := provider.NewCallers(string(who.Principal))
 	req := r.cacheRequest(in, request.MaxAge, ref)
 	req.Account = callers
 	if req.MaxStale > 0 && r.cfg.Unresponsive != nil {
-		req.Unresponsive = func() bool { return r.cfg.Unresponsive(in.ID, ref.Store) }
+		req.Unresponsive = func() bool { return r.cfg.Unresponsive(in, ref.Store) }
 	}
 	got, err := r.cfg.Cache.Get(ctx, req, func(ctx context.Context) (*secret.Secret, error) {
 		s, err := r.cfg.Stores.Fetch(provider.WithCallers(loading.Begin(ctx), callers), in, ref)
@@ -115,20 +156,37 @@ func (r *Resolver) read(ctx context.Context, who Caller, in *integration.Integra
 		return s, err
 	})
 	loading.End(got.Source.String(), err)
-	r.take(who.Memory, items, i, got, err)
+	return got, err
+}
+
+// fail gives the i-th item, and the allowed items that are linked to it, the error.
+func (r *Resolver) fail(memory Memory, items []item, i int, err error) {
+	for rest := true; rest; {
+		i, rest = r.take(memory, items, i, cache.Result{}, err)
+	}
 }
 
 // take gives the i-th item, and the allowed items of the same secret after it, the value
-// that each selects, or the error. It releases the secret.
-func (r *Resolver) take(memory Memory, items []item, i int, got cache.Result, err error) {
+// that each selects, or the error. It releases the secret. If the references of further
+// items have another suffix, which may be that of another secret, take returns the first of
+// these items, all linked, and true.
+func (r *Resolver) take(memory Memory, items []item, i int, got cache.Result, err error) (next int, rest bool) {
 	defer got.Secret.Release() // the items have copies; Release accepts nil
+	suffix, last := items[i].ref.Suffix, 0
 	if n := wholeBytes(items, i, got); err == nil && n > 0 && memory != nil && !memory.Reserve(n) {
 		err = errNoMemory // before any value is copied
 	}
 	for {
-		it := &items[i]
+		it, following := &items[i], items[i].next
 		switch {
 		case it.err != nil: // not allowed
+		case !answers(got.Secret, err, suffix, it.ref.Suffix):
+			if it.next = 0; rest {
+				items[last].next = i
+			} else {
+				next, rest = i, true
+			}
+			last = i
 		case err != nil:
 			it.err = secret.AsError(err)
 		default:
@@ -143,9 +201,27 @@ func (r *Resolver) take(memory Memory, items []item, i int, got cache.Result, er
 			}
 			it.value = value
 		}
-		if i = it.next; i == 0 {
-			return
+		if i = following; i == 0 {
+			return next, rest
 		}
+	}
+}
+
+// answers reports whether the outcome of a read with one suffix is the answer to a reference
+// with another one, which is otherwise the same. A secret that was deleted and created again
+// has another suffix, so a refusal may not apply to both; an outage does.
+func answers(s *secret.Secret, err error, read, suffix string) bool {
+	if read == suffix {
+		return true
+	}
+	if err == nil {
+		return s.HasSuffix(suffix)
+	}
+	switch secret.AsError(err).Reason {
+	case secret.ReasonStoreUnavailable, secret.ReasonStoreThrottled, secret.ReasonOverloaded, secret.ReasonInternal:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -157,7 +233,7 @@ func wholeBytes(items []item, i int, got cache.Result) (n int) {
 		return 0
 	}
 	for {
-		if it := &items[i]; it.err == nil && it.ref.Key == "" {
+		if it := &items[i]; it.err == nil && it.ref.Key == "" && got.Secret.HasSuffix(it.ref.Suffix) {
 			n += got.Secret.Size()
 		}
 		if i = items[i].next; i == 0 {

@@ -241,11 +241,11 @@ func TestOneHangingVaultAmongMany(t *testing.T) {
 		known := func(what string, want bool) {
 			t.Helper()
 			for _, other := range [][2]string{{"hung", "b"}, {"healthy", "a"}, {"new", "a"}} {
-				if set.Unresponsive(other[0], other[1]) {
+				if set.Unresponsive(&integration.Integration{ID: other[0]}, other[1]) {
 					t.Errorf("%s: %s of %s counts as unresponsive", what, other[1], other[0])
 				}
 			}
-			if got := set.Unresponsive("hung", "a"); got != want {
+			if got := set.Unresponsive(&integration.Integration{ID: "hung"}, "a"); got != want {
 				t.Errorf("%s: unresponsive is %v", what, got)
 			}
 		}

@@ -72,7 +72,7 @@ type Config struct {
 	CacheTTL time.Duration
 	// Unresponsive, if not nil, reports whether an integration's store is known not to
 	// respond right now, see provider.Set.Unresponsive. It must not block.
-	Unresponsive func(id, store string) bool
+	Unresponsive func(in *integration.Integration, store string) bool
 	// Limits limits one request; a field that is zero has its default.
 	Limits Limits
 	// Admit, if not nil, returns why a caller may not use an integration whatever its

@@ -194,9 +194,9 @@ func awsARN(s string) (account, resource, fault string) {
 // IsAWSAccount reports whether s is an AWS account ID: 12 digits.
 func IsAWSAccount(s string) bool { return len(s) == 12 && isDigits(s) }
 
-// awsSuffixLen is the number of letters and digits that AWS appends to a secret's
+// AWSSuffixLen is the number of letters and digits that AWS appends to a secret's
 // name in its ARN, after a hyphen.
-const awsSuffixLen = 6
+const AWSSuffixLen = 6
 
 // parseAWS parses a secret's complete ARN if the reference has no store, and an
 // endpoint and a secret's name otherwise.
@@ -241,7 +241,7 @@ func splitAWSARN(r *Ref) (fault string) {
 	if !ok || strings.Contains(full, ":") {
 		return ":secret: and a secret's name must follow the account in the ARN"
 	}
-	cut := len(full) - awsSuffixLen - 1
+	cut := len(full) - AWSSuffixLen - 1
 	if cut < 1 || full[cut] != '-' || !isAWSSuffix(full[cut+1:]) {
 		return "the ARN is incomplete: a hyphen and six letters or digits must follow the secret's name; copy the complete ARN, or use https://secretsmanager.REGION.amazonaws.com::NAME"
 	}
@@ -295,7 +295,7 @@ func isAWSNamePart(s string) bool {
 func isAWSStage(s string) bool { return len(s) >= 1 && len(s) <= 256 && isAWSText(s) }
 
 func isAWSSuffix(s string) bool {
-	return len(s) == awsSuffixLen && isAzureText(s) && !strings.Contains(s, "-")
+	return len(s) == AWSSuffixLen && isAzureText(s) && !strings.Contains(s, "-")
 }
 
 // isAWSText reports whether s consists of characters that AWS allows in secret

@@ -25,6 +25,7 @@ type Secret struct {
 	ExpiresAt time.Time
 
 	payload hidden[payload]
+	suffix  [AWSSuffixLen]byte // not a string, which would need another 32 bytes
 }
 
 // held puts a Secret and its payload into one allocation.
@@ -56,6 +57,19 @@ func newSecret(version string, fetchedAt, expiresAt time.Time, b []byte, binary 
 	return &h.Secret
 }
 
+// WithSuffix records the Suffix of the secret's ARN, as the store returned it, and returns
+// s. Only the code that has created s calls it, before it passes s on.
+func (s *Secret) WithSuffix(suffix string) *Secret {
+	copy(s.suffix[:], suffix)
+	return s
+}
+
+// HasSuffix reports whether a Ref with this Suffix names the secret, provided that the rest
+// of the Ref does. An empty suffix names every secret.
+func (s *Secret) HasSuffix(suffix string) bool {
+	return suffix == "" || string(s.suffix[:]) == suffix
+}
+
 // Again returns a Secret with the same value and new times, for a store that has
 // confirmed the value without sending it a second time. The result shares the
 // payload, and the caller owns one reference to it. Again returns nil if the value
@@ -64,7 +78,7 @@ func (s *Secret) Again(fetchedAt, expiresAt time.Time) *Secret {
 	if !s.Retain() {
 		return nil
 	}
-	return &Secret{Version: s.Version, FetchedAt: fetchedAt, ExpiresAt: expiresAt, payload: s.payload}
+	return &Secret{Version: s.Version, FetchedAt: fetchedAt, ExpiresAt: expiresAt, payload: s.payload, suffix: s.suffix}
 }
 
 // Retain adds a reference. If the value has been wiped, it adds none and returns

@@ -43,12 +43,13 @@ func (a *answer) check(at *endpoint, ref secret.Ref, now time.Time) (*secret.Sec
 		}
 		expires = nextRotation(a.rotation, now)
 	}
+	suffix := (*a.value.ARN)[len(*a.value.ARN)-secret.AWSSuffixLen:]
 	if a.value.SecretString != nil {
-		return secret.New(version, a.began, expires, []byte(*a.value.SecretString)), nil
+		return secret.New(version, a.began, expires, []byte(*a.value.SecretString)).WithSuffix(suffix), nil
 	}
 	// A binary value is always encoded, because a value that happens to be text today
 	// may not be text after the next rotation.
-	return secret.NewBinary(version, a.began, expires, a.value.SecretBinary), nil
+	return secret.NewBinary(version, a.began, expires, a.value.SecretBinary).WithSuffix(suffix), nil
 }
 
 // identifies returns an error unless ARN and name are those of the secret that ref
@@ -72,7 +73,7 @@ func identifies(at *endpoint, ref secret.Ref, arn, name *string) error {
 }
 
 func isSuffix(s string) bool {
-	return len(s) == 6 && s == storeerror.Plain(s) && !strings.ContainsAny(s, "-_")
+	return len(s) == secret.AWSSuffixLen && s == storeerror.Plain(s) && !strings.ContainsAny(s, "-_")
 }
 
 // version returns the version's ID, and reports whether ref asks for that version.

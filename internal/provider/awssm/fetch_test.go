@@ -32,6 +32,9 @@ func TestFetch(t *testing.T) {
 		if providertest.Reveal(t, got) != tt.want || got.Version != tt.version || !got.ExpiresAt.IsZero() || got.FetchedAt.IsZero() {
 			t.Errorf("%s: version %s, expires %v", tt.reference, got.Version, got.ExpiresAt)
 		}
+		if suffix := arn[len(arn)-6:]; !strings.Contains(tt.reference, otherHost) && (!got.HasSuffix(suffix) || got.HasSuffix("ZzZzZz")) {
+			t.Errorf("%s: its ARN does not end with %s", tt.reference, suffix)
+		}
 	}
 	if n := f.count("AssumeRole"); n != 1 {
 		t.Errorf("%d sessions for eight reads", n)

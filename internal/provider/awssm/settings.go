@@ -126,9 +126,14 @@ func (a *Settings) Place(store string) (region, account string) {
 // regionOf returns the region of a canonical store.
 func regionOf(store string) string {
 	if rest, ok := strings.CutPrefix(store, "arn:"); ok {
-		return strings.Split(rest, ":")[2]
+		_, rest, _ = strings.Cut(rest, ":") // the partition
+		_, rest, _ = strings.Cut(rest, ":") // the service
+		region, _, _ := strings.Cut(rest, ":")
+		return region
 	}
-	return strings.Split(store, ".")[1]
+	_, rest, _ := strings.Cut(store, ".")
+	region, _, _ := strings.Cut(rest, ".")
+	return region
 }
 
 // accountOf returns the account of a canonical store, empty for an endpoint.
@@ -147,6 +152,21 @@ func (a *Settings) Aliases(store string) []string {
 	}
 	region := regionOf(store)
 	return []string{secret.AWSEndpoint(region), secret.AWSAccountStore(region, a.AccountID)}
+}
+
+// Canonical implements integration.Aliaser: of the stores of the integration's own account
+// it returns the endpoint.
+func (a *Settings) Canonical(store string) string {
+	if account := accountOf(store); account == "" || account != a.AccountID {
+		return store
+	}
+	region := regionOf(store)
+	for _, other := range a.Stores {
+		if accountOf(other) == "" && regionOf(other) == region {
+			return other
+		}
+	}
+	return store
 }
 
 // hosts returns the hosts that requests go to, without ports.

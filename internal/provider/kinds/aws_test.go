@@ -237,3 +237,22 @@ func TestAWSEndpoints(t *testing.T) {
 		t.Errorf("place %s, %s", region, account)
 	}
 }
+
+// The stores of the integration's own account have one name in the cache, in each region.
+func TestCanonicalAWSStores(t *testing.T) {
+	in := All().ParseFile("/etc/integrations/aws.yaml", []byte(fullAWS), sound).Integration
+	for store, want := range map[string]string{
+		"https://secretsmanager.eu-west-1.amazonaws.com":   "https://secretsmanager.eu-west-1.amazonaws.com",
+		"arn:aws:secretsmanager:eu-west-1:123456789012":    "https://secretsmanager.eu-west-1.amazonaws.com",
+		"arn:aws:secretsmanager:us-east-1:123456789012":    "https://secretsmanager.us-east-1.amazonaws.com",
+		"arn:aws:secretsmanager:eu-west-1:210987654321":    "arn:aws:secretsmanager:eu-west-1:210987654321",
+		"arn:aws:secretsmanager:eu-central-1:123456789012": "arn:aws:secretsmanager:eu-central-1:123456789012", // not listed
+	} {
+		if got := in.CanonicalStore(store); got != want {
+			t.Errorf("%s: %s, want %s", store, got, want)
+		}
+		if n := testing.AllocsPerRun(10, func() { in.CanonicalStore(store) }); n != 0 {
+			t.Errorf("%s: %v allocations", store, n)
+		}
+	}
+}
