@@ -154,12 +154,15 @@ const (
 	StepFailed  StepState = "FAILED"
 	// StepSkipped is the state of a step that was not tried because an earlier one failed.
 	StepSkipped StepState = "SKIPPED"
+	// StepUnchecked is the state of a step whose result is not known. It is not a failure.
+	StepUnchecked StepState = "UNCHECKED"
 )
 
 var stepStates = map[secretbrokerv1.ValidationStep_State]StepState{
-	secretbrokerv1.ValidationStep_STATE_OK:      StepOK,
-	secretbrokerv1.ValidationStep_STATE_FAILED:  StepFailed,
-	secretbrokerv1.ValidationStep_STATE_SKIPPED: StepSkipped,
+	secretbrokerv1.ValidationStep_STATE_OK:        StepOK,
+	secretbrokerv1.ValidationStep_STATE_FAILED:    StepFailed,
+	secretbrokerv1.ValidationStep_STATE_SKIPPED:   StepSkipped,
+	secretbrokerv1.ValidationStep_STATE_UNCHECKED: StepUnchecked,
 }
 
 // ValidationStep is the result of one step of a validation.

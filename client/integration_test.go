@@ -78,7 +78,7 @@ func (s *integrationService) RevokeUse(_ context.Context, in *secretbrokerv1.Rev
 }
 
 func (s *integrationService) ValidateIntegration(_ context.Context, in *secretbrokerv1.ValidateIntegrationRequest) (*secretbrokerv1.ValidateIntegrationResponse, error) {
-	return &secretbrokerv1.ValidateIntegrationResponse{RequestId: "r1", Steps: []*secretbrokerv1.ValidationStep{{Step: "TOKEN", State: secretbrokerv1.ValidationStep_STATE_OK, Message: "m"}, {Step: "READ_STORE", Store: "https://v", Reason: "R", State: secretbrokerv1.ValidationStep_STATE_FAILED}, {Step: "NEW", State: secretbrokerv1.ValidationStep_STATE_SKIPPED}, {State: 77}}}, s.keep(in)
+	return &secretbrokerv1.ValidateIntegrationResponse{RequestId: "r1", Steps: []*secretbrokerv1.ValidationStep{{Step: "TOKEN", State: secretbrokerv1.ValidationStep_STATE_OK, Message: "m"}, {Step: "READ_STORE", Store: "https://v", Reason: "R", State: secretbrokerv1.ValidationStep_STATE_FAILED}, {Step: "NEW", State: secretbrokerv1.ValidationStep_STATE_SKIPPED}, {Step: "READ_STORE", State: secretbrokerv1.ValidationStep_STATE_UNCHECKED}, {State: 77}}}, s.keep(in)
 }
 
 // ListIntegrations and ListUsage have three pages.
@@ -164,7 +164,7 @@ func TestIntegrationCalls(t *testing.T) {
 		t.Errorf("%v, %+v, %v", s.manage.got, revoked, err)
 	}
 	validated, err := c.ValidateIntegration(t.Context(), client.ValidateIntegrationRequest{IntegrationID: "i"})
-	if diff := cmp.Diff(&client.ValidateIntegrationResponse{Steps: []client.ValidationStep{{Step: "TOKEN", State: client.StepOK, Message: "m"}, {Step: "READ_STORE", Store: "https://v", Reason: "R", State: client.StepFailed}, {Step: "NEW", State: client.StepSkipped}, {State: client.StepUnknown}}, RequestID: "r1"}, validated); err != nil || diff != "" {
+	if diff := cmp.Diff(&client.ValidateIntegrationResponse{Steps: []client.ValidationStep{{Step: "TOKEN", State: client.StepOK, Message: "m"}, {Step: "READ_STORE", Store: "https://v", Reason: "R", State: client.StepFailed}, {Step: "NEW", State: client.StepSkipped}, {Step: "READ_STORE", State: client.StepUnchecked}, {State: client.StepUnknown}}, RequestID: "r1"}, validated); err != nil || diff != "" {
 		t.Errorf("%v %s", err, diff)
 	}
 }

@@ -326,7 +326,7 @@ func printValidations(w io.Writer, output string, all []validation) error {
 		for i, v := range all {
 			out[i] = ValidationJSON{IntegrationID: v.id, OK: true}
 			for _, s := range v.steps {
-				out[i].OK = out[i].OK && s.State == client.StepOK
+				out[i].OK = out[i].OK && !stepFailed(s)
 				out[i].Steps = append(out[i].Steps, StepJSON{s.Step, s.Store, string(s.State), string(s.Reason), s.Message})
 			}
 		}

@@ -159,6 +159,12 @@ reported with a remedy, and the command then exits with 6.`,
 	return cmd
 }
 
+// stepFailed reports whether a step failed, or was not tried because an earlier one did. A
+// state that is not known counts as a failure.
+func stepFailed(s client.ValidationStep) bool {
+	return s.State != client.StepOK && s.State != client.StepUnchecked
+}
+
 func validateIntegrations(ctx context.Context, cmd *cobra.Command, cl *client.Client, output string, ids []string) error {
 	results := make([]validation, len(ids))
 	failed := false
@@ -177,7 +183,7 @@ func validateIntegrations(ctx context.Context, cmd *cobra.Command, cl *client.Cl
 			return err
 		}
 		results[i] = validation{id, steps}
-		failed = failed || slices.ContainsFunc(steps, func(s client.ValidationStep) bool { return s.State != client.StepOK })
+		failed = failed || slices.ContainsFunc(steps, stepFailed)
 	}
 	if err := printed(printValidations(cmd.OutOrStdout(), output, results)); err != nil {
 		return err

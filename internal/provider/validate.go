@@ -6,9 +6,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
+	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -25,6 +28,9 @@ type Step struct {
 	Found string
 	// Skipped is whether the check was not made because an earlier one failed.
 	Skipped bool
+	// Unchecked is whether the check has no result. Found then says what is not known, and
+	// why. It is not a failure.
+	Unchecked bool
 }
 
 // StepName names a check.
@@ -90,50 +96,102 @@ func (s *Set) Validate(ctx context.Context, in *integration.Integration) []Step 
 func Probe(ctx context.Context, p Provider, kind secret.Kind, stores []string) []Step {
 	steps := make([]Step, 0, len(stores))
 	for _, store := range stores {
-		steps = append(steps, ProbeOne(ctx, p, secret.Ref{Kind: kind, Store: store, Name: missingName()}))
+		step := Step{Step: StepReadStore, Store: store, Found: mayRead}
+		if step.Err = ProbeName(ctx, p, secret.Ref{Kind: kind, Store: store, Name: missingName()}); step.Err != nil {
+			step.Found = ""
+		}
+		steps = append(steps, step)
 	}
 	return steps
 }
 
-// ProbeOne probes one store with a reference to a secret that does not exist.
-func ProbeOne(ctx context.Context, p Provider, nothing secret.Ref) Step {
-	step := Step{Step: StepReadStore, Store: nothing.Store}
-	sec, err := p.Fetch(ctx, nothing)
-	if err == nil {
-		sec.Release()
+const (
+	mayRead = "the identity may read secrets"
+	// maxProbed limits the names that one check asks for.
+	maxProbed = 8
+)
+
+// ProbeGranted checks whether a store permits reads of what the integration's grants
+// name. It reads no value. For each name that a grant has exactly, up to maxProbed, it asks
+// for version, which no secret has. If there is none, it asks for a name that does not
+// exist and that a grant's pattern matches. A store with permissions for single secrets
+// denies access to that name whatever it permits otherwise, so the step is then Unchecked.
+func ProbeGranted(ctx context.Context, p Provider, in *integration.Integration, store, version string) Step {
+	step := Step{Step: StepReadStore, Store: store}
+	names, patterns := Granted(in, func(r authz.Rule) bool { return r.Store == store })
+	for _, name := range names[:min(len(names), maxProbed)] {
+		err := ProbeName(ctx, p, secret.Ref{Kind: in.Kind, Store: store, Name: name, Version: version})
+		if errors.Is(err, storeerror.ErrNameDenied) {
+			e := secret.AsError(err)
+			err = secret.Errorf(e.Reason, "%s, which a grant names: %s", name, e.Message).WithCause(e)
+		}
+		if err != nil {
+			step.Err = err
+			return step
+		}
 	}
-	var e *secret.Error
+	if len(names) > 0 {
+		step.Found = "the identity may read " + list(names)
+		return step
+	}
+	name := missingName()
+	if len(patterns) > 0 {
+		name = MissingBelow(patterns[0])
+	}
+	err := ProbeName(ctx, p, secret.Ref{Kind: in.Kind, Store: store, Name: name})
 	switch {
-	case err == nil, errors.As(err, &e) && e.Reason == secret.ReasonSecretNotFound:
-		step.Found = "the identity may read secrets"
-	case ctx.Err() != nil:
-		step.Err = secret.Errorf(secret.ReasonStoreUnavailable, "the store did not answer in time").WithCause(err)
+	case err == nil:
+		step.Found = mayRead
+	case errors.Is(err, storeerror.ErrNameDenied):
+		step.Unchecked = true
+		step.Found = "unknown: the store denies access to a name that does not exist, as it does if the identity may read only single secrets, or none; " +
+			"no grant has the exact name of a secret to ask for. If it may read none: " + secret.AsError(err).Message
 	default:
-		step.Err = secret.AsError(err)
+		step.Err = err
 	}
 	return step
 }
 
-// NothingOf returns a reference to a secret or version that does not exist in the store,
-// but that an identity may read if its permissions match the integration's grants exactly:
-// a missing name below a granted prefix, or else a missing version of a granted name.
-func NothingOf(in *integration.Integration, store, version string) secret.Ref {
-	ref := secret.Ref{Kind: in.Kind, Store: store, Name: missingName()}
-	exact := ""
+// ProbeName asks for a secret that does not exist, and returns nil if the response shows that
+// the identity may read. Stores check permissions first.
+func ProbeName(ctx context.Context, p Provider, nothing secret.Ref) error {
+	sec, err := p.Fetch(ctx, nothing)
+	if err == nil {
+		sec.Release()
+		return nil
+	}
+	e := secret.AsError(err)
+	switch {
+	case e.Reason == secret.ReasonSecretNotFound, e.Reason == secret.ReasonSecretDisabled:
+		return nil
+	case ctx.Err() != nil:
+		return secret.Errorf(secret.ReasonStoreUnavailable, "the store did not answer in time").WithCause(err)
+	default:
+		return e
+	}
+}
+
+// Granted returns the exact names of secrets in the grants, and their patterns, of the
+// rules that match selects. Each is listed once, in the order of the grants.
+func Granted(in *integration.Integration, match func(authz.Rule) bool) (names, patterns []string) {
 	for _, rule := range in.Policy.Rules() {
-		switch {
-		case rule.Store != store:
-		case strings.HasSuffix(rule.Secret, "*"):
-			ref.Name = MissingBelow(rule.Secret)
-			return ref
-		case exact == "":
-			exact = rule.Secret
+		to := &names
+		if strings.HasSuffix(rule.Secret, "*") {
+			to = &patterns
+		}
+		if match(rule) && !slices.Contains(*to, rule.Secret) {
+			*to = append(*to, rule.Secret)
 		}
 	}
-	if exact != "" {
-		ref.Name, ref.Version = exact, version
+	return names, patterns
+}
+
+// list formats names that were probed.
+func list(names []string) string {
+	if more := len(names) - maxProbed; more > 0 {
+		return fmt.Sprintf("%s; %d more names in grants are unchecked", strings.Join(names[:maxProbed], ", "), more)
 	}
-	return ref
+	return strings.Join(names, ", ")
 }
 
 // MissingBelow returns a name that matches the pattern and that does not exist.

@@ -119,6 +119,7 @@ func (s *integrationService) ValidateIntegration(ctx context.Context, req *secre
 	}
 	out := &secretbrokerv1.ValidateIntegrationResponse{Ok: true, RequestId: c.requestID}
 	for _, step := range steps {
+		failed := step.Err != nil || step.Skipped
 		m := &secretbrokerv1.ValidationStep{Step: string(step.Step), Store: step.Store, State: secretbrokerv1.ValidationStep_STATE_OK, Message: step.Found}
 		switch {
 		case step.Err != nil:
@@ -126,8 +127,10 @@ func (s *integrationService) ValidateIntegration(ctx context.Context, req *secre
 			m.State, m.Reason, m.Message = secretbrokerv1.ValidationStep_STATE_FAILED, string(e.Reason), e.Message
 		case step.Skipped:
 			m.State = secretbrokerv1.ValidationStep_STATE_SKIPPED
+		case step.Unchecked:
+			m.State = secretbrokerv1.ValidationStep_STATE_UNCHECKED
 		}
-		out.Ok = out.Ok && m.GetState() == secretbrokerv1.ValidationStep_STATE_OK
+		out.Ok = out.Ok && !failed
 		out.Steps = append(out.Steps, m)
 	}
 	return out, nil

@@ -89,7 +89,10 @@ func (f *fakeManager) Delete(_ context.Context, who manage.Caller, _ string, o m
 	return f.may(who, ownerID)
 }
 
-func (f *fakeManager) Validate(_ context.Context, who manage.Caller, _ string) ([]manage.Step, error) {
+func (f *fakeManager) Validate(_ context.Context, who manage.Caller, id string) ([]manage.Step, error) {
+	if id == "open" {
+		return []manage.Step{{Step: "TOKEN", Found: "obtained"}, {Step: "READ_STORE", Store: "https://v", Unchecked: true, Found: "unknown"}}, f.may(who, ownerID)
+	}
 	return []manage.Step{{Step: "TOKEN", Found: "obtained"}, {Step: "READ_STORE", Store: "https://v", Err: secret.Errorf(secret.ReasonStoreAccessDenied, "assign the role")}, {Step: "READ_STORE", Store: "https://w", Skipped: true}}, f.may(who, ownerID)
 }
 
@@ -203,6 +206,10 @@ func TestIntegrationFaults(t *testing.T) {
 	if err != nil || res.GetOk() || len(res.GetSteps()) != 3 || res.GetSteps()[0].GetState() != secretbrokerv1.ValidationStep_STATE_OK || res.GetSteps()[0].GetStep() != "TOKEN" ||
 		res.GetSteps()[1].GetState() != secretbrokerv1.ValidationStep_STATE_FAILED || res.GetSteps()[1].GetReason() != "STORE_ACCESS_DENIED" || res.GetSteps()[1].GetStore() != "https://v" ||
 		res.GetSteps()[2].GetState() != secretbrokerv1.ValidationStep_STATE_SKIPPED {
+		t.Errorf("%v, %v", res, err)
+	}
+	res, err = cl.ValidateIntegration(t.Context(), &secretbrokerv1.ValidateIntegrationRequest{IntegrationId: "open"})
+	if err != nil || !res.GetOk() || res.GetSteps()[1].GetState() != secretbrokerv1.ValidationStep_STATE_UNCHECKED || res.GetSteps()[1].GetMessage() != "unknown" {
 		t.Errorf("%v, %v", res, err)
 	}
 }

@@ -150,6 +150,9 @@ const (
 	ValidationStep_STATE_FAILED      ValidationStep_State = 2
 	// Not tried, because an earlier step failed.
 	ValidationStep_STATE_SKIPPED ValidationStep_State = 3
+	// Tried, but the store's answer does not tell whether reads are allowed; message says
+	// why. It is not a failure.
+	ValidationStep_STATE_UNCHECKED ValidationStep_State = 4
 )
 
 // Enum value maps for ValidationStep_State.
@@ -159,12 +162,14 @@ var (
 		1: "STATE_OK",
 		2: "STATE_FAILED",
 		3: "STATE_SKIPPED",
+		4: "STATE_UNCHECKED",
 	}
 	ValidationStep_State_value = map[string]int32{
 		"STATE_UNSPECIFIED": 0,
 		"STATE_OK":          1,
 		"STATE_FAILED":      2,
 		"STATE_SKIPPED":     3,
+		"STATE_UNCHECKED":   4,
 	}
 )
 
@@ -1611,7 +1616,7 @@ type ValidateIntegrationResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The steps, in the order they were tried.
 	Steps []*ValidationStep `protobuf:"bytes,1,rep,name=steps,proto3" json:"steps,omitempty"`
-	// Every step succeeded.
+	// Every step succeeded or is unchecked.
 	Ok bool `protobuf:"varint,2,opt,name=ok,proto3" json:"ok,omitempty"`
 	// Identifies this call in the broker's audit and logs.
 	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -2376,18 +2381,19 @@ const file_secretbroker_v1_integration_proto_rawDesc = "" +
 	"\x05steps\x18\x01 \x03(\v2\x1f.secretbroker.v1.ValidationStepR\x05steps\x12\x0e\n" +
 	"\x02ok\x18\x02 \x01(\bR\x02ok\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x03 \x01(\tR\trequestId\"\xfc\x01\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\"\x91\x02\n" +
 	"\x0eValidationStep\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x12;\n" +
 	"\x05state\x18\x02 \x01(\x0e2%.secretbroker.v1.ValidationStep.StateR\x05state\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x04 \x01(\tR\amessage\x12\x14\n" +
-	"\x05store\x18\x05 \x01(\tR\x05store\"Q\n" +
+	"\x05store\x18\x05 \x01(\tR\x05store\"f\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bSTATE_OK\x10\x01\x12\x10\n" +
 	"\fSTATE_FAILED\x10\x02\x12\x11\n" +
-	"\rSTATE_SKIPPED\x10\x03\"\x9f\x01\n" +
+	"\rSTATE_SKIPPED\x10\x03\x12\x13\n" +
+	"\x0fSTATE_UNCHECKED\x10\x04\"\x9f\x01\n" +
 	"\x0fGrantUseRequest\x12%\n" +
 	"\x0eintegration_id\x18\x01 \x01(\tR\rintegrationId\x12,\n" +
 	"\x05grant\x18\x02 \x01(\v2\x16.secretbroker.v1.GrantR\x05grant\x12\x12\n" +

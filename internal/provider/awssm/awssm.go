@@ -216,6 +216,9 @@ func (s *store) read(ctx context.Context, at *endpoint, k *keys, ref secret.Ref)
 			in.VersionStage = aws.String(secret.AWSCurrent)
 		case secret.IsAWSVersionID(ref.Version):
 			in.VersionId = &ref.Version
+			if ref.Version == noVersion { // a policy may permit only requests that name this stage, see above
+				in.VersionStage = aws.String(secret.AWSCurrent)
+			}
 		default:
 			in.VersionStage = &ref.Version
 		}

@@ -89,6 +89,9 @@ func explainAnswer(at *endpoint, ref secret.Ref, f *failure, describing bool) *s
 	case classInvalid:
 		return errorf(secret.ReasonInvalidReference, "%s does not accept the name or version in the reference; fix the reference", at)
 	case classDenied:
+		if !f.aboutKMS && !describing {
+			e.Cause = storeerror.NameDenied(f)
+		}
 		return errorf(secret.ReasonStoreAccessDenied, "%s", denied(at, f, describing))
 	case classKeys:
 		return errorf(secret.ReasonStoreAuthenticationFailed, "%s does not know the keys of the integration's identity, or they have expired; renew the credential, and check that the region is enabled for the account", at)

@@ -13,7 +13,7 @@ var _ provider.Validator = (*store)(nil)
 const noVersion = "00000000-0000-4000-8000-000000000000"
 
 // Validate implements provider.Validator. It acquires keys, of the role if there is
-// one, and then asks each region for a secret that does not exist. AWS checks the
+// one, and then asks each region for a secret or a version that does not exist. AWS checks the
 // permissions before it looks for the secret, so "not found" shows that the identity
 // may read.
 //
@@ -40,10 +40,10 @@ func (s *store) Validate(ctx context.Context) []provider.Step {
 	}
 	steps := []provider.Step{step}
 	for _, st := range own {
-		steps = append(steps, provider.ProbeOne(ctx, s, provider.NothingOf(s.in, st, noVersion)))
+		steps = append(steps, provider.ProbeGranted(ctx, s, s.in, st, noVersion))
 	}
 	for _, st := range others {
-		steps = append(steps, provider.Step{Step: provider.StepReadStore, Store: st, Found: "in another account; only reading a secret can show whether it is allowed"})
+		steps = append(steps, provider.Step{Step: provider.StepReadStore, Store: st, Unchecked: true, Found: "in another account; only reading a secret can show whether it is allowed"})
 	}
 	return steps
 }

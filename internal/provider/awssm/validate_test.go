@@ -24,8 +24,10 @@ func TestValidate(t *testing.T) {
 		{"all well", func(*Settings) {}, []string{"prod/*"}, "session ok, read " + storeURL + " ok, read " + otherURL + " ok", "prod/secretbroker-validate-"},
 		{"no grants", func(*Settings) {}, nil, "session ok, read " + storeURL + " ok, read " + otherURL + " ok", "secretbroker-validate-"},
 		{"one secret", func(*Settings) {}, []string{"db"}, "session ok, read " + storeURL + " ok, read " + otherURL + " ok", "db#" + noVersion},
-		{"another account", func(a *Settings) { a.Stores = append(a.Stores[:2:2], foreign) }, nil, "session ok, read " + storeURL + " ok, read " + foreign + " ok", ""},
+		{"another account", func(a *Settings) { a.Stores = append(a.Stores[:2:2], foreign) }, nil, "session ok, read " + storeURL + " ok, read " + foreign + " unchecked", ""},
 		{"no permission", func(a *Settings) { a.Role = nil }, nil,
+			"session ok, read " + storeURL + " unchecked, read " + otherURL + " unchecked", ""},
+		{"no permission for the secret that a grant names", func(a *Settings) { a.Role = nil }, []string{"db"},
 			"session ok, read " + storeURL + " STORE_ACCESS_DENIED, read " + otherURL + " STORE_ACCESS_DENIED", ""},
 		{"another external ID", func(a *Settings) { a.Role.ExternalID = "another" }, nil,
 			"session STORE_AUTHENTICATION_FAILED, read " + storeURL + " skipped, read " + otherURL + " skipped", ""},
@@ -48,6 +50,9 @@ func TestValidate(t *testing.T) {
 			}
 			for _, read := range slices.Concat(f.asked("GetSecretValue"), f.asked("DescribeSecret")) {
 				asked := read.SecretId
+				if stage := read.VersionStage; stage != "AWSCURRENT" { // a policy may require it
+					t.Errorf("asked for the stage %q", stage)
+				}
 				if read.VersionId != "" {
 					asked += "#" + read.VersionId
 				}

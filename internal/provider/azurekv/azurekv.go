@@ -69,6 +69,7 @@ type store struct {
 	cfg   provider.Config
 	log   *slog.Logger
 	azure *Settings
+	in    *integration.Integration
 	// hosts are the vaults that may be read, from canonical URL to host.
 	hosts map[string]string
 
@@ -101,6 +102,7 @@ func open(ctx context.Context, cfg provider.Config, in *integration.Integration)
 		cfg:   cfg,
 		log:   cfg.Logger,
 		azure: settingsOf(in),
+		in:    in,
 		hosts: make(map[string]string, len(settingsOf(in).Vaults)),
 		tasks: task.NewGroup(),
 	}

@@ -127,7 +127,8 @@ func explainForbidden(host string, a *errorAnswer) *secret.Error {
 	case "secretdisabled":
 		return disabled(host).WithCause(a)
 	case "forbiddenbyrbac":
-		e.Message = fmt.Sprintf(`the integration's identity may not read secrets of vault %s; assign it the role "Key Vault Secrets User" on the vault`, host)
+		e.Cause = storeerror.NameDenied(a)
+		e.Message = fmt.Sprintf(`the integration's identity may not read secrets of vault %s; assign it the role "Key Vault Secrets User" on the vault or on the secret`, host)
 	case "accessdenied", "forbiddenbypolicy":
 		e.Message = fmt.Sprintf(`the access policy of vault %s gives the integration's identity no secret permission "Get"; add it`, host)
 	case "forbiddenbyfirewall":
@@ -135,6 +136,7 @@ func explainForbidden(host string, a *errorAnswer) *secret.Error {
 	case "forbiddenbyconnection":
 		e.Message = fmt.Sprintf("vault %s does not accept connections from public networks; let the broker reach it through a private endpoint", host)
 	default:
+		e.Cause = storeerror.NameDenied(a)
 		e.Message = fmt.Sprintf(`vault %s denies the integration's identity access; check its role ("Key Vault Secrets User") or access policy, and the vault's firewall`, host)
 	}
 	return e

@@ -14,9 +14,13 @@ import (
 
 var _ provider.Validator = (*store)(nil)
 
+// noVersion is a version that no secret has.
+const noVersion = "00000000000000000000000000000000"
+
 // Validate implements provider.Validator. It acquires a token, and then asks each
-// vault for a secret that does not exist. Key Vault checks the role before it looks
-// for the secret, so "not found" shows that the identity may read.
+// vault for a secret or a version that does not exist. Key Vault checks the role before
+// it looks for the secret, so "not found" shows that the identity may read. A role may be
+// assigned on a single secret; then only a grant with its exact name can be checked.
 func (s *store) Validate(ctx context.Context) []provider.Step {
 	step := provider.Step{Step: provider.StepToken, Found: "the login authority issued an access token"}
 	if err := s.askForToken(ctx); err != nil {
@@ -24,12 +28,12 @@ func (s *store) Validate(ctx context.Context) []provider.Step {
 	}
 	steps := []provider.Step{step}
 	if step.Err != nil {
-		for _, vault := range s.azure.Vaults {
-			steps = append(steps, provider.Step{Step: provider.StepReadStore, Store: vault, Skipped: true})
-		}
-		return steps
+		return append(steps, provider.Skipped(s.azure.Vaults)...)
 	}
-	return append(steps, provider.Probe(ctx, s, secret.KindAzureKeyVault, s.azure.Vaults)...)
+	for _, vault := range s.azure.Vaults {
+		steps = append(steps, provider.ProbeGranted(ctx, s, s.in, vault, noVersion))
+	}
+	return steps
 }
 
 func (s *store) askForToken(ctx context.Context) error {

@@ -88,6 +88,7 @@ func explainForbidden(ref secret.Ref, a *apiError) *secret.Error {
 	case "ACCESS_TOKEN_SCOPE_INSUFFICIENT":
 		e.Message = machineScopes
 	default:
+		e.Cause = storeerror.NameDenied(a)
 		e.Message = `the integration's identity may not read this secret of ` + ref.Store + `, or there is none of that name: Secret Manager does not tell which; give the identity the role "Secret Manager Secret Accessor" on the secret, or fix the reference`
 	}
 	return e

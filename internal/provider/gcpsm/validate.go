@@ -17,7 +17,8 @@ const noVersion = "999999999"
 // looks for the secret, so "not found" shows that the identity may read.
 //
 // If the role is granted for single secrets, Secret Manager denies access to names
-// that do not exist. Validate then needs a grant with the exact name of a secret.
+// that do not exist. Validate then needs a grant with the exact name of a secret, and
+// asks for a version of it that does not exist.
 func (s *store) Validate(ctx context.Context) []provider.Step {
 	step := provider.Step{Step: provider.StepToken, Found: "the identity obtained an access token"}
 	if _, err := s.tokens.Get(ctx); err != nil {
@@ -26,7 +27,7 @@ func (s *store) Validate(ctx context.Context) []provider.Step {
 	}
 	steps := []provider.Step{step}
 	for _, st := range settingsOf(s.in).Stores {
-		steps = append(steps, provider.ProbeOne(ctx, s, provider.NothingOf(s.in, st, noVersion)))
+		steps = append(steps, provider.ProbeGranted(ctx, s, s.in, st, noVersion))
 	}
 	return steps
 }

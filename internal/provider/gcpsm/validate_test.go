@@ -21,6 +21,8 @@ func TestValidate(t *testing.T) {
 		{"all well", func(*Settings) {}, nil, []string{"db-*"}, "token ok, read " + project + " ok, read " + regional + " ok"},
 		{"one secret", func(*Settings) {}, nil, []string{"db"}, "token ok, read " + project + " ok, read " + regional + " ok"},
 		{"no role", func(g *Settings) { g.ImpersonateServiceAccount = "" }, nil, nil,
+			"token ok, read " + project + " unchecked, read " + regional + " unchecked"},
+		{"no role on the secret that a grant names", func(g *Settings) { g.ImpersonateServiceAccount = "" }, nil, []string{"db"},
 			"token ok, read " + project + " STORE_ACCESS_DENIED, read " + regional + " STORE_ACCESS_DENIED"},
 		{"may not impersonate", func(g *Settings) { g.ImpersonateServiceAccount = "nobody@my-project.iam.gserviceaccount.com" }, nil, nil,
 			"token STORE_AUTHENTICATION_FAILED, read " + project + " skipped, read " + regional + " skipped"},
@@ -29,7 +31,10 @@ func TestValidate(t *testing.T) {
 		}, []string{"db"}, "token ok, read " + project + " ok"},
 		{"the role on a secret that is not named", func(g *Settings) { g.Stores = g.Stores[:1] }, func(p *secretmanager.Project) {
 			p.Readers, p.Secrets["db"].Readers = nil, []string{reader}
-		}, []string{"db*"}, "token ok, read " + project + " STORE_ACCESS_DENIED"},
+		}, []string{"db*"}, "token ok, read " + project + " unchecked"},
+		{"the role on one secret, and a pattern", func(g *Settings) { g.Stores = g.Stores[:1] }, func(p *secretmanager.Project) {
+			p.Readers, p.Secrets["db"].Readers = nil, []string{reader}
+		}, []string{"web*", "db"}, "token ok, read " + project + " ok"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := newFake(t)

@@ -10,13 +10,15 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Steps formats the steps of a validation as "NAME ok|skipped|REASON, ...".
+// Steps formats the steps of a validation as "NAME ok|skipped|unchecked|REASON, ...".
 func Steps(steps []provider.Step) string {
 	texts := make([]string, len(steps))
 	for i, s := range steps {
 		switch {
 		case s.Skipped:
 			texts[i] = s.String() + " skipped"
+		case s.Unchecked:
+			texts[i] = s.String() + " unchecked"
 		case s.Err != nil:
 			texts[i] = s.String() + " " + string(secret.AsError(s.Err).Reason)
 		default:

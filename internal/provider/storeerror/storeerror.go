@@ -49,20 +49,30 @@ func Closed() *secret.Error {
 	return secret.Errorf(secret.ReasonStoreUnavailable, "the integration has been closed or replaced; try again").WithCause(ErrClosed)
 }
 
+// ErrNameDenied in the chain of an error with ReasonStoreAccessDenied means that the store
+// may permit the identity to read secrets of other names: stores that have permissions for
+// single secrets also deny access to names that do not exist.
+var ErrNameDenied = errors.New("the store denies access to this name")
+
+// NameDenied returns cause, which must not be nil, as an error that is also ErrNameDenied.
+// Its text is the cause's.
+func NameDenied(cause error) error { return &marked{cause, ErrNameDenied} }
+
 // Answered returns cause, which may be nil, as an error that is also ErrAnswered. Its
 // text is the cause's.
 func Answered(cause error) error {
 	if cause == nil {
 		return ErrAnswered
 	}
-	return &answered{cause}
+	return &marked{cause, ErrAnswered}
 }
 
-type answered struct{ cause error }
+// marked is cause, and also mark.
+type marked struct{ cause, mark error }
 
-func (a *answered) Error() string        { return a.cause.Error() }
-func (a *answered) Unwrap() error        { return a.cause }
-func (a *answered) Is(target error) bool { return target == ErrAnswered }
+func (m *marked) Error() string        { return m.cause.Error() }
+func (m *marked) Unwrap() error        { return m.cause }
+func (m *marked) Is(target error) bool { return target == m.mark }
 
 // Plain returns s if it can be an error code or an identifier: at most 64 ASCII
 // letters, digits, hyphens and underscores. Otherwise it returns "".

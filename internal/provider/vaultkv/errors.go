@@ -45,7 +45,7 @@ func explainRead(ctx context.Context, host string, err error) *secret.Error {
 		return explainMissing(host, e)
 	case http.StatusForbidden:
 		return secret.Errorf(secret.ReasonStoreAccessDenied,
-			"Vault %s denies the integration's identity access to the secret, or has no such mount; grant the capability \"read\" in its policy on the path (for KV version 2, with data/ after the mount)", host).WithCause(e)
+			"Vault %s denies the integration's identity access to the secret, or has no such mount; grant the capability \"read\" in its policy on the path (for KV version 2, with data/ after the mount)", host).WithCause(storeerror.NameDenied(e))
 	default:
 		return explainStatus(host, "Vault", e)
 	}

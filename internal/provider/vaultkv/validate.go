@@ -3,11 +3,15 @@ package vaultkv
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
 
+	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -21,7 +25,7 @@ func (s *store) Validate(ctx context.Context) []provider.Step {
 	step := provider.Step{Step: provider.StepLogin, Found: "the server issued a token or accepted the configured one"}
 	ses, err := s.logins.session(ctx)
 	if err == nil && ses.unproven {
-		step.Found = "the server does not allow a token lookup; only a read can show whether the token is valid"
+		step.Unchecked, step.Found = true, "unknown: the server does not allow a token lookup; only a read can show whether the token is valid"
 	}
 	if err != nil {
 		steps := []provider.Step{{Step: provider.StepLogin, Err: secret.AsError(err)}}
@@ -37,63 +41,109 @@ func (s *store) Validate(ctx context.Context) []provider.Step {
 	return steps
 }
 
+// noVersion is a version that no secret has.
+const noVersion = "999999999"
+
+// maxQueried limits the exact names of which a check asks for the capabilities.
+const maxQueried = 8
+
+// validateMount checks whether the token may read what the grants name in a mount. If
+// they have exact names, the result is about these. Otherwise it is about a name that
+// does not exist and that a pattern matches. The token's policies may be narrower than
+// the grants, so a refusal of that name does not mean that the integration does not work.
 func (s *store) validateMount(ctx context.Context, ses *session, m Mount) provider.Step {
-	name, granted := s.nameBelow(m)
 	step := provider.Step{Step: provider.StepReadStore, Store: m.Path}
-	if m.Engine == Dynamic && !granted {
+	names, patterns := provider.Granted(s.in, func(r authz.Rule) bool { return strings.HasPrefix(r.Secret, m.Path+"/") })
+	for _, name := range names[:min(len(names), maxQueried)] {
+		one := s.validateName(ctx, ses, m, name)
+		if one.Err != nil || one.Unchecked {
+			return one
+		}
+		step.Found = one.Found
+	}
+	if len(names) > 0 {
+		return step
+	}
+	if len(patterns) > 0 {
+		return s.validatePattern(ctx, ses, m, patterns[0])
+	}
+	if m.Engine == Dynamic {
 		step.Found = "no grant covers a path below the mount, so there is nothing to check"
 		return step
 	}
+	return s.validatePattern(ctx, ses, m, m.Path+"/*")
+}
+
+const (
+	foundGranted = `the token's policies grant the capability "read"`
+	foundRead    = "the identity may read secrets"
+)
+
+// validateName checks a secret that a grant names exactly.
+func (s *store) validateName(ctx context.Context, ses *session, m Mount, name string) provider.Step {
+	step := provider.Step{Step: provider.StepReadStore, Store: m.Path}
 	may, known := s.mayRead(ctx, ses, m, name)
 	switch {
 	case known && may:
-		step.Found = "the token's policies grant the capability \"read\""
+		step.Found = foundGranted
 	case known:
-		path := m.Path
-		if m.Engine == KV2 {
-			path += "/data"
-		}
 		step.Err = secret.Errorf(secret.ReasonStoreAccessDenied,
-			"no policy of the token grants the capability \"read\" below %s in Vault %s; add one to its role", path, s.host)
-	case m.Engine == Dynamic:
-		step.Found = "the token may not query its capabilities; only reading a credential, which creates one, can show whether it is allowed"
-	default:
-		step.Err = provider.ProbeOne(ctx, s, secret.Ref{Kind: secret.KindHashiCorpVault, Store: s.vault.Address, Name: provider.MissingBelow(m.Path + "/*")}).Err
+			"no policy of the token grants the capability \"read\" on %s in Vault %s, which a grant names; add it to a policy of its role", apiPath(m, name), s.host)
+	case m.Engine == KV2:
+		step.Err = provider.ProbeName(ctx, s, secret.Ref{Kind: secret.KindHashiCorpVault, Store: s.vault.Address, Name: name, Version: noVersion})
 		if step.Err == nil {
-			step.Found = "the identity may read secrets"
+			step.Found = foundRead
 		}
+	default:
+		step.Unchecked = true
+		step.Found = "unknown: the token may not query its capabilities; only reading a secret or creating a credential can show whether it is allowed"
 	}
 	return step
 }
 
-// nameBelow returns a name in the mount that the grants permit. If they permit a
-// pattern, the name is one that no secret has. granted is false if no grant is about
-// the mount.
-func (s *store) nameBelow(m Mount) (name string, granted bool) {
-	exact := ""
-	for _, rule := range s.in.Policy.Rules() {
+// validatePattern checks a name that does not exist and that the pattern matches.
+func (s *store) validatePattern(ctx context.Context, ses *session, m Mount, pattern string) provider.Step {
+	step := provider.Step{Step: provider.StepReadStore, Store: m.Path}
+	name := provider.MissingBelow(pattern)
+	may, known := s.mayRead(ctx, ses, m, name)
+	switch {
+	case known && may:
+		step.Found = foundGranted
+		return step
+	case !known && m.Engine == Dynamic:
+		step.Unchecked = true
+		step.Found = "unknown: the token may not query its capabilities; only creating a credential can show whether it is allowed"
+		return step
+	case !known:
+		err := provider.ProbeName(ctx, s, secret.Ref{Kind: secret.KindHashiCorpVault, Store: s.vault.Address, Name: name})
 		switch {
-		case !strings.HasPrefix(rule.Secret, m.Path+"/"):
-		case strings.HasSuffix(rule.Secret, "*"):
-			return provider.MissingBelow(rule.Secret), true
-		case exact == "":
-			exact = rule.Secret
+		case err == nil:
+			step.Found = foundRead
+			return step
+		case !errors.Is(err, storeerror.ErrNameDenied):
+			step.Err = err
+			return step
 		}
 	}
-	if exact != "" {
-		return exact, true
+	step.Unchecked = true
+	step.Found = fmt.Sprintf("unknown: the token's policies do not grant the capability \"read\" on all of %s; "+
+		"whether they grant it on single secrets can be checked only if a grant has the exact name of one", apiPath(m, pattern))
+	return step
+}
+
+// apiPath returns the path of a secret in the server's API and policies.
+func apiPath(m Mount, name string) string {
+	if m.Engine == KV2 {
+		return m.Path + "/data/" + strings.TrimPrefix(name, m.Path+"/")
 	}
-	return provider.MissingBelow(m.Path + "/*"), false
+	return name
 }
 
 // mayRead asks the server what the token may do with a secret. known is false if the
 // server does not answer that. Source: the API's "POST /sys/capabilities-self", which
 // the policy named default permits.
 func (s *store) mayRead(ctx context.Context, ses *session, m Mount, name string) (may, known bool) {
-	path := name
-	if m.Engine == KV2 {
-		path = m.Path + "/data/" + strings.TrimPrefix(name, m.Path+"/")
-	}
+	path := apiPath(m, name)
 	a, err := s.client.do(ctx, http.MethodPost, ses.token, "sys/capabilities-self", "", map[string][]string{"paths": {path}})
 	if err != nil {
 		return false, false

@@ -33,10 +33,15 @@ func TestValidate(t *testing.T) {
 		{"root", secretID, map[string][]string{"": {"root"}}, false, "login ok, " + all("ok"), 0},
 		{"one mount is denied", secretID, map[string][]string{
 			"secret/data/team/": {"read"}, "legacy/": {"read"}, "team/deep/kv/data/": {"deny"}, "database/": {"read"},
-		}, false, "login ok, read secret ok, read legacy ok, read team/deep/kv STORE_ACCESS_DENIED, read database ok", 0},
-		{"capabilities are not told", secretID, nil, false, "login ok, " + all("ok"), 3},
+		}, false, "login ok, read secret ok, read legacy ok, read team/deep/kv unchecked, read database ok", 0},
+		{"a policy that is narrower than the grants", secretID, map[string][]string{
+			"secret/data/team/a/": {"read"}, "legacy/": {"read"}, "team/deep/kv/data/": {"read"}, "database/": {"read"},
+		}, false, "login ok, read secret unchecked, read legacy ok, read team/deep/kv ok, read database ok", 0},
+		{"what a grant names is denied", secretID, map[string][]string{"": {"read"}, "legacy/one": {"deny"}, "database/": {"deny"}}, false,
+			"login ok, read secret ok, read legacy STORE_ACCESS_DENIED, read team/deep/kv ok, read database STORE_ACCESS_DENIED", 0},
+		{"capabilities are not told", secretID, nil, false, "login ok, read secret ok, read legacy unchecked, read team/deep/kv ok, read database unchecked", 2},
 		{"nothing is told or given", secretID, nil, true,
-			"login ok, read secret STORE_ACCESS_DENIED, read legacy STORE_ACCESS_DENIED, read team/deep/kv STORE_ACCESS_DENIED, read database ok", 3},
+			"login ok, " + all("unchecked"), 2},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			v := newFake()
@@ -99,10 +104,10 @@ func answerCapabilities(t *testing.T, w http.ResponseWriter, r *http.Request, po
 		t.Errorf("asked for %v, %v", in.Paths, err)
 		return
 	}
-	given := []string{"deny"}
+	given, longest := []string{"deny"}, -1
 	for beginning, capabilities := range policies {
-		if strings.HasPrefix(in.Paths[0], beginning) {
-			given = capabilities
+		if strings.HasPrefix(in.Paths[0], beginning) && len(beginning) > longest {
+			given, longest = capabilities, len(beginning)
 		}
 	}
 	b, err := json.Marshal(map[string]any{"request_id": "r", "data": map[string]any{in.Paths[0]: given, "capabilities": given}})
@@ -110,4 +115,33 @@ func answerCapabilities(t *testing.T, w http.ResponseWriter, r *http.Request, po
 		t.Error(err)
 	}
 	providertest.WriteJSON(w, http.StatusOK, string(b))
+}
+
+// TestValidateExactNames: a policy on the one secret that a grant names is enough, also
+// beside a wider grant, and without capabilities.
+func TestValidateExactNames(t *testing.T) {
+	for _, capabilities := range []bool{true, false} {
+		v := newFake()
+		f := newFront(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			path := strings.TrimPrefix(r.URL.Path, "/v1/")
+			switch {
+			case path == "sys/capabilities-self" && capabilities:
+				answerCapabilities(t, w, r, map[string][]string{"secret/data/team/db": {"read"}, "secret/data/team/db-": {"deny"}})
+			case path == "sys/capabilities-self", strings.HasPrefix(path, "secret/") && path != "secret/data/team/db":
+				providertest.WriteJSON(w, http.StatusForbidden, `{"errors":["permission denied"]}`)
+			default:
+				if path == "secret/data/team/db" && r.URL.RawQuery == "" {
+					t.Error("the value was requested")
+				}
+				v.ServeHTTP(w, r)
+			}
+		}))
+		v.put("secret/team/db", `{"k":"v"}`)
+		in := f.integration(t, roleID, secretID)
+		settingsOf(in).Mounts = settingsOf(in).Mounts[:1]
+		providertest.Grant(t, Spec(), in, `vault: {address: "`+address+`", mounts: [{path: secret, engine: kv2}], auth: {type: token}}`, []string{"secret/*", "secret/team/db"})
+		if got, want := providertest.Steps(f.open(t, f.Config(), in).Validate(t.Context())), "login ok, read secret ok"; got != want {
+			t.Errorf("capabilities %t:\n got %s\nwant %s", capabilities, got, want)
+		}
+	}
 }
