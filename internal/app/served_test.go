@@ -22,7 +22,7 @@ import (
 type served struct {
 	*devmode.Environment
 	cmd         *exec.Cmd
-	log         asynctest.Buffer
+	log, out    asynctest.Buffer // standard error and standard output
 	addr, admin string
 	exited      chan struct{}
 	err         error // of Wait, once exited is closed
@@ -46,6 +46,7 @@ func startServed(t *testing.T, env *devmode.Environment, configFile string, envi
 	s := &served{Environment: env, exited: make(chan struct{})}
 	s.cmd = exec.Command("secretbroker", "serve", "--log-format", "json", "--config", configFile) // see TestMain
 	s.cmd.Env = append(append(os.Environ(), "GORACE=atexit_sleep_ms=0"), environ...)
+	s.cmd.Stdout = &s.out
 	stderr, err := s.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

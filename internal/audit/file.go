@@ -41,6 +41,7 @@ func Open(cfg Config) (*Log, error) {
 	l.sync, l.header, l.linker = cfg.Sync, chain.Opened, chain.NewLinker(cfg.Key)
 	if cfg.Path == Stdout {
 		l.w = os.Stdout
+		l.linker.SetRun()
 	} else if err := l.openFirst(); err != nil {
 		return nil, err
 	}

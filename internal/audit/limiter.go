@@ -50,7 +50,7 @@ type Count struct {
 // It always records a call in full if the call delivers something to its caller. Of the
 // calls that deliver nothing, it records in full, per principal and second:
 //
-//   - one Denied or Rejected call for each integration and reason,
+//   - one Denied or Rejected call for each integration, method and reason,
 //   - all Failed and Withheld ones,
 //   - but together at most MaxRefusalBytes.
 //
@@ -67,7 +67,7 @@ type Limiter struct {
 
 // refusals are the refusals of one principal since Counted records were last written.
 type refusals struct {
-	full  []uint64 // hashes of the integrations and reasons that are recorded in full
+	full  []uint64 // hashes of what is recorded in full, see key
 	bytes int      // size of the records in full
 	Count
 }
@@ -150,7 +150,7 @@ func (l *Limiter) of(who authz.Principal) *refusals {
 	return r
 }
 
-// key identifies the integration and reason of an event. At most one call per second and
+// key identifies the integration, method and reason of an event. At most one call per second and
 // key is recorded in full; 0 means no such limit.
 func (l *Limiter) key(e *Event) uint64 {
 	if e.Outcome != Denied && e.Outcome != Rejected {
@@ -159,6 +159,8 @@ func (l *Limiter) key(e *Event) uint64 {
 	var h maphash.Hash
 	h.SetSeed(l.seed)
 	_, _ = h.WriteString(e.IntegrationID)
+	_ = h.WriteByte(0)
+	_, _ = h.WriteString(e.Method)
 	_ = h.WriteByte(0)
 	_, _ = h.WriteString(string(e.Reason))
 	return h.Sum64() | 1

@@ -17,7 +17,16 @@
 //
 //	,"seq":N,"chain":"C"}
 //
-// where N counts the records from 1 and C is, in hexadecimal, SHA-256 of the
+// or, on standard output,
+//
+//	,"run":"R","seq":N,"chain":"C"}
+//
+// where R identifies the process that wrote it: what collectors make of standard output has
+// the chains of many processes, mixed with other lines.
+//
+// In both,
+//
+// N counts the records from 1 and C is, in hexadecimal, SHA-256 of the
 // chain value before (32 bytes; zeros before the first record) followed by the
 // line's own bytes up to and without `,"chain":`. With a Key it is HMAC-SHA256
 // (RFC 2104) of the same. This is the linear linking of Haber and Stornetta
@@ -40,6 +49,7 @@ package chain
 import (
 	"bytes"
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -53,11 +63,12 @@ import (
 
 // The parts of a record's ending.
 const (
+	runField   = `,"run":"`
 	seqField   = `,"seq":`
 	chainField = `,"chain":"`
 	lineEnd    = `"}`
 	// MaxEnding is the length of the longest ending of a record, in bytes.
-	MaxEnding = len(seqField) + 20 + len(chainField) + 2*sha256.Size + len(lineEnd)
+	MaxEnding = len(runField) + runDigits + 1 + len(seqField) + 20 + len(chainField) + 2*sha256.Size + len(lineEnd)
 )
 
 // MaxLine is the length of the longest line that can be a record, in bytes. It is well
@@ -159,6 +170,7 @@ func (k *Key) ID() string { return k.id }
 type Linker struct {
 	h     hash.Hash
 	keyID string // empty without a key
+	run   string // the member run of records, with its name; empty for none
 	// before and sum are scratch space of Link, so that it does not allocate.
 	before Value
 	sum    []byte
@@ -183,6 +195,33 @@ func (k *Linker) Algorithm() string {
 // KeyID returns the ID of the key, "" without one.
 func (k *Linker) KeyID() string { return k.keyID }
 
+// runDigits is the number of hexadecimal digits of a run.
+const runDigits = 16
+
+// SetRun makes Seal add the member run, with a random value, to all records.
+func (k *Linker) SetRun() {
+	id := make([]byte, runDigits/2)
+	_, _ = rand.Read(id) // never fails
+	k.run = runField + hex.EncodeToString(id) + `"`
+}
+
+// Run returns the member run of a record, whose body Unseal has returned; "" if it has none.
+func Run(body []byte) string {
+	body = body[:max(0, bytes.LastIndex(body, []byte(seqField)))]
+	const length = len(runField) + runDigits + 1
+	if len(body) < length || body[len(body)-1] != '"' {
+		return ""
+	}
+	// Text in an event cannot look like this: its quotes are escaped. Objects in an event
+	// end with a bracket.
+	body = body[len(body)-length : len(body)-1]
+	id, ok := bytes.CutPrefix(body, []byte(runField))
+	if !ok || bytes.ContainsFunc(id, func(r rune) bool { return (r < '0' || r > '9') && (r < 'a' || r > 'f') }) {
+		return ""
+	}
+	return string(id)
+}
+
 // Link returns the chain value of the record after the one with the value before. body
 // is the record's line up to and without `,"chain":`.
 func (k *Linker) Link(before Value, body []byte) (v Value) {
@@ -200,6 +239,7 @@ func (k *Linker) Link(before Value, body []byte) (v Value) {
 func (k *Linker) Seal(out, line []byte, head *Head) []byte {
 	start := len(out)
 	out = append(out, line[:len(line)-1]...)
+	out = append(out, k.run...)
 	out = append(out, seqField...)
 	out = strconv.AppendUint(out, head.Seq+1, 10)
 	*head = Head{head.Seq + 1, k.Link(head.Chain, out[start:])}

@@ -84,16 +84,17 @@ func (r *Record) parse() bool {
 }
 
 // Query calls f for every event of the files that filter selects, in order. It skips
-// segment headers, and returns the number of lines that it could not parse. It does not
-// check the chain; see Verify. The memory it needs does not depend on the size of the files.
+// segment headers, and returns the number of lines that it could not parse. Of standard
+// input, and of lines that a container runtime wrote, these are only damaged records,
+// because log messages are expected among them. It does not check the chain; see Verify. The memory it needs does not depend on the size of the files.
 func Query(ctx context.Context, filter *Filter, files []string, f func(*Record) error) (unreadable int, err error) {
-	err = readLines(ctx, files, func(l rawLine) error {
+	err = streamLines(ctx, files, func(l streamLine) error {
 		if _, isHeader := chain.ParseSegmentHeader(l.text); isHeader {
 			return nil
 		}
 		r := Record{Line: l.text, File: l.file, N: l.n}
 		if l.long || !r.parse() {
-			if !l.long || l.ended {
+			if (!l.long || l.ended) && (l.isRecord || !l.wrapped && l.file != Stdin) {
 				unreadable++
 			}
 			return nil

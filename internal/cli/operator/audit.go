@@ -3,6 +3,7 @@ package operator
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -42,6 +43,13 @@ proves that no record up to this head was changed or removed.
 
 A file that the broker is writing may end within a line, which is reported as torn.
 
+Standard input (-) is read as a stream, and with --stream files are too: standard
+output of brokers, as "kubectl logs", files of a container runtime or a collector
+have it. Of such an input, the command looks only at the lines that are audit records,
+also after a prefix, and follows the chain of each run of a broker by itself. It
+accepts that the records before the first one of a run are missing, and says so, and
+that unchanged records occur twice. --stream=false reads standard input as a file.
+
 Exit codes: 0 the log is intact; 1 a file cannot be read; 2 the command line is
 invalid; 9 the log is not intact.`
 
@@ -49,17 +57,24 @@ func newAuditVerifyCommand() *cobra.Command {
 	var (
 		keyFiles, heads []string
 		output          string
+		stream          bool
 	)
 	cmd := &cobra.Command{
 		Use:     "verify [flags] FILE...",
 		Short:   "Check that audit logs were not changed",
 		Long:    auditVerifyHelp,
-		Example: "  secretbroker audit verify --key-file audit.key audit.jsonl.2.gz audit.jsonl.1 audit.jsonl",
+		Example: "  secretbroker audit verify --key-file audit.key audit.jsonl.2.gz audit.jsonl.1 audit.jsonl\n  kubectl logs --prefix -l app=secretbroker --tail=-1 | secretbroker audit verify -",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, files []string) error {
 			cfg, err := verifyConfig(keyFiles, heads)
 			if err != nil {
 				return &exit.Error{Code: exit.Usage, Err: err}
+			}
+			if !cmd.Flags().Changed("stream") {
+				stream = slices.Contains(files, logread.Stdin)
+			}
+			if stream {
+				return verifyStream(cmd, cfg, output, files)
 			}
 			report, err := logread.Verify(cmd.Context(), cfg, files)
 			if err != nil {
@@ -76,6 +91,7 @@ func newAuditVerifyCommand() *cobra.Command {
 	}
 	cmd.Flags().StringArrayVar(&keyFiles, "key-file", nil, "file with the key that the logs were written with (repeatable)")
 	cmd.Flags().StringArrayVar(&heads, "expect-head", nil, "SEQ:CHAIN of a record that the logs must contain (repeatable)")
+	cmd.Flags().BoolVar(&stream, "stream", false, "the input is standard output of brokers, which has other lines too (default for -)")
 	_ = cmd.MarkFlagFilename("key-file") // the flag exists
 	terminal.CompleteWords(cmd, "expect-head")
 	terminal.RegisterOutput(cmd, &output, "table", "json")
@@ -116,18 +132,24 @@ type VerificationJSON struct {
 	// UnchainedBytes is the number of bytes that are not records and that a segment header
 	// declares.
 	UnchainedBytes int64 `json:"unchained_bytes,omitempty"`
+	// Runs are the runs of a stream, which has no First, Head and Previous of its own.
+	// OtherLines is the number of its lines that are not records.
+	Runs       []RunJSON `json:"runs,omitempty"`
+	OtherLines int       `json:"other_lines,omitempty"`
+}
+
+// headText returns the form of --expect-head, "" for the head of an empty log.
+func headText(h chain.Head) string {
+	if h.Seq == 0 {
+		return ""
+	}
+	return h.String()
 }
 
 func printReport(w io.Writer, output string, r *logread.Report) error {
-	headOf := func(h chain.Head) string {
-		if h.Seq == 0 {
-			return ""
-		}
-		return h.String()
-	}
 	out := VerificationJSON{
 		OK: r.Break == nil, Break: r.Break, Records: r.Records, First: r.First.Seq,
-		Head: headOf(r.Last), Previous: headOf(r.Previous), UnchainedBytes: r.UnchainedBytes,
+		Head: headText(r.Last), Previous: headText(r.Previous), UnchainedBytes: r.UnchainedBytes,
 	}
 	if output == "json" {
 		return terminal.PrintJSON(w, out)
@@ -141,6 +163,9 @@ func printReport(w io.Writer, output string, r *logread.Report) error {
 	fmt.Fprintf(&b, ": %d record(s)", out.Records)
 	if out.Records > 0 {
 		fmt.Fprintf(&b, ", %d to %d, head %s", out.First, r.Last.Seq, out.Head)
+	}
+	if out.Break != nil && out.Break.Kind == logread.BreakUnchained {
+		b.WriteString("\nif the file is standard output, which has other lines too, verify it with --stream")
 	}
 	if out.Previous != "" {
 		fmt.Fprintf(&b, "\nthe log continues an earlier file with the head %s, which was not given", out.Previous)

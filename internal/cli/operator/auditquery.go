@@ -207,15 +207,21 @@ func (t *eventTable) add(r *logread.Record) error {
 	return nil
 }
 
-// subjectOf describes the subject of an event: a reference, or the change of an
-// integration.
+// subjectOf describes the subject of an event: the reference of a config, or a call with what
+// it was about.
 func subjectOf(r *logread.Record) string {
-	if r.Reference != "" || !strings.Contains(r.Method, "Integration") && r.Note == "" && r.Change == nil && r.Count == nil {
+	if r.Count != nil {
+		return countOf(r.Count)
+	}
+	if r.Type == audit.TypeAccess && r.Reference != "" {
 		return r.Reference
 	}
 	var parts []string
-	if r.Count != nil {
-		return countOf(r.Count)
+	if r.Reference != "" {
+		parts = append(parts, r.Reference)
+	}
+	if r.Subject != "" {
+		parts = append(parts, "for "+string(r.Subject))
 	}
 	if r.Change != nil {
 		parts = append(parts, slices.Concat(r.Change.Fields, r.Change.Credentials)...)
