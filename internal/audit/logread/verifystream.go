@@ -184,7 +184,7 @@ func (v *streamVerifier) again(r *run, body []byte, head chain.Head) (kind Break
 	if age >= uint64(len(r.values)) || age+1 >= uint64(len(r.values)) && head.Seq != r.First.Seq {
 		return BreakSequence, fmt.Sprintf("record %d occurs again, too late after the first time for a comparison; verify the inputs separately", head.Seq)
 	}
-	at := len(r.values) - 1 - int(age)
+	at := len(r.values) - 1 - int(age) //nolint:gosec // less than len(r.values)
 	switch {
 	case r.values[at] != head.Chain:
 		return BreakSequence, fmt.Sprintf("record %d occurs again and differs: it was inserted", head.Seq)
