@@ -160,6 +160,9 @@ func (s *Source[T]) end(a *attempt[T], failed *failure) {
 // wake makes the timer call tick after d. The caller holds s.mu.
 func (s *Source[T]) wake(d time.Duration) {
 	d = max(d, leastInterval)
+	if s.cfg.Keep {
+		d = min(d, keepInterval)
+	}
 	switch {
 	case s.closed:
 	case s.timer == nil:

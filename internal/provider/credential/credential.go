@@ -48,6 +48,10 @@ const (
 	MaxOutagePause = 10 * time.Second
 	// leastInterval is the minimum time between two renewals by the timer.
 	leastInterval = time.Second
+	// keepInterval is how often the timer of a Source with Config.Keep compares the
+	// credential's life with the clock. The timer does not advance while the machine is
+	// suspended, and no read notices that in time.
+	keepInterval = time.Minute
 )
 
 // Held is a credential. It is immutable.

@@ -343,6 +343,30 @@ func TestKept(t *testing.T) {
 	})
 }
 
+// The machine was suspended: the timer stood still. A kept credential is renewed within a
+// minute, not only at the end of the timer.
+func TestKeptWhileSuspended(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var skipped atomic.Int64
+		now := func() time.Time {
+			if d := time.Duration(skipped.Load()); d > 0 {
+				return time.Now().Round(0).Add(d) // only the wall clock
+			}
+			return time.Now()
+		}
+		i := newIssuer(t, time.Hour, func(c *Config[int]) { c.Keep, c.Now = true, now })
+		i.Begin()
+		time.Sleep(5 * time.Minute)
+		i.asks(t, 1, 1)
+		skipped.Store(int64(45 * time.Minute))
+		time.Sleep(keepInterval)
+		i.asks(t, 2, 2)
+		if i.lasts[1] != 1 {
+			t.Error("the credential had ended")
+		}
+	})
+}
+
 // The machine was suspended: the monotonic clock stopped, and by the wall clock the
 // credential has ended.
 func TestSuspended(t *testing.T) {

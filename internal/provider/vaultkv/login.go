@@ -44,6 +44,9 @@ type logins struct {
 	log    *slog.Logger
 
 	held *credential.Source[*session]
+	// unrenewed is the token of a file whose renewal the server has refused, so that it is
+	// logged once. Only acquire uses it, and held calls acquire once at a time.
+	unrenewed string
 }
 
 func newLogins(cfg provider.Config, in *integration.Integration, c *client, host string, tasks *task.Group) *logins {
@@ -111,6 +114,9 @@ func (l *logins) replaced(ctx context.Context, s *session) bool {
 func (l *logins) renew(ctx context.Context, s *session) *session {
 	began := l.now()
 	a, err := l.client.do(ctx, http.MethodPut, s.token, "auth/token/renew-self", "", struct{}{})
+	if l.auth.Type == Token {
+		l.noteRenewal(s.token, err)
+	}
 	if err != nil || a.Auth == nil {
 		return nil
 	}
@@ -120,6 +126,19 @@ func (l *logins) renew(ctx context.Context, s *session) *session {
 		return nil
 	}
 	return &session{token: s.token, began: began, ttl: seconds(a.Auth.LeaseDuration), renewable: a.Auth.Renewable}
+}
+
+// noteRenewal logs that the server refuses to renew the token of a file, once for each
+// token. The token may be revoked, at its maximum lifetime, or without the permission.
+func (l *logins) noteRenewal(token string, err error) {
+	var refusal *statusError
+	switch {
+	case err == nil:
+		l.unrenewed = ""
+	case errors.As(err, &refusal) && refusal.status < http.StatusInternalServerError && refusal.status != http.StatusTooManyRequests && l.unrenewed != token:
+		l.unrenewed = token
+		l.log.Warn("Vault refuses to renew the token in vault.auth.token_file; reads fail when it has ended; put another token into the file", "server", l.host, "status", refusal.status)
+	}
 }
 
 // login gets a new token. Its errors are *secret.Error.

@@ -3,8 +3,10 @@ package vaultkv
 import (
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 
+	"github.com/secretbroker/secretbroker/internal/asynctest"
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -106,4 +108,29 @@ func TestOwnTokenThatHasEnded(t *testing.T) {
 	o.mu.Unlock()
 	providertest.Must(t, osWrite(o.file, "hvs.new"))
 	fetch(t, s, "secret/db")
+}
+
+// A token whose renewal is refused is not revived and not asked about in a loop. It is
+// logged once, and reads fail as with any invalid token.
+func TestOwnTokenWhoseRenewalIsRefused(t *testing.T) {
+	o := newOwnToken(t, "hvs.own")
+	o.put("secret/db", `{"a":"b"}`)
+	s := o.front.open(t, o.front.Config(), o.integration(t))
+	s.Keep()
+	<-o.renewals
+	o.revoke()
+	const logged = "refuses to renew the token"
+	asynctest.Eventually(t, "the refusal is logged", func() bool { return strings.Contains(o.front.Logs.String(), logged) })
+	for range 50 {
+		fails(t, s, "secret/db", secret.ReasonStoreAuthenticationFailed)
+	}
+	if n := strings.Count(o.front.Logs.String(), logged); n != 1 {
+		t.Errorf("logged %d times", n)
+	}
+	if n := o.front.requests("PUT auth/token/renew-self"); n > 6 {
+		t.Errorf("%d renewals", n)
+	}
+	if strings.Contains(o.front.Logs.String(), "hvs.own") {
+		t.Error("the log contains the token")
+	}
 }
