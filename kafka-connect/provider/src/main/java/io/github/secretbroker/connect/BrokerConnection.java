@@ -1,16 +1,18 @@
 package io.github.secretbroker.connect;
 
+import com.google.common.util.concurrent.ListenableFuture;
 import com.google.protobuf.Duration;
+import io.github.secretbroker.connect.BrokerChannels.Link;
 import io.github.secretbroker.connect.TlsFiles.UnusableException;
 import io.github.secretbroker.v1.ConfigError;
 import io.github.secretbroker.v1.ResolveRequest;
 import io.github.secretbroker.v1.ResolveResponse;
 import io.github.secretbroker.v1.ResolvedConfig;
 import io.grpc.CallOptions;
-import io.grpc.ConnectivityState;
 import io.grpc.ManagedChannel;
 import io.grpc.MethodDescriptor;
 import io.grpc.NameResolverRegistry;
+import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
 import io.grpc.netty.NettyChannelBuilder;
 import io.grpc.protobuf.lite.ProtoLiteUtils;
@@ -21,15 +23,17 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.ExecutionException;
 import java.util.concurrent.ThreadLocalRandom;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
 import org.apache.kafka.common.config.ConfigException;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * The channel of a worker to its brokers. Providers with equal settings share it; the last one that
- * closes it shuts it down. It connects on first use. Safe for concurrent use.
+ * The connection of a worker to its brokers. Providers with equal settings share it; the last one
+ * that closes it shuts it down. It connects on first use. Safe for concurrent use.
  */
 final class BrokerConnection implements AutoCloseable {
   private static final Logger LOG = LoggerFactory.getLogger(BrokerConnection.class);
@@ -45,18 +49,15 @@ final class BrokerConnection implements AutoCloseable {
   /** Enough for hundreds of secrets of the maximum size that a store allows. */
   private static final int MAX_RESPONSE_BYTES = 16 << 20;
   private static final int MAX_TRAILER_BYTES = 64 << 10;
-  /** The maximum wait for brokers that the previous call could not reach. */
-  private static final long IMPATIENT_MS = 2_000;
-  /** The time that is left for a call to get the current error, if no broker was connected. */
-  private static final long OUTAGE_WAIT_MS = 100;
-  private static final long POLL_MS = 10;
   private static final long MIN_BACKOFF_MS = 100;
-  /** Short, because most attempts are cheap: a channel without a connection fails immediately. */
+  /** Short, because most attempts are cheap: a refused connection fails immediately. */
   private static final long MAX_BACKOFF_MS = 250;
 
   private static final int CONNECT_TIMEOUT_MS = 2_000;
+  private static final long STARTUP_LOG_INTERVAL = TimeUnit.SECONDS.toNanos(10);
 
   private static final Map<Settings, BrokerConnection> OPEN = new HashMap<>();
+  private static volatile boolean everResolved;
 
   static {
     TransportLog.quiet();
@@ -67,16 +68,9 @@ final class BrokerConnection implements AutoCloseable {
   private final ReloadingSslContext tls;
   private final Statistics statistics;
   private int users; // within OPEN
-  private ManagedChannel channel; // within this
-  private volatile Outage outage; // null if the last call reached a broker
+  private final Outage outage = new Outage();
+  private final BrokerChannels channels = new BrokerChannels(this::build, outage);
   private final CountDownLatch closed = new CountDownLatch(1);
-
-  /**
-   * The failure of a call that could not reach the brokers.
-   *
-   * @param silent a broker was connected, and did not answer
-   */
-  private record Outage(boolean silent) {}
 
   private BrokerConnection(Settings settings) throws UnusableException {
     this.settings = settings;
@@ -116,11 +110,7 @@ final class BrokerConnection implements AutoCloseable {
     }
     statistics.unregister();
     closed.countDown(); // calls in progress end now
-    synchronized (this) {
-      if (channel != null) {
-        channel.shutdownNow();
-      }
-    }
+    channels.close();
   }
 
   /**
@@ -135,60 +125,88 @@ final class BrokerConnection implements AutoCloseable {
   /** Like the other method, with the maximum age of values, counted from their read; null for any. */
   Answer resolve(String integration, List<String> references, java.time.Duration maxAge) throws BrokerException {
     long began = System.nanoTime();
-    Outage before = outage;
-    long end = before == null ? began + settings.timeout().toNanos() : endAfter(before, began);
-    ResolveRequest request = request(integration, references, maxAge);
-    for (int attempt = 1; ; attempt++) {
-      try {
-        Answer answer = once(request, references.size(), end);
-        outage = null;
-        statistics.answered(references.size(), System.nanoTime() - began);
-        return answer;
-      } catch (BrokerException e) {
-        long wait = waitBefore(e, attempt, end);
-        if (wait < 0 || !sleep(wait)) {
-          outage = e.unreachable() ? new Outage(ready()) : null;
-          statistics.failed(System.nanoTime() - began);
-          throw closed.getCount() == 0 ? BrokerException.closed() : e;
-        }
-        statistics.retried();
-      }
-    }
+    Call call = new Call(request(integration, references, maxAge), references.size(), began + settings.timeout().toNanos());
+    call.unreachable = outage.arrive(began);
+    return resolve(call, began);
   }
 
   /**
-   * Returns the end of a call that began after an outage. It has the whole timeout as soon as there
-   * is a connection, because then only a store may be slow, and little time otherwise.
+   * Like the other method, for the configuration of the process itself, which ends if this method
+   * throws. Waits longer for a broker, and for a store.
    */
-  private long endAfter(Outage before, long began) {
-    long whole = began + settings.timeout().toNanos();
-    long impatient = Math.min(whole, began + TimeUnit.MILLISECONDS.toNanos(IMPATIENT_MS));
-    if (before.silent()) {
-      return impatient;
-    }
-    return becomesReady(began, IMPATIENT_MS)
-        ? whole
-        : System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(OUTAGE_WAIT_MS); // to get the current error
+  Answer resolveAtStartup(String integration, List<String> references) throws BrokerException {
+    long began = System.nanoTime();
+    long most = Math.max(settings.startupTimeout().toNanos(), settings.timeout().toNanos());
+    Call call = new Call(request(integration, references, settings.maxAge()), references.size(), began + most);
+    call.startup = true;
+    outage.arrive(began);
+    return resolve(call, began);
   }
 
-  /** Waits until a broker is connected, at most ms from began on. Reports whether one is. */
-  private boolean becomesReady(long began, long ms) {
-    while (!ready()) {
-      if (System.nanoTime() - began >= TimeUnit.MILLISECONDS.toNanos(ms) || !sleep(POLL_MS)) {
-        return false;
+  /** Reports whether a set of references was resolved since this class was loaded. */
+  static boolean everResolved() {
+    return everResolved;
+  }
+
+  /** A set of references that is being resolved. Confined to one thread. */
+  private static final class Call {
+    private final ResolveRequest request;
+    private final int references;
+    private final long end;
+    private boolean unreachable; // an earlier call, or an earlier attempt of this one, could not reach a broker
+    private boolean startup;
+    private int attempts;
+    private long logged; // the time of the last log at startup
+
+    Call(ResolveRequest request, int references, long end) {
+      this.request = request;
+      this.references = references;
+      this.end = end;
+    }
+  }
+
+  private Answer resolve(Call call, long began) throws BrokerException {
+    boolean impatient = call.unreachable;
+    boolean unreachable = false;
+    try {
+      while (true) {
+        call.attempts++;
+        try {
+          Answer answer = once(call, impatient);
+          everResolved = true;
+          statistics.answered(call.references, System.nanoTime() - began);
+          return answer;
+        } catch (BrokerException e) {
+          unreachable = e.unreachable();
+          long end = impatient && unreachable ? sooner(outage.burstEnd(), call.end) : call.end;
+          long wait = waitBefore(e, call.attempts, end);
+          if (wait >= 0 && call.startup) {
+            logStartup(e, call);
+          }
+          if (wait < 0 || !sleep(wait)) {
+            statistics.failed(System.nanoTime() - began);
+            throw closed.getCount() == 0 ? BrokerException.closed() : e;
+          }
+          call.unreachable |= unreachable;
+          statistics.retried();
+        }
       }
+    } finally {
+      outage.leave(System.nanoTime(), unreachable);
     }
-    return true;
   }
 
-  /** Reports whether a broker is connected, and otherwise makes the channel connect now. */
-  private boolean ready() {
-    ManagedChannel open = channel();
-    ConnectivityState state = open.getState(true);
-    if (state == ConnectivityState.TRANSIENT_FAILURE) {
-      open.resetConnectBackoff(); // it may have grown to two minutes
+  private static long sooner(long a, long b) {
+    return a - b < 0 ? a : b;
+  }
+
+  private void logStartup(BrokerException e, Call call) {
+    long now = System.nanoTime();
+    if (call.attempts == 1 || now - call.logged > STARTUP_LOG_INTERVAL) {
+      call.logged = now;
+      LOG.warn("Waiting at most {} s for the secrets in the configuration of this process ({}): {}",
+          TimeUnit.NANOSECONDS.toSeconds(call.end - now), Settings.STARTUP_TIMEOUT_MS, e.describeFirst());
     }
-    return state == ConnectivityState.READY;
   }
 
   private static ResolveRequest request(String integration, List<String> references, java.time.Duration maxAge) {
@@ -203,22 +221,70 @@ final class BrokerConnection implements AutoCloseable {
     return request.build();
   }
 
-  private Answer once(ResolveRequest request, int count, long end) throws BrokerException {
-    ManagedChannel open = channel();
-    if (open.getState(false) == ConnectivityState.TRANSIENT_FAILURE) {
-      open.resetConnectBackoff(); // it may have grown to two minutes
-    }
-    CallOptions options =
-        CallOptions.DEFAULT.withDeadlineAfter(Math.max(1, end - System.nanoTime()), TimeUnit.NANOSECONDS);
+  /**
+   * Makes one attempt.
+   *
+   * @param impatient the call waits for a connection only as long as {@link Outage} allows
+   */
+  private Answer once(Call call, boolean impatient) throws BrokerException {
+    Link link = null;
     ResolveResponse response;
     try {
-      response = ClientCalls.blockingUnaryCall(open, RESOLVE, options, request);
+      link = channels.acquire(System.nanoTime(), call.unreachable);
+      if (link == null) {
+        throw BrokerException.closed();
+      }
+      long end = sooner(call.end, System.nanoTime() + settings.timeout().toNanos());
+      response = exchange(link, call.request, impatient ? sooner(outage.end(link.began), end) : end, end);
     } catch (StatusRuntimeException e) {
-      throw BrokerException.of(e, settings.brokers(), tls.describe());
+      BrokerException told = BrokerException.of(e, settings.brokers(), tls.describe());
+      if (told.unreachable() && e.getStatus().getCode() == Status.Code.DEADLINE_EXCEEDED) {
+        channels.unanswered(link);
+      }
+      throw told;
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+      throw BrokerException.of(Status.CANCELLED.asRuntimeException(), settings.brokers(), tls.describe());
+    } finally {
+      if (link != null) {
+        channels.release(link);
+      }
     }
+    String integration = call.request.getIntegrationId();
     LOG.debug("Integration {}: {} of {} references resolved, request {}",
-        request.getIntegrationId(), response.getConfigsCount(), count, response.getRequestId());
-    return answer(request.getIntegrationId(), count, response);
+        integration, response.getConfigsCount(), call.references, response.getRequestId());
+    return answer(integration, call.references, response);
+  }
+
+  /**
+   * Sends the request and waits for the response.
+   *
+   * @param connectEnd the end of the wait for a connection
+   * @param end the end of the wait for a response, at or after connectEnd
+   */
+  private static ResolveResponse exchange(Link link, ResolveRequest request, long connectEnd, long end)
+      throws InterruptedException {
+    CallOptions options = CallOptions.DEFAULT.withDeadlineAfter(Math.max(1, end - System.nanoTime()), TimeUnit.NANOSECONDS);
+    ListenableFuture<ResolveResponse> response =
+        ClientCalls.futureUnaryCall(link.channel.newCall(RESOLVE, options), request);
+    try {
+      if (connectEnd != end) {
+        try {
+          return response.get(Math.max(0, connectEnd - System.nanoTime()), TimeUnit.NANOSECONDS);
+        } catch (TimeoutException e) {
+          if (!link.connected()) {
+            throw Status.DEADLINE_EXCEEDED.asRuntimeException();
+          }
+        }
+      }
+      return response.get(); // until its deadline
+    } catch (ExecutionException e) {
+      throw e.getCause() instanceof StatusRuntimeException status
+          ? status
+          : Status.UNKNOWN.withCause(e.getCause()).asRuntimeException();
+    } finally {
+      response.cancel(true); // has no effect after a response
+    }
   }
 
   /** Returns a usable value for every reference, or throws. */
@@ -301,28 +367,24 @@ final class BrokerConnection implements AutoCloseable {
     }
   }
 
-  private synchronized ManagedChannel channel() {
-    if (channel == null) {
-      channel =
-          NettyChannelBuilder.forTarget(BrokerAddresses.TARGET)
-              .setNameResolverArg(BrokerAddresses.SETTINGS, settings)
-              .sslContext(tls)
-              .defaultLoadBalancingPolicy("round_robin")
-              // A DNS operator must not be able to change the configuration of calls, and only
-              // this class retries.
-              .disableServiceConfigLookUp()
-              .disableRetry()
-              .userAgent("secretbroker-kafka-connect/" + Statistics.version())
-              .maxInboundMessageSize(MAX_RESPONSE_BYTES)
-              .maxInboundMetadataSize(MAX_TRAILER_BYTES)
-              .withOption(ChannelOption.CONNECT_TIMEOUT_MILLIS, CONNECT_TIMEOUT_MS)
-              // Shorter than the idle timeout of load balancers, and longer than the interval
-              // that the broker treats as abuse.
-              .keepAliveTime(1, TimeUnit.MINUTES)
-              .keepAliveTimeout(10, TimeUnit.SECONDS)
-              .keepAliveWithoutCalls(true)
-              .build();
-    }
-    return channel;
+  private ManagedChannel build() {
+    return NettyChannelBuilder.forTarget(BrokerAddresses.TARGET)
+        .setNameResolverArg(BrokerAddresses.SETTINGS, settings)
+        .sslContext(tls)
+        .defaultLoadBalancingPolicy("round_robin")
+        // A DNS operator must not be able to change the configuration of calls, and only
+        // this class retries.
+        .disableServiceConfigLookUp()
+        .disableRetry()
+        .userAgent("secretbroker-kafka-connect/" + Statistics.version())
+        .maxInboundMessageSize(MAX_RESPONSE_BYTES)
+        .maxInboundMetadataSize(MAX_TRAILER_BYTES)
+        .withOption(ChannelOption.CONNECT_TIMEOUT_MILLIS, CONNECT_TIMEOUT_MS)
+        // Shorter than the idle timeout of load balancers, and longer than the interval
+        // that the broker treats as abuse.
+        .keepAliveTime(1, TimeUnit.MINUTES)
+        .keepAliveTimeout(10, TimeUnit.SECONDS)
+        .keepAliveWithoutCalls(true)
+        .build();
   }
 }

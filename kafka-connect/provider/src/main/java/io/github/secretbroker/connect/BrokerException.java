@@ -183,6 +183,11 @@ final class BrokerException extends Exception {
         + "; check that it runs and that this worker can reach it", 0);
   }
 
+  /** Returns the first error without the reference, for the log. */
+  String describeFirst() {
+    return faults.get(0).reason() + ": " + faults.get(0).message();
+  }
+
   /** Returns all errors as one text, for the exception that Connect shows in a connector's trace. */
   String describe(String integration, List<String> references) {
     StringBuilder text = new StringBuilder("secretbroker: ");

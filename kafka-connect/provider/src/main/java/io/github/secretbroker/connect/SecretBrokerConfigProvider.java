@@ -23,7 +23,7 @@ import org.slf4j.LoggerFactory;
  * missing value, and pass it to the connector as if it were the password.
  *
  * <p>Safe for concurrent use. {@link #configure} reads files and does not contact the broker, so a
- * worker starts even while its broker is down.
+ * worker whose own configuration has no placeholders starts even while its broker is down.
  */
 public final class SecretBrokerConfigProvider implements ConfigProvider {
   private static final Logger LOG = LoggerFactory.getLogger(SecretBrokerConfigProvider.class);
@@ -31,6 +31,9 @@ public final class SecretBrokerConfigProvider implements ConfigProvider {
   /** The ids of integrations that the broker accepts (Integration.id in integration.proto). */
   private static final Pattern INTEGRATION_ID =
       Pattern.compile("(?!.*\\.\\.)[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?");
+
+  private static final String OWN_CONFIGURATION = "org.apache.kafka.common.config.AbstractConfig";
+  private static final String CONNECTOR_CONFIGURATION = "org.apache.kafka.connect.runtime.WorkerConfigTransformer";
 
   private volatile BrokerConnection connection;
 
@@ -75,7 +78,9 @@ public final class SecretBrokerConfigProvider implements ConfigProvider {
     List<String> references = new ArrayList<>(keys);
     Answer answer;
     try {
-      answer = broker.resolve(path, references);
+      answer = !BrokerConnection.everResolved() && ownConfiguration()
+          ? broker.resolveAtStartup(path, references)
+          : broker.resolve(path, references);
     } catch (BrokerException e) {
       LOG.debug("The call to the broker failed", e);
       throw new ConfigException(e.describe(path, references));
@@ -86,6 +91,20 @@ public final class SecretBrokerConfigProvider implements ConfigProvider {
     }
     // null means no time-to-live.
     return new ConfigData(values, answer.timeLeftMs());
+  }
+
+  /**
+   * Reports whether this call is for the configuration of the process itself: of a worker, MirrorMaker,
+   * a client or a Kafka server. The process ends if the call fails. Kafka does not pass this
+   * information, but the two kinds of configuration are resolved by different classes.
+   */
+  static boolean ownConfiguration() {
+    return StackWalker.getInstance()
+        .walk(frames -> frames.map(StackWalker.StackFrame::getClassName)
+            .filter(name -> name.equals(OWN_CONFIGURATION) || name.equals(CONNECTOR_CONFIGURATION))
+            .findFirst())
+        .filter(OWN_CONFIGURATION::equals)
+        .isPresent();
   }
 
   private static void checkPath(String path) {

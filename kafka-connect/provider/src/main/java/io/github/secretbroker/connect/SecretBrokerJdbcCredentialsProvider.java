@@ -6,6 +6,7 @@ import java.time.Duration;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.concurrent.atomic.AtomicInteger;
 import org.apache.kafka.common.Configurable;
 import org.apache.kafka.common.config.ConfigException;
 
@@ -23,10 +24,12 @@ public final class SecretBrokerJdbcCredentialsProvider
   private static final String USERNAME = "username.reference";
   private static final String PASSWORD = "password.reference";
 
-  private BrokerConnection broker;
-  private String integration;
-  private List<String> references;
-  private boolean newer; // the connector has requested a refresh
+  /** What {@link #configure} has read. */
+  private record Configured(BrokerConnection broker, String integration, List<String> references) {}
+
+  private volatile Configured configured; // null before configure and after close
+  private final AtomicInteger refreshes = new AtomicInteger(); // that the connector has requested
+  private volatile int refreshed; // the value of refreshes at the begin of the last call that read the store
 
   private record Credentials(String getUsername, String getPassword) implements JdbcCredentials {
     @Override
@@ -51,12 +54,12 @@ public final class SecretBrokerJdbcCredentialsProvider
         settings.put(name, value);
       }
     }
-    integration = required(configs, INTEGRATION);
-    references = List.of(required(configs, USERNAME), required(configs, PASSWORD));
-    BrokerConnection previous = broker;
-    broker = BrokerConnection.acquire(Settings.parse(settings));
+    String integration = required(configs, INTEGRATION);
+    List<String> references = List.of(required(configs, USERNAME), required(configs, PASSWORD));
+    Configured previous = configured;
+    configured = new Configured(BrokerConnection.acquire(Settings.parse(settings)), integration, references);
     if (previous != null) {
-      previous.close();
+      previous.broker().close();
     }
   }
 
@@ -72,32 +75,40 @@ public final class SecretBrokerJdbcCredentialsProvider
     return value.toString().strip();
   }
 
-  /** @throws ConfigException if a reference could not be resolved; the message contains the reason */
+  /**
+   * Not synchronized, so that {@link #close} ends a call in progress.
+   *
+   * @throws ConfigException if a reference could not be resolved; the message contains the reason
+   */
   @Override
-  public synchronized JdbcCredentials getJdbcCredentials() {
-    if (broker == null) {
+  public JdbcCredentials getJdbcCredentials() {
+    Configured now = configured;
+    if (now == null) {
       throw new ConfigException("secretbroker: the credentials provider is not configured, or was closed");
     }
+    int requested = refreshes.get();
+    Duration maxAge = requested == refreshed ? null : Duration.ZERO;
     try {
-      List<String> values = broker.resolve(integration, references, newer ? Duration.ZERO : null).values();
-      newer = false;
+      List<String> values = now.broker().resolve(now.integration(), now.references(), maxAge).values();
+      refreshed = requested;
       return new Credentials(values.get(0), values.get(1));
     } catch (BrokerException e) {
-      throw new ConfigException(e.describe(integration, references));
+      throw new ConfigException(e.describe(now.integration(), now.references()));
     }
   }
 
   /** Makes the broker read the next credentials from the store, not from its cache. */
   @Override
-  public synchronized void refresh() {
-    newer = true;
+  public void refresh() {
+    refreshes.incrementAndGet();
   }
 
   @Override
   public synchronized void close() {
-    if (broker != null) {
-      broker.close();
-      broker = null;
+    Configured previous = configured;
+    configured = null;
+    if (previous != null) {
+      previous.broker().close();
     }
   }
 }

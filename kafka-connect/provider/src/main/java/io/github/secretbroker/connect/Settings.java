@@ -14,11 +14,13 @@ import org.apache.kafka.common.config.ConfigException;
  *
  * @param serverName the name in the brokers' certificates, null for the host of each broker
  * @param timeout limits one call, including retries
+ * @param startupTimeout limits a call for the configuration of the process itself, if it is longer
  * @param maxAge the maximum age of a value; the broker reads older ones again; null for no maximum
  * @param clientId the name of the connection in JMX
  */
 record Settings(
-    List<Address> addresses, TlsFiles tls, String serverName, Duration timeout, Duration maxAge, String clientId) {
+    List<Address> addresses, TlsFiles tls, String serverName, Duration timeout, Duration startupTimeout, Duration maxAge,
+    String clientId) {
 
   static final String ADDRESSES = "addresses";
   static final String CA_FILE = "tls.ca.file";
@@ -30,6 +32,7 @@ record Settings(
   static final String TRUSTSTORE_PASSWORD_FILE = "tls.truststore.password.file";
   static final String SERVER_NAME = "tls.server.name";
   static final String TIMEOUT_MS = "timeout.ms";
+  static final String STARTUP_TIMEOUT_MS = "startup.timeout.ms";
   static final String MAX_AGE_MS = "max.age.ms";
   static final String CLIENT_ID = "client.id";
 
@@ -37,7 +40,8 @@ record Settings(
   static final List<String> NAMES =
       List.of(
           ADDRESSES, CA_FILE, CERT_FILE, KEY_FILE, KEYSTORE_FILE, KEYSTORE_PASSWORD_FILE,
-          TRUSTSTORE_FILE, TRUSTSTORE_PASSWORD_FILE, SERVER_NAME, TIMEOUT_MS, MAX_AGE_MS, CLIENT_ID);
+          TRUSTSTORE_FILE, TRUSTSTORE_PASSWORD_FILE, SERVER_NAME, TIMEOUT_MS, STARTUP_TIMEOUT_MS, MAX_AGE_MS,
+          CLIENT_ID);
 
   /**
    * The thread that moves connectors between workers waits for calls too, so the maximum is less
@@ -46,6 +50,9 @@ record Settings(
   private static final long DEFAULT_TIMEOUT_MS = 5_000;
   private static final long MIN_TIMEOUT_MS = 500;
   private static final long MAX_TIMEOUT_MS = 9_000;
+  /** Longer than a restart of the brokers takes. */
+  private static final long DEFAULT_STARTUP_TIMEOUT_MS = 60_000;
+  private static final long MAX_STARTUP_TIMEOUT_MS = 600_000;
 
   /** The host and port of one broker, or of several with the same name. */
   record Address(String host, int port) {
@@ -63,6 +70,7 @@ record Settings(
     TlsFiles tls = in.tls();
     String serverName = in.text(SERVER_NAME);
     Long timeout = in.number(TIMEOUT_MS, MIN_TIMEOUT_MS, MAX_TIMEOUT_MS);
+    Long startupTimeout = in.number(STARTUP_TIMEOUT_MS, 0, MAX_STARTUP_TIMEOUT_MS);
     Long maxAge = in.number(MAX_AGE_MS, 0, 24 * 3_600_000L);
     String clientId = in.clientId();
     if (!in.faults.isEmpty()) {
@@ -75,6 +83,7 @@ record Settings(
         tls,
         serverName,
         Duration.ofMillis(timeout == null ? DEFAULT_TIMEOUT_MS : timeout),
+        Duration.ofMillis(startupTimeout == null ? DEFAULT_STARTUP_TIMEOUT_MS : startupTimeout),
         maxAge == null ? null : Duration.ofMillis(maxAge),
         clientId);
   }

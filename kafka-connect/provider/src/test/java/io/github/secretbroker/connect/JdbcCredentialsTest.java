@@ -11,6 +11,11 @@ import io.github.secretbroker.v1.ResolvedConfig;
 import java.nio.file.Path;
 import java.util.HashMap;
 import java.util.Map;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.ExecutorService;
+import java.util.concurrent.Executors;
+import java.util.concurrent.Future;
 import org.apache.kafka.common.config.ConfigException;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -48,6 +53,33 @@ class JdbcCredentialsTest {
       assertFalse(bench.broker.requests.get(1).hasMaxAge());
       assertTrue(bench.broker.requests.get(2).hasMaxAge(), "after a refresh the store is asked");
       assertFalse(bench.broker.requests.get(3).hasMaxAge(), "once");
+    }
+  }
+
+  @Test
+  void closingEndsACallInProgress(@TempDir Path dir) throws Exception {
+    CountDownLatch called = new CountDownLatch(1);
+    CountDownLatch release = new CountDownLatch(1);
+    ExecutorService thread = Executors.newSingleThreadExecutor();
+    try (Bench bench = new Bench(dir); var provider = new SecretBrokerJdbcCredentialsProvider()) {
+      bench.broker.answer = request -> {
+        called.countDown();
+        Bench.await(release);
+        return FakeBroker.echo(request);
+      };
+      Map<String, String> configs = configs(bench);
+      configs.put(PREFIX + "timeout.ms", "9000");
+      provider.configure(configs);
+      Future<?> call = thread.submit(provider::getJdbcCredentials);
+      Bench.await(called);
+      long began = System.nanoTime();
+      provider.close();
+      Throwable failure = assertThrows(ExecutionException.class, call::get).getCause();
+      assertTrue(failure.getMessage().contains("the provider was closed during the call"), failure.getMessage());
+      assertTrue(System.nanoTime() - began < 3_000_000_000L, "closing waits for the call");
+      release.countDown();
+    } finally {
+      thread.shutdownNow();
     }
   }
 

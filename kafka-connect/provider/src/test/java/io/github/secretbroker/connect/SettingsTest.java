@@ -28,6 +28,7 @@ class SettingsTest {
     assertEquals(List.of(new Settings.Address("secretbroker-1.example.org", 8443), new Settings.Address("2001:db8::1", 8443)), s.addresses());
     assertEquals("secretbroker-1.example.org:8443, [2001:db8::1]:8443", s.brokers());
     assertEquals(Duration.ofSeconds(5), s.timeout());
+    assertEquals(Duration.ofSeconds(60), s.startupTimeout());
     assertNull(s.maxAge());
     assertNull(s.serverName());
     assertEquals("secretbroker", s.clientId());
@@ -38,13 +39,13 @@ class SettingsTest {
   void allFaultsAtOnce() {
     Map<String, String> settings = new HashMap<>(Map.of(
         "adresses", "x:1", "tls.cert.file", "/tls.crt", "tls.keystore.file", "/k.p12",
-        "timeout.ms", "10000", "max.age.ms", "1s", "client.id", "a b"));
+        "timeout.ms", "10000", "startup.timeout.ms", "-1", "max.age.ms", "1s", "client.id", "a b"));
     String text = assertThrows(ConfigException.class, () -> Settings.parse(settings)).getMessage();
     for (String want : List.of(
         "adresses is not a setting; the settings are addresses, ", "addresses is missing", "set exactly one of tls.ca.file and tls.truststore.file",
         "tls.cert.file and tls.key.file must be set together", "tls.keystore.file and tls.keystore.password.file must be set together",
         "set exactly one of tls.cert.file with tls.key.file and tls.keystore.file",
-        "timeout.ms must be a number from 500 to 9000", "client.id must have 1 to 64 letters", "max.age.ms must be a number from 0 to 86400000")) {
+        "timeout.ms must be a number from 500 to 9000", "startup.timeout.ms must be a number from 0 to 600000", "client.id must have 1 to 64 letters", "max.age.ms must be a number from 0 to 86400000")) {
       assertTrue(text.contains(want), want + " is not in: " + text);
     }
   }

@@ -11,12 +11,16 @@ import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
+import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.LinkedHashMap;
 import java.util.Map;
 import org.apache.kafka.common.config.ConfigException;
+import org.bouncycastle.asn1.ASN1Encodable;
+import org.bouncycastle.asn1.pkcs.PrivateKeyInfo;
+import org.bouncycastle.asn1.sec.ECPrivateKey;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
@@ -75,6 +79,65 @@ class TlsTest {
       settings.put("tls.key.file", bench.file(algorithm + ".key").toString());
       get(bench.provider(settings), REFERENCE);
       assertEquals("spiffe://example.org/" + algorithm, bench.broker.callers.get(bench.broker.callers.size() - 1));
+    }
+  }
+
+  /** The formats that cert-manager writes by default, and those of openssl's older commands. */
+  @Test
+  void keysInOlderFormats() throws Exception {
+    for (int size : new int[] {2048, 4096}) {
+      expectUsable(bench.authority.client("spiffe://example.org/RSA-" + size, "RSA", size, Duration.ofHours(1)),
+          key -> pem("RSA PRIVATE KEY", key.parsePrivateKey().toASN1Primitive().getEncoded()));
+    }
+    for (int size : new int[] {256, 384, 521}) {
+      expectUsable(bench.authority.client("spiffe://example.org/EC-" + size, "EC", size, Duration.ofHours(1)),
+          key -> pem("EC PARAMETERS", curve(key).toASN1Primitive().getEncoded())
+              + pem("EC PRIVATE KEY", new ECPrivateKey(size, scalar(key), curve(key)).getEncoded()));
+    }
+  }
+
+  private interface Format {
+    String of(PrivateKeyInfo key) throws IOException;
+  }
+
+  private static ASN1Encodable curve(PrivateKeyInfo key) {
+    return key.getPrivateKeyAlgorithm().getParameters();
+  }
+
+  private static java.math.BigInteger scalar(PrivateKeyInfo key) throws IOException {
+    return ECPrivateKey.getInstance(key.parsePrivateKey()).getKey();
+  }
+
+  private void expectUsable(TestAuthority.Issued issued, Format format) throws Exception {
+    writePem(bench.file("old.crt"), issued.certificate());
+    write(bench.file("old.key"), format.of(PrivateKeyInfo.getInstance(issued.key().getEncoded())));
+    Map<String, String> settings = bench.settings();
+    settings.put("tls.cert.file", bench.file("old.crt").toString());
+    settings.put("tls.key.file", bench.file("old.key").toString());
+    SecretBrokerConfigProvider provider = bench.provider(settings);
+    get(provider, REFERENCE);
+    provider.close();
+    String id = (String) issued.certificate().getSubjectAlternativeNames().iterator().next().get(1);
+    assertEquals(id, bench.broker.callers.get(bench.broker.callers.size() - 1));
+  }
+
+  @Test
+  void keysInOlderFormatsThatCannotBeUsed() throws Exception {
+    PrivateKeyInfo key = PrivateKeyInfo.getInstance(bench.authority.client(Bench.WORKER).key().getEncoded());
+    byte[] withoutCurve = new ECPrivateKey(256, scalar(key)).getEncoded();
+    byte[] cut = java.util.Arrays.copyOf(withoutCurve, 20);
+    String encrypted = pem("RSA PRIVATE KEY", new byte[] {1}).replaceFirst("\n",
+        "\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\n");
+    Map<String, String> faults = new LinkedHashMap<>();
+    faults.put(pem("EC PRIVATE KEY", withoutCurve), "tls.key has a key without its curve; convert it with openssl pkcs8");
+    faults.put(pem("EC PRIVATE KEY", cut), "tls.key has a key without its curve");
+    faults.put(pem("RSA PRIVATE KEY", new byte[] {1}), "tls.key has a private key that Java cannot read");
+    faults.put(encrypted, "tls.key is encrypted; use an unencrypted key");
+    faults.put(pem("DSA PRIVATE KEY", new byte[] {1}), "tls.key has a key in the format DSA PRIVATE KEY; convert it");
+    faults.put("-----BEGIN EC PRIVATE KEY-----\ncanary", "tls.key has a PEM block BEGIN EC PRIVATE KEY without its end");
+    for (Map.Entry<String, String> fault : faults.entrySet()) {
+      write(bench.file("tls.key"), fault.getKey());
+      expectRefused(bench.settings(), fault.getValue());
     }
   }
 
@@ -154,7 +217,6 @@ class TlsTest {
     faults.put("tls.key has no PEM block BEGIN PRIVATE KEY", () -> write(bench.file("tls.key"), "canary"));
     faults.put("tls.key has a private key that Java cannot read", () -> write(bench.file("tls.key"), pem("PRIVATE KEY", new byte[] {1})));
     faults.put("tls.key is encrypted", () -> write(bench.file("tls.key"), pem("ENCRYPTED PRIVATE KEY", new byte[] {1})));
-    faults.put("convert it with openssl pkcs8", () -> write(bench.file("tls.key"), pem("EC PRIVATE KEY", new byte[] {1})));
     faults.put("ca.pem has no PEM block", () -> write(bench.file("ca.pem"), ""));
     faults.put("ca.pem is larger than 1 MiB", () -> write(bench.file("ca.pem"), "x".repeat((1 << 20) + 1)));
     for (Map.Entry<String, Runnable> fault : faults.entrySet()) {

@@ -1,0 +1,67 @@
+package io.github.secretbroker.connect;
+
+import java.util.concurrent.TimeUnit;
+
+/**
+ * Decides how long calls wait for brokers that earlier calls could not reach. A worker starts hundreds
+ * of tasks with eight threads, and leaves its group if that takes a minute.
+ *
+ * <p>Calls that follow each other closely form a burst. All calls of a burst together have two seconds
+ * for new attempts. Later ones wait only for one connection attempt, which began after the call: if
+ * attempts fail or succeed, until this one does, and if attempts hang, at most {@link #PROBE}. A single
+ * call, such as that of a restart by an operator, is a burst of its own and so has two seconds.
+ *
+ * <p>Safe for concurrent use. Times are those of {@link System#nanoTime}.
+ */
+final class Outage {
+  /** The time that all calls of a burst have together. */
+  static final long BURST = TimeUnit.SECONDS.toNanos(2);
+  /** The time that a connection attempt has if attempts have hung for two seconds. */
+  static final long PROBE = TimeUnit.MILLISECONDS.toNanos(100);
+  /** An attempt that ends later has timed out: less than the timeout of a connection, two seconds. */
+  private static final long SOON = TimeUnit.MILLISECONDS.toNanos(1_500);
+  /** Calls with a longer gap between them belong to different bursts. */
+  static final long GAP = TimeUnit.MILLISECONDS.toNanos(500);
+
+  private boolean lasts;
+  private int calls; // in progress
+  private long burst; // the begin of the current burst
+  private long progress; // the last time that an attempt ended, but not by its own timeout
+  private long lastEnd = System.nanoTime() - 2 * GAP;
+
+  /** Registers a call. Reports whether the last call could not reach a broker. */
+  synchronized boolean arrive(long now) {
+    if (calls == 0 && now - lastEnd > GAP) {
+      burst = now;
+      progress = now;
+    }
+    calls++;
+    return lasts;
+  }
+
+  /** Registers the end of a call, and whether it could not reach a broker. */
+  synchronized void leave(long now, boolean unreachable) {
+    calls--;
+    lastEnd = now;
+    lasts = unreachable;
+  }
+
+  /** Registers that a connection attempt has failed or succeeded. */
+  synchronized void attempted(long began, long now) {
+    if (now - began < SOON) {
+      progress = now;
+    }
+  }
+
+  /** Returns the time until which calls of the current burst may begin new attempts. */
+  synchronized long burstEnd() {
+    return burst + BURST;
+  }
+
+  /** Returns the time until which a call waits for a connection attempt that began at that time. */
+  synchronized long end(long attemptBegan) {
+    long patient = progress + BURST;
+    long probe = attemptBegan + PROBE;
+    return patient - probe > 0 ? patient : probe;
+  }
+}
