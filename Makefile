@@ -45,7 +45,7 @@ test: ## run all tests, with the race detector if a C compiler is installed
 
 connect-jar: ## build the jar for Kafka Connect's plugin.path
 	$(MVN) -f kafka-connect/pom.xml -pl provider package
-	@ls kafka-connect/provider/target/secretbroker-kafka-connect-*.jar
+	@ls kafka-connect/provider/target/plugin/*.jar
 
 test-connect: build ## test the config provider on a real Kafka Connect worker (Java 17, Maven, PostgreSQL)
 	$(MVN) -f kafka-connect/pom.xml $(if $(KAFKA),-Pkafka-$(KAFKA)) verify

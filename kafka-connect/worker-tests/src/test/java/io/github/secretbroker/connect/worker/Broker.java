@@ -93,6 +93,20 @@ final class Broker implements AutoCloseable {
     start();
   }
 
+  /** Returns the settings of a provider that calls this broker as worker-1, without their prefix. */
+  Map<String, String> params() {
+    Map<String, String> params = new LinkedHashMap<>();
+    params.put("addresses", address());
+    params.put("tls.ca.file", file("ca.pem").toString());
+    params.put("tls.cert.file", file("worker.pem").toString());
+    params.put("tls.key.file", file("worker-key.pem").toString());
+    return params;
+  }
+
+  int port() {
+    return port;
+  }
+
   String address() {
     return "127.0.0.1:" + port;
   }

@@ -23,6 +23,14 @@ final class KafkaServer implements AutoCloseable {
   private final Child server;
 
   KafkaServer(Path dir) {
+    this(dir, "", "");
+  }
+
+  /**
+   * @param settings further lines of its properties
+   * @param classPath is appended to that of Kafka, after a separator
+   */
+  KafkaServer(Path dir, String settings, String classPath) {
     this.dir = dir;
     int controller = Child.freePort();
     Path config = dir.resolve("server.properties");
@@ -41,10 +49,11 @@ final class KafkaServer implements AutoCloseable {
         "transaction.state.log.replication.factor=1",
         "transaction.state.log.min.isr=1",
         "group.initial.rebalance.delay.ms=0",
+        settings,
         ""));
-    Child.run(dir.resolve("format.log"), dir, java("kafka.tools.StorageTool", 128,
+    Child.run(dir.resolve("format.log"), dir, java(classPath, "kafka.tools.StorageTool", 128,
         "format", "-t", "AAAAAAAAAAAAAAAAAAAAAQ", "-c", config.toString()));
-    server = Child.start(dir.resolve("server.log"), dir, java("kafka.Kafka", 256, config.toString()));
+    server = Child.start(dir.resolve("server.log"), dir, java(classPath, "kafka.Kafka", 256, config.toString()));
     server.awaitReady("Kafka", Duration.ofSeconds(60), () -> server.output().contains("Kafka Server started"));
   }
 
@@ -54,12 +63,17 @@ final class KafkaServer implements AutoCloseable {
 
   /** Returns a command that runs a class of the Kafka under test and logs to its output. */
   static List<String> java(String main, int megabytes, String... args) {
+    return java("", main, megabytes, args);
+  }
+
+  /** @param classPath is appended to that of Kafka, after a separator */
+  static List<String> java(String classPath, String main, int megabytes, String... args) {
     List<String> command = new ArrayList<>(List.of(
         Path.of(System.getProperty("java.home"), "bin", "java").toString(),
         "-Xmx" + megabytes + "m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
         "-Dlog4j2.configurationFile=" + resource("worker-log4j2.properties"),
         "-Dlog4j.configuration=file:" + resource("worker-log4j.properties"),
-        "-cp", System.getProperty("kafka.libs") + "/*", main));
+        "-cp", System.getProperty("kafka.libs") + "/*" + classPath, main));
     command.addAll(List.of(args));
     return command;
   }
@@ -94,6 +108,15 @@ final class KafkaServer implements AutoCloseable {
 
   private static String text(byte[] bytes) {
     return bytes == null ? "" : new String(bytes, StandardCharsets.UTF_8);
+  }
+
+  /** Returns the racks of all servers. */
+  List<String> racks() {
+    try (Admin admin = Admin.create(Map.of("bootstrap.servers", bootstrap()))) {
+      return admin.describeCluster().nodes().get().stream().map(node -> node.rack()).toList();
+    } catch (Exception e) {
+      throw new IllegalStateException(e);
+    }
   }
 
   List<String> topics() {

@@ -34,6 +34,7 @@ final class Worker implements AutoCloseable {
   private final Path dir;
   private final int port = Child.freePort();
   private final Path config;
+  private final int megabytes;
   private Child process;
 
   /** A response of the REST API. */
@@ -41,7 +42,16 @@ final class Worker implements AutoCloseable {
 
   /** @param params of the provider, without their prefix */
   Worker(Path dir, KafkaServer kafka, Map<String, String> params) {
+    this(dir, kafka, params, Map.of(), 512);
+  }
+
+  /**
+   * @param params of the provider, without their prefix
+   * @param others further settings of the worker, which override the default ones
+   */
+  Worker(Path dir, KafkaServer kafka, Map<String, String> params, Map<String, String> others, int megabytes) {
     this.dir = dir;
+    this.megabytes = megabytes;
     this.config = dir.resolve("worker.properties");
     Map<String, String> settings = new LinkedHashMap<>();
     settings.put("bootstrap.servers", kafka.bootstrap());
@@ -64,13 +74,18 @@ final class Worker implements AutoCloseable {
     settings.put("config.providers", "secretbroker");
     settings.put("config.providers.secretbroker.class", "io.github.secretbroker.connect.SecretBrokerConfigProvider");
     params.forEach((name, value) -> settings.put("config.providers.secretbroker.param." + name, value));
+    settings.putAll(others);
     StringBuilder text = new StringBuilder();
     settings.forEach((name, value) -> text.append(name).append('=').append(value).append('\n'));
     Child.write(config, text.toString());
   }
 
   void start() {
-    process = launch();
+    launch();
+    awaitReady();
+  }
+
+  void awaitReady() {
     process.awaitReady("the worker", Duration.ofSeconds(90), () -> {
       try {
         return get("/connectors").status() == 200;
@@ -81,9 +96,9 @@ final class Worker implements AutoCloseable {
   }
 
   /** Starts the process without waiting until it is ready. */
-  Child launch() {
-    return Child.start(dir.resolve("worker.log"), dir,
-        KafkaServer.java("org.apache.kafka.connect.cli.ConnectDistributed", 512, config.toString()));
+  void launch() {
+    process = Child.start(dir.resolve("worker.log"), dir,
+        KafkaServer.java("org.apache.kafka.connect.cli.ConnectDistributed", megabytes, config.toString()));
   }
 
   /** Returns the attributes of all JMX beans that match the pattern. */
@@ -158,8 +173,13 @@ final class Worker implements AutoCloseable {
   }
 
   void restart(String name) {
+    restart(name, false);
+  }
+
+  /** Restarts a connector and its tasks, all or only those that have failed. */
+  void restart(String name, boolean onlyFailed) {
     Child.await("connector " + name + " is restarted", Duration.ofSeconds(60), () ->
-        post("/connectors/" + name + "/restart?includeTasks=true&onlyFailed=false").status() / 100 == 2);
+        post("/connectors/" + name + "/restart?includeTasks=true&onlyFailed=" + onlyFailed).status() / 100 == 2);
   }
 
   void delete(String name) {

@@ -5,7 +5,6 @@ import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Comparator;
-import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.stream.Stream;
 
@@ -24,9 +23,7 @@ final class World implements AutoCloseable {
   private Map<String, String> params() {
     copy("worker.pem", "tls.crt");
     copy("worker-key.pem", "tls.key");
-    Map<String, String> params = new LinkedHashMap<>();
-    params.put("addresses", broker.address());
-    params.put("tls.ca.file", broker.file("ca.pem").toString());
+    Map<String, String> params = broker.params();
     params.put("tls.cert.file", dir.resolve("tls.crt").toString());
     params.put("tls.key.file", dir.resolve("tls.key").toString());
     params.put("timeout.ms", "8000"); // machines that test are busy
@@ -50,7 +47,7 @@ final class World implements AutoCloseable {
     }
   }
 
-  private static Path created(Path dir) {
+  static Path created(Path dir) {
     try {
       return Files.createDirectories(dir);
     } catch (IOException e) {
@@ -58,7 +55,8 @@ final class World implements AutoCloseable {
     }
   }
 
-  private static Path fresh(Path dir) {
+  /** Creates an empty directory. */
+  static Path fresh(Path dir) {
     try {
       if (Files.exists(dir)) {
         try (Stream<Path> old = Files.walk(dir)) {
