@@ -47,9 +47,12 @@ class ConnectWorkerIT {
     }
   }
 
+  /** The class of Kafka's FileStream source, or a replacement. */
+  private static final String FILE_SOURCE = System.getProperty("file.source");
+
   private static Map<String, String> fileSource(String file, String topic) {
     Map<String, String> config = new HashMap<>();
-    config.put("connector.class", "org.apache.kafka.connect.file.FileStreamSourceConnector");
+    config.put("connector.class", FILE_SOURCE);
     config.put("tasks.max", "1");
     config.put("file", file);
     config.put("topic", topic);
@@ -301,7 +304,7 @@ class ConnectWorkerIT {
   @Test
   @Order(11)
   void validationShowsValuesThatAreNoPasswords() {
-    Worker.Answer answer = worker.put("/connector-plugins/org.apache.kafka.connect.file.FileStreamSourceConnector/config/validate",
+    Worker.Answer answer = worker.put("/connector-plugins/" + FILE_SOURCE + "/config/validate",
         withName("checked", fileSource(Broker.placeholder("connect-file"), "people")));
     assertEquals(200, answer.status(), answer.text());
     boolean shown = answer.text().contains(world.source("people.txt").toString());

@@ -5,15 +5,9 @@ import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import com.fasterxml.jackson.databind.JsonNode;
-import java.io.IOException;
-import java.io.InputStream;
-import java.io.UncheckedIOException;
-import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.Map;
-import java.util.jar.JarEntry;
-import java.util.jar.JarOutputStream;
 import java.util.regex.Pattern;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
@@ -36,34 +30,19 @@ class OutageIT {
   private static Worker worker;
 
   @BeforeAll
-  static void start() throws IOException {
+  static void start() {
     dir = World.fresh(Path.of(System.getProperty("work.dir") + "-outage"));
     broker = new Broker(World.created(dir.resolve("broker")));
     broker.set("connect-tasks", "canary");
     kafka = new KafkaServer(World.created(dir.resolve("kafka")));
-    writeConnector(World.created(dir.resolve("plugins/tasks")).resolve("tasks.jar"));
     worker = new Worker(World.created(dir.resolve("worker")), kafka, broker.params(),
-        Map.of("plugin.path", System.getProperty("kafka.plugins") + "," + dir.resolve("plugins")), 1024);
+        Map.of("plugin.path", Plugins.path(dir.resolve("plugins"))), 1024);
     worker.start();
     for (int i = 0; i < CONNECTORS; i++) {
       assertEquals(201, worker.create("c" + i, Map.of("connector.class", TasksConnector.class.getName(),
           "tasks.max", String.valueOf(TASKS), TasksConnector.SECRET, Broker.placeholder("connect-tasks"))).status());
     }
     awaitAll("RUNNING");
-  }
-
-  private static void writeConnector(Path jar) throws IOException {
-    try (JarOutputStream out = new JarOutputStream(Files.newOutputStream(jar))) {
-      for (Class<?> c : new Class<?>[] {TasksConnector.class, TasksConnector.IdleTask.class}) {
-        String name = c.getName().replace('.', '/') + ".class";
-        out.putNextEntry(new JarEntry(name));
-        try (InputStream in = c.getResourceAsStream("/" + name)) {
-          in.transferTo(out);
-        }
-      }
-    } catch (IOException e) {
-      throw new UncheckedIOException(e);
-    }
   }
 
   @AfterAll

@@ -40,11 +40,6 @@ final class Worker implements AutoCloseable {
   /** A response of the REST API. */
   record Answer(int status, JsonNode body, String text) {}
 
-  /** @param params of the provider, without their prefix */
-  Worker(Path dir, KafkaServer kafka, Map<String, String> params) {
-    this(dir, kafka, params, Map.of(), 512);
-  }
-
   /**
    * @param params of the provider, without their prefix
    * @param others further settings of the worker, which override the default ones

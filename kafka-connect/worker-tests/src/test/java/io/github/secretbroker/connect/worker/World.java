@@ -14,7 +14,8 @@ final class World implements AutoCloseable {
   final Broker broker = new Broker(created(dir.resolve("broker")));
   final Postgres postgres = new Postgres();
   final KafkaServer kafka = new KafkaServer(created(dir.resolve("kafka")));
-  final Worker worker = new Worker(created(dir.resolve("worker")), kafka, params());
+  final Worker worker = new Worker(created(dir.resolve("worker")), kafka, params(),
+      Map.of("plugin.path", Plugins.path(dir.resolve("plugins"))), 512);
 
   World() {
     worker.start();
