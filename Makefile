@@ -31,7 +31,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 RACE := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
 .DEFAULT_GOAL := help
-.PHONY: help abuse build test test-connect test-peers test-postgres scaling bench bench-matrix bench-matrix-quick bench-matrix-docs bench-compare bench-facts bench-growth bench-churn bench-peers bench-ghz pgo connect-jar cover docs overload fuzz lint fmt-check generate generate-check proto-lint proto-breaking proto-snapshot reliability vuln ci
+.PHONY: help abuse build test test-connect test-connect-versions test-peers test-postgres scaling bench bench-matrix bench-matrix-quick bench-matrix-docs bench-compare bench-facts bench-growth bench-churn bench-peers bench-ghz pgo connect-jar cover docs overload fuzz lint fmt-check generate generate-check proto-lint proto-breaking proto-snapshot reliability vuln ci
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,12 @@ connect-jar: ## build the jar for Kafka Connect's plugin.path
 test-connect: build ## test the config provider on a real Kafka Connect worker (Java 17, Maven, PostgreSQL)
 	$(MVN) -f kafka-connect/pom.xml $(if $(KAFKA),-Pkafka-$(KAFKA)) verify
 	@grep -h '^Tests run' kafka-connect/*/target/*-reports/*.txt
+
+# Older versions of the worker, each with a profile in kafka-connect/worker-tests/pom.xml.
+OLDER_KAFKA := 4.3 4.0 3.9 3.7
+
+test-connect-versions: ## run test-connect with all older versions of Kafka (half an hour)
+	$(foreach v,$(OLDER_KAFKA),$(MAKE) test-connect KAFKA=$(v) &&) true
 
 test-peers: ## test against third-party stores, which it installs (docs/testing.md)
 	TEST_PEERS=1 $(GO) test $(RACE) -timeout 40m -count=1 -run 'Peer|Moto' ./internal/provider/...

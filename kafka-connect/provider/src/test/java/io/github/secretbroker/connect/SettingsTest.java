@@ -5,10 +5,16 @@ import static org.junit.jupiter.api.Assertions.assertNull;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.time.Duration;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.TreeSet;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+import javax.management.MBeanAttributeInfo;
 import org.apache.kafka.common.config.ConfigException;
 import org.junit.jupiter.api.Test;
 
@@ -48,6 +54,38 @@ class SettingsTest {
         "timeout.ms must be a number from 500 to 9000", "startup.timeout.ms must be a number from 0 to 600000", "client.id must have 1 to 64 letters", "max.age.ms must be a number from 0 to 86400000")) {
       assertTrue(text.contains(want), want + " is not in: " + text);
     }
+  }
+
+  /** The README's tables list all settings and all JMX attributes, and no others. */
+  @Test
+  void theReadmeIsComplete() throws Exception {
+    String readme = Files.readString(Path.of("../README.md"));
+    assertEquals(new TreeSet<>(Settings.NAMES), names(readme, "| `config.providers.secretbroker.param.` |"));
+    Statistics statistics = Statistics.register("readme");
+    TreeSet<String> attributes = new TreeSet<>();
+    for (MBeanAttributeInfo attribute : statistics.getMBeanInfo().getAttributes()) {
+      attributes.add(attribute.getName());
+    }
+    statistics.unregister();
+    assertEquals(attributes, names(readme, "| attribute |"));
+    for (String fact : List.of("| `timeout.ms` | `5000` |", "; 500 to 9000. |", "| `startup.timeout.ms` | `60000` |", "; 0 to 600000.",
+        "| `client.id` | `secretbroker` |")) {
+      assertTrue(readme.contains(fact), fact);
+    }
+  }
+
+  /** Returns the names in the first column of the table with this header. */
+  private static TreeSet<String> names(String text, String header) {
+    TreeSet<String> names = new TreeSet<>();
+    int begin = text.indexOf(header);
+    assertTrue(begin >= 0, header);
+    for (String row : text.substring(begin, text.indexOf("\n\n", begin)).lines().skip(2).toList()) {
+      Matcher name = Pattern.compile("`([^`]+)`").matcher(row.substring(0, row.indexOf('|', 1)));
+      while (name.find()) {
+        names.add(name.group(1));
+      }
+    }
+    return names;
   }
 
   @Test

@@ -1,0 +1,131 @@
+package app
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/secretbroker/secretbroker/internal/connectorfile"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// documents returns the text of every Markdown file of the repository, by path.
+func documents(t *testing.T) map[string]string {
+	t.Helper()
+	const root = "../.."
+	found := make(map[string]string)
+	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && path != root && (strings.HasPrefix(entry.Name(), ".") || entry.Name() == "target" || entry.Name() == "node_modules"):
+			return fs.SkipDir
+		case entry.IsDir() || filepath.Ext(path) != ".md":
+			return nil
+		}
+		data, err := os.ReadFile(path)
+		found[strings.TrimPrefix(path, root+"/")] = string(data)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found["README.md"] == "" || found["docs/migrate/lenses-secret-provider.md"] == "" {
+		t.Fatalf("not all documents were found: %d", len(found))
+	}
+	return found
+}
+
+// delimiter matches the row between the header of a table and its rows.
+var delimiter = regexp.MustCompile(`^\|(\s*:?-+:?\s*\|)+$`)
+
+// TestDocsTables: every table has a header, and as many cells in each row. A row that is wrapped
+// into several lines is not a table any more.
+func TestDocsTables(t *testing.T) {
+	for path, text := range documents(t) {
+		for _, fault := range tableFaults(text) {
+			t.Errorf("%s: %s", path, fault)
+		}
+	}
+}
+
+func TestDocsTablesFaults(t *testing.T) {
+	for text, want := range map[string]int{
+		"| a | b |\n|---|---|\n| 1 | 2 |":               0,
+		"| a | b |\n|---|---|\n| 1 | `x \\| y` |":       0,
+		"```\n| a |\n## x | y |\n|---|\n```":            0,
+		"    a | | b":                                   0,
+		"## Title | a | b |\n|---|---|\n| 1 | 2 |":      1,
+		"| a | b |\n|---|---|\n| 1 | 2 | 3 |":           1,
+		"| a | b |\n|---|---|\n| 1 | 2\nand | | 3 | 4 |": 2,
+	} {
+		if got := tableFaults(text); len(got) != want {
+			t.Errorf("%q: %q, want %d faults", text, got, want)
+		}
+	}
+}
+
+func tableFaults(text string) []string {
+	var faults []string
+	cells, fenced, previous := 0, false, ""
+	for line := range strings.SplitSeq(text, "\n") {
+		if strings.HasPrefix(strings.TrimSpace(line), "```") {
+			fenced = !fenced
+		}
+		row := strings.HasPrefix(line, "|")
+		switch {
+		case fenced:
+		case delimiter.MatchString(line):
+			cells = cellsOf(line)
+			if !strings.HasPrefix(previous, "|") || cellsOf(previous) != cells {
+				faults = append(faults, "a table without a header of "+line+": "+previous)
+			}
+		case row && cells > 0 && (cellsOf(line) != cells || !strings.HasSuffix(line, "|")):
+			faults = append(faults, "a row that is wrapped or has another number of cells: "+line)
+		case !row && !strings.HasPrefix(line, "    ") && strings.Contains(line, " | | "):
+			faults = append(faults, "a row that does not begin with |: "+line)
+		}
+		if !row {
+			cells = 0
+		}
+		previous = line
+	}
+	return faults
+}
+
+// cellsOf counts the cells of a row that begins and ends with |. A pipe in a cell is written \|.
+func cellsOf(row string) int {
+	row = strings.ReplaceAll(row, `\|`, "")
+	return strings.Count(row, "|") - 1
+}
+
+// TestDocsPlaceholders: every placeholder of the broker in a document is one that the command
+// check finds, with a reference that the broker accepts.
+func TestDocsPlaceholders(t *testing.T) {
+	// Forms for the reader to complete, and examples of faults.
+	form := regexp.MustCompile(`\$\{secretbroker:(<[^}]*|[a-zA-Z]*:(reference|REFERENCE)|\.\.\.|https://\.\.\.)\}`)
+	accepted := 0
+	for path, text := range documents(t) {
+		if path == "CHANGELOG.md" || path == "docs/design.md" {
+			continue
+		}
+		text = form.ReplaceAllString(text, "")
+		connector := connectorfile.Connector{Configs: map[string]string{path: text}}
+		for _, p := range connector.Placeholders("secretbroker") {
+			if p.Fault != "" {
+				t.Errorf("%s: %s", path, p.Fault)
+				continue
+			}
+			if _, err := secret.ParseRef(p.Reference); err != nil {
+				t.Errorf("%s: %s: %v", path, p.Reference, err)
+			}
+			accepted++
+		}
+	}
+	if accepted < 12 {
+		t.Errorf("only %d placeholders were found", accepted)
+	}
+}
