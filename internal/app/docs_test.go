@@ -54,12 +54,12 @@ func TestDocsTables(t *testing.T) {
 
 func TestDocsTablesFaults(t *testing.T) {
 	for text, want := range map[string]int{
-		"| a | b |\n|---|---|\n| 1 | 2 |":               0,
-		"| a | b |\n|---|---|\n| 1 | `x \\| y` |":       0,
-		"```\n| a |\n## x | y |\n|---|\n```":            0,
-		"    a | | b":                                   0,
-		"## Title | a | b |\n|---|---|\n| 1 | 2 |":      1,
-		"| a | b |\n|---|---|\n| 1 | 2 | 3 |":           1,
+		"| a | b |\n|---|---|\n| 1 | 2 |":                0,
+		"| a | b |\n|---|---|\n| 1 | `x \\| y` |":        0,
+		"```\n| a |\n## x | y |\n|---|\n```":             0,
+		"    a | | b":                                    0,
+		"## Title | a | b |\n|---|---|\n| 1 | 2 |":       1,
+		"| a | b |\n|---|---|\n| 1 | 2 | 3 |":            1,
 		"| a | b |\n|---|---|\n| 1 | 2\nand | | 3 | 4 |": 2,
 	} {
 		if got := tableFaults(text); len(got) != want {
