@@ -34,7 +34,7 @@ type Request struct {
 	MaxStale time.Duration
 	// Unresponsive, if not nil, reports whether the store of the Key is known not to
 	// respond right now. Then a stale value is the answer at once. The cache calls it only
-	// for requests with a MaxStale that need a load. It must not block.
+	// for requests with a MaxStale that need a load or start one. It must not block.
 	Unresponsive func() bool
 	// Account, if not nil, is charged for the load if this call starts it.
 	Account Account

@@ -111,9 +111,14 @@ func (c *Cache) pauseAfter(last *lastLoad, now time.Time) time.Duration {
 
 // refresh starts a load in the background, after a successful claimRefresh of the entry.
 func (c *Cache) refresh(e *entry, req Request, load Loader, h uint64, now time.Time) {
+	probe := req.unresponsive()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed || c.flights[req.loadKey()] != nil { // the flight replaces the entry
+		return
+	}
+	if probe && c.probes[req.Key.origin()] >= maxProbes {
+		c.postponeRefresh(e, now, outageTTL)
 		return
 	}
 	if last := c.last(h, &req, now); last != nil {
@@ -123,12 +128,15 @@ func (c *Cache) refresh(e *entry, req Request, load Loader, h uint64, now time.T
 		}
 	}
 	c.count.refreshes.Add(1)
-	c.start(&req, load, h, now, 0)
+	f := c.start(&req, load, h, now, 0)
+	if probe {
+		c.countProbe(f)
+	}
 }
 
-// maxProbes is the maximum number of loads per store that run for calls that got a stale
-// value because the store does not respond. They find out when it responds again; more of
-// them would only wait.
+// maxProbes is the maximum number of loads per store that run in the background while the
+// store does not respond, for integrations that permit stale values. They find out when it
+// responds again; more of them would only wait.
 const maxProbes = 2
 
 // probe starts a load in the background for a call that got a stale value because the store
@@ -146,8 +154,13 @@ func (c *Cache) probe(req *Request, load Loader, h uint64) {
 		}
 	}
 	c.count.refreshes.Add(1)
-	c.probes[origin]++
-	c.start(req, load, h, now, 0).probe = true
+	c.countProbe(c.start(req, load, h, now, 0))
+}
+
+// countProbe counts a new flight as a probe. The caller holds c.mu.
+func (c *Cache) countProbe(f *flight) {
+	f.probe = true
+	c.probes[f.key.origin()]++
 }
 
 // probed ends the count of a flight as a probe. The caller holds c.mu.
