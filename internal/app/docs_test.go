@@ -1,12 +1,16 @@
 package app
 
 import (
+	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/spf13/pflag"
 
 	"github.com/secretbroker/secretbroker/internal/connectorfile"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -128,4 +132,91 @@ func TestDocsPlaceholders(t *testing.T) {
 	if accepted < 12 {
 		t.Errorf("only %d placeholders were found", accepted)
 	}
+}
+
+var (
+	// inBlock matches a command in a block of code, and inline one in a text.
+	inBlock = regexp.MustCompile(`(?m)^(?:    |\t)?(?:\$ )?(?:go run \./cmd/broker|(?:\./)?bin/secretbroker|secretbroker) ([^\n]+)$`)
+	inline  = regexp.MustCompile("`secretbroker ([a-z][^`]*)`")
+)
+
+// TestDocsCommands: the command lines of secretbroker in all documents have subcommands, flags and
+// values of flags that exist. Commands in blocks of code also have the right number of arguments.
+func TestDocsCommands(t *testing.T) {
+	found := 0
+	for path, text := range documents(t) {
+		if path == "docs/design.md" { // describes rejected commands as well
+			continue
+		}
+		text = strings.ReplaceAll(text, "\\\n", " ")
+		for _, m := range inBlock.FindAllStringSubmatch(text, -1) {
+			found++
+			if err := checkCommand(words(m[1]), true); err != nil {
+				t.Errorf("%s: secretbroker %s: %v", path, m[1], err)
+			}
+		}
+		for _, m := range inline.FindAllStringSubmatch(strings.ReplaceAll(text, "\n", " "), -1) {
+			found++
+			if err := checkCommand(words(m[1]), false); err != nil {
+				t.Errorf("%s: secretbroker %s: %v", path, m[1], err)
+			}
+		}
+	}
+	if found < 80 {
+		t.Errorf("only %d commands were found", found)
+	}
+}
+
+func TestDocsCommandsFaults(t *testing.T) {
+	for line, good := range map[string]bool{
+		`check --file x.json --output github  # in CI`: true,
+		`explain --diff 'a b' c | less`:                true,
+		`chekc --file x.json`:                          false,
+		`check --fiel x.json`:                          false,
+		`resolve --max-age soon x=y`:                   false,
+		`audit nothing x`:                              false,
+	} {
+		if err := checkCommand(words(line), true); (err == nil) != good {
+			t.Errorf("%s: %v", line, err)
+		}
+	}
+}
+
+// checkCommand parses the arguments as the command does, without running it.
+func checkCommand(args []string, complete bool) error {
+	cmd, rest, err := newRootCommand().Find(args)
+	if err != nil {
+		return err
+	}
+	err = cmd.ParseFlags(rest)
+	_, noValue := errors.AsType[*pflag.ValueRequiredError](err)
+	if errors.Is(err, pflag.ErrHelp) || noValue && !complete {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if !complete && len(cmd.Flags().Args()) == 0 {
+		return nil
+	}
+	if !complete && strings.Contains(cmd.Flags().Arg(0), "|") { // a list of subcommands
+		return nil
+	}
+	if cmd.HasSubCommands() {
+		return fmt.Errorf("%s has no subcommand %q", cmd.CommandPath(), cmd.Flags().Args())
+	}
+	return cmd.ValidateArgs(cmd.Flags().Args())
+}
+
+// words splits a command line as a shell does, up to a comment, a pipe, a redirection or a list.
+func words(line string) []string {
+	var found []string
+	for _, m := range regexp.MustCompile(`\s*((?:'[^']*'|"[^"]*"|[^\s'"])+)`).FindAllStringSubmatch(line, -1) {
+		word := m[1]
+		if strings.HasPrefix(word, "#") || word == "|" || word == "&&" || word == "&" || strings.HasPrefix(word, ">") || strings.HasPrefix(word, "<") && !strings.HasSuffix(word, ">") {
+			break
+		}
+		found = append(found, strings.NewReplacer("'", "", `"`, "").Replace(word))
+	}
+	return found
 }
