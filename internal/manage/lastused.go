@@ -2,8 +2,11 @@ package manage
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
+
+	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
 const (
@@ -45,6 +48,41 @@ func (s *Service) lastUsed(ctx context.Context) map[string]time.Time {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.at
+}
+
+// Recording says what usage of an integration is recorded. The zero Recording means that this
+// is unknown.
+type Recording struct {
+	// Since is since when uses are recorded. GrantsSince is since when those of the grants, as
+	// they are now, are recorded: the last change of the integration, if that is later.
+	Since, GrantsSince time.Time
+	// ReplicaOnly: only the uses of this replica are recorded.
+	ReplicaOnly bool
+}
+
+// recording returns what usage of an integration is recorded.
+func (s *Service) recording(rec *registry.Record) Recording {
+	if s.cfg.Usage == nil {
+		return Recording{}
+	}
+	r := s.cfg.Usage.Recording()
+	now := s.cfg.Now()
+	latest := func(times ...time.Time) time.Time {
+		t := slices.MaxFunc(times, time.Time.Compare)
+		if t.After(now) { // the clock was set back
+			t = now
+		}
+		return t.UTC()
+	}
+	return Recording{Since: latest(r.Since, rec.CreatedAt), GrantsSince: latest(r.Since, rec.CreatedAt, rec.UpdatedAt), ReplicaOnly: r.ReplicaOnly}
+}
+
+// withUse adds when an integration was last used. last is the result of lastUsed.
+func (s *Service) withUse(in Integration, rec *registry.Record, last map[string]time.Time) Integration {
+	if last != nil {
+		in.LastUsedAt, in.Recording = last[rec.ID], s.recording(rec)
+	}
+	return in
 }
 
 // begin reports whether the caller must read. Otherwise, if there is no result yet, reading

@@ -33,7 +33,7 @@ func TestLastUsedIsShared(t *testing.T) {
 	b := newSampleBench(t)
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
-		usage := &slowUsage{at: began.Add(-time.Hour)}
+		usage := &slowUsage{UsageStore: b.store, at: began.Add(-time.Hour)}
 		cfg := b.cfg
 		cfg.Usage, cfg.Now = usage, time.Now
 		s := manage.New(cfg)

@@ -129,8 +129,9 @@ type Integration struct {
 	ReadOnly bool
 	// Facts are the facts that the kind provides for people.
 	Facts []Fact
-	// LastUsedAt is zero if the integration was never used.
+	// LastUsedAt is zero if no use is recorded. Recording says since when uses are.
 	LastUsedAt time.Time
+	Recording  Recording
 	// Problems say why the integration cannot be used in its current form; empty if it can.
 	Problems []Problem
 	// State says what is in effect instead.
@@ -249,12 +250,12 @@ func errorOf(kind secret.Kind, err error) error {
 }
 
 // present converts a record to the Integration that callers see.
-func (s *Service) present(rec *registry.Record, lastUsed time.Time) Integration {
+func (s *Service) present(rec *registry.Record) Integration {
 	doc := s.cfg.Kinds.DecodeDocument(rec.ID, rec.Document)
 	in := Integration{
 		Document: doc.Document, UID: rec.UID, CredentialNames: rec.Credentials, ETag: rec.ETag,
 		CreatedAt: rec.CreatedAt, UpdatedAt: rec.UpdatedAt, CreatedBy: rec.CreatedBy, UpdatedBy: rec.UpdatedBy,
-		ReadOnly: rec.File != "", LastUsedAt: lastUsed,
+		ReadOnly: rec.File != "",
 	}
 	in.Document.ID = rec.ID // even if the document cannot be parsed
 	live, err := s.cfg.Store.Get(rec.ID)

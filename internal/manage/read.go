@@ -30,7 +30,7 @@ func (s *Service) Get(ctx context.Context, who Caller, id string) (Integration, 
 	if err != nil {
 		return Integration{}, op.answer(ctx, err)
 	}
-	in := withPolicies(s.present(rec, s.lastUsed(ctx)[id]), rec.Integration)
+	in := withPolicies(s.withUse(s.present(rec), rec, s.lastUsed(ctx)), rec.Integration)
 	if err := op.answer(ctx, nil); err != nil {
 		return Integration{}, err
 	}
@@ -97,7 +97,7 @@ func (s *Service) list(ctx context.Context, who authz.Principal, records records
 			if len(all) == size { // at least one more follows
 				return all, makeToken(all[size-1].Document.ID, o.Filter), nil
 			}
-			all = append(all, s.present(rec, used))
+			all = append(all, s.withUse(s.present(rec), rec, lastUsed))
 		}
 		if len(page) < maxPageSize {
 			return all, "", nil
@@ -181,6 +181,8 @@ type UsagePage struct {
 	Usage []registry.Usage
 	// UnusedGrantIDs are the ids of the grants that were not used within the window.
 	UnusedGrantIDs []string
+	// Recording says what usage is recorded.
+	Recording Recording
 	// Next is the token of the next page, "" if there is none.
 	Next string
 }
@@ -219,19 +221,48 @@ func (s *Service) usage(ctx context.Context, rec *registry.Record, size int, tok
 	}
 	noting, cancel := context.WithTimeout(ctx, noteTime)
 	defer cancel()
+	var unwritten []registry.Usage
 	if err := s.cfg.NoteUsage(noting); err != nil {
-		s.cfg.Logger.WarnContext(ctx, "usage is listed without the usage that could not be written", "error", err)
+		s.cfg.Logger.WarnContext(ctx, "usage is listed from memory as far as it could not be written", "error", err)
+		unwritten = s.cfg.UsageInMemory(rec.ID, rec.UID, time.Time{})
 	}
 	usage, err := s.cfg.Usage.Usage(ctx, rec.ID, time.Time{}, 0)
 	if err != nil {
 		return UsagePage{}, errorOf("", err)
 	}
-	page := UsagePage{UnusedGrantIDs: unusedGrants(rec.Integration, usage, s.cfg.Now().Add(-s.cfg.UsageWindow))}
+	usage = mergeUsage(usage, unwritten)
+	page := UsagePage{Recording: s.recording(rec), UnusedGrantIDs: unusedGrants(rec.Integration, usage, s.cfg.Now().Add(-s.cfg.UsageWindow))}
 	page.Usage = usage[min(from, len(usage)):min(from+size, len(usage))]
 	if from+size < len(usage) {
 		page.Next = makeToken(strconv.Itoa(from+size), "usage of "+rec.ID)
 	}
 	return page, nil
+}
+
+// mergeUsage returns stored usage and usage in memory, which has no FirstAt, the latest first.
+func mergeUsage(stored, inMemory []registry.Usage) []registry.Usage {
+	if len(inMemory) == 0 {
+		return stored
+	}
+	key := func(u registry.Usage) registry.Usage {
+		return registry.Usage{Principal: u.Principal, Connector: u.Connector, Store: u.Store, Secret: u.Secret, Key: u.Key, GrantID: u.GrantID}
+	}
+	at := make(map[registry.Usage]int, len(stored))
+	for i := range stored {
+		at[key(stored[i])] = i
+	}
+	for _, u := range inMemory {
+		i, found := at[key(u)]
+		switch {
+		case !found:
+			u.FirstAt = u.LastAt
+			stored = append(stored, u)
+		case u.LastAt.After(stored[i].LastAt):
+			stored[i].LastAt, stored[i].Version = u.LastAt, u.Version
+		}
+	}
+	slices.SortStableFunc(stored, func(a, b registry.Usage) int { return b.LastAt.Compare(a.LastAt) })
+	return stored
 }
 
 // noteTime limits how long a list of usage waits for the broker to write the usage in

@@ -59,7 +59,7 @@ func (s *Service) Create(ctx context.Context, who Caller, doc Document, credenti
 	if err != nil {
 		return Integration{}, err
 	}
-	return withPolicies(s.present(&rec, time.Time{}), rec.Integration), nil
+	return withPolicies(s.present(&rec), rec.Integration), nil
 }
 
 // Update changes the parts of an integration that mask names. It wipes the
@@ -135,7 +135,7 @@ func (op *operation) editOnce(ctx context.Context, act authz.Action, id string, 
 	changed := integration.SettingNames(integration.Diff(&before, after))
 	if len(changed) == 0 && len(credentials) == 0 {
 		op.note = "nothing to change"
-		return withPolicies(s.present(rec, time.Time{}), rec.Integration), nil, op.answer(ctx, nil)
+		return withPolicies(s.present(rec), rec.Integration), nil, op.answer(ctx, nil)
 	}
 	o.ETag = rec.ETag
 	c, err := changeOf(op.who.Principal, after, credentials, o)
@@ -149,7 +149,7 @@ func (op *operation) editOnce(ctx context.Context, act authz.Action, id string, 
 	for _, name := range slices.Sorted(maps.Keys(credentials)) {
 		changed = append(changed, "credentials."+name)
 	}
-	return withPolicies(s.present(&next, time.Time{}), next.Integration), changed, nil
+	return withPolicies(s.present(&next), next.Integration), changed, nil
 }
 
 // errUnreadable refuses a change that would lose what the broker cannot read, such as a

@@ -40,6 +40,17 @@ type UsageStore interface {
 	Usage(ctx context.Context, integration string, since time.Time, limit int) ([]Usage, error)
 	// LastUsed returns the time of the last use of each integration that was used.
 	LastUsed(ctx context.Context) (map[string]time.Time, error)
+	// Recording says what usage is stored.
+	Recording() Recording
+}
+
+// Recording says what usage a UsageStore has.
+type Recording struct {
+	// Since is since when the store has recorded usage and still has it. Usage of an
+	// integration is recorded since its creation if that is later.
+	Since time.Time
+	// ReplicaOnly: the store does not have the usage of other replicas.
+	ReplicaOnly bool
 }
 
 // MergeUsage returns two entries of the same caller and secret as one.

@@ -164,7 +164,7 @@ func (s *integrationService) ListUsage(ctx context.Context, req *secretbrokerv1.
 	if err != nil {
 		return nil, s.failed(ctx, c, err)
 	}
-	out := &secretbrokerv1.ListUsageResponse{UnusedGrantIds: page.UnusedGrantIDs, NextPageToken: page.Next, RequestId: c.requestID}
+	out := &secretbrokerv1.ListUsageResponse{UnusedGrantIds: page.UnusedGrantIDs, NextPageToken: page.Next, Recording: recordingOf(page.Recording), RequestId: c.requestID}
 	for _, u := range page.Usage {
 		out.Usage = append(out.Usage, &secretbrokerv1.Usage{
 			Principal: string(u.Principal), Connector: u.Connector, Store: u.Store, Secret: u.Secret, JsonKey: u.Key, Version: u.Version,

@@ -111,8 +111,15 @@ func messageOf(in *manage.Integration) *secretbrokerv1.Integration {
 	for _, p := range in.Problems {
 		m.Problems = append(m.Problems, &secretbrokerv1.Problem{Reason: string(p.Reason), Message: p.Message})
 	}
-	m.State = wireStates[in.State]
+	m.State, m.UsageRecording = wireStates[in.State], recordingOf(in.Recording)
 	return m
+}
+
+func recordingOf(r manage.Recording) *secretbrokerv1.UsageRecording {
+	if r == (manage.Recording{}) {
+		return nil
+	}
+	return &secretbrokerv1.UsageRecording{RecordedSince: timeOf(r.Since), GrantsRecordedSince: timeOf(r.GrantsSince), ReplicaOnly: r.ReplicaOnly}
 }
 
 var wireStates = map[manage.State]secretbrokerv1.IntegrationState{

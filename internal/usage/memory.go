@@ -15,7 +15,8 @@ import (
 // Memory is a registry.UsageStore for integrations in files. It has only the usage since
 // the start of the process.
 type Memory struct {
-	most int
+	most  int
+	since time.Time // when the Memory was made
 	// keeps reports whether an integration still exists; nil keeps all.
 	keeps func(id string) bool
 
@@ -39,7 +40,7 @@ var _ registry.UsageStore = (*Memory)(nil)
 // NewMemory returns a Memory that stores at most the given number of entries for each
 // integration, and one more for each principal; 0 means 10,000.
 func NewMemory(most int) *Memory {
-	return &Memory{most: cmp.Or(most, 10_000), entries: make(map[string]map[useKey]*registry.Usage)}
+	return &Memory{most: cmp.Or(most, 10_000), since: time.Now().UTC(), entries: make(map[string]map[useKey]*registry.Usage)}
 }
 
 // Keep sets a function that reports whether an integration still exists. MergeUsage removes
@@ -128,6 +129,11 @@ func (m *Memory) Usage(_ context.Context, integration string, since time.Time, l
 		all = all[:limit]
 	}
 	return all, nil
+}
+
+// Recording implements registry.UsageStore.
+func (m *Memory) Recording() registry.Recording {
+	return registry.Recording{Since: m.since, ReplicaOnly: true}
 }
 
 // LastUsed implements registry.UsageStore.

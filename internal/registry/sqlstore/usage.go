@@ -255,6 +255,11 @@ func (s *Store) LastUsed(ctx context.Context) (map[string]time.Time, error) {
 	return last, nil
 }
 
+// Recording implements registry.UsageStore.
+func (s *Store) Recording() registry.Recording {
+	return registry.Recording{Since: s.cfg.Now().Add(-s.cfg.UsageRetention)}
+}
+
 func (s *Store) readUsage(ctx context.Context, st stmt, fields func(*usageRow) []any) ([]*usageRow, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
