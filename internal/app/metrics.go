@@ -129,8 +129,20 @@ func gaugeOf(is bool) float64 {
 	return 0
 }
 
-// watchUsage exports the counters of the usage recorder.
-func (m *metrics) watchUsage(r *usage.Recorder) {
+// watchUsage exports the counters of the usage recorder, and since when its store has usage.
+func (m *metrics) watchUsage(r *usage.Recorder, s *integrationStore) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "secretbroker_usage_recorded_since_timestamp_seconds",
+		Help: "Unix time since which uses of integrations are recorded and kept.",
+	}, func() float64 { return float64(s.usage.Recording().Since.Unix()) }), prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "secretbroker_usage_databases_replaced_total",
+		Help: "Databases with the usage of integrations in files that were damaged or removed, so that recording began again.",
+	}, func() float64 {
+		if s.usageFile == nil {
+			return 0
+		}
+		return float64(s.usageFile.Replaced())
+	}))
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "secretbroker_usage_entries",
 		Help: "Distinct uses of integrations in memory.",

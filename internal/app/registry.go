@@ -29,9 +29,11 @@ const databaseTime = 30 * time.Second
 type integrationStore struct {
 	registry.Store
 	usage registry.UsageStore
-	dir   string     // "" for a database
-	keys  *seal.Keys // nil if no credentials are stored
-	close func() error
+	// usageFile is usage if the integrations are files and their usage is in a database.
+	usageFile *sqlstore.UsageFile
+	dir       string     // "" for a database
+	keys      *seal.Keys // nil if no credentials are stored
+	close     func() error
 	// restores reports that the database was restored to an earlier state, and seen stores
 	// the last position that the broker saw. Both and position are nil for files.
 	restores *history.Restores
@@ -46,12 +48,9 @@ func openIntegrations(ctx context.Context, cfg *config.Config, log *slog.Logger,
 		if err != nil {
 			return nil, &exitError{Code: exitUsage, Err: err}
 		}
-		used := usage.NewMemory(0)
-		used.Keep(func(id string) bool {
-			_, err := files.Get(id)
-			return !errors.Is(err, registry.ErrNotFound)
-		})
-		return &integrationStore{Store: files, usage: used, dir: dir, close: func() error { return nil }}, nil
+		s := &integrationStore{Store: files, dir: dir, close: func() error { return nil }}
+		s.openUsage(ctx, cfg, log)
+		return s, nil
 	}
 	r := cfg.Registry
 	c := sqlstore.Config{
@@ -88,15 +87,55 @@ func openIntegrations(ctx context.Context, cfg *config.Config, log *slog.Logger,
 	return s, nil
 }
 
+// usageTime limits how long a starting broker waits for the database of usage.
+const usageTime = 10 * time.Second
+
+// openUsage opens the store of the usage of integrations in files: a database next to the
+// audit log if that is a regular file, and memory otherwise or if the database cannot be opened.
+// Usage is not worth a broker that does not start.
+func (s *integrationStore) openUsage(ctx context.Context, cfg *config.Config, log *slog.Logger) {
+	keeps := func(id string) bool { // an invalid file keeps its usage
+		_, err := s.Record(context.Background(), id)
+		return !errors.Is(err, registry.ErrNotFound)
+	}
+	if path := besideAudit(cfg, ".usage"); path != "" {
+		ctx, cancel := context.WithTimeout(ctx, usageTime)
+		defer cancel()
+		file, err := sqlstore.OpenUsageFile(ctx, path, sqlstore.UsageFileConfig{Keeps: keeps, Retention: time.Duration(cfg.Usage.Retention), Logger: log})
+		if err == nil {
+			s.usage, s.usageFile, s.close = file, file, file.Close
+			return
+		}
+		log.Warn("usage is recorded in memory, until the broker stops", "error", err)
+	}
+	memory := usage.NewMemory(0)
+	memory.Keep(keeps)
+	s.usage = memory
+}
+
+// runUsage maintains the database of usage until ctx ends, if there is one.
+func (s *integrationStore) runUsage(ctx context.Context) error {
+	if s.usageFile == nil {
+		<-ctx.Done()
+		return nil
+	}
+	return s.usageFile.Run(ctx)
+}
+
+// besideAudit returns the path of a file next to the audit log, or "" if that is not a regular
+// file.
+func besideAudit(cfg *config.Config, suffix string) string {
+	if info, err := os.Stat(cfg.Audit.File); err == nil && //nolint:gosec // G703: the operator names it
+		info.Mode().IsRegular() && cfg.Audit.File != audit.Stdout {
+		return cfg.Audit.File + suffix
+	}
+	return ""
+}
+
 // positionFile returns the position file, which is next to the audit log. It returns nil if
 // that is not a regular file.
 func positionFile(cfg *config.Config, log *slog.Logger) *sqlstore.PositionFile {
-	path := ""
-	if info, err := os.Stat(cfg.Audit.File); err == nil && //nolint:gosec // G703: the operator names it
-		info.Mode().IsRegular() && cfg.Audit.File != audit.Stdout {
-		path = cfg.Audit.File + ".registry"
-	}
-	return sqlstore.NewPositionFile(path, cfg.Registry.SQLite.File+cfg.Registry.Postgres.URL, log)
+	return sqlstore.NewPositionFile(besideAudit(cfg, ".registry"), cfg.Registry.SQLite.File+cfg.Registry.Postgres.URL, log)
 }
 
 // watchRestores records restores of the database and the last position that the broker

@@ -171,7 +171,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	}
 	m.watchIntegrations(integrations)
 	uses := usage.New(usage.Config{Store: integrations.usage, Logger: log})
-	m.watchUsage(uses)
+	m.watchUsage(uses, integrations)
 
 	places, err := placement.New(cfg.Placement.Rules())
 	if err != nil {
@@ -264,6 +264,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	parts.run("integrations", integrations.Run)
 	parts.run("restores", func(ctx context.Context) error { return integrations.watchRestores(ctx, auditLog) })
 	parts.run("usage", uses.Run)
+	parts.run("usage database", integrations.runUsage)
 	parts.run("tracing", traces.run)
 	parts.run("signals", func(ctx context.Context) error {
 		return onHangup(ctx, log, proc.hangups, manager, []reload{

@@ -32,7 +32,7 @@ type Usage struct {
 	// Window is the time without use after which an integration counts as unused; 1 min to
 	// 90 days.
 	Window strictyaml.Duration `yaml:"window"`
-	// Retention is the time for which a database keeps a record after the last use; 1 h to
+	// Retention is the time for which the broker keeps a record after the last use; 1 h to
 	// 10 years.
 	Retention strictyaml.Duration `yaml:"retention"`
 }
@@ -97,10 +97,7 @@ func (u *Usage) validate(doc *strictyaml.Document) {
 	if d := time.Duration(u.Window); d < time.Minute || d > maxUsageWindow {
 		doc.Fault("usage.window", "expected 1m to 90d")
 	}
-	switch d := time.Duration(u.Retention); {
-	case doc.Has("usage.retention") && doc.Has("registry.directory"):
-		doc.Fault("usage.retention", "applies to a database only: without one, usage is in memory until the broker stops; remove the setting")
-	case d < time.Hour || d > maxUsageRetention:
+	if d := time.Duration(u.Retention); d < time.Hour || d > maxUsageRetention {
 		doc.Fault("usage.retention", "expected 1h to 3660d")
 	}
 }

@@ -15,7 +15,6 @@ func managementFaults() []faultTest {
 	tests := []faultTest{
 		{"", "roles: {assigner: [x]}", `b.yaml:4: roles.assigner[0]: expected a SPIFFE ID ("spiffe://...") or "dns:HOST"`},
 		{"", "usage: {window: 1s}", "b.yaml:4: usage.window: expected 1m to 90d"},
-		{"", "usage: {retention: 91d}", "b.yaml:4: usage.retention: applies to a database only: without one, usage is in memory until the broker stops; remove the setting"},
 		{"", "validation: {every: 8d}", "b.yaml:4: validation.every: expected 1m to 7d, or 0s for never"},
 		{"", "management: {usage_window: 1h}", `b.yaml:4: unknown setting "management"; it is now usage (window) and validation (at_start, every)`},
 		{"", "placement: {kinds: [AZURE]}", "b.yaml:4: placement.kinds[0]: there is no such kind"},

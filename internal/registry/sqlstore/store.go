@@ -86,6 +86,8 @@ type Store struct {
 	logged bool
 	// uid is the column integrations.uid, or a constant if the schema does not have it.
 	uid string
+	// usageOnly: the database is that of a UsageFile.
+	usageOnly bool
 	// maxUsage is the constant of that name, but in tests.
 	maxUsage int
 

@@ -93,7 +93,7 @@ func (s *Store) runUsage(ctx context.Context, b batch) error {
 	limited, cancel := s.bounded(ctx)
 	defer cancel()
 	err := s.d.run(limited, s.db, b)
-	if ctx.Err() == nil {
+	if ctx.Err() == nil && !s.usageOnly {
 		s.wrote(uses, err)
 	}
 	if err != nil {
