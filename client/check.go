@@ -58,6 +58,17 @@ type Report struct {
 	Length LengthClass
 	// Err is the reason why the config cannot be resolved, nil if it can be.
 	Err *ConfigError
+	// Warnings are about a config that can be resolved.
+	Warnings []Warning
+}
+
+// Warning says that a value is probably not what the author of the reference expects.
+type Warning struct {
+	// Warning identifies the warning, for example "NOT_UTF8"; docs/check.md lists the names,
+	// to which later versions may add.
+	Warning string
+	// Message says what to do about it. It does not contain the value.
+	Message string
 }
 
 // LengthClass is a coarse length of a value in bytes. It shows that there is a value, but
@@ -132,6 +143,9 @@ func newCheckResponse(m *secretbrokerv1.CheckResponse) *CheckResponse {
 		if c.GetError() != nil {
 			err := newConfigError(name, c.GetError())
 			report.Err = &err
+		}
+		for _, w := range c.GetWarnings() {
+			report.Warnings = append(report.Warnings, Warning{w.GetWarning(), w.GetMessage()})
 		}
 		r.Reports = append(r.Reports, report)
 	}

@@ -46,7 +46,7 @@ func TestCheck(t *testing.T) {
 				"a": {Store: "https://v.vault.azure.net", Secret: "t", Error: &secretbrokerv1.ConfigError{
 					Reason: "STORE_THROTTLED", Message: "wait", RetryDelay: durationpb.New(3 * time.Second),
 				}},
-				"c": {TimeLeft: durationpb.New(0), LengthClass: 99},
+				"c": {TimeLeft: durationpb.New(0), LengthClass: 99, Warnings: []*secretbrokerv1.ConfigWarning{{Warning: "NOT_UTF8", Message: "m"}}},
 				"d": {TimeLeft: &durationpb.Duration{Seconds: math.MaxInt64}, Error: &secretbrokerv1.ConfigError{}},
 			},
 			RequestId: "req-9",
@@ -81,7 +81,7 @@ func TestCheck(t *testing.T) {
 				Config: "b", Store: "https://v.vault.azure.net", Secret: "s", Version: "v7", JSONKey: "k", JSONKeyFound: true,
 				FetchTime: fetched, SecretExpireTime: expires, TimeLeft: time.Hour, HasTimeLeft: true, Length: client.LengthShort,
 			},
-			{Config: "c", HasTimeLeft: true},
+			{Config: "c", HasTimeLeft: true, Warnings: []client.Warning{{Warning: "NOT_UTF8", Message: "m"}}},
 			{Config: "d", HasTimeLeft: true, TimeLeft: math.MaxInt64, Err: &client.ConfigError{Config: "d"}},
 		},
 		RequestID: "req-9",

@@ -71,7 +71,7 @@ With --strict, 9 if there are only warnings.`,
 	terminal.RegisterOutput(cmd, &c.output, "table", "json", "github")
 	cmd.Flags().StringArrayVarP(&c.files, "file", "f", nil, "configurations of connectors: JSON, YAML or a .properties file; - is standard input (repeatable)")
 	durationVar(cmd.Flags(), &c.warnExpiry, "warn-expiry", 7*24*time.Hour, "warn about secrets that expire within this time")
-	cmd.Flags().BoolVar(&c.strict, "strict", false, "also fail on warnings: secrets that expire soon, empty values")
+	cmd.Flags().BoolVar(&c.strict, "strict", false, "also fail on warnings, such as secrets that expire soon and empty values")
 	_ = cmd.MarkFlagFilename("file", "json", "yaml", "yml", "properties") // the flag exists
 	return cmd
 }
@@ -250,6 +250,9 @@ func (c *check) warningsOf(r client.Report) []checkWarning {
 	}
 	if r.Length == client.LengthEmpty {
 		w = append(w, checkWarning{WarnEmptyValue, "the value is empty; set the secret, or check the JSON key of the reference"})
+	}
+	for _, broker := range r.Warnings {
+		w = append(w, checkWarning{broker.Warning, broker.Message})
 	}
 	return w
 }

@@ -204,6 +204,7 @@ func TestWarnings(t *testing.T) {
 		{"failed already", client.Report{HasTimeLeft: true, Length: client.LengthEmpty, Err: &client.ConfigError{}}, week, ""},
 		{"empty", client.Report{Length: client.LengthEmpty}, week, WarnEmptyValue},
 		{"tiny", client.Report{Length: client.LengthTiny}, week, ""},
+		{"the broker's", client.Report{Length: client.LengthShort, Warnings: []client.Warning{{Warning: "NOT_UTF8"}, {Warning: "NEW"}}}, week, "NOT_UTF8,NEW"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -96,7 +96,7 @@ func (f *checkedFile) printTable(w io.Writer) error {
 			fmt.Fprintf(w, "  %s%s: %s: %s\n", at, terminal.Printable(c.Config), c.Err.Reason, terminal.Printable(c.Err.Message))
 		}
 		for _, warning := range c.warnings {
-			fmt.Fprintf(w, "  %s%s: warning: %s: %s\n", at, terminal.Printable(c.Config), warning.code, warning.message)
+			fmt.Fprintf(w, "  %s%s: warning: %s: %s\n", at, terminal.Printable(c.Config), terminal.Printable(warning.code), terminal.Printable(warning.message))
 		}
 	}
 	if failed && f.requestID != "" {

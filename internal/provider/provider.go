@@ -24,8 +24,6 @@ package provider
 
 import (
 	"context"
-	"encoding/base64"
-	"unicode/utf8"
 
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -40,9 +38,9 @@ import (
 type Provider interface {
 	// Fetch reads the current version of the secret that ref names, or the version that
 	// ref pins. It ignores ref.Key. A secret that is disabled, expired or not yet valid is
-	// an error, even if the store returns it. Binary values, and values that are not
-	// UTF-8, are returned in standard base64, so that ?decode=base64 results in the
-	// original bytes.
+	// an error, even if the store returns it. The value of binary secrets, and of secrets
+	// that are not UTF-8, is their base64, see secret.Form, so that ?decode=base64
+	// results in the original bytes.
 	Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, error)
 	// Close releases connections. No Fetch may be running or follow.
 	Close() error
@@ -65,16 +63,4 @@ func CheckRef(ref secret.Ref, kind secret.Kind) error {
 		return secret.Errorf(secret.ReasonInvalidReference, "the reference is not in canonical form; parse it before use")
 	}
 	return nil
-}
-
-// Text returns the content of a Secret for the bytes of a store: b if it is UTF-8,
-// otherwise b in standard base64, and then b is overwritten. The caller must not use b
-// afterwards.
-func Text(b []byte) []byte {
-	if utf8.Valid(b) {
-		return b
-	}
-	text := base64.StdEncoding.AppendEncode(nil, b)
-	clear(b)
-	return text
 }

@@ -25,6 +25,48 @@ type Report struct {
 	Length int
 	// Err is the reason why the config cannot be resolved, nil if it can be.
 	Err *secret.Error
+	// Warnings are about a config that can be resolved.
+	Warnings []Warning
+}
+
+// Warning says that a value is probably not what the author of the reference expects.
+// Message says what to do and does not contain the value.
+type Warning struct {
+	Code    WarningCode
+	Message string
+}
+
+// WarningCode identifies a warning. The codes are a part of the API.
+type WarningCode string
+
+// The warnings.
+const (
+	// WarnBinaryValue: the store has declared the secret to be binary, and the value is its
+	// base64.
+	WarnBinaryValue WarningCode = "BINARY_VALUE"
+	// WarnNotUTF8: the secret is not valid UTF-8, and the value is its base64.
+	WarnNotUTF8 WarningCode = "NOT_UTF8"
+	// WarnInvisibleCharacter: the value, of one line, begins or ends with an invisible
+	// character, such as a line break.
+	WarnInvisibleCharacter WarningCode = "INVISIBLE_CHARACTER"
+)
+
+// warningsOf returns the warnings about the value that ref selects from s.
+func warningsOf(s *secret.Secret, ref secret.Ref, value secret.Value) []Warning {
+	var all []Warning
+	if ref.Key == "" && ref.Decoding == "" {
+		switch s.Form() {
+		case secret.Binary:
+			all = append(all, Warning{WarnBinaryValue, "the store has a binary secret, so the value is its base64; for the bytes or the text in it, add ?decode=base64 after the secret's name, or store it as text"})
+		case secret.NotUTF8:
+			all = append(all, Warning{WarnNotUTF8, "the secret is not valid UTF-8, so the value is its base64; if it is text, such as a password, store it in UTF-8; if it is binary, add ?decode=base64 after the secret's name"})
+		case secret.Text:
+		}
+	}
+	if ends := value.InvisibleEnds(); ends != "" {
+		all = append(all, Warning{WarnInvisibleCharacter, "the value " + ends + ", which is a part of it, for example of a password; store it without that character"})
+	}
+	return all
 }
 
 // Check does everything that Resolve does except return values: it reports on every
@@ -55,6 +97,7 @@ func (r *Resolver) Check(ctx context.Context, who Caller, req Request) ([]Report
 		}
 		if it.err == nil {
 			rep.Length = it.value.Len()
+			rep.Warnings = warningsOf(it.got.Secret, it.ref, it.value)
 		}
 		reports[i] = rep
 	}

@@ -1,10 +1,13 @@
 package resolve_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -61,6 +64,77 @@ func TestCheck(t *testing.T) {
 	if checked != 3 {
 		t.Errorf("%d events have the outcome checked, want 3", checked)
 	}
+}
+
+// TestCheckWarnings: not-utf8 and newline-value. A value that can be resolved, but is
+// probably not what its author expects, has a warning.
+func TestCheckWarnings(t *testing.T) {
+	const pem = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+	b := newBench(t)
+	for i, tt := range []struct{ name, value, after, want string }{
+		{"plain", "canary", "", ""},
+		{"newline-value", "canary\n", "", "INVISIBLE_CHARACTER ends with a line break (U+000A)"},
+		{"a Windows line break", "canary\r\n", "", "INVISIBLE_CHARACTER ends with a line break (U+000A)"},
+		{"a trailing blank", "canary ", "", "INVISIBLE_CHARACTER ends with a space (U+0020)"},
+		{"a leading byte order mark", "\ufeffcanary", "", "INVISIBLE_CHARACTER begins with a byte order mark (U+FEFF)"},
+		{"blanks inside", "can ary", "", ""},
+		{"PEM", pem, "", ""},
+		{"a document", "{\"k\": \"canary\"}\n", "", ""},
+		{"a password like a document", "{canary\n", "", "INVISIBLE_CHARACTER ends with a line break (U+000A)"},
+		{"a member", "{\"k\": \"canary\\n\"}", "::k", "INVISIBLE_CHARACTER ends with a line break (U+000A)"},
+		{"only a line break", "\n", "", "INVISIBLE_CHARACTER ends with a line break (U+000A)"},
+		{"empty", "", "", ""},
+		{"not-utf8", "p\xe4ssw\xf6rd-canary", "", "NOT_UTF8 not valid UTF-8"},
+		{"not-utf8 decoded", "p\xe4ssw\xf6rd-canary", "?decode=base64", ""},
+		{"decoded text with a newline", "Y2FuYXJ5Cg==", "?decode=base64", "INVISIBLE_CHARACTER ends with a line break (U+000A)"},
+		{"base64 with a newline", "Y2FuYXJ5\n", "?decode=base64", ""},
+	} {
+		name := fmt.Sprint("db-", i)
+		b.store.secrets[name] = tt.value
+		reports, err := b.Check(t.Context(), resolve.Caller{Principal: worker}, resolve.Request{
+			ID: "r", IntegrationID: "cspi", Configs: map[string]string{"p": vault + "::" + name + tt.after},
+		})
+		if err != nil || len(reports) != 1 || reports[0].Err != nil {
+			t.Fatalf("%s: %v, %v", tt.name, reports, err)
+		}
+		code, text, _ := strings.Cut(tt.want, " ")
+		switch w := reports[0].Warnings; {
+		case tt.want == "" && len(w) == 0:
+		case len(w) != 1 || string(w[0].Code) != code || !strings.Contains(w[0].Message, text) || strings.Contains(w[0].Message, "canary"):
+			t.Errorf("%s: %+v, want %q", tt.name, w, tt.want)
+		}
+	}
+}
+
+// TestCheckBinary: aws-binary-text. A secret that the store declares to be binary has a
+// warning that names the option, even if it is text.
+func TestCheckBinary(t *testing.T) {
+	for after, want := range map[string]string{"": "BINARY_VALUE", "?decode=base64": "", "::k": ""} {
+		b := newBench(t, func(c *resolve.Config) { c.Stores = binaryStore{} })
+		reports, err := b.Check(t.Context(), resolve.Caller{Principal: worker}, resolve.Request{
+			ID: "r", IntegrationID: "cspi", Configs: map[string]string{"p": vault + "::db-binary" + after},
+		})
+		if err != nil || len(reports) != 1 || reports[0].Err != nil {
+			t.Fatalf("%s: %v, %v", after, reports, err)
+		}
+		got := ""
+		for _, w := range reports[0].Warnings {
+			got += string(w.Code)
+			if !strings.Contains(w.Message, "?decode=base64") {
+				t.Errorf("%s: %s", after, w.Message)
+			}
+		}
+		if got != want {
+			t.Errorf("%q: warnings %q, want %q", after, got, want)
+		}
+	}
+}
+
+// binaryStore has one secret, which is declared to be binary.
+type binaryStore struct{}
+
+func (binaryStore) Fetch(context.Context, *integration.Integration, secret.Ref) (*secret.Secret, error) {
+	return secret.NewBinary("1", time.Now(), time.Time{}, []byte(`{"k":"plain text pushed as binary"}`)), nil
 }
 
 // TestCheckReportsContradictions: a dry run succeeds and reports the contradictions.

@@ -41,13 +41,31 @@ func syntaxFault(doc []byte, i int) *Error {
 	return Errorf(ReasonSecretNotJSON, "the reference has a JSON key, but the secret is not valid JSON: line %d, byte %d: %s", line, at+1, what)
 }
 
+// encodingFault describes where doc is not valid UTF-8.
+func encodingFault(doc []byte) *Error {
+	at := 0
+	for at < len(doc) {
+		r, n := utf8.DecodeRune(doc[at:])
+		if r == utf8.RuneError && n <= 1 {
+			break
+		}
+		at += n
+	}
+	line := 1 + bytes.Count(doc[:at], []byte("\n"))
+	return Errorf(ReasonSecretNotJSON, "the reference has a JSON key, but the secret is not valid UTF-8, as JSON must be: line %d, byte %d; store it in UTF-8", line, at+1)
+}
+
 // InvisibleEnds describes an invisible character at the end or the beginning of s, such as
 // "ends with a space (U+0020)". It returns "" if there is none.
 func InvisibleEnds(s string) string {
-	if r, _ := utf8.DecodeLastRuneInString(s); s != "" && invisible(r) {
+	return invisibleEnds([]byte(s))
+}
+
+func invisibleEnds(b []byte) string {
+	if r, _ := utf8.DecodeLastRune(b); len(b) > 0 && invisible(r) {
 		return "ends with " + nameOf(r)
 	}
-	if r, _ := utf8.DecodeRuneInString(s); s != "" && invisible(r) {
+	if r, _ := utf8.DecodeRune(b); len(b) > 0 && invisible(r) {
 		return "begins with " + nameOf(r)
 	}
 	return ""
@@ -61,6 +79,10 @@ func nameOf(r rune) string {
 	switch r {
 	case ' ':
 		return "a space (U+0020)"
+	case '\n':
+		return "a line break (U+000A)"
+	case '\r':
+		return "a carriage return (U+000D)"
 	case '\t':
 		return "a tab (U+0009)"
 	case '\u00a0':

@@ -39,7 +39,7 @@ var byteOrderMark = []byte("\xef\xbb\xbf")
 // be wiped.
 func parseMembers(doc []byte) *members {
 	if !utf8.Valid(doc) {
-		return &members{fault: Errorf(ReasonSecretNotJSON, "the secret's JSON document is not valid UTF-8")}
+		return &members{fault: encodingFault(doc)}
 	}
 	i := len(doc) - len(bytes.TrimPrefix(doc, byteOrderMark))
 	if !json.Valid(doc[i:]) || uint64(len(doc)) > math.MaxUint32 {

@@ -16,8 +16,8 @@ type payload struct {
 	// to be; the count never leaves zero again.
 	refs atomic.Int64
 	b    []byte
-	// binary says that b is not text: the whole secret is its base64.
-	binary bool
+	// form says what b is. Unless it is Text, the whole secret is the base64 of b.
+	form Form
 	// members is set by the first Select with a key.
 	members atomic.Pointer[members]
 }
@@ -48,15 +48,15 @@ func (p *payload) release() {
 
 // size returns the length of the whole secret.
 func (p *payload) size() int {
-	if p.binary {
+	if p.form != Text {
 		return base64.StdEncoding.EncodedLen(len(p.b))
 	}
 	return len(p.b)
 }
 
-// whole returns a copy of the document, base64 if it is binary.
+// whole returns a copy of the document, in base64 unless it is text.
 func (p *payload) whole() Value {
-	if p.binary {
+	if p.form != Text {
 		v, out := newValue(p.size())
 		base64.StdEncoding.Encode(out, p.b)
 		return v

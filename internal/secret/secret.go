@@ -34,24 +34,40 @@ type held struct {
 	payload payload
 }
 
-// New returns a Secret that holds the document b. It takes ownership of b: the
+// Form says what the bytes of a secret are.
+type Form uint8
+
+// The forms. Values are text, so the whole value of a secret in another form is the base64
+// of its bytes, in the standard alphabet with padding. A JSON key selects from the bytes.
+const (
+	// Text is valid UTF-8.
+	Text Form = iota
+	// NotUTF8 is not valid UTF-8.
+	NotUTF8
+	// Binary is declared to be binary by the store, whether it is UTF-8 or not.
+	Binary
+)
+
+// New returns a Secret that holds the document b, in the form Text or NotUTF8. It takes ownership of b: the
 // caller must not use b afterwards. The caller owns the first reference. New clones
 // the version, because it is often a substring of a longer text that would
 // otherwise stay in memory.
 func New(version string, fetchedAt, expiresAt time.Time, b []byte) *Secret {
-	return newSecret(version, fetchedAt, expiresAt, b, false)
+	form := Text
+	if !utf8.Valid(b) {
+		form = NotUTF8
+	}
+	return newSecret(version, fetchedAt, expiresAt, b, form)
 }
 
-// NewBinary is New for a store that declares the bytes b to be binary. Values are text, so
-// the whole secret is the base64 of b, in the standard alphabet with padding. A JSON key
-// selects from b itself.
+// NewBinary is New for a store that declares the bytes b to be binary: the form is Binary.
 func NewBinary(version string, fetchedAt, expiresAt time.Time, b []byte) *Secret {
-	return newSecret(version, fetchedAt, expiresAt, b, true)
+	return newSecret(version, fetchedAt, expiresAt, b, Binary)
 }
 
-func newSecret(version string, fetchedAt, expiresAt time.Time, b []byte, binary bool) *Secret {
+func newSecret(version string, fetchedAt, expiresAt time.Time, b []byte, form Form) *Secret {
 	h := &held{Secret: Secret{Version: strings.Clone(version), FetchedAt: fetchedAt, ExpiresAt: expiresAt}}
-	h.payload.b, h.payload.binary = b, binary
+	h.payload.b, h.payload.form = b, form
 	h.payload.refs.Store(1)
 	h.Secret.payload = hide(&h.payload)
 	return &h.Secret
@@ -93,6 +109,9 @@ func (s *Secret) Release() {
 	}
 }
 
+// Form returns the form of the secret's bytes.
+func (s *Secret) Form() Form { return s.payload.get().form }
+
 // Size returns the length of the whole secret in bytes.
 func (s *Secret) Size() int { return s.payload.get().size() }
 
@@ -116,9 +135,6 @@ func (s *Secret) Select(key string) (Value, error) {
 	defer p.release()
 	if key != "" {
 		return p.member(key)
-	}
-	if !p.binary && !utf8.Valid(p.b) {
-		return Value{}, Errorf(ReasonSecretNotJSON, "the secret is not valid UTF-8 text")
 	}
 	return p.whole(), nil
 }

@@ -2,6 +2,7 @@ package secret
 
 import (
 	"bytes"
+	"encoding/json"
 	"log/slog"
 	"sync"
 	"unicode/utf8"
@@ -107,6 +108,20 @@ func (v Value) IsText() bool {
 	b := v.open()
 	defer v.close()
 	return utf8.Valid(b)
+}
+
+// InvisibleEnds describes an invisible character at the end or the beginning of a value of
+// one line, such as "ends with a line break (U+000A)". It returns "" if there is none, and
+// for values in which such characters are usual or harmless: those of several lines, such as
+// PEM, JSON documents, and values that are not text.
+func (v Value) InvisibleEnds() string {
+	b := v.open()
+	defer v.close()
+	line := bytes.TrimRight(b, "\r\n")
+	if !utf8.Valid(b) || bytes.ContainsAny(line, "\r\n") || len(line) > 0 && (line[0] == '{' || line[0] == '[') && json.Valid(b) {
+		return ""
+	}
+	return invisibleEnds(b)
 }
 
 // Len returns the length of the secret in bytes.

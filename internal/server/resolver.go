@@ -178,6 +178,9 @@ func reportOf(r *resolve.Report, now time.Time) *secretbrokerv1.ConfigReport {
 	if r.Err != nil {
 		out.Error = configErrorOf(r.Err)
 	}
+	for _, w := range r.Warnings {
+		out.Warnings = append(out.Warnings, &secretbrokerv1.ConfigWarning{Warning: string(w.Code), Message: w.Message})
+	}
 	return out
 }
 

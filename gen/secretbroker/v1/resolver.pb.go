@@ -604,7 +604,9 @@ type ConfigReport struct {
 	// A coarse length of the value: enough to see that it is not empty.
 	LengthClass LengthClass `protobuf:"varint,9,opt,name=length_class,json=lengthClass,proto3,enum=secretbroker.v1.LengthClass" json:"length_class,omitempty"`
 	// Why the config cannot be resolved; unset if it can be.
-	Error         *ConfigError `protobuf:"bytes,10,opt,name=error,proto3" json:"error,omitempty"`
+	Error *ConfigError `protobuf:"bytes,10,opt,name=error,proto3" json:"error,omitempty"`
+	// Warnings about a config that can be resolved.
+	Warnings      []*ConfigWarning `protobuf:"bytes,11,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -709,6 +711,68 @@ func (x *ConfigReport) GetError() *ConfigError {
 	return nil
 }
 
+func (x *ConfigReport) GetWarnings() []*ConfigWarning {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+// ConfigWarning says that a value is probably not what the author of the reference expects.
+type ConfigWarning struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One of the warnings listed in docs/check.md, for example NOT_UTF8; more may be added.
+	Warning string `protobuf:"bytes,1,opt,name=warning,proto3" json:"warning,omitempty"`
+	// What to do about it. Never contains a secret's value.
+	Message       string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigWarning) Reset() {
+	*x = ConfigWarning{}
+	mi := &file_secretbroker_v1_resolver_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigWarning) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigWarning) ProtoMessage() {}
+
+func (x *ConfigWarning) ProtoReflect() protoreflect.Message {
+	mi := &file_secretbroker_v1_resolver_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigWarning.ProtoReflect.Descriptor instead.
+func (*ConfigWarning) Descriptor() ([]byte, []int) {
+	return file_secretbroker_v1_resolver_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ConfigWarning) GetWarning() string {
+	if x != nil {
+		return x.Warning
+	}
+	return ""
+}
+
+func (x *ConfigWarning) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
 var File_secretbroker_v1_resolver_proto protoreflect.FileDescriptor
 
 const file_secretbroker_v1_resolver_proto_rawDesc = "" +
@@ -770,7 +834,7 @@ const file_secretbroker_v1_resolver_proto_rawDesc = "" +
 	"request_id\x18\x03 \x01(\tR\trequestId\x1aY\n" +
 	"\fConfigsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x123\n" +
-	"\x05value\x18\x02 \x01(\v2\x1d.secretbroker.v1.ConfigReportR\x05value:\x028\x01\"\xc9\x03\n" +
+	"\x05value\x18\x02 \x01(\v2\x1d.secretbroker.v1.ConfigReportR\x05value:\x028\x01\"\x85\x04\n" +
 	"\fConfigReport\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12\x16\n" +
 	"\x06secret\x18\x02 \x01(\tR\x06secret\x12\x18\n" +
@@ -783,7 +847,11 @@ const file_secretbroker_v1_resolver_proto_rawDesc = "" +
 	"\ttime_left\x18\b \x01(\v2\x19.google.protobuf.DurationR\btimeLeft\x12?\n" +
 	"\flength_class\x18\t \x01(\x0e2\x1c.secretbroker.v1.LengthClassR\vlengthClass\x122\n" +
 	"\x05error\x18\n" +
-	" \x01(\v2\x1c.secretbroker.v1.ConfigErrorR\x05error*\xa2\x01\n" +
+	" \x01(\v2\x1c.secretbroker.v1.ConfigErrorR\x05error\x12:\n" +
+	"\bwarnings\x18\v \x03(\v2\x1e.secretbroker.v1.ConfigWarningR\bwarnings\"C\n" +
+	"\rConfigWarning\x12\x18\n" +
+	"\awarning\x18\x01 \x01(\tR\awarning\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage*\xa2\x01\n" +
 	"\vLengthClass\x12\x1c\n" +
 	"\x18LENGTH_CLASS_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12LENGTH_CLASS_EMPTY\x10\x01\x12\x15\n" +
@@ -809,7 +877,7 @@ func file_secretbroker_v1_resolver_proto_rawDescGZIP() []byte {
 }
 
 var file_secretbroker_v1_resolver_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_secretbroker_v1_resolver_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_secretbroker_v1_resolver_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_secretbroker_v1_resolver_proto_goTypes = []any{
 	(LengthClass)(0),              // 0: secretbroker.v1.LengthClass
 	(*ResolveRequest)(nil),        // 1: secretbroker.v1.ResolveRequest
@@ -819,46 +887,48 @@ var file_secretbroker_v1_resolver_proto_goTypes = []any{
 	(*CheckRequest)(nil),          // 5: secretbroker.v1.CheckRequest
 	(*CheckResponse)(nil),         // 6: secretbroker.v1.CheckResponse
 	(*ConfigReport)(nil),          // 7: secretbroker.v1.ConfigReport
-	nil,                           // 8: secretbroker.v1.ResolveRequest.ConfigsEntry
-	nil,                           // 9: secretbroker.v1.ResolveResponse.ConfigsEntry
-	nil,                           // 10: secretbroker.v1.ResolveResponse.ErrorsEntry
-	nil,                           // 11: secretbroker.v1.CheckRequest.ConfigsEntry
-	nil,                           // 12: secretbroker.v1.CheckResponse.ConfigsEntry
-	(*durationpb.Duration)(nil),   // 13: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
+	(*ConfigWarning)(nil),         // 8: secretbroker.v1.ConfigWarning
+	nil,                           // 9: secretbroker.v1.ResolveRequest.ConfigsEntry
+	nil,                           // 10: secretbroker.v1.ResolveResponse.ConfigsEntry
+	nil,                           // 11: secretbroker.v1.ResolveResponse.ErrorsEntry
+	nil,                           // 12: secretbroker.v1.CheckRequest.ConfigsEntry
+	nil,                           // 13: secretbroker.v1.CheckResponse.ConfigsEntry
+	(*durationpb.Duration)(nil),   // 14: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
 }
 var file_secretbroker_v1_resolver_proto_depIdxs = []int32{
-	8,  // 0: secretbroker.v1.ResolveRequest.configs:type_name -> secretbroker.v1.ResolveRequest.ConfigsEntry
-	13, // 1: secretbroker.v1.ResolveRequest.max_age:type_name -> google.protobuf.Duration
-	14, // 2: secretbroker.v1.ResolveRequest.not_read_before:type_name -> google.protobuf.Timestamp
-	9,  // 3: secretbroker.v1.ResolveResponse.configs:type_name -> secretbroker.v1.ResolveResponse.ConfigsEntry
-	10, // 4: secretbroker.v1.ResolveResponse.errors:type_name -> secretbroker.v1.ResolveResponse.ErrorsEntry
-	14, // 5: secretbroker.v1.ResolvedConfig.fetch_time:type_name -> google.protobuf.Timestamp
-	14, // 6: secretbroker.v1.ResolvedConfig.cache_expire_time:type_name -> google.protobuf.Timestamp
-	14, // 7: secretbroker.v1.ResolvedConfig.secret_expire_time:type_name -> google.protobuf.Timestamp
-	13, // 8: secretbroker.v1.ResolvedConfig.time_left:type_name -> google.protobuf.Duration
-	13, // 9: secretbroker.v1.ConfigError.retry_delay:type_name -> google.protobuf.Duration
-	11, // 10: secretbroker.v1.CheckRequest.configs:type_name -> secretbroker.v1.CheckRequest.ConfigsEntry
-	13, // 11: secretbroker.v1.CheckRequest.max_age:type_name -> google.protobuf.Duration
-	14, // 12: secretbroker.v1.CheckRequest.not_read_before:type_name -> google.protobuf.Timestamp
-	12, // 13: secretbroker.v1.CheckResponse.configs:type_name -> secretbroker.v1.CheckResponse.ConfigsEntry
-	14, // 14: secretbroker.v1.ConfigReport.fetch_time:type_name -> google.protobuf.Timestamp
-	14, // 15: secretbroker.v1.ConfigReport.secret_expire_time:type_name -> google.protobuf.Timestamp
-	13, // 16: secretbroker.v1.ConfigReport.time_left:type_name -> google.protobuf.Duration
+	9,  // 0: secretbroker.v1.ResolveRequest.configs:type_name -> secretbroker.v1.ResolveRequest.ConfigsEntry
+	14, // 1: secretbroker.v1.ResolveRequest.max_age:type_name -> google.protobuf.Duration
+	15, // 2: secretbroker.v1.ResolveRequest.not_read_before:type_name -> google.protobuf.Timestamp
+	10, // 3: secretbroker.v1.ResolveResponse.configs:type_name -> secretbroker.v1.ResolveResponse.ConfigsEntry
+	11, // 4: secretbroker.v1.ResolveResponse.errors:type_name -> secretbroker.v1.ResolveResponse.ErrorsEntry
+	15, // 5: secretbroker.v1.ResolvedConfig.fetch_time:type_name -> google.protobuf.Timestamp
+	15, // 6: secretbroker.v1.ResolvedConfig.cache_expire_time:type_name -> google.protobuf.Timestamp
+	15, // 7: secretbroker.v1.ResolvedConfig.secret_expire_time:type_name -> google.protobuf.Timestamp
+	14, // 8: secretbroker.v1.ResolvedConfig.time_left:type_name -> google.protobuf.Duration
+	14, // 9: secretbroker.v1.ConfigError.retry_delay:type_name -> google.protobuf.Duration
+	12, // 10: secretbroker.v1.CheckRequest.configs:type_name -> secretbroker.v1.CheckRequest.ConfigsEntry
+	14, // 11: secretbroker.v1.CheckRequest.max_age:type_name -> google.protobuf.Duration
+	15, // 12: secretbroker.v1.CheckRequest.not_read_before:type_name -> google.protobuf.Timestamp
+	13, // 13: secretbroker.v1.CheckResponse.configs:type_name -> secretbroker.v1.CheckResponse.ConfigsEntry
+	15, // 14: secretbroker.v1.ConfigReport.fetch_time:type_name -> google.protobuf.Timestamp
+	15, // 15: secretbroker.v1.ConfigReport.secret_expire_time:type_name -> google.protobuf.Timestamp
+	14, // 16: secretbroker.v1.ConfigReport.time_left:type_name -> google.protobuf.Duration
 	0,  // 17: secretbroker.v1.ConfigReport.length_class:type_name -> secretbroker.v1.LengthClass
 	4,  // 18: secretbroker.v1.ConfigReport.error:type_name -> secretbroker.v1.ConfigError
-	3,  // 19: secretbroker.v1.ResolveResponse.ConfigsEntry.value:type_name -> secretbroker.v1.ResolvedConfig
-	4,  // 20: secretbroker.v1.ResolveResponse.ErrorsEntry.value:type_name -> secretbroker.v1.ConfigError
-	7,  // 21: secretbroker.v1.CheckResponse.ConfigsEntry.value:type_name -> secretbroker.v1.ConfigReport
-	1,  // 22: secretbroker.v1.ResolverService.Resolve:input_type -> secretbroker.v1.ResolveRequest
-	5,  // 23: secretbroker.v1.ResolverService.Check:input_type -> secretbroker.v1.CheckRequest
-	2,  // 24: secretbroker.v1.ResolverService.Resolve:output_type -> secretbroker.v1.ResolveResponse
-	6,  // 25: secretbroker.v1.ResolverService.Check:output_type -> secretbroker.v1.CheckResponse
-	24, // [24:26] is the sub-list for method output_type
-	22, // [22:24] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	8,  // 19: secretbroker.v1.ConfigReport.warnings:type_name -> secretbroker.v1.ConfigWarning
+	3,  // 20: secretbroker.v1.ResolveResponse.ConfigsEntry.value:type_name -> secretbroker.v1.ResolvedConfig
+	4,  // 21: secretbroker.v1.ResolveResponse.ErrorsEntry.value:type_name -> secretbroker.v1.ConfigError
+	7,  // 22: secretbroker.v1.CheckResponse.ConfigsEntry.value:type_name -> secretbroker.v1.ConfigReport
+	1,  // 23: secretbroker.v1.ResolverService.Resolve:input_type -> secretbroker.v1.ResolveRequest
+	5,  // 24: secretbroker.v1.ResolverService.Check:input_type -> secretbroker.v1.CheckRequest
+	2,  // 25: secretbroker.v1.ResolverService.Resolve:output_type -> secretbroker.v1.ResolveResponse
+	6,  // 26: secretbroker.v1.ResolverService.Check:output_type -> secretbroker.v1.CheckResponse
+	25, // [25:27] is the sub-list for method output_type
+	23, // [23:25] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_secretbroker_v1_resolver_proto_init() }
@@ -874,7 +944,7 @@ func file_secretbroker_v1_resolver_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_secretbroker_v1_resolver_proto_rawDesc), len(file_secretbroker_v1_resolver_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -2,7 +2,6 @@ package gcpsm
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"hash/crc32"
@@ -12,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"github.com/secretbroker/secretbroker/internal/backoff"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
@@ -116,11 +114,6 @@ func (s *store) check(host string, ref secret.Ref, body []byte, began time.Time)
 	// protected the response in transit.
 	if sum := a.Payload.DataCRC32C; sum != "" && sum.String() != strconv.FormatUint(uint64(crc32.Checksum(data, castagnoli)), 10) {
 		return fail("the payload does not match its checksum")
-	}
-	if !utf8.Valid(data) { // values are text; decode=base64 in a reference returns the bytes
-		text := base64.StdEncoding.AppendEncode(nil, data)
-		clear(data)
-		data = text
 	}
 	return secret.New(version, began, time.Time{}, data), nil
 }

@@ -114,7 +114,7 @@ func (s *store) variable(name string) (*secret.Secret, error) {
 	if !ok {
 		return nil, errNoVariable()
 	}
-	return secret.New("environment", time.Now(), time.Time{}, provider.Text([]byte(value))), nil
+	return secret.New("environment", time.Now(), time.Time{}, []byte(value)), nil
 }
 
 func errNoVariable() *secret.Error {
@@ -144,7 +144,7 @@ func readSecret(dir, name string) (*secret.Secret, error) {
 			return nil, err
 		}
 	}
-	return secret.New(changed.UTC().Format(time.RFC3339Nano), began, time.Time{}, provider.Text(content)), nil
+	return secret.New(changed.UTC().Format(time.RFC3339Nano), began, time.Time{}, content), nil
 }
 
 func isKernel(dir string) bool {

@@ -178,6 +178,31 @@ func TestLocalLarge(t *testing.T) {
 	}
 }
 
+// TestNotUTF8: the value of a file that is not UTF-8 is its base64, and marked. A JSON key
+// gets an error that says so, with the place.
+func TestNotUTF8(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "latin"), "p\xe4ssw\xf6rd")
+	write(t, filepath.Join(dir, "latin.json"), "{\n  \"password\": \"hunter2\xe4\"}")
+	p := open(t, os.LookupEnv, newIntegration(dir))
+	for name, want := range map[string]string{"latin": "cORzc3f2cmQ=", "latin.json": base64.StdEncoding.EncodeToString([]byte("{\n  \"password\": \"hunter2\xe4\"}"))} {
+		if got := fetch(t, p, "file://"+dir+"::"+name); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+	ref, err := secret.ParseRef("file://" + dir + "::latin.json")
+	must(t, err)
+	got, err := p.Fetch(t.Context(), ref)
+	must(t, err)
+	if got.Form() != secret.NotUTF8 {
+		t.Errorf("form %d", got.Form())
+	}
+	_, err = got.Select("password")
+	if e := secret.AsError(err); e.Reason != secret.ReasonSecretNotJSON || !strings.Contains(e.Message, "not valid UTF-8") || !strings.Contains(e.Message, "line 2, byte 25") {
+		t.Error(err)
+	}
+}
+
 func TestEnvironment(t *testing.T) {
 	key := "\xff\xfe\x00key"
 	p := open(t, func(name string) (string, bool) {
