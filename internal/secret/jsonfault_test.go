@@ -37,7 +37,7 @@ func TestInvisibleEnds(t *testing.T) {
 		"password": "", "": "", "pass word": "", "password ": "ends with a space (U+0020)", "\tpassword": "begins with a tab (U+0009)",
 		"password\u00a0": "ends with a no-break space (U+00A0)", "\u200bx": "begins with a zero width space (U+200B)",
 		"x\ufeff": "ends with a byte order mark (U+FEFF)", "x\u2028": "ends with an invisible character (U+2028)",
-		"x\r": "ends with an invisible character (U+000D)", "p\xe4": "",
+		"x\r": "ends with a carriage return (U+000D)", "p\xe4": "",
 	} {
 		if got := InvisibleEnds(in); got != want {
 			t.Errorf("%q: %q, want %q", in, got, want)

@@ -59,6 +59,7 @@ func wireSamples() map[string]proto.Message {
 				Store: "https://my-vault.vault.azure.net", Secret: "sqlserver-db-secret", Version: "v1", JsonKey: "password", JsonKeyFound: true,
 				FetchTime: at(1), SecretExpireTime: at(3), TimeLeft: durationpb.New(time.Hour),
 				LengthClass: secretbrokerv1.LengthClass_LENGTH_CLASS_SHORT, Error: failure,
+				Warnings: []*secretbrokerv1.ConfigWarning{{Warning: "NOT_UTF8", Message: "store it in UTF-8"}},
 			}},
 		},
 		"explain_request": &secretbrokerv1.ExplainRequest{
