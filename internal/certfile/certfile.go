@@ -12,6 +12,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"strings"
 )
 
 var begin = []byte("-----BEGIN")
@@ -71,6 +72,24 @@ func Complete(data []byte) bool {
 		block, rest := pem.Decode(data)
 		if block == nil {
 			return begun == 0
+		}
+		data = rest
+	}
+}
+
+// EncryptedKey reports whether data contains a private key that is encrypted, in PKCS #8 or,
+// with a header of RFC 1421, in an older format. Go reads neither.
+func EncryptedKey(data []byte) bool {
+	for {
+		block, rest := pem.Decode(data)
+		if block == nil {
+			return false
+		}
+		encrypted := block.Type == "ENCRYPTED PRIVATE KEY" ||
+			strings.HasSuffix(block.Type, "PRIVATE KEY") && block.Headers["Proc-Type"] == "4,ENCRYPTED"
+		clear(block.Bytes)
+		if encrypted {
+			return true
 		}
 		data = rest
 	}

@@ -78,3 +78,21 @@ func TestRevocationLists(t *testing.T) {
 		}
 	}
 }
+
+func TestEncryptedKey(t *testing.T) {
+	traditional := string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: []byte{1},
+		Headers: map[string]string{"Proc-Type": "4,ENCRYPTED", "DEK-Info": "AES-256-CBC,00"}}))
+	certificate := string(trusttest.NewCA(t, "A").PEM())
+	for text, want := range map[string]bool{
+		string(trusttest.PEM("ENCRYPTED PRIVATE KEY", []byte{1})): true,
+		traditional:               true,
+		certificate + traditional: true,
+		certificate + string(trusttest.PEM("PRIVATE KEY", []byte{1})): false,
+		string(trusttest.PEM("EC PRIVATE KEY", []byte{1})):            false,
+		"": false,
+	} {
+		if got := EncryptedKey([]byte(text)); got != want {
+			t.Errorf("%v for\n%s", got, text)
+		}
+	}
+}

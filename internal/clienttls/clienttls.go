@@ -149,6 +149,9 @@ func (f *Files) readKeyPair() (*tls.Certificate, error) {
 	if !certfile.Complete(certPEM) {
 		return nil, fmt.Errorf("%s %s: it contains a truncated or damaged certificate", f.cfg.named("certificate file", "cert_file:"), f.cfg.CertFile)
 	}
+	if certfile.EncryptedKey(keyPEM) {
+		return nil, fmt.Errorf("%s %s: the key is encrypted; use an unencrypted key", f.cfg.named("key file", "key_file:"), f.cfg.KeyFile)
+	}
 	cert, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {
 		return nil, fmt.Errorf("%s %s with key file %s: %w", f.cfg.named("certificate file", "cert_file:"), f.cfg.CertFile, f.cfg.KeyFile, err)

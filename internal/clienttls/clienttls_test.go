@@ -1,12 +1,20 @@
 package clienttls
 
 import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
+	"crypto/x509"
+	"math/big"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/secretbroker/secretbroker/internal/trust/trusttest"
 )
@@ -86,5 +94,51 @@ func TestReadKey(t *testing.T) {
 	cfg.ReadKey = func(string) ([]byte, error) { return nil, os.ErrPermission }
 	if _, err := Open(cfg); err == nil {
 		t.Error("no error")
+	}
+}
+
+// TestKeyFormats: keys in PKCS #8, PKCS #1 and SEC 1, the formats that cert-manager writes, are
+// accepted. Encrypted keys are not, and the error says so.
+func TestKeyFormats(t *testing.T) {
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ecKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sec1, err := x509.MarshalECPrivateKey(ecKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(ecKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		kind  string
+		der   []byte
+		key   crypto.Signer
+		fault string
+	}{
+		{"PRIVATE KEY", pkcs8, ecKey, ""},
+		{"EC PRIVATE KEY", sec1, ecKey, ""},
+		{"RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(rsaKey), rsaKey, ""},
+		{"ENCRYPTED PRIVATE KEY", pkcs8, ecKey, "the key is encrypted; use an unencrypted key"},
+	} {
+		dir := t.TempDir()
+		cfg := Config{CertFile: filepath.Join(dir, "tls.pem"), KeyFile: filepath.Join(dir, "key.pem")}
+		template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+		cert, err := x509.CreateCertificate(rand.Reader, template, template, tt.key.Public(), tt.key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		trusttest.Put(t, cfg.CertFile, trusttest.PEM("CERTIFICATE", cert))
+		trusttest.Put(t, cfg.KeyFile, trusttest.PEM(tt.kind, tt.der))
+		_, err = Open(cfg)
+		if (err == nil) != (tt.fault == "") || err != nil && !strings.Contains(err.Error(), tt.fault) {
+			t.Errorf("%s: %v", tt.kind, err)
+		}
 	}
 }

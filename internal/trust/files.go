@@ -149,6 +149,8 @@ func parsePair(certPEM, keyPEM []byte, now time.Time) (*tls.Certificate, error) 
 		return nil, errors.New("the certificate file is truncated or damaged")
 	case !certfile.Complete(keyPEM):
 		return nil, errors.New("the key file is truncated or damaged")
+	case certfile.EncryptedKey(keyPEM):
+		return nil, errors.New("the key is encrypted; use an unencrypted key")
 	}
 	pair, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {

@@ -28,11 +28,14 @@ func TestFaultyFiles(t *testing.T) {
 		"key of another": {func(w *world) {
 			trusttest.Put(w.t, w.files.Key, trusttest.KeyPEM(w.t, w.ca.Server()))
 		}, cert},
-		"certificate for another key":            {func(w *world) { trusttest.Put(w.t, w.files.Cert, trusttest.CertPEM(w.ca.Server())) }, cert},
-		"key in the certificate file":            {func(w *world) { w.spoil(w.files.Cert, func([]byte) []byte { return read(w.t, w.files.Key) }) }, cert},
-		"garbage as a key":                       {func(w *world) { w.spoil(w.files.Key, garbage) }, cert},
-		"garbage in the key":                     {func(w *world) { w.spoil(w.files.Key, scrambled) }, cert},
-		"an empty key":                           {func(w *world) { w.spoil(w.files.Key, empty) }, cert},
+		"certificate for another key": {func(w *world) { trusttest.Put(w.t, w.files.Cert, trusttest.CertPEM(w.ca.Server())) }, cert},
+		"key in the certificate file": {func(w *world) { w.spoil(w.files.Cert, func([]byte) []byte { return read(w.t, w.files.Key) }) }, cert},
+		"garbage as a key":            {func(w *world) { w.spoil(w.files.Key, garbage) }, cert},
+		"garbage in the key":          {func(w *world) { w.spoil(w.files.Key, scrambled) }, cert},
+		"an empty key":                {func(w *world) { w.spoil(w.files.Key, empty) }, cert},
+		"encrypted key": {func(w *world) {
+			trusttest.Put(w.t, w.files.Key, trusttest.PEM("ENCRYPTED PRIVATE KEY", []byte{1}))
+		}, func(f trusttest.Files) string { return "the key is encrypted" }},
 		"no key":                                 {func(w *world) { _ = os.Remove(w.files.Key) }, func(f trusttest.Files) string { return f.Key }},
 		"no certificate":                         {func(w *world) { _ = os.Remove(w.files.Cert) }, cert},
 		"a directory":                            {func(w *world) { _ = os.Remove(w.files.Cert); _ = os.Mkdir(w.files.Cert, 0o700) }, cert},

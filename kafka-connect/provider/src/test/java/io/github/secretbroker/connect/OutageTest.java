@@ -230,6 +230,26 @@ class OutageTest {
     release.countDown();
   }
 
+  /** A call that was not answered in time may have waited for a store: the broker is not down. */
+  @Test
+  void aStoreThatWasTooSlowOnceHasTheWholeTimeoutAgain() {
+    startBroker();
+    settings.put("timeout.ms", "4000");
+    SecretBrokerConfigProvider patient = bench.provider(settings);
+    CountDownLatch release = new CountDownLatch(1);
+    bench.broker.answer = request -> {
+      Bench.await(release);
+      return FakeBroker.echo(request);
+    };
+    assertTrue(failure(patient, REFERENCE).contains("no answer in time"));
+    release.countDown();
+    bench.broker.answer = request -> {
+      await(TimeUnit.MILLISECONDS.toNanos(2_500));
+      return FakeBroker.echo(request);
+    };
+    get(patient, REFERENCE);
+  }
+
   @Test
   void burstsShareTwoSeconds() {
     long ms = TimeUnit.MILLISECONDS.toNanos(1);
