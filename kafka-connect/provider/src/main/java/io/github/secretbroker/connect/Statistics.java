@@ -26,7 +26,7 @@ import org.slf4j.LoggerFactory;
  * Counts the calls of a connection, for JMX. It receives no reference, no name of a secret and no
  * value. Safe for concurrent use.
  *
- * <p>As of Kafka 4.3, config providers cannot add to the worker's own metrics: KIP-877 allows it only
+ * <p>As of Kafka 4.4, config providers cannot add to the worker's own metrics: KIP-877 allows it only
  * to other plugins.
  */
 final class Statistics implements DynamicMBean {
