@@ -105,6 +105,7 @@ func clientCertificate(ctx context.Context, in *integration.Integration, opts az
 	return func() (azcore.TokenCredential, error) {
 		cred, err := azidentity.NewClientCertificateCredential(a.TenantID, a.ClientID, certs, key, &azidentity.ClientCertificateCredentialOptions{
 			ClientOptions: opts, DisableInstanceDiscovery: a.DisableInstanceDiscovery,
+			SendCertificateChain: a.Credential.SendCertificateChain,
 		})
 		return made(cred, err, setting+": cannot create a credential from it; the key must be an RSA key that belongs to the certificate, and azure.tenant_id a tenant's id")
 	}, nil

@@ -6,6 +6,8 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"math/big"
@@ -112,6 +114,29 @@ func TestClientCertificate(t *testing.T) {
 	f.Fetch(f.open(f.Config(), in), vaultURL+"::db")
 	if form := f.forms[0]; strings.Count(form.Get("client_assertion"), ".") != 2 || form.Get("client_secret") != "" {
 		t.Errorf("token request %v", form)
+	}
+}
+
+// TestSendCertificateChain: the assertion's header has the certificates (x5c) only if the
+// setting asks for them.
+func TestSendCertificateChain(t *testing.T) {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	providertest.Must(t, err)
+	file := providertest.WriteFile(t, "cert.pem", selfSigned(t, key, time.Hour))
+	for _, send := range []bool{false, true} {
+		f := newFake(t)
+		in := f.integration()
+		certificate(file)(in)
+		settingsOf(in).Credential.SendCertificateChain = send
+		f.Fetch(f.open(f.Config(), in), vaultURL+"::db")
+		first, _, _ := strings.Cut(f.forms[0].Get("client_assertion"), ".")
+		b, err := base64.RawURLEncoding.DecodeString(first)
+		providertest.Must(t, err)
+		var header struct{ X5c []string }
+		providertest.Must(t, json.Unmarshal(b, &header))
+		if (len(header.X5c) == 1) != send {
+			t.Errorf("send %t: the header has %d certificates", send, len(header.X5c))
+		}
 	}
 }
 

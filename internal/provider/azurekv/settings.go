@@ -18,6 +18,7 @@ func Spec() integration.Spec {
 		Mutable: []string{
 			"azure.tenant_id", "azure.client_id", "azure.vaults",
 			"azure.credential.type=client_secret", "azure.credential.type=client_certificate",
+			"azure.credential.send_certificate_chain",
 		},
 		Credentials: []string{"azure.credential.client_secret", "azure.credential.certificate"},
 		Choices:     map[string][]string{"azure.credential.type": integration.ChoiceNames(credentialRules)},
@@ -83,6 +84,10 @@ type Credential struct {
 	ClientSecretFile string
 	// CertificateFile is a PEM file with the certificate and its RSA key.
 	CertificateFile string
+	// SendCertificateChain sends the certificates of the file with each token request
+	// (x5c), for applications that trust a subject name and issuer instead of a
+	// certificate. It is only set with the type ClientCertificate.
+	SendCertificateChain bool
 	// TokenFile holds the federated token. It is read again for each new access
 	// token.
 	TokenFile string
@@ -95,6 +100,7 @@ func (a *Settings) List() []integration.Setting {
 			{Name: "azure.tenant_id", Value: a.TenantID},
 			{Name: "azure.client_id", Value: a.ClientID},
 			{Name: "azure.credential.type", Value: string(a.Credential.Type)},
+			{Name: "azure.credential.send_certificate_chain", Value: integration.IfSet(a.Credential.SendCertificateChain)},
 		},
 		integration.Elements("azure.vaults", a.Vaults),
 		[]integration.Setting{
@@ -120,10 +126,11 @@ type section struct {
 }
 
 type credentialSection struct {
-	Type             string `yaml:"type"`
-	ClientSecretFile string `yaml:"client_secret_file"`
-	CertificateFile  string `yaml:"certificate_file"`
-	TokenFile        string `yaml:"token_file"`
+	Type                 string `yaml:"type"`
+	ClientSecretFile     string `yaml:"client_secret_file"`
+	CertificateFile      string `yaml:"certificate_file"`
+	SendCertificateChain bool   `yaml:"send_certificate_chain"`
+	TokenFile            string `yaml:"token_file"`
 }
 
 var credentialRules = integration.CredentialRules[CredentialType]{
@@ -160,7 +167,10 @@ func (p parser) settings(s *section) *Settings {
 }
 
 func (p parser) credential(s credentialSection) Credential {
-	c := Credential{Type: CredentialType(s.Type)}
+	c := Credential{Type: CredentialType(s.Type), SendCertificateChain: s.SendCertificateChain}
+	if c.SendCertificateChain && c.Type != ClientCertificate {
+		p.Fault("azure.credential.send_certificate_chain", "only the credential type client_certificate has a certificate to send")
+	}
 	if !integration.ParseCredential(p.Parser, "azure.credential", c.Type, credentialRules,
 		integration.CredentialSetting{Name: "client_secret_file", Value: s.ClientSecretFile, To: &c.ClientSecretFile, Storable: true},
 		integration.CredentialSetting{Name: "certificate_file", Value: s.CertificateFile, To: &c.CertificateFile, Storable: true},

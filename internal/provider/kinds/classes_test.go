@@ -25,7 +25,7 @@ const (
 // listed with its value.
 var settingClasses = map[string]string{
 	"azure.tenant_id": byOwner, "azure.client_id": byOwner, "azure.vaults": byOwner,
-	"azure.credential.type=client_secret": byOwner, "azure.credential.type=client_certificate": byOwner,
+	"azure.credential.type=client_secret": byOwner, "azure.credential.type=client_certificate": byOwner, "azure.credential.send_certificate_chain": byOwner,
 	"azure.credential.type=workload_identity": closes, "azure.credential.type=managed_identity": closes, "azure.credential.type=default": closes,
 	"azure.credential.client_secret_file": closes, "azure.credential.certificate_file": closes, "azure.credential.token_file": closes,
 	"azure.ca_file": closes, "azure.authority_host": closes, "azure.disable_instance_discovery": closes, "azure.dial": closes, "azure.private_endpoint": closes,

@@ -99,6 +99,7 @@ func TestParseCredentials(t *testing.T) {
 		want       azurekv.Credential
 	}{
 		{"{type: client_secret, client_secret_file: /c}", true, azurekv.Credential{Type: azurekv.ClientSecret, ClientSecretFile: "/c"}},
+		{"{type: client_certificate, certificate_file: c, send_certificate_chain: true}", true, azurekv.Credential{Type: azurekv.ClientCertificate, CertificateFile: "/d/c", SendCertificateChain: true}},
 		{"{type: client_certificate, certificate_file: c}", true, azurekv.Credential{Type: azurekv.ClientCertificate, CertificateFile: "/d/c"}},
 		{"{type: workload_identity, token_file: ../c}", true, azurekv.Credential{Type: azurekv.WorkloadIdentity, TokenFile: "/c"}},
 		{"{type: managed_identity}", false, azurekv.Credential{Type: azurekv.ManagedIdentity}},
