@@ -52,10 +52,13 @@ func outageOf(err error, advice Advice) Outage {
 		verify *tls.CertificateVerificationError
 		record tls.RecordHeaderError
 		op     *net.OpError
+		proxy  *proxyURLError
 	)
 	untrusted := "presents a certificate that cannot be verified; set " + advice.CAFile + " if a private CA or an inspecting proxy issued it"
 	const noTLS = "does not complete the TLS handshake; check what listens there"
 	switch {
+	case errors.As(err, &proxy):
+		return Outage{Text: "is not contacted: the URL of the proxy in the environment variable " + proxy.variable + " is invalid; correct it, and write special characters in the user and password as %XX", Cause: proxy}
 	case errors.As(err, &egress):
 		return Outage{Text: "led to a host that the integration does not list, so nothing was sent", Cause: egress}
 	case errors.As(err, &misled):

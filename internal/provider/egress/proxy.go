@@ -18,10 +18,40 @@ import (
 
 // environmentProxy returns the function for Config.Proxy that applies the process's
 // environment: HTTPS_PROXY, HTTP_PROXY and NO_PROXY, in upper or lower case. Unlike
-// http.ProxyFromEnvironment it reads the environment when it is called.
+// http.ProxyFromEnvironment it reads the environment when it is called, and fails for requests
+// whose proxy has an invalid URL instead of sending them without a proxy.
 func environmentProxy() func(*http.Request) (*url.URL, error) {
-	choose := httpproxy.FromEnvironment().ProxyFunc()
-	return func(r *http.Request) (*url.URL, error) { return choose(r.URL) }
+	cfg := httpproxy.FromEnvironment()
+	markInvalid(&cfg.HTTPProxy, "http")
+	markInvalid(&cfg.HTTPSProxy, "https")
+	choose := cfg.ProxyFunc()
+	return func(r *http.Request) (*url.URL, error) {
+		proxy, err := choose(r.URL)
+		if proxy != nil && proxy.Host == invalidProxy {
+			return nil, &proxyURLError{proxyVariable(r.URL.Scheme)}
+		}
+		return proxy, err
+	}
+}
+
+// invalidProxy replaces the host of a proxy with an invalid URL. httpproxy ignores such a URL,
+// or takes its scheme for the host.
+const invalidProxy = "invalid-proxy-url.invalid"
+
+// markInvalid replaces a proxy, unless it is empty or usable for requests of the scheme.
+func markInvalid(proxy *string, scheme string) {
+	alone := httpproxy.Config{HTTPProxy: *proxy, HTTPSProxy: *proxy}
+	used, err := alone.ProxyFunc()(&url.URL{Scheme: scheme, Host: "host.invalid"})
+	if *proxy != "" && (err != nil || used == nil || used.Hostname() == "" || strings.HasSuffix(used.Host, ":")) {
+		*proxy = "http://" + invalidProxy
+	}
+}
+
+// proxyURLError is the error for a request whose proxy has an invalid URL.
+type proxyURLError struct{ variable string }
+
+func (e *proxyURLError) Error() string {
+	return "egress: the URL of the proxy in the environment variable " + e.variable + " is invalid"
 }
 
 // proxyVariable returns the environment variable that names the proxy for requests of a
@@ -157,7 +187,7 @@ func (e *ProxyError) outage(advice Advice) Outage {
 		text = "requires a login; put the user and password into the URL in " + variable
 	case e.status == http.StatusBadGateway, e.status == http.StatusServiceUnavailable, e.status == http.StatusGatewayTimeout:
 		text, o.Transient = "cannot connect to "+e.target+"; check the network path from the proxy to it", true
-	case e.status >= 400 && e.status < 500:
+	case e.status == http.StatusForbidden:
 		text = "does not allow connections to " + e.target + "; allow them in the proxy, or add the host to NO_PROXY if the broker can reach it without a proxy"
 	case e.status != http.StatusOK:
 		text = "did not open a connection to " + e.target + "; check that it is an HTTP proxy"

@@ -64,6 +64,7 @@ func TestProxyFaults(t *testing.T) {
 		{"407", "http://PROXY", &netfault.HTTPProxy{Status: 407}, " requires a login; put the user and password into the URL in HTTPS_PROXY (HTTP 407)", false},
 		{"407 with a password", "http://ops:hunter2@PROXY", &netfault.HTTPProxy{Status: 407}, " does not accept the user and password in HTTPS_PROXY (HTTP 407)", false},
 		{"403", "http://PROXY", &netfault.HTTPProxy{Status: 403}, denied, false},
+		{"405", "http://PROXY", &netfault.HTTPProxy{Status: 405}, " did not open a connection to a.test:443; check that it is an HTTP proxy (HTTP 405)", false},
 		{"a web server", "http://PROXY", &netfault.HTTPProxy{Status: 302}, " did not open a connection to a.test:443; check that it is an HTTP proxy (HTTP 302)", false},
 		{"hangs", "http://ops:hunter2@PROXY", &netfault.HTTPProxy{Silent: true}, " did not answer in time", false},
 		{"closes", "http://PROXY", http.HandlerFunc(closes), " closed the connection", true},
@@ -87,6 +88,26 @@ func TestProxyFaults(t *testing.T) {
 				t.Errorf("%v, cause %v", err, o.Cause)
 			}
 		})
+	}
+}
+
+// TestProxyURLInvalid: no request is sent without the proxy because the proxy's URL is
+// invalid. The error does not contain the password.
+func TestProxyURLInvalid(t *testing.T) {
+	t.Setenv("NO_PROXY", "b.test")
+	for _, invalid := range []string{"http://ops:hunter2%zz@127.0.0.1:3128", "http://ops:hunter2@proxy:3128x", "ops: hunter2@proxy"} {
+		t.Setenv("HTTPS_PROXY", invalid)
+		c := NewClient(Config{Origins: []string{"https://a.test"}, Timeout: time.Second})
+		err := get(t.Context(), c, "https://a.test/")
+		o := OutageOf(err, Advice{})
+		const want = "is not contacted: the URL of the proxy in the environment variable HTTPS_PROXY is invalid; correct it, and write special characters in the user and password as %XX"
+		if o.Text != want || o.Cause == nil || strings.Contains(err.Error()+o.Cause.Error(), "hunter2") {
+			t.Errorf("%s: error %v, %+v", invalid, err, o)
+		}
+		r := httptest.NewRequest(http.MethodGet, "https://b.test/", nil)
+		if proxy, err := environmentProxy()(r); proxy != nil || err != nil {
+			t.Errorf("a host in NO_PROXY: %v, %v", proxy, err)
+		}
 	}
 }
 
@@ -117,9 +138,9 @@ func TestStoreFaultsThroughAProxy(t *testing.T) {
 		{"hangs", true, "did not answer in time"},
 		{"not trusted", false, "presents a certificate that cannot be verified; set x.ca_file if a private CA or an inspecting proxy issued it"},
 	} {
-		cfg := Config{Origins: []string{"https://a.test"}, Timeout: 300 * time.Millisecond}
+		cfg := Config{Origins: []string{"https://a.test"}, Timeout: 10 * time.Second} // loading the system's roots can take long
 		if tt.roots {
-			cfg.Roots = s.roots
+			cfg.Roots, cfg.Timeout = s.roots, 300*time.Millisecond
 		}
 		o := OutageOf(get(t.Context(), s.client(cfg), "https://a.test/"), Advice{CAFile: "x.ca_file"})
 		if want := tt.want + "; the connection goes through the proxy " + addr + " (of the environment variable HTTPS_PROXY)"; o.Text != want {
