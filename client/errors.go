@@ -37,6 +37,8 @@ const (
 	ReasonInvalidRequest   = Reason(secret.ReasonInvalidRequest)
 	// ReasonUnauthenticated: the client certificate has no identity that the broker accepts.
 	ReasonUnauthenticated = Reason(secret.ReasonUnauthenticated)
+	// ReasonCertificateDenied: the broker's operators have denied the client certificate.
+	ReasonCertificateDenied = Reason(secret.ReasonCertificateDenied)
 	// ReasonAccessDenied: no grant for this caller, or no such integration.
 	ReasonAccessDenied = Reason(secret.ReasonAccessDenied)
 	// ReasonStoreNotAllowed: the integration does not list the store.
@@ -53,6 +55,8 @@ const (
 	ReasonIntegrationReadOnly = Reason(secret.ReasonIntegrationReadOnly)
 	ReasonOwnerLockout        = Reason(secret.ReasonOwnerLockout)
 	ReasonQuotaExceeded       = Reason(secret.ReasonQuotaExceeded)
+	// ReasonDenialNotFound: there is no such denial.
+	ReasonDenialNotFound = Reason(secret.ReasonDenialNotFound)
 	// ReasonSecretNotFound and the next six: the secret does not exist, or is not usable.
 	ReasonSecretNotFound     = Reason(secret.ReasonSecretNotFound)
 	ReasonJSONKeyNotFound    = Reason(secret.ReasonJSONKeyNotFound)

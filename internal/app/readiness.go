@@ -13,10 +13,13 @@ import (
 )
 
 // problems lists the problems that /readyz reports.
-func problems(identity *trust.Store, integrations *integrationStore, places *placement.Rules, auditLog *audit.Log, settings *config.Live, working *manage.Watcher) []server.Problem {
+func problems(identity *trust.Store, denials *denyList, integrations *integrationStore, places *placement.Rules, auditLog *audit.Log, settings *config.Live, working *manage.Watcher) []server.Problem {
 	var ps []server.Problem
 	for _, p := range identity.Problems() {
 		ps = append(ps, server.Problem{Component: "tls", Reason: p.Reason, Message: p.Message})
+	}
+	if text := denials.problem(); text != "" {
+		ps = append(ps, server.Problem{Component: "denials", Reason: "DENIALS_UNREADABLE", Message: text})
 	}
 	ps = append(ps, integrations.problems()...)
 	for _, text := range places.Violations(integrations.List()) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/config"
+	"github.com/secretbroker/secretbroker/internal/denial"
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/manage/history"
 	"github.com/secretbroker/secretbroker/internal/provider/kinds"
@@ -39,10 +40,12 @@ type integrationStore struct {
 	restores *history.Restores
 	seen     *sqlstore.PositionFile
 	position func() registry.Position
+	// denials is nil for files.
+	denials registry.DenialStore
 }
 
 // openIntegrations opens the directory or the database of the configuration.
-func openIntegrations(ctx context.Context, cfg *config.Config, log *slog.Logger, onChange func(removed, changed []*integration.Integration)) (*integrationStore, error) {
+func openIntegrations(ctx context.Context, cfg *config.Config, log *slog.Logger, onDenials func(*denial.List), onChange func(removed, changed []*integration.Integration)) (*integrationStore, error) {
 	if dir := cfg.Registry.Directory.Path; dir != "" {
 		files, err := dirstore.Open(dirstore.Config{Kinds: kinds.All(), Dir: dir, Logger: log, OnChange: onChange})
 		if err != nil {
@@ -61,6 +64,7 @@ func openIntegrations(ctx context.Context, cfg *config.Config, log *slog.Logger,
 		UsageRetention:  time.Duration(cfg.Usage.Retention),
 		Logger:          log,
 		OnChange:        onChange,
+		OnDenials:       onDenials,
 	}
 	s := &integrationStore{restores: history.NewRestores(kinds.All(), log), seen: positionFile(cfg, log)}
 	c.Seen, c.OnRestored = s.seen.Read(), s.restores.Note
@@ -83,7 +87,7 @@ func openIntegrations(ctx context.Context, cfg *config.Config, log *slog.Logger,
 	if err != nil {
 		return nil, &exitError{Code: exitFailure, Err: err}
 	}
-	s.Store, s.usage, s.close, s.position = db, db, db.Close, db.Position
+	s.Store, s.usage, s.denials, s.close, s.position = db, db, db, db.Close, db.Position
 	return s, nil
 }
 

@@ -50,7 +50,7 @@ shutdown.timeout for calls in progress. A second signal ends the process at once
 
 The broker reads integrations again when their files change. SIGHUP makes it read
 them at once, reopen the audit log (for log rotation) and read secretbroker.yaml again:
-changes of roles, shutdown and the limits on calls take effect. The log and /readyz
+changes of roles, shutdown, CRLs and the limits on calls take effect. The log and /readyz
 list other changes, which need a restart.`,
 		Example: "  secretbroker serve --config /etc/secretbroker/secretbroker.yaml",
 		Args:    cobra.NoArgs,
@@ -146,6 +146,12 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	defer closing(&err, stores.Close)
 	m.watchStores(stores)
 
+	denials, err := openDenials(cfg, log)
+	if err != nil {
+		return err
+	}
+	m.watchDenials(denials)
+
 	values, err := cache.New(cache.Config{MaxBytes: int64(cfg.Cache.MaxBytes), Logger: log})
 	if err != nil {
 		return &exitError{Code: exitFailure, Err: err}
@@ -153,7 +159,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	defer values.Close()
 	m.watchCache(values)
 
-	integrations, err := openIntegrations(ctx, cfg, log, func(removed, changed []*integration.Integration) {
+	integrations, err := openIntegrations(ctx, cfg, log, denials.fromDatabase, func(removed, changed []*integration.Integration) {
 		for _, in := range removed {
 			stores.Remove(in.ID)
 		}
@@ -208,6 +214,8 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		UsageInMemory: uses.InMemory,
 		Audit:         records,
 		Roles:         settings.Roles,
+		Denials:       denials.Set,
+		DenialStore:   integrations.denials,
 		Placement:     places,
 		Validate:      stores.Validate,
 		UsageWindow:   time.Duration(cfg.Usage.Window),
@@ -220,6 +228,8 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		Manager:  management,
 		Trust:    identity,
 		Identity: identityRules,
+		Denials:  denials.Set,
+		Version:  buildVersion(),
 		Logger:   log,
 		Metrics:  metrics,
 		Limits: server.Limits{
@@ -235,8 +245,16 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	if err != nil {
 		return &exitError{Code: exitFailure, Err: err}
 	}
-	settings.OnChange = func(c *config.Config) { grpcServer.SetCallLimits(callLimits(c)) }
-	readiness := &server.Readiness{Refuses: func() bool { return integrations.refuses() || auditLog.Refuses() }, Problems: func() []server.Problem { return problems(identity, integrations, places, auditLog, settings, working) }}
+	settings.OnChange = func(c *config.Config) error {
+		if err := identity.SetCRLs(c.TLS.CRLFiles, c.TLS.CRLDir); err != nil {
+			return err
+		}
+		grpcServer.SetCallLimits(callLimits(c))
+		return nil
+	}
+	readiness := &server.Readiness{Refuses: func() bool { return integrations.refuses() || auditLog.Refuses() }, Problems: func() []server.Problem {
+		return problems(identity, denials, integrations, places, auditLog, settings, working)
+	}}
 	admin := server.NewAdmin(readiness, metrics)
 
 	listener, err := server.Listen(ctx, cfg.Listen)
@@ -260,6 +278,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		return nil
 	})
 	parts.run("tls", identity.Run)
+	parts.run("denials", denials.run)
 	parts.run("validation", working.Run)
 	parts.run("integrations", integrations.Run)
 	parts.run("restores", func(ctx context.Context) error { return integrations.watchRestores(ctx, auditLog) })
@@ -269,6 +288,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	parts.run("signals", func(ctx context.Context) error {
 		return onHangup(ctx, log, proc.hangups, manager, []reload{
 			{"tls", func() error { identity.Reload(); return nil }}, // logs its own errors
+			{"denials", denials.reload},
 			{"integrations", integrations.reload},
 			{"audit log", auditLog.Reopen},
 			{"configuration", settings.Reload},

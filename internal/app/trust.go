@@ -59,6 +59,7 @@ func tlsFiles(t config.TLS, log *slog.Logger) trust.FilesConfig {
 		KeyFile:      t.KeyFile,
 		ClientCAFile: t.ClientCAFile,
 		CRLFiles:     t.CRLFiles,
+		CRLDir:       t.CRLDir,
 		Options:      trust.Options{Logger: log},
 	}
 }

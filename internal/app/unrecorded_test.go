@@ -153,7 +153,7 @@ func newRecordedServer(t *testing.T) *recordedServer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	integrations, err := openIntegrations(t.Context(), cfg, silent, nil)
+	integrations, err := openIntegrations(t.Context(), cfg, silent, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secretbroker/secretbroker/internal/config"
+	"github.com/secretbroker/secretbroker/internal/denial"
 	"github.com/secretbroker/secretbroker/internal/placement"
 	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/registry/dirstore"
@@ -55,6 +56,11 @@ func checkFiles(file *config.File) {
 	if file.SPIFFE.Socket == "" {
 		for _, p := range trust.CheckFiles(tlsFiles(file.TLS, nil)) {
 			file.Fault("tls."+p.Setting, p.Text)
+		}
+	}
+	if path := file.Denials.File; path != "" {
+		if err := denial.CheckFile(path); err != nil {
+			file.Fault("denials.file", err.Error())
 		}
 	}
 	if file.Audit.File != "" && file.Audit.File != config.AuditStdout {

@@ -192,6 +192,28 @@ func (p *Policy) GrantID(d Decision) string {
 	return p.grants[d.Grant].ID
 }
 
+// HasGrant reports whether a grant names who, whichever secrets it allows.
+func (p *Policy) HasGrant(who Principal) bool {
+	if p == nil || who == "" {
+		return false
+	}
+	id := string(who)
+	if p.exact[id] != nil {
+		return true
+	}
+	if domain, ok := dnsParent(id); ok {
+		return p.inDomain[domain] != nil
+	}
+	found, nearest := false, true
+	who.ancestors(func(dir, rest string) bool {
+		segments := p.inDir[dir]
+		found = p.below[dir] != nil || nearest && segments != nil && segments.match(rest, func(*rules) bool { return false })
+		nearest = false
+		return !found
+	})
+	return found
+}
+
 func (p *Policy) judge(n *narrowing, ref secret.Ref) Decision {
 	if n.keys != nil && (ref.Key == "" || !n.keys.match(ref.Key, func(struct{}) bool { return false })) {
 		return Decision{}

@@ -49,10 +49,14 @@ const (
 	// ToUseMachine is configuring an integration to use resources of the broker's
 	// own machine: its identity, its files and its access to private networks.
 	ToUseMachine
+	// ToListDenials is reading the deny list.
+	ToListDenials
+	// ToDeny is changing the deny list.
+	ToDeny
 )
 
 // allActions lists the actions.
-var allActions = [...]Action{ToRead, ToExplain, ToValidate, ToAssign, ToChange, ToDelete, ToGiveRoles, ToCreate, ToUseMachine}
+var allActions = [...]Action{ToRead, ToExplain, ToValidate, ToAssign, ToChange, ToDelete, ToGiveRoles, ToCreate, ToUseMachine, ToListDenials, ToDeny}
 
 // rights is the roles that allow an action.
 type rights struct {
@@ -75,8 +79,10 @@ func rightsTo(act Action) rights {
 		return rights{roles: []Role{ResourceOwner, Assigner}}
 	case ToChange, ToDelete, ToGiveRoles:
 		return rights{roles: []Role{ResourceOwner}}
-	case ToCreate, ToUseMachine:
+	case ToCreate, ToUseMachine, ToDeny:
 		return rights{roles: []Role{ResourceOwner}, organisation: true}
+	case ToListDenials:
+		return rights{roles: []Role{ResourceOwner, Auditor}, organisation: true}
 	default:
 		return rights{}
 	}

@@ -36,9 +36,12 @@ func TestMay(t *testing.T) {
 		ToGiveRoles:  {orgOwner, owner},
 		ToCreate:     {orgOwner},
 		ToUseMachine: {orgOwner},
+
+		ToListDenials: {orgOwner, orgAuditor},
+		ToDeny:        {orgOwner},
 	}
-	for _, act := range append(allActions[:], 0, ToUseMachine+1) {
-		if _, ok := may[act]; !ok && act != 0 && act <= ToUseMachine {
+	for _, act := range append(allActions[:], 0, ToDeny+1) {
+		if _, ok := may[act]; !ok && act != 0 && act <= ToDeny {
 			t.Errorf("action %d has no expectation", act)
 		}
 		for _, who := range []Principal{orgOwner, orgAssigner, orgAuditor, owner, assigner, auditor, stranger, ""} {

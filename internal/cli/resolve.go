@@ -249,12 +249,12 @@ func worstExitCode(errs []client.ConfigError) int {
 // ExitCodeOfReason returns the exit code for a reason of docs/errors.md.
 func ExitCodeOfReason(reason client.Reason) int {
 	switch reason {
-	case client.ReasonUnauthenticated, client.ReasonAccessDenied, client.ReasonStoreNotAllowed, client.ReasonCertificateRefused,
+	case client.ReasonUnauthenticated, client.ReasonCertificateDenied, client.ReasonAccessDenied, client.ReasonStoreNotAllowed, client.ReasonCertificateRefused,
 		client.ReasonPlacementDenied:
 		return exit.Denied
 	case client.ReasonInvalidReference, client.ReasonConfigMismatch, client.ReasonInvalidRequest, client.ReasonInvalidIntegration:
 		return exit.BadReference
-	case client.ReasonSecretNotFound, client.ReasonJSONKeyNotFound, client.ReasonIntegrationNotFound:
+	case client.ReasonSecretNotFound, client.ReasonJSONKeyNotFound, client.ReasonIntegrationNotFound, client.ReasonDenialNotFound:
 		return exit.NotFound
 	case client.ReasonSecretDisabled, client.ReasonSecretExpired, client.ReasonSecretNotYetValid, client.ReasonSecretTooLarge, client.ReasonSecretNotJSON, client.ReasonSecretNotDecodable,
 		client.ReasonStoreAccessDenied, client.ReasonStoreAuthenticationFailed, client.ReasonStoreNotFound,

@@ -30,6 +30,7 @@ type Config struct {
 	SPIFFE SPIFFE `yaml:"spiffe"`
 	// Registry is where the integrations are. Required.
 	Registry   Registry   `yaml:"registry"`
+	Denials    Denials    `yaml:"denials"`
 	Cache      Cache      `yaml:"cache"`
 	Audit      Audit      `yaml:"audit"`
 	Roles      Roles      `yaml:"roles"`
@@ -111,8 +112,17 @@ type TLS struct {
 	// CRLFiles are files with CRLs of those authorities, PEM or DER. If there are any,
 	// every authority needs a current CRL.
 	CRLFiles []string `yaml:"crl_files"`
+	// CRLDir is a directory of such files, in addition to CRLFiles.
+	CRLDir string `yaml:"crl_dir"`
 	// TrustDomain, if set, is the only trust domain whose SPIFFE IDs are accepted.
 	TrustDomain string `yaml:"trust_domain"`
+}
+
+// Denials configures which client certificates and principals the broker refuses although
+// their certificates are valid.
+type Denials struct {
+	// File is a file of denials. It adds to those in the integrations' database.
+	File string `yaml:"file"`
 }
 
 // SPIFFE configures the server's identity and the trusted client CAs from the SPIFFE
@@ -261,7 +271,7 @@ func Parse(path string, data []byte) (*Config, error) {
 
 func (c *Config) resolvePaths(dir string) {
 	var paths []*string
-	optional := append(c.Registry.paths(), &c.Audit.KeyFile, &c.TLS.CertFile, &c.TLS.KeyFile, &c.TLS.ClientCAFile,
+	optional := append(c.Registry.paths(), &c.Audit.KeyFile, &c.TLS.CertFile, &c.TLS.KeyFile, &c.TLS.ClientCAFile, &c.TLS.CRLDir, &c.Denials.File,
 		&c.Tracing.CAFile, &c.Tracing.CertFile, &c.Tracing.KeyFile)
 	if c.Audit.File != AuditStdout {
 		optional = append(optional, &c.Audit.File)

@@ -14,14 +14,15 @@ import (
 
 // Live is the configuration in effect. Reload reads the file again and applies a few
 // settings: those that an operator may need when the broker cannot be restarted now (roles,
-// limits on calls, shutdown). All others are applied only at the start. An invalid file
+// limits on calls, CRLs, shutdown). All others are applied only at the start. An invalid file
 // changes nothing. Live is safe for concurrent use.
 type Live struct {
 	log  *slog.Logger
 	load func() (*Config, error)
-	// OnChange, if not nil, is called with the configuration in effect after each
-	// successful Reload. It must be set before the first one.
-	OnChange func(*Config)
+	// OnChange, if not nil, is called by each Reload with the configuration that takes effect.
+	// If it returns an error, the file counts as invalid. It must be set before the first
+	// Reload.
+	OnChange func(*Config) error
 
 	// roles are the roles on all integrations.
 	roles atomic.Pointer[authz.Roles]
@@ -61,6 +62,7 @@ func withReloadable(old, next *Config) *Config {
 	c.Limits.MaxConcurrentCallsPerPrincipal = next.Limits.MaxConcurrentCallsPerPrincipal
 	c.Limits.MaxConcurrentCalls = next.Limits.MaxConcurrentCalls
 	c.Shutdown = next.Shutdown
+	c.TLS.CRLFiles, c.TLS.CRLDir = next.TLS.CRLFiles, next.TLS.CRLDir
 	return &c
 }
 
@@ -104,14 +106,17 @@ func (l *Live) Reload() error {
 		return err
 	}
 	merged := withReloadable(l.inForce, next)
+	if l.OnChange != nil {
+		if err := l.OnChange(merged); err != nil {
+			l.reason, l.problem = InvalidConfiguration, "the broker's configuration on disk cannot take effect; the previous configuration stays in effect: "+err.Error()
+			return err
+		}
+	}
 	if changed := l.inForce.Differences(merged); len(changed) > 0 {
 		l.log.Info("settings changed", "settings", changed)
 	}
 	l.inForce, l.reason, l.problem = merged, "", ""
 	l.roles.Store(roles)
-	if l.OnChange != nil {
-		l.OnChange(merged)
-	}
 	if waiting := merged.Differences(next); len(waiting) > 0 {
 		slices.Sort(waiting)
 		l.reason, l.problem = RestartRequired, "changed on disk, but in effect only after a restart: "+strings.Join(waiting, ", ")

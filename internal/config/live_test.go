@@ -21,7 +21,10 @@ func TestLive(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.OnChange = func(c *Config) { limits = append(limits, c.Limits.MaxConcurrentCalls) }
+	s.OnChange = func(c *Config) error {
+		limits = append(limits, c.Limits.MaxConcurrentCalls)
+		return nil
+	}
 	expect := func(auditor authz.Principal, drain time.Duration, limitsSet int, problem string) {
 		t.Helper()
 		for _, who := range []authz.Principal{first, second} {

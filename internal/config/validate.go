@@ -57,6 +57,9 @@ func (c *Config) validateIdentity(doc *strictyaml.Document) {
 				doc.Fault(strictyaml.Index("tls.crl_files", i), "expected the name of a file")
 			}
 		}
+		if doc.Has("tls.crl_dir") && c.TLS.CRLDir == "" {
+			doc.Fault("tls.crl_dir", "expected the name of a directory")
+		}
 		if doc.Has("tls.trust_domain") {
 			trustDomain(doc, "tls.trust_domain", c.TLS.TrustDomain)
 		}

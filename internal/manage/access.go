@@ -22,14 +22,16 @@ func (s *Service) authority(rec *registry.Record) authz.Authority {
 
 // needs describes the role that an action requires, for refusals.
 var needs = map[authz.Action]string{
-	authz.ToRead:       "a role on it",
-	authz.ToValidate:   "the role RESOURCE_OWNER or ASSIGNER on it",
-	authz.ToAssign:     "the role RESOURCE_OWNER or ASSIGNER on it",
-	authz.ToChange:     "the role RESOURCE_OWNER on it",
-	authz.ToDelete:     "the role RESOURCE_OWNER on it",
-	authz.ToGiveRoles:  "the role RESOURCE_OWNER on it",
-	authz.ToCreate:     "the role RESOURCE_OWNER for all integrations (roles.resource_owner in secretbroker.yaml)",
-	authz.ToUseMachine: "the role RESOURCE_OWNER for all integrations (roles.resource_owner in secretbroker.yaml)",
+	authz.ToRead:        "a role on it",
+	authz.ToValidate:    "the role RESOURCE_OWNER or ASSIGNER on it",
+	authz.ToAssign:      "the role RESOURCE_OWNER or ASSIGNER on it",
+	authz.ToChange:      "the role RESOURCE_OWNER on it",
+	authz.ToDelete:      "the role RESOURCE_OWNER on it",
+	authz.ToGiveRoles:   "the role RESOURCE_OWNER on it",
+	authz.ToCreate:      "the role RESOURCE_OWNER for all integrations (roles.resource_owner in secretbroker.yaml)",
+	authz.ToListDenials: "the role RESOURCE_OWNER or AUDITOR for all integrations (roles.resource_owner and roles.auditor in secretbroker.yaml)",
+	authz.ToDeny:        "the role RESOURCE_OWNER for all integrations (roles.resource_owner in secretbroker.yaml)",
+	authz.ToUseMachine:  "the role RESOURCE_OWNER for all integrations (roles.resource_owner in secretbroker.yaml)",
 }
 
 // errNoRole is the only answer to a caller without a role. It does not depend on whether

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/denial"
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -51,6 +52,9 @@ func (s *Service) explain(who authz.Principal, q Question) (Answer, error) {
 		at := slices.IndexFunc(integrations, func(in *integration.Integration) bool { return in.ID == d.IntegrationID })
 		if why := s.cfg.Placement.Admit(authz.Principal(q.Principal), integrations[at]); d.Allowed && why != "" {
 			d.Allowed, d.GrantID, d.Explanation = false, "", "a grant allows it, but "+why
+		}
+		if d.Allowed && s.cfg.Denials.Current().Find(denial.Certificate{Principal: authz.Principal(q.Principal)}, s.cfg.Now()) != nil {
+			d.Allowed, d.GrantID, d.Explanation = false, "", "a grant allows it, but the deny list has this principal"
 		}
 	}
 	return answer, nil

@@ -14,6 +14,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/denial"
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/manage"
 	"github.com/secretbroker/secretbroker/internal/placement"
@@ -108,7 +109,9 @@ func newBench(t *testing.T, rules placement.Config) *bench {
 		t.Fatal(err)
 	}
 	clock := func() time.Time { return now }
-	store, err := sqlstore.OpenSQLite(t.Context(), filepath.Join(t.TempDir(), "registry.db"), sqlstore.Config{Kinds: kinds.All(), Sealer: keys, MaxIntegrations: 5, Now: clock})
+	denials := denial.NewSet()
+	store, err := sqlstore.OpenSQLite(t.Context(), filepath.Join(t.TempDir(), "registry.db"), sqlstore.Config{Kinds: kinds.All(), Sealer: keys, MaxIntegrations: 5, Now: clock,
+		OnDenials: func(l *denial.List) { denials.Put(denial.FromDatabase, l) }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +132,7 @@ func newBench(t *testing.T, rules placement.Config) *bench {
 	}
 	b := &bench{store: store, keys: keys, audit: &recordedAudit{}}
 	b.cfg = manage.Config{
-		Kinds: kinds.All(),
+		Kinds: kinds.All(), Denials: denials, DenialStore: store,
 		Store: store, Usage: store, Audit: b.audit, Roles: func() *authz.Roles { return roles }, Placement: places, Now: clock,
 		Validate: func(context.Context, *integration.Integration) []provider.Step {
 			return []provider.Step{{Step: provider.StepToken, Found: "obtained"}, {Step: provider.StepReadStore, Store: vault, Err: secret.Errorf(secret.ReasonStoreAccessDenied, "assign the role")}}

@@ -24,6 +24,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/denial"
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/placement"
 	"github.com/secretbroker/secretbroker/internal/provider"
@@ -55,6 +56,10 @@ type Config struct {
 	// integration that was just used would count as unused.
 	UsageInMemory func(id, uid string, since time.Time) []registry.Usage
 	Audit         AuditLog
+	// Denials is the deny list in effect; nil for none. DenialStore stores entries; nil if
+	// the broker has no database.
+	Denials     *denial.Set
+	DenialStore registry.DenialStore
 	// Roles returns the current roles for all integrations.
 	Roles func() *authz.Roles
 	// Placement are the organisation's rules; nil for none.
@@ -96,6 +101,9 @@ func New(cfg Config) *Service {
 	if cfg.UsageInMemory == nil {
 		cfg.UsageInMemory = func(string, string, time.Time) []registry.Usage { return nil }
 	}
+	if cfg.Denials == nil {
+		cfg.Denials = denial.NewSet()
+	}
 	return &Service{cfg: cfg, validating: make(chan struct{}, maxValidating)}
 }
 
@@ -106,6 +114,8 @@ type Caller struct {
 	PeerAddress       string
 	CertificateSHA256 string
 	CertificateSerial string
+	// CertificateIssuer is as denial.IssuerOf returns it. Only Deny requires it.
+	CertificateIssuer string
 }
 
 // Document is an integration as it is written down.

@@ -24,6 +24,9 @@ const (
 	methodRevoke   = "RevokeUse"
 	methodUsage    = "ListUsage"
 	methodExplain  = "Explain"
+	methodDeny     = "CreateDenial"
+	methodDenials  = "ListDenials"
+	methodUndeny   = "DeleteDenial"
 )
 
 // recordTime limits how long a call waits for its record.

@@ -23,6 +23,8 @@ type Restored struct {
 	Known bool
 	// Reversals are the integrations that differ, sorted by ID.
 	Reversals []Reversal
+	// LostDenials are the subjects of denials that the restored database does not have.
+	LostDenials []string
 }
 
 // Reversal is an integration that differs in the restored database.

@@ -23,6 +23,9 @@ const (
 	ReasonInvalidRequest Reason = "INVALID_REQUEST"
 	// ReasonUnauthenticated: give the runtime a client certificate that names it.
 	ReasonUnauthenticated Reason = "UNAUTHENTICATED"
+	// ReasonCertificateDenied: the operators have denied the client certificate or its
+	// principal; give the runtime a new certificate, or end the denial.
+	ReasonCertificateDenied Reason = "CERTIFICATE_DENIED"
 	// ReasonAccessDenied: grant access to the runtime, or create the integration.
 	// Callers cannot distinguish the two cases.
 	ReasonAccessDenied Reason = "ACCESS_DENIED"
@@ -43,13 +46,15 @@ const (
 	// ReasonIntegrationInUse: wait until it is no longer used, or force the
 	// deletion.
 	ReasonIntegrationInUse Reason = "INTEGRATION_IN_USE"
-	// ReasonIntegrationReadOnly: edit the file that defines the integration.
+	// ReasonIntegrationReadOnly: edit the file that defines the integration or denial.
 	ReasonIntegrationReadOnly Reason = "INTEGRATION_READ_ONLY"
-	// ReasonOwnerLockout: the change would remove the caller's own ownership; keep
-	// the caller as an owner, or force the change.
+	// ReasonOwnerLockout: the change would remove the caller's own ownership, or deny the
+	// caller; keep the caller as an owner, or force the change.
 	ReasonOwnerLockout Reason = "OWNER_LOCKOUT"
-	// ReasonQuotaExceeded: delete an integration, or raise the quota.
+	// ReasonQuotaExceeded: delete an integration or a denial, or raise the quota.
 	ReasonQuotaExceeded Reason = "QUOTA_EXCEEDED"
+	// ReasonDenialNotFound: list the denials; this one does not exist.
+	ReasonDenialNotFound Reason = "DENIAL_NOT_FOUND"
 	// ReasonRegistryUnavailable: wait; check the integrations' database.
 	ReasonRegistryUnavailable Reason = "REGISTRY_UNAVAILABLE"
 	// ReasonSecretNotFound: fix the secret's name or version.

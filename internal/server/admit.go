@@ -26,7 +26,8 @@ type limiter struct {
 // limiterOf returns the limiter of the unary methods of a service.
 func (ic *interceptor) limiterOf(service string) *limiter {
 	switch service {
-	case secretbrokerv1.IntegrationService_ServiceDesc.ServiceName, secretbrokerv1.PolicyService_ServiceDesc.ServiceName:
+	case secretbrokerv1.IntegrationService_ServiceDesc.ServiceName, secretbrokerv1.PolicyService_ServiceDesc.ServiceName,
+		secretbrokerv1.DenialService_ServiceDesc.ServiceName:
 		return ic.management
 	default:
 		return ic.calls
@@ -41,7 +42,7 @@ func takesTurn(service, method string) bool {
 	switch service {
 	case secretbrokerv1.IntegrationService_ServiceDesc.ServiceName:
 		return method != "ValidateIntegration"
-	case secretbrokerv1.PolicyService_ServiceDesc.ServiceName:
+	case secretbrokerv1.PolicyService_ServiceDesc.ServiceName, secretbrokerv1.DenialService_ServiceDesc.ServiceName:
 		return true
 	default:
 		return false
@@ -148,6 +149,8 @@ func (ic *interceptor) mayCall(id *peerIdentity, required rule, now time.Time) e
 	switch {
 	case required == refused:
 		return errNoSuchMethod
+	case id.denied || id.conn != nil && id.conn.deniedBy(now) != nil:
+		return errDenied
 	case id.excess:
 		return secret.Errorf(secret.ReasonOverloaded, "this caller has too many open connections; use fewer: each carries many calls at the same time")
 	case now.After(id.notAfter):
@@ -160,6 +163,11 @@ func (ic *interceptor) mayCall(id *peerIdentity, required rule, now time.Time) e
 		return nil
 	}
 }
+
+// errDenied is the answer to every call of a denied client. It does not contain the entry,
+// whose reason is for operators.
+var errDenied = secret.Errorf(secret.ReasonCertificateDenied,
+	"the broker's operators have denied this client certificate, or the principal that it identifies; ask them, and use a new certificate")
 
 // errNoSuchMethod is the answer to calls of methods without a rule, whether or not they
 // are registered. Tools rely on the code to try another version of reflection.

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/budget"
+	"github.com/secretbroker/secretbroker/internal/denial"
 	"github.com/secretbroker/secretbroker/internal/trust"
 )
 
@@ -20,7 +22,7 @@ import (
 // principal. Up to the limit, connections serve calls. The same number again is accepted
 // but has its calls refused, so that the caller learns the reason. Beyond that the
 // handshake fails. Peers without an identity count as one principal. connections also
-// closes the connections of peers whose certificate is no longer valid.
+// closes the connections of peers whose certificate is no longer valid, or denied.
 type connections struct {
 	limit    int
 	log      *slog.Logger
@@ -28,6 +30,9 @@ type connections struct {
 	memory   *budget.Budget
 	timeouts timeouts
 	abuse    *rate.Limiter // limits log lines about abuse
+	denials  *denial.Set
+	// deniedLog limits log lines about new connections of denied clients.
+	deniedLog *rate.Limiter
 
 	mu   sync.Mutex
 	of   map[authz.Principal]*owner
@@ -42,9 +47,10 @@ type owner struct {
 	control *rate.Limiter
 }
 
-func newConnections(limit int, log *slog.Logger, metrics *connectionMetrics, memory *budget.Budget, p timeouts) *connections {
+func newConnections(limit int, log *slog.Logger, metrics *connectionMetrics, memory *budget.Budget, p timeouts, denials *denial.Set) *connections {
 	return &connections{
 		limit: limit, log: log, metrics: metrics, memory: memory, timeouts: p, abuse: rate.NewLimiter(refusalsPerSecond, refusalBurst),
+		denials: denials, deniedLog: rate.NewLimiter(refusalsPerSecond, refusalBurst),
 		of: make(map[authz.Principal]*owner), open: make(map[*connection]struct{}),
 	}
 }
@@ -60,6 +66,16 @@ type connection struct {
 	peer     *trust.Peer // used by recheck only
 	removed  func()
 	isCut    bool // used by recheck only
+
+	certificate denial.Certificate
+	denials     *denial.Set
+	// cleared is the last list that was found not to deny the certificate.
+	cleared atomic.Pointer[denial.List]
+	// denied is the list that denied the certificate during the handshake, nil if it did
+	// not. begun is the time of the handshake.
+	denied *denial.List
+	begun  time.Time
+
 	commitBarrier
 	traffic  traffic
 	timeouts timeouts
@@ -158,28 +174,71 @@ func (c *connections) all() []*connection {
 	return open
 }
 
+// deniedBy returns the entry of the deny list that denies the peer now, or nil. Unless the
+// list has changed since the last call, it costs two atomic loads.
+func (c *connection) deniedBy(now time.Time) *denial.Entry {
+	list := c.denials.Current()
+	if list == c.cleared.Load() {
+		return nil
+	}
+	entry := list.Find(c.certificate, now)
+	if entry == nil {
+		c.cleared.Store(list)
+	}
+	return entry
+}
+
+// tellDenied counts and logs a connection of a denied client.
+func (c *connections) tellDenied(text string, conn *connection, entry *denial.Entry) {
+	c.metrics.denied.Inc()
+	if c.deniedLog.Allow() {
+		c.log.Warn(text, "peer", conn.RemoteAddr().String(), "principal", string(conn.certificate.Principal),
+			"certificate_sha256", conn.certificate.SHA256, "denial", entry.Subject.String())
+	}
+}
+
 // watch applies the checks of the handshake to every open connection again: after each
-// change of the trust configuration and at every interval, until ctx ends.
+// change of the trust configuration or the deny list and at every interval, until ctx ends.
 func (c *connections) watch(ctx context.Context, in *trust.Store, interval time.Duration) {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
-		changed := in.Changed() // before recheck, so that no change is missed
+		changed, denied := in.Changed(), c.denials.Changed() // before recheck, so that no change is missed
 		c.recheck()
 		select {
 		case <-ctx.Done():
 			return
 		case <-changed:
+		case <-denied:
 		case <-tick.C:
 		}
 	}
 }
 
-// recheck closes the connections of peers that the handshake would now refuse. Only one
-// goroutine calls it.
+// deniedTime is how long a new connection of a denied client stays open, so that the client
+// learns from the answers to its calls why they are refused.
+const deniedTime = 5 * time.Second
+
+// recheck closes the connections of peers that the handshake would now refuse or deny. Only
+// one goroutine calls it.
 func (c *connections) recheck() {
+	now := time.Now()
 	for _, conn := range c.all() {
 		if conn.isCut {
+			continue
+		}
+		if conn.denied != nil {
+			// With another list the client may be admitted again, which takes a handshake.
+			if conn.denied != c.denials.Current() || now.Sub(conn.begun) >= deniedTime {
+				conn.isCut = true
+				_ = conn.raw.Close() // as below
+			}
+			continue
+		}
+		if entry := conn.deniedBy(now); entry != nil {
+			c.tellDenied("closed a connection: its client is denied", conn, entry)
+			conn.isCut = true
+			_ = conn.raw.Close() // as below
 			continue
 		}
 		if err := conn.peer.Check(); err != nil {

@@ -8,13 +8,22 @@ import (
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 )
 
-// integrationSamples are messages of IntegrationService. Each field has a value that
+// integrationSamples are messages of IntegrationService, DenialService and WhoAmI. Each field has a value that
 // shows its name and number.
 func integrationSamples() map[string]proto.Message {
 	samples := make(map[string]proto.Message)
-	methods := secretbrokerv1.File_secretbroker_v1_integration_proto.Services().ByName("IntegrationService").Methods()
-	for i := range methods.Len() {
-		for _, d := range []protoreflect.MessageDescriptor{methods.Get(i).Input(), methods.Get(i).Output()} {
+	services := []protoreflect.MethodDescriptors{
+		secretbrokerv1.File_secretbroker_v1_integration_proto.Services().ByName("IntegrationService").Methods(),
+		secretbrokerv1.File_secretbroker_v1_denial_proto.Services().ByName("DenialService").Methods(),
+	}
+	methods := []protoreflect.MethodDescriptor{secretbrokerv1.File_secretbroker_v1_policy_proto.Services().ByName("PolicyService").Methods().ByName("WhoAmI")}
+	for _, service := range services {
+		for i := range service.Len() {
+			methods = append(methods, service.Get(i))
+		}
+	}
+	for _, method := range methods {
+		for _, d := range []protoreflect.MessageDescriptor{method.Input(), method.Output()} {
 			mt, err := protoregistry.GlobalTypes.FindMessageByName(d.FullName())
 			if err != nil {
 				panic(err)

@@ -3,16 +3,14 @@ package server
 import (
 	"context"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/hex"
 	"net"
 	"time"
 
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
-	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	"google.golang.org/grpc/credentials"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/denial"
 	"github.com/secretbroker/secretbroker/internal/trust"
 )
 
@@ -22,11 +20,16 @@ type peerIdentity struct {
 	credentials.TLSInfo
 	principal authz.Principal
 	serial    string // hexadecimal
+	issuer    string // as denial.IssuerOf returns it
 	sha256    string // of the certificate, hexadecimal
 	address   string // the peer's address
 	notAfter  time.Time
 	// problem is the reason why principal is empty.
 	problem string
+	// denied reports that the deny list had the certificate during the handshake. The
+	// connection then counts as one of a peer without an identity, so that it uses nothing
+	// of what the principal may use with another certificate.
+	denied bool
 	// excess reports that the caller has more open connections than it may: the server
 	// refuses calls on this one.
 	excess bool
@@ -34,14 +37,8 @@ type peerIdentity struct {
 	conn *connection
 }
 
-// IdentityRules determine which certificates identify a caller. The zero value accepts any
-// SPIFFE ID, or the DNS name of a certificate without one.
-type IdentityRules struct {
-	// TrustDomain, if set, is the only trust domain whose SPIFFE IDs are accepted.
-	TrustDomain spiffeid.TrustDomain
-	// SPIFFEOnly rejects DNS names as identities.
-	SPIFFEOnly bool
-}
+// IdentityRules determine which certificates identify a caller.
+type IdentityRules = authz.IdentityRules
 
 // identifyingCredentials are mTLS credentials that determine the peerIdentity and track
 // connections from their first byte on.
@@ -85,7 +82,15 @@ func (c identifyingCredentials) know(raw, conn net.Conn, info credentials.AuthIn
 	}
 	id := identify(tlsInfo, c.rules)
 	id.address = raw.RemoteAddr().String()
-	known := &connection{Conn: conn, raw: raw, who: id.principal, serial: id.serial, peer: c.trust.Peer(tlsInfo.State.PeerCertificates)}
+	known := &connection{
+		Conn: conn, raw: raw, serial: id.serial, peer: c.trust.Peer(tlsInfo.State.PeerCertificates), denials: c.connections.denials, begun: time.Now(),
+		certificate: denial.Certificate{Principal: id.principal, SHA256: id.sha256, Serial: id.serial, Issuer: id.issuer},
+	}
+	if entry := known.deniedBy(known.begun); entry != nil {
+		c.connections.tellDenied("a denied client connected; its calls are refused", known, entry)
+		id.denied, id.principal, known.denied = true, "", c.connections.denials.Current()
+	}
+	known.who = id.principal
 	id.conn = known
 	id.excess, err = c.connections.add(known)
 	return known, id, err
@@ -111,52 +116,10 @@ func identify(info credentials.TLSInfo, rules IdentityRules) peerIdentity {
 		return p
 	}
 	leaf := chains[0][0]
-	p.serial = leaf.SerialNumber.Text(16)
+	p.serial, p.issuer = leaf.SerialNumber.Text(16), denial.IssuerOf(leaf)
 	sum := sha256.Sum256(leaf.Raw)
 	p.sha256 = hex.EncodeToString(sum[:])
 	p.notAfter = leaf.NotAfter
-	p.principal, p.problem = principalOf(leaf, rules)
+	p.principal, p.problem = authz.PrincipalOf(leaf, rules)
 	return p
-}
-
-// principalOf returns the SPIFFE ID of the certificate, or else its DNS name. A certificate
-// that could identify two callers identifies none: the broker would have to guess which of
-// them the operator meant in a grant.
-func principalOf(leaf *x509.Certificate, rules IdentityRules) (who authz.Principal, problem string) {
-	// X509-SVID section 4: a leaf must not be able to sign others.
-	if leaf.IsCA || leaf.KeyUsage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0 {
-		return "", "the client certificate is a CA certificate; issue a leaf certificate"
-	}
-	for _, uri := range leaf.URIs {
-		if uri.Scheme != "spiffe" {
-			continue
-		}
-		// X509-SVID section 2: exactly one URI SAN, a valid SPIFFE ID with a path.
-		id, err := x509svid.IDFromCert(leaf)
-		if err != nil {
-			return "", "the client certificate's SPIFFE ID is invalid: " + err.Error()
-		}
-		if id.Path() == "" {
-			return "", "the client certificate's SPIFFE ID names a trust domain but no workload"
-		}
-		if !rules.TrustDomain.IsZero() && !id.MemberOf(rules.TrustDomain) {
-			return "", "the client certificate's SPIFFE ID belongs to another trust domain than the broker's"
-		}
-		return authz.SPIFFEPrincipal(id), ""
-	}
-	if rules.SPIFFEOnly {
-		return "", "the client certificate has no SPIFFE ID"
-	}
-	switch len(leaf.DNSNames) {
-	case 0:
-		return "", "the client certificate has neither a SPIFFE ID (URI SAN) nor a DNS name (DNS SAN)"
-	case 1:
-		who, ok := authz.DNSPrincipal(leaf.DNSNames[0])
-		if !ok {
-			return "", "the client certificate's DNS name does not name one host"
-		}
-		return who, ""
-	default:
-		return "", "the client certificate has several DNS names, which makes the caller ambiguous; issue one with a SPIFFE ID or a single DNS name"
-	}
 }

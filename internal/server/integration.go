@@ -7,11 +7,12 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
+	"github.com/secretbroker/secretbroker/internal/denial"
 	"github.com/secretbroker/secretbroker/internal/manage"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// Manager is the use case behind IntegrationService; manage.Service is one.
+// Manager is the use case behind IntegrationService, PolicyService and DenialService; manage.Service is one.
 type Manager interface {
 	Create(ctx context.Context, who manage.Caller, doc manage.Document, credentials map[string]secret.Value, o manage.WriteOptions) (manage.Integration, error)
 	Get(ctx context.Context, who manage.Caller, id string) (manage.Integration, error)
@@ -23,6 +24,10 @@ type Manager interface {
 	Revoke(ctx context.Context, who manage.Caller, id string, g manage.Grant, o manage.WriteOptions) (manage.Integration, error)
 	Usage(ctx context.Context, who manage.Caller, id string, size int, token string) (manage.UsagePage, error)
 	Explain(ctx context.Context, who manage.Caller, q manage.Question) (manage.Answer, error)
+	WhoAmI(who manage.Caller) (manage.Self, error)
+	Deny(ctx context.Context, who manage.Caller, e denial.Entry, o manage.WriteOptions) (denial.Entry, error)
+	Undeny(ctx context.Context, who manage.Caller, s denial.Subject, o manage.WriteOptions) error
+	Denials(ctx context.Context, who manage.Caller, size int, token string) (entries []denial.Entry, next string, err error)
 	// Reject records a call whose message is invalid, and returns err.
 	Reject(ctx context.Context, who manage.Caller, method, id string, err error) error
 }

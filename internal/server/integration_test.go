@@ -19,6 +19,7 @@ import (
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/denial"
 	"github.com/secretbroker/secretbroker/internal/manage"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -34,6 +35,8 @@ type fakeManager struct {
 	credentials   map[string]string
 	options       manage.WriteOptions
 	rejected      string
+	caller        manage.Caller
+	entry         denial.Entry
 	err           error
 }
 
@@ -66,6 +69,32 @@ func (f *fakeManager) keep(doc manage.Document, mask []string, credentials map[s
 
 func (f *fakeManager) Create(_ context.Context, who manage.Caller, doc manage.Document, c map[string]secret.Value, o manage.WriteOptions) (manage.Integration, error) {
 	return f.keep(doc, nil, c, o), f.may(who, ownerID)
+}
+
+func (f *fakeManager) WhoAmI(who manage.Caller) (manage.Self, error) {
+	if who.Principal != ownerID {
+		return manage.Self{}, nil
+	}
+	return manage.Self{Roles: []manage.RoleHeld{{Role: authz.ResourceOwner, All: true}, {Role: authz.Auditor, Integrations: 3}}, Usable: 2}, nil
+}
+
+func (f *fakeManager) Deny(_ context.Context, who manage.Caller, e denial.Entry, o manage.WriteOptions) (denial.Entry, error) {
+	f.mu.Lock()
+	f.caller, f.entry, f.options = who, e, o
+	f.mu.Unlock()
+	e.CreatedAt, e.CreatedBy = time.Unix(1, 0), who.Principal
+	return e, f.may(who, ownerID)
+}
+
+func (f *fakeManager) Undeny(_ context.Context, who manage.Caller, s denial.Subject, o manage.WriteOptions) error {
+	f.mu.Lock()
+	f.entry, f.options = denial.Entry{Subject: s}, o
+	f.mu.Unlock()
+	return f.may(who, ownerID)
+}
+
+func (f *fakeManager) Denials(_ context.Context, who manage.Caller, _ int, _ string) ([]denial.Entry, string, error) {
+	return []denial.Entry{{Subject: denial.Subject{Principal: granted}, Reason: "leaked", InFile: true}}, "next", f.may(who, ownerID, auditorID)
 }
 
 func (f *fakeManager) Get(_ context.Context, who manage.Caller, id string) (manage.Integration, error) {

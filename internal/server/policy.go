@@ -3,8 +3,12 @@ package server
 import (
 	"context"
 	"log/slog"
+	"math"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
+	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/manage"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -14,6 +18,7 @@ type policyService struct {
 	secretbrokerv1.UnimplementedPolicyServiceServer
 	manager Manager
 	log     *slog.Logger
+	version string
 }
 
 func (s *policyService) Explain(ctx context.Context, req *secretbrokerv1.ExplainRequest) (*secretbrokerv1.ExplainResponse, error) {
@@ -40,6 +45,35 @@ func (s *policyService) Explain(ctx context.Context, req *secretbrokerv1.Explain
 	}
 	return out, nil
 }
+
+func (s *policyService) WhoAmI(ctx context.Context, _ *secretbrokerv1.WhoAmIRequest) (*secretbrokerv1.WhoAmIResponse, error) {
+	c := callOf(ctx)
+	var id peerIdentity
+	if _, err := identityOf(ctx, &id); err != nil {
+		return nil, statusOf(err, c.requestID).Err()
+	}
+	self, err := s.manager.WhoAmI(managerOf(c))
+	if err != nil {
+		return nil, statusOf(err, c.requestID).Err()
+	}
+	out := &secretbrokerv1.WhoAmIResponse{
+		Principal: string(id.principal), Problem: id.problem, UsableIntegrationCount: clampInt32(self.Usable),
+		Certificate:   &secretbrokerv1.ClientCertificate{Sha256: id.sha256, Serial: id.serial, Issuer: id.issuer, ExpireTime: timeOf(id.notAfter)},
+		BrokerVersion: s.version, BrokerTime: timestamppb.Now(), RequestId: c.requestID,
+	}
+	for _, r := range self.Roles {
+		out.Roles = append(out.Roles, &secretbrokerv1.RoleHeld{Role: roleOf[r.Role], AllIntegrations: r.All, IntegrationCount: clampInt32(r.Integrations)})
+	}
+	return out, nil
+}
+
+var roleOf = map[authz.Role]secretbrokerv1.Role{
+	authz.ResourceOwner: secretbrokerv1.Role_ROLE_RESOURCE_OWNER,
+	authz.Assigner:      secretbrokerv1.Role_ROLE_ASSIGNER,
+	authz.Auditor:       secretbrokerv1.Role_ROLE_AUDITOR,
+}
+
+func clampInt32(n int) int32 { return int32(min(n, math.MaxInt32)) }
 
 func decisionOf(j manage.Decision) *secretbrokerv1.Decision {
 	out := &secretbrokerv1.Decision{

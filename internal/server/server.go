@@ -42,6 +42,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/admission"
 	"github.com/secretbroker/secretbroker/internal/budget"
 	"github.com/secretbroker/secretbroker/internal/cpulimit"
+	"github.com/secretbroker/secretbroker/internal/denial"
 	"github.com/secretbroker/secretbroker/internal/tracing"
 	"github.com/secretbroker/secretbroker/internal/trust"
 	"github.com/secretbroker/secretbroker/internal/wirecodec"
@@ -77,11 +78,11 @@ const (
 	watcherTime = 100 * time.Millisecond
 )
 
-// Config configures a Server. All fields are required except Identity, Limits, Memory and
-// Tracer.
+// Config configures a Server. All fields are required except Identity, Denials, Version,
+// Limits, Memory and Tracer.
 type Config struct {
 	Resolver Resolver
-	// Manager may be nil: the server then has no PolicyService and no IntegrationService.
+	// Manager may be nil: the server then has none of the services that it implements.
 	Manager Manager
 	// Trust has the server's certificate and the authorities of client certificates. The
 	// caller of New runs it.
@@ -89,8 +90,12 @@ type Config struct {
 	// Identity determines which client certificates identify a caller; the zero value is
 	// valid.
 	Identity IdentityRules
-	Logger   *slog.Logger
-	Metrics  prometheus.Registerer
+	// Denials is the deny list. Nil denies nobody.
+	Denials *denial.Set
+	// Version is the broker's version, for WhoAmI.
+	Version string
+	Logger  *slog.Logger
+	Metrics prometheus.Registerer
 	// Limits limits the callers; a field that is zero has its default.
 	Limits Limits
 	// Memory limits the memory that callers make the broker use; 512 MiB if nil.
@@ -169,7 +174,7 @@ func New(cfg Config) (*Server, error) {
 	ended := newConnectionMetrics(cfg.Metrics, greetings.count)
 	greetings.displaced, greetings.displacedBySource = ended.displaced.WithLabelValues("all"), ended.displaced.WithLabelValues("address")
 	refusals := &handshakeLog{log: cfg.Logger, count: ic.metrics.handshakes.Inc}
-	known := newConnections(limits.MaxConnectionsPerPrincipal, cfg.Logger, ended, cmp.Or(cfg.Memory, budget.New(defaultMemory)), cmp.Or(cfg.timeouts, defaultTimeouts))
+	known := newConnections(limits.MaxConnectionsPerPrincipal, cfg.Logger, ended, cmp.Or(cfg.Memory, budget.New(defaultMemory)), cmp.Or(cfg.timeouts, defaultTimeouts), cmp.Or(cfg.Denials, denial.NewSet()))
 	g := grpc.NewServer(
 		grpc.Creds(identifyingCredentials{
 			TransportCredentials: credentials.NewTLS(cfg.Trust.TLSConfig()),
@@ -204,7 +209,8 @@ func New(cfg Config) (*Server, error) {
 	services := []service{{secretbrokerv1.ResolverService_ServiceDesc, &resolverService{resolver: cfg.Resolver, log: cfg.Logger, failures: newRefusalLog()}}}
 	if cfg.Manager != nil {
 		services = append(services,
-			service{secretbrokerv1.PolicyService_ServiceDesc, &policyService{manager: cfg.Manager, log: cfg.Logger}},
+			service{secretbrokerv1.PolicyService_ServiceDesc, &policyService{manager: cfg.Manager, log: cfg.Logger, version: cfg.Version}},
+			service{secretbrokerv1.DenialService_ServiceDesc, &denialService{manager: cfg.Manager, log: cfg.Logger}},
 			service{secretbrokerv1.IntegrationService_ServiceDesc, &integrationService{manager: cfg.Manager, log: cfg.Logger}})
 	}
 	for _, service := range services {

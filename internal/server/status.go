@@ -38,6 +38,7 @@ type statusRow struct {
 var statusTable = []statusRow{
 	{secret.ReasonInternal, codes.Internal, 0},
 	{secret.ReasonUnauthenticated, codes.Unauthenticated, 0},
+	{secret.ReasonCertificateDenied, codes.Unauthenticated, 0},
 	{secret.ReasonInvalidRequest, codes.InvalidArgument, 0},
 	{secret.ReasonConfigMismatch, codes.InvalidArgument, 0},
 	{secret.ReasonInvalidReference, codes.InvalidArgument, 0},
@@ -46,6 +47,7 @@ var statusTable = []statusRow{
 	{secret.ReasonPlacementDenied, codes.PermissionDenied, 0},
 	{secret.ReasonStoreNotAllowed, codes.PermissionDenied, 0},
 	{secret.ReasonIntegrationNotFound, codes.NotFound, 0},
+	{secret.ReasonDenialNotFound, codes.NotFound, 0},
 	{secret.ReasonIntegrationExists, codes.AlreadyExists, 0},
 	{secret.ReasonIntegrationChanged, codes.Aborted, 0},
 	{secret.ReasonIntegrationInUse, codes.FailedPrecondition, 0},

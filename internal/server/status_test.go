@@ -54,6 +54,8 @@ func TestStatusOfEveryReason(t *testing.T) {
 	want := map[secret.Reason]codes.Code{
 		secret.ReasonInternal:                  codes.Internal,
 		secret.ReasonUnauthenticated:           codes.Unauthenticated,
+		secret.ReasonCertificateDenied:         codes.Unauthenticated,
+		secret.ReasonDenialNotFound:            codes.NotFound,
 		secret.ReasonInvalidRequest:            codes.InvalidArgument,
 		secret.ReasonConfigMismatch:            codes.InvalidArgument,
 		secret.ReasonInvalidReference:          codes.InvalidArgument,

@@ -35,6 +35,7 @@ func checkConnection(info credentials.AuthInfo) (credentials.TLSInfo, error) {
 type connectionMetrics struct {
 	displaced  *prometheus.CounterVec // handshakes
 	cut        prometheus.Counter     // connections
+	denied     prometheus.Counter     // connections
 	unrecorded prometheus.Counter     // connections
 	abused     map[error]prometheus.Counter
 }
@@ -48,6 +49,10 @@ func newConnectionMetrics(reg prometheus.Registerer, underWay func() int) *conne
 		cut: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "secretbroker_tls_connections_cut_total",
 			Help: "Open connections that the broker closed because their client certificate was revoked, expired or no longer trusted.",
+		}),
+		denied: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "secretbroker_denied_connections_total",
+			Help: "Connections of clients on the deny list: open ones that the broker closed, and new ones whose calls it refused.",
 		}),
 		unrecorded: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "secretbroker_connections_unrecorded_total",

@@ -108,7 +108,7 @@ func TestPrincipalOf(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			got, problem := principalOf(tt.cert.Leaf, IdentityRules{})
+			got, problem := authz.PrincipalOf(tt.cert.Leaf, IdentityRules{})
 			if got != tt.want || (got == "") == (problem == "") {
 				t.Errorf("got %q, %q", got, problem)
 			}
@@ -138,7 +138,7 @@ func TestIdentityRules(t *testing.T) {
 			c.URIs, c.DNSNames = ca.Client("spiffe://example.com/a").Leaf.URIs, []string{"a.example.org"}
 		}), pinned, ""},
 	} {
-		if got, problem := principalOf(tt.cert.Leaf, tt.rules); got != tt.want || (got == "") == (problem == "") {
+		if got, problem := authz.PrincipalOf(tt.cert.Leaf, tt.rules); got != tt.want || (got == "") == (problem == "") {
 			t.Errorf("%s: got %q, %q", name, got, problem)
 		}
 	}

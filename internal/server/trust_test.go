@@ -21,6 +21,7 @@ import (
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 	"github.com/secretbroker/secretbroker/internal/asynctest"
+	"github.com/secretbroker/secretbroker/internal/denial"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/trust"
 	"github.com/secretbroker/secretbroker/internal/trust/trusttest"
@@ -33,13 +34,15 @@ type trustedServer struct {
 	ca    *trusttest.CA
 	files trusttest.Files
 	trust *trust.Store
-	ahead atomic.Int64 // offset of the clock that checks certificates
+	// denials is the deny list.
+	denials *denial.Set
+	ahead   atomic.Int64 // offset of the clock that checks certificates
 }
 
 func startTrusted(t *testing.T, limits Limits, rules IdentityRules) *trustedServer {
 	t.Helper()
-	s := &trustedServer{ca: trusttest.NewCA(t, "clients")}
-	s.testServer = &testServer{resolver: &fakeResolver{}, log: &asynctest.Buffer{}, metrics: prometheus.NewRegistry()}
+	s := &trustedServer{ca: trusttest.NewCA(t, "clients"), denials: denial.NewSet()}
+	s.testServer = &testServer{resolver: &fakeResolver{}, manager: &fakeManager{}, log: &asynctest.Buffer{}, metrics: prometheus.NewRegistry()}
 	s.files = s.ca.Write(t.TempDir())
 	log := slog.New(slog.NewTextHandler(s.log, nil))
 	var err error
@@ -51,8 +54,8 @@ func startTrusted(t *testing.T, limits Limits, rules IdentityRules) *trustedServ
 		t.Fatal(err)
 	}
 	s.Server, err = New(Config{
-		Resolver: s.resolver,
-		Trust:    s.trust, Identity: rules, Logger: log, Metrics: s.metrics, Limits: limits,
+		Resolver: s.resolver, Manager: s.manager, Denials: s.denials, Version: "v1.2.3",
+		Trust: s.trust, Identity: rules, Logger: log, Metrics: s.metrics, Limits: limits,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -49,6 +49,10 @@ func TestUnknownFields(t *testing.T) {
 		},
 		"grant":  {&secretbrokerv1.GrantUseRequest{Grant: withUnknown(grant(), 99)}, secret.ReasonInvalidIntegration},
 		"revoke": {&secretbrokerv1.RevokeUseRequest{Grant: withUnknown(grant(), 99)}, secret.ReasonInvalidIntegration},
+		"denial": {&secretbrokerv1.CreateDenialRequest{Denial: withUnknown(&secretbrokerv1.Denial{}, 99)}, secret.ReasonInvalidRequest},
+		"subject of a denial": {
+			&secretbrokerv1.CreateDenialRequest{Denial: &secretbrokerv1.Denial{Subject: withUnknown(&secretbrokerv1.DenialSubject{}, 99)}}, secret.ReasonInvalidRequest,
+		},
 		"nothing unknown": {&secretbrokerv1.CreateIntegrationRequest{Integration: &secretbrokerv1.Integration{
 			Grants: []*secretbrokerv1.Grant{grant()}, Credentials: map[string][]byte{"a": {1}},
 		}}, ""},

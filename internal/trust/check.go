@@ -12,7 +12,7 @@ import (
 
 // FileProblem is a problem with one of the files of a FilesConfig.
 type FileProblem struct {
-	// Setting is "cert_file", "key_file", "client_ca_file" or "crl_files".
+	// Setting is "cert_file", "key_file", "client_ca_file", "crl_files" or "crl_dir".
 	Setting string
 	Text    string
 }
@@ -25,7 +25,7 @@ func CheckFiles(cfg FilesConfig) []FileProblem {
 	cfg.Options = cfg.withDefaults()
 	var problems []FileProblem
 	add := func(setting, text string) { problems = append(problems, FileProblem{setting, text}) }
-	f := &files{cfg: cfg, crls: make(map[string][]*crl), good: make(map[string]digest)}
+	f := newFiles(cfg)
 	_, faults := f.read(cfg.Now())
 	if cfg.KeyFile != "" {
 		if _, err := keyfile.Read(cfg.KeyFile, maxPEM); err != nil {
@@ -44,6 +44,8 @@ func CheckFiles(cfg FilesConfig) []FileProblem {
 			add("cert_file", text)
 		case source == cfg.ClientCAFile:
 			add("client_ca_file", text)
+		case source == cfg.CRLDir || slices.Contains(f.listed, source):
+			add("crl_dir", text)
 		default:
 			add("crl_files", text)
 		}
@@ -56,15 +58,13 @@ func CheckFiles(cfg FilesConfig) []FileProblem {
 			add("client_ca_file", fmt.Sprintf("certificate %d is not the certificate of an authority: it cannot issue client certificates; use the authority's own certificate", i+1))
 		}
 	}
-	if len(cfg.CRLFiles) > 0 && len(faults) == 0 && f.authorities != nil {
-		crls := make(revocation)
-		for _, lists := range f.crls {
-			for _, l := range lists {
-				crls.add(l)
-			}
+	if len(faults) == 0 && f.authorities != nil {
+		setting := "crl_files"
+		if len(cfg.CRLFiles) == 0 {
+			setting = "crl_dir"
 		}
-		for _, p := range crls.gaps(f.authorities, cfg.Now()) {
-			add("crl_files", p.Message)
+		for _, p := range f.revocation().gaps(f.authorities, cfg.Now()) {
+			add(setting, p.Message)
 		}
 	}
 	return problems

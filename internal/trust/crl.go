@@ -86,7 +86,7 @@ func (r revocation) gaps(authorities []*x509.Certificate, now time.Time) []Probl
 	for _, ca := range authorities {
 		switch list, ok := r[issuerOf(ca)]; {
 		case !ok:
-			ps = append(ps, Problem{"CRL_MISSING", fmt.Sprintf("there is no CRL of the client authority %q: its clients are rejected; add one to crl_files", ca.Subject)})
+			ps = append(ps, Problem{"CRL_MISSING", fmt.Sprintf("there is no CRL of the client authority %q: its clients are rejected; add one to crl_files or crl_dir", ca.Subject)})
 		case now.After(list.nextUpdate):
 			ps = append(ps, Problem{"CRL_EXPIRED", fmt.Sprintf("the CRL of the client authority %q should have been replaced by %s: its clients are rejected; publish a new one", ca.Subject, stamp(list.nextUpdate))})
 		}

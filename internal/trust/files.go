@@ -20,7 +20,7 @@ const (
 	maxCRL = 64 << 20
 )
 
-// FilesConfig configures a Store that reads files. All but CRLFiles are required.
+// FilesConfig configures a Store that reads files. All but CRLFiles and CRLDir are required.
 type FilesConfig struct {
 	// CertFile is a PEM file with the broker's certificate chain, the leaf first.
 	CertFile string
@@ -29,8 +29,14 @@ type FilesConfig struct {
 	// ClientCAFile is a PEM file with the authorities of client certificates.
 	ClientCAFile string
 	// CRLFiles are files with CRLs of those authorities, in PEM or DER. If there is at
-	// least one file, clients whose authority has no current CRL are rejected.
+	// least one file, or CRLDir is set, clients whose authority has no current CRL are
+	// rejected.
 	CRLFiles []string
+	// CRLDir is a directory in which every file is such a file, except those whose names
+	// begin with a dot. Files may be added, replaced and removed at any time. The CRL of a
+	// file that has been removed remains in use until another file has a CRL of its
+	// authority that is not older, or the authority is removed.
+	CRLDir string
 	Options
 }
 
@@ -43,6 +49,10 @@ type files struct {
 	pair        *tls.Certificate
 	authorities []*x509.Certificate
 	crls        map[string][]*crl
+	// listed are the files of CRLDir, and vanished those that were removed from it while
+	// their CRLs are in use.
+	listed   []string
+	vanished map[string]bool
 	// good contains the digests of the contents in use, by file.
 	good map[string]digest
 }
@@ -52,7 +62,7 @@ type files struct {
 // been replaced. OpenFiles starts no goroutine; Run keeps the Store current.
 func OpenFiles(cfg FilesConfig) (*Store, error) {
 	cfg.Options = cfg.withDefaults()
-	f := &files{cfg: cfg, crls: make(map[string][]*crl), good: make(map[string]digest)}
+	f := newFiles(cfg)
 	first, faults := f.read(cfg.Now())
 	if len(faults) > 0 {
 		var errs []error
@@ -62,8 +72,12 @@ func OpenFiles(cfg FilesConfig) (*Store, error) {
 		return nil, errors.Join(errs...)
 	}
 	s := newStore(cfg.Options, first)
-	s.read = f.read
+	s.read, s.files = f.read, f
 	return s, nil
+}
+
+func newFiles(cfg FilesConfig) *files {
+	return &files{cfg: cfg, crls: make(map[string][]*crl), good: make(map[string]digest), vanished: make(map[string]bool)}
 }
 
 // read takes over the contents that are new and valid. It returns a snapshot, or nil if
@@ -81,29 +95,25 @@ func (f *files) read(now time.Time) (*snapshot, map[string]error) {
 	take(f.cfg.CertFile, func() (bool, error) { return f.readPair(now) })
 	before := f.good[f.cfg.ClientCAFile]
 	take(f.cfg.ClientCAFile, f.readAuthorities)
+	if f.cfg.CRLDir != "" {
+		take(f.cfg.CRLDir, f.listCRLs)
+	}
 	if f.good[f.cfg.ClientCAFile] != before {
-		for _, name := range f.cfg.CRLFiles {
+		for _, name := range f.crlFiles() {
 			delete(f.good, name) // check again which authority has signed them
 		}
 	}
 	if f.authorities != nil {
-		for _, name := range f.cfg.CRLFiles {
+		for _, name := range f.crlFiles() {
 			take(name, func() (bool, error) { return f.readCRLs(name, now) })
 		}
+		taken := f.forgetVanished(faults)
+		changed = changed || taken
 	}
 	if !changed || f.pair == nil || f.authorities == nil {
 		return nil, faults
 	}
-	var crls revocation
-	if len(f.cfg.CRLFiles) > 0 {
-		crls = make(revocation)
-	}
-	for _, name := range f.cfg.CRLFiles {
-		for _, l := range f.crls[name] {
-			crls.add(l)
-		}
-	}
-	return newSnapshot(f.pair, f.authorities, crls, time.Time{}), faults
+	return newSnapshot(f.pair, f.authorities, f.revocation(), time.Time{}), faults
 }
 
 // isNew reports whether the data read from a file differs from the data in use. The
@@ -187,25 +197,5 @@ func (f *files) readAuthorities() (bool, error) {
 	}
 	taken()
 	f.authorities = authorities
-	return true, nil
-}
-
-func (f *files) readCRLs(name string, now time.Time) (bool, error) {
-	data, err := keyfile.ReadRegular(name, maxCRL)
-	if err != nil {
-		return false, fmt.Errorf("read the CRL file: %w", err)
-	}
-	isNew, taken := f.isNew(name, data)
-	if !isNew {
-		return false, nil
-	}
-	lists, err := parseCRLs(data, f.authorities, now)
-	// If the file has not been read before, an expired list is better than none: it
-	// still names revoked certificates, and all other clients are rejected.
-	if err != nil && (f.crls[name] != nil || !errors.Is(err, errStale)) {
-		return false, fmt.Errorf("the CRL file %s: %w", name, err)
-	}
-	taken()
-	f.crls[name] = lists
 	return true, nil
 }

@@ -17,7 +17,8 @@
 //  2. snapshot.go: the immutable set of certificate, authorities and CRLs that is in
 //     use, and the verification of a chain.
 //  3. crl.go: CRLs, and which of them can prove that a certificate is not revoked.
-//  4. files.go and workloadapi.go: the two sources of snapshots.
+//  4. files.go and workloadapi.go: the two sources of snapshots; crlfiles.go has the CRLs
+//     of the first.
 //
 // # Snapshots
 //
@@ -96,6 +97,8 @@ type Store struct {
 	// read polls the source. It returns a new snapshot, or nil if nothing changed, and
 	// the errors by source. It is nil if the source pushes updates.
 	read func(now time.Time) (*snapshot, map[string]error)
+	// files is the source that SetCRLs changes; nil with the Workload API.
+	files *files
 	// watch receives pushed updates until ctx ends. It is nil if the source is polled.
 	watch func(ctx context.Context)
 

@@ -9,6 +9,7 @@ package secretbrokerv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -408,11 +409,292 @@ func (x *GrantMatch) GetKeyMatches() bool {
 	return false
 }
 
+type WhoAmIRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WhoAmIRequest) Reset() {
+	*x = WhoAmIRequest{}
+	mi := &file_secretbroker_v1_policy_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WhoAmIRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WhoAmIRequest) ProtoMessage() {}
+
+func (x *WhoAmIRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_secretbroker_v1_policy_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WhoAmIRequest.ProtoReflect.Descriptor instead.
+func (*WhoAmIRequest) Descriptor() ([]byte, []int) {
+	return file_secretbroker_v1_policy_proto_rawDescGZIP(), []int{5}
+}
+
+type WhoAmIResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The principal that the broker compares with grants and roles, for example
+	// "spiffe://example.org/connect/worker-1"; empty if there is none.
+	Principal string `protobuf:"bytes,1,opt,name=principal,proto3" json:"principal,omitempty"`
+	// Why there is no principal; empty if there is one.
+	Problem string `protobuf:"bytes,2,opt,name=problem,proto3" json:"problem,omitempty"`
+	// The client certificate of this connection.
+	Certificate *ClientCertificate `protobuf:"bytes,3,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	// The caller's roles, the strongest first.
+	Roles []*RoleHeld `protobuf:"bytes,4,rep,name=roles,proto3" json:"roles,omitempty"`
+	// The number of integrations with a grant for the caller. A grant may be limited to
+	// some secrets.
+	UsableIntegrationCount int32 `protobuf:"varint,5,opt,name=usable_integration_count,json=usableIntegrationCount,proto3" json:"usable_integration_count,omitempty"`
+	// The broker's version and time.
+	BrokerVersion string                 `protobuf:"bytes,6,opt,name=broker_version,json=brokerVersion,proto3" json:"broker_version,omitempty"`
+	BrokerTime    *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=broker_time,json=brokerTime,proto3" json:"broker_time,omitempty"`
+	// Identifies this call in the broker's logs.
+	RequestId     string `protobuf:"bytes,8,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WhoAmIResponse) Reset() {
+	*x = WhoAmIResponse{}
+	mi := &file_secretbroker_v1_policy_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WhoAmIResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WhoAmIResponse) ProtoMessage() {}
+
+func (x *WhoAmIResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_secretbroker_v1_policy_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WhoAmIResponse.ProtoReflect.Descriptor instead.
+func (*WhoAmIResponse) Descriptor() ([]byte, []int) {
+	return file_secretbroker_v1_policy_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *WhoAmIResponse) GetPrincipal() string {
+	if x != nil {
+		return x.Principal
+	}
+	return ""
+}
+
+func (x *WhoAmIResponse) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+func (x *WhoAmIResponse) GetCertificate() *ClientCertificate {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *WhoAmIResponse) GetRoles() []*RoleHeld {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
+func (x *WhoAmIResponse) GetUsableIntegrationCount() int32 {
+	if x != nil {
+		return x.UsableIntegrationCount
+	}
+	return 0
+}
+
+func (x *WhoAmIResponse) GetBrokerVersion() string {
+	if x != nil {
+		return x.BrokerVersion
+	}
+	return ""
+}
+
+func (x *WhoAmIResponse) GetBrokerTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.BrokerTime
+	}
+	return nil
+}
+
+func (x *WhoAmIResponse) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+// ClientCertificate is the client certificate of a connection.
+type ClientCertificate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The SHA-256 hash of its DER form, in hexadecimal.
+	Sha256 string `protobuf:"bytes,1,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// In hexadecimal.
+	Serial string `protobuf:"bytes,2,opt,name=serial,proto3" json:"serial,omitempty"`
+	// In the form of RFC 2253, for example "CN=clients,O=Example".
+	Issuer        string                 `protobuf:"bytes,3,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClientCertificate) Reset() {
+	*x = ClientCertificate{}
+	mi := &file_secretbroker_v1_policy_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClientCertificate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClientCertificate) ProtoMessage() {}
+
+func (x *ClientCertificate) ProtoReflect() protoreflect.Message {
+	mi := &file_secretbroker_v1_policy_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClientCertificate.ProtoReflect.Descriptor instead.
+func (*ClientCertificate) Descriptor() ([]byte, []int) {
+	return file_secretbroker_v1_policy_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ClientCertificate) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
+func (x *ClientCertificate) GetSerial() string {
+	if x != nil {
+		return x.Serial
+	}
+	return ""
+}
+
+func (x *ClientCertificate) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *ClientCertificate) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+// RoleHeld is a role of a caller.
+type RoleHeld struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Role  Role                   `protobuf:"varint,1,opt,name=role,proto3,enum=secretbroker.v1.Role" json:"role,omitempty"`
+	// The caller has the role for all integrations.
+	AllIntegrations bool `protobuf:"varint,2,opt,name=all_integrations,json=allIntegrations,proto3" json:"all_integrations,omitempty"`
+	// The number of integrations on which the caller has the role, if it does not have it for
+	// all.
+	IntegrationCount int32 `protobuf:"varint,3,opt,name=integration_count,json=integrationCount,proto3" json:"integration_count,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *RoleHeld) Reset() {
+	*x = RoleHeld{}
+	mi := &file_secretbroker_v1_policy_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RoleHeld) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RoleHeld) ProtoMessage() {}
+
+func (x *RoleHeld) ProtoReflect() protoreflect.Message {
+	mi := &file_secretbroker_v1_policy_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RoleHeld.ProtoReflect.Descriptor instead.
+func (*RoleHeld) Descriptor() ([]byte, []int) {
+	return file_secretbroker_v1_policy_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *RoleHeld) GetRole() Role {
+	if x != nil {
+		return x.Role
+	}
+	return Role_ROLE_UNSPECIFIED
+}
+
+func (x *RoleHeld) GetAllIntegrations() bool {
+	if x != nil {
+		return x.AllIntegrations
+	}
+	return false
+}
+
+func (x *RoleHeld) GetIntegrationCount() int32 {
+	if x != nil {
+		return x.IntegrationCount
+	}
+	return 0
+}
+
 var File_secretbroker_v1_policy_proto protoreflect.FileDescriptor
 
 const file_secretbroker_v1_policy_proto_rawDesc = "" +
 	"\n" +
-	"\x1csecretbroker/v1/policy.proto\x12\x0fsecretbroker.v1\"\xaf\x01\n" +
+	"\x1csecretbroker/v1/policy.proto\x12\x0fsecretbroker.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!secretbroker/v1/integration.proto\"\xaf\x01\n" +
 	"\x0eExplainRequest\x12\x1c\n" +
 	"\treference\x18\x01 \x01(\tR\treference\x12%\n" +
 	"\x0eintegration_id\x18\x02 \x01(\tR\rintegrationId\x12\x1c\n" +
@@ -444,9 +726,32 @@ const file_secretbroker_v1_policy_proto_rawDesc = "" +
 	"\rstore_matches\x18\x03 \x01(\bR\fstoreMatches\x12%\n" +
 	"\x0esecret_matches\x18\x04 \x01(\bR\rsecretMatches\x12\x1f\n" +
 	"\vkey_matches\x18\x05 \x01(\bR\n" +
-	"keyMatches2]\n" +
+	"keyMatches\"\x0f\n" +
+	"\rWhoAmIRequest\"\xfc\x02\n" +
+	"\x0eWhoAmIResponse\x12\x1c\n" +
+	"\tprincipal\x18\x01 \x01(\tR\tprincipal\x12\x18\n" +
+	"\aproblem\x18\x02 \x01(\tR\aproblem\x12D\n" +
+	"\vcertificate\x18\x03 \x01(\v2\".secretbroker.v1.ClientCertificateR\vcertificate\x12/\n" +
+	"\x05roles\x18\x04 \x03(\v2\x19.secretbroker.v1.RoleHeldR\x05roles\x128\n" +
+	"\x18usable_integration_count\x18\x05 \x01(\x05R\x16usableIntegrationCount\x12%\n" +
+	"\x0ebroker_version\x18\x06 \x01(\tR\rbrokerVersion\x12;\n" +
+	"\vbroker_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"brokerTime\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\b \x01(\tR\trequestId\"\x98\x01\n" +
+	"\x11ClientCertificate\x12\x16\n" +
+	"\x06sha256\x18\x01 \x01(\tR\x06sha256\x12\x16\n" +
+	"\x06serial\x18\x02 \x01(\tR\x06serial\x12\x16\n" +
+	"\x06issuer\x18\x03 \x01(\tR\x06issuer\x12;\n" +
+	"\vexpire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\"\x8d\x01\n" +
+	"\bRoleHeld\x12)\n" +
+	"\x04role\x18\x01 \x01(\x0e2\x15.secretbroker.v1.RoleR\x04role\x12)\n" +
+	"\x10all_integrations\x18\x02 \x01(\bR\x0fallIntegrations\x12+\n" +
+	"\x11integration_count\x18\x03 \x01(\x05R\x10integrationCount2\xa8\x01\n" +
 	"\rPolicyService\x12L\n" +
-	"\aExplain\x12\x1f.secretbroker.v1.ExplainRequest\x1a .secretbroker.v1.ExplainResponseB\x85\x01\n" +
+	"\aExplain\x12\x1f.secretbroker.v1.ExplainRequest\x1a .secretbroker.v1.ExplainResponse\x12I\n" +
+	"\x06WhoAmI\x12\x1e.secretbroker.v1.WhoAmIRequest\x1a\x1f.secretbroker.v1.WhoAmIResponseB\x85\x01\n" +
 	"\x19io.github.secretbroker.v1B\vPolicyProtoP\x01ZGgithub.com/secretbroker/secretbroker/gen/secretbroker/v1;secretbrokerv1\xaa\x02\x0fSecretBroker.V1b\x06proto3"
 
 var (
@@ -461,25 +766,38 @@ func file_secretbroker_v1_policy_proto_rawDescGZIP() []byte {
 	return file_secretbroker_v1_policy_proto_rawDescData
 }
 
-var file_secretbroker_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_secretbroker_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_secretbroker_v1_policy_proto_goTypes = []any{
-	(*ExplainRequest)(nil),  // 0: secretbroker.v1.ExplainRequest
-	(*ExplainResponse)(nil), // 1: secretbroker.v1.ExplainResponse
-	(*Access)(nil),          // 2: secretbroker.v1.Access
-	(*Decision)(nil),        // 3: secretbroker.v1.Decision
-	(*GrantMatch)(nil),      // 4: secretbroker.v1.GrantMatch
+	(*ExplainRequest)(nil),        // 0: secretbroker.v1.ExplainRequest
+	(*ExplainResponse)(nil),       // 1: secretbroker.v1.ExplainResponse
+	(*Access)(nil),                // 2: secretbroker.v1.Access
+	(*Decision)(nil),              // 3: secretbroker.v1.Decision
+	(*GrantMatch)(nil),            // 4: secretbroker.v1.GrantMatch
+	(*WhoAmIRequest)(nil),         // 5: secretbroker.v1.WhoAmIRequest
+	(*WhoAmIResponse)(nil),        // 6: secretbroker.v1.WhoAmIResponse
+	(*ClientCertificate)(nil),     // 7: secretbroker.v1.ClientCertificate
+	(*RoleHeld)(nil),              // 8: secretbroker.v1.RoleHeld
+	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(Role)(0),                     // 10: secretbroker.v1.Role
 }
 var file_secretbroker_v1_policy_proto_depIdxs = []int32{
-	2, // 0: secretbroker.v1.ExplainResponse.readers:type_name -> secretbroker.v1.Access
-	3, // 1: secretbroker.v1.ExplainResponse.decisions:type_name -> secretbroker.v1.Decision
-	4, // 2: secretbroker.v1.Decision.grants:type_name -> secretbroker.v1.GrantMatch
-	0, // 3: secretbroker.v1.PolicyService.Explain:input_type -> secretbroker.v1.ExplainRequest
-	1, // 4: secretbroker.v1.PolicyService.Explain:output_type -> secretbroker.v1.ExplainResponse
-	4, // [4:5] is the sub-list for method output_type
-	3, // [3:4] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	2,  // 0: secretbroker.v1.ExplainResponse.readers:type_name -> secretbroker.v1.Access
+	3,  // 1: secretbroker.v1.ExplainResponse.decisions:type_name -> secretbroker.v1.Decision
+	4,  // 2: secretbroker.v1.Decision.grants:type_name -> secretbroker.v1.GrantMatch
+	7,  // 3: secretbroker.v1.WhoAmIResponse.certificate:type_name -> secretbroker.v1.ClientCertificate
+	8,  // 4: secretbroker.v1.WhoAmIResponse.roles:type_name -> secretbroker.v1.RoleHeld
+	9,  // 5: secretbroker.v1.WhoAmIResponse.broker_time:type_name -> google.protobuf.Timestamp
+	9,  // 6: secretbroker.v1.ClientCertificate.expire_time:type_name -> google.protobuf.Timestamp
+	10, // 7: secretbroker.v1.RoleHeld.role:type_name -> secretbroker.v1.Role
+	0,  // 8: secretbroker.v1.PolicyService.Explain:input_type -> secretbroker.v1.ExplainRequest
+	5,  // 9: secretbroker.v1.PolicyService.WhoAmI:input_type -> secretbroker.v1.WhoAmIRequest
+	1,  // 10: secretbroker.v1.PolicyService.Explain:output_type -> secretbroker.v1.ExplainResponse
+	6,  // 11: secretbroker.v1.PolicyService.WhoAmI:output_type -> secretbroker.v1.WhoAmIResponse
+	10, // [10:12] is the sub-list for method output_type
+	8,  // [8:10] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_secretbroker_v1_policy_proto_init() }
@@ -487,13 +805,14 @@ func file_secretbroker_v1_policy_proto_init() {
 	if File_secretbroker_v1_policy_proto != nil {
 		return
 	}
+	file_secretbroker_v1_integration_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_secretbroker_v1_policy_proto_rawDesc), len(file_secretbroker_v1_policy_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -20,18 +20,22 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	PolicyService_Explain_FullMethodName = "/secretbroker.v1.PolicyService/Explain"
+	PolicyService_WhoAmI_FullMethodName  = "/secretbroker.v1.PolicyService/WhoAmI"
 )
 
 // PolicyServiceClient is the client API for PolicyService service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// PolicyService answers questions about who may read what. Callers need the role
-// AUDITOR. It reads no secret.
+// PolicyService answers questions about who may read what. It reads no secret.
 type PolicyServiceClient interface {
 	// Explain returns who may read a secret, through which integration and by which
-	// grant, and, for one principal, why it may or may not.
+	// grant, and, for one principal, why it may or may not. Callers need the role AUDITOR.
 	Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error)
+	// WhoAmI returns how the broker sees the caller and its certificate. Every client with a
+	// certificate of a client authority may call it, also if the certificate identifies no
+	// principal.
+	WhoAmI(ctx context.Context, in *WhoAmIRequest, opts ...grpc.CallOption) (*WhoAmIResponse, error)
 }
 
 type policyServiceClient struct {
@@ -52,16 +56,29 @@ func (c *policyServiceClient) Explain(ctx context.Context, in *ExplainRequest, o
 	return out, nil
 }
 
+func (c *policyServiceClient) WhoAmI(ctx context.Context, in *WhoAmIRequest, opts ...grpc.CallOption) (*WhoAmIResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(WhoAmIResponse)
+	err := c.cc.Invoke(ctx, PolicyService_WhoAmI_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PolicyServiceServer is the server API for PolicyService service.
 // All implementations must embed UnimplementedPolicyServiceServer
 // for forward compatibility.
 //
-// PolicyService answers questions about who may read what. Callers need the role
-// AUDITOR. It reads no secret.
+// PolicyService answers questions about who may read what. It reads no secret.
 type PolicyServiceServer interface {
 	// Explain returns who may read a secret, through which integration and by which
-	// grant, and, for one principal, why it may or may not.
+	// grant, and, for one principal, why it may or may not. Callers need the role AUDITOR.
 	Explain(context.Context, *ExplainRequest) (*ExplainResponse, error)
+	// WhoAmI returns how the broker sees the caller and its certificate. Every client with a
+	// certificate of a client authority may call it, also if the certificate identifies no
+	// principal.
+	WhoAmI(context.Context, *WhoAmIRequest) (*WhoAmIResponse, error)
 	mustEmbedUnimplementedPolicyServiceServer()
 }
 
@@ -74,6 +91,9 @@ type UnimplementedPolicyServiceServer struct{}
 
 func (UnimplementedPolicyServiceServer) Explain(context.Context, *ExplainRequest) (*ExplainResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Explain not implemented")
+}
+func (UnimplementedPolicyServiceServer) WhoAmI(context.Context, *WhoAmIRequest) (*WhoAmIResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method WhoAmI not implemented")
 }
 func (UnimplementedPolicyServiceServer) mustEmbedUnimplementedPolicyServiceServer() {}
 func (UnimplementedPolicyServiceServer) testEmbeddedByValue()                       {}
@@ -114,6 +134,24 @@ func _PolicyService_Explain_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _PolicyService_WhoAmI_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WhoAmIRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PolicyServiceServer).WhoAmI(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PolicyService_WhoAmI_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PolicyServiceServer).WhoAmI(ctx, req.(*WhoAmIRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // PolicyService_ServiceDesc is the grpc.ServiceDesc for PolicyService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -124,6 +162,10 @@ var PolicyService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Explain",
 			Handler:    _PolicyService_Explain_Handler,
+		},
+		{
+			MethodName: "WhoAmI",
+			Handler:    _PolicyService_WhoAmI_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

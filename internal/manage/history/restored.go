@@ -135,6 +135,9 @@ func restoredEvents(kinds *integration.Kinds, restored registry.Restored, now ti
 	if !restored.Known {
 		found = "that happened while this broker was stopped, so it does not know what differs"
 	}
+	if n := len(restored.LostDenials); n > 0 {
+		found += fmt.Sprintf("; %d denial(s) are gone: %s", n, listed(restored.LostDenials))
+	}
 	summary = fmt.Sprintf("the integrations' database has gone back, from revision %d to %d: a backup was restored, or a failover lost changes; %s; compare it with the audit logs (secretbroker audit compare), revoke what has to be revoked, and send SIGHUP to take note",
 		restored.Was.Revision, restored.Is.Revision, found)
 	event.Note = summary

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/denial"
 	"github.com/secretbroker/secretbroker/internal/elapsed"
 	"github.com/secretbroker/secretbroker/internal/integration"
 )
@@ -151,13 +152,14 @@ func (s *Store) load(ctx context.Context, last *snapshot) (next *snapshot, ids [
 	var (
 		st      state
 		changes map[string]*kept
+		denials = last.denials
 	)
 	if last.read && s.logged {
-		changes, err = s.readLog(ctx, last, &st)
+		changes, denials, err = s.readLog(ctx, last, &st)
 	}
 	if err == nil && changes == nil {
 		var logged string
-		changes, logged, err = s.readList(ctx, last, &st)
+		changes, denials, logged, err = s.readList(ctx, last, &st)
 		back = wentBack(last.position(), &st, logged)
 	}
 	if err == nil {
@@ -173,40 +175,42 @@ func (s *Store) load(ctx context.Context, last *snapshot) (next *snapshot, ids [
 		}
 	}
 	next, ids = last.with(changes)
-	next.read, next.revision, next.stamp = true, st.revision, st.stamp
+	next.read, next.revision, next.stamp, next.denials = true, st.revision, st.stamp, denials
 	return next, ids, back, nil
 }
 
-// readLog reads the integrations that the change log lists after last's revision. It
-// returns nil unless the log proves that the current state follows from last: the log has
+// readLog reads the integrations that the change log lists after last's revision, and the
+// deny list if the log lists a change of it. It returns nil unless the log proves that the current state follows from last: the log has
 // last's revision with last's stamp, which exists in no other history; it has the current
 // revision with the current stamp; and every revision in between names the stamp of the
 // one before. The proof fails after a restored backup, a failover that lost commits, a
 // write by a release without the log, and a manual edit.
-func (s *Store) readLog(ctx context.Context, last *snapshot, st *state) (map[string]*kept, error) {
+func (s *Store) readLog(ctx context.Context, last *snapshot, st *state) (map[string]*kept, *denial.List, error) {
 	var (
-		ends, links int64
-		rows        []*kept
-		sealed      []*sealedCredential
+		ends, links, denying int64
+		rows                 []*kept
+		sealed               []*sealedCredential
+		denied               []*denialRow
 	)
 	const named = `SELECT integration_id FROM registry_changes WHERE revision > ?`
 	err := s.d.run(ctx, s.looks, batch{first: func() []stmt {
 		rows, sealed = nil, nil
-		return []stmt{
+		return append([]stmt{
 			s.d.stateInto(st),
 			{query: `SELECT (SELECT count(*) FROM registry_changes WHERE revision = ? AND stamp = ?)
 					+ (SELECT count(*) FROM registry_changes AS c JOIN registry_state AS s ON c.revision = s.revision AND c.stamp = s.stamp),
-				(SELECT count(*) FROM registry_changes AS c JOIN registry_changes AS p ON p.revision = c.revision - 1 AND p.stamp = c.previous WHERE c.revision > ?)`,
-				args: []any{last.revision, last.stamp, last.revision}, row: into(&ends, &links)},
+				(SELECT count(*) FROM registry_changes AS c JOIN registry_changes AS p ON p.revision = c.revision - 1 AND p.stamp = c.previous WHERE c.revision > ?),
+				(SELECT count(*) FROM registry_changes WHERE revision > ? AND integration_id = '')`,
+				args: []any{last.revision, last.stamp, last.revision, last.revision}, row: into(&ends, &links, &denying)},
 			{query: `SELECT c.integration_id, coalesce(i.spec, ''), coalesce(i.etag, ''), coalesce(i.created_at, 0), coalesce(i.created_by, ''), coalesce(i.updated_at, 0), coalesce(i.updated_by, ''), coalesce(` + s.uid + `, '')
 				FROM (SELECT DISTINCT integration_id FROM registry_changes WHERE revision > ?) AS c LEFT JOIN integrations AS i ON i.id = c.integration_id`,
 				args: []any{last.revision}, row: each(&rows, (*kept).fields)},
 			{query: `SELECT integration_id, name, sealed FROM credentials WHERE integration_id IN (` + named + `)`,
 				args: []any{last.revision}, row: each(&sealed, (*sealedCredential).fields)},
-		}
+		}, s.readDenials(&denied, ` WHERE EXISTS (SELECT 1 FROM registry_changes WHERE revision > ? AND integration_id = '')`, last.revision)...)
 	}})
 	if err != nil || ends != 2 || links != st.revision-last.revision {
-		return nil, err
+		return nil, nil, err
 	}
 	changes := make(map[string]*kept)
 	for _, k := range rows {
@@ -219,19 +223,24 @@ func (s *Store) readLog(ctx context.Context, last *snapshot, st *state) (map[str
 		}
 	}
 	s.addCredentials(sealed, changes)
-	return changes, nil
+	denials := last.denials
+	if denying > 0 {
+		denials = denialsOf(denied)
+	}
+	return changes, denials, nil
 }
 
 // fewChanges is the number of integrations up to which readList selects them by id.
 const fewChanges = 32
 
 // readList reads the complete list of ids and etags, then the integrations that differ
-// from last. The result is correct no matter what happened to the database in between.
+// from last, and the deny list. The result is correct no matter what happened to the database in between.
 // logged is the stamp that the change log has for last's revision, or "" if it has none.
-func (s *Store) readList(ctx context.Context, last *snapshot, st *state) (changes map[string]*kept, logged string, err error) {
+func (s *Store) readList(ctx context.Context, last *snapshot, st *state) (changes map[string]*kept, denials *denial.List, logged string, err error) {
 	var (
 		listed, rows []*kept
 		sealed       []*sealedCredential
+		denied       []*denialRow
 	)
 	err = s.d.run(ctx, s.looks, batch{
 		first: func() []stmt {
@@ -243,7 +252,7 @@ func (s *Store) readList(ctx context.Context, last *snapshot, st *state) (change
 			if s.logged {
 				stmts = append(stmts, stmt{query: `SELECT stamp FROM registry_changes WHERE revision = ?`, args: []any{last.revision}, row: into(&logged)})
 			}
-			return stmts
+			return append(stmts, s.readDenials(&denied, "")...)
 		},
 		then: func() []stmt {
 			changes = last.differences(listed)
@@ -270,7 +279,7 @@ func (s *Store) readList(ctx context.Context, last *snapshot, st *state) (change
 		},
 	})
 	if err != nil {
-		return nil, "", err
+		return nil, nil, "", err
 	}
 	for _, k := range rows {
 		if changes[k.id] != nil {
@@ -278,5 +287,5 @@ func (s *Store) readList(ctx context.Context, last *snapshot, st *state) (change
 		}
 	}
 	s.addCredentials(sealed, changes)
-	return changes, logged, nil
+	return changes, denialsOf(denied), logged, nil
 }

@@ -32,6 +32,7 @@ var migrations = []migration{
 	{version: changesVersion, name: "changes", oldest: 2},
 	{version: 4, name: "grant_ids", oldest: 2},
 	{version: uidVersion, name: "uid", oldest: 2},
+	{version: denialsVersion, name: "denials", oldest: 2},
 }
 
 // changesVersion is the schema version that introduced the change log. Writers of older
@@ -41,6 +42,10 @@ const changesVersion = 3
 // uidVersion is the schema version that introduced the column uid. The database fills it for
 // integrations that older releases create.
 const uidVersion = 5
+
+// denialsVersion is the schema version that introduced the deny list. Older releases ignore
+// it: they serve denied callers.
+const denialsVersion = 6
 
 // latest is the schema version of this release.
 func latest() int { return migrations[len(migrations)-1].version }

@@ -51,9 +51,10 @@ func (s *Store) noteRestored(last, next *snapshot, ids []string) {
 	r := registry.Restored{Was: last.position(), Is: next.position(), Known: last.read}
 	if last.read {
 		r.Reversals = reversals(last, next, ids)
+		r.LostDenials = lostDenials(last.denials, next.denials, s.cfg.Now())
 	}
-	s.cfg.Logger.Warn("the integrations' database has gone back: a backup was restored, or a failover lost changes; grants that were revoked may be in force again",
-		"backend", s.d.name, "was_revision", r.Was.Revision, "is_revision", r.Is.Revision, "integrations_that_differ", len(r.Reversals), "differences_known", r.Known)
+	s.cfg.Logger.Warn("the integrations' database has gone back: a backup was restored, or a failover lost changes; grants that were revoked may be in force again, and denials be lost",
+		"backend", s.d.name, "was_revision", r.Was.Revision, "is_revision", r.Is.Revision, "integrations_that_differ", len(r.Reversals), "differences_known", r.Known, "lost_denials", r.LostDenials)
 	if s.cfg.OnRestored != nil {
 		s.cfg.OnRestored(r)
 	}

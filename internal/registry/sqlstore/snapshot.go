@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/secretbroker/secretbroker/internal/denial"
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/strictyaml"
@@ -34,6 +35,7 @@ type snapshot struct {
 	entries  []*kept                    // those of byID, sorted by id
 	sorted   []*integration.Integration // those that are served, sorted by ID
 	faults   []registry.FileFault       // sorted by File
+	denials  *denial.List
 }
 
 // kept is one integration as the database stores it.
@@ -218,6 +220,10 @@ func (s *Store) addCredentials(all []*sealedCredential, to map[string]*kept) {
 // every integration that differs. The caller holds s.turn.
 func (s *Store) publish(next *snapshot, ids []string) {
 	last := s.current.Swap(next)
+	if s.cfg.OnDenials != nil && last.denials != next.denials {
+		s.cfg.OnDenials(next.denials)
+		s.cfg.Logger.Info("deny list loaded", "entries", len(next.denials.Entries()))
+	}
 	var removed, changed []*integration.Integration
 	for _, id := range ids {
 		before, after := last.serving(id), next.serving(id)

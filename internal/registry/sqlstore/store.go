@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/denial"
 	"github.com/secretbroker/secretbroker/internal/elapsed"
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/registry"
@@ -43,6 +44,9 @@ type Config struct {
 	Logger *slog.Logger
 	// OnChange has the semantics of dirstore.Config.OnChange.
 	OnChange func(removed, changed []*integration.Integration)
+	// OnDenials, if not nil, is called with the deny list when it has been read for the
+	// first time, before Open returns, and after each change. It must return quickly.
+	OnDenials func(*denial.List)
 	// Seen is the latest Position that an earlier process saw; zero if unknown.
 	Seen registry.Position
 	// OnRestored, if not nil, is called when the database has gone back to an earlier

@@ -1,0 +1,13 @@
+-- The deny list. A change of it is in registry_changes with an empty integration_id. Times
+-- are in microseconds since the Unix epoch; an expires_at of 0 is never.
+CREATE TABLE denials (
+  subject    TEXT PRIMARY KEY,
+  principal  TEXT NOT NULL,
+  sha256     TEXT NOT NULL,
+  serial     TEXT NOT NULL,
+  issuer     TEXT NOT NULL,
+  reason     TEXT NOT NULL,
+  expires_at INTEGER NOT NULL,
+  created_at INTEGER NOT NULL,
+  created_by TEXT NOT NULL
+);
