@@ -60,10 +60,18 @@ func (l *crl) lists(cert *x509.Certificate) bool {
 	return ok
 }
 
-// add adds a list, unless there already is a newer one of its issuer.
+// add adds a list, unless there already is a newer one of its issuer. Of two lists of the
+// same second, both apply.
 func (r revocation) add(l *crl) {
-	if have, ok := r[l.issuer]; !ok || l.thisUpdate.After(have.thisUpdate) {
+	have, ok := r[l.issuer]
+	switch {
+	case !ok || l.thisUpdate.After(have.thisUpdate):
 		r[l.issuer] = l
+	case l.thisUpdate.Equal(have.thisUpdate) && have != l:
+		both := *have
+		both.revoked = maps.Clone(have.revoked)
+		maps.Copy(both.revoked, l.revoked)
+		r[l.issuer] = &both
 	}
 }
 
