@@ -146,4 +146,3 @@ func TestDenialsOfReplicas(t *testing.T) {
 		asynctest.Eventually(t, fmt.Sprintf("replica %d serves the caller again", i), func() bool { return who(w) == nil })
 	}
 }
-

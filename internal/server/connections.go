@@ -189,12 +189,18 @@ func (c *connection) deniedBy(now time.Time) *denial.Entry {
 }
 
 // tellDenied counts and logs a connection of a denied client.
-func (c *connections) tellDenied(text string, conn *connection, entry *denial.Entry) {
+func (c *connections) tellDenied(isNew bool, conn *connection, entry *denial.Entry) {
 	c.metrics.denied.Inc()
-	if c.deniedLog.Allow() {
-		c.log.Warn(text, "peer", conn.RemoteAddr().String(), "principal", string(conn.certificate.Principal),
-			"certificate_sha256", conn.certificate.SHA256, "denial", entry.Subject.String())
+	if !c.deniedLog.Allow() {
+		return
 	}
+	log := c.log.With("peer", conn.RemoteAddr().String(), "principal", string(conn.certificate.Principal),
+		"certificate_sha256", conn.certificate.SHA256, "denial", entry.Subject.String())
+	if isNew {
+		log.Warn("a denied client connected; its calls are refused")
+		return
+	}
+	log.Warn("closed a connection: its client is denied")
 }
 
 // watch applies the checks of the handshake to every open connection again: after each
@@ -236,7 +242,7 @@ func (c *connections) recheck() {
 			continue
 		}
 		if entry := conn.deniedBy(now); entry != nil {
-			c.tellDenied("closed a connection: its client is denied", conn, entry)
+			c.tellDenied(false, conn, entry)
 			conn.isCut = true
 			_ = conn.raw.Close() // as below
 			continue

@@ -87,7 +87,7 @@ func (c identifyingCredentials) know(raw, conn net.Conn, info credentials.AuthIn
 		certificate: denial.Certificate{Principal: id.principal, SHA256: id.sha256, Serial: id.serial, Issuer: id.issuer},
 	}
 	if entry := known.deniedBy(known.begun); entry != nil {
-		c.connections.tellDenied("a denied client connected; its calls are refused", known, entry)
+		c.connections.tellDenied(true, known, entry)
 		id.denied, id.principal, known.denied = true, "", c.connections.denials.Current()
 	}
 	known.who = id.principal

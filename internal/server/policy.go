@@ -73,7 +73,7 @@ var roleOf = map[authz.Role]secretbrokerv1.Role{
 	authz.Auditor:       secretbrokerv1.Role_ROLE_AUDITOR,
 }
 
-func clampInt32(n int) int32 { return int32(min(n, math.MaxInt32)) }
+func clampInt32(n int) int32 { return int32(min(n, math.MaxInt32)) } //nolint:gosec // counts are not negative
 
 func decisionOf(j manage.Decision) *secretbrokerv1.Decision {
 	out := &secretbrokerv1.Decision{
