@@ -8,15 +8,16 @@ import java.util.concurrent.TimeUnit;
  *
  * <p>Calls that follow each other closely form a burst. All calls of a burst together have two seconds
  * for new attempts. Later ones wait only for one connection attempt, which began after the call: if
- * attempts fail or succeed, until this one does, and if attempts hang, at most {@link #PROBE}. A single
- * call, such as that of a restart by an operator, is a burst of its own and so has two seconds.
+ * attempts fail or succeed, until this one does, and if attempts hang, for a time that is halved with
+ * each of them, from a second down to {@link #PROBE}. A single call, such as that of a restart by an
+ * operator, is a burst of its own and so has two seconds.
  *
  * <p>Safe for concurrent use. Times are those of {@link System#nanoTime}.
  */
 final class Outage {
   /** The time that all calls of a burst have together. */
   static final long BURST = TimeUnit.SECONDS.toNanos(2);
-  /** The time that a connection attempt has if attempts have hung for two seconds. */
+  /** The least time that a connection attempt has if attempts have hung for two seconds. */
   static final long PROBE = TimeUnit.MILLISECONDS.toNanos(100);
   /** An attempt that ends later has timed out: less than the timeout of a connection, two seconds. */
   private static final long SOON = TimeUnit.MILLISECONDS.toNanos(1_500);
@@ -28,12 +29,15 @@ final class Outage {
   private long burst; // the begin of the current burst
   private long progress; // the last time that an attempt ended, but not by its own timeout
   private long lastEnd = System.nanoTime() - 2 * GAP;
+  private int hanging; // attempts since the last progress
+  private long lastAttempt = lastEnd; // the begin of the last of them
 
   /** Registers a call. Reports whether the last call could not reach a broker. */
   synchronized boolean arrive(long now) {
     if (calls == 0 && now - lastEnd > GAP) {
       burst = now;
       progress = now;
+      hanging = 0;
     }
     calls++;
     return lasts;
@@ -50,6 +54,7 @@ final class Outage {
   synchronized void attempted(long began, long now) {
     if (now - began < SOON) {
       progress = now;
+      hanging = 0;
     }
   }
 
@@ -60,8 +65,12 @@ final class Outage {
 
   /** Returns the time until which a call waits for a connection attempt that began at that time. */
   synchronized long end(long attemptBegan) {
+    if (attemptBegan - lastAttempt > 0) { // the first call that waits for this attempt
+      lastAttempt = attemptBegan;
+      hanging++;
+    }
     long patient = progress + BURST;
-    long probe = attemptBegan + PROBE;
+    long probe = attemptBegan + Math.max(PROBE, BURST >> Math.max(0, Math.min(hanging - 1, 5)));
     return patient - probe > 0 ? patient : probe;
   }
 }
