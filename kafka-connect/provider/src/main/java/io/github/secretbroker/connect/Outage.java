@@ -17,7 +17,9 @@ import java.util.concurrent.TimeUnit;
 final class Outage {
   /** The time that all calls of a burst have together. */
   static final long BURST = TimeUnit.SECONDS.toNanos(2);
-  /** The least time that a connection attempt has if attempts have hung for two seconds. */
+  /** The time of the first connection attempt after attempts have hung for two seconds. */
+  static final long FIRST_PROBE = TimeUnit.SECONDS.toNanos(1);
+  /** The least time of a connection attempt if attempts hang. */
   static final long PROBE = TimeUnit.MILLISECONDS.toNanos(100);
   /** An attempt that ends later has timed out: less than the timeout of a connection, two seconds. */
   private static final long SOON = TimeUnit.MILLISECONDS.toNanos(1_500);
@@ -29,15 +31,15 @@ final class Outage {
   private long burst; // the begin of the current burst
   private long progress; // the last time that an attempt ended, but not by its own timeout
   private long lastEnd = System.nanoTime() - 2 * GAP;
-  private int hanging; // attempts since the last progress
-  private long lastAttempt = lastEnd; // the begin of the last of them
+  private int probes; // attempts since two seconds after the last progress
+  private long lastProbe = lastEnd; // the begin of the last of them
 
   /** Registers a call. Reports whether the last call could not reach a broker. */
   synchronized boolean arrive(long now) {
     if (calls == 0 && now - lastEnd > GAP) {
       burst = now;
       progress = now;
-      hanging = 0;
+      probes = 0;
     }
     calls++;
     return lasts;
@@ -54,7 +56,7 @@ final class Outage {
   synchronized void attempted(long began, long now) {
     if (now - began < SOON) {
       progress = now;
-      hanging = 0;
+      probes = 0;
     }
   }
 
@@ -65,12 +67,12 @@ final class Outage {
 
   /** Returns the time until which a call waits for a connection attempt that began at that time. */
   synchronized long end(long attemptBegan) {
-    if (attemptBegan - lastAttempt > 0) { // the first call that waits for this attempt
-      lastAttempt = attemptBegan;
-      hanging++;
-    }
     long patient = progress + BURST;
-    long probe = attemptBegan + Math.max(PROBE, BURST >> Math.max(0, Math.min(hanging - 1, 5)));
+    if (attemptBegan - patient > 0 && attemptBegan - lastProbe > 0) { // the first call that waits for it
+      lastProbe = attemptBegan;
+      probes++;
+    }
+    long probe = attemptBegan + (probes == 0 ? PROBE : Math.max(PROBE, FIRST_PROBE >> Math.min(probes - 1, 5)));
     return patient - probe > 0 ? patient : probe;
   }
 }

@@ -260,7 +260,13 @@ class OutageTest {
     assertTrue(outage.arrive(t0 + 200 * ms));
     assertEquals(t0 + 2000 * ms, outage.burstEnd(), "the burst of the first call");
     assertEquals(t0 + 2000 * ms, outage.end(t0 + 200 * ms));
-    assertEquals(t0 + 2500 * ms, outage.end(t0 + 2400 * ms), "a probe");
+    assertEquals(t0 + 3400 * ms, outage.end(t0 + 2400 * ms), "the first probe");
+    assertEquals(t0 + 3400 * ms, outage.end(t0 + 2400 * ms), "another call waits for the same probe");
+    assertEquals(t0 + 2910 * ms, outage.end(t0 + 2410 * ms), "the second probe");
+    for (int i = 0; i < 10; i++) {
+      outage.end(t0 + (2420 + i) * ms);
+    }
+    assertEquals(t0 + 2540 * ms, outage.end(t0 + 2440 * ms), "a later probe");
     outage.attempted(t0 + 2400 * ms, t0 + 2401 * ms);
     assertEquals(t0 + 4401 * ms, outage.end(t0 + 2500 * ms), "attempts fail, so another one may succeed");
     outage.attempted(t0 + 2500 * ms, t0 + 4500 * ms);
