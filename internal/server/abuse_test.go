@@ -138,6 +138,8 @@ func TestReadingWaitsForMemory(t *testing.T) {
 	ts := startServer(t, with)
 	ts.SetCallLimits(admission.Limits{PerCaller: 2 * n})
 	finish := make(chan struct{})
+	release := sync.OnceFunc(func() { close(finish) })
+	defer release() // also after a failure: the end of the server waits for the calls
 	var served atomic.Int64
 	ts.resolver.next = func(context.Context) (*resolve.Result, error) {
 		<-finish
@@ -162,7 +164,7 @@ func TestReadingWaitsForMemory(t *testing.T) {
 	if open := account.Open.Load(); open > n-10 {
 		t.Errorf("%d of %d calls were read", open, n)
 	}
-	close(finish)
+	release()
 	if err := <-sent; err != nil {
 		t.Error(err)
 	}
@@ -277,6 +279,8 @@ func TestTheQuietCallerGetsIn(t *testing.T) {
 	ts := startServer(t, with)
 	ts.SetCallLimits(admission.Limits{PerCaller: 64, Total: 512})
 	finish := make(chan struct{})
+	release := sync.OnceFunc(func() { close(finish) })
+	defer release() // also after a failure: the end of the server waits for the calls
 	ts.resolver.next = func(ctx context.Context) (*resolve.Result, error) {
 		if callOf(ctx).who.Principal != granted {
 			<-finish
@@ -301,7 +305,7 @@ func TestTheQuietCallerGetsIn(t *testing.T) {
 			t.Errorf("the quiet caller got %v", err)
 		}
 	}
-	close(finish)
+	release()
 	for _, a := range all {
 		a.conn.Close()
 	}
