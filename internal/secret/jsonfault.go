@@ -10,10 +10,13 @@ import (
 )
 
 // syntaxFault describes why doc, from offset i, is not valid JSON: the place and the kind of
-// the fault, and nothing of the content. Text that does not begin like an object or a list is
-// most likely not meant as JSON.
+// the fault, and nothing of the content. Text that does not begin like an object, a list or a
+// comment is most likely not meant as JSON.
 func syntaxFault(doc []byte, i int) *Error {
-	if start := skipSpace(doc, i); start == len(doc) || doc[start] != '{' && doc[start] != '[' {
+	switch rest := doc[skipSpace(doc, i):]; {
+	case len(rest) > 0 && (rest[0] == '{' || rest[0] == '['):
+	case bytes.HasPrefix(rest, []byte("//")), bytes.HasPrefix(rest, []byte("/*")):
+	default:
 		return errNotObject
 	}
 	var syntax *json.SyntaxError

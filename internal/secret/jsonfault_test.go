@@ -12,6 +12,8 @@ func TestSyntaxFault(t *testing.T) {
 		"line break in a string": {"{\n\"k\": \"canary\ncanary\"}", "line 2, byte 15: a line break or another control character"},
 		"trailing comma":         {"{\"k\": \"canary\",\n }", "line 2, byte 18: a comma before the closing bracket"},
 		"comment":                {"{\"k\": 1, // canary\n}", "line 1, byte 10: a comment"},
+		"comment before it":      {"\n// canary\n{}", "line 2, byte 2: a comment"},
+		"path":                   {"/etc/canary", "is not a JSON object"},
 		"hash":                   {"{# canary\n}", "line 1, byte 2: a comment"},
 		"single quotes":          {"{'canary': 1}", "line 1, byte 2: a single quote"},
 		"cut off":                {"{\"k\": \"canary", "ends too early"},
