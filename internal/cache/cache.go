@@ -178,6 +178,7 @@ type Cache struct {
 
 	mu       sync.Mutex          // guards what follows; using may be taken under it
 	flights  map[loadKey]*flight // the loads under way
+	suffixed int                 // how many of them have a suffix
 	probes   map[origin]int      // how many of them are probes, by store; see maxProbes
 	negative negativeCache
 }

@@ -31,6 +31,10 @@ type flight struct {
 
 	holders atomic.Int64 // incremented under Cache.mu, while the load is a holder
 	probe   bool         // it is counted in Cache.probes; guarded by Cache.mu
+	// passed reports that a load of the same Key with another suffix has begun before the
+	// end of this one and has succeeded meanwhile. It is written under Cache.mu and
+	// Cache.landingOf(hash), and read under either.
+	passed bool
 
 	done   chan struct{}
 	secret *secret.Secret // the result of the load; entry may have a newer one
@@ -65,7 +69,7 @@ func (c *Cache) next(req *Request, load Loader, h uint64, arrival time.Time) ste
 		return step{entry: e}
 	}
 	if f := c.flights[req.loadKey()]; f != nil {
-		if !f.joinable(req, arrival) {
+		if !f.joinable(req, arrival) || f.passed { // after it, the call may need another one
 			return step{flight: f}
 		}
 		c.count.shared.Add(1)
@@ -184,6 +188,9 @@ func (c *Cache) start(req *Request, load Loader, h uint64, now time.Time, calls 
 	f.holders.Store(1 + calls)
 	c.count.loads.Add(1)
 	c.flights[f.key] = f
+	if f.key.suffix != "" {
+		c.suffixed++
+	}
 	c.loads.Go(func() {
 		defer f.part()
 		defer c.land(f) // whatever the loader does
@@ -225,7 +232,7 @@ func (c *Cache) land(f *flight) {
 		}
 	}
 	c.mu.Lock()
-	delete(c.flights, f.key)
+	c.landed(f)
 	c.probed(f)
 	if f.err == nil || !errors.Is(f.err, ErrOwn) { // ErrOwn says nothing about the key
 		c.negative.put(last, now)
@@ -234,6 +241,22 @@ func (c *Cache) land(f *flight) {
 	c.mu.Unlock()
 	landing.Unlock()
 	close(f.done)
+}
+
+// landed removes the flight from those in progress. The caller holds c.mu and
+// landingOf(f.hash).
+func (c *Cache) landed(f *flight) {
+	delete(c.flights, f.key)
+	if c.suffixed > 0 && f.err == nil { // otherwise each Key has one flight
+		for key, other := range c.flights {
+			if other.hash == f.hash && key.Key == f.key.Key {
+				other.passed = true
+			}
+		}
+	}
+	if f.key.suffix != "" {
+		c.suffixed--
+	}
 }
 
 // read calls the loader with the cache's own deadline. A panic fails only this load. Its
@@ -276,6 +299,12 @@ func (c *Cache) keep(f *flight, s *secret.Secret, now time.Time) *entry {
 		e.secret.Release()
 		c.postponeRefresh(old, now, outageTTL)
 		return old
+	}
+	if old := c.peek(f.hash, &f.key.Key); f.passed && (old == nil || old.secret.Version != e.secret.Version) {
+		// The reads overlapped, so their beginnings do not tell which version is newer, and a
+		// caller may have got either. The next read begins after both.
+		c.drop(f.hash)
+		return e
 	}
 	// Do not update in place: ristretto does not evict others for an entry that grows.
 	// Del takes effect at once, so from here on no lookup returns the older one.
