@@ -12,6 +12,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -139,4 +140,11 @@ func Pool(data []byte) (*x509.CertPool, error) {
 		pool.AddCert(cert)
 	}
 	return pool, nil
+}
+
+// Permits reports whether the extended key usage of a certificate permits the use. A
+// certificate without the extension permits all uses (RFC 5280 section 4.2.1.12).
+func Permits(cert *x509.Certificate, use x509.ExtKeyUsage) bool {
+	return len(cert.ExtKeyUsage)+len(cert.UnknownExtKeyUsage) == 0 ||
+		slices.Contains(cert.ExtKeyUsage, use) || slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageAny)
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -256,17 +257,10 @@ type (
 )
 
 func denialJSON(d client.Denial) DenialJSON {
-	out := DenialJSON{
+	return DenialJSON{
 		Principal: d.Subject.Principal, CertificateSHA256: d.Subject.CertificateSHA256, CertificateSerial: d.Subject.CertificateSerial, CertificateIssuer: d.Subject.CertificateIssuer,
-		Reason: d.Reason, CreatedBy: d.CreatedBy, ReadOnly: d.ReadOnly, Expired: expired(d),
+		Reason: d.Reason, ExpireTime: timeOrNil(d.ExpireTime), CreateTime: timeOrNil(d.CreateTime), CreatedBy: d.CreatedBy, ReadOnly: d.ReadOnly, Expired: expired(d),
 	}
-	if !d.ExpireTime.IsZero() {
-		out.ExpireTime = &d.ExpireTime
-	}
-	if !d.CreateTime.IsZero() {
-		out.CreateTime = &d.CreateTime
-	}
-	return out
 }
 
 func expired(d client.Denial) bool { return !d.ExpireTime.IsZero() && !time.Now().Before(d.ExpireTime) }
@@ -290,7 +284,7 @@ func (d *denying) done(cmd *cobra.Command, what string, on client.Denial, reques
 	}
 	text := terminal.Printable(subjectText(on.Subject)) + ": " + what
 	if !on.ExpireTime.IsZero() {
-		text += " until " + on.ExpireTime.UTC().Format(time.RFC3339)
+		text += " until " + momentText(on.ExpireTime)
 	}
 	if d.dryRun {
 		text += " (dry run: nothing was changed)"
@@ -314,20 +308,14 @@ func printDenials(cmd *cobra.Command, output string, all []client.Denial) error 
 	t := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 3, ' ', 0)
 	fmt.Fprintln(t, "SUBJECT\tEXPIRES\tCREATED\tCREATED BY\tREASON")
 	for _, d := range all {
-		expires, created, by := "never", "-", terminal.OrDash(d.CreatedBy)
-		if !d.ExpireTime.IsZero() {
-			expires = d.ExpireTime.UTC().Format(time.RFC3339)
-		}
+		expires, by := cmp.Or(momentText(d.ExpireTime), "never"), terminal.OrDash(d.CreatedBy)
 		if expired(d) {
 			expires += " (expired)"
-		}
-		if !d.CreateTime.IsZero() {
-			created = d.CreateTime.UTC().Format(time.RFC3339)
 		}
 		if d.ReadOnly {
 			by = "(deny file)"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", terminal.Printable(subjectText(d.Subject)), expires, created, by, terminal.OrDash(d.Reason))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", terminal.Printable(subjectText(d.Subject)), expires, terminal.OrDash(momentText(d.CreateTime)), by, terminal.OrDash(d.Reason))
 	}
 	return t.Flush()
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -124,7 +123,7 @@ func readOwnCertificate(path string) (CertificateJSON, error) {
 	c := denial.CertificateOf(leaf, who)
 	out := CertificateJSON{
 		Principal: string(who), Problem: problem, Subject: leaf.Subject.String(), DNSNames: leaf.DNSNames, Issuer: c.Issuer, Serial: c.Serial, SHA256: c.SHA256,
-		NotAfter: leaf.NotAfter.UTC(), ClientAuth: forClients(leaf),
+		NotAfter: leaf.NotAfter.UTC(), ClientAuth: certfile.Permits(leaf, x509.ExtKeyUsageClientAuth),
 	}
 	for _, uri := range leaf.URIs {
 		out.URIs = append(out.URIs, uri.String())
@@ -139,12 +138,6 @@ func readOwnCertificate(path string) (CertificateJSON, error) {
 		out.Problem = "the certificate is not valid yet; check the clock"
 	}
 	return out, nil
-}
-
-// forClients reports whether a broker accepts the extended key usage of a certificate.
-func forClients(cert *x509.Certificate) bool {
-	return len(cert.ExtKeyUsage)+len(cert.UnknownExtKeyUsage) == 0 ||
-		slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageClientAuth) || slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageAny)
 }
 
 // askBroker returns how the broker sees the caller, or the error of the call. err is an error

@@ -96,7 +96,7 @@ func identityOf(ctx context.Context, id *peerIdentity) (resolve.Caller, error) {
 	if *id, ok = p.AuthInfo.(peerIdentity); !ok {
 		return resolve.Caller{}, secret.Errorf(secret.ReasonUnauthenticated, "the connection is not mutual TLS")
 	}
-	who := resolve.Caller{Principal: id.principal, CertificateSHA256: id.sha256, CertificateSerial: id.serial, PeerAddress: id.address}
+	who := resolve.Caller{Principal: id.principal, CertificateSHA256: id.certificate.SHA256, CertificateSerial: id.certificate.Serial, PeerAddress: id.address}
 	if id.conn != nil {
 		who.Barrier = id.conn
 	}

@@ -62,7 +62,6 @@ type connection struct {
 	net.Conn          // the TLS connection
 	raw      net.Conn // the connection below TLS
 	who      authz.Principal
-	serial   string
 	peer     *trust.Peer // used by recheck only
 	removed  func()
 	isCut    bool // used by recheck only
@@ -134,7 +133,7 @@ func (c *connections) forget(who authz.Principal, now time.Time) {
 func (c *connections) cutAbuser(conn *connection, why error) {
 	c.metrics.abused[why].Inc()
 	if c.abuse.Allow() {
-		c.log.Warn("closed a connection", "peer", conn.RemoteAddr().String(), "principal", string(conn.who), "serial", conn.serial, "error", why)
+		c.log.Warn("closed a connection", "peer", conn.RemoteAddr().String(), "principal", string(conn.who), "serial", conn.certificate.Serial, "error", why)
 	}
 	_ = conn.raw.Close() // below TLS, as in recheck
 }
@@ -249,7 +248,7 @@ func (c *connections) recheck() {
 		}
 		if err := conn.peer.Check(); err != nil {
 			c.log.Warn("closed a connection: its client certificate is no longer valid", "peer", conn.RemoteAddr().String(),
-				"principal", string(conn.who), "serial", conn.serial, "error", err)
+				"principal", string(conn.who), "serial", conn.certificate.Serial, "error", err)
 			conn.isCut = true
 			c.metrics.cut.Inc()
 			// Close the connection below TLS: TLS would wait for the peer to read the close

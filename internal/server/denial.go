@@ -31,7 +31,7 @@ func denierOf(ctx context.Context, c *call) manage.Caller {
 	who := managerOf(c)
 	var id peerIdentity
 	if _, err := identityOf(ctx, &id); err == nil {
-		who.CertificateIssuer = id.issuer
+		who.CertificateIssuer = id.certificate.Issuer
 	}
 	return who
 }

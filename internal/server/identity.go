@@ -2,8 +2,6 @@ package server
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"net"
 	"time"
 
@@ -19,11 +17,10 @@ import (
 type peerIdentity struct {
 	credentials.TLSInfo
 	principal authz.Principal
-	serial    string // hexadecimal
-	issuer    string // as denial.IssuerOf returns it
-	sha256    string // of the certificate, hexadecimal
-	address   string // the peer's address
-	notAfter  time.Time
+	// certificate is the verified certificate, the zero value if there is none.
+	certificate denial.Certificate
+	address     string // the peer's address
+	notAfter    time.Time
 	// problem is the reason why principal is empty.
 	problem string
 	// denied reports that the deny list had the certificate during the handshake. The
@@ -83,8 +80,7 @@ func (c identifyingCredentials) know(raw, conn net.Conn, info credentials.AuthIn
 	id := identify(tlsInfo, c.rules)
 	id.address = raw.RemoteAddr().String()
 	known := &connection{
-		Conn: conn, raw: raw, serial: id.serial, peer: c.trust.Peer(tlsInfo.State.PeerCertificates), denials: c.connections.denials, begun: time.Now(),
-		certificate: denial.Certificate{Principal: id.principal, SHA256: id.sha256, Serial: id.serial, Issuer: id.issuer},
+		Conn: conn, raw: raw, certificate: id.certificate, peer: c.trust.Peer(tlsInfo.State.PeerCertificates), denials: c.connections.denials, begun: time.Now(),
 	}
 	if entry := known.deniedBy(known.begun); entry != nil {
 		c.connections.tellDenied(true, known, entry)
@@ -116,10 +112,8 @@ func identify(info credentials.TLSInfo, rules IdentityRules) peerIdentity {
 		return p
 	}
 	leaf := chains[0][0]
-	p.serial, p.issuer = leaf.SerialNumber.Text(16), denial.IssuerOf(leaf)
-	sum := sha256.Sum256(leaf.Raw)
-	p.sha256 = hex.EncodeToString(sum[:])
 	p.notAfter = leaf.NotAfter
 	p.principal, p.problem = authz.PrincipalOf(leaf, rules)
+	p.certificate = denial.CertificateOf(leaf, p.principal)
 	return p
 }

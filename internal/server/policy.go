@@ -58,7 +58,7 @@ func (s *policyService) WhoAmI(ctx context.Context, _ *secretbrokerv1.WhoAmIRequ
 	}
 	out := &secretbrokerv1.WhoAmIResponse{
 		Principal: string(id.principal), Problem: id.problem, UsableIntegrationCount: clampInt32(self.Usable),
-		Certificate:   &secretbrokerv1.ClientCertificate{Sha256: id.sha256, Serial: id.serial, Issuer: id.issuer, ExpireTime: timeOf(id.notAfter)},
+		Certificate:   &secretbrokerv1.ClientCertificate{Sha256: id.certificate.SHA256, Serial: id.certificate.Serial, Issuer: id.certificate.Issuer, ExpireTime: timeOf(id.notAfter)},
 		BrokerVersion: s.version, BrokerTime: timestamppb.Now(), RequestId: c.requestID,
 	}
 	for _, r := range self.Roles {

@@ -82,8 +82,7 @@ func serverFaults(path string) []string {
 		return nil
 	}
 	var faults []string
-	usages := leaf.ExtKeyUsage
-	if len(usages)+len(leaf.UnknownExtKeyUsage) > 0 && !slices.Contains(usages, x509.ExtKeyUsageServerAuth) && !slices.Contains(usages, x509.ExtKeyUsageAny) {
+	if !certfile.Permits(leaf, x509.ExtKeyUsageServerAuth) {
 		faults = append(faults, "the certificate is not for servers: its extended key usage lacks serverAuth; issue one with serverAuth")
 	}
 	if len(leaf.DNSNames)+len(leaf.IPAddresses) == 0 {
