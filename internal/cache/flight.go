@@ -291,7 +291,8 @@ func (c *Cache) read(f *flight) (s *secret.Secret, err *secret.Error) {
 // reference to the secret of the returned entry.
 func (c *Cache) keep(f *flight, s *secret.Secret, now time.Time) *entry {
 	e := newEntry(f.key.Key, s, f.ttl, c.cfg.RefreshAhead, f.started, now)
-	if old := c.peek(f.hash, &f.key.Key); old != nil && old.secret.FetchedAt.After(e.secret.FetchedAt) && old.secret.Retain() {
+	old := c.peek(f.hash, &f.key.Key)
+	if old != nil && old.secret.FetchedAt.After(e.secret.FetchedAt) && old.secret.Retain() {
 		if !old.secret.HasSuffix(f.key.suffix) {
 			old.secret.Release()
 			return e
@@ -300,7 +301,7 @@ func (c *Cache) keep(f *flight, s *secret.Secret, now time.Time) *entry {
 		c.postponeRefresh(old, now, outageTTL)
 		return old
 	}
-	if old := c.peek(f.hash, &f.key.Key); f.passed && (old == nil || old.secret.Version != e.secret.Version) {
+	if f.passed && (old == nil || old.secret.Version != e.secret.Version) {
 		// The reads overlapped, so their beginnings do not tell which version is newer, and a
 		// caller may have got either. The next read begins after both.
 		c.drop(f.hash)

@@ -2,9 +2,6 @@ package connectorfile
 
 import (
 	"bytes"
-	"cmp"
-	"maps"
-	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -34,11 +31,6 @@ func parseProperties(data []byte) (Connector, error) {
 	c := Connector{Configs: make(map[string]string), Lines: make(map[string]int)}
 	if err := c.readProperties(&lineReader{rest: string(data)}); err != nil {
 		return Connector{}, err
-	}
-	for _, key := range slices.SortedFunc(maps.Keys(c.Lines), func(a, b string) int { return cmp.Compare(c.Lines[a], c.Lines[b]) }) {
-		if key[0] == '"' || key[0] == '\'' {
-			return Connector{}, faultf(c.Lines[key], "a name in quotation marks, so this is not a .properties file; if it is a script or a statement that contains a configuration, save the configuration in a file of its own, as JSON")
-		}
 	}
 	c.Name = c.Configs["name"]
 	return c, nil
@@ -77,6 +69,9 @@ func (c *Connector) readProperties(r *lineReader) error {
 		if key == "" {
 			return faultf(at, "a property without a name")
 		}
+		if !r.anyText && (key[0] == '"' || key[0] == '\'') {
+			return faultf(at, "a name in quotation marks, so this is not a .properties file; if it is a script or a statement that contains a configuration, save the configuration in a file of its own, as JSON")
+		}
 		if first, ok := c.Lines[key]; ok {
 			return faultf(at, "the property %q occurs twice, first on line %d", key, first)
 		}
@@ -88,7 +83,7 @@ func (c *Connector) readProperties(r *lineReader) error {
 type lineReader struct {
 	rest string
 	line int // number of the last line that was read, counted from 1
-	// anyText allows characters outside ASCII.
+	// anyText allows characters outside ASCII and names in quotation marks.
 	anyText bool
 }
 
