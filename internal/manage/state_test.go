@@ -86,7 +86,7 @@ func TestStates(t *testing.T) {
 			t.Errorf("%s: %+v, %v", who, all, err)
 		}
 	}
-	// Nobody can tell who has a role on an integration that was never valid.
+	// It is unknown who has a role on an integration that was never valid.
 	if _, err := b.Get(t.Context(), as(auditor), "never"); reasonOf(err) != secret.ReasonAccessDenied {
 		t.Errorf("an auditor of one integration: %v", err)
 	}

@@ -90,7 +90,7 @@ type Config struct {
 	// Identity determines which client certificates identify a caller; the zero value is
 	// valid.
 	Identity IdentityRules
-	// Denials is the deny list. Nil denies nobody.
+	// Denials is the deny list. Nil means an empty list.
 	Denials *denial.Set
 	// Version is the broker's version, for WhoAmI.
 	Version string
