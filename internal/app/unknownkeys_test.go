@@ -94,7 +94,7 @@ func vaultFront(t *testing.T, env *devmode.Environment, host string, answer func
 		t.Fatal(err)
 	}
 	pass := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "https", Host: env.VaultListen})
-	pass.ErrorLog = log.New(io.Discard, "", 0)                                           // requests are cancelled at the end
+	pass.ErrorLog = log.New(io.Discard, "", 0) // requests are cancelled at the end
 	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
 	pass.Transport = transport
 	front := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
