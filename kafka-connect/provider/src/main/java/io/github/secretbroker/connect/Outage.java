@@ -9,8 +9,9 @@ import java.util.concurrent.TimeUnit;
  * <p>Calls that follow each other closely form a burst. All calls of a burst together have two seconds
  * for new attempts. Later ones wait only for one connection attempt, which began after the call: if
  * attempts fail or succeed, until this one does, and if attempts hang, for a time that is halved with
- * each of them, from a second down to {@link #PROBE}. A single call, such as that of a restart by an
- * operator, is a burst of its own and so has two seconds.
+ * each of them, from a second down to {@link #PROBE}. It is a second again after a short pause between
+ * calls, since a worker that is busy with many tasks makes none, so that a restart by an operator finds a
+ * broker that is back. A call after a longer pause is a burst of its own and so has two seconds.
  *
  * <p>Safe for concurrent use. Times are those of {@link System#nanoTime}.
  */
@@ -23,6 +24,8 @@ final class Outage {
   static final long PROBE = TimeUnit.MILLISECONDS.toNanos(100);
   /** An attempt that ends later has timed out: less than the timeout of a connection, two seconds. */
   private static final long SOON = TimeUnit.MILLISECONDS.toNanos(1_500);
+  /** After a longer gap between calls, attempts have the time of the first probe again. */
+  private static final long PAUSE = PROBE;
   /** Calls with a longer gap between them belong to different bursts. */
   static final long GAP = TimeUnit.MILLISECONDS.toNanos(500);
 
@@ -36,10 +39,12 @@ final class Outage {
 
   /** Registers a call. Reports whether the last call could not reach a broker. */
   synchronized boolean arrive(long now) {
-    if (calls == 0 && now - lastEnd > GAP) {
-      burst = now;
-      progress = now;
+    if (calls == 0 && now - lastEnd > PAUSE) {
       probes = 0;
+      if (now - lastEnd > GAP) {
+        burst = now;
+        progress = now;
+      }
     }
     calls++;
     return lasts;

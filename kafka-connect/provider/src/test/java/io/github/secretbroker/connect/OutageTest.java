@@ -277,6 +277,15 @@ class OutageTest {
     outage.leave(t0 + 3500 * ms, false);
     assertFalse(outage.arrive(t0 + 4001 * ms));
     assertEquals(t0 + 6001 * ms, outage.burstEnd(), "a new burst");
+
+    outage.leave(t0 + 7000 * ms, true);
+    outage.arrive(t0 + 7050 * ms);
+    outage.end(t0 + 7050 * ms);
+    assertEquals(t0 + 7551 * ms, outage.end(t0 + 7051 * ms), "the second probe");
+    outage.leave(t0 + 7100 * ms, true);
+    outage.arrive(t0 + 7300 * ms);
+    assertEquals(t0 + 8300 * ms, outage.end(t0 + 7300 * ms), "the first probe after a pause");
+    assertEquals(t0 + 6001 * ms, outage.burstEnd(), "still the same burst");
   }
 
   /** The first call of a process waits if the process's own configuration needs it. */
