@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -30,39 +31,90 @@ func (s *slow) MergeUsage(ctx context.Context, batch []registry.Usage) error {
 	}
 }
 
-// fillWith records that each of 8 principals uses 8,192 secrets of integration a.
-func fillWith(r *Recorder) {
-	for p := range shareOf {
-		for i := range r.cfg.MaxEntries / shareOf {
-			r.note(authz.Principal(fmt.Sprint("dns:", p)), "", "a", "", "g", &secret.Ref{Store: ref.Store, Name: fmt.Sprint(p, "-", i)}, "v1", false)
+// fill records uses of integration a until each shard has n entries.
+func fill(r *Recorder, n int) {
+	for i, full := 0, 0; full < shards; i++ {
+		name := fmt.Sprint("secret-", i)
+		r.note("dns:p", "", "a", "", "g", &secret.Ref{Store: ref.Store, Name: name}, "v1", false)
+		k := string(appendKey(nil, "dns:p", "", "a", "", "g", &secret.Ref{Store: ref.Store, Name: name}))
+		switch s := &r.shards[maphash.String(r.seed, k)%shards]; len(s.entries) {
+		case n:
+			full++
+		case n + 1:
+			delete(s.entries, k)
+			r.entries.Add(-1)
+		}
+	}
+}
+
+// useAll uses all entries again.
+func useAll(r *Recorder) {
+	now := time.Now().UnixNano()
+	for i := range r.shards {
+		for _, e := range r.shards[i].entries {
+			if e.last = now; e.first == 0 {
+				e.first = now
+			}
 		}
 	}
 }
 
 // TestSlowFlushesGetThrough: a flush to a slow store ends within its time limit, the batches
-// that it wrote stay written, and the next flushes write the rest.
+// that it wrote stay written, and the next flushes write the rest, also if the number of
+// shards is a multiple of those that a flush gets through.
 func TestSlowFlushesGetThrough(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		store := &slow{Memory: NewMemory(1 << 20), each: 3 * time.Second}
-		r := New(Config{Store: store})
-		fillWith(r)
-		for n := range 15 {
-			fillWith(r) // meanwhile all secrets are used again
-			begin := time.Now()
-			if err := r.Flush(t.Context()); !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) != writeTime {
-				t.Fatalf("flush %d: %v after %v", n, err, time.Since(begin))
+	for _, perShard := range []int{batchSize / 2, batchSize/2 - 24} {
+		synctest.Test(t, func(t *testing.T) {
+			store := &slow{Memory: NewMemory(1 << 20), each: 3 * time.Second}
+			r := New(Config{Store: store})
+			fill(r, perShard)
+			for n := range 11 { // 3 batches of 2 shards at least, of 64
+				useAll(r) // meanwhile all secrets are used again
+				begin := time.Now()
+				if err := r.Flush(t.Context()); !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) != writeTime {
+					t.Fatalf("flush %d: %v after %v", n, err, time.Since(begin))
+				}
 			}
-		}
-		got, err := store.Usage(t.Context(), "a", time.Time{}, 0)
-		if err != nil || len(got) != r.Entries() || len(got) < 60_000 {
-			t.Errorf("%d of %d entries are written, %v", len(got), r.Entries(), err)
-		}
-		for _, n := range store.batches {
-			if n > 2*batchSize {
-				t.Errorf("a batch of %d entries", n)
+			got, err := store.Usage(t.Context(), "a", time.Time{}, 0)
+			if err != nil || len(got) != r.Entries() || len(got) != shards*perShard {
+				t.Errorf("%d entries in a shard: %d of %d entries are written, %v", perShard, len(got), r.Entries(), err)
 			}
+			for _, n := range store.batches {
+				if n > 2*batchSize {
+					t.Errorf("a batch of %d entries", n)
+				}
+			}
+		})
+	}
+}
+
+// refusing is a Memory that refuses the batches with one secret.
+type refusing struct {
+	*Memory
+	name string
+}
+
+func (s *refusing) MergeUsage(ctx context.Context, batch []registry.Usage) error {
+	if slices.ContainsFunc(batch, func(u registry.Usage) bool { return u.Secret == s.name }) {
+		return errors.New("refused")
+	}
+	return s.Memory.MergeUsage(ctx, batch)
+}
+
+// TestRefusedBatch: a batch that the store always refuses does not keep the others from being
+// written.
+func TestRefusedBatch(t *testing.T) {
+	store := &refusing{Memory: NewMemory(1 << 20), name: "secret-1"}
+	r := New(Config{Store: store})
+	fill(r, batchSize/2)
+	for range 4 {
+		if err := r.Flush(t.Context()); err == nil {
+			t.Fatal("the store accepted the batch")
 		}
-	})
+	}
+	if got, err := store.Usage(t.Context(), "a", time.Time{}, 0); err != nil || len(got) != r.Entries()-batchSize {
+		t.Errorf("%d of %d entries are written, %v", len(got), r.Entries(), err)
+	}
 }
 
 // TestInMemory: InMemory returns unwritten uses without the store, also during a flush.

@@ -13,8 +13,10 @@
 // store as one batch, without holding a lock. If the store fails, the entries of this batch
 // are marked as unwritten again (giveBack), with the time of their first use; nothing is
 // lost but the process's memory if it ends. Batches before it stay written. The next flush
-// starts with the shard at which this one failed, so that a slow store, which never gets
-// through all shards within the time limit, does not always omit the same entries.
+// starts with the batch that failed, so that a slow store, which never writes all shards
+// within the time limit, does not always omit the same entries. If the batch failed as the
+// first one of its flush, the next flush starts after it, so that a batch that the store
+// always refuses does not keep the others from being written.
 package usage
 
 import (
@@ -232,19 +234,20 @@ func (r *Recorder) flush(ctx context.Context) error {
 	defer cancel()
 	var batch []registry.Usage
 	var taken []*entry
-	first := r.next
+	first, batchStart := r.next, 0
 	for n := range shards {
-		// The next flush continues after the shards of this one, so that each entry is
-		// written eventually.
-		r.next = (first + n + 1) % shards
 		batch, taken = r.take(&r.shards[(first+n)%shards], batch, taken)
 		if len(batch) < batchSize && n < shards-1 || len(batch) == 0 {
 			continue
 		}
 		if err := r.write(ctx, batch, taken); err != nil {
+			if batchStart == 0 {
+				batchStart = n + 1
+			}
+			r.next = (first + batchStart) % shards
 			return err
 		}
-		batch, taken = nil, nil
+		batch, taken, batchStart = nil, nil, n+1
 	}
 	return nil
 }
