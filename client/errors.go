@@ -57,7 +57,7 @@ const (
 	ReasonQuotaExceeded       = Reason(secret.ReasonQuotaExceeded)
 	// ReasonDenialNotFound: there is no such denial.
 	ReasonDenialNotFound = Reason(secret.ReasonDenialNotFound)
-	// ReasonSecretNotFound and the next six: the secret does not exist, or is not usable.
+	// ReasonSecretNotFound and the next eight: the secret does not exist, or is not usable.
 	ReasonSecretNotFound     = Reason(secret.ReasonSecretNotFound)
 	ReasonJSONKeyNotFound    = Reason(secret.ReasonJSONKeyNotFound)
 	ReasonSecretDisabled     = Reason(secret.ReasonSecretDisabled)
@@ -66,6 +66,7 @@ const (
 	ReasonSecretTooLarge     = Reason(secret.ReasonSecretTooLarge)
 	ReasonSecretNotJSON      = Reason(secret.ReasonSecretNotJSON)
 	ReasonSecretNotDecodable = Reason(secret.ReasonSecretNotDecodable)
+	ReasonSecretNotWatchable = Reason(secret.ReasonSecretNotWatchable)
 	// ReasonStoreAccessDenied and the next two: the integration cannot read its store.
 	ReasonStoreAccessDenied         = Reason(secret.ReasonStoreAccessDenied)
 	ReasonStoreAuthenticationFailed = Reason(secret.ReasonStoreAuthenticationFailed)

@@ -19,6 +19,7 @@ const (
 	RoleResourceOwner Role = "RESOURCE_OWNER"
 	RoleAssigner      Role = "ASSIGNER"
 	RoleAuditor       Role = "AUDITOR"
+	RoleRotator       Role = "ROTATOR"
 )
 
 // Integration is a provider integration: a cloud identity, the stores that it may read, and
@@ -220,6 +221,7 @@ var wireRoles = []wireRole{
 	{RoleResourceOwner, secretbrokerv1.Role_ROLE_RESOURCE_OWNER},
 	{RoleAssigner, secretbrokerv1.Role_ROLE_ASSIGNER},
 	{RoleAuditor, secretbrokerv1.Role_ROLE_AUDITOR},
+	{RoleRotator, secretbrokerv1.Role_ROLE_ROTATOR},
 }
 
 func (in *Integration) message() (*secretbrokerv1.Integration, error) {

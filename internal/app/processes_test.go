@@ -30,13 +30,13 @@ import (
 // told to, and that the process stays to be looked at when main would have ended
 // it.
 func watchedBroker() {
-	watch(func() { fmt.Println("ended with", run()) })
+	watchLog(func() { fmt.Println("ended with", run()) })
 }
 
 // bareBroker is a watchedBroker that is not hardened, for users who are not root
 // and so could not look into it.
 func bareBroker() {
-	watch(func() {
+	watchLog(func() {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 		defer stop()
 		cfg, err := config.Load(os.Args[len(os.Args)-1])
@@ -51,7 +51,7 @@ func bareBroker() {
 	})
 }
 
-func watch(broker func()) {
+func watchLog(broker func()) {
 	go broker()
 	commands := bufio.NewScanner(os.Stdin)
 	for commands.Scan() {

@@ -78,6 +78,8 @@ func refusedRequest(t *testing.T, in protoreflect.MessageDescriptor) proto.Messa
 		req.Configs = map[string]string{"p": vault + "::sqlserver-db-secret"}
 	case *secretbrokerv1.CheckRequest:
 		req.Configs = map[string]string{"p": vault + "::sqlserver-db-secret"}
+	case *secretbrokerv1.WatchRequest:
+		req.Sets = []*secretbrokerv1.WatchSet{{IntegrationId: devmode.IntegrationID, Configs: map[string]string{"p": vault + "::sqlserver-db-secret"}}}
 	case *secretbrokerv1.CreateIntegrationRequest:
 		req.Integration = &secretbrokerv1.Integration{Id: "other", Kind: "AZURE_KEY_VAULT"}
 	case *secretbrokerv1.UpdateIntegrationRequest:
@@ -116,8 +118,9 @@ func TestDocsEveryRefusalIsAudited(t *testing.T) {
 			} else {
 				err = conn.Invoke(t.Context(), path, req, resp)
 			}
-			// Check answers with an error for each config, and ListIntegrations with an empty list.
-			if err == nil && m.Name() != "ListIntegrations" && m.Name() != "Check" {
+			// Check and Watch answer with an error for each config, and ListIntegrations with an
+			// empty list.
+			if err == nil && m.Name() != "ListIntegrations" && m.Name() != "Check" && m.Name() != "Watch" {
 				t.Errorf("%s: not refused", path)
 			}
 		}
@@ -143,12 +146,12 @@ func TestDocsEveryRefusalIsAudited(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, m := range methods {
-		if m != "Resolve" && m != "Check" && !strings.Contains(string(table), " "+m+" ") { // these show the reference
+		if m != "Resolve" && m != "Check" && m != "Watch" && !strings.Contains(string(table), " "+m+" ") { // these show the reference
 			t.Errorf("the table does not show %s:\n%s", m, table)
 		}
 	}
-	if n := strings.Count(string(table), vault+"::sqlserver-db-secret "); n != 2 {
-		t.Errorf("the table shows %d of the references of Resolve and Check:\n%s", n, table)
+	if n := strings.Count(string(table), vault+"::sqlserver-db-secret "); n != 3 {
+		t.Errorf("the table shows %d of the references of Resolve, Check and Watch:\n%s", n, table)
 	}
 }
 

@@ -32,6 +32,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/server"
 	"github.com/secretbroker/secretbroker/internal/usage"
+	"github.com/secretbroker/secretbroker/internal/watch"
 )
 
 func newServeCommand() *cobra.Command {
@@ -99,6 +100,8 @@ type process struct {
 	hangups <-chan os.Signal
 	// reload reads secretbroker.yaml again. It is required with hangups.
 	reload func() (*config.Config, error)
+	// onHub, if not nil, is called with the Hub that notices changes of watched secrets.
+	onHub func(*watch.Hub)
 	// onReady, if not nil, is called when the broker is ready.
 	onReady func(listening)
 }
@@ -136,12 +139,17 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	}
 	defer closing(&err, traces.close)
 
+	versionKey, err := openVersionKey(cfg.Watch)
+	if err != nil {
+		return &exitError{Code: exitUsage, Err: err}
+	}
 	stores := provider.NewSet(provider.SetConfig{
-		Openers: kinds.Openers(provider.Config{Logger: log}),
-		Keeps:   kinds.Keeps,
-		Observe: observeRead(m),
-		Reserve: memory.reserveRead,
-		Logger:  log,
+		Openers:    kinds.Openers(provider.Config{Logger: log}),
+		Keeps:      kinds.Keeps,
+		Observe:    observeRead(m),
+		Reserve:    memory.reserveRead,
+		VersionKey: versionKey,
+		Logger:     log,
 	})
 	defer closing(&err, stores.Close)
 	m.watchStores(stores)
@@ -152,7 +160,8 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	}
 	m.watchDenials(denials)
 
-	values, err := cache.New(cache.Config{MaxBytes: int64(cfg.Cache.MaxBytes), Logger: log})
+	hub := newHub(cfg.Watch, m)
+	values, err := cache.New(cache.Config{MaxBytes: int64(cfg.Cache.MaxBytes), Loaded: hub.Loaded, Logger: log})
 	if err != nil {
 		return &exitError{Code: exitFailure, Err: err}
 	}
@@ -167,6 +176,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 			stores.Supersede(in.ID, in.ReadRevision)
 			stores.Keep(in)
 		}
+		hub.IntegrationsChanged(removed, changed)
 	})
 	if err != nil {
 		return err
@@ -182,6 +192,10 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	places, err := placement.New(cfg.Placement.Rules())
 	if err != nil {
 		return &exitError{Code: exitUsage, Err: fmt.Errorf("placement: %w", err)}
+	}
+	settings, err := config.NewLive(cfg, proc.reload, log)
+	if err != nil {
+		return &exitError{Code: exitUsage, Err: err}
 	}
 	resolver := resolve.New(resolve.Config{
 		Admit:        places.Admit,
@@ -201,17 +215,22 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		},
 		Observe: m.config,
 		Used:    uses.Used,
+
+		Hub:              hub,
+		Versions:         kinds.All().Versions,
+		MayWatch:         mayWatch(settings.Roles),
+		ComputesVersions: versionKey != nil,
 	})
-	settings, err := config.NewLive(cfg, proc.reload, log)
-	if err != nil {
-		return &exitError{Code: exitUsage, Err: err}
+	hub.SetReader(resolver)
+	if proc.onHub != nil {
+		proc.onHub(hub)
 	}
 	management := manage.New(manage.Config{
 		Store:         integrations,
 		Kinds:         kinds.All(),
 		Usage:         integrations.usage,
 		NoteUsage:     uses.Flush,
-		UsageInMemory: uses.InMemory,
+		UsageInMemory: watchingNow(hub, uses.InMemory),
 		Audit:         records,
 		Roles:         settings.Roles,
 		Denials:       denials.Set,
@@ -226,6 +245,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	grpcServer, err := server.New(server.Config{
 		Resolver: resolver,
 		Manager:  management,
+		Watcher:  resolver,
 		Trust:    identity,
 		Identity: identityRules,
 		Denials:  denials.Set,
@@ -238,6 +258,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 			MaxConnectionsPerPrincipal: cfg.Limits.MaxConnectionsPerPrincipal,
 			MaxHandshakes:              cfg.Limits.MaxHandshakes,
 			Calls:                      callLimits(cfg),
+			Watch:                      server.WatchLimits{MaxStreamsPerPrincipal: cfg.Watch.MaxStreamsPerPrincipal, MaxStreams: cfg.Watch.MaxStreams},
 		},
 		Memory: memory.calls,
 		Tracer: traces.tracer,
@@ -250,6 +271,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 			return err
 		}
 		grpcServer.SetCallLimits(callLimits(c))
+		hub.DecisionsChanged()
 		return nil
 	}
 	readiness := &server.Readiness{Refuses: func() bool { return integrations.refuses() || auditLog.Refuses() }, Problems: func() []server.Problem {
@@ -279,6 +301,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	})
 	parts.run("tls", identity.Run)
 	parts.run("denials", denials.run)
+	parts.run("watch", hub.Run)
 	parts.run("validation", working.Run)
 	parts.run("integrations", integrations.Run)
 	parts.run("restores", func(ctx context.Context) error { return integrations.watchRestores(ctx, auditLog) })

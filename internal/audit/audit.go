@@ -41,6 +41,8 @@ const (
 	Withheld Outcome = "withheld"
 	// Checked: the broker read the value for a report. It did not leave the broker.
 	Checked Outcome = "checked"
+	// Watched: the caller is told when a secret changes, from now until the call ends.
+	Watched Outcome = "watched"
 	// Answered: the broker answered an auditor's question about grants.
 	Answered Outcome = "answered"
 	// Attempted: an integration is about to be changed. The record is written before
@@ -73,7 +75,7 @@ func ParseOutcome(s string) (Outcome, error) {
 	return "", errors.New("expected one of " + strings.Join(names, ", "))
 }
 
-var outcomes = []Outcome{Served, Withheld, Checked, Answered, Attempted, Changed, Denied, Failed, Rejected, Counted}
+var outcomes = []Outcome{Served, Withheld, Checked, Watched, Answered, Attempted, Changed, Denied, Failed, Rejected, Counted}
 
 // Type is the type of a record. Segment headers, which are not Events, have
 // chain.TypeSegment.
@@ -81,8 +83,8 @@ type Type string
 
 // The types of records.
 const (
-	// TypeAccess: the outcome of one config of Resolve or Check, or of such a call that
-	// was rejected as a whole.
+	// TypeAccess: the outcome of one config of Resolve, Check or Watch, or of such a call
+	// that was rejected as a whole. All allowed configs of a set of Watch have one record.
 	TypeAccess Type = "access"
 	// TypeManagement: a call that manages integrations or asks about grants.
 	TypeManagement Type = "management"
@@ -147,6 +149,8 @@ type Event struct {
 	Change *Change `json:"change,omitempty"`
 	// Count has the numbers of a Counted record.
 	Count *Count `json:"count,omitempty"`
+	// Watched has the secrets of a Watched record that concerns a whole set of configs.
+	Watched *WatchedSet `json:"watched,omitempty"`
 	// Note has further details of a call that concerns no secret.
 	Note string `json:"note,omitempty"`
 }

@@ -94,6 +94,9 @@ func appendOutcome(b []byte, e *Event) ([]byte, error) {
 	if e.Count != nil && f.err == nil {
 		f.b, f.err = appendJSON(append(f.b, `,"count":`...), e.Count)
 	}
+	if e.Watched != nil && f.err == nil {
+		f.b, f.err = appendJSON(append(f.b, `,"watched":`...), e.Watched)
+	}
 	f.optional(`,"note":`, e.Note)
 	return append(f.b, '}'), f.err
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -40,6 +41,8 @@ func TestEncoding(t *testing.T) {
 				f.Set(reflect.ValueOf(&Change{After: json.RawMessage(`{"a":"<b>"}`), Fields: texts[:r.IntN(5)], Forced: r.IntN(2) == 0}))
 			case f.Type() == reflect.TypeFor[*Count]():
 				f.Set(reflect.ValueOf(&Count{Total: r.Uint64(), Since: time.Unix(r.Int64N(4e9), 0).UTC(), Reasons: map[secret.Reason]uint64{"B": 1, "A": 2}}))
+			case f.Type() == reflect.TypeFor[*WatchedSet]():
+				f.Set(reflect.ValueOf(NewWatchedSet(r.IntN(3), slices.Clone(texts[r.IntN(5):]))))
 			case f.Type() == reflect.TypeFor[time.Time]():
 				f.Set(reflect.ValueOf(time.Unix(r.Int64N(4e9), r.Int64N(1e9)/1e6*1e6).UTC()))
 			default:

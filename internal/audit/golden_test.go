@@ -37,6 +37,9 @@ func goldenEvents() map[string]Event {
 	denied.Outcome, denied.Reason = Denied, secret.ReasonAccessDenied
 	rejected.Reference, rejected.Store, rejected.Secret, rejected.JSONKey = "", "", "", ""
 	rejected.Outcome, rejected.Reason = Rejected, secret.ReasonInvalidReference
+	watched := rejected
+	watched.Method, watched.Config, watched.Outcome, watched.Reason = "Watch", "", Watched, ""
+	watched.Watched = &WatchedSet{Configs: 2, Secrets: []string{"https://my-vault.vault.azure.net::sqlserver-db-secret"}, Omitted: 1}
 
 	call := Event{
 		Type: TypeManagement, Time: goldenTime, RequestID: access.RequestID, Method: "GrantUse", Principal: "spiffe://example.org/ops/owner",
@@ -53,7 +56,7 @@ func goldenEvents() map[string]Event {
 	explained.Method, explained.Outcome, explained.Subject = "Explain", Answered, access.Principal
 	explained.Reference, explained.Store, explained.Secret, explained.JSONKey = access.Reference, access.Store, access.Secret, access.JSONKey
 	return map[string]Event{
-		"access_served": served, "access_denied": denied, "access_rejected": rejected,
+		"access_served": served, "access_denied": denied, "access_rejected": rejected, "access_watched": watched,
 		"management_attempted": attempted, "management_changed": changed, "management_explained": explained,
 		"refusals": {
 			Type: TypeRefusals, Time: goldenTime, Principal: access.Principal, Outcome: Counted,

@@ -183,6 +183,9 @@ func (p *Policy) Decide(who Principal, ref secret.Ref) Decision {
 	return found
 }
 
+// HasStore reports whether the integration lists a store, in canonical form.
+func (p *Policy) HasStore(store string) bool { return p != nil && p.stores[store] }
+
 // GrantID returns the ID of the grant that caused a decision of this policy, "" if the
 // decision is Denied. It does not allocate.
 func (p *Policy) GrantID(d Decision) string {

@@ -20,10 +20,13 @@ const (
 	// Auditor may view an integration and its use, and request explanations of
 	// decisions.
 	Auditor Role = "AUDITOR"
+	// Rotator may view an integration and its use, and watch its secrets for changes
+	// without a Grant. It is for programs that rotate secrets.
+	Rotator Role = "ROTATOR"
 )
 
 // AllRoles lists the roles, the strongest first.
-var AllRoles = [...]Role{ResourceOwner, Assigner, Auditor}
+var AllRoles = [...]Role{ResourceOwner, Assigner, Auditor, Rotator}
 
 // Action is an operation of managing integrations.
 type Action uint8
@@ -53,10 +56,13 @@ const (
 	ToListDenials
 	// ToDeny is changing the deny list.
 	ToDeny
+	// ToWatch is watching the secrets of an integration for changes, without reading
+	// them.
+	ToWatch
 )
 
 // allActions lists the actions.
-var allActions = [...]Action{ToRead, ToExplain, ToValidate, ToAssign, ToChange, ToDelete, ToGiveRoles, ToCreate, ToUseMachine, ToListDenials, ToDeny}
+var allActions = [...]Action{ToRead, ToExplain, ToValidate, ToAssign, ToChange, ToDelete, ToGiveRoles, ToCreate, ToUseMachine, ToListDenials, ToDeny, ToWatch}
 
 // rights is the roles that allow an action.
 type rights struct {
@@ -70,13 +76,15 @@ type rights struct {
 func rightsTo(act Action) rights {
 	switch act {
 	case ToRead, ToExplain:
-		roles := []Role{ResourceOwner, Assigner, Auditor}
+		roles := []Role{ResourceOwner, Assigner, Auditor, Rotator}
 		if act == ToExplain {
 			roles = []Role{ResourceOwner, Auditor}
 		}
 		return rights{roles: roles}
 	case ToValidate, ToAssign:
 		return rights{roles: []Role{ResourceOwner, Assigner}}
+	case ToWatch:
+		return rights{roles: []Role{ResourceOwner, Rotator}}
 	case ToChange, ToDelete, ToGiveRoles:
 		return rights{roles: []Role{ResourceOwner}}
 	case ToCreate, ToUseMachine, ToDeny:

@@ -18,16 +18,16 @@ func roles(t *testing.T, bindings map[Role][]string) *Roles {
 // TestMay is the whole table: every action by every kind of principal.
 func TestMay(t *testing.T) {
 	const (
-		orgOwner, orgAssigner, orgAuditor = "dns:org-owner", "dns:org-assigner", "dns:org-auditor"
-		owner, assigner, auditor          = "dns:owner", "dns:assigner", "dns:auditor"
-		stranger                          = "dns:stranger"
+		orgOwner, orgAssigner, orgAuditor, orgRotator = "dns:org-owner", "dns:org-assigner", "dns:org-auditor", "dns:org-rotator"
+		owner, assigner, auditor, rotator             = "dns:owner", "dns:assigner", "dns:auditor", "dns:rotator"
+		stranger                                      = "dns:stranger"
 	)
 	a := Authority{
-		Organisation: roles(t, map[Role][]string{ResourceOwner: {orgOwner}, Assigner: {orgAssigner}, Auditor: {orgAuditor}}),
-		Integration:  roles(t, map[Role][]string{ResourceOwner: {owner}, Assigner: {assigner}, Auditor: {auditor}}),
+		Organisation: roles(t, map[Role][]string{ResourceOwner: {orgOwner}, Assigner: {orgAssigner}, Auditor: {orgAuditor}, Rotator: {orgRotator}}),
+		Integration:  roles(t, map[Role][]string{ResourceOwner: {owner}, Assigner: {assigner}, Auditor: {auditor}, Rotator: {rotator}}),
 	}
 	may := map[Action][]Principal{
-		ToRead:       {orgOwner, orgAssigner, orgAuditor, owner, assigner, auditor},
+		ToRead:       {orgOwner, orgAssigner, orgAuditor, orgRotator, owner, assigner, auditor, rotator},
 		ToExplain:    {orgOwner, orgAuditor, owner, auditor},
 		ToValidate:   {orgOwner, orgAssigner, owner, assigner},
 		ToAssign:     {orgOwner, orgAssigner, owner, assigner},
@@ -39,12 +39,13 @@ func TestMay(t *testing.T) {
 
 		ToListDenials: {orgOwner, orgAuditor},
 		ToDeny:        {orgOwner},
+		ToWatch:       {orgOwner, orgRotator, owner, rotator},
 	}
-	for _, act := range append(allActions[:], 0, ToDeny+1) {
-		if _, ok := may[act]; !ok && act != 0 && act <= ToDeny {
+	for _, act := range append(allActions[:], 0, ToWatch+1) {
+		if _, ok := may[act]; !ok && act != 0 && act <= ToWatch {
 			t.Errorf("action %d has no expectation", act)
 		}
-		for _, who := range []Principal{orgOwner, orgAssigner, orgAuditor, owner, assigner, auditor, stranger, ""} {
+		for _, who := range []Principal{orgOwner, orgAssigner, orgAuditor, orgRotator, owner, assigner, auditor, rotator, stranger, ""} {
 			want := false
 			for _, p := range may[act] {
 				want = want || p == who

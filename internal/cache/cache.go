@@ -28,6 +28,9 @@ type Request struct {
 	// have started. Zero forces a new read.
 	MaxAge    time.Duration
 	HasMaxAge bool
+	// ReadSince, unless zero, is the wall clock's time from which MaxAge was computed: a
+	// read that began at exactly this time, which MaxAge just misses, may be the answer.
+	ReadSince time.Time
 	// MaxStale is how long after TTL the cached value may be the answer while the store
 	// cannot be reached or throttles. The secret's own expiry and MaxAge still apply.
 	// Zero disables stale answers.
@@ -129,8 +132,24 @@ type Config struct {
 	// RefreshAhead is the last fraction of an entry's lifetime in which a hit starts a
 	// load in the background; zero means 0.2, and a negative value disables refreshes.
 	RefreshAhead float64
+	// Loaded, if not nil, is called at the end of every load, when later calls of Get see
+	// its outcome and before the calls that wait for it get it. It must not block.
+	Loaded func(Load)
 	// Logger receives panics of loads; nil discards them.
 	Logger *slog.Logger
+}
+
+// Load is the outcome of a load, without the value.
+type Load struct {
+	Key Key
+	// Concerns reports whether the outcome is one for requests with a Suffix.
+	Concerns func(suffix string) bool
+	// Version and ExpiresAt are those of the secret; zero if the load failed.
+	Version   string
+	ExpiresAt time.Time
+	// ReadAt is the start of the read, by the cache's clock.
+	ReadAt time.Time
+	Err    *secret.Error
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -142,6 +161,9 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.MinReadInterval, time.Second)
 	setDefault(&c.NegativeTTL, 5*time.Second)
 	setDefault(&c.RefreshAhead, 0.2)
+	if c.Loaded == nil {
+		c.Loaded = func(Load) {}
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"reflect"
 	"testing"
 	"time"
 
@@ -21,9 +22,9 @@ func TestConfig(t *testing.T) {
 		}
 	}
 	got := newCache(t, Config{}).cfg
-	got.Logger = nil
+	got.Logger, got.Loaded = nil, nil
 	want := Config{MaxBytes: 64 << 20, LoadTimeout: 10 * time.Second, MinReadInterval: time.Second, NegativeTTL: 5 * time.Second, RefreshAhead: 0.2}
-	if got != want {
+	if !reflect.DeepEqual(got, want) {
 		t.Errorf("defaults %+v, want %+v", got, want)
 	}
 }

@@ -150,7 +150,12 @@ func (e *entry) stale(req *Request, atArrival, age time.Duration) bool {
 // back from the arrival of the request, so that a caller may get the read that it has waited
 // for.
 func (e *entry) recentFor(req *Request, atArrival time.Duration) bool {
-	return !req.HasMaxAge || atArrival <= req.MaxAge
+	return !req.HasMaxAge || atArrival <= req.MaxAge || req.readSince(e.secret.FetchedAt)
+}
+
+// readSince reports whether a read that began at t satisfies ReadSince.
+func (r *Request) readSince(t time.Time) bool {
+	return !r.ReadSince.IsZero() && t.Round(0).Equal(r.ReadSince)
 }
 
 // lifeFor returns how long after its read the entry answers this request. It includes the

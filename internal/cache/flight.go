@@ -105,7 +105,7 @@ func (f *flight) joinable(req *Request, arrival time.Time) bool {
 	if req.HasMaxAge {
 		within = min(within, req.MaxAge)
 	}
-	return elapsed.Between(f.started, arrival) <= within
+	return elapsed.Between(f.started, arrival) <= within || elapsed.Between(f.started, arrival) <= req.TTL && req.readSince(f.started)
 }
 
 // pauseAfter returns how long the next load must wait after the last one.
@@ -240,6 +240,7 @@ func (c *Cache) land(f *flight) {
 	c.clean(f.hash, &f.key.Key) // the entry may have expired during the flight
 	c.mu.Unlock()
 	landing.Unlock()
+	c.report(f)
 	close(f.done)
 }
 
@@ -256,6 +257,16 @@ func (c *Cache) landed(f *flight) {
 	}
 	if f.key.suffix != "" {
 		c.suffixed--
+	}
+}
+
+// report calls Config.Loaded, unless the outcome says nothing about the key.
+func (c *Cache) report(f *flight) {
+	if f.err == nil {
+		s := f.entry.secret
+		c.cfg.Loaded(Load{Key: f.key.Key, Concerns: s.HasSuffix, Version: s.Version, ExpiresAt: s.ExpiresAt, ReadAt: s.FetchedAt})
+	} else if !errors.Is(f.err, ErrOwn) {
+		c.cfg.Loaded(Load{Key: f.key.Key, Concerns: func(suffix string) bool { return suffix == f.key.suffix }, ReadAt: f.started, Err: f.err})
 	}
 }
 

@@ -238,7 +238,7 @@ func printParts(w io.Writer, in *client.Integration, usage *client.ListUsageResp
 	if len(in.Roles) > 0 {
 		fmt.Fprintln(t, "\nROLE\tPRINCIPALS")
 	}
-	for _, role := range []client.Role{client.RoleResourceOwner, client.RoleAssigner, client.RoleAuditor} {
+	for _, role := range []client.Role{client.RoleResourceOwner, client.RoleAssigner, client.RoleAuditor, client.RoleRotator} {
 		if patterns := in.Roles[role]; len(patterns) > 0 {
 			fmt.Fprintf(t, "%s\t%s\n", role, cell(patterns))
 		}

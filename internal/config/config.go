@@ -38,6 +38,7 @@ type Config struct {
 	Validation Validation `yaml:"validation"`
 	Placement  Placement  `yaml:"placement"`
 	Limits     Limits     `yaml:"limits"`
+	Watch      Watch      `yaml:"watch"`
 	Shutdown   Shutdown   `yaml:"shutdown"`
 	Memory     Memory     `yaml:"memory"`
 	Tracing    Tracing    `yaml:"tracing"`
@@ -219,6 +220,7 @@ func defaults() *Config {
 
 			MaxHandshakes: 1000,
 		},
+		Watch:    defaultWatch(),
 		Tracing:  defaultTracing(),
 		Shutdown: Shutdown{DrainDelay: strictyaml.Duration(5 * time.Second), Timeout: strictyaml.Duration(15 * time.Second)},
 	}
@@ -271,7 +273,7 @@ func Parse(path string, data []byte) (*Config, error) {
 
 func (c *Config) resolvePaths(dir string) {
 	var paths []*string
-	optional := append(c.Registry.paths(), &c.Audit.KeyFile, &c.TLS.CertFile, &c.TLS.KeyFile, &c.TLS.ClientCAFile, &c.TLS.CRLDir, &c.Denials.File,
+	optional := append(c.Registry.paths(), &c.Audit.KeyFile, &c.Watch.VersionKeyFile, &c.TLS.CertFile, &c.TLS.KeyFile, &c.TLS.ClientCAFile, &c.TLS.CRLDir, &c.Denials.File,
 		&c.Tracing.CAFile, &c.Tracing.CertFile, &c.Tracing.KeyFile)
 	if c.Audit.File != AuditStdout {
 		optional = append(optional, &c.Audit.File)

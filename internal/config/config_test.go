@@ -40,8 +40,9 @@ func TestLoad(t *testing.T) {
 				{Syslog: "unix:///dev/log", Required: true},
 				{Syslog: "tls://logs.example.org:6514", CAFile: "/etc/secretbroker/logs-ca.pem", CertFile: filepath.Join(dir, "tls/logs.crt"), KeyFile: filepath.Join(dir, "tls/logs.key")},
 			}},
-			Roles:    Roles{ResourceOwner: []string{"spiffe://example.org/ops/owner"}, Assigner: []string{"spiffe://example.org/ops/assigner"}, Auditor: []string{"spiffe://example.org/ops/*", "dns:audit.example.org"}},
+			Roles:    Roles{ResourceOwner: []string{"spiffe://example.org/ops/owner"}, Assigner: []string{"spiffe://example.org/ops/assigner"}, Auditor: []string{"spiffe://example.org/ops/*", "dns:audit.example.org"}, Rotator: []string{"spiffe://example.org/ops/rotator"}},
 			Limits:   Limits{2 << 20, 10, 9, 8, 1024, 100, 64 << 10, 7, 6, 5, 4, 3, 16},
+			Watch:    Watch{VersionKeyFile: filepath.Join(dir, "version.key"), Splay: strictyaml.Duration(3 * time.Second), ExpiryLead: strictyaml.Duration(time.Hour), MaxStreamsPerPrincipal: 1, MaxStreams: 2, MaxItemsPerPrincipal: 3, MaxItems: 4, MaxSecretsPerPrincipal: 5, MaxReadsPerSecond: 6},
 			Shutdown: Shutdown{DrainDelay: 0, Timeout: strictyaml.Duration(time.Minute)},
 			Memory:   Memory{Limit: 512 << 20, Lock: true},
 			Tracing: Tracing{
@@ -70,6 +71,7 @@ func TestLoad(t *testing.T) {
 			Audit:    Audit{File: AuditStdout, Sync: AuditSyncBatch},
 			Usage:    defaultUsage(),
 			Limits:   Limits{1 << 20, 1000, 128, 64, 2048, 512, 256 << 10, 256, 256, 5000, 128 * cpulimit.CPUs(), 1024 * cpulimit.CPUs(), 1000},
+			Watch:    defaultWatch(),
 			Tracing:  defaultTracing(),
 			Shutdown: Shutdown{DrainDelay: strictyaml.Duration(5 * time.Second), Timeout: strictyaml.Duration(15 * time.Second)},
 		}},

@@ -20,11 +20,13 @@ type Roles struct {
 	Assigner []string `yaml:"assigner"`
 	// Auditor may read integrations and request explanations of decisions.
 	Auditor []string `yaml:"auditor"`
+	// Rotator may read integrations and watch their secrets for changes.
+	Rotator []string `yaml:"rotator"`
 }
 
 // Bindings returns the patterns by role.
 func (r Roles) Bindings() map[authz.Role][]string {
-	return map[authz.Role][]string{authz.ResourceOwner: r.ResourceOwner, authz.Assigner: r.Assigner, authz.Auditor: r.Auditor}
+	return map[authz.Role][]string{authz.ResourceOwner: r.ResourceOwner, authz.Assigner: r.Assigner, authz.Auditor: r.Auditor, authz.Rotator: r.Rotator}
 }
 
 // Usage configures the records of who used which secret.
@@ -110,7 +112,7 @@ func (v *Validation) validate(doc *strictyaml.Document) {
 
 func (r *Roles) validate(doc *strictyaml.Document) {
 	for path, patterns := range map[string][]string{
-		"roles.resource_owner": r.ResourceOwner, "roles.assigner": r.Assigner, "roles.auditor": r.Auditor,
+		"roles.resource_owner": r.ResourceOwner, "roles.assigner": r.Assigner, "roles.auditor": r.Auditor, "roles.rotator": r.Rotator,
 	} {
 		principals(doc, path, patterns)
 	}

@@ -242,6 +242,7 @@ func TestSettings(t *testing.T) {
 		"cache":        m{"ttl": "5m", "max_bytes": "64MiB"},
 		"audit":        m{"file": "audit.jsonl"},
 		"roles":        m{"resource_owner": []any{"spiffe://example.org/admin/owner"}, "auditor": []any{"spiffe://example.org/ops/*"}},
+		"watch":        m{"version_key_file": "version.key", "splay": "0s"},
 		"limits":       m{"max_calls_per_second_per_principal": 1000000},
 		"shutdown":     m{"drain_delay": "0s"},
 	}
@@ -295,7 +296,7 @@ func TestFilesAreTheOwnersAlone(t *testing.T) {
 		"auditor-key.pem", "auditor.pem", "ca.pem", "client-secret.txt",
 		"integrations/cspi-sqlserver.yaml", "keyvault-ca.pem", "other-worker-key.pem", "other-worker.pem",
 		"owner-key.pem", "owner.pem",
-		"secretbroker.yaml", "secrets.yaml", "server-key.pem", "server.pem", "worker-key.pem", "worker.pem",
+		"secretbroker.yaml", "secrets.yaml", "server-key.pem", "server.pem", "version.key", "worker-key.pem", "worker.pem",
 	}
 	if diff := cmp.Diff(want, files); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)

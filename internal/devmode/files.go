@@ -2,10 +2,12 @@ package devmode
 
 import (
 	"bytes"
+	"crypto/rand"
 	"embed"
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"text/template"
 
@@ -40,6 +42,10 @@ func (env *Environment) writeSettings(clientSecret string) error {
 		return err
 	}
 	if err := writeTemplate(env.ConfigFile, "secretbroker.yaml", data, keyfile.Replace); err != nil {
+		return err
+	}
+	// The versions of local files stay the same when the broker starts again.
+	if err := writeIfAbsent(filepath.Join(env.Dir, "version.key"), []byte(rand.Text()+rand.Text()+"\n")); err != nil {
 		return err
 	}
 	return keyfile.Replace(env.ClientSecretFile, []byte(clientSecret+"\n"))

@@ -64,6 +64,7 @@ type RolesSection struct {
 	ResourceOwner []string `yaml:"resource_owner,omitempty"`
 	Assigner      []string `yaml:"assigner,omitempty"`
 	Auditor       []string `yaml:"auditor,omitempty"`
+	Rotator       []string `yaml:"rotator,omitempty"`
 }
 
 // DecodedDocument is a Document with its faults and the lines of its settings.

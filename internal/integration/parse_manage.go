@@ -44,7 +44,7 @@ func (p *Parser) placement(kind secret.Kind, s Placement) Placement {
 // roles compiles the section. If it is not valid it returns nil, which gives no principal
 // a role.
 func (p *Parser) roles(s RolesSection) *authz.Roles {
-	if len(s.ResourceOwner)+len(s.Assigner)+len(s.Auditor) == 0 {
+	if len(s.ResourceOwner)+len(s.Assigner)+len(s.Auditor)+len(s.Rotator) == 0 {
 		return nil
 	}
 	roles, err := authz.NewRoles(s.Bindings())
@@ -58,5 +58,5 @@ func (p *Parser) roles(s RolesSection) *authz.Roles {
 
 // Bindings returns the section by role.
 func (s RolesSection) Bindings() map[authz.Role][]string {
-	return map[authz.Role][]string{authz.ResourceOwner: s.ResourceOwner, authz.Assigner: s.Assigner, authz.Auditor: s.Auditor}
+	return map[authz.Role][]string{authz.ResourceOwner: s.ResourceOwner, authz.Assigner: s.Assigner, authz.Auditor: s.Auditor, authz.Rotator: s.Rotator}
 }

@@ -4,6 +4,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -39,6 +40,11 @@ type Spec struct {
 	Choices map[string][]string
 	// Parse validates the section; use ParseSection.
 	Parse SectionParser
+	// Versions says what the versions of a secret are; nil means secret.StoreVersions.
+	Versions func(in *Integration, ref secret.Ref) secret.Versions
+	// WatchInterval, if not 0, is how often a watched secret is read again, instead of once
+	// per time-to-live of the cache.
+	WatchInterval time.Duration
 }
 
 // Settings are the settings of one kind, validated.
@@ -104,6 +110,16 @@ func (k *Kinds) Spec(kind secret.Kind) (Spec, bool) {
 		}
 	}
 	return Spec{}, false
+}
+
+// Versions returns what the versions of a secret are, and how often it is read again while
+// it is watched; 0 for once per time-to-live of the cache.
+func (k *Kinds) Versions(in *Integration, ref secret.Ref) (secret.Versions, time.Duration) {
+	s, ok := k.Spec(in.Kind)
+	if !ok || s.Versions == nil {
+		return secret.StoreVersions, s.WatchInterval
+	}
+	return s.Versions(in, ref), s.WatchInterval
 }
 
 // All returns the Specs in order. The caller must not change the slice.

@@ -79,7 +79,7 @@ func setParts(f *Document) []string {
 		"reads":        f.Reads != integration.ReadsSection{},
 		"placement":    f.Placement != integration.Placement{},
 		"grants":       len(f.Grants) > 0,
-		"roles":        len(f.Roles.ResourceOwner)+len(f.Roles.Assigner)+len(f.Roles.Auditor) > 0,
+		"roles":        len(f.Roles.ResourceOwner)+len(f.Roles.Assigner)+len(f.Roles.Auditor)+len(f.Roles.Rotator) > 0,
 	} {
 		if set {
 			parts = append(parts, part)

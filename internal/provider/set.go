@@ -34,6 +34,8 @@ type SetConfig struct {
 	// memory on behalf of the caller. It may wait until ctx ends. The Set calls release at
 	// the end of the read.
 	Reserve func(ctx context.Context, caller string) (release func(), err error)
+	// VersionKey, if not nil, computes the versions of secrets whose store has none.
+	VersionKey *VersionKey
 	// Logger receives the state changes of circuit breakers. Nil discards them.
 	Logger *slog.Logger
 }
@@ -121,7 +123,7 @@ func (s *Set) Fetch(ctx context.Context, in *integration.Integration, ref secret
 	if err != nil {
 		return nil, err
 	}
-	return sec, nil
+	return s.cfg.VersionKey.apply(in, ref, sec), nil
 }
 
 // reserve reserves the memory of a read.

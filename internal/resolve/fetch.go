@@ -27,6 +27,7 @@ func (r *Resolver) fetch(ctx context.Context, who Caller, in *integration.Integr
 		}
 		for rest := items[i].err == nil; rest; {
 			req := r.cacheRequest(in, request.MaxAge, items[i].ref)
+			req.ReadSince = request.readSince
 			got, ok := r.cfg.Cache.Hit(&req)
 			if !ok {
 				absent = append(absent, i)
@@ -104,11 +105,15 @@ func (r *Resolver) readAll(ctx context.Context, who Caller, in *integration.Inte
 	running.Wait()
 }
 
-func (r *Resolver) cacheRequest(in *integration.Integration, maxAge *time.Duration, ref secret.Ref) cache.Request {
-	ttl := in.CacheTTL
-	if ttl == 0 {
-		ttl = r.cfg.CacheTTL
+// ttl returns the time-to-live of an integration's values in the cache.
+func (r *Resolver) ttl(in *integration.Integration) time.Duration {
+	if in.CacheTTL == 0 {
+		return r.cfg.CacheTTL
 	}
+	return in.CacheTTL
+}
+
+func (r *Resolver) cacheRequest(in *integration.Integration, maxAge *time.Duration, ref secret.Ref) cache.Request {
 	req := cache.Request{
 		Key: cache.Key{
 			Integration: in.ID,
@@ -118,7 +123,7 @@ func (r *Resolver) cacheRequest(in *integration.Integration, maxAge *time.Durati
 			Version:     ref.Version,
 		},
 		Suffix:   ref.Suffix,
-		TTL:      ttl,
+		TTL:      r.ttl(in),
 		MaxStale: in.CacheMaxStale,
 	}
 	if maxAge != nil {
@@ -143,17 +148,12 @@ func (r *Resolver) readOne(ctx context.Context, who Caller, in *integration.Inte
 	loading := request.Trace.Load(ref.Kind, ref.Store) // the policy allowed the reference, so the integration lists the store
 	callers := provider.NewCallers(string(who.Principal))
 	req := r.cacheRequest(in, request.MaxAge, ref)
-	req.Account = callers
+	req.Account, req.ReadSince = callers, request.readSince
 	if req.MaxStale > 0 && r.cfg.Unresponsive != nil {
 		req.Unresponsive = func() bool { return r.cfg.Unresponsive(in, ref.Store) }
 	}
 	got, err := r.cfg.Cache.Get(ctx, req, func(ctx context.Context) (*secret.Secret, error) {
-		s, err := r.cfg.Stores.Fetch(provider.WithCallers(loading.Begin(ctx), callers), in, ref)
-		if errors.Is(err, provider.ErrCallersShare) {
-			e := secret.AsError(err)
-			err = e.WithCause(fmt.Errorf("%w: %w", cache.ErrOwn, e.Cause))
-		}
-		return s, err
+		return r.load(loading.Begin(ctx), callers, in, ref)
 	})
 	loading.End(got.Source.String(), err)
 	return got, err
@@ -164,6 +164,16 @@ func (r *Resolver) fail(memory Memory, items []item, i int, err error) {
 	for rest := true; rest; {
 		i, rest = r.take(memory, items, i, cache.Result{}, err)
 	}
+}
+
+// load reads a secret from its store on behalf of callers. It is the body of a cache.Loader.
+func (r *Resolver) load(ctx context.Context, callers *provider.Callers, in *integration.Integration, ref secret.Ref) (*secret.Secret, error) {
+	s, err := r.cfg.Stores.Fetch(provider.WithCallers(ctx, callers), in, ref)
+	if errors.Is(err, provider.ErrCallersShare) {
+		e := secret.AsError(err)
+		err = e.WithCause(fmt.Errorf("%w: %w", cache.ErrOwn, e.Cause))
+	}
+	return s, err
 }
 
 // take gives the i-th item, and the allowed items of the same secret after it, the value

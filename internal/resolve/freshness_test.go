@@ -213,3 +213,19 @@ func TestThousandForcedReads(t *testing.T) {
 		}
 	})
 }
+
+// TestNotReadBeforeFetchTime: the fetch_time of a value, or of a notice about it, as
+// not_read_before is answered from the cache with that read.
+func TestNotReadBeforeFetchTime(t *testing.T) {
+	b := newBench(t) // with the real clock: a simulated one stands still during a call
+	_, first, _ := b.get(nil)
+	for range 100 {
+		r, err := b.call(worker, resolve.Request{NotReadBefore: first.FetchedAt.Round(0), Configs: map[string]string{"p": vault + "::plain"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := r.Configs[0].FetchedAt; !got.Equal(first.FetchedAt) {
+			t.Fatalf("answered with a read that began %v later", got.Sub(first.FetchedAt))
+		}
+	}
+}

@@ -14,6 +14,7 @@ import (
 const (
 	MethodResolve = "Resolve"
 	MethodCheck   = "Check"
+	MethodWatch   = "Watch"
 )
 
 // record writes the events. On error, no answer may leave the broker. If the caller has

@@ -160,6 +160,8 @@ type Request struct {
 	// Trace is the broker's trace of the call; nil if the call is not traced.
 	Trace *tracing.Call
 
+	// readSince is NotReadBefore if MaxAge was computed from it.
+	readSince time.Time
 	// revision is the Revision of the integration that decides, for the records; "" until
 	// it is known.
 	revision string
@@ -218,7 +220,7 @@ func (r *Request) awaitRead(ctx context.Context) error {
 	}
 	// The wall clock may have been set back while the timer ran.
 	if age := max(time.Since(r.NotReadBefore), 0); r.MaxAge == nil || age < *r.MaxAge {
-		r.MaxAge = &age
+		r.MaxAge, r.readSince = &age, r.NotReadBefore
 	}
 	return nil
 }

@@ -36,6 +36,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
+	"github.com/secretbroker/secretbroker/internal/watch"
 )
 
 // Integrations finds an integration, or returns registry.ErrNotFound, and lists the
@@ -79,13 +80,26 @@ type Config struct {
 	// grants are, "" if it may; see placement.Rules.Admit. Only callers with a grant get
 	// the text.
 	Admit func(who authz.Principal, in *integration.Integration) (why string)
-	// Observe, if not nil, is called for every config with the method (MethodResolve or
-	// MethodCheck) and the reason, which is empty for success. It is called once, without
+	// Observe, if not nil, is called for every config with the method (MethodResolve,
+	// MethodCheck or MethodWatch) and the reason, which is empty for success. It is called once, without
 	// a config, for a call that fails as a whole. As with Used, the CommitBarrier may
 	// still hold the value back then, and the value may never leave.
 	Observe func(method string, reason secret.Reason)
 	// Used, if not nil, is called for every value that a caller gets. It must not block.
 	Used func(who authz.Principal, connector, id, uid, grantID string, ref secret.Ref, version string)
+
+	// Hub notices changes for Watch. It is required for Watch and not used otherwise. The
+	// Resolver is the Hub's watch.Reader.
+	Hub *watch.Hub
+	// Versions, if not nil, returns what the versions of a secret are, and how often it is
+	// read while it is watched; 0 for once per time-to-live. See integration.Kinds.Versions.
+	Versions func(in *integration.Integration, ref secret.Ref) (secret.Versions, time.Duration)
+	// MayWatch, if not nil, reports whether a principal may watch all secrets of an
+	// integration without a grant.
+	MayWatch func(who authz.Principal, in *integration.Integration) bool
+	// ComputesVersions means that Stores returns computed versions for secrets whose store
+	// has none.
+	ComputesVersions bool
 }
 
 // Resolver answers calls. It is safe for concurrent use.
@@ -100,6 +114,14 @@ func New(cfg Config) *Resolver {
 	}
 	if cfg.Admit == nil {
 		cfg.Admit = func(authz.Principal, *integration.Integration) string { return "" }
+	}
+	if cfg.Versions == nil {
+		cfg.Versions = func(*integration.Integration, secret.Ref) (secret.Versions, time.Duration) {
+			return secret.StoreVersions, 0
+		}
+	}
+	if cfg.MayWatch == nil {
+		cfg.MayWatch = func(authz.Principal, *integration.Integration) bool { return false }
 	}
 	cfg.Limits = cfg.Limits.withDefaults()
 	return &Resolver{cfg: cfg}

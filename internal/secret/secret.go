@@ -8,7 +8,8 @@ import (
 )
 
 // Secret is one version of a secret as a store returned it. All callers that one
-// read answers share it. It is immutable. Only New and Again create one.
+// read answers share it. It is immutable. Only New,
+// NewBinary, Again and WithVersion create one.
 //
 // Code that keeps or reads a Secret must own a reference to it, from New, Again or
 // Retain, and drops the reference with Release. Dropping the last reference
@@ -84,6 +85,26 @@ func (s *Secret) WithSuffix(suffix string) *Secret {
 // of the Ref does. An empty suffix names every secret.
 func (s *Secret) HasSuffix(suffix string) bool {
 	return suffix == "" || string(s.suffix[:]) == suffix
+}
+
+// Versions says what the versions of a secret are.
+type Versions uint8
+
+const (
+	// StoreVersions: the store gives each content a version.
+	StoreVersions Versions = iota
+	// NoVersions: the store has no versions. What a Provider returns says nothing about the
+	// content.
+	NoVersions
+	// GeneratedVersions: every read generates another secret.
+	GeneratedVersions
+)
+
+// WithVersion returns s with another version, which of computes from the whole secret. of
+// must not keep or change its argument. WithVersion takes over the caller's reference to s.
+func (s *Secret) WithVersion(of func(document []byte) string) *Secret {
+	p := s.payload.get()
+	return &Secret{Version: of(p.b), FetchedAt: s.FetchedAt, ExpiresAt: s.ExpiresAt, suffix: s.suffix, payload: s.payload}
 }
 
 // Again returns a Secret with the same value and new times, for a store that has

@@ -98,7 +98,7 @@ func TestRequestsTakeTheirShare(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var most int64
 	var watching sync.WaitGroup
-	watching.Go(func() { most = watch(ctx, b) })
+	watching.Go(func() { most = watchHealth(ctx, b) })
 	conn := ts.dial(t, ts.ca.Client(string(granted)))
 	a := ts.attack(t, otherID, 1<<16)
 	ended := a.drain()

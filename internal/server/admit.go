@@ -21,6 +21,17 @@ import (
 type limiter struct {
 	*admission.Limiter
 	over map[admission.Limit]prometheus.Counter
+	// refusals are the messages of refusals that differ from those of calls.
+	refusals map[admission.Limit]string
+}
+
+// refusal returns the error for what the limiter refused.
+func (l *limiter) refusal(over *admission.Refusal) error {
+	l.over[over.Limit].Inc()
+	if text := l.refusals[over.Limit]; text != "" {
+		return &secret.Error{Reason: secret.ReasonOverloaded, Message: text, RetryAfter: over.RetryAfter}
+	}
+	return overLimit(over)
 }
 
 // limiterOf returns the limiter of the unary methods of a service.
@@ -109,8 +120,7 @@ func identityOf(ctx context.Context, id *peerIdentity) (resolve.Caller, error) {
 func (ic *interceptor) admit(id *peerIdentity, at *limiter, required rule, now time.Time) error {
 	// Peers without an identity count as one caller.
 	if over := at.Acquire(string(id.principal), ic.openCalls(id, at), now); over != nil {
-		at.over[over.Limit].Inc()
-		return overLimit(over)
+		return at.refusal(over)
 	}
 	if err := ic.mayCall(id, required, now); err != nil {
 		at.Release(string(id.principal))
@@ -122,8 +132,7 @@ func (ic *interceptor) admit(id *peerIdentity, at *limiter, required rule, now t
 // check returns the error with which admit would refuse a call, nil if it would admit it.
 func (ic *interceptor) check(id *peerIdentity, at *limiter, required rule, now time.Time) error {
 	if over := at.Check(string(id.principal), ic.openCalls(id, at), now); over != nil {
-		at.over[over.Limit].Inc()
-		return overLimit(over)
+		return at.refusal(over)
 	}
 	if id.conn != nil && !id.conn.traffic.hasRoom() {
 		at.over[admission.Memory].Inc()

@@ -55,7 +55,7 @@ func TestAnswersNobodyTakes(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			var most int64
 			var watching sync.WaitGroup
-			watching.Go(func() { most = watch(ctx, b) })
+			watching.Go(func() { most = watchHealth(ctx, b) })
 			window := uint32(0)
 			if !tt.reads {
 				window = 1 << 30

@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/binary"
@@ -27,6 +28,7 @@ type attacker struct {
 	conn   net.Conn
 	framer *http2.Framer
 	header bytes.Buffer
+	path   string // of the calls; Resolve if empty
 	hpack  *hpack.Encoder
 	stream uint32
 }
@@ -59,7 +61,7 @@ func (a *attacker) begin() (uint32, error) {
 	}
 	a.header.Reset()
 	for _, h := range [][2]string{
-		{":method", "POST"}, {":scheme", "https"}, {":path", "/secretbroker.v1.ResolverService/Resolve"}, {":authority", "x"},
+		{":method", "POST"}, {":scheme", "https"}, {":path", cmp.Or(a.path, secretbrokerv1.ResolverService_Resolve_FullMethodName)}, {":authority", "x"},
 		{"content-type", "application/grpc"}, {"te", "trailers"},
 	} {
 		_ = a.hpack.WriteField(hpack.HeaderField{Name: h[0], Value: h[1]})
@@ -73,7 +75,7 @@ func message(length int, data []byte) []byte {
 }
 
 // call sends a complete Resolve.
-func (a *attacker) call(req *secretbrokerv1.ResolveRequest) (uint32, error) {
+func (a *attacker) call(req proto.Message) (uint32, error) {
 	id, err := a.begin()
 	if err != nil {
 		return 0, err
@@ -101,7 +103,7 @@ func memoryOf(total int64, p timeouts) (*budget.Budget, func(*Config)) {
 }
 
 // watch returns the maximum charge until ctx ended.
-func watch(ctx context.Context, b *budget.Budget) (most int64) {
+func watchHealth(ctx context.Context, b *budget.Budget) (most int64) {
 	for ctx.Err() == nil {
 		most = max(most, b.Stats().Used)
 		<-time.After(time.Millisecond)

@@ -53,6 +53,18 @@ func wireSamples() map[string]proto.Message {
 			IntegrationId: "cspi-sqlserver", MaxAge: durationpb.New(time.Minute), NotReadBefore: at(1), Connector: "SqlServerCdcSource1",
 			Configs: map[string]string{"database.password": "https://my-vault.vault.azure.net::sqlserver-db-secret::password"},
 		},
+		"watch_request": &secretbrokerv1.WatchRequest{Sets: []*secretbrokerv1.WatchSet{{
+			IntegrationId: "cspi-sqlserver", Connector: "SqlServerCdcSource1",
+			Configs:       map[string]string{"database.password": "https://my-vault.vault.azure.net::sqlserver-db-secret::password"},
+			KnownVersions: map[string]string{"database.password": "v1"},
+		}}},
+		"watch_response": &secretbrokerv1.WatchResponse{
+			Complete: true, AsOfTime: at(4), ReconnectAfter: durationpb.New(time.Second), RequestId: "0123456789abcdef0123456789abcdef",
+			Notices: []*secretbrokerv1.Notice{{
+				Set: 1, Config: "database.password", State: secretbrokerv1.Notice_STATE_CHANGED, Version: "v2",
+				FetchTime: at(1), SecretExpireTime: at(3), Error: failure,
+			}},
+		},
 		"check_response": &secretbrokerv1.CheckResponse{
 			Ok: true, RequestId: "0123456789abcdef0123456789abcdef",
 			Configs: map[string]*secretbrokerv1.ConfigReport{"database.password": {

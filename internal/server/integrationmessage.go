@@ -52,6 +52,8 @@ func documentOf(m *secretbrokerv1.Integration) (manage.Document, error) {
 			f.Roles.Assigner = append(f.Roles.Assigner, binding.GetPrincipals()...)
 		case secretbrokerv1.Role_ROLE_AUDITOR:
 			f.Roles.Auditor = append(f.Roles.Auditor, binding.GetPrincipals()...)
+		case secretbrokerv1.Role_ROLE_ROTATOR:
+			f.Roles.Rotator = append(f.Roles.Rotator, binding.GetPrincipals()...)
 		default:
 			return f, secret.Errorf(secret.ReasonInvalidRequest, "integration.roles: a binding has no role, or a role that this broker does not know")
 		}
@@ -100,6 +102,7 @@ func messageOf(in *manage.Integration) *secretbrokerv1.Integration {
 		{authz.ResourceOwner, secretbrokerv1.Role_ROLE_RESOURCE_OWNER},
 		{authz.Assigner, secretbrokerv1.Role_ROLE_ASSIGNER},
 		{authz.Auditor, secretbrokerv1.Role_ROLE_AUDITOR},
+		{authz.Rotator, secretbrokerv1.Role_ROLE_ROTATOR},
 	} {
 		if patterns := bindings[r.role]; len(patterns) > 0 {
 			m.Roles = append(m.Roles, &secretbrokerv1.RoleBinding{Role: r.wire, Principals: patterns})

@@ -14,6 +14,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
+	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 	"github.com/secretbroker/secretbroker/internal/admission"
 	"github.com/secretbroker/secretbroker/internal/tracing"
 )
@@ -37,6 +38,7 @@ var rules = map[string]rule{
 	"/secretbroker.v1.ResolverService/Resolve": identified,
 	"/secretbroker.v1.ResolverService/Check":   identified,
 	"/secretbroker.v1.PolicyService/Explain":   identified,
+	"/secretbroker.v1.WatchService/Watch":      identified,
 	// A caller needs a role on an integration to manage it or to ask about it. Package
 	// manage checks that.
 	"/secretbroker.v1.IntegrationService/CreateIntegration":   identified,
@@ -90,10 +92,10 @@ type interceptor struct {
 	rules   map[string]rule
 	// closing ends at shutdown, after the health service has notified its watchers.
 	closing context.Context
-	// calls, management, watches and reflection admit calls independently of each other:
+	// calls, management, watches, rotations and reflection admit calls independently of each other:
 	// calls that manage integrations or ask about policies use no capacity of Resolve and
 	// the other way round, and long-lived streams use no capacity of either.
-	calls, management, watches, reflection *limiter
+	calls, management, watches, rotations, reflection *limiter
 	// heavy gives slots to Resolve and Check calls that need much CPU time, and turns to
 	// the calls of methods with takesTurn.
 	heavy, turns *admission.Queue
@@ -280,8 +282,8 @@ func (g *guarded) takeTurn(cc *callContext, decode func(any) error) func(any) er
 	}
 }
 
-// stream is the interceptor of the few streaming methods (reflection, health). They need
-// no deadline: they end with their connection, or at shutdown.
+// stream is the interceptor of the few streaming methods (Watch, reflection, health). They
+// need no deadline: they end with their connection, or at shutdown.
 func (ic *interceptor) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 	start := time.Now()
 	c := &call{requestID: newRequestID()}
@@ -300,10 +302,17 @@ func (ic *interceptor) stream(srv any, ss grpc.ServerStream, info *grpc.StreamSe
 		id.conn.traffic.streaming.Add(1)
 		defer id.conn.traffic.handlers.Add(-1)
 		defer id.conn.traffic.streaming.Add(-1)
+		if info.IsClientStream {
+			id.conn.traffic.openEnded.Add(1)
+			defer id.conn.traffic.openEnded.Add(-1)
+		}
 	}
 	at := ic.reflection
-	if info.FullMethod == healthpb.Health_Watch_FullMethodName {
+	switch info.FullMethod {
+	case healthpb.Health_Watch_FullMethodName:
 		at = ic.watches
+	case secretbrokerv1.WatchService_Watch_FullMethodName:
+		at = ic.rotations
 	}
 	if err := ic.admit(&id, at, ic.rules[info.FullMethod], start); err != nil {
 		return ic.refuse(ss.Context(), info.FullMethod, c, err)
@@ -312,6 +321,7 @@ func (ic *interceptor) stream(srv any, ss grpc.ServerStream, info *grpc.StreamSe
 	ctx, cancel := context.WithCancel(ss.Context())
 	defer cancel()
 	defer context.AfterFunc(ic.closing, cancel)()
+	ctx = context.WithValue(context.WithValue(ctx, callKey{}, c), connectionKey{}, id.conn)
 	return handler(srv, &endingStream{ServerStream: ss, ctx: ctx})
 }
 

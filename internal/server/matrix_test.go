@@ -18,12 +18,13 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/secretbroker/secretbroker/internal/trust/trusttest"
+	"github.com/secretbroker/secretbroker/internal/watch"
 )
 
 // TestAuthorizationMatrix calls every method that the server serves as every kind of
 // caller. It fails for a method or a kind of caller without an expectation.
 func TestAuthorizationMatrix(t *testing.T) {
-	ts := startServer(t)
+	ts := startWatched(t, watch.Config{})
 	stranger := trusttest.NewCA(t, "test CA")
 	callers := map[string]*tls.Certificate{
 		"without a certificate":         nil,
@@ -80,20 +81,26 @@ func TestAuthorizationMatrix(t *testing.T) {
 			}
 			return codes.OK
 		},
-		"/secretbroker.v1.PolicyService/Explain":                         managing("an auditor"),
-		"/secretbroker.v1.IntegrationService/CreateIntegration":          managing("an owner"),
-		"/secretbroker.v1.IntegrationService/GetIntegration":             managing("an owner", "an auditor"),
-		"/secretbroker.v1.IntegrationService/ListIntegrations":           managing("an owner", "an auditor", "granted", "without a grant", "known by DNS, without a grant"),
-		"/secretbroker.v1.IntegrationService/UpdateIntegration":          managing("an owner"),
-		"/secretbroker.v1.IntegrationService/DeleteIntegration":          managing("an owner"),
-		"/secretbroker.v1.IntegrationService/ValidateIntegration":        managing("an owner"),
-		"/secretbroker.v1.IntegrationService/GrantUse":                   managing("an owner"),
-		"/secretbroker.v1.IntegrationService/RevokeUse":                  managing("an owner"),
-		"/secretbroker.v1.IntegrationService/ListUsage":                  managing("an owner", "an auditor"),
-		"/secretbroker.v1.PolicyService/WhoAmI":                          anybody,
-		"/secretbroker.v1.DenialService/CreateDenial":                    managing("an owner"),
-		"/secretbroker.v1.DenialService/ListDenials":                     managing("an owner", "an auditor"),
-		"/secretbroker.v1.DenialService/DeleteDenial":                    managing("an owner"),
+		"/secretbroker.v1.PolicyService/Explain":                  managing("an auditor"),
+		"/secretbroker.v1.IntegrationService/CreateIntegration":   managing("an owner"),
+		"/secretbroker.v1.IntegrationService/GetIntegration":      managing("an owner", "an auditor"),
+		"/secretbroker.v1.IntegrationService/ListIntegrations":    managing("an owner", "an auditor", "granted", "without a grant", "known by DNS, without a grant"),
+		"/secretbroker.v1.IntegrationService/UpdateIntegration":   managing("an owner"),
+		"/secretbroker.v1.IntegrationService/DeleteIntegration":   managing("an owner"),
+		"/secretbroker.v1.IntegrationService/ValidateIntegration": managing("an owner"),
+		"/secretbroker.v1.IntegrationService/GrantUse":            managing("an owner"),
+		"/secretbroker.v1.IntegrationService/RevokeUse":           managing("an owner"),
+		"/secretbroker.v1.IntegrationService/ListUsage":           managing("an owner", "an auditor"),
+		"/secretbroker.v1.PolicyService/WhoAmI":                   anybody,
+		"/secretbroker.v1.DenialService/CreateDenial":             managing("an owner"),
+		"/secretbroker.v1.DenialService/ListDenials":              managing("an owner", "an auditor"),
+		"/secretbroker.v1.DenialService/DeleteDenial":             managing("an owner"),
+		"/secretbroker.v1.WatchService/Watch": func(caller string) codes.Code { // the request is empty
+			if unidentified[caller] {
+				return codes.Unauthenticated
+			}
+			return codes.InvalidArgument
+		},
 		"/grpc.health.v1.Health/Check":                                   anybody,
 		"/grpc.health.v1.Health/List":                                    anybody,
 		"/grpc.health.v1.Health/Watch":                                   anybody,

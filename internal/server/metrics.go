@@ -44,7 +44,7 @@ func newCallMetrics(reg prometheus.Registerer) *callMetrics {
 	})
 	m.overLimit = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "secretbroker_calls_over_limit_total",
-		Help: "Calls refused with OVERLOADED before any work was done for them, by limit: a setting of limits, cpu (work waits for a CPU), memory (the caller's share, or all of it, is in use) or callers (too many callers at the same time). The prefix management_ marks the limits of calls that manage integrations or ask about policies, health_ and reflection_ those of streams.",
+		Help: "Calls refused with OVERLOADED before any work was done for them, by limit: a setting of limits, cpu (work waits for a CPU), memory (the caller's share, or all of it, is in use) or callers (too many callers at the same time). The prefix management_ marks the limits of calls that manage integrations or ask about policies, health_, watch_ and reflection_ those of streams.",
 	}, []string{"limit"})
 	reg.MustRegister(m.total, m.seconds, m.handshakes, m.overLimit)
 	return m
@@ -53,7 +53,7 @@ func newCallMetrics(reg prometheus.Registerer) *callMetrics {
 // limiter returns a limiter that counts its refusals; prefix precedes the names of the
 // limits in the counter's label.
 func (m *callMetrics) limiter(prefix string, l admission.Limits) *limiter {
-	g := &limiter{admission.New(l), make(map[admission.Limit]prometheus.Counter, len(admission.All))}
+	g := &limiter{Limiter: admission.New(l), over: make(map[admission.Limit]prometheus.Counter, len(admission.All))}
 	for _, limit := range admission.All {
 		g.over[limit] = m.overLimit.WithLabelValues(prefix + string(limit))
 	}

@@ -84,6 +84,8 @@ type Config struct {
 	Resolver Resolver
 	// Manager may be nil: the server then has none of the services that it implements.
 	Manager Manager
+	// Watcher may be nil: the server then has no WatchService.
+	Watcher Watcher
 	// Trust has the server's certificate and the authorities of client certificates. The
 	// caller of New runs it.
 	Trust *trust.Store
@@ -104,7 +106,8 @@ type Config struct {
 	// runs it.
 	Tracer *tracing.Tracer
 
-	timeouts timeouts // defaultTimeouts except in tests
+	timeouts      timeouts      // defaultTimeouts except in tests
+	connectionAge time.Duration // maxConnectionAge except in tests
 }
 
 // Limits limits what callers may send and keep open. A field that is zero has its default.
@@ -127,6 +130,8 @@ type Limits struct {
 	// policies that run at the same time: by default one for each CPU. At most half of
 	// them are of one principal. Further calls wait in a queue.
 	ManagementRunning int
+	// Watch limits the streams of WatchService.
+	Watch WatchLimits
 }
 
 func (l Limits) withDefaults() Limits {
@@ -137,6 +142,7 @@ func (l Limits) withDefaults() Limits {
 		MaxHandshakes:              cmp.Or(l.MaxHandshakes, 1000),
 		Calls:                      l.Calls,
 		ManagementRunning:          l.ManagementRunning,
+		Watch:                      l.Watch,
 	}
 }
 
@@ -144,10 +150,10 @@ func (l Limits) withDefaults() Limits {
 type Server struct {
 	grpc   *grpc.Server
 	health *health.Server
-	// endStreams ends the streaming calls.
-	endStreams context.CancelFunc
-	handshakes prometheus.Counter // failed handshakes
-	calls      *limiter           // the limiter that SetCallLimits changes
+	// endStreams ends the streaming calls, and drain asks those of WatchService to end.
+	endStreams, drain context.CancelFunc
+	handshakes        prometheus.Counter // failed handshakes
+	calls             *limiter           // the limiter that SetCallLimits changes
 
 	trust       *trust.Store
 	connections *connections
@@ -163,11 +169,12 @@ func New(cfg Config) (*Server, error) {
 	}
 	limits := cfg.Limits.withDefaults()
 	closing, endStreams := context.WithCancel(context.Background())
+	draining, drain := context.WithCancel(context.Background())
 	measured := newCallMetrics(cfg.Metrics)
 	ic := &interceptor{
 		log: cfg.Logger, metrics: measured, rules: rules, closing: closing,
 		calls: measured.limiter("", limits.Calls), management: measured.limiter("management_", managementLimits),
-		watches: measured.streamLimiter("health", watchLimits(limits.MaxConnectionsPerPrincipal)), reflection: measured.streamLimiter("reflection", reflectionLimits),
+		watches: measured.streamLimiter("health", watchLimits(limits.MaxConnectionsPerPrincipal)), reflection: measured.streamLimiter("reflection", reflectionLimits), rotations: watchLimiter(measured, limits.Watch),
 		heavy: admission.NewQueue(0), turns: admission.NewQueue(cmp.Or(limits.ManagementRunning, cpulimit.CPUs())), refusals: newRefusalLog(), tracer: cfg.Tracer,
 	}
 	greetings := &handshakes{limit: limits.MaxHandshakes, perSource: handshakesPerSource(limits.MaxHandshakes)}
@@ -195,13 +202,13 @@ func New(cfg Config) (*Server, error) {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minClientPing, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			MaxConnectionIdle:     maxConnectionIdle,
-			MaxConnectionAge:      maxConnectionAge,
+			MaxConnectionAge:      cmp.Or(cfg.connectionAge, maxConnectionAge),
 			MaxConnectionAgeGrace: maxConnectionAgeGrace,
 			Time:                  serverPing,
 			Timeout:               serverPingTimeout,
 		}),
 	)
-	s := &Server{grpc: g, health: health.NewServer(), endStreams: endStreams, handshakes: ic.metrics.handshakes, calls: ic.calls, trust: cfg.Trust, connections: known, greetings: greetings, recheck: recheckInterval, traffic: trafficInterval}
+	s := &Server{grpc: g, health: health.NewServer(), endStreams: endStreams, drain: drain, handshakes: ic.metrics.handshakes, calls: ic.calls, trust: cfg.Trust, connections: known, greetings: greetings, recheck: recheckInterval, traffic: trafficInterval}
 	type service struct {
 		desc grpc.ServiceDesc
 		impl any
@@ -213,6 +220,11 @@ func New(cfg Config) (*Server, error) {
 			service{secretbrokerv1.DenialService_ServiceDesc, &denialService{manager: cfg.Manager, log: cfg.Logger}},
 			service{secretbrokerv1.IntegrationService_ServiceDesc, &integrationService{manager: cfg.Manager, log: cfg.Logger}})
 	}
+	if cfg.Watcher != nil {
+		services = append(services, service{secretbrokerv1.WatchService_ServiceDesc, &watchService{
+			watcher: cfg.Watcher, log: cfg.Logger, draining: draining, streams: ic.rotations, sendTimeout: cmp.Or(cfg.timeouts, defaultTimeouts).answer,
+		}})
+	}
 	for _, service := range services {
 		g.RegisterService(ic.guard(service.desc), service.impl)
 		s.health.SetServingStatus(service.desc.ServiceName, healthpb.HealthCheckResponse_SERVING)
@@ -220,6 +232,7 @@ func New(cfg Config) (*Server, error) {
 	g.RegisterService(ic.guard(healthpb.Health_ServiceDesc), s.health)
 	reflection.Register(g) // v1 and v1alpha
 	if err := ic.checkRules(g.GetServiceInfo()); err != nil {
+		drain()
 		endStreams()
 		return nil, err
 	}
@@ -245,13 +258,17 @@ func (s *Server) Serve(l net.Listener) error {
 func (s *Server) SetCallLimits(l admission.Limits) { s.calls.SetLimits(l, time.Now()) }
 
 // Drain makes the health service report NOT_SERVING, so that load balancers and clients
-// use other replicas. The Server still serves calls until Shutdown.
-func (s *Server) Drain() { s.health.Shutdown() }
+// use other replicas, and ends the streams of WatchService. The Server still serves calls
+// until Shutdown.
+func (s *Server) Drain() {
+	s.health.Shutdown()
+	s.drain()
+}
 
 // Shutdown tells clients to reconnect elsewhere, lets active calls finish until ctx ends,
 // and then closes the remaining connections.
 func (s *Server) Shutdown(ctx context.Context) {
-	s.health.Shutdown()
+	s.Drain()
 	s.greetings.close()
 	done := make(chan struct{})
 	go func() {

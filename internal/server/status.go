@@ -63,6 +63,7 @@ var statusTable = []statusRow{
 	{secret.ReasonSecretTooLarge, codes.FailedPrecondition, 0},
 	{secret.ReasonSecretNotJSON, codes.FailedPrecondition, 0},
 	{secret.ReasonSecretNotDecodable, codes.FailedPrecondition, 0},
+	{secret.ReasonSecretNotWatchable, codes.FailedPrecondition, 0},
 	{secret.ReasonSecretNotFound, codes.NotFound, 0},
 	{secret.ReasonJSONKeyNotFound, codes.NotFound, 0},
 	{secret.ReasonOverloaded, codes.ResourceExhausted, time.Second},

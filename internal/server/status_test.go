@@ -80,6 +80,7 @@ func TestStatusOfEveryReason(t *testing.T) {
 		secret.ReasonSecretTooLarge:            codes.FailedPrecondition,
 		secret.ReasonSecretNotJSON:             codes.FailedPrecondition,
 		secret.ReasonSecretNotDecodable:        codes.FailedPrecondition,
+		secret.ReasonSecretNotWatchable:        codes.FailedPrecondition,
 		secret.ReasonSecretNotFound:            codes.NotFound,
 		secret.ReasonJSONKeyNotFound:           codes.NotFound,
 		secret.ReasonOverloaded:                codes.ResourceExhausted,

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"sync"
 	"sync/atomic"
@@ -94,8 +95,13 @@ type traffic struct {
 
 	// incomplete is the number of incomplete requests.
 	incomplete atomic.Int64
-	// handlers is the number of running handlers, streaming those of streams.
-	handlers, streaming atomic.Int64
+	// handlers is the number of running handlers, streaming those of streams, and openEnded
+	// those of streams whose requests may stay incomplete.
+	handlers, streaming, openEnded atomic.Int64
+	// goingAway ends when the connection announces its end to the peer; nil in the zero
+	// traffic. announce ends it.
+	goingAway context.Context
+	announce  context.CancelFunc
 	// apart is the number of running handlers of unary calls that are limited separately.
 	apart atomic.Int64
 	// large reports that the requests of the open calls are large on average.
@@ -258,6 +264,9 @@ func (t *traffic) writes(b []byte) {
 		if f.kind == frameData {
 			t.sent += int64(f.length)
 		}
+		if f.kind == frameGoAway && t.announce != nil {
+			t.announce()
+		}
 		if f.kind == frameReset || f.kind == frameHeaders && f.flags&flagEndStream != 0 {
 			if s, open := t.streams[f.stream]; open {
 				t.end(f.stream, s)
@@ -325,13 +334,13 @@ func (t *traffic) check(now time.Time, p timeouts) error {
 		}
 	}
 	handlers, lasting := t.handlers.Load(), t.streaming.Load()
-	if late > lasting { // the request of a stream may stay incomplete
+	if late > t.openEnded.Load() {
 		return errIncompleteRequest
 	}
-	// If more calls are old than handlers run, an answer waits. It may have started to
-	// wait just now, so the next check decides.
-	stuck := old > handlers && t.sent-t.sentBefore < answerProgress
-	if expired > lasting || stuck && t.stuck {
+	// If more calls are old than handlers run, an answer waits, or the end of a stream. It
+	// may have started to wait just now, so the next check decides.
+	stuck := old > handlers && t.sent-t.sentBefore < answerProgress || expired > lasting
+	if stuck && t.stuck {
 		return errNothingTaken
 	}
 	t.stuck, t.sentBefore = stuck, t.sent
@@ -350,6 +359,9 @@ func (t *traffic) check(now time.Time, p timeouts) error {
 func (t *traffic) close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.announce != nil {
+		t.announce()
+	}
 	if t.account == nil || t.closed {
 		return
 	}

@@ -39,7 +39,7 @@ type trustedServer struct {
 	ahead   atomic.Int64 // offset of the clock that checks certificates
 }
 
-func startTrusted(t *testing.T, limits Limits, rules IdentityRules) *trustedServer {
+func startTrusted(t *testing.T, limits Limits, rules IdentityRules, change ...func(*Config)) *trustedServer {
 	t.Helper()
 	s := &trustedServer{ca: trusttest.NewCA(t, "clients"), denials: denial.NewSet()}
 	s.testServer = &testServer{resolver: &fakeResolver{}, manager: &fakeManager{}, log: &asynctest.Buffer{}, metrics: prometheus.NewRegistry()}
@@ -53,10 +53,14 @@ func startTrusted(t *testing.T, limits Limits, rules IdentityRules) *trustedServ
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Server, err = New(Config{
+	cfg := Config{
 		Resolver: s.resolver, Manager: s.manager, Denials: s.denials, Version: "v1.2.3",
 		Trust: s.trust, Identity: rules, Logger: log, Metrics: s.metrics, Limits: limits,
-	})
+	}
+	for _, c := range change {
+		c(&cfg)
+	}
+	s.Server, err = New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

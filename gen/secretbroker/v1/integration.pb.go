@@ -96,6 +96,8 @@ const (
 	Role_ROLE_ASSIGNER Role = 2
 	// View it and its usage, and have decisions explained.
 	Role_ROLE_AUDITOR Role = 3
+	// View it and its usage, and watch its secrets for changes, without a grant.
+	Role_ROLE_ROTATOR Role = 4
 )
 
 // Enum value maps for Role.
@@ -105,12 +107,14 @@ var (
 		1: "ROLE_RESOURCE_OWNER",
 		2: "ROLE_ASSIGNER",
 		3: "ROLE_AUDITOR",
+		4: "ROLE_ROTATOR",
 	}
 	Role_value = map[string]int32{
 		"ROLE_UNSPECIFIED":    0,
 		"ROLE_RESOURCE_OWNER": 1,
 		"ROLE_ASSIGNER":       2,
 		"ROLE_AUDITOR":        3,
+		"ROLE_ROTATOR":        4,
 	}
 )
 
@@ -2438,12 +2442,13 @@ const file_secretbroker_v1_integration_proto_rawDesc = "" +
 	"\x1dINTEGRATION_STATE_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18INTEGRATION_STATE_ACTIVE\x10\x01\x12\x1e\n" +
 	"\x1aINTEGRATION_STATE_DEGRADED\x10\x02\x12\x1e\n" +
-	"\x1aINTEGRATION_STATE_INACTIVE\x10\x03*Z\n" +
+	"\x1aINTEGRATION_STATE_INACTIVE\x10\x03*l\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13ROLE_RESOURCE_OWNER\x10\x01\x12\x11\n" +
 	"\rROLE_ASSIGNER\x10\x02\x12\x10\n" +
-	"\fROLE_AUDITOR\x10\x032\x8f\a\n" +
+	"\fROLE_AUDITOR\x10\x03\x12\x10\n" +
+	"\fROLE_ROTATOR\x10\x042\x8f\a\n" +
 	"\x12IntegrationService\x12j\n" +
 	"\x11CreateIntegration\x12).secretbroker.v1.CreateIntegrationRequest\x1a*.secretbroker.v1.CreateIntegrationResponse\x12a\n" +
 	"\x0eGetIntegration\x12&.secretbroker.v1.GetIntegrationRequest\x1a'.secretbroker.v1.GetIntegrationResponse\x12g\n" +

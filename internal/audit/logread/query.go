@@ -53,6 +53,9 @@ func (f *Filter) Match(e *audit.Event) bool {
 
 func (f *Filter) matchSecret(e *audit.Event) bool {
 	want := f.Secret
+	if e.Watched != nil {
+		return matchWatched(e.Watched, want)
+	}
 	if e.Store != want.Store || e.Secret != want.Name || want.Key != "" && e.JSONKey != "" && e.JSONKey != want.Key {
 		return false
 	}
@@ -61,6 +64,15 @@ func (f *Filter) matchSecret(e *audit.Event) bool {
 	}
 	ref, err := secret.ParseRef(e.Reference) // the version that was requested
 	return err == nil && ref.Version == want.Version
+}
+
+// matchWatched reports whether a set of secrets contains want, in the version that it names,
+// if any. A set whose record omits some may contain it.
+func matchWatched(w *audit.WatchedSet, want secret.Ref) bool {
+	return w.Omitted > 0 || slices.ContainsFunc(w.Secrets, func(text string) bool {
+		ref, err := secret.ParseRef(text)
+		return err == nil && ref.Store == want.Store && ref.Name == want.Name && (want.Version == "" || ref.Version == want.Version)
+	})
 }
 
 // Record is an event of a log.

@@ -226,6 +226,12 @@ func subjectOf(r *logread.Record) string {
 	if r.Change != nil {
 		parts = append(parts, slices.Concat(r.Change.Fields, r.Change.Credentials)...)
 	}
+	if w := r.Watched; w != nil {
+		parts = append(parts, w.Secrets...)
+		if w.Omitted > 0 {
+			parts = append(parts, fmt.Sprintf("%d more", w.Omitted))
+		}
+	}
 	if r.Note != "" {
 		parts = append(parts, r.Note)
 	}

@@ -13,6 +13,7 @@ func TestTableShowsEveryRecord(t *testing.T) {
 		"access_denied":        "https://",
 		"access_rejected":      "",
 		"access_served":        "https://",
+		"access_watched":       "Watch https://my-vault.vault.azure.net::sqlserver-db-secret, 1 more",
 		"management_attempted": "GrantUse grants",
 		"management_changed":   "GrantUse",
 		"management_explained": "Explain https://",

@@ -134,6 +134,7 @@ func DocumentOf(kinds *integration.Kinds, in *client.Integration) (*integration.
 	}
 	f.Roles = integration.RolesSection{
 		ResourceOwner: in.Roles[client.Role(authz.ResourceOwner)], Assigner: in.Roles[client.Role(authz.Assigner)], Auditor: in.Roles[client.Role(authz.Auditor)],
+		Rotator: in.Roles[client.Role(authz.Rotator)],
 	}
 	return f, nil
 }

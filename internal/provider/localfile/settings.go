@@ -3,6 +3,7 @@ package localfile
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -15,7 +16,11 @@ func Spec() integration.Spec {
 		Kind: secret.KindLocalFile, Section: "local",
 		// No setting is mutable, because the files and variables belong to the
 		// broker's machine.
-		Parse: integration.ParseSection(func(p *integration.Parser, s *section) integration.Settings { return parser{p}.settings(s) }),
+		Versions: func(*integration.Integration, secret.Ref) secret.Versions { return secret.NoVersions },
+		// Reading a file takes microseconds, and the kernel's notifications do not cover the
+		// network file systems and symbolic links of orchestrators.
+		WatchInterval: 2 * time.Second,
+		Parse:         integration.ParseSection(func(p *integration.Parser, s *section) integration.Settings { return parser{p}.settings(s) }),
 	}
 }
 

@@ -22,8 +22,27 @@ func Spec() integration.Spec {
 		Immutable:   []string{"vault.address"},
 		Credentials: []string{"vault.auth.secret_id", "vault.auth.certificate"},
 		Choices:     map[string][]string{"vault.auth.type": integration.ChoiceNames(authRules)},
+		Versions:    versions,
 		Parse:       integration.ParseSection(func(p *integration.Parser, s *section) integration.Settings { return parser{p}.settings(s) }),
 	}
+}
+
+// versions implements integration.Spec.Versions.
+func versions(in *integration.Integration, ref secret.Ref) secret.Versions {
+	for _, m := range settingsOf(in).Mounts {
+		if !strings.HasPrefix(ref.Name, m.Path+"/") {
+			continue
+		}
+		switch m.Engine {
+		case KV2:
+			return secret.StoreVersions
+		case KV1:
+			return secret.NoVersions
+		default:
+			return secret.GeneratedVersions
+		}
+	}
+	return secret.StoreVersions // of no mount: a read fails
 }
 
 // parser validates the kind's section of an integration file.

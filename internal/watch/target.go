@@ -1,0 +1,265 @@
+package watch
+
+import (
+	"container/heap"
+	"math/rand/v2"
+	"time"
+
+	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/cache"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// target is one watched secret. Hub.mu guards it.
+type target struct {
+	key   Key
+	ref   secret.Ref // without JSON key and decoding
+	items []*item
+	load  Key // see Hub.loads
+	// allowed is the number of items whose callers may watch. Without any, the target is
+	// not read.
+	allowed int
+
+	// The outcome of the last read that counts. known is false before the first one.
+	known     bool
+	version   string
+	err       *secret.Error // nil if version is valid
+	readAt    time.Time     // the start of the read
+	expiresAt time.Time
+	revision  string    // the integration's ReadRevision of the read
+	learnedAt time.Time // when the Hub learned of the version
+	// failingSince is the start of the first failed read since the last success; zero if
+	// the last read did not fail.
+	failingSince time.Time
+
+	readDue, leadDue time.Time // when to read, and when watchers are told of the end; zero for never
+	index            int       // in the heap, -1 if absent
+	queuedBy         []authz.Principal
+	interval         time.Duration // after which it is read again
+	startedAt        time.Time     // of the last read that the Hub has begun
+	running          bool
+	again            bool // read again after the running read
+}
+
+const (
+	// minReadInterval is the minimum time between the starts of two reads of a target.
+	minReadInterval = time.Second
+	// retryInterval is the time after which a failed read is repeated, at first.
+	retryInterval = 5 * time.Second
+	// outageTime is how long reads must fail before watchers of a secret that was read
+	// before are told. A shorter outage does not concern them: they have the value.
+	outageTime = 30 * time.Second
+)
+
+// isOutage reports whether a failure says nothing about the secret.
+func isOutage(e *secret.Error) bool {
+	switch e.Reason {
+	case secret.ReasonStoreUnavailable, secret.ReasonStoreThrottled, secret.ReasonOverloaded, secret.ReasonInternal, secret.ReasonRegistryUnavailable:
+		return true
+	default:
+		return false
+	}
+}
+
+// markItems marks all items.
+func (t *target) markItems() {
+	for _, it := range t.items {
+		it.stream.mark(it)
+	}
+}
+
+// observe takes over the outcome of a read, and marks the items if it differs from the last
+// one. It requires the lock.
+func (h *Hub) observe(t *target, load *cache.Load) {
+	if t.known && load.ReadAt.Before(t.readAt) {
+		return
+	}
+	now := time.Now()
+	t.revision = load.Key.Revision
+	interval := t.pause()
+	if load.Err == nil {
+		h.succeeded(t, load, now)
+	} else {
+		interval = h.failed(t, load, now, interval)
+	}
+	due := load.ReadAt.Add(interval)
+	if earliest := now.Add(minReadInterval); due.Before(earliest) {
+		due = earliest
+	}
+	if !t.expiresAt.IsZero() && t.expiresAt.After(now) && t.expiresAt.Before(due) {
+		due = t.expiresAt
+	}
+	if t.allowed == 0 {
+		due = time.Time{}
+	}
+	h.schedule(t, due)
+}
+
+func (h *Hub) succeeded(t *target, load *cache.Load, now time.Time) {
+	differs := !t.known || t.err != nil || t.version != load.Version || !t.expiresAt.Equal(load.ExpiresAt)
+	if !t.known || t.version != load.Version {
+		t.learnedAt = now
+	}
+	t.known, t.version, t.err, t.readAt, t.expiresAt, t.failingSince = true, load.Version, nil, load.ReadAt, load.ExpiresAt, time.Time{}
+	t.leadDue = time.Time{}
+	if !t.expiresAt.IsZero() && t.expiresAt.Add(-h.cfg.ExpiryLead).After(now) {
+		t.leadDue = t.expiresAt.Add(-h.cfg.ExpiryLead)
+	}
+	if differs {
+		t.markItems()
+	}
+}
+
+// failed takes over a failed read, and returns the time until the next read.
+func (h *Hub) failed(t *target, load *cache.Load, now time.Time, interval time.Duration) time.Duration {
+	if t.failingSince.IsZero() {
+		t.failingSince = load.ReadAt
+	}
+	outage := isOutage(load.Err)
+	failing := now.Sub(t.failingSince)
+	if outage {
+		interval = min(interval, max(retryInterval, failing/2, load.Err.RetryAfter))
+	}
+	if outage && t.known && t.err == nil && failing < outageTime {
+		return interval
+	}
+	differs := !t.known || t.err == nil || t.err.Reason != load.Err.Reason
+	t.known, t.err, t.readAt, t.expiresAt, t.leadDue = true, load.Err, load.ReadAt, time.Time{}, time.Time{}
+	if differs {
+		t.markItems()
+	}
+	return interval
+}
+
+// pause returns the time until the next read: up to a tenth less than the interval, so that
+// the reads of secrets that were watched together spread out.
+func (t *target) pause() time.Duration {
+	d := max(t.interval, minReadInterval)
+	return d - time.Duration(rand.Int64N(int64(d)/10+1)) //nolint:gosec // spreads load
+}
+
+// allow notes that an item's caller may watch, and begins to read the target. It requires
+// the lock.
+func (h *Hub) allow(it *item, d *Decision) {
+	t := it.target
+	t.interval = d.Interval
+	h.route(t, Key{t.key.Integration, d.Store, t.ref.Name, t.ref.Version})
+	if it.allowed {
+		return
+	}
+	it.allowed = true
+	t.allowed++
+	if t.allowed == 1 && t.known && (t.revision != d.ReadRevision || time.Since(t.readAt) > t.interval) {
+		t.known = false // the last read tells nothing about the present
+	}
+	switch {
+	case !t.known:
+		h.enqueue(t, it.stream.who)
+		h.poke()
+	case t.allowed == 1:
+		h.schedule(t, time.Now().Add(t.pause()))
+	}
+}
+
+// disallow notes that an item's caller may not watch any more. The target is not read
+// without a caller that may. It requires the lock.
+func (h *Hub) disallow(it *item) {
+	if !it.allowed {
+		return
+	}
+	it.allowed = false
+	if it.target.allowed--; it.target.allowed == 0 {
+		h.route(it.target, Key{})
+		h.schedule(it.target, time.Time{})
+	}
+}
+
+// route sets the loads that a target learns from; the zero Key for none. It requires the
+// lock.
+func (h *Hub) route(t *target, load Key) {
+	if t.load == load {
+		return
+	}
+	delete(h.loads[t.load], t)
+	if len(h.loads[t.load]) == 0 {
+		delete(h.loads, t.load)
+	}
+	if t.load = load; load == (Key{}) {
+		return
+	}
+	if h.loads[load] == nil {
+		h.loads[load] = make(map[*target]struct{})
+	}
+	h.loads[load][t] = struct{}{}
+}
+
+// readSoon makes a target due, or has it read again after the running read. It requires the
+// lock.
+func (h *Hub) readSoon(t *target) {
+	if t.allowed == 0 {
+		return
+	}
+	if t.running {
+		t.again = true
+		return
+	}
+	due := time.Now()
+	if earliest := t.startedAt.Add(minReadInterval); earliest.After(due) {
+		due = earliest
+	}
+	if t.readDue.IsZero() || due.Before(t.readDue) {
+		h.schedule(t, due)
+	}
+}
+
+// schedule sets when to read a target; the zero time for never. It requires the lock.
+func (h *Hub) schedule(t *target, readDue time.Time) {
+	t.readDue = readDue
+	if readDue.IsZero() && (t.allowed == 0 || t.leadDue.IsZero()) {
+		if t.index >= 0 {
+			heap.Remove(&h.due, t.index)
+		}
+		return
+	}
+	if t.index >= 0 {
+		heap.Fix(&h.due, t.index)
+	} else {
+		heap.Push(&h.due, t)
+	}
+	if t.index == 0 {
+		h.poke()
+	}
+}
+
+// next returns when the clock has to look at the target.
+func (t *target) next() time.Time {
+	if t.readDue.IsZero() || !t.leadDue.IsZero() && t.leadDue.Before(t.readDue) {
+		return t.leadDue
+	}
+	return t.readDue
+}
+
+// dueHeap is the targets ordered by next.
+type dueHeap []*target
+
+func (q dueHeap) Len() int           { return len(q) }
+func (q dueHeap) Less(i, j int) bool { return q[i].next().Before(q[j].next()) }
+func (q dueHeap) Swap(i, j int) {
+	q[i], q[j] = q[j], q[i]
+	q[i].index, q[j].index = i, j
+}
+
+func (q *dueHeap) Push(x any) {
+	t := x.(*target)
+	t.index = len(*q)
+	*q = append(*q, t)
+}
+
+func (q *dueHeap) Pop() any {
+	old := *q
+	t := old[len(old)-1]
+	old[len(old)-1] = nil
+	*q = old[:len(old)-1]
+	t.index = -1
+	return t
+}
