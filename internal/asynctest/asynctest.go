@@ -44,10 +44,10 @@ func (b *Buffer) Take() string {
 func (b *Buffer) Logger() *slog.Logger { return slog.New(slog.NewTextHandler(b, nil)) }
 
 // Eventually waits until the condition holds. It ends the test if it does not
-// within 20 s, which a busy machine does not need.
+// within a minute, which a busy machine does not need.
 func Eventually(t testing.TB, condition string, holds func() bool) {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	for !holds() {
 		select {
 		case <-deadline:

@@ -7,6 +7,8 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/authz"
+	"github.com/secretbroker/secretbroker/internal/cache"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -138,4 +140,45 @@ func decisionEvent(e *audit.Event, it *item, outcome audit.Outcome) {
 	if it.err != nil {
 		e.Outcome, e.Reason = audit.Failed, it.err.Reason
 	}
+}
+
+// handOut records every decision, and returns the values if that succeeded.
+func (r *Resolver) handOut(who Caller, req *Request, in *integration.Integration, items []item) (*Result, error) {
+	res := &Result{Configs: make([]Resolved, 0, len(items))}
+	for i := range items {
+		it := &items[i]
+		if it.err != nil {
+			res.Errors = append(res.Errors, ConfigError{Config: it.name, Err: it.err})
+			continue
+		}
+		res.Configs = append(res.Configs, Resolved{
+			Config:    it.name,
+			Value:     it.value,
+			Decoded:   it.ref.Decoding != "",
+			Version:   it.got.Secret.Version,
+			FetchedAt: it.got.Secret.FetchedAt,
+			ExpiresAt: it.got.Expires,
+			Stale:     it.got.Source == cache.Stale,
+
+			SecretExpiresAt: it.got.Secret.ExpiresAt,
+		})
+	}
+	outcome := audit.Served
+	if len(res.Errors) > 0 && !req.AllowPartial {
+		outcome = audit.Withheld
+	}
+	if err := r.recordDecisions(MethodResolve, who, req, items, outcome); err != nil {
+		return nil, err
+	}
+	if outcome == audit.Withheld {
+		return nil, &Failure{Configs: res.Errors}
+	}
+	if r.cfg.Used != nil {
+		for i := range items {
+			if it := &items[i]; it.err == nil {
+				r.cfg.Used(who.Principal, req.Connector, in.ID, in.UID, it.grantID, it.ref, it.got.Secret.Version)
+			}
+		}
+	}
+	return res, nil
 }

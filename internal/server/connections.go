@@ -106,7 +106,7 @@ func (c *connections) add(conn *connection) (excess bool, err error) {
 	o.count++
 	conn.traffic.account, conn.traffic.resets, conn.traffic.control = o.account, o.resets, o.control
 	conn.traffic.in.skip = prefaceLength
-	conn.traffic.goingAway, conn.traffic.announce = context.WithCancel(context.Background()) //nolint:gosec // close ends it
+	conn.traffic.goingAway, conn.traffic.announce = context.WithCancel(context.Background())
 	conn.timeouts = c.timeouts
 	c.open[conn] = struct{}{}
 	return o.count > c.limit, nil
