@@ -14,8 +14,10 @@ MVN ?= mvn --quiet --batch-mode --no-transfer-progress
 # before 1.27 may report a false failure when the time is up (go.dev/issue/75804).
 FUZZTIME ?= 100000x
 
-# The duration of make reliability.
-RELIABILITY_TIME ?= 3m
+# The duration of make reliability and make reliability-watch, and additional flags of the
+# latter.
+RELIABILITY_TIME  ?= 3m
+RELIABILITY_FLAGS ?=
 
 # The duration of each attack of make abuse, and additional flags, such as
 # ABUSE_FLAGS="-case unfinished".
@@ -31,7 +33,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 RACE := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
 .DEFAULT_GOAL := help
-.PHONY: help abuse build test test-connect test-connect-versions test-peers test-postgres scaling bench bench-matrix bench-matrix-quick bench-matrix-docs bench-compare bench-facts bench-growth bench-churn bench-peers bench-ghz pgo connect-jar cover docs overload fuzz lint fmt-check generate generate-check proto-lint proto-breaking proto-snapshot reliability vuln ci
+.PHONY: help abuse build test test-connect test-connect-versions test-peers test-postgres scaling bench bench-matrix bench-matrix-quick bench-matrix-docs bench-compare bench-facts bench-growth bench-churn bench-peers bench-ghz pgo connect-jar cover docs overload fuzz lint fmt-check generate generate-check proto-lint proto-breaking proto-snapshot reliability reliability-watch vuln ci
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -155,6 +157,9 @@ proto-snapshot: ## accept proto/ as what proto-breaking compares with; deliberat
 
 reliability: ## inject faults under load for RELIABILITY_TIME (3m) and check every answer
 	cd reliability && $(GO) vet . && $(GO) run . -for $(RELIABILITY_TIME)
+
+reliability-watch: ## inject faults for RELIABILITY_TIME (3m) while clients watch secrets, and check every notice
+	cd reliability && $(GO) vet ./watch && $(GO) run ./watch -race=$(if $(RACE),true,false) -for $(RELIABILITY_TIME) $(RELIABILITY_FLAGS)
 
 abuse: ## attack a broker in many ways for ABUSE_TIME (10s) each, and measure the effect on a granted worker
 	cd reliability && $(GO) vet ./... && $(GO) test ./... && $(GO) run ./abuse -time $(ABUSE_TIME) $(ABUSE_FLAGS)

@@ -156,3 +156,7 @@ func versionID(vault, name string, fromOldest int, value string) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%d\x00%s", vault, strings.ToLower(name), fromOldest, value))
 	return hex.EncodeToString(sum[:16])
 }
+
+// VersionID returns the identifier of the version of a secret that has no previous versions
+// in the file.
+func VersionID(vault, name, value string) string { return versionID(vault, name, 0, value) }
